@@ -229,18 +229,14 @@ def draw_within(
     *,
     groups: ArrayLike | None = None,
 ) -> npt.NDArray[np.int32]:
-    """Draw sequences with replacement within each class (n,), in the sorted order of classes.
+    """How often each sequence counts, int32 (resamples, n), drawn with replacement within classes.
 
     With `groups` of near duplicates (n,) these are drawn, all their sequences at once, so that
     classes keep their number of groups; one that lies in several classes is drawn among those of
     the class that holds most of it, and a resample that misses a class is drawn again. Groups of
-    one sequence each give the same draws as none.
-
-    Returns:
-        How often each sequence counts, int32 (resamples, n); (0, n), and so no interval, where
-        `groups` are given and a class has fewer than `FEWEST_GROUPS`.
-
-    Source: the cluster bootstrap, Davison and Hinkley 1997, section 3.8.
+    one sequence each give the same draws as none. There are no draws, (0, n), and so no interval,
+    where a class has fewer than `FEWEST_GROUPS`. Source: the cluster bootstrap, Davison and Hinkley
+    1997, section 3.8.
     """
     labels, of_row = np.unique(np.asarray(classes), return_inverse=True)
     if groups is None:
@@ -404,11 +400,8 @@ def kendall(draws: Floats, others: Floats) -> Floats:
 class Separation(NamedTuple):
     """How well low values tell memorized sequences from others, each with its 95 % interval.
 
-    Attributes:
-        auc: ROC AUC of the negative value: over .5 where memorized sequences have low values.
-        auc_low, auc_high: its interval.
-        fpr: share of the others flagged where .75 of the memorized are.
-        fpr_low, fpr_high: its interval.
+    ROC AUC of the negative value, and the share of the others flagged where .75 of the memorized
+    are.
     """
 
     auc: float
@@ -468,15 +461,9 @@ def auc_and_fpr(
 
 
 def resampled_auc(values: ArrayLike, own: ArrayLike, drawn: ArrayLike) -> Floats:
-    """ROC AUC of a high value meaning `own`, of the sample and of its resamples.
+    """ROC AUC of a high value meaning `own`, a bool with both sides, of the sample and resamples.
 
-    Args:
-        values: finite, (n,).
-        own: which side each is on, bool (n,), both sides there.
-        drawn: how often each counts in each resample, (resamples, n), as `draw_within` gives.
-
-    Returns:
-        (1 + resamples,), the sample's own first.
+    `drawn` (resamples, n) says how often each counts, as `draw_within` gives: (1 + resamples,).
     """
     every, sides = np.asarray(values, dtype=np.float64), np.asarray(own, dtype=bool)
     order = np.argsort(every, kind="stable")

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from mnemoscope.data import origins
 from mnemoscope.data.duplicates import count_duplicates
 from mnemoscope.data.origins import Needle, count_in_index, find_in_index
 from mnemoscope.errors import UserError

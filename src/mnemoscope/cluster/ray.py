@@ -30,14 +30,11 @@ _CONNECT_SECONDS = 5.0
 class RayEngine(Engine):
     """Use as a context manager: `with RayEngine() as engine, use_engine(engine): ...`.
 
-    Args:
-        address: `host:port` of a cluster, or `auto` for the one this machine belongs to; None uses
-            RAY_ADDRESS, else starts a local cluster.
-        n_workers: workers to ask for; 0 is as many as the cluster has room for.
-        storage: URL of storage that all machines see; None is a folder in the study.
-
-    Raises UserError: (on entering) Ray is not installed, the address cannot be reached, or the
-    storage is not writable.
+    `address` is `host:port` of a cluster, or `auto` for the one this machine belongs to; None uses
+    RAY_ADDRESS, else starts a local cluster. `n_workers` 0 is as many as there is room for;
+    `storage` the URL of storage that all machines see, None a folder in the study. Raises UserError
+    (on entering): Ray is not installed, the address cannot be reached, or the storage is not
+    writable.
     """
 
     is_cluster: bool = True

@@ -30,16 +30,11 @@ _N_REPEATS = 4  # with other folds, so that the choice does not hang on one draw
 
 @dataclass(frozen=True)
 class Calibration:
-    """A fitted calibration; plain values.
+    """A fitted calibration; plain values, fitted on `n` cases.
 
-    Attributes:
-        method: ``none``; ``temperature`` divides logits by a number; ``isotonic`` is a rising step
-            function of them.
-        n: cases it was fitted on.
-        temperature: above 1: the CNN was too sure; infinite: its order was no better than
-            chance, and everything gets 0.5. 1 for ``none``, None for ``isotonic``.
-        knots: logit and probability of each corner of the step function, linear in between;
-            empty for the others.
+    `temperature` divides logits by a number; above 1 the CNN was too sure; infinite: its order was
+    no better than chance, and everything gets 0.5. ``isotonic`` is a rising step function of them:
+    `knots` are logit and probability of each corner, linear in between.
     """
 
     method: _Method

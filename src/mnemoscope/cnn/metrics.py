@@ -48,21 +48,11 @@ def confusion_matrix(true: ArrayLike, predicted: ArrayLike, n_classes: int) -> C
 
 
 def f1_per_class(confusion: ArrayLike) -> Floats:
-    """F1 of every class.
+    """F1 of every class, in [0, 1], of counts (..., true classes, predicted classes).
 
-    F1 of class c is 2·tp / (2·tp + fp + fn), a single division, so it needs no rule for
-    undefined precision.
-
-    Args:
-        confusion: counts, (..., classes, classes); rows true, columns predicted.
-
-    Returns:
-        float64 (..., classes), fractions in [0, 1].
-
-    Raises ValueError: not square, negative, or a class without sequences (its F1 would be
-    invented).
-
-    Source: arXiv 2508.02573; the 54 published matrices give the published figures.
+    F1 of class c is 2·tp / (2·tp + fp + fn), a single division, so it needs no rule for undefined
+    precision. Raises ValueError: not square, negative, or a class without sequences (its F1 would
+    be invented). Source: arXiv 2508.02573; the 54 published matrices give the published figures.
 
     >>> f1_per_class([[90, 10], [20, 80]]).round(4).tolist()
     [0.8571, 0.8421]
@@ -74,13 +64,7 @@ def f1_per_class(confusion: ArrayLike) -> Floats:
 
 
 def min_f1(confusion: ArrayLike) -> float:
-    """Smallest per-class F1: how well a taxonomy matches what attention does.
-
-    Args:
-        confusion: as for `f1_per_class`, one matrix.
-
-    Returns:
-        Fraction in [0, 1]; the published tables print percent.
+    """Smallest per-class F1, in [0, 1]: how well a taxonomy matches what attention does.
 
     >>> round(min_f1([[90, 10], [20, 80]]), 4)
     0.8421
@@ -158,16 +142,9 @@ def resample_confusions(
     """Every resample's confusion matrix over all its runs: float64 (resamples, classes, classes).
 
     Each class is scaled to the size that the design gave it, which differs where groups were drawn.
-
-    Args:
-        predictions: classes, (runs, n) or (n,) for a single run. A single run stands for all
-            where the resamples draw among several: it has no seed that could vary.
-        true: class of each sequence, (n,).
-        n_classes: number of classes.
-        sequences: how often each sequence counts, (resamples, n).
-        runs: how often each run counts, (resamples, runs); None: each once.
-
-    Raises ValueError: shapes that do not fit together.
+    Predictions are (runs, n), or (n,) of a single run, which stands for all where the resamples
+    draw among several; `sequences` (resamples, n) and `runs` (resamples, runs; None: each once) say
+    how often each counts. Raises ValueError: shapes that do not fit together.
     """
     predicted = np.atleast_2d(np.asarray(predictions, dtype=np.int64))
     classes = np.asarray(true, dtype=np.int64)

@@ -55,23 +55,14 @@ class AttentionCnn(nn.Module):
 
     Conv(layers → filters, kernel, valid, stride 1, bias) → ReLU → dropout → max-pool 2 →
     Conv(filters → filters, kernel) → ReLU → dropout → max-pool 2 → Linear(→ 64) → ReLU →
-    dropout → Linear(→ classes). Heads are pooled before, when maps are captured.
+    dropout → Linear(→ classes). Heads are pooled before, when maps are captured; `length` is the
+    side of a map, in tokens. Initial weights are torch's defaults from its global generator, which
+    dropout uses too until `seed_dropout`: `train_cnn` sees to both.
 
-    Initial weights are torch's defaults from its global generator, which dropout uses too until
-    `seed_dropout`: `train_cnn` sees to both.
-
-    Args:
-        n_layers: layers of the language model, the channels of a map.
-        n_classes: classes of the taxonomy.
-        kernel: side of both kernels; the paper uses 6 and 8.
-        filters: channels of both convolutions; the paper uses 10 and 16.
-        length: side of a map, tokens.
-        dropout: share of units dropped at each of the three places, in training mode.
-        over_rows: read `row_statistics` in place of maps: convolve along the queries, with the six
-            figures of every layer as channels, and average where maps are pooled by maximum, at
-            last over either half of the queries.
-
-    Raises ValueError: a count below one. UserError: maps too small for two convolutions.
+    `over_rows` reads `row_statistics` in place of maps: it convolves along the queries, with the
+    six figures of every layer as channels, and averages where maps are pooled by maximum, at last
+    over either half of the queries. Raises ValueError: a count below one. UserError: maps too small
+    for two convolutions.
     """
 
     def __init__(
@@ -175,10 +166,9 @@ class AttentionCnn(nn.Module):
 
 
 def _causal_convolution(convolution: nn.Conv2d, maps: Tensor) -> Tensor:
-    """Convolve each band of queries up to its last key only.
+    """Convolve each band of queries up to its last key only, without sums of zeros alone.
 
-    Leaves out three tenths of the sums, all zero: a step on 36 layers takes a tenth less
-    (`benchmarks/bench_cnn_speed.py`).
+    A step on 36 layers takes a tenth less (`benchmarks/bench_cnn_speed.py`).
     """
     kernel = convolution.kernel_size[0]
     side = maps.shape[2] - kernel + 1

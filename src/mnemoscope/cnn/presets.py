@@ -47,20 +47,11 @@ class CnnSetting:
 class TrainingPreset:
     """How a CNN is trained; AdamW and cross-entropy throughout.
 
-    Attributes:
-        name: what a study writes down.
-        batch_size: maps a step.
-        learning_rate: of AdamW, at its highest.
-        weight_decay: of AdamW, on all parameters.
-        dropout: share of units dropped at each of the three places.
-        epochs: passes over the training maps, at least.
-        min_steps: further epochs run until this many steps are made; 0 asks for none.
-        schedule: ``constant``, or ``cosine`` from the highest rate to 0 after a linear warm-up.
-        warmup: share of all steps spent rising to the highest rate, with ``cosine``.
-        scaling: ``raw``, ``sqrt_standardized`` or ``rows`` (see `training.Scaling`).
-        clamp: scaled values are kept within ± this; ignored for ``raw``.
-        scores_every_epoch: the paper sums confusion matrices over all epochs; else only the
-            final weights count.
+    At least `epochs` passes, and more until `min_steps` are made. `schedule` is ``constant``, or
+    ``cosine`` from the highest rate to 0 after a linear rise over the share `warmup` of all steps.
+    `scaling` is ``raw``, ``sqrt_standardized`` or ``rows`` (see `training.Scaling`), within ±
+    `clamp` unless raw. `scores_every_epoch`: the paper sums confusion matrices over all epochs;
+    else only the final weights count.
     """
 
     name: str

@@ -49,12 +49,9 @@ _SMALLEST_DEVIATION = 1e-3
 class Scaling:
     """A fitted scaling: square root or row statistics, standardised per position; or raw.
 
-    Attributes:
-        mean: mean root of each weight over the training maps, float32, (layers, triangle), or of
-            the statistics of each row, (layers · 6, query); None: maps stay as they are.
-        inverse_deviation: one over the standard deviation, same shape; None with `mean`.
-        clamp: scaled values are kept within ± this.
-        prefix: tokens of the prefix, of row statistics; None where weights are scaled.
+    `mean` root of each weight over the training maps and one over the standard deviation, float32
+    (layers, triangle), or of the statistics of each row, (layers · 6, query), with the `prefix` in
+    tokens; None: maps stay as they are. Scaled values are kept within ± `clamp`.
     """
 
     mean: Tensor | None
@@ -184,15 +181,11 @@ class NetworkInputs:
 
 @dataclass(frozen=True)
 class TrainingHistory:
-    """How training went.
+    """How training went; `loss` is the mean cross-entropy per map (nats) of every epoch.
 
-    Attributes:
-        loss: mean cross-entropy per map (nats) of every epoch, in training mode, as it went by.
-        n_steps: optimizer steps made.
-        train_balanced_accuracy: mean recall over the classes on the training maps, final weights,
-            evaluation mode; like the next two None while training goes on.
-        p_value: one-sided binomial test of that against 1 / classes.
-        train_min_f1: min-F1 on the training maps, final weights, evaluation mode.
+    Balanced accuracy (mean recall over the classes, with a one-sided binomial test against
+    1 / classes) and min-F1 are of the training maps, final weights, evaluation mode; None while
+    training goes on.
     """
 
     loss: tuple[float, ...]
@@ -299,27 +292,16 @@ def train_cnn(
     on_epoch: Callable[[int, TrainedCnn], None] | None = None,
     device: torch.device | str = "cpu",
 ) -> TrainedCnn:
-    """Train one CNN.
+    """Train one CNN on maps, pooled as the setting says and not scaled.
 
-    Args:
-        maps: training maps, pooled as the setting says, not scaled.
-        labels: class of each map, (maps,) int64 in [0, n_classes), every class at least once.
-        n_classes: classes of the taxonomy.
-        setting: which network.
-        preset: how to train it.
-        seed: of initial weights, order of maps and dropout; 0 or more.
-        prefix: tokens of the prefix, which the preset `rows` asks; half of a map unless given.
-        on_epoch: called after every epoch with its number from 0 and the CNN as it stands (the
-            same network object every time: predict or copy, do not keep it). What it does
-            cannot change the result, unless it alters the network.
-        device: where to compute; bits differ between kinds of device.
-
-    Returns:
-        The CNN with its history. `did_train` False says it is not above chance on its own
-        training maps.
-
-    Raises ValueError: labels that do not fit the maps or the classes. DamagedDataError: a map holds
-    what cannot be attention.
+    Labels are (maps,) int64 in [0, n_classes), every class at least once; `seed` is of initial
+    weights, order of maps and dropout, 0 or more. `prefix`, in tokens, is asked by the preset
+    `rows`; half of a map unless given. `on_epoch` is called after every epoch with its number from
+    0 and the CNN as it stands (the same network object every time: predict or copy, do not keep
+    it); it cannot change the result, unless it alters the network. Bits differ between kinds of
+    device. `did_train` False says that the CNN is not above chance on its own training maps. Raises
+    ValueError: labels that do not fit the maps or the classes. DamagedDataError: a map holds what
+    cannot be attention.
     """
     if labels.shape != (len(maps),):
         raise ValueError(f"{tuple(labels.shape)} labels for {len(maps)} maps")

@@ -176,10 +176,7 @@ class SuffixIndex:
 
 
 def _number(rows: np.ndarray, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Number the distinct rows in the order of their hashes: hashes, first rows, each row's number.
-
-    A round settles the rows that equal the first of their hash; others of that hash need another.
-    """
+    """Number distinct rows in the order of their hashes: hashes, first rows, each row's number."""
     left = np.argsort(hashes, kind="stable")
     which = np.empty(len(rows), dtype=np.int64)
     heads: list[np.ndarray] = []
@@ -266,18 +263,12 @@ def _mix(tokens: np.ndarray) -> np.ndarray:
 def count_duplicates(
     suffixes: npt.ArrayLike, corpus: Iterable[npt.ArrayLike]
 ) -> npt.NDArray[np.int64]:
-    """Occurrences of each suffix in the corpus, int64 (sequences,).
+    """Occurrences of each suffix (sequences, k) in arrays of token ids, int64 (sequences,).
 
-    Overlapping occurrences count each; none spans two arrays. A suffix that the corpus does not
-    hold gets 0; the published counts include the training row itself, so there every suffix has at
-    least 1 (semantic-memorization's `sequence_duplicates`).
-
-    Args:
-        suffixes: token ids, shape (sequences, k), integer, k at least 1; equal rows are allowed.
-        corpus: arrays of token ids, each one axis and any integer type (memory-mapped ones are read
-            a piece at a time).
-
-    Raises ValueError: axes or types other than these.
+    Overlapping occurrences count each; none spans two arrays (memory-mapped ones are read a piece
+    at a time). A suffix that the corpus does not hold gets 0; the published counts include the
+    training row itself, so there every suffix has at least 1 (semantic-memorization's
+    `sequence_duplicates`). Raises ValueError: other axes or types than integers.
 
     >>> count_duplicates([[1, 1]], [[1, 1, 1, 2], [1, 1]])
     array([3])
@@ -380,19 +371,11 @@ def count_in_corpus(
 ) -> CorpusCount:
     """Occurrences of each suffix in the corpus, exactly, at any offset, as `count_duplicates`.
 
-    Memory goes with the suffixes (about 200 bytes for one), not with the corpus.
-
-    Args:
-        suffixes: token ids, shape (sequences, k).
-        corpus: from `open_corpus`.
-        progress_file: a killed count goes on from it. Removed where the corpus is rejected, else
-            left for the caller to remove once the counts are safe.
-        save_seconds: time from one saving to the next.
-        separator: id that stands between the documents of a flat binary. A suffix that holds it
-            anywhere but at its ends spans two documents, so it counts 0.
-
-    Raises UserError: a corpus without tokens, changed meanwhile, or with a file that cannot be
-    used. DamagedDataError: a torn file.
+    Memory goes with the suffixes (about 200 bytes for one), not with the corpus. A killed count
+    goes on from `progress_file`, which is removed where the corpus is rejected and else left for
+    the caller. `separator` stands between the documents of a flat binary: a suffix that holds it
+    anywhere but at its ends counts 0. Raises UserError: a corpus without tokens, changed meanwhile,
+    or with a file that cannot be used. DamagedDataError: a torn file.
     """
     if separator is not None and corpus.has_documents:
         raise UserError(
@@ -456,15 +439,9 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def hash_ngrams(windows: np.ndarray, *, n: int = NGRAM) -> np.ndarray:
-    """Hash every stretch of `n` tokens within each window.
+    """Hash every stretch of `n` tokens within windows (windows, length): uint64, length - n + 1.
 
-    Args:
-        windows: token ids, shape (windows, length), length >= n.
-        n: tokens of a stretch.
-
-    Returns:
-        uint64, shape (windows, length - n + 1). Equal stretches give equal hashes; unequal ones
-        give equal hashes with probability about 2^-64.
+    Equal stretches give equal hashes; unequal ones do with probability about 2^-64.
     """
     values = windows.astype(np.uint64) + np.uint64(1)
     width = windows.shape[1] - n + 1

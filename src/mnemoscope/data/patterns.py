@@ -167,8 +167,7 @@ def _is_incrementing(text: str, *, is_strict: bool) -> bool:
 def _kinds(core: list[str]) -> str:
     """One character an element: the same for all numbers, one for each word.
 
-    Every column can be of one kind only at periods of this string. Words beyond the number of
-    characters share one, which columns that are not constant then betray.
+    Words beyond the number of characters share one, which columns not constant then betray.
     """
     known: dict[str, str] = {}
     return "".join(

@@ -340,14 +340,10 @@ def _in_order(frame: pl.DataFrame) -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class ReadResult:
-    """The sequences, and what was passed over.
+    """The sequences (columns of `table.COLUMNS`), and what was passed over.
 
-    Attributes:
-        frame: the table; columns of `table.COLUMNS`.
-        n_documents: texts, or rows of a table of texts, that gave at least one sequence.
-        n_too_short: texts shorter than one sequence.
-        n_unreadable: files that are binary, not UTF-8, or may not be read.
-        facts: what else a study's manifest is to say of the source.
+    `n_documents` gave at least one sequence; `n_unreadable` files are binary, not UTF-8, or may not
+    be read; `facts` are what else a study's manifest is to say of the source.
     """
 
     frame: pl.DataFrame

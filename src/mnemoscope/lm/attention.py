@@ -207,24 +207,15 @@ def capture_pooled(
     attention_mask: npt.ArrayLike | None = None,
     keep_heads: bool = False,
 ) -> Iterator[PooledMaps]:
-    """Capture the attention of whole sequences, pooled over heads.
+    """Capture the attention of whole sequences (n, T), pooled over heads, in row order.
 
-    Args:
-        lm: as before, and free for other uses, between two batches.
-        tokens: sequences, shape (n, T), integers.
-        batch_size: sequences at once; halved, with a log message, when memory runs out.
-        attention_mask: for a padded table, shape (n, T): 1 for a token, 0 for padding on the left
-            or right. Maps are 0 in padded rows and columns and otherwise those of the sequence
-            alone (bit for bit at equal batch size); see `mnemoscope.lm.model`.
-        keep_heads: also return every head's maps (`PooledMaps.heads`).
-
-    Returns:
-        An iterator of `PooledMaps`, (batch, layers, T, T), in row order. A BOS token's row and
-        column are left out, so rows do not sum to one there.
-
-    Raises UserError: tokens that do not fit the model (at once); a layer without attention,
-    non-finite attention or attention to later tokens (on the way), with the layer. NoRoomError: not
-    even one sequence fits into memory.
+    Between two batches the model is as before. Batches are halved, with a log message, when memory
+    runs out. `attention_mask` (n, T) is 1 for a token, 0 for padding on either side: maps are 0 in
+    padded rows and columns and otherwise those of the sequence alone (bit for bit at equal batch
+    size). `keep_heads` returns every head's maps too. A BOS token's row and column are left out, so
+    rows do not sum to one there. Raises UserError: tokens that do not fit the model (at once); a
+    layer without attention, non-finite attention or attention to later tokens (on the way), with
+    the layer. NoRoomError: not even one sequence fits into memory.
     """
     return run_sequences(
         lm,

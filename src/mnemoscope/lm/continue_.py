@@ -41,12 +41,9 @@ _WORD = re.compile(r"[^\W_]+")
 class Continuations(NamedTuple):
     """One batch of continuations.
 
-    Attributes:
-        tokens: shape (batch, T - prefix), int32; -1 where the suffix is padded.
-        score: memorization score (batch,), float32: share of positions that agree with the
-            suffix; 1.0 is memorized.
-        smallest_gap: (batch,), float32: smallest difference between the two best logits of any
-            step; a label with a gap near 0 may flip with rounding.
+    `tokens` are (batch, T - prefix), int32, -1 where the suffix is padded; `score` is the share of
+    positions that agree with the suffix, 1.0 is memorized; `smallest_gap` the smallest difference
+    between the two best logits of any step: near 0 a label may flip with rounding.
     """
 
     tokens: npt.NDArray[np.int32]
@@ -62,21 +59,13 @@ def continue_sequences(
     prefix: int = 32,
     attention_mask: npt.ArrayLike | None = None,
 ) -> Iterator[Continuations]:
-    """Continue the prefix of every sequence greedily and compare with its suffix.
+    """Continue the prefix of every sequence (n, T) greedily and compare with its suffix.
 
-    Args:
-        lm: the model; its native attention backend is used.
-        tokens: sequences, shape (n, T), integers.
-        batch_size: sequences at once; halved, with a log message, when memory runs out.
-        prefix: tokens shown to the model, which continues T - prefix more.
-        attention_mask: for a padded table, shape (n, T): 1 for a token, 0 for padding on the left
-            or right. Prefix and suffix are then the tokens before and from column `prefix` on.
-
-    Returns:
-        An iterator of batches in row order.
-
-    Raises UserError: tokens that do not fit the model (at once), non-finite logits (on the way).
-    NoRoomError: not even one sequence fits into memory.
+    The model shows `prefix` tokens and continues T - prefix more by its native attention. Batches
+    are in row order, and halved, with a log message, when memory runs out. `attention_mask` (n, T)
+    is 1 for a token, 0 for padding on either side: prefix and suffix are then the tokens before and
+    from column `prefix` on. Raises UserError: tokens that do not fit the model (at once),
+    non-finite logits (on the way). NoRoomError: not even one sequence fits into memory.
     """
 
     def step(batch: torch.Tensor, span: Span) -> Continuations:
@@ -115,12 +104,10 @@ def greedy_tokens(
 
 
 class Draws(NamedTuple):
-    """One batch of continuations drawn at random.
+    """One batch of continuations drawn at random, int32 (batch, steps).
 
-    Attributes:
-        tokens: shape (batch, steps), int32.
-        entropy: of the distribution that each was drawn from, nats, (batch, steps), float32; the
-            mean of its sum over many draws is the entropy of the continuation.
+    `entropy` is that of the distribution each token was drawn from, nats, float32; the mean of its
+    sum over many draws is the entropy of the continuation.
     """
 
     tokens: npt.NDArray[np.int32]
@@ -170,12 +157,9 @@ def draw_continuations(
 
 
 class Scan(NamedTuple):
-    """The verdict for one batch.
+    """The verdict for one batch: greedy decoding gives the whole suffix, bool (batch,).
 
-    Attributes:
-        is_memorized: (batch,), bool: greedy decoding gives the whole suffix.
-        smallest_gap: (batch,), float32: smallest difference between the two best logits up to and
-            including the first wrong token.
+    `smallest_gap`, float32, is between the two best logits, up to the first wrong token.
     """
 
     is_memorized: npt.NDArray[np.bool_]

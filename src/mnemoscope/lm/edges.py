@@ -99,10 +99,7 @@ def _effects(lm: LanguageModel, batch: torch.Tensor, prefix: int) -> torch.Tenso
 
 
 def _readers(lm: LanguageModel) -> Iterator[nn.Module]:
-    """Modules of the layers that read the residual stream: attention, and what no norm is.
-
-    A norm or dropout may stand behind a block, where the stream itself passes through.
-    """
+    """What reads the residual stream: attention, and what is no norm or dropout behind a block."""
     yield from (attention := attention_modules(lm.model))
     for layer in decoder_layers(lm):
         for module in layer.children():
@@ -112,17 +109,11 @@ def _readers(lm: LanguageModel) -> Iterator[nn.Module]:
 
 
 class Moved(NamedTuple):
-    """What one layer's attention moves: per head its weights, values and output matrix.
+    """What one layer's attention moves; the matrix is the output projection."""
 
-    Attributes:
-        weights: (batch, heads, query, key).
-        values: (batch, heads, key, size).
-        matrix: (heads, size, width), the output projection.
-    """
-
-    weights: torch.Tensor
-    values: torch.Tensor
-    matrix: torch.Tensor
+    weights: torch.Tensor  # (batch, heads, query, key)
+    values: torch.Tensor  # (batch, heads, key, size)
+    matrix: torch.Tensor  # (heads, size, width)
 
     def norms(self) -> torch.Tensor:
         """Norm of the sum over heads for every edge, (batch, query, key) float32."""

@@ -41,11 +41,7 @@ class FineTuning:
     """
 
     def __init__(self, lm: LanguageModel, settings: StepSettings) -> None:
-        """Copy the model.
-
-        Raises UserError: a model that is quantized or spread over devices. NoRoomError: memory is
-        too small for a copy.
-        """
+        """Copy the model. Raises UserError: quantized or spread. NoRoomError: no room for it."""
         if lm.quantization is not None or lm.device_map is not None:
             how = "quantized" if lm.quantization is not None else "spread over devices"
             raise UserError(
@@ -67,15 +63,11 @@ class FineTuning:
         )
 
     def train(self, tokens: npt.ArrayLike, counted: npt.ArrayLike | None = None) -> float:
-        """Make one step and return the loss before it, mean cross-entropy in nats.
+        """Make one step on a batch (batch, T); return the loss before it, cross-entropy in nats.
 
-        Args:
-            tokens: the batch, shape (batch, T), integers.
-            counted: the same shape, bool: tokens that the loss counts; None counts all. The first
-                token of a row counts only if something stands before it.
-
-        Raises UserError: tokens that do not fit the model, none counted, or a loss that is not
-        finite. NoRoomError: memory is too small for the gradients.
+        `counted`, bool of the same shape, marks tokens that the loss counts; the first token of a
+        row counts only if something stands before it. Raises UserError: tokens that do not fit the
+        model, none counted, or a loss that is not finite. NoRoomError: no room for the gradients.
         """
         batch = check_tokens(self.lm, tokens).to(self.lm.device)
         mask = np.ones(batch.shape, dtype=bool) if counted is None else np.asarray(counted, bool)

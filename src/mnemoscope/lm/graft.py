@@ -78,12 +78,9 @@ class Slice(NamedTuple):
 
 
 class Anatomy:
-    """Which weights of a model make which part.
+    """Which weights of a causal model, perhaps wrapped by PEFT, make which part.
 
-    Args:
-        model: a causal `PreTrainedModel`, or one wrapped by PEFT.
-        like: the model it is compared with; what reads queries or keys there does so here.
-
+    What reads queries or keys in the model that it is compared with (`like`) does so here too.
     Raises UserError: quantized or offloaded weights, or a family whose parts are not found.
     """
 
@@ -384,12 +381,9 @@ def patched(
 
 
 class Patched(NamedTuple):
-    """What becomes of sequences under a patch, one batch.
+    """What becomes of sequences under a patch, one batch: is every suffix token still the best one?
 
-    Attributes:
-        is_memorized: (batch,), bool: every suffix token is still the best one.
-        smallest_gap: (batch,), float32, as `Scan.smallest_gap`.
-        logprob: (batch,), float32: mean log-probability of the suffix tokens, in nats.
+    `smallest_gap` is as `Scan.smallest_gap`, `logprob` the suffix tokens' mean, in nats.
     """
 
     is_memorized: npt.NDArray[np.bool_]
@@ -412,22 +406,10 @@ def scan_patched(
     """Judge the suffix of every sequence, shape (n, T), under a patch as of `patched`.
 
     Each token is asked after the true ones before it, in one forward of the twin and one of the
-    model a batch.
-
-    Args:
-        lm: the model.
-        twin: its twin, with the same tokens before a sequence.
-        tokens: sequences (n, T), integers.
-        place: as `patched`.
-        layer: as `patched`.
-        positions: of a sequence's tokens (what stands before them, such as BOS, not counted), up
-            to T - 2, since the last token is not read; None is all, what stands before too.
-        others: sequences (n, T) that the twin reads in place of `tokens`.
-        batch_size: as `scan_memorized`.
-        prefix: as `scan_memorized`.
-
-    Raises UserError: as `patched`, or logits that are not finite. NoRoomError: not even one
-    sequence fits into memory.
+    model a batch. `positions` do not count what stands before a sequence, such as BOS, and go up to
+    T - 2, since the last token is not read; None is all, what stands before too. `others` (n, T)
+    are read by the twin in place of `tokens`. Raises UserError: as `patched`, or logits that are
+    not finite. NoRoomError: not even one sequence fits into memory.
     """
     table = check_tokens(lm, tokens, prefix=prefix)
     length = table.shape[1]

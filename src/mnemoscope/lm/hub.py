@@ -317,17 +317,11 @@ class Checkpoint(NamedTuple):
 def find_checkpoints(given: Sequence[str], *, least: int = 2) -> list[Checkpoint]:
     """Find out which checkpoints were named; rising by step.
 
-    The step is the last number in the name of a folder or revision, or the place in what was given
-    where no name has one.
-
-    Args:
-        given: one folder that holds checkpoints (`checkpoint-100`, `checkpoint-200`, … as
-            transformers' Trainer writes them, or any folders with a number in their names), or
-            the checkpoints themselves: folders, or MODEL@REVISION of the hub.
-        least: how many there must be.
-
-    Raises UserError: too few, one step twice, a folder that is none, a checkpoint's folder without
-    a model, or some names with a number and some without.
+    Given is one folder that holds checkpoints (`checkpoint-100`, … as transformers' Trainer writes
+    them, or any folders with a number in their names), or the checkpoints themselves: folders, or
+    MODEL@REVISION. The step is the last number in the name of a folder or revision, or the place in
+    what was given where no name has one. Raises UserError: fewer than `least`, one step twice, a
+    folder without a model, or some names with a number and some without.
     """
     only = given[0] if len(given) == 1 else ""
     is_inside = bool(only) and Path(only).is_dir() and not _holds_model(Path(only))

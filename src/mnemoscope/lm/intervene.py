@@ -24,10 +24,7 @@ class Attend(Protocol):
     """What is done around one layer's attention; layers come in order in every forward."""
 
     def __call__(self, run: Callable[[], Any], n_keys: int | None) -> Any:
-        """Give what `run` gives, changed or watched.
-
-        `n_keys` is None where each column of the softmax is a key; a sink adds one.
-        """
+        """Give what `run` gives, changed or watched; `n_keys` None: no column is a sink."""
 
 
 # What is done to a module's attention: two models at once stay apart.
@@ -53,17 +50,12 @@ def cut_attention(
 ) -> Iterator[None]:
     """Cut attention edges in every forward of this block, decoding steps with a cache included.
 
-    Args:
-        lm: the model; restored afterwards, also after an error.
-        edges: bool, shape (layers, T, T) for all sequences alike, or (batch, layers, T, T) for
-            batches of exactly these sequences; axes query, key. True is cut. A BOS token is not
-            among the T and is never cut.
-        renormalize: scale the remaining weights so that each row keeps its sum, as if the cut
-            keys had been masked before the softmax. A row that loses every key becomes zero.
-
-    Raises UserError: edges of another shape than the model's layers, an edge from a query to a
-    later key, or a family whose attention is not one softmax a layer. RuntimeError: the attention
-    of the model is already being changed.
+    Edges are bool (layers, T, T) for all sequences alike, or (batch, layers, T, T) for batches of
+    exactly these; axes query, key; True is cut. A BOS token is not among the T and is never cut.
+    `renormalize` scales the remaining weights so that each row keeps its sum, as if the cut keys
+    had been masked before the softmax; a row that loses every key becomes zero. Raises UserError:
+    edges of another shape than the model's layers, an edge from a query to a later key, or a family
+    whose attention is not one softmax a layer. RuntimeError: it is already being changed.
     """
     if edges.dtype != torch.bool:
         raise UserError(
@@ -79,12 +71,8 @@ def cut_attention(
 def scaled_attention(lm: LanguageModel, factors: torch.Tensor) -> Iterator[None]:
     """Multiply attention weights, in all heads alike; gradients flow into the factors.
 
-    Args:
-        lm: the model; restored afterwards, also after an error.
-        factors: float, shape as the edges of `cut_attention`. 1 changes nothing, bit for bit.
-
-    Raises UserError: factors of another shape than the model's layers, or a family whose attention
-    is not one softmax a layer. RuntimeError: the attention of the model is already being changed.
+    Factors are shaped as the edges of `cut_attention`, errors as there; 1 changes nothing, bit for
+    bit.
     """
     with around_attention(lm, _Scaling(lm, factors, renormalize=False).attend):
         yield

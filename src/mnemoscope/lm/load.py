@@ -55,22 +55,13 @@ def load_model(
 ) -> LanguageModel:
     """Load a causal language model and its tokenizer, in evaluation mode.
 
-    Only safetensors (and GGUF) are read: pickled weights can run code.
-
-    Args:
-        name: a folder, a ``.gguf`` file, a folder holding one, a folder of a PEFT adapter (it is
-            merged into its base model), or a hub name.
-        revision: hub branch, tag or commit.
-        dtype: ``float32`` (exact figures), ``float16``, ``bfloat16``, or ``auto`` as stored.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-        device_map: spread the model over several devices, memory and disk as transformers does
-            (``auto``, or a device for each module); in place of `device`.
-        bos: ``auto``, ``always`` or ``never``, see `mnemoscope.lm.hub.find_bos`.
-        trust_remote_code: run the Python code that comes with the model.
-
-    Raises UserError: not there, not reachable, no causal language model, no tokenizer, weights
-    missing, or a setting that does not exist. DamagedDataError: the weights cannot be read.
-    NoRoomError: the device's memory is too small.
+    Named is a folder, a ``.gguf`` file or a folder holding one, a PEFT adapter's folder (it is
+    merged into its base model), or a hub name with a branch, tag or commit as `revision`. Only
+    safetensors and GGUF are read: pickled weights can run code. `dtype` ``auto`` is as stored;
+    `device_map` spreads the model over devices, memory and disk as transformers does, in place of
+    `device`; `bos` is as in `find_bos`. Raises UserError: not there, not reachable, no causal
+    language model, no tokenizer, weights missing, or a setting that does not exist.
+    DamagedDataError: the weights cannot be read. NoRoomError: the device's memory is too small.
     """
     torch_dtype, torch_device = check_dtype(dtype), find_device(device)
     source = find_source(name, revision)
@@ -230,10 +221,7 @@ def _check_may_spread(source: Source) -> None:
 
 
 def _check_looks_back(lm: LanguageModel) -> None:
-    """Reject a model whose first logits depend on a later token, as BERT's with a causal head.
-
-    Half precision rounds to about 1e-2 of the logits' spread.
-    """
+    """Reject a model whose first logits depend on a later token, as BERT's with a causal head."""
     pair = torch.zeros(2, 2, dtype=torch.int64, device=lm.device)
     pair[1, 1] = lm.vocab_size - 1
     first, second = _logits(lm, pair)[:, 0].float()

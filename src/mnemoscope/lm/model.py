@@ -595,20 +595,13 @@ def run_sequences(
     attention_mask: npt.ArrayLike | None,
     prefix: int | None = None,
 ) -> Iterator[_Rows]:
-    """Check a table at once, then apply `step` to its batches; yield results in its order.
+    """Check a table (n, T) at once, then apply `step` to its batches; yield results in its order.
 
-    Args:
-        lm: the model that will read it.
-        tokens: shape (n, T), integers.
-        batch_size: rows at once. Batches of a padded table fill up where many of 256 successive
-            rows are padded alike (sort it by length); it yields up to 256 rows, or `batch_size`.
-        step: gets (batch, length) int64 on the model's device and the rows' span; gives a named
-            tuple with one row a sequence, or None.
-        attention_mask: None for whole rows; else (n, T): 1 for a token, 0 for padding, on either
-            side or both.
-        prefix: columns of the prefix, padded or not; each row needs a token on either side.
-
-    Raises UserError, NoRoomError: as `check_tokens`, `check_padded` and `run_batches`.
+    `step` gets (batch, length) int64 on the model's device and the rows' span, and gives a named
+    tuple of columns with one row a sequence, or None. `attention_mask`, None for whole rows, is 1
+    for a token, 0 for padding on either side; each row needs a token on either side of `prefix`.
+    Batches of a padded table fill up where many of 256 successive rows are padded alike (sort it by
+    length). Errors as `check_tokens`, `check_padded` and `run_batches`.
     """
     if attention_mask is not None:
         padded = check_padded(lm, tokens, attention_mask, prefix=prefix)

@@ -38,13 +38,11 @@ class _States(NamedTuple):
 
 
 class TeacherForced(NamedTuple):
-    """One forward's answer for every suffix token, each after the true tokens before it.
+    """One forward's answer for every suffix token, (n, suffix length), after the true ones before.
 
-    Attributes:
-        is_right: (n, suffix length), bool: the token is the argmax. A sequence right throughout is
-            memorized (up to ties); a share below 1 is no memorization score, since decoding would
-            go on from the wrong token.
-        logprobs: (n, suffix length), float32, natural logarithms, at most 0.
+    `is_right`: the token is the argmax. A sequence right throughout is memorized (up to ties); a
+    share below 1 is no memorization score, since decoding would go on from the wrong token.
+    `logprobs` are float32 natural logarithms, at most 0.
     """
 
     is_right: npt.NDArray[np.bool_]

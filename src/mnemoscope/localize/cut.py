@@ -104,12 +104,10 @@ def _chosen(places: Tensor, like: Tensor) -> Tensor:
 
 
 class CutOutcome(NamedTuple):
-    """What the model does with each sequence while edges are cut.
+    """What the model does with each sequence while edges are cut, each (n,).
 
-    Attributes:
-        survives: bool (n,): the 32 greedy tokens are still the suffix.
-        score: float32 (n,): share of positions that agree.
-        logprob: float32 (n,): mean log-probability of the true suffix's tokens, nats.
+    `survives`: the greedy tokens are still the suffix; `score`: share of positions that agree;
+    `logprob`: mean log-probability of the true suffix's tokens, nats.
     """
 
     survives: np.ndarray
@@ -248,12 +246,9 @@ T, T) on the CPU."""
 
 
 class Ranking(NamedTuple):
-    """How edges are ranked.
+    """How edges are ranked: by the mean of a measure over a class, perhaps less the other classes'.
 
-    Attributes:
-        measure: what is measured of every edge in every sequence, and averaged over a class.
-        contrast: whether the mean of the other classes is taken off.
-        words: what is largest, for a page.
+    `words` say what is largest, for a page.
     """
 
     measure: Measure

@@ -32,14 +32,11 @@ _COUNTS = ("n_used", "n_skipped", "n_wrong")
 
 @dataclass(frozen=True)
 class Decisiveness:
-    """Δ of every class, and how many sequences it rests on.
+    """Δ of every class, float32 in [0, 1], (classes, layers, query, key), and what it rests on.
 
-    Attributes:
-        delta: float32 in [0, 1], shape (classes, layers, query, key); zero where `n_used` is 0.
-        n_used: sequences that count (correctly labelled ones, unless all were asked for), int64,
-            shape (classes,).
-        n_skipped: would count, but no cell speaks for the class (max C ≤ 0).
-        n_wrong: sequences of the class that the CNN takes for another.
+    Counts are int64 (classes,): `n_used` sequences count (correctly labelled ones, unless all were
+    asked for), of `n_skipped` no cell speaks for the class (max C ≤ 0), `n_wrong` the CNN takes for
+    another. Where none is used Δ is zero.
     """
 
     delta: Tensor
@@ -75,18 +72,10 @@ def decisiveness(
     goes through the statistics to the stored map, times the weight there, so that an edge's unit
     is itself (not for occlusion, which takes edges away).
 
-    Args:
-        trained: network, with the scaling it was trained on.
-        maps: evaluation maps as the CNN reads them; of `both`, the layers twice.
-        labels: class index of each map, integer, shape (n,).
-        max_maps: the maxima over heads of the same sequences in the same order; the same object
-            as `maps` where the CNN's pooling is max.
-        attribution: one of `attribution.ATTRIBUTIONS`.
-        batch_size: sequences a backward pass; changes time and memory only.
-        correct_only: only sequences that the CNN labels correctly, as published; False takes all.
-
-    Raises UserError: unknown attribution, or a damaged store. ValueError: maps, labels and maxima
-    of different numbers.
+    `maps` are as the CNN reads them (of `both`, the layers twice), `max_maps` the maxima over heads
+    of the same sequences, the same object where the CNN's pooling is max. `correct_only` takes only
+    sequences that the CNN labels correctly, as published. Raises UserError: unknown attribution, or
+    a damaged store. ValueError: maps, labels and maxima of different numbers.
     """
     if not len(maps) == len(labels) == len(max_maps):
         raise ValueError(f"{len(maps)} maps, {len(labels)} labels, {len(max_maps)} maxima")
@@ -245,12 +234,10 @@ def average_models(
 
 
 class Agreement(NamedTuple):
-    """How alike two maps are; None where one of them is the same everywhere.
+    """How alike two maps are over all causal edges; None where one is the same everywhere.
 
-    Attributes:
-        pearson: linear correlation over all causal edges of all layers.
-        spearman: the same of their ranks, ties at their mean rank.
-        overlap: share of the top hundredth of the edges that both have in common; .01 by chance.
+    Correlation, that of ranks (ties at their mean), and the share of the top hundredth of the edges
+    that both have in common; .01 by chance.
     """
 
     pearson: float | None

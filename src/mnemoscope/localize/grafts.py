@@ -33,13 +33,9 @@ _N_RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Tried:
-    """The sequences that were tried, under one taxonomy.
+    """The sequences that were tried, under one taxonomy, each array of shape (n,).
 
-    Attributes:
-        classes: class index of each, shape (n,), from 0.
-        groups: group of near duplicates of each, shape (n,), any integers.
-        margin: how firmly the model holds each, shape (n,).
-        n_classes: number of classes.
+    Class index from 0, group of near duplicates, and how firmly the model holds each (`margin`).
     """
 
     classes: Ints
@@ -110,11 +106,9 @@ def kept_by_class(survives: Bools, tried: Tried, *, seed: int) -> Kept:
 
 @dataclass(frozen=True)
 class Specific:
-    """What a part breaks of one class beyond the control, at equal margins; shares.
+    """Share of one class that a part breaks beyond the control, at equal margins.
 
-    Attributes:
-        lost: of the class beyond the control.
-        specificity: that, minus the mean of the same of the other classes, with its interval.
+    `specificity` is that minus the mean of the same of the other classes.
     """
 
     lost: float
@@ -122,16 +116,10 @@ class Specific:
 
 
 def specificities(lost: Floats, tried: Tried, *, seed: int) -> Iterator[tuple[int, int, Specific]]:
-    """For each class and part what the part breaks of it beyond the control.
+    """Class index, part index and figure: what each part breaks of each class beyond the control.
 
-    Args:
-        lost: of each sequence and part, (n, parts): the share of the control's draws that it
-            survives minus whether it survives the twin's part.
-        tried: the sequences; two classes or more.
-        seed: of the bootstrap.
-
-    Yields:
-        Class index, index of the part, figure.
+    `lost` (n, parts) is of each sequence the share of the control's draws that it survives minus
+    whether it survives the twin's part.
     """
     weights = overlap_weights(tried)
     drawn = _resamples(tried, np.random.default_rng(seed))
@@ -155,16 +143,10 @@ class CausalScore:
     other, both ways, in five random halvings; classes are matched in each half for itself. So the
     score of classes that do not differ is 0 on average, and may be negative.
 
-    Attributes:
-        score: with its interval over groups; None where there is none.
-        permuted: mean score of labels permuted among groups of equal margin.
-        permuted_high: 95th percentile of that.
-        p_value: share of permutations that score as high, one added on both sides.
-        imbalance: what matching leaves of the classes' margins, see `imbalance`.
-        part: index of the part chosen most often, -1 where there is no score.
-        broken, spared: the classes chosen with it.
-        agreement: share of the ten choices that are this one.
-        n_groups: groups of the class with the fewest.
+    `permuted` is the mean score of labels permuted among groups of equal margin, `permuted_high`
+    its 95th percentile, `p_value` the share that score as high, one added on both sides. `part` is
+    chosen most often with `broken` and `spared`, -1 where there is no score; `agreement` is the
+    share of the ten choices that are this one, `n_groups` of the class with the fewest.
     """
 
     n_groups: int
@@ -277,10 +259,9 @@ def _cross_fitted(lost: Floats, tried: Tried, sides: list[Bools]) -> _CrossFitte
 
 
 def _permuted(tried: Tried, generator: np.random.Generator, n: int) -> Iterator[Tried]:
-    """Labels without meaning: exchanged within bins of equal margin.
+    """Labels without meaning: exchanged between groups (by their commonest) of equal margin.
 
-    Whole groups exchange theirs, of several classes the commonest; single sequences do where a
-    class would be lost by that.
+    Single sequences exchange theirs where a class would be lost by that.
     """
     _, place = np.unique(tried.groups, return_inverse=True)
     bins = tried.bins

@@ -126,13 +126,9 @@ def _places(length: int, device: torch.device) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class StoreMeta:
-    """What every map of one folder has in common.
+    """What every map of one folder has in common; `n_layers` is layers · heads where all are kept.
 
-    Attributes:
-        n_layers: layers of the model; where every head is kept, layers · heads.
-        length: tokens of each sequence.
-        model: fingerprint of the model and the settings of the capture, JSON values only.
-        tensors: names of the tensors in every shard.
+    `model` is its fingerprint and the settings of the capture, JSON values only.
     """
 
     n_layers: int

@@ -56,14 +56,11 @@ def copy_edges(tokens: "Tensor", n_layers: int) -> "Tensor":
 def attention_shape(maps: "Tensor", copies: "Tensor", prefix: int | None = None) -> "Tensor":
     """Sum up each layer of each map: float64 (n, layers, 8), in the order of `SHAPES`.
 
-    Entropy and Gini are means over queries 1 and later, each row scaled to sum 1. Gini is over the
-    keys a query may look at: 0 where all draw alike, near 1 where one key draws all (the
-    concentration of Zeng et al. and the single key of Bright Ending are its upper end).
-
-    Args:
-        maps: (n, layers, query, key), not negative, zero above the diagonal.
-        copies: bool (n, query, key): each sequence's copy edges.
-        prefix: tokens of the prefix, half of the map unless given.
+    Maps are (n, layers, query, key), not negative, zero above the diagonal; `copies`, bool (n,
+    query, key), their copy edges. Entropy and Gini are means over queries 1 and later, each row
+    scaled to sum 1. Gini is over the keys a query may look at: 0 where all draw alike, near 1 where
+    one key draws all (the concentration of Zeng et al. and the single key of Bright Ending are its
+    upper end). The prefix is half of the map unless given.
     """
     import torch
 

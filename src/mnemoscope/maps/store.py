@@ -175,13 +175,10 @@ class MapWriter:
     def missing(
         self, sequence_ids: Sequence[int] | np.ndarray, suffixes: Sequence[str] | str
     ) -> np.ndarray:
-        """Which of these maps are still to be captured; suffixes "own" or "true", or one for all.
+        """Positions, int64 ascending, of maps still to be captured; of a key given twice the first.
 
-        Cut the answer at multiples of the rows of a shard before cutting batches: an unbroken run
-        and a resumed one then make the same batches, and so the same rounding.
-
-        Returns:
-            Positions in the arguments, ascending, int64; of a key given twice the first.
+        Suffixes are "own" or "true", or one for all. Cut the answer at multiples of the rows of a
+        shard before cutting batches: an unbroken run and a resumed one then round alike.
         """
         keys = key_frame(sequence_ids, suffixes)
         is_wanted = (

@@ -68,16 +68,7 @@ _ALSO = ("features.patterns", "sequences.length")
 
 
 class ScoreTask(NamedTuple):
-    """One taxonomy to score, as sent to another process.
-
-    Attributes:
-        place: index among the study's taxonomies.
-        predictions: the taxonomy's, see `score_benchmark`.
-        runs: the taxonomy's trainings.
-        classes: the taxonomy's name and class names.
-        choice: min-F1 of its readers within the training rows.
-        options: of `score_benchmark`, the same for all.
-    """
+    """One taxonomy to score, as sent to another process; `options` are of `score_benchmark`."""
 
     place: int
     predictions: pl.DataFrame
@@ -258,10 +249,7 @@ def _model_votes(study: Study, samples: list[str]) -> dict[str, Votes]:
 
 
 def _main_draws(study: Study, *, stream: int = 0) -> dict[str, np.ndarray]:
-    """Resampled confusion matrices of each taxonomy's first draw, all with the same weights.
-
-    `stream` keeps the random draws of several studies apart.
-    """
+    """Resampled confusion matrices of each taxonomy's first draw, all with the same weights."""
     settings = study.settings.benchmark
     names = [name for name, entry in samples_of(study).items() if entry["taxonomy"] == name]
     votes = _model_votes(study, names)
@@ -274,14 +262,10 @@ def _main_draws(study: Study, *, stream: int = 0) -> dict[str, np.ndarray]:
 def compare_taxonomies(
     study: Study, first: str, second: str, *, figure: FigureName = "min_f1"
 ) -> PairedDifference:
-    """Compare two of a study's taxonomies on the evaluation sequences that they share.
+    """Figure of the first of a study's taxonomies minus that of the second, on shared sequences.
 
-    Names of taxonomies or samples may be spelled in any way.
-
-    Returns:
-        Figure of the first minus that of the second, with its paired interval.
-
-    Raises UserError: a taxonomy is unknown, impossible or not trained, or both are the same.
+    Names may be spelled in any way. Raises UserError: a taxonomy is unknown, impossible or not
+    trained, or both are the same.
     """
     study.require("train")
     names = [_find_sample(study, name) for name in (first, second)]
@@ -357,13 +341,7 @@ def _our_figures(
 
 
 class Together(NamedTuple):
-    """Several models summed.
-
-    Attributes:
-        frame: columns as in `TOGETHER_SCHEMA`; for each taxonomy one row per model, then the sum.
-        models: names of the models, in the order of the studies.
-        comparison: the sums compared with the published figures.
-    """
+    """Several models summed; `frame` has for each taxonomy one row per model, then the sum."""
 
     frame: pl.DataFrame
     models: tuple[str, ...]

@@ -389,11 +389,8 @@ class _Here:
 class BlockRecord:
     """Metadata of a finished block, stored beside its files and written last.
 
-    Attributes:
-        name: hash of everything that decides the block.
-        facts, vocabulary: of the model that did it; the latter a hash.
-        files: SHA-256 of each file, by its suffix.
-        halved: smallest batch size that memory allowed, if it was halved.
+    `name` hashes everything that decides the block, `vocabulary` the model's; `files` holds the
+    SHA-256 of each file by its suffix, `halved` the smallest batch size that memory forced.
     """
 
     name: str

@@ -426,10 +426,7 @@ def _outcome(
 
 
 def _size(edges: torch.Tensor, subject: _Subject) -> dict[str, tuple[float, float]]:
-    """Number of edges cut and their share of all attention, by class.
-
-    If each sequence has its own edges, its own attention weighs them, not the class's mean.
-    """
+    """Number of edges cut, and their share of all attention (of own edges, their own), by class."""
     sizes = {}
     for name, mass in subject.mass.items():
         cut, attention = edges[None], mass[None]

@@ -44,14 +44,9 @@ _SCHEMA = {
 
 
 class Drawn(NamedTuple):
-    """Labels and samples of one table.
+    """Labels of one table by taxonomy, its samples, and what the manifest stores of each.
 
-    Attributes:
-        labels: class of every row by taxonomy.
-        aliases: taxonomies that divide the rows like an earlier one, and are not drawn.
-        entries: what the manifest stores about each sample.
-        samples: rows of `samples.parquet`.
-        need: sequences that all samples need, together and separately.
+    `aliases` are taxonomies that divide the rows like an earlier one, and are not drawn.
     """
 
     labels: dict[str, pl.Series]

@@ -86,19 +86,12 @@ _Key = tuple[str, str, str]  # sample, source, attribution
 
 @dataclass(frozen=True)
 class StoredDelta:
-    """Δ of one sample, source and attribution, or the edges' values by a ranking.
+    """Δ of one sample, source and attribution (or ranking), which names the edges' values.
 
-    Attributes:
-        sample: name of the sample.
-        attribution: one of `localize.attribution.ATTRIBUTIONS` or `localize.rankings.RANKINGS`.
-        classes: names in order.
-        delta: float32 (classes, layers, query, key), not negative; the blind baseline has two
-            channels instead of layers.
-        n_used, n_skipped, n_wrong: evaluation sequences per class, summed over the CNNs.
-        n_cnns: number of CNNs averaged; 0 for a ranking, which needs none.
-        source: whose maps the CNNs read, one of `SOURCES`.
-        n_says: for each class, number of CNNs that used a sequence of it, 1 for a ranking; Δ is
-            their mean.
+    `delta` is float32 (classes, layers, query, key), not negative; the blind baseline has two
+    channels instead of layers. Counts are of evaluation sequences per class, summed over `n_cnns`,
+    0 for a ranking. `n_says` is for each class the number of CNNs that used a sequence of it, 1 for
+    a ranking; Δ is their mean.
     """
 
     sample: str
@@ -119,12 +112,9 @@ class StoredDelta:
 
 
 class LocalizedCnn(NamedTuple):
-    """Δ of one CNN by one attribution.
+    """Δ of one CNN by one attribution: from each half of its evaluation sequences, and from both.
 
-    Attributes:
-        halves: from each half of its evaluation sequences.
-        whole: from both halves.
-        shared: from the sequences that all attributions use, to compare them.
+    `shared` is from the sequences that all attributions use, to compare them.
     """
 
     job: Job
@@ -524,15 +514,11 @@ def _profile_rows(one: StoredDelta) -> pl.DataFrame:
 
 
 class TogetherDelta(NamedTuple):
-    """Δ of several models together.
+    """Δ of several models together; counts and CNNs are summed over the models.
 
-    Attributes:
-        deltas: Δ of each sample, source and attribution; counts and CNNs summed over the models.
-        models: a row per map, class and model: its counts, its CNNs, and how alike the models' Δ
-            are (means over pairs of models; null if no two can be compared).
-        regions: rows of `regions.parquet`.
-        names: of the models, in the order of the studies.
-        left_out: what some study lacks, one line each.
+    `models` has a row per map, class and model: its counts, its CNNs, and how alike the models' Δ
+    are (means over pairs of models; null if no two can be compared). `left_out` is what some study
+    lacks, one line each.
     """
 
     deltas: tuple[StoredDelta, ...]

@@ -31,13 +31,7 @@ _KEY = ["sequence_id", "suffix"]
 
 @dataclass(frozen=True)
 class StatisticsTask:
-    """One block of sequences to sum up, as sent to another process.
-
-    Attributes:
-        role: `model`, `reference` or `TOKENS`.
-        rows: `sequence_id` and `suffix`.
-        path: where the block is kept.
-    """
+    """A block of sequences (`sequence_id`, `suffix`) to sum up, as sent to another process."""
 
     study: str
     role: str

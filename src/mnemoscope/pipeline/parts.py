@@ -158,10 +158,7 @@ def _working_on(
     redo: bool,
     beside: Mapping[str, Any] | None = None,
 ) -> Iterator[Path]:
-    """Lock a part's folder; its record is written first and marked as finished last.
-
-    `beside` holds further values that must be equal in all parts.
-    """
+    """Lock a part's folder; its record is written first and marked as finished last."""
     folder = study.folder / "parts" / stage / f"{part.number}-of-{part.n}"
     folder.mkdir(parents=True, exist_ok=True)
     values = {  # must be equal in all parts

@@ -139,10 +139,7 @@ def take_published_patterns(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _name_columns(frame: pl.DataFrame, also: list[str]) -> pl.DataFrame:
-    """The data set's columns under names that no stage overwrites.
-
-    `also` names further columns that the user's taxonomies need.
-    """
+    """The data set's columns under names that no stage overwrites; `also` are the user's."""
     score = pl.col("memorization_score")
     kept = ("sequence_id", "text", "tokens", "duplicates", "is_code")
     renamed = {**{name: f"published_{name}" for name in PUBLISHED_PATTERNS}, **_FEATURES}

@@ -90,13 +90,9 @@ _FACTS = ("loss", "train_balanced_accuracy", "train_min_f1", "p_value", "did_tra
 class Job:
     """One CNN or baseline (without a setting) to train, as sent to another process.
 
-    Attributes:
-        source: what it reads, one of `benchmark.sources.SOURCES`.
-        key: hash of everything that decides the result.
-        fold: of the training rows, the part that is asked in place of the evaluation rows, to
-            choose between readers; where all rows are asked in folds (`label.split`), of all. None:
-            the sample has its two sides.
-        n_folds: parts that there are of such; 0 with none.
+    `key` is a hash of everything that decides the result. `fold` is the part of the training rows
+    that is asked in place of the evaluation rows, to choose between readers, or of all rows where
+    these are asked in folds (`label.split`); None: the sample has its two sides.
     """
 
     study: str
@@ -401,10 +397,8 @@ def _next_logprobs(study: Study, rows: pl.DataFrame) -> torch.Tensor:
 class Outcome:
     """Results of a finished job.
 
-    Attributes:
-        predicted: class indices, int64 (epochs, evaluation sequences); one epoch but for `paper`.
-        probabilities: float32 (evaluation sequences, classes), of the final weights.
-        facts: `_FACTS`, and a CNN's device.
+    `predicted` are class indices, int64 (epochs, evaluation sequences), one epoch but for `paper`;
+    `probabilities`, float32 (evaluation sequences, classes), are of the final weights.
     """
 
     predicted: np.ndarray
@@ -542,10 +536,7 @@ def _keep_statistics(study: Study, jobs: list[Job], workers: int) -> None:
 
 
 def _n_processes(study: Study) -> int:
-    """Number of processes that train at once; by default four share a GPU.
-
-    Raises UserError: the device does not exist here.
-    """
+    """Number of processes that train at once; by default four share a GPU."""
     wanted = study.settings.train
     if current_engine().is_cluster:
         return wanted.workers

@@ -28,13 +28,9 @@ class Pool(NamedTuple):
 
 @dataclass(frozen=True)
 class Draw:
-    """Rows that were drawn, of `classes`.
+    """Rows of `classes` that were drawn: positions in the pool, training first, in its order.
 
-    Attributes:
-        rows: positions in the pool, training first, then in the pool's order.
-        n_train: training rows of every class; they are the first ``n_train * len(classes)``.
-        n_eval: evaluation rows of every class; 0 where none were wanted.
-        n_units: units of every class, in order of `classes`.
+    `n_train` and `n_eval` rows are of every class, `n_units` units in order of `classes`.
     """
 
     classes: tuple[int, ...]

@@ -35,17 +35,11 @@ _LARGE_GROUP = 0.1
 class Sample:
     """A balanced sample; `classes` are those that were sampled, in the taxonomy's order.
 
-    Attributes:
-        frame: columns sequence_id, class, class_index (from 0, in the order of `classes`), split
-            ("train" or "eval"; of folds "eval" alone), group; training first, each side in the
-            order of the seed.
-        n_train, n_eval: sequences of every class; of folds they are the same ones.
-        split: "group", "row" or "folds".
-        counts: sequences of every class in the table, "null" those without a class.
-        dropped: classes that were left out because they were too small.
-        n_groups_crossing: groups with sequences on both sides; None where the split is by row
-            and the table has no column ``group``.
-        warnings: what the reader of a figure should know, a line each.
+    `frame` has sequence_id, class, class_index (from 0, in the order of `classes`), split ("train"
+    or "eval"; of folds "eval" alone) and group; training first, each side in the order of the seed.
+    `n_train` and `n_eval` are of every class, of folds the same ones; `counts` of the table, "null"
+    those without a class. `n_groups_crossing` is None where the split is by row and the table has
+    no column ``group``.
     """
 
     frame: pl.DataFrame
@@ -88,15 +82,9 @@ class Impossible:
 class Ordered:
     """A table in the order of its seed: what drawing looks at whatever the taxonomy.
 
-    Attributes:
-        frame: the table as it was given.
-        rows: sequence_id and group; rows without a value to match by are left out.
-        position: row of `frame` that each of `rows` is, shape (n,), int64.
-        unit: what may not be divided, the group or the row itself, shape (n,), int64.
-        stratum: number of the value that is matched, 0 without one, shape (n,), int64.
-        lot: lot of each unit (see `draw.Pool`), shape (n,), float64.
-        split: "group", "row" or "folds".
-        match: column whose values are matched.
+    `rows` (sequence_id, group) leave out those without a value to match by; `position` is the row
+    of `frame` that each is, `unit` what may not be divided, `stratum` the number of the value that
+    is matched, all int64 of shape (n,), `lot` each unit's (see `draw.Pool`), float64.
     """
 
     frame: pl.DataFrame
@@ -112,18 +100,13 @@ class Ordered:
 def order_table(
     frame: pl.DataFrame, *, seed: int, split: str = "group", match: str | None = None
 ) -> Ordered:
-    """Bring a table into the order of its seed, once for all taxonomies.
+    """Bring a table with ``sequence_id`` into the order of its seed, once for all taxonomies.
 
-    The seed alone fixes the order; that of the table's rows plays no part.
-
-    Args:
-        frame: table with ``sequence_id``; ``group`` is found where it is missing and needed.
-        seed: of the order.
-        split: "group" keeps groups on one side, "folds" in one fold, "row" does not.
-        match: column (such as "genre") of which every class gets each value equally often, on
-            either side; rows where it is null are left out.
-
-    Raises UserError: unknown split or column, sequence ids that are not unique.
+    The seed alone fixes the order; that of the table's rows plays no part. Split "group" keeps
+    groups (found where the table has none) on one side, "folds" in one fold, "row" does not.
+    `match` is a column (such as "genre") of which every class gets each value equally often, on
+    either side; rows where it is null are left out. Raises UserError: unknown split or column,
+    sequence ids that are not unique.
     """
     _check_table(frame, split=split, match=match)
     own_group = pl.col("sequence_id").cast(pl.String)
@@ -338,10 +321,7 @@ def _explain(
     may_drop: bool,
     lacking: list[str],
 ) -> Impossible:
-    """What is in the way and what helps; `draw` is what could be drawn of all classes.
-
-    `lacking` are columns without which sequences have no class.
-    """
+    """What is in the way and what helps; `lacking` are columns without which there is no class."""
     n_other = counts[taxonomy.classes[0]]
     n_memorized = sum(counts[name] for name in taxonomy.classes[1:])
     if not n_memorized or not n_other:

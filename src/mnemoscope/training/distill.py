@@ -154,12 +154,10 @@ def affinity_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 class Seen(NamedTuple):
-    """What of a forward is compared, float32.
+    """What of a forward is compared, float32; empty where nobody asks.
 
-    Attributes:
-        logits: (batch, tokens, vocabulary).
-        states: after each matched layer, (batch, tokens, width); empty where nobody asks.
-        maps: of each matched layer, averaged over heads, (batch, tokens, tokens); likewise.
+    Logits (batch, tokens, vocabulary), states after each matched layer (batch, tokens, width), and
+    its maps, averaged over heads (batch, tokens, tokens).
     """
 
     logits: Tensor
@@ -204,14 +202,10 @@ def losses_of(
     losses: Sequence[Loss],
     projections: Sequence[nn.Module] = (),
 ) -> dict[str, Tensor]:
-    """Every loss by what the user calls it, without its weight.
+    """Every loss by what the user calls it, without its weight; `tokens` are (batch, tokens).
 
-    Args:
-        student: of a forward with gradients.
-        teacher: of the same tokens; None where only `data` is asked.
-        tokens: (batch, tokens).
-        losses: what is asked.
-        projections: from each matched state of the student to the teacher's width.
+    `projections` lead from each matched state of the student to the teacher's width. The teacher is
+    None where only `data` is asked.
     """
     found = {}
     for one in losses:
@@ -291,14 +285,8 @@ def new_student(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
 class DistillSettings:
     """How a student is trained: AdamW, warm-up of a twentieth, a cosine to 0, gradients clipped.
 
-    Attributes:
-        losses: their weighted sum is minimized.
-        match: which layers are compared, see `matched_layers`.
-        epochs: passes over the rows, unless there are `steps`.
-        steps: optimizer steps.
-        batch_size: rows a step.
-        learning_rate: at its peak.
-        seed: of the projections, the order of rows and dropout.
+    The weighted sum of `losses` is minimized; `match` says which layers are compared (see
+    `matched_layers`); `seed` is of the projections, the order of rows and dropout.
     """
 
     losses: tuple[Loss, ...]
@@ -347,18 +335,11 @@ def train_student(
 ) -> Trained:
     """Train a student in place; a killed training goes on from its last checkpoint in `folder`.
 
-    Args:
-        student: a causal `PreTrainedModel` in float32.
-        rows: training windows with what stands before them, (n, tokens).
-        settings: losses, steps, seed.
-        folder: of the Trainer's checkpoints.
-        teacher: what it shows of a batch; None where `data` is the only loss.
-        widths: hidden size of student and teacher; a learnt linear map leads from one to the
-            other where they differ, and is thrown away at the end.
-        n_layers: of the teacher.
-        device: of the teacher.
-
-    Raises UserError: accelerate is not installed, or a loss that is not finite.
+    The student is a causal `PreTrainedModel` in float32, `rows` (n, tokens) its windows with what
+    stands before them, `teacher` what it shows of a batch, None where `data` is the only loss.
+    `widths` are the hidden sizes of both; a learnt linear map leads from one to the other where
+    they differ, and is thrown away at the end. Raises UserError: accelerate is not installed, or a
+    loss that is not finite.
     """
     check_installed("distill: transformers' Trainer needs", "accelerate", extra="distill")
     pairs = matched_layers(student.config.num_hidden_layers, n_layers, settings.match)

@@ -56,17 +56,11 @@ class MemorizationWatch:
         self._history = HistoryWriter(folder, windows) if folder is not None else None
 
     def check(self, model: Any, step: int) -> dict[str, float]:
-        """Look at the model now.
+        """Look at the model now; give metrics by name, as `metrics_of`, and the seconds it took.
 
-        Args:
-            model: a causal `PreTrainedModel`, also inside DDP, `torch.compile` or a PEFT model of
-                merged weights (LoRA and its kin).
-            step: of the training; a second check of one step replaces the first.
-
-        Returns:
-            Metrics by name, as `metrics_of`, and the seconds it took.
-
-        Raises UserError: a model whose weights are spread over processes, or not of these tokens.
+        The model may be inside DDP, `torch.compile` or a PEFT model of merged weights (LoRA and its
+        kin). A second check of one step replaces the first. Raises UserError: a model whose weights
+        are spread over processes, or not of these tokens.
         """
         started = time.perf_counter()
         plain = _unwrapped(model)
@@ -184,15 +178,10 @@ class MemorizationCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Prepare; nothing is looked at yet.
 
-        Args:
-            trainer: the `Trainer` that it is added to.
-            windows: what is watched.
-            every: optimizer steps between two checks (accumulated batches are one step).
-            folder: of the history; `memorization` in the trainer's output folder unless given.
-            batch_size: windows a forward pass.
-            stop_recall: stop training once a larger share of the Recall windows is reproduced.
-
-        Raises UserError: `every` below 1, `stop_recall` outside [0, 1] or without Recall windows, a
+        `every` counts optimizer steps between two checks, `batch_size` windows a forward pass. The
+        history's `folder` is `memorization` in the trainer's output folder unless given. Training
+        stops once a larger share than `stop_recall` of the Recall windows is reproduced. Raises
+        UserError: `every` below 1, `stop_recall` outside [0, 1] or without Recall windows, a
         trainer that spreads weights over processes (FSDP, DeepSpeed).
         """
         if every < 1:

@@ -63,18 +63,10 @@ class WatchedWindows:
     ) -> "WatchedWindows":
         """Cut texts into windows; of more than `most` a seeded sample is kept, in order.
 
-        Args:
-            texts: by name, or without names (they are then called 0, 1, …).
-            tokenizer: the model's, a Hugging Face tokenizer.
-            source: ``document``, ``canary``, ``control`` for texts kept out of training, or any.
-            length: tokens a window, an even number; the first half is the prefix.
-            stride: tokens from one window to the next.
-            most: how many windows are kept.
-            seed: of the sample.
-            bos: as for `load_model`.
-            patterns: mode of `find_pattern`.
-
-        Raises UserError: no text as long as a window, or an odd length.
+        Texts come by name, or are called 0, 1, …; `source` is ``document``, ``canary``, ``control``
+        for texts kept out of training, or any word. `length`, tokens a window, is even: the first
+        half is the prefix. `patterns` is the mode of `find_pattern`. Raises UserError: no text as
+        long as a window, or an odd length.
         """
         _check_length(length)
         cutter = WindowCutter(tokenizer, length=length, stride=stride)
@@ -104,16 +96,9 @@ class WatchedWindows:
     ) -> "WatchedWindows":
         """Watch the sequences of a table: `sequence_id` and `tokens`, all of one length.
 
-        Args:
-            table: a frame, or a `.parquet` or `.jsonl` file.
-            tokenizer: the model's; it writes the tokens out for the rule on patterns.
-            source: of windows for which the table's own column `source` says nothing.
-            most: keep a seeded sample of so many; None keeps all.
-            seed: of the sample.
-            bos: as for `load_model`.
-            patterns: mode of `find_pattern`.
-
-        Raises UserError: columns missing, tokens of several lengths or of an odd one.
+        The tokenizer writes the tokens out for the rule on patterns. `source` is of windows for
+        which the table's own column says nothing; `most` keeps a seeded sample. Raises UserError:
+        columns missing, tokens of several lengths or of an odd one.
         """
         frame = table if isinstance(table, pl.DataFrame) else read_table(table)
         length = token_matrix(frame).shape[1]
