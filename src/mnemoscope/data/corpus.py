@@ -15,6 +15,7 @@ import polars as pl
 from mnemoscope.data.formats import (
     TABLE_ENDINGS,
     list_files,
+    open_raw,
     open_unpacked,
     pass_over,
     refuse_as_prose,
@@ -164,10 +165,7 @@ def open_flat(path: Path, dtype: str | None) -> FlatFile:
     that is no whole number of ids, another type than the file's own, an array of other axes, or no
     permission. DamagedDataError: an index or a header that does not fit its file.
     """
-    try:
-        open(path, "rb").close()
-    except PermissionError as error:
-        raise UserError(f"{path}: no permission to read it.") from error
+    open_raw(path).close()
     if path.suffix == ".npy":
         return _check_type(_open_npy(path), dtype)
     if path.with_suffix(".idx").is_file():

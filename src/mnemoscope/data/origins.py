@@ -149,7 +149,8 @@ _MOST_ANSWER_BYTES = 1 << 22
 _MOST_SHOWN = 100_000  # tokens of a document that an index of this machine is asked to show
 _MOST_SHOWN_BY_API = 10_000  # as many as its documentation allows
 
-_Count = Callable[[list[int]], int]
+_Ask = Callable[[str, dict[str, Any]], Any]
+"""Asks an index one kind of question (`count`, `find`, `get_doc_by_rank`) with its values."""
 
 
 def count_in_index(
@@ -167,7 +168,8 @@ def count_in_index(
     no such index or package, ids of another type, an answer that is no exact count, or a service
     that does not answer.
     """
-    count, n_tokens = _over_http(place) if "://" in place else _in_folder(place, dtype)
+    ask = _open_index(place, dtype)
+    n_tokens = _exact(ask("count", {"query_ids": []}), place)  # the empty query counts all tokens
     distinct, which = np.unique(suffixes, axis=0, return_inverse=True)
     digest = hashlib.sha256(np.ascontiguousarray(distinct).data).hexdigest()
     key = hashlib.sha256(f"{place} {dtype} {distinct.shape} {digest}".encode()).hexdigest()
@@ -178,7 +180,8 @@ def count_in_index(
     with track("duplicates", total=len(distinct) - begun, unit="suffixes") as shown:
         for row in range(begun, len(distinct)):
             try:
-                counts[row] = count(distinct[row].tolist())
+                answer = ask("count", {"query_ids": distinct[row].tolist()})
+                counts[row] = _exact(answer, place)
             except UserError:
                 progress.save(counts, Place(position=row), 0)
                 raise
@@ -203,7 +206,7 @@ def find_in_index(
     refuses to show any. Raises UserError: no such index or package, ids of another type, or a
     service without an answer.
     """
-    ask = _asks_http(place) if "://" in place else _asks_folder(place, dtype)
+    ask = _open_index(place, dtype)
     found = []
     with track("Looking for origins", total=len(needles), unit="passages") as progress:
         for needle in needles:
@@ -244,49 +247,25 @@ def _field(answer: Any, name: str, place: str) -> Any:
     raise UserError(f"{place}: an answer without {name} ({str(said)[:200]}).")
 
 
-_Ask = Callable[[str, dict[str, Any]], Any]
-
-
-def _asks_folder(place: str, dtype: str | None) -> _Ask:
-    engine, _, check = _open_folder(place, dtype)
-
-    def ask(kind: str, values: dict[str, Any]) -> Any:
-        if kind == "find":
-            check(values["query_ids"])
-            return engine.find(input_ids=values["query_ids"])
-        return engine.get_doc_by_rank(**values, max_disp_len=_MOST_SHOWN)
-
-    return ask
-
-
-def _asks_http(place: str) -> _Ask:
+def _open_index(place: str, dtype: str | None) -> _Ask:
+    """A folder's index, or one behind the API of api.infini-gram.io (`docs/api.rst` there)."""
+    if "://" not in place:
+        return _open_folder(place, dtype)
     url, index = _address(place)
     asked: list[int] = []
 
     def ask(kind: str, values: dict[str, Any]) -> Any:
-        if kind == "find":
-            asked[:] = values["query_ids"]
+        asked[:] = values.get("query_ids", asked)
         body = {"index": index, "query_type": kind, "query_ids": asked, **values}
-        if kind != "find":
+        if kind == "get_doc_by_rank":
             body["max_disp_len"] = _MOST_SHOWN_BY_API
         return _post(url, json.dumps(body).encode(), place)
 
     return ask
 
 
-def _in_folder(place: str, dtype: str | None) -> tuple[_Count, int]:
-    """An index of this machine, and its tokens."""
-    engine, n_tokens, check = _open_folder(place, dtype)
-
-    def count(ids: list[int]) -> int:
-        check(ids)
-        return _exact(engine.count(input_ids=ids), place)
-
-    return count, n_tokens
-
-
-def _open_folder(place: str, dtype: str | None) -> tuple[Any, int, Callable[[list[int]], None]]:
-    """An index that was built with the package `infini-gram`, its tokens, a check of ids."""
+def _open_folder(place: str, dtype: str | None) -> _Ask:
+    """An index that was built with the package `infini-gram`."""
     width, folder = _WIDTHS.get(dtype or "uint16"), Path(place)
     if width is None:
         raise UserError(f"--dtype {dtype}: an infini-gram index has {', '.join(_WIDTHS)}.")
@@ -319,24 +298,19 @@ def _open_folder(place: str, dtype: str | None) -> tuple[Any, int, Callable[[lis
         index_dir=[str(folder)], eos_token_id=0, vocab_size=most, token_dtype=width
     )
 
-    def check(ids: list[int]) -> None:
+    def ask(kind: str, values: dict[str, Any]) -> Any:
+        if kind == "get_doc_by_rank":
+            return engine.get_doc_by_rank(**values, max_disp_len=_MOST_SHOWN)
+        ids = values["query_ids"]
+        if not ids:
+            return {"count": sum(sizes.values()) // item}
         if max(ids) >= most:  # the largest id stands between documents
             raise UserError(
                 f"{place}: token id {max(ids)} does not fit its {dtype or 'uint16'}. Name --dtype."
             )
+        return getattr(engine, kind)(input_ids=ids)
 
-    return engine, sum(sizes.values()) // item, check
-
-
-def _over_http(place: str) -> tuple[_Count, int]:
-    """The API of api.infini-gram.io (`docs/api.rst` there): a POST a suffix."""
-    url, index = _address(place)
-
-    def ask(ids: list[int]) -> int:
-        body = {"index": index, "query_type": "count", "query_ids": ids}
-        return _exact(_post(url, json.dumps(body).encode(), place), place)
-
-    return ask, ask([])  # the empty query counts all tokens
+    return ask
 
 
 def _address(place: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import polars as pl
 
-from mnemoscope.data.formats import list_files, refuse_as_prose, table_ending
+from mnemoscope.data.formats import list_files, open_raw, refuse_as_prose, table_ending
 from mnemoscope.data.rows import existing, find_tables, read_rows
 from mnemoscope.data.table import (
     COLUMNS,
@@ -54,10 +54,8 @@ def read_text(path: Path) -> str | None:
     None where it is no text: a zero byte near its beginning, or bytes that are not UTF-8. Raises
     UserError: no permission to read it.
     """
-    try:
-        data = path.read_bytes()
-    except PermissionError as error:
-        raise UserError(f"{path}: no permission to read it.") from error
+    with open_raw(path) as file:
+        data = file.read()
     if b"\0" in data[:_SNIFFED_BYTES]:
         return None
     try:

@@ -240,7 +240,7 @@ def _resample(
     return means
 
 
-Measure = Callable[..., Iterator[Tensor]]
+Measure = Callable[[LanguageModel, np.ndarray, int, int], Iterator[Tensor]]
 """From a model, tokens (n, T), a batch size and the tokens of the prefix to batches (batch, layers,
 T, T) on the CPU."""
 
@@ -256,38 +256,25 @@ class Ranking(NamedTuple):
     words: str
 
 
-def _weights(
-    lm: LanguageModel, tokens: np.ndarray, batch_size: int, prefix: int = 32
-) -> Iterator[Tensor]:
-    del prefix
-    return (batch.mean for batch in capture_pooled(lm, tokens, batch_size=batch_size))
-
-
-def _value_norms(
-    lm: LanguageModel, tokens: np.ndarray, batch_size: int, prefix: int = 32
-) -> Iterator[Tensor]:
-    del prefix
-    return value_norms(lm, tokens, batch_size=batch_size)
-
-
-def _contributions(
-    lm: LanguageModel, tokens: np.ndarray, batch_size: int, prefix: int = 32
-) -> Iterator[Tensor]:
-    return contributions(lm, tokens, batch_size=batch_size, prefix=prefix)
-
-
-def measure_effects(
-    lm: LanguageModel, tokens: np.ndarray, batch_size: int, prefix: int = 32
-) -> Iterator[Tensor]:
-    """Total effects on the logits of the tokens after the prefix."""
-    return total_effects(lm, tokens, batch_size=batch_size, prefix=prefix)
-
-
-_MEASURES = {
-    "weights": (_weights, "the attention weight"),
-    "value_norm": (_value_norms, "the norm of the value moved"),
-    "contribution": (_contributions, "the direct contribution to the next token's logit"),
-    "total_effect": (measure_effects, "the total effect on the suffix's logits"),
+_MEASURES: dict[str, tuple[Measure, str]] = {
+    "weights": (
+        lambda lm, tokens, size, _: (
+            batch.mean for batch in capture_pooled(lm, tokens, batch_size=size)
+        ),
+        "the attention weight",
+    ),
+    "value_norm": (
+        lambda lm, tokens, size, _: value_norms(lm, tokens, batch_size=size),
+        "the norm of the value moved",
+    ),
+    "contribution": (
+        lambda lm, tokens, size, prefix: contributions(lm, tokens, batch_size=size, prefix=prefix),
+        "the direct contribution to the next token's logit",
+    ),
+    "total_effect": (
+        lambda lm, tokens, size, prefix: total_effects(lm, tokens, batch_size=size, prefix=prefix),
+        "the total effect on the suffix's logits",
+    ),
 }
 
 RANKINGS: dict[str, Ranking] = {

@@ -636,35 +636,18 @@ def _classes(study: Study, base: pl.DataFrame) -> Iterator[_Classes]:
 
 
 _SPECIFICITY = {
-    "taxonomy": pl.String,
-    "class": pl.String,
-    "part": pl.String,
-    "lost": pl.Float64,
-    "specificity": pl.Float64,
-    "low": pl.Float64,
-    "high": pl.Float64,
+    **dict.fromkeys(("taxonomy", "class", "part"), pl.String),
+    **dict.fromkeys(("lost", "specificity", "low", "high"), pl.Float64),
 }
+_BY_LOGPROB = ("by_logprob", "by_logprob_low", "by_logprob_high")
 _SCORES = {
     "taxonomy": pl.String,
     "is_found": pl.Boolean,
-    "n_classes": pl.Int64,
-    "n_groups": pl.Int64,
-    "draws": pl.Int64,
-    "score": pl.Float64,
-    "low": pl.Float64,
-    "high": pl.Float64,
-    "permuted": pl.Float64,
-    "permuted_high": pl.Float64,
-    "p_value": pl.Float64,
-    "imbalance": pl.Float64,
-    "agreement": pl.Float64,
-    "by_logprob": pl.Float64,
-    "by_logprob_low": pl.Float64,
-    "by_logprob_high": pl.Float64,
+    **dict.fromkeys(("n_classes", "n_groups", "draws"), pl.Int64),
+    **dict.fromkeys(("score", "low", "high", "permuted", "permuted_high"), pl.Float64),
+    **dict.fromkeys(("p_value", "imbalance", "agreement", *_BY_LOGPROB), pl.Float64),
     "differs": pl.Boolean,
-    "part": pl.String,
-    "broken": pl.String,
-    "spared": pl.String,
+    **dict.fromkeys(("part", "broken", "spared"), pl.String),
 }
 
 

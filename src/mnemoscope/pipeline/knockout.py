@@ -18,6 +18,7 @@ from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.files import read_kept, write_parquet
 from mnemoscope.lm.attention import capture_pooled
+from mnemoscope.lm.edges import total_effects
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.localize.cut import (
     RANKINGS,
@@ -26,7 +27,6 @@ from mnemoscope.localize.cut import (
     equal_mass_edges,
     largest_edges,
     mean_share,
-    measure_effects,
     random_edges,
     random_keys,
     same_layer_edges,
@@ -276,7 +276,7 @@ def _subjects(study: Study, model: LanguageModel) -> Iterator[_Subject]:
         size, prefix = study.settings.model.batch_size, study.settings.sequences.n_prefix
         captured = capture_pooled(model, tokens, batch_size=size)
         attention = torch.cat([batch.mean for batch in captured])
-        effects = torch.cat(list(measure_effects(model, tokens, size, prefix)))
+        effects = torch.cat(list(total_effects(model, tokens, batch_size=size, prefix=prefix)))
         mass = _mean_attention(study, delta)
         yield _Subject(delta, mass, tried, tokens, attention, effects)
 

@@ -2,7 +2,7 @@
 
 The reference model's attention and the tokens alone (the blind baseline) are localized too: what
 they also show comes from the text. Beside Δ stands what the model itself moves or owes along each
-edge (`localize.rankings`). Several studies of models of one depth are averaged alike.
+edge (`localize.cut.RANKINGS`). Several studies of models of one depth are averaged alike.
 """
 
 import json

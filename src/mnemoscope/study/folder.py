@@ -25,6 +25,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from mnemoscope.errors import DamagedDataError, NoRoomError, UserError, first_line
 from mnemoscope.files import (
+    made_folder,
     read_parquet,
     read_record,
     write_parquet,
@@ -188,12 +189,7 @@ class Study:
         """Create an empty study in a new or empty folder; errors as `check_free`."""
         folder = Path(folder)
         check_free(folder)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"{folder}: cannot be made ({error.strerror}). Choose another."
-            ) from None
+        made_folder(folder)
         record = {"study_version": STUDY_VERSION, "versions": versions(), "models": {}}
         _write_settings(folder, settings, record)
         return cls(folder)

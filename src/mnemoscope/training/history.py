@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 
 from mnemoscope.errors import DamagedDataError, UserError
-from mnemoscope.files import read_parquet, read_record, write_parquet, write_record
+from mnemoscope.files import made_folder, read_parquet, read_record, write_parquet, write_record
 from mnemoscope.stats import Floats, draw_within, interval_of
 from mnemoscope.training.windows import WatchedWindows
 
@@ -65,10 +65,7 @@ class HistoryWriter:
                     "watch the same texts with the same tokenizer."
                 )
             return
-        try:
-            (self.folder / "checks").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{self.folder}: cannot be made ({error.strerror}).") from error
+        made_folder(self.folder / "checks")
         write_parquet(self.folder / "windows.parquet", windows.table)
         versions = {name: metadata.version(name) for name in _LIBRARIES}
         about = {"format": _FORMAT, "windows": windows.digest, "versions": versions}
