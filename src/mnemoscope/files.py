@@ -106,10 +106,12 @@ def refuse_filled(folder: Path) -> None:
 
 
 def made_folder(folder: Path | str) -> Path:
-    """Create an output folder with its parents; UserError if that fails."""
+    """Create an output folder with its parents; UserError or NoRoomError if that fails."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        if error.errno in NO_ROOM:
+            raise disk_full(folder) from error
         raise UserError(f"{folder}: cannot be made ({error.strerror}). Choose another.") from None
     return Path(folder)
 
@@ -177,12 +179,21 @@ def _record_sha256(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+"""What the system's errors say of a full disk or quota."""
+
+
+def disk_full(path: Path | str) -> NoRoomError:
+    """The error for a place without room."""
+    return NoRoomError(
+        f"{path}: the disk is full. Make room and run the same command again; "
+        "what was complete is kept."
+    )
+
+
 def _explain(error: OSError, path: Path) -> Exception:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return NoRoomError(
-            f"{path}: the disk is full. Make room and run the same command again; "
-            "what was complete is kept."
-        )
+    if error.errno in NO_ROOM:
+        return disk_full(path)
     if error.errno == errno.EFBIG:
         return NoRoomError(
             f"{path}: the system allows no file this large here (see 'ulimit -f'). "

@@ -30,7 +30,7 @@ from mnemoscope.data.table import (
     read_table,
     whole_parquet,
 )
-from mnemoscope.errors import DamagedDataError, UserError, nearest
+from mnemoscope.errors import DamagedDataError, UserError, first_line, nearest
 from mnemoscope.parse import parse_json, read_lines
 from mnemoscope.progress import say
 
@@ -194,8 +194,8 @@ def _open_npy(path: Path) -> FlatFile:
     try:
         array = np.lib.format.open_memmap(path, mode="r") if path.stat().st_size else None
     except (ValueError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise DamagedDataError(f"{path}: not a whole .npy array ({reason}).") from error
+        said = first_line(error)
+        raise DamagedDataError(f"{path}: not a whole .npy array ({said}).") from error
     if array is None:
         raise DamagedDataError(f"{path}: empty, not a .npy array. Copy it again.")
     is_in_order = array.flags.c_contiguous

@@ -170,7 +170,7 @@ class _Unpacked(io.RawIOBase):
             except UserError:
                 raise
             except Exception as error:  # whatever gzip, zlib and zstd raise of torn bytes
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                reason = first_line(error)
                 raise DamagedDataError(
                     f"{self._path}: not a whole {self._path.suffix} file ({reason}). Copy it again."
                 ) from error

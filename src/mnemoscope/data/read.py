@@ -21,7 +21,7 @@ from mnemoscope.data.table import (
     read_table,
     without_padding,
 )
-from mnemoscope.errors import UserError
+from mnemoscope.errors import UserError, first_line
 from mnemoscope.progress import say, track
 
 Pad = bool | Literal["left"]
@@ -412,8 +412,7 @@ def join_results(results: Sequence[ReadResult], names: Sequence[str]) -> ReadRes
     try:
         frame = pl.concat(frames, how="diagonal_relaxed")
     except pl.exceptions.PolarsError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{', '.join(names)}: not one table ({reason}).") from None
+        raise UserError(f"{', '.join(names)}: not one table ({first_line(error)}).") from None
     return ReadResult(
         _in_order(frame.with_columns(_numbers())),
         sum(one.n_documents for one in results),

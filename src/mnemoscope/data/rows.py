@@ -22,7 +22,7 @@ from mnemoscope.data.formats import (
 )
 from mnemoscope.data.hub import check_whole, find_hub_files, parse_hub_name
 from mnemoscope.data.table import conform, has_values, read_table, scan_table
-from mnemoscope.errors import DamagedDataError, UserError
+from mnemoscope.errors import DamagedDataError, UserError, first_line
 from mnemoscope.progress import say
 
 
@@ -169,8 +169,7 @@ def _read_tables(paths: list[Path], columns: Mapping[str, str]) -> pl.DataFrame:
     try:
         return pl.concat([one.select(frames[0].columns) for one in frames], how="vertical_relaxed")
     except pl.exceptions.PolarsError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{paths[0].parent}: not one table ({reason}).") from None
+        raise UserError(f"{paths[0].parent}: not one table ({first_line(error)}).") from None
 
 
 _NAMED = 3
@@ -236,8 +235,8 @@ def _array(path: Path) -> np.ndarray:
     try:
         array: np.ndarray = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError, MemoryError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DamagedDataError(f"{path}: not a whole array of numbers ({reason}).") from error
+        said = first_line(error)
+        raise DamagedDataError(f"{path}: not a whole array of numbers ({said}).") from error
     if array.ndim != 2 or array.dtype.kind not in "iu":
         raise UserError(
             f"{path}: {array.dtype} of shape {array.shape} where integers of shape (sequences, "

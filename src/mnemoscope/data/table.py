@@ -24,8 +24,8 @@ from mnemoscope.data.formats import (
     table_ending,
     take_columns,
 )
-from mnemoscope.errors import DamagedDataError, NoRoomError, UserError, nearest
-from mnemoscope.files import atomic_path, fault_of_parquet, write_bytes, write_parquet
+from mnemoscope.errors import DamagedDataError, UserError, first_line, nearest
+from mnemoscope.files import atomic_path, disk_full, fault_of_parquet, write_bytes, write_parquet
 from mnemoscope.parse import parse_json, read_lines
 
 PUBLISHED_VERDICT = "published_is_memorized"
@@ -448,7 +448,7 @@ def whole_parquet(path: Path, remedy: str = "Make or copy it again.") -> Iterato
     except PermissionError as error:
         raise UserError(f"{path}: no permission to read it.") from error
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise DamagedDataError(f"{path}: not a whole Parquet file ({reason}). {remedy}") from error
 
 
@@ -463,8 +463,7 @@ def _read_jsonl(path: Path, replaced: Collection[str]) -> pl.DataFrame:
         with open_unpacked(path) as handle:
             return pl.read_ndjson(handle.read(), infer_schema_length=None)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: not a JSONL table ({reason}).") from error
+        raise UserError(f"{path}: not a JSONL table ({first_line(error)}).") from error
 
 
 _SAID = {"true": True, "false": False, "1": True, "0": False}
@@ -593,9 +592,7 @@ def sink_table(path: Path | str, table: pl.LazyFrame, *, where: str) -> None:
             else:
                 table.sink_ndjson(temporary)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         if any(word in reason for word in _DISK_FULL):
-            raise NoRoomError(
-                f"{path}: the disk is full. Make room and run the same command again."
-            ) from error
+            raise disk_full(path) from error
         raise DamagedDataError(f"{where}: cannot be read whole ({reason}).") from error

@@ -110,7 +110,7 @@ def rerouted(
     keeps its own attention.
     """
     with ExitStack() as stack:
-        stack.enter_context(_evaluation_mode(lm.model))
+        stack.enter_context(evaluation_mode(lm.model))
         if lm.attention_route == "interface":
             AttentionInterface.register(name, function)
             # Without it transformers passes no mask and every token sees the later ones.
@@ -172,7 +172,7 @@ def claimed(
 
 
 @contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Without dropout inside this block; every module is as before afterwards."""
     was_training = [module for module in model.modules() if module.training]
     model.eval()

@@ -1,6 +1,5 @@
 """The store of maps under one name: `MapWriter` appends to a folder, `MapStore` opens it."""
 
-import errno
 import os
 import shutil
 import time
@@ -11,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from mnemoscope.errors import DamagedDataError, NoRoomError, UserError
-from mnemoscope.files import atomic_path, write_bytes
+from mnemoscope.errors import DamagedDataError, UserError
+from mnemoscope.files import atomic_path, made_folder, write_bytes
 from mnemoscope.maps.format import (
     INDEX_NAME,
     INDEX_SCHEMA,
@@ -251,7 +250,7 @@ class MapWriter:
         """
         if self._is_ready:
             return
-        _make_folder(self.folder)
+        made_folder(self.folder)
         for stale in self.folder.glob(".*.tmp"):
             stale.unlink()
         if not (self.folder / META_NAME).exists():
@@ -268,15 +267,3 @@ def _link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def _make_folder(folder: Path) -> None:
-    """Make a folder and its parents, in our words where that fails."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise NoRoomError(f"{folder}: the disk is full. Make room and run again.") from error
-        raise UserError(
-            f"{folder}: cannot be made ({error.strerror}). Choose another place with -o."
-        ) from error

@@ -4,7 +4,6 @@ A stage's output is valid for the settings and inputs that made it; its manifest
 holds their hash.
 """
 
-import errno
 import hashlib
 import itertools
 import json
@@ -23,8 +22,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from filelock import BaseFileLock, FileLock, Timeout
 
-from mnemoscope.errors import DamagedDataError, NoRoomError, UserError, first_line
+from mnemoscope.errors import DamagedDataError, UserError, first_line
 from mnemoscope.files import (
+    NO_ROOM,
+    disk_full,
     made_folder,
     read_parquet,
     read_record,
@@ -486,21 +487,20 @@ def hold_folder(folder: Path, *, shared: bool = False) -> Iterator[None]:
                 held.callback((folder / _HOLDER_FILE).unlink, missing_ok=True)
                 (folder / _HOLDER_FILE).write_text(f"{os.getpid()}\n", encoding="utf-8")
         except OSError as error:
-            if error.errno in _NO_ROOM:
-                raise _full(folder) from error
+            if error.errno in NO_ROOM:
+                raise disk_full(folder) from error
             raise UserError(
                 f"{folder}: cannot be written to ({error.strerror}). Copy the study first."
             ) from None
         try:
             yield
         except OSError as error:
-            if error.errno not in _NO_ROOM:
+            if error.errno not in NO_ROOM:
                 raise
-            raise _full(folder) from error
+            raise disk_full(folder) from error
 
 
 _HOLDER_FILE = f"{LOCK_FILE}.pid"
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _NUMBERS = itertools.count()  # of the shares that this process takes
 _PATIENCE = 10.0  # seconds; another share holds the gate for a moment
 
@@ -545,13 +545,6 @@ def _in_use(folder: Path, holder: str) -> UserError:
     return UserError(f"{folder}: in use by {holder}. Wait until it ends, or stop it.")
 
 
-def _full(folder: Path) -> NoRoomError:
-    return NoRoomError(
-        f"{folder}: the disk is full. Make room and run the same command again; "
-        "what was complete is kept."
-    )
-
-
 def check_free(folder: Path) -> None:
     """Raise UserError for a path that is a file, a broken link or a folder with other content."""
     if folder.is_symlink() and not folder.exists():
@@ -579,10 +572,7 @@ def versions(*further: str) -> dict[str, str]:
 
 
 def _named(flat: dict[str, Any]) -> tuple[list[str], list[bytes]]:
-    """What a stage's settings name of taxonomies and nodes: by name, and the files that hold them.
-
-    A file is given by what stands in it.
-    """
+    """Taxonomies and nodes that a stage's settings name, and the content of the files they name."""
     every = [one for key in _NAMING for one in flat.get(key, [])]
     files = [one for one in every if one.endswith((".yaml", ".yml")) and Path(one).is_file()]
     names = [one for one in every if one not in files]

@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from mnemoscope.errors import UserError, nearest
+from mnemoscope.errors import UserError, first_line, nearest
 from mnemoscope.parse import parse_yaml, read_bounded
 from mnemoscope.taxonomy.names import NON_MEMO, NULL, Taxonomy, parse_taxonomy
 from mnemoscope.taxonomy.nodes import FAMILIES, UNION, Cut, Node, plugin_nodes
@@ -47,8 +47,8 @@ def make_node(name: str, yes_when: str, meaning: str) -> Node:
     try:
         expression = pl.sql_expr(yes_when)
     except pl.exceptions.PolarsError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"rule '{yes_when}' cannot be read as SQL: {reason}.") from error
+        said = first_line(error)
+        raise UserError(f"rule '{yes_when}' cannot be read as SQL: {said}.") from error
     rule = " ".join(yes_when.split())
     columns = tuple(dict.fromkeys(expression.meta.root_names()))
     if not columns:

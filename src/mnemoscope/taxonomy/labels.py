@@ -13,7 +13,7 @@ import polars as pl
 from mnemoscope.data.features import TEXT_MEASURES, measure_text
 from mnemoscope.data.rows import scan_rows
 from mnemoscope.data.table import check_columns, check_ids, scan_table, sink_table
-from mnemoscope.errors import UserError, nearest
+from mnemoscope.errors import UserError, first_line, nearest
 from mnemoscope.taxonomy.catalogue import CATALOGUE, RHO, load_taxonomies
 from mnemoscope.taxonomy.names import NULL, Taxonomy
 from mnemoscope.taxonomy.nodes import MEASURES, first_yes
@@ -163,8 +163,7 @@ def _check_rules(prepared: pl.LazyFrame, taxonomies: Iterable[Taxonomy]) -> None
 
 
 def _not_applied(taxonomy: Taxonomy, error: Exception) -> UserError:
-    reason = str(error).splitlines()[0]
-    return UserError(f"taxonomy '{taxonomy.name}' cannot be applied: {reason}.")
+    return UserError(f"taxonomy '{taxonomy.name}' cannot be applied: {first_line(error)}.")
 
 
 def _check_type(column: str, dtype: pl.DataType) -> None:

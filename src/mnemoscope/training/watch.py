@@ -6,8 +6,6 @@ module, its gradients, the generators of random numbers.
 
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mnemoscope.errors import UserError
-from mnemoscope.lm.model import LanguageModel, wrap_model
+from mnemoscope.lm.model import LanguageModel, evaluation_mode, wrap_model
 from mnemoscope.lm.probe import teacher_forced
 from mnemoscope.training.history import HistoryWriter
 from mnemoscope.training.windows import CONTROL, GUESS, RECALL, WatchedWindows
@@ -64,7 +62,7 @@ class MemorizationWatch:
         """
         started = time.perf_counter()
         plain = _unwrapped(model)
-        with _evaluating(plain):
+        with evaluation_mode(plain):
             lm = wrap_model(plain, fingerprint="in training")
             lm = replace(lm, bos_id=self.windows.bos_id)
             check = judge(lm, self.windows, batch_size=self._batch_size)
@@ -136,17 +134,6 @@ def _unwrapped(model: Any) -> Any:
             "process can look at it. Track its checkpoints: mnemoscope track."
         )
     return model
-
-
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """Give every module its own mode back; whoever looks sets evaluation mode."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, was_training in modes:
-            module.training = was_training
 
 
 # -- in transformers' Trainer ---------------------------------------------------------------
