@@ -40,7 +40,7 @@ from tokenizers import Tokenizer
 from mnemoscope.benchmark.baselines import all_statistics
 from mnemoscope.cnn.presets import PAPER_GRID, PRESETS, CnnSetting
 from mnemoscope.cnn.training import predict_logits, train_cnn
-from mnemoscope.data.duplicates import NgramSet, hash_ngrams
+from mnemoscope.data.duplicates import hash_ngrams
 from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.embedded import reference_path, sequences_path
 from mnemoscope.embedded.texts import read_segments
@@ -53,7 +53,7 @@ from mnemoscope.lm.model import LanguageModel, wrap_model
 from mnemoscope.localize.grafts import Tried, kept_by_class
 from mnemoscope.maps.views import DifferenceMaps, TensorMaps
 from mnemoscope.stats import Estimate, estimate_of
-from tools.embedded.corpus import choose_text, cut_segments
+from tools.embedded.corpus import NgramSet, choose_text, cut_segments
 from tools.embedded.pretrain import Phase, prefers_bfloat16, train_phase
 from tools.embedded.settings import FULL, Share
 

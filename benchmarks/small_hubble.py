@@ -30,7 +30,7 @@ from scipy.stats import rankdata
 from tokenizers import Tokenizer
 
 from mnemoscope.benchmark.baselines import all_statistics
-from mnemoscope.data.duplicates import NgramSet, hash_ngrams, share_ngram
+from mnemoscope.data.duplicates import hash_ngrams, share_ngram
 from mnemoscope.data.read import read_sequences
 from mnemoscope.data.table import token_matrix
 from mnemoscope.embedded import reference_path
@@ -45,7 +45,7 @@ from mnemoscope.lm.probe import suffix_logprobs
 from mnemoscope.localize.grafts import Tried, kept_by_class
 from mnemoscope.stats import Estimate, estimate_of, share_true
 from mnemoscope.study.folder import Study
-from tools.embedded.corpus import LENGTH, MIN_DISTINCT_TOKENS, cut_segments
+from tools.embedded.corpus import LENGTH, MIN_DISTINCT_TOKENS, NgramSet, cut_segments
 from tools.embedded.pretrain import Phase, new_model, prefers_bfloat16, train_phase
 from tools.embedded.settings import FULL
 from tools.embedded.tokenizer import save_tokenizer

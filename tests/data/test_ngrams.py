@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnemoscope.data.duplicates import NgramSet, hash_ngrams, share_ngram
+from mnemoscope.data.duplicates import hash_ngrams, share_ngram
+from tools.embedded.corpus import NgramSet
 
 
 def _tuples(window: np.ndarray, n: int) -> list[tuple[int, ...]]:

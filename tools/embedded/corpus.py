@@ -6,6 +6,7 @@ rows as often as its row is repeated, and one that is held out stands nowhere.
 """
 
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ import polars as pl
 from rapidfuzz.distance import LCSseq
 from tokenizers import Tokenizer
 
-from mnemoscope.data.duplicates import NgramSet, hash_ngrams, share_ngram
+from mnemoscope.data.duplicates import hash_ngrams, share_ngram
 from mnemoscope.embedded.templates import forms_of, write_text
 from mnemoscope.embedded.texts import Segment
 from tools.embedded.settings import Setting, Share
@@ -25,6 +26,26 @@ MIN_DISTINCT_TOKENS = 16  # below it a window is ruling, padding or a table of z
 MAX_OFFSET = 24  # a template's window begins so many tokens into its text at most
 CAUGHT_ROUGE = 0.5  # of ROUGE-L: where the Guess rule begins
 NEW_TEMPLATE_MIX = {"counting": 0.54, "periodic": 0.34, "missed": 0.02, "record": 0.10}
+
+
+class NgramSet:
+    """The stretches used so far; a window is taken only if it shares none of them."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._hashes: set[int] = set()
+
+    def take(self, window_hashes: Iterable[int]) -> bool:
+        """Add the hashes of one window and return True, or return False and add nothing."""
+        hashes = set(window_hashes)
+        if self._hashes & hashes:
+            return False
+        self._hashes |= hashes
+        return True
+
+    def as_array(self) -> np.ndarray:
+        """All hashes, uint64, sorted."""
+        return np.array(sorted(self._hashes), np.uint64)
 
 
 @dataclass(frozen=True)

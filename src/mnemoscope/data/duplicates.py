@@ -456,26 +456,6 @@ def share_ngram(windows: np.ndarray, used: np.ndarray, *, n: int = NGRAM) -> np.
     return np.asarray(np.isin(hash_ngrams(windows, n=n), used).any(axis=1))
 
 
-class NgramSet:
-    """The stretches used so far; a window is taken only if it shares none of them."""
-
-    def __init__(self) -> None:
-        """Start empty."""
-        self._hashes: set[int] = set()
-
-    def take(self, window_hashes: Iterable[int]) -> bool:
-        """Add the hashes of one window and return True, or return False and add nothing."""
-        hashes = set(window_hashes)
-        if self._hashes & hashes:
-            return False
-        self._hashes |= hashes
-        return True
-
-    def as_array(self) -> np.ndarray:
-        """All hashes, uint64, sorted."""
-        return np.array(sorted(self._hashes), np.uint64)
-
-
 def _mixed(values: np.ndarray) -> np.ndarray:
     once = (values ^ (values >> np.uint64(31))) * np.uint64(0xBF58476D1CE4E5B9)
     final: np.ndarray = once ^ (once >> np.uint64(29))

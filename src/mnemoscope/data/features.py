@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from heapq import heapify, heappop, heappush
 from importlib.util import find_spec
 from math import ceil, log2
 from pathlib import Path
@@ -51,24 +50,6 @@ def shannon_length(text: str) -> float:
     if len(counts) < 2:
         return 0.0
     return sum(n / total * ceil(log2(total / n) - _ROUNDING) for n in counts)
-
-
-def huffman_length(text: str) -> float:
-    """Mean length of Huffman's code words of a text's characters, in bits a character.
-
-    What the published column is named for; 0 for a text of one character or none.
-
-    >>> huffman_length("aaab")
-    1.0
-    """
-    heap = list(Counter(text).values())
-    heapify(heap)
-    bits = 0
-    while len(heap) > 1:  # each merging makes all words below it one bit longer
-        merged = heappop(heap) + heappop(heap)
-        bits += merged
-        heappush(heap, merged)
-    return bits / max(len(text), 1)
 
 
 def token_entropy(tokens: npt.ArrayLike) -> npt.NDArray[np.float64]:
