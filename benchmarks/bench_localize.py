@@ -16,8 +16,7 @@ import torch
 from mnemoscope.cnn.network import AttentionCnn
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
 from mnemoscope.cnn.training import NetworkInputs, Scaling, TrainedCnn, TrainingHistory
-from mnemoscope.localize.attribution import class_contrast
-from mnemoscope.localize.delta import decisiveness
+from mnemoscope.localize.delta import class_contrast, decisiveness
 from mnemoscope.maps.format import pack_triangle
 from mnemoscope.maps.views import TensorMaps
 

@@ -7,8 +7,8 @@ from torch import nn
 
 from mnemoscope.cnn.network import AttentionCnn
 from mnemoscope.errors import UserError
-from mnemoscope.localize import attribution
-from mnemoscope.localize.attribution import check_attributions, class_contrast, contrast_gradients
+from mnemoscope.localize import delta
+from mnemoscope.localize.delta import check_attributions, class_contrast, contrast_gradients
 
 ORACLES = {
     "gradient": lambda network, inputs, classes: Saliency(network).attribute(
@@ -187,7 +187,7 @@ def test_occlusion_is_how_far_the_contrast_falls_without_a_block():
 
 
 def test_an_attribution_of_captum_is_refused_without_captum(monkeypatch):
-    monkeypatch.setattr(attribution, "find_spec", lambda name: None)
+    monkeypatch.setattr(delta, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'mnemoscope\[attribution\]'"):
         check_attributions(["gradient", "occlusion"])
     check_attributions(["gradient", "guided"])

@@ -7,8 +7,12 @@ import torch
 
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
 from mnemoscope.cnn.training import TrainedCnn, scale_maps, train_cnn
-from mnemoscope.localize.attribution import contrast_gradients
-from mnemoscope.localize.delta import decisiveness, layer_profile, normalized_gradients
+from mnemoscope.localize.delta import (
+    contrast_gradients,
+    decisiveness,
+    layer_profile,
+    normalized_gradients,
+)
 from mnemoscope.maps.format import pack_triangle, unpack_triangle
 from mnemoscope.maps.views import TensorMaps
 

@@ -14,7 +14,7 @@ import torch
 
 from mnemoscope.errors import DamagedDataError
 from mnemoscope.flow.run import run_stage
-from mnemoscope.localize import attribution
+from mnemoscope.localize import delta
 from mnemoscope.maps.format import unpack_triangle
 from mnemoscope.maps.store import MapStore
 from mnemoscope.pipeline import localize
@@ -300,7 +300,7 @@ def test_occlusion_without_captum_is_refused_before_any_work(
 ) -> None:
     folder = tmp_path / "study"
     shutil.copytree(done.folder, folder)
-    monkeypatch.setattr(attribution, "find_spec", lambda name: None)
+    monkeypatch.setattr(delta, "find_spec", lambda name: None)
     said = refused("localize", folder, "-q", "--redo", "--set", "localize.attributions=[occlusion]")
     assert "pip install 'mnemoscope[attribution]'" in said
 

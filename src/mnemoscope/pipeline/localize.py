@@ -23,9 +23,9 @@ from mnemoscope.cnn.training import TrainedCnn, load_cnn
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import made_folder, write_bytes, write_parquet
 from mnemoscope.lm.model import LanguageModel
-from mnemoscope.localize.attribution import COSTLY, check_attributions
 from mnemoscope.localize.cut import RANKINGS, class_mean, contrasted
 from mnemoscope.localize.delta import (
+    COSTLY,
     Agreement,
     ClassMeans,
     Decisiveness,
@@ -33,6 +33,7 @@ from mnemoscope.localize.delta import (
     agreement,
     average,
     average_models,
+    check_attributions,
     class_means,
     decisiveness,
     find_regions,

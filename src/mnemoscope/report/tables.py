@@ -14,8 +14,7 @@ import polars as pl
 from mnemoscope.analysis.figures import Chart, Figure, Series, plain, series_of
 from mnemoscope.analysis.registry import stored_results
 from mnemoscope.benchmark.levels import MEMORIZED, count_levels, levels_of, lost_by_level
-from mnemoscope.localize.attribution import COSTLY
-from mnemoscope.localize.delta import Region, region_sentence
+from mnemoscope.localize.delta import COSTLY, Region, region_sentence
 from mnemoscope.maps.shape import SHAPES
 from mnemoscope.pipeline.benchmark import BENCHMARK_FILE, LEVELS_FILE, read_benchmark
 from mnemoscope.pipeline.graft import GRAFT_SCORES_FILE, SEQUENCES_FILE
