@@ -77,20 +77,15 @@ def atomic_folder(folder: Path | str) -> Iterator[Path]:
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        _readable(temporary)
+        mask = os.umask(0)  # safetensors writes for the owner alone
+        os.umask(mask)
+        for file in filter(Path.is_file, temporary.rglob("*")):
+            file.chmod(0o666 & ~mask)
         os.replace(temporary, folder)
     except OSError as error:
         raise _explain(error, folder) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _readable(folder: Path) -> None:
-    """Give all files the mode of the user's mask: safetensors writes for the owner alone."""
-    mask = os.umask(0)
-    os.umask(mask)
-    for file in filter(Path.is_file, folder.rglob("*")):
-        file.chmod(0o666 & ~mask)
 
 
 def refuse_existing(folder: Path) -> None:

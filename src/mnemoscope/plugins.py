@@ -44,7 +44,10 @@ def find_plugins(
     second of two packages with one name.
     """
     found: dict[str, Plugin] = {}
-    entries = [(_package(one), one) for one in entry_points(group=f"mnemoscope.{group}")]
+    entries = [
+        ((one.dist.name, one.dist.version) if one.dist else ("an unknown package", ""), one)
+        for one in entry_points(group=f"mnemoscope.{group}")
+    ]
     for (package, version), entry in sorted(entries, key=lambda one: (one[0], one[1].name)):
         reason = ""
         if not usable(entry.name):
@@ -80,11 +83,6 @@ def load_plugin(plugin: Plugin, check: Callable[[Any], str]) -> Any:
 def lower(names: Iterable[str]) -> frozenset[str]:
     """Names in lower case, to be compared with."""
     return frozenset(name.lower() for name in names)
-
-
-def _package(entry: EntryPoint) -> tuple[str, str]:
-    """Distribution and version that an entry point belongs to."""
-    return (entry.dist.name, entry.dist.version) if entry.dist else ("an unknown package", "")
 
 
 def _warn(group: str, name: str, package: str, version: str, reason: str) -> None:

@@ -11,7 +11,6 @@ from sklearn.metrics import brier_score_loss
 from sklearn.model_selection import StratifiedGroupKFold
 
 from mnemoscope.cnn.calibration import (
-    ENOUGH_FOR_ISOTONIC,
     apply_calibration,
     brier,
     choose_calibration,
@@ -60,17 +59,10 @@ def test_logits_that_were_too_sure_or_too_shy_are_repaired(sharpness: float) -> 
 def test_isotonic_repairs_what_no_temperature_can() -> None:
     logits, is_so = cases(4000, 1.0)
     others, truth = cases(4000, 1.0, seed=1)
-    shifted = apply_calibration(fit_calibration(logits + 3, is_so), others + 3)
-    assert fit_calibration(logits + 3, is_so).method == "isotonic"
+    shifted = apply_calibration(fit_calibration(logits + 3, is_so, "isotonic"), others + 3)
     assert ece(shifted, truth) < 0.04
     by_temperature = fit_calibration(logits + 3, is_so, "temperature")
     assert ece(apply_calibration(by_temperature, others + 3), truth) > 0.1
-
-
-def test_the_number_of_cases_chooses_the_method() -> None:
-    logits, is_so = cases(ENOUGH_FOR_ISOTONIC, 1.0)
-    assert fit_calibration(logits, is_so).method == "isotonic"
-    assert fit_calibration(logits[:-1], is_so[:-1]).method == "temperature"
 
 
 def test_classes_told_apart_without_a_mistake_stay_finite() -> None:
@@ -82,7 +74,7 @@ def test_classes_told_apart_without_a_mistake_stay_finite() -> None:
 
 def test_an_order_that_is_upside_down_says_nothing() -> None:
     logits, is_so = cases(500, 1.0)
-    found = fit_calibration(-logits, is_so)
+    found = fit_calibration(-logits, is_so, "temperature")
     assert found.temperature == math.inf
     assert (apply_calibration(found, logits) == 0.5).all()
 
@@ -129,7 +121,7 @@ def test_probabilities_never_fall_where_logits_rise(
 )
 def test_what_cannot_be_fitted_is_refused(logits: list[float], is_so: list[bool]) -> None:
     with pytest.raises(ValueError, match=r"classes|finite|one axis"):
-        fit_calibration(logits, is_so)
+        fit_calibration(logits, is_so, "temperature")
 
 
 def grouped_cases(n, seed=0, *, sharpness=1.0, shift=0.0):

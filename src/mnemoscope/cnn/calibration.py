@@ -70,11 +70,10 @@ class Bin(NamedTuple):
 def fit_calibration(
     logits: npt.ArrayLike,
     is_so: npt.ArrayLike,
-    method: Literal["temperature", "isotonic"] | None = None,
+    method: Literal["temperature", "isotonic"],
 ) -> Calibration:
     """Fit a calibration on held-out cases: finite log-odds (n,) and bool (n,).
 
-    `method` None takes ``isotonic`` from `ENOUGH_FOR_ISOTONIC` cases on, else ``temperature``.
     Raises ValueError: shapes differ, a logit is not finite, or there is one class only.
 
     Source: temperature, Guo et al., arXiv 1706.04599, as a logistic regression through the
@@ -85,8 +84,7 @@ def fit_calibration(
     values, truth = _check(logits, is_so)
     if truth.all() or not truth.any():
         raise ValueError("a calibration wants cases of both classes")
-    chosen = method or ("isotonic" if len(values) >= ENOUGH_FOR_ISOTONIC else "temperature")
-    if chosen == "isotonic":
+    if method == "isotonic":
         return Calibration("isotonic", len(values), knots=_fit_isotonic(values, truth))
     return Calibration("temperature", len(values), temperature=_fit_temperature(values, truth))
 

@@ -383,7 +383,8 @@ def count_in_corpus(
             "for flat binaries that do not."
         )
     identity = corpus.identity()
-    key = hashlib.sha256(f"{identity} {suffixes.shape} {_hash(suffixes)}".encode()).hexdigest()
+    digest = hashlib.sha256(np.ascontiguousarray(suffixes).data).hexdigest()
+    key = hashlib.sha256(f"{identity} {suffixes.shape} {digest}".encode()).hexdigest()
     progress = CountProgress(progress_file, key, save_seconds)
     index = SuffixIndex(suffixes)
     try:
@@ -428,10 +429,6 @@ def add_counts(
     if "duplicates" in frame.columns:
         say(f"{path}: its column 'duplicates' is replaced.")
     return frame.with_columns(pl.Series("duplicates", counts, dtype=pl.Int64))
-
-
-def _hash(array: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
 
 
 NGRAM = 24  # two windows that share so many tokens in a row count as the same text

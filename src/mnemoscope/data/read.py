@@ -43,11 +43,6 @@ _PROSE_NAMES = frozenset(
 _SNIFFED_BYTES = 8192
 
 
-def _name_of(path: Path) -> str:
-    """A path with slashes as a text that UTF-8 can hold; other bytes are escaped."""
-    return path.as_posix().encode("utf-8", "backslashreplace").decode()
-
-
 def read_text(path: Path) -> str | None:
     """The text of a file, line ends as they are, without a byte order mark.
 
@@ -525,7 +520,9 @@ def _name_documents(windows: pl.DataFrame, path: Path, documents: list[Path]) ->
     """Columns sequence_id, document (path below the folder) and genre for each window."""
     root = path if path.is_dir() else path.parent
     sources = windows["source"].to_list()
-    names = [_name_of(file.relative_to(root)) for file in documents]
+    # Bytes of a name that are not UTF-8 are escaped.
+    paths = (file.relative_to(root).as_posix() for file in documents)
+    names = [one.encode("utf-8", "backslashreplace").decode() for one in paths]
     genres = [guess_genre(file) for file in documents]
     return windows.select(
         pl.int_range(pl.len(), dtype=pl.Int64).alias("sequence_id"),

@@ -80,7 +80,8 @@ def value_norms(
     def step(batch: torch.Tensor) -> torch.Tensor:
         with torch.no_grad(), moved_values(lm) as moved:
             last_logits(lm, prepend_bos(lm, batch[:, :-1]), 1)
-        return _in_place(lm, [one.norms().cpu() for one in moved], batch)
+        maps = torch.stack([one.norms().cpu() for one in moved], dim=1)
+        return nn.functional.pad(maps, (0, 1, 0, 1))
 
     return run_batches(lm, check_tokens(lm, tokens), batch_size, step)
 
@@ -226,10 +227,3 @@ def _alike(first: torch.Tensor, second: torch.Tensor, dtype: torch.dtype) -> boo
     """Whether two sums differ by no more than rounding in `dtype`, against the largest entry."""
     far = (first - second).abs().max() / second.abs().max().clamp(min=1e-30)
     return bool(far < 32 * torch.finfo(dtype).eps)
-
-
-def _in_place(lm: LanguageModel, layers: list[torch.Tensor], batch: torch.Tensor) -> torch.Tensor:
-    """Layers of (batch, T - 1, T - 1) as maps of the whole sequence."""
-    maps = torch.stack(layers, dim=1)
-    assert maps.shape[1:] == (lm.n_layers, batch.shape[1] - 1, batch.shape[1] - 1)
-    return nn.functional.pad(maps, (0, 1, 0, 1))

@@ -533,8 +533,9 @@ class Pair:
 
     def _other(self, one: Slice) -> Tensor:
         other = _read(self._theirs[one.name].detach(), one)
-        is_off = self._is_adapter and _ADAPTER in one.name and _is_adapter_output(one.name)
-        return torch.zeros_like(other) if is_off else other
+        # An adapter is off with its second matrix at zero.
+        second = f"{_ADAPTER}B" in one.name or f"{_ADAPTER}embedding_B" in one.name
+        return torch.zeros_like(other) if self._is_adapter and second else other
 
     def change(self, part: str) -> float:
         """Norm of the difference between the two in a part, over that of the model's weights."""
@@ -626,11 +627,6 @@ def _check_adapter(model: Any) -> None:
         )
     if any(getattr(module, "merged", False) for module in model.modules()):
         raise UserError("graft: the adapter is merged into the weights. Unmerge it first.")
-
-
-def _is_adapter_output(name: str) -> bool:
-    """Whether a weight is the second matrix of an adapter: with it at zero the adapter is off."""
-    return f"{_ADAPTER}B" in name or f"{_ADAPTER}embedding_B" in name
 
 
 def _check_alike(model: Any, twin: Any) -> None:

@@ -68,7 +68,12 @@ def load_model(
     arguments = {**source.arguments(), "trust_remote_code": trust_remote_code}
     if device_map is not None:
         device_map = check_device_map(device_map, device=device)
-        _check_may_spread(source)
+        if source.adapter is not None or source.gguf_file is not None:
+            what = "an adapter is merged" if source.adapter else "a .gguf file is read"
+            raise UserError(
+                f"{source.name}: {what} on one device, so without a device_map. Save the model as "
+                "plain safetensors, or name one device."
+            )
     with _loading(source):
         config = AutoConfig.from_pretrained(source.location, **arguments)
         _check_is_causal(source, config)
@@ -210,16 +215,6 @@ def _is_quantized(source: Source, config: Any) -> bool:
     )
 
 
-def _check_may_spread(source: Source) -> None:
-    """Refuse a `device_map` for what is turned into plain weights on one device."""
-    if source.adapter is not None or source.gguf_file is not None:
-        what = "an adapter is merged" if source.adapter else "a .gguf file is read"
-        raise UserError(
-            f"{source.name}: {what} on one device, so without a device_map. Save the model as "
-            "plain safetensors, or name one device."
-        )
-
-
 def _check_looks_back(lm: LanguageModel) -> None:
     """Reject a model whose first logits depend on a later token, as BERT's with a causal head."""
     pair = torch.zeros(2, 2, dtype=torch.int64, device=lm.device)
@@ -259,17 +254,13 @@ def convert_gguf(file: str | Path, folder: str | Path) -> Path:
     say(f"Reading {file} and dequantizing its weights; this can take minutes")
     lm = load_model(file, device="cpu")
     say(f"Writing {sum(one.numel() for one in lm.model.parameters()):,} parameters to {folder}")
-    with atomic_folder(folder) as temporary, quiet_transformers():
-        _fresh_copy(lm.model).save_pretrained(temporary)
-        lm.tokenizer.save_pretrained(temporary)
-    return Path(folder)
-
-
-def _fresh_copy(model: Any) -> Any:
-    """The same weights in a model that may be saved: `save_pretrained` refuses one from GGUF."""
-    config = type(model.config).from_dict(model.config.to_dict())
+    # The same weights in a model that may be saved: `save_pretrained` refuses one from GGUF.
+    config = type(lm.model.config).from_dict(lm.model.config.to_dict())
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    fresh = type(model)(config)
-    fresh.load_state_dict(model.state_dict())
-    return fresh.to(model.dtype)
+    fresh = type(lm.model)(config)
+    fresh.load_state_dict(lm.model.state_dict())
+    with atomic_folder(folder) as temporary, quiet_transformers():
+        fresh.to(lm.model.dtype).save_pretrained(temporary)
+        lm.tokenizer.save_pretrained(temporary)
+    return Path(folder)

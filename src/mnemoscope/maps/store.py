@@ -209,7 +209,11 @@ class MapWriter:
         else:
             check_shape(shard, rows=len(keys), meta=self.meta)
             with atomic_path(self.folder / name) as temporary:
-                _link_or_copy(shard, temporary)
+                temporary.unlink(missing_ok=True)
+                try:
+                    os.link(shard, temporary)  # a second name, where the file system can
+                except OSError:
+                    shutil.copyfile(shard, temporary)
         entries = keys.with_columns(
             pl.lit(name).alias("shard"),
             pl.int_range(len(keys), dtype=pl.Int64).alias("row"),
@@ -258,12 +262,3 @@ class MapWriter:
         if self.damaged:
             write_index(self.folder, self._index)
         self._is_ready = True
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    """Give a file a second name where the file system can, else copy it."""
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

@@ -271,7 +271,9 @@ def tasks_of(
     )
     every: list[Graft | Patch] = [*grafts_of(wanted, parts), *patches]
     for one in every:
-        yield Task(str(study.folder), one, basis, _key(basis, one), str(folder))
+        whole = json.dumps([basis, asdict(one)], sort_keys=True)
+        key = hashlib.sha256(whole.encode()).hexdigest()[:20]
+        yield Task(str(study.folder), one, basis, key, str(folder))
 
 
 def patches_of(wanted: GraftSettings, n_layers: int, *, n_read: int) -> Iterator[Patch]:
@@ -371,11 +373,6 @@ def _basis(
     settings = study.settings.graft.seed, study.settings.model.batch_size
     digest.update(json.dumps([_VERSION, known, settings]).encode())
     return digest.hexdigest()
-
-
-def _key(basis: str, graft: Graft | Patch) -> str:
-    text = json.dumps([basis, asdict(graft)], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
 class Loaded(NamedTuple):

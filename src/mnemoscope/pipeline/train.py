@@ -176,8 +176,9 @@ def jobs_of(study: Study) -> Iterator[Job]:
         for source in sources_of(settings, has_reference, is_controlled=is_controlled):
             if TABLE[source].reads == "painted" and not (study.folder / NEXT_FILE).is_file():
                 continue  # an earlier version captured
-            if TABLE[source].reads == "prefix" and not _has_prefix_logprobs(study):
-                continue
+            column = _LOGPROBS.get(TABLE[source].reads)
+            if column == "prefix_best" and column not in study.read(LOGPROBS_FILE).columns:
+                continue  # likewise
             for setting in settings_of(settings, source):
                 for seed in seeds_of(settings, source):
                     for fold, rows in parts.items():
@@ -232,11 +233,6 @@ def choice_jobs(study: Study) -> Iterator[Job]:
                 setting, seed = settings_of(settings, source)[0], seeds_of(settings, source)[0]
                 job = make_job(study, sample, rows, source, setting, seed)
                 yield replace(job, fold=fold, n_folds=FOLDS)
-
-
-def _has_prefix_logprobs(study: Study) -> bool:
-    """False where an earlier version captured."""
-    return _LOGPROBS["prefix"] in study.read(LOGPROBS_FILE).columns
 
 
 def run_job(job: Job) -> str:

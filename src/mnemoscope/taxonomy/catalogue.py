@@ -155,7 +155,9 @@ def _expand(where: str, entry: object) -> list[object]:
     if not isinstance(entry, dict) or "thresholds" not in entry:
         return [entry]
     values = entry["thresholds"]
-    if not isinstance(values, list) or not values or not all(map(_is_number, values)):
+    if not (
+        isinstance(values, list) and values and all(type(one) in (int, float) for one in values)
+    ):
         raise UserError(f"{where}, thresholds: a list of numbers is needed, such as [0.1, 0.2].")
     plain = {key: value for key, value in entry.items() if key != "thresholds"}
     if "{threshold}" not in str(plain.get("yes_when")):
@@ -169,11 +171,6 @@ def _expand(where: str, entry: object) -> list[object]:
         ending = f"{value}".replace(".", "_").replace("-", "minus")
         filled.append(one | {"name": f"{plain.get('name')}-{ending}"})
     return list(filled)
-
-
-def _is_number(value: object) -> bool:
-    """A number; YAML's true and false are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -109,17 +109,13 @@ def _prepare(name: str, dtype: pl.DataType) -> pl.Expr:
 
 
 def _label(taxonomy: Taxonomy, columns: Sequence[str]) -> pl.Expr:
-    rules = [~_memorized(columns), *(node.expression for node in taxonomy.nodes)]
-    return first_yes(rules, taxonomy.classes)
-
-
-def _memorized(columns: Sequence[str]) -> pl.Expr:
-    """Is the suffix reproduced in full: as scanned where it was, else by its score."""
-    known = {
+    known = {  # as scanned where it was, else by its score
         "is_memorized": pl.col("is_memorized"),
         "memorization_score": pl.col("memorization_score") == 1,
     }
-    return pl.coalesce([known[column] for column in known if column in columns])
+    is_memorized = pl.coalesce([known[column] for column in known if column in columns])
+    rules = [~is_memorized, *(node.expression for node in taxonomy.nodes)]
+    return first_yes(rules, taxonomy.classes)
 
 
 def _check_memorized(schema: pl.Schema) -> None:
@@ -135,21 +131,17 @@ def _check_memorized(schema: pl.Schema) -> None:
 
 def _check_columns(schema: pl.Schema, taxonomy: Taxonomy) -> None:
     _check_memorized(schema)
+    by_model = {one.column for one in MEASURES.values()} - {*TEXT_MEASURES}
     for node in taxonomy.nodes:
         for column in node.columns:
             if column not in schema:
+                verb = "search" if column in by_model else "features"
                 raise UserError(
                     f"the table has no column '{column}', which {node.name} needs."
-                    f"{nearest(column, schema.names())} Run 'mnemoscope {_verb(column)}' first, or "
-                    "add the column."
+                    f"{nearest(column, schema.names())} Run 'mnemoscope {verb}' first, or add the "
+                    "column."
                 )
             _check_type(column, schema[column])
-
-
-def _verb(column: str) -> str:
-    """The verb that makes a column; measures of text and tokens are made where they are asked."""
-    by_model = {one.column for one in MEASURES.values()} - {*TEXT_MEASURES}
-    return "search" if column in by_model else "features"
 
 
 def _check_rules(prepared: pl.LazyFrame, taxonomies: Iterable[Taxonomy]) -> None:
