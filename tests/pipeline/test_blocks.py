@@ -8,7 +8,7 @@ from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.embedded import model_path, sequences_path
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import LanguageModel
-from mnemoscope.pipeline.blocks import check_scan, decode
+from mnemoscope.pipeline.blocks import disagreements, verdicts
 from mnemoscope.pipeline.continue_ import draw_rows
 
 
@@ -24,12 +24,13 @@ def tokens() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def decoded(model: LanguageModel, tokens: np.ndarray) -> pl.DataFrame:
-    return decode(model, tokens, batch_size=32)
+    return verdicts(model, tokens, scan=False, batch_size=32)
 
 
 @pytest.mark.parametrize("scanned", [True, False])
 def test_both_ways_agree_on_the_embedded_model(model, tokens, decoded, scanned) -> None:
-    counts = check_scan(model, tokens, decoded, scanned=scanned, batch_size=16)
+    again = verdicts(model, tokens, scan=not scanned, batch_size=16)
+    counts = disagreements(decoded, again)
     assert counts == {"checked": 96, "disagree": 0}
 
 
@@ -40,7 +41,8 @@ def test_a_wrong_verdict_is_counted_with_its_gap(model, tokens, decoded, scanned
     planted = decoded.with_columns(
         pl.Series("is_memorized", decoded["is_memorized"].to_numpy() ^ wrong)
     )
-    counts = check_scan(model, tokens, planted, scanned=scanned, batch_size=16)
+    again = verdicts(model, tokens, scan=not scanned, batch_size=16)
+    counts = disagreements(planted, again)
     gaps = decoded["smallest_gap"].to_numpy()[wrong]
     assert (counts["checked"], counts["disagree"]) == (96, 2)
     assert counts["largest_gap_of_these"] == pytest.approx(max(gaps))

@@ -22,7 +22,7 @@ from mnemoscope.files import read_record, write_parquet, write_record
 from mnemoscope.lm.hub import describe_lacking, find_checkpoints, lacking_steps
 from mnemoscope.lm.load import load_model, load_tokenizer
 from mnemoscope.lm.placement import check_dtype, find_device
-from mnemoscope.pipeline.blocks import decode
+from mnemoscope.pipeline.blocks import verdicts
 from mnemoscope.progress import track as show_track
 from mnemoscope.report.page import write_sections
 from mnemoscope.report.tables import AnalysisSection, table_of
@@ -113,7 +113,9 @@ def track_checkpoints(asked: TrackAsked, out: Path) -> list[int]:
                     )
                 check = judge(model, windows, batch_size=asked.batch_size)
                 if asked.decode:
-                    decoded = decode(model, windows.tokens, batch_size=asked.batch_size)
+                    decoded = verdicts(
+                        model, windows.tokens, scan=False, batch_size=asked.batch_size
+                    )
                     check = check.with_columns(decoded["memorization_score"])
                 history.add(one.step, check)
                 known[str(one.step)] = basis

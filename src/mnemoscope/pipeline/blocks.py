@@ -25,6 +25,7 @@ from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import parquet_bytes, read_parquet, write_bytes
 from mnemoscope.lm.attention import PooledMaps, capture_pooled
 from mnemoscope.lm.continue_ import (
+    Continuations,
     Scan,
     capture_and_scan,
     continue_sequences,
@@ -151,18 +152,19 @@ def do_block(
         return _maps(block, model, settings, progress)
     size, scan = settings.model.batch_size, settings.continue_.scan
     prefix = settings.sequences.n_prefix
+    ask = partial(
+        verdicts,
+        model,
+        block.tokens,
+        mask=block.mask,
+        batch_size=size,
+        prefix=prefix,
+        progress=progress,
+    )
     if block.kind == "verdicts":
-        way = scan_table if scan else decode
-        frame = way(
-            model,
-            block.tokens,
-            mask=block.mask,
-            batch_size=size,
-            prefix=prefix,
-            progress=progress,
-        )
+        frame = ask(scan=scan)
     elif block.kind == "decoded":
-        found = decode(model, block.tokens, batch_size=size, prefix=prefix, progress=progress)
+        found = ask(scan=False)
         frame = block.rows.select("sequence_id", *found.select(DECODED).get_columns())
     elif block.kind == "logprobs":
         frame = logprobs_of(settings, model, block.tokens, block.rows)
@@ -174,74 +176,45 @@ def do_block(
         progress.advance(frame.height)
     else:
         assert block.kind == "check", block.kind
-        counts = check_scan(
-            model,
-            block.tokens,
-            block.rows,
-            mask=block.mask,
-            scanned=scan,
-            batch_size=size,
-            prefix=prefix,
-            progress=progress,
-        )
-        frame = pl.DataFrame([counts])
+        frame = pl.DataFrame([disagreements(block.rows, ask(scan=not scan))])
     return {"parquet": parquet_bytes(frame)}
 
 
-def decode(
+def verdicts(
     model: LanguageModel,
     tokens: np.ndarray,
     *,
+    scan: bool,
     mask: np.ndarray | None = None,
     batch_size: int,
     prefix: int = 32,
     progress: Progress = SILENT,
 ) -> pl.DataFrame:
-    """Greedy continuations of tokens, int32 (sequences, length), padded where `mask` is 0.
+    """Which sequences the model reproduces: int32 (sequences, length), padded where `mask` is 0.
 
     Columns `is_memorized`, `memorization_score` f32, `continuation` list<i32>, `smallest_gap` f32
-    (between the two best logits of any step).
+    (between the two best logits of any step). A `scan` by teacher forcing gives score 1 or null and
+    no continuation: those of Non-Memo are decoded later, for sampled sequences only.
     """
-    frames = []
-    for batch in continue_sequences(
-        model, tokens, batch_size=batch_size, prefix=prefix, attention_mask=mask
-    ):
-        written = [row[row >= 0].tolist() for row in batch.tokens]
-        columns = {
-            "is_memorized": batch.score == 1.0,
-            "memorization_score": batch.score,
-            "continuation": pl.Series(written, dtype=pl.List(pl.Int32)),
-            "smallest_gap": batch.smallest_gap,
-        }
+    ask: Callable[..., Iterator[Scan | Continuations]]
+    ask, frames = scan_memorized if scan else continue_sequences, []
+    for batch in ask(model, tokens, batch_size=batch_size, prefix=prefix, attention_mask=mask):
+        columns: dict[str, Any] = batch._asdict()
+        if isinstance(batch, Continuations):
+            written = [row[row >= 0].tolist() for row in batch.tokens]
+            columns = {
+                "is_memorized": batch.score == 1.0,
+                "memorization_score": batch.score,
+                "continuation": pl.Series(written, dtype=pl.List(pl.Int32)),
+                "smallest_gap": batch.smallest_gap,
+            }
         frames.append(pl.DataFrame(columns))
-        progress.advance(len(batch.score))
-    return pl.concat(frames)
-
-
-def scan_table(
-    model: LanguageModel,
-    tokens: np.ndarray,
-    *,
-    mask: np.ndarray | None = None,
-    batch_size: int,
-    prefix: int = 32,
-    progress: Progress,
-) -> pl.DataFrame:
-    """Find by teacher forcing what is memorized; columns as `decode`, with score 1 or null.
-
-    Continuations and scores of Non-Memo are decoded later, for sampled sequences only.
-    """
-    frames = []
-    for batch in scan_memorized(
-        model, tokens, batch_size=batch_size, prefix=prefix, attention_mask=mask
-    ):
-        frames.append(pl.DataFrame(batch._asdict()))
         progress.advance(frames[-1].height)
-    return as_found(pl.concat(frames))
+    return as_found(pl.concat(frames)) if scan else pl.concat(frames)
 
 
 def as_found(verdicts: pl.DataFrame) -> pl.DataFrame:
-    """Turn `is_memorized` and `smallest_gap` into the columns of `decode`; score 1 or null."""
+    """Turn `is_memorized` and `smallest_gap` into the columns of `verdicts`; score 1 or null."""
     return verdicts.select(
         "is_memorized",
         pl.when("is_memorized").then(1.0).cast(pl.Float32).alias("memorization_score"),
@@ -250,28 +223,14 @@ def as_found(verdicts: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def check_scan(
-    model: LanguageModel,
-    tokens: np.ndarray,
-    found: pl.DataFrame,
-    *,
-    mask: np.ndarray | None = None,
-    scanned: bool,
-    batch_size: int,
-    prefix: int = 32,
-    progress: Progress = SILENT,
-) -> dict[str, int | float]:
-    """Repeat verdicts by the other method (scan or decoding) and count disagreements.
+def disagreements(found: pl.DataFrame, again: pl.DataFrame) -> dict[str, int | float]:
+    """Count where scan and decoding differ: `checked`, `disagree`, `largest_gap_of_these` if any.
 
     Both agree except for near ties of the two best logits, which rounding decides. `found` holds
-    `is_memorized` and `smallest_gap` of the rows; `scanned` says if a scan made it. Gives
-    `checked`, `disagree`, and if some do, `largest_gap_of_these`.
+    `is_memorized` and `smallest_gap` of the rows, `again` what the other method says.
     """
-    way = decode if scanned else scan_table
-    again = way(model, tokens, mask=mask, batch_size=batch_size, prefix=prefix, progress=progress)
-
     differs = found.filter(again["is_memorized"] != found["is_memorized"])
-    counts: dict[str, int | float] = {"checked": len(tokens), "disagree": differs.height}
+    counts: dict[str, int | float] = {"checked": found.height, "disagree": differs.height}
     if differs.height:
         counts["largest_gap_of_these"] = float(differs["smallest_gap"].to_numpy().max())
     return counts

@@ -31,7 +31,7 @@ from mnemoscope.errors import UserError
 from mnemoscope.files import made_folder
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.model import LanguageModel, check_padded
-from mnemoscope.pipeline.blocks import scan_table
+from mnemoscope.pipeline.blocks import verdicts
 from mnemoscope.pipeline.label import check_match
 from mnemoscope.pipeline.published_split import is_plain, read_published
 from mnemoscope.pipeline.trainings import check_inputs
@@ -230,9 +230,10 @@ def check_labels(study: Study, models: Models) -> tuple[str, ...]:
     tokens, batch_size = token_matrix(rows), study.settings.model.batch_size
     with track("Checking labels", total=len(tokens)) as progress:
         model = models.model(study)
-        found = scan_table(
+        found = verdicts(
             model,
             tokens,
+            scan=True,
             mask=whole_mask(rows),
             batch_size=batch_size,
             prefix=study.settings.sequences.n_prefix,
