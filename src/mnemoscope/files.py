@@ -123,10 +123,7 @@ def write_text(path: Path | str, text: str) -> None:
 
 
 def read_kept(path: Path, what: str) -> "pl.DataFrame | None":
-    """Read a table kept from an earlier run; None where there is none, or a damaged one (said).
-
-    `what` names in the message what is made again.
-    """
+    """Read a table kept from an earlier run; None where there is none, or it is damaged (said)."""
     if path.is_file():
         try:
             return read_parquet(path)
@@ -215,10 +212,7 @@ def write_parquet(
 def parquet_bytes(
     frame: "pl.DataFrame", *, metadata: Mapping[str, str] | None = None, seal: bool = True
 ) -> bytes:
-    """Encode a table as a zstd Parquet file.
-
-    `seal` adds the checksum; leave it out where the file's SHA-256 is stored elsewhere.
-    """
+    """Encode a table as zstd Parquet; `seal` it unless its SHA-256 is stored elsewhere."""
     buffer = io.BytesIO()
     entries = dict(metadata or {}) | ({_KEY: _MARK + _BLANK.decode()} if seal else {})
     frame.write_parquet(buffer, compression="zstd", metadata=entries or None)
@@ -313,10 +307,7 @@ _owner = 0  # the process that may speak to it: a fork shares the pipes
 
 
 def fault_of_parquet(path: Path) -> str:
-    """What is wrong with a Parquet file, empty where it can be read; its reader's own words.
-
-    Raises OSError: missing or unreadable.
-    """
+    """What is wrong with a Parquet file, in its reader's words; empty where it can be read."""
     found = path.stat()
     identity = str(path.absolute()), found.st_ino, found.st_size, found.st_mtime_ns
     if not 0 < found.st_size <= _MOST_BYTES:

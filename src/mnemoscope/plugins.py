@@ -65,10 +65,7 @@ def find_plugins(
 
 @cache
 def load_plugin(plugin: Plugin, check: Callable[[Any], str]) -> Any:
-    """The object of the entry point; None, after one warning, where it cannot be used.
-
-    `check` gives what is wrong with the object, or nothing.
-    """
+    """The object of the entry point, unless `check` says what is wrong; None after one warning."""
     try:
         found = plugin.entry.load()
         wrong = check(found)

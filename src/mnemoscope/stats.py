@@ -336,10 +336,7 @@ def _in_order(groups: ArrayLike) -> npt.NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class RankCorrelation:
-    """Spearman's ρ and Kendall's τ-b of n pairs with intervals; None and a note if not given.
-
-    Spearman's ends are given also where nothing was resampled.
-    """
+    """Spearman's ρ and Kendall's τ-b of n pairs with intervals; None and a note if not given."""
 
     n: int
     spearman: float | None = None

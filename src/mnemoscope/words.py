@@ -216,10 +216,7 @@ def size(n_bytes: float, *, least: str = "B", whole_below: float = 1e3, space: s
 
 
 def template_environment(*packages: str) -> "jinja2.Environment":
-    """Make the templates of these packages ready; the first that has one of a name gives it.
-
-    Every text is escaped, and a name without a value is an error.
-    """
+    """Make the templates of these packages ready; all is escaped, unknown names are errors."""
     import jinja2
 
     return jinja2.Environment(

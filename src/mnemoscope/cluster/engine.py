@@ -106,10 +106,7 @@ def n_workers(asked: int) -> int:
 
 
 def gpus_for(device: str, engine: Engine) -> float:
-    """GPUs that a worker needs for a device name.
-
-    Raises UserError: `cuda:N`, because a worker sees only its own GPU.
-    """
+    """GPUs that a worker needs for a device name; UserError for `cuda:N`: each sees its own."""
     if device.startswith("cuda:"):
         raise UserError(
             f"--device {device}: with --engine ray each worker has one GPU of its own. Write "

@@ -241,10 +241,7 @@ class Pool:
         }
 
     def run(self, blocks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        """Process each block on a free worker; yields (position, result) as they finish.
-
-        Raises MnemoscopeError: raised by a worker. UserError: workers keep dying.
-        """
+        """Process each block on a free worker; yields (position, result) as they finish."""
         import ray
 
         waiting, n_left = deque(enumerate(blocks)), len(blocks)
@@ -396,10 +393,7 @@ class Storage:
         return name
 
     def write(self, name: str, data: bytes) -> str:
-        """Write a file under a temporary name and rename it; returns its SHA-256.
-
-        Raises UserError: the storage is not writable. NoRoomError: it is full.
-        """
+        """Write a file, whole or not at all; returns its SHA-256. NoRoomError if it is full."""
         temporary = self._path(f"{name}.{uuid.uuid4().hex}.tmp")
         with self._explaining(name, is_read=False):
             if self._is_local() or self._root.startswith("/"):
@@ -414,11 +408,7 @@ class Storage:
         return hashlib.sha256(data).hexdigest()
 
     def read(self, name: str, sha256: str | None = None) -> bytes | None:
-        """Read a file; None if it does not exist.
-
-        Raises DamagedDataError: it does not match `sha256`; it is removed, so that it is made
-        again.
-        """
+        """Read a file; None if it is not there; one of another `sha256` is removed as damaged."""
         with self._explaining(name):
             try:
                 data: bytes = self._fs.cat_file(self._path(name))

@@ -48,10 +48,7 @@ AS_IT_IS = Calibration("none", 0, temperature=1.0)
 
 
 class Choice(NamedTuple):
-    """A calibration fitted on all cases, and each candidate's cross-validated Brier score.
-
-    No scores where there are too few groups to tell.
-    """
+    """A calibration fitted on all cases, and cross-validated Brier scores if there are groups."""
 
     calibration: Calibration
     brier: dict[str, float]

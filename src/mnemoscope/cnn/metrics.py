@@ -73,10 +73,7 @@ def min_f1(confusion: ArrayLike) -> float:
 
 
 def precision_recall(confusion: ArrayLike) -> PrecisionRecall:
-    """Precision and recall of every class; precision of a class never predicted is 0.
-
-    Takes and rejects what `f1_per_class` does.
-    """
+    """Precision and recall of every class, as `f1_per_class`; 0 for a class never predicted."""
     counts = _checked(confusion)
     right = np.diagonal(counts, axis1=-2, axis2=-1)
     predicted = counts.sum(axis=-2)

@@ -202,10 +202,7 @@ class TrainingHistory:
 
 @dataclass(frozen=True)
 class TrainedCnn:
-    """A network in evaluation mode, the scaling of its inputs and its origin.
-
-    `seconds` is the wall time of training, None when loaded from a file.
-    """
+    """A network in evaluation mode, its inputs' scaling and its origin; loaded, no `seconds`."""
 
     network: AttentionCnn
     scaling: Scaling

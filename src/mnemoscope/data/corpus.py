@@ -548,10 +548,7 @@ class Place(NamedTuple):
 
 
 class Corpus(NamedTuple):
-    """An opened corpus, its parts in the order of their names; nothing of it is in memory.
-
-    `reading` is what else decides its tokens: their type on disk, the tokenizer.
-    """
+    """An opened corpus, not in memory; `reading` is what else decides its tokens."""
 
     path: Path
     sources: Sequence[FlatFile | DocumentSource]

@@ -51,10 +51,7 @@ def remove_progress(path: Path) -> None:
 
 @dataclass
 class CountProgress:
-    """One count's file of progress, written whole or not at all.
-
-    `key` is the hash of what is counted in what: progress of another key is not taken up.
-    """
+    """One count's file of progress; `key` is the hash of what is counted in what."""
 
     path: Path
     key: str
@@ -62,10 +59,7 @@ class CountProgress:
     _last: float = field(default_factory=time.monotonic, init=False)
 
     def load(self, counts: np.ndarray) -> tuple[Place, int]:
-        """Fill in what an earlier run saved; where to go on, and how many tokens lie before that.
-
-        What does not fit is passed over, and said.
-        """
+        """Fill in what an earlier run saved; where to go on, and how many tokens are behind."""
         if not self.path.is_file():
             return Place(), 0
         try:
@@ -300,10 +294,7 @@ _BATCH_ROWS = 1 << 16
 
 
 class CorpusCount(NamedTuple):
-    """Occurrences of each suffix (int64, shape (sequences,)) and tokens of the corpus.
-
-    The speed is that of this run, which may have begun in the middle.
-    """
+    """Occurrences of each suffix, int64; tokens of the corpus, and this run's speed."""
 
     counts: npt.NDArray[np.int64]
     n_tokens: int

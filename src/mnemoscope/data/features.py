@@ -81,10 +81,7 @@ TEXT_MEASURES = (*_OF_TEXT, *_OF_TOKENS)
 
 
 def measure_text(frame: pl.DataFrame, names: Sequence[str] = TEXT_MEASURES) -> pl.DataFrame:
-    """Columns `names` of every row, float64; null where `text` or `tokens` is absent.
-
-    Raises UserError: padded rows, where a measure of tokens is asked.
-    """
+    """Columns `names` of every row, float64, null without text or tokens; none of padded rows."""
     if asked := [name for name in names if name in _OF_TOKENS]:
         refuse_padding(frame, where=", ".join(asked))
     made = {name: pl.Series([None] * frame.height, dtype=pl.Float64) for name in names}

@@ -72,10 +72,7 @@ def _is_ending(name: str) -> bool:
 
 
 def read_by_plugin(path: Path, ending: str) -> pl.DataFrame:
-    """Read a table whose ending a plugin brought.
-
-    Raises UserError: the plugin cannot be used, fails on this file, or gives no frame of Polars.
-    """
+    """Read a table whose ending a plugin brought; UserError where the plugin or its frame fails."""
     plugin = plugin_readers()[ending[1:]]
     read = load_plugin(plugin, _check_reader)
     if read is None:

@@ -216,10 +216,7 @@ def _stem(name: str) -> str:
 
 
 def check_whole(names: Iterable[str], where: str) -> None:
-    """Every shard that the names of the others speak of (`train-00000-of-00004`) is there.
-
-    Raises UserError: some are missing.
-    """
+    """Raise UserError where shards that names speak of (`train-00000-of-00004`) are missing."""
     found: defaultdict[tuple[str, int], int] = defaultdict(int)
     for name in names:
         if shard := _SHARD.search(_stem(name)):

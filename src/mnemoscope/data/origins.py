@@ -74,10 +74,7 @@ class Finds:
 
 
 def find_in_corpus(needles: Sequence[Needle], corpus: Corpus) -> list[Origin]:
-    """Read a corpus once and find all needles, in its order.
-
-    Raises UserError, DamagedDataError: a file that cannot be read.
-    """
+    """Read a corpus once and find all needles, in its order."""
     finds, wanted = Finds(len(needles)), [as_bytes(one.ids) for one in needles]
     with track("Looking for origins", unit="documents") as progress:
         for source in corpus.sources:
@@ -336,10 +333,7 @@ def _exact(answer: Any, place: str) -> int:
 
 
 def _post(url: str, body: bytes, place: str) -> Any:
-    """The answer to one question, of a refusal its status as `error`.
-
-    A service that is busy is asked again a few times.
-    """
+    """The answer to a question, repeated to a busy service; of a refusal its status as `error`."""
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
     for attempt in range(_TRIES):
         is_last = attempt == _TRIES - 1

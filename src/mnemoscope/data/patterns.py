@@ -165,10 +165,7 @@ def _is_incrementing(text: str, *, is_strict: bool) -> bool:
 
 
 def _kinds(core: list[str]) -> str:
-    """One character an element: the same for all numbers, one for each word.
-
-    Words beyond the number of characters share one, which columns not constant then betray.
-    """
+    """One character an element: the same for all numbers, one for each word (or for several)."""
     known: dict[str, str] = {}
     return "".join(
         "\0"

@@ -241,10 +241,7 @@ def read_split(
 
 
 def take_rows(split: Split, rows: pl.DataFrame) -> pl.DataFrame:
-    """Give rows of a split their `tokens` and `text`, in the order of the files.
-
-    Also what `FURTHER` names where every file has it.
-    """
+    """Give rows their `tokens` and `text`, and what of `FURTHER` every file has, in file order."""
     rows = rows.sort("row")
     n_all = sum(split.n_rows.values())
     schemas = [pl.read_parquet_schema(path) for path in _all(split.files)]

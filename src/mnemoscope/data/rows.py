@@ -246,10 +246,7 @@ def _array(path: Path) -> np.ndarray:
 
 
 def to_frame(source: Any) -> pl.DataFrame:
-    """A Polars frame of one, of a pandas frame, or of a `datasets.Dataset`.
-
-    Raises UserError: anything else, such as a `DatasetDict` of several splits.
-    """
+    """A Polars frame of one, of a pandas frame, or of a `datasets.Dataset`; else UserError."""
     if isinstance(source, pl.LazyFrame):
         return source.collect()
     if isinstance(source, pl.DataFrame):

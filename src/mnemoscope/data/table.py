@@ -162,10 +162,7 @@ def _check_kind(name: str, dtype: pl.DataType, where: str) -> None:
 
 
 def find_fault(path: Path, replaced: Collection[str] = ()) -> str | None:
-    """First fault of a JSONL file as ``line N, ...: what is wrong. What to do.``, else None.
-
-    Values of columns that are `replaced` may be of any kind.
-    """
+    """First fault of a JSONL file, ``line N, ...``, else None; `replaced` columns hold anything."""
     is_blank = True
     with open_unpacked(path) as handle:
         try:
@@ -545,10 +542,7 @@ def map_table(
     make: Callable[[pl.DataFrame, int], pl.DataFrame],
     schema: dict[str, pl.DataType],
 ) -> pl.LazyFrame:
-    """Run a function over a table's batches of `BATCH_ROWS` rows, in order.
-
-    `make` gets the rows and the number of the first, and gives as many rows of this schema.
-    """
+    """Run `make` (rows, number of the first) over batches of `BATCH_ROWS`, as many rows out."""
     n_rows = table.select(pl.len()).collect().item()
 
     def batches(

@@ -92,10 +92,7 @@ class HeadPool:
         return output
 
     def maps(self) -> PooledMaps:
-        """Check and return what the forward left.
-
-        Raises UserError: layers are missing, or weights are non-finite or look ahead; says where.
-        """
+        """What the forward left; UserError where it is missing, not finite or looks ahead."""
         n, wanted, name = self._n_pooled, self._lm.n_layers, self._lm.name
         if self._maps is None or n < wanted:
             raise UserError(

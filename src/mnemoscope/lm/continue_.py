@@ -236,10 +236,7 @@ def compare(logits: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, t
 def best_tokens(
     lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int, prefix: int = 1
 ) -> npt.NDArray[np.int32]:
-    """Argmax at every place from `prefix` (at least 1) on, after the true tokens before it.
-
-    Arguments as `continue_sequences`; shape (n, T - prefix), int32.
-    """
+    """Argmax at every place from `prefix` on, after the true tokens: int32 (n, T - prefix)."""
     table = check_tokens(lm, tokens, prefix=prefix)
 
     def step(batch: torch.Tensor) -> npt.NDArray[np.int32]:

@@ -133,10 +133,7 @@ class Moved(NamedTuple):
 
 @contextmanager
 def moved_values(lm: LanguageModel) -> Iterator[list[Moved]]:
-    """Collect what every layer's attention moves in one forward inside this block, in order.
-
-    Raises UserError: as `value_norms`.
-    """
+    """Collect what every layer's attention moves in one forward inside this block, in order."""
     found: list[Moved] = []
     watch = _Watch(lm, found)
     with ExitStack() as stack:

@@ -20,10 +20,7 @@ from mnemoscope.lm.placement import fingerprint_model
 
 @dataclass(frozen=True)
 class StepSettings:
-    """AdamW at a constant learning rate, no warm-up, gradients clipped to `clip_norm`.
-
-    `ascent` goes up the loss, to unlearn; `seed` is of the dropout.
-    """
+    """AdamW, constant rate, gradients clipped; `ascent` unlearns, `seed` is of the dropout."""
 
     learning_rate: float
     weight_decay: float = 0.01

@@ -462,10 +462,7 @@ def _on_output(function: Callable[[nn.Module, Tensor], Tensor]) -> Callable[...,
 
 
 class Pair:
-    """A model and its twin, whose weights are laid out once for many grafts.
-
-    Raises UserError: models of different shapes, or quantized weights.
-    """
+    """A model and its twin, laid out once for many grafts; UserError where shapes differ."""
 
     def __init__(self, model: Any, twin: Any) -> None:
         if twin is None:

@@ -234,10 +234,7 @@ def check_model(name: str, revision: str | None = None) -> None:
 
 @cache
 def check_on_hub(name: str, revision: str | None) -> None:
-    """Ask the hub once for a model that is not in its cache; its own client retries for 30 seconds.
-
-    Raises UserError: the hub cannot be reached, or does not have it.
-    """
+    """Ask the hub once for a model that is not in its cache; UserError where it cannot be had."""
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
@@ -302,10 +299,7 @@ class Checkpoint(NamedTuple):
         return str(path.parent) if path.is_dir() and _NUMBER.search(path.name) else self.name
 
     def signature(self) -> list[Any]:
-        """What tells without loading it whether this is the checkpoint looked at before.
-
-        Names, sizes and times of a folder's weights and configuration; of the hub, its name.
-        """
+        """What tells, unloaded, whether this is the checkpoint seen before: names, sizes, times."""
         folder = Path(self.name)
         if not folder.is_dir():
             return [self.name, self.revision]

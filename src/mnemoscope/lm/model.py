@@ -156,10 +156,7 @@ def attention_modules(model: nn.Module) -> list[nn.Module]:
 def claimed(
     model: nn.Module, owners: dict[nn.Module, Any], owner: Any, doing: str
 ) -> Iterator[None]:
-    """Register every module of a model for this block; one owner at a time.
-
-    Raises RuntimeError: the model has an owner already.
-    """
+    """Register every module of a model for this block; RuntimeError where it has an owner."""
     modules = list(model.modules())
     if any(module in owners for module in modules):
         raise RuntimeError(f"the attention of this model is already being {doing}")
@@ -338,10 +335,7 @@ def check_tokens(
 
 @contextmanager
 def noting_halved(counts: dict[str, Any], file: Path | None = None) -> Iterator[None]:
-    """Record as `batch_size_halved_to` the smallest batch size that memory forced, also on error.
-
-    `file` keeps the size across a killed run; the caller removes it.
-    """
+    """Record the smallest batch size that memory forced, also on error; `file` survives a kill."""
     sizes = [] if file is None else read_halved(file)
 
     def note(size: int) -> None:
@@ -508,10 +502,7 @@ def prepend_bos(lm: LanguageModel, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def in_chat(lm: LanguageModel, instruction: str) -> LanguageModel:
-    """The same model with every sequence in a chat: the template's tokens replace `bos_id`.
-
-    Raises UserError: no chat template, or one that cannot be filled in.
-    """
+    """The same model in a chat: the template's tokens replace `bos_id`; UserError without one."""
     if not getattr(lm.tokenizer, "chat_template", None):
         raise UserError(f"{lm.name}: its tokenizer has no chat template. Leave --chat-template.")
     try:

@@ -62,10 +62,7 @@ def check_dtype(name: str) -> str | torch.dtype:
 
 
 def find_device(name: str) -> torch.device:
-    """Turn `auto`, `cpu`, `cuda`, `cuda:1` or `mps` into a device that exists.
-
-    Raises UserError: an unknown name, or a device that this machine or this torch lacks.
-    """
+    """Turn `auto`, `cpu`, `cuda`, `cuda:1` or `mps` into a device that exists, else UserError."""
     check_device_name(name)
     kind, _, index = name.partition(":")
     if name == "auto":
@@ -155,10 +152,7 @@ def describe_device_map(model: Any) -> str | None:
 
 
 def quantization_settings(model: Any) -> dict[str, Any]:
-    """How the weights in memory are quantized, as transformers records it; empty for plain weights.
-
-    GGUF weights are plain once read.
-    """
+    """How the weights in memory are quantized; empty for plain ones, as GGUF's are once read."""
     if getattr(model, "hf_quantizer", None) is None:
         return {}
     config = model.config.quantization_config
@@ -169,10 +163,7 @@ def quantization_settings(model: Any) -> dict[str, Any]:
 
 
 def describe_quantization(model: Any) -> str | None:
-    """As `bitsandbytes 4bit nf4 twice, computed in bfloat16`; None for plain weights.
-
-    Twice: the scales are quantized too.
-    """
+    """As `bitsandbytes 4bit nf4 twice` (the scales too), `computed in bfloat16`; None if plain."""
     settings = quantization_settings(model)
     if not settings:
         return None
@@ -252,10 +243,7 @@ def _digest(tensor: torch.Tensor) -> str:
 
 
 def _stable_config(model: Any) -> dict[str, Any]:
-    """What the configuration sets apart from its family's defaults, at every depth.
-
-    Keys that a later transformers adds stay at their defaults and so change no hash.
-    """
+    """What the configuration sets apart from its family's defaults, at every depth."""
     config = json.loads(model.config.to_json_string(use_diff=False))
     try:
         defaults = json.loads(type(model.config)().to_json_string(use_diff=False))

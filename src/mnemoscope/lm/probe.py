@@ -115,10 +115,7 @@ def best_logprobs(
 def next_token_entropy(
     lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int
 ) -> npt.NDArray[np.float32]:
-    """Entropy of every prediction in nats, (n, T - 1) float32: column i is of token i + 1.
-
-    Arguments and errors as `teacher_forced`.
-    """
+    """Entropy of every prediction in nats, (n, T - 1) float32: column i is of token i + 1."""
     table = check_tokens(lm, tokens, prefix=1)
 
     def step(batch: torch.Tensor) -> npt.NDArray[np.float32]:
@@ -171,10 +168,7 @@ def hidden_states(
 
 @contextmanager
 def collected_states(lm: LanguageModel, layers: Sequence[int]) -> Iterator[dict[int, torch.Tensor]]:
-    """Collect what enters layers (from 0) in the latest forward: (batch, before + T, width) each.
-
-    Hooks are removed afterwards, also after an error.
-    """
+    """Collect what enters layers (from 0) in the latest forward: (batch, before + T, width)."""
     found: dict[int, torch.Tensor] = {}
     modules = decoder_layers(lm)
 
@@ -206,10 +200,7 @@ def _entered(
 
 
 def decoder_layers(lm: LanguageModel) -> list[nn.Module]:
-    """Find a model's layers in order, whatever its family calls them.
-
-    Raises UserError: no list has as many modules with attention as the model has layers.
-    """
+    """Find a model's layers in order, whatever its family calls them, or UserError."""
     attention = set(attention_modules(lm.model))
     for module in lm.model.modules():
         is_list = isinstance(module, nn.ModuleList) and len(module) == lm.n_layers
@@ -267,10 +258,7 @@ def _read(lm: LanguageModel, batch: torch.Tensor) -> torch.Tensor:
 
 
 def output_matrices(lm: LanguageModel) -> list[nn.Module]:
-    """Find the matrix that reads each layer's neurons, in layer order.
-
-    Raises UserError: a layer has none, or several.
-    """
+    """Find the matrix that reads each layer's neurons, in order; UserError for none or several."""
     matrices = []
     for number, layer in enumerate(decoder_layers(lm)):
         of_attention = {inner for module in attention_modules(layer) for inner in module.modules()}

@@ -157,10 +157,7 @@ def cut_and_judge(
     batch_size: int,
     prefix: int = 32,
 ) -> TeacherForced:
-    """Judge the suffixes of sequences (n, T) by one forward while edges are cut.
-
-    Arguments and errors as `cut_and_continue`; a sequence right throughout survives.
-    """
+    """Judge suffixes of sequences (n, T) by one forward under a cut, as `cut_and_continue`."""
 
     def judge(batch: np.ndarray) -> TeacherForced:
         return teacher_forced(lm, batch, batch_size=len(batch), prefix=prefix)
@@ -246,10 +243,7 @@ T, T) on the CPU."""
 
 
 class Ranking(NamedTuple):
-    """How edges are ranked: by the mean of a measure over a class, perhaps less the other classes'.
-
-    `words` say what is largest, for a page.
-    """
+    """How edges are ranked: by a measure's mean over a class, perhaps less the others'."""
 
     measure: Measure
     contrast: bool

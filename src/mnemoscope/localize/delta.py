@@ -280,10 +280,7 @@ def normalized_gradients(gradients: Tensor) -> Tensor:
 
 
 def average(parts: Sequence[Decisiveness]) -> Decisiveness:
-    """Δ averaged over trained CNNs, counts summed.
-
-    A CNN that used no sequence of a class is left out of that class's mean.
-    """
+    """Δ averaged over those CNNs that used a sequence of the class, counts summed."""
     if not parts:
         raise ValueError("no decisiveness to average")
     says = torch.stack([part.n_used > 0 for part in parts]).to(torch.float64)
@@ -444,10 +441,7 @@ def class_means(
 
 
 def randomized(trained: TrainedCnn, *, seed: int = 0) -> Iterator[tuple[str, TrainedCnn]]:
-    """Redraw the weights of one layer after the other, from the top down.
-
-    Yields the layer drawn last, and a CNN whose layers from there to the top are random.
-    """
+    """Redraw layer after layer, from the top down; the layer drawn last, and the CNN so far."""
     network = copy.deepcopy(trained.network)
     layers = [
         (name, module)

@@ -69,10 +69,7 @@ def overlap_weights(tried: Tried, among: Bools | None = None) -> Floats:
 
 
 def imbalance(tried: Tried) -> float:
-    """Largest standardized difference of the margin between two classes after matching.
-
-    NaN where no margin is common to all classes.
-    """
+    """Largest standardized difference of the margin between matched classes; NaN if none match."""
     weights = overlap_weights(tried)
     means = _class_means(tried.margin[:, None], tried, weights, np.ones((1, len(weights))))[0]
     return float(np.ptp(means) / max(tried.margin.std(), 1e-12))
@@ -259,10 +256,7 @@ def _cross_fitted(lost: Floats, tried: Tried, sides: list[Bools]) -> _CrossFitte
 
 
 def _permuted(tried: Tried, generator: np.random.Generator, n: int) -> Iterator[Tried]:
-    """Labels without meaning: exchanged between groups (by their commonest) of equal margin.
-
-    Single sequences exchange theirs where a class would be lost by that.
-    """
+    """Labels exchanged between groups of equal margin, or sequences where a class would be lost."""
     _, place = np.unique(tried.groups, return_inverse=True)
     bins = tried.bins
     if len(np.unique(_commonest(tried.classes, place))) < tried.n_classes:

@@ -160,11 +160,7 @@ class StoreMeta:
 
 
 def read_meta(folder: Path) -> StoreMeta:
-    """Read `meta.json`.
-
-    Raises UserError: no such folder, no maps in it, or a newer format. DamagedDataError: the file
-    is not what we write.
-    """
+    """Read `meta.json`; UserError: no maps or a newer format, DamagedDataError: not as we write."""
     path = folder / META_NAME
     try:
         values = read_json(path)
@@ -244,10 +240,7 @@ def pack_shard(
 
 
 def tensor_start(path: Path, name: str) -> int:
-    """The byte of a shard at which a tensor begins; its rows follow each other without a gap.
-
-    Raises DamagedDataError: the file is gone, cut short or no shard.
-    """
+    """The byte of a shard at which a tensor begins; its rows follow each other without a gap."""
     try:
         with open(path, "rb") as file:
             n_header = int.from_bytes(file.read(8), "little")
@@ -263,10 +256,7 @@ def gone(path: Path) -> DamagedDataError:
 
 
 def check_shape(path: Path, *, rows: int, meta: StoreMeta) -> None:
-    """Check a shard's length and header, not its weights (some 0.1 ms).
-
-    Raises DamagedDataError: missing, cut short, no safetensors, other tensors, shapes or dtype.
-    """
+    """Check a shard's length and header (some 0.1 ms), not its weights, else DamagedDataError."""
     shape = [rows, meta.n_layers, triangle_size(meta.length)]
     if not path.is_file():
         raise _shard_damaged(path, "the file is missing", rows)
@@ -284,10 +274,7 @@ def check_shape(path: Path, *, rows: int, meta: StoreMeta) -> None:
 
 
 def check_checksum(path: Path, *, rows: int, sha256: str) -> None:
-    """Read a whole shard and compare it with what was written (about 1 GB/s).
-
-    Raises DamagedDataError: a byte differs, or the file cannot be read.
-    """
+    """Compare a whole shard with what was written (about 1 GB/s), else DamagedDataError."""
     try:
         with open(path, "rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -306,11 +293,7 @@ def _shard_damaged(path: Path, what: str, rows: int | None) -> DamagedDataError:
 
 
 def read_index(folder: Path) -> pl.DataFrame:
-    """Read `index.parquet`, ordered by shard and row.
-
-    Raises FileNotFoundError: there is none. DamagedDataError: unreadable, or its rows contradict
-    each other.
-    """
+    """Read `index.parquet`, by shard and row; FileNotFoundError, or DamagedDataError if torn."""
     path = folder / INDEX_NAME
     if not path.exists():
         raise FileNotFoundError(path)
@@ -332,10 +315,7 @@ def write_index(folder: Path, index: pl.DataFrame) -> None:
 def key_frame(
     sequence_ids: Sequence[int] | np.ndarray, suffixes: Sequence[str] | str
 ) -> pl.DataFrame:
-    """Columns sequence_id and suffix, one row per map; suffixes are "own" or "true".
-
-    Raises ValueError: unequal lengths, or another suffix.
-    """
+    """Columns sequence_id and suffix ("own" or "true"), one row a map, else ValueError."""
     ids = np.asarray(sequence_ids, dtype=np.int64)
     each = [suffixes] * len(ids) if isinstance(suffixes, str) else [str(s) for s in suffixes]
     if len(each) != len(ids):

@@ -41,10 +41,7 @@ _whole: set[_Identity] = set()
 
 
 def require_whole(folder: Path, shards: Sequence[tuple[str, int, str]]) -> None:
-    """Compare shards (name, rows, sha256) not compared before, or changed since.
-
-    Raises DamagedDataError: of the first whose content is not what was written.
-    """
+    """Compare shards (name, rows, sha256) not compared before; DamagedDataError of the first."""
     unknown = [one for one in shards if _identity(folder / one[0], one[2]) not in _whole]
     if damaged := damaged_shards(folder, unknown):
         raise damaged[0]
@@ -120,10 +117,7 @@ class MapStore:
     def rows(
         self, sequence_ids: Sequence[int] | np.ndarray, suffixes: Sequence[str] | str
     ) -> np.ndarray:
-        """Positions of these maps in `index`, int64, in the order given.
-
-        Raises UserError: a map is not stored; says how many and names the first.
-        """
+        """Positions of these maps in `index`, int64, in order; UserError names one not stored."""
         keys = key_frame(sequence_ids, suffixes)
         found = find_rows(self.index, keys)
         if n_absent := found.null_count():

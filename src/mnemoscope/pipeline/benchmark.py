@@ -179,10 +179,7 @@ def score_taxonomy(task: ScoreTask) -> tuple[int, pl.DataFrame, pl.DataFrame]:
 
 
 def load_comparison(study: Study) -> Comparison:
-    """Read the comparison with published figures.
-
-    Raises UserError: the stage has not been run. DamagedDataError: a file cannot be read.
-    """
+    """Read the comparison; UserError before the stage has run, DamagedDataError if damaged."""
     study.require("benchmark")
     path = study.folder / CONCLUSIONS_FILE
     try:
@@ -396,10 +393,7 @@ def write_together(folder: Path, together: Together) -> list[Path]:
 
 
 def check_alike(studies: Sequence[Study], also: Sequence[str] = ()) -> None:
-    """Raise UserError if studies are named twice or differ in settings that must be equal.
-
-    `also` names further settings to compare, as `section.key`.
-    """
+    """Raise UserError if studies are named twice or differ in what must be equal, or in `also`."""
     first = studies[0]
     folders = [study.folder.resolve() for study in studies]
     for place, study in enumerate(studies[1:], 1):

@@ -120,10 +120,7 @@ def crews(study: Study, stage: str, models: Models) -> Iterator[Hold]:
 def make_tables(
     crew: Crew, blocks: Sequence[Block], label: str, folder: Path | None = None
 ) -> list[pl.DataFrame]:
-    """The tables that blocks make, in order.
-
-    `folder` keeps each under its block's name; complete ones are not made again.
-    """
+    """The tables that blocks make, in order; `folder` keeps each under its block's name."""
     found = {}
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -107,10 +107,7 @@ def _n_shards(study: Study, wanted: pl.DataFrame) -> int:
 
 
 def capture_rows(study: Study, models: Models, wanted: pl.DataFrame) -> None:
-    """Capture more rows here, with every model whose maps the study has.
-
-    `wanted` has `sequence_id` and `suffix`; own suffixes must be decoded already.
-    """
+    """Capture more rows with every model of the study; own suffixes must be decoded already."""
     hold: Hold = partial(hold_here, study, models)
     for role in captured_roles(study):
         with hold(role, 1) as crew:
@@ -126,10 +123,7 @@ def maps_folder(study: Study, role: str) -> Path:
 
 
 def open_maps(study: Study, store: str, *, verify: bool = False) -> MapStore:
-    """Open the maps of a role; `verify` and errors as `MapStore`.
-
-    Raises DamagedDataError: maps of another model than the study's stand in this place.
-    """
+    """Open the maps of a role, as `MapStore`; DamagedDataError if they are another model's."""
     folder = maps_folder(study, store)
     found = MapStore(folder, verify=verify)
     facts = study.record["models"].get(store.removesuffix("-heads"))

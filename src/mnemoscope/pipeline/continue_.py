@@ -34,10 +34,7 @@ def continue_stage(study: Study, models: Models) -> None:
 
 
 def continue_with(study: Study, hold: Hold, *, check: bool = True) -> None:
-    """Run the stage with the crew that `hold` gives.
-
-    `check` compares scan and decoding on a draw of `continue.check_rows` sequences.
-    """
+    """Run the stage with the crew of `hold`; `check` compares scan and decoding on a draw."""
     study.require("sequences")
     settings, folder = study.settings.continue_, chunk_folder(study)
     with study.finishing("continue") as counts, noting_halved(counts, folder / "halved"):

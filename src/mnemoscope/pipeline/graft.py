@@ -70,10 +70,7 @@ _CONTROLS: tuple[Control, ...] = ("random", "shuffled")
 
 @dataclass(frozen=True)
 class Graft:
-    """One thing put in: a part, into which of the two, the twin's or a control, and its draw.
-
-    Part "" is nothing: the model as it is.
-    """
+    """One thing put in, into which of the two, the twin's or a control; part "" is nothing."""
 
     part: str
     direction: str = INTO_MODEL
@@ -206,10 +203,7 @@ def check_twin(study: Study) -> None:
 def make_grafts(
     study: Study, tasks: Sequence[Task], loaded: "Loaded", *, workers: int | None = None
 ) -> None:
-    """Make what is not there, several at once, and say first how long that takes.
-
-    As many processes as CNNs are trained in, unless `workers` says how many.
-    """
+    """Make what is not there, several at once, and say first how long that takes."""
     todo = [task for task in tasks if not task.path.is_file()]
     say(
         f"{len(tasks):,} grafts, {loaded.tried.height:,} memorized and "
@@ -242,10 +236,7 @@ def _time_left(seconds: float, rest: Sequence[Task], workers: int) -> str:
 
 
 def wanted_parts(study: Study, loaded: "Loaded") -> list[str]:
-    """Names of the parts to graft, each once.
-
-    Raises UserError: a part that the model does not have, or a place to be patched.
-    """
+    """Names of the parts to graft, each once; UserError for one that the model does not have."""
     pair, wanted = loaded.pairs[INTO_MODEL], study.settings.graft
     parts = list(wanted.parts or pair.anatomy.parts)
     for part in parts:
@@ -376,10 +367,7 @@ def _basis(
 
 
 class Loaded(NamedTuple):
-    """What all grafts of one process share.
-
-    `models` and `pairs` by the direction in which parts go into them.
-    """
+    """What all grafts of one process share; `models` and `pairs` by direction."""
 
     study: Study
     models: dict[str, LanguageModel]

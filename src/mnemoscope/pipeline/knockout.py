@@ -79,10 +79,7 @@ Sizes = Mapping[Cut, Mapping[str, tuple[float, float]]]
 def cut_rows(
     names: Sequence[str], outcomes: Outcomes, sizes: Sizes, *, by: str, seed: int
 ) -> Iterator[dict[str, object]]:
-    """One row per kind of cut and tried class, over all draws.
-
-    `by` is the ranking's name, `seed` for the bootstrap.
-    """
+    """One row per kind of cut and tried class, over all draws; `by` is the ranking's name."""
     for (choice, edges_of, strength), draws in _by_kind(outcomes).items():
         for name in names:
             parts = [outcomes[cut].filter(pl.col("class") == name) for cut in draws]

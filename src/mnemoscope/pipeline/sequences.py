@@ -124,10 +124,7 @@ def _held(folder: Path) -> Iterator[None]:
 def check_sources(
     settings: StudySettings, models: Models, source: Any = None, *, labelled: bool = False
 ) -> ReadResult:
-    """Read the sequences and check that they, the taxonomies and the model fit together.
-
-    Arguments as `create_study`. Raises UserError: anything that cannot be used.
-    """
+    """Read the sequences and check all that `create_study` does; UserError if anything is wrong."""
     wanted = settings.sequences
     load_taxonomies(settings.label.taxonomies)
     if settings.model.name == NO_MODEL:

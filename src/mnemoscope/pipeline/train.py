@@ -125,10 +125,7 @@ class Job:
 
 @dataclass(frozen=True)
 class SampleRows:
-    """A sample's training and evaluation rows, and its class names in order.
-
-    Where all are asked in folds (`label.split`), every row is for evaluation.
-    """
+    """A sample's training and evaluation rows (of folds all are the latter), and its classes."""
 
     train: pl.DataFrame
     evaluation: pl.DataFrame

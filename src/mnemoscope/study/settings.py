@@ -696,10 +696,7 @@ def shipped_path(name: str) -> Path:
 
 
 def find_study_file(given: Path) -> Path:
-    """The user's file if it exists or has a folder, else the shipped study of this name.
-
-    Raises UserError: a bare name that is neither a file here nor a shipped study.
-    """
+    """The user's file if it exists or has a folder, else the shipped study of this name."""
     is_name = given.name == str(given)
     return shipped_path(given.name) if is_name and not given.exists() else given
 
@@ -712,10 +709,7 @@ _SHIPPED = (EMBEDDED, NO_MODEL)
 
 
 def check_names(settings: StudySettings) -> None:
-    """Raise UserError if the model, reference or source of sequences does not exist.
-
-    Their content is checked when it is read.
-    """
+    """Raise UserError if the model, reference or source of sequences does not exist."""
     from mnemoscope.data.hub import parse_hub_name
 
     model, sequences = settings.model, settings.sequences
@@ -767,10 +761,7 @@ class Variant:
 
 
 def variants(settings: LabelSettings) -> list[Variant]:
-    """The main choice of sequences, then the repetitions in the settings.
-
-    Raises UserError: `both_splits` of folds, which have no two sides.
-    """
+    """The main choice of sequences, then the repetitions; UserError: `both_splits` of folds."""
     own, split = settings.non_memo_suffix, settings.split
     if split == "folds" and settings.both_splits:
         raise UserError(

@@ -40,10 +40,7 @@ class Draw:
     n_units: tuple[int, ...]
 
     def is_enough(self, needed: int, *, n_folds: int = 0) -> bool:
-        """True where both sides have rows, and together `needed` of every class.
-
-        For folds there is one side, and every class needs a unit for each.
-        """
+        """True where both sides (of folds the one) have rows, and `needed` of every class."""
         if n_folds:
             return self.n_train >= needed and min(self.n_units) >= n_folds
         return min(self.n_train, self.n_eval) > 0 and self.n_train + self.n_eval >= needed

@@ -39,10 +39,7 @@ class Partition(NamedTuple):
 
 
 def find_partition(nodes: Sequence[Node]) -> Partition:
-    """Reduce nodes, in the order in which they are asked, to the partition that they make.
-
-    A user's own node counts as one yes/no property that nothing else is known of.
-    """
+    """Reduce nodes, in their order, to the partition that they make; a user's own is one yes/no."""
     axes = _find_axes(nodes)
     answers = _ask_grid(nodes, axes)
     for axis, (column, values) in enumerate(list(axes.items())):
@@ -60,10 +57,7 @@ def find_partition(nodes: Sequence[Node]) -> Partition:
 
 
 def match_classes(trained: "Taxonomy", other: "Taxonomy") -> tuple[int, ...]:
-    """For every class of `other`, the index of the same class in `trained`.
-
-    Raises ValueError: the two are different partitions.
-    """
+    """For every class of `other`, the index of the same class in `trained`, or ValueError."""
     if trained.partition_key != other.partition_key:
         raise ValueError(f"'{trained.name}' and '{other.name}' are different partitions")
     blocks = trained.partition.blocks

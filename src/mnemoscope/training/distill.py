@@ -142,10 +142,7 @@ def attention_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def affinity_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared difference of the cosines between all tokens of a sequence.
-
-    States (batch, tokens, width) each; widths may differ.
-    """
+    """Mean squared difference of all cosines between tokens; states (batch, tokens, width)."""
     own, theirs = (functional.normalize(one, dim=-1) for one in (student, teacher))
     return functional.mse_loss(own @ own.mT, theirs @ theirs.mT)
 
@@ -170,10 +167,7 @@ Teacher = Callable[[Tensor], Seen]
 
 
 def look(model: Any, tokens: Tensor, layers: Sequence[int], losses: Sequence[Loss]) -> Seen:
-    """Run a model and keep what these losses compare, of these layers.
-
-    Raises UserError: a family that does not hand out its attention.
-    """
+    """Run a model and keep what these losses compare; UserError where it hides its attention."""
     names = {one.name for one in losses}
     needs_states, needs_maps = bool(names & {"hidden", "affinity"}), "attention" in names
     found = model(

@@ -91,11 +91,7 @@ class HistoryWriter:
 
 
 def read_history(folder: Path | str) -> History:
-    """Read what a callback, a watch or `mnemoscope track` wrote.
-
-    Raises UserError: no history there, or no check in it yet. DamagedDataError: a file of it is
-    torn.
-    """
+    """Read what was watched; UserError without a check, DamagedDataError if torn."""
     folder = Path(folder)
     facts = _read_record(folder)
     checks = [
