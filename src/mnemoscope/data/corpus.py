@@ -7,7 +7,7 @@ import struct
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -265,39 +265,54 @@ def _check_index(path: Path, lengths: np.ndarray, first_bytes: np.ndarray, item_
 _BATCH_ROWS = 512  # documents may be long
 
 
-class ParquetFile(NamedTuple):
+class Documents:
     """A table with one document a row, in `column`: `tokens`, or `text` with a cutter."""
 
-    path: Path
-    column: str
-    cutter: WindowCutter | None
+    def __init__(self, path: Path, column: str, cutter: WindowCutter | None) -> None:
+        self.path, self.column, self.cutter = path, column, cutter
+
+    def rows(self, position: int) -> Iterator[tuple[Any, int]]:
+        """Documents from a position on, None of an empty row, each with the position after it."""
+        raise NotImplementedError
 
     def chunks(self, position: int, k: int) -> Iterator[Chunk]:
-        """Documents from the row `position` on; `k` plays no part."""
+        """Documents from a position on, as `rows` counts; `k` plays no part."""
         del k
-        with whole_parquet(self.path):
-            if self.cutter is None:
-                yield from self._chunks_of_tokens(position)
-            else:
-                yield from group_documents(self._documents(self.cutter, position))
+        rows = self.rows(position)
+        return group_documents((self._tokens(one), at) for one, at in rows if one is not None)
 
     def values(self) -> Iterator[tuple[str, Any]]:
-        """Documents as they stand there, texts or token ids, each with its name."""
+        """Documents that are not empty as they stand there, named by table and number, from 1."""
+        rows = enumerate(self.rows(0), 1)
+        return ((f"{self.path}#{number}", value) for number, (value, _) in rows if value)
+
+    def _tokens(self, value: Any) -> np.ndarray:
+        if self.cutter is not None:
+            return np.array(self.cutter.encode(value), dtype=np.int32)
+        try:
+            return np.array(value, dtype=np.int64)
+        except OverflowError:
+            raise UserError(f"{self.path}: token id {max(value)} does not fit 64 bits.") from None
+
+
+class ParquetFile(Documents):
+    """A Parquet table; positions are rows."""
+
+    def chunks(self, position: int, k: int) -> Iterator[Chunk]:
+        """As of all documents; of tokens a chunk a batch, without a look at the single document."""
+        if self.cutter is not None:
+            yield from super().chunks(position, k)
+            return
         with whole_parquet(self.path):
-            rows = (one for batch in self._batches(0) for one in batch.to_list())
-            yield from _named(self.path, rows)
+            for rows in self._batches(position):
+                position += len(rows)
+                yield _join_lists(rows.drop_nulls(), position, self.path)
 
-    def _chunks_of_tokens(self, position: int) -> Iterator[Chunk]:
-        """A chunk a batch, without a look at the single document."""
-        for rows in self._batches(position):
-            position += len(rows)
-            yield _join_lists(rows.drop_nulls(), position, self.path)
-
-    def _documents(self, cutter: WindowCutter, position: int) -> Iterator[tuple[np.ndarray, int]]:
-        for rows in self._batches(position):
-            for text in rows:
-                position += 1
-                yield _encode(cutter, text or ""), position
+    def rows(self, position: int) -> Iterator[tuple[Any, int]]:
+        """Documents from the row `position` on."""
+        with whole_parquet(self.path):
+            values = (one for batch in self._batches(position) for one in batch.to_list())
+            yield from ((value, after) for after, value in enumerate(values, position + 1))
 
     def _batches(self, position: int) -> Iterator[pl.Series]:
         rows = pl.scan_parquet(self.path, glob=False).slice(position).select(self.column)
@@ -305,28 +320,10 @@ class ParquetFile(NamedTuple):
             yield batch[self.column]
 
 
-class JsonLines(NamedTuple):
-    """A table with one document a line, in `column`: `tokens`, or `text` with a cutter."""
+class JsonLines(Documents):
+    """A table with one document a line; positions are bytes."""
 
-    path: Path
-    column: str
-    cutter: WindowCutter | None
-
-    def chunks(self, position: int, k: int) -> Iterator[Chunk]:
-        """Documents from the byte `position` on; `k` plays no part."""
-        del k
-        return group_documents(self._documents(position))
-
-    def values(self) -> Iterator[tuple[str, Any]]:
-        """Documents as they stand there, texts or token ids, each with its name."""
-        return _named(self.path, (value for value, _ in self._rows(0)))
-
-    def _documents(self, position: int) -> Iterator[tuple[np.ndarray, int]]:
-        for value, after in self._rows(position):
-            if value is not None:
-                yield self._tokens(value), after
-
-    def _rows(self, position: int) -> Iterator[tuple[Any, int]]:
+    def rows(self, position: int) -> Iterator[tuple[Any, int]]:
         """The value of each line, None of an empty one, and where the next line begins."""
         with open_unpacked(self.path) as handle:
             pass_over(handle, position)
@@ -334,14 +331,6 @@ class JsonLines(NamedTuple):
                 value = self._value(line, position)
                 position += len(line)
                 yield value, position
-
-    def _tokens(self, value: Any) -> np.ndarray:
-        if self.cutter is not None:
-            return _encode(self.cutter, value)
-        try:
-            return np.array(value, dtype=np.int64)
-        except OverflowError:
-            raise UserError(f"{self.path}: token id {max(value)} does not fit 64 bits.") from None
 
     def _value(self, line: bytes, position: int) -> Any:
         if not line.strip():
@@ -357,57 +346,40 @@ class JsonLines(NamedTuple):
         )
 
 
-class TextFiles(NamedTuple):
-    """Texts, each one document; one that was named itself (`is_alone`) must be a text."""
+class TextFiles(Documents):
+    """Texts, each one document; one that was named itself must be a text. Positions are files."""
 
-    paths: tuple[Path, ...]
-    cutter: WindowCutter
-    is_alone: bool
+    def __init__(self, paths: Sequence[Path], cutter: WindowCutter, *, is_alone: bool) -> None:
+        super().__init__(paths[0], "text", cutter)
+        self._paths, self._is_alone = paths, is_alone
 
-    def chunks(self, position: int, k: int) -> Iterator[Chunk]:
-        """Documents from the file `position` on; `k` plays no part."""
-        del k
-        return group_documents(self._documents(position))
+    def rows(self, position: int) -> Iterator[tuple[Any, int]]:
+        """Documents from the file `position` on."""
+        for number, path in enumerate(self._paths[position:], start=position + 1):
+            text = read_text(path)
+            if text is None and self._is_alone:
+                raise UserError(f"{path}: not a text in UTF-8. Convert it, or give a table.")
+            yield text or "", number
 
     def values(self) -> Iterator[tuple[str, Any]]:
         """Texts as they stand there, each with its path."""
-        return ((str(path), self._text(path)) for path in self.paths)
-
-    def _documents(self, position: int) -> Iterator[tuple[np.ndarray, int]]:
-        for number, path in enumerate(self.paths[position:], start=position + 1):
-            yield _encode(self.cutter, self._text(path)), number
-
-    def _text(self, path: Path) -> str:
-        text = read_text(path)
-        if text is None and self.is_alone:
-            raise UserError(f"{path}: not a text in UTF-8. Convert it, or give a table.")
-        return text or ""
+        return ((str(self._paths[after - 1]), text) for text, after in self.rows(0))
 
 
-class CsvFile(NamedTuple):
-    """A CSV or a plugin's table with one document a row, in `column`; read whole."""
-
-    path: Path
-    column: str
-    cutter: WindowCutter | None
+class CsvFile(Documents):
+    """A CSV or a plugin's table, read whole; positions are rows."""
 
     def chunks(self, position: int, k: int) -> Iterator[Chunk]:
-        """Documents from the row `position` on; `k` plays no part."""
-        del k
+        """As of all documents; of tokens one chunk."""
+        if self.cutter is not None:
+            return super().chunks(position, k)
         values = read_table(self.path)[self.column]
-        if self.cutter is None:
-            return iter([_join_lists(values[position:].drop_nulls(), len(values), self.path)])
-        return group_documents(self._documents(self.cutter, values, position))
+        return iter([_join_lists(values[position:].drop_nulls(), len(values), self.path)])
 
-    def values(self) -> Iterator[tuple[str, Any]]:
-        """Documents as they stand there, texts or token ids, each with its name."""
-        return _named(self.path, read_table(self.path)[self.column].to_list())
-
-    def _documents(
-        self, cutter: WindowCutter, values: pl.Series, position: int
-    ) -> Iterator[tuple[np.ndarray, int]]:
-        for number, text in enumerate(values[position:], start=position + 1):
-            yield _encode(cutter, text or ""), number
+    def rows(self, position: int) -> Iterator[tuple[Any, int]]:
+        """Documents from the row `position` on."""
+        values = read_table(self.path)[self.column].to_list()[position:]
+        return ((value, after) for after, value in enumerate(values, position + 1))
 
 
 def open_csv(path: Path, cutter: WindowCutter | None) -> CsvFile:
@@ -448,7 +420,7 @@ def open_jsonl(path: Path, cutter: WindowCutter | None) -> JsonLines | None:
     return JsonLines(path, column, _cutter_for(column, cutter, path))
 
 
-_OPENERS: dict[str, Callable[[Path, WindowCutter | None], "DocumentSource | None"]] = {
+_OPENERS: dict[str, Callable[[Path, WindowCutter | None], Documents | None]] = {
     **dict.fromkeys(TABLE_ENDINGS, open_jsonl),
     ".parquet": open_parquet,
     ".csv": open_csv,
@@ -488,15 +460,6 @@ def _join_lists(lists: pl.Series, position: int, path: Path) -> Chunk:
     return Chunk(flat.to_numpy(), ends, len(flat), position)
 
 
-def _named(path: Path, values: Iterable[Any]) -> Iterator[tuple[str, Any]]:
-    """Rows that hold something, named by their table and number, counted from 1."""
-    return ((f"{path}#{row}", value) for row, value in enumerate(values, 1) if value)
-
-
-def _encode(cutter: WindowCutter, text: str) -> np.ndarray:
-    return np.array(cutter.encode(text), dtype=np.int32)
-
-
 def _lines(handle: BinaryIO, path: Path) -> Iterator[bytes]:
     try:
         yield from read_lines(handle)
@@ -522,24 +485,6 @@ def _line_number(path: Path, position: int) -> int:
     return number
 
 
-class _Source(Protocol):
-    """A part of the corpus that can be read from any place on."""
-
-    def chunks(self, position: int, k: int) -> Iterator[Chunk]:
-        """Pieces from a position on, with what k-token suffixes need."""
-
-
-class DocumentSource(_Source, Protocol):
-    """One whose documents stand there one by one, as texts where it has a cutter."""
-
-    @property
-    def cutter(self) -> WindowCutter | None:
-        """What cuts its texts into tokens; None where it holds tokens."""
-
-    def values(self) -> Iterator[tuple[str, Any]]:
-        """Documents as they stand there, texts or token ids, each with its name."""
-
-
 class Place(NamedTuple):
     """Where reading goes on: in which source, and where in it."""
 
@@ -551,7 +496,7 @@ class Corpus(NamedTuple):
     """An opened corpus, not in memory; `reading` is what else decides its tokens."""
 
     path: Path
-    sources: Sequence[FlatFile | DocumentSource]
+    sources: Sequence[FlatFile | Documents]
     files: tuple[Path, ...]
     reading: str
 
@@ -611,7 +556,7 @@ def open_corpus(path: Path | str, *, tokenizer: Any | None, dtype: str | None) -
                 f"{path}: holds flat binaries ({flats[0].name}) beside other files "
                 f"({others[0].name}). Name the file or the folder that is meant."
             )
-    sources: list[FlatFile | DocumentSource] = [open_flat(file, dtype) for file in flats]
+    sources: list[FlatFile | Documents] = [open_flat(file, dtype) for file in flats]
     for file in tables:
         opened = _OPENERS.get(table_ending(file) or "", open_csv)(file, cutter)
         sources += [] if opened is None else [opened]
@@ -625,12 +570,12 @@ def open_corpus(path: Path | str, *, tokenizer: Any | None, dtype: str | None) -
 
 def _open_texts(
     path: Path, texts: list[Path], cutter: WindowCutter | None, *, has_data: bool
-) -> list[FlatFile | DocumentSource]:
+) -> list[FlatFile | Documents]:
     """The texts as one source; without a tokenizer they are passed over beside other data."""
     if not texts:
         return []
     if cutter is not None:
-        return [TextFiles(tuple(texts), cutter, is_alone=path.is_file())]
+        return [TextFiles(texts, cutter, is_alone=path.is_file())]
     if not has_data:
         raise UserError(
             f"{path}: texts must be cut into tokens: name a model or a folder with --tokenizer. "
