@@ -189,10 +189,7 @@ class WindowCollector:
     def to_frame(self, *, where: str) -> pl.DataFrame:
         """The windows as columns text, tokens, start, end and source (0 for the first text).
 
-        With `pad` shorter windows are padded (`attention_mask`).
-
-        Raises:
-            UserError: there is none.
+        With `pad` shorter windows are padded (`attention_mask`). Raises UserError: there is none.
         """
         if not self._windows:
             raise UserError(
@@ -243,10 +240,8 @@ def take_tokens(
 ) -> pl.DataFrame:
     """Check rows that are sequences already, number them and decode `text` where it is absent.
 
-    With `pad` shorter rows are padded on the right or left, and `attention_mask` says so.
-
-    Raises:
-        UserError: as `check_sequences`.
+    With `pad` shorter rows are padded on the right or left, and `attention_mask` says so. Raises
+    UserError: as `check_sequences`.
     """
     if "sequence_id" not in frame.columns:
         frame = frame.with_columns(_numbers())
@@ -368,14 +363,11 @@ def read_sequences(
     (`cut_rows`); a tokenizer is needed for texts alone. With `pad` shorter tokens, and texts
     shorter than one sequence but longer than the prefix, are taken too, padded on the right; with
     `left` they are padded there, so that all suffixes are whole and prefixes differ in length. A
-    table's other columns stay, except what a model or `add_features` said of it; `columns` gives
-    it more, by their paths (`take_columns`). The first `prefix` tokens, half unless given, are
-    the prefix: a pair of arrays must agree.
-
-    Raises:
-        UserError: nothing there, nothing that is text, no text as long as a sequence, a file that
-            would be misread, or a table that `schema` refuses.
-        DamagedDataError: a torn Parquet, packed or array file.
+    table's other columns stay, except what a model or `add_features` said of it; `columns` gives it
+    more, by their paths (`take_columns`). The first `prefix` tokens, half unless given, are the
+    prefix: a pair of arrays must agree. Raises UserError: nothing there, nothing that is text, no
+    text as long as a sequence, a file that would be misread, or a table that `schema` refuses.
+    DamagedDataError: a torn Parquet, packed or array file.
     """
     prefix = length // 2 if prefix is None else prefix
     fewest = {False: length, True: prefix + 1, "left": length - prefix + 1}

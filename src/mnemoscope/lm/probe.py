@@ -145,11 +145,9 @@ def hidden_states(
 
     States are numbered 0 to `n_layers`; None gives the last. A position's state has read its token
     and predicts the next; the BOS token is no position. `attention_mask` is that of a padded table,
-    (n, T): a row's states are those it has alone, and 0 where it is padded.
-
-    Raises:
-        UserError: tokens or a mask that do not fit, or a state that the model does not have.
-        NoRoomError: not even one sequence fits into memory.
+    (n, T): a row's states are those it has alone, and 0 where it is padded. Raises UserError:
+    tokens or a mask that do not fit, or a state that the model does not have. NoRoomError: not even
+    one sequence fits into memory.
     """
     wanted = [lm.n_layers] if layers is None else [check_state(lm, one) for one in layers]
     inner = [layer for layer in wanted if layer < lm.n_layers]
