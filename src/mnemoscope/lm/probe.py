@@ -13,13 +13,14 @@ from torch import nn
 from mnemoscope.errors import UserError
 from mnemoscope.lm.model import (
     LanguageModel,
+    Span,
     attention_modules,
     check_tokens,
     last_logits,
     prepend_bos,
     run_batches,
+    run_sequences,
 )
-from mnemoscope.lm.padding import Span, run_sequences
 
 # What families call the matrix that leads from an MLP's neurons back to the hidden state.
 _NAMES = {"dense_4h_to_h", "down_proj", "fc_out", "fc2", "c_proj"}
