@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 from mnemoscope.errors import UserError, check_installed, first_line, nearest
 from mnemoscope.parse import read_json
 from mnemoscope.progress import say
-from mnemoscope.words import plural
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 BOS_MODES = ("auto", "always", "never")
@@ -321,6 +320,8 @@ def find_checkpoints(given: Sequence[str], *, least: int = 2) -> list[Checkpoint
     is_inside = bool(only) and Path(only).is_dir() and not _holds_model(Path(only))
     found = _named(_inside(Path(only)) if is_inside else given)
     if len(found) < least:
+        from mnemoscope.words import plural  # loads numpy, which settings do without
+
         said = f"{plural(len(found), 'checkpoint')} named"
         if is_inside:
             said = f"{only}: {plural(len(found), 'checkpoint')} there"
