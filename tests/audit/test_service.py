@@ -74,7 +74,12 @@ def answer_of(client, n=2):
     return client.ask([client.body([1, 2, 3], n)], label="test")[0]
 
 
-@pytest.mark.parametrize("style", ["vllm", "llama", "openai", "text"])
+SLOW = pytest.mark.slow  # their answers are read by the tests of single answers below
+
+
+@pytest.mark.parametrize(
+    "style", ["vllm", "text", pytest.param("llama", marks=SLOW), pytest.param("openai", marks=SLOW)]
+)
 def test_the_spans_are_those_of_the_same_model_here(style, document, here, lm, tmp_path):
     with serving(lm, style) as (service, url):
         record, spans = asked(lm, url, document, tmp_path / "out")

@@ -338,6 +338,7 @@ def test_the_verb_run_on_a_cluster_writes_what_one_process_writes(
     assert set(asked) == {"workers", "run_tasks"}  # it was the cluster's work
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster_is_there")
 def test_the_verb_search_on_a_cluster_writes_what_one_process_writes(whole, tmp_path, call):
     shown, folders = [], {}

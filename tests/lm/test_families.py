@@ -24,6 +24,13 @@ NAMED = (
     "mpt", "gpt_neo", "gemma", "granite", "olmoe", "starcoder2", "gpt_bigcode", "codegen",
     "smollm3", "qwen3_moe", "deepseek_v3",
 )  # fmt: skip
+# One of each way to attend: grouped, shared or latent keys, windows, soft caps, sinks, ALiBi,
+# experts, code older than the interface. `make test-all` tries all that are named.
+OF_EACH_KIND = {
+    "gpt_neox", "gpt2", "gptj", "opt", "llama", "mixtral", "gemma2", "gemma3_text", "phi3",
+    "gpt_oss", "bloom", "falcon", "mpt", "gpt_neo", "gpt_bigcode", "codegen", "deepseek_v3",
+}  # fmt: skip
+OF_EACH_ROUNDING = {"gpt_neox", "gemma2", "gpt_oss", "bloom", "mpt", "deepseek_v3"}
 WITHOUT_ATTENTION = ("mamba", "rwkv", "xlstm", "falcon_mamba")
 _HEAD = """# Families of models
 
@@ -51,13 +58,19 @@ Made by `MNEMOSCOPE_WRITE_DOCS=1 pytest tests/lm/test_families.py -m slow`.
 """
 
 
-@pytest.mark.parametrize("name", NAMED)
+def named(fast: set[str]) -> list:
+    """All that are named; those that are not of the few wait for `make test-all`."""
+    slow = {True: (), False: pytest.mark.slow}
+    return [pytest.param(name, marks=slow[name in fast]) for name in NAMED]
+
+
+@pytest.mark.parametrize("name", named(OF_EACH_KIND))
 def test_maps_are_the_models_own_attention_pooled_and_cutting_nothing_changes_nothing(name):
     found = examine(name)
     assert (found.verdict, found.knockout) == ("exact", "exact")
 
 
-@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("name", named(OF_EACH_ROUNDING))
 def test_in_bfloat16_only_the_pooling_rounds(name):
     """Mean and max of bfloat16 weights, accumulated in float32: nothing is rounded again."""
     for settings in settings_to_try(name):

@@ -255,7 +255,7 @@ def test_a_stopped_search_goes_on_and_gives_the_same_bytes(found, tmp_path, monk
     assert (folder / "search.parquet").read_bytes() == before
 
 
-@pytest.mark.parametrize("objective", ["excess", "min_f1"])
+@pytest.mark.parametrize("objective", [pytest.param("excess", marks=pytest.mark.slow), "min_f1"])
 def test_where_attention_follows_the_text_alone_nothing_is_claimed(tmp_path, objective) -> None:
     study = plant(tmp_path / "study", shown_text(TABLE), TABLE)
     values = study.settings.as_dict()

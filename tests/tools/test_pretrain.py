@@ -64,6 +64,7 @@ def test_learning_rate_warms_up_then_falls_to_three_percent():
     assert rates == sorted(rates, reverse=True)
 
 
+@pytest.mark.slow
 def test_a_killed_recipe_started_again_ships_the_same_bytes(tmp_path, tiny_out, run_recipe_command):
     for name in ("whole", "killed"):
         shutil.copytree(tiny_out, tmp_path / name)
