@@ -11,7 +11,6 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-import yaml
 
 from mnemoscope.study.folder import Study
 from tiny_models import VOCABULARY, save_model
@@ -58,31 +57,12 @@ def rows(**changes) -> pl.DataFrame:
     return pl.DataFrame({name: values for name, values in columns.items() if values is not None})
 
 
-TABLES = {  # the rest of what a table may be is refused in data/test_read.py
-    "ids of another type": (rows(sequence_id=["a", "b", "c"]), "column 'sequence_id'", "integers"),
-    "tokens of another type": (rows(tokens=["a", "b", "c"]), "column 'tokens'", "integers"),
-    "too few tokens": (rows(tokens=[[1] * 64, [1] * 61, [1] * 64]), "row 1: 61 tokens", "64"),
-    "token outside the vocabulary": (
-        rows(tokens=[[1] * 64, [1] * 64, [1] * 63 + [VOCABULARY]]),
-        f"row 2, token 63: id {VOCABULARY} is outside the vocabulary",
-        f"0 to {VOCABULARY - 1}",
-    ),
-    "no rows": (rows().clear(), "no rows", "At least one"),
-}
-
-
-@pytest.mark.parametrize("ending", ["parquet", "jsonl"])
-@pytest.mark.parametrize(("frame", "what", "remedy"), TABLES.values(), ids=TABLES)
-def test_a_table_that_cannot_be_used(
-    frame, what, remedy, ending, tiny, source, out, refused
-) -> None:
-    path = source / f"table.{ending}"
-    (frame.write_parquet if ending == "parquet" else frame.write_ndjson)(path)
+def test_a_token_outside_the_vocabulary(tiny, source, out, refused) -> None:
+    """What else a table may be is refused in tests/data."""
+    path = source / "table.parquet"
+    rows(tokens=[[1] * 64, [1] * 64, [1] * 63 + [VOCABULARY]]).write_parquet(path)
     line = refused("sequences", path, "--model", tiny.model, "-o", out, "-q")
-    assert str(path) in line
-    # JSONL is checked line by line, so it may be the line that is named.
-    assert what in line or (ending == "jsonl" and ("line 1" in line or "no line" in line)), line
-    assert remedy in line
+    assert f"{path}, row 2, token 63: id {VOCABULARY} is outside the vocabulary" in line
     assert left_in(out) == []
 
 
@@ -93,8 +73,6 @@ def test_files_that_are_not_there_or_are_none(tiny, source, out, refused) -> Non
         "none": (None, "no such file"),
         "dangling.txt": (None, "no such file"),
         "empty.jsonl": (b"", "no line holds a row"),
-        "list.jsonl": (b"[1, 2]\n", "line 1: a list where an object"),
-        "torn.jsonl": (b'{"sequence_id": 1, "tex', "line 1: not JSON"),
         "torn.parquet": (b"PAR1 and no more", "not a whole Parquet file"),
         "latin.txt": (b"caf\xe9", "not a text in UTF-8"),
     }.items():
@@ -104,18 +82,6 @@ def test_files_that_are_not_there_or_are_none(tiny, source, out, refused) -> Non
         assert str(source / name) in line
         assert what in line
         assert left_in(out) == []
-
-
-def test_a_short_text_is_said_and_skipped_and_counted(tiny, source, out, call) -> None:
-    (source / "long.txt").write_text(LONG)
-    (source / "short.txt").write_text("Too short.")
-    (source / "binary.dat").write_bytes(b"\0")
-    result = call("sequences", source, "--model", tiny.model, "-o", out)
-    assert result.status == 0
-    assert "1 texts shorter than one sequence were skipped; 1 files were not text" in result.err
-    counts = Study(out).manifest("sequences")["counts"]
-    assert (counts["documents"], counts["too_short"], counts["unreadable"]) == (1, 1, 1)
-    assert "too short 1" in " ".join(call("describe", out).out.split())
 
 
 def bert(folder: Path) -> Path:
@@ -168,7 +134,7 @@ MODELS = {
 @pytest.mark.parametrize(("make", "what"), MODELS.values(), ids=MODELS)
 def test_a_model_that_cannot_be_used(make, what, tiny, tmp_path, out, refused) -> None:
     model = make(tmp_path / "model")
-    for verb in (["run", "--sequences"], ["capture", "--sequences"], ["sequences"]):
+    for verb in (["run", "--sequences"], ["sequences"]):
         line = refused(*verb, tiny.table, "--model", model, "-o", out, "-q")
         assert str(model) in line
         assert what in line
@@ -212,18 +178,6 @@ def test_attention_that_is_not_finite_on_the_way_keeps_no_map_of_it(
     assert "non-finite attention in layer 1" in refused("capture", study, "-q")
     assert not (study / "maps").exists()
     assert not Study(study).is_done("capture")
-
-
-def test_a_reference_with_another_tokenizer(tiny, tmp_path, out, refused) -> None:
-    from transformers import PreTrainedTokenizerFast
-
-    reference = save_model(tmp_path / "reference")
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(reference)
-    tokenizer.add_tokens(["another"])
-    tokenizer.save_pretrained(reference)
-    line = refused("run", tiny.yaml, "--reference", reference, "-o", out, "-q")
-    assert "another tokenizer" in line
-    assert left_in(out) == []
 
 
 @pytest.mark.parametrize(
@@ -309,14 +263,13 @@ def test_settings_files_that_cannot_be_used(tmp_path, out, refused) -> None:
 STUDY_VERBS = ["continue", "features", "label", "capture", "train", "benchmark", "localize"]
 
 
-@pytest.mark.parametrize("verb", [*STUDY_VERBS, "report", "describe"])
-def test_a_folder_that_is_no_study(verb, source, tmp_path, refused) -> None:
+def test_a_folder_that_is_no_study(source, tmp_path, refused) -> None:
     (source / "note.txt").write_text("mine")
-    line = refused(verb, source)
-    assert str(source) in line
-    assert "not a study" in line or "neither a study" in line
-    line = refused(verb, tmp_path / "none")
-    assert f"{tmp_path / 'none'}: no such" in line
+    for verb in (*STUDY_VERBS, "report", "describe"):
+        line = refused(verb, source)
+        assert str(source) in line
+        assert "not a study" in line or "neither a study" in line
+        assert f"{tmp_path / 'none'}: no such" in refused(verb, tmp_path / "none")
     assert snapshot(source) == {"note.txt": b"mine"}
     assert not (tmp_path / "none").exists()
 
@@ -387,24 +340,9 @@ def test_run_reports_an_impossible_taxonomy_and_goes_on_with_the_others(
     assert entry["counts"] == {"Non-Memo": 80, "Guess": 0, "Recall": 160}
     assert "--drop-small-classes" in entry["impossible"]
     assert "impossible" in (study.folder / "report.html").read_text().lower()
-
-
-def test_run_with_nothing_to_train_says_which_class_how_many_and_what_to_do(
-    tiny, tmp_path, refused, call
-) -> None:
-    values = tiny.values | {"label": {"taxonomies": ["Non-Memo, Guess, Recall"], "minimum": 12}}
-    values |= {"benchmark": {"n_resamples": 100, "controls": False}}
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(values))
-    line = refused("run", tmp_path / "study.yaml", "-o", tmp_path / "study", "-q")
-    assert "12 sequences of every class are needed, but Guess has 0" in line
-    assert "Non-Memo 80, Guess 0, Recall 160" in line
-    assert "--drop-small-classes" in line
-    assert not (tmp_path / "study" / "maps").exists()
-    flags = ["--drop-small-classes", "--redo", "-q"]
-    assert call("run", "-o", tmp_path / "study", *flags).status == 0
-    entry = Study(tmp_path / "study").manifest("label")["counts"]["samples"]
-    assert entry["Non-Memo, Guess, Recall"]["trained_classes"] == ["Non-Memo", "Recall"]
-    assert entry["Non-Memo, Guess, Recall"]["dropped"] == ["Guess"]
+    assert call("label", study.folder, "--drop-small-classes", "--redo", "-q").status == 0
+    entry = study.manifest("label")["counts"]["samples"]["Non-Memo, Guess, Recall"]
+    assert (entry["trained_classes"], entry["dropped"]) == (["Non-Memo", "Recall"], ["Guess"])
 
 
 def spoil(path: Path, how: str) -> None:
@@ -532,15 +470,6 @@ def test_names_that_no_file_can_have_are_one_line(tiny, tmp_path, out, refused, 
     broken.symlink_to(tmp_path / "nothing")
     line = refused("sequences", tiny.table, "--model", tiny.model, "-o", broken, "-q")
     assert f"{broken}: a link to what is not there" in line
-
-
-def test_a_link_to_an_empty_folder_is_filled(tiny, tmp_path, call) -> None:
-    (tmp_path / "real").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "real")
-    arguments = ["sequences", tiny.table, "--model", tiny.model, "-o", tmp_path / "link", "-q"]
-    assert call(*arguments).status == 0
-    assert (tmp_path / "real" / "study.yaml").is_file()
-    assert (tmp_path / "link").is_symlink()
 
 
 def test_a_text_whose_name_is_not_utf8_is_read_under_an_escaped_name(

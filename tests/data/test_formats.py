@@ -510,169 +510,76 @@ def _rows(**changes):
 PAIR = {"a_prefix.npy": np.zeros((2, 32), np.uint16), "a_suffix.npy": np.zeros((2, 32), np.uint16)}
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0a\nsize 12345\n"
 BOMB = npy_header({"descr": "<u2", "fortran_order": False, "shape": (10**13, 32)}) + bytes(64)
-MISREAD = {  # files, what is given, columns, words of the one line
-    "CSV without a text column": ({"a.csv": b"a,b\n1,2\n"}, "a.csv", {}, "--column text=NAME"),
-    "CSV without a header": (
-        {"a.csv": b"4139,0,0\n12,2,0\n"},
-        "a.csv",
-        {},
-        "'0' is empty or stands",
-    ),
-    "CSV with a text for a header": (
-        {"a.csv": LONG.encode()},
-        "a.csv",
-        {},
-        "without a column 'text'",
-    ),
-    "CSV with semicolons": ({"a.csv": b"id;text\n1;x\n"}, "a.csv", {}, "divided by ';'"),
-    "CSV with tabs": ({"a.csv": b"id\ttext\n1\tx\n"}, "a.csv", {}, r"divided by '\\t'"),
-    "CSV with an unquoted comma": (
-        {"a.csv": b"id,text\n1,a, b\n"},
-        "a.csv",
-        {},
-        "line 2: 3 fields",
-    ),
-    "CSV with a field too few": ({"a.csv": b"id,text\n1\n"}, "a.csv", {}, "line 2: 1 fields"),
-    "CSV with an open quote": ({"a.csv": b'text\n"a\nb\n'}, "a.csv", {}, "not CSV"),
-    "CSV with a quote inside": ({"a.csv": b'text\n"a"b"\n'}, "a.csv", {}, "not CSV"),
-    "CSV that names a column twice": (
-        {"a.csv": b"text,text\na,b\n"},
-        "a.csv",
-        {},
-        "'text' is empty",
-    ),
-    "CSV in Latin-1": ({"a.csv": "text\né\n".encode("latin-1")}, "a.csv", {}, "not UTF-8"),
-    "CSV in UTF-16": ({"a.csv": "text\na\n".encode("utf-16")}, "a.csv", {}, "not UTF-8"),
-    "CSV with words for numbers": (
-        {"a.csv": b"text,duplicates\na,many\n"},
-        "a.csv",
-        {},
-        "row 0, 'duplicates': 'many'",
-    ),
-    "CSV with half a duplicate": ({"a.csv": b"text,duplicates\na,1.5\n"}, "a.csv", {}, "'1.5'"),
-    "empty CSV": ({"a.csv": b""}, "a.csv", {}, "without a column 'text'"),
-    "TSV": ({"a.tsv": b"text\nx\n"}, "a.tsv", {}, "no text to be cut: commas"),
-    "JSON": ({"a.json": lines(HUBBLE)}, "a.json", {}, "one object a line"),
-    "NDJSON": ({"a.ndjson": lines(HUBBLE)}, "a.ndjson", {}, "end in .jsonl"),
-    "packed text": ({"a.txt.gz": gzip.compress(LONG.encode())}, "a.txt.gz", {}, "unpack it"),
-    "JSONL that is an array": (
-        {"a.jsonl": json.dumps(HUBBLE).encode()},
+MISREAD = [  # a file and what is in it, words of the one line, columns asked for
+    ("a.csv", b"a,b\n1,2\n", "--column text=NAME"),
+    ("a.csv", b"4139,0,0\n12,2,0\n", "'0' is empty or stands"),
+    ("a.csv", LONG.encode(), "without a column 'text'"),
+    ("a.csv", b"id;text\n1;x\n", "divided by ';'"),
+    ("a.csv", b"id\ttext\n1\tx\n", r"divided by '\\t'"),
+    ("a.csv", b"id,text\n1,a, b\n", "line 2: 3 fields"),
+    ("a.csv", b"id,text\n1\n", "line 2: 1 fields"),
+    ("a.csv", b'text\n"a\nb\n', "not CSV"),
+    ("a.csv", b'text\n"a"b"\n', "not CSV"),
+    ("a.csv", b"text,text\na,b\n", "'text' is empty"),
+    ("a.csv", "text\né\n".encode("latin-1"), "not UTF-8"),
+    ("a.csv", "text\na\n".encode("utf-16"), "not UTF-8"),
+    ("a.csv", b"text,duplicates\na,many\n", "row 0, 'duplicates': 'many'"),
+    ("a.csv", b"text,duplicates\na,1.5\n", "'1.5'"),
+    ("a.csv", b"", "without a column 'text'"),
+    ("a.tsv", b"text\nx\n", "no text to be cut: commas"),
+    ("a.json", lines(HUBBLE), "one object a line"),
+    ("a.ndjson", lines(HUBBLE), "end in .jsonl"),
+    ("a.txt.gz", gzip.compress(LONG.encode()), "unpack it"),
+    ("a.jsonl", json.dumps(HUBBLE).encode(), "a list where"),
+    ("a.jsonl", b"\xef\xbb\xbf" + lines(HUBBLE), "BOM"),
+    ("a.jsonl.gz", lines(HUBBLE), "not a whole .gz"),
+    ("a.jsonl.gz", gzip.compress(lines(HUBBLE))[:-9], "not a whole .gz"),
+    ("a.parquet", lines(HUBBLE), "not a whole Parquet"),
+    ("a_prefix.npy", PAIR["a_prefix.npy"], "one array"),
+    ("a.jsonl", _rows(), "no 'dups'.*duplicates, id", {"duplicates": "meta.dups"}),
+    ("a.jsonl", _rows(), "Did you mean 'meta'", {"duplicates": "mta.duplicates"}),
+    ("a.jsonl", _rows(meta=4), "has no field 'n'", {"duplicates": "meta.n"}),
+    ("a.jsonl", _rows(meta="x"), "row 0: no JSON object", {"duplicates": "meta.n"}),
+    ("a.jsonl", _rows(n="many"), "'duplicates': String where", {"duplicates": "n"}),
+    (
         "a.jsonl",
-        {},
-        "a list where",
+        _rows(meta='{"n": 1}') + _rows(meta='{"n": "one"}'),
+        "several kinds",
+        {"duplicates": "meta.n"},
     ),
-    "JSONL with a byte order mark": (
-        {"a.jsonl": b"\xef\xbb\xbf" + lines(HUBBLE)},
-        "a.jsonl",
-        {},
-        "BOM",
-    ),
-    "gzip that is none": ({"a.jsonl.gz": lines(HUBBLE)}, "a.jsonl.gz", {}, "not a whole .gz"),
-    "torn gzip": (
-        {"a.jsonl.gz": gzip.compress(lines(HUBBLE))[:-9]},
-        "a.jsonl.gz",
-        {},
-        "not a whole .gz",
-    ),
-    "Parquet that is none": ({"a.parquet": lines(HUBBLE)}, "a.parquet", {}, "not a whole Parquet"),
-    "a pair of one": ({"a_prefix.npy": PAIR["a_prefix.npy"]}, "a_prefix.npy", {}, "one array"),
-    "a suffix given": (PAIR, "a_suffix.npy", {}, "Name the first"),
-    "several pairs": (
-        PAIR | {"b_prefix.npy": np.zeros((1, 32)), "b_suffix.npy": np.zeros((1, 32))},
-        "",
-        {},
-        "several",
-    ),
-    "a pair of floats": (PAIR | {"a_suffix.npy": np.zeros((2, 32))}, "", {}, "float64 of shape"),
-    "a pair of unlike lengths": (
-        PAIR | {"a_suffix.npy": np.zeros((3, 32), int)},
-        "",
-        {},
-        "2 rows, a_suffix.npy has 3",
-    ),
-    "a pair of other widths": (
+    ("a.txt", LONG.encode(), "no columns to take", {"group": "x"}),
+    ("a.parquet", POINTER, "git lfs pull"),
+    ("a.jsonl.gz", POINTER, "git lfs pull"),
+    ("a.jsonl", lines([{"content": LONG}]), "no column 'text'"),
+]
+FOLDERS = [  # files, which of them is given, words of the one line
+    (PAIR, "a_suffix.npy", "Name the first"),
+    (PAIR | {"b_prefix.npy": np.zeros((1, 32)), "b_suffix.npy": np.zeros((1, 32))}, "", "several"),
+    (PAIR | {"a_suffix.npy": np.zeros((2, 32))}, "", "float64 of shape"),
+    (PAIR | {"a_suffix.npy": np.zeros((3, 32), int)}, "", "2 rows, a_suffix.npy has 3"),
+    (
         {"a_prefix.npy": np.zeros((2, 40), int), "a_suffix.npy": np.zeros((2, 24), int)},
         "",
-        {},
         r"prefix=40 and sequences\.suffix=24",
     ),
-    "ids below 0": (PAIR | {"a_suffix.npy": np.full((2, 32), -1)}, "", {}, "below 0"),
-    "an array of objects": (
-        PAIR | {"a_suffix.npy": np.array([["a"]], dtype=object)},
-        "",
-        {},
-        "not a whole array",
-    ),
-    "a field that is not there": (
-        {"a.jsonl": _rows()},
-        "a.jsonl",
-        {"duplicates": "meta.dups"},
-        "no 'dups'.*duplicates, id",
-    ),
-    "a column that is not there": (
-        {"a.jsonl": _rows()},
-        "a.jsonl",
-        {"duplicates": "mta.duplicates"},
-        "Did you mean 'meta'",
-    ),
-    "a path into a number": (
-        {"a.jsonl": _rows(meta=4)},
-        "a.jsonl",
-        {"duplicates": "meta.n"},
-        "has no field 'n'",
-    ),
-    "a text that is no JSON": (
-        {"a.jsonl": _rows(meta="x")},
-        "a.jsonl",
-        {"duplicates": "meta.n"},
-        "row 0: no JSON object",
-    ),
-    "counts that are words": (
-        {"a.jsonl": _rows(n="many")},
-        "a.jsonl",
-        {"duplicates": "n"},
-        "'duplicates': String where",
-    ),
-    "values of several kinds": (
-        {"a.jsonl": _rows(meta='{"n": 1}') + _rows(meta='{"n": "one"}')},
-        "a.jsonl",
-        {"duplicates": "meta.n"},
-        "several kinds",
-    ),
-    "columns of a text": ({"a.txt": LONG.encode()}, "a.txt", {"group": "x"}, "no columns to take"),
-    "a folder of unlike tables": (
-        {"a.jsonl": _rows(), "b.jsonl": _rows(more=1)},
-        "",
-        {},
-        r"other columns than a\.jsonl \(more\)",
-    ),
-    "a folder named like a table": ({"a.jsonl/.hidden": b""}, "a.jsonl", {}, "without a file"),
-    "a table that Git has not fetched": ({"a.parquet": POINTER}, "a.parquet", {}, "git lfs pull"),
-    "rows that Git has not fetched": ({"a.jsonl.gz": POINTER}, "a.jsonl.gz", {}, "git lfs pull"),
-    "a folder that lacks a file": (
-        {"train-00000-of-00002.jsonl": _rows()},
-        "",
-        {},
-        "1 of 2 files of 'train'",
-    ),
-    "an array larger than its file": (
-        {"a_prefix.npy": BOMB, "a_suffix.npy": BOMB},
-        "",
-        {},
-        "not a whole array",
-    ),
-    "texts under another name": (
-        {"a.jsonl": lines([{"content": LONG}])},
-        "a.jsonl",
-        {},
-        "no column 'text'",
-    ),
-}
+    (PAIR | {"a_suffix.npy": np.full((2, 32), -1)}, "", "below 0"),
+    (PAIR | {"a_suffix.npy": np.array([["a"]], dtype=object)}, "", "not a whole array"),
+    ({"a.jsonl": _rows(), "b.jsonl": _rows(more=1)}, "", r"other columns than a\.jsonl \(more\)"),
+    ({"a.jsonl/.hidden": b""}, "a.jsonl", "without a file"),
+    ({"train-00000-of-00002.jsonl": _rows()}, "", "1 of 2 files of 'train'"),
+    ({"a_prefix.npy": BOMB, "a_suffix.npy": BOMB}, "", "not a whole array"),
+]
 
 
-@pytest.mark.parametrize(("files", "given", "columns", "words"), MISREAD.values(), ids=MISREAD)
+@pytest.mark.parametrize(
+    ("files", "given", "words", "columns"),
+    [
+        *(({name: data}, name, words, dict(*columns)) for name, data, words, *columns in MISREAD),
+        *((files, given, words, {}) for files, given, words in FOLDERS),
+    ],
+)
 def test_what_could_be_misread_is_refused_in_one_line(
-    tmp_path, tokenizer, files, given, columns, words
+    tmp_path, tokenizer, files, given, words, columns
 ):
     for name, data in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
