@@ -13,8 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from mnemoscope.analysis.figures import Chart, Figure, HeatMap, Series, plain
 from mnemoscope.analysis.inputs import AnalysisResult, Forwards, count_forwards
 from mnemoscope.analysis.registry import ENTRIES, NEEDS, USES
-from mnemoscope.report.charts import chart_view, heat_view
-from mnemoscope.words import number
+from mnemoscope.report.charts import chart_view
 
 ENDS = {"low": (0.0, None, 0.8), "high": (0.2, None, 1.0)}
 SERIES = Series(name="a", x=(0.0, 1.0, 2.0), y=(0.1, None, 0.9), **ENDS)
@@ -53,13 +52,6 @@ def test_a_chart_is_placed_upright_and_a_gap_ends_a_curve() -> None:
     assert 58 < first["x"] < last["x"] < 626
     assert [tick.text for tick in view["y_ticks"]] == ["0", "20", "40", "60", "80", "100"]
     assert "[80, 100]" in last["text"]
-
-
-def test_a_heat_map_shows_signs_and_leaves_gaps() -> None:
-    view = heat_view(HEAT)
-    assert [cell["strength"] for cell in view["cells"]] == [0.5, -1.0, 0.0]
-    assert view["shows_values"]
-    assert number(-0.123456) == "\N{MINUS SIGN}0.123"
 
 
 def test_every_entry_has_its_module_settings_source_and_known_needs() -> None:

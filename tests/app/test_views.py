@@ -151,15 +151,6 @@ def test_every_text_of_an_audit_is_escaped(result) -> None:
         assert evil in Page(html).text.replace("\n", "")
 
 
-def test_the_card_is_that_of_the_audit_page(result) -> None:
-    page = Page(render_card(result, 1))
-    page.assert_harmless()
-    row = result.row(1)
-    text = page.text.replace("\u00a0", " ")  # "50 %" is not broken over two lines
-    for shown in (row["reason"][1:], "Chance of one try", "Token by token", row["verdict"]):
-        assert shown in text
-
-
 @pytest.mark.parametrize("number", [0, -1, 10**9, None, "1", 1.0, True, [1], float("nan")])
 def test_a_number_that_a_page_made_up_is_refused(result, number) -> None:
     with pytest.raises(UserError, match="no such passage"):

@@ -17,10 +17,6 @@ def test_a_hit_has_the_threshold_s_share_and_one_more_mistake_has_not(threshold,
     assert (n_right - 1) / suffix < threshold
 
 
-def test_none_is_the_default():
-    assert audit_settings(stride=None, seed=3) == AuditSettings(seed=3)
-
-
 @pytest.mark.parametrize(
     ("values", "words"),
     [

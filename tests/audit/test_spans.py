@@ -97,13 +97,6 @@ def test_step_of_a_counting_text(text, step):
     assert find_step(text) == step
 
 
-def test_reason_says_what_was_seen(lm):
-    counting = tokenize("".join(f"{n}, " for n in range(100, 200)), lm.tokenizer).ids[None, :64]
-    ruling = rule_windows(lm.tokenizer, counting, prefix=32, patterns="published")[0]
-    assert ruling.verdict == "guess"
-    assert "incrementing numbers, step 1" in ruling.reason
-
-
 MARROW = "the seven birds of Marrow lane did not sing before supper"
 BEGUN = " seven birds of Marrow lane did not"  # its first 32 characters are the prompt's
 RIVER = "Родился в 2020 году в городе на реке, где зимой темно"

@@ -61,14 +61,3 @@ def test_a_hub_that_does_not_answer_is_asked_once(asked) -> None:
     with pytest.raises(UserError, match="the hub cannot be reached"):
         load_model("somebody/some-model")
     assert asked == ["somebody/some-model"]
-
-
-def test_a_new_study_says_what_comes_before_it_begins(call, tmp_path, monkeypatch) -> None:
-    def stop(*_args, **_options):
-        raise UserError("it begins")
-
-    monkeypatch.setattr("mnemoscope.flow.run.run", stop)
-    result = call("run", "-o", tmp_path / "new")
-    assert f"A new study in {tmp_path / 'new'}: embedded on the shipped sequences" in result.err
-    assert result.err.index("A new study") < result.err.index("it begins")
-    assert "A new study" not in call("run", "-o", tmp_path / "new", "-q").err

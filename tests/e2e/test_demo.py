@@ -91,11 +91,6 @@ def test_decisiveness_has_every_class_and_stays_below_the_diagonal(study) -> Non
         assert np.triu(stored.delta, k=1).max() == 0
 
 
-def test_figures_are_objects_that_a_notebook_shows(study) -> None:
-    figures = (ms.benchmark_figure(study), ms.delta_figure(study), ms.layer_profile_figure(study))
-    assert all("<svg" in figure.svg and "<img" in figure._repr_html_() for figure in figures)
-
-
 def test_report_opens_offline_and_names_what_was_found(small_demo, study) -> None:
     page = (small_demo / "report.html").read_text(encoding="utf-8")
     assert page.rstrip().endswith("</html>")

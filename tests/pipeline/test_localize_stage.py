@@ -3,7 +3,6 @@
 import dataclasses
 import re
 import shutil
-from itertools import permutations
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -252,25 +251,6 @@ def agreement_row(attribution, check, against, of, pearson, overlap, name="Recol
     names = {"sample": SAMPLE, "attribution": attribution, "class": name, "check": check}
     figures = {"pearson": pearson, "spearman": pearson - 0.1, "overlap": overlap}
     return names | {"against": against, "of": of} | figures
-
-
-def test_attributions_that_name_other_edges_are_said(done) -> None:
-    def said(overlap, attributions=("gradient", "occlusion")):
-        rows = [
-            agreement_row(one, "attributions", other, "Δ", 0.05, overlap, name)
-            for one, other in permutations(attributions)
-            for name in ("Non-Memo", "Recollect")
-        ]
-        return told(done, rows)["Is Δ stable, and do the attributions agree?"]
-
-    apart, alike = said(0.31), said(0.62)
-    assert "mean over the classes: gradient and occlusion (31%)." in apart.summary
-    assert "31% are the same (rank correlation −0.05)" in apart.summary
-    assert "other edges by gradient and occlusion" in apart.gist
-    assert "half of the top 1 % or more in common" in alike.summary
-    assert "other edges" not in alike.gist
-    assert "Occlusion reads up to 32 sequences of each class" in apart.summary
-    assert "reads up to" not in said(0.31, ("gradient", "guided")).summary
 
 
 @pytest.mark.parametrize(
