@@ -10,24 +10,27 @@ Run it: mnemoscope analyze copying STUDY --second MODEL_BEFORE_TUNING
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import torch
 from pydantic import Field
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from mnemoscope.analysis.figures import Chart, series_by, series_of
 from mnemoscope.analysis.inputs import OWN, AnalysisInputs, AnalysisResult, AnalysisSettings
 from mnemoscope.analysis.rows import counts_duplicates, decode_rows, draw_rows, seen_in_training
 from mnemoscope.errors import UserError, nearest
+from mnemoscope.lm.model import LanguageModel
+from mnemoscope.maps.format import unpack_triangle
+from mnemoscope.maps.shape import attention_shape
+from mnemoscope.maps.store import MapStore
+from mnemoscope.maps.views import rows_at_once
 from mnemoscope.progress import track
 from mnemoscope.stats import NO_ESTIMATE, Estimate, separation, share_of, share_true
 from mnemoscope.words import ranged
-
-if TYPE_CHECKING:
-    from mnemoscope.lm.model import LanguageModel
-    from mnemoscope.maps.store import MapStore
 
 KINDS = ("verbatim", "near", "idea")
 """Kinds of copies; each continuation has the first that holds."""
@@ -135,8 +138,6 @@ def nearest_texts(
 
     Gives numbers of others, shape (n, at most n_nearest), nearest first.
     """
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
     n_nearest = min(n_nearest, len(others))
     found = TfidfVectorizer(analyzer="char", ngram_range=(3, 3), dtype=np.float32)
     try:
@@ -434,7 +435,7 @@ def _trained(table: pl.DataFrame) -> pl.Series:
     return seen_in_training(table).fill_null(not counts_duplicates(table))
 
 
-def _decoded(lm: "LanguageModel", tokens: list[list[int]]) -> list[str]:
+def _decoded(lm: LanguageModel, tokens: list[list[int]]) -> list[str]:
     if lm.tokenizer is None:
         raise UserError(f"analyze copying: {lm.name} has no tokenizer. Give a model with one.")
     return [str(text) for text in lm.tokenizer.batch_decode(tokens)]
@@ -524,14 +525,8 @@ def _attention(inputs: AnalysisInputs, settings: Settings) -> pl.DataFrame | Non
     return pl.DataFrame(lines)
 
 
-def _shapes(store: "MapStore", rows: pl.DataFrame) -> npt.NDArray[np.float64]:
+def _shapes(store: MapStore, rows: pl.DataFrame) -> npt.NDArray[np.float64]:
     """Entropy and Gini coefficient of each map and layer, (n, layers, 2), mean over heads."""
-    import torch
-
-    from mnemoscope.maps.format import unpack_triangle
-    from mnemoscope.maps.shape import attention_shape
-    from mnemoscope.maps.views import rows_at_once
-
     maps = store.dataset(rows["sequence_id"].to_numpy(), rows["suffix"].to_list(), "mean")
     parts = []
     for batch in torch.split(torch.arange(len(maps)), rows_at_once(maps)):

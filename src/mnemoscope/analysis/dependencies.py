@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 from pydantic import Field
+from scipy.stats import rankdata
 
 from mnemoscope.analysis.figures import Chart, HeatMap, series_beside, series_of
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
@@ -178,8 +179,6 @@ def coefficients(
     the subsamples, whose ξ of few is lower than that of many. With `groups` of near duplicates (n,)
     both draw groups; no interval where a label has fewer than `FEWEST_GROUPS`.
     """
-    from scipy.stats import rankdata
-
     first, second = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     n = len(first)
     owners = np.unique(np.arange(n) if groups is None else groups, return_inverse=True)[1]

@@ -12,12 +12,13 @@ Run it: mnemoscope analyze dimension STUDY
 """
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 from pydantic import Field
+from scipy.spatial.distance import cdist
+from scipy.stats import rankdata
 
 from mnemoscope.analysis.figures import Chart, Series, plain, series_of
 from mnemoscope.analysis.inputs import (
@@ -35,6 +36,9 @@ from mnemoscope.analysis.rows import (
 )
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
+from mnemoscope.lm.continue_ import draw_continuations
+from mnemoscope.lm.model import LanguageModel
+from mnemoscope.lm.probe import hidden_states, teacher_forced
 from mnemoscope.progress import Progress
 from mnemoscope.stats import (
     Estimate,
@@ -46,9 +50,6 @@ from mnemoscope.stats import (
     share_true,
 )
 from mnemoscope.words import ranged
-
-if TYPE_CHECKING:
-    from mnemoscope.lm.model import LanguageModel
 
 Score = Callable[[Floats], Floats]
 """Gradient of the log-density at one noise level, of points (n, dimensions) each."""
@@ -193,8 +194,6 @@ def levina_bickel(points: npt.ArrayLike, n_neighbours: int = 10) -> float:
 
 def _nearest(points: npt.ArrayLike, most: int) -> Floats:
     """Distances of each point, (n, D), to its nearest others, ascending: (n, at most `most`)."""
-    from scipy.spatial.distance import cdist
-
     cloud = np.asarray(points, dtype=np.float64)
     apart: Floats = np.sort(cdist(cloud, cloud), axis=1)
     return apart[:, 1 : most + 1]
@@ -301,16 +300,13 @@ def _chosen(inputs: AnalysisInputs, settings: Settings) -> pl.DataFrame:
 
 def _clouds(
     inputs: AnalysisInputs,
-    lm: "LanguageModel",
-    reference: "LanguageModel",
+    lm: LanguageModel,
+    reference: LanguageModel,
     rows: pl.DataFrame,
     settings: Settings,
     label: str,
 ) -> pl.DataFrame:
     """`_MEASURES` of the continuations that a model draws of each row's prefix, in kept blocks."""
-    from mnemoscope.lm.continue_ import draw_continuations
-    from mnemoscope.lm.probe import hidden_states
-
     n_draws, n_tokens = settings.n_draws, settings.n_tokens
 
     def make(block: pl.DataFrame, progress: Progress) -> pl.DataFrame:
@@ -349,14 +345,12 @@ def _clouds(
 
 
 def _by_text(
-    inputs: AnalysisInputs, reference: "LanguageModel", rows: pl.DataFrame, settings: Settings
+    inputs: AnalysisInputs, reference: LanguageModel, rows: pl.DataFrame, settings: Settings
 ) -> Iterator[pl.Series]:
     """What the text itself tells: log-probabilities of its next tokens (nats), and who is right.
 
     Right tokens of the reference are a share of the whole suffix.
     """
-    from mnemoscope.lm.probe import teacher_forced
-
     tokens = token_matrix(rows)
     own, data = (
         teacher_forced(lm, tokens, batch_size=inputs.batch_size, prefix=inputs.prefix)
@@ -428,8 +422,6 @@ def _aucs(
     is counted, and owes nothing to the rule. Added is the AUC of the mean of two ranks less that
     of the other value alone, of the same resamples.
     """
-    from scipy.stats import rankdata
-
     pairs: list[tuple[str, tuple[str, ...], str]] = [
         (RECALL, (RECALL,), one) for one in (GUESS, RIGHT_UNSEEN, UNSEEN)
     ]

@@ -13,18 +13,24 @@ Run it: mnemoscope analyze distilled STUDY --student STUDENT --control CONTROL
 """
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import torch
 from pydantic import Field
+from torch import Tensor
 
 from mnemoscope.analysis.figures import Chart, series_of
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
 from mnemoscope.analysis.rows import categories_of, draw_rows, keep_blocks, seen_in_training
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
+from mnemoscope.lm.attention import capture_pooled
+from mnemoscope.lm.graft import Pair, graft_parts
+from mnemoscope.lm.model import LanguageModel
+from mnemoscope.lm.probe import matched_layers, suffix_logprobs, teacher_forced
 from mnemoscope.progress import Progress
 from mnemoscope.stats import (
     Estimate,
@@ -39,11 +45,6 @@ from mnemoscope.stats import (
 )
 from mnemoscope.taxonomy.names import NON_MEMO
 from mnemoscope.words import ranged
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from mnemoscope.lm.model import LanguageModel
 
 TEACHER = "teacher"
 UNSEEN, UNSEEN_RIGHT = "unseen", "unseen, reproduced"
@@ -75,7 +76,7 @@ class Judged(NamedTuple):
     logprob: Floats
 
 
-def divergence_of_maps(first: "Tensor", second: "Tensor") -> "Tensor":
+def divergence_of_maps(first: Tensor, second: Tensor) -> Tensor:
     """Jensen-Shannon divergence of rows of attention, nats, mean over queries: (...,).
 
     Maps (..., query, key), each row scaled to sum 1; the first query has one key to look at and is
@@ -180,9 +181,8 @@ def choose(
     return chosen, classes, is_known
 
 
-def _judge(inputs: AnalysisInputs, lm: "LanguageModel", rows: pl.DataFrame, label: str) -> Judged:
+def _judge(inputs: AnalysisInputs, lm: LanguageModel, rows: pl.DataFrame, label: str) -> Judged:
     """Whether a model reproduces each row, and how likely it finds its suffix; kept in blocks."""
-    from mnemoscope.lm.probe import teacher_forced
 
     def make(block: pl.DataFrame, progress: Progress) -> pl.DataFrame:
         found = teacher_forced(
@@ -294,15 +294,12 @@ def _with_floats(lines: list[dict[str, object]], others: tuple[str, ...]) -> pl.
 
 def _agreement(
     inputs: AnalysisInputs,
-    models: "Mapping[str, LanguageModel]",
+    models: Mapping[str, LanguageModel],
     control: str,
     rows: pl.DataFrame,
     settings: Settings,
 ) -> pl.DataFrame:
     """How far each student's attention is from the teacher's, of sequences seen and unseen."""
-    from mnemoscope.lm.attention import capture_pooled
-    from mnemoscope.lm.probe import matched_layers
-
     if not settings.n_maps:
         return pl.DataFrame()
     sides = [
@@ -317,9 +314,7 @@ def _agreement(
         for start in range(0, part.height, _MAPS_BLOCK):
             block = tokens[start : start + _MAPS_BLOCK]
 
-            def mean_maps(lm: "LanguageModel", block: npt.NDArray[np.int32] = block) -> "Tensor":
-                import torch
-
+            def mean_maps(lm: LanguageModel, block: npt.NDArray[np.int32] = block) -> Tensor:
                 batches = capture_pooled(lm, block, batch_size=inputs.batch_size)
                 return torch.cat([one.mean for one in batches])
 
@@ -353,7 +348,7 @@ def _agreement(
 
 def _grafts(
     inputs: AnalysisInputs,
-    models: "Mapping[str, LanguageModel]",
+    models: Mapping[str, LanguageModel],
     control: str,
     rows: pl.DataFrame,
     settings: Settings,
@@ -363,9 +358,6 @@ def _grafts(
     Of sequences that cannot be guessed, seen and unseen; beside each part a random change of equal
     norm. Intervals hold for all grafts together.
     """
-    from mnemoscope.lm.graft import Pair, graft_parts
-    from mnemoscope.lm.probe import suffix_logprobs
-
     if not settings.n_grafted:
         return pl.DataFrame(), []
     some = rows.filter(pl.col("paired"), pl.col("kind") == "Recall")
@@ -381,7 +373,7 @@ def _grafts(
     generator, many = np.random.default_rng(settings.seed), settings.n_resamples * n_judged
     drawn = draw_within(~seen, generator, many, groups=near)
 
-    def logprobs(lm: "LanguageModel") -> Floats:
+    def logprobs(lm: LanguageModel) -> Floats:
         found = suffix_logprobs(lm, tokens, batch_size=inputs.batch_size, prefix=inputs.prefix)
         return np.asarray(found.mean(axis=1, dtype=np.float64))
 

@@ -9,7 +9,7 @@ Run it: mnemoscope analyze dynamics STUDY
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,10 @@ from mnemoscope.analysis.rows import (
 )
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
+from mnemoscope.lm.continue_ import best_tokens, right_tokens
+from mnemoscope.lm.fine_tuning import FineTuning, StepSettings
+from mnemoscope.lm.model import LanguageModel
+from mnemoscope.lm.probe import teacher_forced
 from mnemoscope.progress import track
 from mnemoscope.stats import (
     Estimate,
@@ -44,10 +48,6 @@ from mnemoscope.stats import (
     resampled_ratio,
 )
 from mnemoscope.words import ranged
-
-if TYPE_CHECKING:
-    from mnemoscope.lm.fine_tuning import FineTuning
-    from mnemoscope.lm.model import LanguageModel
 
 KINDS = ("letters", "digits", "signs", "white space", "mixed")
 """What a token is written with, white space around it aside."""
@@ -88,10 +88,8 @@ class Settings(AnalysisSettings):
         """The step, from 0, at which every arm reads the special batch for the last time."""
         return self.steps_before + (self.n_repeats - 1) * self.gap
 
-    def tuning(self, lm: "LanguageModel") -> "FineTuning":
+    def tuning(self, lm: LanguageModel) -> FineTuning:
         """A copy of a model, to be trained."""
-        from mnemoscope.lm.fine_tuning import FineTuning, StepSettings
-
         return FineTuning(lm, StepSettings(self.learning_rate, seed=self.seed))
 
 
@@ -189,8 +187,6 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
 
 def _memorized_tokens(inputs: AnalysisInputs, settings: Settings) -> dict[str, pl.DataFrame]:
     """M, run lengths, agreement with the scan, kinds of token."""
-    from mnemoscope.lm.continue_ import best_tokens
-
     lm = inputs.model()
     rows = draw_rows(inputs.table, settings.n_sequences, settings.seed)
     tokens = token_matrix(rows)
@@ -278,7 +274,7 @@ def _learning(
 
 
 def _learn(
-    lm: "LanguageModel",
+    lm: LanguageModel,
     name: str,
     settings: Settings,
     special: Rows,
@@ -286,8 +282,6 @@ def _learn(
     near: Sequence[npt.NDArray[np.int64] | None],
 ) -> pl.DataFrame:
     """M of what is taught and of the others, after 0, 1, 2, … epochs, up to the threshold."""
-    from mnemoscope.lm.probe import teacher_forced
-
     tuning = settings.tuning(lm)
     rng = np.random.default_rng(settings.seed)
 
@@ -349,12 +343,11 @@ def _forgetting(inputs: AnalysisInputs, settings: Settings, special: Rows) -> pl
 
 
 def _train(
-    lm: "LanguageModel", settings: Settings, special: Rows, stream: npt.NDArray[np.int32], arm: str
+    lm: LanguageModel, settings: Settings, special: Rows, stream: npt.NDArray[np.int32], arm: str
 ) -> pl.DataFrame:
     """One arm: M of every special sequence on the way, and the weights at its end."""
-    from mnemoscope.lm.continue_ import right_tokens
 
-    def look(now: "LanguageModel", step: int) -> dict[str, Any] | None:
+    def look(now: LanguageModel, step: int) -> dict[str, Any] | None:
         if step % settings.every and step not in (settings.last_reading + 1, len(stream)):
             return None
         right = right_tokens(now, special, batch_size=settings.batch_size, prefix=1)

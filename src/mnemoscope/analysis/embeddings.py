@@ -13,6 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 from pydantic import Field
+from scipy.spatial.distance import cdist
+from scipy.stats import spearmanr
+from sklearn.decomposition import PCA
 
 from mnemoscope.analysis.figures import Chart, HeatMap, Series, plain, series_of
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult
@@ -60,8 +63,6 @@ def distances(means: _Array, metric: str, noise: _Array | None = None) -> _Array
     steps, width). With the noise of `mean_noise`, squared lengths and squared distances are freed
     of what is expected of it; NaN where a mean is no longer than its noise.
     """
-    from scipy.spatial.distance import cdist
-
     plain = np.stack([cdist(step, step, metric) for step in means.transpose(1, 0, 2)])
     if noise is None:
         return plain
@@ -88,8 +89,6 @@ def project(means: _Array) -> tuple[_Array, _Array]:
 
     Gives places, shape (levels, steps, 2), and the share of the variance of each component.
     """
-    from sklearn.decomposition import PCA
-
     flat = means.reshape(-1, means.shape[2])
     fitted = PCA(n_components=2, svd_solver="full").fit(flat)
     return fitted.transform(flat).reshape(*means.shape[:2], 2), fitted.explained_variance_ratio_
@@ -254,8 +253,6 @@ def _count_frame(generated: Generated, counts: _Levels) -> pl.DataFrame:
 
 
 def _sentence(followed: pl.DataFrame, pairs: pl.DataFrame, levels: list[int], n_steps: int) -> str:
-    from scipy.stats import spearmanr
-
     lowest = followed.filter(metric="euclidean", level=levels[0])
     first, last = (
         f"{ranged(row, 'freed', ends='', digits=2)} (as it is {row['plain']:.2f}; "

@@ -10,12 +10,14 @@ Run it: mnemoscope analyze ending STUDY
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import torch
 from pydantic import Field
+from torch import Tensor
 
 from mnemoscope.analysis.figures import Chart, series_of
 from mnemoscope.analysis.inputs import (
@@ -35,6 +37,14 @@ from mnemoscope.analysis.rows import (
 )
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
+from mnemoscope.lm.attention import capture_pooled
+from mnemoscope.lm.edges import total_effects
+from mnemoscope.lm.model import LanguageModel
+from mnemoscope.lm.probe import suffix_logprobs
+from mnemoscope.maps.format import find_rows, key_frame, unpack_triangle
+from mnemoscope.maps.shape import copy_edges
+from mnemoscope.maps.store import MapStore
+from mnemoscope.maps.views import rows_at_once
 from mnemoscope.progress import Progress
 from mnemoscope.stats import (
     Floats,
@@ -45,12 +55,6 @@ from mnemoscope.stats import (
     resampled_mean,
 )
 from mnemoscope.words import ranged
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from mnemoscope.lm.model import LanguageModel
-    from mnemoscope.maps.store import MapStore
 
 ENDING, FIRST, COPIES = "last prefix token", "first token", "copy edges"
 AT_LAST = "last prefix token, last query"
@@ -278,17 +282,9 @@ def _rows(inputs: AnalysisInputs, settings: Settings) -> pl.DataFrame:
 
 
 def _attention(
-    inputs: AnalysisInputs,
-    name: str,
-    lm: "LanguageModel",
-    store: "MapStore | None",
-    rows: pl.DataFrame,
+    inputs: AnalysisInputs, name: str, lm: LanguageModel, store: MapStore | None, rows: pl.DataFrame
 ) -> Floats:
     """Shares of attention, (n, layers, prefix + 2): of stored maps, else of maps made now."""
-    from mnemoscope.lm.attention import capture_pooled
-    from mnemoscope.maps.format import find_rows, key_frame, unpack_triangle
-    from mnemoscope.maps.views import rows_at_once
-
     keys = (rows["sequence_id"].to_numpy(), rows["suffix"].to_list())
     if store is not None and not find_rows(store.index, key_frame(*keys)).null_count():
         import torch
@@ -298,17 +294,16 @@ def _attention(
         read = (unpack_triangle(maps.read(one)) for one in batches)
         return _shares(token_matrix(rows, "shown"), read, inputs.prefix)
 
-    def make(tokens: npt.NDArray[np.int32]) -> "Iterator[Tensor]":
+    def make(tokens: npt.NDArray[np.int32]) -> Iterator[Tensor]:
         return (one.mean for one in capture_pooled(lm, tokens, batch_size=inputs.batch_size))
 
     return _kept(inputs, lm, rows, "ending_attention", make, label=f"Attention, {name}")
 
 
-def _effects(inputs: AnalysisInputs, lm: "LanguageModel", rows: pl.DataFrame, name: str) -> Floats:
+def _effects(inputs: AnalysisInputs, lm: LanguageModel, rows: pl.DataFrame, name: str) -> Floats:
     """Shares of total effect on the suffix's logits, (n, layers, prefix + 2)."""
-    from mnemoscope.lm.edges import total_effects
 
-    def make(tokens: npt.NDArray[np.int32]) -> "Iterator[Tensor]":
+    def make(tokens: npt.NDArray[np.int32]) -> Iterator[Tensor]:
         return total_effects(lm, tokens, batch_size=inputs.batch_size, prefix=inputs.prefix)
 
     return _kept(inputs, lm, rows, "ending_effects", make, label=f"Total effects, {name}")
@@ -316,10 +311,10 @@ def _effects(inputs: AnalysisInputs, lm: "LanguageModel", rows: pl.DataFrame, na
 
 def _kept(
     inputs: AnalysisInputs,
-    lm: "LanguageModel",
+    lm: LanguageModel,
     rows: pl.DataFrame,
     name: str,
-    make: "Callable[[npt.NDArray[np.int32]], Iterator[Tensor]]",
+    make: Callable[[npt.NDArray[np.int32]], Iterator[Tensor]],
     *,
     label: str,
 ) -> Floats:
@@ -339,12 +334,8 @@ def _kept(
     return found["shares"].to_numpy().reshape(rows.height, -1, inputs.prefix + 2)
 
 
-def _shares(tokens: npt.NDArray[np.int32], batches: "Iterable[Tensor]", prefix: int) -> Floats:
+def _shares(tokens: npt.NDArray[np.int32], batches: Iterable[Tensor], prefix: int) -> Floats:
     """`suffix_shares` of batches of edges (b, layers, T, T), in the order of tokens (n, T)."""
-    import torch
-
-    from mnemoscope.maps.shape import copy_edges
-
     parts, start = [], 0
     for batch in batches:
         some = torch.from_numpy(tokens[start : start + len(batch)].astype(np.int64))
@@ -353,10 +344,8 @@ def _shares(tokens: npt.NDArray[np.int32], batches: "Iterable[Tensor]", prefix: 
     return np.concatenate(parts)
 
 
-def _logprobs(inputs: AnalysisInputs, lm: "LanguageModel", rows: pl.DataFrame) -> Floats:
+def _logprobs(inputs: AnalysisInputs, lm: LanguageModel, rows: pl.DataFrame) -> Floats:
     """Log-probability of each suffix that is shown, nats, (n,)."""
-    from mnemoscope.lm.probe import suffix_logprobs
-
     shown = token_matrix(rows, "shown")
     found = suffix_logprobs(lm, shown, batch_size=inputs.batch_size, prefix=inputs.prefix)
     return np.asarray(found.sum(axis=1, dtype=np.float64))

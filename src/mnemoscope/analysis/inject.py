@@ -9,7 +9,7 @@ Run it: mnemoscope analyze inject STUDY
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,12 +33,11 @@ from mnemoscope.analysis.rows import (
 )
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
+from mnemoscope.lm.fine_tuning import FineTuning, StepSettings
+from mnemoscope.lm.model import LanguageModel
 from mnemoscope.progress import track
 from mnemoscope.stats import n_groups, resampled_difference, resampled_mean
 from mnemoscope.words import ranged
-
-if TYPE_CHECKING:
-    from mnemoscope.lm.model import LanguageModel
 
 ARMS = ("control", "treated")
 PLAIN, SHUFFLED = "text", "shuffled text"
@@ -102,7 +101,7 @@ def insertions_of(texts: Sequence[Injected], settings: Settings, *, length: int)
 
 
 def verbatim_lengths(
-    lm: "LanguageModel",
+    lm: LanguageModel,
     texts: Sequence[npt.NDArray[np.int32]],
     settings: Settings,
     *,
@@ -213,11 +212,9 @@ def _train(
     insertions: Insertions,
 ) -> pl.DataFrame:
     """One run: the length of every text each N steps, and the weights at its end."""
-    from mnemoscope.lm.fine_tuning import FineTuning, StepSettings
-
     names, kinds, ids, _ = (list(column) for column in zip(*texts, strict=True))
 
-    def look(now: "LanguageModel", step: int) -> pl.DataFrame:
+    def look(now: LanguageModel, step: int) -> pl.DataFrame:
         lengths = verbatim_lengths(now, ids, settings, batch_size=inputs.batch_size)
         same = {"arm": [arm] * len(texts), "step": [step] * len(texts)}
         return pl.DataFrame({**same, "text": names, "kind": kinds, "length": lengths})

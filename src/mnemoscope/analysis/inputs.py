@@ -49,42 +49,30 @@ class Forwards:
 
 @dataclass(frozen=True)
 class AnalysisInputs:
-    """All that an analysis may look at.
+    """All that an analysis may look at."""
 
-    Attributes:
-        where: the study's folder, for messages.
-        table: one row a sequence, columns of the study's table; `memorization_score` is null where
-            it was only scanned.
-        load_model: loads the study's model, once.
-        labels: `sequence_id` and one column of class names a taxonomy.
-        length: tokens of a sequence.
-        n_prefix: tokens of the prefix; None is half of the sequence.
-        batch_size: sequences a forward pass.
-        others: the second model, the checkpoints in their order, or the control and students.
-        corpus: the training texts, as `mnemoscope duplicates --corpus` takes them.
-        split: which published split the table is, for example `deduped_12b`.
-        has_model: whether there is a model to ask; else labels and perplexities are the table's.
-        maps: the model's pooled attention, None without stage capture.
-        reference_maps: the reference's, where it was captured and is the one of `others`.
-        shelf: keeps frames that are dear to make, across analyses and runs.
-        forwards: counts what goes through the models.
-    """
-
-    where: str
+    where: str  # the study's folder, for messages
+    # one row a sequence, columns of the study's table; `memorization_score` is null where it was
+    # only scanned
     table: pl.DataFrame
-    load_model: "Callable[[], LanguageModel]"
-    labels: pl.DataFrame | None = None
-    length: int = 64
-    n_prefix: int | None = None
-    batch_size: int = 64
+    load_model: "Callable[[], LanguageModel]"  # loads the study's model, once
+    labels: pl.DataFrame | None = None  # `sequence_id` and one column of class names a taxonomy
+    length: int = 64  # tokens of a sequence
+    n_prefix: int | None = None  # tokens of the prefix; None is half of the sequence
+    batch_size: int = 64  # sequences a forward pass
+    # the second model, the checkpoints in their order, or the control and students
     others: tuple[OtherModel, ...] = ()
+    # the training texts, as `mnemoscope duplicates --corpus` takes them
     corpus: "Corpus | None" = None
-    split: str | None = None
+    split: str | None = None  # which published split the table is, for example `deduped_12b`
+    # whether there is a model to ask; else labels and perplexities are the table's
     has_model: bool = True
-    maps: "MapStore | None" = None
+    maps: "MapStore | None" = None  # the model's pooled attention, None without stage capture
+    # the reference's, where it was captured and is the one of `others`
     reference_maps: "MapStore | None" = None
+    # keeps frames that are dear to make, across analyses and runs
     shelf: Shelf = lambda _name, _basis, make: make()
-    forwards: Forwards = field(default_factory=Forwards)
+    forwards: Forwards = field(default_factory=Forwards)  # counts what goes through the models
 
     def near_duplicates(self, ids: pl.Series) -> "npt.NDArray[np.int64] | None":
         """Group of near duplicates of each sequence, (n,), which intervals draw; None if unknown.
@@ -146,23 +134,14 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class AnalysisResult:
-    """The result of one analysis.
+    """The result of one analysis."""
 
-    Attributes:
-        sentence: the result with its 95 % interval.
-        frames: tables by the name of their file.
-        figures: the most important first.
-        further: what was left out, what cannot be said.
-        cost: filled in by `registry.run_analysis`.
-        libraries: distributions that made it beside those of every study.
-    """
-
-    sentence: str
-    frames: Mapping[str, pl.DataFrame]
-    figures: tuple[Figure, ...] = ()
-    further: tuple[str, ...] = ()
-    cost: Cost = field(default=Cost(0.0, 0))
-    libraries: tuple[str, ...] = ()
+    sentence: str  # the result with its 95 % interval
+    frames: Mapping[str, pl.DataFrame]  # tables by the name of their file
+    figures: tuple[Figure, ...] = ()  # the most important first
+    further: tuple[str, ...] = ()  # what was left out, what cannot be said
+    cost: Cost = field(default=Cost(0.0, 0))  # filled in by `registry.run_analysis`
+    libraries: tuple[str, ...] = ()  # distributions that made it beside those of every study
 
 
 class AnalysisSettings(BoundedSettings):

@@ -7,7 +7,7 @@ Run it: mnemoscope analyze length STUDY
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,11 +27,10 @@ from mnemoscope.analysis.rows import (
 )
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
+from mnemoscope.lm.continue_ import as_words, greedy_tokens, is_copied
+from mnemoscope.lm.model import LanguageModel, check_tokens, run_batches
 from mnemoscope.progress import Progress
 from mnemoscope.stats import Estimate, share_true
-
-if TYPE_CHECKING:
-    from mnemoscope.lm.model import LanguageModel
 
 HIT = 16
 """Tokens from which on the published script prints a sequence as memorized."""
@@ -85,7 +84,7 @@ def prompts_of(n_tokens: int, lengths: Sequence[int], *, least: int) -> list[Pro
 
 
 def ask_by_words(
-    lm: "LanguageModel",
+    lm: LanguageModel,
     table: npt.NDArray[np.integer[Any]],
     prompts: Sequence[Prompt],
     *,
@@ -94,9 +93,6 @@ def ask_by_words(
     progress: Progress,
 ) -> Iterator[Answer]:
     """As `ask_exactly`, but decode after each prompt and compare the words of both texts."""
-    from mnemoscope.lm.continue_ import greedy_tokens, is_copied
-    from mnemoscope.lm.model import check_tokens, run_batches
-
     for prompt in prompts:
         shown = table[:, prompt.start : prompt.start + prompt.length]
         most = n_decoded
@@ -118,8 +114,6 @@ def ask_by_words(
 
 def words_in_common(tokenizer: Any, written: npt.ArrayLike, label: npt.ArrayLike) -> int:
     """Count the tokens of the true text, `label`, whose words begin the written one."""
-    from mnemoscope.lm.continue_ import as_words
-
     text, ids = as_words(tokenizer, written), np.asarray(label)
     low, high = 0, len(ids)
     while low < high:  # what fits, fits for fewer tokens too

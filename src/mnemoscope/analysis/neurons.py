@@ -8,7 +8,7 @@ Run it: mnemoscope analyze neurons STUDY --second MODEL
 """
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,12 +20,12 @@ from mnemoscope.analysis.inputs import OWN, AnalysisInputs, AnalysisResult, Anal
 from mnemoscope.analysis.rows import classes_of
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
+from mnemoscope.lm.continue_ import right_tokens
+from mnemoscope.lm.model import LanguageModel
+from mnemoscope.lm.probe import neuron_activations
 from mnemoscope.progress import track
 from mnemoscope.stats import FEWEST, Estimate, Z, correlate_ranks
 from mnemoscope.words import ranged
-
-if TYPE_CHECKING:
-    from mnemoscope.lm.model import LanguageModel
 
 OTHERS = "Non-Memo"
 
@@ -236,14 +236,12 @@ def _groups(
 
 def _of_model(
     inputs: AnalysisInputs,
-    lm: "LanguageModel",
+    lm: LanguageModel,
     groups: dict[str, pl.DataFrame],
     model: str,
     settings: Settings,
 ) -> list[dict[str, Measures]]:
     """Measures of each group, layer by layer; the same halves under every model."""
-    from mnemoscope.lm.probe import neuron_activations
-
     rows = pl.concat(groups.values())
     prefixes = token_matrix(rows)[:, : inputs.prefix]
     batches = neuron_activations(lm, prefixes, batch_size=inputs.batch_size)
@@ -306,8 +304,6 @@ def _ranking(
     A row a model: means over layers and classes, and the share; a row a measure: Kendall's τ-b of
     both with an interval over the random halves.
     """
-    from mnemoscope.lm.continue_ import right_tokens
-
     tokens, shares = token_matrix(rows), []
     for _, lm in inputs.models():
         right = right_tokens(lm, tokens, batch_size=inputs.batch_size, prefix=inputs.prefix)

@@ -10,7 +10,7 @@ Run it: mnemoscope analyze perturb STUDY
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,14 +29,13 @@ from mnemoscope.analysis.rows import (
 )
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
+from mnemoscope.lm.continue_ import right_tokens, run_lengths
+from mnemoscope.lm.fine_tuning import FineTuning, StepSettings
+from mnemoscope.lm.model import LanguageModel
 from mnemoscope.progress import track
 from mnemoscope.stats import Estimate, n_groups, resampled_mean, share_true
 from mnemoscope.taxonomy.nodes import parse_node
 from mnemoscope.words import ranged
-
-if TYPE_CHECKING:
-    from mnemoscope.lm.fine_tuning import FineTuning
-    from mnemoscope.lm.model import LanguageModel
 
 AS_IT_IS = "as it is"
 WORD_KINDS = ("near-synonym", "random word", "case", "typo")
@@ -216,15 +215,13 @@ def make_prompts(
 
 
 def suffix_runs(
-    lm: "LanguageModel", prompts: Sequence[ChangedPrompt], *, batch_size: int
+    lm: LanguageModel, prompts: Sequence[ChangedPrompt], *, batch_size: int
 ) -> npt.NDArray[np.int64]:
     """Count the tokens of the suffix that follow each prompt verbatim, shape (prompts,).
 
     Prompts of one length are asked together. A window shifted to the left must reproduce the end
     of the prefix first, which does not count.
     """
-    from mnemoscope.lm.continue_ import right_tokens, run_lengths
-
     found = np.zeros(len(prompts), dtype=np.int64)
     groups: dict[tuple[int, int], list[int]] = {}
     for number, prompt in enumerate(prompts):
@@ -351,7 +348,7 @@ def _prompts(
     ]
 
 
-def _ask(inputs: AnalysisInputs, lm: "LanguageModel", asked: _Asked) -> pl.DataFrame:
+def _ask(inputs: AnalysisInputs, lm: LanguageModel, asked: _Asked) -> pl.DataFrame:
     """Tokens of the suffix after every prompt of every group."""
     return pl.concat(
         pl.DataFrame(
@@ -373,9 +370,6 @@ def _unlearn(
     inputs: AnalysisInputs, settings: Settings, groups: dict[str, pl.DataFrame], asked: _Asked
 ) -> dict[str, pl.DataFrame]:
     """Let a copy of the model forget: the steps, other sequences beside it, prompts afterwards."""
-    from mnemoscope.lm.continue_ import right_tokens, run_lengths
-    from mnemoscope.lm.fine_tuning import FineTuning, StepSettings
-
     steps = StepSettings(settings.learning_rate, ascent=True, seed=settings.seed)
     tuning, batch_size = FineTuning(inputs.model(), steps), inputs.batch_size
 
@@ -419,7 +413,7 @@ def _unlearn(
 
 
 def _climb(
-    tuning: "FineTuning",
+    tuning: FineTuning,
     rows: npt.NDArray[np.int32],
     prefix: int,
     settings: Settings,

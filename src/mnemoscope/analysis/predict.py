@@ -15,6 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 from pydantic import Field
+from scipy.linalg import qr
+from scipy.optimize import linprog
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from mnemoscope.analysis.figures import Chart, series_beside, series_of
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
@@ -224,8 +231,6 @@ def split_rows(label: _Flags, category: _Parts, groups: Sequence[str], *, seed: 
     Raises:
         UserError: fewer than five groups.
     """
-    from sklearn.model_selection import StratifiedGroupKFold
-
     if len(set(groups)) < _FOLDS:
         raise UserError(
             f"analyze predict: {len(set(groups))} groups of near duplicates, and {_FOLDS} are "
@@ -308,10 +313,6 @@ def fit_parts(
 
     The columns `unscaled` are left as they are.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     models: dict[int, Any] = {}
     for part in np.unique(parts).tolist():
         rows = parts == part
@@ -425,8 +426,6 @@ def figures_of(probabilities: _Floats, label: _Flags) -> dict[str, float]:
 
     An AUC is NaN where the label has one value only.
     """
-    from sklearn.metrics import average_precision_score, roc_auc_score
-
     predicted = probabilities >= 0.5
     both = 0 < label.sum() < len(label)
     right = int((predicted & label).sum())
@@ -544,8 +543,6 @@ def separating_plane(design: _Floats, label: _Flags) -> _Floats:
     Anderson 1984); a linear programme finds it (Konis 2007). The design, (n, k), is of full rank
     and has the intercept.
     """
-    from scipy.optimize import linprog
-
     scale = np.abs(design).max(axis=0)
     signed = np.where(label, 1.0, -1.0)[:, None] * (design / np.where(scale > 0, scale, 1.0))
     found = linprog(-signed.mean(axis=0), A_ub=-signed, b_ub=np.zeros(len(signed)), bounds=(-1, 1))
@@ -556,8 +553,6 @@ def separating_plane(design: _Floats, label: _Flags) -> _Floats:
 
 def _independent(design: _Floats) -> _Floats:
     """Columns that span what all of them span."""
-    from scipy.linalg import qr
-
     _, r, order = qr(design, mode="economic", pivoting=True)
     size = np.abs(np.diag(r))
     rank = int((size > 1e-9 * size[0]).sum())

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from mnemoscope.analysis.inputs import AnalysisInputs
 from mnemoscope.analysis.rows import hash_ids, keep_blocks
 from mnemoscope.data.corpus import Place
 from mnemoscope.data.features import shannon_length
 from mnemoscope.data.table import token_matrix
+from mnemoscope.lm.probe import suffix_logprobs
 from mnemoscope.progress import Progress, track
 
 _Floats = npt.NDArray[np.float64]
@@ -167,8 +169,6 @@ def given_perplexities(rows: pl.DataFrame, tokens: npt.NDArray[np.int32]) -> dic
 
 def _logprobs(inputs: AnalysisInputs, rows: pl.DataFrame) -> _Floats:
     """Log-probability of every token but the first, from one forward a row; in kept blocks."""
-    from mnemoscope.lm.probe import suffix_logprobs
-
     lm = inputs.model()
 
     def make(block: pl.DataFrame, progress: Progress) -> pl.DataFrame:
@@ -198,7 +198,6 @@ def similar_texts(texts: list[str]) -> dict[str, _Counts]:
     these those fewer than 20 edits (Levenshtein) away and not equal.
     """
     from rapidfuzz.distance import Levenshtein
-    from sklearn.feature_extraction.text import TfidfVectorizer
 
     similar, near = (np.zeros(len(texts), dtype=np.int64) for _ in range(2))
     counts = {"n_similar": similar, "n_near": near}

@@ -8,7 +8,7 @@ Run it: mnemoscope analyze psmi STUDY --second MODEL
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ from mnemoscope.analysis.inputs import OWN, AnalysisInputs, AnalysisResult, Anal
 from mnemoscope.analysis.rows import classes_of, draw_rows
 from mnemoscope.data.table import token_matrix, whole_mask
 from mnemoscope.errors import UserError
+from mnemoscope.lm.model import LanguageModel
+from mnemoscope.lm.probe import hidden_states
 from mnemoscope.progress import track
 from mnemoscope.stats import (
     NOT_SEPARATED,
@@ -32,9 +34,6 @@ from mnemoscope.stats import (
     separation,
 )
 from mnemoscope.words import ranged
-
-if TYPE_CHECKING:
-    from mnemoscope.lm.model import LanguageModel
 
 PUBLISHED_FPR = 0.073
 """Average FPR at TPR .75 that the paper gives for fine-tuned 7B models."""
@@ -283,11 +282,9 @@ def _labelled(rows: pl.DataFrame, prefix: int, settings: Settings) -> pl.DataFra
 
 
 def _of_model(
-    inputs: AnalysisInputs, lm: "LanguageModel", rows: pl.DataFrame, model: str, settings: Settings
+    inputs: AnalysisInputs, lm: LanguageModel, rows: pl.DataFrame, model: str, settings: Settings
 ) -> tuple[pl.DataFrame, list[pl.Series]]:
     """A row a layer, and the value of each sequence at each layer."""
-    from mnemoscope.lm.probe import hidden_states
-
     layers, mask = _layers(lm.n_layers, settings.n_layers), whole_mask(rows)
     batches = hidden_states(
         lm,

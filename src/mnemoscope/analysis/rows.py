@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice, pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,15 +20,15 @@ from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisSettings, OtherMo
 from mnemoscope.data.corpus import Corpus, Place
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
+from mnemoscope.lm.continue_ import continue_sequences, is_copied, right_tokens, run_lengths
+from mnemoscope.lm.fine_tuning import FineTuning
+from mnemoscope.lm.model import LanguageModel
+from mnemoscope.lm.probe import hidden_states, next_token_entropy
 from mnemoscope.progress import Progress, track
 from mnemoscope.taxonomy.catalogue import PRASHANTH
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import parse_taxonomy
 from mnemoscope.taxonomy.nodes import parse_node
-
-if TYPE_CHECKING:
-    from mnemoscope.lm.fine_tuning import FineTuning
-    from mnemoscope.lm.model import LanguageModel
 
 _BLOCK = 512
 _GROUPS = "Non-Memo, Guess, Recall"
@@ -131,14 +131,14 @@ def hash_arrays(*arrays: npt.NDArray[Any]) -> str:
     return digest.hexdigest()
 
 
-def model_basis(lm: "LanguageModel") -> dict[str, object]:
+def model_basis(lm: LanguageModel) -> dict[str, object]:
     """What of a model decides its numbers, for a basis of the shelf."""
     return {name: getattr(lm, name) for name in ("fingerprint", "dtype", "device", "bos_id")}
 
 
 def keep_blocks(
     inputs: AnalysisInputs,
-    lm: "LanguageModel",
+    lm: LanguageModel,
     rows: pl.DataFrame,
     name: str,
     make: Callable[[pl.DataFrame, Progress], pl.DataFrame],
@@ -181,13 +181,12 @@ def keep_blocks(
 
 
 def decode_rows(
-    inputs: AnalysisInputs, lm: "LanguageModel", rows: pl.DataFrame, *, label: str
+    inputs: AnalysisInputs, lm: LanguageModel, rows: pl.DataFrame, *, label: str
 ) -> pl.DataFrame:
     """Decode rows with any model of the study's tokenizer, in kept blocks.
 
     Gives `sequence_id`, `continuation` (list of int32), `memorization_score` (float32), in order.
     """
-    from mnemoscope.lm.continue_ import continue_sequences
 
     def decode(block: pl.DataFrame, progress: Progress) -> pl.DataFrame:
         tokens, scores = [], []
@@ -237,8 +236,6 @@ def scanned_by(inputs: AnalysisInputs, other: OtherModel) -> pl.DataFrame:
 
     Continuations and scores of the rest are unknown until they are asked for.
     """
-    from mnemoscope.lm.continue_ import right_tokens
-
     lm = count_forwards(other.load(), inputs.forwards)
 
     def scan(block: pl.DataFrame, progress: Progress) -> pl.DataFrame:
@@ -278,17 +275,11 @@ class LevelSettings(AnalysisSettings):
 
 @dataclass(frozen=True)
 class Generated:
-    """Sequences with the first tokens that the model writes after their prefix.
+    """Sequences with the first tokens that the model writes after their prefix."""
 
-    Attributes:
-        rows: of the study's table, n of them.
-        tokens: prefix and generated tokens, shape (n, prefix + steps).
-        is_right: the generated token is the sequence's own, shape (n, steps).
-    """
-
-    rows: pl.DataFrame
-    tokens: npt.NDArray[np.int32]
-    is_right: npt.NDArray[np.bool_]
+    rows: pl.DataFrame  # of the study's table, n of them
+    tokens: npt.NDArray[np.int32]  # prefix and generated tokens, shape (n, prefix + steps)
+    is_right: npt.NDArray[np.bool_]  # the generated token is the sequence's own, shape (n, steps)
 
     @property
     def n_steps(self) -> int:
@@ -337,8 +328,6 @@ def states_of(inputs: AnalysisInputs, generated: Generated) -> npt.NDArray[np.fl
 
     Shape (n, steps, width): step i is chosen from the state of the token before it.
     """
-    from mnemoscope.lm.probe import hidden_states
-
     lm, n_steps = inputs.model(), generated.n_steps
     read = generated.tokens[:, :-1].tolist()  # the last token is chosen, not read
     rows = generated.rows.select("sequence_id").with_columns(tokens=pl.Series(read))
@@ -370,8 +359,6 @@ def entropy_of(
 
     The basis holds what decides the tokens beside the model, the rows and the prefix.
     """
-    from mnemoscope.lm.probe import next_token_entropy
-
     lm = inputs.model()
 
     def make() -> pl.DataFrame:
@@ -403,7 +390,7 @@ class Answer(NamedTuple):
 
 
 def ask_exactly(
-    lm: "LanguageModel",
+    lm: LanguageModel,
     table: npt.NDArray[np.integer[Any]],
     prompts: Sequence[Prompt],
     *,
@@ -424,8 +411,6 @@ def ask_exactly(
         batch_size: sequences a forward.
         progress: advanced by the sequences of every start.
     """
-    from mnemoscope.lm.continue_ import is_copied, right_tokens, run_lengths
-
     for start in sorted({one.start for one in prompts}):
         lengths = [one.length for one in prompts if one.start == start]
         shown = table[:, start:]
@@ -452,10 +437,10 @@ _Look = TypeVar("_Look")
 
 
 def run_arm(
-    tuning: "FineTuning",
+    tuning: FineTuning,
     stream: npt.NDArray[np.int32],
     insertions: Insertions,
-    look: "Callable[[LanguageModel, int], _Look]",
+    look: Callable[[LanguageModel, int], _Look],
     *,
     every: int,
     pad: int = 0,

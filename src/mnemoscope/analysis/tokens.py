@@ -15,6 +15,10 @@ import numpy.typing as npt
 import polars as pl
 import torch
 from pydantic import Field
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from mnemoscope.analysis.figures import Chart, series_by, series_of
@@ -289,10 +293,6 @@ def predict_by_entropy(
     Entropy and `is_right` are of shape (n, steps). Gives the probabilities of the rows that
     `is_test`, (n,), names, (test rows, steps); the others are learnt from.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     steps = entropy.shape[1]
     places = np.broadcast_to(np.arange(steps), entropy.shape)
     features = np.stack([entropy, places], axis=-1)
@@ -356,8 +356,6 @@ def _further(
     test: _Bools,
     settings: Settings,
 ) -> Iterator[str]:
-    from sklearn.metrics import roc_auc_score
-
     n, n_test, n_held = (len(generated.tokens), *(int(rows.sum()) for rows in sides))
     yield (
         f"{n:,} sequences, at most {settings.per_level} a level: {n - n_test - n_held:,} to learn "

@@ -8,7 +8,7 @@ Run it: mnemoscope analyze trigger STUDY
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,14 +23,11 @@ from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.lm.continue_ import right_tokens
 from mnemoscope.lm.intervene import patched_states
-from mnemoscope.lm.model import check_tokens, last_logits, prepend_bos, run_batches
+from mnemoscope.lm.model import LanguageModel, check_tokens, last_logits, prepend_bos, run_batches
 from mnemoscope.lm.probe import hidden_states
 from mnemoscope.progress import Progress
 from mnemoscope.stats import normal_mean
 from mnemoscope.words import ranged
-
-if TYPE_CHECKING:
-    from mnemoscope.lm.model import LanguageModel
 
 _BLOCK = 16
 _MINIMUM = 2
@@ -45,17 +42,12 @@ class Settings(AnalysisSettings):
 
 
 class Changes(NamedTuple):
-    """Where a token is no longer the best one, since states are another prefix's.
+    """Where a token is no longer the best one, since states are another prefix's."""
 
-    Attributes:
-        one: this one state, (n, layers, prefix, suffix).
-        all_of_layer: all states of the prefix at once, (n, layers, suffix).
-        is_right: the token is the best one when nothing is replaced, (n, suffix); where it is
-            not, nothing counts as changed.
-    """
-
-    one: npt.NDArray[np.bool_]
-    all_of_layer: npt.NDArray[np.bool_]
+    one: npt.NDArray[np.bool_]  # this one state, (n, layers, prefix, suffix)
+    all_of_layer: npt.NDArray[np.bool_]  # all states of the prefix at once, (n, layers, suffix)
+    # the token is the best one when nothing is replaced, (n, suffix); where it is not, nothing
+    # counts as changed
     is_right: npt.NDArray[np.bool_]
 
     @property
@@ -92,7 +84,7 @@ def draw_donors(ids: npt.ArrayLike, pool: npt.ArrayLike, seed: int) -> npt.NDArr
 
 
 def find_changes(
-    lm: "LanguageModel",
+    lm: LanguageModel,
     tokens: npt.NDArray[np.integer[Any]],
     donors: npt.NDArray[np.integer[Any]],
     *,

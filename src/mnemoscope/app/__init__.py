@@ -14,11 +14,7 @@ FIRST_PORT = 7860
 
 
 def check_host(host: str) -> None:
-    """Refuse to listen to other machines.
-
-    Raises:
-        UserError: another host than this machine.
-    """
+    """Refuse (UserError) to listen to other machines."""
     if host not in NAMES:
         raise UserError(
             f"--host {host}: the app listens to this machine alone ({HOST}); it has no accounts, "
@@ -28,11 +24,7 @@ def check_host(host: str) -> None:
 
 
 def check_target(target: Path | None) -> None:
-    """Refuse what is neither a study nor an audit.
-
-    Raises:
-        UserError: so it is.
-    """
+    """Refuse (UserError) what is neither a study nor an audit."""
     if target is None or is_study(target) or (target / "audit.json").is_file():
         return
     if not target.exists():

@@ -57,27 +57,16 @@ _SMALLEST = 1e-12
 
 @dataclass(frozen=True)
 class BaselineFit:
-    """What a baseline says of the evaluation sequences, and how it did on its own training set.
+    """What a baseline says of the evaluation sequences, and how it did on its own training set."""
 
-    Attributes:
-        predicted: class index of each evaluation sequence, shape (n_eval,), int64.
-        probabilities: shape (n_eval, classes), float64, rows sum to 1.
-        loss: mean cross-entropy on the training set, nats.
-        train_balanced_accuracy: fraction, on the training set.
-        train_min_f1: fraction, on the training set.
-        p_value: of a CNN's test against chance.
-        did_train: whether that is below `CHANCE_LEVEL`.
-        seconds: to fit and predict.
-    """
-
-    predicted: np.ndarray
-    probabilities: np.ndarray
-    loss: float
-    train_balanced_accuracy: float
-    train_min_f1: float
-    p_value: float
-    did_train: bool
-    seconds: float
+    predicted: np.ndarray  # class index of each evaluation sequence, shape (n_eval,), int64
+    probabilities: np.ndarray  # shape (n_eval, classes), float64, rows sum to 1
+    loss: float  # mean cross-entropy on the training set, nats
+    train_balanced_accuracy: float  # fraction, on the training set
+    train_min_f1: float  # fraction, on the training set
+    p_value: float  # of a CNN's test against chance
+    did_train: bool  # whether that is below `CHANCE_LEVEL`
+    seconds: float  # to fit and predict
 
 
 def fit_baseline(

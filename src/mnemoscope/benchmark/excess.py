@@ -67,31 +67,23 @@ _SEED_STRIDE = 1 << 24  # resamples that a seed can have before it meets the nex
 
 @dataclass(frozen=True)
 class Votes:
-    """All predictions of one source for one taxonomy.
+    """All predictions of one source for one taxonomy."""
 
-    Attributes:
-        sequence_ids: of the evaluation sequences, ascending, shape (n,), int64.
-        true: class index of each, shape (n,), int64.
-        predicted: shape (runs, n), int64; a run is one setting, seed and epoch.
-        seeds: seed of each run, shape (runs,), int64.
-        n_classes: classes of the taxonomy.
-        probabilities: mean over runs, (n, classes), float64; where none were kept, the share of
-            runs that predicted the class.
-        scores: probabilities of each training (a setting and a seed; its final weights), shape
-            (trainings, n, classes), float32; None where none were kept.
-        score_seeds: seed of each training, shape (trainings,); None with `scores`.
-        groups: number of the group of near duplicates that each sequence is in, (n,), int64; of a
-            group of its own the sequence's id. None: every sequence is one.
-    """
-
-    sequence_ids: np.ndarray
-    true: np.ndarray
-    predicted: np.ndarray
-    seeds: np.ndarray
-    n_classes: int
+    sequence_ids: np.ndarray  # of the evaluation sequences, ascending, shape (n,), int64
+    true: np.ndarray  # class index of each, shape (n,), int64
+    predicted: np.ndarray  # shape (runs, n), int64; a run is one setting, seed and epoch
+    seeds: np.ndarray  # seed of each run, shape (runs,), int64
+    n_classes: int  # classes of the taxonomy
+    # mean over runs, (n, classes), float64; where none were kept, the share of runs that
+    # predicted the class
     probabilities: np.ndarray
+    # probabilities of each training (a setting and a seed; its final weights), shape (trainings,
+    # n, classes), float32; None where none were kept
     scores: np.ndarray | None = None
+    # seed of each training, shape (trainings,); None with `scores`
     score_seeds: np.ndarray | None = None
+    # number of the group of near duplicates that each sequence is in, (n,), int64; of a group of
+    # its own the sequence's id. None: every sequence is one
     groups: np.ndarray | None = None
 
     @property
@@ -121,28 +113,20 @@ class Resamples(NamedTuple):
 
 @dataclass(frozen=True)
 class Excess:
-    """Excess alignment with its 95 % interval; fractions.
+    """Excess alignment with its 95 % interval; fractions."""
 
-    Attributes:
-        value: on the evaluation sequences as they are.
-        low: lower end; None where a class has too few groups to be drawn.
-        high: upper end.
-        strongest: the control with the largest min-F1.
-        min_f1: of the model's attention, what the excess is counted from.
-        auc: the same for the AUC of each pair of `auc_pairs`, over the largest control of that
-            pair; None where no probabilities were kept.
-        chance: by how much the largest of the controls would lie above the model by chance alone
-            if all were equal; None without an interval.
-        n_trainings: seeds of the CNNs, of the source that has fewest; None without CNNs.
-    """
-
-    value: float
-    low: float | None
-    high: float | None
-    strongest: str
-    min_f1: float | None = None
+    value: float  # on the evaluation sequences as they are
+    low: float | None  # lower end; None where a class has too few groups to be drawn
+    high: float | None  # upper end
+    strongest: str  # the control with the largest min-F1
+    min_f1: float | None = None  # of the model's attention, what the excess is counted from
+    # the same for the AUC of each pair of `auc_pairs`, over the largest control of that pair;
+    # None where no probabilities were kept
     auc: tuple[Estimate, ...] | None = None
+    # by how much the largest of the controls would lie above the model by chance alone if all
+    # were equal; None without an interval
     chance: float | None = None
+    # seeds of the CNNs, of the source that has fewest; None without CNNs
     n_trainings: int | None = None
 
 
@@ -582,35 +566,22 @@ def smallest_excess(n: int) -> float:
 
 @dataclass(frozen=True)
 class BenchmarkFigures:
-    """What a verdict rests on; fractions, null where there is no figure.
+    """What a verdict rests on; fractions, null where there is no figure."""
 
-    Attributes:
-        classes: names in order.
-        did_train: whether a CNN on the model's attention left chance on its training set.
-        f1: of each class, on the model's attention.
-        f1_low: lower ends of their 95 % intervals.
-        excess: excess alignment.
-        controls: those of the excess that ran.
-        failed_controls: those of them that did not train.
-        has_like_runs: whether the model was trained with a CNN setting that the controls had.
-        training_min_f1: the CNN's on its own training set.
-        interval_note: why the excess has no interval; null where it has.
-        finds_mark: whether the reader finds a planted mark; null where that was not tried.
-        reader: what reads the attention, in a word.
-    """
-
-    classes: tuple[str, ...]
-    did_train: bool
-    f1: tuple[float, ...] = ()
-    f1_low: tuple[float, ...] = ()
-    excess: Excess | None = None
-    controls: tuple[str, ...] = ()
-    failed_controls: tuple[str, ...] = ()
+    classes: tuple[str, ...]  # names in order
+    did_train: bool  # whether a CNN on the model's attention left chance on its training set
+    f1: tuple[float, ...] = ()  # of each class, on the model's attention
+    f1_low: tuple[float, ...] = ()  # lower ends of their 95 % intervals
+    excess: Excess | None = None  # excess alignment
+    controls: tuple[str, ...] = ()  # those of the excess that ran
+    failed_controls: tuple[str, ...] = ()  # those of them that did not train
+    # whether the model was trained with a CNN setting that the controls had
     has_like_runs: bool = True
-    training_min_f1: float | None = None
-    interval_note: str | None = None
+    training_min_f1: float | None = None  # the CNN's on its own training set
+    interval_note: str | None = None  # why the excess has no interval; null where it has
+    # whether the reader finds a planted mark; null where that was not tried
     finds_mark: bool | None = None
-    reader: str = "CNN"
+    reader: str = "CNN"  # what reads the attention, in a word
 
 
 @dataclass(frozen=True)

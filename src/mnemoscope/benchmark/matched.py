@@ -26,23 +26,18 @@ _TINY = 1e-9
 
 @dataclass(frozen=True)
 class Match:
-    """Which evaluation sequences are left, and how balanced they are.
+    """Which evaluation sequences are left, and how balanced they are."""
 
-    Attributes:
-        rows: ascending positions of the sequences kept, equally many a class; empty where too
-            few remain or they are not balanced.
-        n_per_class: sequences a class that matching found, also where they are too few.
-        difference_before: largest standardized difference of any class's score between any two
-            classes, all sequences; infinite where a score separates two classes wholly.
-        difference_after: the same among the sequences that matching found; null where none.
-        reason: why `rows` is empty, one sentence; null where it is not.
-    """
-
+    # ascending positions of the sequences kept, equally many a class; empty where too few remain
+    # or they are not balanced
     rows: np.ndarray
-    n_per_class: int
+    n_per_class: int  # sequences a class that matching found, also where they are too few
+    # largest standardized difference of any class's score between any two classes, all sequences;
+    # infinite where a score separates two classes wholly
     difference_before: float
+    # the same among the sequences that matching found; null where none
     difference_after: float | None
-    reason: str | None
+    reason: str | None  # why `rows` is empty, one sentence; null where it is not
 
 
 def match_on_scores(

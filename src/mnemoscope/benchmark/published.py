@@ -142,22 +142,16 @@ _SERIES = {"ROUGE-L or ROUGE-3": (True, True), "ROUGE-L": (True, False), "ROUGE-
 
 @dataclass(frozen=True)
 class Measured:
-    """One taxonomy's figures, fractions.
+    """One taxonomy's figures, fractions."""
 
-    Attributes:
-        name: as published; the classes in the order of the matrix.
-        min_f1: fraction.
-        confusion: (classes, classes), rows true; None where it is not known.
-        draws: the same of every resample, (resamples, classes, classes), taxonomies of one set
-            together; None where there are no predictions to resample.
-        trained_as: the taxonomy that shares these figures (same rule, or same labels on these
-            sequences); empty for its own.
-    """
-
-    name: str
-    min_f1: float
-    confusion: Floats | None = None
+    name: str  # as published; the classes in the order of the matrix
+    min_f1: float  # fraction
+    confusion: Floats | None = None  # (classes, classes), rows true; None where it is not known
+    # the same of every resample, (resamples, classes, classes), taxonomies of one set together;
+    # None where there are no predictions to resample
     draws: Floats | None = None
+    # the taxonomy that shares these figures (same rule, or same labels on these sequences); empty
+    # for its own
     trained_as: str = ""
 
     @property
@@ -540,42 +534,29 @@ _FIGURES = ("n_eval", "min_f1", "low", "high", "mean_f1", "mean_f1_low", "mean_f
 
 @dataclass(frozen=True)
 class OurFigures:
-    """What a study found for one taxonomy.
+    """What a study found for one taxonomy."""
 
-    Attributes:
-        taxonomy: its name in the study.
-        published_name: spelt as the published tables spell it.
-        state: `measured`, `impossible`, `untrained` or `dropped`.
-        note: why there is no figure.
-        figures: n_eval, min_f1, low, high, mean_f1, mean_f1_low, mean_f1_high where measured.
-        confusion: (classes, classes) where measured.
-        draws: the same of every resample, drawn together with the other taxonomies'.
-        same_as: the taxonomy that labels these sequences alike though its rule differs, and whose
-            figures these are; empty for its own.
-    """
-
-    taxonomy: str
-    published_name: str
-    state: State
-    note: str = ""
+    taxonomy: str  # its name in the study
+    published_name: str  # spelt as the published tables spell it
+    state: State  # `measured`, `impossible`, `untrained` or `dropped`
+    note: str = ""  # why there is no figure
+    # n_eval, min_f1, low, high, mean_f1, mean_f1_low, mean_f1_high where measured
     figures: Mapping[str, Any] | None = None
-    confusion: Floats | None = None
+    confusion: Floats | None = None  # (classes, classes) where measured
+    # the same of every resample, drawn together with the other taxonomies'
     draws: Floats | None = None
+    # the taxonomy that labels these sequences alike though its rule differs, and whose figures
+    # these are; empty for its own
     same_as: str = ""
 
 
 class Comparison(NamedTuple):
-    """Our figures beside the published ones.
+    """Our figures beside the published ones."""
 
-    Attributes:
-        frame: columns as in `COMPARISON_SCHEMA`; the 54 in the published order, then ρ.
-        correlations: of the 54 (`catalogue`) and of the ρ settings (`rho`).
-        conclusions: the paper's, put to our figures.
-    """
-
-    frame: pl.DataFrame
+    frame: pl.DataFrame  # columns as in `COMPARISON_SCHEMA`; the 54 in the published order, then ρ
+    # of the 54 (`catalogue`) and of the ρ settings (`rho`)
     correlations: dict[str, RankCorrelation]
-    conclusions: tuple[Conclusion, ...]
+    conclusions: tuple[Conclusion, ...]  # the paper's, put to our figures
 
     def as_json(self) -> dict[str, Any]:
         """Correlations and conclusions as plain values, the published ones beside ours."""

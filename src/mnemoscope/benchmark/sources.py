@@ -5,41 +5,34 @@ entry here and, for a baseline, a function of `benchmark.baselines`.
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Literal, NamedTuple
 
 
 class Source(NamedTuple):
-    """One thing that predictions may rest on.
+    """One thing that predictions may rest on."""
 
-    Attributes:
-        group: "attention" is what is asked; "free" needs no memory, and the excess is counted over
-            the largest of these; "nested" is one regression on all of these, and the same with the
-            model's attention; "check" shows how low and how high figures can go.
-        reads: what it sees: the model's maps, the reference's, tokens, log-probabilities of the
-            suffix or of the best token at each place of the prefix; `painted` are the model's
-            log-probabilities spread over the reference's maps, `rest` is tokens and reference,
-            `all` these and the model's maps.
-        name: how it is called.
-        detail: what it is, beside the name.
-        column: where it stands in the table on the terminal; of two in one column the better;
-            empty for nowhere.
-        fit: function of `benchmark.baselines`, fitted once a sample; None for CNNs.
-        reader: what reads it, the CNNs or the regression on statistics; a control is held against
-            the attention that the same reader read, and one of "any" against both.
-        phrase: what it is, inside a sentence.
-        is_permuted: whether the labels it learns are permuted.
-        mark: share of the suffix's attention that marks the class, see `maps.views.MarkedMaps`.
-    """
-
+    # "attention" is what is asked; "free" needs no memory, and the excess is counted over the
+    # largest of these; "nested" is one regression on all of these, and the same with the model's
+    # attention; "check" shows how low and how high figures can go
     group: Literal["attention", "free", "nested", "check"]
+    # what it sees: the model's maps, the reference's, tokens, log-probabilities of the suffix or
+    # of the best token at each place of the prefix; `painted` are the model's log-probabilities
+    # spread over the reference's maps, `rest` is tokens and reference, `all` these and the
+    # model's maps
     reads: Literal["maps", "reference", "tokens", "logprobs", "painted", "prefix", "rest", "all"]
-    name: str
-    detail: str
+    name: str  # how it is called
+    detail: str  # what it is, beside the name
+    # where it stands in the table on the terminal; of two in one column the better; empty for
+    # nowhere
     column: str
-    fit: str | None = None
+    fit: str | None = None  # function of `benchmark.baselines`, fitted once a sample; None for CNNs
+    # what reads it, the CNNs or the regression on statistics; a control is held against the
+    # attention that the same reader read, and one of "any" against both
     reader: Literal["cnn", "regression", "any"] = "cnn"
-    phrase: str = ""
-    is_permuted: bool = False
+    phrase: str = ""  # what it is, inside a sentence
+    is_permuted: bool = False  # whether the labels it learns are permuted
+    # share of the suffix's attention that marks the class, see `maps.views.MarkedMaps`
     mark: float = 0.0
 
     @property
@@ -55,17 +48,14 @@ The least that CNNs find on the embedded model with 240 sequences a class: of fo
 100 % at 5 %, 56 at 2, 24 (guessing: 25) at 1 (`benchmarks/marks.py`).
 """
 
+_regression = partial(Source, fit="classify_statistics", reader="regression")
+_shared = partial(Source, reader="any")
+
 # In the order of training; `sources_of` leaves the reference out where there is none.
 TABLE = {
     "model": Source("attention", "maps", "CNNs", "on the model's maps", "model"),
-    "statistics": Source(
-        "attention",
-        "maps",
-        "Regression",
-        "on statistics of the model's maps",
-        "model",
-        fit="classify_statistics",
-        reader="regression",
+    "statistics": _regression(
+        "attention", "maps", "Regression", "on statistics of the model's maps", "model"
     ),
     "control": Source(
         "check",
@@ -84,24 +74,20 @@ TABLE = {
         is_permuted=True,
         mark=MARK,
     ),
-    "control_statistics": Source(
+    "control_statistics": _regression(
         "check",
         "maps",
         "Control task",
         "the same regression, labels permuted",
         "control",
-        fit="classify_statistics",
-        reader="regression",
         is_permuted=True,
     ),
-    "planted_statistics": Source(
+    "planted_statistics": _regression(
         "check",
         "maps",
         "Planted mark",
         f"the same regression, {100 * MARK:g} % of the suffix's attention",
         "",
-        fit="classify_statistics",
-        reader="regression",
         is_permuted=True,
         mark=MARK,
     ),
@@ -113,43 +99,38 @@ TABLE = {
         "best blind",
         phrase="a CNN on the tokens alone",
     ),
-    "blind_statistics": Source(
+    "blind_statistics": _regression(
         "free",
         "tokens",
         "Blind regression",
         "on statistics of the tokens' repetitions",
         "best blind",
-        fit="classify_statistics",
-        reader="regression",
         phrase="a regression on the tokens' repetitions",
     ),
-    "ngram": Source(
+    "ngram": _shared(
         "free",
         "tokens",
         "Blind n-grams",
         "regression on tokens",
         "best blind",
         fit="ngram_logits",
-        reader="any",
         phrase="a regression on token n-grams",
     ),
-    "logits": Source(
+    "logits": _shared(
         "check",
         "logprobs",
         "Logits",
         "suffix log-probabilities; circular",
         "logits",
         fit="classify_logprobs",
-        reader="any",
     ),
-    "prefix_logits": Source(
+    "prefix_logits": _shared(
         "check",
         "prefix",
         "Prefix logits",
         "best token's log-probability, prefix alone",
         "prefix logits",
         fit="classify_logprobs",
-        reader="any",
     ),
     "reference": Source(
         "free",
@@ -167,33 +148,24 @@ TABLE = {
         "painted",
         phrase="a CNN on log-probabilities painted over the reference's attention",
     ),
-    "reference_statistics": Source(
+    "reference_statistics": _regression(
         "free",
         "reference",
         "Reference regression",
         "on statistics of its maps",
         "reference",
-        fit="classify_statistics",
-        reader="regression",
         phrase="a regression on statistics of the reference model's attention",
     ),
-    "rest": Source(
-        "nested",
-        "rest",
-        "Text and reference",
-        "in one regression",
-        "",
-        fit="classify_statistics",
-        reader="any",
+    "rest": _shared(
+        "nested", "rest", "Text and reference", "in one regression", "", fit="classify_statistics"
     ),
-    "rest_and_model": Source(
+    "rest_and_model": _shared(
         "nested",
         "all",
         "The same and the model",
         "in one regression",
         "",
         fit="classify_statistics",
-        reader="any",
     ),
 }
 

@@ -61,25 +61,17 @@ _DECISIVE = (
 
 @dataclass(frozen=True)
 class Asked:
-    """What the user asked of an analysis.
+    """What the user asked of an analysis."""
 
-    Attributes:
-        second: a second model with the same tokenizer: folder, hub name, NAME@REVISION.
-        checkpoints: checkpoints of one run in order, or one folder of them.
-        corpus: the training texts.
-        values: settings by name, checked by the analysis.
-        redo: compute the result again even if it exists.
-        students: models that were distilled from the study's.
-        control: one that was trained on the same texts without it.
-    """
-
+    # a second model with the same tokenizer: folder, hub name, NAME@REVISION
     second: str | None = None
-    checkpoints: tuple[str, ...] = ()
-    corpus: str | None = None
+    checkpoints: tuple[str, ...] = ()  # checkpoints of one run in order, or one folder of them
+    corpus: str | None = None  # the training texts
+    # settings by name, checked by the analysis
     values: dict[str, Any] = field(default_factory=dict)
-    redo: bool = False
-    students: tuple[str, ...] = ()
-    control: str | None = None
+    redo: bool = False  # compute the result again even if it exists
+    students: tuple[str, ...] = ()  # models that were distilled from the study's
+    control: str | None = None  # one that was trained on the same texts without it
 
 
 @dataclass(frozen=True)
@@ -343,21 +335,14 @@ def _hash(basis: list[Any]) -> str:
 
 @dataclass(frozen=True)
 class Analysis:
-    """The result of one analysis, which shows its first picture in a notebook.
+    """The result of one analysis, which shows its first picture in a notebook."""
 
-    Attributes:
-        sentence: the result with its 95 % interval.
-        further: what was left out, what cannot be said.
-        frames: tables by name; the page of the analysis says what they hold.
-        figures: the most important first.
-        folder: where all of it is kept.
-    """
-
-    sentence: str
-    further: tuple[str, ...]
+    sentence: str  # the result with its 95 % interval
+    further: tuple[str, ...]  # what was left out, what cannot be said
+    # tables by name; the page of the analysis says what they hold
     frames: Mapping[str, pl.DataFrame] = field(repr=False)
-    figures: tuple[Picture, ...] = field(repr=False)
-    folder: Path
+    figures: tuple[Picture, ...] = field(repr=False)  # the most important first
+    folder: Path  # where all of it is kept
 
     @property
     def figure(self) -> Picture | None:

@@ -43,31 +43,19 @@ _KEY = "distilling.json"
 
 @dataclass(frozen=True)
 class DistillAsked:
-    """What the user asked for.
+    """What the user asked for."""
 
-    Attributes:
-        teacher: folder, hub name, NAME@REVISION, or ``embedded``.
-        texts: as `read_sequences` takes them.
-        settings: losses, steps, seed.
-        student: a model that is trained further, in place of a new one.
-        layers, width: of a new one, see `student_config`.
-        exclude: studies or tables whose memorized sequences (all, where that is not known) are
-            kept out of the texts.
-        shared: tokens in a row that a window may not share with them.
-        length: tokens of a training window.
-        limit: windows of each of the texts at most.
-    """
-
-    teacher: str
-    texts: tuple[str, ...]
-    settings: DistillSettings
-    student: str | None = None
-    layers: float = 0.5
+    teacher: str  # folder, hub name, NAME@REVISION, or `embedded`
+    texts: tuple[str, ...]  # as `read_sequences` takes them
+    settings: DistillSettings  # losses, steps, seed
+    student: str | None = None  # a model that is trained further, in place of a new one
+    layers: float = 0.5  # of a new one, as the width, see `student_config`
     width: float = 0.5
+    # studies or tables whose memorized sequences (all, where that is not known) are kept out
     exclude: tuple[str, ...] = ()
-    shared: int = 24
-    length: int = 64
-    limit: int | None = None
+    shared: int = 24  # tokens in a row that a window may not share with them
+    length: int = 64  # tokens of a training window
+    limit: int | None = None  # windows of each of the texts at most
     dtype: str = "float32"
     device: str = "auto"
     trust_remote_code: bool = False

@@ -35,23 +35,15 @@ _METRICS = ("exact_match", "longest_match")
 
 @dataclass(frozen=True)
 class Asked:
-    """Sequences of which a model is shown the prefix and asked for the suffix, and their classes.
+    """Sequences of which a model is shown the prefix and asked for the suffix, and their classes."""
 
-    Attributes:
-        frame: `sequence_id` and `tokens` of one length, a row a sequence.
-        labels: the class of each row, null for none; None where there are no classes.
-        tokenizer: name of the model that the sequences were cut for.
-        revision: of that model.
-        prefix: tokens shown; None is half of a sequence.
-        where: the table's name, for messages.
-    """
-
-    frame: pl.DataFrame
+    frame: pl.DataFrame  # `sequence_id` and `tokens` of one length, a row a sequence
+    # the class of each row, null for none; None where there are no classes
     labels: pl.Series | None
-    tokenizer: str
-    revision: str | None
-    prefix: int | None
-    where: str
+    tokenizer: str  # name of the model that the sequences were cut for
+    revision: str | None  # of that model
+    prefix: int | None  # tokens shown; None is half of a sequence
+    where: str  # the table's name, for messages
 
 
 def asked_of(
@@ -93,21 +85,15 @@ def asked_of(
 
 @dataclass(frozen=True)
 class Shown:
-    """The sequences that texts can carry.
+    """The sequences that texts can carry."""
 
-    Attributes:
-        rows: `sequence_id`, `class`, `prefix`, `suffix`, and `ends`: the character of the suffix
-            at which each of its tokens ends.
-        n_suffix: tokens of a suffix.
-        n_altered: left out because their text gives the tokenizer other tokens, or holds special
-            ones.
-        n_unlabelled: left out because they have no class.
-    """
-
+    # `sequence_id`, `class`, `prefix`, `suffix`, and `ends`: the character of the suffix at which
+    # each of its tokens ends
     rows: pl.DataFrame
-    n_suffix: int
+    n_suffix: int  # tokens of a suffix
+    # left out because their text gives the tokenizer other tokens, or holds special ones
     n_altered: int
-    n_unlabelled: int
+    n_unlabelled: int  # left out because they have no class
 
 
 def shown_rows(asked: Asked, tokenizer: Any, *, most: int | None = None, seed: int = 0) -> Shown:

@@ -46,25 +46,17 @@ _KINDS = {RECALL: "cannot be guessed from their text", GUESS: "can be guessed fr
 
 @dataclass(frozen=True)
 class TrackAsked:
-    """What the user asked for.
+    """What the user asked for."""
 
-    Attributes:
-        checkpoints: as for `find_checkpoints`.
-        sequences: texts or a table to watch.
-        control: texts or a table kept out of training, or None.
-        columns: of either where it is a table, by their paths (`take_columns`).
-        most: windows to keep of each; None keeps all.
-        length: tokens of a window; windows of a text begin every 64 tokens.
-        decode: also continue each window to get its score, not only whether it is memorized.
-    """
-
-    checkpoints: tuple[str, ...]
-    sequences: str
-    control: str | None = None
+    checkpoints: tuple[str, ...]  # as for `find_checkpoints`
+    sequences: str  # texts or a table to watch
+    control: str | None = None  # texts or a table kept out of training, or None
+    # of either where it is a table, by their paths (`take_columns`)
     columns: Mapping[str, str] = field(default_factory=dict)
-    most: int | None = 2000
-    length: int = 64
+    most: int | None = 2000  # windows to keep of each; None keeps all
+    length: int = 64  # tokens of a window; windows of a text begin every 64 tokens
     seed: int = 0
+    # also continue each window to get its score, not only whether it is memorized
     decode: bool = True
     dtype: str = "float32"
     device: str = "auto"

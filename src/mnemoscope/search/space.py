@@ -39,17 +39,13 @@ class Chooser(Protocol):
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What may be proposed.
+    """What may be proposed."""
 
-    Attributes:
-        nodes: the node names of every family (a rule and its side), ordered by threshold.
-        shapes: among `one` (a node), `either` (two joined by ``-or-``), `two` (one after another).
-        own: the user's own nodes by name.
-    """
-
+    # the node names of every family (a rule and its side), ordered by threshold
     nodes: dict[str, tuple[str, ...]]
+    # among `one` (a node), `either` (two joined by ``-or-``), `two` (one after another)
     shapes: tuple[str, ...]
-    own: dict[str, Node] = field(default_factory=dict)
+    own: dict[str, Node] = field(default_factory=dict)  # the user's own nodes by name
 
     @property
     def n_taxonomies(self) -> int:
