@@ -263,18 +263,13 @@ def _find_model(
 
 
 @cache
-def pythia_facts() -> dict[str, Any]:
-    """The Pythia table of package data: `models`, `splits` by name, `data` (name on the hub)."""
-    text = resources.files("mnemoscope").joinpath("studies/shapes/pythia.yaml").read_text("utf-8")
+def shape_facts(name: str) -> dict[str, Any]:
+    """A table of package data, with `models` and `data` (on the hub).
+
+    `pythia` has `splits` by name too, `suites`, of other ready studies, `rates`.
+    """
+    text = resources.files("mnemoscope").joinpath(f"studies/shapes/{name}.yaml").read_text("utf-8")
     facts: dict[str, Any] = yaml.safe_load(text)
-    return facts
-
-
-@cache
-def suite_facts() -> dict[str, dict[str, dict[str, Any]]]:
-    """What package data knows of other ready studies: `models`, `data`, `rates` by name."""
-    text = resources.files("mnemoscope").joinpath("studies/shapes/suites.yaml").read_text("utf-8")
-    facts: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load(text)
     return facts
 
 
@@ -289,10 +284,10 @@ def find_shape(name: str, revision: str | None = None) -> ModelShape | None:
     config = folder / "config.json" if is_here else _cached(name, revision, "config.json")
     found = _read_config(config) if config is not None and config.is_file() else None
     match = _PYTHIA.fullmatch(name)
-    known = pythia_facts()["models"].get(match[1].lower()) if match else None
+    known = shape_facts("pythia")["models"].get(match[1].lower()) if match else None
     source = "the Pythia suite's published table"
     if known is None:
-        shapes, source = suite_facts()["models"], "its configuration as published"
+        shapes, source = shape_facts("suites")["models"], "its configuration as published"
         known = next((shapes[one] for one in shapes if name.startswith(one)), None)
     if found is not None or known is None:
         return found
@@ -427,7 +422,7 @@ def _is_here(source: str) -> bool:
 
 def _of_suite(settings: StudySettings, named: Sequence[str]) -> PlannedData:
     """Sources that are not on disk: their published rows, and how many sequences they can give."""
-    known, limit = suite_facts()["data"], settings.sequences.limit
+    known, limit = shape_facts("suites")["data"], settings.sequences.limit
     facts = [known.get(re.sub(r"[@#].*", "", one)) for one in named]
     for one, fact in zip(named, facts, strict=True):
         if fact is None and parse_hub_name(one) is None:
@@ -443,7 +438,7 @@ def _of_suite(settings: StudySettings, named: Sequence[str]) -> PlannedData:
         lines.append(f"A row is a sequence: {n_sequences:,}.")
     elif limit is not None:
         lines.append(f"Kept of their windows: at most {limit:,} (sequences.limit).")
-    rate, n_memorized = suite_facts()["rates"].get(settings.model.name), None
+    rate, n_memorized = shape_facts("suites")["rates"].get(settings.model.name), None
     if rate is not None and n_sequences is not None:
         n_memorized = round(rate["share"] * n_sequences)
     return PlannedData(None, n_sequences, n_memorized, lines)
@@ -451,11 +446,11 @@ def _of_suite(settings: StudySettings, named: Sequence[str]) -> PlannedData:
 
 def _power_lines(settings: StudySettings, data: PlannedData) -> Iterator[str]:
     """How many sequences of a class to expect, and the smallest excess that they can show."""
-    label, rate = settings.label, suite_facts()["rates"].get(settings.model.name)
+    label, rate = settings.label, shape_facts("suites")["rates"].get(settings.model.name)
     per_class = label.n_train + label.n_eval
     wants = f"a class takes up to {label.n_train:,} + {label.n_eval:,} and needs {label.minimum:,}."
     split = (settings.sequences.split or "").removeprefix("memories_")
-    published = pythia_facts()["splits"].get(split, {}).get("memories")
+    published = shape_facts("pythia")["splits"].get(split, {}).get("memories")
     if data.frame is None and rate is not None and data.n_memorized is not None:
         yield (
             f"Expected: about {data.n_memorized:,} memorized ({rate['share']:.0%}: {rate['of']}), "
@@ -562,7 +557,7 @@ def _published(settings: StudySettings, taxonomies: list[Taxonomy]) -> PlannedDa
         )
     if not all(name in SPLITS for name in _parts(split)):
         find_split(HUB_NAME, split)  # raises, with the nearest name
-    facts = pythia_facts()["splits"][split.partition("_")[2] if split in SPLITS else split]
+    facts = shape_facts("pythia")["splits"][split.partition("_")[2] if split in SPLITS else split]
     parts = {name.partition("_")[0]: facts[name.partition("_")[0]] for name in _parts(split)}
     kept = round(settings.sequences.margin * label.per_class)
     # One more than the taxonomies' classes: all memorized sequences, to check the labels.

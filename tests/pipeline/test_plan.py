@@ -24,7 +24,7 @@ from mnemoscope.plan import (
     map_bytes,
     memory_bytes,
     plan,
-    pythia_facts,
+    shape_facts,
 )
 from mnemoscope.study.settings import StudySettings, parse_settings
 from mnemoscope.taxonomy.catalogue import catalogue
@@ -57,7 +57,7 @@ def text(made: Plan) -> str:
     return "\n".join([*made.lines, *map(" | ".join, made.rows), *made.notes])
 
 
-@pytest.mark.parametrize("size", pythia_facts()["models"])
+@pytest.mark.parametrize("size", shape_facts("pythia")["models"])
 def test_shapes_give_the_published_numbers_of_parameters(size) -> None:
     """GPT-NeoX: 12 h² + 13 h a layer, 2 h for the last norm, embeddings at both ends."""
     shape = find_shape(f"EleutherAI/pythia-{size}-deduped")

@@ -266,13 +266,10 @@ def is_idea(column: str, least: float) -> pl.Expr:
 def compare_ideas(found: pl.DataFrame, least: float) -> pl.DataFrame:
     """Set the copies in idea beside what texts at random, the prompt and exact copies give.
 
-    Args:
-        found: columns `model`, `trained` and those of `copies`, with a sentence model.
-        least: cosine from which on a text is a copy in idea.
-
-    Returns:
-        One row for each model, rows and `compared` (one of `COMPARED`): `n` of `of` with `share`
-        and its interval `low`, `high`; `median`, of the cosines of all that are long enough.
+    From columns `model`, `trained` and those of `copies`, with a sentence model; a text is a copy
+    in idea from cosine `least` on. Gives a row for each model, rows and `compared` (one of
+    `COMPARED`): `n` of `of` with `share`, `low`, `high`; `median`, of the cosines of all that are
+    long enough.
     """
     is_left = pl.col("is_long") & ~pl.col("kind").is_in(["verbatim", "near"]).fill_null(False)
     is_like = is_left & (pl.col("idea") >= least)
@@ -319,12 +316,9 @@ def copies(
 ) -> pl.DataFrame:
     """Say of each continuation what it has copied from training texts and not from its prompt.
 
-    Returns:
-        Columns `kind` (one of `KINDS`, or null), `n_characters` and `passage` of the longest
-        verbatim passage, `source` (number of its text, null without), `likeness` (of the nearest
-        passage), `is_long` (long enough to be a copy), and cosines, null without a sentence model:
-        `idea` with the nearest texts, `idea_random` with others at random, `idea_prompt` with the
-        prompt.
+    Gives `kind` (one of `KINDS`, or null), `n_characters` and `passage` of the longest verbatim
+    passage, `source` (number of its text, null without), `likeness` (of the nearest passage),
+    `is_long` (long enough to be a copy), and `COSINES`, null without a sentence model.
     """
     index = PassageIndex(texts, settings.n_characters)
     nearest = nearest_texts(continuations, texts, settings.n_candidates)

@@ -126,19 +126,10 @@ def coefficient_table(
 ) -> pl.DataFrame:
     """Give the three coefficients of every feature in every group that is large enough.
 
-    A feature without variance in a group has no coefficient there and is left out.
-
-    Args:
-        features: columns `FEATURES`.
-        memorized: the label of every row.
-        kind: `text`, `code` or null of every row.
-        category: of every row, or null.
-        settings: minimum, resamples, seed.
-        near: group of near duplicates of every row, where known.
-
-    Returns:
-        A row a feature, kind, category and coefficient: `value`, `low`, `high`, `n`, `n_memorized`,
-        `n_groups`.
+    From columns `FEATURES`, and of every row its label, `text`, `code` or null, its category or
+    null, and where known its group of near duplicates. A feature without variance in a group has no
+    coefficient there. Gives a row a feature, kind, category and coefficient: `value`, `low`,
+    `high`, `n`, `n_memorized`, `n_groups`.
     """
     found = []
     everywhere = pl.repeat(True, len(memorized), eager=True)

@@ -82,6 +82,12 @@ VALUES = {
 """What may tell Recall from other classes: columns of `sequences`; gaps are differences."""
 _FALLING = ("log_reference", "reference_right", "guessable")  # low where text is stored
 _GEOMETRY = ("dimension_gap", "two_nn_gap")
+# What the rule for Guess reads as one number: the larger ROUGE, 1 where a pattern goes on.
+_GUESSABLE = (
+    pl.when((pl.col("is_incrementing") | pl.col("is_repeating")).fill_null(False))
+    .then(1.0)
+    .otherwise(pl.max_horizontal("rouge_l", "rouge_3").cast(pl.Float64).fill_null(0.0))
+)
 
 
 class Settings(AnalysisSettings):
@@ -254,7 +260,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         *(own[one].alias(f"{one}_model") for one in _MEASURES),
         *(data[one].alias(f"{one}_reference") for one in _MEASURES),
         *_by_text(inputs, reference, rows, settings),
-        guessable=pl.Series(_guessable(rows)),
+        guessable=rows.select(_GUESSABLE).to_series(),
     )
     found = found.with_columns(
         *((pl.col(f"{m}_reference") - pl.col(f"{m}_model")).alias(f"{m}_gap") for m in _MEASURES),
@@ -363,13 +369,6 @@ def _by_text(
     yield pl.Series("log_model", under[0])
     yield pl.Series("log_reference", under[1])
     yield pl.Series("reference_right", data.is_right.mean(axis=1))
-
-
-def _guessable(rows: pl.DataFrame) -> pl.Series:
-    """What the rule for Guess reads as one number: the larger ROUGE, 1 where a pattern goes on."""
-    pattern = (pl.col("is_incrementing") | pl.col("is_repeating")).fill_null(False)
-    rouge = pl.max_horizontal("rouge_l", "rouge_3").cast(pl.Float64).fill_null(0.0)
-    return rows.select(pl.when(pattern).then(1.0).otherwise(rouge)).to_series()
 
 
 def _by_class(

@@ -48,9 +48,9 @@ def mean_states(states: npt.NDArray[np.floating], level: _Levels, levels: list[i
 
 
 def mean_noise(states: npt.NDArray[np.floating], level: _Levels, levels: list[int]) -> _Array:
-    """Give the expected squared distance of each mean state from the one of endless sequences.
+    """Expected squared distance of each mean state from that of endless sequences: (levels, steps).
 
-    Shape (levels, steps): the summed variances of the states over their number.
+    The summed variances of the states over their number.
     """
     groups = [states[level == one].astype(np.float64) for one in levels]
     return np.stack([one.var(axis=0, ddof=1).sum(axis=-1) / len(one) for one in groups])
@@ -105,12 +105,10 @@ def from_top(
     """Follow the distance of two groups' mean states with its interval and with what chance gives.
 
     States are of shape (n, steps, width) and (m, steps, width); `n_resamples` counts bootstrap
-    samples, and as many shuffles. `groups` of near duplicates, (n + m,), are drawn whole.
-
-    Returns:
-        A row a `metric` and `step`: `plain`, of the two means as they are; `chance`, its 95th
-        percentile when the sequences are shuffled; `freed` of the noise of the means, see
-        `distances`, with `low` and `high` by the bootstrap's spread; null where groups are few.
+    samples, and as many shuffles. `groups` of near duplicates, (n + m,), are drawn whole. Gives a
+    row a `metric` and `step`: `plain`, of the two means as they are; `chance`, its 95th percentile
+    when the sequences are shuffled; `freed` of the noise of the means, see `distances`, with `low`
+    and `high` by the bootstrap's spread; null where groups are few.
     """
     rng = np.random.default_rng(seed)
     both = np.concatenate([one, top]).astype(np.float64)

@@ -89,10 +89,9 @@ class Settings(AnalysisSettings):
 def ending_mask(attention: npt.ArrayLike, last: npt.ArrayLike) -> Floats:
     """Give the bright ending: how much each image patch looks at the last text token, (n, patches).
 
-    Args:
-        attention: cross-attention at the last denoising step, softmax over the text's tokens, of
-            the conditioned half of a batch, (n, layers, heads, patches, tokens).
-        last: place of the last token of each text (its end token), a number or (n,).
+    `attention` is cross-attention at the last denoising step, softmax over the text's tokens, of
+    the conditioned half of a batch, (n, layers, heads, patches, tokens); `last` the place of the
+    last token of each text (its end token), a number or (n,).
 
     Source: Chen et al. 2024, arXiv 2410.21665, as its public code (chenchen-usyd/BE-PRSS) has it:
         the mean over heads and layers (there 8 heads of the two layers of 64 × 64 on the way down),
@@ -107,11 +106,8 @@ def noise_norm(
 ) -> Floats:
     """Give ‖(ε(text) − ε(empty)) ⊙ m‖₂ / mean(m) of each image, (n,): large where memorized.
 
-    Args:
-        text: predicted noise with the text, (n, channels, height, width).
-        empty: predicted noise with the empty text, as `text`.
-        mask: m, not negative and nowhere all 0, (n, height, width), the same for all channels;
-            None leaves it out.
+    Noise predicted with the text and with the empty one is (n, channels, height, width); m, not
+    negative and nowhere all 0, (n, height, width), None to leave it out.
 
     Source: LD of Chen et al. 2024, arXiv 2410.21665, as its public code has it, of one denoising
         step; without a mask the norm of Wen et al. 2024 (ICLR, "Detecting, Explaining, and
@@ -149,14 +145,10 @@ def _masked_norm(apart: Floats, mask: npt.ArrayLike | None) -> Floats:
 def suffix_shares(edges: npt.ArrayLike, copies: npt.ArrayLike, prefix: int) -> Floats:
     """Give what suffix queries take from the prefix: (n, layers, prefix + 2), shares of 1.
 
-    Queries are the suffix tokens but the last, which foretells none of the T. In order: the share
-    on each prefix token, the share on copy edges, and that of the last of these queries alone on
-    the last prefix token. 0 where a query takes nothing.
-
-    Args:
-        edges: attention or effects of edges, of these the size, (n, layers, T, T) query by key.
-        copies: bool (n, T, T), each sequence's copy edges.
-        prefix: tokens of the prefix, at most T - 2.
+    From attention, or the size of effects, (n, layers, T, T) query by key, and each sequence's copy
+    edges, bool (n, T, T). Queries are the suffix tokens but the last, which foretells none of the
+    T; the prefix has at most T - 2. In order: the share on each prefix token, on copy edges, and
+    that of the last of these queries alone on the last prefix token. 0 where a query takes nothing.
     """
     taken = np.abs(np.asarray(edges, dtype=np.float64))[..., prefix:-1, :]
     copied = np.asarray(copies, dtype=bool)[:, None, prefix:-1, :]
@@ -381,12 +373,11 @@ def _aucs(one: _Measured, prefix: int, settings: Settings) -> Iterator[dict[str,
             line |= {"of": name, "n": int(here.sum()), "n_groups": n_groups(near)}
             for stem, auc in zip(("model", "reference", "difference"), figures, strict=True):
                 told = estimate_of(float(auc[0]), auc[1:], 0.025)
-                line |= {key: _finite(value) for key, value in told.columns(stem).items()}
+                line |= {
+                    key: None if value is None or not np.isfinite(value) else value
+                    for key, value in told.columns(stem).items()
+                }
             yield line
-
-
-def _finite(value: float | None) -> float | None:
-    return None if value is None or not np.isfinite(value) else value
 
 
 def _places(one: _Measured, prefix: int) -> Iterator[dict[str, object]]:

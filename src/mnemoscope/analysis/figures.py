@@ -107,12 +107,8 @@ def series_of(
 ) -> Series:
     """Make a series of a frame's columns, one row a point.
 
-    Args:
-        name: for the legend.
-        rows: the frame.
-        y: its column of values.
-        x: column of the places; None numbers the rows from 0, as categories are.
-        interval: whether one is shown: columns `Y_low` and `Y_high`, else `low` and `high`.
+    Without a column `x` the rows are numbered from 0, as categories are. The ends of an `interval`
+    are columns `Y_low` and `Y_high`, else `low` and `high`.
     """
     stem = f"{y}_" if f"{y}_low" in rows.columns else ""
     ends = [plain(rows[f"{stem}{end}"]) for end in ("low", "high")] if interval else [(), ()]

@@ -128,12 +128,9 @@ def words_in_common(tokenizer: Any, written: npt.ArrayLike, label: npt.ArrayLike
 def best_of(answers: pl.DataFrame) -> pl.DataFrame:
     """Give each sequence's length: the most that any prompt of its brings out, copies apart.
 
-    Args:
-        answers: columns `sequence_id`, `prompt`, `start`, `n_tokens`, `is_copied`.
-
-    Returns:
-        `sequence_id`, `length` (0 where all is copied), `prompt` and `start` of the first best
-        (null at 0), `with_copies` (the same without the guard), `n_copied` prompts; in order.
+    From columns `sequence_id`, `prompt`, `start`, `n_tokens`, `is_copied`: gives `sequence_id`,
+    `length` (0 where all is copied), `prompt` and `start` of the first best (null at 0),
+    `with_copies` (the same without the guard), `n_copied` prompts; in order.
     """
     honest = answers.with_columns(
         pl.when("is_copied").then(0).otherwise("n_tokens").alias("honest")
@@ -176,7 +173,19 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     return AnalysisResult(
         sentence=_sentence(lengths, prompts),
         frames=frames | {"lengths": lengths.drop(known), "answers": answers},
-        figures=(_survival_chart(lengths), _prompt_chart(by_prompt)),
+        figures=(
+            _survival_chart(lengths),
+            Chart(
+                title=f"Sequences of which {HIT} tokens or more come out, by length of prompt, "
+                "per cent",
+                form="bars",
+                x_names=tuple(
+                    f"{n} tokens" for n in by_prompt["prompt"].unique(maintain_order=True)
+                ),
+                percent=True,
+                series=series_by(by_prompt, "group", "share"),
+            ),
+        ),
         further=tuple(_further(inputs, lengths, prompts, settings)),
     )
 
@@ -286,17 +295,6 @@ def _survival_chart(lengths: pl.DataFrame) -> Chart:
         ),
         percent=True,
         marks=((float(min(HIT, longest)), str(HIT)),),
-    )
-
-
-def _prompt_chart(by_prompt: pl.DataFrame) -> Chart:
-    lengths = by_prompt["prompt"].unique(maintain_order=True)
-    return Chart(
-        title=f"Sequences of which {HIT} tokens or more come out, by length of prompt, per cent",
-        form="bars",
-        x_names=tuple(f"{length} tokens" for length in lengths),
-        percent=True,
-        series=series_by(by_prompt, "group", "share"),
     )
 
 

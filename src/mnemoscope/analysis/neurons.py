@@ -150,14 +150,10 @@ def measure_group(
     n_bins: int,
     seed: int,
 ) -> Measures:
-    """Measure one class at one layer.
+    """Measure one class at one layer: bins of all neurons, (samples, neurons).
 
-    Args:
-        codes: bins of all neurons, shape (samples, neurons).
-        halves: rows of each half, shape (halves, samples // 2).
-        chosen: the neurons whose pairs are looked at.
-        n_bins: how many bins there are.
-        seed: of the shuffled null.
+    `halves` are rows of each half, (halves, samples // 2), `chosen` the neurons whose pairs are
+    looked at; the seed is of the shuffled null.
     """
 
     def measured(measure: Callable[[Codes], float], of: Codes) -> Measured:

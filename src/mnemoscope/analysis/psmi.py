@@ -97,17 +97,11 @@ def sliced_information(
 ) -> Sliced:
     """Give each row's mean of ln N(z; its label's μ, σ) − ln Σ p N(z; each label's μ, σ).
 
-    z is the row on one direction, drawn evenly; μ, σ (of the population) and p are the labels' own
-    in these rows, σ at least a thousandth of that of all rows. Directions come in blocks of 500;
-    from the second block on it is enough when the lowest 5 % of the rows differ, on average, by at
-    most 5 % of their value between the first half of the blocks and all.
-
-    Args:
-        vectors: shape (n, width), finite.
-        labels: shape (n,), at least two rows each.
-        seed: of the directions.
-        n_directions: so many and no more; None stops by itself.
-        max_directions: where the automatic stop gives up, a multiple of 500.
+    z is the row, (n, width), on one direction, drawn evenly; μ, σ (of the population) and p are the
+    labels' own in these rows, σ at least a thousandth of that of all rows. `n_directions` None
+    stops by itself, or at `max_directions`: directions come in blocks of 500; from the second block
+    on it is enough when the lowest 5 % of the rows differ, on average, by at most 5 % of their
+    value between the first half of the blocks and all.
 
     Raises:
         UserError: fewer than two labels, a label with one row, values that are not finite.

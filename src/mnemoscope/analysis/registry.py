@@ -464,10 +464,7 @@ def load_result(folder: Path) -> StoredResult | None:
 def store_result(folder: Path, result: AnalysisResult, **facts: Any) -> StoredResult:
     """Write a result over whatever was there: tables first, `result.json` last.
 
-    Args:
-        folder: from `result_folder`.
-        result: of the analysis.
-        facts: `name`, `key` (the hash of all that decided it), `settings` and `inputs`.
+    Facts are `name`, `key` (the hash of all that decided it), `settings` and `inputs`.
     """
     if folder.is_dir():
         (folder / RESULT_FILE).unlink(missing_ok=True)

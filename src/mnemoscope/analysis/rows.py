@@ -148,18 +148,10 @@ def keep_blocks(
     size: int = _BLOCK,
     units: int = 1,
 ) -> pl.DataFrame:
-    """Make a frame of rows in blocks; a block once made is kept under `name`.
+    """Make a frame of rows in blocks of `size`; a block once made is kept under `name`.
 
-    Args:
-        inputs: whose shelf keeps the blocks.
-        lm: the model that decides the numbers.
-        rows: with `sequence_id`.
-        name: of the kept frames.
-        make: the frame of one block; it advances the progress itself.
-        label: what the progress bar says.
-        basis: what decides a block's numbers beside the model and its ids.
-        size: rows a block.
-        units: steps of progress a row.
+    `make` gives the frame of one block and advances the progress, `units` a row, itself; `basis`
+    says what decides a block's numbers beside the model and its ids.
     """
     frames, made = [], []
     with track(label, total=rows.height * units) as progress:
@@ -398,18 +390,10 @@ def ask_exactly(
     batch_size: int,
     progress: Progress | None = None,
 ) -> Iterator[Answer]:
-    """Count right tokens in a row after each prompt of each sequence.
+    """Count right tokens in a row, at most `n_decoded`, after each prompt of each sequence, (n, T).
 
-    One teacher-forced forward a start serves prompts of every length: as long as every token is
-    the model's own choice, it is what greedy decoding writes.
-
-    Args:
-        lm: the model.
-        table: sequences, shape (n, T).
-        prompts: each shorter than the sequences.
-        n_decoded: tokens asked for at most.
-        batch_size: sequences a forward.
-        progress: advanced by the sequences of every start.
+    One teacher-forced forward a start serves prompts of every length: as long as every token is the
+    model's own choice, it is what greedy decoding writes.
     """
     for start in sorted({one.start for one in prompts}):
         lengths = [one.length for one in prompts if one.start == start]
@@ -446,16 +430,11 @@ def run_arm(
     pad: int = 0,
     progress: Progress | None = None,
 ) -> list[_Look]:
-    """Train through the stream and look at the model on the way; gives what each look gave.
+    """Train a copy through the stream, (steps, batch, length), and give what each look at it gave.
 
-    Args:
-        tuning: the copy of a model that is trained, at its beginning.
-        stream: all batches, shape (steps, batch, length).
-        insertions: rows that replace others. An id below 0 is padding, not counted in the loss.
-        look: gets the model and how many steps it has made.
-        every: steps from one look to the next; the first is before any step, the last at the end.
-        pad: what padding is read as.
-        progress: is told every step.
+    Looks are at the model and how many steps it has made: before any step, each `every` steps, and
+    at the end. Of the insertions, rows that replace others, an id below 0 is padding, read as `pad`
+    and not counted in the loss.
     """
     found = [look(tuning.lm, 0)]
     for step, batch in enumerate(stream):

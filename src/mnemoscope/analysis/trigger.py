@@ -93,16 +93,10 @@ def find_changes(
 ) -> Changes:
     """Replace every state of every prefix, one by one, by the donor's at the same place.
 
-    Every token is judged after the true ones before it: once one token has changed, those that
-    free decoding would write after it have changed for that reason alone. States are 0 (the
-    embedding) to `n_layers` - 1; the last is read by the head of its own position alone.
-
-    Args:
-        lm: the model.
-        tokens: sequences, shape (n, T).
-        donors: prefixes of others, shape (n, prefix): one for each sequence.
-        batch_size: sequences a forward.
-        progress: advanced by every patched forward's sequences.
+    Sequences are (n, T), donors prefixes of others, (n, prefix). Every token is judged after the
+    true ones before it: once one token has changed, those that free decoding would write after it
+    have changed for that reason alone. States are 0 (the embedding) to `n_layers` - 1; the last is
+    read by the head of its own position alone.
     """
     n, prefix = donors.shape
     layers = range(lm.n_layers)

@@ -534,16 +534,13 @@ def make_blocks(shop: Shop) -> gr.Blocks:
             if shop.browsed is not None:
                 with gr.Tab("The study"):
                     _study_tab(shop, shop.browsed)
-    blocks.unload(_leaver(shop))
+
+        def leave(request: gr.Request) -> None:
+            shop.leave(str(request.session_hash))
+
+        blocks.unload(leave)
     blocks.queue(default_concurrency_limit=16, max_size=64, api_open=False)
     return blocks
-
-
-def _leaver(shop: Shop) -> Callable[[gr.Request], None]:
-    def leave(request: gr.Request) -> None:
-        shop.leave(str(request.session_hash))
-
-    return leave
 
 
 def _audit_tab(shop: Shop, blocks: gr.Blocks) -> None:
@@ -617,11 +614,7 @@ def _audit_tab(shop: Shop, blocks: gr.Blocks) -> None:
 
 
 def _result_view(shop: Shop, state: gr.State, html: str) -> tuple[list[gr.HTML], tuple[str, str]]:
-    """Documents with passages, and the evidence of the chosen one.
-
-    Returns:
-        The three parts, and what empties the last two.
-    """
+    """Documents with passages, evidence of the chosen one; the parts, and what empties two."""
     empty = ("", "")
     with gr.Row():
         with gr.Column(scale=3, min_width=300):

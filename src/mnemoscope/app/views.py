@@ -287,7 +287,10 @@ class BrowsedStudy:
             main=main,
             names=[one["name"] for one in result.classes],
             figures=_figures(main, len(result.classes)) if main else [],
-            confusion=_confusion(main.model["confusion"])
+            confusion=[
+                [{"count": n, "share": n / max(sum(own), 1)} for n in own]
+                for own in main.model["confusion"]
+            ]
             if main and main.model and main.model["confusion"]
             else None,
             deltas=[
@@ -385,11 +388,6 @@ def _figures(benchmark: Benchmark, n_classes: int) -> list[dict[str, Any]]:
         }
         for row in benchmark.rows.values()
     ]
-
-
-def _confusion(rows: list[list[int]]) -> list[list[dict[str, float]]]:
-    """Counts with their share of the row (the true class)."""
-    return [[{"count": n, "share": n / max(sum(own), 1)} for n in own] for own in rows]
 
 
 def _shown(value: Any) -> str:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from math import sqrt
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import polars as pl
@@ -33,6 +33,7 @@ from mnemoscope.cnn.metrics import confusion_matrix, f1_per_class, resample_conf
 from mnemoscope.errors import DamagedDataError
 from mnemoscope.stats import (
     FEWEST_GROUPS,
+    NO_ESTIMATE,
     TAIL,
     Estimate,
     Floats,
@@ -200,6 +201,13 @@ def collect_votes(predictions: pl.DataFrame, n_classes: int, *, where: str) -> V
     )
 
 
+def as_lists(name: str, found: Sequence[Estimate] | None) -> dict[str, list[Any]]:
+    """Estimates of every class or pair as three columns of lists; none where there are none."""
+    if found is None:
+        return {}
+    return dict(zip(NO_ESTIMATE.columns(name), map(list, zip(*found, strict=True)), strict=True))
+
+
 def why_no_interval(votes: Votes) -> str | None:
     """Say which class has too few groups of near duplicates for an interval; None if none has."""
     n_groups = fewest_groups(votes.true, votes.owners)
@@ -283,18 +291,12 @@ def measure_excess(
     seed: int,
     reader: str = "model",
 ) -> Excess:
-    """Measure the excess alignment of one taxonomy.
+    """Measure the excess alignment of one taxonomy: its model's attention beyond its controls.
 
     A resample draws the sequences once for all sources. Sources that were run with the same seeds
-    are paired by these too; a regression run once has none that could vary.
-
-    Args:
-        model: predictions from the model's attention.
-        controls: predictions of one or more of `sources.MEMORY_FREE`, for the same sequences and
-            classes.
-        n_resamples: bootstrap resamples.
-        seed: of the bootstrap.
-        reader: the source that `model` is of.
+    are paired by these too; a regression run once has none that could vary. Controls are of
+    `sources.MEMORY_FREE`, for the same sequences and classes; `reader` is the source that `model`
+    is of.
 
     Raises:
         ValueError: no control, or one that was evaluated on other sequences or classes.
@@ -370,7 +372,11 @@ def _vary_each(
     for name, votes in sources.items():
 
         def figure(drawn: Resamples, votes: Votes = votes) -> Floats:
-            return _min_f1(votes, drawn) if pair is None else _auc(votes, pair, drawn)
+            if pair is not None:
+                return _auc(votes, pair, drawn)
+            # Settings and epochs are summed, as published.
+            every = resample_confusions(votes.predicted, votes.true, votes.n_classes, *drawn)
+            return FIGURES["min_f1"](every)
 
         of_runs = votes.seeds if pair is None else np.asarray(votes.score_seeds)
         seeds, once = np.unique(of_runs), _once(votes)
@@ -415,13 +421,6 @@ def _chance(varied: Mapping[str, _Source], seed: int) -> float | None:
     return float(np.max(noises, axis=0).mean()) if noises else None
 
 
-def _min_f1(votes: Votes, drawn: Resamples) -> Floats:
-    """Min-F1 in each resample, settings and epochs summed as published."""
-    return FIGURES["min_f1"](
-        resample_confusions(votes.predicted, votes.true, votes.n_classes, *drawn)
-    )
-
-
 def _auc(votes: Votes, pair: tuple[int, int], drawn: Resamples) -> Floats:
     """AUC of two classes in each resample, averaged over the trainings that it holds."""
     each = auc_of_each(votes, pair, drawn.sequences)
@@ -463,7 +462,10 @@ def resample_jointly(
     owners = {name: one.owners for name, one in votes.items()}
     ids = np.unique(np.concatenate([*owners.values(), np.empty(0, dtype=np.int64)]))
     places = {name: np.searchsorted(ids, one) for name, one in owners.items()}
-    ballots = {name: _count_votes(one) for name, one in votes.items()}
+    ballots = {  # how many runs predicted each class, (n, classes)
+        name: np.stack([(one.predicted == k).sum(axis=0) for k in range(one.n_classes)], axis=1)
+        for name, one in votes.items()
+    }
     drawn = {
         name: np.zeros((n_resamples, one.n_classes, one.n_classes)) for name, one in votes.items()
     }
@@ -510,13 +512,7 @@ def _weights(ids: NDArray[np.int64], seed: int, resamples: range) -> Floats:
     return np.asarray(-np.log(uniform))
 
 
-def _count_votes(votes: Votes) -> Floats:
-    """How many runs predicted each class, (n, classes)."""
-    columns = [(votes.predicted == label).sum(axis=0) for label in range(votes.n_classes)]
-    return np.stack(columns, axis=1).astype(np.float64)
-
-
-def _confusions(weights: Floats, true: NDArray[np.int64], ballots: Floats) -> Floats:
+def _confusions(weights: Floats, true: NDArray[np.int64], ballots: NDArray[np.int64]) -> Floats:
     """Weighted confusion matrices, (resamples, classes, classes)."""
     n_classes = ballots.shape[1]
     found = np.zeros((len(weights), n_classes, n_classes))
@@ -524,7 +520,7 @@ def _confusions(weights: Floats, true: NDArray[np.int64], ballots: Floats) -> Fl
         members = np.flatnonzero(true == label)
         own = weights[:, members]
         scale = len(members) / own.sum(axis=1, keepdims=True)
-        found[:, label] = scale * (own @ ballots[members])
+        found[:, label] = scale * (own @ ballots[members].astype(np.float64))
     return found
 
 

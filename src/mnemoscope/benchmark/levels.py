@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from mnemoscope.benchmark.excess import Votes, estimate_auc, measure_excess, pair_names
+from mnemoscope.benchmark.excess import Votes, as_lists, estimate_auc, measure_excess, pair_names
 from mnemoscope.cnn.metrics import estimate_scores
 from mnemoscope.stats import FEWEST_GROUPS, Estimate, resampled_mean, share_true
 from mnemoscope.taxonomy.names import NON_MEMO
@@ -104,17 +104,9 @@ def score_level(
 
     Two questions. Of the classes that have `FEWEST_GROUPS` groups at this level, which is a
     sequence of? And, by the probability that it is not Non-Memo, whatever its class: is it of this
-    level, or of level 0 (`dose_auc`)?
-
-    Args:
-        sources: all sources of the taxonomy, of n sequences.
-        here: marks the level's sequences, (n,) bool.
-        classes: names of the taxonomy's classes.
-        source: reads the attention.
-        controls: the excess is over the largest of them.
-        n_resamples: bootstrap resamples.
-        seed: of these.
-        at_zero: marks the sequences of level 0, (n,) bool; None at level 0 itself.
+    level, or of level 0 (`dose_auc`)? `sources` are all of the taxonomy, `source` reads the
+    attention, the excess is over the largest of the `controls`. `here` marks the level's sequences,
+    (n,) bool, `at_zero` those of level 0; None at level 0 itself.
     """
     read = {name: sources[name] for name in (source, *controls) if name in sources}
     options: dict[str, Any] = {"n_resamples": n_resamples, "seed": seed}
@@ -144,13 +136,13 @@ def score_level(
         "n_groups": len(np.unique(own.owners)),
         "auc_pairs": pair_names([classes[one] for one in kept]),
         **scores.min_f1.columns("min_f1"),
-        **_each("auc", estimate_auc(own, **options)),
+        **as_lists("auc", estimate_auc(own, **options)),
     }
     if not asked:
         return row | {"note": "no control that trained"}
     found = measure_excess(own, asked, reader=source, **options)
     row |= {"excess": found.value, "excess_low": found.low, "excess_high": found.high}
-    return row | _each("auc_excess", found.auc)
+    return row | as_lists("auc_excess", found.auc)
 
 
 def _dose(told: dict[str, Votes], *, reader: str, n_resamples: int, seed: int) -> dict[str, Any]:
@@ -169,19 +161,12 @@ def _dose(told: dict[str, Votes], *, reader: str, n_resamples: int, seed: int) -
 
 def _told_from_zero(votes: Votes, here: np.ndarray, at_zero: np.ndarray, non_memo: int) -> Votes:
     """Votes of two classes, level 0 and this one: likelier Non-Memo, or not."""
-    if votes.scores is None or votes.score_seeds is None:
+    if votes.scores is None:
         raise ValueError("an AUC needs class probabilities")
     rows = np.flatnonzero(here | at_zero)
     nothing = votes.scores[:, rows, non_memo]
-    scores = np.stack([nothing, 1 - nothing], axis=-1)
-    return replace(
-        votes.at(rows),
-        true=here[rows].astype(np.int64),
-        predicted=scores.argmax(axis=-1),
-        seeds=votes.score_seeds,
-        n_classes=2,
-        probabilities=scores.mean(axis=0, dtype=np.float64),
-        scores=scores,
+    return _asked_again(
+        votes, rows, here[rows].astype(np.int64), np.stack([nothing, 1 - nothing], axis=-1)
     )
 
 
@@ -191,29 +176,26 @@ def among(votes: Votes, here: np.ndarray, kept: Sequence[int]) -> Votes:
     Raises:
         ValueError: no probabilities were kept.
     """
-    if votes.scores is None or votes.score_seeds is None:
+    if votes.scores is None:
         raise ValueError("a choice among classes needs class probabilities")
     rows = np.flatnonzero(here & np.isin(votes.true, kept))
-    scores = votes.scores[:, rows][..., kept]
+    true = np.searchsorted(kept, votes.true[rows])
+    return _asked_again(votes, rows, true, votes.scores[:, rows][..., kept])
+
+
+def _asked_again(votes: Votes, rows: np.ndarray, true: np.ndarray, scores: np.ndarray) -> Votes:
+    """Votes of some rows whose classes are others, by scores (trainings, rows, classes)."""
+    if votes.score_seeds is None:
+        raise ValueError("a choice among classes needs class probabilities")
     return replace(
         votes.at(rows),
-        true=np.searchsorted(kept, votes.true[rows]),
+        true=true,
         predicted=scores.argmax(axis=-1),
         seeds=votes.score_seeds,
-        n_classes=len(kept),
+        n_classes=scores.shape[-1],
         probabilities=scores.mean(axis=0, dtype=np.float64),
         scores=scores,
     )
-
-
-def _each(name: str, found: Sequence[Any] | None) -> dict[str, list[Any]]:
-    if found is None:
-        return {}
-    return {
-        name: [one.value for one in found],
-        f"{name}_low": [one.low for one in found],
-        f"{name}_high": [one.high for one in found],
-    }
 
 
 def lost_by_level(

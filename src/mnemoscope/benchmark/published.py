@@ -747,19 +747,15 @@ def published_allocation() -> dict[tuple[str, str], float]:
 
 
 def allocate(frame: pl.DataFrame, groups: npt.ArrayLike | None = None) -> pl.DataFrame:
-    """Count the memorized sequences by their class in both taxonomies.
+    """Count the memorized sequences by their class in both taxonomies, Prashanth et al.'s and ours.
 
-    Args:
-        frame: a table with `is_memorized` and the features that both taxonomies need.
-        groups: group of near duplicates of each row, (n,), which intervals draw.
-
-    Returns:
-        A row a pair of classes: `prashanth`, `paper`, `n`, `share` of the memorized sequences whose
-        classes are known, `low`, `high`, `published` (0 where the published figure has no flow)
-        and `n_groups`. Empty where no memorized sequence has both classes.
+    Gives a row a pair of classes: `prashanth`, `paper`, `n`, `share` of the memorized sequences
+    whose classes are known, `low`, `high` (over `groups` of near duplicates, (n,)), `published` (0
+    where the published figure has no flow) and `n_groups`. Empty where no memorized sequence has
+    both classes.
 
     Raises:
-        UserError: a column is missing.
+        UserError: a column that one of the taxonomies needs is missing.
     """
     theirs, ours = (parse_taxonomy(name) for name in (PRASHANTH, PAPER))
     both = pl.DataFrame(

@@ -19,6 +19,7 @@ from polars.datatypes import DataType, DataTypeClass
 from mnemoscope.benchmark.excess import (
     BenchmarkFigures,
     Votes,
+    as_lists,
     collect_votes,
     estimate_auc,
     give_verdict,
@@ -192,24 +193,14 @@ def score_benchmark(
     knows_next: Sequence[str] = KNOWS_NEXT,
     choice: Mapping[str, Mapping[str, float]] | None = None,
 ) -> pl.DataFrame:
-    """Judge every taxonomy on every source.
+    """Judge every taxonomy on every source: columns as in `BENCHMARK_SCHEMA`, no row without runs.
 
-    Args:
-        predictions: as `mnemoscope.benchmark.excess` describes; all taxonomies and sources.
-        runs: one row a training: taxonomy, source, setting, seed, did_train, train_min_f1.
-        classes: for each taxonomy its class names in the order of the indices.
-        n_resamples: bootstrap resamples.
-        seed: of every bootstrap; the same for all taxonomies and sources.
-        control_settings: names of the model's settings that have controls; the excess counts
-            these alone. None: all.
-        knows_next: inputs of the CNNs that know the next token; their excess is over the painted
-            control too.
-        choice: for each taxonomy min-F1 of the readers (`model`, `statistics`) within the training
-            rows; the larger is the headline, the CNNs where they are equal or none is given.
-
-    Returns:
-        Columns as in `BENCHMARK_SCHEMA`; taxonomies in the order of `classes`, sources in that
-        of `SOURCES`, no row for a source without runs.
+    Predictions are as `mnemoscope.benchmark.excess` describes; `runs` has a row a training:
+    taxonomy, source, setting, seed, did_train, train_min_f1; `classes` the names of each taxonomy
+    in the order of the indices. The excess counts the model's `control_settings` alone, all where
+    None; that of the inputs in `knows_next` is over the painted control too. `choice` is for each
+    taxonomy min-F1 of the readers (`model`, `statistics`) within the training rows; the larger is
+    the headline, the CNNs where they are equal or none is given.
 
     Raises:
         DamagedDataError: the predictions are not whole.
@@ -281,11 +272,11 @@ class _Judged:
             "interval_note": why_no_interval(votes),
             **found.min_f1.columns("min_f1", ends=""),
             **found.mean_f1.columns("mean_f1"),
-            **_per_class("f1", found.f1),
-            **_per_class("precision", found.precision),
-            **_per_class("recall", found.recall),
+            **as_lists("f1", found.f1),
+            **as_lists("precision", found.precision),
+            **as_lists("recall", found.recall),
             "confusion": confusion_matrix(votes.true, votes.predicted, votes.n_classes).tolist(),
-            **_per_class("auc", auc),
+            **as_lists("auc", auc),
         }
 
 
@@ -372,7 +363,7 @@ def _excess_columns(
     model = judged[source]
     ran = {name: judged[name].votes for name in controls if name in judged}
     found = measure_excess(model.votes, ran, reader=source, **model.resampling)
-    f1 = _per_class("f1", model.found.f1)
+    f1 = as_lists("f1", model.found.f1)
     figures = BenchmarkFigures(
         classes=names,
         did_train=True,
@@ -394,7 +385,7 @@ def _excess_columns(
         "n_trainings": found.n_trainings,
         "excess_min_f1": found.min_f1,
         "excess_settings": like.settings,
-        **_per_class("auc_excess", found.auc),
+        **as_lists("auc_excess", found.auc),
     }
 
 
@@ -439,7 +430,7 @@ def _matched_columns(source: str, judged: Mapping[str, _Judged]) -> dict[str, An
     return {
         **columns,
         **model.min_f1.columns("matched_min_f1", ends="matched"),
-        **_per_class("matched_f1", model.f1),
+        **as_lists("matched_f1", model.f1),
         **text.min_f1.columns("matched_blind_min_f1", ends="matched_blind"),
     }
 
@@ -463,15 +454,7 @@ def _gain_columns(judged: Mapping[str, _Judged]) -> dict[str, Any]:
         model.votes, {without: judged[without].votes}, reader=whole, **model.resampling
     )
     gain = Estimate(found.value, found.low, found.high)
-    return {**gain.columns("gain"), **_per_class("gain_auc", found.auc)}
-
-
-def _per_class(name: str, found: Sequence[Estimate] | None) -> dict[str, list[Any]]:
-    """Estimates of every class or pair as three lists; nothing where there are none."""
-    if found is None:
-        return {}
-    lists = (list(column) for column in zip(*found, strict=True))
-    return dict(zip(NO_ESTIMATE.columns(name), lists, strict=True))
+    return {**gain.columns("gain"), **as_lists("gain_auc", found.auc)}
 
 
 def score_inputs(

@@ -595,8 +595,7 @@ def app(
     check_target(target)
     from mnemoscope.app.serve import serve_app
 
-    serve_app(target, host=host, port=port, device=device or "auto", when_ready=_print_address)
+    def say_address(address: str) -> None:
+        print(f"Open {address} in a browser of this machine. Ctrl-C ends it.", flush=True)
 
-
-def _print_address(address: str) -> None:
-    print(f"Open {address} in a browser of this machine. Ctrl-C ends it.", flush=True)
+    serve_app(target, host=host, port=port, device=device or "auto", when_ready=say_address)

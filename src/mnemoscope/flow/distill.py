@@ -64,11 +64,9 @@ class DistillAsked:
 def distill(asked: DistillAsked, out: Path, *, teacher: Teacher | None = None) -> dict[str, Any]:
     """Train a student and write it into the folder `out`; returns its card (`distilled.json`).
 
-    Args:
-        asked: what is asked for.
-        out: must not exist; it appears when it is whole.
-        teacher: what the teacher shows of a batch, where it is kept from another training of the
-            same losses' layers; its own forward unless given.
+    The folder must not exist; it appears when it is whole. `teacher` is what the teacher shows of a
+    batch, where it is kept from another training of the same losses' layers; its own forward unless
+    given.
 
     Raises:
         UserError: the folder exists, another tokenizer, texts that leave nothing to train on, or

@@ -99,11 +99,8 @@ class Shown:
 def shown_rows(asked: Asked, tokenizer: Any, *, most: int | None = None, seed: int = 0) -> Shown:
     """Decode prefixes and suffixes, and keep the sequences whose prefix survives it.
 
-    Args:
-        asked: the sequences.
-        tokenizer: of the model that they were cut for.
-        most: sequences kept of each class, drawn by `seed`.
-        seed: of that draw.
+    The tokenizer is that of the model they were cut for; at most `most` of each class are kept,
+    drawn by `seed`.
 
     Raises:
         UserError: a table that cannot be shown to a model, or no sequence left.

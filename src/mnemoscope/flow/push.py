@@ -60,12 +60,9 @@ def write_dataset(
 ) -> Path:
     """Write a folder as the hub wants it: `README.md` with its front matter, and Parquet.
 
-    Args:
-        target: a labelled study, a table of sequences, or the folder of an audit.
-        out: a new or empty folder; it is there whole or not at all.
-        texts: put in texts, tokens, all other columns, and a study's report, which shows texts.
-        documents: put in an audit, which holds the documents.
-        licence: the hub's word for the licence of the data, such as `cc-by-4.0`.
+    Of a labelled study, a table of sequences, or an audit, which holds `documents`; with `texts`
+    also tokens, all other columns, and a study's report. `out` is a new or empty folder; it is
+    there whole or not at all. `licence` is the hub's word for it, such as `cc-by-4.0`.
 
     Raises:
         UserError: an audit without `documents` or with links in it, something else than these

@@ -67,8 +67,7 @@ class TrackAsked:
 def track_checkpoints(asked: TrackAsked, out: Path) -> list[int]:
     """Check every checkpoint that has not been checked yet; `out` is the history's folder.
 
-    Returns:
-        Steps that seem to be missing between the checkpoints (`lacking_steps`).
+    Gives the steps that seem to be missing between the checkpoints (`lacking_steps`).
 
     Raises:
         UserError: as `find_checkpoints`, `read_sequences`, `load_model`; checkpoints with different

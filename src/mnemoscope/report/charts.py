@@ -100,11 +100,9 @@ def strongest_layer(delta: np.ndarray) -> int:
 def zone_shares(delta: np.ndarray, prefix: int | None = None) -> list[dict[str, float] | None]:
     """Say for each class which share of Δ, (classes, layers, query, key), lies in each zone.
 
-    The prefix is half of the tokens unless given.
-
-    Returns:
-        For each class fractions of `prefix` (looking at the prefix), `suffix_to_prefix` and
-        `suffix` (looking at the suffix), None where Δ is zero.
+    The prefix is half of the tokens unless given. Zones are `prefix` (looking at the prefix),
+    `suffix_to_prefix` and `suffix` (looking at the suffix); shares are fractions, None where Δ is
+    zero.
     """
     half = delta.shape[-1] // 2 if prefix is None else prefix
     shares: list[dict[str, float] | None] = []
@@ -163,9 +161,8 @@ def delta_view(
 ) -> dict[str, Any]:
     """Decisiveness of one attribution, ready to be shown.
 
-    Returns:
-        Facts and, for each of the `classes`, `pictures` and `profile` layer by layer, the layer of
-        its `peak`, `shares` by zone, and the evaluation sequences behind it.
+    Facts and, for each of the `classes`, `pictures` and `profile` layer by layer, the layer of its
+    `peak`, `shares` by zone, and the evaluation sequences behind it.
     """
     delta = np.asarray(maps.delta)
     scaled, profile, shares = (

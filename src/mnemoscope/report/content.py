@@ -652,12 +652,10 @@ def _patches_of(study: Study, taxonomy: str) -> Record | None:
 def knockout_of(study: Study, taxonomy: str) -> Record | None:
     """What cutting edges did to the classes of a taxonomy; None where it was not tried.
 
-    Returns:
-        `panels` (one a tried class; `curves` are drawn, `others` stand in the table alone),
-        `strengths` in per cent of all edges and the one that is `spoken` of, `indices` of
-        specificity, `copies` (a row a class
-        beside its controls), sentences at the strength nearest to 1 % (`statements`), at the
-        `further` ones and of each sequence's `own` edges, and the `ranking` in words.
+    `panels` (one a tried class; `curves` are drawn, `others` stand in the table alone), `strengths`
+    in per cent of all edges and the one that is `spoken` of, `indices` of specificity, `copies` (a
+    row a class beside its controls), sentences at the strength nearest to 1 % (`statements`), at
+    the `further` ones and of each sequence's `own` edges, and the `ranking` in words.
     """
     if not study.is_done("knockout"):
         return None
@@ -736,9 +734,8 @@ def _examples(
 def example_of(row: Record, tokenizer: Any, prefix: int) -> Record:
     """A sequence with its text; its first `prefix` tokens are the prefix.
 
-    Returns:
-        The row with `prefix` (text), `suffix` (text of each token), `written` (of each token the
-        model wrote, with whether it is another than the suffix's) and `flags` in words.
+    The row with `prefix` (text), `suffix` (text of each token), `written` (of each token the model
+    wrote, with whether it is another than the suffix's) and `flags` in words.
     """
     tokens, mask = row["tokens"], row.get("attention_mask")
     if mask:

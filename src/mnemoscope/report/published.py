@@ -65,12 +65,10 @@ def published_view(
 ) -> dict[str, Any] | None:
     """Arrange a comparison for the page; None where the study has no published taxonomy.
 
-    `titles` are what the page calls a taxonomy, by the study's name of it.
-
-    Returns:
-        `parts`, `conclusions` (here and published) and `renamed` (title and published name).
-        Rows of a part have a `name`, an `alias_of` (what the partition was trained as, or
-        empty), the published figures and, as estimates, ours and the differences.
+    `titles` are what the page calls a taxonomy, by the study's name of it. Gives `parts`,
+    `conclusions` (here and published) and `renamed` (title and published name). Rows of a part have
+    a `name`, an `alias_of` (what the partition was trained as, or empty), the published figures
+    and, as estimates, ours and the differences.
     """
     titles = titles or {}
     measured = comparison.frame.filter(kind="catalogue", state="measured")
