@@ -35,7 +35,7 @@ _METRICS = ("exact_match", "longest_match")
 
 @dataclass(frozen=True)
 class Asked:
-    """Sequences of which a model is shown the prefix and asked for the suffix, and their classes."""
+    """Sequences, and their classes: a model is shown the prefix and asked for the suffix."""
 
     frame: pl.DataFrame  # `sequence_id` and `tokens` of one length, a row a sequence
     # the class of each row, null for none; None where there are no classes
