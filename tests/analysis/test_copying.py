@@ -236,7 +236,7 @@ def test_flat_attention_is_found_by_layer(planted, monkeypatch) -> None:
         index=pl.DataFrame({"sequence_id": order, "suffix": ["true"] * N}),
         dataset=lambda ids, suffixes, pooling: Maps(),
     )
-    monkeypatch.setattr("mnemoscope.maps.views.rows_at_once", lambda maps: 16)
+    monkeypatch.setattr("mnemoscope.analysis.copying.rows_at_once", lambda maps: 16)
     inputs = replace(planted, maps=store)
     frame = analyse(inputs, Settings()).frames["attention"]
     assert frame["auc"].to_list() == [0.5, 1.0, 0.5, 1.0]

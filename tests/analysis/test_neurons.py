@@ -57,7 +57,7 @@ def planted_inputs(monkeypatch, activations, classes, n_models=2) -> AnalysisInp
         assert np.asarray(tokens).shape[1] == 2
         yield activations[lm.number][np.asarray(tokens)[:, 0]]
 
-    monkeypatch.setattr("mnemoscope.lm.probe.neuron_activations", given)
+    monkeypatch.setattr("mnemoscope.analysis.neurons.neuron_activations", given)
     monkeypatch.setattr("mnemoscope.analysis.inputs.count_forwards", lambda lm, forwards: lm)
     model, *others = (type("Model", (), {"number": number})() for number in range(n_models))
     n = len(classes)
@@ -156,7 +156,7 @@ def test_checkpoints_are_ranked_by_what_they_reproduce(monkeypatch, n_models) ->
     def right_tokens(lm, tokens, *, batch_size, prefix):
         return np.repeat(np.arange(len(tokens))[:, None] < 40 * lm.number, 2, axis=1)
 
-    monkeypatch.setattr("mnemoscope.lm.continue_.right_tokens", right_tokens)
+    monkeypatch.setattr("mnemoscope.analysis.neurons.right_tokens", right_tokens)
     inputs = planted_inputs(monkeypatch, activations, classes, n_models)
     frames = analyse(inputs, Settings(n_neurons=12, n_per_group=150)).frames
     assert ("ranking" in frames) == (n_models >= 4)

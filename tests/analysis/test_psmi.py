@@ -181,7 +181,7 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> AnalysisInputs:
         assert list(layers) == [1, 2]
         return iter([states[:, :, positions]])
 
-    monkeypatch.setattr("mnemoscope.lm.probe.hidden_states", given)
+    monkeypatch.setattr("mnemoscope.analysis.psmi.hidden_states", given)
     monkeypatch.setattr("mnemoscope.analysis.inputs.count_forwards", lambda lm, forwards: lm)
     tokens = [[0, 0, 0, 0, one, 0, 0, 0] for one in token]
     table = pl.DataFrame({"sequence_id": range(n), "tokens": tokens, "is_memorized": memorized})

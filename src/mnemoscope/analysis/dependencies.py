@@ -16,22 +16,12 @@ import polars as pl
 from pydantic import Field
 from scipy.stats import rankdata
 
+from mnemoscope import stats
 from mnemoscope.analysis.figures import Chart, HeatMap, series_beside, series_of
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
 from mnemoscope.analysis.predictors import FEATURES, add_predictors, frequency_source, libraries_of
 from mnemoscope.analysis.rows import categories_of, draw_rows, kinds_of, refuse_one_sided
 from mnemoscope.errors import UserError
-from mnemoscope.stats import (
-    FEWEST_GROUPS,
-    Estimate,
-    draw_within,
-    estimate_of,
-    fewest_groups,
-    interval_of,
-    n_groups,
-    separation,
-    share_true,
-)
 from mnemoscope.taxonomy.catalogue import PRASHANTH
 from mnemoscope.words import MINUS, plain_figure
 
@@ -147,7 +137,7 @@ def coefficient_table(
         given = coefficients(
             x, y, seed=settings.seed, n_resamples=settings.n_resamples, groups=owners
         )
-        about, counted = (feature, kind_name, category_name), (n, n_yes, n_groups(owners))
+        about, counted = (feature, kind_name, category_name), (n, n_yes, stats.n_groups(owners))
         found += [(*about, name, *one, *counted) for name, one in given.items()]
     words = dict.fromkeys(("feature", "kind", "category", "coefficient"), pl.String)
     numbers = dict.fromkeys(("value", "low", "high"), pl.Float64)
@@ -162,7 +152,7 @@ def coefficients(
     seed: int = 0,
     n_resamples: int = 200,
     groups: npt.ArrayLike | None = None,
-) -> dict[str, Estimate]:
+) -> dict[str, stats.Estimate]:
     """Give `pearson`, `spearman` and `xi` of a feature and a label, neither constant, (n,).
 
     The first two have percentile intervals over resamples, in which ranks keep their places in
@@ -173,17 +163,17 @@ def coefficients(
     first, second = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     n = len(first)
     owners = np.unique(np.arange(n) if groups is None else groups, return_inverse=True)[1]
-    if groups is not None and fewest_groups(second, owners) < FEWEST_GROUPS:
+    if groups is not None and stats.fewest_groups(second, owners) < stats.FEWEST_GROUPS:
         n_resamples = 0
     generator = np.random.default_rng(seed)
-    drawn = draw_within(np.zeros(n), generator, n_resamples, groups=owners)
+    drawn = stats.draw_within(np.zeros(n), generator, n_resamples, groups=owners)
     draws = [np.repeat(np.arange(n), one) for one in drawn]
     found = {}
     for name, (a, b) in {
         "pearson": (first, second),
         "spearman": (rankdata(first), rankdata(second)),
     }.items():
-        found[name] = estimate_of(
+        found[name] = stats.estimate_of(
             _correlation(a, b), [_correlation(a[rows], b[rows]) for rows in draws], 0.025
         )
     value, units = chatterjee_xi(first, second), int(owners.max()) + 1
@@ -193,11 +183,11 @@ def coefficients(
         rows = np.isin(owners, generator.choice(units, m, replace=False))
         parts.append(chatterjee_xi(first[rows], second[rows]))
     if not parts:
-        return {**found, "xi": Estimate(value)}
+        return {**found, "xi": stats.Estimate(value)}
     roots = np.sqrt(m / (units - m)) * (np.array(parts) - np.nanmean(parts))
-    ends = interval_of(roots, 0.025)
+    ends = stats.interval_of(roots, 0.025)
     low, high = np.clip([value - ends.high, value - ends.low], *_RANGE_OF_XI).tolist()
-    return {**found, "xi": Estimate(value, low, high)}
+    return {**found, "xi": stats.Estimate(value, low, high)}
 
 
 def _correlation(first: _Floats, second: _Floats) -> float:
@@ -278,10 +268,10 @@ def divergence_table(
     found = []
     for (name, rows), (first, second) in zip(bands, sides, strict=True):
         owners = None if near is None else near[rows]
-        auc = separation(values[rows], memorized[rows], groups=owners, **asked)
+        auc = stats.separation(values[rows], memorized[rows], groups=owners, **asked)
         kl = kl_at(first, second, (equal[0], equal[1]), n_bins=settings.n_bins, **asked)
         medians = (float(np.exp(np.median(one))) for one in (first, second))
-        counted = (len(first), len(second), n_groups(owners))
+        counted = (len(first), len(second), stats.n_groups(owners))
         found.append((name, *counted, *auc[:3], *kl, *medians))
     counts = dict.fromkeys(("n_memorized", "n_other", "n_groups"), pl.Int64)
     numbers = ("auc", "auc_low", "auc_high", "kl", "shuffled", "ceiling")
@@ -403,7 +393,7 @@ def own_proportions(
     is_theirs = set(chosen) <= set(CATEGORIES)
     rows = [
         {"category": name, "n": n}
-        | share_true(chosen == name, owners).columns("share", ends="")
+        | stats.share_true(chosen == name, owners).columns("share", ends="")
         | {"published": (published or {}).get(name)}
         for name in (CATEGORIES if is_theirs else chosen.unique().sort())
         for n in [int((chosen == name).sum())]

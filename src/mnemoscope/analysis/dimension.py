@@ -20,6 +20,7 @@ from pydantic import Field
 from scipy.spatial.distance import cdist
 from scipy.stats import rankdata
 
+from mnemoscope import stats
 from mnemoscope.analysis.figures import Chart, Series, plain, series_of
 from mnemoscope.analysis.inputs import (
     AnalysisInputs,
@@ -40,18 +41,9 @@ from mnemoscope.lm.continue_ import draw_continuations
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.probe import hidden_states, teacher_forced
 from mnemoscope.progress import Progress
-from mnemoscope.stats import (
-    Estimate,
-    Floats,
-    draw_within,
-    estimate_of,
-    n_groups,
-    resampled_auc,
-    share_true,
-)
 from mnemoscope.words import ranged
 
-Score = Callable[[Floats], Floats]
+Score = Callable[[stats.Floats], stats.Floats]
 """Gradient of the log-density at one noise level, of points (n, dimensions) each."""
 
 RECALL, GUESS, RIGHT_UNSEEN = "Recall", "Guess", "unseen, reproduced"
@@ -103,7 +95,7 @@ class Settings(AnalysisSettings):
 # -- estimators -----------------------------------------------------------------------------
 
 
-def flipd(score: Score, points: npt.ArrayLike, sigma: float, *, scale: float = 1.0) -> Floats:
+def flipd(score: Score, points: npt.ArrayLike, sigma: float, *, scale: float = 1.0) -> stats.Floats:
     """Give the local intrinsic dimension at points, (n, D), from a score function: (n,).
 
     D + σ² (tr ∇s + |s|²) at `scale` times the point, s the score of scale·x plus noise of σ: the
@@ -198,17 +190,17 @@ def levina_bickel(points: npt.ArrayLike, n_neighbours: int = 10) -> float:
     return float(1 / _log_ratio(near[:, -1:], near[:, :-1]).mean())
 
 
-def _nearest(points: npt.ArrayLike, most: int) -> Floats:
+def _nearest(points: npt.ArrayLike, most: int) -> stats.Floats:
     """Distances of each point, (n, D), to its nearest others, ascending: (n, at most `most`)."""
     cloud = np.asarray(points, dtype=np.float64)
-    apart: Floats = np.sort(cdist(cloud, cloud), axis=1)
+    apart: stats.Floats = np.sort(cdist(cloud, cloud), axis=1)
     return apart[:, 1 : most + 1]
 
 
-def _log_ratio(far: Floats, near: Floats) -> Floats:
+def _log_ratio(far: stats.Floats, near: stats.Floats) -> stats.Floats:
     """Log of far over near, infinite where the near one is at no distance."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        found: Floats = np.where(near > 0, np.log(far / near), np.inf)
+        found: stats.Floats = np.where(near > 0, np.log(far / near), np.inf)
     return found
 
 
@@ -379,7 +371,7 @@ def _by_class(
     for name in found["class"].unique(maintain_order=True):
         here = (found["class"] == name).to_numpy()
         part, owners = found.filter(here), None if near is None else near[here]
-        drawn = draw_within(
+        drawn = stats.draw_within(
             np.zeros(part.height),
             np.random.default_rng(settings.seed),
             settings.n_resamples,
@@ -391,8 +383,10 @@ def _by_class(
                 draws = [np.median(np.repeat(values, one)) for one in drawn]
                 lines.append(
                     {"class": name, "measure": measure, "under": under, "n": part.height}
-                    | {"n_groups": n_groups(owners)}
-                    | estimate_of(float(np.median(values)), draws, 0.025).columns("median", ends="")
+                    | {"n_groups": stats.n_groups(owners)}
+                    | stats.estimate_of(float(np.median(values)), draws, 0.025).columns(
+                        "median", ends=""
+                    )
                 )
     return pl.DataFrame(lines)
 
@@ -404,9 +398,14 @@ def _kind_shares(found: pl.DataFrame, near: npt.NDArray[np.int64] | None) -> pl.
         here = (found["class"] == name).to_numpy()
         owners = None if near is None else near[here]
         for kind in KINDS:
-            share = share_true(found.filter(here)["kind"] == kind, owners)
+            share = stats.share_true(found.filter(here)["kind"] == kind, owners)
             lines.append(
-                {"class": name, "kind": kind, "n": int(here.sum()), "n_groups": n_groups(owners)}
+                {
+                    "class": name,
+                    "kind": kind,
+                    "n": int(here.sum()),
+                    "n_groups": stats.n_groups(owners),
+                }
                 | share.columns("share", ends="")
             )
     return pl.DataFrame(lines)
@@ -430,20 +429,20 @@ def _aucs(
         here = found["class"].is_in([*own, against]).to_numpy()
         part, owners = found.filter(here), None if near is None else near[here]
         is_own = (part["class"] != against).to_numpy()
-        drawn = draw_within(
+        drawn = stats.draw_within(
             is_own, np.random.default_rng(settings.seed), settings.n_resamples, groups=owners
         )
         geometry = rankdata(part["dimension_gap"])
         for value in VALUES:
             numbers = part[value].to_numpy() * (-1.0 if value in _FALLING else 1.0)
-            auc = resampled_auc(numbers, is_own, drawn)
-            told = estimate_of(float(auc[0]), auc[1:], 0.025)
-            added = Estimate(None)
+            auc = stats.resampled_auc(numbers, is_own, drawn)
+            told = stats.estimate_of(float(auc[0]), auc[1:], 0.025)
+            added = stats.Estimate(None)
             if value not in _GEOMETRY:
-                more = resampled_auc(geometry + rankdata(numbers), is_own, drawn) - auc
-                added = estimate_of(float(more[0]), more[1:], 0.025)
+                more = stats.resampled_auc(geometry + rankdata(numbers), is_own, drawn) - auc
+                added = stats.estimate_of(float(more[0]), more[1:], 0.025)
             line: dict[str, object] = {"of": name, "against": against, "value": value}
-            line |= {"n": part.height, "n_groups": n_groups(owners)}
+            line |= {"n": part.height, "n_groups": stats.n_groups(owners)}
             lines.append(line | dict(told.columns("auc", ends="")) | dict(added.columns("added")))
     types = {"low": pl.Float64, "high": pl.Float64} | dict.fromkeys(
         ("added", "added_low", "added_high"), pl.Float64

@@ -22,6 +22,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from mnemoscope import stats
 from mnemoscope.analysis.figures import Chart, series_of
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
 from mnemoscope.analysis.rows import categories_of, draw_rows, keep_blocks, seen_in_training
@@ -32,17 +33,6 @@ from mnemoscope.lm.graft import Pair, graft_parts
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.probe import matched_layers, suffix_logprobs, teacher_forced
 from mnemoscope.progress import Progress
-from mnemoscope.stats import (
-    Estimate,
-    Floats,
-    draw_within,
-    estimate_of,
-    n_groups,
-    resampled_auc,
-    resampled_difference,
-    resampled_mean,
-    share_true,
-)
 from mnemoscope.taxonomy.names import NON_MEMO
 from mnemoscope.words import ranged
 
@@ -73,7 +63,7 @@ class Judged(NamedTuple):
     """What a model makes of each sequence: reproduced, and nats of a suffix token, (n,) each."""
 
     right: Bools
-    logprob: Floats
+    logprob: stats.Floats
 
 
 def divergence_of_maps(first: Tensor, second: Tensor) -> Tensor:
@@ -231,14 +221,14 @@ def shares_of(
         for label, here in classes.items():
             owners = None if near is None else near[here]
             line: dict[str, object] = {"model": name, "class": label, "n": int(here.sum())}
-            line["n_groups"] = n_groups(owners)
-            line |= share_true(one.right[here], owners).columns("share", ends="")
-            above = added = Estimate(None)
+            line["n_groups"] = stats.n_groups(owners)
+            line |= stats.share_true(one.right[here], owners).columns("share", ends="")
+            above = added = stats.Estimate(None)
             if name != control:
-                above = resampled_difference(
+                above = stats.resampled_difference(
                     one.right[here], base.right[here], owners, n_judged=n_judged
                 )
-                added = resampled_mean(
+                added = stats.resampled_mean(
                     (one.logprob - base.logprob)[here], owners, n_judged=n_judged
                 )
             lines.append(line | dict(above.columns("above")) | dict(added.columns("gain")))
@@ -265,18 +255,18 @@ def told_by_kind(
             continue
         owners = None if near is None else near[here]
         generator, many = np.random.default_rng(settings.seed), settings.n_resamples * n_judged
-        drawn = draw_within(~seen, generator, many, groups=owners)
+        drawn = stats.draw_within(~seen, generator, many, groups=owners)
         for name, one in judged.items():
             if name in (TEACHER, control):
                 continue
             gain = (one.logprob - judged[control].logprob)[here]
             line: dict[str, object] = {"model": name, "kind": kind, "n_seen": int(seen.sum())}
-            line |= {"n_unseen": int((~seen).sum()), "n_groups": n_groups(owners)}
+            line |= {"n_unseen": int((~seen).sum()), "n_groups": stats.n_groups(owners)}
             for column, side in (("gain", seen), ("gain_unseen", ~seen)):
                 theirs = None if owners is None else owners[side]
-                line |= resampled_mean(gain[side], theirs, n_judged=n_judged).columns(column)
-            auc = resampled_auc(gain, seen, drawn)
-            told = estimate_of(float(auc[0]), auc[1:], 0.025 / n_judged)
+                line |= stats.resampled_mean(gain[side], theirs, n_judged=n_judged).columns(column)
+            auc = stats.resampled_auc(gain, seen, drawn)
+            told = stats.estimate_of(float(auc[0]), auc[1:], 0.025 / n_judged)
             lines.append(line | dict(told.columns("auc")))
     return _with_floats(lines, ("model", "kind", "n_seen", "n_unseen", "n_groups"))
 
@@ -310,7 +300,7 @@ def _agreement(
     for side, part in sides:
         tokens = token_matrix(part)
         owners = inputs.near_duplicates(part["sequence_id"])
-        found: dict[str, Floats] = {name: np.empty((part.height, 2)) for name in models}
+        found: dict[str, stats.Floats] = {name: np.empty((part.height, 2)) for name in models}
         for start in range(0, part.height, _MAPS_BLOCK):
             block = tokens[start : start + _MAPS_BLOCK]
 
@@ -330,14 +320,14 @@ def _agreement(
                 found[name][start : start + len(block)] = np.stack([squared, apart], axis=1)
         for name in (one for one in models if one != TEACHER):
             line: dict[str, object] = {"model": name, "sequences": side, "n": part.height}
-            line["n_groups"] = n_groups(owners)
+            line["n_groups"] = stats.n_groups(owners)
             for number, measure in enumerate(("mse", "js")):
                 own_values, base = found[name][:, number], found[control][:, number]
-                line |= resampled_mean(own_values, owners).columns(measure)
+                line |= stats.resampled_mean(own_values, owners).columns(measure)
                 closer = (
-                    Estimate(None)
+                    stats.Estimate(None)
                     if name == control
-                    else resampled_difference(base, own_values, owners)
+                    else stats.resampled_difference(base, own_values, owners)
                 )
                 line |= closer.columns(f"{measure}_closer")
             lines.append(line)
@@ -371,13 +361,13 @@ def _grafts(
     tokens, near = token_matrix(some), inputs.near_duplicates(some["sequence_id"])
     n_judged = (len(models) - 2) * (1 + len(_PARTS))
     generator, many = np.random.default_rng(settings.seed), settings.n_resamples * n_judged
-    drawn = draw_within(~seen, generator, many, groups=near)
+    drawn = stats.draw_within(~seen, generator, many, groups=near)
 
-    def logprobs(lm: LanguageModel) -> Floats:
+    def logprobs(lm: LanguageModel) -> stats.Floats:
         found = suffix_logprobs(lm, tokens, batch_size=inputs.batch_size, prefix=inputs.prefix)
         return np.asarray(found.mean(axis=1, dtype=np.float64))
 
-    def specific(lost: Floats) -> Estimate:
+    def specific(lost: stats.Floats) -> stats.Estimate:
         """Mean loss of seen sequences less that of unseen ones."""
         weights = np.concatenate([np.ones((1, len(lost)), dtype=np.int32), drawn])
         sides = [weights[:, one] for one in (seen, ~seen)]
@@ -386,7 +376,7 @@ def _grafts(
             for side, one in zip(sides, (seen, ~seen), strict=True)
         )
         figures = of_seen - of_unseen
-        return estimate_of(float(figures[0]), figures[1:], 0.025 / n_judged)
+        return stats.estimate_of(float(figures[0]), figures[1:], 0.025 / n_judged)
 
     lines, gaps = [], []
     for name, lm in models.items():

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
+from mnemoscope import stats
 from mnemoscope.analysis.figures import Chart, Figure, series_by, series_of
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
 from mnemoscope.analysis.rows import (
@@ -40,13 +41,6 @@ from mnemoscope.lm.fine_tuning import FineTuning, StepSettings
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.probe import teacher_forced
 from mnemoscope.progress import track
-from mnemoscope.stats import (
-    Estimate,
-    n_groups,
-    resampled_difference,
-    resampled_mean,
-    resampled_ratio,
-)
 from mnemoscope.words import ranged
 
 KINDS = ("letters", "digits", "signs", "white space", "mixed")
@@ -110,7 +104,7 @@ def right_by_kind(
         here = truth == number
         if here.any():
             kind, token = (
-                resampled_ratio((here & so).sum(axis=1), here.sum(axis=1), groups)
+                stats.resampled_ratio((here & so).sum(axis=1), here.sum(axis=1), groups)
                 for so in (said == number, wanted == best)
             )
             right = kind.columns("right_kind") | token.columns("right_token")
@@ -118,7 +112,7 @@ def right_by_kind(
     return rows
 
 
-def mean_run(is_right: npt.ArrayLike, groups: npt.ArrayLike | None = None) -> Estimate:
+def mean_run(is_right: npt.ArrayLike, groups: npt.ArrayLike | None = None) -> stats.Estimate:
     """Memory-unit length: the mean run of right tokens, (n, T); a run ends with its sequence.
 
     >>> mean_run([[True, True, False, True], [False] * 4]).value
@@ -126,7 +120,7 @@ def mean_run(is_right: npt.ArrayLike, groups: npt.ArrayLike | None = None) -> Es
     """
     right = np.asarray(is_right, dtype=bool)
     before = np.pad(right[:, :-1], ((0, 0), (1, 0)))
-    return resampled_ratio(right.sum(axis=1), (right & ~before).sum(axis=1), groups)
+    return stats.resampled_ratio(right.sum(axis=1), (right & ~before).sum(axis=1), groups)
 
 
 def kind_of(text: str) -> str:
@@ -206,10 +200,12 @@ def _memorized_tokens(inputs: AnalysisInputs, settings: Settings) -> dict[str, p
         right = wanted[mask] == best[mask]
         near = inputs.near_duplicates(rows["sequence_id"].filter(mask))
         found.append(
-            {"group": name, "n": int(mask.sum()), "n_groups": n_groups(near)}
+            {"group": name, "n": int(mask.sum()), "n_groups": stats.n_groups(near)}
             | {"contexts": right.size}
-            | resampled_mean(right.mean(axis=1), near).columns("m")
-            | resampled_mean(right[:, inputs.prefix - 1 :].mean(axis=1), near).columns("m_suffix")
+            | stats.resampled_mean(right.mean(axis=1), near).columns("m")
+            | stats.resampled_mean(right[:, inputs.prefix - 1 :].mean(axis=1), near).columns(
+                "m_suffix"
+            )
             | mean_run(right, near).columns("mean_run")
         )
         places += [
@@ -292,9 +288,9 @@ def _learn(
         )
         return {
             "steps": tuning.step,
-            "n_groups": n_groups(near[0]),
-            **resampled_mean(taught.is_right.mean(axis=1), near[0]).columns("m"),
-            **resampled_mean(other.is_right.mean(axis=1), near[1]).columns("other_m"),
+            "n_groups": stats.n_groups(near[0]),
+            **stats.resampled_mean(taught.is_right.mean(axis=1), near[0]).columns("m"),
+            **stats.resampled_mean(other.is_right.mean(axis=1), near[1]).columns("other_m"),
             "mean_run": mean_run(taught.is_right).value,
             "loss": float(-taught.logprobs.mean(dtype=np.float64)),
             "other_loss": float(-other.logprobs.mean(dtype=np.float64)),
@@ -375,7 +371,7 @@ def _forgetting_frames(
         part = curves.filter(arm=arm)
         matrix = np.array(part["m"].to_list())
         rows += [
-            {"arm": arm, "step": step} | resampled_mean(values, near).columns("m")
+            {"arm": arm, "step": step} | stats.resampled_mean(values, near).columns("m")
             for step, values in zip(part["step"].to_list(), matrix, strict=True)
         ]
         later = part["step"].to_numpy() > settings.last_reading
@@ -386,13 +382,13 @@ def _forgetting_frames(
         floors.append(
             {"arm": arm, "peak": float(means[peak]), "peak_at_step": int(part["step"][peak])}
             | {"floor_at_step": int(part["step"][lowest])}
-            | {"n": matrix.shape[1], "n_groups": n_groups(near)}
-            | resampled_mean(matrix[lowest], near).columns("floor")
+            | {"n": matrix.shape[1], "n_groups": stats.n_groups(near)}
+            | stats.resampled_mean(matrix[lowest], near).columns("floor")
             | {"weights_at_end": part["weights_at_end"][0]}
         )
     for arm, row in zip(ARMS, floors, strict=True):
         for other in ("never", "once"):
-            above = resampled_difference(at_floor[arm], at_floor[other], near)
+            above = stats.resampled_difference(at_floor[arm], at_floor[other], near)
             row |= above.columns(f"above_{other}")
     return pl.DataFrame(rows), pl.DataFrame(floors)
 

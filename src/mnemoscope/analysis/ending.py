@@ -19,6 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from mnemoscope import stats
 from mnemoscope.analysis.figures import Chart, series_of
 from mnemoscope.analysis.inputs import (
     OWN,
@@ -46,14 +47,6 @@ from mnemoscope.maps.shape import copy_edges
 from mnemoscope.maps.store import MapStore
 from mnemoscope.maps.views import rows_at_once
 from mnemoscope.progress import Progress
-from mnemoscope.stats import (
-    Floats,
-    draw_within,
-    estimate_of,
-    n_groups,
-    resampled_auc,
-    resampled_mean,
-)
 from mnemoscope.words import ranged
 
 ENDING, FIRST, COPIES = "last prefix token", "first token", "copy edges"
@@ -86,7 +79,7 @@ class Settings(AnalysisSettings):
 # -- the published measure ------------------------------------------------------------------
 
 
-def ending_mask(attention: npt.ArrayLike, last: npt.ArrayLike) -> Floats:
+def ending_mask(attention: npt.ArrayLike, last: npt.ArrayLike) -> stats.Floats:
     """Give the bright ending: how much each image patch looks at the last text token, (n, patches).
 
     `attention` is cross-attention at the last denoising step, softmax over the text's tokens, of
@@ -103,7 +96,7 @@ def ending_mask(attention: npt.ArrayLike, last: npt.ArrayLike) -> Floats:
 
 def noise_norm(
     text: npt.ArrayLike, empty: npt.ArrayLike, mask: npt.ArrayLike | None = None
-) -> Floats:
+) -> stats.Floats:
     """Give ‖(ε(text) − ε(empty)) ⊙ m‖₂ / mean(m) of each image, (n,): large where memorized.
 
     Noise predicted with the text and with the empty one is (n, channels, height, width); m, not
@@ -119,7 +112,7 @@ def noise_norm(
 
 def local_similarity(
     generated: npt.ArrayLike, trained: npt.ArrayLike, mask: npt.ArrayLike | None = None
-) -> Floats:
+) -> stats.Floats:
     """Give −‖(x − y) ⊙ m‖₂ / mean(m) of generated and training images, (n,): 0 where m is copied.
 
     Shapes as in `noise_norm`. Whatever differs where the mask is dark counts little.
@@ -131,7 +124,7 @@ def local_similarity(
     return -_masked_norm(apart, mask)
 
 
-def _masked_norm(apart: Floats, mask: npt.ArrayLike | None) -> Floats:
+def _masked_norm(apart: stats.Floats, mask: npt.ArrayLike | None) -> stats.Floats:
     if mask is None:
         return np.asarray(np.sqrt((apart**2).sum(axis=(1, 2, 3))))
     soft = np.asarray(mask, dtype=np.float64)
@@ -142,7 +135,7 @@ def _masked_norm(apart: Floats, mask: npt.ArrayLike | None) -> Floats:
 # -- the same of a language model -----------------------------------------------------------
 
 
-def suffix_shares(edges: npt.ArrayLike, copies: npt.ArrayLike, prefix: int) -> Floats:
+def suffix_shares(edges: npt.ArrayLike, copies: npt.ArrayLike, prefix: int) -> stats.Floats:
     """Give what suffix queries take from the prefix: (n, layers, prefix + 2), shares of 1.
 
     From attention, or the size of effects, (n, layers, T, T) query by key, and each sequence's copy
@@ -220,9 +213,9 @@ class _Measured(NamedTuple):
     rows: pl.DataFrame
     near: npt.NDArray[np.int64] | None
     models: list[str]
-    values: list[Floats]  # (n, layers, prefix + 2) as `suffix_shares`, or (n,)
+    values: list[stats.Floats]  # (n, layers, prefix + 2) as `suffix_shares`, or (n,)
 
-    def cells(self, prefix: int) -> Iterator[tuple[str, int | None, list[Floats]]]:
+    def cells(self, prefix: int) -> Iterator[tuple[str, int | None, list[stats.Floats]]]:
         """Cell, layer from 1 (None: mean of layers) and one value a sequence of each model."""
         if self.values[0].ndim == 1:
             yield SHOWN, None, self.values
@@ -275,7 +268,7 @@ def _rows(inputs: AnalysisInputs, settings: Settings) -> pl.DataFrame:
 
 def _attention(
     inputs: AnalysisInputs, name: str, lm: LanguageModel, store: MapStore | None, rows: pl.DataFrame
-) -> Floats:
+) -> stats.Floats:
     """Shares of attention, (n, layers, prefix + 2): of stored maps, else of maps made now."""
     keys = (rows["sequence_id"].to_numpy(), rows["suffix"].to_list())
     if store is not None and not find_rows(store.index, key_frame(*keys)).null_count():
@@ -292,7 +285,9 @@ def _attention(
     return _kept(inputs, lm, rows, "ending_attention", make, label=f"Attention, {name}")
 
 
-def _effects(inputs: AnalysisInputs, lm: LanguageModel, rows: pl.DataFrame, name: str) -> Floats:
+def _effects(
+    inputs: AnalysisInputs, lm: LanguageModel, rows: pl.DataFrame, name: str
+) -> stats.Floats:
     """Shares of total effect on the suffix's logits, (n, layers, prefix + 2)."""
 
     def make(tokens: npt.NDArray[np.int32]) -> Iterator[Tensor]:
@@ -309,7 +304,7 @@ def _kept(
     make: Callable[[npt.NDArray[np.int32]], Iterator[Tensor]],
     *,
     label: str,
-) -> Floats:
+) -> stats.Floats:
     """Shares of the edges that a model gives of rows, in kept blocks."""
 
     def share(block: pl.DataFrame, progress: Progress) -> pl.DataFrame:
@@ -326,7 +321,7 @@ def _kept(
     return found["shares"].to_numpy().reshape(rows.height, -1, inputs.prefix + 2)
 
 
-def _shares(tokens: npt.NDArray[np.int32], batches: Iterable[Tensor], prefix: int) -> Floats:
+def _shares(tokens: npt.NDArray[np.int32], batches: Iterable[Tensor], prefix: int) -> stats.Floats:
     """`suffix_shares` of batches of edges (b, layers, T, T), in the order of tokens (n, T)."""
     parts, start = [], 0
     for batch in batches:
@@ -336,7 +331,7 @@ def _shares(tokens: npt.NDArray[np.int32], batches: Iterable[Tensor], prefix: in
     return np.concatenate(parts)
 
 
-def _logprobs(inputs: AnalysisInputs, lm: LanguageModel, rows: pl.DataFrame) -> Floats:
+def _logprobs(inputs: AnalysisInputs, lm: LanguageModel, rows: pl.DataFrame) -> stats.Floats:
     """Log-probability of each suffix that is shown, nats, (n,)."""
     shown = token_matrix(rows, "shown")
     found = suffix_logprobs(lm, shown, batch_size=inputs.batch_size, prefix=inputs.prefix)
@@ -349,10 +344,10 @@ def _by_class(one: _Measured, prefix: int) -> Iterator[dict[str, object]]:
         for name, here in one.sides():
             near = None if one.near is None else one.near[here]
             for model, numbers in zip(one.models, values, strict=True):
-                mean = resampled_mean(numbers[here], near)
+                mean = stats.resampled_mean(numbers[here], near)
                 line: dict[str, object] = {"measure": one.measure, "on": cell, "layer": layer}
                 line |= {"class": name, "model": model, "n": int(here.sum())}
-                yield line | {"n_groups": n_groups(near)} | mean.columns("mean", ends="")
+                yield line | {"n_groups": stats.n_groups(near)} | mean.columns("mean", ends="")
 
 
 def _aucs(one: _Measured, prefix: int, settings: Settings) -> Iterator[dict[str, object]]:
@@ -362,17 +357,17 @@ def _aucs(one: _Measured, prefix: int, settings: Settings) -> Iterator[dict[str,
         here = own | is_other
         near = None if one.near is None else one.near[here]
         generator = np.random.default_rng(settings.seed)
-        drawn = draw_within(own[here], generator, settings.n_resamples, groups=near)
+        drawn = stats.draw_within(own[here], generator, settings.n_resamples, groups=near)
         for cell, layer, values in one.cells(prefix):
             if layer is not None and name != MEMORIZED:
                 continue
-            found = [resampled_auc(numbers[here], own[here], drawn) for numbers in values]
+            found = [stats.resampled_auc(numbers[here], own[here], drawn) for numbers in values]
             beside = found[1] if len(found) > 1 else np.full_like(found[0], np.nan)
             figures = (found[0], beside, found[0] - beside)
             line: dict[str, object] = {"measure": one.measure, "on": cell, "layer": layer}
-            line |= {"of": name, "n": int(here.sum()), "n_groups": n_groups(near)}
+            line |= {"of": name, "n": int(here.sum()), "n_groups": stats.n_groups(near)}
             for stem, auc in zip(("model", "reference", "difference"), figures, strict=True):
-                told = estimate_of(float(auc[0]), auc[1:], 0.025)
+                told = stats.estimate_of(float(auc[0]), auc[1:], 0.025)
                 line |= {
                     key: None if value is None or not np.isfinite(value) else value
                     for key, value in told.columns(stem).items()
@@ -385,7 +380,7 @@ def _places(one: _Measured, prefix: int) -> Iterator[dict[str, object]]:
     own, none = (one.rows["class"] != OTHERS).to_numpy(), np.empty((0, one.rows.height))
     for model, values in zip(one.models, one.values, strict=True):
         for place in range(prefix):
-            auc = resampled_auc(values[..., place].mean(axis=1), own, none)
+            auc = stats.resampled_auc(values[..., place].mean(axis=1), own, none)
             line: dict[str, object] = {"measure": one.measure, "model": model}
             yield line | {"place": place + 1, "auc": float(auc[0])}
 

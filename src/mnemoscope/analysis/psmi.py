@@ -15,6 +15,7 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
+from mnemoscope import stats
 from mnemoscope.analysis.figures import Chart, Series, plain, series_by
 from mnemoscope.analysis.inputs import OWN, AnalysisInputs, AnalysisResult, AnalysisSettings
 from mnemoscope.analysis.rows import classes_of, draw_rows
@@ -23,16 +24,6 @@ from mnemoscope.errors import UserError
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.probe import hidden_states
 from mnemoscope.progress import track
-from mnemoscope.stats import (
-    NOT_SEPARATED,
-    Estimate,
-    auc_and_fpr,
-    draw_within,
-    estimate_of,
-    interval_of,
-    n_groups,
-    separation,
-)
 from mnemoscope.words import ranged
 
 PUBLISHED_FPR = 0.073
@@ -44,7 +35,7 @@ BLOCK = 500
 _LOWEST, _CHANGE, _MILESTONE = 0.05, 0.05, 0.5  # the published automatic stop
 _FLOOR = 1e-3
 _MOST_AT_ONCE = 4_000_000
-_NOT_COMPARED = Estimate(*[float("nan")] * 3)
+_NOT_COMPARED = stats.Estimate(*[float("nan")] * 3)
 
 _Floats = npt.NDArray[np.float64]
 
@@ -190,7 +181,7 @@ def within_labels(
     seed: int,
     n_resamples: int,
     groups: npt.ArrayLike | None = None,
-) -> Estimate:
+) -> stats.Estimate:
     """Give the AUC of pairs that share their label: a rare label alone makes a value high.
 
     Of low values for memorized, (n,) each; every pair of one label counts alike. Resamples are
@@ -212,7 +203,7 @@ def within_labels(
             [np.repeat(found[side], counts[side]) for side in pair] for pair in sides
         ):
             if len(low) and len(high):
-                aucs.append(auc_and_fpr(low, high)[0])
+                aucs.append(stats.auc_and_fpr(low, high)[0])
                 weights.append(float(len(low) * len(high)))
         return float(np.average(aucs, weights=weights)) if weights else float("nan")
 
@@ -220,8 +211,10 @@ def within_labels(
     if np.isnan(whole):
         return _NOT_COMPARED
     owners = None if groups is None else np.asarray(groups)[kept]
-    drawn = draw_within(~is_memorized, np.random.default_rng(seed), n_resamples, groups=owners)
-    return Estimate(whole, *interval_of([auc(one) for one in drawn], 0.025))
+    drawn = stats.draw_within(
+        ~is_memorized, np.random.default_rng(seed), n_resamples, groups=owners
+    )
+    return stats.Estimate(whole, *stats.interval_of([auc(one) for one in drawn], 0.025))
 
 
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
@@ -306,13 +299,13 @@ def _of_model(
                 else _NOT_COMPARED
             )
             lines.append(
-                {"model": model, "layer": layer, "n": rows.height, "n_groups": n_groups(near)}
+                {"model": model, "layer": layer, "n": rows.height, "n_groups": stats.n_groups(near)}
                 | {"memorized": _mean(found.values[memorized])}
                 | {"not_memorized": _mean(found.values[~memorized])}
                 | {"shuffled": _mean(null.values)}
                 | {"not_finite": int((~np.isfinite(found.values)).sum())}
                 | {"n_directions": found.n_directions, "settled": found.settled}
-                | separation(found.values, memorized, groups=near, **draws)._asdict()
+                | stats.separation(found.values, memorized, groups=near, **draws)._asdict()
                 | within.columns("within")
             )
             columns.append(pl.Series(f"{model}, layer {layer}", found.values))
@@ -352,20 +345,22 @@ def _class_means(
             kept = every[finite]
             if not len(kept):
                 continue
-            weights = draw_within(
+            weights = stats.draw_within(
                 np.zeros(len(kept)),
                 generator,
                 settings.n_resamples,
                 groups=None if near is None else near[finite],
             )
-            mean = estimate_of(float(kept.mean()), weights @ kept / weights.sum(axis=1), 0.025)
-            auc = NOT_SEPARATED
+            mean = stats.estimate_of(
+                float(kept.mean()), weights @ kept / weights.sum(axis=1), 0.025
+            )
+            auc = stats.NOT_SEPARATED
             if is_compared:
-                auc = separation(beside[column], memorized, groups=near_beside, **draws)
+                auc = stats.separation(beside[column], memorized, groups=near_beside, **draws)
             model, layer = column.rsplit(", layer ", 1)
             lines.append(
                 {"model": model, "layer": int(layer), "class": name, "n": len(kept)}
-                | {"n_groups": n_groups(None if near is None else near[finite])}
+                | {"n_groups": stats.n_groups(None if near is None else near[finite])}
                 | mean.columns("psmi", ends="")
                 | {"auc": auc.auc, "auc_low": auc.auc_low, "auc_high": auc.auc_high}
             )

@@ -17,16 +17,7 @@ import gradio as gr
 import numpy as np
 import polars as pl
 
-from mnemoscope.app.views import (
-    BrowsedStudy,
-    ClassDelta,
-    Result,
-    SequenceMaps,
-    render,
-    render_card,
-    render_maps,
-    render_result,
-)
+from mnemoscope.app import views
 from mnemoscope.audit.documents import Reading, read_documents
 from mnemoscope.audit.ground import CnnGround, check_study, read_ground
 from mnemoscope.audit.local import audit_documents
@@ -371,14 +362,14 @@ class Models:
 
 
 def audit_work(
-    models: Models, browsed: BrowsedStudy | None, reading: Reading, name: str
-) -> Callable[[], Result]:
+    models: Models, browsed: views.BrowsedStudy | None, reading: Reading, name: str
+) -> Callable[[], views.Result]:
     """The audit of a visitor's document, for a desk to run; nothing of it stays on disk.
 
     The CNNs of the study are asked where it is of this model.
     """
 
-    def work() -> Result:
+    def work() -> views.Result:
         settings = AuditSettings()
         lm = models.load(name)
         cnn = None if browsed is None else _ground(browsed, lm, settings)
@@ -395,12 +386,12 @@ def audit_work(
             )
             frame = read_parquet(out / "spans.parquet")
             texts = {one.name: one.text for one in reading.documents}
-            return Result.of(record, frame, texts, out)
+            return views.Result.of(record, frame, texts, out)
 
     return work
 
 
-def _ground(browsed: BrowsedStudy, lm: LanguageModel, settings: AuditSettings) -> CnnGround:
+def _ground(browsed: views.BrowsedStudy, lm: LanguageModel, settings: AuditSettings) -> CnnGround:
     """The study's CNNs, or why they give no probability."""
     try:
         return read_ground(check_study(browsed.study.folder, facts_of(lm, lm.name), settings))
@@ -410,7 +401,7 @@ def _ground(browsed: BrowsedStudy, lm: LanguageModel, settings: AuditSettings) -
         return CnnGround({"study": study, "taxonomy": None, "sequences": {}, "reason": why})
 
 
-def passage_maps(models: Models, result: Result, number: Any) -> SequenceMaps:
+def passage_maps(models: Models, result: views.Result, number: Any) -> views.SequenceMaps:
     """Capture the attention with which the audited model reads a passage's window.
 
     Raises:
@@ -429,12 +420,12 @@ def passage_maps(models: Models, result: Result, number: Any) -> SequenceMaps:
     tokens = list(row["window_tokens"])
     maps = next(capture_pooled(lm, np.array([tokens], dtype=np.int64), batch_size=1))
     pieces = decode_pieces(lm.tokenizer, tokens)
-    return SequenceMaps(maps.mean[0].numpy(), maps.max[0].numpy(), pieces)
+    return views.SequenceMaps(maps.mean[0].numpy(), maps.max[0].numpy(), pieces)
 
 
 def delta_for(
-    browsed: BrowsedStudy | None, result: Result, number: Any
-) -> tuple[ClassDelta | None, str]:
+    browsed: views.BrowsedStudy | None, result: views.Result, number: Any
+) -> tuple[views.ClassDelta | None, str]:
     """Δ of the study for a passage's verdict, or why there is none."""
     if browsed is None:
         return None, "Start the app with a study of this model to see Δ over them."
@@ -454,13 +445,13 @@ class Shop:
     """All that visitors share: what is shown, the desk, and the audit of each session."""
 
     models: Models
-    browsed: BrowsedStudy | None = None
-    opened: Result | None = None
+    browsed: views.BrowsedStudy | None = None
+    opened: views.Result | None = None
     desk: Desk = field(default_factory=Desk)
     jobs: dict[str, Job] = field(default_factory=dict)
-    kept: dict[str, Result] = field(default_factory=dict)
+    kept: dict[str, views.Result] = field(default_factory=dict)
 
-    def keep(self, result: Result) -> str:
+    def keep(self, result: views.Result) -> str:
         """Keep a result for a page that is loaded again; the word by which it asks for it."""
         word = token_urlsafe()
         self.kept[word] = result
@@ -470,7 +461,7 @@ class Shop:
 
     def audit(
         self, pasted: str, upload: str | None, choice: str, folder: str, session: str
-    ) -> Iterator[tuple[str, Result | None]]:
+    ) -> Iterator[tuple[str, views.Result | None]]:
         """Audit a visitor's document: how it stands, and at the end the result."""
         try:
             reading = read_visit(pasted, upload)
@@ -496,12 +487,12 @@ class Shop:
         if job is not None:
             job.cancel()
 
-    def passage(self, result: Result, number: Any) -> Iterator[tuple[str, str]]:
+    def passage(self, result: views.Result, number: Any) -> Iterator[tuple[str, str]]:
         """The card of a passage at once, then its maps when the desk is free."""
-        card = render_card(result, number)
+        card = views.render_card(result, number)
         yield card, status("Reading its attention …" if self.desk.is_free else _WAITING)
         maps = self.desk.ask(lambda: passage_maps(self.models, result, number))
-        yield card, render_maps(maps, *delta_for(self.browsed, result, number))
+        yield card, views.render_maps(maps, *delta_for(self.browsed, result, number))
 
     def sequence(self, number: Any, taxonomy: str, class_name: str) -> tuple[str, str]:
         """Text and maps of a study's sequence, with Δ of the class."""
@@ -511,12 +502,12 @@ class Shop:
         if maps is None:
             return text, status("Its maps were not captured: no sample drew it.")
         deltas = [one for one in self.browsed.deltas(taxonomy) if one.name == class_name]
-        return text, render_maps(maps, deltas[0] if deltas else None)
+        return text, views.render_maps(maps, deltas[0] if deltas else None)
 
 
 def status(text: str = "", *, standing: Standing | None = None, is_error: bool = False) -> str:
     """One line of how things stand."""
-    return render("status.html.j2", text=text, standing=standing, is_error=is_error)
+    return views.render("status.html.j2", text=text, standing=standing, is_error=is_error)
 
 
 def make_blocks(shop: Shop) -> gr.Blocks:
@@ -524,11 +515,11 @@ def make_blocks(shop: Shop) -> gr.Blocks:
     with gr.Blocks(
         title="mnemoscope", analytics_enabled=False, delete_cache=_KEEP_UPLOADS
     ) as blocks:
-        _html(render("top.html.j2"))
+        _html(views.render("top.html.j2"))
         with gr.Tabs():
             if shop.opened is not None:
                 with gr.Tab("This audit"):
-                    _result_view(shop, gr.State(shop.opened), render_result(shop.opened))
+                    _result_view(shop, gr.State(shop.opened), views.render_result(shop.opened))
             with gr.Tab("Audit a document"):
                 _audit_tab(shop, blocks)
             if shop.browsed is not None:
@@ -587,7 +578,7 @@ def _audit_tab(shop: Shop, blocks: gr.Blocks) -> None:
             if result is None:
                 yield now, same, same, same, same, *kept
             else:
-                yield now, same, shop.keep(result), result, render_result(result), *clear
+                yield now, same, shop.keep(result), result, views.render_result(result), *clear
         yield same, idle, same, same, same, *kept
 
     def again(kept_word: Any) -> tuple[Any, ...]:
@@ -595,7 +586,12 @@ def _audit_tab(shop: Shop, blocks: gr.Blocks) -> None:
         result = shop.kept.get(str(kept_word))
         if result is None:
             return (gr.skip(),) * (2 + len(shown))
-        return status("The last audit of this browser."), result, render_result(result), *clear
+        return (
+            status("The last audit of this browser."),
+            result,
+            views.render_result(result),
+            *clear,
+        )
 
     def stop(request: gr.Request) -> tuple[Any, Any]:
         shop.leave(str(request.session_hash))
@@ -623,7 +619,7 @@ def _result_view(shop: Shop, state: gr.State, html: str) -> tuple[list[gr.HTML],
             card = _html("", js_on_load=REVEAL_SCRIPT, elem_classes="evidence")
             maps = _html("", js_on_load=POINT_SCRIPT, elem_classes="pictures")
 
-    def choose(audited: Result | None, event: gr.EventData) -> Iterator[tuple[Any, Any]]:
+    def choose(audited: views.Result | None, event: gr.EventData) -> Iterator[tuple[Any, Any]]:
         if audited is None:
             yield empty
             return
@@ -636,7 +632,7 @@ def _result_view(shop: Shop, state: gr.State, html: str) -> tuple[list[gr.HTML],
     return [result, card, maps], empty
 
 
-def _study_tab(shop: Shop, browsed: BrowsedStudy) -> None:
+def _study_tab(shop: Shop, browsed: views.BrowsedStudy) -> None:
     """Taxonomies with their figures; sequences by class with their maps."""
     names = list(browsed.taxonomies)
     first = PAPER if PAPER in names else names[0]

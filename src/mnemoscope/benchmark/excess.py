@@ -28,23 +28,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from mnemoscope import stats
 from mnemoscope.benchmark.sources import MARK, TABLE, TEXT_ALONE
 from mnemoscope.cnn.metrics import confusion_matrix, f1_per_class, resample_confusions
 from mnemoscope.errors import DamagedDataError
-from mnemoscope.stats import (
-    FEWEST_GROUPS,
-    NO_ESTIMATE,
-    TAIL,
-    Estimate,
-    Floats,
-    Interval,
-    Varied,
-    draw_within,
-    estimate_of,
-    fewest_groups,
-    interval_of,
-    jackknife_variance,
-)
 from mnemoscope.taxonomy.draw import order_keys
 from mnemoscope.words import percent
 
@@ -53,7 +40,7 @@ OBJECTIVES: tuple[ObjectiveName, ...] = get_args(ObjectiveName)
 """What a search may maximize."""
 
 FigureName = Literal["min_f1", "mean_f1"]
-FIGURES: dict[FigureName, Callable[[Floats], Floats]] = {
+FIGURES: dict[FigureName, Callable[[stats.Floats], stats.Floats]] = {
     "min_f1": lambda confusions: f1_per_class(confusions).min(axis=-1),
     "mean_f1": lambda confusions: f1_per_class(confusions).mean(axis=-1),
 }
@@ -123,7 +110,7 @@ class Excess:
     min_f1: float | None = None  # of the model's attention, what the excess is counted from
     # the same for the AUC of each pair of `auc_pairs`, over the largest control of that pair;
     # None where no probabilities were kept
-    auc: tuple[Estimate, ...] | None = None
+    auc: tuple[stats.Estimate, ...] | None = None
     # by how much the largest of the controls would lie above the model by chance alone if all
     # were equal; None without an interval
     chance: float | None = None
@@ -140,7 +127,7 @@ class PairedDifference:
     """
 
     value: float
-    interval: Interval | None
+    interval: stats.Interval | None
     n_shared: int
     n_first: int
     n_second: int
@@ -201,21 +188,23 @@ def collect_votes(predictions: pl.DataFrame, n_classes: int, *, where: str) -> V
     )
 
 
-def as_lists(name: str, found: Sequence[Estimate] | None) -> dict[str, list[Any]]:
+def as_lists(name: str, found: Sequence[stats.Estimate] | None) -> dict[str, list[Any]]:
     """Estimates of every class or pair as three columns of lists; none where there are none."""
     if found is None:
         return {}
-    return dict(zip(NO_ESTIMATE.columns(name), map(list, zip(*found, strict=True)), strict=True))
+    return dict(
+        zip(stats.NO_ESTIMATE.columns(name), map(list, zip(*found, strict=True)), strict=True)
+    )
 
 
 def why_no_interval(votes: Votes) -> str | None:
     """Say which class has too few groups of near duplicates for an interval; None if none has."""
-    n_groups = fewest_groups(votes.true, votes.owners)
-    if n_groups >= FEWEST_GROUPS:
+    n_groups = stats.fewest_groups(votes.true, votes.owners)
+    if n_groups >= stats.FEWEST_GROUPS:
         return None
     return (
         f"no interval: the evaluation sequences of a class are {n_groups} groups of near "
-        f"duplicates, and {FEWEST_GROUPS} are needed"
+        f"duplicates, and {stats.FEWEST_GROUPS} are needed"
     )
 
 
@@ -237,7 +226,9 @@ def pair_names(classes: Sequence[str]) -> list[str]:
     return [f"{classes[a]} | {classes[b]}" for a, b in auc_pairs(len(classes))]
 
 
-def auc_of_each(votes: Votes, pair: tuple[int, int], sequences: NDArray[np.integer]) -> Floats:
+def auc_of_each(
+    votes: Votes, pair: tuple[int, int], sequences: NDArray[np.integer]
+) -> stats.Floats:
     """AUC of two classes for every training and resample, (trainings, resamples); ties count half.
 
     `sequences` (resamples, n) says how often each counts, as from `draw_within`.
@@ -257,7 +248,9 @@ def auc_of_each(votes: Votes, pair: tuple[int, int], sequences: NDArray[np.integ
     return np.asarray(np.stack(areas) / n_pairs)
 
 
-def _area(above: Floats, below: Floats, weights: Floats, counterweights: Floats) -> Floats:
+def _area(
+    above: stats.Floats, below: stats.Floats, weights: stats.Floats, counterweights: stats.Floats
+) -> stats.Floats:
     """Weighted number of pairs in the right order, ties half, for every resample.
 
     Scores (m,) should be above (k,); they count (resamples, m) and (resamples, k) times.
@@ -267,18 +260,18 @@ def _area(above: Floats, below: Floats, weights: Floats, counterweights: Floats)
     np.cumsum(counterweights[:, order], axis=1, out=passed[:, 1:])
     ranked = below[order]
     lower, upper = (np.searchsorted(ranked, above, side=side) for side in ("left", "right"))
-    area: Floats = np.einsum("rm,rm->r", weights, passed[:, lower])
+    area: stats.Floats = np.einsum("rm,rm->r", weights, passed[:, lower])
     area += np.einsum("rm,rm->r", weights, passed[:, upper])
     return area / 2
 
 
-def estimate_auc(votes: Votes, *, seed: int, n_resamples: int) -> tuple[Estimate, ...] | None:
+def estimate_auc(votes: Votes, *, seed: int, n_resamples: int) -> tuple[stats.Estimate, ...] | None:
     """AUC of every pair with its interval over evaluation sequences; None without probabilities."""
     if votes.scores is None:
         return None
     drawn = _draw_sequences(votes, seed, n_resamples)
     return tuple(
-        estimate_of(float(_auc(votes, pair, _once(votes))[0]), _auc(votes, pair, drawn))
+        stats.estimate_of(float(_auc(votes, pair, _once(votes))[0]), _auc(votes, pair, drawn))
         for pair in auc_pairs(votes.n_classes)
     )
 
@@ -327,7 +320,7 @@ def measure_excess(
 
 def measure_objective(
     sources: Mapping[str, Votes], objective: ObjectiveName, *, seed: int = 0, n_resamples: int = 0
-) -> Estimate:
+) -> stats.Estimate:
     """Measure one figure of the model, or how far it is above its controls.
 
     `excess` is min-F1 minus the largest control's; `auc` the mean over pairs of classes;
@@ -350,17 +343,17 @@ def measure_objective(
         found = [_over_largest(one) for one in varied]
     else:
         whole = [one["model"].whole for one in varied]
-        found = [Estimate(one.value, *(one.ends() or (None, None))) for one in whole]
+        found = [stats.Estimate(one.value, *(one.ends() or (None, None))) for one in whole]
     value, low, high = (
         None if None in column else float(np.mean(column)) for column in zip(*found, strict=True)
     )
-    return Estimate(value, low, high)
+    return stats.Estimate(value, low, high)
 
 
 class _Source(NamedTuple):
     """One source's figure with what it varies with, and the seeds it was run with."""
 
-    whole: Varied
+    whole: stats.Varied
     seeds: tuple[int, ...]
 
 
@@ -371,7 +364,7 @@ def _vary_each(
     found = {}
     for name, votes in sources.items():
 
-        def figure(drawn: Resamples, votes: Votes = votes) -> Floats:
+        def figure(drawn: Resamples, votes: Votes = votes) -> stats.Floats:
             if pair is not None:
                 return _auc(votes, pair, drawn)
             # Settings and epochs are summed, as published.
@@ -384,29 +377,29 @@ def _vary_each(
         if len(seeds) > 1:
             kept = (of_runs != seeds[:, None]).astype(np.int64)
             without = figure(Resamples(np.repeat(once.sequences, len(seeds), axis=0), kept))
-        n_groups = fewest_groups(votes.true, votes.owners)
-        varied = Varied(float(figure(once)[0]), figure(sequences), (without,), n_groups)
+        n_groups = stats.fewest_groups(votes.true, votes.owners)
+        varied = stats.Varied(float(figure(once)[0]), figure(sequences), (without,), n_groups)
         found[name] = _Source(varied, tuple(seeds.tolist()))
     return found
 
 
-def _over_largest(varied: Mapping[str, _Source]) -> Estimate:
+def _over_largest(varied: Mapping[str, _Source]) -> stats.Estimate:
     """The model's figure minus the largest of the others, with its interval."""
     gaps = [_gap(varied["model"], one) for name, one in varied.items() if name != "model"]
     value = min(gap.value for gap in gaps)
-    pairs = [(gap.ends(), gap.ends(TAIL / len(gaps))) for gap in gaps]
+    pairs = [(gap.ends(), gap.ends(stats.TAIL / len(gaps))) for gap in gaps]
     low = min((one.low for one, _ in pairs if one), default=None)
-    return Estimate(value, low, min((one.high for _, one in pairs if one), default=None))
+    return stats.Estimate(value, low, min((one.high for _, one in pairs if one), default=None))
 
 
-def _gap(model: _Source, control: _Source) -> Varied:
+def _gap(model: _Source, control: _Source) -> stats.Varied:
     """The model's figure minus one control's; trainings with the same seeds are paired."""
     own, other = model.whole, control.whole
     if model.seeds == control.seeds:
-        without: tuple[Floats, ...] = (own.without[0] - other.without[0],)
+        without: tuple[stats.Floats, ...] = (own.without[0] - other.without[0],)
     else:
         without = own.without + other.without
-    return Varied(own.value - other.value, own.draws - other.draws, without, own.n_groups)
+    return stats.Varied(own.value - other.value, own.draws - other.draws, without, own.n_groups)
 
 
 def _chance(varied: Mapping[str, _Source], seed: int) -> float | None:
@@ -415,13 +408,13 @@ def _chance(varied: Mapping[str, _Source], seed: int) -> float | None:
     generator = np.random.default_rng([seed, _CHANCE_STREAM])
     for name, (whole, _) in varied.items():
         if name != "model" and len(whole.draws):
-            of_seeds = jackknife_variance(whole.without[0]) if len(whole.without[0]) else 0.0
+            of_seeds = stats.jackknife_variance(whole.without[0]) if len(whole.without[0]) else 0.0
             noise = generator.normal(0.0, np.sqrt(of_seeds), len(whole.draws))
             noises.append(whole.draws - whole.draws.mean() + noise)
     return float(np.max(noises, axis=0).mean()) if noises else None
 
 
-def _auc(votes: Votes, pair: tuple[int, int], drawn: Resamples) -> Floats:
+def _auc(votes: Votes, pair: tuple[int, int], drawn: Resamples) -> stats.Floats:
     """AUC of two classes in each resample, averaged over the trainings that it holds."""
     each = auc_of_each(votes, pair, drawn.sequences)
     if drawn.runs is None:
@@ -446,12 +439,12 @@ def _once(votes: Votes) -> Resamples:
 
 def _draw_sequences(votes: Votes, seed: int, n_resamples: int) -> Resamples:
     generator = np.random.default_rng(seed)
-    return Resamples(draw_within(votes.true, generator, n_resamples, groups=votes.owners))
+    return Resamples(stats.draw_within(votes.true, generator, n_resamples, groups=votes.owners))
 
 
 def resample_jointly(
     votes: Mapping[str, Votes], *, n_resamples: int, seed: int
-) -> dict[str, Floats]:
+) -> dict[str, stats.Floats]:
     """Confusion matrices of every resample: by taxonomy, float64 (resamples, classes, classes).
 
     A group of near duplicates has one weight in all taxonomies, scaled within each class to its
@@ -495,7 +488,7 @@ def compare_pair(
     drawn = resample_jointly(pair, n_resamples=n_resamples, seed=seed)
     return PairedDifference(
         value=value - other,
-        interval=interval_of(show(drawn["first"]) - show(drawn["second"]))
+        interval=stats.interval_of(show(drawn["first"]) - show(drawn["second"]))
         if len(drawn) > 1
         else None,
         n_shared=len(np.intersect1d(first.sequence_ids, second.sequence_ids)),
@@ -504,7 +497,7 @@ def compare_pair(
     )
 
 
-def _weights(ids: NDArray[np.int64], seed: int, resamples: range) -> Floats:
+def _weights(ids: NDArray[np.int64], seed: int, resamples: range) -> stats.Floats:
     """Exponential weights, (resamples, ids), from keys that are uniform on 64 bits."""
     seeds = [(seed * _SEED_STRIDE + one) % (1 << 64) for one in resamples]
     keys = np.stack([order_keys(ids, one) for one in seeds])
@@ -512,7 +505,9 @@ def _weights(ids: NDArray[np.int64], seed: int, resamples: range) -> Floats:
     return np.asarray(-np.log(uniform))
 
 
-def _confusions(weights: Floats, true: NDArray[np.int64], ballots: NDArray[np.int64]) -> Floats:
+def _confusions(
+    weights: stats.Floats, true: NDArray[np.int64], ballots: NDArray[np.int64]
+) -> stats.Floats:
     """Weighted confusion matrices, (resamples, classes, classes)."""
     n_classes = ballots.shape[1]
     found = np.zeros((len(weights), n_classes, n_classes))

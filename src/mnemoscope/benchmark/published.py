@@ -17,19 +17,9 @@ import numpy.typing as npt
 import polars as pl
 from polars.datatypes import DataType, DataTypeClass
 
+from mnemoscope import stats
 from mnemoscope.cnn.metrics import f1_per_class
 from mnemoscope.errors import UserError, nearest
-from mnemoscope.stats import (
-    FEWEST,
-    NO_ESTIMATE,
-    Estimate,
-    Floats,
-    RankCorrelation,
-    correlate_ranks,
-    interval_of,
-    n_groups,
-    share_true,
-)
 from mnemoscope.taxonomy.catalogue import PAPER, PRASHANTH, rho_name
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import Taxonomy, match_classes, parse_taxonomy
@@ -146,10 +136,12 @@ class Measured:
 
     name: str  # as published; the classes in the order of the matrix
     min_f1: float  # fraction
-    confusion: Floats | None = None  # (classes, classes), rows true; None where it is not known
+    confusion: stats.Floats | None = (
+        None  # (classes, classes), rows true; None where it is not known
+    )
     # the same of every resample, (resamples, classes, classes), taxonomies of one set together;
     # None where there are no predictions to resample
-    draws: Floats | None = None
+    draws: stats.Floats | None = None
     # the taxonomy that shares these figures (same rule, or same labels on these sequences); empty
     # for its own
     trained_as: str = ""
@@ -159,7 +151,7 @@ class Measured:
         """Class names in order."""
         return tuple(self.name.split(", "))
 
-    def min_f1_draws(self) -> Floats | None:
+    def min_f1_draws(self) -> stats.Floats | None:
         """Min-F1 of every resample."""
         return None if self.draws is None else f1_per_class(self.draws).min(axis=-1)
 
@@ -184,7 +176,7 @@ def draw_conclusions(
     catalogue: Mapping[str, Measured],
     sweep: Mapping[str, Measured],
     *,
-    guessed: Estimate = NO_ESTIMATE,
+    guessed: stats.Estimate = stats.NO_ESTIMATE,
     by_sign: bool = False,
 ) -> tuple[Conclusion, ...]:
     """Test the paper's conclusions on measured figures.
@@ -217,7 +209,7 @@ def published_rho_name(rouge_l: bool, rouge_3: bool, threshold: float) -> str:
     return rho_name(threshold, rouge_l=rouge_l, rouge_3=rouge_3).replace("Recall", "Others")
 
 
-def pair_errors(confusions: Floats) -> dict[tuple[int, int], Floats]:
+def pair_errors(confusions: stats.Floats) -> dict[tuple[int, int], stats.Floats]:
     """For each pair of classes, how often one is taken for the other, from (..., classes, classes).
 
     Of the predictions that name one of the two for a sequence of one of the two, the share that
@@ -248,14 +240,14 @@ def _judge_best(catalogue: Mapping[str, Measured], by_sign: bool) -> Conclusion:
     rival = max(others, key=lambda one: one.min_f1)
     difference = best.min_f1 - rival.min_f1
     low, high = _lead(best, others)
-    verdict = _decide(difference, low, high, by_sign) if n >= FEWEST else "cannot be told"
+    verdict = _decide(difference, low, high, by_sign) if n >= stats.FEWEST else "cannot be told"
     rank = 1 + sum(one.min_f1 > best.min_f1 for one in others)
     reason = (
         f"Its min-F1 is {_percent(best.min_f1)}, rank {rank} of {n} measured; the best of the "
         f"others is {rival.name} with {_percent(rival.min_f1)}; difference "
         f"{_points(difference, low, high)}."
     )
-    if n < FEWEST:
+    if n < stats.FEWEST:
         reason += f" {n} taxonomies are too few to speak of all."
     elif low is None and not by_sign:
         reason += _NO_SIDE
@@ -290,8 +282,8 @@ def _judge_confused(catalogue: Mapping[str, Measured], by_sign: bool) -> Conclus
     if chosen.draws is not None:
         drawn = pair_errors(chosen.draws)
         largest = np.max([value for key, value in drawn.items() if key != pair], axis=0)
-        low, high = interval_of(drawn[pair] - largest)
-        error_low, error_high = interval_of(drawn[pair])
+        low, high = stats.interval_of(drawn[pair] - largest)
+        error_low, error_high = stats.interval_of(drawn[pair])
     f1 = f1_per_class(chosen.confusion)
     next_pair = " and ".join([*classes[:-1], "Recollect"][index] for index in rest)
     reason = (
@@ -365,8 +357,8 @@ def _judge_series(name: str, sweep: Mapping[str, Measured], by_sign: bool) -> Co
     drop_low = drop_high = rest_low = rest_high = None
     if foot_draws is not None and len(drawn) == len(inside):
         drops = np.mean(drawn, axis=0) - foot_draws
-        drop_low, drop_high = interval_of(drops)
-        rest_low, rest_high = interval_of(drops / 2 - np.ptp(drawn, axis=0))
+        drop_low, drop_high = stats.interval_of(drops)
+        rest_low, rest_high = stats.interval_of(drops / 2 - np.ptp(drawn, axis=0))
     edge = verdict = _decide(drop, drop_low, drop_high, by_sign)
     if edge == "holds":
         verdict = _decide(drop / 2 - spread, rest_low, rest_high, by_sign)
@@ -379,7 +371,7 @@ def _judge_series(name: str, sweep: Mapping[str, Measured], by_sign: bool) -> Co
     return Conclusion(name, "", verdict, reason, figures)
 
 
-def _judge_guessed(guessed: Estimate, by_sign: bool) -> Conclusion:
+def _judge_guessed(guessed: stats.Estimate, by_sign: bool) -> Conclusion:
     """The guessed share of memorized sequences against a quarter."""
     claim = "Over a quarter of what can be extracted is guessed, not recalled."
     if guessed.value is None:
@@ -396,7 +388,7 @@ def _judge_guessed(guessed: Estimate, by_sign: bool) -> Conclusion:
     return Conclusion("guessed", claim, verdict, reason, guessed.columns("share"))
 
 
-def pair_auc(confusions: Floats, first: int, second: int) -> Floats:
+def pair_auc(confusions: stats.Floats, first: int, second: int) -> stats.Floats:
     """AUC of two classes by the decisions between them alone, from (..., classes, classes).
 
     The mean of both classes' share of right ones: the area below a curve of one point, a lower
@@ -437,7 +429,7 @@ def _judge_few_shot(catalogue: Mapping[str, Measured], by_sign: bool) -> Conclus
     low = high = None
     if best.draws is not None and all(draws is not None for draws in every):
         rivals = [pair_auc(draws, 1, 2) for draws in every if draws is not None]
-        low, high = interval_of(pair_auc(best.draws, 1, 2) - np.max(rivals, axis=0))
+        low, high = stats.interval_of(pair_auc(best.draws, 1, 2) - np.max(rivals, axis=0))
     said = ", ".join(f"{_percent(auc)} at δ = {limit}" for limit, auc in by_limit.items())
     reason = (
         f"AUC of the decisions between the two (guessing: 50 %): {said}; of Guess and Recall "
@@ -446,7 +438,7 @@ def _judge_few_shot(catalogue: Mapping[str, Measured], by_sign: bool) -> Conclus
     if low is None and not by_sign:
         reason += _NO_SIDE
     figures: dict[str, float | None] = {f"auc_{limit}": auc for limit, auc in by_limit.items()}
-    figures |= {"guess_recall": own, **Estimate(difference, low, high).columns("difference")}
+    figures |= {"guess_recall": own, **stats.Estimate(difference, low, high).columns("difference")}
     verdict = _decide(difference, low, high, by_sign)
     return Conclusion("few-shot", claim, verdict, reason, figures)
 
@@ -506,8 +498,8 @@ _COLUMNS: dict[str, DataType | DataTypeClass] = {
     "state": pl.String,
     "note": pl.String,
     "n_eval": pl.Int64,
-    **dict.fromkeys(NO_ESTIMATE.columns("min_f1", ends=""), pl.Float64),
-    **dict.fromkeys(NO_ESTIMATE.columns("mean_f1"), pl.Float64),
+    **dict.fromkeys(stats.NO_ESTIMATE.columns("min_f1", ends=""), pl.Float64),
+    **dict.fromkeys(stats.NO_ESTIMATE.columns("mean_f1"), pl.Float64),
     # What ours is held against: "all" (three Pythia models summed), for ρ "12b".
     "published_model": pl.String,
     "published_min_f1": pl.Float64,
@@ -518,8 +510,8 @@ _COLUMNS: dict[str, DataType | DataTypeClass] = {
         for figure in ("min_f1", "mean_f1")
     },
     # Ours minus published; the interval is ours alone, the published figure is taken as it is.
-    **dict.fromkeys(NO_ESTIMATE.columns("difference"), pl.Float64),
-    **dict.fromkeys(NO_ESTIMATE.columns("mean_f1_difference"), pl.Float64),
+    **dict.fromkeys(stats.NO_ESTIMATE.columns("difference"), pl.Float64),
+    **dict.fromkeys(stats.NO_ESTIMATE.columns("mean_f1_difference"), pl.Float64),
 }
 
 COMPARISON_SCHEMA = pl.Schema(_COLUMNS)
@@ -542,9 +534,9 @@ class OurFigures:
     note: str = ""  # why there is no figure
     # n_eval, min_f1, low, high, mean_f1, mean_f1_low, mean_f1_high where measured
     figures: Mapping[str, Any] | None = None
-    confusion: Floats | None = None  # (classes, classes) where measured
+    confusion: stats.Floats | None = None  # (classes, classes) where measured
     # the same of every resample, drawn together with the other taxonomies'
-    draws: Floats | None = None
+    draws: stats.Floats | None = None
     # the taxonomy that labels these sequences alike though its rule differs, and whose figures
     # these are; empty for its own
     same_as: str = ""
@@ -555,7 +547,7 @@ class Comparison(NamedTuple):
 
     frame: pl.DataFrame  # columns as in `COMPARISON_SCHEMA`; the 54 in the published order, then ρ
     # of the 54 (`catalogue`) and of the ρ settings (`rho`)
-    correlations: dict[str, RankCorrelation]
+    correlations: dict[str, stats.RankCorrelation]
     conclusions: tuple[Conclusion, ...]  # the paper's, put to our figures
 
     def as_json(self) -> dict[str, Any]:
@@ -568,7 +560,7 @@ class Comparison(NamedTuple):
 
 
 def ours_of_row(
-    taxonomy: str, published_name: str, row: Mapping[str, Any], draws: Floats | None
+    taxonomy: str, published_name: str, row: Mapping[str, Any], draws: stats.Floats | None
 ) -> OurFigures:
     """A row of the benchmark table (source `model`) as figures to compare."""
     if row["min_f1"] is None:
@@ -581,7 +573,7 @@ def ours_of_row(
 
 
 def compare_with_published(
-    ours: Sequence[OurFigures], guessed: Estimate = NO_ESTIMATE
+    ours: Sequence[OurFigures], guessed: stats.Estimate = stats.NO_ESTIMATE
 ) -> Comparison:
     """Put our figures beside the published ones; taxonomies that were not published are skipped.
 
@@ -618,7 +610,9 @@ def published_conclusions() -> tuple[Conclusion, ...]:
         for row in _published_rows()
         if row["kind"] == "rho"
     }
-    return draw_conclusions(catalogue, sweep, guessed=Estimate(PUBLISHED_GUESSED), by_sign=True)
+    return draw_conclusions(
+        catalogue, sweep, guessed=stats.Estimate(PUBLISHED_GUESSED), by_sign=True
+    )
 
 
 @cache
@@ -698,7 +692,7 @@ def _measured(
     return measured
 
 
-def _reorder(confusions: Floats | None, order: Sequence[int]) -> Floats | None:
+def _reorder(confusions: stats.Floats | None, order: Sequence[int]) -> stats.Floats | None:
     """Rows and columns in another order of the classes."""
     if confusions is None:
         return None
@@ -706,7 +700,9 @@ def _reorder(confusions: Floats | None, order: Sequence[int]) -> Floats | None:
     return np.asarray(confusions[..., places, :][..., places])
 
 
-def _correlate(frame: pl.DataFrame, kind: str, by_key: Mapping[str, OurFigures]) -> RankCorrelation:
+def _correlate(
+    frame: pl.DataFrame, kind: str, by_key: Mapping[str, OurFigures]
+) -> stats.RankCorrelation:
     """Our min-F1 against the published; names that share figures count once, by their mean."""
     rows = frame.filter((pl.col("kind") == kind) & pl.col("min_f1").is_not_null())
     pairs = rows.group_by("taxonomy", maintain_order=True).agg(
@@ -718,7 +714,7 @@ def _correlate(frame: pl.DataFrame, kind: str, by_key: Mapping[str, OurFigures])
     ]
     is_drawn = bool(drawn) and all(one is not None for one in drawn)
     draws = np.stack([one for one in drawn if one is not None], axis=1) if is_drawn else None
-    return correlate_ranks(
+    return stats.correlate_ranks(
         pairs["min_f1"].to_numpy(), pairs["published_min_f1"].to_numpy(), draws=draws
     )
 
@@ -774,15 +770,15 @@ def allocate(frame: pl.DataFrame, groups: npt.ArrayLike | None = None) -> pl.Dat
         is_here = (known["prashanth"] == first) & (known["paper"] == second)
         rows.append(
             {"prashanth": first, "paper": second, "n": int(is_here.sum())}
-            | share_true(is_here, owners).columns("share", ends="")
+            | stats.share_true(is_here, owners).columns("share", ends="")
             | {"published": published.get((first.partition("[")[0], second), 0.0)}
-            | {"n_groups": n_groups(owners)}
+            | {"n_groups": stats.n_groups(owners)}
         )
     names = dict.fromkeys(("prashanth", "paper"), pl.String)
     return pl.DataFrame(rows, schema={**names, "n": pl.Int64, **_SHARES, "n_groups": pl.Int64})
 
 
-def guessed_share(frame: pl.DataFrame, groups: npt.ArrayLike | None = None) -> Estimate:
+def guessed_share(frame: pl.DataFrame, groups: npt.ArrayLike | None = None) -> stats.Estimate:
     """Share of the memorized sequences that are Guess, as `allocate`; no value where none has one.
 
     Raises:
@@ -792,6 +788,6 @@ def guessed_share(frame: pl.DataFrame, groups: npt.ArrayLike | None = None) -> E
     labels = label_sequences(frame, paper).cast(pl.String)
     is_known = labels.is_in(paper.classes[1:]).fill_null(False)
     if not is_known.any():
-        return Estimate(None)
+        return stats.Estimate(None)
     owners = None if groups is None else np.asarray(groups)[is_known.to_numpy()]
-    return share_true(labels.filter(is_known) == paper.classes[1], owners)
+    return stats.share_true(labels.filter(is_known) == paper.classes[1], owners)

@@ -16,31 +16,8 @@ import polars as pl
 from numpy.typing import ArrayLike
 from polars.datatypes import DataType, DataTypeClass
 
-from mnemoscope.benchmark.excess import (
-    BenchmarkFigures,
-    Votes,
-    as_lists,
-    collect_votes,
-    estimate_auc,
-    give_verdict,
-    measure_excess,
-    measure_objective,
-    pair_names,
-    why_no_interval,
-)
+from mnemoscope.benchmark import excess, sources
 from mnemoscope.benchmark.matched import match_on_scores
-from mnemoscope.benchmark.sources import (
-    ATTENTION,
-    CNNS,
-    MEMORY_FREE,
-    NESTED,
-    PAINTED,
-    PLANTED,
-    SOURCES,
-    TABLE,
-    TEXT_ALONE,
-    of_reader,
-)
 from mnemoscope.cnn.metrics import (
     ScoreEstimates,
     confusion_matrix,
@@ -209,27 +186,30 @@ def score_benchmark(
     for taxonomy, names in classes.items():
         own_runs = runs.filter(pl.col("taxonomy") == taxonomy)
         votes = trained_votes(predictions, own_runs, taxonomy, len(names))
-        present = [source for source in SOURCES if source in set(own_runs["source"])]
+        present = [source for source in sources.SOURCES if source in set(own_runs["source"])]
         judged = {name: _Judged(one, n_resamples, seed) for name, one in votes.items()}
         like = _like_controls(judged, predictions, own_runs, control_settings)
         chosen = (choice or {}).get(taxonomy, {})
-        headline = max(ATTENTION, key=lambda one: chosen.get(one, 0.0))
+        headline = max(sources.ATTENTION, key=lambda one: chosen.get(one, 0.0))
         for source in present:
             row: dict[str, Any] = {
                 "taxonomy": taxonomy,
                 "source": source,
-                "auc_pairs": pair_names(names),
+                "auc_pairs": excess.pair_names(names),
             }
             row |= _training_columns(own_runs.filter(pl.col("source") == source))
             if source in judged:
                 row |= judged[source].columns()
-            if source in ATTENTION:
+            if source in sources.ATTENTION:
                 row["choice_min_f1"] = chosen.get(source)
                 row["is_headline"] = source == headline
                 of_excess = like if source == "model" else _Like(judged, [], row["n_runs"])
                 inputs = {name.rpartition("-")[2] for name in of_excess.settings}
-                free = [*MEMORY_FREE, *(PAINTED if inputs & set(knows_next) else ())]
-                free = [name for name in of_reader(free, source) if name in present]
+                free = [
+                    *sources.MEMORY_FREE,
+                    *(sources.PAINTED if inputs & set(knows_next) else ()),
+                ]
+                free = [name for name in sources.of_reader(free, source) if name in present]
                 row |= _excess_columns(source, of_excess, free, present, tuple(names), row)
                 row |= _matched_columns(source, judged)
             if source == "model":
@@ -244,7 +224,7 @@ def score_benchmark(
 class _Judged:
     """One source's votes, its figures and their intervals."""
 
-    votes: Votes
+    votes: excess.Votes
     n_resamples: int
     seed: int
 
@@ -265,29 +245,29 @@ class _Judged:
     def columns(self) -> dict[str, Any]:
         """Figures of the table that every source has."""
         votes, found = self.votes, self.found
-        auc = estimate_auc(votes, **self.resampling)
+        auc = excess.estimate_auc(votes, **self.resampling)
         return {
             "n_eval": len(votes.true),
             "n_groups": len(np.unique(votes.owners)),
-            "interval_note": why_no_interval(votes),
+            "interval_note": excess.why_no_interval(votes),
             **found.min_f1.columns("min_f1", ends=""),
             **found.mean_f1.columns("mean_f1"),
-            **as_lists("f1", found.f1),
-            **as_lists("precision", found.precision),
-            **as_lists("recall", found.recall),
+            **excess.as_lists("f1", found.f1),
+            **excess.as_lists("precision", found.precision),
+            **excess.as_lists("recall", found.recall),
             "confusion": confusion_matrix(votes.true, votes.predicted, votes.n_classes).tolist(),
-            **as_lists("auc", auc),
+            **excess.as_lists("auc", auc),
         }
 
 
 def trained_votes(
     predictions: pl.DataFrame, runs: pl.DataFrame, taxonomy: str, n_classes: int
-) -> dict[str, Votes]:
+) -> dict[str, excess.Votes]:
     """Arrange the predictions of the runs that left chance, for each source that has any."""
     trained = runs.filter(pl.col("did_train"))
     counted = predictions.join(trained, on=_RUN_KEY, how="semi")
     return {
-        source: collect_votes(
+        source: excess.collect_votes(
             counted.filter(pl.col("source") == source), n_classes, where=f"'{taxonomy}', {source}"
         )
         for source in trained["source"].unique(maintain_order=True)
@@ -346,12 +326,12 @@ def _excess_columns(
 ) -> dict[str, Any]:
     """The excess of the model's attention over the controls `free`, and the verdict."""
     judged = like.judged
-    reader = "CNN" if TABLE[source].fit is None else "regression"
+    reader = "CNN" if sources.TABLE[source].fit is None else "regression"
     controls = tuple(free)
     failed = tuple(name for name in controls if name not in judged)
     if source not in judged or len(failed) == len(controls):
         return _verdict_columns(
-            BenchmarkFigures(
+            excess.BenchmarkFigures(
                 names,
                 source in judged,
                 controls=controls,
@@ -362,9 +342,9 @@ def _excess_columns(
         )
     model = judged[source]
     ran = {name: judged[name].votes for name in controls if name in judged}
-    found = measure_excess(model.votes, ran, reader=source, **model.resampling)
-    f1 = as_lists("f1", model.found.f1)
-    figures = BenchmarkFigures(
+    found = excess.measure_excess(model.votes, ran, reader=source, **model.resampling)
+    f1 = excess.as_lists("f1", model.found.f1)
+    figures = excess.BenchmarkFigures(
         classes=names,
         did_train=True,
         f1=tuple(f1["f1"]),
@@ -373,7 +353,7 @@ def _excess_columns(
         controls=controls,
         failed_controls=failed,
         training_min_f1=row["training_min_f1"],
-        interval_note=why_no_interval(model.votes),
+        interval_note=excess.why_no_interval(model.votes),
         finds_mark=_finds_mark(source, judged, present),
         reader=reader,
     )
@@ -385,13 +365,13 @@ def _excess_columns(
         "n_trainings": found.n_trainings,
         "excess_min_f1": found.min_f1,
         "excess_settings": like.settings,
-        **as_lists("auc_excess", found.auc),
+        **excess.as_lists("auc_excess", found.auc),
     }
 
 
 def _finds_mark(source: str, judged: Mapping[str, _Judged], present: Sequence[str]) -> bool | None:
     """Whether the reader tells planted marks apart better than by guessing; None if not tried."""
-    tried = [name for name in of_reader(PLANTED, source) if name in present]
+    tried = [name for name in sources.of_reader(sources.PLANTED, source) if name in present]
     if not tried:
         return None
     found = [judged[name] for name in tried if name in judged]
@@ -400,14 +380,14 @@ def _finds_mark(source: str, judged: Mapping[str, _Judged], present: Sequence[st
     )
 
 
-def _verdict_columns(figures: BenchmarkFigures) -> dict[str, Any]:
-    verdict = give_verdict(figures)
+def _verdict_columns(figures: excess.BenchmarkFigures) -> dict[str, Any]:
+    verdict = excess.give_verdict(figures)
     return {"verdict_kind": verdict.kind, "verdict": verdict.sentence}
 
 
 def _matched_columns(source: str, judged: Mapping[str, _Judged]) -> dict[str, Any]:
     """The model on sequences matched by the better blind baseline, and that baseline there."""
-    blind = [name for name in of_reader(TEXT_ALONE, source) if name in judged]
+    blind = [name for name in sources.of_reader(sources.TEXT_ALONE, source) if name in judged]
     min_f1 = {name: judged[name].found.min_f1.value for name in blind}
     if source not in judged or not min_f1:
         return {}
@@ -430,7 +410,7 @@ def _matched_columns(source: str, judged: Mapping[str, _Judged]) -> dict[str, An
     return {
         **columns,
         **model.min_f1.columns("matched_min_f1", ends="matched"),
-        **as_lists("matched_f1", model.f1),
+        **excess.as_lists("matched_f1", model.f1),
         **text.min_f1.columns("matched_blind_min_f1", ends="matched_blind"),
     }
 
@@ -440,21 +420,21 @@ def _regression_columns(judged: Mapping[str, _Judged]) -> dict[str, Any]:
     pair = {name: judged[name].votes for name in ("model", "statistics") if name in judged}
     if len(pair) < 2:
         return {}
-    found = measure_objective(pair, "excess", **judged["model"].resampling)
+    found = excess.measure_objective(pair, "excess", **judged["model"].resampling)
     return found.columns("over_statistics")
 
 
 def _gain_columns(judged: Mapping[str, _Judged]) -> dict[str, Any]:
     """What the model's attention adds where the controls stand beside it in one regression."""
-    without, whole = NESTED
+    without, whole = sources.NESTED
     if without not in judged or whole not in judged:
         return {}
     model = judged[whole]
-    found = measure_excess(
+    found = excess.measure_excess(
         model.votes, {without: judged[without].votes}, reader=whole, **model.resampling
     )
     gain = Estimate(found.value, found.low, found.high)
-    return {**gain.columns("gain"), **as_lists("gain_auc", found.auc)}
+    return {**gain.columns("gain"), **excess.as_lists("gain_auc", found.auc)}
 
 
 def score_inputs(
@@ -477,7 +457,9 @@ def score_inputs(
     # A setting ends in its input: k6-f10-mean.
     inputs = list(dict.fromkeys(name.rpartition("-")[2] for name in own["setting"]))
     if whole is not None and len(inputs) == 1:
-        same = whole.filter(pl.col("source").is_in([*of_reader(TEXT_ALONE, "model"), *CNNS]))
+        same = whole.filter(
+            pl.col("source").is_in([*sources.of_reader(sources.TEXT_ALONE, "model"), *sources.CNNS])
+        )
         return same.with_columns(pl.lit(inputs[0]).alias("input")).select(INPUTS_SCHEMA.names())
     tables = []
     for name in inputs:
@@ -501,10 +483,10 @@ def score_inputs(
 def _belongs_to(name: str) -> pl.Expr:
     """Rows of one input: its CNNs, those of its controls, and what reads tokens."""
     source, ending = pl.col("source"), pl.col("setting").str.split("-").list.last()
-    of_maps = [one for one in CNNS if TABLE[one].reads == "maps"]
-    of_reference = [one for one in CNNS if TABLE[one].needs_reference]
+    of_maps = [one for one in sources.CNNS if sources.TABLE[one].reads == "maps"]
+    of_reference = [one for one in sources.CNNS if sources.TABLE[one].needs_reference]
     return (
         (source.is_in(of_maps) & (ending == name))
         | (source.is_in(of_reference) & (ending == ("mean" if name in OF_TWO_MODELS else name)))
-        | source.is_in(of_reader(TEXT_ALONE, "model"))
+        | source.is_in(sources.of_reader(sources.TEXT_ALONE, "model"))
     )

@@ -9,34 +9,7 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from mnemoscope.cli.options import (
-    ANSWER,
-    LOCAL,
-    MODEL,
-    STAGE,
-    Answer,
-    By,
-    Columns,
-    DropSmallClasses,
-    EngineFlags,
-    ModelFlags,
-    NoControls,
-    Out,
-    PartOption,
-    Patterns,
-    Quiet,
-    Reference,
-    Scan,
-    Sequences,
-    Set,
-    Split,
-    StageFlags,
-    StudyFolder,
-    Taxonomies,
-    merge_flags,
-    parse_columns,
-    working_with,
-)
+from mnemoscope.cli import options
 from mnemoscope.errors import UserError
 from mnemoscope.files import made_folder
 from mnemoscope.progress import say, show_progress
@@ -84,16 +57,16 @@ def run(
         None, help="YAML file, or the name of a shipped study such as pythia-12b."
     ),
     out: Path | None = Option(None, "-o", "--out", help="Where the result goes (default: study)."),
-    model: ModelFlags = MODEL,
-    sequences: Sequences = None,
-    column: Columns = None,
-    split: Split = None,
-    taxonomy: Taxonomies = None,
-    reference: Reference = None,
-    scan: Scan = False,
-    patterns: Patterns = None,
-    no_controls: NoControls = False,
-    drop_small_classes: DropSmallClasses = False,
+    model: options.ModelFlags = options.MODEL,
+    sequences: options.Sequences = None,
+    column: options.Columns = None,
+    split: options.Split = None,
+    taxonomy: options.Taxonomies = None,
+    reference: options.Reference = None,
+    scan: options.Scan = False,
+    patterns: options.Patterns = None,
+    no_controls: options.NoControls = False,
+    drop_small_classes: options.DropSmallClasses = False,
     dry_run: bool = Option(False, "--dry-run", help="Say what would be done, do nothing."),
     check_labels: bool = Option(
         False,
@@ -101,8 +74,8 @@ def run(
         help="Only say how many of the table's labels this model gives too, and how near a "
         "tie the others are.",
     ),
-    where: EngineFlags = LOCAL,
-    stage: StageFlags = STAGE,
+    where: options.EngineFlags = options.LOCAL,
+    stage: options.StageFlags = options.STAGE,
 ) -> None:
     """Do what is missing of all stages, up to the report.
 
@@ -116,7 +89,7 @@ def run(
     out = out or _STUDY
     flags = model.settings() | {
         "sequences.source": sequences,
-        "sequences.columns": parse_columns(column),
+        "sequences.columns": options.parse_columns(column),
         "sequences.split": split,
         "label.taxonomies": taxonomy,
         "capture.reference": reference,
@@ -128,7 +101,7 @@ def run(
     assignments = _with_controls(stage.set_, no_controls)
 
     def change(present: StudySettings) -> StudySettings:
-        return merge_flags(base or present, flags, assignments)
+        return options.merge_flags(base or present, flags, assignments)
 
     chosen = change(Study(out).settings if is_study(out) else StudySettings())
     if dry_run:
@@ -142,7 +115,7 @@ def run(
     from mnemoscope.cli.summary import print_summary
     from mnemoscope.flow.run import run as run_study
 
-    with shown(stage.quiet), working_with(where):
+    with shown(stage.quiet), options.working_with(where):
         if check_labels:
             _check_labels(change, out, stage.redo)
             return
@@ -173,12 +146,12 @@ def _announce(settings: StudySettings, out: Path) -> None:
 
 def sequences(
     source: Annotated[str, Argument(help="Texts, a table or a data set, as run --sequences.")],
-    out: Out,
-    column: Columns = None,
-    split: Split = None,
-    model: ModelFlags = MODEL,
-    set_: Set = None,
-    quiet: Quiet = False,
+    out: options.Out,
+    column: options.Columns = None,
+    split: options.Split = None,
+    model: options.ModelFlags = options.MODEL,
+    set_: options.Set = None,
+    quiet: options.Quiet = False,
 ) -> None:
     """Cut texts into sequences with the model's tokenizer and found a study.
 
@@ -186,22 +159,22 @@ def sequences(
     """
     flags = model.settings() | {
         "sequences.source": source,
-        "sequences.columns": parse_columns(column),
+        "sequences.columns": options.parse_columns(column),
         "sequences.split": split,
     }
-    chosen = merge_flags(None, flags, set_)
+    chosen = options.merge_flags(None, flags, set_)
     study = _found(out, chosen, quiet=quiet)
     verb = "features" if chosen.model.name == NO_MODEL else "continue"
     print(f"{study.sequences.height:,} sequences in {out}. Next: mnemoscope {verb} {out}")
 
 
 def continue_(
-    study: StudyFolder,
-    scan: Scan = False,
-    model: ModelFlags = MODEL,
-    part: PartOption = None,
-    where: EngineFlags = LOCAL,
-    stage: StageFlags = STAGE,
+    study: options.StudyFolder,
+    scan: options.Scan = False,
+    model: options.ModelFlags = options.MODEL,
+    part: options.PartOption = None,
+    where: options.EngineFlags = options.LOCAL,
+    stage: options.StageFlags = options.STAGE,
 ) -> None:
     """Let the model continue every prefix greedily: which sequences are memorized?
 
@@ -214,13 +187,13 @@ def continue_(
 def capture(
     study: Path | None = Argument(None, help="A study folder."),
     out: Path | None = Option(None, "-o", "--out", help="A new study, with --sequences."),
-    sequences: Sequences = None,
-    column: Columns = None,
-    reference: Reference = None,
-    model: ModelFlags = MODEL,
-    part: PartOption = None,
-    where: EngineFlags = LOCAL,
-    stage: StageFlags = STAGE,
+    sequences: options.Sequences = None,
+    column: options.Columns = None,
+    reference: options.Reference = None,
+    model: options.ModelFlags = options.MODEL,
+    part: options.PartOption = None,
+    where: options.EngineFlags = options.LOCAL,
+    stage: options.StageFlags = options.STAGE,
 ) -> None:
     """Store the attention of what is sampled; of every sequence where there are no labels.
 
@@ -230,7 +203,7 @@ def capture(
     """
     flags = model.settings() | {
         "sequences.source": sequences,
-        "sequences.columns": parse_columns(column),
+        "sequences.columns": options.parse_columns(column),
         "capture.reference": reference,
     }
     folder = study or out
@@ -242,15 +215,15 @@ def capture(
                 f"capture --part: {folder} is not there yet. Found it once with 'mnemoscope "
                 f"sequences {sequences} -o {folder}', then run the parts."
             )
-        _found(folder, merge_flags(None, flags, stage.set_), quiet=stage.quiet)
+        _found(folder, options.merge_flags(None, flags, stage.set_), quiet=stage.quiet)
     stage_verb(folder, "capture", flags, stage, part=part, where=where)
 
 
 def train(
-    study: StudyFolder,
-    no_controls: NoControls = False,
-    where: EngineFlags = LOCAL,
-    stage: StageFlags = STAGE,
+    study: options.StudyFolder,
+    no_controls: options.NoControls = False,
+    where: options.EngineFlags = options.LOCAL,
+    stage: options.StageFlags = options.STAGE,
 ) -> None:
     """Train the CNNs and the controls beside them.
 
@@ -260,7 +233,9 @@ def train(
     stage_verb(study, "train", {}, stage, where=where)
 
 
-def knockout(study: StudyFolder, by: By = None, stage: StageFlags = STAGE) -> None:
+def knockout(
+    study: options.StudyFolder, by: options.By = None, stage: options.StageFlags = options.STAGE
+) -> None:
     """Cut the edges that decide a class inside the running model: what does it forget?
 
     Example: mnemoscope knockout my-study --by delta --set knockout.strengths=[1,10]
@@ -269,10 +244,10 @@ def knockout(study: StudyFolder, by: By = None, stage: StageFlags = STAGE) -> No
 
 
 def graft(
-    study: StudyFolder,
-    part: PartOption = None,
-    where: EngineFlags = LOCAL,
-    stage: StageFlags = STAGE,
+    study: options.StudyFolder,
+    part: options.PartOption = None,
+    where: options.EngineFlags = options.LOCAL,
+    stage: options.StageFlags = options.STAGE,
 ) -> None:
     """Put parts of the reference model into the model: which classes does it forget?
 
@@ -281,7 +256,7 @@ def graft(
     stage_verb(study, "graft", {}, stage, part=part, where=where)
 
 
-def report(study: StudyFolder, stage: StageFlags = STAGE) -> None:
+def report(study: options.StudyFolder, stage: options.StageFlags = options.STAGE) -> None:
     """Write report.html, one page that opens offline.
 
     Example: mnemoscope report my-study
@@ -293,28 +268,28 @@ def stage_verb(
     folder: Path,
     name: str,
     flags: dict[str, Any],
-    stage: StageFlags,
+    stage: options.StageFlags,
     *,
     part: str | None = None,
-    where: EngineFlags = LOCAL,
+    where: options.EngineFlags = options.LOCAL,
 ) -> None:
     """Run one stage of a study, or a part of it, and say what comes next."""
     study = Study(folder)
 
     def change(present: StudySettings) -> StudySettings:
-        return merge_flags(present, flags, stage.set_)
+        return options.merge_flags(present, flags, stage.set_)
 
     change(study.settings)  # a mistake is said before torch is loaded and the study held
     if part is None:
         study.refuse_locked()
     if part is not None:
-        if where != LOCAL:
+        if where != options.LOCAL:
             raise UserError("--part: a part is one process. Leave out --engine, or --part.")
         _run_part(study, name, part, change, stage)
         return
     from mnemoscope.flow.run import run_stage
 
-    with shown(stage.quiet), working_with(where):
+    with shown(stage.quiet), options.working_with(where):
         was_done = not run_stage(study, name, change, redo=stage.redo)
     outputs = stage_named(name).outputs
     made = ", ".join(str(folder / one) for one in outputs) or str(folder / "sequences.parquet")
@@ -342,7 +317,7 @@ def _run_part(
     name: str,
     text: str,
     change: Callable[[StudySettings], StudySettings],
-    stage: StageFlags,
+    stage: options.StageFlags,
 ) -> None:
     from mnemoscope.pipeline.parts import parse_part, run_part
 
@@ -385,13 +360,13 @@ def _with_controls(assignments: list[str] | None, no_controls: bool) -> list[str
 
 
 def merge(
-    study: StudyFolder,
+    study: options.StudyFolder,
     no_check: bool = Option(
         False,
         "--no-check",
         help="Do not compare scan and decoding on a draw; the merge then needs no model.",
     ),
-    quiet: Quiet = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Put together what 'continue', 'capture' or 'graft --part' made, as one process makes it.
 
@@ -411,7 +386,7 @@ def demo(
     thorough: bool = Option(
         False, "--thorough", help="All sequences, larger samples, three seeds: longer."
     ),
-    quiet: Quiet = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Show the whole method on the shipped model: three minutes on two idle cores.
 
@@ -438,7 +413,7 @@ def localize(
     export: Path | None = Option(
         None, help="Folder for figures at print quality (SVG, PDF, PNG) and the numbers (Parquet)."
     ),
-    stage: StageFlags = STAGE,
+    stage: options.StageFlags = options.STAGE,
 ) -> None:
     """Find where in the attention each class is decided.
 
@@ -502,9 +477,9 @@ def benchmark(
     out: Path | None = Option(
         None, "-o", "--out", help="Folder for the tables of several studies together."
     ),
-    answer: Answer = ANSWER,
-    where: EngineFlags = LOCAL,
-    stage: StageFlags = STAGE,
+    answer: options.Answer = options.ANSWER,
+    where: options.EngineFlags = options.LOCAL,
+    stage: options.StageFlags = options.STAGE,
 ) -> None:
     """Score every taxonomy beside its controls and beside the published figures.
 
@@ -515,7 +490,9 @@ def benchmark(
     if compare is not None and len(studies) > 1:
         raise UserError("benchmark: --compare is for the taxonomies of one study. Name one study.")
     _refuse_out_of_one("benchmark", studies, out)
-    if (len(studies) > 1 or compare is not None) and (stage.set_ or stage.redo or where != LOCAL):
+    if (len(studies) > 1 or compare is not None) and (
+        stage.set_ or stage.redo or where != options.LOCAL
+    ):
         raise UserError(
             "benchmark: --set, --redo and --engine are for scoring a study; several studies and "
             "--compare only read. Give them in a run of their own."
@@ -597,7 +574,7 @@ def _score_together(folders: list[Path], out: Path | None) -> dict[str, Any]:
 
 
 def search(
-    study: StudyFolder,
+    study: options.StudyFolder,
     node: list[str] | None = Option(
         None,
         help="A node to build from, such as Recite, Guess, Prior, Entropy[3.5..5], or a YAML "
@@ -608,8 +585,8 @@ def search(
     capture_all: bool = Option(
         False, "--capture-all", help="First capture every memorized sequence."
     ),
-    where: EngineFlags = LOCAL,
-    stage: StageFlags = STAGE,
+    where: options.EngineFlags = options.LOCAL,
+    stage: options.StageFlags = options.STAGE,
 ) -> None:
     """Find the taxonomies of 3 and 4 classes with the largest excess alignment.
 

@@ -5,20 +5,7 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from mnemoscope.cli.options import (
-    ANSWER,
-    STAGE,
-    Answer,
-    Columns,
-    DropSmallClasses,
-    Out,
-    Patterns,
-    Quiet,
-    StageFlags,
-    Taxonomies,
-    merge_flags,
-    parse_columns,
-)
+from mnemoscope.cli import options
 from mnemoscope.cli.study import shown, stage_verb
 from mnemoscope.errors import UserError
 from mnemoscope.files import refuse_filled
@@ -36,8 +23,8 @@ TableOut = Annotated[Path | None, Option("-o", "--out", help="Table to write.")]
 def features(
     target: Target,
     out: TableOut = None,
-    column: Columns = None,
-    patterns: Patterns = None,
+    column: options.Columns = None,
+    patterns: options.Patterns = None,
     length: int = Option(64, help="Tokens a sequence (table)."),
     prefix: Prefix = None,
     corpus: Path | None = Option(
@@ -49,7 +36,7 @@ def features(
     compare_patterns: bool = Option(
         False, "--compare-patterns", help="Print where published and strict rules differ."
     ),
-    stage: StageFlags = STAGE,
+    stage: options.StageFlags = options.STAGE,
 ) -> None:
     """Add ROUGE, patterns, duplicates and is_code.
 
@@ -64,7 +51,7 @@ def features(
     from mnemoscope.data.read import read_corpus
 
     _only_for_studies("features", stage.set_, redo=stage.redo)
-    mode = merge_flags(None, {"features.patterns": patterns}, None).features.patterns
+    mode = options.merge_flags(None, {"features.patterns": patterns}, None).features.patterns
     refuse_unwritable(out)
     counted = None if corpus is None else read_corpus(corpus, load_tokenizer_named(tokenizer))
     with shown(stage.quiet):
@@ -75,7 +62,7 @@ def features(
             length=length,
             prefix=prefix,
             corpus=counted,
-            columns=parse_columns(column),
+            columns=options.parse_columns(column),
         )
         lines = _compare_patterns(out) if compare_patterns else []
     print(*lines, sep="\n", end="\n" if lines else "")
@@ -96,11 +83,11 @@ def _compare_patterns(table: Path) -> list[str]:
 def label(
     target: Target,
     out: TableOut = None,
-    column: Columns = None,
-    taxonomy: Taxonomies = None,
-    drop_small_classes: DropSmallClasses = False,
-    answer: Answer = ANSWER,
-    stage: StageFlags = STAGE,
+    column: options.Columns = None,
+    taxonomy: options.Taxonomies = None,
+    drop_small_classes: options.DropSmallClasses = False,
+    answer: options.Answer = options.ANSWER,
+    stage: options.StageFlags = options.STAGE,
 ) -> None:
     """Give each sequence its class under a taxonomy.
 
@@ -114,7 +101,7 @@ def label(
             answer.facts.update(folder=target, **_labels_of(Study(target)))
         return
     _only_for_studies("label", stage.set_, redo=stage.redo or drop_small_classes)
-    columns = parse_columns(column)
+    columns = options.parse_columns(column)
     answer.facts.update(out=out, **_label_table(target, out, taxonomy or [], columns))
 
 
@@ -241,7 +228,7 @@ def duplicates(
         ),
     ],
     out: Annotated[Path, Option("-o", "--out", help="Table to write.")],
-    column: Columns = None,
+    column: options.Columns = None,
     dtype: str | None = Option(
         None,
         help="Type of the ids of a .bin (uint16, uint32, int32) or an infini-gram index "
@@ -256,8 +243,8 @@ def duplicates(
     length: int = Option(64, help="Tokens a sequence."),
     prefix: Prefix = None,
     save_every: float = Option(10.0, help="Seconds from one saving of progress to the next."),
-    answer: Answer = ANSWER,
-    quiet: Quiet = False,
+    answer: options.Answer = options.ANSWER,
+    quiet: options.Quiet = False,
 ) -> None:
     """Count how often each sequence's suffix stands in a corpus.
 
@@ -275,7 +262,7 @@ def duplicates(
     from mnemoscope.data.table import write_table
 
     refuse_unwritable(out)
-    columns = parse_columns(column)
+    columns = options.parse_columns(column)
     suffixes = read_suffixes(sequences, length=length, prefix=prefix, columns=columns)
     progress_file = progress_path(out)
     with shown(quiet):
@@ -321,7 +308,7 @@ def duplicates(
 
 def describe(
     target: Annotated[Path, Argument(help="A study, a maps folder, or a table.")],
-    answer: Answer = ANSWER,
+    answer: options.Answer = options.ANSWER,
 ) -> None:
     """Say what is there: stages done, counts, settings, sizes on disk.
 
@@ -467,7 +454,8 @@ def _bytes(path: Path) -> int:
 
 
 def convert(
-    file: Annotated[str, Argument(help="A .gguf file, or a folder that holds one.")], out: Out
+    file: Annotated[str, Argument(help="A .gguf file, or a folder that holds one.")],
+    out: options.Out,
 ) -> None:
     """Turn a GGUF file into an ordinary model folder, which loads many times faster.
 
@@ -480,7 +468,7 @@ def convert(
 
 
 def texts(
-    out: Out,
+    out: options.Out,
     model: Annotated[str, Option("--model", help="Model whose tokenizer cuts the texts.")],
     n: int = Option(600, "-n", min=1, help="Sequences of each kind."),
 ) -> None:
@@ -504,7 +492,7 @@ def lm_eval_task(
     target: Annotated[
         Path, Argument(help="A labelled study, or a .jsonl or .parquet table with tokens.")
     ],
-    out: Out,
+    out: options.Out,
     taxonomy: str | None = Option(
         None,
         "-t",

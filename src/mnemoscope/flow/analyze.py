@@ -13,21 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from mnemoscope.analysis import registry
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisSettings, OtherModel
-from mnemoscope.analysis.registry import (
-    NEEDS,
-    Entry,
-    Need,
-    StoredResult,
-    Use,
-    entry_named,
-    every_entry,
-    load_result,
-    result_folder,
-    run_analysis,
-    shelf_of,
-    store_result,
-)
 from mnemoscope.data.corpus import open_corpus
 from mnemoscope.data.table import PUBLISHED_VERDICT, refuse_padding
 from mnemoscope.errors import UserError
@@ -78,14 +65,14 @@ class Asked:
 class Outcome:
     """The result of one analysis, or why there is none."""
 
-    entry: Entry
-    result: StoredResult | None
+    entry: registry.Entry
+    result: registry.StoredResult | None
     was_done: bool = False
     refused: str = ""
     folder: Path = Path()
 
 
-def run_or_read(study: Study, entry: Entry, asked: Asked, models: Models) -> Outcome:
+def run_or_read(study: Study, entry: registry.Entry, asked: Asked, models: Models) -> Outcome:
     """Run one analysis unless its result exists; the caller locks the study.
 
     Raises:
@@ -99,8 +86,8 @@ def run_or_read(study: Study, entry: Entry, asked: Asked, models: Models) -> Out
     facts = rows.facts | _facts(study, entry, settings, others, corpus)
     plain = settings.model_dump(mode="json")
     key = _hash([entry.name, entry.version, plain, facts])
-    folder = result_folder(study, entry)
-    known = None if asked.redo else load_result(folder)
+    folder = registry.result_folder(study, entry)
+    known = None if asked.redo else registry.load_result(folder)
     if known is not None and known.key == key:
         return Outcome(entry, known, was_done=True, folder=folder)
     say(f"{entry.name}: {entry.answers}")
@@ -124,11 +111,13 @@ def run_or_read(study: Study, entry: Entry, asked: Asked, models: Models) -> Out
         has_model=_has_model(study),
         maps=open_maps(study, "model") if has_maps else None,
         reference_maps=open_maps(study, "reference") if has_maps and is_reference else None,
-        shelf=shelf_of(study),
+        shelf=registry.shelf_of(study),
     )
-    result = run_analysis(entry, inputs, settings)
+    result = registry.run_analysis(entry, inputs, settings)
     result = replace(result, further=(*rows.lines, *result.further, *gaps))
-    stored = store_result(folder, result, name=entry.name, key=key, settings=plain, inputs=facts)
+    stored = registry.store_result(
+        folder, result, name=entry.name, key=key, settings=plain, inputs=facts
+    )
     return Outcome(entry, stored, folder=folder)
 
 
@@ -137,16 +126,16 @@ def analyze_all(study: Study, asked: Asked, models: Models) -> Iterator[Outcome]
 
     Only settings that every analysis has apply.
     """
-    for entry in every_entry():
+    for entry in registry.every_entry():
         try:
             yield run_or_read(study, entry, asked, models)
         except UserError as error:
             yield Outcome(entry, None, refused=str(error))
 
 
-def refuse_unused(entry: Entry, asked: Asked) -> None:
+def refuse_unused(entry: registry.Entry, asked: Asked) -> None:
     """Reject options that a single named analysis ignores (UserError)."""
-    given: dict[str, tuple[object, Need | Use]] = {
+    given: dict[str, tuple[object, registry.Need | registry.Use]] = {
         "--second": (asked.second is not None, "second model"),
         "--checkpoint": (asked.checkpoints, "second model"),
         "--corpus": (asked.corpus is not None, "corpus"),
@@ -173,7 +162,7 @@ class Rows:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def rows_for(study: Study, entry: Entry) -> Rows:
+def rows_for(study: Study, entry: registry.Entry) -> Rows:
     """Choose the rows for an analysis, and whose verdict says what is memorized.
 
     Of a published split, analyses that compare classes get all kept rows, others a uniform sample.
@@ -218,7 +207,7 @@ def _has_model(study: Study) -> bool:
     return study.settings.model.name != NO_MODEL
 
 
-def _check_needs(study: Study, entry: Entry, others: tuple[str, ...]) -> None:
+def _check_needs(study: Study, entry: registry.Entry, others: tuple[str, ...]) -> None:
     if not entry.padded:
         refuse_padding(study.sequences, where=str(study.folder))
     missing = next((need for need in entry.needs if not _has(study, need, others)), None)
@@ -226,12 +215,12 @@ def _check_needs(study: Study, entry: Entry, others: tuple[str, ...]) -> None:
         return
     if not _has_model(study) and missing in ("classes", "scores"):
         missing = "model"
-    lacking = NEEDS[missing].lacking.format(study=study.folder)
+    lacking = registry.NEEDS[missing].lacking.format(study=study.folder)
     raise UserError(f"analyze {entry.name}: needs {lacking}")
 
 
-def _has(study: Study, need: Need, others: tuple[str, ...]) -> bool:
-    if stage := NEEDS[need].stage:
+def _has(study: Study, need: registry.Need, others: tuple[str, ...]) -> bool:
+    if stage := registry.NEEDS[need].stage:
         return study.is_done(stage) or (need == "scores" and not _has_model(study))
     if need in ("second model", "students"):
         return bool(others)
@@ -239,7 +228,7 @@ def _has(study: Study, need: Need, others: tuple[str, ...]) -> bool:
     return _has_model(study) or (need == "perplexities" and has_columns)
 
 
-def _others(study: Study, entry: Entry, asked: Asked) -> tuple[tuple[str, ...], list[str]]:
+def _others(study: Study, entry: registry.Entry, asked: Asked) -> tuple[tuple[str, ...], list[str]]:
     """Names of the checkpoints, second model, reference or students, control first; and notes."""
     if entry.wants("students"):
         if not asked.students or asked.control is None:
@@ -282,7 +271,7 @@ def _loaders(
 
 def _facts(
     study: Study,
-    entry: Entry,
+    entry: registry.Entry,
     settings: AnalysisSettings,
     others: tuple[str, ...],
     corpus: str | None,
@@ -374,7 +363,7 @@ def analyze(
         UserError: no such analysis or setting, an input that it has no use for, or something that
             the study lacks.
     """
-    entry = entry_named(name)
+    entry = registry.entry_named(name)
     asked = Asked(second, tuple(checkpoints), corpus, settings, redo, tuple(students), control)
     refuse_unused(entry, asked)
     with study.lock():

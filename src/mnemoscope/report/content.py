@@ -46,19 +46,9 @@ from mnemoscope.pipeline.knockout import (
 from mnemoscope.pipeline.label import LABELS_FILE, nothing_to_train, samples_of
 from mnemoscope.pipeline.localize import StoredDelta, load_deltas
 from mnemoscope.pipeline.train import PREDICTIONS_FILE, RUNS_FILE
+from mnemoscope.report import tables
 from mnemoscope.report.charts import Flow, sankey_view
 from mnemoscope.report.published import published_view
-from mnemoscope.report.tables import (
-    AnalysisSection,
-    Table,
-    analysis_sections,
-    graft_tables,
-    level_section,
-    localize_tables,
-    search_tables,
-    sharing_tables,
-    truth_tables,
-)
 from mnemoscope.stats import NO_ESTIMATE, Estimate
 from mnemoscope.study.folder import STAGES, Study, versions
 from mnemoscope.study.settings import EMBEDDED, NO_MODEL
@@ -268,7 +258,7 @@ class TaxonomyResult:
     graft: Record | None = None  # as `graft_of` gives it
     knockout: Record | None = None  # as `knockout_of` gives it
     beside: Sequence[StoredDelta] = ()  # Δ from the reference model's attention
-    delta_tables: Sequence[Table] = ()  # regions, stability, sanity
+    delta_tables: Sequence[tables.Table] = ()  # regions, stability, sanity
     published_profile: Record | None = None  # the layer profile that the paper draws, as a view
 
     @property
@@ -303,7 +293,7 @@ class ReportContent:
     reference: Record | None = None
     length: int = 64  # tokens of a sequence
     prefix: int = 32  # of these, that the model was shown
-    checks: Sequence[Table] = ()  # such as the ground truth of the embedded model
+    checks: Sequence[tables.Table] = ()  # such as the ground truth of the embedded model
     fragile: Record | None = None  # labels that rounding could flip
     warnings: Sequence[str] = ()  # about the whole study
     settings: Mapping[str, Any] = field(default_factory=dict)  # nested, versions among them
@@ -311,8 +301,8 @@ class ReportContent:
     next_steps: Sequence[tuple[str, str]] = ()  # what one may want, and the command for it
     created: str = ""  # when, in words
     published: Record | None = None  # as `published_view` gives it
-    analyses: Sequence[AnalysisSection] = ()
-    levels: AnalysisSection | None = None  # where duplicates are few set levels
+    analyses: Sequence[tables.AnalysisSection] = ()
+    levels: tables.AnalysisSection | None = None  # where duplicates are few set levels
     allocation: Record | None = None  # as `allocation_of` gives it
     missing: Record | None = None  # without CNNs: `what` is missing, the `command` that helps
 
@@ -340,10 +330,10 @@ def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
         length=study.settings.sequences.length,
         prefix=study.settings.sequences.n_prefix,
         checks=[
-            *graft_tables(study),
-            *truth_tables(table),
-            *sharing_tables(study),
-            *search_tables(study),
+            *tables.graft_tables(study),
+            *tables.truth_tables(table),
+            *tables.sharing_tables(study),
+            *tables.search_tables(study),
         ],
         fragile=_fragile(study, table),
         warnings=list(_warnings(study)),
@@ -354,8 +344,8 @@ def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
         ),
         next_steps=list(_next_steps(study)),
         published=published_view(load_comparison(study), TITLES) if is_trained else None,
-        analyses=list(analysis_sections(study)),
-        levels=level_section(study) if is_trained else None,
+        analyses=list(tables.analysis_sections(study)),
+        levels=tables.level_section(study) if is_trained else None,
         allocation=allocation_of(table),
         missing=missing,
     )
@@ -466,7 +456,7 @@ def taxonomy_results(
             graft=graft_of(study, name),
             knockout=knockout_of(study, name),
             beside=[one for one in reference if one.sample == name],
-            delta_tables=list(localize_tables(study, name)) if is_trained else (),
+            delta_tables=list(tables.localize_tables(study, name)) if is_trained else (),
             published_profile=_published_profile() if name == PAPER and is_trained else None,
         )
 

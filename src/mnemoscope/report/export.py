@@ -27,14 +27,7 @@ from mnemoscope.pipeline.localize import (
     load_deltas,
     write_delta_tables,
 )
-from mnemoscope.report.charts import (
-    CLASS_DASHES,
-    LIGHT,
-    N_CLASS_COLOURS,
-    class_colour,
-    map_ramp,
-    scale_by_layer,
-)
+from mnemoscope.report import charts
 from mnemoscope.report.content import Record, knockout_of
 from mnemoscope.study.folder import Study
 
@@ -171,7 +164,7 @@ def maps_print(
     """
     n_layers, length = delta.shape[1], delta.shape[-1]
     prefix = length // 2 if prefix is None else prefix
-    scaled = np.where(np.tri(length, dtype=bool), scale_by_layer(delta), np.nan)
+    scaled = np.where(np.tri(length, dtype=bool), charts.scale_by_layer(delta), np.nan)
     shown = range(len(classes)) if only is None else [only]
     columns = min(n_layers, MOST_LAYERS_IN_A_ROW)
     rows_a_class = -(-n_layers // columns)
@@ -295,14 +288,14 @@ def _draw_map(ax: "Axes", values: np.ndarray, prefix: int) -> Any:
     length, border = len(values), prefix + 0.5
     image = ax.imshow(
         values,
-        cmap=ListedColormap(map_ramp(np.linspace(0, 1, _SHADES))),
+        cmap=ListedColormap(charts.map_ramp(np.linspace(0, 1, _SHADES))),
         vmin=0,
         vmax=1,
         extent=(0.5, length + 0.5, length + 0.5, 0.5),
         interpolation="nearest",
     )
-    ax.plot([border, border], [border, length + 0.5], color=LIGHT["muted"], lw=0.4, ls=":")
-    ax.plot([0.5, border], [border, border], color=LIGHT["muted"], lw=0.4, ls=":")
+    ax.plot([border, border], [border, length + 0.5], color=charts.LIGHT["muted"], lw=0.4, ls=":")
+    ax.plot([0.5, border], [border, border], color=charts.LIGHT["muted"], lw=0.4, ls=":")
     ax.set_xticks([1, prefix, length])
     ax.set_yticks([1, prefix, length])
     ax.tick_params(labelsize=5, length=2, pad=1)
@@ -317,7 +310,7 @@ def _draw_cuts(ax: "Axes", panel: Record, classes: list[str]) -> None:
             width = 1.8 if curve["edges_of"] == panel["class"] else 1.0
         else:
             dash = _CONTROLS.get(curve["choice"], "longdash")
-            style, width = {"color": LIGHT["other"], "ls": _LINES[dash]}, 0.9
+            style, width = {"color": charts.LIGHT["other"], "ls": _LINES[dash]}, 0.9
         strengths = [point["strength"] for point in curve["points"]]
         value, low, high = (
             [100 * (getattr(point["survival"], name) or 0.0) for point in curve["points"]]
@@ -333,8 +326,8 @@ def _draw_cuts(ax: "Axes", panel: Record, classes: list[str]) -> None:
 
 def _style_of_class(index: int) -> dict[str, Any]:
     """Colour and dashes of a class, as on the page."""
-    dash = CLASS_DASHES[index % N_CLASS_COLOURS]
-    return {"color": class_colour(index), "ls": _LINES[dash]}
+    dash = charts.CLASS_DASHES[index % charts.N_CLASS_COLOURS]
+    return {"color": charts.class_colour(index), "ls": _LINES[dash]}
 
 
 def _write(stem: Path, made: dict[str, bytes]) -> Iterator[Path]:

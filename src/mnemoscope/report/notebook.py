@@ -28,16 +28,7 @@ from mnemoscope.pipeline.benchmark import (
 from mnemoscope.pipeline.label import LABELS_FILE, SAMPLES_FILE, samples_of
 from mnemoscope.pipeline.localize import StoredDelta, load_deltas
 from mnemoscope.pipeline.train import PREDICTIONS_FILE
-from mnemoscope.report.charts import (
-    HEIGHT,
-    chart_view,
-    heat_view,
-    png_ink,
-    png_uri,
-    sankey_view,
-    scale_by_layer,
-    strongest_layer,
-)
+from mnemoscope.report import charts
 from mnemoscope.report.content import Record, TaxonomyResult, flows_of, taxonomy_results
 from mnemoscope.report.page import environment
 from mnemoscope.study.folder import Study
@@ -199,12 +190,16 @@ def _panel(taxonomy: TaxonomyResult, place: int, n_panels: int) -> Record:
     }
     if taxonomy.deltas:
         delta = taxonomy.deltas[0].delta
-        panel["layer"] = strongest_layer(delta)
+        panel["layer"] = charts.strongest_layer(delta)
         size = panel["map_size"] = min(132.0, (width - _MAP_GAP * (n_classes - 1)) / n_classes)
         panel["maps"] = [
-            (facts["name"], left + index * (size + _MAP_GAP), png_uri(png_ink(maps, _INK)))
+            (
+                facts["name"],
+                left + index * (size + _MAP_GAP),
+                charts.png_uri(charts.png_ink(maps, _INK)),
+            )
             for index, (facts, maps) in enumerate(
-                zip(taxonomy.classes, scale_by_layer(delta)[:, panel["layer"]], strict=True)
+                zip(taxonomy.classes, charts.scale_by_layer(delta)[:, panel["layer"]], strict=True)
             )
         ]
     return panel
@@ -223,13 +218,13 @@ def draw_delta(stored: StoredDelta) -> Picture:
     n_columns = min(n_layers, _MOST_LAYERS_IN_A_ROW)
     size = min(132.0, (WIDTH - 2 * _MARGIN - _LABEL) / n_columns - _MAP_GAP)
     cells, y = [], 96.0
-    for name, maps in zip(stored.classes, scale_by_layer(stored.delta), strict=True):
+    for name, maps in zip(stored.classes, charts.scale_by_layer(stored.delta), strict=True):
         for layer, scaled in enumerate(maps):
             column = layer % n_columns
             y += size + 34 if layer and not column else 0.0
             x = _MARGIN + _LABEL + column * (size + _MAP_GAP)
             label = "" if layer else name
-            cells.append((label, layer + 1, x, y, png_uri(png_ink(scaled, _INK))))
+            cells.append((label, layer + 1, x, y, charts.png_uri(charts.png_ink(scaled, _INK))))
         y += size + 34
     title = f"{stored.sample}: Δ by {stored.attribution}"
     return _picture(title, y - 14, cells=cells, size=size)
@@ -248,7 +243,7 @@ def allocation(study: Study) -> pl.DataFrame:
 
 def allocation_figure(study: Study) -> Picture:
     """The flow of `allocation` as a Sankey diagram, shares in per cent; errors as `allocation`."""
-    view = sankey_view(flows_of(allocation(study)))
+    view = charts.sankey_view(flows_of(allocation(study)))
     scale = (WIDTH - 2 * _MARGIN) / view["width"]
     title = "From Recite, Reconstruct and Recollect to Guess and Recall"
     return _picture(title, scale * view["height"] + 76, sankey=view, scale=scale)
@@ -277,11 +272,11 @@ def draw_profile(stored: StoredDelta) -> Picture:
 def draw_figure(figure: Figure, *, first_colour: int = 1) -> Picture:
     """Draw a chart, whose `first_colour` is the number of a class, or a heat map."""
     if isinstance(figure, HeatMap):
-        view = heat_view(figure)
+        view = charts.heat_view(figure)
         scale = min(1.4, (WIDTH - 2 * _MARGIN) / view["width"])
         return _picture(figure.title, scale * view["height"] + 76, heat=view, scale=scale)
-    view = chart_view(figure, first_colour=first_colour)
-    depth = 340 if view["is_slanted"] else HEIGHT
+    view = charts.chart_view(figure, first_colour=first_colour)
+    depth = 340 if view["is_slanted"] else charts.HEIGHT
     lines = -(-len(figure.series) // _LEGEND_COLUMNS)
     height = 1.2 * depth + 88 + _LEGEND_LINE * lines
     legend = {"columns": _LEGEND_COLUMNS, "line": _LEGEND_LINE, "lines": lines}
