@@ -11,7 +11,6 @@ from mnemoscope.errors import UserError
 from mnemoscope.files import refuse_filled
 from mnemoscope.study.folder import STAGES, Study, is_study
 from mnemoscope.study.settings import EMBEDDED
-from mnemoscope.words import size
 
 Target = Annotated[Path, Argument(help="A study folder; or with -o a table, as run --sequences.")]
 Prefix = Annotated[
@@ -357,7 +356,7 @@ def _describe_study(study: Study) -> dict[str, Any]:
     for path in sorted(study.folder.iterdir()):
         if not path.name.startswith("."):
             sizes_of[path.name] = _bytes(path)
-            sizes.add_row(path.name, size(sizes_of[path.name]))
+            sizes.add_row(path.name, _size(sizes_of[path.name]))
     console.print(sizes)
     console.print("Settings: " + str(study.folder / "study.yaml"), highlight=False)
     return {
@@ -415,7 +414,7 @@ def _describe_maps(folder: Path) -> dict[str, Any]:
     n_shards, n_bytes = store.index["shard"].n_unique(), _bytes(folder)
     print(f"{folder}: {store.index.height:,} maps, {meta.n_layers} layers, length {meta.length}")
     print("suffix: " + ", ".join(f"{key} {value:,}" for key, value in sorted(by_suffix.items())))
-    print(f"shards: {n_shards}, {size(n_bytes)} on disk, checksums right")
+    print(f"shards: {n_shards}, {_size(n_bytes)} on disk, checksums right")
     return {
         "kind": "maps",
         "folder": folder,
@@ -433,7 +432,7 @@ def _describe_table(path: Path) -> dict[str, Any]:
     from mnemoscope.data.table import read_table
 
     frame, n_bytes, columns = read_table(path), _bytes(path), []
-    print(f"{path}: {frame.height:,} rows, {size(n_bytes)}")
+    print(f"{path}: {frame.height:,} rows, {_size(n_bytes)}")
     for name, dtype in frame.schema.items():
         missing = frame[name].null_count()
         note = f", {missing:,} missing" if missing else ""
@@ -451,6 +450,13 @@ def _describe_table(path: Path) -> dict[str, Any]:
 def _bytes(path: Path) -> int:
     """Bytes on disk of a file, or of all in a folder."""
     return sum(one.stat().st_size for one in (path, *path.rglob("*")) if one.is_file())
+
+
+def _size(n_bytes: int) -> str:
+    """In a unit a person reads."""
+    from mnemoscope.words import size  # with numpy, which --help does not need
+
+    return size(n_bytes)
 
 
 def convert(
@@ -576,7 +582,7 @@ def push(
         )
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         for path in files:
-            print(f"  {path.relative_to(folder).as_posix()}  {size(path.stat().st_size)}")
+            print(f"  {path.relative_to(folder).as_posix()}  {_size(path.stat().st_size)}")
         page = None if dry_run else upload(folder, name, public=public)
     kept = f" The folder: {out}." if out is not None else ""
     if page is None:
