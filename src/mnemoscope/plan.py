@@ -40,7 +40,7 @@ from mnemoscope.pipeline.trainings import (
     settings_of,
 )
 from mnemoscope.study.folder import STAGES, Study, check_free, is_study
-from mnemoscope.study.settings import EMBEDDED, LabelSettings, StudySettings, variants
+from mnemoscope.study.settings import EMBEDDED, StudySettings, variants
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.taxonomy.names import Taxonomy, find_partition
@@ -141,10 +141,7 @@ class Cost(NamedTuple):
 
 
 class Grafts(NamedTuple):
-    """Grafts and patches of the verb `graft`, which no run makes unasked.
-
-    `n_tried` memorized sequences are scanned by each, at most.
-    """
+    """Grafts and patches of the verb `graft`; each scans `n_tried` memorized sequences at most."""
 
     n_grafts: int
     n_patches: int
@@ -264,10 +261,7 @@ def _find_model(
 
 @cache
 def shape_facts(name: str) -> dict[str, Any]:
-    """A table of package data, with `models` and `data` (on the hub).
-
-    `pythia` has `splits` by name too, `suites`, of other ready studies, `rates`.
-    """
+    """Package data of `pythia` or `suites`: `models`, `data`, and `splits` or `rates` by name."""
     text = resources.files("mnemoscope").joinpath(f"studies/shapes/{name}.yaml").read_text("utf-8")
     facts: dict[str, Any] = yaml.safe_load(text)
     return facts
@@ -647,10 +641,6 @@ def bound_need(
     )
 
 
-def _sides(label: LabelSettings) -> str:
-    return f"{label.n_train:,}" + ("" if label.split == "folds" else f" + {label.n_eval:,}")
-
-
 def distinct_partitions(taxonomies: Sequence[Taxonomy]) -> list[Taxonomy]:
     """Each partition once, under the name that comes first."""
     first: dict[str, Taxonomy] = {}
@@ -685,11 +675,12 @@ def _taxonomy_lines(
 ) -> Iterator[str]:
     """How many taxonomies there are, and which cannot be trained."""
     label = settings.label
+    sides = f"{label.n_train:,}" + ("" if label.split == "folds" else f" + {label.n_eval:,}")
     if settings.sequences.pad:
         yield "sequences.pad: where a row is padded, the run ends with labels and a report."
     yield (
         f"Taxonomies: {len(taxonomies)}, {len(distinct_partitions(taxonomies))} of them distinct; "
-        f"up to {_sides(label)} sequences a class, split by {label.split}; "
+        f"up to {sides} sequences a class, split by {label.split}; "
         f"{len(need.samples)} samples to train on."
     )
     for column, those in lacking.items():

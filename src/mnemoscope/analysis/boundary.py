@@ -66,8 +66,7 @@ class Settings(AnalysisSettings):
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Follow frequency and entropy over the positions of prefix and the model's own continuation.
 
-    Raises:
-        UserError: memorized or not memorized sequences are too few.
+    Raises UserError: memorized or not memorized sequences are too few.
     """
     drawn = draw_rows(inputs.table, settings.n_sequences, settings.seed)
     rows = complete_rows(inputs, drawn, "continuation", "memorization_score")
@@ -145,10 +144,7 @@ class PairCounts(NamedTuple):
 
 
 def count_pairs(inputs: AnalysisInputs, tokens: npt.NDArray[np.int32]) -> PairCounts:
-    """Count the 2-grams of sequences, (n, T), in the corpus, else in the study's sequences.
-
-    No 2-gram spans two documents, or two sequences.
-    """
+    """Count the 2-grams of sequences, (n, T), none across two, in the corpus or else the study."""
     pairs = np.stack([tokens[:, :-1], tokens[:, 1:]], axis=-1).reshape(-1, 2)
     different, which = np.unique(pairs, axis=0, return_inverse=True)
 

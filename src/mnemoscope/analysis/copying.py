@@ -134,10 +134,7 @@ class PassageIndex:
 def nearest_texts(
     texts: Sequence[str], others: Sequence[str], n_nearest: int
 ) -> npt.NDArray[np.int64]:
-    """Find for each text the others nearest to it, by TF-IDF cosine of character 3-grams.
-
-    Gives numbers of others, shape (n, at most n_nearest), nearest first.
-    """
+    """Numbers of the others nearest to each text by TF-IDF of character 3-grams, (n, n_nearest)."""
     n_nearest = min(n_nearest, len(others))
     found = TfidfVectorizer(analyzer="char", ngram_range=(3, 3), dtype=np.float32)
     try:
@@ -174,11 +171,7 @@ def near_scores(
 
 
 class SentenceModel:
-    """A sentence-transformers model, of a folder or hub name, that encodes each text once.
-
-    Raises:
-        UserError: the library is not installed, or the model is not to be had.
-    """
+    """A sentence-transformers model that encodes each text once; UserError: it cannot be loaded."""
 
     def __init__(self, name: str) -> None:
         try:
@@ -361,8 +354,7 @@ def copies(
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Continue sequences under every model and look for the continuations in training texts.
 
-    Raises:
-        UserError: no tokenizer, no training text, or idea copies without their library or model.
+    Raises UserError: no tokenizer, no training text, or idea copies without their library or model.
     """
     embed = SentenceModel(settings.sentence_model) if settings.sentence_model is not None else None
     if settings.by is not None and settings.by not in inputs.table.columns:

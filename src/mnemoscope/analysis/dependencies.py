@@ -65,8 +65,7 @@ class Settings(AnalysisSettings):
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Relate every feature to memorization, by category and kind of text.
 
-    Raises:
-        UserError: too few sequences are memorized, or too few are not; no feature varies.
+    Raises UserError: too few sequences are memorized, or too few are not; no feature varies.
     """
     known = inputs.table.filter(pl.col("is_memorized").is_not_null())
     rows = draw_rows(known, settings.n_sequences, settings.seed)

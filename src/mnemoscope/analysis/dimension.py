@@ -228,8 +228,7 @@ def kinds_of_memory(own: npt.ArrayLike, data: npt.ArrayLike, control: npt.ArrayL
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Measure the cloud of continuations of each prefix under the model and under a reference.
 
-    Raises:
-        UserError: more than one reference, more tokens than the suffix has, a class too small.
+    Raises UserError: more than one reference, more tokens than the suffix has, a class too small.
     """
     if len(inputs.others) != 1:
         raise UserError(

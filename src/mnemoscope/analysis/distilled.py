@@ -89,8 +89,7 @@ def divergence_of_maps(first: Tensor, second: Tensor) -> Tensor:
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Ask teacher, control (the first of `others`) and students for the same sequences.
 
-    Raises:
-        UserError: no student beside the control, or no class with enough sequences.
+    Raises UserError: no student beside the control, or no class with enough sequences.
     """
     if len(inputs.others) < 2:
         raise UserError(

@@ -152,8 +152,7 @@ def epochs_to(curve: npt.ArrayLike, threshold: float) -> int | None:
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Tell M of the study's sequences, then teach copies of the model unseen ones.
 
-    Raises:
-        UserError: a batch above the special sequences, or too few that the model cannot know.
+    Raises UserError: a batch above the special sequences, or too few that the model cannot know.
     """
     if settings.batch_size > settings.n_special:
         raise UserError(

@@ -48,10 +48,7 @@ def mean_states(states: npt.NDArray[np.floating], level: _Levels, levels: list[i
 
 
 def mean_noise(states: npt.NDArray[np.floating], level: _Levels, levels: list[int]) -> _Array:
-    """Expected squared distance of each mean state from that of endless sequences: (levels, steps).
-
-    The summed variances of the states over their number.
-    """
+    """Summed variance of each mean state, its expected squared error: (levels, steps)."""
     groups = [states[level == one].astype(np.float64) for one in levels]
     return np.stack([one.var(axis=0, ddof=1).sum(axis=-1) / len(one) for one in groups])
 
@@ -157,11 +154,7 @@ def _apart(
 
 
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
-    """Average the states of each level and follow their distances while the model writes.
-
-    Raises:
-        UserError: the top level or all others hold too few sequences.
-    """
+    """Follow the distances of levels; UserError: the top level or all others are too small."""
     generated = generate_by_level(inputs, settings, where="analyze embeddings")
     counts = np.bincount(generated.level, minlength=settings.n_steps + 1)
     levels = [level for level, n in enumerate(counts) if n >= settings.minimum]

@@ -159,8 +159,7 @@ def suffix_shares(edges: npt.ArrayLike, copies: npt.ArrayLike, prefix: int) -> s
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Compare what suffixes take from the end of the prompt, memorized and not, in both models.
 
-    Raises:
-        UserError: several models to compare with, a suffix below 2 tokens, too few sequences.
+    Raises UserError: several models to compare with, a suffix below 2 tokens, too few sequences.
     """
     if len(inputs.others) > 1:
         raise UserError(

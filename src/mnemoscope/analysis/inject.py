@@ -130,8 +130,7 @@ def verbatim_lengths(
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Train two copies of the model on the same rows, one with the texts put in.
 
-    Raises:
-        UserError: texts too short for the prompts, or more of them than a batch holds.
+    Raises UserError: texts too short for the prompts, or more of them than a batch holds.
     """
     own = settings.texts
     texts = _unseen_texts(inputs, settings) if own is None else _users_texts(inputs, own)

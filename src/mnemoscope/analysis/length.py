@@ -149,8 +149,7 @@ def best_of(answers: pl.DataFrame) -> pl.DataFrame:
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Ask for every sequence from each of its prompts and take the longest answer.
 
-    Raises:
-        UserError: no prompt leaves enough of a sequence.
+    Raises UserError: no prompt leaves enough of a sequence.
     """
     if min(settings.prompt_lengths) < 1:
         raise UserError(

@@ -82,10 +82,7 @@ def stays(
 
 
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
-    """Score the same sequences under every model and follow them from one to the next.
-
-    The study's model comes last. Its own scores are used where the study has them.
-    """
+    """Score the same sequences under every model, the study's last, and follow them along."""
     rows = draw_rows(inputs.table, settings.n_sequences, settings.seed)
     found = {
         name: decode_rows(inputs, lm, rows, label=f"Continuing with {name}")
@@ -109,7 +106,14 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
             ),
             "levels": levels,
             "transitions": _transition_frame(scores, groups),
-            "stays": _stays_frame(scores, groups),
+            "stays": pl.DataFrame(
+                [
+                    {"from_model": first, "to_model": second, "what": what, "n_before": n}
+                    | share.columns("share", ends="")
+                    for (first, before), (second, after) in pairwise(scores.items())
+                    for what, (n, share) in stays(before, after, groups).items()
+                ]
+            ),
             "lengths": lengths,
         },
         figures=(
@@ -141,10 +145,7 @@ def _length_frame(
     settings: Settings,
     groups: _Groups,
 ) -> pl.DataFrame:
-    """Mean score and share memorized of the first so many tokens of every continuation.
-
-    A model of which a continuation is not known (only scored) is left out.
-    """
+    """Mean score and share memorized of so many tokens, of models whose continuations are known."""
     suffixes, lines = token_matrix(rows)[:, inputs.prefix :], []
     for name, frame in found.items():
         if "continuation" not in frame.columns:
@@ -200,17 +201,6 @@ def _transition_frame(scores: _Scores, groups: _Groups) -> pl.DataFrame:
                 between = {"from_model": first, "to_model": second, "from": level, "to": other}
                 rows.append({**between, "n": count, **share})
     return pl.DataFrame(rows)
-
-
-def _stays_frame(scores: _Scores, groups: _Groups) -> pl.DataFrame:
-    return pl.DataFrame(
-        [
-            {"from_model": first, "to_model": second, "what": what, "n_before": n}
-            | share.columns("share", ends="")
-            for (first, before), (second, after) in pairwise(scores.items())
-            for what, (n, share) in stays(before, after, groups).items()
-        ]
-    )
 
 
 def _patterns(rows: pl.DataFrame, scores: _Scores) -> Iterator[str]:

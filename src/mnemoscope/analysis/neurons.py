@@ -171,8 +171,7 @@ def measure_group(
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Measure every class at every layer, under the model and any other.
 
-    Raises:
-        UserError: fewer than two classes are large enough, or no neuron varies.
+    Raises UserError: fewer than two classes are large enough, or no neuron varies.
     """
     groups, small = _groups(inputs, settings)
     n = next(iter(groups.values())).height

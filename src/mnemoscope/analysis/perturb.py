@@ -263,8 +263,7 @@ _Asked = dict[str, list[tuple[int, ChangedPrompt]]]
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Ask for memorized sequences by changed prompts, before and after unlearning some of them.
 
-    Raises:
-        UserError: shifts beyond the prefix, or too few recalled or unseen sequences.
+    Raises UserError: shifts beyond the prefix, or too few recalled or unseen sequences.
     """
     if max(settings.shifts) >= inputs.prefix or min(settings.shifts) < 1:
         raise UserError(

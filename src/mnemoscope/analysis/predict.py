@@ -128,10 +128,7 @@ class Limit(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """A partition by two features.
-
-    Part 0 is where the first reaches its limit, part 1 where only the second does, part 2 the rest.
-    """
+    """Part 0 is where the first reaches its limit, 1 where only the second does, 2 the rest."""
 
     first: Limit
     second: Limit
@@ -161,8 +158,7 @@ class Models(NamedTuple):
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Fit the models on four fifths of the sequences and judge them on the last.
 
-    Raises:
-        UserError: too few sequences of either label, or no feature with variance.
+    Raises UserError: too few sequences of either label, or no feature with variance.
     """
     data = _data(inputs, settings)
     found = model_all(data, settings)
@@ -226,10 +222,7 @@ def _data(inputs: AnalysisInputs, settings: Settings) -> Data:
 def split_rows(label: _Flags, category: _Parts, groups: Sequence[str], *, seed: int) -> _Flags:
     """Put a fifth of the rows aside for the test, stratified by label and category.
 
-    Rows of one group, near duplicates, stay on one side.
-
-    Raises:
-        UserError: fewer than five groups.
+    Rows of one group, near duplicates, stay on one side. Raises UserError: fewer than five groups.
     """
     if len(set(groups)) < _FOLDS:
         raise UserError(
@@ -398,10 +391,7 @@ def best_partition(data: Data, settings: Settings) -> Partition:
 def _scores(
     model: str, probabilities: _Floats, data: Data, settings: Settings
 ) -> Iterator[dict[str, object]]:
-    """The figures of one model over all test rows and within each category.
-
-    The same seed draws the same rows, which pairs two models.
-    """
+    """One model's figures over all test rows and by category; the same seed pairs two models."""
     label, category = data.label[data.is_test], data.category[data.is_test]
     parts = {"all": np.ones(len(label), dtype=bool)}
     parts |= {name: category == k for k, name in enumerate(data.names)}
@@ -422,10 +412,7 @@ def _scores(
 
 
 def figures_of(probabilities: _Floats, label: _Flags) -> dict[str, float]:
-    """Give `FIGURES` of probabilities of being memorized and labels, (n,).
-
-    An AUC is NaN where the label has one value only.
-    """
+    """Give `FIGURES` of probabilities of being memorized, (n,); an AUC of one label is NaN."""
     predicted = probabilities >= 0.5
     both = 0 < label.sum() < len(label)
     right = int((predicted & label).sum())
@@ -490,12 +477,10 @@ def _tests(data: Data, names: list[str]) -> pl.DataFrame:
 def likelihood_ratio(smaller: _Floats, larger: _Floats, label: _Flags) -> RatioTest:
     """Test whether the columns that `larger`, (n, m), has beyond `smaller`, (n, k), add to the fit.
 
-    Both are fitted without penalty and without class weights, with an intercept. The test is
-    valid only where both fits converge at a finite maximum (no separation) and the columns of
-    `smaller` lie in the span of those of `larger`; else the reason is given.
-
-    Raises:
-        UserError: statsmodels is not installed.
+    Both are fitted without penalty and without class weights, with an intercept. The test is valid
+    only where both fits converge at a finite maximum (no separation) and the columns of `smaller`
+    lie in the span of those of `larger`; else the reason is given. Raises UserError: statsmodels is
+    not installed.
     """
     try:
         import statsmodels.api as sm

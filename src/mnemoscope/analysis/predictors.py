@@ -48,10 +48,7 @@ _GIVEN_COUNTS = "published_frequencies"
 
 
 def add_predictors(inputs: AnalysisInputs, rows: pl.DataFrame) -> pl.DataFrame:
-    """Give `sequence_id` and `FEATURES`, float64, of rows of the table, which need `tokens`.
-
-    A feature that the table lacks the means for is null.
-    """
+    """Give `sequence_id` and `FEATURES`, float64, of rows with `tokens`; null what is not known."""
     tokens = token_matrix(rows)
     columns: dict[str, Any] = {**frequency_columns(tokens, count_tokens(inputs))}
     if inputs.has_model:

@@ -92,10 +92,8 @@ def sliced_information(
     labels' own in these rows, σ at least a thousandth of that of all rows. `n_directions` None
     stops by itself, or at `max_directions`: directions come in blocks of 500; from the second block
     on it is enough when the lowest 5 % of the rows differ, on average, by at most 5 % of their
-    value between the first half of the blocks and all.
-
-    Raises:
-        UserError: fewer than two labels, a label with one row, values that are not finite.
+    value between the first half of the blocks and all. Raises UserError: fewer than two labels, a
+    label with one row, values that are not finite.
     """
     rows = np.asarray(vectors, dtype=np.float64)
     _, numbers, counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
@@ -145,10 +143,7 @@ def _pointwise(z: _Floats, numbers: npt.NDArray[np.int64]) -> _Floats:
 
 
 def _log_mixture(z: _Floats, mean: _Floats, sigma: _Floats, share: _Floats) -> _Floats:
-    """Log-density of the mixture of all labels, up to the constant of all normals.
-
-    In float32, the dearest part by far; the error stays below 1e-5 nats.
-    """
+    """Log-density of the mixture of labels, up to a constant; in float32, to 1e-5 nats."""
     narrow = np.float32
     logs = (z[:, None, :] - mean).astype(narrow)
     logs *= (1 / sigma).astype(narrow)
@@ -220,8 +215,7 @@ def within_labels(
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Give PSMI of every layer's states with the label, under the model and any other.
 
-    Raises:
-        UserError: too few rows share a label, nothing or everything is memorized.
+    Raises UserError: too few rows share a label, nothing or everything is memorized.
     """
     classes = _classes(inputs, settings)
     known = inputs.table.filter(pl.col("is_memorized").is_not_null())

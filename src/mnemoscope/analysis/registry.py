@@ -124,11 +124,7 @@ class Entry:
         return import_module(f"mnemoscope.analysis.{self.name}")
 
     def settings(self, values: dict[str, Any]) -> AnalysisSettings:
-        """Check plain values and fill in the defaults.
-
-        Raises:
-            UserError: an unknown key (with the nearest known one) or a bad value.
-        """
+        """Fill in the defaults; UserError: an unknown key (with the nearest) or a bad value."""
         kind: type[AnalysisSettings] = self.module().Settings
         try:
             return kind.model_validate(values)

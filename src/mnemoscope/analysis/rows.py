@@ -49,8 +49,7 @@ def draw_rows(table: pl.DataFrame, n: int | None, seed: int) -> pl.DataFrame:
 def categories_of(rows: pl.DataFrame, taxonomy: str = PRASHANTH) -> pl.Series:
     """Give each row the class it has, or would have were it memorized; null without its features.
 
-    Raises:
-        UserError: a column that the taxonomy needs is missing.
+    Raises UserError: a column that the taxonomy needs is missing.
     """
     asked = rows.with_columns(is_memorized=pl.lit(True))
     return label_sequences(asked, parse_taxonomy(taxonomy)).alias("category")
@@ -61,11 +60,8 @@ def classes_of(
 ) -> pl.DataFrame:
     """Give columns `sequence_id` and `class` of a taxonomy.
 
-    None is the study's first of which two classes have `minimum` sequences, or its first.
-
-    Raises:
-        UserError: the study has no classes, or none of this taxonomy; the message begins with
-            `where`.
+    None is the study's first of which two classes have `minimum` sequences, or its first. Raises
+    UserError: the study has no classes, or none of this taxonomy; the message begins with `where`.
     """
     if inputs.labels is None:
         raise UserError(f"{where}: no classes in {inputs.where}. Run mnemoscope label.")
@@ -287,8 +283,7 @@ class Generated:
 def generate_by_level(inputs: AnalysisInputs, settings: LevelSettings, *, where: str) -> Generated:
     """Continue sequences and take as many of each level: how many generated tokens are right.
 
-    Raises:
-        UserError: more steps than the suffix has tokens; the message begins with `where`.
+    Raises UserError: more steps than the suffix has tokens; the message begins with `where`.
     """
     half, n_steps, seed = inputs.prefix, settings.n_steps, settings.seed
     if n_steps > inputs.length - half:
@@ -481,10 +476,8 @@ UNCOUNTED = (
 def unseen_rows(inputs: AnalysisInputs, n: int, seed: int, *, where: str) -> pl.DataFrame:
     """Draw sequences that the model cannot know: not memorized, not guessable, not trained on.
 
-    Not trained on is what is counted and has no duplicates; all where the table counts none.
-
-    Raises:
-        UserError: there are fewer than `n`; the message begins with `where`.
+    Not trained on is what is counted and has no duplicates; all where the table counts none. Raises
+    UserError: there are fewer than `n`; the message begins with `where`.
     """
     is_counted = counts_duplicates(inputs.table)
     rule = ~pl.col("is_memorized") & ~parse_node("Guess").expression.fill_null(True)
@@ -509,11 +502,9 @@ def unseen_rows(inputs: AnalysisInputs, n: int, seed: int, *, where: str) -> pl.
 def training_rows(inputs: AnalysisInputs, n: int, *, where: str) -> Rows:
     """Give at most `n` rows to go on training with: windows of the corpus, else study's sequences.
 
-    Of the study's sequences those that training has held (duplicates above 0) are taken, where
-    the table counts them, else what is memorized or guessable, which `unseen_rows` never draws.
-
-    Raises:
-        UserError: there are none; the message begins with `where`.
+    Of the study's sequences those that training has held (duplicates above 0) are taken, where the
+    table counts them, else what is memorized or guessable, which `unseen_rows` never draws. Raises
+    UserError: there are none; the message begins with `where`.
     """
     if inputs.corpus is not None:
         windows = list(islice(_corpus_windows(inputs.corpus, inputs.length), n))

@@ -57,11 +57,7 @@ class Sides(NamedTuple):
 
 
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
-    """Train the predictor on some sequences and try it on others, beside two that know less.
-
-    Raises:
-        UserError: too few sequences, or tokens of one kind only.
-    """
+    """Train the predictor and try it beside two that know less; UserError: too few sequences."""
     generated = generate_by_level(inputs, settings, where="analyze tokens")
     if len(generated.tokens) < _MINIMUM:
         raise UserError(
@@ -98,7 +94,13 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     scores = pl.DataFrame(
         [row for name, one in chances.items() for row in score(one > 0.5, test, name, owners)]
     )
-    steps = _step_frame(chances, test, owners)
+    steps = pl.DataFrame(
+        [
+            {"predictor": name, "step": step} | share_true(hit, owners).columns("accuracy", ends="")
+            for name, one in chances.items()
+            for step, hit in enumerate(((one > 0.5) == test).T, start=1)
+        ]
+    )
     levels = _level_frame(encoded > 0.5, test, owners)
     return AnalysisResult(
         sentence=_sentence(scores, len(test)),
@@ -133,10 +135,7 @@ def split_rows(groups: npt.ArrayLike, seed: int) -> Sides:
 def score(
     guessed: _Bools, is_right: _Bools, name: str, groups: npt.ArrayLike | None = None
 ) -> list[dict[str, object]]:
-    """Give a predictor's token and full-sequence accuracy with intervals over groups, (n,).
-
-    What it says and what is so are of shape (n, steps).
-    """
+    """Token and full-sequence accuracy of guesses, (n, steps), with intervals over groups, (n,)."""
     hit = guessed == is_right
     found = {
         "tokens": normal_mean(hit.mean(axis=1), groups, within=(0.0, 1.0)),
@@ -146,19 +145,6 @@ def score(
         {"predictor": name, "of": what, **one.columns("accuracy", ends="")}
         for what, one in found.items()
     ]
-
-
-def _step_frame(
-    chances: dict[str, npt.NDArray[np.float64]], test: _Bools, groups: npt.NDArray[Any]
-) -> pl.DataFrame:
-    """Token accuracy at each place."""
-    return pl.DataFrame(
-        [
-            {"predictor": name, "step": step} | share_true(hit, groups).columns("accuracy", ends="")
-            for name, one in chances.items()
-            for step, hit in enumerate(((one > 0.5) == test).T, start=1)
-        ]
-    )
 
 
 def _level_frame(guessed: _Bools, test: _Bools, groups: npt.NDArray[Any]) -> pl.DataFrame:

@@ -133,11 +133,7 @@ def find_changes(
 
 
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
-    """Replace every state of the prefix of memorized sequences and see which tokens change.
-
-    Raises:
-        UserError: fewer than two sequences are memorized.
-    """
+    """Replace each prefix state of memorized sequences; UserError: fewer than two are memorized."""
     known = inputs.table.filter(pl.col("is_memorized"))
     if known.height < _MINIMUM:
         raise UserError(

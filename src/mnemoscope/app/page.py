@@ -131,8 +131,7 @@ def theme() -> Any:
 def read_visit(pasted: str | None, upload: str | Path | None) -> Reading:
     """Read what was uploaded, else what was pasted; documents are named as the visitor knows them.
 
-    Raises:
-        UserError: neither, too much, an ending that is not taken, or nothing readable in it.
+    Raises UserError: neither, too much, an ending that is not taken, or nothing readable in it.
     """
     if upload is not None:
         path = Path(upload)
@@ -262,9 +261,7 @@ class Desk:
     def follow(self, job: Job) -> Iterator[Standing]:
         """Wait, have the job run, and say every moment how it stands.
 
-        Raises:
-            UserError: too many wait already.
-            Cancelled: it was cancelled while it waited.
+        Raises UserError: too many wait already. Cancelled: it was cancelled while it waited.
         """
         self._submit(job)
         try:
@@ -329,11 +326,7 @@ class Models:
         self._load = lru_cache(_MOST_LOADED)(partial(load_model, device=device))
 
     def named(self, choice: str, folder: str | None = None) -> str:
-        """Name of a chosen model: `embedded` or a folder that is there.
-
-        Raises:
-            UserError: no such choice, or no such folder.
-        """
+        """Name of a chosen model: `embedded` or a folder; UserError: no such choice or folder."""
         if choice == OF_STUDY and self._study_model is not None:
             return self.checked(str(self._study_model["name"]))
         if choice == FOLDER:
@@ -364,10 +357,7 @@ class Models:
 def audit_work(
     models: Models, browsed: views.BrowsedStudy | None, reading: Reading, name: str
 ) -> Callable[[], views.Result]:
-    """The audit of a visitor's document, for a desk to run; nothing of it stays on disk.
-
-    The CNNs of the study are asked where it is of this model.
-    """
+    """The audit of a visitor's document, with the CNNs of a study of this model; nothing stays."""
 
     def work() -> views.Result:
         settings = AuditSettings()
@@ -404,8 +394,7 @@ def _ground(browsed: views.BrowsedStudy, lm: LanguageModel, settings: AuditSetti
 def passage_maps(models: Models, result: views.Result, number: Any) -> views.SequenceMaps:
     """Capture the attention with which the audited model reads a passage's window.
 
-    Raises:
-        UserError: no such passage, or the audited model is not on this machine any more.
+    Raises UserError: no such passage, or the audited model is not on this machine any more.
     """
     row, record = result.row(number), result.record
     if record.get("api"):

@@ -86,11 +86,7 @@ async def _refuse(send: _Send, code: int, reason: str) -> None:
 
 
 def open_target(target: Path | None) -> tuple[BrowsedStudy | None, Result | None]:
-    """Open what the app is to show: a study, an audit, or nothing.
-
-    Raises:
-        UserError: neither, or a study that is not finished.
-    """
+    """Open a study, an audit or nothing; UserError: it is neither, or the study is not finished."""
     check_target(target)
     if target is None:
         return None, None
@@ -124,11 +120,7 @@ def make_app(browsed: BrowsedStudy | None, opened: Result | None, device: str = 
 
 
 def find_socket(port: int | None) -> socket.socket:
-    """Take a port of this machine: 0 takes any free one, None the first free from 7860 on.
-
-    Raises:
-        UserError: it is in use, or no port.
-    """
+    """Take a port: 0 any free one, None the first free from 7860 on; UserError: in use, or none."""
     tried = range(FIRST_PORT, FIRST_PORT + _PORTS_TRIED) if port is None else [port]
     for one in tried:
         made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
@@ -154,8 +146,7 @@ def serve_app(
 ) -> None:
     """Serve until interrupted; `when_ready` is told the address.
 
-    Raises:
-        UserError: another host than this machine, a port in use, a target that cannot be shown.
+    Raises UserError: another host than this machine, a port in use, a target that cannot be shown.
     """
     check_host(host)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")

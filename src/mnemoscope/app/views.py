@@ -21,7 +21,7 @@ from mnemoscope.maps.store import MapStore
 from mnemoscope.pipeline.capture import open_maps
 from mnemoscope.pipeline.label import LABELS_FILE
 from mnemoscope.report.charts import png_ink, png_uri, scale_by_layer
-from mnemoscope.report.content import Benchmark, TaxonomyResult, decode_pieces, taxonomy_results
+from mnemoscope.report.content import TaxonomyResult, decode_pieces, taxonomy_results
 from mnemoscope.study.folder import Study
 from mnemoscope.words import UNKNOWN, fill, interval, percent
 
@@ -81,9 +81,7 @@ class Result:
 def open_audit(folder: Path) -> Result:
     """Open the folder of an audit; a document that was changed since is not shown.
 
-    Raises:
-        UserError: no audit there.
-        DamagedDataError: a file that cannot be read.
+    Raises UserError: no audit there. DamagedDataError: a file that cannot be read.
     """
     record, frame = read_audit(folder)
     texts = {row["document"]: _text(folder, record, row) for row in record["documents"]}
@@ -184,10 +182,7 @@ def strongest_edges(maps: SequenceMaps, delta: ClassDelta) -> list[Edge]:
 
 
 def render_maps(maps: SequenceMaps, delta: ClassDelta | None = None, note: str = "") -> str:
-    """Render the maps of a sequence, Δ over them where there is one; `note` says why there is none.
-
-    Δ of another shape than the maps is left out, and the page says so.
-    """
+    """Render maps, with Δ of their shape over them; `note` says why there is none."""
     if delta is not None and delta.scaled.shape != maps.mean.shape:
         delta, note = None, "Δ of the study is of another shape than these maps."
     edges = [] if delta is None else strongest_edges(maps, delta)
@@ -222,10 +217,7 @@ class BrowsedStudy:
     """A study as the app shows it; what is read is kept.
 
     All stages up to the report must be done. `model_folder`, for the tokenizer, is None where the
-    model is not on this machine.
-
-    Raises:
-        UserError: no study, or not finished.
+    model is not on this machine. Raises UserError: no study, or not finished.
     """
 
     def __init__(self, folder: Path, model_folder: str | None = None) -> None:
@@ -286,7 +278,18 @@ class BrowsedStudy:
             result=result,
             main=main,
             names=[one["name"] for one in result.classes],
-            figures=_figures(main, len(result.classes)) if main else [],
+            figures=[
+                {
+                    "source": f"{row['name']}: {row['detail']}",
+                    "min_f1": percent(row["min_f1"].value),
+                    "interval": interval(row["min_f1"]),
+                    "f1": [percent(one.value) for one in row["f1"]]
+                    or [UNKNOWN] * len(result.classes),
+                }
+                for row in main.rows.values()
+            ]
+            if main
+            else [],
             confusion=[
                 [{"count": n, "share": n / max(sum(own), 1)} for n in own]
                 for own in main.model["confusion"]
@@ -375,19 +378,6 @@ class BrowsedStudy:
         if self._tokenizer is None:
             return tuple(f"[{token}]" for token in tokens)
         return decode_pieces(self._tokenizer, tokens)
-
-
-def _figures(benchmark: Benchmark, n_classes: int) -> list[dict[str, Any]]:
-    """Min-F1 and each class's F1 of every source."""
-    return [
-        {
-            "source": f"{row['name']}: {row['detail']}",
-            "min_f1": percent(row["min_f1"].value),
-            "interval": interval(row["min_f1"]),
-            "f1": [percent(one.value) for one in row["f1"]] or [UNKNOWN] * n_classes,
-        }
-        for row in benchmark.rows.values()
-    ]
 
 
 def _shown(value: Any) -> str:

@@ -76,9 +76,7 @@ def fit_baseline(
 
     Whatever is learned of the inputs (n, columns), such as scales or n-gram weights, must be inside
     the estimator, so that nothing of the evaluation leaks in. Every class occurs in `train_labels`.
-
-    Raises:
-        ValueError: labels and inputs differ in number, or the labels are not 0 to classes - 1.
+    Raises ValueError: labels and inputs differ in number, or the labels are not 0 to classes - 1.
     """
     started = time.perf_counter()
     labels = np.asarray(train_labels, dtype=np.int64)
@@ -314,9 +312,7 @@ def permute_labels(
     Classes keep their sizes within each split, so the control is as balanced as the task. A label
     depends on the sequence's identity and the seed alone, not on row order, CNN setting or training
     seed. With a single memorized class Non-Memo (index `non_memo`, None if dropped) takes part.
-
-    Raises:
-        ValueError: ids, labels and splits differ in length, or an id comes twice.
+    Raises ValueError: ids, labels and splits differ in length, or an id comes twice.
     """
     if not len(sequence_ids) == len(labels) == len(splits) == len(np.unique(sequence_ids)):
         raise ValueError(

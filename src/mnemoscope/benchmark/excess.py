@@ -136,12 +136,10 @@ class PairedDifference:
 def collect_votes(predictions: pl.DataFrame, n_classes: int, *, where: str) -> Votes:
     """Arrange one taxonomy's predictions from one source, given in any order.
 
-    Runs are in the order of setting, seed, epoch; sequences by id. `where` is for errors. Without
-    a column `group` every sequence is a group of its own.
-
-    Raises:
-        DamagedDataError: a run lacks a sequence or has one twice, a sequence has two true
-            classes, or a class index is outside the taxonomy.
+    Runs are in the order of setting, seed, epoch; sequences by id. `where` is for errors. Without a
+    column `group` every sequence is a group of its own. Raises DamagedDataError: a run lacks a
+    sequence or has one twice, a sequence has two true classes, or a class index is outside the
+    taxonomy.
     """
     ordered = predictions.sort([*_RUN, "sequence_id"])
     runs = ordered.select(_RUN).unique(maintain_order=True)
@@ -231,10 +229,8 @@ def auc_of_each(
 ) -> stats.Floats:
     """AUC of two classes for every training and resample, (trainings, resamples); ties count half.
 
-    `sequences` (resamples, n) says how often each counts, as from `draw_within`.
-
-    Raises:
-        ValueError: no probabilities were kept.
+    `sequences` (resamples, n) says how often each counts, as from `draw_within`. Raises ValueError:
+    no probabilities were kept.
     """
     if votes.scores is None:
         raise ValueError("pairwise AUC: no class probabilities were kept")
@@ -251,10 +247,7 @@ def auc_of_each(
 def _area(
     above: stats.Floats, below: stats.Floats, weights: stats.Floats, counterweights: stats.Floats
 ) -> stats.Floats:
-    """Weighted number of pairs in the right order, ties half, for every resample.
-
-    Scores (m,) should be above (k,); they count (resamples, m) and (resamples, k) times.
-    """
+    """Weighted pairs in the right order, ties half: scores (m,) above (k,), by resample."""
     order = np.argsort(below, kind="stable")
     passed = np.zeros((len(weights), len(below) + 1))
     np.cumsum(counterweights[:, order], axis=1, out=passed[:, 1:])
@@ -289,10 +282,7 @@ def measure_excess(
     A resample draws the sequences once for all sources. Sources that were run with the same seeds
     are paired by these too; a regression run once has none that could vary. Controls are of
     `sources.MEMORY_FREE`, for the same sequences and classes; `reader` is the source that `model`
-    is of.
-
-    Raises:
-        ValueError: no control, or one that was evaluated on other sequences or classes.
+    is of. Raises ValueError: no control, or one that was evaluated on other sequences or classes.
     """
     sources = {"model": model, **controls}
     _check_pairs(sources)
@@ -325,10 +315,8 @@ def measure_objective(
 
     `excess` is min-F1 minus the largest control's; `auc` the mean over pairs of classes;
     `auc_excess` its mean over pairs less the largest control of each, whose ends are the means of
-    the pairs' ends. With `n_resamples` 0 there are none.
-
-    Raises:
-        ValueError: an excess without a control, or with one of other sequences or classes.
+    the pairs' ends. With `n_resamples` 0 there are none. Raises ValueError: an excess without a
+    control, or with one of other sequences or classes.
     """
     model, is_excess = sources["model"], objective in ("excess", "auc_excess")
     if is_excess:
@@ -633,10 +621,7 @@ def _points(value: float) -> str:
 
 
 def _say_lost(figures: BenchmarkFigures) -> str:
-    """Name a class told apart no better than by guessing; the controls only lose it even more.
-
-    Guessing gives F1 = 1 / classes at equal class sizes.
-    """
+    """Name a class told apart no better than by guessing, which gives F1 = 1 / classes."""
     chance = 1 / len(figures.classes)
     weakest = min(range(len(figures.classes)), key=lambda index: figures.f1[index])
     if figures.f1_low[weakest] > chance:

@@ -171,11 +171,7 @@ def _told_from_zero(votes: Votes, here: np.ndarray, at_zero: np.ndarray, non_mem
 
 
 def among(votes: Votes, here: np.ndarray, kept: Sequence[int]) -> Votes:
-    """Ask the trainings of a source which of some classes each sequence of a level is of.
-
-    Raises:
-        ValueError: no probabilities were kept.
-    """
+    """Ask a source which of some classes a level's sequences are; ValueError: no probabilities."""
     if votes.scores is None:
         raise ValueError("a choice among classes needs class probabilities")
     rows = np.flatnonzero(here & np.isin(votes.true, kept))

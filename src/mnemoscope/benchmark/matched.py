@@ -49,10 +49,8 @@ def match_on_scores(
     classes get the same mean of each score (up to 0.05 standard deviations), equally many sequences
     in each third of each score, and equally many taken for each class. Found by linear programming;
     the few fractional sequences are rounded, so balance is measured on the choice and, where it is
-    too far off, sought again with a smaller tolerance. `minimum` is per class.
-
-    Raises:
-        ValueError: scores and labels differ in number, or a class has no sequence.
+    too far off, sought again with a smaller tolerance. `minimum` is per class. Raises ValueError:
+    scores and labels differ in number, or a class has no sequence.
     """
     n_classes = probabilities.shape[1]
     counts = np.bincount(labels, minlength=n_classes)

@@ -45,10 +45,7 @@ def published_table(model: str = "all") -> pl.DataFrame:
     """The published table of the 54 taxonomies, for one of `PUBLISHED_MODELS`.
 
     Figures are per cent; `mean_eval_loss` is the per-sample loss over the batch size 16. Published
-    order: best min-F1 first among equally many classes.
-
-    Raises:
-        UserError: no table for this model.
+    order: best min-F1 first among equally many classes. Raises UserError: no table for this model.
 
     >>> published_table("12b").height
     54
@@ -575,10 +572,7 @@ def ours_of_row(
 def compare_with_published(
     ours: Sequence[OurFigures], guessed: stats.Estimate = stats.NO_ESTIMATE
 ) -> Comparison:
-    """Put our figures beside the published ones; taxonomies that were not published are skipped.
-
-    `guessed` is the share of the memorized sequences that are Guess.
-    """
+    """Put our figures beside the published; `guessed` is the share of memorized that are Guess."""
     by_key: dict[str, OurFigures] = {}
     for one in ours:
         taxonomy = _parse(one.published_name)
@@ -748,10 +742,7 @@ def allocate(frame: pl.DataFrame, groups: npt.ArrayLike | None = None) -> pl.Dat
     Gives a row a pair of classes: `prashanth`, `paper`, `n`, `share` of the memorized sequences
     whose classes are known, `low`, `high` (over `groups` of near duplicates, (n,)), `published` (0
     where the published figure has no flow) and `n_groups`. Empty where no memorized sequence has
-    both classes.
-
-    Raises:
-        UserError: a column that one of the taxonomies needs is missing.
+    both classes. Raises UserError: a column that one of the taxonomies needs is missing.
     """
     theirs, ours = (parse_taxonomy(name) for name in (PRASHANTH, PAPER))
     both = pl.DataFrame(
@@ -781,8 +772,7 @@ def allocate(frame: pl.DataFrame, groups: npt.ArrayLike | None = None) -> pl.Dat
 def guessed_share(frame: pl.DataFrame, groups: npt.ArrayLike | None = None) -> stats.Estimate:
     """Share of the memorized sequences that are Guess, as `allocate`; no value where none has one.
 
-    Raises:
-        UserError: a column is missing.
+    Raises UserError: a column is missing.
     """
     paper = parse_taxonomy(PAPER)
     labels = label_sequences(frame, paper).cast(pl.String)

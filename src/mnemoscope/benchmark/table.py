@@ -134,10 +134,8 @@ def score_together(confusions: Sequence[ArrayLike], draws: Sequence[Floats] = ()
     """Sum the models' confusion matrices (classes in one order) and score the sum.
 
     As in the paper, except that a model with more evaluation sequences or CNNs counts for more.
-    Draws (resamples, classes, classes) of each model, add 95 % ends of min-F1 and mean F1.
-
-    Raises:
-        ValueError: matrices of different shapes, or none.
+    Draws (resamples, classes, classes) of each model, add 95 % ends of min-F1 and mean F1. Raises
+    ValueError: matrices of different shapes, or none.
     """
     shapes = {np.shape(one) for one in confusions}
     if len(shapes) != 1:
@@ -177,10 +175,8 @@ def score_benchmark(
     in the order of the indices. The excess counts the model's `control_settings` alone, all where
     None; that of the inputs in `knows_next` is over the painted control too. `choice` is for each
     taxonomy min-F1 of the readers (`model`, `statistics`) within the training rows; the larger is
-    the headline, the CNNs where they are equal or none is given.
-
-    Raises:
-        DamagedDataError: the predictions are not whole.
+    the headline, the CNNs where they are equal or none is given. Raises DamagedDataError: the
+    predictions are not whole.
     """
     rows = []
     for taxonomy, names in classes.items():

@@ -215,9 +215,7 @@ def merge_flags(
     """Lay flags (by dotted setting name) and assignments over settings, and check the result.
 
     A flag that is None, False or an empty list was not given; `assignments` are texts of `--set`.
-
-    Raises:
-        UserError: an unknown key or a bad value, named as the user wrote it.
+    Raises UserError: an unknown key or a bad value, named as the user wrote it.
     """
     if isinstance(base, Path):
         base = load_settings(base)
@@ -283,8 +281,7 @@ def _forget_length(sequences: dict[str, Any]) -> None:
 def working_with(flags: EngineFlags) -> Iterator[None]:
     """Let the engine that was asked for run the work of this block.
 
-    Raises:
-        UserError: no such engine, flags of Ray without it, or as `RayEngine`.
+    Raises UserError: no such engine, flags of Ray without it, or as `RayEngine`.
     """
     if flags.engine not in ("local", "ray"):
         hint = nearest(flags.engine, ("local", "ray"))

@@ -47,10 +47,7 @@ class Segment:
 
 
 def read_segments(*, limit: int | None = None) -> list[Segment]:
-    """Return the segments of the standard library, in the order of their document names.
-
-    With a limit the first so many of source files.
-    """
+    """Segments of the standard library by document; with a limit the first of its source files."""
     library = Path(sysconfig.get_path("stdlib"))
     if limit is not None:
         return list(islice(_source_segments(library), limit))
@@ -62,10 +59,8 @@ def split_source(source: str) -> list[tuple[int, int, str]]:
     """Split Python source into (start, end, genre) spans, character offsets, without overlap.
 
     Docstrings (quotes left out) and runs of four and more comment lines are prose; what lies
-    between is code. Spans shorter than `MIN_SEGMENT_CHARS` are left out.
-
-    Raises:
-        SyntaxError: the source does not parse.
+    between is code. Spans shorter than `MIN_SEGMENT_CHARS` are left out. Raises SyntaxError: the
+    source does not parse.
     """
     spans, position = [], 0
     comments = (match.span() for match in COMMENT_RUN.finditer(source))
@@ -169,9 +164,7 @@ def find_texts(tokenizer: Any, *, n: int = 600, length: int = 64, seed: int = 0)
 
     The tokenizer is of the model that is to be looked at; fewer sequences of a kind where the
     machine has less text. Gives sequence_id, tokens, text, document, start, end, genre, group.
-
-    Raises:
-        UserError: no licence texts are installed.
+    Raises UserError: no licence texts are installed.
     """
     cutter = WindowCutter(tokenizer, length=length, stride=length)
     written = form_texts("template", ("counting", "periodic"), 2 * n, "found")
@@ -274,11 +267,8 @@ def audit_texts(tokenizer: Any, *, n: int = 600, length: int = 64, seed: int = 0
     """Make the table of sequences of a study that an audit makes for itself.
 
     Columns and kinds as of `find_texts`; further genres are `known` (all windows of the shipped
-    texts) and, half as many as of a kind, `new` (records and registers filled at random, which
-    no model has seen).
-
-    Raises:
-        UserError: no licence texts are installed.
+    texts) and, half as many as of a kind, `new` (records and registers filled at random, which no
+    model has seen). Raises UserError: no licence texts are installed.
     """
     found = find_texts(tokenizer, n=n, length=length, seed=seed).drop("sequence_id")
     overlapping = WindowCutter(tokenizer, length=length, stride=_STRIDE)

@@ -75,8 +75,7 @@ class Outcome:
 def run_or_read(study: Study, entry: registry.Entry, asked: Asked, models: Models) -> Outcome:
     """Run one analysis unless its result exists; the caller locks the study.
 
-    Raises:
-        UserError: the study lacks something, or a setting or input cannot be used.
+    Raises UserError: the study lacks something, or a setting or input cannot be used.
     """
     settings = entry.settings(asked.values)
     others, gaps = _others(study, entry, asked)

@@ -66,11 +66,8 @@ def distill(asked: DistillAsked, out: Path, *, teacher: Teacher | None = None) -
 
     The folder must not exist; it appears when it is whole. `teacher` is what the teacher shows of a
     batch, where it is kept from another training of the same losses' layers; its own forward unless
-    given.
-
-    Raises:
-        UserError: the folder exists, another tokenizer, texts that leave nothing to train on, or
-            as `load_model`, `read_sequences`, `student_config`, `train_student`.
+    given. Raises UserError: the folder exists, another tokenizer, texts that leave nothing to train
+    on, or as `load_model`, `read_sequences`, `student_config`, `train_student`.
     """
     refuse_existing(out)
     started = time.monotonic()
@@ -236,8 +233,7 @@ def exclude_windows(
 ) -> npt.NDArray[np.int32]:
     """Leave out windows (n, T) that share so many tokens in a row with any of these sequences.
 
-    Raises:
-        UserError: `shared` below 1, or longer than windows or sequences.
+    Raises UserError: `shared` below 1, or longer than windows or sequences.
     """
     shortest = min([rows.shape[1], *(one.shape[1] for one in sequences)])
     if not 1 <= shared <= shortest:

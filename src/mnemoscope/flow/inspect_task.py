@@ -46,9 +46,8 @@ def verbatim(
         most: sequences of each class, drawn by `seed`.
         seed: of that draw.
 
-    Raises:
-        UserError: neither or both of `study` and `table`; otherwise as `asked_of` and
-            `shown_rows`.
+    Raises UserError: neither or both of `study` and `table`; otherwise as `asked_of` and
+    `shown_rows`.
     """
     if (study is None) == (table is None):
         raise UserError("mnemoscope/verbatim: give -T study=FOLDER, or -T table=FILE.")

@@ -56,12 +56,9 @@ def asked_of(
 ) -> Asked:
     """The sequences and classes of a study, or of a table with `tokens`.
 
-    The classes are those of `taxonomy`; without one those of the study's first, or a table's
-    column `class`. `verb` is what messages begin with.
-
-    Raises:
-        UserError: a table without `tokenizer`, a study with one or with `prefix`, or a name that
-            stands for several taxonomies.
+    The classes are those of `taxonomy`; without one those of the study's first, or a table's column
+    `class`. `verb` is what messages begin with. Raises UserError: a table without `tokenizer`, a
+    study with one or with `prefix`, or a name that stands for several taxonomies.
     """
     if is_study(target):
         if tokenizer is not None or prefix is not None:
@@ -100,10 +97,7 @@ def shown_rows(asked: Asked, tokenizer: Any, *, most: int | None = None, seed: i
     """Decode prefixes and suffixes, and keep the sequences whose prefix survives it.
 
     The tokenizer is that of the model they were cut for; at most `most` of each class are kept,
-    drawn by `seed`.
-
-    Raises:
-        UserError: a table that cannot be shown to a model, or no sequence left.
+    drawn by `seed`. Raises UserError: a table that cannot be shown to a model, or no sequence left.
     """
     frame, where = asked.frame, asked.where
     check_columns(frame, "sequence_id", "tokens", where=where)
@@ -138,12 +132,8 @@ def shown_rows(asked: Asked, tokenizer: Any, *, most: int | None = None, seed: i
 def write_task(shown: Shown, out: Path, *, name: str) -> str:
     """Write a task folder: a group with one task a class, or a single task without classes.
 
-    Characters of `name` other than letters and digits become `_`; that name, which `--tasks`
-    takes, is given back.
-
-    Raises:
-        UserError: a folder with other content.
-        NoRoomError: the disk is full.
+    Characters of `name` other than letters and digits become `_`; that name, which `--tasks` takes,
+    is given back. Raises UserError: a folder with other content. NoRoomError: the disk is full.
     """
     refuse_filled(out)
     made_folder(out)
@@ -167,10 +157,7 @@ _TEXTS = pl.Struct({"prefix": pl.String, "suffix": pl.String, "ends": pl.List(pl
 
 
 def _texts(tokenizer: Any, tokens: np.ndarray, n_prefix: int) -> dict[str, Any] | None:
-    """Prefix, suffix and the character at which each suffix token ends; None if they do not hold.
-
-    A continuation is decoded by itself, and so is the suffix here.
-    """
+    """Prefix, suffix (decoded by itself) and where its tokens end; None if they do not hold."""
     shown, asked = tokens[:n_prefix].tolist(), tokens[n_prefix:].tolist()
     prefix = tokenizer.decode(shown, clean_up_tokenization_spaces=False)
     special = {*tokenizer.all_special_ids}

@@ -62,12 +62,9 @@ def write_dataset(
 
     Of a labelled study, a table of sequences, or an audit, which holds `documents`; with `texts`
     also tokens, all other columns, and a study's report. `out` is a new or empty folder; it is
-    there whole or not at all. `licence` is the hub's word for it, such as `cc-by-4.0`.
-
-    Raises:
-        UserError: an audit without `documents` or with links in it, something else than these
-            three, a study without labels, or a folder with other content.
-        NoRoomError: the disk is full.
+    there whole or not at all. `licence` is the hub's word for it, such as `cc-by-4.0`. Raises
+    UserError: an audit without `documents` or with links in it, something else than these three, a
+    study without labels, or a folder with other content. NoRoomError: the disk is full.
     """
     refuse_filled(out)
     if (target / "audit.json").is_file():
@@ -109,11 +106,9 @@ def upload(folder: Path, name: str, *, public: bool = False) -> str:
     """Upload what `write_dataset` wrote, in one commit, and give the page's address.
 
     The data set is made where there is none, private unless `public`. Of one that an earlier push
-    made, files of `_OURS` that this one does not bring are deleted; others stay.
-
-    Raises:
-        UserError: the hub refuses or cannot be reached, a data set that others made, or one that
-            everybody may read without `public`.
+    made, files of `_OURS` that this one does not bring are deleted; others stay. Raises UserError:
+    the hub refuses or cannot be reached, a data set that others made, or one that everybody may
+    read without `public`.
     """
     check_name(name)
     from huggingface_hub import HfApi

@@ -67,11 +67,9 @@ class TrackAsked:
 def track_checkpoints(asked: TrackAsked, out: Path) -> list[int]:
     """Check every checkpoint that has not been checked yet; `out` is the history's folder.
 
-    Gives the steps that seem to be missing between the checkpoints (`lacking_steps`).
-
-    Raises:
-        UserError: as `find_checkpoints`, `read_sequences`, `load_model`; checkpoints with different
-            tokenizers; a folder with a history of other windows.
+    Gives the steps that seem to be missing between the checkpoints (`lacking_steps`). Raises
+    UserError: as `find_checkpoints`, `read_sequences`, `load_model`; checkpoints with different
+    tokenizers; a folder with a history of other windows.
     """
     checkpoints = find_checkpoints(asked.checkpoints)
     check_dtype(asked.dtype)
@@ -149,9 +147,8 @@ class TrackResults:
 def write_track_page(history: Path, out: Path | None = None) -> TrackResults:
     """Write a history's tables and page into its folder, or into another.
 
-    Raises:
-        UserError: there is no history, or the folder cannot be made.
-        DamagedDataError: a torn file.
+    Raises UserError: there is no history, or the folder cannot be made. DamagedDataError: a torn
+    file.
     """
     read = read_history(history)
     results = track_results(read)

@@ -156,10 +156,7 @@ class Best(NamedTuple):
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One taxonomy measured on one choice of sequences.
-
-    `rows` of the benchmark table, by source, have the `name`, `detail` and `seconds` of training.
-    """
+    """One taxonomy measured on one choice of sequences; `rows` are benchmark rows by source."""
 
     title: str  # which sequences: "all sequences", "same genres in every class"
     note: str = ""  # what is special about them
@@ -308,10 +305,7 @@ class ReportContent:
 
 
 def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
-    """All that the report shows of a study.
-
-    The model's tokenizer shows tokens as text; without one there are no examples.
-    """
+    """All that the report shows of a study; without a tokenizer there are no examples."""
     table, models, name = study.sequences, study.record["models"], study.folder.name
     if study.settings.model.name == NO_MODEL:
         table = table.with_columns(pl.col(PUBLISHED_VERDICT).alias("is_memorized"))
@@ -407,10 +401,7 @@ def model_facts(models: Mapping[str, Record], role: str) -> Record:
 def taxonomy_results(
     study: Study, tokenizer: Any | None = None, *, is_trained: bool = True
 ) -> Iterator[TaxonomyResult]:
-    """One result a taxonomy; repetitions on other samples are its further benchmarks.
-
-    Examples are left out without a tokenizer, what CNNs give unless `is_trained`.
-    """
+    """One result a taxonomy; without a tokenizer no examples, untrained nothing of CNNs."""
     table, labels = study.sequences, study.read(LABELS_FILE)
     deltas, reference = (
         list(load_deltas(study, one)) if is_trained else [] for one in ("model", "reference")

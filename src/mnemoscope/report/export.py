@@ -78,9 +78,7 @@ def export_localization(study: Study, folder: Path | str) -> list[Path]:
     `profile.parquet` count layers and tokens from 1 as the figures do; `regions.parquet`,
     `agreement.parquet`, `attention.parquet`, `knockout.parquet` and `specificity.parquet` are the
     study's, where it has them. A missing folder is made; files of the same names are replaced.
-
-    Raises:
-        UserError: no Matplotlib, no Δ in the study, or a folder that cannot be made.
+    Raises UserError: no Matplotlib, no Δ in the study, or a folder that cannot be made.
     """
     check_matplotlib()
     study.require("localize")
@@ -109,10 +107,7 @@ def export_localization(study: Study, folder: Path | str) -> list[Path]:
 def draw_deltas(
     deltas: Sequence[StoredDelta], folder: Path | str, *, prefix: int | None = None
 ) -> Iterator[Path]:
-    """Draw maps and profiles of every sample and attribution into a folder, made where missing.
-
-    The prefix is half of the tokens unless given.
-    """
+    """Draw maps and profiles of every sample into a folder; the prefix is half unless given."""
     folder = made_folder(folder)
     for one in deltas:
         if one.source == "blind":

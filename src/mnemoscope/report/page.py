@@ -42,9 +42,7 @@ def report_stage(study: Study, models: Models) -> None:
     """Write `report.html`; it opens offline and holds no outside address.
 
     Of a study without CNNs it shows what there is and says what is missing; the stage is not done.
-
-    Raises:
-        UserError: it is not known what is memorized.
+    Raises UserError: it is not known what is memorized.
     """
     has_model = study.settings.model.name != NO_MODEL
     if has_model:
@@ -212,10 +210,7 @@ def _coordinate(value: float) -> str:
 
 
 def ramp_tables(*, is_dark: bool, is_linear: bool) -> list[str]:
-    """Give the red, green and blue tables that colour the grey pictures of Δ.
-
-    A picture holds 1 - sqrt(Δ); the linear scale needs the colour of Δ itself.
-    """
+    """Red, green and blue for grey pictures of Δ, which hold 1 - sqrt(Δ); linear: of Δ itself."""
     grey = [step / (_RAMP_STEPS - 1) for step in range(_RAMP_STEPS)]
     positions = [(1 - level) ** 2 if is_linear else 1 - level for level in grey]
     return [

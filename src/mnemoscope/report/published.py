@@ -164,10 +164,7 @@ def difference_text(value: float | None, low: float | None, high: float | None) 
 
 
 def print_comparison(comparison: Comparison, *, with_reasons: bool = True) -> None:
-    """Print, for the 54 and for ρ, ours beside published; then correlations and conclusions.
-
-    `with_reasons`: say of each taxonomy that was asked for why it has no figure.
-    """
+    """Print ours beside published, correlations, conclusions, and why some have no figure."""
     page = console()
     for part in published_parts(comparison):
         if not part.measured.is_empty():

@@ -132,8 +132,7 @@ class Proposals:
 def search_stage(study: Study, models: Models) -> None:
     """Write `search.parquet` (one row per taxonomy tried) and `search.yaml` (the finalists).
 
-    Raises:
-        UserError: no maps, an unknown node or range, optuna missing, too few sequences.
+    Raises UserError: no maps, an unknown node or range, optuna missing, too few sequences.
     """
     study.require("capture")
     check_optuna()
@@ -310,9 +309,7 @@ def searched_rows(study: Study) -> pl.DataFrame:
     """All sequences whose maps are stored, with their `group`, `part`, and `suffix`: whose maps.
 
     Rows are in the order of drawing: every group gives one sequence before any gives a second.
-
-    Raises:
-        UserError: none of them is memorized, or all are.
+    Raises UserError: none of them is memorized, or all are.
     """
     table = study.sequences
     table = table.with_columns(find_groups(table).alias("group"))
@@ -362,10 +359,8 @@ def candidate_of(
 ) -> Candidate | dict[str, int]:
     """Draw a taxonomy's sequences, equally many per class, in each part.
 
-    Gives the smallest class's size by part instead if that is below `minimum`.
-
-    Raises:
-        UserError: a column that the taxonomy needs is missing.
+    Gives the smallest class's size by part instead if that is below `minimum`. Raises UserError: a
+    column that the taxonomy needs is missing.
     """
     labels = label_sequences(rows, taxonomy)
     numbers = {name: index for index, name in enumerate(taxonomy.classes)}
@@ -406,11 +401,7 @@ def label_digest(codes: pl.Series) -> str:
 
 
 def propose_candidates(study: Study, rows: pl.DataFrame, space: SearchSpace) -> Proposals:
-    """Propose and score until enough different taxonomies have been tried.
-
-    Raises:
-        UserError: no taxonomy has enough sequences of each class, or is above chance.
-    """
+    """Propose and score until enough differ; UserError: classes too small, or none above chance."""
     wanted = study.settings.search
     scorer, found = CheapScorer(study, rows), Proposals()
     with (

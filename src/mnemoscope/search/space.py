@@ -76,10 +76,8 @@ def make_space(
 
     A family may have a range (``Entropy[3.5..5]``, ``Recite[1..50]``). `memorized` are the
     sequences whose quantiles become the thresholds; families that do not divide them are left out.
-    `classes` are the allowed numbers of classes (3, 4), Non-Memo included.
-
-    Raises:
-        UserError: an unknown family, an invalid or empty range, or no node left.
+    `classes` are the allowed numbers of classes (3, 4), Non-Memo included. Raises UserError: an
+    unknown family, an invalid or empty range, or no node left.
     """
     shapes = [one for n, one in ((3, "one"), (3, "either"), (4, "two")) if n in classes]
     nodes: dict[str, tuple[str, ...]] = {}
