@@ -316,8 +316,6 @@ def find_checkpoints(given: Sequence[str], *, least: int = 2) -> list[Checkpoint
     what was given where no name has one. Raises UserError: fewer than `least`, one step twice, a
     folder without a model, or some names with a number and some without.
     """
-    from mnemoscope.words import plural  # with numpy, which --help does not need
-
     only = given[0] if len(given) == 1 else ""
     is_inside = bool(only) and Path(only).is_dir() and not _holds_model(Path(only))
     found = _named(_inside(Path(only)) if is_inside else given)
