@@ -1,0 +1,91 @@
+"""Make the pictures of `docs/gallery.md`: two pages, Δ, the knockout curve and the dose curve.
+
+    python benchmarks/gallery.py demo [-o docs/pictures]
+
+DEMO is what `mnemoscope demo -o demo` makes; the knockout curve is drawn where `mnemoscope knockout
+demo` has run. The audit is the example report that `benchmarks/example_audit.py` makes, the dose
+curve the first table of `docs/suites/small-hubble.md`, which `benchmarks/small_hubble.py` writes.
+Needs Chromium, playwright and the extra `figures`.
+"""
+
+import argparse
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from mnemoscope.report.export import drawn, export_localization
+from mnemoscope.study.folder import Study
+
+DOCS = Path(__file__).parents[1] / "docs"
+EXPORTED = {
+    "delta-guess-recall.svg": "non-memo-guess-recall-gradient-model-maps.svg",
+    "profile-guess-recall.svg": "non-memo-guess-recall-gradient-profile.svg",
+    "knockout-guess-recall.svg": "non-memo-guess-recall-knockout.svg",
+}
+WIDTH = 1100
+HEIGHTS = {"report.png": 760, "audit.png": 676}
+
+
+def photograph(pages: dict[str, Path], out: Path) -> None:
+    """Save the top of each page as PNG."""
+    from playwright.sync_api import sync_playwright
+
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        page = browser.new_page(color_scheme="light")
+        for name, path in pages.items():
+            page.set_viewport_size({"width": WIDTH, "height": HEIGHTS[name]})
+            page.goto(path.resolve().as_uri())
+            page.screenshot(path=out / name)
+        browser.close()
+
+
+def export(demo: Path, out: Path) -> None:
+    """Copy what `localize --export` draws of the demo, under the names that the docs use."""
+    with tempfile.TemporaryDirectory() as folder:
+        export_localization(Study(demo), folder)
+        for name, made in EXPORTED.items():
+            if (Path(folder) / made).is_file():
+                shutil.copy(Path(folder) / made, out / name)
+
+
+def dose(page: Path) -> bytes:
+    """Draw share and AUC by how often a passage was inserted, from the page's first table."""
+    from matplotlib.figure import Figure
+
+    text = page.read_text(encoding="utf-8").replace("−", "-")
+    table = text.split("<!-- tables: small_hubble -->\n")[1].split("\n\n")[0]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
+    inserted = [row[0] for row in rows]
+    figure = Figure(figsize=(7.0, 2.8), layout="constrained")
+    titles = "come out word for word", "AUC of attention against passages never inserted"
+    for ax, title, columns in zip(figure.subplots(1, 2), titles, ((2, 3), (4, 5)), strict=True):
+        for column, name, line in zip(columns, ("model", "twin"), "-:", strict=True):
+            values = [[float(one) for one in re.findall(r"[\d.]+", row[column])] for row in rows]
+            middle, low, high = zip(*values, strict=True)
+            ax.plot(inserted, middle, line, marker="o", ms=3, label=name)
+            ax.fill_between(inserted, low, high, alpha=0.15, lw=0)
+        ax.set_title(title, fontsize=9)
+        ax.set_xlabel("times inserted")
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.legend(frameon=False, fontsize=8)
+    return drawn(figure)["svg"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("demo", type=Path)
+    parser.add_argument("-o", "--out", type=Path, default=DOCS / "pictures")
+    wanted = parser.parse_args()
+    wanted.out.mkdir(parents=True, exist_ok=True)
+    (wanted.out / "dose.svg").write_bytes(dose(DOCS / "suites" / "small-hubble.md"))
+    pages = {"report.png": wanted.demo / "report.html", "audit.png": DOCS / "example-audit.html"}
+    photograph(pages, wanted.out)
+    export(wanted.demo, wanted.out)
+    print(f"Wrote {wanted.out}.")
+
+
+if __name__ == "__main__":
+    main()
