@@ -29,7 +29,7 @@ _BY_CLASS = [grouped(mean(), "class", all_label="all sequences")]
 def verbatim(
     study: str | None = None,
     table: str | None = None,
-    taxonomy: str | None = None,
+    taxonomy: str | list[str] | None = None,
     tokenizer: str | None = None,
     prefix: int | None = None,
     most: int | None = None,
@@ -41,6 +41,7 @@ def verbatim(
         study: a labelled study's folder.
         table: or a table with `tokens` and perhaps `class`; it needs `tokenizer`.
         taxonomy: whose classes are told apart; the study's first, or the table's column `class`.
+            `inspect` makes a list of a name with commas, which is joined again.
         tokenizer: of a table: the model that its tokens are for.
         prefix: of a table: tokens shown; half of a sequence unless given.
         most: sequences of each class, drawn by `seed`.
@@ -53,7 +54,7 @@ def verbatim(
         raise UserError("mnemoscope/verbatim: give -T study=FOLDER, or -T table=FILE.")
     asked = asked_of(
         Path(str(study or table)),
-        taxonomy=taxonomy,
+        taxonomy=",".join(taxonomy) if isinstance(taxonomy, list) else taxonomy,
         tokenizer=tokenizer,
         prefix=prefix,
         verb="mnemoscope/verbatim",
