@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -225,21 +225,37 @@ def parquet_bytes(
     return buffer.getvalue()
 
 
-def read_parquet(path: Path | str, *, remedy: str = "delete it and run again") -> "pl.DataFrame":
+def seal_of(data: bytes) -> str:
+    """The checksum that a sealed table carries; empty where it carries none."""
+    place = _place(io.BytesIO(data))
+    return data[place : place + len(_BLANK)].decode("ascii", "replace") if place else ""
+
+
+def read_parquet(
+    path: Path | str,
+    *,
+    remedy: str = "delete it and run again",
+    seals: Collection[str] | None = None,
+) -> "pl.DataFrame":
     """Read a table and verify its checksum; files without one are read as they are.
 
-    `remedy` completes the error message: what to do about a damaged file without a copy. Raises
-    OSError: the file is missing or unreadable. DamagedDataError: torn, not Parquet, or changed
-    since it was written.
+    `remedy` completes the error message: what to do about a damaged file without a copy. `seals`
+    are the checksums (`seal_of`) of tables that belong in this place; None lets in any.
+
+    Raises:
+        OSError: the file is missing or unreadable.
+        DamagedDataError: torn, not Parquet, changed since it was written, or another table's file.
     """
     import polars as pl
 
     path = Path(path)
     with open(path, "rb") as file:
-        is_whole = _is_whole(file)
+        is_whole, seal = _checked(file)
     reason = "its content has changed since it was written: sha256"
     if is_whole is None:
         reason = fault_of_parquet(path)
+    elif is_whole and seals is not None and seal not in seals:
+        is_whole, reason = False, "it is not the table that was written here"
     if is_whole or not reason:
         try:
             return pl.read_parquet(path, glob=False)
@@ -248,11 +264,11 @@ def read_parquet(path: Path | str, *, remedy: str = "delete it and run again") -
     raise DamagedDataError(f"{path}: damaged ({reason}). Restore it from a copy, or {remedy}.")
 
 
-def _is_whole(file: BinaryIO) -> bool | None:
-    """Whether the file's checksum matches; None where it carries none."""
+def _checked(file: BinaryIO) -> tuple[bool | None, str]:
+    """Whether the file's checksum matches, and what it says; None where it carries none."""
     place = _place(file)
     if place is None:
-        return None
+        return None, ""
     file.seek(0)
     digest = hashlib.sha256()
     left = place
@@ -263,7 +279,8 @@ def _is_whole(file: BinaryIO) -> bool | None:
     digest.update(_BLANK)
     while block := file.read(_BLOCK):
         digest.update(block)
-    return digest.hexdigest().encode() == written
+    found = digest.hexdigest()
+    return found.encode() == written, found
 
 
 def _place(file: BinaryIO) -> int | None:

@@ -13,11 +13,11 @@ import polars as pl
 import pytest
 import yaml
 
+from mnemoscope.data.table import table_digest
 from mnemoscope.files import write_record
 from mnemoscope.flow.run import run
 from mnemoscope.lm import model as batching
 from mnemoscope.pipeline import blocks, capture
-from mnemoscope.pipeline.parts import table_digest
 from mnemoscope.study.folder import Study, hold_folder
 from mnemoscope.study.settings import parse_settings
 from study_files import assert_same, content, ending

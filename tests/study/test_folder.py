@@ -15,7 +15,11 @@ from mnemoscope.benchmark.sources import TABLE
 from mnemoscope.cli.options import StageFlags
 from mnemoscope.cli.study import stage_verb
 from mnemoscope.errors import DamagedDataError, UserError
+from mnemoscope.files import write_parquet, write_record
 from mnemoscope.flow.run import run, run_stage
+from mnemoscope.pipeline.capture import open_maps
+from mnemoscope.pipeline.localize import load_deltas
+from mnemoscope.pipeline.train import jobs_of
 from mnemoscope.study import folder
 from mnemoscope.study.folder import STAGES, Study, stage_named
 from mnemoscope.study.settings import StudySettings, load_settings, parse_settings
@@ -129,6 +133,75 @@ def test_a_table_is_read_once_for_as_long_as_its_file_stays_the_same(begun, monk
     Study(begun.folder).write("sequences.parquet", begun.sequences.drop("one"))
     assert "one" not in begun.sequences.columns
     assert paths == ["sequences.parquet"] * 3
+
+
+def test_a_table_of_another_study_is_not_taken_for_ones_own(study) -> None:
+    own = study.labels
+    write_parquet(study.folder / "labels.parquet", own.reverse())
+    with pytest.raises(DamagedDataError, match="not the table that was written here") as raised:
+        _ = study.labels
+    assert "labels.parquet" in message(raised)
+    own.write_parquet(study.folder / "labels.parquet")  # by another program: as it is
+    assert study.labels.equals(own)
+    study.write("labels.parquet", own.reverse())
+    assert Study(study.folder).labels.equals(own.reverse())
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_table_whose_writer_was_killed_is_still_ones_own(study, monkeypatch, moment) -> None:
+    old, new, write = study.labels, study.labels.reverse(), folder.write_bytes
+
+    def killed(path, data) -> None:
+        if moment == "after":
+            write(path, data)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(folder, "write_bytes", killed)
+    with pytest.raises(KeyboardInterrupt):
+        study.write("labels.parquet", new)
+    assert Study(study.folder).labels.equals(new if moment == "after" else old)
+
+
+def test_the_record_of_tables_belongs_to_one_study(study) -> None:
+    path = study.folder / "tables.json"
+    for values in ({"tokens": "x", "tables": {}}, {"tokens": "x", "tables": {"labels": 1}}, {}):
+        write_record(path, values)
+        with pytest.raises(DamagedDataError, match=r"tables\.json: .*Restore it") as raised:
+            _ = Study(study.folder).labels
+        message(raised)
+
+
+def test_cnns_and_figures_of_other_sequences_are_not_taken(study) -> None:
+    values = yaml.safe_load((study.folder / "study.yaml").read_text())
+    known = {job.key for job in jobs_of(study)}
+    values["record"]["tokens"] = "0" * 64  # as if these were other sequences with the same ids
+    (study.folder / "study.yaml").write_text(yaml.safe_dump(values))
+    (study.folder / "tables.json").unlink()
+    other = Study(study.folder)
+    assert known.isdisjoint(job.key for job in jobs_of(other))
+    with pytest.raises(DamagedDataError, match="another study's sequences") as raised:
+        list(load_deltas(other))
+    assert "decisiveness" in message(raised)
+    with pytest.raises(DamagedDataError, match="maps of another study's sequences") as raised:
+        open_maps(other, "reference")
+    assert "mnemoscope capture" in message(raised)
+
+
+def test_a_study_of_an_earlier_version_is_read_without_the_check(study_at) -> None:
+    where = study_at("capture")
+    values = yaml.safe_load((where / "study.yaml").read_text())
+    del values["record"]["tokens"]
+    (where / "study.yaml").write_text(yaml.safe_dump(values))
+    (where / "tables.json").unlink()
+    for path in where.glob("maps/*/meta.json"):
+        meta = json.loads(path.read_text())
+        del meta["model"]["tokens"]
+        path.write_text(json.dumps(meta))
+    study = Study(where)
+    assert not run_stage(study, "capture")
+    assert len(open_maps(study, "reference"))
+    write_parquet(where / "labels.parquet", study.labels.reverse())
+    assert study.labels.height
 
 
 @pytest.mark.parametrize(

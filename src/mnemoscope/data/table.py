@@ -3,6 +3,7 @@
 A table is a Polars frame. Columns not named here are kept untouched.
 """
 
+import hashlib
 import io
 import json
 import re
@@ -220,6 +221,14 @@ _VERSION_KEY = "mnemoscope.schema_version"
 _METADATA = {_VERSION_KEY: str(SCHEMA_VERSION)}
 
 
+def is_own_table(path: Path) -> bool:
+    """Whether a file is a Parquet table that was written here, and not a user's own."""
+    try:
+        return _VERSION_KEY in pl.read_parquet_metadata(path)
+    except (OSError, pl.exceptions.PolarsError):
+        return False
+
+
 def read_table(path: Path | str, columns: Mapping[str, str] | None = None) -> pl.DataFrame:
     """Read a table (`TABLE_ENDINGS`); known columns come at their types, others as they are.
 
@@ -316,6 +325,15 @@ def check_sequences(
     check_ids(frame["sequence_id"], where)
     check_lengths(frame["tokens"], where, length)
     _check_vocabulary(_as_lists(frame["tokens"]), where, vocab_size)
+
+
+def table_digest(table: pl.DataFrame) -> str:
+    """SHA-256 of a table's ids, tokens and padding."""
+    digest = hashlib.sha256(table["sequence_id"].to_numpy().tobytes())
+    for column in ("tokens", "attention_mask"):
+        if column in table.columns:
+            digest.update(table[column].explode().to_numpy().astype("int32").tobytes())
+    return digest.hexdigest()
 
 
 def token_matrix(frame: pl.DataFrame, column: str = "tokens") -> np.ndarray:

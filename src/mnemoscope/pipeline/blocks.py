@@ -255,8 +255,13 @@ def logprobs_of(
     )
 
 
-def store_meta(settings: StudySettings, store: str, facts: dict[str, Any]) -> StoreMeta:
-    """The metadata of one folder of maps, for a model with these facts."""
+def store_meta(
+    settings: StudySettings, store: str, facts: dict[str, Any], tokens: str | None = None
+) -> StoreMeta:
+    """The metadata of one folder of maps, for a model with these facts.
+
+    `tokens` is the digest of the sequences (`Study.tokens`).
+    """
     is_heads = store.endswith("-heads")
     return StoreMeta(
         facts["n_layers"] * (facts["n_heads"] if is_heads else 1),
@@ -266,6 +271,7 @@ def store_meta(settings: StudySettings, store: str, facts: dict[str, Any]) -> St
             "dtype": facts["dtype"],
             "device": facts["device"].split(":")[0],
             "bos_id": facts["bos_id"],
+            **({} if tokens is None else {"tokens": tokens}),
         },
         tensors=("heads",) if is_heads else POOLED,
     )

@@ -126,6 +126,11 @@ def open_maps(study: Study, store: str, *, verify: bool = False) -> MapStore:
     """Open the maps of a role, as `MapStore`; DamagedDataError if they are another model's."""
     folder = maps_folder(study, store)
     found = MapStore(folder, verify=verify)
+    if found.meta.model.get("tokens", study.tokens) != study.tokens:
+        raise DamagedDataError(
+            f"{folder}: maps of another study's sequences. Restore the study's own folder, or "
+            "delete it and run 'mnemoscope capture' again."
+        )
     facts = study.record["models"].get(store.removesuffix("-heads"))
     weights = found.meta.model.get("weights")
     if facts is not None and weights not in (None, facts["fingerprint"]):
@@ -203,11 +208,9 @@ def shown_tokens(table: pl.DataFrame, wanted: pl.DataFrame) -> np.ndarray:
 # -- maps -------------------------------------------------------------------------------------
 
 
-def open_store(
-    settings: StudySettings, folder: Path, store: str, facts: dict[str, Any]
-) -> MapWriter:
-    """Open a folder for a model's maps, see `MapWriter`."""
-    return MapWriter(folder, store_meta(settings, store, facts))
+def open_store(study: Study, folder: Path, store: str, facts: dict[str, Any]) -> MapWriter:
+    """Open a folder for a model's maps of a study's sequences, see `MapWriter`."""
+    return MapWriter(folder, store_meta(study.settings, store, facts, study.tokens))
 
 
 def missing_shards(
@@ -274,7 +277,7 @@ def _fill_stores(study: Study, crew: Crew, role: str, wanted: pl.DataFrame) -> N
     """Capture what one model's stores lack; pooled maps record verdicts too."""
     verdicts = verdict_folder(study) if role == "model" else None
     for store in store_roles(study.settings, role):
-        writer = open_store(study.settings, maps_folder(study, store), store, crew.facts)
+        writer = open_store(study, maps_folder(study, store), store, crew.facts)
         shards = missing_shards(writer, wanted, study.settings)
         noted = verdicts if store == role else None
         fill_store(study, crew, writer, store, study.sequences, wanted, shards, noted)

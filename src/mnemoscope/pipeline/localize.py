@@ -20,7 +20,7 @@ from safetensors.torch import save
 
 from mnemoscope.benchmark.baselines import BLIND_CHANNELS
 from mnemoscope.cnn.training import TrainedCnn, load_cnn
-from mnemoscope.errors import DamagedDataError, UserError
+from mnemoscope.errors import DamagedDataError, UserError, first_line
 from mnemoscope.files import made_folder, write_bytes, write_parquet
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.localize.cut import RANKINGS, class_mean, contrasted
@@ -170,7 +170,7 @@ def localize_stage(study: Study, models: Models) -> None:
         shapes = [row for one in samples for row in _shape_rows(study, one)]
         study.write(SHAPES_FILE, pl.DataFrame(shapes))
         study.write(AGREEMENT_FILE, pl.DataFrame(agreements, _AGREEMENT_SCHEMA))
-        write_deltas(study.folder, stored)
+        write_deltas(study.folder, stored, study.tokens)
 
 
 def load_deltas(study: Study, source: str = "model") -> Iterator[StoredDelta]:
@@ -178,7 +178,10 @@ def load_deltas(study: Study, source: str = "model") -> Iterator[StoredDelta]:
     path = study.folder / DECISIVENESS_FILE
     try:
         with safe_open(path, framework="np") as file:
-            for number, facts in enumerate(parse_json(file.metadata()["facts"])):
+            said = file.metadata()
+            if said.get("tokens", study.tokens) != study.tokens:
+                raise ValueError("of another study's sequences")
+            for number, facts in enumerate(parse_json(said["facts"])):
                 plain: dict[str, Any] = {
                     name: tuple(value) if isinstance(value, list) else value
                     for name, value in facts.items()
@@ -187,16 +190,17 @@ def load_deltas(study: Study, source: str = "model") -> Iterator[StoredDelta]:
                     yield StoredDelta(delta=file.get_tensor(f"{number:04d}"), **plain)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise DamagedDataError(
-            f"{path}: damaged ({type(error).__name__}). Delete it and run "
+            f"{path}: damaged ({first_line(error, 80)}). Delete it and run "
             f"'mnemoscope localize {study.folder} --redo'."
         ) from None
 
 
-def write_deltas(folder: Path, stored: Sequence[StoredDelta]) -> Path:
-    """Write Δ and its metadata to one file; returns its path."""
+def write_deltas(folder: Path, stored: Sequence[StoredDelta], tokens: str | None = None) -> Path:
+    """Write Δ and its metadata to one file; returns its path. `tokens` is `Study.tokens`."""
     facts = [{k: v for k, v in vars(one).items() if k != "delta"} for one in stored]
     tensors = {f"{n:04d}": torch.from_numpy(one.delta) for n, one in enumerate(stored)}
-    data = save(tensors, metadata={"facts": json.dumps(facts, ensure_ascii=False)})
+    said = {"facts": json.dumps(facts, ensure_ascii=False)}
+    data = save(tensors, metadata=said | ({} if tokens is None else {"tokens": tokens}))
     write_bytes(folder / DECISIVENESS_FILE, data)
     return folder / DECISIVENESS_FILE
 

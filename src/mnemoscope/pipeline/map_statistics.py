@@ -117,7 +117,7 @@ def _digest(study: Study, role: str, rows: pl.DataFrame) -> str:
     said = [[one[key] for key in ("fingerprint", "dtype", "device", "bos_id")] for one in facts]
     digest = hashlib.sha256(json.dumps([role, said, READ, ALL_STATISTICS]).encode())
     digest.update(rows["sequence_id"].to_numpy().tobytes())
-    digest.update(",".join(rows["suffix"]).encode())
+    digest.update(",".join([*rows["suffix"], study.tokens or ""]).encode())
     return digest.hexdigest()[:20]
 
 

@@ -4,7 +4,6 @@ A part such as `continue --part 3/8` only reads the study and writes to `parts/S
 `merge` runs the stage with the parts in place of the model.
 """
 
-import hashlib
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from mnemoscope.data.table import table_digest
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import read_parquet, read_record, write_bytes, write_record
 from mnemoscope.lm.model import HALVED, note_halved, noting_halved, read_halved
@@ -191,15 +191,6 @@ def _working_on(
         write_record(folder / _RECORD, values | counts | {"finished": True})
 
 
-def table_digest(table: pl.DataFrame) -> str:
-    """SHA-256 of a table's ids, tokens and padding."""
-    digest = hashlib.sha256(table["sequence_id"].to_numpy().tobytes())
-    for column in ("tokens", "attention_mask"):
-        if column in table.columns:
-            digest.update(table[column].explode().to_numpy().astype("int32").tobytes())
-    return digest.hexdigest()
-
-
 def _graft(study: Study, part: Part, models: Models, *, redo: bool) -> Path:
     """Make every n-th graft."""
     check_twin(study)
@@ -234,7 +225,7 @@ def _capture(study: Study, part: Part, folder: Path, hold: Hold, roles: Sequence
             if role == "model":
                 check_head_bytes(crew.facts, wanted.height, settings)
             for store in store_roles(settings, role):
-                there = open_store(settings, maps_folder(study, store), store, crew.facts)
+                there = open_store(study, maps_folder(study, store), store, crew.facts)
                 shards = missing_shards(there, wanted, settings)
                 mine[store] = [rows for rows in shards if part.does(shard_number(rows, settings))]
     n = settings.capture.shard_rows
@@ -248,7 +239,7 @@ def _capture(study: Study, part: Part, folder: Path, hold: Hold, roles: Sequence
                     decoded = pl.concat(make_tables(crew, blocks, DECODING, folder))
                     table = with_decoded(table, decoded)
             for store in store_roles(settings, role):
-                writer = open_store(settings, folder / "maps" / store, store, crew.facts)
+                writer = open_store(study, folder / "maps" / store, store, crew.facts)
                 lacking = set(chain(*missing_shards(writer, wanted, settings)))
                 shards = [rows for rows in mine[store] if rows[0] in lacking]
                 verdicts = noted if store == "model" else None

@@ -36,7 +36,7 @@ from mnemoscope.pipeline.label import check_match
 from mnemoscope.pipeline.published_split import is_plain, read_published
 from mnemoscope.pipeline.trainings import check_inputs
 from mnemoscope.progress import say, track
-from mnemoscope.study.folder import TABLE_FILE, Study, check_free
+from mnemoscope.study.folder import Study, check_free
 from mnemoscope.study.models import Models, reference_name
 from mnemoscope.study.settings import EMBEDDED, NO_MODEL, StudySettings
 from mnemoscope.taxonomy.catalogue import load_taxonomies
@@ -71,7 +71,7 @@ def create_study(
         with study.finishing("sequences") as counts:
             if settings.model.name != NO_MODEL:
                 models.model(study)
-            study.write(TABLE_FILE, frame)
+            study.found(frame)
             counts |= {
                 "sequences": frame.height,
                 "documents": result.n_documents,

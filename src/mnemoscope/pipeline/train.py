@@ -453,6 +453,8 @@ def make_job(
         basis.append([READ, *ALL_STATISTICS])
     if setting and PRESETS[preset].scaling == "rows":
         basis.append([str(study.settings.sequences.n_prefix), *ROW_STATISTICS])
+    if study.tokens:
+        basis.append(f"tokens {study.tokens}")
     device = study.settings.train.device if setting else "cpu"
     if device != "cpu":  # keys of earlier studies, all on cpu, lack this entry
         basis.append(device)

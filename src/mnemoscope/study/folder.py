@@ -27,9 +27,11 @@ from mnemoscope.files import (
     NO_ROOM,
     disk_full,
     made_folder,
+    parquet_bytes,
     read_parquet,
     read_record,
-    write_parquet,
+    seal_of,
+    write_bytes,
     write_record,
     write_text,
 )
@@ -45,6 +47,7 @@ STUDY_VERSION = 1
 SETTINGS_FILE = "study.yaml"
 LOCK_FILE = ".lock"
 TABLE_FILE = "sequences.parquet"
+TABLES_RECORD = "tables.json"
 
 
 @dataclass(frozen=True)
@@ -418,7 +421,7 @@ class Study:
 
         Raises:
             UserError: the file does not exist yet.
-            DamagedDataError: it cannot be read.
+            DamagedDataError: it cannot be read, or is another study's.
         """
         path = self.folder / name
         if not path.is_file():
@@ -427,14 +430,50 @@ class Study:
         identity = found.st_ino, found.st_size, found.st_mtime_ns
         known, frame = self._tables.get(name, ((), None))
         if frame is None or known != identity:
-            frame = read_parquet(path, remedy=f"delete {self.folder} and run again")
+            remedy = f"delete {self.folder} and run again"
+            frame = read_parquet(path, remedy=remedy, seals=self._seals().get(name))
             self._tables[name] = identity, frame
         return frame.clone()  # so that changes by the caller stay with the caller
 
     def write(self, name: str, frame: "pl.DataFrame") -> None:
         """Write one of the study's Parquet files atomically."""
         self._tables.pop(name, None)
-        write_parquet(self.folder / name, frame)
+        data, known = parquet_bytes(frame), self._seals()
+        seal = seal_of(data)
+        if name in known:  # a killed process leaves the old table or the new one: both are known
+            self._record_seals(known | {name: [*known[name], seal]})
+        write_bytes(self.folder / name, data)
+        self._record_seals(known | {name: [seal]})
+
+    @property
+    def tokens(self) -> str | None:
+        """Digest of the sequences (`data.table.table_digest`); None of earlier versions."""
+        return self.record.get("tokens")
+
+    def found(self, table: "pl.DataFrame") -> None:
+        """Write the table of sequences and record its digest, to which maps and CNNs are bound."""
+        from mnemoscope.data.table import table_digest  # loads Polars
+
+        self.record["tokens"] = table_digest(table)
+        _write_settings(self.folder, self.settings, self.record)
+        self.write(TABLE_FILE, table)
+
+    def _seals(self) -> dict[str, list[str]]:
+        """The checksums of the study's own tables by name; none of what earlier versions wrote."""
+        path = self.folder / TABLES_RECORD
+        if not path.is_file():
+            return {}
+        remedy = "Restore it from a copy, or delete it: tables are then read as they are."
+        found = read_record(path, needed={"tables": dict}, remedy=remedy)
+        if not all(isinstance(one, list) for one in found["tables"].values()):
+            raise DamagedDataError(f"{path}: damaged (checksums are no lists). {remedy}")
+        if found.get("tokens") != self.tokens:
+            raise DamagedDataError(f"{path}: of a study of other sequences. {remedy}")
+        return dict(found["tables"])
+
+    def _record_seals(self, seals: dict[str, list[str]]) -> None:
+        values = {"tokens": self.tokens, "tables": dict(sorted(seals.items()))}
+        write_record(self.folder / TABLES_RECORD, values)
 
     # -- one at a time ----------------------------------------------------------------------
 
@@ -616,6 +655,8 @@ def _checked_record(values: Any) -> dict[str, Any]:
     models = record.get("models") if isinstance(record, dict) else None
     if not (isinstance(record, dict) and isinstance(models, dict)):
         raise ValueError("no record of its models")
+    if not isinstance(record.get("tokens", ""), str):
+        raise ValueError("a digest of its sequences that is no text")
     for facts in models.values():
         known = facts if isinstance(facts, dict) else {}
         if not all(isinstance(known.get(key), str) for key in ("name", "fingerprint")):
