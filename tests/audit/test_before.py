@@ -52,8 +52,24 @@ def test_the_verb_ranks_and_audits_nothing(call, trained, new_text, tmp_path):
     assert "read, none decoded." in done.out
     assert [one.name for one in out.iterdir()] == ["before.parquet"]
     assert pl.read_parquet(out / "before.parquet")["share"].is_sorted()
-    done = call(
-        "audit", "embedded", tmp_path / "a.txt", "-o", out, "--before", "--fail-if", "near>1%"
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--fail-if", "near>1%"],
+        ["--profile"],
+        ["--corpus", "."],
+        ["--ordinary", "shipped"],
+        ["--near-length", "0"],
+        ["--edits", "0"],
+        ["--other-prefixes", "2"],
+    ],
+)
+def test_what_the_ranking_would_pass_over_is_refused(refused, tmp_path, flags):
+    (tmp_path / "a.txt").write_text("text")
+    line = refused(
+        "audit", "embedded", tmp_path / "a.txt", "-o", tmp_path / "o", "--before", *flags
     )
-    assert done.status == 2
-    assert "decodes nothing" in done.err
+    assert f"{flags[0]}: not with --before, which decodes nothing" in line
+    assert not (tmp_path / "o").exists()

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnemoscope.audit.answers import draw_answers
-from mnemoscope.audit.local import continue_windows
+from mnemoscope.audit.documents import Document
+from mnemoscope.audit.local import LocalModel, continue_windows
 from mnemoscope.audit.ordinary import (
     SHIPPED,
     find_overlaps,
@@ -61,6 +62,21 @@ def test_a_chat_template_that_fails_is_refused_with_what_asked_for_it(lm):
     tokenizer.chat_template = "{{ raise_exception('only turns of two') }}"
     with pytest.raises(UserError, match=r"only turns of two.*--ordinary"):
         draw_answers(replace(lm, tokenizer=tokenizer), ["def add("], AuditSettings())
+
+
+@pytest.mark.parametrize("role", ["model", "reference"])
+def test_what_prompts_cannot_be_put_in_is_refused_before_any_window(lm, role, tmp_path):
+    tokenizer = copy.deepcopy(lm.tokenizer)
+    tokenizer.chat_template = "{{ raise_exception('only turns of two') }}"
+    broken, document = replace(lm, tokenizer=tokenizer), Document("a", "some text " * 40, "")
+    pair = (broken, lm) if role == "model" else (lm, broken)
+    with pytest.raises(UserError, match="only turns of two"):
+        LocalModel(pair[0], [document], AuditSettings(ordinary=SHIPPED), reference=pair[1])
+    LocalModel(pair[0], [document], AuditSettings(), reference=pair[1])
+    prompts = tmp_path / "p.txt"
+    prompts.write_text("short\n" + "a long one " * 200)
+    with pytest.raises(UserError, match="leaves no room for an answer"):
+        LocalModel(lm, [document], AuditSettings(ordinary=str(prompts)))
 
 
 def test_answers_are_drawn_as_plain_logits_say(lm):

@@ -1,6 +1,7 @@
 """Page, SARIF and JUnit: every text escaped, nothing from outside, each passage at its place."""
 
 import html
+import inspect
 import math
 import re
 import shlex
@@ -14,6 +15,7 @@ from mnemoscope.audit.documents import mark_hidden, read_documents
 from mnemoscope.audit.local import audit_documents
 from mnemoscope.audit.page import chance, junit_xml, sarif_log, stretches
 from mnemoscope.audit.settings import AuditSettings
+from mnemoscope.cli.audit import audit as audit_verb
 
 EVERY_SCREEN = [
     pytest.param(*one, marks=NEEDS_CHROMIUM) for one in ((1280, "light"), (390, "dark"))
@@ -101,6 +103,10 @@ def test_chances_are_readable_however_small(logprob, said):
 def test_the_command_can_be_pasted_into_a_shell(page):
     shown = re.search(r'<pre class="command">(.*?)</pre>', page)[1]
     assert shlex.split(html.unescape(shown)) == COMMAND
+    settings = re.search(r"<dt>Settings</dt><dd>(.*?)</dd>", page)[1]
+    flags = re.findall(r"<code>(--[a-z-]+)", settings)
+    assert {"--stride", "--other-prefixes", "--refine-from", "--max-growth"} <= set(flags)
+    assert AuditSettings.model_fields.keys() <= inspect.signature(audit_verb).parameters.keys()
 
 
 def test_signs_stand_for_what_cannot_be_seen():

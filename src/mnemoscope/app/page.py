@@ -350,7 +350,7 @@ class Models:
         return self._load(str(model_path()) if name == EMBEDDED else name, dtype=dtype)
 
     def reference(self, name: str) -> LanguageModel | None:
-        """What cannot have seen the documents: of the embedded model its own, else None."""
+        """The reference: of the embedded model its own, else None."""
         return self._load(str(reference_path()), dtype="float32") if name == EMBEDDED else None
 
 

@@ -26,10 +26,9 @@ def draw_answers(lm: LanguageModel, prompts: Sequence[str], settings: AuditSetti
     Drawn at `temperature` from the `top_k`; the same seed and batch size draw the same.
 
     Raises:
-        UserError: a prompt that leaves no room in the model's positions, or logits that are not
-            finite.
+        UserError: as `prompts_shown`, or logits that are not finite.
     """
-    shown = [_tokens_of(lm, prompt) for prompt in prompts]
+    shown = prompts_shown(lm, prompts)
     generator = torch.Generator().manual_seed(settings.seed)
     answers: dict[int, list[int]] = {}
     order = sorted(range(len(shown)), key=lambda one: len(shown[one]))
@@ -39,11 +38,6 @@ def draw_answers(lm: LanguageModel, prompts: Sequence[str], settings: AuditSetti
             n = settings.answer_tokens
             if lm.max_positions is not None:
                 n = min(n, lm.max_positions - length)
-            if n < 1:
-                raise UserError(
-                    f"{lm.name}: the prompt '{prompts[members[0]][:40]}…' leaves no room for an "
-                    f"answer in {lm.max_positions} positions. Shorten it."
-                )
             for start in range(0, len(members), settings.batch_size):
                 some = members[start : start + settings.batch_size]
                 rows = torch.tensor([shown[one] for one in some], device=lm.device)
@@ -53,6 +47,23 @@ def draw_answers(lm: LanguageModel, prompts: Sequence[str], settings: AuditSetti
         str(lm.tokenizer.decode(answers[one], skip_special_tokens=True))
         for one in range(len(shown))
     ]
+
+
+def prompts_shown(lm: LanguageModel, prompts: Sequence[str]) -> list[list[int]]:
+    """Token ids of prompts as the model is shown them, each in its chat or after its first token.
+
+    Raises:
+        UserError: a chat template that cannot be filled in, or a prompt that leaves no room for an
+            answer in the model's positions.
+    """
+    shown = [_tokens_of(lm, prompt) for prompt in prompts]
+    for prompt, tokens in zip(prompts, shown, strict=True):
+        if lm.max_positions is not None and len(tokens) >= lm.max_positions:
+            raise UserError(
+                f"{lm.name}: the prompt '{prompt[:40]}…' leaves no room for an answer in "
+                f"{lm.max_positions} positions. Shorten it."
+            )
+    return shown
 
 
 def _tokens_of(lm: LanguageModel, prompt: str) -> list[int]:

@@ -29,6 +29,7 @@ from mnemoscope.words import whole_characters
 
 _SNIFFED_BYTES = 8192
 _HEAD_BYTES = 4096
+_NAMED = 8  # columns of a table without texts
 _CHARSET = re.compile(rb"charset=[\"']?([\w-]+)", re.IGNORECASE)
 _BYTE_ORDER = {  # the longer ones first: UTF-32's begins as UTF-16's does
     codecs.BOM_UTF32_LE: "utf-32",
@@ -169,7 +170,10 @@ def _read(
     if table_ending(path):
         frame = read_table(path, columns)
         if "text" not in frame.columns:
-            raise UserError("a table without a column 'text'.")
+            raise UserError(
+                "a table without a column 'text'. Name the column of the texts with --column "
+                f"text=NAME; it has {', '.join(frame.columns[:_NAMED])}."
+            )
         for row, text in enumerate(frame["text"], start=1):
             yield _document(f"{name}#{row}", text if isinstance(text, str) else "")
         return

@@ -16,12 +16,13 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
-from mnemoscope.audit.answers import draw_answers, is_chat_model
+from mnemoscope.audit.answers import draw_answers, is_chat_model, prompts_shown
 from mnemoscope.audit.documents import Document, Reading, Tokens, token_texts, tokenize
 from mnemoscope.audit.evidence import Beside, Judged, Written, gather_evidence
 from mnemoscope.audit.ground import CnnGround, recall_probabilities
 from mnemoscope.audit.judge import judge_tokens
 from mnemoscope.audit.needs import find_needs
+from mnemoscope.audit.ordinary import read_prompts
 from mnemoscope.audit.profile import profile_documents
 from mnemoscope.audit.robustness import Grafts
 from mnemoscope.audit.rule import rule_windows
@@ -78,7 +79,8 @@ def audit_documents(
 ) -> dict[str, Any]:
     """Audit documents and write the audit; a run that was stopped in its folder goes on.
 
-    `reference` cannot have seen the documents, `cnn` are CNNs of a study of the audited model.
+    `reference` should never have seen the documents, which only the caller knows; `cnn` are CNNs of
+    a study of the audited model.
     `command` is recorded, as are `names`: what the models were called where that is not their path.
     `redo` writes over an audit of other documents or settings.
 
@@ -132,7 +134,7 @@ class LocalModel:
 
     Raises:
         UserError: no tokenizer, too few positions, no chat template where one is wanted, or a
-            reference whose token ids mean something else.
+            reference whose token ids mean something else; with `ordinary` as `prompts_shown`.
     """
 
     def __init__(
@@ -157,6 +159,9 @@ class LocalModel:
                     "be another text. Choose a reference model of the same family."
                 )
             check_fits(reference, settings.length)
+        if settings.ordinary is not None:  # what would fail after the scan fails now
+            for asked in (lm, *([] if reference is None else [reference])):
+                prompts_shown(asked, read_prompts(settings.ordinary))
         self.lm, self.reference, self.cnn = lm, reference, cnn
         self.name = lm.name
         self.fingerprint: str | None = lm.fingerprint

@@ -25,7 +25,7 @@ from mnemoscope.audit.evidence import tries_needed
 from mnemoscope.audit.heat import COLUMNS, LEVELS, heat_maps
 from mnemoscope.audit.origins import places_by_span
 from mnemoscope.audit.rule import RECALL
-from mnemoscope.audit.settings import NEEDED_EDGES
+from mnemoscope.audit.settings import NEEDED_EDGES, flag_of
 from mnemoscope.stats import FEWEST_GROUPS
 from mnemoscope.version import __version__
 from mnemoscope.words import count, fill, percent, template_environment
@@ -202,6 +202,7 @@ def environment(*first: str) -> jinja2.Environment:
         "shell": shlex.join,
         "marks": mark_hidden,
         "figure": _figure,
+        "flag": flag_of,
     }
     made.globals |= {
         "exp": math.exp,

@@ -29,9 +29,12 @@ class AuditSettings(BoundedSettings):
     refine_from: int = Field(
         default=8,
         ge=1,
-        description="Tokens a window must begin right with for every start around it to be tried.",
+        description="Right tokens a window must begin with for all starts around it to be tried "
+        "(default 8).",
     )
-    max_growth: int = Field(default=128, ge=0, description="Tokens a span may grow past a window.")
+    max_growth: int = Field(
+        default=128, ge=0, description="Tokens a passage may go on past a window (default 128)."
+    )
     patterns: Literal["published", "strict"] = Field(
         default="published", description="published (default) or strict rules."
     )
@@ -105,6 +108,15 @@ class AuditSettings(BoundedSettings):
     def n_allowed(self) -> int:
         """Tokens of the suffix that a hit may get wrong."""
         return min(int((1 - self.threshold) * self.suffix + 1e-9), self.suffix - 1)
+
+
+FLAGS = {"n_prefixes": "other-prefixes", "url": "endpoint"}
+"""Fields whose flag bears another name."""
+
+
+def flag_of(name: str) -> str:
+    """The flag of a setting."""
+    return f"--{FLAGS.get(name, name.replace('_', '-'))}"
 
 
 class EndpointSettings(BoundedSettings):

@@ -19,6 +19,7 @@ from mnemoscope.audit.settings import (
     EndpointSettings,
     audit_settings,
     endpoint_settings,
+    flag_of,
 )
 from mnemoscope.cli.options import (
     ANSWER,
@@ -52,9 +53,9 @@ _GATE_FAILED = 3
 _MAKE_STUDY = "auto"
 _SPAN_FACTS = ["document", "start", "end", "tokens", "verdict", "reason", "text"]
 _SUREST, _SHOWN = 5, 60  # windows that --before prints, characters of each
+_BEFORE = {"prefix", "suffix", "stride", "batch_size", "chat_template", "instruction"}
+"""Settings that --before heeds: which windows it reads, and how."""
 _PANEL = "Models behind an API"
-_FLAGS = {"n_prefixes": "other-prefixes", "url": "endpoint"}
-"""Fields whose flag bears another name."""
 _NEEDS = {
     "answer_tokens": "ordinary",
     "overlap": "ordinary",
@@ -66,7 +67,8 @@ _GROUPS = {
     "": "model documents out reference study fail_if junit verify answer redo quiet",
     "What is read, and by what": "encoding column revision dtype device batch_size chat_template "
     "instruction",
-    "Windows and passages": "stride prefix suffix threshold patterns near_length near_gap seed",
+    "Windows and passages": "stride prefix suffix threshold patterns refine_from "
+    "max_growth near_length near_gap seed",
     "Chances": "temperature top_k probability n_prefixes edits beams profile profile_prefix before",
     "Where it comes from, and ordinary use": "corpus corpus_dtype ordinary answer_tokens overlap",
     _PANEL: "url served_model tokenizer chat prompt_as logprobs api_key_env concurrency "
@@ -75,15 +77,11 @@ _GROUPS = {
 """Arguments and flags in the order of the help, by its panels."""
 
 
-def _flag(name: str) -> str:
-    return f"--{_FLAGS.get(name, name.replace('_', '-'))}"
-
-
 def _flags_of(section: type[BaseModel]) -> Iterator[inspect.Parameter]:
     """The flag of each field of a settings section; None or False stands for its default."""
     for name, field in section.model_fields.items():
         plain = (one for one in (bool, int, float) if field.annotation in (one, one | None))
-        kind, flag = next(plain, str), _flag(name)
+        kind, flag = next(plain, str), flag_of(name)
         default = False if field.default is False else None
         if kind is bool and default is None:
             flag = f"{flag}/--no-{name}"
@@ -133,7 +131,7 @@ def audit(
         str | None,
         Option(
             "--reference",
-            help="A model of the same tokenizer that cannot have seen the documents; of "
+            help="A model of the same tokenizer that never saw the documents; of "
             "'embedded' its own, 'none' for none.",
         ),
     ] = None,
@@ -195,7 +193,7 @@ def audit(
     }
     is_served = service["url"] is not None
     if not is_served:
-        named = {_flag(name): value for name, value in service.items()}
+        named = {flag_of(name): value for name, value in service.items()}
         named |= {"--tokenizer": tokenizer, "--price-in": price_in, "--price-out": price_out}
         named |= {"--dry-run": dry_run}
         _refuse(named, "only with --endpoint, not with a model that runs here")
@@ -233,16 +231,18 @@ def audit(
     if is_served:
         local = {"--reference": reference, "--batch-size": fields["batch_size"], "--dtype": dtype}
         local |= {"--device": device, "--study": study, "--chat-template": fields["chat_template"]}
-        local |= {_flag(name): fields[name] for name in ("profile", "edits", "beams")}
+        asked_here = ("profile", "edits", "beams", "near_length", "near_gap")
+        local |= {flag_of(name): fields[name] for name in asked_here}
         _refuse(local, "only with a model that runs here, not with --endpoint. Leave it out")
     for name, whole in (_NEEDS | {"instruction": "chat" if is_served else "chat_template"}).items():
         if not (fields | service)[whole]:
-            why = f"only with {_flag(whole)}. Add that, or leave it out"
-            _refuse({_flag(name): fields[name]}, why)
+            why = f"only with {flag_of(whole)}. Add that, or leave it out"
+            _refuse({flag_of(name): fields[name]}, why)
     if gate is not None and gate.kind == "near" and (is_served or not settings.near_length):
         raise UserError("--fail-if near: near copies are not looked for here. Choose recalled.")
     if before:
         other = {"--endpoint": service["url"], "--fail-if": fail_if, "--study": study}
+        other |= {flag_of(name): fields[name] for name in fields.keys() - _BEFORE}
         _refuse({**other, "--junit": junit}, "not with --before, which decodes nothing")
     folder = out or Path()  # a dry run may have none
     with shown(quiet), _no_empty_folder(folder):
