@@ -1,6 +1,8 @@
-"""Seconds of an audit, against the naive loop of one `generate` call a window.
+"""Seconds and memory of an audit, against the naive loop of one `generate` call a window.
 
     OMP_NUM_THREADS=2 python benchmarks/bench_audit_speed.py [--model FOLDER] [--characters N ...]
+    python benchmarks/bench_vocabulary.py --write big       # 262,144 tokens, 270 million weights
+    python benchmarks/bench_audit_speed.py --model big --documents 54 --characters 30000 --sample 0
 
 The text is this Python's standard library, in the order of its file names. The naive loop runs on
 a sample of the windows that the audit asked; its results are compared with the audit's there.
@@ -37,14 +39,29 @@ def standard_library(n_characters):
     return "".join(found)
 
 
-def measure(lm, n_characters):
+def memory(of):
+    """Megabytes that this process holds (VmRSS), or held at most since `forget_peak` (VmHWM)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{of}:")) / 1024
+
+
+def forget_peak():
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def measure(lm, n_characters, n_documents):
     """Audit a text; seconds by the clock and of all threads for windows and for the rest."""
-    settings = AuditSettings()
+    settings, text = AuditSettings(), standard_library(n_characters)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "text.txt")
-        path.write_bytes(standard_library(n_characters).encode("utf-8"))
-        documents = read_documents([str(path)]).documents
+        each = -(-len(text) // n_documents)
+        for number in range(n_documents):
+            part = text[number * each : (number + 1) * each]
+            Path(folder, f"{number:03d}.txt").write_bytes(part.encode("utf-8"))
+        documents = read_documents(sorted(map(str, Path(folder).glob("*.txt")))).documents
+        forget_peak()
+        before, began = memory("VmRSS"), time.process_time()
         model = LocalModel(lm, documents, settings)
+        cut = time.process_time() - began
         model.resume(Path(folder), "speed")
         tokens = model.tokens
         clocks = [(time.perf_counter(), time.process_time())]
@@ -57,13 +74,15 @@ def measure(lm, n_characters):
         [after - before for before, after in zip(*pair, strict=True)] for pair in pairwise(clocks)
     )
     print(
-        f"{n_characters:,} characters, {len(tokens[0].ids):,} tokens, {windows.height:,} windows, "
+        f"{n_characters:,} characters in {n_documents} documents, "
+        f"{sum(len(one.ids) for one in tokens):,} tokens, {windows.height:,} windows, "
         f"{len(spans)} passages: {scan + rest:.1f} s ({scan_cpu + rest_cpu:.1f} s of CPU), of "
         f"which windows {scan:.1f} ({scan_cpu:.1f}), passages and evidence {rest:.1f} "
-        f"({rest_cpu:.1f}); {1000 * scan_cpu / windows.height:.2f} ms of CPU a window",
+        f"({rest_cpu:.1f}); {1000 * scan_cpu / windows.height:.2f} ms of CPU a window; cut into "
+        f"tokens {cut:.1f}; memory peak {memory('VmHWM') - before:,.0f} MB above the model's",
         flush=True,
     )
-    return tokens[0], windows, scan + rest, scan_cpu + rest_cpu
+    return max(tokens, key=lambda one: len(one.ids)), windows, scan + rest, scan_cpu + rest_cpu
 
 
 def plain(lm, tokens, n_windows, cpu):
@@ -136,12 +155,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default=str(model_path()))
     parser.add_argument("--characters", type=int, nargs="+", default=[100_000])
+    parser.add_argument("--documents", type=int, default=1, help="the text is cut into so many")
     parser.add_argument("--sample", type=int, default=48, help="0: no naive loop")
     wanted = parser.parse_args()
     lm = load_model(wanted.model, device="cpu")
     print(f"{Path(wanted.model).name}, {torch.get_num_threads()} threads")
     for n_characters in wanted.characters:
-        tokens, windows, clock, cpu = measure(lm, n_characters)
+        tokens, windows, clock, cpu = measure(lm, n_characters, wanted.documents)
         plain(lm, tokens, windows.height, cpu)
         if wanted.sample:
             seconds, seconds_cpu = naive(lm, tokens, windows, wanted.sample)

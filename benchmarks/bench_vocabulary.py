@@ -1,10 +1,12 @@
 """Measure what a vocabulary of 262,144 tokens costs an audit: tokenizer and logits.
 
-Run: .venv/bin/python benchmarks/bench_vocabulary.py
+Run: .venv/bin/python benchmarks/bench_vocabulary.py [--write FOLDER]
 A random Llama (two layers, width 64) and a byte-pair tokenizer of random merges, 64 windows of 64
-tokens. Prints processor seconds, and the peak of memory above what was there before.
+tokens. Prints processor seconds, and the peak of memory above what was there before. `--write`
+writes a random model of the shape of Gemma 3 270M with this tokenizer, for bench_audit_speed.py.
 """
 
+import argparse
 import random
 import resource
 import time
@@ -13,7 +15,13 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from mnemoscope.audit.documents import tokenize
 from mnemoscope.audit.local import continue_windows, judge_tokens
@@ -50,7 +58,35 @@ def measure(what: str, ask: Callable[[], object]) -> None:
     print(f"{what}: {seconds:.3f} s, peak {more / 1024:,.0f} MB above what was there")
 
 
+def write_model(folder: str) -> None:
+    config = Gemma3TextConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=640,
+        intermediate_size=2048,
+        num_hidden_layers=18,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=256,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
+    )
+    model = Gemma3ForCausalLM(config)
+    model.save_pretrained(folder)
+    large_tokenizer().save_pretrained(folder)
+    print(f"Wrote {folder}: {sum(one.numel() for one in model.parameters()):,} weights.")
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", help="only write the model there")
+    wanted = parser.parse_args()
+    if wanted.write:
+        torch.manual_seed(0)
+        write_model(wanted.write)
+        return
     torch.set_num_threads(1)
     torch.manual_seed(0)
     tokenizer, document = large_tokenizer(), "some words of a short document " * 20

@@ -227,6 +227,29 @@ def test_scan_and_capture_give_the_verdict_of_decoding_and_the_gaps_to_it(memori
     np.testing.assert_allclose(captured_gap, gap, atol=1e-4)  # by another attention code
 
 
+def test_verdicts_and_maps_do_not_depend_on_how_many_logits_are_held(memorizer, mixed, monkeypatch):
+    alone, captured = scan(memorizer, mixed), both(memorizer, mixed, batch_size=16)
+    budget = 4 * memorizer.vocab_size * 16  # of one place in a batch of 16
+    monkeypatch.setattr("mnemoscope.lm.model.LOGIT_BYTES", budget)
+    monkeypatch.setattr("mnemoscope.lm.continue_._MOST_HELD", budget)
+    held, forward = [], memorizer.model.forward
+
+    def watched(*arguments, **options):
+        found = forward(*arguments, **options)
+        held.append(found.logits.numel())
+        return found
+
+    monkeypatch.setattr(memorizer.model, "forward", watched)
+    (verdicts, gaps), again = scan(memorizer, mixed), both(memorizer, mixed, batch_size=16)
+    assert max(held) * 4 <= budget
+    for found in (verdicts, again[2]):
+        np.testing.assert_array_equal(found, alone[0])
+    for found in (gaps, again[3]):
+        np.testing.assert_allclose(found, alone[1], atol=1e-4)  # other steps round otherwise
+    for found, wanted in zip(again[:2], captured[:2], strict=True):
+        assert torch.equal(found, wanted)
+
+
 @given(position=st.integers(32, 63), step=st.integers(1, 89))
 @settings(max_examples=25)
 def test_one_wrong_token_anywhere_is_not_memorized(memorizer, tokens, position, step):

@@ -218,12 +218,15 @@ def capture_pooled(
         lm,
         tokens,
         batch_size,
-        lambda batch, span: _in_place(_capture_batch(lm, batch, keep_heads), span),
+        lambda batch, span: _in_place(capture_batch(lm, batch, keep_heads=keep_heads), span),
         attention_mask=attention_mask,
     )
 
 
-def _capture_batch(lm: LanguageModel, batch: torch.Tensor, keep_heads: bool) -> PooledMaps:
+def capture_batch(
+    lm: LanguageModel, batch: torch.Tensor, *, keep_heads: bool = False
+) -> PooledMaps:
+    """The maps of one batch (batch, T) int64 on the model's device, whose logits nobody needs."""
     # What accelerate brought for the moment must go back when its module ends.
     is_known = lm.model in _one_map_a_layer and lm.device_map is None
     with pooled_attention(lm, keep_heads=keep_heads, ends_forward=is_known) as pool:

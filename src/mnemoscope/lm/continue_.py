@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mnemoscope.lm.attention import PooledMaps, pooled_attention
+from mnemoscope.lm.attention import PooledMaps, capture_batch, pooled_attention
 from mnemoscope.lm.model import (
     LanguageModel,
     Span,
@@ -22,6 +22,7 @@ from mnemoscope.lm.model import (
     check_tokens,
     last_logits,
     new_cache,
+    places_within,
     prepend_bos,
     run_batches,
     run_sequences,
@@ -33,6 +34,7 @@ _STEPS = (1, 4)
 # A family without a key-value cache reads the prefix again in every step.
 _STEPS_WITHOUT_CACHE = (4,)
 
+_MOST_HELD = 1 << 30  # bytes of logits that a capture holds to spare a second forward
 _SHORTEST_COPY = 5  # tokens; a shorter match proves nothing either way (their script)
 _SHOWN_CHARACTERS = 32
 _WORD = re.compile(r"[^\W_]+")
@@ -178,7 +180,8 @@ def scan_memorized(
 
     Works in steps: prefix and first suffix token of all sequences, then three more tokens and then
     the rest for those still right, on top of their key-value cache. Arguments and errors as
-    `continue_sequences`.
+    `continue_sequences`. With a large vocabulary the rest is asked in several steps, so that their
+    logits take at most `lm.model.LOGIT_BYTES`.
     """
 
     def step(batch: torch.Tensor, span: Span) -> Scan:
@@ -195,7 +198,12 @@ def _scan_batch(lm: LanguageModel, batch: torch.Tensor, prefix: int) -> Scan:
         cache = new_cache(lm, length - 1)
         begin = prefix
         steps = _STEPS_WITHOUT_CACHE if cache is None else _STEPS
-        for end in [*(prefix + step for step in steps if prefix + step < length), length]:
+        ends = iter([*(prefix + step for step in steps if prefix + step < length), length])
+        goal = next(ends)
+        while begin < length:
+            end = goal
+            if cache is not None:  # so many places that their logits stay within bounds
+                end = min(goal, begin + places_within(lm, len(alive)))
             is_right, gap_here = _step(lm, batch[alive, :end], begin, prefix, cache)
             gap[alive] = torch.minimum(gap[alive], gap_here)
             if not is_right.all():
@@ -206,7 +214,7 @@ def _scan_batch(lm: LanguageModel, batch: torch.Tensor, prefix: int) -> Scan:
                     cache.batch_select_indices(rows if lm.device_map is None else rows.cpu())
             if not len(alive):
                 break
-            begin = end
+            begin, goal = end, goal if end < goal else next(ends, length)
     check_finite(lm, gap)
     is_memorized = torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
     is_memorized[alive] = True
@@ -293,11 +301,14 @@ def capture_and_scan(
     Arguments and errors as `capture_pooled` and `scan_memorized`. Maps equal those of
     `capture_pooled`, bit for bit at equal batch size. Verdicts come from eager attention, those of
     `scan_memorized` from the native one: rounding may flip a near tie, see `Scan.smallest_gap`.
+    Where the logits of a batch would take more than a gigabyte, both are asked one by one.
     """
     table = check_tokens(lm, tokens, prefix=prefix)
 
     def step(batch: torch.Tensor) -> tuple[PooledMaps, Scan]:
         wanted = batch[:, prefix:]
+        if 4 * lm.vocab_size * (wanted.numel() + len(batch)) > _MOST_HELD:
+            return capture_batch(lm, batch), _scan_batch(lm, batch, prefix)
         with pooled_attention(lm) as pool:
             with torch.inference_mode():
                 logits = last_logits(

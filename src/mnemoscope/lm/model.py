@@ -410,6 +410,11 @@ def rows_within(lm: LanguageModel, places: int) -> int:
     return max(1, LOGIT_BYTES // (4 * places * lm.vocab_size))
 
 
+def places_within(lm: LanguageModel, rows: int) -> int:
+    """Places whose float32 logits in so many rows take at most `LOGIT_BYTES`; at least 1."""
+    return max(1, LOGIT_BYTES // (4 * max(rows, 1) * lm.vocab_size))
+
+
 def _try(
     step: Callable[[torch.Tensor], _Result], batch: torch.Tensor, device: str
 ) -> tuple[_Result] | None:
