@@ -7,6 +7,7 @@ import platform
 import re
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib import resources
@@ -209,9 +210,9 @@ def plan(settings: StudySettings, folder: Path, *, redo: bool = False) -> Plan:
             f"Study {folder} ({'there already' if study else 'new'}).",
             model_line,
             *data.lines,
-            *_power_lines(settings, data),
+            *_power_lines(settings, data, possible),
             *_taxonomy_lines(settings, taxonomies, need, lacking),
-            "Stages to run: " + (", ".join(todo) or "none"),
+            _stages_said(todo),
         ],
         rows=list(_rows(settings, need, passes, trainings, cost, published, grafts)),
         notes=[
@@ -220,6 +221,13 @@ def plan(settings: StudySettings, folder: Path, *, redo: bool = False) -> Plan:
             *([] if shape is None else _notes(settings, shape, speed, passes, published)),
         ],
     )
+
+
+def _stages_said(todo: list[str]) -> str:
+    """The stages as the run counts them; a new study has its sequences before the first."""
+    if todo and todo[0] == "sequences":
+        return f"Stages to run: {len(todo) - 1} on the sequences, {', '.join(todo[1:])}"
+    return f"Stages to run: {len(todo)}, {', '.join(todo)}" if todo else "Stages to run: none"
 
 
 # The model: loaded if it is on disk and needed, else only its shape.
@@ -438,11 +446,16 @@ def _of_suite(settings: StudySettings, named: Sequence[str]) -> PlannedData:
     return PlannedData(None, n_sequences, n_memorized, lines)
 
 
-def _power_lines(settings: StudySettings, data: PlannedData) -> Iterator[str]:
+def _power_lines(
+    settings: StudySettings, data: PlannedData, taxonomies: Sequence[Taxonomy]
+) -> Iterator[str]:
     """How many sequences of a class to expect, and the smallest excess that they can show."""
     label, rate = settings.label, shape_facts("suites")["rates"].get(settings.model.name)
     per_class = label.n_train + label.n_eval
-    wants = f"a class takes up to {label.n_train:,} + {label.n_eval:,} and needs {label.minimum:,}."
+    wants = (
+        f"of each class up to {label.n_train:,} train and {label.n_eval:,} are asked; it must have "
+        f"at least {label.minimum:,}."
+    )
     split = (settings.sequences.split or "").removeprefix("memories_")
     published = shape_facts("pythia")["splits"].get(split, {}).get("memories")
     if data.frame is None and rate is not None and data.n_memorized is not None:
@@ -453,19 +466,30 @@ def _power_lines(settings: StudySettings, data: PlannedData) -> Iterator[str]:
     elif data.frame is None and published is not None:
         yield (
             f"Expected: {published:,} memorized sequences are published; a class of "
-            f"{per_class / published:.1%} of them is drawn in full: {wants}"
+            f"{per_class / published:.1%} of them or more can be drawn in full: {wants}"
         )
     elif data.n_memorized is None:
         yield (
             "Expected: what this model reproduces of these sequences is not published; "
             f"'mnemoscope continue' finds it first: {wants}"
         )
-    few = max(2, label.minimum * label.n_eval // per_class)
+    n_classes = min((len(one.classes) for one in taxonomies), default=2)
+    n_most = per_class if data.n_sequences is None else data.n_sequences // n_classes
+    if n_most < label.minimum:
+        yield (
+            f"Power: none. {data.n_sequences:,} sequences cannot give {n_classes} classes of "
+            f"{label.minimum:,} each (label.minimum), so nothing can be trained. Take more, or a "
+            "larger sequences.limit."
+        )
+        return
+    most, few = (
+        max(2, min(n, per_class) * label.n_eval // per_class) for n in (n_most, label.minimum)
+    )
     yield (
-        f"Power: {label.n_eval:,} evaluation sequences a class can show an excess of about "
-        f"{smallest_excess(label.n_eval):.1%} of min-F1 or AUC, {few:,} (the fewest) of about "
-        f"{smallest_excess(few):.1%}: half of a 95 % interval at its widest, near duplicates "
-        "counted once."
+        f"Power: with {most:,} evaluation sequences of each class a study can show an excess (of "
+        f"min-F1 or AUC over the best control) of about {smallest_excess(most):.1%} or more; with "
+        f"{few:,}, the fewest it takes, of {smallest_excess(few):.1%} or more. That is half of a "
+        "95 % interval at its widest; near duplicates count once."
     )
 
 
@@ -681,12 +705,12 @@ def _taxonomy_lines(
     yield (
         f"Taxonomies: {len(taxonomies)}, {len(distinct_partitions(taxonomies))} of them distinct; "
         f"up to {sides} sequences a class, split by {label.split}; "
-        f"{len(need.samples)} samples to train on."
+        f"{plural(len(need.samples), 'sample')} to train on."
     )
     for column, those in lacking.items():
         yield (
-            f"Impossible: {len(those)} need '{column}', which the table lacks, "
-            f"{those[0].name} first."
+            f"Impossible: {len(those)} of {len(taxonomies)} taxonomies need '{column}', which the "
+            f"table lacks; the first is {those[0].name}."
         )
     for name, reason in list(need.impossible.items())[:3]:
         yield f"Impossible: {name}: {reason}"
@@ -721,7 +745,7 @@ def count_passes(
     else:
         found.append(Passes("continuation", n_sequences, n_suffix, length - 1))
     n_checked = min(settings.continue_.check_rows, n_sequences)
-    found.append(Passes("scan against decoding, a draw", n_checked, n_suffix, length - 1))
+    found.append(Passes("a draw, to compare scan and decoding", n_checked, n_suffix, length - 1))
     found.append(Passes("capture", n_maps, 1, length))
     if settings.benchmark.controls:
         found.append(Passes("log-probabilities", n_maps, 1, length, is_control=True))
@@ -964,13 +988,16 @@ def _rows(
         yield "memory: weights + a batch", memory, "the same weights"
     yield "CNNs for the figures", f"{trainings['model']:,}", f"{published.n_trainings:,}"
     yield (
-        "CNNs that choose the reader",
+        "CNNs that choose between CNN and regression",
         f"{n_choosing(len({name for name, _ in need.samples})):,}",
         "none",
     )
     controls = [name for name in (*CNNS, *BASELINES) if name not in ATTENTION]
-    shown = [f"{name} {trainings[name]:,}" for name in controls if name in trainings]
-    yield "trainings for the controls", ", ".join(shown) or "none", "none"
+    shown = Counter[str]()  # of both readers
+    for name in controls:
+        shown[TABLE[name].name] += trainings.get(name, 0)
+    said = ", ".join(f"{name} {n:,}" for name, n in shown.items() if n)
+    yield "trainings for the controls", said or "none", "none"
     if cost is not None:
         yield "time: language model", about(cost.passing), about(published.passing)
         yield "time: CNNs", about(cost.training), about(published.training)

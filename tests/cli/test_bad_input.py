@@ -12,7 +12,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from mnemoscope.flow.run import run
 from mnemoscope.study.folder import Study
+from mnemoscope.study.settings import parse_settings
 from tiny_models import VOCABULARY, save_model
 
 LONG = "The licence applies to works based on the library. " * 20
@@ -453,6 +455,19 @@ def test_maps_of_another_model_are_not_taken_for_the_references(study, refused) 
     assert f"{study / 'maps' / 'reference'}: maps of another model" in line
 
 
+def test_maps_of_other_tokens_are_not_taken_for_ones_own(tiny, study, tmp_path, refused) -> None:
+    """The reference's whole folder, of a study of the same models and ids, but other tokens."""
+    table = pl.read_parquet(tiny.values["sequences"]["source"])
+    table.reverse().with_columns(table["sequence_id"]).write_parquet(tmp_path / "other.parquet")
+    values = tiny.values | {"sequences": {"source": str(tmp_path / "other.parquet")}}
+    other = run(parse_settings(values, where="test"), tmp_path / "other", until="capture")
+    Study(study).forget("train")
+    shutil.rmtree(study / "maps" / "reference")
+    shutil.copytree(other.folder / "maps" / "reference", study / "maps" / "reference")
+    line = refused("train", study, "-q")
+    assert f"{study / 'maps' / 'reference'}: maps of another study's sequences" in line
+
+
 def test_names_that_no_file_can_have_are_one_line(tiny, tmp_path, out, refused, call) -> None:
     long = "x" * 300
     for arguments, what in (
@@ -618,3 +633,33 @@ def test_tables_that_features_and_label_cannot_use(tmp_path, source, refused) ->
     for arguments, what in cases:
         assert what in refused(*arguments)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
+
+
+@pytest.mark.parametrize("ending", ["parquet", "jsonl"])
+def test_a_table_of_the_users_is_not_written_over(tmp_path, source, call, refused, ending) -> None:
+    table, own = source / "table.parquet", tmp_path / f"own.{ending}"
+    frame = pl.DataFrame({"sequence_id": [1], "tokens": [[1] * 64], "is_memorized": [False]})
+    frame.write_parquet(table)
+    (frame.write_parquet if ending == "parquet" else frame.write_ndjson)(own)
+    before = own.read_bytes()
+    assert "there already" in refused("features", table, "-o", own)
+    assert own.read_bytes() == before
+    own.unlink()
+    assert call("features", table, "-o", own).status == 0
+    made = (["label", own, "-t", "Non-Memo, Guess, Recall", "-o", own], own.read_bytes())
+    if ending == "parquet":  # ours, and known to be
+        assert call(*made[0]).status == 0
+    else:
+        assert "there already" in refused(*made[0])
+    assert (own.read_bytes() == made[1]) == (ending == "jsonl")
+
+
+def test_a_wrong_taxonomy_is_named_before_settings_that_differ(study, refused) -> None:
+    line = refused("label", study, "-t", "Non-Memo, Gess, Recall", "-q")
+    assert "Did you mean 'Guess'?" in line
+
+
+def test_a_table_without_texts_names_the_flag(tmp_path, out, refused) -> None:
+    (tmp_path / "t.jsonl").write_text('{"content": "some words", "id": 1}\n')
+    line = refused("audit", "embedded", tmp_path / "t.jsonl", "-o", out, "-q")
+    assert "--column text=NAME; it has content, id" in line

@@ -210,8 +210,8 @@ def test_cost_of_the_controls_is_stated_apart_and_falls_away_with_them(tmp_path)
         {what: ours for what, ours, _ in plan(chosen(benchmark=values), tmp_path / "s").rows}
         for values in ({"control_settings": 0}, {"controls": False})
     )
-    assert "control 408" in with_["trainings for the controls"]
-    assert "blind 204" in with_["trainings for the controls"]
+    assert "Control task 459" in with_["trainings for the controls"]
+    assert "Blind CNNs 204" in with_["trainings for the controls"]
     assert without["trainings for the controls"] == "none"
     assert "time: controls, CNNs" in with_
     assert "time: controls, CNNs" not in without
@@ -268,6 +268,7 @@ def test_a_table_that_lacks_columns_makes_taxonomies_impossible_in_advance(tmp_p
     made = text(plan(chosen(sequences=source), tmp_path / "study"))
     assert "need 'duplicates', which the table lacks" in made
     assert "50, each scanned" in made
+    assert "Power: none. 50 sequences cannot give" in made
     assert [path.name for path in tmp_path.iterdir()] == ["table.parquet"]
 
 

@@ -38,7 +38,10 @@ def test_a_study_whose_classes_are_too_small_has_a_report_whose_command_helps(
     values |= {"benchmark": {"n_resamples": 100, "controls": False}}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(values))
     folder = tmp_path / "study"
-    line = refused("run", tmp_path / "study.yaml", "-o", folder, "-q")
+    said = call("run", tmp_path / "study.yaml", "-o", folder)
+    assert said.status == 2
+    assert (said.err + said.out).count("sequences of every class are needed") == 1
+    line = refused("run", "-o", folder, "-q")
     assert line.endswith(f"{folder}/report.html shows what there is.")
     page = (folder / "report.html").read_text()
     assert "Guess has 0" in text_of(page)

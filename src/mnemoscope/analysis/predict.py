@@ -70,10 +70,10 @@ _BINS = 5
 _NO_PLANE = 1e-6  # the solver's own tolerance is 1e-7
 _NAN = float("nan")
 _WORDS = {
-    "baseline": "baseline",
+    "baseline": "one for all",
     "taxonomic": "one a category",
-    "optimal": "optimal partition",
-    "no perplexity": "baseline without perplexities",
+    "optimal": "one a part of the best partition",
+    "no perplexity": "one for all, without perplexities",
 }
 
 
@@ -568,7 +568,10 @@ def _sentence(scores: pl.DataFrame) -> str:
     """The F1 of every model."""
     rows = scores.filter(figure="f1", category="all").select("model", "value", "low", "high")
     said = ", ".join(f"{_WORDS[model]} {plain_figure(*figure)}" for model, *figure in rows.rows())
-    return f"F1 of predicting memorized or not, on sequences put aside: {said}."
+    return (
+        "How well logistic models of simple features say whether a sequence is memorized, by F1 "
+        f"(precision and recall in one) on sequences put aside: {said}."
+    )
 
 
 def _figures(scores: pl.DataFrame, weights: pl.DataFrame) -> Iterator[Chart]:
@@ -613,8 +616,9 @@ def _further(inputs: AnalysisInputs, data: Data, partition: Partition | None) ->
     )
     if partition is not None and partition.best is not None:
         yield (
-            f"Optimal partition: {partition.best}, the best of {partition.n_eligible} eligible "
-            f"ones of {partition.n_all}."
+            f"The best partition divides the sequences by {partition.best} (feature@quantile). Of "
+            f"{partition.n_all} partitions {partition.n_eligible} hold memorized and other "
+            "sequences in each part."
         )
     elif partition is not None:
         yield "No partition has both labels in each of its parts, so there is no optimal one."
@@ -628,5 +632,5 @@ def _further(inputs: AnalysisInputs, data: Data, partition: Partition | None) ->
     yield f"Token frequencies are those of {frequency_source(inputs)}."
     yield (
         "Perplexity of the second half is close to the label itself: a memorized suffix is a "
-        "likely one. The baseline without perplexities says what the rest can do."
+        "likely one. The model without perplexities says what the rest can do."
     )

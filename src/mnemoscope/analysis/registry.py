@@ -110,6 +110,7 @@ class Entry:
     uses: tuple[Use, ...] = ()  # where it is there; it does without elsewhere
     each_model: bool = False  # of one model; with a second one or checkpoints made of each
     padded: bool = False  # whether it reads rows of several lengths (`attention_mask`)
+    cost: str = "about once through each sequence"  # of the model; each says what it took
     version: int = 1  # raised when the numbers change, so that stored results are made anew
     plugin: Plugin | None = None  # that brings it; None of ours
 
@@ -201,6 +202,7 @@ ENTRIES: tuple[Entry, ...] = (
         needs=("scores", "model"),
         uses=("features",),
         each_model=True,
+        cost="several prompts of each sequence, decoded",
         source="Huang, Yang, Potts: Demystifying Verbatim Memorization, arXiv 2407.17817",
     ),
     Entry(
@@ -210,6 +212,7 @@ ENTRIES: tuple[Entry, ...] = (
         needs=("scores", "model"),
         uses=("features",),
         each_model=True,
+        cost="each place of a sequence changed in turn",
         source="Huang, Yang, Potts: Demystifying Verbatim Memorization, arXiv 2407.17817",
     ),
     Entry(
@@ -220,6 +223,7 @@ ENTRIES: tuple[Entry, ...] = (
         uses=("duplicates",),
         version=2,
         each_model=True,
+        cost="changed prompts decoded, and a copy of the model trained",
         source="Huang, Yang, Potts: Demystifying Verbatim Memorization, arXiv 2407.17817",
     ),
     Entry(
@@ -230,6 +234,7 @@ ENTRIES: tuple[Entry, ...] = (
         uses=("duplicates", "corpus"),
         version=2,
         each_model=True,
+        cost="a copy of the model trained",
         source="Huang, Yang, Potts: Demystifying Verbatim Memorization, arXiv 2407.17817",
     ),
     Entry(
@@ -249,6 +254,7 @@ ENTRIES: tuple[Entry, ...] = (
         needs=("scores", "features", "model", "second model"),
         uses=("duplicates",),
         version=2,
+        cost="24 continuations of each prefix",
         source="Ross et al.: A Geometric Framework for Memorization, arXiv 2411.00113",
     ),
     Entry(
@@ -257,6 +263,7 @@ ENTRIES: tuple[Entry, ...] = (
         answers="Does a student reproduce what its teacher memorized, and by which loss?",
         needs=("scores", "features", "classes", "model", "students"),
         uses=("duplicates",),
+        cost="every student, and grafts",
         source="Xu et al.: LLAVADI, What Matters For Distillation, arXiv 2407.19409",
         version=2,
     ),
@@ -266,6 +273,7 @@ ENTRIES: tuple[Entry, ...] = (
         answers="Do memorized suffixes look at, or owe more to, the last token of their prompt?",
         needs=("scores", "model"),
         uses=("features", "maps", "second model"),
+        cost="once, and total effects of some",
         source="Chen et al.: Bright Ending Attention, arXiv 2410.21665",
     ),
     Entry(
@@ -284,6 +292,7 @@ ENTRIES: tuple[Entry, ...] = (
         needs=("scores", "features", "model"),
         uses=("duplicates", "second model", "corpus"),
         version=2,
+        cost="a copy of the model trained",
         source="Tirumala et al.: Memorization Without Overfitting, arXiv 2205.10770",
     ),
     Entry(

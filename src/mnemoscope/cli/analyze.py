@@ -114,13 +114,13 @@ def _print_list() -> None:
     from mnemoscope.report.published import console
 
     table = Table(box=None, pad_edge=False)
-    for column in ("analysis", "answers", "needs"):
+    for column in ("analysis", "answers", "needs", "goes through the model"):
         table.add_column(column, overflow="fold")
     for entry in every_entry():
         needs = ", ".join(entry.needs)
         uses = [*entry.uses, *(["each model given"] if entry.each_model else [])]
         needs += f" (uses {', '.join(uses)})" if uses else ""
-        table.add_row(entry.name, entry.answers, needs)
+        table.add_row(entry.name, entry.answers, needs, entry.cost)
     console().print(table)
     words = Table(box=None, pad_edge=False, show_header=False)
     for word, meaning in (USES | {one: need.meaning for one, need in NEEDS.items()}).items():

@@ -138,9 +138,8 @@ def _announce(settings: StudySettings, out: Path) -> None:
     check_names(settings)
     source = settings.sequences.source
     say(
-        f"A new study in {out}: {settings.model.name} on "
-        f"{'the shipped sequences' if source == EMBEDDED else source}, up to {out}/report.html. "
-        "--dry-run says what it takes."
+        f"Reading {'the shipped sequences' if source == EMBEDDED else source} for a new study of "
+        f"{settings.model.name} in {out}, up to {out}/report.html. --dry-run says what it takes."
     )
 
 

@@ -93,7 +93,10 @@ def label(
     Example: mnemoscope label features.parquet -t "Non-Memo, Guess, Recall" -o labels.parquet
     """
     if out is None:
+        from mnemoscope.taxonomy.catalogue import load_taxonomies
+
         _only_for_tables(target, "label", column)
+        load_taxonomies(taxonomy or [])  # a wrong name is said before what else may not fit
         flags = {"label.taxonomies": taxonomy, "label.drop_small_classes": drop_small_classes}
         stage_verb(target, "label", flags, stage)
         if answer.as_json:
@@ -201,7 +204,12 @@ def _only_for_studies(verb: str, assignments: list[str] | None, *, redo: bool) -
 
 
 def refuse_unwritable(out: Path) -> None:
-    """Raise UserError before any work: no table's ending, no folder, or a study's own files."""
+    """Raise UserError before any work: no table's ending, no folder, a study's or a user's file.
+
+    A Parquet table that mnemoscope wrote is written over.
+    """
+    from mnemoscope.data.table import is_own_table
+
     if out.suffix not in {".parquet", ".jsonl"}:
         raise UserError(f"{out}: must end in .parquet or .jsonl.")
     if not out.absolute().parent.is_dir():
@@ -210,6 +218,11 @@ def refuse_unwritable(out: Path) -> None:
     if is_study(out.absolute().parent) and (out.absolute().parent / "manifests").is_dir():
         raise UserError(
             f"{out}: {out.parent} is a study and holds its own files. Choose another with -o."
+        )
+    if out.exists() and not is_own_table(out):
+        raise UserError(
+            f"{out}: there already, and not known to be mnemoscope's. Choose another name with -o, "
+            "or delete it."
         )
 
 
@@ -484,10 +497,9 @@ def texts(
     """
     from mnemoscope.data.table import write_table
     from mnemoscope.embedded.texts import KINDS, find_texts
-    from mnemoscope.lm.load import load_tokenizer
 
     refuse_unwritable(out)
-    frame = find_texts(load_tokenizer(model), n=n)
+    frame = find_texts(load_tokenizer_named(model), n=n)
     write_table(out, frame)
     counts = ", ".join(f"{kind} {frame.filter(genre=kind).height:,}" for kind in KINDS)
     print(f"Wrote {out}: {counts}.")

@@ -18,7 +18,8 @@ from mnemoscope.pipeline.sequences import create_study
 from mnemoscope.pipeline.train import train_stage
 from mnemoscope.pipeline.trainings import check_kernels
 from mnemoscope.progress import say
-from mnemoscope.report.page import REPORT_FILE, report_stage
+from mnemoscope.report.content import report_content
+from mnemoscope.report.page import REPORT_FILE, report_stage, write_report
 from mnemoscope.search.climb import search_stage
 from mnemoscope.study.folder import STAGES, Study, is_study
 from mnemoscope.study.models import Models
@@ -83,7 +84,7 @@ def run(
         missing = [one for one in names if one in STAGE_FUNCTIONS and not study.is_done(one)]
         for name in names:
             if name == "capture" and until is None and (reason := nothing_to_train(study)):
-                report_stage(study, models)
+                write_report(folder / REPORT_FILE, report_content(study, models.tokenizer()))
                 raise UserError(f"{reason} {folder / REPORT_FILE} shows what there is.")
             if name in STAGE_FUNCTIONS and not study.is_done(name):
                 place = missing.index(name) + 1
