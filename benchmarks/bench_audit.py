@@ -17,8 +17,8 @@ from scipy.stats import binomtest
 
 from mnemoscope.audit.documents import Document, Tokens, character_range, read_documents, tokenize
 from mnemoscope.audit.ground import read_ground, recall_probabilities, study_settings
-from mnemoscope.audit.heat import TRIES, summarize_profile
 from mnemoscope.audit.local import LocalModel, audit_documents, continue_windows
+from mnemoscope.audit.page import TRIES, summarize_profile
 from mnemoscope.audit.profile import profile_documents
 from mnemoscope.audit.rule import rule_windows
 from mnemoscope.audit.settings import AuditSettings

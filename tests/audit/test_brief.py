@@ -6,7 +6,7 @@ import re
 import pytest
 
 from chromium import CHROMIUM
-from mnemoscope.audit.brief import render_brief
+from mnemoscope.audit.page import render_brief
 from mnemoscope.audit.settings import AuditSettings
 
 

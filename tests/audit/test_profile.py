@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from mnemoscope.audit import profile as module
 from mnemoscope.audit.documents import Document, tokenize
-from mnemoscope.audit.heat import heat_maps, summarize_profile
+from mnemoscope.audit.page import heat_maps, summarize_profile
 from mnemoscope.audit.profile import PROFILE_COLUMNS, profile_documents
 from mnemoscope.audit.run import file_sha256
 from mnemoscope.audit.settings import AuditSettings

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 import transformers
 
-from mnemoscope.audit.robustness import Grafts, standard_parts
+from mnemoscope.audit.needs import Grafts, standard_parts
 from mnemoscope.audit.verify import read_audit
 from mnemoscope.embedded.templates import forms_of, write_text
 from mnemoscope.lm.continue_ import scan_memorized

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from mnemoscope.audit.shares import overall, parse_gate, summarize
+from mnemoscope.audit.rule import overall, parse_gate, summarize
 from mnemoscope.errors import UserError
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from rapidfuzz.distance import Levenshtein
 
+from mnemoscope.audit.answers import chance_within
 from mnemoscope.audit.documents import tokenize
-from mnemoscope.audit.judge import judge_tokens
+from mnemoscope.audit.profile import judge_tokens
 from mnemoscope.audit.settings import AuditSettings
-from mnemoscope.audit.within import chance_within
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import prepend_bos
 from tiny_models import save_model

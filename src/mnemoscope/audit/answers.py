@@ -1,16 +1,32 @@
-"""Answers that a model of this machine draws to prompts, as a chat service would."""
+"""Answers that a model of this machine draws, and the chance that one is nearly a passage.
+
+The chance of exactly these tokens is one product. That of any text within k edits is a sum over
+far too many texts; beam search finds the likeliest of them, and since they are distinct, their
+chances add up to a lower bound. A beginning that no ending can bring within k edits is dropped.
+
+Source: decoding-constrained beam search, Cooper et al., arXiv 2603.24917.
+"""
 
 from collections.abc import Sequence
 from itertools import groupby, takewhile
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from mnemoscope.audit.settings import AuditSettings
-from mnemoscope.audit.within import sampling_table
 from mnemoscope.errors import UserError
-from mnemoscope.lm.model import LanguageModel, check_finite, in_chat, last_logits, new_cache
+from mnemoscope.lm.model import (
+    LanguageModel,
+    check_finite,
+    check_tokens,
+    in_chat,
+    last_logits,
+    new_cache,
+    prepend_bos,
+    run_batches,
+)
 from mnemoscope.progress import track
 
 
@@ -23,10 +39,8 @@ def draw_answers(lm: LanguageModel, prompts: Sequence[str], settings: AuditSetti
     """One answer to each prompt, of at most `settings.answer_tokens` tokens.
 
     A chat-tuned model is asked in its template; a base model goes on with the prompt as a text.
-    Drawn at `temperature` from the `top_k`; the same seed and batch size draw the same.
-
-    Raises:
-        UserError: as `prompts_shown`, or logits that are not finite.
+    Drawn at `temperature` from the `top_k`; the same seed and batch size draw the same. Raises
+    UserError: as `prompts_shown`, or logits that are not finite.
     """
     shown = prompts_shown(lm, prompts)
     generator = torch.Generator().manual_seed(settings.seed)
@@ -105,3 +119,121 @@ def _ends(lm: LanguageModel) -> list[int]:
     named: Any = getattr(getattr(lm.model, "generation_config", None), "eos_token_id", None)
     every = [getattr(lm.tokenizer, "eos_token_id", None), *np.atleast_1d(named)]
     return sorted({int(one) for one in every if one is not None})
+
+
+class Within(NamedTuple):
+    """What n suffixes come to with `settings.edits` edits.
+
+    Attributes:
+        logprob: natural logarithm of the summed chances of the texts found, (n,), float64; -inf
+            where none can be drawn.
+        n_texts: how many texts that are, (n,).
+    """
+
+    logprob: npt.NDArray[np.float64]
+    n_texts: npt.NDArray[np.int64]
+
+
+def chance_within(
+    lm: LanguageModel, windows: npt.NDArray[np.int32], settings: AuditSettings
+) -> Within:
+    """Bound the chance that the tokens drawn after each prefix are the suffix, nearly.
+
+    `windows` are token ids, (n, length), n at least 1. Counted are answers whose first `suffix`
+    tokens have a Levenshtein distance in tokens of at most `settings.edits` from the suffix, drawn
+    at `temperature` from the `top_k`. The suffix itself is always among them, so the bound is at
+    least its chance; with as many beams as there are such texts it is exact. Raises UserError:
+    logits that are not finite, or tokens that do not fit the model. NoRoomError: the beams of one
+    window do not fit into memory.
+    """
+    table = check_tokens(lm, windows, prefix=settings.prefix)
+    n_windows = max(1, settings.batch_size // settings.beams)
+    made = run_batches(
+        lm,
+        table,
+        n_windows,
+        lambda batch: _search(lm, batch, settings),
+        places=2 * settings.beams,  # in float64
+    )
+    return Within(*map(np.concatenate, zip(*made, strict=True)))
+
+
+def _search(lm: LanguageModel, batch: torch.Tensor, settings: AuditSettings) -> Within:
+    """Beams of a batch of windows (w, length), all of one window side by side."""
+    n, n_steps = len(batch), batch.shape[1] - settings.prefix
+    wanted = batch[:, None, settings.prefix :]  # (w, 1, steps), for every beam
+    rows = torch.arange(n, device=batch.device)[:, None]
+    totals = torch.zeros(n, 1, dtype=torch.float64, device=batch.device)
+    distances = torch.arange(n_steps + 1, device=batch.device).expand(n, 1, -1)
+    cache, fed = new_cache(lm, batch.shape[1] - 1), prepend_bos(lm, batch[:, : settings.prefix])
+    with torch.inference_mode():
+        for step in range(n_steps):
+            logits = last_logits(lm, fed, 1, cache)[:, 0].double()
+            check_finite(lm, logits.amax(dim=-1))
+            drawn = sampling_table(logits, settings).reshape(*totals.shape, -1)
+            _leave_out(drawn, distances, wanted, step, settings.edits)
+            drawn += totals[..., None]
+            order = drawn.clone()
+            # The passage itself stays, in the first beam, as long as it can be drawn.
+            own = order[:, 0].gather(1, wanted[:, 0, [step]])
+            order[:, 0].scatter_(1, wanted[:, 0, [step]], own.masked_fill(own > -torch.inf, 1.0))
+            chosen = order.flatten(1).topk(min(settings.beams, order[0].numel()), dim=1).indices
+            totals = drawn.flatten(1).gather(1, chosen)
+            beams, tokens = chosen // drawn.shape[2], chosen % drawn.shape[2]
+            distances = _advance(distances[rows, beams], tokens, wanted)
+            parents = (rows * drawn.shape[1] + beams).flatten()
+            new = tokens.flatten()[:, None]
+            if cache is None:  # such families read everything again
+                fed = torch.cat([fed[parents], new], dim=1)
+            else:
+                cache.batch_select_indices(parents)
+                fed = new
+    found = totals.logsumexp(dim=1).clamp(max=0.0)
+    return Within(found.cpu().numpy(), (totals > -torch.inf).sum(dim=1).cpu().numpy())
+
+
+def sampling_table(logits: torch.Tensor, settings: AuditSettings) -> torch.Tensor:
+    """Log-probabilities of drawing each token, (rows, vocabulary); -inf outside the top k."""
+    scaled = logits / settings.temperature
+    if not 0 < settings.top_k < scaled.shape[-1]:
+        return scaled.log_softmax(dim=-1)
+    best = scaled.topk(settings.top_k, dim=-1).values
+    drawn = scaled - best.logsumexp(dim=-1, keepdim=True)
+    return drawn.masked_fill(scaled < best[:, -1:], -torch.inf)
+
+
+def _leave_out(
+    drawn: torch.Tensor, distances: torch.Tensor, wanted: torch.Tensor, step: int, edits: int
+) -> None:
+    """Put -inf where a token (w, beams, vocabulary) leaves no way to end within the edits.
+
+    Only the tokens that the passage has near this place can lead on better than any other token.
+    """
+    nothing = torch.full_like(distances[..., 0], -1)  # matches no token
+    can_differ = _least(_advance(distances, nothing, wanted), step) <= edits
+    near = wanted[..., max(step - edits, 0) : step + edits + 1].expand(*drawn.shape[:2], -1)
+    can_match = [
+        _least(_advance(distances, near[..., at], wanted), step) <= edits
+        for at in range(near.shape[-1])
+    ]
+    values = drawn.gather(2, near)
+    drawn.masked_fill_(~can_differ[..., None], -torch.inf)
+    drawn.scatter_(2, near, values.masked_fill(~torch.stack(can_match, dim=-1), -torch.inf))
+
+
+def _advance(distances: torch.Tensor, tokens: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Levenshtein distances to each beginning of the passage, after one more token.
+
+    (w, beams, steps + 1) from the same, tokens (w, beams) and the passage (w, 1, steps).
+    """
+    exchanged = distances[..., :-1] + (tokens[..., None] != wanted)
+    put_in = distances + 1
+    least = torch.cat([put_in[..., :1], torch.minimum(put_in[..., 1:], exchanged)], dim=-1)
+    places = torch.arange(least.shape[-1], device=least.device)
+    return (least - places).cummin(dim=-1).values + places
+
+
+def _least(distances: torch.Tensor, step: int) -> torch.Tensor:
+    """The least distance of whole texts that go on from here: `step` + 1 tokens are written."""
+    places = torch.arange(distances.shape[-1], device=distances.device)
+    return (distances + (places - step - 1).abs()).amin(dim=-1)

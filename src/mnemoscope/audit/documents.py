@@ -97,10 +97,8 @@ def read_documents(
     `sources` are files, folders (read recursively, hidden files left out), tables with a column
     `text` (`TABLE_ENDINGS`), data sets of the hub, or `-` for `stdin`. Files in `leave_out` are no
     documents: the audit itself goes there. `columns` of tables are taken by their paths, as a
-    study's are (`take_columns`).
-
-    Raises:
-        UserError: a source that does not exist, an encoding nobody knows, or nothing readable.
+    study's are (`take_columns`). Raises UserError: a source that does not exist, an encoding nobody
+    knows, or nothing readable.
     """
     try:
         " ".encode(encoding)  # codecs.lookup also knows rot13 and zip, which give no characters
@@ -301,9 +299,7 @@ def tokenize(text: str, tokenizer: Any) -> Tokens:
     """Cut a document into tokens, without special ones.
 
     For many documents `tokenizer` is one `WindowCutter`: to make it takes as long as to load it.
-
-    Raises:
-        UserError: a tokenizer that cannot give offsets (no fast one).
+    Raises UserError: a tokenizer that cannot give offsets (no fast one).
     """
     cutter = tokenizer if isinstance(tokenizer, WindowCutter) else WindowCutter(tokenizer)
     ids, offsets = cutter.encode_with_offsets(text)

@@ -121,11 +121,9 @@ def _log_odds(
 def check_study(folder: Path, model: dict[str, Any], settings: AuditSettings) -> Study:
     """Open a study and refuse it where its CNNs cannot speak of this audit.
 
-    `model` holds `fingerprint`, `bos_id`, `dtype` and `name` of the audited one.
-
-    Raises:
-        UserError: no study, not trained, of another model, of other windows, or of plain text
-            where the audit speaks in a chat.
+    `model` holds `fingerprint`, `bos_id`, `dtype` and `name` of the audited one. Raises UserError:
+    no study, not trained, of another model, of other windows, or of plain text where the audit
+    speaks in a chat.
     """
     study = Study(folder)
     study.require("label")
@@ -316,10 +314,8 @@ def make_study(
     """Make the study, or finish it, up to its trained CNNs, in the audit's folder.
 
     Where one class has fewer than `MEMORIZED_A_CLASS` sequences no CNN is trained, and its label
-    stage says why. `dtype` is the audit's: another one is another model.
-
-    Raises:
-        UserError: windows of another length, or in a chat; or a study of other settings is there.
+    stage says why. `dtype` is the audit's: another one is another model. Raises UserError: windows
+    of another length, or in a chat; or a study of other settings is there.
     """
     check_windows("auto", SequenceSettings(), audit)
     folder = out / "study"

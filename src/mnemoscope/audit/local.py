@@ -16,15 +16,13 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
-from mnemoscope.audit.answers import draw_answers, is_chat_model, prompts_shown
+from mnemoscope.audit.answers import chance_within, draw_answers, is_chat_model, prompts_shown
 from mnemoscope.audit.documents import Document, Reading, Tokens, token_texts, tokenize
 from mnemoscope.audit.evidence import Beside, Judged, Written, gather_evidence
 from mnemoscope.audit.ground import CnnGround, recall_probabilities
-from mnemoscope.audit.judge import judge_tokens
-from mnemoscope.audit.needs import find_needs
+from mnemoscope.audit.needs import Grafts, find_needs
 from mnemoscope.audit.ordinary import read_prompts
-from mnemoscope.audit.profile import profile_documents
-from mnemoscope.audit.robustness import Grafts
+from mnemoscope.audit.profile import judge_tokens, profile_documents
 from mnemoscope.audit.rule import rule_windows
 from mnemoscope.audit.run import (
     PARTS,
@@ -37,7 +35,6 @@ from mnemoscope.audit.run import (
 )
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.audit.spans import WINDOW_COLUMNS, Growth, Place, Span, cut, window_table
-from mnemoscope.audit.within import chance_within
 from mnemoscope.data.read import WindowCutter
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import made_folder, read_parquet, write_parquet
@@ -87,9 +84,8 @@ def audit_documents(
     Returns:
         What `audit.json` holds.
 
-    Raises:
-        UserError: another audit is in the folder, a reference of another family, a model without
-            tokenizer or with too few positions, no document as long as a window.
+    Raises UserError: another audit is in the folder, a reference of another family, a model without
+    tokenizer or with too few positions, no document as long as a window.
     """
     prepare_folder(out)
     model = LocalModel(
@@ -114,8 +110,7 @@ def check_audit(
 ) -> None:
     """Refuse what `audit_documents` would refuse, before a study is made for it at length.
 
-    Raises:
-        UserError: as there; an audit that asked no study is another one than is wanted.
+    Raises UserError: as there; an audit that asked no study is another one than is wanted.
     """
     plain = settings.model_copy(update={"chat_template": False})  # a study refuses a chat itself
     check_long_enough(LocalModel(lm, reading.documents, plain, reference=reference))
@@ -132,9 +127,8 @@ def check_audit(
 class LocalModel:
     """A model that runs here, as an audit asks it (`run.Writer`); arguments as `audit_documents`.
 
-    Raises:
-        UserError: no tokenizer, too few positions, no chat template where one is wanted, or a
-            reference whose token ids mean something else; with `ordinary` as `prompts_shown`.
+    Raises UserError: no tokenizer, too few positions, no chat template where one is wanted, or a
+    reference whose token ids mean something else; with `ordinary` as `prompts_shown`.
     """
 
     def __init__(
@@ -455,10 +449,8 @@ def continue_windows(
 
     `windows` are token ids, shape (n, length). A hit may have `n_allowed` wrong tokens; the
     suffix's length decodes all to the end. Batches are halved, and said so, when memory runs out.
-
-    Raises:
-        UserError: tokens that do not fit the model (at once), non-finite logits (on the way).
-        NoRoomError: not even one window fits into memory.
+    Raises UserError: tokens that do not fit the model (at once), non-finite logits (on the way).
+    NoRoomError: not even one window fits into memory.
     """
     table = check_tokens(lm, windows, prefix=prefix)
     return run_batches(

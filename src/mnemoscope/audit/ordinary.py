@@ -53,8 +53,7 @@ class Overlap(NamedTuple):
 def read_prompts(source: str) -> list[str]:
     """The prompts of a file, one a line, each once, empty lines left out; of `SHIPPED` ours.
 
-    Raises:
-        UserError: no such file, not UTF-8, or no prompt in it.
+    Raises UserError: no such file, not UTF-8, or no prompt in it.
     """
     if source == SHIPPED:
         text = resources.files(__package__).joinpath("ordinary.txt").read_text("utf-8")

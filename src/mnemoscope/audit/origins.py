@@ -42,8 +42,7 @@ def find_origins(model: Any, spans: pl.DataFrame) -> tuple[pl.DataFrame, pl.Data
         The spans with `origin_count` (of the passage) and `origin_suffix_count`, and a row for each
         place that is listed, columns `ORIGIN_COLUMNS`.
 
-    Raises:
-        UserError: no such corpus, or one of token ids where no tokens are known.
+    Raises UserError: no such corpus, or one of token ids where no tokens are known.
     """
     place, dtype = model.settings.corpus, model.settings.corpus_dtype
     rows = spans.rows(named=True)
@@ -80,8 +79,7 @@ def find_origins(model: Any, spans: pl.DataFrame) -> tuple[pl.DataFrame, pl.Data
 def open_asked(model: Any) -> Corpus | None:
     """The corpus that the settings of `model` name; None of an index.
 
-    Raises:
-        UserError: no such corpus, or one of token ids where no tokens are known.
+    Raises UserError: no such corpus, or one of token ids where no tokens are known.
     """
     place, corpus = model.settings.corpus, None
     if not place.startswith(SCHEME):

@@ -1,6 +1,10 @@
-"""What an audit is shown as: an HTML page that opens offline, SARIF for editors, JUnit for builds.
+"""What an audit is shown as: HTML pages that open offline, SARIF for editors, JUnit for builds.
 
-The page runs no script and prints; in all three every text is escaped.
+The pages run no script and print; everywhere every text is escaped. `audit.html` shows all, with a
+heat map of each document where a profile was made: a cell's colour is the largest chance of any
+window whose suffix has a character in it, as in arXiv 2505.12546. `report.html`, two sheets of A4
+for readers who know nothing of language models, quotes the strongest passages, says in words what
+the figures are, and how to check them.
 """
 
 import math
@@ -20,12 +24,11 @@ import jinja2
 import polars as pl
 from markupsafe import Markup
 
-from mnemoscope.audit.documents import mark_hidden
+from mnemoscope.audit.documents import Document, mark_hidden
 from mnemoscope.audit.evidence import tries_needed
-from mnemoscope.audit.heat import COLUMNS, LEVELS, heat_maps
 from mnemoscope.audit.origins import places_by_span
-from mnemoscope.audit.rule import RECALL
-from mnemoscope.audit.settings import NEEDED_EDGES, flag_of
+from mnemoscope.audit.rule import RECALL, covered
+from mnemoscope.audit.settings import NEEDED_EDGES, AuditSettings, flag_of
 from mnemoscope.stats import FEWEST_GROUPS
 from mnemoscope.version import __version__
 from mnemoscope.words import count, fill, percent, template_environment
@@ -402,3 +405,175 @@ def junit_xml(record: Mapping[str, Any], frame: pl.DataFrame) -> str:
 
 def _clean(text: str) -> str:
     return _FORBIDDEN.sub("\ufffd", text)
+
+
+REPORT_FILE = "report.html"
+
+_QUOTED = 3
+_LONGEST = 240  # characters of a quotation
+_BEFORE = 110  # characters of what the model was shown
+_DOCUMENTS = 6
+
+
+def render_brief(
+    record: Mapping[str, Any], spans: pl.DataFrame, tables: Mapping[str, pl.DataFrame]
+) -> str:
+    """Render the report from `audit.json`, `spans.parquet` and the tables beside it."""
+    rows = [{"number": number, **row} for number, row in enumerate(spans.rows(named=True), 1)]
+    recalled = sorted(
+        (row for row in rows if row["verdict"] == RECALL),
+        key=lambda row: (
+            bool(row["reference_reproduces"]),
+            -(-math.inf if row["extraction_logprob"] is None else row["extraction_logprob"]),
+            row["number"],
+        ),
+    )
+    return render(
+        "brief",
+        record=record,
+        whole=record["summary"],
+        quoted=[_quotation(row) for row in recalled[:_QUOTED]],
+        n_recalled=len(recalled),
+        n_alone=sum(row["reference_reproduces"] is False for row in recalled),
+        documents=record["documents"][:_DOCUMENTS],
+        n_more=max(len(record["documents"]) - _DOCUMENTS, 0),
+        origins=places_by_span(tables["origins"]) if "origins" in tables else None,
+        n_placed=sum(bool(row["origin_count"]) for row in recalled),
+    )
+
+
+def _quotation(row: dict[str, Any]) -> dict[str, Any]:
+    """A passage with what was shown before it, both shortened."""
+    begin = row["suffix_start"] - row["window_start"]
+    shown = row["prefix_text"][:begin]
+    text = "".join(row["continuation_pieces"])
+    return {
+        **row,
+        "shown": ("…" if len(shown) > _BEFORE else "") + shown[-_BEFORE:],
+        "quoted": text[:_LONGEST] + ("…" if len(text) > _LONGEST else ""),
+    }
+
+
+TRIES = (1, 10, 100, 1_000, 10_000)
+"""Answers of which a profile says how much of the text they bring out."""
+
+LEVELS = (0.001, 0.01, 0.1, 0.5)
+"""Chances of one try from which on a cell takes the next colour."""
+
+COLUMNS = 60
+"""Cells of a line."""
+
+_MOST_CELLS = 900  # of a document
+_MOST_DOCUMENTS = 20
+_LIKELIEST = 5
+_LONGEST_SHOWN = 160  # characters
+
+
+def summarize_profile(
+    frame: pl.DataFrame, documents: Sequence[Document], settings: AuditSettings
+) -> dict[str, Any]:
+    """What `audit.json` says of a profile: how much text so many answers bring out.
+
+    A character is brought out by n answers where it stands in the suffix of a window that one of
+    them is with a chance of at least `settings.probability`.
+    """
+    n_characters = sum(len(document.text) for document in documents)
+    needed = [tries_needed(one, settings.probability) for one in frame["extraction_logprob"]]
+    spots: dict[str, list[tuple[int, int, int | None]]] = {}
+    columns = frame["document"], frame["suffix_start"], frame["end"], needed
+    for name, *spot in zip(*columns, strict=True):
+        spots.setdefault(name, []).append(tuple(spot))
+    rows = []
+    for tries in TRIES:
+        n = sum(
+            covered(
+                (start, end)
+                for start, end, one in spots.get(document.name, ())
+                if one is not None and one <= tries
+            )
+            for document in documents
+        )
+        rows.append({"tries": tries, "characters": n, "share": n / n_characters})
+    return {
+        "windows": frame.height,
+        "prefix": settings.profile_prefix,
+        "probability": settings.probability,
+        "extractable": rows,
+    }
+
+
+class Cell(NamedTuple):
+    """Characters `start` up to `end`: the logarithm of the largest chance, and its colour.
+
+    The level counts the limits in `LEVELS` that the chance reaches; None where nothing was asked.
+    """
+
+    start: int
+    end: int
+    logprob: float | None
+    level: int | None
+
+
+class HeatMap(NamedTuple):
+    """One document: lines of cells, the likeliest windows as rows of the profile, and its name.
+
+    `texts` are what the likeliest windows ask for.
+    """
+
+    document: str
+    lines: list[list[Cell]]
+    likeliest: list[dict[str, Any]]
+    texts: list[str]
+
+
+def heat_maps(profile: pl.DataFrame, texts: Mapping[str, str]) -> tuple[list[HeatMap], int]:
+    """The heat maps of those documents with the largest chances, and how many are left out."""
+    best = (
+        profile.group_by("document", maintain_order=True)
+        .agg(pl.col("extraction_logprob").max())
+        .sort("extraction_logprob", descending=True, maintain_order=True)
+    )
+    names = best["document"].to_list()
+    found = []
+    for name in names[:_MOST_DOCUMENTS]:
+        rows = profile.filter(pl.col("document") == name)
+        likeliest = _likeliest(rows)
+        parts = [texts[name][row["suffix_start"] : row["end"]] for row in likeliest]
+        cells = _cells(rows, len(texts[name]))
+        lines = [cells[start : start + COLUMNS] for start in range(0, len(cells), COLUMNS)]
+        shown = [part[:_LONGEST_SHOWN] for part in parts]
+        found.append(HeatMap(name, lines, likeliest, shown))
+    return found, len(names) - len(found)
+
+
+def _cells(rows: pl.DataFrame, n_characters: int) -> list[Cell]:
+    width = max(-(-n_characters // min(_MOST_CELLS, max(rows.height, 1))), 1)
+    values: list[float | None] = [None] * -(-n_characters // width)
+    spots = rows.select("suffix_start", "end", "extraction_logprob").iter_rows()
+    for start, end, value in spots:
+        for cell in range(start // width, (end - 1) // width + 1):
+            own = values[cell]
+            values[cell] = value if own is None else max(own, value)
+    return [
+        Cell(number * width, min((number + 1) * width, n_characters), value, _level(value))
+        for number, value in enumerate(values)
+    ]
+
+
+def _level(logprob: float | None) -> int | None:
+    return None if logprob is None else sum(logprob >= math.log(one) for one in LEVELS)
+
+
+def _likeliest(rows: pl.DataFrame) -> list[dict[str, Any]]:
+    """The windows of the largest chances whose suffixes do not overlap."""
+    found: list[dict[str, Any]] = []
+    possible = rows.filter(pl.col("extraction_logprob") >= math.log(LEVELS[0]))
+    order = possible.sort("extraction_logprob", descending=True, maintain_order=True)
+    for row in order.iter_rows(named=True):
+        if all(
+            row["end"] <= one["suffix_start"] or one["end"] <= row["suffix_start"] for one in found
+        ):
+            found.append(row)
+        if len(found) == _LIKELIEST:
+            break
+    return found

@@ -17,16 +17,20 @@ from typing import Any, NamedTuple, Protocol
 
 import polars as pl
 
-from mnemoscope.audit.brief import REPORT_FILE, render_brief
 from mnemoscope.audit.documents import Document, Reading, Tokens
 from mnemoscope.audit.evidence import Judge, span_table
-from mnemoscope.audit.heat import summarize_profile
 from mnemoscope.audit.near import begun_right, near_table
 from mnemoscope.audit.ordinary import ask_ordinary, prompts_sha256, summarize_ordinary
 from mnemoscope.audit.origins import find_origins, open_asked
-from mnemoscope.audit.page import render_page, sarif_log
+from mnemoscope.audit.page import (
+    REPORT_FILE,
+    render_brief,
+    render_page,
+    sarif_log,
+    summarize_profile,
+)
+from mnemoscope.audit.rule import overall, summarize
 from mnemoscope.audit.settings import AuditSettings
-from mnemoscope.audit.shares import overall, summarize
 from mnemoscope.audit.spans import Growth, Place, Span, coarse_starts, fine_starts, spans_of
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import read_record, write_json, write_parquet, write_record, write_text
@@ -110,8 +114,7 @@ def audit(
     Returns:
         What `audit.json` holds.
 
-    Raises:
-        UserError: another audit is in the folder, or no document is as long as a window.
+    Raises UserError: another audit is in the folder, or no document is as long as a window.
     """
     prepare_folder(out)
     check_long_enough(model)
@@ -319,8 +322,7 @@ class AskedModel(NamedTuple):
 def prepare_folder(out: Path) -> None:
     """Make the audit's folder.
 
-    Raises:
-        UserError: something is in the way, or there is no permission.
+    Raises UserError: something is in the way, or there is no permission.
     """
     if (out / "study.yaml").exists():
         raise UserError(f"{out}: a study stands here. Choose another folder with -o.")
@@ -340,9 +342,8 @@ def prepare_folder(out: Path) -> None:
 def read_audit_record(out: Path) -> dict[str, Any]:
     """What `audit.json` holds, seen to be as it was written; of earlier versions, as it is.
 
-    Raises:
-        FileNotFoundError: no audit there.
-        DamagedDataError: unreadable, or changed since it was written.
+    Raises FileNotFoundError: no audit there. DamagedDataError: unreadable, or changed since it was
+    written.
     """
     needed = {"schema_version": int, "settings": dict, "documents": list, "summary": dict}
     return read_record(out / RECORD, needed=needed, remedy="Make the audit again with --redo.")
@@ -367,10 +368,8 @@ def standing_audit(
 
     The SHA-256 of a model's files stand for the fingerprint, which only the loaded model has. None
     where nothing stands there, or where files do not decide and the model must be loaded (a hub
-    name, an adapter, dtype `auto`, a tokenizer in other files, a chat template).
-
-    Raises:
-        UserError: an audit of other documents or settings, or with another kind of reference.
+    name, an adapter, dtype `auto`, a tokenizer in other files, a chat template). Raises UserError:
+    an audit of other documents or settings, or with another kind of reference.
     """
     try:
         record = read_audit_record(out)

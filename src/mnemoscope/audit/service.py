@@ -373,9 +373,8 @@ class Client:
     def ask(self, bodies: Sequence[Any], *, label: str) -> list[Answer]:
         """Answers to many requests, in their order; what is answered already is not asked again.
 
-        Raises:
-            UserError: the service refuses, or gives no answer after all tries. What was answered
-                by then is kept.
+        Raises UserError: the service refuses, or gives no answer after all tries. What was answered
+        by then is kept.
         """
         names = [self.name(body) for body in bodies]
         found = dict(self._store.answers) if self._store is not None else {}
@@ -674,9 +673,7 @@ class ServedModel:
 
     `splitter` cuts the documents into the model's tokens, or words. Sampling is at temperature 1
     from all tokens, since a service gives no more. The tokenizer's name and revision are recorded.
-
-    Raises:
-        UserError: tokens are to be sent, and there is no tokenizer.
+    Raises UserError: tokens are to be sent, and there is no tokenizer.
     """
 
     def __init__(

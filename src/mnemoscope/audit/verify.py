@@ -46,9 +46,8 @@ class Verification(NamedTuple):
 def read_audit(out: Path) -> tuple[dict[str, Any], pl.DataFrame]:
     """Read `audit.json` and `spans.parquet` of a folder.
 
-    Raises:
-        UserError: no audit there, or one of a later version.
-        DamagedDataError: a file that cannot be read.
+    Raises UserError: no audit there, or one of a later version. DamagedDataError: a file that
+    cannot be read.
     """
     check_is_audit(out)
     record = read_audit_record(out)
@@ -83,9 +82,8 @@ def read_audit(out: Path) -> tuple[dict[str, Any], pl.DataFrame]:
 def verify_audit(out: Path, load: Load) -> Verification:
     """Repeat the spans of an audit with the model that `load` gives.
 
-    Raises:
-        UserError: no audit there, or the model cannot be loaded.
-        DamagedDataError: a file that cannot be read.
+    Raises UserError: no audit there, or the model cannot be loaded. DamagedDataError: a file that
+    cannot be read.
     """
     record, frame = read_audit(out)
     documents, problems, notes = _check_documents(out, record)

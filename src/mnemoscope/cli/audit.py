@@ -43,9 +43,9 @@ if TYPE_CHECKING:
 
     from mnemoscope.audit.documents import Document, Reading, Splitter
     from mnemoscope.audit.ground import CnnGround
+    from mnemoscope.audit.rule import Gate
     from mnemoscope.audit.run import AskedModel, Writer
     from mnemoscope.audit.service import ServedModel
-    from mnemoscope.audit.shares import Gate
     from mnemoscope.audit.verify import Verification
     from mnemoscope.lm.model import LanguageModel
 
@@ -220,7 +220,7 @@ def audit(
     if not is_served:
         with shown(quiet):
             _check_names(here, sources)
-    from mnemoscope.audit.shares import parse_gate
+    from mnemoscope.audit.rule import parse_gate
 
     if junit is not None and not junit.absolute().parent.is_dir():
         raise UserError(f"--junit {junit}: no such folder. Make it first.")
