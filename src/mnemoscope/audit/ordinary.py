@@ -107,10 +107,7 @@ def _place(
 def find_overlaps(
     answers: Sequence[npt.NDArray[np.int32]], documents: Sequence[npt.NDArray[np.int32]], *, n: int
 ) -> list[Overlap | None]:
-    """The longest run of at least n tokens that each answer shares with any document.
-
-    Token ids, one axis each.
-    """
+    """The longest run of at least n tokens that each answer (ids) shares with any document."""
     views = [
         np.lib.stride_tricks.sliding_window_view(one, n)
         if len(one) >= n

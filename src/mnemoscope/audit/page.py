@@ -515,10 +515,7 @@ class Cell(NamedTuple):
 
 
 class HeatMap(NamedTuple):
-    """One document: lines of cells, the likeliest windows as rows of the profile, and its name.
-
-    `texts` are what the likeliest windows ask for.
-    """
+    """One document: lines of cells, rows of the likeliest windows, and what those ask for."""
 
     document: str
     lines: list[list[Cell]]

@@ -309,10 +309,7 @@ def model_files(place: Path) -> dict[str, str]:
 
 
 class AskedModel(NamedTuple):
-    """A model as it was asked for, before it is loaded; `dtype` may be ``auto``.
-
-    `place` is its folder or file, or a hub name as a path that is not there.
-    """
+    """A model before it is loaded; `place`: folder, file or a hub name, `dtype` may be ``auto``."""
 
     place: Path
     revision: str | None
@@ -320,10 +317,7 @@ class AskedModel(NamedTuple):
 
 
 def prepare_folder(out: Path) -> None:
-    """Make the audit's folder.
-
-    Raises UserError: something is in the way, or there is no permission.
-    """
+    """Make the audit's folder. Raises UserError: something is in the way, or no permission."""
     if (out / "study.yaml").exists():
         raise UserError(f"{out}: a study stands here. Choose another folder with -o.")
     try:

@@ -92,10 +92,7 @@ def coarse_starts(n_tokens: int, settings: AuditSettings) -> list[int]:
 
 
 def fine_starts(coarse: pl.DataFrame, n_tokens: int, settings: AuditSettings) -> list[int]:
-    """Starts between the coarse windows of one document that are worth a look.
-
-    They lie beside a window that begins right; between two hits nothing is missing.
-    """
+    """Starts between coarse windows that are worth a look: beside one that begins right."""
     rows = coarse.select("first", "common", "score").sort("first").rows()
     enough = min(settings.refine_from, settings.suffix)
     is_hit = {first for first, _, score in rows if _counts_as_hit(score, settings)}
