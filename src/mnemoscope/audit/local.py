@@ -322,45 +322,34 @@ class LocalModel:
         with track("Gathering evidence", total=len(spans), unit="spans") as progress:
             for start in range(0, len(spans), _SPANS_AT_ONCE):
                 chunk = spans[start : start + _SPANS_AT_ONCE]
-                evidence = self._with_needs(self._with_edits(gather_evidence(self, chunk)))
-                found += self._with_grafts(evidence)
+                evidence = gather_evidence(self, chunk)
+                windows = np.array([one["window_tokens"] for one in evidence], dtype=np.int32)
+                more = self._edits(windows), self._needs(windows), self._graft_counts(windows)
+                found += [one | e | n | g for one, e, n, g in zip(evidence, *more, strict=True)]
                 progress.advance(len(chunk))
         return found
 
-    def _with_edits(self, evidence: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The evidence, and how likely something within a few edits of each suffix is."""
-        settings = self.settings
-        if not evidence or not settings.edits:
-            return evidence
-        windows = np.array([one["window_tokens"] for one in evidence], dtype=np.int32)
-        found = chance_within(self.lm, windows, settings)
+    def _edits(self, windows: npt.NDArray[np.int32]) -> list[dict[str, Any]]:
+        """How likely something within a few edits of each suffix is."""
+        edits = self.settings.edits
+        if not edits:
+            return [{}] * len(windows)
+        found = chance_within(self.lm, windows, self.settings)
         return [
-            one
-            | {"within_edits": settings.edits, "within_logprob": float(value), "within_texts": n}
-            for one, value, n in zip(evidence, found.logprob, found.n_texts.tolist(), strict=True)
+            {"within_edits": edits, "within_logprob": float(value), "within_texts": n}
+            for value, n in zip(found.logprob, found.n_texts.tolist(), strict=True)
         ]
 
-    def _with_needs(self, evidence: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The evidence, and what each window needs."""
-        if not evidence:
-            return []
-        settings = self.settings
-        windows = np.array([one["window_tokens"] for one in evidence], dtype=np.int32)
-        needs = find_needs(
-            self.lm,
-            windows,
-            prefix=settings.prefix,
-            batch_size=settings.batch_size,
-            seed=settings.seed,
-        )
-        return [one | own for one, own in zip(evidence, needs, strict=True)]
+    def _needs(self, windows: npt.NDArray[np.int32]) -> list[dict[str, Any]]:
+        """What each window needs."""
+        asked = self.settings.model_dump(include={"prefix", "batch_size", "seed"})
+        return find_needs(self.lm, windows, **asked)
 
-    def _with_grafts(self, evidence: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The evidence, and with how many parts of the reference each passage comes out."""
-        grafts = self._grafts if evidence else None
+    def _graft_counts(self, windows: npt.NDArray[np.int32]) -> list[dict[str, Any]]:
+        """With how many parts of the reference each passage comes out."""
+        grafts = self._grafts
         if grafts is None or isinstance(grafts, str):
-            return evidence
-        windows = np.array([one["window_tokens"] for one in evidence], dtype=np.int32)
+            return [{}] * len(windows)
 
         def reproduces() -> npt.NDArray[np.bool_]:
             n_allowed = self.settings.n_allowed
@@ -370,15 +359,13 @@ class LocalModel:
                 return np.zeros(len(windows), dtype=bool)
             return scores >= 1 - n_allowed / self.settings.suffix - 1e-9  # NaN: left
 
-        survives = grafts.survivals(reproduces)
         return [
-            one
-            | {
+            {
                 "grafts": len(row),
                 "grafts_survived": int(row.sum()),
                 "broken_by": [part for part, ok in zip(grafts.parts, row, strict=True) if not ok],
             }
-            for one, row in zip(evidence, survives, strict=True)
+            for row in grafts.survivals(reproduces)
         ]
 
     def written(self, spans: Sequence[tuple[int, Span]]) -> list[Written]:
