@@ -124,10 +124,8 @@ def _ends(lm: LanguageModel) -> list[int]:
 class Within(NamedTuple):
     """What n suffixes come to with `settings.edits` edits.
 
-    Attributes:
-        logprob: natural logarithm of the summed chances of the texts found, (n,), float64; -inf
-            where none can be drawn.
-        n_texts: how many texts that are, (n,).
+    The natural logarithm of the summed chances of the texts found, (n,) float64, -inf where none
+    can be drawn, and how many texts that are, (n,).
     """
 
     logprob: npt.NDArray[np.float64]

@@ -168,11 +168,9 @@ class Prior(NamedTuple):
 def gather_evidence(model: Judge, spans: Sequence[tuple[int, Span]]) -> list[dict[str, Any]]:
     """Ask about the window that speaks for each span, given with the number of its document.
 
-    Returns:
-        For each span the columns of `SPAN_COLUMNS` that the models answer; None: not told.
-
-    Source: the chance of one try is that of probabilistic discoverable extraction, Hayes et al.,
-        arXiv 2410.19482.
+    Gives for each the columns of `SPAN_COLUMNS` that the models answer; None: not told. Source: the
+    chance of one try is that of probabilistic discoverable extraction, Hayes et al., arXiv
+    2410.19482.
     """
     settings = model.settings
     places = [(number, span.hit.first) for number, span in spans]

@@ -79,11 +79,7 @@ def audit_documents(
     `reference` should never have seen the documents, which only the caller knows; `cnn` are CNNs of
     a study of the audited model.
     `command` is recorded, as are `names`: what the models were called where that is not their path.
-    `redo` writes over an audit of other documents or settings.
-
-    Returns:
-        What `audit.json` holds.
-
+    `redo` writes over an audit of other documents or settings. Gives what `audit.json` holds.
     Raises UserError: another audit is in the folder, a reference of another family, a model without
     tokenizer or with too few positions, no document as long as a window.
     """
@@ -416,12 +412,10 @@ def _facts(lm: LanguageModel, name: str) -> dict[str, Any]:
 
 
 class Continued(NamedTuple):
-    """Continued windows.
+    """Continued windows: what the model wrote, (n, suffix) int32, `LEFT` after a window was left.
 
-    Attributes:
-        tokens: what the model wrote, shape (n, suffix), int32; `LEFT` after a window was left.
-        common: tokens of the longest common prefix of suffix and continuation, (n,), int32.
-        score: share of matching tokens (n,), float64; NaN for a window that was left.
+    `common`, (n,) int32, counts tokens of the longest common prefix of suffix and continuation;
+    `score`, (n,) float64, is the share of matching tokens, NaN for a window that was left.
     """
 
     tokens: npt.NDArray[np.int32]

@@ -109,12 +109,9 @@ def audit(
 ) -> dict[str, Any]:
     """Audit the documents of `reading`, which the model holds too; a stopped run goes on.
 
-    `command` is recorded; `redo` writes over an audit of other documents or settings.
-
-    Returns:
-        What `audit.json` holds.
-
-    Raises UserError: another audit is in the folder, or no document is as long as a window.
+    Gives what `audit.json` holds. `command` is recorded; `redo` writes over an audit of other
+    documents or settings. Raises UserError: another audit is in the folder, or no document is as
+    long as a window.
     """
     prepare_folder(out)
     check_long_enough(model)
