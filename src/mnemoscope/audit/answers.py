@@ -66,9 +66,8 @@ def draw_answers(lm: LanguageModel, prompts: Sequence[str], settings: AuditSetti
 def prompts_shown(lm: LanguageModel, prompts: Sequence[str]) -> list[list[int]]:
     """Token ids of prompts as the model is shown them, each in its chat or after its first token.
 
-    Raises:
-        UserError: a chat template that cannot be filled in, or a prompt that leaves no room for an
-            answer in the model's positions.
+    Raises UserError: a chat template that cannot be filled in, or a prompt that leaves no room for
+    an answer in the model's positions.
     """
     shown = [_tokens_of(lm, prompt) for prompt in prompts]
     for prompt, tokens in zip(prompts, shown, strict=True):
