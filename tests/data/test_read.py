@@ -122,14 +122,13 @@ def test_sources_that_cannot_be_read_are_refused(tmp_path, tokenizer):
 def test_a_file_that_may_not_be_read_is_counted(tmp_path, tokenizer, monkeypatch):
     (tmp_path / "a.txt").write_text(LONG)
     (tmp_path / "b.txt").write_text(LONG)
-    opened = type(tmp_path).open
 
-    def guarded(path, *mode):
+    def guarded(path, mode):
         if path.name == "b.txt":
             raise PermissionError(13, "Permission denied")
-        return opened(path, *mode)
+        return open(path, mode)
 
-    monkeypatch.setattr(type(tmp_path), "open", guarded)
+    monkeypatch.setattr("mnemoscope.data.formats.open", guarded, raising=False)
     result = read_sequences(tmp_path, tokenizer)
     assert (result.n_documents, result.n_unreadable) == (1, 1)
     with pytest.raises(UserError, match=r"b\.txt: no permission"):

@@ -114,7 +114,7 @@ def refuse_pointer(path: Path) -> None:
 def open_raw(path: Path) -> BinaryIO:
     """Open a file's bytes; UserError without permission."""
     try:
-        return path.open("rb")
+        return open(path, "rb")
     except PermissionError as error:
         raise UserError(f"{path}: no permission to read it.") from error
 
