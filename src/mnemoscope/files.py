@@ -240,11 +240,9 @@ def read_parquet(
     """Read a table and verify its checksum; files without one are read as they are.
 
     `remedy` completes the error message: what to do about a damaged file without a copy. `seals`
-    are the checksums (`seal_of`) of tables that belong in this place; None lets in any.
-
-    Raises:
-        OSError: the file is missing or unreadable.
-        DamagedDataError: torn, not Parquet, changed since it was written, or another table's file.
+    are the checksums (`seal_of`) of tables that belong in this place; None lets in any. Raises
+    OSError: the file is missing or unreadable. DamagedDataError: torn, not Parquet, changed since
+    it was written, or another table's file.
     """
     import polars as pl
 
