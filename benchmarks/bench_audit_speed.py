@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=2 python benchmarks/bench_audit_speed.py [--model FOLDER] [--characters N ...]
     python benchmarks/bench_vocabulary.py --write big       # 262,144 tokens, 270 million weights
-    python benchmarks/bench_audit_speed.py --model big --documents 54 --characters 30000 --sample 0
+    python benchmarks/bench_audit_speed.py --model big --documents 54 --characters 10000 --sample 0
 
 The text is this Python's standard library, in the order of its file names. The naive loop runs on
 a sample of the windows that the audit asked; its results are compared with the audit's there.
