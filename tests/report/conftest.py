@@ -183,7 +183,6 @@ def make_content() -> c.ReportContent:
     both = make_benchmark(seed=5), make_benchmark(scores=lower, title="same genres in every class")
     return c.ReportContent(
         title="Guess or recall? The embedded model",
-        created="3 March 2026",
         model=model,
         reference=model | {"name": "mnemoscope-demo-reference", "note": "The same network before."},
         counts=counts,

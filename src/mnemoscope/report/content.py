@@ -296,7 +296,6 @@ class ReportContent:
     settings: Mapping[str, Any] = field(default_factory=dict)  # nested, versions among them
     commands: Sequence[str] = ()  # shell lines that make this report again
     next_steps: Sequence[tuple[str, str]] = ()  # what one may want, and the command for it
-    created: str = ""  # when, in words
     published: Record | None = None  # as `published_view` gives it
     analyses: Sequence[tables.AnalysisSection] = ()
     levels: tables.AnalysisSection | None = None  # where duplicates are few set levels
