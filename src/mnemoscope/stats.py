@@ -284,20 +284,14 @@ def grouped_variance(values: ArrayLike, groups: ArrayLike) -> float:
 
 
 class Varied(NamedTuple):
-    """A figure with all that it may vary with.
+    """A figure with all that it may vary with."""
 
-    Attributes:
-        value: the figure.
-        draws: of every resample of the groups, trainings as they are, (resamples,).
-        without: for each independent set of trainings, the figure without each of them in turn,
-            (trainings,); a set of one says nothing of its noise.
-        n_groups: groups that were drawn, of the class that has fewest.
-    """
-
-    value: float
-    draws: Floats
+    value: float  # the figure
+    draws: Floats  # of every resample of the groups, trainings as they are, (resamples,)
+    # For each independent set of trainings, the figure without each of them in turn, (trainings,);
+    # a set of one says nothing of its noise.
     without: tuple[Floats, ...]
-    n_groups: int
+    n_groups: int  # groups that were drawn, of the class that has fewest
 
     def ends(self, tail: float = TAIL) -> Interval | None:
         """Interval that holds the figure of other groups and trainings; None without draws.

@@ -52,17 +52,12 @@ _CONTROLS = ("Cc", "Cs", "Co")
 
 @dataclass(frozen=True)
 class Document:
-    """One text.
+    """One text."""
 
-    Attributes:
-        name: the path as given; of a table's row `path#row`, rows counted from 1; `-`.
-        sha256: of the text in UTF-8.
-        is_extracted: the text is not the file's own characters (HTML, PDF, DOCX, standard input).
-    """
-
-    name: str
+    name: str  # the path as given; of a table's row `path#row`, rows counted from 1; `-`
     text: str
-    sha256: str
+    sha256: str  # of the text in UTF-8
+    # The text is not the file's own characters (HTML, PDF, DOCX, standard input).
     is_extracted: bool = False
 
 
@@ -281,17 +276,12 @@ _EXTRACTORS: dict[str, tuple[str, Callable[[bytes], str]]] = {
 
 
 class Tokens(NamedTuple):
-    """Tokens of one document, or the words that stand for them.
+    """Tokens of one document, or the words that stand for them."""
 
-    Attributes:
-        ids: shape (n,), int32.
-        starts: first character of each token, shape (n,), int64.
-        ends: position after its last character, (n,), int64. A token that ends inside a character
-            covers it whole, as the next one does too, and the combining marks of its last one.
-    """
-
-    ids: npt.NDArray[np.int32]
-    starts: npt.NDArray[np.int64]
+    ids: npt.NDArray[np.int32]  # shape (n,), int32
+    starts: npt.NDArray[np.int64]  # first character of each token, shape (n,), int64
+    # Position after its last character, (n,), int64. A token that ends inside a character covers it
+    # whole, as the next one does too, and the combining marks of its last one.
     ends: npt.NDArray[np.int64]
 
 

@@ -100,20 +100,15 @@ class Written(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """What a model says of n given rows of tokens, of the last S of each.
+    """What a model says of n given rows of tokens, of the last S of each."""
 
-    Attributes:
-        logprobs: natural logarithm of each token's probability, (n, S), float64; NaN of a first
-            token before which the model reads nothing.
-        sampling: that of drawing all S in one try, (n,); -inf where a token cannot be drawn.
-        is_whole: each token is the likeliest, (n,), bool.
-        choices: gives the likeliest tokens at each place of a row.
-    """
-
+    # Natural logarithm of each token's probability, (n, S), float64; NaN of a first token before
+    # which the model reads nothing.
     logprobs: npt.NDArray[np.float64]
+    # That of drawing all S in one try, (n,); -inf where a token cannot be drawn.
     sampling: npt.NDArray[np.float64]
-    is_whole: npt.NDArray[np.bool_]
-    choices: Callable[[int], Choices]
+    is_whole: npt.NDArray[np.bool_]  # each token is the likeliest, (n,), bool
+    choices: Callable[[int], Choices]  # gives the likeliest tokens at each place of a row
 
 
 class Beside(NamedTuple):
@@ -149,20 +144,14 @@ class Judge(Protocol):
 
 
 class Prior(NamedTuple):
-    """Does a suffix come out whatever stands before it?
+    """Does a suffix come out whatever stands before it?"""
 
-    Attributes:
-        gain: log-probability of the suffix after its own prefix minus that of the average of the
-            others, in nats; near 0: it comes out whatever stands before it.
-        n_reproduced: other prefixes after which the model writes the whole suffix.
-        n_prefixes: how many others there were.
-        source: where they come from, in words.
-    """
-
+    # Log-probability of the suffix after its own prefix minus that of the average of the others, in
+    # nats; near 0: it comes out whatever stands before it.
     gain: float
-    n_reproduced: int
-    n_prefixes: int
-    source: str
+    n_reproduced: int  # other prefixes after which the model writes the whole suffix
+    n_prefixes: int  # how many others there were
+    source: str  # where they come from, in words
 
 
 def gather_evidence(model: Judge, spans: Sequence[tuple[int, Span]]) -> list[dict[str, Any]]:

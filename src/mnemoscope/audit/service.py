@@ -545,24 +545,18 @@ class Asked(NamedTuple):
 
 
 class Laid(NamedTuple):
-    """A continuation against the document; n pieces were asked for.
+    """A continuation against the document; n pieces were asked for."""
 
-    Attributes:
-        ids: of the pieces, n of them; the document's where right, `NOTHING` where there is none.
-        pieces: their text.
-        is_right: which are the document's.
-        logprobs: log-probability of each piece; None unless all are right and the service gave
-            log-probabilities that fall on the same boundaries.
-        choices: the likeliest tokens at each place, where the pieces are the model's tokens.
-        is_cut: the answer ended by its length before it had n whole pieces.
-    """
-
+    # Of the pieces, n of them; the document's where right, `NOTHING` where there is none.
     ids: list[int]
-    pieces: list[str]
-    is_right: list[bool]
+    pieces: list[str]  # their text
+    is_right: list[bool]  # which are the document's
+    # Log-probability of each piece; None unless all are right and the service gave
+    # log-probabilities that fall on the same boundaries.
     logprobs: list[float] | None
+    # The likeliest tokens at each place, where the pieces are the model's tokens.
     choices: Choices | None
-    is_cut: bool
+    is_cut: bool  # the answer ended by its length before it had n whole pieces
 
     @property
     def common(self) -> int:

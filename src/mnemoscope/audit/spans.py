@@ -41,44 +41,31 @@ class Growth(NamedTuple):
 
 
 class Hit(NamedTuple):
-    """One window whose suffix the model reproduces, or nearly.
+    """One window whose suffix the model reproduces, or nearly."""
 
-    Attributes:
-        first: token of the document at which the window starts.
-        common: tokens of the longest common prefix of suffix and continuation.
-        score: share of matching tokens.
-        continuation: what the model wrote, token ids.
-        covered: tokens of the document from the first to the last that match, end excluded.
-        ruling: Guess or Recall by the rule.
-    """
-
-    first: int
-    common: int
-    score: float
-    continuation: list[int]
+    first: int  # token of the document at which the window starts
+    common: int  # tokens of the longest common prefix of suffix and continuation
+    score: float  # share of matching tokens
+    continuation: list[int]  # what the model wrote, token ids
+    # Tokens of the document from the first to the last that match, end excluded.
     covered: tuple[int, int]
-    ruling: Ruling
+    ruling: Ruling  # Guess or Recall by the rule
 
 
 class Span(NamedTuple):
-    """Tokens `first` up to and without `last` of one document, reproduced and all of one verdict.
-
-    Attributes:
-        hit: the window that speaks for it: of its verdict, the one that covers most of it, then
-            the best score.
-        n_hits: windows that cover a part of it.
-        verbatim_length: tokens in a row that the model writes from one of its prefixes; 0 where
-            all it writes is copied from the prompt.
-        is_copied: it is copied from the prompt.
-    """
+    """Tokens `first` up to and without `last` of one document, reproduced, all of one verdict."""
 
     first: int
     last: int
     verdict: str
+    # The window that speaks for it: of its verdict, the one that covers most of it, then the best
+    # score.
     hit: Hit
-    n_hits: int
+    n_hits: int  # windows that cover a part of it
+    # Tokens in a row that the model writes from one of its prefixes; 0 where all it writes is
+    # copied from the prompt.
     verbatim_length: int
-    is_copied: bool
+    is_copied: bool  # it is copied from the prompt
 
 
 def coarse_starts(n_tokens: int, settings: AuditSettings) -> list[int]:

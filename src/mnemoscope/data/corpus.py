@@ -40,20 +40,15 @@ _CHUNK_TOKENS = 1 << 20
 
 
 class Chunk(NamedTuple):
-    """A piece of the corpus.
+    """A piece of the corpus."""
 
-    Attributes:
-        tokens: token ids, one axis, any integer type; may begin the next chunk too (overlap).
-        ends: position after the last token of each document, the last is ``len(tokens)``; None
-            for a piece of one document.
-        n_new: tokens that the next chunk does not repeat; their sum is the corpus.
-        position: where its source goes on after this chunk.
-    """
-
+    # Token ids, one axis, any integer type; may begin the next chunk too (overlap).
     tokens: np.ndarray
+    # Position after the last token of each document, the last is ``len(tokens)``; None for a piece
+    # of one document.
     ends: np.ndarray | None
-    n_new: int
-    position: int
+    n_new: int  # tokens that the next chunk does not repeat; their sum is the corpus
+    position: int  # where its source goes on after this chunk
 
 
 def group_documents(documents: Iterable[tuple[np.ndarray, int]]) -> Iterator[Chunk]:

@@ -183,23 +183,17 @@ FURTHER = {
 
 @dataclass(frozen=True)
 class Split:
-    """The features of all sequences of a split.
+    """The features of all sequences of a split."""
 
-    Attributes:
-        files: Parquet files of every part, in the order in which rows are counted.
-        rows: one row a sequence, ids unique: `row` (place in the files), `sequence_id`,
-            `duplicates`, `memorization_score`, `is_incrementing`, `is_repeating` (all three as
-            published), `is_code`, `rouge_l`, `rouge_3`.
-        n_rows: rows of every part, as they stand in the files.
-        n_duplicates: rows dropped because their id stood earlier in the same part.
-        n_overlaps: rows dropped because their id stands in an earlier part.
-    """
-
+    # Parquet files of every part, in the order in which rows are counted.
     files: dict[str, list[Path]]
+    # One row a sequence, ids unique: `row` (place in the files), `sequence_id`, `duplicates`,
+    # `memorization_score`, `is_incrementing`, `is_repeating` (all three as published), `is_code`,
+    # `rouge_l`, `rouge_3`.
     rows: pl.DataFrame
-    n_rows: dict[str, int]
-    n_duplicates: int
-    n_overlaps: int
+    n_rows: dict[str, int]  # rows of every part, as they stand in the files
+    n_duplicates: int  # rows dropped because their id stood earlier in the same part
+    n_overlaps: int  # rows dropped because their id stands in an earlier part
 
 
 def read_split(

@@ -81,22 +81,15 @@ class Graft:
 
 @dataclass(frozen=True)
 class Patch:
-    """Activations put in at one place, of all positions or some.
+    """Activations put in at one place, of all positions or some."""
 
-    Attributes:
-        part: such as `layers.2.residual`; the places are those of `patched`.
-        positions: `all`, or such as `16-31`, counted from 0.
-        direction: into which of the two.
-        control: `twin` is what the other model has there on the same tokens, `other` what it has
-            there on those of a sequence of another group.
-        draw: of the control.
-    """
-
-    part: str
-    positions: str
-    direction: str = INTO_MODEL
+    part: str  # such as `layers.2.residual`; the places are those of `patched`
+    positions: str  # `all`, or such as `16-31`, counted from 0
+    direction: str = INTO_MODEL  # into which of the two
+    # `twin` is what the other model has there on the same tokens, `other` what it has there on
+    # those of a sequence of another group.
     control: Literal["twin", "other"] = "twin"
-    draw: int = 0
+    draw: int = 0  # of the control
 
     @property
     def where(self) -> tuple[Place, int, list[int] | None]:

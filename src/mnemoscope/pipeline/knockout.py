@@ -50,23 +50,18 @@ _N_RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Cut:
-    """One set of edges to cut.
-
-    Attributes:
-        choice: `decisive` (first in the ranking), `highest mass`, `random`, `equal mass`,
-            `same layers`, `copy`, `copy, random`, `copy, equal mass`, `own` (each sequence's first
-            by total effect), `own, another's`, `own, equal mass` or `nothing`.
-        edges_of: the class whose ranking or mass names the edges, empty if none does. Non-Memo only
-            has decisive edges, tried on the memorized classes.
-        strength: per cent of all edges; null if each sequence has its own edges.
-        draw: number of the random draw.
-    """
+    """One set of edges to cut."""
 
     sample: str
+    # `decisive` (first in the ranking), `highest mass`, `random`, `equal mass`, `same layers`,
+    # `copy`, `copy, random`, `copy, equal mass`, `own` (each sequence's first by total effect),
+    # `own, another's`, `own, equal mass` or `nothing`.
     choice: str
+    # The class whose ranking or mass names the edges, empty if none does. Non-Memo only has
+    # decisive edges, tried on the memorized classes.
     edges_of: str
-    strength: float | None
-    draw: int
+    strength: float | None  # per cent of all edges; null if each sequence has its own edges
+    draw: int  # number of the random draw
 
 
 Outcomes = Mapping[Cut, pl.DataFrame]

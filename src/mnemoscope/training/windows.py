@@ -27,18 +27,13 @@ CONTROL = "control"
 
 @dataclass(frozen=True)
 class WatchedWindows:
-    """Windows and what is known of them before any model sees them.
+    """Windows and what is known of them before any model sees them."""
 
-    Attributes:
-        table: columns `window` (its name, each once), `source` (``document``, ``canary``,
-            ``control`` or a word of the user's), `class` (``Guess`` where its text lets it be
-            guessed by the paper's rule Guess[0.5-0.5], else ``Recall``), `tokens` list<i32>, all
-            of one length, and `text`.
-        bos_id: token that the model sees in front of each, or None.
-    """
-
+    # Columns `window` (its name, each once), `source` (``document``, ``canary``, ``control`` or a
+    # word of the user's), `class` (``Guess`` where its text lets it be guessed by the paper's rule
+    # Guess[0.5-0.5], else ``Recall``), `tokens` list<i32>, all of one length, and `text`.
     table: pl.DataFrame = field(repr=False)
-    bos_id: int | None = None
+    bos_id: int | None = None  # token that the model sees in front of each, or None
 
     def __post_init__(self) -> None:
         if self.table.is_empty():
