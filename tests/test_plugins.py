@@ -92,11 +92,13 @@ def test_example_brings_a_node(example, seen, tmp_path, call, refused) -> None:
     seen(example)
     assert call("label", table, "-t", LINKS, "-o", out).status == 0
     assert pl.read_ndjson(out)["class"].to_list() == ["Link", "Others", "Non-Memo"]
+    out.unlink()
     assert call("label", table, "-t", "Non-Memo, Link[thing], Others", "-o", out).status == 0
     assert pl.read_ndjson(out)["class"].to_list() == ["Others", "Link[thing]", "Non-Memo"]
     texts = ["100% sure", "a_b", "it's"]  # no pattern, and a quote
     pl.DataFrame(rows | {"text": texts, "memorization_score": [1.0] * 3}).write_ndjson(table)
     for sign, has_it in {"_": [0, 1, 0], "%": [1, 0, 0], "t's": [0, 0, 1], "x": [0, 0, 0]}.items():
+        out.unlink()
         asked = ("label", table, "-t", f"Non-Memo, Link[{sign}], Others", "-o", out)
         assert call(*asked).status == 0
         wanted = [f"Link[{sign}]" if one else "Others" for one in has_it]
