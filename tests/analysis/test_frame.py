@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from mnemoscope.analysis.figures import Chart, Figure, HeatMap, Series, plain
 from mnemoscope.analysis.inputs import AnalysisResult, Forwards, count_forwards
 from mnemoscope.analysis.registry import ENTRIES, NEEDS, USES
-from mnemoscope.report.charts import chart_view
+from mnemoscope.report.charts import chart_view, heat_view
 
 ENDS = {"low": (0.0, None, 0.8), "high": (0.2, None, 1.0)}
 SERIES = Series(name="a", x=(0.0, 1.0, 2.0), y=(0.1, None, 0.9), **ENDS)
@@ -25,6 +25,10 @@ HEAT = HeatMap(
     column_names=("c", "d"),
     diverging=True,
 )
+
+
+def test_a_heat_map_keeps_signs_and_leaves_gaps() -> None:
+    assert [cell["strength"] for cell in heat_view(HEAT)["cells"]] == [0.5, -1.0, 0.0]
 
 
 @pytest.mark.parametrize("figure", [CHART, HEAT])

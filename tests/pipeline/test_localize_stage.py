@@ -275,6 +275,18 @@ def test_what_the_page_says_of_the_sanity_check_is_what_the_figures_carry(
     assert said in table.summary
 
 
+@pytest.mark.parametrize(("overlap", "apart"), [(0.31, True), (0.62, False)])
+def test_attributions_that_name_other_edges_are_named(done, overlap, apart) -> None:
+    rows = [
+        agreement_row(one, "attributions", other, "Δ", 0.05, overlap, name)
+        for one, other in (("gradient", "guided"), ("guided", "gradient"))
+        for name in ("Non-Memo", "Recollect")
+    ]
+    table = told(done, rows)["Is Δ stable, and do the attributions agree?"]
+    assert ("gradient and guided" in table.gist) == apart
+    assert (f"gradient and guided ({overlap:.0%})" in table.summary) == apart
+
+
 def test_occlusion_without_captum_is_refused_before_any_work(
     refused, done, tmp_path, monkeypatch
 ) -> None:
