@@ -319,6 +319,12 @@ def test_the_export_holds_every_figure_and_the_numbers(call, done, tmp_path, mon
     ).read_bytes()
 
 
+def test_the_same_delta_gives_the_same_bytes(done, tmp_path) -> None:
+    found = list(load_deltas(done))
+    files = [write_deltas(tmp_path, found, done.tokens).read_bytes() for _ in range(20)]
+    assert len(set(files)) == 1
+
+
 def test_an_export_that_cannot_be_is_refused(refused, tiny_studies, done, tmp_path) -> None:
     (tmp_path / "file").touch()
     said = refused("localize", done.folder, "-q", "--export", tmp_path / "file" / "figures")

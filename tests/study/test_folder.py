@@ -178,6 +178,10 @@ def test_cnns_and_figures_of_other_sequences_are_not_taken(study) -> None:
     (study.folder / "study.yaml").write_text(yaml.safe_dump(values))
     (study.folder / "tables.json").unlink()
     other = Study(study.folder)
+    with pytest.raises(DamagedDataError, match=r"label\.json: of a study of other sequences"):
+        other.manifest("label")
+    for path in study.folder.glob("manifests/*.json"):
+        write_record(path, json.loads(path.read_text()) | {"tokens": other.tokens})
     assert known.isdisjoint(job.key for job in jobs_of(other))
     with pytest.raises(DamagedDataError, match="another study's sequences") as raised:
         list(load_deltas(other))
@@ -193,6 +197,10 @@ def test_a_study_of_an_earlier_version_is_read_without_the_check(study_at) -> No
     del values["record"]["tokens"]
     (where / "study.yaml").write_text(yaml.safe_dump(values))
     (where / "tables.json").unlink()
+    for path in where.glob("manifests/*.json"):
+        manifest = json.loads(path.read_text())
+        del manifest["tokens"]
+        write_record(path, manifest)
     for path in where.glob("maps/*/meta.json"):
         meta = json.loads(path.read_text())
         del meta["model"]["tokens"]
@@ -376,7 +384,7 @@ def test_a_stage_that_fails_is_not_done(begun) -> None:
 
 
 def test_manifests_hold_no_times(study) -> None:
-    keys = {"stage", "key", "settings", "needs", "counts", "versions", "sha256"}
+    keys = {"stage", "key", "settings", "needs", "counts", "versions", "tokens", "sha256"}
     for path in (study.folder / "manifests").iterdir():
         assert set(json.loads(path.read_text())) == keys
 

@@ -178,10 +178,12 @@ def load_deltas(study: Study, source: str = "model") -> Iterator[StoredDelta]:
     path = study.folder / DECISIVENESS_FILE
     try:
         with safe_open(path, framework="np") as file:
-            said = file.metadata()
-            if said.get("tokens", study.tokens) != study.tokens:
+            said = parse_json(file.metadata()["facts"])
+            if isinstance(said, list):  # of studies without a digest of their sequences
+                said = {"tokens": study.tokens, "deltas": said}
+            if said["tokens"] != study.tokens:
                 raise ValueError("of another study's sequences")
-            for number, facts in enumerate(parse_json(said["facts"])):
+            for number, facts in enumerate(said["deltas"]):
                 plain: dict[str, Any] = {
                     name: tuple(value) if isinstance(value, list) else value
                     for name, value in facts.items()
@@ -199,8 +201,9 @@ def write_deltas(folder: Path, stored: Sequence[StoredDelta], tokens: str | None
     """Write Δ and its metadata to one file; returns its path. `tokens` is `Study.tokens`."""
     facts = [{k: v for k, v in vars(one).items() if k != "delta"} for one in stored]
     tensors = {f"{n:04d}": torch.from_numpy(one.delta) for n, one in enumerate(stored)}
-    said = {"facts": json.dumps(facts, ensure_ascii=False)}
-    data = save(tensors, metadata=said | ({} if tokens is None else {"tokens": tokens}))
+    said = facts if tokens is None else {"tokens": tokens, "deltas": facts}
+    # One key: safetensors writes several in any order, and the same Δ must give the same bytes.
+    data = save(tensors, metadata={"facts": json.dumps(said, ensure_ascii=False)})
     write_bytes(folder / DECISIVENESS_FILE, data)
     return folder / DECISIVENESS_FILE
 

@@ -289,11 +289,11 @@ class Study:
         path = self._manifest_path(stage)
         if not path.is_file():
             return None
-        return read_record(
-            path,
-            needed={"key": str, "counts": dict},
-            remedy="Delete it: the stage is made again, what is complete is kept.",
-        )
+        remedy = "Delete it: the stage is made again, what is complete is kept."
+        found = read_record(path, needed={"key": str, "counts": dict}, remedy=remedy)
+        if found.get("tokens", self.tokens) != self.tokens:
+            raise DamagedDataError(f"{path}: of a study of other sequences. {remedy}")
+        return found
 
     def key(self, stage: str) -> str:
         """Hash of everything that decides a stage's output: its settings and the stages before."""
@@ -341,6 +341,7 @@ class Study:
             "counts": counts,
             "versions": versions(*sorted(packages)),
         }
+        value |= {} if self.tokens is None else {"tokens": self.tokens}
         write_record(self._manifest_path(stage), value)
         entry = {  # not in the manifests, which must be the same in every run
             "stage": stage,
