@@ -96,7 +96,8 @@ def label(
         from mnemoscope.taxonomy.catalogue import load_taxonomies
 
         _only_for_tables(target, "label", column)
-        load_taxonomies(taxonomy or [])  # a wrong name is said before what else may not fit
+        if taxonomy:
+            load_taxonomies(taxonomy)  # a wrong name is said before what else may not fit
         flags = {"label.taxonomies": taxonomy, "label.drop_small_classes": drop_small_classes}
         stage_verb(target, "label", flags, stage)
         if answer.as_json:
