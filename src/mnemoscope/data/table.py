@@ -332,7 +332,8 @@ def table_digest(table: pl.DataFrame) -> str:
     digest = hashlib.sha256(table["sequence_id"].to_numpy().tobytes())
     for column in ("tokens", "attention_mask"):
         if column in table.columns:
-            digest.update(table[column].explode().to_numpy().astype("int32").tobytes())
+            values = table[column].explode().cast(pl.Int64).fill_null(-(2**31))
+            digest.update(values.to_numpy().astype("int32").tobytes())
     return digest.hexdigest()
 
 
