@@ -11,7 +11,7 @@ nbclient = pytest.importorskip("nbclient")
 
 NOTEBOOK = Path(__file__).parents[2] / "docs" / "notebooks" / "first_study.ipynb"
 CHOICE = 'settings.label.taxonomies = ["Non-Memo, Guess, Recall"]\n'
-THREE_MINUTES = 180.0
+THREE_MINUTES_OF_TWO_CORES = 360.0  # CPU seconds: a clock would count other work too
 
 
 def run(folder: Path, *, without: str = "") -> list:
@@ -40,13 +40,13 @@ def test_notebook_runs_on_a_finished_study(small_demo, tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_notebook_runs_from_nothing_in_three_minutes_of_one_core(tmp_path) -> None:
+def test_notebook_runs_from_nothing_in_three_minutes_of_two_cores(tmp_path) -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     check(run(tmp_path))
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     print(f"{used:.0f} CPU seconds")
-    assert 1 < used < THREE_MINUTES
+    assert 1 < used < THREE_MINUTES_OF_TWO_CORES
     assert (tmp_path / "demo" / "report.html").is_file()
 
 
