@@ -20,8 +20,8 @@ from mnemoscope.lm.model import (
     check_tokens,
     last_logits,
     prepend_bos,
-    rows_within,
     run_batches,
+    within_logits,
 )
 
 BEFORE_FILE = "before.parquet"
@@ -41,7 +41,7 @@ def mean_entropy(
             entropy = -(logprobs.exp() * logprobs).sum(dim=-1)
         return entropy.double().mean(dim=1).cpu().numpy()
 
-    size = min(batch_size, rows_within(lm, n_places))
+    size = min(batch_size, within_logits(lm, n_places))
     return np.concatenate(list(run_batches(lm, table, size, ask)))
 
 

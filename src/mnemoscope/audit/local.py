@@ -49,8 +49,8 @@ from mnemoscope.lm.model import (
     last_logits,
     new_cache,
     prepend_bos,
-    rows_within,
     run_batches,
+    within_logits,
 )
 from mnemoscope.progress import say, track
 
@@ -489,7 +489,7 @@ def _finish_whole(
         best = torch.cat(
             [
                 best_two(last_logits(lm, prepend_bos(lm, batch[some, :-1]), n_places))[0]
-                for some in torch.split(rows, rows_within(lm, n_places))
+                for some in torch.split(rows, within_logits(lm, n_places))
             ]
         )
         found = (best == wanted).all(dim=1)

@@ -29,7 +29,6 @@ from mnemoscope.audit.spans import Place, coarse_starts, cut
 from mnemoscope.files import read_kept, write_parquet
 from mnemoscope.lm.continue_ import run_lengths
 from mnemoscope.lm.model import (
-    LOGIT_BYTES,
     LanguageModel,
     check_finite,
     check_tokens,
@@ -37,6 +36,7 @@ from mnemoscope.lm.model import (
     new_cache,
     prepend_bos,
     run_batches,
+    within_logits,
 )
 from mnemoscope.progress import say, track
 from mnemoscope.words import about
@@ -173,7 +173,7 @@ def _ask_block(
 
 def _read_on(lm: LanguageModel, row: torch.Tensor, begin: int, settings: AuditSettings) -> Chances:
     """Chances of the tokens of one row (1, T) from `begin` on; few logits stand at once."""
-    n_at_once = max(1, LOGIT_BYTES // (4 * lm.vocab_size))
+    n_at_once = within_logits(lm)
     cache = new_cache(lm, row.shape[1] - 1)
     made: list[Chances] = []
     n_before = len(lm.before)

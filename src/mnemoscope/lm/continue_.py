@@ -22,10 +22,10 @@ from mnemoscope.lm.model import (
     check_tokens,
     last_logits,
     new_cache,
-    places_within,
     prepend_bos,
     run_batches,
     run_sequences,
+    within_logits,
 )
 
 # Suffix tokens after which those sequences are asked on that are still right. Half of all texts
@@ -203,7 +203,7 @@ def _scan_batch(lm: LanguageModel, batch: torch.Tensor, prefix: int) -> Scan:
         while begin < length:
             end = goal
             if cache is not None:  # so many places that their logits stay within bounds
-                end = min(goal, begin + places_within(lm, len(alive)))
+                end = min(goal, begin + within_logits(lm, len(alive)))
             is_right, gap_here = _step(lm, batch[alive, :end], begin, prefix, cache)
             gap[alive] = torch.minimum(gap[alive], gap_here)
             if not is_right.all():

@@ -384,7 +384,7 @@ def run_batches(
     """
     if batch_size < 1:
         raise UserError(f"batch size {batch_size}: must be at least 1.")
-    start, batch_size = 0, min(batch_size, rows_within(lm, places))
+    start, batch_size = 0, min(batch_size, within_logits(lm, places))
     while start < len(tokens):
         batch = tokens[start : start + batch_size]
         result = _try(step, batch, lm.device)
@@ -405,14 +405,12 @@ def run_batches(
             torch.cuda.empty_cache()
 
 
-def rows_within(lm: LanguageModel, places: int) -> int:
-    """Rows whose float32 logits at so many places take at most `LOGIT_BYTES`; at least 1."""
-    return max(1, LOGIT_BYTES // (4 * places * lm.vocab_size))
+def within_logits(lm: LanguageModel, each: int = 1) -> int:
+    """Rows of so many places each, or places in so many rows, with at most `LOGIT_BYTES` of logits.
 
-
-def places_within(lm: LanguageModel, rows: int) -> int:
-    """Places whose float32 logits in so many rows take at most `LOGIT_BYTES`; at least 1."""
-    return max(1, LOGIT_BYTES // (4 * max(rows, 1) * lm.vocab_size))
+    Logits are float32; at least 1.
+    """
+    return max(1, LOGIT_BYTES // (4 * each * lm.vocab_size))
 
 
 def _try(
