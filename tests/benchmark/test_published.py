@@ -237,6 +237,8 @@ def test_without_their_taxonomy_recite_and_recollect_cannot_be_told() -> None:
         (0.85, 0.03, 0.002, 0.0, "holds"),
         (0.85, 0.03, None, 0.01, "cannot be told"),
         (0.85, 0.03, 0.002, 0.10, "does not hold"),
+        # Flat is a spread below half of the drop: 6 points of 15, but no third of it.
+        (0.85, 0.03, 1e-5, 0.06, "holds"),
         (0.70, -0.03, 0.002, 0.0, "does not hold"),
         (0.85, 0.0, 0.02, 0.0, "cannot be told"),
         (0.85, 0.02, 0.05, 0.0, "cannot be told"),
@@ -508,6 +510,9 @@ def test_the_sweep_is_correlated_over_its_settings() -> None:
     )
     # Resamples that all equal the figures have an interval without width.
     assert found.spearman_low == pytest.approx(found.spearman_high, abs=1e-12)
+    # One taxonomy without resamples: no interval, but the same correlation.
+    found = compare_with_published([replace(sweep[0], draws=None), *sweep[1:]]).correlations["rho"]
+    assert (found.n, found.spearman_low, found.spearman_high) == (27, None, None)
 
 
 @pytest.mark.parametrize("digits", [0, 1, 6])  # 0 and 1 make many ties

@@ -12,6 +12,8 @@ from mnemoscope.data.table import (
     SCHEMA_VERSION,
     check_sequences,
     read_table,
+    scan_table,
+    sink_table,
     token_matrix,
     write_table,
 )
@@ -118,6 +120,16 @@ def test_every_torn_or_altered_parquet_file_is_named(tmp_path):
     for data in [altered, *(whole[:size] for size in sizes)]:
         path.write_bytes(data)
         assert str(path) in refusal(read_table, path, error=DamagedDataError)
+
+
+def test_a_table_damaged_while_it_is_read_is_not_taken_for_a_full_disk(tmp_path):
+    path, out = tmp_path / "t.parquet", tmp_path / "out.parquet"
+    write_table(path, table(n=50))
+    scanned, whole = scan_table(path), path.read_bytes()
+    path.write_bytes(whole[:20] + bytes(255 - byte for byte in whole[20:60]) + whole[60:])
+    said = refusal(sink_table, out, scanned, where="t", error=DamagedDataError)
+    assert "t: cannot be read whole" in said
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("version", [str(SCHEMA_VERSION + 1), "odd"])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mnemoscope.errors import UserError
-from mnemoscope.lm.continue_ import best_tokens
+from mnemoscope.lm.continue_ import best_tokens, right_tokens, run_lengths
 from mnemoscope.lm.fine_tuning import FineTuning, StepSettings
 from mnemoscope.lm.load import load_model
 from tests.tiny_models import save_model
@@ -108,7 +108,9 @@ def test_best_tokens_follow_greedy_decoding_up_to_the_first_other(lm) -> None:
     if (tokens == 0).any():  # min_new_tokens forbids the end of text, which greedy may choose
         tokens = tokens[(tokens != 0).all(axis=1)]
     best = best_tokens(lm, tokens, batch_size=2, prefix=8)
-    runs = (best == tokens[:, 8:]).cumprod(axis=1).sum(axis=1)
+    is_right = right_tokens(lm, tokens, batch_size=2, prefix=8)
+    np.testing.assert_array_equal(is_right, best == tokens[:, 8:])
+    runs = run_lengths(is_right)
     expected = []
     for row in tokens:
         logits = lm.model(torch.from_numpy(row[None, :-1])).logits[0, 7:]

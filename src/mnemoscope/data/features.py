@@ -149,6 +149,7 @@ def add_features(
     Raises UserError: columns missing or of another kind, no rows, duplicate ids, sequences of
     another length, an unknown mode.
     """
+    check_mode(patterns)
     if code not in get_args(CodeMode):
         raise UserError(f"code: no mode '{code}'.{nearest(code, get_args(CodeMode))}")
     frame = conform(frame, where=where)
@@ -275,7 +276,6 @@ def _duplicates_column(
 
 
 def _pattern_columns(frame: pl.DataFrame, mode: PatternMode) -> list[pl.Series]:
-    check_mode(mode)
     if "text" not in frame.columns:
         return [_null_column(frame.height, name) for name in Pattern._fields]
     found = [None if text is None else find_pattern(text, mode) for text in frame["text"]]
