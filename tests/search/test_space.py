@@ -107,6 +107,13 @@ def test_deciles_that_lie_close_together_stay_apart() -> None:
     assert max(map(len, names)) <= len("SuffixPerplexity[>1.00123]")
 
 
+def test_deciles_keep_three_digits_of_their_spread() -> None:
+    table = TABLE.with_columns(token_entropy=pl.Series(np.linspace(0, 1.2345, N)))
+    names = make_space(["Entropy"], table).nodes["Entropy >"]
+    limits = ["0.123", "0.247", "0.37", "0.494", "0.617", "0.741", "0.864", "0.988", "1.111"]
+    assert names == tuple(f"Entropy[>{limit}]" for limit in limits)
+
+
 def test_a_node_that_divides_nothing_is_left_out() -> None:
     table = TABLE.with_columns(is_code=pl.lit(None, pl.Boolean), token_entropy=pl.lit(3.0))
     assert set(make_space(["Code", "Entropy", "Recite"], table).nodes) == {"Recite", "Recollect"}
