@@ -8,7 +8,9 @@ names that `mnemoscope` exports. `make docs` runs it; the pages are not kept in 
 
 import sys
 from html import unescape
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from subprocess import run
 from typing import Any
 
@@ -69,8 +71,14 @@ def _cell(text: str) -> str:
 
 
 def python() -> str:
-    """A directive for each public name."""
-    return "\n\n".join(f"::: mnemoscope.{name}" for name in sorted(mnemoscope.__all__))
+    """A directive for each name of a public `__all__`: the package's own, then its rooms'."""
+    names = [f"mnemoscope.{name}" for name in sorted(mnemoscope.__all__)]
+    for room in sorted(one.name for one in iter_modules(mnemoscope.__path__)):
+        public = getattr(import_module(f"mnemoscope.{room}"), "__all__", [])
+        names += [f"mnemoscope.{room}.{name}" for name in sorted(public)]
+    # A room that can be called is documented by its function.
+    names = [f"{name}.audit" if name == "mnemoscope.audit" else name for name in names]
+    return "\n\n".join(f"::: {name}" for name in names)
 
 
 def main(folder: Path) -> None:

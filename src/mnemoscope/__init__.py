@@ -9,6 +9,7 @@ In a notebook:
     ms.benchmark_table(study)                     # one row a taxonomy and source
     ms.benchmark_figure(study)                    # pictures (SVG) show themselves
     ms.analyze(study, "length").frames            # a neighbouring analysis: its tables
+    ms.audit("embedded", "docs/", "audit").spans  # passages of documents that a model repeats
 """
 
 from importlib import import_module
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mnemoscope.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from mnemoscope.audit import audit
     from mnemoscope.flow.analyze import analyze
     from mnemoscope.flow.run import demo_settings, run, run_stage
     from mnemoscope.lm.graft import graft_parts, grafted, patched
@@ -46,6 +48,7 @@ __all__ = [
     "allocation",
     "allocation_figure",
     "analyze",
+    "audit",
     "benchmark_figure",
     "benchmark_table",
     "compare",
@@ -85,6 +88,8 @@ _WHERE = {
 
 def __getattr__(name: str) -> Any:
     """Resolve a name of `__all__` on first use, so that importing loads nothing heavy."""
+    if name == "audit":  # the room, which can be called
+        return import_module("mnemoscope.audit")
     if name not in __all__:
         raise AttributeError(f"module 'mnemoscope' has no attribute '{name}'")
     return getattr(import_module(f"mnemoscope.{_WHERE.get(name, 'report.notebook')}"), name)

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+import mnemoscope as ms
 from mnemoscope.audit import local
 from mnemoscope.audit.documents import character_range, read_documents, tokenize
 from mnemoscope.audit.evidence import SPAN_COLUMNS
@@ -102,6 +103,24 @@ def test_table_has_its_columns_and_nulls_where_nothing_was_asked(made):
     for column in ("document", "start", "end", "verdict", "reason", "tokens", "score"):
         assert frame[column].null_count() == 0
     assert set(frame["verdict"]) <= {"guess", "recall"}
+
+
+def test_python_and_the_command_line_give_the_same_audit(
+    tmp_path, monkeypatch, call, new_text, trained
+):
+    monkeypatch.chdir(tmp_path)
+    text = new_text(1, 60) + trained[0]
+    Path("a.txt").write_text(text)
+    made = ms.audit("embedded", "a.txt", "out", n_prefixes=2)
+    assert call("audit", "embedded", "a.txt", "-o", "typed", "--other-prefixes", 2).status == 0
+    assert made.spans.equals(pl.read_parquet("typed/spans.parquet"))
+    assert made.record["key"] == json.loads(Path("typed/audit.json").read_text())["key"]
+    assert made.record["reference"]["name"] == "embedded"
+    of_text = ms.audit("embedded", {"a.txt": text}, "texts", n_prefixes=2)
+    assert of_text.spans.equals(made.spans)
+    assert (tmp_path / "texts" / "texts" / "00001.txt").read_text() == text
+    with pytest.raises(UserError, match="strid"):
+        ms.audit("embedded", {"a": text}, "other", strid=4)
 
 
 def test_a_counting_template_is_a_guess(tmp_path, audited):

@@ -1,1 +1,87 @@
-"""Audit documents: which passages a model repeats, guessed or recalled, with the evidence."""
+"""Audit documents: which passages a model repeats, guessed or recalled, with the evidence.
+
+In Python `ms.audit(model, documents, out)` audits. The room has the name of its function, so the
+room itself can be called: `ms.audit` is the same before and after a module of it is imported.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+@dataclass(frozen=True)
+class Audit:
+    """A finished audit: its folder, what `audit.json` holds, and one row a passage."""
+
+    folder: Path
+    record: dict[str, Any]
+    spans: "pl.DataFrame"
+
+
+def audit(
+    model: str | Path,
+    documents: str | Path | Sequence[str | Path] | Mapping[str, str],
+    out: str | Path,
+    *,
+    reference: str | Path | None = None,
+    revision: str | None = None,
+    dtype: str = "float32",
+    device: str = "auto",
+    redo: bool = False,
+    **settings: Any,
+) -> Audit:
+    """Find the passages of documents that a model repeats; `mnemoscope audit` does the same.
+
+    `model` is a folder, a hub name, a `.gguf` file or ``"embedded"``. `documents` are files,
+    folders, tables or data sets of the hub, or texts by their names. `out` gets `audit.html`,
+    `report.html`, `spans.parquet` and `audit.json`; a stopped audit goes on there, `redo` writes
+    over another one. `reference` is a model that never saw the documents; ``"embedded"`` has
+    its own. Further names are settings of the audit, as the flags are called (``stride=4``).
+
+    Raises UserError: no such model or file, a setting that is unknown or out of range, another
+    audit in the folder, or no document as long as a window.
+    """
+    from mnemoscope.audit.documents import Reading, make_document, read_documents
+    from mnemoscope.audit.local import audit_documents
+    from mnemoscope.audit.settings import audit_settings
+    from mnemoscope.embedded import model_path, reference_path
+    from mnemoscope.files import read_parquet
+    from mnemoscope.lm.load import load_model
+
+    asked, folder, is_embedded = audit_settings(**settings), Path(out), str(model) == "embedded"
+    if isinstance(documents, Mapping):
+        texts = [make_document(*one, is_extracted=True) for one in documents.items()]
+        reading = Reading(texts, [])
+    else:
+        sources = [documents] if isinstance(documents, str | Path) else documents
+        reading = read_documents([str(one) for one in sources], leave_out=folder)
+    place = str(model_path() if is_embedded else model)
+    names = {"model": str(model), "reference": "" if reference is None else str(reference)}
+    beside = None if reference is None else str(reference)
+    if is_embedded and reference is None:
+        beside, names["reference"] = str(reference_path()), "embedded"
+    record = audit_documents(
+        load_model(place, revision=revision, dtype=dtype, device=device),
+        reading,
+        folder,
+        settings=asked,
+        reference=None if beside is None else load_model(beside, dtype=dtype, device=device),
+        names=names,
+        redo=redo,
+    )
+    return Audit(folder, record, read_parquet(folder / "spans.parquet"))
+
+
+class _Room(ModuleType):
+    """The room that can be called."""
+
+    __call__ = staticmethod(audit)
+
+
+sys.modules[__name__].__class__ = _Room

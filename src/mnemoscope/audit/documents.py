@@ -157,7 +157,7 @@ def _read(
 ) -> Iterator[Document]:
     if path is None:
         data = stdin.read() if stdin is not None else b""
-        yield _document(name, _decode(data, encoding), is_extracted=True)
+        yield make_document(name, _decode(data, encoding), is_extracted=True)
         return
     ending = path.suffix.lower()
     if table_ending(path):
@@ -168,16 +168,16 @@ def _read(
                 f"text=NAME; it has {', '.join(frame.columns[:_NAMED])}."
             )
         for row, text in enumerate(frame["text"], start=1):
-            yield _document(f"{name}#{row}", text if isinstance(text, str) else "")
+            yield make_document(f"{name}#{row}", text if isinstance(text, str) else "")
         return
     try:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot be read ({error.strerror}).") from error
     if ending in _EXTRACTORS:
-        yield _document(name, _extract(ending, data) if data else "", is_extracted=True)
+        yield make_document(name, _extract(ending, data) if data else "", is_extracted=True)
     else:
-        yield _document(name, _decode(data, encoding))
+        yield make_document(name, _decode(data, encoding))
 
 
 def _decode(data: bytes, encoding: str) -> str:
@@ -195,7 +195,8 @@ def _decode(data: bytes, encoding: str) -> str:
         ) from None
 
 
-def _document(name: str, text: str, *, is_extracted: bool = False) -> Document:
+def make_document(name: str, text: str, *, is_extracted: bool = False) -> Document:
+    """A document of a text; `is_extracted`: the text is not the file's own characters."""
     text = whole_characters(text)  # no tokenizer takes others
     return Document(name, text, hashlib.sha256(text.encode("utf-8")).hexdigest(), is_extracted)
 
