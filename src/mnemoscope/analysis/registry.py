@@ -181,7 +181,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         name="embeddings",
         title="How the last hidden state moves while the model writes",
-        answers="Do states of well and badly remembered continuations part, and when?",
+        answers="Do states of well and badly remembered continuations differ, and from when?",
         needs=("scores", "model"),
         each_model=True,
         version=2,
@@ -190,7 +190,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         name="tokens",
         title="Which generated tokens are right?",
-        answers="Do hidden states and entropy tell of each token whether it is the text's own?",
+        answers="Do hidden states and entropy tell whether a token is the text's own?",
         needs=("scores", "model"),
         each_model=True,
         source="Chen, Han, Miyao: A Multi-Perspective Analysis of Memorization, arXiv 2405.11577",
@@ -198,7 +198,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         name="length",
         title="Verbatim memorization length",
-        answers="How many tokens of a sequence come out in a row, from its best prompt?",
+        answers="How many tokens of a sequence come out in a row, after its best prompt?",
         needs=("scores", "model"),
         uses=("features",),
         each_model=True,
@@ -229,7 +229,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         name="inject",
         title="A text put into training, beside a control run",
-        answers="How far is a text reproduced that is put into training every N steps?",
+        answers="How much of a text does the model reproduce after training on it every N steps?",
         needs=("scores", "features", "model"),
         uses=("duplicates", "corpus"),
         version=2,
@@ -270,7 +270,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         name="ending",
         title="A bright ending? What suffixes take from the end of the prompt",
-        answers="Do memorized suffixes look at, or owe more to, the last token of their prompt?",
+        answers="Do memorized suffixes look at, or depend on, the end of their prompt more?",
         needs=("scores", "model"),
         uses=("features", "maps", "second model"),
         cost="once, and total effects of some",
@@ -279,7 +279,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         name="neurons",
         title="Neurons of each class",
-        answers="Do neurons spread, and share what they know, otherwise where text is memorized?",
+        answers="Do neurons behave differently on memorized text?",
         needs=("scores", "classes", "model"),
         uses=("second model",),
         version=2,
@@ -298,7 +298,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         name="copying",
         title="Copies from the training texts",
-        answers="What does a model, a tuned one above all, copy verbatim, nearly, or in idea?",
+        answers="What does a model, especially a tuned one, copy verbatim, nearly, or in idea?",
         needs=("scores", "model"),
         uses=("duplicates", "maps", "second model"),
         version=2,
