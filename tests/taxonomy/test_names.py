@@ -11,7 +11,13 @@ from taxonomy_tables import make_table
 from mnemoscope.errors import UserError
 from mnemoscope.taxonomy.catalogue import PAPER, PRASHANTH, catalogue
 from mnemoscope.taxonomy.labels import label_sequences
-from mnemoscope.taxonomy.names import Taxonomy, find_aliases, match_classes, parse_taxonomy
+from mnemoscope.taxonomy.names import (
+    Taxonomy,
+    find_aliases,
+    match_classes,
+    node_meant,
+    parse_taxonomy,
+)
 
 
 def test_classes_are_named_as_written_without_spaces():
@@ -52,6 +58,11 @@ def test_last_class_is_free(last):
 def test_last_class_near_a_node_is_refused_with_the_node(last, meant):
     with pytest.raises(UserError, match=re.escape(f"Did you mean '{meant}'?")):
         parse_taxonomy(f"Non-Memo, {last}")
+
+
+def test_of_two_nodes_that_are_near_the_nearer_is_meant():
+    assert node_meant("Recolect", own=["Recollects"]) == "Recollect[5]"
+    assert node_meant("Recolects", own=["Recollects"]) == "Recollects"
 
 
 @pytest.mark.parametrize(
