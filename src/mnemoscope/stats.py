@@ -242,7 +242,7 @@ def draw_within(
     if groups is None:
         unit_of_row, class_of_unit = np.arange(len(of_row)), of_row
     else:
-        unit_of_row = _in_order(groups)
+        unit_of_row = _number_groups(groups)
         held = np.zeros((unit_of_row.max(initial=-1) + 1, len(labels)), dtype=np.int64)
         np.add.at(held, (unit_of_row, of_row), 1)
         if (held > 0).sum(axis=0).min(initial=FEWEST_GROUPS) < FEWEST_GROUPS:
@@ -263,7 +263,7 @@ def draw_within(
 
 def fewest_groups(classes: ArrayLike, groups: ArrayLike) -> int:
     """Groups of the class that has fewest, classes and groups (n,); a group may be in several."""
-    labels, owners = np.unique(np.asarray(classes), return_inverse=True)[1], _in_order(groups)
+    labels, owners = np.unique(np.asarray(classes), return_inverse=True)[1], _number_groups(groups)
     return min(len(np.unique(owners[labels == one])) for one in np.unique(labels))
 
 
@@ -277,7 +277,7 @@ def grouped_variance(values: ArrayLike, groups: ArrayLike) -> float:
 
     Source: linearized for a ratio, as groups differ in size; Cochran 1977, section 9A.
     """
-    numbers, owners = np.asarray(values, dtype=np.float64), _in_order(groups)
+    numbers, owners = np.asarray(values, dtype=np.float64), _number_groups(groups)
     sums = np.bincount(owners, weights=numbers - numbers.mean())
     n = len(sums)
     return float(n / max(n - 1, 1) * (sums**2).sum()) / len(numbers) ** 2
@@ -322,7 +322,7 @@ def jackknife_variance(without: ArrayLike) -> float:
     return float((len(left) - 1) * left.var())
 
 
-def _in_order(groups: ArrayLike) -> npt.NDArray[np.int64]:
+def _number_groups(groups: ArrayLike) -> npt.NDArray[np.int64]:
     """Number groups (n,) by their first sequence."""
     _, first, owner = np.unique(np.asarray(groups), return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[owner]

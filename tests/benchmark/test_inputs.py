@@ -6,7 +6,7 @@ import pytest
 from benchmark_cases import CLASSES, TAXONOMY, noisy, predictions_of, runs_of
 
 from mnemoscope.benchmark.excess import collect_votes, measure_excess
-from mnemoscope.benchmark.table import INPUTS_SCHEMA, score_benchmark, score_inputs
+from mnemoscope.benchmark.table import INPUTS_SCHEMA, score_benchmark, score_by_input
 
 TRUE = np.arange(180) % 3
 SEEDS = (0, 1)
@@ -38,7 +38,7 @@ def predictions() -> pl.DataFrame:
 
 def inputs(predictions: pl.DataFrame, **options) -> pl.DataFrame:
     classes = {TAXONOMY: CLASSES}
-    return score_inputs(predictions, runs_of(predictions), classes, n_resamples=60, **options)
+    return score_by_input(predictions, runs_of(predictions), classes, n_resamples=60, **options)
 
 
 def votes(predictions: pl.DataFrame, source: str, setting: str):

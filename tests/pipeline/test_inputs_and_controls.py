@@ -21,7 +21,7 @@ from mnemoscope.maps.views import PaintedMaps, TensorMaps
 from mnemoscope.pipeline import capture, map_statistics
 from mnemoscope.pipeline import train as jobs
 from mnemoscope.pipeline.capture import shown_tokens
-from mnemoscope.pipeline.train import SampleRows, job_maps, jobs_of, sample_rows, true_labels
+from mnemoscope.pipeline.train import SampleRows, asked_labels, job_maps, jobs_of, sample_rows
 from mnemoscope.pipeline.trainings import FOLDS, n_trainings
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
@@ -356,9 +356,9 @@ def test_the_control_task_of_a_sample_without_non_memo_deals_out_every_class(tin
     rows = sample_rows(study, job.sample)
     own = rows.evaluation["class_index"].to_numpy()
     first = own == 0
-    assert (true_labels(job, rows)[first] == 0).all()  # Non-Memo keeps its own
+    assert (asked_labels(job, rows)[first] == 0).all()  # Non-Memo keeps its own
     without = replace(rows, classes=("Guess", *rows.classes[1:]))
-    assert (true_labels(job, without)[first] != 0).any()
+    assert (asked_labels(job, without)[first] != 0).any()
 
 
 def test_what_is_painted_is_the_models_output_of_the_tokens_shown(study: Study) -> None:
@@ -381,7 +381,7 @@ def test_nothing_but_the_mark_tells_the_classes_of_the_planted_maps_apart(tiny_s
     study = Study(tiny_studies["report"])
     job = next(job for job in jobs_of(study) if job.source == "planted")
     rows = sample_rows(study, job.sample)
-    own, dealt = rows.evaluation["class_index"].to_numpy(), true_labels(job, rows)
+    own, dealt = rows.evaluation["class_index"].to_numpy(), asked_labels(job, rows)
     assert (dealt[own == 0] != 0).any()  # Non-Memo too is dealt out anew
     assert sorted(dealt) == sorted(own)
 

@@ -75,9 +75,9 @@ def _rule(text: str, rouge_l: float, rouge_3: float, patterns: PatternMode) -> R
 
 
 def decide(rule: str, cnn: str | None, reference: str | None, grafts: str | None = None) -> str:
-    """The verdict of two of three grounds; the rule's where the others were not both asked.
+    """The verdict of most of three grounds: rule, reference and CNN, or grafts without a CNN.
 
-    They are rule, reference and CNN; where no CNN was asked, its grafts stand in its place.
+    It is the rule's where one of the others was not asked.
     """
     third = grafts if cnn is None else cnn
     return third if third is not None and third == reference else rule

@@ -64,7 +64,7 @@ class BaselineFit:
     loss: float  # mean cross-entropy on the training set, nats
     train_balanced_accuracy: float  # fraction, on the training set
     train_min_f1: float  # fraction, on the training set
-    p_value: float  # of a CNN's test against chance
+    p_value: float  # of `chance_test` on the training set
     did_train: bool  # whether that is below `CHANCE_LEVEL`
     seconds: float  # to fit and predict
 

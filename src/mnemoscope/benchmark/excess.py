@@ -338,7 +338,7 @@ def measure_objective(
     return stats.Estimate(value, low, high)
 
 
-class _Source(NamedTuple):
+class _VariedSource(NamedTuple):
     """One source's figure with what it varies with, and the seeds it was run with."""
 
     whole: stats.Varied
@@ -347,7 +347,7 @@ class _Source(NamedTuple):
 
 def _vary_each(
     sources: Mapping[str, Votes], sequences: Resamples, pair: tuple[int, int] | None = None
-) -> dict[str, _Source]:
+) -> dict[str, _VariedSource]:
     """Min-F1 of each source (the AUC of a `pair`): whole, resampled, without each seed in turn."""
     found = {}
     for name, votes in sources.items():
@@ -367,11 +367,11 @@ def _vary_each(
             without = figure(Resamples(np.repeat(once.sequences, len(seeds), axis=0), kept))
         n_groups = stats.fewest_groups(votes.true, votes.owners)
         varied = stats.Varied(float(figure(once)[0]), figure(sequences), (without,), n_groups)
-        found[name] = _Source(varied, tuple(seeds.tolist()))
+        found[name] = _VariedSource(varied, tuple(seeds.tolist()))
     return found
 
 
-def _over_largest(varied: Mapping[str, _Source]) -> stats.Estimate:
+def _over_largest(varied: Mapping[str, _VariedSource]) -> stats.Estimate:
     """The model's figure minus the largest of the others, with its interval."""
     gaps = [_gap(varied["model"], one) for name, one in varied.items() if name != "model"]
     value = min(gap.value for gap in gaps)
@@ -380,7 +380,7 @@ def _over_largest(varied: Mapping[str, _Source]) -> stats.Estimate:
     return stats.Estimate(value, low, min((one.high for _, one in pairs if one), default=None))
 
 
-def _gap(model: _Source, control: _Source) -> stats.Varied:
+def _gap(model: _VariedSource, control: _VariedSource) -> stats.Varied:
     """The model's figure minus one control's; trainings with the same seeds are paired."""
     own, other = model.whole, control.whole
     if model.seeds == control.seeds:
@@ -390,7 +390,7 @@ def _gap(model: _Source, control: _Source) -> stats.Varied:
     return stats.Varied(own.value - other.value, own.draws - other.draws, without, own.n_groups)
 
 
-def _chance(varied: Mapping[str, _Source], seed: int) -> float | None:
+def _chance(varied: Mapping[str, _VariedSource], seed: int) -> float | None:
     """How far the largest control lies above its own expectation, were all equal."""
     noises = []
     generator = np.random.default_rng([seed, _CHANCE_STREAM])

@@ -433,7 +433,7 @@ def _gain_columns(judged: Mapping[str, _Judged]) -> dict[str, Any]:
     return {**gain.columns("gain"), **excess.as_lists("gain_auc", found.auc)}
 
 
-def score_inputs(
+def score_by_input(
     predictions: pl.DataFrame,
     runs: pl.DataFrame,
     classes: Mapping[str, Sequence[str]],
@@ -472,8 +472,8 @@ def score_inputs(
         return pl.DataFrame(schema=INPUTS_SCHEMA)
     order = {name: position for position, name in enumerate(classes)}
     position = pl.col("taxonomy").replace_strict(order, return_dtype=pl.Int64)
-    whole = pl.concat(tables).select(INPUTS_SCHEMA.names())
-    return whole.sort(position, maintain_order=True)
+    judged = pl.concat(tables).select(INPUTS_SCHEMA.names())
+    return judged.sort(position, maintain_order=True)
 
 
 def _belongs_to(name: str) -> pl.Expr:

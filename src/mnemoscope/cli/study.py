@@ -162,7 +162,7 @@ def sequences(
         "sequences.split": split,
     }
     chosen = options.merge_flags(None, flags, set_)
-    study = _found(out, chosen, quiet=quiet)
+    study = _create(out, chosen, quiet=quiet)
     verb = "features" if chosen.model.name == NO_MODEL else "continue"
     print(f"{study.sequences.height:,} sequences in {out}. Next: mnemoscope {verb} {out}")
 
@@ -214,7 +214,7 @@ def capture(
                 f"capture --part: {folder} is not there yet. Found it once with 'mnemoscope "
                 f"sequences {sequences} -o {folder}', then run the parts."
             )
-        _found(folder, options.merge_flags(None, flags, stage.set_), quiet=stage.quiet)
+        _create(folder, options.merge_flags(None, flags, stage.set_), quiet=stage.quiet)
     stage_verb(folder, "capture", flags, stage, part=part, where=where)
 
 
@@ -329,7 +329,7 @@ def _run_part(
         print(f"Wrote {made}. When all {part.n} parts are done: mnemoscope merge {study.folder}")
 
 
-def _found(folder: Path, settings: StudySettings, *, quiet: bool) -> Study:
+def _create(folder: Path, settings: StudySettings, *, quiet: bool) -> Study:
     """Found a study, once its names are known to stand for something."""
     with shown(quiet):
         check_names(settings)

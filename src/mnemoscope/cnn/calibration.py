@@ -132,9 +132,9 @@ def brier(probabilities: npt.ArrayLike, is_so: npt.ArrayLike) -> float:
     return float(np.mean((values - truth) ** 2))
 
 
-def ece(probabilities: npt.ArrayLike, is_so: npt.ArrayLike, n_bins: int = _N_BINS) -> float:
+def ece(probabilities: npt.ArrayLike, is_so: npt.ArrayLike) -> float:
     """Expected calibration error: how far probabilities are from shares, a mean over the cases."""
-    bins = reliability(probabilities, is_so, n_bins)
+    bins = reliability(probabilities, is_so)
     return sum(one.n * abs(one.mean - one.share) for one in bins) / sum(one.n for one in bins)
 
 

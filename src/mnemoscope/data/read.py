@@ -207,7 +207,7 @@ class WindowCollector:
 
 # Make sequences of the rows of a table: its tokens as they are, or its texts cut into windows.
 
-RESULTS = (  # what a model or a feature said of the rows, which are new sequences now
+RESULTS = (  # dropped on reading: measured on the rows of the source, not on these sequences
     "memorization_score",
     "is_memorized",
     "continuation",
@@ -255,7 +255,7 @@ def take_tokens(
             raise UserError(f"{where}: {error}") from error
         texts = WindowCutter(tokenizer, length=length).decode(rows)
         frame = frame.with_columns(pl.Series("text", texts, dtype=pl.String))
-    return _in_order(frame)
+    return _order_columns(frame)
 
 
 def _pad(frame: pl.DataFrame, length: int, pad: Pad) -> pl.DataFrame:
@@ -291,7 +291,7 @@ def cut_rows(frame: pl.DataFrame, collector: WindowCollector, *, where: str) -> 
     joined = windows.join(others, on="source", how="left", maintain_order="left")
     shift = pl.col("_shift").fill_null(0)
     joined = joined.with_columns(pl.col("start") + shift, pl.col("end") + shift)
-    return _in_order(_number(joined).drop("source", "_shift"))
+    return _order_columns(_number(joined).drop("source", "_shift"))
 
 
 def _others(frame: pl.DataFrame, where: str) -> pl.DataFrame:
@@ -321,7 +321,7 @@ def _numbers() -> pl.Expr:
     return pl.int_range(pl.len(), dtype=pl.Int64).alias("sequence_id")
 
 
-def _in_order(frame: pl.DataFrame) -> pl.DataFrame:
+def _order_columns(frame: pl.DataFrame) -> pl.DataFrame:
     known = [name for name in COLUMNS if name in frame.columns]
     return frame.select(*known, pl.exclude(known))
 
@@ -366,8 +366,8 @@ def read_sequences(
     table's other columns stay, except what a model or `add_features` said of it; `columns` gives it
     more, by their paths (`take_columns`). The first `prefix` tokens, half unless given, are the
     prefix: a pair of arrays must agree. Raises UserError: nothing there, nothing that is text, no
-    text as long as a sequence, a file that would be misread, or a table that `schema` refuses.
-    DamagedDataError: a torn Parquet, packed or array file.
+    text as long as a sequence, a file that would be misread, or a table that `check_columns`
+    refuses. DamagedDataError: a torn Parquet, packed or array file.
     """
     prefix = length // 2 if prefix is None else prefix
     fewest = {False: length, True: prefix + 1, "left": length - prefix + 1}
@@ -401,7 +401,7 @@ def join_results(results: Sequence[ReadResult], names: Sequence[str]) -> ReadRes
     except pl.exceptions.PolarsError as error:
         raise UserError(f"{', '.join(names)}: not one table ({first_line(error)}).") from None
     return ReadResult(
-        _in_order(frame.with_columns(_numbers())),
+        _order_columns(frame.with_columns(_numbers())),
         sum(one.n_documents for one in results),
         sum(one.n_too_short for one in results),
         sum(one.n_unreadable for one in results),
@@ -454,13 +454,18 @@ def _read_rows(
     if has_values(frame, "tokens"):
         frame = take_tokens(frame, tokenizer, length=length, where=where, pad=pad)
         frame = frame if limit is None else frame.head(limit)
-        document = "document" if has_values(frame, "document") else "sequence_id"
-        return ReadResult(frame, frame[document].n_unique())
+        return ReadResult(frame, count_documents(frame))
     check_columns(frame, "text", where=where)
     cutter = WindowCutter(_needed(tokenizer, where), length=length, stride=stride, least=least)
     collector = WindowCollector(cutter, limit=limit, pad=pad)
     frame = cut_rows(frame, collector, where=where)
     return ReadResult(frame, collector.n_texts - collector.n_too_short, collector.n_too_short)
+
+
+def count_documents(frame: pl.DataFrame) -> int:
+    """Documents that sequences come from; each is one of its own where none is named."""
+    name = "document" if has_values(frame, "document") else "sequence_id"
+    return frame[name].n_unique()
 
 
 def _read_documents(path: Path, collector: WindowCollector) -> ReadResult:

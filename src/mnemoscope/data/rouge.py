@@ -76,7 +76,7 @@ def _checked(prefixes: npt.ArrayLike, suffixes: npt.ArrayLike) -> tuple[np.ndarr
 
 
 def _blocks(before: np.ndarray, after: np.ndarray) -> Iterator[list[np.ndarray]]:
-    """Rows of both sides so many at a time, ids from 0 to `_MOST_ID` and equal where they were."""
+    """Give blocks of rows of both sides; ids lie in 0 to `_MOST_ID`, equal ids stay equal."""
     n_rows = max(_BLOCK_IDS // max(before.shape[1] + after.shape[1], 1), 1)
     for first in range(0, len(before), n_rows):
         block = [ids[first : first + n_rows] for ids in (before, after)]

@@ -57,7 +57,7 @@ class Column(NamedTuple):
 COLUMNS: dict[str, Column] = {
     "sequence_id": Column(_INTEGERS, pl.Int64(), "identifies one sequence; no two are equal"),
     "text": Column(_STRINGS, pl.String(), "decode of the tokens"),
-    "tokens": Column(_TOKENS, pl.List(pl.Int32()), "token ids, 64 a sequence"),
+    "tokens": Column(_TOKENS, pl.List(pl.Int32()), "token ids, as many in every sequence"),
     "attention_mask": Column(
         _MASK, pl.List(pl.Int64()), "1 for a token, 0 for padding on the left or right"
     ),

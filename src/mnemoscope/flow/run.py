@@ -75,7 +75,7 @@ def run(
         models = models or Models(settings)
         if until is None:  # what trains nothing needs no kernel that fits
             check_kernels(settings)
-        study = create_study(folder, settings, models, labelled=True, source=sequences)
+        study = create_study(folder, settings, models, needs_both_sides=True, source=sequences)
     with study.lock():
         study.adopt(_settle(settings, study.settings), redo=redo)
         models = models or Models(study.settings)

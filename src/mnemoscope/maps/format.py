@@ -7,7 +7,7 @@ key 0, query 1 with keys 0 and 1, and so on. Exact both ways.
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from itertools import count
@@ -24,7 +24,7 @@ from safetensors.torch import save
 
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import read_parquet, write_json, write_parquet
-from mnemoscope.parse import MOST_BYTES, parse_json, read_json
+from mnemoscope.parse import MOST_BYTES, flatten, parse_json, read_json
 
 META_NAME = "meta.json"
 INDEX_NAME = "index.parquet"
@@ -205,15 +205,6 @@ def _damaged(path: Path) -> DamagedDataError:
     )
 
 
-def flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested keys joined by dots, with their values."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 def pack_shard(
     sequence_ids: npt.NDArray[np.int64], maps: Mapping[str, torch.Tensor], meta: StoreMeta
 ) -> bytes:
@@ -247,10 +238,10 @@ def tensor_start(path: Path, name: str) -> int:
             header = parse_json(file.read(min(n_header, MOST_BYTES)))
         return 8 + n_header + int(header[name]["data_offsets"][0])
     except (OSError, ValueError, KeyError, TypeError, MemoryError, OverflowError) as error:
-        raise gone(path) from error
+        raise shard_vanished(path) from error
 
 
-def gone(path: Path) -> DamagedDataError:
+def shard_vanished(path: Path) -> DamagedDataError:
     """The error for a shard that was whole when its store was opened."""
     return _shard_damaged(path, "is missing or is no whole shard", None)
 
@@ -334,7 +325,7 @@ def find_rows(index: pl.DataFrame, keys: pl.DataFrame) -> pl.Series:
     return found["position"].cast(pl.Int64)
 
 
-def count_rows(index: pl.DataFrame) -> list[tuple[str, int, str]]:
+def list_shards(index: pl.DataFrame) -> list[tuple[str, int, str]]:
     """Shard name, number of rows and sha256 of each shard, by name."""
     return index.group_by("shard").agg(pl.len(), pl.first("sha256")).sort("shard").rows()
 

@@ -13,7 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mnemoscope.maps.format import StoreMeta, gone, tensor_start, triangle_length, triangle_size
+from mnemoscope.maps.format import (
+    StoreMeta,
+    shard_vanished,
+    tensor_start,
+    triangle_length,
+    triangle_size,
+)
 
 Pooling = Literal["mean", "max", "heads"]
 """A tensor of the store: pooled over heads, or every head's maps where these were stored."""
@@ -129,9 +135,9 @@ class StoredMaps:
                 try:
                     n_read = _read_into(file, target, start + places[at] * n_bytes)
                 except OSError as error:
-                    raise gone(self._shards[shards[at]]) from error
+                    raise shard_vanished(self._shards[shards[at]]) from error
                 if n_read != n_bytes:
-                    raise gone(self._shards[shards[at]])
+                    raise shard_vanished(self._shards[shards[at]])
         return torch.from_numpy(maps)
 
     def _open_shard(self, shard: int) -> tuple[BinaryIO, int]:
@@ -143,7 +149,7 @@ class StoredMaps:
         try:
             file = open(path, "rb", buffering=0)  # noqa: SIM115 - stays open
         except OSError as error:
-            raise gone(path) from error
+            raise shard_vanished(path) from error
         self._open[shard] = file, start
         return file, start
 

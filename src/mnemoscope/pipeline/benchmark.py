@@ -35,7 +35,7 @@ from mnemoscope.benchmark.table import (
     INPUTS_SCHEMA,
     TOGETHER_SCHEMA,
     score_benchmark,
-    score_inputs,
+    score_by_input,
     score_together,
     trained_votes,
 )
@@ -175,7 +175,7 @@ def score_taxonomy(task: ScoreTask) -> tuple[int, pl.DataFrame, pl.DataFrame]:
     """Score one taxonomy; returns its place, its benchmark rows, and those of each input."""
     known = task.predictions, task.runs, task.classes
     frame = score_benchmark(*known, choice=task.choice, **task.options)
-    return task.place, frame, score_inputs(*known, whole=frame, **task.options)
+    return task.place, frame, score_by_input(*known, whole=frame, **task.options)
 
 
 def load_comparison(study: Study) -> Comparison:

@@ -33,8 +33,8 @@ from mnemoscope.lm.continue_ import (
 )
 from mnemoscope.lm.model import HALVED, LanguageModel, note_halved, noting_halved
 from mnemoscope.lm.probe import best_logprobs, suffix_logprobs
-from mnemoscope.maps.format import POOLED, StoreMeta, flatten, pack_shard
-from mnemoscope.parse import parse_json
+from mnemoscope.maps.format import POOLED, StoreMeta, pack_shard
+from mnemoscope.parse import flatten, parse_json
 from mnemoscope.progress import SILENT, Progress, say, track
 from mnemoscope.study.folder import Study, versions
 from mnemoscope.study.models import (
@@ -114,7 +114,7 @@ def crews(study: Study, stage: str, models: Models) -> Iterator[Hold]:
         return
     crew = ClusterCrew(study, stage, cast("RayEngine", engine))
     yield crew.hold
-    crew.storage.remove_all()
+    crew.storage.remove_all()  # after an error what is made stays for the next run
 
 
 def make_tables(
@@ -187,11 +187,12 @@ def verdicts(
     prefix: int = 32,
     progress: Progress = SILENT,
 ) -> pl.DataFrame:
-    """Which sequences the model reproduces: int32 (sequences, length), padded where `mask` is 0.
+    """Ask which sequences the model reproduces; `tokens` int32 (sequences, length).
 
-    Columns `is_memorized`, `memorization_score` f32, `continuation` list<i32>, `smallest_gap` f32
-    (between the two best logits of any step). A `scan` by teacher forcing gives score 1 or null and
-    no continuation: those of Non-Memo are decoded later, for sampled sequences only.
+    They are padded where `mask` is 0. Gives columns `is_memorized`, `memorization_score` f32,
+    `continuation` list<i32> and `smallest_gap` f32 (between the two best logits of any step). A
+    `scan` by teacher forcing gives score 1 or null and no continuation: those of Non-Memo are
+    decoded later, for sampled sequences only.
     """
     ask: Callable[..., Iterator[Scan | Continuations]]
     ask, frames = scan_memorized if scan else continue_sequences, []

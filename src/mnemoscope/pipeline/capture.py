@@ -164,7 +164,7 @@ def captured_roles(study: Study) -> tuple[str, ...]:
 
 
 def wanted_maps(study: Study) -> pl.DataFrame:
-    """Sequences and suffixes to capture: `sequence_id`, `suffix`, sorted."""
+    """What to capture: `sequence_id`, `suffix`; true suffixes first, then by id."""
     if study.is_done("label"):
         if (reason := nothing_to_train(study)) is not None:
             raise UserError(reason)

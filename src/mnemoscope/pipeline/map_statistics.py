@@ -24,7 +24,7 @@ from mnemoscope.study.folder import Study
 
 TOKENS = "tokens"
 """The role of the blind maps, which are made of the tokens alone."""
-READ = "mean and max"
+POOLINGS_READ = "mean and max"
 _ROWS = 512
 _KEY = ["sequence_id", "suffix"]
 
@@ -115,7 +115,7 @@ def _digest(study: Study, role: str, rows: pl.DataFrame) -> str:
     models = study.record["models"]
     facts = [models[one] for one in ("model", role) if one in models]
     said = [[one[key] for key in ("fingerprint", "dtype", "device", "bos_id")] for one in facts]
-    digest = hashlib.sha256(json.dumps([role, said, READ, ALL_STATISTICS]).encode())
+    digest = hashlib.sha256(json.dumps([role, said, POOLINGS_READ, ALL_STATISTICS]).encode())
     digest.update(rows["sequence_id"].to_numpy().tobytes())
     digest.update(",".join([*rows["suffix"], study.tokens or ""]).encode())
     return digest.hexdigest()[:20]

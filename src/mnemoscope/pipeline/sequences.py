@@ -18,7 +18,7 @@ import polars as pl
 from filelock import FileLock, Timeout
 
 from mnemoscope.data.published_split import HUB_NAME, is_split_folder
-from mnemoscope.data.read import ReadResult, join_results, read_sequences
+from mnemoscope.data.read import ReadResult, count_documents, join_results, read_sequences
 from mnemoscope.data.table import (
     PUBLISHED_VERDICT,
     check_sequences,
@@ -54,24 +54,24 @@ def create_study(
     settings: StudySettings,
     models: Models,
     *,
-    labelled: bool = False,
+    needs_both_sides: bool = False,
     source: Any = None,
 ) -> Study:
     """Read and check the sequences, taxonomies and model, then create the study folder.
 
-    `labelled` rejects padded rows without a token in their prefix or their suffix; `source` is a
-    frame that is read in place of `sequences.source`. Raises UserError: anything in the settings,
-    the sequences or the model that cannot be used; no folder is left behind.
+    `needs_both_sides` rejects padded rows without a token in their prefix or their suffix;
+    `source` is a frame that is read in place of `sequences.source`. Raises UserError: anything in
+    the settings, the sequences or the model that cannot be used; no folder is left behind.
     """
     check_free(Path(folder))
-    result = check_sources(settings, models, source, labelled=labelled)
+    result = check_sources(settings, models, source, needs_both_sides=needs_both_sides)
     frame = result.frame
     with _new_folder(Path(folder)) as temporary:
         study = Study.create(temporary, settings)
         with study.finishing("sequences") as counts:
             if settings.model.name != NO_MODEL:
                 models.model(study)
-            study.found(frame)
+            study.write_sequences(frame)
             counts |= {
                 "sequences": frame.height,
                 "documents": result.n_documents,
@@ -122,7 +122,7 @@ def _held(folder: Path) -> Iterator[None]:
 
 
 def check_sources(
-    settings: StudySettings, models: Models, source: Any = None, *, labelled: bool = False
+    settings: StudySettings, models: Models, source: Any = None, *, needs_both_sides: bool = False
 ) -> ReadResult:
     """Read the sequences and check all that `create_study` does; UserError if anything is wrong."""
     wanted = settings.sequences
@@ -145,7 +145,7 @@ def check_sources(
     models.check_reference()
     vocab_size = model.vocab_size
     check_sequences(frame, where=wanted.source, length=wanted.length, vocab_size=vocab_size)
-    prefix = wanted.n_prefix if labelled else None
+    prefix = wanted.n_prefix if needs_both_sides else None
     mask = _checked_mask(frame, model, wanted.source, prefix)
     # Try one forward pass, so that unsupported attention fails now and not after hours.
     first, its_mask = token_matrix(frame[:1]), None if mask is None else mask[:1]
@@ -154,7 +154,8 @@ def check_sources(
     if wanted.split is None and wanted.limit is not None and wanted.limit < frame.height:
         frame = frame.with_row_index("_row")
         frame = frame.sample(wanted.limit, seed=wanted.seed, shuffle=False)
-        result = replace(result, frame=frame.sort("_row").drop("_row"))
+        frame = frame.sort("_row").drop("_row")
+        result = replace(result, frame=frame, n_documents=count_documents(frame))
     return result
 
 

@@ -52,7 +52,7 @@ from mnemoscope.pipeline.capture import (
 )
 from mnemoscope.pipeline.label import SAMPLES_FILE, aliases_of, samples_of
 from mnemoscope.pipeline.map_statistics import (
-    READ,
+    POOLINGS_READ,
     TOKENS,
     both_poolings,
     keep_statistics,
@@ -184,10 +184,10 @@ def jobs_of(study: Study) -> Iterator[Job]:
 
 
 def fold_rows(rows: SampleRows, n_folds: int = FOLDS) -> list[SampleRows] | None:
-    """Fold the training rows, or all where none is for training alone: in turn a part is asked.
+    """Fold the training rows, or all where none is for training alone.
 
-    The other parts train. Groups of near duplicates stay whole. None where a side would lack a
-    class.
+    Each fold in turn is evaluated by what was trained on the others. Groups of near duplicates
+    stay whole. None where a side would lack a class.
     """
     whole = rows.train if rows.train.height else rows.evaluation
     classes = whole["class_index"].to_numpy()
@@ -354,8 +354,11 @@ def _has_non_memo(rows: SampleRows) -> bool:
     return rows.classes[0] == NON_MEMO
 
 
-def true_labels(job: Job, rows: SampleRows) -> np.ndarray:
-    """The true classes for a job's predictions, int64 (evaluation sequences,)."""
+def asked_labels(job: Job, rows: SampleRows) -> np.ndarray:
+    """The classes that a job is asked for, int64 (evaluation sequences,).
+
+    They are the true ones but for `control` and `planted`, which deal them anew.
+    """
     return _labels(job, rows)[1]
 
 
@@ -450,7 +453,7 @@ def make_job(
     if mark := TABLE[source].mark:
         basis.append(f"mark {mark}")
     if TABLE[source].fit == "classify_statistics":
-        basis.append([READ, *ALL_STATISTICS])
+        basis.append([POOLINGS_READ, *ALL_STATISTICS])
     if setting and PRESETS[preset].scaling == "rows":
         basis.append([str(study.settings.sequences.n_prefix), *ROW_STATISTICS])
     if study.tokens:
@@ -567,7 +570,7 @@ def _gather(study: Study, jobs: list[Job]) -> None:
         columns = {
             "epoch": np.repeat(epochs.astype(np.int64), n_rows),
             "sequence_id": np.tile(rows.evaluation["sequence_id"].to_numpy(), n_epochs),
-            "true": np.tile(true_labels(job, rows), n_epochs),
+            "true": np.tile(asked_labels(job, rows), n_epochs),
             "predicted": outcome.predicted.ravel(),
             "probabilities": pl.concat([probabilities] * n_epochs),
         }
@@ -581,7 +584,7 @@ def _gather(study: Study, jobs: list[Job]) -> None:
 
 
 def _of_all_folds(runs: pl.DataFrame) -> pl.DataFrame:
-    """One row a source, setting and seed: of folds all sequences, and what all of them reached."""
+    """Merge folds into a row a source, setting and seed: sizes added, figures averaged."""
     return runs.group_by("taxonomy", "source", "setting", "seed", maintain_order=True).agg(
         pl.col("n_train").mean().round().cast(pl.Int64),
         pl.col("n_eval").sum(),
@@ -601,7 +604,7 @@ def _chosen(study: Study, jobs: list[Job]) -> pl.DataFrame:
     for job in jobs:
         rows = job_rows(study, job)
         predicted, n_classes = load_outcome(job).predicted, len(rows.classes)
-        one = confusion_matrix(true_labels(job, rows), predicted, n_classes)
+        one = confusion_matrix(asked_labels(job, rows), predicted, n_classes)
         key = job.sample, job.source
         confusions[key] = confusions[key] + one if key in confusions else one
     return pl.DataFrame(

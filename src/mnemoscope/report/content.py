@@ -205,7 +205,7 @@ class Benchmark:
 
     @property
     def best(self) -> Best | None:
-        """The larger of blind baseline and reference model, None when neither was measured."""
+        """The best source without memory, None where none was measured."""
         free = {one: self.rows[one]["min_f1"].value for one in self._free}
         found = [Best(one, value) for one, value in free.items() if value is not None]
         return max(found, key=lambda best: best.value, default=None)

@@ -5,7 +5,7 @@ Styles, script and pictures are within it, and its content security policy forbi
 
 import base64
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from itertools import groupby
@@ -18,6 +18,7 @@ from markupsafe import Markup
 from mnemoscope import words
 from mnemoscope.cnn.presets import INPUT_WORDS
 from mnemoscope.files import write_bytes, write_text
+from mnemoscope.parse import flatten
 from mnemoscope.pipeline.graft import Grafted, graft_verdict, part_words
 from mnemoscope.progress import say
 from mnemoscope.report import answer, charts
@@ -176,7 +177,7 @@ def setting_lines(settings: Mapping[str, Any]) -> list[tuple[str, list[tuple[str
     sections: dict[str, list[tuple[str, str]]] = {"": []}
     for name, value in settings.items():
         if isinstance(value, Mapping):
-            sections[name] = list(_flatten(value))
+            sections[name] = [(key, _setting(inner)) for key, inner in flatten(value)]
         else:
             sections[""].append((name, _setting(value)))
     return [(name, lines) for name, lines in sections.items() if name or lines]
@@ -186,15 +187,6 @@ def written_runs(written: Sequence[tuple[str, bool]]) -> list[tuple[bool, list[t
     """Group what the model wrote into runs that are the suffix's and runs that differ."""
     runs = groupby(written, key=lambda one: one[1])
     return [(differs, visible("".join(text for text, _ in run))) for differs, run in runs]
-
-
-def _flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Give (dotted name, value) of a nested mapping."""
-    for name, inner in value.items():
-        if isinstance(inner, Mapping):
-            yield from _flatten(inner, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", _setting(inner)
 
 
 def _setting(value: Any) -> str:

@@ -199,7 +199,7 @@ class Study:
         return cls(folder)
 
     def __repr__(self) -> str:
-        done = [stage.name for stage in STAGES if self.manifest(stage.name)]
+        done = [stage.name for stage in STAGES if self.is_done(stage.name)]
         return f"Study({str(self.folder)!r}, done={done})"
 
     def _repr_html_(self) -> str:
@@ -317,10 +317,11 @@ class Study:
         return manifest is not None and manifest["key"] == self.key(stage)
 
     def require(self, stage: str) -> None:
-        """Raise UserError if a stage has not been run, with the command that runs it."""
+        """Raise UserError if a stage is not done, with the command that runs it."""
         if not self.is_done(stage):
+            state = "has not been run" if self.manifest(stage) is None else "was run otherwise"
             raise UserError(
-                f"{self.folder}: stage '{stage}' has not been run. Run "
+                f"{self.folder}: stage '{stage}' {state}. Run "
                 f"'mnemoscope {stage} {self.folder}' first, or 'mnemoscope run -o {self.folder}'."
             )
 
@@ -451,7 +452,7 @@ class Study:
         """Digest of the sequences (`data.table.table_digest`); None of earlier versions."""
         return self.record.get("tokens")
 
-    def found(self, table: "pl.DataFrame") -> None:
+    def write_sequences(self, table: "pl.DataFrame") -> None:
         """Write the table of sequences and record its digest, to which maps and CNNs are bound."""
         from mnemoscope.data.table import table_digest  # loads Polars
 
