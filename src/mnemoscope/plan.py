@@ -839,7 +839,7 @@ def find_cost(
 
 
 def count_grafts(settings: StudySettings, n_layers: int) -> tuple[int, int]:
-    """Grafts and patches that the settings ask for; without named parts about so many.
+    """Grafts and patches that the settings ask for: an estimate unless they name the parts.
 
     A layer has five parts, and three stand outside the layers (two where embeddings are tied).
     """

@@ -66,7 +66,7 @@ Set = Annotated[
         help="Any setting of the YAML file, for example train.preset=paper; repeatable.",
     ),
 ]
-Redo = Annotated[bool, Option("--redo", help="Make anew what was made with other settings.")]
+Redo = Annotated[bool, Option("--redo", help="Redo stages that were made with other settings.")]
 Quiet = Annotated[bool, Option("-q", "--quiet", help="No progress, only the result.")]
 NoControls = Annotated[
     bool, Option("--no-controls", help="Leave out control task, blind baseline, reference.")

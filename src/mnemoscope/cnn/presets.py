@@ -16,7 +16,7 @@ INPUT_WORDS: dict[CnnInput, str] = {
 }
 """What a CNN sees of a layer; `pipeline.train.job_maps` makes it of the stored maps."""
 OF_TWO_MODELS: tuple[CnnInput, ...] = ("difference",)
-"""Of these, what needs the maps of a reference model too."""
+"""Those of them that need a reference model's maps too."""
 KNOWS_NEXT: tuple[str, ...] = ()
 """Of these, what is computed with the next token in hand, such as contributions to its logit.
 

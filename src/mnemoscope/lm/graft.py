@@ -78,7 +78,7 @@ class Slice(NamedTuple):
 
 
 class Anatomy:
-    """Which weights of a causal model, perhaps wrapped by PEFT, make which part.
+    """Map each part of a causal model, plain or wrapped by PEFT, to its weights.
 
     What reads queries or keys in the model that it is compared with (`like`) does so here too.
     Raises UserError: quantized or offloaded weights, or a family whose parts are not found.
@@ -206,7 +206,7 @@ class Anatomy:
         return UserError(f"part '{name}': {self._lm.name} has none of this name.{hint}")
 
     def _head(self, number: int, head: int) -> list[Slice]:
-        """What one head alone decides: its queries, keys and values, and what is read of it."""
+        """What one head alone decides: its queries, keys and values, and what reads its output."""
         n_heads = self._lm.n_heads
         if number >= len(self._layers) or head >= n_heads:
             raise self._unknown(f"layers.{number}.heads.{head}")

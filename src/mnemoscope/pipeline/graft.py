@@ -70,7 +70,7 @@ _CONTROLS: tuple[Control, ...] = ("random", "shuffled")
 
 @dataclass(frozen=True)
 class Graft:
-    """One thing put in, into which of the two, the twin's or a control; part "" is nothing."""
+    """Which part is put into which model, from the twin or a control; part "" is none."""
 
     part: str
     direction: str = INTO_MODEL
@@ -157,7 +157,7 @@ def make_part(
 
 
 def conclude_grafts(study: Study, tasks: Sequence[Task], parts: Sequence[str]) -> None:
-    """Finish the stage from grafts that are all made; no model is asked."""
+    """Finish the stage from grafts that are all made."""
     with study.finishing("graft") as counts:
         counts |= _conclude(study, tasks, parts)
     _say_what_came(study)
@@ -277,7 +277,7 @@ def patches_of(wanted: GraftSettings, n_layers: int, *, n_read: int) -> Iterator
 
 
 def grafts_of(wanted: GraftSettings, parts: Sequence[str]) -> Iterator[Graft]:
-    """All grafts of the settings; the first is none."""
+    """All grafts of the settings, after one of nothing into each model that is used."""
     yield Graft("")
     if INTO_TWIN in wanted.directions:
         yield Graft("", INTO_TWIN)
@@ -292,7 +292,7 @@ def grafts_of(wanted: GraftSettings, parts: Sequence[str]) -> Iterator[Graft]:
 
 
 def _tried(study: Study) -> pl.DataFrame:
-    """Memorized sequences: of every class of every taxonomy the first so many in one order."""
+    """The first `n_sequences` memorized ones of each class of each taxonomy, in a seeded order."""
     wanted = study.settings.graft
     labels = study.read(LABELS_FILE)
     order = order_keys(labels["sequence_id"].to_numpy(), wanted.seed)

@@ -139,7 +139,7 @@ def run_part(
 
 
 def _facts(study: Study, models: Models, roles: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """What there is to know of the models; they must be those that made the study."""
+    """Describe each model, and check that it made the study."""
     facts = {}
     for role in roles:
         name = study.settings.model.name if role == "model" else reference_name(study.settings)
