@@ -15,7 +15,17 @@ from mnemoscope.errors import NoRoomError, UserError
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.continue_ import continue_sequences
 from mnemoscope.lm.load import load_model
-from mnemoscope.lm.model import best_two, in_chat, last_logits, new_cache, run_batches, wrap_model
+from mnemoscope.lm.model import (
+    HALVED,
+    best_two,
+    in_chat,
+    last_logits,
+    new_cache,
+    note_halved,
+    noting_halved,
+    run_batches,
+    wrap_model,
+)
 
 
 class Model:
@@ -31,6 +41,18 @@ def step_with_room_for(n_rows, error):
         return batch[:, 0].tolist()
 
     return step
+
+
+def test_the_smallest_batch_of_all_runs_is_on_record(tmp_path):
+    """Also where a later batch, or a later run, did with a larger one."""
+    file = tmp_path / "halved"
+    for sizes in ([16, 4, 8], [8], []):
+        counts = {}
+        with noting_halved(counts, file):
+            for size in sizes:
+                note_halved(size)
+        assert counts == {HALVED: 4}
+        assert file.read_text() == "4\n"
 
 
 @settings(max_examples=60)
