@@ -45,6 +45,7 @@ $(VENV)/.documents: $(VENV)/.torch pyproject.toml
 docs: $(VENV)/.documents
 	$(BIN)/python -m tools.reference docs/reference
 	$(BIN)/zensical build --clean --strict
+	$(BIN)/python -m tools.site build/site README.md
 	@echo "Open build/site/index.html"
 
 fix: $(VENV)/.development

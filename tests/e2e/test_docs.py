@@ -71,3 +71,17 @@ def test_links_between_pages_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
             if not target.startswith("http"):
                 assert (page.parent / target).exists(), (page, target)
+
+
+def test_pages_stay_short() -> None:
+    at_most = dict.fromkeys(PAGES, 200) | {ROOT / "README.md": 120, ROOT / "AGENTS.md": 40}
+    for page, most in at_most.items():
+        assert len(page.read_text(encoding="utf-8").splitlines()) <= most, page
+    table = (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
+    assert len(re.findall(r"^\|", table, re.M)) - 2 <= 40  # its head apart
+
+
+def test_every_page_of_the_site_opens_with_a_command() -> None:
+    for page in PAGES:
+        opening = page.read_text(encoding="utf-8").split("\n## ")[0][:2500]
+        assert re.search(r"^```|`(mnemoscope|python|make|MNEMOSCOPE\w+=1)\s", opening, re.M), page
