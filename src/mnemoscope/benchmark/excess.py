@@ -29,7 +29,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from mnemoscope import stats
-from mnemoscope.benchmark.sources import MARK, TABLE, TEXT_ALONE
+from mnemoscope.benchmark.sources import GIVES, MARK, NOTHING_LEFT, TABLE, TEXT_ALONE
 from mnemoscope.cnn.metrics import confusion_matrix, f1_per_class, resample_confusions
 from mnemoscope.errors import DamagedDataError
 from mnemoscope.taxonomy.draw import order_keys
@@ -517,16 +517,6 @@ _WIDEST_VARIANCE = 2 * 0.25  # of the difference of two independent shares of on
 FEWEST_TRAININGS = 3
 """Trainings a source that a side is taken on: of one the noise between trainings is unknown."""
 
-_GIVES = {
-    "tokens": "what the text alone gives",
-    "reference": "what the attention of a model that never saw these sequences gives",
-    "painted": "what the log-probability of each next token gives by itself",
-}
-_NOTHING = {
-    "tokens": "nothing is left once the text is taken off",
-    "reference": "nothing is left that a model which never saw these sequences does not show",
-    "painted": "nothing is left once the log-probability of each next token is taken off",
-}
 COUNTED = ("no training", "one training", "two trainings")
 
 
@@ -586,8 +576,8 @@ def give_verdict(figures: BenchmarkFigures) -> Verdict:
         return Verdict("cannot", f"cannot be said: {figures.interval_note}")
     reads = TABLE[excess.strongest].reads
     points = f"{_points(excess.value)} points [{_points(excess.low)}, {_points(excess.high)}]"
-    adds = f"attention adds {points} to {_GIVES[reads]}"
-    found = adds if excess.value > 0 else f"{points} beyond {_GIVES[reads]}"
+    adds = f"attention adds {points} to {GIVES[reads]}"
+    found = adds if excess.value > 0 else f"{points} beyond {GIVES[reads]}"
     if reads == "painted" and excess.low <= 0:
         found = f"this input only knows the answer, {found}"
     note = _say_limits(figures)
@@ -612,7 +602,8 @@ def give_verdict(figures: BenchmarkFigures) -> Verdict:
         return Verdict("unclear", f"undecided, as {why}: {found}{note}")
     return Verdict(
         "nothing",
-        f"{_NOTHING[reads]}, {_points(EFFECT)} points being the least that counts: {found}{note}",
+        f"{NOTHING_LEFT[reads]}, {_points(EFFECT)} points being the least that counts: "
+        f"{found}{note}",
     )
 
 

@@ -170,6 +170,19 @@ TABLE = {
 }
 
 
+GIVES = {
+    "tokens": "what the text alone gives",
+    "reference": "what the attention of a model that never saw these sequences gives",
+    "painted": "what the log-probability of each next token gives by itself",
+}
+"""What an excess is counted beyond, by what its control reads."""
+NOTHING_LEFT = {
+    "tokens": "nothing is left once the text is taken off",
+    "reference": "nothing is left that a model which never saw these sequences does not show",
+    "painted": "nothing is left once the log-probability of each next token is taken off",
+}
+
+
 def _chosen(rule: Callable[[Source], bool]) -> tuple[str, ...]:
     return tuple(name for name, source in TABLE.items() if rule(source))
 
