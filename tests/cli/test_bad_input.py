@@ -229,6 +229,7 @@ def test_an_unknown_word_is_refused_with_the_nearest_known(
         ("label.match=nonexistent", "no column 'nonexistent' to match by (label.match)"),
         ("label.match=gener", "to match by"),
         ("train.poolings=[heads]", "capture.per_head"),
+        ("features.corpus=/none/there", "features.corpus: /none/there: no such file or folder"),
         ("search.nodes=[Gess]", "unknown node 'Gess'. Did you mean 'Guess'?"),
         ("title=!!binary aGFsbG8=", "a binary value"),
         ("model={batch_size: 1, batch_size: 2}", "the key 'batch_size' stands there twice"),
@@ -464,8 +465,9 @@ def test_maps_of_other_tokens_are_not_taken_for_ones_own(tiny, study, tmp_path, 
     Study(study).forget("train")
     shutil.rmtree(study / "maps" / "reference")
     shutil.copytree(other.folder / "maps" / "reference", study / "maps" / "reference")
-    line = refused("train", study, "-q")
-    assert f"{study / 'maps' / 'reference'}: maps of another study's sequences" in line
+    for words in (["train", study, "-q"], ["describe", study]):
+        line = refused(*words)
+        assert f"{study / 'maps' / 'reference'}: of a study of other sequences" in line
 
 
 def test_names_that_no_file_can_have_are_one_line(tiny, tmp_path, out, refused, call) -> None:

@@ -320,9 +320,24 @@ def test_the_export_holds_every_figure_and_the_numbers(call, done, tmp_path, mon
 
 
 def test_the_same_delta_gives_the_same_bytes(done, tmp_path) -> None:
-    found = list(load_deltas(done))
-    files = [write_deltas(tmp_path, found, done.tokens).read_bytes() for _ in range(20)]
-    assert len(set(files)) == 1
+    found = [one for source in localize.SOURCES for one in load_deltas(done, source)]
+    bound = {"tokens": done.tokens, "key": done.key("localize")}
+    files = [write_deltas(tmp_path, found, bound).read_bytes() for _ in range(20)]
+    assert {*files, (done.folder / "decisiveness.safetensors").read_bytes()} == {files[0]}
+
+
+def test_delta_made_with_other_settings_is_refused(done, tiny_studies, tmp_path) -> None:
+    """Put in place of one's own, of the same sequences: only its stage's key tells it apart."""
+    shutil.copytree(tiny_studies["report"], tmp_path / "own")
+    own = Study(tmp_path / "own")
+    found = list(load_deltas(own))
+    for key, words in (("0" * 64, "other settings"), (own.key("localize"), None)):
+        write_deltas(own.folder, found, {"tokens": own.tokens, "key": key})
+        if words is None:
+            assert len(list(load_deltas(own))) == len(found)
+        else:
+            with pytest.raises(DamagedDataError, match=words):
+                list(load_deltas(own))
 
 
 def test_an_export_that_cannot_be_is_refused(refused, tiny_studies, done, tmp_path) -> None:

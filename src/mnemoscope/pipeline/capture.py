@@ -18,7 +18,7 @@ from mnemoscope.data.table import mask_of, token_matrix
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import write_bytes
 from mnemoscope.lm.model import noting_halved
-from mnemoscope.maps.format import META_NAME, triangle_size
+from mnemoscope.maps.format import META_NAME, StoreMeta, triangle_size
 from mnemoscope.maps.store import MapStore, MapWriter
 from mnemoscope.pipeline.blocks import (
     DECODED,
@@ -83,13 +83,17 @@ def capture_with(study: Study, hold: Hold) -> None:
 def damaged_maps(study: Study) -> list[DamagedDataError]:
     """Errors in the stores of a finished study; reads every shard (about 1 GB/s)."""
     found: list[DamagedDataError] = []
-    folders = [path for path in study.folder.glob("maps/*") if (path / META_NAME).is_file()]
-    for folder in sorted(folders):
+    for store in stores(study):
         try:
-            found += MapStore(folder, verify=False).damaged()
+            found += open_maps(study, store).damaged()
         except (DamagedDataError, UserError) as error:
             found.append(DamagedDataError(str(error)))
     return found
+
+
+def stores(study: Study) -> list[str]:
+    """The roles whose maps are there, in part or whole."""
+    return sorted(path.parent.name for path in study.folder.glob(f"maps/*/{META_NAME}"))
 
 
 def repair_maps(study: Study, models: Models) -> None:
@@ -123,23 +127,27 @@ def maps_folder(study: Study, role: str) -> Path:
 
 
 def open_maps(study: Study, store: str, *, verify: bool = False) -> MapStore:
-    """Open the maps of a role, as `MapStore`; DamagedDataError if they are another model's."""
+    """Open the maps of a role, as `MapStore`; errors also as `check_maps`."""
+    found = MapStore(maps_folder(study, store), verify=verify)
+    check_maps(study, store, found.meta)
+    return found
+
+
+def check_maps(study: Study, store: str, meta: StoreMeta) -> None:
+    """Raise DamagedDataError if the maps of a role are another study's or another model's."""
     folder = maps_folder(study, store)
-    found = MapStore(folder, verify=verify)
-    if found.meta.model.get("tokens", study.tokens) != study.tokens:
-        raise DamagedDataError(
-            f"{folder}: maps of another study's sequences. Restore the study's own folder, or "
-            "delete it and run 'mnemoscope capture' again."
-        )
+    remedy = (
+        "Restore the study's own folder, or delete it and run "
+        f"'mnemoscope capture {study.folder}' again."
+    )
+    study.check_own(folder, meta.model, remedy=remedy)
     facts = study.record["models"].get(store.removesuffix("-heads"))
-    weights = found.meta.model.get("weights")
+    weights = meta.model.get("weights")
     if facts is not None and weights not in (None, facts["fingerprint"]):
         raise DamagedDataError(
             f"{folder}: maps of another model (weights {str(weights)[:12]}, the study's "
-            f"{facts['name']} has {facts['fingerprint'][:12]}). Restore the study's own folder, or "
-            "delete it and run 'mnemoscope capture' again."
+            f"{facts['name']} has {facts['fingerprint'][:12]}). {remedy}"
         )
-    return found
 
 
 def heads_role(role: str) -> str:

@@ -6,7 +6,7 @@ edge (`localize.cut.RANKINGS`). Several studies of models of one depth are avera
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -170,19 +170,23 @@ def localize_stage(study: Study, models: Models) -> None:
         shapes = [row for one in samples for row in _shape_rows(study, one)]
         study.write(SHAPES_FILE, pl.DataFrame(shapes))
         study.write(AGREEMENT_FILE, pl.DataFrame(agreements, _AGREEMENT_SCHEMA))
-        write_deltas(study.folder, stored, study.tokens)
+        bound = {} if study.tokens is None else {"tokens": study.tokens}
+        write_deltas(study.folder, stored, bound | {"key": study.key("localize")})
 
 
 def load_deltas(study: Study, source: str = "model") -> Iterator[StoredDelta]:
     """Read the stored Δ of one of `SOURCES`. Raises DamagedDataError: the file cannot be read."""
     path = study.folder / DECISIVENESS_FILE
+    remedy = f"Delete it and run 'mnemoscope localize {study.folder} --redo'."
     try:
         with safe_open(path, framework="np") as file:
             said = parse_json(file.metadata()["facts"])
-            if isinstance(said, list):  # of studies without a digest of their sequences
-                said = {"tokens": study.tokens, "deltas": said}
-            if said["tokens"] != study.tokens:
-                raise ValueError("of another study's sequences")
+            if isinstance(said, list):  # of earlier versions, and of several studies together
+                said = {"deltas": said}
+            study.check_own(path, said, remedy=remedy)
+            made = study.manifest("localize")
+            if made is not None and said.get("key", made["key"]) != made["key"]:
+                raise DamagedDataError(f"{path}: made with other settings. {remedy}")
             for number, facts in enumerate(said["deltas"]):
                 plain: dict[str, Any] = {
                     name: tuple(value) if isinstance(value, list) else value
@@ -191,17 +195,19 @@ def load_deltas(study: Study, source: str = "model") -> Iterator[StoredDelta]:
                 if plain["source"] == source:
                     yield StoredDelta(delta=file.get_tensor(f"{number:04d}"), **plain)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise DamagedDataError(
-            f"{path}: damaged ({first_line(error, 80)}). Delete it and run "
-            f"'mnemoscope localize {study.folder} --redo'."
-        ) from None
+        raise DamagedDataError(f"{path}: damaged ({first_line(error, 80)}). {remedy}") from None
 
 
-def write_deltas(folder: Path, stored: Sequence[StoredDelta], tokens: str | None = None) -> Path:
-    """Write Δ and its metadata to one file; returns its path. `tokens` is `Study.tokens`."""
+def write_deltas(
+    folder: Path, stored: Sequence[StoredDelta], bound: Mapping[str, Any] | None = None
+) -> Path:
+    """Write Δ and its metadata to one file; returns its path.
+
+    `bound` says whose they are: `tokens` of a study and `key` of its stage.
+    """
     facts = [{k: v for k, v in vars(one).items() if k != "delta"} for one in stored]
     tensors = {f"{n:04d}": torch.from_numpy(one.delta) for n, one in enumerate(stored)}
-    said = facts if tokens is None else {"tokens": tokens, "deltas": facts}
+    said = facts if bound is None else {**bound, "deltas": facts}
     # One key: safetensors writes several in any order, and the same Δ must give the same bytes.
     data = save(tensors, metadata={"facts": json.dumps(said, ensure_ascii=False)})
     write_bytes(folder / DECISIVENESS_FILE, data)

@@ -11,7 +11,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from html import escape
@@ -161,6 +161,7 @@ class Study:
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
         self._tables: dict[str, tuple[tuple[int, ...], pl.DataFrame]] = {}
+        self._known_seals: tuple[tuple[int, ...], dict[str, list[str]]] = (), {}
         self._read_settings()
 
     def _read_settings(self) -> None:
@@ -291,8 +292,7 @@ class Study:
             return None
         remedy = "Delete it: the stage is made again, what is complete is kept."
         found = read_record(path, needed={"key": str, "counts": dict}, remedy=remedy)
-        if found.get("tokens", self.tokens) != self.tokens:
-            raise DamagedDataError(f"{path}: of a study of other sequences. {remedy}")
+        self.check_own(path, found, remedy=remedy)
         return found
 
     def key(self, stage: str) -> str:
@@ -428,8 +428,7 @@ class Study:
         path = self.folder / name
         if not path.is_file():
             raise UserError(f"{path}: not there. Run 'mnemoscope run -o {self.folder}'.")
-        found = path.stat()
-        identity = found.st_ino, found.st_size, found.st_mtime_ns
+        identity = _identity(path)
         known, frame = self._tables.get(name, ((), None))
         if frame is None or known != identity:
             remedy = f"delete {self.folder} and run again"
@@ -442,15 +441,25 @@ class Study:
         self._tables.pop(name, None)
         data, known = parquet_bytes(frame), self._seals()
         seal = seal_of(data)
-        if name in known:  # a killed process leaves the old table or the new one: both are known
+        is_new = known.get(name) != [seal]
+        if is_new and name in known:  # a killed process leaves the old table or the new one
             self._record_seals(known | {name: [*known[name], seal]})
         write_bytes(self.folder / name, data)
-        self._record_seals(known | {name: [seal]})
+        if is_new:
+            self._record_seals(known | {name: [seal]})
 
     @property
     def tokens(self) -> str | None:
         """Digest of the sequences (`data.table.table_digest`); None of earlier versions."""
         return self.record.get("tokens")
+
+    def check_own(self, path: Path, said: Mapping[str, Any], *, remedy: str) -> None:
+        """Raise DamagedDataError where what a file says of its sequences (`tokens`) is not theirs.
+
+        One that says nothing, of earlier versions, may be anyone's.
+        """
+        if said.get("tokens", self.tokens) != self.tokens:
+            raise DamagedDataError(f"{path}: of a study of other sequences. {remedy}")
 
     def write_sequences(self, table: "pl.DataFrame") -> None:
         """Write the table of sequences and record its digest, to which maps and CNNs are bound."""
@@ -465,13 +474,16 @@ class Study:
         path = self.folder / TABLES_RECORD
         if not path.is_file():
             return {}
+        identity = _identity(path)
+        if self._known_seals[0] == identity:
+            return self._known_seals[1]
         remedy = "Restore it from a copy, or delete it: tables are then read as they are."
         found = read_record(path, needed={"tables": dict}, remedy=remedy)
         if not all(isinstance(one, list) for one in found["tables"].values()):
             raise DamagedDataError(f"{path}: damaged (checksums are no lists). {remedy}")
-        if found.get("tokens") != self.tokens:
-            raise DamagedDataError(f"{path}: of a study of other sequences. {remedy}")
-        return dict(found["tables"])
+        self.check_own(path, found, remedy=remedy)
+        self._known_seals = identity, found["tables"]
+        return self._known_seals[1]
 
     def _record_seals(self, seals: dict[str, list[str]]) -> None:
         values = {"tokens": self.tokens, "tables": dict(sorted(seals.items()))}
@@ -610,6 +622,12 @@ def versions(*further: str) -> dict[str, str]:
     """Versions of the packages that produce the numbers, and of these further ones."""
     found = {"mnemoscope": __version__, "python": platform.python_version()}
     return found | {name: metadata.version(name) for name in (*_LIBRARIES, *further)}
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """What changes where a file is written anew."""
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _named(flat: dict[str, Any]) -> tuple[list[str], list[bytes]]:
