@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mnemoscope.data.corpus import open_corpus
 from mnemoscope.data.duplicates import count_duplicates
-from mnemoscope.data.read import WindowCutter, read_corpus, read_sequences
+from mnemoscope.data.read import WindowCutter, read_sequences
 from mnemoscope.data.table import check_sequences, write_table
 from mnemoscope.errors import DamagedDataError, UserError
 
@@ -213,26 +214,11 @@ def test_tables_that_give_no_sequences_are_refused(tmp_path, tokenizer, columns,
 
 def test_every_sequence_is_found_in_its_own_corpus(folder, whole, tokenizer):
     suffixes = np.array(whole.frame["tokens"].to_list())[:, 32:]
-    counts = count_duplicates(suffixes, read_corpus(folder, tokenizer))
+    corpus = open_corpus(folder, tokenizer=tokenizer, dtype=None)
+    counts = count_duplicates(suffixes, corpus)
     assert counts.min() >= 1
     prose = whole.frame["document"].is_in(["LICENSE", "a.txt"]).to_numpy()
     assert counts[prose].min() >= 2  # the two files hold the same text
-
-
-def test_a_corpus_of_tokens_or_texts_is_read_whole(tmp_path, tokenizer):
-    write_table(tmp_path / "t.parquet", pl.DataFrame({"tokens": [[1, 2, 3], None, [4]]}))
-    arrays = list(read_corpus(tmp_path / "t.parquet", None))
-    assert [array.tolist() for array in arrays] == [[1, 2, 3], [4]]
-    write_table(tmp_path / "t.jsonl", pl.DataFrame({"text": ["ab", None, LONG]}))
-    (tmp_path / "texts").mkdir()
-    for name, text in {"a.txt": "ab", "b.txt": LONG}.items():
-        (tmp_path / "texts" / name).write_text(text)
-    wanted = [own_ids(tokenizer, text) for text in ("ab", LONG)]
-    for source in ("t.jsonl", "texts"):
-        arrays = list(read_corpus(tmp_path / source, tokenizer))
-        assert [array.tolist() for array in arrays] == wanted
-    with pytest.raises(UserError, match="gone"):
-        read_corpus(tmp_path / "gone", tokenizer)
 
 
 ASCII = "def add(a, b):\n    return a + b\n\n\n  # the library of the works\n" * 12

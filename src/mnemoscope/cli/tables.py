@@ -46,13 +46,15 @@ def features(
         flags = {"features.patterns": patterns, "features.corpus": corpus and str(corpus)}
         stage_verb(target, "features", flags, stage)
         return
+    from mnemoscope.data.corpus import open_corpus
     from mnemoscope.data.features import write_features
-    from mnemoscope.data.read import read_corpus
 
     _only_for_studies("features", stage.set_, redo=stage.redo)
     mode = options.merge_flags(None, {"features.patterns": patterns}, None).features.patterns
     refuse_unwritable(out)
-    counted = None if corpus is None else read_corpus(corpus, load_tokenizer_named(tokenizer))
+    counted = None
+    if corpus is not None:
+        counted = open_corpus(corpus, tokenizer=load_tokenizer_named(tokenizer), dtype=None)
     with shown(stage.quiet):
         n_rows = write_features(
             target,
@@ -366,6 +368,12 @@ def _describe_study(study: Study) -> dict[str, Any]:
         shape = f"{facts['n_layers']} × {facts['n_heads']}"
         models.add_row(role, facts["name"], shape, facts["dtype"], facts["fingerprint"][:12])
     console.print(models)
+    if (study.folder / "maps").is_dir():
+        from mnemoscope.maps.format import read_meta
+        from mnemoscope.pipeline.capture import check_maps, maps_folder, stores
+
+        for store in stores(study):  # figures rest on predictions, so no other verb may look
+            check_maps(study, store, read_meta(maps_folder(study, store)))
     sizes = Table("on disk", "size", title="sizes")
     for path in sorted(study.folder.iterdir()):
         if not path.name.startswith("."):

@@ -255,9 +255,9 @@ def _mix(tokens: np.ndarray) -> np.ndarray:
 
 
 def count_duplicates(
-    suffixes: npt.ArrayLike, corpus: Iterable[npt.ArrayLike]
+    suffixes: npt.ArrayLike, corpus: Corpus | Iterable[npt.ArrayLike]
 ) -> npt.NDArray[np.int64]:
-    """Occurrences of each suffix (sequences, k) in arrays of token ids, int64 (sequences,).
+    """Occurrences of each suffix (sequences, k) in a corpus or arrays of ids, int64 (sequences,).
 
     Overlapping occurrences count each; none spans two arrays (memory-mapped ones are read a piece
     at a time). A suffix that the corpus does not hold gets 0; the published counts include the
@@ -271,9 +271,12 @@ def count_duplicates(
     if not suffixes.size:
         return np.zeros(len(suffixes), dtype=np.int64)
     index = SuffixIndex(suffixes)
-    arrays = ((_integers(tokens, n_axes=1), 0) for tokens in corpus)
+    if isinstance(corpus, Corpus):
+        chunks = (chunk for chunk, _ in corpus.chunks(Place(), index.k))
+    else:
+        chunks = group_documents((_integers(tokens, n_axes=1), 0) for tokens in corpus)
     with track("duplicates", unit="corpus tokens") as progress:
-        for chunk in group_documents(arrays):
+        for chunk in chunks:
             index.count(chunk.tokens, chunk.ends)
             progress.advance(chunk.n_new)
     return index.counts_of_rows()

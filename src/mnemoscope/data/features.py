@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from mnemoscope.data.corpus import Corpus
 from mnemoscope.data.duplicates import count_duplicates
 from mnemoscope.data.patterns import Pattern, PatternMode, check_mode, find_pattern
 from mnemoscope.data.rouge import rouge_scores
@@ -135,7 +136,7 @@ def add_features(
     patterns: PatternMode = "published",
     length: int = 64,
     prefix: int | None = None,
-    corpus: Iterable[npt.ArrayLike] | None = None,
+    corpus: Corpus | Iterable[npt.ArrayLike] | None = None,
     code: CodeMode = "auto",
     where: str = "table",
 ) -> pl.DataFrame:
@@ -144,7 +145,7 @@ def add_features(
     The table has `sequence_id`, and `text` (of any length) or `tokens`, nulls allowed, of which the
     first `prefix` (half unless given) are the prefix. `rouge_l`, `rouge_3` (from the tokens),
     `is_incrementing` and `is_repeating` (from the text) are made anew; `duplicates` (of the suffix
-    in the arrays of token ids of `corpus`) and `is_code` only where the table has no values for
+    in `corpus`, opened or as arrays of ids) and `is_code` only where the table has no values for
     them. `code` "auto" asks magika where it is installed, "magika" demands it, "off" leaves it out.
     Raises UserError: columns missing or of another kind, no rows, duplicate ids, sequences of
     another length, an unknown mode.
@@ -171,7 +172,7 @@ def write_features(
     patterns: PatternMode = "published",
     length: int = 64,
     prefix: int | None = None,
-    corpus: Iterable[npt.ArrayLike] | None = None,
+    corpus: Corpus | Iterable[npt.ArrayLike] | None = None,
     columns: Mapping[str, str] | None = None,
 ) -> int:
     """`add_features` for a table file, without holding it in memory; returns the rows written.
@@ -233,7 +234,10 @@ def _columns_of_rows(frame: pl.DataFrame, prefix: int, patterns: PatternMode) ->
 
 
 def _rare_columns(
-    table: pl.LazyFrame, prefix: int, corpus: Iterable[npt.ArrayLike] | None, code: CodeMode
+    table: pl.LazyFrame,
+    prefix: int,
+    corpus: Corpus | Iterable[npt.ArrayLike] | None,
+    code: CodeMode,
 ) -> list[pl.Series]:
     """`duplicates` and `is_code`, each only where the table has no values for it."""
     names = table.collect_schema().names()
@@ -261,7 +265,7 @@ def _rouge_columns(frame: pl.DataFrame, prefix: int) -> list[pl.Series]:
 
 
 def _duplicates_column(
-    table: pl.LazyFrame, n_rows: int, prefix: int, corpus: Iterable[npt.ArrayLike] | None
+    table: pl.LazyFrame, n_rows: int, prefix: int, corpus: Corpus | Iterable[npt.ArrayLike] | None
 ) -> pl.Series:
     """`duplicates` of the suffix, null without a corpus or without tokens."""
     names = table.collect_schema().names()

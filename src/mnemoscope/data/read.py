@@ -6,11 +6,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import polars as pl
 
 from mnemoscope.data.formats import list_files, open_raw, refuse_as_prose, table_ending
-from mnemoscope.data.rows import existing, find_tables, read_rows
+from mnemoscope.data.rows import read_rows
 from mnemoscope.data.table import (
     COLUMNS,
     PUBLISHED_VERDICT,
@@ -18,7 +17,6 @@ from mnemoscope.data.table import (
     check_ids,
     check_sequences,
     has_values,
-    read_table,
     without_padding,
 )
 from mnemoscope.errors import UserError, first_line
@@ -407,32 +405,6 @@ def join_results(results: Sequence[ReadResult], names: Sequence[str]) -> ReadRes
         sum(one.n_unreadable for one in results),
         {"sources": {name: one.facts for name, one in zip(names, results, strict=True)}},
     )
-
-
-def read_corpus(path: Path | str, tokenizer: Any | None) -> Iterator[np.ndarray]:
-    """Token ids of every text or row, int32, read as they are asked for; for `count_duplicates`.
-
-    Raises UserError: nothing there (at once), or as `read_sequences` (on the way).
-    """
-    return _corpus_arrays(existing(path), tokenizer)
-
-
-def _corpus_arrays(path: Path, tokenizer: Any | None) -> Iterator[np.ndarray]:
-    tables = find_tables(path)
-    cutter = None
-    for table in tables:
-        frame = read_table(table)
-        if has_values(frame, "tokens"):
-            yield from (tokens.to_numpy() for tokens in frame["tokens"].drop_nulls())
-            continue
-        check_columns(frame, "text", where=str(table))
-        cutter = cutter or WindowCutter(_needed(tokenizer, path))
-        texts = frame["text"].drop_nulls()
-        yield from (np.array(cutter.encode(text), dtype=np.int32) for text in texts)
-    if not tables:
-        cutter = WindowCutter(_needed(tokenizer, path))
-        for _, text in _texts(path, []):
-            yield np.array(cutter.encode(text), dtype=np.int32)
 
 
 def _read_rows(

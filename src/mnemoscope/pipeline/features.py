@@ -2,9 +2,9 @@
 
 import polars as pl
 
+from mnemoscope.data.corpus import open_corpus
 from mnemoscope.data.features import add_features, is_available
 from mnemoscope.data.patterns import compare_modes, describe_agreement
-from mnemoscope.data.read import read_corpus
 from mnemoscope.data.table import has_values
 from mnemoscope.pipeline.published_split import PUBLISHED_PATTERNS, take_published_patterns
 from mnemoscope.pipeline.sequences import GIVEN
@@ -22,7 +22,8 @@ def features_stage(study: Study, models: Models) -> None:
     with study.finishing("features") as counts:
         corpus = None
         if settings.features.corpus is not None:
-            corpus = read_corpus(settings.features.corpus, models.model(study).tokenizer)
+            tokenizer = models.model(study).tokenizer
+            corpus = open_corpus(settings.features.corpus, tokenizer=tokenizer, dtype=None)
         made = study.manifest("sequences")
         assert made is not None
         given = set(made["counts"]["given"])
