@@ -41,7 +41,7 @@ from mnemoscope.pipeline.trainings import (
     settings_of,
 )
 from mnemoscope.study.folder import STAGES, Study, check_free, is_study
-from mnemoscope.study.settings import EMBEDDED, StudySettings, variants
+from mnemoscope.study.settings import EMBEDDED, StudySettings, check_corpus, variants
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.taxonomy.names import Taxonomy, find_partition
@@ -178,6 +178,8 @@ def plan(settings: StudySettings, folder: Path, *, redo: bool = False) -> Plan:
         todo = [name for name in todo if name in changed or not study.is_done(name)]
     else:
         check_free(folder)
+    if "features" in todo:
+        check_corpus(settings)
     models, shape, model_line = _find_model(settings, study, is_needed=bool(todo))
     data = find_data(settings, taxonomies, study, models=models)
     if data.frame is not None:
@@ -211,7 +213,13 @@ def plan(settings: StudySettings, folder: Path, *, redo: bool = False) -> Plan:
             model_line,
             *data.lines,
             *_power_lines(settings, data, possible),
-            *_taxonomy_lines(settings, taxonomies, need, lacking),
+            *_taxonomy_lines(
+                settings,
+                taxonomies,
+                need,
+                lacking,
+                is_found=study is not None and study.is_done("continue"),
+            ),
             _stages_said(todo),
         ],
         rows=list(_rows(settings, need, passes, trainings, cost, published, grafts)),
@@ -377,7 +385,7 @@ def find_data(
     """Find what is known of the sequences without downloading anything; errors as `run`."""
     wanted = settings.sequences
     if study is not None:
-        return _of_frame(study.sequences, settings)
+        return _of_frame(study.sequences, settings, study)
     if wanted.source == HUB_NAME and not Path(wanted.source).exists():
         cached = _from_cache(settings)
         if cached is None:
@@ -538,14 +546,17 @@ def _verdict(frame: pl.DataFrame) -> str | None:
     return next((name for name in _VERDICTS if has_values(frame, name)), None)
 
 
-def _of_frame(frame: pl.DataFrame, settings: StudySettings) -> PlannedData:
+def _of_frame(
+    frame: pl.DataFrame, settings: StudySettings, study: Study | None = None
+) -> PlannedData:
     n_suffix = settings.sequences.length - settings.sequences.n_prefix
     how = "scanned" if settings.continue_.scan else f"continued by {n_suffix} tokens"
     lines = [f"Sequences: {frame.height:,}, each {how}."]
     verdict, n_memorized = _verdict(frame), None
     if verdict is not None:
         n_memorized = int((frame[verdict].cast(pl.Float64) == 1).sum())
-        source = "found by the model" if verdict == "is_memorized" else "as the table says"
+        is_found = verdict == "is_memorized" and study is not None
+        source = "found by the model" if is_found else "as the table says; the run asks the model"
         lines.append(f"Memorized: {n_memorized:,}, {source}.")
     return PlannedData(frame, frame.height, n_memorized, lines)
 
@@ -696,8 +707,14 @@ def _taxonomy_lines(
     taxonomies: list[Taxonomy],
     need: Need,
     lacking: dict[str, list[Taxonomy]],
+    *,
+    is_found: bool,
 ) -> Iterator[str]:
-    """How many taxonomies there are, and which cannot be trained."""
+    """How many taxonomies there are, and which cannot be trained.
+
+    `is_found`: the verdicts are the model's; else those that the source brought, which the run
+    finds anew.
+    """
     label = settings.label
     sides = f"{label.n_train:,}" + ("" if label.split == "folds" else f" + {label.n_eval:,}")
     if settings.sequences.pad:
@@ -712,10 +729,11 @@ def _taxonomy_lines(
             f"Impossible: {len(those)} of {len(taxonomies)} taxonomies need '{column}', which the "
             f"table lacks; the first is {those[0].name}."
         )
+    said = "Impossible" if is_found else "Impossible if the model finds what the table says"
     for name, reason in list(need.impossible.items())[:3]:
-        yield f"Impossible: {name}: {reason}"
+        yield f"{said}: {name}: {reason}"
     if len(need.impossible) > 3:
-        yield f"Impossible: {len(need.impossible) - 3} more."
+        yield f"{said}: {len(need.impossible) - 3} more."
 
 
 # The cost: forward passes, bytes, memory, CNNs, time, from the settings alone.
@@ -908,7 +926,7 @@ def _training_seconds(
     label, preset = settings.label, get_preset(preset_name)
     mean_classes = sum(n for _, n in need.samples) / max(1, len(need.samples))
     n_train, n_eval = round(label.n_train * mean_classes), round(label.n_eval * mean_classes)
-    epochs = preset.n_epochs(n_train)
+    epochs = preset.n_epochs(max(n_train, 1))  # of nothing to train, no forward at all
     n_forward = 3 * n_train * epochs + n_train
     n_forward += n_eval * (epochs if preset.scores_every_epoch else 1)
     length, rate = settings.sequences.length, _cnn_rate(settings)[0]
@@ -940,7 +958,7 @@ def _summary(
     """The study in a sentence: what, how much storage, memory and time, on what device."""
     controls = " and their controls" if settings.benchmark.controls else ""
     maps = _range(f"{need.n_least:,}", f"{need.n_maps:,}")
-    what = f"attention of {maps} sequences, {plural(trainings['model'], 'CNN')}{controls}"
+    what = f"attention of {maps} sequences, {plural(trainings.get('model', 0), 'CNN')}{controls}"
     if cost is None:
         name = settings.model.name
         return f"In short: {what}; what it takes is not known, for {name} is not on this disk."
@@ -986,7 +1004,7 @@ def _rows(
         yield "attention, stored", cost.stored, _bytes(published.n_sequences * theirs)
         memory = f"{_bytes(cost.weights)} + {_bytes(cost.activations)}"
         yield "memory: weights + a batch", memory, "the same weights"
-    yield "CNNs for the figures", f"{trainings['model']:,}", f"{published.n_trainings:,}"
+    yield "CNNs for the figures", f"{trainings.get('model', 0):,}", f"{published.n_trainings:,}"
     yield (
         "CNNs that choose between CNN and regression",
         f"{n_choosing(len({name for name, _ in need.samples})):,}",

@@ -284,6 +284,11 @@ def test_labels_on_disk_give_exact_counts(tmp_path) -> None:
     made = text(plan(chosen(sequences=source, label=values), tmp_path / "study"))
     assert "sequences captured | 36 | 36\n" in made
     assert "counted: every sample drawn from the labels on disk" in made
+    assert "as the table says; the run asks the model" in made
+    assert "Impossible" not in made
+    larger = values | {"n_train": 800, "minimum": 600}
+    made = text(plan(chosen(sequences=source, label=larger), tmp_path / "study"))
+    assert "Impossible if the model finds what the table says: Non-Memo, Recite[5]" in made
 
 
 def test_the_published_dry_run_loads_no_torch(tmp_path, call_light) -> None:

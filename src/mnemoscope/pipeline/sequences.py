@@ -38,7 +38,7 @@ from mnemoscope.pipeline.trainings import check_inputs
 from mnemoscope.progress import say, track
 from mnemoscope.study.folder import Study, check_free
 from mnemoscope.study.models import Models, reference_name
-from mnemoscope.study.settings import EMBEDDED, NO_MODEL, StudySettings
+from mnemoscope.study.settings import EMBEDDED, NO_MODEL, StudySettings, check_corpus
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 
 CHECK_FILE = "label_check.parquet"
@@ -127,6 +127,7 @@ def check_sources(
     """Read the sequences and check all that `create_study` does; UserError if anything is wrong."""
     wanted = settings.sequences
     load_taxonomies(settings.label.taxonomies)
+    check_corpus(settings)
     if settings.model.name == NO_MODEL:
         if wanted.split is None:
             raise UserError(

@@ -708,6 +708,13 @@ def _folder() -> Path:
 _SHIPPED = (EMBEDDED, NO_MODEL)
 
 
+def check_corpus(settings: StudySettings) -> None:
+    """Raise UserError where the corpus to count duplicates in is not there."""
+    corpus = settings.features.corpus
+    if corpus is not None and not Path(corpus).exists():
+        raise UserError(f"features.corpus: {corpus}: no such file or folder.")
+
+
 def check_names(settings: StudySettings) -> None:
     """Raise UserError if the model, reference or source of sequences does not exist."""
     from mnemoscope.data.hub import parse_hub_name
