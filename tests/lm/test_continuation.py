@@ -231,7 +231,6 @@ def test_verdicts_and_maps_do_not_depend_on_how_many_logits_are_held(memorizer, 
     alone, captured = scan(memorizer, mixed), both(memorizer, mixed, batch_size=16)
     budget = 4 * memorizer.vocab_size * 16  # of one place in a batch of 16
     monkeypatch.setattr("mnemoscope.lm.model.LOGIT_BYTES", budget)
-    monkeypatch.setattr("mnemoscope.lm.continue_._MOST_HELD", budget)
     held, forward = [], memorizer.model.forward
 
     def watched(*arguments, **options):

@@ -34,7 +34,6 @@ _STEPS = (1, 4)
 # A family without a key-value cache reads the prefix again in every step.
 _STEPS_WITHOUT_CACHE = (4,)
 
-_MOST_HELD = 1 << 30  # bytes of logits that a capture holds to spare a second forward
 _SHORTEST_COPY = 5  # tokens; a shorter match proves nothing either way (their script)
 _SHOWN_CHARACTERS = 32
 _WORD = re.compile(r"[^\W_]+")
@@ -301,13 +300,14 @@ def capture_and_scan(
     Arguments and errors as `capture_pooled` and `scan_memorized`. Maps equal those of
     `capture_pooled`, bit for bit at equal batch size. Verdicts come from eager attention, those of
     `scan_memorized` from the native one: rounding may flip a near tie, see `Scan.smallest_gap`.
-    Where the logits of a batch would take more than a gigabyte, both are asked one by one.
+    Where the logits of a batch would take more than `lm.model.LOGIT_BYTES`, both are asked one by
+    one.
     """
     table = check_tokens(lm, tokens, prefix=prefix)
 
     def step(batch: torch.Tensor) -> tuple[PooledMaps, Scan]:
         wanted = batch[:, prefix:]
-        if 4 * lm.vocab_size * (wanted.numel() + len(batch)) > _MOST_HELD:
+        if len(batch) > within_logits(lm, wanted.shape[1] + 1):
             return capture_batch(lm, batch), _scan_batch(lm, batch, prefix)
         with pooled_attention(lm) as pool:
             with torch.inference_mode():
