@@ -140,6 +140,8 @@ class Entry:
         raise UserError(f"analyze {self.name}, {key}: {said}")
 
 
+_PERPLEXITIES = "about once through each sequence; nothing in a study without a model"
+
 ENTRIES: tuple[Entry, ...] = (
     Entry(
         name="predict",
@@ -147,6 +149,7 @@ ENTRIES: tuple[Entry, ...] = (
         answers="How well do simple models tell memorized sequences from others, and by what?",
         needs=("scores", "features", "perplexities"),
         uses=("duplicates", "corpus"),
+        cost=_PERPLEXITIES,
         version=2,
         source="Prashanth et al.: Recite, Reconstruct, Recollect, arXiv 2406.17746",
     ),
@@ -156,6 +159,7 @@ ENTRIES: tuple[Entry, ...] = (
         answers="Which features of a sequence go with its being memorized, and where?",
         needs=("scores", "features", "perplexities"),
         uses=("duplicates", "corpus"),
+        cost=_PERPLEXITIES,
         version=3,
         source="Prashanth et al.: Recite, Reconstruct, Recollect, arXiv 2406.17746",
     ),
