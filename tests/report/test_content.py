@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from mnemoscope.report import content as c
 from mnemoscope.report.content import decode_pieces, model_facts, visible
-from mnemoscope.report.page import written_runs
+from mnemoscope.report.page import setting_lines, written_runs
 from mnemoscope.stats import NO_ESTIMATE, Estimate
+from mnemoscope.words import UNKNOWN
 
 PAIRS = ["Non-Memo | Guess", "Non-Memo | Recall", "Guess | Recall"]
 
@@ -40,6 +41,15 @@ def benchmark(build_benchmark) -> c.Benchmark:
         model | {"input": "difference", "best": NO_ESTIMATE, "did_train": False, "verdict": None},
     ]
     return replace(made, inputs=inputs)
+
+
+def test_settings_stand_in_sections_of_dotted_names() -> None:
+    settings = {"title": None, "train": {"kernels": [6, 8], "a": {"b": 8.0}}, "own": ["a", ["b"]]}
+    assert setting_lines(settings) == [
+        ("", [("title", UNKNOWN), ("own", "a, b")]),
+        ("train", [("kernels", "6, 8"), ("a.b", "8.0")]),
+    ]
+    assert setting_lines({"train": {}}) == [("train", [])]
 
 
 def test_every_pair_has_its_auc_and_the_excess_of_it(text_of, benchmark) -> None:

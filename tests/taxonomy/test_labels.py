@@ -10,7 +10,7 @@ import pytest
 from taxonomy_tables import label_by_hand, make_table
 
 from mnemoscope.errors import DamagedDataError, UserError
-from mnemoscope.taxonomy.catalogue import EXAMPLE, PAPER, PRASHANTH, read_taxonomies
+from mnemoscope.taxonomy.catalogue import PAPER, PRASHANTH, read_taxonomies
 from mnemoscope.taxonomy.labels import count_classes, label_sequences, label_table
 from mnemoscope.taxonomy.names import parse_taxonomy
 
@@ -85,9 +85,23 @@ def test_column_of_the_wrong_type_is_refused(column, values):
         label_sequences(frame, parse_taxonomy("Non-Memo, Recite[5], Code, Rest"))
 
 
-def test_example_of_own_nodes_labels_a_table(tmp_path):
+OWN_NODES = """\
+nodes:
+  - name: Boilerplate
+    yes_when: duplicates > 100 AND rouge_l < 0.3
+    meaning: seen more than a hundred times and unlike its own prefix
+  - name: Licence
+    yes_when: lower(text) LIKE '%licen%' OR genre IN ('licence', 'notice')
+    meaning: a licence, by its genre or its words
+taxonomies:
+  - Non-Memo, Boilerplate, Guess, Recall
+  - Non-Memo, Licence-or-Recite[50], Others
+"""
+
+
+def test_own_nodes_label_a_table(tmp_path):
     file = tmp_path / "own.yaml"
-    file.write_text(EXAMPLE, encoding="utf-8")
+    file.write_text(OWN_NODES, encoding="utf-8")
     boilerplate, licence = read_taxonomies(file)
     frame = make_table(
         [

@@ -88,27 +88,13 @@ def _check_word(rule: str, word: str, after: str) -> None:
         )
 
 
-EXAMPLE = """\
-# Nodes of your own: a name, when it says yes (SQL on the columns of the table), what it means.
-nodes:
-  - name: Boilerplate
-    yes_when: duplicates > 100 AND rouge_l < 0.3
-    meaning: seen more than a hundred times and unlike its own prefix
-  - name: Licence
-    yes_when: lower(text) LIKE '%licen%' OR genre IN ('licence', 'notice')
-    meaning: a licence, by its genre or its words
-# Taxonomies: Non-Memo, nodes in the order in which they are asked, a name for the rest.
-taxonomies:
-  - Non-Memo, Boilerplate, Guess, Recall
-  - Non-Memo, Licence-or-Recite[50], Others
-"""
-
 _NODE_KEYS = ("name", "yes_when", "meaning")
 
 
 def read_taxonomies(path: Path | str) -> list[Taxonomy]:
-    """Read the taxonomies of a YAML file in order; `EXAMPLE` shows the format.
+    """Read the taxonomies of a YAML file in order: lists ``nodes`` and ``taxonomies``.
 
+    A node has ``name``, ``yes_when`` (SQL on the columns of the table) and ``meaning``.
     Raises UserError: missing or unreadable file, unknown key, a node whose name is taken or whose
     rule is not accepted, a taxonomy that cannot be read; names file and place.
     """
@@ -295,8 +281,8 @@ def load_taxonomies(spec: Sequence[str]) -> list[Taxonomy]:
     """Read taxonomies as a user asks for them, each name once.
 
     An entry is the name of a taxonomy, the word ``catalogue`` or ``rho``, or the path of a YAML
-    file with the user's own (`EXAMPLE`). Raises UserError: an unknown name with the nearest known
-    one, a file that cannot be read, or nothing asked for.
+    file with the user's own (`read_taxonomies`). Raises UserError: an unknown name with the nearest
+    known one, a file that cannot be read, or nothing asked for.
     """
     found = [taxonomy for entry in spec for taxonomy in _load_entry(entry.strip())]
     if not found:

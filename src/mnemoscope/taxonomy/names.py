@@ -195,9 +195,9 @@ def parse_taxonomy(name: str, *, own: Mapping[str, Node] | None = None) -> Taxon
     """Read a taxonomy from its name: ``Non-Memo``, nodes and a last class, separated by commas.
 
     The last name is free unless it is, or nearly is, the name of a node. `own` are the user's nodes
-    by name (see `catalogue.EXAMPLE`). Classes are named as written, without spaces around. Raises
-    UserError: no Non-Memo in front, fewer than two classes, an unknown node, a node named twice, a
-    last class that looks like a node; with the nearest known name.
+    by name (see `catalogue.read_taxonomies`). Classes are named as written, without spaces around.
+    Raises UserError: no Non-Memo in front, fewer than two classes, an unknown node, a node named
+    twice, a last class that looks like a node; with the nearest known name.
 
     >>> parse_taxonomy("Non-Memo, Guess, Recall").classes
     ('Non-Memo', 'Guess', 'Recall')
