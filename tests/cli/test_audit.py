@@ -84,6 +84,7 @@ def places(document, tmp_path_factory):
         ("embedded --verify OUT", "and no more"),
         ("embedded DOC -o OUT --chat-template", "no chat template"),
         ("embedded DOC -o OUT --junit no/where/x.xml", "no such folder"),
+        ("embedded DOC -o OUT --junit /", "a folder. Name a file"),
         ("embedded DOC -o OUT --study auto --chat-template", "plain text"),
         ("embedded DOC -o OUT --prefix 500", "positions"),
         ("embedded DOC -o OUT --answer-tokens 9", "--answer-tokens: only with --ordinary"),

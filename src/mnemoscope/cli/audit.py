@@ -224,6 +224,8 @@ def audit(
 
     if junit is not None and not junit.absolute().parent.is_dir():
         raise UserError(f"--junit {junit}: no such folder. Make it first.")
+    if junit is not None and junit.is_dir():
+        raise UserError(f"--junit {junit}: a folder. Name a file.")
     gate = parse_gate(fail_if) if fail_if is not None else None
     if is_served and fields["top_k"] is None:
         fields["top_k"] = 0
