@@ -27,7 +27,13 @@ from mnemoscope.embedded import model_path, reference_path, sequences_path
 from mnemoscope.flow.run import run
 from mnemoscope.lm.continue_ import continue_sequences, scan_memorized
 from mnemoscope.lm.load import load_model
-from mnemoscope.stats import Estimate, separation, share_true
+from mnemoscope.stats import (
+    Estimate,
+    clopper_pearson,
+    resampled_ratio,
+    separation,
+    share_true,
+)
 from mnemoscope.study.settings import EMBEDDED
 from mnemoscope.taxonomy.groups import find_groups
 
@@ -68,7 +74,7 @@ def write_new(generator, n_sentences):
 
 
 def planted_documents(sequences, n_documents, seed=0):
-    """Texts of trained, held-out and template passages between new ones; places of the trained."""
+    """Texts of trained, held-out and template passages between new ones; kind and place of each."""
     generator = random.Random(seed)
     is_text = pl.col("genre") != "template"
     kinds = {
@@ -84,14 +90,23 @@ def planted_documents(sequences, n_documents, seed=0):
         rows = slice(4 * number, 4 * number + 4)
         passages = [(kind, one) for kind, some in texts.items() for one in some[rows]]
         generator.shuffle(passages)
-        text, trained = "", set()
+        text, places = "", []
         for kind, passage in passages:
             text += f"{write_new(generator, generator.randint(3, 7))}\n"
-            if kind == "trained":
-                trained.update(range(len(text), len(text) + len(passage)))
+            places.append((kind, len(text), len(text) + len(passage)))
             text += f"{passage}\n"
-        documents.append((text + write_new(generator, 5), trained))
+        documents.append((text + write_new(generator, 5), places))
     return documents
+
+
+def inside(ranges):
+    """Characters of ranges."""
+    return {place for start, end in ranges for place in range(start, end)}
+
+
+def trained_of(places):
+    """Characters of trained passages."""
+    return inside((start, end) for kind, start, end in places if kind == "trained")
 
 
 def audit_texts(lm, reference, texts):
@@ -127,15 +142,14 @@ def measure_finds(lm, reference, sequences, n_documents):
     record, spans, names = audit_texts(lm, reference, texts)
     n_true = n_found = n_spanned = n_extra = n_recalled = n_planted = 0
     per_document = []
-    for (text, trained), name in zip(planted, names, strict=True):
-        truth = reproduced(lm, text)
+    for (text, places), name in zip(planted, names, strict=True):
+        truth, trained = reproduced(lm, text), trained_of(places)
         rows = spans.filter(pl.col("document") == name)
-        found = {c for row in rows.iter_rows(named=True) for c in range(row["start"], row["end"])}
+        found = inside(rows.select("start", "end").iter_rows())
         n_true, n_found = n_true + len(truth), n_found + len(truth & found)
         n_spanned, n_extra = n_spanned + len(found), n_extra + len(found - truth)
-        for row in rows.filter(verdict="recall").iter_rows(named=True):
-            recalled = set(range(row["start"], row["end"]))
-            n_recalled, n_planted = n_recalled + len(recalled), n_planted + len(recalled & trained)
+        recalled = inside(rows.filter(verdict="recall").select("start", "end").iter_rows())
+        n_recalled, n_planted = n_recalled + len(recalled), n_planted + len(recalled & trained)
         per_document.append(len(truth & found) / max(len(truth), 1))
     print(f"planted: {len(texts)} documents, {record['summary']['characters']:,} characters")
     print(
@@ -218,7 +232,7 @@ def ask_cnns(lm, sequences, windows):
 
 def ask_fold(lm, reference, asked, others, n_sequences):
     """What every ground says of sequences that the model reproduces; CNNs trained on others."""
-    settings = AuditSettings()
+    settings = AuditSettings(edits=0)  # no ground asks for nearly a passage, which takes longest
     half = n_sequences // 2
     is_new_template = pl.col("held_out") & (pl.col("genre") == "template")
     kinds = [asked.filter(pl.col("duplicates") > 5), asked.filter(is_new_template)]
@@ -256,6 +270,9 @@ def ask_fold(lm, reference, asked, others, n_sequences):
         ),
         "grafts": np.array([one["grafts_survived"] / one["grafts"] for one in found]),
         "group": find_groups(pool[rows]).to_numpy(),
+        "characters": np.array(
+            [len(one) for one in lm.tokenizer.batch_decode(windows[:, 32:].tolist())]
+        ),
         "probability": ask_cnns(lm, others, windows),
     }
 
@@ -267,7 +284,7 @@ def measure_grounds(lm, reference, sequences, n_sequences, swap):
     is_trained, rule, needs_own = (all_of[name] for name in ("is_trained", "rule", "needs_own"))
     not_by_reference = all_of["score"] < AuditSettings().threshold
     cnn, grafts = all_of["probability"] >= 0.5, all_of["grafts"] <= 0.5
-    group = all_of["group"]
+    group, characters = all_of["group"], all_of["characters"]
     print(
         f"grounds: {len(rule)} reproduced sequences, {int(is_trained.sum())} trained more than "
         f"five times, {int((~is_trained).sum())} never (held-out templates); the reference "
@@ -308,9 +325,22 @@ def measure_grounds(lm, reference, sequences, n_sequences, swap):
             print(
                 f"  {name:30s} AUC {auc(truth, graded, group)}  precision {hits}/{said} "
                 f"{share_true(truth[says], group[says])}  recall {hits}/{int(truth.sum())} "
-                f"{share_true(says[truth], group[truth])}  beside the rule {better} more right, "
-                f"{worse} more wrong, p = {p:.2g}"
+                f"{share_true(says[truth], group[truth])}  by character "
+                f"{by_character(truth, says, characters, group)} and "
+                f"{by_character(says, truth, characters, group)}  beside the rule {better} more "
+                f"right, {worse} more wrong, p = {p:.2g}"
             )
+
+
+def by_character(true, among, characters, group):
+    """Share of the characters of some passages that are of others too, drawn by group."""
+    return share_drawn((characters * true)[among], characters[among], group[among])
+
+
+def share_drawn(parts, wholes, groups):
+    """A share drawn by group; of all or nothing the exact interval of so many groups."""
+    found, n_groups = resampled_ratio(parts, wholes, groups), len(np.unique(groups))
+    return clopper_pearson(found.value * n_groups, n_groups) if found.value in (0, 1) else found
 
 
 def auc(truth, graded, group):
