@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mnemoscope.parse import (
     MOST_LEVELS,
-    MOST_LINE_BYTES,
+    MOST_TEXT_BYTES,
     parse_json,
     parse_yaml,
     read_json,
@@ -91,7 +91,7 @@ def test_anchors_and_merge_keys_of_an_ordinary_size_are_read() -> None:
 
 def test_lines_and_files_have_an_end(tmp_path) -> None:
     path = tmp_path / "long.jsonl"
-    path.write_bytes(b"{}\n" + b"x" * (MOST_LINE_BYTES + 1))
+    path.write_bytes(b"{}\n" + b"x" * (MOST_TEXT_BYTES + 1))
     with path.open("rb") as handle, pytest.raises(ValueError, match="line 2: longer than 8 MB"):
         list(read_lines(handle))
     os.mkfifo(tmp_path / "pipe")

@@ -19,9 +19,11 @@ MOST_LEVELS = 100
 """Polars dies of JSON nested some 400 deep, and Python's parsers raise at about 1,000."""
 MOST_BYTES = 256 << 20
 """Of a JSON file; records of ours hold some megabytes."""
-MOST_LINE_BYTES = 8 << 20
-"""Of a line of JSONL, so of one text: five novels. To tokenize it takes up to 300 times the memory
-and a second a megabyte."""
+MOST_TEXT_BYTES = 8 << 20
+"""Of one text, a file or a line of JSONL: five novels. To tokenize it takes up to 300 times the
+memory and a second a megabyte."""
+TOO_LONG = f"longer than {MOST_TEXT_BYTES >> 20} MB. Divide its text into several"
+"""What is said of a longer one, before "lines" or "files"."""
 MOST_YAML_BYTES = 128 << 10
 """Written by hand, and parsed at about 40 kB a second."""
 _MOST_YAML_VALUES = 100_000
@@ -48,11 +50,11 @@ def read_json(path: Path) -> Any:
 
 
 def read_lines(handle: BinaryIO) -> Iterator[bytes]:
-    """Lines of a file; ValueError ("line 3: ...") where one is longer than `MOST_LINE_BYTES`."""
+    """Lines of a file; ValueError ("line 3: ...") where one is longer than `MOST_TEXT_BYTES`."""
     number = 1
-    while line := handle.readline(MOST_LINE_BYTES + 1):
-        if len(line) > MOST_LINE_BYTES:
-            raise ValueError(f"line {number}: longer than {MOST_LINE_BYTES >> 20} MB")
+    while line := handle.readline(MOST_TEXT_BYTES + 1):
+        if len(line) > MOST_TEXT_BYTES:
+            raise ValueError(f"line {number}: longer than {MOST_TEXT_BYTES >> 20} MB")
         yield line
         number += 1
 

@@ -57,6 +57,22 @@ def read_one(path, **options):
     return read_documents([str(path)], **options).documents[0]
 
 
+def test_what_has_no_end_or_is_too_long_is_passed_over_and_the_others_go_on(tmp_path):
+    (tmp_path / "a.txt").write_text("short", encoding="utf-8")
+    (tmp_path / "long.txt").write_bytes(b"a b " * (9 << 18))
+    pl.DataFrame({"text": ["a b " * (9 << 18), "row"]}).write_parquet(tmp_path / "t.parquet")
+    os.mkfifo(tmp_path / "pipe")
+    found = read_documents([str(one) for one in tmp_path.iterdir()])
+    assert {one.text for one in found.documents} == {"short"}
+    reasons = {Path(one.name).name: one.reason for one in found.skipped}
+    assert reasons.keys() == {"long.txt", "t.parquet", "pipe"}
+    assert "longer than 8 MB. Divide" in reasons["long.txt"]
+    assert "longer than 8 MB. Divide" in reasons["t.parquet"]
+    assert "no regular file" in reasons["pipe"]
+    with pytest.raises(UserError, match="no regular file"):
+        read_documents(["/dev/zero"])
+
+
 def test_plain_texts_are_read_character_by_character(tmp_path):
     text = "Zeile eins\r\nünïcödé 😀\n\tcode()\n"
     written = [("LICENSE", text.encode()), ("d.txt", b"\0\0\xfe\xff" + text.encode("utf-32-be"))]

@@ -221,6 +221,15 @@ def test_every_sequence_is_found_in_its_own_corpus(folder, whole, tokenizer):
     assert counts[prose].min() >= 2  # the two files hold the same text
 
 
+def test_a_text_too_long_to_be_cut_is_refused(tmp_path, tokenizer):
+    long = "a b " * (9 << 18)
+    (tmp_path / "a.txt").write_text(long)
+    pl.DataFrame({"text": [long]}).write_parquet(tmp_path / "t.parquet")
+    for name in ("a.txt", "t.parquet"):
+        with pytest.raises(UserError, match=r"longer than 8 MB\. Divide"):
+            read_sequences(tmp_path / name, tokenizer)
+
+
 ASCII = "def add(a, b):\n    return a + b\n\n\n  # the library of the works\n" * 12
 
 

@@ -25,6 +25,7 @@ from mnemoscope.data.hub import find_hub_files, parse_hub_name
 from mnemoscope.data.read import WindowCutter
 from mnemoscope.data.table import read_table
 from mnemoscope.errors import MnemoscopeError, UserError
+from mnemoscope.parse import MOST_BYTES, MOST_TEXT_BYTES, TOO_LONG, read_bounded
 from mnemoscope.words import whole_characters
 
 _SNIFFED_BYTES = 8192
@@ -156,7 +157,7 @@ def _read(
     columns: Mapping[str, str] | None,
 ) -> Iterator[Document]:
     if path is None:
-        data = stdin.read() if stdin is not None else b""
+        data = stdin.read(MOST_BYTES + 1) if stdin is not None else b""
         yield make_document(name, _decode(data, encoding), is_extracted=True)
         return
     ending = path.suffix.lower()
@@ -171,9 +172,9 @@ def _read(
             yield make_document(f"{name}#{row}", text if isinstance(text, str) else "")
         return
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot be read ({error.strerror}).") from error
+        data = read_bounded(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot be read ({getattr(error, 'strerror', error)}).") from error
     if ending in _EXTRACTORS:
         yield make_document(name, _extract(ending, data) if data else "", is_extracted=True)
     else:
@@ -196,7 +197,12 @@ def _decode(data: bytes, encoding: str) -> str:
 
 
 def make_document(name: str, text: str, *, is_extracted: bool = False) -> Document:
-    """A document of a text; `is_extracted`: the text is not the file's own characters."""
+    """A document of a text; `is_extracted`: the text is not the file's own characters.
+
+    Raises UserError: a text too long to be cut into tokens.
+    """
+    if len(text) > MOST_TEXT_BYTES:
+        raise UserError(f"{TOO_LONG} documents.")
     text = whole_characters(text)  # no tokenizer takes others
     return Document(name, text, hashlib.sha256(text.encode("utf-8")).hexdigest(), is_extracted)
 

@@ -7,7 +7,7 @@ import glob
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +18,7 @@ import polars as pl
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from mnemoscope.data.corpus import Corpus, Place, group_documents
+from mnemoscope.data.corpus import Chunk, Corpus, Place, group_documents
 from mnemoscope.data.rows import scan_rows
 from mnemoscope.data.table import (
     COLUMNS,
@@ -271,6 +271,7 @@ def count_duplicates(
     if not suffixes.size:
         return np.zeros(len(suffixes), dtype=np.int64)
     index = SuffixIndex(suffixes)
+    chunks: Iterator[Chunk]
     if isinstance(corpus, Corpus):
         chunks = (chunk for chunk, _ in corpus.chunks(Place(), index.k))
     else:

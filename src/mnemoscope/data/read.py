@@ -20,6 +20,7 @@ from mnemoscope.data.table import (
     without_padding,
 )
 from mnemoscope.errors import UserError, first_line
+from mnemoscope.parse import MOST_TEXT_BYTES, TOO_LONG
 from mnemoscope.progress import say, track
 
 Pad = bool | Literal["left"]
@@ -45,12 +46,14 @@ def read_text(path: Path) -> str | None:
     """The text of a file, line ends as they are, without a byte order mark.
 
     None where it is no text: a zero byte near its beginning, or bytes that are not UTF-8. Raises
-    UserError: no permission to read it.
+    UserError: no permission to read it, or too long.
     """
     with open_raw(path) as file:
-        data = file.read()
+        data = file.read(MOST_TEXT_BYTES + 1)
     if b"\0" in data[:_SNIFFED_BYTES]:
         return None
+    if len(data) > MOST_TEXT_BYTES:
+        raise UserError(f"{path}: {TOO_LONG} files.")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -121,7 +124,12 @@ class WindowCutter:
         return self.encode_with_offsets(text)[0]
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]] | None]:
-        """Token ids of a whole text and the characters each covers, None without offsets."""
+        """Token ids of a whole text and the characters each covers, None without offsets.
+
+        Raises UserError: a text so long that its tokens would fill the memory.
+        """
+        if len(text) > MOST_TEXT_BYTES:  # of a table's cell; files and lines are bounded before
+            raise UserError(f"the text that begins with {text[:40]!r} is {TOO_LONG} rows.")
         if self._backend is None:
             return self._tokenizer.encode(text, add_special_tokens=False), None
         encoding = self._backend.encode(text, add_special_tokens=False)
