@@ -204,8 +204,8 @@ def test_plugin_that_fails_at_work_is_named(tmp_path, seen, refused, request) ->
     points = "[mnemoscope.nodes]\nMine = bad:node\nYours = bad:other\n"
     points += "[mnemoscope.readers]\nodd = bad:read\n"
     seen(write_package(tmp_path, "bad", points, _BAD))
-    for name, said in (("Mine", "bad fails (ZeroDivisionError"), ("Yours", "bad makes no node")):
+    for name, said in (("Mine", "bad fails (ZeroDivisionError"), ("Yours", "bad gives no Node")):
         with pytest.raises(UserError, match=re.escape(said)):
             parse_taxonomy(f"Non-Memo, {name}, Others")
     (tmp_path / "t.odd").write_text("x")
-    assert "bad cannot read it (ZeroDivisionError" in refused("describe", tmp_path / "t.odd")
+    assert "bad fails (ZeroDivisionError" in refused("describe", tmp_path / "t.odd")

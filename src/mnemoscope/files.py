@@ -168,7 +168,12 @@ def read_record(path: Path, *, needed: Mapping[str, type], remedy: str) -> dict[
 def _record_sha256(values: Mapping[str, Any]) -> str:
     """Of the values as they come back from JSON, in any order of keys."""
     plain = json.loads(json.dumps({k: v for k, v in values.items() if k != _RECORD_KEY}))
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    return digest(plain)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of what JSON says of a value, keys in order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from mnemoscope.errors import first_line
+from mnemoscope.errors import MnemoscopeError, UserError, first_line
 
 Group = Literal["analyses", "readers", "nodes"]
+_Kind = TypeVar("_Kind")
 
 _log = logging.getLogger(__name__)
 
@@ -74,6 +75,20 @@ def load_plugin(plugin: Plugin, check: Callable[[Any], str]) -> Any:
     if wrong:
         _warn(plugin.entry.group, plugin.name, plugin.package, plugin.version, wrong)
         return None
+    return found
+
+
+def call_plugin(plugin: Plugin, where: str, call: Callable[[], Any], kind: type[_Kind]) -> _Kind:
+    """What a plugin gives; UserError at `where` if it fails or gives nothing of this kind."""
+    try:
+        found = call()
+    except MnemoscopeError:
+        raise
+    except Exception as error:  # whatever foreign code raises
+        said = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"{where}: {plugin.package} fails ({said}).") from error
+    if not isinstance(found, kind):
+        raise UserError(f"{where}: {plugin.package} gives no {kind.__name__}.")
     return found
 
 

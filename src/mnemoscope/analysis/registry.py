@@ -8,8 +8,6 @@ A study keeps results in `analysis/NAME/`, valid for the settings and inputs tha
 key); `result.json` is written last, so a folder that has one is whole.
 """
 
-import hashlib
-import json
 import re
 import shutil
 import time
@@ -31,9 +29,9 @@ from mnemoscope.analysis.inputs import (
     Cost,
     Shelf,
 )
-from mnemoscope.errors import DamagedDataError, MnemoscopeError, UserError, first_line, nearest
-from mnemoscope.files import read_parquet, read_record, write_parquet, write_record
-from mnemoscope.plugins import Plugin, find_plugins, load_plugin, lower
+from mnemoscope.errors import DamagedDataError, UserError, nearest
+from mnemoscope.files import digest, read_parquet, read_record, write_parquet, write_record
+from mnemoscope.plugins import Plugin, call_plugin, find_plugins, load_plugin, lower
 from mnemoscope.study.folder import Study, versions
 from mnemoscope.study.settings import said_of
 
@@ -371,16 +369,10 @@ def _analysed(entry: Entry, inputs: AnalysisInputs, settings: AnalysisSettings) 
     if entry.plugin is None:
         ours: AnalysisResult = module.analyse(inputs, settings)
         return ours
-    try:
-        result = module.analyse(inputs, settings)
-    except MnemoscopeError:
-        raise
-    except Exception as error:
-        said = f"{entry.plugin.package} fails, {type(error).__name__}: {first_line(error)}"
-        raise UserError(f"analyze {entry.name}: {said}") from error
-    if not isinstance(result, AnalysisResult):
-        raise UserError(f"analyze {entry.name}: {entry.plugin.package} gives no AnalysisResult.")
-    return result
+    where = f"analyze {entry.name}"
+    return call_plugin(
+        entry.plugin, where, lambda: module.analyse(inputs, settings), AnalysisResult
+    )
 
 
 def _beside_others(
@@ -500,8 +492,7 @@ def shelf_of(study: Study) -> Shelf:
     folder = study.folder / "analysis" / "kept"
 
     def keep(name: str, basis: Mapping[str, Any], make: Callable[[], pl.DataFrame]) -> pl.DataFrame:
-        digest = hashlib.sha256(json.dumps([name, dict(basis)], sort_keys=True).encode())
-        path = folder / f"{name}-{digest.hexdigest()[:20]}.parquet"
+        path = folder / f"{name}-{digest([name, dict(basis)])[:20]}.parquet"
         if path.is_file():
             try:
                 return read_parquet(path)

@@ -6,7 +6,6 @@ Answers are kept in a file as soon as they are there, so a run that was stopped 
 missing.
 """
 
-import hashlib
 import json
 import math
 import os
@@ -42,6 +41,7 @@ from mnemoscope.audit.run import coarse_places
 from mnemoscope.audit.settings import AuditSettings, EndpointSettings
 from mnemoscope.audit.spans import Growth, Place, Span, window_table
 from mnemoscope.errors import NoRoomError, UserError
+from mnemoscope.files import digest
 from mnemoscope.parse import parse_json
 from mnemoscope.progress import track
 from mnemoscope.version import __version__
@@ -514,8 +514,7 @@ class Client:
 
     def name(self, body: Any) -> str:
         """The content of a request as a key: the service and all that it was asked."""
-        whole = json.dumps([self.settings.url, body], sort_keys=True)
-        return hashlib.sha256(whole.encode()).hexdigest()
+        return digest([self.settings.url, body])
 
 
 def _reason(error: Exception, timeout: float) -> str:

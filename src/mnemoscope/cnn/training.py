@@ -28,7 +28,7 @@ from mnemoscope.cnn.metrics import confusion_matrix, min_f1, precision_recall
 from mnemoscope.cnn.network import AttentionCnn
 from mnemoscope.cnn.presets import CnnSetting, TrainingPreset
 from mnemoscope.errors import DamagedDataError, UserError
-from mnemoscope.files import write_bytes
+from mnemoscope.files import digest, write_bytes
 from mnemoscope.maps.format import unpack_channels_last, unpack_triangle
 from mnemoscope.maps.shape import ROW_STATISTICS, row_statistics
 from mnemoscope.maps.views import MapSource, rows_at_once
@@ -448,9 +448,8 @@ def sealed_tensors(
     """Safetensors with facts under a key of their header, a SHA-256 of both, and their place."""
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
     said = {**facts, _SHA256: _digest(whole)} | ({} if place is None else {_PLACE: place})
-    text = json.dumps(said, sort_keys=True)
-    seal = hashlib.sha256(text.encode()).hexdigest()
-    data: bytes = save(whole, metadata={header: json.dumps(said | {_SEAL: seal}, sort_keys=True)})
+    sealed = said | {_SEAL: digest(said)}
+    data: bytes = save(whole, metadata={header: json.dumps(sealed, sort_keys=True)})
     return data
 
 
@@ -469,7 +468,7 @@ def read_tensors(
         raise ValueError("its facts are no record")
     tensors: dict[str, Tensor] = load(data)
     seal = facts.pop(_SEAL, None)
-    if seal not in (None, hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()):
+    if seal not in (None, digest(facts)):
         raise ValueError("its facts were altered")
     if facts.pop(_SHA256, None) not in (None, _digest(tensors)):
         raise ValueError("its numbers were altered")

@@ -13,9 +13,9 @@ from typing import Any, BinaryIO
 
 import polars as pl
 
-from mnemoscope.errors import DamagedDataError, MnemoscopeError, UserError, first_line, nearest
+from mnemoscope.errors import DamagedDataError, UserError, first_line, nearest
 from mnemoscope.parse import parse_json
-from mnemoscope.plugins import Plugin, find_plugins, load_plugin, lower
+from mnemoscope.plugins import Plugin, call_plugin, find_plugins, load_plugin, lower
 
 TABLE_ENDINGS = (
     ".parquet",
@@ -77,16 +77,7 @@ def read_by_plugin(path: Path, ending: str) -> pl.DataFrame:
     read = load_plugin(plugin, _check_reader)
     if read is None:
         raise UserError(f"{path}: {plugin.package}, which reads {ending}, cannot be used.")
-    try:
-        frame = read(path)
-    except MnemoscopeError:
-        raise
-    except Exception as error:
-        said = f"{type(error).__name__}: {first_line(error)}"
-        raise UserError(f"{path}: {plugin.package} cannot read it ({said}).") from error
-    if not isinstance(frame, pl.DataFrame):
-        raise UserError(f"{path}: {plugin.package} gives no Polars frame.")
-    return frame
+    return call_plugin(plugin, str(path), lambda: read(path), pl.DataFrame)
 
 
 def _check_reader(found: object) -> str:

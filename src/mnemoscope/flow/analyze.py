@@ -18,7 +18,7 @@ from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisSettings, OtherMo
 from mnemoscope.data.corpus import open_corpus
 from mnemoscope.data.table import PUBLISHED_VERDICT, refuse_padding
 from mnemoscope.errors import UserError
-from mnemoscope.files import read_parquet
+from mnemoscope.files import digest, read_parquet
 from mnemoscope.lm.hub import describe_lacking, find_checkpoints
 from mnemoscope.pipeline.capture import maps_folder, open_maps
 from mnemoscope.pipeline.label import LABELS_FILE
@@ -84,7 +84,7 @@ def run_or_read(study: Study, entry: registry.Entry, asked: Asked, models: Model
     corpus = (asked.corpus or study.settings.features.corpus) if entry.wants("corpus") else None
     facts = rows.facts | _facts(study, entry, settings, others, corpus)
     plain = settings.model_dump(mode="json")
-    key = _hash([entry.name, entry.version, plain, facts])
+    key = digest([entry.name, entry.version, plain, facts])
     folder = registry.result_folder(study, entry)
     known = None if asked.redo else registry.load_result(folder)
     if known is not None and known.key == key:
@@ -290,7 +290,7 @@ def _facts(
     if entry.wants("maps"):
         facts["maps"] = study.key("capture")
     if (by := getattr(settings, "by", None)) in study.sequences.columns:
-        facts["by"] = _hash(study.sequences[by].cast(pl.String).to_list())
+        facts["by"] = digest(study.sequences[by].cast(pl.String).to_list())
     if (name := getattr(settings, "sentence_model", None)) is not None:
         facts["sentence_model"] = [name, _signature(name)]
     return facts
@@ -312,13 +312,9 @@ def _signature(name: str) -> str | None:
     if not path.exists():
         return None
     files = [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.is_file())
-    return _hash(
+    return digest(
         [[str(one.relative_to(path)), one.stat().st_size, one.stat().st_mtime_ns] for one in files]
     )
-
-
-def _hash(basis: list[Any]) -> str:
-    return hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ A killed training goes on from its last checkpoint, which lies beside the studen
 """
 
 import hashlib
-import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -20,7 +19,14 @@ from mnemoscope.data.duplicates import hash_ngrams, share_ngram
 from mnemoscope.data.read import read_sequences
 from mnemoscope.data.table import PUBLISHED_VERDICT, has_values, token_matrix
 from mnemoscope.errors import DamagedDataError, UserError
-from mnemoscope.files import atomic_folder, made_folder, read_record, refuse_existing, write_record
+from mnemoscope.files import (
+    atomic_folder,
+    digest,
+    made_folder,
+    read_record,
+    refuse_existing,
+    write_record,
+)
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import LanguageModel, check_fits, check_tokens
 from mnemoscope.lm.placement import fingerprint_model, quiet_transformers
@@ -267,7 +273,7 @@ def _memorized(source: str, asked: DistillAsked, lm: LanguageModel) -> npt.NDArr
 def _work_folder(out: Path, facts: dict[str, Any]) -> Path:
     """Where checkpoints lie until the student is whole; emptied of those of another training."""
     work = out.with_name(f".{out.name}.training")
-    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    key = digest(facts)
     try:
         known = read_record(work / _KEY, needed={"key": str}, remedy="")["key"]
     except (FileNotFoundError, DamagedDataError):

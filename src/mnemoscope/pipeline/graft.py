@@ -22,7 +22,7 @@ import polars as pl
 from mnemoscope.cluster.engine import current_engine, gpus_for, n_workers, run_tasks
 from mnemoscope.data.table import refuse_padding, token_matrix
 from mnemoscope.errors import UserError
-from mnemoscope.files import read_kept, read_parquet, write_parquet
+from mnemoscope.files import digest, read_kept, read_parquet, write_parquet
 from mnemoscope.lm.continue_ import scan_memorized
 from mnemoscope.lm.graft import PLACES, Control, Pair, Place, module_at, scan_patched
 from mnemoscope.lm.model import LanguageModel
@@ -255,8 +255,7 @@ def tasks_of(
     )
     every: list[Graft | Patch] = [*grafts_of(wanted, parts), *patches]
     for one in every:
-        whole = json.dumps([basis, asdict(one)], sort_keys=True)
-        key = hashlib.sha256(whole.encode()).hexdigest()[:20]
+        key = digest([basis, asdict(one)])[:20]
         yield Task(str(study.folder), one, basis, key, str(folder))
 
 

@@ -25,6 +25,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from mnemoscope.errors import DamagedDataError, UserError, first_line
 from mnemoscope.files import (
     NO_ROOM,
+    digest,
     disk_full,
     made_folder,
     parquet_bytes,
@@ -309,7 +310,7 @@ class Study:
         basis += [hashlib.sha256(one).hexdigest() for one in files]
         if plugins := _plugins(names, files):
             basis.append([one.facts for one in plugins])
-        return hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()
+        return digest(basis)
 
     def is_done(self, stage: str) -> bool:
         """True if the stage was made with the current settings and inputs."""

@@ -14,8 +14,8 @@ from operator import or_
 
 import polars as pl
 
-from mnemoscope.errors import MnemoscopeError, UserError, first_line, nearest
-from mnemoscope.plugins import Plugin, find_plugins, load_plugin, lower
+from mnemoscope.errors import UserError, nearest
+from mnemoscope.plugins import Plugin, call_plugin, find_plugins, load_plugin, lower
 
 UNION = "-or-"
 """Joins two nodes of family 3.B, as the published tables spell it: ``Guess-or-Recollect[5]``."""
@@ -295,15 +295,10 @@ def _plugin_family(name: str) -> Family | None:
         return None
 
     def made(written: str, argument: str | None) -> Node:
-        try:
-            node = family(written, argument)
-        except MnemoscopeError:
-            raise
-        except Exception as error:
-            said = f"{type(error).__name__}: {first_line(error)}"
-            raise UserError(f"node '{written}': {plugin.package} fails ({said}).") from error
-        if not isinstance(node, Node) or node.name != written:
-            raise UserError(f"node '{written}': {plugin.package} makes no node of this name.")
+        where = f"node '{written}'"
+        node = call_plugin(plugin, where, lambda: family(written, argument), Node)
+        if node.name != written:
+            raise UserError(f"{where}: {plugin.package} makes '{node.name}' instead.")
         return node
 
     return made
