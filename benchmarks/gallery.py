@@ -1,4 +1,4 @@
-"""Make the pictures of `docs/gallery.md`: two pages, Δ, the knockout curve and the dose curve.
+"""Make the pictures of `docs/gallery.md` (two pages, Δ, knockout and dose curve) and of the README.
 
     python benchmarks/gallery.py demo [-o docs/pictures]
 
@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 from mnemoscope.report.export import drawn, export_localization
+from mnemoscope.report.notebook import benchmark_figure
 from mnemoscope.study.folder import Study
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -84,6 +85,7 @@ def main() -> None:
     pages = {"report.png": wanted.demo / "report.html", "audit.png": DOCS / "example-audit.html"}
     photograph(pages, wanted.out)
     export(wanted.demo, wanted.out)
+    benchmark_figure(Study(wanted.demo)).save(wanted.out.parent / "images" / "demo.svg")
     print(f"Wrote {wanted.out}.")
 
 

@@ -2,7 +2,8 @@
 
     python -m tools.site build/site README.md
 
-Prints each link that leads nowhere and leaves with status 1; `make docs` runs it.
+Prints each link that leads nowhere, and each script or picture that is not part of the site, and
+leaves with status 1; `make docs` runs it.
 """
 
 import re
@@ -26,21 +27,24 @@ class _Page(HTMLParser):
             if name == "id" or (tag == "a" and name == "name"):
                 self.anchors.add(value or "")
             elif name in ("href", "src") and value:
-                self.links.append(value)
+                # What is loaded from elsewhere would be missing without a network.
+                is_away = name == "src" and re.match("https?:|//", value)
+                self.links.append(f"away/{value}" if is_away else value)
 
 
 def broken(site: Path, readme: Path) -> list[str]:
     """What links lead nowhere, each as `PAGE: LINK`; links out of the site are not followed."""
-    pages = {
-        path.resolve(): _Page(path.read_text(encoding="utf-8")) for path in site.rglob("*.html")
-    }
+    site = site.resolve()
+    pages = {path: _Page(path.read_text(encoding="utf-8")) for path in site.rglob("*.html")}
     found = []
     for path, page in pages.items():
         for link in page.links:
-            if not _leads(link, path, pages):
-                found.append(f"{path.relative_to(site.resolve())}: {link}")
+            # 404.html is shown at any address, so its links begin at the root.
+            base = site / "index.html" if link.startswith("/") else path
+            if not _leads(link.lstrip("/"), base, pages):
+                found.append(f"{path.relative_to(site)}: {link}")
     for link in re.findall(r"\]\(docs/([^)]+)\)", readme.read_text(encoding="utf-8")):
-        if not _leads(link.replace(".md", ".html"), site.resolve() / "index.html", pages):
+        if not _leads(link.replace(".md", ".html"), site / "index.html", pages):
             found.append(f"{readme}: docs/{link}")
     return found
 

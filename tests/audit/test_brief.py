@@ -69,3 +69,12 @@ def test_it_prints_on_two_sheets(made, browser, tmp_path):
     page.pdf(path=tmp_path / "report.pdf", prefer_css_page_size=True)
     page.close()
     assert len(pypdf.PdfReader(tmp_path / "report.pdf").pages) == 2
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_it_fits_on_a_phone(made, browser):
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto((made[0] / "report.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.close()

@@ -152,7 +152,7 @@ def test_a_checkpoint_missing_in_the_middle_is_said(study, tiny, tmp_path, call,
     [
         (("levles",), "Did you mean 'levels'"),
         (("boundary", "--set", "tolerance=0.5"), "less than 0.125"),
-        (("boundary", "--set", "tolerance"), "wants KEY=VALUE"),
+        (("boundary", "--set", "tolerance"), "needs KEY=VALUE"),
         (("dynamics", "--set", "threshold=.nan"), "finite number"),
         (("neurons", "--set", "n_bins=1"), "greater than or equal to 2"),
         (("psmi", "--set", "max_directions=700"), "multiple of 500"),

@@ -74,7 +74,7 @@ def places(document, tmp_path_factory):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("embedded -o OUT", "audit wants a model and documents"),
+        ("embedded -o OUT", "audit needs a model and documents"),
         ("embedded DOC", "add -o DIR"),
         ("embedded DOC -o OUT --fail-if recaled>1%", "Did you mean 'recalled'"),
         ("embedded DOC -o OUT --threshold 1.5", "threshold 1.5"),

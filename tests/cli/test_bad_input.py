@@ -193,7 +193,7 @@ def test_attention_that_is_not_finite_on_the_way_keeps_no_map_of_it(
         (["run", "--set", "train.sedes=[1]"], "train.sedes: unknown key", "'seeds'"),
         (["run", "--set", "trian.seeds=[1]"], "trian: unknown key", "'train'"),
         (["run", "--set", "title.x=1"], "'title' is a single setting", "title=VALUE"),
-        (["run", "--set", "train.seeds"], "wants KEY=VALUE", "--set train.preset=paper"),
+        (["run", "--set", "train.seeds"], "needs KEY=VALUE", "--set train.preset=paper"),
         (["run", "--set", "train.seeds=[1"], "not valid YAML", "quotes"),
         (["run", "--dtype", "float12"], "model.dtype: Input should be", "(got 'float12')"),
         (["run", "--patterns", "strickt"], "features.patterns: Input should be", "'strict'"),

@@ -65,7 +65,7 @@ def test_a_column_without_a_path_is_refused(tiny, hubble, tmp_path, refused):
     line = refused(
         "sequences", hubble, "--model", tiny.model, "-o", tmp_path / "s", "-q", "--column", "n"
     )
-    assert "--column n: wants NAME=PATH" in line
+    assert "--column n: needs NAME=PATH" in line
 
 
 def test_a_frame_founds_the_study_that_its_file_would(tiny, tmp_path):

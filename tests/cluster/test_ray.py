@@ -379,8 +379,8 @@ def test_tasks_give_their_results_and_a_workers_refusal_keeps_its_words(cluster)
 
 
 BAD = [
-    (("--engine", "rya"), "wants local or ray. Did you mean 'ray'?"),
-    (("--ray-workers", "2"), "want --engine ray"),
+    (("--engine", "rya"), "choose local or ray. Did you mean 'ray'?"),
+    (("--ray-workers", "2"), "need --engine ray"),
     (("--engine", "ray", "--part", "1/2"), "a part is one process"),
     (("--engine", "ray", "--ray-address", "127.0.0.1:1"), "no Ray cluster can be reached"),
     (("--engine", "ray", "--ray-address", "nowhere"), "wants host:port"),

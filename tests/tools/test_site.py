@@ -13,12 +13,12 @@ def test_links_and_anchors_that_lead_nowhere_are_named(tmp_path):
     (site / "part" / "a.css").touch()
     readme.write_text("[x](docs/part/a.md#here) [y](LICENSE)")
     assert broken(site, readme) == []
-    wrong = '<a href="../none.html">x</a><a href="../index.html#no">x</a><img src="b.png">'
+    wrong = '<a href="../none.html">x</a><a href="../index.html#no">x</a><script src="https://x.y/z.js">'
     (site / "part" / "a.html").write_text(wrong)
     assert broken(site, readme) == [
         "index.html: part/a.html#here",
         "part/a.html: ../none.html",
         "part/a.html: ../index.html#no",
-        "part/a.html: b.png",
+        "part/a.html: away/https://x.y/z.js",
         f"{readme}: docs/part/a.md#here",
     ]

@@ -350,7 +350,7 @@ def make_study(
         f"{counts['Recall']:,} Recall."
     )
     if "impossible" in entry:
-        say(f"No probabilities: each wants {MEMORIZED_A_CLASS} of them.")
+        say(f"No probabilities: each needs {MEMORIZED_A_CLASS} of them.")
         return study
     return run(settings, folder, until="train", models=models)
 

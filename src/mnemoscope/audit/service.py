@@ -479,12 +479,12 @@ class Client:
             return _TryAgainError(shown, pause, for_all=status == 429 or pause is not None)
         if status in (401, 403):
             where = f"export {self.settings.api_key_env}=..., or name another with --api-key-env"
-            state = "refuses the key" if self._key else "wants a key"
+            state = "refuses the key" if self._key else "needs a key"
             return UserError(f"{place}: {state}, status {status}{note}. Set it: {where}.")
         if status == 404:
             return UserError(
-                f"{place}: no model '{self.settings.model}' that completes text there, status "
-                f"404{note}. Check --endpoint and --model; a service of chats alone wants --chat."
+                f"{place}: no model '{self.settings.model}' that completes text there, status 404"
+                f"{note}. Check --endpoint and --model; for chat services add --chat."
             )
         if 300 <= status < 400:
             return UserError(f"{place}: sends us elsewhere, status {status}. Check --endpoint.")

@@ -20,66 +20,88 @@ class AuditSettings(BoundedSettings):
 
     model_config = ConfigDict(frozen=True)
 
-    prefix: int = Field(default=32, ge=1, description="Tokens the model is shown (default 32).")
-    suffix: int = Field(default=32, ge=2, description="Tokens it is asked for (default 32).")
-    stride: int = Field(default=8, ge=1, description="Tokens between windows (default 8).")
+    prefix: int = Field(
+        default=32, ge=1, description="Tokens that the model is shown (default 32)."
+    )
+    suffix: int = Field(
+        default=32, ge=2, description="Tokens that the model must write (default 32)."
+    )
+    stride: int = Field(
+        default=8, ge=1, description="Tokens from one window to the next (default 8)."
+    )
     threshold: float = Field(
-        default=0.9, gt=0, le=1, description="Share of right tokens (default 0.9)."
+        default=0.9,
+        gt=0,
+        le=1,
+        description="Share of right tokens from which a passage counts (default 0.9).",
     )
     refine_from: int = Field(
         default=8,
         ge=1,
-        description="Right tokens a window must begin with for all starts around it to be tried "
+        description="If a window begins with so many right tokens, every start around it is tried "
         "(default 8).",
     )
     max_growth: int = Field(
-        default=128, ge=0, description="Tokens a passage may go on past a window (default 128)."
+        default=128,
+        ge=0,
+        description="Most tokens by which a passage grows past a window (default 128).",
     )
     patterns: Literal["published", "strict"] = Field(
-        default="published", description="published (default) or strict rules."
+        default="published",
+        description="Rules for counting and repeating text: published (default) or strict.",
     )
-    temperature: float = Field(default=1.0, gt=0, description="Of the sampling (default 1).")
-    top_k: int = Field(default=40, ge=0, description="Tokens sampled from, 0 is all (default 40).")
+    temperature: float = Field(
+        default=1.0, gt=0, description="Temperature of sampled answers (default 1)."
+    )
+    top_k: int = Field(
+        default=40, ge=0, description="Sample from the k likeliest tokens, 0 is all (default 40)."
+    )
     probability: float = Field(
-        default=0.9, gt=0, lt=1, description="Chance wanted of the tries (default 0.9)."
+        default=0.9, gt=0, lt=1, description="Chance for which tries are counted (default 0.9)."
     )
     n_prefixes: int = Field(
-        default=8, ge=0, description="Other prefixes tried, 0 is none (default 8)."
+        default=8,
+        ge=0,
+        description="Prefixes of other texts to compare with, 0 is none (default 8).",
     )
     edits: int = Field(
         default=3,
         ge=0,
-        description="Edits (tokens) of the chance of nearly the passage, 0 asks none (default 3).",
+        description="Also give the chance of the passage within so many edits, 0: not (default 3).",
     )
     beams: int = Field(
-        default=16, ge=1, description="Texts that this chance adds up at most (default 16)."
+        default=16, ge=1, description="Most texts that are summed for --edits (default 16)."
     )
-    batch_size: int = Field(default=64, ge=1, description="Windows a forward pass (default 64).")
+    batch_size: int = Field(default=64, ge=1, description="Windows in a forward pass (default 64).")
     near_length: int = Field(
         default=24,
         ge=0,
-        description="Tokens that a near copy must match, 0 looks for none (default 24).",
+        description="Fewest matching tokens of a near copy, 0 looks for none (default 24).",
     )
     near_gap: int = Field(
-        default=6, ge=0, description="Tokens that may differ in a row in it (default 6)."
+        default=6,
+        ge=0,
+        description="Most tokens in a row that may differ in a near copy (default 6).",
     )
     profile: bool = Field(
-        default=False, description="Also draw the chance of every place: a heat map of a book."
+        default=False, description="Also draw the chance at every position: a heat map of a book."
     )
     profile_prefix: Literal["window", "all"] = Field(
         default="window",
-        description="What the profile's windows read: window (default, --prefix tokens) or all.",
+        description="What the model reads for --profile: window (default, --prefix tokens) or all.",
     )
     ordinary: str | None = Field(
         default=None,
-        description="Everyday prompts, a file with one a line or 'shipped': how often do answers "
-        "repeat the documents?",
+        description="How often do everyday answers repeat the documents? A file with a prompt a "
+        "line, or 'shipped'.",
     )
     answer_tokens: int = Field(
-        default=128, ge=1, description="Tokens of such an answer at most (default 128)."
+        default=128, ge=1, description="Most tokens of an answer of --ordinary (default 128)."
     )
     overlap: int = Field(
-        default=16, ge=2, description="Tokens in a row that count as repeated (default 16)."
+        default=16,
+        ge=2,
+        description="Fewest tokens in a row that count as repeated by --ordinary (default 16).",
     )
     corpus: str | None = Field(
         default=None,
@@ -87,17 +109,20 @@ class AuditSettings(BoundedSettings):
         "passages come from?",
     )
     corpus_dtype: str | None = Field(
-        default=None, description="Type of the ids of a .bin or an index (default uint16)."
+        default=None, description="Type of the token ids in a .bin or an index (default uint16)."
     )
     chat_template: bool = Field(
-        default=False, description="A chat-tuned model's answer begins with the text."
+        default=False,
+        description="Put the text into the model's chat template, as the beginning of its answer.",
     )
     instruction: str = Field(
         default="Continue this text.",
         min_length=1,
-        description="What the user of that chat asks for.",
+        description="What the user asks for in a chat (default: Continue this text.).",
     )
-    seed: int = Field(default=0, ge=0, description="Draws other prefixes.")
+    seed: int = Field(
+        default=0, ge=0, description="Seed of all that is drawn at random (default 0)."
+    )
 
     @property
     def length(self) -> int:
@@ -124,14 +149,16 @@ class EndpointSettings(BoundedSettings):
 
     model_config = ConfigDict(frozen=True)
 
-    url: str = Field(description="Base address of the API; every argument is then a document.")
-    model: str = Field(min_length=1, description="What the service calls the model.")
+    url: str = Field(description="Base address of the API; all arguments are then documents.")
+    model: str = Field(min_length=1, description="The service's name for the model.")
     prompt_as: str = Field(
         default="tokens",
         pattern="^(tokens|text)$",
-        description="tokens (default with --tokenizer) or text.",
+        description="Send prompts as tokens (default with --tokenizer) or text.",
     )
-    chat: bool = Field(default=False, description="A service of chats: ask it to continue a text.")
+    chat: bool = Field(
+        default=False, description="The service offers only chat: ask it to continue a text."
+    )
     logprobs: bool = Field(default=True, description="Ask for log-probabilities (default yes).")
     api_key_env: str = Field(
         default="OPENAI_API_KEY",
@@ -139,11 +166,13 @@ class EndpointSettings(BoundedSettings):
     )
     concurrency: int = Field(default=4, ge=1, le=256, description="Requests at once (default 4).")
     requests_per_minute: float | None = Field(
-        default=None, gt=0, description="At most so many (default no limit)."
+        default=None, gt=0, description="Most requests a minute (default: no limit)."
     )
-    timeout: float = Field(default=60, gt=0, le=86_400, description="Seconds to wait (default 60).")
+    timeout: float = Field(
+        default=60, gt=0, le=86_400, description="Seconds to wait for an answer (default 60)."
+    )
     retries: int = Field(
-        default=6, ge=0, le=1000, description="Tries after a failed one (default 6)."
+        default=6, ge=0, le=1000, description="How often to try a failed request again (default 6)."
     )
 
     @field_validator("url")
@@ -152,10 +181,10 @@ class EndpointSettings(BoundedSettings):
         """The address of completions; without anything that may be a secret."""
         parts = urlsplit(url.strip().rstrip("/"))
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("wanted a base address such as http://localhost:8000/v1")
+            raise ValueError("give a base address such as http://localhost:8000/v1")
         if parts.username or parts.password or parts.query or parts.fragment:
             raise ValueError(
-                "only the base address is wanted, no user, password or query: the key comes from "
+                "give only the base address, without user, password or query: the key comes from "
                 "the environment"
             )
         path = parts.path.removesuffix("/completions").removesuffix("/chat")

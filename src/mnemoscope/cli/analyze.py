@@ -17,7 +17,7 @@ def analyze(
     name: str | None = Argument(None, help="An analysis, or 'all'. See --list."),
     study: Path | None = Argument(None, metavar="STUDY", help="A study folder."),
     list_: bool = Option(
-        False, "--list", help="Say what each answers and what it needs, in a line."
+        False, "--list", help="List the analyses: what each answers and what it needs."
     ),
     second: str | None = Option(None, help="A second model with the same tokenizer."),
     checkpoint: list[str] | None = Option(
@@ -31,7 +31,9 @@ def analyze(
     student: list[str] | None = Option(
         None, help="A student distilled from the study's model; repeatable."
     ),
-    control: str | None = Option(None, help="A student of the same texts without that teacher."),
+    control: str | None = Option(
+        None, help="A student that learnt from the same texts without the teacher."
+    ),
     seed: int | None = Option(None, help="Seed of all that is drawn at random (default 0)."),
     set_: list[str] | None = Option(
         None,
@@ -39,7 +41,7 @@ def analyze(
         metavar="KEY=VALUE",
         help="A setting of the analysis, for example n_sequences=500; repeatable.",
     ),
-    redo: bool = Option(False, "--redo", help="Make it anew although it is there."),
+    redo: bool = Option(False, "--redo", help="Compute a result again that is already there."),
     quiet: Quiet = False,
 ) -> None:
     """Look at memorization from the neighbouring works' sides, on the same study.
@@ -141,7 +143,7 @@ def track(
         ),
     ],
     sequences: str | None = Option(
-        None, help="What is watched: texts, a table or a data set of the hub."
+        None, help="Texts to watch: a folder, a table or a data set of the hub."
     ),
     control: str | None = Option(None, help="Texts that were kept out of training."),
     column: Columns = None,
@@ -149,17 +151,19 @@ def track(
         None,
         "-o",
         "--out",
-        help="Where history, tables and page go: track, or the callback's own folder.",
+        help="Folder for history, tables and page (default: track, or the callback's folder).",
     ),
-    most: int | None = Option(2000, min=1, help="Windows kept of each, drawn by the seed."),
-    length: int = Option(64, min=2, help="Tokens of a window."),
+    most: int | None = Option(
+        2000, min=1, help="Most windows of --sequences and of --control, drawn at random."
+    ),
+    length: int = Option(64, min=2, help="Tokens in a window."),
     scan: bool = Option(
-        False, "--scan", help="Only memorized or not, without scores and levels: faster."
+        False, "--scan", help="Only find what is memorized, without scores and levels: faster."
     ),
-    seed: int = Option(0, min=0, help="Of the sample."),
-    dtype: str = Option("float32", help="float32, bfloat16, float16."),
-    device: str = Option("auto", help="auto, cpu, cuda, mps."),
-    batch_size: int = Option(64, min=1, help="Windows a forward pass."),
+    seed: int = Option(0, min=0, help="Seed of the draw."),
+    dtype: str = Option("float32", help="Number format: float32, bfloat16, float16."),
+    device: str = Option("auto", help="Where the model runs: auto, cpu, cuda, mps."),
+    batch_size: int = Option(64, min=1, help="Windows in a forward pass."),
     trust_remote_code: bool = Option(
         False, "--trust-remote-code", help="Run code that comes with the model."
     ),
@@ -202,7 +206,9 @@ def track(
 
 
 def distill(
-    teacher: Annotated[str, Argument(help="Folder, hub name, .gguf file, or 'embedded'.")],
+    teacher: Annotated[
+        str, Argument(help="The teacher: a folder, hub name, .gguf file, or 'embedded'.")
+    ],
     texts: Annotated[list[str], Option("--texts", help="Texts or tables to train on; repeatable.")],
     out: Out,
     losses: str = Option(
@@ -212,26 +218,28 @@ def distill(
         "hidden:cosine, hidden:mse, attention, affinity. 'data' alone makes the control.",
     ),
     student: str | None = Option(
-        None, help="A smaller model with the same tokenizer to begin from."
+        None, help="Start from this smaller model with the same tokenizer."
     ),
-    layers: float = Option(0.5, help="Layers of a new student; below 1 a share of the teacher's."),
-    width: float = Option(0.5, help="Its hidden size; below 1 a share of the teacher's."),
-    match: str = Option("even", help="Layers that are compared: even (evenly spaced), or last."),
+    layers: float = Option(0.5, help="Layers of a new student; below 1: a share of the teacher's."),
+    width: float = Option(
+        0.5, help="Hidden size of a new student; below 1: a share of the teacher's."
+    ),
+    match: str = Option("even", help="Layers to compare: even (evenly spaced), or last."),
     exclude: list[str] | None = Option(
         None,
         metavar="STUDY|TABLE",
         help="Leave out windows that share tokens with its memorized sequences; repeatable.",
     ),
-    shared: int = Option(24, min=1, help="So many tokens in a row are shared."),
+    shared: int = Option(24, min=1, help="How many tokens in a row count as shared (--exclude)."),
     epochs: float = Option(1.0, help="Passes over the texts."),
-    steps: int | None = Option(None, min=1, help="Optimizer steps, in place of --epochs."),
-    batch_size: int = Option(16, min=1, help="Windows a step."),
-    learning_rate: float = Option(5e-4, help="At its peak."),
-    length: int = Option(64, min=2, help="Tokens of a window."),
-    limit: int | None = Option(None, min=1, help="Windows of each of the texts at most."),
-    seed: int = Option(0, min=0, help="Of weights and order."),
-    dtype: str = Option("float32", help="Of the teacher."),
-    device: str = Option("auto", help="auto, cpu, cuda, mps."),
+    steps: int | None = Option(None, min=1, help="Optimizer steps, instead of --epochs."),
+    batch_size: int = Option(16, min=1, help="Windows in an optimizer step."),
+    learning_rate: float = Option(5e-4, help="Peak of the learning rate."),
+    length: int = Option(64, min=2, help="Tokens in a window."),
+    limit: int | None = Option(None, min=1, help="Most windows of each text."),
+    seed: int = Option(0, min=0, help="Seed of weights and order."),
+    dtype: str = Option("float32", help="Number format of the teacher."),
+    device: str = Option("auto", help="Where the model runs: auto, cpu, cuda, mps."),
     trust_remote_code: bool = Option(
         False, "--trust-remote-code", help="Run code that comes with the model."
     ),

@@ -1,15 +1,39 @@
 """All verbs in one place; each lives in a module named for what it works on."""
 
 from collections.abc import Callable
+from typing import Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from mnemoscope.cli import analyze, audit, study, tables
 from mnemoscope.cli.options import expanded
 from mnemoscope.version import __version__
 
+
+class _Switches:
+    """A command whose switches show no type in the help: they take no value."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """All parameters, those that Typer adds too."""
+        params: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for one in params:
+            if getattr(one, "is_flag", False):
+                one.metavar = ""
+        return params
+
+
+class _Verb(_Switches, TyperCommand):
+    """A verb."""
+
+
+class _Root(_Switches, TyperGroup):
+    """The command itself."""
+
+
 app = typer.Typer(
     name="mnemoscope",
+    cls=_Root,
     help="How a language model memorized what it repeats: guessed or recalled, and where in the "
     "attention it is decided.\n\nStart with: mnemoscope demo",
     no_args_is_help=True,
@@ -30,13 +54,12 @@ def _root(
     version: bool = typer.Option(
         False,
         "--version",
-        metavar="",
         callback=_print_version,
         is_eager=True,
         help="Print the version.",
     ),
     debug: bool = typer.Option(
-        False, "--debug", metavar="", help="Show tracebacks; may stand anywhere."
+        False, "--debug", help="Show tracebacks; works anywhere in the command."
     ),
 ) -> None:
     """Options before the verb."""
@@ -76,7 +99,7 @@ _VERBS: dict[str, dict[str, Callable[..., None]]] = {
 }
 for _panel, _group in _VERBS.items():
     for _name, _function in _group.items():
-        app.command(_name, rich_help_panel=_panel)(expanded(_function))
+        app.command(_name, cls=_Verb, rich_help_panel=_panel)(expanded(_function))
 
 
 def verbs() -> list[str]:

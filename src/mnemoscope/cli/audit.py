@@ -131,16 +131,18 @@ def audit(
         str | None,
         Option(
             "--reference",
-            help="A model of the same tokenizer that never saw the documents; of "
-            "'embedded' its own, 'none' for none.",
+            help="A model with the same tokenizer that never saw the documents. 'embedded' has "
+            "its own; 'none' leaves it out.",
         ),
     ] = None,
     fail_if: Annotated[
         str | None,
-        Option("--fail-if", help="Exit with status 3 if so, for example 'recalled > 0.5%'."),
+        Option(
+            "--fail-if", help="Exit with status 3 if this holds, for example 'recalled > 0.5%'."
+        ),
     ] = None,
     verify: Annotated[
-        Path | None, Option("--verify", help="Repeat the passages of an audit's folder.")
+        Path | None, Option("--verify", help="Check a finished audit: repeat its passages.")
     ] = None,
     encoding: Annotated[str, Option("--encoding", help="Encoding of text files.")] = "utf-8",
     column: Columns = None,
@@ -149,28 +151,35 @@ def audit(
         str | None,
         Option(
             "--study",
-            help="A finished study of this model, whose CNNs then give probabilities; 'auto' "
-            "makes one of free texts.",
+            help="A finished study of this model, whose CNNs give probabilities; 'auto' makes one "
+            "from free texts.",
         ),
     ] = None,
-    junit: Annotated[Path | None, Option("--junit", help="Also write a JUnit report.")] = None,
+    junit: Annotated[
+        Path | None, Option("--junit", help="Also write a JUnit report to this file.")
+    ] = None,
     dtype: Dtype = None,
     device: Device = None,
     tokenizer: Annotated[
         str | None,
         Option(
             "--tokenizer",
-            help="The model's tokenizer, a folder or hub name; without it, words count.",
+            help="The model's tokenizer, a folder or hub name (without it words are counted).",
         ),
     ] = None,
     price_in: Annotated[
-        float | None, Option("--price-in", help="Of a million prompt tokens.")
+        float | None, Option("--price-in", help="Price of a million prompt tokens.")
     ] = None,
     price_out: Annotated[
-        float | None, Option("--price-out", help="Of a million completion tokens.")
+        float | None, Option("--price-out", help="Price of a million completion tokens.")
     ] = None,
     dry_run: Annotated[
-        bool, Option("--dry-run", help="Print the estimate alone.", rich_help_panel=_PANEL)
+        bool,
+        Option(
+            "--dry-run",
+            help="Print requests, tokens and price, and ask nothing.",
+            rich_help_panel=_PANEL,
+        ),
     ] = False,
     before: Annotated[
         bool,
@@ -213,10 +222,10 @@ def audit(
     sources = [*([model] if is_served and model is not None else []), *(documents or [])]
     if (model is None and not is_served) or not sources:
         raise UserError(
-            "audit wants a model and documents: mnemoscope audit MODEL DOCUMENTS -o DIR"
+            "audit needs a model and documents: mnemoscope audit MODEL DOCUMENTS -o DIR"
         )
     if out is None and not dry_run:
-        raise UserError("audit wants a folder for the result: add -o DIR.")
+        raise UserError("audit needs a folder for the result: add -o DIR.")
     if not is_served:
         with shown(quiet):
             _check_names(here, sources)
@@ -558,7 +567,7 @@ def _print_record(out: Path, record: dict[str, Any]) -> None:
             f"With {n:,} near cop{'y' if n == 1 else 'ies'}: {_share(whole['near'])} recalled word "
             "for word or nearly so."
         )
-    print(f"In {out / 'audit.html'}, spans.parquet and audit.json. Open the first in a browser.")
+    print(f"Open {out / 'audit.html'} in a browser; spans.parquet and audit.json are beside it.")
 
 
 def _share(share: dict[str, float]) -> str:
@@ -579,9 +588,11 @@ def _judge(gate: "Gate", record: dict[str, Any]) -> None:
 def app(
     target: Annotated[Path | None, Argument(help="A study or an audit to show.")] = None,
     port: Annotated[
-        int | None, Option("--port", help="Port (the first free from 7860 on).")
+        int | None, Option("--port", help="Port (default: the first free one from 7860).")
     ] = None,
-    host: Annotated[str, Option("--host", help="This machine; another is refused.")] = "127.0.0.1",
+    host: Annotated[
+        str, Option("--host", help="Address to listen on; only this machine is allowed.")
+    ] = "127.0.0.1",
     device: Device = None,
 ) -> None:
     """Audit documents and browse a study in the browser; nothing leaves this machine.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 from typer import Argument, Exit, Option
 
@@ -34,18 +34,23 @@ Columns = Annotated[
     Option(
         "--column",
         metavar="NAME=PATH",
-        help="A column by its path in the source, duplicates=meta.duplicates (also into JSON in "
-        "texts), held_out=meta.duplicates==0, group=@row; repeatable.",
+        help="Take a column from a path in the source: duplicates=meta.duplicates (into JSON "
+        "texts, too), held_out=meta.duplicates==0, group=@row; repeatable.",
     ),
 ]
 Split = Annotated[
     str | None,
     Option(
-        "--split", help="Split of the paper's data set: deduped_12b, or memories_deduped_12b alone."
+        "--split",
+        help="Split of the paper's data set: deduped_12b, memories_deduped_12b or others.",
     ),
 ]
-Dtype = Annotated[str | None, Option("--dtype", help="auto, float32 (default), bfloat16, float16.")]
-Device = Annotated[str | None, Option("--device", help="auto (default), cpu, cuda, mps.")]
+Dtype = Annotated[
+    str | None, Option("--dtype", help="Number format: auto, float32 (default), bfloat16, float16.")
+]
+Device = Annotated[
+    str | None, Option("--device", help="Where the model runs: auto (default), cpu, cuda, mps.")
+]
 Reference = Annotated[
     str | None,
     Option("--reference", help="A model with the same tokenizer that never saw the texts."),
@@ -55,7 +60,7 @@ Taxonomies = Annotated[
     Option(
         "-t",
         "--taxonomy",
-        help="A name, 'catalogue' (54), 'rho' (27) or a YAML file; may be given several times.",
+        help="A taxonomy, 'catalogue' (54), 'rho' (27) or a YAML file; repeatable.",
     ),
 ]
 Set = Annotated[
@@ -69,7 +74,10 @@ Set = Annotated[
 Redo = Annotated[bool, Option("--redo", help="Redo stages that were made with other settings.")]
 Quiet = Annotated[bool, Option("-q", "--quiet", help="No progress, only the result.")]
 NoControls = Annotated[
-    bool, Option("--no-controls", help="Leave out control task, blind baseline, reference.")
+    bool,
+    Option(
+        "--no-controls", help="Leave out the controls: permuted labels, blind baseline, reference."
+    ),
 ]
 DropSmallClasses = Annotated[
     bool, Option("--drop-small-classes", help="Train without classes that are too small.")
@@ -90,12 +98,14 @@ PartOption = Annotated[
     Option(
         "--part",
         metavar="I/N",
-        help="Do only the I-th of N shares, beside the study; 'mnemoscope merge' puts them "
-        "together.",
+        help="Do only the I-th of N shares; 'mnemoscope merge' puts them together.",
     ),
 ]
 Patterns = Annotated[
-    str | None, Option("--patterns", help="published (default) or strict pattern rules.")
+    str | None,
+    Option(
+        "--patterns", help="Rules for counting and repeating text: published (default) or strict."
+    ),
 ]
 
 
@@ -104,13 +114,14 @@ class ModelFlags:
     """Flags of every verb that loads a model."""
 
     model: Annotated[
-        str | None, Option("--model", help="Folder, hub name, .gguf file, or 'embedded'.")
+        str | None,
+        Option("--model", help="The model: a folder, hub name, .gguf file, or 'embedded'."),
     ] = None
     revision: Annotated[str | None, Option("--revision", help="Hub revision of the model.")] = None
     dtype: Dtype = None
     device: Device = None
     batch_size: Annotated[
-        int | None, Option("--batch-size", help="Sequences a forward pass (default 64).")
+        int | None, Option("--batch-size", help="Sequences in a forward pass (default 64).")
     ] = None
 
     def settings(self) -> dict[str, Any]:
@@ -126,27 +137,27 @@ class EngineFlags:
     """Flags that say where a verb's work runs: this machine, or the workers of a Ray cluster."""
 
     engine: Annotated[
-        str, Option("--engine", help="local, or ray: spread over the workers of a cluster.")
+        str, Option("--engine", help="local, or ray: use the workers of a cluster.")
     ] = "local"
     ray_address: Annotated[
         str | None,
         Option(
             "--ray-address",
             metavar="HOST:PORT",
-            help="A running cluster, or auto; RAY_ADDRESS unless given, else one of this machine.",
+            help="A running cluster, or auto (default: RAY_ADDRESS, else one on this machine).",
         ),
     ] = None
     ray_workers: Annotated[
         int | None,
-        Option("--ray-workers", min=1, help="Workers to use (as many as there is room for)."),
+        Option("--ray-workers", min=1, help="Workers to use (default: as many as fit)."),
     ] = None
     storage: Annotated[
         str | None,
         Option(
             "--storage",
             metavar="URL",
-            help="Where workers put finished blocks: a folder or bucket that all machines see; a "
-            "folder in the study unless given.",
+            help="Where workers put finished blocks: a folder or bucket that all machines see "
+            "(default: in the study).",
         ),
     ] = None
 
@@ -189,10 +200,6 @@ def expanded(verb: Callable[..., None]) -> Callable[..., None]:
             inspect.signature(groups[one.name]).parameters.values() if one.name in groups else [one]
         )
         flags += [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in inside]
-    for one in flags:
-        kind, info = (get_args(one.annotation) or (one.annotation, one.default))[:2]
-        if kind is bool:
-            info.metavar = ""  # a switch takes no value
 
     @functools.wraps(verb)
     def called(**given: Any) -> None:
@@ -241,7 +248,7 @@ def parse_columns(given: list[str] | None) -> dict[str, str]:
         name, separator, path = text.partition("=")
         if not separator or not name.strip() or not path.strip():
             raise UserError(
-                f"--column {text}: wants NAME=PATH, for example --column duplicates=meta.count."
+                f"--column {text}: needs NAME=PATH, for example --column duplicates=meta.count."
             )
         columns[name.strip()] = path.strip()
     return columns
@@ -251,7 +258,7 @@ def assignment(text: str) -> tuple[str, Any]:
     """`train.seeds=[0, 1]` as a dotted key and a value."""
     key, separator, value = text.partition("=")
     if not separator:
-        raise UserError(f"--set {text}: wants KEY=VALUE, for example --set train.preset=paper.")
+        raise UserError(f"--set {text}: needs KEY=VALUE, for example --set train.preset=paper.")
     try:
         return key.strip(), parse_yaml(value)
     except ValueError as error:
@@ -285,10 +292,10 @@ def working_with(flags: EngineFlags) -> Iterator[None]:
     """
     if flags.engine not in ("local", "ray"):
         hint = nearest(flags.engine, ("local", "ray"))
-        raise UserError(f"--engine {flags.engine}: wants local or ray.{hint}")
+        raise UserError(f"--engine {flags.engine}: choose local or ray.{hint}")
     if flags.engine == "local":
         if flags != LOCAL:
-            raise UserError("--ray-address, --ray-workers and --storage want --engine ray.")
+            raise UserError("--ray-address, --ray-workers and --storage need --engine ray.")
         yield
         return
     from mnemoscope.cluster.engine import use_engine

@@ -56,7 +56,7 @@ def run(
     settings: Path | None = Argument(
         None, help="YAML file, or the name of a shipped study such as pythia-12b."
     ),
-    out: Path | None = Option(None, "-o", "--out", help="Where the result goes (default: study)."),
+    out: Path | None = Option(None, "-o", "--out", help="Study folder (default: study)."),
     model: options.ModelFlags = options.MODEL,
     sequences: options.Sequences = None,
     column: options.Columns = None,
@@ -67,11 +67,11 @@ def run(
     patterns: options.Patterns = None,
     no_controls: options.NoControls = False,
     drop_small_classes: options.DropSmallClasses = False,
-    dry_run: bool = Option(False, "--dry-run", help="Say what would be done, do nothing."),
+    dry_run: bool = Option(False, "--dry-run", help="Only say what the run would do and take."),
     check_labels: bool = Option(
         False,
         "--check-labels",
-        help="Only say how many of the table's labels this model gives too, and how near a "
+        help="Only say how many of the table's labels this model confirms, and how near a "
         "tie the others are.",
     ),
     where: options.EngineFlags = options.LOCAL,
@@ -144,7 +144,7 @@ def _announce(settings: StudySettings, out: Path) -> None:
 
 
 def sequences(
-    source: Annotated[str, Argument(help="Texts, a table or a data set, as run --sequences.")],
+    source: Annotated[str, Argument(help="Texts, a table or a data set (see run --sequences).")],
     out: options.Out,
     column: options.Columns = None,
     split: options.Split = None,
@@ -185,7 +185,9 @@ def continue_(
 
 def capture(
     study: Path | None = Argument(None, help="A study folder."),
-    out: Path | None = Option(None, "-o", "--out", help="A new study, with --sequences."),
+    out: Path | None = Option(
+        None, "-o", "--out", help="Folder of a new study (with --sequences)."
+    ),
     sequences: options.Sequences = None,
     column: options.Columns = None,
     reference: options.Reference = None,
@@ -363,7 +365,7 @@ def merge(
     no_check: bool = Option(
         False,
         "--no-check",
-        help="Do not compare scan and decoding on a draw; the merge then needs no model.",
+        help="Do not check the scan by decoding a sample; the merge then needs no model.",
     ),
     quiet: options.Quiet = False,
 ) -> None:
@@ -381,9 +383,9 @@ def merge(
 
 def demo(
     out: Path = Option(Path("demo"), "-o", "--out", help="Study folder to make."),
-    small: bool = Option(False, "--small", help="Fewer sequences: a quick check."),
+    small: bool = Option(False, "--small", help="A quick check with fewer sequences."),
     thorough: bool = Option(
-        False, "--thorough", help="All sequences, larger samples, three seeds: longer."
+        False, "--thorough", help="Takes longer: all sequences, larger samples, three seeds."
     ),
     quiet: options.Quiet = False,
 ) -> None:
@@ -403,9 +405,7 @@ def demo(
 
 
 def localize(
-    studies: Annotated[
-        list[Path], Argument(help="A study; several of one depth are averaged, each CNN alike.")
-    ],
+    studies: Annotated[list[Path], Argument(help="A study. Several of one depth are averaged.")],
     out: Path | None = Option(
         None, "-o", "--out", help="Folder for Δ of several studies together."
     ),
@@ -467,11 +467,11 @@ def _localize_together(folders: list[Path], out: Path, export: Path | None) -> N
 
 
 def benchmark(
-    studies: Annotated[list[Path], Argument(help="A study; several are put together as one.")],
+    studies: Annotated[list[Path], Argument(help="A study. Several are summed up as one.")],
     compare: tuple[str, str] | None = Option(
         None,
         metavar="TAXONOMY TAXONOMY",
-        help="Two taxonomies of the study on the evaluation sequences that they share.",
+        help="Compare two taxonomies of the study, paired.",
     ),
     out: Path | None = Option(
         None, "-o", "--out", help="Folder for the tables of several studies together."
@@ -579,8 +579,10 @@ def search(
         help="A node to build from, such as Recite, Guess, Prior, Entropy[3.5..5], or a YAML "
         "file with nodes of your own; repeatable. All of them unless given.",
     ),
-    objective: str | None = Option(None, help="excess (default), min_f1, auc or auc_excess."),
-    candidates: int | None = Option(None, help="Different taxonomies to try (default 60)."),
+    objective: str | None = Option(
+        None, help="What to maximize: excess (default), min_f1, auc or auc_excess."
+    ),
+    candidates: int | None = Option(None, help="How many taxonomies to try (default 60)."),
     capture_all: bool = Option(
         False, "--capture-all", help="First capture every memorized sequence."
     ),

@@ -42,9 +42,9 @@ def print_summary(study: Study) -> None:
         page.print(table)
         page.print(
             "* the better reader on the training sequences. Regression: on statistics of the same "
-            "attention, no CNN. Each reader beside what it reads of the controls; best blind: the "
-            "better of it and n-grams on the tokens alone. Logits are circular: memorized means "
-            "that every suffix token is the best one"
+            "attention, no CNN. Each reader has its own controls. Best blind: the better of the "
+            "reader and n-grams, on the tokens alone. Logits are circular: memorized means that "
+            "every suffix token is the likeliest one."
         )
     for number, (sample, entry) in enumerate(samples.items(), 1):
         found = rows.get(sample, {})

@@ -12,9 +12,10 @@ from mnemoscope.files import refuse_filled
 from mnemoscope.study.folder import STAGES, Study, is_study
 from mnemoscope.study.settings import EMBEDDED
 
-Target = Annotated[Path, Argument(help="A study folder; or with -o a table, as run --sequences.")]
+Target = Annotated[Path, Argument(help="A study folder, or with -o a table (see run --sequences).")]
 Prefix = Annotated[
-    int | None, Option("--prefix", min=1, help="Of these, the prefix (half unless given).")
+    int | None,
+    Option("--prefix", min=1, help="Tokens of the prefix (default: half of the sequence)."),
 ]
 TableOut = Annotated[Path | None, Option("-o", "--out", help="Table to write.")]
 
@@ -24,7 +25,7 @@ def features(
     out: TableOut = None,
     column: options.Columns = None,
     patterns: options.Patterns = None,
-    length: int = Option(64, help="Tokens a sequence (table)."),
+    length: int = Option(64, help="Tokens in a sequence of a table."),
     prefix: Prefix = None,
     corpus: Path | None = Option(
         None, help="Folder or table of training texts (or tokens) to count duplicates in."
@@ -231,7 +232,7 @@ def refuse_unwritable(out: Path) -> None:
 
 def duplicates(
     sequences: Annotated[
-        Path, Option("--sequences", help="A table with tokens, as run --sequences.")
+        Path, Option("--sequences", help="A table with tokens (see run --sequences).")
     ],
     corpus: Annotated[
         str,
@@ -255,9 +256,9 @@ def duplicates(
         help="Token id between the documents of a flat binary; a suffix with it inside is "
         "not counted.",
     ),
-    length: int = Option(64, help="Tokens a sequence."),
+    length: int = Option(64, help="Tokens in a sequence."),
     prefix: Prefix = None,
-    save_every: float = Option(10.0, help="Seconds from one saving of progress to the next."),
+    save_every: float = Option(10.0, help="Save the progress every so many seconds."),
     answer: options.Answer = options.ANSWER,
     quiet: options.Quiet = False,
 ) -> None:
@@ -498,7 +499,7 @@ def convert(
 def texts(
     out: options.Out,
     model: Annotated[str, Option("--model", help="Model whose tokenizer cuts the texts.")],
-    n: int = Option(600, "-n", min=1, help="Sequences of each kind."),
+    n: int = Option(600, "-n", min=1, help="Sequences of each kind of text."),
 ) -> None:
     """Gather free text of this machine: templates, licences, Python's documentation and code.
 
@@ -524,14 +525,16 @@ def lm_eval_task(
         None,
         "-t",
         "--taxonomy",
-        help="Its classes become tasks: the study's first one unless given; of a table its "
-        "column 'class'.",
+        help="Taxonomy whose classes become tasks (default: the study's first; of a table its "
+        "column 'class').",
     ),
-    tokenizer: str | None = Option(None, help="Of a table: the model that its tokens are for."),
+    tokenizer: str | None = Option(None, help="Model whose tokenizer made the tokens of a table."),
     prefix: Prefix = None,
-    most: int | None = Option(None, min=1, help="Sequences of each class, drawn by the seed."),
-    seed: int = Option(0, min=0, help="Of that draw."),
-    name: str | None = Option(None, help="Of the task (mnemoscope_ and the name of STUDY)."),
+    most: int | None = Option(None, min=1, help="Most sequences of each class, drawn at random."),
+    seed: int = Option(0, min=0, help="Seed of the draw."),
+    name: str | None = Option(
+        None, help="Name of the task (default: mnemoscope_ and the study's name)."
+    ),
 ) -> None:
     """Write a task for lm-evaluation-harness: how much of each class does a model reproduce?
 
@@ -567,22 +570,18 @@ def push(
         Path, Argument(help="A labelled study, a table of sequences, or the folder of an audit.")
     ],
     name: Annotated[str, Argument(metavar="OWNER/NAME", help="The data set on the hub.")],
-    out: Path | None = Option(None, "-o", "--out", help="Keep the folder that is uploaded here."),
+    out: Path | None = Option(None, "-o", "--out", help="Keep the uploaded folder here."),
     with_texts: bool = Option(
-        False, "--with-texts", help="Put in texts, tokens, all columns, and a study's report."
+        False, "--with-texts", help="Include texts, tokens, all columns, and a study's report."
     ),
     with_documents: bool = Option(
-        False, "--with-documents", help="Put in an audit, which holds its documents."
+        False, "--with-documents", help="Allow an audit, which holds its documents."
     ),
     licence: str = Option(
-        "", "--license", help="The hub's word for the data's licence: cc-by-4.0, mit."
+        "", "--license", help="The hub's name for the licence of the data: cc-by-4.0, mit."
     ),
-    public: bool = Option(
-        False, "--public", help="A new data set is public (private unless given)."
-    ),
-    dry_run: bool = Option(
-        False, "--dry-run", help="Write the folder and upload nothing; no network."
-    ),
+    public: bool = Option(False, "--public", help="Make a new data set public (default: private)."),
+    dry_run: bool = Option(False, "--dry-run", help="Write the folder and upload nothing."),
 ) -> None:
     """Publish a study's labels and figures as a data set of the Hugging Face hub, without texts.
 

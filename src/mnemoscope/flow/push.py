@@ -148,7 +148,7 @@ def _check_there(found: Any, *, public: bool) -> None:
 def check_name(name: str) -> None:
     """Raise UserError for what is no name of a data set."""
     if not _NAME.fullmatch(name):
-        raise UserError(f"{name}: wants OWNER/NAME, as the hub names data sets.")
+        raise UserError(f"{name}: needs OWNER/NAME, the name of a data set on the hub.")
 
 
 def _write_table(frame: pl.DataFrame, title: str, out: Path, *, texts: bool, licence: str) -> None:

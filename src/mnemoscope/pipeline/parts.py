@@ -93,7 +93,7 @@ def parse_part(text: str) -> Part:
     """Parse `3/8`; UserError if malformed or out of range."""
     match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text.strip())
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise UserError(f"--part {text}: wants I/N with I from 1 to N, for example --part 3/8.")
+        raise UserError(f"--part {text}: needs I/N with I from 1 to N, for example --part 3/8.")
     return Part(int(match[1]), int(match[2]))
 
 

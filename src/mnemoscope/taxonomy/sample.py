@@ -440,8 +440,8 @@ class SharedNeed(NamedTuple):
     def __str__(self) -> str:
         times = f", {self.n_unshared / self.n_maps:.1f} times as many" if self.n_maps else ""
         return (
-            f"{self.n_sequences:,} distinct sequences ({self.n_maps:,} maps) serve all; each for "
-            f"itself would need {self.n_unshared:,}{times}"
+            f"{self.n_sequences:,} distinct sequences ({self.n_maps:,} maps) for all taxonomies; "
+            f"separately they would need {self.n_unshared:,}{times}"
         )
 
 

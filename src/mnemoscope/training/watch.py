@@ -174,7 +174,7 @@ class MemorizationCallback(TrainerCallback):  # type: ignore[misc]
         if every < 1:
             raise UserError(f"every {every}: at least 1 step must lie between two checks.")
         if stop_recall is not None and not 0 <= stop_recall <= 1:
-            raise UserError(f"stop_recall {stop_recall}: a share from 0 to 1 is wanted.")
+            raise UserError(f"stop_recall {stop_recall}: give a share from 0 to 1.")
         trained = windows.table.filter(pl.col("source") != CONTROL)
         if stop_recall is not None and RECALL not in trained["class"]:
             raise UserError("stop_recall: none of the watched windows is of the class Recall.")
