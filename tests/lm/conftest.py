@@ -12,7 +12,7 @@ from mnemoscope.lm.model import wrap_model
 
 sys.path.append(str(Path(__file__).parent))  # for the modules beside the tests
 
-from tiny_families import FAMILIES, make_model, make_tokenizer, random_tokens
+from tiny_families import FAMILIES, make_model, make_tokenizer, named, random_tokens
 
 
 @pytest.fixture(scope="session")
@@ -85,4 +85,4 @@ def memorizer():
 
 def pytest_generate_tests(metafunc):
     if "family" in metafunc.fixturenames:
-        metafunc.parametrize("family", list(FAMILIES))
+        metafunc.parametrize("family", named(FAMILIES))

@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from tiny_families import FAMILIES, MORE_FAMILIES, random_tokens
+from tiny_families import FAMILIES, MORE_FAMILIES, named, random_tokens
 
 from mnemoscope.errors import UserError
 from mnemoscope.lm.attention import capture_pooled
@@ -70,7 +70,7 @@ def along(effects, direction):
     return (effects[:, :, :-1, :-1].double() * direction).sum(dim=(1, 2, 3))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", named(NAMES))
 def test_a_total_effect_is_the_finite_difference_of_the_edges_weights(build, name):
     lm, tokens = smooth(build, name), random_tokens(3, T)
     effects = all_of(total_effects, lm, tokens, prefix=PREFIX)
@@ -80,7 +80,7 @@ def test_a_total_effect_is_the_finite_difference_of_the_edges_weights(build, nam
         torch.testing.assert_close(along(effects, direction), found, atol=5e-3, rtol=5e-3)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", named(NAMES))
 def test_a_contribution_is_the_finite_difference_with_all_readers_held(build, name):
     """Outside the module: what attention and MLPs read is replaced by what they read before."""
     lm, tokens = smooth(build, name), random_tokens(3, T)
@@ -134,7 +134,7 @@ def test_above_the_diagonal_and_in_the_last_query_there_is_nothing(build, captur
     assert found[:, :, :-1].abs().sum(dim=(2, 3)).min() > 0
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", named(NAMES))
 def test_the_values_moved_add_up_to_the_attentions_output(build, name):
     lm, tokens = build(name), random_tokens(2, T)
     outputs, matrices = [], []

@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from family_survey import Finding, build_family, examine, largest_difference, settings_to_try
+from tiny_families import named
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from mnemoscope.errors import UserError
@@ -24,12 +25,6 @@ NAMED = (
     "mpt", "gpt_neo", "gemma", "granite", "olmoe", "starcoder2", "gpt_bigcode", "codegen",
     "smollm3", "qwen3_moe", "deepseek_v3",
 )  # fmt: skip
-# One of each way to attend: grouped, shared or latent keys, windows, soft caps, sinks, ALiBi,
-# experts, code older than the interface. `make test-all` tries all that are named.
-OF_EACH_KIND = {
-    "gpt_neox", "gpt2", "gptj", "opt", "llama", "mixtral", "gemma2", "gemma3_text", "phi3",
-    "gpt_oss", "bloom", "falcon", "mpt", "gpt_neo", "gpt_bigcode", "codegen", "deepseek_v3",
-}  # fmt: skip
 OF_EACH_ROUNDING = {"gpt_neox", "gemma2", "gpt_oss", "bloom", "mpt", "deepseek_v3"}
 WITHOUT_ATTENTION = ("mamba", "rwkv", "xlstm", "falcon_mamba")
 _HEAD = """# Families of models
@@ -58,19 +53,13 @@ Made by `MNEMOSCOPE_WRITE_DOCS=1 pytest tests/lm/test_families.py -m slow`.
 """
 
 
-def named(fast: set[str]) -> list:
-    """All that are named; those that are not of the few wait for `make test-all`."""
-    slow = {True: (), False: pytest.mark.slow}
-    return [pytest.param(name, marks=slow[name in fast]) for name in NAMED]
-
-
-@pytest.mark.parametrize("name", named(OF_EACH_KIND))
+@pytest.mark.parametrize("name", named(NAMED))
 def test_maps_are_the_models_own_attention_pooled_and_cutting_nothing_changes_nothing(name):
     found = examine(name)
     assert (found.verdict, found.knockout) == ("exact", "exact")
 
 
-@pytest.mark.parametrize("name", named(OF_EACH_ROUNDING))
+@pytest.mark.parametrize("name", named(NAMED, OF_EACH_ROUNDING))
 def test_in_bfloat16_only_the_pooling_rounds(name):
     """Mean and max of bfloat16 weights, accumulated in float32: nothing is rounded again."""
     for settings in settings_to_try(name):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from family_survey import build_family, settings_to_try
 from test_families import NAMED
-from tiny_families import make_model, random_tokens
+from tiny_families import make_model, named, random_tokens
 
 from mnemoscope.errors import UserError
 from mnemoscope.lm.attention import capture_pooled
@@ -54,7 +54,7 @@ def is_same(before, model):
     return all(torch.equal(before[name], weight) for name, weight in model.named_parameters())
 
 
-@pytest.fixture(params=NAMED)
+@pytest.fixture(params=named(NAMED))
 def one_family(request):
     return request.param
 

@@ -1,6 +1,7 @@
 """Tiny random models of many families, a tiny tokenizer, random tokens."""
 
 import numpy as np
+import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -54,6 +55,17 @@ MORE_FAMILIES = {
     "phi3": {**COMMON, "num_key_value_heads": 4},
     "starcoder2": GROUPED,
 }
+# One of each way to attend: grouped, shared or latent keys, windows, soft caps, sinks, ALiBi,
+# experts, code older than the interface.
+OF_EACH_KIND = {
+    "gpt_neox", "gpt2", "gptj", "opt", "llama", "mixtral", "gemma2", "gemma3_text", "phi3",
+    "gpt_oss", "bloom", "falcon", "mpt", "gpt_neo", "gpt_bigcode", "codegen", "deepseek_v3",
+}  # fmt: skip
+
+
+def named(names, fast=OF_EACH_KIND):
+    """Families as parameters of a test; those that are not of the few wait for `make test-all`."""
+    return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def make_model(family, **changes):
