@@ -130,12 +130,11 @@ def test_where_no_part_holds_a_class_the_score_is_zero_on_average():
     assert sum(one.takes_a_side for one in found) <= 2
 
 
-@pytest.mark.parametrize("firmer", [4.0, 6.0])
-def test_a_class_that_is_held_more_firmly_is_no_other_mechanism(firmer):
+def test_a_class_that_is_held_more_firmly_is_no_other_mechanism():
     """Survival decided by the gap alone, one class much firmer: matched, or no side is taken."""
     sides = 0
     for seed in range(12):
-        one, gap, generator = tried(seed, n=1000, firmer=firmer)
+        one, gap, generator = tried(seed, n=1000, firmer=6.0)
         one = replace(one, groups=np.arange(1000))
         breaks = generator.random((1000, PARTS)) < 1 / (1 + np.exp(gap - 4))[:, None]
         found = causal_score(breaks.astype(float), one, seed=seed, n_permutations=40)

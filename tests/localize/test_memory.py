@@ -3,8 +3,8 @@
 import subprocess
 import sys
 
-N_SEQUENCES, N_LAYERS, LENGTH = 1600, 4, 64
-ONE_COPY_MIB = N_SEQUENCES * N_LAYERS * LENGTH**2 * 4 / 2**20  # 100: float32 gradients of all
+N_SEQUENCES, N_LAYERS, LENGTH = 1000, 4, 64
+ONE_COPY_MIB = N_SEQUENCES * N_LAYERS * LENGTH**2 * 4 / 2**20  # 62: float32 gradients of all
 
 # In a process of its own: the peak of the test run would hide what is added to it.
 SCRIPT = f"""

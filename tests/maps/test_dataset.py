@@ -24,7 +24,7 @@ def stored(folder: Path, n: int, *, shard_rows: int = 4) -> StoredMaps:
     return MapStore(folder).dataset(range(n), "own", "mean")
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_workers_read_what_one_process_reads(tmp_path, start):
     if start not in torch.multiprocessing.get_all_start_methods():
         pytest.skip("this system cannot fork")
