@@ -16,6 +16,7 @@ import polars as pl
 from scipy.stats import binomtest
 
 from mnemoscope.audit.documents import Document, Tokens, character_range, read_documents, tokenize
+from mnemoscope.audit.evidence import gather_evidence
 from mnemoscope.audit.ground import read_ground, recall_probabilities, study_settings
 from mnemoscope.audit.local import LocalModel, audit_documents, continue_windows
 from mnemoscope.audit.page import TRIES, summarize_profile
@@ -232,7 +233,7 @@ def ask_cnns(lm, sequences, windows):
 
 def ask_fold(lm, reference, asked, others, n_sequences):
     """What every ground says of sequences that the model reproduces; CNNs trained on others."""
-    settings = AuditSettings(edits=0)  # no ground asks for nearly a passage, which takes longest
+    settings = AuditSettings()
     half = n_sequences // 2
     is_new_template = pl.col("held_out") & (pl.col("genre") == "template")
     kinds = [asked.filter(pl.col("duplicates") > 5), asked.filter(is_new_template)]
@@ -255,7 +256,9 @@ def ask_fold(lm, reference, asked, others, n_sequences):
         spans.append((number, Span(32, 64, ruling.verdict, hit, 1, 32, False)))
     model = LocalModel(lm, [], settings, reference=reference)
     model.tokens = documents
-    found = model.gather(spans)
+    # Not all that `gather` asks: what a window needs, and nearly the passage, take longest.
+    found = gather_evidence(model, spans)
+    grafts = model._graft_counts(windows)
     return {
         "is_trained": is_trained[rows],
         "rule": np.array([one.verdict == "recall" for one in rulings]),
@@ -268,7 +271,7 @@ def ask_fold(lm, reference, asked, others, n_sequences):
         "needs_own": np.array(
             [2 * one["prior_reproduced"] < one["prior_prefixes"] for one in found]
         ),
-        "grafts": np.array([one["grafts_survived"] / one["grafts"] for one in found]),
+        "grafts": np.array([one["grafts_survived"] / one["grafts"] for one in grafts]),
         "group": find_groups(pool[rows]).to_numpy(),
         "characters": np.array(
             [len(one) for one in lm.tokenizer.batch_decode(windows[:, 32:].tolist())]

@@ -12,7 +12,7 @@ import random
 import re
 
 import polars as pl
-from bench_audit import write_new
+from bench_audit import share_drawn, write_new
 
 from mnemoscope.audit.documents import Document, character_range
 from mnemoscope.audit.local import LocalModel
@@ -113,7 +113,7 @@ def report(documents, tokens_of, windows, places, written):
     settings = AuditSettings()
     copies = find_near_copies(tokens_of, places, written, settings)
     hits = windows.filter(pl.col("continuation").is_not_null())
-    rows = []
+    rows, called = [], []
     for number, (kind, text, passages) in enumerate(documents):
         firsts = hits.filter(pl.col("document") == number)["first"].to_list()
         tokens = tokens_of[number]
@@ -128,6 +128,7 @@ def report(documents, tokens_of, windows, places, written):
             either = (strict | near) & half
             rows.append((kind, 0, 0, 1, len(half), len(strict & half), len(either), origin))
         rows.append((kind, len(near - whole) if passages else 0, 0, 0, 0, 0, 0))
+        called.append((len(near & whole), len(near)))
     print(f"{windows.height:,} windows, {len(places):,} let go on, {len(copies)} near copies")
     print(
         "| planted | passages | strict | strict or near | by character, strict | strict or near |"
@@ -145,6 +146,8 @@ def report(documents, tokens_of, windows, places, written):
         ]
         name = " ".join(map(str, kind)) or "all"
         print(f"| {name} | {len(some)} | {found[0]} | {found[1]} | {shares[0]} | {shares[1]} |")
+    true, every = zip(*(one for one in called if one[1]), strict=True)
+    print(f"of near copies in planted passages: {share_drawn(true, every, range(len(every)))}")
     outside = sum(one[1] for one in rows if one[0] != ("unseen",))
     alarms, characters = (sum(one[w] for one in rows if one[0] == ("unseen",)) for w in (1, 2))
     print(
