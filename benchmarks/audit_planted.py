@@ -120,7 +120,7 @@ def measure_found(lm, reference, planted, folder):
     """One audit that asks everything of a model of this machine."""
     names = write(folder / "documents", [text for text, _ in planted])
     files, copies = write_corpus(folder / "corpus", planted)
-    settings = AuditSettings(profile=True, corpus=str(folder / "corpus"))
+    settings = AuditSettings(profile=True, corpus=str(folder / "corpus"), edits=0)
     reading = read_documents(names)
     model = LocalModel(lm, reading.documents, settings, reference=reference)
     audit(model, reading, folder / "out")
@@ -140,9 +140,9 @@ def measure_found(lm, reference, planted, folder):
         [one.filter(is_recall).select("document", "start", "end") for one in (spans, near)]
     )
     report("recall, word for word or nearly", called_in(both, names), truth, wanted)
-    for ground in ("rule", "reference", "grafts"):
-        said = spans.filter(pl.col(f"{ground}_says") == "recall")
-        report(f"{ground} says recall", called_in(said, names), truth, wanted)
+    for column in ("rule_says", "reference_says", "grafts_say"):
+        said = spans.filter(pl.col(column) == "recall")
+        report(f"{column.replace('_', ' ')} recall", called_in(said, names), truth, wanted)
     needed = profile["extraction_logprob"].map_elements(
         lambda one: tries_needed(one, settings.probability) or 2**62, return_dtype=pl.Int64
     )

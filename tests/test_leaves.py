@@ -23,3 +23,10 @@ def test_progress_is_silent_unless_asked_and_plain_off_a_terminal(capsys) -> Non
     with progress.track("Working", total=2) as bar:
         bar.advance(2)
     assert stream.getvalue().count("\n") == 1
+
+
+def test_what_remains_is_said_at_the_pace_so_far() -> None:
+    assert progress.time_left(50, 200, 60.0) == ", about 3.0 min more"
+    assert progress.time_left(199, 200, 20.0) == ", about 0 s more"
+    for done, total, seconds in ((0, 200, 60.0), (200, 200, 60.0), (5, None, 60.0), (5, 9, 0.1)):
+        assert progress.time_left(done, total, seconds) == ""

@@ -49,8 +49,18 @@ class _Lines:
         if seconds >= 1 and self._done:
             speed = self._done / seconds
             rate = f", {speed:,.0f} a second" if speed >= 1 else f", {1 / speed:,.0f} s each"
+        left = time_left(self._done, self._total, seconds)
         done = f"{self._label}: {self._done:,}{of_total} {self._unit}"
-        print(f"{done} in {seconds:.0f} s{rate}", file=self._stream, flush=True)
+        print(f"{done} in {seconds:.0f} s{rate}{left}", file=self._stream, flush=True)
+
+
+def time_left(done: int, total: int | None, seconds: float) -> str:
+    """What remains at the pace so far: `, about 2.5 min more`; empty where it cannot be said."""
+    if not done or total is None or done >= total or seconds < 1:
+        return ""
+    from mnemoscope.words import about  # with numpy, which --help does not need
+
+    return f", {about(seconds * (total - done) / done)} more"
 
 
 SILENT: Progress = _Silent()

@@ -105,6 +105,7 @@ def test_the_command_can_be_pasted_into_a_shell(page):
     assert shlex.split(html.unescape(shown)) == COMMAND
     settings = re.search(r"<dt>Settings</dt><dd>(.*?)</dd>", page)[1]
     flags = re.findall(r"<code>(--[a-z-]+)", settings)
+    assert not {"--overlap", "--instruction"} & set(flags)  # refused without --ordinary, a chat
     assert {"--stride", "--other-prefixes", "--refine-from", "--max-growth"} <= set(flags)
     assert AuditSettings.model_fields.keys() <= inspect.signature(audit_verb).parameters.keys()
 

@@ -4,6 +4,7 @@ import io
 import logging
 import tempfile
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -28,7 +29,7 @@ from mnemoscope.files import read_parquet
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import LanguageModel, in_chat
-from mnemoscope.progress import Progress, follow_progress
+from mnemoscope.progress import Progress, follow_progress, time_left
 from mnemoscope.report.content import decode_pieces
 from mnemoscope.study.models import facts_of
 from mnemoscope.study.settings import EMBEDDED
@@ -197,6 +198,12 @@ class Standing:
     done: int = 0
     total: int | None = None
     unit: str = ""
+    begun: float = 0.0  # by `time.monotonic`
+
+    @property
+    def left(self) -> str:
+        """What remains, in words."""
+        return time_left(self.done, self.total, time.monotonic() - self.begun)
 
 
 class Job:
@@ -239,7 +246,7 @@ class Job:
         self, label: str, total: int | None, unit: str
     ) -> tuple[Progress, Callable[[], None]]:
         self.check()
-        self.standing = Standing(0, label, 0, total, unit)
+        self.standing = Standing(0, label, 0, total, unit, time.monotonic())
         return self, lambda: None
 
     def advance(self, n: int = 1) -> None:

@@ -28,7 +28,7 @@ from mnemoscope.audit.documents import Document, mark_hidden
 from mnemoscope.audit.evidence import tries_needed
 from mnemoscope.audit.origins import places_by_span
 from mnemoscope.audit.rule import RECALL, covered
-from mnemoscope.audit.settings import NEEDED_EDGES, AuditSettings, flag_of
+from mnemoscope.audit.settings import NEEDED_EDGES, NEEDS, AuditSettings, flag_of
 from mnemoscope.stats import FEWEST_GROUPS
 from mnemoscope.version import __version__
 from mnemoscope.words import count, fill, percent, template_environment
@@ -205,12 +205,12 @@ def environment(*first: str) -> jinja2.Environment:
         "shell": shlex.join,
         "marks": mark_hidden,
         "figure": _figure,
-        "flag": flag_of,
     }
     made.globals |= {
         "exp": math.exp,
         "zip": zip,
         "parts_said": _parts_said,
+        "settings_said": _settings_said,
         "token_rows": _token_rows,
         "n_needed_edges": NEEDED_EDGES,
         "heat_levels": LEVELS,
@@ -225,6 +225,17 @@ def _interval(share: Mapping[str, Any]) -> str:
     if share.get("low") is None:
         return ""
     return f"{100 * share['low']:.1f} to {100 * share['high']:.1f}\u00a0%"
+
+
+def _settings_said(record: Mapping[str, Any]) -> Iterator[list[str]]:
+    """Settings as flags, each with its value; those that played no part are left out."""
+    settings = record["settings"]
+    for name, value in settings.items():
+        whole = NEEDS.get(name)
+        of_chat = name == "instruction" and "api" in record  # which may be one of chats
+        is_asked = whole is None or settings.get(whole) or of_chat
+        if value is not None and value is not False and is_asked:
+            yield [flag_of(name), *([] if value is True else [str(value)])]
 
 
 def _parts_said(parts: Sequence[str]) -> str:

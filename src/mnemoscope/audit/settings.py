@@ -135,6 +135,15 @@ class AuditSettings(BoundedSettings):
         return min(int((1 - self.threshold) * self.suffix + 1e-9), self.suffix - 1)
 
 
+NEEDS = {
+    "answer_tokens": "ordinary",
+    "overlap": "ordinary",
+    "corpus_dtype": "corpus",
+    "profile_prefix": "profile",
+    "instruction": "chat_template",
+}
+"""Settings that say more of another one, and are for nothing without it."""
+
 FLAGS = {"n_prefixes": "other-prefixes", "url": "endpoint"}
 """Fields whose flag bears another name."""
 

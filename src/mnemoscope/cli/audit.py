@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from typer import Argument, Option
 
 from mnemoscope.audit.settings import (
+    NEEDS,
     AuditSettings,
     EndpointSettings,
     audit_settings,
@@ -56,13 +57,6 @@ _SUREST, _SHOWN = 5, 60  # windows that --before prints, characters of each
 _BEFORE = {"prefix", "suffix", "stride", "batch_size", "chat_template", "instruction"}
 """Settings that --before heeds: which windows it reads, and how."""
 _PANEL = "Models behind an API"
-_NEEDS = {
-    "answer_tokens": "ordinary",
-    "overlap": "ordinary",
-    "corpus_dtype": "corpus",
-    "profile_prefix": "profile",
-}
-"""Settings that say more of another one, and are for nothing without it."""
 _GROUPS = {
     "": "model documents out reference study fail_if junit verify answer redo quiet",
     "What is read, and by what": "encoding column revision dtype device batch_size chat_template "
@@ -245,7 +239,7 @@ def audit(
         asked_here = ("profile", "edits", "beams", "near_length", "near_gap")
         local |= {flag_of(name): fields[name] for name in asked_here}
         _refuse(local, "only with a model that runs here, not with --endpoint. Leave it out")
-    for name, whole in (_NEEDS | {"instruction": "chat" if is_served else "chat_template"}).items():
+    for name, whole in (NEEDS | ({"instruction": "chat"} if is_served else {})).items():
         if not (fields | service)[whole]:
             why = f"only with {flag_of(whole)}. Add that, or leave it out"
             _refuse({flag_of(name): fields[name]}, why)
