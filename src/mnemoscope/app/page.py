@@ -318,7 +318,7 @@ def choices(study_model: str | None) -> list[tuple[str, str]]:
     if study_model is None:
         return offered
     if study_model == EMBEDDED:
-        return [("Embedded model, the study's", EMBEDDED), offered[-1]]
+        return [("The embedded model, as in the study", EMBEDDED), offered[-1]]
     return [(f"The study's: {study_model}", OF_STUDY), *offered]
 
 
@@ -496,7 +496,7 @@ class Shop:
             raise UserError("no study is shown.")
         text, maps = self.browsed.render_sequence(number), self.browsed.maps(number)
         if maps is None:
-            return text, status("Its maps were not captured: no sample drew it.")
+            return text, status("It has no maps: no sample holds it.")
         deltas = [one for one in self.browsed.deltas(taxonomy) if one.name == class_name]
         return text, views.render_maps(maps, deltas[0] if deltas else None)
 
@@ -541,7 +541,7 @@ def _audit_tab(shop: Shop, blocks: gr.Blocks) -> None:
                 lines=7,
                 max_lines=14,
                 elem_id="document",
-                info=f"Up to {MOST_CHARACTERS:,} characters; a file is taken before a pasted text.",
+                info=f"Up to {MOST_CHARACTERS:,} characters; a file has priority over a pasted text.",
             )
         with gr.Column(scale=1):
             upload = gr.File(
