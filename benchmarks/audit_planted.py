@@ -21,11 +21,12 @@ import polars as pl
 from bench_audit import inside, planted_documents, share_drawn, trained_of, write_new
 from near_copies import CHANGES, GENRES, NUMBERS, change
 
-from mnemoscope.audit.answers import chance_within
+from mnemoscope.audit.answers import chance_within, draw_answers
 from mnemoscope.audit.chat import ChatModel
-from mnemoscope.audit.documents import ModelTokens, read_documents, tokenize
+from mnemoscope.audit.documents import ModelTokens, character_range, read_documents, tokenize
 from mnemoscope.audit.evidence import tries_needed
 from mnemoscope.audit.local import LocalModel
+from mnemoscope.audit.ordinary import SHIPPED, find_overlaps, read_prompts
 from mnemoscope.audit.page import TRIES
 from mnemoscope.audit.profile import judge_tokens
 from mnemoscope.audit.run import audit
@@ -234,30 +235,23 @@ def measure_ordinary(lm, sequences, folder):
     texts = {kind: one.sample(n, seed=3) for kind, one in pools.items()}
     names = write(folder / "texts", ["\n\n\n".join(one["text"]) for one in texts.values()])
     reading = read_documents(names)
-    lengths = dict(zip(names, map(len, (one.text for one in reading.documents)), strict=True))
-    prompts = {"everyday": "shipped"}
+    prompts = {"everyday": read_prompts(SHIPPED)}
     for kind, one in texts.items():
         ids = np.array(one["tokens"].head(100).to_list())[:, :PREFIX]
-        # One line a prompt: only beginnings without a line break can be asked.
-        lines = [
-            text for text in lm.tokenizer.batch_decode(ids.tolist()) if "\n" not in text.strip()
-        ]
-        path = folder / f"{kind.replace(' ', '-')}.txt"
-        path.write_text("\n".join(lines), encoding="utf-8")
-        prompts[f"beginnings of {kind} texts"] = str(path)
+        prompts[f"beginnings of {kind} texts"] = lm.tokenizer.batch_decode(ids.tolist())
     print("| prompts | answers | repeat trained text | repeat held-out text | trained characters |")
     print("|---|---|---|---|---|")
-    from mnemoscope.audit.ordinary import ask_ordinary
-
-    for kind, source in prompts.items():
-        model = LocalModel(lm, reading.documents, AuditSettings(ordinary=source))
-        found = ask_ordinary(model)
-        shares = [clopper_pearson(found.filter(document=one).height, found.height) for one in names]
-        spans = found.filter(document=names[0]).select("start", "end").iter_rows()
-        out = len(inside(spans))
+    settings = AuditSettings()
+    documents = [tokenize(one.text, lm.tokenizer) for one in reading.documents]
+    for kind, some in prompts.items():
+        answers = [tokenize(one, lm.tokenizer).ids for one in draw_answers(lm, some, settings)]
+        found = find_overlaps(answers, [one.ids for one in documents], n=settings.overlap)
+        of = [[one for one in found if one and one.number == number] for number in (0, 1)]
+        shares = [clopper_pearson(len(one), len(found)) for one in of]
+        out = [character_range(documents[0], one.first, one.first + one.length) for one in of[0]]
         print(
-            f"| {kind} | {found.height} | {shares[0]} | {shares[1]} | "
-            f"{out:,} of {lengths[names[0]]:,} |",
+            f"| {kind} | {len(found)} | {shares[0]} | {shares[1]} | "
+            f"{len(inside(out)):,} of {len(reading.documents[0].text):,} |",
             flush=True,
         )
 
