@@ -1,6 +1,7 @@
 """Studies that many tests look at, made once a session; a test that changes one copies it."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -59,10 +60,17 @@ def browser() -> Iterator:
 
 @pytest.fixture(scope="session")
 def small_demo(made_once) -> Path:
-    """A finished small demo; read only."""
+    """A finished demo: one taxonomy with its controls, CNNs trained as briefly as the paper's."""
     from mnemoscope.flow.run import demo_settings, run
+    from mnemoscope.study.settings import parse_settings
 
-    return made_once("demo", lambda folder: run(demo_settings(small=True), folder))
+    values = demo_settings(small=True).as_dict()
+    values["sequences"]["limit"] = 1200
+    values["label"] |= {"n_train": 100, "n_eval": 50}
+    values["train"] |= {"preset": "paper", "workers": 1}
+    values["benchmark"]["control_taxonomies"] = ["Non-Memo, Guess, Recall"]
+    values["localize"]["sanity"] = False
+    return made_once("demo", lambda folder: run(parse_settings(values, where="demo"), folder))
 
 
 @pytest.fixture(scope="session")
@@ -141,6 +149,16 @@ def call(capsys) -> Callable[..., SimpleNamespace]:
         return SimpleNamespace(status=left.value.code, out=out, err=err)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def forkserver():
+    """Processes that have their imports done already."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        pytest.skip("this system cannot fork")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mnemoscope.flow.run", "mnemoscope.cli.study"])
+    return context
 
 
 @pytest.fixture

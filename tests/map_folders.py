@@ -1,11 +1,14 @@
 """Small folders of maps."""
 
+import os
+import signal
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from mnemoscope.maps import store
 from mnemoscope.maps.format import StoreMeta, pack_shard
 from mnemoscope.maps.store import MapWriter
 
@@ -43,3 +46,19 @@ def capture(folder: Path, ids, *, suffix="own", shard_rows: int = 4) -> list[int
         part = made[start : start + shard_rows]
         add_shard(writer, part, suffix, mean=maps_of(part, "mean"), max=maps_of(part, "max"))
     return made.tolist()
+
+
+def capture_and_die(folder: Path, name: str, before: bool, call: int) -> None:
+    """Capture, and kill this process before or after one call of a function of the store."""
+    real, calls = getattr(store, name), []
+
+    def dying(path, *arguments):
+        calls.append(path)
+        if len(calls) == call and before:
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(path, *arguments)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(store, name, dying)
+    capture(folder, range(11))

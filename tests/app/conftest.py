@@ -33,7 +33,7 @@ def document(passages: list[str]) -> str:
 
 
 @pytest.fixture(scope="session")
-def app_study(tmp_path_factory) -> Path:
+def app_study(made_once) -> Path:
     """A finished study of the embedded model: the paper's taxonomy, no controls; read only."""
     settings = {
         "sequences": {"limit": 450},
@@ -41,7 +41,7 @@ def app_study(tmp_path_factory) -> Path:
         "label": {"taxonomies": [PAPER], "n_train": 40, "n_eval": 20},
         "train": {"seeds": [0], "workers": 1},
         "benchmark": {"controls": False, "n_resamples": 100},
+        "localize": {"attributions": ["gradient"], "rankings": [], "sanity": False},
     }
-    folder = tmp_path_factory.mktemp("app") / "study"
-    run(parse_settings(settings, where="app"), folder, until="localize")
-    return folder
+    wanted = parse_settings(settings, where="app")
+    return made_once("app-study", lambda folder: run(wanted, folder, until="localize"))

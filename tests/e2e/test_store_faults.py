@@ -1,6 +1,5 @@
 """A capture in a broken world, for real: kills, damaged shards, a full disk, a second writer."""
 
-import multiprocessing
 import os
 import random
 import shutil
@@ -62,16 +61,12 @@ def captured(begun, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def capturing() -> Iterator:
-    """Start `mnemoscope capture` in a process of its own that has its imports done already."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        pytest.skip("this system cannot fork")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mnemoscope.flow.run", "mnemoscope.cli.study"])
+def capturing(forkserver) -> Iterator:
+    """Start `mnemoscope capture` in a process of its own."""
     started = []
 
     def start(study: Path):
-        process = context.Process(target=main, args=(["capture", str(study), "-q"],))
+        process = forkserver.Process(target=main, args=(["capture", str(study), "-q"],))
         process.start()
         started.append(process)
         return process

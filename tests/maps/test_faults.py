@@ -3,8 +3,6 @@
 import errno
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,30 +10,13 @@ import polars as pl
 import pytest
 import torch
 
-from map_folders import capture, maps_of, writer_of
+from map_folders import capture, capture_and_die, maps_of, writer_of
 from mnemoscope.errors import DamagedDataError, NoRoomError, UserError
 from mnemoscope.maps import format as index_module
 from mnemoscope.maps import store as verified
 from mnemoscope.maps.format import unpack_triangle
 from mnemoscope.maps.store import MapStore
 from study_files import content
-
-KILLED = """
-import os, signal, sys
-sys.path.insert(0, {here!r})
-from pathlib import Path
-import map_folders, mnemoscope.maps.store as writer
-real, calls = writer.{name}, []
-def dying(path, *args):
-    calls.append(path)
-    if len(calls) == {call} and {before}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    real(path, *args)
-    if len(calls) == {call}:
-        os.kill(os.getpid(), signal.SIGKILL)
-writer.{name} = dying
-map_folders.capture(Path({folder!r}), range(11))
-"""
 
 
 @pytest.mark.parametrize(
@@ -47,18 +28,15 @@ map_folders.capture(Path({folder!r}), range(11))
         ("write_bytes", False, 2),
     ],
 )
-def test_killed_and_resumed_equals_unbroken(tmp_path, name, before, call):
+def test_killed_and_resumed_equals_unbroken(tmp_path, forkserver, name, before, call):
     """SIGKILL before a shard, between shard and index, after the index, at the second shard."""
     capture(tmp_path / "whole", range(11))
-    code = KILLED.format(
-        here=str(Path(__file__).parents[1]),
-        folder=str(tmp_path / "cut"),
-        name=name,
-        before=before,
-        call=call,
+    process = forkserver.Process(
+        target=capture_and_die, args=(tmp_path / "cut", name, before, call)
     )
-    died = subprocess.run([sys.executable, "-c", code], check=False)
-    assert died.returncode == -signal.SIGKILL
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert "meta.json" in content(tmp_path / "cut")
     (tmp_path / "cut" / ".shard-00001.safetensors.1.tmp").write_bytes(b"half a shard")
     made = capture(tmp_path / "cut", range(11))

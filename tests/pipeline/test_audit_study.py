@@ -18,6 +18,7 @@ from mnemoscope.audit.ground import (
     recall_probabilities,
 )
 from mnemoscope.audit.settings import AuditSettings
+from mnemoscope.cnn.presets import PRESETS
 from mnemoscope.embedded import model_path
 from mnemoscope.errors import UserError
 from mnemoscope.flow.run import STAGE_FUNCTIONS
@@ -47,6 +48,7 @@ def ground(study):
 def evaluated(study):
     """Memorized evaluation sequences with the probabilities that the study itself kept."""
     said = study.read("predictions.parquet").filter(taxonomy=NAME, source="model")
+    said = said.filter(pl.col("epoch") == pl.col("epoch").max())
     rows = study.read("samples.parquet").filter(sample=NAME, split="eval")
     rows = rows.filter(pl.col("class") != "Non-Memo")
     columns = said.select("sequence_id", "probabilities")
@@ -190,17 +192,18 @@ def test_auto_says_how_many_it_found_and_gives_nothing_on_too_few(tmp_path, monk
 
 @pytest.fixture
 def small_auto(monkeypatch):
-    """`--study auto` of 500 sequences, with as few a class as they hold."""
+    """`--study auto` of 500 sequences, with as few a class as they hold, briefly trained."""
     known = audit_study.study_settings
 
     def few(*arguments, **named):
         made = known(*arguments, **named | {"limit": 500})
         label = made.label.model_copy(update={"n_train": 60, "n_eval": 30, "minimum": 30})
-        train = made.train.model_copy(update={"workers": 1})
+        train = made.train.model_copy(update={"workers": 1, "seeds": [0, 1]})
         return made.model_copy(update={"label": label, "train": train})
 
     monkeypatch.setattr(audit_study, "study_settings", few)
     monkeypatch.setattr(audit_study, "ENOUGH_A_CLASS", 10)
+    monkeypatch.setitem(PRESETS, "small", PRESETS["brief"])
 
 
 def test_auto_goes_to_its_end_on_where_it_was_stopped_and_serves_again(
@@ -217,7 +220,7 @@ def test_auto_goes_to_its_end_on_where_it_was_stopped_and_serves_again(
     result = call(*arguments)
     assert result.status == 0, result.err
     assert "going on with the study that was begun" in result.err
-    assert "Probabilities from 3 CNNs" in result.err
+    assert "Probabilities from 2 CNNs" in result.err
     assert {path: path.stat().st_mtime_ns for path in maps} == maps
     assert pl.read_parquet(out / "spans.parquet")["probability"].null_count() == 0
     record = json.loads((out / "audit.json").read_text())
