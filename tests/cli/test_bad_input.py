@@ -329,7 +329,8 @@ def test_a_stage_before_its_turn_names_the_command_to_run(study_at, refused) -> 
 def test_run_reports_an_impossible_taxonomy_and_goes_on_with_the_others(
     tiny, tmp_path, call
 ) -> None:
-    result = call("run", tiny.yaml, "-o", tmp_path / "study", "--no-controls")
+    brief = ("--no-controls", "--set", "train.seeds=[0]")
+    result = call("run", tiny.yaml, "-o", tmp_path / "study", *brief)
     assert result.status == 0
     said = "Non-Memo, Guess, Recall: impossible. 12 sequences of every class are needed, but Guess"
     assert said in result.err
@@ -352,28 +353,21 @@ def spoil(path: Path, how: str) -> None:
     data = bytearray(path.read_bytes())
     if how == "cut":
         del data[len(data) // 2 :]
-    elif how == "altered":
-        data[-9] ^= 255
-    elif how == "one bit":
+    else:
         data[len(data) // 2] ^= 1
-    path.unlink() if how == "missing" else path.write_bytes(data)
+    path.write_bytes(data)
 
 
-@pytest.mark.parametrize("how", ["cut", "altered", "missing"])
-def test_a_corrupted_shard_is_named_and_captured_again(how, study, refused, call) -> None:
+def test_nothing_is_trained_on_a_corrupted_shard(study, refused) -> None:
+    """How it is captured again: `tests/e2e/test_store_faults.py`."""
     shard = sorted((study / "maps" / "model").glob("shard-*"))[1]
-    whole = shard.read_bytes()
-    spoil(shard, how)
+    spoil(shard, "one bit")
     Study(study).forget("train")
     shutil.rmtree(study / "cnn")
-    for arguments in (("train", study, "-q"), ("describe", study / "maps" / "model")):
-        line = refused(*arguments)
-        assert str(shard) in line
-        assert "mnemoscope capture STUDY" in line
+    line = refused("train", study, "-q")
+    assert str(shard) in line
+    assert "mnemoscope capture STUDY" in line
     assert not (study / "cnn").exists() or not any((study / "cnn").iterdir())
-    assert call("capture", study, "--redo", "-q").status == 0
-    assert shard.read_bytes() == whole
-    assert "checksums right" in call("describe", study / "maps" / "model").out
 
 
 @pytest.mark.parametrize(
@@ -398,25 +392,21 @@ def test_a_corrupted_parquet_file_is_named(name, verb, how, study, refused) -> N
 
 
 DEEP = "[" * 5000 + "]" * 5000
-RECORDS = {
-    "a list": "[]",
-    "a text": '"done"',
-    "deep": DEEP,
-    "no JSON": "{",
-    "empty": "",
-    "of another kind": '{"key": 3, "counts": {}}',
-    "counts that are a list": '{"key": "x", "counts": []}',
-}
+RECORDS = ["[]", '"done"', DEEP, "{", "", "{}", '{"key": 1}', '{"key": 3, "counts": {}}']
+RECORDS += ['{"key": "x", "counts": []}']
 
 
-@pytest.mark.parametrize("text", RECORDS.values(), ids=RECORDS)
-def test_a_damaged_manifest_is_named_by_every_verb(text, study, refused) -> None:
-    path = study / "manifests" / "label.json"
-    path.write_text(text)
-    for verb in ("describe", "report", "benchmark"):
-        line = refused(verb, study)
-        assert f"{path}: damaged" in line
-        assert "Delete it: the stage is made again" in line
+def test_a_damaged_manifest_is_named_by_every_verb_and_may_be_deleted(study, refused, call) -> None:
+    path = study / "manifests" / "benchmark.json"
+    for text in RECORDS:
+        path.write_text(text)
+        for verb in ("describe", "report", "benchmark"):
+            line = refused(verb, study)
+            assert f"{path}: damaged" in line
+            assert "Delete it: the stage is made again" in line
+    path.unlink()
+    assert call("benchmark", study, "-q").status == 0
+    assert Study(study).is_done("benchmark")
 
 
 def test_a_manifest_that_was_edited_is_named(study, refused, call) -> None:
@@ -587,33 +577,6 @@ def test_a_file_larger_than_the_system_allows(tiny, tmp_path) -> None:
     assert done.stderr.count("\n") == 1
     assert f"{target}: the system allows no file this large here" in done.stderr
     assert list(target.parent.iterdir()) == []
-
-
-def can_mount() -> bool:
-    """True where a process may have a disk of its own (Linux with user namespaces)."""
-    trial = ["unshare", "-rm", "sh", "-c", "mount -t tmpfs tmpfs /mnt"]
-    try:
-        return subprocess.run(trial, capture_output=True, timeout=20).returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-
-
-@pytest.mark.skipif(not can_mount(), reason="needs a small disk of its own: user namespaces")
-def test_a_disk_that_is_really_full(tiny_studies, tmp_path) -> None:
-    script = (
-        'mount -t tmpfs -o size=1800k tmpfs "$1" && cp -r "$2" "$1/study" && cd "$1" || exit 99\n'
-        '"$3" -c "from mnemoscope.cli import main; main()" capture study -q; echo $?\n'
-        "find study/maps -type f | sort"
-    )
-    command = ["unshare", "-rm", "sh", "-c", script, "-"]
-    places = [tmp_path, tiny_studies["label"], sys.executable]
-    done = subprocess.run([*command, *places], capture_output=True, text=True)
-    status, *files = done.stdout.splitlines()
-    assert status == "2", done
-    assert done.stderr.count("\n") == 1
-    assert "the disk is full. Make room and run the same command again" in done.stderr
-    assert "study/maps/model/shard-00000.safetensors" in files
-    assert not any(name.endswith(".tmp") for name in files)
 
 
 def test_tables_that_features_and_label_cannot_use(tmp_path, source, refused) -> None:

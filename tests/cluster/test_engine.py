@@ -3,8 +3,6 @@
 import subprocess
 import sys
 
-import pytest
-
 from mnemoscope.cluster.engine import run_tasks
 
 SCRIPT = """
@@ -16,12 +14,9 @@ print(sorted(run_tasks(abs, [-1, -2, -3], workers=2)))
 """
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_every_task_gives_its_result(workers) -> None:
-    assert sorted(run_tasks(abs, [-1, -2, -3], workers=workers)) == [1, 2, 3]
-
-
-def test_a_script_without_a_main_guard_is_not_run_again_by_its_workers(tmp_path) -> None:
+def test_every_task_gives_its_result_and_a_script_without_a_main_guard_runs_once(tmp_path) -> None:
+    """In this process, and in a script with two workers, who do not run it again."""
+    assert sorted(run_tasks(abs, [-1, -2, -3], workers=1)) == [1, 2, 3]
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)

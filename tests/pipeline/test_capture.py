@@ -16,7 +16,6 @@ from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import parse_settings
 from study_files import content
-from tiny_models import save_model
 
 
 @pytest.fixture
@@ -194,11 +193,6 @@ def test_a_jsonl_table_names_the_line_of_a_mask_that_is_none(tmp_path, uncapture
 def test_a_mask_of_ones_or_none_at_all_is_no_padding(tokens_table, captured, ones):
     _, said = captured(tokens_table(attention_mask=ones))
     assert "Next: mnemoscope continue" in said
-
-
-def test_more_tokens_than_the_model_has_positions_are_refused(tmp_path, tokens_table, uncaptured):
-    model = save_model(tmp_path / "model", max_position_embeddings=32)
-    assert "has 32 positions" in uncaptured(tokens_table(), model=model)
 
 
 def test_a_spread_model_gives_the_same_store_and_is_recorded(tokens_table, captured):

@@ -91,20 +91,6 @@ def test_a_study_of_a_later_version_is_refused(begun) -> None:
         Study(begun.folder)
 
 
-def test_a_damaged_manifest_is_named_and_may_be_deleted(study) -> None:
-    path = study.folder / "manifests" / "benchmark.json"
-    for text in ("", "{", "[]", "{}", '{"key": 1}'):
-        path.write_text(text)
-        with pytest.raises(
-            DamagedDataError, match=r"benchmark\.json: damaged \(.*\)\. Delete"
-        ) as raised:
-            run_stage(study, "benchmark")
-        message(raised)
-    path.unlink()
-    run_stage(study, "benchmark")
-    assert study.is_done("benchmark")
-
-
 def test_a_torn_table_is_named(begun) -> None:
     path = begun.folder / "sequences.parquet"
     path.write_bytes(path.read_bytes()[:500])
