@@ -80,22 +80,21 @@ def models() -> Models:
 
 
 @pytest.fixture(scope="module")
-def result(models, document) -> Result:
+def result(models, document, tmp_path_factory) -> Result:
     """The audit of a document that holds two passages and all that can hurt a page."""
-    reading = read_visit(HOSTILE + document + HOSTILE, None)
-    return audit_work(models, None, reading, "embedded")()
+    reading, used = read_visit(HOSTILE + document + HOSTILE, None), tmp_path_factory.mktemp("used")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tempfile.tempdir", str(used))
+        made = audit_work(models, None, reading, "embedded")()
+    assert not list(used.iterdir())
+    return made
 
 
-def test_an_audit_finds_the_passages_and_leaves_nothing_on_disk(
-    models, passages, document, tmp_path, monkeypatch
-) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    found = audit_work(models, None, read_visit(document, None), "embedded")()
-    recalled = [row["text"] for row in found.rows if row["verdict"] == "recall"]
+def test_an_audit_finds_the_passages(result, passages) -> None:
+    recalled = [row["text"] for row in result.rows if row["verdict"] == "recall"]
     for text in passages[:2]:  # the first half of each is what the model is shown
         tail = text[3 * len(text) // 4 :].strip()
         assert any(tail[:20] in one for one in recalled)
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_hostile_document_is_shown_and_does_nothing(result) -> None:
@@ -127,9 +126,12 @@ def test_a_page_that_is_loaded_again_asks_by_a_word_that_nobody_guesses(result) 
     assert list(shop.kept) == words[1:]  # the oldest is let go
 
 
-def test_the_example_holds_passages_that_the_embedded_model_recalls(models) -> None:
-    found = audit_work(models, None, read_visit(example_text(), None), "embedded")()
-    assert sum(row["verdict"] == "recall" for row in found.rows) >= 2
+def test_the_example_holds_passages_that_the_embedded_model_recalls(tmp_path) -> None:
+    settings = AuditSettings(n_prefixes=0, edits=0, near_length=0)
+    reading, lm = read_visit(example_text(), None), load_model(model_path())
+    audit_documents(lm, reading, tmp_path / "audit", settings=settings)
+    found = pl.read_parquet(tmp_path / "audit" / "spans.parquet")
+    assert found.filter(verdict="recall").height >= 2
 
 
 def test_every_text_of_an_audit_is_escaped(result) -> None:
@@ -220,7 +222,7 @@ def audit_folder(tmp_path_factory, document):
     folder = tmp_path_factory.mktemp("audits")
     source = folder / "text.txt"
     source.write_text(document, encoding="utf-8")
-    options = {"settings": AuditSettings(n_prefixes=0), "names": {"model": "embedded"}}
+    options = {"settings": AuditSettings(n_prefixes=0, edits=0), "names": {"model": "embedded"}}
     reading = read_documents([str(source)])
     audit_documents(load_model(model_path()), reading, folder / "audit", **options)
     return SimpleNamespace(folder=folder / "audit", source=source)

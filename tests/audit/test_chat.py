@@ -46,6 +46,12 @@ def asked(lm, url, text, folder, *, splitter=None, settings=SETTINGS):
 
 
 @pytest.fixture(scope="module")
+def known(trained, new_text):
+    """A trained text among new ones."""
+    return f"{new_text(3, 8)} {trained[0]} {new_text(4, 8)}"
+
+
+@pytest.fixture(scope="module")
 def planted(trained, new_text):
     """A trained text, and one with a word put in where the model is to go on."""
     place = trained[1].index(" ", 2 * len(trained[1]) // 3)
@@ -53,18 +59,18 @@ def planted(trained, new_text):
     return f"{new_text(3, 20)} {trained[0]} {new_text(4, 20)} {changed}"
 
 
-def test_a_passage_is_found_behind_a_preamble_as_without_one(lm, planted, trained, tmp_path):
+def test_a_passage_is_found_behind_a_preamble_as_without_one(lm, known, trained, tmp_path):
     found = {}
     with serving(lm, "chat") as (service, url):
         for name, preamble in (("plain", ""), ("polite", "Sure! Here is how it goes on:\n\n")):
             service.preamble = preamble
-            found[name] = asked(lm, url, planted, tmp_path / name)
+            found[name] = asked(lm, url, known, tmp_path / name)
     places = [
         pl_frame.select("start", "end", "verdict").rows() for _, pl_frame, _ in found.values()
     ]
     assert places[0]
     assert places[0] == places[1]
-    begin = planted.index(trained[0])
+    begin = known.index(trained[0])
     assert any(begin <= start < end <= begin + len(trained[0]) for start, end, _ in places[0])
     plain, polite = found["plain"][1], found["polite"][1]
     assert plain["extraction_logprob"].drop_nulls().len() > 0

@@ -13,12 +13,13 @@ def test_a_recalled_passage_lists_its_places_in_a_corpus(audited, trained, new_t
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     text = f"{new_text(1, 40)}\n{trained[0]}\n{new_text(2, 40)}\n{trained[1]}\n"
-    plain, _ = audited(tmp_path, text, settings=AuditSettings(edits=0))
+    brief = {"edits": 0, "n_prefixes": 0, "near_length": 0}
+    plain, _ = audited(tmp_path, text, settings=AuditSettings(**brief))
     spans = pl.read_parquet(tmp_path / "out" / "spans.parquet")
     first = spans.row(0, named=True)
     (corpus / "a.txt").write_text(f"before {first['text']} and {first['text']}", encoding="utf-8")
     (corpus / "b.txt").write_text(new_text(7, 80), encoding="utf-8")
-    settings = AuditSettings(edits=0, corpus=str(corpus))
+    settings = AuditSettings(**brief, corpus=str(corpus))
     record, found = audited(tmp_path, text, settings=settings, redo=True)
     origins = read_parquet(tmp_path / "out" / "origins.parquet")
     assert found["origin_count"].to_list() == [2] + [0] * (found.height - 1)

@@ -76,8 +76,8 @@ def test_chances_are_those_of_plain_logits(lm, plain, trained_on, prefix, temper
 
 
 def test_whole_blocks_read_no_less_than_half_of_what_the_model_holds(lm, trained_on):
-    frame, *_ = profiled(lm, [trained_on[:4000]], profile_prefix="all", stride=4)
-    window, *_ = profiled(lm, [trained_on[:4000]], stride=4)
+    frame, *_ = profiled(lm, [trained_on[:2000]], profile_prefix="all", stride=4)
+    window, *_ = profiled(lm, [trained_on[:2000]], stride=4)
     assert frame["token"].to_list() == window["token"].to_list()
     room = lm.max_positions - len(lm.before)
     own = frame["prefix_tokens"].to_numpy()
@@ -112,22 +112,23 @@ def test_equal_windows_are_read_once_and_a_stopped_profile_goes_on(
     assert sum(asked) == n < frame.height / 2
 
     values = {"batch_size": 8, "stride": 8}
-    whole, *_ = profiled(lm, [trained_on[:6000]], tmp_path, **values)
+    whole, *_ = profiled(lm, [trained_on[:3000]], tmp_path, **values)
     kept = sorted(tmp_path.glob("profile-*.parquet"))
     assert len(kept) > 2
     kept[1].unlink()
     asked.clear()
-    again, *_ = profiled(lm, [trained_on[:6000]], tmp_path, **values)
+    again, *_ = profiled(lm, [trained_on[:3000]], tmp_path, **values)
     assert sum(asked) == 32  # one part of four batches
     assert again.equals(whole)
 
 
 def test_cells_hold_the_largest_chance_that_reaches_into_them(lm, trained_on):
-    frame, *_ = profiled(lm, [trained_on])
-    (found,), n_more = heat_maps(frame, {"0": trained_on})
+    text = trained_on[:6000]
+    frame, *_ = profiled(lm, [text])
+    (found,), n_more = heat_maps(frame, {"0": text})
     assert n_more == 0
     cells = [cell for line in found.lines for cell in line]
-    assert (cells[0].start, cells[-1].end) == (0, len(trained_on))
+    assert (cells[0].start, cells[-1].end) == (0, len(text))
     assert cells[0].level is None  # nothing stands before it
     for cell in cells[:: len(cells) // 20]:
         inside = frame.filter(pl.col("suffix_start") < cell.end, pl.col("end") > cell.start)
@@ -141,8 +142,8 @@ def test_cells_hold_the_largest_chance_that_reaches_into_them(lm, trained_on):
 
 
 def test_an_audit_draws_it_and_verify_reads_it_again(lm, audited, trained_on, verify, tmp_path):
-    settings = AuditSettings(profile=True, n_prefixes=0)
-    record, _ = audited(tmp_path, trained_on[:3000], settings=settings)
+    settings = AuditSettings(profile=True, n_prefixes=0, edits=0, near_length=0)
+    record, _ = audited(tmp_path, trained_on[:2000], settings=settings)
     out = tmp_path / "out"
     frame = read_parquet(out / "profile.parquet")
     assert record["profile"]["windows"] == frame.height > 50

@@ -8,6 +8,7 @@ import pytest
 import transformers
 
 from mnemoscope.audit.needs import Grafts, standard_parts
+from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.audit.verify import read_audit
 from mnemoscope.embedded.templates import forms_of, write_text
 from mnemoscope.lm.continue_ import scan_memorized
@@ -18,7 +19,8 @@ def made(reference, audited, trained, new_text, tmp_path_factory):
     folder = tmp_path_factory.mktemp("grafts")
     counting = "\n".join(write_text(form, "a")[:300] for form in forms_of("counting")[:3])
     text = "\n\n".join([new_text(1, 60), *trained[:2], new_text(2, 60), counting])
-    return folder, *audited(folder, text, reference=reference)
+    settings = AuditSettings(edits=0, near_length=0)
+    return folder, *audited(folder, text, reference=reference, settings=settings)
 
 
 def test_what_was_trained_breaks_and_what_counts_stands(made):

@@ -20,9 +20,13 @@ def document(tmp_path_factory):
     return path
 
 
+BRIEF = {"edits": 0, "n_prefixes": 0, "near_length": 0}
+BRIEFLY = ("--edits", 0, "--other-prefixes", 0, "--near-length", 0)
+
+
 def test_audit_verify_and_gate(call, document, tmp_path):
     out = tmp_path / "out"
-    audit = ("audit", "embedded", document, "-o", out, "-q", "--fail-if")
+    audit = ("audit", "embedded", document, "-o", out, *BRIEFLY, "-q", "--fail-if")
     done = call(*audit, "recalled > 0.5%")
     assert done.status == 3
     assert "Failed: recalled > 0.5%" in done.out
@@ -123,9 +127,9 @@ def test_a_repeat_and_refusals_need_no_torch(call, call_light, document, tmp_pat
     study.mkdir()
     (study / "study.yaml").write_text("title: mine\n")
     empty.touch()
-    assert call("audit", "embedded", document, "-o", out, "-q").status == 0
+    assert call("audit", "embedded", document, *BRIEFLY, "-o", out, "-q").status == 0
     before = {path: path.read_bytes() for place in (out, study) for path in place.iterdir()}
-    asked = ("audit", "embedded", document, "-o", out)
+    asked = ("audit", "embedded", document, *BRIEFLY, "-o", out)
     said = {
         asked: "this audit is already there",
         (*asked, "--stride", 16): "holds an audit of other",
@@ -149,8 +153,8 @@ def test_what_files_alone_cannot_show_is_left_to_the_loaded_model(call, document
     from mnemoscope.audit.settings import AuditSettings
 
     folder, out = shutil.copytree(model_path(), tmp_path / "model"), tmp_path / "out"
-    assert call("audit", folder, document, "-o", out, "-q").status == 0
-    reading, settings = read_documents([str(document)]), AuditSettings()
+    assert call("audit", folder, document, *BRIEFLY, "-o", out, "-q").status == 0
+    reading, settings = read_documents([str(document)]), AuditSettings(**BRIEF)
     asked = AskedModel(folder, None, "float32")
 
     def standing(model=asked, reference=None, **options):

@@ -166,7 +166,7 @@ def test_found_taxonomies_are_scored_beside_the_others_whichever_was_first(study
 
 def test_patched_activations_stand_beside_those_of_other_sequences(study):
     """What enters layer 0 is what the embedding gives: one patch is one graft."""
-    few = {"parts": ["embedding"], "draws": 2, "patch": True, "patch_blocks": 2}
+    few = {"parts": ["embedding"], "draws": 1, "patch": True, "patch_blocks": 2}
     run_stage(study, "graft", settings_of(study, **few))
     found = Study(study.folder)
     table = found.read("graft_patches.parquet").filter(taxonomy=TAXONOMY)
@@ -175,7 +175,7 @@ def test_patched_activations_stand_beside_those_of_other_sequences(study):
     parts = {f"layers.{at}.{one}" for at in (0, 1) for one in ("residual", "attention", "mlp")}
     assert set(table["part"]) == parts
     assert set(table["positions"]) == {"all", "0-31", "32-62"}
-    assert table.height == len(parts) * 3 * 2 * 3 * 2
+    assert table.height == len(parts) * 3 * 2 * 2 * 2
     assert table["heldout_loss"].is_not_null().all()
     columns = ["class", "direction", "n", "n_groups", "survive", "low", "high", "matched_survive"]
     grafts = found.read("graft.parquet").filter(taxonomy=TAXONOMY, part="embedding", control="twin")
@@ -198,6 +198,7 @@ def test_patched_activations_stand_beside_those_of_other_sequences(study):
 
 SETS = ("--set", "graft.n_sequences=15", "--set", "graft.draws=1", "--set", "graft.n_heldout=5")
 ONE_PART = ("--set", "graft.parts=[layers.0.qk]", "--set", "graft.patch=true")
+ONE_PART += ("--set", "graft.directions=[twin_in_model]")
 
 
 def test_merged_parts_are_what_one_process_makes(tiny_studies, tmp_path, call, refused):

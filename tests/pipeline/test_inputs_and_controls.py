@@ -228,7 +228,10 @@ def folded(tiny_studies, tmp_path_factory) -> Study:
     folder = tmp_path_factory.mktemp("folds") / "study"
     shutil.copytree(tiny_studies["features"], folder)
     chosen = settings_with(
-        Study(folder), label={"split": "folds", "n_train": 60}, train={"seeds": [0]}
+        Study(folder),
+        label={"split": "folds", "n_train": 30, "n_eval": 10},
+        capture={"reference": None},
+        train={"seeds": [0]},
     )
     return run(chosen, folder)
 
@@ -261,7 +264,7 @@ def test_folds_are_one_training_of_the_table_and_all_of_the_plan(folded: Study) 
     assert set(runs["n_train"]) == {round(n_rows * (N_FOLDS - 1) / N_FOLDS)}
     keys = [key for one in runs["key"] for key in one.split()]
     assert len(set(keys)) == N_FOLDS * runs.height
-    counted = n_trainings(folded.settings, 1, has_reference=True, n_controlled=1)
+    counted = n_trainings(folded.settings, 1, has_reference=False, n_controlled=1)
     assert counted["total"] == len(keys)
     table = folded.read("benchmark.parquet")
     assert set(table["n_eval"].drop_nulls()) == {n_rows}

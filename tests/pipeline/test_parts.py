@@ -3,10 +3,6 @@
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import polars as pl
@@ -17,13 +13,13 @@ from mnemoscope.data.table import table_digest
 from mnemoscope.files import write_record
 from mnemoscope.flow.run import run
 from mnemoscope.lm import model as batching
+from mnemoscope.maps import store
 from mnemoscope.pipeline import blocks, capture
 from mnemoscope.study.folder import Study, hold_folder
 from mnemoscope.study.settings import parse_settings
 from study_files import assert_same, content, ending
 from tiny_models import make_sequences, save_model
 
-COMMAND = Path(sys.executable).with_name("mnemoscope")
 N = 3
 
 
@@ -36,7 +32,7 @@ def whole(tmp_path_factory) -> dict[str, Path]:
     values = {
         "model": {"name": str(model), "batch_size": 6},
         "sequences": {"source": str(folder / "sequences.parquet")},
-        "continue": {"part_rows": 16, "scan": True},
+        "continue": {"part_rows": 16, "scan": True, "check_rows": 8},
         "label": {
             "taxonomies": ["Non-Memo, Recite[5], Recollect"],
             "n_train": 20,
@@ -114,26 +110,17 @@ def test_a_part_whose_batch_was_halved_says_so_in_the_merged_manifest(begun, who
     assert counts == wanted | {"batch_size_halved_to": 3}
 
 
-@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is a thing of POSIX")
-@pytest.mark.parametrize(
-    ("stage", "partial"),
-    [("continue", "part-*.parquet"), ("capture", "maps/model/shard-00001.safetensors")],
-)
-def test_a_part_that_was_killed_is_refused_and_goes_on(stage, partial, begun, whole, call, refused):
+@pytest.mark.parametrize(("stage", "module"), [("continue", blocks), ("capture", store)])
+def test_a_part_that_was_stopped_is_refused_and_goes_on(
+    stage, module, begun, whole, call, refused, monkeypatch
+):
+    """By Ctrl-C as its second file is written; stages are killed in `tests/e2e/test_resume.py`."""
     study = begun(stage)
     make_parts(call, study, stage, (1, 3))
     folder = folder_of(study, stage, 2)
-    process = subprocess.Popen(
-        [COMMAND, stage, study, "--part", f"2/{N}", "-q"], stderr=subprocess.PIPE
-    )
-    limit = time.monotonic() + 300
-    while not any(folder.glob(partial)) and process.poll() is None:
-        assert time.monotonic() < limit
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stderr.close()
-    assert process.returncode == -signal.SIGKILL
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_bytes", ending(module.write_bytes, 2))
+        assert call(stage, study, "--part", f"2/{N}", "-q").status == 130
     line = refused("merge", study, "-q")
     assert f"{stage}, part 2 of {N} is not finished" in line
     assert f"--part 2/{N}" in line
@@ -299,8 +286,9 @@ def founded(tmp_path, call):
     table = make_sequences(model, 72).select("sequence_id", "tokens")
     table.write_parquet(tmp_path / "tokens.parquet")
     flags = ["--model", model, "--batch-size", 6, "-o", tmp_path / "founded"]
-    for one in ("continue.scan=true", "continue.part_rows=20", "capture.shard_rows=10"):
-        flags += ["--set", one]
+    for one in ("scan=true", "part_rows=20", "check_rows=8"):
+        flags += ["--set", f"continue.{one}"]
+    flags += ["--set", "capture.shard_rows=10"]
     do(call, "sequences", tmp_path / "tokens.parquet", *flags)
     return lambda name: Path(shutil.copytree(tmp_path / "founded", tmp_path / name))
 
