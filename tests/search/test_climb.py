@@ -368,7 +368,7 @@ def test_measures_of_the_model_are_kept_and_everything_can_be_captured(
     values = load_settings(tiny.yaml).as_dict()
     values["label"] |= {"n_train": 8, "n_eval": 4}
     values["search"] |= {"nodes": ["Prior", "PrefixPerplexity"], "capture_all": True}
-    values["search"] |= {"other_prefixes": 2, "minimum": 60}
+    values["search"] |= {"other_prefixes": 2, "minimum": 60, "candidates": 3}
     study = run(StudySettings.model_validate(values), tmp_path / "study", until="capture")
     n_before = len(MapStore(study.folder / "maps" / "model"))
     with pytest.raises(UserError, match="too few sequences"):  # 160 memorized, 60 a class and part
