@@ -239,7 +239,7 @@ def knockout(
 ) -> None:
     """Cut the edges that decide a class inside the running model: what does it forget?
 
-    Example: mnemoscope knockout my-study --by delta --set knockout.strengths=[1,10]
+    Example: mnemoscope knockout my-study --by delta --set 'knockout.strengths=[1,10]'
     """
     stage_verb(study, "knockout", {"knockout.by": by}, stage)
 
