@@ -57,6 +57,11 @@ class Api(BaseHTTPRequestHandler):
         if server.faults:
             self.send_error(server.faults.pop(0))
             return
+        if (odd := server.odd.get(asked["query_type"])) is not None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(odd)
+            return
         if asked["index"] != INDEX:
             answer = {"error": f"Unknown index {asked['index']}"}
         elif not asked["query_ids"]:
@@ -98,6 +103,7 @@ def api(monkeypatch):
     server = HTTPServer(("127.0.0.1", 0), Api)
     server.corpus, server.faults, server.n_asked, server.is_approx = documents(), [], 0, False
     server.most_shown, server.refusal = 10_000, 200  # as documented
+    server.odd = {}
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     server.url = f"http://127.0.0.1:{server.server_port}/"
@@ -185,6 +191,35 @@ def test_the_api_gives_places_within_its_limit_and_none_where_it_refuses(api):
         (found,) = find_in_index(needles, place, decode, dtype=None)
         assert found.n == len(expected)
         assert {(one.document, one.offset) for one in found.spots} == {(place, None)}
+
+
+DEEP = b"[" * 50_000 + b"]" * 50_000
+ODD_FINDS = [DEEP, b"3", b"{}", b'{"cnt": 1, "segment_by_shard": 3}']
+ODD_FINDS += [b'{"cnt": %s, "segment_by_shard": []}' % one for one in (b'"x"', b"null", b"-5")]
+ODD_FINDS += [b'{"cnt": 1e999, "segment_by_shard": []}', b'{"cnt": 1, "segment_by_shard": [[0]]}']
+ODD_DOCUMENTS = [b"[1]", b"null", b'{"doc_ix": 0, "doc_len": 3, "disp_len": 3, "token_ids": 3}']
+ODD_DOCUMENTS += [b'{"doc_ix": "\\ud800", "doc_len": 3, "disp_len": 3, "token_ids": [1]}', DEEP]
+
+
+@pytest.mark.parametrize(
+    ("kind", "odd"),
+    [("find", one) for one in ODD_FINDS] + [("get_doc_by_rank", one) for one in ODD_DOCUMENTS],
+)
+def test_an_odd_answer_is_refused_in_one_line(api, kind, odd):
+    api.odd = {kind: odd}
+    needles, place = [Needle("", api.corpus[7][20:29].astype(np.int32))], f"{api.url}#{INDEX}"
+    with pytest.raises(UserError, match="answer") as raised:
+        find_in_index(needles, place, str, dtype=None)
+    assert len(str(raised.value).encode()) < 500
+
+
+@pytest.mark.parametrize("odd", [DEEP, b'{"count": 1e30}', b'{"count": 1%s}' % (b"0" * 30)])
+def test_an_odd_count_is_refused_in_one_line(api, odd, tmp_path):
+    api.odd = {"count": odd}
+    suffixes = np.full((1, 6), 97, dtype=np.int32)
+    asked = {"dtype": None, "progress_file": tmp_path / "p"}
+    with pytest.raises(UserError, match="answer"):
+        count_in_index(suffixes, f"{api.url}#{INDEX}", **asked)
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from mnemoscope.data.corpus import Corpus, FlatFile, Place
 from mnemoscope.data.duplicates import CorpusCount, CountProgress
 from mnemoscope.errors import UserError
+from mnemoscope.parse import parse_json
 from mnemoscope.progress import track
 
 MOST_PLACES = 100
@@ -208,7 +209,9 @@ def find_in_index(
     with track("Looking for origins", total=len(needles), unit="passages") as progress:
         for needle in needles:
             answer = ask("find", {"query_ids": needle.ids.tolist()})
-            segments = [tuple(map(int, one)) for one in _field(answer, "segment_by_shard", place)]
+            segments = _field(answer, "segment_by_shard", place)
+            if not isinstance(segments, list) or not all(_is_numbers(one, 2) for one in segments):
+                raise UserError(f"{place}: an answer without segments ({repr(segments)[:80]}).")
             ranks = (
                 (s, rank) for s, (start, end) in enumerate(segments) for rank in range(start, end)
             )
@@ -216,7 +219,7 @@ def find_in_index(
                 _spot(ask("get_doc_by_rank", {"s": s, "rank": rank}), needle, place, decode)
                 for s, rank in islice(ranks, MOST_PLACES)
             ]
-            found.append(Origin(int(_field(answer, "cnt", place)), spots))
+            found.append(Origin(_number(answer, "cnt", place), spots))
             progress.advance()
     return found
 
@@ -225,7 +228,9 @@ def _spot(answer: Any, needle: Needle, place: str, decode: Callable[[list[int]],
     """Where an occurrence begins in the document that an index shows."""
     if isinstance(answer, dict) and "error" in answer:
         return Spot(place, None, "characters")
-    number, ids = _field(answer, "doc_ix", place), list(_field(answer, "token_ids", place))
+    number, ids = _number(answer, "doc_ix", place), _field(answer, "token_ids", place)
+    if not _is_numbers(ids):
+        raise UserError(f"{place}: an answer without token ids ({repr(ids)[:80]}).")
     is_whole = _field(answer, "disp_len", place) == _field(answer, "doc_len", place)
     offset = answer.get("needle_offset")
     if (
@@ -242,6 +247,22 @@ def _field(answer: Any, name: str, place: str) -> Any:
         return answer[name]
     said = answer.get("error", answer) if isinstance(answer, dict) else answer
     raise UserError(f"{place}: an answer without {name} ({str(said)[:200]}).")
+
+
+def _number(answer: Any, name: str, place: str) -> int:
+    value = _field(answer, name, place)
+    if not _is_numbers([value]):
+        raise UserError(f"{place}: an answer whose {name} is no number ({repr(value)[:80]}).")
+    return int(value)
+
+
+def _is_numbers(values: Any, n: int | None = None) -> bool:
+    """Whether these are whole numbers from 0 on, `n` of them, that fit into 64 bits."""
+    return (
+        isinstance(values, list | tuple)
+        and (n is None or len(values) == n)
+        and all(type(one) is int and 0 <= one < 1 << 63 for one in values)
+    )
 
 
 def _open_index(place: str, dtype: str | None) -> _Ask:
@@ -325,8 +346,8 @@ def _exact(answer: Any, place: str) -> int:
     count = answer.get("count") if isinstance(answer, dict) else None
     if isinstance(answer, dict) and "error" in answer:
         raise UserError(f"{place}: {str(answer['error'])[:200]}")
-    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-        raise UserError(f"{place}: an answer without a count ({str(answer)[:80]}).")
+    if not isinstance(count, int) or not _is_numbers([count]):
+        raise UserError(f"{place}: an answer without a count ({repr(answer)[:80]}).")
     if answer.get("approx"):
         raise UserError(f"{place}: an approximate count, where exact ones are needed.")
     return count
@@ -339,7 +360,7 @@ def _post(url: str, body: bytes, place: str) -> Any:
         is_last = attempt == _TRIES - 1
         try:
             with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:
-                return json.loads(answer.read(_MOST_ANSWER_BYTES))
+                return parse_json(answer.read(_MOST_ANSWER_BYTES))
         except urllib.error.HTTPError as error:
             if error.code != 429 and error.code < 500:
                 return {"error": f"HTTP {error.code} ({error.reason})."}
