@@ -25,6 +25,7 @@ def test_a_hit_has_the_threshold_s_share_and_one_more_mistake_has_not(threshold,
         ({"suffix": 1}, "suffix 1"),
         ({"strides": 4}, "Did you mean 'stride'"),
         ({"probability": 1.0}, "probability 1.0"),
+        ({"temperature": 5e-324}, "temperature 5e-324"),  # by which no logit can be divided
     ],
 )
 def test_a_bad_value_is_named(values, words):

@@ -51,7 +51,7 @@ class AuditSettings(BoundedSettings):
         description="Rules for counting and repeating text: published (default) or strict.",
     )
     temperature: float = Field(
-        default=1.0, gt=0, description="Temperature of sampled answers (default 1)."
+        default=1.0, ge=1e-6, description="Temperature of sampled answers (default 1)."
     )
     top_k: int = Field(
         default=40, ge=0, description="Sample from the k likeliest tokens, 0 is all (default 40)."
