@@ -137,10 +137,12 @@ def raw(logits):
 
 
 def test_scores_that_are_right_are_left_alone():
-    chosen = [choose_calibration(*grouped_cases(400, seed)).calibration.method for seed in range(6)]
+    chosen = [
+        choose_calibration(*grouped_cases(400, seed)).calibration.method for seed in range(10)
+    ]
     # 16 % would pass one standard error where nothing is to gain, and a fitted calibration even
-    # costs a little: at 16 %, 4 or more of 6 would come once in a hundred and thirty
-    assert chosen.count("none") >= 3
+    # costs a little: at 16 %, 5 or more of 10 would come once in a hundred
+    assert chosen.count("none") >= 6
 
 
 def test_a_better_score_that_noise_explains_is_not_taken():

@@ -3,6 +3,10 @@
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import polars as pl
@@ -20,6 +24,7 @@ from mnemoscope.study.settings import parse_settings
 from study_files import assert_same, content, ending
 from tiny_models import make_sequences, save_model
 
+COMMAND = Path(sys.executable).with_name("mnemoscope")
 N = 3
 
 
@@ -110,21 +115,38 @@ def test_a_part_whose_batch_was_halved_says_so_in_the_merged_manifest(begun, who
     assert counts == wanted | {"batch_size_halved_to": 3}
 
 
+def stopped(arguments, folder, module, call, monkeypatch) -> None:
+    """End a part by Ctrl-C as its second file is written."""
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_bytes", ending(module.write_bytes, 2))
+        assert call(*arguments).status == 130
+
+
+def killed(arguments, folder, module, call, monkeypatch) -> None:
+    """Kill a part's process once it has written some of its files."""
+    partial = {"continue": "part-*.parquet", "capture": "maps/model/shard-00001.safetensors"}
+    process = subprocess.Popen([COMMAND, *arguments], stderr=subprocess.DEVNULL)
+    limit = time.monotonic() + 300
+    while not any(folder.glob(partial[arguments[0]])) and process.poll() is None:
+        assert time.monotonic() < limit
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+
+
 @pytest.mark.parametrize(("stage", "module"), [("continue", blocks), ("capture", store)])
-def test_a_part_that_was_stopped_is_refused_and_goes_on(
-    stage, module, begun, whole, call, refused, monkeypatch
+@pytest.mark.parametrize("end", [stopped, pytest.param(killed, marks=pytest.mark.slow)])
+def test_a_part_that_was_ended_is_refused_and_goes_on(
+    stage, module, end, begun, whole, call, refused, monkeypatch
 ):
-    """By Ctrl-C as its second file is written; stages are killed in `tests/e2e/test_resume.py`."""
     study = begun(stage)
     make_parts(call, study, stage, (1, 3))
     folder = folder_of(study, stage, 2)
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "write_bytes", ending(module.write_bytes, 2))
-        assert call(stage, study, "--part", f"2/{N}", "-q").status == 130
+    end([stage, study, "--part", f"2/{N}", "-q"], folder, module, call, monkeypatch)
     line = refused("merge", study, "-q")
     assert f"{stage}, part 2 of {N} is not finished" in line
     assert f"--part 2/{N}" in line
-    kept = {path: path.stat().st_mtime_ns for path in folder.rglob("*-0*.*") if path.is_file()}
+    kept = {path: path.stat().st_mtime_ns for path in folder.rglob("[!.]*-0*.*")}
     assert kept
     make_parts(call, study, stage, (2,))
     redone = [path for path in kept if path.stat().st_mtime_ns != kept[path]]
