@@ -5,8 +5,9 @@ import shlex
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
-from mnemoscope.cli.app import verbs
+from mnemoscope.cli.app import app, verbs
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -23,7 +24,14 @@ def blocks(page: Path, language: str) -> list[str]:
 def commands(page: Path) -> list[list[str]]:
     """Lines of shell blocks, continued lines joined, comments dropped."""
     lines = "\n".join(blocks(page, "bash")).replace("\\\n", " ").splitlines()
-    return [words for words in (shlex.split(line, comments=True) for line in lines) if words]
+    words = [shlex.split(part, comments=True) for line in lines for part in line.split(" && ")]
+    return [one for one in words if one]
+
+
+def options_of(verb: str) -> set[str]:
+    """Every option that a verb takes, as it is typed."""
+    command = get_command(app).commands[verb]
+    return {one for param in command.params for one in (*param.opts, *param.secondary_opts)}
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +72,9 @@ def test_verbs_and_make_targets_of_the_docs_exist() -> None:
                 assert words[1] in targets, (page, words)
             if words[0] == "mnemoscope":
                 assert words[1] in verbs(), (page, words)
+                taken = options_of(words[1])
+                given = {one.split("=")[0] for one in words if re.match(r"--?[a-z]", one)}
+                assert given <= taken, (page, words, given - taken)
 
 
 def test_links_between_pages_lead_somewhere() -> None:
