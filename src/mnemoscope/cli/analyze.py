@@ -44,7 +44,7 @@ def analyze(
     redo: bool = Option(False, "--redo", help="Compute a result again that is already there."),
     quiet: Quiet = False,
 ) -> None:
-    """Look at memorization from the neighbouring works' sides, on the same study.
+    """Run an analysis from a related paper on the study's sequences and model.
 
     Example: mnemoscope analyze levels my-study --second gpt2
     """
@@ -245,7 +245,7 @@ def distill(
     ),
     quiet: Quiet = False,
 ) -> None:
-    """Train a smaller model on what a larger one says; does it inherit what that memorized?
+    """Train a smaller model on a larger one: does it inherit what the larger one memorized?
 
     Example: mnemoscope distill embedded --texts texts/ --losses data,logits:kl -o student
     """

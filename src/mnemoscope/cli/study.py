@@ -77,7 +77,7 @@ def run(
     where: options.EngineFlags = options.LOCAL,
     stage: options.StageFlags = options.STAGE,
 ) -> None:
-    """Do what is missing of all stages, up to the report.
+    """Run every stage that is missing, up to the report.
 
     Example: mnemoscope run --model gpt2 --sequences texts/ -o my-study
     """
@@ -132,7 +132,7 @@ def _announce(settings: StudySettings, out: Path) -> None:
     if settings.model.name == NO_MODEL:
         raise UserError(
             f"run: model.name '{NO_MODEL}': what follows features needs a language model. Give "
-            "--model NAME, or found a study for the analyses that need none: 'mnemoscope sequences "
+            "--model NAME, or start a study for the analyses that need none: 'mnemoscope sequences "
             f"SOURCE --split SPLIT --model {NO_MODEL} -o STUDY'."
         )
     check_names(settings)
@@ -152,7 +152,7 @@ def sequences(
     set_: options.Set = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Cut texts into sequences with the model's tokenizer and found a study.
+    """Cut texts into sequences with the model's tokenizer and start a study.
 
     Example: mnemoscope sequences texts/ --model gpt2 -o my-study
     """
@@ -369,7 +369,7 @@ def merge(
     ),
     quiet: options.Quiet = False,
 ) -> None:
-    """Put together what 'continue', 'capture' or 'graft --part' made, as one process makes it.
+    """Join what 'continue', 'capture' or 'graft' made in parts (--part).
 
     Example: mnemoscope merge my-study
     """

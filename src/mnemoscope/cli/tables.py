@@ -326,7 +326,7 @@ def describe(
     target: Annotated[Path, Argument(help="A study, a maps folder, or a table.")],
     answer: options.Answer = options.ANSWER,
 ) -> None:
-    """Say what is there: stages done, counts, settings, sizes on disk.
+    """Show what a study or table holds: stages, counts, settings, sizes on disk.
 
     Example: mnemoscope describe my-study
     """
