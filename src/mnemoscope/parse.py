@@ -143,12 +143,12 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def compose_mapping_node(self, anchor: Any) -> Any:
-        """Refuse a key that stands there twice."""
+        """Refuse a key that is given twice."""
         node = super().compose_mapping_node(anchor)
         known: set[tuple[str, str]] = set()
         for key, _ in node.value:
             if (name := (key.tag, str(key.value))) in known:
-                raise _refused(f"the key '{str(key.value)[:40]}' stands there twice", key)
+                raise _refused(f"the key '{str(key.value)[:40]}' is given twice", key)
             known.add(name)
         return node
 

@@ -28,7 +28,7 @@ def test_an_analysis_gives_its_frames_and_pictures(study_at) -> None:
     assert (again.sentence, record.stat().st_mtime_ns) == (found.sentence, before)
     with pytest.raises(UserError, match="Did you mean 'prompt_lengths'"):
         ms.analyze(study, "length", prompt_length=[32])
-    with pytest.raises(UserError, match="it has no use for it"):
+    with pytest.raises(UserError, match="this analysis does not use it"):
         ms.analyze(study, "predict", second="other")
     with pytest.raises(UserError, match="no such analysis"):
         ms.analyze(study, "lenght")

@@ -40,8 +40,8 @@ def test_nothing_is_refused(pasted) -> None:
 @pytest.mark.parametrize(
     ("name", "data", "words"),
     [
-        ("run.exe", b"MZ", "'.exe' are not taken"),
-        ("plain", b"text", "'' are not taken"),
+        ("run.exe", b"MZ", "'.exe' are not accepted"),
+        ("plain", b"text", "'' are not accepted"),
         ("bad.txt", b"caf\xe9 \xff\xfe", "unknown encoding"),
         ("binary.txt", b"a\0b", "binary file"),
         ("empty.txt", b"", "empty"),

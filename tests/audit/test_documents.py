@@ -134,7 +134,7 @@ BAD = {
     "binary.dat": (b"\x7fELF\0\0\0\1", "binary"),
     "latin.txt": ("Käse".encode("latin-1"), "unknown encoding"),
     "torn.pdf": (make_pdf("x")[:60], "broken PDF"),
-    "not.pdf": (b"a text with a wrong name", "no PDF, whatever its name says"),
+    "not.pdf": (b"a text with a wrong name", "not a PDF, whatever its name says"),
     "locked.pdf": (encrypted_pdf("x"), "encrypted PDF"),
     "scan.pdf": (make_pdf(""), "without text"),
     "torn.docx": (b"PK\3\4torn", "broken DOCX"),

@@ -274,7 +274,7 @@ NO_MONEY = '{"error": {"code": "insufficient_quota", "message": "pay"}}'
         ((200, {}, '{"choices": [{"text": "a", "token_ids": [true]}]}'), 3, "token_ids"),
         ((429, {"Retry-After": "nan"}, "[" * 5000), 3, "status 429"),
         # what trying again cannot mend
-        ((302, {"Location": "http://127.0.0.1:1/"}, ""), 1, "sends us elsewhere"),
+        ((302, {"Location": "http://127.0.0.1:1/"}, ""), 1, "redirects elsewhere"),
         ((400, {}, '{"error": {"message": "no ids"}}'), 1, r"\(no ids\).*--prompt-as text"),
         ((429, {}, NO_MONEY), 1, "429 .pay"),
     ],

@@ -134,7 +134,7 @@ def test_a_repeat_and_refusals_need_no_torch(call, call_light, document, tmp_pat
         asked: "this audit is already there",
         (*asked, "--stride", 16): "holds an audit of other",
         (*asked, "--reference", "none"): "holds an audit of",
-        (*asked[:-1], study): "a study stands here",
+        (*asked[:-1], study): "already holds a study",
         ("audit", "embedded", empty, "-o", tmp_path / "new"): "empty",
         (*asked, "--dtype", "float64"): "dtype 'float64'",
         (*asked, "--device", "gpu"): "device 'gpu'",

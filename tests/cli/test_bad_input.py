@@ -232,7 +232,7 @@ def test_an_unknown_word_is_refused_with_the_nearest_known(
         ("features.corpus=/none/there", "features.corpus: /none/there: no such file or folder"),
         ("search.nodes=[Gess]", "unknown node 'Gess'. Did you mean 'Guess'?"),
         ("title=!!binary aGFsbG8=", "a binary value"),
-        ("model={batch_size: 1, batch_size: 2}", "the key 'batch_size' stands there twice"),
+        ("model={batch_size: 1, batch_size: 2}", "the key 'batch_size' is given twice"),
     ],
 )
 def test_the_dry_run_refuses_what_the_run_would(setting, what, tiny, out, refused) -> None:

@@ -126,7 +126,7 @@ def test_a_folder_stands_whole_or_not_at_all(tiny, tmp_path, monkeypatch) -> Non
 def test_refusals(tiny_studies, tiny, tmp_path, refused) -> None:
     assert "OWNER/NAME" in refused("push", tiny_studies["label"], "name", "--dry-run")
     assert "label" in refused("push", tiny_studies["sequences"], NAME, "--dry-run")
-    assert "no audit" in refused("push", tiny.table, NAME, "--dry-run", "--with-documents")
+    assert "not an audit" in refused("push", tiny.table, NAME, "--dry-run", "--with-documents")
     (tmp_path / "mine").touch()
     assert "new or empty" in refused("push", tiny.table, NAME, "--dry-run", "-o", tmp_path)
 

@@ -138,7 +138,7 @@ def read_visit(pasted: str | None, upload: str | Path | None) -> Reading:
         path = Path(upload)
         if path.suffix.lower() not in TYPES:
             raise UserError(
-                f"{path.name}: files that end in '{path.suffix}' are not taken. Taken are "
+                f"{path.name}: files that end in '{path.suffix}' are not accepted. Accepted are "
                 f"{', '.join(TYPES)}."
             )
         _check_bytes(path.stat().st_size, path.name)
@@ -157,7 +157,7 @@ def read_visit(pasted: str | None, upload: str | Path | None) -> Reading:
     n = sum(len(document.text) for document in reading.documents)
     if n > MOST_CHARACTERS:
         raise UserError(
-            f"{n:,} characters, more than the {MOST_CHARACTERS:,} that are taken here. Use "
+            f"{n:,} characters, more than the {MOST_CHARACTERS:,} allowed here. Use "
             "'mnemoscope audit', which has no limit."
         )
     return replace(
@@ -180,7 +180,7 @@ def example_text() -> str:
 def _check_bytes(n: int, name: str) -> None:
     if n > MOST_BYTES:
         raise UserError(
-            f"{name}: {n / 1e6:.1f} MB, more than the {MOST_BYTES / 1e6:.0f} MB that are taken "
+            f"{name}: {n / 1e6:.1f} MB, more than the {MOST_BYTES / 1e6:.0f} MB allowed "
             "here. Use 'mnemoscope audit', which has no limit."
         )
 

@@ -237,7 +237,7 @@ def _html(data: bytes) -> str:
 def _pdf(data: bytes) -> str:
     pypdf = _library("pypdf", "pypdf")
     if b"%PDF-" not in data[:_HEAD_BYTES]:
-        raise UserError("no PDF, whatever its name says. If it is a text, let it end in .txt.")
+        raise UserError("not a PDF, whatever its name says. If it is a text, name it .txt.")
     logger = logging.getLogger("pypdf")
     level = logger.level
     logger.setLevel(logging.CRITICAL)  # its warnings are not the user's

@@ -316,7 +316,7 @@ class AskedModel(NamedTuple):
 def prepare_folder(out: Path) -> None:
     """Make the audit's folder. Raises UserError: something is in the way, or no permission."""
     if (out / "study.yaml").exists():
-        raise UserError(f"{out}: a study stands here. Choose another folder with -o.")
+        raise UserError(f"{out}: already holds a study. Choose another folder with -o.")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):

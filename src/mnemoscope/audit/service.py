@@ -347,7 +347,7 @@ class Client:
         self._store = store
         self._key = os.environ.get(settings.api_key_env, "").strip()
         if not self._key.isprintable() or not self._key.isascii():
-            raise UserError(f"{settings.api_key_env}: not a key: it holds characters of no key.")
+            raise UserError(f"{settings.api_key_env}: not a key: no key has such characters.")
         self._opener = urllib.request.build_opener(_NoRedirect, _HttpHandler, _HttpsHandler)
 
     def body(self, prompt: list[int] | str, max_tokens: int, *, echo: bool = False) -> Any:
@@ -487,7 +487,7 @@ class Client:
                 f"{note}. Check --endpoint and --model; for chat services add --chat."
             )
         if 300 <= status < 400:
-            return UserError(f"{place}: sends us elsewhere, status {status}. Check --endpoint.")
+            return UserError(f"{place}: redirects elsewhere, status {status}. Check --endpoint.")
         if status in (400, 422):
             return RefusedRequestError(
                 f"{place}: refuses the request, status {status}{note}. Where it takes no token "

@@ -144,7 +144,7 @@ def refuse_unused(entry: registry.Entry, asked: Asked) -> None:
     for option, (is_given, what) in given.items():
         if is_given and not entry.wants(what):
             raise UserError(
-                f"analyze {entry.name}: {option}: it has no use for it. Leave it out "
+                f"analyze {entry.name}: {option}: this analysis does not use it. Leave it out "
                 "('mnemoscope analyze --list' says what each uses)."
             )
 

@@ -75,7 +75,7 @@ def write_dataset(
             )
         write = partial(_write_audit, target, licence=licence)
     elif documents:
-        raise UserError(f"{target}: no audit. --with-documents is for one; see --with-texts.")
+        raise UserError(f"{target}: not an audit. --with-documents is for audits alone.")
     elif is_study(target):
         study = Study(target)
         study.require("label")

@@ -355,7 +355,9 @@ def patched(
 
     def run_twin(_module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         if any(kwargs.get(one) for one in ("past_key_values", "cache")):
-            raise UserError("patched: the input is no whole sequence. Decode with use_cache=False.")
+            raise UserError(
+                "patched: the input is not a whole sequence. Decode with use_cache=False."
+            )
         read = next(one for one in (*args, *kwargs.values()) if isinstance(one, Tensor))
         n_rows[:] = [len(read)]
         if tokens is not None:

@@ -77,7 +77,7 @@ def parse_losses(text: str) -> tuple[Loss, ...]:
     found = [_parse_loss(part.strip()) for part in text.split(",")]
     names = [(one.name, one.kind) for one in found]
     if len(set(names)) < len(names):
-        raise UserError(f"--losses {text}: one of them stands there twice. Name each once.")
+        raise UserError(f"--losses {text}: one of them is given twice. Name each once.")
     if not {"data", "logits"} & {one.name for one in found}:
         raise UserError(
             f"--losses {text}: none of them trains what the student says. Add data or logits:kl."
