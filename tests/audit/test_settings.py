@@ -32,3 +32,13 @@ def test_a_bad_value_is_named(values, words):
     with pytest.raises(UserError, match=words) as caught:
         audit_settings(**values)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["prefix", "suffix", "max_growth", "n_prefixes", "beams", "batch_size", "answer_tokens"],
+)
+def test_more_than_any_run_could_do_is_refused(name):
+    """4 billion beams took 9 GB before it was said that memory is short."""
+    with pytest.raises(UserError, match=name):
+        audit_settings(**{name: 2**32 - 1})

@@ -30,7 +30,7 @@ def test_audit_verify_and_gate(call, document, tmp_path):
     done = call(*audit, "recalled > 0.5%")
     assert done.status == 3
     assert "Failed: recalled > 0.5%" in done.out
-    assert f"In {out / 'audit.html'}" in done.out
+    assert str(out / "audit.html") in done.out
     assert pl.read_parquet(out / "spans.parquet")["reference_reproduces"].null_count() == 0
     assert json.loads((out / "audit.json").read_text())["model"]["name"] == "embedded"
     done = call(*audit, "recalled > 99%")

@@ -97,6 +97,17 @@ def test_an_audit_goes_only_with_its_documents(tmp_path, call, refused) -> None:
     card = DatasetCard.load(out / "README.md")
     assert card.data.license == "unknown"
     assert "`audit.json`" in card.text  # it holds paths of this machine
+    own, spans = (audit / "audit.json").read_text(), (audit / "spans.parquet").read_bytes()
+    changed = own.replace('"share": 0.0', '"share": 0.5')
+    assert changed != own
+    for damaged in ("{}", "[]", "[" * 5000, '{"summary": 3}', changed):
+        (audit / "audit.json").write_text(damaged)
+        line = refused("push", audit, NAME, "--dry-run", "-o", tmp_path / "o", "--with-documents")
+        assert "damaged" in line
+    (audit / "audit.json").write_text(own)
+    (audit / "spans.parquet").write_bytes(spans[:-9] + b"x" + spans[-8:])
+    refused("push", audit, NAME, "--dry-run", "-o", tmp_path / "o", "--with-documents")
+    (audit / "spans.parquet").write_bytes(spans)
     (tmp_path / "secret.txt").write_text("secret")
     links = [audit / "texts" / "0.txt", audit / "profile.parquet"]
     links[0].parent.mkdir(exist_ok=True)

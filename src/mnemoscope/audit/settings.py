@@ -21,10 +21,10 @@ class AuditSettings(BoundedSettings):
     model_config = ConfigDict(frozen=True)
 
     prefix: int = Field(
-        default=32, ge=1, description="Tokens that the model is shown (default 32)."
+        default=32, ge=1, le=65_536, description="Tokens that the model is shown (default 32)."
     )
     suffix: int = Field(
-        default=32, ge=2, description="Tokens that the model must write (default 32)."
+        default=32, ge=2, le=65_536, description="Tokens that the model must write (default 32)."
     )
     stride: int = Field(
         default=8, ge=1, description="Tokens from one window to the next (default 8)."
@@ -44,6 +44,7 @@ class AuditSettings(BoundedSettings):
     max_growth: int = Field(
         default=128,
         ge=0,
+        le=65_536,
         description="Most tokens by which a passage grows past a window (default 128).",
     )
     patterns: Literal["published", "strict"] = Field(
@@ -62,6 +63,7 @@ class AuditSettings(BoundedSettings):
     n_prefixes: int = Field(
         default=8,
         ge=0,
+        le=1000,
         description="Prefixes of other texts to compare with, 0 is none (default 8).",
     )
     edits: int = Field(
@@ -70,9 +72,14 @@ class AuditSettings(BoundedSettings):
         description="Also give the chance of the passage within so many edits, 0: not (default 3).",
     )
     beams: int = Field(
-        default=16, ge=1, description="Most texts that are summed for --edits (default 16)."
+        default=16,
+        ge=1,
+        le=4096,
+        description="Most texts that are summed for --edits (default 16).",
     )
-    batch_size: int = Field(default=64, ge=1, description="Windows in a forward pass (default 64).")
+    batch_size: int = Field(
+        default=64, ge=1, le=65_536, description="Windows in a forward pass (default 64)."
+    )
     near_length: int = Field(
         default=24,
         ge=0,
@@ -96,7 +103,10 @@ class AuditSettings(BoundedSettings):
         "line, or 'shipped'.",
     )
     answer_tokens: int = Field(
-        default=128, ge=1, description="Most tokens of an answer of --ordinary (default 128)."
+        default=128,
+        ge=1,
+        le=65_536,
+        description="Most tokens of an answer of --ordinary (default 128).",
     )
     overlap: int = Field(
         default=16,

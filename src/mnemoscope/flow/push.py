@@ -18,12 +18,12 @@ import numpy as np
 import polars as pl
 import yaml
 
+from mnemoscope.audit.verify import read_audit
 from mnemoscope.benchmark.sources import ATTENTION, TABLE
 from mnemoscope.data.hub import parse_hub_name
 from mnemoscope.data.table import read_table
-from mnemoscope.errors import MnemoscopeError, UserError, first_line
+from mnemoscope.errors import DamagedDataError, MnemoscopeError, UserError, first_line
 from mnemoscope.files import atomic_folder, made_folder, refuse_filled, write_parquet, write_text
-from mnemoscope.parse import read_json
 from mnemoscope.study.folder import Study, is_study
 from mnemoscope.taxonomy.labels import count_classes
 from mnemoscope.taxonomy.names import NON_MEMO
@@ -199,20 +199,23 @@ def _write_study(study: Study, out: Path, *, texts: bool, licence: str) -> None:
 
 
 def _write_audit(target: Path, out: Path, *, licence: str) -> None:
-    record = read_json(target / "audit.json")
     there = [target / name for name in (*_AUDIT, "texts")]
     for path in (*there, *(target / "texts").rglob("*")):
         if path.is_symlink():  # what it points to may be no document
             raise UserError(f"{path}: a link, which push does not follow. Put the file there.")
+    record, spans = read_audit(target)
+    try:
+        name_of_model, summary = str(record["model"]["name"]), record["summary"]
+        shares = {
+            kind: percent(summary[kind]["share"]) for kind in ("reproduced", "guessed", "recalled")
+        }
+    except (KeyError, TypeError, ValueError):
+        raise DamagedDataError(f"{target}: cannot be read as an audit. Make it again.") from None
     for name in (*_AUDIT, "texts"):
         if (target / name).is_dir():
             shutil.copytree(target / name, out / name)
         elif (target / name).is_file():
             shutil.copyfile(target / name, out / name)
-    summary = record["summary"]
-    shares = {
-        kind: percent(summary[kind]["share"]) for kind in ("reproduced", "guessed", "recalled")
-    }
     body = [
         "An audit: which passages of documents a language model repeats word for word. **It holds "
         "text of the documents**: each passage (`spans.parquet`), a page (`audit.html`), and what "
@@ -220,12 +223,11 @@ def _write_audit(target: Path, out: Path, *, licence: str) -> None:
         "documents by the paths that it names, stand in `audit.json`, the tables and the pages: "
         "`mnemoscope audit --verify` needs them.",
         _list(
-            {"Model": f"`{_cell(_last(record['model']['name']))}`"}
+            {"Model": f"`{_cell(_last(name_of_model))}`"}
             | {kind.capitalize(): f"{share} of the characters" for kind, share in shares.items()}
         ),
     ]
-    n_spans = pl.read_parquet(target / "spans.parquet").height
-    _write_card(out, f"Audit {target.absolute().name}", {"spans": n_spans}, body, licence, "")
+    _write_card(out, f"Audit {target.absolute().name}", {"spans": spans.height}, body, licence, "")
 
 
 def _write_card(
