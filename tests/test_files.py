@@ -12,8 +12,10 @@ from mnemoscope.errors import DamagedDataError, NoRoomError, UserError
 from mnemoscope.files import (
     atomic_folder,
     atomic_path,
+    read_kept,
     read_parquet,
     write_json,
+    write_kept,
     write_parquet,
     write_text,
 )
@@ -136,3 +138,14 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="already there"), atomic_folder(out):
         pass
     assert (out / "a").read_text() == "b"
+
+
+def test_a_kept_table_is_taken_at_its_own_place_alone(tmp_path) -> None:
+    frame, names = pl.DataFrame({"one": [1, 2]}), [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    write_kept(names[0], frame)
+    write_kept(names[1], frame.reverse())
+    assert read_kept(names[0], "part").equals(frame)
+    names[1].replace(names[0])
+    assert read_kept(names[0], "part") is None
+    write_parquet(names[0], frame)  # as earlier versions did
+    assert read_kept(names[0], "part").equals(frame)

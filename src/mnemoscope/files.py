@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _RECORD_KEY = "sha256"
 _KEY = "mnemoscope.sha256"
+_PLACE = "mnemoscope.place"
 # A second mark, so that one flipped bit cannot hide that there is a checksum.
 _MARK = "mnemoscope:"
 _BLANK = b"0" * 64
@@ -122,14 +123,31 @@ def write_text(path: Path | str, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
+def write_kept(path: Path, frame: "pl.DataFrame") -> None:
+    """Write a table for `read_kept`, bound to its name; errors as `atomic_path`."""
+    write_parquet(path, frame, metadata={_PLACE: _place_of(path)})
+
+
 def read_kept(path: Path, what: str) -> "pl.DataFrame | None":
-    """Read a table kept from an earlier run; None where there is none, or it is damaged (said)."""
+    """Read a table kept from an earlier run.
+
+    None where there is none, or where it is damaged or that of another place, which is said.
+    """
+    import polars as pl
+
     if path.is_file():
         try:
-            return read_parquet(path)
+            frame = read_parquet(path)
+            if pl.read_parquet_metadata(path).get(_PLACE, _place_of(path)) == _place_of(path):
+                return frame
         except (OSError, DamagedDataError):
-            say(f"{path}: damaged; this {what} is made again.")
+            pass
+        say(f"{path}: damaged, or of another place; this {what} is made again.")
     return None
+
+
+def _place_of(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
 
 
 def write_json(path: Path | str, value: Any) -> None:

@@ -5,7 +5,6 @@ is kept part by part, so that a killed audit goes on.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -37,7 +36,7 @@ from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.audit.spans import WINDOW_COLUMNS, Growth, Place, Span, cut, window_table
 from mnemoscope.data.read import WindowCutter
 from mnemoscope.errors import DamagedDataError, UserError
-from mnemoscope.files import made_folder, read_parquet, write_parquet
+from mnemoscope.files import made_folder, read_kept, write_kept
 from mnemoscope.lm.continue_ import is_copied, right_tokens, run_lengths
 from mnemoscope.lm.model import (
     LanguageModel,
@@ -226,15 +225,14 @@ class LocalModel:
         return pl.concat(made)
 
     def _part(self, places: Sequence[Place], path: Path | None) -> pl.DataFrame:
-        if path is not None and path.is_file():
-            with suppress(OSError, DamagedDataError):  # torn or altered since: it is made again
-                return read_parquet(path)
+        if path is not None and (kept := read_kept(path, "part")) is not None:
+            return kept
         windows = cut(self.tokens, places, self.settings.length)
         found = self._continued(self.lm, windows, self.settings.n_allowed)
         scores = [None if np.isnan(one) else float(one) for one in found.score]
         frame = window_table(places, found.common, scores, found.tokens.tolist(), self.settings)
         if path is not None:
-            write_parquet(path, frame)
+            write_kept(path, frame)
         return frame
 
     def _continued(

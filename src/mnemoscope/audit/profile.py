@@ -26,7 +26,7 @@ from mnemoscope.audit.documents import Document, Tokens, character_range, token_
 from mnemoscope.audit.evidence import Choices, Judged
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.audit.spans import Place, coarse_starts, cut
-from mnemoscope.files import read_kept, write_parquet
+from mnemoscope.files import read_kept, write_kept
 from mnemoscope.lm.continue_ import run_lengths
 from mnemoscope.lm.model import (
     LanguageModel,
@@ -136,7 +136,7 @@ def _run(jobs: Sequence[Callable[[], pl.DataFrame]], kept: Path | None) -> pl.Da
                     say(f"Profile: {about(left)} more.")
                 is_said = True
                 if path:
-                    write_parquet(path, part)
+                    write_kept(path, part)
             made.append(part)
             progress.advance()
     return pl.concat(made)

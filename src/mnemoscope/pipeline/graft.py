@@ -22,7 +22,7 @@ import polars as pl
 from mnemoscope.cluster.engine import current_engine, gpus_for, n_workers, run_tasks
 from mnemoscope.data.table import refuse_padding, token_matrix
 from mnemoscope.errors import UserError
-from mnemoscope.files import digest, read_kept, read_parquet, write_parquet
+from mnemoscope.files import digest, read_kept, read_parquet, write_kept
 from mnemoscope.lm.continue_ import scan_memorized
 from mnemoscope.lm.graft import PLACES, Control, Pair, Place, module_at, scan_patched
 from mnemoscope.lm.model import LanguageModel
@@ -409,7 +409,7 @@ def make_graft(task: Task) -> str:
     """Make one graft or patch, scan the sequences and write what they do; returns its key."""
     loaded, graft = _loaded(task), task.graft
     made = _patched(loaded, graft) if isinstance(graft, Patch) else _grafted(loaded, graft)
-    write_parquet(task.path, made)
+    write_kept(task.path, made)
     return task.key
 
 

@@ -16,7 +16,7 @@ import torch
 
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
-from mnemoscope.files import read_kept, write_parquet
+from mnemoscope.files import read_kept, write_kept
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.edges import total_effects
 from mnemoscope.lm.model import LanguageModel
@@ -413,7 +413,7 @@ def _outcome(
     )
     frame = subject.tried.with_columns(pl.Series(one, getattr(found, one)) for one in columns)
     path.parent.mkdir(exist_ok=True)
-    write_parquet(path, frame)
+    write_kept(path, frame)
     return frame
 
 
