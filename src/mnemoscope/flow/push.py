@@ -18,12 +18,19 @@ import numpy as np
 import polars as pl
 import yaml
 
-from mnemoscope.audit.verify import read_audit
 from mnemoscope.benchmark.sources import ATTENTION, TABLE
 from mnemoscope.data.hub import parse_hub_name
 from mnemoscope.data.table import read_table
 from mnemoscope.errors import DamagedDataError, MnemoscopeError, UserError, first_line
-from mnemoscope.files import atomic_folder, made_folder, refuse_filled, write_parquet, write_text
+from mnemoscope.files import (
+    atomic_folder,
+    made_folder,
+    read_parquet,
+    read_record,
+    refuse_filled,
+    write_parquet,
+    write_text,
+)
 from mnemoscope.study.folder import Study, is_study
 from mnemoscope.taxonomy.labels import count_classes
 from mnemoscope.taxonomy.names import NON_MEMO
@@ -203,14 +210,18 @@ def _write_audit(target: Path, out: Path, *, licence: str) -> None:
     for path in (*there, *(target / "texts").rglob("*")):
         if path.is_symlink():  # what it points to may be no document
             raise UserError(f"{path}: a link, which push does not follow. Put the file there.")
-    record, spans = read_audit(target)
+    needed = {"model": dict, "summary": dict}
+    record = read_record(
+        target / "audit.json", needed=needed, remedy="Make the audit again with --redo."
+    )
+    spans = read_parquet(target / "spans.parquet", remedy="make the audit again with --redo")
     try:
         name_of_model, summary = str(record["model"]["name"]), record["summary"]
         shares = {
             kind: percent(summary[kind]["share"]) for kind in ("reproduced", "guessed", "recalled")
         }
     except (KeyError, TypeError, ValueError):
-        raise DamagedDataError(f"{target}: cannot be read as an audit. Make it again.") from None
+        raise DamagedDataError(f"{target}: damaged, no audit of ours. Make it again.") from None
     for name in (*_AUDIT, "texts"):
         if (target / name).is_dir():
             shutil.copytree(target / name, out / name)
