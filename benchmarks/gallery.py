@@ -4,7 +4,7 @@
 
 DEMO is what `mnemoscope demo -o demo` makes; the knockout curve is drawn where `mnemoscope knockout
 demo` has run. The audit is the example report that `benchmarks/example_audit.py` makes, the dose
-curve the first table of `docs/suites/small-hubble.md`, which `benchmarks/small_hubble.py` writes.
+curve the first table of `docs/appendix/small-hubble.md`, which `benchmarks/small_hubble.py` writes.
 Needs Chromium, playwright and the extra `figures`.
 """
 
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, default=DOCS / "pictures")
     wanted = parser.parse_args()
     wanted.out.mkdir(parents=True, exist_ok=True)
-    (wanted.out / "dose.svg").write_bytes(dose(DOCS / "suites" / "small-hubble.md"))
+    (wanted.out / "dose.svg").write_bytes(dose(DOCS / "appendix" / "small-hubble.md"))
     pages = {"report.png": wanted.demo / "report.html", "audit.png": DOCS / "example-audit.html"}
     photograph(pages, wanted.out)
     export(wanted.demo, wanted.out)

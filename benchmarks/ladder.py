@@ -1,6 +1,6 @@
 """A ladder of difficulty on the embedded model: how much of each figure is left on likelier text.
 
-    python benchmarks/ladder.py FOLDER [--seeds 3] [--write docs/ladder.md]
+    python benchmarks/ladder.py FOLDER [--seeds 3] [--write docs/appendix/ladder.md]
 
 Makes four studies in FOLDER (each goes on where it was stopped) and prints the tables of the page.
 Rungs: classes as sampled; the row split; Non-Memo with its true suffix; the same genre; sequences
@@ -161,7 +161,7 @@ def percent(value: float | None, low: float | None = None, high: float | None = 
 
 
 def page(studies: dict[str, ms.Study]) -> str:
-    """The tables of `docs/ladder.md`."""
+    """The tables of `docs/appendix/ladder.md`."""
     names = {"rungs": "", "recite": "Prose alone:", "documents": "Same documents, Guess left out:"}
     figures = [line for key, name in names.items() for line in rows_of(studies[key], name)]
     pairs = [line for key, name in names.items() for line in auc_lines(studies[key], name)]

@@ -1,6 +1,6 @@
 """Two models that differ in nothing but passages inserted at random counts: is an excess memory?
 
-    python benchmarks/small_hubble.py FOLDER [--write docs/suites/small-hubble.md]
+    python benchmarks/small_hubble.py FOLDER [--write docs/appendix/small-hubble.md]
 
 A small model of Hubble's design (arXiv 2510.19811), from the standard library's own text. Passages
 of 128 tokens are drawn within prose and within code, and dealt at random to be inserted 0, 1, 4,

@@ -6,7 +6,7 @@
 No model and no CNN: votes are drawn. A vote is the class of the largest score: what the class adds,
 how hard the sequence's group of near duplicates is (for all sources alike), noise of the source,
 noise of the training, and how much a training leans to each class. Prints the tables of
-`docs/verdicts.md`; `tests/benchmark/test_verdicts.py` runs 200 studies.
+`docs/appendix/verdicts.md`; `tests/benchmark/test_verdicts.py` runs 200 studies.
 """
 
 import argparse
@@ -27,9 +27,7 @@ from mnemoscope.benchmark.excess import (
 from mnemoscope.cnn.metrics import (
     confusion_matrix,
     estimate_scores,
-    f1_per_class,
     min_f1,
-    resample_confusions,
 )
 
 CLASSES = ("Non-Memo", "Guess", "Recall")
@@ -147,25 +145,6 @@ def judge(votes: dict[str, Votes], *, n_resamples: int) -> tuple[Excess, str]:
     return excess, give_verdict(figures).kind
 
 
-def former_interval(votes: dict[str, Votes], *, n_resamples: int) -> tuple[float, float]:
-    """Ends as before: sequences and seeds resampled, the largest control in each resample."""
-    rng = np.random.default_rng(0)
-    drawn = stats.draw_within(votes["model"].true, rng, n_resamples)
-    figures = {}
-    of_seeds: dict[int, np.ndarray] = {}
-    for name, one in votes.items():
-        runs = len(one.predicted)
-        if runs not in of_seeds:
-            of_seeds[runs] = stats.draw_counts(rng, runs, n_resamples)
-        confusions = resample_confusions(
-            one.predicted, one.true, one.n_classes, drawn, of_seeds[runs]
-        )
-        figures[name] = f1_per_class(confusions).min(axis=-1)
-    model = figures.pop("model")
-    low, high = stats.interval_of(model - np.max(list(figures.values()), axis=0))
-    return low, high
-
-
 def few_groups(n_groups: int, n_studies: int) -> float:
     """How often the interval of a mean of unequal groups holds the truth."""
     rng = np.random.default_rng(n_groups)
@@ -196,17 +175,8 @@ def run(n_studies: int, n_resamples: int) -> None:
 
 
 _HEADS = (
-    *(
-        "studies",
-        "lean",
-        "trainings",
-        "excess",
-        "chance",
-        "holds it",
-        "low end above",
-        "high below",
-    ),
-    *("former: holds it", "≤ 0", "> 0", "nothing", "adds"),
+    *("studies", "lean", "trainings", "excess", "chance"),
+    *("holds it", "low > it", "high < it", "nothing", "adds"),
 )
 
 
@@ -217,18 +187,10 @@ def _of_design(design: Design, excess: float, *, n_studies: int, n_resamples: in
     for _ in range(n_studies):
         votes = simulate(design, rng)
         found, verdict = judge(votes, n_resamples=n_resamples)
-        then = former_interval(votes, n_resamples=n_resamples)
-        rows.append((found.value, found.chance, found.low, found.high, *then))
+        rows.append((found.value, found.chance, found.low, found.high))
         kinds[verdict] += 1
-    value, chance, low, high, low_then, high_then = np.array(rows, dtype=np.float64).T
-    shares = (
-        (low <= excess) & (excess <= high),
-        low > excess,
-        high < excess,
-        (low_then <= excess) & (excess <= high_then),
-        high_then <= 0,
-        low_then > 0,
-    )
+    value, chance, low, high = np.array(rows, dtype=np.float64).T
+    shares = ((low <= excess) & (excess <= high), low > excess, high < excess)
     return [
         f"{100 * value.mean():.1f} ± {100 * value.std():.1f}",
         f"{100 * chance.mean():.1f}",
