@@ -1,6 +1,6 @@
 """Two models, each of which memorized what the other never saw: is it memory, or only text?
 
-    python benchmarks/crossover.py [-o crossover] [--cnn] [--windows N] [--write docs/appendix/crossover.md]
+    python benchmarks/crossover.py [-o crossover] [--cnn] [--windows N] [--write PAGE.md]
 
 The windows of prose and code in the embedded model's table are dealt at random into two halves.
 From the embedded model's reference, which saw none of them, model A is trained on one half and
