@@ -93,6 +93,6 @@ def test_pages_stay_short() -> None:
 
 
 def test_every_page_of_the_site_opens_with_a_command() -> None:
-    for page in PAGES:
-        opening = page.read_text(encoding="utf-8").split("\n## ")[0][:2500]
-        assert re.search(r"^```|`(mnemoscope|python|make|MNEMOSCOPE\w+=1)\s", opening, re.M), page
+    for page in PAGES[1:]:  # all but the README
+        opening = page.read_text(encoding="utf-8").splitlines()[:12]
+        assert any(line.startswith(("```bash", "```sh")) for line in opening), page

@@ -29,6 +29,13 @@ OF_EACH_ROUNDING = {"gpt_neox", "gemma2", "gpt_oss", "bloom", "mpt", "deepseek_v
 WITHOUT_ATTENTION = ("mamba", "rwkv", "xlstm", "falcon_mamba")
 _HEAD = """# Families of models
 
+For which families of models are capture and knockout exact? A slow test asks each one and writes
+this page:
+
+```bash
+MNEMOSCOPE_WRITE_DOCS=1 pytest tests/lm/test_families.py -m slow
+```
+
 Capture pools the attention weights inside the model's own code. Here is every family that the
 installed transformers ({version}) knows as a causal language model: a tiny random model of it was
 built, its maps were captured, and they were compared with the same model's `output_attentions`,
@@ -40,7 +47,6 @@ where cutting no edge changes no logit (and cutting a third of them does).
 stands in the table. {n_unbuilt} were not tried: the survey's settings build no tiny model of
 them (multimodal wrappers, fixed sizes, missing packages). Knockout is exact
 on {n_cut} of the {n_exact}.
-Made by `MNEMOSCOPE_WRITE_DOCS=1 pytest tests/lm/test_families.py -m slow`.
 
 **Exact, capture and knockout, by `interface`**: {interface}.
 
