@@ -7,16 +7,18 @@ names that `mnemoscope` exports. `make docs` runs it; the pages are not kept in 
 """
 
 import sys
-from html import unescape
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
-from subprocess import run
 from typing import Any
 
 from pydantic import BaseModel
+from typer import Context
+from typer.cli import get_docs_for_click
+from typer.main import get_command
 
 import mnemoscope
+from mnemoscope.cli.app import app
 from mnemoscope.study.settings import StudySettings
 
 HEAD = {
@@ -24,16 +26,19 @@ HEAD = {
     "--help` prints them.\n\n```bash\nmnemoscope --help\n```\n\n",
     "settings": "# Settings\n\nEvery setting of a study file. As a flag: `--set "
     "train.preset=paper`; a file with all of them:\n\n```bash\nmnemoscope init study.yaml\n```\n\n",
-    "python": "# Python\n\nEverything that `import mnemoscope as ms` offers.\n\n"
+    "python": "# Python\n\nEverything that `import mnemoscope as ms` offers, then what "
+    "single rooms do, such as `from mnemoscope.training import MemorizationWatch`.\n\n"
     '```python\nimport mnemoscope as ms\n\nstudy = ms.Study("demo")\nstudy.sequences\n```\n\n',
 }
 
 
 def command_line() -> str:
     """Typer's own page of all verbs, its first heading left out."""
-    command = [sys.executable, "-m", "typer", "mnemoscope.cli.app", "utils", "docs"]
-    made = run([*command, "--name", "mnemoscope"], capture_output=True, text=True, check=True)
-    return unescape(made.stdout.split("\n", 1)[1]).strip()
+    root = get_command(app)
+    for verb in root.commands.values():  # type: ignore[attr-defined]
+        verb.short_help = verb.help.split("\n\n")[0]  # Typer cuts it to 45 characters
+    page = get_docs_for_click(obj=root, ctx=Context(root), name="mnemoscope")
+    return page.split("\n", 1)[1].strip()
 
 
 def settings() -> str:
