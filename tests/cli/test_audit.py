@@ -138,7 +138,7 @@ def test_a_repeat_and_refusals_need_no_torch(call, call_light, document, tmp_pat
         ("audit", "embedded", empty, "-o", tmp_path / "new"): "empty",
         (*asked, "--dtype", "float64"): "dtype 'float64'",
         (*asked, "--device", "gpu"): "device 'gpu'",
-        ("audit", "--verify", study): "no audit in it",
+        ("audit", "--verify", study): "contains no audit",
     }
     for arguments, result in zip(said, call_light(list(said), ("torch",)), strict=True):
         assert result.status == (0 if arguments == asked else 2), result

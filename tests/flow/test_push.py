@@ -272,7 +272,7 @@ def test_a_hub_that_refuses_is_one_line(push, tiny, monkeypatch) -> None:
     monkeypatch.setattr(Hub, "do_POST", lambda self: self.answer(403, {"error": "not yours"}))
     done = push(tiny.table, NAME)
     assert done.status == 2
-    assert done.err.strip().splitlines()[-1].startswith(f"mnemoscope: {NAME}: the hub did not")
+    assert done.err.strip().splitlines()[-1].startswith(f"mnemoscope: {NAME}: the hub refused")
 
 
 def test_dry_run_asks_nobody(hub, push, tiny) -> None:

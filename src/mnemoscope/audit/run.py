@@ -343,7 +343,7 @@ def read_audit_record(out: Path) -> dict[str, Any]:
 def check_is_audit(out: Path) -> None:
     """Refuse a folder without an audit."""
     if not (out / "audit.json").is_file():
-        raise UserError(f"{out}: no audit in it (audit.json). Make one with 'mnemoscope audit'.")
+        raise UserError(f"{out}: contains no audit (audit.json). Make one with 'mnemoscope audit'.")
 
 
 def standing_audit(

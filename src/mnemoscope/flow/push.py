@@ -135,8 +135,8 @@ def upload(folder: Path, name: str, *, public: bool = False) -> str:
         raise
     except Exception as error:  # whatever the hub's client and its network library raise
         raise UserError(
-            f"{name}: the hub did not take it ({type(error).__name__}: {first_line(error)}). Log "
-            "in with 'hf auth login', and see that the name is yours."
+            f"{name}: the hub refused the upload ({type(error).__name__}: {first_line(error)}). "
+            "Log in with 'hf auth login', and see that the name is yours."
         ) from error
     return str(page)
 

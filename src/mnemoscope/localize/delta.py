@@ -170,7 +170,7 @@ class Decisiveness:
     """Δ of every class, float32 in [0, 1], (classes, layers, query, key), and what it rests on.
 
     Counts are int64 (classes,): `n_used` sequences count (correctly labelled ones, unless all were
-    asked for), of `n_skipped` no cell speaks for the class (max C ≤ 0), `n_wrong` the CNN takes for
+    asked for), of `n_skipped` no cell supports the class (max C ≤ 0), `n_wrong` the CNN takes for
     another. Where none is used Δ is zero.
     """
 
