@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import unicodedata
+import zipfile
 from pathlib import Path
 
 import polars as pl
@@ -273,3 +274,12 @@ def test_documents_of_packed_tables_and_of_other_columns_are_read(tmp_path, endi
     assert [one.reason for one in inner.skipped] == ["empty."]
     with pytest.raises(UserError, match="column 'text'"):
         read_documents([str(path)])
+
+
+def test_a_docx_that_unpacks_to_more_than_memory_is_refused(tmp_path):
+    docx.Document().save(tmp_path / "a.docx")
+    with zipfile.ZipFile(tmp_path / "a.docx", "a", zipfile.ZIP_DEFLATED) as parts:
+        parts.writestr("word/more.xml", b" " * (65 << 20))
+    assert (tmp_path / "a.docx").stat().st_size < 1 << 20
+    with pytest.raises(UserError, match="when unpacked"):
+        read_documents([str(tmp_path / "a.docx")])

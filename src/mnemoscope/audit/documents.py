@@ -10,6 +10,7 @@ import io
 import logging
 import re
 import unicodedata
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -256,10 +257,18 @@ def _pdf(data: bytes) -> str:
     return text
 
 
+_MOST_XML_BYTES = 8 * MOST_TEXT_BYTES  # a file of 1 MB can unpack to a thousand
+
+
 def _docx(data: bytes) -> str:
     """Paragraphs and table rows in their order, a line each."""
+    library = _library("docx", "python-docx")
+    with zipfile.ZipFile(io.BytesIO(data)) as parts:
+        size = sum(one.file_size for one in parts.infolist() if one.filename.endswith(".xml"))
+    if size > _MOST_XML_BYTES:
+        raise ValueError(f"more than {_MOST_XML_BYTES >> 20} MB when unpacked")
     lines: list[str] = []
-    for block in _library("docx", "python-docx").Document(io.BytesIO(data)).iter_inner_content():
+    for block in library.Document(io.BytesIO(data)).iter_inner_content():
         if hasattr(block, "rows"):
             lines += ("\t".join(cell.text for cell in row.cells) for row in block.rows)
         else:
