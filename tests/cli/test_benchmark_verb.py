@@ -124,6 +124,13 @@ def test_a_damaged_file_of_conclusions_is_named(copied, refused) -> None:
         assert "conclusions.json: damaged" in refused("benchmark", copied[0], "-q")
 
 
+def test_conclusions_of_other_sequences_are_refused(copied, refused) -> None:
+    path = copied[0] / "conclusions.json"
+    kept = json.loads(path.read_text()) | {"tokens": "0" * 64}
+    write_record(path, {key: value for key, value in kept.items() if key != "sha256"})
+    assert "conclusions.json: of a study of other seq" in refused("benchmark", copied[0], "-q")
+
+
 def test_two_taxonomies_are_compared_on_their_shared_sequences(planted, call) -> None:
     result = call("benchmark", planted[0], "--compare", GUESS, RECITE)
     assert result.status == 0

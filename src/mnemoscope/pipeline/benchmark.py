@@ -122,7 +122,8 @@ def benchmark_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all
         ours = list(_our_figures(study, rows, _main_draws(study)))
         comparison = compare_with_published(ours, _guessed(study))
         study.write(COMPARISON_FILE, comparison.frame)
-        write_record(study.folder / CONCLUSIONS_FILE, comparison.as_json())
+        whose = {"tokens": study.tokens}
+        write_record(study.folder / CONCLUSIONS_FILE, comparison.as_json() | whose)
         if levels := levels_of(study.sequences):
             names = [name for name, entry in possible.items() if entry["taxonomy"] == name]
             found = [_by_level(study, tasks, frame, name, levels) for name in names]
@@ -182,18 +183,16 @@ def load_comparison(study: Study) -> Comparison:
     """Read the comparison; UserError before the stage has run, DamagedDataError if damaged."""
     study.require("benchmark")
     path = study.folder / CONCLUSIONS_FILE
+    remedy = f"Run 'mnemoscope benchmark {study.folder} --redo'."
     try:
-        values = read_record(
-            path, needed={}, remedy=f"Run 'mnemoscope benchmark {study.folder} --redo'."
-        )
+        values = read_record(path, needed={}, remedy=remedy)
         correlations = {
             kind: RankCorrelation(**one) for kind, one in values["correlations"].items()
         }
         conclusions = tuple(Conclusion(**one) for one in values["conclusions"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise DamagedDataError(
-            f"{path}: damaged. Run 'mnemoscope benchmark {study.folder} --redo'."
-        ) from None
+        raise DamagedDataError(f"{path}: damaged. {remedy}") from None
+    study.check_own(path, values, remedy=remedy)
     return Comparison(study.read(COMPARISON_FILE), correlations, conclusions)
 
 
