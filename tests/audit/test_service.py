@@ -359,7 +359,7 @@ def test_verify_asks_again_and_sees_a_change(document, lm, reference, tmp_path, 
 @pytest.mark.parametrize(
     ("extra", "words"),
     [
-        (["--endpoint", "ftp://a"], "wanted a base address"),
+        (["--endpoint", "ftp://a"], "give a base address"),
         (["--endpoint", "http://u:p4ss@a/v1"], "only the base address"),
         (["--endpoint", "http://a/v1?key=1"], "only the base address"),
         (["--endpoint", "http://a", "--reference", "embedded"], "--reference: only with a model"),

@@ -179,7 +179,7 @@ def test_auto_says_how_many_it_found_and_gives_nothing_on_too_few(tmp_path, monk
     made = make_study(tmp_path, AuditSettings(), model="embedded", device="cpu", limit=150)
     assert "making a study" in said[0]
     assert "Of 150 sequences the model has memorized" in said[1]
-    assert f"each wants {MEMORIZED_A_CLASS}" in said[2]
+    assert f"each needs {MEMORIZED_A_CLASS}" in said[2]
     assert not (made.folder / "maps").exists()
     before = {path: path.stat().st_mtime_ns for path in made.folder.rglob("*.parquet")}
     again = make_study(tmp_path, AuditSettings(), model="embedded", device="cpu", lm=lm, limit=150)

@@ -219,7 +219,7 @@ def test_the_smallest_study_is_a_page_too(content) -> None:
     page = Page(render_report(small))
     assert page.unbalanced == []
     words = page.words()
-    assert "None was given." in words
+    assert "None. Only the blind baseline" in words
     assert "0 sequences and finished 0 of them (–)" in words
 
 

@@ -59,3 +59,17 @@ def label_by_hand(classes, row):
         if answer:
             return name
     return classes[-1]
+
+
+OWN_NODES = """\
+nodes:
+  - name: Boilerplate
+    yes_when: duplicates > 100 AND rouge_l < 0.3
+    meaning: seen more than a hundred times and unlike its own prefix
+  - name: Licence
+    yes_when: lower(text) LIKE '%licen%' OR genre IN ('licence', 'notice')
+    meaning: a licence, by its genre or its words
+taxonomies:
+  - Non-Memo, Boilerplate, Guess, Recall
+  - Non-Memo, Licence-or-Recite[50], Others
+"""

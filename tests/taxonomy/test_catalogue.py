@@ -4,10 +4,10 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from taxonomy_tables import OWN_NODES
 
 from mnemoscope.errors import UserError
 from mnemoscope.taxonomy.catalogue import (
-    EXAMPLE,
     PAPER,
     PRASHANTH,
     catalogue,
@@ -83,7 +83,7 @@ def read(tmp_path, text):
 
 
 def test_example_is_read(tmp_path):
-    first, second = read(tmp_path, EXAMPLE)
+    first, second = read(tmp_path, OWN_NODES)
     assert first.classes == ("Non-Memo", "Boilerplate", "Guess", "Recall")
     assert first.nodes[0].columns == ("duplicates", "rouge_l")
     assert second.nodes[0].name == "Licence-or-Recite[50]"
@@ -201,7 +201,7 @@ def test_missing_and_binary_files_are_refused(tmp_path):
 
 def test_misspelt_own_node_does_not_become_the_last_class(tmp_path):
     with pytest.raises(UserError, match="Did you mean 'Boilerplate'"):
-        read(tmp_path, EXAMPLE + "  - Non-Memo, Guess, Boilerplat\n")
+        read(tmp_path, OWN_NODES + "  - Non-Memo, Guess, Boilerplat\n")
 
 
 def test_rule_that_is_no_yes_or_no_is_refused_when_it_is_applied(tmp_path):

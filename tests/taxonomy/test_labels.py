@@ -7,7 +7,7 @@ from importlib import resources
 import numpy as np
 import polars as pl
 import pytest
-from taxonomy_tables import label_by_hand, make_table
+from taxonomy_tables import OWN_NODES, label_by_hand, make_table
 
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.taxonomy.catalogue import PAPER, PRASHANTH, read_taxonomies
@@ -83,20 +83,6 @@ def test_column_of_the_wrong_type_is_refused(column, values):
     frame = frame.with_columns(pl.Series(column, values))
     with pytest.raises(UserError, match=f"column '{column}' is"):
         label_sequences(frame, parse_taxonomy("Non-Memo, Recite[5], Code, Rest"))
-
-
-OWN_NODES = """\
-nodes:
-  - name: Boilerplate
-    yes_when: duplicates > 100 AND rouge_l < 0.3
-    meaning: seen more than a hundred times and unlike its own prefix
-  - name: Licence
-    yes_when: lower(text) LIKE '%licen%' OR genre IN ('licence', 'notice')
-    meaning: a licence, by its genre or its words
-taxonomies:
-  - Non-Memo, Boilerplate, Guess, Recall
-  - Non-Memo, Licence-or-Recite[50], Others
-"""
 
 
 def test_own_nodes_label_a_table(tmp_path):
