@@ -200,3 +200,29 @@ def serving(lm, style="vllm", port=0):
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def replaying(exchanges):
+    """Give the recorded answer to each recorded request, 404 to any other; yields the address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            found = [one for one in exchanges if (one["path"], one["body"]) == (self.path, body)]
+            data = json.dumps(found[0]["answer"] if found else {"error": "not recorded"}).encode()
+            self.send_response(200 if found else 404)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_):
+            """Nothing on the terminal."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()

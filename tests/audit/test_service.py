@@ -7,11 +7,12 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import polars as pl
 import pytest
-from served import KEY, serving
+from served import KEY, replaying, serving
 
 from mnemoscope.audit import service as service_module
 from mnemoscope.audit.documents import ModelTokens, Words, read_documents
@@ -62,6 +63,31 @@ def asked(lm, url, document, out, *, words=False, settings=SETTINGS, **service):
 
 def client_of(url, **service):
     return Client(endpoint_settings(url=url, **{"model": "embedded", "retries": 2, **service}))
+
+
+LLAMA_CPP = Path(__file__).parents[1] / "golden" / "llama_cpp_exchange.json"
+
+
+def test_what_a_llama_cpp_server_was_asked_and_answered_is_read():
+    """Recorded with SmolLM2-135M-Instruct in Q4_1: a completion, a chat, and an ignored `echo`."""
+    exchanges = completion, chat, echo = json.loads(LLAMA_CPP.read_text())
+    with replaying(exchanges) as url:
+        client = client_of(url, model="smollm2")
+        prompt = completion["body"]["prompt"]
+        bodies = [client.body(prompt, 32), client.body(prompt, 1, echo=True)]
+        found, echoed = client.ask(bodies, label="Asking")
+        asked = chat["body"]["messages"][0]["content"]
+        talker = client_of(url, model="smollm2", chat=True)
+        (said,) = talker.ask([talker.body(asked, 48)], label="Asking")
+    for answer, one in ((found, completion), (echoed, echo), (said, chat)):
+        content = one["answer"]["choices"][0]["logprobs"]["content"]
+        assert list(answer.token_ids) == [token["id"] for token in content]
+        assert list(answer.logprobs) == [token["logprob"] for token in content]
+        assert "".join(answer.tokens) == answer.text
+    assert found.text.startswith(". Item 7: see page 17. Item 8: see page 18.")
+    assert len(found.token_ids) == 32
+    assert len(echoed.token_ids) == 1
+    assert said.finish_reason == "stop"
 
 
 def verb(url, *rest):
