@@ -20,6 +20,7 @@ import torch
 
 from mnemoscope.audit.documents import read_documents
 from mnemoscope.audit.local import LocalModel
+from mnemoscope.audit.near import begun_right
 from mnemoscope.audit.run import scan_windows
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.audit.spans import spans_of
@@ -69,6 +70,7 @@ def measure(lm, n_characters, n_documents):
         clocks.append((time.perf_counter(), time.process_time()))
         found = spans_of(model.tokenizer, model.tokens, windows, model.settings, model.grow)
         spans = model.gather(found)
+        model.write_on(begun_right(windows))  # what near copies take
         clocks.append((time.perf_counter(), time.process_time()))
     (scan, scan_cpu), (rest, rest_cpu) = (
         [after - before for before, after in zip(*pair, strict=True)] for pair in pairwise(clocks)
@@ -77,7 +79,7 @@ def measure(lm, n_characters, n_documents):
         f"{n_characters:,} characters in {n_documents} documents, "
         f"{sum(len(one.ids) for one in tokens):,} tokens, {windows.height:,} windows, "
         f"{len(spans)} passages: {scan + rest:.1f} s ({scan_cpu + rest_cpu:.1f} s of CPU), of "
-        f"which windows {scan:.1f} ({scan_cpu:.1f}), passages and evidence {rest:.1f} "
+        f"which windows {scan:.1f} ({scan_cpu:.1f}), passages, evidence and near copies {rest:.1f} "
         f"({rest_cpu:.1f}); {1000 * scan_cpu / windows.height:.2f} ms of CPU a window; cut into "
         f"tokens {cut:.1f}; memory peak {memory('VmHWM') - before:,.0f} MB above the model's",
         flush=True,
