@@ -38,7 +38,9 @@ def command_line() -> str:
     for verb in root.commands.values():  # type: ignore[attr-defined]
         verb.short_help = verb.help.split("\n\n")[0]  # Typer cuts it to 45 characters
     page = get_docs_for_click(obj=root, ctx=Context(root), name="mnemoscope")
-    return page.split("\n", 1)[1].strip().replace("][", "]\\[")  # no link of two brackets
+    parts = page.split("\n", 1)[1].strip().split("`")
+    parts[::2] = [text.replace("][", "]\\[") for text in parts[::2]]  # no link of two brackets
+    return "`".join(parts)
 
 
 def settings() -> str:
