@@ -177,6 +177,14 @@ def test_cnns_and_figures_of_other_sequences_are_not_taken(study) -> None:
     assert "mnemoscope capture" in message(raised)
 
 
+def test_checksums_that_do_not_say_whose_they_are_are_refused(study) -> None:
+    path = study.folder / "tables.json"
+    kept = json.loads(path.read_text())
+    write_record(path, {"tables": kept["tables"]})
+    with pytest.raises(DamagedDataError, match=r"tables\.json: of a study of other sequences"):
+        _ = Study(study.folder).labels
+
+
 def test_a_study_of_an_earlier_version_is_read_without_the_check(study_at) -> None:
     where = study_at("capture")
     values = yaml.safe_load((where / "study.yaml").read_text())
