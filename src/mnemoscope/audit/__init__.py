@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import polars as pl
 
+    from mnemoscope.lm.model import LanguageModel
+
 
 @dataclass(frozen=True)
 class Audit:
@@ -50,29 +52,30 @@ def audit(
     from mnemoscope.audit.documents import Reading, make_document, read_documents
     from mnemoscope.audit.local import audit_documents
     from mnemoscope.audit.settings import audit_settings
-    from mnemoscope.embedded import model_path, reference_path
+    from mnemoscope.embedded import place_of
     from mnemoscope.files import read_parquet
     from mnemoscope.lm.load import load_model
 
-    asked, folder, is_embedded = audit_settings(**settings), Path(out), str(model) == "embedded"
+    asked, folder = audit_settings(**settings), Path(out)
+    own = "embedded" if str(model) == "embedded" else None
+    beside = own if reference is None else str(reference)
     if isinstance(documents, Mapping):
         texts = [make_document(*one, is_extracted=True) for one in documents.items()]
         reading = Reading(texts, [])
     else:
         sources = [documents] if isinstance(documents, str | Path) else documents
         reading = read_documents([str(one) for one in sources], leave_out=folder)
-    place = str(model_path() if is_embedded else model)
-    names = {"model": str(model), "reference": "" if reference is None else str(reference)}
-    beside = None if reference is None else str(reference)
-    if is_embedded and reference is None:
-        beside, names["reference"] = str(reference_path()), "embedded"
+
+    def load(name: str, role: str, revision: str | None = None) -> "LanguageModel":
+        return load_model(place_of(name, role), revision=revision, dtype=dtype, device=device)
+
     record = audit_documents(
-        load_model(place, revision=revision, dtype=dtype, device=device),
+        load(str(model), "model", revision),
         reading,
         folder,
         settings=asked,
-        reference=None if beside is None else load_model(beside, dtype=dtype, device=device),
-        names=names,
+        reference=None if beside is None else load(beside, "reference"),
+        names={"model": str(model), "reference": beside or ""},
         redo=redo,
     )
     return Audit(folder, record, read_parquet(folder / "spans.parquet"))

@@ -338,11 +338,9 @@ class _Here(NamedTuple):
     @property
     def place(self) -> str:
         """Where the model is: what was typed, but of an embedded one its folder."""
-        if self.name != EMBEDDED:
-            return self.name
-        from mnemoscope.embedded import model_path, reference_path
+        from mnemoscope.embedded import place_of
 
-        return str(model_path() if self.role == "model" else reference_path())
+        return place_of(self.name, self.role)
 
     def asked(self) -> "AskedModel":
         """The model before it is loaded."""

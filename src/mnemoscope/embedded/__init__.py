@@ -19,6 +19,12 @@ def reference_path() -> Path:
     return _data() / "reference"
 
 
+def place_of(name: str, role: str = "model") -> str:
+    """Where a model is: its name, and of "embedded" the folder of the shipped one in this role."""
+    own = reference_path if role == "reference" else model_path
+    return str(own()) if name == "embedded" else name
+
+
 def sequences_path() -> Path:
     """The table of sequences with their counted duplicates (`sequences.parquet`)."""
     return _data() / "sequences.parquet"

@@ -1,9 +1,9 @@
 """The language models of a study, each loaded once when first needed."""
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
+from mnemoscope.embedded import place_of
 from mnemoscope.errors import UserError
 from mnemoscope.lm.load import load_model, load_tokenizer
 from mnemoscope.lm.model import LanguageModel, check_fits
@@ -67,7 +67,7 @@ class Models:
         _refuse_none(name)
         wanted = self.settings.model
         return load_tokenizer(
-            str(_embedded_folder("model")) if name == EMBEDDED else name,
+            place_of(name),
             revision=wanted.revision,
             trust_remote_code=wanted.trust_remote_code,
         )
@@ -105,7 +105,7 @@ def _load(role: str, name: str, settings: StudySettings) -> LanguageModel:
     if role == "reference":
         source, revision = split_revision(name)
     loaded = load_model(
-        str(_embedded_folder(role)) if source == EMBEDDED else source,
+        place_of(source, role),
         revision=revision,
         dtype=wanted.dtype,
         device=wanted.device,
@@ -115,13 +115,6 @@ def _load(role: str, name: str, settings: StudySettings) -> LanguageModel:
     )
     check_fits(loaded, settings.sequences.length)
     return loaded
-
-
-def _embedded_folder(role: str) -> Path:
-    """Folder of the shipped model or its reference."""
-    from mnemoscope.embedded import model_path, reference_path
-
-    return reference_path() if role == "reference" else model_path()
 
 
 def facts_of(loaded: LanguageModel, name: str) -> dict[str, Any]:
