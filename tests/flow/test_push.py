@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import html
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,11 +33,16 @@ def test_a_study_is_pushed_without_texts_unless_they_are_asked_for(
     first = hashlib.sha256(np.array(study.sequences["tokens"][0], "<i4").tobytes()).hexdigest()
     assert found["tokens_sha256"][0] == first
     assert found["is_memorized"].equals(study.sequences["is_memorized"])
-    assert not (out / "report.html").exists()
+    page = (out / "report.html").read_text()
+    assert "min-F1" in page
+    assert 'class="examples"' not in page
     everything = b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file())
     assert str(tiny.folder).encode() not in everything  # nor where it lies
-    for text in study.sequences["text"].head(20):
+    for text in study.sequences["text"]:
         assert text.encode() not in everything
+        assert html.escape(text[:20]).encode() not in everything
+    for genre in study.sequences["genre"].unique():
+        assert f">{genre}<" not in page
     shown = tmp_path / "shown"
     assert call("push", folder, NAME, "--dry-run", "-o", shown, "--with-texts").status == 0
     table = pl.read_parquet(shown / "data" / "sequences.parquet")

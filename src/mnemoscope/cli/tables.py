@@ -572,7 +572,7 @@ def push(
     name: Annotated[str, Argument(metavar="OWNER/NAME", help="The data set on the hub.")],
     out: Path | None = Option(None, "-o", "--out", help="Keep the uploaded folder here."),
     with_texts: bool = Option(
-        False, "--with-texts", help="Include texts, tokens, all columns, and a study's report."
+        False, "--with-texts", help="Include texts, tokens, all columns, and the report's examples."
     ),
     with_documents: bool = Option(
         False, "--with-documents", help="Allow an audit, which holds its documents."

@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from mnemoscope.files import (
     write_parquet,
     write_text,
 )
+from mnemoscope.report.content import ReportContent, model_facts, report_content
+from mnemoscope.report.page import write_report
 from mnemoscope.study.folder import Study, is_study
 from mnemoscope.taxonomy.labels import count_classes
 from mnemoscope.taxonomy.names import NON_MEMO
@@ -68,10 +71,11 @@ def write_dataset(
     """Write a folder as the hub wants it: `README.md` with its front matter, and Parquet.
 
     Of a labelled study, a table of sequences, or an audit, which holds `documents`; with `texts`
-    also tokens, all other columns, and a study's report. `out` is a new or empty folder; it is
-    there whole or not at all. `licence` is the hub's word for it, such as `cc-by-4.0`. Raises
-    UserError: an audit without `documents` or with links in it, something else than these three, a
-    study without labels, or a folder with other content. NoRoomError: the disk is full.
+    also tokens, all other columns, and the examples of a study's report. `out` is a new or empty
+    folder; it is there whole or not at all. `licence` is the hub's word for it, such as
+    `cc-by-4.0`. Raises UserError: an audit without `documents` or with links in it, something else
+    than these three, a study without labels, or a folder with other content. NoRoomError: the disk
+    is full.
     """
     refuse_filled(out)
     if (target / "audit.json").is_file():
@@ -185,9 +189,11 @@ def _write_study(study: Study, out: Path, *, texts: bool, licence: str) -> None:
     report = study.folder / "report.html"
     if texts and report.is_file():
         shutil.copyfile(report, out / "report.html")
+    else:
+        write_report(out / "report.html", _report(study, models))
     model = models.get("model", {})
     body = [
-        _texts_said(texts, report=texts and report.is_file()),
+        _texts_said(texts),
         "## What was asked",
         _list(
             {
@@ -203,6 +209,24 @@ def _write_study(study: Study, out: Path, *, texts: bool, licence: str) -> None:
     ]
     title = study.settings.title or study.folder.absolute().name
     _write_card(out, title, {name: one.height for name, one in tables.items()}, body, licence)
+
+
+def _report(study: Study, models: Mapping[str, Any]) -> ReportContent:
+    """The report without what may hold a text or a path: examples, analyses, kinds, commands."""
+    content = report_content(study, None)
+    settings = study.settings
+    return replace(
+        content,
+        title=settings.title or f"{_last(settings.model.name)}: guessed or recalled?",
+        model=model_facts(models, "model") if "model" in models else None,
+        reference=model_facts(models, "reference") if "reference" in models else None,
+        counts={**content.counts, "by_genre": []},
+        settings=_without_paths(content.settings),
+        commands=(),
+        next_steps=(),
+        analyses=(),
+        missing=content.missing and {**content.missing, "command": "mnemoscope run -o STUDY"},
+    )
 
 
 def _write_audit(target: Path, out: Path, *, licence: str) -> None:
@@ -275,13 +299,13 @@ def _write_card(
     write_text(out / "README.md", "\n\n".join(parts) + "\n")
 
 
-def _texts_said(texts: bool, *, report: bool = False) -> str:
+def _texts_said(texts: bool) -> str:
     said = (
         "What a language model memorized of these sequences, and what kind of memorization it is: "
         "each shown half of, a sequence is memorized where the model writes the other half."
     )
     if texts:
-        return f"{said}\n\nTexts and tokens are in it{', and `report.html`' if report else ''}."
+        return f"{said}\n\nTexts and tokens are in it."
     return (
         f"{said}\n\nThe texts are not in it. `{HASH}` is the SHA-256 of a sequence's token ids as "
         "little-endian int32: with the same texts and tokenizer you find it again."
