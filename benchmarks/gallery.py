@@ -1,4 +1,4 @@
-"""Make the pictures of `docs/gallery.md` (two pages, Δ, knockout and dose curve) and of the README.
+"""Make the pictures of `docs/gallery.md`, of `docs/app.md` and of the README.
 
     python benchmarks/gallery.py demo [-o docs/pictures]
 
@@ -11,12 +11,19 @@ Needs Chromium, playwright and the extra `figures`.
 import argparse
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
+import time
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 from mnemoscope.report.export import drawn, export_localization
 from mnemoscope.report.notebook import benchmark_figure
 from mnemoscope.study.folder import Study
+from mnemoscope.study.settings import PAPER_NAME
+from mnemoscope.taxonomy.names import NON_MEMO
 
 DOCS = Path(__file__).parents[1] / "docs"
 EXPORTED = {
@@ -32,15 +39,48 @@ def photograph(pages: dict[str, Path], out: Path) -> None:
     """Save the top of each page as PNG."""
     from playwright.sync_api import sync_playwright
 
-    found = shutil.which("chromium") or shutil.which("chromium-browser")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         page = browser.new_page(color_scheme="light")
         for name, path in pages.items():
             page.set_viewport_size({"width": WIDTH, "height": HEIGHTS[name]})
             page.goto(path.resolve().as_uri())
             page.screenshot(path=out / name)
         browser.close()
+
+
+def photograph_app(demo: Path, out: Path) -> None:
+    """Audit a few windows of the study in the app, choose a recalled passage, save it as PNG."""
+    from playwright.sync_api import sync_playwright
+
+    labels, table = Study(demo).labels, Study(demo).sequences
+    texts = [
+        table.filter(labels[PAPER_NAME] == name)["text"].head(2).to_list()
+        for name in ("Recall", "Guess", NON_MEMO)
+    ]
+    words = [sys.executable, "-m", "mnemoscope", "app", demo, "--port", "7899"]
+    with subprocess.Popen(words) as server, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        page = browser.new_page(color_scheme="light", viewport={"width": 1280, "height": 900})
+        page.set_default_timeout(300_000)
+        for _ in range(60):
+            with suppress(Exception):  # not yet there
+                page.goto("http://127.0.0.1:7899/")
+                break
+            time.sleep(1)
+        page.wait_for_selector("#start")
+        page.fill("#document textarea", "\n\n".join(chain(*zip(*texts, strict=True))))
+        page.click("#start")
+        page.click(".result mark.recall[data-pick]")
+        page.wait_for_selector(".pictures .stack img.delta")
+        page.screenshot(path=out / "app.png", full_page=True)
+        browser.close()
+        server.terminate()
+
+
+def chromium() -> str | None:
+    """The system's browser; None takes playwright's."""
+    return shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 def export(demo: Path, out: Path) -> None:
@@ -84,6 +124,7 @@ def main() -> None:
     (wanted.out / "dose.svg").write_bytes(dose(DOCS / "appendix" / "small-hubble.md"))
     pages = {"report.png": wanted.demo / "report.html", "audit.png": DOCS / "example-audit.html"}
     photograph(pages, wanted.out)
+    photograph_app(wanted.demo, wanted.out)
     export(wanted.demo, wanted.out)
     benchmark_figure(Study(wanted.demo)).save(wanted.out.parent / "images" / "demo.svg")
     print(f"Wrote {wanted.out}.")

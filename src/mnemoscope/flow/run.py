@@ -156,8 +156,9 @@ def demo_settings(*, small: bool = False, thorough: bool = False) -> StudySettin
     part in grafts.
     """
     n_train, n_eval = (120, 60) if small else (400, 200) if thorough else (240, 120)
+    title = "a quick check, too small for findings" if small else "the embedded model"
     values: dict[str, object] = {
-        "title": "mnemoscope demo: the embedded model",
+        "title": f"mnemoscope demo: {title}",
         "sequences": {"limit": 2500 if small else None if thorough else 5000},
         "continue": {"scan": True},
         "label": {
