@@ -28,6 +28,7 @@ from mnemoscope.cnn.calibration import (
     over_groups,
     reliability,
 )
+from mnemoscope.cnn.presets import INPUTS
 from mnemoscope.cnn.training import TrainedCnn, load_cnn, predict_logits
 from mnemoscope.data.table import write_table
 from mnemoscope.embedded.texts import audit_texts
@@ -37,7 +38,8 @@ from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.load import load_tokenizer
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.maps.format import pack_triangle
-from mnemoscope.maps.views import MapSource, StackedMaps, TensorMaps
+from mnemoscope.maps.shape import POOLED
+from mnemoscope.maps.views import TensorMaps
 from mnemoscope.pipeline.label import SAMPLES_FILE, aliases_of, samples_of
 from mnemoscope.pipeline.train import PREDICTIONS_FILE, Job, jobs_of, load_outcome
 from mnemoscope.progress import say
@@ -53,8 +55,8 @@ from mnemoscope.study.settings import (
 )
 from mnemoscope.taxonomy.names import match_classes, parse_taxonomy
 
-USABLE_POOLINGS = ("mean", "max", "both")
-"""Poolings that the audited model alone gives; every head and a reference's maps are not kept."""
+USABLE_INPUTS = tuple(name for name, one in INPUTS.items() if one.serves_audits)
+"""What the audited model alone gives; every head and a reference's maps are not kept."""
 
 ENOUGH_A_CLASS = 40
 """Held-out sequences of each class that a calibration and its measurement take at least."""
@@ -97,14 +99,16 @@ def recall_probabilities(
     """
     if ground is None or ground.calibration is None or not len(windows):
         return [None] * len(windows)
-    packed: dict[str, list[torch.Tensor]] = {"mean": [], "max": []}
+    packed: dict[str, list[torch.Tensor]] = {name: [] for name in POOLED}
     for batch in capture_pooled(lm, windows, batch_size=batch_size):
-        # At the precision in which a study keeps them.
-        packed["mean"].append(pack_triangle(batch.mean).cpu().to(torch.float16))
-        packed["max"].append(pack_triangle(batch.max).cpu().to(torch.float16))
-    maps: dict[str, MapSource] = {one: TensorMaps(torch.cat(rows)) for one, rows in packed.items()}
-    maps["both"] = StackedMaps(maps["mean"], maps["max"])
-    softmax = [predict_logits(one, maps[one.setting.pooling]).softmax(dim=1) for one in ground.cnns]
+        for name, kept in packed.items():  # at the precision in which a study keeps them
+            kept.append(pack_triangle(getattr(batch, name)).cpu().to(torch.float16))
+    maps = {name: TensorMaps(torch.cat(kept)) for name, kept in packed.items()}
+    softmax = []
+    for cnn in ground.cnns:
+        seen = INPUTS[cnn.setting.pooling]
+        logits = predict_logits(cnn, seen.view_of([maps[name] for name in seen.reads]))
+        softmax.append(logits.softmax(dim=1))
     average = torch.stack(softmax).mean(dim=0).double().numpy()
     odds = _log_odds(average, ground.guess, ground.recall)
     return [float(value) for value in apply_calibration(ground.calibration, odds)]
@@ -169,14 +173,14 @@ def read_ground(study: Study) -> CnnGround:
         return CnnGround(facts | {"reason": found})
     facts["taxonomy"] = found.sample
     jobs = [job for job in jobs_of(study) if (job.sample, job.source) == (found.sample, "model")]
-    usable = [job for job in jobs if job.setting and job.setting.pooling in USABLE_POOLINGS]
+    usable = [job for job in jobs if job.setting and job.setting.pooling in USABLE_INPUTS]
     usable = [job for job in usable if load_outcome(job).facts["did_train"]]
     if not usable:
         reason = (
             "the study's CNNs did not train: on their own training sequences they are at chance"
         )
         poolings = {job.setting.pooling for job in jobs if job.setting}
-        if not poolings & set(USABLE_POOLINGS):
+        if not poolings & set(USABLE_INPUTS):
             seen = ", ".join(sorted(poolings))
             reason = f"the study's CNNs see {seen}, an audit gives mean and max"
         return CnnGround(facts | {"reason": reason})

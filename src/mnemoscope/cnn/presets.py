@@ -1,41 +1,75 @@
 """What can be chosen about a CNN: its setting (the paper's grid of eight) and how it is trained."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from mnemoscope.errors import UserError, nearest
+from mnemoscope.maps.shape import POOLED
 
-CnnInput = Literal["mean", "max", "both", "heads", "difference"]
-INPUT_WORDS: dict[CnnInput, str] = {
-    "mean": "weights averaged over the heads",
-    "max": "their maximum over the heads",
-    "both": "mean and maximum side by side",
-    "heads": "every head’s weights",
-    "difference": "the model’s means less the reference’s",
+if TYPE_CHECKING:
+    from mnemoscope.maps.views import MapSource
+
+
+class Input(NamedTuple):
+    """Something that a CNN sees of a layer."""
+
+    words: str
+    reads: tuple[str, ...]  # tensors of a store of maps, in the order in which `view` takes them
+    view: str = ""  # class of `maps.views` that makes one source of them; none for a tensor itself
+    # whether the reference's tensors follow the model's
+    is_of_two: bool = False
+    # whether its channels are layers of the model, once or several times over, as Δ needs them
+    is_by_layer: bool = True
+    # whether it is computed with the next token in hand, such as contributions to its logit: the
+    # excess is then over the painted control as well, else it shows that the model knows the
+    # token, by another name
+    knows_next: bool = False
+
+    @property
+    def serves_audits(self) -> bool:
+        """Whether an audit, which has one model and pooled maps, can show it."""
+        return not self.is_of_two and set(self.reads) <= set(POOLED)
+
+    def view_of(self, parts: "Sequence[MapSource]") -> "MapSource":
+        """What is seen, from maps of the same sequences, one for each that it reads."""
+        from mnemoscope.maps import views
+
+        made: MapSource = getattr(views, self.view)(*parts) if self.view else parts[0]
+        return made
+
+
+INPUTS = {
+    "mean": Input("weights averaged over the heads", ("mean",)),
+    "max": Input("their maximum over the heads", ("max",)),
+    "both": Input("mean and maximum side by side", POOLED, "StackedMaps"),
+    "heads": Input("every head’s weights", ("heads",), is_by_layer=False),
+    "difference": Input(
+        "the model’s means less the reference’s",
+        ("mean",),
+        "DifferenceMaps",
+        is_of_two=True,
+        is_by_layer=False,
+    ),
 }
-"""What a CNN sees of a layer; `pipeline.train.job_maps` makes it of the stored maps."""
-OF_TWO_MODELS: tuple[CnnInput, ...] = ("difference",)
-"""Those of them that need a reference model's maps too."""
-KNOWS_NEXT: tuple[str, ...] = ()
-"""Of these, what is computed with the next token in hand, such as contributions to its logit.
+"""All inputs by their names in settings; training, Δ, benchmark, report and audit read this."""
 
-Of such an input the excess is over the painted control as well: else it shows that the model knows
-the token, by another name. Attention weights do not know it.
-"""
+CnnInput: Any = Literal[tuple(INPUTS)]
+OF_TWO_MODELS = tuple(name for name, one in INPUTS.items() if one.is_of_two)
+KNOWS_NEXT = tuple(name for name, one in INPUTS.items() if one.knows_next)
 
 
 @dataclass(frozen=True)
 class CnnSetting:
     """One point of the grid: side of both kernels, channels of both convolutions, pooling.
 
-    `pooling` is what is seen of a layer's heads: their mean, their maximum, both, every head, or
-    the mean's difference from a reference model's.
+    `pooling` is what is seen of a layer's heads, one of `INPUTS`.
     """
 
     kernel: int
     filters: int
-    pooling: CnnInput
+    pooling: str
 
     @property
     def slug(self) -> str:
@@ -91,12 +125,11 @@ def check_kernel(kernel: int, length: int) -> None:
         )
 
 
-_POOLED: tuple[Literal["mean", "max"], ...] = ("mean", "max")
 PAPER_GRID = tuple(
     CnnSetting(kernel, filters, pooling)
     for kernel in (6, 8)
     for filters in (10, 16)
-    for pooling in _POOLED
+    for pooling in POOLED
 )
 """The eight settings of arXiv 2508.02573."""
 

@@ -24,14 +24,13 @@ from safetensors.torch import save
 
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import read_parquet, write_json, write_parquet
+from mnemoscope.maps.shape import POOLED
 from mnemoscope.parse import MOST_BYTES, flatten, parse_json, read_json
 
 META_NAME = "meta.json"
 INDEX_NAME = "index.parquet"
 FORMAT = "mnemoscope maps"
 FORMAT_VERSION = 1
-POOLED = ("mean", "max")
-"""The tensors of a shard, unless a folder says otherwise."""
 SUFFIXES = ("own", "true")
 
 INDEX_SCHEMA = pl.Schema(

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+POOLED = ("mean", "max")
+"""The tensors that every store holds and every audit computes, unless a folder says otherwise."""
 NEAR_DIAGONAL = 4
 """Keys so many tokens back or fewer are near the diagonal (the query itself among them)."""
 

@@ -28,7 +28,7 @@ from mnemoscope.maps.format import (
     write_index,
     write_meta,
 )
-from mnemoscope.maps.views import Pooling, StoredMaps
+from mnemoscope.maps.views import StoredMaps
 
 _MAX_THREADS = 8
 # File systems keep the time of a change to within so many seconds (FAT: 2). A file changed again
@@ -139,7 +139,7 @@ class MapStore:
         self,
         sequence_ids: Sequence[int] | np.ndarray,
         suffixes: Sequence[str] | str,
-        pooling: Pooling,
+        pooling: str,
     ) -> StoredMaps:
         """These maps as the CNNs read them, in the order given; their shards are whole.
 

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +20,6 @@ from mnemoscope.maps.format import (
     triangle_length,
     triangle_size,
 )
-
-Pooling = Literal["mean", "max", "heads"]
-"""A tensor of the store: pooled over heads, or every head's maps where these were stored."""
 
 _MOST_ROWS = 256
 _MOST_WEIGHTS = _MOST_ROWS * 4 * 64 * 64
@@ -87,7 +84,7 @@ class StoredMaps:
         shards: Sequence[Path],
         places: npt.NDArray[np.int64],
         meta: StoreMeta,
-        pooling: Pooling,
+        pooling: str,
     ) -> None:
         """Point at rows of shards; places (2, n) are each map's shard in `shards` and row there."""
         self.n_layers, self.length, self.pooling = meta.n_layers, meta.length, pooling

@@ -33,7 +33,8 @@ from mnemoscope.lm.continue_ import (
 )
 from mnemoscope.lm.model import HALVED, LanguageModel, note_halved, noting_halved
 from mnemoscope.lm.probe import best_logprobs, suffix_logprobs
-from mnemoscope.maps.format import POOLED, StoreMeta, pack_shard
+from mnemoscope.maps.format import StoreMeta, pack_shard
+from mnemoscope.maps.shape import POOLED
 from mnemoscope.parse import flatten, parse_json
 from mnemoscope.progress import SILENT, Progress, say, track
 from mnemoscope.study.folder import Study, versions

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from mnemoscope.benchmark.baselines import BLIND_CHANNELS
+from mnemoscope.cnn.presets import INPUTS
 from mnemoscope.cnn.training import TrainedCnn, load_cnn
 from mnemoscope.errors import DamagedDataError, UserError, first_line
 from mnemoscope.files import made_folder, write_bytes, write_parquet
@@ -68,7 +69,6 @@ AGREEMENT_FILE = "agreement.parquet"
 SHAPES_FILE = "attention.parquet"
 MODELS_FILE = "models.parquet"
 SOURCES = ("model", "reference", "blind")
-LOCALIZED = ("mean", "max", "both")
 _SANITY_SEQUENCES = 64  # per class: enough for a mean map, and cheap compared with training
 _AGREEMENT_SCHEMA = {
     **dict.fromkeys(("sample", "attribution", "class", "check", "against", "of"), pl.String),
@@ -140,8 +140,7 @@ def localize_stage(study: Study, models: Models) -> None:
         jobs = [
             job
             for job in jobs_of(study)
-            # Of a layer's edges alone, as Δ has them: means, maxima over heads, or both.
-            if job.source in SOURCES and job.setting and job.setting.pooling in LOCALIZED
+            if job.source in SOURCES and job.setting and INPUTS[job.setting.pooling].is_by_layer
         ]
         samples = list(dict.fromkeys(job.sample for job in jobs))
         stored: list[StoredDelta] = []

@@ -16,8 +16,9 @@ import polars as pl
 
 from mnemoscope.benchmark.baselines import ALL_STATISTICS, all_statistics, blind_maps
 from mnemoscope.files import write_bytes
-from mnemoscope.maps.views import MapSource, Pooling, StackedMaps
-from mnemoscope.pipeline.capture import open_maps, shown_tokens
+from mnemoscope.maps.shape import POOLED
+from mnemoscope.maps.views import MapSource, StackedMaps
+from mnemoscope.pipeline.capture import heads_role, open_maps, shown_tokens
 from mnemoscope.pipeline.label import SAMPLES_FILE
 from mnemoscope.progress import say
 from mnemoscope.study.folder import Study
@@ -39,15 +40,15 @@ class StatisticsTask:
     path: Path
 
 
-def stored_maps(study: Study, role: str, rows: pl.DataFrame, tensor: Pooling) -> MapSource:
+def stored_maps(study: Study, role: str, rows: pl.DataFrame, tensor: str) -> MapSource:
     """One tensor of the stored maps of these rows."""
-    store = open_maps(study, role)
+    store = open_maps(study, heads_role(role) if tensor == "heads" else role)
     return store.dataset(rows["sequence_id"].to_numpy(), rows["suffix"].to_list(), tensor)
 
 
 def both_poolings(study: Study, role: str, rows: pl.DataFrame) -> MapSource:
     """Mean and maximum over heads, one behind the other."""
-    return StackedMaps(*(stored_maps(study, role, rows, name) for name in ("mean", "max")))
+    return StackedMaps(*(stored_maps(study, role, rows, name) for name in POOLED))
 
 
 def statistics_tasks(study: Study, role: str) -> Iterator[StatisticsTask]:

@@ -28,7 +28,7 @@ from mnemoscope.benchmark.baselines import (
 from mnemoscope.benchmark.sources import ATTENTION, TABLE
 from mnemoscope.cluster.engine import current_engine, gpus_for, n_workers, run_tasks
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1
-from mnemoscope.cnn.presets import OF_TWO_MODELS, PRESETS, CnnSetting
+from mnemoscope.cnn.presets import INPUTS, PRESETS, CnnSetting
 from mnemoscope.cnn.training import (
     TrainedCnn,
     predict_logits,
@@ -41,7 +41,7 @@ from mnemoscope.errors import DamagedDataError, UserError, first_line
 from mnemoscope.files import write_bytes, write_text
 from mnemoscope.lm.placement import find_device
 from mnemoscope.maps.shape import ROW_STATISTICS
-from mnemoscope.maps.views import DifferenceMaps, MapSource, MarkedMaps, PaintedMaps
+from mnemoscope.maps.views import MapSource, MarkedMaps, PaintedMaps
 from mnemoscope.pipeline.capture import (
     LOGPROBS_FILE,
     NEXT_FILE,
@@ -370,14 +370,12 @@ def job_maps(study: Study, job: Job, rows: pl.DataFrame) -> MapSource:
     if source.reads == "painted":
         below = job_maps(study, replace(job, source="reference"), rows)
         return PaintedMaps(below, _next_logprobs(study, rows))
-    role = "reference" if source.reads == "reference" else "model"
-    pooling = job.setting.pooling if job.setting else "mean"
-    if pooling == "both":
-        return both_poolings(study, role, rows)
-    if pooling == "difference":
-        model, reference = (stored_maps(study, one, rows, "mean") for one in ("model", "reference"))
-        return DifferenceMaps(model, reference)
-    return stored_maps(study, heads_role(role) if pooling == "heads" else role, rows, pooling)
+    seen = INPUTS[job.setting.pooling if job.setting else "mean"]
+    roles = ["reference" if source.reads == "reference" else "model"]
+    roles += ["reference"] if seen.is_of_two else []
+    return seen.view_of(
+        [stored_maps(study, role, rows, name) for role in roles for name in seen.reads]
+    )
 
 
 def _next_logprobs(study: Study, rows: pl.DataFrame) -> torch.Tensor:
@@ -467,7 +465,7 @@ def make_job(
 
 def _source_identity(study: Study, source: str, setting: CnnSetting | None) -> list[str]:
     """What decides a source's maps or tokens apart from the rows; own suffixes need the model."""
-    is_of_two = setting is not None and setting.pooling in OF_TWO_MODELS
+    is_of_two = setting is not None and INPUTS[setting.pooling].is_of_two
     is_read = is_of_two or TABLE[source].needs_reference or TABLE[source].group == "nested"
     has_reference = is_read and "reference" in study.record["models"]
     roles = ("model", "reference") if has_reference else ("model",)

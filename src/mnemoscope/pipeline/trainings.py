@@ -6,14 +6,20 @@
 from dataclasses import replace
 
 from mnemoscope.benchmark.sources import ATTENTION, BASELINES, PAINTED, TABLE
-from mnemoscope.cnn.presets import KNOWS_NEXT, OF_TWO_MODELS, CnnSetting, check_kernel
+from mnemoscope.cnn.presets import (
+    INPUTS,
+    KNOWS_NEXT,
+    OF_TWO_MODELS,
+    CnnSetting,
+    check_kernel,
+)
 from mnemoscope.errors import UserError, nearest
+from mnemoscope.maps.shape import POOLED
 from mnemoscope.study.settings import StudySettings
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.names import parse_taxonomy
 from mnemoscope.taxonomy.sample import N_FOLDS
 
-_POOLED = ("mean", "max")
 FOLDS = 2
 """Parts of the training rows on which the better reader is chosen: a CNN and a regression each."""
 
@@ -68,7 +74,7 @@ def settings_of(settings: StudySettings, source: str) -> list[CnnSetting | None]
     if source != "model" and settings.benchmark.control_settings:
         grid = grid[: settings.benchmark.control_settings]
     if TABLE[source].reads == "tokens":
-        first = wanted.poolings[0] if wanted.poolings[0] in _POOLED else "mean"
+        first = wanted.poolings[0] if wanted.poolings[0] in POOLED else "mean"
         grid = [CnnSetting(one.kernel, one.filters, first) for one in grid]
     if TABLE[source].needs_reference:
         grid = [replace(o, pooling="mean") if o.pooling in OF_TWO_MODELS else o for o in grid]
@@ -94,10 +100,11 @@ def check_kernels(settings: StudySettings) -> None:
 def check_inputs(settings: StudySettings, has_reference: bool) -> None:
     """Raise UserError for CNNs that cannot be trained and controls of unknown taxonomies."""
     poolings = settings.train.poolings
-    if "heads" in poolings and not settings.capture.per_head:
+    of_heads = [name for name in poolings if "heads" in INPUTS[name].reads]
+    if of_heads and not settings.capture.per_head:
         raise UserError(
-            "train.poolings: heads needs every head's maps. Set capture.per_head: true as well, "
-            "or leave heads out."
+            f"train.poolings: {of_heads[0]} needs every head's maps. Set capture.per_head: true as "
+            f"well, or leave {of_heads[0]} out."
         )
     of_two = [name for name in poolings if name in OF_TWO_MODELS]
     if of_two and not (has_reference and settings.benchmark.controls):

@@ -16,7 +16,7 @@ import jinja2
 from markupsafe import Markup
 
 from mnemoscope import words
-from mnemoscope.cnn.presets import INPUT_WORDS
+from mnemoscope.cnn.presets import INPUTS
 from mnemoscope.files import write_bytes, write_text
 from mnemoscope.parse import flatten
 from mnemoscope.pipeline.graft import Grafted, graft_verdict, part_words
@@ -130,7 +130,7 @@ def environment() -> jinja2.Environment:
     made.globals |= {one.__name__: one for one in functions} | {
         "class_dashes": charts.CLASS_DASHES,
         "dark": charts.DARK,
-        "input_words": INPUT_WORDS,
+        "inputs": INPUTS,
         "light": charts.LIGHT,
         "most_summarized": MOST_SUMMARIZED,
         "n_class_colours": charts.N_CLASS_COLOURS,

@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from mnemoscope.cnn.presets import CnnInput
+from mnemoscope.cnn.presets import INPUTS, CnnInput
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.lm.hub import check_device_name, check_model
 from mnemoscope.parse import parse_yaml, read_bounded
@@ -341,9 +341,9 @@ class TrainSettings(BoundedSettings):
     poolings: list[CnnInput] = Field(
         default=["mean"],
         min_length=1,
-        description="What a CNN sees: mean or max over heads (the paper), both, heads (every "
-        "head's maps, needs capture.per_head), difference (the model's means minus the "
-        "reference's).",
+        description="What a CNN sees: "
+        + "; ".join(f"{name} ({one.words})" for name, one in INPUTS.items())
+        + ". The paper: mean and max. What reads heads needs capture.per_head.",
     )
     seeds: list[_Seed] = Field(
         default=[0, 1, 2], min_length=1, description="One CNN a setting and seed."
