@@ -1,6 +1,6 @@
-"""Measure the audit on the embedded model, whose truth is known: finds, alarms, grounds, speed.
+"""Measure the audit on the embedded model, whose truth is known: finds, alarms, speed, profile.
 
-python benchmarks/bench_audit.py [--documents 6] [--sequences 240] [--swap] [--only finds]
+python benchmarks/bench_audit.py [--documents 6] [--only finds]
 python benchmarks/bench_audit.py --documents 3 --write FOLDER   # planted documents and new text
 """
 
@@ -13,30 +13,21 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from scipy.stats import binomtest
 
-from mnemoscope.audit.documents import Document, Tokens, character_range, read_documents, tokenize
-from mnemoscope.audit.evidence import gather_evidence
-from mnemoscope.audit.ground import read_ground, recall_probabilities, study_settings
-from mnemoscope.audit.local import LocalModel, audit_documents, continue_windows
+from mnemoscope.audit.documents import Document, character_range, read_documents, tokenize
+from mnemoscope.audit.local import audit_documents, continue_windows
 from mnemoscope.audit.page import TRIES, summarize_profile
 from mnemoscope.audit.profile import profile_documents
-from mnemoscope.audit.rule import rule_windows
 from mnemoscope.audit.settings import AuditSettings
-from mnemoscope.audit.spans import Hit, Span, coarse_starts
+from mnemoscope.audit.spans import coarse_starts
 from mnemoscope.embedded import model_path, reference_path, sequences_path
-from mnemoscope.flow.run import run
 from mnemoscope.lm.continue_ import continue_sequences, scan_memorized
 from mnemoscope.lm.load import load_model
 from mnemoscope.stats import (
     Estimate,
     clopper_pearson,
     resampled_ratio,
-    separation,
-    share_true,
 )
-from mnemoscope.study.settings import EMBEDDED
-from mnemoscope.taxonomy.groups import find_groups
 
 SUBJECTS = [
     "the lamp",
@@ -201,157 +192,10 @@ def write_documents(sequences, n_documents, folder):
     (folder / "new.txt").write_text(write_new(random.Random(1), 60), encoding="utf-8")
 
 
-def halves_by_group(sequences):
-    """Two halves of the sequences, no group of near duplicates (a template's form) in both."""
-    groups = find_groups(sequences)
-    names = groups.unique().sort()
-    first = names.sample(len(names) // 2, seed=0)
-    return sequences.filter(groups.is_in(first.implode())), sequences.filter(
-        ~groups.is_in(first.implode())
-    )
-
-
-def ask_cnns(lm, sequences, windows):
-    """Probabilities of windows by the CNNs of a study of sequences."""
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "others.parquet")
-        sequences.write_parquet(source)
-        settings = study_settings(str(source), model=EMBEDDED, device="cpu")
-        ground = read_ground(run(settings, Path(folder, "study"), until="train"))
-        found = np.array(recall_probabilities(ground, lm, windows, batch_size=64))
-    fit, measured = ground.facts["calibration"], ground.facts["measured"]
-    print(
-        f"cnn: study of {sequences.height:,} other sequences ({ground.facts['sequences']}), "
-        f"{len(ground.cnns)} CNNs; calibration {fit['method']} {fit['temperature']}, chosen on "
-        f"{fit['n_guess']} Guess + {fit['n_recall']} Recall by {fit['brier_by_method']}; "
-        f"cross-fitted ECE {measured['ece']:.3f} (as it was "
-        f"{measured['ece_uncalibrated']:.3f}), Brier {measured['brier']:.3f} "
-        f"({measured['brier_uncalibrated']:.3f}), AUC against the rule {measured['auc']:.3f}"
-    )
-    return found
-
-
-def ask_fold(lm, reference, asked, others, n_sequences):
-    """What every ground says of sequences that the model reproduces; CNNs trained on others."""
-    settings = AuditSettings()
-    half = n_sequences // 2
-    is_new_template = pl.col("held_out") & (pl.col("genre") == "template")
-    kinds = [asked.filter(pl.col("duplicates") > 5), asked.filter(is_new_template)]
-    pool = pl.concat([one.sample(min(3 * half, one.height), seed=0) for one in kinds])
-    windows = np.array(pool["tokens"].to_list(), dtype=np.int32)
-    is_memo = np.concatenate(
-        [one.is_memorized for one in scan_memorized(lm, windows, batch_size=64)]
-    )
-    is_trained = (~pool["held_out"]).to_numpy()
-    rows = np.concatenate(
-        [np.flatnonzero(is_memo & kind)[:half] for kind in (is_trained, ~is_trained)]
-    )
-    windows = windows[rows]
-    places = np.arange(64)
-    documents = [Tokens(one, places, places + 1) for one in windows]
-    rulings = rule_windows(lm.tokenizer, windows, prefix=32, patterns="published")
-    spans = []
-    for number, ruling in enumerate(rulings):
-        hit = Hit(0, 32, 1.0, windows[number, 32:].tolist(), (32, 64), ruling)
-        spans.append((number, Span(32, 64, ruling.verdict, hit, 1, 32, False)))
-    model = LocalModel(lm, [], settings, reference=reference)
-    model.tokens = documents
-    # Not all that `gather` asks: what a window needs, and nearly the passage, take longest.
-    found = gather_evidence(model, spans)
-    grafts = model._graft_counts(windows)
-    return {
-        "is_trained": is_trained[rows],
-        "rule": np.array([one.verdict == "recall" for one in rulings]),
-        "rouge": -np.array([max(one.rouge_l, one.rouge_3) for one in rulings]),
-        "score": np.array([one["reference_score"] for one in found]),
-        "ratio": np.array(
-            [sum(one["token_logprobs"]) - sum(one["reference_logprobs"]) for one in found]
-        ),
-        "gain": np.array([one["prior_gain"] for one in found]),
-        "needs_own": np.array(
-            [2 * one["prior_reproduced"] < one["prior_prefixes"] for one in found]
-        ),
-        "grafts": np.array([one["grafts_survived"] / one["grafts"] for one in grafts]),
-        "group": find_groups(pool[rows]).to_numpy(),
-        "characters": np.array(
-            [len(one) for one in lm.tokenizer.batch_decode(windows[:, 32:].tolist())]
-        ),
-        "probability": ask_cnns(lm, others, windows),
-    }
-
-
-def measure_grounds(lm, reference, sequences, n_sequences, swap):
-    """Each ground against both truths, on one half; the CNNs were trained on the other."""
-    asked, others = halves_by_group(sequences)[:: -1 if swap else 1]
-    all_of = ask_fold(lm, reference, asked, others, n_sequences)
-    is_trained, rule, needs_own = (all_of[name] for name in ("is_trained", "rule", "needs_own"))
-    not_by_reference = all_of["score"] < AuditSettings().threshold
-    cnn, grafts = all_of["probability"] >= 0.5, all_of["grafts"] <= 0.5
-    group, characters = all_of["group"], all_of["characters"]
-    print(
-        f"grounds: {len(rule)} reproduced sequences, {int(is_trained.sum())} trained more than "
-        f"five times, {int((~is_trained).sum())} never (held-out templates); the reference "
-        f"reproduces {int((~not_by_reference).sum())}; rule and CNN agree on "
-        f"{int((rule == cnn).sum())}; {len(np.unique(group[is_trained]))} and "
-        f"{len(np.unique(group[~is_trained]))} groups of near duplicates"
-    )
-    two_of_three = rule.astype(int) + cnn + not_by_reference >= 2
-    with_grafts = rule.astype(int) + grafts + not_by_reference >= 2
-    truths = {"trained": is_trained, "reference does not": not_by_reference}
-    grounds = {
-        "rule": (rule, rule.astype(float)),
-        "ROUGE alone (graded)": (rule, all_of["rouge"]),
-        "cnn": (cnn, all_of["probability"]),
-        "rule and cnn": (rule & cnn, None),
-        "rule or cnn": (rule | cnn, None),
-        "prior": (needs_own, all_of["gain"]),
-        "reference": (not_by_reference, all_of["ratio"]),
-        "rule and reference": (rule & not_by_reference, None),
-        "rule or reference": (rule | not_by_reference, None),
-        "cnn and reference": (cnn & not_by_reference, None),
-        "two of rule, cnn, reference": (two_of_three, None),
-        "grafts": (grafts, -all_of["grafts"]),
-        "rule and grafts": (rule & grafts, None),
-        "rule or grafts": (rule | grafts, None),
-        "reference and grafts": (not_by_reference & grafts, None),
-        "two of rule, reference, grafts": (with_grafts, None),
-    }
-    for truth_name, truth in truths.items():
-        print(f"truth: {truth_name} ({int(truth.sum())} of {len(truth)})")
-        for name, (says, graded) in grounds.items():
-            if truth_name != "trained" and "reference" in name:
-                continue  # it would be asked about itself
-            hits, said = int((says & truth).sum()), int(says.sum())
-            better = int(((says == truth) & (rule != truth)).sum())
-            worse = int(((says != truth) & (rule == truth)).sum())
-            p = binomtest(better, better + worse).pvalue if better + worse else 1.0
-            print(
-                f"  {name:30s} AUC {auc(truth, graded, group)}  precision {hits}/{said} "
-                f"{share_true(truth[says], group[says])}  recall {hits}/{int(truth.sum())} "
-                f"{share_true(says[truth], group[truth])}  by character "
-                f"{by_character(truth, says, characters, group)} and "
-                f"{by_character(says, truth, characters, group)}  beside the rule {better} more "
-                f"right, {worse} more wrong, p = {p:.2g}"
-            )
-
-
-def by_character(true, among, characters, group):
-    """Share of the characters of some passages that are of others too, drawn by group."""
-    return share_drawn((characters * true)[among], characters[among], group[among])
-
-
 def share_drawn(parts, wholes, groups):
     """A share drawn by group; of all or nothing the exact interval of so many groups."""
     found, n_groups = resampled_ratio(parts, wholes, groups), len(np.unique(groups))
     return clopper_pearson(found.value * n_groups, n_groups) if found.value in (0, 1) else found
-
-
-def auc(truth, graded, group):
-    """AUC with an interval over groups of near duplicates."""
-    if graded is None:
-        return "-"
-    found = separation(-graded, truth, seed=0, n_resamples=1000, groups=group)
-    return f"{found.auc:.3f} [{found.auc_low:.3f}, {found.auc_high:.3f}]"
 
 
 def measure_speed(lm, sequences):
@@ -402,9 +246,7 @@ def measure_profile(lm, sequences):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--documents", type=int, default=6)
-    parser.add_argument("--sequences", type=int, default=240)
-    parser.add_argument("--swap", action="store_true", help="grounds: the halves change places")
-    parser.add_argument("--only", choices=["finds", "alarms", "grounds", "speed", "profile"])
+    parser.add_argument("--only", choices=["finds", "alarms", "speed", "profile"])
     parser.add_argument("--write", type=Path, help="only write the documents there")
     wanted = parser.parse_args()
     sequences = pl.read_parquet(sequences_path())
@@ -417,8 +259,6 @@ def main():
         measure_finds(lm, reference, sequences, wanted.documents)
     if wanted.only in (None, "alarms"):
         measure_alarms(lm, reference, sequences, wanted.documents)
-    if wanted.only in (None, "grounds"):
-        measure_grounds(lm, reference, sequences, wanted.sequences, wanted.swap)
     if wanted.only in (None, "speed"):
         measure_speed(lm, sequences)
     if wanted.only in (None, "profile"):

@@ -131,18 +131,18 @@ def test_other_prefixes_come_from_other_documents_and_stay_the_same():
     assert len(other_prefixes([tokens_of(range(64))], (0, 0), settings)[0]) == 0
 
 
-def row_of(rule, *, probability=None, reference=None):
+def row_of(rule, *, probability=None, reference=None, copied=None):
     """A span's row; `reference` is the share of tokens that the reference gets right."""
     hit = Hit(0, 4, 1.0, [1, 2, 3, 4], (4, 8), Ruling(rule, "because", 0.0, 0.0, False, False))
     asked = dict.fromkeys(("prior_prefixes", "prior_reproduced"))
-    asked |= {"reference_score": reference, "probability": probability}
+    asked |= {"reference_score": reference, "probability": probability, "needed_copied": copied}
     span = Span(4, 8, rule, hit, 1, 4, False)
     return span_row(span, asked, threshold=0.9)
 
 
 @pytest.mark.parametrize("rule", ["guess", "recall"])
 def test_without_both_others_the_rule_decides(rule):
-    for asked in ({}, {"probability": 0.99}, {"reference": 0.0}, {"reference": 1.0}):
+    for asked in ({}, {"probability": 0.99}, {"reference": 0.0}, {"reference": 1.0}, {"copied": 0}):
         row = row_of(rule, **asked)
         assert (row["verdict"], row["rule_says"], row["reason"]) == (rule, rule, "because")
 
@@ -157,3 +157,16 @@ def test_with_both_two_of_the_three_decide_and_the_reason_says_so(rule, probabil
     assert row["verdict"] == max(set(says), key=says.count)
     assert row["grounds_disagree"] == (len(set(says)) > 1)
     assert ("against the rule: because" in row["reason"]) == (row["verdict"] != rule)
+
+
+@pytest.mark.parametrize("rule", ["guess", "recall"])
+@pytest.mark.parametrize(("copied", "says"), [(0.09, "recall"), (0.1, "guess")])
+@pytest.mark.parametrize("reference", [0.3, 1.0])
+def test_what_it_needs_is_the_third_ground_where_no_cnn_was_asked(rule, copied, says, reference):
+    row = row_of(rule, copied=copied, reference=reference)
+    assert row["needs_say"] == says
+    votes = [rule, says, row["reference_says"]]
+    assert row["verdict"] == max(set(votes), key=votes.count)
+    assert row_of(rule, copied=copied, reference=reference, probability=0.2)["verdict"] == (
+        "recall" if rule == "recall" == row["reference_says"] else "guess"
+    )

@@ -5,10 +5,12 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from mnemoscope.audit import needs
 from mnemoscope.audit.evidence import LATER_COLUMNS
-from mnemoscope.audit.needs import find_needs
+from mnemoscope.audit.needs import copied_shares, find_needs
+from mnemoscope.audit.settings import MOST_COPIED
 from mnemoscope.audit.verify import read_audit
 from mnemoscope.errors import UserError
 from mnemoscope.files import write_parquet
@@ -34,6 +36,25 @@ def test_its_own_edges_break_a_passage_and_as_heavy_ones_hardly_do(lm, made):
         effects = [one["effect"] for one in row["needed"]]
         assert effects == sorted(effects, reverse=True)
         assert min(effects) > 0
+
+
+def test_what_is_read_off_the_text_counted_by_hand():
+    windows = np.array([[5, 6, 7, 5, 6, 7], [1, 2, 3, 4, 5, 6]], dtype=np.int32)
+    effects = torch.ones(2, 1, 6, 6)
+    # Tokens 2, 3 and 4 write the last three and look at 2, 3 and 4 earlier ones. Of these 3 finds
+    # its next token 6 after the 5 of before, and 4 its next token 7 after the 6.
+    assert copied_shares(windows, effects, prefix=3).tolist() == [2 / 9, 0]
+    assert copied_shares(windows, -effects, prefix=3).tolist() == [0, 0]
+    effects[0, 0, 3, 1], effects[0, 0, 4, 4] = 10, 100  # no token looks back at itself
+    assert copied_shares(windows, effects, prefix=3)[0] == 11 / 18
+
+
+def test_a_guess_reads_off_the_text_and_a_memory_does_not(lm, trained):
+    counting = " ".join(f"item {n}: {n}," for n in range(40))
+    ids = [lm.tokenizer(one)["input_ids"][:64] for one in (trained[0], trained[1], counting)]
+    found = find_needs(lm, np.array(ids, dtype=np.int32), **ASKED)
+    assert max(one["needed_copied"] for one in found[:2]) < MOST_COPIED
+    assert found[2]["needed_copied"] > 2 * MOST_COPIED
 
 
 def test_named_tokens_are_those_that_later_ones_owe_most(lm, made):

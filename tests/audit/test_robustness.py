@@ -69,5 +69,5 @@ def test_a_reference_of_another_shape_is_named_and_the_rest_is_asked(
     assert "num_hidden_layers is 4 in the model and 2" in record["reference"]["no_grafts"]
     assert record["reference"]["grafts"] is None
     assert frame["grafts"].null_count() == frame.height
-    assert frame["reference_says"].null_count() == 0
+    assert frame["reference_says"].null_count() == frame["needs_say"].null_count() == 0
     assert read_audit(tmp_path / "out")[1]["grafts_say"].null_count() == frame.height

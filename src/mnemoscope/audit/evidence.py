@@ -11,7 +11,7 @@ from scipy.special import logsumexp
 
 from mnemoscope.audit.documents import Document, Tokens, character_range, token_texts
 from mnemoscope.audit.rule import GUESS, RECALL, decide
-from mnemoscope.audit.settings import AuditSettings
+from mnemoscope.audit.settings import MOST_COPIED, AuditSettings
 from mnemoscope.audit.spans import Span, cut
 
 _PIECES = pl.List(pl.String)
@@ -23,6 +23,8 @@ LATER_COLUMNS: dict[str, Any] = {
     "broken_by": _PIECES,
     "grafts_say": pl.String,
     "needed": pl.List(pl.Struct({"token": pl.Int64, "text": pl.String, "effect": pl.Float64})),
+    "needed_copied": pl.Float64,
+    "needs_say": pl.String,
     "run_without_needed": pl.Int64,
     "run_without_equal_mass": pl.Float64,
     "within_edits": pl.Int64,
@@ -363,9 +365,11 @@ def span_row(span: Span, evidence: dict[str, Any], *, threshold: float) -> dict[
     grafts = None
     if n_grafts is not None:
         grafts = RECALL if 2 * evidence["grafts_survived"] <= n_grafts else GUESS
-    verdict, reason = decide(span.verdict, cnn, reference, grafts), ruling.reason
+    copied = evidence.get("needed_copied")
+    needs = None if copied is None else (RECALL if copied < MOST_COPIED else GUESS)
+    verdict, reason = decide(span.verdict, reference, cnn, grafts, needs), ruling.reason
     if verdict != span.verdict:
-        beside = "its grafts" if cnn is None else "CNN"
+        beside = "CNN" if cnn else "its grafts" if grafts else "what it needs"
         reason = f"reference model and {beside} both say {verdict}, against the rule: {reason}"
     elif span.is_copied:
         reason += "; all that the model writes stands in the prefix already"
@@ -390,6 +394,7 @@ def span_row(span: Span, evidence: dict[str, Any], *, threshold: float) -> dict[
         "reference_says": reference,
         "cnn_says": cnn,
         "grafts_say": grafts,
-        "grounds_disagree": len({span.verdict, prior, reference, cnn, grafts} - {None}) > 1,
+        "needs_say": needs,
+        "grounds_disagree": len({span.verdict, prior, reference, cnn, grafts, needs} - {None}) > 1,
         **evidence,
     }

@@ -1,7 +1,9 @@
 """What a passage needs: earlier tokens, and parts of the model that a reference does not share.
 
 Total effects name the tokens and the edges. Those edges are cut in the running model, and beside
-them as many others of the same window that hold about as much attention.
+them as many others of the same window that hold about as much attention. Guesses and memories break
+alike under that cut. What tells them apart is where the needed edges look: a guess reads the next
+token off the text, a memory does not.
 
 Where model and reference have one shape and differ by a training, that training's memories break
 once a part that holds them comes from the reference, and what anyone could guess stands
@@ -39,10 +41,11 @@ def find_needs(
     Returns:
         For each window `needed`: the tokens to which these owe most by being looked at from later
         ones, with `token` (place in the window, from 0), `text` and `effect` (total effect, in
-        logits); `run_without_needed` and `run_without_equal_mass`: how many of them, from the first
-        on, the model still writes with the window's `NEEDED_EDGES` edges of largest effect cut, and
-        with others of equal mass (mean of 3 draws). Empty where the family's edges cannot be cut or
-        memory is short, which is said once.
+        logits); `needed_copied`, as `copied_shares`; `run_without_needed` and
+        `run_without_equal_mass`: how many of them, from the first on, the model still writes with
+        the window's `NEEDED_EDGES` edges of largest effect cut, and with others of equal mass (mean
+        of 3 draws). Empty where the family's edges cannot be cut or memory is short, which is said
+        once.
     """
     try:
         return list(_ask(lm, windows, prefix=prefix, batch_size=batch_size, seed=seed))
@@ -72,15 +75,40 @@ def _ask(
 
     without = run(needed)
     beside = np.mean([run(as_heavy()) for _ in range(_DRAWS)], axis=0)
+    shares = copied_shares(windows, effects, prefix=prefix)
     by_token = effects.tril(diagonal=-1).sum(dim=(1, 2))  # of each key, looked at by later tokens
     return [
         {
             "needed": _named(lm, window, owed),
+            "needed_copied": float(copied),
             "run_without_needed": int(own),
             "run_without_equal_mass": float(other),
         }
-        for window, owed, own, other in zip(windows, by_token, without, beside, strict=True)
+        for window, owed, copied, own, other in zip(
+            windows, by_token, shares, without, beside, strict=True
+        )
     ]
+
+
+def copied_shares(
+    windows: npt.NDArray[np.int32], effects: torch.Tensor, *, prefix: int
+) -> npt.NDArray[np.float64]:
+    """Of what windows (n, T) need, the share that they read off themselves: (n,), 0 to 1.
+
+    `effects` are total effects (n, layers, T, T). Counted are positive ones of looking from the
+    tokens that write the suffix back at earlier ones; read off the text is a token that comes next
+    and followed this one before, which is where an induction head looks (Olsson et al. 2022, arXiv
+    2209.11895). 0 where nothing is needed. It takes no pass beyond that of the effects.
+    """
+    tokens = torch.from_numpy(windows).long()
+    looks = effects.tril(diagonal=-1).clamp(min=0).sum(dim=1)[:, prefix - 1 : -1].double()
+    here, then = tokens[:, prefix - 1 : -1, None], tokens[:, prefix:, None]
+    copies = torch.zeros(looks.shape, dtype=torch.bool)
+    copies[..., 1:] = (tokens[:, None, 1:] == then) & (tokens[:, None, :-1] == here)
+    found: npt.NDArray[np.float64] = (
+        (looks * copies).sum(dim=(1, 2)) / looks.sum(dim=(1, 2)).clamp(min=1e-30)
+    ).numpy()
+    return found
 
 
 def _named(

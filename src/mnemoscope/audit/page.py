@@ -28,7 +28,7 @@ from mnemoscope.audit.documents import Document, mark_hidden
 from mnemoscope.audit.evidence import tries_needed
 from mnemoscope.audit.origins import places_by_span
 from mnemoscope.audit.rule import RECALL, covered
-from mnemoscope.audit.settings import NEEDED_EDGES, NEEDS, AuditSettings, flag_of
+from mnemoscope.audit.settings import MOST_COPIED, NEEDED_EDGES, NEEDS, AuditSettings, flag_of
 from mnemoscope.stats import FEWEST_GROUPS
 from mnemoscope.version import __version__
 from mnemoscope.words import count, fill, percent, template_environment
@@ -213,6 +213,7 @@ def environment(*first: str) -> jinja2.Environment:
         "settings_said": _settings_said,
         "token_rows": _token_rows,
         "n_needed_edges": NEEDED_EDGES,
+        "most_copied": MOST_COPIED,
         "heat_levels": LEVELS,
         "heat_columns": COLUMNS,
         "tries_needed": tries_needed,
@@ -445,6 +446,9 @@ def render_brief(
         whole=record["summary"],
         quoted=[_quotation(row) for row in recalled[:_QUOTED]],
         n_recalled=len(recalled),
+        has_third_ground=any(
+            row[name] for row in rows for name in ("cnn_says", "grafts_say", "needs_say")
+        ),
         n_alone=sum(row["reference_reproduces"] is False for row in recalled),
         documents=record["documents"][:_DOCUMENTS],
         n_more=max(len(record["documents"]) - _DOCUMENTS, 0),

@@ -74,12 +74,13 @@ def _rule(text: str, rouge_l: float, rouge_3: float, patterns: PatternMode) -> R
     return Ruling(RECALL, reason, rouge_l, rouge_3, *pattern)
 
 
-def decide(rule: str, cnn: str | None, reference: str | None, grafts: str | None = None) -> str:
-    """The verdict of most of three grounds: rule, reference and CNN, or grafts without a CNN.
+def decide(rule: str, reference: str | None, *others: str | None) -> str:
+    """The verdict of most of three grounds: rule, reference and the first of others that was asked.
 
-    It is the rule's where one of the others was not asked.
+    Those are CNN, grafts, and what the passage needs, the most reliable first
+    (docs/audit-evidence.md). It is the rule's where reference or all others were not asked.
     """
-    third = grafts if cnn is None else cnn
+    third = next((one for one in others if one is not None), None)
     return third if third is not None and third == reference else rule
 
 

@@ -14,6 +14,9 @@ from mnemoscope.study.settings import BoundedSettings
 NEEDED_EDGES = 8
 """Attention edges of a window that are cut to see what its suffix needs (`audit.needs`)."""
 
+MOST_COPIED = 0.1
+"""Share of what a suffix needs that it may read off the text itself and still be recall."""
+
 
 class AuditSettings(BoundedSettings):
     """Settings of one audit; they stand in `audit.json`."""

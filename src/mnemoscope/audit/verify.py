@@ -159,9 +159,8 @@ def _stands(model: Writer, rows: Sequence[dict[str, Any]]) -> list[bool]:
     numbers = {document.name: number for number, document in enumerate(model.documents)}
     found = []
     for row in rows:
-        is_so = row["verdict"] == decide(
-            row["rule_says"], row["cnn_says"], row["reference_says"], row["grafts_say"]
-        )
+        names = ("rule_says", "reference_says", "cnn_says", "grafts_say", "needs_say")
+        is_so = row["verdict"] == decide(*(row[name] for name in names))
         number = numbers.get(row["document"])
         if number is not None:
             own, first = model.tokens[number], row["window_token"]
