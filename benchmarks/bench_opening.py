@@ -34,7 +34,9 @@ def seconds(folder: Path, order: torch.Tensor, *, is_compared: bool) -> tuple[fl
     if not is_compared:  # as if this process had seen them
         for path in folder.glob("*.safetensors"):
             sha256 = MapStore(folder, verify=False).index.filter(shard=path.name)["sha256"][0]
-            verified._whole.add(verified._identity(path, sha256))
+            known = verified._identity(path, sha256)
+            assert known is not None
+            verified._whole.add(known)
     start = time.perf_counter()
     store = MapStore(folder)
     opened = time.perf_counter() - start

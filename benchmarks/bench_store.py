@@ -83,7 +83,8 @@ def compare(folder: Path, order: list[int], n_layers: int, *, at_once: int, cold
             for batch in batches:
                 maps.read(batch)
 
-    ours(), raw()
+    ours()
+    raw()
     times = [(seconds(raw, folder, cold), seconds(ours, folder, cold)) for _ in range(REPETITIONS)]
     theirs, own = (median(one) for one in zip(*times, strict=True))
     gigabytes = N_ROWS * n_bytes / 1e9

@@ -164,7 +164,8 @@ class Finder(ast.NodeVisitor):
         """Turn a condition round, which swaps its branches."""
         if test.lineno == test.end_lineno and not isinstance(test, ast.Constant):
             words = self.lines[test.lineno - 1][test.col_offset : test.end_col_offset]
-            self.add("condition", test, test.col_offset, test.end_col_offset, f"not ({words})")
+            end = test.end_col_offset or 0
+            self.add("condition", test, test.col_offset, end, f"not ({words})")
 
     def between(self, kind: str, left: ast.expr, right: ast.expr, old: str, new: str) -> None:
         """Change the operator between two operands of one line."""
@@ -436,8 +437,8 @@ def try_fault(
         place = find_place(tree, fault)
     else:
         new, path = other["new"].strip(), tree / other["file"]
-        lines = places_in(path, other["function"].split(".")[-1])
-        numbers = [number for number, line in lines if line == other["line"].strip()]
+        inside = places_in(path, other["function"].split(".")[-1])
+        numbers = [number for number, line in inside if line == other["line"].strip()]
         place = (path, numbers[0]) if numbers else None
     if place is None:
         return {"result": "not found"}
@@ -517,7 +518,7 @@ def main() -> None:
         verb.add_argument("--tree", type=Path, required=True)
         verb.add_argument("--out", type=Path, required=True)
     given = vars(parser.parse_args())
-    {"make": make, "run": run}[given.pop("verb")](**given)
+    (make if given.pop("verb") == "make" else run)(**given)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,16 @@
 
 python benchmarks/rankings.py WORK --write docs/appendix/rankings.md
 python benchmarks/rankings.py WORK --quick
+python benchmarks/rankings.py PLANTED --study planted/study --write docs/appendix/rankings.md
 
-On the embedded model. Up to 300 sequences of Guess and of Recall are dealt by group (near
-duplicates stay together) into two halves, anew for every seed. Edges are ranked on one half and cut
-in sequences of the other: all rankings are compared that way, and the best are confirmed the other
-way round. Δ is that of one CNN a seed, whose training may have seen the sequences that are cut.
-Every cut stands beside edges of equal mass. Then each sequence's own few edges, beside as heavy
-ones of its own and those of another sequence. What is done is kept in WORK: a stopped run goes on.
+On the embedded model, or on passages planted in SmolLM2 beside templates (`planted_truth.py`): a
+study with a taxonomy of two classes beside Non-Memo, without Δ, one seed. Up to 300 sequences of
+each class are dealt by group (near duplicates stay together) into two halves, anew for every seed.
+Edges are ranked on one half and cut in sequences of the other: all rankings are compared that way,
+and the best are confirmed the other way round. Δ is that of one CNN a seed, whose training may have
+seen the sequences that are cut. Every cut stands beside edges of equal mass. Then each sequence's
+own few edges, beside as heavy ones of its own and those of another sequence. What is done is kept
+in WORK: a stopped run goes on.
 """
 
 import argparse
@@ -41,16 +44,41 @@ from mnemoscope.stats import Estimate, draw_counts, interval_of, resampled_ratio
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import parse_settings
 from mnemoscope.taxonomy.groups import find_groups
+from mnemoscope.taxonomy.names import NON_MEMO
 
-PAPER, CLASSES = "Non-Memo, Guess, Recall", ("Guess", "Recall")
-STRENGTHS = (0.1, 0.3, 1.0, 3.0)  # at 10 % nearly everything breaks, whatever is cut
 OWN_EDGES = (2, 8)
 OWN_RANKINGS = ("total_effect", "contribution")
 HALVES = ("compared", "confirmed")
 N_CONFIRMED = 1  # the best, and beside it Δ and what needs nothing that is not stored
 BESIDE = ("delta", "weights_contrast")
-N_TRIED = 75  # sequences of each class in which edges are cut
 BATCH_SIZE = 50
+
+
+class Setup(NamedTuple):
+    """Which classes are held against each other, and how much is tried."""
+
+    classes: tuple[str, str] = ("Guess", "Recall")
+    n: int = 300  # sequences of each class, both halves together
+    n_tried: int = 75  # of each class of a half: in these edges are cut
+    strengths: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0)  # at 10 % nearly everything breaks
+    seeds: int = 3
+    rankings: tuple[str, ...] = ("delta", *RANKINGS)
+    beside: tuple[str, ...] = BESIDE
+
+    @property
+    def taxonomy(self) -> str:
+        """The column of labels."""
+        return f"{NON_MEMO}, {', '.join(self.classes)}"
+
+
+PLANTED = Setup(
+    classes=("Template", "Passage"),
+    n_tried=20,
+    strengths=(0.3, 1.0),
+    seeds=1,
+    rankings=tuple(RANKINGS),
+    beside=("weights_contrast",),
+)
 
 
 class Half(NamedTuple):
@@ -75,7 +103,7 @@ def made_study(work: Path, seed: int, *, quick: bool) -> ms.Study:
         "title": "rankings",
         "sequences": {"limit": 2500 if quick else None},
         "continue": {"scan": True},
-        "label": {"taxonomies": [PAPER], "n_train": 240, "n_eval": 120},
+        "label": {"taxonomies": [Setup().taxonomy], "n_train": 240, "n_eval": 120},
         "train": {"seeds": [seed]},
         "benchmark": {"controls": False},
         "localize": {"attributions": ["gradient"], "sanity": False},
@@ -86,16 +114,16 @@ def made_study(work: Path, seed: int, *, quick: bool) -> ms.Study:
     return ms.run(parse_settings(values, where="rankings"), folder, until="localize", redo=seed > 0)
 
 
-def dealt(study: ms.Study, seed: int, n: int) -> list[Half]:
+def dealt(study: ms.Study, seed: int, setup: Setup) -> list[Half]:
     """Two halves of up to n sequences a class, group by group, each class about evenly."""
     table = study.sequences.join(study.read("labels.parquet"), on="sequence_id")
-    table = table.with_columns(pl.col(PAPER).alias("class"), group=find_groups(table))
-    table = table.filter(pl.col("class").is_in(CLASSES))
+    table = table.with_columns(pl.col(setup.taxonomy).alias("class"), group=find_groups(table))
+    table = table.filter(pl.col("class").is_in(setup.classes))
     table = table.sample(fraction=1.0, shuffle=True, seed=seed)
-    table = table.filter(pl.int_range(pl.len()).over("class") < n)
-    counts, side = np.zeros((2, len(CLASSES))), {}
+    table = table.filter(pl.int_range(pl.len()).over("class") < setup.n)
+    counts, side = np.zeros((2, len(setup.classes))), {}
     for one in table.group_by("group", maintain_order=True).agg("class").to_dicts():
-        held = np.array([one["class"].count(name) for name in CLASSES])
+        held = np.array([one["class"].count(name) for name in setup.classes])
         side[one["group"]] = int(counts[0] @ held > counts[1] @ held)
         counts[side[one["group"]]] += held
     sides = table["group"].replace_strict(side)
@@ -104,28 +132,34 @@ def dealt(study: ms.Study, seed: int, n: int) -> list[Half]:
 
 
 def ranked(
-    lm: LanguageModel, study: ms.Study, measured: Half, name: str
+    lm: LanguageModel, study: ms.Study, measured: Half, name: str, classes: tuple[str, ...]
 ) -> dict[str, torch.Tensor]:
     """Values of every edge for each class."""
     if name == "delta":
         delta = next(one for one in load_deltas(study) if one.attribution == "gradient")
-        return {one: torch.from_numpy(delta.delta[delta.classes.index(one)]) for one in CLASSES}
+        return {one: torch.from_numpy(delta.delta[delta.classes.index(one)]) for one in classes}
     ranking = RANKINGS[name]
-    means = [class_mean(lm, measured.of(one), ranking.measure, BATCH_SIZE) for one in CLASSES]
+    means = [class_mean(lm, measured.of(one), ranking.measure, BATCH_SIZE) for one in classes]
     if ranking.contrast:
         _, *means = contrasted([torch.zeros_like(means[0]), *means])
-    return dict(zip(CLASSES, means, strict=True))
+    return dict(zip(classes, means, strict=True))
 
 
 def class_cuts(
-    lm: LanguageModel, study: ms.Study, halves: list[Half], place: int, name: str, seed: int
+    lm: LanguageModel,
+    study: ms.Study,
+    halves: list[Half],
+    place: int,
+    name: str,
+    seed: int,
+    setup: Setup,
 ) -> Iterator[pl.DataFrame]:
     """Every cut of one ranking, tried on one half and ranked on the other."""
-    measured, tried = halves[1 - place], halves[place].first(N_TRIED)
-    values = ranked(lm, study, measured, name)
-    for own in CLASSES:
+    measured, tried = halves[1 - place], halves[place].first(setup.n_tried)
+    values = ranked(lm, study, measured, name, setup.classes)
+    for own in setup.classes:
         mass = class_mean(lm, measured.of(own), RANKINGS["weights"].measure, BATCH_SIZE)
-        for strength in STRENGTHS:
+        for strength in setup.strengths:
             n = count_edges(strength, *mass.shape[:2])
             edges = largest_edges(values[own], n)
             generator = torch.Generator().manual_seed(seed)
@@ -142,7 +176,7 @@ def own_cuts(lm: LanguageModel, tried: Half, name: str, seed: int) -> Iterator[p
     values, attention = read(name), read("weights")
     classes = tried.rows["class"].to_numpy()
     others = np.arange(len(classes))
-    for one in CLASSES:
+    for one in np.unique(classes):
         rows = np.flatnonzero(classes == one)
         others[rows] = np.roll(rows, 1)
     for n in OWN_EDGES:
@@ -157,7 +191,7 @@ def own_cuts(lm: LanguageModel, tried: Half, name: str, seed: int) -> Iterator[p
 
 def read_all(lm: LanguageModel, tokens: np.ndarray, name: str) -> torch.Tensor:
     """One measure of every sequence, (n, layers, T, T)."""
-    return torch.cat(list(RANKINGS[name].measure(lm, tokens, BATCH_SIZE)))
+    return torch.cat(list(RANKINGS[name].measure(lm, tokens, BATCH_SIZE, 32)))
 
 
 def outcome(lm: LanguageModel, tried: Half, edges: torch.Tensor) -> pl.DataFrame:
@@ -166,29 +200,30 @@ def outcome(lm: LanguageModel, tried: Half, edges: torch.Tensor) -> pl.DataFrame
     return tried.rows.with_columns(broken=pl.Series(~judged.is_right.all(axis=1)))
 
 
-def compared(work: Path, seeds: int, n: int, *, quick: bool) -> tuple[pl.DataFrame, pl.DataFrame]:
+def compared(
+    work: Path, subjects: list[ms.Study], setup: Setup
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Outcomes of the classes' edges: all rankings on one half, the best few on the other; own."""
-    subjects = [made_study(work, seed, quick=quick) for seed in range(seeds)]
     lm = Models(subjects[0].settings).model(subjects[0])
-    halves = [dealt(study, seed, n) for seed, study in enumerate(subjects)]
+    halves = [dealt(study, seed, setup) for seed, study in enumerate(subjects)]
 
     def cut(place: int, names: Iterable[str]) -> Iterator[pl.DataFrame]:
         for seed, study in enumerate(subjects):
             for name in names:
                 path = work / f"{seed}-{HALVES[place]}-{name}.parquet"
-                make = partial(class_cuts, lm, study, halves[seed], place, name, seed)
+                make = partial(class_cuts, lm, study, halves[seed], place, name, seed, setup)
                 yield kept(path, make, seed=seed, half=HALVES[place], ranking=name)
 
     def own(place: int) -> Iterator[pl.DataFrame]:
-        for seed in range(seeds):
+        for seed in range(len(subjects)):
             for name in OWN_RANKINGS:
                 path = work / f"{seed}-{HALVES[place]}-{name}-own.parquet"
-                make = partial(own_cuts, lm, halves[seed][place].first(N_TRIED), name, seed)
+                make = partial(own_cuts, lm, halves[seed][place].first(setup.n_tried), name, seed)
                 yield kept(path, make, seed=seed, half=HALVES[place], ranking=name)
 
-    first = pl.concat(cut(0, ("delta", *RANKINGS)))
+    first = pl.concat(cut(0, setup.rankings))
     best = [name for name, _ in in_order(first)][:N_CONFIRMED]
-    second = pl.concat(cut(1, dict.fromkeys([*best, *BESIDE])))
+    second = pl.concat(cut(1, dict.fromkeys([*best, *setup.beside])))
     return pl.concat([first, second]), pl.concat(own(0))
 
 
@@ -254,9 +289,9 @@ def share(found: Estimate) -> str:
     return f"{value:.2f} [{low:.2f}, {high:.2f}]".replace("-", "−")
 
 
-def class_lines(cuts: pl.DataFrame) -> Iterator[str]:
+def class_lines(cuts: pl.DataFrame, setup: Setup) -> Iterator[str]:
     """A line a ranking and half; specificity by strength and class of the edges."""
-    heads = [f"{own}, {strength:g} %" for own in CLASSES for strength in STRENGTHS]
+    heads = [f"{own}, {strength:g} %" for own in setup.classes for strength in setup.strengths]
     yield f"| ranking | half | all | by seed | {' | '.join(heads)} |"
     yield "|---" * (4 + len(heads)) + "|"
     for half in HALVES:
@@ -269,24 +304,22 @@ def class_lines(cuts: pl.DataFrame) -> Iterator[str]:
             ]
             cells = [
                 share(specificity_of(rows.filter(edges_of=one, strength=strength)))
-                for one in CLASSES
-                for strength in STRENGTHS
+                for one in setup.classes
+                for strength in setup.strengths
             ]
             yield f"| {name} | {half} | {share(whole)} | {', '.join(seeds)} | {' | '.join(cells)} |"
 
 
-def broken_lines(cuts: pl.DataFrame, strength: float) -> Iterator[str]:
+def broken_lines(cuts: pl.DataFrame, strength: float, setup: Setup) -> Iterator[str]:
     """What breaks at one strength: of each class, by the ranked edges and by equal mass."""
-    yield (
-        "| ranking | half | edges of | Guess breaks, % | by equal mass, % | Recall breaks, % "
-        "| by equal mass, % | specificity | by seed |"
-    )
+    heads = [f"{one} breaks, % | by equal mass, %" for one in setup.classes]
+    yield f"| ranking | half | edges of | {' | '.join(heads)} | specificity | by seed |"
     yield "|---" * 9 + "|"
     keys = ("half", "ranking", "edges_of")
     tried_at = gains(cuts.filter(strength=strength))
     for (half, name, own), rows in tried_at.group_by(*keys, maintain_order=True):
         cells = []
-        for one in CLASSES:
+        for one in setup.classes:
             tried = rows.filter(pl.col("class") == one)
             cells += [f"{100 * tried[kind].mean():.0f}" for kind in ("ranked", "equal mass")]
         seeds = [
@@ -320,13 +353,21 @@ if __name__ == "__main__":
     parser.add_argument("work", type=Path, help="folder in which outcomes are kept")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="one seed, 40 sequences a class")
+    parser.add_argument("--study", type=Path, help="of the planted SmolLM2")
     parser.add_argument("--write", type=Path, help="page whose tables are replaced")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    n_seeds, n_each = (1, 40) if options.quick else (options.seeds, 300)
-    by_class, by_sequence = compared(options.work, n_seeds, n_each, quick=options.quick)
-    lines = [*class_lines(by_class), "", *broken_lines(by_class, 1.0), "", *own_lines(by_sequence)]
-    page = "\n".join([*lines, ""])
+    setup = Setup(seeds=options.seeds)
+    if options.quick:
+        setup = Setup(seeds=1, n=40)
+    if options.study:
+        setup = PLANTED
+        studies = [ms.Study(options.study)]
+    else:
+        studies = [made_study(options.work, one, quick=options.quick) for one in range(setup.seeds)]
+    by_class, by_sequence = compared(options.work, studies, setup)
+    lines = class_lines(by_class, setup), broken_lines(by_class, 1.0, setup), own_lines(by_sequence)
+    page = "\n\n".join("\n".join(one) for one in lines) + "\n"
     print(page)
     if options.write:
-        write_tables(options.write, page, "rankings")
+        write_tables(options.write, page, "planted" if options.study else "rankings")
