@@ -17,6 +17,7 @@ import sys
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -26,8 +27,10 @@ from mnemoscope.progress import say
 
 if TYPE_CHECKING:
     import polars as pl
+    from pydantic import TypeAdapter
 
 _RECORD_KEY = "sha256"
+_UNSEALED = "0.1."
 _KEY = "mnemoscope.sha256"
 _PLACE = "mnemoscope.place"
 # A second mark, so that one flipped bit cannot hide that there is a checksum.
@@ -160,27 +163,54 @@ def write_record(path: Path | str, values: Mapping[str, Any]) -> None:
     write_json(path, {**values, _RECORD_KEY: _record_sha256(values)})
 
 
-def read_record(path: Path, *, needed: Mapping[str, type], remedy: str) -> dict[str, Any]:
+def read_record(
+    path: Path, shape: Any = dict, *, remedy: str, versions: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Read what `write_record` wrote, and see that it is unchanged and holds what is needed.
 
-    A record without a checksum, of an earlier version, is read as it is. `needed` are keys and the
-    types of their values; `remedy` completes the error message. Raises FileNotFoundError: no such
-    file. DamagedDataError: unreadable, changed since it was written, or another kind of file.
+    `shape` is a type that the record must be of (as `check_shape`); `remedy` completes the error
+    message. Version 0.1 wrote no checksums: a record without one must say (`versions`, or those
+    that are given here) that it is of that version. Raises FileNotFoundError: no such file.
+    DamagedDataError: unreadable, changed since it was written, or another kind of file.
     """
     try:
-        found = read_json(path)
-        if not isinstance(found, dict):
-            raise ValueError(f"a {type(found).__name__} where a record is needed")
-        if _RECORD_KEY in found and found.pop(_RECORD_KEY) != _record_sha256(found):
-            raise ValueError("its content has changed since it was written: sha256")
-        for name, kind in needed.items():
-            if not isinstance(found.get(name), kind):
-                raise ValueError(f"{name} is missing, or no {kind.__name__}")
+        found: dict[str, Any] = read_json(path)
+        check_shape(found, dict[str, Any])
+        said, content = found.pop(_RECORD_KEY, None), "its content has changed since it was written"
+        if said is None:
+            by = (found.get("versions") if versions is None else versions) or {}
+            if not (isinstance(by, dict) and str(by.get("mnemoscope")).startswith(_UNSEALED)):
+                raise ValueError(f"{content}: it has no sha256")
+        elif said != _record_sha256(found):
+            raise ValueError(f"{content}: sha256")
+        check_shape(found, shape)
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
         raise DamagedDataError(f"{path}: damaged ({first_line(error)}). {remedy}") from None
     return found
+
+
+def check_shape(value: Any, shape: Any) -> None:
+    """Raise ValueError where a value from JSON or YAML is not of a type, in a few words.
+
+    The type is one that pydantic knows, a TypedDict where keys count; keys beside these are free.
+    """
+    from pydantic import ValidationError
+
+    try:
+        _adapter(shape).validate_python(value, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{place}: {first['msg']}".removeprefix(": ")) from None
+
+
+@cache
+def _adapter(shape: Any) -> "TypeAdapter[Any]":
+    from pydantic import TypeAdapter  # heavy, and --help must be quick
+
+    return TypeAdapter(shape)
 
 
 def _record_sha256(values: Mapping[str, Any]) -> str:

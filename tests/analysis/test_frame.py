@@ -4,7 +4,6 @@ import copy
 import json
 from dataclasses import replace
 from importlib.metadata import version
-from pathlib import Path
 
 import polars as pl
 import pytest
@@ -85,27 +84,42 @@ def test_forwards_are_counted_by_sequences_and_once(taught) -> None:
     assert forwards.n == 5
 
 
-def test_a_result_is_stored_whole_and_read_back(tmp_path: Path) -> None:
-    from mnemoscope.analysis.registry import load_result, store_result
+def test_a_result_is_stored_whole_and_read_back(study_at) -> None:
+    from mnemoscope.analysis.registry import (
+        entry_named,
+        load_result,
+        read_frames,
+        result_folder,
+        store_result,
+    )
     from mnemoscope.errors import DamagedDataError
-    from mnemoscope.study.folder import versions
+    from mnemoscope.files import write_parquet
+    from mnemoscope.study.folder import Study, versions
 
-    folder = tmp_path / "levels"
+    of = Study(study_at("sequences")), entry_named("levels")
+    folder = result_folder(*of)
     result = AnalysisResult("It is so.", {"t": pl.DataFrame({"a": [1, 2]})}, (CHART, HEAT))
-    facts = {"name": "levels", "key": "k", "settings": {"seed": 0}, "inputs": {}}
-    assert load_result(folder) is None
-    store_result(folder, result, **facts)
+    facts = {"key": "k", "settings": {"seed": 0}, "inputs": {}}
+    assert load_result(*of) is None
+    store_result(*of, result, **facts)
     again = AnalysisResult(
         "It is so.", {"u": pl.DataFrame({"a": [1]})}, (CHART, HEAT), libraries=("rapidfuzz",)
     )
-    store_result(folder, again, **facts)  # another run's tables do not stay
+    store_result(*of, again, **facts)  # another run's tables do not stay
     assert sorted(path.name for path in folder.iterdir()) == ["result.json", "u.parquet"]
-    stored = load_result(folder)
+    stored = load_result(*of)
     assert stored is not None
     assert stored.figures == (CHART, HEAT)
     assert stored.frames == {"u": 1}
     assert stored.versions == versions() | {"rapidfuzz": version("rapidfuzz")}
     assert {"scipy", "torch"} < set(versions())
+    assert read_frames(folder, stored)["u"].equals(again.frames["u"])
+    write_parquet(folder / "u.parquet", pl.DataFrame({"a": [2]}))  # whole, and of another study
+    with pytest.raises(DamagedDataError, match="not the table that was written here"):
+        read_frames(folder, stored)
+    of[0].record["tokens"] = "0" * 64
+    with pytest.raises(DamagedDataError, match="of a study of other sequences"):
+        load_result(*of)
     (folder / "result.json").write_text("{")
     with pytest.raises(DamagedDataError, match="Delete"):
-        load_result(folder)
+        load_result(*of)

@@ -89,6 +89,17 @@ def test_html_gives_the_text_and_no_script(tmp_path):
     assert read_one(tmp_path / "a.html").text.split() == ["Title", "One", "&", "two"]
 
 
+def test_a_page_that_its_parser_would_cut_is_refused(tmp_path):
+    for n, is_whole in ((50, True), (3000, False)):
+        page = "<p>One</p>" + "<table><tr><td>" * n + "two" + "</td></tr></table>" * n
+        (tmp_path / "a.html").write_text(page)
+        if is_whole:
+            assert read_one(tmp_path / "a.html").text.split() == ["One", "two"]
+        else:
+            with pytest.raises(UserError, match="cannot be read as a whole"):
+                read_one(tmp_path / "a.html")
+
+
 def test_pdf_and_docx_give_their_text(tmp_path):
     (tmp_path / "a.pdf").write_bytes(make_pdf("Hello from a page"))
     assert read_one(tmp_path / "a.pdf").text.strip() == "Hello from a page"

@@ -185,6 +185,20 @@ def test_another_audit_is_not_written_over_unless_asked(tmp_path, audited, new_t
     assert audited(tmp_path, text, settings=other, redo=True)[0]["settings"]["stride"] == 4
 
 
+def test_a_setting_that_came_later_makes_no_other_audit_unless_it_is_set(
+    tmp_path, audited, new_text
+):
+    class Later(AuditSettings):
+        new: int = 0
+
+    text = new_text(6, 80)
+    record, _ = audited(tmp_path, text)
+    values = record["settings"]
+    assert audited(tmp_path, text, settings=Later(**values))[0]["settings"] == values
+    with pytest.raises(UserError, match="holds an audit of other"):
+        audited(tmp_path, text, settings=Later(**values, new=1))
+
+
 def test_nothing_is_written_outside_the_folder(tmp_path, lm, new_text):
     row = {"text": new_text(1, 80), "document": "../../evil.txt"}
     (tmp_path / "in").mkdir()

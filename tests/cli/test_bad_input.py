@@ -415,9 +415,27 @@ def test_a_manifest_that_was_edited_is_named(study, refused, call) -> None:
     values["counts"]["distinct_maps"] += 1
     path.write_text(json.dumps(values))
     assert f"{path}: damaged (its content has changed" in refused("describe", study)
-    del values["sha256"]  # as an earlier version wrote it
+    del values["sha256"]
+    path.write_text(json.dumps(values))
+    assert f"{path}: damaged (its content has changed" in refused("describe", study)
+    values["versions"]["mnemoscope"] = "0.1.0"  # which wrote no checksums
     path.write_text(json.dumps(values))
     assert call("describe", study).status == 0
+    for odd in (None, "x", -1, 1e308, [], {}):
+        path.write_text(json.dumps(values | {"counts": values["counts"] | {"samples": odd}}))
+        if odd != {}:
+            assert f"{path}: damaged (counts.samples: " in refused("benchmark", study)
+
+
+def test_a_folder_or_file_in_place_of_records_is_named(study, refused) -> None:
+    tables, manifests = study / "tables.json", study / "manifests"
+    tables.rename(study / "elsewhere")
+    tables.mkdir()
+    assert f"{tables}: damaged (" in refused("describe", study)
+    tables.rmdir()
+    manifests.rename(study / "elsewhere too")
+    manifests.touch()
+    assert f"{manifests}" in refused("describe", study)
 
 
 def test_foreign_lines_in_the_log_are_passed_over(study, call) -> None:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
@@ -60,6 +61,9 @@ class Api(BaseHTTPRequestHandler):
         if (odd := server.odd.get(asked["query_type"])) is not None:
             self.send_response(200)
             self.end_headers()
+            while odd == b"dripping" and not server.stopped.wait(0.05):
+                self.wfile.write(b" ")
+                self.wfile.flush()
             self.wfile.write(odd)
             return
         if asked["index"] != INDEX:
@@ -103,11 +107,12 @@ def api(monkeypatch):
     server = HTTPServer(("127.0.0.1", 0), Api)
     server.corpus, server.faults, server.n_asked, server.is_approx = documents(), [], 0, False
     server.most_shown, server.refusal = 10_000, 200  # as documented
-    server.odd = {}
+    server.odd, server.stopped = {}, threading.Event()
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     server.url = f"http://127.0.0.1:{server.server_port}/"
     yield server
+    server.stopped.set()
     server.shutdown()
     server.server_close()
 
@@ -220,6 +225,16 @@ def test_an_odd_count_is_refused_in_one_line(api, odd, tmp_path):
     asked = {"dtype": None, "progress_file": tmp_path / "p"}
     with pytest.raises(UserError, match="answer"):
         count_in_index(suffixes, f"{api.url}#{INDEX}", **asked)
+
+
+def test_an_answer_without_an_end_is_refused_in_time(api, monkeypatch):
+    monkeypatch.setattr(origins, "_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(origins, "_TRIES", 1)
+    api.odd = {"find": b"dripping"}
+    needles, started = [Needle("", np.array([97], dtype=np.int32))], time.monotonic()
+    with pytest.raises(UserError, match=r"no end of an answer within 0\.2 s"):
+        find_in_index(needles, f"{api.url}#{INDEX}", str, dtype=None)
+    assert time.monotonic() - started < 5
 
 
 @pytest.fixture(scope="module")

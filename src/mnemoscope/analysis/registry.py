@@ -30,7 +30,17 @@ from mnemoscope.analysis.inputs import (
     Shelf,
 )
 from mnemoscope.errors import DamagedDataError, UserError, nearest
-from mnemoscope.files import digest, read_parquet, read_record, write_parquet, write_record
+from mnemoscope.files import (
+    digest,
+    parquet_bytes,
+    read_kept,
+    read_parquet,
+    read_record,
+    seal_of,
+    write_bytes,
+    write_kept,
+    write_record,
+)
 from mnemoscope.plugins import Plugin, call_plugin, find_plugins, load_plugin, lower
 from mnemoscope.study.folder import Study, versions
 from mnemoscope.study.settings import said_of
@@ -439,6 +449,8 @@ class StoredResult(BaseModel):
     further: tuple[str, ...]
     figures: tuple[Annotated[Chart | HeatMap, Field(discriminator="kind")], ...]
     frames: dict[str, int] = Field(description="Rows of each table, by name.")
+    seals: dict[str, str] = Field(default={}, description="Checksum of each; none of version 0.1.")
+    tokens: str | None = Field(default=None, description="Digest of the sequences.")
     seconds: float
     forward_passes: int
     versions: dict[str, Any]
@@ -449,36 +461,61 @@ def result_folder(study: Study, entry: Entry) -> Path:
     return study.folder / "analysis" / entry.name
 
 
-def load_result(folder: Path) -> StoredResult | None:
-    """Read a result, None where there is none; DamagedDataError where it cannot be read."""
-    path = folder / RESULT_FILE
-    if not path.is_file():
-        return None
-    remedy = f"Delete {folder} and run 'mnemoscope analyze' again."
-    values = read_record(path, needed={}, remedy=remedy)
+def load_result(study: Study, entry: Entry) -> StoredResult | None:
+    """Read a result, None where there is none.
+
+    Raises DamagedDataError: it cannot be read, or is of another study or analysis.
+    """
+    folder = result_folder(study, entry)
+    path, remedy = folder / RESULT_FILE, f"Delete {folder} and run 'mnemoscope analyze' again."
     try:
-        return StoredResult.model_validate(values)
+        values = read_record(path, remedy=remedy)
+        found = StoredResult.model_validate(values)
+    except FileNotFoundError:
+        return None
     except ValidationError:
-        raise DamagedDataError(f"{path}: damaged (no result of ours). {remedy}") from None
+        found = None
+    if found is None or found.name != entry.name:
+        raise DamagedDataError(f"{path}: damaged (no result of {entry.name}). {remedy}")
+    study.check_own(path, values, remedy=remedy)
+    return found
 
 
-def store_result(folder: Path, result: AnalysisResult, **facts: Any) -> StoredResult:
+def read_frames(folder: Path, result: StoredResult) -> dict[str, pl.DataFrame]:
+    """Read the tables of a result; DamagedDataError: torn, or those of another result."""
+    return {
+        name: read_parquet(
+            folder / f"{name}.parquet",
+            remedy=f"delete {folder} and run 'mnemoscope analyze' again",
+            seals=[result.seals[name]] if name in result.seals else None,
+        )
+        for name in result.frames
+    }
+
+
+def store_result(study: Study, entry: Entry, result: AnalysisResult, **facts: Any) -> StoredResult:
     """Write a result over whatever was there: tables first, `result.json` last.
 
-    Facts are `name`, `key` (the hash of all that decided it), `settings` and `inputs`.
+    Facts are `key` (the hash of all that decided it), `settings` and `inputs`.
     """
+    folder, seals = result_folder(study, entry), {}
     if folder.is_dir():
         (folder / RESULT_FILE).unlink(missing_ok=True)
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     for table, frame in result.frames.items():
-        write_parquet(folder / f"{table}.parquet", frame)
+        data = parquet_bytes(frame)
+        seals[table] = seal_of(data)
+        write_bytes(folder / f"{table}.parquet", data)
     stored = StoredResult(
+        name=entry.name,
         **facts,
         sentence=result.sentence,
         further=result.further,
         figures=result.figures,
         frames={table: frame.height for table, frame in result.frames.items()},
+        seals=seals,
+        tokens=study.tokens,
         seconds=result.cost.seconds,
         forward_passes=result.cost.forward_passes,
         versions=versions(*result.libraries),
@@ -493,14 +530,11 @@ def shelf_of(study: Study) -> Shelf:
 
     def keep(name: str, basis: Mapping[str, Any], make: Callable[[], pl.DataFrame]) -> pl.DataFrame:
         path = folder / f"{name}-{digest([name, dict(basis)])[:20]}.parquet"
-        if path.is_file():
-            try:
-                return read_parquet(path)
-            except (OSError, DamagedDataError):
-                path.unlink(missing_ok=True)  # it is made again
+        if (kept := read_kept(path, "table")) is not None:
+            return kept
         frame = make()
         folder.mkdir(parents=True, exist_ok=True)
-        write_parquet(path, frame)
+        write_kept(path, frame)
         return frame
 
     return keep
@@ -509,7 +543,6 @@ def shelf_of(study: Study) -> Shelf:
 def stored_results(study: Study) -> Iterator[tuple[Entry, StoredResult, Path]]:
     """Every result that the study holds, in the order of `every_entry`."""
     for entry in every_entry():
-        folder = result_folder(study, entry)
-        result = load_result(folder)
+        result = load_result(study, entry)
         if result is not None:
-            yield entry, result, folder
+            yield entry, result, result_folder(study, entry)

@@ -232,7 +232,20 @@ def _html(data: bytes) -> str:
             continue
     else:
         raise UserError("unknown encoding: not UTF-8, and the page names none that fits.")
+    _refuse_cut(page)
     return get_text(page)
+
+
+def _refuse_cut(page: str) -> None:
+    """Refuse a page of which libxml2 would leave out what is too deep or too large."""
+    etree = _library("lxml.etree", "inscriptis")
+    parser = etree.HTMLParser(encoding="utf-8")
+    with suppress(etree.LxmlError):  # an empty one
+        etree.fromstring(page.encode("utf-8", "replace"), parser)
+    for one in parser.error_log:
+        if one.type_name == "ERR_RESOURCE_LIMIT":
+            reason = one.message.partition(",")[0]
+            raise UserError(f"cannot be read as a whole ({reason}). Save it as text.")
 
 
 def _pdf(data: bytes) -> str:

@@ -10,12 +10,14 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, NotRequired, Protocol
 
 import polars as pl
+from pydantic import NonNegativeInt
+from typing_extensions import TypedDict
 
 from mnemoscope.audit.documents import Document, Reading, Tokens
 from mnemoscope.audit.evidence import Judge, span_table
@@ -36,6 +38,84 @@ from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import read_record, write_json, write_parquet, write_record, write_text
 from mnemoscope.progress import say
 from mnemoscope.version import __version__
+
+
+class _Part(TypedDict):
+    characters: NonNegativeInt
+    share: float
+    low: NotRequired[float | None]
+    high: NotRequired[float | None]
+
+
+class _Counts(TypedDict):
+    characters: NonNegativeInt
+    windows: NonNegativeInt
+    guess_spans: NonNegativeInt
+    recall_spans: NonNegativeInt
+    near_spans: NotRequired[NonNegativeInt | None]
+    reproduced: _Part
+    guessed: _Part
+    recalled: _Part
+    near: NotRequired[_Part]
+
+
+class _Row(_Counts):
+    document: str
+    sha256: str
+    text_file: str | None
+    is_too_short: bool
+
+
+class _Skipped(TypedDict):
+    document: str
+    reason: str
+
+
+class _Whole(_Counts):
+    documents: NonNegativeInt
+
+
+class _Model(TypedDict):
+    name: str
+    revision: str | None
+    dtype: str | None
+    fingerprint: str | None
+    files: NotRequired[dict[str, str]]
+
+
+class _Cnn(TypedDict):
+    reason: str | None
+
+
+class _Api(TypedDict):
+    endpoint: str
+    settings: dict[str, Any]
+    pieces: Literal["tokens", "words"]
+    tokenizer: str | None
+    tokenizer_revision: str | None
+
+
+class Record(TypedDict):
+    """`audit.json`, as far as anything reads it."""
+
+    schema_version: int
+    key: str
+    model: _Model
+    reference: _Model | None
+    cnn: _Cnn | None
+    api: NotRequired[_Api]
+    settings: dict[str, Any]
+    encoding: NotRequired[str]
+    columns: NotRequired[dict[str, str]]
+    documents: list[_Row]
+    skipped: list[_Skipped]
+    summary: _Whole
+    spans_sha256: str
+    near_sha256: NotRequired[str]
+    profile_sha256: NotRequired[str]
+    origins_sha256: NotRequired[str]
+    ordinary_sha256: NotRequired[str]
+
 
 SCHEMA_VERSION = 2
 """Of `audit.json` and `spans.parquet`; raised when a column or key changes its meaning."""
@@ -116,7 +196,7 @@ def audit(
     prepare_folder(out)
     check_long_enough(model)
     key = _key(model)
-    done = _finished_audit(out, key, redo=redo)
+    done = _finished_audit(out, model, redo=redo)
     if done is not None:
         say(f"{out}: this audit is already there.")
         return done
@@ -259,11 +339,14 @@ def check_long_enough(model: Writer) -> None:
         )
 
 
-def _key(model: Writer) -> str:
+def _key(model: Writer, known: Container[str] = AuditSettings.model_fields) -> str:
+    """Hash of all that decides an audit; settings that are not `known` count unless default."""
+    defaults = type(model.settings)().model_dump()
+    settings = model.settings.model_dump().items()
     facts = {
         "schema_version": SCHEMA_VERSION,
         **model.identity(),
-        "settings": model.settings.model_dump(),
+        "settings": {k: v for k, v in settings if k in known or v != defaults[k]},
         "documents": [[document.name, document.sha256] for document in model.documents],
     }
     if model.settings.ordinary is not None:
@@ -336,8 +419,7 @@ def read_audit_record(out: Path) -> dict[str, Any]:
     Raises FileNotFoundError: no audit there. DamagedDataError: unreadable, or changed since it was
     written.
     """
-    needed = {"schema_version": int, "settings": dict, "documents": list, "summary": dict}
-    return read_record(out / RECORD, needed=needed, remedy="Make the audit again with --redo.")
+    return read_record(out / RECORD, Record, remedy="Make the audit again with --redo.")
 
 
 def check_is_audit(out: Path) -> None:
@@ -367,17 +449,17 @@ def standing_audit(
         is_whole = _is_whole(out, record)
         was = [
             record["schema_version"],
-            record["settings"],
+            AuditSettings().model_dump(mode="json") | record["settings"],
             [[one["document"], one["sha256"]] for one in record["documents"]],
             [record["reference"] is None, record["cnn"] is None, "api" in record],
         ]
         loaded = [record["model"], *([record["reference"]] if record["reference"] else [])]
         facts = [(one["dtype"], one["files"]) for one in loaded]
-    except (OSError, UserError, DamagedDataError, KeyError, TypeError):
+    except (OSError, UserError, DamagedDataError, KeyError):
         return None
     wanted = [
         SCHEMA_VERSION,
-        json.loads(json.dumps(settings.model_dump())),
+        settings.model_dump(mode="json"),
         [[one.name, one.sha256] for one in reading.documents],
         [reference is None, True, False],
     ]
@@ -399,15 +481,15 @@ def _is_same(asked: AskedModel, dtype: str, files: dict[str, str]) -> bool:
     return "adapter_config.json" not in files and model_files(asked.place) == files
 
 
-def _finished_audit(out: Path, key: str, *, redo: bool) -> dict[str, Any] | None:
+def _finished_audit(out: Path, model: Writer, *, redo: bool) -> dict[str, Any] | None:
     """The audit that is already there, if it is this one; another one only goes with `redo`."""
     path = out / "audit.json"
     if not path.is_file():
         return None
     try:
         record = read_audit_record(out)
-        is_this = record["key"] == key
-    except (OSError, DamagedDataError, KeyError, TypeError):
+        is_this = record["key"] == _key(model, record["settings"])
+    except (OSError, DamagedDataError):
         record, is_this = {}, False
     if is_this and _is_whole(out, record):
         return dict(record)

@@ -10,16 +10,15 @@ import json
 import math
 import os
 import random
-import socket
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +44,7 @@ from mnemoscope.files import digest
 from mnemoscope.parse import parse_json
 from mnemoscope.progress import track
 from mnemoscope.version import __version__
+from mnemoscope.web import EndlessAnswerError, exchange, make_opener, read_answer
 from mnemoscope.words import whole_characters
 
 _NEVER = -1e30  # llama.cpp writes the lowest float where a probability is 0
@@ -53,7 +53,6 @@ _SAME = 1e-6  # nats; the service rounds what it says twice of one token
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
 _LONGEST_PAUSE = 300.0  # seconds that a service may tell us to wait before we give up instead
 _MOST_BYTES = 16 * 2**20
-_BLOCK = 2**16
 _ROUNDED = 1e-3  # nats above 0 that are rounding still
 _AGAIN = {408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529}
 _SHORTEST_SECRET = 12  # characters; a shorter key stands for none (EMPTY), and texts hold it too
@@ -251,62 +250,6 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         """Follow none."""
 
 
-class _Watch(threading.local):
-    """The socket of a thread's request, so that the whole of an exchange has a limit.
-
-    The timeout of a socket begins anew with each byte, and headers may come byte by byte.
-    """
-
-    used: socket.socket | None = None
-    is_over = False
-
-    @contextmanager
-    def within(self, seconds: float) -> Iterator[None]:
-        """Cut what is not over in time."""
-        self.used, self.is_over = None, False
-        attributes = self.__dict__  # of this thread; the timer runs in another
-
-        def cut() -> None:
-            attributes["is_over"] = True
-            with suppress(OSError, AttributeError):
-                attributes["used"].shutdown(socket.SHUT_RDWR)
-
-        timer = threading.Timer(seconds, cut)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
-
-
-_watch = _Watch()
-
-
-class _Http(HTTPConnection):
-    def connect(self) -> None:
-        super().connect()
-        _watch.used = self.sock
-
-
-class _Https(HTTPSConnection):
-    def connect(self) -> None:
-        super().connect()
-        _watch.used = self.sock
-
-
-class _HttpHandler(urllib.request.HTTPHandler):
-    def http_open(self, request: urllib.request.Request) -> Any:
-        """As its base, by a connection that is watched."""
-        return self.do_open(_Http, request)
-
-
-class _HttpsHandler(urllib.request.HTTPSHandler):
-    def https_open(self, request: urllib.request.Request) -> Any:
-        """As its base, by a connection that is watched."""
-        return self.do_open(_Https, request)
-
-
 class _Pace:
     """When the next request may start, for all threads together."""
 
@@ -348,7 +291,7 @@ class Client:
         self._key = os.environ.get(settings.api_key_env, "").strip()
         if not self._key.isprintable() or not self._key.isascii():
             raise UserError(f"{settings.api_key_env}: not a key: no key has such characters.")
-        self._opener = urllib.request.build_opener(_NoRedirect, _HttpHandler, _HttpsHandler)
+        self._opener = make_opener(_NoRedirect)
 
     def body(self, prompt: list[int] | str, max_tokens: int, *, echo: bool = False) -> Any:
         """The request for a greedy continuation; with `echo` the prompt is judged as well."""
@@ -436,18 +379,13 @@ class Client:
         )
         limit = self.settings.timeout
         try:
-            with (
-                _watch.within(2 * limit),
-                self._opener.open(request, timeout=limit) as response,
-            ):
-                data = self._read(response)
-                if _watch.is_over:  # what was cut looks like an end
-                    raise TimeoutError
+            data = exchange(self._opener, request, seconds=limit, most=_MOST_BYTES)
         except urllib.error.HTTPError as error:
             raise self._refusal(error) from None
+        except EndlessAnswerError as error:
+            raise _TryAgainError(str(error)) from None
         except (OSError, HTTPException) as error:  # URLError and timeouts are OSErrors
-            late = f"no end of an answer within {2 * limit:g} s"
-            raise _TryAgainError(late if _watch.is_over else _reason(error, limit)) from None
+            raise _TryAgainError(_reason(error, limit)) from None
         # A key that is no secret may be a word of the answer.
         is_secret = len(self._key) >= _SHORTEST_SECRET
         text = self._without_key(data) if is_secret else data.decode("utf-8", "replace")
@@ -455,17 +393,6 @@ class Client:
             return parse_answer(parse_json(text))
         except ValueError as error:
             raise _TryAgainError(f"an answer that is no completion: {error}") from None
-
-    def _read(self, response: Any) -> bytes:
-        """The whole body, within the time limit: each read alone would begin it anew."""
-        data, until = bytearray(), time.monotonic() + self.settings.timeout
-        while block := response.read1(_BLOCK):
-            data += block
-            if len(data) > _MOST_BYTES:
-                raise _TryAgainError(f"an answer of more than {_MOST_BYTES >> 20} MB")
-            if time.monotonic() > until:
-                raise _TryAgainError(f"no end of an answer within {self.settings.timeout:g} s")
-        return bytes(data)
 
     def _refusal(self, error: urllib.error.HTTPError) -> Exception:
         """What a status other than 200 means: try again, or tell the user."""
@@ -498,12 +425,13 @@ class Client:
     def _said(self, error: urllib.error.HTTPError) -> tuple[str, str]:
         """Message and code of an error, one line, without the key."""
         try:
-            found = parse_json(self._without_key(self._read(error)))
+            data = read_answer(error, seconds=self.settings.timeout, most=_MOST_BYTES)
+            found = parse_json(self._without_key(data))
             inner = found.get("error", found)
             inner = inner if isinstance(inner, dict) else {"message": inner}
             text = str(inner.get("message") or inner.get("detail") or "")
             code = str(inner.get("code") or inner.get("type") or "")
-        except (ValueError, AttributeError, OSError, HTTPException, _TryAgainError):
+        except (ValueError, AttributeError, OSError, HTTPException):
             return "", ""
         shown = "".join(one if one.isprintable() else " " for one in " ".join(text.split()))
         return shown[:200].rstrip("."), code

@@ -363,6 +363,7 @@ def _describe_study(study: Study) -> dict[str, Any]:
         facts = {"name": stage.name, "state": state.replace("-", "missing"), "counts": counts}
         stages.append(facts | {"seconds": seconds.get(stage.name)})
     console.print(table)
+    study.seals()  # where they are damaged, no table can be read
     _describe_split(study, console)
     models = Table("role", "name", "layers × heads", "dtype", "weights", title="models")
     for role, facts in study.record["models"].items():

@@ -25,6 +25,7 @@ from mnemoscope.data.duplicates import CorpusCount, CountProgress
 from mnemoscope.errors import UserError
 from mnemoscope.parse import parse_json
 from mnemoscope.progress import track
+from mnemoscope.web import exchange, make_opener
 
 MOST_PLACES = 100
 """Places of a passage that are listed; beyond that they are counted alone."""
@@ -144,6 +145,7 @@ SCHEME = "infini-gram:"
 _WIDTHS = {"uint8": "u8", "uint16": "u16", "uint32": "u32"}
 _TRIES, _FIRST_PAUSE_SECONDS, _TIMEOUT_SECONDS = 5, 1.0, 60
 _MOST_ANSWER_BYTES = 1 << 22
+_opener = make_opener()
 _MOST_SHOWN = 100_000  # tokens of a document that an index of this machine is asked to show
 _MOST_SHOWN_BY_API = 10_000  # as many as its documentation allows
 
@@ -359,8 +361,8 @@ def _post(url: str, body: bytes, place: str) -> Any:
     for attempt in range(_TRIES):
         is_last = attempt == _TRIES - 1
         try:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:
-                return parse_json(answer.read(_MOST_ANSWER_BYTES))
+            seconds, most = _TIMEOUT_SECONDS, _MOST_ANSWER_BYTES
+            return parse_json(exchange(_opener, request, seconds=seconds, most=most))
         except urllib.error.HTTPError as error:
             if error.code != 429 and error.code < 500:
                 return {"error": f"HTTP {error.code} ({error.reason})."}

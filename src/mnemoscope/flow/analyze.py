@@ -18,7 +18,7 @@ from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisSettings, OtherMo
 from mnemoscope.data.corpus import open_corpus
 from mnemoscope.data.table import PUBLISHED_VERDICT, refuse_padding
 from mnemoscope.errors import UserError
-from mnemoscope.files import digest, read_parquet
+from mnemoscope.files import digest
 from mnemoscope.lm.hub import describe_lacking, find_checkpoints
 from mnemoscope.pipeline.capture import maps_folder, open_maps
 from mnemoscope.pipeline.label import LABELS_FILE
@@ -86,7 +86,7 @@ def run_or_read(study: Study, entry: registry.Entry, asked: Asked, models: Model
     plain = settings.model_dump(mode="json")
     key = digest([entry.name, entry.version, plain, facts])
     folder = registry.result_folder(study, entry)
-    known = None if asked.redo else registry.load_result(folder)
+    known = None if asked.redo else registry.load_result(study, entry)
     if known is not None and known.key == key:
         return Outcome(entry, known, was_done=True, folder=folder)
     say(f"{entry.name}: {entry.answers}")
@@ -114,9 +114,7 @@ def run_or_read(study: Study, entry: registry.Entry, asked: Asked, models: Model
     )
     result = registry.run_analysis(entry, inputs, settings)
     result = replace(result, further=(*rows.lines, *result.further, *gaps))
-    stored = registry.store_result(
-        folder, result, name=entry.name, key=key, settings=plain, inputs=facts
-    )
+    stored = registry.store_result(study, entry, result, key=key, settings=plain, inputs=facts)
     return Outcome(entry, stored, folder=folder)
 
 
@@ -367,10 +365,7 @@ def analyze(
     return Analysis(
         sentence=outcome.result.sentence,
         further=outcome.result.further,
-        frames={
-            table: read_parquet(outcome.folder / f"{table}.parquet")
-            for table in outcome.result.frames
-        },
+        frames=registry.read_frames(outcome.folder, outcome.result),
         figures=tuple(map(draw_figure, outcome.result.figures)),
         folder=outcome.folder,
     )

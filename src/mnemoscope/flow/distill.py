@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from typing_extensions import TypedDict
 
 from mnemoscope.data.duplicates import hash_ngrams, share_ngram
 from mnemoscope.data.read import read_sequences
@@ -118,12 +119,32 @@ def distill(asked: DistillAsked, out: Path, *, teacher: Teacher | None = None) -
     return card
 
 
+class _Texts(TypedDict):
+    sha256: str
+
+
+class _Student(TypedDict):
+    fingerprint_before: str
+
+
+class _Card(TypedDict):
+    losses: list[str]
+    texts: _Texts
+    student: _Student
+    steps: int
+    training: dict[str, Any]
+
+
+class _Key(TypedDict):
+    key: str
+
+
 def read_card(folder: Path | str) -> dict[str, Any] | None:
     """The card of a student that `distill` made; None for any other model."""
     path = Path(folder) / CARD
     if not path.is_file():
         return None
-    return read_record(path, needed={"losses": list}, remedy="Train the student again.")
+    return read_record(path, _Card, remedy="Train the student again.")
 
 
 def student_names(students: Sequence[str]) -> list[str]:
@@ -275,7 +296,7 @@ def _work_folder(out: Path, facts: dict[str, Any]) -> Path:
     work = out.with_name(f".{out.name}.training")
     key = digest(facts)
     try:
-        known = read_record(work / _KEY, needed={"key": str}, remedy="")["key"]
+        known = read_record(work / _KEY, _Key, remedy="")["key"]
     except (FileNotFoundError, DamagedDataError):
         known = None
     if known != key:

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 import yaml
+from typing_extensions import TypedDict
 
 from mnemoscope.benchmark.sources import ATTENTION, TABLE
 from mnemoscope.data.hub import parse_hub_name
 from mnemoscope.data.table import read_table
-from mnemoscope.errors import DamagedDataError, MnemoscopeError, UserError, first_line
+from mnemoscope.errors import MnemoscopeError, UserError, first_line
 from mnemoscope.files import (
     atomic_folder,
     made_folder,
@@ -63,6 +64,25 @@ _CITATION = """\
   journal = {arXiv preprint arXiv:2508.02573},
   year    = {2025}
 }"""
+
+
+class _Share(TypedDict):
+    share: float
+
+
+class _Summary(TypedDict):
+    reproduced: _Share
+    guessed: _Share
+    recalled: _Share
+
+
+class _Model(TypedDict):
+    name: str
+
+
+class _Audit(TypedDict):
+    model: _Model
+    summary: _Summary
 
 
 def write_dataset(
@@ -234,18 +254,10 @@ def _write_audit(target: Path, out: Path, *, licence: str) -> None:
     for path in (*there, *(target / "texts").rglob("*")):
         if path.is_symlink():  # what it points to may be no document
             raise UserError(f"{path}: a link, which push does not follow. Put the file there.")
-    needed = {"model": dict, "summary": dict}
-    record = read_record(
-        target / "audit.json", needed=needed, remedy="Make the audit again with --redo."
-    )
+    remedy = "Make the audit again with --redo."
+    record = read_record(target / "audit.json", _Audit, remedy=remedy)
     spans = read_parquet(target / "spans.parquet", remedy="make the audit again with --redo")
-    try:
-        name_of_model, summary = str(record["model"]["name"]), record["summary"]
-        shares = {
-            kind: percent(summary[kind]["share"]) for kind in ("reproduced", "guessed", "recalled")
-        }
-    except (KeyError, TypeError, ValueError):
-        raise DamagedDataError(f"{target}: damaged, no audit of ours. Make it again.") from None
+    shares = {kind: percent(record["summary"][kind]["share"]) for kind in _Summary.__annotations__}
     for name in (*_AUDIT, "texts"):
         if (target / name).is_dir():
             shutil.copytree(target / name, out / name)
@@ -258,7 +270,7 @@ def _write_audit(target: Path, out: Path, *, licence: str) -> None:
         "documents by the paths that it names, stand in `audit.json`, the tables and the pages: "
         "`mnemoscope audit --verify` needs them.",
         _list(
-            {"Model": f"`{_cell(_last(name_of_model))}`"}
+            {"Model": f"`{_cell(_last(record['model']['name']))}`"}
             | {kind.capitalize(): f"{share} of the characters" for kind, share in shares.items()}
         ),
     ]

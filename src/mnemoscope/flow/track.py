@@ -83,7 +83,7 @@ def track_checkpoints(asked: TrackAsked, out: Path) -> list[int]:
     history = HistoryWriter(out, windows, run=run, source=asked.sequences, control=asked.control)
     known: dict[str, Any] = {}
     with suppress(FileNotFoundError, DamagedDataError):  # unknown inputs: the check is made again
-        known = read_record(out / _LOOKED_AT, needed={}, remedy="")
+        known = read_record(out / _LOOKED_AT, remedy="")
     with show_track("Checkpoints", total=len(checkpoints), unit="checkpoints") as progress:
         for one in checkpoints:
             basis = [one.signature(), asked.dtype, asked.decode]

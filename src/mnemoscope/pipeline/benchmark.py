@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
+from pydantic import TypeAdapter
 
 from mnemoscope.benchmark.excess import (
     FigureName,
@@ -184,13 +185,14 @@ def load_comparison(study: Study) -> Comparison:
     study.require("benchmark")
     path = study.folder / CONCLUSIONS_FILE
     remedy = f"Run 'mnemoscope benchmark {study.folder} --redo'."
+    made = study.manifest("benchmark") or {}
     try:
-        values = read_record(path, needed={}, remedy=remedy)
-        correlations = {
-            kind: RankCorrelation(**one) for kind, one in values["correlations"].items()
-        }
-        conclusions = tuple(Conclusion(**one) for one in values["conclusions"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        values = read_record(path, remedy=remedy, versions=made.get("versions"))
+        correlations = TypeAdapter(dict[str, RankCorrelation]).validate_python(
+            values["correlations"]
+        )
+        conclusions = TypeAdapter(tuple[Conclusion, ...]).validate_python(values["conclusions"])
+    except (OSError, ValueError, KeyError):
         raise DamagedDataError(f"{path}: damaged. {remedy}") from None
     study.check_own(path, values, remedy=remedy)
     return Comparison(study.read(COMPARISON_FILE), correlations, conclusions)

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import numpy as np
 import polars as pl
+from typing_extensions import TypedDict
 
 from mnemoscope.data.table import table_digest
 from mnemoscope.errors import DamagedDataError, UserError
@@ -65,11 +66,11 @@ from mnemoscope.pipeline.graft import (
 from mnemoscope.progress import SILENT, Progress, say
 from mnemoscope.study.folder import LOCK_FILE, Study, hold_folder, versions
 from mnemoscope.study.models import Models, facts_of, reference_name
+from mnemoscope.study.records import Model
 from mnemoscope.study.settings import StudySettings, parse_settings
 
 _STAGES = ("continue", "capture", "graft")
 _RECORD = "part.json"
-_NEEDED = {"settings": dict, "models": dict, "versions": dict, "table": str, "finished": bool}
 _HALVED_FILE = "halved"
 _VERDICTS = "verdicts"
 
@@ -254,6 +255,15 @@ def _capture(study: Study, part: Part, folder: Path, hold: Hold, roles: Sequence
 # -- put the parts together ---------------------------------------------------------------------
 
 
+class _Values(TypedDict):
+    settings: dict[str, Any]
+    models: dict[str, Model]
+    table: str
+    finished: bool
+    parts: NotRequired[list[str]]
+    batch_size_halved_to: NotRequired[int]
+
+
 @dataclass(frozen=True)
 class _Record:
     """A part, its folder and the content of its `part.json`."""
@@ -355,7 +365,7 @@ def _read_record(part: Part, folder: Path) -> _Record:
     path = folder / _RECORD
     remedy = f"Delete {folder} and run the part again."
     try:
-        values = read_record(path, needed=_NEEDED, remedy=remedy)
+        values = read_record(path, _Values, remedy=remedy)
     except FileNotFoundError:
         raise DamagedDataError(f"{path}: missing. {remedy}") from None
     return _Record(part, folder, values)

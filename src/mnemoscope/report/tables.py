@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from mnemoscope.analysis.figures import Chart, Figure, Series, plain, series_of
-from mnemoscope.analysis.registry import stored_results
+from mnemoscope.analysis.registry import read_frames, stored_results
 from mnemoscope.benchmark.levels import MEMORIZED, count_levels, levels_of, lost_by_level
 from mnemoscope.localize.delta import COSTLY, Region, region_sentence
 from mnemoscope.maps.shape import SHAPES
@@ -76,7 +76,6 @@ def analysis_sections(study: Study) -> Iterator[AnalysisSection]:
     """One section a result of a neighbouring analysis that the study holds."""
     for entry, result, folder in stored_results(study):
         place = folder.relative_to(study.folder)
-        files = {name: f"{place}/{name}.parquet" for name in result.frames}
         settings = [
             f"{key}={'null' if value is None else value}" for key, value in result.settings.items()
         ]
@@ -87,7 +86,10 @@ def analysis_sections(study: Study) -> Iterator[AnalysisSection]:
             sentence=result.sentence,
             further=result.further,
             figures=result.figures,
-            tables=[table_of(name, study.read(file), file) for name, file in files.items()],
+            tables=[
+                table_of(name, frame, f"{place}/{name}.parquet")
+                for name, frame in read_frames(folder, result).items()
+            ],
             source=entry.source,
             cost=f"{duration(result.seconds)} and {count(result.forward_passes)} sequences "
             "through a model",

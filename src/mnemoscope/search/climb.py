@@ -37,8 +37,8 @@ from mnemoscope.benchmark.excess import (
 from mnemoscope.benchmark.sources import BASELINES, MEMORY_FREE, TABLE, of_reader
 from mnemoscope.cluster.engine import run_tasks
 from mnemoscope.data.table import token_matrix
-from mnemoscope.errors import UserError
-from mnemoscope.files import read_parquet, read_record, write_parquet, write_record, write_text
+from mnemoscope.errors import DamagedDataError, UserError
+from mnemoscope.files import read_kept, read_record, write_kept, write_record, write_text
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.probe import suffix_logprobs
 from mnemoscope.pipeline.capture import capture_rows, maps_folder, open_maps, shown_tokens
@@ -227,8 +227,8 @@ def _measure_by_model(
         hashlib.sha256(chosen["sequence_id"].to_numpy().tobytes()).hexdigest(),
     ]
     path = study.folder / "search" / f"measures-{_hash(basis)}.parquet"
-    if path.is_file():
-        return read_parquet(path)
+    if (kept := read_kept(path, "table")) is not None:
+        return kept
     lm, tokens = models.model(study), token_matrix(chosen)
     half, batch_size = study.settings.sequences.n_prefix, study.settings.model.batch_size
     total = 1 + (wanted.other_prefixes if with_prior else 0)
@@ -250,7 +250,7 @@ def _measure_by_model(
         **{name: pl.Series(values) for name, values in columns.items()}
     )
     path.parent.mkdir(exist_ok=True)
-    write_parquet(path, frame)
+    write_kept(path, frame)
     return frame
 
 
@@ -490,8 +490,10 @@ class CheapScorer:
         self._path = study.folder / "search" / f"cheap-{_hash(basis)}.json"
         self._kept: dict[str, float | None] = {}
         if self._path.is_file():
-            remedy = "Delete it: the scores are found anew."
-            self._kept = read_record(self._path, needed={}, remedy=remedy)
+            try:
+                self._kept = read_record(self._path, dict[str, float | None], remedy="")
+            except DamagedDataError as error:
+                say(f"{error} Scores are found anew.")
 
     def score(self, candidate: Candidate) -> float | None:
         """The objective of one candidate; None if the regression on attention is at chance."""

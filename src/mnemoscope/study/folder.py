@@ -25,6 +25,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from mnemoscope.errors import DamagedDataError, UserError, first_line
 from mnemoscope.files import (
     NO_ROOM,
+    check_shape,
     digest,
     disk_full,
     made_folder,
@@ -38,6 +39,7 @@ from mnemoscope.files import (
 )
 from mnemoscope.parse import parse_json, parse_yaml, read_bounded
 from mnemoscope.plugins import Plugin
+from mnemoscope.study.records import MANIFESTS, Manifest, Seals, WithRecord
 from mnemoscope.study.settings import StudySettings, parse_settings
 from mnemoscope.version import __version__
 
@@ -177,7 +179,8 @@ class Study:
             )
         try:
             values = parse_yaml(read_bounded(path))
-            self.record: dict[str, Any] = _checked_record(values)
+            check_shape(values, WithRecord)
+            self.record: dict[str, Any] = values.pop("record")
         except (OSError, ValueError) as error:
             raise DamagedDataError(
                 f"{path}: damaged ({first_line(error)}). Restore it from a copy, "
@@ -289,10 +292,11 @@ class Study:
     def manifest(self, stage: str) -> dict[str, Any] | None:
         """The record of a finished stage; None if it has not been run."""
         path = self._manifest_path(stage)
-        if not path.is_file():
-            return None
         remedy = "Delete it: the stage is made again, what is complete is kept."
-        found = read_record(path, needed={"key": str, "counts": dict}, remedy=remedy)
+        try:
+            found = read_record(path, MANIFESTS.get(stage, Manifest[dict[str, Any]]), remedy=remedy)
+        except FileNotFoundError:
+            return None
         self.check_own(path, found, remedy=remedy)
         return found
 
@@ -433,14 +437,14 @@ class Study:
         known, frame = self._tables.get(name, ((), None))
         if frame is None or known != identity:
             remedy = f"delete {self.folder} and run again"
-            frame = read_parquet(path, remedy=remedy, seals=self._seals().get(name))
+            frame = read_parquet(path, remedy=remedy, seals=self.seals().get(name))
             self._tables[name] = identity, frame
         return frame.clone()  # so that changes by the caller stay with the caller
 
     def write(self, name: str, frame: "pl.DataFrame") -> None:
         """Write one of the study's Parquet files atomically."""
         self._tables.pop(name, None)
-        data, known = parquet_bytes(frame), self._seals()
+        data, known = parquet_bytes(frame), self.seals()
         seal = seal_of(data)
         is_new = known.get(name) != [seal]
         if is_new and name in known:  # a killed process leaves the old table or the new one
@@ -470,18 +474,17 @@ class Study:
         _write_settings(self.folder, self.settings, self.record)
         self.write(TABLE_FILE, table)
 
-    def _seals(self) -> dict[str, list[str]]:
+    def seals(self) -> dict[str, list[str]]:
         """The checksums of the study's own tables by name; none of what earlier versions wrote."""
         path = self.folder / TABLES_RECORD
-        if not path.is_file():
+        try:
+            identity = _identity(path)
+        except FileNotFoundError:
             return {}
-        identity = _identity(path)
         if self._known_seals[0] == identity:
             return self._known_seals[1]
         remedy = "Restore it from a copy, or delete it: tables are then read as they are."
-        found = read_record(path, needed={"tables": dict}, remedy=remedy)
-        if not all(isinstance(one, list) for one in found["tables"].values()):
-            raise DamagedDataError(f"{path}: damaged (checksums are no lists). {remedy}")
+        found = read_record(path, Seals, remedy=remedy)
         self.check_own(path, {"tokens": None} | found, remedy=remedy)  # these always say whose
         self._known_seals = identity, found["tables"]
         return self._known_seals[1]
@@ -668,23 +671,6 @@ def _flatten(settings: StudySettings, stage: Stage) -> dict[str, Any]:
     # A split's table depends on what the samples need.
     needed = ("taxonomies", "n_train", "n_eval", "seed")
     return flat | {f"label.{key}": values["label"][key] for key in needed}
-
-
-def _checked_record(values: Any) -> dict[str, Any]:
-    """Take the record out of what `study.yaml` holds; ValueError where it is none of ours."""
-    record = values.pop("record", None) if isinstance(values, dict) else None
-    models = record.get("models") if isinstance(record, dict) else None
-    if not (isinstance(record, dict) and isinstance(models, dict)):
-        raise ValueError("no record of its models")
-    if not isinstance(record.get("tokens", ""), str):
-        raise ValueError("a digest of its sequences that is no text")
-    for facts in models.values():
-        known = facts if isinstance(facts, dict) else {}
-        if not all(isinstance(known.get(key), str) for key in ("name", "fingerprint")):
-            raise ValueError("a model without name or fingerprint")
-        if not all(isinstance(known.get(key, 1), int) for key in ("n_layers", "n_heads")):
-            raise ValueError("a model whose layers or heads are no number")
-    return record
 
 
 def _write_settings(folder: Path, settings: StudySettings, record: dict[str, Any]) -> None:

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import numpy as np
 import polars as pl
+from typing_extensions import TypedDict
 
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import made_folder, read_parquet, read_record, write_parquet, write_record
@@ -27,6 +28,12 @@ from mnemoscope.training.windows import WatchedWindows
 _FORMAT = 1
 _PART = re.compile(r"step-(\d+)\.parquet")
 _LIBRARIES = ("mnemoscope", "torch", "transformers")
+
+
+class _Watch(TypedDict):
+    format: int
+    windows: str
+    run: NotRequired[str | None]
 
 
 @dataclass(frozen=True)
@@ -111,7 +118,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
             f"{folder}: holds no history of memorization (no watch.json). To look at checkpoints, "
             f"name what is watched: mnemoscope track {folder} --sequences PATH."
         )
-    found = read_record(path, needed={}, remedy="Begin a new history.")
+    found = read_record(path, _Watch, remedy="Begin a new history.")
     if found.get("format") != _FORMAT:
         raise UserError(f"{path}: format {found.get('format')}, this version reads {_FORMAT}.")
     return found
