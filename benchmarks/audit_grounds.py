@@ -113,7 +113,7 @@ def ask_half(lm, reference, asked, others, n_sequences):
         "cut": np.array(
             [one["run_without_equal_mass"] - one["run_without_needed"] for one in needs]
         ),
-        "group": find_groups(pool[rows]).to_numpy(),
+        "group": np.array(find_groups(pool[rows]).to_list()),
         "characters": np.array(
             [len(one) for one in lm.tokenizer.batch_decode(windows[:, 32:].tolist())]
         ),

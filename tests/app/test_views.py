@@ -110,7 +110,7 @@ def test_a_hostile_document_is_shown_and_does_nothing(result) -> None:
 
 
 def test_what_is_downloaded_is_the_audit_s_own_files(result) -> None:
-    assert list(result.files) == ["audit.html", "audit.json", "audit.sarif"]
+    assert list(result.files) == ["audit.html", "report.html", "audit.json", "audit.sarif"]
     assert json.loads(result.files["audit.json"])["spans_sha256"] == result.record["spans_sha256"]
     links = re.findall(
         r'download="([^"]+)" href="data:[a-z/]+;base64,([^"]+)"', render_result(result)

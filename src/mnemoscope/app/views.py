@@ -29,6 +29,7 @@ MAP_INK = (59, 125, 216)
 DELTA_INK = (214, 90, 12)
 DOWNLOADS = {
     "audit.html": "text/html",
+    "report.html": "text/html",
     "audit.json": "application/json",
     "audit.sarif": "application/json",
 }

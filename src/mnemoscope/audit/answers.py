@@ -25,6 +25,7 @@ from mnemoscope.lm.model import (
     last_logits,
     new_cache,
     prepend_bos,
+    reorder_rows,
     run_batches,
 )
 from mnemoscope.progress import track
@@ -163,27 +164,28 @@ def _search(lm: LanguageModel, batch: torch.Tensor, settings: AuditSettings) -> 
     totals = torch.zeros(n, 1, dtype=torch.float64, device=batch.device)
     distances = torch.arange(n_steps + 1, device=batch.device).expand(n, 1, -1)
     cache, fed = new_cache(lm, batch.shape[1] - 1), prepend_bos(lm, batch[:, : settings.prefix])
+    shared = fed.shape[1]
     with torch.inference_mode():
         for step in range(n_steps):
-            logits = last_logits(lm, fed, 1, cache)[:, 0].double()
+            logits = last_logits(lm, fed, 1, cache)[:, 0]
             check_finite(lm, logits.amax(dim=-1))
-            drawn = sampling_table(logits, settings).reshape(*totals.shape, -1)
-            _leave_out(drawn, distances, wanted, step, settings.edits)
-            drawn += totals[..., None]
-            order = drawn.clone()
+            ids, values = (one.reshape(*totals.shape, -1) for one in _drawable(logits, settings))
+            is_left = _leads_on(ids, distances, wanted, step, settings.edits)
+            drawn = values.masked_fill(~is_left, -torch.inf) + totals[..., None]
             # The passage itself stays, in the first beam, as long as it can be drawn.
-            own = order[:, 0].gather(1, wanted[:, 0, [step]])
-            order[:, 0].scatter_(1, wanted[:, 0, [step]], own.masked_fill(own > -torch.inf, 1.0))
+            is_own = (ids[:, 0] == wanted[:, 0, [step]]) & (drawn[:, 0] > -torch.inf)
+            order = drawn.clone()
+            order[:, 0].masked_fill_(is_own, 1.0)
             chosen = order.flatten(1).topk(min(settings.beams, order[0].numel()), dim=1).indices
             totals = drawn.flatten(1).gather(1, chosen)
-            beams, tokens = chosen // drawn.shape[2], chosen % drawn.shape[2]
+            beams, tokens = chosen // drawn.shape[2], ids.flatten(1).gather(1, chosen)
             distances = _advance(distances[rows, beams], tokens, wanted)
             parents = (rows * drawn.shape[1] + beams).flatten()
             new = tokens.flatten()[:, None]
             if cache is None:  # such families read everything again
                 fed = torch.cat([fed[parents], new], dim=1)
             else:
-                cache.batch_select_indices(parents)
+                reorder_rows(cache, parents, shared=shared)
                 fed = new
     found = totals.logsumexp(dim=1).clamp(max=0.0)
     return Within(found.cpu().numpy(), (totals > -torch.inf).sum(dim=1).cpu().numpy())
@@ -199,29 +201,41 @@ def sampling_table(logits: torch.Tensor, settings: AuditSettings) -> torch.Tenso
     return drawn.masked_fill(scaled < best[:, -1:], -torch.inf)
 
 
-def _leave_out(
-    drawn: torch.Tensor, distances: torch.Tensor, wanted: torch.Tensor, step: int, edits: int
-) -> None:
-    """Put -inf where a token (w, beams, vocabulary) leaves no way to end within the edits.
+def _drawable(logits: torch.Tensor, settings: AuditSettings) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids that can be drawn and their log-probabilities, float64, both (rows, k).
+
+    As many as the row with most has: more than `top_k` where several tie for the last place, and
+    the others of a row have -inf. Of a large vocabulary only these are worked on.
+    """
+    if not 0 < settings.top_k < logits.shape[-1]:
+        table = sampling_table(logits.double(), settings)
+        return torch.arange(table.shape[1], device=table.device).expand_as(table), table
+    best = logits.topk(settings.top_k, dim=-1)
+    most = int((logits >= best.values[:, -1:]).sum(dim=-1).amax())
+    if most > settings.top_k:
+        best = logits.topk(most, dim=-1)
+    return best.indices, sampling_table(best.values.double(), settings)
+
+
+def _leads_on(
+    ids: torch.Tensor, distances: torch.Tensor, wanted: torch.Tensor, step: int, edits: int
+) -> torch.Tensor:
+    """Which tokens (w, beams, k) leave a way to end within the edits, bool of that shape.
 
     Only the tokens that the passage has near this place can lead on better than any other token.
     """
-    nothing = torch.full_like(distances[..., 0], -1)  # matches no token
-    can_differ = _least(_advance(distances, nothing, wanted), step) <= edits
-    near = wanted[..., max(step - edits, 0) : step + edits + 1].expand(*drawn.shape[:2], -1)
-    can_match = [
-        _least(_advance(distances, near[..., at], wanted), step) <= edits
-        for at in range(near.shape[-1])
-    ]
-    values = drawn.gather(2, near)
-    drawn.masked_fill_(~can_differ[..., None], -torch.inf)
-    drawn.scatter_(2, near, values.masked_fill(~torch.stack(can_match, dim=-1), -torch.inf))
+    near = wanted[..., max(step - edits, 0) : step + edits + 1].expand(*ids.shape[:2], -1)
+    tried = torch.cat([near, torch.full_like(near[..., :1], -1)], dim=-1)  # -1 matches no token
+    starts = distances[:, :, None].expand(-1, -1, tried.shape[-1], -1)
+    can = _least(_advance(starts, tried, wanted[:, :, None]), step) <= edits
+    matches = (ids[..., None] == near[..., None, :]) & can[..., None, :-1]
+    return matches.any(dim=-1) | can[..., -1:]
 
 
 def _advance(distances: torch.Tensor, tokens: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     """Levenshtein distances to each beginning of the passage, after one more token.
 
-    (w, beams, steps + 1) from the same, tokens (w, beams) and the passage (w, 1, steps).
+    (..., steps + 1) from the same, tokens (...) and the passage (..., steps), which broadcasts.
     """
     exchanged = distances[..., :-1] + (tokens[..., None] != wanted)
     put_in = distances + 1

@@ -448,6 +448,19 @@ def new_cache(lm: LanguageModel, n_tokens: int = 0) -> DynamicCache | None:
     return cache
 
 
+def reorder_rows(cache: Any, rows: torch.Tensor, *, shared: int) -> None:
+    """Put rows in another order, each in place of one that agrees in the first `shared` tokens.
+
+    Where as many rows stay, only what follows those tokens is copied.
+    """
+    for layer in cache.layers:
+        if isinstance(layer, _RoomyLayer) and len(layer.keys) == len(rows):
+            for states in (layer.keys, layer.values):
+                states[:, :, shared:] = states[:, :, shared:].index_select(0, rows)
+        else:
+            layer.batch_select_indices(rows)
+
+
 def last_logits(
     lm: LanguageModel,
     input_ids: torch.Tensor,
