@@ -23,6 +23,7 @@ from mnemoscope.lm.model import (
     new_cache,
     note_halved,
     noting_halved,
+    reorder_rows,
     run_batches,
     wrap_model,
 )
@@ -163,6 +164,21 @@ def test_rows_in_another_order_go_on_as_themselves(build, tokens, change):
         with torch.inference_mode():
             last_logits(lm, ids[:, :20], 1, cache)
             getattr(cache, change)(order)
+            found.append(last_logits(lm, ids[order, 20:25], 5, cache))
+    torch.testing.assert_close(*found, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("order", [[2, 0, 0, 1], [3, 1]])
+def test_rows_that_share_a_beginning_change_order_as_any_selection(build, tokens, order):
+    lm, ids = build("llama"), torch.from_numpy(tokens(4)).long()
+    ids[:, :12], order, found = ids[:1, :12], torch.tensor(order), []
+    for cache in (new_cache(lm, 40), DynamicCache(config=lm.model.config)):
+        with torch.inference_mode():
+            last_logits(lm, ids[:, :20], 1, cache)
+            if found:
+                cache.batch_select_indices(order)
+            else:
+                reorder_rows(cache, order, shared=12)
             found.append(last_logits(lm, ids[order, 20:25], 5, cache))
     torch.testing.assert_close(*found, atol=1e-4, rtol=0)
 

@@ -449,7 +449,7 @@ def render_brief(
         has_third_ground=any(
             row[name] for row in rows for name in ("cnn_says", "grafts_say", "needs_say")
         ),
-        n_alone=sum(row["reference_reproduces"] is False for row in recalled),
+        n_also=sum(bool(row["reference_reproduces"]) for row in recalled),
         documents=record["documents"][:_DOCUMENTS],
         n_more=max(len(record["documents"]) - _DOCUMENTS, 0),
         origins=places_by_span(tables["origins"]) if "origins" in tables else None,
