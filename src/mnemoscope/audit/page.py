@@ -29,6 +29,7 @@ from mnemoscope.audit.evidence import tries_needed
 from mnemoscope.audit.origins import places_by_span
 from mnemoscope.audit.rule import RECALL, covered
 from mnemoscope.audit.settings import MOST_COPIED, NEEDED_EDGES, NEEDS, AuditSettings, flag_of
+from mnemoscope.pipeline.graft import part_words
 from mnemoscope.stats import FEWEST_GROUPS
 from mnemoscope.version import __version__
 from mnemoscope.words import count, fill, percent, template_environment
@@ -37,7 +38,6 @@ MOST_CARDS = 200
 """Spans shown with their evidence; all of them stand in `spans.parquet`."""
 _WHOLE_UP_TO = 200_000  # characters of all documents together that are shown in full
 _OPEN_UP_TO = 6_000  # characters of a document that stands unfolded: about three screens
-_KINDS = {"qk": "queries and keys", "mlp": "MLP"}  # of parts that are grafted
 _ANSWERS = 10  # that repeat a document, as shown
 _CARDS_OPEN = 10
 """Passages of a verdict whose evidence stands unfolded."""
@@ -205,11 +205,11 @@ def environment(*first: str) -> jinja2.Environment:
         "shell": shlex.join,
         "marks": mark_hidden,
         "figure": _figure,
+        "part_words": part_words,
     }
     made.globals |= {
         "exp": math.exp,
         "zip": zip,
-        "parts_said": _parts_said,
         "settings_said": _settings_said,
         "token_rows": _token_rows,
         "n_needed_edges": NEEDED_EDGES,
@@ -237,19 +237,6 @@ def _settings_said(record: Mapping[str, Any]) -> Iterator[list[str]]:
         is_asked = whole is None or settings.get(whole) or of_chat
         if value is not None and value is not False and is_asked:
             yield [flag_of(name), *([] if value is True else [str(value)])]
-
-
-def _parts_said(parts: Sequence[str]) -> str:
-    """Parts of a model in words, those of one kind together."""
-    layers: dict[str, list[str]] = {}
-    for part in parts:
-        _, place, kind = part.split(".")
-        layers.setdefault(kind, []).append(place)
-    return " or ".join(
-        f"the {_KINDS[kind]} of layer{'s' if len(places) > 1 or '-' in places[0] else ''} "
-        + ", ".join(places)
-        for kind, places in layers.items()
-    )
 
 
 def _percent(value: float) -> str:

@@ -32,7 +32,6 @@ from mnemoscope.audit.page import (
     summarize_profile,
 )
 from mnemoscope.audit.rule import overall, summarize
-from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.audit.spans import Growth, Place, Span, coarse_starts, fine_starts, spans_of
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import read_record, write_json, write_parquet, write_record, write_text
@@ -388,14 +387,6 @@ def model_files(place: Path) -> dict[str, str]:
     return {path.name: file_sha256(path) for path in found if path.is_file()}
 
 
-class AskedModel(NamedTuple):
-    """A model before it is loaded; `place`: folder, file or a hub name, `dtype` may be ``auto``."""
-
-    place: Path
-    revision: str | None
-    dtype: str
-
-
 def prepare_folder(out: Path) -> None:
     """Make the audit's folder. Raises UserError: something is in the way, or no permission."""
     if (out / "study.yaml").exists():
@@ -426,59 +417,6 @@ def check_is_audit(out: Path) -> None:
     """Refuse a folder without an audit."""
     if not (out / "audit.json").is_file():
         raise UserError(f"{out}: contains no audit (audit.json). Make one with 'mnemoscope audit'.")
-
-
-def standing_audit(
-    out: Path,
-    reading: Reading,
-    settings: AuditSettings,
-    model: AskedModel,
-    reference: AskedModel | None,
-    *,
-    redo: bool,
-) -> dict[str, Any] | None:
-    """The audit that stands in a folder, where its files alone show that it is the wanted one.
-
-    The SHA-256 of a model's files stand for the fingerprint, which only the loaded model has. None
-    where nothing stands there, or where files do not decide and the model must be loaded (a hub
-    name, an adapter, dtype `auto`, a tokenizer in other files, a chat template). Raises UserError:
-    an audit of other documents or settings, or with another kind of reference.
-    """
-    try:
-        record = read_audit_record(out)
-        is_whole = _is_whole(out, record)
-        was = [
-            record["schema_version"],
-            AuditSettings().model_dump(mode="json") | record["settings"],
-            [[one["document"], one["sha256"]] for one in record["documents"]],
-            [record["reference"] is None, record["cnn"] is None, "api" in record],
-        ]
-        loaded = [record["model"], *([record["reference"]] if record["reference"] else [])]
-        facts = [(one["dtype"], one["files"]) for one in loaded]
-    except (OSError, UserError, DamagedDataError, KeyError):
-        return None
-    wanted = [
-        SCHEMA_VERSION,
-        settings.model_dump(mode="json"),
-        [[one.name, one.sha256] for one in reading.documents],
-        [reference is None, True, False],
-    ]
-    if was != wanted:
-        if redo:
-            return None
-        raise other_audit(out)
-    if settings.chat_template or not is_whole:
-        return None
-    asked = [model, *([reference] if reference else [])]
-    is_same = all(_is_same(one, *fact) for one, fact in zip(asked, facts, strict=True))
-    return dict(record) if is_same else None
-
-
-def _is_same(asked: AskedModel, dtype: str, files: dict[str, str]) -> bool:
-    has_all = "tokenizer.json" in files or any(name.endswith(".gguf") for name in files)
-    if asked.revision is not None or asked.dtype != dtype or not has_all:
-        return False
-    return "adapter_config.json" not in files and model_files(asked.place) == files
 
 
 def _finished_audit(out: Path, model: Writer, *, redo: bool) -> dict[str, Any] | None:

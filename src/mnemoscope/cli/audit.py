@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from mnemoscope.audit.documents import Document, Reading, Splitter
     from mnemoscope.audit.ground import CnnGround
     from mnemoscope.audit.rule import Gate
-    from mnemoscope.audit.run import AskedModel, Writer
+    from mnemoscope.audit.run import Writer
     from mnemoscope.audit.service import ServedModel
     from mnemoscope.audit.verify import Verification
     from mnemoscope.lm.model import LanguageModel
@@ -335,25 +335,14 @@ class _Here(NamedTuple):
         name = None if self.reference == "none" else self.reference or own
         return _Here(name, None, self.dtype, self.device, role="reference") if name else None
 
-    @property
-    def place(self) -> str:
-        """Where the model is: what was typed, but of an embedded one its folder."""
-        from mnemoscope.embedded import place_of
-
-        return place_of(self.name, self.role)
-
-    def asked(self) -> "AskedModel":
-        """The model before it is loaded."""
-        from mnemoscope.audit.run import AskedModel
-
-        return AskedModel(Path(self.place), self.revision, self.dtype)
-
     def load(self) -> "LanguageModel":
         """The model."""
+        from mnemoscope.embedded import place_of
         from mnemoscope.lm.load import load_model
 
         say(f"Loading the {self.role} {self.name}")
-        return load_model(self.place, revision=self.revision, dtype=self.dtype, device=self.device)
+        place = place_of(self.name, self.role)
+        return load_model(place, revision=self.revision, dtype=self.dtype, device=self.device)
 
 
 def _refuse(given: Mapping[str, Any], why: str) -> None:
@@ -412,18 +401,10 @@ def _read(
 def _audit_here(
     here: _Here, reading: "Reading", out: Path, settings: AuditSettings, *, redo: bool
 ) -> dict[str, Any]:
-    """Load and audit; nothing is loaded where the audit stands already."""
-    from mnemoscope.audit.run import standing_audit
-
-    other, study = here.beside, here.study
-    if study is None:
-        asked = here.asked(), other.asked() if other else None
-        there = standing_audit(out, reading, settings, *asked, redo=redo)
-        if there is not None:
-            say(f"{out}: this audit is already there.")
-            return there
+    """Load and audit."""
     from mnemoscope.audit.local import audit_documents, check_audit
 
+    other, study = here.beside, here.study
     lm, reference = here.load(), other.load() if other else None
     folder = None if study is None else Path(study)
     if study == _MAKE_STUDY:

@@ -536,16 +536,6 @@ class Pair:
         second = f"{_ADAPTER}B" in one.name or f"{_ADAPTER}embedding_B" in one.name
         return torch.zeros_like(other) if self._is_adapter and second else other
 
-    def change(self, part: str) -> float:
-        """Norm of the difference between the two in a part, over that of the model's weights."""
-        slices = _merged(self.anatomy.find(part, self.twin), self._ours)
-        own, between = 0.0, 0.0
-        for one in slices:
-            ours = _read(self._ours[one.name].detach(), one).double()
-            own += float(ours.square().sum())
-            between += float((self._other(one).to(ours) - ours).square().sum())
-        return (between / own) ** 0.5 if own else 0.0
-
 
 def _merged(slices: Iterable[Slice], weights: dict[str, Tensor]) -> list[Slice]:
     """Slices in which no weight comes twice, in the order of the model's weights."""
