@@ -39,7 +39,7 @@ def app_study(made_once) -> Path:
         "sequences": {"limit": 450},
         "continue": {"scan": True, "check_rows": 0},
         "label": {"taxonomies": [PAPER], "n_train": 40, "n_eval": 20},
-        "train": {"seeds": [0], "workers": 1},
+        "train": {"seeds": [0], "filters": [4], "workers": 1},
         "benchmark": {"controls": False, "n_resamples": 100},
         "localize": {"attributions": ["gradient"], "rankings": [], "sanity": False},
     }

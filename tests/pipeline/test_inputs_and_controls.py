@@ -30,6 +30,8 @@ from mnemoscope.taxonomy.sample import N_FOLDS
 from study_files import settings_with
 
 INPUTS = ["mean", "max", "both", "heads", "difference"]
+BRIEFLY = {"attributions": ["gradient"], "sanity": False}
+"""Of `localize`; what it checks of Δ is tested where it is made."""
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +44,7 @@ def study(tiny_studies, tmp_path_factory) -> Study:
         capture={"per_head": True},
         train={"poolings": INPUTS, "seeds": [0]},
         benchmark={"control_settings": 0},
+        localize=BRIEFLY,
     )
     return run(chosen, folder)
 
@@ -54,7 +57,7 @@ def rows_study(tiny_studies, tmp_path_factory) -> Iterator[Study]:
     train = {"preset": "rows", "poolings": ["both"], "seeds": [0]}
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "rows", replace(PRESETS["rows"], epochs=1, min_steps=60))
-        yield run(settings_with(Study(folder), train=train), folder)
+        yield run(settings_with(Study(folder), train=train, localize=BRIEFLY), folder)
 
 
 def test_a_cnn_over_rows_has_every_control_of_its_own(rows_study: Study) -> None:
@@ -232,6 +235,7 @@ def folded(tiny_studies, tmp_path_factory) -> Study:
         label={"split": "folds", "n_train": 30, "n_eval": 10},
         capture={"reference": None},
         train={"seeds": [0]},
+        localize=BRIEFLY,
     )
     return run(chosen, folder)
 
