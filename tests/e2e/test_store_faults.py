@@ -25,7 +25,7 @@ from mnemoscope.study.settings import parse_settings
 from tiny_models import save_model
 
 N_SEQUENCES = 240
-KILLS = 5
+KILLS = 3
 PATIENCE_SECONDS = 300
 
 
@@ -108,14 +108,10 @@ def test_kills_at_random_moments_leave_no_trace(begun, captured, tmp_path, captu
 def damage(shard: Path, how: str) -> None:
     """Do to a shard what a disk or a person does."""
     data = bytearray(shard.read_bytes())
-    if how == "missing":
-        shard.unlink()
-    elif how == "truncated":
-        shard.write_bytes(data[:-100])
-    elif how == "bit-flipped":
+    if how == "bit-flipped":
         data[-50] ^= 8
         shard.write_bytes(data)
-    elif how == "foreign":  # whole, of the right shape, from elsewhere
+    else:  # whole, of the right shape, from elsewhere; what is cut or gone: tests/maps
         save_file({name: one.flip(0).clone() for name, one in load_file(shard).items()}, shard)
 
 
@@ -126,7 +122,7 @@ def read_all(study: Path, *, verify: bool) -> torch.Tensor:
     return maps.read(torch.arange(len(maps)))
 
 
-@pytest.mark.parametrize("how", ["truncated", "bit-flipped", "missing", "foreign"])
+@pytest.mark.parametrize("how", ["bit-flipped", "foreign"])
 def test_damaged_shards_are_named_and_capture_redoes_just_those(
     how, captured, tmp_path, call, refused
 ):
