@@ -22,7 +22,7 @@ import yaml
 from mnemoscope.benchmark.excess import smallest_excess
 from mnemoscope.benchmark.sources import ATTENTION, BASELINES, CNNS, TABLE
 from mnemoscope.cluster.engine import n_workers
-from mnemoscope.cnn.presets import PAPER_GRID, CnnSetting, get_preset
+from mnemoscope.cnn.presets import INPUTS, PAPER_GRID, CnnSetting, get_preset
 from mnemoscope.data.features import add_features, is_available
 from mnemoscope.data.hub import parse_hub_name
 from mnemoscope.data.published_split import HUB_NAME, SPLITS, find_split, list_splits
@@ -833,11 +833,11 @@ def find_cost(
     training = []
     for source in CNNS:
         grid = [one for one in settings_of(settings, source) if one is not None]
-        n_channels = 2 if TABLE[source].reads == "tokens" else shape.n_layers
-        seconds = _training_seconds(settings, grid, need, n_channels, settings.train.preset)
+        of = shape._replace(n_layers=2) if TABLE[source].reads == "tokens" else shape
+        seconds = _training_seconds(settings, grid, need, of, settings.train.preset)
         training.append(trainings.get(source, 0) * seconds)
         if source == "model":
-            first = _training_seconds(settings, grid[:1], need, n_channels, settings.train.preset)
+            first = _training_seconds(settings, grid[:1], need, of, settings.train.preset)
             training[0] += n_choosing(len({name for name, _ in need.samples})) * first
     return Cost(
         each,
@@ -902,7 +902,7 @@ def find_published(
     length, n_trainings = settings.sequences.length, n_jobs * len(PAPER_GRID)
     if shape is None:
         return Published(n_jobs, n_sequences, n_trainings)
-    seconds = _training_seconds(settings, PAPER_GRID, need, shape.n_layers, "paper")
+    seconds = _training_seconds(settings, PAPER_GRID, need, shape, "paper")
     bytes_a_map = shape.n_layers * shape.n_heads * length * length * 2
     passing = n_sequences * length * _seconds_a_token(settings, shape, speed)
     training = n_trainings * seconds
@@ -919,7 +919,7 @@ def _training_seconds(
     settings: StudySettings,
     grid: Sequence[CnnSetting],
     need: Need,
-    n_channels: int,
+    shape: ModelShape,
     preset_name: str,
 ) -> float:
     """Mean seconds of a CNN: 3 forward passes per training map and epoch, plus the evaluation."""
@@ -930,10 +930,13 @@ def _training_seconds(
     n_forward = 3 * n_train * epochs + n_train
     n_forward += n_eval * (epochs if preset.scores_every_epoch else 1)
     length, rate = settings.sequences.length, _cnn_rate(settings)[0]
-    seconds = [
-        n_forward * cnn_flops(n_channels, length, kernel=one.kernel, filters=one.filters) / rate
-        for one in grid
-    ]
+    seconds = []
+    for one in grid:
+        seen = INPUTS[one.pooling]
+        n_channels = seen.channels * shape.n_layers
+        n_channels *= shape.n_heads if "heads" in seen.reads else 1
+        flops = cnn_flops(n_channels, length, kernel=one.kernel, filters=one.filters)
+        seconds.append(n_forward * flops / rate)
     return sum(seconds) / len(seconds)
 
 

@@ -11,7 +11,7 @@ import torch
 
 from mnemoscope.benchmark.baselines import all_statistics, blind_maps
 from mnemoscope.benchmark.sources import CNNS, TABLE
-from mnemoscope.cnn.presets import PRESETS
+from mnemoscope.cnn.presets import INPUTS, PRESETS
 from mnemoscope.cnn.training import load_cnn, predict_logits
 from mnemoscope.errors import UserError
 from mnemoscope.flow.run import run, run_stage
@@ -29,7 +29,6 @@ from mnemoscope.study.settings import LabelSettings, variants
 from mnemoscope.taxonomy.sample import N_FOLDS
 from study_files import settings_with
 
-INPUTS = ["mean", "max", "both", "heads", "difference"]
 BRIEFLY = {"attributions": ["gradient"], "sanity": False}
 """Of `localize`; what it checks of Δ is tested where it is made."""
 
@@ -42,7 +41,7 @@ def study(tiny_studies, tmp_path_factory) -> Study:
     chosen = settings_with(
         Study(folder),
         capture={"per_head": True},
-        train={"poolings": INPUTS, "seeds": [0]},
+        train={"poolings": list(INPUTS), "seeds": [0]},
         benchmark={"control_settings": 0},
         localize=BRIEFLY,
     )
@@ -130,6 +129,13 @@ def test_the_heads_of_a_layer_average_to_the_mean_and_peak_at_the_maximum(study:
         torch.testing.assert_close(by_layer.amax(2), maps_of(study, source, "max"), **close)
 
 
+@pytest.mark.parametrize("name", INPUTS)
+def test_an_input_has_the_channels_that_it_names(study: Study, name: str) -> None:
+    facts = study.record["models"]["model"]
+    each = facts["n_layers"] * (facts["n_heads"] if "heads" in INPUTS[name].reads else 1)
+    assert maps_of(study, "model", name).shape[1] == INPUTS[name].channels * each
+
+
 def test_both_and_difference_are_made_of_what_is_stored(study: Study) -> None:
     mean, largest = (maps_of(study, "model", name) for name in ("mean", "max"))
     assert torch.equal(maps_of(study, "model", "both"), torch.cat([mean, largest], dim=1))
@@ -140,7 +146,7 @@ def test_both_and_difference_are_made_of_what_is_stored(study: Study) -> None:
 
 def test_the_table_and_the_report_set_each_input_beside_its_controls(study: Study) -> None:
     table = study.read("inputs.parquet")
-    assert table["input"].unique(maintain_order=True).to_list() == INPUTS
+    assert table["input"].unique(maintain_order=True).to_list() == list(INPUTS)
     sources = {"model", "blind", "ngram", "reference", "control", "planted", "painted"}
     for _, part in table.group_by("input"):
         assert set(part["source"]) == sources
@@ -152,10 +158,11 @@ def test_the_table_and_the_report_set_each_input_beside_its_controls(study: Stud
 def test_layers_that_are_no_layers_are_not_localized(study: Study) -> None:
     from mnemoscope.pipeline.localize import load_deltas
 
+    names = [name for name, one in INPUTS.items() if one.is_by_layer]
     trained = study.read("runs.parquet").filter(
         (pl.col("source") == "model")
         & pl.col("did_train")
-        & pl.col("setting").str.contains("mean|max")
+        & pl.col("setting").str.split("-").list.last().is_in(names)
     )
     assert {one.n_cnns for one in load_deltas(study)} <= {trained.height}
 

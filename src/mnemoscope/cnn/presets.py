@@ -18,6 +18,7 @@ class Input(NamedTuple):
     words: str
     reads: tuple[str, ...]  # tensors of a store of maps, in the order in which `view` takes them
     view: str = ""  # class of `maps.views` that makes one source of them; none for a tensor itself
+    channels: int = 1  # of a layer, or of a head where it reads heads
     # whether the reference's tensors follow the model's
     is_of_two: bool = False
     # whether its channels are layers of the model, once or several times over, as Δ needs them
@@ -43,12 +44,13 @@ class Input(NamedTuple):
 INPUTS = {
     "mean": Input("weights averaged over the heads", ("mean",)),
     "max": Input("their maximum over the heads", ("max",)),
-    "both": Input("mean and maximum side by side", POOLED, "StackedMaps"),
+    "both": Input("mean and maximum side by side", POOLED, "StackedMaps", 2),
     "heads": Input("every head’s weights", ("heads",), is_by_layer=False),
     "difference": Input(
         "the model’s means less the reference’s",
         ("mean",),
         "DifferenceMaps",
+        2,
         is_of_two=True,
         is_by_layer=False,
     ),
