@@ -1,9 +1,10 @@
-"""How figures are printed, on the page, on the terminal and in sentences.
+"""How figures, and parts of a model, are printed, on the page, on the terminal and in sentences.
 
 Fractions are printed as per cent with one decimal, differences of fractions in points with their
 sign. What is not known is a dash, never a zero.
 """
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -236,3 +237,25 @@ def fill(template: "jinja2.Template", **values: Any) -> str:
 def whole_characters(text: str) -> str:
     """A text without halves of surrogate pairs (JSON can hold one), which are no characters."""
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+_KIND_WORDS = {
+    "qk": "queries and keys",
+    "values": "values",
+    "output": "output projection",
+    "mlp": "MLP",
+    "norms": "norms",
+}
+
+
+def part_words(part: str) -> str:
+    """Name a part in a sentence.
+
+    >>> part_words("layers.0.qk"), part_words("embedding")
+    ('the queries and keys of layer 0', 'the embedding')
+    """
+    match = re.fullmatch(r"layers\.([\d-]+)\.(\w+)", part)
+    if match is None or match[2] not in _KIND_WORDS:
+        return f"the {part}"
+    layers = "layers" if "-" in match[1] else "layer"
+    return f"the {_KIND_WORDS[match[2]]} of {layers} {match[1]}"

@@ -29,10 +29,9 @@ from mnemoscope.audit.evidence import tries_needed
 from mnemoscope.audit.origins import places_by_span
 from mnemoscope.audit.rule import RECALL, covered
 from mnemoscope.audit.settings import MOST_COPIED, NEEDED_EDGES, NEEDS, AuditSettings, flag_of
-from mnemoscope.pipeline.graft import part_words
 from mnemoscope.stats import FEWEST_GROUPS
 from mnemoscope.version import __version__
-from mnemoscope.words import count, fill, percent, template_environment
+from mnemoscope.words import count, fill, part_words, percent, template_environment
 
 MOST_CARDS = 200
 """Spans shown with their evidence; all of them stand in `spans.parquet`."""

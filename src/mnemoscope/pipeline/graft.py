@@ -7,7 +7,6 @@ twice; they run side by side like trainings. Patches do the same with the twin's
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -47,7 +46,7 @@ from mnemoscope.taxonomy.draw import order_keys
 from mnemoscope.taxonomy.groups import find_groups, other_rows
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import NON_MEMO, Taxonomy
-from mnemoscope.words import about, plain_figure
+from mnemoscope.words import about, part_words, plain_figure
 
 GRAFT_FILE = "graft.parquet"
 PATCHES_FILE = "graft_patches.parquet"
@@ -58,13 +57,6 @@ _DRAWS_FOR_A_VERDICT = 3
 _VERSION = 2  # of what a graft does and keeps; another makes all grafts anew
 INTO_MODEL, INTO_TWIN = "twin_in_model", "model_in_twin"
 _OPPOSITE = {INTO_MODEL: INTO_TWIN, INTO_TWIN: INTO_MODEL}
-_KIND_WORDS = {
-    "qk": "queries and keys",
-    "values": "values",
-    "output": "output projection",
-    "mlp": "MLP",
-    "norms": "norms",
-}
 _CONTROLS: tuple[Control, ...] = ("random", "shuffled")
 
 
@@ -771,16 +763,3 @@ def graft_statements(specific: pl.DataFrame, scores: pl.DataFrame) -> Iterator[s
             f"{spared}, beyond changes of equal norm and at equal margins ({chance})."
             + (f" {broken} depends most on {held}." if held else "")
         )
-
-
-def part_words(part: str) -> str:
-    """Name a part in a sentence.
-
-    >>> part_words("layers.0.qk"), part_words("embedding")
-    ('the queries and keys of layer 0', 'the embedding')
-    """
-    match = re.fullmatch(r"layers\.([\d-]+)\.(\w+)", part)
-    if match is None or match[2] not in _KIND_WORDS:
-        return f"the {part}"
-    layers = "layers" if "-" in match[1] else "layer"
-    return f"the {_KIND_WORDS[match[2]]} of {layers} {match[1]}"

@@ -9,9 +9,9 @@ from typing import Any
 
 from mnemoscope.benchmark.excess import EFFECT
 from mnemoscope.benchmark.sources import TABLE
-from mnemoscope.pipeline.graft import Grafted, graft_verdict, part_words
+from mnemoscope.pipeline.graft import Grafted, graft_verdict
 from mnemoscope.report.content import Benchmark, ReportContent, Standing, TaxonomyResult
-from mnemoscope.words import count, interval, percent, points, share
+from mnemoscope.words import count, interval, part_words, percent, points, share
 
 _MOST_NAMED = 3
 _COUNTED = {

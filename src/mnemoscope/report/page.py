@@ -19,7 +19,7 @@ from mnemoscope import words
 from mnemoscope.cnn.presets import INPUTS
 from mnemoscope.files import write_bytes, write_text
 from mnemoscope.parse import flatten
-from mnemoscope.pipeline.graft import Grafted, graft_verdict, part_words
+from mnemoscope.pipeline.graft import Grafted, graft_verdict
 from mnemoscope.progress import say
 from mnemoscope.report import answer, charts
 from mnemoscope.report.content import ReportContent, TaxonomyResult, report_content, visible
@@ -123,8 +123,8 @@ def environment() -> jinja2.Environment:
         *(answer.answer, answer.balance_sentence, answer.benchmark_sentence, answer.conclusion),
         answer.like_with_like,
         *(charts.chart_view, charts.css_variables, charts.delta_view, charts.heat_view),
-        *(charts.profile_points, charts.strength_place, words.share),
-        *(by_excess, largest_graft, most_broken, part_words, ramp_tables, setting_lines),
+        *(charts.profile_points, charts.strength_place, words.part_words, words.share),
+        *(by_excess, largest_graft, most_broken, ramp_tables, setting_lines),
         written_runs,
     )
     made.globals |= {one.__name__: one for one in functions} | {
