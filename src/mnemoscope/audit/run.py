@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Container, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NotRequired, Protocol
+from typing import Any, Literal, NotRequired, Protocol
 
 import polars as pl
 from pydantic import NonNegativeInt
@@ -32,6 +32,7 @@ from mnemoscope.audit.page import (
     summarize_profile,
 )
 from mnemoscope.audit.rule import overall, summarize
+from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.audit.spans import Growth, Place, Span, coarse_starts, fine_starts, spans_of
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import read_record, write_json, write_parquet, write_record, write_text
