@@ -141,7 +141,7 @@ def measure_found(lm, reference, planted, folder):
         [one.filter(is_recall).select("document", "start", "end") for one in (spans, near)]
     )
     report("recall, word for word or nearly", called_in(both, names), truth, wanted)
-    for column in ("rule_says", "reference_says", "grafts_say"):
+    for column in ("rule_says", "reference_says", "grafts_say", "needs_say"):
         said = spans.filter(pl.col(column) == "recall")
         report(f"{column.replace('_', ' ')} recall", called_in(said, names), truth, wanted)
     needed = profile["extraction_logprob"].map_elements(
