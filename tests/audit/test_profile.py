@@ -156,7 +156,7 @@ def test_an_audit_draws_it_and_verify_reads_it_again(lm, audited, trained_on, ve
     assert verify(out, lm).problems == ["profile.parquet was changed after the audit."]
     likelier = pl.col("extraction_logprob").clip(math.log(0.9))
     write_parquet(out / "profile.parquet", frame.with_columns(likelier))
-    again = read_record(out / "audit.json", needed={}, remedy="")
+    again = read_record(out / "audit.json", remedy="")
     again["profile_sha256"] = file_sha256(out / "profile.parquet")
     write_record(out / "audit.json", again)
     (problem,) = verify(out, lm).problems
