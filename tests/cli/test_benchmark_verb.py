@@ -119,8 +119,9 @@ def test_python_gives_the_same_tables(planted) -> None:
 
 
 def test_a_damaged_file_of_conclusions_is_named(copied, refused) -> None:
-    for broken in ("{", "[]", '{"correlations": {"rho": {"m": 1}}, "conclusions": []}'):
-        (copied[0] / "conclusions.json").write_text(broken)
+    path, whole = copied[0] / "conclusions.json", {"correlations": {}, "conclusions": []}
+    for broken in ("{", "[]", whole, whole | {"correlations": {"rho": {"n": "x"}}}):
+        path.write_text(broken) if isinstance(broken, str) else write_record(path, broken)
         assert "conclusions.json: damaged" in refused("benchmark", copied[0], "-q")
 
 

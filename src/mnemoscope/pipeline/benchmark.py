@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 from pydantic import TypeAdapter
+from typing_extensions import TypedDict
 
 from mnemoscope.benchmark.excess import (
     FigureName,
@@ -180,6 +181,11 @@ def score_taxonomy(task: ScoreTask) -> tuple[int, pl.DataFrame, pl.DataFrame]:
     return task.place, frame, score_by_input(*known, whole=frame, **task.options)
 
 
+class _Correlations(TypedDict):
+    catalogue: RankCorrelation
+    rho: RankCorrelation
+
+
 def load_comparison(study: Study) -> Comparison:
     """Read the comparison; UserError before the stage has run, DamagedDataError if damaged."""
     study.require("benchmark")
@@ -188,9 +194,7 @@ def load_comparison(study: Study) -> Comparison:
     made = study.manifest("benchmark") or {}
     try:
         values = read_record(path, remedy=remedy, versions=made.get("versions"))
-        correlations = TypeAdapter(dict[str, RankCorrelation]).validate_python(
-            values["correlations"]
-        )
+        correlations: Any = TypeAdapter(_Correlations).validate_python(values["correlations"])
         conclusions = TypeAdapter(tuple[Conclusion, ...]).validate_python(values["conclusions"])
     except (OSError, ValueError, KeyError):
         raise DamagedDataError(f"{path}: damaged. {remedy}") from None

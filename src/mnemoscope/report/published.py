@@ -234,4 +234,4 @@ def _alias(row: Mapping[str, Any]) -> str:
 def _conclusions(comparison: Comparison) -> Iterator[tuple[Conclusion, Conclusion]]:
     """Each conclusion of the paper on our figures and on its own."""
     published = {one.key: one for one in published_conclusions()}
-    return ((one, published[one.key]) for one in comparison.conclusions)
+    return ((one, published[one.key]) for one in comparison.conclusions if one.key in published)
