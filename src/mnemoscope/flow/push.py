@@ -313,8 +313,9 @@ def _write_card(
 
 def _texts_said(texts: bool) -> str:
     said = (
-        "What a language model memorized of these sequences, and what kind of memorization it is: "
-        "each shown half of, a sequence is memorized where the model writes the other half."
+        "What a language model memorized of these sequences, and what kind of memorization it is. "
+        "The model was shown the first half of each; where it wrote the other half, it has "
+        "memorized the sequence."
     )
     if texts:
         return f"{said}\n\nTexts and tokens are in it."
