@@ -69,8 +69,8 @@ def test_the_sentence_names_what_is_much_and_what_is_little():
     delta = np.zeros((N_LAYERS, LENGTH, LENGTH))
     delta[5, 12, 0] = 1.0
     said = region_sentence("Recall", find_regions(delta, NOTHING))
-    assert said.startswith("Recall: much of Δ lies in first token (100.0% where an even spread")
-    assert "last third of the layers (100.0% where an even spread gives 33.3%)" in said
+    assert said.startswith("Recall: much of Δ lies in “first token” (100.0% where an even spread")
+    assert "“last third of the layers” (100.0% where an even spread gives 33.3%)" in said
     assert "little in" in said
     even = np.broadcast_to(np.tri(LENGTH), (N_LAYERS, LENGTH, LENGTH))
     assert "about evenly" in region_sentence("Guess", find_regions(even, np.tri(LENGTH)))

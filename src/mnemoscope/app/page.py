@@ -541,7 +541,7 @@ def _audit_tab(shop: Shop, blocks: gr.Blocks) -> None:
                 lines=7,
                 max_lines=14,
                 elem_id="document",
-                info=f"Up to {MOST_CHARACTERS:,} characters; a file goes before a pasted text.",
+                info=f"Up to {MOST_CHARACTERS:,} characters; a chosen file is read in its place.",
             )
         with gr.Column(scale=1):
             upload = gr.File(

@@ -536,7 +536,8 @@ def region_sentence(class_name: str, regions: Sequence[Region]) -> str:
 def _listed(regions: Sequence[Region]) -> str:
     """Regions with their share and what an even spread would give."""
     return ", ".join(
-        f"{one.name} ({one.share:.1%} where an even spread gives {one.even:.1%})" for one in regions
+        f"“{one.name}” ({one.share:.1%} where an even spread gives {one.even:.1%})"
+        for one in regions
     )
 
 

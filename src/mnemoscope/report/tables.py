@@ -324,8 +324,8 @@ def _of_the_text(
         for one, other in zip(found, beside, strict=True)
         if other is not None and (one.ratio or 0.0) >= _MUCH
     ]
-    text = [one.name for one, other in strong if one.share - other <= 0]
-    more = [one.name for one, other in strong if one.share - other >= _MORE]
+    text = [f"“{one.name}”" for one, other in strong if one.share - other <= 0]
+    more = [f"“{one.name}”" for one, other in strong if one.share - other >= _MORE]
     if text:
         yield (
             f"The reference model, which never saw the sequences, shows as much of {name} in "
