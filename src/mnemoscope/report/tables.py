@@ -377,7 +377,7 @@ def _shape_table(shapes: pl.DataFrame) -> Table:
         summary="Means over the evaluation sequences of each class, weights averaged over the "
         "heads. A Gini coefficient of 0 is attention spread evenly over the keys, near 1 one key "
         "that draws all. What a logistic regression on these and further numbers reaches stands "
-        "beside the CNNs in the chart above (“Regression, on pooled statistics”).",
+        "beside the CNNs in the chart above (“Regression on statistics of the model's maps”).",
         gist="entropy, Gini coefficient and where the mass lies, by class and layer",
     )
 
