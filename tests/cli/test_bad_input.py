@@ -437,6 +437,15 @@ def test_a_folder_or_file_in_place_of_records_is_named(study, refused) -> None:
     assert f"{manifests}" in refused("describe", study)
 
 
+def test_seconds_that_are_no_number_are_named(study, refused, call) -> None:
+    path = next((study / "cnn").glob("*.outcome.seconds"))
+    for odd in (b"abc", b"nan", b"-1", b"\xff", b"1" * 100):
+        path.write_bytes(odd)
+        assert "seconds are damaged" in refused("report", study, "--redo", "-q")
+    path.unlink()
+    assert call("report", study, "--redo", "-q").status == 0
+
+
 def test_foreign_lines_in_the_log_are_passed_over(study, call) -> None:
     seconds = Study(study).seconds()
     foreign = ["3", "[]", '{"stage": []}', '{"stage": "label", "seconds": "x"}', DEEP, "\x00"]

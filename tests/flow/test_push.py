@@ -70,6 +70,32 @@ def test_the_hubs_library_reads_card_and_tables(tiny_studies, tmp_path, call) ->
     assert settings["label"] == Study(folder).settings.as_dict()["label"]
 
 
+def test_a_study_without_cnns_goes_without_its_place_and_columns_of_its_own(tmp_path, call) -> None:
+    rows = pl.DataFrame(
+        {
+            "sequence_id": range(8),
+            "tokens": [list(range(one, one + 64)) for one in range(8)],
+            "duplicates": [1] * 8,
+            "is_code": [False] * 8,
+            "class": ["marker"] * 8,
+            "Non-Memo, own": ["marker"] * 8,
+        }
+    )
+    rows.write_parquet(tmp_path / "rows.parquet")
+    study, out = tmp_path / "place" / "study", tmp_path / "out"
+    flags = ("--sequences", tmp_path / "rows.parquet", "--set", "title=a / b", "-o", study, "-q")
+    assert "no taxonomy can be trained" in call("run", *flags).err
+    assert call("push", study, NAME, "--dry-run", "-o", out).status == 0
+    page = (out / "report.html").read_text()
+    assert "o taxonomy can be trained" in page
+    everything = b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file())
+    assert str(tmp_path).encode() not in everything
+    assert not {"class", "Non-Memo, own"} & set(
+        pl.read_parquet(out / "data" / "sequences.parquet").columns
+    )
+    assert yaml.safe_load((out / "settings.yaml").read_text())["title"] == "a / b"
+
+
 def test_a_table_keeps_its_classes_and_loses_columns_that_may_tell_a_text() -> None:
     frame = pl.DataFrame(
         {
@@ -267,6 +293,9 @@ def test_paths_are_cut_and_names_of_the_hub_are_not(tmp_path, monkeypatch) -> No
         "/home/me/model": "model",
         "acme/secret/rows.jsonl": "rows.jsonl",
         "acme/emails": "emails",
+        "acme/secret/model": "model",
+        "C:/Users/me/model": "model",
+        "file:///home/me/model": "model",
         "OWNER/NAME-1.7b": "OWNER/NAME-1.7b",
         "OWNER/NAME:config@main#train": "OWNER/NAME:config@main#train",
         "Non-Memo, Guess, Recall": "Non-Memo, Guess, Recall",

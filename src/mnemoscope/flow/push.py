@@ -45,7 +45,7 @@ HASH = "tokens_sha256"
 """Column: SHA-256 of a sequence's token ids as little-endian int32, in hexadecimal."""
 _OPEN = (
     *("sequence_id", "duplicates", "held_out", "is_code", "is_memorized", "memorization_score"),
-    *("smallest_gap", "rouge_l", "rouge_3", "is_incrementing", "is_repeating", "class"),
+    *("smallest_gap", "rouge_l", "rouge_3", "is_incrementing", "is_repeating"),
     *("published_is_memorized", "published_memorization_score"),
 )
 """Columns that tell nothing of a text but what was measured."""
@@ -123,7 +123,7 @@ def write_dataset(
 
 def without_texts(frame: pl.DataFrame) -> pl.DataFrame:
     """What may be told of sequences without telling them: measured columns, classes and a hash."""
-    kept = [name for name in frame.columns if name in _OPEN or name.startswith(f"{NON_MEMO},")]
+    kept = [name for name in frame.columns if name in _OPEN or _is_class(name)]
     if "tokens" not in frame.columns:
         return frame.select(kept)
     hashes = [
@@ -131,6 +131,11 @@ def without_texts(frame: pl.DataFrame) -> pl.DataFrame:
         for row in frame["tokens"].to_list()
     ]
     return frame.select(kept).with_columns(pl.Series(HASH, hashes, dtype=pl.String))
+
+
+def _is_class(name: str) -> bool:
+    """Whether a labelled table's column holds classes; in a study's it is the user's own."""
+    return name == "class" or name.startswith(f"{NON_MEMO},")
 
 
 def upload(folder: Path, name: str, *, public: bool = False) -> str:
@@ -185,20 +190,21 @@ def check_name(name: str) -> None:
 def _write_table(frame: pl.DataFrame, title: str, out: Path, *, texts: bool, licence: str) -> None:
     made_folder(out / "data")
     write_parquet(out / "data" / "sequences.parquet", frame if texts else without_texts(frame))
-    names = [one for one in frame.columns if one == "class" or one.startswith(f"{NON_MEMO},")]
+    names = list(filter(_is_class, frame.columns))
     body = [_texts_said(texts), *_counts_of({one: frame[one] for one in names})]
     _write_card(out, title, {"sequences": frame.height}, body, licence)
 
 
 def _write_study(study: Study, out: Path, *, texts: bool, licence: str) -> None:
     table, labels = study.sequences, study.labels
-    tables = {"sequences": table if texts else without_texts(table), "labels": labels}
+    own = [name for name in table.columns if _is_class(name)]
+    tables = {"sequences": table if texts else without_texts(table.drop(own)), "labels": labels}
     if study.is_done("benchmark"):
         tables["benchmark"] = study.benchmark
     made_folder(out / "data")
     for name, frame in tables.items():
         write_parquet(out / "data" / f"{name}.parquet", frame)
-    settings = _without_paths(study.settings.as_dict())
+    settings = _without_paths(study.settings.as_dict()) | {"title": study.settings.title}
     models = _without_paths(study.record["models"])
     versions = study.record.get("versions", {})
     facts = {"models": models, "versions": versions}
@@ -377,6 +383,5 @@ def _without_paths(value: Any) -> Any:
 def _last(text: str) -> str:
     """The last part of a path; any other text as it is."""
     is_path = text.startswith(("/", ".", "~")) or "\\" in text
-    if "/" in text and parse_hub_name(text) is None:  # a relative one
-        is_path |= bool(Path(text).suffix) or Path(text).exists()
+    is_path |= "/" in text and parse_hub_name(text) is None  # a relative one, or an address
     return re.split(r"[/\\]", text.rstrip("/\\"))[-1] if is_path else text

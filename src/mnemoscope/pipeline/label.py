@@ -138,7 +138,7 @@ def nothing_to_train(study: Study) -> str | None:
     if not study.sequences["is_memorized"].any():
         reasons = [next(iter(samples.values()))["impossible"]]  # all have the same reason
     further = len(reasons) - _REASONS_SAID
-    more = f" And {further:,} more, see {study.folder}/manifests/label.json." if further > 0 else ""
+    more = f" And {further:,} more, see manifests/label.json." if further > 0 else ""
     said = " ".join(reasons[:_REASONS_SAID])
     return f"{study.folder}: no taxonomy can be trained. {said}{more}"
 

@@ -5,6 +5,7 @@ Several train at once, each in a process with one thread; the numbers do not dep
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -42,6 +43,7 @@ from mnemoscope.files import write_bytes, write_text
 from mnemoscope.lm.placement import find_device
 from mnemoscope.maps.shape import ROW_STATISTICS
 from mnemoscope.maps.views import MapSource, MarkedMaps, PaintedMaps
+from mnemoscope.parse import read_bounded
 from mnemoscope.pipeline.capture import (
     LOGPROBS_FILE,
     NEXT_FILE,
@@ -409,13 +411,21 @@ def load_outcome(job: Job) -> Outcome:
             predicted=tensors["predicted"].numpy().astype(np.int64),
             probabilities=tensors["probabilities"].numpy(),
             facts=facts,
-            seconds=float(job.outcome_path.with_suffix(".seconds").read_text()),
+            seconds=read_seconds(job.outcome_path.with_suffix(".seconds")),
         )
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise DamagedDataError(
             f"{job.outcome_path}: damaged ({first_line(error, 80)}). Delete it and run "
             f"'mnemoscope train {job.study} --redo': it is trained again, the rest is kept."
         ) from None
+
+
+def read_seconds(path: Path) -> float:
+    """Seconds that a training took, kept beside its outcome. Raises OSError or ValueError."""
+    found = float(read_bounded(path, 64))
+    if not 0 <= found < math.inf:
+        raise ValueError(f"{path.name}: no number of seconds")
+    return found
 
 
 def is_finished(job: Job) -> bool:

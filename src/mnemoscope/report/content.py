@@ -25,7 +25,7 @@ from mnemoscope.benchmark.sources import ATTENTION, CHECKS, MEMORY_FREE, NESTED,
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 from mnemoscope.cnn.presets import PRESETS
 from mnemoscope.data.table import PUBLISHED_VERDICT
-from mnemoscope.errors import UserError
+from mnemoscope.errors import DamagedDataError, UserError, first_line
 from mnemoscope.pipeline.benchmark import INPUTS_FILE, load_comparison, read_benchmark
 from mnemoscope.pipeline.graft import (
     GRAFT_FILE,
@@ -45,7 +45,7 @@ from mnemoscope.pipeline.knockout import (
 )
 from mnemoscope.pipeline.label import LABELS_FILE, nothing_to_train, samples_of
 from mnemoscope.pipeline.localize import StoredDelta, load_deltas
-from mnemoscope.pipeline.train import PREDICTIONS_FILE, RUNS_FILE
+from mnemoscope.pipeline.train import PREDICTIONS_FILE, RUNS_FILE, read_seconds
 from mnemoscope.report import tables
 from mnemoscope.report.charts import Flow, sankey_view
 from mnemoscope.report.published import published_view
@@ -381,7 +381,8 @@ def missing_of(study: Study) -> Record | None:
         command = f"mnemoscope run -o {folder} {flags} --redo"
         if not flags:
             command = another.format(settings.model.name, "OTHER_TEXTS")
-        return {"what": reason, "command": command}
+        what = reason.removeprefix(f"{study.folder}: ")  # the page may be sent to others
+        return {"what": what[:1].upper() + what[1:], "command": command}
     lacking = [one.name for one in STAGES if not one.optional and not study.is_done(one.name)]
     return {
         "what": f"Not done yet: {', '.join(lacking)}.",
@@ -501,9 +502,15 @@ def _benchmarks(study: Study) -> list[tuple[str, Benchmark]]:
 
 
 def seconds_of(study: Study, key: str) -> float:
-    """Seconds of one training, or of those of all folds."""
+    """Seconds of one training, or of those of all folds; DamagedDataError: no such number."""
     paths = (study.folder / "cnn" / f"{one}.outcome.seconds" for one in key.split())
-    return sum(float(path.read_text()) for path in paths if path.is_file())
+    try:
+        return sum(read_seconds(path) for path in paths if path.is_file())
+    except (OSError, ValueError) as error:
+        raise DamagedDataError(
+            f"{study.folder}: a training's seconds are damaged ({first_line(error, 80)}). Delete "
+            "that file: the report then leaves them out."
+        ) from None
 
 
 def _runs(runs: pl.DataFrame, predictions: pl.DataFrame, n_classes: int) -> Iterator[Record]:
