@@ -125,11 +125,15 @@ def test_a_damaged_file_of_conclusions_is_named(copied, refused) -> None:
         assert "conclusions.json: damaged" in refused("benchmark", copied[0], "-q")
 
 
-def test_conclusions_of_other_sequences_are_refused(copied, refused) -> None:
+@pytest.mark.parametrize(
+    ("name", "said"), [("tokens", "of a study of other seq"), ("key", "made with other settings")]
+)
+def test_conclusions_of_another_study_are_refused(copied, refused, name, said) -> None:
     path = copied[0] / "conclusions.json"
-    kept = json.loads(path.read_text()) | {"tokens": "0" * 64}
-    write_record(path, {key: value for key, value in kept.items() if key != "sha256"})
-    assert "conclusions.json: of a study of other seq" in refused("benchmark", copied[0], "-q")
+    kept = json.loads(path.read_text())
+    assert name in kept
+    write_record(path, {k: v for k, v in (kept | {name: "0" * 64}).items() if k != "sha256"})
+    assert f"conclusions.json: {said}" in refused("benchmark", copied[0], "-q")
 
 
 def test_two_taxonomies_are_compared_on_their_shared_sequences(planted, call) -> None:

@@ -124,7 +124,7 @@ def benchmark_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all
         ours = list(_our_figures(study, rows, _main_draws(study)))
         comparison = compare_with_published(ours, _guessed(study))
         study.write(COMPARISON_FILE, comparison.frame)
-        whose = {"tokens": study.tokens}
+        whose = {"tokens": study.tokens, "key": study.key("benchmark")}
         write_record(study.folder / CONCLUSIONS_FILE, comparison.as_json() | whose)
         if levels := levels_of(study.sequences):
             names = [name for name, entry in possible.items() if entry["taxonomy"] == name]
@@ -199,6 +199,8 @@ def load_comparison(study: Study) -> Comparison:
     except (OSError, ValueError, KeyError):
         raise DamagedDataError(f"{path}: damaged. {remedy}") from None
     study.check_own(path, values, remedy=remedy)
+    if values.get("key", key := made.get("key")) != key:  # of the same sequences, drawn otherwise
+        raise DamagedDataError(f"{path}: made with other settings. {remedy}")
     return Comparison(study.read(COMPARISON_FILE), correlations, conclusions)
 
 
