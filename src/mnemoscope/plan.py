@@ -234,8 +234,8 @@ def plan(settings: StudySettings, folder: Path, *, redo: bool = False) -> Plan:
 def _stages_said(todo: list[str]) -> str:
     """The stages as the run counts them; a new study has its sequences before the first."""
     if todo and todo[0] == "sequences":
-        return f"Stages to run: {len(todo) - 1} on the sequences, {', '.join(todo[1:])}"
-    return f"Stages to run: {len(todo)}, {', '.join(todo)}" if todo else "Stages to run: none"
+        return f"Stages to run: sequences, then {len(todo) - 1} more ({', '.join(todo[1:])})"
+    return f"Stages to run: {len(todo)} ({', '.join(todo)})" if todo else "Stages to run: none"
 
 
 # The model: loaded if it is on disk and needed, else only its shape.
