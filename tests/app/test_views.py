@@ -42,6 +42,7 @@ from mnemoscope.audit.local import audit_documents
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.embedded import model_path
 from mnemoscope.errors import UserError
+from mnemoscope.files import write_record
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.load import load_model
 
@@ -251,7 +252,7 @@ def test_a_text_outside_the_audit_folder_is_not_read(audit_folder, document, tmp
     (tmp_path / "outside.txt").write_text(document, encoding="utf-8")
     record["documents"][0]["text_file"] = "../outside.txt"
     del record["sha256"]
-    (folder / "audit.json").write_text(json.dumps(record))
+    write_record(folder / "audit.json", record)
     assert list(open_audit(folder).texts.values()) == [None]
 
 

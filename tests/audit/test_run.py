@@ -17,6 +17,7 @@ from mnemoscope.audit.local import audit_documents
 from mnemoscope.audit.run import file_sha256, read_audit_record
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.errors import DamagedDataError, UserError
+from mnemoscope.files import write_record
 from mnemoscope.lm.continue_ import scan_memorized
 
 FILES = (
@@ -298,7 +299,8 @@ def test_verify_sees_a_change_of_a_span_whose_hash_was_made_new(made, tmp_path, 
     made[2].with_columns(**change).write_parquet(tmp_path / "spans.parquet")
     record = made[1] | {"spans_sha256": file_sha256(tmp_path / "spans.parquet")}
     del record["near_sha256"]
-    (tmp_path / "audit.json").write_text(json.dumps(record))
+    record.pop("sha256", None)
+    write_record(tmp_path / "audit.json", record)
     found = verify(tmp_path, lm)
     assert found.n_hold == 0
     assert all("does not hold" in one for one in found.problems)

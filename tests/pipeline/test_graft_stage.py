@@ -123,9 +123,16 @@ def test_what_a_part_breaks_is_held_against_the_mean_of_all_its_controls(study, 
 FOUND = "Non-Memo, Recollect[3], Others"
 
 
+SEARCHED = {f"memorized{one}": 0 for one in ("", "_train", "_select", "_final")} | {
+    **dict.fromkeys(("proposed", "tried", "same", "too_small"), 0),
+    "impossible_beside": {},
+}
+
+
 def finish_search(study: Study) -> None:
     """What a search leaves when it is done, as far as grafts read it."""
-    with study.finishing("search"):
+    with study.finishing("search") as counts:
+        counts |= SEARCHED
         text = f"taxonomies: ['{FOUND}', '{TAXONOMY}']\n"
         (study.folder / "search.yaml").write_text(text)
         study.write("search.parquet", pl.DataFrame({"taxonomy": [FOUND], "min_f1": [0.625]}))

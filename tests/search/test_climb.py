@@ -110,6 +110,18 @@ def shown_text(table: pl.DataFrame) -> tuple[torch.Tensor, torch.Tensor]:
     return normal(maps + 0.1 * even), normal(maps + 0.3 * even)
 
 
+NEAR = ("shingle", "jaccard", "groups", "sequences_with_relatives", "largest_group")
+COUNTS = {
+    "sequences": {"given": []},
+    "label": {
+        **dict.fromkeys(("distinct_sequences", "distinct_maps", "maps_without_sharing"), 0),
+        **{one: {} for one in ("aliases", "alias_details", "samples")},
+        "near_duplicates": dict.fromkeys(NEAR, 0),
+    },
+}
+"""What the stages before a search write into their manifests."""
+
+
 def plant(folder: Path, maps: tuple[torch.Tensor, torch.Tensor], table: pl.DataFrame) -> Study:
     """A study whose capture is done."""
     nodes = folder.with_name(f"{folder.name}-nodes.yaml")
@@ -131,15 +143,15 @@ def plant(folder: Path, maps: tuple[torch.Tensor, torch.Tensor], table: pl.DataF
     }
     study = Study.create(folder, StudySettings.model_validate(values))
     study.write("sequences.parquet", table)
-    facts = {"fingerprint": "p", "dtype": "float32", "device": "cpu", "bos_id": None}
+    facts = {"dtype": "float32", "device": "cpu", "bos_id": None, "n_layers": 2, "n_heads": 1}
     for role, weights in zip(("model", "reference"), maps, strict=True):
         study.remember_model(role, facts | {"name": role, "fingerprint": role})
         writer = MapWriter(folder / "maps" / role, StoreMeta(2, LENGTH, {"weights": role}))
         suffixes = ["true" if one else "own" for one in table["is_memorized"]]
         add_shard(writer, table["sequence_id"].to_numpy(), suffixes, mean=weights, max=weights)
     for stage in ("sequences", "continue", "features", "label", "capture"):
-        with study.finishing(stage):
-            pass
+        with study.finishing(stage) as counts:
+            counts |= COUNTS.get(stage, {})
     return Study(folder)
 
 

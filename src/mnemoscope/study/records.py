@@ -97,7 +97,7 @@ class _Trained(_Sample):
 
 class _Alias(TypedDict):
     reason: str
-    classes: list[str]
+    classes: list[NonNegativeInt]
 
 
 class _Near(TypedDict):
