@@ -287,6 +287,17 @@ def test_documents_of_packed_tables_and_of_other_columns_are_read(tmp_path, endi
         read_documents([str(path)])
 
 
+def test_memory_that_runs_out_is_not_called_a_broken_file(tmp_path, monkeypatch):
+    (tmp_path / "page.html").write_text("<p>words")
+
+    def all_of_it(page: str) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("mnemoscope.audit.documents._refuse_cut", all_of_it)
+    with pytest.raises(MemoryError):
+        read_documents([str(tmp_path / "page.html")])
+
+
 def test_a_docx_that_unpacks_to_more_than_memory_is_refused(tmp_path):
     docx.Document().save(tmp_path / "a.docx")
     with zipfile.ZipFile(tmp_path / "a.docx", "a", zipfile.ZIP_DEFLATED) as parts:

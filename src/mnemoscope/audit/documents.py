@@ -213,7 +213,7 @@ def _extract(ending: str, data: bytes) -> str:
     kind, extract = _EXTRACTORS[ending]
     try:
         return extract(data)
-    except UserError:
+    except (UserError, MemoryError):
         raise
     except Exception as error:
         reason = (" ".join(str(error).split()) or type(error).__name__)[:120]

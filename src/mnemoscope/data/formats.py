@@ -155,7 +155,7 @@ class _Unpacked(io.RawIOBase):
         while not self._left:
             try:
                 piece = next(self._pieces, None)
-            except UserError:
+            except (UserError, MemoryError):
                 raise
             except Exception as error:  # whatever gzip, zlib and zstd raise of torn bytes
                 reason = first_line(error)
