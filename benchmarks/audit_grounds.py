@@ -36,7 +36,7 @@ from mnemoscope.taxonomy.groups import find_groups
 
 SETTINGS = AuditSettings()
 MOST_PAIRS = 0.03
-"""Share of the text's pairs of tokens; it makes fewest errors on the first half."""
+"""Share of the text's pairs: of 2, 3 and 5 % the largest without an error of recall on half 1."""
 
 
 def halves_by_group(sequences):

@@ -23,7 +23,7 @@ from typing_extensions import TypedDict
 from mnemoscope.benchmark.sources import ATTENTION, TABLE
 from mnemoscope.data.hub import parse_hub_name
 from mnemoscope.data.table import read_table
-from mnemoscope.errors import MnemoscopeError, UserError, first_line
+from mnemoscope.errors import DamagedDataError, MnemoscopeError, UserError, first_line
 from mnemoscope.files import (
     atomic_folder,
     made_folder,
@@ -263,6 +263,10 @@ def _write_audit(target: Path, out: Path, *, licence: str) -> None:
     remedy = "Make the audit again with --redo."
     record = read_record(target / "audit.json", _Audit, remedy=remedy)
     spans = read_parquet(target / "spans.parquet", remedy="make the audit again with --redo")
+    for path in (target / f"{name}.parquet" for name in _OF_AUDIT):
+        said = record.get(f"{path.stem}_sha256")
+        if said and not (path.is_file() and said == hashlib.sha256(path.read_bytes()).hexdigest()):
+            raise DamagedDataError(f"{path}: missing, or changed after the audit. {remedy}")
     shares = {kind: percent(record["summary"][kind]["share"]) for kind in _Summary.__annotations__}
     for name in (*_AUDIT, "texts"):
         if (target / name).is_dir():
