@@ -155,16 +155,20 @@ def test_the_table_and_the_report_set_each_input_beside_its_controls(study: Stud
     assert all(f'<th scope="row">{name} ' in shown for name in INPUTS)
 
 
-def test_layers_that_are_no_layers_are_not_localized(study: Study) -> None:
-    from mnemoscope.pipeline.localize import load_deltas
+def test_layers_that_are_no_layers_are_not_localized(study, tmp_path, monkeypatch) -> None:
+    from mnemoscope.pipeline import localize
 
-    names = [name for name, one in INPUTS.items() if one.is_by_layer]
-    trained = study.read("runs.parquet").filter(
-        (pl.col("source") == "model")
-        & pl.col("did_train")
-        & pl.col("setting").str.split("-").list.last().is_in(names)
-    )
-    assert {one.n_cnns for one in load_deltas(study)} <= {trained.height}
+    copied = Study(shutil.copytree(study.folder, tmp_path / "study"))
+    copied.forget("localize")
+    of_cnn, asked = localize._of_cnn, []
+
+    def watched(study: Study, job: jobs.Job) -> list[localize.LocalizedCnn]:
+        asked.append(job.setting.pooling)
+        return of_cnn(study, job)
+
+    monkeypatch.setattr(localize, "_of_cnn", watched)
+    run_stage(copied, "localize")
+    assert set(asked) == {name for name, one in INPUTS.items() if one.is_by_layer}
 
 
 def test_further_inputs_leave_the_present_trainings_valid(study: Study, tiny_studies) -> None:
