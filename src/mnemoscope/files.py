@@ -191,6 +191,15 @@ def read_record(
     return found
 
 
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal; UserError where it cannot be read."""
+    try:
+        with path.open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
+
+
 def check_shape(value: Any, shape: Any) -> None:
     """Raise ValueError where a value from JSON or YAML is not of a type, in a few words.
 

@@ -15,10 +15,9 @@ from mnemoscope.audit import profile as module
 from mnemoscope.audit.documents import Document, tokenize
 from mnemoscope.audit.page import heat_maps, summarize_profile
 from mnemoscope.audit.profile import PROFILE_COLUMNS, profile_documents
-from mnemoscope.audit.run import file_sha256
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.embedded import model_path
-from mnemoscope.files import read_parquet, read_record, write_parquet, write_record
+from mnemoscope.files import file_sha256, read_parquet, read_record, write_parquet, write_record
 
 
 def document(text, name="a"):

@@ -14,10 +14,10 @@ from mnemoscope.audit import local
 from mnemoscope.audit.documents import character_range, read_documents, tokenize
 from mnemoscope.audit.evidence import SPAN_COLUMNS
 from mnemoscope.audit.local import audit_documents
-from mnemoscope.audit.run import file_sha256, read_audit_record
+from mnemoscope.audit.run import read_audit_record
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.errors import DamagedDataError, UserError
-from mnemoscope.files import write_record
+from mnemoscope.files import file_sha256, write_record
 from mnemoscope.lm.continue_ import scan_memorized
 
 FILES = (

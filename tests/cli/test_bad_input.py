@@ -424,6 +424,9 @@ def test_a_manifest_that_was_edited_is_named(study, refused, call) -> None:
         path.write_text(json.dumps(values | {"counts": values["counts"] | {"samples": odd}}))
         if odd != {}:
             assert f"{path}: damaged (counts.samples: " in refused("benchmark", study)
+    next(iter(values["counts"]["samples"].values()))["meanings"].pop()
+    path.write_text(json.dumps(values))
+    assert "not a meaning for each class" in refused("benchmark", study)
 
 
 def test_a_folder_or_file_in_place_of_records_is_named(study, refused) -> None:

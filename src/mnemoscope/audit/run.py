@@ -35,7 +35,14 @@ from mnemoscope.audit.rule import overall, summarize
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.audit.spans import Growth, Place, Span, coarse_starts, fine_starts, spans_of
 from mnemoscope.errors import DamagedDataError, UserError
-from mnemoscope.files import read_record, write_json, write_parquet, write_record, write_text
+from mnemoscope.files import (
+    file_sha256,
+    read_record,
+    write_json,
+    write_parquet,
+    write_record,
+    write_text,
+)
 from mnemoscope.progress import say
 from mnemoscope.version import __version__
 
@@ -369,15 +376,6 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal; UserError where it cannot be read."""
-    try:
-        with path.open("rb") as handle:
-            return hashlib.file_digest(handle, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
 
 
 def model_files(place: Path) -> dict[str, str]:

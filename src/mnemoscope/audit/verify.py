@@ -16,12 +16,11 @@ from mnemoscope.audit.run import (
     TABLES,
     Writer,
     check_is_audit,
-    file_sha256,
     read_audit_record,
 )
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.errors import DamagedDataError, MnemoscopeError, UserError
-from mnemoscope.files import read_parquet
+from mnemoscope.files import file_sha256, read_parquet
 
 _SAME_CHANCE = 1e-3
 """Another machine or batch rounds otherwise."""

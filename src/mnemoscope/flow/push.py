@@ -26,6 +26,7 @@ from mnemoscope.data.table import read_table
 from mnemoscope.errors import DamagedDataError, MnemoscopeError, UserError, first_line
 from mnemoscope.files import (
     atomic_folder,
+    file_sha256,
     made_folder,
     read_parquet,
     read_record,
@@ -265,7 +266,7 @@ def _write_audit(target: Path, out: Path, *, licence: str) -> None:
     spans = read_parquet(target / "spans.parquet", remedy="make the audit again with --redo")
     for path in (target / f"{name}.parquet" for name in _OF_AUDIT):
         said = record.get(f"{path.stem}_sha256")
-        if said and not (path.is_file() and said == hashlib.sha256(path.read_bytes()).hexdigest()):
+        if said and not (path.is_file() and said == file_sha256(path)):
             raise DamagedDataError(f"{path}: missing, or changed after the audit. {remedy}")
     shares = {kind: percent(record["summary"][kind]["share"]) for kind in _Summary.__annotations__}
     for name in (*_AUDIT, "texts"):

@@ -413,7 +413,7 @@ def taxonomy_results(
     for name in dict.fromkeys(entry["taxonomy"] for entry in entries.values()):
         main = entries[name]
         classes = main.get("trained_classes", main["classes"])
-        meanings = dict(zip(main["classes"], main["meanings"], strict=False))
+        meanings = dict(zip(main["classes"], main["meanings"], strict=True))
         printed_min_f1 = printed.get(main["published_name"])
         yield TaxonomyResult(
             name=name,

@@ -1,8 +1,8 @@
 """What the records of a study hold, as far as anything reads it; what they hold besides is free."""
 
-from typing import Any, Generic, NotRequired, TypeVar
+from typing import Annotated, Any, Generic, NotRequired, TypeVar
 
-from pydantic import NonNegativeInt
+from pydantic import AfterValidator, NonNegativeInt
 from typing_extensions import TypedDict
 
 _Counts = TypeVar("_Counts")
@@ -95,6 +95,13 @@ class _Trained(_Sample):
     warnings: NotRequired[list[str]]
 
 
+def _paired(entry: _Impossible | _Trained) -> _Impossible | _Trained:
+    """Raise ValueError where classes and meanings are not as many."""
+    if len(entry["classes"]) != len(entry["meanings"]):
+        raise ValueError("not a meaning for each class")
+    return entry
+
+
 class _Alias(TypedDict):
     reason: str
     classes: list[NonNegativeInt]
@@ -115,7 +122,7 @@ class _Label(TypedDict):
     aliases: dict[str, str]
     alias_details: dict[str, _Alias]
     near_duplicates: _Near
-    samples: dict[str, _Impossible | _Trained]
+    samples: dict[str, Annotated[_Impossible | _Trained, AfterValidator(_paired)]]
 
 
 class _Graft(TypedDict):
