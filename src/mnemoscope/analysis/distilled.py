@@ -26,7 +26,7 @@ from mnemoscope import stats
 from mnemoscope.analysis.figures import Chart, series_of
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
 from mnemoscope.analysis.rows import categories_of, draw_rows, keep_blocks, seen_in_training
-from mnemoscope.data.table import token_matrix
+from mnemoscope.data.table import look_up, token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.graft import Pair, graft_parts
@@ -136,9 +136,7 @@ def choose(
     kind = categories_of(table, _KINDS).cast(pl.String).str.split("[").list.first().alias("kind")
     table = table.with_columns(kind, seen.alias("seen"))
     assert inputs.labels is not None
-    labels = table.select("sequence_id").join(
-        inputs.labels, on="sequence_id", how="left", maintain_order="left"
-    )
+    labels = look_up(table.select("sequence_id"), inputs.labels)
     members: dict[str, pl.Series] = {}
     for taxonomy in labels.columns[1:]:
         for name in labels[taxonomy].drop_nulls().unique().sort():

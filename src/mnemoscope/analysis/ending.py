@@ -36,7 +36,7 @@ from mnemoscope.analysis.rows import (
     keep_blocks,
     refuse_one_sided,
 )
-from mnemoscope.data.table import token_matrix
+from mnemoscope.data.table import look_up, token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.edges import total_effects
@@ -249,12 +249,7 @@ def _rows(inputs: AnalysisInputs, settings: Settings) -> pl.DataFrame:
     refuse_one_sided(rows["is_memorized"].to_numpy(), settings.minimum, where="analyze ending")
     is_own = pl.col("suffix") == "own"
     written = complete_rows(inputs, rows.filter(is_own), "continuation")
-    rows = rows.drop("continuation", strict=False).join(
-        written.select("sequence_id", "continuation"),
-        on="sequence_id",
-        how="left",
-        maintain_order="left",
-    )
+    rows = look_up(rows.drop("continuation", strict=False), written, "continuation")
     ids = pl.col("tokens", "continuation").cast(pl.List(pl.Int32))
     begun = pl.col("tokens").list.head(inputs.prefix).list.concat("continuation")
     return rows.with_columns(ids).select(

@@ -11,6 +11,7 @@ import polars as pl
 from pydantic import ConfigDict, Field
 
 from mnemoscope.analysis.figures import Figure
+from mnemoscope.data.table import look_up
 from mnemoscope.study.settings import BoundedSettings
 
 if TYPE_CHECKING:
@@ -81,10 +82,7 @@ class AnalysisInputs:
         """
         if "near_duplicates" not in self.table.columns:
             return None
-        known = self.table.select("sequence_id", "near_duplicates")
-        rows = ids.to_frame("sequence_id").join(
-            known, on="sequence_id", how="left", maintain_order="left"
-        )
+        rows = look_up(ids.to_frame("sequence_id"), self.table, "near_duplicates")
         return rows["near_duplicates"].to_numpy()
 
     @property

@@ -19,7 +19,7 @@ from mnemoscope import stats
 from mnemoscope.analysis.figures import Chart, Series, plain, series_by
 from mnemoscope.analysis.inputs import OWN, AnalysisInputs, AnalysisResult, AnalysisSettings
 from mnemoscope.analysis.rows import classes_of, draw_rows
-from mnemoscope.data.table import token_matrix, whole_mask
+from mnemoscope.data.table import look_up, token_matrix, whole_mask
 from mnemoscope.errors import UserError
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.probe import hidden_states
@@ -220,8 +220,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     classes = _classes(inputs, settings)
     known = inputs.table.filter(pl.col("is_memorized").is_not_null())
     rows = draw_rows(known, settings.n_sequences, settings.seed)
-    named = rows.join(classes, on="sequence_id", how="left", maintain_order="left")
-    named = _labelled(named, inputs.prefix, settings)
+    named = _labelled(look_up(rows, classes), inputs.prefix, settings)
     frames = [_of_model(inputs, lm, named, name, settings) for name, lm in inputs.models()]
     layers = pl.concat([lines for lines, _ in frames])
     values = named.select("sequence_id", "is_memorized", "label", "class").with_columns(

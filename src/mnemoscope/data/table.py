@@ -356,6 +356,15 @@ def token_matrix(frame: pl.DataFrame, column: str = "tokens") -> np.ndarray:
     return flat.to_numpy().reshape(len(frame), -1).astype(np.int32)
 
 
+def look_up(rows: pl.DataFrame, table: pl.DataFrame, *columns: str) -> pl.DataFrame:
+    """Rows with these columns (all unless named) that a table holds of their `sequence_id`.
+
+    They keep their order; null where the table lacks the id.
+    """
+    found = table.select("sequence_id", *columns) if columns else table
+    return rows.join(found, on="sequence_id", how="left", maintain_order="left")
+
+
 def whole_mask(table: pl.DataFrame) -> np.ndarray | None:
     """The column `attention_mask` of a table, int32 (rows, length); None where nothing is padded.
 
@@ -372,8 +381,7 @@ def mask_of(table: pl.DataFrame, wanted: pl.DataFrame) -> np.ndarray | None:
     """The mask of the rows of a table with the ids of `wanted`, in their order: `whole_mask`."""
     if "attention_mask" not in table.columns:
         return None
-    masks = table.select("sequence_id", "attention_mask")
-    return whole_mask(wanted.join(masks, on="sequence_id", how="left", maintain_order="left"))
+    return whole_mask(look_up(wanted, table, "attention_mask"))
 
 
 def rows_alike(table: pl.DataFrame) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from mnemoscope.data.table import mask_of, token_matrix
+from mnemoscope.data.table import look_up, mask_of, token_matrix
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import write_bytes
 from mnemoscope.lm.model import noting_halved
@@ -202,9 +202,7 @@ def shown_tokens(table: pl.DataFrame, wanted: pl.DataFrame) -> np.ndarray:
     `wanted` has `sequence_id` and `suffix` ("true" or "own"); int32 (its rows, length).
     """
     columns = [name for name in ("tokens", "continuation") if name in table.columns]
-    rows = wanted.join(
-        table.select("sequence_id", *columns), on="sequence_id", how="left", maintain_order="left"
-    )
+    rows = look_up(wanted, table, *columns)
     tokens = token_matrix(rows)
     own = np.flatnonzero((rows["suffix"] == "own").to_numpy())
     if len(own):

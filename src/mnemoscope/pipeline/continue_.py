@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from mnemoscope.data.table import token_matrix, whole_mask
+from mnemoscope.data.table import look_up, token_matrix, whole_mask
 from mnemoscope.errors import DamagedDataError
 from mnemoscope.files import read_parquet, write_parquet
 from mnemoscope.lm.model import noting_halved
@@ -121,9 +121,7 @@ def hand_over(study: Study, folder: Path) -> None:
         except (OSError, DamagedDataError, pl.exceptions.PolarsError):
             say(f"{path}: torn. 'mnemoscope continue' finds these verdicts anew.")
     noted = pl.concat(frames)
-    known = study.sequences.select("sequence_id").join(
-        noted.unique("sequence_id"), on="sequence_id", how="left", maintain_order="left"
-    )
+    known = look_up(study.sequences.select("sequence_id"), noted.unique("sequence_id"))
     part_rows, chunks = study.settings.continue_.part_rows, chunk_folder(study)
     chunks.mkdir(parents=True, exist_ok=True)
     n_known = 0

@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 
 from mnemoscope.cluster.engine import current_engine, gpus_for, n_workers, run_tasks
-from mnemoscope.data.table import refuse_padding, token_matrix
+from mnemoscope.data.table import look_up, refuse_padding, token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.files import digest, read_kept, read_parquet, write_kept
 from mnemoscope.lm.continue_ import scan_memorized
@@ -298,9 +298,7 @@ def _tried(study: Study) -> pl.DataFrame:
         raise UserError(
             f"{study.folder}: {len(ids)} memorized sequences; grafting needs 2. Give more texts."
         )
-    rows = ids.to_frame("sequence_id").join(
-        study.sequences, on="sequence_id", how="left", maintain_order="left"
-    )
+    rows = look_up(ids.to_frame("sequence_id"), study.sequences)
     return rows.with_columns(find_groups(rows).alias("group"))
 
 
@@ -328,8 +326,7 @@ def _held_out(study: Study) -> pl.DataFrame:
     name = next(iter(_taxonomies(study)))
     ids = labels.filter(pl.col(name) == NON_MEMO)["sequence_id"]
     order = np.argsort(order_keys(ids.to_numpy(), wanted.seed))[: wanted.n_heldout]
-    chosen = ids.gather(np.sort(order)).to_frame("sequence_id")
-    return chosen.join(study.sequences, on="sequence_id", how="left", maintain_order="left")
+    return look_up(ids.gather(np.sort(order)).to_frame("sequence_id"), study.sequences)
 
 
 def _basis(
@@ -581,9 +578,7 @@ class _Classes(NamedTuple):
 def _classes(study: Study, base: pl.DataFrame) -> Iterator[_Classes]:
     """Each taxonomy, the found ones last; those of which nothing was tried are left out."""
     tried = _tried(study)
-    labels = tried.select("sequence_id").join(
-        study.read(LABELS_FILE), on="sequence_id", how="left", maintain_order="left"
-    )
+    labels = look_up(tried.select("sequence_id"), study.read(LABELS_FILE))
     taxonomies = _taxonomies(study)
     for found in _found_taxonomies(study):
         labels = labels.with_columns(label_sequences(tried, found).alias(found.name))

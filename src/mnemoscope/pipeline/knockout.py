@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from mnemoscope.data.table import token_matrix
+from mnemoscope.data.table import look_up, token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.files import read_kept, write_kept
 from mnemoscope.lm.attention import capture_pooled
@@ -262,9 +262,7 @@ def _subjects(study: Study, model: LanguageModel) -> Iterator[_Subject]:
                     f"'{name}', so there is no Δ of it. Train on more sequences."
                 )
         tried = _sequences_to_try(study, delta)
-        table = study.sequences.select("sequence_id", "tokens")
-        rows = tried.join(table, on="sequence_id", how="left", maintain_order="left")
-        tokens = token_matrix(rows)
+        tokens = token_matrix(look_up(tried, study.sequences, "tokens"))
         size, prefix = study.settings.model.batch_size, study.settings.sequences.n_prefix
         captured = capture_pooled(model, tokens, batch_size=size)
         attention = torch.cat([batch.mean for batch in captured])
@@ -310,10 +308,8 @@ def _sequences_to_try(study: Study, delta: StoredDelta) -> pl.DataFrame:
                 f"'{name}'; cutting needs 2. Leave the class out (--drop-small-classes)."
             )
         chosen.append(rows)
-    groups = study.sequences.select(
-        "sequence_id", find_groups(study.sequences).cast(pl.Int64).alias("group")
-    )
-    return pl.concat(chosen).join(groups, on="sequence_id", how="left", maintain_order="left")
+    groups = find_groups(study.sequences).cast(pl.Int64).alias("group")
+    return look_up(pl.concat(chosen), study.sequences.select("sequence_id", groups))
 
 
 def _mean_attention(study: Study, delta: StoredDelta) -> dict[str, torch.Tensor]:

@@ -38,6 +38,7 @@ from mnemoscope.cnn.training import (
     sealed_tensors,
     train_cnn,
 )
+from mnemoscope.data.table import look_up
 from mnemoscope.errors import DamagedDataError, UserError, first_line
 from mnemoscope.files import write_bytes, write_text
 from mnemoscope.lm.placement import find_device
@@ -308,14 +309,9 @@ def _inputs(study: Study, job: Job, rows: SampleRows) -> list[np.ndarray]:
     """A baseline's input for the training and the evaluation rows, (rows, columns) or by layer."""
     source, parts = TABLE[job.source], (rows.train, rows.evaluation)
     if column := _LOGPROBS.get(source.reads):
-        table = study.read(LOGPROBS_FILE).select("sequence_id", column)
-        joined = [
-            part.select("sequence_id").join(
-                table, on="sequence_id", how="left", maintain_order="left"
-            )
-            for part in parts
-        ]
-        return [np.stack(one[column].to_list()).astype(np.float32) for one in joined]
+        table = study.read(LOGPROBS_FILE)
+        given = [look_up(part.select("sequence_id"), table, column)[column] for part in parts]
+        return [np.stack(one.to_list()).astype(np.float32) for one in given]
     tokens = [shown_tokens(study.sequences, part) for part in parts]
     if source.fit == "ngram_logits":
         return tokens
