@@ -27,7 +27,6 @@ from mnemoscope.search import climb
 from mnemoscope.search.climb import (
     Candidate,
     candidate_of,
-    label_digest,
     mean_prior,
     perplexities,
     search_words,
@@ -38,7 +37,7 @@ from mnemoscope.study.settings import StudySettings
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.groups import other_rows
 from mnemoscope.taxonomy.labels import label_sequences
-from mnemoscope.taxonomy.names import parse_taxonomy
+from mnemoscope.taxonomy.names import label_digest, parse_taxonomy
 
 N, LENGTH = 900, 16
 QUICK = replace(PRESETS["small"], epochs=1, min_steps=200, learning_rate=4e-3)
@@ -299,10 +298,10 @@ def test_the_winners_excess_takes_a_side_on_three_trainings(ends, n_trainings, s
 
 
 def test_two_names_of_one_division_have_one_digest() -> None:
-    codes = pl.Series([0, 1, 2, None, 1, 0])
-    assert label_digest(codes) == label_digest(pl.Series([0, 2, 1, None, 2, 0]))
-    assert label_digest(codes) != label_digest(pl.Series([1, 0, 2, None, 0, 1]))
-    assert label_digest(codes) != label_digest(pl.Series([0, 1, 2, 1, 1, 0]))
+    codes = np.array([0, 1, 2, -1, 1, 0])
+    assert label_digest(codes) == label_digest(np.array([0, 2, 1, -1, 2, 0]))
+    assert label_digest(codes) != label_digest(np.array([1, 0, 2, -1, 0, 1]))
+    assert label_digest(codes) != label_digest(np.array([0, 1, 2, 1, 1, 0]))
 
 
 @pytest.fixture(scope="module")

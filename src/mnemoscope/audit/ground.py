@@ -53,7 +53,7 @@ from mnemoscope.study.settings import (
     StudySettings,
     parse_settings,
 )
-from mnemoscope.taxonomy.names import match_classes, parse_taxonomy
+from mnemoscope.taxonomy.names import match_classes, parse_taxonomy, taxonomy_or_none
 
 USABLE_INPUTS = tuple(name for name, one in INPUTS.items() if one.serves_audits)
 """What the audited model alone gives; every head and a reference's maps are not kept."""
@@ -246,12 +246,8 @@ def _find_sample(study: Study) -> _Found | str:
 
 def _match(name: str) -> tuple[int, int] | None:
     """Classes of a taxonomy that are the paper's Guess and Recall; None: it divides otherwise."""
-    try:
-        taxonomy = parse_taxonomy(name)
-    except UserError:  # with nodes of the user's own
-        return None
-    paper = parse_taxonomy(PAPER_NAME)
-    if taxonomy.partition_key != paper.partition_key:
+    taxonomy, paper = taxonomy_or_none(name), parse_taxonomy(PAPER_NAME)
+    if taxonomy is None or taxonomy.partition_key != paper.partition_key:
         return None
     classes = match_classes(taxonomy, paper)
     return classes[1], classes[2]

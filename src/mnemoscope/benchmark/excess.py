@@ -20,6 +20,7 @@ how much cannot be excluded is said.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 from math import sqrt
 from typing import Any, Literal, NamedTuple, get_args
@@ -512,6 +513,7 @@ Kind = Literal["adds", "unclear", "nothing", "cannot"]
 EFFECT = 0.05
 """The least excess that would be called an effect: 5 points of min-F1."""
 
+_points = partial(percent, unit=False)
 _WIDEST_VARIANCE = 2 * 0.25  # of the difference of two independent shares of one half
 
 FEWEST_TRAININGS = 3
@@ -605,10 +607,6 @@ def give_verdict(figures: BenchmarkFigures) -> Verdict:
         f"{NOTHING_LEFT[reads]}, {_points(EFFECT)} points being the least that counts: "
         f"{found}{note}",
     )
-
-
-def _points(value: float) -> str:
-    return percent(value, unit=False)
 
 
 def _say_lost(figures: BenchmarkFigures) -> str:

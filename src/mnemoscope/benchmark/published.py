@@ -6,7 +6,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from io import BytesIO
 from itertools import combinations, product
@@ -22,7 +22,8 @@ from mnemoscope.cnn.metrics import f1_per_class
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.taxonomy.catalogue import PAPER, PRASHANTH, rho_name
 from mnemoscope.taxonomy.labels import label_sequences
-from mnemoscope.taxonomy.names import Taxonomy, match_classes, parse_taxonomy
+from mnemoscope.taxonomy.names import match_classes, parse_taxonomy, taxonomy_or_none
+from mnemoscope.words import interval, percent
 
 PUBLISHED_MODELS = ("all", "12b", "6.9b", "2.8b")
 """Pythia sizes with a table of their own; ``all`` sums the three."""
@@ -105,6 +106,7 @@ def read_data(name: str) -> bytes:
     return (resources.files("mnemoscope.benchmark") / "data" / name).read_bytes()
 
 
+_percent = partial(percent, unit=False)
 VerdictWord = Literal["holds", "does not hold", "cannot be told"]
 
 _BEST = "Non-Memo, Guess, Others"
@@ -466,11 +468,6 @@ def _decide(value: float, low: float | None, high: float | None, by_sign: bool) 
     return "holds" if low > 0 else "does not hold" if high < 0 else "cannot be told"
 
 
-def _percent(share: float) -> str:
-    """A fraction in per cent with one decimal, a true minus sign, never a negative zero."""
-    return f"{round(100 * share, 1) + 0.0:.1f}".replace("-", "−")
-
-
 def _points(value: float, low: float | None, high: float | None) -> str:
     """A difference in points and its interval, if it has one."""
     return f"{_percent(value)} points {_ends(low, high)}".strip()
@@ -478,7 +475,7 @@ def _points(value: float, low: float | None, high: float | None) -> str:
 
 def _ends(low: float | None, high: float | None) -> str:
     """An interval in brackets with a blank behind it, nothing where there is none."""
-    return "" if low is None or high is None else f"[{_percent(low)}, {_percent(high)}] "
+    return f"{interval((None, low, high), space=' ')} ".lstrip()
 
 
 _COLUMNS: dict[str, DataType | DataTypeClass] = {
@@ -575,7 +572,7 @@ def compare_with_published(
     """Put our figures beside the published; `guessed` is the share of memorized that are Guess."""
     by_key: dict[str, OurFigures] = {}
     for one in ours:
-        taxonomy = _parse(one.published_name)
+        taxonomy = taxonomy_or_none(one.published_name)
         if taxonomy is not None:
             by_key.setdefault(taxonomy.partition_key, one)
     rows = [
@@ -711,14 +708,6 @@ def _correlate(
     return stats.correlate_ranks(
         pairs["min_f1"].to_numpy(), pairs["published_min_f1"].to_numpy(), draws=draws
     )
-
-
-def _parse(published_name: str) -> Taxonomy | None:
-    """A taxonomy by its published name; None for one with nodes of a user's own."""
-    try:
-        return parse_taxonomy(published_name)
-    except UserError:
-        return None
 
 
 @cache

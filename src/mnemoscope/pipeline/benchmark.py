@@ -42,6 +42,7 @@ from mnemoscope.benchmark.table import (
     trained_votes,
 )
 from mnemoscope.cluster.engine import current_engine, run_tasks
+from mnemoscope.data.table import look_up
 from mnemoscope.errors import DamagedDataError, UserError, nearest
 from mnemoscope.files import made_folder, read_record, write_parquet, write_record
 from mnemoscope.pipeline.label import SAMPLES_FILE, aliases_of, samples_of
@@ -51,7 +52,7 @@ from mnemoscope.stats import NO_ESTIMATE, Estimate, RankCorrelation
 from mnemoscope.study.folder import Study, is_study, stage_named
 from mnemoscope.study.models import Models
 from mnemoscope.taxonomy.groups import find_groups
-from mnemoscope.taxonomy.names import Taxonomy, parse_taxonomy
+from mnemoscope.taxonomy.names import taxonomy_or_none
 
 BENCHMARK_FILE = "benchmark.parquet"
 INPUTS_FILE = "inputs.parquet"
@@ -145,8 +146,7 @@ def _by_level(
         return pl.DataFrame(schema=LEVELS_SCHEMA)
     source = rows["source"][0]
     ids = pl.DataFrame({"sequence_id": votes[source].sequence_ids})
-    known = study.sequences.select("sequence_id", "duplicates")
-    level = ids.join(known, on="sequence_id", how="left", maintain_order="left")["duplicates"]
+    level = look_up(ids, study.sequences, "duplicates")["duplicates"]
     settings = study.settings.benchmark
     of_level = {one: (level == one).fill_null(False).to_numpy() for one in levels}
     made = [
@@ -295,22 +295,14 @@ def _find_sample(study: Study, name: str) -> str:
     entries = samples_of(study)
     if name in entries:
         return name
-    known = [sample for sample, entry in entries.items() if entry["taxonomy"] == sample]
-    taxonomies = {sample: _parsed(entries[sample]["published_name"]) for sample in sorted(known)}
-    keys = {one.partition_key: sample for sample, one in taxonomies.items() if one is not None}
-    asked = _parsed(name)
+    known = sorted(sample for sample, entry in entries.items() if entry["taxonomy"] == sample)
+    named = {sample: taxonomy_or_none(entries[sample]["published_name"]) for sample in known}
+    keys = {one.partition_key: sample for sample, one in named.items() if one is not None}
+    asked = taxonomy_or_none(name)
     if asked is not None and asked.partition_key in keys:
         return keys[asked.partition_key]
     hint = nearest(name, list(entries)) or f" There are: {'; '.join(entries)}."
     raise UserError(f"{study.folder}: no taxonomy '{name}'.{hint}")
-
-
-def _parsed(name: str) -> Taxonomy | None:
-    """A taxonomy from its name; None if the name cannot be parsed."""
-    try:
-        return parse_taxonomy(name)
-    except UserError:
-        return None
 
 
 def _our_figures(
@@ -329,7 +321,7 @@ def _our_figures(
         elif sample in rows:
             yield ours_of_row(sample, name, rows[sample][0], draws.get(sample))
     for name, alias in aliases_of(study).items():
-        taxonomy = _parsed(name)
+        taxonomy = taxonomy_or_none(name)
         if alias.reason == "same rule" or taxonomy is None or alias.of not in rows:
             continue
         order = list(alias.classes)

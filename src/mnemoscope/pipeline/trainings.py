@@ -17,7 +17,7 @@ from mnemoscope.errors import UserError, nearest
 from mnemoscope.maps.shape import POOLED
 from mnemoscope.study.settings import StudySettings
 from mnemoscope.taxonomy.catalogue import load_taxonomies
-from mnemoscope.taxonomy.names import parse_taxonomy
+from mnemoscope.taxonomy.names import taxonomy_or_none
 from mnemoscope.taxonomy.sample import N_FOLDS
 
 FOLDS = 2
@@ -138,11 +138,8 @@ def _find(name: str, by_name: dict[str, str], by_partition: dict[str, str]) -> s
     """The study's name for a taxonomy that the user named."""
     if name in by_name:
         return by_name[name]
-    try:
-        key = parse_taxonomy(name).partition_key
-    except UserError:
-        key = ""
-    if key in by_partition:
-        return by_partition[key]
+    taxonomy = taxonomy_or_none(name)
+    if taxonomy is not None and taxonomy.partition_key in by_partition:
+        return by_partition[taxonomy.partition_key]
     hint = nearest(name, by_name) or f" There are: {'; '.join(by_partition.values())}."
     raise UserError(f"benchmark.control_taxonomies: no taxonomy '{name}' in this study.{hint}")

@@ -36,7 +36,7 @@ from mnemoscope.benchmark.excess import (
 )
 from mnemoscope.benchmark.sources import BASELINES, MEMORY_FREE, TABLE, of_reader
 from mnemoscope.cluster.engine import run_tasks
-from mnemoscope.data.table import token_matrix
+from mnemoscope.data.table import look_up, token_matrix
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import read_kept, read_record, write_kept, write_record, write_text
 from mnemoscope.lm.model import LanguageModel
@@ -63,7 +63,7 @@ from mnemoscope.taxonomy.catalogue import load_taxonomies, read_nodes
 from mnemoscope.taxonomy.draw import draw_lots, order_keys, split_by_group
 from mnemoscope.taxonomy.groups import find_groups, other_rows
 from mnemoscope.taxonomy.labels import label_sequences
-from mnemoscope.taxonomy.names import Taxonomy
+from mnemoscope.taxonomy.names import Taxonomy, label_digest
 from mnemoscope.taxonomy.nodes import UNION, is_node_file
 from mnemoscope.words import figure, percent, points
 
@@ -210,8 +210,7 @@ def _add_measures(study: Study, models: Models, beside: Sequence[Taxonomy]) -> N
     if wanted & set(MODEL_MEASURES):
         table = study.sequences
         measured = _measure_by_model(study, models, table, with_prior="prior_gain" in wanted)
-        table = table.drop(measured.columns[1:], strict=False)
-        table = table.join(measured, on="sequence_id", how="left", maintain_order="left")
+        table = look_up(table.drop(measured.columns[1:], strict=False), measured)
         study.add_columns(table.select(name for name in MODEL_MEASURES if name in wanted))
 
 
@@ -237,11 +236,9 @@ def _measure_by_model(
         progress.advance()
         columns = {"prefix_perplexity": before, "suffix_perplexity": after}
         if with_prior:
-            groups = table.select("sequence_id").with_columns(find_groups(table).alias("group"))
-            own = chosen.select("sequence_id").join(
-                groups, on="sequence_id", how="left", maintain_order="left"
-            )
-            others = other_rows(own["group"].to_list(), wanted.other_prefixes, seed=wanted.seed)
+            groups = table.select("sequence_id", find_groups(table).alias("group"))
+            own = look_up(chosen.select("sequence_id"), groups)["group"]
+            others = other_rows(own.to_list(), wanted.other_prefixes, seed=wanted.seed)
             prior = mean_prior(
                 lm, tokens, others, batch_size=batch_size, prefix=half, on_prefix=progress.advance
             )
@@ -362,17 +359,15 @@ def candidate_of(
     Gives the smallest class's size by part instead if that is below `minimum`. Raises UserError: a
     column that the taxonomy needs is missing.
     """
-    labels = label_sequences(rows, taxonomy)
-    numbers = {name: index for index, name in enumerate(taxonomy.classes)}
-    codes = labels.replace_strict(numbers, default=None, return_dtype=pl.Int64)
+    codes, n_classes = taxonomy.codes(label_sequences(rows, taxonomy)), len(taxonomy.classes)
     frame = rows.select("sequence_id", "suffix", "part", "group").with_row_index("position")
-    frame = frame.with_columns(codes.alias("class_index")).drop_nulls("class_index")
-    frame = frame.with_columns(pl.col("position").cast(pl.Int64))
+    frame = frame.with_columns(pl.col("position").cast(pl.Int64), class_index=pl.Series(codes))
+    frame = frame.filter(pl.col("class_index") >= 0)
     sizes = {"train": wanted.n_train, "select": wanted.n_select, "final": wanted.n_final}
     drawn, smallest = {}, {}
     for part in PARTS:
         inside = frame.filter(pl.col("part") == part)
-        counts = np.bincount(inside["class_index"].to_numpy(), minlength=len(numbers))
+        counts = np.bincount(inside["class_index"].to_numpy(), minlength=n_classes)
         smallest[part] = int(counts.min())
         turn = pl.int_range(pl.len()).over("class_index")
         drawn[part] = inside.filter(turn < min(smallest[part], sizes[part]))
@@ -383,18 +378,8 @@ def candidate_of(
         evaluation=pl.concat([drawn["select"], drawn["final"]]).with_columns(split=pl.lit("eval")),
         classes=taxonomy.classes,
     )
-    counts_drawn = {part: drawn[part].height // len(numbers) for part in PARTS}
-    return Candidate(taxonomy, label_digest(codes), sample, counts_drawn)
-
-
-def label_digest(codes: pl.Series) -> str:
-    """Hash that is the same for labellings whose classes correspond one to one."""
-    values = codes.fill_null(-1).to_numpy()
-    names: dict[int, int] = {-1: -1, 0: 0}
-    for code in values[np.sort(np.unique(values, return_index=True)[1])].tolist():
-        names.setdefault(code, len(names) - 1)
-    renamed = np.array([names[code] for code in values.tolist()], dtype=np.int8)
-    return hashlib.sha256(renamed.tobytes()).hexdigest()[:16]
+    counts_drawn = {part: drawn[part].height // n_classes for part in PARTS}
+    return Candidate(taxonomy, label_digest(codes)[:16], sample, counts_drawn)
 
 
 # The first rung: optuna proposes, a regression on statistics of the stored maps scores.

@@ -13,6 +13,7 @@ from itertools import product
 from typing import Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 from rapidfuzz.distance import OSA, Indel
 
@@ -161,6 +162,12 @@ class Taxonomy:
         """Feature columns that the nodes need, in the order of the nodes."""
         return tuple(dict.fromkeys(column for node in self.nodes for column in node.columns))
 
+    def codes(self, labels: pl.Series) -> npt.NDArray[np.int64]:
+        """Index of the class that each row is labelled with, (n,); -1 without one."""
+        numbers = {name: index for index, name in enumerate(self.classes)}
+        coded = labels.replace_strict(numbers, default=-1, return_dtype=pl.Int64)
+        return coded.fill_null(-1).to_numpy()
+
     @property
     def published_name(self) -> str:
         """The spelling of the published tables: ``Non-Memo, Guess, Others``."""
@@ -213,6 +220,14 @@ def parse_taxonomy(name: str, *, own: Mapping[str, Node] | None = None) -> Taxon
         raise UserError(f"taxonomy '{name}': {error}") from error
     classes = (NON_MEMO, *(node.name for node in nodes), parts[-1])
     return Taxonomy(", ".join(classes), classes, nodes)
+
+
+def taxonomy_or_none(name: str) -> Taxonomy | None:
+    """As `parse_taxonomy`; None for a name that it cannot read, such as one with a user's nodes."""
+    try:
+        return parse_taxonomy(name)
+    except UserError:
+        return None
 
 
 def _check_frame(name: str, parts: list[str]) -> None:
@@ -292,30 +307,23 @@ def find_aliases(
                 classes,
             )
             continue
-        codes = _code(labels[taxonomy.name], taxonomy)
-        key = _digest(codes)
+        codes = taxonomy.codes(labels[taxonomy.name])
+        key = label_digest(codes)
         alias = None
         if len(np.unique(codes[codes >= 0])) == len(taxonomy.classes):
             first = by_labels.setdefault(key, taxonomy)
             if first is not taxonomy:
-                classes = _match(_code(labels[first.name], first), codes, len(first.classes))
+                classes = _match(first.codes(labels[first.name]), codes, len(first.classes))
                 alias = found[taxonomy.name] = Alias(first.name, "same labels here", classes)
         by_rule[taxonomy.partition_key] = (taxonomy, alias)
     return found
 
 
-def _code(labels: pl.Series, taxonomy: Taxonomy) -> np.ndarray:
-    numbers = {name: index for index, name in enumerate(taxonomy.classes)}
-    coded = labels.replace_strict(numbers, default=-1, return_dtype=pl.Int8).fill_null(-1)
-    codes: np.ndarray = coded.to_numpy()
-    return codes
-
-
-def _digest(codes: np.ndarray) -> str:
-    """Same for two labellings exactly when their classes correspond one to one."""
-    _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
-    by_appearance = np.argsort(np.argsort(first))[inverse]
-    return hashlib.sha256(np.where(codes < 0, -1, by_appearance).tobytes()).hexdigest()
+def label_digest(codes: npt.NDArray[np.int64]) -> str:
+    """Hash of `Taxonomy.codes`, (n,): same exactly when classes correspond, Non-Memo to itself."""
+    fixed = np.concatenate([[-1, 0], codes])
+    _, first, inverse = np.unique(fixed, return_index=True, return_inverse=True)
+    return hashlib.sha256(np.argsort(np.argsort(first))[inverse].tobytes()).hexdigest()
 
 
 def _match(trained: np.ndarray, other: np.ndarray, n_classes: int) -> tuple[int, ...]:

@@ -224,9 +224,7 @@ def _label_pool(
     ordered: Ordered, labels: pl.Series, taxonomy: Taxonomy
 ) -> tuple[pl.DataFrame, Pool]:
     """Rows that have a class, in the order of the seed, and what drawing looks at as numbers."""
-    numbers = {name: index for index, name in enumerate(taxonomy.classes)}
-    coded = labels.replace_strict(numbers, default=-1, return_dtype=pl.Int64).fill_null(-1)
-    class_index = coded.to_numpy()[ordered.position]
+    class_index = taxonomy.codes(labels)[ordered.position]
     kept = np.flatnonzero(class_index >= 0)
     arrays = (class_index, ordered.unit, ordered.stratum, ordered.lot)
     rows = ordered.rows.with_columns(labels.gather(ordered.position).alias("class"))[kept]
