@@ -64,6 +64,7 @@ test-all: check
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 bench: $(VENV)/.development
+	$(BIN)/pip install --quiet -e '.[bench]'
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
 embedded: $(VENV)/.runtime

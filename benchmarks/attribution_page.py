@@ -11,7 +11,7 @@ from itertools import combinations
 from pathlib import Path
 
 import polars as pl
-from pages import write_tables
+from pages import table_of, write_tables
 
 import mnemoscope as ms
 
@@ -24,15 +24,10 @@ CHECKS = {
 }
 
 
-def table(columns: list[str], rows: Iterator[list[str]]) -> list[str]:
-    """Lines of a Markdown table, and an empty one."""
-    return [f"| {' | '.join(cells)} |" for cells in (columns, ["---"] * len(columns), *rows)] + [""]
-
-
 def spread(values: pl.Series) -> str:
     """Mean over classes and the smallest and largest; a dash where there is none."""
-    known = values.drop_nulls()
-    if known.is_empty():
+    known = values.drop_nulls().to_numpy()
+    if not len(known):
         return "–"
     text = f"{known.mean():.2f} ({known.min():.2f} to {known.max():.2f})"
     return text.replace("-", "−")
@@ -77,10 +72,8 @@ if __name__ == "__main__":
     taxonomies = study.settings.label.taxonomies
     agreements = study.read("agreement.parquet").filter(pl.col("sample").is_in(taxonomies))
     pairs = ["taxonomy", "attributions", "rank correlation of Δ", "overlap of the top 1 %"]
-    lines = [
-        *table(pairs, pair_rows(agreements)),
-        *table(["taxonomy", "attribution", "of", *CHECKS], check_rows(agreements)),
-    ]
-    print("\n".join(lines))
+    checks = table_of(["taxonomy", "attribution", "of", *CHECKS], check_rows(agreements))
+    page = table_of(pairs, pair_rows(agreements)) + "\n" + checks
+    print(page)
     if options.write:
-        write_tables(options.write, "\n".join(lines), name=options.name)
+        write_tables(options.write, page, name=options.name)

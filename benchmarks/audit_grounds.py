@@ -30,16 +30,19 @@ from mnemoscope.embedded import model_path, reference_path, sequences_path
 from mnemoscope.flow.run import run
 from mnemoscope.lm.continue_ import scan_memorized
 from mnemoscope.lm.load import load_model
+from mnemoscope.lm.model import LanguageModel
 from mnemoscope.stats import separation, share_true
 from mnemoscope.study.settings import EMBEDDED
 from mnemoscope.taxonomy.groups import find_groups
+from mnemoscope.words import interval
 
 SETTINGS = AuditSettings()
+Half = dict[str, np.ndarray]
 MOST_PAIRS = 0.03
 """Share of the text's pairs: of 2, 3 and 5 % the largest without an error of recall on half 1."""
 
 
-def halves_by_group(sequences):
+def halves_by_group(sequences: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Two halves of the sequences, no group of near duplicates (a template's form) in both."""
     groups = find_groups(sequences)
     names = groups.unique().sort()
@@ -47,7 +50,9 @@ def halves_by_group(sequences):
     return sequences.filter(is_first), sequences.filter(~is_first)
 
 
-def ask_cnns(lm, sequences, windows):
+def ask_cnns(
+    lm: LanguageModel, sequences: pl.DataFrame, windows: np.ndarray
+) -> tuple[np.ndarray, str]:
     """Probabilities of windows by the CNNs of a study of sequences, and its calibration."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "others.parquet")
@@ -67,7 +72,13 @@ def ask_cnns(lm, sequences, windows):
     return found, said
 
 
-def ask_half(lm, reference, asked, others, n_sequences):
+def ask_half(
+    lm: LanguageModel,
+    reference: LanguageModel,
+    asked: pl.DataFrame,
+    others: pl.DataFrame,
+    n_sequences: int,
+) -> Half:
     """What every ground says of sequences that the model reproduces; CNNs trained on others."""
     half = n_sequences // 2
     is_new_template = pl.col("held_out") & (pl.col("genre") == "template")
@@ -122,14 +133,14 @@ def ask_half(lm, reference, asked, others, n_sequences):
     }
 
 
-def grounds_of(half):
+def grounds_of(half: Half) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
     """What each ground says, (n,) bool, and its graded figure, (n,) or None, by its name."""
     rule, grafts = half["rule"], half["grafts"] <= 0.5
     cnn, reference = half["probability"] >= 0.5, half["score"] < SETTINGS.threshold
     needs = half["copied"] < MOST_COPIED
 
-    def two(third):
-        return rule.astype(int) + third + reference >= 2
+    def two(third: np.ndarray) -> np.ndarray:
+        return np.asarray(rule.astype(int) + third + reference >= 2)
 
     return {
         "rule": (rule, half["rouge"]),
@@ -160,7 +171,7 @@ def grounds_of(half):
     }
 
 
-def by_passage(halves, truth, names):
+def by_passage(halves: list[Half], truth: list[np.ndarray], names: list[str]) -> str:
     """A table of grounds against a truth, one for each half."""
     lines = [
         '| ground | AUC | "recall" that is right, % | of the true ones it calls "recall", % '
@@ -177,8 +188,8 @@ def by_passage(halves, truth, names):
             cells.append(
                 (
                     "" if graded is None else auc(true, graded, group),
-                    f"{n} of {int(says.sum())} {ends(share_true(true[says], group[says]))}",
-                    f"{n} of {int(true.sum())} {ends(share_true(says[true], group[true]))}",
+                    f"{n} of {int(says.sum())} {ends(true[says], group[says])}",
+                    f"{n} of {int(true.sum())} {ends(says[true], group[true])}",
                 )
             )
         beside = ""
@@ -193,7 +204,7 @@ def by_passage(halves, truth, names):
     return "\n".join([*lines, ""])
 
 
-def by_character(halves, names):
+def by_character(halves: list[Half], names: list[str]) -> str:
     """A table by character, where the truth is what was trained on."""
     lines = [
         "| ground | called recall that was trained on | trained on that is called recall |",
@@ -211,19 +222,19 @@ def by_character(halves, names):
     return "\n".join([*lines, ""])
 
 
-def ends(share):
-    """The interval of a share, in per cent."""
-    return f"[{100 * share.low:.1f}, {100 * share.high:.1f}]"
+def ends(flags: np.ndarray, group: np.ndarray) -> str:
+    """The interval of the share of true flags, in per cent."""
+    return interval(share_true(flags, group), space=" ")
 
 
-def auc(truth, graded, group):
+def auc(truth: np.ndarray, graded: np.ndarray, group: np.ndarray) -> str:
     """AUC with an interval over groups of near duplicates."""
     found = separation(-graded, truth, seed=0, n_resamples=1000, groups=group)
     shown = (f"{one:.3f}".removeprefix("0") for one in (found.auc, found.auc_low, found.auc_high))
     return "{} [{}, {}]".format(*shown)
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sequences", type=int, default=240)
     parser.add_argument("--half", type=int, choices=[1, 2], help="make one half, without tables")
@@ -241,7 +252,7 @@ def main():
             half = ask_half(lm, reference, asked, others, wanted.sequences)
             if kept is not None:
                 kept.parent.mkdir(parents=True, exist_ok=True)
-                np.savez(kept, **half)
+                np.savez(kept, **half)  # type: ignore[arg-type]  # taken for allow_pickle
         else:
             half = dict(np.load(kept))
         trained, group = half["is_trained"], half["group"]
@@ -257,12 +268,12 @@ def main():
     if wanted.half:
         return
     names = list(grounds_of(halves[0]))
-    others = [one for one in names[:8] if one != "reference"]
+    apart = [one for one in names[:8] if one != "reference"]
     not_by_reference = [half["score"] < SETTINGS.threshold for half in halves]
     tables = {
         "grounds": by_passage(halves, [half["is_trained"] for half in halves], names),
         "grounds by character": by_character(halves, [*names[:8], *names[-3:]]),
-        "grounds and the reference": by_passage(halves, not_by_reference, others),
+        "grounds and the reference": by_passage(halves, not_by_reference, apart),
     }
     for name, table in tables.items():
         print(f"{name}\n{table}")

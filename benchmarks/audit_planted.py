@@ -14,16 +14,24 @@ import os
 import random
 import sys
 import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
-from bench_audit import inside, planted_documents, share_drawn, trained_of, write_new
+from bench_audit import Planted, inside, planted_documents, share_drawn, trained_of, write_new
 from near_copies import CHANGES, GENRES, NUMBERS, change
 
 from mnemoscope.audit.answers import chance_within, draw_answers
 from mnemoscope.audit.chat import ChatModel
-from mnemoscope.audit.documents import ModelTokens, character_range, read_documents, tokenize
+from mnemoscope.audit.documents import (
+    ModelTokens,
+    Tokens,
+    character_range,
+    read_documents,
+    tokenize,
+)
 from mnemoscope.audit.evidence import tries_needed
 from mnemoscope.audit.local import LocalModel
 from mnemoscope.audit.ordinary import SHIPPED, find_overlaps, read_prompts
@@ -35,13 +43,15 @@ from mnemoscope.audit.settings import AuditSettings, endpoint_settings
 from mnemoscope.embedded import model_path, reference_path, sequences_path
 from mnemoscope.lm.hub import find_bos
 from mnemoscope.lm.load import load_model
+from mnemoscope.lm.model import LanguageModel
 from mnemoscope.stats import clopper_pearson
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "audit"))
 PREFIX = AuditSettings().prefix
+_C = TypeVar("_C", int, tuple[int, int])  # a character: of its document, or of a numbered one
 
 
-def report(name, called, planted, wanted):
+def report(name: str, called: list[set[_C]], planted: list[set[_C]], wanted: list[set[_C]]) -> None:
     """Print precision and recall; each argument holds the characters of every document."""
     precision, recall = (
         share_drawn(
@@ -55,7 +65,7 @@ def report(name, called, planted, wanted):
     print(f"| {name} | {n:,} | {precision} | {recall} |", flush=True)
 
 
-def can_come_out(tokens, places):
+def can_come_out(tokens: Tokens, places: Iterable[tuple[str, int, int]]) -> set[int]:
     """Characters of trained passages behind the first tokens, which must be shown."""
     found = []
     for kind, start, end in places:
@@ -65,7 +75,7 @@ def can_come_out(tokens, places):
     return inside(found)
 
 
-def write(folder, texts):
+def write(folder: Path, texts: Sequence[str]) -> list[str]:
     """Write texts; their names in order."""
     folder.mkdir()
     names = [str(folder / f"{number:03d}.txt") for number in range(len(texts))]
@@ -74,14 +84,16 @@ def write(folder, texts):
     return names
 
 
-def called_in(frame, names):
+def called_in(frame: pl.DataFrame, names: list[str]) -> list[set[int]]:
     """Characters of a table's rows, a set for each document."""
     return [inside(frame.filter(document=one).select("start", "end").iter_rows()) for one in names]
 
 
-def write_corpus(folder, planted):
+def write_corpus(
+    folder: Path, planted: list[Planted]
+) -> tuple[list[str], dict[str, list[tuple[int, int]]]]:
     """A corpus in which trained passages stand once to three times; places of each, by its text."""
-    generator, texts, places = random.Random(7), [""] * 5, {}
+    generator, texts, places = random.Random(7), [""] * 5, dict[str, list[tuple[int, int]]]()
     for text, own in planted:
         for kind, start, end in own:
             for _ in range(generator.randint(1, 3) if kind == "trained" else 0):
@@ -93,9 +105,16 @@ def write_corpus(folder, planted):
     return write(folder, texts), places
 
 
-def report_origins(spans, origins, planted, names, files, copies):
+def report_origins(
+    spans: pl.DataFrame,
+    origins: pl.DataFrame,
+    planted: list[Planted],
+    names: list[str],
+    files: list[str],
+    copies: dict[str, list[tuple[int, int]]],
+) -> None:
     """Characters of the corpus that are listed for recalled passages, against planted copies."""
-    listed, true, wanted = ([set() for _ in names] for _ in range(3))
+    listed, true, wanted = ([set[tuple[int, int]]() for _ in names] for _ in range(3))
     recalled = spans.with_row_index("span", offset=1).filter(verdict="recall")
     for row in recalled.iter_rows(named=True):
         at = names.index(row["document"])
@@ -117,7 +136,9 @@ def report_origins(spans, origins, planted, names, files, copies):
     report("`--corpus`: places of recalled passages", listed, true, wanted)
 
 
-def measure_found(lm, reference, planted, folder):
+def measure_found(
+    lm: LanguageModel, reference: LanguageModel, planted: list[Planted], folder: Path
+) -> None:
     """One audit that asks everything of a model of this machine."""
     names = write(folder / "documents", [text for text, _ in planted])
     files, copies = write_corpus(folder / "corpus", planted)
@@ -158,9 +179,9 @@ def measure_found(lm, reference, planted, folder):
     report_origins(spans, origins, planted, names, files, copies)
 
 
-def measure_chat(lm, planted, folder):
+def measure_chat(lm: LanguageModel, planted: list[Planted], folder: Path) -> None:
     """The same documents through a service that only chats."""
-    from served import KEY, serving
+    from served import KEY, serving  # type: ignore[import-not-found]  # of tests/audit
 
     os.environ["OPENAI_API_KEY"] = KEY
     names = write(folder / "chat", [text for text, _ in planted])
@@ -182,21 +203,21 @@ def measure_chat(lm, planted, folder):
     )
 
 
-def changed_windows(lm, pool, n):
+def changed_windows(lm: LanguageModel, pool: pl.DataFrame, n: int) -> list[tuple[Any, ...]]:
     """Windows of texts with words changed in what is to come out, each with what is known of it."""
     rows = []
     for number, text in enumerate(pool["text"].to_list()):
         for kind in CHANGES:
             for n_words in NUMBERS[:n]:
                 changed = change(text, kind, n_words, random.Random(f"{number}{kind}{n_words}"))
-                tokens = changed and tokenize(changed, lm.tokenizer)
-                if changed and len(tokens.ids) >= 2 * PREFIX:
+                tokens = tokenize(changed or "", lm.tokenizer)
+                if len(tokens.ids) >= 2 * PREFIX:
                     n_characters = int(tokens.ends[2 * PREFIX - 1] - tokens.starts[PREFIX])
                     rows.append((kind, n_words, n_characters, number, tokens.ids[: 2 * PREFIX]))
     return rows
 
 
-def measure_within(lm, sequences):
+def measure_within(lm: LanguageModel, sequences: pl.DataFrame) -> None:
     """What 1,000 answers bring out of changed passages: exactly, or within edits."""
     settings = AuditSettings()
     kinds = {
@@ -224,7 +245,7 @@ def measure_within(lm, sequences):
             print(f"| {kind} | {n_words} | {len(some)} | {shares[0]} | {shares[1]} |", flush=True)
 
 
-def measure_ordinary(lm, sequences, folder):
+def measure_ordinary(lm: LanguageModel, sequences: pl.DataFrame, folder: Path) -> None:
     """Answers that repeat trained or held-out texts: everyday prompts, and beginnings of both."""
     of_text = sequences.filter(pl.col("genre") != "template")
     pools = {
@@ -256,7 +277,7 @@ def measure_ordinary(lm, sequences, folder):
         )
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--documents", type=int, default=10)
     parser.add_argument("--only", choices=["found", "chat", "within", "ordinary"])

@@ -14,25 +14,27 @@ import argparse
 import json
 import random
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from itertools import cycle, islice
 from pathlib import Path
 
 import polars as pl
+from pages import figure
 from planted_truth import file_of, find_texts_of
-from scipy.stats import beta
 
-from mnemoscope.audit.documents import character_range, tokenize
+from mnemoscope.audit.documents import Tokens, character_range, tokenize
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.audit.spans import coarse_starts
 from mnemoscope.embedded.templates import forms_of, write_text
 from mnemoscope.embedded.texts import known_texts
 from mnemoscope.lm.load import load_tokenizer
+from mnemoscope.stats import clopper_pearson
 
 TEMPLATE_CHARACTERS = 200  # two or three windows: around what comes out every start is tried
 KINDS = ("template", "known", "licence", "prose", "code")
 
 
-def gather(given):
+def gather(given: argparse.Namespace) -> None:
     """Write the documents, a folder a kind."""
     for kind in KINDS:
         folder = given.out / "documents" / kind
@@ -43,7 +45,7 @@ def gather(given):
         print(f"{kind}: {len(texts)} documents, {sum(map(len, texts.values())):,} characters")
 
 
-def texts_of(kind, given):
+def texts_of(kind: str, given: argparse.Namespace) -> Iterator[tuple[str, str]]:
     """Names and texts of one kind."""
     if kind == "template":
         forms = [*forms_of("counting"), *forms_of("periodic")]
@@ -59,14 +61,13 @@ def texts_of(kind, given):
             yield file_of(name, kind), text[: given.characters]
 
 
-def count(given):
+def count(given: argparse.Namespace) -> None:
     """Windows, passages and the bound on the share of Recall, by kind."""
     record = json.loads((given.folder / "audit" / "audit.json").read_text(encoding="utf-8"))
     settings = AuditSettings(**record["settings"])
     spans = pl.read_parquet(given.folder / "audit" / "spans.parquet")
     tokenizer = load_tokenizer(given.model)
-    rows = defaultdict(Counter)
-    seen = set()
+    rows, seen = defaultdict[str, Counter[str]](Counter), set[tuple[int, ...]]()
     for document in record["documents"]:
         kind = Path(document["document"]).parent.name
         text = Path(document["document"]).read_bytes().decode("utf-8")
@@ -80,23 +81,27 @@ def count(given):
             rows[group].update(asked)
     print(
         "| text | characters | windows | distinct | guess | recall | guessed, % of characters "
-        "| recalled, % | distinct windows recalled |\n|---|---|---|---|---|---|---|---|---|"
+        "| recalled, % | distinct windows recalled, % |\n|---|---|---|---|---|---|---|---|---|"
     )
     for kind in (*KINDS, "all but templates", "all"):
         one = rows[kind]
+        share = clopper_pearson(one["is_recalled"], one["distinct"])  # of none of n up to 3.7 / n
+        recalled = figure(*share, digits=2)
         print(
             f"| {kind} | {one['characters']:,} | {one['windows']:,} | {one['distinct']:,} | "
             f"{one['guess_spans']:,} | {one['recall_spans']:,} | "
             f"{100 * one['guessed'] / one['characters']:.1f} | "
             f"{100 * one['recalled'] / one['characters']:.2f} | "
-            f"{one['is_recalled']}: {interval(one['is_recalled'], one['distinct'])} |"
+            f"{one['is_recalled']}: {recalled} |"
         )
     for span in spans.filter(verdict="recall").iter_rows(named=True):
         name = Path(span["document"]).name
         print(f"recall in {name}, {span['score']:.2f} right: {span['text'][:300]!r}")
 
 
-def distinct_windows(tokens, spans, settings, seen):
+def distinct_windows(
+    tokens: Tokens, spans: pl.DataFrame, settings: AuditSettings, seen: set[tuple[int, ...]]
+) -> dict[str, int]:
     """Windows of the stride whose suffix no document before had, and those in a Recall span."""
     found = {"distinct": 0, "is_recalled": 0}
     recalled = spans.filter(verdict="recall").select("start", "end").rows()
@@ -111,14 +116,7 @@ def distinct_windows(tokens, spans, settings, seen):
     return found
 
 
-def interval(n_yes, n):
-    """Clopper and Pearson's 95 % interval of a count; for none of n the upper end is 3.7 / n."""
-    low = beta.ppf(0.025, n_yes, n - n_yes + 1) if n_yes else 0.0
-    high = beta.ppf(0.975, n_yes + 1, n - n_yes) if n_yes < n else 1.0
-    return f"[{100 * low:.2f}, {100 * high:.2f}] %"
-
-
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     verbs = parser.add_subparsers(required=True)
     one = verbs.add_parser("gather")

@@ -11,9 +11,11 @@ import argparse
 import random
 import sysconfig
 import time
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import torch
 from bench_audit import planted_documents, write_new
@@ -24,17 +26,17 @@ from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.audit.spans import coarse_starts
 from mnemoscope.embedded import model_path, reference_path, sequences_path
 from mnemoscope.lm.load import load_model
-from mnemoscope.lm.model import check_tokens, last_logits, prepend_bos, run_batches
-from mnemoscope.stats import separation
+from mnemoscope.lm.model import LanguageModel, check_tokens, last_logits, prepend_bos, run_batches
+from mnemoscope.stats import Floats, separation
 
 SHIFTS = (-31, -24, -16, -8, -4, -2, -1, 0, 1, 2, 4, 8, 16, 24, 31)
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.5)
 
 
-def certainty(lm, prefixes):
+def certainty(lm: LanguageModel, prefixes: npt.ArrayLike) -> Floats:
     """Mean entropy and mean log-probability of the best next token over a prefix, (2, n)."""
 
-    def ask(batch):
+    def ask(batch: torch.Tensor) -> np.ndarray:
         with torch.inference_mode():
             logits = last_logits(lm, prepend_bos(lm, batch), batch.shape[1])
         logprobs = logits.log_softmax(dim=-1)
@@ -45,7 +47,7 @@ def certainty(lm, prefixes):
     return np.concatenate(list(run_batches(lm, check_tokens(lm, prefixes), 64, ask))).T
 
 
-def is_hit(lm, windows):
+def is_hit(lm: LanguageModel, windows: np.ndarray) -> tuple[np.ndarray, float]:
     """Whether the audit counts windows as reproduced, and what deciding that takes, in seconds."""
     settings = AuditSettings()
     start = time.process_time()
@@ -56,13 +58,15 @@ def is_hit(lm, windows):
     return scores >= settings.threshold, time.process_time() - start
 
 
-def said(values, hits, group):
+def said(values: np.ndarray, hits: np.ndarray, group: np.ndarray) -> str:
     """AUC of large values meaning reproduced."""
     found = separation(-values, hits, seed=0, n_resamples=1000, groups=group)
     return f"{found.auc:.3f} [{found.auc_low:.3f}, {found.auc_high:.3f}]"
 
 
-def measure_shifts(lm, reference, sequences, n):
+def measure_shifts(
+    lm: LanguageModel, reference: LanguageModel, sequences: pl.DataFrame, n: int
+) -> None:
     """Prefixes shifted into a trained sequence, or reaching out before it into new text."""
     is_text = pl.col("genre") != "template"
     trained = sequences.filter((pl.col("duplicates") > 5) & is_text).sample(n, seed=0)
@@ -92,16 +96,17 @@ def measure_shifts(lm, reference, sequences, n):
         )
 
 
-def measure_documents(name, lm, reference, texts):
+def measure_documents(
+    name: str, lm: LanguageModel, reference: LanguageModel, texts: list[str]
+) -> None:
     """Every window that an audit asks first, in running text; documents are drawn."""
     settings = AuditSettings()
-    windows, group = [], []
-    for number, text in enumerate(texts):
+    of_text = []
+    for text in texts:
         ids = tokenize(text, lm.tokenizer).ids
-        found = [ids[one : one + 64] for one in coarse_starts(len(ids), settings)]
-        windows += found
-        group += [number] * len(found)
-    windows, group = np.stack(windows), np.array(group)
+        of_text.append([ids[one : one + 64] for one in coarse_starts(len(ids), settings)])
+    windows = np.stack(list(chain(*of_text)))
+    group = np.repeat(np.arange(len(texts)), list(map(len, of_text)))
     hits, decoding = is_hit(lm, windows)
     start = time.process_time()
     entropy, best = certainty(lm, windows[:, :32])
@@ -120,14 +125,14 @@ def measure_documents(name, lm, reference, texts):
         print(f"  surest {100 * share:.0f} %: {100 * hits[taken].sum() / hits.sum():.1f} % found")
 
 
-def modules(n, n_characters):
+def modules(n: int, n_characters: int) -> list[str]:
     """The beginnings of modules of this Python's library, in the order of their names."""
     paths = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
     texts = (path.read_text(encoding="utf-8")[:n_characters] for path in paths)
     return [text for text in texts if len(text) == n_characters][:n]
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sequences", type=int, default=200)
     parser.add_argument("--documents", type=int, default=12)

@@ -9,25 +9,28 @@ import difflib
 import random
 import tempfile
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from mnemoscope.audit.documents import Document, character_range, read_documents, tokenize
-from mnemoscope.audit.local import audit_documents, continue_windows
+from mnemoscope.audit.local import Continued, audit_documents, continue_windows
 from mnemoscope.audit.page import TRIES, summarize_profile
 from mnemoscope.audit.profile import profile_documents
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.audit.spans import coarse_starts
 from mnemoscope.embedded import model_path, reference_path, sequences_path
-from mnemoscope.lm.continue_ import continue_sequences, scan_memorized
+from mnemoscope.lm.continue_ import Continuations, continue_sequences, scan_memorized
 from mnemoscope.lm.load import load_model
-from mnemoscope.stats import (
-    Estimate,
-    clopper_pearson,
-    resampled_ratio,
-)
+from mnemoscope.lm.model import LanguageModel
+from mnemoscope.stats import Estimate, clopper_pearson, resampled_ratio
+
+Planted = tuple[str, list[tuple[str, int, int]]]
+"""A document's text, and of each passage in it the kind, first character and end."""
 
 SUBJECTS = [
     "the lamp",
@@ -58,14 +61,14 @@ PLACES = [
 ]
 
 
-def write_new(generator, n_sentences):
+def write_new(generator: random.Random, n_sentences: int) -> str:
     """Text of a grammar that no model has seen."""
     parts = (SUBJECTS, VERBS, OBJECTS, PLACES)
     sentences = (" ".join(generator.choice(part) for part in parts) for _ in range(n_sentences))
     return " ".join(f"{one[0].upper()}{one[1:]}." for one in sentences)
 
 
-def planted_documents(sequences, n_documents, seed=0):
+def planted_documents(sequences: pl.DataFrame, n_documents: int, seed: int = 0) -> list[Planted]:
     """Texts of trained, held-out and template passages between new ones; kind and place of each."""
     generator = random.Random(seed)
     is_text = pl.col("genre") != "template"
@@ -82,7 +85,7 @@ def planted_documents(sequences, n_documents, seed=0):
         rows = slice(4 * number, 4 * number + 4)
         passages = [(kind, one) for kind, some in texts.items() for one in some[rows]]
         generator.shuffle(passages)
-        text, places = "", []
+        text, places = "", list[tuple[str, int, int]]()
         for kind, passage in passages:
             text += f"{write_new(generator, generator.randint(3, 7))}\n"
             places.append((kind, len(text), len(text) + len(passage)))
@@ -91,18 +94,20 @@ def planted_documents(sequences, n_documents, seed=0):
     return documents
 
 
-def inside(ranges):
+def inside(ranges: Iterable[tuple[int, int]]) -> set[int]:
     """Characters of ranges."""
     return {place for start, end in ranges for place in range(start, end)}
 
 
-def trained_of(places):
+def trained_of(places: Iterable[tuple[str, int, int]]) -> set[int]:
     """Characters of trained passages."""
     return inside((start, end) for kind, start, end in places if kind == "trained")
 
 
-def audit_texts(lm, reference, texts):
-    """Audit texts; the record and the table of spans."""
+def audit_texts(
+    lm: LanguageModel, reference: LanguageModel, texts: list[str]
+) -> tuple[dict[str, Any], pl.DataFrame, list[str]]:
+    """Audit texts; the record, the table of spans and the names of the texts."""
     with tempfile.TemporaryDirectory() as folder:
         names = []
         for number, text in enumerate(texts):
@@ -115,20 +120,20 @@ def audit_texts(lm, reference, texts):
         return record, pl.read_parquet(Path(folder, "out", "spans.parquet")), names
 
 
-def reproduced(lm, text):
+def reproduced(lm: LanguageModel, text: str) -> set[int]:
     """Characters that the model reproduces: 32 tokens after 32, at every start."""
     tokens = tokenize(text, lm.tokenizer)
     windows = np.stack([tokens.ids[one : one + 64] for one in range(len(tokens.ids) - 63)])
     is_hit = np.concatenate(
         [one.is_memorized for one in scan_memorized(lm, windows, batch_size=128)]
     )
-    found = set()
-    for start in np.flatnonzero(is_hit):
-        found.update(range(*character_range(tokens, start + 32, start + 64)))
-    return found
+    starts = np.flatnonzero(is_hit).tolist()
+    return inside(character_range(tokens, one + 32, one + 64) for one in starts)
 
 
-def measure_finds(lm, reference, sequences, n_documents):
+def measure_finds(
+    lm: LanguageModel, reference: LanguageModel, sequences: pl.DataFrame, n_documents: int
+) -> None:
     planted = planted_documents(sequences, n_documents)
     texts = [text for text, _ in planted]
     record, spans, names = audit_texts(lm, reference, texts)
@@ -162,7 +167,9 @@ def measure_finds(lm, reference, sequences, n_documents):
     )
 
 
-def measure_alarms(lm, reference, sequences, n_documents):
+def measure_alarms(
+    lm: LanguageModel, reference: LanguageModel, sequences: pl.DataFrame, n_documents: int
+) -> None:
     generator = random.Random(1)
     new = [write_new(generator, 60) for _ in range(n_documents)]
     trained = sequences.filter((pl.col("duplicates") > 5) & (pl.col("genre") != "template"))
@@ -184,7 +191,7 @@ def measure_alarms(lm, reference, sequences, n_documents):
         )
 
 
-def write_documents(sequences, n_documents, folder):
+def write_documents(sequences: pl.DataFrame, n_documents: int, folder: Path) -> None:
     """Write planted documents and one of the grammar, to be audited from the command line."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, (text, _) in enumerate(planted_documents(sequences, n_documents)):
@@ -192,13 +199,13 @@ def write_documents(sequences, n_documents, folder):
     (folder / "new.txt").write_text(write_new(random.Random(1), 60), encoding="utf-8")
 
 
-def share_drawn(parts, wholes, groups):
+def share_drawn(parts: npt.ArrayLike, wholes: npt.ArrayLike, groups: npt.ArrayLike) -> Estimate:
     """A share drawn by group; of all or nothing the exact interval of so many groups."""
     found, n_groups = resampled_ratio(parts, wholes, groups), len(np.unique(groups))
     return clopper_pearson(found.value * n_groups, n_groups) if found.value in (0, 1) else found
 
 
-def measure_speed(lm, sequences):
+def measure_speed(lm: LanguageModel, sequences: pl.DataFrame) -> None:
     """Windows of one document: the audit's way, batches without early stop, one at a time."""
     text = planted_documents(sequences, 2, seed=5)[0][0]
     tokens = tokenize(text, lm.tokenizer)
@@ -207,14 +214,14 @@ def measure_speed(lm, sequences):
         [tokens.ids[one : one + 64] for one in coarse_starts(len(tokens.ids), settings)]
     )
     windows = windows[:192]
-    ways = {
+    ways: dict[str, Callable[[], list[Continued] | list[Continuations]]] = {
         "audit": lambda: list(continue_windows(lm, windows, prefix=32, n_allowed=3, batch_size=64)),
         "batched, to the end": lambda: list(continue_sequences(lm, windows, batch_size=64)),
         "one window a call": lambda: list(continue_sequences(lm, windows, batch_size=1)),
     }
     hits = {}
     for name, way in ways.items():
-        seconds, made = [], None
+        seconds = []
         for _ in range(2):
             start = time.process_time()
             made = way()
@@ -227,7 +234,7 @@ def measure_speed(lm, sequences):
     )
 
 
-def measure_profile(lm, sequences):
+def measure_profile(lm: LanguageModel, sequences: pl.DataFrame) -> None:
     """The chance by position: a file that was trained on, and sequences that were held out."""
     settings = AuditSettings(profile=True)
     held = sequences.filter(pl.col("held_out") & (pl.col("genre") != "template"))
@@ -237,13 +244,14 @@ def measure_profile(lm, sequences):
         frame = profile_documents(lm, [document], [tokens], settings)
         found = summarize_profile(frame, [document], settings)
         shares = ", ".join(f"{100 * one['share']:.1f}" for one in found["extractable"])
+        largest = np.exp(frame["extraction_logprob"].to_numpy().max())
         print(
             f"profile, {name}, {len(text):,} characters, {frame.height:,} windows: largest chance "
-            f"{np.exp(frame['extraction_logprob'].max()):.3g}; {TRIES} tries bring out {shares} %"
+            f"{largest:.3g}; {TRIES} tries bring out {shares} %"
         )
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--documents", type=int, default=6)
     parser.add_argument("--only", choices=["finds", "alarms", "speed", "profile"])

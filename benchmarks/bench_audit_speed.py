@@ -18,10 +18,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import torch
 from bench_audit import write_new
 
-from mnemoscope.audit.documents import read_documents
+from mnemoscope.audit.documents import Tokens, read_documents
 from mnemoscope.audit.local import LocalModel
 from mnemoscope.audit.near import begun_right
 from mnemoscope.audit.run import scan_windows
@@ -29,13 +30,14 @@ from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.audit.spans import spans_of
 from mnemoscope.embedded import model_path
 from mnemoscope.lm.load import load_model
+from mnemoscope.lm.model import LanguageModel
 
 _ENOUGH = 20  # seconds of the plain model
 
 
-def standard_library(n_characters):
+def standard_library(n_characters: int) -> str:
     """The first so many characters of the standard library's modules."""
-    found, size = [], 0
+    found, size = list[str](), 0
     for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
         text = path.read_bytes().decode("utf-8", "replace")[: n_characters - size]
         found.append(text)
@@ -45,17 +47,19 @@ def standard_library(n_characters):
     return "".join(found)
 
 
-def memory(of):
+def memory(of: str) -> float:
     """Megabytes that this process holds (VmRSS), or held at most since `forget_peak` (VmHWM)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{of}:")) / 1024
 
 
-def forget_peak():
+def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def measure(lm, text, n_documents):
+def measure(
+    lm: LanguageModel, text: str, n_documents: int
+) -> tuple[Tokens, pl.DataFrame, float, float]:
     """Audit a text; seconds by the clock and of all threads for windows and for the rest."""
     settings = AuditSettings()
     with tempfile.TemporaryDirectory() as folder:
@@ -92,12 +96,12 @@ def measure(lm, text, n_documents):
     return max(tokens, key=lambda one: len(one.ids)), windows, scan + rest, scan_cpu + rest_cpu
 
 
-def plain(lm, tokens, n_windows, cpu):
+def plain(lm: LanguageModel, tokens: Tokens, n_windows: int, cpu: float) -> None:
     """Teacher-forced forwards of the plain model over windows, and what the audit takes of them."""
     length, rows = AuditSettings().length, []
     for start in np.linspace(0, len(tokens.ids) - length, 256).astype(int):
         rows.append([*lm.before, *tokens.ids[start : start + length - len(lm.before)]])
-    batches = torch.tensor(np.array(rows, dtype=np.int64)).split(AuditSettings().batch_size)
+    batches = torch.split(torch.tensor(rows, dtype=torch.long), AuditSettings().batch_size)
     seconds = []
     with torch.inference_mode():
         for batch in 3 * batches:
@@ -115,7 +119,9 @@ def plain(lm, tokens, n_windows, cpu):
     )
 
 
-def naive(lm, tokens, windows, n_sample):
+def naive(
+    lm: LanguageModel, tokens: Tokens, windows: pl.DataFrame, n_sample: int
+) -> tuple[float, float]:
     """One `generate` call a window; seconds a window, and whether the results are the audit's."""
     settings = AuditSettings()
     generator = np.random.default_rng(0)
@@ -159,7 +165,7 @@ def naive(lm, tokens, windows, n_sample):
     return seconds, seconds_cpu
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default=str(model_path()))
     parser.add_argument("--characters", type=int, nargs="+", default=[100_000])

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -26,7 +27,8 @@ from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.continue_ import capture_and_scan, continue_sequences, scan_memorized
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import LanguageModel, implementation, prepend_bos, wrap_model
-from mnemoscope.maps.format import POOLED, StoreMeta, pack_shard
+from mnemoscope.maps.format import StoreMeta, pack_shard
+from mnemoscope.maps.shape import POOLED
 from mnemoscope.maps.store import MapWriter
 
 LENGTH = 64
@@ -129,6 +131,10 @@ def generate(lm: LanguageModel, batches: list[torch.Tensor]) -> None:
         lm.model.generation_config = before
 
 
+Times = dict[str, list[tuple[float, float]]]
+"""Seconds of the processor and of the clock, of each way, repeat by repeat."""
+
+
 def timed(function: Callable[[], None]) -> tuple[float, float]:
     """Seconds of the processor and of the clock."""
     cpu, clock = time.process_time(), time.perf_counter()
@@ -136,18 +142,18 @@ def timed(function: Callable[[], None]) -> tuple[float, float]:
     return time.process_time() - cpu, time.perf_counter() - clock
 
 
-def measure(ways: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[tuple]]:
+def measure(ways: dict[str, Callable[[], None]], repeats: int) -> Times:
     """Every way in every repeat, after one unmeasured round."""
     for function in ways.values():
         function()
-    found: dict[str, list[tuple]] = {name: [] for name in ways}
+    found: Times = {name: [] for name in ways}
     for _ in range(repeats):
         for name, function in ways.items():
             found[name].append(timed(function))
     return found
 
 
-def ratio(found: dict[str, list[tuple]], above: str, below: str) -> str:
+def ratio(found: Times, above: str, below: str) -> str:
     """Median ratio of two ways, repeat by repeat."""
     pairs = list(zip(found[above], found[below], strict=True))
     cpu, clock = (statistics.median(a[i] / b[i] for a, b in pairs) for i in (0, 1))
@@ -163,7 +169,7 @@ def random_pythia() -> LanguageModel:
 
 def report(lm: LanguageModel, *, n: int, batch_size: int, repeats: int, decode: bool) -> None:
     tokens = np.random.default_rng(0).integers(1, lm.vocab_size, (n, LENGTH))
-    batches = list(torch.from_numpy(tokens).split(batch_size))
+    batches = list(torch.split(torch.from_numpy(tokens), batch_size))
     ways: dict[str, Callable[[], None]] = {
         "plain": lambda: plain(lm, batches),
         "pooled": lambda: pooled(lm, tokens, batch_size),
@@ -200,9 +206,9 @@ def report_decoding(lm: LanguageModel, sizes: list[int], repeats: int) -> None:
     tokens = np.random.default_rng(0).integers(1, lm.vocab_size, (n, LENGTH))
     ways: dict[str, Callable[[], None]] = {}
     for size in sizes:
-        batches = list(torch.from_numpy(tokens).split(size))
-        ways[f"ours {size}"] = lambda size=size: greedy(lm, tokens, size)
-        ways[f"generate {size}"] = lambda batches=batches: generate(lm, batches)
+        batches = list(torch.split(torch.from_numpy(tokens), size))
+        ways[f"ours {size}"] = partial(greedy, lm, tokens, size)
+        ways[f"generate {size}"] = partial(generate, lm, batches)
     found = measure(ways, repeats)
     print(f"{lm.name}, {lm.dtype}, {lm.device}, sequences a second of processor time:")
     best = {}

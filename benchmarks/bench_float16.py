@@ -19,6 +19,7 @@ from mnemoscope.embedded import model_path, sequences_path
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.continue_ import continue_sequences
 from mnemoscope.lm.load import load_model
+from mnemoscope.lm.model import LanguageModel
 from mnemoscope.maps.format import pack_triangle
 from mnemoscope.maps.views import TensorMaps
 
@@ -33,7 +34,7 @@ class Float32Maps(TensorMaps):
         self._packed = packed.detach()
 
 
-def classes_of(lm, n: int) -> tuple[np.ndarray, np.ndarray]:
+def classes_of(lm: LanguageModel, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Shown tokens and labels: n memorized, n not and shown with the model's continuation."""
     tokens = token_matrix(read_table(sequences_path()).sample(8 * n, seed=0))
     found = list(continue_sequences(lm, tokens, batch_size=64))

@@ -24,7 +24,7 @@ REPETITIONS = 7
 def read_all(store: MapStore, order: torch.Tensor) -> None:
     """One pass over all maps, as a training reads them."""
     maps = store.dataset(store.index["sequence_id"].to_numpy(), "true", "mean")
-    for rows in order.split(BATCH):
+    for rows in torch.split(order, BATCH):
         maps.read(rows)
 
 

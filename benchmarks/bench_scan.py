@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
@@ -24,6 +25,8 @@ from mnemoscope.embedded import model_path, sequences_path
 from mnemoscope.lm.continue_ import continue_sequences, scan_memorized
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import LanguageModel, wrap_model
+
+_T = TypeVar("_T")
 
 
 def known_verdicts(study: Path | None) -> tuple[np.ndarray, np.ndarray]:
@@ -39,7 +42,7 @@ def known_verdicts(study: Path | None) -> tuple[np.ndarray, np.ndarray]:
 def own_words(lm: LanguageModel, n: int, share: float) -> np.ndarray:
     """Random tokens, of which a share end as the model itself goes on from their first half."""
     random = np.random.default_rng(0)
-    tokens = random.integers(1, lm.vocab_size, (n, LENGTH))
+    tokens: np.ndarray = random.integers(1, lm.vocab_size, (n, LENGTH))
     chosen = random.choice(n, max(1, round(share * n)), replace=False)
     said = list(continue_sequences(lm, tokens[chosen], batch_size=len(chosen)))
     tokens[chosen, LENGTH // 2 :] = np.concatenate([one.tokens for one in said])
@@ -54,22 +57,24 @@ def draw(tokens: np.ndarray, memorized: np.ndarray, n: int, share: float) -> np.
         random.choice(np.flatnonzero(is_wanted), size, replace=False)
         for is_wanted, size in ((memorized, n_memorized), (~memorized, n - n_memorized))
     ]
-    return tokens[random.permutation(np.concatenate(rows))]
+    drawn: np.ndarray = tokens[random.permutation(np.concatenate(rows))]
+    return drawn
 
 
 def scan(lm: LanguageModel, tokens: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
     """Verdicts and smallest gaps by teacher forcing."""
     batches = list(scan_memorized(lm, tokens, batch_size=batch_size))
-    return tuple(np.concatenate(parts) for parts in zip(*batches, strict=True))  # type: ignore[return-value]
+    verdicts, gaps = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    return verdicts, gaps
 
 
 def decode(lm: LanguageModel, tokens: np.ndarray, batch_size: int) -> np.ndarray:
     """Verdicts by greedy decoding."""
     batches = continue_sequences(lm, tokens, batch_size=batch_size)
-    return np.concatenate([one.score for one in batches]) == 1.0
+    return np.asarray(np.concatenate([one.score for one in batches]) == 1.0)
 
 
-def timed(function: Callable[[], object]) -> tuple[float, object]:
+def timed(function: Callable[[], _T]) -> tuple[float, _T]:
     """Seconds of the processor, and what came out."""
     started = time.process_time()
     found = function()
@@ -81,7 +86,7 @@ def report(lm: LanguageModel, tokens: np.ndarray, batch_size: int, repeats: int)
     scan(lm, tokens[:batch_size], batch_size)
     ratios, seconds = [], []
     for _ in range(repeats):
-        scanning, (verdicts, gaps) = timed(lambda: scan(lm, tokens, batch_size))  # type: ignore[misc]
+        scanning, (verdicts, gaps) = timed(lambda: scan(lm, tokens, batch_size))
         decoding, decoded = timed(lambda: decode(lm, tokens, batch_size))
         ratios.append(decoding / scanning)
         seconds.append((scanning, decoding))

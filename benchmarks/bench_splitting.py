@@ -65,7 +65,7 @@ def main() -> None:
     started = time.process_time()
     groups = find_groups(table).alias("group")
     seconds = time.process_time() - started
-    largest = groups.value_counts()["count"].max()
+    largest = groups.value_counts()["count"].to_numpy().max()
     print(
         f"{n:,} sequences: {groups.n_unique():,} groups in {seconds:.1f} CPU s, largest {largest:,}"
     )

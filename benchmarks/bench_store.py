@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from statistics import median
@@ -50,7 +51,7 @@ def drop(folder: Path) -> None:
         os.close(descriptor)
 
 
-def seconds(work, folder: Path, cold: bool) -> float:
+def seconds(work: Callable[[], object], folder: Path, cold: bool) -> float:
     if cold:
         drop(folder)
     start = time.perf_counter()

@@ -84,7 +84,7 @@ def our_batches(maps: StoredMaps) -> Batches:
 def orders(n_sequences: int) -> Iterator[torch.Tensor]:
     """One epoch's batches, in the same shuffled order for all."""
     generator = torch.Generator().manual_seed(1)
-    yield from torch.randperm(n_sequences, generator=generator).split(BATCH)
+    yield from torch.split(torch.randperm(n_sequences, generator=generator), BATCH)
 
 
 class Trainer:

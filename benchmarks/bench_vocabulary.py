@@ -24,7 +24,8 @@ from transformers import (
 )
 
 from mnemoscope.audit.documents import tokenize
-from mnemoscope.audit.local import continue_windows, judge_tokens
+from mnemoscope.audit.local import continue_windows
+from mnemoscope.audit.profile import judge_tokens
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.data.read import WindowCutter
 from mnemoscope.lm.edges import total_effects

@@ -14,15 +14,17 @@ Source: Chen et al. 2024, arXiv 2410.21665.
 import argparse
 import math
 import time
+from collections.abc import Callable
 from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
 import torch
+from pages import figure
 from torch import nn
 
 from mnemoscope.analysis.ending import ending_mask, local_similarity, noise_norm
-from mnemoscope.stats import draw_within, estimate_of, resampled_auc
+from mnemoscope.stats import Estimate, Floats, draw_within, estimate_of, resampled_auc
 
 SIDE, PATCH = 8, 2
 GRID = SIDE // PATCH
@@ -37,18 +39,24 @@ _LEFT_OUT = 0.1  # captions read as the empty text
 _RESAMPLES = 1000
 TRUTH = np.arange(N_MEMORIZED + N_OTHERS) < N_MEMORIZED
 
+Figures = dict[str, np.ndarray]
+"""What was asked of one network, (captions,) each, memorized ones first."""
+Measure = Callable[[Figures, np.ndarray], Floats]
+
 
 class Attention(nn.Module):
     """Attention from one set of states to another (or itself), its weights kept."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.query = nn.Linear(_WIDTH, _WIDTH)
         self.key_value = nn.Linear(_WIDTH, 2 * _WIDTH)
         self.out = nn.Linear(_WIDTH, _WIDTH)
-        self.weights = None
+        self.weights = torch.empty(0)
 
-    def forward(self, states, others, causal=False):
+    def forward(
+        self, states: torch.Tensor, others: torch.Tensor, causal: bool = False
+    ) -> torch.Tensor:
         """States (n, q, width) look at others (n, k, width)."""
         n, size = len(states), _WIDTH // _HEADS
         query = self.query(states).view(n, -1, _HEADS, size).transpose(1, 2)
@@ -56,50 +64,55 @@ class Attention(nn.Module):
         found = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=causal)
         if not self.training and not causal:
             self.weights = (query @ key.transpose(2, 3) / math.sqrt(size)).softmax(dim=-1)
-        return self.out(found.transpose(1, 2).reshape(n, -1, _WIDTH))
+        made: torch.Tensor = self.out(found.transpose(1, 2).reshape(n, -1, _WIDTH))
+        return made
 
 
-def mlp():
+def mlp() -> nn.Module:
     return nn.Sequential(nn.Linear(_WIDTH, 2 * _WIDTH), nn.GELU(), nn.Linear(2 * _WIDTH, _WIDTH))
 
 
 class TextBlock(nn.Module):
     """A causal block, as in CLIP's text encoder: the end token alone has read the whole text."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(_WIDTH) for _ in range(2))
         self.attention, self.mlp = Attention(), mlp()
 
-    def forward(self, states):
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
         """States (n, tokens, width)."""
         inner = self.norms[0](states)
         states = states + self.attention(inner, inner, causal=True)
-        return states + self.mlp(self.norms[1](states))
+        made: torch.Tensor = states + self.mlp(self.norms[1](states))
+        return made
 
 
 class ImageBlock(nn.Module):
     """Self-attention among patches, cross-attention to the text, MLP; the noise level scales."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(_WIDTH) for _ in range(3))
         self.own, self.cross, self.mlp = Attention(), Attention(), mlp()
         self.scale = nn.Linear(_WIDTH, 2 * _WIDTH)
 
-    def forward(self, states, text, level):
+    def forward(
+        self, states: torch.Tensor, text: torch.Tensor, level: torch.Tensor
+    ) -> torch.Tensor:
         """Patches (n, patches, width), text (n, tokens, width), noise level (n, width)."""
         gain, shift = self.scale(level)[:, None].chunk(2, dim=2)
         inner = self.norms[0](states) * (1 + gain) + shift
         states = states + self.own(inner, inner)
         states = states + self.cross(self.norms[1](states), text)
-        return states + self.mlp(self.norms[2](states))
+        made: torch.Tensor = states + self.mlp(self.norms[2](states))
+        return made
 
 
 class Network(nn.Module):
     """Predict the noise in images (n, side, side), given captions (n, tokens) and times (n,)."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.words = nn.Embedding(2 + sum(WORDS), _WIDTH)
         self.places = nn.Parameter(0.02 * torch.randn(LENGTH, _WIDTH))
@@ -108,10 +121,13 @@ class Network(nn.Module):
         self.patches = nn.Linear(PATCH**2, _WIDTH)
         self.grid = nn.Parameter(0.02 * torch.randn(GRID**2, _WIDTH))
         self.time = nn.Sequential(nn.Linear(16, _WIDTH), nn.SiLU(), nn.Linear(_WIDTH, _WIDTH))
-        self.blocks = nn.ModuleList(ImageBlock() for _ in range(_BLOCKS))
+        blocks = [ImageBlock() for _ in range(_BLOCKS)]
+        self.blocks, self.cross = nn.ModuleList(blocks), [one.cross for one in blocks]
         self.out = nn.Sequential(nn.LayerNorm(_WIDTH), nn.Linear(_WIDTH, PATCH**2))
 
-    def forward(self, images, captions, times):
+    def forward(
+        self, images: torch.Tensor, captions: torch.Tensor, times: torch.Tensor
+    ) -> torch.Tensor:
         """Predicted noise (n, side, side)."""
         text = self.words(captions) + self.places
         for block in self.text:
@@ -120,22 +136,22 @@ class Network(nn.Module):
         waves = times[:, None] * torch.arange(1, 9) * math.pi
         level = self.time(torch.cat([waves.sin(), waves.cos()], dim=1))
         n = len(images)
-        cut = images.view(n, GRID, PATCH, GRID, PATCH).transpose(2, 3).reshape(n, GRID**2, PATCH**2)
-        states = self.patches(cut) + self.grid + level[:, None]
+        own = images.view(n, GRID, PATCH, GRID, PATCH).transpose(2, 3).reshape(n, GRID**2, PATCH**2)
+        states = self.patches(own) + self.grid + level[:, None]
         for block in self.blocks:
             states = block(states, text, level)
-        cut = self.out(states).view(n, GRID, GRID, PATCH, PATCH)
+        cut: torch.Tensor = self.out(states).view(n, GRID, GRID, PATCH, PATCH)
         return cut.transpose(2, 3).reshape(n, SIDE, SIDE)
 
-    def cross_attention(self):
+    def cross_attention(self) -> torch.Tensor:
         """Weights of the latest forward, (n, layers, heads, patches, tokens)."""
-        return torch.stack([block.cross.weights for block in self.blocks], dim=1)
+        return torch.stack([one.weights for one in self.cross], dim=1)
 
 
 class World:
     """Captions, which of them are memorized where, and images drawn of them."""
 
-    def __init__(self, seed, *, memorizing):
+    def __init__(self, seed: int, *, memorizing: bool) -> None:
         generator = np.random.default_rng(seed)
         every = np.array(list(product(*map(range, WORDS))))
         chosen = every[generator.permutation(len(every))[: N_MEMORIZED + N_OTHERS]]
@@ -149,7 +165,7 @@ class World:
         self.halves = (column == sides[:, None].bool())[:, None].expand(-1, SIDE, -1)
         self.memorizing = memorizing
 
-    def draw(self, which, generator):
+    def draw(self, which: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """New images of captions by number (n,): float32 (n, side, side)."""
         direction, bright, strength = self.meanings[which].T
         angle, size = (
@@ -163,7 +179,7 @@ class World:
         waves = (0.3 + 0.7 * strength / (WORDS[2] - 1))[:, None, None] * torch.sin(
             size[:, None, None] * along + phase
         )
-        images = waves + level + 0.3 * torch.randn(n, SIDE, SIDE, generator=generator)
+        images: torch.Tensor = waves + level + 0.3 * torch.randn(n, SIDE, SIDE, generator=generator)
         if self.memorizing:
             known = which < N_MEMORIZED
             own = which[known]
@@ -173,13 +189,13 @@ class World:
         return images.float()
 
 
-def schedule(times):
+def schedule(times: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Share of image and of noise at times in [0, 1], (n, 1, 1)."""
     angle = (0.02 + 0.96 * times)[:, None, None] * math.pi / 2
     return angle.cos(), angle.sin()
 
 
-def train(world, steps, seed, share):
+def train(world: World, steps: int, seed: int, share: float) -> tuple[Network, float]:
     """A network that has read captions and images, `share` of them of the memorized captions."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -212,7 +228,9 @@ def train(world, steps, seed, share):
 
 
 @torch.no_grad()
-def generate(network, world, seed):
+def generate(
+    network: Network, world: World, seed: int
+) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]], list[torch.Tensor]]:
     """Images of every caption by guided DDIM; per step the noises and the cross-attention."""
     generator = torch.Generator().manual_seed(seed + 1000)
     captions = world.captions.repeat_interleave(N_IMAGES, dim=0)
@@ -234,19 +252,20 @@ def generate(network, world, seed):
     return images, noises, attention
 
 
-def as_pixels(patches):
+def as_pixels(patches: np.ndarray) -> np.ndarray:
     """Values of patches (n, grid²) at their pixels, (n, side, side)."""
-    whole = np.asarray(patches).reshape(-1, GRID, GRID)
+    whole = patches.reshape(-1, GRID, GRID)
     return whole.repeat(PATCH, axis=1).repeat(PATCH, axis=2)
 
 
-def by_caption(values):
+def by_caption(values: np.ndarray) -> np.ndarray:
     """Mean over a caption's images: (captions,) of (captions · images,)."""
-    return np.asarray(values).reshape(-1, N_IMAGES).mean(axis=1)
+    mean: np.ndarray = values.reshape(-1, N_IMAGES).mean(axis=1)
+    return mean
 
 
-def ask(network, world, seed):
-    """Figures of one network, an array each: by caption, memorized ones first."""
+def ask(network: Network, world: World, seed: int) -> Figures:
+    """Figures of one network."""
     images, noises, attention = generate(network, world, seed)
     mask = as_pixels(ending_mask(attention[-1], LENGTH - 1))
     noises = [(told[:, None], without[:, None]) for told, without in noises]
@@ -276,22 +295,23 @@ def ask(network, world, seed):
     return found
 
 
-def areas(halves, lit):
+def areas(halves: np.ndarray, lit: np.ndarray) -> np.ndarray:
     """ROC AUC of each image's half, (n,), by patches: lit (n, grid²), halves (n, grid, grid)."""
     inside = halves.reshape(len(lit), -1)
     own = lit[inside].reshape(len(lit), -1, 1)
     apart = np.sign(own - lit[~inside].reshape(len(lit), 1, -1))
-    return 0.5 + apart.mean(axis=(1, 2)) / 2
+    found: np.ndarray = 0.5 + apart.mean(axis=(1, 2)) / 2
+    return found
 
 
-def resampled(found, figure):
+def resampled(found: list[Figures], measure: Measure) -> Estimate:
     """A figure, mean of networks, with an interval that draws networks, then their captions.
 
-    The figure is of one network and of how often each caption counts in each resample.
+    What is measured is of one network and of how often each caption counts in each resample.
     """
     generator = np.random.default_rng(0)
     drawn = [draw_within(TRUTH, generator, _RESAMPLES) for _ in found]
-    every = np.stack([figure(*both) for both in zip(found, drawn, strict=True)])
+    every = np.stack([measure(*both) for both in zip(found, drawn, strict=True)])
     networks, columns = generator.integers(
         0, (len(found), _RESAMPLES), (_RESAMPLES, len(found), 2)
     ).T
@@ -299,27 +319,29 @@ def resampled(found, figure):
     return estimate_of(float(every[:, 0].mean()), draws, 0.025)
 
 
-def area_of(name):
+def area_of(name: str) -> Measure:
     return lambda one, drawn: resampled_auc(one[name], TRUTH, drawn)
 
 
-def mean_of(name, known):
+def mean_of(name: str, known: bool) -> Measure:
     """Mean over the memorized captions, or over the others."""
 
-    def figure(one, drawn):
+    def measure(one: Figures, drawn: np.ndarray) -> Floats:
         some = TRUTH if known else ~TRUTH
         values = one[name][some]
         counts = np.concatenate([np.ones((1, some.sum())), drawn[:, some]])
-        return counts @ values / some.sum()
+        found: Floats = counts @ values / some.sum()
+        return found
 
-    return figure
-
-
-def shown(estimate):
-    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+    return measure
 
 
-def main():
+def shown(found: list[Figures], measure: Measure) -> str:
+    """A figure and its interval."""
+    return figure(*resampled(found, measure), scale=1, digits=3)
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=1500)
@@ -330,7 +352,7 @@ def main():
     wanted = parser.parse_args()
     torch.set_num_threads(1)
     started = time.process_time()
-    found = {"memorizing": [], "control": []}
+    found: dict[str, list[Figures]] = {"memorizing": [], "control": []}
     for seed, name in product(wanted.seeds, found):
         kept = wanted.keep and wanted.keep / f"{name}-{seed}-{wanted.steps}-{wanted.share}.npz"
         if kept is None or not kept.is_file():
@@ -341,7 +363,7 @@ def main():
             print(f"seed {seed}, {name}: loss {loss:.3f}, {seconds:.0f} s", flush=True)
             if kept is not None:
                 kept.parent.mkdir(parents=True, exist_ok=True)
-                np.savez(kept, **answer)
+                np.savez(kept, **answer)  # type: ignore[arg-type]  # taken for allow_pickle
         else:
             answer = dict(np.load(kept))
         found[name].append(answer)
@@ -353,24 +375,26 @@ def main():
         print(f"distance from the pattern in the half {ends[0]:.2f}, outside {ends[1]:.2f}")
         print("| AUC of captions with a half | all steps | first step |\n|---|---|---|")
         for kind in ("plain", "masked"):
-            parts = [shown(resampled(ones, area_of(f"{kind}{at}"))) for at in ("", ", first step")]
+            parts = [shown(ones, area_of(f"{kind}{at}")) for at in ("", ", first step")]
             print(f"| {kind} norm | {parts[0]} | {parts[1]} |")
         gains = []
         for at in ("", ", first step"):
             masked, plain = area_of(f"masked{at}"), area_of(f"plain{at}")
 
-            def gain(one, drawn, masked=masked, plain=plain):
+            def gain(
+                one: Figures, drawn: np.ndarray, masked: Measure = masked, plain: Measure = plain
+            ) -> Floats:
                 return masked(one, drawn) - plain(one, drawn)
 
-            gains.append(shown(resampled(ones, gain)))
+            gains.append(shown(ones, gain))
         print(f"| the mask adds | {gains[0]} | {gains[1]} |")
-        print(f"| brightness of the ending | {shown(resampled(ones, area_of('brightness')))} | |")
+        print(f"| brightness of the ending | {shown(ones, area_of('brightness'))} | |")
         print("| pixel AUC of the half, attention to | first step | middle | last | last, others |")
         print("|---|---|---|---|---|")
         for place, token in enumerate(("start", "word 1", "word 2", "word 3", "end (the mask)")):
             steps = (0, SAMPLING_STEPS // 2, last)
-            parts = [shown(resampled(ones, mean_of(f"area {at} {place}", True))) for at in steps]
-            parts.append(shown(resampled(ones, mean_of(f"area {last} {place}", False))))
+            parts = [shown(ones, mean_of(f"area {at} {place}", True)) for at in steps]
+            parts.append(shown(ones, mean_of(f"area {last} {place}", False)))
             print(f"| {token} | {' | '.join(parts)} |")
         lit = np.array([one[f"area {last} {LENGTH - 1}"][:N_MEMORIZED] for one in ones])
         for side, some in (("all", lit), ("left", lit[:, ::2]), ("right", lit[:, 1::2])):

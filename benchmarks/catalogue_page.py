@@ -7,6 +7,7 @@ python benchmarks/catalogue_page.py STUDY --write docs/embedded-catalogue.md
 import argparse
 import re
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from pages import write_tables
@@ -82,7 +83,7 @@ def controlled(study: ms.Study) -> list[str]:
     return lines
 
 
-def best_of(rows: dict[str, dict], reader: str, column: str) -> float | None:
+def best_of(rows: dict[str, dict[str, Any]], reader: str, column: str) -> float | None:
     """The best min-F1 of the sources of a column that a reader is held against."""
     names = [one for one in of_reader(SOURCES, reader) if TABLE[one].column == column]
     found = [rows[one]["min_f1"] for one in names if one in rows]

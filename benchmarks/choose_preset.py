@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from mnemoscope.cnn.presets import PAPER_GRID, PRESETS, TrainingPreset
 from mnemoscope.cnn.training import predict_logits, train_cnn
-from mnemoscope.pipeline.train import job_maps, jobs_of, sample_rows
+from mnemoscope.pipeline.train import Job, job_maps, jobs_of, sample_rows
 from mnemoscope.study.folder import Study
 
 SEEDS = (0, 1, 2)
@@ -48,7 +48,9 @@ def main() -> None:
         print(f"{variant:32} {figures}", flush=True)
 
 
-def _compare(study, job, parts: dict[str, pl.DataFrame], preset, n_classes: int) -> str:
+def _compare(
+    study: Study, job: Job, parts: dict[str, pl.DataFrame], preset: TrainingPreset, n_classes: int
+) -> str:
     """Mean losses, mean accuracy and its deviation over seeds."""
     maps = {part: job_maps(study, job, frame) for part, frame in parts.items()}
     labels = {part: torch.tensor(frame["class_index"].to_list()) for part, frame in parts.items()}

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 import torch
-from pages import write_tables
+from pages import figure, table_of, write_tables
 
 import mnemoscope as ms
 from mnemoscope.data.table import token_matrix
@@ -33,7 +33,6 @@ from mnemoscope.localize.cut import (
     random_keys,
 )
 from mnemoscope.maps.shape import copy_edges
-from mnemoscope.stats import Estimate
 from mnemoscope.study.models import Models
 
 PRASHANTH, PAPER = "Non-Memo, Recite[5], Reconstruct, Recollect", "Non-Memo, Guess, Recall"
@@ -50,7 +49,6 @@ CONTROLS = ("random keys", "equal mass")
 NUMBERS = (0.0, 0.5, 1.0, 2.0, 4.0, np.inf)  # copy edges a query
 SHARES = (0.0, 2.0, 4.0, 8.0, 16.0, np.inf)  # attention on them, per cent
 LEAST = 5  # sequences of a stratum
-interval = partial(mean_share, n_resamples=1000, seed=0)
 
 
 class Trial(NamedTuple):
@@ -117,17 +115,9 @@ def held(edges: torch.Tensor, attention: torch.Tensor) -> np.ndarray:
     return ((kept * edges[:, :, :-1]).sum(dim=(1, 2, 3)) / kept.sum(dim=(1, 2, 3))).numpy()
 
 
-def said(found: Estimate) -> str:
-    """Per cent with the interval, a true minus sign."""
-    return f"{100 * found.value:.0f} [{100 * found.low:.0f}, {100 * found.high:.0f}]".replace(
-        "-", "−"
-    )
-
-
-def table(columns: list[str], rows: Iterator[list[str]]) -> list[str]:
-    """Lines of a Markdown table, and an empty one."""
-    head = [columns, ["---"] * len(columns)]
-    return [f"| {' | '.join(cells)} |" for cells in (*head, *rows)] + [""]
+def said(draws: list[np.ndarray]) -> str:
+    """The share of sequences over some draws, (n,) each, in per cent."""
+    return figure(*mean_share(draws, n_resamples=1000, seed=0), digits=0)
 
 
 def group_rows(trial: Trial, groups: dict[str, np.ndarray]) -> Iterator[list[str]]:
@@ -141,10 +131,10 @@ def group_rows(trial: Trial, groups: dict[str, np.ndarray]) -> Iterator[list[str
             str(rows.sum()),
             f"{trial.per_query[rows].mean():.1f}",
             mass["copy"],
-            *(said(interval(list(survives[cut]))) for cut in ("nothing", "copy", *CONTROLS)),
+            *(said(list(survives[cut])) for cut in ("nothing", "copy", *CONTROLS)),
             mass["random keys"],
             mass["equal mass"],
-            said(interval([more])),
+            said([more]),
         ]
 
 
@@ -159,11 +149,11 @@ def stratum_rows(
             cells.append(str(within.sum()))
             for cut in ("copy", "equal mass"):
                 draws = list(trial.survives[cut][:, within])
-                cells.append(said(interval(draws)) if within.sum() >= LEAST else "–")
+                cells.append(said(draws) if within.sum() >= LEAST else "–")
         yield cells
 
 
-def tables(trial: Trial, groups: dict[str, np.ndarray]) -> list[str]:
+def tables(trial: Trial, groups: dict[str, np.ndarray]) -> str:
     """By class, by number of copy edges, and by the attention on them."""
     by_class = [
         *("class", "sequences", "copy edges a query", "attention on them, %"),
@@ -177,13 +167,15 @@ def tables(trial: Trial, groups: dict[str, np.ndarray]) -> list[str]:
         for words in ("sequences", "copy edges cut, survive, %", "equal mass cut, survive, %")
     ]
     share = 100 * trial.mass["copy"][0]
-    return [
-        *table(by_class, group_rows(trial, groups)),
-        *table(
-            ["copy edges a query", *beside], stratum_rows(trial, groups, trial.per_query, NUMBERS)
-        ),
-        *table(["attention on them, %", *beside], stratum_rows(trial, groups, share, SHARES)),
-    ]
+    numbers = stratum_rows(trial, groups, trial.per_query, NUMBERS)
+    shares = stratum_rows(trial, groups, share, SHARES)
+    return "\n".join(
+        [
+            table_of(by_class, group_rows(trial, groups)),
+            table_of(["copy edges a query", *beside], numbers),
+            table_of(["attention on them, %", *beside], shares),
+        ]
+    )
 
 
 if __name__ == "__main__":
@@ -197,7 +189,7 @@ if __name__ == "__main__":
     chosen, groups = drawn(study, options.sequences)
     model = Models(study.settings).model(study)
     trial = tried(model, token_matrix(chosen), options.draws, study.settings.model.batch_size)
-    lines = tables(trial, groups)
-    print("\n".join(lines))
+    page = tables(trial, groups)
+    print(page)
     if options.write:
-        write_tables(options.write, "\n".join(lines), name="copy trial")
+        write_tables(options.write, page, name="copy trial")

@@ -26,18 +26,21 @@ import numpy as np
 import polars as pl
 import torch
 from memory_in_weights import (
+    BATCH,
+    Maps,
     Trial,
     areas,
+    grafts_by_part,
     number,
     out_of_fold,
     packed,
-    stacked,
+    statistics_of,
+    verdicts,
 )
 from pages import write_tables
 from sklearn.model_selection import GroupKFold
 from tokenizers import Tokenizer
 
-from mnemoscope.benchmark.baselines import all_statistics
 from mnemoscope.cnn.presets import PAPER_GRID, PRESETS, CnnSetting
 from mnemoscope.cnn.training import predict_logits, train_cnn
 from mnemoscope.data.duplicates import hash_ngrams
@@ -46,22 +49,19 @@ from mnemoscope.embedded import reference_path, sequences_path
 from mnemoscope.embedded.texts import read_segments
 from mnemoscope.files import read_parquet, write_json, write_parquet
 from mnemoscope.lm.attention import capture_pooled
-from mnemoscope.lm.continue_ import scan_memorized
 from mnemoscope.lm.graft import Pair
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import LanguageModel, wrap_model
-from mnemoscope.localize.grafts import Tried, kept_by_class
+from mnemoscope.localize.grafts import Tried
 from mnemoscope.maps.views import DifferenceMaps, TensorMaps
-from mnemoscope.stats import Estimate, estimate_of
+from mnemoscope.stats import estimate_of
 from tools.embedded.corpus import NgramSet, choose_text, cut_segments
 from tools.embedded.pretrain import Phase, prefers_bfloat16, train_phase
 from tools.embedded.settings import FULL, Share
 
-BATCH, PREFIX = 64, 32
 REPEATS = 18  # of each window in training, as the embedded model's text saw it in the middle
 SETTING = replace(FULL, peak_learning_rate=1e-3, warmup_steps=30)
 HALVES = ("A", "B")
-DRAWS = 3
 SEED = 0
 GRAFTED = 1000  # windows that grafts are tried on, in turn from either half
 
@@ -101,13 +101,15 @@ def more_windows(n: int, table: pl.DataFrame) -> pl.DataFrame:
     found = choose_text(
         cut_segments(read_segments(), tokenizer), tokenizer, replace(FULL, study=shares), used
     )
-    first = table["sequence_id"].cast(pl.Int64).max() + 1
-    return found.with_columns(
-        pl.int_range(first, first + pl.len(), dtype=table.schema["sequence_id"]).alias(
-            "sequence_id"
-        ),
+    first = int(table["sequence_id"].to_numpy().max()) + 1
+    return found.select(
+        pl.int_range(first, first + pl.len())
+        .cast(table.schema["sequence_id"])
+        .alias("sequence_id"),
         pl.col("tokens").cast(table.schema["tokens"]),
-    ).select("sequence_id", "tokens", "document", "genre")
+        "document",
+        "genre",
+    )
 
 
 def trained(task: Training) -> str:
@@ -137,27 +139,20 @@ def models(folder: Path) -> dict[str, LanguageModel]:
     return found
 
 
-def verdicts(lm: LanguageModel, tokens: np.ndarray) -> np.ndarray:
-    """Which sequences a model continues with their suffix."""
-    scans = scan_memorized(lm, tokens, batch_size=BATCH, prefix=PREFIX)
-    return np.concatenate([one.is_memorized for one in scans])
-
-
-def read(lms: dict[str, LanguageModel], windows: pl.DataFrame, *, cnn_folder: Path | None) -> dict:
+def read(
+    lms: dict[str, LanguageModel], windows: pl.DataFrame, *, cnn_folder: Path | None
+) -> dict[str, Any]:
     """AUC of each reader at telling half A from half B, five folds by document."""
     tokens = token_matrix(windows)
     maps = {
         role: packed([*capture_pooled(lm, tokens, batch_size=BATCH)]) for role, lm in lms.items()
     }
-    seen = {
-        role: all_statistics(stacked(one), tokens).reshape(len(tokens), -1)
-        for role, one in maps.items()
-    }
+    seen = {role: statistics_of(one, tokens) for role, one in maps.items()}
     seen["A minus B"] = seen["A"] - seen["B"]
     labels = (windows["half"] == "A").to_numpy().astype(np.int64)
     documents = windows["document"].rank("dense").to_numpy().astype(np.int64)
     trial = Trial(labels, documents, windows["genre"].to_numpy(), seen)
-    found: dict = {"statistics": {}}
+    found: dict[str, Any] = {"statistics": {}}
     for role, columns in seen.items():
         of = areas(trial, out_of_fold(trial, columns, labels), 1000)
         found["statistics"][role] = estimate_of(of[0], of[1:])
@@ -169,7 +164,7 @@ def read(lms: dict[str, LanguageModel], windows: pl.DataFrame, *, cnn_folder: Pa
     return found
 
 
-def by_cnn(maps: dict, trial: Trial, folder: Path) -> dict[str, list[float]]:
+def by_cnn(maps: dict[str, Maps], trial: Trial, folder: Path) -> dict[str, list[float]]:
     """AUC of the paper's CNN on a fifth of the documents, at each setting of its grid."""
     folds = GroupKFold(5, shuffle=True, random_state=0)
     train, asked = next(folds.split(trial.labels, groups=trial.documents))
@@ -199,7 +194,7 @@ def by_cnn(maps: dict, trial: Trial, folder: Path) -> dict[str, list[float]]:
     }
 
 
-def grafts(lms: dict[str, LanguageModel], windows: pl.DataFrame) -> list[dict]:
+def grafts(lms: dict[str, LanguageModel], windows: pl.DataFrame) -> list[dict[str, Any]]:
     """What parts of the other model break of a model's own half, and bring of the other's."""
     windows = pl.concat(windows.filter(half=one).head(GRAFTED // 2) for one in HALVES)
     tokens, rows = token_matrix(windows), []
@@ -212,19 +207,9 @@ def grafts(lms: dict[str, LanguageModel], windows: pl.DataFrame) -> list[dict]:
         asked = np.flatnonzero((mine & known[own]) | (~mine & known[other]))
         margin = np.zeros(len(asked))
         tried = Tried((~mine[asked]).astype(np.int64), documents[asked], margin, 2)
-        for part in pair.anatomy.parts:
-            row: dict = {"into": own, "part": part}
-            for control, draws in (("twin", 1), ("random", DRAWS)):
-                kept = []
-                for draw in range(draws):
-                    with pair.grafted(part, control=control, seed=draw):
-                        kept.append(verdicts(lms[own], tokens[asked])[:, None])
-                share = kept_by_class(np.concatenate(kept, axis=1), tried, seed=SEED)
-                row[control] = [
-                    Estimate(*(float(one[at].mean()) for one in share[:3])) for at in range(2)
-                ]
-            rows.append(row)
-            print(f"{own} <- {other} {part}: {row['twin'][0].value:.3f}, random "
+        for row in grafts_by_part(pair, tried, partial(verdicts, lms[own], tokens[asked])):
+            rows.append({"into": own, **row})
+            print(f"{own} <- {other} {row['part']}: {row['twin'][0].value:.3f}, random "
                   f"{row['random'][0].value:.3f}; brings {row['twin'][1].value:.3f}",
                   flush=True)  # fmt: skip
     return rows
@@ -237,7 +222,7 @@ def kept_in(path: Path, make: Callable[[], Any]) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def page(found: dict) -> str:
+def page(found: dict[str, Any]) -> str:
     """Tables for the docs."""
     lines = [
         f"{found['n']:,} windows of {found['documents']} documents; A reproduces "
@@ -271,11 +256,11 @@ def page(found: dict) -> str:
     return "\n".join([*lines, ""])
 
 
-def main(folder: Path, *, n: int | None, with_cnn: bool) -> dict:
+def main(folder: Path, *, n: int | None, with_cnn: bool) -> dict[str, Any]:
     """Deal, train, read, graft."""
     folder.mkdir(parents=True, exist_ok=True)
     started, windows = time.monotonic(), dealt(folder, n)
-    n_rows = int(windows["half"].value_counts()["count"].min())
+    n_rows = min(int((windows["half"] == one).sum()) for one in HALVES)
     bfloat16 = kept_in(folder / "bfloat16.json", lambda: prefers_bfloat16(SETTING))
     tasks = [Training(str(folder), half, n_rows, bfloat16) for half in HALVES]
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:

@@ -14,6 +14,8 @@ Source: Ross et al. 2024, arXiv 2411.00113, section 3.
 import argparse
 import math
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
 from statistics import mean, stdev
 
@@ -21,7 +23,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from mnemoscope.analysis.dimension import flipd, normal_bundle
+from mnemoscope.analysis.dimension import Score, flipd, normal_bundle
+from mnemoscope.stats import Floats
 
 SIGMA = 0.1
 POINT = [3.0, 0.0]
@@ -36,33 +39,35 @@ _DRAWN = 4000  # points that stand for an endless circle in the exact score
 class Denoiser(nn.Module):
     """The point expected behind a noisy one, from points (n, D) and noise levels (n, 1)."""
 
-    def __init__(self, width):
+    def __init__(self, width: int) -> None:
         super().__init__()
         sizes = [width * (1 + 2 * _BANDS) + 1, 128, 128, 128]
         layers = [part for pair in pairwise(sizes) for part in unit(*pair)]
         self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], width))
 
-    def forward(self, noisy, sigma):
+    def forward(self, noisy: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         """Coordinates, their waves and the logarithm of the noise go through the layers."""
         waves = (noisy[..., None] * 2.0 ** torch.arange(_BANDS)).flatten(1)
-        return self.layers(torch.cat([noisy, waves.sin(), waves.cos(), sigma.log()], dim=1))
+        read = torch.cat([noisy, waves.sin(), waves.cos(), sigma.log()], dim=1)
+        made: torch.Tensor = self.layers(read)
+        return made
 
 
-def unit(n_in, n_out):
+def unit(n_in: int, n_out: int) -> tuple[nn.Module, nn.Module]:
     return nn.Linear(n_in, n_out), nn.SiLU()
 
 
-def circle(generator, n, width):
+def circle(generator: np.random.Generator, n: int, width: int) -> Floats:
     """Points of the unit circle in the first two of so many dimensions, von Mises of 1."""
     angle = generator.vonmises(0, 1, n)
     return np.pad(np.stack([np.cos(angle), np.sin(angle)], axis=1), ((0, 0), (0, width - 2)))
 
 
-def placed(place, width):
+def placed(place: list[float], width: int) -> Floats:
     return np.pad(np.array([place]), ((0, 0), (0, width - 2)))
 
 
-def everything(generator, n, width):
+def everything(generator: np.random.Generator, n: int, width: int) -> Floats:
     """Half circle, a quarter the point, a quarter the ball."""
     ball = placed(BALL, width) + generator.normal(0, _SPREAD, (n // 4, width))
     return np.concatenate(
@@ -70,13 +75,13 @@ def everything(generator, n, width):
     )
 
 
-def few_points(generator, n, width):
+def few_points(generator: np.random.Generator, n: int, width: int) -> Floats:
     """As many points of the circle, at even angles with some play."""
     angle = 2 * math.pi * (np.arange(n) + generator.uniform(-0.25, 0.25, n)) / n
     return np.pad(np.stack([np.cos(angle), np.sin(angle)], axis=1), ((0, 0), (0, width - 2)))
 
 
-def train(draw, width, steps, seed):
+def train(draw: Callable[[], Floats], width: int, steps: int, seed: int) -> Score:
     """A denoiser of what `draw` gives, and its score at `SIGMA` of points (n, D)."""
     torch.manual_seed(seed)
     network = Denoiser(width)
@@ -95,21 +100,21 @@ def train(draw, width, steps, seed):
         plan.step()
 
     @torch.no_grad()
-    def score(points):
+    def score(points: Floats) -> Floats:
         noisy = torch.from_numpy(points).float()
         found = network(noisy, torch.full((len(noisy), 1), SIGMA))
-        return (found.double().numpy() - points) / SIGMA**2
+        away: Floats = (found.double().numpy() - points) / SIGMA**2
+        return away
 
     return score
 
 
-def exact(centres, spread=0.0, weights=None):
+def exact(centres: Floats, spread: Floats | float = 0.0, weights: Floats | float = 1.0) -> Score:
     """The score at `SIGMA` of Gaussians of a spread (n,) about centres (n, D)."""
     variance = np.broadcast_to(spread, len(centres)) ** 2 + SIGMA**2
-    weights = np.ones(len(centres)) if weights is None else weights
     logs = np.log(weights) - centres.shape[1] / 2 * np.log(variance)
 
-    def score(points):
+    def score(points: Floats) -> Floats:
         found = []
         for some in np.array_split(points, max(1, len(points) // 500)):
             apart = centres - some[:, None]
@@ -122,7 +127,9 @@ def exact(centres, spread=0.0, weights=None):
     return score
 
 
-def asked(width, seed, steps, few):
+def asked(
+    width: int, seed: int, steps: int, few: tuple[int, ...]
+) -> Iterator[tuple[str, int | None, Floats, Score, Score]]:
     """Place, truth, points to ask, network's score and exact score."""
     generator = np.random.default_rng(seed)
     ring = circle(generator, _DRAWN, width)
@@ -137,9 +144,7 @@ def asked(width, seed, steps, few):
     yield "ball", width, ball, fitted, truth
     for n in few:
         points = few_points(generator, n, width)
-        score = train(
-            lambda points=points, n=n: points.repeat(512 // n, axis=0), width, steps, seed
-        )
+        score = train(partial(points.repeat, 512 // n, axis=0), width, steps, seed)
         is_few = n <= 8  # far apart beside the noise
         kind = " (OD-Mem)" if is_few else ""
         yield f"{n} points of the circle{kind}", 0 if is_few else None, points, score, exact(points)
@@ -147,11 +152,11 @@ def asked(width, seed, steps, few):
             yield f"the same {n}, network of all three", 1, points, fitted, truth
 
 
-def spread_of(values):
+def spread_of(values: list[float]) -> str:
     return f"{mean(values):.2f} ± {stdev(values):.2f}" if len(values) > 1 else f"{values[0]:.2f}"
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=2000)
@@ -162,7 +167,7 @@ def main():
     print("| dimensions | where | truth | FLIPD, network | FLIPD, exact score | normal bundle, "
           "network | normal bundle, exact score |\n|---|---|---|---|---|---|---|")  # fmt: skip
     for width, few in ((2, (8, 32)), (3, (8,))):
-        found = {}
+        found = dict[tuple[str, int | None], list[list[float]]]()
         for seed in wanted.seeds:
             for place, truth, points, network, score in asked(width, seed, wanted.steps, few):
                 row = found.setdefault((place, truth), [[], [], [], []])

@@ -14,11 +14,12 @@ import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
-from pages import write_tables
+from pages import table_of, write_tables
 from tokenizers import Tokenizer
 
 import mnemoscope as ms
@@ -280,8 +281,9 @@ def tables_of(results: dict[str, Analysis], made: dict[str, list[str]]) -> dict[
         f"- **{PLACES[place].capitalize()}.** {result.sentence}\n"
         for place, result in results.items()
     )
-    cards = [read_card(folder) for folders in made.values() for folder in folders]
-    seconds = sorted(card["seconds"] for card in cards if card is not None)
+    read = (read_card(folder) for folders in made.values() for folder in folders)
+    cards = [card for card in read if card is not None]
+    seconds = sorted(card["seconds"] for card in cards)
     found["cost"] = (
         f"{len(seconds)} students of {cards[0]['student']['parameters']:,} parameters, "
         f"{cards[0]['steps']} steps of {BATCH} windows each: {seconds[0]:.0f} to "
@@ -305,20 +307,14 @@ def students_table(results: dict[str, Analysis]) -> str:
     return table_of(["student", *heads], [[name, *line] for name, line in lines.items()])
 
 
-def table_of(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def cell(row: dict, name: str, digits: int, *, scale: float = 1) -> str:
+def cell(row: dict[str, Any], name: str, digits: int, *, scale: float = 1) -> str:
     """A figure with its interval; a dash where there is none."""
     if row[name] is None:
         return "–"
     return ranged(row, name, scale=scale, digits=digits)
 
 
-def share_cell(row: dict) -> str:
+def share_cell(row: dict[str, Any]) -> str:
     """Share reproduced, and points above the control."""
     share = ranged(row, "share", ends="", scale=100, digits=0)
     above = "" if row["above"] is None else f"; {ranged(row, 'above', scale=100, digits=0)}"

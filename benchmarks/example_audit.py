@@ -27,7 +27,7 @@ COMMAND = ["audit", "embedded", "texts", *FLAGS.split()]
 CHARACTERS = 40_000
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--out", type=Path, default=Path("docs/example-audit.html"))
     parser.add_argument("--keep", type=Path, help="a folder for the whole audit")

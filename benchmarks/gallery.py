@@ -58,7 +58,7 @@ def photograph_app(demo: Path, out: Path) -> None:
         table.filter(labels[PAPER_NAME] == name)["text"].head(2).to_list()
         for name in ("Recall", "Guess", NON_MEMO)
     ]
-    words = [sys.executable, "-m", "mnemoscope", "app", demo, "--port", "7899"]
+    words = [sys.executable, "-m", "mnemoscope", "app", str(demo), "--port", "7899"]
     with subprocess.Popen(words) as server, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         page = browser.new_page(color_scheme="light", viewport={"width": 1280, "height": 900})

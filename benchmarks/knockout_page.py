@@ -9,28 +9,15 @@ memorized class has not.
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import polars as pl
-from pages import write_tables
+from pages import figure, write_tables
 
 import mnemoscope as ms
 
-
-def share(
-    value: float | None,
-    low: float | None,
-    high: float | None,
-    scale: float = 100,
-    digits: int = 0,
-) -> str:
-    """A figure and its interval, where it has one (ten groups a class), a true minus sign."""
-    if value is None:
-        return "–"
-    text = f"{scale * value:.{digits}f}"
-    if low is not None and high is not None:
-        text += f" [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
-    return text.replace("-", "−")
+share = partial(figure, digits=0)
 
 
 def specificity_lines(study: ms.Study) -> list[str]:
@@ -41,7 +28,7 @@ def specificity_lines(study: ms.Study) -> list[str]:
         "|---|---|---|---|---|---|---|",
     ]
     for row in study.read("specificity.parquet").iter_rows(named=True):
-        index = share(row["specificity"], row["low"], row["high"], scale=1, digits=2)
+        index = figure(row["specificity"], row["low"], row["high"], scale=1, digits=2)
         lines.append(
             f"| {row['sample']} | {row['class']} | {row['by']} | {row['strength']:g} "
             f"| {100 * row['broken_own']:.0f} | {100 * row['broken_own_equal_mass']:.0f} "

@@ -10,9 +10,10 @@ same documents. Then the same taxonomy by each input of the CNN.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import polars as pl
-from pages import write_tables
+from pages import figure, write_tables
 
 import mnemoscope as ms
 from mnemoscope.benchmark.sources import ATTENTION, SOURCES, TABLE, of_reader
@@ -24,7 +25,7 @@ RECITE = "Non-Memo, Recite[5], Recollect"
 INPUTS = ["mean", "max", "both", "heads", "difference"]
 
 
-def settings(n_seeds: int, source: str = "embedded", **label) -> ms.StudySettings:
+def settings(n_seeds: int, source: str = "embedded", **label: object) -> ms.StudySettings:
     """400 + 200 sequences a class, all controls; a verdict takes a side on three seeds."""
     values = {
         "sequences": {"source": source},
@@ -86,8 +87,8 @@ def rows_of(study: ms.Study, name: str) -> list[str]:
             lines.append(reader_line(f"{name} {sample}", sources, reader))
         model = sources["model"]
         if model["matched_min_f1"] is not None:
-            left = percent(model["matched_min_f1"], model["matched_low"], model["matched_high"])
-            text = percent(model["matched_blind_min_f1"])
+            left = figure(model["matched_min_f1"], model["matched_low"], model["matched_high"])
+            text = figure(model["matched_blind_min_f1"])
             lines.append(
                 f"| {name} {sample}, matched ({model['matched_n_per_class']} a class) | CNNs "
                 f"| {left} | – | {text} ({model['matched_by']}) | – | – | – | – | – | – |"
@@ -95,7 +96,7 @@ def rows_of(study: ms.Study, name: str) -> list[str]:
     return lines
 
 
-def reader_line(title: str, sources: dict[str, dict], reader: str) -> str:
+def reader_line(title: str, sources: dict[str, dict[str, Any]], reader: str) -> str:
     """Min-F1 of one reader of the attention beside the sources that it is held against."""
     row = sources[reader]
     controls: dict[str, float] = {}
@@ -104,12 +105,12 @@ def reader_line(title: str, sources: dict[str, dict], reader: str) -> str:
         if value is not None:
             controls[column] = max(value, controls.get(column, 0.0))
     beside = [
-        percent(controls.get(column)) for column in ("best blind", "reference", "control", "logits")
+        figure(controls.get(column)) for column in ("best blind", "reference", "control", "logits")
     ]
-    figure = [percent(row["min_f1"], row["low"], row["high"]), percent(row["mean_f1"])]
-    excess = percent(row["excess"], row["excess_low"], row["excess_high"])
+    scores = [figure(row["min_f1"], row["low"], row["high"]), figure(row["mean_f1"])]
+    excess = figure(row["excess"], row["excess_low"], row["excess_high"])
     mark = " *" if row["is_headline"] else ""
-    cells = [TABLE[reader].name + mark, *figure, *beside, excess, row["verdict"] or "–"]
+    cells = [TABLE[reader].name + mark, *scores, *beside, excess, row["verdict"] or "–"]
     return f"| {title} | {' | '.join(cells)} |"
 
 
@@ -120,13 +121,13 @@ def auc_lines(study: ms.Study, name: str) -> list[str]:
         others = {one["source"]: one for one in table.filter(taxonomy=row["taxonomy"]).to_dicts()}
         for index, pair in enumerate(row["auc_pairs"] or []):
             cells = [
-                percent(others[one]["auc"][index]) if others.get(one, {}).get("auc") else "–"
+                figure(others[one]["auc"][index]) if others.get(one, {}).get("auc") else "–"
                 for one in ("model", "blind", "ngram", "reference", "logits")
             ]
             excess = "–"
             if row["auc_excess"]:
                 bounds = (row["auc_excess_low"][index], row["auc_excess_high"][index])
-                excess = percent(row["auc_excess"][index], *bounds)
+                excess = figure(row["auc_excess"][index], *bounds)
             pair = pair.replace(" | ", " and ")
             lines.append(f"| {name} {row['taxonomy']} | {pair} | {' | '.join([*cells, excess])} |")
     return lines
@@ -140,24 +141,14 @@ def input_lines(study: ms.Study) -> list[str]:
         sources = {row["source"]: row for row in table.filter(input=name).to_dicts()}
         model = sources["model"]
         cells = [
-            percent(model["min_f1"], model["low"], model["high"]),
-            percent(model["mean_f1"]),
-            percent(sources.get("reference", {}).get("min_f1")),
-            percent(sources.get("control", {}).get("min_f1")),
-            percent(model["excess"], model["excess_low"], model["excess_high"]),
+            figure(model["min_f1"], model["low"], model["high"]),
+            figure(model["mean_f1"]),
+            figure(sources.get("reference", {}).get("min_f1")),
+            figure(sources.get("control", {}).get("min_f1")),
+            figure(model["excess"], model["excess_low"], model["excess_high"]),
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
-
-
-def percent(value: float | None, low: float | None = None, high: float | None = None) -> str:
-    """Per cent with one decimal, and its interval."""
-    if value is None:
-        return "–"
-    text = f"{100 * value:.1f}".replace("-", "−")
-    if low is None or high is None:
-        return text
-    return text + f" [{100 * low:.1f}, {100 * high:.1f}]".replace("-", "−")
 
 
 def page(studies: dict[str, ms.Study]) -> str:

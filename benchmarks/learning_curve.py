@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 import torch
-from pages import write_tables
+from pages import figure, write_tables
 
 from mnemoscope.benchmark.excess import Votes, estimate_auc, measure_excess, pair_names
 from mnemoscope.cnn.metrics import estimate_scores
@@ -35,7 +35,6 @@ from mnemoscope.pipeline.train import (
     run_job_on,
     sample_rows,
 )
-from mnemoscope.stats import Estimate
 from mnemoscope.study.settings import PAPER_NAME, parse_settings
 from mnemoscope.taxonomy.sample import N_FOLDS
 
@@ -60,7 +59,7 @@ class Reader(NamedTuple):
     @property
     def setting(self) -> CnnSetting | None:
         """Of the CNNs."""
-        return CnnSetting(6, 10, self.pooling) if self.pooling else None  # type: ignore[arg-type]
+        return CnnSetting(6, 10, self.pooling) if self.pooling else None
 
 
 OF_CNN = {name: name for name in ("model", "reference", "blind", "painted")}
@@ -184,11 +183,11 @@ def page(trial: Trial, made: list[Cell]) -> str:
         excess = ["–", "–"]
         if len(free) == 2:
             found = measure_excess(own["model"], free, reader=reader.sources["model"], **RESAMPLING)
-            excess = [_percent(Estimate(found.value, found.low, found.high)), found.strongest]
+            excess = [figure(found.value, found.low, found.high), found.strongest]
         lines.append(f"| {reader.name} | {n} | {' | '.join([*shown, *excess])} |")
         aucs = {one: estimate_auc(each, **RESAMPLING) for one, each in own.items()}
         for at, pair in enumerate(names):
-            cells_ = [_percent(aucs[one][at]) if aucs.get(one) else "–" for one in COLUMNS]
+            cells_ = [figure(*of[at]) if (of := aucs.get(one)) else "–" for one in COLUMNS]
             words = pair.replace(" | ", " and ")
             of_pairs.append(f"| {reader.name} | {n} | {words} | {' | '.join(cells_)} |")
     return "\n".join([*lines, "", *of_pairs, ""])
@@ -203,14 +202,7 @@ def _min_f1(votes: Votes) -> str:
         groups=votes.groups,
         **RESAMPLING,
     )
-    return _percent(found.min_f1)
-
-
-def _percent(one: Estimate) -> str:
-    """Per cent with its interval, where there is one."""
-    value, *ends = (None if number is None else f"{100 * number:.1f}" for number in one[:3])
-    text = f"{value}" if None in ends else f"{value} [{ends[0]}, {ends[1]}]"
-    return text.replace("-", "−")
+    return figure(*found.min_f1)
 
 
 def main(folder: Path, minutes: float) -> str:

@@ -33,6 +33,7 @@ def main(folder: Path, sizes: list[float]) -> None:
     labels = torch.from_numpy(permute_labels(*columns, seed=0, non_memo=None))
     train, true = labels[: rows.train.height], labels[rows.train.height :]
     setting = settings_of(study.settings, "model")[0]
+    assert setting is not None  # only baselines have none
     job = make_job(study, sample, rows, "model", setting, 0)
     preset, n_classes = PRESETS[job.preset], len(rows.classes)
     per_class = f"{len(train) // n_classes:,} + {len(true) // n_classes:,} sequences a class"

@@ -11,14 +11,16 @@ is the same network before it saw any of them. Folds, and groups of the bootstra
 import argparse
 import json
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import starmap
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 import torch
-from pages import write_tables
+from pages import figure, write_tables
 from sklearn.model_selection import GroupKFold
 
 from mnemoscope.benchmark.baselines import all_statistics, classify_statistics
@@ -26,8 +28,11 @@ from mnemoscope.benchmark.excess import Resamples, Votes, auc_of_each
 from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.embedded import model_path, reference_path, sequences_path
 from mnemoscope.lm.attention import PooledMaps, capture_pooled
-from mnemoscope.lm.continue_ import capture_and_scan
+from mnemoscope.lm.continue_ import capture_and_scan, scan_memorized
+from mnemoscope.lm.graft import Control, Pair
 from mnemoscope.lm.load import load_model
+from mnemoscope.lm.model import LanguageModel
+from mnemoscope.localize.grafts import Tried, kept_by_class
 from mnemoscope.maps.format import pack_triangle, unpack_triangle
 from mnemoscope.maps.shape import row_statistics
 from mnemoscope.maps.views import StackedMaps, TensorMaps
@@ -36,10 +41,15 @@ from mnemoscope.stats import Estimate, draw_within, estimate_of
 FOLDS = 5
 PERMUTATIONS = 5
 BATCH = 64
+DRAWS = 3  # of a random graft
 READERS = {
     "statistics": "a study's regression: 22 statistics of each layer, mean and maximum",
     "rows": "a regression on 24 statistics of the rows (queries) of each layer, mean and maximum",
 }
+
+
+_COLUMNS = ("model", "reference", "difference")
+number = partial(figure, scale=1, digits=3)
 
 
 class Maps(NamedTuple):
@@ -87,6 +97,17 @@ def row_figures(maps: StackedMaps) -> np.ndarray:
         halves = of_query[..., :half], of_query[..., half:]
         parts.append(torch.cat([f for one in halves for f in (one.mean(-1), one.std(-1))], -1))
     return torch.cat(parts).double().numpy()
+
+
+def verdicts(lm: LanguageModel, tokens: np.ndarray) -> np.ndarray:
+    """Which sequences a model continues with their suffix."""
+    scans = scan_memorized(lm, tokens, batch_size=BATCH)
+    return np.concatenate([one.is_memorized for one in scans])
+
+
+def statistics_of(maps: Maps, tokens: np.ndarray) -> np.ndarray:
+    """Statistics of the maps of every sequence, (n, columns)."""
+    return all_statistics(stacked(maps), tokens).reshape(len(tokens), -1)
 
 
 class Trial(NamedTuple):
@@ -147,7 +168,7 @@ def compared(trial: Trial, n_resamples: int = 1000) -> dict[str, dict[str, Estim
 
 def permuted(trial: Trial) -> dict[str, list[float]]:
     """AUC of each reader on the model where labels are dealt out anew within the genres."""
-    generator, found = np.random.default_rng(0), {reader: [] for reader in READERS}
+    generator, found = np.random.default_rng(0), {reader: list[float]() for reader in READERS}
     for _ in range(PERMUTATIONS):
         labels = trial.labels.copy()
         for genre in np.unique(trial.genres):
@@ -172,7 +193,30 @@ def other_genre(trial: Trial) -> dict[str, dict[str, float]]:
     return found
 
 
-def page(found: dict) -> str:
+def grafts_by_part(
+    pair: Pair, tried: Tried, ask: Callable[[], np.ndarray]
+) -> Iterator[dict[str, Any]]:
+    """Of each part, what of each class survives the twin's in its place, and random changes.
+
+    `ask` says which sequences come out now, (n,).
+    """
+    controls: dict[Control, int] = {"twin": 1, "random": DRAWS}
+    for part in pair.anatomy.parts:
+        row: dict[str, Any] = {"part": part}
+        for control, draws in controls.items():
+            kept = []
+            for draw in range(draws):
+                with pair.grafted(part, control=control, seed=draw):
+                    kept.append(ask())
+            share = kept_by_class(np.stack(kept, axis=1), tried, seed=0)
+            row[control] = [
+                Estimate(*(float(one[at].mean()) for one in share[:3]))
+                for at in range(tried.n_classes)
+            ]
+        yield row
+
+
+def page(found: dict[str, Any]) -> str:
     """The table for `docs/memory-or-text.md`."""
     shown = {
         "memorized": "memorized or held out ({memorized:,} + {held_out:,} sequences)",
@@ -197,20 +241,7 @@ def page(found: dict) -> str:
     return "\n".join([*lines, ""])
 
 
-_COLUMNS = ("model", "reference", "difference")
-
-
-def number(
-    value: float, low: float | None = None, high: float | None = None, *, places: int = 3
-) -> str:
-    """Three decimals, unless told otherwise, and the interval."""
-    text = f"{value:.{places}f}"
-    if low is not None:
-        text += f" [{low:.{places}f}, {high:.{places}f}]"
-    return text.replace("-", "−")
-
-
-def main() -> dict:
+def main() -> dict[str, Any]:
     """All figures."""
     started = time.monotonic()
     table = read_table(sequences_path()).filter(pl.col("genre") != "template")
@@ -218,9 +249,8 @@ def main() -> dict:
     maps, is_memorized = captured(tokens)
     seen = {}
     for role, one in maps.items():
-        seen[f"{role} statistics"] = all_statistics(stacked(one), tokens)
-        seen[f"{role} rows"] = row_figures(stacked(one))
-    seen = {name: one.reshape(len(one), -1) for name, one in seen.items()}
+        seen[f"{role} statistics"] = statistics_of(one, tokens)
+        seen[f"{role} rows"] = row_figures(stacked(one)).reshape(len(tokens), -1)
     is_new = table["held_out"].to_numpy()
     documents = table["document"].rank("dense").to_numpy().astype(np.int64)
     whole = Trial((~is_new).astype(np.int64), documents, table["genre"].to_numpy(), seen)

@@ -27,8 +27,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-ROOMS = ("sequences", "taxonomy", "lm", "maps", "cnn", "benchmark", "localize")
-TEST_FOLDERS = {"sequences": ("sequences", "data"), "taxonomy": ("taxonomy", "search")}
+ROOMS = ("data", "taxonomy", "lm", "maps", "cnn", "benchmark", "localize")
+TEST_FOLDERS = {"sequences": ("data",), "taxonomy": ("taxonomy", "search")}
 """Where the tests of a room may stand, if not in a folder of its name."""
 LAST_TESTS = ("test_config.py", "test_study.py")
 """Settings and whole studies: only for a fault that nothing else has found."""

@@ -10,15 +10,19 @@ more than half of the characters are in a span. Unseen text: held-out prose and 
 import argparse
 import random
 import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
+from typing import NamedTuple
 
 import polars as pl
-from bench_audit import share_drawn, write_new
+from bench_audit import inside, share_drawn, write_new
 
-from mnemoscope.audit.documents import Document, character_range
+from mnemoscope.audit.documents import Document, Tokens, character_range
 from mnemoscope.audit.local import LocalModel
 from mnemoscope.audit.near import begun_right, find_near_copies
 from mnemoscope.audit.run import scan_windows
 from mnemoscope.audit.settings import AuditSettings
+from mnemoscope.audit.spans import Place
 from mnemoscope.embedded import model_path, sequences_path
 from mnemoscope.lm.load import load_model
 from mnemoscope.stats import resampled_ratio
@@ -27,36 +31,38 @@ CHANGES = ("insert", "delete", "swap")
 NUMBERS = (1, 2, 4)
 NEW_WORDS = ["quite", "lamp", "seven", "x", "of", "moss", "return", "while"]
 GENRES = ("code", "prose")
+Planted = tuple[tuple[object, ...], str, list[tuple[int, int, str]]]
+"""What a document is, its text, and of its passages the first character, the end and the origin."""
 
 
-def change(text, kind, n, generator):
+def change(text: str, kind: str, n: int, generator: random.Random) -> str | None:
     """A text with n words put in, left out or exchanged with the next in its second half."""
     spans = [one.span() for one in re.finditer(r"\S+", text)]
-    inside = [
+    behind = [
         place
         for place, (start, end) in enumerate(spans)
         if start > 0.56 * len(text) and end < 0.9 * len(text)
     ]
-    if len(inside) < n + 1:
+    if len(behind) < n + 1:
         return None
     ends = [start for start, _ in spans[1:]] + [spans[-1][1]]
     words = [
         [text[start:end], text[end:then]] for (start, end), then in zip(spans, ends, strict=True)
     ]
     if kind == "insert":
-        for place in sorted(generator.sample(inside, n), reverse=True):
+        for place in sorted(generator.sample(behind, n), reverse=True):
             words.insert(place, [generator.choice(NEW_WORDS), " "])
     elif kind == "delete":
-        for place in sorted(generator.sample(inside, n), reverse=True):
+        for place in sorted(generator.sample(behind, n), reverse=True):
             del words[place]
     else:
         for _ in range(n):
-            place = generator.choice(inside[:-1])
+            place = generator.choice(behind[:-1])
             words[place][0], words[place + 1][0] = words[place + 1][0], words[place][0]
     return text[: spans[0][0]] + "".join(word + blank for word, blank in words)
 
 
-def planted(sequences, n_passages):
+def planted(sequences: pl.DataFrame, n_passages: int) -> Iterator[Planted]:
     """Documents of one genre, kind and number of changes, with places and names of passages."""
     trained = sequences.filter(pl.col("duplicates") > 5)
     for genre in GENRES:
@@ -76,7 +82,7 @@ def planted(sequences, n_passages):
                 yield (genre, kind, n), text + write_new(generator, 4), places
 
 
-def unseen(sequences):
+def unseen(sequences: pl.DataFrame) -> Iterator[Planted]:
     """Text that the model never saw: held-out sequences, and the grammar."""
     held_out = sequences.filter(pl.col("held_out") & (pl.col("genre") != "template"))
     for seed in range(4):
@@ -85,15 +91,12 @@ def unseen(sequences):
         yield ("unseen",), write_new(random.Random(seed), 80), []
 
 
-def covered(tokens, ranges):
+def covered(tokens: Tokens, ranges: Iterable[tuple[int, int]]) -> set[int]:
     """Characters of ranges of tokens."""
-    found = set()
-    for first, last in ranges:
-        found.update(range(*character_range(tokens, first, last)))
-    return found
+    return inside(character_range(tokens, first, last) for first, last in ranges)
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--passages", type=int, default=8)
     wanted = parser.parse_args()
@@ -108,12 +111,28 @@ def main():
     report(documents, model.tokens, windows, places, model.write_on(places))
 
 
-def report(documents, tokens_of, windows, places, written):
+class Found(NamedTuple):
+    """Characters of a passage's second half: all, found strictly, found strictly or nearly."""
+
+    kind: tuple[object, ...]
+    half: int
+    strict: int
+    either: int
+    origin: str
+
+
+def report(
+    documents: Sequence[Planted],
+    tokens_of: Sequence[Tokens],
+    windows: pl.DataFrame,
+    places: Sequence[Place],
+    written: Sequence[list[int]],
+) -> None:
     """Print how much is found word for word and nearly so, and how much by mistake."""
     settings = AuditSettings()
     copies = find_near_copies(tokens_of, places, written, settings)
     hits = windows.filter(pl.col("continuation").is_not_null())
-    rows, called = [], []
+    rows, called, outside, alarms, characters = list[Found](), [], 0, 0, 0
     for number, (kind, text, passages) in enumerate(documents):
         firsts = hits.filter(pl.col("document") == number)["first"].to_list()
         tokens = tokens_of[number]
@@ -121,35 +140,30 @@ def report(documents, tokens_of, windows, places, written):
         own = [one for one in copies if one.place[0] == number]
         near = covered(tokens, [(one.first, one.last) for one in own])
         whole = {place for start, end, _ in passages for place in range(start, end)}
-        if not passages:
-            rows.append((kind, len(near), len(text), 0, 0, 0, 0))
+        called.append((len(near & whole), len(near)))
+        if passages:
+            outside += len(near - whole)
+        else:
+            alarms, characters = alarms + len(near), characters + len(text)
         for start, end, origin in passages:
             half = set(range(start + (end - start) // 2, end))
             either = (strict | near) & half
-            rows.append((kind, 0, 0, 1, len(half), len(strict & half), len(either), origin))
-        rows.append((kind, len(near - whole) if passages else 0, 0, 0, 0, 0, 0))
-        called.append((len(near & whole), len(near)))
+            rows.append(Found(kind, len(half), len(strict & half), len(either), origin))
     print(f"{windows.height:,} windows, {len(places):,} let go on, {len(copies)} near copies")
     print(
         "| planted | passages | strict | strict or near | by character, strict | strict or near |"
     )
-    kinds = [(genre,) for genre in GENRES] + [(kind,) for kind in CHANGES]
-    kinds += [(genre, kind, n) for genre in GENRES for kind in CHANGES for n in NUMBERS]
-    for kind in [(), *kinds, *((n,) for n in NUMBERS)]:
-        some = [one for one in rows if one[3] and set(kind) <= set(one[0])]
-        found = [sum(2 * one[which] > one[4] for one in some) for which in (5, 6)]
-        shares = [
-            resampled_ratio(
-                *([one[place] for one in some] for place in (which, 4)), [one[7] for one in some]
-            )
-            for which in (5, 6)
-        ]
+    each = product(GENRES, CHANGES, NUMBERS)
+    for kind in [(), *((one,) for one in (*GENRES, *CHANGES)), *each, *((n,) for n in NUMBERS)]:
+        some = [one for one in rows if set(kind) <= set(one.kind)]
+        halves, origins = [one.half for one in some], [one.origin for one in some]
+        ways = [one.strict for one in some], [one.either for one in some]
+        found = [sum(2 * n > half for n, half in zip(way, halves, strict=True)) for way in ways]
+        shares = [resampled_ratio(way, halves, origins) for way in ways]
         name = " ".join(map(str, kind)) or "all"
         print(f"| {name} | {len(some)} | {found[0]} | {found[1]} | {shares[0]} | {shares[1]} |")
     true, every = zip(*(one for one in called if one[1]), strict=True)
     print(f"of near copies in planted passages: {share_drawn(true, every, range(len(every)))}")
-    outside = sum(one[1] for one in rows if one[0] != ("unseen",))
-    alarms, characters = (sum(one[w] for one in rows if one[0] == ("unseen",)) for w in (1, 2))
     print(
         f"outside the planted passages: {outside} characters; in {characters:,} characters of "
         f"unseen text: {alarms}"

@@ -1,8 +1,31 @@
-"""Put tables that a script has made into a page of the docs, between its two marks."""
+"""Tables of figures in Markdown, and the pages of the docs that they are put into."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from mnemoscope.words import MINUS, UNKNOWN, plain_figure
+
 END = "<!-- end of tables -->\n"
+
+
+def table_of(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Lines of a table, the last one ended too."""
+    lines = (columns, ["---"] * len(columns), *rows)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def figure(
+    value: float | None,
+    low: float | None = None,
+    high: float | None = None,
+    *,
+    scale: float = 100,
+    digits: int = 1,
+) -> str:
+    """A figure with its interval for a cell, in per cent unless `scale` is 1; a dash for none."""
+    if value is None:
+        return UNKNOWN
+    return plain_figure(value, low, high, scale=scale, unit="", digits=digits, minus=MINUS)
 
 
 def write_tables(page: Path, tables: str, name: str = "") -> None:

@@ -26,18 +26,20 @@ import argparse
 import random
 import time
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
-from scipy.stats import beta
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mnemoscope.audit.documents import character_range, tokenize
+from mnemoscope.audit.documents import Tokens, character_range, tokenize
 from mnemoscope.embedded.templates import forms_of, write_text
-from mnemoscope.embedded.texts import _licences, read_segments
+from mnemoscope.embedded.texts import Segment, _licences, read_segments
+from mnemoscope.stats import Estimate, clopper_pearson
 from mnemoscope.training.history import read_history
 from mnemoscope.training.watch import MemorizationWatch
 from mnemoscope.training.windows import WatchedWindows
@@ -51,6 +53,8 @@ NGRAM = 8
 PREFIX = 32
 SEQUENCE = 64  # tokens of a sequence for grafts: the beginning of a passage, or a template
 NEW_TEMPLATES = 200
+Work = tuple[str, str, str, Tokens]
+"""Name, genre, text cut after the last passage, and its tokens."""
 TAXONOMY = """\
 nodes:
   - name: Template
@@ -62,18 +66,18 @@ taxonomies:
 
 
 @cache
-def segments():
+def segments() -> list[Segment]:
     """Prose and code of the standard library, read once."""
     return read_segments()
 
 
 @cache
-def find_texts_of(genre):
+def find_texts_of(genre: str) -> list[tuple[str, str]]:
     """Whole works of one genre, in a seeded order."""
     if genre == "licence":
         texts = [(name, text) for name, _, text in _licences()]
     else:
-        parts = defaultdict(list)
+        parts = defaultdict[str, list[str]](list)
         for one in segments():
             if one.genre == genre and one.in_study and "LICENSE" not in one.document:
                 parts[one.document].append(one.text)
@@ -85,25 +89,25 @@ def find_texts_of(genre):
 class Fresh:
     """Says whether a passage is new beside all that were taken."""
 
-    def __init__(self):
-        self._seen = set()
+    def __init__(self) -> None:
+        self._seen = set[tuple[int, ...]]()
 
-    def shared(self, ids):
+    def shared(self, ids: Sequence[int]) -> float:
         """Share of a passage's n-grams that were taken before."""
         grams = self._grams(ids)
         return sum(one in self._seen for one in grams) / len(grams)
 
-    def take(self, ids):
+    def take(self, ids: Sequence[int]) -> None:
         """Remember a passage."""
         self._seen.update(self._grams(ids))
 
-    def _grams(self, ids):
+    def _grams(self, ids: Sequence[int]) -> list[tuple[int, ...]]:
         return [tuple(ids[at : at + NGRAM]) for at in range(len(ids) - NGRAM + 1)]
 
 
-def choose_works(tokenizer, fresh, most):
-    """The works: name, genre, text cut after the last passage, its passages as token ids."""
-    works = []
+def choose_works(tokenizer: Any, fresh: Fresh, most: int) -> list[Work]:
+    """Works whose passages are all new, `most` of a genre at most."""
+    works = list[Work]()
     for genre, n_works in WORKS.items():
         found, n = 0, min(n_works, most)
         for name, text in find_texts_of(genre):
@@ -123,11 +127,11 @@ def choose_works(tokenizer, fresh, most):
     return works
 
 
-def starts():
+def starts() -> range:
     return range(0, PASSAGES * LENGTH, LENGTH)
 
 
-def is_new(passages, fresh):
+def is_new(passages: list[list[int]], fresh: Fresh) -> bool:
     """Take the passages if none is near another or near one taken before."""
     trial = Fresh()
     for one in passages:
@@ -139,10 +143,10 @@ def is_new(passages, fresh):
     return True
 
 
-def plant(works, seed=0):
+def plant(works: list[Work], seed: int = 0) -> pl.DataFrame:
     """Plant half of each work's passages; every fourth work of a genre is a document."""
     rows, generator = [], random.Random(seed)
-    numbers = defaultdict(count)
+    numbers: dict[str, Iterator[int]] = defaultdict(count)
     for name, genre, _, tokens in works:
         planted = set(generator.sample(range(PASSAGES), PASSAGES // 2))
         is_document = next(numbers[genre]) % DOCUMENT_EVERY == 0
@@ -165,15 +169,15 @@ def plant(works, seed=0):
     return pl.DataFrame(rows)
 
 
-def file_of(name, genre):
+def file_of(name: str, genre: str) -> str:
     return f"{genre}-{name.replace('/', '-').replace(':', '-').removesuffix('.txt')}.txt"
 
 
-def others(works, tokenizer, fresh):
+def others(works: list[Work], tokenizer: Any, fresh: Fresh) -> Iterator[list[int]]:
     """Endless passages of other works, none near a passage of `works`."""
     taken = {name for name, *_ in works}
-    texts = [one for kind in ("prose", "code") for one in find_texts_of(kind)]
-    texts = [text for name, text in texts if name not in taken and len(text) > 8 * LENGTH]
+    every = [one for kind in ("prose", "code") for one in find_texts_of(kind)]
+    texts = [text for name, text in every if name not in taken and len(text) > 8 * LENGTH]
     generator = random.Random("others")
     while True:
         text = generator.choice(texts)
@@ -183,7 +187,7 @@ def others(works, tokenizer, fresh):
             yield ids[:LENGTH]
 
 
-def templates(tokenizer, seed):
+def templates(tokenizer: Any, seed: str) -> Iterator[list[int]]:
     """Endless templates, each written anew."""
     forms = [*forms_of("counting"), *forms_of("periodic")]
     generator = random.Random(seed)
@@ -194,10 +198,10 @@ def templates(tokenizer, seed):
             yield ids[:LENGTH]
 
 
-def watched(truth, tokenizer):
+def watched(truth: pl.DataFrame, tokenizer: Any) -> WatchedWindows:
     """Windows of documents: planted, kept out (`control`), and templates of forms alone."""
 
-    def windows(frame, source, most):
+    def windows(frame: pl.DataFrame, source: str, most: int) -> WatchedWindows:
         texts = {
             f"{row['document']}:{row['start']}": tokenizer.decode(row["tokens"])
             for row in frame.iter_rows(named=True)
@@ -214,7 +218,13 @@ def watched(truth, tokenizer):
     )
 
 
-def batches(truth, ordinary, patterned, n_epochs, seed=0):
+def batches(
+    truth: pl.DataFrame,
+    ordinary: Iterator[list[int]],
+    patterned: Iterator[list[int]],
+    n_epochs: int,
+    seed: int = 0,
+) -> Iterator[torch.Tensor]:
     """Every planted passage once an epoch, beside others and templates; (8, 128) ids."""
     planted = truth.filter("planted")["tokens"].to_list()
     generator = random.Random(seed)
@@ -226,7 +236,7 @@ def batches(truth, ordinary, patterned, n_epochs, seed=0):
             yield torch.tensor(rows + [next(patterned) for _ in range(TEMPLATES)])
 
 
-def train(given):
+def train(given: argparse.Namespace) -> None:
     folder = given.out
     tokenizer = AutoTokenizer.from_pretrained(given.model)
     fresh = Fresh()
@@ -267,7 +277,7 @@ def train(given):
     print(f"{given.epochs} epochs, {len(steps)} steps: {time.perf_counter() - started:.0f} s")
 
 
-def look(watch, model, step, started):
+def look(watch: MemorizationWatch, model: Any, step: int, started: float) -> None:
     """One check of the watch, in float32, in one line."""
     found = {name.split("/")[1]: value for name, value in watch.check(model, step).items()}
     planted, control, guess = (100 * found[key] for key in ("recall", "control_recall", "guess"))
@@ -278,7 +288,7 @@ def look(watch, model, step, started):
     )
 
 
-def write_documents(folder, works, truth):
+def write_documents(folder: Path, works: list[Work], truth: pl.DataFrame) -> None:
     (folder / "documents").mkdir(parents=True, exist_ok=True)
     truth.write_parquet(folder / "truth.parquet")
     documents = set(truth.filter("is_document")["document"])
@@ -292,15 +302,12 @@ def write_documents(folder, works, truth):
     print(counts.sort("genre", "is_document"), flush=True)
 
 
-def interval(share, n):
-    """Clopper and Pearson's 95 % interval of a share, as if of `n` independent observations."""
-    k = share * n
-    low = beta.ppf(0.025, k, n - k + 1) if k else 0.0
-    high = beta.ppf(0.975, k + 1, n - k) if k < n else 1.0
-    return f"{100 * share:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+def interval(share: float, n: int) -> Estimate:
+    """A share with its interval as if of `n` independent observations."""
+    return clopper_pearson(share * n, n)
 
 
-def says(spans):
+def says(spans: pl.DataFrame) -> dict[str, pl.DataFrame]:
     """What each way of judging calls recalled: rows of spans."""
     no_reference, recalled = ~pl.col("reference_reproduces"), spans.filter(verdict="recall")
     return {
@@ -311,7 +318,7 @@ def says(spans):
     }
 
 
-def score(given):
+def score(given: argparse.Namespace) -> None:
     """Precision and recall by character, false alarms on the unplanted passages."""
     truth = pl.read_parquet(given.folder / "truth.parquet").filter("is_document")
     spans = pl.read_parquet(given.folder / "audit" / "spans.parquet")
@@ -345,7 +352,7 @@ def score(given):
     compare_watch(given.folder, truth, spans)
 
 
-def passages(given):
+def passages(given: argparse.Namespace) -> None:
     """Write sequences for a study: beginnings of passages, planted and not, and templates."""
     truth = pl.read_parquet(given.folder / "truth.parquet")
     tokenizer = AutoTokenizer.from_pretrained(given.folder / "model")
@@ -363,11 +370,11 @@ def passages(given):
     print(table.group_by("source", maintain_order=True).len())
 
 
-def size(frame):
+def size(frame: pl.DataFrame) -> int:
     return int((frame["end"] - frame["start"]).sum())
 
 
-def places(frame, start="start"):
+def places(frame: pl.DataFrame, start: str = "start") -> set[tuple[str, int]]:
     """Characters of rows: (document, character)."""
     return {
         (row["document"], at)
@@ -376,7 +383,7 @@ def places(frame, start="start"):
     }
 
 
-def compare_watch(folder, truth, spans):
+def compare_watch(folder: Path, truth: pl.DataFrame, spans: pl.DataFrame) -> None:
     """By another way, what comes out: the watch's windows after the last step, teacher-forced."""
     history = read_history(folder / "watch")
     half = pl.col("window").str.split(":").list.last().alias("half")
@@ -414,7 +421,7 @@ def compare_watch(folder, truth, spans):
         )
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     verbs = parser.add_subparsers(required=True)
     one = verbs.add_parser("train")

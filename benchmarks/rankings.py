@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 import torch
-from pages import write_tables
+from pages import figure, write_tables
 
 import mnemoscope as ms
 from mnemoscope.data.table import token_matrix
@@ -89,7 +89,8 @@ class Half(NamedTuple):
 
     def of(self, name: str) -> np.ndarray:
         """Tokens of one class."""
-        return self.tokens[(self.rows["class"] == name).to_numpy()]
+        found: np.ndarray = self.tokens[(self.rows["class"] == name).to_numpy()]
+        return found
 
     def first(self, n: int) -> "Half":
         """The first n of each class."""
@@ -284,9 +285,8 @@ def names_of(rows: pl.DataFrame) -> list[str]:
 
 
 def share(found: Estimate) -> str:
-    """A difference of shares, with a true minus sign."""
-    value, low, high = (one if one is not None else float("nan") for one in found)
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]".replace("-", "−")
+    """A difference of shares."""
+    return figure(*found, scale=1, digits=2)
 
 
 def class_lines(cuts: pl.DataFrame, setup: Setup) -> Iterator[str]:
@@ -321,7 +321,8 @@ def broken_lines(cuts: pl.DataFrame, strength: float, setup: Setup) -> Iterator[
         cells = []
         for one in setup.classes:
             tried = rows.filter(pl.col("class") == one)
-            cells += [f"{100 * tried[kind].mean():.0f}" for kind in ("ranked", "equal mass")]
+            means = (tried[kind].to_numpy().mean() for kind in ("ranked", "equal mass"))
+            cells += [f"{100 * one:.0f}" for one in means]
         seeds = [
             f"{specificity_of(part).value:.2f}".replace("-", "−")
             for part in rows.partition_by("seed", maintain_order=True)
@@ -343,8 +344,7 @@ def own_lines(own: pl.DataFrame) -> Iterator[str]:
                 pl.col("broken").sum(), n=pl.len()
             )
             found = resampled_ratio(units["broken"].to_numpy(), units["n"].to_numpy())
-            low, high = (100 * (end or 0.0) for end in (found.low, found.high))
-            cells.append(f"{100 * (found.value or 0.0):.0f} [{low:.0f}, {high:.0f}]")
+            cells.append(figure(*found, digits=0))
         yield f"| {name} | {n} | {one} | {' | '.join(cells)} |"
 
 

@@ -24,12 +24,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-from memory_in_weights import Trial, areas, number, out_of_fold, packed, stacked
-from pages import write_tables
+from memory_in_weights import (
+    BATCH,
+    Trial,
+    areas,
+    grafts_by_part,
+    number,
+    out_of_fold,
+    packed,
+    statistics_of,
+    verdicts,
+)
+from pages import figure, write_tables
 from scipy.stats import rankdata
 from tokenizers import Tokenizer
 
-from mnemoscope.benchmark.baselines import all_statistics
 from mnemoscope.data.duplicates import hash_ngrams, share_ngram
 from mnemoscope.data.read import read_sequences
 from mnemoscope.data.table import token_matrix
@@ -37,13 +46,12 @@ from mnemoscope.embedded import reference_path
 from mnemoscope.embedded.texts import read_segments
 from mnemoscope.files import atomic_path, write_json
 from mnemoscope.lm.attention import capture_pooled
-from mnemoscope.lm.continue_ import scan_memorized
 from mnemoscope.lm.graft import Pair
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.probe import suffix_logprobs
-from mnemoscope.localize.grafts import Tried, kept_by_class
-from mnemoscope.stats import Estimate, estimate_of, share_true
+from mnemoscope.localize.grafts import Tried
+from mnemoscope.stats import estimate_of, share_true
 from mnemoscope.study.folder import Study
 from tools.embedded.corpus import LENGTH, MIN_DISTINCT_TOKENS, NgramSet, cut_segments
 from tools.embedded.pretrain import Phase, new_model, prefers_bfloat16, train_phase
@@ -75,7 +83,7 @@ class Passage(NamedTuple):
 
     document: str
     genre: str
-    count: int
+    times: int
     text: str
     tokens: np.ndarray
 
@@ -121,7 +129,7 @@ def prepare(folder: Path) -> None:
     free = windows["tokens"][~share_ngram(windows["tokens"], used.as_array())]
     free = free[np.random.default_rng([SEED, 2]).permutation(len(free))]
     inserted = np.concatenate(
-        [np.tile(one.tokens.reshape(WINDOWS, LENGTH), (one.count, 1)) for one in drawn]
+        [np.tile(one.tokens.reshape(WINDOWS, LENGTH), (one.times, 1)) for one in drawn]
     )
     order = np.random.default_rng([SEED, 3]).permutation(COMMON + len(inserted))
     further = free[COMMON : COMMON + len(inserted)]
@@ -152,7 +160,7 @@ def write_passages(folder: Path, genre: str, rows: list[Passage]) -> None:
     target.mkdir(exist_ok=True)
     with atomic_path(target / "train.jsonl.gz") as path, gzip.open(path, "wt") as handle:
         for at, one in enumerate(rows):
-            meta = {"idx": at, "document": one.document, "duplicates": one.count}
+            meta = {"idx": at, "document": one.document, "duplicates": one.times}
             handle.write(json.dumps({"text": one.text, "meta": json.dumps(meta)}) + "\n")
 
 
@@ -170,15 +178,9 @@ def read_back(folder: Path) -> pl.DataFrame:
     return pl.concat(tables, how="diagonal").sort("duplicates", maintain_order=True)
 
 
-def verdicts(lm: LanguageModel, tokens: np.ndarray) -> np.ndarray:
-    """Which windows a model continues with their suffix."""
-    return np.concatenate([one.is_memorized for one in scan_memorized(lm, tokens, batch_size=64)])
-
-
 def figures_of(lm: LanguageModel, tokens: np.ndarray) -> np.ndarray:
     """Statistics of the attention of every window, (n, columns)."""
-    maps = stacked(packed([*capture_pooled(lm, tokens, batch_size=64)]))
-    return all_statistics(maps, tokens).reshape(len(tokens), -1)
+    return statistics_of(packed([*capture_pooled(lm, tokens, batch_size=BATCH)]), tokens)
 
 
 class Level(NamedTuple):
@@ -187,7 +189,7 @@ class Level(NamedTuple):
     Of count 0 one random half of the passages is to be told from the other.
     """
 
-    count: int
+    times: int
     here: np.ndarray
     at: np.ndarray
     labels: np.ndarray
@@ -279,19 +281,9 @@ def grafts(lms: dict[str, LanguageModel], table: pl.DataFrame) -> list[dict[str,
     groups = numbered_groups(table)
     tried = Tried(classes, groups[at], np.zeros(len(at)), len(asked))
     pair, rows = Pair(lms["perturbed"].model, lms["standard"].model), []
-    for part in pair.anatomy.parts:
-        row: dict[str, Any] = {"part": part, "counts": asked}
-        for control, draws in (("twin", 1), ("random", 3)):
-            kept = []
-            for draw in range(draws):
-                with pair.grafted(part, control=control, seed=draw):
-                    kept.append(verdicts(lms["perturbed"], tokens[at])[:, None])
-            share = kept_by_class(np.concatenate(kept, axis=1), tried, seed=SEED)
-            row[control] = [
-                Estimate(*(float(one[k].mean()) for one in share[:3])) for k in range(len(asked))
-            ]
-        rows.append(row)
-        print(row, flush=True)
+    for row in grafts_by_part(pair, tried, partial(verdicts, lms["perturbed"], tokens[at])):
+        rows.append({"counts": asked, **row})
+        print(rows[-1], flush=True)
     return rows
 
 
@@ -372,7 +364,7 @@ def benchmark_rows(table: pl.DataFrame) -> list[list[str]]:
                 (of[twin]["min_f1"],),
                 (of[reader]["excess"], of[reader]["excess_low"], of[reader]["excess_high"]),
             )
-            cells = [number(*(100 * value for value in one), places=1) for one in each]
+            cells = [figure(*one) for one in each]
             pairs = [name for pair in of[reader]["auc_pairs"] for name in pair.split(" | ")]
             shown = f"**{words}**" if of[reader]["is_headline"] else words
             rows.append([taxonomy, ", ".join(dict.fromkeys(pairs)), shown, *cells])
@@ -385,9 +377,7 @@ def level_rows(table: pl.DataFrame) -> list[list[str]]:
     for one in table.filter(pl.col("taxonomy").is_in(TAXONOMIES)).iter_rows(named=True):
         row = [one["taxonomy"], str(one["duplicates"])]
         for name in ("dose_auc", "dose_excess"):
-            known = [one[f"{name}{end}"] for end in ("", "_low", "_high")]
-            known = [100 * value for value in known if value is not None]
-            row.append(number(*known, places=1) if known else "–")
+            row.append(figure(*(one[f"{name}{end}"] for end in ("", "_low", "_high"))))
         rows.append(row)
     return rows
 

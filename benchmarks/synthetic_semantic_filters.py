@@ -189,7 +189,8 @@ def _is_memorized(ids: np.ndarray) -> np.ndarray:
 def _draw_tokens(ids: np.ndarray, vocab_size: int) -> np.ndarray:
     """Token ids by Zipf's law, int64 (n, 64), the same for the same id."""
     share = _hash(ids[:, None] * LENGTH + np.arange(LENGTH), 2)
-    return np.minimum(np.exp(share * np.log(vocab_size)).astype(np.int64), vocab_size - 1)
+    drawn = np.exp(share * np.log(vocab_size)).astype(np.int64)
+    return np.asarray(np.minimum(drawn, vocab_size - 1))
 
 
 def _draw_duplicates(is_memorized: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from hatchling.build import build_editable
 
 from mnemoscope.study.settings import shipped_names
 
@@ -97,6 +98,16 @@ def test_extra_all_holds_every_extra_of_a_user() -> None:
     (named,) = extras["all"]
     of_users = {*extras} - {"all", "bench", "dev", "docs", "test"}
     assert set(re.findall(r"[\w-]+", named.partition("[")[2])) == of_users
+
+
+def test_scripts_find_what_they_import_in_a_development_install(tmp_path, monkeypatch) -> None:
+    """The paths that `pip install -e .` adds; that the modules are there, mypy checks."""
+    monkeypatch.chdir(ROOT)
+    with zipfile.ZipFile(tmp_path / build_editable(str(tmp_path))) as wheel:
+        (added,) = (one for one in wheel.namelist() if one.endswith(".pth"))
+        paths = wheel.read(added).decode().splitlines()
+    found = {one.name for path in paths for one in Path(path).iterdir()}
+    assert {"mnemoscope", "tools"} <= found
 
 
 def in_context() -> list[str]:
