@@ -11,7 +11,7 @@ from itertools import combinations
 from pathlib import Path
 
 import polars as pl
-from pages import table_of, write_tables
+from pages import show_tables, table_of
 
 import mnemoscope as ms
 
@@ -74,6 +74,4 @@ if __name__ == "__main__":
     pairs = ["taxonomy", "attributions", "rank correlation of Δ", "overlap of the top 1 %"]
     checks = table_of(["taxonomy", "attribution", "of", *CHECKS], check_rows(agreements))
     page = table_of(pairs, pair_rows(agreements)) + "\n" + checks
-    print(page)
-    if options.write:
-        write_tables(options.write, page, name=options.name)
+    show_tables(page, options.write, options.name)

@@ -14,13 +14,21 @@ import os
 import random
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
-from bench_audit import Planted, inside, planted_documents, share_drawn, trained_of, write_new
+from bench_audit import (
+    Planted,
+    inside,
+    planted_documents,
+    share_drawn,
+    trained_of,
+    write_new,
+    write_texts,
+)
 from near_copies import CHANGES, GENRES, NUMBERS, change
 
 from mnemoscope.audit.answers import chance_within, draw_answers
@@ -75,15 +83,6 @@ def can_come_out(tokens: Tokens, places: Iterable[tuple[str, int, int]]) -> set[
     return inside(found)
 
 
-def write(folder: Path, texts: Sequence[str]) -> list[str]:
-    """Write texts; their names in order."""
-    folder.mkdir()
-    names = [str(folder / f"{number:03d}.txt") for number in range(len(texts))]
-    for name, text in zip(names, texts, strict=True):
-        Path(name).write_bytes(text.encode("utf-8"))
-    return names
-
-
 def called_in(frame: pl.DataFrame, names: list[str]) -> list[set[int]]:
     """Characters of a table's rows, a set for each document."""
     return [inside(frame.filter(document=one).select("start", "end").iter_rows()) for one in names]
@@ -102,7 +101,7 @@ def write_corpus(
                 place = (number, len(texts[number]))
                 places.setdefault(text[start:end], []).append(place)
                 texts[number] += text[start:end] + "\n"
-    return write(folder, texts), places
+    return write_texts(folder, texts), places
 
 
 def report_origins(
@@ -140,7 +139,7 @@ def measure_found(
     lm: LanguageModel, reference: LanguageModel, planted: list[Planted], folder: Path
 ) -> None:
     """One audit that asks everything of a model of this machine."""
-    names = write(folder / "documents", [text for text, _ in planted])
+    names = write_texts(folder / "documents", [text for text, _ in planted])
     files, copies = write_corpus(folder / "corpus", planted)
     settings = AuditSettings(profile=True, corpus=str(folder / "corpus"), edits=0)
     reading = read_documents(names)
@@ -184,7 +183,7 @@ def measure_chat(lm: LanguageModel, planted: list[Planted], folder: Path) -> Non
     from served import KEY, serving  # type: ignore[import-not-found]  # of tests/audit
 
     os.environ["OPENAI_API_KEY"] = KEY
-    names = write(folder / "chat", [text for text, _ in planted])
+    names = write_texts(folder / "chat", [text for text, _ in planted])
     reading, settings = read_documents(names), AuditSettings(stride=16, n_prefixes=0)
     with serving(lm, "chat") as (service, url):
         service.preamble = "Sure! Here is how it goes on:\n\n"
@@ -210,7 +209,9 @@ def changed_windows(lm: LanguageModel, pool: pl.DataFrame, n: int) -> list[tuple
         for kind in CHANGES:
             for n_words in NUMBERS[:n]:
                 changed = change(text, kind, n_words, random.Random(f"{number}{kind}{n_words}"))
-                tokens = tokenize(changed or "", lm.tokenizer)
+                if changed is None:
+                    continue
+                tokens = tokenize(changed, lm.tokenizer)
                 if len(tokens.ids) >= 2 * PREFIX:
                     n_characters = int(tokens.ends[2 * PREFIX - 1] - tokens.starts[PREFIX])
                     rows.append((kind, n_words, n_characters, number, tokens.ids[: 2 * PREFIX]))
@@ -254,7 +255,7 @@ def measure_ordinary(lm: LanguageModel, sequences: pl.DataFrame, folder: Path) -
     }
     n = min(one.height for one in pools.values())
     texts = {kind: one.sample(n, seed=3) for kind, one in pools.items()}
-    names = write(folder / "texts", ["\n\n\n".join(one["text"]) for one in texts.values()])
+    names = write_texts(folder / "texts", ["\n\n\n".join(one["text"]) for one in texts.values()])
     reading = read_documents(names)
     prompts = {"everyday": read_prompts(SHIPPED)}
     for kind, one in texts.items():

@@ -104,16 +104,22 @@ def trained_of(places: Iterable[tuple[str, int, int]]) -> set[int]:
     return inside((start, end) for kind, start, end in places if kind == "trained")
 
 
+def write_texts(folder: Path, texts: Iterable[str]) -> list[str]:
+    """Write texts as files of a folder; their names in order."""
+    folder.mkdir(exist_ok=True)
+    names = []
+    for number, text in enumerate(texts):
+        names.append(str(folder / f"{number:03d}.txt"))
+        Path(names[-1]).write_bytes(text.encode("utf-8"))
+    return names
+
+
 def audit_texts(
     lm: LanguageModel, reference: LanguageModel, texts: list[str]
 ) -> tuple[dict[str, Any], pl.DataFrame, list[str]]:
     """Audit texts; the record, the table of spans and the names of the texts."""
     with tempfile.TemporaryDirectory() as folder:
-        names = []
-        for number, text in enumerate(texts):
-            path = Path(folder, f"{number:03d}.txt")
-            path.write_bytes(text.encode("utf-8"))
-            names.append(str(path))
+        names = write_texts(Path(folder), texts)
         record = audit_documents(
             lm, read_documents(names), Path(folder, "out"), reference=reference
         )

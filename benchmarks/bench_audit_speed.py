@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
-from bench_audit import write_new
+from bench_audit import write_new, write_texts
 
 from mnemoscope.audit.documents import Tokens, read_documents
 from mnemoscope.audit.local import LocalModel
@@ -64,10 +64,8 @@ def measure(
     settings = AuditSettings()
     with tempfile.TemporaryDirectory() as folder:
         each = -(-len(text) // n_documents)
-        for number in range(n_documents):
-            part = text[number * each : (number + 1) * each]
-            Path(folder, f"{number:03d}.txt").write_bytes(part.encode("utf-8"))
-        documents = read_documents(sorted(map(str, Path(folder).glob("*.txt")))).documents
+        parts = (text[number * each : (number + 1) * each] for number in range(n_documents))
+        documents = read_documents(write_texts(Path(folder), parts)).documents
         forget_peak()
         before, began = memory("VmRSS"), time.process_time()
         model = LocalModel(lm, documents, settings)

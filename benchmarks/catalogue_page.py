@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from pages import write_tables
+from pages import show_tables, table_of
 
 import mnemoscope as ms
 from mnemoscope.benchmark.sources import SOURCES, TABLE, of_reader
@@ -23,16 +23,12 @@ from mnemoscope.words import interval, percent, points
 def measured(study: ms.Study) -> list[str]:
     """Ours beside published, the 54 and then ρ, and what has no figure."""
     view, lines = published_view(load_comparison(study)), []
+    columns = [
+        *("taxonomy", "classes", "min-F1, %", "mean F1, %", "published min-F1, %"),
+        *("published mean F1, %", "difference of min-F1", "trained as"),
+    ]
     for part in view["parts"] if view else ():
-        lines += [
-            "### " + WHOLES[part["kind"]].removeprefix("of ").capitalize(),
-            "",
-            part["correlation"],
-            "",
-            "| taxonomy | classes | min-F1, % | mean F1, % | published min-F1, % "
-            "| published mean F1, % | difference of min-F1 | trained as |",
-            "|---|---|---|---|---|---|---|---|",
-        ]
+        rows = []
         for row in part["rows"]:
             cells = [
                 row["name"],
@@ -44,24 +40,22 @@ def measured(study: ms.Study) -> list[str]:
                 f"{points(row['difference'].value)} {interval(row['difference'])}",
                 row["alias_of"] or "itself",
             ]
-            lines.append(row_of(cells))
+            rows.append(cells)
+        title = "### " + WHOLES[part["kind"]].removeprefix("of ").capitalize()
+        lines += [title, "", part["correlation"], "", table_of(columns, rows)]
         if part["missing"]:
-            lines += ["", "Without a figure:", ""]
+            lines += ["Without a figure:", ""]
             lines += [f"- {name}: {state}. {reason(note)}" for name, state, note in part["missing"]]
-        lines.append("")
+            lines.append("")
     for ours, _ in view["conclusions"] if view else ():
         lines.append(f"- {ours.claim} **{ours.verdict.capitalize()}** here: {ours.reason}")
     return lines
 
 
-def controlled(study: ms.Study) -> list[str]:
+def controlled(study: ms.Study) -> str:
     """The taxonomies with controls: what is left once the text is taken off."""
-    table = ms.benchmark_table(study)
-    lines = [
-        "| taxonomy | reader | min-F1, % | best blind | reference | control | logits | excess "
-        "| mean pairwise AUC | verdict |",
-        "|---" * 10 + "|",
-    ]
+    table, rows = ms.benchmark_table(study), []
+    sources = ("best blind", "reference", "control", "logits")
     chosen = table.filter(pl.col("is_headline").fill_null(False), pl.col("verdict").is_not_null())
     for row in chosen.to_dicts():
         beside = {one["source"]: one for one in table.filter(taxonomy=row["taxonomy"]).to_dicts()}
@@ -71,16 +65,22 @@ def controlled(study: ms.Study) -> list[str]:
             row["taxonomy"],
             TABLE[row["source"]].name,
             f"{percent(own.value)} {interval(own)}",
-            *(
-                percent(best_of(beside, row["source"], column))
-                for column in ("best blind", "reference", "control", "logits")
-            ),
+            *(percent(best_of(beside, row["source"], column)) for column in sources),
             f"{points(excess.value)} {interval(excess)}",
             percent(sum(row["auc"]) / len(row["auc"]) if row["auc"] else None),
             row["verdict"],
         ]
-        lines.append(row_of(cells))
-    return lines
+        rows.append(cells)
+    columns = [
+        "taxonomy",
+        "reader",
+        "min-F1, %",
+        *sources,
+        "excess",
+        "mean pairwise AUC",
+        "verdict",
+    ]
+    return table_of(columns, rows)
 
 
 def best_of(rows: dict[str, dict[str, Any]], reader: str, column: str) -> float | None:
@@ -88,11 +88,6 @@ def best_of(rows: dict[str, dict[str, Any]], reader: str, column: str) -> float 
     names = [one for one in of_reader(SOURCES, reader) if TABLE[one].column == column]
     found = [rows[one]["min_f1"] for one in names if one in rows]
     return max((value for value in found if value is not None), default=None)
-
-
-def row_of(cells: list[str]) -> str:
-    """One line of a table whose head says that figures are in per cent."""
-    return f"| {' | '.join(cell.replace(' %', '') for cell in cells)} |"
 
 
 def reason(note: str) -> str:
@@ -106,7 +101,5 @@ if __name__ == "__main__":
     parser.add_argument("--write", type=Path, help="page whose tables are replaced")
     options = parser.parse_args()
     made = ms.Study(options.study)
-    found = "\n".join([*measured(made), "", "### With controls", "", *controlled(made), ""])
-    print(found)
-    if options.write:
-        write_tables(options.write, found)
+    found = "\n".join([*measured(made), "", "### With controls", "", controlled(made)])
+    show_tables(found, options.write)

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 import torch
-from pages import figure, table_of, write_tables
+from pages import figure, show_tables, table_of
 
 import mnemoscope as ms
 from mnemoscope.data.table import token_matrix
@@ -189,7 +189,4 @@ if __name__ == "__main__":
     chosen, groups = drawn(study, options.sequences)
     model = Models(study.settings).model(study)
     trial = tried(model, token_matrix(chosen), options.draws, study.settings.model.batch_size)
-    page = tables(trial, groups)
-    print(page)
-    if options.write:
-        write_tables(options.write, page, name="copy trial")
+    show_tables(tables(trial, groups), options.write, "copy trial")

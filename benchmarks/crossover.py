@@ -37,7 +37,7 @@ from memory_in_weights import (
     statistics_of,
     verdicts,
 )
-from pages import write_tables
+from pages import show_tables, table_of
 from sklearn.model_selection import GroupKFold
 from tokenizers import Tokenizer
 
@@ -224,36 +224,34 @@ def kept_in(path: Path, make: Callable[[], Any]) -> Any:
 
 def page(found: dict[str, Any]) -> str:
     """Tables for the docs."""
-    lines = [
+    said = (
         f"{found['n']:,} windows of {found['documents']} documents; A reproduces "
         f"{found['kept']['A']['A']:.1%} of half A and {found['kept']['A']['B']:.1%} of half B, B "
         f"{found['kept']['B']['A']:.1%} and {found['kept']['B']['B']:.1%}, the reference "
         f"{found['kept']['reference']['A']:.1%} and {found['kept']['reference']['B']:.1%}. "
-        f"Read: the {found['crossed']:,} windows that their own model alone reproduces.",
-        "",
-        "| AUC of half A against half B | regression on statistics | CNN of the paper, median of "
-        "its grid of eight (range) |",
-        "|---|---|---|",
+        f"Read: the {found['crossed']:,} windows that their own model alone reproduces.\n"
+    )
+    readers = [
+        *("AUC of half A against half B", "regression on statistics"),
+        "CNN of the paper, median of its grid of eight (range)",
     ]
+    read = []
     for role, one in found["read"]["statistics"].items():
         cnn = found["read"].get("cnn", {}).get(role)
         grid = f"{number(np.median(cnn))} ({min(cnn):.3f} to {max(cnn):.3f})" if cnn else "–"
-        lines.append(f"| {role} | {number(*one)} | {grid} |")
-    lines += [
-        f"| A minus B, labels permuted | {number(found['read']['permuted'])} | – |",
-        "",
-        "| part of the other model put in | into A: own half kept | random | other half appears "
-        "| into B: own half kept | random | other half appears |",
-        "|---|---|---|---|---|---|---|",
-    ]
+        read.append([role, number(*one), grid])
+    read.append(["A minus B, labels permuted", number(found["read"]["permuted"]), "–"])
+    put_in = ["part of the other model put in"]
+    for own in HALVES:
+        put_in += [f"into {own}: own half kept", "random", "other half appears"]
     by_part: dict[str, list[str]] = {}
     for row in found["grafts"]:
         own, brought = (number(*row["twin"][at]) for at in range(2))
         chance = [number(row["random"][at][0]) for at in range(2)]
         cells = [own, chance[0], f"{brought}; random {chance[1]}"]
         by_part.setdefault(row["part"], []).extend(cells)
-    lines += [f"| `{part}` | {' | '.join(cells)} |" for part, cells in by_part.items()]
-    return "\n".join([*lines, ""])
+    grafted = [[f"`{part}`", *cells] for part, cells in by_part.items()]
+    return "\n".join([said, table_of(readers, read), table_of(put_in, grafted)])
 
 
 def main(folder: Path, *, n: int | None, with_cnn: bool) -> dict[str, Any]:
@@ -299,6 +297,5 @@ if __name__ == "__main__":
     parser.add_argument("--write", type=Path, help="page whose tables are replaced")
     options = parser.parse_args()
     figures = main(options.output, n=options.windows, with_cnn=options.cnn)
-    print(page(figures), f"\n{figures['seconds']} s", sep="")
-    if options.write:
-        write_tables(options.write, page(figures), "crossover")
+    show_tables(page(figures), options.write, "crossover")
+    print(f"{figures['seconds']} s")

@@ -7,7 +7,7 @@ python benchmarks/graft_page.py STUDY --write docs/graft.md [--name NAME]
 import argparse
 from pathlib import Path
 
-from pages import write_tables
+from pages import show_tables, table_of
 
 import mnemoscope as ms
 from mnemoscope.benchmark.published import published_table
@@ -17,16 +17,14 @@ from mnemoscope.stats import Estimate
 from mnemoscope.words import interval, percent, points
 
 
-def part_lines(study: ms.Study, taxonomy: str) -> list[str]:
+def parts(study: ms.Study, taxonomy: str) -> str:
     """A line a part: of each class what survives, beside the control, and what is specific."""
     view = graft_of(study, taxonomy)
     if view is None:
         raise SystemExit(f"{study.folder}: no grafts of '{taxonomy}'. Run: mnemoscope graft")
-    heads = [f"{name}: kept, % | any change | specific, points" for name in view["classes"]]
-    lines = [
-        f"| part of the reference | {' | '.join(heads)} | loss elsewhere, nats | any change |",
-        "|---" * (3 + 3 * len(heads)) + "|",
-    ]
+    columns, rows = ["part of the reference"], []
+    for name in view["classes"]:
+        columns += [f"{name}: kept, %", "any change", "specific, points"]
     for row in view["rows"]:
         cells = []
         for cell in row["cells"]:
@@ -34,39 +32,38 @@ def part_lines(study: ms.Study, taxonomy: str) -> list[str]:
             specific = f"{points(cell['specific'].value)} {interval(cell['specific'])}"
             cells += [kept, percent(cell["control"], unit=False), specific]
         losses = [f"{row[name]:+.2f}".replace("-", "−") for name in ("loss", "control_loss")]
-        lines.append(f"| `{row['part']}` | {' | '.join([*cells, *losses])} |")
-    return lines
+        rows.append([f"`{row['part']}`", *cells, *losses])
+    return table_of([*columns, "loss elsewhere, nats", "any change"], rows)
 
 
-def patch_lines(study: ms.Study, taxonomy: str) -> list[str]:
+def patches(study: ms.Study, taxonomy: str) -> str:
     """A line a place: of each class and positions what survives, beside the control."""
     view = graft_of(study, taxonomy)
     if view is None or view["patches"] is None:
         raise SystemExit(f"{study.folder}: no patches of '{taxonomy}'. Set graft.patch=true.")
-    columns = view["patches"]["columns"]
-    heads = [f"{one['class']}, {one['positions']}: kept, % | other" for one in columns]
-    lines = [f"| place | {' | '.join(heads)} |", "|---" * (1 + 2 * len(columns)) + "|"]
+    columns, rows = ["place"], []
+    for one in view["patches"]["columns"]:
+        columns += [f"{one['class']}, {one['positions']}: kept, %", "other"]
     for row in view["patches"]["rows"]:
-        cells = [
-            f"{percent(cell['twin'].value, unit=False)} {interval(cell['twin'])}".strip()
-            + f" | {percent(cell['control'], unit=False)}"
-            for cell in row["cells"]
-        ]
-        lines.append(f"| `{row['part']}` | {' | '.join(cells)} |")
-    return lines
+        cells = []
+        for cell in row["cells"]:
+            kept = f"{percent(cell['twin'].value, unit=False)} {interval(cell['twin'])}"
+            cells += [kept.strip(), percent(cell["control"], unit=False)]
+        rows.append([f"`{row['part']}`", *cells])
+    return table_of(columns, rows)
 
 
-def score_lines(study: ms.Study) -> list[str]:
+def scores(study: ms.Study) -> str:
     """A line a taxonomy, by falling causal score, min-F1 of the paper beside it."""
     printed = dict(published_table().select("tax_name", "min_f1").iter_rows())
     entries = samples_of(study)
-    scores = study.read("graft_scores.parquet").sort("score", descending=True, nulls_last=True)
-    lines = [
-        "| taxonomy | causal score | by log-probability | permuted labels, 95 % | p | part "
-        "| breaks | spares | min-F1 in the paper, % |",
-        "|---" * 9 + "|",
+    table = study.read("graft_scores.parquet").sort("score", descending=True, nulls_last=True)
+    columns = [
+        *("taxonomy", "causal score", "by log-probability", "permuted labels, 95 %", "p"),
+        *("part", "breaks", "spares", "min-F1 in the paper, %"),
     ]
-    for row in scores.iter_rows(named=True):
+    rows = []
+    for row in table.iter_rows(named=True):
         score = f"{points(row['score'])} {interval((row['score'], row['low'], row['high']))}"
         other = f"{points(row['by_logprob'])} {interval(Estimate.of(row, 'by_logprob'))}"
         cells = [row["taxonomy"], score.strip(), other.strip(), points(row["permuted_high"])]
@@ -75,8 +72,8 @@ def score_lines(study: ms.Study) -> list[str]:
         entry = entries.get(row["taxonomy"])  # none of a taxonomy that a search has found
         own = entry and printed.get(entry["published_name"])
         cells.append("–" if own is None else f"{own:.1f}")
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        rows.append(cells)
+    return table_of(columns, rows)
 
 
 if __name__ == "__main__":
@@ -90,9 +87,7 @@ if __name__ == "__main__":
     options = parser.parse_args()
     study = ms.Study(options.study)
     if options.scores:
-        lines = score_lines(study)
+        found = scores(study)
     else:
-        lines = (patch_lines if options.patches else part_lines)(study, options.taxonomy)
-    print("\n".join(lines))
-    if options.write:
-        write_tables(options.write, "\n".join([*lines, ""]), options.name)
+        found = (patches if options.patches else parts)(study, options.taxonomy)
+    show_tables(found, options.write, options.name)

@@ -11,81 +11,74 @@ memorized class has not.
 import argparse
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import polars as pl
-from pages import figure, write_tables
+from pages import figure, show_tables, table_of
 
 import mnemoscope as ms
 
+SURVIVAL = ("edges", "attention on them, %", "survive, %")
 share = partial(figure, digits=0)
 
 
-def specificity_lines(study: ms.Study) -> list[str]:
+def survival(row: dict[str, Any]) -> list[str]:
+    """The cells of `SURVIVAL`."""
+    kept = share(row["survival"], row["low"], row["high"])
+    return [f"{row['n_edges']:,.0f}", f"{100 * row['mass']:.1f}", kept]
+
+
+def specificities(study: ms.Study) -> str:
     """A line a class and strength."""
-    lines = [
-        "| taxonomy | edges of | ranked by | strength, % | broken of its own class, % | by random "
-        "edges of equal mass, % | specificity |",
-        "|---|---|---|---|---|---|---|",
+    columns = [
+        *("taxonomy", "edges of", "ranked by", "strength, %", "broken of its own class, %"),
+        *("by random edges of equal mass, %", "specificity"),
     ]
-    for row in study.read("specificity.parquet").iter_rows(named=True):
-        index = figure(row["specificity"], row["low"], row["high"], scale=1, digits=2)
-        lines.append(
-            f"| {row['sample']} | {row['class']} | {row['by']} | {row['strength']:g} "
-            f"| {100 * row['broken_own']:.0f} | {100 * row['broken_own_equal_mass']:.0f} "
-            f"| {index} |"
-        )
-    return lines
+    rows = [
+        [
+            *(row["sample"], row["class"], row["by"], f"{row['strength']:g}"),
+            *(share(row[name]) for name in ("broken_own", "broken_own_equal_mass")),
+            figure(row["specificity"], row["low"], row["high"], scale=1, digits=2),
+        ]
+        for row in study.read("specificity.parquet").iter_rows(named=True)
+    ]
+    return table_of(columns, rows)
 
 
-def curve_lines(study: ms.Study) -> list[str]:
+def curves(study: ms.Study) -> str:
     """A line a kind of cut: what survives at each strength, and the attention cut."""
     rows = study.read("knockout.parquet").filter(pl.col("choice") != "nothing")
     drawn = rows.filter(pl.col("strength").is_not_null())
     strengths = sorted(drawn["strength"].unique().to_list())
     kinds = drawn.select("choice", "edges_of", "class").unique(maintain_order=True)
-    lines = [
-        f"| cut | edges of | tried on | {' | '.join(f'{one:g} %' for one in strengths)} |",
-        "|---" * (3 + len(strengths)) + "|",
-    ]
+    lines = []
     for choice, edges_of, name in kinds.rows():
         found = drawn.filter(choice=choice, edges_of=edges_of, **{"class": name}).sort("strength")
         cells = [
             f"{share(row['survival'], row['low'], row['high'])}; {100 * row['mass']:.1f}"
             for row in found.iter_rows(named=True)
         ]
-        lines.append(f"| {choice} | {edges_of or '–'} | {name} | {' | '.join(cells)} |")
-    lines += [
-        "",
-        "| cut | tried on | edges | attention on them, % | survive, % |",
-        "|---" * 5 + "|",
+        lines.append([choice, edges_of or "–", name, *cells])
+    by_strength = ["cut", "edges of", "tried on", *(f"{one:g} %" for one in strengths)]
+    others = [
+        [row["choice"], row["class"], *survival(row)]
+        for row in rows.filter(pl.col("strength").is_null()).iter_rows(named=True)
     ]
-    for row in rows.filter(pl.col("strength").is_null()).iter_rows(named=True):
-        survival = share(row["survival"], row["low"], row["high"])
-        lines.append(
-            f"| {row['choice']} | {row['class']} | {row['n_edges']:,.0f} "
-            f"| {100 * row['mass']:.1f} | {survival} |"
-        )
-    return lines
+    return table_of(by_strength, lines) + "\n" + table_of(["cut", "tried on", *SURVIVAL], others)
 
 
-def survival_lines(study: ms.Study, strength: float) -> list[str]:
+def survivals(study: ms.Study, strength: float) -> str:
     """A line a kind of cut at one strength, copy edges, and each sequence's own few edges."""
-    lines = [
-        f"| taxonomy | cut, {strength:g} % of edges | edges of | tried on | edges | attention on "
-        "them, % | survive, % |",
-        "|---|---|---|---|---|---|---|",
-    ]
     table = study.read("knockout.parquet")
     chosen = table.filter(
         (pl.col("strength") == strength) | pl.col("choice").str.contains("^(copy|own)")
     )
-    for row in chosen.iter_rows(named=True):
-        survival = share(row["survival"], row["low"], row["high"])
-        lines.append(
-            f"| {row['sample']} | {row['choice']} | {row['edges_of'] or '–'} | {row['class']} "
-            f"| {row['n_edges']:,.0f} | {100 * row['mass']:.1f} | {survival} |"
-        )
-    return lines
+    columns = ["taxonomy", f"cut, {strength:g} % of edges", "edges of", "tried on", *SURVIVAL]
+    rows = [
+        [row["sample"], row["choice"], row["edges_of"] or "–", row["class"], *survival(row)]
+        for row in chosen.iter_rows(named=True)
+    ]
+    return table_of(columns, rows)
 
 
 if __name__ == "__main__":
@@ -97,12 +90,8 @@ if __name__ == "__main__":
     parser.add_argument("--name", default="", help="of the tables, where a page has several")
     options = parser.parse_args()
     made = ms.Study(options.study)
-    tables = (
-        curve_lines(made)
-        if options.curves
-        else [*specificity_lines(made), "", *survival_lines(made, options.strength)]
-    )
-    found = "\n".join([*tables, ""])
-    print(found)
-    if options.write:
-        write_tables(options.write, found, options.name)
+    if options.curves:
+        found = curves(made)
+    else:
+        found = specificities(made) + "\n" + survivals(made, options.strength)
+    show_tables(found, options.write, options.name)

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from pages import figure, write_tables
+from catalogue_page import best_of
+from pages import figure, show_tables, table_of
 
 import mnemoscope as ms
-from mnemoscope.benchmark.sources import ATTENTION, SOURCES, TABLE, of_reader
+from mnemoscope.benchmark.sources import ATTENTION, TABLE
 from mnemoscope.study.settings import parse_settings
 
 PAPER = "Non-Memo, Guess, Recall"
@@ -78,43 +79,35 @@ def same_documents(table: pl.DataFrame) -> pl.DataFrame:
     return text.filter(place < smaller)
 
 
-def rows_of(study: ms.Study, name: str) -> list[str]:
+def rows_of(study: ms.Study, name: str) -> list[list[str]]:
     """A line of the page a sample and reader: min-F1, what stands beside it, the verdict."""
     table, lines = ms.benchmark_table(study), []
     for sample in table["taxonomy"].unique(maintain_order=True):
         sources = {row["source"]: row for row in table.filter(taxonomy=sample).to_dicts()}
         for reader in (one for one in ATTENTION if one in sources):
-            lines.append(reader_line(f"{name} {sample}", sources, reader))
+            lines.append(reader_line(f"{name} {sample}".strip(), sources, reader))
         model = sources["model"]
         if model["matched_min_f1"] is not None:
             left = figure(model["matched_min_f1"], model["matched_low"], model["matched_high"])
             text = figure(model["matched_blind_min_f1"])
-            lines.append(
-                f"| {name} {sample}, matched ({model['matched_n_per_class']} a class) | CNNs "
-                f"| {left} | – | {text} ({model['matched_by']}) | – | – | – | – | – | – |"
-            )
+            title = f"{name} {sample}, matched ({model['matched_n_per_class']} a class)"
+            text += f" ({model['matched_by']})"
+            lines.append([title.strip(), "CNNs", left, "–", text, *["–"] * 5])
     return lines
 
 
-def reader_line(title: str, sources: dict[str, dict[str, Any]], reader: str) -> str:
+def reader_line(title: str, sources: dict[str, dict[str, Any]], reader: str) -> list[str]:
     """Min-F1 of one reader of the attention beside the sources that it is held against."""
     row = sources[reader]
-    controls: dict[str, float] = {}
-    for one in of_reader(SOURCES, reader):
-        value, column = sources.get(one, {}).get("min_f1"), TABLE[one].column
-        if value is not None:
-            controls[column] = max(value, controls.get(column, 0.0))
-    beside = [
-        figure(controls.get(column)) for column in ("best blind", "reference", "control", "logits")
-    ]
+    columns = ("best blind", "reference", "control", "logits")
+    beside = [figure(best_of(sources, reader, column)) for column in columns]
     scores = [figure(row["min_f1"], row["low"], row["high"]), figure(row["mean_f1"])]
     excess = figure(row["excess"], row["excess_low"], row["excess_high"])
     mark = " *" if row["is_headline"] else ""
-    cells = [TABLE[reader].name + mark, *scores, *beside, excess, row["verdict"] or "–"]
-    return f"| {title} | {' | '.join(cells)} |"
+    return [title, TABLE[reader].name + mark, *scores, *beside, excess, row["verdict"] or "–"]
 
 
-def auc_lines(study: ms.Study, name: str) -> list[str]:
+def auc_lines(study: ms.Study, name: str) -> list[list[str]]:
     """One line a sample and pair of classes: AUC by source, excess of the model."""
     table, lines = ms.benchmark_table(study), []
     for row in table.filter(source="model").to_dicts():
@@ -128,12 +121,12 @@ def auc_lines(study: ms.Study, name: str) -> list[str]:
             if row["auc_excess"]:
                 bounds = (row["auc_excess_low"][index], row["auc_excess_high"][index])
                 excess = figure(row["auc_excess"][index], *bounds)
-            pair = pair.replace(" | ", " and ")
-            lines.append(f"| {name} {row['taxonomy']} | {pair} | {' | '.join([*cells, excess])} |")
+            title = f"{name} {row['taxonomy']}".strip()
+            lines.append([title, pair.replace(" | ", " and "), *cells, excess])
     return lines
 
 
-def input_lines(study: ms.Study) -> list[str]:
+def input_lines(study: ms.Study) -> list[list[str]]:
     """One line an input."""
     table = study.read("inputs.parquet")
     lines = []
@@ -147,7 +140,7 @@ def input_lines(study: ms.Study) -> list[str]:
             figure(sources.get("control", {}).get("min_f1")),
             figure(model["excess"], model["excess_low"], model["excess_high"]),
         ]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append([name, *cells])
     return lines
 
 
@@ -156,21 +149,23 @@ def page(studies: dict[str, ms.Study]) -> str:
     names = {"rungs": "", "recite": "Prose alone:", "documents": "Same documents, Guess left out:"}
     figures = [line for key, name in names.items() for line in rows_of(studies[key], name)]
     pairs = [line for key, name in names.items() for line in auc_lines(studies[key], name)]
+    read = (
+        "classes",
+        "reader",
+        "min-F1",
+        "mean F1",
+        "best blind",
+        "reference",
+        "control",
+        "logits",
+    )
+    told = ("classes", "pair", "model", "blind", "n-grams", "reference", "logits", "excess")
+    seen = ("input", "min-F1", "mean F1", "reference", "control", "excess")
     return "\n".join(
         [
-            "| classes | reader | min-F1 | mean F1 | best blind | reference | control | logits "
-            "| excess | verdict |",
-            "|---" * 10 + "|",
-            *figures,
-            "",
-            "| classes | pair | model | blind | n-grams | reference | logits | excess |",
-            "|---|---|---|---|---|---|---|---|",
-            *pairs,
-            "",
-            "| input | min-F1 | mean F1 | reference | control | excess |",
-            "|---|---|---|---|---|---|",
-            *input_lines(studies["inputs"]),
-            "",
+            table_of([*read, "excess", "verdict"], figures),
+            table_of(told, pairs),
+            table_of(seen, input_lines(studies["inputs"])),
         ]
     )
 
@@ -183,7 +178,4 @@ if __name__ == "__main__":
     options = parser.parse_args()
     with ms.show_progress():
         made = run_all(options.folder, options.seeds)
-    found = page(made)
-    print(found)
-    if options.write:
-        write_tables(options.write, found)
+    show_tables(page(made), options.write)

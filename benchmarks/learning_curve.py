@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 import torch
-from pages import figure, write_tables
+from pages import figure, show_tables, table_of
 
 from mnemoscope.benchmark.excess import Votes, estimate_auc, measure_excess, pair_names
 from mnemoscope.cnn.metrics import estimate_scores
@@ -161,17 +161,11 @@ def page(trial: Trial, made: list[Cell]) -> str:
     votes = {(cell.reader.name, cell.size, cell.column): trial.votes(cell) for cell in made}
     names = pair_names(trial.classes)
     per_class = trial.whole.height // len(trial.classes)
-    lines = [
+    said = (
         f"{per_class:,} sequences of each class in {trial.whole['group'].n_unique():,} documents. "
-        "`all` is four fifths of them, less what balance by document leaves.",
-        "",
-        f"| reader | n a class | {' | '.join(COLUMNS)} | excess | over |",
-        f"|---|---|{'---|' * (len(COLUMNS) + 2)}",
-    ]
-    of_pairs = [
-        f"| reader | n a class | pair | {' | '.join(COLUMNS)} |",
-        f"|---|---|---|{'---|' * len(COLUMNS)}",
-    ]
+        "`all` is four fifths of them, less what balance by document leaves.\n"
+    )
+    lines, of_pairs = [], []
     for reader, size in product(READERS, SIZES):
         places = {one: (reader.name, size, one) for one in COLUMNS}
         own = {one: votes[place] for one, place in places.items() if place in votes}
@@ -184,13 +178,13 @@ def page(trial: Trial, made: list[Cell]) -> str:
         if len(free) == 2:
             found = measure_excess(own["model"], free, reader=reader.sources["model"], **RESAMPLING)
             excess = [figure(found.value, found.low, found.high), found.strongest]
-        lines.append(f"| {reader.name} | {n} | {' | '.join([*shown, *excess])} |")
+        lines.append([reader.name, n, *shown, *excess])
         aucs = {one: estimate_auc(each, **RESAMPLING) for one, each in own.items()}
         for at, pair in enumerate(names):
             cells_ = [figure(*of[at]) if (of := aucs.get(one)) else "–" for one in COLUMNS]
-            words = pair.replace(" | ", " and ")
-            of_pairs.append(f"| {reader.name} | {n} | {words} | {' | '.join(cells_)} |")
-    return "\n".join([*lines, "", *of_pairs, ""])
+            of_pairs.append([reader.name, n, pair.replace(" | ", " and "), *cells_])
+    scores = table_of(["reader", "n a class", *COLUMNS, "excess", "over"], lines)
+    return "\n".join([said, scores, table_of(["reader", "n a class", "pair", *COLUMNS], of_pairs)])
 
 
 def _min_f1(votes: Votes) -> str:
@@ -228,7 +222,4 @@ if __name__ == "__main__":
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no training after this")
     parser.add_argument("--write", type=Path, help="page whose tables are replaced")
     options = parser.parse_args()
-    tables = main(options.folder, options.minutes)
-    print(tables)
-    if options.write:
-        write_tables(options.write, tables)
+    show_tables(main(options.folder, options.minutes), options.write)

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 import torch
-from pages import figure, write_tables
+from pages import figure, show_tables, table_of
 from sklearn.model_selection import GroupKFold
 
 from mnemoscope.benchmark.baselines import all_statistics, classify_statistics
@@ -222,23 +222,20 @@ def page(found: dict[str, Any]) -> str:
         "memorized": "memorized or held out ({memorized:,} + {held_out:,} sequences)",
         "inserted": "trained on or held out, memorized or not ({inserted:,} + {held_out:,})",
     }
-    lines = [
-        "| AUC, five folds by document | model | reference | difference |",
-        "|---|---|---|---|",
-    ]
+    rows = []
     for name, words in shown.items():
         for reader, what in READERS.items():
             cells = starmap(number, (found[name][reader][one] for one in _COLUMNS))
-            lines.append(f"| {words.format(**found['counts'])}: {what} | {' | '.join(cells)} |")
+            rows.append([f"{words.format(**found['counts'])}: {what}", *cells])
     for reader, what in READERS.items():
         values = found["permuted"][reader]
-        low, high = number(min(values)), number(max(values))
-        lines.append(f"| labels permuted within prose and code: {what} | {low} to {high} | – | – |")
+        span = f"{number(min(values))} to {number(max(values))}"
+        rows.append([f"labels permuted within prose and code: {what}", span, "–", "–"])
     for reader, what in READERS.items():
         of = found["other_genre"][reader]
         each = f"fitted on prose {number(of['prose'])}, on code {number(of['code'])}"
-        lines.append(f"| asked on the other genre: {what} | {each} | – | – |")
-    return "\n".join([*lines, ""])
+        rows.append([f"asked on the other genre: {what}", each, "–", "–"])
+    return table_of(["AUC, five folds by document", *_COLUMNS], rows)
 
 
 def main() -> dict[str, Any]:
@@ -279,8 +276,7 @@ if __name__ == "__main__":
     parser.add_argument("--write", type=Path, help="page whose table is replaced")
     options = parser.parse_args()
     figures = main()
-    print(page(figures), f"\n{figures['seconds']} s", sep="")
+    show_tables(page(figures), options.write, "memory in the weights")
+    print(f"{figures['seconds']} s")
     if options.output:
         options.output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    if options.write:
-        write_tables(options.write, page(figures), "memory in the weights")

@@ -10,8 +10,8 @@ END = "<!-- end of tables -->\n"
 
 def table_of(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Lines of a table, the last one ended too."""
-    lines = (columns, ["---"] * len(columns), *rows)
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    head, *body = (f"| {' | '.join(cells)} |\n" for cells in (columns, *rows))
+    return "".join([head, "|---" * len(columns), "|\n", *body])
 
 
 def figure(
@@ -26,6 +26,13 @@ def figure(
     if value is None:
         return UNKNOWN
     return plain_figure(value, low, high, scale=scale, unit="", digits=digits, minus=MINUS)
+
+
+def show_tables(tables: str, page: Path | None, name: str = "") -> None:
+    """Print tables; where a page is given, put them into it as `write_tables` does."""
+    print(tables)
+    if page is not None:
+        write_tables(page, tables, name)
 
 
 def write_tables(page: Path, tables: str, name: str = "") -> None:

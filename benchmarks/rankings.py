@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 import torch
-from pages import figure, write_tables
+from pages import figure, show_tables, table_of
 
 import mnemoscope as ms
 from mnemoscope.data.table import token_matrix
@@ -289,32 +289,34 @@ def share(found: Estimate) -> str:
     return figure(*found, scale=1, digits=2)
 
 
-def class_lines(cuts: pl.DataFrame, setup: Setup) -> Iterator[str]:
+def by_seed(rows: pl.DataFrame) -> str:
+    """The specificity of each seed."""
+    parts = rows.partition_by("seed", maintain_order=True)
+    return ", ".join(figure(specificity_of(part).value, scale=1, digits=2) for part in parts)
+
+
+def of_rankings(cuts: pl.DataFrame, setup: Setup) -> str:
     """A line a ranking and half; specificity by strength and class of the edges."""
     heads = [f"{own}, {strength:g} %" for own in setup.classes for strength in setup.strengths]
-    yield f"| ranking | half | all | by seed | {' | '.join(heads)} |"
-    yield "|---" * (4 + len(heads)) + "|"
+    lines = []
     for half in HALVES:
         own = cuts.filter(half=half)
         for name, whole in in_order(own) if own.height else []:
             rows = gains(own.filter(ranking=name))
-            seeds = [
-                f"{specificity_of(part).value:.2f}".replace("-", "−")
-                for part in rows.partition_by("seed", maintain_order=True)
-            ]
             cells = [
                 share(specificity_of(rows.filter(edges_of=one, strength=strength)))
                 for one in setup.classes
                 for strength in setup.strengths
             ]
-            yield f"| {name} | {half} | {share(whole)} | {', '.join(seeds)} | {' | '.join(cells)} |"
+            lines.append([name, half, share(whole), by_seed(rows), *cells])
+    return table_of(["ranking", "half", "all", "by seed", *heads], lines)
 
 
-def broken_lines(cuts: pl.DataFrame, strength: float, setup: Setup) -> Iterator[str]:
+def broken(cuts: pl.DataFrame, strength: float, setup: Setup) -> str:
     """What breaks at one strength: of each class, by the ranked edges and by equal mass."""
-    heads = [f"{one} breaks, % | by equal mass, %" for one in setup.classes]
-    yield f"| ranking | half | edges of | {' | '.join(heads)} | specificity | by seed |"
-    yield "|---" * 9 + "|"
+    columns, lines = ["ranking", "half", "edges of"], []
+    for one in setup.classes:
+        columns += [f"{one} breaks, %", "by equal mass, %"]
     keys = ("half", "ranking", "edges_of")
     tried_at = gains(cuts.filter(strength=strength))
     for (half, name, own), rows in tried_at.group_by(*keys, maintain_order=True):
@@ -323,19 +325,13 @@ def broken_lines(cuts: pl.DataFrame, strength: float, setup: Setup) -> Iterator[
             tried = rows.filter(pl.col("class") == one)
             means = (tried[kind].to_numpy().mean() for kind in ("ranked", "equal mass"))
             cells += [f"{100 * one:.0f}" for one in means]
-        seeds = [
-            f"{specificity_of(part).value:.2f}".replace("-", "−")
-            for part in rows.partition_by("seed", maintain_order=True)
-        ]
-        index = share(specificity_of(rows))
-        yield f"| {name} | {half} | {own} | {' | '.join(cells)} | {index} | {', '.join(seeds)} |"
+        lines.append([name, half, own, *cells, share(specificity_of(rows)), by_seed(rows)])
+    return table_of([*columns, "specificity", "by seed"], lines)
 
 
-def own_lines(own: pl.DataFrame) -> Iterator[str]:
+def broken_by_own(own: pl.DataFrame) -> str:
     """What each sequence's own edges break, per cent, over all seeds."""
-    choices = ("own", "equal mass", "another's")
-    yield f"| own edges by | edges | class | {' | '.join(f'{one}, %' for one in choices)} |"
-    yield "|---" * (3 + len(choices)) + "|"
+    choices, lines = ("own", "equal mass", "another's"), []
     for (name, n, one), rows in own.group_by("ranking", "n_edges", "class", maintain_order=True):
         cells = []
         for choice in choices:
@@ -345,7 +341,8 @@ def own_lines(own: pl.DataFrame) -> Iterator[str]:
             )
             found = resampled_ratio(units["broken"].to_numpy(), units["n"].to_numpy())
             cells.append(figure(*found, digits=0))
-        yield f"| {name} | {n} | {one} | {' | '.join(cells)} |"
+        lines.append([name, str(n), one, *cells])
+    return table_of(["own edges by", "edges", "class", *(f"{one}, %" for one in choices)], lines)
 
 
 if __name__ == "__main__":
@@ -366,8 +363,6 @@ if __name__ == "__main__":
     else:
         studies = [made_study(options.work, one, quick=options.quick) for one in range(setup.seeds)]
     by_class, by_sequence = compared(options.work, studies, setup)
-    lines = class_lines(by_class, setup), broken_lines(by_class, 1.0, setup), own_lines(by_sequence)
-    page = "\n\n".join("\n".join(one) for one in lines) + "\n"
-    print(page)
-    if options.write:
-        write_tables(options.write, page, "planted" if options.study else "rankings")
+    tables = of_rankings(by_class, setup), broken(by_class, 1.0, setup), broken_by_own(by_sequence)
+    page = "\n".join(tables)
+    show_tables(page, options.write, "planted" if options.study else "rankings")

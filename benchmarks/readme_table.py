@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 
 import polars as pl
-from pages import write_tables
+from pages import show_tables, table_of
 
 from mnemoscope.flow.run import demo_settings, run
 from mnemoscope.study.folder import Study
@@ -128,9 +128,4 @@ if __name__ == "__main__":
     parser.add_argument("--write", type=Path, help="page whose table is replaced")
     options = parser.parse_args()
     rows = lines(demo_studies(options.demos, options.seeds))
-    table = "\n".join(
-        ["| question | answer |", "|---|---|", *(f"| {q} | {a} |" for q, a in rows), ""]
-    )
-    print(table)
-    if options.write:
-        write_tables(options.write, table, "results")
+    show_tables(table_of(["question", "answer"], rows), options.write, "results")

@@ -35,7 +35,7 @@ from memory_in_weights import (
     statistics_of,
     verdicts,
 )
-from pages import figure, write_tables
+from pages import figure, show_tables, table_of
 from scipy.stats import rankdata
 from tokenizers import Tokenizer
 
@@ -289,46 +289,44 @@ def grafts(lms: dict[str, LanguageModel], table: pl.DataFrame) -> list[dict[str,
 
 def page(found: dict[str, Any]) -> str:
     """Tables for the docs."""
-    lines = [
-        "| inserted | windows, passages | come out of `perturbed` | of `standard` | AUC against "
-        "never inserted: `perturbed` | `standard` | difference |",
-        "|---|---|---|---|---|---|---|",
+    doses = [
+        *("inserted", "windows, passages", "come out of `perturbed`", "of `standard`"),
+        *("AUC against never inserted: `perturbed`", "`standard`", "difference"),
     ]
+    dosed = []
     for row in found["dose"]:
         cells = [number(*row["out"][role]) for role in ROLES]
         cells += [number(*row["auc"][role]) for role in (*ROLES, "difference")]
-        size = f"{row['windows']}, {row['passages']}"
-        lines.append(f"| {row['count']} | {size} | {' | '.join(cells)} |")
-    lines += [
-        "",
-        "| inserted | AUC of the suffix's log-probability: `perturbed` | `standard` | difference | "
-        f"of a regression on {' | '.join(LIKELIHOODS)} | gain |",
-        "|---|---|---|---|---|---|---|",
+        dosed.append([str(row["count"]), f"{row['windows']}, {row['passages']}", *cells])
+    likelihoods = [
+        *("inserted", "AUC of the suffix's log-probability: `perturbed`", "`standard`"),
+        *("difference", f"of a regression on {LIKELIHOODS[0]}", LIKELIHOODS[1], "gain"),
     ]
-    for row in found["likelihood"]:
-        cells = [number(*row["auc"][name]) for name in _LIKELIHOOD_COLUMNS]
-        lines.append(f"| {row['count']} | {' | '.join(cells)} |")
-    asked = found["grafts"][0]["counts"]
-    head = " | ".join(f"{count} times: kept | random" for count in asked)
-    lines += ["", f"| part of `standard` put in | {head} |", "|---" * (1 + 2 * len(asked)) + "|"]
+    likely = [
+        [str(row["count"]), *(number(*row["auc"][name]) for name in _LIKELIHOOD_COLUMNS)]
+        for row in found["likelihood"]
+    ]
+    put_in, grafted = ["part of `standard` put in"], []
+    for count in found["grafts"][0]["counts"]:
+        put_in += [f"{count} times: kept", "random"]
     for row in found["grafts"]:
-        cells = [
-            f"{number(*own)} | {number(chance[0])}"
-            for own, chance in zip(row["twin"], row["random"], strict=True)
-        ]
-        lines.append(f"| `{row['part']}` | {' | '.join(cells)} |")
-    lines += [
-        "",
-        "| taxonomy | classes that could be trained | reader | min-F1, % | best blind | "
-        "`standard` | excess, points |",
-        "|---|---|---|---|---|---|---|",
-        *(f"| {' | '.join(row)} |" for row in found["benchmark"]),
-        "",
-        "| taxonomy | inserted | AUC against never inserted, % | excess, points |",
-        "|---|---|---|---|",
-        *(f"| {' | '.join(row)} |" for row in found["levels"]),
+        kept = zip(row["twin"], row["random"], strict=True)
+        cells = [cell for own, chance in kept for cell in (number(*own), number(chance[0]))]
+        grafted.append([f"`{row['part']}`", *cells])
+    benchmark = [
+        *("taxonomy", "classes that could be trained", "reader", "min-F1, %", "best blind"),
+        *("`standard`", "excess, points"),
     ]
-    return "\n".join([*lines, ""])
+    levels = ["taxonomy", "inserted", "AUC against never inserted, %", "excess, points"]
+    return "\n".join(
+        [
+            table_of(doses, dosed),
+            table_of(likelihoods, likely),
+            table_of(put_in, grafted),
+            table_of(benchmark, found["benchmark"]),
+            table_of(levels, found["levels"]),
+        ]
+    )
 
 
 def run_study(folder: Path) -> Study:
@@ -409,7 +407,4 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("--write", type=Path, help="page whose tables are replaced")
     options = parser.parse_args()
-    figures = page(main(options.folder))
-    print(figures)
-    if options.write:
-        write_tables(options.write, figures, "small_hubble")
+    show_tables(page(main(options.folder)), options.write, "small_hubble")
