@@ -19,7 +19,7 @@ import torch
 from pydantic import Field
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from mnemoscope.analysis.figures import Chart, series_by, series_of
+from mnemoscope.analysis.figures import Chart, bars_by, series_by
 from mnemoscope.analysis.inputs import OWN, AnalysisInputs, AnalysisResult, AnalysisSettings
 from mnemoscope.analysis.rows import counts_duplicates, decode_rows, draw_rows, seen_in_training
 from mnemoscope.errors import UserError, nearest
@@ -406,7 +406,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         frames={name: table for name, table in tables.items() if table is not None},
         figures=(
             *_figures(shares, ideas, attention, settings),
-            *(() if by_value is None else _by_value_chart(by_value, str(settings.by))),
+            *(() if by_value is None else (_by_value_chart(by_value, str(settings.by)),)),
         ),
         further=(
             *_further(shares, found, ideas, attention, len(texts), settings),
@@ -456,26 +456,12 @@ def _by_value(inputs: AnalysisInputs, found: pl.DataFrame, by: str) -> pl.DataFr
     return pl.concat(parts).select("value", pl.exclude("value"))
 
 
-def _by_value_chart(by_value: pl.DataFrame, by: str) -> Iterator[Chart]:
+def _by_value_chart(by_value: pl.DataFrame, by: str) -> Chart:
     """Verbatim copies of what was trained on, by value, a row of bars a model."""
     chosen = by_value.filter(pl.col("model") != SHUFFLED, kind="verbatim")
-    chosen = chosen.filter(rows=chosen["rows"][0])
-    values = chosen["value"].unique(maintain_order=True).to_list()
-    yield Chart(
-        title=f"Verbatim copies by {by}, continuations of sequences {chosen['rows'][0]}, per cent "
-        "(95 % interval)",
-        form="bars",
-        x_names=tuple(values),
-        percent=True,
-        series=tuple(
-            series_of(
-                str(model),
-                pl.DataFrame({"value": values}).join(part, on="value", how="left"),
-                "share",
-            )
-            for (model,), part in chosen.group_by("model", maintain_order=True)
-        ),
-    )
+    rows = chosen["rows"][0]
+    title = f"Verbatim copies by {by}, continuations of sequences {rows}, per cent (95 % interval)"
+    return bars_by(title, chosen.filter(rows=rows), "model", "share", at="value", percent=True)
 
 
 def _attention(inputs: AnalysisInputs, settings: Settings) -> pl.DataFrame | None:
@@ -604,14 +590,16 @@ def _figures(
     """Shares by model and rows, what idea copies are worth, AUC of flat attention by layer."""
     kinds = [kind for kind in KINDS if shares.filter(kind=kind)["n"].null_count() == 0]
     # One control says enough of shuffled words, and the page has six colours.
-    shown = shares.filter((pl.col("model") != SHUFFLED) | (pl.col("rows") == ROWS[True]))
-    groups = shown.select("model", "rows").unique(maintain_order=True).rows()
+    is_shown = (pl.col("model") != SHUFFLED) | (pl.col("rows") == ROWS[True])
+    by = ("model", "rows")
     title = "Continuations that copy training texts, per cent (95 % interval)"
-    yield share_bars(title, kinds, shares.filter(pl.col("kind").is_in(kinds)), groups)
+    shown = shares.filter(is_shown, pl.col("kind").is_in(kinds))
+    yield bars_by(title, shown, by, "share", at="kind", percent=True)
     if ideas is not None:
-        least = f"Continuations with a cosine of {settings.idea:g} or more"
-        compared = ideas.filter(pl.col("compared") != EXACT)
-        yield share_bars(f"{least}, per cent (95 % interval)", COMPARED[:3], compared, groups)
+        title = f"Continuations with a cosine of {settings.idea:g} or more"
+        title += ", per cent (95 % interval)"
+        compared = ideas.filter(is_shown, pl.col("compared") != EXACT)
+        yield bars_by(title, compared, by, "share", at="compared", percent=True)
     if attention is not None:
         names = {"entropy": "high entropy", "Gini": "low Gini coefficient"}
         by_layer = attention.with_columns(pl.col("measure").replace(names))
@@ -621,19 +609,3 @@ def _figures(
             x_label="layer",
             series=series_by(by_layer, "measure", "auc", x="layer"),
         )
-
-
-def share_bars(
-    title: str, names: Sequence[str], shares: pl.DataFrame, groups: Sequence[tuple[str, str]]
-) -> Chart:
-    """Shares as bars, a row of them for each model and its rows."""
-    return Chart(
-        title=title,
-        form="bars",
-        x_names=tuple(names),
-        percent=True,
-        series=tuple(
-            series_of(f"{model}, {rows}", shares.filter(model=model, rows=rows), "share")
-            for model, rows in groups
-        ),
-    )

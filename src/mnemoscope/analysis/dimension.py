@@ -21,13 +21,8 @@ from scipy.spatial.distance import cdist
 from scipy.stats import rankdata
 
 from mnemoscope import stats
-from mnemoscope.analysis.figures import Chart, Series, plain, series_of
-from mnemoscope.analysis.inputs import (
-    AnalysisInputs,
-    AnalysisResult,
-    AnalysisSettings,
-    count_forwards,
-)
+from mnemoscope.analysis.figures import Chart, Series, bars_by, plain
+from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
 from mnemoscope.analysis.rows import (
     draw_rows,
     groups_of,
@@ -241,8 +236,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
             f"{inputs.length - inputs.prefix}. Lower --set n_tokens=N."
         )
     rows = _chosen(inputs, settings)
-    name, load = inputs.others[0]
-    reference = count_forwards(load(), inputs.forwards)
+    ((name, reference),) = inputs.other_models()
     own, data = (
         _clouds(inputs, lm, reference, rows, settings, label)
         for lm, label in ((inputs.model(), "Drawing"), (reference, f"Drawing, {name}"))
@@ -336,9 +330,7 @@ def _clouds(
 
     basis = settings.model_dump(include={"seed", "n_draws", "n_tokens"})
     basis |= {"prefix": inputs.prefix, "space": model_basis(reference)}
-    return keep_blocks(
-        inputs, lm, rows, "clouds", make, label=label, basis=lambda _: basis, size=_BLOCK
-    )
+    return keep_blocks(inputs, lm, rows, "clouds", make, label=label, size=_BLOCK, **basis)
 
 
 def _by_text(
@@ -539,22 +531,15 @@ def _figures(found: pl.DataFrame, kinds: pl.DataFrame, aucs: pl.DataFrame) -> It
             for (name,), part in found.group_by("class", maintain_order=True)
         ),
     )
-    names = found["class"].unique(maintain_order=True).to_list()
-    yield Chart(
-        title="Overfitting or data? Share of each kind by class (95 % interval)",
-        form="bars",
-        x_names=tuple(names),
-        percent=True,
-        series=tuple(series_of(kind, kinds.filter(kind=kind), "share") for kind in KINDS[:2]),
-    )
-    yield Chart(
-        title="ROC AUC, by the difference of reference and model (geometry, entropy) and by what "
+    title = "Overfitting or data? Share of each kind by class (95 % interval)"
+    some = kinds.filter(pl.col("kind").is_in(KINDS[:2]))
+    yield bars_by(title, some, "kind", "share", at="class", percent=True)
+    yield bars_by(
+        "ROC AUC, by the difference of reference and model (geometry, entropy) and by what "
         "needs the text (95 % interval; .5: chance)",
-        form="bars",
-        x_names=tuple(VALUES.values()),
-        series=tuple(
-            series_of(f"{name} against {against}", part, "auc")
-            for (name, against), part in aucs.group_by("of", "against", maintain_order=True)
-            if against != UNSEEN
-        ),
+        aucs.filter(pl.col("against") != UNSEEN).with_columns(pl.col("value").replace(VALUES)),
+        ("of", "against"),
+        "auc",
+        at="value",
+        name="{} against {}",
     )

@@ -23,9 +23,15 @@ from pydantic import Field
 from torch import Tensor
 
 from mnemoscope import stats
-from mnemoscope.analysis.figures import Chart, series_of
+from mnemoscope.analysis.figures import Chart, bars_by
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
-from mnemoscope.analysis.rows import categories_of, draw_rows, keep_blocks, seen_in_training
+from mnemoscope.analysis.rows import (
+    categories_of,
+    draw_rows,
+    keep_blocks,
+    seen_in_training,
+    with_floats,
+)
 from mnemoscope.data.table import look_up, token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.lm.attention import capture_pooled
@@ -181,10 +187,8 @@ def _judge(inputs: AnalysisInputs, lm: LanguageModel, rows: pl.DataFrame, label:
             pl.Series("logprob", found.logprobs.mean(axis=1, dtype=np.float64)),
         )
 
-    basis = {"prefix": inputs.prefix}
-    found = keep_blocks(
-        inputs, lm, rows, "judged", make, label=f"Asking {label}", basis=lambda _: basis
-    )
+    label = f"Asking {label}"
+    found = keep_blocks(inputs, lm, rows, "judged", make, label=label, prefix=inputs.prefix)
     return Judged(found["right"].to_numpy(), found["logprob"].to_numpy())
 
 
@@ -229,7 +233,7 @@ def shares_of(
                     (one.logprob - base.logprob)[here], owners, n_judged=n_judged
                 )
             lines.append(line | dict(above.columns("above")) | dict(added.columns("gain")))
-    return _with_floats(lines, ("model", "class", "n", "n_groups"))
+    return with_floats(lines, ("model", "class", "n", "n_groups"))
 
 
 def told_by_kind(
@@ -265,18 +269,11 @@ def told_by_kind(
             auc = stats.resampled_auc(gain, seen, drawn)
             told = stats.estimate_of(float(auc[0]), auc[1:], 0.025 / n_judged)
             lines.append(line | dict(told.columns("auc")))
-    return _with_floats(lines, ("model", "kind", "n_seen", "n_unseen", "n_groups"))
+    return with_floats(lines, ("model", "kind", "n_seen", "n_unseen", "n_groups"))
 
 
 def _n_students(judged: Mapping[str, Judged]) -> int:
     return len(judged) - 2  # the teacher and the control are none
-
-
-def _with_floats(lines: list[dict[str, object]], others: tuple[str, ...]) -> pl.DataFrame:
-    """A table of lines; what is not among the `others` is a float, null where it is none."""
-    floats = [one for one in (lines[0] if lines else ()) if one not in others]
-    types = dict.fromkeys(floats, pl.Float64)
-    return pl.DataFrame(lines, schema_overrides=types).with_columns(pl.col(floats).fill_nan(None))
 
 
 def _agreement(
@@ -328,9 +325,7 @@ def _agreement(
                 )
                 line |= closer.columns(f"{measure}_closer")
             lines.append(line)
-    floats = [one for one in lines[0] if one.startswith(("mse", "js"))]
-    frame = pl.DataFrame(lines, schema_overrides=dict.fromkeys(floats, pl.Float64))
-    return frame.with_columns(pl.col(floats).fill_nan(None))
+    return with_floats(lines, ("model", "sequences", "n", "n_groups"))
 
 
 def _grafts(
@@ -530,36 +525,15 @@ def _further(
 
 
 def _figures(shares: pl.DataFrame, kinds: pl.DataFrame, maps: pl.DataFrame) -> Iterator[Chart]:
-    models = tuple(shares["model"].unique(maintain_order=True))
-    classes = [one for one in shares["class"].unique(maintain_order=True) if one != UNSEEN]
-    yield Chart(
-        title="Share of the teacher's sequences that a student reproduces (95 % interval)",
-        form="bars",
-        x_names=models,
-        percent=True,
-        series=tuple(
-            series_of(one, shares.filter(pl.col("class") == one), "share") for one in classes
-        ),
-    )
+    title = "Share of the teacher's sequences that a student reproduces (95 % interval)"
+    of_classes = shares.filter(pl.col("class") != UNSEEN)
+    yield bars_by(title, of_classes, "class", "share", at="model", percent=True)
     if not kinds.is_empty():
-        yield Chart(
-            title="ROC AUC of trained-on against unseen, by the gain over the control (interval "
-            "for all students; .5: chance)",
-            form="bars",
-            x_names=tuple(kinds["model"].unique(maintain_order=True)),
-            series=tuple(
-                series_of(str(kind), part, "auc")
-                for (kind,), part in kinds.group_by("kind", maintain_order=True)
-            ),
+        title = (
+            "ROC AUC of trained-on against unseen, by the gain over the control (interval for all "
+            "students; .5: chance)"
         )
+        yield bars_by(title, kinds, "kind", "auc", at="model")
     if not maps.is_empty():
-        seen = maps.filter(sequences="seen")
-        yield Chart(
-            title="Jensen-Shannon divergence of attention from the teacher's, nats (95 % interval)",
-            form="bars",
-            x_names=tuple(seen["model"]),
-            series=tuple(
-                series_of(f"{side} sequences", maps.filter(sequences=side), "js")
-                for side in maps["sequences"].unique(maintain_order=True)
-            ),
-        )
+        title = "Jensen-Shannon divergence of attention from the teacher's, nats (95 % interval)"
+        yield bars_by(title, maps, "sequences", "js", at="model", name="{} sequences")

@@ -20,14 +20,8 @@ from pydantic import Field
 from torch import Tensor
 
 from mnemoscope import stats
-from mnemoscope.analysis.figures import Chart, series_of
-from mnemoscope.analysis.inputs import (
-    OWN,
-    AnalysisInputs,
-    AnalysisResult,
-    AnalysisSettings,
-    count_forwards,
-)
+from mnemoscope.analysis.figures import Chart, series_by, series_of
+from mnemoscope.analysis.inputs import OWN, AnalysisInputs, AnalysisResult, AnalysisSettings
 from mnemoscope.analysis.rows import (
     complete_rows,
     draw_rows,
@@ -35,6 +29,7 @@ from mnemoscope.analysis.rows import (
     hash_arrays,
     keep_blocks,
     refuse_one_sided,
+    with_floats,
 )
 from mnemoscope.data.table import look_up, token_matrix
 from mnemoscope.errors import UserError
@@ -57,9 +52,6 @@ CELLS = (ENDING, FIRST, COPIES, AT_LAST)
 ATTENTION, EFFECT, LOGPROB = "attention", "total effect", "log-probability"
 MEMORIZED, OTHERS = "memorized", "Non-Memo"
 SHOWN = "shown suffix"
-_FIGURES = [
-    f"{stem}{end}" for stem in ("model", "reference", "difference") for end in ("", "_low", "_high")
-]
 _BLOCK = 64
 
 
@@ -177,8 +169,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         for _, part in rows.group_by("class", maintain_order=True)
     )
     models = [(OWN, inputs.model(), inputs.maps)]
-    for name, load in inputs.others:
-        models.append((name, count_forwards(load(), inputs.forwards), inputs.reference_maps))
+    models += [(name, lm, inputs.reference_maps) for name, lm in inputs.other_models()]
     named = [name for name, _, _ in models]
     attention = [_attention(inputs, *one, rows) for one in models]
     effects = [_effects(inputs, lm, sample, name) for name, lm, _ in models]
@@ -192,10 +183,8 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         )
     ]
     classes = pl.DataFrame(line for one in measured[:2] for line in _by_class(one, inputs.prefix))
-    aucs = pl.DataFrame(
-        [line for one in measured for line in _aucs(one, inputs.prefix, settings)],
-        schema_overrides={"layer": pl.Int64} | dict.fromkeys(_FIGURES, pl.Float64),
-    )
+    lines = [line for one in measured for line in _aucs(one, inputs.prefix, settings)]
+    aucs = with_floats(lines, ("measure", "on", "layer", "of", "n", "n_groups"))
     places = pl.DataFrame(line for one in measured[:2] for line in _places(one, inputs.prefix))
     return AnalysisResult(
         sentence=_sentence(classes, aucs),
@@ -308,10 +297,20 @@ def _kept(
         kept = pl.Series("shares", found, dtype=pl.Array(pl.Float64, found.shape[1]))
         return block.select("sequence_id", kept)
 
-    def basis(block: pl.DataFrame) -> dict[str, object]:
-        return {"prefix": inputs.prefix, "shown": hash_arrays(token_matrix(block, "shown"))}
+    def shown(block: pl.DataFrame) -> dict[str, object]:
+        return {"shown": hash_arrays(token_matrix(block, "shown"))}
 
-    found = keep_blocks(inputs, lm, rows, name, share, label=label, basis=basis, size=_BLOCK)
+    found = keep_blocks(
+        inputs,
+        lm,
+        rows,
+        name,
+        share,
+        label=label,
+        size=_BLOCK,
+        of_block=shown,
+        prefix=inputs.prefix,
+    )
     return found["shares"].to_numpy().reshape(rows.height, -1, inputs.prefix + 2)
 
 
@@ -361,11 +360,7 @@ def _aucs(one: _Measured, prefix: int, settings: Settings) -> Iterator[dict[str,
             line: dict[str, object] = {"measure": one.measure, "on": cell, "layer": layer}
             line |= {"of": name, "n": int(here.sum()), "n_groups": stats.n_groups(near)}
             for stem, auc in zip(("model", "reference", "difference"), figures, strict=True):
-                told = stats.estimate_of(float(auc[0]), auc[1:], 0.025)
-                line |= {
-                    key: None if value is None or not np.isfinite(value) else value
-                    for key, value in told.columns(stem).items()
-                }
+                line |= stats.estimate_of(float(auc[0]), auc[1:], 0.025).columns(stem)
             yield line
 
 
@@ -491,8 +486,5 @@ def _figures(aucs: pl.DataFrame, places: pl.DataFrame) -> Iterator[Chart]:
     yield Chart(
         title="The same on each prefix token: is the last one special? (mean of layers)",
         x_label="token of the prefix",
-        series=tuple(
-            series_of(f"{measure}, {model}", part, "auc", x="place", interval=False)
-            for (measure, model), part in places.group_by("measure", "model", maintain_order=True)
-        ),
+        series=series_by(places, ("measure", "model"), "auc", x="place", interval=False),
     )

@@ -137,15 +137,44 @@ def series_beside(
 
 def series_by(
     frame: "pl.DataFrame",
-    by: str,
+    by: str | Sequence[str],
     y: str,
     *,
     x: str | None = None,
     interval: bool = True,
-    name: str = "{}",
+    name: str | None = None,
 ) -> tuple[Series, ...]:
-    """Make a series for each value of a column, as they come; it is put into the name."""
+    """Make a series for each value of a column (or of several), as they come; `name` holds it."""
+    columns = [by] if isinstance(by, str) else by
+    shown = ", ".join(["{}"] * len(columns)) if name is None else name
     return tuple(
-        series_of(name.format(key), rows, y, x=x, interval=interval)
-        for (key,), rows in frame.group_by(by, maintain_order=True)
+        series_of(shown.format(*key), rows, y, x=x, interval=interval)
+        for key, rows in frame.group_by(*columns, maintain_order=True)
+    )
+
+
+def bars_by(
+    title: str,
+    frame: "pl.DataFrame",
+    by: str | Sequence[str],
+    y: str,
+    *,
+    at: str,
+    percent: bool = False,
+    name: str | None = None,
+) -> Chart:
+    """Make a chart of a row of bars for each value of `by`, as `series_by`, a bar a value of `at`.
+
+    Both are as they come in the frame, and a bar that it lacks is a gap.
+    """
+    places = frame.select(frame[at].unique(maintain_order=True))
+    columns = [by] if isinstance(by, str) else by
+    groups = frame.select(columns).unique(maintain_order=True).join(places, how="cross")
+    whole = groups.join(frame, on=[*columns, at], how="left", maintain_order="left")
+    return Chart(
+        title=title,
+        form="bars",
+        x_names=tuple(map(str, places[at])),
+        percent=percent,
+        series=series_by(whole, by, y, name=name),
     )

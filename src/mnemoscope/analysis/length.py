@@ -14,7 +14,7 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.figures import Chart, series_by, series_of_estimates
+from mnemoscope.analysis.figures import Chart, bars_by, series_of_estimates
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
 from mnemoscope.analysis.rows import (
     Answer,
@@ -174,15 +174,13 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         frames=frames | {"lengths": lengths.drop(known), "answers": answers},
         figures=(
             _survival_chart(lengths),
-            Chart(
-                title=f"Sequences of which {HIT} tokens or more come out, by length of prompt, "
-                "per cent",
-                form="bars",
-                x_names=tuple(
-                    f"{n} tokens" for n in by_prompt["prompt"].unique(maintain_order=True)
-                ),
+            bars_by(
+                f"Sequences of which {HIT} tokens or more come out, by length of prompt, per cent",
+                by_prompt.with_columns(pl.format("{} tokens", "prompt").alias("prompt")),
+                "group",
+                "share",
+                at="prompt",
                 percent=True,
-                series=series_by(by_prompt, "group", "share"),
             ),
         ),
         further=tuple(_further(inputs, lengths, prompts, settings)),
@@ -194,8 +192,8 @@ def _answers(
 ) -> pl.DataFrame:
     """What every prompt of every sequence gives, kept in blocks of sequences."""
     lm = inputs.model()
-    asked = settings.model_dump(include={"least", "n_decoded", "compare"})
-    asked["prompts"] = sorted({one.length for one in prompts})
+    basis = settings.model_dump(include={"least", "n_decoded", "compare"})
+    basis |= {"prompts": sorted({one.length for one in prompts})}
     is_exact = settings.compare == "tokens"
     ask = ask_exactly if is_exact else ask_by_words
     n_asked = len({one.start for one in prompts}) if is_exact else len(prompts)
@@ -207,17 +205,8 @@ def _answers(
         made = [(ids[row], *prompt, n, is_copied) for row, prompt, n, is_copied in sorted(found)]
         return pl.DataFrame(made, schema=_ANSWERS, orient="row")
 
-    return keep_blocks(
-        inputs,
-        lm,
-        rows,
-        "verbatim",
-        make,
-        label="Asking from every prompt",
-        basis=lambda _block: asked,
-        size=_BLOCK,
-        units=n_asked,
-    )
+    basis |= {"label": "Asking from every prompt", "size": _BLOCK, "units": n_asked}
+    return keep_blocks(inputs, lm, rows, "verbatim", make, **basis)
 
 
 def _by_prompt(answers: pl.DataFrame, groups: pl.DataFrame) -> pl.DataFrame:

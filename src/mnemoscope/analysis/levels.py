@@ -14,7 +14,7 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.figures import Chart, HeatMap, plain, series_by
+from mnemoscope.analysis.figures import Chart, HeatMap, bars_by, plain, series_by
 from mnemoscope.analysis.inputs import OWN, AnalysisInputs, AnalysisResult, AnalysisSettings
 from mnemoscope.analysis.rows import complete_rows, decode_rows, draw_rows
 from mnemoscope.data.table import token_matrix
@@ -27,8 +27,8 @@ _ENDS = np.array([0.2, 0.4, 0.6, 0.8])
 _ROUNDING = 1e-6
 
 _Scores = Mapping[str, npt.NDArray[np.float64]]
-_Groups = npt.NDArray[np.int64] | None
 """By model: the score of every sequence."""
+_Groups = npt.NDArray[np.int64] | None
 
 
 class Settings(AnalysisSettings):
@@ -118,12 +118,13 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         },
         figures=(
             *_heat_maps(scores),
-            Chart(
-                title="Sequences in each level, per cent (95 % interval)",
-                form="bars",
-                x_names=LEVELS,
+            bars_by(
+                "Sequences in each level, per cent (95 % interval)",
+                levels,
+                "model",
+                "share",
+                at="level",
                 percent=True,
-                series=series_by(levels, "model", "share"),
             ),
             *_length_chart(lengths),
         ),

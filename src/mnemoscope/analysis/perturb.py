@@ -17,7 +17,7 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.figures import Chart, Figure, series_of
+from mnemoscope.analysis.figures import Chart, Figure, bars_by, series_of
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
 from mnemoscope.analysis.rows import (
     UNCOUNTED,
@@ -495,16 +495,20 @@ def _charts(frames: dict[str, pl.DataFrame]) -> tuple[Figure, ...]:
     """Tokens by change, whole suffixes by change, the steps of unlearning."""
     prompts, memorized = frames["prompts"], ["Recall", "Guess"]
     return (
-        _bars(
-            prompts.filter(pl.col("group").is_in([*memorized, "unlearned", "unseen"])),
-            "tokens",
+        bars_by(
             "Tokens of the suffix reproduced in a row, by what was done to the prompt "
             "(95 % interval)",
+            prompts.filter(pl.col("group").is_in([*memorized, "unlearned", "unseen"])),
+            "group",
+            "tokens",
+            at="kind",
         ),
-        _bars(
-            prompts.filter(pl.col("group").is_in(memorized)),
-            "whole",
+        bars_by(
             "Memorized sequences that come out whole, per cent (95 % interval)",
+            prompts.filter(pl.col("group").is_in(memorized)),
+            "group",
+            "whole",
+            at="kind",
             percent=True,
         ),
         Chart(
@@ -512,19 +516,6 @@ def _charts(frames: dict[str, pl.DataFrame]) -> tuple[Figure, ...]:
             x_label="steps of gradient ascent",
             series=(series_of("what is unlearned", frames["unlearning"], "tokens", x="step"),),
         ),
-    )
-
-
-def _bars(frame: pl.DataFrame, column: str, title: str, *, percent: bool = False) -> Chart:
-    """A row of bars a group, a bar a kind of change; a group without one leaves a gap."""
-    kinds = frame.select(pl.col("kind").unique(maintain_order=True))
-    groups = {
-        str(group): kinds.join(part, on="kind", how="left", maintain_order="left")
-        for (group,), part in frame.group_by("group", maintain_order=True)
-    }
-    series = tuple(series_of(group, rows, column) for group, rows in groups.items())
-    return Chart(
-        title=title, form="bars", x_names=tuple(kinds["kind"]), series=series, percent=percent
     )
 
 

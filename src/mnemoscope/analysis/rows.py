@@ -24,7 +24,7 @@ from mnemoscope.lm.continue_ import continue_sequences, is_copied, right_tokens,
 from mnemoscope.lm.fine_tuning import FineTuning
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.probe import hidden_states, next_token_entropy
-from mnemoscope.progress import Progress, track
+from mnemoscope.progress import SILENT, Progress, track
 from mnemoscope.taxonomy.catalogue import PRASHANTH
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import parse_taxonomy
@@ -140,14 +140,15 @@ def keep_blocks(
     make: Callable[[pl.DataFrame, Progress], pl.DataFrame],
     *,
     label: str,
-    basis: Callable[[pl.DataFrame], Mapping[str, object]] = lambda _block: {},
     size: int = _BLOCK,
     units: int = 1,
+    of_block: Callable[[pl.DataFrame], Mapping[str, object]] = lambda _block: {},
+    **basis: object,
 ) -> pl.DataFrame:
     """Make a frame of rows in blocks of `size`; a block once made is kept under `name`.
 
-    `make` gives the frame of one block and advances the progress, `units` a row, itself; `basis`
-    says what decides a block's numbers beside the model and its ids.
+    `make` gives the frame of one block and advances the progress, `units` a row, itself; the basis,
+    with what `of_block` adds, says what decides a block's numbers beside the model and its ids.
     """
     frames, made = [], []
     with track(label, total=rows.height * units) as progress:
@@ -158,7 +159,7 @@ def keep_blocks(
 
         for start in range(0, rows.height, size):
             block, n_made = rows[start : start + size], len(made)
-            decisive = {**model_basis(lm), **basis(block), "ids": hash_ids(block)}
+            decisive = {**model_basis(lm), **basis, **of_block(block), "ids": hash_ids(block)}
             frames.append(inputs.shelf(name, decisive, partial(make_now, block)))
             if len(made) == n_made:  # it was kept
                 progress.advance(block.height * units)
@@ -190,8 +191,7 @@ def decode_rows(
             pl.Series("memorization_score", np.concatenate(scores), dtype=pl.Float32),
         )
 
-    basis = {"prefix": inputs.prefix}
-    return keep_blocks(inputs, lm, rows, "decoded", decode, label=label, basis=lambda _: basis)
+    return keep_blocks(inputs, lm, rows, "decoded", decode, label=label, prefix=inputs.prefix)
 
 
 def complete_rows(
@@ -227,17 +227,14 @@ def scanned_by(inputs: AnalysisInputs, other: OtherModel) -> pl.DataFrame:
     lm = count_forwards(other.load(), inputs.forwards)
 
     def scan(block: pl.DataFrame, progress: Progress) -> pl.DataFrame:
-        tokens, prefix = token_matrix(block), inputs.prefix
+        tokens = token_matrix(block)
         right = right_tokens(lm, tokens, batch_size=inputs.batch_size, prefix=prefix)
         progress.advance(block.height)
         verdicts = pl.Series("is_memorized", right.all(axis=1), dtype=pl.Boolean)
         return block.select("sequence_id", verdicts)
 
-    basis = {"prefix": inputs.prefix}
-    label = f"Scanning with {other.name}"
-    found = keep_blocks(
-        inputs, lm, inputs.table, "scanned", scan, label=label, basis=lambda _: basis
-    )
+    label, prefix = f"Scanning with {other.name}", inputs.prefix
+    found = keep_blocks(inputs, lm, inputs.table, "scanned", scan, label=label, prefix=prefix)
     is_memorized = found["is_memorized"]
     score = pl.when(is_memorized).then(pl.lit(1.0, dtype=pl.Float32))
     return inputs.table.with_columns(
@@ -329,9 +326,8 @@ def states_of(inputs: AnalysisInputs, generated: Generated) -> npt.NDArray[np.fl
         kept = pl.Series("state", states, dtype=pl.Array(pl.Float32, states.shape[1]))
         return block.select("sequence_id", kept)
 
-    basis = {"prefix": inputs.prefix, "steps": n_steps}
-    label = "Hidden states"
-    found = keep_blocks(inputs, lm, rows, "states", make, label=label, basis=lambda _: basis)
+    label, prefix = "Hidden states", inputs.prefix
+    found = keep_blocks(inputs, lm, rows, "states", make, label=label, prefix=prefix, steps=n_steps)
     return np.array(found["state"].to_numpy()).reshape(len(read), n_steps, -1)
 
 
@@ -383,7 +379,7 @@ def ask_exactly(
     *,
     n_decoded: int,
     batch_size: int,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> Iterator[Answer]:
     """Count right tokens in a row, at most `n_decoded`, after each prompt of each sequence, (n, T).
 
@@ -400,8 +396,7 @@ def ask_exactly(
                 prompt, written = shown[row, :length], shown[row, length : length + n]
                 copied = is_copied(lm.tokenizer, prompt, written)
                 yield Answer(row, Prompt(length, start), n, copied)
-        if progress is not None:
-            progress.advance(len(table))
+        progress.advance(len(table))
 
 
 # -- training continued ---------------------------------------------------------------------
@@ -423,7 +418,7 @@ def run_arm(
     *,
     every: int,
     pad: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> list[_Look]:
     """Train a copy through the stream, (steps, batch, length), and give what each look at it gave.
 
@@ -437,8 +432,7 @@ def run_arm(
         for place, row in insertions.get(step, {}).items():
             rows[place] = row
         tuning.train(np.where(rows < 0, pad, rows), rows >= 0)
-        if progress is not None:
-            progress.advance()
+        progress.advance()
         if tuning.step % every == 0 or tuning.step == len(stream):
             found.append(look(tuning.lm, tuning.step))
     return found
@@ -463,6 +457,13 @@ def seen_in_training(table: pl.DataFrame) -> pl.Series:
     if not counts_duplicates(table):
         return pl.repeat(None, table.height, dtype=pl.Boolean, eager=True)
     return table["duplicates"] > 0
+
+
+def with_floats(lines: Sequence[Mapping[str, object]], others: Sequence[str]) -> pl.DataFrame:
+    """A table of lines; what is not among the `others` is a float, null where it is none."""
+    floats = [one for one in (lines[0] if lines else ()) if one not in others]
+    types = dict.fromkeys(floats, pl.Float64)
+    return pl.DataFrame(lines, schema_overrides=types).with_columns(pl.col(floats).fill_nan(None))
 
 
 UNCOUNTED = (

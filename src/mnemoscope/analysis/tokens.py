@@ -21,7 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from mnemoscope.analysis.figures import Chart, series_by, series_of
+from mnemoscope.analysis.figures import Chart, bars_by, series_by, series_of
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult
 from mnemoscope.analysis.rows import (
     Generated,
@@ -31,7 +31,7 @@ from mnemoscope.analysis.rows import (
     states_of,
 )
 from mnemoscope.errors import UserError
-from mnemoscope.progress import Progress, track
+from mnemoscope.progress import SILENT, Progress, track
 from mnemoscope.stats import Estimate, normal_mean, share_true
 from mnemoscope.taxonomy.groups import find_groups
 
@@ -211,7 +211,7 @@ def train_predictor(
     is_right: _Bools,
     held_back: _Bools,
     training: Training,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> Predictor:
     """Train on some sequences and keep the weights that do best on those held back.
 
@@ -243,8 +243,7 @@ def train_predictor(
             with torch.no_grad():
                 batches = torch.split(outside, training.batch_size)
                 loss = sum(float(loss_of(batch)) * len(batch) for batch in batches) / len(outside)
-            if progress is not None:
-                progress.advance(1)
+            progress.advance()
             waited += 1
             if loss < best:
                 best, waited = loss, 0
@@ -309,13 +308,8 @@ def _sentence(scores: pl.DataFrame, n: int) -> str:
 def _figures(
     scores: pl.DataFrame, steps: pl.DataFrame, levels: pl.DataFrame, n_steps: int
 ) -> Iterator[Chart]:
-    yield Chart(
-        title="Tokens, and whole sequences, told rightly, per cent (95 % interval)",
-        form="bars",
-        x_names=("tokens", "full sequences"),
-        percent=True,
-        series=series_by(scores, "predictor", "accuracy"),
-    )
+    title = "Tokens, and whole sequences, told rightly, per cent (95 % interval)"
+    yield bars_by(title, scores, "predictor", "accuracy", at="of", percent=True)
     yield Chart(
         title="Tokens told rightly, by their place, per cent (95 % interval)",
         x_label="generated token",

@@ -25,7 +25,7 @@ from mnemoscope.lm.continue_ import right_tokens
 from mnemoscope.lm.intervene import patched_states
 from mnemoscope.lm.model import LanguageModel, check_tokens, last_logits, prepend_bos, run_batches
 from mnemoscope.lm.probe import hidden_states
-from mnemoscope.progress import Progress
+from mnemoscope.progress import SILENT, Progress
 from mnemoscope.stats import normal_mean
 from mnemoscope.words import ranged
 
@@ -89,7 +89,7 @@ def find_changes(
     donors: npt.NDArray[np.integer[Any]],
     *,
     batch_size: int,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> Changes:
     """Replace every state of every prefix, one by one, by the donor's at the same place.
 
@@ -116,8 +116,7 @@ def find_changes(
             new = states[layer][row[:, None], places]
             with torch.inference_mode(), patched_states(lm, layer, places, new):
                 logits = last_logits(lm, prepend_bos(lm, batch[:, :-1]), wanted.shape[1])
-            if progress is not None:
-                progress.advance(len(one))
+            progress.advance(len(one))
             return np.asarray((logits.argmax(dim=-1) != wanted).cpu().numpy())
 
         numbers = torch.arange(len(rows))[:, None]
@@ -211,9 +210,10 @@ def _changes(inputs: AnalysisInputs, rows: pl.DataFrame, seed: int) -> Changes:
         "patched",
         make,
         label="Replacing states",
-        basis=lambda block: {"prefix": half, "donors": hash_ids(block, "donor_id")},
         size=_BLOCK,
         units=lm.n_layers * (half + 1),
+        of_block=lambda block: {"donors": hash_ids(block, "donor_id")},
+        prefix=half,
     )
     n, suffix = rows.height, inputs.length - half
     shapes = ((n, lm.n_layers, half, suffix), (n, lm.n_layers, suffix), (n, suffix))
