@@ -141,7 +141,7 @@ def score_level(
     if not asked:
         return row | {"note": "no control that trained"}
     found = measure_excess(own, asked, reader=source, **options)
-    row |= {"excess": found.value, "excess_low": found.low, "excess_high": found.high}
+    row |= Estimate(found.value, found.low, found.high).columns("excess")
     return row | as_lists("auc_excess", found.auc)
 
 

@@ -253,9 +253,7 @@ def _judge_best(catalogue: Mapping[str, Measured], by_sign: bool) -> Conclusion:
     figures = {
         "min_f1": best.min_f1,
         "rival_min_f1": rival.min_f1,
-        "difference": difference,
-        "difference_low": low,
-        "difference_high": high,
+        **stats.Estimate(difference, low, high).columns("difference"),
         "n": float(n),
     }
     return Conclusion("best", claim, verdict, reason, figures)
@@ -297,13 +295,9 @@ def _judge_confused(catalogue: Mapping[str, Measured], by_sign: bool) -> Conclus
     if low is None and not by_sign:
         reason += _NO_SIDE
     figures = {
-        "error": errors[pair],
-        "error_low": error_low,
-        "error_high": error_high,
+        **stats.Estimate(errors[pair], error_low, error_high).columns("error"),
         "next_error": errors[rest],
-        "difference": difference,
-        "difference_low": low,
-        "difference_high": high,
+        **stats.Estimate(difference, low, high).columns("difference"),
         "recite_f1": float(f1[1]),
         "recollect_f1": float(f1[-1]),
     }
@@ -366,7 +360,7 @@ def _judge_series(name: str, sweep: Mapping[str, Measured], by_sign: bool) -> Co
         f"{_percent(spread)}), {_percent(foot.min_f1)} at ρ = {rho:g} (a drop of "
         f"{_points(drop, drop_low, drop_high)}): {verdict}."
     )
-    figures = {"spread": spread, "drop": drop, "drop_low": drop_low, "drop_high": drop_high}
+    figures = {"spread": spread, **stats.Estimate(drop, drop_low, drop_high).columns("drop")}
     return Conclusion(name, "", verdict, reason, figures)
 
 

@@ -470,15 +470,13 @@ def _table(
     logprob: np.ndarray,
 ) -> pl.DataFrame:
     """What was tried, then what is held out; `survives` and `gap` of the first, NaN as null."""
-    n = held_out.height
-    return pl.DataFrame(
-        {
-            "sequence_id": pl.concat([tried["sequence_id"], held_out["sequence_id"]]),
-            "survives": pl.Series([*survives.tolist(), *[None] * n], dtype=pl.Boolean),
-            "gap": pl.Series([*gap.tolist(), *[None] * n], dtype=pl.Float32),
-            "logprob": pl.Series(logprob, dtype=pl.Float32),
-        }
-    ).fill_nan(None)
+    found = tried.select(
+        "sequence_id",
+        pl.Series("survives", survives, dtype=pl.Boolean),
+        pl.Series("gap", gap, dtype=pl.Float32),
+    )
+    rows = pl.concat([found, held_out.select("sequence_id")], how="diagonal")
+    return rows.with_columns(pl.Series("logprob", logprob, dtype=pl.Float32)).fill_nan(None)
 
 
 def _read(task: Task) -> pl.DataFrame:
@@ -717,44 +715,41 @@ def graft_verdict(score: Mapping[str, Any]) -> Grafted:
 def graft_statements(specific: pl.DataFrame, scores: pl.DataFrame) -> Iterator[str]:
     """What the grafts allow to be said, one sentence a taxonomy with a score."""
     for row in scores.drop_nulls("score").iter_rows(named=True):
-        name, broken, spared = (row[one] for one in ("taxonomy", "broken", "spared"))
-        score = plain_figure(row["score"], row["low"], row["high"], unit=" points", digits=0)
-        chance = f"labels permuted: {100 * row['permuted_high']:.0f} at most in 95 %"
-        verdict = graft_verdict(row)
-        if verdict is Grafted.FEW:
-            yield (
-                f"By cause, under {name}: the classes' largest difference is {score} ({chance}); a "
-                f"verdict needs {_DRAWS_FOR_A_VERDICT} draws of the controls, there are "
-                f"{row['draws']}."
+        yield f"By cause, under {row['taxonomy']}: {_said_of(row, specific)}"
+
+
+def _said_of(row: Mapping[str, Any], specific: pl.DataFrame) -> str:
+    score = plain_figure(row["score"], row["low"], row["high"], unit=" points", digits=0)
+    chance = f"labels permuted: {100 * row['permuted_high']:.0f} at most in 95 %"
+    beyond = f"beyond changes of equal norm and at equal margins ({chance})."
+    match graft_verdict(row):
+        case Grafted.FEW:
+            return (
+                f"the classes' largest difference is {score} ({chance}); a verdict needs "
+                f"{_DRAWS_FOR_A_VERDICT} draws of the controls, there are {row['draws']}."
             )
-            continue
-        if verdict is Grafted.UNEVEN:
-            yield (
-                f"By cause, under {name}: no verdict, as the model holds one class so much "
-                "more firmly than another that too few sequences have equal margins."
+        case Grafted.UNEVEN:
+            return (
+                "no verdict, as the model holds one class so much more firmly than another that "
+                "too few sequences have equal margins."
             )
-            continue
-        if verdict is Grafted.ALIKE:
-            yield (
-                f"By cause, under {name}: no part was found that holds one class more than another "
-                f"(largest difference {score}, matched on log-probability "
-                f"{100 * (row['by_logprob'] or 0.0):.0f}; {chance})."
+        case Grafted.ALIKE:
+            return (
+                f"no part was found that holds one class more than another (largest difference "
+                f"{score}, matched on log-probability {100 * (row['by_logprob'] or 0.0):.0f}; "
+                f"{chance})."
             )
-            continue
-        found = specific.filter(
-            (pl.col("taxonomy") == name) & (pl.col("class") == broken) & (pl.col("low") > 0)
-        ).sort("specificity", descending=True)
-        held = "; ".join(part_words(part) for part in found["part"].head(3))
-        if verdict is Grafted.VARYING:
-            yield (
-                f"By cause, under {name}: classes differ in mechanism. The part that divides two "
-                f"of them most, not always the same, breaks one {score} more than the other, "
-                f"beyond changes of equal norm and at equal margins ({chance})."
+        case Grafted.VARYING:
+            return (
+                "classes differ in mechanism. The part that divides two of them most, not always "
+                f"the same, breaks one {score} more than the other, {beyond}"
             )
-            continue
-        yield (
-            f"By cause, under {name}: {broken} and {spared} differ in mechanism. With "
-            f"{part_words(row['part'])} taken from the reference {broken} loses {score} more than "
-            f"{spared}, beyond changes of equal norm and at equal margins ({chance})."
-            + (f" {broken} depends most on {held}." if held else "")
-        )
+    broken, spared = row["broken"], row["spared"]
+    of_class = specific.filter(pl.col("class") == broken, taxonomy=row["taxonomy"])
+    found = of_class.filter(pl.col("low") > 0).sort("specificity", descending=True)
+    held = "; ".join(part_words(part) for part in found["part"].head(3))
+    return (
+        f"{broken} and {spared} differ in mechanism. With {part_words(row['part'])} taken from the "
+        f"reference {broken} loses {score} more than {spared}, {beyond}"
+        + (f" {broken} depends most on {held}." if held else "")
+    )

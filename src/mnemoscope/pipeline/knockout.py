@@ -39,6 +39,7 @@ from mnemoscope.pipeline.label import LABELS_FILE, samples_of
 from mnemoscope.pipeline.localize import StoredDelta, load_deltas, rank_edges
 from mnemoscope.pipeline.train import sample_rows
 from mnemoscope.progress import say, track
+from mnemoscope.stats import NO_ESTIMATE
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
 from mnemoscope.taxonomy.groups import find_groups
@@ -96,9 +97,7 @@ def cut_rows(
                 "draws": len(draws),
                 "n_edges": float(np.mean([sizes[cut][name][0] for cut in draws])),
                 "mass": float(np.mean([sizes[cut][name][1] for cut in draws])),
-                "survival": survival.value,
-                "low": survival.low,
-                "high": survival.high,
+                **survival.columns("survival", ends=""),
                 "score": float(np.mean([part["score"].to_numpy().mean() for part in parts])),
                 "logprob": float(np.mean([part["logprob"].to_numpy().mean() for part in parts])),
             }
@@ -132,9 +131,7 @@ def specificity_rows(
             "broken_own_equal_mass": float(np.mean(by_equal_mass[own])),
             "broken_others": json.dumps(others),
             "broken_own_by_others": json.dumps(by_others),
-            "specificity": None,
-            "low": None,
-            "high": None,
+            **NO_ESTIMATE.columns("specificity", ends=""),
         }
         if others:
             groups = {
@@ -144,7 +141,7 @@ def specificity_rows(
             index = specificity(
                 broken, by_equal_mass, own, n_resamples=_N_RESAMPLES, seed=seed, groups=groups
             )
-            row |= {"specificity": index.value, "low": index.low, "high": index.high}
+            row |= index.columns("specificity", ends="")
         yield row
 
 
