@@ -182,7 +182,6 @@ def _pieces(inputs: AnalysisInputs) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def _sentence(differences: pl.DataFrame) -> str:
-    """Every boundary difference, of the memorized and of the others."""
     said = []
     for what, unit in UNITS.items():
         shown = []
@@ -196,7 +195,6 @@ def _sentence(differences: pl.DataFrame) -> str:
 
 
 def _figures(differences: pl.DataFrame, curves: pl.DataFrame, prefix: int) -> Iterator[Chart]:
-    """The curves, then the boundary differences."""
     for what, title in _TITLES.items():
         yield Chart(
             title=title,

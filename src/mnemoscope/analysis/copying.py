@@ -587,7 +587,6 @@ def _figures(
     attention: pl.DataFrame | None,
     settings: Settings,
 ) -> Iterator[Chart]:
-    """Shares by model and rows, what idea copies are worth, AUC of flat attention by layer."""
     kinds = [kind for kind in KINDS if shares.filter(kind=kind)["n"].null_count() == 0]
     # One control says enough of shuffled words, and the page has six colours.
     is_shown = (pl.col("model") != SHUFFLED) | (pl.col("rows") == ROWS[True])

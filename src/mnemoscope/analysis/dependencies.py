@@ -404,7 +404,6 @@ def own_proportions(
 
 
 def _sentence(table: pl.DataFrame) -> str:
-    """Which feature goes with memorization most, by each coefficient."""
     whole = table.filter(kind="all", category="all")
     said = []
     for name, words in _NAMES.items():
@@ -416,7 +415,6 @@ def _sentence(table: pl.DataFrame) -> str:
 
 
 def _figures(table: pl.DataFrame, perplexity: pl.DataFrame) -> Iterator[Chart | HeatMap]:
-    """Coefficients over all sequences; Pearson by group; divergence by band."""
     whole = table.filter(kind="all", category="all")
     names = whole["feature"].unique(maintain_order=True).to_list()
     shown = tuple(name.replace("_", " ") for name in names)
@@ -460,7 +458,6 @@ def _further(
     perplexity: pl.DataFrame,
     settings: Settings,
 ) -> Iterator[str]:
-    """What the reader must know."""
     yield f"{rows.height:,} sequences; token frequencies are those of {frequency_source(inputs)}."
     known = set(table["feature"])
     left_out = [name for name in FEATURES if name not in known]

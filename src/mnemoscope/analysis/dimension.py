@@ -383,7 +383,6 @@ def _by_class(
 
 
 def _kind_shares(found: pl.DataFrame, near: npt.NDArray[np.int64] | None) -> pl.DataFrame:
-    """Share of each kind in each class."""
     lines = []
     for name in found["class"].unique(maintain_order=True):
         here = (found["class"] == name).to_numpy()
@@ -467,7 +466,6 @@ def _sentence(classes: pl.DataFrame, kinds: pl.DataFrame, aucs: pl.DataFrame) ->
 
 
 def _adds(row: dict[str, object]) -> str:
-    """Say whether geometry adds to entropy."""
     low, high = row["added_low"], row["added_high"]
     figure = ranged(row, "added", digits=3)
     if not isinstance(low, float) or not isinstance(high, float):

@@ -195,7 +195,6 @@ def _judge(inputs: AnalysisInputs, lm: LanguageModel, rows: pl.DataFrame, label:
 def _by_sequence(
     rows: pl.DataFrame, classes: Mapping[str, Bools], judged: Mapping[str, Judged]
 ) -> pl.DataFrame:
-    """One row a sequence and model."""
     held = np.array([*classes.values()]).T
     names = [[one for one, here in zip(classes, row, strict=True) if here] for row in held]
     base = rows.select("sequence_id", "kind", "seen").with_columns(pl.Series("classes", names))

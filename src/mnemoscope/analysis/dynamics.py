@@ -393,7 +393,6 @@ def _forgetting_frames(
 
 
 def _sentence(frames: dict[str, pl.DataFrame], settings: Settings) -> str:
-    """M, T(τ), and what is left after one reading."""
     whole = frames["tokens"].row(0, named=True)
     learnt = frames["thresholds"].row(0, named=True)
     floors = {row["arm"]: row for row in frames["floors"].iter_rows(named=True)}
@@ -414,7 +413,6 @@ def _sentence(frames: dict[str, pl.DataFrame], settings: Settings) -> str:
 
 
 def _charts(frames: dict[str, pl.DataFrame], settings: Settings) -> tuple[Figure, ...]:
-    """Forgetting, learning, right tokens by position and by kind."""
     kinds = frames["kinds"].filter(group="all")
     return (
         Chart(

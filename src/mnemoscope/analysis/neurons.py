@@ -334,7 +334,6 @@ def _mean_of(every: list[Measured]) -> Measured:
 
 
 def _ranking_words(ranking: pl.DataFrame) -> Iterator[str]:
-    """Kendall's τ of each measure in words."""
     said = [
         f"{row['measure']} {row['note'] or ranged(row, 'kendall', ends='', digits=2)}"
         for row in ranking.iter_rows(named=True)
@@ -347,7 +346,6 @@ def _ranking_words(ranking: pl.DataFrame) -> Iterator[str]:
 
 
 def _words(differences: pl.DataFrame, of: str) -> str:
-    """Every class's differences in words."""
     words: dict[str, list[str]] = {}
     for one in differences.filter(of=of).iter_rows(named=True):
         words.setdefault(one["class"], []).append(
@@ -379,7 +377,6 @@ def _further(
 
 
 def _figures(measures: pl.DataFrame) -> tuple[Chart, ...]:
-    """Both measures by layer, a curve a class."""
     own = measures.filter(model=OWN).rename({"above_shuffled": "above"})
     titles = {
         "entropy": "Entropy of a neuron, mean, nats",

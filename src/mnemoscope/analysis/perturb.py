@@ -471,7 +471,6 @@ def _frames(
 
 
 def _sentence(frames: dict[str, pl.DataFrame], settings: Settings) -> str:
-    """What bears a changed word, and what comes back after unlearning."""
     back = {row["group"]: row for row in frames["recovery"].iter_rows(named=True)}
     gone, unseen = back["unlearned"], back["unseen"]
     typo = frames["prompts"].filter(kind="typo", group="Recall")
@@ -492,7 +491,6 @@ def _sentence(frames: dict[str, pl.DataFrame], settings: Settings) -> str:
 
 
 def _charts(frames: dict[str, pl.DataFrame]) -> tuple[Figure, ...]:
-    """Tokens by change, whole suffixes by change, the steps of unlearning."""
     prompts, memorized = frames["prompts"], ["Recall", "Guess"]
     return (
         bars_by(

@@ -565,7 +565,6 @@ def _log_likelihood(model: Any) -> tuple[float, str]:
 
 
 def _sentence(scores: pl.DataFrame) -> str:
-    """The F1 of every model."""
     rows = scores.filter(figure="f1", category="all").select("model", "value", "low", "high")
     said = ", ".join(f"{_WORDS[model]} {plain_figure(*figure)}" for model, *figure in rows.rows())
     return (
@@ -575,7 +574,6 @@ def _sentence(scores: pl.DataFrame) -> str:
 
 
 def _figures(scores: pl.DataFrame, weights: pl.DataFrame) -> Iterator[Chart]:
-    """Figures of the models over all; F1 by category; weights."""
     models = scores["model"].unique(maintain_order=True).to_list()
     categories = scores["category"].unique(maintain_order=True).to_list()
     shifts = {model: 0.16 * (i - (len(models) - 1) / 2) for i, model in enumerate(models)}
@@ -608,7 +606,6 @@ def _figures(scores: pl.DataFrame, weights: pl.DataFrame) -> Iterator[Chart]:
 
 
 def _further(inputs: AnalysisInputs, data: Data, partition: Partition | None) -> Iterator[str]:
-    """What the reader must know."""
     n_test = int(data.is_test.sum())
     yield (
         f"{len(data.label) - n_test:,} sequences to fit, {n_test:,} put aside (near duplicates on "

@@ -314,7 +314,6 @@ def _layers(n_layers: int, most: int) -> list[int]:
 
 
 def _mean(values: _Floats) -> float:
-    """Mean of what is finite."""
     kept = values[np.isfinite(values)]
     return float(kept.mean()) if len(kept) else float("nan")
 
@@ -429,7 +428,6 @@ def _further(
 
 
 def _figures(layers: pl.DataFrame, means: pl.DataFrame, settings: Settings) -> Iterator[Chart]:
-    """AUC by layer and model, and the mean of each class by layer."""
     if settings.label == "token":
         yield Chart(
             title="ROC AUC of low PSMI for memorized, by layer (95 % interval; .5: no relation)",

@@ -282,7 +282,6 @@ def _figures(
     groups: dict[str, list[int]],
     near: npt.NDArray[np.int64] | None,
 ) -> Iterator[Chart | HeatMap]:
-    """States, positions, tokens of the suffix, layers."""
     by_state = changes.by_state.mean(axis=0)
     depths = ("embedding", *(f"after layer {layer}" for layer in range(1, len(by_state))))
     yield _map(

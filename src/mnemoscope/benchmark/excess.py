@@ -422,7 +422,6 @@ def _check_pairs(sources: Mapping[str, Votes]) -> None:
 
 
 def _once(votes: Votes) -> Resamples:
-    """The sequences as they are."""
     return Resamples(np.ones((1, len(votes.true)), dtype=np.int32))
 
 
@@ -623,7 +622,6 @@ def _say_lost(figures: BenchmarkFigures) -> str:
 
 
 def _say_missing(figures: BenchmarkFigures) -> str:
-    """Why there is no excess."""
     if not figures.has_like_runs:
         return (
             "the controls were not trained with this setting (benchmark.control_settings: 0 "

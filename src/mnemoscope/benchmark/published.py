@@ -223,7 +223,6 @@ def pair_errors(confusions: stats.Floats) -> dict[tuple[int, int], stats.Floats]
 
 
 def _judge_best(catalogue: Mapping[str, Measured], by_sign: bool) -> Conclusion:
-    """Guess-Recall against the best of the others."""
     claim = "Guess or Recall is the best of all taxonomies."
     best = catalogue.get(_BEST)
     partitions: dict[str, Measured] = {}
@@ -260,7 +259,6 @@ def _judge_best(catalogue: Mapping[str, Measured], by_sign: bool) -> Conclusion:
 
 
 def _judge_confused(catalogue: Mapping[str, Measured], by_sign: bool) -> Conclusion:
-    """Recite and Recollect against every other pair of their taxonomy."""
     claim = (
         "Recite and Recollect are hard to tell apart: of all classes of their taxonomy these two "
         "are confused most."
@@ -365,7 +363,6 @@ def _judge_series(name: str, sweep: Mapping[str, Measured], by_sign: bool) -> Co
 
 
 def _judge_guessed(guessed: stats.Estimate, by_sign: bool) -> Conclusion:
-    """The guessed share of memorized sequences against a quarter."""
     claim = "Over a quarter of what can be extracted is guessed, not recalled."
     if guessed.value is None:
         reason = "Of no memorized sequence is it known whether it can be guessed."
@@ -396,7 +393,6 @@ def pair_auc(confusions: stats.Floats, first: int, second: int) -> stats.Floats:
 
 
 def _judge_few_shot(catalogue: Mapping[str, Measured], by_sign: bool) -> Conclusion:
-    """The best of Recite[δ] from Recollect[δ] against Guess from Recall."""
     claim = (
         "Few-shot recollection is no mechanism of its own: at no δ are Recite[δ] and Recollect[δ] "
         "told apart as well as Guess and Recall."
@@ -632,7 +628,6 @@ def _published_figures(suffix: str, printed: Mapping[str, Any]) -> dict[str, flo
 
 
 def _our_columns(published: Mapping[str, Any], one: OurFigures | None) -> dict[str, Any]:
-    """Our side of a row."""
     if one is None:
         return {"state": "absent"}
     same = ""
@@ -678,7 +673,6 @@ def _measured(
 
 
 def _reorder(confusions: stats.Floats | None, order: Sequence[int]) -> stats.Floats | None:
-    """Rows and columns in another order of the classes."""
     if confusions is None:
         return None
     places = list(order)
@@ -706,7 +700,6 @@ def _correlate(
 
 @cache
 def _key(published_name: str) -> str:
-    """Partition of a published name."""
     return parse_taxonomy(published_name).partition_key
 
 

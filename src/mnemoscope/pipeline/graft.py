@@ -303,7 +303,6 @@ def _tried(study: Study) -> pl.DataFrame:
 
 
 def _taxonomies(study: Study) -> dict[str, list[str]]:
-    """Memorized classes of each taxonomy of the study."""
     return {
         entry["taxonomy"]: [one for one in entry["classes"] if one != NON_MEMO]
         for entry in samples_of(study).values()
@@ -647,7 +646,6 @@ def _rows(
     tried: Tried,
     heldout: Sequence[float | None],
 ) -> Iterator[dict[str, Any]]:
-    """One row a class and graft."""
     for at, name in enumerate(classes):
         of_class = tried.classes == at
         for column, graft in enumerate(grafts):

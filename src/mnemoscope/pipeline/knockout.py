@@ -198,7 +198,6 @@ def _by_kind(cuts: Iterable[Cut]) -> dict[tuple[str, str, float | None], list[Cu
 
 
 def _broken(frame: pl.DataFrame, name: str) -> np.ndarray:
-    """Which sequences of a class are no longer reproduced."""
     return ~frame.filter(pl.col("class") == name)["survives"].to_numpy()
 
 
@@ -377,7 +376,6 @@ def _of_another(classes: pl.Series) -> torch.Tensor:
 
 
 def _generator(*seeds: int) -> torch.Generator:
-    """A torch generator seeded with several numbers."""
     state = np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 

@@ -251,7 +251,6 @@ def _rows(name: str, sample: Sample, variant: Variant) -> pl.DataFrame:
 
 
 def _tell(drawn: Drawn, n_names: int) -> None:
-    """Report impossible samples and what all samples need together."""
     entries, n_aliases = drawn.entries, len(drawn.aliases)
     impossible = [name for name, entry in entries.items() if "impossible" in entry]
     if len(impossible) == len(entries):

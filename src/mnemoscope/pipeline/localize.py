@@ -257,7 +257,6 @@ def _of_cnn(study: Study, job: Job) -> list[LocalizedCnn]:
 def _delta_of(
     study: Study, job: Job, trained: TrainedCnn, attribution: str, rows: pl.DataFrame
 ) -> Decisiveness:
-    """Δ of one CNN from some of its evaluation sequences."""
     return decisiveness(
         trained,
         job_maps(study, job, rows),
@@ -660,7 +659,6 @@ def _shared(
 
 
 def _average_stored(parts: Sequence[StoredDelta]) -> StoredDelta:
-    """One map of all models."""
     delta, n_says = average_models([one.delta for one in parts], [one.n_says for one in parts])
     counts: dict[str, Any] = {
         name: tuple(int(n) for n in np.sum([getattr(one, name) for one in parts], axis=0))

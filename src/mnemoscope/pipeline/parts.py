@@ -193,7 +193,6 @@ def _working_on(
 
 
 def _graft(study: Study, part: Part, models: Models, *, redo: bool) -> Path:
-    """Make every n-th graft."""
     check_twin(study)
     facts, loaded = _facts(study, models, ("model", "reference")), load_pair(study, models)
     parts = wanted_parts(study, loaded)
@@ -203,7 +202,6 @@ def _graft(study: Study, part: Part, models: Models, *, redo: bool) -> Path:
 
 
 def _continue(study: Study, part: Part, folder: Path, hold: Hold) -> None:
-    """Continue or scan every n-th chunk of the table."""
     mine = [block for block in chunk_blocks(study) if part.does(block.number)]
     if not mine:
         say(f"Part {part}: nothing to do, the table has fewer blocks than there are parts.")

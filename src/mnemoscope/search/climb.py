@@ -573,7 +573,6 @@ def _climb(study: Study, entries: list[Entry], references: list[Entry]) -> list[
 
 
 def _full_rung(study: Study) -> Rung:
-    """Training as in any study."""
     return Rung("full", study.settings.train.preset, tuple(study.settings.search.seeds))
 
 
