@@ -43,7 +43,7 @@ from mnemoscope.files import (
 )
 from mnemoscope.plugins import Plugin, call_plugin, find_plugins, load_plugin, lower
 from mnemoscope.study.folder import Study, versions
-from mnemoscope.study.settings import said_of
+from mnemoscope.study.settings import first_problem
 
 Need = Literal["scores", "features", "classes", "perplexities", "model", "second model", "students"]
 Use = Literal["features", "classes", "duplicates", "maps", "second model", "corpus"]
@@ -138,14 +138,9 @@ class Entry:
         try:
             return kind.model_validate(values)
         except ValidationError as error:
-            problem = error.errors()[0]
-        key = ".".join(str(part) for part in problem["loc"]) or "settings"
-        if problem["type"] == "extra_forbidden":
             known = list(kind.model_fields)
-            said = "unknown key." + (nearest(key, known) or f" Known: {', '.join(known)}.")
-        else:
-            said = f"{said_of(problem)}. Correct the value."
-        raise UserError(f"analyze {self.name}, {key}: {said}")
+            where = f"analyze {self.name}"
+            raise UserError(first_problem(error, where, lambda _: known)) from None
 
 
 _PERPLEXITIES = "about once through each sequence; nothing in a study without a model"

@@ -4,7 +4,7 @@ Flags override the file, which overrides defaults. Unknown keys raise an error w
 Shipped study files and the names in settings are looked up here, before torch is loaded.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -617,26 +617,24 @@ def parse_settings(values: dict[str, Any], *, where: str) -> StudySettings:
     try:
         return StudySettings.model_validate(values)
     except ValidationError as error:
-        raise UserError(_first_problem(error, where)) from None
+        raise UserError(first_problem(error, where, _known_keys)) from None
 
 
-def _first_problem(error: ValidationError, where: str) -> str:
-    """One line about the first error."""
+def first_problem(
+    error: ValidationError, where: str, known_keys: Callable[[list[str]], list[str]]
+) -> str:
+    """One line about the first error; `known_keys` gives the keys that may stand at a place."""
     problem = error.errors()[0]
     location = [str(part)[:100] for part in problem["loc"]]
-    key = ".".join(location)
+    key = ".".join(location) or "settings"
     if problem["type"] == "extra_forbidden":
-        known = _known_keys(location[:-1])
+        known = known_keys(location[:-1])
         hint = nearest(location[-1], known) or f" Known: {', '.join(known)}."
         return f"{where}, {key}: unknown key.{hint}"
-    return f"{where}, {key}: {said_of(problem)}. Correct the value."
-
-
-def said_of(problem: Mapping[str, Any]) -> str:
-    """What a validation error says, and of what, on one line."""
     got = repr(problem.get("input"))
     got = got if len(got) <= _SHOWN else got[: _SHOWN - 1] + "…"
-    return f"{problem['msg'].removeprefix('Value error, ')} (got {got})"
+    said = problem["msg"].removeprefix("Value error, ")
+    return f"{where}, {key}: {said} (got {got}). Correct the value."
 
 
 def _known_keys(location: list[str]) -> list[str]:
