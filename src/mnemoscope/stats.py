@@ -457,12 +457,12 @@ def resampled_auc(values: ArrayLike, own: ArrayLike, drawn: ArrayLike) -> Floats
     `drawn` (resamples, n) says how often each counts, as `draw_within` gives: (1 + resamples,).
     """
     every, sides = np.asarray(values, dtype=np.float64), np.asarray(own, dtype=bool)
-    order = np.argsort(every, kind="stable")
-    ranked, sides = every[order], sides[order]
-    starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))  # of ties
-    counts = np.concatenate([np.ones((1, len(every))), np.asarray(drawn)])[:, order]
-    above = np.add.reduceat(counts * sides, starts, axis=1)
-    below = np.add.reduceat(counts * ~sides, starts, axis=1)
-    wins = above * (below.cumsum(axis=1) - below / 2)
-    found: Floats = wins.sum(axis=1) / (above.sum(axis=1) * below.sum(axis=1))
-    return found
+    counts = np.concatenate([np.ones((1, len(every))), np.asarray(drawn)])
+    above, below = counts[:, sides], counts[:, ~sides]
+    order = np.argsort(every[~sides], kind="stable")
+    passed = np.pad(below[:, order].cumsum(axis=1), ((0, 0), (1, 0)))
+    ranked, wins = every[~sides][order], np.zeros(len(counts))
+    for side in ("left", "right"):  # ties count half
+        places = np.searchsorted(ranked, every[sides], side=side)
+        wins += np.einsum("rm,rm->r", above, passed[:, places])
+    return np.asarray(wins / (2 * above.sum(axis=1) * below.sum(axis=1)))

@@ -235,28 +235,12 @@ def auc_of_each(
     """
     if votes.scores is None:
         raise ValueError("pairwise AUC: no class probabilities were kept")
-    first, second = (np.flatnonzero(votes.true == label) for label in pair)
-    one, other = (votes.scores[..., label].astype(np.float64) for label in pair)
+    rows = np.isin(votes.true, pair)
+    is_first, drawn = votes.true[rows] == pair[0], sequences[:, rows]
+    one, other = (votes.scores[:, rows, label].astype(np.float64) for label in pair)
     total = one + other
     ratios = np.divide(one, total, out=np.full_like(total, 0.5), where=total > 0)
-    above, below = (sequences[:, rows].astype(np.float64) for rows in (first, second))
-    n_pairs = above.sum(axis=1) * below.sum(axis=1)
-    areas = [_area(ratio[first], ratio[second], above, below) for ratio in ratios]
-    return np.asarray(np.stack(areas) / n_pairs)
-
-
-def _area(
-    above: stats.Floats, below: stats.Floats, weights: stats.Floats, counterweights: stats.Floats
-) -> stats.Floats:
-    """Weighted pairs in the right order, ties half: scores (m,) above (k,), by resample."""
-    order = np.argsort(below, kind="stable")
-    passed = np.zeros((len(weights), len(below) + 1))
-    np.cumsum(counterweights[:, order], axis=1, out=passed[:, 1:])
-    ranked = below[order]
-    lower, upper = (np.searchsorted(ranked, above, side=side) for side in ("left", "right"))
-    area: stats.Floats = np.einsum("rm,rm->r", weights, passed[:, lower])
-    area += np.einsum("rm,rm->r", weights, passed[:, upper])
-    return area / 2
+    return np.stack([stats.resampled_auc(ratio, is_first, drawn)[1:] for ratio in ratios])
 
 
 def estimate_auc(votes: Votes, *, seed: int, n_resamples: int) -> tuple[stats.Estimate, ...] | None:
