@@ -141,10 +141,10 @@ def report(
         near = covered(tokens, [(one.first, one.last) for one in own])
         whole = {place for start, end, _ in passages for place in range(start, end)}
         called.append((len(near & whole), len(near)))
-        if passages:
-            outside += len(near - whole)
-        else:
+        if kind == ("unseen",):
             alarms, characters = alarms + len(near), characters + len(text)
+        else:
+            outside += len(near - whole)
         for start, end, origin in passages:
             half = set(range(start + (end - start) // 2, end))
             either = (strict | near) & half
