@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from pydantic import Field
 from scipy.special import logsumexp
+from typing_extensions import TypedDict
 
 from mnemoscope.audit.documents import Document, Tokens, character_range, token_texts
 from mnemoscope.audit.rule import GUESS, RECALL, decide
@@ -86,8 +88,19 @@ SPAN_COLUMNS: dict[str, Any] = {
 }
 """Columns of `spans.parquet`, in order; docs/audit-files.md says what each is."""
 
-Choices = list[list[dict[str, Any]]]
-"""For each token of a suffix the likeliest tokens, as `text` and `logprob`."""
+Logprob = Annotated[float, Field(lt=1e-3, allow_inf_nan=False)]
+"""Natural logarithm of a probability; above 0 by rounding alone."""
+
+
+class Choice(TypedDict):
+    """A likely token."""
+
+    text: str
+    logprob: Logprob
+
+
+Choices = list[list[Choice]]
+"""For each token of a suffix the likeliest tokens."""
 
 
 class Written(NamedTuple):

@@ -20,11 +20,12 @@ from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from pydantic import Field
 
 from mnemoscope.audit.documents import (
     NOTHING,
@@ -34,13 +35,21 @@ from mnemoscope.audit.documents import (
     Tokens,
     token_texts,
 )
-from mnemoscope.audit.evidence import Beside, Choices, Judged, Written, gather_evidence
+from mnemoscope.audit.evidence import (
+    Beside,
+    Choice,
+    Choices,
+    Judged,
+    Logprob,
+    Written,
+    gather_evidence,
+)
 from mnemoscope.audit.ordinary import read_prompts
 from mnemoscope.audit.run import coarse_places
 from mnemoscope.audit.settings import AuditSettings, EndpointSettings
 from mnemoscope.audit.spans import Growth, Place, Span, window_table
 from mnemoscope.errors import NoRoomError, UserError
-from mnemoscope.files import digest
+from mnemoscope.files import check_shape, digest
 from mnemoscope.parse import parse_json
 from mnemoscope.progress import track
 from mnemoscope.version import __version__
@@ -53,7 +62,6 @@ _SAME = 1e-6  # nats; the service rounds what it says twice of one token
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
 _LONGEST_PAUSE = 300.0  # seconds that a service may tell us to wait before we give up instead
 _MOST_BYTES = 16 * 2**20
-_ROUNDED = 1e-3  # nats above 0 that are rounding still
 _AGAIN = {408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529}
 _SHORTEST_SECRET = 12  # characters; a shorter key stands for none (EMPTY), and texts hold it too
 _NO_MONEY = ("insufficient_quota", "billing_hard_limit_reached")
@@ -63,6 +71,9 @@ _MORE = 4  # times as many where an answer was right and cut
 _FINISH = 3  # tokens more where the last one ends inside a character: at most three bytes miss
 _CHARACTERS_A_TOKEN = 4  # of text whose tokens we do not know
 _GROWN = 2  # windows of a passage from which it is followed on
+
+
+_Number = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Answer(NamedTuple):
@@ -81,13 +92,13 @@ class Answer(NamedTuple):
 
     text: str
     finish_reason: str | None
-    token_ids: list[int] | None
+    token_ids: list[_Number] | None
     tokens: list[str] | None
-    logprobs: list[float | None] | None
+    logprobs: list[Logprob | None] | None
     alternatives: Choices | None
     model: str | None
-    prompt_tokens: int | None
-    completion_tokens: int | None
+    prompt_tokens: _Number | None
+    completion_tokens: _Number | None
 
 
 def parse_answer(response: Any) -> Answer:
@@ -121,43 +132,14 @@ def parse_answer(response: Any) -> Answer:
 
 def check_answer(answer: Answer) -> None:
     """Raise ValueError for a field of another type, or lists of unequal length."""
-    kinds: dict[str, Callable[[Any], bool]] = {
-        "text": lambda one: isinstance(one, str),
-        "finish_reason": lambda one: one is None or isinstance(one, str),
-        "model": lambda one: one is None or isinstance(one, str),
-        "prompt_tokens": lambda one: one is None or _is_id(one),
-        "completion_tokens": lambda one: one is None or _is_id(one),
-        "token_ids": _list_of(_is_id),
-        "tokens": _list_of(lambda one: isinstance(one, str)),
-        "logprobs": _list_of(lambda one: one is None or _is_logprob(one)),
-        "alternatives": _list_of(_is_choice),
-    }
-    for name, is_right in kinds.items():
-        if not is_right(getattr(answer, name)):
-            raise ValueError(f"its {name} cannot be read")
+    try:
+        check_shape(answer._asdict(), Answer)
+    except ValueError as error:
+        name = str(error).partition(":")[0].partition(".")[0]
+        raise ValueError(f"its {name} cannot be read") from None
     lists = (answer.tokens, answer.logprobs, answer.alternatives)
     if len({len(one) for one in lists if one is not None}) > 1:
         raise ValueError("its tokens and log-probabilities differ in number")
-
-
-def _list_of(is_right: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: value is None or (isinstance(value, list) and all(map(is_right, value)))
-
-
-def _is_id(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**31
-
-
-def _is_logprob(value: Any) -> bool:
-    """A finite logarithm of a probability, up to rounding."""
-    return type(value) in (int, float) and math.isfinite(value) and value < _ROUNDED
-
-
-def _is_choice(value: Any) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(one, dict) and isinstance(one.get("text"), str) and _is_logprob(one["logprob"])
-        for one in value
-    )
 
 
 def _read_logprobs(found: Any) -> tuple[Any, Any, Any, Any]:
@@ -180,9 +162,12 @@ def _read_logprobs(found: Any) -> tuple[Any, Any, Any, Any]:
     )
 
 
-def _choices(pairs: Any) -> list[dict[str, Any]]:
-    found = [{"text": whole_characters(text), "logprob": _value(value)} for text, value in pairs]
-    found = [one for one in found if one["logprob"] is not None]
+def _choices(pairs: Any) -> list[Choice]:
+    found = [
+        Choice(text=whole_characters(text), logprob=known)
+        for text, value in pairs
+        if (known := _value(value)) is not None
+    ]
     return sorted(found, key=lambda one: -one["logprob"])
 
 
