@@ -7,7 +7,7 @@ from tiny_families import FAMILIES, MORE_FAMILIES, named, random_tokens
 
 from mnemoscope.errors import UserError
 from mnemoscope.lm.continue_ import continue_sequences
-from mnemoscope.lm.intervene import _ChangedSoftmax, _Scaling, cut_attention
+from mnemoscope.lm.intervene import AtSoftmax, _Scaling, cut_attention
 from mnemoscope.lm.model import last_logits, prepend_bos
 
 T = 64
@@ -93,7 +93,7 @@ def test_a_row_attends_to_what_is_left_of_it(build, n_sinks):
     weights = scores.softmax(dim=-1)
     for renormalize in (False, True):
         scaling = _Scaling(build("gpt_neox"), ~edges, renormalize=renormalize)
-        with _ChangedSoftmax(scaling, T):
+        with AtSoftmax(lambda _, after, own=scaling: own.change(after, T)):
             left = torch.softmax(scores, dim=-1)
         whole = weights[..., 0] + (weights[..., T:].sum(-1) if n_sinks else 0)
         ratio = 1 / whole if renormalize else torch.ones(())

@@ -23,11 +23,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.lm.continue_ import compare
-from mnemoscope.lm.intervene import SOFTMAX, around_attention
+from mnemoscope.lm.intervene import AtSoftmax, around_attention
 from mnemoscope.lm.model import (
     LanguageModel,
     attention_modules,
@@ -647,21 +646,6 @@ def _projections(layer: nn.Module) -> list[nn.Module]:
     return list(chain.from_iterable(map(search, attention_modules(layer))))
 
 
-class _Scores(TorchFunctionMode):
-    """While active, keep what enters the first softmax."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: Tensor | None = None
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func in SOFTMAX and self.found is None:
-            self.found = args[0]
-        return func(*args, **(kwargs or {}))
-
-
 def _score_columns(
     lm: LanguageModel,
     layers: Sequence[nn.Module],
@@ -689,9 +673,15 @@ def _score_columns(
         return add_leaf
 
     def attend(run: Callable[[], Any], n_keys: int | None) -> Any:  # noqa: ARG001 - see `Attend`
-        with _Scores() as mode:
+        entered: list[Tensor] = []
+
+        def keep(before: Tensor, after: Tensor) -> Tensor:
+            entered.append(before)
+            return after
+
+        with AtSoftmax(keep):
             output = run()
-        scores.append(mode.found)
+        scores.append(entered[0] if entered else None)
         return output
 
     with ExitStack() as stack:

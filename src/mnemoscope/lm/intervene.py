@@ -92,11 +92,18 @@ class _Scaling:
 
     def attend(self, run: Callable[[], Any], n_keys: int | None) -> Any:
         """Run one layer's attention with its softmax changed."""
-        with _ChangedSoftmax(self, n_keys) as mode:
+        n_seen = 0
+
+        def change(_: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+            nonlocal n_seen
+            n_seen += 1
+            return self.change(weights, n_keys)
+
+        with AtSoftmax(change):
             output = run()
-        if mode.n_seen != 1:
+        if n_seen != 1:
             raise UserError(
-                f"{self._name}: its attention calls {mode.n_seen} softmaxes a layer, so its edges "
+                f"{self._name}: its attention calls {n_seen} softmaxes a layer, so its edges "
                 "cannot be cut. Choose another model."
             )
         self._layer = (self._layer + 1) % self._n_layers
@@ -135,22 +142,21 @@ class _Scaling:
         return self._factors[:, self._layer, rows, self._seen - n_keys : self._seen]
 
 
-class _ChangedSoftmax(TorchFunctionMode):
-    """While active, scale what a softmax gives."""
+class AtSoftmax(TorchFunctionMode):
+    """While active, a softmax gives what a function makes of what enters it and what leaves."""
 
-    def __init__(self, scaling: _Scaling, n_keys: int | None) -> None:
+    def __init__(self, change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
-        self._scaling, self._n_keys = scaling, n_keys
-        self.n_seen = 0
+        self._change = change
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
+        given = kwargs or {}
+        result = func(*args, **given)
         if func not in SOFTMAX:
             return result
-        self.n_seen += 1
-        return self._scaling.change(result, self._n_keys)
+        return self._change(args[0] if args else given["input"], result)
 
 
 def _checked(lm: LanguageModel, edges: torch.Tensor) -> torch.Tensor:
