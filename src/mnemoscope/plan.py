@@ -141,13 +141,14 @@ class Cost(NamedTuple):
     control_training: float
 
 
-class Grafts(NamedTuple):
-    """Grafts and patches of the verb `graft`; each scans `n_tried` memorized sequences at most."""
+class _Known(NamedTuple):
+    """What decides the cost of a study; `speed` is the measured seconds per token, if any."""
 
-    n_grafts: int
-    n_patches: int
-    n_tried: int
-    seconds: float
+    settings: StudySettings
+    need: Need
+    passes: list[Passes]
+    trainings: Mapping[str, int]
+    speed: float | None
 
 
 class Published(NamedTuple):
@@ -199,16 +200,17 @@ def plan(settings: StudySettings, folder: Path, *, redo: bool = False) -> Plan:
     n_controlled = sum(wanted is None or name in wanted for name, _ in need.samples)
     trainings = n_trainings(settings, len(need.samples), has_reference, n_controlled)
     speed = None if models is None else _time_capture(models, settings)
-    cost = None if shape is None else find_cost(settings, shape, speed, need, passes, trainings)
-    published = find_published(settings, taxonomies, shape, speed, need)
-    grafts = None
+    known = _Known(settings, need, passes, trainings, speed)
+    cost = None if shape is None else _find_cost(known, shape)
+    published = _find_published(known, taxonomies, shape)
+    rows = [*_rows(known, cost, published)]
     if has_reference and shape is not None:
-        grafts = find_grafts(settings, shape, speed, need, data.n_memorized)
+        rows += _graft_rows(known, shape, data.n_memorized)
     n_unshared = _n_unshared(settings, possible)
     share = need.n_maps / max(1, n_unshared)
     return Plan(
         lines=[
-            _summary(settings, need, trainings, cost, is_measured=speed is not None),
+            _summary(known, cost),
             f"Study {folder} ({'there already' if study else 'new'}).",
             model_line,
             *data.lines,
@@ -222,11 +224,11 @@ def plan(settings: StudySettings, folder: Path, *, redo: bool = False) -> Plan:
             ),
             _stages_said(todo),
         ],
-        rows=list(_rows(settings, need, passes, trainings, cost, published, grafts)),
+        rows=rows,
         notes=[
             f"Captured: {need.how}; {need.n_maps:,} are {share:.0%} of the {n_unshared:,} that "
             "the taxonomies need without sharing (taxonomies × classes × sequences a class).",
-            *([] if shape is None else _notes(settings, shape, speed, passes, published)),
+            *([] if shape is None else _notes(known, shape, published)),
         ],
     )
 
@@ -809,15 +811,9 @@ def cnn_flops(n_channels: int, length: int, *, kernel: int, filters: int) -> int
     return 2 * first * first * n_channels * area + 2 * second * second * filters * area
 
 
-def find_cost(
-    settings: StudySettings,
-    shape: ModelShape,
-    speed: float | None,
-    need: Need,
-    passes: list[Passes],
-    trainings: Mapping[str, int],
-) -> Cost:
-    """Bytes and seconds of a study; `speed` is the measured seconds per token, if any."""
+def _find_cost(known: _Known, shape: ModelShape) -> Cost:
+    """Bytes and seconds of a study."""
+    settings, need, passes = known.settings, known.need, known.passes
     model, length = settings.model, settings.sequences.length
     n_tensors = 2 + (shape.n_heads if settings.capture.per_head else 0)
     each = map_bytes(shape.n_layers, length, n_tensors=n_tensors)
@@ -829,15 +825,15 @@ def find_cost(
             asked = find_shape(reference) or shape
         # Decoding step by step takes twice the time of one pass over as many tokens.
         weight = 2 if one.n_passes > 1 else 1
-        passing[one.is_control] += weight * one.tokens * _seconds_a_token(settings, asked, speed)
+        passing[one.is_control] += weight * one.tokens * _seconds_a_token(known, asked)
     training = []
     for source in CNNS:
         grid = [one for one in settings_of(settings, source) if one is not None]
         of = shape._replace(n_layers=2) if TABLE[source].reads == "tokens" else shape
-        seconds = _training_seconds(settings, grid, need, of, settings.train.preset)
-        training.append(trainings.get(source, 0) * seconds)
+        seconds = _training_seconds(known, grid, of, settings.train.preset)
+        training.append(known.trainings.get(source, 0) * seconds)
         if source == "model":
-            first = _training_seconds(settings, grid[:1], need, of, settings.train.preset)
+            first = _training_seconds(known, grid[:1], of, settings.train.preset)
             training[0] += n_choosing(len({name for name, _ in need.samples})) * first
     return Cost(
         each,
@@ -873,57 +869,50 @@ def count_grafts(settings: StudySettings, n_layers: int) -> tuple[int, int]:
     return n_nothing + n_parts * of_a_part, n_patches
 
 
-def find_grafts(
-    settings: StudySettings,
-    shape: ModelShape,
-    speed: float | None,
-    need: Need,
-    n_memorized: int | None,
-) -> Grafts:
+def _graft_rows(
+    known: _Known, shape: ModelShape, n_memorized: int | None
+) -> Iterator[tuple[str, str, str]]:
     """What the verb `graft` would take; a patch runs both models."""
-    wanted = settings.graft
+    settings, wanted = known.settings, known.settings.graft
     n_grafts, n_patches = count_grafts(settings, shape.n_layers)
-    n_tried = wanted.n_sequences * sum(n_classes - 1 for _, n_classes in need.samples)
+    n_tried = wanted.n_sequences * sum(n_classes - 1 for _, n_classes in known.need.samples)
     n_tried = n_tried if n_memorized is None else min(n_tried, n_memorized)
     tokens = (n_tried + wanted.n_heldout) * (settings.sequences.length - 1)
-    seconds = (n_grafts + 2 * n_patches) * tokens * _seconds_a_token(settings, shape, speed)
-    return Grafts(n_grafts, n_patches, n_tried, seconds)
+    seconds = (n_grafts + 2 * n_patches) * tokens * _seconds_a_token(known, shape)
+    made = f"{n_grafts:,}" + (f" and {n_patches:,} patches" if n_patches else "")
+    yield "grafts, by their own verb", f"{made} × at most {n_tried:,}", "none"
+    yield "time: grafts", f"at most {about(seconds)}", "none"
 
 
-def find_published(
-    settings: StudySettings,
-    taxonomies: Sequence[Taxonomy],
-    shape: ModelShape | None,
-    speed: float | None,
-    need: Need,
+def _find_published(
+    known: _Known, taxonomies: Sequence[Taxonomy], shape: ModelShape | None
 ) -> Published:
     """What the published pipeline would do for these taxonomies on this model."""
+    settings = known.settings
     n_jobs, n_sequences = len(taxonomies), _n_unshared(settings, taxonomies)
     length, n_trainings = settings.sequences.length, n_jobs * len(PAPER_GRID)
     if shape is None:
         return Published(n_jobs, n_sequences, n_trainings)
-    seconds = _training_seconds(settings, PAPER_GRID, need, shape, "paper")
+    seconds = _training_seconds(known, PAPER_GRID, shape, "paper")
     bytes_a_map = shape.n_layers * shape.n_heads * length * length * 2
-    passing = n_sequences * length * _seconds_a_token(settings, shape, speed)
+    passing = n_sequences * length * _seconds_a_token(known, shape)
     training = n_trainings * seconds
     return Published(n_jobs, n_sequences, n_trainings, bytes_a_map, passing, training)
 
 
-def _seconds_a_token(settings: StudySettings, shape: ModelShape, speed: float | None) -> float:
+def _seconds_a_token(known: _Known, shape: ModelShape) -> float:
     """Measured, else 2 × parameters / assumed operations per second."""
-    assumed = 2 * shape.n_parameters / ASSUMED_FLOPS[_kind(settings.model.device)]
-    return assumed if speed is None else speed
+    if known.speed is not None:
+        return known.speed
+    return 2 * shape.n_parameters / ASSUMED_FLOPS[_kind(known.settings.model.device)]
 
 
 def _training_seconds(
-    settings: StudySettings,
-    grid: Sequence[CnnSetting],
-    need: Need,
-    shape: ModelShape,
-    preset_name: str,
+    known: _Known, grid: Sequence[CnnSetting], shape: ModelShape, preset_name: str
 ) -> float:
     """Mean seconds of a CNN: 3 forward passes per training map and epoch, plus the evaluation."""
-    label, preset = settings.label, get_preset(preset_name)
+    settings, need, preset = known.settings, known.need, get_preset(preset_name)
+    label = settings.label
     mean_classes = sum(n for _, n in need.samples) / max(1, len(need.samples))
     n_train, n_eval = round(label.n_train * mean_classes), round(label.n_eval * mean_classes)
     epochs = preset.n_epochs(max(n_train, 1))  # of nothing to train, no forward at all
@@ -950,15 +939,9 @@ def _cnn_rate(settings: StudySettings) -> tuple[float, str]:
     return rate * cores, f"{rate:.0e} a second and core, assumed, on {cores} cores here"
 
 
-def _summary(
-    settings: StudySettings,
-    need: Need,
-    trainings: Mapping[str, int],
-    cost: Cost | None,
-    *,
-    is_measured: bool,
-) -> str:
+def _summary(known: _Known, cost: Cost | None) -> str:
     """The study in a sentence: what, how much storage, memory and time, on what device."""
+    settings, need, trainings = known.settings, known.need, known.trainings
     controls = " and their controls" if settings.benchmark.controls else ""
     maps = _range(f"{need.n_least:,}", f"{need.n_maps:,}")
     what = f"attention of {maps} sequences, {plural(trainings.get('model', 0), 'CNN')}{controls}"
@@ -967,7 +950,7 @@ def _summary(
         return f"In short: {what}; what it takes is not known, for {name} is not on this disk."
     device = _kind(settings.model.device)
     assumed = " (assumed for processor cores, not measured)"
-    if is_measured:
+    if known.speed is not None:
         assumed = ""
     elif device != "cpu":
         absent = "" if device == _kind("auto") else ", of which none is here"
@@ -982,19 +965,12 @@ def _summary(
     )
 
 
-def _rows(
-    settings: StudySettings,
-    need: Need,
-    passes: list[Passes],
-    trainings: Mapping[str, int],
-    cost: Cost | None,
-    published: Published,
-    grafts: Grafts | None,
-) -> Iterator[tuple[str, str, str]]:
+def _rows(known: _Known, cost: Cost | None, published: Published) -> Iterator[tuple[str, str, str]]:
+    settings, need, trainings = known.settings, known.need, known.trainings
     at_most = "" if need.n_least == need.n_maps else "at most "
     n_theirs = f"{published.n_sequences:,}"
     yield "sequences captured", _range(f"{need.n_least:,}", f"{need.n_maps:,}"), n_theirs
-    for one in passes:
+    for one in known.passes:
         name = f"forward passes: {one.name}{' (control)' if one.is_control else ''}"
         amount = f"{one.n_sequences:,}"
         amount = at_most + amount if one.n_passes == 1 else f"{amount} × {one.n_passes}"
@@ -1025,21 +1001,11 @@ def _rows(
         if settings.benchmark.controls:
             yield "time: controls, language model", about(cost.control_passing), "none"
             yield "time: controls, CNNs", about(cost.control_training), "none"
-    if grafts is not None:
-        made = f"{grafts.n_grafts:,}"
-        made += f" and {grafts.n_patches:,} patches" if grafts.n_patches else ""
-        yield "grafts, by their own verb", f"{made} × at most {grafts.n_tried:,}", "none"
-        yield "time: grafts", f"at most {about(grafts.seconds)}", "none"
 
 
-def _notes(
-    settings: StudySettings,
-    shape: ModelShape,
-    speed: float | None,
-    passes: list[Passes],
-    published: Published,
-) -> Iterator[str]:
+def _notes(known: _Known, shape: ModelShape, published: Published) -> Iterator[str]:
     """How bytes, times and memory were computed."""
+    settings, speed = known.settings, known.speed
     length = settings.sequences.length
     yield (
         f"Published: {published.n_jobs} jobs, each captures for itself: sequences × "
@@ -1048,7 +1014,7 @@ def _notes(
         "counted at Pythia-12b's shape: 180 × 21,000 × 11.8 MB = 44.6 TB. Its labels come with "
         "the data set; ours are the model's own."
     )
-    tokens, device = sum(one.tokens for one in passes), _kind(settings.model.device)
+    tokens, device = sum(one.tokens for one in known.passes), _kind(settings.model.device)
     if speed is not None:
         time_ = (
             f"{tokens:,} tokens through the model; measured here: {1000 * speed * length:.1f} ms a "
