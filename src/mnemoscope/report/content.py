@@ -560,36 +560,29 @@ def graft_of(study: Study, taxonomy: str) -> Record | None:
     means = (
         inside.filter(pl.col("control") != "twin")
         .group_by("part", "class")
-        .agg(pl.col("survive", "heldout_loss").mean())
+        .agg(pl.col("survive", "heldout_loss").mean().name.suffix("_control"))
     )
-    control = {(row["part"], row["class"]): row for row in means.iter_rows(named=True)}
-    found = {
-        (row["part"], row["class"]): Estimate.of(row, "specificity", ends="")
-        for row in specific.iter_rows(named=True)
-    }
-    twins = inside.filter(control="twin")
-    shown = []
-    for part in twins["part"].unique(maintain_order=True):
-        cells = []
-        for row in twins.filter(part=part).iter_rows(named=True):
-            key = part, row["class"]
-            cells.append(
+    ends = pl.col("low", "high").name.prefix("specificity_")
+    twins = inside.filter(control="twin").with_columns(pl.col("heldout_loss").cast(pl.Float64))
+    for beside in (means, specific.select("part", "class", "specificity", ends)):
+        twins = twins.join(beside, on=["part", "class"], how="left", maintain_order="left")
+    twins = twins.with_columns(pl.col("heldout_loss", "heldout_loss_control") - plain)
+    shown = [
+        {
+            "part": part,
+            "cells": [
                 {
                     "twin": Estimate.of(row, "survive", ends=""),
-                    "control": control[key]["survive"] if key in control else None,
-                    "specific": found.get(key, NO_ESTIMATE),
+                    "control": row["survive_control"],
+                    "specific": Estimate.of(row, "specificity"),
                 }
-            )
-        loss, key = row["heldout_loss"], (part, classes[0])
-        control_loss = control[key]["heldout_loss"] if key in control else None
-        shown.append(
-            {
-                "part": part,
-                "cells": cells,
-                "loss": None if loss is None else loss - plain,
-                "control_loss": None if control_loss is None else control_loss - plain,
-            }
-        )
+                for row in own.iter_rows(named=True)
+            ],
+            "loss": own["heldout_loss"][0],
+            "control_loss": own["heldout_loss_control"][0],
+        }
+        for (part,), own in twins.group_by("part", maintain_order=True)
+    ]
     brought = rows.filter(direction=INTO_TWIN)
     plain_twin = dict(brought.filter(part="").select("class", "survive").iter_rows())
     appear = brought.filter(pl.col("part") != "").sort("survive", descending=True)
