@@ -426,7 +426,6 @@ def _try(path: Path) -> str:
 
 @atexit.register
 def _end() -> None:
-    """End the process, if there is one."""
     global _process
     if _process is not None and _owner == os.getpid():
         _process.kill()

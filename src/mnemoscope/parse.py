@@ -113,7 +113,6 @@ def _refuse_constant(name: str) -> None:
 
 
 def _check_depth(value: Any) -> None:
-    """Refuse what nests too deep, level by level."""
     level = [value]
     for _ in range(MOST_LEVELS):
         inside = chain.from_iterable(

@@ -575,7 +575,6 @@ def _from_cache(settings: StudySettings) -> StudySettings | None:
 
 
 def _parts(split: str) -> list[str]:
-    """Full names of a split's parts."""
     return [split] if split in SPLITS else [f"pile_{split}", f"memories_{split}"]
 
 

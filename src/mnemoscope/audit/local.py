@@ -335,7 +335,6 @@ class LocalModel:
         ]
 
     def _needs(self, windows: npt.NDArray[np.int32]) -> list[dict[str, Any]]:
-        """What each window needs."""
         asked = self.settings.model_dump(include={"prefix", "batch_size", "seed"})
         return find_needs(self.lm, windows, **asked)
 

@@ -109,7 +109,6 @@ def _print_outcome(outcome: "Outcome") -> None:
 
 
 def _print_list() -> None:
-    """A line an analysis."""
     from rich.table import Table
 
     from mnemoscope.analysis.registry import NEEDS, USES, every_entry

@@ -43,7 +43,6 @@ app = typer.Typer(
 
 
 def _print_version(wanted: bool) -> None:
-    """Print the version and leave."""
     if wanted:
         print(f"mnemoscope {__version__}")
         raise typer.Exit

@@ -401,7 +401,6 @@ def _read(
 def _audit_here(
     here: _Here, reading: "Reading", out: Path, settings: AuditSettings, *, redo: bool
 ) -> dict[str, Any]:
-    """Load and audit."""
     from mnemoscope.audit.local import audit_documents, check_audit
 
     other, study = here.beside, here.study

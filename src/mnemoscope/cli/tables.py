@@ -347,7 +347,6 @@ def describe(
 
 
 def _describe_study(study: Study) -> dict[str, Any]:
-    """Stages with counts and seconds, models, sizes, settings."""
     from rich.console import Console
     from rich.table import Table
 
@@ -429,7 +428,6 @@ def _counts(manifest: dict[str, Any] | None) -> str:
 
 
 def _describe_maps(folder: Path) -> dict[str, Any]:
-    """What a store of maps holds."""
     from mnemoscope.maps.store import MapStore
 
     store = MapStore(folder, verify=False)
@@ -452,7 +450,6 @@ def _describe_maps(folder: Path) -> dict[str, Any]:
 
 
 def _describe_table(path: Path) -> dict[str, Any]:
-    """Columns, types and missing values of a table."""
     from mnemoscope.data.table import read_table
 
     frame, n_bytes, columns = read_table(path), _bytes(path), []
@@ -477,7 +474,6 @@ def _bytes(path: Path) -> int:
 
 
 def _size(n_bytes: int) -> str:
-    """In a unit a person reads."""
     from mnemoscope.words import size  # with numpy, which --help does not need
 
     return size(n_bytes)

@@ -146,7 +146,6 @@ def _one_thread_a_worker() -> Iterator[None]:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Limit torch to one thread inside the block."""
     import torch
 
     n_threads = torch.get_num_threads()

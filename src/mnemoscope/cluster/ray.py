@@ -343,7 +343,6 @@ def _nodes() -> list[dict[str, Any]]:
 
 
 def _threads() -> int:
-    """Number of threads that torch uses in this process."""
     import torch
 
     return torch.get_num_threads()

@@ -506,7 +506,6 @@ def load_cnn(path: Path | str, *, place: str | None = None) -> TrainedCnn:
 
 
 def _rebuild(facts: dict[str, Any], tensors: dict[str, Tensor]) -> TrainedCnn:
-    """Put a CNN together again."""
     setting, preset = CnnSetting(**facts["setting"]), TrainingPreset(**facts["preset"])
     with torch.random.fork_rng(devices=[]):  # weights are drawn, then replaced
         network = AttentionCnn.of_setting(

@@ -337,7 +337,6 @@ def _texts_said(texts: bool) -> str:
 
 
 def _counts_of(labels: Mapping[str, pl.Series]) -> Iterator[str]:
-    """A table of the classes of each taxonomy."""
     if not labels:
         return
     rows = [
@@ -349,7 +348,6 @@ def _counts_of(labels: Mapping[str, pl.Series]) -> Iterator[str]:
 
 
 def _benchmark_of(study: Study) -> Iterator[str]:
-    """What attention tells of each taxonomy."""
     frame = study.benchmark.filter(pl.col("source").is_in(list(ATTENTION)))
     rows = [
         f"| {_cell(row['taxonomy'])} | {TABLE[row['source']].name} | "

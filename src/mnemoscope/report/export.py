@@ -326,7 +326,6 @@ def _style_of_class(index: int) -> dict[str, Any]:
 
 
 def _write(stem: Path, made: dict[str, bytes]) -> Iterator[Path]:
-    """One figure in every format."""
     for ending, data in made.items():
         path = stem.with_name(f"{stem.name}.{ending}")
         write_bytes(path, data)

@@ -100,7 +100,6 @@ def asset(name: str) -> Markup:
 
 
 def _render(template: str, **values: Any) -> str:
-    """Fill one of our templates."""
     made = environment().get_template(template)
     return words.fill(made, version=__version__, style=asset("report.css"), **values)
 

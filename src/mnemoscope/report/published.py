@@ -202,7 +202,6 @@ def print_together(frame: pl.DataFrame, models: Sequence[str]) -> None:
 
 
 def _table(part: PublishedPart) -> Table:
-    """Ours, published and the difference."""
     first = "taxonomy" if part.kind == "catalogue" else "used, ρ"
     models = () if part.kind == "rho" else _MODELS
     table = Table(

@@ -675,7 +675,6 @@ def _share_table(shares: pl.DataFrame) -> Table:
 
 
 def _figure_tables(figures: pl.DataFrame) -> Iterator[Table]:
-    """One table a taxonomy."""
     for (name,), own in figures.group_by("taxonomy", maintain_order=True):
         rows = []
         for row in own.iter_rows(named=True):

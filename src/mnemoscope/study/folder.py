@@ -168,7 +168,6 @@ class Study:
         self._read_settings()
 
     def _read_settings(self) -> None:
-        """Read settings and record from `study.yaml`."""
         path = self.folder / SETTINGS_FILE
         if not self.folder.is_dir():
             raise UserError(f"{self.folder}: no such folder. Make a study with 'mnemoscope run'.")
@@ -674,7 +673,6 @@ def _flatten(settings: StudySettings, stage: Stage) -> dict[str, Any]:
 
 
 def _write_settings(folder: Path, settings: StudySettings, record: dict[str, Any]) -> None:
-    """Write `study.yaml`: the settings, then the record."""
     text = yaml.safe_dump(
         settings.as_dict() | {"record": record}, sort_keys=False, allow_unicode=True, width=100
     )

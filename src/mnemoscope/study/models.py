@@ -91,7 +91,6 @@ class Models:
 
 
 def _refuse_none(name: str) -> None:
-    """Raise UserError if the settings name no model."""
     if name == NO_MODEL:
         raise UserError(
             f"model.name '{NO_MODEL}': this needs a language model, and the study has none. Found "
