@@ -37,7 +37,6 @@ DOWNLOADS = {
 PAGE_ROWS = 12
 """Sequences on a page."""
 
-_WHOLE_UP_TO = 200_000  # characters of all documents together that are shown in full
 _MOST_EDGES = 6
 _FEATURES = (
     *("duplicates", "memorization_score", "rouge_l", "rouge_3"),
@@ -111,7 +110,7 @@ def _text(folder: Path, record: Mapping[str, Any], row: Mapping[str, Any]) -> st
 def render_result(result: Result) -> str:
     """Render the shares and the documents; a passage carries its number in `data-pick`."""
     texts = [text for text in result.texts.values() if text is not None]
-    is_whole = sum(map(len, texts)) <= _WHOLE_UP_TO
+    is_whole = sum(map(len, texts)) <= page.WHOLE_UP_TO
     documents = []
     for summary in result.record["documents"]:
         own = [row for row in result.rows if row["document"] == summary["document"]]

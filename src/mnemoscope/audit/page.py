@@ -35,7 +35,7 @@ from mnemoscope.words import count, fill, part_words, percent, template_environm
 
 MOST_CARDS = 200
 """Spans shown with their evidence; all of them stand in `spans.parquet`."""
-_WHOLE_UP_TO = 200_000  # characters of all documents together that are shown in full
+WHOLE_UP_TO = 200_000  # characters of all documents together that are shown in full
 _OPEN_UP_TO = 6_000  # characters of a document that stands unfolded: about three screens
 _ANSWERS = 10  # that repeat a document, as shown
 _CARDS_OPEN = 10
@@ -104,7 +104,7 @@ def render_page(
             row["number"],
         ),
     )[:MOST_CARDS]
-    is_whole = sum(map(len, texts.values())) <= _WHOLE_UP_TO
+    is_whole = sum(map(len, texts.values())) <= WHOLE_UP_TO
     documents = []
     for summary in record["documents"]:
         own = [row for row in rows if row["document"] == summary["document"]]

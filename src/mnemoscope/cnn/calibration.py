@@ -24,6 +24,7 @@ _Flags = npt.NDArray[np.bool_]
 _Method = Literal["none", "temperature", "isotonic"]
 _CANDIDATES: tuple[_Method, ...] = ("none", "temperature", "isotonic")  # from the simplest on
 _N_BINS = 10
+_N_RESAMPLES = 500
 _NO_PENALTY = 1e8  # scikit-learn's C; targets off 0 and 1 keep the solution finite
 _N_REPEATS = 4  # with other folds, so that the choice does not hang on one draw
 
@@ -138,9 +139,7 @@ def ece(probabilities: npt.ArrayLike, is_so: npt.ArrayLike) -> float:
     return sum(one.n * abs(one.mean - one.share) for one in bins) / sum(one.n for one in bins)
 
 
-def reliability(
-    probabilities: npt.ArrayLike, is_so: npt.ArrayLike, n_bins: int = _N_BINS
-) -> list[Bin]:
+def reliability(probabilities: npt.ArrayLike, is_so: npt.ArrayLike) -> list[Bin]:
     """The reliability diagram: what was said and what was so, bin by bin, without empty bins.
 
     Probabilities (n,), n at least 1. A value on a border belongs to the upper bin, 1 to the last.
@@ -149,7 +148,7 @@ def reliability(
     values, truth = _check(probabilities, is_so)
     if values.min() < 0 or values.max() > 1:
         raise ValueError("probabilities lie between 0 and 1")
-    edges = np.linspace(0.0, 1.0, n_bins + 1)
+    edges = np.linspace(0.0, 1.0, _N_BINS + 1)
     owner = np.searchsorted(edges[1:-1], values, side="right")
     found = []
     for number in np.unique(owner).tolist():
@@ -205,9 +204,7 @@ def choose_calibration(
     return Choice(_fit(chosen, values, truth), scores)
 
 
-def cross_fitted(
-    logits: npt.ArrayLike, is_so: npt.ArrayLike, groups: npt.ArrayLike, *, seed: int = 0
-) -> Floats:
+def cross_fitted(logits: npt.ArrayLike, is_so: npt.ArrayLike, groups: npt.ArrayLike) -> Floats:
     """Probabilities (n,) by calibrations chosen and fitted without the case, to judge them by.
 
     Arguments as `choose_calibration`; `ValueError` with fewer than two groups in a class.
@@ -215,8 +212,8 @@ def cross_fitted(
     values, truth = np.asarray(logits, dtype=np.float64), np.asarray(is_so, dtype=bool)
     owners = np.asarray(groups)
     made = np.full(len(values), np.nan)
-    for others, own in _folds(values, truth, owners, seed):
-        choice = choose_calibration(values[others], truth[others], owners[others], seed=seed)
+    for others, own in _folds(values, truth, owners, seed=0):
+        choice = choose_calibration(values[others], truth[others], owners[others])
         made[own] = apply_calibration(choice.calibration, values[own])
     if np.isnan(made).any():
         raise ValueError("cross-fitting wants two groups of either class")
@@ -228,13 +225,10 @@ def over_groups(
     values: npt.ArrayLike,
     is_so: npt.ArrayLike,
     groups: npt.ArrayLike,
-    *,
-    seed: int = 0,
-    n_resamples: int = 500,
 ) -> Estimate:
     """A figure of values and what is so, (n,), its interval over `groups` within so and not so."""
     numbers, truth = _check(values, is_so)
-    drawn = draw_within(truth, np.random.default_rng(seed), n_resamples, groups=groups)
+    drawn = draw_within(truth, np.random.default_rng(0), _N_RESAMPLES, groups=groups)
     draws = [figure(np.repeat(numbers, one), np.repeat(truth, one)) for one in drawn]
     return estimate_of(figure(numbers, truth), draws)
 

@@ -6,8 +6,6 @@ Importing this loads nothing: the functions only say where the files stand.
 from importlib.resources import files
 from pathlib import Path
 
-__all__ = ["model_path", "reference_path", "sequences_path"]
-
 
 def model_path() -> Path:
     """Folder of the embedded model: Hugging Face files, float16, with its tokenizer."""
