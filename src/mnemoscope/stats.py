@@ -73,7 +73,7 @@ class Estimate(NamedTuple):
 
 
 NO_ESTIMATE = Estimate(None)
-_NOTHING_TO_COUNT = Estimate(float("nan"), float("nan"), float("nan"))
+NOTHING_TO_COUNT = Estimate(*[float("nan")] * 3)
 
 
 class Interval(NamedTuple):
@@ -113,7 +113,7 @@ def share_of(part: int, whole: int) -> Estimate:
     from scipy.stats import binomtest
 
     if not whole:
-        return _NOTHING_TO_COUNT
+        return NOTHING_TO_COUNT
     ends = binomtest(part, whole).proportion_ci(method="wilson")
     return Estimate(part / whole, float(ends.low), float(ends.high))
 
@@ -208,7 +208,7 @@ def resampled_ratio(
     """Sum of parts over sum of wholes, one of either a sequence, (n,), resampled by group."""
     part, whole = np.asarray(parts, dtype=np.float64), np.asarray(wholes, dtype=np.float64)
     if not whole.sum():
-        return _NOTHING_TO_COUNT
+        return NOTHING_TO_COUNT
     generator, many = np.random.default_rng(0), _RESAMPLES * n_judged
     drawn = draw_within(np.zeros(len(part)), generator, many, groups=groups)
     below = drawn @ whole

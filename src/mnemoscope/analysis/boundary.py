@@ -24,7 +24,7 @@ from mnemoscope.data.duplicates import SuffixIndex
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.progress import track
-from mnemoscope.stats import Estimate, normal_mean
+from mnemoscope.stats import NOTHING_TO_COUNT, Floats, normal_mean
 from mnemoscope.words import MINUS, plain_figure
 
 GROUPS = {"memorized": 1.0, "half": 0.5, "quarter": 0.25, "not memorized": 0.0}
@@ -43,9 +43,6 @@ _TITLES = {
     "all 2-grams",
     "entropy": "Mean entropy of the prediction of each token, nats",
 }
-_NO_MEAN = Estimate(*[float("nan")] * 3)
-
-_Floats = npt.NDArray[np.float64]
 
 
 class Settings(AnalysisSettings):
@@ -86,7 +83,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         [token_matrix(rows)[:, :half], token_matrix(rows, "continuation")], axis=1
     )
     counts, pairs = count_tokens(inputs), count_pairs(inputs, tokens)
-    measured: dict[str, _Floats] = {
+    measured: dict[str, Floats] = {
         "frequency": 100.0 * counts_of(tokens, counts) / max(int(counts.sum()), 1),
         "2-gram frequency": _later(1000.0 * pairs.each / max(pairs.total, 1)),
         "entropy": _later(entropy_of(inputs, "entropy", rows, tokens)),
@@ -99,7 +96,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
             near = inputs.near_duplicates(rows["sequence_id"].filter(is_inside))
             row: dict[str, object] = {"what": what, "group": name}
             for position, column in enumerate(inside.T, 1):
-                found = normal_mean(column, near) if np.isfinite(column).all() else _NO_MEAN
+                found = normal_mean(column, near) if np.isfinite(column).all() else NOTHING_TO_COUNT
                 place = {"position": position, "n": n}
                 curves.append({**row, **place, **found.columns("mean", ends="")})
             found = normal_mean(boundary_differences(inside, prefix=half), near)
@@ -125,13 +122,13 @@ def group_of(scores: npt.ArrayLike, *, tolerance: float) -> list[str | None]:
     ]
 
 
-def boundary_differences(values: npt.ArrayLike, *, prefix: int) -> _Floats:
+def boundary_differences(values: npt.ArrayLike, *, prefix: int) -> Floats:
     """Give what the first continued token has beyond the last of the prefix, (n, T) to (n,)."""
     table = np.asarray(values, dtype=np.float64)
     return np.asarray(table[:, prefix] - table[:, prefix - 1])
 
 
-def _later(values: _Floats) -> _Floats:
+def _later(values: Floats) -> Floats:
     """Values of all tokens but the first, which has none (NaN)."""
     return np.pad(values, ((0, 0), (1, 0)), constant_values=np.nan)
 

@@ -21,12 +21,11 @@ from mnemoscope.analysis.figures import Chart, HeatMap, Series, plain, series_of
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult
 from mnemoscope.analysis.rows import Generated, LevelSettings, generate_by_level, states_of
 from mnemoscope.errors import UserError
-from mnemoscope.stats import Estimate, Z, draw_within, n_groups
+from mnemoscope.stats import Estimate, Floats, Z, draw_within, n_groups
 from mnemoscope.words import ranged
 
 METRICS = ("cosine", "euclidean")
 
-_Array = npt.NDArray[np.float64]
 _Levels = npt.NDArray[np.int64]
 
 _REACH = np.array([-Z, Z])
@@ -42,18 +41,18 @@ class Settings(LevelSettings):
     )
 
 
-def mean_states(states: npt.NDArray[np.floating], level: _Levels, levels: list[int]) -> _Array:
+def mean_states(states: npt.NDArray[np.floating], level: _Levels, levels: list[int]) -> Floats:
     """Average states, (n, steps, width), over each level's sequences: (levels, steps, width)."""
     return np.stack([states[level == one].mean(axis=0, dtype=np.float64) for one in levels])
 
 
-def mean_noise(states: npt.NDArray[np.floating], level: _Levels, levels: list[int]) -> _Array:
+def mean_noise(states: npt.NDArray[np.floating], level: _Levels, levels: list[int]) -> Floats:
     """Summed variance of each mean state, its expected squared error: (levels, steps)."""
     groups = [states[level == one].astype(np.float64) for one in levels]
     return np.stack([one.var(axis=0, ddof=1).sum(axis=-1) / len(one) for one in groups])
 
 
-def distances(means: _Array, metric: str, noise: _Array | None = None) -> _Array:
+def distances(means: Floats, metric: str, noise: Floats | None = None) -> Floats:
     """Give the distance of every two levels at every step, shape (steps, levels, levels).
 
     The metric is `cosine` (1 - cosine of the angle) or `euclidean`, means are of shape (levels,
@@ -74,14 +73,14 @@ def distances(means: _Array, metric: str, noise: _Array | None = None) -> _Array
     return freed
 
 
-def _scale(means: _Array, noise: _Array) -> _Array:
+def _scale(means: Floats, noise: Floats) -> Floats:
     """Length of each mean over what its length is without noise, (levels, steps)."""
     squared = (means**2).sum(axis=-1)
     left = np.where(squared > noise, squared - noise, np.nan)
     return np.asarray(np.sqrt(squared / left))
 
 
-def project(means: _Array) -> tuple[_Array, _Array]:
+def project(means: Floats) -> tuple[Floats, Floats]:
     """Project mean states, (levels, steps, width), on the two principal components of them all.
 
     Gives places, shape (levels, steps, 2), and the share of the variance of each component.
@@ -142,7 +141,7 @@ def _deviation(draws: npt.NDArray[np.float64]) -> float:
 
 
 def _apart(
-    states: _Array, weights: _Array, is_one: npt.NDArray[np.bool_]
+    states: Floats, weights: Floats, is_one: npt.NDArray[np.bool_]
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Distances of the weighted means of two groups, for each row of weights (rows, n + m)."""
     first, second = (np.where(side, weights, 0) @ states for side in (is_one, ~is_one))
@@ -216,7 +215,7 @@ def _followed(
     return pl.concat(frames).select(*first, pl.exclude(first))
 
 
-def _pairs(means: _Array, noise: _Array, levels: list[int]) -> pl.DataFrame:
+def _pairs(means: Floats, noise: Floats, levels: list[int]) -> pl.DataFrame:
     """Distance of every two levels at every step, plain and freed of noise."""
     by_metric = {metric: distances(means, metric) for metric in METRICS}
     by_metric |= {f"{metric}_freed": distances(means, metric, noise) for metric in METRICS}
@@ -296,7 +295,7 @@ def _distance_chart(followed: pl.DataFrame, metric: str, levels: list[int], n_st
     )
 
 
-def _pair_map(means: _Array, noise: _Array, levels: list[int]) -> HeatMap:
+def _pair_map(means: Floats, noise: Floats, levels: list[int]) -> HeatMap:
     values = distances(means, "euclidean", noise)[-1]
     names = tuple(str(level) for level in levels)
     return HeatMap(
@@ -310,7 +309,7 @@ def _pair_map(means: _Array, noise: _Array, levels: list[int]) -> HeatMap:
     )
 
 
-def _place_chart(places: _Array, explained: _Array, levels: list[int]) -> Chart:
+def _place_chart(places: Floats, explained: Floats, levels: list[int]) -> Chart:
     """Every level's mean states as points on two components; no order of steps is drawn."""
     shown = _spread(levels, 6)
     return Chart(

@@ -24,15 +24,13 @@ from mnemoscope.lm.continue_ import right_tokens
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.probe import neuron_activations
 from mnemoscope.progress import track
-from mnemoscope.stats import FEWEST, Estimate, Z, correlate_ranks
+from mnemoscope.stats import FEWEST, Estimate, Floats, Z, correlate_ranks
 from mnemoscope.words import ranged
 
 OTHERS = "Non-Memo"
 
 Codes = npt.NDArray[np.int64]
 """Number of the bin of every sample and neuron, shape (samples, neurons)."""
-
-_Floats = npt.NDArray[np.float64]
 
 
 class Settings(AnalysisSettings):
@@ -80,7 +78,7 @@ def binned(activations: npt.ArrayLike, n_bins: int, kind: Literal["quantile", "w
     return codes
 
 
-def entropies(codes: Codes, n_bins: int) -> _Floats:
+def entropies(codes: Codes, n_bins: int) -> Floats:
     """Give each neuron's entropy, nats, shape (neurons,)."""
     n_neurons = codes.shape[1]
     places = (codes * n_neurons + np.arange(n_neurons)).ravel()
@@ -112,7 +110,7 @@ class Measured(NamedTuple):
     """A measure of one class, nats: its value, and those of random halves, shape (halves,)."""
 
     value: float
-    halves: _Floats
+    halves: Floats
 
     def __sub__(self, other: "Measured") -> "Measured":
         """The difference of both, half by half."""

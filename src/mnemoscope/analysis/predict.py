@@ -29,13 +29,12 @@ from mnemoscope.analysis.predictors import FEATURES, add_predictors, frequency_s
 from mnemoscope.analysis.rows import categories_of, draw_rows, refuse_one_sided
 from mnemoscope.errors import UserError
 from mnemoscope.progress import track
-from mnemoscope.stats import draw_within, estimate_of
+from mnemoscope.stats import Floats, draw_within, estimate_of
 from mnemoscope.taxonomy.catalogue import PRASHANTH
 from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.taxonomy.names import parse_taxonomy
 from mnemoscope.words import plain_figure
 
-_Floats = npt.NDArray[np.float64]
 _Flags = npt.NDArray[np.bool_]
 _Parts = npt.NDArray[np.int64]
 
@@ -106,7 +105,7 @@ class Settings(AnalysisSettings):
 class Data:
     """What the models see: values of each feature by name, and what is known of each row, (n,)."""
 
-    features: Mapping[str, _Floats]
+    features: Mapping[str, Floats]
     label: _Flags
     category: _Parts  # number of a name below
     names: tuple[str, ...]
@@ -114,7 +113,7 @@ class Data:
     n_unknown: int = 0  # rows that were left out, having no category
     groups: npt.NDArray[np.int64] | None = None  # of near duplicates, each row its own if None
 
-    def matrix(self, names: Sequence[str]) -> _Floats:
+    def matrix(self, names: Sequence[str]) -> Floats:
         """Columns of features, shape (n, features)."""
         return np.stack([self.features[name] for name in names], axis=1)
 
@@ -280,7 +279,7 @@ class PartModels(NamedTuple):
     models: dict[int, Any]  # pipeline, or the constant probability, of each part
     fallback: float  # share of memorized training rows, for a part that training did not hold
 
-    def predict(self, values: _Floats, parts: _Parts) -> _Floats:
+    def predict(self, values: Floats, parts: _Parts) -> Floats:
         """Probability of being memorized, (n,), of features (n, features) and parts (n,)."""
         found = np.full(len(values), self.fallback)
         for part, model in self.models.items():
@@ -290,7 +289,7 @@ class PartModels(NamedTuple):
                 found[rows] = model if is_constant else model.predict_proba(values[rows])[:, 1]
         return found
 
-    def weights(self, n_features: int) -> dict[int, _Floats]:
+    def weights(self, n_features: int) -> dict[int, Floats]:
         """Weight of each standardised feature in each part; NaN of a constant part."""
         nothing = np.full(n_features, _NAN)
         return {
@@ -300,7 +299,7 @@ class PartModels(NamedTuple):
 
 
 def fit_parts(
-    values: _Floats, label: _Flags, parts: _Parts, *, unscaled: tuple[int, ...] = ()
+    values: Floats, label: _Flags, parts: _Parts, *, unscaled: tuple[int, ...] = ()
 ) -> PartModels:
     """Fit one logistic model a part on standardised features, (n, features).
 
@@ -330,7 +329,7 @@ def _unscaled(names: Sequence[str]) -> tuple[int, ...]:
 # -- the optimal partition: three parts by two thresholds, out of 810 ------------------------
 
 
-def candidates(memorized: Mapping[str, _Floats]) -> Iterator[Candidate]:
+def candidates(memorized: Mapping[str, Floats]) -> Iterator[Candidate]:
     """Give every ordered pair of two features at a quantile each: 810 of ten features.
 
     `memorized` holds the values of each feature among the memorized training sequences.
@@ -346,7 +345,7 @@ def candidates(memorized: Mapping[str, _Floats]) -> Iterator[Candidate]:
             yield Candidate(first, second)
 
 
-def assign_parts(candidate: Candidate, values: Mapping[str, _Floats]) -> _Parts:
+def assign_parts(candidate: Candidate, values: Mapping[str, Floats]) -> _Parts:
     """Give every row its part: 0, 1 or 2, shape (n,)."""
     is_first, is_second = (values[one.feature] >= one.value for one in candidate)
     return np.asarray(np.where(is_first, 0, np.where(is_second, 1, 2)))
@@ -389,7 +388,7 @@ def best_partition(data: Data, settings: Settings) -> Partition:
 
 
 def _scores(
-    model: str, probabilities: _Floats, data: Data, settings: Settings
+    model: str, probabilities: Floats, data: Data, settings: Settings
 ) -> Iterator[dict[str, object]]:
     """One model's figures over all test rows and by category; the same seed pairs two models."""
     label, category = data.label[data.is_test], data.category[data.is_test]
@@ -411,7 +410,7 @@ def _scores(
             yield {**about, **found.columns("value", ends=""), **counts}
 
 
-def figures_of(probabilities: _Floats, label: _Flags) -> dict[str, float]:
+def figures_of(probabilities: Floats, label: _Flags) -> dict[str, float]:
     """Give `FIGURES` of probabilities of being memorized, (n,); an AUC of one label is NaN."""
     predicted = probabilities >= 0.5
     both = 0 < label.sum() < len(label)
@@ -426,7 +425,7 @@ def figures_of(probabilities: _Floats, label: _Flags) -> dict[str, float]:
     }
 
 
-def expected_calibration_error(probabilities: _Floats, label: _Flags) -> float:
+def expected_calibration_error(probabilities: Floats, label: _Flags) -> float:
     """Give the mean distance of confidence and accuracy over five equal-width bins of [0, 1].
 
     Confidence is the probability of the predicted side, from .5 to 1.
@@ -474,7 +473,7 @@ def _tests(data: Data, names: list[str]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema_overrides={"reason": pl.String})
 
 
-def likelihood_ratio(smaller: _Floats, larger: _Floats, label: _Flags) -> RatioTest:
+def likelihood_ratio(smaller: Floats, larger: Floats, label: _Flags) -> RatioTest:
     """Test whether the columns that `larger`, (n, m), has beyond `smaller`, (n, k), add to the fit.
 
     Both are fitted without penalty and without class weights, with an intercept. The test is valid
@@ -509,7 +508,7 @@ def likelihood_ratio(smaller: _Floats, larger: _Floats, label: _Flags) -> RatioT
     return RatioTest(statistic, dof, float(chi2.sf(statistic, dof)))
 
 
-def separating_features(values: _Floats, label: _Flags) -> list[int]:
+def separating_features(values: Floats, label: _Flags) -> list[int]:
     """Give columns, out of (n, k), without which nothing separates the labels."""
     kept, found = list(range(values.shape[1])), []
     while kept:
@@ -521,7 +520,7 @@ def separating_features(values: _Floats, label: _Flags) -> list[int]:
     return sorted(found)
 
 
-def separating_plane(design: _Floats, label: _Flags) -> _Floats:
+def separating_plane(design: Floats, label: _Flags) -> Floats:
     """Weights of a plane that separates the labels but for rows on it, all 0 where there is none.
 
     Exactly where there is one a logistic model has no finite maximum-likelihood fit (Albert and
@@ -536,7 +535,7 @@ def separating_plane(design: _Floats, label: _Flags) -> _Floats:
     return np.asarray(np.where(np.abs(found.x) > _NO_PLANE, found.x, 0.0))
 
 
-def _independent(design: _Floats) -> _Floats:
+def _independent(design: Floats) -> Floats:
     """Columns that span what all of them span."""
     _, r, order = qr(design, mode="economic", pivoting=True)
     size = np.abs(np.diag(r))

@@ -35,7 +35,6 @@ BLOCK = 500
 _LOWEST, _CHANGE, _MILESTONE = 0.05, 0.05, 0.5  # the published automatic stop
 _FLOOR = 1e-3
 _MOST_AT_ONCE = 4_000_000
-_NOT_COMPARED = stats.Estimate(*[float("nan")] * 3)
 
 _Floats = npt.NDArray[np.float64]
 
@@ -204,7 +203,7 @@ def within_labels(
 
     whole = auc(np.ones(len(found), dtype=np.int64))
     if np.isnan(whole):
-        return _NOT_COMPARED
+        return stats.NOTHING_TO_COUNT
     owners = None if groups is None else np.asarray(groups)[kept]
     drawn = stats.draw_within(
         ~is_memorized, np.random.default_rng(seed), n_resamples, groups=owners
@@ -289,7 +288,7 @@ def _of_model(
             within = (
                 within_labels(found.values, memorized, label, groups=near, **draws)
                 if settings.label == "token"
-                else _NOT_COMPARED
+                else stats.NOTHING_TO_COUNT
             )
             lines.append(
                 {"model": model, "layer": layer, "n": rows.height, "n_groups": stats.n_groups(near)}

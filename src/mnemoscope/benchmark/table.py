@@ -7,7 +7,7 @@ trainings with those settings alone: like is held against like.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -323,35 +323,29 @@ def _excess_columns(
     """The excess of the model's attention over the controls `free`, and the verdict."""
     judged = like.judged
     reader = "CNN" if sources.TABLE[source].fit is None else "regression"
-    controls = tuple(free)
-    failed = tuple(name for name in controls if name not in judged)
-    if source not in judged or len(failed) == len(controls):
-        return _verdict_columns(
-            excess.BenchmarkFigures(
-                names,
-                source in judged,
-                controls=controls,
-                failed_controls=failed,
-                has_like_runs=like.n_runs > 0 or not controls,
-                reader=reader,
-            )
-        )
+    failed = tuple(name for name in free if name not in judged)
+    figures = excess.BenchmarkFigures(
+        names,
+        source in judged,
+        controls=tuple(free),
+        failed_controls=failed,
+        has_like_runs=like.n_runs > 0 or not free,
+        reader=reader,
+    )
+    if source not in judged or len(failed) == len(free):
+        return _verdict_columns(figures)
     model = judged[source]
-    ran = {name: judged[name].votes for name in controls if name in judged}
+    ran = {name: judged[name].votes for name in free if name in judged}
     found = excess.measure_excess(model.votes, ran, reader=source, **model.resampling)
     f1 = excess.as_lists("f1", model.found.f1)
-    figures = excess.BenchmarkFigures(
-        classes=names,
-        did_train=True,
+    figures = replace(
+        figures,
         f1=tuple(f1["f1"]),
         f1_low=tuple(f1["f1_low"]),
         excess=found,
-        controls=controls,
-        failed_controls=failed,
         training_min_f1=row["training_min_f1"],
         interval_note=excess.why_no_interval(model.votes),
         finds_mark=_finds_mark(source, judged, present),
-        reader=reader,
     )
     return {
         **_verdict_columns(figures),

@@ -317,12 +317,10 @@ def _averaged(study: Study, sample: str, found: list[LocalizedCnn]) -> Iterator[
                 attribution=attribution,
                 classes=sample_rows(study, sample).classes,
                 delta=mean.delta.numpy(),
-                n_used=tuple(mean.n_used.tolist()),
-                n_skipped=tuple(mean.n_skipped.tolist()),
-                n_wrong=tuple(mean.n_wrong.tolist()),
                 n_cnns=len(parts),
                 source=source,
                 n_says=tuple(torch.stack([one.n_used > 0 for one in parts]).sum(dim=0).tolist()),
+                **{name: tuple(getattr(mean, name).tolist()) for name in _COUNTS},
             )
 
 

@@ -58,9 +58,9 @@ def label_lazily(
     schema = table.collect_schema()
     lacking = missing_columns(schema.names(), taxonomies)
     known = [taxonomy for taxonomy in taxonomies if taxonomy.name not in lacking]
+    _check_memorized(schema)
     for taxonomy in known if allow_missing else taxonomies:
         _check_columns(schema, taxonomy)
-    _check_memorized(schema)
     prepared = table.with_columns(_prepare(name, dtype) for name, dtype in schema.items())
     _check_rules(prepared, known)
     return prepared.select(
@@ -130,7 +130,6 @@ def _check_memorized(schema: pl.Schema) -> None:
 
 
 def _check_columns(schema: pl.Schema, taxonomy: Taxonomy) -> None:
-    _check_memorized(schema)
     by_model = {one.column for one in MEASURES.values()} - {*TEXT_MEASURES}
     for node in taxonomy.nodes:
         for column in node.columns:
