@@ -157,8 +157,8 @@ def keep_blocks(
             made.append(block)
             return make(block, progress)
 
-        for start in range(0, rows.height, size):
-            block, n_made = rows[start : start + size], len(made)
+        for block in rows.iter_slices(size):
+            n_made = len(made)
             decisive = {**model_basis(lm), **basis, **of_block(block), "ids": hash_ids(block)}
             frames.append(inputs.shelf(name, decisive, partial(make_now, block)))
             if len(made) == n_made:  # it was kept

@@ -333,11 +333,8 @@ def with_decoded(table: pl.DataFrame, decoded: pl.DataFrame) -> pl.DataFrame:
 def logprob_blocks(study: Study, wanted: pl.DataFrame) -> list[Block]:
     """Blocks of sampled sequences for log-probabilities of true suffixes, a positive control."""
     rows = study.sequences.join(wanted, on="sequence_id", how="semi")
-    shard_rows = study.settings.capture.shard_rows
-    return [
-        _named("logprobs", start // shard_rows, rows[start : start + shard_rows])
-        for start in range(0, rows.height, shard_rows)
-    ]
+    shards = rows.iter_slices(study.settings.capture.shard_rows)
+    return [_named("logprobs", number, shard) for number, shard in enumerate(shards)]
 
 
 def next_blocks(
@@ -353,17 +350,12 @@ def next_blocks(
     """
     if "reference" not in captured_roles(study):
         return []
-    n, parts = study.settings.capture.shard_rows, wanted.select("sequence_id", "suffix")
+    shown = wanted.select("sequence_id", "suffix")
+    shards = enumerate(shown.iter_slices(study.settings.capture.shard_rows))
     return [
-        Block(
-            "next",
-            start // n,
-            shown_tokens(table, parts[start : start + n]),
-            parts[start : start + n],
-            f"next-{start // n:06d}.parquet",
-        )
-        for start in range(0, wanted.height, n)
-        if does(start // n)
+        Block("next", number, shown_tokens(table, shard), shard, f"next-{number:06d}.parquet")
+        for number, shard in shards
+        if does(number)
     ]
 
 

@@ -103,8 +103,7 @@ def _kept(task: StatisticsTask) -> np.ndarray:
 def _blocks(study: Study, role: str) -> Iterator[StatisticsTask]:
     """Every sampled sequence and suffix, in blocks that do not depend on what is kept."""
     rows = study.read(SAMPLES_FILE).select(_KEY).unique().sort(_KEY)
-    for start in range(0, rows.height, _ROWS):
-        own = rows[start : start + _ROWS]
+    for own in rows.iter_slices(_ROWS):
         name = f"{_digest(study, role, own)}.npy"
         yield StatisticsTask(
             str(study.folder), role, own, study.folder / "cnn" / "statistics" / name
