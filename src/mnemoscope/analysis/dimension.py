@@ -29,6 +29,7 @@ from mnemoscope.analysis.rows import (
     keep_blocks,
     model_basis,
     seen_in_training,
+    with_floats,
 )
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
@@ -253,9 +254,8 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
             found["dimension_model"], found["dimension_reference"], found["class"] == UNSEEN
         ),
     )
-    near = inputs.near_duplicates(found["sequence_id"])
-    classes, kinds = _by_class(found, near, settings), _kind_shares(found, near)
-    aucs = _aucs(found, near, settings)
+    classes, kinds = _by_class(inputs, found, settings), _kind_shares(inputs, found)
+    aucs = _aucs(inputs, found, settings)
     return AnalysisResult(
         sentence=_sentence(classes, kinds, aucs),
         frames={"classes": classes, "kinds": kinds, "aucs": aucs, "sequences": found},
@@ -354,14 +354,11 @@ def _by_text(
     yield pl.Series("reference_right", data.is_right.mean(axis=1))
 
 
-def _by_class(
-    found: pl.DataFrame, near: npt.NDArray[np.int64] | None, settings: Settings
-) -> pl.DataFrame:
+def _by_class(inputs: AnalysisInputs, found: pl.DataFrame, settings: Settings) -> pl.DataFrame:
     """Median of each measure in each class, its interval over groups of near duplicates."""
     lines = []
-    for name in found["class"].unique(maintain_order=True):
-        here = (found["class"] == name).to_numpy()
-        part, owners = found.filter(here), None if near is None else near[here]
+    for (name,), part in found.group_by("class", maintain_order=True):
+        owners = inputs.near_duplicates(part["sequence_id"])
         drawn = stats.draw_within(
             np.zeros(part.height),
             np.random.default_rng(settings.seed),
@@ -382,28 +379,19 @@ def _by_class(
     return pl.DataFrame(lines)
 
 
-def _kind_shares(found: pl.DataFrame, near: npt.NDArray[np.int64] | None) -> pl.DataFrame:
+def _kind_shares(inputs: AnalysisInputs, found: pl.DataFrame) -> pl.DataFrame:
     lines = []
-    for name in found["class"].unique(maintain_order=True):
-        here = (found["class"] == name).to_numpy()
-        owners = None if near is None else near[here]
+    for (name,), part in found.group_by("class", maintain_order=True):
+        owners = inputs.near_duplicates(part["sequence_id"])
         for kind in KINDS:
-            share = stats.share_true(found.filter(here)["kind"] == kind, owners)
             lines.append(
-                {
-                    "class": name,
-                    "kind": kind,
-                    "n": int(here.sum()),
-                    "n_groups": stats.n_groups(owners),
-                }
-                | share.columns("share", ends="")
+                {"class": name, "kind": kind, "n": part.height, "n_groups": stats.n_groups(owners)}
+                | stats.share_true(part["kind"] == kind, owners).columns("share", ends="")
             )
     return pl.DataFrame(lines)
 
 
-def _aucs(
-    found: pl.DataFrame, near: npt.NDArray[np.int64] | None, settings: Settings
-) -> pl.DataFrame:
+def _aucs(inputs: AnalysisInputs, found: pl.DataFrame, settings: Settings) -> pl.DataFrame:
     """How well each value ranks one class above another, and what geometry adds to it.
 
     Recall against the others, and all that is reproduced by whether training had it: that truth
@@ -416,8 +404,8 @@ def _aucs(
     pairs.append((RIGHT_SEEN, (RECALL, GUESS), RIGHT_UNSEEN))
     lines = []
     for name, own, against in (one for one in pairs if one[2] in set(found["class"])):
-        here = found["class"].is_in([*own, against]).to_numpy()
-        part, owners = found.filter(here), None if near is None else near[here]
+        part = found.filter(pl.col("class").is_in([*own, against]))
+        owners = inputs.near_duplicates(part["sequence_id"])
         is_own = (part["class"] != against).to_numpy()
         drawn = stats.draw_within(
             is_own, np.random.default_rng(settings.seed), settings.n_resamples, groups=owners
@@ -434,10 +422,7 @@ def _aucs(
             line: dict[str, object] = {"of": name, "against": against, "value": value}
             line |= {"n": part.height, "n_groups": stats.n_groups(owners)}
             lines.append(line | dict(told.columns("auc", ends="")) | dict(added.columns("added")))
-    types = {"low": pl.Float64, "high": pl.Float64} | dict.fromkeys(
-        ("added", "added_low", "added_high"), pl.Float64
-    )
-    return pl.DataFrame(lines, schema_overrides=types)
+    return with_floats(lines, ("of", "against", "value", "n", "n_groups"))
 
 
 def _sentence(classes: pl.DataFrame, kinds: pl.DataFrame, aucs: pl.DataFrame) -> str:
