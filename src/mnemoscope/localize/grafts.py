@@ -101,20 +101,12 @@ def kept_by_class(survives: Bools, tried: Tried, *, seed: int) -> Kept:
     return Kept(plain, low, high, matched)
 
 
-@dataclass(frozen=True)
-class Specific:
-    """Share of one class that a part breaks beyond the control, at equal margins.
+def specificities(
+    lost: Floats, tried: Tried, *, seed: int
+) -> Iterator[tuple[int, int, float, Estimate]]:
+    """What each part breaks of each class beyond the control, at equal margins.
 
-    `specificity` is that minus the mean of the same of the other classes.
-    """
-
-    lost: float
-    specificity: Estimate
-
-
-def specificities(lost: Floats, tried: Tried, *, seed: int) -> Iterator[tuple[int, int, Specific]]:
-    """Class index, part index and figure: what each part breaks of each class beyond the control.
-
+    Class index, part index, that share, and its difference from the mean of the other classes.
     `lost` (n, parts) is of each sequence the share of the control's draws that it survives minus
     whether it survives the twin's part.
     """
@@ -128,7 +120,7 @@ def specificities(lost: Floats, tried: Tried, *, seed: int) -> Iterator[tuple[in
         draws = resampled[:, index] - resampled[:, others].mean(axis=1)
         for part in range(lost.shape[1]):
             estimate = estimate_of(float(value[part]), draws[:, part])
-            yield index, part, Specific(float(values[index, part]), estimate)
+            yield index, part, float(values[index, part]), estimate
 
 
 @dataclass(frozen=True)

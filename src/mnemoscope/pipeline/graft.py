@@ -535,10 +535,10 @@ def _conclude(study: Study, tasks: Sequence[Task], parts: Sequence[str]) -> dict
                         "taxonomy": name,
                         "class": named[at],
                         "part": scored_parts[part],
-                        "lost": figure.lost,
-                        **figure.specificity.columns("specificity", ends=""),
+                        "lost": share,
+                        **figure.columns("specificity", ends=""),
                     }
-                    for at, part, figure in specificities(lost[inside], one, seed=seed)
+                    for at, part, share, figure in specificities(lost[inside], one, seed=seed)
                 ]
     study.write(GRAFT_FILE, pl.DataFrame(rows, infer_schema_length=None).fill_nan(None))
     study.write(GRAFT_SPECIFICITY_FILE, pl.DataFrame(specific, schema=_SPECIFICITY).fill_nan(None))
@@ -672,15 +672,10 @@ def _score_row(
 ) -> dict[str, Any]:
     has_score = found.part >= 0
     return {
+        **vars(found),
         "taxonomy": taxonomy,
         "n_classes": len(classes),
-        "n_groups": found.n_groups,
         **found.score.columns("score", ends=""),
-        "permuted": found.permuted,
-        "permuted_high": found.permuted_high,
-        "p_value": found.p_value,
-        "imbalance": found.imbalance,
-        "agreement": found.agreement,
         **by_logprob.score.columns("by_logprob"),
         "differs": found.takes_a_side and by_logprob.takes_a_side,
         "part": parts[found.part] if has_score else None,
