@@ -12,7 +12,6 @@ import numpy.typing as npt
 import polars as pl
 
 from mnemoscope.data.features import add_features
-from mnemoscope.data.patterns import PatternMode
 from mnemoscope.data.read import WindowCutter
 from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.errors import UserError
@@ -54,14 +53,12 @@ class WatchedWindows:
         most: int = 256,
         seed: int = 0,
         bos: str = "auto",
-        patterns: PatternMode = "published",
     ) -> "WatchedWindows":
         """Cut texts into windows; of more than `most` a seeded sample is kept, in order.
 
         Texts come by name, or are called 0, 1, …; `source` is ``document``, ``canary``, ``control``
         for texts kept out of training, or any word. `length`, tokens a window, is even: the first
-        half is the prefix. `patterns` is the mode of `find_pattern`. Raises UserError: no text as
-        long as a window, or an odd length.
+        half is the prefix. Raises UserError: no text as long as a window, or an odd length.
         """
         _check_length(length)
         cutter = WindowCutter(tokenizer, length=length, stride=stride)
@@ -75,7 +72,7 @@ class WatchedWindows:
             raise UserError(f"{source}: no text of {length} tokens among {len(named)}.")
         frame = pl.DataFrame(rows, schema=["window", "source", "tokens", "text"], orient="row")
         frame = _sample(frame.cast({"tokens": pl.List(pl.Int32)}), most, seed)
-        return cls(_classify(frame, length, patterns), find_bos(tokenizer, bos))
+        return cls(_classify(frame, length), find_bos(tokenizer, bos))
 
     @classmethod
     def from_table(
@@ -87,7 +84,6 @@ class WatchedWindows:
         most: int | None = None,
         seed: int = 0,
         bos: str = "auto",
-        patterns: PatternMode = "published",
     ) -> "WatchedWindows":
         """Watch the sequences of a table: `sequence_id` and `tokens`, all of one length.
 
@@ -107,7 +103,7 @@ class WatchedWindows:
             pl.col("tokens").cast(pl.List(pl.Int32)),
             pl.Series("text", texts, dtype=pl.String),
         )
-        return cls(_classify(rows, length, patterns), find_bos(tokenizer, bos))
+        return cls(_classify(rows, length), find_bos(tokenizer, bos))
 
     def __add__(self, other: "WatchedWindows") -> "WatchedWindows":
         """Watch both; their windows must be of one length and one tokenizer's."""
@@ -155,12 +151,10 @@ def _sample(frame: pl.DataFrame, most: int | None, seed: int) -> pl.DataFrame:
     return frame[np.sort(np.random.default_rng(seed).permutation(frame.height)[:most])]
 
 
-def _classify(frame: pl.DataFrame, length: int, patterns: PatternMode) -> pl.DataFrame:
+def _classify(frame: pl.DataFrame, length: int) -> pl.DataFrame:
     """Add the class that a window has once it is reproduced."""
     ids = pl.Series("sequence_id", range(frame.height), dtype=pl.Int64)
-    features = add_features(
-        frame.select(ids, "text", "tokens"), length=length, patterns=patterns, code="off"
-    )
+    features = add_features(frame.select(ids, "text", "tokens"), length=length, code="off")
     is_guess = features.select(parse_node(GUESS).expression).to_series()
     classes = [GUESS if guess else RECALL for guess in is_guess]
     return frame.select(
