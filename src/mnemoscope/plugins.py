@@ -37,7 +37,7 @@ class Plugin:
 
 @cache
 def find_plugins(
-    group: Group, taken: frozenset[str], usable: Callable[[str], bool]
+    group: Group, taken: frozenset[str], usable: Callable[[str], object]
 ) -> dict[str, Plugin]:
     """The plugins of a group by name, none of them loaded.
 

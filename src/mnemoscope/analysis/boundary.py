@@ -99,7 +99,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
                 found = normal_mean(column, near) if np.isfinite(column).all() else NOTHING_TO_COUNT
                 place = {"position": position, "n": n}
                 curves.append({**row, **place, **found.columns("mean", ends="")})
-            found = normal_mean(boundary_differences(inside, prefix=half), near)
+            found = normal_mean(inside[:, half] - inside[:, half - 1], near)
             differences.append({**row, "n": n, **found.columns("difference", ends="")})
     frames = {"differences": pl.DataFrame(differences), "curves": pl.DataFrame(curves)}
     return AnalysisResult(
@@ -120,12 +120,6 @@ def group_of(scores: npt.ArrayLike, *, tolerance: float) -> list[str | None]:
         next((name for name, middle in GROUPS.items() if abs(score - middle) <= reach[name]), None)
         for score in np.asarray(scores, dtype=np.float64)
     ]
-
-
-def boundary_differences(values: npt.ArrayLike, *, prefix: int) -> Floats:
-    """Give what the first continued token has beyond the last of the prefix, (n, T) to (n,)."""
-    table = np.asarray(values, dtype=np.float64)
-    return np.asarray(table[:, prefix] - table[:, prefix - 1])
 
 
 def _later(values: Floats) -> Floats:

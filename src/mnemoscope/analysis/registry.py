@@ -314,21 +314,18 @@ ENTRIES: tuple[Entry, ...] = (
 )
 """Our own, in the order of `analyze --list` and of the report."""
 
+_NAME = re.compile(r"[a-z]\w*")
 _NAMES = lower([*(entry.name for entry in ENTRIES), "all", "kept"])
 
 
 def every_entry() -> list[Entry]:
     """Every analysis: ours, then those of plugins that can be used."""
-    plugins = find_plugins("analyses", _NAMES, _is_name).values()
+    plugins = find_plugins("analyses", _NAMES, _NAME.fullmatch).values()
     modules = [(one, load_plugin(one, _check_module)) for one in plugins]
     return [
         *ENTRIES,
         *(replace(found.ENTRY, name=one.name, plugin=one) for one, found in modules if found),
     ]
-
-
-def _is_name(name: str) -> bool:
-    return re.fullmatch(r"[a-z]\w*", name) is not None
 
 
 def _check_module(found: Any) -> str:

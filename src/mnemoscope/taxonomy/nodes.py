@@ -268,12 +268,13 @@ FAMILIES = (
 
 # Nodes of plugins: entry points in the group mnemoscope.nodes, each a `Family`.
 
+_WORD = re.compile(r"[A-Za-z]\w*")
 _RESERVED = lower([*_FAMILIES, "Non-Memo", "null", "Recall", "Others"])
 
 
 def plugin_nodes() -> dict[str, Plugin]:
     """Nodes that other packages bring, by name."""
-    return find_plugins("nodes", _RESERVED, _is_word)
+    return find_plugins("nodes", _RESERVED, _WORD.fullmatch)
 
 
 def plugins_named(texts: Sequence[str]) -> list[Plugin]:
@@ -281,10 +282,6 @@ def plugins_named(texts: Sequence[str]) -> list[Plugin]:
     known = plugin_nodes()
     words = {word for text in texts for word in re.findall(r"\w+", text)} if known else set()
     return [known[name] for name in sorted(known.keys() & words)]
-
-
-def _is_word(name: str) -> bool:
-    return re.fullmatch(r"[A-Za-z]\w*", name) is not None
 
 
 def _plugin_family(name: str) -> Family | None:
