@@ -261,7 +261,7 @@ def test_few_shot_recollection_is_held_against_guess_and_recall() -> None:
         draws = None if noise is None else np.stack([one(value) for value in values])
         return Measured(name, 0.5, one(right), draws)
 
-    assert pair_auc(of(GUESS, 0.9).confusion, 1, 2) == pytest.approx(0.9)
+    assert pair_auc(of(GUESS, 0.9).confusion) == pytest.approx(0.9)
     limits = {"5": 0.7, "50": 0.75, "1k": 0.65}
     recite = [of(f"Non-Memo, Recite[{limit}], Others", auc) for limit, auc in limits.items()]
     for own, verdict in ((0.9, "holds"), (0.6, "does not hold"), (0.752, "cannot be told")):

@@ -236,26 +236,23 @@ def _judge_best(catalogue: Mapping[str, Measured], by_sign: bool) -> Conclusion:
     if not others:
         return Conclusion("best", claim, "cannot be told", "No other taxonomy was measured.")
     rival = max(others, key=lambda one: one.min_f1)
-    difference = best.min_f1 - rival.min_f1
-    low, high = _lead(best, others)
-    verdict = _decide(difference, low, high, by_sign) if n >= stats.FEWEST else "cannot be told"
+    difference = stats.Estimate(best.min_f1 - rival.min_f1, *_lead(best, others))
     rank = 1 + sum(one.min_f1 > best.min_f1 for one in others)
     reason = (
         f"Its min-F1 is {_percent(best.min_f1)}, rank {rank} of {n} measured; the best of the "
         f"others is {rival.name} with {_percent(rival.min_f1)}; difference "
-        f"{_points(difference, low, high)}."
+        f"{_points(difference)}."
     )
-    if n < stats.FEWEST:
-        reason += f" {n} taxonomies are too few to speak of all."
-    elif low is None and not by_sign:
-        reason += _NO_SIDE
     figures = {
         "min_f1": best.min_f1,
         "rival_min_f1": rival.min_f1,
-        **stats.Estimate(difference, low, high).columns("difference"),
+        **difference.columns("difference"),
         "n": float(n),
     }
-    return Conclusion("best", claim, verdict, reason, figures)
+    if n < stats.FEWEST:
+        reason += f" {n} taxonomies are too few to speak of all."
+        return Conclusion("best", claim, "cannot be told", reason, figures)
+    return _concluded("best", claim, reason, difference, by_sign, figures)
 
 
 def _judge_confused(catalogue: Mapping[str, Measured], by_sign: bool) -> Conclusion:
@@ -272,35 +269,32 @@ def _judge_confused(catalogue: Mapping[str, Measured], by_sign: bool) -> Conclus
     pair = (1, len(classes) - 1)
     errors = {key: float(value) for key, value in pair_errors(chosen.confusion).items()}
     rest = max((key for key in errors if key != pair), key=lambda key: errors[key])
-    difference = errors[pair] - errors[rest]
-    low = high = error_low = error_high = None
+    apart = errors[pair] - errors[rest]
+    error, difference = stats.Estimate(errors[pair]), stats.Estimate(apart)
     if chosen.draws is not None:
         drawn = pair_errors(chosen.draws)
         largest = np.max([value for key, value in drawn.items() if key != pair], axis=0)
-        low, high = stats.interval_of(drawn[pair] - largest)
-        error_low, error_high = stats.interval_of(drawn[pair])
+        difference = stats.estimate_of(apart, drawn[pair] - largest)
+        error = stats.estimate_of(errors[pair], drawn[pair])
     f1 = f1_per_class(chosen.confusion)
     next_pair = " and ".join([*classes[:-1], "Recollect"][index] for index in rest)
     reason = (
         f"In {chosen.name}, of the decisions between Recite and its last class, Recollect, "
-        f"{_percent(errors[pair])} % {_ends(error_low, error_high)}are wrong (guessing: 50 %); "
+        f"{_percent(error.value)} % {_ends(error)}are wrong (guessing: 50 %); "
         f"next come {next_pair} with {_percent(errors[rest])} %, "
-        f"difference {_points(difference, low, high)}. "
+        f"difference {_points(difference)}. "
         f"F1 of {classes[1]} {_percent(float(f1[1]))}, of Recollect {_percent(float(f1[-1]))}."
     )
-    if error_high is not None and error_high >= 0.5:
+    if error.high is not None and error.high >= 0.5:
         reason += " They are told apart no better than by guessing."
-    if low is None and not by_sign:
-        reason += _NO_SIDE
     figures = {
-        **stats.Estimate(errors[pair], error_low, error_high).columns("error"),
+        **error.columns("error"),
         "next_error": errors[rest],
-        **stats.Estimate(difference, low, high).columns("difference"),
+        **difference.columns("difference"),
         "recite_f1": float(f1[1]),
         "recollect_f1": float(f1[-1]),
     }
-    verdict = _decide(difference, low, high, by_sign)
-    return Conclusion("confused", claim, verdict, reason, figures)
+    return _concluded("confused", claim, reason, difference, by_sign, figures)
 
 
 def _judge_plateau(sweep: Mapping[str, Measured], by_sign: bool) -> Conclusion:
@@ -342,24 +336,23 @@ def _judge_series(name: str, sweep: Mapping[str, Measured], by_sign: bool) -> Co
         return None
     rho, foot = below[0]
     values = np.array([one.min_f1 for one in inside])
-    spread, drop = float(np.ptp(values)), float(values.mean() - foot.min_f1)
+    spread, lost = float(np.ptp(values)), float(values.mean() - foot.min_f1)
+    drop, rest = stats.Estimate(lost), stats.Estimate(lost / 2 - spread)
     drawn = [draws for one in inside if (draws := one.min_f1_draws()) is not None]
     foot_draws = foot.min_f1_draws()
-    drop_low = drop_high = rest_low = rest_high = None
     if foot_draws is not None and len(drawn) == len(inside):
         drops = np.mean(drawn, axis=0) - foot_draws
-        drop_low, drop_high = stats.interval_of(drops)
-        rest_low, rest_high = stats.interval_of(drops / 2 - np.ptp(drawn, axis=0))
-    edge = verdict = _decide(drop, drop_low, drop_high, by_sign)
-    if edge == "holds":
-        verdict = _decide(drop / 2 - spread, rest_low, rest_high, by_sign)
+        drop = stats.estimate_of(lost, drops)
+        rest = stats.estimate_of(lost / 2 - spread, drops / 2 - np.ptp(drawn, axis=0))
+    verdict = _decide(drop, by_sign)
+    if verdict == "holds":
+        verdict = _decide(rest, by_sign)
     reason = (
         f"{name}: {_percent(values.min())} to {_percent(values.max())} inside (spread "
         f"{_percent(spread)}), {_percent(foot.min_f1)} at ρ = {rho:g} (a drop of "
-        f"{_points(drop, drop_low, drop_high)}): {verdict}."
+        f"{_points(drop)}): {verdict}."
     )
-    figures = {"spread": spread, **stats.Estimate(drop, drop_low, drop_high).columns("drop")}
-    return Conclusion(name, "", verdict, reason, figures)
+    return Conclusion(name, "", verdict, reason, {"spread": spread, **drop.columns("drop")})
 
 
 def _judge_guessed(guessed: stats.Estimate, by_sign: bool) -> Conclusion:
@@ -367,25 +360,19 @@ def _judge_guessed(guessed: stats.Estimate, by_sign: bool) -> Conclusion:
     if guessed.value is None:
         reason = "Of no memorized sequence is it known whether it can be guessed."
         return Conclusion("guessed", claim, "cannot be told", reason)
-    difference = guessed.value - _A_GOOD_PART
-    low, high = (None if end is None else end - _A_GOOD_PART for end in guessed[1:])
-    reason = (
-        f"{_percent(guessed.value)} % {_ends(*guessed[1:])}of the memorized sequences are Guess."
-    )
-    if low is None and not by_sign:
-        reason += _NO_SIDE
-    verdict = _decide(difference, low, high, by_sign)
-    return Conclusion("guessed", claim, verdict, reason, guessed.columns("share"))
+    difference = stats.Estimate(*(None if one is None else one - _A_GOOD_PART for one in guessed))
+    reason = f"{_percent(guessed.value)} % {_ends(guessed)}of the memorized sequences are Guess."
+    return _concluded("guessed", claim, reason, difference, by_sign, guessed.columns("share"))
 
 
-def pair_auc(confusions: stats.Floats, first: int, second: int) -> stats.Floats:
-    """AUC of two classes by the decisions between them alone, from (..., classes, classes).
+def pair_auc(confusions: stats.Floats) -> stats.Floats:
+    """AUC of classes 1 and 2 by the decisions between them, from (..., classes, classes).
 
     The mean of both classes' share of right ones: the area below a curve of one point, a lower
     bound of the AUC of the scores. One half where a class has no such decision.
     """
     rates = []
-    for own, other in ((first, second), (second, first)):
+    for own, other in ((1, 2), (2, 1)):
         right, wrong = confusions[..., own, own], confusions[..., own, other]
         named = right + wrong
         rates.append(np.divide(right, named, out=np.full_like(named * 1.0, 0.5), where=named > 0))
@@ -406,30 +393,25 @@ def _judge_few_shot(catalogue: Mapping[str, Measured], by_sign: bool) -> Conclus
     if best is None or best.confusion is None or not found:
         reason = "Guess or Recall, or Recite[δ] at some δ, was not measured."
         return Conclusion("few-shot", claim, "cannot be told", reason)
-    own = float(pair_auc(best.confusion, 1, 2))
+    own = float(pair_auc(best.confusion))
     by_limit = {
-        limit: max(
-            float(pair_auc(one.confusion, 1, 2)) for one in ones if one.confusion is not None
-        )
+        limit: max(float(pair_auc(one.confusion)) for one in ones if one.confusion is not None)
         for limit, ones in found.items()
     }
-    difference = own - max(by_limit.values())
+    apart = own - max(by_limit.values())
+    difference = stats.Estimate(apart)
     every = [one.draws for ones in found.values() for one in ones]
-    low = high = None
     if best.draws is not None and all(draws is not None for draws in every):
-        rivals = [pair_auc(draws, 1, 2) for draws in every if draws is not None]
-        low, high = stats.interval_of(pair_auc(best.draws, 1, 2) - np.max(rivals, axis=0))
+        rivals = [pair_auc(draws) for draws in every if draws is not None]
+        difference = stats.estimate_of(apart, pair_auc(best.draws) - np.max(rivals, axis=0))
     said = ", ".join(f"{_percent(auc)} at δ = {limit}" for limit, auc in by_limit.items())
     reason = (
         f"AUC of the decisions between the two (guessing: 50 %): {said}; of Guess and Recall "
-        f"{_percent(own)}; difference {_points(difference, low, high)}."
+        f"{_percent(own)}; difference {_points(difference)}."
     )
-    if low is None and not by_sign:
-        reason += _NO_SIDE
     figures: dict[str, float | None] = {f"auc_{limit}": auc for limit, auc in by_limit.items()}
-    figures |= {"guess_recall": own, **stats.Estimate(difference, low, high).columns("difference")}
-    verdict = _decide(difference, low, high, by_sign)
-    return Conclusion("few-shot", claim, verdict, reason, figures)
+    figures |= {"guess_recall": own, **difference.columns("difference")}
+    return _concluded("few-shot", claim, reason, difference, by_sign, figures)
 
 
 def _lead(best: Measured, others: Sequence[Measured]) -> tuple[float | None, float | None]:
@@ -449,23 +431,38 @@ def _lead(best: Measured, others: Sequence[Measured]) -> tuple[float | None, flo
     return float(low), float(found.min() + beyond)
 
 
-def _decide(value: float, low: float | None, high: float | None, by_sign: bool) -> VerdictWord:
+def _concluded(
+    key: str,
+    claim: str,
+    reason: str,
+    difference: stats.Estimate,
+    by_sign: bool,
+    figures: dict[str, float | None],
+) -> Conclusion:
+    """What a difference decides, and that it takes no side where it has no interval."""
+    if difference.low is None and not by_sign:
+        reason += _NO_SIDE
+    return Conclusion(key, claim, _decide(difference, by_sign), reason, figures)
+
+
+def _decide(difference: stats.Estimate, by_sign: bool) -> VerdictWord:
     """On which side of zero a difference lies; without an interval untold, or by its sign."""
+    value, low, high = difference
     if low is None or high is None:
-        if not by_sign:
+        if value is None or not by_sign:
             return "cannot be told"
         return "holds" if value > 0 else "does not hold"
     return "holds" if low > 0 else "does not hold" if high < 0 else "cannot be told"
 
 
-def _points(value: float, low: float | None, high: float | None) -> str:
+def _points(difference: stats.Estimate) -> str:
     """A difference in points and its interval, if it has one."""
-    return f"{_percent(value)} points {_ends(low, high)}".strip()
+    return f"{_percent(difference.value)} points {_ends(difference)}".strip()
 
 
-def _ends(low: float | None, high: float | None) -> str:
+def _ends(estimate: stats.Estimate) -> str:
     """An interval in brackets with a blank behind it, nothing where there is none."""
-    return f"{interval((None, low, high), space=' ')} ".lstrip()
+    return f"{interval(estimate, space=' ')} ".lstrip()
 
 
 _COLUMNS: dict[str, DataType | DataTypeClass] = {
