@@ -360,7 +360,7 @@ def _judge_guessed(guessed: stats.Estimate, by_sign: bool) -> Conclusion:
     if guessed.value is None:
         reason = "Of no memorized sequence is it known whether it can be guessed."
         return Conclusion("guessed", claim, "cannot be told", reason)
-    difference = stats.Estimate(*(None if one is None else one - _A_GOOD_PART for one in guessed))
+    difference = _less(guessed, _A_GOOD_PART)
     reason = f"{_percent(guessed.value)} % {_ends(guessed)}of the memorized sequences are Guess."
     return _concluded("guessed", claim, reason, difference, by_sign, guessed.columns("share"))
 
@@ -632,21 +632,20 @@ def _our_columns(published: Mapping[str, Any], one: OurFigures | None) -> dict[s
         same = f"the same partition as {one.published_name}"
     elif one.same_as:
         same = f"the same labels here as {one.same_as}"
-    note = ": ".join(part for part in (same, one.note) if part)
-    row = {"taxonomy": one.same_as or one.taxonomy, "state": one.state, "note": note or None}
+    note = ": ".join(part for part in (same, one.note) if part) or None
+    row: dict[str, Any] = {"taxonomy": one.same_as or one.taxonomy}
+    row |= {"state": one.state, "note": note}
     if one.figures is None:
         return row
     row |= {"state": "alias" if same else "measured", **one.figures}
-    for figure, ends, stem in (
-        ("min_f1", ("low", "high"), "difference"),
-        ("mean_f1", ("mean_f1_low", "mean_f1_high"), "mean_f1_difference"),
-    ):
-        printed = published[f"published_{figure}"]
-        row[stem] = one.figures[figure] - printed
-        for end, name in zip(ends, ("low", "high"), strict=True):
-            value = one.figures[end]
-            row[f"{stem}_{name}"] = None if value is None else value - printed
-    return row
+    min_f1 = stats.Estimate.of(one.figures, "min_f1", ends="")
+    mean_f1 = stats.Estimate.of(one.figures, "mean_f1")
+    row |= _less(min_f1, published["published_min_f1"]).columns("difference")
+    return row | _less(mean_f1, published["published_mean_f1"]).columns("mean_f1_difference")
+
+
+def _less(estimate: stats.Estimate, known: float) -> stats.Estimate:
+    return stats.Estimate(*(None if one is None else one - known for one in estimate))
 
 
 def _measured(
