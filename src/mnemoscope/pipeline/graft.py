@@ -29,8 +29,6 @@ from mnemoscope.lm.probe import suffix_logprobs
 from mnemoscope.localize.grafts import (
     LARGEST_IMBALANCE,
     MOST_AGREEMENT,
-    CausalScore,
-    Kept,
     Tried,
     causal_score,
     kept_by_class,
@@ -514,32 +512,24 @@ def _conclude(study: Study, tasks: Sequence[Task], parts: Sequence[str]) -> dict
     scores: list[dict[str, Any]] = []
     scored_parts, lost = _lost(grafts[1:], survives)
     found = {one.name for one in _found_taxonomies(study)}
-    for classes in _classes(study, base):
-        inside, name, named, one = classes.inside, classes.taxonomy, classes.names, classes.tried
-        kept = kept_by_class(survives[inside], one, seed=seed)
-        rows += _rows(name, named, grafts[1:], kept, one, heldout[1:])
+    for one in _classes(study, base):
+        rows += _rows(one, grafts[1:], survives, heldout[1:], seed=seed)
         if patches:
-            kept = kept_by_class(under_patch[inside], one, seed=seed)
-            patch_rows += _rows(name, named, patches, kept, one, patch_loss)
+            patch_rows += _rows(one, patches, under_patch, patch_loss, seed=seed)
         if scored_parts:
-            score = causal_score(lost[inside], one, seed=seed)
-            other = causal_score(lost[inside], replace(one, margin=classes.logprob), seed=seed)
-            draws = study.settings.graft.draws
-            scores.append(
-                _score_row(name, named, scored_parts, score, other)
-                | {"draws": draws, "is_found": name in found}
-            )
-            if len(named) > 1:
-                specific += [
-                    {
-                        "taxonomy": name,
-                        "class": named[at],
-                        "part": scored_parts[part],
-                        "lost": share,
-                        **figure.columns("specificity", ends=""),
-                    }
-                    for at, part, share, figure in specificities(lost[inside], one, seed=seed)
-                ]
+            about = {"draws": study.settings.graft.draws, "is_found": one.taxonomy in found}
+            scores.append(_score_row(one, scored_parts, lost, seed=seed) | about)
+        if scored_parts and len(one.names) > 1:
+            specific += [
+                {
+                    "taxonomy": one.taxonomy,
+                    "class": one.names[at],
+                    "part": scored_parts[part],
+                    "lost": share,
+                    **figure.columns("specificity", ends=""),
+                }
+                for at, part, share, figure in specificities(lost[one.inside], one.tried, seed=seed)
+            ]
     study.write(GRAFT_FILE, pl.DataFrame(rows, infer_schema_length=None).fill_nan(None))
     study.write(GRAFT_SPECIFICITY_FILE, pl.DataFrame(specific, schema=_SPECIFICITY).fill_nan(None))
     study.write(GRAFT_SCORES_FILE, pl.DataFrame(scores, schema=_SCORES).fill_nan(None))
@@ -639,18 +629,20 @@ def _lost(grafts: Sequence[Graft], survives: np.ndarray) -> tuple[list[str], np.
 
 
 def _rows(
-    taxonomy: str,
-    classes: Sequence[str],
+    classes: _Classes,
     grafts: Sequence[Graft | Patch],
-    kept: Kept,
-    tried: Tried,
+    survives: np.ndarray,
     heldout: Sequence[float | None],
+    *,
+    seed: int,
 ) -> Iterator[dict[str, Any]]:
-    for at, name in enumerate(classes):
+    tried = classes.tried
+    kept = kept_by_class(survives[classes.inside], tried, seed=seed)
+    for at, name in enumerate(classes.names):
         of_class = tried.classes == at
         for column, graft in enumerate(grafts):
             yield {
-                "taxonomy": taxonomy,
+                "taxonomy": classes.taxonomy,
                 "class": name,
                 **asdict(graft),
                 "n": int(of_class.sum()),
@@ -664,23 +656,22 @@ def _rows(
 
 
 def _score_row(
-    taxonomy: str,
-    classes: Sequence[str],
-    parts: Sequence[str],
-    found: CausalScore,
-    by_logprob: CausalScore,
+    classes: _Classes, parts: Sequence[str], lost: np.ndarray, *, seed: int
 ) -> dict[str, Any]:
+    names, tried, inside = classes.names, classes.tried, lost[classes.inside]
+    found = causal_score(inside, tried, seed=seed)
+    by_logprob = causal_score(inside, replace(tried, margin=classes.logprob), seed=seed)
     has_score = found.part >= 0
     return {
         **vars(found),
-        "taxonomy": taxonomy,
-        "n_classes": len(classes),
+        "taxonomy": classes.taxonomy,
+        "n_classes": len(names),
         **found.score.columns("score", ends=""),
         **by_logprob.score.columns("by_logprob"),
         "differs": found.takes_a_side and by_logprob.takes_a_side,
         "part": parts[found.part] if has_score else None,
-        "broken": classes[found.broken] if has_score else None,
-        "spared": classes[found.spared] if has_score else None,
+        "broken": names[found.broken] if has_score else None,
+        "spared": names[found.spared] if has_score else None,
     }
 
 
