@@ -229,8 +229,8 @@ def ends(flags: np.ndarray, group: np.ndarray) -> str:
 
 def auc(truth: np.ndarray, graded: np.ndarray, group: np.ndarray) -> str:
     """AUC with an interval over groups of near duplicates."""
-    found = separation(-graded, truth, seed=0, n_resamples=1000, groups=group)
-    shown = (f"{one:.3f}".removeprefix("0") for one in (found.auc, found.auc_low, found.auc_high))
+    found = separation(-graded, truth, seed=0, n_resamples=1000, groups=group).auc
+    shown = (f"{one:.3f}".removeprefix("0") for one in found)
     return "{} [{}, {}]".format(*shown)
 
 

@@ -60,8 +60,8 @@ def is_hit(lm: LanguageModel, windows: np.ndarray) -> tuple[np.ndarray, float]:
 
 def said(values: np.ndarray, hits: np.ndarray, group: np.ndarray) -> str:
     """AUC of large values meaning reproduced."""
-    found = separation(-values, hits, seed=0, n_resamples=1000, groups=group)
-    return f"{found.auc:.3f} [{found.auc_low:.3f}, {found.auc_high:.3f}]"
+    auc, low, high = separation(-values, hits, seed=0, n_resamples=1000, groups=group).auc
+    return f"{auc:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def measure_shifts(

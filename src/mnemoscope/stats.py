@@ -395,15 +395,11 @@ class Separation(NamedTuple):
     are.
     """
 
-    auc: float
-    auc_low: float
-    auc_high: float
-    fpr: float
-    fpr_low: float
-    fpr_high: float
+    auc: Estimate
+    fpr: Estimate
 
 
-NOT_SEPARATED = Separation(*[float("nan")] * 6)
+NOT_SEPARATED = Separation(NOTHING_TO_COUNT, NOTHING_TO_COUNT)
 """Where one side is empty."""
 
 
@@ -434,10 +430,9 @@ def separation(
         auc_and_fpr(*(np.repeat(found[side], one[side]) for side in (is_memorized, ~is_memorized)))
         for one in drawn
     ]
-    auc, fpr = auc_and_fpr(low, high)
     ends = np.quantile(draws, [0.025, 0.975], axis=0) if draws else np.full((2, 2), np.nan)
-    (auc_low, fpr_low), (auc_high, fpr_high) = ends.tolist()
-    return Separation(auc, auc_low, auc_high, fpr, fpr_low, fpr_high)
+    pairs = zip(auc_and_fpr(low, high), ends.T.tolist(), strict=True)
+    return Separation(*(Estimate(value, *both) for value, both in pairs))
 
 
 def auc_and_fpr(

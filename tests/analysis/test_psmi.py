@@ -140,12 +140,12 @@ def test_auc_and_fpr_are_sklearns() -> None:
     memorized = generator.random(300) < 0.4
     values = np.round(generator.standard_normal(300) - 0.8 * memorized, 1)  # with ties
     found = separation(values, memorized, seed=0, n_resamples=100)
-    assert found.auc == pytest.approx(roc_auc_score(memorized, -values))
+    assert found.auc.value == pytest.approx(roc_auc_score(memorized, -values))
     fpr, tpr, _ = roc_curve(memorized, -values, drop_intermediate=False)
-    assert found.fpr == pytest.approx(fpr[np.argmax(tpr >= 0.75)])
-    assert found.auc_low < found.auc < found.auc_high
-    assert found.fpr_low <= found.fpr <= found.fpr_high
-    assert np.isnan(separation(values, np.ones(300), seed=0, n_resamples=50).auc)
+    assert found.fpr.value == pytest.approx(fpr[np.argmax(tpr >= 0.75)])
+    assert found.auc.low < found.auc.value < found.auc.high
+    assert found.fpr.low <= found.fpr.value <= found.fpr.high
+    assert np.isnan(separation(values, np.ones(300), seed=0, n_resamples=50).auc.value)
 
 
 def test_within_labels_a_label_alone_gives_nothing() -> None:
@@ -154,7 +154,7 @@ def test_within_labels_a_label_alone_gives_nothing() -> None:
     labels = generator.integers(0, 4, 800)
     memorized = generator.random(800) < 0.2 * (labels + 1)
     values = -labels + 1e-3 * generator.standard_normal(800)
-    assert separation(values, memorized, seed=0, n_resamples=50).auc_low > 0.6
+    assert separation(values, memorized, seed=0, n_resamples=50).auc.low > 0.6
     inside = within_labels(values, memorized, labels, seed=0, n_resamples=50)
     assert inside.low < 0.5 < inside.high
     # by hand: the mean of sklearn's AUCs, weighted by pairs

@@ -487,12 +487,12 @@ def _attention(inputs: AnalysisInputs, settings: Settings) -> pl.DataFrame | Non
                 seed=settings.seed,
                 n_resamples=settings.n_resamples,
                 groups=near,
-            )
+            ).auc
             lines.append(
                 {"measure": measure, "layer": layer + 1, "n": len(label)}
                 | {"memorized": float(values[label].mean())}
                 | {"not_memorized": float(values[~label].mean())}
-                | {"auc": flat.auc, "low": flat.auc_low, "high": flat.auc_high}
+                | flat.columns("auc", ends="")
             )
     return pl.DataFrame(lines)
 

@@ -267,11 +267,11 @@ def divergence_table(
     found = []
     for (name, rows), (first, second) in zip(bands, sides, strict=True):
         owners = None if near is None else near[rows]
-        auc = stats.separation(values[rows], memorized[rows], groups=owners, **asked)
+        auc = stats.separation(values[rows], memorized[rows], groups=owners, **asked).auc
         kl = kl_at(first, second, (equal[0], equal[1]), n_bins=settings.n_bins, **asked)
         medians = (float(np.exp(np.median(one))) for one in (first, second))
         counted = (len(first), len(second), stats.n_groups(owners))
-        found.append((name, *counted, *auc[:3], *kl, *medians))
+        found.append((name, *counted, *auc, *kl, *medians))
     counts = dict.fromkeys(("n_memorized", "n_other", "n_groups"), pl.Int64)
     numbers = ("auc", "auc_low", "auc_high", "kl", "shuffled", "ceiling")
     medians_of = ("memorized_median", "other_median")

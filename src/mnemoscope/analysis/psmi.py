@@ -290,6 +290,7 @@ def _of_model(
                 if settings.label == "token"
                 else stats.NOTHING_TO_COUNT
             )
+            flat = stats.separation(found.values, memorized, groups=near, **draws)
             lines.append(
                 {"model": model, "layer": layer, "n": rows.height, "n_groups": stats.n_groups(near)}
                 | {"memorized": _mean(found.values[memorized])}
@@ -297,7 +298,8 @@ def _of_model(
                 | {"shuffled": _mean(null.values)}
                 | {"not_finite": int((~np.isfinite(found.values)).sum())}
                 | {"n_directions": found.n_directions, "settled": found.settled}
-                | stats.separation(found.values, memorized, groups=near, **draws)._asdict()
+                | flat.auc.columns("auc")
+                | flat.fpr.columns("fpr")
                 | within.columns("within")
             )
             columns.append(pl.Series(f"{model}, layer {layer}", found.values))
@@ -345,15 +347,15 @@ def _class_means(
             mean = stats.estimate_of(
                 float(kept.mean()), weights @ kept / weights.sum(axis=1), 0.025
             )
-            auc = stats.NOT_SEPARATED
+            auc = stats.NOTHING_TO_COUNT
             if is_compared:
-                auc = stats.separation(beside[column], memorized, groups=near_beside, **draws)
+                auc = stats.separation(beside[column], memorized, groups=near_beside, **draws).auc
             model, layer = column.rsplit(", layer ", 1)
             lines.append(
                 {"model": model, "layer": int(layer), "class": name, "n": len(kept)}
                 | {"n_groups": stats.n_groups(None if near is None else near[finite])}
                 | mean.columns("psmi", ends="")
-                | {"auc": auc.auc, "auc_low": auc.auc_low, "auc_high": auc.auc_high}
+                | auc.columns("auc")
             )
     return pl.DataFrame(lines)
 
