@@ -767,7 +767,8 @@ def count_passes(
     found.append(Passes("a draw, to compare scan and decoding", n_checked, n_suffix, length - 1))
     found.append(Passes("capture", n_maps, 1, length))
     if settings.benchmark.controls:
-        found.append(Passes("log-probabilities", n_maps, 1, length, is_control=True))
+        n_asked = n_maps + n_own if has_reference else n_maps  # painted: what is shown, too
+        found.append(Passes("log-probabilities", n_asked, 1, length, is_control=True))
         if has_reference:
             found.append(Passes("capture of the reference", n_maps, 1, length, is_control=True))
     return [one for one in found if one.n_sequences and one.n_tokens]

@@ -56,7 +56,7 @@ def planted(trained, new_text):
     """A trained text, and one with a word put in where the model is to go on."""
     place = trained[1].index(" ", 2 * len(trained[1]) // 3)
     changed = f"{trained[1][:place]} velvet{trained[1][place:]}"
-    return f"{new_text(3, 20)} {trained[0]} {new_text(4, 20)} {changed}"
+    return f"{new_text(3, 6)} {trained[0]} {new_text(4, 6)} {changed}"
 
 
 def test_a_passage_is_found_behind_a_preamble_as_without_one(lm, known, trained, tmp_path):

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 import torch
 import yaml
+from transformers import AutoModelForCausalLM
 
 from mnemoscope.benchmark.baselines import STATISTICS, map_statistics
 from mnemoscope.data.rouge import rouge_scores
@@ -86,6 +87,20 @@ def uneven(tiny, made_once):
         run(settings, folder, also=("knockout", "graft"))
 
     return Study(made_once("uneven", make))
+
+
+def test_log_probabilities_are_of_the_suffix_and_of_the_prefix(tiny, uneven):
+    found = uneven.read("logprobs.parquet").join(uneven.sequences, on="sequence_id")
+    assert set(found["sequence_id"]) == set(uneven.read("samples.parquet")["sequence_id"])
+    ids = torch.tensor(found["tokens"].to_list())
+    with torch.inference_mode():
+        logits = AutoModelForCausalLM.from_pretrained(tiny.model)(ids).logits[:, :-1]
+    every = logits.log_softmax(-1)
+    suffix = every.gather(2, ids[:, 1:, None])[:, PREFIX - 1 :, 0]
+    best = every.amax(-1)[:, :PREFIX]
+    for name, wanted in (("logprobs", suffix), ("prefix_best", best)):
+        # float32, by another attention code; log-probabilities down to about -40.
+        np.testing.assert_allclose(np.array(found[name].to_list()), wanted, atol=1e-3)
 
 
 def test_verdicts_and_features_are_of_this_prefix_and_suffix(uneven, tiny):

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from mnemoscope.lm.model import prepend_bos
-from mnemoscope.lm.probe import best_logprobs, suffix_logprobs
+from mnemoscope.lm.probe import next_tokens, suffix_logprobs
 
 
 def test_logprobs_equal_cross_entropy(build, tokens, family):
@@ -22,11 +22,14 @@ def test_logprobs_equal_cross_entropy(build, tokens, family):
     np.testing.assert_allclose(found, expected.numpy(), atol=5e-5)
 
 
-def test_the_best_token_at_each_place_is_that_of_a_plain_forward(build, tokens, family):
-    lm, table = build(family, adds_bos=family in ("llama", "bloom")), tokens(5)[:, :32]
-    found = best_logprobs(lm, table, batch_size=2)
+def test_next_tokens_and_the_best_at_each_place_are_those_of_a_plain_forward(build, tokens, family):
+    lm, table = build(family, adds_bos=family in ("llama", "bloom")), tokens(5)[:, :33]
+    found, ids = next_tokens(lm, table, batch_size=2), torch.from_numpy(table).long()
     with torch.no_grad():
-        logits = lm.model(input_ids=prepend_bos(lm, torch.from_numpy(table).long())).logits
-    expected = logits[:, -32:].double().log_softmax(dim=-1).amax(dim=-1)
-    assert found.shape == (5, 32)
-    np.testing.assert_allclose(found, expected.numpy(), atol=5e-5)
+        logits = lm.model(input_ids=prepend_bos(lm, ids)).logits[:, -33:-1]
+    logprobs = logits.double().log_softmax(dim=-1)
+    expected = logprobs.gather(2, ids[:, 1:, None]).squeeze(2), logprobs.amax(dim=-1)
+    for values, wanted in zip(found, expected, strict=True):
+        assert values.shape == (5, 32)
+        assert values.dtype == np.float32
+        np.testing.assert_allclose(values, wanted.numpy(), atol=5e-5)

@@ -8,13 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from mnemoscope.data.table import token_matrix
 from mnemoscope.maps.format import unpack_triangle
 from mnemoscope.maps.store import MapStore
-from mnemoscope.pipeline.blocks import logprobs_of
 from mnemoscope.study.folder import Study
-from mnemoscope.study.models import Models
-from mnemoscope.study.settings import parse_settings
 from study_files import content
 
 
@@ -207,19 +203,3 @@ def test_a_spread_model_gives_the_same_store_and_is_recorded(tokens_table, captu
     assert content(apart / "maps" / "model") == content(alone / "maps" / "model")
     spread = Study(apart).record["models"]["model"]
     assert (spread["device_map"], spread["quantization"]) == ("cpu: 6, disk: 1 modules", None)
-
-
-@pytest.mark.parametrize("length", [16, 64, 78])
-def test_logprobs_are_of_the_second_half_whatever_the_length(tiny, tokens_table, length):
-    table = pl.read_parquet(tokens_table(n=5, length=length))
-    settings = parse_settings(
-        {"model": {"name": str(tiny.model)}, "sequences": {"length": length}}, where="test"
-    )
-    found = logprobs_of(settings, Models(settings).alone("model"), token_matrix(table), table)
-    ids = torch.tensor(table["tokens"].to_list())
-    with torch.inference_mode():
-        logits = AutoModelForCausalLM.from_pretrained(tiny.model)(ids).logits
-    every = logits[:, :-1].log_softmax(-1).gather(2, ids[:, 1:, None])[:, :, 0]
-    wanted = every[:, length // 2 - 1 :].numpy()
-    # float32, by another attention code; log-probabilities down to about -40.
-    np.testing.assert_allclose(np.array(found["logprobs"].to_list()), wanted, atol=1e-3)

@@ -256,6 +256,7 @@ def test_every_sequence_is_asked_once_by_what_trained_on_no_relative_of_it(folde
     samples = folded.read("samples.parquet")
     assert set(samples["split"]) == {"eval"}
     ids = samples["sequence_id"].sort()
+    assert folded.read("logprobs.parquet")["sequence_id"].sort().equals(ids)
     for _, one in said.group_by("source", "setting", "seed", "epoch"):
         assert one["sequence_id"].sort().equals(ids)
     made = [job for job in jobs_of(folded) if job.source == "model"]

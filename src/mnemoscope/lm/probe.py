@@ -50,6 +50,17 @@ class TeacherForced(NamedTuple):
     logprobs: npt.NDArray[np.float32]
 
 
+class NextTokens(NamedTuple):
+    """What each place foretells, (n, T - 1) float32 natural logarithms, at most 0.
+
+    Column i follows the tokens up to and with i: `logprobs` of the token that stands there, `best`
+    of the likeliest one.
+    """
+
+    logprobs: npt.NDArray[np.float32]
+    best: npt.NDArray[np.float32]
+
+
 def suffix_logprobs(
     lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int, prefix: int = 32
 ) -> npt.NDArray[np.float32]:
@@ -92,25 +103,24 @@ def logprobs_of(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     return torch.stack(columns, dim=1)
 
 
-def best_logprobs(
-    lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int
-) -> npt.NDArray[np.float32]:
-    """Log-probability of the likeliest next token at every place, (n, T) float32, at most 0.
+def next_tokens(lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int) -> NextTokens:
+    """Say how likely each token of sequences (n, T) is, and how likely the likeliest, in one pass.
 
-    Column i is what tokens up to and with i foretell. Arguments and errors as `teacher_forced`.
+    Arguments and errors as `teacher_forced`.
     """
     table = check_tokens(lm, tokens, prefix=1)
 
-    def step(batch: torch.Tensor) -> npt.NDArray[np.float32]:
+    def step(batch: torch.Tensor) -> NextTokens:
         with torch.no_grad():
-            logits = last_logits(lm, prepend_bos(lm, batch), batch.shape[1])
-            places = [logits[:, at].float() for at in range(logits.shape[1])]
-            columns = [one.amax(dim=1) - one.logsumexp(dim=1) for one in places]
-        return torch.stack(columns, dim=1).cpu().numpy()
+            logits = last_logits(lm, prepend_bos(lm, batch[:, :-1]), batch.shape[1] - 1)
+            logprobs = logprobs_of(logits, batch[:, 1:])
+            best = logprobs_of(logits, logits.argmax(dim=-1))
+        return NextTokens(logprobs.cpu().numpy(), best.cpu().numpy())
 
-    none = np.empty((0, table.shape[1]), dtype=np.float32)
-    places = table.shape[1]
-    return np.concatenate([none, *run_batches(lm, table, batch_size, step, places=places)])
+    places = table.shape[1] - 1
+    none = np.empty((0, places), dtype=np.float32)
+    parts = [NextTokens(none, none), *run_batches(lm, table, batch_size, step, places=places)]
+    return NextTokens(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def next_token_entropy(

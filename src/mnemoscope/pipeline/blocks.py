@@ -32,7 +32,7 @@ from mnemoscope.lm.continue_ import (
     scan_memorized,
 )
 from mnemoscope.lm.model import HALVED, LanguageModel, note_halved, noting_halved
-from mnemoscope.lm.probe import best_logprobs, suffix_logprobs
+from mnemoscope.lm.probe import next_tokens
 from mnemoscope.maps.format import StoreMeta, pack_shard
 from mnemoscope.maps.shape import POOLED
 from mnemoscope.parse import flatten, parse_json
@@ -60,8 +60,7 @@ class Block:
     """A unit of work in plain values, so that it can be done without the study's folder.
 
     Attributes:
-        kind: `verdicts`, `check`, `decoded`, `logprobs`, `next`, `maps`; `facts` only asks for the
-            model's.
+        kind: `verdicts`, `check`, `decoded`, `next`, `maps`; `facts` only asks for the model's.
         number: its index in the stage, from 0; decides which part does it.
         tokens: as shown to the model, int32, shape (rows, length).
         rows: depending on kind `sequence_id`, `suffix`, `is_memorized`, `smallest_gap`.
@@ -164,13 +163,12 @@ def do_block(
     elif block.kind == "decoded":
         found = ask(scan=False)
         frame = block.rows.select("sequence_id", *found.select(DECODED).get_columns())
-    elif block.kind == "logprobs":
-        frame = logprobs_of(settings, model, block.tokens, block.rows)
-        progress.advance(frame.height)
     elif block.kind == "next":
-        values = suffix_logprobs(model, block.tokens, batch_size=size, prefix=1)
-        logprobs = pl.Series("logprobs", values.tolist(), dtype=pl.List(pl.Float32))
-        frame = block.rows.with_columns(logprobs)
+        said = next_tokens(model, block.tokens, batch_size=size)
+        frame = block.rows.with_columns(
+            pl.Series(name, values.tolist(), dtype=pl.List(pl.Float32))
+            for name, values in said._asdict().items()
+        )
         progress.advance(frame.height)
     else:
         assert block.kind == "check", block.kind
@@ -233,28 +231,6 @@ def disagreements(found: pl.DataFrame, again: pl.DataFrame) -> dict[str, int | f
     if differs.height:
         counts["largest_gap_of_these"] = float(differs["smallest_gap"].to_numpy().max())
     return counts
-
-
-def logprobs_of(
-    settings: StudySettings, model: LanguageModel, tokens: np.ndarray, rows: pl.DataFrame
-) -> pl.DataFrame:
-    """What the output says: `sequence_id`, and two columns list<f32> of log-probabilities.
-
-    `logprobs` of the tokens of each suffix; `prefix_best` of the best token at each place of the
-    prefix, of which the last foretells the first suffix token.
-    """
-    size, prefix = settings.model.batch_size, settings.sequences.n_prefix
-    columns = {
-        "logprobs": suffix_logprobs(model, tokens, batch_size=size, prefix=prefix),
-        "prefix_best": best_logprobs(model, tokens[:, :prefix], batch_size=size),
-    }
-    return rows.select(
-        "sequence_id",
-        *(
-            pl.Series(name, values.tolist(), dtype=pl.List(pl.Float32))
-            for name, values in columns.items()
-        ),
-    )
 
 
 def store_meta(

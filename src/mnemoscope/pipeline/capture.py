@@ -7,7 +7,7 @@ and finds log-probabilities that the samples need.
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +69,8 @@ def capture_with(study: Study, hold: Hold) -> None:
                 study.add_columns(with_decoded(study.sequences, decoded).select(DECODED))
             _fill_stores(study, crew, "model", wanted)
             if wants_controls(study):
-                blocks = logprob_blocks(study, wanted)
-                study.write(LOGPROBS_FILE, pl.concat(make_tables(crew, blocks, LOGPROBS)))
-                if blocks := next_blocks(study, study.sequences, wanted):
-                    study.write(NEXT_FILE, pl.concat(make_tables(crew, blocks, NEXT)))
+                blocks = next_blocks(study, study.sequences, wanted)
+                _write_logprobs(study, pl.concat(make_tables(crew, blocks, NEXT)), wanted)
         if "reference" in captured_roles(study):
             with hold("reference", n_shards) as crew:
                 _fill_stores(study, crew, "reference", wanted)
@@ -294,8 +292,7 @@ def _fill_stores(study: Study, crew: Crew, role: str, wanted: pl.DataFrame) -> N
 # -- continuations and log-probabilities --------------------------------------------------------
 
 DECODING = "Continuing the sampled Non-Memo"
-LOGPROBS = "Log-probabilities"
-NEXT = "Log-probabilities of next tokens"
+NEXT = "Log-probabilities"
 
 
 def decoding_blocks(study: Study, wanted: pl.DataFrame) -> list[Block]:
@@ -319,7 +316,13 @@ def decoding_blocks(study: Study, wanted: pl.DataFrame) -> list[Block]:
         maintain_order="left",
     )
     return [
-        _named("decoded", int(number), frame)
+        Block(
+            "decoded",
+            int(number),
+            token_matrix(frame),
+            frame.select("sequence_id"),
+            f"decoded-{number:06d}.parquet",
+        )
         for (number,), frame in lacking.group_by("_block", maintain_order=True)
     ]
 
@@ -330,36 +333,38 @@ def with_decoded(table: pl.DataFrame, decoded: pl.DataFrame) -> pl.DataFrame:
     return merged.with_columns(pl.coalesce(f"{name}_new", name).alias(name) for name in DECODED)
 
 
-def logprob_blocks(study: Study, wanted: pl.DataFrame) -> list[Block]:
-    """Blocks of sampled sequences for log-probabilities of true suffixes, a positive control."""
-    rows = study.sequences.join(wanted, on="sequence_id", how="semi")
-    shards = rows.iter_slices(study.settings.capture.shard_rows)
-    return [_named("logprobs", number, shard) for number, shard in enumerate(shards)]
-
-
 def next_blocks(
     study: Study,
     table: pl.DataFrame,
     wanted: pl.DataFrame,
     does: Callable[[int], bool] = lambda _: True,
 ) -> list[Block]:
-    """Blocks of shown sequences for the log-probability of every token but the first.
+    """Blocks of sequences for the log-probability of every token but the first.
 
-    They are painted over the reference's attention; none without a reference. `table` has the
-    continuations that are shown. Numbered as the shards are, of which `does` chooses.
+    Those that are shown, if there is a reference over whose attention they are painted: numbered
+    as the shards are, with the continuations of `table`. Then the sampled texts that are not among
+    them: their suffixes are a positive control. `does` chooses by number.
     """
-    if "reference" not in captured_roles(study):
-        return []
-    shown = wanted.select("sequence_id", "suffix")
-    shards = enumerate(shown.iter_slices(study.settings.capture.shard_rows))
+    shown = wanted if "reference" in captured_roles(study) else wanted.clear()
+    texts = wanted.select("sequence_id", pl.lit("true").alias("suffix")).unique()
+    texts = texts.join(shown, on=["sequence_id", "suffix"], how="anti").sort("sequence_id")
+    n = study.settings.capture.shard_rows
+    shards = enumerate(chain(shown.iter_slices(n), texts.iter_slices(n)))
     return [
-        Block("next", number, shown_tokens(table, shard), shard, f"next-{number:06d}.parquet")
-        for number, shard in shards
+        Block("next", number, shown_tokens(table, rows), rows, f"next-{number:06d}.parquet")
+        for number, rows in shards
         if does(number)
     ]
 
 
-def _named(kind: str, number: int, rows: pl.DataFrame) -> Block:
-    """A block of rows of the table, with the name of its file."""
-    name = f"{kind}-{number:06d}.parquet"
-    return Block(kind, number, token_matrix(rows), rows.select("sequence_id"), name)
+def _write_logprobs(study: Study, said: pl.DataFrame, wanted: pl.DataFrame) -> None:
+    """Write what `next_blocks` found: of the texts, and with a reference of what is shown."""
+    prefix = study.settings.sequences.n_prefix
+    texts = said.filter(pl.col("suffix") == "true").select(
+        "sequence_id",
+        pl.col("logprobs").list.slice(prefix - 1),
+        pl.col("best").list.head(prefix).alias("prefix_best"),
+    )
+    study.write(LOGPROBS_FILE, texts)
+    if "reference" in captured_roles(study):
+        study.write(NEXT_FILE, said.head(wanted.height).drop("best"))

@@ -36,14 +36,12 @@ from mnemoscope.pipeline.blocks import (
 )
 from mnemoscope.pipeline.capture import (
     DECODING,
-    LOGPROBS,
     NEXT,
     capture_with,
     captured_roles,
     check_head_bytes,
     decoding_blocks,
     fill_store,
-    logprob_blocks,
     maps_folder,
     missing_shards,
     next_blocks,
@@ -244,8 +242,6 @@ def _capture(study: Study, part: Part, folder: Path, hold: Hold, roles: Sequence
                 verdicts = noted if store == "model" else None
                 fill_store(study, crew, writer, store, table, wanted, shards, verdicts)
             if role == "model" and wants_controls(study):
-                blocks = [one for one in logprob_blocks(study, wanted) if part.does(one.number)]
-                make_tables(crew, blocks, LOGPROBS, folder)
                 blocks = next_blocks(study, table, wanted, part.does)
                 make_tables(crew, blocks, NEXT, folder)
 
