@@ -12,9 +12,9 @@ import polars as pl
 import torch
 
 from mnemoscope.audit import page
-from mnemoscope.audit.documents import mark_hidden, read_documents
-from mnemoscope.audit.verify import read_audit
-from mnemoscope.errors import MnemoscopeError, UserError
+from mnemoscope.audit.documents import mark_hidden
+from mnemoscope.audit.verify import read_again, read_audit
+from mnemoscope.errors import UserError
 from mnemoscope.lm.load import load_tokenizer
 from mnemoscope.maps.format import unpack_triangle
 from mnemoscope.maps.store import MapStore
@@ -84,27 +84,13 @@ def open_audit(folder: Path) -> Result:
     Raises UserError: no audit there. DamagedDataError: a file that cannot be read.
     """
     record, frame = read_audit(folder)
-    texts = {row["document"]: _text(folder, record, row) for row in record["documents"]}
+    there = read_again(folder, record, copies=True)
+    texts = {
+        row["document"]: found.text if found and found.sha256 == row["sha256"] else None
+        for row in record["documents"]
+        for found in [there.get(row["document"])]
+    }
     return Result.of(record, frame, texts, folder)
-
-
-def _text(folder: Path, record: Mapping[str, Any], row: Mapping[str, Any]) -> str | None:
-    """A document's text, None where it is not the one that was audited."""
-    name = row["document"]
-    kept = row.get("text_file")
-    if kept is not None:
-        path = (folder / kept).resolve()
-        if not path.is_relative_to(folder.resolve()):
-            return None
-        source = str(path)
-    else:
-        source = name if Path(name).exists() else name.rpartition("#")[0]
-    encoding = "utf-8" if kept is not None else record.get("encoding", "utf-8")
-    try:
-        reading = read_documents([source], encoding=encoding, columns=record.get("columns"))
-    except MnemoscopeError:
-        return None
-    return next((one.text for one in reading.documents if one.sha256 == row["sha256"]), None)
 
 
 def render_result(result: Result) -> str:

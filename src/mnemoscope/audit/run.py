@@ -428,7 +428,7 @@ def _finished_audit(out: Path, model: Writer, *, redo: bool) -> dict[str, Any] |
         is_this = record["key"] == _key(model, record["settings"])
     except (OSError, DamagedDataError):
         record, is_this = {}, False
-    if is_this and _is_whole(out, record):
+    if is_this and (out / "audit.html").is_file() and not changed_tables(out, record):
         return dict(record)
     if not redo and is_this:
         raise UserError(
@@ -440,17 +440,18 @@ def _finished_audit(out: Path, model: Writer, *, redo: bool) -> dict[str, Any] |
     return None
 
 
-def _is_whole(out: Path, record: Mapping[str, Any]) -> bool:
-    """Whether what an audit's record speaks of is there, as it was written."""
-    tables = {"spans": record.get("spans_sha256")}
-    tables |= {name: one for name in TABLES if (one := record.get(f"{name}_sha256"))}
-    try:
-        is_so = all(
-            digest == file_sha256(out / f"{name}.parquet") for name, digest in tables.items()
-        )
-    except UserError:
-        return False
-    return is_so and (out / "audit.html").is_file()
+def changed_tables(out: Path, record: Mapping[str, Any]) -> dict[str, str]:
+    """What is wrong with tables that are gone or not as they were written, by their names."""
+    found = {}
+    for name in ("spans", *TABLES):
+        path = out / f"{name}.parquet"
+        if f"{name}_sha256" not in record:
+            continue
+        if not path.is_file():
+            found[name] = f"{path.name} is missing."
+        elif file_sha256(path) != record[f"{name}_sha256"]:
+            found[name] = f"{path.name} was changed after the audit."
+    return found
 
 
 def other_audit(out: Path) -> UserError:

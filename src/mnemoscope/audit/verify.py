@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,14 +14,14 @@ from mnemoscope.audit.rule import decide
 from mnemoscope.audit.run import (
     RECORD,
     SCHEMA_VERSION,
-    TABLES,
     Writer,
+    changed_tables,
     check_is_audit,
     read_audit_record,
 )
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.errors import DamagedDataError, MnemoscopeError, UserError
-from mnemoscope.files import file_sha256, read_parquet
+from mnemoscope.files import read_parquet
 
 _SAME_CHANCE = 1e-3
 """Another machine or batch rounds otherwise."""
@@ -74,7 +75,7 @@ def verify_audit(out: Path, load: Load) -> Verification:
     """
     record, frame = read_audit(out)
     documents, problems, notes = _check_documents(out, record)
-    changed = _changed_tables(out, record)
+    changed = changed_tables(out, record)
     problems += changed.values()
     model = load(record, documents, AuditSettings(**record["settings"]))
     if model.fingerprint is None:
@@ -90,20 +91,6 @@ def verify_audit(out: Path, load: Load) -> Verification:
         if f"{name}_sha256" in record and name not in changed:
             problems += check(out, model)
     return Verification(frame.height, sum(holds), problems, notes)
-
-
-def _changed_tables(out: Path, record: dict[str, Any]) -> dict[str, str]:
-    """What is wrong with tables that are gone or not as they were written, by their names."""
-    found = {}
-    for name in ("spans", *TABLES):
-        path = out / f"{name}.parquet"
-        if f"{name}_sha256" not in record:
-            continue
-        if not path.is_file():
-            found[name] = f"{path.name} is missing."
-        elif file_sha256(path) != record[f"{name}_sha256"]:
-            found[name] = f"{path.name} was changed after the audit."
-    return found
 
 
 def _check_profile(out: Path, model: Writer) -> list[str]:
@@ -168,16 +155,11 @@ def _check_documents(
 ) -> tuple[list[Document], list[str], list[str]]:
     """Compare every document with its hash: those that are the same, problems, notes."""
     same: list[Document] = []
-    problems, notes, cache = [], [], dict[str, dict[str, Document]]()
+    problems, notes, there = [], [], read_again(out, record, copies=False)
     for row in record["documents"]:
-        name = row["document"]
-        source = name.rpartition("#")[0] if not Path(name).exists() and "#" in name else name
+        name, found = row["document"], there.get(row["document"])
         if name == "-":
             notes.append("standard input is not there any more; its text stands in texts/.")
-            cache[source] = _kept_input(out, row)
-        elif source not in cache:
-            cache[source] = _read_again(source, record)
-        found = cache[source].get(name)
         if found is None:
             problems.append(f"{name}: cannot be read any more.")
         elif found.sha256 != row["sha256"]:
@@ -187,21 +169,38 @@ def _check_documents(
     return same, problems, notes
 
 
-def _kept_input(out: Path, row: dict[str, Any]) -> dict[str, Document]:
-    path = out / "texts" / Path(str(row["text_file"])).name
+def read_again(out: Path, record: dict[str, Any], *, copies: bool) -> dict[str, Document]:
+    """The documents of an audit as they are now, by name; those that cannot be read are left out.
+
+    Of standard input, and with `copies` of all that is no plain text, the text in the audit's
+    folder is read.
+    """
+    found: dict[str, Document] = {}
+    seen: set[str] = set()
+    for row in record["documents"]:
+        name = row["document"]
+        source = name.rpartition("#")[0] if not Path(name).exists() and "#" in name else name
+        if name == "-" or (copies and row["text_file"] is not None):
+            found |= _kept_text(out, row)
+        elif source not in seen:
+            seen.add(source)
+            with suppress(MnemoscopeError):
+                reading = read_documents(
+                    [source],
+                    encoding=record.get("encoding", "utf-8"),
+                    columns=record.get("columns"),
+                )
+                found |= {document.name: document for document in reading.documents}
+    return found
+
+
+def _kept_text(out: Path, row: dict[str, Any]) -> dict[str, Document]:
+    path = (out / "texts" / Path(str(row["text_file"])).name).resolve()
+    if not path.is_relative_to(out.resolve()):
+        return {}
     try:
         data = path.read_bytes()
         text = data.decode("utf-8")
     except (OSError, UnicodeDecodeError):
         return {}
     return {row["document"]: Document(row["document"], text, hashlib.sha256(data).hexdigest())}
-
-
-def _read_again(source: str, record: dict[str, Any]) -> dict[str, Document]:
-    try:
-        reading = read_documents(
-            [source], encoding=record.get("encoding", "utf-8"), columns=record.get("columns")
-        )
-    except MnemoscopeError:
-        return {}
-    return {document.name: document for document in reading.documents}
