@@ -28,6 +28,7 @@ from mnemoscope.data.hub import parse_hub_name
 from mnemoscope.data.published_split import HUB_NAME, SPLITS, find_split, list_splits
 from mnemoscope.data.read import read_sequences
 from mnemoscope.data.table import has_values, read_table
+from mnemoscope.embedded import place_of, sequences_path
 from mnemoscope.errors import UserError
 from mnemoscope.parse import read_json
 from mnemoscope.pipeline.label import SAMPLES_FILE, check_match, draw_samples, samples_of
@@ -287,13 +288,8 @@ def shape_facts(name: str) -> dict[str, Any]:
 
 def find_shape(name: str, revision: str | None = None) -> ModelShape | None:
     """A model's shape from its files (of the hub: in the local cache), else from package data."""
-    folder = Path(name).expanduser()
-    if name == EMBEDDED:
-        from mnemoscope.embedded import model_path
-
-        folder = model_path()
-    is_here = name == EMBEDDED or folder.exists()
-    config = folder / "config.json" if is_here else _cached(name, revision, "config.json")
+    folder = Path(place_of(name)).expanduser()
+    config = folder / "config.json" if folder.exists() else _cached(name, revision, "config.json")
     found = _read_config(config) if config is not None and config.is_file() else None
     match = _PYTHIA.fullmatch(name)
     known = shape_facts("pythia")["models"].get(match[1].lower()) if match else None
@@ -403,8 +399,6 @@ def find_data(
 
         return _of_frame(check_sources(settings, models).frame, settings)
     if wanted.source == EMBEDDED:
-        from mnemoscope.embedded import sequences_path
-
         return _of_frame(read_table(sequences_path()), settings)
     try:
         found = read_sequences(

@@ -23,7 +23,7 @@ from mnemoscope.audit.documents import Reading, read_documents
 from mnemoscope.audit.ground import CnnGround, check_study, read_ground
 from mnemoscope.audit.local import audit_documents
 from mnemoscope.audit.settings import AuditSettings
-from mnemoscope.embedded import model_path, reference_path, sequences_path
+from mnemoscope.embedded import place_of, reference_path, sequences_path
 from mnemoscope.errors import MnemoscopeError, UserError
 from mnemoscope.files import read_parquet
 from mnemoscope.lm.attention import capture_pooled
@@ -354,7 +354,7 @@ class Models:
 
     def load(self, name: str, dtype: str = "float32") -> LanguageModel:
         """The model of a name from `named`."""
-        return self._load(str(model_path()) if name == EMBEDDED else name, dtype=dtype)
+        return self._load(place_of(name), dtype=dtype)
 
     def reference(self, name: str) -> LanguageModel | None:
         """The reference: of the embedded model its own, else None."""

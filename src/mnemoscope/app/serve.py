@@ -14,10 +14,9 @@ from fastapi import FastAPI
 from mnemoscope.app import FIRST_PORT, HOST, NAMES, check_host, check_target
 from mnemoscope.app.page import MOST_BYTES, Models, Shop, head, make_blocks, theme
 from mnemoscope.app.views import BrowsedStudy, Result, open_audit
-from mnemoscope.embedded import model_path
+from mnemoscope.embedded import place_of
 from mnemoscope.errors import UserError
 from mnemoscope.study.folder import Study, is_study
-from mnemoscope.study.settings import EMBEDDED
 
 _PORTS_TRIED = 20
 _MOST_BODY = 8 * MOST_BYTES  # of any request; what is too large for an audit gets a sentence
@@ -92,7 +91,7 @@ def open_target(target: Path | None) -> tuple[BrowsedStudy | None, Result | None
         return None, None
     if is_study(target):
         name = str(Study(target).record["models"].get("model", {}).get("name", ""))
-        folder = str(model_path()) if name == EMBEDDED else name
+        folder = place_of(name)
         return BrowsedStudy(target, folder if Path(folder).exists() else None), None
     return None, open_audit(target)
 

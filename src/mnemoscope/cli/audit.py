@@ -33,6 +33,7 @@ from mnemoscope.cli.options import (
     parse_columns,
 )
 from mnemoscope.cli.study import shown
+from mnemoscope.embedded import place_of
 from mnemoscope.errors import UserError
 from mnemoscope.files import read_parquet, write_parquet, write_text
 from mnemoscope.lm.hub import check_device_name, check_dtype_name
@@ -337,7 +338,6 @@ class _Here(NamedTuple):
 
     def load(self) -> "LanguageModel":
         """The model."""
-        from mnemoscope.embedded import place_of
         from mnemoscope.lm.load import load_model
 
         say(f"Loading the {self.role} {self.name}")
@@ -466,11 +466,10 @@ def _served(
 
     splitter: Splitter = Words()
     if tokenizer is not None:
-        from mnemoscope.embedded import model_path
         from mnemoscope.lm.hub import find_bos
         from mnemoscope.lm.load import load_tokenizer
 
-        found = load_tokenizer(str(model_path()) if tokenizer == EMBEDDED else tokenizer, revision)
+        found = load_tokenizer(place_of(tokenizer), revision)
         splitter = ModelTokens(found, find_bos(found))
     return (ChatModel if asked.chat else ServedModel)(
         Client(asked, None if out is None else AnswerStore(out / "answers.jsonl")),

@@ -7,10 +7,10 @@ from typer import Argument, Option
 
 from mnemoscope.cli import options
 from mnemoscope.cli.study import shown, stage_verb
+from mnemoscope.embedded import place_of
 from mnemoscope.errors import UserError
 from mnemoscope.files import refuse_filled
 from mnemoscope.study.folder import STAGES, Study, is_study
-from mnemoscope.study.settings import EMBEDDED
 
 Target = Annotated[Path, Argument(help="A study folder, or with -o a table (see run --sequences).")]
 Prefix = Annotated[
@@ -181,10 +181,9 @@ def load_tokenizer_named(name: str | None, revision: str | None = None) -> Any:
     """The tokenizer of a model by folder or hub name; None, for a corpus of tokens, gives None."""
     if name is None:
         return None
-    from mnemoscope.embedded import model_path
     from mnemoscope.lm.load import load_tokenizer
 
-    return load_tokenizer(str(model_path()) if name == EMBEDDED else name, revision)
+    return load_tokenizer(place_of(name), revision)
 
 
 def _only_for_tables(target: Path, verb: str, column: list[str] | None) -> None:
@@ -537,7 +536,6 @@ def lm_eval_task(
 
     Example: mnemoscope lm-eval-task my-study -o task
     """
-    from mnemoscope.embedded import model_path
     from mnemoscope.flow.lm_eval import asked_of, shown_rows, write_task
     from mnemoscope.taxonomy.labels import count_classes
 
@@ -555,10 +553,10 @@ def lm_eval_task(
             print(f"Left out: {n:,} sequences {why}.")
     if asked.labels is not None:
         _print_counts(written, count_classes(made.rows["class"]))
-    model = model_path() if asked.tokenizer == EMBEDDED else asked.tokenizer
     print(
         f"Wrote {out}, which holds their texts. Next: lm_eval run --model hf --model_args "
-        f"pretrained={model},dtype=float32 --include_path {out} --tasks {written}"
+        f"pretrained={place_of(asked.tokenizer)},dtype=float32 --include_path {out} "
+        f"--tasks {written}"
     )
 
 

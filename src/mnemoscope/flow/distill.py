@@ -19,6 +19,7 @@ from typing_extensions import TypedDict
 from mnemoscope.data.duplicates import hash_ngrams, share_ngram
 from mnemoscope.data.read import read_sequences
 from mnemoscope.data.table import PUBLISHED_VERDICT, has_values, token_matrix
+from mnemoscope.embedded import place_of
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import (
     atomic_folder,
@@ -34,7 +35,7 @@ from mnemoscope.lm.placement import fingerprint_model, quiet_transformers
 from mnemoscope.progress import say
 from mnemoscope.study.folder import SETTINGS_FILE, Study, versions
 from mnemoscope.study.models import Models, other_tokens
-from mnemoscope.study.settings import EMBEDDED, NO_MODEL, split_revision
+from mnemoscope.study.settings import NO_MODEL, split_revision
 from mnemoscope.training.distill import (
     DistillSettings,
     Teacher,
@@ -191,9 +192,7 @@ def unlike_control(control: str, students: Sequence[str]) -> list[str]:
 
 
 def _load(name: str, asked: DistillAsked) -> LanguageModel:
-    from mnemoscope.embedded import model_path
-
-    folder, revision = (str(model_path()), None) if name == EMBEDDED else split_revision(name)
+    folder, revision = split_revision(place_of(name))
     return load_model(
         folder,
         revision=revision,

@@ -15,12 +15,11 @@ from inspect_ai.model import GenerateConfig
 from inspect_ai.scorer import Score, grouped, mean, scorer
 from inspect_ai.solver import TaskState, generate
 
-from mnemoscope.embedded import model_path
+from mnemoscope.embedded import place_of
 from mnemoscope.errors import UserError
 from mnemoscope.flow.lm_eval import asked_of, shown_rows
 from mnemoscope.flow.lm_eval_score import process_results
 from mnemoscope.lm.load import load_tokenizer
-from mnemoscope.study.settings import EMBEDDED
 
 _BY_CLASS = [grouped(mean(), "class", all_label="all sequences")]
 
@@ -59,8 +58,8 @@ def verbatim(
         prefix=prefix,
         verb="mnemoscope/verbatim",
     )
-    name = str(model_path()) if asked.tokenizer == EMBEDDED else asked.tokenizer
-    shown = shown_rows(asked, load_tokenizer(name, asked.revision), most=most, seed=seed)
+    loaded = load_tokenizer(place_of(asked.tokenizer), asked.revision)
+    shown = shown_rows(asked, loaded, most=most, seed=seed)
     samples = [
         Sample(
             id=row["sequence_id"],

@@ -3,7 +3,6 @@
 Each checkpoint is loaded once and its results are written at once, so a killed run goes on.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from mnemoscope.analysis.levels import LEVELS, transitions
 from mnemoscope.data.read import read_sequences
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import DamagedDataError, UserError
-from mnemoscope.files import read_record, write_parquet, write_record
+from mnemoscope.files import made_folder, read_record, write_parquet, write_record
 from mnemoscope.lm.hub import describe_lacking, find_checkpoints, lacking_steps
 from mnemoscope.lm.load import load_model, load_tokenizer
 from mnemoscope.lm.placement import check_dtype, find_device
@@ -95,7 +94,7 @@ def track_checkpoints(asked: TrackAsked, out: Path) -> list[int]:
                     device=asked.device,
                     trust_remote_code=trust,
                 )
-                if _vocabulary(model.tokenizer) != _vocabulary(tokenizer):
+                if model.tokenizer.get_vocab() != tokenizer.get_vocab():
                     raise UserError(
                         f"track: step {one.step} ({one.name}) has another tokenizer than step "
                         f"{first.step}. Track checkpoints of one run."
@@ -121,10 +120,6 @@ def _windows(asked: TrackAsked, path: str, source: str, tokenizer: Any) -> Watch
     return WatchedWindows.from_table(
         frame, tokenizer, source=source, most=asked.most, seed=asked.seed
     )
-
-
-def _vocabulary(tokenizer: Any) -> str:
-    return hashlib.sha256(repr(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
 
 
 Group = tuple[str, str]
@@ -153,10 +148,7 @@ def write_track_page(history: Path, out: Path | None = None) -> TrackResults:
     read = read_history(history)
     results = track_results(read)
     folder = out or history
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be made ({error.strerror}).") from error
+    made_folder(folder)
     for name, frame in results.frames.items():
         write_parquet(folder / f"{name}.parquet", frame)
     section = AnalysisSection(
