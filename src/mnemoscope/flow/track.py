@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from mnemoscope.analysis.figures import Chart, Figure, HeatMap, Series, plain, series_of
+from mnemoscope.analysis.inputs import AnalysisResult
 from mnemoscope.analysis.levels import LEVELS, transitions
 from mnemoscope.data.read import read_sequences
 from mnemoscope.data.table import token_matrix
@@ -126,20 +127,7 @@ Group = tuple[str, str]
 """A source and a class."""
 
 
-@dataclass(frozen=True)
-class TrackResults:
-    """What a history shows: in words, with its basis and limits, as tables and as charts.
-
-    `frames` are `shares`, `windows`, `turnover`, `survival` and, of decoded windows, `levels`.
-    """
-
-    sentence: str
-    further: tuple[str, ...]
-    frames: dict[str, pl.DataFrame] = field(repr=False)
-    figures: tuple[Figure, ...] = field(repr=False)
-
-
-def write_track_page(history: Path, out: Path | None = None) -> TrackResults:
+def write_track_page(history: Path, out: Path | None = None) -> AnalysisResult:
     """Write a history's tables and page into its folder, or into another.
 
     Raises UserError: there is no history, or the folder cannot be made. DamagedDataError: a torn
@@ -166,8 +154,11 @@ def write_track_page(history: Path, out: Path | None = None) -> TrackResults:
     return results
 
 
-def track_results(history: History) -> TrackResults:
-    """Summarize a history of at least one check; intervals draw groups of near duplicates."""
+def track_results(history: History) -> AnalysisResult:
+    """Summarize a history of at least one check; intervals draw groups of near duplicates.
+
+    Frames are `shares`, `windows`, `turnover`, `survival` and, of decoded windows, `levels`.
+    """
     groups_of_windows = _groups(history.windows)
     checks = history.joined().join(groups_of_windows, on="window", maintain_order="left")
     steps = history.steps
@@ -198,7 +189,7 @@ def track_results(history: History) -> TrackResults:
         frames["levels"], heat = _levels(checks, steps)
         figures += heat
     further = tuple(_further(steps, followed))
-    return TrackResults(_sentence(checks, steps[-1]), further, frames, tuple(figures))
+    return AnalysisResult(_sentence(checks, steps[-1]), frames, tuple(figures), further)
 
 
 def _groups(windows: pl.DataFrame) -> pl.DataFrame:
