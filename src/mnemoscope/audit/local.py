@@ -52,6 +52,7 @@ from mnemoscope.lm.model import (
     within_logits,
 )
 from mnemoscope.progress import say, track
+from mnemoscope.study.models import check_same_tokens
 
 LEFT = -1
 """Stands in place of tokens that were not decoded."""
@@ -142,11 +143,7 @@ class LocalModel:
             raise UserError(f"{lm.name}: has no tokenizer. Save it with the model.")
         check_fits(lm, settings.length)
         if reference is not None:
-            if lm.tokenizer.get_vocab() != reference.tokenizer.get_vocab():
-                raise UserError(
-                    f"{reference.name}: another tokenizer than {lm.name}'s, so the same ids would "
-                    "be another text. Choose a reference model of the same family."
-                )
+            check_same_tokens(lm, reference.name, reference.tokenizer)
             check_fits(reference, settings.length)
         if settings.ordinary is not None:  # what would fail after the scan fails now
             for asked in (lm, *([] if reference is None else [reference])):

@@ -34,7 +34,7 @@ from mnemoscope.lm.model import LanguageModel, check_fits, check_tokens
 from mnemoscope.lm.placement import fingerprint_model, quiet_transformers
 from mnemoscope.progress import say
 from mnemoscope.study.folder import SETTINGS_FILE, Study, versions
-from mnemoscope.study.models import Models, other_tokens
+from mnemoscope.study.models import Models, check_same_tokens
 from mnemoscope.study.settings import NO_MODEL, split_revision
 from mnemoscope.training.distill import (
     DistillSettings,
@@ -210,8 +210,7 @@ def _student(asked: DistillAsked, teacher: LanguageModel) -> tuple[Any, dict[str
         begun: str | None = None
     else:
         lm = _load(asked.student, asked)
-        if lm.tokenizer.get_vocab() != teacher.tokenizer.get_vocab():
-            raise other_tokens(asked.student, teacher.name)
+        check_same_tokens(teacher, asked.student, lm.tokenizer)
         check_fits(lm, asked.length)
         model, begun = lm.model.float(), asked.student
     shape = {name: getattr(model.config, name) for name in ("num_hidden_layers", "hidden_size")}
@@ -275,9 +274,7 @@ def _memorized(source: str, asked: DistillAsked, lm: LanguageModel) -> npt.NDArr
     if (Path(source) / SETTINGS_FILE).is_file():
         study = Study(source)
         if study.settings.model.name != NO_MODEL:
-            other = Models(study.settings).tokenizer()
-            if other.get_vocab() != lm.tokenizer.get_vocab():
-                raise other_tokens(source, lm.name)
+            check_same_tokens(lm, source, Models(study.settings).tokenizer())
         frame = study.sequences
     else:
         frame = read_sequences(source, lm.tokenizer, length=asked.length).frame

@@ -40,7 +40,7 @@ class Models:
         if name is None:
             return None
         loaded, model = self._get("reference", name, study), self.model(study)
-        _check_same_tokens(model, loaded.name, loaded.tokenizer)
+        check_same_tokens(model, loaded.name, loaded.tokenizer)
         check_unlike(name, loaded.fingerprint, model.name, model.fingerprint)
         return loaded
 
@@ -55,7 +55,7 @@ class Models:
         if name not in self._loaded:
             say(f"Loading {name}")
             loaded = _load("reference", name, self.settings)
-            _check_same_tokens(self.model(), name, loaded.tokenizer)
+            check_same_tokens(self.model(), name, loaded.tokenizer)
             self._loaded[name] = loaded
         return self._loaded[name]
 
@@ -77,7 +77,7 @@ class Models:
         name = reference_name(self.settings)
         if name is not None and name != EMBEDDED and self.settings.benchmark.controls:
             folder, revision = split_revision(name)
-            _check_same_tokens(self.model(), name, load_tokenizer(folder, revision=revision))
+            check_same_tokens(self.model(), name, load_tokenizer(folder, revision=revision))
 
     def _get(self, role: str, name: str, study: Study | None) -> LanguageModel:
         if role not in self._loaded:
@@ -148,8 +148,8 @@ def check_unlike(name: str, fingerprint: str, model: str, model_fingerprint: str
         )
 
 
-def _check_same_tokens(model: LanguageModel, name: str, tokenizer: Any) -> None:
-    """Raise UserError if the token ids of a reference have other meanings."""
+def check_same_tokens(model: LanguageModel, name: str, tokenizer: Any) -> None:
+    """Raise UserError if the token ids of another model have other meanings."""
     if model.tokenizer.get_vocab() != tokenizer.get_vocab():
         raise other_tokens(name, model.name)
 
