@@ -90,8 +90,7 @@ def test_a_checkpoint_missing_in_the_middle_is_said_on_the_page(tiny, run, tmp_p
     """Steps 100, 200, 300, 500: 400 is missing, and without it nothing seems to be."""
     copy = shutil.copytree(run, tmp_path / "run")
     shutil.copytree(tiny.model, copy / "checkpoint-500")
-    missing = track_checkpoints(asked(tiny, copy, decode=False, most=30), tmp_path / "t")
-    assert missing == [400]
+    track_checkpoints(asked(tiny, copy, decode=False, most=30), tmp_path / "t")
     further = write_track_page(tmp_path / "t").further
     assert any("No check of step 400:" in line for line in further)
     assert "No check of step 400:" in (tmp_path / "t" / "track.html").read_text()

@@ -19,7 +19,7 @@ from mnemoscope.data.read import read_sequences
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import made_folder, read_record, write_parquet, write_record
-from mnemoscope.lm.hub import describe_lacking, find_checkpoints, lacking_steps
+from mnemoscope.lm.hub import describe_lacking, find_checkpoints
 from mnemoscope.lm.load import load_model, load_tokenizer
 from mnemoscope.lm.placement import check_dtype, find_device
 from mnemoscope.pipeline.blocks import verdicts
@@ -64,12 +64,11 @@ class TrackAsked:
     trust_remote_code: bool = False
 
 
-def track_checkpoints(asked: TrackAsked, out: Path) -> list[int]:
+def track_checkpoints(asked: TrackAsked, out: Path) -> None:
     """Check every checkpoint that has not been checked yet; `out` is the history's folder.
 
-    Gives the steps that seem to be missing between the checkpoints (`lacking_steps`). Raises
-    UserError: as `find_checkpoints`, `read_sequences`, `load_model`; checkpoints with different
-    tokenizers; a folder with a history of other windows.
+    Raises UserError: as `find_checkpoints`, `read_sequences`, `load_model`; checkpoints with
+    different tokenizers; a folder with a history of other windows.
     """
     checkpoints = find_checkpoints(asked.checkpoints)
     check_dtype(asked.dtype)
@@ -110,7 +109,6 @@ def track_checkpoints(asked: TrackAsked, out: Path) -> list[int]:
                 known[str(one.step)] = basis
                 write_record(out / _LOOKED_AT, known)
             progress.advance(1)
-    return lacking_steps([one.step for one in checkpoints])
 
 
 def _windows(asked: TrackAsked, path: str, source: str, tokenizer: Any) -> WatchedWindows:
