@@ -297,5 +297,6 @@ if __name__ == "__main__":
     parser.add_argument("--write", type=Path, help="page whose tables are replaced")
     options = parser.parse_args()
     figures = main(options.output, n=options.windows, with_cnn=options.cnn)
-    show_tables(page(figures), options.write, "crossover")
+    name = f"crossover, {options.windows} windows" if options.windows else "crossover"
+    show_tables(page(figures), options.write, name)
     print(f"{figures['seconds']} s")
