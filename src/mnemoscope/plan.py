@@ -108,6 +108,7 @@ class Need(NamedTuple):
 
     n_least: int  # distinct maps at least, if every class is large enough to be drawn in full
     n_maps: int  # distinct maps at most; equal to `n_least` if they are counted
+    n_texts: int  # distinct sequences among them, at most
     n_own: int  # those of Non-Memo sequences with their own continuation, at most
     how: str  # this was found, in words
     samples: list[tuple[str, int]]  # that are trained: name and number of classes
@@ -194,7 +195,8 @@ def plan(settings: StudySettings, folder: Path, *, redo: bool = False) -> Plan:
         n_sequences=data.n_sequences or 0,
         n_memorized=data.n_sequences or 0 if data.n_memorized is None else data.n_memorized,
         n_maps=need.n_maps,
-        n_own=need.n_own if settings.continue_.scan else 0,
+        n_texts=need.n_texts,
+        n_own=need.n_own,
         has_reference=has_reference,
     )
     wanted = controlled_taxonomies(settings)
@@ -629,6 +631,7 @@ def _counted(samples: pl.DataFrame, entries: dict[str, dict[str, Any]], how: str
     return Need(
         n_least=shown.height,
         n_maps=shown.height,
+        n_texts=shown["sequence_id"].n_unique(),
         n_own=int((shown["suffix"] == "own").sum()),
         how=f"counted: {how}",
         samples=[(one["taxonomy"], len(one["classes"])) for one in trained],
@@ -656,14 +659,16 @@ def bound_need(
         n_sets = count_class_sets(taxonomies)
         rule = f"{n_sets} different classes among them, each drawn once"
     n_sets *= 1 + bool(label.match) + label.both_splits
-    n_maps = per_class * (n_sets + label.both_suffixes)
+    n_texts, n_maps = per_class * n_sets, per_class * (n_sets + label.both_suffixes)
     if n_sequences is not None:
+        n_texts = min(n_texts, n_sequences)
         n_maps = min(n_maps, n_sequences * (1 + label.both_suffixes))
     shows_own = label.non_memo_suffix == "own" or label.both_suffixes
     how = f"bounds from the rules alone: at least {n_apart} classes exclude each other; at most "
     return Need(
         n_least=min(per_class * n_apart, n_maps),
         n_maps=n_maps,
+        n_texts=n_texts,
         n_own=min(per_class, n_maps) if shows_own else 0,
         how=how + rule,
         samples=[(one.name, len(one.classes)) for one in partitions for _ in variants(label)],
@@ -740,12 +745,14 @@ def count_passes(
     n_sequences: int,
     n_memorized: int,
     n_maps: int,
+    n_texts: int,
     n_own: int,
     has_reference: bool,
 ) -> list[Passes]:
     """List a study's forward passes in order; the two steps of a scan are two entries.
 
-    The first step of a scan leaves at most `n_memorized`; `n_own` maps show a continuation.
+    The first step of a scan leaves at most `n_memorized`; `n_maps` are of `n_texts` sequences, and
+    `n_own` show a continuation.
     """
     length = settings.sequences.length
     n_suffix = length - settings.sequences.n_prefix
@@ -761,7 +768,7 @@ def count_passes(
     found.append(Passes("a draw, to compare scan and decoding", n_checked, n_suffix, length - 1))
     found.append(Passes("capture", n_maps, 1, length))
     if settings.benchmark.controls:
-        n_asked = n_maps + n_own if has_reference else n_maps  # painted: what is shown, too
+        n_asked = n_texts + (n_own if has_reference else 0)  # painted: what is shown, too
         found.append(Passes("log-probabilities", n_asked, 1, length, is_control=True))
         if has_reference:
             found.append(Passes("capture of the reference", n_maps, 1, length, is_control=True))

@@ -131,7 +131,7 @@ def test_grafts_have_a_line_where_there_is_a_reference(tmp_path) -> None:
 
 
 def test_a_scan_is_cheaper_than_decoding_and_controls_stand_apart() -> None:
-    counts = {"n_sequences": 100, "n_memorized": 40, "n_maps": 30, "n_own": 10}
+    counts = {"n_sequences": 100, "n_memorized": 40, "n_maps": 30, "n_texts": 25, "n_own": 10}
     counts["has_reference"] = True
     scan, decoded = (
         count_passes(chosen(**{"continue": {"scan": flag}}), **counts) for flag in (True, False)
@@ -145,6 +145,10 @@ def test_a_scan_is_cheaper_than_decoding_and_controls_stand_apart() -> None:
         "log-probabilities",
         "capture of the reference",
     ]
+    for passes in (scan, decoded):  # each text, and over the reference what shows a continuation
+        assert [one.n_sequences for one in passes if one.name == "log-probabilities"] == [35]
+    alone = count_passes(chosen(), **counts | {"has_reference": False})
+    assert [one.n_sequences for one in alone if one.name == "log-probabilities"] == [25]
     without = count_passes(chosen(benchmark={"controls": False}), **counts)
     assert not [one for one in without if one.is_control]
 

@@ -60,7 +60,8 @@ class Block:
     """A unit of work in plain values, so that it can be done without the study's folder.
 
     Attributes:
-        kind: `verdicts`, `check`, `decoded`, `next`, `maps`; `facts` only asks for the model's.
+        kind: `verdicts`, `check`, `decoded`, `next_tokens`, `maps`; `facts` only asks for
+            the model's.
         number: its index in the stage, from 0; decides which part does it.
         tokens: as shown to the model, int32, shape (rows, length).
         rows: depending on kind `sequence_id`, `suffix`, `is_memorized`, `smallest_gap`.
@@ -163,7 +164,7 @@ def do_block(
     elif block.kind == "decoded":
         found = ask(scan=False)
         frame = block.rows.select("sequence_id", *found.select(DECODED).get_columns())
-    elif block.kind == "next":
+    elif block.kind == "next_tokens":
         said = next_tokens(model, block.tokens, batch_size=size)
         frame = block.rows.with_columns(
             pl.Series(name, values.tolist(), dtype=pl.List(pl.Float32))

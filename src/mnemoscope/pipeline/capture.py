@@ -351,7 +351,13 @@ def next_blocks(
     n = study.settings.capture.shard_rows
     shards = enumerate(chain(shown.iter_slices(n), texts.iter_slices(n)))
     return [
-        Block("next", number, shown_tokens(table, rows), rows, f"next-{number:06d}.parquet")
+        Block(
+            "next_tokens",
+            number,
+            shown_tokens(table, rows),
+            rows,
+            f"tokens-{number:06d}.parquet",
+        )
         for number, rows in shards
         if does(number)
     ]
