@@ -94,13 +94,16 @@ def teacher_forced(
 
 
 def logprobs_of(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Log-probability of tokens (batch, n), float32, under logits (batch, n, vocabulary)."""
+    """Log-probability of tokens (batch, n) under logits (batch, n, vocabulary), float32.
+
+    Several tokens of each place, (batch, n, k), are asked of one normalization.
+    """
     # Position by position: float32 logits of all would be the largest tensor by far.
-    columns = []
+    columns, wanted = [], tokens[..., None] if tokens.ndim == 2 else tokens
     for at in range(tokens.shape[1]):
-        here, wanted = logits[:, at].float(), tokens[:, at, None]
-        columns.append(here.gather(1, wanted).squeeze(1) - here.logsumexp(dim=1))
-    return torch.stack(columns, dim=1)
+        here = logits[:, at].float()
+        columns.append(here.gather(1, wanted[:, at]) - here.logsumexp(dim=1, keepdim=True))
+    return torch.stack(columns, dim=1).view_as(tokens)
 
 
 def next_tokens(lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int) -> NextTokens:
@@ -113,9 +116,8 @@ def next_tokens(lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int) ->
     def step(batch: torch.Tensor) -> NextTokens:
         with torch.no_grad():
             logits = last_logits(lm, prepend_bos(lm, batch[:, :-1]), batch.shape[1] - 1)
-            logprobs = logprobs_of(logits, batch[:, 1:])
-            best = logprobs_of(logits, logits.argmax(dim=-1))
-        return NextTokens(logprobs.cpu().numpy(), best.cpu().numpy())
+            both = logprobs_of(logits, torch.stack((batch[:, 1:], logits.argmax(dim=-1)), dim=-1))
+        return NextTokens(*both.cpu().numpy().transpose(2, 0, 1))
 
     places = table.shape[1] - 1
     none = np.empty((0, places), dtype=np.float32)
