@@ -121,11 +121,9 @@ def test_without_dropout_training_is_the_plain_loop_written_here() -> None:
     assert trained.history.n_steps == 9
 
 
-def test_small_makes_its_steps_on_a_cosine() -> None:
+def test_small_learns_on_a_cosine() -> None:
     from mnemoscope.cnn.training import _learning_rates
 
-    trained = train(planted(33, seed=0, length=20), SMALL, setting=replace(SETTING, filters=1))
-    assert trained.history.n_steps >= 800
     rates = list(_learning_rates(SMALL, 800))
     n_rising = round(SMALL.warmup * 800)
     assert max(rates) == pytest.approx(SMALL.learning_rate)
@@ -186,10 +184,7 @@ def test_chance_test_equals_the_binomial_tail_for_equal_classes() -> None:
     accuracy, p_value = chance_test(confusion_matrix(true, predicted, 3))
     assert accuracy == pytest.approx(0.5)
     assert p_value == pytest.approx(binom.sf(59, 120, 1 / 3), rel=1e-9)
-
-
-def test_naming_one_class_always_is_chance_however_large_that_class() -> None:
-    true = np.repeat(np.arange(3), (500, 20, 20))
+    true = np.repeat(np.arange(3), (500, 20, 20))  # one class always, however large it is
     accuracy, p_value = chance_test(confusion_matrix(true, np.zeros_like(true), 3))
     assert accuracy == pytest.approx(1 / 3)
     assert p_value > 0.4
@@ -200,29 +195,26 @@ def test_predictions_made_blindly_pass_as_training_at_most_as_often_as_said(size
     generator = np.random.default_rng(0)
     true = np.repeat(np.arange(3), sizes)
     for shares in ([1 / 3] * 3, [0.8, 0.1, 0.1]):
-        blind = generator.choice(3, p=shares, size=(2_000, len(true)))
+        blind = generator.choice(3, p=shares, size=(1_000, len(true)))
         n_passed = sum(
             chance_test(confusion_matrix(true, predicted, 3)).p_value < 0.01 for predicted in blind
         )
-        assert n_passed <= binom.ppf(0.999, 2_000, 0.01)
+        assert n_passed <= binom.ppf(0.999, 1_000, 0.01)
 
 
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [([0, 1], "labels for"), ([0, 1, 2, 3] * 3, "classes"), ([0, 1, 0, 1] * 3, "classes")],
-)
-def test_labels_that_do_not_fit_are_refused(labels: list[int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        train(Problem(planted(12, seed=0).maps, torch.tensor(labels)))
-
-
-@pytest.mark.parametrize("preset", [QUICK, PAPER], ids=lambda preset: preset.name)
-def test_maps_that_are_not_finite_are_refused(preset: TrainingPreset) -> None:
-    maps, labels = planted(30, seed=0, length=20)
-    packed = maps.read(torch.arange(30)).clone()
+def test_labels_and_maps_that_do_not_fit_are_refused() -> None:
+    maps, labels = planted(12, seed=0, length=20)
+    for wrong, said in (([0, 1], "labels for"), ([0, 1, 2, 3] * 3, "class"), ([0, 1] * 6, "class")):
+        with pytest.raises(ValueError, match=said):
+            train(Problem(maps, torch.tensor(wrong)))
+    packed = maps.read(torch.arange(12)).clone()
     packed[3, 0, 5] = math.nan
-    with pytest.raises(DamagedDataError, match="layer 0"):
-        train(Problem(TensorMaps(packed), labels), preset)
+    for preset in (QUICK, PAPER):
+        with pytest.raises(DamagedDataError, match="layer 0"):
+            train(Problem(TensorMaps(packed), labels), preset)
+    other = TensorMaps(torch.zeros(2, 5, 20 * 21 // 2))
+    with pytest.raises(ValueError, match="5 layers"):
+        predict_logits(train(Problem(maps, labels)), other)
 
 
 def test_predictions_keep_the_order_of_the_maps_and_leave_the_mode_alone() -> None:
@@ -239,13 +231,6 @@ def test_predictions_keep_the_order_of_the_maps_and_leave_the_mode_alone() -> No
     with pytest.raises(RuntimeError), evaluation_mode(trained.network):
         raise RuntimeError
     assert trained.network.training
-
-
-def test_maps_of_another_model_are_refused() -> None:
-    trained = train(planted(30, seed=0))
-    other = TensorMaps(torch.zeros(2, 5, 32 * 33 // 2))
-    with pytest.raises(ValueError, match="5 layers"):
-        predict_logits(trained, other)
 
 
 @pytest.mark.gpu
