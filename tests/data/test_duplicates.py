@@ -2,6 +2,7 @@
 
 import json
 import struct
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -13,9 +14,15 @@ from hypothesis import strategies as st
 from mnemoscope.data import corpus as corpus_files
 from mnemoscope.data import duplicates as suffix_index
 from mnemoscope.data.corpus import Place, open_corpus
-from mnemoscope.data.duplicates import SuffixIndex, count_duplicates, count_in_corpus, read_suffixes
-from mnemoscope.data.table import write_table
+from mnemoscope.data.duplicates import (
+    SuffixIndex,
+    count_duplicates,
+    count_in_corpus,
+    hash_ngrams,
+    share_ngram,
+)
 from mnemoscope.errors import DamagedDataError, UserError
+from tools.embedded.corpus import NgramSet
 
 
 def by_hand(suffixes, corpus):
@@ -30,12 +37,9 @@ def by_hand(suffixes, corpus):
     ]
 
 
-def test_arrays_of_mixed_types_agree():
+def test_arrays_of_mixed_types_agree_and_no_suffixes_give_no_counts():
     arrays = [np.arange(40, dtype=dtype) for dtype in (np.uint8, np.int32, np.uint64)]
     assert count_duplicates([np.arange(3, 35)], arrays).tolist() == [3]
-
-
-def test_no_suffixes_give_no_counts():
     assert count_duplicates(np.empty((0, 32), int), [[1, 2]]).shape == (0,)
 
 
@@ -90,10 +94,6 @@ def write_rows(path, documents):
     np.save(path, np.array(rows, dtype=np.uint32).reshape(-1, len(rows[0]) if rows else 1))
 
 
-def write_sentences(path, documents):
-    write_megatron(path, documents, np.int32, 4, sentences=3)
-
-
 def write_folder(path, documents):
     path.mkdir()
     write_jsonl(path / "b.jsonl", documents[::2] or [[]])
@@ -104,20 +104,18 @@ def as_one(documents):
     return [[token for one in documents for token in one]]
 
 
-def as_they_are(documents):
-    return documents
-
+WRITE_SENTENCES = partial(write_megatron, dtype=np.int32, code=4, sentences=3)
 
 # What writes the documents, to which file, and as which documents it must be read.
 FORMATS = {
     "flat": (write_flat, "c.bin", as_one),
     "npy": (write_npy, "c.npy", as_one),
     "npy of rows": (write_rows, "c.npy", cut_to_rows),
-    "megatron": (write_megatron, "c.bin", as_they_are),
-    "megatron of sentences": (write_sentences, "c.bin", as_they_are),
-    "jsonl": (write_jsonl, "c.jsonl", as_they_are),
-    "parquet": (write_parquet, "c.parquet", as_they_are),
-    "folder": (write_folder, "corpus", as_they_are),
+    "megatron": (write_megatron, "c.bin", list),
+    "megatron of sentences": (WRITE_SENTENCES, "c.bin", list),
+    "jsonl": (write_jsonl, "c.jsonl", list),
+    "parquet": (write_parquet, "c.parquet", list),
+    "folder": (write_folder, "corpus", list),
 }
 
 
@@ -170,11 +168,15 @@ def test_neither_hash_nor_chunks_change_a_count(case, n, weak):
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-@given(case=suffixes_and_documents(), n=st.integers(1, 12), weak=st.booleans())
-@settings(max_examples=40)
-def test_counts_equal_a_count_by_hand(kind, case, n, weak, tmp_path_factory):
+@given(suffixes_and_documents(), st.integers(1, 12), st.booleans(), st.integers(0, 8))
+@settings(max_examples=25)
+def test_counts_equal_a_count_by_hand_also_from_a_place_on(
+    kind, tmp_path_factory, case, n, weak, stop
+):
+    """Chunks up to a place and chunks from it on, by a newly opened corpus, are all of them."""
     suffixes, documents = case
     path, read = written(kind, tmp_path_factory.mktemp("c"), documents)
+    n_tokens, place = 0, Place()
     with pytest.MonkeyPatch.context() as patch:
         small_pieces(patch, n, weak=weak)
         if not any(read):
@@ -182,30 +184,15 @@ def test_counts_equal_a_count_by_hand(kind, case, n, weak, tmp_path_factory):
                 counted(suffixes, path)
             return
         found = counted(suffixes, path)
-    assert found.counts.tolist() == by_hand(suffixes, read)
-    assert found.counts.dtype == np.int64
-    assert found.n_tokens == sum(map(len, read))
-
-
-@pytest.mark.parametrize("kind", FORMATS)
-@given(case=suffixes_and_documents(), n=st.integers(1, 12), stop=st.integers(0, 8))
-@settings(max_examples=25)
-def test_what_follows_a_place_is_read_from_there(kind, case, n, stop, tmp_path_factory):
-    """Chunks up to a place and chunks from it on, by a newly opened corpus, are all of them."""
-    suffixes, documents = case
-    path, read = written(kind, tmp_path_factory.mktemp("c"), documents)
-    index = SuffixIndex(np.array(suffixes, np.int32))
-    n_tokens, place = 0, Place()
-    with pytest.MonkeyPatch.context() as patch:
-        small_pieces(patch, n)
+        index = SuffixIndex(np.array(suffixes, np.int32))
         for chunk, after in islice(opened(path).chunks(place, index.k), stop):
             index.count(chunk.tokens, chunk.ends)
             n_tokens, place = n_tokens + chunk.n_new, after
         for chunk, _ in opened(path).chunks(place, index.k):
             index.count(chunk.tokens, chunk.ends)
             n_tokens += chunk.n_new
-    assert index.counts_of_rows().tolist() == by_hand(suffixes, read)
-    assert n_tokens == sum(map(len, read))
+    assert found.counts.tolist() == index.counts_of_rows().tolist() == by_hand(suffixes, read)
+    assert found.n_tokens == n_tokens == sum(map(len, read))
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "uint32", "int32"])
@@ -235,12 +222,6 @@ def test_a_separator_stands_inside_no_occurrence(case, separator, tmp_path_facto
     assert counted(suffixes, path, separator=separator).counts.tolist() == wanted
 
 
-def test_a_separator_where_documents_are_known_is_refused(tmp_path):
-    path, _ = written("megatron", tmp_path, [[1, 2, 3]])
-    with pytest.raises(UserError, match="Leave --separator out"):
-        counted([[1]], path, separator=0)
-
-
 def test_texts_are_cut_by_the_tokenizer_and_stay_apart(tokenizer, tmp_path):
     texts = ["the licence applies to the library", "to the library", "the library"]
     source = tmp_path / "texts"
@@ -257,16 +238,10 @@ def test_texts_are_cut_by_the_tokenizer_and_stay_apart(tokenizer, tmp_path):
     assert found.n_tokens == sum(map(len, read))
 
 
-def test_suffixes_of_a_table_are_the_second_halves(tmp_path):
-    tokens = np.arange(3 * 64).reshape(3, 64)
-    for name in ("s.parquet", "s.jsonl"):
-        write_table(tmp_path / name, pl.DataFrame({"tokens": tokens.tolist(), "text": "a"}))
-        assert read_suffixes(tmp_path / name).tolist() == tokens[:, 32:].tolist()
-        assert read_suffixes(tmp_path / name).flags.c_contiguous
-
-
 BROKEN_INDICES = {
-    "no Megatron index": lambda _, idx: idx.write_bytes(b"something else, and long enough to be"),
+    "not a Megatron index": lambda _, idx: idx.write_bytes(
+        b"something else, and long enough to be"
+    ),
     "cut short": lambda _, idx: idx.write_bytes(idx.read_bytes()[:-1]),
     "bytes where its .idx says": lambda path, _: path.write_bytes(path.read_bytes() + b"\0\0"),
     "one after the other": lambda _, idx: idx.write_bytes(
@@ -280,12 +255,35 @@ def test_an_index_that_does_not_fit_is_refused(what, tmp_path):
     path = tmp_path / "c.bin"
     write_megatron(path, [[1, 2, 3], [4, 5]])
     BROKEN_INDICES[what](path, path.with_suffix(".idx"))
-    match = "not a Megatron index" if what == "no Megatron index" else what
-    with pytest.raises(DamagedDataError, match=match):
+    with pytest.raises(DamagedDataError, match=what):
         opened(path)
 
 
-def test_another_type_than_the_index_says_is_refused(tmp_path):
+def test_what_the_index_says_already_is_not_asked_otherwise(tmp_path):
     write_megatron(tmp_path / "c.bin", [[1, 2, 3]])
     with pytest.raises(UserError, match="holds uint16 where --dtype says int32"):
         opened(tmp_path / "c.bin", dtype="int32")
+    with pytest.raises(UserError, match="Leave --separator out"):
+        counted([[1]], tmp_path / "c.bin", separator=0)
+
+
+@given(st.lists(st.integers(0, 2), min_size=12, max_size=12), st.integers(2, 6))
+def test_hashes_are_equal_exactly_where_the_stretches_are(tokens, n):
+    hashes = hash_ngrams(np.array(tokens)[None], n=n)[0].tolist()
+    stretches = [tokens[at : at + n] for at in range(len(tokens) - n + 1)]
+    for i, one in enumerate(stretches):
+        assert [hashes[i] == other for other in hashes] == [one == other for other in stretches]
+
+
+def test_a_shared_stretch_is_found_at_any_two_offsets():
+    windows = np.random.default_rng(0).integers(0, 2048, (3, 64))
+    windows[1, 40:64] = windows[0, 3:27]
+    assert share_ngram(windows, hash_ngrams(windows[:1]).ravel()).tolist() == [True, True, False]
+    windows[1, 50] += 1
+    assert share_ngram(windows, hash_ngrams(windows[:1]).ravel()).tolist() == [True, False, False]
+
+
+def test_a_refused_window_leaves_the_set_as_it_was():
+    used = NgramSet()
+    assert [used.take(one) for one in ([1, 2], [2, 3], [3])] == [True, False, True]
+    assert used.as_array().tolist() == [1, 2, 3]

