@@ -63,27 +63,29 @@ def test_every_input_has_a_row_for_each_source_that_reads_it(predictions: pl.Dat
     }
 
 
-@pytest.mark.parametrize(
-    ("name", "reference"),
-    [("mean", "k6-f10-mean"), ("heads", "k6-f10-heads"), ("difference", "k6-f10-mean")],
-)
-def test_an_input_is_held_against_the_reference_on_that_input(predictions, name, reference) -> None:
-    row = row_of(inputs(predictions, seed=4), input=name, source="model")
-    controls = {
-        "blind": votes(predictions, "blind", "k6-f10-mean"),
-        "ngram": votes(predictions, "ngram", "-"),
-        "reference": votes(predictions, "reference", reference),
-    }
-    own = votes(predictions, "model", f"k6-f10-{name}")
-    wanted = measure_excess(own, controls, n_resamples=60, seed=4)
-    assert (row["excess"], row["excess_low"]) == (wanted.value, wanted.low)
-    assert row["excess_settings"] == [f"k6-f10-{name}"]
+def test_an_input_is_held_against_the_reference_on_that_input(predictions) -> None:
+    table = inputs(predictions, seed=4)
+    for name, reference in (("mean", "mean"), ("heads", "heads"), ("difference", "mean")):
+        row = row_of(table, input=name, source="model")
+        controls = {
+            "blind": votes(predictions, "blind", "k6-f10-mean"),
+            "ngram": votes(predictions, "ngram", "-"),
+            "reference": votes(predictions, "reference", f"k6-f10-{reference}"),
+        }
+        own = votes(predictions, "model", f"k6-f10-{name}")
+        wanted = measure_excess(own, controls, n_resamples=60, seed=4)
+        assert (row["excess"], row["excess_low"]) == (wanted.value, wanted.low)
+        assert row["excess_settings"] == [f"k6-f10-{name}"]
 
 
 def test_an_input_alone_gives_the_rows_of_the_benchmark_table(predictions: pl.DataFrame) -> None:
     alone = predictions.filter(~pl.col("setting").str.contains("heads|difference"))
     table = score_benchmark(alone, runs_of(alone), {TAXONOMY: CLASSES}, n_resamples=60)
     assert inputs(alone).drop("input").equals(table)
+    logits = predictions_of("logits", TRUE, {0: TRUE}, setting="-")
+    both = pl.concat([alone, logits])  # a single input takes the benchmark table over
+    whole = score_benchmark(both, runs_of(both), {TAXONOMY: CLASSES}, n_resamples=60)
+    assert inputs(both, whole=whole).equals(inputs(alone))
 
 
 def test_the_excess_counts_the_settings_that_the_controls_had(predictions: pl.DataFrame) -> None:
@@ -109,11 +111,8 @@ def test_the_excess_counts_the_settings_that_the_controls_had(predictions: pl.Da
     wanted = measure_excess(mean, controls, n_resamples=60, seed=0)
     assert row["excess"] == wanted.value
     assert row["excess_min_f1"] == wanted.min_f1 < row["min_f1"]
-
-
-def test_an_input_without_controls_of_its_own_has_a_figure_and_no_excess(predictions) -> None:
     table = inputs(predictions, control_settings=["k6-f10-mean"])
-    row = row_of(table, input="heads", source="model")
+    row = row_of(table, input="heads", source="model")  # has no controls of its own
     assert row["min_f1"] > 0.8
     assert row["excess"] is None
     assert row["verdict_kind"] == "cannot"
@@ -131,11 +130,3 @@ def test_where_only_the_settings_without_controls_trained_there_is_no_excess(pre
     assert row["min_f1"] > 0.7
     assert row["excess"] is None
     assert row["verdict"] == "cannot be said: the CNN on the model's attention did not train"
-
-
-def test_a_single_input_takes_the_benchmark_table_over(predictions: pl.DataFrame) -> None:
-    alone = predictions.filter(~pl.col("setting").str.contains("heads|difference"))
-    logits = predictions_of("logits", TRUE, {0: TRUE}, setting="-")
-    both = pl.concat([alone, logits])
-    whole = score_benchmark(both, runs_of(both), {TAXONOMY: CLASSES}, n_resamples=60)
-    assert inputs(both, whole=whole).equals(inputs(alone))

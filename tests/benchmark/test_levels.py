@@ -38,14 +38,9 @@ def test_shares_by_level_are_counted_over_passages():
         is_memorized=[True] * 10 + [False] * 30 + [True] * 20 + [True] * 10 + [False] * 10,
         group=[f"p{number // 2}" for number in range(80)],
     )
-    labels = table(
-        sequence_id=list(range(80)),
-        Paper=["Guess"] * 10
-        + ["Non-Memo"] * 30
-        + ["Recall"] * 20
-        + ["Recall"] * 10
-        + ["Non-Memo"] * 10,
-    )
+    named = {"Guess": 10, "Non-Memo": 30, "Recall": 30, "Non-Memo ": 10}
+    classes = [name.strip() for name, n in named.items() for _ in range(n)]
+    labels = table(sequence_id=list(range(80)), Paper=classes)
     found = count_levels(rows, labels, (0, 4, 16))
     whole = found.filter(pl.col("class") == "memorized")
     assert whole["share"].to_list() == [0.25, 1.0, 0.5]
@@ -190,7 +185,7 @@ def test_what_a_part_breaks_by_level_is_that_beyond_its_controls():
     assert found["n"].to_list() == [30] * 4
 
 
-def test_a_study_of_few_levels_writes_them_and_its_report_shows_them(study_at):
+def test_a_study_of_few_levels_writes_them_and_its_report_shows_them(study_at, tiny_studies):
     from mnemoscope.flow.run import run_stage
     from mnemoscope.study.folder import TABLE_FILE, Study
 
@@ -207,8 +202,6 @@ def test_a_study_of_few_levels_writes_them_and_its_report_shows_them(study_at):
     page = (study.folder / "report.html").read_text()
     assert "By level of duplicates" in page
     assert "of the sequences that were never trained on" in page
-
-
-def test_a_study_of_counted_duplicates_has_no_levels(tiny_studies):
+    # Counted duplicates are no levels.
     assert not (tiny_studies["report"] / "levels.parquet").exists()
     assert "By level of duplicates" not in (tiny_studies["report"] / "report.html").read_text()

@@ -23,8 +23,7 @@ def log_odds(probabilities: np.ndarray) -> np.ndarray:
     return np.log(probabilities / (1 - probabilities))
 
 
-@pytest.mark.parametrize("n_classes", [2, 3, 4])
-@pytest.mark.parametrize("strength", [0.0, 0.7, 1.5])
+@pytest.mark.parametrize(("n_classes", "strength"), [(2, 0.0), (2, 1.5), (3, 0.7), (4, 1.5)])
 def test_matching_balances_the_blind_scores(n_classes: int, strength: float) -> None:
     probabilities, labels = blind_scores(150 * n_classes, n_classes, strength, 0)
     match = match_on_scores(probabilities, labels)
@@ -36,13 +35,9 @@ def test_matching_balances_the_blind_scores(n_classes: int, strength: float) -> 
     scores = log_odds(np.clip(probabilities, 0.001, 0.999))
     for a in range(n_classes):
         for b in range(a):
-            spread = np.sqrt(
-                (scores[labels == a].var(axis=0) + scores[labels == b].var(axis=0)) / 2
-            )
-            gap = scores[match.rows][kept == a].mean(axis=0) - scores[match.rows][kept == b].mean(
-                axis=0
-            )
-            assert (np.abs(gap) / spread).max() < BALANCED
+            spread = np.sqrt(sum(scores[labels == one].var(axis=0) for one in (a, b)) / 2)
+            own, other = (scores[match.rows][kept == one].mean(axis=0) for one in (a, b))
+            assert (np.abs(own - other) / spread).max() < BALANCED
     if strength:
         assert match.difference_before > 0.5 > BALANCED > match.difference_after
 
@@ -54,9 +49,7 @@ def test_the_blind_baseline_is_at_chance_on_what_it_matched() -> None:
     assert right.mean() > 0.6
     # Equally many of each class are taken for each class: a third is right, up to rounding.
     assert abs(right[match.rows].mean() - 1 / 3) < 0.03
-
-
-def test_scores_that_say_nothing_keep_most_sequences() -> None:
+    # Scores that say nothing keep most sequences.
     probabilities, labels = blind_scores(800, 2, 0.0, 2)
     assert match_on_scores(probabilities, labels).n_per_class > 320
 
@@ -67,12 +60,7 @@ def test_scores_that_say_everything_leave_none_and_say_so() -> None:
     assert len(match.rows) == match.n_per_class == 0
     assert match.difference_before == np.inf
     assert match.difference_after is None
-    assert match.reason == (
-        "too few sequences look alike to the blind baseline: 0 a class, 20 are needed"
-    )
-
-
-def test_too_few_are_counted_and_refused() -> None:
+    assert match.reason.endswith(": 0 a class, 20 are needed")
     probabilities, labels = blind_scores(60, 3, 1.0, 3)
     match = match_on_scores(probabilities, labels, minimum=20)
     assert 0 < match.n_per_class < 20
@@ -112,8 +100,5 @@ def test_standardized_difference_of_a_case_worked_by_hand() -> None:
     # Means 1 and 4, both variances 1: 3 standard deviations apart.
     assert standardized_difference(scores, labels) == pytest.approx(3)
     assert standardized_difference(scores, labels, np.array([1, 2])) == pytest.approx(1)
-
-
-def test_a_class_without_sequences_is_refused() -> None:
     with pytest.raises(ValueError, match=r"\[2, 0\] of each class"):
         match_on_scores(np.full((2, 2), 0.5), np.zeros(2, dtype=int))

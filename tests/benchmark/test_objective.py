@@ -51,8 +51,5 @@ def test_the_interval_holds_the_figure_and_repeats(name: str) -> None:
     found = measure_objective(SOURCES, name, seed=1, n_resamples=100)
     assert found.low < found.value < found.high
     assert measure_objective(SOURCES, name, seed=1, n_resamples=100) == found
-
-
-def test_an_excess_needs_a_control() -> None:
     with pytest.raises(ValueError, match="no control"):
         measure_objective({"model": SOURCES["model"]}, "excess")

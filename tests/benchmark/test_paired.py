@@ -1,5 +1,7 @@
 """Paired resampling against closed forms: a mean's variance, equal votes, unshared sequences."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from benchmark_cases import noisy, votes_of
@@ -18,30 +20,18 @@ def one_class_share(n: int, n_right: int, ids: np.ndarray | None = None) -> Vote
 
 def _with_ids(votes: Votes, ids: np.ndarray) -> Votes:
     order = np.argsort(ids)
-    return Votes(
-        sequence_ids=ids[order],
-        true=votes.true[order],
-        predicted=votes.predicted[:, order],
-        seeds=votes.seeds,
-        n_classes=votes.n_classes,
-        probabilities=votes.probabilities[order],
-    )
+    return replace(votes.at(order), sequence_ids=ids[order])
 
 
-def test_recall_varies_as_a_mean_under_dirichlet_weights() -> None:
+def test_recall_varies_as_a_mean_under_dirichlet_weights_and_classes_keep_their_size() -> None:
     n, n_right, n_resamples = 50, 35, 20_000
-    drawn = resample_jointly({"a": one_class_share(n, n_right)}, n_resamples=n_resamples, seed=0)[
-        "a"
-    ]
-    recall = drawn[:, 0, 0] / n
+    votes = {"a": one_class_share(n, n_right)}
+    recall = resample_jointly(votes, n_resamples=n_resamples, seed=0)["a"][:, 0, 0] / n
     share = n_right / n
     variance = share * (1 - share) / (n + 1)  # Rubin 1981, weights Dirichlet(1, ..., 1)
     # Standard errors: of a mean sd/sqrt(R), of a variance var·sqrt(2/R) (near normal); 4 of each.
     assert abs(recall.mean() - share) < 4 * np.sqrt(variance / n_resamples)
     assert abs(recall.var() - variance) < 4 * variance * np.sqrt(2 / n_resamples)
-
-
-def test_every_class_keeps_the_size_that_the_design_gave_it() -> None:
     true = np.repeat([0, 1, 2], [10, 20, 30])
     votes = votes_of(true, np.stack([noisy(true, 0.6, one) for one in (1, 2)]), [0, 1], 3)
     drawn = resample_jointly({"a": votes}, n_resamples=40, seed=3)["a"]

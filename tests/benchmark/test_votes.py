@@ -31,16 +31,17 @@ def test_row_order_does_not_matter(table: pl.DataFrame) -> None:
     assert votes.seeds.tolist() == [0, 0, 4, 4] * 2
     np.testing.assert_array_equal(votes.predicted, shuffled.predicted)
     np.testing.assert_array_equal(votes.predicted[0], noisy(TRUE, 0.7, 0)[np.argsort(IDS)])
+    part = votes.at(np.array([1, 4]))
+    assert part.sequence_ids.tolist() == votes.sequence_ids[[1, 4]].tolist()
+    np.testing.assert_array_equal(part.predicted, votes.predicted[:, [1, 4]])
+    assert part.probabilities.shape == (2, 3)
 
 
-def test_probabilities_are_vote_shares_where_none_were_kept(table: pl.DataFrame) -> None:
+def test_probabilities_are_vote_shares_where_none_were_kept_else_averaged(table) -> None:
     votes = collect_votes(table, 3, where="x")
     for row in range(12):
         shares = [(votes.predicted[:, row] == c).mean() for c in range(3)]
         assert votes.probabilities[row].tolist() == shares
-
-
-def test_kept_probabilities_are_averaged_over_runs() -> None:
     low, high = np.full((12, 3), [0.2, 0.3, 0.5]), np.full((12, 3), [0.6, 0.3, 0.1])
     table = pl.concat(
         predictions_of("blind", TRUE, {seed: TRUE}, ids=IDS, probabilities=shares)
@@ -51,29 +52,15 @@ def test_kept_probabilities_are_averaged_over_runs() -> None:
     np.testing.assert_allclose(votes.probabilities, np.full((12, 3), [0.4, 0.3, 0.3]), rtol=1e-6)
 
 
-def test_chosen_sequences_keep_their_predictions(table: pl.DataFrame) -> None:
-    votes = collect_votes(table, 3, where="x")
-    part = votes.at(np.array([1, 4]))
-    assert part.sequence_ids.tolist() == votes.sequence_ids[[1, 4]].tolist()
-    np.testing.assert_array_equal(part.predicted, votes.predicted[:, [1, 4]])
-    assert part.probabilities.shape == (2, 3)
+def first_is(value: int, name: str):
+    changed = pl.when(pl.int_range(pl.len()) == 0).then(value).otherwise(name).alias(name)
+    return lambda table: table.with_columns(changed)
 
 
-FIRST = pl.int_range(pl.len()) == 0
 TORN = [
     (lambda table: table[1:], 3, "x: 95 rows for 8 runs of 12 sequences"),
-    (
-        lambda table: table.with_columns(
-            sequence_id=pl.when(FIRST).then(3).otherwise("sequence_id")
-        ),
-        3,
-        "runs differ in their sequences",
-    ),
-    (
-        lambda table: table.with_columns(true=pl.when(FIRST).then(2).otherwise("true")),
-        3,
-        "true classes",
-    ),
+    (first_is(3, "sequence_id"), 3, "runs differ in their sequences"),
+    (first_is(2, "true"), 3, "true classes"),
     (lambda table: table, 2, "class 0 to 2, wanted 0 to 1"),
 ]
 
