@@ -1,5 +1,6 @@
-"""One process of a training run in parallel; run by `test_ddp.py`, not by itself."""
+"""A training run of two processes; run by `test_ddp.py`, not by itself."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from mnemoscope.training.watch import MemorizationCallback, make_canaries
 from mnemoscope.training.windows import WatchedWindows
 
 
-def main(folder: Path) -> None:
+def main(rank: int, folder: Path) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     tokenizer = AutoTokenizer.from_pretrained(model_path())
     texts = make_canaries(tokenizer, 4, seed=0)
     ids = [tokenizer(text)["input_ids"][:64] for text in texts]
@@ -31,12 +33,13 @@ def main(folder: Path) -> None:
     trainer.add_callback(MemorizationCallback(trainer, windows, every=5, stop_recall=0.4))
     trainer.train()
     seen = [step for step, logs in logger.logs if "memorization/recall" in logs]
-    rank = torch.distributed.get_rank()
     weights = sum(value.double().sum().item() for value in network.state_dict().values())
     (folder / f"rank-{rank}.txt").write_text(
         f"{torch.distributed.get_world_size()} {trainer.state.global_step} {weights!r} {len(seen)}"
     )
 
 
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+if __name__ == "__main__":  # forked, so that imports are done once
+    torch.multiprocessing.start_processes(
+        main, args=(Path(sys.argv[1]),), nprocs=2, start_method="fork"
+    )

@@ -50,24 +50,29 @@ def means_of_canaries(folder, column) -> dict[int, float]:
     return dict(means.iter_rows())
 
 
-def test_metrics_reach_the_loggers_and_the_history(network, rows, windows, tmp_path):
-    trainer = make_trainer(network, rows, tmp_path)
+def test_metrics_reach_loggers_and_history_until_training_stops_above_the_share(
+    network, rows, windows, tmp_path, caplog
+):
+    trainer = make_trainer(network, rows, tmp_path, max_steps=200)
     logger = Logger()
     trainer.add_callback(logger)
-    trainer.add_callback(MemorizationCallback(trainer, windows, every=15))
+    trainer.add_callback(MemorizationCallback(trainer, windows, every=5, stop_recall=0.4))
     trainer.train()
+    last = trainer.state.global_step
+    assert last < 100
     logged = {step: logs for step, logs in logger.logs if "memorization/recall" in logs}
-    assert list(logged) == [0, 15, 30, 40]
+    assert list(logged) == list(range(0, last + 1, 5))
     shares = means_of_canaries(tmp_path, "is_memorized")
     assert {step: logs["memorization/recall"] for step, logs in logged.items()} == shares
-    assert logged[40]["memorization/recall"] > 0.5 > logged[0]["memorization/recall"] == 0
-    assert logged[40]["memorization/control_recall"] == 0
+    *before, final = shares.values()
+    assert before[0] == 0
+    assert max(before) <= 0.4 < final
+    assert logged[last]["memorization/control_recall"] == 0
     assert [entry["step"] for entry in trainer.state.log_history if "memorization/guess" in entry]
+    assert "training stops" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("every", "logging_steps"), [(1, 1), (5, 5), (5, 10), (10, 5), (3, 2), (2, 10)]
-)
+@pytest.mark.parametrize(("every", "logging_steps"), [(1, 1), (2, 6), (3, 2)])
 def test_the_trainers_own_log_is_what_it_is_without_us(
     network, rows, windows, tmp_path, every, logging_steps
 ):
@@ -75,7 +80,7 @@ def test_the_trainers_own_log_is_what_it_is_without_us(
 
     def own_log(callbacks: bool) -> list[tuple]:
         copy = deepcopy(network)
-        trainer = make_trainer(copy, rows, tmp_path, max_steps=10, logging_steps=logging_steps)
+        trainer = make_trainer(copy, rows, tmp_path, max_steps=6, logging_steps=logging_steps)
         if callbacks:
             trainer.add_callback(MemorizationCallback(trainer, windows, every=every))
         trainer.train()
@@ -86,7 +91,7 @@ def test_the_trainers_own_log_is_what_it_is_without_us(
         ]
 
     without = own_log(False)
-    assert [entry[0] for entry in without] == list(range(logging_steps, 11, logging_steps))
+    assert [entry[0] for entry in without] == list(range(logging_steps, 7, logging_steps))
     assert own_log(True) == without
 
 
@@ -97,34 +102,24 @@ def test_tensorboard_draws_what_the_callback_logs(
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "events"))
-    trainer = make_trainer(network, rows, tmp_path, report_to=["tensorboard"], max_steps=4)
-    trainer.add_callback(MemorizationCallback(trainer, windows, every=2))
+    trainer = make_trainer(network, rows, tmp_path, report_to=["tensorboard"], max_steps=2)
+    trainer.add_callback(MemorizationCallback(trainer, windows, every=1))
     trainer.train()
     events = EventAccumulator(str(tmp_path / "events")).Reload()
     drawn = events.Scalars("train/memorization/recall_logprob")
     logged = [entry for entry in trainer.state.log_history if "memorization/guess" in entry]
-    assert [one.step for one in drawn] == [0, 2, 4]
+    assert [one.step for one in drawn] == [0, 1, 2]
     assert [one.value for one in drawn] == pytest.approx(
         [entry["memorization/recall_logprob"] for entry in logged], rel=1e-6
     )
 
 
-def test_steps_are_optimizer_steps_under_gradient_accumulation(network, rows, windows, tmp_path):
+def test_steps_are_optimizer_steps_and_the_last_is_looked_at(network, rows, windows, tmp_path):
     accumulated = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 3}
-    trainer = make_trainer(network, rows, tmp_path, max_steps=6, **accumulated)
+    trainer = make_trainer(network, rows, tmp_path, max_steps=5, **accumulated)
     trainer.add_callback(MemorizationCallback(trainer, windows, every=2))
     trainer.train()
-    assert read_history(tmp_path / "memorization").steps == [0, 2, 4, 6]
-
-
-def test_training_stops_above_the_share(network, rows, windows, tmp_path, caplog):
-    trainer = make_trainer(network, rows, tmp_path, max_steps=200)
-    trainer.add_callback(MemorizationCallback(trainer, windows, every=5, stop_recall=0.4))
-    trainer.train()
-    assert trainer.state.global_step < 100
-    *before, last = means_of_canaries(tmp_path, "is_memorized").values()
-    assert max(before) <= 0.4 < last
-    assert "training stops" in caplog.text
+    assert read_history(tmp_path / "memorization").steps == [0, 2, 4, 5]
 
 
 def test_resumed_run_sees_what_an_undisturbed_one_sees(rows, windows, tokenizer, tmp_path):
@@ -134,34 +129,22 @@ def test_resumed_run_sees_what_an_undisturbed_one_sees(rows, windows, tokenizer,
     network = LlamaForCausalLM(
         LlamaConfig(vocab_size=len(tokenizer), num_hidden_layers=2, attention_dropout=0.1, **sizes)
     )
-    settings = {"save_strategy": "steps", "save_steps": 8, "max_steps": 16}
+    settings = {"save_strategy": "steps", "save_steps": 4, "max_steps": 8}
     twin = deepcopy(network)
 
-    def train(model, folder, max_steps=16, **resumed):
+    def train(model, folder, max_steps=8, **resumed):
         trainer = make_trainer(model, rows, folder, **settings | {"max_steps": max_steps})
-        trainer.add_callback(MemorizationCallback(trainer, windows, every=4))
+        trainer.add_callback(MemorizationCallback(trainer, windows, every=2))
         trainer.train(**resumed)
 
     train(network, tmp_path / "whole")
-    # The same run, given up at step 12 and taken up from its checkpoint of step 8.
+    # The same run, given up at step 6 and taken up from its checkpoint of step 4.
     again = tmp_path / "again"
-    train(deepcopy(twin), again, max_steps=12)
-    train(twin, again, resume_from_checkpoint=str(again / "checkpoint-8"))
+    train(deepcopy(twin), again, max_steps=6)
+    train(twin, again, resume_from_checkpoint=str(again / "checkpoint-4"))
     for path in sorted((tmp_path / "whole" / "memorization" / "checks").iterdir()):
         other = tmp_path / "again" / "memorization" / "checks" / path.name
         assert path.read_bytes() == other.read_bytes(), path.name
-
-
-def test_adapters_are_watched_in_training(network, rows, windows, tmp_path):
-    peft = pytest.importorskip("peft")
-    adapted = peft.get_peft_model(
-        network, peft.LoraConfig(r=32, lora_alpha=64, target_modules="all-linear")
-    )
-    trainer = make_trainer(adapted, rows, tmp_path, max_steps=10)
-    trainer.add_callback(MemorizationCallback(trainer, windows, every=10))
-    trainer.train()
-    first, last = means_of_canaries(tmp_path, "logprob").values()
-    assert last > first
 
 
 def test_bad_settings_and_spread_models_are_refused(

@@ -34,14 +34,10 @@ def train(network, rows, n_steps, watch=None, every=5):
 
 def test_training_does_not_notice_that_it_is_watched(network, rows, windows, tmp_path):
     twin = copy.deepcopy(network)
-    watched = train(network, rows, 12, MemorizationWatch(windows, tmp_path / "m"))
-    assert watched == train(twin, rows, 12)
+    watched = train(network, rows, 6, MemorizationWatch(windows, tmp_path / "m"), every=2)
+    assert watched == train(twin, rows, 6)
     for name, value in network.state_dict().items():
         assert torch.equal(value, twin.state_dict()[name]), name
-
-
-def test_modes_and_the_generator_are_where_they_would_be(network, windows):
-    network.train()
     network.gpt_neox.layers[0].eval()
     generator = torch.get_rng_state()
     before = {name: module.training for name, module in network.named_modules()}
@@ -52,7 +48,7 @@ def test_modes_and_the_generator_are_where_they_would_be(network, windows):
 
 
 def test_figures_are_those_of_the_models_own_logits(network, rows, windows, tmp_path):
-    train(network, rows, 60)
+    train(network, rows, 40)
     watch = MemorizationWatch(windows, tmp_path / "m", batch_size=5)
     metrics = watch.check(network, 60)
     network.eval()
@@ -104,21 +100,18 @@ def test_adapters_of_weights_are_seen_and_prompts_refused(network, windows):
         MemorizationWatch(windows).check(prompted, 0)
 
 
-def test_history_of_other_windows_is_refused(network, windows, tokenizer, texts, tmp_path):
-    MemorizationWatch(windows, tmp_path / "m").check(network, 0)
-    other = WatchedWindows.from_texts(texts.trained, tokenizer)
-    with pytest.raises(UserError, match="history of other windows"):
-        MemorizationWatch(other, tmp_path / "m")
-    assert MemorizationWatch(windows, tmp_path / "m").begin(0) == 0
-
-
-def test_missing_empty_and_torn_histories_say_what_is_wrong(network, windows, tmp_path):
+def test_histories_that_are_missing_empty_torn_or_of_other_windows_are_refused(
+    network, windows, tokenizer, texts, tmp_path
+):
     with pytest.raises(UserError, match="no history"):
         read_history(tmp_path)
     watch = MemorizationWatch(windows, tmp_path / "m")
     with pytest.raises(UserError, match="holds no check"):
         read_history(tmp_path / "m")
     watch.check(network, 7)
+    with pytest.raises(UserError, match="history of other windows"):
+        MemorizationWatch(WatchedWindows.from_texts(texts.trained, tokenizer), tmp_path / "m")
+    assert MemorizationWatch(windows, tmp_path / "m").begin(7) == 0
     part = tmp_path / "m" / "checks" / "step-000000007.parquet"
     part.write_bytes(part.read_bytes()[:100])
     with pytest.raises(DamagedDataError, match=r"step-000000007.parquet: cannot be read"):
