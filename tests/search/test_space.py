@@ -100,18 +100,17 @@ def test_a_range_bounds_the_thresholds() -> None:
     assert space.nodes["Guess by ROUGE-L"] == ("Guess[0.4-off]", "Guess[0.5-off]", "Guess[0.6-off]")
 
 
-def test_deciles_that_lie_close_together_stay_apart() -> None:
-    table = TABLE.with_columns(suffix_perplexity=1 + pl.col("token_entropy").abs() / 1000)
-    names = make_space(["SuffixPerplexity"], table).nodes["SuffixPerplexity >"]
-    assert len(names) == 9
-    assert max(map(len, names)) <= len("SuffixPerplexity[>1.00123]")
-
-
-def test_deciles_keep_three_digits_of_their_spread() -> None:
-    table = TABLE.with_columns(token_entropy=pl.Series(np.linspace(0, 1.2345, N)))
-    names = make_space(["Entropy"], table).nodes["Entropy >"]
+def test_deciles_keep_three_digits_of_their_spread_and_stay_apart() -> None:
+    table = TABLE.with_columns(
+        token_entropy=pl.Series(np.linspace(0, 1.2345, N)),
+        suffix_perplexity=1 + pl.col("token_entropy").abs() / 1000,
+    )
+    nodes = make_space(["Entropy", "SuffixPerplexity"], table).nodes
     limits = ["0.123", "0.247", "0.37", "0.494", "0.617", "0.741", "0.864", "0.988", "1.111"]
-    assert names == tuple(f"Entropy[>{limit}]" for limit in limits)
+    assert nodes["Entropy >"] == tuple(f"Entropy[>{limit}]" for limit in limits)
+    close = nodes["SuffixPerplexity >"]
+    assert len(close) == 9
+    assert max(map(len, close)) <= len("SuffixPerplexity[>1.00123]")
 
 
 def test_a_node_that_divides_nothing_is_left_out() -> None:
@@ -142,20 +141,14 @@ def test_nodes_of_one_s_own_come_with_their_thresholds(tmp_path: Path) -> None:
     assert ((label_sequences(TABLE, taxonomy) == "Long-30") == longer).all()
 
 
-@pytest.mark.parametrize(
-    ("part", "changed", "said"),
-    [
-        ("thresholds: [30, 10.5]", "thresholds: []", "a list of numbers"),
-        ("thresholds: [30, 10.5]", "thresholds: [a]", "a list of numbers"),
-        ("thresholds: [30, 10.5]", "thresholds: 3", "a list of numbers"),
-        ("length(text) > {threshold} AND ", "", r"write \{threshold\} in yes_when"),
-    ],
-)
-def test_bad_thresholds_are_refused(tmp_path: Path, part: str, changed: str, said: str) -> None:
-    path = tmp_path / "own.yaml"
-    path.write_text(OWN.replace(part, changed))
-    with pytest.raises(UserError, match=said):
-        read_nodes(path)
+def test_bad_thresholds_are_refused(tmp_path: Path) -> None:
+    path, part = tmp_path / "own.yaml", "thresholds: [30, 10.5]"
+    wrong = {OWN.replace(part, f"thresholds: {one}"): "a list of num" for one in ("[]", "[a]", "3")}
+    wrong[OWN.replace("length(text) > {threshold} AND ", "")] = r"write \{threshold\} in yes_when"
+    for text, said in wrong.items():
+        path.write_text(text)
+        with pytest.raises(UserError, match=said):
+            read_nodes(path)
 
 
 @pytest.mark.parametrize(
@@ -177,12 +170,9 @@ def test_what_is_no_node_is_refused(entry: str, said: str) -> None:
         make_space([entry], TABLE)
 
 
-@pytest.mark.parametrize("name", ["Entropy", "Entropy[4]", "Entropy[>x]", "Prior[=>1]"])
-def test_a_measure_needs_a_side_and_a_threshold(name: str) -> None:
-    with pytest.raises(UserError, match="a side and a threshold"):
-        parse_taxonomy(f"Non-Memo, {name}, Others")
-
-
-def test_a_misspelt_measure_becomes_no_last_class() -> None:
+def test_a_measure_needs_a_side_and_a_threshold_and_misspelt_becomes_no_last_class() -> None:
+    for name in ("Entropy", "Entropy[4]", "Entropy[>x]", "Prior[=>1]"):
+        with pytest.raises(UserError, match="a side and a threshold"):
+            parse_taxonomy(f"Non-Memo, {name}, Others")
     with pytest.raises(UserError, match="looks like a node"):
         parse_taxonomy("Non-Memo, Guess, Entrop")
