@@ -46,18 +46,14 @@ def test_the_mit_licence_is_the_one_that_packages_carry():
 
 def test_the_table_is_a_table_of_sequences_with_known_and_new_texts(table):
     check_sequences(table, where="texts", length=64, vocab_size=1 << 20)
-    kinds = set(table["genre"])
-    assert kinds == {"template", "licence", "prose", "code", "known", "new"}
+    assert set(table["genre"]) == {"template", "licence", "prose", "code", "known", "new"}
     assert table["text"].is_unique().all()
-    known = table.filter(genre="known")
-    assert (known["group"] == known["document"]).all()
     assert table["sequence_id"].to_list() == list(range(table.height))
-
-
-def test_windows_of_a_shipped_text_are_that_text(table):
-    texts = {f"known:{one.title}": one.text for one in known_texts()}
-    for row in table.filter(genre="known").iter_rows(named=True):
-        assert texts[row["document"]][row["start"] : row["end"]] == row["text"]
+    known, shipped = table.filter(genre="known"), known_texts()
+    assert (known["group"] == known["document"]).all()
+    whole = {f"known:{one.title}": one.text for one in shipped}
+    for row in known.iter_rows(named=True):
+        assert whole[row["document"]][row["start"] : row["end"]] == row["text"]
 
 
 def test_a_seed_decides_what_is_new_and_nothing_else_does(table, monkeypatch):

@@ -10,12 +10,12 @@ from mnemoscope.lm.load import load_model
 
 @pytest.fixture(scope="session")
 def table(tmp_path_factory):
-    """Eight shipped sequences a genre; of each, the tokens from the suffix's first that are right.
+    """Six shipped sequences a genre; of each, the tokens from the suffix's first that are right.
 
     Columns beside those that ship: `memorization_score`, `run`.
     """
     path = tmp_path_factory.mktemp("table") / "some.parquet"
-    frame = pl.read_parquet(sequences_path()).group_by("genre", maintain_order=True).head(8)
+    frame = pl.read_parquet(sequences_path()).group_by("genre", maintain_order=True).head(6)
     tokens = [list(row) for row in frame["tokens"]]
     said, scores = [], []
     for batch in continue_sequences(load_model(model_path(), device="cpu"), tokens, batch_size=16):

@@ -1,9 +1,5 @@
 """The task for inspect_ai: what the local provider finds is what `continue` finds."""
 
-import json
-import os
-import subprocess
-import sys
 import tomllib
 from importlib import import_module
 from pathlib import Path
@@ -30,7 +26,7 @@ def nothing_shown(monkeypatch, tmp_path):
 
 
 def asked(table, **more):
-    task = import_module("mnemoscope.flow.inspect_task")
+    task = import_module(POINTS["inspect_ai"]["mnemoscope"])
     return task.verbatim(table=str(table), tokenizer="embedded", **more)
 
 
@@ -39,10 +35,6 @@ def figures(log, name):
     (found,) = [one for one in log.results.scores if one.name == name]
     values = {metric: one.value for metric, one in found.metrics.items()}
     return {metric.removeprefix("grouped_"): value for metric, value in values.items()}
-
-
-def test_entry_point_leads_to_the_task() -> None:
-    assert callable(import_module(POINTS["inspect_ai"]["mnemoscope"]).verbatim)
 
 
 def test_local_provider_finds_what_continue_finds(table) -> None:
@@ -54,39 +46,6 @@ def test_local_provider_finds_what_continue_finds(table) -> None:
         chat_template=TEMPLATE,
     )
     (log,) = inspect_ai.eval(asked(table, taxonomy=TAXONOMY), model=model)
-    check(log, table)
-
-
-@pytest.mark.slow
-def test_the_command_of_the_docs_finds_the_same(table, tmp_path) -> None:
-    facts = tmp_path / "mnemoscope-0.dist-info"  # what pip install -e would write
-    facts.mkdir()
-    (facts / "METADATA").write_text("Name: mnemoscope\nVersion: 0\n")
-    point = f"[inspect_ai]\nmnemoscope = {POINTS['inspect_ai']['mnemoscope']}\n"
-    (facts / "entry_points.txt").write_text(point)
-    origin = {"url": ROOT.as_uri(), "dir_info": {"editable": True}}
-    (facts / "direct_url.json").write_text(json.dumps(origin))
-    task = {"table": table, "tokenizer": "embedded", "taxonomy": TAXONOMY}
-    model = {"model_path": model_path(), "device": "cpu", "do_sample": "false"}
-    model |= {"chat_template": f"'{TEMPLATE}'"}  # quoted, since inspect reads YAML
-    words = [f"-T{name}={value}" for name, value in task.items()]
-    words += [f"-M{name}={value}" for name, value in model.items()]
-    paths = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT / "src")])}
-    inspect = Path(sys.executable).with_name("inspect")
-    done = subprocess.run(
-        [inspect, "eval", "mnemoscope/verbatim", "--model", "hf/local", *words],
-        env=os.environ | {"INSPECT_DISPLAY": "plain"} | paths,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    (kept,) = (tmp_path / "logs").iterdir()
-    check(inspect_ai.log.read_eval_log(str(kept)), table)
-
-
-def check(log, table) -> None:
-    """What a log says of each class is what `continue` says of its sequences."""
     assert log.status == "success", log.error
     by_id = dict(pl.read_parquet(table).select("sequence_id", "run").iter_rows())
     lengths: dict[str, list[int]] = {}

@@ -48,17 +48,17 @@ def test_a_study_is_pushed_without_texts_unless_they_are_asked_for(
     table = pl.read_parquet(shown / "data" / "sequences.parquet")
     assert table.equals(study.sequences)
     assert (shown / "report.html").read_bytes() == (folder / "report.html").read_bytes()
+    check_by_the_hubs_library(out, study, tmp_path)
 
 
-def test_the_hubs_library_reads_card_and_tables(tiny_studies, tmp_path, call) -> None:
+def check_by_the_hubs_library(out, study, tmp_path) -> None:
+    """Card and tables, as the hub's own library reads them."""
     datasets = pytest.importorskip("datasets")
-    folder, out = tiny_studies["report"], tmp_path / "out"
-    call("push", folder, NAME, "--dry-run", "-o", out, "--license", "cc-by-4.0")
     card = DatasetCard.load(out / "README.md")
     assert card.data.license == "cc-by-4.0"
     assert card.data.size_categories == ["n<1K"]
     assert "@article{dentan2025guess" in card.text
-    labels = Study(folder).read("labels.parquet")
+    labels = study.read("labels.parquet")
     for name in labels.columns[1:]:
         for label, n in labels[name].value_counts().iter_rows():
             assert f"| {name} | {label} | {n:,} |" in card.text
@@ -67,7 +67,7 @@ def test_the_hubs_library_reads_card_and_tables(tiny_studies, tmp_path, call) ->
         assert rows.num_rows == pl.read_parquet(out / "data" / f"{config}.parquet").height
     settings = yaml.safe_load((out / "settings.yaml").read_text())
     assert settings["model"]["name"] == "model"
-    assert settings["label"] == Study(folder).settings.as_dict()["label"]
+    assert settings["label"] == study.settings.as_dict()["label"]
 
 
 def test_a_study_without_cnns_goes_without_its_place_and_columns_of_its_own(tmp_path, call) -> None:
@@ -268,17 +268,12 @@ def test_upload_is_one_commit_of_these_files_into_a_private_data_set(
     assert {token for _, token, _ in hub.asked} == {"Bearer hf_test"}
 
 
-@pytest.mark.parametrize(
-    ("tags", "private", "said"),
-    [([], True, "not made by"), (["mnemoscope"], False, "everybody")],
-)
-def test_a_data_set_of_others_or_a_public_one_is_left_alone(
-    hub, push, tiny, tags, private, said
-) -> None:
-    hub.tags, hub.private = tags, private
-    done = push(tiny.table, NAME)
-    assert done.status == 2
-    assert said in done.err
+def test_a_data_set_of_others_or_a_public_one_is_left_alone(hub, push, tiny) -> None:
+    for tags, private, said in (([], True, "not made by"), (["mnemoscope"], False, "everybody")):
+        hub.tags, hub.private = tags, private
+        done = push(tiny.table, NAME)
+        assert done.status == 2
+        assert said in done.err
     assert not any("/commit/" in path for path, _, _ in hub.asked)
 
 
@@ -306,14 +301,13 @@ def test_paths_are_cut_and_names_of_the_hub_are_not(tmp_path, monkeypatch) -> No
     assert [_last(one) for one in values] == list(values.values())
 
 
-def test_a_hub_that_refuses_is_one_line(push, tiny, monkeypatch) -> None:
+def test_a_hub_that_refuses_is_one_line_and_a_dry_run_asks_nobody(
+    hub, push, tiny, monkeypatch
+) -> None:
+    done = push(tiny.table, NAME, "--dry-run")
+    assert done.status == 0, done.err
+    assert not hub.asked
     monkeypatch.setattr(Hub, "do_POST", lambda self: self.answer(403, {"error": "not yours"}))
     done = push(tiny.table, NAME)
     assert done.status == 2
     assert done.err.strip().splitlines()[-1].startswith(f"mnemoscope: {NAME}: the hub refused")
-
-
-def test_dry_run_asks_nobody(hub, push, tiny) -> None:
-    done = push(tiny.table, NAME, "--dry-run")
-    assert done.status == 0, done.err
-    assert not hub.asked

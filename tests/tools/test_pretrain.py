@@ -23,7 +23,9 @@ def _train(folder: Path, **changes) -> dict[str, torch.Tensor]:
     return train_phase(_phase(folder, **changes), TINY, report=lambda line: None)
 
 
-def test_interrupted_training_gives_the_weights_of_uninterrupted_training(tmp_path, monkeypatch):
+def test_interrupted_training_gives_the_same_weights_and_a_complete_phase_is_kept(
+    tmp_path, monkeypatch
+):
     whole = _train(tmp_path / "whole")
     step = pretrain._Run._one_step
 
@@ -39,20 +41,12 @@ def test_interrupted_training_gives_the_weights_of_uninterrupted_training(tmp_pa
     monkeypatch.undo()
     resumed = _train(tmp_path / "cut")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-
-
-def test_a_complete_phase_is_not_trained_again(tmp_path):
-    first = _train(tmp_path)
     lines: list[str] = []
-    again = train_phase(_phase(tmp_path), TINY, report=lines.append)
+    again = train_phase(_phase(tmp_path / "cut"), TINY, report=lines.append)
     assert not lines
-    assert all(torch.equal(first[name], again[name]) for name in first)
-
-
-def test_a_folder_of_another_run_is_refused(tmp_path):
-    _train(tmp_path)
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
     with pytest.raises(DamagedDataError, match="other rows or settings"):
-        _train(tmp_path, seed=2)
+        _train(tmp_path / "cut", seed=2)
 
 
 def test_learning_rate_warms_up_then_falls_to_three_percent():
