@@ -24,13 +24,11 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "published_taxonomies.txt"
 
 
 def test_catalogue_holds_exactly_the_54_published_names():
-    names = [taxonomy.name for taxonomy in catalogue()]
+    taxonomies = catalogue()
+    names = [taxonomy.name for taxonomy in taxonomies]
     assert sorted(names) == GOLDEN.read_text(encoding="utf-8").splitlines()
     assert len(names) == len(set(names)) == 54
-
-
-def test_published_name_leads_back_to_the_published_table():
-    assert all(taxonomy.published_name == taxonomy.name for taxonomy in catalogue())
+    assert all(taxonomy.published_name == taxonomy.name for taxonomy in taxonomies)
     prashanth, paper = load_taxonomies([PRASHANTH, PAPER])
     assert prashanth.published_name == "Non-Memo, Recite[5], Reconstruct, Others"
     assert paper.published_name == "Non-Memo, Guess, Others"
@@ -52,41 +50,29 @@ def test_rho_sweep_follows_the_rows_of_the_published_table():
     assert [taxonomy.name for taxonomy in load_taxonomies(["rho"])] == names
 
 
-@pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])
-def test_rho_outside_its_range_is_refused(threshold):
-    with pytest.raises(UserError, match=r"Choose a threshold in \[0, 1\]"):
-        rho_name(threshold, rouge_l=True, rouge_3=True)
-
-
-@pytest.mark.parametrize(
-    ("spec", "says"),
-    [
+def test_unknown_taxonomies_are_refused(tmp_path):
+    for threshold in (-0.1, 1.1, float("nan")):
+        with pytest.raises(UserError, match=r"Choose a threshold in \[0, 1\]"):
+            rho_name(threshold, rouge_l=True, rouge_3=True)
+    for spec, says in (
         (["catalog"], "Did you mean 'catalogue'?"),
         (["roh"], "Did you mean 'rho'?"),
-        (["Non-Memo, Guess[1.1-off], Recall"], "threshold '1.1' is not a number in [0, 1]"),
-        (["Non-Memo, Guess[-0.5-off], Recall"], "each a number in [0, 1] or off"),
-        (["Recite[5]"], "begins with the class Non-Memo"),
         (["no/such.yaml"], "no such file"),
+        ([str(tmp_path / "binary.yaml")], "cannot be read"),
         ([], "no taxonomy is named"),
-    ],
-)
-def test_unknown_taxonomies_are_refused(spec, says):
-    with pytest.raises(UserError) as refused:
-        load_taxonomies(spec)
-    assert says in str(refused.value)
+    ):
+        (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+        with pytest.raises(UserError) as refused:
+            load_taxonomies(spec)
+        assert says in str(refused.value)
+    with pytest.raises(UserError, match="cannot be read"):
+        read_taxonomies(tmp_path)
 
 
 def read(tmp_path, text):
     file = tmp_path / "own.yaml"
     file.write_text(text, encoding="utf-8")
     return read_taxonomies(file)
-
-
-def test_example_is_read(tmp_path):
-    first, second = read(tmp_path, OWN_NODES)
-    assert first.classes == ("Non-Memo", "Boilerplate", "Guess", "Recall")
-    assert first.nodes[0].columns == ("duplicates", "rouge_l")
-    assert second.nodes[0].name == "Licence-or-Recite[50]"
 
 
 def test_own_rules_written_alike_are_one_partition():
@@ -101,11 +87,9 @@ def test_own_rules_written_alike_are_one_partition():
     [
         ("duplicates > 5", [False, True, None]),
         ("NOT duplicates > 5 OR genre = 'code'", [True, False, None]),
-        ("duplicates BETWEEN 1 AND 5", [True, False, None]),
         ("genre IN ('code', 'it''s')", [True, False, False]),
         ("genre IS NULL OR duplicates IS NULL", [False, False, True]),
         ("starts_with(genre, 'co') AND length(genre) = 4", [True, False, False]),
-        ("genre LIKE '%ros%'", [False, True, True]),
         ("CASE WHEN genre = 'code' THEN duplicates > 5 ELSE TRUE END", [False, True, True]),
         ("coalesce(duplicates, 0) * 2 - 1 >= 9", [True, True, False]),
     ],
@@ -161,24 +145,20 @@ NODE = (
     ("text", "says"),
     [
         ("taxonomies: [", "line 1: not valid YAML"),
-        ("- a\n", "'nodes:' and 'taxonomies:'"),
         ("", "'nodes:' and 'taxonomies:'"),
         ("taxonomy:\n  - x\n", "unknown key 'taxonomy'. Did you mean 'taxonomies'?"),
         ("taxonomies: x\n", "a list is needed"),
         ("nodes: []\n", "no taxonomy in it"),
         ("taxonomies:\n  - [a, b]\n", "is no text"),
         ("taxonomies:\n  - Non-Memo, Gess, Recall\n", "Did you mean 'Guess'?"),
+        (OWN_NODES + "  - Non-Memo, Guess, Boilerplat\n", "Did you mean 'Boilerplate'"),
         ("nodes:\n  - x\ntaxonomies:\n  - Non-Memo, Memo\n", "node 1: name, yes_when and meaning"),
         ("nodes:\n  - {name: A}\ntaxonomies: []\n", "'yes_when' is missing"),
-        (
-            "nodes:\n  - {name: A, yes_wen: b}\ntaxonomies: []\n",
-            "unknown key 'yes_wen'. Did you mean 'yes_when'?",
-        ),
+        ("nodes:\n  - {name: A, yes_wen: b}\ntaxonomies: []\n", "Did you mean 'yes_when'?"),
         (NODE.format(name="A", rule="AVG(a) > 1"), "node 1 ('A'): rule 'AVG(a) > 1'"),
         (NODE.format(name="guess", rule="a > 1"), "the name 'guess' is taken"),
         (NODE.format(name="Non-Memo", rule="a > 1"), "is taken"),
         (NODE.format(name="A-or-B", rule="a > 1"), "cannot name a node"),
-        (NODE.format(name="A B", rule="a > 1"), "cannot name a node"),
         (NODE.format(name="'A[5]'", rule="a > 1"), "cannot name a node"),
     ],
 )
@@ -188,20 +168,6 @@ def test_faulty_file_is_refused_in_one_line_with_its_name(tmp_path, text, says):
     assert says in str(refused.value)
     assert "own.yaml" in str(refused.value)
     assert "\n" not in str(refused.value)
-
-
-def test_missing_and_binary_files_are_refused(tmp_path):
-    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    for name, words in {"none": "no such file", "binary": "cannot be read"}.items():
-        with pytest.raises(UserError, match=words):
-            read_taxonomies(tmp_path / f"{name}.yaml")
-    with pytest.raises(UserError, match="cannot be read"):
-        read_taxonomies(tmp_path)
-
-
-def test_misspelt_own_node_does_not_become_the_last_class(tmp_path):
-    with pytest.raises(UserError, match="Did you mean 'Boilerplate'"):
-        read(tmp_path, OWN_NODES + "  - Non-Memo, Guess, Boilerplat\n")
 
 
 def test_rule_that_is_no_yes_or_no_is_refused_when_it_is_applied(tmp_path):

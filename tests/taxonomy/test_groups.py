@@ -57,9 +57,7 @@ def test_components_equal_those_of_every_pair(data):
     assert name_by_first(found) == compare_every_pair(tokens, similarity)
 
 
-def test_no_pair_is_missed_when_the_work_is_cut_into_blocks(
-    monkeypatch,
-):
+def test_no_pair_is_missed_when_the_work_is_cut_into_blocks(monkeypatch):
     module = "mnemoscope.taxonomy.groups"
     monkeypatch.setattr(f"{module}._PRODUCTS_PER_BLOCK", 500)
     monkeypatch.setattr(f"{module}._PAIRS_PER_CHECK", 7)
@@ -72,12 +70,11 @@ def test_no_pair_is_missed_when_the_work_is_cut_into_blocks(
     assert name_by_first(find_near_duplicates(tokens)) == expected
 
 
-@pytest.mark.parametrize(("shift", "alike"), [(0, True), (20, True), (21, False)])
-def test_windows_of_one_text_are_near_up_to_a_shift_of_20(shift, alike):
+def test_windows_of_one_text_are_near_up_to_a_shift_of_20():
     text = np.arange(200)
-    tokens = np.stack([text[:64], text[shift : shift + 64]])
-    first, second = find_near_duplicates(tokens)
-    assert (first == second) == alike
+    for shift, alike in ((0, True), (20, True), (21, False)):
+        first, second = find_near_duplicates(np.stack([text[:64], text[shift : shift + 64]]))
+        assert (first == second) == alike
 
 
 RNG = np.random.default_rng(0)
@@ -87,12 +84,6 @@ def table(n, **columns):
     """Sequences that share nothing, with the columns given."""
     tokens = RNG.integers(0, 10**6, (n, 64)).tolist()
     return pl.DataFrame({"sequence_id": range(n), "tokens": tokens}).with_columns(**columns)
-
-
-def test_equal_sequences_share_a_group():
-    frame = table(4)
-    frame = frame.with_columns(tokens=frame["tokens"].gather([0, 1, 0, 3]))
-    assert find_groups(frame).to_list() == ["0", "1", "0", "3"]
 
 
 def test_overlapping_windows_of_one_document_share_a_group():
@@ -105,21 +96,16 @@ def test_overlapping_windows_of_one_document_share_a_group():
     # 0-2 overlap by ten characters, 2-1 by one, 3-4 by one; 5 and 8 only touch others;
     # 6 and 7 have no place
     assert find_groups(frame).to_list() == ["0", "0", "0", "3", "3", "5", "6", "7", "8"]
-
-
-def test_window_inside_a_long_window_is_found_behind_a_short_one():
+    # one inside a long window is found behind a short one
     ends = pl.Series([1000, 20, 600])
     frame = table(3, document=pl.lit("a"), start=pl.Series([0, 10, 500]), end=ends)
     assert find_groups(frame).n_unique() == 1
 
 
-def test_given_groups_are_kept_and_joined_through_near_duplicates():
+def test_given_groups_are_joined_through_near_duplicates_in_whatever_order_of_rows():
     frame = table(5, group=pl.Series(["x", "x", "y", None, None]))
     frame = frame.with_columns(tokens=frame["tokens"].gather([0, 1, 1, 3, 4]))
     assert find_groups(frame).to_list() == ["0", "0", "0", "3", "4"]
-
-
-def test_groups_do_not_depend_on_the_order_of_rows_and_are_stable():
     frame = table(60, group=pl.Series([str(i % 20) if i % 3 else None for i in range(60)]))
     frame = frame.with_columns(group=find_groups(frame))
     shuffled = frame.sample(fraction=1, shuffle=True, seed=1)
@@ -127,20 +113,12 @@ def test_groups_do_not_depend_on_the_order_of_rows_and_are_stable():
     assert again["group"].to_list() == frame["group"].to_list()
 
 
-@pytest.mark.parametrize(
-    "tokens", [None, [[1, 2], [1]], [[1, 2], None]], ids=["none", "lengths", "null"]
-)
-def test_tokens_that_cannot_be_compared_are_refused(tokens):
+def test_tokens_that_cannot_be_compared_are_refused():
     frame = pl.DataFrame({"sequence_id": [1, 2]})
-    if tokens:
-        frame = frame.with_columns(tokens=pl.Series(tokens))
-    with pytest.raises(UserError, match="tokens"):
-        find_groups(frame)
-
-
-def lots_of(groups):
-    """A lot for every group."""
-    return np.random.default_rng(1).random(int(groups.max(initial=0)) + 1)[groups]
+    wrong = [frame.with_columns(tokens=pl.Series(one)) for one in ([[1, 2], [1]], [[1, 2], None])]
+    for one in (frame, *wrong):
+        with pytest.raises(UserError, match="tokens"):
+            find_groups(one)
 
 
 def best_split(held, n_train, n_eval):
@@ -159,13 +137,9 @@ def share_filled(held, n_eval):
     cells = np.concatenate([np.repeat(range(n_cells), row) for row in held])
     groups = np.repeat(range(n_groups), held.sum(axis=1))
     n_train = 2 * n_eval
-    side = split_by_group(
-        cells,
-        groups,
-        lots_of(groups),
-        n_train=np.full(n_cells, n_train),
-        n_eval=np.full(n_cells, n_eval),
-    )
+    lots = np.random.default_rng(1).random(int(groups.max(initial=0)) + 1)[groups]  # of each group
+    wanted = {"n_train": np.full(n_cells, n_train), "n_eval": np.full(n_cells, n_eval)}
+    side = split_by_group(cells, groups, lots, **wanted)
     train, evaluation = (np.bincount(cells[side == one], minlength=n_cells) for one in (1, 0))
     return float(min(train.min() / n_train, evaluation.min() / n_eval, 1.0))
 
@@ -185,13 +159,11 @@ def test_split_fills_nearly_what_the_best_division_of_large_groups_would():
     assert np.mean(np.array(shares) > 0.5) > 0.95
 
 
-@pytest.mark.parametrize(
-    ("held", "n_eval"),
-    [
-        ([[1, 4], [7, 1], [7, 6]], 3),  # only the last group fills training alone
+def test_group_on_the_wrong_side_is_moved_over():
+    only_the_last_fills_training_alone = [[1, 4], [7, 1], [7, 6]]
+    for held, n_eval in (
+        (only_the_last_fills_training_alone, 3),
         ([[0, 3], [6, 4], [1, 7], [1, 6]], 2),
-    ],
-)
-def test_group_on_the_wrong_side_is_moved_over(held, n_eval):
-    assert best_split(np.array(held), 2 * n_eval, n_eval) == 1
-    assert share_filled(np.array(held), n_eval) == 1
+    ):
+        assert best_split(np.array(held), 2 * n_eval, n_eval) == 1
+        assert share_filled(np.array(held), n_eval) == 1

@@ -10,45 +10,14 @@ import pytest
 from taxonomy_tables import OWN_NODES, label_by_hand, make_table
 
 from mnemoscope.errors import DamagedDataError, UserError
-from mnemoscope.taxonomy.catalogue import PAPER, PRASHANTH, read_taxonomies
+from mnemoscope.taxonomy.catalogue import PAPER, read_taxonomies
 from mnemoscope.taxonomy.labels import count_classes, label_sequences, label_table
 from mnemoscope.taxonomy.names import parse_taxonomy
 
 NAN = float("nan")
-# score, duplicates, incrementing, repeating, ROUGE-L, ROUGE-3, code
-HAND = make_table(
-    [
-        (0.97, 900, True, False, 1.0, 1.0, True),  # not memorized, whatever the rest says
-        (0.0, None, None, None, None, None, None),  # not memorized, nothing else known
-        (1.0, 6, True, False, 0.2, 0.1, False),
-        (1.0, 5, True, False, 0.2, 0.1, False),
-        (1.0, 5, False, True, 0.2, 0.1, True),
-        (1.0, 1, False, False, 0.5, 0.1, False),
-        (1.0, 51, False, False, 0.4, 0.5, True),
-        (1.0, 1001, False, False, 0.2, 0.1, False),
-        (1.0, 2, False, False, 0.2, 0.1, True),
-        (1.0, 2, False, False, 0.2, 0.1, False),
-        (1.0, None, True, False, 0.2, 0.1, False),  # duplicates unknown
-        (None, 2, False, False, 0.2, 0.1, False),  # not known whether memorized
-    ]
-)
-BY_HAND = {
-    PRASHANTH: "N N Recite[5] Reconstruct Reconstruct Recollect Recite[5] Recite[5] Recollect "
-    "Recollect - -",
-    PAPER: "N N Guess Guess Guess Guess Guess Recall Recall Recall Guess -",
-    "Non-Memo, Recite[5]-or-Code, Others": "N N Recite[5]-or-Code Others Recite[5]-or-Code Others "
-    "Recite[5]-or-Code Recite[5]-or-Code Recite[5]-or-Code Others - -",
-}
 
 
-@pytest.mark.parametrize("name", BY_HAND)
-def test_hand_written_table_gets_its_classes(name):
-    short = {"N": "Non-Memo", "-": None}
-    expected = [short.get(word, word) for word in BY_HAND[name].split()]
-    assert label_sequences(HAND, parse_taxonomy(name)).to_list() == expected
-
-
-def test_is_memorized_is_read_where_it_is_there():
+def test_is_memorized_is_read_where_it_is_there_and_what_is_missing_gives_null():
     frame = pl.DataFrame(
         {
             "is_memorized": [True, False, None, None, False],
@@ -56,39 +25,31 @@ def test_is_memorized_is_read_where_it_is_there():
             "is_code": [True] * 5,
         }
     )
-    labels = label_sequences(frame, parse_taxonomy("Non-Memo, Code, Rest"))
-    assert labels.to_list() == ["Code", "Non-Memo", "Code", None, "Non-Memo"]
-
-
-def test_nan_counts_as_missing():
+    code = parse_taxonomy("Non-Memo, Code, Rest")
+    assert label_sequences(frame, code).to_list() == ["Code", "Non-Memo", "Code", None, "Non-Memo"]
     rows = [(1.0, 1, False, False, NAN, 0.1, None), (NAN, 1, True, False, 0.0, 0.0, None)]
-    frame = make_table(rows)
-    assert label_sequences(frame, parse_taxonomy(PAPER)).to_list() == [None, None]
-
-
-def test_columns_without_any_value_give_null_and_not_an_error():
+    assert label_sequences(make_table(rows), parse_taxonomy(PAPER)).to_list() == [None, None]
     frame = pl.DataFrame({"memorization_score": [1.0, 0.5], "is_code": [None, None]})
-    labels = label_sequences(frame, parse_taxonomy("Non-Memo, Code, Rest"))
+    labels = label_sequences(frame, code)
     assert labels.to_list() == [None, "Non-Memo"]
     counts = count_classes(labels, ("Non-Memo", "Code", "Rest"))
     assert list(counts.items()) == [("Non-Memo", 1), ("Code", 0), ("Rest", 0), ("null", 1)]
 
 
-@pytest.mark.parametrize(
-    ("column", "values"),
-    [("duplicates", ["6"]), ("is_code", [1]), ("memorization_score", ["1.0"])],
-)
-def test_column_of_the_wrong_type_is_refused(column, values):
+def test_column_of_the_wrong_type_is_refused():
     frame = make_table([(1.0, 1, False, False, 0.0, 0.0, False)])
-    frame = frame.with_columns(pl.Series(column, values))
-    with pytest.raises(UserError, match=f"column '{column}' is"):
-        label_sequences(frame, parse_taxonomy("Non-Memo, Recite[5], Code, Rest"))
+    taxonomy = parse_taxonomy("Non-Memo, Recite[5], Code, Rest")
+    wrong = {"duplicates": ["6"], "is_code": [1], "memorization_score": ["1.0"]}
+    for column, values in wrong.items():
+        with pytest.raises(UserError, match=f"column '{column}' is"):
+            label_sequences(frame.with_columns(pl.Series(column, values)), taxonomy)
 
 
 def test_own_nodes_label_a_table(tmp_path):
     file = tmp_path / "own.yaml"
     file.write_text(OWN_NODES, encoding="utf-8")
     boilerplate, licence = read_taxonomies(file)
+    assert boilerplate.nodes[0].columns == ("duplicates", "rouge_l")
     frame = make_table(
         [
             (1.0, 500, False, False, 0.1, 0.0, False),
@@ -174,9 +135,7 @@ def test_rho_settings_equal_a_plain_loop_and_have_the_published_rows(tmp_path):
             assert found[name].to_list() == [node if one else "Recall" for one in is_guess], name
 
 
-def test_without_a_column_the_taxonomies_that_need_it_are_null_and_the_others_whole(
-    tmp_path,
-):
+def test_without_a_column_the_taxonomies_that_need_it_are_null_and_the_others_whole(tmp_path):
     frame = every_kind_of_row().filter(pl.col("sequence_id") % 7 == 0)
     frame.drop("is_code").write_parquet(tmp_path / "in.parquet")
     frame.write_parquet(tmp_path / "whole.parquet")
@@ -193,52 +152,40 @@ def test_without_a_column_the_taxonomies_that_need_it_are_null_and_the_others_wh
             assert found[name].equals(whole[name])
 
 
-@pytest.mark.parametrize(
-    ("drop", "names", "says"),
-    [
+def test_what_cannot_be_labelled_is_refused_and_nothing_written(tmp_path):
+    source, out, table = tmp_path / "in.parquet", tmp_path / "out.parquet", every_kind_of_row()
+    for drop, names, says in (
         ("is_code", ["rho", "Non-Memo, Code, Others"], "no column 'is_code', which Code needs"),
         ("memorization_score", ["catalogue"], "neither is_memorized nor memorization_score"),
         ("is_repeating", ["rho"], "no column 'is_repeating', which Guess[0.6-0.6] needs"),
         ("sequence_id", ["catalogue"], "no column 'sequence_id'"),
-    ],
-)
-def test_what_cannot_be_labelled_is_refused_and_nothing_written(drop, names, says, tmp_path):
-    every_kind_of_row().head(9).drop(drop).write_parquet(tmp_path / "in.parquet")
-    with pytest.raises(UserError) as refused:
-        label_table(tmp_path / "in.parquet", tmp_path / "out.parquet", names)
-    assert says in str(refused.value)
-    assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]
-
-
-def test_a_torn_table_is_named_and_leaves_nothing(tmp_path):
-    source = tmp_path / "in.parquet"
-    every_kind_of_row().write_parquet(source, compression="uncompressed")
-    whole = source.read_bytes()
-    source.write_bytes(whole[: len(whole) // 2])
+    ):
+        table.head(9).drop(drop).write_parquet(source)
+        with pytest.raises(UserError) as refused:
+            label_table(source, out, names)
+        assert says in str(refused.value)
+    table.write_parquet(source, compression="uncompressed")
+    source.write_bytes(source.read_bytes()[:9999])
     with pytest.raises(DamagedDataError, match=r"in\.parquet: not a whole Parquet file"):
-        label_table(source, tmp_path / "out.parquet", ["catalogue"])
+        label_table(source, out, ["catalogue"])
     assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]
 
 
-@pytest.mark.parametrize(
-    ("column", "values", "said"),
-    [
+def test_values_that_cannot_be_are_refused(tmp_path, refused):
+    rows = [(1.0, 3, False, False, 0.1, 0.1, True), (0.5, 4, False, False, 0.2, NAN, False)]
+    out = tmp_path / "out.parquet"
+    for column, values, said in (
         ("sequence_id", [1, 1], "sequence_id 1 is there already"),
         ("sequence_id", [1, None], "no sequence_id"),
         ("memorization_score", [32.0, 1.0], "'memorization_score': 32 where"),
         ("rouge_l", [0.5, 50.0], "'rouge_l': 50 where a value between 0 and 1"),
         ("duplicates", [-1, 2], "'duplicates': -1 where "),
-    ],
-)
-@pytest.mark.parametrize("names", [["Non-Memo, Guess, Recall"], ["catalogue"]])
-def test_values_that_cannot_be_are_refused(tmp_path, refused, column, values, said, names):
-    rows = [(1.0, 3, False, False, 0.1, 0.1, True), (0.5, 4, False, False, 0.2, NAN, False)]
-    frame = make_table(rows).with_columns(pl.Series(column, values))
-    frame.write_parquet(tmp_path / "in.parquet")
-    chosen = [one for name in names for one in ("-t", name)]
-    out = tmp_path / "out.parquet"
-    assert said in refused("label", tmp_path / "in.parquet", *chosen, "-o", out)
-    assert not out.exists()
+    ):
+        frame = make_table(rows).with_columns(pl.Series(column, values))
+        frame.write_parquet(tmp_path / "in.parquet")
+        for name in ("Non-Memo, Guess, Recall", "catalogue"):
+            assert said in refused("label", tmp_path / "in.parquet", "-t", name, "-o", out)
+            assert not out.exists()
 
 
 def test_a_measure_of_the_text_is_made_of_a_table_that_lacks_it(tmp_path):
