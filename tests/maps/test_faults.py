@@ -45,7 +45,7 @@ def test_killed_and_resumed_equals_unbroken(tmp_path, forkserver, name, before, 
     assert content(tmp_path / "cut") == content(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("keep", [0, 1, 7, 8, 100, -1, None])
+@pytest.mark.parametrize("keep", [0, 7, 8, 100, -1, None])
 def test_torn_shard_is_named_and_only_its_rows_are_redone(tmp_path, keep):
     capture(tmp_path, range(11))
     whole = content(tmp_path)
@@ -54,12 +54,10 @@ def test_torn_shard_is_named_and_only_its_rows_are_redone(tmp_path, keep):
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(DamagedDataError) as refused:
+    said = rf"{path}.*its 4 sequences are captured again"
+    with pytest.raises(DamagedDataError, match=said) as refused:
         MapStore(tmp_path)
-    message = str(refused.value)
-    assert str(path) in message
-    assert "its 4 sequences are captured again" in message
-    assert "\n" not in message
+    assert "\n" not in str(refused.value)
     assert capture(tmp_path, range(11)) == [4, 5, 6, 7]
     assert content(tmp_path) == whole
 
@@ -113,54 +111,52 @@ def test_a_shard_that_changes_after_it_was_seen_is_looked_at_again(tmp_path, mon
         MapStore(tmp_path)
 
 
-def test_a_shard_that_has_just_changed_is_not_remembered(tmp_path, monkeypatch):
-    """Changed again in the same tick of its file system, it would look the same."""
-    capture(tmp_path, range(4))
+def test_a_whole_shard_is_read_once_a_process_unless_it_has_just_changed(tmp_path, monkeypatch):
+    """What a second opening costs: no checksum, unless one asks for it (`check`)."""
+    capture(tmp_path, range(11))
+    looked = []
+    real = verified.check_checksum
+    monkeypatch.setattr(
+        verified, "check_checksum", lambda path, **kw: (looked.append(path.name), real(path, **kw))
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(verified, "_TICK_SECONDS", -3600.0)  # else what is new is not remembered
+        MapStore(tmp_path, verify=False).dataset([0], "own", "mean")
+        assert looked == ["shard-00000.safetensors"]
+        MapStore(tmp_path).dataset(range(11), "own", "max")
+        assert sorted(looked) == [f"shard-0000{n}.safetensors" for n in range(3)]
+        MapStore(tmp_path).check()
+        assert len(looked) == 6
+    # changed again in the same tick of its file system, it would look the same
     monkeypatch.setattr(verified, "_identity", lambda *_: (time.time_ns(),) * 2)
     monkeypatch.setattr(verified, "_whole", seen := set())
     MapStore(tmp_path)
     assert not seen
     monkeypatch.setattr(verified, "_identity", lambda *_: (time.time_ns() - 10**10,) * 2)
     MapStore(tmp_path)
-    assert len(seen) == 1
+    assert len(seen) == 3
 
 
-def test_a_whole_shard_is_read_once_a_process(tmp_path, monkeypatch):
-    """What a second opening costs: no checksum, unless one asks for it (`check`)."""
-    capture(tmp_path, range(11))
-    monkeypatch.setattr(verified, "_TICK_SECONDS", -3600.0)  # else what is new is not remembered
-    looked = []
-    real = verified.check_checksum
-    monkeypatch.setattr(
-        verified, "check_checksum", lambda path, **kw: (looked.append(path.name), real(path, **kw))
-    )
-    MapStore(tmp_path, verify=False).dataset([0], "own", "mean")
-    assert looked == ["shard-00000.safetensors"]
-    MapStore(tmp_path).dataset(range(11), "own", "max")
-    assert sorted(looked) == [f"shard-0000{n}.safetensors" for n in range(3)]
-    MapStore(tmp_path).check()
-    assert len(looked) == 6
-
-
-@pytest.mark.parametrize("kind", ["other rows", "other layers", "other tensors", "other text"])
-def test_foreign_shard_is_found(tmp_path, kind):
+def test_foreign_shard_is_found(tmp_path):
     from safetensors.torch import save_file
 
     capture(tmp_path, range(8))
     path = tmp_path / "shard-00000.safetensors"
     half = torch.zeros(4, 3, 36, dtype=torch.float16)
-    if kind == "other text":
-        path.write_text("a text that is longer than any header\n" * 50)
-    elif kind == "other tensors":
-        save_file({"mean": half, "weights": half.clone()}, path)
-    elif kind == "other layers":
-        save_file({"mean": half[:, :2].clone(), "max": half[:, :2].clone()}, path)
-    else:
-        save_file({"mean": half[:3].clone(), "max": half[:3].clone()}, path)
-    with pytest.raises(DamagedDataError, match="shard-00000"):
-        MapStore(tmp_path)
-    assert capture(tmp_path, range(8)) == [0, 1, 2, 3]
-    MapStore(tmp_path).check()
+    for tensors in (
+        {"mean": half[:3].clone(), "max": half[:3].clone()},
+        {"mean": half[:, :2].clone(), "max": half[:, :2].clone()},
+        {"mean": half, "weights": half.clone()},
+        None,
+    ):
+        if tensors is None:
+            path.write_text("a text that is longer than any header\n" * 50)
+        else:
+            save_file(tensors, path)
+        with pytest.raises(DamagedDataError, match="shard-00000"):
+            MapStore(tmp_path)
+        assert capture(tmp_path, range(8)) == [0, 1, 2, 3]
+        MapStore(tmp_path).check()
 
 
 def test_damaged_shard_never_lends_its_name_while_it_is_rewritten(tmp_path, monkeypatch):
@@ -212,32 +208,30 @@ def test_full_disk_keeps_what_was_there(tmp_path, monkeypatch, full_at):
 
 
 @pytest.mark.parametrize("name", ["index.parquet", "meta.json"])
-@pytest.mark.parametrize("data", [b"", b"PAR1 nothing PAR1", b"{}", b"[1]", b"\xff\xfe"])
-def test_damaged_index_or_meta_is_named(tmp_path, name, data):
+def test_damaged_index_or_meta_is_named(tmp_path, name):
     capture(tmp_path, range(5))
-    (tmp_path / name).write_bytes(data)
-    for opening in (MapStore, writer_of):
-        with pytest.raises(DamagedDataError, match=name):
-            opening(tmp_path)
+    for data in (b"", b"PAR1 nothing PAR1", b"{}", b"[1]", b"\xff\xfe"):
+        (tmp_path / name).write_bytes(data)
+        for opening in (MapStore, writer_of):
+            with pytest.raises(DamagedDataError, match=name):
+                opening(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
+def test_index_that_contradicts_itself_is_refused(tmp_path):
+    capture(tmp_path, range(5))
+    path = tmp_path / "index.parquet"
+    index = pl.read_parquet(path)
+    for change in (
         pl.lit("../../secret.safetensors").alias("shard"),
         pl.lit(0, pl.Int64).alias("row"),
         pl.lit("mine").alias("suffix"),
         pl.lit(1, pl.Int64).alias("sequence_id"),
         pl.lit(None, pl.String).alias("sha256"),
         pl.col("row").cast(pl.Int32),
-    ],
-)
-def test_index_that_contradicts_itself_is_refused(tmp_path, change):
-    capture(tmp_path, range(5))
-    path = tmp_path / "index.parquet"
-    pl.read_parquet(path).with_columns(change).write_parquet(path)
-    with pytest.raises(DamagedDataError, match=r"index\.parquet"):
-        MapStore(tmp_path)
+    ):
+        index.with_columns(change).write_parquet(path)
+        with pytest.raises(DamagedDataError, match=r"index\.parquet"):
+            MapStore(tmp_path)
 
 
 def test_index_alone_can_be_lost(tmp_path):
@@ -251,15 +245,12 @@ def test_index_alone_can_be_lost(tmp_path):
     assert content(tmp_path) == whole
 
 
-def test_newer_format_is_the_users_mistake(tmp_path):
+def test_newer_format_and_a_folder_that_cannot_be_made_are_the_users_mistakes(tmp_path):
     capture(tmp_path, range(2))
     meta = tmp_path / "meta.json"
     meta.write_text(meta.read_text().replace('"version": 1', '"version": 2'))
     with pytest.raises(UserError, match="format version 2"):
         MapStore(tmp_path)
-
-
-def test_folder_that_cannot_be_made_is_the_users_mistake(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="cannot be made"):
         capture(tmp_path / "file" / "maps", [1])
