@@ -74,14 +74,6 @@ def test_runs_are_summed_as_published() -> None:
     np.testing.assert_array_equal(confusion_matrix(true, runs, 3), separate)
 
 
-def test_many_matrices_at_once_equal_one_by_one() -> None:
-    stack = np.random.default_rng(0).integers(1, 50, (7, 4, 4))
-    np.testing.assert_array_equal(f1_per_class(stack), [f1_per_class(one) for one in stack])
-    np.testing.assert_array_equal(
-        precision_recall(stack).precision, [precision_recall(one).precision for one in stack]
-    )
-
-
 @pytest.mark.parametrize(
     ("confusion", "message"),
     [([[1, 2, 3], [4, 5, 6]], "square"), ([[1, 0], [0, 0]], "without"), ([[1, -1], [0, 1]], "neg")],

@@ -133,12 +133,6 @@ def test_neighbours_and_draws_are_independent() -> None:
         assert binomtest(int((a & b).sum()), a.numel(), 0.25).pvalue > 1e-6
 
 
-@pytest.mark.parametrize("p", [0.0, 1.0])
-def test_none_and_all_can_be_dropped(p: float) -> None:
-    units = torch.randn(4, 7)
-    assert torch.equal(seeded(p)(units), units * (1 - p))
-
-
 def test_equal_seeds_give_equal_masks_whatever_the_global_state() -> None:
     units = torch.randn(3, 10, 9, 9).contiguous(memory_format=torch.channels_last)
     torch.manual_seed(1)
@@ -150,17 +144,16 @@ def test_equal_seeds_give_equal_masks_whatever_the_global_state() -> None:
     assert not torch.equal(seeded(0.5, 8)(units), first)
 
 
-def test_gradient_flows_through_kept_units_only() -> None:
+def test_gradient_flows_through_kept_units_only_and_unseeded_it_is_torchs_own() -> None:
     units = torch.ones(1000, requires_grad=True)
     after = seeded(0.2)(units)
     after.sum().backward()
     assert torch.equal(units.grad, after.detach())
-
-
-def test_without_a_seed_and_in_evaluation_mode_it_is_torchs_own() -> None:
     units = torch.randn(100)
     torch.manual_seed(3)
     expected = nn.Dropout(0.5)(units)
     torch.manual_seed(3)
     assert torch.equal(SeededDropout(0.5)(units), expected)
     assert torch.equal(seeded(0.5).eval()(units), units)
+    for p in (0.0, 1.0):
+        assert torch.equal(seeded(p)(units), units * (1 - p))

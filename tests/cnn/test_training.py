@@ -37,19 +37,30 @@ def weights(trained: TrainedCnn) -> torch.Tensor:
     return torch.cat([value.flatten() for value in trained.network.state_dict().values()])
 
 
-def test_a_seed_gives_the_same_bits_whatever_the_global_state() -> None:
-    problem = planted(50, seed=0)
+def test_a_seed_gives_the_same_bits_watched_or_not_whatever_state_and_memory(monkeypatch) -> None:
+    problem, seen = planted(50, seed=0), []
     torch.manual_seed(1)
     np.random.seed(1)
     first = train(problem)
+
+    def watch(epoch: int, trained: TrainedCnn) -> None:
+        torch.rand(7)
+        predict_logits(trained, problem.maps)
+        seen.append((epoch, trained.history, trained.network.training))
+
     torch.manual_seed(2)
-    torch.rand(1000)
-    train(planted(40, seed=9), seed=5)
+    watched = train(problem, on_epoch=watch)
+    assert [epoch for epoch, _, _ in seen] == list(range(len(first.history.loss)))
+    assert seen[-1][1].loss == first.history.loss
+    assert seen[0][1].train_balanced_accuracy is None
+    assert not any(training for _, _, training in seen)
+    monkeypatch.setattr("mnemoscope.cnn.training.KEPT_BYTES", 0)
     state = torch.get_rng_state()
     second = train(problem)
-    assert torch.equal(weights(first), weights(second))
-    assert first.history == second.history
     assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(weights(first), weights(second))
+    assert torch.equal(weights(first), weights(watched))
+    assert first.history == second.history
     assert not torch.equal(weights(train(problem, seed=1)), weights(first))
 
 
@@ -70,26 +81,6 @@ def test_a_cnn_trained_in_the_midst_of_others_is_the_one_trained_alone(preset) -
     alone, among = train(problem, preset), train(problem, preset, on_epoch=train_others)
     assert torch.equal(weights(alone), weights(among))
     assert alone.history == among.history
-
-
-def test_watching_and_memory_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    problem = planted(50, seed=0)
-    alone = train(problem)
-    seen = []
-
-    def watch(epoch: int, trained: TrainedCnn) -> None:
-        torch.rand(7)
-        predict_logits(trained, problem.maps)
-        seen.append((epoch, trained.history, trained.network.training))
-
-    watched = train(problem, on_epoch=watch)
-    assert torch.equal(weights(alone), weights(watched))
-    assert [epoch for epoch, _, _ in seen] == list(range(len(alone.history.loss)))
-    assert seen[-1][1].loss == alone.history.loss
-    assert seen[0][1].train_balanced_accuracy is None
-    assert not any(training for _, _, training in seen)
-    monkeypatch.setattr("mnemoscope.cnn.training.KEPT_BYTES", 0)
-    assert torch.equal(weights(train(problem)), weights(alone))
 
 
 def test_without_dropout_training_is_the_plain_loop_written_here() -> None:
