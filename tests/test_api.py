@@ -14,9 +14,6 @@ def test_every_public_name_resolves_also_after_all_rooms_are_imported() -> None:
         importlib.import_module(f"mnemoscope.{room}")
     for name in ms.__all__:
         assert callable(getattr(ms, name)), name
-
-
-def test_completion_shows_the_public_names() -> None:
     assert set(dir(ms)) == {*ms.__all__, "__version__"}
 
 

@@ -16,17 +16,13 @@ from mnemoscope.study.settings import (
 )
 
 
-def test_the_commented_template_means_the_defaults(tmp_path) -> None:
-    path = tmp_path / "study.yaml"
-    path.write_text(settings_template())
+def test_the_commented_template_means_the_defaults_and_explains_each(tmp_path) -> None:
+    path, text = tmp_path / "study.yaml", settings_template()
+    path.write_text(text)
     assert load_settings(path) == StudySettings()
-
-
-def test_every_setting_has_a_line_that_says_what_it_does() -> None:
-    text = settings_template()
+    lines = text.splitlines()
     for stage, values in StudySettings().as_dict().items():
         for key in values if isinstance(values, dict) else [stage]:
-            lines = text.splitlines()
             index = next(i for i, line in enumerate(lines) if line.strip().startswith(f"{key}:"))
             assert lines[index - 1].strip().startswith("# "), key
 
@@ -34,37 +30,26 @@ def test_every_setting_has_a_line_that_says_what_it_does() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (
-            {"capture": {"shardrows": 3}},
-            "capture.shardrows: unknown key. Did you mean 'shard_rows'?",
-        ),
+        ({"capture": {"shardrows": 3}}, "capture.shardrows: unknown key. Did you mean 'shard_rows"),
         ({"lable": {}}, "lable: unknown key. Did you mean 'label'?"),
         ({"train": {"preset": "papr"}}, "train.preset: Input should be 'small', 'paper' or 'rows'"),
         ({"model": {"batch_size": 0}}, "model.batch_size: Input should be greater than"),
         ({"sequences": {"length": 7}}, "sequences.length: Input should be greater than or"),
-        ({"train": {"kernels": [0]}}, "train.kernels.0: Input should be greater"),
-        ({"train": {"kernels": [6, -3]}}, "train.kernels.1: Input should be greater"),
+        ({"train": {"kernels": [6, 0]}}, "train.kernels.1: Input should be greater"),
         ({"train": {"kernels": []}}, "train.kernels: List should have at least 1 item"),
         ({"train": {"kernels": [6, 8, 6]}}, "train.kernels: 6 is there twice"),
         ({"train": {"filters": [0]}}, "train.filters.0: Input should be greater"),
-        ({"train": {"filters": [-1]}}, "train.filters.0: Input should be greater"),
-        ({"train": {"poolings": []}}, "train.poolings: List should have at least 1 item"),
-        ({"train": {"seeds": []}}, "train.seeds: List should have at least 1 item"),
-        ({"train": {"seeds": [-1]}}, "train.seeds.0: Input should be greater"),
         ({"train": {"seeds": [2**70]}}, "train.seeds: larger than 4,294,967,295"),
         ({"train": {"seeds": [True]}}, "train.seeds.0: Input should be a valid integer"),
-        ({"train": {"seeds": [1, 1]}}, "train.seeds: 1 is there twice"),
         ({"label": {"n_train": 10**30}}, "label.n_train: larger than 4,294,967,295"),
         ({"label": {"taxonomies": []}}, "label.taxonomies: List should have at least 1 item"),
         ({"benchmark": {"n_resamples": 10**12}}, "benchmark.n_resamples: Input should be less"),
         ({"sequences": {"margin": float("inf")}}, "sequences.margin: Input should be a finite"),
-        ({"sequences": {"margin": float("nan")}}, "sequences.margin: Input should be a finite"),
         ({"sequences": {"source": ""}}, "sequences.source: an empty text"),
         ({"sequences": {"source": "a\0b"}}, "sequences.source: a character that is none"),
         ({"sequences": {"source": "x" * 5000}}, "sequences.source: longer than 4,096"),
         ({"title": "\ud800"}, "title: a character that is none in UTF-8"),
         ({"title": b"hello"}, "title: Input should be a valid string"),
-        ({"model": {"batch_size": True}}, "model.batch_size: Input should be a valid integer"),
         ({"model": {"batch_size": "8"}}, "model.batch_size: Input should be a valid integer"),
         ({"model": {"trust_remote_code": 1}}, "model.trust_remote_code: Input should be a valid b"),
     ],
@@ -76,18 +61,15 @@ def test_bad_settings_are_refused_in_one_line(values, message) -> None:
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize(
-    ("nodes", "message"),
-    [
+def test_nodes_of_a_search_are_known_before_it_starts() -> None:
+    for nodes, said in (
         (["Entropi"], "search.nodes: unknown node 'Entropi'. Did you mean 'Entropy'?"),
         (["Guess", "Nothing"], "search.nodes: unknown node 'Nothing'"),
         (["Entropy[5..3]"], "search.nodes: 'Entropy[5..3]' ends before it begins"),
-    ],
-)
-def test_nodes_of_a_search_are_known_before_it_starts(nodes, message) -> None:
-    with pytest.raises(UserError) as raised:
-        parse_settings({"search": {"nodes": nodes}}, where="study.yaml")
-    assert str(raised.value).startswith(message)
+    ):
+        with pytest.raises(UserError) as raised:
+            parse_settings({"search": {"nodes": nodes}}, where="study.yaml")
+        assert str(raised.value).startswith(said)
 
 
 def numbers_and_lists(model: type[BaseModel] = StudySettings, prefix: str = "") -> Iterator[str]:
@@ -100,31 +82,27 @@ def numbers_and_lists(model: type[BaseModel] = StudySettings, prefix: str = "") 
             yield key
 
 
-def test_a_suffix_written_without_quotes_is_the_true_one() -> None:
-    assert merge_flags(
-        StudySettings(), {}, ["label.non_memo_suffix=true"]
-    ).label.non_memo_suffix == ("true")
-
-
 BEYOND = [2**70, -(2**70), -1, float("inf"), float("nan"), "", b"1", {}]
 
 
-@pytest.mark.parametrize("key", numbers_and_lists())
-def test_no_number_and_no_list_takes_what_no_run_could_use(key) -> None:
+def test_no_number_and_no_list_takes_what_no_run_could_use() -> None:
     """All of them, so that a setting that is added has its bounds too."""
-    section, _, name = key.partition(".")
-    default = StudySettings().as_dict()[section][name]
-    lists = [[one] for one in BEYOND] + [default * 2 or 1] if isinstance(default, list) else []
-    for given in BEYOND + lists:
-        with pytest.raises(UserError) as raised:
-            parse_settings({section: {name: given}}, where="here")
-        assert len(str(raised.value)) < 500
+    for key in numbers_and_lists():
+        section, _, name = key.partition(".")
+        default = StudySettings().as_dict()[section][name]
+        lists = [[one] for one in BEYOND] + [default * 2 or 1] if isinstance(default, list) else []
+        for given in BEYOND + lists:
+            with pytest.raises(UserError) as raised:
+                parse_settings({section: {name: given}}, where="here")
+            assert len(str(raised.value)) < 500, (key, given)
 
 
 def test_flag_goes_before_file_and_file_before_default(tmp_path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump({"model": {"dtype": "bfloat16", "batch_size": 8}}))
-    merged = merge_flags(path, {"model.batch_size": 4, "model.device": None}, ["train.seeds=[7]"])
+    sets = ["train.seeds=[7]", "label.non_memo_suffix=true"]  # a word, though YAML's own
+    merged = merge_flags(path, {"model.batch_size": 4, "model.device": None}, sets)
+    assert merged.label.non_memo_suffix == "true"
     assert (merged.model.dtype, merged.model.batch_size) == ("bfloat16", 4)
     assert merged.train.seeds == [7]
     assert merged.model.device == "auto"

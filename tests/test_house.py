@@ -103,33 +103,6 @@ def test_modules_say_their_job() -> None:
     assert not [path for path, line in first.items() if not line.endswith((".", ":", "?"))]
 
 
-def test_documented_arguments_are_those_of_the_signature() -> None:
-    for path in MODULES:
-        for node in ast.walk(TREES[path]):
-            if not isinstance(node, ast.FunctionDef):
-                continue
-            documented = _documented(ast.get_docstring(node) or "")
-            every = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
-            names = {one.arg for one in every}
-            names |= {one.arg for one in (node.args.vararg, node.args.kwarg) if one}
-            assert documented <= names, f"{path.name}, {node.name}: documents {documented - names}"
-
-
-def _documented(docstring: str) -> set[str]:
-    """Argument names under `Args:` of a Google docstring."""
-    lines = docstring.splitlines()
-    if "Args:" not in lines:
-        return set()
-    found = set()
-    for line in lines[lines.index("Args:") + 1 :]:
-        if line and not line.startswith(" "):
-            break
-        if line.startswith("    ") and not line.startswith("     ") and ":" in line:
-            head = line.strip().split(":")[0].split(" (")[0]
-            found |= {part.strip(" *") for part in head.split(",")}
-    return found
-
-
 def test_light_imports_load_neither_torch_nor_transformers() -> None:
     code = (
         "import importlib, sys\n"

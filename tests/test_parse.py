@@ -82,9 +82,6 @@ def test_a_bomb_of_merge_keys_comes_to_nothing() -> None:
     with suppress(ValueError):
         assert parse_yaml("\n".join(MERGES))["a11"] == {"x": 1}
     assert time.process_time() - started < 10
-
-
-def test_anchors_and_merge_keys_of_an_ordinary_size_are_read() -> None:
     text = "base: &base {a: 1, b: 2}\nmine: {<<: *base, b: 3}\nagain: *base\n"
     assert parse_yaml(text) == yaml.safe_load(text)
 

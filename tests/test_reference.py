@@ -18,7 +18,6 @@ def test_command_line_page_has_every_verb_and_its_options() -> None:
     for verb in verbs():
         assert f"## `mnemoscope {verb}`" in page
     assert "`--fail-if" in page
-    assert "* `label`: Give each sequence its class under a taxonomy.\n" in page
     assert not re.search(r"^\* .*\.\.\.$", page, re.M)
     assert "&#" not in page
 

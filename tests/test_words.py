@@ -35,7 +35,4 @@ def test_what_is_unknown_is_a_dash_and_not_a_zero() -> None:
     nothing = {"f1": None, "f1_low": None, "f1_high": None}
     assert [*shown, words.share(0, 0), words.figure(nothing, "f1")] == ["–"] * 6
     assert words.interval(Estimate(0.5)) == ""
-
-
-def test_an_interval_carries_a_minus_but_no_plus() -> None:
     assert words.interval(Estimate(0.0, -0.01, 0.2)) == "[−1.0,\xa020.0]"

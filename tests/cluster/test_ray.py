@@ -1,7 +1,6 @@
 """A Ray cluster of several workers: the bytes of one process, whatever dies on the way."""
 
 import os
-import re
 import shutil
 import signal
 import socket
@@ -17,7 +16,6 @@ import torch
 ray = pytest.importorskip("ray", reason="the extra [ray] is not installed")
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="Ray clusters are POSIX here")
 
-import mnemoscope  # noqa: E402
 from mnemoscope.cluster.engine import gpus_for, run_tasks, use_engine  # noqa: E402
 from mnemoscope.cluster.ray import RayEngine, Storage  # noqa: E402
 from mnemoscope.errors import DamagedDataError, UserError  # noqa: E402
@@ -457,11 +455,3 @@ def test_the_local_engine_loads_no_ray():
     code = "import mnemoscope.pipeline.blocks, mnemoscope.cli, sys; print('ray' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout == "False\n", done.stderr
-    lines = {
-        path.name: path.read_text().splitlines()
-        for path in Path(mnemoscope.__file__).parent.rglob("*.py")
-    }
-    lazy = [one for one, text in lines.items() if any("    import ray" in line for line in text)]
-    loading = re.compile(r"(import|from) ray\b")
-    assert lazy
-    assert [name for name, text in lines.items() if any(map(loading.match, text))] == []
