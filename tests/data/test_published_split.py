@@ -70,19 +70,6 @@ def refusal(source, split=MEMORIES, error=UserError):
     return str(raised.value)
 
 
-def test_the_copy_has_the_types_and_quirks_that_are_known(copy):
-    pile, memories = raw(copy, PILE), raw(copy, MEMORIES)
-    assert pile.schema == memories.schema == SCHEMA
-    assert memories.height % 8 == 0
-    assert memories.height - memories["sequence_id"].n_unique() == memories.height - N_MEMORIES == 3
-    assert (memories["memorization_score"] == 1).all()
-    assert 0 < (pile["memorization_score"] == 1).mean() < 0.1
-    both = pile.join(memories, on="sequence_id")
-    assert both.height
-    assert (both["tokens"] == both["tokens_right"]).all()
-    assert set((32 * pile["memorization_score"]).unique()) <= set(range(33))
-
-
 def test_both_parts_are_one_table_with_unique_ids_and_the_pile_row_kept(copy):
     pile, memories = raw(copy, PILE), raw(copy, MEMORIES)
     overlap = list(set(pile["sequence_id"]) & set(memories["sequence_id"]))
