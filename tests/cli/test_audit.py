@@ -1,12 +1,12 @@
 """The verb audit: exit statuses, one-line errors, nothing half written."""
 
-import io
 import json
 import shutil
 
 import polars as pl
 import pytest
 
+from mnemoscope.audit.run import read_audit_record
 from mnemoscope.embedded import model_path, sequences_path
 
 
@@ -20,40 +20,37 @@ def document(tmp_path_factory):
     return path
 
 
-BRIEF = {"edits": 0, "n_prefixes": 0, "near_length": 0}
 BRIEFLY = ("--edits", 0, "--other-prefixes", 0, "--near-length", 0)
 
 
-def test_audit_verify_and_gate(call, document, tmp_path):
-    out = tmp_path / "out"
-    audit = ("audit", "embedded", document, "-o", out, *BRIEFLY, "-q", "--fail-if")
-    done = call(*audit, "recalled > 0.5%")
+def test_an_audit_is_answered_kept_repeated_and_verified(call, document, tmp_path):
+    own, out = shutil.copy(document, tmp_path / "own.txt"), tmp_path / "out"
+    asked = ("audit", "embedded", own, "-o", out, *BRIEFLY)
+    done = call(*asked, "--fail-if", "recalled > 0.5%", "--json")
     assert done.status == 3
-    assert "Failed: recalled > 0.5%" in done.out
+    found, record = json.loads(done.out), read_audit_record(out)
+    assert record["model"]["name"] == "embedded"
+    assert {key: found[key] for key in record} == record
+    assert found["gate"] == {"text": "recalled > 0.5%", "failed": True}
+    spans = pl.read_parquet(out / "spans.parquet")
+    assert spans["reference_reproduces"].null_count() == 0
+    assert found["spans"] == spans.select(found["spans"][0].keys()).to_dicts()
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    done = call(*asked, "--fail-if", "recalled > 99%")
+    assert (done.status, "Passed" in done.out) == (0, True)
+    assert "this audit is already there" in done.err
+    done = call(*asked, "--fail-if", "recalled > 0.5%", "-q")
+    assert (done.status, "Failed: recalled > 0.5%" in done.out) == (3, True)
     assert str(out / "audit.html") in done.out
-    assert pl.read_parquet(out / "spans.parquet")["reference_reproduces"].null_count() == 0
-    assert json.loads((out / "audit.json").read_text())["model"]["name"] == "embedded"
-    done = call(*audit, "recalled > 99%")
-    assert done.status == 0
-    assert "Passed" in done.out
-    done = call("audit", "--verify", out, "-q")
-    assert done.status == 0
-    assert "hold." in done.out
-    document.write_text(document.read_text() + "!")
-    done = call("audit", "--verify", out, "-q")
-    assert done.status == 3
-    assert "changed" in done.out
+    assert "holds an audit of other" in call(*asked, "--reference", "none").err
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+    verify = ("audit", "--verify", out, "-q")
+    verified = json.loads(call(*verify, "--json").out)
+    assert verified["n_hold"] == verified["n_spans"] == spans.height
+    own.write_text(own.read_text() + "!")
+    done = call(*verify)
+    assert (done.status, "changed" in done.out) == (3, True)
     assert done.out.splitlines()[-1] == f"{out} does not hold: 1 problem, named above."
-
-
-def test_standard_input(call, monkeypatch, tmp_path):
-    data = io.TextIOWrapper(io.BytesIO(b"one two three " * 60))
-    monkeypatch.setattr("sys.stdin", data)
-    assert call("audit", model_path(), "-", "-o", tmp_path / "out", "-q").status == 0
-    record = json.loads((tmp_path / "out" / "audit.json").read_text())
-    assert record["reference"] is None
-    text = (tmp_path / "out" / record["documents"][0]["text_file"]).read_text()
-    assert text == "one two three " * 60
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +58,8 @@ def places(document, tmp_path_factory):
     """What the mistakes below name: documents, and models with no tokenizer or another."""
     folder = tmp_path_factory.mktemp("places")
     places = {"DOC": document}
-    for name, text in (("SHORT", "Too short."), ("EMPTY", "")):
-        places[name] = folder / f"{name}.txt"
+    for name, text in (("SHORT", "Too short."), ("EMPTY", ""), ("ROWS", '{"content": "words"}')):
+        places[name] = folder / f"{name}.{'jsonl' if name == 'ROWS' else 'txt'}"
         places[name].write_text(text)
     for name in ("UNTOKENIZED", "OTHER"):
         places[name] = shutil.copytree(model_path(), folder / name)
@@ -102,6 +99,7 @@ def places(document, tmp_path_factory):
         ("embedded DOC -o OUT --reference OTHER", "another tokenizer"),
         ("no.gguf DOC -o OUT", "no such model"),
         ("embedded lab/none -o OUT", "the hub cannot be reached"),
+        ("embedded ROWS -o OUT", "--column text=NAME; it has content"),
     ],
 )
 def test_mistakes_get_one_line_and_leave_no_folder(
@@ -120,27 +118,3 @@ def test_a_folder_that_may_not_be_written_is_refused(refused, document, tmp_path
     monkeypatch.setattr("os.access", lambda *_: False)
     line = refused("audit", "embedded", document, "-o", tmp_path / "out", "-q")
     assert "no permission to write" in line
-
-
-def test_a_repeat_is_said_and_refusals_need_no_torch(call, call_light, document, tmp_path):
-    out, study, empty = tmp_path / "out", tmp_path / "study", tmp_path / "empty.txt"
-    study.mkdir()
-    (study / "study.yaml").write_text("title: mine\n")
-    empty.touch()
-    assert call("audit", "embedded", document, *BRIEFLY, "-o", out, "-q").status == 0
-    before = {path: path.read_bytes() for place in (out, study) for path in place.iterdir()}
-    asked = ("audit", "embedded", document, *BRIEFLY, "-o", out)
-    assert "this audit is already there" in call(*asked).err
-    assert "holds an audit of other" in call(*asked, "--reference", "none").err
-    said = {
-        (*asked[:-1], study): "already holds a study",
-        ("audit", "embedded", empty, "-o", tmp_path / "new"): "empty",
-        (*asked, "--dtype", "float64"): "dtype 'float64'",
-        (*asked, "--device", "gpu"): "device 'gpu'",
-        ("audit", "--verify", study): "contains no audit",
-    }
-    for arguments, result in zip(said, call_light(list(said), ("torch",)), strict=True):
-        assert result.status == 2, result
-        assert said[arguments] in result.out + result.err
-    after = {path: path.read_bytes() for place in (out, study) for path in place.iterdir()}
-    assert after == before

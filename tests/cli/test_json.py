@@ -6,10 +6,9 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from mnemoscope.audit.run import read_audit_record
-from mnemoscope.embedded import sequences_path
 from mnemoscope.pipeline.label import samples_of
 from mnemoscope.study.folder import Study
+from tiny_models import make_tokenizer
 
 
 @pytest.fixture
@@ -22,21 +21,6 @@ def answer(call):
         return json.loads(done.out)
 
     return answer
-
-
-def test_audit_gives_its_record_the_spans_and_the_gate(answer, tmp_path) -> None:
-    rows = pl.read_parquet(sequences_path()).filter(pl.col("duplicates") > 5)
-    (tmp_path / "a.txt").write_text("The lamp on the hill.\n".join(rows["text"].head(3)))
-    out = tmp_path / "out"
-    asked = ("audit", "embedded", tmp_path / "a.txt", "-o", out, "--fail-if", "recalled > 0.5%")
-    found = answer(*asked, status=3)
-    record = read_audit_record(out)
-    assert {key: found[key] for key in record} == record
-    assert found["gate"] == {"text": "recalled > 0.5%", "failed": True}
-    spans = pl.read_parquet(out / "spans.parquet")
-    assert found["spans"] == spans.select(found["spans"][0].keys()).to_dicts()
-    verified = answer("audit", "--verify", out, "-q")
-    assert verified["n_hold"] == verified["n_spans"] == spans.height
 
 
 def test_benchmark_gives_the_rows_of_its_tables(answer, study_at) -> None:
@@ -53,7 +37,7 @@ def test_benchmark_gives_the_rows_of_its_tables(answer, study_at) -> None:
     assert len(found["conclusions"]) == len(found["published_conclusions"])
 
 
-def test_describe_gives_stages_models_and_sizes(answer, tiny_studies, tiny) -> None:
+def test_describe_gives_stages_models_and_sizes(answer, call, tiny_studies, tiny) -> None:
     folder = tiny_studies["label"]
     found = answer("describe", folder)
     states = {one["name"]: one["state"] for one in found["stages"]}
@@ -65,13 +49,24 @@ def test_describe_gives_stages_models_and_sizes(answer, tiny_studies, tiny) -> N
     assert columns["duplicates"] == "Int64"
     maps = answer("describe", tiny_studies["capture"] / "maps" / "model")
     assert sum(maps["by_suffix"].values()) == maps["maps"] > 0
+    refused = call("describe", folder / "none", "--json")
+    assert (refused.status, refused.out) == (2, "")
 
 
-def test_duplicates_gives_the_counts_of_its_table(answer, tiny, tmp_path) -> None:
-    out = tmp_path / "out.parquet"
-    found = answer("duplicates", "--sequences", tiny.table, "--corpus", tiny.table, "-o", out)
-    counts = pl.read_parquet(out)["duplicates"]
-    assert (found["sequences"], found["occurring"]) == (counts.len(), (counts > 0).sum())
+def test_duplicates_gives_the_counts_of_texts_cut_by_a_tokenizer(answer, tiny, tmp_path) -> None:
+    text = "The licence applies to works based on the library.\n" * 20
+    ids = make_tokenizer().encode(text, add_special_tokens=False)
+    pl.DataFrame({"tokens": [ids[:64], [0] * 64]}).write_ndjson(tmp_path / "s.jsonl")
+    (tmp_path / "texts").mkdir()
+    for name in ("a.txt", "b.md"):
+        (tmp_path / "texts" / name).write_text(text)
+    out = tmp_path / "out.jsonl"
+    given = ("--sequences", tmp_path / "s.jsonl", "--corpus", tmp_path / "texts", "-o", out)
+    found = answer("duplicates", *given, "--tokenizer", tiny.model)
+    assert (found["sequences"], found["occurring"]) == (2, 1)
+    wanted = 2 * sum(ids[i : i + 32] == ids[32:64] for i in range(len(ids) - 31))
+    assert pl.read_ndjson(out)["duplicates"].to_list() == [wanted, 0]
+    assert wanted > 2
 
 
 def test_label_gives_counts_a_class(answer, study_at, tmp_path) -> None:
@@ -86,9 +81,3 @@ def test_label_gives_counts_a_class(answer, study_at, tmp_path) -> None:
     labels = pl.read_parquet(study / "labels.parquet")
     for taxonomy, by_class in found["counts"].items():
         assert by_class == dict(labels[taxonomy].value_counts().iter_rows())
-
-
-def test_refusal_leaves_standard_output_empty(call, tmp_path) -> None:
-    done = call("describe", tmp_path / "none", "--json")
-    assert (done.status, done.out) == (2, "")
-    assert "no such file" in done.err

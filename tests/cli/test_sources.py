@@ -1,8 +1,6 @@
 """Data of other people, from a command or a frame to a study."""
 
-import gzip
 import json
-import shutil
 
 import polars as pl
 import pytest
@@ -13,59 +11,21 @@ from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import load_settings
 
 LONG = "The licence applies to works based on the library. " * 20
-ROWS = [
-    {"text": LONG, "meta": json.dumps({"duplicates": count, "id": f"pg-{count}"})}
-    for count in (0, 16)
-]
 
 
-@pytest.fixture
-def hubble(tmp_path):
-    """A folder as `allegrolab/passages_wikipedia` is laid out: one `.jsonl.gz` with `meta`."""
-    folder = tmp_path / "passages"
-    folder.mkdir()
-    data = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
-    (folder / "passages_nodup.jsonl.gz").write_bytes(gzip.compress(data))
-    (folder / "README.md").write_text("# Passages\n")
-    return folder
-
-
-def test_columns_by_their_paths_found_a_study(tiny, hubble, tmp_path, call):
-    columns = ("duplicates=meta.duplicates", "held_out=meta.duplicates==0", "group=@row")
-    flags = [word for one in columns for word in ("--column", one)]
-    out = tmp_path / "study"
-    done = call("sequences", hubble, "--model", tiny.model, "-o", out, "-q", *flags)
+def test_a_count_that_nobody_asked_for_is_said_and_kept(tiny, tmp_path, call, refused):
+    """How a study is founded on columns by their paths: `test_shipped_studies.py`, Hubble."""
+    meta = [json.dumps({"duplicates": count, "id": f"pg-{count}"}) for count in (0, 16)]
+    pl.DataFrame({"text": [LONG] * 2, "meta": meta}).write_ndjson(tmp_path / "passages.jsonl")
+    asked = ("sequences", tmp_path / "passages.jsonl", "--model", tiny.model, "-o", tmp_path / "s")
+    assert "--column n: needs NAME=PATH" in refused(*asked, "-q", "--column", "n")
+    assert "--column duplicates=meta.duplicates" in call(*asked).err
+    assert Study(tmp_path / "s").manifest("sequences")["counts"]["passed_over"] == [
+        "meta.duplicates"
+    ]
+    done = call(*asked[:-1], tmp_path / "t", "-q", "--column", "duplicates=meta.duplicates")
     assert done.status == 0, done.err
-    study = Study(out)
-    found = study.sequences.unique("group", maintain_order=True, keep="first")
-    assert found["duplicates"].to_list() == [0, 16]
-    assert found["held_out"].to_list() == [True, False]
-    assert study.settings.sequences.columns["group"] == "@row"
-    assert "passed_over" not in study.manifest("sequences")["counts"]
-
-
-def test_a_count_that_nobody_asked_for_is_said_and_kept(tiny, hubble, tmp_path, call):
-    done = call("sequences", hubble, "--model", tiny.model, "-o", tmp_path / "study")
-    assert "--column duplicates=meta.duplicates" in done.err
-    counts = Study(tmp_path / "study").manifest("sequences")["counts"]
-    assert counts["passed_over"] == ["meta.duplicates"]
-
-
-def test_several_sources_are_one_study(tiny, hubble, tmp_path, call):
-    shutil.copytree(hubble, tmp_path / "others")
-    more = f"sequences.also=[{tmp_path / 'others'}]"
-    out = tmp_path / "study"
-    done = call("sequences", hubble, "--model", tiny.model, "-o", out, "-q", "--set", more)
-    assert done.status == 0, done.err
-    genres = Study(out).sequences["genre"]
-    assert genres.unique(maintain_order=True).to_list() == ["passages", "others"]
-
-
-def test_a_column_without_a_path_is_refused(tiny, hubble, tmp_path, refused):
-    line = refused(
-        "sequences", hubble, "--model", tiny.model, "-o", tmp_path / "s", "-q", "--column", "n"
-    )
-    assert "--column n: needs NAME=PATH" in line
+    assert "passed_over" not in Study(tmp_path / "t").manifest("sequences")["counts"]
 
 
 def test_a_frame_founds_the_study_that_its_file_would(tiny, tmp_path):

@@ -28,17 +28,17 @@ def test_help_lists_every_verb(call) -> None:
     assert call("--version").out == f"mnemoscope {__version__}\n"
 
 
-@pytest.mark.parametrize("verb", verbs())
-def test_the_help_of_a_verb_has_an_example_that_parses(verb, call, monkeypatch) -> None:
+def test_the_help_of_a_verb_has_an_example_that_parses(call, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    shown = call(verb, "--help")
-    assert shown.status == 0
-    example = COMMAND.commands[verb].help.partition("Example: ")[2].strip()
-    assert example in shown.out
-    words = shlex.split(example)
-    assert words[:2] == ["mnemoscope", verb]
-    context = COMMAND.make_context("mnemoscope", ["--version"], resilient_parsing=True)
-    COMMAND.commands[verb].make_context(verb, words[2:], parent=context)  # raises where it cannot
+    for verb in verbs():
+        shown = call(verb, "--help")
+        assert shown.status == 0
+        example = COMMAND.commands[verb].help.partition("Example: ")[2].strip()
+        assert example in shown.out
+        words = shlex.split(example)
+        assert words[:2] == ["mnemoscope", verb]
+        context = COMMAND.make_context("mnemoscope", ["--version"], resilient_parsing=True)
+        COMMAND.commands[verb].make_context(verb, words[2:], parent=context)  # may raise
 
 
 @pytest.mark.parametrize(
@@ -57,9 +57,6 @@ def test_what_ends_a_command_says_how_to_go_on(
 
     monkeypatch.setattr("mnemoscope.cli.tables.is_study", end)
     assert said in refused("describe", tmp_path, status=status)
-
-
-def test_an_error_of_ours_has_a_traceback_where_it_is_asked_for(monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr("mnemoscope.cli.tables.is_study", lambda _: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        main(["describe", str(tmp_path), "--debug"])
+    if status == 1:  # has a traceback where one is asked for
+        with pytest.raises(error):
+            main(["describe", str(tmp_path), "--debug"])

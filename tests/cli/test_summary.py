@@ -38,15 +38,12 @@ def shown(study: Study, capsys) -> str:
     return capsys.readouterr().out
 
 
-def test_a_repetition_tells_what_it_drew_and_not_the_whole_tables_counts(study, capsys) -> None:
+def test_a_repetition_tells_what_it_drew_and_each_verdict_is_said_once(study, call, capsys) -> None:
     lines = {line.partition(": ")[0]: line for line in shown(study, capsys).splitlines()}
     main, same = lines[f"2  {GUESS}"], lines[f"3  {SAME}"]
     assert "Recall 160" in main
     assert main.endswith("120 + 60 of each class drawn")
     assert same == f"3  {SAME}: 30 + 15 of each class drawn"
-
-
-def test_a_verdict_is_said_once_in_a_run(study, call) -> None:
     result = call("benchmark", study.folder, "--redo")
     verdict = "cannot be said: no control was run"
     assert verdict not in result.err
