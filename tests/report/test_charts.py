@@ -4,7 +4,6 @@ import struct
 import zlib
 
 import numpy as np
-import pytest
 
 from mnemoscope.localize.delta import layer_profile
 from mnemoscope.report.charts import png_grey, png_ink, scale_by_layer, strongest_layer, zone_shares
@@ -58,17 +57,15 @@ def test_ink_is_as_dense_as_the_value(build_delta) -> None:
     np.testing.assert_allclose(pixels[:, :, 0] / 255, np.sqrt(scaled), atol=0.5 / 255 + 1e-6)
 
 
-@pytest.mark.parametrize(
-    ("query", "key", "zone"), [(3, 1, "prefix"), (40, 5, "suffix_to_prefix"), (60, 50, "suffix")]
-)
-def test_planted_decisiveness_lies_in_its_zone(query: int, key: int, zone: str) -> None:
-    delta = np.zeros((2, 3, 64, 64), np.float32)
-    delta[0, 1, query, key] = 0.3
-    shares = zone_shares(delta)
-    assert shares[0][zone] == 1
-    assert sum(shares[0].values()) == 1
-    assert shares[1] is None
-    assert strongest_layer(delta) == 1
+def test_planted_decisiveness_lies_in_its_zone() -> None:
+    for query, key, zone in ((31, 31, "prefix"), (32, 31, "suffix_to_prefix"), (32, 32, "suffix")):
+        delta = np.zeros((2, 3, 64, 64), np.float32)
+        delta[0, 1, query, key] = 0.3
+        shares = zone_shares(delta)
+        assert shares[0][zone] == 1
+        assert sum(shares[0].values()) == 1
+        assert shares[1] is None
+        assert strongest_layer(delta) == 1
 
 
 def test_the_profile_is_the_sum_of_each_layer_over_the_largest(build_delta) -> None:

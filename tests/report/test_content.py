@@ -52,38 +52,33 @@ def test_settings_stand_in_sections_of_dotted_names() -> None:
     assert setting_lines({"train": {}}) == [("train", [])]
 
 
-def test_every_pair_has_its_auc_and_the_excess_of_it(text_of, benchmark) -> None:
-    table = text_of(benchmark).split("guessing gives 50")[1].split("Which input")[0]
+def test_pairs_inputs_and_suffixes_stand_in_tables_of_their_own(text_of, benchmark) -> None:
+    other = replace(
+        benchmark,
+        title="Non-Memo with its true suffix",
+        rows={one: r | {"min_f1": Estimate(0.123, 0.1, 0.15)} for one, r in benchmark.rows.items()},
+        inputs=benchmark.inputs[:1],
+    )
+    text = text_of(benchmark, other)
+    table = text.split("guessing gives 50")[1].split("Which input")[0]
     assert all(pair in table for pair in PAIRS)
     assert "CNNs on the model's maps" in table
     assert re.search(r"91\.0 \[89\.0, ?\s?93\.0\]", table)
     assert "+11.0" in table
     assert "−7.0" in table
-
-
-def test_inputs_stand_in_one_table_and_what_lacks_controls_says_so(text_of, benchmark) -> None:
-    table = text_of(benchmark).split("Which input carries memory")[1]
+    table = text.split("Which input carries memory")[1]
     assert "heads every head’s weights" in table
     assert "difference the model’s means less the reference’s did not train" in table
     assert "43.2" in table
     assert "the controls were not trained with that input" in table
-    single = replace(benchmark, inputs=benchmark.inputs[:1])
-    assert "Which input carries memory" not in text_of(single)
-
-
-def test_own_and_true_suffix_stand_side_by_side(text_of, benchmark) -> None:
-    rows = {
-        source: row | {"min_f1": Estimate(0.123, 0.1, 0.15)}
-        for source, row in benchmark.rows.items()
-    }
-    other = replace(benchmark, title="Non-Memo with its true suffix", rows=rows)
-    text = text_of(benchmark, other)
     table = text.split("The choices of sequences side by side:")[1].split("How well the classes")[0]
     assert "all sequences Non-Memo with its continuation Non-Memo with its true suffix" in table
     row = re.search(r"Blind n-grams regression on tokens ([\d.]+) \[.*?\] ([\d.]+)", table)
     assert row.groups() == ("43.1", "12.3")
     assert "F1 of Non-Memo" in table
-    assert "The choices of sequences side by side:" not in text_of(benchmark)
+    alone = text_of(other)
+    assert "The choices of sequences side by side:" not in alone
+    assert "Which input carries memory" not in alone
 
 
 def test_a_benchmark_of_an_earlier_version_is_shown_too(text_of, benchmark) -> None:
@@ -117,11 +112,8 @@ def test_plain_runs_hold_every_character_that_can_be_seen(text: str) -> None:
 
 
 @given(st.text(alphabet="ab \n\t<&\"'"))
-def test_white_space_and_markup_characters_stand_as_they_are(text: str) -> None:
+def test_white_space_and_markup_stand_as_they_are_and_hidden_characters_are_named(text) -> None:
     assert "".join(run for kind, run in visible(text) if kind == "text") == text
-
-
-def test_hidden_characters_are_named() -> None:
     shown = [run for _, run in visible("a\u202eb\x00c\u200bd\x1b\x7f")]
     assert shown == ["a", "[U+202E]", "b", "␀", "c", "[U+200B]", "d", "␛", "␡"]
 

@@ -46,15 +46,11 @@ def test_maps_are_the_scaled_ones_and_nothing_stands_above_the_diagonal(delta) -
         assert np.isnan(shown[~causal]).all()
         assert ax.images[0].get_clim() == (0, 1)
     assert "maximum over the classes" in figure.axes[-1].get_ylabel()
-
-
-def test_one_class_alone_keeps_the_scale_of_all(delta) -> None:
     deep = np.concatenate([delta] * 5, axis=1)  # 10 layers: two rows
-    figure = maps_print(deep, CLASSES, only=2)
-    panels = [ax for ax in figure.axes if ax.images]
+    panels = [ax for ax in maps_print(deep, CLASSES, only=2).axes if ax.images]
     assert [ax.get_title() for ax in panels] == [f"layer {n}" for n in range(1, 11)]
-    shown = panels[0].images[0].get_array()
-    assert shown.max() == pytest.approx(scale_by_layer(delta)[2, 0].max())
+    # One class alone keeps the scale of all.
+    assert panels[0].images[0].get_array().max() == pytest.approx(scaled[2, 0].max())
 
 
 def test_the_profile_is_the_pages(delta) -> None:
@@ -77,7 +73,7 @@ def knockout(*survived: tuple[float, float]) -> dict:
     return {"panels": [panel], "strengths": [strength for strength, _ in survived]}
 
 
-def test_survival_is_drawn_by_strength() -> None:
+def test_survival_is_drawn_by_strength_and_one_strength_alone_is_seen() -> None:
     view = knockout((0.1, 0.9), (1.0, 0.6), (10.0, 0.2))
     view["panels"].append(view["panels"][0] | {"class": "Recall"})
     figure = knockout_print(view, CLASSES)
@@ -85,10 +81,7 @@ def test_survival_is_drawn_by_strength() -> None:
         assert ax.lines[0].get_xdata().tolist() == [0.1, 1.0, 10.0]
         assert ax.lines[0].get_ydata().tolist() == pytest.approx([90, 60, 20])
     assert figure.axes[0].lines[0].get_linewidth() > figure.axes[1].lines[0].get_linewidth()
-
-
-def test_one_strength_alone_is_seen() -> None:
-    """A line through one point draws nothing: each curve is a mark beside the others."""
+    # A line through one point draws nothing: each curve is a mark beside the others.
     (ax,) = knockout_print(knockout((1.0, 0.6)), CLASSES).axes
     assert [line.get_ydata().tolist() for line in ax.lines] == [pytest.approx([60])] * 2
     assert len({line.get_marker() for line in ax.lines} - {"None"}) == 2

@@ -22,22 +22,17 @@ def cut_rows():
     for name in NAMES[1:]:
         yield cut("nothing", "", 0.0, name, 1.0, 0.0)
         for place, strength in enumerate(STRENGTHS):
-            kinds = [(choice, of) for choice in FALL for of in NAMES[1:]]
-            kinds += [("decisive", of) for of in NAMES[1:]]
-            for choice, of in dict.fromkeys(
-                (choice, "" if choice == "random" else of) for choice, of in kinds
-            ):
+            kinds = [
+                (one, of) for one in (*FALL, "decisive") for of in NAMES[1:] if one != "random"
+            ]
+            for choice, of in (("random", ""), *kinds):
                 step = FALL.get(choice, 0.24 if of == name else 0.1)
                 yield cut(choice, of, strength, name, max(0.0, 1 - step * place), 0.02 * place)
         yield cut("copy", "", None, name, 0.29, 0.017)
         yield cut("copy, random", "", None, name, 0.73, 0.009)
         yield cut("copy, equal mass", "", None, name, 0.64, 0.016)
-        for choice, survival in (
-            ("own", 0.05),
-            ("own, equal mass", 0.88),
-            ("own, another's", 0.92),
-        ):
-            yield cut(choice, "", None, name, survival, 0.004) | {"n_edges": 8.0}
+        for choice, kept in (("own", 0.05), ("own, equal mass", 0.88), ("own, another's", 0.92)):
+            yield cut(choice, "", None, name, kept, 0.004) | {"n_edges": 8.0}
 
 
 def cut(choice, edges_of, strength, name, survival, mass):

@@ -33,22 +33,15 @@ def test_every_taxonomy_has_its_panel_and_maps(content, build_taxonomy) -> None:
     said = root.find(f"{SVG}desc").text
     assert "Prashanth et al.: Nothing beyond the text. CNNs min-F1 31.2" in said
     assert "<x>&: " in said
-
-
-def test_the_dot_stands_where_the_page_has_it(content) -> None:
-    panel = read(draw_benchmarks(content.taxonomies, "model")).find(f"{SVG}g")
+    panel = root.find(f"{SVG}g")
     lines = panel.iter(f"{SVG}line")
     grid = [float(line.get("x1")) for line in lines if line.get("class") == "grid"]
     dot = next(g for g in panel.iter(f"{SVG}g") if g.find(f"{SVG}circle") is not None)
     x = float(re.match(r"translate\(([\d.]+)", dot.get("transform")).group(1))
     # coordinates are printed to a tenth of a pixel, the axis is 230 px long
     assert (x - grid[0]) / (grid[-1] - grid[0]) == pytest.approx(0.312, abs=0.001)
-
-
-def test_a_picture_of_nothing_is_refused(content) -> None:
-    empty = replace(content.taxonomies[0], benchmarks=())
     with pytest.raises(UserError, match="nothing to draw"):
-        draw_benchmarks([empty], "model")
+        draw_benchmarks([replace(content.taxonomies[0], benchmarks=())], "model")
 
 
 def test_every_layer_of_every_class_has_its_map(content) -> None:
@@ -58,16 +51,12 @@ def test_every_layer_of_every_class_has_its_map(content) -> None:
     assert images == [png_uri(png_ink(one, (74, 140, 224))) for of in scaled for one in of]
 
 
-def test_the_profile_is_the_pages(content) -> None:
+def test_the_profile_is_the_pages_and_saved_whole(content, tmp_path) -> None:
     stored = content.taxonomies[0].deltas[0]
     picture = draw_profile(stored)
     titles = [title.text for title in read(picture).iter(f"{SVG}title")][1:]
     shown = [float(title.rpartition(" ")[2]) for title in titles]
     assert shown == pytest.approx((100 * layer_profile(stored.delta)).ravel(), abs=0.05)
     assert picture._repr_html_().startswith('<img src="data:image/svg+xml;base64,')
-
-
-def test_a_picture_is_saved_whole(content, tmp_path) -> None:
-    picture = draw_profile(content.taxonomies[0].deltas[0])
     picture.save(tmp_path / "profile.svg")
     assert (tmp_path / "profile.svg").read_text("utf-8") == picture.svg == picture._repr_svg_()
