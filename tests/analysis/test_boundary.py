@@ -1,11 +1,18 @@
 """Frequency and entropy around the boundary: planted frequencies, a model of known entropy."""
 
+from collections import Counter
+from dataclasses import replace
+from itertools import pairwise
+
 import numpy as np
 import polars as pl
 import pytest
+import torch
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from mnemoscope.analysis.boundary import Settings, analyse, count_pairs, group_of
 from mnemoscope.analysis.inputs import AnalysisInputs
+from mnemoscope.data.corpus import group_documents
 from mnemoscope.errors import UserError
 from mnemoscope.lm.model import wrap_model
 from tests.analysis.conftest import inputs_of
@@ -14,9 +21,6 @@ from tests.analysis.conftest import inputs_of
 @pytest.fixture(scope="module")
 def lm():
     """A model whose head is zero: every prediction is uniform over 16 tokens, ln 16 nats."""
-    import torch
-    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
-
     sizes = {"hidden_size": 8, "intermediate_size": 16, "num_attention_heads": 2}
     model = GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=16, num_hidden_layers=1, **sizes))
     with torch.no_grad():
@@ -49,24 +53,25 @@ def _planted(n: int = 30) -> pl.DataFrame:
 
 
 class _Corpus:
-    """1 stands ten times among a hundred tokens, 2 thirty times, 3 sixty times."""
+    """A corpus of these documents."""
 
-    n_tokens = 100
+    def __init__(self, *documents) -> None:
+        self.documents = [np.array(one) for one in documents]
+        self.n_tokens = sum(map(len, documents))
 
     def identity(self) -> str:
         return "planted"
 
     def chunks(self, place, k):
-        from mnemoscope.data.corpus import Chunk
-
-        tokens = np.array([1] * 10 + [2] * 30 + [3] * 60)
-        yield Chunk(tokens[:50], None, 50, 50), place
-        yield Chunk(tokens[50:], None, 50, 100), place
+        for chunk in group_documents((one, 0) for one in self.documents):
+            yield chunk, place
 
 
 def test_planted_frequencies_come_back_and_entropy_does_not_move(lm) -> None:
+    # 1 stands ten times among a hundred tokens, 2 thirty times, 3 sixty times.
+    corpus = _Corpus([1] * 10 + [2] * 30 + [3] * 10, [3] * 50)
     inputs = AnalysisInputs(
-        where="", table=_planted(), load_model=lambda: lm, length=8, corpus=_Corpus()
+        where="", table=_planted(), load_model=lambda: lm, length=8, corpus=corpus
     )
     result = analyse(inputs, Settings())
     found = {
@@ -90,26 +95,17 @@ def test_planted_frequencies_come_back_and_entropy_does_not_move(lm) -> None:
         assert curve == pytest.approx(wanted, abs=1e-5, nan_ok=True)
     assert inputs.forwards.n == 60
     assert "half, quarter" in result.further[1]
+    with pytest.raises(UserError, match="4 sequences of the group 'memorized', 10 are needed"):
+        analyse(replace(inputs, table=_planted(4)), Settings())
 
 
 def test_pairs_are_counted_in_every_document_and_across_none() -> None:
     """A real corpus of three documents against a count by hand with a dictionary."""
-    from collections import Counter
-    from itertools import pairwise
-
     generator = np.random.default_rng(0)
     documents = [generator.integers(0, 5, n).tolist() for n in (40, 1, 17)]
     by_hand = Counter(pair for one in documents for pair in pairwise(one))
-
-    class Corpus(_Corpus):
-        def chunks(self, place, k):
-            from mnemoscope.data.corpus import group_documents
-
-            for chunk in group_documents((np.array(one), 0) for one in documents):
-                yield chunk, place
-
     tokens = generator.integers(0, 6, (7, 9)).astype(np.int32)  # 5 is never seen
-    found = count_pairs(inputs_of(None, tokens, corpus=Corpus()), tokens)
+    found = count_pairs(inputs_of(None, tokens, corpus=_Corpus(*documents)), tokens)
     assert found.total == 39 + 0 + 16
     rows = [list(pairwise(row)) for row in tokens.tolist()]
     assert found.each.tolist() == [[by_hand[pair] for pair in row] for row in rows]
@@ -117,10 +113,3 @@ def test_pairs_are_counted_in_every_document_and_across_none() -> None:
     alone = count_pairs(inputs_of(None, tokens), tokens)
     assert alone.total == 7 * 8
     assert alone.each.tolist() == [[own[pair] for pair in row] for row in rows]
-
-
-def test_too_few_of_a_group_is_refused_in_one_line(lm) -> None:
-    table = _planted(4)
-    inputs = AnalysisInputs(where="", table=table, load_model=lambda: lm, length=8)
-    with pytest.raises(UserError, match="4 sequences of the group 'memorized', 10 are needed"):
-        analyse(inputs, Settings())

@@ -52,9 +52,8 @@ def _on_circle(rng, n):
     return np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
-@pytest.mark.parametrize(("rank", "width"), [(0, 3), (2, 5), (4, 4)])
-@pytest.mark.parametrize("scale", [1.0, 0.8])
-def test_flipd_of_a_flat_gaussian_is_the_closed_form(rank: int, width: int, scale: float) -> None:
+@pytest.mark.parametrize(("rank", "width", "scale"), [(0, 3, 1.0), (2, 5, 0.8), (4, 4, 1.0)])
+def test_flipd_of_a_flat_gaussian_is_the_closed_form(rank, width, scale) -> None:
     """Variance 1 in `rank` directions: rank · ψ² / (ψ² + σ²) at its centre, whatever the width."""
     variance = np.where(np.arange(width) < rank, scale**2, 0) + SIGMA**2
     wanted = rank * scale**2 / (scale**2 + SIGMA**2)
@@ -74,7 +73,7 @@ def test_the_toy_of_the_paper_has_its_dimensions() -> None:
     seed = 0
     rng = np.random.default_rng(seed)
     point, blob = np.array([[3.0, 0.0]]), np.array([[0.0, 4.0]])
-    n = 3000
+    n = 2000
     fitted = _mixture(
         np.concatenate([_on_circle(rng, n), point, blob]),
         weights=np.concatenate([np.ones(n), [n / 2, n / 2]]),
@@ -84,30 +83,14 @@ def test_the_toy_of_the_paper_has_its_dimensions() -> None:
     few = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     overfitted = _mixture(few)
     there = blob + rng.normal(0, 0.5, (20, 2))
-    truth = {
-        1: (fitted, _on_circle(rng, 20)),
-        0: (fitted, point),
-        2: (fitted, there),
-    }
-    for wanted, (score, points) in truth.items():
-        assert np.median(flipd(score, points, SIGMA)) == pytest.approx(wanted, abs=0.15)
-        assert (normal_bundle(score, points, SIGMA, n_scores=64, seed=seed) == wanted).mean() >= 0.9
+    for wanted, points in {1: _on_circle(rng, 20), 0: point, 2: there}.items():
+        found = normal_bundle(fitted, points, SIGMA, n_scores=64, seed=seed)
+        assert np.median(flipd(fitted, points, SIGMA)) == pytest.approx(wanted, abs=0.15)
+        assert (found == wanted).mean() >= 0.9
     # Few points: 0 under the model where the data's manifold has 1.
     assert flipd(overfitted, few, SIGMA) == pytest.approx(np.zeros(len(few)), abs=0.05)
     assert not normal_bundle(overfitted, few, SIGMA, n_scores=64, seed=seed).any()
     assert np.median(flipd(fitted, few, SIGMA)) == pytest.approx(1, abs=0.25)
-
-
-def test_flipd_grows_from_memory_to_manifold_as_points_come() -> None:
-    """The step from overfitted to fitted: more points at one noise level, and never above 1."""
-    found = []
-    for n in (10, 60, 400, 4000):
-        angle = 2 * np.pi * np.arange(n) / n
-        circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-        found.append(float(flipd(_mixture(circle), circle[:1], SIGMA)[0]))
-    assert found[0] == pytest.approx(0, abs=1e-6)
-    assert found == sorted(found)
-    assert found[-1] == pytest.approx(1, abs=1e-2)
 
 
 def test_the_participation_ratio_is_the_closed_form() -> None:
@@ -155,24 +138,12 @@ def test_kinds_are_told_by_what_is_small_beside_the_control() -> None:
     assert (found[4:] != KINDS[2]).mean() == 0.1  # by construction
 
 
-@pytest.fixture(scope="module")
-def asked(taught):
-    """Half of what is reproduced counts as guessed; what has no duplicates is unseen."""
-    table = taught.table.with_columns(
-        rouge_l=pl.when(pl.int_range(pl.len()) % 2 == 0).then(1.0).otherwise(0.0),
-        is_incrementing=False,
-        is_repeating=False,
-        rouge_3=0.0,
-    )
-    return replace(taught, table=table)
-
-
 SMALL = Settings(n_draws=6, n_tokens=4, per_class=12, n_resamples=20)
 
 
-def test_a_model_beside_itself_has_no_gap(asked) -> None:
+def test_a_model_beside_itself_has_no_gap(guessable) -> None:
     """Both draw from one distribution by the same numbers: nothing is left to tell classes by."""
-    inputs = replace(asked, others=(OtherModel("itself", asked.load_model),))
+    inputs = replace(guessable, others=(OtherModel("itself", guessable.load_model),))
     result = analyse(inputs, SMALL)
     found = result.frames["sequences"]
     assert found["class"].value_counts().height == 3
@@ -188,29 +159,14 @@ def test_a_model_beside_itself_has_no_gap(asked) -> None:
     assert analyse(inputs, SMALL).frames["sequences"].equals(found)
 
 
-def test_a_reference_of_its_own_has_gaps_and_forwards_are_counted(asked, tmp_path) -> None:
-    other = load_model(save_model(tmp_path / "other", seed=5))
-    inputs = replace(asked, others=(OtherModel("other", lambda: other),))
-    result = analyse(inputs, SMALL)
-    found = result.frames["sequences"]
-    assert (found["dimension_model"] <= SMALL.n_draws - 1).all()
-    assert (found["entropy_model"] <= SMALL.n_tokens * np.log(320) + 1e-6).all()
-    assert (found["log_ratio"].abs() > 0).all()
-    # What the model writes greedily it finds likelier than a stranger does.
-    memorized = found.filter(pl.col("class") != "not reproduced")
-    assert memorized["log_ratio"].median() > 0
-    assert "Continuations of Recall span" in result.sentence
-    assert len(result.figures) == 3
-
-
-def test_each_value_stands_beside_geometry_with_the_auc_of_scikit_learn(asked, tmp_path) -> None:
+def test_each_value_stands_beside_geometry_with_the_auc_of_scikit_learn(guessable, tmp_path):
     """Some of what is reproduced was never seen: a truth that owes nothing to the rule."""
     other = load_model(save_model(tmp_path / "other", seed=5))
     row = pl.int_range(pl.len())
     unseen = pl.when((row % 3 == 0) & (row < 45)).then(0).otherwise("duplicates")
     inputs = replace(
-        asked,
-        table=asked.table.with_columns(duplicates=unseen),
+        guessable,
+        table=guessable.table.with_columns(duplicates=unseen),
         others=(OtherModel("other", lambda: other),),
     )
     result = analyse(inputs, SMALL)
@@ -234,17 +190,21 @@ def test_each_value_stands_beside_geometry_with_the_auc_of_scikit_learn(asked, t
                 both = roc_auc_score(truth, ranks + rankdata(values))
                 assert row["added"] == pytest.approx(both - wanted)
     # The text's own tokens, of which the reference gets right what chance gives.
-    assert found["log_ratio"].to_list() == pytest.approx(
-        (found["log_model"] - found["log_reference"]).to_list()
-    )
+    ratio = found["log_model"] - found["log_reference"]
+    assert found["log_ratio"].to_list() == pytest.approx(ratio.to_list())
     assert (found["reference_right"] <= 0.25).all()
     assert set(found["guessable"]) <= {0.0, 1.0}
+    assert (found["dimension_model"] <= SMALL.n_draws - 1).all()
+    assert (found["entropy_model"] <= SMALL.n_tokens * np.log(320) + 1e-6).all()
+    # What the model writes greedily it finds likelier than a stranger does.
+    assert found.filter(pl.col("class") != "not reproduced")["log_ratio"].median() > 0
+    assert "Continuations of Recall span" in result.sentence
 
 
-def test_bad_input_is_refused_in_one_line(asked) -> None:
+def test_bad_input_is_refused_in_one_line(guessable) -> None:
     with pytest.raises(UserError, match="0 models to compare with; one that never saw"):
-        analyse(asked, SMALL)
-    inputs = replace(asked, others=(OtherModel("itself", asked.load_model),))
+        analyse(guessable, SMALL)
+    inputs = replace(guessable, others=(OtherModel("itself", guessable.load_model),))
     with pytest.raises(UserError, match="33 tokens, but suffixes of 32"):
         analyse(inputs, Settings(n_tokens=33))
     with pytest.raises(UserError, match=r"30 sequences of class 'Recall'; 50 are needed"):

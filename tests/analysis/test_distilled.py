@@ -48,87 +48,68 @@ def test_the_divergence_of_maps_is_that_of_scipy() -> None:
 
 
 @pytest.fixture(scope="module")
-def study(taught):
-    """The first 45 can be guessed; thirty memorized of either kind, fifteen unseen."""
-    half = pl.int_range(pl.len()) < 45
-    table = taught.table.with_columns(
-        rouge_l=pl.when(half).then(1.0).otherwise(0.0),
-        is_incrementing=False,
-        is_repeating=False,
-        rouge_3=0.0,
-    )
+def study(guessable):
+    """Thirty memorized that can be guessed and thirty that cannot, fifteen unseen of either."""
+    half = pl.int_range(pl.len()) % 2 == 0
     is_right = pl.col("is_memorized")
-    labels = table.select(
+    labels = guessable.table.select(
         "sequence_id",
         pl.when(~is_right).then(pl.lit("Non-Memo")).when(half).then(pl.lit("Guess"))
         .otherwise(pl.lit("Recall")).alias("Non-Memo, Guess, Recall"),
         pl.when(~is_right).then(pl.lit("Non-Memo")).when(pl.col("duplicates") > 5)
         .then(pl.lit("Recite[5]")).otherwise(pl.lit("Others")).alias("Non-Memo, Recite[5], Others"),
     )  # fmt: skip
-    return replace(taught, table=table, labels=labels)
+    return replace(guessable, labels=labels)
 
 
-@pytest.fixture(scope="module")
-def result(study, tmp_path_factory):
-    """Students: the teacher itself, and the control itself."""
-    control = load_model(save_model(tmp_path_factory.mktemp("c") / "control", seed=5))
+def of(result, name, model):
+    return result.frames[name].filter(model=model)
+
+
+def test_the_teacher_as_its_own_student_inherits_all_and_the_control_nothing(study, tmp_path):
+    control = load_model(save_model(tmp_path / "control", seed=5))
     again = load_model(control.name)
     others = (
         OtherModel("control", lambda: control),
         OtherModel("itself", study.load_model),
         OtherModel("twin", lambda: again),
     )
-    return analyse(replace(study, others=others), SMALL)
-
-
-def test_the_teacher_as_its_own_student_inherits_all(result) -> None:
-    shares = result.frames["shares"]
-    own = shares.filter(pl.col("model") == "itself")
+    result = analyse(replace(study, others=others), SMALL)
+    own = of(result, "shares", "itself")
     assert own["class"].to_list() == ["Guess", "Recall", "Others", "Recite[5]", "unseen"]
     assert own["n"].to_list() == [30, 30, 30, 30, 30]
     assert own["share"].to_list() == [1, 1, 1, 1, 0]
     assert own["above"][:4].to_list() == [1] * 4  # a stranger reproduces none
     assert (own["gain"][:4] > 0).all()
-    kinds = result.frames["kinds"].filter(model="itself")
-    assert kinds.select("kind", "n_seen", "n_unseen").rows() == [
-        ("Guess", 30, 15), ("Recall", 30, 15),
-    ]  # fmt: skip
-    assert (kinds["auc"] > 0.95).all()
-    teacher = shares.filter(model="teacher").drop("model")
-    assert teacher.equals(own.drop("model"))
-    maps = result.frames["maps"].filter(model="itself")
+    kinds = of(result, "kinds", "itself").select("kind", "n_seen", "n_unseen").rows()
+    assert kinds == [("Guess", 30, 15), ("Recall", 30, 15)]
+    assert (of(result, "kinds", "itself")["auc"] > 0.95).all()
+    assert of(result, "shares", "teacher").drop("model").equals(own.drop("model"))
+    maps = of(result, "maps", "itself")
     assert maps["js"].to_list() == pytest.approx([0, 0], abs=1e-9)
     assert (maps["js_closer_low"] > 0).all()
     assert "the student by itself, most of 2, reproduces 100.0 %" in result.sentence
     assert result.sentence.endswith("memorized text comes along by itself.")
-    assert len(result.figures) == 3
 
+    twin = of(result, "shares", "twin")
+    assert (twin["above"] == 0).all()
+    assert (twin["gain"] == 0).all()
+    kinds = of(result, "kinds", "twin").select("auc", "auc_low", "auc_high").rows()
+    assert kinds == [(0.5, 0.5, 0.5)] * 2
+    assert (of(result, "maps", "twin")["mse_closer"] == 0).all()
+    assert (of(result, "grafts", "twin")["specific"] == 0).all()
 
-def test_the_control_as_a_student_inherits_nothing(result) -> None:
-    own = result.frames["shares"].filter(model="twin")
-    assert (own["above"] == 0).all()
-    assert (own["gain"] == 0).all()
-    kinds = result.frames["kinds"].filter(model="twin")
-    assert kinds.select("auc", "auc_low", "auc_high").rows() == [(0.5, 0.5, 0.5)] * 2
-    maps = result.frames["maps"].filter(model="twin")
-    assert (maps["mse_closer"] == 0).all()
-    grafts = result.frames["grafts"].filter(model="twin")
-    assert (grafts["specific"] == 0).all()
-
-
-def test_a_graft_of_all_takes_the_whole_gain(result) -> None:
-    """The control in every part of the student is the control: what is lost is the gain."""
+    # The control in every part of the student is the control: what is lost is the gain.
     frame = result.frames["sequences"].filter(kind="Recall").sort("sequence_id")
-    own, base = (frame.filter(model=name)["logprob"].to_numpy() for name in ("itself", "control"))
+    gain, base = (frame.filter(model=name)["logprob"].to_numpy() for name in ("itself", "control"))
     seen = frame.filter(model="itself")["seen"].to_numpy()
-    whole = result.frames["grafts"].filter(model="itself", part="all").row(0, named=True)
-    assert whole["lost_seen"] == pytest.approx((own - base)[seen].mean(), abs=1e-5)
-    assert whole["lost_unseen"] == pytest.approx((own - base)[~seen].mean(), abs=1e-5)
+    grafts = of(result, "grafts", "itself")
+    whole = grafts.filter(part="all").row(0, named=True)
+    assert whole["lost_seen"] == pytest.approx((gain - base)[seen].mean(), abs=1e-5)
+    assert whole["lost_unseen"] == pytest.approx((gain - base)[~seen].mean(), abs=1e-5)
     assert whole["specific"] == pytest.approx(whole["lost_seen"] - whole["lost_unseen"])
-    parts = set(result.frames["grafts"]["part"])
-    assert parts == {
-        "all", "embedding", "qk", "values", "output", "mlp", "norms", "unembedding"
-    }  # fmt: skip
+    kinds = {"embedding", "qk", "values", "output", "mlp", "norms", "unembedding"}
+    assert set(grafts["part"]) == {"all", *kinds}
 
 
 def test_a_student_of_another_shape_has_no_grafts_and_says_so(study, tmp_path) -> None:
@@ -142,31 +123,17 @@ def test_a_student_of_another_shape_has_no_grafts_and_says_so(study, tmp_path) -
     assert "from unseen text with ROC AUC" in found.sentence
 
 
-def test_what_is_not_reproduced_stands_for_unseen_where_none_is_counted(study) -> None:
+def test_what_is_not_reproduced_stands_for_unseen_and_what_is_missing_is_said(study) -> None:
     others = (OtherModel("a", study.load_model), OtherModel("b", study.load_model))
     table = study.table.with_columns(duplicates=pl.lit(2))
     found = analyse(replace(study, table=table, others=others), SMALL)
     assert any("No sequence is counted to be unseen" in line for line in found.further)
     assert "kinds" not in found.frames
-    counts = found.frames["shares"].filter(model="a").select("class", "n").rows()
-    assert ("unseen", 30) in counts
-
-
-@pytest.fixture(scope="module")
-def eased():
-    """400 seen and 400 unseen texts, equally easy; the teacher reproduces the easier half."""
-    ease = np.tile(np.linspace(0, 1, 400), 2)
-    inputs = inputs_of(None, np.zeros((800, 64), dtype=np.int32), ease > 0.5)
-    table = inputs.table.with_columns(
-        duplicates=pl.when(pl.int_range(pl.len()) < 400).then(9).otherwise(0),
-        rouge_l=0.0, rouge_3=0.0, is_incrementing=False, is_repeating=False,
-    )  # fmt: skip
-    labels = table.select(
-        "sequence_id",
-        pl.when("is_memorized").then(pl.lit("Recall")).otherwise(pl.lit("Non-Memo"))
-        .alias("Non-Memo, Guess, Recall"),
-    )  # fmt: skip
-    return replace(inputs, table=table, labels=labels), ease
+    assert ("unseen", 30) in of(found, "shares", "a").select("class", "n").rows()
+    with pytest.raises(UserError, match="a student and a control are needed"):
+        analyse(study, SMALL)
+    with pytest.raises(UserError, match="no class, or not 'unseen', has 31 sequences"):
+        analyse(replace(study, others=others), Settings(minimum=31))
 
 
 def judge_by(gain) -> dict[str, Judged]:
@@ -175,29 +142,37 @@ def judge_by(gain) -> dict[str, Judged]:
     return {TEACHER: control, "control": control, "student": student}
 
 
-def test_a_gain_that_depends_on_ease_alone_tells_nothing(eased) -> None:
-    """Better language helps where text is easy: seen and unseen text of a kind alike."""
-    inputs, ease = eased
+def test_a_gain_that_depends_on_ease_alone_tells_nothing() -> None:
+    """Better language helps where text is easy: seen and unseen text of a kind alike.
+
+    400 seen and 400 unseen texts, equally easy; the teacher reproduces the easier half.
+    """
+    ease = np.tile(np.linspace(0, 1, 400), 2)
+    inputs = inputs_of(None, np.zeros((800, 64), dtype=np.int32), ease > 0.5)
+    table = inputs.table.with_columns(
+        duplicates=pl.when(pl.int_range(pl.len()) < 400).then(9).otherwise(0),
+        rouge_l=0.0, rouge_3=0.0, is_incrementing=False, is_repeating=False,
+    )  # fmt: skip
+    label = pl.when("is_memorized").then(pl.lit("Recall")).otherwise(pl.lit("Non-Memo"))
+    labels = table.select("sequence_id", label.alias("Non-Memo, Guess, Recall"))
+    inputs = replace(inputs, table=table, labels=labels)
+
+    def told(rows, gain, settings):
+        return told_by_kind(rows, judge_by(gain), "control", None, settings).row(0, named=True)
+
     rows, classes, _ = choose(inputs, Settings())
     gain = ease[rows["sequence_id"].to_numpy()]
-    found = told_by_kind(rows, judge_by(gain), "control", None, Settings()).row(0, named=True)
+    found = told(rows, gain, Settings())
     assert (found["n_seen"], found["n_unseen"]) == (400, 400)
     assert found["auc"] == pytest.approx(0.5, abs=1e-12)
     # What the teacher reproduces, against the unseen text that it does not, would be "told".
     assert gain[classes["Recall"]].min() > gain[classes[UNSEEN]].max()
-    kept = gain + 0.5 * rows["seen"].to_numpy()
-    memory = told_by_kind(rows, judge_by(kept), "control", None, Settings()).row(0, named=True)
-    assert memory["auc_low"] > 0.8
-
-
-def test_few_of_a_class_leave_both_sides_undisturbed(eased) -> None:
-    """A hundred a side are drawn of seen and unseen, beside those drawn for classes."""
-    inputs, ease = eased
+    assert told(rows, gain + 0.5 * rows["seen"].to_numpy(), Settings())["auc_low"] > 0.8
+    # A hundred a side are drawn of seen and unseen, beside those drawn for classes.
     settings = Settings(per_class=100)
     rows, classes, _ = choose(inputs, settings)
     assert classes["Recall"].sum() > 100
-    gain = ease[rows["sequence_id"].to_numpy()]
-    found = told_by_kind(rows, judge_by(gain), "control", None, settings).row(0, named=True)
+    found = told(rows, ease[rows["sequence_id"].to_numpy()], settings)
     assert (found["n_seen"], found["n_unseen"]) == (100, 100)
     assert found["auc_low"] < 0.5 < found["auc_high"]
 
@@ -217,11 +192,3 @@ def test_the_best_of_many_students_is_judged_as_one_of_many() -> None:
     assert said[0].endswith("memorized text comes along by best.")
     assert "best, most of 8," in said[1]
     assert said[1].endswith("all 8 students: nothing that can be told from the control.")
-
-
-def test_what_is_missing_is_said(study) -> None:
-    with pytest.raises(UserError, match="a student and a control are needed"):
-        analyse(study, SMALL)
-    others = (OtherModel("a", study.load_model), OtherModel("b", study.load_model))
-    with pytest.raises(UserError, match="no class, or not 'unseen', has 31 sequences"):
-        analyse(replace(study, others=others), Settings(minimum=31))

@@ -22,31 +22,26 @@ def test_mean_run_of_independent_tokens_is_the_closed_form() -> None:
     """Tokens right with probability p: a row of T has Tp of them in p + (T-1)p(1-p) runs."""
     rng = np.random.default_rng(0)
     for p in (0.3, 0.7, 0.9):
-        right = rng.random((4000, 63)) < p
+        right = rng.random((2000, 63)) < p
         found = mean_run(right)
         expected = 63 * p / (p + 62 * p * (1 - p))
         error = (found.high - found.low) / (2 * 1.96)
         assert abs(found.value - expected) < 4 * error  # chance: 6e-5
-        assert error < 0.02 * expected
+        assert error < 0.03 * expected
     assert mean_run(np.ones((3, 7), dtype=bool)).value == 7
     assert np.isnan(mean_run(np.zeros((3, 7), dtype=bool)).value)
 
 
-def test_t_is_the_first_epoch_at_the_threshold_or_above() -> None:
+def test_epochs_kinds_and_insertions_of_tables_made_by_hand() -> None:
     assert [epochs_to(m, 0.9) for m in ([0.1, 0.89, 0.9, 0.5], [0.95, 0.1], [0.2])] == [2, 0, None]
-
-
-def test_kinds_of_a_table_made_by_hand() -> None:
-    """Four letters, of which two right and one more a letter; one digit, wrong kind."""
+    # Four letters, of which two right and one more a letter; one digit, wrong kind.
     kinds = np.array([KINDS.index(one) for one in ("letters", "letters", "digits", "signs")])
     tokens = np.array([[0, 0, 1, 1, 2]]), np.array([[0, 1, 1, 3, 3]])
     rows = {row["kind"]: row for row in right_by_kind(*tokens, kinds)}
     assert set(rows) == {"letters", "digits"}
     assert (rows["letters"]["right_token"], rows["letters"]["right_kind"]) == (0.5, 0.75)
     assert (rows["digits"]["right_token"], rows["digits"]["right_kind"]) == (0.0, 0.0)
-
-
-def test_every_arm_reads_for_the_last_time_at_one_step() -> None:
+    # Every arm reads for the last time at one step.
     settings = Settings(n_repeats=3, gap=4, steps_before=1)
     special = np.zeros((2, 8), dtype=np.int32)
     steps = {arm: sorted(insertions_of(arm, special, settings)) for arm in ARMS}
@@ -72,46 +67,36 @@ def test_the_floor_is_the_lowest_from_the_peak_after_the_last_reading_on() -> No
     assert once["above_once"] == 0
 
 
-@pytest.fixture(scope="module")
-def result(taught):
+def test_what_is_read_is_learnt_and_before_it_an_arm_is_the_control(taught) -> None:
     readings = {"n_repeats": 6, "gap": 2, "steps_before": 1, "steps_after": 5}
     taught_by = {"n_special": 8, "batch_size": 8, "learning_rate": 1e-2, "epochs": 3}
-    return analyse(taught, Settings(**readings, **taught_by))
-
-
-def test_memorized_sequences_have_every_suffix_token_right(taught, result) -> None:
-    """The planted two thirds: M of their suffix is 1, and scan and M agree on all."""
-    tokens = {row["group"]: row for row in result.frames["tokens"].iter_rows(named=True)}
+    frames = analyse(taught, Settings(**readings, **taught_by)).frames
+    # The planted two thirds: M of their suffix is 1, and scan and M agree on all.
+    tokens = {row["group"]: row for row in frames["tokens"].iter_rows(named=True)}
     assert tokens["memorized"]["n"] == 60
     assert tokens["memorized"]["m_suffix"] == 1
     assert tokens["memorized"]["m"] > 32 / 63 - 1e-9
     assert tokens["not memorized, not trained on"]["m_suffix"] < 0.1
-    assert result.frames["agreement"].row(0) == (90, 0)
-
-
-def test_what_is_read_is_learnt_and_more_readings_teach_more(result) -> None:
-    floors = {row["arm"]: row for row in result.frames["floors"].iter_rows(named=True)}
+    assert frames["agreement"].row(0) == (90, 0)
+    # More readings teach more.
+    floors = {row["arm"]: row for row in frames["floors"].iter_rows(named=True)}
     assert floors["never"]["above_never"] == 0
     assert floors["repeated"]["peak"] > floors["once"]["peak"] >= floors["never"]["peak"]
     assert floors["repeated"]["above_never_low"] > 0
-    learning = result.frames["learning"]
-    assert learning["m"].to_list() == sorted(learning["m"].to_list())
+    learning = frames["learning"]
+    assert learning["m"].is_sorted()
     assert learning["loss"][-1] < learning["loss"][0]
     assert learning["steps"].to_list() == [0, 1, 2, 3]
-
-
-def test_before_the_first_reading_an_arm_is_the_control(result) -> None:
-    """Same rows, same bytes: the arms part only where they read the special batch."""
-    curve = result.frames["forgetting"]
-    control = dict(curve.filter(arm="never").select("step", "m").rows())
-    assert sorted(control) == [0, 5, 10, 12, 15, 17]
+    # Same rows, same bytes: the arms part only where they read the special batch.
+    of = {
+        arm: dict(frames["forgetting"].filter(arm=arm).select("step", "m").rows()) for arm in ARMS
+    }
+    assert sorted(of["never"]) == [0, 5, 10, 12, 15, 17]
     for arm, first in {"once": 11, "repeated": 6, "spaced": 1}.items():  # read after so many steps
-        own = dict(curve.filter(arm=arm).select("step", "m").rows())
-        assert {step: own[step] for step in own if step <= first} == {
-            step: control[step] for step in control if step <= first
-        }
-        assert own[17] != control[17]
-    assert result.frames["floors"]["weights_at_end"].n_unique() == len(ARMS)
+        before = [step for step in of[arm] if step <= first]
+        assert [of[arm][step] for step in before] == [of["never"][step] for step in before]
+        assert of[arm][17] != of["never"][17]
+    assert frames["floors"]["weights_at_end"].n_unique() == len(ARMS)
 
 
 def test_too_few_unseen_sequences_are_refused_in_one_line(taught) -> None:

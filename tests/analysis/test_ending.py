@@ -85,25 +85,14 @@ def test_shares_of_even_attention_are_the_closed_form() -> None:
     assert (suffix_shares(0 * even[None, None], copies, prefix) == 0).all()
 
 
-@pytest.fixture(scope="module")
-def featured(taught):
-    """Half of what is reproduced counts as guessed."""
-    return replace(
-        taught,
-        table=taught.table.with_columns(
-            rouge_l=pl.when(pl.int_range(pl.len()) % 2 == 0).then(1.0).otherwise(0.0),
-            is_incrementing=False,
-            is_repeating=False,
-            rouge_3=0.0,
-        ),
-    )
-
-
 SMALL = Settings(per_class=8, n_resamples=20)
 
 
-def test_a_model_beside_itself_has_no_bright_ending(featured) -> None:
-    result = analyse(replace(featured, others=(OtherModel("itself", featured.load_model),)), SMALL)
+def test_shares_are_those_asked_directly_and_a_model_beside_itself_has_no_bright_ending(guessable):
+    lm = guessable.model()
+    others = (OtherModel("itself", guessable.load_model),)
+    settings = Settings(per_class=100, n_resamples=20)
+    result = analyse(replace(guessable, others=others), settings)
     told = result.frames["aucs"]
     for end in ("", "_low", "_high"):
         assert (told[f"difference{end}"] == 0).all()
@@ -111,7 +100,6 @@ def test_a_model_beside_itself_has_no_bright_ending(featured) -> None:
     assert set(told["of"]) == {"memorized", "Guess", "Recall"}
     assert set(told["on"]) == {*CELLS, "shown suffix"}
     assert told.filter(measure="attention", of="memorized")["n"].unique().to_list() == [90]
-    assert told.filter(measure="total effect", of="memorized")["n"].unique().to_list() == [24]
     # Each prefix token is told, and the last is the ending.
     places = result.frames["places"].filter(model="this model", measure="attention")
     ending = told.filter(
@@ -119,21 +107,8 @@ def test_a_model_beside_itself_has_no_bright_ending(featured) -> None:
     )
     assert places["place"].to_list() == list(range(1, 33))
     assert places["auc"][-1] == pytest.approx(ending["model"].item())
-
-
-def test_without_a_reference_nothing_is_said_of_memory(featured) -> None:
-    result = analyse(featured, SMALL)
-    assert result.sentence.startswith("Whether the ending is bright cannot be said")
-    assert result.frames["aucs"]["reference"].null_count() == result.frames["aucs"].height
-    assert len(result.figures) == 3
-
-
-def test_shares_are_those_of_attention_and_of_total_effects_asked_directly(featured) -> None:
-    """Of what is memorized alone, whose own suffix is what is shown."""
-    result = analyse(featured, Settings(per_class=100, n_resamples=20))
-    lm = featured.model()
-    rows = featured.table.filter("is_memorized")
-    tokens = np.array(rows["tokens"].to_list(), dtype=np.int32)
+    # Of what is memorized, whose own suffix is what is shown, each share is the plain mean.
+    tokens = np.array(guessable.table.filter("is_memorized")["tokens"].to_list(), dtype=np.int32)
     copies = copy_edges(torch.from_numpy(tokens.astype(np.int64)), 1)[:, 0]
     of = {
         "attention": [one.mean for one in capture_pooled(lm, tokens, batch_size=64)],
@@ -148,6 +123,14 @@ def test_shares_are_those_of_attention_and_of_total_effects_asked_directly(featu
             part = found.filter(on=cell)
             assert part.drop_nulls("layer")["mean"].to_list() == pytest.approx(wanted[:, place])
             assert part["mean"][0] == pytest.approx(wanted[:, place].mean())
+
+
+def test_without_a_reference_nothing_is_said_of_memory(guessable) -> None:
+    result = analyse(guessable, SMALL)
+    assert result.sentence.startswith("Whether the ending is bright cannot be said")
+    told = result.frames["aucs"]
+    assert told["reference"].null_count() == told.height
+    assert told.filter(measure="total effect", of="memorized")["n"].unique().to_list() == [24]
 
 
 def _store(folder, table, *, lit):
@@ -167,12 +150,12 @@ def _store(folder, table, *, lit):
 
 
 @pytest.mark.parametrize(("own", "theirs"), [(True, False), (False, True)])
-def test_a_planted_ending_is_found_in_stored_maps(featured, tmp_path, own, theirs) -> None:
+def test_a_planted_ending_is_found_in_stored_maps(guessable, tmp_path, own, theirs) -> None:
     inputs = replace(
-        featured,
-        maps=_store(tmp_path / "model", featured.table, lit=own),
-        reference_maps=_store(tmp_path / "reference", featured.table, lit=theirs),
-        others=(OtherModel("itself", featured.load_model),),
+        guessable,
+        maps=_store(tmp_path / "model", guessable.table, lit=own),
+        reference_maps=_store(tmp_path / "reference", guessable.table, lit=theirs),
+        others=(OtherModel("itself", guessable.load_model),),
     )
     result = analyse(inputs, SMALL)
     told = result.frames["aucs"].filter(measure="attention", of="memorized")
@@ -185,11 +168,11 @@ def test_a_planted_ending_is_found_in_stored_maps(featured, tmp_path, own, their
     assert (brightest == 32) == own
 
 
-def test_bad_input_is_refused_in_one_line(featured) -> None:
-    two = (OtherModel("one", featured.load_model), OtherModel("two", featured.load_model))
+def test_bad_input_is_refused_in_one_line(guessable) -> None:
+    two = (OtherModel("one", guessable.load_model), OtherModel("two", guessable.load_model))
     with pytest.raises(UserError, match="2 models to compare with; one that never saw"):
-        analyse(replace(featured, others=two), SMALL)
+        analyse(replace(guessable, others=two), SMALL)
     with pytest.raises(UserError, match="suffixes of 1 token; 2 are needed"):
-        analyse(replace(featured, n_prefix=63), SMALL)
+        analyse(replace(guessable, n_prefix=63), SMALL)
     with pytest.raises(UserError, match="60 memorized sequences and 30 others; 31 of each"):
-        analyse(featured, Settings(minimum=31))
+        analyse(guessable, Settings(minimum=31))

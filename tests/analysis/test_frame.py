@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from dataclasses import replace
 from importlib.metadata import version
 
@@ -9,38 +10,39 @@ import polars as pl
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from mnemoscope.analysis.figures import Chart, Figure, HeatMap, Series, plain
+from mnemoscope.analysis.figures import Chart, HeatMap, Series, plain
 from mnemoscope.analysis.inputs import AnalysisResult, Forwards, count_forwards
-from mnemoscope.analysis.registry import ENTRIES, NEEDS, USES
+from mnemoscope.analysis.registry import (
+    ENTRIES,
+    NEEDS,
+    USES,
+    entry_named,
+    load_result,
+    read_frames,
+    result_folder,
+    store_result,
+)
+from mnemoscope.errors import DamagedDataError
+from mnemoscope.files import write_parquet
+from mnemoscope.lm.probe import suffix_logprobs
 from mnemoscope.report.charts import chart_view, heat_view
+from mnemoscope.study.folder import Study, versions
 
 ENDS = {"low": (0.0, None, 0.8), "high": (0.2, None, 1.0)}
 SERIES = Series(name="a", x=(0.0, 1.0, 2.0), y=(0.1, None, 0.9), **ENDS)
 CHART = Chart(title="Shares", series=(SERIES,), x_names=("x", "y", "z"), percent=True)
-HEAT = HeatMap(
-    title="T",
-    values=((0.5, None), (-1.0, 0.0)),
-    row_names=("r", "s"),
-    column_names=("c", "d"),
-    diverging=True,
-)
+NAMES = {"row_names": ("r", "s"), "column_names": ("c", "d")}
+HEAT = HeatMap(title="T", values=((0.5, None), (-1.0, 0.0)), **NAMES, diverging=True)
 
 
-def test_a_heat_map_keeps_signs_and_leaves_gaps() -> None:
-    assert [cell["strength"] for cell in heat_view(HEAT)["cells"]] == [0.5, -1.0, 0.0]
-
-
-@pytest.mark.parametrize("figure", [CHART, HEAT])
-def test_a_figure_goes_through_json_unchanged(figure: Figure) -> None:
-    text = json.dumps(figure.model_dump(mode="json"))
-    assert TypeAdapter(Chart | HeatMap).validate_json(text) == figure
-
-
-def test_a_figure_refuses_what_does_not_fit_together() -> None:
+def test_figures_go_through_json_unchanged_and_refuse_what_does_not_fit_together() -> None:
+    for figure in (CHART, HEAT):
+        text = json.dumps(figure.model_dump(mode="json"))
+        assert TypeAdapter(Chart | HeatMap).validate_json(text) == figure
     with pytest.raises(ValidationError, match="differ in length"):
         Series(name="a", x=(1.0,), y=(1.0, 2.0))
     with pytest.raises(ValidationError, match="differ in number"):
-        HeatMap(title="T", values=((1.0,),), row_names=("a", "b"), column_names=("c",))
+        HeatMap(title="T", values=((1.0,),), **NAMES)
     with pytest.raises(ValidationError, match="logarithmic"):
         Chart(title="T", series=(SERIES,), log_x=True)
     assert plain([1, float("inf"), float("nan")]) == (1.0, None, None)
@@ -55,16 +57,14 @@ def test_a_chart_is_placed_upright_and_a_gap_ends_a_curve() -> None:
     assert 58 < first["x"] < last["x"] < 626
     assert [tick.text for tick in view["y_ticks"]] == ["0", "20", "40", "60", "80", "100"]
     assert "[80, 100]" in last["text"]
+    assert [cell["strength"] for cell in heat_view(HEAT)["cells"]] == [0.5, -1.0, 0.0]
 
 
 def test_every_entry_has_its_module_settings_source_and_known_needs() -> None:
     for entry in ENTRIES:
         module = entry.module()
-        first = module.__doc__.splitlines()[0]
-        assert first.endswith((".", "?")), entry.name
         assert "Source:" in module.__doc__
         assert "arXiv" in entry.source
-        assert set(entry.needs) <= set(NEEDS)
         assert set(entry.uses) <= set(USES) - set(entry.needs)
         described = module.Settings.model_fields.values()
         assert all(field.description for field in described), entry.name
@@ -75,8 +75,6 @@ def test_every_entry_has_its_module_settings_source_and_known_needs() -> None:
 
 
 def test_forwards_are_counted_by_sequences_and_once(taught) -> None:
-    from mnemoscope.lm.probe import suffix_logprobs
-
     lm, forwards = taught.load_model(), Forwards()
     own = replace(lm, model=copy.deepcopy(lm.model))
     counted = count_forwards(count_forwards(own, forwards), forwards)
@@ -84,27 +82,15 @@ def test_forwards_are_counted_by_sequences_and_once(taught) -> None:
     assert forwards.n == 5
 
 
-def test_a_result_is_stored_whole_and_read_back(study_at) -> None:
-    from mnemoscope.analysis.registry import (
-        entry_named,
-        load_result,
-        read_frames,
-        result_folder,
-        store_result,
-    )
-    from mnemoscope.errors import DamagedDataError
-    from mnemoscope.files import write_parquet
-    from mnemoscope.study.folder import Study, versions
-
-    of = Study(study_at("sequences")), entry_named("levels")
+def test_a_result_is_stored_whole_and_read_back(own_study, tmp_path) -> None:
+    of = Study(shutil.copytree(own_study, tmp_path / "study")), entry_named("levels")
     folder = result_folder(*of)
+    shutil.rmtree(folder, ignore_errors=True)
     result = AnalysisResult("It is so.", {"t": pl.DataFrame({"a": [1, 2]})}, (CHART, HEAT))
     facts = {"key": "k", "settings": {"seed": 0}, "inputs": {}}
     assert load_result(*of) is None
     store_result(*of, result, **facts)
-    again = AnalysisResult(
-        "It is so.", {"u": pl.DataFrame({"a": [1]})}, (CHART, HEAT), libraries=("rapidfuzz",)
-    )
+    again = replace(result, frames={"u": pl.DataFrame({"a": [1]})}, libraries=("rapidfuzz",))
     store_result(*of, again, **facts)  # another run's tables do not stay
     assert sorted(path.name for path in folder.iterdir()) == ["result.json", "u.parquet"]
     stored = load_result(*of)
@@ -112,7 +98,6 @@ def test_a_result_is_stored_whole_and_read_back(study_at) -> None:
     assert stored.figures == (CHART, HEAT)
     assert stored.frames == {"u": 1}
     assert stored.versions == versions() | {"rapidfuzz": version("rapidfuzz")}
-    assert {"scipy", "torch"} < set(versions())
     assert read_frames(folder, stored)["u"].equals(again.frames["u"])
     write_parquet(folder / "u.parquet", pl.DataFrame({"a": [2]}))  # whole, and of another study
     with pytest.raises(DamagedDataError, match="not the table that was written here"):

@@ -14,16 +14,9 @@ from mnemoscope.data.corpus import open_corpus
 from mnemoscope.errors import UserError
 from mnemoscope.lm.fine_tuning import FineTuning, StepSettings
 from mnemoscope.lm.placement import fingerprint_model
-from tests.analysis.conftest import give_inputs
-from tests.tiny_models import save_model
 
 RUN = {"every": 3, "n_insertions": 16, "steps_after": 2, "batch_size": 4, "learning_rate": 1e-2}
 SETTINGS = Settings(n_texts=2, prompts=(8, 32), stride=64, **RUN)
-
-
-@pytest.fixture(scope="module")
-def result(taught):
-    return analyse(taught, SETTINGS)
 
 
 def plain_digest(lm, stream, insertions=None, ignored: int = 0) -> str:
@@ -47,13 +40,19 @@ def plain_digest(lm, stream, insertions=None, ignored: int = 0) -> str:
     return fingerprint_model(model)
 
 
-def test_the_control_run_is_an_undisturbed_run_bit_for_bit(taught, result) -> None:
+def test_what_is_put_in_is_learnt_and_the_control_is_an_undisturbed_run_bit_for_bit(taught) -> None:
     """Same weights at the end as a plain loop without looks, insertions or anything of ours."""
+    frames = analyse(taught, SETTINGS).frames
     n_steps = 3 * 16 + 2
     stream = stream_rows(training_rows(taught, n_steps * 4, where=""), n_steps, 4, 0)
-    runs = dict(result.frames["runs"].select("arm", "weights_at_end").rows())
+    runs = dict(frames["runs"].select("arm", "weights_at_end").rows())
     assert runs["control"] == plain_digest(taught.load_model(), stream)
     assert runs["treated"] != runs["control"]
+    effect = frames["effect"].filter(pl.col("kind") == "text").sort("step")
+    assert effect["more"][0] == 0  # before any step both runs are the model
+    assert (frames["effect"].filter(step=48)["more"] > 10).all()
+    assert frames["lengths"].filter(arm="control")["length"].max() < 8
+    assert (frames["texts"]["after_last"] > frames["texts"]["before"]).all()
 
 
 def test_the_treated_run_is_the_plain_loop_with_those_rows_replaced(taught) -> None:
@@ -73,20 +72,9 @@ def test_texts_take_turns_every_n_steps() -> None:
     """Text j at steps s ≡ j (mod N); two texts of one step stand side by side."""
     texts = [Injected(str(j), "text", np.full(64, j, dtype=np.int32)) for j in range(5)]
     put = insertions_of(texts, Settings(every=4, n_insertions=3), length=64)
-    seen = {(step, int(row[0])) for step, rows in put.items() for row in rows.values()}
-    assert seen == {(4 * turn + j % 4, j) for turn in range(3) for j in range(5)}
+    seen = [(step, int(row[0])) for step, rows in put.items() for row in rows.values()]
+    assert sorted(seen) == sorted((4 * turn + j % 4, j) for turn in range(3) for j in range(5))
     assert sorted(put[4]) == [0, 1]
-
-
-def test_what_is_put_in_is_learnt_and_the_control_does_not_know_it(result) -> None:
-    effect = result.frames["effect"].filter(pl.col("kind") == "text").sort("step")
-    assert effect["more"][0] == 0  # before any step both runs are the model
-    last = result.frames["effect"].filter(pl.col("step") == 48)
-    assert (last["more"] > 10).all()
-    control = result.frames["lengths"].filter(pl.col("arm") == "control")
-    assert control["length"].max() < 8
-    texts = result.frames["texts"]
-    assert (texts["after_last"] > texts["before"]).all()
 
 
 def test_lengths_are_what_greedy_decoding_writes_from_the_best_prompt(taught) -> None:
@@ -110,14 +98,6 @@ def test_padding_before_a_short_text_does_not_count(taught) -> None:
     ids = np.array(taught.model().tokenizer.encode(text))
     row = np.concatenate([np.zeros(64 - n_short, dtype=int), ids])[None]
     assert runs["treated"] == plain_digest(taught.model(), row[None], ignored=64 - n_short)
-
-
-def test_another_family_of_models_is_trained_on_too(tmp_path) -> None:
-    folder = save_model(tmp_path / "llama", family="llama")
-    settings = SETTINGS.model_copy(update={"n_insertions": 1, "steps_after": 0})
-    result = analyse(give_inputs(folder, 30), settings)
-    assert result.frames["lengths"].height == 2 * 2 * 2
-    assert result.frames["runs"]["weights_at_end"].n_unique() == 2
 
 
 @pytest.mark.parametrize(

@@ -30,13 +30,13 @@ def _planted(lm, planted: list[int]) -> np.ndarray:
 
 
 def test_exactly_the_planted_tokens_come_out(lm) -> None:
-    planted = [0, 1, 5, 15, 16, 17, 25, 31, 32] * 2
+    planted = [0, 1, 5, 15, 16, 17, 25, 31, 32]
     inputs = inputs_of(lm, _planted(lm, planted), [k == 32 for k in planted])
     result = analyse(inputs, Settings(prompt_lengths=(32,), n_sequences=None))
     found = result.frames["answers"].filter(pl.col("start") == 0)
     assert found["n_tokens"].to_list() == planted
     shares = result.frames["shares"].row(0, named=True)
-    assert shares["share_with_copies"] == pytest.approx(10 / 18)
+    assert shares["share_with_copies"] == pytest.approx(5 / 9)
     # from a later start nothing more comes out than what is left of it
     best = result.frames["lengths"]["with_copies"].to_numpy()
     assert (best >= planted).all()
@@ -45,10 +45,10 @@ def test_exactly_the_planted_tokens_come_out(lm) -> None:
 
 def test_every_prompt_is_what_greedy_decoding_says(lm) -> None:
     """All lengths and starts of some sequences, against a decoding of each alone."""
-    tokens = _planted(lm, [20, 32, 7])
+    tokens = _planted(lm, [20, 32])
     answers = analyse(inputs_of(lm, tokens), Settings(least=20, n_sequences=None)).frames["answers"]
-    assert answers.height == 3 * (37 + 29 + 13)  # starts 0 to 64 - P - 20 of P = 8, 16, 32
-    for row in answers.sample(25, seed=1).iter_rows(named=True):
+    assert answers.height == 2 * (37 + 29 + 13)  # starts 0 to 64 - P - 20 of P = 8, 16, 32
+    for row in answers.sample(15, seed=1).iter_rows(named=True):
         shown = tokens[row["sequence_id"], None, row["start"] :]
         written = next(continue_sequences(lm, shown, batch_size=1, prefix=row["prompt"])).tokens[0]
         right = written == shown[0, row["prompt"] :]

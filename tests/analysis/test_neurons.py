@@ -1,12 +1,13 @@
 """Entropy and information against sklearn, scipy and closed forms; planted classes found."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import polars as pl
 import pytest
 from scipy.stats import entropy
 from sklearn.metrics import mutual_info_score
 
-from mnemoscope.analysis.inputs import AnalysisInputs, OtherModel
 from mnemoscope.analysis.neurons import (
     Settings,
     analyse,
@@ -50,51 +51,47 @@ def test_bins_are_even_or_of_even_width_and_hold_every_value() -> None:
     assert entropies(binned(np.ones((10, 1)), 4, "quantile"), 4).tolist() == [0.0]
 
 
-def planted_inputs(monkeypatch, activations, classes, n_models=2) -> AnalysisInputs:
+@pytest.fixture
+def planted_inputs(monkeypatch, inputs_with):
     """A study whose models give these activations, found by the first token of a row."""
 
-    def given(lm, tokens, *, batch_size):
-        assert np.asarray(tokens).shape[1] == 2
-        yield activations[lm.number][np.asarray(tokens)[:, 0]]
+    def planted_inputs(activations, classes, n_models=2):
+        def given(lm, tokens, *, batch_size):
+            assert np.asarray(tokens).shape[1] == 2
+            yield activations[lm.number][np.asarray(tokens)[:, 0]]
 
-    monkeypatch.setattr("mnemoscope.analysis.neurons.neuron_activations", given)
-    monkeypatch.setattr("mnemoscope.analysis.inputs.count_forwards", lambda lm, forwards: lm)
-    model, *others = (type("Model", (), {"number": number})() for number in range(n_models))
-    n = len(classes)
-    return AnalysisInputs(
-        where="s",
-        table=pl.DataFrame({"sequence_id": range(n), "tokens": [[i, 0, 0, 0] for i in range(n)]}),
-        load_model=lambda: model,
-        labels=pl.DataFrame({"sequence_id": range(n), "T": classes}),
-        length=4,
-        others=tuple(
-            OtherModel("other" if n_models == 2 else f"step {one.number}", lambda one=one: one)
-            for one in others
-        ),
-    )
+        monkeypatch.setattr("mnemoscope.analysis.neurons.neuron_activations", given)
+        model, *others = (SimpleNamespace(number=number) for number in range(n_models))
+        ids = range(len(classes))
+        table = pl.DataFrame({"sequence_id": ids, "tokens": [[i, 0, 0, 0] for i in ids]})
+        labels = pl.DataFrame({"sequence_id": ids, "T": classes})
+        named = {f"step {one.number}": one for one in others}
+        return inputs_with(table, model, named, labels=labels, length=4)
+
+    return planted_inputs
 
 
-def test_a_shared_cause_and_a_narrow_range_are_found_in_their_class(monkeypatch) -> None:
+def test_a_shared_cause_and_a_narrow_range_are_found_in_their_class(planted_inputs) -> None:
     """Guess: neurons that share a cause (ρ = .8) and keep to a narrow range; Recall as Non-Memo."""
     generator = np.random.default_rng(0)
     classes = ["Non-Memo"] * N + ["Guess"] * N + ["Recall"] * (N + 40) + ["Rare"] * 9
     free = generator.standard_normal((2, len(classes), 2, 20)).astype(np.float32)
     cause = generator.standard_normal((N, 2, 1))
     free[0, N : 2 * N] = 0.3 * (np.sqrt(0.8) * cause + np.sqrt(0.2) * free[0, N : 2 * N])
-    result = analyse(planted_inputs(monkeypatch, free, classes), Settings(n_halves=10))
+    result = analyse(planted_inputs(free, classes), Settings(n_halves=10))
     frame = result.frames["differences"]
 
     def ends(measure, name, of):
         found = frame.filter(measure=measure, of=of, **{"class": name})
         return found.select("low", "high").row(0)
 
-    for of in ("under this model", "beyond other"):
+    for of in ("under this model", "beyond step 1"):
         assert ends("entropy", "Guess", of)[1] < -0.2
         assert ends("information", "Guess", of)[0] > 0.1
     for measure, name, of in (
         ("information", "Recall", "under this model"),
-        ("information", "Recall", "beyond other"),
-        ("entropy", "Guess", "under other"),
+        ("information", "Recall", "beyond step 1"),
+        ("entropy", "Guess", "under step 1"),
     ):
         low, high = ends(measure, name, of)
         assert low < 0.01
@@ -120,7 +117,7 @@ def test_the_interval_of_halves_is_the_spread_of_new_samples() -> None:
         halves = np.array([generator.permutation(200)[:100] for _ in range(n_halves)])
         return measure_group(codes, halves, chosen, n_bins=5, seed=0)
 
-    fresh = [draw(1) for _ in range(200)]
+    fresh = [draw(1) for _ in range(100)]
     own = [draw(40) for _ in range(10)]
     for name in ("entropy", "information"):
         wanted = np.std([getattr(one, name).value for one in fresh])
@@ -129,12 +126,12 @@ def test_the_interval_of_halves_is_the_spread_of_new_samples() -> None:
         assert 0.67 * wanted < found < 2.5 * wanted
 
 
-def test_groups_too_small_and_neurons_that_do_not_vary_are_refused(monkeypatch) -> None:
+def test_groups_too_small_and_neurons_that_do_not_vary_are_refused(planted_inputs) -> None:
     classes = ["Non-Memo"] * 60 + ["Guess"] * 10
     still = np.ones((2, 120, 1, 4), dtype=np.float32)
     with pytest.raises(UserError, match="groups too small"):
-        analyse(planted_inputs(monkeypatch, still, classes), Settings())
-    inputs = planted_inputs(monkeypatch, still, ["Non-Memo"] * 60 + ["Guess"] * 60)
+        analyse(planted_inputs(still, classes), Settings())
+    inputs = planted_inputs(still, ["Non-Memo"] * 60 + ["Guess"] * 60)
     with pytest.raises(UserError, match="0 of 4 neurons vary"):
         analyse(inputs, Settings())
     with pytest.raises(UserError, match="not labelled"):
@@ -142,7 +139,9 @@ def test_groups_too_small_and_neurons_that_do_not_vary_are_refused(monkeypatch) 
 
 
 @pytest.mark.parametrize("n_models", [3, 5])
-def test_checkpoints_are_ranked_by_what_they_reproduce(monkeypatch, n_models) -> None:
+def test_checkpoints_are_ranked_by_what_they_reproduce(
+    monkeypatch, planted_inputs, n_models
+) -> None:
     """Neurons of model k share a cause ever more strongly, and it reproduces ever more: τ = 1.
 
     Entropy is the same for all (quantile bins), so its order is noise alone.
@@ -157,7 +156,7 @@ def test_checkpoints_are_ranked_by_what_they_reproduce(monkeypatch, n_models) ->
         return np.repeat(np.arange(len(tokens))[:, None] < 40 * lm.number, 2, axis=1)
 
     monkeypatch.setattr("mnemoscope.analysis.neurons.right_tokens", right_tokens)
-    inputs = planted_inputs(monkeypatch, activations, classes, n_models)
+    inputs = planted_inputs(activations, classes, n_models)
     frames = analyse(inputs, Settings(n_neurons=12, n_per_group=150)).frames
     assert ("ranking" in frames) == (n_models >= 4)
     if n_models >= 4:

@@ -36,18 +36,12 @@ def vocabulary() -> Vocabulary:
 
 
 def test_windows_are_shifted_both_ways(vocabulary) -> None:
-    row = np.zeros(12, dtype=np.int64) + np.arange(12)
     rng = np.random.default_rng(0)
-    made = {
-        one.kind: one
-        for one in make_prompts(row, vocabulary, prefix=6, shifts=(2,), n_words=1, rng=rng)
-    }
-    assert set(made) == {AS_IT_IS, "2 later", "2 earlier"}  # these ids are no words
-    assert made["2 later"].ids.tolist() == [2, 3, 4, 5, 6, 7]
-    assert made["2 later"].wanted.tolist() == [8, 9, 10, 11]
-    assert made["2 earlier"].ids.tolist() == [0, 1, 2, 3]
-    assert made["2 earlier"].wanted.tolist() == [4, 5, 6, 7, 8, 9, 10, 11]
-    assert (made["2 later"].n_before, made["2 earlier"].n_before) == (0, 2)
+    prompts = make_prompts(np.arange(12), vocabulary, prefix=6, shifts=(2,), n_words=1, rng=rng)
+    made = {one.kind: (one.ids.tolist(), one.wanted.tolist(), one.n_before) for one in prompts}
+    assert made.keys() == {AS_IT_IS, "2 later", "2 earlier"}  # these ids are no words
+    assert made["2 later"] == ([2, 3, 4, 5, 6, 7], [8, 9, 10, 11], 0)
+    assert made["2 earlier"] == ([0, 1, 2, 3], [4, 5, 6, 7, 8, 9, 10, 11], 2)
 
 
 def test_words_are_changed_in_place_and_as_their_kind_says(vocabulary) -> None:
@@ -56,7 +50,6 @@ def test_words_are_changed_in_place_and_as_their_kind_says(vocabulary) -> None:
     tokenizer = vocabulary.tokenizer
     row = np.array(tokenizer.encode(text) * 4)[:24]
     places = vocabulary.places(row[:12])
-    assert places
     for seed in range(5):
         rng = np.random.default_rng(seed)
         made = make_prompts(row, vocabulary, prefix=12, shifts=(1,), n_words=1, rng=rng)
@@ -65,20 +58,18 @@ def test_words_are_changed_in_place_and_as_their_kind_says(vocabulary) -> None:
         place = int(np.flatnonzero(near != row[:12])[0])
         assert place in places
         assert np.flatnonzero(other != row[:12]).tolist() == [place]
-        word = vocabulary.pieces[row[place]]
-        rest = len(row[:12]) - place - 1
-        for kind in ("case", "typo"):
-            assert changed[kind][:place].tolist() == row[:place].tolist()
-            assert (
-                changed[kind][len(changed[kind]) - rest :].tolist() == row[place + 1 : 12].tolist()
-            )
-        capitals = changed["case"][place : len(changed["case"]) - rest]
-        assert tokenizer.decode(capitals) == word.upper()
-        if "typo" in changed:
-            typo = tokenizer.decode(changed["typo"][place : len(changed["typo"]) - rest])
-            assert typo != word.strip()
-            assert sorted(typo.strip()) == sorted(word.strip())
-            assert typo.strip()[0] == word.strip()[0]
+        word, rest = vocabulary.pieces[row[place]], 11 - place
+        texts = {}
+        for kind in changed.keys() & {"case", "typo"}:  # a word of one letter has no typo
+            ids = changed[kind]
+            assert ids[:place].tolist() == row[:place].tolist()
+            assert ids[len(ids) - rest :].tolist() == row[place + 1 : 12].tolist()
+            texts[kind] = tokenizer.decode(ids[place : len(ids) - rest])
+        assert texts["case"] == word.upper()
+        if "typo" in texts:
+            typo, plain = texts["typo"].strip(), word.strip()
+            assert texts["typo"] != plain
+            assert (sorted(typo), typo[0]) == (sorted(plain), plain[0])
 
 
 def test_the_near_synonym_is_the_planted_neighbour(vocabulary) -> None:
@@ -109,7 +100,7 @@ def test_recovery_of_a_table_made_by_hand() -> None:
 def test_runs_are_those_of_greedy_decoding(taught, vocabulary) -> None:
     lm = taught.model()
     rng = np.random.default_rng(0)
-    rows = np.array(taught.table["tokens"].to_list())[:6]
+    rows = np.array(taught.table["tokens"].to_list())[:3]
     prompts = [
         prompt
         for row in rows
@@ -122,8 +113,8 @@ def test_runs_are_those_of_greedy_decoding(taught, vocabulary) -> None:
         expected = len(written) if written.all() else int(np.argmin(written))
         assert n == max(0, expected - prompt.n_before)
     plain = [n for prompt, n in zip(prompts, found, strict=True) if prompt.kind == AS_IT_IS]
-    assert plain == [32, 32, plain[2], 32, 32, plain[5]]
-    assert max(plain[2], plain[5]) < 32
+    assert plain[:2] == [32, 32]
+    assert plain[2] < 32
 
 
 def test_ascent_unlearns_what_it_is_told_and_the_model_stays(taught, monkeypatch) -> None:

@@ -6,10 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 from scipy.optimize import minimize
-from sklearn.metrics import roc_auc_score
 
 from mnemoscope.analysis import predictors
-from mnemoscope.analysis.inputs import AnalysisInputs
 from mnemoscope.analysis.predict import (
     PARTITION_FEATURES,
     Data,
@@ -27,11 +25,7 @@ from mnemoscope.analysis.predict import (
     separating_plane,
     split_rows,
 )
-from mnemoscope.analysis.predictors import (
-    frequency_columns,
-    similar_texts,
-    three_perplexities,
-)
+from mnemoscope.analysis.predictors import frequency_columns, similar_texts
 from mnemoscope.errors import UserError
 
 COEFFICIENTS = np.array([1.5, -1.0, 0.0])
@@ -68,27 +62,11 @@ def test_the_model_is_the_published_one() -> None:
     assert fitted.predict(values, parts) == pytest.approx(1 / (1 + np.exp(-odds)), abs=1e-3)
 
 
-def test_one_model_a_part_finds_a_sign_that_turns() -> None:
-    """Where the coefficient turns with the part, one model for all is blind, two are not."""
-    generator = np.random.default_rng(1)
-    x, part = generator.normal(size=(4000, 1)), generator.integers(0, 2, 4000)
-    label = generator.random(4000) < 1 / (1 + np.exp(-3 * x[:, 0] * (2 * part - 1)))
-    alone = fit_parts(x, label, np.zeros(4000, dtype=int)).predict(x, np.zeros(4000, dtype=int))
-    apart = fit_parts(x, label, part)
-    assert roc_auc_score(label, alone) == pytest.approx(0.5, abs=0.05)
-    assert roc_auc_score(label, apart.predict(x, part)) > 0.9
-    weights = apart.weights(1)
-    assert weights[0][0] < -2 < 2 < weights[1][0]
-
-
-def test_a_column_of_zeros_and_ones_is_left_as_it_is() -> None:
+def test_columns_of_flags_are_left_as_they_are_and_a_part_with_one_label_predicts_it() -> None:
     values, label = _logistic(400)
     left = fit_parts(values, label, np.zeros(400, dtype=int), unscaled=(2,)).models[0]
     assert left[0].transform(values)[:, 2] == pytest.approx(values[:, 2])
     assert left[0].mean_[:2] == pytest.approx(values[:, :2].mean(axis=0))
-
-
-def test_a_part_with_one_label_predicts_it() -> None:
     values = np.arange(8.0)[:, None]
     label = np.array([True] * 4 + [False, True] * 2)
     fitted = fit_parts(values, label, np.array([0] * 4 + [1] * 4))
@@ -101,7 +79,7 @@ def test_likelihood_ratios_hold_their_level_and_find_an_effect() -> None:
     pytest.importorskip("statsmodels")
     p_values = []
     for seed in range(40):
-        values, label = _logistic(400, seed)
+        values, label = _logistic(200, seed)
         p_values.append(likelihood_ratio(values[:, :2], values, label).p_value)
     # The third coefficient is 0: of 40 p-values 2 are below .05 on average, 8 are 4 sd above.
     assert sum(p < 0.05 for p in p_values) <= 8
@@ -114,41 +92,32 @@ def test_likelihood_ratios_hold_their_level_and_find_an_effect() -> None:
 
 def test_likelihood_ratios_are_refused_where_they_are_not_valid() -> None:
     pytest.importorskip("statsmodels")
-    values, label = _logistic(100)
+    values, label = _logistic(300)
     separated = likelihood_ratio(values, np.column_stack([values, label * 2.0 - 1]), label)
     assert "separate" in separated.reason
     assert np.isnan(separated.p_value)
     assert "nested" in likelihood_ratio(values[:, :1], values[:, 1:], label).reason
-    design = np.column_stack([np.ones(100), values])
-    assert not separating_plane(design, label).any()
+    assert not separating_plane(np.column_stack([np.ones(300), values]), label).any()
     touching = np.column_stack([np.ones(4), [-1.0, 0.0, 0.0, 1.0]])  # all but rows on the plane
     assert separating_plane(touching, np.array([False, False, True, True])).any()
-
-
-def test_the_feature_that_separates_is_named_and_the_others_are_not() -> None:
-    """A flag that only some positive rows have separates, though most rows lie on the plane."""
-    values, label = _logistic(300)
+    # A flag that only some positive rows have separates, though most rows lie on the plane.
     flag = label & (values[:, 0] > 1)
     assert separating_features(np.column_stack([values, flag]), label) == [3]
     assert separating_features(values, label) == []
 
 
-def test_calibration_error_by_hand() -> None:
+def test_calibration_error_and_figures_by_hand() -> None:
     """Two bins in use: .65 confident and right half the time, .95 and always right."""
     probabilities = np.array([0.65, 0.65, 0.05, 0.95])
     label = np.array([True, False, False, True])
-    assert expected_calibration_error(probabilities, label) == pytest.approx(
-        0.5 * 0.15 + 0.5 * 0.05
-    )
+    wanted = 0.5 * 0.15 + 0.5 * 0.05
+    assert expected_calibration_error(probabilities, label) == pytest.approx(wanted)
     # five bins: .65 and .75 fall into one, where a right and a wrong answer cancel in part
     one_bin = figures_of(np.array([0.65, 0.75]), np.array([True, False]))
     assert one_bin["ece"] == pytest.approx(0.2)
     calibrated = np.random.default_rng(0).random(50_000)
     drawn = np.random.default_rng(1).random(50_000) < calibrated
     assert expected_calibration_error(calibrated, drawn) < 0.01
-
-
-def test_figures_by_hand() -> None:
     found = figures_of(np.array([0.9, 0.6, 0.8, 0.1]), np.array([True, False, True, False]))
     assert (found["roc_auc"], found["precision"], found["recall"]) == (1.0, pytest.approx(2 / 3), 1)
     assert found["f1"] == pytest.approx(0.8)
@@ -191,7 +160,7 @@ def _planted_data(n: int = 900) -> Data:
 
 def test_the_planted_partition_is_found_and_beats_the_baseline() -> None:
     data = _planted_data()
-    found = best_partition(data, Settings(partition_rows=600))
+    found = best_partition(data, Settings(partition_rows=400))
     assert found.best is not None
     assert "duplicates" in {limit.feature for limit in found.best}
     assert 0 < found.n_eligible <= found.n_all == 54
@@ -199,7 +168,7 @@ def test_the_planted_partition_is_found_and_beats_the_baseline() -> None:
         name: np.where(data.is_test, np.nan, values) for name, values in data.features.items()
     }
     blind = replace(data, features=unknown, label=data.label & ~data.is_test)
-    assert best_partition(blind, Settings(partition_rows=600)) == found
+    assert best_partition(blind, Settings(partition_rows=400)) == found
     settings = Settings(n_resamples=50, tests=False, partition=False)
     scores, weights, tests, partition = model_all(data, settings)
     assert tests is None
@@ -214,14 +183,10 @@ def test_the_planted_partition_is_found_and_beats_the_baseline() -> None:
 
 def test_near_duplicates_stay_on_one_side() -> None:
     generator = np.random.default_rng(4)
-    groups = [str(number) for number in generator.integers(0, 40, 300)]
+    groups = np.array([str(number) for number in generator.integers(0, 40, 300)])
     label, category = generator.random(300) < 0.5, generator.integers(0, 3, 300)
-    test = split_rows(label, category, groups, seed=0)
-    sides = {
-        group: {bool(test[i]) for i, one in enumerate(groups) if one == group}
-        for group in set(groups)
-    }
-    assert all(len(side) == 1 for side in sides.values())
+    test = split_rows(label, category, groups.tolist(), seed=0)
+    assert set(groups[test]).isdisjoint(groups[~test])
     assert 0.1 < test.mean() < 0.3
 
 
@@ -236,13 +201,13 @@ def test_token_frequencies_count_multiplicity() -> None:
     assert found["p75_frequency"].tolist() == [20.0, 10.0]
 
 
-def test_columns_of_the_table_count_before_what_is_made_of_it(monkeypatch) -> None:
+def test_columns_of_the_table_count_before_what_is_made_of_it(monkeypatch, inputs_with) -> None:
     monkeypatch.setattr(predictors, "_logprobs", lambda inputs, rows: np.zeros((2, 3)))
     given = {"duplicates": [4, 5], "n_similar": [6, 7], "n_near": [8, 9]}
     rows = pl.DataFrame(
         {"sequence_id": [0, 1], "tokens": [[1, 2, 3, 4]] * 2, "text": ["one two"] * 2, **given}
     )
-    inputs = AnalysisInputs(where="", table=rows, load_model=lambda: None, length=4)
+    inputs = inputs_with(rows, length=4)
     found = predictors.add_predictors(inputs, rows)
     assert found.select(*given).to_dict(as_series=False) == given
     made = predictors.add_predictors(inputs, rows.drop(*given))
@@ -258,16 +223,18 @@ def test_similar_texts_are_counted_and_near_ones_among_them() -> None:
     assert found["n_near"].tolist() == [1, 2, 1, 0]  # an equal text is no edit away
 
 
-def _refused(monkeypatch, table: pl.DataFrame, features: dict, **settings: object) -> str:
-    """What `analyse` says of planted features, in one line."""
-    made = pl.DataFrame(dict.fromkeys(predictors.FEATURES, 1.0) | features, nan_to_null=False)
-    made = made if made.height == table.height else pl.concat([made] * table.height)
-    monkeypatch.setattr("mnemoscope.analysis.predict.add_predictors", lambda *a, **k: made)
-    inputs = AnalysisInputs(where="", table=table, load_model=lambda: None)
-    with pytest.raises(UserError) as refused:
-        analyse(inputs, Settings(tests=False, partition=False, **settings))
-    assert "\n" not in str(refused.value)
-    return str(refused.value)
+@pytest.fixture
+def result_of(monkeypatch, inputs_with):
+    """The analysis of rows with planted features; all others are constant."""
+
+    def result_of(table, features, **settings):
+        made = pl.DataFrame({name: np.ones(table.height) for name in predictors.FEATURES})
+        made = made.with_columns(**{name: pl.Series(one) for name, one in features.items()})
+        monkeypatch.setattr("mnemoscope.analysis.predict.add_predictors", lambda *a, **k: made)
+        settings = Settings(partition=False, n_resamples=50, **settings)
+        return analyse(inputs_with(table), settings)
+
+    return result_of
 
 
 def _rows(memorized: list[bool], **columns: object) -> pl.DataFrame:
@@ -279,71 +246,56 @@ def _rows(memorized: list[bool], **columns: object) -> pl.DataFrame:
     )
 
 
-def test_groups_too_small_and_one_sided_labels_are_refused(monkeypatch) -> None:
-    varying = {"duplicates": np.arange(60.0)}
-    for n_yes in (0, 19, 60):
-        said = _refused(monkeypatch, _rows([True] * n_yes + [False] * (60 - n_yes)), varying)
-        assert said.startswith(
-            f"analyze predict: {n_yes} memorized sequences and {60 - n_yes} others; 20 of each"
-        )
-    assert "--set minimum=N" in said
-    half = [True, False] * 30
-    one_text = _rows(half).with_columns(pl.Series("tokens", [[5] * 64] * 60))
-    said = _refused(monkeypatch, one_text, varying)
-    assert "1 groups of near duplicates, and 5 are needed" in said
-    texts = [[20] * 64] * 30 + [[1 + i] * 64 for i in (0, 1, 2, 3) for _ in range(5)]
-    texts = [texts[i // 2 if i % 2 == 0 else 30 + i // 2 % 20] for i in range(60)]
-    one_sided = _rows(half).with_columns(pl.Series("tokens", texts))  # memorized: one text
-    said = _refused(monkeypatch, one_sided, varying)
-    assert said.startswith("analyze predict, sequences ")
-    assert "4 of each are needed" in said
+HALF = [True, False] * 30
+VARYING = {"duplicates": np.arange(60.0)}
+UNKNOWN = {"duplicates": pl.Series([None] * 60, dtype=pl.Int64)}
+GAP = {"n_near": np.where(np.arange(60) == 3, np.nan, np.arange(60.0))}
+ONE_TEXT_OF_MEMORIZED = [[20] * 64 if i % 2 == 0 else [1 + i // 10 % 4] * 64 for i in range(60)]
 
 
-def test_features_without_variance_or_unknown_are_refused(monkeypatch) -> None:
-    half = [True, False] * 30
-    assert "nothing to predict from" in _refused(monkeypatch, _rows(half), {})
-    gap = np.where(np.arange(60) == 3, np.nan, np.arange(60.0))
-    assert "nothing to predict from" in _refused(monkeypatch, _rows(half), {"n_near": gap})
-    unknown = _rows(half, duplicates=pl.Series([None] * 60, dtype=pl.Int64))
-    said = _refused(monkeypatch, unknown, {})
-    assert "since duplicates is not known of any" in said
-    assert "--set taxonomy=NAMES" in said
+@pytest.mark.parametrize(
+    ("table", "features", "said"),
+    [
+        *(
+            (
+                _rows([True] * n + [False] * (60 - n)),
+                VARYING,
+                f"analyze predict: {n} memorized sequences and {60 - n} others; 20 of each",
+            )
+            for n in (0, 19, 60)
+        ),
+        (_rows(HALF, tokens=[[5] * 64] * 60), VARYING, "1 groups of near duplicates, and 5 are"),
+        (_rows(HALF, tokens=ONE_TEXT_OF_MEMORIZED), VARYING, "predict, sequences .* 4 of each are"),
+        (_rows(HALF), {}, "nothing to predict from"),
+        (_rows(HALF), GAP, "nothing to predict from"),
+        (_rows(HALF, **UNKNOWN), {}, "since duplicates is not known of any.*--set taxonomy=NAMES"),
+    ],
+)
+def test_groups_too_small_one_sided_labels_and_features_without_variance_are_refused(
+    result_of, table, features, said
+):
+    with pytest.raises(UserError, match=said) as refused:
+        result_of(table, features, tests=False)
+    assert "\n" not in str(refused.value)
 
 
-def test_a_feature_without_variance_is_left_out_and_named(monkeypatch) -> None:
+def test_a_feature_without_variance_is_left_out_and_named(result_of) -> None:
     """One constant and one with a gap stand aside; the model learns from the third."""
     n = 200
     memorized = [True, False] * 100
-    features = dict.fromkeys(predictors.FEATURES, np.ones(n)) | {
+    features = {
         "shannon_length": np.where(memorized, 1.0, 0.0) + np.arange(n) / n,
         "n_near": np.where(np.arange(n) == 3, np.nan, np.arange(n)),
     }
-    made = pl.DataFrame(features)
-    monkeypatch.setattr("mnemoscope.analysis.predict.add_predictors", lambda *a, **k: made)
-    for columns, settings, libraries in (
-        ({}, {"tests": False}, ()),
+    for columns, tests, libraries in (
+        ({}, False, ()),
         # edits between texts, the tests
-        ({"text": [f"text {i}" for i in range(n)]}, {}, ("rapidfuzz", "statsmodels")),
+        ({"text": [f"text {i}" for i in range(n)]}, True, ("rapidfuzz", "statsmodels")),
     ):
-        table = _rows(memorized, **columns)
-        inputs = AnalysisInputs(where="", table=table, load_model=lambda: None)
-        result = analyse(inputs, Settings(partition=False, n_resamples=50, **settings))
+        result = result_of(_rows(memorized, **columns), features, tests=tests)
         left_out = next(line for line in result.further if line.startswith("Left out"))
         assert "n_near" in left_out
         assert "duplicates" in left_out
         assert "shannon_length" not in left_out
         assert result.frames["weights"]["feature"].unique().to_list() == ["shannon_length"]
         assert result.libraries == libraries
-
-
-def test_perplexities_are_split_where_the_prefix_ends():
-    logprobs = -np.random.default_rng(0).exponential(size=(3, 63))
-    found = three_perplexities(logprobs, 48)
-    np.testing.assert_allclose(
-        found["prompt_perplexity"], np.exp(-logprobs[:, :47].mean(axis=1)), rtol=1e-12
-    )
-    np.testing.assert_allclose(
-        found["generation_perplexity"], np.exp(-logprobs[:, 47:].mean(axis=1)), rtol=1e-12
-    )
-    halves, given = three_perplexities(logprobs), three_perplexities(logprobs, 32)
-    assert all((halves[name] == given[name]).all() for name in halves)

@@ -5,25 +5,21 @@ them, with the shares from which the copy was drawn, and with scipy.
 """
 
 import json
-import re
-import sys
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 import scipy.stats
-
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-
 import synthetic_semantic_filters as synthetic
 
 from mnemoscope.analysis.predictors import given_perplexities, three_perplexities
 from mnemoscope.analysis.registry import entry_named
+from mnemoscope.cli import main
 from mnemoscope.flow.analyze import rows_for
 from mnemoscope.study.folder import Study
-from tiny_models import make_sequences
 
+SPLIT = ("--split", "deduped_12b", "--model", "none")
 N_PILE, N_MEMORIES = 1200, 400
 PERPLEXITIES = ("prompt_perplexity", "generation_perplexity", "sequence_perplexity")
 
@@ -42,8 +38,6 @@ def source(tmp_path_factory) -> Path:
 
 
 def run_verb(*words: object) -> None:
-    from mnemoscope.cli import main
-
     with pytest.raises(SystemExit) as left:
         main([*map(str, words), "-q"])
     assert left.value.code == 0
@@ -53,7 +47,7 @@ def run_verb(*words: object) -> None:
 def study(source, tmp_path_factory) -> Path:
     """A study of the copy, analysed without a model; read only."""
     folder = tmp_path_factory.mktemp("of-copy") / "study"
-    run_verb("sequences", source, "--split", "deduped_12b", "--model", "none", "-o", folder)
+    run_verb("sequences", source, *SPLIT, "-o", folder)
     run_verb("features", folder)
     with pytest.MonkeyPatch.context() as patch:
         for name in ("load_model", "load_tokenizer"):
@@ -99,13 +93,10 @@ def test_dependencies_find_what_was_planted_without_a_model(study, source) -> No
     given = features["generation_perplexity_right"].to_numpy().astype(np.float64)
     mended = features["generation_perplexity"].to_numpy()
     assert mended == pytest.approx(given ** (63 / 32), rel=1e-6)
-
-
-def test_class_proportions_are_the_planted_ones_beside_the_published(study, source) -> None:
-    folder = study / "analysis" / "dependencies"
+    # class proportions are the planted ones, beside the published
     shares = pl.read_parquet(folder / "proportions.parquet")
     own = {row["category"]: row for row in shares.to_dicts()}
-    truth = whole(source).filter(pl.col("memorization_score") == 1)
+    truth = truth.filter(memorized)
     recite = truth["sequence_duplicates"] > 5
     pattern = truth["is_incrementing"] | truth["is_repeating"]
     counts = {
@@ -162,6 +153,8 @@ def test_perplexities_of_the_data_set_are_mended_to_our_own() -> None:
         assert given_perplexities(frame, tokens)[name] == pytest.approx(values)
     assert own["prompt_perplexity"] == pytest.approx(np.exp(-logprobs[:, :31].mean(axis=1)))
     assert own["generation_perplexity"] == pytest.approx(np.exp(-logprobs[:, 31:].mean(axis=1)))
+    early = three_perplexities(logprobs, 48)  # tokens of the prefix
+    assert early["prompt_perplexity"] == pytest.approx(np.exp(-logprobs[:, :47].mean(axis=1)))
     tokens[0, 5:9] = 0  # four trailing tokens are not counted: 59 are, 29 of the first half
     frame = _published(logprobs, tokens)
     found = given_perplexities(frame, tokens)
@@ -176,7 +169,7 @@ def test_rare_classes_do_not_weigh_more_than_their_due(source, tmp_path) -> None
     folder = tmp_path / "study"
     few = [f"label.{name}" for name in ("n_train=40", "n_eval=10", "minimum=6")]
     sets = [one for option in few for one in ("--set", option)]
-    run_verb("sequences", source, "--split", "deduped_12b", "--model", "none", *sets, "-o", folder)
+    run_verb("sequences", source, *SPLIT, *sets, "-o", folder)
     run_verb("features", folder)
     opened = Study(folder)
     kept, plain = opened.sequences, rows_for(opened, entry_named("predict"))
@@ -197,99 +190,68 @@ def test_rare_classes_do_not_weigh_more_than_their_due(source, tmp_path) -> None
 
 
 def test_without_a_model_what_needs_one_says_so(study, source, tmp_path, refused) -> None:
-    for name in ("boundary", "levels", "trigger", "neurons"):
-        said = refused("analyze", name, study)
-        assert said.endswith("has none (model.name none). Found a study with one: --model NAME.")
-        assert not (study / "analysis" / name).exists()
-    assert "the study has none" in refused("continue", study, "-q")
-    assert "the study has none" in refused("analyze", "predict", study, "--corpus", source, "-q")
     (tmp_path / "a.txt").write_text("text " * 100)
     out = tmp_path / "out"
-    said = refused("sequences", tmp_path / "a.txt", "--model", "none", "-o", out, "-q")
-    assert "only a split of usvsnsp/semantic-filters is read without a model" in said
-    assert not out.exists()
-    split = ("--sequences", source, "--split", "deduped_12b", "--model", "none")
-    assert "'mnemoscope sequences SOURCE" in refused("run", *split, "-o", out, "-q")
+    for words, said in (
+        (("analyze", "boundary", study), "has none (model.name none). Found a study with one: --m"),
+        (("continue", study), "the study has none"),
+        (("analyze", "predict", study, "--corpus", source), "the study has none"),
+        (
+            ("sequences", tmp_path / "a.txt", "--model", "none", "-o", out),
+            "only a split of usvsnsp/semantic-filters is read without a model",
+        ),
+        (("run", "--sequences", source, *SPLIT, "-o", out), "'mnemoscope sequences SOURCE"),
+    ):
+        assert said in refused(*words, "-q")
+    assert not (study / "analysis" / "boundary").exists()
     assert not out.exists()
 
 
 def test_a_copy_without_perplexities_or_with_torn_counts_is_refused(
     source, tmp_path, refused
 ) -> None:
-    def rewritten(name: str, change) -> Path:
+    def rewritten(name: str, *change) -> Path:
         (tmp_path / name / "data").mkdir(parents=True)
         for path in (source / "data").glob("*.parquet"):
-            change(pl.read_parquet(path)).write_parquet(tmp_path / name / "data" / path.name)
+            frame = pl.read_parquet(path).with_columns(*change)
+            if name == "bare":
+                frame = frame.drop(*PERPLEXITIES)
+            frame.write_parquet(tmp_path / name / "data" / path.name)
         return tmp_path / name
 
-    split = ("--split", "deduped_12b", "--model", "none", "-o")
-    bare = rewritten("bare", lambda frame: frame.drop(*PERPLEXITIES))
     folder = tmp_path / "of-bare"
-    run_verb("sequences", bare, *split, folder)
+    run_verb("sequences", rewritten("bare"), *SPLIT, "-o", folder)
     run_verb("features", folder)
-    assert re.search("needs perplexities.*--model NAME", refused("analyze", "predict", folder))
-    torn = rewritten("torn", lambda frame: frame.with_columns(pl.col("frequencies").list.head(63)))
-    assert "column 'frequencies', row 0: 64 counts" in refused(
-        "sequences", torn, *split, tmp_path / "of-torn"
-    )
-    text = rewritten(
-        "text", lambda frame: frame.with_columns(loss=0, sequence_perplexity=pl.lit("a"))
-    )
-    assert "column 'sequence_perplexity': String where numbers are needed" in refused(
-        "sequences", text, *split, tmp_path / "of-text"
-    )
+    assert "needs perplexities" in refused("analyze", "predict", folder)
+    for name, change, said in (
+        ("torn", pl.col("frequencies").list.head(63), "column 'frequencies', row 0: 64 counts"),
+        (
+            "text",
+            pl.lit("a").alias("sequence_perplexity"),
+            "column 'sequence_perplexity': String where numbers are needed",
+        ),
+    ):
+        copy = rewritten(name, change, *([pl.lit(0).alias("loss")] if name == "text" else []))
+        assert said in refused("sequences", copy, *SPLIT, "-o", tmp_path / f"of-{name}")
 
 
-@pytest.fixture(scope="module")
-def own_study(tiny, tmp_path_factory) -> Path:
-    """A study of a copy whose memorized rows the tiny model does reproduce, with that model."""
-    from mnemoscope.flow.run import run
-    from mnemoscope.study.settings import parse_settings
-
-    folder = tmp_path_factory.mktemp("own")
-    truth = make_sequences(tiny.model)
-    is_memorized = np.arange(truth.height) % 3 < 2
-    frame = synthetic.make_rows(
-        truth["sequence_id"].to_numpy(), is_memorized, seed=0, vocab_size=300
-    )
-    tokens = np.array(truth["tokens"].to_list(), dtype=np.int64)
-    frame = frame.with_columns(
-        pl.Series("tokens", tokens.tolist(), dtype=pl.List(pl.Int64)),
-        pl.Series("frequencies", (10**10 // (1 + tokens)).tolist(), dtype=pl.List(pl.Int64)),
-    )
-    memories = frame.filter(pl.col("memorization_score") == 1)
-    for name, rows in (("pile_deduped_70m", frame), ("memories_deduped_70m", memories)):
-        synthetic.write_split(folder, name, iter([rows]), n_shards=1, n_rows=rows.height)
-    values = {
-        **tiny.values,
-        "sequences": {"source": str(folder), "split": "deduped_70m"},
-        "label": {**tiny.values["label"], "n_train": 80},  # 200 of each label are kept: all
-    }
-    run(parse_settings(values, where="test"), folder / "study", until="features")
-    return folder / "study"
-
-
-def test_levels_of_a_split_give_the_planted_share(own_study, tiny) -> None:
+def test_levels_and_frequencies_of_a_split_are_the_planted_ones(own_study, tiny, call) -> None:
     """Two thirds of 240 are the model's own continuations: from it to itself they all stay."""
     run_verb("analyze", "levels", own_study, "--second", tiny.model)
     stays = pl.read_parquet(own_study / "analysis" / "levels" / "stays.parquet")
     row = stays.filter(what="memorized").row(0, named=True)
     assert (row["n_before"], row["share"]) == (160, 1.0)
-
-
-def test_boundary_counts_by_the_data_sets_own_frequencies(own_study, call) -> None:
-    """Mean of count(first of the suffix) - count(last of the prefix), from the files' lists."""
+    # Mean of count(first of the suffix) - count(last of the prefix), from the files' lists.
     result = call("analyze", "boundary", own_study, "--set", "tolerance=0.12", "-q")
     assert result.status == 0, result.err
-    table = pl.read_parquet(own_study / "sequences.parquet").filter("is_memorized")
-    counts = np.array(table["published_frequencies"].to_list(), dtype=np.float64)
-    everything = pl.read_parquet(own_study / "sequences.parquet")
-    pairs = everything.select(
-        pl.col("tokens").explode(), pl.col("published_frequencies").explode()
-    ).unique()
-    planted = 100 * (counts[:, 32] - counts[:, 31]).mean() / pairs["published_frequencies"].sum()
+    table = pl.read_parquet(own_study / "sequences.parquet")
+    memorized = table.filter("is_memorized")["published_frequencies"].to_list()
+    counts = np.array(memorized, dtype=np.float64)
+    columns = pl.col("tokens").explode(), pl.col("published_frequencies").explode()
+    total = table.select(*columns).unique()["published_frequencies"].sum()
     found = pl.read_parquet(own_study / "analysis" / "boundary" / "differences.parquet")
     row = found.filter(what="frequency", group="memorized").row(0, named=True)
     assert row["n"] == 160
+    planted = 100 * (counts[:, 32] - counts[:, 31]).mean() / total
     assert row["difference"] == pytest.approx(planted, rel=1e-6)
     assert "the data set's own" in result.out

@@ -1,4 +1,4 @@
-"""Which rows a model cannot know and which it was trained on, counted, half counted and not."""
+"""Which rows a model cannot know and which it was trained on; what is made of them, by group."""
 
 from dataclasses import replace
 
@@ -6,14 +6,28 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mnemoscope.analysis import perturb
+from mnemoscope.analysis import dynamics, inject, perturb
 from mnemoscope.analysis.inputs import OtherModel
 from mnemoscope.analysis.registry import entry_named, run_analysis
 from mnemoscope.analysis.rows import UNCOUNTED, classes_of, training_rows, unseen_rows
 from mnemoscope.errors import UserError
 from mnemoscope.lm.load import load_model
-from tests.analysis.test_groups import PERTURB
 from tests.tiny_models import save_model
+
+INJECT = inject.Settings(
+    n_texts=12, every=3, n_insertions=1, steps_after=0, batch_size=16, prompts=(32,), stride=64
+)
+DYNAMICS = dynamics.Settings(
+    n_special=12, batch_size=12, epochs=1, n_repeats=2, gap=2, steps_before=0, steps_after=5
+)
+PERTURB = perturb.Settings(
+    n_sequences=12, n_unlearned=12, shifts=(1,), batch_size=12, max_steps=2, learning_rate=1e-3
+)
+INTERVALS = {
+    "inject": {"lengths": "length", "effect": "more"},
+    "dynamics": {"learning": "m", "forgetting": "m", "floors": "above_never"},
+    "perturb": {"unlearning": "tokens", "beside": "right"},
+}
 
 
 def of_counts(inputs, counts):
@@ -22,32 +36,46 @@ def of_counts(inputs, counts):
     return replace(inputs, table=inputs.table.with_columns(column))
 
 
-def test_rows_without_any_count_are_unseen_where_the_model_does_not_know_them(taught) -> None:
-    """As `features` leaves them: a column of nulls."""
+def test_what_was_not_counted_is_neither_trained_on_nor_unseen(taught) -> None:
+    table = taught.table
+    # as `features` leaves them, a column of nulls: unseen is what the model does not know
     inputs = of_counts(taught, [None] * 90)
-    unseen = unseen_rows(inputs, 30, 0, where="analyze x")
-    assert not unseen["is_memorized"].any()
+    assert not unseen_rows(inputs, 30, 0, where="analyze x")["is_memorized"].any()
     trained = training_rows(inputs, 90, where="analyze x")
-    known = inputs.table.filter("is_memorized")["tokens"].to_list()
-    assert trained.tolist() == known
+    assert trained.tolist() == table.filter("is_memorized")["tokens"].to_list()
     with pytest.raises(UserError, match=r"30 sequences .* no duplicates are counted\), and 31"):
         unseen_rows(inputs, 31, 0, where="analyze x")
-
-
-def test_a_row_that_was_not_counted_is_neither_trained_on_nor_unseen(taught) -> None:
+    # counted for the second half alone
     counts = np.where(np.arange(90) % 3 == 2, 0, 4).astype(object)
     counts[:45] = None
     inputs = of_counts(taught, counts.tolist())
-    ids = inputs.table["sequence_id"]
     unseen = unseen_rows(inputs, 15, 0, where="analyze x")
-    assert set(unseen["sequence_id"]) == set(ids[47::3])
+    assert set(unseen["sequence_id"]) == set(table["sequence_id"][47::3])
     trained = training_rows(inputs, 90, where="analyze x")
-    rest = [
-        row for place, row in enumerate(inputs.table["tokens"]) if place >= 45 and place % 3 < 2
-    ]
-    assert trained.tolist() == [row.to_list() for row in rest]
+    rest = table[45:].filter(pl.int_range(45) % 3 < 2)
+    assert trained.tolist() == rest["tokens"].to_list()
     with pytest.raises(UserError, match=r"15 sequences .*\(duplicates 0\), and 16 are needed"):
         unseen_rows(inputs, 16, 0, where="analyze x")
+
+
+@pytest.mark.parametrize(
+    ("module", "settings"), [(inject, INJECT), (dynamics, DYNAMICS), (perturb, PERTURB)]
+)
+def test_intervals_of_what_is_trained_draw_groups(taught, module, settings) -> None:
+    def of_groups(n: int):
+        table = taught.table.with_columns(near_duplicates=pl.int_range(pl.len()) // 3 % n)
+        return module.analyse(replace(taught, table=table), settings).frames
+
+    many, few = of_groups(1000), of_groups(9)
+    for frame, column in INTERVALS[module.__name__.rsplit(".", 1)[-1]].items():
+        assert many[frame][column].to_list() == few[frame][column].to_list()
+        ends = [pl.col(f"{column}_{end}") for end in ("low", "high")]
+        assert many[frame].select(pl.all_horizontal(one.is_not_null() for one in ends).all()).item()
+        assert few[frame].select(pl.all_horizontal(one.is_null() for one in ends).all()).item()
+    counted = {name: frame for name, frame in few.items() if "n_groups" in frame.columns}
+    assert counted
+    for frame in counted.values():
+        assert frame["n_groups"].to_numpy().max() <= 9
 
 
 def test_an_analysis_runs_without_counts_and_says_so(taught) -> None:

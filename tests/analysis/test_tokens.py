@@ -3,11 +3,9 @@
 from dataclasses import replace
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
 
-from mnemoscope.analysis.inputs import AnalysisInputs
 from mnemoscope.analysis.rows import generate_by_level, states_of
 from mnemoscope.analysis.tokens import (
     Predictor,
@@ -21,8 +19,6 @@ from mnemoscope.analysis.tokens import (
     train_predictor,
 )
 from mnemoscope.errors import UserError
-from mnemoscope.lm.load import load_model
-from tests.tiny_models import make_sequences, save_model
 
 SMALL = Training(n_layers=1, n_heads=2, feedforward=16, n_epochs=12, learning_rate=3e-3)
 
@@ -35,47 +31,42 @@ def _planted(n: int = 400, steps: int = 6, width: int = 8):
     return states, rng.random((n, steps)).astype(np.float32), is_right
 
 
-def test_a_planted_linear_signal_is_learnt_and_entropy_alone_is_at_chance() -> None:
+def test_planted_signals_are_learnt_and_what_says_nothing_is_at_chance() -> None:
     states, entropy, is_right = _planted()
-    is_test = np.arange(400) >= 300
-    held_back = np.arange(300) >= 260
+    is_test, held_back = np.arange(400) >= 300, np.arange(300) >= 260
+
+    def learnt(right):
+        model = train_predictor(states[:300], entropy[:300], right[:300], held_back, SMALL)
+        return predict_probabilities(model, states[300:], entropy[300:], batch_size=32)
+
+    def accuracy(chance, right):
+        return ((chance > 0.5) == right[300:]).mean()
+
     before = torch.random.get_rng_state()
-    model = train_predictor(states[:300], entropy[:300], is_right[:300], held_back, SMALL)
+    chance = learnt(is_right)
     assert torch.equal(before, torch.random.get_rng_state())
-    chance = predict_probabilities(model, states[300:], entropy[300:], batch_size=32)
-    assert ((chance > 0.5) == is_right[300:]).mean() > 0.93
+    assert accuracy(chance, is_right) > 0.93
     blind = predict_by_entropy(entropy, is_right, is_test)
-    assert abs(((blind > 0.5) == is_right[300:]).mean() - 0.5) < 0.08  # 600 tokens: 4 errors
-    again = train_predictor(states[:300], entropy[:300], is_right[:300], held_back, SMALL)
-    same = predict_probabilities(again, states[300:], entropy[300:], batch_size=32)
-    np.testing.assert_array_equal(chance, same)
+    assert abs(accuracy(blind, is_right) - 0.5) < 0.08  # 600 tokens: 4 errors
+    np.testing.assert_array_equal(chance, learnt(is_right))
+    by_entropy = entropy < 0.4
+    assert accuracy(predict_by_entropy(entropy, by_entropy, is_test), by_entropy) > 0.95
+    # the entropy is one of 513 inputs of the last layer; the commoner answer gives .6
+    assert accuracy(learnt(by_entropy), by_entropy) > 0.7
 
 
 def test_what_is_held_back_is_not_learnt_from() -> None:
     """After one epoch the weights are the same whatever is so of the rows held back."""
     states, entropy, is_right = _planted(80)
     held_back = np.arange(80) >= 60
-    once = replace(SMALL, n_epochs=1)
     other = np.where(held_back[:, None], ~is_right, is_right)
-    first, second = (
-        train_predictor(states, entropy, right, held_back, once) for right in (is_right, other)
-    )
     far = states + 100 * held_back[:, None, None].astype(np.float32)
-    third = train_predictor(far, entropy, is_right, held_back, once)
-    for name, weights in first.state_dict().items():
-        assert torch.equal(weights, second.state_dict()[name]), name
-        assert torch.equal(weights, third.state_dict()[name]), name
-
-
-def test_entropy_that_decides_is_used_by_both() -> None:
-    states, entropy, _ = _planted()
-    is_right, is_test = entropy < 0.4, np.arange(400) >= 300
-    assert ((predict_by_entropy(entropy, is_right, is_test) > 0.5) == is_right[300:]).mean() > 0.95
-    held_back = np.arange(300) >= 260
-    model = train_predictor(states[:300], entropy[:300], is_right[:300], held_back, SMALL)
-    chance = predict_probabilities(model, states[300:], entropy[300:], batch_size=32)
-    # the entropy is one of 513 inputs of the last layer; the commoner answer gives .6
-    assert ((chance > 0.5) == is_right[300:]).mean() > 0.7
+    first, *others = (
+        train_predictor(given, entropy, right, held_back, replace(SMALL, n_epochs=1)).state_dict()
+        for given, right in ((states, is_right), (states, other), (far, is_right))
+    )
+    for weights in others:
+        assert all(torch.equal(first[name], weights[name]) for name in first)
 
 
 def test_a_prediction_depends_on_its_own_sequence_alone() -> None:
@@ -93,22 +84,11 @@ def test_a_prediction_depends_on_its_own_sequence_alone() -> None:
     assert own[0, :5] != pytest.approx(later[0, :5], abs=1e-5)  # it attends from token to token
 
 
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory) -> AnalysisInputs:
-    """Two thirds of the sequences come out whole; of the rest hardly a token."""
-    folder = save_model(tmp_path_factory.mktemp("model"))
-    lm = load_model(folder, device="cpu")
-    table = make_sequences(folder, 150).with_columns(
-        is_memorized=pl.int_range(150) % 3 < 2, group=pl.int_range(150).cast(pl.String)
-    )
-    return AnalysisInputs(where="", table=table, load_model=lambda: lm, batch_size=50)
-
-
-def test_states_are_those_the_tokens_are_chosen_from(inputs) -> None:
+def test_states_are_those_the_tokens_are_chosen_from(taught) -> None:
     """The head on each state gives the generated token as its best one."""
-    generated = generate_by_level(inputs, Settings(n_sequences=40, per_level=9), where="test")
-    states = states_of(inputs, generated)
-    head = inputs.model().model.get_output_embeddings()
+    generated = generate_by_level(taught, Settings(n_sequences=40, per_level=9), where="test")
+    states = states_of(taught, generated)
+    head = taught.model().model.get_output_embeddings()
     with torch.no_grad():
         best = head(torch.from_numpy(states)).argmax(dim=-1).numpy()
     np.testing.assert_array_equal(best, generated.tokens[:, 32:])
@@ -118,14 +98,16 @@ def test_states_are_those_the_tokens_are_chosen_from(inputs) -> None:
     assert set(generated.level[generated.level < 16]) >= {0}
 
 
-def test_the_analysis_runs_whole_and_beats_the_commoner(inputs) -> None:
-    result = analyse(inputs, Settings(n_sequences=None, n_epochs=2))
+def test_the_analysis_runs_whole_and_refuses_too_few(taught) -> None:
+    result = analyse(taught, Settings(n_sequences=None, n_epochs=2))
     scores = result.frames["scores"]
     assert scores.height == 6
     assert scores["accuracy"].is_between(0, 1).all()
-    assert "30 sequences" in result.sentence
     commoner = scores.filter(predictor="always the commoner", of="tokens")["accuracy"].item()
     assert 0.5 < commoner < 0.85
+    with pytest.raises(UserError, match="50 are needed") as error:
+        analyse(taught, Settings(n_sequences=20))
+    assert "\n" not in str(error.value)
 
 
 def test_groups_stay_on_one_side_and_sizes_are_kept() -> None:
@@ -143,9 +125,3 @@ def test_accuracies_of_a_table_made_by_hand() -> None:
     guess = np.array([[True, True], [True, True], [False, False], [False, True]])
     tokens, full = score(guess, right, "x")
     assert (tokens["accuracy"], full["accuracy"]) == (0.625, 0.5)
-
-
-def test_too_few_sequences_are_refused_in_one_line(inputs) -> None:
-    with pytest.raises(UserError, match="50 are needed") as error:
-        analyse(inputs, Settings(n_sequences=20))
-    assert "\n" not in str(error.value)
