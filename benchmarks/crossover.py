@@ -8,7 +8,8 @@ model B on the other, with equal steps. Every window is memorized in one model a
 other, so text, genre, training time and drift cancel. Asked for more windows than the table has,
 the rest comes from the standard library: there the reference read once or a few times what both
 models start from, and the halves differ as before. Readers of attention must tell the halves
-apart; parts of one model are put into the other. What is done in the folder is not done again.
+apart; parts of one model are put into the other; edges of attention that rankings name for what a
+model memorized are cut. What is done in the folder is not done again.
 """
 
 import argparse
@@ -37,7 +38,7 @@ from memory_in_weights import (
     statistics_of,
     verdicts,
 )
-from pages import show_tables, table_of
+from pages import figure, show_tables, table_of
 from sklearn.model_selection import GroupKFold
 from tokenizers import Tokenizer
 
@@ -52,9 +53,17 @@ from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.graft import Pair
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import LanguageModel, wrap_model
+from mnemoscope.localize.cut import (
+    RANKINGS,
+    class_mean,
+    count_edges,
+    cut_and_judge,
+    equal_mass_edges,
+    largest_edges,
+)
 from mnemoscope.localize.grafts import Tried
-from mnemoscope.maps.views import DifferenceMaps, TensorMaps
-from mnemoscope.stats import estimate_of
+from mnemoscope.maps.views import DifferenceMaps, StackedMaps, TensorMaps
+from mnemoscope.stats import estimate_of, resampled_difference, resampled_mean
 from tools.embedded.corpus import NgramSet, choose_text, cut_segments
 from tools.embedded.pretrain import Phase, prefers_bfloat16, train_phase
 from tools.embedded.settings import FULL, Share
@@ -64,6 +73,9 @@ SETTING = replace(FULL, peak_learning_rate=1e-3, warmup_steps=30)
 HALVES = ("A", "B")
 SEED = 0
 GRAFTED = 1000  # windows that grafts are tried on, in turn from either half
+CUT = 300  # windows of a half that edges are ranked on, and cut in
+STRENGTHS = (0.1, 0.3, 1.0)  # per cent of all edges; at 3 % everything breaks
+ROWS = CnnSetting(6, 10, "both")
 
 
 class Training(NamedTuple):
@@ -139,19 +151,34 @@ def models(folder: Path) -> dict[str, LanguageModel]:
     return found
 
 
+def captured(lms: dict[str, LanguageModel], windows: pl.DataFrame) -> dict[str, Maps]:
+    """Maps of every model."""
+    tokens = token_matrix(windows)
+    return {
+        role: packed([*capture_pooled(lm, tokens, batch_size=BATCH)]) for role, lm in lms.items()
+    }
+
+
+def trial_of(windows: pl.DataFrame) -> Trial:
+    """Half A against half B, by document."""
+    labels = (windows["half"] == "A").to_numpy().astype(np.int64)
+    return Trial(labels, documents_of(windows), windows["genre"].to_numpy(), {})
+
+
+def documents_of(windows: pl.DataFrame) -> np.ndarray:
+    """Their documents as numbers, (n,)."""
+    return windows["document"].rank("dense").to_numpy().astype(np.int64)
+
+
 def read(
-    lms: dict[str, LanguageModel], windows: pl.DataFrame, *, cnn_folder: Path | None
+    maps: dict[str, Maps], windows: pl.DataFrame, *, cnn_folder: Path | None
 ) -> dict[str, Any]:
     """AUC of each reader at telling half A from half B, five folds by document."""
     tokens = token_matrix(windows)
-    maps = {
-        role: packed([*capture_pooled(lm, tokens, batch_size=BATCH)]) for role, lm in lms.items()
-    }
     seen = {role: statistics_of(one, tokens) for role, one in maps.items()}
     seen["A minus B"] = seen["A"] - seen["B"]
-    labels = (windows["half"] == "A").to_numpy().astype(np.int64)
-    documents = windows["document"].rank("dense").to_numpy().astype(np.int64)
-    trial = Trial(labels, documents, windows["genre"].to_numpy(), seen)
+    trial = trial_of(windows)
+    labels = trial.labels
     found: dict[str, Any] = {"statistics": {}}
     for role, columns in seen.items():
         of = areas(trial, out_of_fold(trial, columns, labels), 1000)
@@ -194,12 +221,102 @@ def by_cnn(maps: dict[str, Maps], trial: Trial, folder: Path) -> dict[str, list[
     }
 
 
+def by_rows(maps: dict[str, Maps], trial: Trial) -> dict[str, list[float | None]]:
+    """AUC of the CNN over the rows of a map, five folds by document, with its interval.
+
+    Its statistics are of weights that add up to 1, so it is not shown a difference of maps but
+    both models side by side, whose rows its first layer can subtract.
+    """
+    seen: dict[str, StackedMaps] = {
+        role: StackedMaps(TensorMaps(one.mean), TensorMaps(one.max)) for role, one in maps.items()
+    }
+    seen["A minus B"] = StackedMaps(seen["A"], seen["B"])
+    folds = [
+        *GroupKFold(5, shuffle=True, random_state=0).split(trial.labels, groups=trial.documents)
+    ]
+    found: dict[str, list[float | None]] = {}
+    for role, source in seen.items():
+        scores = np.zeros(len(trial.labels))
+        whole = TensorMaps(source.read(torch.arange(len(source))))
+        for train, asked in folds:
+            cnn = train_cnn(
+                TensorMaps(whole.read(torch.from_numpy(train))),
+                torch.from_numpy(trial.labels[train]),
+                n_classes=2, setting=ROWS, preset=PRESETS["rows"], seed=SEED,
+            )  # fmt: skip
+            logits = predict_logits(cnn, TensorMaps(whole.read(torch.from_numpy(asked))))
+            scores[asked] = logits.softmax(dim=1)[:, 1].numpy()
+        of = areas(trial, scores, 1000)
+        found[role] = [*estimate_of(of[0], of[1:])]
+        print(f"rows, {role}: {of[0]:.3f}", flush=True)
+    return found
+
+
+def cuts(lms: dict[str, LanguageModel], windows: pl.DataFrame) -> list[dict[str, Any]]:
+    """What breaks in a model of its own half when edges are cut that a ranking names.
+
+    Edges are ranked on half of the documents and cut in windows of the others. A ranking is a
+    measure's mean over what the model memorized; that less its mean over the other half in the same
+    model; or less that of the other model on the same windows, so that no text is in it.
+    `elsewhere` cuts what the same ranking names for the other model and its half.
+    """
+    is_ranked = documents_of(windows) % 2 == 0
+    measured = {one: token_matrix(windows.filter(is_ranked, half=one).head(CUT)) for one in HALVES}
+    tried = {one: windows.filter(~is_ranked, half=one).head(CUT) for one in HALVES}
+    mean = partial(class_mean, batch_size=BATCH)
+    mass = {one: mean(lms[one], measured[one], RANKINGS["weights"].measure) for one in HALVES}
+    rows = []
+    for name in ("weights", "value_norm", "contribution", "total_effect"):
+        of = {
+            (lm, half): mean(lms[lm], measured[half], RANKINGS[name].measure)
+            for lm in HALVES
+            for half in HALVES
+        }
+        ranked = {
+            name: {one: of[one, one] for one in HALVES},
+            f"{name}, less the other half": {
+                one: of[one, one] - of[one, other] for one, other in (HALVES, HALVES[::-1])
+            },
+            f"{name}, less the other model": {
+                one: of[one, one] - of[other, one] for one, other in (HALVES, HALVES[::-1])
+            },
+        }
+        for ranking, values in ranked.items():
+            for strength in STRENGTHS:
+                rows.append({"ranking": ranking, "strength": strength})
+                broken: dict[str, list[np.ndarray]] = {}
+                for own, other in (HALVES, HALVES[::-1]):
+                    n = count_edges(strength, *values[own].shape[:2])
+                    edges, tokens = largest_edges(values[own], n), token_matrix(tried[own])
+                    at_random = torch.Generator().manual_seed(SEED)
+                    chosen = {
+                        "ranked": edges,
+                        "equal_mass": equal_mass_edges(edges, mass[own], at_random),
+                        "elsewhere": largest_edges(values[other], n),
+                    }
+                    for choice, cut in chosen.items():
+                        judged = cut_and_judge(
+                            lms[own], tokens, cut, renormalize=False, batch_size=BATCH
+                        )
+                        broken.setdefault(choice, []).append(
+                            np.logical_not(judged.is_right.all(axis=1))
+                        )
+                flat = {choice: np.concatenate(parts) for choice, parts in broken.items()}
+                documents = documents_of(pl.concat(tried.values()))
+                for choice, one in flat.items():
+                    rows[-1][choice] = [*resampled_mean(one, documents)]
+                rows[-1]["beyond"] = [
+                    *resampled_difference(flat["ranked"], flat["equal_mass"], documents)
+                ]
+    return rows
+
+
 def grafts(lms: dict[str, LanguageModel], windows: pl.DataFrame) -> list[dict[str, Any]]:
     """What parts of the other model break of a model's own half, and bring of the other's."""
     windows = pl.concat(windows.filter(half=one).head(GRAFTED // 2) for one in HALVES)
     tokens, rows = token_matrix(windows), []
     is_a = (windows["half"] == "A").to_numpy()
-    documents = windows["document"].rank("dense").to_numpy().astype(np.int64)
+    documents = documents_of(windows)
     for own, other in (HALVES, HALVES[::-1]):
         pair = Pair(lms[own].model, lms[other].model)
         mine = is_a if own == "A" else ~is_a
@@ -234,13 +351,14 @@ def page(found: dict[str, Any]) -> str:
     readers = [
         *("AUC of half A against half B", "regression on statistics"),
         "CNN of the paper, median of its grid of eight (range)",
+        "CNN over rows",
     ]
     read = []
     for role, one in found["read"]["statistics"].items():
         cnn = found["read"].get("cnn", {}).get(role)
         grid = f"{number(np.median(cnn))} ({min(cnn):.3f} to {max(cnn):.3f})" if cnn else "–"
-        read.append([role, number(*one), grid])
-    read.append(["A minus B, labels permuted", number(found["read"]["permuted"]), "–"])
+        read.append([role, number(*one), grid, number(*found["rows"][role])])
+    read.append(["A minus B, labels permuted", number(found["read"]["permuted"]), "–", "–"])
     put_in = ["part of the other model put in"]
     for own in HALVES:
         put_in += [f"into {own}: own half kept", "random", "other half appears"]
@@ -251,7 +369,21 @@ def page(found: dict[str, Any]) -> str:
         cells = [own, chance[0], f"{brought}; random {chance[1]}"]
         by_part.setdefault(row["part"], []).extend(cells)
     grafted = [[f"`{part}`", *cells] for part, cells in by_part.items()]
-    return "\n".join([said, table_of(readers, read), table_of(put_in, grafted)])
+    broken = [
+        [
+            row["ranking"],
+            f"{row['strength']:g}",
+            *(figure(*row[name], digits=0) for name in ("ranked", "equal_mass", "elsewhere")),
+            figure(*row["beyond"], digits=0),
+        ]
+        for row in found["cuts"]
+    ]
+    cut = [
+        *("edges by", "share of edges, %", "own half breaks, %", "equal mass, %"),
+        *("the other model's edges, %", "beyond equal mass"),
+    ]
+    parts = [table_of(readers, read), table_of(put_in, grafted), table_of(cut, broken)]
+    return "\n".join([said, *parts])
 
 
 def main(folder: Path, *, n: int | None, with_cnn: bool) -> dict[str, Any]:
@@ -268,6 +400,8 @@ def main(folder: Path, *, n: int | None, with_cnn: bool) -> dict[str, Any]:
     kept = {role: verdicts(lm, tokens) for role, lm in lms.items()}
     is_a = (windows["half"] == "A").to_numpy()
     crossed = np.where(is_a, kept["A"] & ~kept["B"], kept["B"] & ~kept["A"]) & ~kept["reference"]
+    known = windows.filter(crossed)
+    maps = captured(lms, known)
     found = {
         "n": windows.height,
         "documents": windows["document"].n_unique(),
@@ -276,13 +410,13 @@ def main(folder: Path, *, n: int | None, with_cnn: bool) -> dict[str, Any]:
             role: {"A": float(one[is_a].mean()), "B": float(one[~is_a].mean())}
             for role, one in kept.items()
         },
-        "grafts": kept_in(folder / "grafts.json", lambda: grafts(lms, windows.filter(crossed))),
+        "grafts": kept_in(folder / "grafts.json", lambda: grafts(lms, known)),
         "read": kept_in(
             folder / "read.json",
-            lambda: read(
-                lms, windows.filter(crossed), cnn_folder=folder / "cnn" if with_cnn else None
-            ),
+            lambda: read(maps, known, cnn_folder=folder / "cnn" if with_cnn else None),
         ),
+        "rows": kept_in(folder / "rows.json", lambda: by_rows(maps, trial_of(known))),
+        "cuts": kept_in(folder / "cuts.json", lambda: cuts(lms, known)),
         "seconds": round(time.monotonic() - started),
     }
     write_json(folder / "crossover.json", json.loads(json.dumps(found)))

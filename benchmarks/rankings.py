@@ -5,7 +5,7 @@ python benchmarks/rankings.py WORK --quick
 python benchmarks/rankings.py PLANTED --study planted/study --write docs/appendix/rankings.md
 
 On the embedded model, or on passages planted in SmolLM2 beside templates (`planted_truth.py`): a
-study with a taxonomy of two classes beside Non-Memo, without Δ, one seed. Up to 300 sequences of
+study with a taxonomy of two classes beside Non-Memo, without Δ. Up to 300 sequences of
 each class are dealt by group (near duplicates stay together) into two halves, anew for every seed.
 Edges are ranked on one half and cut in sequences of the other: all rankings are compared that way,
 and the best are confirmed the other way round. Δ is that of one CNN a seed, whose training may have
@@ -75,7 +75,6 @@ PLANTED = Setup(
     classes=("Template", "Passage"),
     n_tried=20,
     strengths=(0.3, 1.0),
-    seeds=1,
     rankings=tuple(RANKINGS),
     beside=("weights_contrast",),
 )
@@ -358,8 +357,8 @@ if __name__ == "__main__":
     if options.quick:
         setup = Setup(seeds=1, n=40)
     if options.study:
-        setup = PLANTED
-        studies = [ms.Study(options.study)]
+        setup = PLANTED._replace(seeds=options.seeds)
+        studies = [ms.Study(options.study)] * setup.seeds
     else:
         studies = [made_study(options.work, one, quick=options.quick) for one in range(setup.seeds)]
     by_class, by_sequence = compared(options.work, studies, setup)
