@@ -75,7 +75,7 @@ def runner(tmp_path) -> Runner:
         (pl.col("duplicates") > 5) & (pl.col("genre") == "prose")
     )
     (tmp_path / "checkout" / "docs").mkdir(parents=True)
-    text = "The lamp on the hill.\n" + "\nA ferry crossed.\n".join(rows["text"].head(3))
+    text = "The lamp on the hill.\n" + "\nA ferry crossed.\n".join(rows["text"].head(2))
     (tmp_path / "checkout" / "docs" / EVIL).write_text(text)
     return Runner(tmp_path / "checkout")
 
@@ -100,16 +100,18 @@ def test_expressions_name_inputs_and_outputs_that_there_are() -> None:
 
 def test_audit_step_writes_what_code_scanning_takes(runner) -> None:
     given = {"model": "embedded", "documents": f"docs/{EVIL}\n\n", "fail_if": "recalled > 0.5%"}
+    given |= {"options": "--stride\n32\n--junit\njunit.xml", "folder": "o u t"}
     done = runner.run("audit", **given)
     assert done.returncode == 0, done.stderr  # it is judged after the upload
-    assert sorted(one.name for one in runner.folder.iterdir()) == ["docs", "mnemoscope-audit"]
-    sarif = json.loads((runner.folder / "mnemoscope-audit" / "audit.sarif").read_text())
+    assert sorted(one.name for one in runner.folder.iterdir()) == ["docs", "junit.xml", "o u t"]
+    sarif = json.loads((runner.folder / "o u t" / "audit.sarif").read_text())
     results = sarif["runs"][0]["results"]
     assert results
     for one in results:
         uri = one["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
         assert (runner.folder / unquote(uri)).is_file()
-    record = json.loads((runner.folder / "mnemoscope-audit" / "audit.json").read_text())
+    record = json.loads((runner.folder / "o u t" / "audit.json").read_text())
+    assert record["settings"]["stride"] == 32
     assert float(runner.outputs["recalled"]) == record["summary"]["recalled"]["share"] > 0.005
     assert runner.outputs["failed"] == "true"
     summary = Path(runner.environment["GITHUB_STEP_SUMMARY"]).read_text()
@@ -120,14 +122,11 @@ def test_audit_step_writes_what_code_scanning_takes(runner) -> None:
     assert "recalled > 0.5%" in judged.stderr
 
 
-def test_audit_step_takes_folders_and_options_and_passes(runner) -> None:
-    options = "--stride\n32\n--junit\njunit.xml"
-    done = runner.run("audit", model="embedded", documents="docs", options=options, folder="o u t")
+def test_audit_step_takes_a_folder_and_passes(runner) -> None:
+    (runner.folder / "docs" / EVIL).write_text("A ferry crossed by the lamp. " * 20)
+    done = runner.run("audit", model="embedded", documents="docs")
     assert done.returncode == 0, done.stderr
-    assert (
-        json.loads((runner.folder / "o u t" / "audit.json").read_text())["settings"]["stride"] == 32
-    )
-    assert (runner.folder / "junit.xml").is_file()
+    assert (runner.folder / "mnemoscope-audit" / "audit.json").is_file()
     assert runner.outputs["failed"] == "false"
 
 

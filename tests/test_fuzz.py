@@ -31,7 +31,7 @@ def audit(tiny, made_once) -> Path:
 
 @pytest.mark.parametrize(
     ("n", "names"),
-    [(8, ()), *(pytest.param(1250, (one,), marks=pytest.mark.slow) for one in TARGETS)],
+    [(3, ()), *(pytest.param(1250, (one,), marks=pytest.mark.slow) for one in TARGETS)],
 )
 def test_odd_input_is_read_or_refused_in_one_line(n, names, tiny_studies, audit) -> None:
     script = Path(__file__).with_name("fuzz.py")

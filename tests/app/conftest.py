@@ -8,9 +8,6 @@ import polars as pl
 import pytest
 
 from mnemoscope.embedded import sequences_path
-from mnemoscope.flow.run import run
-from mnemoscope.study.settings import parse_settings
-from mnemoscope.taxonomy.catalogue import PAPER
 
 sys.path.append(str(Path(__file__).parent))  # for `hostile`
 
@@ -30,18 +27,3 @@ def document(passages: list[str]) -> str:
     generator = np.random.default_rng(5)
     filler = [" ".join(generator.choice(words, 25)) for _ in range(3)]
     return f"{filler[0]}.\n\n{passages[0]}\n\n{filler[1]}.\n\n{passages[1]}\n\n{filler[2]}."
-
-
-@pytest.fixture(scope="session")
-def app_study(made_once) -> Path:
-    """A finished study of the embedded model: the paper's taxonomy, no controls; read only."""
-    settings = {
-        "sequences": {"limit": 450},
-        "continue": {"scan": True, "check_rows": 0},
-        "label": {"taxonomies": [PAPER], "n_train": 40, "n_eval": 20},
-        "train": {"seeds": [0], "filters": [4], "workers": 1},
-        "benchmark": {"controls": False, "n_resamples": 100},
-        "localize": {"attributions": ["gradient"], "rankings": [], "sanity": False},
-    }
-    wanted = parse_settings(settings, where="app")
-    return made_once("app-study", lambda folder: run(wanted, folder, until="localize"))

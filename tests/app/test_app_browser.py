@@ -23,11 +23,11 @@ SIDEWAYS = """() => [...document.querySelectorAll('.scroll')]
 
 
 @pytest.fixture(scope="module")
-def app(app_study) -> Iterator[SimpleNamespace]:
+def app(small_demo) -> Iterator[SimpleNamespace]:
     """The app with a finished study, served by a thread of this process."""
     import uvicorn
 
-    browsed = BrowsedStudy(app_study, str(model_path()))
+    browsed = BrowsedStudy(small_demo, str(model_path()))
     made = find_socket(0)
     served = make_app(browsed, None, "cpu")
     server = uvicorn.Server(uvicorn.Config(served, log_level="error", access_log=False))
@@ -182,7 +182,7 @@ def test_no_table_of_a_study_scrolls_sideways_on_a_phone(app, visit) -> None:
 
 
 def test_two_sessions_and_cancel(app, visit, document) -> None:
-    long = " ".join(f"word{number}" for number in range(20_000))  # 200,000 characters, one line
+    long = " ".join(f"word{number}" for number in range(6000))  # 55,000 characters, one line
     first, second = visit(), visit()
     first.audit(long)
     first.wait_for("windows")

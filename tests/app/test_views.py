@@ -257,16 +257,16 @@ def test_a_text_outside_the_audit_folder_is_not_read(audit_folder, document, tmp
 
 
 @pytest.fixture(scope="module")
-def browsed(app_study) -> BrowsedStudy:
-    return BrowsedStudy(app_study, str(model_path()))
+def browsed(small_demo) -> BrowsedStudy:
+    return BrowsedStudy(small_demo, str(model_path()))
 
 
-def test_classes_and_confusion_are_those_of_the_study(browsed, app_study) -> None:
+def test_classes_and_confusion_are_those_of_the_study(browsed, small_demo) -> None:
     page = Page(browsed.render_taxonomy(PAPER))
     page.assert_harmless()
-    labels = pl.read_parquet(app_study / "labels.parquet")[PAPER]
+    labels = pl.read_parquet(small_demo / "labels.parquet")[PAPER]
     counts = dict(labels.value_counts().iter_rows())
-    said = pl.read_parquet(app_study / "predictions.parquet")
+    said = pl.read_parquet(small_demo / "predictions.parquet")
     said = said.filter(taxonomy=PAPER, source="model")
     for index, name in enumerate(("Non-Memo", "Guess", "Recall")):
         assert f"{counts[name]:,}" in page.text
@@ -274,8 +274,8 @@ def test_classes_and_confusion_are_those_of_the_study(browsed, app_study) -> Non
         assert f"{right:,}" in page.text
 
 
-def test_sequences_by_class_are_all_there_page_by_page(browsed, app_study) -> None:
-    labels = pl.read_parquet(app_study / "labels.parquet").filter(pl.col(PAPER) == "Guess")
+def test_sequences_by_class_are_all_there_page_by_page(browsed, small_demo) -> None:
+    labels = pl.read_parquet(small_demo / "labels.parquet").filter(pl.col(PAPER) == "Guess")
     n_pages = -(-labels.height // PAGE_ROWS)
     seen = []
     for number in range(1, n_pages + 1):
@@ -285,10 +285,10 @@ def test_sequences_by_class_are_all_there_page_by_page(browsed, app_study) -> No
     assert Page(browsed.render_sequences(PAPER, "Guess", 10**6)).picks == last
 
 
-def test_a_sequence_is_shown_with_the_maps_that_the_store_holds(browsed, app_study) -> None:
-    rows = pl.read_parquet(app_study / "samples.parquet").filter(sample=PAPER)
+def test_a_sequence_is_shown_with_the_maps_that_the_store_holds(browsed, small_demo) -> None:
+    rows = pl.read_parquet(small_demo / "samples.parquet").filter(sample=PAPER)
     number = rows.filter(pl.col("class") == "Recall")["sequence_id"][0]
-    table = pl.read_parquet(app_study / "sequences.parquet")
+    table = pl.read_parquet(small_demo / "sequences.parquet")
     row = table.filter(sequence_id=number).row(0, named=True)
     page = Page(browsed.render_sequence(number))
     page.assert_harmless()

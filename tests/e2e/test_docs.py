@@ -8,6 +8,7 @@ import pytest
 from typer.main import get_command
 
 from mnemoscope.cli.app import app, verbs
+from mnemoscope.embedded import texts
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -43,6 +44,8 @@ def folder(tmp_path_factory, small_demo) -> Path:
 
 
 def test_commands_of_the_quick_start_run(folder, monkeypatch, call) -> None:
+    some = texts.read_segments(limit=300)  # to read the whole library takes half a minute
+    monkeypatch.setattr(texts, "read_segments", lambda: some)
     monkeypatch.chdir(folder)
     shown = [words[1:] for words in commands(ROOT / "docs" / "quickstart.md")]
     assert len(shown) >= 5

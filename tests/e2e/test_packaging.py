@@ -163,12 +163,12 @@ def test_features_and_label_work_from_the_wheel(installed, tmp_path) -> None:
 
 
 SMALLEST = {
-    "sequences.limit": "400",
+    "sequences.limit": "240",
     "continue.scan": "true",
     "label.taxonomies": '["Non-Memo, Guess, Recall"]',
-    "label.n_train": "24",
-    "label.n_eval": "12",
-    "label.minimum": "30",
+    "label.n_train": "12",
+    "label.n_eval": "6",
+    "label.minimum": "18",
     "train.preset": "paper",
     "train.seeds": "[0]",
     "benchmark.controls": "false",
