@@ -1,16 +1,21 @@
-"""Fixtures: the shipped models, and texts whose truth is known."""
+"""Fixtures: the shipped models, texts whose truth is known, and one audit of all that is asked."""
 
 import random
+import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
 
 from mnemoscope.audit.documents import read_documents
 from mnemoscope.audit.local import LocalModel, audit_documents
+from mnemoscope.audit.run import read_audit_record
+from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.audit.verify import verify_audit
 from mnemoscope.embedded import model_path, reference_path, sequences_path
+from mnemoscope.files import read_parquet
 from mnemoscope.lm.load import load_model
 
 sys.path.append(str(Path(__file__).parent))  # for the modules beside the tests
@@ -19,6 +24,9 @@ _WORDS = (
     "lamp hill green seven birds marrow lane sing supper garden copper moss yellow twelve boats "
     "ferry crane winter letter harbour velvet onion ladder quiet thunder"
 )
+_HOSTILE = "<script>alert(1)</script>\u202e gnp.exe \u200b <img src=x onerror=1> &amp; "
+BRIEF = {"n_prefixes": 0, "edits": 0, "near_length": 0}
+"""Settings of an audit that asks for spans alone."""
 
 
 @pytest.fixture(scope="session")
@@ -50,9 +58,81 @@ def new_text():
 
 @pytest.fixture(scope="session")
 def trained(sequences):
-    """Texts that the embedded model saw more than five times, prose."""
+    """Texts that the embedded model saw more than five times, prose, 64 tokens each."""
     rows = sequences.filter((pl.col("duplicates") > 5) & (pl.col("genre") == "prose"))
     return rows["text"].head(4).to_list()
+
+
+def with_word(text):
+    """A word more, in what the model is to write: at two thirds of a passage."""
+    places = (one.start() for one in re.finditer(" ", text))
+    cut = next(one for one in places if one > 2 * len(text) / 3)
+    return f"{text[:cut]} velvet{text[cut:]}"
+
+
+@pytest.fixture(scope="session")
+def counting():
+    """Text that counts: anyone can go on with it."""
+    return "".join(f"Chapter {n}: board mode\n" for n in range(10, 40))
+
+
+@pytest.fixture(scope="session")
+def made(made_once, lm, reference, trained, new_text, counting):
+    """One audit that is asked for everything, of documents whose truth is known; read only."""
+    changed = [with_word(one) for one in trained[2:]]
+    pieces = [
+        _HOSTILE + new_text(9, 40), trained[0], new_text(0, 30), trained[1], new_text(1, 30),
+        changed[0], new_text(2, 30), changed[1], new_text(3, 30) + _HOSTILE,
+    ]  # fmt: skip
+    shuffled = " ".join(trained).split()
+    random.Random(1).shuffle(shuffled)
+    texts = {
+        "<b>&.txt": " é😀 ".join(pieces),
+        "counting.txt": counting,
+        "new.txt": new_text(77, 100),
+        "short.txt": "Too short.",
+        "shuffled.txt": " ".join(shuffled),
+    }
+    command = ["mnemoscope", "audit", "<i>", "a b.txt", "--fail-if", "recalled > 0.5%", "$HOME"]
+
+    def make(folder):
+        (folder / "in").mkdir(parents=True)
+        (folder / "corpus").mkdir()
+        for name, text in texts.items():
+            (folder / "in" / name).write_text(text, encoding="utf-8")
+        twice = f"before {trained[0]} and {trained[0]}"
+        (folder / "corpus" / "a.txt").write_text(twice, encoding="utf-8")
+        (folder / "corpus" / "b.txt").write_text(new_text(7, 80), encoding="utf-8")
+        (folder / "prompts.txt").write_text("What is a heron?\n", encoding="utf-8")
+        settings = AuditSettings(
+            profile=True,
+            corpus=str(folder / "corpus"),
+            ordinary=str(folder / "prompts.txt"),
+            answer_tokens=8,
+        )
+        audit_documents(
+            lm,
+            read_documents([str(folder / "in")]),
+            folder / "out",
+            settings=settings,
+            reference=reference,
+            command=command,
+        )
+
+    folder = made_once("audit", make)
+    out = folder / "out"
+    tables = ("spans", "near", "profile", "origins", "ordinary")
+    return SimpleNamespace(
+        folder=folder,
+        out=out,
+        names={name: (folder / "in" / name).as_posix() for name in texts},
+        texts=texts,
+        changed=changed,
+        command=command,
+        record=read_audit_record(out),
+        page=(out / "audit.html").read_text(encoding="utf-8"),
+        **{name: read_parquet(out / f"{name}.parquet") for name in tables},
+    )
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ def _generate(lm, prompt, n):
 
 
 class Service:
-    """What the server does and has seen: requests, answered bodies, most at once.
+    """What the server does and has seen: requests (path, body), answered bodies, most at once.
 
     The style is ``vllm`` (lists of log-probabilities, `echo` judges the prompt), ``llama``
     (`content` with ids, `echo` ignored), ``openai`` (`echo` with log-probabilities refused) or
@@ -40,9 +40,13 @@ class Service:
     def __init__(self, lm, style="vllm"):
         self.lm, self.style = lm, style
         self.failures, self.bodies, self.headers, self.at = [], [], [], []
-        self.n_requests, self.busy, self._now = 0, 0, 0
+        self.requests, self.busy, self._now = [], 0, 0
         self.lock, self.model_lock = threading.Lock(), threading.Lock()
         self.dies_after, self.preamble = None, ""
+
+    @property
+    def n_requests(self):
+        return len(self.requests)
 
     def complete(self, body):
         """A completion as the style has it."""
@@ -60,7 +64,8 @@ class Service:
         text = lm.tokenizer.decode(made, skip_special_tokens=True)
         choice = {"index": 0, "text": text, "finish_reason": "length"}
         if body.get("logprobs") is not None and self.style != "text":
-            choice["logprobs"] = self._logprobs(made, rows, body["logprobs"])
+            as_content = self.style == "llama"
+            choice["logprobs"] = self._logprobs(made, rows, body["logprobs"], as_content=as_content)
         usage = {"prompt_tokens": len(prompt), "completion_tokens": body["max_tokens"]}
         return 200, {"model": body["model"], "choices": [choice], "usage": usage}
 
@@ -75,7 +80,7 @@ class Service:
         text = self.preamble + self.lm.tokenizer.decode(made, skip_special_tokens=True).strip()
         choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "length"}
         if body.get("logprobs") and not self.preamble:
-            choice["logprobs"] = self._as_content(made, rows, body["top_logprobs"])
+            choice["logprobs"] = self._logprobs(made, rows, body["top_logprobs"], as_content=True)
         return 200, {"model": body["model"], "choices": [choice], "usage": None}
 
     def _top(self, row, n):
@@ -83,23 +88,17 @@ class Service:
         texts = self.lm.tokenizer.batch_decode(best.indices[:, None].tolist())
         return dict(zip(texts, best.values.tolist(), strict=True))
 
-    def _logprobs(self, made, rows, n):
+    def _logprobs(self, made, rows, n, *, as_content=False):
         texts = self.lm.tokenizer.batch_decode([[one] for one in made])
         values = [
             None if row is None else float(row[one]) for one, row in zip(made, rows, strict=True)
         ]
         tops = [None if row is None else self._top(row, n) for row in rows]
-        if self.style != "llama":
+        if not as_content:
             return {"tokens": texts, "token_logprobs": values, "top_logprobs": tops}
-        return self._as_content(made, rows, n)
-
-    def _as_content(self, made, rows, n):
-        texts = self.lm.tokenizer.batch_decode([[one] for one in made])
-        values = [float(row[one]) for one, row in zip(made, rows, strict=True)]
-        tops = [self._top(row, n) for row in rows]
         content = []
         for one, text, value, top in zip(made, texts, values, tops, strict=True):
-            best = [{"token": t, "logprob": v} for t, v in (top or {}).items()]
+            best = [{"token": t, "logprob": v} for t, v in top.items()]
             content.append({"id": one, "token": text, "logprob": value, "top_logprobs": best})
         return {"content": content}
 
@@ -112,7 +111,7 @@ def _handler(service):
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with service.lock:
-                service.n_requests += 1
+                service.requests.append((self.path, body))
                 service.at.append(time.monotonic())
                 service.headers.append(dict(self.headers))
                 service._now += 1
@@ -187,10 +186,10 @@ def _handler(service):
 
 
 @contextmanager
-def serving(lm, style="vllm", port=0):
-    """Serve a model, at a free port unless one is given; gives the service and its address."""
+def serving(lm, style="vllm"):
+    """Serve a model at a free port; gives the service and its address."""
     service = Service(lm, style)
-    server = ThreadingHTTPServer(("127.0.0.1", port), _handler(service))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(service))
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
@@ -200,29 +199,3 @@ def serving(lm, style="vllm", port=0):
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-@contextmanager
-def replaying(exchanges):
-    """Give the recorded answer to each recorded request, 404 to any other; yields the address."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            found = [one for one in exchanges if (one["path"], one["body"]) == (self.path, body)]
-            data = json.dumps(found[0]["answer"] if found else {"error": "not recorded"}).encode()
-            self.send_response(200 if found else 404)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_):
-            """Nothing on the terminal."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()

@@ -21,7 +21,7 @@ def test_entropy_is_that_of_the_softmax(lm, sequences):
 
 
 def test_the_surest_window_of_the_model_is_in_the_trained_passage(lm, reference, trained, new_text):
-    text = f"{new_text(1, 120)}\n\n{trained[0]}\n\n{new_text(2, 120)}"
+    text = f"{new_text(1, 60)}\n\n{trained[0]}\n\n{new_text(2, 60)}"
     start = text.index(trained[0])
     model = LocalModel(lm, [Document("a", text, "")], AuditSettings(), reference=reference)
     frame = rank_windows(model)
@@ -31,8 +31,6 @@ def test_the_surest_window_of_the_model_is_in_the_trained_passage(lm, reference,
     assert start - 60 < first["start"] < start + len(trained[0])
     assert first["entropy"] < first["reference_entropy"]
     assert first["text"] == text[first["suffix_start"] : first["end"]]
-    plain = LocalModel(lm, [Document("a", text, "")], AuditSettings())
-    assert rank_windows(plain)["reference_entropy"].null_count() == frame.height
 
 
 def test_the_share_beyond_is_what_was_mixed_in():
@@ -44,32 +42,18 @@ def test_the_share_beyond_is_what_was_mixed_in():
     assert share_beyond(theirs, theirs) == 0
 
 
-def test_the_verb_ranks_and_audits_nothing(call, trained, new_text, tmp_path):
-    (tmp_path / "a.txt").write_text(f"{new_text(1, 60)} {trained[0]}")
+def test_the_verb_ranks_and_audits_nothing(call, refused, trained, tmp_path):
+    (tmp_path / "a.txt").write_text(trained[0])
     out = tmp_path / "out"
-    done = call("audit", "embedded", tmp_path / "a.txt", "-o", out, "--before", "-q")
+    given = ("audit", "embedded", tmp_path / "a.txt", "-o", out, "--before", "-q")
+    for flags in (
+        ["--fail-if", "near>1%"], ["--profile"], ["--corpus", "."], ["--ordinary", "shipped"],
+        ["--near-length", "0"], ["--edits", "0"], ["--other-prefixes", "2"],
+    ):  # fmt: skip
+        assert f"{flags[0]}: not with --before, which decodes nothing" in refused(*given, *flags)
+        assert not out.exists()
+    done = call(*given)
     assert done.status == 0
     assert "read, none decoded." in done.out
     assert [one.name for one in out.iterdir()] == ["before.parquet"]
     assert pl.read_parquet(out / "before.parquet")["share"].is_sorted()
-
-
-@pytest.mark.parametrize(
-    "flags",
-    [
-        ["--fail-if", "near>1%"],
-        ["--profile"],
-        ["--corpus", "."],
-        ["--ordinary", "shipped"],
-        ["--near-length", "0"],
-        ["--edits", "0"],
-        ["--other-prefixes", "2"],
-    ],
-)
-def test_what_the_ranking_would_pass_over_is_refused(refused, tmp_path, flags):
-    (tmp_path / "a.txt").write_text("text")
-    line = refused(
-        "audit", "embedded", tmp_path / "a.txt", "-o", tmp_path / "o", "--before", *flags
-    )
-    assert f"{flags[0]}: not with --before, which decodes nothing" in line
-    assert not (tmp_path / "o").exists()

@@ -1,6 +1,5 @@
 """Documents: every kind is read, what cannot be is said, and tokens know their characters."""
 
-import csv
 import gzip
 import io
 import json
@@ -9,6 +8,7 @@ import sys
 import unicodedata
 import zipfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import polars as pl
 import pytest
@@ -74,19 +74,29 @@ def test_what_has_no_end_or_is_too_long_is_passed_over_and_the_others_go_on(tmp_
         read_documents(["/dev/zero"])
 
 
-def test_plain_texts_are_read_character_by_character(tmp_path):
+def make_docx(folder):
+    made = docx.Document()
+    made.add_paragraph("First.")
+    made.add_table(1, 2).rows[0].cells[1].text = "cell"
+    made.add_paragraph("Last.")
+    made.save(folder / "b.docx")
+
+
+def test_every_kind_is_read_to_its_text(tmp_path):
     text = "Zeile eins\r\nünïcödé 😀\n\tcode()\n"
-    written = [("LICENSE", text.encode()), ("d.txt", b"\0\0\xfe\xff" + text.encode("utf-32-be"))]
-    forms = {"a.txt": "utf-8", "b.md": "utf-8-sig", "c.py": "utf-16", "c.txt": "utf-32"}
-    for name, data in [*written, *((name, text.encode(one)) for name, one in forms.items())]:
-        (tmp_path / name).write_bytes(data)
-        assert read_one(tmp_path / name).text == text
-
-
-def test_html_gives_the_text_and_no_script(tmp_path):
+    forms = {"LICENSE": "utf-8", "b.md": "utf-8-sig", "c.py": "utf-16", "c.txt": "utf-32"}
+    for name, encoding in forms.items():
+        (tmp_path / name).write_bytes(text.encode(encoding))
+    (tmp_path / "d.txt").write_bytes(b"\0\0\xfe\xff" + text.encode("utf-32-be"))
     page = "<html><head><script>alert(1)</script></head><body><h1>Title</h1><p>One &amp; two"
     (tmp_path / "a.html").write_text(page)
+    (tmp_path / "a.pdf").write_bytes(make_pdf("Hello from a page"))
+    make_docx(tmp_path)
+    for name in (*forms, "d.txt"):
+        assert read_one(tmp_path / name).text == text
     assert read_one(tmp_path / "a.html").text.split() == ["Title", "One", "&", "two"]
+    assert read_one(tmp_path / "a.pdf").text.strip() == "Hello from a page"
+    assert read_one(tmp_path / "b.docx").text == "First.\n\tcell\nLast."
 
 
 def test_a_page_that_its_parser_would_cut_is_refused(tmp_path):
@@ -100,29 +110,30 @@ def test_a_page_that_its_parser_would_cut_is_refused(tmp_path):
                 read_one(tmp_path / "a.html")
 
 
-def test_pdf_and_docx_give_their_text(tmp_path):
-    (tmp_path / "a.pdf").write_bytes(make_pdf("Hello from a page"))
-    assert read_one(tmp_path / "a.pdf").text.strip() == "Hello from a page"
-    made = docx.Document()
-    made.add_paragraph("First.")
-    made.add_table(1, 2).rows[0].cells[1].text = "cell"
-    made.add_paragraph("Last.")
-    made.save(tmp_path / "b.docx")
-    assert read_one(tmp_path / "b.docx").text == "First.\n\tcell\nLast."
+@pytest.mark.parametrize("ending", [".jsonl", ".parquet", ".jsonl.gz", ".csv"])
+def test_rows_of_tables_are_documents_of_their_own(tmp_path, ending):
+    rows = [{"body": "Prose, and more.", "meta": '{"text": "deep"}'}, {"body": "b", "meta": "{}"}]
+    path, lines = tmp_path / f"t{ending}", "".join(json.dumps(row) + "\n" for row in rows)
+    if ending == ".csv":
+        pl.DataFrame(rows).write_csv(path)
+    elif ending == ".parquet":
+        pl.DataFrame(rows).write_parquet(path)
+    else:
+        path.write_bytes(gzip.compress(lines.encode()) if ending == ".jsonl.gz" else lines.encode())
+    reading = read_documents([str(path)], columns={"text": "body"})
+    assert [(one.name, one.text) for one in reading.documents] == [
+        (f"{path}#1", "Prose, and more."),
+        (f"{path}#2", "b"),
+    ]
+    assert reading.columns == {"text": "body"}
+    inner = read_documents([str(path)], columns={"text": "meta.text"})
+    assert [(one.name, one.text) for one in inner.documents] == [(f"{path}#1", "deep")]
+    assert [(one.name, one.reason) for one in inner.skipped] == [(f"{path}#2", "empty.")]
+    with pytest.raises(UserError, match="column 'text'"):
+        read_documents([str(path)])
 
 
-def test_rows_of_tables_are_documents_of_their_own(tmp_path):
-    rows = [{"text": "one"}, {"text": None}, {"text": "three"}]
-    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    pl.DataFrame(rows).write_parquet(tmp_path / "t.parquet")
-    for path in (tmp_path / "t.jsonl", tmp_path / "t.parquet"):
-        reading = read_documents([str(path)])
-        found = [(one.name, one.text) for one in reading.documents]
-        assert found == [(f"{path}#1", "one"), (f"{path}#3", "three")]
-        assert [(one.name, one.reason) for one in reading.skipped] == [(f"{path}#2", "empty.")]
-
-
-def test_a_folder_is_read_without_the_audit_that_lies_in_it(tmp_path):
+def test_a_folder_is_read_without_the_audit_that_lies_in_it_and_standard_input(tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "out").mkdir()
     for place in ("a.txt", "sub/b.txt", "out/audit.html", ".hidden"):
@@ -130,14 +141,9 @@ def test_a_folder_is_read_without_the_audit_that_lies_in_it(tmp_path):
     reading = read_documents([str(tmp_path)], leave_out=tmp_path / "out")
     names = [one.name.removeprefix(f"{tmp_path.as_posix()}/") for one in reading.documents]
     assert names == ["a.txt", "sub/b.txt"]
-
-
-def test_standard_input_is_a_document_and_the_same_file_twice_is_one(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("text")
-    reading = read_documents(["-", str(path), str(path)], stdin=io.BytesIO(b"typed"))
-    found = [(one.name, one.text) for one in reading.documents]
-    assert found == [("-", "typed"), (str(path), "text")]
+    path = str(tmp_path / "a.txt")  # given twice, read once
+    reading = read_documents(["-", path, path], stdin=io.BytesIO(b"typed"))
+    assert [(one.name, one.text) for one in reading.documents] == [("-", "typed"), (path, "text")]
 
 
 BAD = {
@@ -193,17 +199,15 @@ def test_a_name_that_is_not_utf_8_is_said_and_the_others_go_on(tmp_path):
     assert reading.skipped[0].name.encode("utf-8").endswith(b"\\udcff.txt")
 
 
-@pytest.mark.parametrize("ending", [".pdf", ".docx", ".html"])
-def test_without_the_extra_it_says_what_to_install(tmp_path, monkeypatch, ending):
-    for module in ("pypdf", "docx", "inscriptis"):
+def test_without_the_extra_it_says_what_to_install(tmp_path, monkeypatch):
+    for ending, module in {".pdf": "pypdf", ".docx": "docx", ".html": "inscriptis"}.items():
         monkeypatch.setitem(sys.modules, module, None)
-    (tmp_path / f"a{ending}").write_bytes(b"data")
-    with pytest.raises(UserError, match=r"pip install 'mnemoscope\[audit\]'"):
-        read_documents([str(tmp_path / f"a{ending}")])
+        (tmp_path / f"a{ending}").write_bytes(b"data")
+        with pytest.raises(UserError, match=r"pip install 'mnemoscope\[audit\]'"):
+            read_documents([str(tmp_path / f"a{ending}")])
 
 
 TOKENIZER = load_tokenizer(str(model_path()))
-BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
 def test_a_token_inside_a_character_belongs_to_the_whole_character():
@@ -222,7 +226,8 @@ def covered(tokens):
 
 def composing():
     """A tokenizer as Qwen's: characters composed (NFC), then bytes."""
-    made = Tokenizer(models.BPE(vocab={one: n for n, one in enumerate(BYTES)}, merges=[]))
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    made = Tokenizer(models.BPE(vocab={one: n for n, one in enumerate(alphabet)}, merges=[]))
     made.normalizer = normalizers.NFC()
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     return PreTrainedTokenizerFast(tokenizer_object=made)
@@ -263,37 +268,11 @@ def test_a_range_of_tokens_decodes_to_its_characters(text, data):
     assert end - start - len(decoded) <= 2  # at most one torn character at each end
 
 
-@pytest.mark.parametrize("ending", [".jsonl.gz", ".csv"])
-def test_documents_of_packed_tables_and_of_other_columns_are_read(tmp_path, ending):
-    rows = [{"body": "Prose, and more.", "meta": '{"text": "deep"}'}, {"body": "b", "meta": "{}"}]
-    path = tmp_path / f"t{ending}"
-    if ending == ".csv":
-        with open(path, "w", newline="") as handle:
-            writer = csv.DictWriter(handle, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
-    else:
-        path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
-    reading = read_documents([str(path)], columns={"text": "body"})
-    assert [(one.name, one.text) for one in reading.documents] == [
-        (f"{path}#1", "Prose, and more."),
-        (f"{path}#2", "b"),
-    ]
-    assert reading.columns == {"text": "body"}
-    inner = read_documents([str(path)], columns={"text": "meta.text"})
-    assert [one.text for one in inner.documents] == ["deep"]
-    assert [one.reason for one in inner.skipped] == ["empty."]
-    with pytest.raises(UserError, match="column 'text'"):
-        read_documents([str(path)])
-
-
 def test_memory_that_runs_out_is_not_called_a_broken_file(tmp_path, monkeypatch):
     (tmp_path / "page.html").write_text("<p>words")
 
-    def all_of_it(page: str) -> None:
-        raise MemoryError
-
-    monkeypatch.setattr("mnemoscope.audit.documents._refuse_cut", all_of_it)
+    refuse = Mock(side_effect=MemoryError)
+    monkeypatch.setattr("mnemoscope.audit.documents._refuse_cut", refuse)
     with pytest.raises(MemoryError):
         read_documents([str(tmp_path / "page.html")])
 

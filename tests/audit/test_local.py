@@ -1,9 +1,7 @@
 """A model that runs here: windows left early, growth, any family, a chat; nothing changes."""
 
 import copy
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,11 +15,8 @@ from mnemoscope.data import read
 from mnemoscope.errors import UserError
 from mnemoscope.lm.continue_ import best_tokens, continue_sequences
 from mnemoscope.lm.model import wrap_model
-
-_PLACE = Path(__file__).parents[1] / "lm" / "tiny_families.py"
-_SPEC = importlib.util.spec_from_file_location("tiny_families_of_lm", _PLACE)
-tiny = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(tiny)
+from tests.audit.conftest import BRIEF
+from tests.lm import tiny_families as tiny
 
 N_WRITTEN = 40
 FIRST_LETTER = 3  # ids below are special tokens, no characters
@@ -30,8 +25,8 @@ FIRST_LETTER = 3  # ids below are special tokens, no characters
 @pytest.fixture(scope="module")
 def windows(sequences):
     """Memorized, nearly memorized and strange ones; a few shifted by some tokens."""
-    rows = np.array(sequences["tokens"].head(40).to_list(), dtype=np.int32)
-    return np.concatenate([rows, np.roll(rows[:12], -3, axis=1)])
+    rows = np.array(sequences["tokens"].head(26).to_list(), dtype=np.int32)
+    return np.concatenate([rows, np.roll(rows[:10], -3, axis=1)])
 
 
 def run(lm, windows, n_allowed):
@@ -62,11 +57,11 @@ def test_leaving_early_changes_no_verdict_and_the_end_is_the_study_s_continuatio
 def test_growth_is_where_greedy_decoding_leaves_the_document(lm, trained, new_text):
     text = trained[0] + new_text(1, 60)
     ids = tokenize(text, lm.tokenizer).ids
-    model = LocalModel(lm, [Document("a", text, "")], AuditSettings())
+    model = LocalModel(lm, [Document("a", text, "")], AuditSettings(max_growth=32))
     firsts = (0, 1, 4, 40)
     made = model.grow([(0, first) for first in firsts])
     for first, growth in zip(firsts, made, strict=True):
-        row = ids[None, first : first + 128]
+        row = ids[None, first : first + 96]
         written = next(continue_sequences(lm, row, batch_size=1)).tokens[0]
         is_right = written == row[0, 32:]
         assert growth.n_tokens == (len(is_right) if is_right.all() else int(is_right.argmin()))
@@ -79,16 +74,8 @@ def letters(ids):
     return "".join(chr(int(one) - FIRST_LETTER + 32) for one in ids)
 
 
-def own_words(lm):
-    """A prefix and what the model writes after it, of printable characters only."""
-    rows = tiny.random_tokens(30, length=32 + N_WRITTEN, seed=1)
-    written = next(continue_sequences(lm, rows, batch_size=30)).tokens
-    row = int(np.flatnonzero((written >= FIRST_LETTER).all(axis=1))[0])
-    return letters(rows[row, :32]), letters(written[row])
-
-
 @pytest.mark.parametrize(
-    ("family", "adds_bos"), [("llama", True), ("llama", False), ("gpt2", False), ("bloom", False)]
+    ("family", "adds_bos"), [("llama", True), ("gpt2", False), ("bloom", False)]
 )
 def test_its_own_words_are_found_where_they_stand(tmp_path, audited, family, adds_bos):
     model = tiny.make_model(family)
@@ -96,11 +83,13 @@ def test_its_own_words_are_found_where_they_stand(tmp_path, audited, family, add
         model.get_output_embeddings().weight[:FIRST_LETTER] = 0
     lm = wrap_model(model, tiny.make_tokenizer(adds_bos), name=family)
     assert (lm.bos_id is not None) == adds_bos
-    prefix, written = own_words(lm)
+    rows = tiny.random_tokens(30, length=32 + N_WRITTEN, seed=1)
+    written = next(continue_sequences(lm, rows, batch_size=30)).tokens
+    row = int(np.flatnonzero((written >= FIRST_LETTER).all(axis=1))[0])
     before, after = (letters(one) for one in tiny.random_tokens(2, 50, seed=9))
-    text = before + prefix + written + after
+    text = before + letters(rows[row, :32]) + letters(written[row]) + after
     # A random model goes on otherwise after a prefix shifted by one: every start must be tried.
-    _, spans = audited(tmp_path, text, model=lm, settings=AuditSettings(stride=1))
+    _, spans = audited(tmp_path, text, model=lm, settings=AuditSettings(**BRIEF, stride=1))
     start = len(before) + 32
     covered = {one for a, b in spans.select("start", "end").rows() for one in range(a, b)}
     assert set(range(start, start + N_WRITTEN)) <= covered
@@ -113,8 +102,8 @@ def test_an_audit_in_a_chat_is_recorded_and_holds(tmp_path, lm, audited, verify)
     tokenizer = copy.deepcopy(lm.tokenizer)
     tokenizer.chat_template = "{{ messages[0].content }}\n"
     chatty = replace(lm, tokenizer=tokenizer)
-    text = "".join(f"Chapter {n}: board mode\n" for n in range(10, 40))
-    settings = AuditSettings(chat_template=True, n_prefixes=0)
+    text = "".join(f"Chapter {n}: board mode\n" for n in range(10, 25))
+    settings = AuditSettings(chat_template=True, **BRIEF)
     audited(tmp_path, text, model=chatty, settings=settings)
     record, frame = read_audit(tmp_path / "out")
     assert record["settings"]["chat_template"]
@@ -124,27 +113,20 @@ def test_an_audit_in_a_chat_is_recorded_and_holds(tmp_path, lm, audited, verify)
     found = verify(tmp_path / "out", chatty)
     assert (found.problems, found.n_hold) == ([], frame.height)
     with pytest.raises(UserError, match="other documents, settings"):
-        audited(tmp_path, text, settings=AuditSettings(n_prefixes=0))
+        audited(tmp_path, text, settings=AuditSettings(**BRIEF))
 
 
 def test_the_tokenizer_is_copied_once_for_all_documents(lm, monkeypatch) -> None:
     """A copy of one with 262,144 tokens takes 1.4 seconds of the processor."""
-    copied = []
-
-    def count(tokenizer, make=read._copy_backend):
-        copied.append(tokenizer)
-        return make(tokenizer)
-
-    monkeypatch.setattr(read, "_copy_backend", count)
+    copied, make = [], read._copy_backend
+    monkeypatch.setattr(read, "_copy_backend", lambda one: copied.append(one) or make(one))
     documents = [Document(f"{n}.txt", f"text {n} " * 80, "") for n in range(5)]
-    model = LocalModel(lm, documents, AuditSettings())
-    assert len(model.tokens) == 5
+    assert len(LocalModel(lm, documents, AuditSettings()).tokens) == 5
     assert len(copied) == 1
 
 
-@pytest.mark.parametrize("budget", [1, 100_000])
-def test_verdicts_do_not_depend_on_how_many_logits_are_held(budget, lm, windows, monkeypatch):
-    windows, settings = windows[::5], AuditSettings()
+def test_verdicts_do_not_depend_on_how_many_logits_are_held(lm, windows, monkeypatch):
+    windows, settings = windows[::6], AuditSettings()
 
     def ask():
         judged = judge_tokens(lm, windows, settings)
@@ -153,10 +135,11 @@ def test_verdicts_do_not_depend_on_how_many_logits_are_held(budget, lm, windows,
         return judged, best, np.concatenate([one.tokens for one in whole])
 
     plain, best, written = ask()
-    monkeypatch.setattr("mnemoscope.lm.model.LOGIT_BYTES", budget)
-    again, best_again, written_again = ask()
-    np.testing.assert_array_equal(best_again, best)
-    np.testing.assert_array_equal(written_again, written)
-    np.testing.assert_allclose(again.logprobs, plain.logprobs, atol=1e-4)  # other batches round
-    np.testing.assert_allclose(again.sampling, plain.sampling, atol=1e-3)
-    np.testing.assert_array_equal(again.is_whole, plain.is_whole)
+    for budget in (1, 100_000):
+        monkeypatch.setattr("mnemoscope.lm.model.LOGIT_BYTES", budget)
+        again, best_again, written_again = ask()
+        np.testing.assert_array_equal(best_again, best)
+        np.testing.assert_array_equal(written_again, written)
+        np.testing.assert_allclose(again.logprobs, plain.logprobs, atol=1e-4)  # batches round
+        np.testing.assert_allclose(again.sampling, plain.sampling, atol=1e-3)
+        np.testing.assert_array_equal(again.is_whole, plain.is_whole)

@@ -1,41 +1,39 @@
-"""What a passage needs: its own edges break it, as heavy ones hardly do, and the page says so."""
+"""What a passage needs: its own edges, and parts that the reference lacks; text needs neither."""
 
-import json
-import shutil
+from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
+import transformers
 
 from mnemoscope.audit import needs
-from mnemoscope.audit.evidence import LATER_COLUMNS
-from mnemoscope.audit.needs import copied_shares, find_needs
-from mnemoscope.audit.settings import MOST_COPIED
+from mnemoscope.audit.needs import Grafts, copied_shares, find_needs, standard_parts
+from mnemoscope.audit.settings import MOST_COPIED, AuditSettings
 from mnemoscope.audit.verify import read_audit
 from mnemoscope.errors import UserError
-from mnemoscope.files import write_parquet
+from mnemoscope.lm.continue_ import scan_memorized
 from mnemoscope.lm.edges import total_effects
+from tests.audit.conftest import BRIEF
 
 ASKED = {"prefix": 32, "batch_size": 16, "seed": 0}
 
 
-@pytest.fixture(scope="module")
-def made(lm, audited, trained, new_text, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("needs")
-    text = f"{new_text(1, 60)}\n\n{trained[0]}\n\n{new_text(2, 60)}"
-    record, frame = audited(folder, text)
-    assert frame.height
-    return folder, record, frame
-
-
 def test_its_own_edges_break_a_passage_and_as_heavy_ones_hardly_do(lm, made):
-    *_, frame = made
+    frame = made.spans.filter(verdict="recall")
     assert frame["run_without_needed"].mean() < frame["run_without_equal_mass"].mean() - 8
     assert frame["run_without_equal_mass"].max() <= 32
-    for row in frame.iter_rows(named=True):
-        effects = [one["effect"] for one in row["needed"]]
-        assert effects == sorted(effects, reverse=True)
-        assert min(effects) > 0
+    row = frame.row(0, named=True)
+    window = np.array([row["window_tokens"]], dtype=np.int32)
+    (effects,) = total_effects(lm, window, batch_size=1)
+    by_token = effects[0].tril(diagonal=-1).sum(dim=(0, 1)).numpy()
+    best = np.argsort(-by_token)[: len(row["needed"])]
+    assert [one["token"] for one in row["needed"]] == best.tolist()
+    assert [one["effect"] for one in row["needed"]] == pytest.approx(by_token[best], rel=1e-3)
+    assert by_token[best].min() > 0
+    texts = lm.tokenizer.batch_decode(window[0, best][:, None].tolist())
+    assert [one["text"] for one in row["needed"]] == texts
 
 
 def test_what_is_read_off_the_text_counted_by_hand():
@@ -50,23 +48,11 @@ def test_what_is_read_off_the_text_counted_by_hand():
 
 
 def test_a_guess_reads_off_the_text_and_a_memory_does_not(lm, trained):
-    counting = " ".join(f"item {n}: {n}," for n in range(40))
-    ids = [lm.tokenizer(one)["input_ids"][:64] for one in (trained[0], trained[1], counting)]
+    repeating = " ".join(f"item {n}: {n}," for n in range(40))
+    ids = [lm.tokenizer(one)["input_ids"][:64] for one in (trained[0], trained[1], repeating)]
     found = find_needs(lm, np.array(ids, dtype=np.int32), **ASKED)
     assert max(one["needed_copied"] for one in found[:2]) < MOST_COPIED
     assert found[2]["needed_copied"] > 2 * MOST_COPIED
-
-
-def test_named_tokens_are_those_that_later_ones_owe_most(lm, made):
-    *_, frame = made
-    row = frame.row(0, named=True)
-    window = np.array([row["window_tokens"]], dtype=np.int32)
-    (effects,) = total_effects(lm, window, batch_size=1)
-    by_token = effects[0].tril(diagonal=-1).sum(dim=(0, 1)).numpy()
-    first = row["needed"][0]
-    assert first["token"] == by_token.argmax()
-    assert first["effect"] == pytest.approx(by_token.max(), rel=1e-3)
-    assert first["text"] == lm.tokenizer.decode([window[0, first["token"]]])
 
 
 def test_a_family_that_cannot_be_cut_leaves_it_out(lm, monkeypatch):
@@ -80,10 +66,39 @@ def test_a_family_that_cannot_be_cut_leaves_it_out(lm, monkeypatch):
     assert said == ["What passages need is left out: two softmaxes a layer."]
 
 
-def test_an_audit_of_an_earlier_version_is_read(made, tmp_path):
-    shutil.copytree(made[0] / "out", tmp_path / "out")
-    write_parquet(tmp_path / "out" / "spans.parquet", made[2].drop(*LATER_COLUMNS))
-    record, frame = read_audit(tmp_path / "out")
-    assert record["documents"] == json.loads(json.dumps(made[1]["documents"]))
-    assert frame["needed"].null_count() == frame.height
-    assert frame.schema == made[2].schema
+def test_what_was_trained_breaks_and_what_counts_stands(made, lm, reference):
+    frame = made.spans
+    assert made.record["reference"]["grafts"] == standard_parts(4)
+    assert made.record["reference"]["no_grafts"] is None
+    kept = dict(frame.group_by("rule_says").agg(pl.col("grafts_survived").mean()).iter_rows())
+    assert kept["recall"] < 4 < kept["guess"]
+    for row in frame.iter_rows(named=True):
+        assert row["grafts"] == 8 == row["grafts_survived"] + len(row["broken_by"])
+        says = "recall" if row["grafts_survived"] <= 4 else "guess"
+        assert row["grafts_say"] == says
+    exact = frame.filter(pl.col("score") == 1)
+    windows = np.array(exact["window_tokens"].to_list(), dtype=np.int32)
+    with Grafts(lm, reference).pair.grafted("layers.0.qk"):
+        scans = list(scan_memorized(lm, windows, batch_size=64))
+    stands = np.concatenate([one.is_memorized for one in scans])
+    broken = np.array(["layers.0.qk" in one for one in exact["broken_by"]])
+    assert broken.any()
+    assert not (stands & broken).any()  # what a scan reproduces whole has no wrong token at all
+
+
+def test_the_model_breaks_nothing_of_itself_and_another_shape_is_named(
+    lm, audited, trained, tmp_path
+):
+    text, settings = trained[0] + " and so on.", AuditSettings(**BRIEF)
+    _, frame = audited(tmp_path, text, reference=lm, settings=settings)
+    assert frame["grafts_survived"].to_list() == frame["grafts"].to_list() == [8] * frame.height
+    assert set(frame["grafts_say"]) == {"guess"}
+    config = transformers.GPTNeoXConfig(**lm.model.config.to_dict() | {"num_hidden_layers": 2})
+    small = replace(lm, model=transformers.GPTNeoXForCausalLM(config).eval(), name="small")
+    (tmp_path / "small").mkdir()
+    record, frame = audited(tmp_path / "small", text, reference=small, settings=settings)
+    assert "num_hidden_layers is 4 in the model and 2" in record["reference"]["no_grafts"]
+    assert record["reference"]["grafts"] is None
+    assert frame["grafts"].null_count() == frame.height
+    assert frame["reference_says"].null_count() == frame["needs_say"].null_count() == 0
+    assert read_audit(tmp_path / "small" / "out")[1]["grafts_say"].null_count() == frame.height

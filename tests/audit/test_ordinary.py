@@ -14,15 +14,11 @@ from hypothesis import strategies as st
 from mnemoscope.audit.answers import draw_answers
 from mnemoscope.audit.documents import Document
 from mnemoscope.audit.local import LocalModel, continue_windows
-from mnemoscope.audit.ordinary import (
-    SHIPPED,
-    find_overlaps,
-    read_prompts,
-    summarize_ordinary,
-)
+from mnemoscope.audit.ordinary import SHIPPED, find_overlaps, read_prompts, summarize_ordinary
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.errors import UserError
 from mnemoscope.files import read_parquet
+from tests.audit.conftest import BRIEF
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(4, 12), st.integers(0, 20))
@@ -57,30 +53,23 @@ def test_prompts_are_ours_or_the_users(tmp_path):
             read_prompts(str(tmp_path / name))
 
 
-def test_a_chat_template_that_fails_is_refused_with_what_asked_for_it(lm):
+def test_what_prompts_cannot_be_put_in_is_refused_before_any_window(lm, tmp_path):
     tokenizer = copy.deepcopy(lm.tokenizer)
     tokenizer.chat_template = "{{ raise_exception('only turns of two') }}"
-    with pytest.raises(UserError, match=r"only turns of two.*--ordinary"):
-        draw_answers(replace(lm, tokenizer=tokenizer), ["def add("], AuditSettings())
-
-
-@pytest.mark.parametrize("role", ["model", "reference"])
-def test_what_prompts_cannot_be_put_in_is_refused_before_any_window(lm, role, tmp_path):
-    tokenizer = copy.deepcopy(lm.tokenizer)
-    tokenizer.chat_template = "{{ raise_exception('only turns of two') }}"
-    broken, document = replace(lm, tokenizer=tokenizer), Document("a", "some text " * 40, "")
-    pair = (broken, lm) if role == "model" else (lm, broken)
-    with pytest.raises(UserError, match="only turns of two"):
-        LocalModel(pair[0], [document], AuditSettings(ordinary=SHIPPED), reference=pair[1])
-    LocalModel(pair[0], [document], AuditSettings(), reference=pair[1])
+    broken, documents = replace(lm, tokenizer=tokenizer), [Document("a", "some text " * 40, "")]
+    asked = AuditSettings(ordinary=SHIPPED)
+    for model, other in ((broken, lm), (lm, broken)):
+        with pytest.raises(UserError, match=r"only turns of two.*--ordinary"):
+            LocalModel(model, documents, asked, reference=other)
+        LocalModel(model, documents, AuditSettings(), reference=other)
     prompts = tmp_path / "p.txt"
     prompts.write_text("short\n" + "a long one " * 200)
     with pytest.raises(UserError, match="leaves no room for an answer"):
-        LocalModel(lm, [document], AuditSettings(ordinary=str(prompts)))
+        LocalModel(lm, documents, AuditSettings(ordinary=str(prompts)))
 
 
-def test_answers_are_drawn_as_plain_logits_say(lm):
-    prompt, n = "def add(", 3000
+def test_answers_are_drawn_as_plain_logits_say_and_end_at_any_token_that_ends_one(lm, monkeypatch):
+    prompt, n = "def add(", 1500
     settings = AuditSettings(answer_tokens=1, top_k=5, temperature=0.8, batch_size=500)
     answers = draw_answers(lm, [prompt] * n, settings)
     ids = [*lm.before, *lm.tokenizer(prompt, add_special_tokens=False).input_ids]
@@ -91,16 +80,14 @@ def test_answers_are_drawn_as_plain_logits_say(lm):
     for token, chance in zip(best.indices.tolist(), chances.tolist(), strict=True):
         share = answers.count(lm.tokenizer.decode([token])) / n
         assert share == pytest.approx(chance, abs=4 * (chance * (1 - chance) / n) ** 0.5 + 1e-9)
-    assert draw_answers(lm, [prompt] * n, settings) == answers
+    assert draw_answers(lm, [prompt] * 40, settings) == answers[:40]
 
-
-def test_an_answer_ends_at_any_token_that_ends_one(lm, monkeypatch):
     settings = AuditSettings(answer_tokens=12, top_k=1)
-    (whole,) = draw_answers(lm, ["def add("], settings)
+    (whole,) = draw_answers(lm, [prompt], settings)
     ids = lm.tokenizer(whole, add_special_tokens=False).input_ids
     end = next(one for one in ids[1:] if one != ids[0])
     monkeypatch.setattr(lm.model.generation_config, "eos_token_id", [lm.vocab_size - 1, end])
-    (cut,) = draw_answers(lm, ["def add("], settings)
+    (cut,) = draw_answers(lm, [prompt], settings)
     assert cut == lm.tokenizer.decode(ids[: ids.index(end)])
 
 
@@ -118,9 +105,8 @@ def test_an_audit_says_how_often_answers_repeat_beside_the_reference(
         and lm.tokenizer(shown.strip()).input_ids == ids[:32].tolist()
     )
     (tmp_path / "prompts.txt").write_text(f"{begun}\nWhat is a heron?\n", encoding="utf-8")
-    settings = AuditSettings(
-        ordinary=str(tmp_path / "prompts.txt"), answer_tokens=24, overlap=12, top_k=1, edits=0
-    )
+    asked = {"ordinary": str(tmp_path / "prompts.txt"), "answer_tokens": 24, "overlap": 12}
+    settings = AuditSettings(**BRIEF, **asked, top_k=1)
     record, _ = audited(tmp_path, text, settings=settings, reference=reference)
     frame = read_parquet(tmp_path / "out" / "ordinary.parquet")
     assert frame["by"].to_list() == ["model"] * 2 + ["reference"] * 2

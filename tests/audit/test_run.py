@@ -2,7 +2,7 @@
 
 import io
 import json
-import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,44 +10,19 @@ import polars as pl
 import pytest
 
 import mnemoscope as ms
-from mnemoscope.audit import local
+from mnemoscope.audit import local, run
 from mnemoscope.audit.documents import character_range, read_documents, tokenize
-from mnemoscope.audit.evidence import SPAN_COLUMNS
+from mnemoscope.audit.evidence import LATER_COLUMNS, SPAN_COLUMNS
 from mnemoscope.audit.local import audit_documents
-from mnemoscope.audit.run import read_audit_record
 from mnemoscope.audit.settings import AuditSettings
+from mnemoscope.audit.verify import read_audit
 from mnemoscope.errors import DamagedDataError, UserError
-from mnemoscope.files import file_sha256, write_record
+from mnemoscope.files import file_sha256, read_parquet, write_parquet, write_record
 from mnemoscope.lm.continue_ import scan_memorized
+from tests.audit.conftest import BRIEF, with_word
 
-FILES = (
-    "audit.json",
-    "audit.html",
-    "audit.sarif",
-    "report.html",
-    "spans.parquet",
-    "near.parquet",
-)
-
-
-@pytest.fixture(scope="module")
-def planted(tmp_path_factory, trained, new_text):
-    """Two documents: trained passages between new text, and new text alone."""
-    folder = tmp_path_factory.mktemp("planted")
-    pieces = [new_text(9, 41)]
-    for number, passage in enumerate(trained):
-        pieces += [passage, new_text(number, 30 + 7 * number)]
-    (folder / "planted.txt").write_text(" é😀 ".join(pieces), encoding="utf-8")
-    (folder / "new.txt").write_text(new_text(77, 300), encoding="utf-8")
-    (folder / "short.txt").write_text("Too short.", encoding="utf-8")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def made(planted, tmp_path_factory, lm, reference):
-    out = tmp_path_factory.mktemp("out") / "audit"
-    record = audit_documents(lm, read_documents([str(planted)]), out, reference=reference)
-    return out, record, pl.read_parquet(out / "spans.parquet")
+SPANS = AuditSettings(**BRIEF)
+FILES = ("audit.json", "audit.html", "audit.sarif", "report.html", "spans.parquet")
 
 
 def reproduced_characters(lm, text):
@@ -63,214 +38,188 @@ def reproduced_characters(lm, text):
     return found
 
 
-def test_of_what_the_model_reproduces_nine_tenths_are_in_a_span(made, planted, lm):
-    name = (planted / "planted.txt").as_posix()
-    truth = reproduced_characters(lm, (planted / "planted.txt").read_text(encoding="utf-8"))
-    spans = made[2].filter(pl.col("document") == name)
+def test_of_what_the_model_reproduces_nine_tenths_are_in_a_span(made, lm, trained):
+    text = made.texts["<b>&.txt"]
+    truth = reproduced_characters(lm, text[: text.index(trained[1]) + len(trained[1])])
+    spans = made.spans.filter(document=made.names["<b>&.txt"])
     found = {one for row in spans.iter_rows(named=True) for one in range(row["start"], row["end"])}
-    assert len(truth) > 200
+    assert len(truth) > 150
     assert len(truth & found) / len(truth) >= 0.9
     said = ("verdict", "reference_reproduces", "reference_says", "prior_says", "grounds_disagree")
     # They need their own prefix, so the prior says nothing.
-    assert spans.select(said).rows() == [("recall", False, "recall", None, False)] * 4
-
-
-def test_new_text_is_never_called_recalled(made, planted):
-    spans = made[2].filter(pl.col("document") == (planted / "new.txt").as_posix())
-    assert spans.height == 0
-    row = next(one for one in made[1]["documents"] if one["document"].endswith("new.txt"))
-    assert row["recalled"]["share"] == 0
-
-
-def test_shuffled_words_of_trained_text_are_not_recalled(tmp_path, audited, trained):
-    words = " ".join(trained).split()
-    random.Random(1).shuffle(words)
-    record, _ = audited(tmp_path, " ".join(words))
-    assert record["summary"]["recall_spans"] == 0
-
-
-def test_offsets_are_characters_of_the_document(made, planted):
-    text = (planted / "planted.txt").read_text(encoding="utf-8")
-    for row in made[2].iter_rows(named=True):
+    assert spans.select(said).rows() == [("recall", False, "recall", None, False)] * 2
+    for row in spans.iter_rows(named=True):
         assert row["text"] == text[row["start"] : row["end"]]
         assert row["window_start"] <= row["suffix_start"] <= row["start"]
         assert "".join(row["suffix_pieces"]) == text[row["suffix_start"] : row["window_end"]]
 
 
-def test_table_has_its_columns_and_nulls_where_nothing_was_asked(made):
-    frame = made[2]
+def test_of_each_document_the_record_says_what_it_is(made, lm):
+    frame, record = made.spans, made.record
     assert dict(frame.schema) == SPAN_COLUMNS
     assert frame["probability"].null_count() == frame.height
     for column in ("document", "start", "end", "verdict", "reason", "tokens", "score"):
         assert frame[column].null_count() == 0
-    assert set(frame["verdict"]) <= {"guess", "recall"}
+    rows = {one["document"].rpartition("/")[2]: one for one in record["documents"]}
+    for name in ("new.txt", "shuffled.txt", "short.txt"):
+        assert frame.filter(document=made.names[name]).is_empty()
+        assert rows[name]["recalled"]["share"] == rows[name]["near"]["characters"] == 0
+    assert rows["counting.txt"]["guessed"]["share"] > 0.5
+    assert rows["counting.txt"]["recalled"]["share"] == 0
+    guessed = frame.filter(document=made.names["counting.txt"])
+    assert guessed["reason"].str.contains("step 1").any()
+    assert (rows["short.txt"]["is_too_short"], rows["short.txt"]["windows"]) == (True, 0)
+    assert "shorter than one window" in made.page
+    assert record["model"]["fingerprint"] == lm.fingerprint
+    assert "model.safetensors" in record["model"]["files"]
+    assert all(len(one["sha256"]) == 64 for one in record["documents"])
+    docs = (Path(__file__).parents[2] / "docs" / "audit-files.md").read_text(encoding="utf-8")
+    names = [*SPAN_COLUMNS, *record, *record["model"], *record["documents"][0]]
+    assert [name for name in names if f"`{name}`" not in docs] == []
 
 
-def test_python_and_the_command_line_give_the_same_audit(
-    tmp_path, monkeypatch, call, new_text, trained
-):
+def test_a_recalled_passage_lists_its_places_in_a_corpus(made, audited, tmp_path, monkeypatch):
+    first, *others = made.spans.filter(verdict="recall").rows(named=True)
+    assert [first["origin_count"], *(one["origin_count"] for one in others)] == [2, 0]
+    corpus = made.folder / "corpus" / "a.txt"
+    text = corpus.read_text(encoding="utf-8")
+    rows = made.origins.filter(span=1, found="passage")
+    place = text.index(first["text"])
+    assert rows["offset"].to_list() == [place, text.index(first["text"], place + 1)]
+    assert set(rows["in"]) == {str(corpus)}
+    assert "In the corpus 2 times:" in made.page
+    monkeypatch.setattr(run, "scan_windows", lambda _: pytest.fail("asked"))
+    with pytest.raises(UserError, match="gone"):
+        audited(tmp_path, text, settings=AuditSettings(corpus=str(tmp_path / "gone")))
+
+
+def test_python_and_the_command_line_give_the_same_audit(tmp_path, monkeypatch, call, trained):
     monkeypatch.chdir(tmp_path)
-    text = new_text(1, 60) + trained[0]
-    Path("a.txt").write_text(text)
-    made = ms.audit("embedded", "a.txt", "out", n_prefixes=2)
-    assert call("audit", "embedded", "a.txt", "-o", "typed", "--other-prefixes", 2).status == 0
+    Path("a.txt").write_text(trained[0])
+    made = ms.audit("embedded", "a.txt", "out", **BRIEF)
+    flags = ("--other-prefixes", 0, "--edits", 0, "--near-length", 0)
+    assert call("audit", "embedded", "a.txt", "-o", "typed", *flags).status == 0
     assert made.spans.equals(pl.read_parquet("typed/spans.parquet"))
     assert made.record["key"] == json.loads(Path("typed/audit.json").read_text())["key"]
     assert made.record["reference"]["name"] == "embedded"
-    of_text = ms.audit("embedded", {"a.txt": text}, "texts", n_prefixes=2)
+    of_text = ms.audit("embedded", {"a.txt": trained[0]}, "texts", **BRIEF)
     assert of_text.spans.equals(made.spans)
-    assert (tmp_path / "texts" / "texts" / "00001.txt").read_text() == text
+    assert (tmp_path / "texts" / "texts" / "00001.txt").read_text() == trained[0]
     with pytest.raises(UserError, match="strid"):
-        ms.audit("embedded", {"a": text}, "other", strid=4)
-
-
-def test_a_counting_template_is_a_guess(tmp_path, audited):
-    record, frame = audited(tmp_path, "".join(f"Chapter {n}: board mode\n" for n in range(10, 60)))
-    assert record["summary"]["guessed"]["share"] > 0.5
-    assert record["summary"]["recalled"]["share"] == 0
-    assert frame["reason"].str.contains("step 1").any()
-    assert frame["reference_reproduces"].null_count() == frame.height
-
-
-def test_short_documents_are_said_and_do_not_stop_the_others(made):
-    row = next(one for one in made[1]["documents"] if one["document"].endswith("short.txt"))
-    assert (row["is_too_short"], row["windows"]) == (True, 0)
-    assert "shorter than one window" in (made[0] / "audit.html").read_text()
+        ms.audit("embedded", {"a": "text"}, "other", strid=4)
 
 
 def test_a_killed_audit_goes_on_and_gives_the_same_bytes(
     tmp_path, lm, trained, new_text, monkeypatch, stopped_at
 ):
-    settings = AuditSettings(batch_size=16, n_prefixes=2)
+    settings = AuditSettings(**BRIEF | {"batch_size": 8})
     monkeypatch.setattr(local, "_BATCHES_A_PART", 1)
-    (tmp_path / "a.txt").write_text(new_text(1, 60) + trained[0] + new_text(2, 60))
-    reading = read_documents([str(tmp_path / "a.txt")])
+    for name, text in (("a.txt", trained[0] + new_text(2, 40)), ("b.txt", new_text(3, 80))):
+        (tmp_path / name).write_text(text)
 
-    def run(name, dies_at=None):
+    def audit(out, dies_at=None, text="a.txt"):
+        reading = read_documents([str(tmp_path / text)])
         with stopped_at(local, "continue_windows", dies_at) as calls:
-            audit_documents(lm, reading, tmp_path / name, settings=settings)
-        return [(tmp_path / name / file).read_bytes() for file in FILES], len(calls)
+            audit_documents(lm, reading, tmp_path / out, settings=settings)
+        return [(tmp_path / out / file).read_bytes() for file in FILES], len(calls)
 
-    whole, n_parts = run("whole")
-    with pytest.raises(KeyboardInterrupt):
-        run("killed", dies_at=3)
-    assert not any((tmp_path / "killed" / name).exists() for name in FILES)
-    again, n_again = run("killed")
+    whole, n_parts = audit("whole")
+    for out in ("killed", "taken"):
+        with pytest.raises(KeyboardInterrupt):
+            audit(out, dies_at=3)
+        assert not any((tmp_path / out / name).exists() for name in FILES)
+    again, n_again = audit("killed")
     assert again == whole
     assert n_again == n_parts - 2  # the two finished parts were not made again
     assert not (tmp_path / "killed" / "parts").exists()
-
-
-def test_parts_of_other_documents_are_not_used(tmp_path, audited, new_text, monkeypatch):
-    def dies(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("mnemoscope.audit.run.write_audit", dies)
-    with pytest.raises(KeyboardInterrupt):
-        audited(tmp_path, new_text(1, 80))
-    assert list((tmp_path / "out" / "parts").rglob("windows-*"))
-    monkeypatch.undo()
-    record, _ = audited(tmp_path, new_text(2, 80))
-    assert record["summary"]["windows"] > 0
+    assert audit("taken", text="b.txt") == audit("fresh", text="b.txt")  # parts of another text
 
 
 def test_another_audit_is_not_written_over_unless_asked(tmp_path, audited, new_text):
-    out, text = tmp_path / "out", new_text(1, 80)
-    first, _ = audited(tmp_path, text)
-    stamps = [(out / name).stat().st_mtime_ns for name in FILES]
-    assert audited(tmp_path, text)[0] == first
-    assert [(out / name).stat().st_mtime_ns for name in FILES] == stamps
-    other = AuditSettings(stride=4)
-    with pytest.raises(UserError, match="--redo"):
-        audited(tmp_path, text, settings=other)
-    assert audited(tmp_path, text, settings=other, redo=True)[0]["settings"]["stride"] == 4
-
-
-def test_a_setting_that_came_later_makes_no_other_audit_unless_it_is_set(
-    tmp_path, audited, new_text
-):
     class Later(AuditSettings):
         new: int = 0
 
-    text = new_text(6, 80)
-    record, _ = audited(tmp_path, text)
-    values = record["settings"]
-    assert audited(tmp_path, text, settings=Later(**values))[0]["settings"] == values
-    with pytest.raises(UserError, match="holds an audit of other"):
-        audited(tmp_path, text, settings=Later(**values, new=1))
+    out, text, plain = tmp_path / "out", new_text(1, 80), AuditSettings(stride=64)
+    files = [*FILES, "near.parquet"]
+    first, _ = audited(tmp_path, text, settings=plain)
+    before = {one: (out / one).read_bytes() for one in files}
+    stamps = [(out / name).stat().st_mtime_ns for name in files]
+    for same in (plain, Later(**first["settings"])):  # a setting that came later, unless it is set
+        assert audited(tmp_path, text, settings=same)[0] == first
+    assert [(out / name).stat().st_mtime_ns for name in files] == stamps
+    for other in (AuditSettings(stride=4), Later(**first["settings"], new=1)):
+        with pytest.raises(UserError, match=r"holds an audit of other documents.*--redo"):
+            audited(tmp_path, text, settings=other)
+    for name in ("spans.parquet", "near.parquet", "audit.html"):
+        (out / name).unlink()
+        with pytest.raises(UserError, match="missing or were changed"):
+            audited(tmp_path, text, settings=plain)
+        audited(tmp_path, text, settings=plain, redo=True)
+        assert {one: (out / one).read_bytes() for one in files} == before
+    again, _ = audited(tmp_path, text, settings=AuditSettings(stride=32), redo=True)
+    assert again["settings"]["stride"] == 32
 
 
-def test_nothing_is_written_outside_the_folder(tmp_path, lm, new_text):
+def test_nothing_is_written_outside_the_folder(tmp_path, lm, audited, new_text):
     row = {"text": new_text(1, 80), "document": "../../evil.txt"}
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.jsonl").write_text(json.dumps(row) + "\n")
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
-    audit_documents(lm, read_documents([str(tmp_path / "in")]), tmp_path / "x" / "out")
+    reading = read_documents([str(tmp_path / "in")])
+    audit_documents(lm, reading, tmp_path / "x" / "out", settings=SPANS)
     made = {path for path in tmp_path.rglob("*") if path.is_file()} - before
     assert made == {tmp_path / "x" / "out" / name for name in FILES}
-
-
-@pytest.mark.parametrize("name", ["parts", "texts"])
-def test_a_link_that_leaves_the_folder_is_refused(tmp_path, audited, name):
     (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / name).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match="leaves the output folder"):
-        audited(tmp_path, "text")
+    for name in ("parts", "texts"):
+        (tmp_path / name / "out").mkdir(parents=True)
+        (tmp_path / name / "out" / name).symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(UserError, match="leaves the output folder"):
+            audited(tmp_path / name, "text")
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
-def test_redo_repairs_an_audit_without_one_of_its_files(tmp_path, audited, new_text):
-    text, settings = new_text(1, 80), AuditSettings(stride=64)
-    audited(tmp_path, text, settings=settings)
-    before = {one: (tmp_path / "out" / one).read_bytes() for one in FILES}
-    for name in ("spans.parquet", "near.parquet", "audit.html"):
-        (tmp_path / "out" / name).unlink()
-        with pytest.raises(UserError, match="missing or were changed"):
-            audited(tmp_path, text, settings=settings)
-        audited(tmp_path, text, settings=settings, redo=True)
-        assert {one: (tmp_path / "out" / one).read_bytes() for one in FILES} == before
-
-
-def test_record_names_what_it_rests_on(made, lm):
-    record = read_audit_record(made[0])
-    assert record == made[1]
-    assert record["schema_version"] == 2
-    assert record["model"]["fingerprint"] == lm.fingerprint
-    assert "model.safetensors" in record["model"]["files"]
-    assert record["settings"]["stride"] == 8
-    assert all(len(one["sha256"]) == 64 for one in record["documents"])
-
-
 def test_verify_repeats_what_holds(made, lm, verify):
-    found = verify(made[0], lm)
-    assert found.n_hold == found.n_spans == made[2].height
-    assert found.problems == []
+    found = verify(made.out, lm)
+    assert (found.problems, found.n_hold) == ([], made.spans.height)
 
 
-def test_verify_says_what_does_not_hold(made, planted, tmp_path, lm, reference, verify):
-    out = tmp_path / "copy"
-    out.mkdir()
-    for name in FILES:
-        (out / name).write_bytes((made[0] / name).read_bytes())
+def test_an_audit_of_an_earlier_version_is_read(made, tmp_path):
+    shutil.copytree(made.out, tmp_path / "out")
+    write_parquet(tmp_path / "out" / "spans.parquet", made.spans.drop(*LATER_COLUMNS))
+    record, frame = read_audit(tmp_path / "out")
+    assert record == made.record
+    assert frame["needed"].null_count() == frame.height
+    assert frame.schema == made.spans.schema
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory, audited, trained, new_text):
+    """The audit of one passage and a near copy: its folder, its record, its span."""
+    folder = tmp_path_factory.mktemp("small")
+    settings = AuditSettings(n_prefixes=0, edits=0, profile=True)
+    text = f"{trained[0]} {new_text(1, 6)} {with_word(trained[3])}"
+    record, spans = audited(folder, text, settings=settings)
+    assert (spans.height, record["summary"]["near_spans"]) == (1, 1)
+    return folder, record, spans
+
+
+def test_verify_says_what_does_not_hold(small, tmp_path, lm, reference, verify):
+    folder, record, spans = small
+    out = Path(shutil.copytree(folder / "out", tmp_path / "out"))
     found = verify(out, reference)
     assert found.n_hold == 0
     assert any("other weights" in one for one in found.problems)
-    path = planted / "new.txt"
-    before = path.read_text()
-    path.write_text(before + "!")
-    try:
-        assert any("new.txt" in one for one in verify(out, lm).problems)
-    finally:
-        path.write_text(before)
-    made[2].with_columns(start=pl.lit(0, pl.Int64)).write_parquet(out / "spans.parquet")
+    text = (folder / "a.txt").read_text()
+    (folder / "a.txt").write_text(text + "!")
+    assert any("a.txt: its text was changed" in one for one in verify(out, lm).problems)
+    (folder / "a.txt").write_text(text)
+    spans.with_columns(start=pl.lit(0, pl.Int64)).write_parquet(out / "spans.parquet")
     assert any("spans.parquet" in one for one in verify(out, lm).problems)
-    sealed = json.loads((made[0] / "audit.json").read_text())
+    sealed = json.loads((out / "audit.json").read_text())
     sealed["summary"]["recalled"]["share"] = 0.0  # one figure, by hand
     (out / "audit.json").write_text(json.dumps(sealed))
     with pytest.raises(DamagedDataError, match="changed since"):
         verify(out, lm)
-    record = made[1]
     for damage in ({"settings": {"klingon": 1}}, {"documents": None}):
         (out / "audit.json").write_text(json.dumps(record | damage))
         with pytest.raises(DamagedDataError):
@@ -295,29 +244,40 @@ def test_verify_says_what_does_not_hold(made, planted, tmp_path, lm, reference, 
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_verify_sees_a_change_of_a_span_whose_hash_was_made_new(made, tmp_path, lm, change, verify):
-    made[2].with_columns(**change).write_parquet(tmp_path / "spans.parquet")
-    record = made[1] | {"spans_sha256": file_sha256(tmp_path / "spans.parquet")}
-    del record["near_sha256"]
-    record.pop("sha256", None)
+def test_verify_sees_a_change_whose_hash_was_made_new(small, tmp_path, lm, change, verify):
+    small[2].with_columns(**change).write_parquet(tmp_path / "spans.parquet")
+    hashes = {"spans_sha256": file_sha256(tmp_path / "spans.parquet")}
+    kept = ("sha256", "near_sha256", "profile_sha256")
+    record = {name: one for name, one in small[1].items() if name not in kept} | hashes
     write_record(tmp_path / "audit.json", record)
     found = verify(tmp_path, lm)
     assert found.n_hold == 0
     assert all("does not hold" in one for one in found.problems)
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("near", {"written": pl.col("written") + "!", "continuation_tokens": []}, "near copy does"),
+        ("profile", {"extraction_logprob": pl.col("extraction_logprob") - 1}, "come out again"),
+    ],
+)
+def test_verify_asks_for_the_tables_again(small, tmp_path, lm, name, change, said, verify):
+    out = Path(shutil.copytree(small[0] / "out", tmp_path / "out"))
+    path = out / f"{name}.parquet"
+    write_parquet(path, read_parquet(path).with_columns(**change))
+    assert verify(out, lm).problems == [f"{path.name} was changed after the audit."]
+    record = small[1] | {f"{name}_sha256": file_sha256(path)}
+    record.pop("sha256", None)
+    write_record(out / "audit.json", record)
+    (problem,) = verify(out, lm).problems
+    assert said in problem
+
+
 def test_verify_reads_standard_input_where_the_audit_kept_it(tmp_path, lm, trained, verify):
     reading = read_documents(["-"], stdin=io.BytesIO(trained[0].encode()))
-    audit_documents(lm, reading, tmp_path / "out", settings=AuditSettings(n_prefixes=0))
+    audit_documents(lm, reading, tmp_path / "out", settings=SPANS)
     found = verify(tmp_path / "out", lm)
     assert (found.problems, found.n_hold) == ([], 1)
     (tmp_path / "out" / "texts" / "00001.txt").write_text(trained[0].upper())
     assert "-: its text was changed" in verify(tmp_path / "out", lm).problems[0]
-
-
-def test_every_column_and_key_is_explained(made):
-    page = (Path(__file__).parents[2] / "docs" / "audit-files.md").read_text(encoding="utf-8")
-    record = made[1]
-    names = [*SPAN_COLUMNS, *record, *record["model"], *record["documents"][0]]
-    names += record["documents"][0]["recalled"]
-    assert [name for name in names if f"`{name}`" not in page] == []

@@ -2,17 +2,13 @@
 
 import json
 import re
-import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import polars as pl
 import pytest
-from served import KEY, replaying, serving
+from served import KEY, serving
 
 from mnemoscope.audit import service as service_module
 from mnemoscope.audit.documents import ModelTokens, Words, read_documents
@@ -23,7 +19,9 @@ from mnemoscope.audit.settings import AuditSettings, endpoint_settings
 from mnemoscope.errors import UserError
 from mnemoscope.lm.hub import find_bos
 
-SETTINGS = AuditSettings(top_k=0, n_prefixes=2, stride=16, max_growth=24)
+SETTINGS = AuditSettings(
+    top_k=0, n_prefixes=2, stride=16, max_growth=24, edits=0, near_length=0, refine_from=24
+)
 SPAN = ("start", "end", "verdict", "reason", "tokens", "score", "common_prefix", "verbatim_length")
 JUDGED = ("perplexity_without_prefix", "prior_gain", "prior_reproduced")
 
@@ -37,7 +35,7 @@ def key(monkeypatch):
 @pytest.fixture(scope="module")
 def document(tmp_path_factory, trained, new_text):
     path = tmp_path_factory.mktemp("document") / "text.txt"
-    pieces = [new_text(3, 12), trained[0], new_text(4, 6)]
+    pieces = [new_text(3, 8), trained[0], new_text(4, 4)]
     path.write_text(" é😀 ".join(pieces), encoding="utf-8")
     return path
 
@@ -65,39 +63,29 @@ def client_of(url, **service):
     return Client(endpoint_settings(url=url, **{"model": "embedded", "retries": 2, **service}))
 
 
-LLAMA_CPP = Path(__file__).parents[1] / "golden" / "llama_cpp_exchange.json"
+def answer_of(client, n=2):
+    return client.ask([client.body([1, 2, 3], n)], label="test")[0]
 
 
 def test_what_a_llama_cpp_server_was_asked_and_answered_is_read():
     """Recorded with SmolLM2-135M-Instruct in Q4_1: a completion, a chat, and an ignored `echo`."""
-    exchanges = completion, chat, echo = json.loads(LLAMA_CPP.read_text())
-    with replaying(exchanges) as url:
-        client = client_of(url, model="smollm2")
-        prompt = completion["body"]["prompt"]
-        bodies = [client.body(prompt, 32), client.body(prompt, 1, echo=True)]
-        found, echoed = client.ask(bodies, label="Asking")
-        asked = chat["body"]["messages"][0]["content"]
-        talker = client_of(url, model="smollm2", chat=True)
-        (said,) = talker.ask([talker.body(asked, 48)], label="Asking")
-    for answer, one in ((found, completion), (echoed, echo), (said, chat)):
+    path = Path(__file__).parents[1] / "golden" / "llama_cpp_exchange.json"
+    exchanges = completion, chat, echo = json.loads(path.read_text())
+    with serving(None) as (service, url):
+        service.failures = [(200, {}, json.dumps(one["answer"])) for one in exchanges]
+        client, talker = (client_of(url, model="smollm2", chat=one) for one in (False, True))
+        prompt, told = completion["body"]["prompt"], chat["body"]["messages"][0]["content"]
+        (found,) = client.ask([client.body(prompt, 32)], label="Asking")
+        (said,) = talker.ask([talker.body(told, 48)], label="Asking")
+        (echoed,) = client.ask([client.body(prompt, 1, echo=True)], label="Asking")
+        assert service.requests == [(one["path"], one["body"]) for one in exchanges]
+    for answer, one in ((found, completion), (said, chat), (echoed, echo)):
         content = one["answer"]["choices"][0]["logprobs"]["content"]
         assert list(answer.token_ids) == [token["id"] for token in content]
         assert list(answer.logprobs) == [token["logprob"] for token in content]
         assert "".join(answer.tokens) == answer.text
     assert found.text.startswith(". Item 7: see page 17. Item 8: see page 18.")
-    assert len(found.token_ids) == 32
-    assert len(echoed.token_ids) == 1
-    assert said.finish_reason == "stop"
-
-
-def verb(url, *rest):
-    """Arguments of the command."""
-    model = ("--model", "embedded", "--tokenizer", "embedded", "--stride", "16")
-    return ["audit", "--endpoint", url, *model, *map(str, rest)]
-
-
-def answer_of(client, n=2):
-    return client.ask([client.body([1, 2, 3], n)], label="test")[0]
+    assert (len(found.token_ids), len(echoed.token_ids), said.finish_reason) == (32, 1, "stop")
 
 
 SLOW = pytest.mark.slow  # their answers are read by the tests of single answers below
@@ -109,6 +97,9 @@ SLOW = pytest.mark.slow  # their answers are read by the tests of single answers
 def test_the_spans_are_those_of_the_same_model_here(style, document, here, lm, tmp_path):
     with serving(lm, style) as (service, url):
         record, spans = asked(lm, url, document, tmp_path / "out")
+        if style == "text":  # prompts as text, where the text cuts the same
+            _, of_text = asked(lm, url, document, tmp_path / "text", prompt_as="text")
+            assert of_text.select(SPAN[:3]).rows() == here.select(SPAN[:3]).rows()
     assert here.height > 0
     assert spans.select(SPAN).rows() == here.select(SPAN).rows()
     assert spans["continuation_pieces"].to_list() == here["continuation_pieces"].to_list()
@@ -132,21 +123,11 @@ def test_the_spans_are_those_of_the_same_model_here(style, document, here, lm, t
     assert "No CNN" in (tmp_path / "out" / "audit.html").read_text(encoding="utf-8")
 
 
-def test_prompts_as_text_give_the_same_spans_where_the_text_cuts_the_same(
-    document, here, lm, tmp_path
-):
-    with serving(lm, "text") as (_, url):
-        _, spans = asked(lm, url, document, tmp_path / "out", prompt_as="text")
-    assert spans.select(SPAN[:3]).rows() == here.select(SPAN[:3]).rows()
-
-
-def test_without_a_tokenizer_words_count_and_places_are_exact(
-    trained, new_text, lm, sequences, tmp_path
-):
+def test_without_a_tokenizer_words_count_and_places_are_exact(trained, new_text, lm, tmp_path):
     document = tmp_path / "text.txt"
-    text = f"{new_text(3, 8)} {trained[0]} é😀 {new_text(5, 12)}"
+    text = f"{new_text(3, 6)} {trained[0]} é😀 {new_text(5, 6)}"
     document.write_text(text, encoding="utf-8")
-    settings = AuditSettings(top_k=0, prefix=12, suffix=8, stride=4)
+    settings = AuditSettings(top_k=0, prefix=12, suffix=8, stride=4, refine_from=9)
     with serving(lm, "openai") as (service, url):
         record, spans = asked(lm, url, document, tmp_path / "out", words=True, settings=settings)
     assert all(isinstance(body["prompt"], str) for body in service.bodies)
@@ -162,29 +143,22 @@ def test_without_a_tokenizer_words_count_and_places_are_exact(
     assert "--reference" not in page
 
 
-def test_four_at_once_give_the_bytes_of_one(document, lm, tmp_path):
-    with serving(lm) as (service, url):
-        asked(lm, url, document, tmp_path / "one", concurrency=1)
-        assert service.busy == 1
-    with serving(lm) as (service, url):
-        asked(lm, url, document, tmp_path / "four", concurrency=4)
-        assert service.busy > 1
-    one, four = (tmp_path / name / "spans.parquet" for name in ("one", "four"))
-    assert one.read_bytes() == four.read_bytes()
-
-
-def test_what_was_answered_is_not_asked_again(document, lm, tmp_path):
+def test_what_was_answered_is_not_asked_again_and_four_at_once_give_the_bytes_of_one(
+    document, lm, tmp_path
+):
     with serving(lm) as (whole, url):
         asked(lm, url, document, tmp_path / "whole", concurrency=1)
+        assert whole.busy == 1
     with serving(lm) as (service, url):
-        service.dies_after = 20
+        service.dies_after = 8
         with pytest.raises(UserError, match=r"no answer after 1 try \(last: status 503\)"):
             asked(lm, url, document, tmp_path / "out", concurrency=1, retries=0)
         assert not (tmp_path / "out" / "audit.json").exists()
         with (tmp_path / "out" / "answers.jsonl").open("a") as handle:
             handle.write('{"request": "torn')  # a run that was killed while it wrote
         service.dies_after = None
-        asked(lm, url, document, tmp_path / "out", concurrency=1)
+        asked(lm, url, document, tmp_path / "out", concurrency=4)
+        assert service.busy > 1
         assert len(service.bodies) == len(whole.bodies)
         asked(lm, url, document, tmp_path / "out", concurrency=1)  # it is there already
         assert len(service.bodies) == len(whole.bodies)
@@ -192,52 +166,55 @@ def test_what_was_answered_is_not_asked_again(document, lm, tmp_path):
     assert one.read_bytes() == two.read_bytes()
 
 
-def test_a_torn_last_line_costs_its_own_answer_alone(tmp_path):
-    path, answer = tmp_path / "answers.jsonl", parse_answer({"choices": [{"text": "a"}]})
-    AnswerStore(path).put("first", answer)
-    path.write_text(path.read_text() + path.read_text()[:20])  # killed while it wrote
-    AnswerStore(path).put("second", answer)
-    found = AnswerStore(path)
-    assert [found.answers.get(name) for name in ("first", "second")] == [answer, answer]
-
-
-def test_a_killed_command_goes_on_where_it_was(document, lm, tmp_path):
-    out = tmp_path / "out"
+def test_the_command_estimates_asks_and_verifies_and_tells_nobody_the_key(
+    document, lm, reference, tmp_path, monkeypatch, call
+):
+    out, model = tmp_path / "out", ("--model", "embedded", "--tokenizer", "embedded")
     with serving(lm) as (service, url):
-        slow = ("--concurrency", "1", "--requests-per-minute", "600")
-        command = [sys.executable, "-m", "mnemoscope", *verb(url, document, "-o", out, *slow)]
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 120
-        while len(service.bodies) < 5 and time.monotonic() < deadline:
-            time.sleep(0.05)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        n_answered = len(AnswerStore(out / "answers.jsonl").answers)
-        assert 4 <= n_answered <= len(service.bodies)
-    # The first service may still take what the killed command sent: another counts from here on.
-    with serving(lm, port=urlsplit(url).port) as (service, url):
-        asked(lm, url, document, out, settings=AuditSettings(top_k=0, stride=16, n_prefixes=0))
-        kept = len(AnswerStore(out / "answers.jsonl").answers)
-        assert len(service.bodies) == kept - n_answered
-
-
-def test_the_key_is_in_no_file_and_in_no_message(document, lm, tmp_path, monkeypatch, call):
-    with serving(lm) as (service, url):
-        arguments = verb(url, document, "--other-prefixes", "0", "-o")
-        made = call(*arguments, tmp_path / "out")
+        flags = ("--stride", 16, "--other-prefixes", 0, "-o")
+        given = ("audit", "--endpoint", url, *model, document, *flags)
+        prices = ("--price-in", "1000", "--price-out", "2000")
+        estimated = call(*given, out, "--dry-run", *prices)
+        everyday = call(*given, out, "--dry-run", "--ordinary", "shipped")
+        assert (estimated.status, service.n_requests, out.exists()) == (0, 0, False)
+        made = call(*given, out)
         assert made.status == 0
         assert service.headers[0]["Authorization"] == f"Bearer {KEY}"
         monkeypatch.setenv("OTHER_KEY", "wrong-key-9876543210")
-        other = call(*arguments, tmp_path / "other", "--api-key-env", "OTHER_KEY")
-    assert other.status == 2
-    assert "refuses the key, status 401" in other.err
-    assert "OTHER_KEY" in other.err
+        other = call(*given, tmp_path / "other", "--api-key-env", "OTHER_KEY")
+        assert other.status == 2
+        assert "refuses the key, status 401" in other.err
+        assert "OTHER_KEY" in other.err
+        assert not (tmp_path / "other").exists()
+
+        before, spans = service.n_requests, pl.read_parquet(out / "spans.parquet")
+        found = call("audit", "--verify", out)
+        assert found.status == 0
+        assert f"{spans.height} of {spans.height} passages hold." in found.out
+        assert "weights behind an API cannot be checked" in found.out
+        assert service.n_requests - before >= spans.height > 0
+        spans.with_columns(verdict=pl.lit("guess")).write_parquet(out / "spans.parquet")
+        assert f"0 of {spans.height} passages hold." in call("audit", "--verify", out).out
+        spans.write_parquet(out / "spans.parquet")
+        service.lm = reference  # the service runs another model under the same name
+        found = call("audit", "--verify", out)
+        assert found.status == 3
+        assert "does not hold" in found.out
+
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {path.name for path in files} >= {"audit.json", "audit.html", "answers.jsonl"}
     for secret in (KEY, "wrong-key-9876543210"):
         assert secret not in made.out + made.err + other.out + other.err
         assert not [path for path in files if secret.encode() in path.read_bytes()]
-    assert not (tmp_path / "other").exists()
+
+    documents, splitter = read_documents([str(document)]).documents, ModelTokens(lm.tokenizer, None)
+    served = ServedModel(client_of(url), splitter, documents, AuditSettings(stride=16))
+    n, said = len(coarse_places(served)), estimated.out
+    assert f"{n} requests, {32 * n:,} prompt tokens and at most" in said
+    assert f"{n + 100} requests" in everyday.out
+    n_completion = int(re.search(r"at most ([\d,]+) completion", said)[1].replace(",", ""))
+    assert 32 * n <= n_completion <= 35 * n  # three more where a token ends inside a character
+    assert f", at most {(32 * n * 1000 + n_completion * 2000) / 1e6:,.2f} at these prices" in said
 
 
 def test_a_key_in_an_answer_is_hidden_and_a_word_that_stands_for_none_is_not(lm, monkeypatch):
@@ -251,7 +228,7 @@ def test_a_key_in_an_answer_is_hidden_and_a_word_that_stands_for_none_is_not(lm,
         assert answer_of(client_of(url)).text == f"EMPTY words {KEY}"
 
 
-def test_it_waits_as_long_as_the_service_asks(lm):
+def test_it_waits_as_long_as_the_service_asks_and_keeps_its_pace(lm):
     with serving(lm) as (service, url):
         service.failures = [(429, {"Retry-After": "0.4"}, '{"error": {"message": "slow down"}}')]
         assert answer_of(client_of(url)).completion_tokens == 2
@@ -260,6 +237,10 @@ def test_it_waits_as_long_as_the_service_asks(lm):
         with pytest.raises(UserError, match="asks to wait 7,200 s"):
             answer_of(client_of(url))
         assert service.n_requests == 3
+        client = client_of(url, requests_per_minute=600, concurrency=4)
+        client.ask([client.body([one], 1) for one in range(5)], label="test")
+        times = service.at[3:]
+        assert max(times) - min(times) >= 0.35  # four gaps of 0.1 s, less some jitter
 
 
 @pytest.mark.parametrize(
@@ -323,13 +304,6 @@ def test_another_model_and_a_service_that_is_not_there_are_refused(lm):
         answer_of(client_of("http://127.0.0.1:9", retries=0))
 
 
-def test_requests_keep_their_pace(lm):
-    with serving(lm) as (service, url):
-        client = client_of(url, requests_per_minute=600, concurrency=4)
-        client.ask([client.body([one], 1) for one in range(5)], label="test")
-        assert max(service.at) - min(service.at) >= 0.35  # four gaps of 0.1 s, less some jitter
-
-
 def test_ctrl_c_leaves_at_once_and_keeps_what_was_answered(lm, tmp_path):
     with serving(lm) as (service, url):
         settings = endpoint_settings(url=url, model="embedded", requests_per_minute=60)
@@ -347,41 +321,6 @@ def test_ctrl_c_leaves_at_once_and_keeps_what_was_answered(lm, tmp_path):
     assert threading.active_count() < 20
 
 
-def test_the_estimate_asks_nothing_and_writes_nothing(document, lm, tmp_path, call):
-    with serving(lm) as (service, url):
-        prices = ("--price-in", "1000", "--price-out", "2000")
-        made = call(*verb(url, document, "-o", tmp_path / "out", "--dry-run", *prices))
-        assert service.n_requests == 0
-    assert made.status == 0
-    assert not (tmp_path / "out").exists()
-    documents, splitter = read_documents([str(document)]).documents, ModelTokens(lm.tokenizer, None)
-    model = ServedModel(client_of(url), splitter, documents, AuditSettings(stride=16))
-    n, said = len(coarse_places(model)), made.out
-    assert f"{n} requests, {32 * n:,} prompt tokens and at most" in said
-    n_completion = int(re.search(r"at most ([\d,]+) completion", said)[1].replace(",", ""))
-    assert 32 * n <= n_completion <= 35 * n  # three more where a token ends inside a character
-    assert f", at most {(32 * n * 1000 + n_completion * 2000) / 1e6:,.2f} at these prices" in said
-
-
-def test_verify_asks_again_and_sees_a_change(document, lm, reference, tmp_path, call):
-    out = tmp_path / "out"
-    with serving(lm) as (service, url):
-        call(*verb(url, document, "--other-prefixes", "0", "-o", out))
-        before, spans = service.n_requests, pl.read_parquet(out / "spans.parquet")
-        found = call("audit", "--verify", out)
-        assert found.status == 0
-        assert f"{spans.height} of {spans.height} passages hold." in found.out
-        assert "weights behind an API cannot be checked" in found.out
-        assert service.n_requests - before >= spans.height > 0
-        spans.with_columns(verdict=pl.lit("guess")).write_parquet(out / "spans.parquet")
-        assert f"0 of {spans.height} passages hold." in call("audit", "--verify", out).out
-        spans.write_parquet(out / "spans.parquet")
-        service.lm = reference  # the service runs another model under the same name
-        found = call("audit", "--verify", out)
-    assert found.status == 3
-    assert "does not hold" in found.out
-
-
 @pytest.mark.parametrize(
     ("extra", "words"),
     [
@@ -390,8 +329,6 @@ def test_verify_asks_again_and_sees_a_change(document, lm, reference, tmp_path, 
         (["--endpoint", "http://a/v1?key=1"], "only the base address"),
         (["--endpoint", "http://a", "--reference", "embedded"], "--reference: only with a model"),
         (["--endpoint", "http://a", "--edits", "2"], "--edits: only with a model that runs here"),
-        (["--endpoint", "http://a", "--beams", "2"], "--beams: only with a model that runs here"),
-        (["--endpoint", "http://a", "--near-length", "9"], "--near-length: only with a model that"),
         (["--endpoint", "http://a", "--near-gap", "0"], "--near-gap: only with a model that runs"),
         (["--endpoint", "http://a", "--instruction", "Go"], "--instruction: only with --chat."),
         (["--endpoint", "http://a", "--top-k", "40"], "--temperature, --top-k: an API"),
@@ -432,31 +369,30 @@ def logprobs_of(**changes):
     ],
 )
 def test_log_probabilities_of_another_kind_are_no_answer(changes):
-    assert parse_answer(logprobs_of()).logprobs == [-0.5]
     with pytest.raises(ValueError, match=r"cannot be read|differ in number"):
         parse_answer(logprobs_of(**changes))
 
 
-def test_what_is_no_number_and_no_character_is_left_out():
-    found = parse_answer(logprobs_of(token_logprobs=[float("nan")], tokens=["\ud800"]))
-    assert (found.logprobs, found.tokens) == ([None], ["?"])
-
-
-def test_a_damaged_answer_is_asked_again(tmp_path):
-    good = parse_answer(logprobs_of())._asdict()
+def test_damaged_and_torn_answers_are_asked_again(tmp_path):
+    path, answer = tmp_path / "answers.jsonl", parse_answer(logprobs_of())
+    good = answer._asdict()
     rows = [{"request": "good", **good}, {"request": "bad", **good, "tokens": 7}, ["x"], {}]
     text = "".join(json.dumps(row) + "\n" for row in rows) + "[" * 5000 + "\n"
-    (tmp_path / "answers.jsonl").write_text(text)
-    assert set(AnswerStore(tmp_path / "answers.jsonl").answers) == {"good"}
+    path.write_text(text + text[:20])  # killed while it wrote
+    assert AnswerStore(path).answers == {"good": answer}
+    AnswerStore(path).put("second", answer)
+    assert AnswerStore(path).answers == {"good": answer, "second": answer}
 
 
 def test_the_shapes_of_answers_are_one():
-    token = {"token": " a", "logprob": -0.5}
+    token = {"token": "a", "logprob": -0.5}
     row = {"id": 7, **token, "top_logprobs": [token]}
-    llama = {"choices": [{"text": " a", "logprobs": {"content": [row]}}]}
-    lists = {"tokens": [" a"], "token_logprobs": [-0.5], "top_logprobs": [{" a": -0.5}]}
-    vllm = {"choices": [{"text": " a", "token_ids": [7], "logprobs": lists}]}
+    llama = {"choices": [{"text": "a", "logprobs": {"content": [row]}}]}
+    vllm = logprobs_of()
+    vllm["choices"][0]["token_ids"] = [7]
     assert parse_answer(llama) == parse_answer(vllm)
-    never = {"choices": [{"text": "a", "logprobs": {**lists, "token_logprobs": [-3.4e38]}}]}
-    assert parse_answer(never).logprobs == [None]
+    assert parse_answer(vllm).logprobs == [-0.5]
     assert json.loads(json.dumps(parse_answer(vllm)._asdict()))["token_ids"] == [7]
+    assert parse_answer(logprobs_of(token_logprobs=[-3.4e38])).logprobs == [None]  # never
+    odd = parse_answer(logprobs_of(token_logprobs=[float("nan")], tokens=["\ud800"]))
+    assert (odd.logprobs, odd.tokens) == ([None], ["?"])

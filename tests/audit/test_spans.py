@@ -1,19 +1,12 @@
-"""The rule, and spans: merged hits, cut where verdicts change, grown; worked out by hand."""
+"""Spans: merged hits, cut where verdicts change, grown; worked out by hand."""
 
 from itertools import pairwise
 
-import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnemoscope.audit.documents import tokenize
-from mnemoscope.audit.rule import Ruling, find_step, rule_windows
+from mnemoscope.audit.rule import Ruling
 from mnemoscope.audit.spans import Growth, Hit, find_spans, places_to_grow
-from mnemoscope.data.features import add_features
-from mnemoscope.lm.continue_ import is_copied
-from mnemoscope.taxonomy.labels import label_sequences
-from mnemoscope.taxonomy.names import parse_taxonomy
 
 SUFFIX = 32
 
@@ -70,50 +63,3 @@ def test_spans_cover_the_hits_exactly_and_never_overlap(rows):
     for left, right in pairwise(spans):
         assert left.last < right.first or left.verdict != right.verdict
     assert all(span.n_hits >= 1 for span in spans)
-
-
-def test_rule_is_the_paper_s_taxonomy(lm, sequences):
-    some = sequences.sample(120, seed=3)
-    windows = np.array(some["tokens"].to_list(), dtype=np.int32)
-    mine = [
-        one.verdict for one in rule_windows(lm.tokenizer, windows, prefix=32, patterns="published")
-    ]
-    frame = add_features(some.with_columns(memorization_score=1.0), code="off")
-    theirs = label_sequences(frame, parse_taxonomy("Non-Memo, Guess, Recall"))
-    assert mine == [one.split("[")[0].lower() for one in theirs]
-    assert set(mine) == {"guess", "recall"}
-
-
-@pytest.mark.parametrize(
-    ("text", "step"),
-    [
-        ("".join(f"{n}, " for n in range(1, 40)), 1),
-        ("".join(f"row {n}: x\n" for n in range(10, 200, 5)), 5),
-        ("no number here at all", None),
-        ("1 5 2 9 4 4 1 7 0 3 2 2 8", None),
-    ],
-)
-def test_step_of_a_counting_text(text, step):
-    assert find_step(text) == step
-
-
-MARROW = "the seven birds of Marrow lane did not sing before supper"
-BEGUN = " seven birds of Marrow lane did not"  # its first 32 characters are the prompt's
-RIVER = "Родился в 2020 году в городе на реке, где зимой темно"
-
-
-@pytest.mark.parametrize(
-    ("prompt", "written", "copied"),
-    [
-        (MARROW, " birds of Marrow lane did not", True),
-        (MARROW, " copper boats cross the harbour twice", False),
-        (MARROW, " b", False),  # too short to tell
-        (MARROW, BEGUN + " cross the harbour", True),
-        (MARROW, BEGUN[:26] + " will cross the harbour", False),
-        (RIVER, "в городе на реке", True),  # every script is read, not only its numbers
-        (RIVER, "совсем другие слова 2020 и ещё", False),
-    ],
-)
-def test_what_the_prompt_holds_is_called_copied(lm, prompt, written, copied):
-    ids = [tokenize(text, lm.tokenizer).ids for text in (prompt, written)]
-    assert is_copied(lm.tokenizer, *ids) == copied
