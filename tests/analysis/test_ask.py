@@ -16,7 +16,8 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 def test_an_analysis_gives_its_frames_and_pictures(own_study) -> None:
     study = ms.Study(own_study)
-    found = ms.analyze(study, "length", prompt_lengths=[32])
+    asked = {"prompt_lengths": [32], "n_sequences": 40}
+    found = ms.analyze(study, "length", **asked)
     for name, frame in found.frames.items():
         assert frame.equals(pl.read_parquet(found.folder / f"{name}.parquet"))
     assert found.figure is found.figures[0]
@@ -25,15 +26,15 @@ def test_an_analysis_gives_its_frames_and_pictures(own_study) -> None:
     assert "<img" in found._repr_html_()
     record = found.folder / "result.json"
     before = record.stat().st_mtime_ns
-    again = ms.analyze(study, "length", prompt_lengths=[32])
+    again = ms.analyze(study, "length", **asked)
     assert (again.sentence, record.stat().st_mtime_ns) == (found.sentence, before)
-    for asked, values, said in (
+    for name, values, said in (
         ("length", {"prompt_length": [32]}, "Did you mean 'prompt_lengths'"),
         ("predict", {"second": "other"}, "this analysis does not use it"),
         ("lenght", {}, "no such analysis"),
     ):
         with pytest.raises(UserError, match=said):
-            ms.analyze(study, asked, **values)
+            ms.analyze(study, name, **values)
 
 
 def test_every_form_of_a_figure_is_drawn() -> None:
