@@ -1,4 +1,7 @@
-"""Captured maps are the model's own attention, pooled; and the model is left as it was."""
+"""Captured maps are the model's own attention, pooled; and the model is left as it was.
+
+`test_families` holds the maps of every family against its own attention.
+"""
 
 import dataclasses
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_families import joined, own_attention
+from transformers import BertConfig, BertLMHeadModel
 
 from mnemoscope.errors import UserError
 from mnemoscope.lm import attention
@@ -29,22 +33,30 @@ def state_of(model):
     )
 
 
-def test_maps_equal_pooled_output_attentions_exactly_and_leave_no_trace(build, tokens, family):
-    """From the second batch on nothing after the last layer's attention is computed."""
-    lm, table = build(family), tokens(6)
+@pytest.mark.parametrize("family_name", ["gpt_neox", "bloom", "falcon", "gpt_neo"])
+def test_capture_leaves_no_trace_also_after_an_error_in_the_middle(build, tokens, family_name):
+    lm = build(family_name)
     lm.model.train()
     lm.model.base_model.eval()  # a mixed state must come back mixed
+
+    def fail(*_):
+        raise ArithmeticError("in the middle")
+
+    last_layer = next(m for m in lm.model.modules() if isinstance(m, torch.nn.ModuleList))[-1]
+    handle = last_layer.register_forward_hook(fail)
     before = state_of(lm.model)
-    batches = capture_pooled(lm, table, batch_size=2)
-    first = next(batches)
+    with pytest.raises(ArithmeticError, match="in the middle"):
+        capture(lm, tokens(2))
     assert state_of(lm.model) == before
-    mean, maximum = joined([first, *batches])
-    assert state_of(lm.model) == before
+    handle.remove()
+    before = state_of(lm.model)
+    for _ in capture_pooled(lm, tokens(4), batch_size=2):
+        assert state_of(lm.model) == before
     lm.model.eval()
-    weights = own_attention(lm, table, batch_size=2)
-    assert weights.shape == (6, 3, 4, 64, 64)
+    mean, largest = capture(lm, tokens(2))
+    weights = own_attention(lm, tokens(2), 2)
     assert torch.equal(mean, weights.mean(dim=2))
-    assert torch.equal(maximum, weights.amax(dim=2))
+    assert torch.equal(largest, weights.amax(dim=2))
 
 
 def test_a_forward_ends_early_only_where_nothing_is_missed(build, tokens):
@@ -56,13 +68,6 @@ def test_a_forward_ends_early_only_where_nothing_is_missed(build, tokens):
     capture(lm, tokens(6), batch_size=2)
     assert len(ended) == 1  # the first batch, whole: it shows one map a layer
     assert head == []
-
-
-def test_batch_size_moves_maps_by_rounding_only(build, tokens):
-    lm, table = build("gpt_neox"), tokens(7)
-    alone, together = capture(lm, table, 1), capture(lm, table, 7)
-    # Matrix products of other shapes sum in another order: float32 rounding of weights up to 1.
-    torch.testing.assert_close(alone, together, atol=1e-5, rtol=0)
 
 
 def test_bos_is_seen_by_the_model_and_left_out_of_the_maps(build, tokens):
@@ -95,29 +100,10 @@ def test_maps_may_take_part_in_a_gradient(build, tokens):
     assert scale.grad == mean.sum()
 
 
-@pytest.mark.parametrize("family_name", ["gpt_neox", "bloom"])
-def test_model_is_as_before_after_an_error_in_the_middle(build, tokens, family_name):
-    lm = build(family_name)
-    last_layer = next(m for m in lm.model.modules() if isinstance(m, torch.nn.ModuleList))[-1]
-
-    def fail(*_):
-        raise ArithmeticError("in the middle")
-
-    handle = last_layer.register_forward_hook(fail)
-    before = state_of(lm.model)
-    with pytest.raises(ArithmeticError, match="in the middle"):
-        capture(lm, tokens(2))
-    assert state_of(lm.model) == before
-    handle.remove()
-    assert torch.equal(capture(lm, tokens(2))[0], own_attention(lm, tokens(2), 2).mean(dim=2))
-
-
 def test_two_threads_capture_two_models_at_once_and_do_not_mix(build, tokens):
     """Every attention of either waits until the other computes one too."""
     models = [build("llama"), build("llama", num_hidden_layers=3, num_attention_heads=2)]
-    n_layers = min(lm.n_layers for lm in models)
-    both = Barrier(2, timeout=60)
-    left = [n_layers, n_layers]
+    both, left = Barrier(2, timeout=60), [3, 3]
 
     def meet(which: int):
         def wait(*_):
@@ -139,39 +125,27 @@ def test_two_threads_capture_two_models_at_once_and_do_not_mix(build, tokens):
         wanted = own_attention(lm, tokens(2), 2)
         assert torch.equal(mean, wanted.mean(dim=2))
         assert torch.equal(largest, wanted.amax(dim=2))
-
-
-def test_capturing_one_model_twice_at_once_is_refused(build):
-    lm = build("llama")
-    twice = pooled_attention(lm)
-    with pooled_attention(lm), pytest.raises(RuntimeError, match="already being captured"), twice:
+    twice = pooled_attention(models[0])
+    with pooled_attention(models[0]), pytest.raises(RuntimeError, match="already being"), twice:
         pass
     assert not attention._pools
 
 
-def test_non_finite_attention_names_the_layer(build, tokens):
-    lm = build("gpt_neox")
+def test_attention_that_cannot_be_pooled_is_refused_by_layer(build, tokens):
+    broken = build("gpt_neox")
     with torch.no_grad():
-        lm.model.gpt_neox.layers[1].attention.query_key_value.bias.fill_(float("nan"))
-    with pytest.raises(UserError, match=r"gpt_neox: non-finite attention in layer 1 .*float32"):
-        capture(lm, tokens(2))
-
-
-def test_layers_without_attention_are_refused_with_their_number(build, tokens):
-    lm = dataclasses.replace(build("llama"), n_layers=5)
-    with pytest.raises(UserError, match="attention of 3 of its 5 layers"):
-        capture(lm, tokens(2))
-
-
-def test_model_that_looks_ahead_is_refused(tokens):
-    from transformers import BertConfig, BertLMHeadModel
-
-    config = BertConfig(
+        broken.model.gpt_neox.layers[1].attention.query_key_value.bias.fill_(float("nan"))
+    bert = BertConfig(
         vocab_size=96, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
         intermediate_size=48, max_position_embeddings=80,
     )  # fmt: skip
-    with pytest.raises(UserError, match=r"layer 0 .* looks at later tokens"):
-        capture(wrap_model(BertLMHeadModel(config), name="bert"), tokens(2))
+    for lm, words in (
+        (broken, r"gpt_neox: non-finite attention in layer 1 .*float32"),
+        (dataclasses.replace(build("llama"), n_layers=5), "attention of 3 of its 5 layers"),
+        (wrap_model(BertLMHeadModel(bert), name="bert"), r"layer 0 .* looks at later tokens"),
+    ):
+        with pytest.raises(UserError, match=words):
+            capture(lm, tokens(2))
 
 
 def test_gpt2_that_upcasts_its_attention_is_captured_from_its_own_code(build, tokens):

@@ -152,21 +152,16 @@ def test_end_of_text_and_the_models_own_settings_change_nothing(build, tokens):
     np.testing.assert_array_equal(decode(lm, table)[0], before)
 
 
-def test_score_is_the_share_of_equal_positions(build, tokens):
+def test_score_is_the_share_of_equal_positions_and_the_gap_that_without_a_cache(build, tokens):
     lm, table = build("llama"), tokens(4)
     decoded, _, _ = decode(lm, table)
     table[:2, 32:] = decoded[:2]
     table[1, 40] = (table[1, 40] + 1) % 96
     table[2, 32:] = (decoded[2] + 1) % 96
-    again, score, _ = decode(lm, table)
+    again, score, gap = decode(lm, table)
     np.testing.assert_array_equal(again, decoded)
     assert score.dtype == np.float32
     assert score[:3].tolist() == [1.0, 31 / 32, 0.0]
-
-
-def test_smallest_gap_is_that_of_forwards_without_cache(build, tokens):
-    lm, table = build("gpt_neox"), tokens(3)
-    decoded, _, gap = decode(lm, table)
     gaps, _ = lead(lm, np.concatenate([table[:, :32], decoded], axis=1))
     # Logits near 10 in float32, summed in another order with a cache than without.
     np.testing.assert_allclose(gap, gaps.min(axis=1), atol=1e-4)
@@ -174,28 +169,23 @@ def test_smallest_gap_is_that_of_forwards_without_cache(build, tokens):
 
 
 def test_every_batch_size_gives_the_same_in_order(build, tokens, memorizer, mixed):
-    lm, table = build("qwen2"), tokens(7)
-    expected = decode(lm, table, batch_size=7)
+    lm, table = build("qwen2"), tokens(5)
+    expected = decode(lm, table, batch_size=5)
     for batch_size in (1, 3, 100):
         for got, want in zip(decode(lm, table, batch_size), expected, strict=True):
             np.testing.assert_allclose(got, want, atol=1e-4)  # gaps round as above
-    verdicts = [scan(memorizer, mixed, size)[0].tolist() for size in (1, 5, len(mixed))]
-    assert verdicts[0] == verdicts[1] == verdicts[2]
+    verdicts = [scan(memorizer, mixed, size)[0].tolist() for size in (5, len(mixed))]
+    assert verdicts[0] == verdicts[1]
 
 
-def test_prefix_may_have_any_length(build, tokens):
+def test_prefix_and_suffix_may_have_any_length(build, tokens):
     lm, table = build("gpt_neox"), tokens(3)
     decoded, score, _ = decode(lm, table, prefix=50)
     assert decoded.shape == (3, 14)
     np.testing.assert_array_equal(decoded, generate(lm, table, prefix=50))
     np.testing.assert_array_equal(score, (decoded == table[:, 50:]).mean(axis=1, dtype=np.float32))
-
-
-def test_suffix_shorter_than_the_scans_first_step_is_judged(build, tokens):
-    lm, table = build("llama"), tokens(3)
-    decoded = decode(lm, table, prefix=62)[0]
-    table[:2, 62:] = decoded[:2]
-    table[2, 63] = (decoded[2, 1] + 1) % 96
+    table[:2, 62:] = decode(lm, table, prefix=62)[0][:2]  # shorter than the scan's first step
+    table[2, 63] = (decode(lm, table, prefix=62)[0][2, 1] + 1) % 96
     verdict = next(scan_memorized(lm, table, batch_size=3, prefix=62)).is_memorized
     assert verdict.tolist() == [True, True, False]
 
@@ -250,7 +240,7 @@ def test_verdicts_and_maps_do_not_depend_on_how_many_logits_are_held(memorizer, 
 
 
 @given(position=st.integers(32, 63), step=st.integers(1, 89))
-@settings(max_examples=25)
+@settings(max_examples=15)
 def test_one_wrong_token_anywhere_is_not_memorized(memorizer, tokens, position, step):
     seen = tokens(24, seed=5)
     is_memorized, _ = scan(memorizer, seen, batch_size=24)

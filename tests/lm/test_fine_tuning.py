@@ -46,7 +46,7 @@ def test_steps_are_those_of_a_plain_loop_and_the_given_model_stays(lm) -> None:
     assert tuning.digest() != lm.fingerprint
 
 
-def test_ascent_goes_up_what_descent_goes_down(lm) -> None:
+def test_ascent_goes_up_what_descent_goes_down_and_a_blow_up_is_refused(lm) -> None:
     batch = batches(1)[0]
     down, up = FineTuning(lm, StepSettings(1e-3)), FineTuning(lm, StepSettings(1e-3, ascent=True))
     first = down.train(batch)
@@ -54,6 +54,10 @@ def test_ascent_goes_up_what_descent_goes_down(lm) -> None:
     for _ in range(3):
         lower, higher = down.train(batch), up.train(batch)
     assert lower < first < higher
+    tuning = FineTuning(lm, StepSettings(1e30))
+    tuning.train(batch)
+    with pytest.raises(UserError, match="smaller learning_rate"):
+        tuning.train(batch)
 
 
 def test_dropout_is_that_of_the_step_and_outside_numbers_go_on(tmp_path) -> None:
@@ -91,13 +95,6 @@ def test_only_counted_tokens_move_the_weights(lm) -> None:
     assert len(digests) == 1
     with pytest.raises(UserError, match="no token is counted"):
         FineTuning(lm, StepSettings(1e-3)).train(first, np.zeros(first.shape, dtype=bool))
-
-
-def test_a_rate_that_blows_up_is_refused_in_one_line(lm) -> None:
-    tuning = FineTuning(lm, StepSettings(1e30))
-    tuning.train(batches(1)[0])
-    with pytest.raises(UserError, match="smaller learning_rate"):
-        tuning.train(batches(1)[0])
 
 
 def test_best_tokens_follow_greedy_decoding_up_to_the_first_other(lm) -> None:

@@ -4,7 +4,6 @@ import pytest
 import torch
 from tokenizers import pre_tokenizers
 
-from mnemoscope.cli import main
 from mnemoscope.errors import NoRoomError, UserError
 from mnemoscope.lm.continue_ import continue_sequences
 from mnemoscope.lm.load import convert_gguf, load_model
@@ -90,13 +89,7 @@ def test_gguf_holds_the_original_weights(original, file):
     assert load_model(file.parent, device="cpu").fingerprint == lm.fingerprint
 
 
-def test_converted_files_have_the_mode_of_any_new_file(converted, tmp_path):
-    (tmp_path / "new").touch()
-    expected = (tmp_path / "new").stat().st_mode
-    assert {one.stat().st_mode for one in converted.iterdir()} == {expected}
-
-
-def test_converted_folder_is_the_same_model(file, converted, tokens):
+def test_converted_folder_is_the_same_model(file, converted, tokens, tmp_path):
     first, second = load_model(file, device="cpu"), load_model(converted, device="cpu")
     assert second.fingerprint == first.fingerprint
     assert second.bos_id == first.bos_id
@@ -105,30 +98,27 @@ def test_converted_folder_is_the_same_model(file, converted, tokens):
     one, two = (next(continue_sequences(lm, tokens(4), batch_size=4)) for lm in (first, second))
     assert one.tokens.tolist() == two.tokens.tolist()
     assert not list(converted.parent.glob(".*"))
+    (tmp_path / "new").touch()  # files have the mode of any new one
+    assert {one.stat().st_mode for one in converted.iterdir()} == {
+        (tmp_path / "new").stat().st_mode
+    }
 
 
-def test_convert_is_a_verb(file, tmp_path, capfd):
-    command = ["convert", str(file), "-o", str(tmp_path / "made")]
-    for status, out, err in ((0, f"Wrote {tmp_path / 'made'}.", ""), (2, "", "already there")):
-        with pytest.raises(SystemExit) as stop:
-            main(command)
-        written = capfd.readouterr()
-        assert stop.value.code == status
-        assert out in written.out
-        assert err in written.err
-        assert written.err.count("\n") == (1 if err else 0)
-    assert (tmp_path / "made" / "model.safetensors").is_file()
+def test_convert_is_a_verb(file, tmp_path, call, refused):
+    made = tmp_path / "made"
+    result = call("convert", file, "-o", made)
+    assert (result.status, result.err) == (0, "")
+    assert f"Wrote {made}." in result.out
+    assert (made / "model.safetensors").is_file()
+    assert "already there" in refused("convert", file, "-o", made)
 
 
 @pytest.mark.parametrize("size", [0, 6, 2000, -1000])
-def test_torn_file_is_refused_and_leaves_nothing_behind(file, tmp_path, capsys, size):
-    (tmp_path / "torn.gguf").write_bytes(file.read_bytes()[:size])
-    with pytest.raises(SystemExit) as stop:
-        main(["convert", str(tmp_path / "torn.gguf"), "-o", str(tmp_path / "out" / "folder")])
-    assert stop.value.code == 2
-    message = capsys.readouterr().err
-    assert message.count("\n") == 1
-    assert "torn.gguf: cannot be read as GGUF" in message
+def test_torn_file_is_refused_and_leaves_nothing_behind(file, tmp_path, refused, size):
+    torn = tmp_path / "torn.gguf"
+    torn.write_bytes(file.read_bytes()[:size])
+    said = refused("convert", torn, "-o", tmp_path / "out" / "folder")
+    assert "torn.gguf: cannot be read as GGUF" in said
     assert [path.name for path in tmp_path.iterdir()] == ["torn.gguf"]
 
 

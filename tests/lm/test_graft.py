@@ -98,15 +98,6 @@ def test_queries_and_keys_alone_decide_where_a_layer_looks(one_family):
         assert not torch.equal(first_map(lm), own)
 
 
-def test_a_part_of_the_model_in_the_twin_is_all_but_that_part_of_the_twin_in_the_model():
-    model = build("llama")
-    twin = changed(model)
-    with grafted(twin, model, "layers.1.mlp"):
-        there = logits(twin)
-    with grafted(model, twin, "all but layers.1.mlp"):
-        assert torch.equal(logits(model), there)
-
-
 @pytest.mark.parametrize("of", ["gpt2", "gpt_neox", "codegen", "llama", "phi3", "bloom"])
 def test_a_head_owns_its_map_and_no_other(of):
     """With the twin's head in the model, that head alone looks elsewhere; grouped keys stay."""
@@ -134,9 +125,14 @@ def test_all_heads_are_queries_keys_values_and_what_reads_them(of):
         assert torch.equal(logits(model), by_head)
 
 
-def test_blocks_of_neurons_are_the_mlp_and_the_first_differs_most():
+def test_complements_and_blocks_of_neurons_are_sums_of_parts():
+    """All but a part is that part of the model in the twin; the first block differs most."""
     model = build("llama")
     twin, before, changes = changed(model), weights(model), []
+    with grafted(twin, model, "layers.1.mlp"):
+        there = logits(twin)
+    with grafted(model, twin, "all but layers.1.mlp"):
+        assert torch.equal(logits(model), there)
     with grafted(model, twin, [f"layers.2.neurons.{block}/4" for block in (1, 2, 3, 4)]):
         by_block = logits(model)
     with grafted(model, twin, "layers.2.mlp"):
@@ -146,6 +142,11 @@ def test_blocks_of_neurons_are_the_mlp_and_the_first_differs_most():
             now = weights(model)
         changes.append(sum(float((now[name] - before[name]).square().sum()) for name in now))
     assert changes[0] > changes[1] > 0
+    with grafted(model, twin, "layers.0.mlp", share=0.25):  # a share goes straight to the twin
+        for name, own in before.items():
+            share = 0.25 if "layers.0.mlp" in name else 0.0
+            wanted = own + share * (twin.get_parameter(name) - own)
+            torch.testing.assert_close(model.get_parameter(name).detach(), wanted.detach())
 
 
 def test_a_random_change_has_the_norm_of_the_twins_and_a_shuffled_one_its_entries():
@@ -200,16 +201,11 @@ def test_a_change_that_is_the_same_everywhere_is_shuffled_too():
         assert not torch.equal(model.model.norm.weight, twin.model.norm.weight)
 
 
-def test_parts_are_found_where_no_gradient_is_kept():
-    model = build("llama")
-    for context in (torch.no_grad, torch.inference_mode):
+def test_parts_are_found_where_no_gradient_is_kept_and_a_training_model_stays_one():
+    model = build("llama").train()
+    for context in (torch.enable_grad, torch.no_grad, torch.inference_mode):
         with context():
             assert graft_parts(model)
-
-
-def test_a_training_model_stays_one():
-    model = build("llama").train()
-    graft_parts(model)
     assert all(module.training for module in model.modules())
 
 
@@ -228,28 +224,14 @@ def test_both_directions_take_the_same_weights():
 
 def test_buffers_that_are_saved_go_with_their_part():
     """A router's correction is no parameter; without it the twin's experts are others."""
-    model = make_experts()
+    settings = {**settings_to_try("deepseek_v3")[1], "first_k_dense_replace": 0}
+    model = build_family("deepseek_v3", settings).model
     twin = changed(model)
     for name, buffer in twin.named_buffers():
         if name.endswith("e_score_correction_bias"):
             buffer.copy_(torch.randn(buffer.shape, generator=torch.Generator().manual_seed(1)))
     with grafted(model, twin, "all"):
         assert torch.equal(logits(model), logits(twin))
-
-
-def make_experts():
-    settings = {**settings_to_try("deepseek_v3")[1], "first_k_dense_replace": 0}
-    return build_family("deepseek_v3", settings).model
-
-
-def test_a_share_goes_straight_from_model_to_twin():
-    model = build("llama")
-    twin, before = changed(model), weights(model)
-    with grafted(model, twin, "layers.0.mlp", share=0.25):
-        for name, own in before.items():
-            share = 0.25 if "layers.0.mlp" in name else 0.0
-            wanted = own + share * (dict(twin.named_parameters())[name] - own)
-            torch.testing.assert_close(model.get_parameter(name).detach(), wanted.detach())
 
 
 def test_the_model_is_whole_again_after_an_error():
@@ -263,37 +245,37 @@ def test_the_model_is_whole_again_after_an_error():
     assert is_same(before, model)
 
 
-def test_an_adapter_off_part_by_part_is_the_base_model():
+def with_lora(base, **options):
+    """A copy of the model with an adapter far from zero."""
     peft = pytest.importorskip("peft")
-    base = build("llama")
-    plain = logits(base)
-    config = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj", "down_proj"])
+    config = peft.LoraConfig(r=2, **options)
     model = peft.get_peft_model(copy.deepcopy(base), config).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "lora_" in name:
                 weight.normal_()
+    return model
+
+
+def test_an_adapter_off_part_by_part_is_the_base_model():
+    base = build("llama")
+    model, plain = with_lora(base, target_modules=["q_proj", "v_proj", "down_proj"]), logits(base)
     adapted = logits(model)
     assert not torch.equal(adapted, plain)
-    with grafted(model, None, "all"):
-        assert torch.equal(logits(model), plain)
-    with grafted(model, None, ["qk", "values", "mlp"]):
-        assert torch.equal(logits(model), plain)
-    with grafted(model, None, ["output", "norms", "embedding"]):
-        assert torch.equal(logits(model), adapted)
+    for parts, wanted in (
+        ("all", plain),
+        (["qk", "values", "mlp"], plain),
+        (["output", "norms", "embedding"], adapted),
+    ):
+        with grafted(model, None, parts):
+            assert torch.equal(logits(model), wanted)
     with grafted(model, None, "layers.0.values"):
         assert not torch.equal(logits(model), adapted)
 
 
 def test_half_of_an_adapter_is_half_of_its_change():
-    peft = pytest.importorskip("peft")
     base = build("gpt2")
-    config = peft.LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True)
-    model = peft.get_peft_model(copy.deepcopy(base), config).eval()
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "lora_" in name:
-                weight.normal_()
+    model = with_lora(base, target_modules=["c_attn"], fan_in_fan_out=True)
 
     def change():
         module = model.base_model.model.transformer.h[0].attn.c_attn
@@ -305,9 +287,7 @@ def test_half_of_an_adapter_is_half_of_its_change():
     with grafted(model, None, "layers.0.qk"):  # columns: queries, keys, values
         assert not change()[:, :64].any()
         assert torch.equal(change()[:, 64:], whole[:, 64:])
-    dora = peft.get_peft_model(
-        copy.deepcopy(base), peft.LoraConfig(r=2, target_modules=["c_attn"], use_dora=True)
-    )
+    dora = with_lora(base, target_modules=["c_attn"], use_dora=True)
     with pytest.raises(UserError, match="DoRA"), grafted(dora, None, "all"):
         pass
 
@@ -394,56 +374,34 @@ def test_a_patch_at_the_last_token_that_is_read_breaks_the_last_alone(bos_id):
     assert not survives.all()
 
 
-@pytest.mark.parametrize(
-    ("part", "words"),
-    [
-        ("layers.0.kq", "Did you mean"),
-        ("layers.9.mlp", "has none of this name"),
-        ("layers.0.heads.4", "has none of this name"),
-        ("layers.0.neurons.9/8", "has none of this name"),
-        ("all but nothing", "has none of this name"),
-    ],
-)
-def test_a_part_that_is_not_there_is_refused(part, words):
+def test_parts_that_are_not_there_and_models_that_cannot_lend_them_are_refused():
     model = build("llama")
-    with pytest.raises(UserError, match=words), grafted(model, changed(model), part):
-        pass
-
-
-def test_models_that_cannot_lend_parts_are_refused():
-    model = build("llama")
-    with (
-        pytest.raises(UserError, match="in the model and"),
-        grafted(model, make_model("llama", hidden_size=16), "qk"),
-    ):
-        pass
-    with pytest.raises(UserError, match="no LoRA adapter"), grafted(model, None, "qk"):
-        pass
-    with (
-        pytest.raises(UserError, match="rope_parameters is"),
-        grafted(
-            model,
-            make_model("llama", rope_parameters={"rope_type": "default", "rope_theta": 1.0e6}),
-            "qk",
-        ),
-    ):
-        pass
-    with pytest.raises(UserError, match="one object"), patched(model, model, "mlp", 0):
-        pass
-    twin = changed(model)
-    with (
-        pytest.raises(UserError, match="position 40 of 24"),
-        patched(model, twin, "mlp", 0, positions=[40]),
-    ):
-        logits(model)
-    with (
-        pytest.raises(UserError, match=r"shape \(1, 3\) for an input of \(2, 24\)"),
-        patched(model, twin, "mlp", 0, tokens=torch.ones(1, 3, dtype=torch.long)),
-    ):
-        logits(model)
-    with pytest.raises(UserError, match="use_cache=False"), patched(model, twin, "mlp", 0):
-        model.generate(IDS, max_new_tokens=2)
-    away = changed(model)
+    twin, away = changed(model), changed(model)
     away.to("meta")
+    narrow = make_model("llama", hidden_size=16)
+    rope = {"rope_type": "default", "rope_theta": 1.0e6}
+    turned = make_model("llama", rope_parameters=rope)
+    for other, part, words in (
+        (twin, "layers.0.kq", "Did you mean"),
+        (twin, "layers.9.mlp", "has none of this name"),
+        (twin, "layers.0.heads.4", "has none of this name"),
+        (twin, "layers.0.neurons.9/8", "has none of this name"),
+        (twin, "all but nothing", "has none of this name"),
+        (narrow, "qk", "in the model and"),
+        (None, "qk", "no LoRA adapter"),
+        (turned, "qk", "rope_parameters is"),
+    ):
+        with pytest.raises(UserError, match=words), grafted(model, other, part):
+            pass
     with pytest.raises(UserError, match="offloaded"):
         graft_parts(away)
+    with pytest.raises(UserError, match="one object"), patched(model, model, "mlp", 0):
+        pass
+    for options, words in (
+        ({"positions": [40]}, "position 40 of 24"),
+        ({"tokens": torch.ones(1, 3, dtype=torch.long)}, r"shape \(1, 3\) for an input of"),
+    ):
+        with pytest.raises(UserError, match=words), patched(model, twin, "mlp", 0, **options):
+            logits(model)
+    with pytest.raises(UserError, match="use_cache=False"), patched(model, twin, "mlp", 0):
+        model.generate(IDS, max_new_tokens=2)

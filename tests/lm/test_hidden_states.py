@@ -31,11 +31,9 @@ def test_states_are_those_of_output_hidden_states(build, tokens, family):
 def test_positions_batches_and_the_bos_token(build, tokens):
     """The BOS token is read and not counted; the last state alone is the default."""
     lm, table = build("llama", adds_bos=True), tokens(5, length=10)
-    with_bos = np.concatenate([np.full((5, 1), lm.bos_id), table], axis=1)
+    with_bos = torch.from_numpy(np.concatenate([np.full((5, 1), lm.bos_id), table], axis=1))
     with torch.inference_mode():
-        theirs = lm.model(
-            input_ids=torch.from_numpy(with_bos).long(), output_hidden_states=True
-        ).hidden_states[-1]
+        theirs = lm.model(input_ids=with_bos.long(), output_hidden_states=True).hidden_states[-1]
     mine = np.concatenate(list(hidden_states(lm, table, batch_size=2, positions=slice(4, None))))
     assert mine.shape == (5, 1, 6, 32)
     np.testing.assert_allclose(mine[:, 0], theirs[:, 5:].numpy(), rtol=1e-4, atol=1e-5)
@@ -55,30 +53,24 @@ def test_a_padded_row_has_the_states_of_the_row_alone(build, tokens, adds_bos):
         assert not states[row][:, ~its].any()
 
 
-def test_every_state_of_another_sequence_gives_its_logits(build, tokens, family):
-    """At any layer: a model that has another sequence's states in mind says what it would say."""
-    lm, table = build(family), tokens(4, length=12)
-    other = tokens(4, length=12, seed=9)
+def states_of(lm, table, layer):
+    with torch.inference_mode(), collected_states(lm, [layer]) as found:
+        lm.model(input_ids=torch.from_numpy(table).long(), use_cache=False)
+    return found[layer]
+
+
+def test_a_replaced_state_changes_what_it_should_at_any_layer(build, tokens, family):
+    """Another sequence's states give its logits; one's own nothing, and others nothing before."""
+    lm, table, other = build(family), tokens(4, length=12), tokens(4, length=12, seed=9)
     places = torch.arange(12).expand(4, -1)
     wanted, own = _logits(lm, other), _logits(lm, table)
+    positions = torch.tensor([[0], [3], [7], [11]])
     for layer in range(lm.n_layers):
-        with torch.inference_mode(), collected_states(lm, [layer]) as found:
-            lm.model(input_ids=torch.from_numpy(other).long(), use_cache=False)
-        with patched_states(lm, layer, places, found[layer]):
+        with patched_states(lm, layer, places, states_of(lm, other, layer)):
             got = _logits(lm, table)
         assert torch.equal(got, wanted)
         assert not torch.equal(got, own)
-    assert torch.equal(_logits(lm, table), own)  # and as it was
-
-
-def test_one_state_changes_nothing_before_its_position_and_its_own_nothing(build, tokens, family):
-    lm, table = build(family), tokens(4, length=12)
-    own = _logits(lm, table)
-    positions = torch.tensor([[0], [3], [7], [11]])
-    for layer in range(lm.n_layers):
-        with torch.inference_mode(), collected_states(lm, [layer]) as found:
-            lm.model(input_ids=torch.from_numpy(table).long(), use_cache=False)
-        there = found[layer][torch.arange(4)[:, None], positions]
+        there = states_of(lm, table, layer)[torch.arange(4)[:, None], positions]
         with patched_states(lm, layer, positions, there):
             assert torch.equal(_logits(lm, table), own)
         with patched_states(lm, layer, positions, there + 1.0 + torch.rand_like(there)):
@@ -86,6 +78,7 @@ def test_one_state_changes_nothing_before_its_position_and_its_own_nothing(build
         for row, position in enumerate(positions[:, 0].tolist()):
             assert torch.equal(changed[row, :position], own[row, :position])
             assert not torch.equal(changed[row, position], own[row, position])
+    assert torch.equal(_logits(lm, table), own)  # and as it was
 
 
 def test_a_replaced_embedding_is_a_replaced_token(build, tokens):
@@ -120,17 +113,7 @@ def test_a_state_replaced_in_the_middle_is_recomputed_layer_by_layer(build, toke
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_hooks_are_gone_after_an_error(build, tokens):
-    lm = build("gpt_neox")
-    beyond = patched_states(lm, 1, torch.tensor([[20]]), torch.zeros(1, 1, 32))
-    with pytest.raises(UserError, match="forward is of"), beyond:
-        _logits(lm, tokens(1, length=12))
-    with pytest.raises(ZeroDivisionError), collected_states(lm, [0, 2]):
-        raise ZeroDivisionError
-    assert n_hooks(lm) == 0
-
-
-def test_what_cannot_be_given_is_refused_in_one_line(build, tokens):
+def test_what_cannot_be_given_is_refused_in_one_line_and_leaves_no_hooks(build, tokens):
     lm, table = build("gpt_neox"), tokens(2, length=8)
     with pytest.raises(UserError, match="no hidden state 4; it has 0 to 3"):
         hidden_states(lm, table, batch_size=2, layers=[4])
@@ -141,4 +124,10 @@ def test_what_cannot_be_given_is_refused_in_one_line(build, tokens):
     misfit = patched_states(lm, 0, one, torch.zeros(2, 1, 32))
     with pytest.raises(UserError, match="wanted"), misfit:
         pass
+    beyond = patched_states(lm, 1, torch.tensor([[20]]), torch.zeros(1, 1, 32))
+    with pytest.raises(UserError, match="forward is of"), beyond:
+        _logits(lm, tokens(1, length=12))
+    with pytest.raises(ZeroDivisionError), collected_states(lm, [0, 2]):
+        raise ZeroDivisionError
+    assert n_hooks(lm) == 0
     assert len(decoder_layers(lm)) == 3

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -28,6 +29,7 @@ def test_mode_and_tokenizer_decide(tokenizer):
         (other, "auto", None),
         (bare, "auto", None),
         (None, "auto", None),
+        (Echo(), "auto", None),
     ):
         assert find_bos(given, mode) == expected
     with pytest.raises(UserError, match="no beginning-of-sequence token"):
@@ -36,16 +38,13 @@ def test_mode_and_tokenizer_decide(tokenizer):
         find_bos(tokenizer(), "awto")
 
 
-def test_bos_written_in_the_text_is_not_taken_for_an_added_one():
-    class Echo:
-        """Gives the text's own tokens, which begin with what it calls its BOS."""
+class Echo:
+    """Gives the text's own tokens, which begin with what it calls its BOS."""
 
-        bos_token_id = 7
+    bos_token_id = 7
 
-        def __call__(self, text, add_special_tokens=True):
-            return type("Encoding", (), {"input_ids": [7]})
-
-    assert find_bos(Echo()) is None
+    def __call__(self, text, add_special_tokens=True):
+        return SimpleNamespace(input_ids=[7])
 
 
 peft = pytest.importorskip("peft")
@@ -81,9 +80,6 @@ def test_an_adapter_is_captured_as_peft_itself_runs_it(base, adapter):
     torch.testing.assert_close(found.mean, mean, atol=1e-5, rtol=0)
     plain = next(capture_pooled(load_model(base, device="cpu"), tokens.numpy(), batch_size=3))
     assert (plain.mean - found.mean).abs().max() > 0.01
-
-
-def test_an_adapter_is_another_model_than_its_base(base, adapter):
     with_adapter, without = load_model(adapter), load_model(base)
     assert with_adapter.fingerprint != without.fingerprint
     assert with_adapter.name == str(adapter)
@@ -91,13 +87,11 @@ def test_an_adapter_is_another_model_than_its_base(base, adapter):
     assert load_tokenizer(adapter).get_vocab() == without.tokenizer.get_vocab()
 
 
-def test_without_peft_the_extra_is_named(adapter, hide):
+def test_what_is_no_whole_adapter_is_refused(adapter, tmp_path, edit, hide, monkeypatch):
     hide("peft")
     with pytest.raises(UserError, match=r"pip install 'mnemoscope\[peft\]'"):
         load_model(adapter)
-
-
-def test_what_is_no_whole_adapter_is_refused(adapter, tmp_path, edit):
+    monkeypatch.undo()
     config, weights = adapter / "adapter_config.json", adapter / "adapter_model.safetensors"
     for spoil, words in (
         (lambda: edit(config, r=5), "cannot be merged into"),
@@ -137,12 +131,9 @@ def test_an_adapter_is_not_merged_on_several_devices_nor_into_quantized_weights(
         load_model(adapter)
 
 
-def test_quantized_weights_are_refused_with_their_method(quantized):
+def test_weights_that_are_quantized_or_moved_apart_are_refused(base, quantized):
     with pytest.raises(UserError, match=r"quantized weights \(gptq\) are not read"):
         load_model(quantized(quant_method="gptq", bits=4))
-
-
-def test_a_model_moved_apart_without_a_device_map_is_refused(base):
     model = AutoModelForCausalLM.from_pretrained(base)
     model.gpt_neox.layers[1].to("meta")
     with pytest.raises(UserError, match=r"spread over several devices \(cpu, meta\)"):

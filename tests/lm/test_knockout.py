@@ -36,12 +36,6 @@ def logits_of(lm, tokens, edges=None, **options):
             return last_logits(lm, ids, T)
 
 
-def test_cutting_nothing_changes_no_logit(build, tokens, family):
-    """Behind a BOS token; `test_families` tries more families, without one."""
-    lm, table = build(family, adds_bos=True), tokens(3)
-    assert torch.equal(logits_of(lm, table, no_edges()), logits_of(lm, table))
-
-
 @pytest.mark.parametrize("name", sorted({*FAMILIES, *MORE_FAMILIES} - TAKES_NO_MASK))
 def test_a_cut_is_a_mask_where_rows_are_renormalized(build, tokens, name):
     """Outside oracle: transformers' own additive mask before the softmax, the same in all layers.
@@ -131,7 +125,7 @@ def test_edges_of_each_sequence_cut_that_sequence_alone(build, tokens, family):
         torch.testing.assert_close(together[row : row + 1], alone, atol=2e-4, rtol=1e-4)
 
 
-def test_an_edge_into_the_future_of_a_query_leaves_earlier_tokens_alone(build, tokens):
+def test_a_cut_changes_its_query_and_later_ones_alone(build, tokens):
     lm, table = build("gpt_neox"), tokens(2)
     edges = no_edges()
     edges[:, 40:, :10] = True
@@ -142,6 +136,7 @@ def test_an_edge_into_the_future_of_a_query_leaves_earlier_tokens_alone(build, t
 
 def test_the_bos_token_is_never_cut_and_moves_no_edge(build, tokens):
     lm, table = build("llama", adds_bos=True), tokens(2)
+    assert torch.equal(logits_of(lm, table, no_edges()), logits_of(lm, table))
     edges = torch.ones(LAYERS, T, T).tril().bool()
     with torch.no_grad(), cut_attention(lm, edges, renormalize=True):
         out = lm.model(prepend_bos(lm, torch.from_numpy(table).long())).logits
@@ -160,21 +155,15 @@ def test_the_model_is_as_before_also_after_an_error(build, tokens, name):
     assert not any("forward" in vars(m) for m in lm.model.modules())
 
 
-@pytest.mark.parametrize(
-    ("edges", "said"),
-    [
+def test_edges_that_fit_no_model_are_refused(build):
+    lm = build("gpt_neox")
+    for edges, said in (
         (torch.zeros(2, T, T, dtype=torch.bool), "2 layers, but gpt_neox has 3"),
         (torch.zeros(LAYERS, T, T), "wanted bool"),
         (torch.ones(LAYERS, T, T, dtype=torch.bool), "later key"),
-    ],
-)
-def test_edges_that_fit_no_model_are_refused(build, edges, said):
-    with pytest.raises(UserError, match=said), cut_attention(build("gpt_neox"), edges):
-        pass
-
-
-def test_sequences_longer_than_the_edges_are_refused(build):
-    lm = build("gpt_neox")
-    edges = torch.zeros(LAYERS, 16, 16, dtype=torch.bool)
+    ):
+        with pytest.raises(UserError, match=said), cut_attention(lm, edges):
+            pass
+    edges = torch.zeros(LAYERS, 16, 16, dtype=torch.bool)  # of sequences that are shorter
     with pytest.raises(UserError, match="edges are given for 16"), cut_attention(lm, edges):
         last_logits(lm, torch.from_numpy(random_tokens(2)).long(), 1)

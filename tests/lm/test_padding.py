@@ -60,12 +60,9 @@ def test_maps_are_those_of_a_masked_forward_but_for_rounding(build, tokens, name
     table, mask = padded(tokens(3, length=40), 64, side)
     here = next(capture_pooled(lm, table, attention_mask=mask, batch_size=3))
     positions = {"position_ids": torch.from_numpy(mask).long().cumsum(dim=1).sub(1).clamp_min(0)}
-    weights = own_attention(
-        lm,
-        table,
-        attention_mask=torch.from_numpy(mask).long(),
-        **({} if name == "bloom" else positions),
-    )
+    options = {"attention_mask": torch.from_numpy(mask).long()}
+    options |= {} if name == "bloom" else positions
+    weights = own_attention(lm, table, **options)
     inside = place(side, 40, 64)
     own = weights[..., inside, inside]
     found = here.mean[..., inside, inside]
@@ -74,12 +71,12 @@ def test_maps_are_those_of_a_masked_forward_but_for_rounding(build, tokens, name
 
 def test_rows_of_many_lengths_come_back_in_the_order_of_the_table(build, tokens):
     lm, length = build("gemma2"), 32
-    lengths = np.random.default_rng(0).integers(1, length + 1, 300)
-    table, mask = tokens(300, length=length), np.zeros((300, length), dtype=bool)
+    lengths = np.random.default_rng(0).integers(1, length + 1, 280)
+    table, mask = tokens(280, length=length), np.zeros((280, length), dtype=bool)
     for row, n_tokens in enumerate(lengths):
         mask[row, place(SIDES[row % 2], n_tokens, length)] = True
     _, found = joined(capture_pooled(lm, table, attention_mask=mask, batch_size=1))
-    for row in (0, 1, 17, 255, 256, 299):
+    for row in (0, 1, 17, 255, 256, 279):
         alone = next(capture_pooled(lm, table[row][mask[row]][None], batch_size=1))
         inside = place(SIDES[row % 2], lengths[row], length)
         assert torch.equal(found[row, :, inside, inside], alone.max[0])
@@ -89,20 +86,20 @@ def test_rows_of_many_lengths_come_back_in_the_order_of_the_table(build, tokens)
 @pytest.mark.parametrize("name", ["llama", "gpt2", "bloom"])
 def test_batch_sizes_give_the_same_maps_but_for_rounding(build, tokens, name):
     lm = build(name)
-    table, mask = tokens(12), np.ones((12, 64), dtype=int)
+    table, mask = tokens(7), np.ones((7, 64), dtype=int)
     mask[::3, 50:] = 0
     mask[1::3, :9] = 0
-    whole, _ = joined(capture_pooled(lm, table, batch_size=12))
-    found = {
-        size: joined(capture_pooled(lm, table, attention_mask=mask, batch_size=size))[0]
-        for size in (1, 2, 3, 7, 12)
-    }
-    for maps in found.values():
-        torch.testing.assert_close(maps, found[1], atol=ROUNDING, rtol=0)
-        torch.testing.assert_close(maps[2::3], whole[2::3], atol=ROUNDING, rtol=0)
+    whole, _ = joined(capture_pooled(lm, table, batch_size=7))
+    alone, *others = (
+        joined(capture_pooled(lm, table, attention_mask=mask, batch_size=size))[0]
+        for size in (1, 2, 7)
+    )
+    torch.testing.assert_close(alone[2::3], whole[2::3], atol=ROUNDING, rtol=0)
+    for maps in others:
+        torch.testing.assert_close(maps, alone, atol=ROUNDING, rtol=0)
 
 
-@pytest.mark.parametrize("length", [8, 31, 64, 65, 80])
+@pytest.mark.parametrize("length", [8, 65, 80])
 def test_every_length_gives_the_models_own_attention(build, tokens, length):
     lm, rows = build("gemma2"), tokens(4, length=length)
     found = next(capture_pooled(lm, rows, batch_size=4))

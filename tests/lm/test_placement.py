@@ -82,12 +82,6 @@ def test_a_spread_model_is_left_as_it_was_found(folders, name):
     assert torch.equal(next(capture_pooled(spread, tokens, batch_size=2)).mean, maps.mean)
 
 
-def test_auto_on_one_device_is_that_device(folders):
-    lm = load_model(folders["llama"], device_map="auto")
-    assert lm.device_map is None
-    assert lm.fingerprint == load_model(folders["llama"]).fingerprint
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -103,7 +97,10 @@ def test_a_device_map_that_cannot_be_followed_is_refused(folders, arguments, wor
         load_model(folders["llama"], **arguments)
 
 
-def test_without_accelerate_the_remedy_is_said(folders, hide):
+def test_auto_on_one_device_is_that_device_and_needs_accelerate(folders, hide):
+    lm = load_model(folders["llama"], device_map="auto")
+    assert lm.device_map is None
+    assert lm.fingerprint == load_model(folders["llama"]).fingerprint
     hide("accelerate")
     with pytest.raises(UserError, match=r"pip install 'mnemoscope\[devices\]'"):
         load_model(folders["llama"], device_map="auto")
@@ -133,7 +130,7 @@ def quantized(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", ["4bit nf4", "8bit"])
-def test_a_quantized_model_gives_its_own_attention(quantized, kind):
+def test_a_quantized_model_gives_its_own_attention(quantized, kind, monkeypatch):
     lm = load_model(quantized / kind, device="cpu")
     computed = ", computed in float32" if kind.startswith("4bit") else ""
     assert (lm.quantization, lm.device) == (f"bitsandbytes {kind}{computed}", "cpu")
@@ -145,6 +142,11 @@ def test_a_quantized_model_gives_its_own_attention(quantized, kind):
     plain = AutoModelForCausalLM.from_pretrained(quantized / "plain")
     assert lm.fingerprint != wrap_model(plain).fingerprint
     assert lm.fingerprint == load_model(quantized / kind, device="cpu").fingerprint
+    kept = lm.model.config.quantization_config  # where weights are kept is no other model
+    monkeypatch.setattr(kept, "llm_int8_enable_fp32_cpu_offload", True)
+    assert wrap_model(lm.model).fingerprint == lm.fingerprint
+    monkeypatch.setattr(kept, "llm_int8_threshold", 2.0)
+    assert (wrap_model(lm.model).fingerprint == lm.fingerprint) == kind.startswith("4bit")
 
 
 OTHERWISE = {
@@ -174,27 +176,14 @@ def test_models_that_compute_otherwise_have_other_fingerprints(quantized, tmp_pa
         assert not torch.equal(maps[name], maps["base"])
 
 
-def test_where_quantized_weights_are_kept_is_no_other_model(quantized, tmp_path):
-    lm = load_model(quantized / "8bit", device="cpu")
-    lm.model.config.quantization_config.llm_int8_enable_fp32_cpu_offload = True
-    assert wrap_model(lm.model).fingerprint == lm.fingerprint
-    lm.model.config.quantization_config.llm_int8_threshold = 2.0
-    assert wrap_model(lm.model).fingerprint != lm.fingerprint
-
-
 def test_4_bit_widths_that_this_processor_does_not_compute_are_refused(tmp_path):
     """Where bitsandbytes can (no fast path on this processor), the model is read."""
     modules = pytest.importorskip("bitsandbytes.nn.modules")
-    make_model("llama", hidden_size=48, intermediate_size=80, head_dim=12).save_pretrained(
-        tmp_path / "plain"
-    )
+    plain = make_model("llama", hidden_size=48, intermediate_size=80, head_dim=12)
+    plain.save_pretrained(tmp_path / "plain")
     model = save_quantized(tmp_path / "plain", tmp_path / "4bit", load_in_4bit=True)
-    fast = any(
-        module.support_avx512bf16_for_cpu
-        for module in model.modules()
-        if isinstance(module, modules.Linear4bit)
-    )
-    if fast:
+    linear = [one for one in model.modules() if isinstance(one, modules.Linear4bit)]
+    if any(one.support_avx512bf16_for_cpu for one in linear):
         with pytest.raises(UserError, match=r"4bit: bitsandbytes 4bit .*cannot compute .* on cpu"):
             load_model(tmp_path / "4bit", device="cpu")
     else:

@@ -1,21 +1,30 @@
 """Edges to cut are as many as asked and what their names say; figures of cuts in closed form."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import bootstrap
 
 from mnemoscope.benchmark.baselines import blind_maps
 from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.embedded import model_path, sequences_path
 from mnemoscope.errors import UserError
+from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.continue_ import continue_sequences
+from mnemoscope.lm.edges import contributions, total_effects, value_norms
 from mnemoscope.lm.intervene import cut_attention
 from mnemoscope.lm.load import load_model
 from mnemoscope.localize.cut import (
+    RANKINGS,
+    class_mean,
+    contrasted,
     count_edges,
     cut_and_continue,
+    cut_and_judge,
     equal_mass_edges,
     largest_edges,
     mean_share,
@@ -26,6 +35,7 @@ from mnemoscope.localize.cut import (
 )
 from mnemoscope.maps.format import unpack_triangle
 from mnemoscope.maps.shape import copy_edges
+from mnemoscope.study.settings import KnockoutSettings, LocalizeSettings
 
 L, T = 3, 16
 N_EDGES = L * T * (T - 1) // 2
@@ -138,9 +148,7 @@ def test_specificity_subtracts_what_random_edges_of_equal_mass_break() -> None:
     assert found.low < found.value < found.high
 
 
-def test_an_interval_over_sequences_is_scipys(monkeypatch) -> None:
-    from scipy.stats import bootstrap
-
+def test_an_interval_over_sequences_is_scipys() -> None:
     values = np.random.default_rng(0).random(60) < 0.3
     found = mean_share([values], n_resamples=4000, seed=1)
     ours = np.array([found.low, found.high])
@@ -156,14 +164,21 @@ def test_draws_are_averaged_before_sequences_are_resampled() -> None:
     assert found == (0.5, 0.5, 0.5)  # every sequence is a half: nothing varies between sequences
 
 
-def test_cutting_nothing_breaks_nothing_and_cutting_everything_breaks_all() -> None:
-    """On the embedded model and sequences that it is known to reproduce."""
-    lm = load_model(model_path())
+@pytest.fixture(scope="module")
+def lm():
+    return load_model(model_path())
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    """Sequences that the embedded model is known to reproduce."""
     table = read_table(sequences_path())
-    often = table.filter(table["duplicates"] > 12).head(24)
-    tokens = token_matrix(often)
+    return token_matrix(table.filter(table["duplicates"] > 12).head(20))
+
+
+def test_cutting_nothing_breaks_nothing_and_cutting_everything_breaks_all(lm, tokens) -> None:
     shape = (lm.n_layers, 64, 64)
-    cut = {"renormalize": False, "batch_size": 10}
+    cut = {"renormalize": False, "batch_size": 8}
     whole = cut_and_continue(lm, tokens, torch.zeros(shape, dtype=torch.bool), **cut)
     broken = cut_and_continue(lm, tokens, torch.ones(shape).tril().bool(), **cut)
     assert whole.survives.mean() > 0.9
@@ -177,14 +192,60 @@ def test_cutting_nothing_breaks_nothing_and_cutting_everything_breaks_all() -> N
     np.testing.assert_array_equal(own.score[12:], broken.score[12:])
 
 
-def test_survivors_and_scores_are_those_of_decoding_every_sequence() -> None:
+def test_survivors_and_scores_are_those_of_decoding_every_sequence(lm, tokens) -> None:
     """One forward says who survives; here all are decoded under the same cut."""
-    lm = load_model(model_path())
-    table = read_table(sequences_path())
-    tokens = token_matrix(table.filter(table["duplicates"] > 12).head(24))
-    edges = random_edges(torch.zeros(lm.n_layers, 64, 64), 400, torch.Generator().manual_seed(0))
+    edges = random_edges(torch.zeros(lm.n_layers, 64, 64), 400, generator())
     found = cut_and_continue(lm, tokens, edges, renormalize=False, batch_size=9)
     with cut_attention(lm, edges):
-        decoded = [batch.score for batch in continue_sequences(lm, tokens, batch_size=24)]
+        decoded = [batch.score for batch in continue_sequences(lm, tokens, batch_size=20)]
     assert 0 < found.survives.sum() < len(tokens)
     np.testing.assert_array_equal(found.score, np.concatenate(decoded))
+
+
+def test_its_own_few_edges_of_largest_effect_break_a_sequence(lm, tokens) -> None:
+    """As heavy edges of its own and another sequence's hardly do."""
+    effects = torch.cat(list(total_effects(lm, tokens, batch_size=20)))
+    (maps,) = capture_pooled(lm, tokens, batch_size=20)
+    own, drawn = torch.stack([largest_edges(one, 8) for one in effects]), generator()
+    equal = [equal_mass_edges(*pair, drawn) for pair in zip(own, maps.mean, strict=True)]
+
+    def broken(edges):
+        judged = cut_and_judge(lm, tokens, edges, renormalize=False, batch_size=20)
+        return 1 - judged.is_right.all(axis=1).mean()
+
+    assert broken(own) > 0.7
+    assert broken(own) > broken(torch.stack(equal)) + 0.4
+    assert broken(own) > broken(own.roll(1, dims=0)) + 0.4
+    assert np.isclose(broken(torch.zeros_like(own)), 0)
+
+
+# -- rankings -----------------------------------------------------------------------------------
+
+
+def test_the_settings_know_every_ranking() -> None:
+    (named,) = get_args(LocalizeSettings.model_fields["rankings"].annotation)
+    assert get_args(named) == tuple(RANKINGS)
+    by = get_args(KnockoutSettings.model_fields["by"].annotation)
+    assert by == ("delta", *RANKINGS)
+
+
+def test_a_class_is_held_against_the_other_memorized_ones() -> None:
+    means = [torch.full((1, 2, 2), value) for value in (1.0, 10.0, 20.0, 60.0)]
+    assert [float(one.mean()) for one in contrasted(means)] == [-29.0, -30.0, -15.0, 45.0]
+    assert [float(one.mean()) for one in contrasted(means[:2])] == [-9.0, 9.0]
+
+
+def test_a_class_mean_is_the_mean_of_its_sequences(lm, tokens) -> None:
+    few = tokens[:7]
+    wanted = {
+        "weights": torch.cat([one.mean for one in capture_pooled(lm, few, batch_size=7)]),
+        "value_norm": torch.cat(list(value_norms(lm, few, batch_size=7))),
+        "contribution": torch.cat(list(contributions(lm, few, batch_size=7))),
+        "total_effect": torch.cat(list(total_effects(lm, few, batch_size=7))),
+    }
+    for name, values in wanted.items():
+        found = class_mean(lm, few, RANKINGS[name].measure, 3)
+        torch.testing.assert_close(found, values.mean(dim=0), atol=1e-5, rtol=1e-4)
+        assert RANKINGS[f"{name}_contrast"].measure is RANKINGS[name].measure
+        assert RANKINGS[f"{name}_contrast"].contrast
+        assert not RANKINGS[name].contrast

@@ -20,6 +20,7 @@ from mnemoscope.localize.delta import (
     mean_agreement,
     normalized_gradients,
     pooled,
+    randomized,
 )
 from mnemoscope.maps.format import pack_triangle
 from mnemoscope.maps.views import TensorMaps
@@ -150,28 +151,6 @@ def test_sequences_without_evidence_and_wrong_ones_are_counted_and_left_out():
     assert normalized_gradients(gradients).amax(dim=(1, 2, 3)).tolist() == [0.0, 1.0]
 
 
-@pytest.mark.parametrize("attribution", ["gradient", "guided"])
-def test_batch_size_does_not_show(attribution):
-    """To 1e-6, the rounding of float32 convolutions over other batches."""
-    heads = some_heads(10)
-    network = a_network(heads.mean(2))
-    labels = network(heads.mean(2)).argmax(1)
-    both = [TensorMaps(pack_triangle(maps)) for maps in (heads.mean(2), heads.amax(2))]
-    found = [
-        decisiveness(
-            trained_of(network),
-            both[0],
-            labels,
-            max_maps=both[1],
-            attribution=attribution,
-            batch_size=size,
-        ).delta
-        for size in (1, 64)
-    ]
-    assert found[0].amax() > 0.1
-    assert (found[0] - found[1]).abs().max() <= 1e-6
-
-
 def test_scaled_input_is_differentiated_where_the_network_sees_it():
     """D from the network's own input, A as stored: the promise of the docstring, row by row."""
     heads = some_heads(12)
@@ -231,13 +210,6 @@ def test_an_edge_is_moved_in_every_head_alike(pooling, over_rows):
     assert (means.delta - wanted).abs().max() <= 1e-5
 
 
-def test_unequal_numbers_are_refused():
-    maps = TensorMaps(torch.zeros(2, 1, 3))
-    trained = trained_of(Linear(torch.zeros(2, 1, 2, 2), [0.0, 0.0]))
-    with pytest.raises(ValueError, match="2 maps, 3 labels, 2 maxima"):
-        decisiveness(trained, maps, torch.tensor([0, 1, 1]), max_maps=maps)
-
-
 def part(values, n_used):
     """Δ that is one value a class, and its counts."""
     delta = torch.tensor(values).reshape(-1, 1, 1, 1).expand(-1, 2, 2, 2).clone()
@@ -281,6 +253,8 @@ def test_a_mean_is_over_the_sequences_used_not_over_the_skipped_ones():
     )
     assert (found.n_used.tolist(), found.n_skipped.tolist()) == ([1, 0], [1, 0])
     assert found.delta[0, 0].tolist() == [[0.25, 0.0], [0.25, 0.25]]
+    with pytest.raises(ValueError, match="2 maps, 3 labels, 2 maxima"):
+        decisiveness(trained_of(Gated(weight, [9.0, 0.0])), maps, torch.zeros(3), max_maps=maps)
 
 
 def test_all_sequences_count_where_that_is_asked_and_halves_make_the_whole():
@@ -328,20 +302,14 @@ def test_correlations_are_scipys_over_the_causal_edges():
     assert found.spearman == pytest.approx(spearmanr(left, right).statistic)
 
 
-def test_a_map_agrees_wholly_with_itself_scaled_and_a_reversed_one_not():
+def test_agreement_in_closed_form():
     first = np.random.default_rng(0).permutation(3 * 400).reshape(3, 20, 20).astype(float)
     assert agreement(first, 3 * first + 1) == pytest.approx((1, 1, 1))
     assert agreement(first, -first) == pytest.approx((-1, -1, 0))
-
-
-def test_overlap_counts_the_top_hundredth():
     first, second = np.zeros((1, 20, 20)), np.zeros((1, 20, 20))  # 210 edges, 2 of them the top
     first[0, 5, 1], first[0, 6, 1] = 2.0, 1.0
     second[0, 6, 1], second[0, 7, 1] = 2.0, 1.0
     assert agreement(first, second).overlap == 0.5
-
-
-def test_a_map_without_structure_has_no_agreement():
     assert agreement(a_map(0), np.ones((3, 20, 20))) == (None, None, None)
     assert mean_agreement([]) == mean_agreement([a_map(0)]) == (None, None, None)
     with pytest.raises(ValueError, match="shape"):
@@ -383,8 +351,46 @@ def test_a_class_that_one_model_knows_nothing_of_is_the_others() -> None:
     assert n_says == (4, 8, 1)
     nothing, _ = average_models([ones * 0, threes * 0], [(0, 0, 0), (0, 0, 0)])
     assert (nothing == 0).all()
-
-
-def test_maps_of_another_depth_are_no_mean() -> None:
     with pytest.raises(ValueError, match="cannot be averaged"):
         average_models([np.zeros(SHAPE), np.zeros((3, 4, 8, 8))], [(1, 1, 1)] * 2)
+
+
+# -- the sanity checks: an attribution of the network, or of the input --------------------------
+
+
+def weights_of(network: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in network.named_parameters()}
+
+
+def test_layers_are_drawn_anew_from_the_top_by_a_seed_and_stay_so() -> None:
+    trained, state = trained_of(AttentionCnn(2, 3, kernel=6, filters=10)), torch.get_rng_state()
+    before = weights_of(trained.network)
+    names = ["classifier.4", "classifier.1", "features.4", "features.0"]
+    first, again = (
+        [(name, weights_of(cnn.network)) for name, cnn in randomized(trained)] for _ in range(2)
+    )
+    assert [name for name, _ in first] == names
+    for number, ((_, drawn), (_, same)) in enumerate(zip(first, again, strict=True), start=1):
+        changed = {
+            name.rpartition(".")[0]
+            for name, value in drawn.items()
+            if not torch.equal(value, before[name])
+        }
+        assert changed == set(names[:number])
+        assert all(torch.equal(value, same[name]) for name, value in drawn.items())
+    now = weights_of(trained.network)
+    assert all(torch.equal(value, before[name]) for name, value in now.items())
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_means_of_all_sequences_are_delta_of_all_sequences() -> None:
+    """To 1e-7: float64 sums of the same float32 numbers, in another order of rows."""
+    heads, labels = some_heads(9), torch.arange(9) % N_CLASSES
+    maps, trained = TensorMaps(pack_triangle(heads.mean(2))), trained_of(a_network(heads.mean(2)))
+    found = class_means(trained, maps, labels, max_maps=maps, attribution="gradient", batch_size=4)
+    same = decisiveness(trained, maps, labels, max_maps=maps, correct_only=False)
+    assert same.n_used.tolist() == [3, 3, 3]
+    assert (found.delta - same.delta).abs().max() <= 1e-7
+    ones = TensorMaps(torch.ones(9, N_LAYERS, 64 * 65 // 2))
+    alone = decisiveness(trained, maps, labels, max_maps=ones, correct_only=False)
+    assert (found.weights.tril() - alone.delta).abs().max() <= 1e-7

@@ -34,6 +34,7 @@ def test_an_even_delta_has_every_region_at_its_even_share():
     delta = np.broadcast_to(np.tri(LENGTH), (N_LAYERS, LENGTH, LENGTH))
     copies = np.random.default_rng(0).random((LENGTH, LENGTH))
     found = shares(delta, copies)
+    assert found == shares(np.ones_like(delta), copies)  # above the diagonal nothing counts
     for one in found.values():
         assert one.share == pytest.approx(one.even)
         assert one.ratio == pytest.approx(1)
@@ -43,22 +44,12 @@ def test_an_even_delta_has_every_region_at_its_even_share():
     assert found["near the diagonal (|q−k| ≤ 4)"].even == pytest.approx((5 * 16 - 10) / n)
 
 
-def test_what_stands_above_the_diagonal_counts_for_nothing():
-    delta = np.ones((N_LAYERS, LENGTH, LENGTH))
-    assert shares(delta) == shares(np.tril(delta))
-
-
-def test_copies_count_by_how_many_sequences_have_them():
-    delta = np.zeros((1, LENGTH, LENGTH))
-    delta[0, 9, 4] = delta[0, 10, 5] = 1.0
+def test_copies_count_by_their_sequences_and_channels_are_named_in_place_of_layers():
+    delta = np.zeros((2, LENGTH, LENGTH))
+    delta[1, 9, 4] = delta[1, 10, 5] = 1.0
     copies = NOTHING.copy()
     copies[9, 4] = 0.5
     assert shares(delta, copies)["copy diagonals"].share == 0.25
-
-
-def test_channels_are_named_in_place_of_layers():
-    delta = np.zeros((2, LENGTH, LENGTH))
-    delta[1, 4, 2] = 1.0
     found = shares(delta, channels=("same token earlier", "after the same token"))
     assert found["after the same token"].share == 1
     assert found["same token earlier"].even == 0.5

@@ -140,9 +140,8 @@ def test_the_verb_gives_probabilities_and_shows_what_they_are_worth(
     call, document, small_demo, tmp_path
 ):
     out = tmp_path / "out"
-    report = tmp_path / "junit.xml"
     arguments = ("audit", "embedded", document, "-o", out, "-q", "--reference", "none")
-    result = call(*arguments, "--study", small_demo, "--junit", report)
+    result = call(*arguments, "--study", small_demo)
     assert result.status == 0, result.err
     spans = pl.read_parquet(out / "spans.parquet")
     assert spans.height
@@ -153,10 +152,7 @@ def test_the_verb_gives_probabilities_and_shows_what_they_are_worth(
     assert facts["reason"] is None
     scores = facts["calibration"]["brier_by_method"]
     assert scores[facts["calibration"]["method"]] <= scores["none"]
-    page = (out / "audit.html").read_text()
-    assert "Brier score" in page
-    assert page.count("<circle") == len(facts["measured"]["bins"])
-    assert "<testsuite" in report.read_text()
+    assert (out / "audit.html").read_text().count("<circle") == len(facts["measured"]["bins"])
     assert "other documents, settings" in call(*arguments).err
 
 
@@ -173,18 +169,21 @@ def test_a_study_that_is_none_of_this_model_or_was_not_trained_is_refused(
     assert not (tmp_path / "x").exists()
 
 
+def times(folder, pattern):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob(pattern)}
+
+
 def test_auto_says_how_many_it_found_and_gives_nothing_on_too_few(tmp_path, monkeypatch, lm):
     said = []
     monkeypatch.setattr(audit_study, "say", said.append)
-    made = make_study(tmp_path, AuditSettings(), model="embedded", device="cpu", limit=150)
+    made = make_study(tmp_path, AuditSettings(), model="embedded", device="cpu", lm=lm, limit=90)
     assert "making a study" in said[0]
-    assert "Of 150 sequences the model has memorized" in said[1]
+    assert "Of 90 sequences the model has memorized" in said[1]
     assert f"each needs {MEMORIZED_A_CLASS}" in said[2]
     assert not (made.folder / "maps").exists()
-    before = {path: path.stat().st_mtime_ns for path in made.folder.rglob("*.parquet")}
-    again = make_study(tmp_path, AuditSettings(), model="embedded", device="cpu", lm=lm, limit=150)
-    after = {path: path.stat().st_mtime_ns for path in again.folder.rglob("*.parquet")}
-    assert before == after
+    before = times(made.folder, "*.parquet")
+    again = make_study(tmp_path, AuditSettings(), model="embedded", device="cpu", lm=lm, limit=90)
+    assert before == times(again.folder, "*.parquet")
     assert "already there" in said[3]
     found = check_study(again.folder, facts_of(lm, "embedded"), AuditSettings())
     assert "could not train" in read_ground(found).facts["reason"]
@@ -192,18 +191,18 @@ def test_auto_says_how_many_it_found_and_gives_nothing_on_too_few(tmp_path, monk
 
 @pytest.fixture
 def small_auto(monkeypatch):
-    """`--study auto` of 500 sequences, with as few a class as they hold, briefly trained."""
+    """`--study auto` of 200 sequences, with as few a class as they hold, briefly trained."""
     known = audit_study.study_settings
 
     def few(*arguments, **named):
-        made = known(*arguments, **named | {"limit": 500})
-        label = made.label.model_copy(update={"n_train": 60, "n_eval": 30, "minimum": 30})
+        made = known(*arguments, **named | {"limit": 200})
+        label = made.label.model_copy(update={"n_train": 20, "n_eval": 15, "minimum": 12})
         train = made.train.model_copy(update={"workers": 1, "seeds": [0], "filters": [6]})
         return made.model_copy(update={"label": label, "train": train})
 
     monkeypatch.setattr(audit_study, "study_settings", few)
     monkeypatch.setattr(audit_study, "ENOUGH_A_CLASS", 10)
-    monkeypatch.setitem(PRESETS, "small", PRESETS["brief"])
+    monkeypatch.setitem(PRESETS, "small", replace(PRESETS["small"], epochs=1, min_steps=50))
 
 
 def test_auto_goes_to_its_end_on_where_it_was_stopped_and_serves_again(
@@ -211,33 +210,32 @@ def test_auto_goes_to_its_end_on_where_it_was_stopped_and_serves_again(
 ):
     out = tmp_path / "out"
     arguments = ("audit", "embedded", document, "-o", out, "--reference", "none", "--study", "auto")
+
+    def dies(*_):
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patch:
-        patch.setitem(STAGE_FUNCTIONS, "train", _dies)
+        patch.setitem(STAGE_FUNCTIONS, "train", dies)
         assert call(*arguments).status != 0
     assert not (out / "audit.json").exists()
-    maps = {path: path.stat().st_mtime_ns for path in out.rglob("maps/**/*.safetensors")}
+    maps = times(out, "maps/**/*.safetensors")
     assert maps
     result = call(*arguments)
     assert result.status == 0, result.err
     assert "going on with the study that was begun" in result.err
     assert "Probabilities from 1 CNNs" in result.err
-    assert {path: path.stat().st_mtime_ns for path in maps} == maps
+    assert times(out, "maps/**/*.safetensors") == maps
     assert pl.read_parquet(out / "spans.parquet")["probability"].null_count() == 0
     record = json.loads((out / "audit.json").read_text())
     assert record["cnn"]["reason"] is None
 
-    kept = {path: path.stat().st_mtime_ns for path in out.rglob("cnn/*")}
-    assert "this audit is already there" in call(*arguments).err
+    kept = times(out, "cnn/*")
     again = call(*arguments, "--stride", "16", "--redo")
     assert again.status == 0, again.err
     assert "study of this model is already there" in again.err
-    assert kept == {path: path.stat().st_mtime_ns for path in out.rglob("cnn/*")}
+    assert kept == times(out, "cnn/*")
     other = json.loads((out / "audit.json").read_text())
     assert other["cnn"]["measured"] == record["cnn"]["measured"]
-
-
-def _dies(*_):
-    raise KeyboardInterrupt
 
 
 def test_auto_makes_no_study_for_an_audit_that_would_be_refused(
@@ -245,12 +243,9 @@ def test_auto_makes_no_study_for_an_audit_that_would_be_refused(
 ):
     short = tmp_path / "short.txt"
     short.write_text("Too short.")
-    auto = ("-q", "--study", "auto")
-    line = refused("audit", "embedded", short, "-o", tmp_path / "a", *auto)
-    assert "shorter than one window" in line
-    line = refused(
-        "audit", "embedded", document, "-o", tmp_path / "b", *auto, "--reference", tiny.model
-    )
-    assert "another tokenizer" in line
+    auto = ("-o", tmp_path / "a", "-q", "--study", "auto")
+    assert "shorter than one window" in refused("audit", "embedded", short, *auto)
+    other = ("--reference", tiny.model)
+    assert "another tokenizer" in refused("audit", "embedded", document, *auto, *other)
     assert not list(tmp_path.rglob("study.yaml"))
-    assert not (tmp_path / "a").exists()
+    assert not (tmp_path / "a" / "audit.json").exists()

@@ -79,9 +79,6 @@ def whole(source: Path) -> pl.DataFrame:
     return frame.rename({"sequence_duplicates": "duplicates"})
 
 
-# -- a study from a split ---------------------------------------------------------------------
-
-
 def test_kept_are_the_first_of_every_class_in_the_shared_order(tiny, source, tmp_path) -> None:
     """Counted on the whole split, and the same rows as sorting it whole and taking the first."""
     name = NAMES[0]
@@ -101,7 +98,7 @@ def test_kept_are_the_first_of_every_class_in_the_shared_order(tiny, source, tmp
     assert set(study.sequences["sequence_id"]) == wanted
     counts = study.manifest("sequences")["counts"]
     found = dict(labels.value_counts().iter_rows())
-    assert counts["split"]["classes"][name] == {key: found[key] for key in found} | {}
+    assert counts["split"]["classes"][name] == found
     assert counts["split"]["kept_per_class"] == 45
     n_rows = sum(counts["split"]["parts"].values())
     assert counts["split_rows"] == n_rows
@@ -111,9 +108,12 @@ def test_kept_are_the_first_of_every_class_in_the_shared_order(tiny, source, tmp
     assert counts["sequences"] == len(wanted) < frame.height
 
 
-def test_published_labels_stay_beside_the_models_own(labelled, source) -> None:
-    table = labelled.sequences
-    given = dict(whole(source).select("sequence_id", "memorization_score").rows())
+def test_published_labels_stay_beside_the_models_own_and_none_disputed_is_sampled(
+    call, labelled, source
+) -> None:
+    """Else Non-Memo would be full of sequences that the source calls memorized."""
+    table, everything = labelled.sequences, whole(source)
+    given = dict(everything.select("sequence_id", "memorization_score").rows())
     scores = [given[number] for number in table["sequence_id"]]
     assert table["published_memorization_score"].to_list() == scores
     assert table["published_is_memorized"].to_list() == [score == 1 for score in scores]
@@ -121,41 +121,47 @@ def test_published_labels_stay_beside_the_models_own(labelled, source) -> None:
     assert 0 < differs.height <= WRONG_MEMORIES + WRONG_PILE
     for name in ("is_incrementing", "is_repeating"):
         assert table[name].to_list() == table[f"published_{name}"].to_list()
-
-
-def test_strict_patterns_are_ours_and_not_the_published(tiny, source, tmp_path) -> None:
-    settings = settings_for(tiny, source, features={"patterns": "strict"})
-    table = run(settings, tmp_path / "study", until="features").sequences
-    assert table["published_is_repeating"].any()
-    assert not table["is_repeating"].any()  # the texts of the synthetic copy follow no pattern
-
-
-def test_no_sequence_is_sampled_on_a_verdict_that_is_disputed(labelled) -> None:
-    """Else Non-Memo would be full of sequences that the source calls memorized."""
-    rows = labelled.read("samples.parquet").join(labelled.sequences, on="sequence_id")
+    rows = labelled.read("samples.parquet").join(table, on="sequence_id")
     assert rows.height > 0
     is_memorized = rows["class"] != "Non-Memo"
     assert (rows["is_memorized"] == is_memorized).all()
     assert (rows["published_is_memorized"] == is_memorized).all()
+    told = " ".join(call("describe", labelled.folder).out.split())
+    labels = label_sequences(everything, parse_taxonomy(NAMES[0]))
+    for name, n in labels.value_counts().iter_rows():
+        assert f"{name} {n:,}" in told
+    assert "3 duplicate ids" in told
+
+
+def test_strict_patterns_are_ours_and_not_the_published(tiny, source, tmp_path) -> None:
+    few = {"sequences": {"limit": 90}, "continue": {"scan": True}}
+    settings = settings_for(tiny, source, features={"patterns": "strict"}, **few)
+    study = run(settings, tmp_path / "study", until="features")
+    assert study.sequences["published_is_repeating"].any()
+    assert not study.sequences["is_repeating"].any()  # the synthetic texts follow no pattern
+    assert study.manifest("sequences")["counts"]["split_sequences"] == 90  # before the choice
+    assert study.sequences.height <= 90
 
 
 def test_samples_of_a_split_are_those_of_the_whole_table(tiny, source, tmp_path) -> None:
     """Split by row: what is kept of the split gives the sample that the whole split gives."""
-    drawn = {}
-    for name, margin in (("kept", 1.5), ("all", 1000.0)):
-        settings = settings_for(tiny, source, label={"split": "row"}, sequences={"margin": margin})
-        study = run(settings, tmp_path / name, until="label")
-        drawn[name] = study.read("samples.parquet")
-        drawn[f"{name} rows"] = study.sequences.height
-    assert drawn["kept rows"] < drawn["all rows"]
-    assert drawn["kept"].drop("group").equals(drawn["all"].drop("group"))
-
-
-def test_a_limit_comes_before_the_choice(tiny, source, tmp_path) -> None:
-    settings = settings_for(tiny, source, sequences={"limit": 200})
-    study = run(settings, tmp_path / "study", until="sequences")
-    assert study.manifest("sequences")["counts"]["split_sequences"] == 200
-    assert study.sequences.height <= 200
+    kept, every = (
+        run(
+            settings_for(
+                tiny,
+                source,
+                label={"split": "row"},
+                sequences={"margin": margin},
+                **{"continue": {"scan": True}},
+            ),
+            tmp_path / str(margin),
+            until="label",
+        )
+        for margin in (1.5, 1000.0)
+    )
+    assert kept.sequences.height < every.sequences.height
+    samples = [one.read("samples.parquet").drop("group") for one in (kept, every)]
+    assert samples[0].equals(samples[1])
 
 
 def test_what_decided_the_table_cannot_change_under_it(labelled, tiny, source) -> None:
@@ -189,18 +195,9 @@ def test_a_split_that_cannot_be_read_founds_nothing(refused, tiny, source, tmp_p
     assert "which split?" in refused(*of_split)
     assert "which split?" in refused(*base, "--sequences", "usvsnsp/semantic-filters")
     assert "no such folder" in refused(*base, "--sequences", "embedded", "--split", PILE)
-    long = refused(*of_split, "--split", PILE, "--set", "sequences.length=32")
-    assert "64 tokens" in long
+    assert "64 tokens" in refused(*of_split, "--split", PILE, "--set", "sequences.length=32")
     assert "margin" in refused(*of_split, "--split", PILE, "--set", "sequences.margin=0.5")
     assert not (tmp_path / "study").exists()
-
-
-def test_describe_tells_the_whole_split(call, labelled, source) -> None:
-    told = " ".join(call("describe", labelled.folder).out.split())
-    labels = label_sequences(whole(source), parse_taxonomy(NAMES[0]))
-    for name, n in labels.value_counts().iter_rows():
-        assert f"{name} {n:,}" in told
-    assert "3 duplicate ids" in told
 
 
 # -- labels checked ---------------------------------------------------------------------------
@@ -219,9 +216,8 @@ def test_planted_wrong_labels_are_the_ones_not_reproduced(call, tiny, source, tm
     table = Study(folder).sequences
     place = table["sequence_id"] - 100  # `make_sequences` numbers from 100
     is_memorized = dict(zip(table["sequence_id"], place % 3 < 2, strict=True))
-    assert [is_memorized[number] for number in frame["sequence_id"]] == frame[
-        "is_memorized"
-    ].to_list()
+    wanted = [is_memorized[number] for number in frame["sequence_id"]]
+    assert frame["is_memorized"].to_list() == wanted
     given = frame["published_is_memorized"]
     wrong = frame.filter(given & ~frame["is_memorized"])
     missed = frame.filter(~given & frame["is_memorized"])
@@ -252,6 +248,9 @@ def test_a_finished_study_can_be_checked_and_stays_finished(call, labelled) -> N
     assert set(plain["len"]) == {60}  # margin × (n_train + n_eval)
     assert not frame["is_plain"].all()
     assert "uniform sample" in told.out
+    run_stage(labelled, "capture")
+    assert labelled.manifest("capture")["counts"]["distinct"] > 0
+    assert load_settings(labelled.folder / "study.yaml").sequences.split == "deduped_12b"
 
 
 @pytest.mark.parametrize("column", ["is_memorized", "memorization_score"])
@@ -278,22 +277,15 @@ def test_labels_of_any_table_of_tokens_are_checked(tiny, tmp_path, column) -> No
     assert not any("uniform sample" in line for line in lines)
 
 
-def test_a_table_without_labels_is_refused_before_anything_is_scanned(refused, tiny, tmp_path):
+def test_a_table_without_labels_is_refused_and_windows_of_a_text_have_none(
+    refused, tiny, tmp_path
+) -> None:
+    """A label was given to the row; a window of its text is another sequence."""
     said = refused("run", tiny.yaml, "-o", tmp_path / "study", "--check-labels", "-q")
     assert "no label to check" in said
     assert not (tmp_path / "study" / CHECK_FILE).exists()
-
-
-def test_labels_do_not_reach_the_windows_of_a_text(tiny, tmp_path) -> None:
-    """A label was given to the row; a window of its text is another sequence."""
     table = pl.DataFrame({"text": ["return a + b " * 60] * 3, "is_memorized": [True, False, True]})
     table.write_parquet(tmp_path / "texts.parquet")
     values = {**tiny.values, "sequences": {"source": str(tmp_path / "texts.parquet")}}
-    study = run(parse_settings(values, where="test"), tmp_path / "study", until="sequences")
+    study = run(parse_settings(values, where="test"), tmp_path / "windows", until="sequences")
     assert "published_is_memorized" not in study.sequences.columns
-
-
-def test_a_study_of_a_split_runs_to_its_maps(tiny, labelled) -> None:
-    run_stage(labelled, "capture")
-    assert labelled.manifest("capture")["counts"]["distinct"] > 0
-    assert load_settings(labelled.folder / "study.yaml").sequences.split == "deduped_12b"

@@ -21,7 +21,8 @@ from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.labels import label_sequences
 from study_files import assert_same, content
 
-FEW = {"n_sequences": 15, "draws": 2, "n_heldout": 10}
+FEW = {"n_sequences": 8, "draws": 2, "n_heldout": 4}
+ONE_PART = {"parts": ["layers.0.qk"], "directions": ["twin_in_model"], "draws": 1}
 TAXONOMY = "Non-Memo, Recite[5], Recollect"
 
 
@@ -123,27 +124,22 @@ def test_what_a_part_breaks_is_held_against_the_mean_of_all_its_controls(study, 
 FOUND = "Non-Memo, Recollect[3], Others"
 
 
-SEARCHED = {f"memorized{one}": 0 for one in ("", "_train", "_select", "_final")} | {
-    **dict.fromkeys(("proposed", "tried", "same", "too_small"), 0),
-    "impossible_beside": {},
-}
-
-
 def finish_search(study: Study) -> None:
     """What a search leaves when it is done, as far as grafts read it."""
+    counted = ("memorized", "memorized_train", "memorized_select", "memorized_final")
+    counted += ("proposed", "tried", "same", "too_small")
     with study.finishing("search") as counts:
-        counts |= SEARCHED
+        counts |= dict.fromkeys(counted, 0) | {"impossible_beside": {}}
         text = f"taxonomies: ['{FOUND}', '{TAXONOMY}']\n"
         (study.folder / "search.yaml").write_text(text)
         study.write("search.parquet", pl.DataFrame({"taxonomy": [FOUND], "min_f1": [0.625]}))
 
 
 def test_found_taxonomies_are_scored_beside_the_others_whichever_was_first(study, tmp_path):
-    few = {"parts": ["layers.0.qk"], "directions": ["twin_in_model"], "draws": 1}
     before = Study(shutil.copytree(study.folder, tmp_path / "before"))
     finish_search(before)
-    run_stage(before, "graft", settings_of(before, **few))
-    run_stage(study, "graft", settings_of(study, **few))
+    for one in (before, study):
+        run_stage(one, "graft", settings_of(one, **ONE_PART))
     alone = Study(study.folder)
     scores = alone.read("graft_scores.parquet")
     assert FOUND not in scores["taxonomy"]
@@ -203,16 +199,19 @@ def test_patched_activations_stand_beside_those_of_other_sequences(study):
     assert shown["cells"][at]["control"] == pytest.approx(mean)
 
 
-SETS = ("--set", "graft.n_sequences=15", "--set", "graft.draws=1", "--set", "graft.n_heldout=5")
-ONE_PART = ("--set", "graft.parts=[layers.0.qk]", "--set", "graft.patch=true")
-ONE_PART += ("--set", "graft.directions=[twin_in_model]")
+FLAGS = [
+    flag
+    for one in ("n_sequences=8", "draws=1", "n_heldout=2", "parts=[layers.0.qk]", "patch=true",
+                "directions=[twin_in_model]", "patch_blocks=1")
+    for flag in ("--set", f"graft.{one}")
+]  # fmt: skip
 
 
 def test_merged_parts_are_what_one_process_makes(tiny_studies, tmp_path, call, refused):
     folders = {
         name: shutil.copytree(tiny_studies["label"], tmp_path / name) for name in ("whole", "parts")
     }
-    flags = (*SETS, *ONE_PART, "--set", "graft.patch_blocks=1", "-q")
+    flags = (*FLAGS, "-q")
     assert call("graft", folders["whole"], *flags).status == 0
     parted, before = folders["parts"], content(folders["parts"])
     assert call("graft", parted, *flags, "--part", "2/2").status == 0
@@ -230,63 +229,57 @@ def test_merged_parts_are_what_one_process_makes(tiny_studies, tmp_path, call, r
     assert_same(parted, folders["whole"])
 
 
-def test_a_killed_run_goes_on_to_the_same_bits(study, done, stopped_at):
+def test_a_killed_run_goes_on_to_the_same_bits(study, tmp_path, stopped_at):
+    wanted = settings_of(study, parts=["layers.0.qk", "layers.1.mlp"])
+    whole = Study(shutil.copytree(study.folder, tmp_path / "whole"))
+    run_stage(whole, "graft", wanted)
     with stopped_at(graft, "make_graft", 8), pytest.raises(KeyboardInterrupt):
-        run_stage(study, "graft", settings_of(study))
+        run_stage(study, "graft", wanted)
     kept = {path: path.stat().st_mtime_ns for path in (study.folder / "graft").iterdir()}
     assert len(kept) == 7
     torn = next(iter(kept))
     torn.write_bytes(torn.read_bytes()[:100])
-    run_stage(Study(study.folder), "graft", settings_of(study))
-    again = Study(study.folder)
+    run_stage(Study(study.folder), "graft", wanted)
     for name in ("graft", "graft_specificity", "graft_scores", "graft_sequences"):
-        assert_frame_equal(again.read(f"{name}.parquet"), done.read(f"{name}.parquet"))
+        found, by_one = (Study(one.folder).read(f"{name}.parquet") for one in (study, whole))
+        assert_frame_equal(found, by_one)
     assert all(path.stat().st_mtime_ns == at for path, at in kept.items() if path != torn)
 
 
-def test_nothing_held_out_leaves_no_loss(study):
-    few = {"parts": ["layers.0.qk"], "directions": ["twin_in_model"], "n_heldout": 0}
-    run_stage(study, "graft", settings_of(study, **few))
-    assert Study(study.folder).read("graft.parquet")["heldout_loss"].is_null().all()
+def test_other_settings_make_other_grafts_and_keep_those_that_are_the_same(study):
+    """A dose stands between the model and the twin; nothing held out leaves no loss."""
 
+    def made(**changes):
+        wanted = settings_of(study, **ONE_PART | changes)
+        run_stage(Study(study.folder), "graft", wanted, redo=True)
+        names = {path.name for path in (study.folder / "graft").iterdir()}
+        return names, Study(study.folder).read("graft.parquet")
 
-def test_a_dose_stands_between_the_model_and_the_twin(study):
-    few = {"parts": ["all"], "directions": ["twin_in_model"], "draws": 1, "shares": [0.01]}
-    run_stage(study, "graft", settings_of(study, **few))
-    table = Study(study.folder).read("graft.parquet").filter(control="twin", taxonomy=TAXONOMY)
-    kept = dict(table.group_by("share").agg(pl.col("survive").mean()).iter_rows())
+    before, table = made()
+    assert len(before) == 4  # nothing, the twin's part, random, shuffled
+    assert set(table["part"]) == {"layers.0.qk"}
+    both = ["layers.0.qk", "all"]
+    after, again = made(parts=both, shares=[0.01])
+    assert before < after
+    assert len(after) == 9  # two doses, and the whole of the twin with its controls
+    assert set(again["part"]) == set(both)
+    assert again.is_unique().all()
+    twin = again.filter(control="twin", taxonomy=TAXONOMY, part="all")
+    kept = dict(twin.group_by("share").agg(pl.col("survive").mean()).iter_rows())
     assert kept.keys() == {0.01, 1.0}
     assert kept[0.01] > kept[1.0]
+    _, without = made(n_heldout=0)
+    assert without["heldout_loss"].is_null().all()
 
 
-def test_other_settings_make_other_grafts_and_keep_those_that_are_the_same(study):
-    few = {"parts": ["layers.0.qk"], "directions": ["twin_in_model"], "draws": 1}
-    run_stage(study, "graft", settings_of(study, **few))
-    before = {path.name for path in (study.folder / "graft").iterdir()}
-    assert len(before) == 4  # nothing, the twin's part, random, shuffled
-    assert set(Study(study.folder).read("graft.parquet")["part"]) == {"layers.0.qk"}
-    more = few | {"parts": ["layers.0.qk", "layers.0-1.mlp"], "n_heldout": 10}
-    run_stage(Study(study.folder), "graft", settings_of(study, **more), redo=True)
-    after = {path.name for path in (study.folder / "graft").iterdir()}
-    assert before < after
-    assert len(after) == 7
-    again = Study(study.folder).read("graft.parquet")
-    assert set(again["part"]) == set(more["parts"])
-    assert again.is_unique().all()
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"graft": {"parts": ["layers.7.qk"]}}, "has none of this name"),
-        ({"graft": {"parts": ["layers.0.mlp", "layers.9.neurons.1/8"]}}, "has none of this name"),
-        ({"capture": {"reference": None}}, "grafting needs a twin"),
-    ],
-)
-def test_what_cannot_be_grafted_is_refused(study, changes, words):
-    values = study.settings.as_dict()
-    for section, change in changes.items():
+def test_what_cannot_be_grafted_is_refused(study):
+    for section, change, words in (
+        ("graft", {"parts": ["layers.7.qk"]}, "has none of this name"),
+        ("graft", {"parts": ["layers.0.mlp", "layers.9.neurons.1/8"]}, "has none of this name"),
+        ("capture", {"reference": None}, "grafting needs a twin"),
+    ):
+        values = study.settings.as_dict()
         values[section] |= change
-    with pytest.raises(UserError, match=words):
-        run_stage(study, "graft", StudySettings.model_validate(values), redo=True)
-    assert not (study.folder / "graft.parquet").exists()
+        with pytest.raises(UserError, match=words):
+            run_stage(study, "graft", StudySettings.model_validate(values), redo=True)
+        assert not (study.folder / "graft.parquet").exists()

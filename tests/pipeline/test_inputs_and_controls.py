@@ -176,7 +176,9 @@ def test_what_is_painted_is_the_models_output_of_the_tokens_shown(study) -> None
     rows = evaluated_by(study, job)
     assert set(rows["suffix"]) == {"own", "true"}
     tokens = shown_tokens(study.sequences, rows)
-    logprobs = suffix_logprobs(Models(study.settings).alone("model"), tokens, batch_size=8, prefix=1)
+    logprobs = suffix_logprobs(
+        Models(study.settings).alone("model"), tokens, batch_size=8, prefix=1
+    )
     below = job_maps(study, replace(job, source="reference"), rows)
     wanted = PaintedMaps(below, torch.from_numpy(logprobs)).read(torch.arange(rows.height))
     # Batches of other sizes round otherwise: 1e-4 nats of weights up to 1, stored as float16.

@@ -7,7 +7,6 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from mnemoscope import files
@@ -24,7 +23,9 @@ from mnemoscope.study.models import Models
 from mnemoscope.study.settings import StudySettings
 from study_files import settings_with
 
-FEW = {"by": "delta", "strengths": [2.0, 20.0], "n_sequences": 10, "draws": 2}
+SAMPLE = "Non-Memo, Recite[5], Recollect"
+FEW = {"by": "delta", "strengths": [2.0, 20.0], "n_sequences": 8, "draws": 2}
+ONE = {"strengths": [2.0], "draws": 1}
 
 
 def settings_of(study: Study, **changes) -> StudySettings:
@@ -57,9 +58,19 @@ def test_every_kind_of_cut_is_tried_on_every_memorized_class(done) -> None:
     assert table["survival"].is_between(table["low"], table["high"]).all()
     assert set(table.filter(pl.col("choice").str.contains("random|equal|same"))["draws"]) == {2}
 
+    rows = table.filter(edges_of="Non-Memo")  # its Δ is tried on the memorized and has no index
+    assert set(rows["choice"]) == {"decisive"}
+    assert rows.height == len(FEW["strengths"]) * 2
+    assert "Non-Memo" not in done.read("specificity.parquet")["class"].to_list()
+    nothing = table.filter(choice="nothing")
+    assert nothing["survival"].to_list() == [1.0, 1.0]
+    assert nothing["n_edges"].to_list() == [0.0, 0.0]
+    assert done.manifest("report") is None  # to be made again
+    assert done.is_done("localize")
 
-def test_copy_edges_stand_beside_as_many_others_of_every_sequence(done) -> None:
-    table = done.read("knockout.parquet").filter(pl.col("choice").str.starts_with("copy"))
+
+def test_edges_of_every_sequence_stand_beside_as_many_and_as_heavy_ones(done) -> None:
+    table = done.read("knockout.parquet")
     kinds = {row["choice"]: row for row in table.filter(pl.col("class") == "Recollect").to_dicts()}
     copies, equal = kinds["copy"], kinds["copy, equal mass"]
     assert copies["n_edges"] > 0
@@ -67,38 +78,15 @@ def test_copy_edges_stand_beside_as_many_others_of_every_sequence(done) -> None:
     # The mass of each sequence's own attention is what is matched, to a few per cent of it.
     assert equal["mass"] == pytest.approx(copies["mass"], rel=0.1)
     assert kinds["copy, random"]["n_edges"] <= copies["n_edges"]
-
-
-def test_own_edges_stand_beside_those_of_another_and_as_heavy_ones(done) -> None:
-    table = done.read("knockout.parquet").filter(pl.col("choice").str.starts_with("own"))
-    assert set(table["n_edges"]) == {done.settings.knockout.own_edges}
-    assert set(table["class"]) == {"Recite[5]", "Recollect"}
-    kinds = {row["choice"]: row for row in table.filter(pl.col("class") == "Recollect").to_dicts()}
+    own = table.filter(pl.col("choice").str.starts_with("own"))
+    assert set(own["n_edges"]) == {done.settings.knockout.own_edges}
+    assert set(own["class"]) == {"Recite[5]", "Recollect"}
     assert kinds["own"]["edges_of"] == ""
-    # The mass of each sequence's own attention is what is matched, to a few per cent of it.
     assert kinds["own, equal mass"]["mass"] == pytest.approx(kinds["own"]["mass"], rel=0.15)
     assert kinds["own"]["survival"] < kinds["own, another's"]["survival"]
-    (_, line) = own_statements(done.read("knockout.parquet"))
-    own, equal, another = (
-        f"{1 - kinds[one]['survival']:.0%}" for one in ("own", "own, equal mass", "own, another's")
-    )
-    assert line == (
-        "Non-Memo, Recite[5], Recollect: each sequence's own 8 edges of largest total effect break "
-        f"{own} of Recollect; as heavy ones of its own {equal}, another sequence's {another}."
-    )
-
-
-def test_delta_of_non_memo_is_tried_on_the_memorized_and_has_no_index(done) -> None:
-    rows = done.read("knockout.parquet").filter(edges_of="Non-Memo")
-    assert set(rows["choice"]) == {"decisive"}
-    assert rows.height == len(FEW["strengths"]) * 2
-    assert "Non-Memo" not in done.read("specificity.parquet")["class"].to_list()
-
-
-def test_what_is_not_cut_survives(done) -> None:
-    nothing = done.read("knockout.parquet").filter(choice="nothing")
-    assert nothing["survival"].to_list() == [1.0, 1.0]
-    assert nothing["n_edges"].to_list() == [0.0, 0.0]
+    (_, line) = own_statements(table)
+    for name in ("own", "own, equal mass", "own, another's"):
+        assert f"{1 - kinds[name]['survival']:.0%}" in line
 
 
 def test_specificity_follows_from_the_shares(done) -> None:
@@ -122,26 +110,31 @@ def test_specificity_follows_from_the_shares(done) -> None:
         assert row["low"] <= row["specificity"] <= row["high"]
 
 
-class Watched:
-    """Stands in for the model under a cut and keeps what it was asked."""
+@pytest.fixture
+def asked(monkeypatch) -> list[tuple[np.ndarray, torch.Tensor, dict]]:
+    """What the model under a cut is asked, which stands still: tokens, edges, options."""
+    asked = []
 
-    def __init__(self) -> None:
-        self.asked: list[tuple[np.ndarray, torch.Tensor, dict]] = []
-
-    def __call__(self, model, tokens, edges, **options) -> CutOutcome:
-        self.asked.append((tokens, edges, options))
+    def watched(_model, tokens, edges, **options) -> CutOutcome:
+        asked.append((tokens, edges, options))
         n = len(tokens)
         return CutOutcome(np.ones(n, bool), np.ones(n, np.float32), np.zeros(n, np.float32))
 
-
-def test_the_edges_that_are_cut_are_those_that_the_row_names(study, monkeypatch) -> None:
-    """Against NumPy's order of Δ and of the mean attention in the store."""
-    watched = Watched()
     monkeypatch.setattr(knockout, "cut_and_continue", watched)
-    run_stage(study, "knockout", settings_of(study, strengths=[2.0], draws=1))
-    names = [(row["choice"], row["edges_of"]) for row in study.read("knockout.parquet").filter(
-        pl.col("class") == "Recollect").to_dicts()]  # fmt: skip
-    cut = {name: edges.numpy() for name, (_, edges, _) in zip(names, watched.asked, strict=True)}
+    return asked
+
+
+def cut_by_name(study: Study, asked) -> dict[tuple[str, str], torch.Tensor]:
+    """The edges cut, by choice and whose they are."""
+    rows = study.read("knockout.parquet").filter(pl.col("class") == "Recollect")
+    names = rows.select("choice", "edges_of").rows()
+    return {name: edges for name, (_, edges, _) in zip(names, asked, strict=True)}
+
+
+def test_the_edges_that_are_cut_are_those_that_the_row_names(study, asked) -> None:
+    """Against NumPy's order of Δ and of the mean attention in the store."""
+    run_stage(study, "knockout", settings_of(study, **ONE))
+    cut = {name: edges.numpy() for name, edges in cut_by_name(study, asked).items()}
     possible = np.broadcast_to(np.tri(64, dtype=bool) & (np.arange(64) < 63)[:, None], (2, 64, 64))
     n = count_edges(2.0, 2, 64)
 
@@ -169,8 +162,7 @@ def test_the_edges_that_are_cut_are_those_that_the_row_names(study, monkeypatch)
 
 def class_means_of(study: Study) -> dict[str, np.ndarray]:
     """Mean over heads and evaluation sequences of each memorized class, read from the store."""
-    sample = "Non-Memo, Recite[5], Recollect"
-    rows = study.read("samples.parquet").filter(sample=sample, split="eval")
+    rows = study.read("samples.parquet").filter(sample=SAMPLE, split="eval")
     store, found = MapStore(study.folder / "maps" / "model"), {}
     for name in ("Recite[5]", "Recollect"):
         own = rows.filter(pl.col("class") == name)
@@ -180,19 +172,16 @@ def class_means_of(study: Study) -> dict[str, np.ndarray]:
     return found
 
 
-def test_another_ranking_is_measured_on_the_evaluation_sequences(study, monkeypatch) -> None:
-    watched = Watched()
-    monkeypatch.setattr(knockout, "cut_and_continue", watched)
-    wanted = settings_of(study, by="total_effect_contrast", strengths=[2.0], draws=1)
-    run_stage(study, "knockout", wanted)
-    table = study.read("knockout.parquet")
-    assert set(table["by"]) == {"total_effect_contrast"}
-    names = [(row["choice"], row["edges_of"]) for row in table.filter(
-        pl.col("class") == "Recollect").to_dicts()]  # fmt: skip
-    cut = {name: edges for name, (_, edges, _) in zip(names, watched.asked, strict=True)}
+def test_another_ranking_is_measured_on_the_evaluation_sequences(study, asked) -> None:
+    run_stage(study, "knockout", settings_of(study, by="total_effect_contrast", **ONE))
+    assert set(study.read("knockout.parquet")["by"]) == {"total_effect_contrast"}
+    cut = cut_by_name(study, asked)
     model, means = Models(study.settings).model(study), {}
-    rows = study.read("samples.parquet").filter(sample="Non-Memo, Recite[5], Recollect")
-    rows = rows.filter(split="eval").join(study.sequences, on="sequence_id", maintain_order="left")
+    rows = (
+        study.read("samples.parquet")
+        .filter(sample=SAMPLE, split="eval")
+        .join(study.sequences, on="sequence_id", maintain_order="left")
+    )
     for name in ("Recite[5]", "Recollect"):
         tokens = token_matrix(rows.filter(pl.col("class") == name))
         means[name] = torch.cat(list(total_effects(model, tokens, batch_size=7))).mean(dim=0)
@@ -206,32 +195,23 @@ def test_another_ranking_is_measured_on_the_evaluation_sequences(study, monkeypa
     assert "most decisive for Recite[5] (by the total effect on the suffix's logits, less" in first
 
 
-@pytest.mark.parametrize("renormalize", [False, True])
-def test_the_settings_reach_the_model_that_is_cut(study, monkeypatch, renormalize) -> None:
-    watched = Watched()
-    monkeypatch.setattr(knockout, "cut_and_continue", watched)
-    wanted = settings_of(study, strengths=[2.0], draws=1, n_sequences=3, renormalize=renormalize)
-    run_stage(study, "knockout", wanted)
-    assert {options["renormalize"] for _, _, options in watched.asked} == {renormalize}
-    assert {options["prefix"] for _, _, options in watched.asked} == {32}
-    # A cut done otherwise is another cut, so nothing is read back.
-    before = len(watched.asked)
-    run_stage(study, "knockout", settings_of(
-        study, strengths=[2.0], draws=1, n_sequences=3, renormalize=not renormalize
-    ), redo=True)  # fmt: skip
-    assert len(watched.asked) == 2 * before
-
-
-def test_sequences_on_which_delta_was_measured_come_last(study, monkeypatch) -> None:
-    watched = Watched()
-    monkeypatch.setattr(knockout, "cut_and_continue", watched)
-    run_stage(study, "knockout", settings_of(study, strengths=[2.0], draws=1, n_sequences=3))
-    (tokens, *_), *_ = watched.asked
-    text = {tuple(row): one for one, row in study.sequences.select("sequence_id", "tokens").rows()}
-    tried = [text[tuple(row)] for row in tokens.tolist()]
-    sample = "Non-Memo, Recite[5], Recollect"
-    measured = study.read("samples.parquet").filter(sample=sample, split="eval")["sequence_id"]
-    labels = dict(study.read("labels.parquet").select("sequence_id", sample).rows())
+def test_the_settings_reach_the_model_that_is_cut(study, asked) -> None:
+    """A cut done otherwise is another cut, so nothing is read back."""
+    found = []
+    for renormalize in (False, True):
+        wanted = settings_of(study, n_sequences=3, renormalize=renormalize, **ONE)
+        run_stage(study, "knockout", wanted, redo=renormalize)
+        assert {options["renormalize"] for _, _, options in asked} == {renormalize}
+        assert {options["prefix"] for _, _, options in asked} == {32}
+        found.append(len(asked))
+        tokens = asked[0][0]
+        asked.clear()
+    assert found[0] == found[1]
+    # Sequences on which Δ was measured come last.
+    ids = {tuple(row): one for one, row in study.sequences.select("sequence_id", "tokens").rows()}
+    tried = [ids[tuple(row)] for row in tokens.tolist()]
+    measured = study.read("samples.parquet").filter(sample=SAMPLE, split="eval")["sequence_id"]
+    labels = dict(study.read("labels.parquet").select("sequence_id", SAMPLE).rows())
     assert [labels[one] for one in tried] == ["Recite[5]"] * 3 + ["Recollect"] * 3
     assert not set(tried) & set(measured)
 
@@ -258,35 +238,20 @@ def test_a_stopped_run_goes_on_and_gives_the_same_bytes(done, monkeypatch) -> No
     assert said[0] == f"{lost[0]}: damaged, or of another place; this cut is made again."
 
 
-def test_the_report_is_made_again_after_a_knockout(done) -> None:
-    assert done.manifest("report") is None
-    assert done.is_done("localize")
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (
-            lambda _, facts: facts.update(n_used=[5, 0, 5]),
-            "no correctly classified sequence of class 'Recite[5]'",
-        ),
-        (lambda delta, _: delta.repeat(1, 2, 1, 1), "Δ of 4 layers"),
-        (lambda _, facts: facts.update(attribution="guided"), "no Δ by 'gradient'"),
-    ],
-)
-def test_a_delta_that_names_no_edges_is_refused(refused, study, change, said) -> None:
-    plant(study, change)
-    assert said in refused("knockout", study.folder, "-q", "--by", "delta")
+def test_a_delta_that_names_no_edges_is_refused(refused, study) -> None:
+    for change, said in (
+        ({"n_used": [5, 0, 5]}, "no correctly classified sequence of class 'Recite[5]'"),
+        ({"repeats": 2}, "Δ of 4 layers"),
+        ({"attribution": "guided"}, "no Δ by 'gradient'"),
+    ):
+        plant(study, **change)
+        assert said in refused("knockout", study.folder, "-q", "--by", "delta")
 
 
 def test_a_class_that_the_study_does_not_hold_is_refused(refused, study) -> None:
     """The labels of a class are gone: there is nothing to break."""
-    labels = study.read("labels.parquet")
-    name = "Non-Memo, Recite[5], Recollect"
-    without = labels.with_columns(
-        pl.when(pl.col(name) != "Recollect").then(pl.col(name)).alias(name)
-    )
-    study.write("labels.parquet", without)
+    kept = pl.when(pl.col(SAMPLE) != "Recollect").then(pl.col(SAMPLE)).alias(SAMPLE)
+    study.write("labels.parquet", study.read("labels.parquet").with_columns(kept))
     said = refused("knockout", study.folder, "-q")
     assert "0 memorized sequences of class 'Recollect'; cutting needs 2" in said
     assert not (study.folder / "knockout.parquet").exists()
@@ -294,9 +259,15 @@ def test_a_class_that_the_study_does_not_hold_is_refused(refused, study) -> None
 
 def planted(tiny_studies, folder) -> Study:
     """A finished tiny study with a random Δ: its CNNs have not left chance and have none."""
-    shutil.copytree(tiny_studies["report"], folder)
+    study = Study(shutil.copytree(tiny_studies["report"], folder))
+    plant(study)
+    return study
+
+
+def plant(study: Study, repeats: int = 1, **changes) -> None:
+    """Put a random Δ in the study's file, with some of its facts changed."""
     facts = {
-        "sample": "Non-Memo, Recite[5], Recollect",
+        "sample": SAMPLE,
         "attribution": "gradient",
         "classes": ["Non-Memo", "Recite[5]", "Recollect"],
         "n_used": [5, 5, 5],
@@ -307,23 +278,8 @@ def planted(tiny_studies, folder) -> Study:
         "n_says": [1, 1, 1],
     }
     delta = torch.rand((3, 2, 64, 64), generator=torch.Generator().manual_seed(0)).tril()
-    write(Study(folder), delta, facts)
-    return Study(folder)
-
-
-def write(study: Study, delta: torch.Tensor, facts: dict) -> None:
     save_file(
-        {"0000": delta.contiguous()},
+        {"0000": delta.repeat(1, repeats, 1, 1)},
         study.folder / "decisiveness.safetensors",
-        metadata={"facts": json.dumps([facts])},
+        metadata={"facts": json.dumps([facts | changes])},
     )
-
-
-def plant(study: Study, change) -> None:
-    """Change the Δ or its facts in the study's file."""
-    path = study.folder / "decisiveness.safetensors"
-    delta = load_file(path)["0000"]
-    with safe_open(path, framework="pt") as file:
-        (facts,) = json.loads(file.metadata()["facts"])
-    changed = change(delta, facts)
-    write(study, changed if isinstance(changed, torch.Tensor) else delta, facts)

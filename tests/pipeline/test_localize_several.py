@@ -23,35 +23,32 @@ from mnemoscope.study.folder import Study
 
 SAMPLE = "Non-Memo, Recite[5], Recollect"
 CLASSES = ("Non-Memo", "Recite[5]", "Recollect")
-SHAPE = (3, 2, 64, 64)
 
 
 def plant(made: Path, folder: Path, value: float, n_says: tuple[int, ...], sources=SOURCES) -> Path:
     """A copy of a study, of a model of its own, whose Δ is `value` at one edge a class."""
     shutil.copytree(made, folder)
-    change(
-        folder, lambda values: values["record"]["models"]["model"].update(fingerprint=str(value))
+    change(folder, lambda v: v["record"]["models"]["model"].update(fingerprint=str(value)))
+    delta = np.zeros((3, 2, 64, 64), dtype=np.float32)
+    for index in range(3):
+        delta[index, index % 2, 40 + index, 5] = value if n_says[index] else 0
+    one = StoredDelta(
+        sample=SAMPLE,
+        attribution="gradient",
+        classes=CLASSES,
+        delta=delta,
+        n_used=tuple(10 * n for n in n_says),
+        n_skipped=(1, 0, 0),
+        n_wrong=(2, 3, 4),
+        n_cnns=max(n_says),
+        source="model",
+        n_says=n_says,
     )
-    stored = []
-    for source in sources:
-        for attribution in ("gradient", "guided"):
-            delta = np.zeros(SHAPE, dtype=np.float32)
-            for index in range(3):
-                delta[index, index % 2, 40 + index, 5] = value if n_says[index] else 0
-            stored.append(
-                StoredDelta(
-                    sample=SAMPLE,
-                    attribution=attribution,
-                    classes=CLASSES,
-                    delta=delta,
-                    n_used=tuple(10 * n for n in n_says),
-                    n_skipped=(1, 0, 0),
-                    n_wrong=(2, 3, 4),
-                    n_cnns=max(n_says),
-                    source=source,
-                    n_says=n_says,
-                )
-            )
+    stored = [
+        dataclasses.replace(one, source=source, attribution=attribution)
+        for source in sources
+        for attribution in ("gradient", "guided")
+    ]
     write_deltas(folder, stored)
     return folder
 
@@ -78,9 +75,11 @@ def two(tiny_studies, tmp_path) -> list[Path]:
     ]
 
 
-def test_delta_is_the_mean_over_the_cnns_of_both(two, call, tmp_path) -> None:
-    out = tmp_path / "new" / "both"
-    result = call("localize", *two, "-o", out)
+def test_delta_is_the_mean_over_the_cnns_of_both(two, call, tmp_path, monkeypatch) -> None:
+    drawn = {"svg": b"<svg/>", "pdf": b"%PDF", "png": b"png"}
+    monkeypatch.setattr(export, "drawn", lambda figure: drawn)  # drawn in tests/report
+    out, figures = tmp_path / "new" / "both", tmp_path / "figures"
+    result = call("localize", *two, "-o", out, "--export", figures)
     assert result.status == 0, result.err
     table = pl.read_parquet(out / "delta.parquet")
     found = table.filter((pl.col("delta") > 0), source="model", attribution="gradient")
@@ -89,10 +88,8 @@ def test_delta_is_the_mean_over_the_cnns_of_both(two, call, tmp_path) -> None:
     assert found["delta"].to_list() == pytest.approx(by_hand)
     assert found.select("layer", "query", "key").rows() == [(1, 41, 6), (2, 42, 6), (1, 43, 6)]
     profile = pl.read_parquet(out / "profile.parquet").filter(source="model", attribution="guided")
-    largest = max(by_hand)
-    assert profile.filter(pl.col("profile") > 0)["profile"].to_list() == pytest.approx(
-        [value / largest for value in by_hand]
-    )
+    wanted = [value / max(by_hand) for value in by_hand]
+    assert profile.filter(pl.col("profile") > 0)["profile"].to_list() == pytest.approx(wanted)
     counts = pl.read_parquet(out / "models.parquet").filter(source="model", attribution="gradient")
     assert counts.filter(model="second")["n_says"].to_list() == [6, 2, 0]
     assert counts.filter(model="second")["n_wrong"].to_list() == [2, 3, 4]
@@ -100,9 +97,16 @@ def test_delta_is_the_mean_over_the_cnns_of_both(two, call, tmp_path) -> None:
     assert counts.filter(model="first")["pearson"].to_list() == [1.0, 1.0, None]
     assert "8 CNNs" in result.out
     assert "Between models: correlation 1.00" in result.out
+    regions = pl.read_parquet(out / "regions.parquet")
+    ours = regions.filter(source="model", attribution="gradient", region="suffix → prefix")
+    assert ours["share"].to_list() == pytest.approx([1.0, 1.0, 1.0])
+    assert "same token earlier" in set(regions.filter(source="blind")["region"])
+    names = {path.name for path in figures.iterdir()}
+    assert "non-memo-recite-5-recollect-gradient-profile.svg" in names
+    assert f"Wrote {len(names)} figures" in result.out
 
 
-def test_the_file_reads_as_a_studys_own_and_counts_add_up(two) -> None:
+def test_counts_add_up_in_any_order(two) -> None:
     deltas = localize_together([Study(folder) for folder in two]).deltas
     assert {one.source for one in deltas} == set(SOURCES)
     for one in deltas:
@@ -114,28 +118,6 @@ def test_the_file_reads_as_a_studys_own_and_counts_add_up(two) -> None:
         np.testing.assert_allclose(one.delta, other.delta, atol=1e-7)
 
 
-def test_regions_are_those_of_the_average(two, call, tmp_path) -> None:
-    out = tmp_path / "both"
-    assert call("localize", *two, "-o", out).status == 0
-    regions = pl.read_parquet(out / "regions.parquet").filter(
-        source="model", attribution="gradient", region="suffix → prefix"
-    )
-    assert regions["share"].to_list() == pytest.approx([1.0, 1.0, 1.0])
-    blind = pl.read_parquet(out / "regions.parquet").filter(source="blind")
-    assert "same token earlier" in set(blind["region"])
-
-
-def test_figures_are_drawn_where_asked_for(two, call, tmp_path, monkeypatch) -> None:
-    drawn = {"svg": b"<svg/>", "pdf": b"%PDF", "png": b"png"}
-    monkeypatch.setattr(export, "drawn", lambda figure: drawn)  # drawn in tests/report
-    figures = tmp_path / "figures"
-    result = call("localize", *two, "-o", tmp_path / "both", "--export", figures)
-    assert result.status == 0, result.err
-    names = {path.name for path in figures.iterdir()}
-    assert "non-memo-recite-5-recollect-gradient-profile.svg" in names
-    assert f"Wrote {len(names)} figures" in result.out
-
-
 def test_a_source_that_not_all_have_is_left_out_and_said(tiny_studies, two, call, tmp_path) -> None:
     third = plant(tiny_studies["report"], tmp_path / "third", 0.3, (1, 1, 1), sources=("model",))
     result = call("localize", *two, third, "-o", tmp_path / "all")
@@ -143,9 +125,6 @@ def test_a_source_that_not_all_have_is_left_out_and_said(tiny_studies, two, call
     assert "Left out: Non-Memo, Recite[5], Recollect, reference, gradient: no Δ in" in result.out
     table = pl.read_parquet(tmp_path / "all" / "models.parquet")
     assert set(table["source"]) == {"model"}
-
-
-# -- refused ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -169,24 +148,19 @@ def test_studies_not_of_one_kind_are_refused(
     assert not (tmp_path / "both").exists()
 
 
-def test_other_classes_are_refused_where_nothing_is_left(two, refused, tmp_path) -> None:
+def test_studies_that_share_nothing_are_refused(two, tiny_studies, refused, tmp_path) -> None:
+    empty = shutil.copytree(tiny_studies["report"], tmp_path / "empty")
+    change(empty, lambda v: v["record"]["models"]["model"].update(fingerprint="empty"))
     other = [
         dataclasses.replace(one, classes=("Non-Memo", "Recite[5]", "Others"))
         for source in SOURCES
         for one in load_deltas(Study(two[1]), source)
     ]
     write_deltas(two[1], other)
-    said = refused("localize", *two, "-o", tmp_path / "both")
-    assert "nothing to put together" in said
-    assert "other classes" in said
-
-
-def test_a_study_without_a_trained_cnn_is_refused(two, tiny_studies, refused, tmp_path) -> None:
-    empty = shutil.copytree(tiny_studies["report"], tmp_path / "empty")
-    change(empty, lambda v: v["record"]["models"]["model"].update(fingerprint="empty"))
-    said = refused("localize", two[0], empty, "-o", tmp_path / "both")
-    assert "nothing to put together" in said
-    assert "gradient: no Δ in" in said
+    for second, words in ((two[1], "other classes"), (empty, "gradient: no Δ in")):
+        said = refused("localize", two[0], second, "-o", tmp_path / "both")
+        assert "nothing to put together" in said
+        assert words in said
 
 
 def test_names_flags_and_places_that_cannot_be_are_refused(two, refused, tmp_path) -> None:

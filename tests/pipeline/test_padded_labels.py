@@ -1,5 +1,6 @@
 """Padded rows in a run: labels as each row alone, by other means, and no training on them."""
 
+import html
 import json
 
 import numpy as np
@@ -9,39 +10,44 @@ import torch
 from rouge_score.rouge_scorer import RougeScorer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mnemoscope.data.table import read_table, without_padding
-from mnemoscope.embedded import model_path, sequences_path
+from mnemoscope.data.table import without_padding
 from mnemoscope.errors import UserError
 from mnemoscope.flow.run import run, run_stage
 from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import parse_settings
 from mnemoscope.taxonomy.groups import find_groups
+from tiny_models import make_sequences
 
 PREFIX, LENGTH = 12, 64
 
 
-def settings(source, **changes):
-    return parse_settings(
-        {
-            "sequences": {"source": str(source), "prefix": PREFIX, "suffix": LENGTH - PREFIX}
-            | {"pad": True},
-            "label": {"taxonomies": ["Non-Memo, Guess, Recall"]},
-            **changes,
-        },
-        where="test",
-    )
+@pytest.fixture(scope="module")
+def settings(tiny):
+    def settings(source, **changes):
+        sequences = {"prefix": PREFIX, "suffix": LENGTH - PREFIX, "pad": True}
+        return parse_settings(
+            {
+                "model": {"name": str(tiny.model)},
+                "sequences": {"source": str(source)} | sequences,
+                "label": {"taxonomies": ["Non-Memo, Guess, Recall"]},
+                "capture": {"reference": str(tiny.reference)},
+                **changes,
+            },
+            where="test",
+        )
+
+    return settings
 
 
 @pytest.fixture(scope="module")
-def rows() -> list[list[int]]:
-    """Tokens of 24 to 64: cut from sequences of the shipped model, half of them memorized."""
-    table, rng = read_table(sequences_path()), np.random.default_rng(0)
-    table = pl.concat([table.filter(held_out=held).head(9) for held in (False, True)])
+def rows(tiny) -> list[list[int]]:
+    """24 to 64 tokens each, two thirds of them as the model continues them."""
+    table, rng = make_sequences(tiny.model, 18, prefix=PREFIX), np.random.default_rng(0)
     return [row[: rng.integers(24, 65)] for row in table["tokens"].to_list()]
 
 
 @pytest.fixture(scope="module")
-def studies(rows, tmp_path_factory) -> dict[bool, Study]:
+def studies(rows, settings, tmp_path_factory) -> dict[bool, Study]:
     """The same rows, scanned or decoded."""
     folder = tmp_path_factory.mktemp("padded")
     source = folder / "rows.jsonl"
@@ -55,15 +61,15 @@ def studies(rows, tmp_path_factory) -> dict[bool, Study]:
 
 
 @pytest.fixture(scope="module")
-def alone(rows) -> list[tuple[list[int], float]]:
+def alone(rows, tiny) -> list[tuple[list[int], float]]:
     """What transformers itself writes after each prefix, one row at a time, and how sure it was."""
-    model = AutoModelForCausalLM.from_pretrained(model_path(), dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(tiny.model, dtype=torch.float32).eval()
     found = []
     for row in rows:
         fed, gaps = row[:PREFIX], []
         with torch.inference_mode():
             while len(fed) < len(row):
-                best = model(torch.tensor([fed])).logits[0, -1].float().topk(2)
+                best = model(torch.tensor([fed])).logits[0, -1].topk(2)
                 gaps.append(float(best.values[0] - best.values[1]))
                 fed = [*fed, int(best.indices[0])]
         found.append((fed[PREFIX:], min(gaps)))
@@ -102,7 +108,9 @@ def test_parts_make_what_one_process_makes(studies, scan, tmp_path, call) -> Non
     assert Study(folder).sequences.select(columns).equals(wanted.sequences.select(columns))
 
 
-def test_labels_of_others_are_checked_without_padding(rows, studies, tmp_path, call) -> None:
+def test_labels_of_others_are_checked_without_padding(
+    rows, studies, settings, tmp_path, call
+) -> None:
     verdicts = studies[False].sequences["is_memorized"].to_list()
     said = [not one if at < 2 else one for at, one in enumerate(verdicts)]
     lines = [
@@ -119,9 +127,9 @@ def test_labels_of_others_are_checked_without_padding(rows, studies, tmp_path, c
     assert checked["is_memorized"].to_list() == verdicts
 
 
-def test_features_read_no_padding(rows, studies) -> None:
+def test_features_read_no_padding(rows, studies, tiny) -> None:
     found, scorer = studies[False].sequences, RougeScorer(["rougeL", "rouge3"])
-    tokenizer = AutoTokenizer.from_pretrained(model_path())
+    tokenizer = AutoTokenizer.from_pretrained(tiny.model)
     for at, row in enumerate(rows):
         halves = (" ".join(f"t{one}" for one in part) for part in (row[:PREFIX], row[PREFIX:]))
         wanted = scorer.score(*halves)
@@ -157,20 +165,19 @@ def test_a_run_ends_with_labels_and_a_report(studies) -> None:
     with pytest.raises(UserError, match="of 18 sequences are padded, so nothing is trained"):
         run(study.settings, study.folder)
     page = (study.folder / "report.html").read_text(encoding="utf-8")
-    assert "<|endoftext|>" not in page
-    assert "!!!!!" not in page
+    assert "<|end|>" not in html.unescape(page)
     for stage in ("capture", "graft"):
         with pytest.raises(UserError, match="are padded"):
             run_stage(study, stage)
 
 
-def test_short_texts_are_padded_and_the_shortest_counted(tmp_path) -> None:
-    words = "The licence applies to works that are based on the library. "
+def test_short_texts_are_padded_and_the_shortest_counted(settings, tiny, tmp_path) -> None:
+    words = "return a + b, the library of works. "
     texts = ["A.", words, words * 2, words * 20]
     source = tmp_path / "answers.jsonl"
     source.write_text("".join(json.dumps({"text": one}) + "\n" for one in texts))
     study = run(settings(source), tmp_path / "study", until="label")
-    tokenizer = AutoTokenizer.from_pretrained(model_path())
+    tokenizer = AutoTokenizer.from_pretrained(tiny.model)
     ids = [tokenizer(one).input_ids for one in texts]
     windows = [ids[3][at : at + LENGTH] for at in range(0, len(ids[3]) - LENGTH + 1, LENGTH)]
     wanted = [*ids[1:3], *windows]
@@ -183,11 +190,7 @@ def test_short_texts_are_padded_and_the_shortest_counted(tmp_path) -> None:
         (folder / f"{name}.txt").write_text(text)
     again = run(settings(folder), tmp_path / "again", until="sequences")
     assert without_padding(again.sequences) == wanted
-
-
-def test_a_row_without_a_suffix_is_refused(tmp_path) -> None:
-    source = tmp_path / "rows.jsonl"
     source.write_text(json.dumps({"tokens": list(range(1, PREFIX + 1))}) + "\n")
     with pytest.raises(UserError, match="row 0: no token before or none from column 12"):
-        run(settings(source), tmp_path / "study")
-    assert not (tmp_path / "study").exists()
+        run(settings(source), tmp_path / "none")
+    assert not (tmp_path / "none").exists()

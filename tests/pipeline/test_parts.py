@@ -44,9 +44,8 @@ def whole(tmp_path_factory) -> dict[str, Path]:
             "n_eval": 10,
             "minimum": 12,
         },
-        "capture": {"reference": str(reference), "shard_rows": 10},
+        "capture": {"reference": str(reference), "shard_rows": 15},
     }
-    (folder / "study.yaml").write_text(yaml.safe_dump(values))
     copies = {}
     for stage in ("sequences", "continue", "label", "capture"):
         run(parse_settings(values, where="test"), folder / "study", until=stage)
@@ -70,34 +69,48 @@ def folder_of(study: Path, stage: str, number: int) -> Path:
     return study / "parts" / stage / f"{number}-of-{N}"
 
 
-def do(call, *arguments) -> str:
+@pytest.fixture
+def do(call):
     """Run a verb to its end; gives what it says."""
-    done = call(*arguments, "-q")
-    assert done.status == 0, done.err
-    return done.out
+
+    def do(*arguments) -> str:
+        done = call(*arguments, "-q")
+        assert done.status == 0, done.err
+        return done.out
+
+    return do
 
 
-def make_parts(call, study: Path, stage: str, numbers=range(1, N + 1)) -> None:
-    for number in numbers:
-        assert "mnemoscope merge" in do(call, stage, study, "--part", f"{number}/{N}")
+@pytest.fixture
+def make_parts(do):
+    def make_parts(study: Path, stage: str, numbers=range(1, N + 1), n: int = N) -> None:
+        for number in numbers:
+            assert "mnemoscope merge" in do(stage, study, "--part", f"{number}/{n}")
+
+    return make_parts
 
 
-@pytest.mark.parametrize("stage", ["continue", "capture"])
-def test_merged_parts_are_what_one_process_makes(stage, begun, whole, call):
+@pytest.mark.parametrize(
+    ("stage", "numbers", "n"),
+    [("continue", (3, 1, 2), 3), ("capture", range(1, 8), 7)],  # in any order; of six shards
+)
+def test_merged_parts_are_what_one_process_makes(stage, numbers, n, begun, whole, do, make_parts):
     study = begun(stage)
     before = content(study)
-    make_parts(call, study, stage, (3, 1, 2))  # in any order
+    make_parts(study, stage, numbers, n)
     outside = {name: data for name, data in content(study).items() if not name.startswith("parts")}
     assert outside == before  # a part only reads the study
-    do(call, "merge", study)
+    do("merge", study)
     assert_same(study, whole[stage])
-    assert "Nothing to do" in do(call, stage, study)
-    assert "Nothing to do" in do(call, stage, study, "--part", "1/2")
+    assert "Nothing to do" in do(stage, study)
+    assert "Nothing to do" in do(stage, study, "--part", "1/2")
 
 
-def test_a_part_whose_batch_was_halved_says_so_in_the_merged_manifest(begun, whole, call):
+def test_a_part_whose_batch_was_halved_says_so_in_the_merged_manifest(
+    begun, whole, do, make_parts, monkeypatch
+):
     study = begun("continue")
-    make_parts(call, study, "continue", (1, 3))
+    make_parts(study, "continue", (1, 3))
     attempt, seen = batching._try, []
 
     def lacking(*arguments):
@@ -105,11 +118,11 @@ def test_a_part_whose_batch_was_halved_says_so_in_the_merged_manifest(begun, who
         seen.append(1)
         return None if len(seen) == 1 else attempt(*arguments)
 
-    with pytest.MonkeyPatch.context() as patch:
+    with monkeypatch.context() as patch:
         patch.setattr(batching, "_try", lacking)
-        make_parts(call, study, "continue", (2,))
-    make_parts(call, study, "continue", (2,))  # finished: nothing is done again or forgotten
-    do(call, "merge", study)
+        make_parts(study, "continue", (2,))
+    make_parts(study, "continue", (2,))  # finished: nothing is done again or forgotten
+    do("merge", study)
     counts = Study(study).manifest("continue")["counts"]
     wanted = Study(whole["continue"]).manifest("continue")["counts"]
     assert counts == wanted | {"batch_size_halved_to": 3}
@@ -137,10 +150,10 @@ def killed(arguments, folder, module, call, monkeypatch) -> None:
 @pytest.mark.parametrize(("stage", "module"), [("continue", blocks), ("capture", store)])
 @pytest.mark.parametrize("end", [stopped, pytest.param(killed, marks=pytest.mark.slow)])
 def test_a_part_that_was_ended_is_refused_and_goes_on(
-    stage, module, end, begun, whole, call, refused, monkeypatch
+    stage, module, end, begun, whole, call, do, make_parts, refused, monkeypatch
 ):
     study = begun(stage)
-    make_parts(call, study, stage, (1, 3))
+    make_parts(study, stage, (1, 3))
     folder = folder_of(study, stage, 2)
     end([stage, study, "--part", f"2/{N}", "-q"], folder, module, call, monkeypatch)
     line = refused("merge", study, "-q")
@@ -148,48 +161,58 @@ def test_a_part_that_was_ended_is_refused_and_goes_on(
     assert f"--part 2/{N}" in line
     kept = {path: path.stat().st_mtime_ns for path in folder.rglob("[!.]*-0*.*")}
     assert kept
-    make_parts(call, study, stage, (2,))
+    make_parts(study, stage, (2,))
     redone = [path for path in kept if path.stat().st_mtime_ns != kept[path]]
     assert len(redone) <= 1  # a shard that the index did not name yet, nothing else is done twice
-    do(call, "merge", study)
+    do("merge", study)
     assert_same(study, whole[stage])
 
 
-def test_a_missing_part_is_named_and_nothing_is_merged(begun, call, refused):
+def test_parts_of_a_scan_that_do_not_fit_or_are_not_whole_are_named(begun, do, make_parts, refused):
+    study = begun("continue")
+    third = ("continue", study, "--part", f"3/{N}")
+    make_parts(study, "continue", (1, 2))
+    do(*third, "--batch-size", 7)
+    line = refused("merge", study, "-q")
+    assert str(folder_of(study, "continue", 3)) in line
+    assert "model.batch_size 7 (here 6)" in line
+    assert "begun with model.batch_size 7 (here 6)" in refused(*third, "-q")
+    do(*third, "--redo")
+    do("continue", study, "--part", "1/2")
+    assert "parts of 2 and parts of 3" in refused("merge", study, "-q")
+    shutil.rmtree(study / "parts" / "continue" / "1-of-2")
+    chunk = folder_of(study, "continue", 2) / "part-000000016.parquet"
+    data = chunk.read_bytes()
+    chunk.unlink()
+    line = refused("merge", study, "-q")
+    assert str(chunk) in line
+    assert f"--part 2/{N}" in line
+    chunk.write_bytes(data)
+    table = Study(study).sequences
+    table.with_columns(table["sequence_id"] + 1).write_parquet(study / "sequences.parquet")
+    assert "made from another table of sequences" in refused("merge", study, "-q")
+
+
+def test_parts_of_a_capture_that_do_not_fit_or_are_damaged_are_named(
+    begun, whole, do, make_parts, refused
+):
     study = begun("capture")
-    make_parts(call, study, "capture", (1,))
+    make_parts(study, "capture", (1,))
     before = content(study)
     line = refused("merge", study, "-q")
     assert f"capture, parts 2, 3 of {N} are missing" in line
     assert f"mnemoscope capture {study} --part 2/{N}" in line
     assert content(study) == before
-
-
-def test_parts_with_other_settings_do_not_fit(begun, call, refused):
-    study = begun("continue")
-    make_parts(call, study, "continue", (1, 2))
-    do(call, "continue", study, "--part", f"3/{N}", "--batch-size", 7)
-    line = refused("merge", study, "-q")
-    assert str(folder_of(study, "continue", 3)) in line
-    assert "model.batch_size 7 (here 6)" in line
-    line = refused("continue", study, "--part", f"3/{N}", "-q")
-    assert "begun with model.batch_size 7 (here 6)" in line
-    do(call, "continue", study, "--part", f"3/{N}", "--redo")
-    do(call, "merge", study)
-
-
-def test_parts_of_another_model_version_or_table_do_not_fit(begun, call, refused):
-    study = begun("capture")
-    make_parts(call, study, "capture")
+    make_parts(study, "capture", (2, 3))
     path = folder_of(study, "capture", 3) / "part.json"
-    whole = path.read_text()
+    right = path.read_text()
     for keys, words in (
         (("models", "model", "fingerprint"), "models.model.fingerprint 'other'"),
         (("versions", "torch"), "versions.torch 'other'"),
         (("table",), "table 'other'"),
-        (("settings", "capture", "shard_rows"), "capture.shard_rows 'other' (here 10)"),
+        (("settings", "capture", "shard_rows"), "capture.shard_rows 'other' (here 15)"),
     ):
-        record = inner = json.loads(whole)
+        record = inner = json.loads(right)
         for key in keys[:-1]:
             inner = inner[key]
         inner[keys[-1]] = "other"
@@ -197,34 +220,7 @@ def test_parts_of_another_model_version_or_table_do_not_fit(begun, call, refused
         assert f"3-of-3: does not fit part 1/3: made with {words}" in refused("merge", study, "-q")
     path.write_text("{}")
     assert f"{path}: damaged" in refused("merge", study, "-q")
-    assert not (study / "maps").exists()
-
-
-@pytest.mark.parametrize("stage", ["continue", "capture"])
-def test_parts_of_other_counts_or_of_another_table_do_not_fit(stage, begun, call, refused):
-    study = begun(stage)
-    make_parts(call, study, stage)
-    do(call, stage, study, "--part", "1/2")
-    assert "parts of 2 and parts of 3" in refused("merge", study, "-q")
-    shutil.rmtree(study / "parts" / stage / "1-of-2")
-    table = Study(study).sequences
-    table.with_columns(table["sequence_id"] + 1).write_parquet(study / "sequences.parquet")
-    assert "made from another table of sequences" in refused("merge", study, "-q")
-
-
-def test_a_part_is_not_begun_anew_with_another_model_of_the_same_name(founded, call, refused):
-    study = founded("parted")
-    make_parts(call, study, "capture", (1, 2))
-    model = study.parent / "model"
-    shutil.rmtree(model)
-    save_model(model, seed=5)
-    line = refused("capture", study, "--part", f"3/{N}", "--redo", "-q")
-    assert "made by another model" in line
-
-
-def test_a_damaged_shard_of_a_part_is_named_and_its_part_run_again(begun, whole, call, refused):
-    study = begun("capture")
-    make_parts(call, study, "capture")
+    path.write_text(right)
     shard = folder_of(study, "capture", 2) / "maps" / "model" / "shard-00000.safetensors"
     data = shard.read_bytes()
     for damaged in (data[:1000], data[:-9] + bytes([data[-9] ^ 1]) + data[-8:], None):
@@ -234,26 +230,25 @@ def test_a_damaged_shard_of_a_part_is_named_and_its_part_run_again(begun, whole,
         line = refused("merge", study, "-q")
         assert str(shard) in line
         assert f"mnemoscope capture {study} --part 2/{N}" in line
-        make_parts(call, study, "capture", (2,))
-    do(call, "merge", study)
+        make_parts(study, "capture", (2,))
+    assert not (study / "maps").exists()
+    do("merge", study)
     assert_same(study, whole["capture"])
 
 
-def test_a_missing_chunk_of_a_part_is_named(begun, call, refused):
-    study = begun("continue")
-    make_parts(call, study, "continue")
-    chunk = folder_of(study, "continue", 2) / "part-000000016.parquet"
-    chunk.unlink()
-    line = refused("merge", study, "-q")
-    assert str(chunk) in line
-    assert f"--part 2/{N}" in line
+def test_a_part_is_not_begun_with_another_model_of_the_same_name(begun, refused):
+    study = begun("capture")
+    values = yaml.safe_load((study / "study.yaml").read_text(encoding="utf-8"))
+    values["record"]["models"]["model"]["fingerprint"] = "other"
+    (study / "study.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    assert "made by another model" in refused("capture", study, "--part", f"3/{N}", "-q")
 
 
-def test_without_the_check_a_merge_loads_no_model(begun, whole, call, monkeypatch):
+def test_without_the_check_a_merge_loads_no_model(begun, whole, do, make_parts, monkeypatch):
     study = begun("continue")
-    make_parts(call, study, "continue")
+    make_parts(study, "continue")
     monkeypatch.setattr("mnemoscope.study.models.load_model", None)
-    do(call, "merge", study, "--no-check")
+    do("merge", study, "--no-check")
     found, wanted = (Study(one).manifest("continue") for one in (study, whole["continue"]))
     assert found["counts"].pop("scan_check") == {"checked": 0, "disagree": 0}
     wanted["counts"].pop("scan_check")
@@ -261,34 +256,21 @@ def test_without_the_check_a_merge_loads_no_model(begun, whole, call, monkeypatc
     assert content(study)["sequences.parquet"] == content(whole["continue"])["sequences.parquet"]
 
 
-def test_more_parts_than_shards_merge_too(begun, whole, call):
-    study = begun("capture")
-    for number in range(1, 13):  # 9 shards
-        do(call, "capture", study, "--part", f"{number}/12")
-    do(call, "merge", study)
-    assert_same(study, whole["capture"])
-
-
-def test_two_processes_on_one_part_are_refused_and_a_stage_beside_its_parts(begun, refused):
-    study = begun("continue")
-    folder = folder_of(study, "continue", 1)
-    folder.mkdir(parents=True)
-    with hold_folder(folder):
-        line = refused("continue", study, "--part", f"1/{N}", "-q")
-        assert f"in use by process {os.getpid()}" in line
-    with Study(study).lock(shared=True):
-        assert "parts of it" in refused("continue", study, "-q")
-    with Study(study).lock():
-        line = refused("continue", study, "--part", f"1/{N}", "-q")
-        assert f"in use by process {os.getpid()}" in line
-
-
-def test_what_is_no_part_is_refused_and_without_parts_there_is_nothing_to_merge(begun, refused):
+def test_what_is_in_use_or_no_part_is_refused(begun, refused):
     study = begun("continue")
     for text in ("0/3", "4/3", "3", "a/b", "-1/3", "1/0", ""):
         assert "--part 3/8" in refused("continue", study, f"--part={text}", "-q")
     assert not (study / "parts").exists()
     assert "holds no parts" in refused("merge", study, "-q")
+    folder = folder_of(study, "continue", 1)
+    folder.mkdir(parents=True)
+    first = ("continue", study, "--part", f"1/{N}", "-q")
+    with hold_folder(folder):
+        assert f"in use by process {os.getpid()}" in refused(*first)
+    with Study(study).lock(shared=True):
+        assert "parts of it" in refused("continue", study, "-q")
+    with Study(study).lock():
+        assert f"in use by process {os.getpid()}" in refused(*first)
 
 
 def test_another_mask_of_the_same_tokens_is_another_table() -> None:
@@ -302,16 +284,15 @@ def test_another_mask_of_the_same_tokens_is_another_table() -> None:
 
 
 @pytest.fixture
-def founded(tmp_path, call):
+def founded(tmp_path, whole, do):
     """`founded("name")`: a study of a table of tokens, to be scanned, with nothing done yet."""
-    model = save_model(tmp_path / "model")
-    table = make_sequences(model, 72).select("sequence_id", "tokens")
-    table.write_parquet(tmp_path / "tokens.parquet")
+    model, table = (whole["label"].parent / name for name in ("model", "sequences.parquet"))
+    tokens = pl.read_parquet(table).select("sequence_id", "tokens").head(72)
+    tokens.write_parquet(tmp_path / "tokens.parquet")
     flags = ["--model", model, "--batch-size", 6, "-o", tmp_path / "founded"]
-    for one in ("scan=true", "part_rows=20", "check_rows=8"):
-        flags += ["--set", f"continue.{one}"]
-    flags += ["--set", "capture.shard_rows=10"]
-    do(call, "sequences", tmp_path / "tokens.parquet", *flags)
+    for one in ("continue.scan=true", "continue.part_rows=20", "continue.check_rows=8"):
+        flags += ["--set", one]
+    do("sequences", tmp_path / "tokens.parquet", *flags, "--set", "capture.shard_rows=10")
     return lambda name: Path(shutil.copytree(tmp_path / "founded", tmp_path / name))
 
 
@@ -319,56 +300,45 @@ def no_scan(*_arguments, **_settings):
     raise AssertionError("this forward was to be saved")
 
 
-def test_merged_parts_hold_the_maps_and_verdicts_of_one_forward(founded, call, monkeypatch):
-    whole, parted = founded("whole"), founded("parted")
-    do(call, "capture", whole)
-    make_parts(call, parted, "capture", (2, 3, 1))
-    merged = do(call, "merge", parted)
+def test_merged_parts_hold_the_maps_and_verdicts_of_one_forward(
+    founded, call, do, make_parts, refused, monkeypatch
+):
+    one, parted = founded("one"), founded("parted")
+    do("capture", one)
+    make_parts(parted, "capture", (3, 1))
+    with monkeypatch.context() as patch:  # between verdicts and maps
+        patch.setattr(capture, "write_bytes", ending(capture.write_bytes, 2))
+        assert call("capture", parted, "--part", f"2/{N}", "-q").status != 0
+    assert "capture, part 2 of 3 is not finished" in refused("merge", parted, "-q")
+    make_parts(parted, "capture", (2,))
+    torn = Path(shutil.copytree(parted, parted.with_name("torn")))
+    merged = do("merge", parted)
     assert f"Next: mnemoscope continue {parted}" in merged  # there are no labels yet
     assert list(parted.glob("continuation/*/part-*.parquet"))
-    assert_same(parted, whole)
+    assert_same(parted, one)
+
+    noted = folder_of(torn, "capture", 2) / "verdicts" / "from-110.parquet"
+    noted.write_bytes(noted.read_bytes()[:100])
+    assert str(noted) in refused("merge", torn, "-q")
+    noted.unlink()
+    do("merge", torn)
+    assert len(list(torn.glob("continuation/*/part-*.parquet"))) == 3  # of 4
+    do("continue", torn)
+
     monkeypatch.setattr(blocks, "scan_memorized", no_scan)
     together = Path(shutil.copytree(parted, parted.with_name("together")))
-    for study in (whole, together):
-        do(call, "continue", study)
-    assert_same(together, whole)
-    make_parts(call, parted, "continue")  # which take the verdicts over as well
-    do(call, "merge", parted)
-    assert_same(parted, whole)
-
-
-def test_a_part_that_ends_between_verdicts_and_maps_goes_on(founded, call, refused, monkeypatch):
-    whole, study = founded("whole"), founded("parted")
-    do(call, "capture", whole)
-    make_parts(call, study, "capture", (1, 3))
-    with monkeypatch.context() as patch:
-        patch.setattr(capture, "write_bytes", ending(capture.write_bytes, 2))
-        assert call("capture", study, "--part", f"2/{N}", "-q").status != 0
-    assert "capture, part 2 of 3 is not finished" in refused("merge", study, "-q")
-    make_parts(call, study, "capture", (2,))
-    do(call, "merge", study)
-    assert_same(study, whole)
-
-
-def test_verdicts_of_a_part_that_are_torn_are_named_and_without_them_it_is_scanned(
-    founded, call, refused
-):
-    study, whole = founded("parted"), founded("whole")
-    make_parts(call, study, "capture")
-    noted = study / "parts" / "capture" / f"2-of-{N}" / "verdicts" / "from-110.parquet"
-    noted.write_bytes(noted.read_bytes()[:100])
-    assert str(noted) in refused("merge", study, "-q")
-    noted.unlink()
-    do(call, "merge", study)
-    assert len(list(study.glob("continuation/*/part-*.parquet"))) == 3  # of 4
-    do(call, "continue", study)
-    do(call, "continue", whole)
-    verdicts = [Study(one).sequences["is_memorized"].to_list() for one in (study, whole)]
+    for study in (one, together):
+        do("continue", study)
+    assert_same(together, one)
+    make_parts(parted, "continue")  # which take the verdicts over as well
+    do("merge", parted)
+    assert_same(parted, one)
+    verdicts = [Study(study).sequences["is_memorized"].to_list() for study in (torn, one)]
     assert verdicts[0] == verdicts[1]
 
 
 def test_a_halved_batch_of_a_killed_run_is_on_record_of_the_parts_that_take_it_over(
-    founded, call, monkeypatch
+    founded, call, do, make_parts, monkeypatch
 ):
     study = founded("parted")
     attempt = batching._try
@@ -380,8 +350,8 @@ def test_a_halved_batch_of_a_killed_run_is_on_record_of_the_parts_that_take_it_o
         patch.setattr(batching, "_try", lacking)
         patch.setattr(blocks, "write_bytes", ending(blocks.write_bytes, 2))
         assert call("continue", study, "-q").status != 0
-    make_parts(call, study, "continue")
-    do(call, "merge", study)
+    make_parts(study, "continue")
+    do("merge", study)
     assert Study(study).manifest("continue")["counts"]["batch_size_halved_to"] == 3
     assert Study(study).sequences["is_memorized"].sum() == 48
     assert not (study / "continuation").exists()

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 
 from map_folders import add_shard
 from mnemoscope.errors import UserError
@@ -57,6 +58,14 @@ def text(made: Plan) -> str:
     return "\n".join([*made.lines, *map(" | ".join, made.rows), *made.notes])
 
 
+def rows_of(settings: StudySettings, folder) -> dict[str, str]:
+    return {row[0]: row[1] for row in plan(settings, folder).rows}
+
+
+def from_file(path) -> dict:
+    return {"source": str(path), "split": None}
+
+
 @pytest.mark.parametrize("size", shape_facts("pythia")["models"])
 def test_shapes_give_the_published_numbers_of_parameters(size) -> None:
     """GPT-NeoX: 12 h² + 13 h a layer, 2 h for the last norm, embeddings at both ends."""
@@ -80,18 +89,6 @@ def test_a_store_takes_what_the_formula_says(tmp_path) -> None:
     assert (maps - maps.half().float()).abs().max() <= 2**-12
 
 
-def test_the_published_pipeline_needs_45_tb_and_11_8_mb_a_sequence(tmp_path) -> None:
-    """The sums that the plan states, from the paper's counts: 54 taxonomies, 180 jobs."""
-    sequence_bytes = 36 * 40 * 64 * 64 * 2
-    assert round(sequence_bytes / 1e6, 1) == 11.8
-    classes = [len(one.classes) for one in catalogue()]
-    per_job = 6000 * sum(classes) // len(classes)
-    assert per_job == 21_000
-    assert abs(180 * per_job * sequence_bytes / 1e12 - 45) < 0.5
-    made = text(plan(chosen(model={"name": PYTHIA_12B}), tmp_path / "study"))
-    assert f"180 × {per_job:,} × 11.8 MB = {180 * per_job * sequence_bytes / 1e12:.1f} TB" in made
-
-
 def test_memory_grows_with_batch_and_number_format() -> None:
     shape = find_shape(PYTHIA_12B)
     half, whole, more = (
@@ -111,7 +108,7 @@ def test_memory_grows_with_batch_and_number_format() -> None:
         {"directions": ["model_in_twin"], "parts": ["qk", "mlp"]},
     ],
 )
-def test_as_many_grafts_are_planned_as_are_made(wanted, tmp_path) -> None:
+def test_as_many_grafts_are_planned_as_are_made(wanted) -> None:
     """Two layers of five parts and three outside them."""
     settings = chosen(graft=wanted)
     parts = [f"layers.{at}.{one}" for at in (0, 1) for one in KINDS] + [*OUTSIDE]
@@ -121,10 +118,8 @@ def test_as_many_grafts_are_planned_as_are_made(wanted, tmp_path) -> None:
 
 
 def test_grafts_have_a_line_where_there_is_a_reference(tmp_path) -> None:
-    rows = {row[0]: row[1] for row in plan(chosen(), tmp_path / "study").rows}
-    assert not any("graft" in name for name in rows)
     with_twin = chosen(capture={"reference": "EleutherAI/pythia-12b-deduped@step1000"})
-    rows = {row[0]: row[1] for row in plan(with_twin, tmp_path / "study").rows}
+    rows = rows_of(with_twin, tmp_path / "study")
     n_grafts, _ = count_grafts(with_twin, 36)
     assert rows["grafts, by their own verb"].startswith(f"{n_grafts:,} × at most ")
     assert rows["time: grafts"].startswith("at most about ")
@@ -173,8 +168,8 @@ def random_table(seed: int, n: int) -> pl.DataFrame:
     )
 
 
-@settings(max_examples=8)
-@given(seed=st.integers(0, 1000), n=st.integers(400, 2500))
+@settings(max_examples=4)
+@given(seed=st.integers(0, 1000), n=st.integers(400, 1500))
 def test_what_is_drawn_lies_below_the_bound(seed, n) -> None:
     values = {"taxonomies": ["catalogue"], "split": "row", "n_train": 8, "n_eval": 4, "minimum": 6}
     whole = chosen(label=values, sequences={"source": "table.parquet", "split": None})
@@ -193,8 +188,15 @@ def test_equal_classes_are_drawn_once() -> None:
 
 
 def test_a_dry_run_without_model_and_data_says_where_its_figures_are_from(tmp_path) -> None:
-    made = text(plan(chosen(), tmp_path / "study"))
+    """The sums of the published pipeline from the paper's counts: 54 taxonomies, 180 jobs."""
+    settings = chosen()
+    made = text(plan(settings, tmp_path / "study"))
+    sequence_bytes = 36 * 40 * 64 * 64 * 2
+    classes = [len(one.classes) for one in catalogue()]
+    per_job = 6000 * sum(classes) // len(classes)
+    assert per_job == 21_000
     for word in (
+        f"180 × {per_job:,} × 11.8 MB = {180 * per_job * sequence_bytes / 1e12:.1f} TB",
         "36 layers, 40 heads, 11,846,072,320 parameters (not on disk",
         "pile 5,000,000 + memories 1,871,216 rows, as published (not on disk",
         "Taxonomies: 54, 51 of them distinct",
@@ -206,12 +208,17 @@ def test_a_dry_run_without_model_and_data_says_where_its_figures_are_from(tmp_pa
         "assumed for cuda, not measured",
     ):
         assert word in made, made
+    assert "graft" not in made
+    made = text(plan(chosen(model={"name": "someone/unheard-of"}), tmp_path / "study"))
+    assert "its shape is not known" in made
+    assert "attention, stored" not in made
+    assert "sequences captured" in made
     assert list(tmp_path.iterdir()) == []
 
 
 def test_cost_of_the_controls_is_stated_apart_and_falls_away_with_them(tmp_path) -> None:
     with_, without = (
-        {what: ours for what, ours, _ in plan(chosen(benchmark=values), tmp_path / "s").rows}
+        rows_of(chosen(benchmark=values), tmp_path / "s")
         for values in ({"control_settings": 0}, {"controls": False})
     )
     assert "Control task 459" in with_["trainings for the controls"]
@@ -222,19 +229,10 @@ def test_cost_of_the_controls_is_stated_apart_and_falls_away_with_them(tmp_path)
     assert with_["time: CNNs"] == without["time: CNNs"]
 
 
-def test_a_model_that_nobody_knows_is_said_to_be_unknown(tmp_path) -> None:
-    made = text(plan(chosen(model={"name": "someone/unheard-of"}), tmp_path / "study"))
-    assert "its shape is not known" in made
-    assert "attention, stored" not in made
-    assert "sequences captured" in made
-
-
 def test_config_on_disk_gives_the_shape_and_headers_the_parameters(tiny) -> None:
     shape = find_shape(str(tiny.model))
     assert (shape.n_layers, shape.n_heads) == (2, 4)
     assert is_on_disk(str(tiny.model))
-    from safetensors import safe_open
-
     with safe_open(tiny.model / "model.safetensors", framework="np") as file:
         stored = sum(int(np.prod(file.get_slice(name).get_shape())) for name in list(file.keys()))
     assert shape.n_parameters == stored
@@ -254,9 +252,6 @@ def test_what_run_would_refuse_is_refused(changes, words, tmp_path) -> None:
     with pytest.raises(UserError) as refused:
         plan(chosen(**changes), tmp_path / "study")
     assert all(word in str(refused.value) for word in words)
-
-
-def test_a_folder_that_is_no_study_is_refused(tmp_path) -> None:
     (tmp_path / "letter.txt").write_text("mine")
     with pytest.raises(UserError, match="not a study"):
         plan(chosen(), tmp_path)
@@ -268,7 +263,7 @@ def test_a_table_that_lacks_columns_makes_taxonomies_impossible_in_advance(tmp_p
         schema_overrides={"tokens": pl.List(pl.Int32)},
     )
     table.write_parquet(tmp_path / "table.parquet")
-    source = {"source": str(tmp_path / "table.parquet"), "split": None}
+    source = from_file(tmp_path / "table.parquet")
     made = text(plan(chosen(sequences=source), tmp_path / "study"))
     assert "need 'duplicates', which the table lacks" in made
     assert "50, each scanned" in made
@@ -284,7 +279,7 @@ def test_labels_on_disk_give_exact_counts(tmp_path) -> None:
         tmp_path / "table.parquet"
     )
     values = {"taxonomies": ["Non-Memo, Recite[5], Others"], "n_train": 8, "n_eval": 4}
-    source = {"source": str(tmp_path / "table.parquet"), "split": None}
+    source = from_file(tmp_path / "table.parquet")
     made = text(plan(chosen(sequences=source, label=values), tmp_path / "study"))
     assert "sequences captured | 36 | 36\n" in made
     assert "counted: every sample drawn from the labels on disk" in made

@@ -14,23 +14,18 @@ from mnemoscope.study.folder import Study
 from study_files import ending
 
 SCAN = ("--set", "continue.scan=true", "--set", "continue.part_rows=32")
+HALVED = (16, 4)
 
 
 @pytest.fixture
-def table(tiny, tmp_path):
-    """Ids and tokens of a table of which two thirds are memorized, as a user has it."""
+def captured(tiny, call, tmp_path):
+    """`captured("name", *flags)`: a study of ids and tokens, captured before it has labels."""
     frame = pl.read_parquet(tiny.table).select("sequence_id", "tokens").head(72)
     frame.write_parquet(tmp_path / "tokens.parquet")
-    return tmp_path / "tokens.parquet"
-
-
-@pytest.fixture
-def captured(tiny, table, call, tmp_path):
-    """`captured("name", *flags)`: a study of that table, captured before it has labels."""
+    model = ("--model", tiny.model, "--batch-size", 16, "--set", "capture.shard_rows=16")
 
     def captured(name, *flags):
-        folder = tmp_path / name
-        model = ("--model", tiny.model, "--batch-size", 16, "--set", "capture.shard_rows=16")
+        folder, table = tmp_path / name, tmp_path / "tokens.parquet"
         done = call("capture", "--sequences", table, "-o", folder, *model, *flags)
         assert done.status == 0, done.err
         return folder, done
@@ -46,10 +41,18 @@ def no_scan(*_arguments, **_settings):
     raise AssertionError("this forward was to be saved")
 
 
+def batch_sizes(folder, stage):
+    counts = Study(folder).manifest(stage)["counts"]
+    return counts["batch_size"], counts.get("batch_size_halved_to")
+
+
 def test_continue_takes_the_verdicts_of_the_capture_over(captured, call, monkeypatch):
-    plain, _ = captured("plain")
+    plain, done = captured("plain")
+    assert not (plain / "continuation").exists()
+    assert "Verdicts" not in done.err
     both, done = captured("both", *SCAN)
-    assert maps_of(both) == maps_of(plain)  # to the byte
+    maps = maps_of(plain)
+    assert maps_of(both) == maps  # to the byte
     assert "Verdicts of 72 sequences found in the same forward" in done.err
     assert call("continue", plain, *SCAN).status == 0
     monkeypatch.setattr(blocks, "scan_memorized", no_scan)
@@ -64,33 +67,41 @@ def test_continue_takes_the_verdicts_of_the_capture_over(captured, call, monkeyp
     checked = Study(both).manifest("continue")["counts"]["scan_check"]
     assert checked == {"checked": 72, "disagree": 0}
     assert not (both / "continuation").exists()
-    assert maps_of(both) == maps_of(plain)  # and they are still there
+    assert maps_of(both) == maps_of(plain) == maps  # and they are still there
 
 
-def test_a_killed_capture_keeps_its_verdicts(captured, monkeypatch, call, tmp_path):
+def test_a_killed_capture_keeps_its_verdicts_and_a_torn_file_is_left_to_the_scan(
+    captured, monkeypatch, call, tmp_path
+):
     whole, _ = captured("whole", *SCAN)
-    monkeypatch.setattr(capture, "write_bytes", ending(capture.write_bytes, 2))
-    with pytest.raises(AssertionError):
-        captured("killed", *SCAN)
-    monkeypatch.undo()
-    folder = tmp_path / "killed"
-    assert call("capture", folder).status == 0
-    for study in (folder, whole):
+    with monkeypatch.context() as patch:
+        patch.setattr(capture, "write_bytes", ending(capture.write_bytes, 2))
+        with pytest.raises(AssertionError):
+            captured("killed", *SCAN)
+    killed, torn = tmp_path / "killed", tmp_path / "torn"
+    assert call("capture", killed).status == 0
+    for study in (killed, whole):
         assert call("continue", study).status == 0
-    assert_frame_equal(Study(folder).sequences, Study(whole).sequences)
+    assert_frame_equal(Study(killed).sequences, Study(whole).sequences)
+
+    note = capture.write_bytes
+
+    def tear(path, data):
+        first = Study(torn).sequences["sequence_id"].min()
+        note(path, data[:100] if path.name == f"from-{first}.parquet" else data)
+
+    monkeypatch.setattr(capture, "write_bytes", tear)
+    _, done = captured("torn", *SCAN)
+    assert ".parquet: torn. 'mnemoscope continue' finds these verdicts anew." in done.err
+    assert "Verdicts of 40 sequences found in the same forward" in done.err
+    assert call("continue", torn).status == 0
+    columns = ["sequence_id", "is_memorized"]
+    found, wanted = (Study(one).sequences.select(columns) for one in (torn, whole))
+    assert_frame_equal(found, wanted)
 
 
-def test_without_the_setting_nothing_is_judged_and_a_later_scan_keeps_the_maps(captured, call):
-    folder, done = captured("plain")
-    assert not (folder / "continuation").exists()
-    assert "Verdicts" not in done.err
-    before = maps_of(folder)
-    assert call("continue", folder, *SCAN).status == 0
-    assert maps_of(folder) == before
-
-
-def limit_memory(patch) -> None:
-    """Let no more than six rows fit into memory."""
+def test_a_halved_batch_is_on_record_also_of_a_killed_run(captured, call, tmp_path):
+    """No more than six rows fit; the run after a kill has memory enough."""
     forward = GPTNeoXModel.forward
 
     @functools.wraps(forward)
@@ -100,52 +111,18 @@ def limit_memory(patch) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(self, *arguments, **named)
 
-    patch.setattr(GPTNeoXModel, "forward", small)
-
-
-def test_a_halved_batch_of_a_killed_run_is_on_record(captured, call, tmp_path):
-    """The run after it has memory enough: the shards of the first were made with less."""
     with pytest.MonkeyPatch.context() as patch:
-        limit_memory(patch)
+        patch.setattr(GPTNeoXModel, "forward", small)
+        folder, _ = captured("halved", *SCAN)
+        assert batch_sizes(folder, "capture") == HALVED
+        assert call("continue", folder).status == 0
+        assert batch_sizes(folder, "continue") == HALVED
         patch.setattr(capture, "write_bytes", no_scan)
         with pytest.raises(AssertionError):
             captured("killed", *SCAN)
-    folder = tmp_path / "killed"
-    assert call("capture", folder).status == 0
-    counts = Study(folder).manifest("capture")["counts"]
-    assert (counts["batch_size"], counts["batch_size_halved_to"]) == (16, 4)
-    assert [path.name for path in (folder / "maps").iterdir()] == ["model"]
-
-
-@pytest.mark.parametrize("flags", [(), SCAN], ids=["capture", "capture and scan"])
-def test_a_halved_batch_is_said_and_on_record(captured, call, monkeypatch, flags):
-    plain, _ = captured("plain", *flags)
-    assert "batch_size_halved_to" not in Study(plain).manifest("capture")["counts"]
-    limit_memory(monkeypatch)
-    folder, done = captured("halved", *flags)
-    counts = Study(folder).manifest("capture")["counts"]
-    assert (counts["batch_size"], counts["batch_size_halved_to"]) == (16, 4)
-    assert done.status == 0
-    assert call("continue", folder).status == 0
-    counts = Study(folder).manifest("continue")["counts"]
-    assert (counts["batch_size"], counts["batch_size_halved_to"]) == (16, 4)
-
-
-def test_a_torn_file_of_verdicts_is_left_to_the_scan(captured, monkeypatch, call, tmp_path):
-    whole, _ = captured("whole", *SCAN)
-    note = capture.write_bytes
-
-    def torn(path, data):
-        first = Study(tmp_path / "torn").sequences["sequence_id"].min()
-        note(path, data[:100] if path.name == f"from-{first}.parquet" else data)
-
-    monkeypatch.setattr(capture, "write_bytes", torn)
-    folder, done = captured("torn", *SCAN)
-    assert ".parquet: torn. 'mnemoscope continue' finds these verdicts anew." in done.err
-    assert "Verdicts of 40 sequences found in the same forward" in done.err
-    for study in (whole, folder):
-        assert call("continue", study).status == 0
-    columns = ["sequence_id", "is_memorized"]
-    assert_frame_equal(
-        Study(folder).sequences.select(columns), Study(whole).sequences.select(columns)
-    )
+    killed = tmp_path / "killed"
+    assert call("capture", killed).status == 0
+    assert batch_sizes(killed, "capture") == HALVED
+    assert [path.name for path in (killed / "maps").iterdir()] == ["model"]
+    plain, _ = captured("plain")
+    assert batch_sizes(plain, "capture") == (16, None)
