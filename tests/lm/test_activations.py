@@ -13,17 +13,6 @@ def activations(lm, table):
     return np.concatenate(list(neuron_activations(lm, table, batch_size=2)))
 
 
-def test_the_first_layers_neurons_by_hand(build, tokens):
-    """GPT-NeoX adds attention and MLP side by side, so layer 0 reads the embedding alone."""
-    lm, table = build("gpt_neox"), tokens(5, length=10)
-    layer = lm.model.base_model.layers[0]
-    with torch.inference_mode():
-        state = lm.model.base_model.embed_in(torch.from_numpy(table[:, -1]).long())
-        mlp = layer.mlp
-        wanted = mlp.act(mlp.dense_h_to_4h(layer.post_attention_layernorm(state)))
-    np.testing.assert_allclose(activations(lm, table)[:, 0], wanted.numpy(), rtol=1e-4, atol=1e-5)
-
-
 def test_gated_neurons_by_hand_behind_a_bos_token(build, tokens):
     """Llama: silu(gate) times up, of what really enters each MLP; the BOS token is read."""
     lm, table = build("llama", adds_bos=True), tokens(3, length=10)

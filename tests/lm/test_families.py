@@ -14,8 +14,6 @@ from family_survey import Finding, build_family, examine, largest_difference, se
 from tiny_families import named
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from mnemoscope.errors import UserError
-from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.model import wrap_model
 
 PAGE = Path(__file__).parents[2] / "docs" / "families.md"
@@ -79,18 +77,17 @@ def test_in_bfloat16_only_the_pooling_rounds(name):
     pytest.fail("no settings fit")
 
 
-@pytest.mark.parametrize("name", WITHOUT_ATTENTION)
-def test_a_family_without_attention_weights_is_refused(name):
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        *((name, "0 of its 3 layers") for name in WITHOUT_ATTENTION),
+        ("diffllama", "6 maps of its 3 layers"),
+    ],
+)
+def test_a_family_without_one_map_of_attention_a_layer_is_refused(name, words):
     finding = examine(name)
     assert finding.verdict == "refused"
-    assert "0 of its 3 layers" in finding.note
-
-
-def test_a_family_with_two_maps_a_layer_is_refused():
-    lm = build_family("diffllama")
-    tokens = torch.randint(3, 90, (2, 64)).numpy()
-    with pytest.raises(UserError, match="6 maps of its 3 layers"):
-        next(capture_pooled(lm, tokens, batch_size=2))
+    assert words in finding.note
 
 
 def test_the_page_says_of_the_named_families_what_the_tests_found():

@@ -13,7 +13,15 @@ from tiny_families import make_model, named, random_tokens
 from mnemoscope.errors import UserError
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.continue_ import greedy_tokens
-from mnemoscope.lm.graft import Anatomy, Pair, graft_parts, grafted, patched, scan_patched
+from mnemoscope.lm.graft import (
+    PLACES,
+    Anatomy,
+    Pair,
+    graft_parts,
+    grafted,
+    patched,
+    scan_patched,
+)
 from mnemoscope.lm.model import wrap_model
 from mnemoscope.lm.probe import suffix_logprobs
 
@@ -54,14 +62,16 @@ def is_same(before, model):
     return all(torch.equal(before[name], weight) for name, weight in model.named_parameters())
 
 
-@pytest.fixture(params=named(NAMED))
-def one_family(request):
-    return request.param
+@pytest.fixture(scope="module", params=named(NAMED))
+def pair(request):
+    """A model of one family and its twin."""
+    model = build(request.param)
+    return model, changed(model)
 
 
-def test_all_parts_make_the_twin_and_none_the_model_bit_for_bit(one_family):
-    model = build(one_family)
-    twin, before, own = changed(model), weights(model), logits(model)
+def test_all_parts_make_the_twin_and_none_the_model_bit_for_bit(pair):
+    model, twin = pair
+    before, own = weights(model), logits(model)
     for parts in ("all", graft_parts(model)):
         with grafted(model, twin, parts):
             assert torch.equal(logits(model), logits(twin))
@@ -69,21 +79,17 @@ def test_all_parts_make_the_twin_and_none_the_model_bit_for_bit(one_family):
     with grafted(model, twin, []):
         assert torch.equal(logits(model), own)
     assert is_same(before, model)
-
-
-def test_each_weight_is_in_one_part(one_family):
-    model = build(one_family)
     counted = {name: torch.zeros(weight.shape) for name, weight in model.named_parameters()}
     for name, axis, places in (one for part in Anatomy(model).parts.values() for one in part):
         rows = counted[name].movedim(axis, 0)
         rows[slice(None) if places is None else places] += 1
-    assert all(bool((one == 1).all()) for one in counted.values())
+    assert all(bool((one == 1).all()) for one in counted.values())  # each weight is in one part
 
 
-def test_queries_and_keys_alone_decide_where_a_layer_looks(one_family):
+def test_queries_and_keys_alone_decide_where_a_layer_looks(pair):
     """Outside oracle: the maps of the twin. Values and what follows change no map of theirs."""
-    model = build(one_family)
-    twin, lm = changed(model), wrap_model(model)
+    model, twin = pair
+    lm = wrap_model(model)
 
     def first_map(one):
         return next(capture_pooled(one, IDS.numpy(), batch_size=2)).mean[:, 0]
@@ -237,10 +243,8 @@ def test_buffers_that_are_saved_go_with_their_part():
 def test_the_model_is_whole_again_after_an_error():
     model = build("gpt2")
     twin, before = changed(model), weights(model)
-    with (
-        pytest.raises(ZeroDivisionError, match="False"),
-        grafted(model, twin, ["qk", "layers.0-1.mlp"]),
-    ):
+    parts = ["qk", "layers.0-1.mlp"]
+    with pytest.raises(ZeroDivisionError, match="False"), grafted(model, twin, parts):
         raise ZeroDivisionError(is_same(before, model))
     assert is_same(before, model)
 
@@ -307,15 +311,15 @@ def test_what_the_twin_has_at_a_layer_makes_the_twin_from_there_on():
         assert torch.equal(logits(model), logits(other))
 
 
-@pytest.mark.parametrize("place", ["residual", "attention", "mlp"])
-def test_a_patch_at_late_positions_changes_nothing_before(one_family, place):
-    model = build(one_family)
-    twin, own = changed(model), logits(model)
-    with patched(model, twin, place, 1, positions=[10, 11]):
-        found = logits(model)
-    assert torch.equal(found[:, :10], own[:, :10])
-    assert not torch.equal(found[:, 10], own[:, 10])
-    assert torch.equal(logits(model), own)
+def test_a_patch_at_late_positions_changes_nothing_before(pair):
+    model, twin = pair
+    own = logits(model)
+    for place in PLACES:
+        with patched(model, twin, place, 1, positions=[10, 11]):
+            found = logits(model)
+        assert torch.equal(found[:, :10], own[:, :10])
+        assert not torch.equal(found[:, 10], own[:, 10])
+        assert torch.equal(logits(model), own)
 
 
 def memorized(bos_id=None):

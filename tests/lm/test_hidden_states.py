@@ -93,26 +93,6 @@ def test_a_replaced_embedding_is_a_replaced_token(build, tokens):
     torch.testing.assert_close(got, _logits(lm, torch.cat([bos, with_token], dim=1)))
 
 
-def test_a_state_replaced_in_the_middle_is_recomputed_layer_by_layer(build, tokens):
-    """GPT-2's last layers, final norm and head called by hand on the changed state."""
-    lm, table = build("gpt2"), torch.from_numpy(tokens(2, length=12)).long()
-    states = torch.randn(2, 1, 32, generator=torch.Generator().manual_seed(0))
-    positions = torch.tensor([[4], [6]])
-    with patched_states(lm, 1, positions, states):
-        got = _logits(lm, table)
-    inner = lm.model.transformer
-    with torch.inference_mode():
-        state = inner.wte(table) + inner.wpe(torch.arange(12))
-        mask = torch.full((12, 12), -torch.inf).triu(1)[None, None]
-        for number, layer in enumerate(inner.h):
-            if number == 1:
-                state = state.scatter(1, positions[..., None].expand(-1, -1, 32), states)
-            out = layer(state, attention_mask=mask)
-            state = out[0] if isinstance(out, tuple) else out
-        wanted = lm.model.lm_head(inner.ln_f(state))
-    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
-
-
 def test_what_cannot_be_given_is_refused_in_one_line_and_leaves_no_hooks(build, tokens):
     lm, table = build("gpt_neox"), tokens(2, length=8)
     with pytest.raises(UserError, match="no hidden state 4; it has 0 to 3"):

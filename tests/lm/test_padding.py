@@ -52,23 +52,6 @@ def test_maps_are_those_of_the_sequence_alone_and_zero_around(build, tokens, nam
         assert not found.any()
 
 
-@pytest.mark.parametrize("side", SIDES)
-@pytest.mark.parametrize("name", ["llama", "gpt_neox", "gpt2", "gemma2", "mistral", "bloom"])
-def test_maps_are_those_of_a_masked_forward_but_for_rounding(build, tokens, name, side):
-    """What a user gets from transformers with a mask and positions counted from the first token."""
-    lm = build(name)
-    table, mask = padded(tokens(3, length=40), 64, side)
-    here = next(capture_pooled(lm, table, attention_mask=mask, batch_size=3))
-    positions = {"position_ids": torch.from_numpy(mask).long().cumsum(dim=1).sub(1).clamp_min(0)}
-    options = {"attention_mask": torch.from_numpy(mask).long()}
-    options |= {} if name == "bloom" else positions
-    weights = own_attention(lm, table, **options)
-    inside = place(side, 40, 64)
-    own = weights[..., inside, inside]
-    found = here.mean[..., inside, inside]
-    torch.testing.assert_close(found, own.mean(dim=2), atol=ROUNDING, rtol=0)
-
-
 def test_rows_of_many_lengths_come_back_in_the_order_of_the_table(build, tokens):
     lm, length = build("gemma2"), 32
     lengths = np.random.default_rng(0).integers(1, length + 1, 280)

@@ -20,7 +20,7 @@ from mnemoscope.lm.placement import slowdown
 from mnemoscope.progress import show_progress
 
 BITS_4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
-FAMILIES = ("llama", "gpt_neox", "gpt2", "gemma2", "bloom", "gpt_neo")
+FAMILIES = ("llama", "gpt_neox", "gpt2", "bloom")
 
 
 @pytest.fixture(scope="module")

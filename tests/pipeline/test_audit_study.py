@@ -132,7 +132,7 @@ def document(tmp_path_factory, study):
         pl.col("is_memorized") & (pl.col("genre") == "prose") & (pl.col("duplicates") > 5)
     )
     path = tmp_path_factory.mktemp("documents") / "a.txt"
-    path.write_text("The lamp on the hill.\n" + rows["text"][0] + "\nA ferry crossed.\n" * 9)
+    path.write_text("The lamp on the hill.\n" + rows["text"][0] + "\nA ferry crossed.\n" * 3)
     return path
 
 

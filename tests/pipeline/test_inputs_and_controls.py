@@ -376,19 +376,6 @@ def test_a_cnn_over_rows_has_every_control_of_its_own_and_is_localized(rows_stud
         assert one.n_cnns in (0, 1)  # 0 of a ranking
 
 
-def test_a_cnn_over_rows_says_of_a_reloaded_study_what_it_said(rows_study) -> None:
-    """Predictions again by the stored weights, and stored again byte for byte where they lack."""
-    job = job_of(rows_study, "model", "both")
-    rows = evaluated_by(rows_study, job)
-    again = predict_logits(load_cnn(job.cnn_path), job_maps(rows_study, job, rows)).softmax(dim=1)
-    np.testing.assert_array_equal(jobs.load_outcome(job).probabilities, again.numpy())
-    weights, outcome = job.cnn_path.read_bytes(), job.outcome_path.read_bytes()
-    job.outcome_path.unlink()
-    assert not jobs.is_finished(job)
-    jobs.run_job(job)
-    assert (job.cnn_path.read_bytes(), job.outcome_path.read_bytes()) == (weights, outcome)
-
-
 # -- folds --------------------------------------------------------------------------------------
 
 

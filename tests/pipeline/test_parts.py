@@ -106,28 +106,6 @@ def test_merged_parts_are_what_one_process_makes(stage, numbers, n, begun, whole
     assert "Nothing to do" in do(stage, study, "--part", "1/2")
 
 
-def test_a_part_whose_batch_was_halved_says_so_in_the_merged_manifest(
-    begun, whole, do, make_parts, monkeypatch
-):
-    study = begun("continue")
-    make_parts(study, "continue", (1, 3))
-    attempt, seen = batching._try, []
-
-    def lacking(*arguments):
-        """The first batch of all finds no memory."""
-        seen.append(1)
-        return None if len(seen) == 1 else attempt(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(batching, "_try", lacking)
-        make_parts(study, "continue", (2,))
-    make_parts(study, "continue", (2,))  # finished: nothing is done again or forgotten
-    do("merge", study)
-    counts = Study(study).manifest("continue")["counts"]
-    wanted = Study(whole["continue"]).manifest("continue")["counts"]
-    assert counts == wanted | {"batch_size_halved_to": 3}
-
-
 def stopped(arguments, folder, module, call, monkeypatch) -> None:
     """End a part by Ctrl-C as its second file is written."""
     with monkeypatch.context() as patch:

@@ -67,13 +67,19 @@ def from_file(path) -> dict:
 
 
 @pytest.mark.parametrize("size", shape_facts("pythia")["models"])
-def test_shapes_give_the_published_numbers_of_parameters(size) -> None:
+def test_shapes_give_the_published_numbers_of_parameters_and_memory(size) -> None:
     """GPT-NeoX: 12 h² + 13 h a layer, 2 h for the last norm, embeddings at both ends."""
     shape = find_shape(f"EleutherAI/pythia-{size}-deduped")
     h = shape.hidden
     wanted = shape.n_layers * (12 * h * h + 13 * h) + 2 * h + 2 * shape.vocabulary * h
     assert shape.n_parameters == wanted
     assert find_shape(f"pythia-{size}") == shape
+    half, float32, more = (
+        memory_bytes(shape, dtype=dtype, batch_size=size, length=64)
+        for dtype, size in (("float16", 64), ("float32", 64), ("float16", 128))
+    )
+    assert half[0] * 2 == float32[0] == 4 * shape.n_parameters
+    assert more[1] == 2 * half[1]
 
 
 def test_a_store_takes_what_the_formula_says(tmp_path) -> None:
@@ -87,16 +93,6 @@ def test_a_store_takes_what_the_formula_says(tmp_path) -> None:
         assert 1 <= taken / (256 * map_bytes(n_layers, length)) < 1.02
     # Weights lie in [0, 1], where float16's largest step is 2^-11, so rounding errs by 2^-12.
     assert (maps - maps.half().float()).abs().max() <= 2**-12
-
-
-def test_memory_grows_with_batch_and_number_format() -> None:
-    shape = find_shape(PYTHIA_12B)
-    half, whole, more = (
-        memory_bytes(shape, dtype=dtype, batch_size=size, length=64)
-        for dtype, size in (("float16", 64), ("float32", 64), ("float16", 128))
-    )
-    assert half[0] * 2 == whole[0] == 4 * shape.n_parameters
-    assert more[1] == 2 * half[1]
 
 
 @pytest.mark.parametrize(
@@ -178,11 +174,7 @@ def test_what_is_drawn_lies_below_the_bound(seed, n) -> None:
     assert bound.n_least == 12 * 4  # the largest taxonomies have four classes
     assert drawn.n_least == drawn.n_maps
     assert drawn.n_maps <= bound.n_maps < 12 * sum(len(one.classes) for one in catalogue())
-
-
-def test_equal_classes_are_drawn_once() -> None:
-    whole = chosen(label={"split": "row", "n_train": 8, "n_eval": 4})
-    names = ["Non-Memo, Recite[5], Others", "Non-Memo, Recollect[5], Others"]
+    names = ["Non-Memo, Recite[5], Others", "Non-Memo, Recollect[5], Others"]  # drawn once
     bound = bound_need([parse_taxonomy(name) for name in names], whole, None)
     assert bound.n_least == bound.n_maps == 36
 
@@ -257,36 +249,27 @@ def test_what_run_would_refuse_is_refused(changes, words, tmp_path) -> None:
         plan(chosen(), tmp_path)
 
 
-def test_a_table_that_lacks_columns_makes_taxonomies_impossible_in_advance(tmp_path) -> None:
-    table = pl.DataFrame(
-        {"sequence_id": range(50), "tokens": [[i % 7] * 64 for i in range(50)]},
-        schema_overrides={"tokens": pl.List(pl.Int32)},
-    )
-    table.write_parquet(tmp_path / "table.parquet")
-    source = from_file(tmp_path / "table.parquet")
-    made = text(plan(chosen(sequences=source), tmp_path / "study"))
+def test_a_table_on_disk_gives_exact_counts_or_what_it_lacks(tmp_path) -> None:
+    path = tmp_path / "table.parquet"
+    tokens = pl.Series("tokens", [[i % 7] * 64 for i in range(900)], dtype=pl.List(pl.Int32))
+    frame = random_table(5, 900).with_columns(tokens)
+    frame[:50].select("sequence_id", "tokens").write_parquet(path)
+    made = text(plan(chosen(sequences=from_file(path)), tmp_path / "study"))
     assert "need 'duplicates', which the table lacks" in made
     assert "50, each scanned" in made
     assert "Power: none. 50 sequences cannot give" in made
-    assert [path.name for path in tmp_path.iterdir()] == ["table.parquet"]
+    assert [one.name for one in tmp_path.iterdir()] == ["table.parquet"]
 
-
-def test_labels_on_disk_give_exact_counts(tmp_path) -> None:
-    frame = random_table(5, 900)
     tokens = np.random.default_rng(0).integers(0, 99, (900, 64)).tolist()
     frame = frame.with_columns(pl.Series("tokens", tokens, dtype=pl.List(pl.Int32)))
-    frame.select("sequence_id", "is_memorized", "duplicates", "tokens").write_parquet(
-        tmp_path / "table.parquet"
-    )
+    frame.select("sequence_id", "is_memorized", "duplicates", "tokens").write_parquet(path)
     values = {"taxonomies": ["Non-Memo, Recite[5], Others"], "n_train": 8, "n_eval": 4}
-    source = from_file(tmp_path / "table.parquet")
-    made = text(plan(chosen(sequences=source, label=values), tmp_path / "study"))
+    made = text(plan(chosen(sequences=from_file(path), label=values), tmp_path / "study"))
     assert "sequences captured | 36 | 36\n" in made
     assert "counted: every sample drawn from the labels on disk" in made
-    assert "as the table says; the run asks the model" in made
     assert "Impossible" not in made
     larger = values | {"n_train": 800, "minimum": 600}
-    made = text(plan(chosen(sequences=source, label=larger), tmp_path / "study"))
+    made = text(plan(chosen(sequences=from_file(path), label=larger), tmp_path / "study"))
     assert "Impossible if the model finds what the table says: Non-Memo, Recite[5]" in made
 
 

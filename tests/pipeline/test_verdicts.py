@@ -1,4 +1,4 @@
-"""A capture of a whole table hands its verdicts to `continue`; a halved batch is on record."""
+"""Verdicts: asked by scan and by decoding, handed by a capture to `continue`, on record."""
 
 import functools
 
@@ -9,7 +9,11 @@ import torch
 from polars.testing import assert_frame_equal
 from transformers import GPTNeoXModel
 
+from mnemoscope.data.table import read_table, token_matrix
+from mnemoscope.lm.load import load_model
 from mnemoscope.pipeline import blocks, capture
+from mnemoscope.pipeline.blocks import disagreements, verdicts
+from mnemoscope.pipeline.continue_ import draw_rows
 from mnemoscope.study.folder import Study
 from study_files import ending
 
@@ -126,3 +130,30 @@ def test_a_halved_batch_is_on_record_also_of_a_killed_run(captured, call, tmp_pa
     assert [path.name for path in (killed / "maps").iterdir()] == ["model"]
     plain, _ = captured("plain")
     assert batch_sizes(plain, "capture") == (16, None)
+
+
+def test_both_ways_agree_and_a_wrong_verdict_is_counted_with_its_gap(tiny) -> None:
+    model, tokens = load_model(str(tiny.model)), token_matrix(read_table(tiny.table).head(96))
+    decoded = verdicts(model, tokens, scan=False, batch_size=32)
+    assert decoded["is_memorized"].sum() == 64
+    wrong = np.isin(np.arange(96), [5, 40])
+    planted = decoded.with_columns(
+        pl.Series("is_memorized", decoded["is_memorized"].to_numpy() ^ wrong)
+    )
+    gap = decoded["smallest_gap"].to_numpy()[wrong].max()
+    for scan in (True, False):
+        again = verdicts(model, tokens, scan=scan, batch_size=16)
+        assert disagreements(decoded, again) == {"checked": 96, "disagree": 0}
+        counts = disagreements(planted, again)
+        assert (counts["checked"], counts["disagree"]) == (96, 2)
+        assert counts["largest_gap_of_these"] == pytest.approx(gap)
+
+
+@pytest.mark.parametrize(
+    ("n_memorized", "asked", "expected"), [(40, 20, (10, 10)), (3, 20, (3, 17)), (95, 20, (19, 1))]
+)
+def test_half_is_memorized_where_there_are_enough(n_memorized, asked, expected) -> None:
+    truth = np.arange(96) < n_memorized
+    rows = draw_rows(truth, asked)
+    assert (int(truth[rows].sum()), int((~truth[rows]).sum())) == expected
+    assert (np.diff(rows) > 0).all()
