@@ -134,13 +134,13 @@ def test_published_labels_stay_beside_the_models_own_and_none_disputed_is_sample
 
 
 def test_strict_patterns_are_ours_and_not_the_published(tiny, source, tmp_path) -> None:
-    few = {"sequences": {"limit": 90}, "continue": {"scan": True}}
+    few = {"sequences": {"limit": 200}, "continue": {"scan": True}}
     settings = settings_for(tiny, source, features={"patterns": "strict"}, **few)
     study = run(settings, tmp_path / "study", until="features")
     assert study.sequences["published_is_repeating"].any()
     assert not study.sequences["is_repeating"].any()  # the synthetic texts follow no pattern
-    assert study.manifest("sequences")["counts"]["split_sequences"] == 90  # before the choice
-    assert study.sequences.height <= 90
+    assert study.manifest("sequences")["counts"]["split_sequences"] == 200  # before the choice
+    assert study.sequences.height <= 200
 
 
 def test_samples_of_a_split_are_those_of_the_whole_table(tiny, source, tmp_path) -> None:

@@ -21,7 +21,7 @@ from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.labels import label_sequences
 from study_files import assert_same, content
 
-FEW = {"n_sequences": 8, "draws": 2, "n_heldout": 4}
+FEW = {"n_sequences": 12, "draws": 2, "n_heldout": 4}
 ONE_PART = {"parts": ["layers.0.qk"], "directions": ["twin_in_model"], "draws": 1}
 TAXONOMY = "Non-Memo, Recite[5], Recollect"
 
@@ -201,7 +201,7 @@ def test_patched_activations_stand_beside_those_of_other_sequences(study):
 
 FLAGS = [
     flag
-    for one in ("n_sequences=8", "draws=1", "n_heldout=2", "parts=[layers.0.qk]", "patch=true",
+    for one in ("n_sequences=12", "draws=1", "n_heldout=2", "parts=[layers.0.qk]", "patch=true",
                 "directions=[twin_in_model]", "patch_blocks=1")
     for flag in ("--set", f"graft.{one}")
 ]  # fmt: skip

@@ -24,7 +24,7 @@ from mnemoscope.study.settings import StudySettings
 from study_files import settings_with
 
 SAMPLE = "Non-Memo, Recite[5], Recollect"
-FEW = {"by": "delta", "strengths": [2.0, 20.0], "n_sequences": 8, "draws": 2}
+FEW = {"by": "delta", "strengths": [2.0, 20.0], "n_sequences": 10, "draws": 2}
 ONE = {"strengths": [2.0], "draws": 1}
 
 

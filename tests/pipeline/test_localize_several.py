@@ -45,7 +45,7 @@ def plant(made: Path, folder: Path, value: float, n_says: tuple[int, ...], sourc
         n_says=n_says,
     )
     stored = [
-        dataclasses.replace(one, source=source, attribution=attribution)
+        dataclasses.replace(one, source=source, attribution=attribution, delta=delta.copy())
         for source in sources
         for attribution in ("gradient", "guided")
     ]

@@ -141,7 +141,7 @@ def test_every_check_is_made_for_every_class_and_attribution(done) -> None:
 
 
 def test_the_report_sets_it_all_below_the_maps(done) -> None:
-    tables = localize_tables(done, SAMPLE)
+    tables = list(localize_tables(done, SAMPLE))
     assert len(tables) == 5
     for table in tables:
         assert {len(row) for row in table.rows} == {len(table.columns)}, table.title
