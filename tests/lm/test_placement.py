@@ -146,7 +146,7 @@ def test_a_quantized_model_gives_its_own_attention(quantized, kind, monkeypatch)
     monkeypatch.setattr(kept, "llm_int8_enable_fp32_cpu_offload", True)
     assert wrap_model(lm.model).fingerprint == lm.fingerprint
     monkeypatch.setattr(kept, "llm_int8_threshold", 2.0)
-    assert (wrap_model(lm.model).fingerprint == lm.fingerprint) == kind.startswith("4bit")
+    assert wrap_model(lm.model).fingerprint != lm.fingerprint
 
 
 OTHERWISE = {
