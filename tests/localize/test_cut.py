@@ -173,7 +173,7 @@ def lm():
 def tokens():
     """Sequences that the embedded model is known to reproduce."""
     table = read_table(sequences_path())
-    return token_matrix(table.filter(table["duplicates"] > 12).head(20))
+    return token_matrix(table.filter(table["duplicates"] > 12).head(24))
 
 
 def test_cutting_nothing_breaks_nothing_and_cutting_everything_breaks_all(lm, tokens) -> None:
@@ -197,20 +197,20 @@ def test_survivors_and_scores_are_those_of_decoding_every_sequence(lm, tokens) -
     edges = random_edges(torch.zeros(lm.n_layers, 64, 64), 400, generator())
     found = cut_and_continue(lm, tokens, edges, renormalize=False, batch_size=9)
     with cut_attention(lm, edges):
-        decoded = [batch.score for batch in continue_sequences(lm, tokens, batch_size=20)]
+        decoded = [batch.score for batch in continue_sequences(lm, tokens, batch_size=24)]
     assert 0 < found.survives.sum() < len(tokens)
     np.testing.assert_array_equal(found.score, np.concatenate(decoded))
 
 
 def test_its_own_few_edges_of_largest_effect_break_a_sequence(lm, tokens) -> None:
     """As heavy edges of its own and another sequence's hardly do."""
-    effects = torch.cat(list(total_effects(lm, tokens, batch_size=20)))
-    (maps,) = capture_pooled(lm, tokens, batch_size=20)
+    effects = torch.cat(list(total_effects(lm, tokens, batch_size=24)))
+    (maps,) = capture_pooled(lm, tokens, batch_size=24)
     own, drawn = torch.stack([largest_edges(one, 8) for one in effects]), generator()
     equal = [equal_mass_edges(*pair, drawn) for pair in zip(own, maps.mean, strict=True)]
 
     def broken(edges):
-        judged = cut_and_judge(lm, tokens, edges, renormalize=False, batch_size=20)
+        judged = cut_and_judge(lm, tokens, edges, renormalize=False, batch_size=24)
         return 1 - judged.is_right.all(axis=1).mean()
 
     assert broken(own) > 0.7

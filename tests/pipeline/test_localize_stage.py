@@ -2,7 +2,6 @@
 
 import dataclasses
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -215,7 +214,9 @@ def test_attributions_are_compared_on_the_sequences_that_all_of_them_read(
         (-0.2, "passes", 0.62),
     ],
 )
-def test_the_page_says_of_checks_what_the_figures_carry(done, top, verdict, overlap) -> None:
+def test_the_page_says_of_checks_what_the_figures_carry(
+    done, monkeypatch, top, verdict, overlap
+) -> None:
     def row(attribution, check, against, of, pearson, overlap, name="Recollect") -> dict:
         names = {"sample": SAMPLE, "attribution": attribution, "class": name, "check": check}
         figures = {"pearson": pearson, "spearman": pearson - 0.1, "overlap": overlap}
@@ -231,13 +232,11 @@ def test_the_page_says_of_checks_what_the_figures_carry(done, top, verdict, over
         for one, other in (("gradient", "guided"), ("guided", "gradient"))
         for name in ("Non-Memo", "Recollect")
     ]
-    frames = {"agreement.parquet": pl.DataFrame(rows)}
-    fake = SimpleNamespace(
-        folder=done.folder,
-        settings=done.settings,
-        read=lambda name: frames.get(name, done.read(name)),
+    read, agreement = done.read, pl.DataFrame(rows)
+    monkeypatch.setattr(
+        done, "read", lambda name: agreement if name == "agreement.parquet" else read(name)
     )
-    tables = {table.title: table for table in localize_tables(fake, SAMPLE)}
+    tables = {table.title: table for table in localize_tables(done, SAMPLE)}
     assert tables["Does Δ depend on what the CNN learned?"].gist == f"gradient {verdict}"
     stable = tables["Is Δ stable, and do the attributions agree?"]
     assert ("gradient and guided" in stable.gist) == (overlap < 0.5)
