@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -328,34 +327,21 @@ def test_every_head_of_too_much_is_refused_with_the_number(study_at, monkeypatch
 # -- Δ of inputs --------------------------------------------------------------------------------
 
 
-def test_layers_that_are_no_layers_are_not_localized(study, tmp_path, monkeypatch) -> None:
+def test_delta_is_of_inputs_by_layer_weighed_by_the_maxima_over_heads(
+    study, tmp_path, monkeypatch
+) -> None:
     copied = Study(shutil.copytree(study.folder, tmp_path / "study"))
     copied.forget("localize")
-    of_cnn, asked = localize._of_cnn, []
+    plain, asked = localize.decisiveness, []
 
-    def watched(study: Study, job: jobs.Job) -> list[localize.LocalizedCnn]:
-        asked.append(job.setting.pooling)
-        return of_cnn(study, job)
+    def watched(trained, *arguments, max_maps, **options):
+        asked.append((trained.setting.pooling, getattr(max_maps, "pooling", "of the tokens")))
+        return plain(trained, *arguments, max_maps=max_maps, **options)
 
-    monkeypatch.setattr(localize, "_of_cnn", watched)
+    monkeypatch.setattr(localize, "decisiveness", watched)
     run_stage(copied, "localize")
-    assert set(asked) == {name for name, one in INPUTS.items() if one.is_by_layer}
-
-
-def test_delta_weighs_by_the_maxima_over_heads_whatever_the_pooling(study, monkeypatch) -> None:
-    job, handed = job_of(study, "model"), {}
-
-    def note(*arguments, **named):
-        handed.update(maps=arguments[1], maxima=named["max_maps"])
-        raise InterruptedError  # what it was given is all that is asked
-
-    trained = SimpleNamespace(facts={"did_train": True})
-    monkeypatch.setattr(localize, "load_outcome", lambda _: trained)
-    monkeypatch.setattr(localize, "decisiveness", note)
-    with pytest.raises(InterruptedError):
-        localize._of_cnn(study, job)
-    assert job.setting.pooling == handed["maps"].pooling == "mean"
-    assert handed["maxima"].pooling == "max"
+    by_layer = {(name, "max") for name, one in INPUTS.items() if one.is_by_layer}
+    assert set(asked) == by_layer | {("mean", "of the tokens")}
 
 
 # -- CNNs over rows -----------------------------------------------------------------------------
