@@ -1,4 +1,4 @@
-"""Hidden states are transformers' own; one that is replaced changes exactly what it should."""
+"""Hidden states, neurons and log-probabilities are the model's own; patched states change what they should."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,16 @@ from tiny_families import n_hooks
 
 from mnemoscope.errors import UserError
 from mnemoscope.lm.intervene import patched_states
-from mnemoscope.lm.probe import collected_states, decoder_layers, hidden_states
+from mnemoscope.lm.model import prepend_bos
+from mnemoscope.lm.probe import (
+    collected_states,
+    decoder_layers,
+    hidden_states,
+    neuron_activations,
+    next_tokens,
+    output_matrices,
+    suffix_logprobs,
+)
 
 
 def _logits(lm, tokens):
@@ -111,3 +120,78 @@ def test_what_cannot_be_given_is_refused_in_one_line_and_leaves_no_hooks(build, 
         raise ZeroDivisionError
     assert n_hooks(lm) == 0
     assert len(decoder_layers(lm)) == 3
+
+
+# -- neurons ----------------------------------------------------------------------------------
+
+
+def activations(lm, table):
+    return np.concatenate(list(neuron_activations(lm, table, batch_size=2)))
+
+
+def test_gated_neurons_by_hand_behind_a_bos_token(build, tokens):
+    """Llama: silu(gate) times up, of what really enters each MLP; the BOS token is read."""
+    lm, table = build("llama", adds_bos=True), tokens(3, length=10)
+    layers, entered = lm.model.base_model.layers, []
+    handles = [
+        layer.mlp.register_forward_pre_hook(lambda _, args: entered.append(args[0][:, -1]))
+        for layer in layers
+    ]
+    with_bos = np.concatenate([np.full((3, 1), lm.bos_id), table], axis=1)
+    with torch.inference_mode():
+        lm.model(input_ids=torch.from_numpy(with_bos).long())
+        wanted = [
+            torch.nn.functional.silu(layer.mlp.gate_proj(x)) * layer.mlp.up_proj(x)
+            for layer, x in zip(layers, entered, strict=True)
+        ]
+    for handle in handles:
+        handle.remove()
+    wanted = torch.stack(wanted, dim=1).numpy()
+    np.testing.assert_allclose(activations(lm, table), wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_what_a_familys_matrix_makes_of_its_neurons_is_what_it_gives_in_the_model(
+    build, tokens, family
+):
+    lm, table = build(family), tokens(3, length=8)
+    matrices, found, given = output_matrices(lm), activations(lm, table), []
+    assert found.shape[:2] == (3, 3)
+    handle = matrices[2].register_forward_hook(lambda _, __, out: given.append(out.clone()))
+    with torch.inference_mode():
+        lm.model(input_ids=torch.from_numpy(table).long(), use_cache=False)
+        handle.remove()
+        mine = matrices[2](torch.from_numpy(found[:, 2]))
+    theirs = given[0].reshape(3, -1, given[0].shape[-1])[:, -1]
+    torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
+    assert n_hooks(lm) == 0
+
+
+def test_hooks_are_gone_after_an_error_and_experts_are_refused(build, tokens, monkeypatch):
+    def fail(*_, **__):
+        raise ZeroDivisionError
+
+    lm = build("gpt2")
+    monkeypatch.setattr(lm.model.base_model.ln_f, "forward", fail)
+    with pytest.raises(ZeroDivisionError):
+        activations(lm, tokens(2, length=8))
+    assert n_hooks(lm) == 0
+    with pytest.raises(UserError, match=r"layer 0 has \d+ MLP output matrices"):
+        activations(build("mixtral"), tokens(2, length=8))
+
+
+# -- log-probabilities ------------------------------------------------------------------------
+
+
+def test_logprobs_are_those_of_a_plain_forward(build, tokens, family):
+    lm, table = build(family, adds_bos=family in ("llama", "bloom")), tokens(5)[:, :33]
+    ids = torch.from_numpy(table).long()
+    with torch.no_grad():
+        logits = lm.model(input_ids=prepend_bos(lm, ids)).logits[:, -33:-1]
+    logprobs = logits.double().log_softmax(dim=-1)
+    own, best = logprobs.gather(2, ids[:, 1:, None]).squeeze(2), logprobs.amax(dim=-1)
+    suffix = suffix_logprobs(lm, table, batch_size=2, prefix=20)
+    found = (*next_tokens(lm, table, batch_size=2), suffix)
+    for values, wanted in zip(found, (own, best, own[:, 19:]), strict=True):
+        assert values.dtype == np.float32
+        # Logits up to about 20 in float32 against float64.
+        np.testing.assert_allclose(values, wanted.numpy(), atol=5e-5)
