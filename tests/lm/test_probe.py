@@ -1,4 +1,4 @@
-"""Hidden states, neurons and log-probabilities are the model's own; patches change what they should."""
+"""What is probed is what the model itself has in mind; patches change what they should."""
 
 import numpy as np
 import pytest
