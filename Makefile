@@ -10,6 +10,7 @@ WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 export OMP_WAIT_POLICY := PASSIVE
+unexport PYTHONDONTWRITEBYTECODE  # tests start many processes: each would compile all of it anew
 
 .PHONY: setup demo docs fix check test test-all bench embedded clean
 
