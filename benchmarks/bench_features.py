@@ -1,6 +1,6 @@
 """Features and labels of as many memorized sequences as the 12b split has, 1.9 million.
 
-Run: POLARS_MAX_THREADS=2 .venv/bin/python benchmarks/bench_features.py [ROWS] [FOLDER]
+Run: POLARS_MAX_THREADS=2 .venv/bin/python benchmarks/bench_features.py [ROWS]
 
 The sequences are synthetic: pieces of the embedded corpus's prose, code and templates, counters,
 periodic texts and licences, with token ids that repeat as the texts do. Each verb runs in a process
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from given import given
 
 from mnemoscope.embedded import sequences_path
 
@@ -26,9 +27,8 @@ PART = 100_000
 
 
 def main() -> None:
-    n = int(sys.argv[1]) if len(sys.argv) > 1 else N_12B
-    given = Path(sys.argv[2]) if len(sys.argv) > 2 else None
-    folder = given or Path(tempfile.mkdtemp(prefix="bench_features-"))
+    (n,) = given(__doc__, rows=N_12B)
+    folder = Path(tempfile.mkdtemp(prefix="bench_features-"))
     table, features, labels = (folder / f"{one}.parquet" for one in ("in", "features", "labels"))
     make_table(table, n)
     print(f"{n:,} sequences, {table.stat().st_size / 1e6:.0f} MB; {os.cpu_count()} cores there")
@@ -37,8 +37,7 @@ def main() -> None:
     found = pl.scan_parquet(features)
     print(found.select(pl.col("is_incrementing", "is_repeating").mean()).collect().row(0))
     print(f"{len(pl.read_parquet_schema(labels)) - 1} taxonomies labelled")
-    if given is None:
-        shutil.rmtree(folder)
+    shutil.rmtree(folder)
 
 
 def measure(*arguments: str) -> None:

@@ -6,10 +6,9 @@ The embedded model and its shipped sequences; classes Non-Memo (with the model's
 and memorized. The same CNN (preset small) on the same maps, once as stored, once as captured.
 """
 
-import sys
-
 import numpy as np
 import torch
+from given import given
 
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
@@ -64,8 +63,8 @@ def score(maps: TensorMaps, rows: np.ndarray, labels: np.ndarray, seed: int) -> 
 
 
 def main() -> None:
-    n = int(sys.argv[1]) if len(sys.argv) > 1 else 120
-    seeds = range(int(sys.argv[2]) if len(sys.argv) > 2 else 2)
+    n, n_seeds = given(__doc__, sequences=120, seeds=2)
+    seeds = range(n_seeds)
     lm = load_model(model_path())
     shown, labels = classes_of(lm, n)
     batches = list(capture_pooled(lm, shown, batch_size=64))

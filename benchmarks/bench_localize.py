@@ -8,10 +8,10 @@ three rounds, each of which times all of them one after the other.
 """
 
 import statistics
-import sys
 import time
 
 import torch
+from given import given
 
 from mnemoscope.cnn.network import AttentionCnn
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
@@ -112,4 +112,4 @@ def main(n: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 32)
+    main(*given(__doc__, sequences=32))

@@ -6,7 +6,6 @@ Run: .venv/bin/python benchmarks/bench_opening.py [LAYERS]
 pass over all maps in random order with them and without, and what a second opening costs.
 """
 
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ from statistics import median
 
 import torch
 from bench_store import BATCH, N_ROWS, make_store
+from given import given
 
 from mnemoscope.maps import store as verified
 from mnemoscope.maps.store import MapStore
@@ -45,7 +45,7 @@ def seconds(folder: Path, order: torch.Tensor, *, is_compared: bool) -> tuple[fl
 
 
 def main() -> None:
-    n_layers = int(sys.argv[1]) if len(sys.argv) > 1 else 36
+    (n_layers,) = given(__doc__, layers=36)
     order = torch.randperm(N_ROWS, generator=torch.Generator().manual_seed(0))
     with tempfile.TemporaryDirectory(dir=".") as name:
         folder = Path(name)

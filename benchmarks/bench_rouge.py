@@ -8,10 +8,10 @@ the rows (it would take minutes on all); seconds are CPU seconds of this one pro
 value that rouge-score gives must equal ours to 1e-12.
 """
 
-import sys
 import time
 
 import numpy as np
+from given import given
 from rouge_score.rouge_scorer import RougeScorer
 
 from mnemoscope.data.rouge import rouge_3, rouge_l, rouge_scores
@@ -23,7 +23,7 @@ ORACLE_SHARE = 50
 
 
 def main() -> None:
-    n = int(sys.argv[1]) if len(sys.argv) > 1 else 200_000
+    (n,) = given(__doc__, pairs=200_000)
     prefixes, suffixes = np.split(make_pairs(n), 2, axis=1)
     rouge_l(prefixes[:100], suffixes[:100])  # imports and first allocations are not timed
     seconds = {}

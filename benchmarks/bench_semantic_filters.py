@@ -15,6 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from given import given
 from synthetic_semantic_filters import write_copy
 
 LIMIT_GB = 4.0
@@ -61,7 +62,7 @@ def main() -> None:
     if sys.argv[1:2] == ["--measure"]:
         measure(sys.argv[2])
         return
-    n_pile, n_memories = (int(one) for one in sys.argv[1:3] or (5_000_000, 400_000))
+    n_pile, n_memories = given(__doc__, pile_rows=5_000_000, memory_rows=400_000)
     with tempfile.TemporaryDirectory() as name:
         started = time.perf_counter()
         write_copy(Path(name), n_pile, n_memories, n_shards=7)

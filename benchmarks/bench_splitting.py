@@ -7,11 +7,11 @@ tenth overlapping windows, 3 % short periods, 2 % one form with two tokens chang
 """
 
 import resource
-import sys
 import time
 
 import numpy as np
 import polars as pl
+from given import given
 
 from mnemoscope.taxonomy.catalogue import catalogue
 from mnemoscope.taxonomy.groups import find_groups
@@ -60,7 +60,7 @@ def make_table(n: int) -> pl.DataFrame:
 
 
 def main() -> None:
-    n = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
+    (n,) = given(__doc__, sequences=100_000)
     table = make_table(n)
     started = time.process_time()
     groups = find_groups(table).alias("group")

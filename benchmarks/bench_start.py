@@ -9,6 +9,8 @@ import os
 import subprocess
 import sys
 
+from given import given
+
 STARTS = {
     "python": ["-c", "pass"],
     "import mnemoscope": ["-c", "import mnemoscope"],
@@ -26,7 +28,7 @@ def start(arguments: list[str]) -> tuple[float, float]:
 
 
 def main() -> None:
-    n = int(sys.argv[1]) if len(sys.argv) > 1 else 9
+    (n,) = given(__doc__, repetitions=9)
     for name, arguments in STARTS.items():
         seconds, megabytes = map(min, zip(*(start(arguments) for _ in range(n)), strict=True))
         print(f"{name}: {seconds:.2f} s of CPU, peak {megabytes:.0f} MB")

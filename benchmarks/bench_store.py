@@ -9,7 +9,6 @@ cache is told to drop the shards before each. Unpacking the triangle is timed ap
 """
 
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from statistics import median
 
 import numpy as np
 import torch
+from given import parser_of
 
 from mnemoscope.maps.format import (
     StoreMeta,
@@ -113,7 +113,9 @@ def time_unpacking(folder: Path, n_layers: int) -> None:
 
 
 def main() -> None:
-    for n_layers in [int(one) for one in sys.argv[1:]] or [4, 12, 36]:
+    parser = parser_of(__doc__)
+    parser.add_argument("layers", type=int, nargs="*", default=[4, 12, 36])
+    for n_layers in parser.parse_args().layers:
         with tempfile.TemporaryDirectory(dir=".") as name:
             folder = Path(name)
             make_store(folder, n_layers)

@@ -8,13 +8,13 @@ meet the same machine; the share is the median check over the median block and c
 CPU seconds of this one process.
 """
 
-import sys
 import tempfile
 import time
 from statistics import median
 
 import numpy as np
 import torch
+from given import given
 from transformers import AutoTokenizer
 
 from mnemoscope.data.table import read_table, token_matrix
@@ -29,7 +29,7 @@ N_WINDOWS = 256
 
 
 def main() -> None:
-    n_blocks = int(sys.argv[1]) if len(sys.argv) > 1 else 3
+    (n_blocks,) = given(__doc__, blocks=3)
     torch.set_num_threads(1)
     setting = SETTINGS["full"]
     torch.manual_seed(0)

@@ -24,8 +24,8 @@ def measured(study: ms.Study) -> list[str]:
     """Ours beside published, the 54 and then ρ, and what has no figure."""
     view, lines = published_view(load_comparison(study)), []
     columns = [
-        *("taxonomy", "classes", "min-F1, %", "mean F1, %", "published min-F1, %"),
-        *("published mean F1, %", "difference of min-F1", "trained as"),
+        *("taxonomy", "classes", "min-F1", "mean F1", "published min-F1"),
+        *("published mean F1", "difference of min-F1", "trained as"),
     ]
     for part in view["parts"] if view else ():
         rows = []
@@ -74,7 +74,7 @@ def controlled(study: ms.Study) -> str:
     columns = [
         "taxonomy",
         "reader",
-        "min-F1, %",
+        "min-F1",
         *sources,
         "excess",
         "mean pairwise AUC",

@@ -7,12 +7,12 @@ Takes minutes; CPU seconds are a CNN's.
 """
 
 import statistics
-import sys
 import time
 from dataclasses import replace
 
 import polars as pl
 import torch
+from given import parser_of
 from torch.nn.functional import cross_entropy
 
 from mnemoscope.cnn.presets import PAPER_GRID, PRESETS, TrainingPreset
@@ -35,7 +35,12 @@ VARIANTS: dict[str, TrainingPreset] = {
 
 def main() -> None:
     torch.set_num_threads(1)
-    study, name = Study(sys.argv[1]), sys.argv[2]
+    parser = parser_of(__doc__)
+    parser.add_argument("study")
+    parser.add_argument("taxonomy")
+    parser.add_argument("variants", nargs="*")
+    options = parser.parse_args()
+    study, name = Study(options.study), options.taxonomy
     job = next(job for job in jobs_of(study) if (job.sample, job.source) == (name, "model"))
     rows = sample_rows(study, name)
     groups = rows.train["group"].unique(maintain_order=True).shuffle(seed=0)
@@ -43,7 +48,7 @@ def main() -> None:
     parts = {"train": rows.train.filter(~held_back), "held back": rows.train.filter(held_back)}
     print(f"{name}: " + ", ".join(f"{frame.height} {part}" for part, frame in parts.items()))
     print(f"{'':32} {'train':>6} {'held back':>10} {'accuracy':>9} {'sd':>6} {'CPU s':>6}")
-    for variant in sys.argv[3:] or VARIANTS:
+    for variant in options.variants or VARIANTS:
         figures = _compare(study, job, parts, VARIANTS[variant], len(rows.classes))
         print(f"{variant:32} {figures}", flush=True)
 

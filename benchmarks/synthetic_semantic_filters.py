@@ -8,12 +8,12 @@ nothing: no figure of a study made from them says anything about any language mo
 Run: .venv/bin/python benchmarks/synthetic_semantic_filters.py FOLDER [PILE_ROWS MEMORY_ROWS]
 """
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+from given import given
 
 LENGTH = 64
 BLOCK_ROWS = 100_000
@@ -206,9 +206,8 @@ def _some_null(scores: np.ndarray, rng: np.random.Generator) -> pl.Series:
 
 
 def main() -> None:
-    folder = Path(sys.argv[1])
-    n_pile, n_memories = (int(one) for one in sys.argv[2:4]) if len(sys.argv) > 2 else (5000, 1000)
-    write_copy(folder, n_pile, n_memories)
+    folder, n_pile, n_memories = given(__doc__, "folder", pile_rows=5000, memory_rows=1000)
+    write_copy(Path(folder), n_pile, n_memories)
     print(f"{folder}: SYNTHETIC copy, {n_pile:,} + {n_memories:,} sequences of random tokens.")
 
 

@@ -9,11 +9,11 @@ A `MemorizationCallback` looks every 25 steps; half way the canaries are left ou
 forgetting is seen too. OUT gets `memorization/` (history and page) and checkpoints every 50 steps.
 """
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+from given import given
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
 
 from mnemoscope.data.table import token_matrix
@@ -26,8 +26,8 @@ BATCH, EVERY, N = 16, 25, 12
 
 
 def main() -> None:
-    out = Path(sys.argv[1])
-    n_steps = int(sys.argv[2]) if len(sys.argv) > 2 else 300
+    folder, n_steps = given(__doc__, "out", steps=300)
+    out = Path(folder)
     tokenizer = AutoTokenizer.from_pretrained(reference_path())
     trained, kept_out = (make_canaries(tokenizer, N, seed=seed) for seed in (0, 1))
     table = pl.read_parquet(sequences_path())

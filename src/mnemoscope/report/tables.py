@@ -24,7 +24,16 @@ from mnemoscope.search.climb import SEARCH_FILE, chosen_figure, final_figure, se
 from mnemoscope.stats import Estimate
 from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import LocalizeSettings
-from mnemoscope.words import MINUS, UNKNOWN, count, duration, interval, number, percent, points
+from mnemoscope.words import (
+    UNKNOWN,
+    count,
+    decimal,
+    duration,
+    interval,
+    number,
+    percent,
+    points,
+)
 
 _HALF = 0.5
 _NOTHING = 0.1  # of what an attribution has beyond a random CNN
@@ -448,7 +457,7 @@ def _correlations(rows: pl.DataFrame, keys: list[tuple[str, str]], of: str) -> l
     for check, against in keys:
         found = rows.filter(check=check, against=against, of=of).drop_nulls("pearson").to_dicts()
         cells += [
-            f"{_two(one['pearson'])} · {_two(one['spearman'])} · {one['overlap']:.0%}"
+            f"{decimal(one['pearson'])} · {decimal(one['spearman'])} · {one['overlap']:.0%}"
             for one in found[:1]
         ] or [UNKNOWN]
     return cells
@@ -468,7 +477,7 @@ def _disagreement(checks: pl.DataFrame) -> str:
     return (
         f"The attributions disagree most on {worst['class']}: of the top 1 % of edges by "
         f"{worst['attribution']} and by {worst['against']}, {worst['overlap']:.0%} are the same "
-        f"(rank correlation {_two(worst['spearman'])}). {others}"
+        f"(rank correlation {decimal(worst['spearman'])}). {others}"
     )
 
 
@@ -519,9 +528,9 @@ class _Sanity(NamedTuple):
         """Whether D loses its structure with the CNN's top layer."""
         beyond = "of what it has beyond a random CNN does not come from what the top learned."
         told = f"{self.attribution}: with random weights in the top layer D keeps a correlation of "
-        told += f"{_two(self.top)}, with all layers random {_two(self.floor)}"
+        told += f"{decimal(self.top)}, with all layers random {decimal(self.floor)}"
         if self.permuted is not None:
-            told += f", with a CNN of permuted labels {_two(self.permuted)}"
+            told += f", with a CNN of permuted labels {decimal(self.permuted)}"
         ends = {
             "fails": f"it fails the check, most {beyond}",
             "passes in part": f"it passes in part, {self.kept:.0%} {beyond}",
@@ -544,11 +553,6 @@ def _sanity(checks: pl.DataFrame) -> Iterator[_Sanity]:
 def _names(frame: pl.DataFrame, column: str) -> list[str]:
     """The values of a column in the order of coming."""
     return frame[column].unique(maintain_order=True).to_list()
-
-
-def _two(correlation: float) -> str:
-    """With two decimals and a true minus sign."""
-    return f"{correlation:.2f}".replace("-", MINUS)
 
 
 def _mean(values: pl.Series) -> float | None:
