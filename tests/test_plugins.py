@@ -171,23 +171,16 @@ def test_broken_plugin_costs_one_line_that_names_its_package(
     assert said in lines[0]
 
 
-def test_names_of_nodes_and_readers_that_are_ours_stay_ours(tmp_path, seen, caplog) -> None:
-    points = (
-        "[mnemoscope.nodes]\nguess = bad:f\nOthers = bad:f\n[mnemoscope.readers]\ncsv = bad:f\n"
-    )
-    seen(write_package(tmp_path, "bad", points))
+def test_names_that_are_ours_or_another_packages_are_left_out(tmp_path, seen, caplog) -> None:
     from mnemoscope.data.formats import plugin_readers
     from mnemoscope.taxonomy.nodes import plugin_nodes
 
+    ours = "[mnemoscope.nodes]\nguess = bad:f\nOthers = bad:f\n[mnemoscope.readers]\ncsv = bad:f\n"
+    seen(write_package(tmp_path / "1", "bad", ours))
     assert plugin_nodes() == plugin_readers() == {}
     assert len(caplog.records) == 3
-
-
-def test_second_package_with_a_name_is_left_out(tmp_path, seen, caplog) -> None:
-    seen(write_package(tmp_path / "1", "bad", "[mnemoscope.nodes]\nMine = bad:f\n"))
-    seen(write_package(tmp_path / "2", "aged", "[mnemoscope.nodes]\nMine = aged:f\n"))
-    from mnemoscope.taxonomy.nodes import plugin_nodes
-
+    seen(write_package(tmp_path / "2", "good", "[mnemoscope.nodes]\nMine = good:f\n"))
+    seen(write_package(tmp_path / "3", "aged", "[mnemoscope.nodes]\nMine = aged:f\n"))
     assert plugin_nodes()["Mine"].package == "aged"
     assert "aged brings the same name" in caplog.text
 

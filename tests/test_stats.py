@@ -25,26 +25,16 @@ from mnemoscope.stats import (
 )
 
 
-@pytest.mark.parametrize(("part", "whole"), [(0, 7), (3, 7), (7, 7), (40, 900)])
-def test_intervals_of_shares_are_scipys(part: int, whole: int) -> None:
-    test = binomtest(part, whole)
-    for found, method in ((share_of, "wilson"), (clopper_pearson, "exact")):
-        ends = test.proportion_ci(method=method)
-        assert found(part, whole) == pytest.approx((part / whole, ends.low, ends.high), abs=1e-12)
-
-
-def test_an_empty_whole_has_no_share_or_may_be_anything() -> None:
+def test_intervals_of_shares_are_scipys() -> None:
+    for part, whole in ((0, 7), (3, 7), (7, 7), (40, 900)):
+        test = binomtest(part, whole)
+        for found, method in ((share_of, "wilson"), (clopper_pearson, "exact")):
+            ends = test.proportion_ci(method=method)
+            wanted = (part / whole, ends.low, ends.high)
+            assert found(part, whole) == pytest.approx(wanted, abs=1e-12)
     assert np.isnan(share_of(0, 0)).all()
     assert str(share_of(0, 0)) == "none to count"
     assert clopper_pearson(0, 0) == (0.0, 0.0, 1.0)
-
-
-def test_no_class_can_vanish_from_a_resample() -> None:
-    classes = np.array(["a", "b", "a", "b", "b", "c"])
-    drawn = draw_within(classes, np.random.default_rng(0), 500)
-    for one, size in (("a", 2), ("b", 3), ("c", 1)):
-        assert (drawn[:, classes == one].sum(axis=1) == size).all()
-    assert (draw_counts(np.random.default_rng(0), 4, 500).sum(axis=1) == 4).all()
 
 
 def test_resamples_without_a_figure_are_left_out() -> None:
@@ -84,14 +74,6 @@ def test_an_estimate_reads_the_columns_that_it_writes() -> None:
     assert list(found.columns("min_f1", ends="")) == ["min_f1", "low", "high"]
 
 
-def test_groups_of_one_are_drawn_as_sequences_are() -> None:
-    classes = np.arange(90) % 3
-    names = np.random.default_rng(1).permutation(90)
-    apart = draw_within(classes, np.random.default_rng(0), 50)
-    grouped = draw_within(classes, np.random.default_rng(0), 50, groups=names)
-    assert (apart == grouped).all()
-
-
 def test_a_group_is_drawn_whole_and_classes_keep_their_number_of_groups() -> None:
     classes = np.repeat([0, 1], 60)
     groups = np.concatenate([np.arange(60) // 3, 100 + np.arange(60) // 4])
@@ -102,6 +84,13 @@ def test_a_group_is_drawn_whole_and_classes_keep_their_number_of_groups() -> Non
     first = [np.flatnonzero(groups == one)[0] for one in np.unique(groups)]
     assert (drawn[:, first][:, :20].sum(axis=1) == 20).all()
     assert (drawn[:, first][:, 20:].sum(axis=1) == 15).all()
+    # groups of one are drawn as sequences are
+    names = np.random.default_rng(1).permutation(120)
+    apart = draw_within(classes, np.random.default_rng(0), 50)
+    assert (apart == draw_within(classes, np.random.default_rng(0), 50, groups=names)).all()
+    assert (apart[:, :60].sum(axis=1) == 60).all()
+    assert (apart.sum(axis=1) == 120).all()
+    assert (draw_counts(np.random.default_rng(0), 4, 500).sum(axis=1) == 4).all()
 
 
 def test_a_group_over_classes_moves_whole_and_no_class_is_missed() -> None:
@@ -125,12 +114,8 @@ def test_too_few_groups_give_a_figure_and_no_interval(n_groups: int) -> None:
     assert share_true(values > 0.5, groups) == ((values > 0.5).mean(), None, None)
     assert str(share_true(np.arange(120) < 30, groups)) == "25.0 %"
     assert estimate_of(0.5, np.empty(0)) == Estimate(0.5)
-
-
-def test_the_class_with_fewest_groups_counts() -> None:
     classes = np.repeat([0, 1], [30, 24])
-    groups = np.concatenate([np.arange(30), np.arange(24) // 2])
-    assert fewest_groups(classes, groups) == 12
+    assert fewest_groups(classes, np.concatenate([np.arange(30), np.arange(24) // 2])) == 12
     assert fewest_groups(classes, np.arange(54)) == 24
 
 
@@ -172,9 +157,8 @@ def test_of_clustered_data_todays_interval_covers_too_seldom_and_groups_mend_it(
 
 def test_a_share_of_groups_of_one_is_wilsons() -> None:
     flags = np.arange(60) < 21
-    assert share_true(flags, np.arange(60)) == pytest.approx(
-        share_of(21, 60), abs=1e-8
-    )  # Z has six digits
+    wanted = pytest.approx(share_of(21, 60), abs=1e-8)  # Z has six digits
+    assert share_true(flags, np.arange(60)) == wanted
     assert share_true(flags) == share_of(21, 60)
     assert share_true(flags[:21], np.arange(21)) == share_of(21, 21)
 

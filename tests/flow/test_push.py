@@ -268,17 +268,15 @@ def test_upload_is_one_commit_of_these_files_into_a_private_data_set(
     assert {token for _, token, _ in hub.asked} == {"Bearer hf_test"}
 
 
-def test_a_data_set_of_others_or_a_public_one_is_left_alone(hub, push, tiny) -> None:
+def test_a_data_set_of_others_or_a_public_one_is_left_alone_without_its_flag(
+    hub, push, tiny
+) -> None:
     for tags, private, said in (([], True, "not made by"), (["mnemoscope"], False, "everybody")):
         hub.tags, hub.private = tags, private
         done = push(tiny.table, NAME)
         assert done.status == 2
         assert said in done.err
     assert not any("/commit/" in path for path, _, _ in hub.asked)
-
-
-def test_a_public_data_set_is_pushed_to_with_its_flag(hub, push, tiny) -> None:
-    hub.private = False
     assert push(tiny.table, NAME, "--public").status == 0
     hub.there, hub.tags, hub.private = [".gitattributes"], [], True  # as the hub makes it
     assert push(tiny.table, NAME).status == 0
