@@ -31,6 +31,8 @@ def test_the_surest_window_of_the_model_is_in_the_trained_passage(lm, reference,
     assert start - 60 < first["start"] < start + len(trained[0])
     assert first["entropy"] < first["reference_entropy"]
     assert first["text"] == text[first["suffix_start"] : first["end"]]
+    plain = LocalModel(lm, [Document("a", text, "")], AuditSettings())
+    assert rank_windows(plain)["reference_entropy"].null_count() == frame.height
 
 
 def test_the_share_beyond_is_what_was_mixed_in():

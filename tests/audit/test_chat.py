@@ -15,7 +15,7 @@ from mnemoscope.files import read_parquet
 from mnemoscope.lm.hub import find_bos
 from tests.audit.conftest import with_word
 
-SETTINGS = AuditSettings(top_k=0, n_prefixes=0, max_growth=0, refine_from=33)
+SETTINGS = AuditSettings(top_k=0, n_prefixes=0, max_growth=0, stride=16, refine_from=33)
 
 
 @pytest.fixture(autouse=True)
@@ -38,11 +38,9 @@ def asked(url, text, folder, splitter, settings=SETTINGS):
     return record, *tables, model
 
 
-def test_passages_and_near_copies_are_found_behind_a_preamble_as_without_one(
-    lm, trained, new_text, tmp_path
-):
-    # The passage stands where a window begins: none has to be looked for around a find.
-    text = f"{trained[0]} {new_text(4, 6)} {with_word(trained[1])}"
+def test_passages_and_near_copies_are_found_behind_a_preamble_as_without_one(lm, trained, tmp_path):
+    # Each stands where a window begins: none has to be looked for around a find.
+    text = f"{trained[0]} {with_word(trained[1])}"
     tokens, found = ModelTokens(lm.tokenizer, find_bos(lm.tokenizer)), {}
     with serving(lm, "chat") as (service, url):
         for name, preamble in (("plain", ""), ("polite", "Sure! Here is how it goes on:\n\n")):

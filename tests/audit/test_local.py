@@ -67,6 +67,7 @@ def test_growth_is_where_greedy_decoding_leaves_the_document(lm, trained, new_te
         assert growth.n_tokens == (len(is_right) if is_right.all() else int(is_right.argmin()))
     assert made[0].n_tokens >= 30  # the trained text comes out
     assert made[3].n_tokens < 10  # the new one does not
+    assert model.repeats([]) == []
 
 
 def letters(ids):

@@ -44,16 +44,17 @@ def every_text(lm, prefix, top_k):
     return texts, chances.numpy()
 
 
+def settings(**values):
+    return AuditSettings(prefix=PREFIX, suffix=SUFFIX, n_prefixes=0, **values)
+
+
 @pytest.mark.parametrize(("edits", "top_k"), [(1, 3), (2, 0), (3, 3)])
 def test_with_room_for_all_texts_it_is_the_sum_over_all_texts(tiny, edits, top_k):
-    def settings(**values):
-        return AuditSettings(prefix=PREFIX, suffix=SUFFIX, n_prefixes=0, top_k=top_k, **values)
-
     windows = np.random.default_rng(edits).integers(0, VOCABULARY, (6, PREFIX + SUFFIX))
     windows = windows.astype(np.int32)
-    whole = chance_within(tiny, windows, settings(edits=edits, beams=4000))
-    few = chance_within(tiny, windows, settings(edits=edits, beams=4))
-    own = judge_tokens(tiny, windows, settings()).sampling
+    whole = chance_within(tiny, windows, settings(top_k=top_k, edits=edits, beams=4000))
+    few = chance_within(tiny, windows, settings(top_k=top_k, edits=edits, beams=4))
+    own = judge_tokens(tiny, windows, settings(top_k=top_k)).sampling
     n_looser = 0
     for row, window in enumerate(windows):
         texts, chances = every_text(tiny, window[:PREFIX], top_k)
@@ -67,6 +68,17 @@ def test_with_room_for_all_texts_it_is_the_sum_over_all_texts(tiny, edits, top_k
         assert few.logprob[row] >= own[row] - 1e-4
         n_looser += few.logprob[row] < whole.logprob[row] - 1e-3
     assert n_looser or edits == 1  # four beams are too few somewhere, so the bound is one
+
+
+def test_of_equal_chances_none_is_left_out(tiny, monkeypatch):
+    """All five tokens are as likely: of any three likeliest each is one."""
+    weight = tiny.model.get_output_embeddings().weight
+    monkeypatch.setattr(weight, "data", torch.zeros_like(weight.data))
+    window = np.arange(PREFIX + SUFFIX, dtype=np.int32) % VOCABULARY
+    found = chance_within(tiny, window[None], settings(top_k=3, edits=1, beams=4000))
+    texts = itertools.product(range(VOCABULARY), repeat=SUFFIX)
+    n = sum(Levenshtein.distance(window[PREFIX:].tolist(), list(one)) <= 1 for one in texts)
+    assert found.n_texts[0] == n
 
 
 def test_no_edit_is_the_passage_and_more_edits_are_never_less(lm, trained, new_text, made):
