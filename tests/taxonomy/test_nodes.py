@@ -60,6 +60,7 @@ def test_first_yes_stops_at_null_but_not_after_a_yes():
         ("Guess[nan-0.5]", "threshold 'nan'"),
         ("Guess[0.5-]", "threshold ''"),
         ("Reconstruct[5]", "takes no threshold"),
+        ("Code[1]", "takes no threshold"),
         ("Guess-or-Guess[0.5-0.5]", "twice"),
         ("Guess-or-", "unknown node ''"),
         ("Verbatim", "Known: Recite[δ]"),
