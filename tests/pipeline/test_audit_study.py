@@ -141,7 +141,7 @@ def test_the_verb_gives_probabilities_and_shows_what_they_are_worth(
 ):
     out = tmp_path / "out"
     arguments = ("audit", "embedded", document, "-o", out, "-q", "--reference", "none")
-    result = call(*arguments, "--study", small_demo)
+    result = call(*arguments, "--study", small_demo, "--junit", tmp_path / "junit.xml")
     assert result.status == 0, result.err
     spans = pl.read_parquet(out / "spans.parquet")
     assert spans.height
@@ -152,6 +152,7 @@ def test_the_verb_gives_probabilities_and_shows_what_they_are_worth(
     assert facts["reason"] is None
     scores = facts["calibration"]["brier_by_method"]
     assert scores[facts["calibration"]["method"]] <= scores["none"]
+    assert "<testsuite" in (tmp_path / "junit.xml").read_text()
     assert (out / "audit.html").read_text().count("<circle") == len(facts["measured"]["bins"])
     assert "other documents, settings" in call(*arguments).err
 
@@ -230,6 +231,7 @@ def test_auto_goes_to_its_end_on_where_it_was_stopped_and_serves_again(
     assert record["cnn"]["reason"] is None
 
     kept = times(out, "cnn/*")
+    assert "this audit is already there" in call(*arguments).err
     again = call(*arguments, "--stride", "16", "--redo")
     assert again.status == 0, again.err
     assert "study of this model is already there" in again.err
