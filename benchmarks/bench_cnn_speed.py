@@ -10,6 +10,7 @@ import time
 from functools import partial
 
 import torch
+from given import given
 from torch import nn
 
 from mnemoscope.cnn.network import AttentionCnn, SeededDropout
@@ -74,6 +75,7 @@ def milliseconds(
 
 
 def main() -> None:
+    given(__doc__)
     torch.set_num_threads(1)
     assert isinstance(build(channels_last=True, seeded=True).features[2], SeededDropout)
     print(f"torch {torch.__version__}, one thread; ms a step of {BATCH} maps")

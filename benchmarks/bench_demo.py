@@ -14,8 +14,11 @@ import threading
 import time
 from pathlib import Path
 
+from given import given
+
 
 def main() -> None:
+    given(__doc__)
     with tempfile.TemporaryDirectory() as folder:
         study = Path(folder) / "demo"
         started = time.monotonic()

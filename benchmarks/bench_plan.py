@@ -9,6 +9,7 @@ import statistics
 import time
 
 import torch
+from given import given
 from torch import nn
 
 from mnemoscope.cnn.network import AttentionCnn
@@ -37,6 +38,7 @@ def operations_a_second(kernel: int, filters: int) -> float:
 
 
 def main() -> None:
+    given(__doc__)
     torch.set_num_threads(1)
     for kernel in (6, 8):
         for filters in (10, 16):
