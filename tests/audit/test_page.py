@@ -13,7 +13,7 @@ import pytest
 from chromium import NEEDS_CHROMIUM, UNFOLD, hard_to_use
 from mnemoscope.audit.documents import mark_hidden, read_documents
 from mnemoscope.audit.local import audit_documents
-from mnemoscope.audit.page import chance, junit_xml, render_brief, render_page, sarif_log, stretches
+from mnemoscope.audit.page import chance, junit_xml, render_brief, sarif_log, stretches
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.cli.audit import audit as audit_verb
 from tests.audit.conftest import BRIEF
@@ -48,11 +48,7 @@ def test_the_command_can_be_pasted_into_a_shell(made):
 def test_axe_finds_nothing_serious(browser, made, width, scheme):
     window = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
     shown = window.new_page()
-    # On a phone a table of profile or ordinary use cannot be scrolled by key: without them there.
-    record = {k: v for k, v in made.record.items() if k not in ("profile", "ordinary")}
-    texts = {made.names[name]: text for name, text in made.texts.items()}
-    plain = render_page(record, made.spans, texts, {"near": made.near})
-    shown.set_content(made.page if width > 1000 else plain)
+    shown.set_content(made.page)
     shown.evaluate(UNFOLD)
     assert hard_to_use(shown) == []
     window.close()

@@ -79,6 +79,7 @@ def test_of_equal_chances_none_is_left_out(tiny, monkeypatch):
     texts = itertools.product(range(VOCABULARY), repeat=SUFFIX)
     n = sum(Levenshtein.distance(window[PREFIX:].tolist(), list(one)) <= 1 for one in texts)
     assert found.n_texts[0] == n
+    assert np.isclose(np.exp(found.logprob[0]), n / VOCABULARY**SUFFIX)
 
 
 def test_no_edit_is_the_passage_and_more_edits_are_never_less(lm, trained, new_text, made):

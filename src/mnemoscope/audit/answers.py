@@ -192,13 +192,15 @@ def _search(lm: LanguageModel, batch: torch.Tensor, settings: AuditSettings) -> 
 
 
 def sampling_table(logits: torch.Tensor, settings: AuditSettings) -> torch.Tensor:
-    """Log-probabilities of drawing each token, (rows, vocabulary); -inf outside the top k."""
+    """Log-probabilities of drawing each token, (rows, vocabulary); -inf outside the top k.
+
+    Several tokens that tie for the last place may all be drawn, as transformers does it.
+    """
     scaled = logits / settings.temperature
     if not 0 < settings.top_k < scaled.shape[-1]:
         return scaled.log_softmax(dim=-1)
-    best = scaled.topk(settings.top_k, dim=-1).values
-    drawn = scaled - best.logsumexp(dim=-1, keepdim=True)
-    return drawn.masked_fill(scaled < best[:, -1:], -torch.inf)
+    last = scaled.topk(settings.top_k, dim=-1).values[:, -1:]  # and all that tie with it
+    return scaled.masked_fill(scaled < last, -torch.inf).log_softmax(dim=-1)
 
 
 def _drawable(logits: torch.Tensor, settings: AuditSettings) -> tuple[torch.Tensor, torch.Tensor]:
