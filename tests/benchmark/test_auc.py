@@ -79,7 +79,7 @@ def test_auc_equals_scikit_learn_averaged_over_trainings(step: float, epochs) ->
 
 def test_every_resample_equals_scikit_learn_on_the_copied_sequences() -> None:
     votes = votes_of("model", 0.8, step=0.05)
-    drawn = draw_within(votes.true, np.random.default_rng(3), 8)
+    drawn = draw_within(votes.true, np.random.default_rng(3), 3)
     for pair in auc_pairs(4):
         found = auc_of_each(votes, pair, drawn)
         for resample, counts in enumerate(drawn):

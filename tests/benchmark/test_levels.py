@@ -38,8 +38,8 @@ def test_shares_by_level_are_counted_over_passages():
         is_memorized=[True] * 10 + [False] * 30 + [True] * 20 + [True] * 10 + [False] * 10,
         group=[f"p{number // 2}" for number in range(80)],
     )
-    named = {"Guess": 10, "Non-Memo": 30, "Recall": 30, "Non-Memo ": 10}
-    classes = [name.strip() for name, n in named.items() for _ in range(n)]
+    named = [("Guess", 10), ("Non-Memo", 30), ("Recall", 30), ("Non-Memo", 10)]
+    classes = [name for name, n in named for _ in range(n)]
     labels = table(sequence_id=list(range(80)), Paper=classes)
     found = count_levels(rows, labels, (0, 4, 16))
     whole = found.filter(pl.col("class") == "memorized")

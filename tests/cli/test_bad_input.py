@@ -179,7 +179,12 @@ def test_a_folder_that_is_no_study_or_holds_something_else(tiny, source, tmp_pat
         assert str(source) in line
         assert "not a study" in line or "neither a study" in line
         assert f"{tmp_path / 'none'}: no such" in refused(verb, tmp_path / "none")
-    for arguments in (["run", tiny.yaml], ["sequences", tiny.table], ["demo"]):
+    founding = (
+        ["run", tiny.yaml],
+        ["sequences", tiny.table],
+        ["capture", "--sequences", tiny.table],
+    )
+    for arguments in (*founding, ["demo"]):
         line = refused(*arguments, "-o", source, "-q")
         assert f"{source}: exists and is not a study. Choose a new or empty folder" in line
     assert snapshot(source) == {"note.txt": b"mine"}
@@ -211,6 +216,7 @@ def test_a_study_made_with_other_settings_by_another_model_or_of_other_sequences
             assert difference in line
             assert "Use another folder." in line
     assert snapshot(study) == before
+    assert "impossible" in call("run", "-o", study).out  # nothing to do: the summary alone
     redo = ["--set", "benchmark.n_resamples=101", "--redo", "-q"]
     assert call("benchmark", study, *redo).status == 0
     assert Study(study).settings.benchmark.n_resamples == 101

@@ -197,6 +197,7 @@ CORPORA = [  # a file or folder, what is in it, what is said of it
 SEQUENCES = [  # the same of the table
     ("none.parquet", None, "no such file"),
     ("s.parquet", pl.DataFrame({"text": ["a"], "token": [1]}), "no column 'tokens'"),
+    ("s.parquet", pl.DataFrame({"tokens": ["a"]}), "'tokens': String where lists of integers"),
     ("s.parquet", pl.DataFrame({"tokens": [[1] * 64, [1] * 61]}), "row 1: 61 tokens where 64"),
     ("s.parquet", pl.DataFrame(NO_TOKENS), "no rows"),
 ]

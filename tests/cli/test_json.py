@@ -56,7 +56,8 @@ def test_describe_gives_stages_models_and_sizes(answer, call, tiny_studies, tiny
 def test_duplicates_gives_the_counts_of_texts_cut_by_a_tokenizer(answer, tiny, tmp_path) -> None:
     text = "The licence applies to works based on the library.\n" * 20
     ids = make_tokenizer().encode(text, add_special_tokens=False)
-    pl.DataFrame({"tokens": [ids[:64], [0] * 64]}).write_ndjson(tmp_path / "s.jsonl")
+    given = pl.DataFrame({"tokens": [ids[:64], [0] * 64], "duplicates": [7, 7]})  # replaced
+    given.write_ndjson(tmp_path / "s.jsonl")
     (tmp_path / "texts").mkdir()
     for name in ("a.txt", "b.md"):
         (tmp_path / "texts" / name).write_text(text)

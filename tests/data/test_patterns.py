@@ -174,6 +174,7 @@ texts = st.one_of(
 @given(texts)
 @settings(max_examples=200)
 @example("9 3 2 5 4 3 2 5 4 3 9")
+@example("0x 1_ 2 3")
 @example("alpha 1 beta 2 gamma")
 @example("'' alpha 1 beta")
 def test_equals_the_transcribed_rules_and_lone_words_are_never_in_a_text_that_counts(text):
