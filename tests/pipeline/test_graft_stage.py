@@ -270,6 +270,8 @@ def test_other_settings_make_other_grafts_and_keep_those_that_are_the_same(study
     assert kept[0.01] > kept[1.0]
     _, without = made(n_heldout=0)
     assert without["heldout_loss"].is_null().all()
+    (row,) = graft_of(Study(study.folder), TAXONOMY)["rows"]
+    assert (row["loss"], row["control_loss"]) == (None, None)
 
 
 def test_what_cannot_be_grafted_is_refused(study):

@@ -126,7 +126,7 @@ class _Label(TypedDict):
 
 
 class _Graft(TypedDict):
-    heldout_loss: float
+    heldout_loss: float | None  # none where nothing was held out
     parts: NotRequired[list[str]]
 
 
