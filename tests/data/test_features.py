@@ -104,6 +104,10 @@ def test_own_duplicates_and_code_are_kept_and_all_else_is_made_anew():
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
+        ({"text": ["a"]}, "no column 'sequence_id'"),
+        ({"sequence_id": ["a"], "text": ["a"]}, "column 'sequence_id'"),
+        ({"sequence_id": [1], "text": [5]}, "column 'text'"),
+        ({"sequence_id": [], "text": []}, "no rows"),
         ({"sequence_id": [1]}, "neither a column 'text' nor 'tokens'"),
         ({"sequence_id": [1], "token": [[1]]}, "Did you mean 'token'"),
         ({"sequence_id": [1, 1], "text": ["a", "b"]}, "row 1: sequence_id 1 is there already"),
@@ -114,7 +118,7 @@ def test_own_duplicates_and_code_are_kept_and_all_else_is_made_anew():
     ],
 )
 def test_tables_and_settings_that_cannot_be_used_are_refused(columns, words):
-    asked = {} if "sequence_id" in columns else columns
+    asked = {} if columns.keys() & {"sequence_id", "text"} else columns
     columns = {"sequence_id": [1], "text": ["a"]} if asked else columns
     with pytest.raises(UserError, match=words):
         add_features(pl.DataFrame(columns), **asked)

@@ -356,12 +356,14 @@ def test_what_is_not_in_the_cache_is_fetched_and_nothing_else(hub, tokenizer, mo
     gz, asked = packed(lines(HUBBLE), "gz"), []
     files = {"README.md": b"# no head", "one_nodup.jsonl.gz": gz, "one_dup.jsonl.gz": gz * 9}
 
-    def dataset_info(_, name, **__):
+    def dataset_info(_, name, *, revision, **__):
+        assert revision in ("v1", None)
         if name != "lab/passages":
             raise RepositoryNotFoundError("404", response=Mock())
         return SimpleNamespace(siblings=[SimpleNamespace(rfilename=one) for one in files])
 
-    def fetch(name, *, allow_patterns, **_):
+    def fetch(name, *, allow_patterns, repo_type, revision):
+        assert (repo_type, revision) == ("dataset", "v1")
         asked.extend(allow_patterns)
         (hub / COMMIT).mkdir(parents=True, exist_ok=True)
         for one in allow_patterns:
@@ -370,7 +372,7 @@ def test_what_is_not_in_the_cache_is_fetched_and_nothing_else(hub, tokenizer, mo
 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", dataset_info)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
-    found = read_sequences("lab/passages#one_nodup", tokenizer, columns=COLUMNS)
+    found = read_sequences("lab/passages@v1#one_nodup", tokenizer, columns=COLUMNS)
     assert found.facts["hub"] == {"name": "lab/passages", "commit": COMMIT}
     assert found.frame["duplicates"].unique().sort().to_list() == [0, 16]
     assert asked == ["README.md", "one_nodup.jsonl.gz"]

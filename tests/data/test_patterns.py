@@ -21,6 +21,8 @@ INCREMENTING, REPEATING, NEITHER = (True, False), (False, True), (False, False)
 # Consequences of the rules of the published data set, in both modes alike.
 ALIKE = [
     ("1 2 3 4 5 6", INCREMENTING),
+    ("6 5 4 3 2 1", INCREMENTING),
+    ("3 2 1", INCREMENTING),
     ("1 1 1", NEITHER),
     ("3 1 2 3 2", INCREMENTING),  # the first and last element are left out
     ("007 008 009 010 011", INCREMENTING),

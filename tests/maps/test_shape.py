@@ -51,6 +51,12 @@ def test_blocks_add_up_and_copies_and_diagonal_count_their_cells() -> None:
     copies[0, 9, 4] = True
     found = shape_of(maps, copies)
     assert sum(value for name, value in found.items() if "→" in name) == pytest.approx(1)
+    half = LENGTH // 2
+    assert found["mass prefix → prefix"] == pytest.approx(float(maps[:half].sum() / maps.sum()))
+    crossing = float(maps[half:, :half].sum() / maps.sum())
+    assert found["mass suffix → prefix"] == pytest.approx(crossing)
+    entropy = slow_rows(maps.double().numpy(), half)[0, 1:].mean()  # rows that do not sum to 1
+    assert found["entropy of a row, nats"] == pytest.approx(entropy)
     assert found["mass on copy edges"] == pytest.approx(float(maps[9, 4] / maps.sum()))
     near = sum(maps.diagonal(-step).sum() for step in range(5)) / maps.sum()
     assert found["mass near the diagonal (|q−k| ≤ 4)"] == pytest.approx(float(near))

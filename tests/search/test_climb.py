@@ -204,8 +204,10 @@ def test_verb_and_report_show_the_search_once_it_is_finished(found, tmp_path, ca
     assert result.status == 0
     assert result.out.startswith("Nothing to do")
     shown = " ".join(result.out.split())
-    for words in ("selection", "final", "drop", "beside", *search_words(found)):
-        assert " ".join(words.split()) in shown
+    tried = found.manifest("search")["counts"]["tried"]
+    said = ("had no say in the choice", f"{tried:,} different taxonomies tried")
+    for words in ("selection", "final", "drop", "beside", *said):
+        assert words in shown
     assert str(found.folder / "search.yaml") in shown
     (table,) = search_tables(found)
     best = best_of(found.read("search.parquet"))
