@@ -30,7 +30,7 @@ from typing import Any
 ROOMS = ("data", "taxonomy", "lm", "maps", "cnn", "benchmark", "localize")
 TEST_FOLDERS = {"sequences": ("data",), "taxonomy": ("taxonomy", "search")}
 """Where the tests of a room may stand, if not in a folder of its name."""
-LAST_TESTS = ("test_config.py", "test_study.py")
+LAST_TESTS = ("test_config.py", "test_folder.py")
 """Settings and whole studies: only for a fault that nothing else has found."""
 LEFT_OUT = ("test_ray.py", "test_app_browser.py", "test_browser.py", "test_ddp.py")
 TIMEOUT = 240

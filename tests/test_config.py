@@ -37,6 +37,8 @@ def test_the_commented_template_means_the_defaults_and_explains_each(tmp_path) -
         ({"sequences": {"length": 7}}, "sequences.length: Input should be greater than or"),
         ({"train": {"kernels": [6, 0]}}, "train.kernels.1: Input should be greater"),
         ({"train": {"kernels": []}}, "train.kernels: List should have at least 1 item"),
+        ({"train": {"poolings": []}}, "train.poolings: List should have at least 1 item"),
+        ({"train": {"seeds": []}}, "train.seeds: List should have at least 1 item"),
         ({"train": {"kernels": [6, 8, 6]}}, "train.kernels: 6 is there twice"),
         ({"train": {"filters": [0]}}, "train.filters.0: Input should be greater"),
         ({"train": {"seeds": [2**70]}}, "train.seeds: larger than 4,294,967,295"),

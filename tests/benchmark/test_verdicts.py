@@ -67,7 +67,7 @@ def test_nothing_is_never_said_of_a_lead_beyond_the_nominal_rate_and_some_are_se
 
 
 def test_one_training_takes_no_side() -> None:
-    _, said = studied("all sources equal", 1, 40)
+    _, said = studied("all sources equal", 1, 100)
     assert said["adds"] == said["nothing"] == 0
 
 

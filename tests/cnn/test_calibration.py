@@ -157,8 +157,7 @@ def few_forms(seed):
     return logits, is_so, np.concatenate([np.arange(150), 150 + np.repeat(np.arange(12), 12)])
 
 
-def test_few_forms_of_many_cases_do_not_make_it_worse(monkeypatch):
-    monkeypatch.setattr("mnemoscope.cnn.calibration._N_REPEATS", 1)
+def test_few_forms_of_many_cases_do_not_make_it_worse():
     by_halves, by_choice = [], []
     for seed in (1, 2, 6):
         logits, is_so, groups = few_forms(seed)

@@ -242,13 +242,21 @@ def index(tmp_path_factory):
     return root / "index"
 
 
-def test_an_index_counts_as_the_own_counter_and_one_that_is_not_whole_is_refused(index, tmp_path):
+def test_an_index_counts_as_the_own_counter_and_one_that_is_not_whole_is_refused(
+    index, tmp_path, call
+):
     suffixes = table(tmp_path / "s.parquet", documents())
     expected = count_duplicates(suffixes, documents())
     assert expected.max() > 5
     assert expected.min() == 0
     asked = {"dtype": "uint8", "progress_file": tmp_path / "p"}
-    assert count_in_index(suffixes, str(index), **asked).counts.tolist() == expected.tolist()
+    result = call(
+        "duplicates", "--sequences", tmp_path / "s.parquet", "--corpus", f"infini-gram:{index}",
+        "--dtype", "uint8", "-o", tmp_path / "o.parquet", "--length", 12, "-q",
+    )  # fmt: skip
+    assert result.status == 0, result.err
+    found = pl.read_parquet(tmp_path / "o.parquet")["duplicates"]
+    assert found.to_list() == expected.tolist()
     with pytest.raises(UserError, match="token id 300 does not fit"):
         count_in_index(np.full((1, 6), 300, np.int32), str(index), **asked)
     shutil.copytree(index, tmp_path / "torn")

@@ -55,7 +55,7 @@ def kill_in_the_middle(forkserver, arguments: list[str], is_begun: Callable[[], 
 CASES = {
     # verb: (where the study stands before, what there is of it in the middle)
     "continue": ("sequences", "continuation/*/part-*.parquet"),
-    # capture: test_store_faults.py
+    "capture": ("label", "maps/model/shard-*.safetensors"),
     "train": ("capture", "cnn/*.outcome.safetensors"),
 }
 

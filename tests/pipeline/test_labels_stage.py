@@ -108,6 +108,8 @@ def test_an_empty_class_makes_that_taxonomy_impossible_and_the_others_go_on(prep
     study = prepared(table_with_copies(), taxonomies=[empty[0], RECITE, empty[1]])
     entries = samples_of(study)
     assert "Recite[1k] has 0" in entries[empty[0]]["impossible"]
+    counted = "(in the table: Non-Memo 120, Recite[1k] 0, Others 240)"
+    assert counted in entries[empty[0]]["impossible"]
     assert entries[empty[0]]["counts"] == {"Non-Memo": 120, "Recite[1k]": 0, "Others": 240}
     assert "Guess has 0" in entries[empty[1]]["impossible"]
     assert "n_train" in entries[RECITE]

@@ -206,16 +206,16 @@ def test_attributions_are_compared_on_the_sequences_that_all_of_them_read(
 
 
 @pytest.mark.parametrize(
-    ("top", "verdict", "overlap"),
+    ("top", "verdict", "said", "overlap"),
     [
-        (0.9, "fails", 0.31),
-        (0.55, "passes in part", 0.62),
-        (0.43, "passes", 0.31),
-        (-0.2, "passes", 0.62),
+        (0.9, "fails", "most of what it has beyond a random CNN does not come from", 0.31),
+        (0.55, "passes in part", "25% of what it has beyond a random CNN does not come", 0.62),
+        (0.43, "passes", "is lost with the top layer", 0.31),
+        (-0.2, "passes", "keeps a correlation of −0.20, with all layers random 0.40", 0.62),
     ],
 )
 def test_the_page_says_of_checks_what_the_figures_carry(
-    done, monkeypatch, top, verdict, overlap
+    done, monkeypatch, top, verdict, said, overlap
 ) -> None:
     def row(attribution, check, against, of, pearson, overlap, name="Recollect") -> dict:
         names = {"sample": SAMPLE, "attribution": attribution, "class": name, "check": check}
@@ -237,9 +237,13 @@ def test_the_page_says_of_checks_what_the_figures_carry(
         done, "read", lambda name: agreement if name == "agreement.parquet" else read(name)
     )
     tables = {table.title: table for table in localize_tables(done, SAMPLE)}
-    assert tables["Does Δ depend on what the CNN learned?"].gist == f"gradient {verdict}"
+    sane = tables["Does Δ depend on what the CNN learned?"]
+    assert sane.gist == f"gradient {verdict}"
+    assert said in sane.summary
     stable = tables["Is Δ stable, and do the attributions agree?"]
     assert ("gradient and guided" in stable.gist) == (overlap < 0.5)
+    assert (f"gradient and guided ({overlap:.0%})" in stable.summary) == (overlap < 0.5)
+    assert "All evaluation sequences count" in stable.summary
 
 
 def test_the_export_holds_every_figure_and_the_numbers(call, done, tmp_path, monkeypatch) -> None:

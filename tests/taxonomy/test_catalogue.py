@@ -146,6 +146,7 @@ NODE = (
     [
         ("taxonomies: [", "line 1: not valid YAML"),
         ("", "'nodes:' and 'taxonomies:'"),
+        ("- a\n", "'nodes:' and 'taxonomies:'"),
         ("taxonomy:\n  - x\n", "unknown key 'taxonomy'. Did you mean 'taxonomies'?"),
         ("taxonomies: x\n", "a list is needed"),
         ("nodes: []\n", "no taxonomy in it"),

@@ -3,6 +3,7 @@
 import re
 from itertools import combinations, product
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from mnemoscope.taxonomy.catalogue import PAPER, PRASHANTH, catalogue
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import (
     find_aliases,
+    label_digest,
     match_classes,
     node_meant,
     parse_taxonomy,
@@ -217,3 +219,5 @@ def test_two_thresholds_with_no_sequence_between_them_are_one_partition_here():
         six_less: (five, "same labels here", (0, 2, 1)),  # through an alias, to what is trained
         fifty: (fifty_less, "same rule", (0, 2, 1)),
     }
+    one, other = np.array([[0, 1, -1], [0, -1, 1]])  # -1: no class, so it is none of the other's
+    assert label_digest(one) != label_digest(other)

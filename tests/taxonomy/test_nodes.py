@@ -32,10 +32,12 @@ def test_published_shorthands_mean_the_same_rule():
     assert parse_node("Guess[off-.6]").canonical == "Guess[off-0.6]"
 
 
-def test_node_says_which_columns_it_needs():
+def test_node_says_which_columns_it_needs_and_what_it_means():
     node = parse_node("Guess[off-0.5]-or-Recite[1k]")
     assert node.columns == ("is_incrementing", "is_repeating", "rouge_3", "duplicates")
     assert set(node.columns) == set(node.expression.meta.root_names())
+    assert "ROUGE-3" in node.meaning
+    assert "1,000" in node.meaning
 
 
 def test_first_yes_stops_at_null_but_not_after_a_yes():
