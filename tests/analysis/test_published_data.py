@@ -155,6 +155,7 @@ def test_perplexities_of_the_data_set_are_mended_to_our_own() -> None:
     assert own["generation_perplexity"] == pytest.approx(np.exp(-logprobs[:, 31:].mean(axis=1)))
     early = three_perplexities(logprobs, 48)  # tokens of the prefix
     assert early["prompt_perplexity"] == pytest.approx(np.exp(-logprobs[:, :47].mean(axis=1)))
+    assert early["generation_perplexity"] == pytest.approx(np.exp(-logprobs[:, 47:].mean(axis=1)))
     tokens[0, 5:9] = 0  # four trailing tokens are not counted: 59 are, 29 of the first half
     frame = _published(logprobs, tokens)
     found = given_perplexities(frame, tokens)

@@ -13,7 +13,7 @@ import mnemoscope as ms
 from mnemoscope.audit import local, run
 from mnemoscope.audit.documents import character_range, read_documents, tokenize
 from mnemoscope.audit.evidence import LATER_COLUMNS, SPAN_COLUMNS
-from mnemoscope.audit.local import audit_documents
+from mnemoscope.audit.local import LocalModel, audit_documents
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.audit.verify import read_audit
 from mnemoscope.errors import DamagedDataError, UserError
@@ -78,7 +78,7 @@ def test_of_each_document_the_record_says_what_it_is(made, lm):
     assert [name for name in names if f"`{name}`" not in docs] == []
 
 
-def test_a_recalled_passage_lists_its_places_in_a_corpus(made, audited, tmp_path, monkeypatch):
+def test_a_recalled_passage_lists_its_places_in_a_corpus(made, audited, lm, tmp_path, monkeypatch):
     first, *others = made.spans.filter(verdict="recall").rows(named=True)
     assert [first["origin_count"], *(one["origin_count"] for one in others)] == [2, 0]
     corpus = made.folder / "corpus" / "a.txt"
@@ -88,6 +88,11 @@ def test_a_recalled_passage_lists_its_places_in_a_corpus(made, audited, tmp_path
     assert rows["offset"].to_list() == [place, text.index(first["text"], place + 1)]
     assert set(rows["in"]) == {str(corpus)}
     assert "In the corpus 2 times:" in made.page
+    copied = shutil.copytree(corpus.parent, tmp_path / "corpus")
+    asked = LocalModel(lm, [], AuditSettings(corpus=str(copied)))
+    before = run._key(asked)
+    (copied / "more.txt").write_text(text)
+    assert run._key(asked) != before
     monkeypatch.setattr(run, "scan_windows", lambda _: pytest.fail("asked"))
     with pytest.raises(UserError, match="gone"):
         audited(tmp_path, text, settings=AuditSettings(corpus=str(tmp_path / "gone")))

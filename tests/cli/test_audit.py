@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from io import BytesIO, TextIOWrapper
 
 import polars as pl
 import pytest
 
 from mnemoscope.audit.run import read_audit_record
+from mnemoscope.cli.audit import _Here
 from mnemoscope.embedded import model_path, sequences_path
 
 
@@ -29,7 +31,8 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, document, tmp_pat
     done = call(*asked, "--fail-if", "recalled > 0.5%", "--json")
     assert done.status == 3
     found, record = json.loads(done.out), read_audit_record(out)
-    assert record["model"]["name"] == "embedded"
+    assert record["model"]["name"] == record["reference"]["name"] == "embedded"
+    assert _Here("of-ones-own", None, "float32", "cpu").beside is None
     assert {key: found[key] for key in record} == record
     assert found["gate"] == {"text": "recalled > 0.5%", "failed": True}
     spans = pl.read_parquet(out / "spans.parquet")
@@ -95,6 +98,7 @@ def places(document, tmp_path_factory):
         ("embedded DOC -o OUT --instruction Go", "--instruction: only with --chat-template"),
         ("embedded SHORT -o OUT --reference none", "shorter than one window of 64 tokens"),
         ("embedded SHORT EMPTY -o OUT --reference none", "shorter than one window of 64 tokens"),
+        ("embedded - -o OUT --reference none", "shorter than one window of 64 tokens"),
         ("UNTOKENIZED DOC -o OUT", "tokenizer"),
         ("embedded DOC -o OUT --reference OTHER", "another tokenizer"),
         ("no.gguf DOC -o OUT", "no such model"),
@@ -107,6 +111,7 @@ def test_mistakes_get_one_line_and_leave_no_folder(
 ):
     named = places | {"OUT": tmp_path / "out"}
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(b"Too short.")))
     done = call("audit", *(named.get(one, one) for one in arguments.split()), "-q")
     assert (done.status, done.out) == (2, "")
     assert words in done.err

@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from filelock import FileLock
+from safetensors.torch import load_file, save_file
 
 from mnemoscope.study.folder import Study
 from tiny_models import VOCABULARY, save_model
@@ -87,10 +88,15 @@ def test_a_model_that_cannot_be_used(tiny, tmp_path, out, refused) -> None:
     torn = save_model(tmp_path / "torn")
     weights = torn / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:3000])
+    spoilt = save_model(tmp_path / "spoilt")
+    tensors = load_file(spoilt / "model.safetensors")
+    tensors["gpt_neox.layers.0.attention.query_key_value.weight"][5, 5] = float("inf")
+    save_file(tensors, spoilt / "model.safetensors", metadata={"format": "pt"})
     for model, what in {
         tmp_path / "none": "no such model folder",
         torn: "model",
         short: "has 48 positions, sequences of 64 tokens need 64",
+        spoilt: "non-finite attention in layer 0",
     }.items():
         for verb in (["run", "--sequences"], ["sequences"]):
             line = refused(*verb, tiny.table, "--model", model, "-o", out, "-q")

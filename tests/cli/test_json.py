@@ -56,14 +56,15 @@ def test_describe_gives_stages_models_and_sizes(answer, call, tiny_studies, tiny
 def test_duplicates_gives_the_counts_of_texts_cut_by_a_tokenizer(answer, tiny, tmp_path) -> None:
     text = "The licence applies to works based on the library.\n" * 20
     ids = make_tokenizer().encode(text, add_special_tokens=False)
-    given = pl.DataFrame({"tokens": [ids[:64], [0] * 64], "duplicates": [7, 7]})  # replaced
+    given = pl.DataFrame({"ids": [ids[:64], [0] * 64], "duplicates": [7, 7]})  # replaced
     given.write_ndjson(tmp_path / "s.jsonl")
     (tmp_path / "texts").mkdir()
     for name in ("a.txt", "b.md"):
         (tmp_path / "texts" / name).write_text(text)
     out = tmp_path / "out.jsonl"
     given = ("--sequences", tmp_path / "s.jsonl", "--corpus", tmp_path / "texts", "-o", out)
-    found = answer("duplicates", *given, "--tokenizer", tiny.model)
+    flags = ("--tokenizer", tiny.model, "--column", "tokens=ids")
+    found = answer("duplicates", *given, *flags)
     assert (found["sequences"], found["occurring"]) == (2, 1)
     wanted = 2 * sum(ids[i : i + 32] == ids[32:64] for i in range(len(ids) - 31))
     assert pl.read_ndjson(out)["duplicates"].to_list() == [wanted, 0]

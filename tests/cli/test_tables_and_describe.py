@@ -30,11 +30,12 @@ def table(length: int = 64) -> pl.DataFrame:
 
 def test_features_of_a_table(tmp_path, call) -> None:
     given, made = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
-    frame = table(40)
+    frame = table(40).with_columns(n_copies=pl.lit(3, pl.Int64))
     frame.write_ndjson(given)
     result = call("features", given, "-o", made, "--length", 40)
     assert result.status == 0
     assert f"Wrote {made} (3 rows)" in result.out
+    assert "--column duplicates=n_copies" in result.err  # passed over
     found = pl.read_ndjson(made)
     assert found.select(frame.columns).equals(frame)
     assert found["is_incrementing"].to_list() == [True, None, False]
@@ -99,6 +100,8 @@ def test_columns_are_taken_by_their_paths(tmp_path, call) -> None:
         assert call("features", tmp_path / source, "-o", features, *flags).status == 0
         assert call("label", features, "-o", labels, *named, *of_label).status == 0
         made.append([pl.read_parquet(one).drop("mine", strict=False) for one in (features, labels)])
+        assert call("label", features, "-o", labels, *named[:2], *of_label).status == 0
+        assert pl.read_parquet(labels)["class"].equals(made[-1][1][TAXONOMIES[0]])
     (features, labels), (wanted_features, wanted_labels) = made
     given = wanted_features.drop("is_memorized")
     assert features.select(given.columns).equals(given)

@@ -2,6 +2,7 @@
 
 import errno
 import json
+from unittest.mock import Mock
 
 import numpy as np
 import polars as pl
@@ -72,6 +73,11 @@ def test_a_full_disk_leaves_the_former_table_and_nothing_else(tmp_path, monkeypa
 
     monkeypatch.setattr(type(tmp_path), "write_bytes", full)
     assert name in refusal(write_table, tmp_path / name, table(n=9), error=NoRoomError)
+    for sink in ("sink_parquet", "sink_ndjson"):  # Polars gives no errno
+        large = Mock(side_effect=OSError("File too large (os error 27)"))
+        monkeypatch.setattr(pl.LazyFrame, sink, large)
+    said = refusal(sink_table, tmp_path / name, table().lazy(), where="t", error=NoRoomError)
+    assert "no file this large" in said
     assert [file.name for file in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_bytes() == before
 
