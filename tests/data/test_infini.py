@@ -257,6 +257,9 @@ def test_an_index_counts_as_the_own_counter_and_one_that_is_not_whole_is_refused
     assert result.status == 0, result.err
     found = pl.read_parquet(tmp_path / "o.parquet")["duplicates"]
     assert found.to_list() == expected.tolist()
+    for dtype in (None, "uint32"):  # the engine would end the process
+        with pytest.raises(UserError, match=r"no index of uint.* ids\. Name its --dtype"):
+            count_in_index(suffixes, str(index), **asked | {"dtype": dtype})
     with pytest.raises(UserError, match="token id 300 does not fit"):
         count_in_index(np.full((1, 6), 300, np.int32), str(index), **asked)
     shutil.copytree(index, tmp_path / "torn")

@@ -7,6 +7,7 @@ An infini-gram index answers the same questions, from files or over its HTTP API
 
 import hashlib
 import json
+import math
 import time
 import urllib.error
 import urllib.request
@@ -299,14 +300,15 @@ def _open_folder(place: str, dtype: str | None) -> _Ask:
         for name in ("table", "offset")
         if not (folder / f"{name}{path.suffix}").is_file()
     ]
-    odd = next((path for path, size in sizes.items() if size % item), None)
     if not sizes or lacking:  # the engine itself ends the process
         raise UserError(
             f"{place}: no whole infini-gram index (no {', '.join(lacking) or 'tokenized.0'}). "
             "Build one with 'python -m infini_gram.indexing'."
         )
-    if odd is not None:
-        raise UserError(f"{odd}: no whole number of {dtype or 'uint16'} ids. Name its --dtype.")
+    for path, size in sizes.items():  # the table holds a place for each id, in so many bytes
+        table, n_bytes = path.with_stem("table"), math.ceil(math.log2(max(size, 2)) / 8)
+        if table.stat().st_size * item != size * n_bytes:
+            raise UserError(f"{path}: no index of {dtype or 'uint16'} ids. Name its --dtype.")
     try:
         engines = import_module("infini_gram.engine")
     except ImportError:
