@@ -302,6 +302,7 @@ def test_a_copy_in_idea_is_long_and_unlike_its_prompt() -> None:
     lines = list(idea_words(ideas, settings.idea))
     assert len(lines) == 1  # without a verbatim copy nothing is said of them
     assert "with the nearest texts 25.0 %" in lines[0]
+    assert "another 25.0 %" in lines[0]
     assert "(median cosine 1.00 and 0.00)" in lines[0]
 
 

@@ -199,6 +199,7 @@ def test_each_value_stands_beside_geometry_with_the_auc_of_scikit_learn(guessabl
     # What the model writes greedily it finds likelier than a stranger does.
     assert found.filter(pl.col("class") != "not reproduced")["log_ratio"].median() > 0
     assert "Continuations of Recall span" in result.sentence
+    assert len(result.figures) == 3
 
 
 def test_bad_input_is_refused_in_one_line(guessable) -> None:

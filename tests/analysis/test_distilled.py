@@ -90,6 +90,7 @@ def test_the_teacher_as_its_own_student_inherits_all_and_the_control_nothing(stu
     assert (maps["js_closer_low"] > 0).all()
     assert "the student by itself, most of 2, reproduces 100.0 %" in result.sentence
     assert result.sentence.endswith("memorized text comes along by itself.")
+    assert len(result.figures) == 3
 
     twin = of(result, "shares", "twin")
     assert (twin["above"] == 0).all()

@@ -126,6 +126,7 @@ def test_the_analysis_orders_levels_that_are_planted_on_a_line(monkeypatch, inpu
     assert far["plain"].to_list()[1:] == pytest.approx([1 - np.cos(1)] * 3, rel=0.05)
     last = result.frames["pairs"].filter(step=4, level=4, other=0)
     assert last["cosine"].item() == pytest.approx(far["plain"][-1])
+    assert len(result.figures) == 4
     counts = result.frames["levels"]
     assert counts["n"].to_list() == [20] * 5
     assert counts["genre_code"].to_list() == [1, 1, 0, 0, 0]

@@ -130,6 +130,7 @@ def test_without_a_reference_nothing_is_said_of_memory(guessable) -> None:
     assert result.sentence.startswith("Whether the ending is bright cannot be said")
     told = result.frames["aucs"]
     assert told["reference"].null_count() == told.height
+    assert len(result.figures) == 3
     assert told.filter(measure="total effect", of="memorized")["n"].unique().to_list() == [24]
 
 

@@ -98,6 +98,7 @@ def test_a_result_is_stored_whole_and_read_back(own_study, tmp_path) -> None:
     assert stored.figures == (CHART, HEAT)
     assert stored.frames == {"u": 1}
     assert stored.versions == versions() | {"rapidfuzz": version("rapidfuzz")}
+    assert {"scipy", "torch"} < set(versions())
     assert read_frames(folder, stored)["u"].equals(again.frames["u"])
     write_parquet(folder / "u.parquet", pl.DataFrame({"a": [2]}))  # whole, and of another study
     with pytest.raises(DamagedDataError, match="not the table that was written here"):

@@ -204,7 +204,9 @@ def test_without_a_model_what_needs_one_says_so(study, source, tmp_path, refused
         (("run", "--sequences", source, *SPLIT, "-o", out), "'mnemoscope sequences SOURCE"),
     ):
         assert said in refused(*words, "-q")
-    assert not (study / "analysis" / "boundary").exists()
+    for name in ("boundary", "levels", "trigger", "neurons"):
+        assert "has none (model.name none)" in refused("analyze", name, study, "-q")
+        assert not (study / "analysis" / name).exists()
     assert not out.exists()
 
 

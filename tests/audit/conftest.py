@@ -106,6 +106,8 @@ def made(made_once, lm, reference, trained, new_text, counting):
         (folder / "prompts.txt").write_text("What is a heron?\n", encoding="utf-8")
         settings = AuditSettings(
             profile=True,
+            edits=2,
+            beams=8,
             corpus=str(folder / "corpus"),
             ordinary=str(folder / "prompts.txt"),
             answer_tokens=8,

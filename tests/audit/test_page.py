@@ -29,6 +29,7 @@ def test_hostile_text_is_only_text_and_nothing_comes_from_outside(made):
     places = set(re.findall(r'<[a-z][^>]*\s(?:src|href)="?([^">]*)', page))
     targets = {f"#{name}" for name in re.findall(r'id="([^"]+)"', page)}
     assert "#span-1" in places <= targets
+    assert 'data-label="model wrote"' in page
 
 
 def test_the_command_can_be_pasted_into_a_shell(made):
@@ -63,8 +64,11 @@ def test_the_report_says_what_the_record_says(made):
     said = words_of((made.out / "report.html").read_text(encoding="utf-8"))
     recalled = made.spans.filter(verdict="recall")
     assert f"writes {recalled.height} passage" in said
-    for row in recalled.filter(~pl.col("reference_reproduces")).head(3).iter_rows(named=True):
-        assert " ".join("".join(row["continuation_pieces"])[:150].split()) in said
+    own = recalled.filter(~pl.col("reference_reproduces"))
+    likeliest = own.sort("extraction_logprob", descending=True)["continuation_pieces"].head(3)
+    quotes = [" ".join("".join(pieces)[:150].split()) for pieces in likeliest]
+    places = [said.index(quote) for quote in quotes]
+    assert places == sorted(places)
     assert made.record["model"]["fingerprint"] in said
     assert made.record["spans_sha256"] in said
     assert f"{int((recalled['origin_count'] > 0).sum())} stand word for word" in said
@@ -94,6 +98,7 @@ def test_of_nothing_found_the_pages_say_a_bound_and_a_long_document_stands_folde
         assert new_text(7, n_words) in page  # folded, not left out
     said = words_of(render_brief(record, spans, {}))
     assert "No passage of the document was brought out" in said
+    assert "does not show that the model was not trained on" in said
     for words in ("How easily", "ordinary use", "Where the passages stand"):  # nobody asked
         assert words not in said
     for number in range(10):

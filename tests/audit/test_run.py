@@ -74,7 +74,9 @@ def test_of_each_document_the_record_says_what_it_is(made, lm):
     assert "model.safetensors" in record["model"]["files"]
     assert all(len(one["sha256"]) == 64 for one in record["documents"])
     docs = (Path(__file__).parents[2] / "docs" / "audit-files.md").read_text(encoding="utf-8")
+    assert record["schema_version"] == 2
     names = [*SPAN_COLUMNS, *record, *record["model"], *record["documents"][0]]
+    names += record["documents"][0]["recalled"]
     assert [name for name in names if f"`{name}`" not in docs] == []
 
 
@@ -88,6 +90,7 @@ def test_a_recalled_passage_lists_its_places_in_a_corpus(made, audited, lm, tmp_
     assert rows["offset"].to_list() == [place, text.index(first["text"], place + 1)]
     assert set(rows["in"]) == {str(corpus)}
     assert "In the corpus 2 times:" in made.page
+    assert made.page.count("Not in the corpus") == made.spans.height - 1
     copied = shutil.copytree(corpus.parent, tmp_path / "corpus")
     asked = LocalModel(lm, [], AuditSettings(corpus=str(copied)))
     before = run._key(asked)

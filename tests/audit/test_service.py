@@ -329,6 +329,8 @@ def test_ctrl_c_leaves_at_once_and_keeps_what_was_answered(lm, tmp_path):
         (["--endpoint", "http://a/v1?key=1"], "only the base address"),
         (["--endpoint", "http://a", "--reference", "embedded"], "--reference: only with a model"),
         (["--endpoint", "http://a", "--edits", "2"], "--edits: only with a model that runs here"),
+        (["--endpoint", "http://a", "--beams", "2"], "--beams: only with a model that runs here"),
+        (["--endpoint", "http://a", "--near-length", "9"], "--near-length: only with a model that"),
         (["--endpoint", "http://a", "--near-gap", "0"], "--near-gap: only with a model that runs"),
         (["--endpoint", "http://a", "--instruction", "Go"], "--instruction: only with --chat."),
         (["--endpoint", "http://a", "--top-k", "40"], "--temperature, --top-k: an API"),

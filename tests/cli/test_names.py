@@ -53,8 +53,9 @@ def test_what_is_wrong_is_refused_before_torch_is_loaded(tmp_path, study_at, cal
     for result, words in zip(results, wrong.values(), strict=True):
         assert result.status == 2
         assert words in (result.err or result.out).splitlines()[-1], words
-    left = {path.relative_to(here).as_posix(): path for path in here.rglob("*.*")}
-    assert {name: path.read_text() for name, path in left.items()} == files
+    left = {path.relative_to(here).as_posix() for path in here.rglob("*")}
+    assert left == {"mine", *files}
+    assert {name: (here / name).read_text(encoding="utf-8") for name in files} == files
 
 
 def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch, tmp_path) -> None:

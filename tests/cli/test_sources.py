@@ -14,7 +14,7 @@ LONG = "The licence applies to works based on the library. " * 20
 
 
 def test_a_count_that_nobody_asked_for_is_said_and_kept(tiny, tmp_path, call, refused):
-    """How a study is founded on columns by their paths: `test_shipped_studies.py`, Hubble."""
+    """A condition may stand in a `--column`; those of settings: `test_shipped_studies.py`."""
     meta = [json.dumps({"duplicates": count, "id": f"pg-{count}"}) for count in (0, 16)]
     pl.DataFrame({"text": [LONG] * 2, "meta": meta}).write_ndjson(tmp_path / "passages.jsonl")
     asked = ("sequences", tmp_path / "passages.jsonl", "--model", tiny.model, "-o", tmp_path / "s")
@@ -23,9 +23,14 @@ def test_a_count_that_nobody_asked_for_is_said_and_kept(tiny, tmp_path, call, re
     assert Study(tmp_path / "s").manifest("sequences")["counts"]["passed_over"] == [
         "meta.duplicates"
     ]
-    done = call(*asked[:-1], tmp_path / "t", "-q", "--column", "duplicates=meta.duplicates")
+    columns = ("duplicates=meta.duplicates", "held_out=meta.duplicates==0")
+    flags = [word for one in columns for word in ("--column", one)]
+    done = call(*asked[:-1], tmp_path / "t", "-q", *flags)
     assert done.status == 0, done.err
-    assert "passed_over" not in Study(tmp_path / "t").manifest("sequences")["counts"]
+    study = Study(tmp_path / "t")
+    assert "passed_over" not in study.manifest("sequences")["counts"]
+    rows = study.sequences.select("duplicates", "held_out").unique().rows()
+    assert set(rows) == {(0, True), (16, False)}
 
 
 def test_a_frame_founds_the_study_that_its_file_would(tiny, tmp_path):
