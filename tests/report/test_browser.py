@@ -75,7 +75,7 @@ def test_the_keyboard_reads_a_map(visit, content: ReportContent) -> None:
         page.keyboard.press(key)
     where = page.locator("[data-where]").first.text_content()
     assert where == "Token 63 (suffix) looks at token 2 (prefix)."
-    page.wait_for_timeout(200)
+    page.locator(".readout b").nth(3).wait_for()  # the pictures are read in their own time
     lines = page.evaluate(
         "[...document.querySelectorAll('.readout b')].slice(0, 4)"
         ".map((line) => parseFloat(line.textContent))"
