@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -265,6 +265,8 @@ def cuts(lms: dict[str, LanguageModel], windows: pl.DataFrame) -> list[dict[str,
     tried = {one: windows.filter(~is_ranked, half=one).head(CUT) for one in HALVES}
     mean = partial(class_mean, batch_size=BATCH)
     mass = {one: mean(lms[one], measured[one], RANKINGS["weights"].measure) for one in HALVES}
+    tokens = {one: token_matrix(tried[one]) for one in HALVES}
+    documents = documents_of(pl.concat(tried.values()))
     rows = []
     for name in ("weights", "value_norm", "contribution", "total_effect"):
         of = {
@@ -287,7 +289,7 @@ def cuts(lms: dict[str, LanguageModel], windows: pl.DataFrame) -> list[dict[str,
                 broken: dict[str, list[np.ndarray]] = {}
                 for own, other in (HALVES, HALVES[::-1]):
                     n = count_edges(strength, *values[own].shape[:2])
-                    edges, tokens = largest_edges(values[own], n), token_matrix(tried[own])
+                    edges = largest_edges(values[own], n)
                     at_random = torch.Generator().manual_seed(SEED)
                     chosen = {
                         "ranked": edges,
@@ -296,13 +298,12 @@ def cuts(lms: dict[str, LanguageModel], windows: pl.DataFrame) -> list[dict[str,
                     }
                     for choice, cut in chosen.items():
                         judged = cut_and_judge(
-                            lms[own], tokens, cut, renormalize=False, batch_size=BATCH
+                            lms[own], tokens[own], cut, renormalize=False, batch_size=BATCH
                         )
                         broken.setdefault(choice, []).append(
                             np.logical_not(judged.is_right.all(axis=1))
                         )
                 flat = {choice: np.concatenate(parts) for choice, parts in broken.items()}
-                documents = documents_of(pl.concat(tried.values()))
                 for choice, one in flat.items():
                     rows[-1][choice] = [*resampled_mean(one, documents)]
                 rows[-1]["beyond"] = [
@@ -401,7 +402,7 @@ def main(folder: Path, *, n: int | None, with_cnn: bool) -> dict[str, Any]:
     is_a = (windows["half"] == "A").to_numpy()
     crossed = np.where(is_a, kept["A"] & ~kept["B"], kept["B"] & ~kept["A"]) & ~kept["reference"]
     known = windows.filter(crossed)
-    maps = captured(lms, known)
+    maps = cache(partial(captured, lms, known))  # where a reader is still to be asked
     found = {
         "n": windows.height,
         "documents": windows["document"].n_unique(),
@@ -413,9 +414,9 @@ def main(folder: Path, *, n: int | None, with_cnn: bool) -> dict[str, Any]:
         "grafts": kept_in(folder / "grafts.json", lambda: grafts(lms, known)),
         "read": kept_in(
             folder / "read.json",
-            lambda: read(maps, known, cnn_folder=folder / "cnn" if with_cnn else None),
+            lambda: read(maps(), known, cnn_folder=folder / "cnn" if with_cnn else None),
         ),
-        "rows": kept_in(folder / "rows.json", lambda: by_rows(maps, trial_of(known))),
+        "rows": kept_in(folder / "rows.json", lambda: by_rows(maps(), trial_of(known))),
         "cuts": kept_in(folder / "cuts.json", lambda: cuts(lms, known)),
         "seconds": round(time.monotonic() - started),
     }

@@ -119,7 +119,7 @@ def test_own_duplicates_and_code_are_kept_and_all_else_is_made_anew():
 )
 def test_tables_and_settings_that_cannot_be_used_are_refused(columns, words):
     asked = {} if columns.keys() & {"sequence_id", "text"} else columns
-    columns = {"sequence_id": [1], "text": ["a"]} if asked else columns
+    columns = {"sequence_id": [1], "tokens": [[1] * 64]} if asked else columns
     with pytest.raises(UserError, match=words):
         add_features(pl.DataFrame(columns), **asked)
 

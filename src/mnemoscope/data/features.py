@@ -13,7 +13,7 @@ import polars as pl
 
 from mnemoscope.data.corpus import Corpus
 from mnemoscope.data.duplicates import count_duplicates
-from mnemoscope.data.patterns import Pattern, PatternMode, find_pattern
+from mnemoscope.data.patterns import Pattern, PatternMode, check_mode, find_pattern
 from mnemoscope.data.rouge import rouge_scores
 from mnemoscope.data.rows import scan_rows
 from mnemoscope.data.table import (
@@ -150,6 +150,7 @@ def add_features(
     Raises UserError: columns missing or of another kind, no rows, duplicate ids, sequences of
     another length, an unknown mode.
     """
+    check_mode(patterns)
     if code not in get_args(CodeMode):
         raise UserError(f"code: no mode '{code}'.{nearest(code, get_args(CodeMode))}")
     frame = conform(frame, where=where)
@@ -181,6 +182,7 @@ def write_features(
     `add_features` and `scan_table`. DamagedDataError: the source is torn. NoRoomError: the disk is
     full.
     """
+    check_mode(patterns)
     prefix = length // 2 if prefix is None else prefix
     table = scan_rows(source, columns, prefix=prefix)
     schema = dict(table.collect_schema())

@@ -115,13 +115,18 @@ def find_pattern(text: str, mode: PatternMode = "published") -> Pattern:
     >>> find_pattern("1, 2, 3, 4, 5, 6")
     Pattern(is_incrementing=True, is_repeating=False)
     """
+    check_mode(mode)
+    if not has_lone_words(text) and _is_incrementing(text, is_strict=mode == "strict"):
+        return Pattern(is_incrementing=True, is_repeating=False)
+    return Pattern(is_incrementing=False, is_repeating=_is_repeating(text))
+
+
+def check_mode(mode: str) -> None:
+    """Refuse a mode that there is not, naming the nearest."""
     if mode not in _MODES:
         raise UserError(
             f"patterns: no mode '{mode}'.{nearest(mode, _MODES)} Choose published or strict."
         )
-    if not has_lone_words(text) and _is_incrementing(text, is_strict=mode == "strict"):
-        return Pattern(is_incrementing=True, is_repeating=False)
-    return Pattern(is_incrementing=False, is_repeating=_is_repeating(text))
 
 
 def find_smallest_period(text: str) -> int | None:
