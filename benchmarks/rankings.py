@@ -16,8 +16,8 @@ in WORK: a stopped run goes on.
 
 import argparse
 import shutil
-from collections.abc import Iterable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +31,7 @@ from mnemoscope.data.table import token_matrix
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.localize.cut import (
     RANKINGS,
+    Measure,
     class_mean,
     contrasted,
     count_edges,
@@ -74,7 +75,6 @@ class Setup(NamedTuple):
 PLANTED = Setup(
     classes=("Template", "Passage"),
     n_tried=20,
-    strengths=(0.3, 1.0),
     rankings=tuple(RANKINGS),
     beside=("weights_contrast",),
 )
@@ -131,43 +131,45 @@ def dealt(study: ms.Study, seed: int, setup: Setup) -> list[Half]:
     return [Half(one.select("sequence_id", "class", "group"), token_matrix(one)) for one in parts]
 
 
+def mean_of(lm: LanguageModel, measured: Half, measure: Measure, name: str) -> torch.Tensor:
+    """A measure's mean over one class."""
+    return class_mean(lm, measured.of(name), measure, BATCH_SIZE)
+
+
 def ranked(
-    lm: LanguageModel, study: ms.Study, measured: Half, name: str, classes: tuple[str, ...]
+    mean: Callable[[Measure, str], torch.Tensor], study: ms.Study, name: str, setup: Setup
 ) -> dict[str, torch.Tensor]:
     """Values of every edge for each class."""
     if name == "delta":
         delta = next(one for one in load_deltas(study) if one.attribution == "gradient")
-        return {one: torch.from_numpy(delta.delta[delta.classes.index(one)]) for one in classes}
-    ranking = RANKINGS[name]
-    means = [class_mean(lm, measured.of(one), ranking.measure, BATCH_SIZE) for one in classes]
-    if ranking.contrast:
-        _, *means = contrasted([torch.zeros_like(means[0]), *means])
-    return dict(zip(classes, means, strict=True))
+        numbers = (delta.classes.index(one) for one in setup.classes)
+        values = [torch.from_numpy(delta.delta[one]) for one in numbers]
+    else:
+        ranking = RANKINGS[name]
+        values = [mean(ranking.measure, one) for one in setup.classes]
+        if ranking.contrast:
+            _, *values = contrasted([torch.zeros_like(values[0]), *values])
+    return dict(zip(setup.classes, values, strict=True))
 
 
 def class_cuts(
     lm: LanguageModel,
-    study: ms.Study,
-    halves: list[Half],
-    place: int,
-    name: str,
+    tried: Half,
+    values: Callable[[], dict[str, torch.Tensor]],
+    mean: Callable[[Measure, str], torch.Tensor],
+    strength: float,
     seed: int,
-    setup: Setup,
 ) -> Iterator[pl.DataFrame]:
-    """Every cut of one ranking, tried on one half and ranked on the other."""
-    measured, tried = halves[1 - place], halves[place].first(setup.n_tried)
-    values = ranked(lm, study, measured, name, setup.classes)
-    for own in setup.classes:
-        mass = class_mean(lm, measured.of(own), RANKINGS["weights"].measure, BATCH_SIZE)
-        for strength in setup.strengths:
-            n = count_edges(strength, *mass.shape[:2])
-            edges = largest_edges(values[own], n)
-            generator = torch.Generator().manual_seed(seed)
-            cuts = {"ranked": edges, "equal mass": equal_mass_edges(edges, mass, generator)}
-            for choice, cut in cuts.items():
-                yield outcome(lm, tried, cut).with_columns(
-                    edges_of=pl.lit(own), strength=pl.lit(strength), choice=pl.lit(choice)
-                )
+    """Cut so many edges as one ranking names them, for each class."""
+    for own, ranking in values().items():
+        mass = mean(RANKINGS["weights"].measure, own)
+        edges = largest_edges(ranking, count_edges(strength, *mass.shape[:2]))
+        generator = torch.Generator().manual_seed(seed)
+        cuts = {"ranked": edges, "equal mass": equal_mass_edges(edges, mass, generator)}
+        for choice, cut in cuts.items():
+            yield outcome(lm, tried, cut).with_columns(
+                edges_of=pl.lit(own), strength=pl.lit(strength), choice=pl.lit(choice)
+            )
 
 
 def own_cuts(lm: LanguageModel, tried: Half, name: str, seed: int) -> Iterator[pl.DataFrame]:
@@ -209,10 +211,14 @@ def compared(
 
     def cut(place: int, names: Iterable[str]) -> Iterator[pl.DataFrame]:
         for seed, study in enumerate(subjects):
+            measured, tried = halves[seed][1 - place], halves[seed][place].first(setup.n_tried)
+            mean = cache(partial(mean_of, lm, measured))
             for name in names:
-                path = work / f"{seed}-{HALVES[place]}-{name}.parquet"
-                make = partial(class_cuts, lm, study, halves[seed], place, name, seed, setup)
-                yield kept(path, make, seed=seed, half=HALVES[place], ranking=name)
+                values = cache(partial(ranked, mean, study, name, setup))
+                for strength in setup.strengths:
+                    path = work / f"{seed}-{HALVES[place]}-{name}-{strength:g}.parquet"
+                    make = partial(class_cuts, lm, tried, values, mean, strength, seed)
+                    yield kept(path, make, seed=seed, half=HALVES[place], ranking=name)
 
     def own(place: int) -> Iterator[pl.DataFrame]:
         for seed in range(len(subjects)):
