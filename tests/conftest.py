@@ -25,6 +25,9 @@ sys.path.append(str(Path(__file__).parent))  # for `tiny_models`
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+# What a killed process has written stays; these waits serve after a loss of power alone.
+os.fsync = lambda descriptor: None
+
 
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
