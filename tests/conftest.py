@@ -1,5 +1,6 @@
 """Studies that many tests look at, made once a session; a test that changes one copies it."""
 
+import gc
 import json
 import multiprocessing
 import os
@@ -27,6 +28,17 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 # What a killed process has written stays; these waits serve after a loss of power alone.
 os.fsync = lambda descriptor: None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """A million objects come with the imports and stay: look through none of them for garbage."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src" / "mnemoscope"
@@ -36,7 +37,6 @@ MAY_IMPORT["cli"] = {*MAY_IMPORT}
 ANYTHING = {"__init__", "__main__"}
 
 
-TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
 DOTTED = {
     ".".join(["mnemoscope", *path.relative_to(SOURCE).with_suffix("").parts]).removesuffix(
         ".__init__"
@@ -45,14 +45,20 @@ DOTTED = {
 }
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def room_of(path: Path) -> str:
     return path.relative_to(SOURCE).with_suffix("").parts[0]
 
 
+@cache
 def imported_modules(path: Path) -> set[Path]:
     """Modules of ours that a module imports, also inside functions and for types."""
     found = set()
-    for node in ast.walk(TREES[path]):
+    for node in ast.walk(tree_of(path)):
         names = []
         if isinstance(node, ast.ImportFrom) and node.module:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
@@ -99,7 +105,7 @@ def circle(graph: dict) -> set:
 
 
 def test_modules_say_their_job() -> None:
-    first = {path: (ast.get_docstring(tree) or "").split("\n")[0] for path, tree in TREES.items()}
+    first = {one: (ast.get_docstring(tree_of(one)) or "").split("\n")[0] for one in MODULES}
     assert not [path for path, line in first.items() if not line.endswith((".", ":", "?"))]
 
 

@@ -1,18 +1,25 @@
 """ROUGE-L and ROUGE-3 equal the package rouge-score on ids joined by blanks."""
 
+from functools import cache
+
 import numpy as np
 import pytest
-from rouge_score.rouge_scorer import RougeScorer
 
 from mnemoscope.data.rouge import rouge_3, rouge_l, rouge_scores
 
-SCORER = RougeScorer(["rougeL", "rouge3"], use_stemmer=False)
 EXACT = 1e-12  # both divide small integers; only the order of the operations differs
+
+
+@cache
+def scorer():
+    from rouge_score.rouge_scorer import RougeScorer  # heavy
+
+    return RougeScorer(["rougeL", "rouge3"], use_stemmer=False)
 
 
 def by_rouge_score(prefix, suffix):
     texts = (" ".join(map(str, ids)) for ids in (prefix, suffix))
-    scores = SCORER.score(*texts)
+    scores = scorer().score(*texts)
     return scores["rougeL"].fmeasure, scores["rouge3"].fmeasure
 
 

@@ -11,7 +11,6 @@ from mnemoscope.embedded import model_path
 from mnemoscope.errors import UserError
 from mnemoscope.lm.load import load_tokenizer
 
-inspect_ai = pytest.importorskip("inspect_ai")
 ROOT = Path(__file__).parents[2]
 POINTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
 TAXONOMY = "Non-Memo, Recite[5], Others"
@@ -19,10 +18,11 @@ TEMPLATE = "{{ messages[0].content }}"
 
 
 @pytest.fixture(autouse=True)
-def nothing_shown(monkeypatch, tmp_path):
-    """No display, no log in the checkout."""
+def inspect_ai(monkeypatch, tmp_path):
+    """The package, which shows nothing and writes no log into the checkout."""
     monkeypatch.setenv("INSPECT_DISPLAY", "none")
     monkeypatch.setenv("INSPECT_LOG_DIR", str(tmp_path / "logs"))
+    return pytest.importorskip("inspect_ai")
 
 
 def asked(table, **more):
@@ -37,7 +37,7 @@ def figures(log, name):
     return {metric.removeprefix("grouped_"): value for metric, value in values.items()}
 
 
-def test_local_provider_finds_what_continue_finds(table) -> None:
+def test_local_provider_finds_what_continue_finds(inspect_ai, table) -> None:
     model = inspect_ai.model.get_model(
         "hf/embedded",
         model_path=str(model_path()),
@@ -61,7 +61,7 @@ def test_local_provider_finds_what_continue_finds(table) -> None:
     assert exact["Recite[5]"] == 1
 
 
-def test_mock_provider_that_knows_half_of_each_suffix(table) -> None:
+def test_mock_provider_that_knows_half_of_each_suffix(inspect_ai, table) -> None:
     tokenizer, frame = load_tokenizer(model_path()), pl.read_parquet(table)
     by_prefix = {
         tokenizer.decode(row[:32]): tokenizer.decode(row[32:48]) + "#"
