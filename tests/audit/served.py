@@ -191,7 +191,7 @@ def serving(lm, style="vllm"):
     service = Service(lm, style)
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(service))
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
         yield service, f"http://127.0.0.1:{server.server_port}"

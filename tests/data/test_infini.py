@@ -112,7 +112,7 @@ def api(monkeypatch):
     server.corpus, server.faults, server.n_asked, server.is_approx = documents(), [], 0, False
     server.most_shown, server.refusal = 10_000, 200  # as documented
     server.odd, server.stopped = {}, threading.Event()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     server.url = f"http://127.0.0.1:{server.server_port}/"
     yield server

@@ -226,7 +226,7 @@ def hub():
     server.asked, server.there = [], ["data/old.parquet", "notes.txt", ".gitattributes"]
     server.tags, server.private = ["mnemoscope"], True
     server.address = f"http://127.0.0.1:{server.server_address[1]}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server
     server.shutdown()
     server.server_close()

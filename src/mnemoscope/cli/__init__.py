@@ -59,7 +59,7 @@ def _call(arguments: list[str]) -> int:
     """Parse and run; usage errors become `UserError`."""
     import typer
 
-    from mnemoscope.cli.app import app, verbs
+    from mnemoscope.cli.app import command, verbs
     from mnemoscope.errors import UserError, nearest
 
     for one in arguments:
@@ -73,13 +73,13 @@ def _call(arguments: list[str]) -> int:
         hint = nearest(verb, verbs()) or " See 'mnemoscope --help'."
         raise UserError(f"{verb}: no such verb.{hint}")
     try:
-        status = app(arguments or ["--help"], prog_name="mnemoscope", standalone_mode=False)
+        status = command()(arguments or ["--help"], prog_name="mnemoscope", standalone_mode=False)
     except usage_error as error:
         message = " ".join(error.format_message().split())
         name = verb if verb in verbs() else ""
-        command = f"mnemoscope {name}".strip()
+        said = f"mnemoscope {name}".strip()
         message += "" if message.endswith((".", "?", "!")) else "."
-        raise UserError(f"{message} See '{command} --help'.") from None
+        raise UserError(f"{message} See '{said} --help'.") from None
     except typer.Abort:
         raise KeyboardInterrupt from None
     if status == _INTERRUPTED:

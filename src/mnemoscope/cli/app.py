@@ -1,10 +1,12 @@
 """All verbs in one place; each lives in a module named for what it works on."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
 
 from mnemoscope.cli import analyze, audit, study, tables
 from mnemoscope.cli.options import expanded
@@ -99,6 +101,12 @@ _VERBS: dict[str, dict[str, Callable[..., None]]] = {
 for _panel, _group in _VERBS.items():
     for _name, _function in _group.items():
         app.command(_name, cls=_Verb, rich_help_panel=_panel)(expanded(_function))
+
+
+@cache
+def command() -> Any:
+    """The whole command, made once: each verb's flags are read from its signature."""
+    return get_command(app)
 
 
 def verbs() -> list[str]:
