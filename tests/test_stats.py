@@ -93,13 +93,14 @@ def test_a_group_is_drawn_whole_and_classes_keep_their_number_of_groups() -> Non
     assert (draw_counts(np.random.default_rng(0), 4, 500).sum(axis=1) == 4).all()
 
 
-def test_a_group_over_classes_moves_whole_and_no_class_is_missed() -> None:
-    # Class 1 has nothing but one sequence in each of ten groups that are mostly class 0.
-    groups = np.concatenate([np.repeat(np.arange(10), 3), np.arange(10, 60)])
-    classes = np.concatenate([np.tile([0, 0, 1], 10), np.zeros(50, dtype=int)])
-    # Without drawing again, one resample of 62,000 would miss all ten of the 60.
-    drawn = draw_within(classes, np.random.default_rng(0), 200_000, groups=groups)
-    shared = drawn[:, :30].reshape(-1, 10, 3)
+def test_a_group_over_classes_moves_whole_and_no_class_is_missed(monkeypatch) -> None:
+    monkeypatch.setattr("mnemoscope.stats.FEWEST_GROUPS", 3)
+    # Class 1 has nothing but one sequence in each of three groups that are mostly class 0.
+    groups = np.concatenate([np.repeat(np.arange(3), 3), np.arange(3, 20)])
+    classes = np.concatenate([np.tile([0, 0, 1], 3), np.zeros(17, dtype=int)])
+    # Without drawing again, one resample of 26 would miss all three of the 20.
+    drawn = draw_within(classes, np.random.default_rng(0), 2000, groups=groups)
+    shared = drawn[:, :9].reshape(-1, 3, 3)
     assert (shared == shared[..., :1]).all()
     assert drawn[:, classes == 1].any(axis=1).all()
     assert len(np.unique(drawn[:, classes == 1].sum(axis=1))) > 5
@@ -138,7 +139,10 @@ def test_the_variance_of_a_mean_over_groups_is_the_closed_form() -> None:
     assert grouped_variance(values, np.arange(200)) == pytest.approx(values.var(ddof=1) / 200)
 
 
-def test_of_clustered_data_todays_interval_covers_too_seldom_and_groups_mend_it() -> None:
+def test_of_clustered_data_todays_interval_covers_too_seldom_and_groups_mend_it(
+    monkeypatch,
+) -> None:
+    monkeypatch.setattr("mnemoscope.stats._RESAMPLES", 200)
     rng = np.random.default_rng(0)
     apart = within = shares = 0
     n = 200

@@ -9,6 +9,8 @@ import json
 import os
 import stat
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -80,6 +82,11 @@ def parse_yaml(text: str | bytes) -> Any:
 
     Raises ValueError: anything else, with its line where that is known ("line 3: ...").
     """
+    return deepcopy(_parsed(text))  # a study is opened by each stage, and its text is the same
+
+
+@lru_cache(maxsize=8)
+def _parsed(text: str | bytes) -> Any:
     if len(text) > MOST_YAML_BYTES:
         raise ValueError(f"larger than {MOST_YAML_BYTES >> 10} kB")
     if isinstance(text, bytes):
