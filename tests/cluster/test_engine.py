@@ -6,20 +6,22 @@ import sys
 from mnemoscope.cluster.engine import run_tasks
 
 SCRIPT = """
+import sys
 from pathlib import Path
+import mnemoscope.cli, mnemoscope.pipeline.blocks
 from mnemoscope.cluster.engine import run_tasks
 with open(Path(__file__).with_suffix(".runs"), "a") as runs:
     runs.write("x")
-print(sorted(run_tasks(abs, [-1, -2, -3], workers=2)))
+print(sorted(run_tasks(abs, [-1, -2, -3], workers=2)), "ray" in sys.modules)
 """
 
 
 def test_every_task_gives_its_result_and_a_script_without_a_main_guard_runs_once(tmp_path) -> None:
-    """In this process, and in a script with two workers, who do not run it again."""
+    """In this process, and in a script with two workers, who do not run it again nor load Ray."""
     assert sorted(run_tasks(abs, [-1, -2, -3], workers=1)) == [1, 2, 3]
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "[1, 2, 3]\n"
+    assert done.stdout == "[1, 2, 3] False\n"
     assert script.with_suffix(".runs").read_text() == "x"

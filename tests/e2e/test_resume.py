@@ -38,13 +38,13 @@ def wait_until(is_true: Callable[[], bool], what: str) -> None:
 
 
 def kill_in_the_middle(forkserver, arguments: list[str], is_begun: Callable[[], bool]) -> list[int]:
-    """Start the command line, kill it as soon as something is there; the workers it had."""
+    """Start the command line, kill it as soon as something is there; its children's children."""
     process = forkserver.Process(target=main, args=(arguments,))
     process.start()
     try:
         wait_until(lambda: is_begun() or not process.is_alive(), "partial output")
         assert process.is_alive(), "it ended before it was killed"
-        workers = children(process.pid)
+        workers = [each for one in children(process.pid) for each in children(one)]
     finally:
         process.kill()
         process.join()

@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -41,10 +40,7 @@ class Engine:
                     yield function(task)
             return
         pool = ProcessPoolExecutor(
-            workers,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_prepare,
-            initargs=(os.getpid(),),
+            workers, mp_context=_context(function.__module__), initializer=_prepare
         )
         try:
             with _main_hidden(), _one_thread_a_worker():
@@ -156,16 +152,28 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(n_threads)
 
 
-def _prepare(parent: int) -> None:
+def _context(module: str) -> multiprocessing.context.BaseContext:
+    """How workers start: with the imports of a module done once for all of them, where that works.
+
+    torch and transformers take seconds to import, in each worker and each stage anew.
+    """
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", module])  # of the first pool: its server stays
+    return context
+
+
+def _prepare() -> None:
     """Limit a worker to one thread and end it when its parent has been killed."""
     import torch
 
     torch.set_num_threads(1)
-    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _watch(parent: int) -> None:
-    """End this process when its parent is gone."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
     os._exit(1)
