@@ -115,7 +115,7 @@ def test_no_probability_has_its_reason(study, tiny_studies, lm, monkeypatch):
     for name, value, reason in (
         ("ENOUGH_A_CLASS", 1000, "too few held-out sequences"),
         ("load_outcome", untrained, "did not train"),
-        ("USABLE_INPUTS", ("max",), "see mean"),
+        ("USABLE_INPUTS", ("mean",), "see max"),
         ("samples_of", lambda _: by_row, "split by row"),
     ):
         with monkeypatch.context() as patch:
