@@ -163,14 +163,16 @@ def test_features_and_label_work_from_the_wheel(installed, tmp_path) -> None:
 
 
 SMALLEST = {
-    "sequences.limit": "240",
+    "sequences.limit": "120",
     "continue.scan": "true",
+    "continue.check_rows": "8",
     "label.taxonomies": '["Non-Memo, Guess, Recall"]',
-    "label.n_train": "12",
-    "label.n_eval": "6",
-    "label.minimum": "18",
+    "label.n_train": "8",
+    "label.n_eval": "4",
+    "label.minimum": "12",
     "train.preset": "paper",
     "train.seeds": "[0]",
+    "train.workers": "1",
     "benchmark.controls": "false",
     "benchmark.n_resamples": "100",
     "localize.sanity": "false",
