@@ -77,7 +77,7 @@ def browser() -> Iterator:
 def small_demo(made_once) -> Path:
     """A finished demo: one taxonomy with its controls, CNNs trained as briefly as the paper's.
 
-    With this seed the small CNNs of both taxonomies leave chance, so audits and comparisons have one.
+    With this seed the small CNNs of both leave chance: audits and comparisons have what they ask.
     """
     from mnemoscope.flow.run import demo_settings, run
     from mnemoscope.study.settings import parse_settings
