@@ -198,7 +198,9 @@ def small_auto(monkeypatch):
     def few(*arguments, **named):
         made = known(*arguments, **named | {"limit": 200})
         label = made.label.model_copy(update={"n_train": 20, "n_eval": 15, "minimum": 12})
-        train = made.train.model_copy(update={"workers": 1, "seeds": [0], "filters": [6]})
+        train = made.train.model_copy(
+            update={"workers": 1, "seeds": [0], "kernels": [3], "filters": [6]}
+        )
         return made.model_copy(update={"label": label, "train": train})
 
     monkeypatch.setattr(audit_study, "study_settings", few)

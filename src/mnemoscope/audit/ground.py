@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import torch
-from sklearn.metrics import roc_auc_score
 
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.cnn.calibration import (
@@ -43,7 +42,7 @@ from mnemoscope.maps.views import TensorMaps
 from mnemoscope.pipeline.label import SAMPLES_FILE, aliases_of, samples_of
 from mnemoscope.pipeline.train import PREDICTIONS_FILE, Job, jobs_of, load_outcome
 from mnemoscope.progress import say
-from mnemoscope.stats import Floats
+from mnemoscope.stats import Floats, resampled_auc
 from mnemoscope.study.folder import Study, is_study
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import (
@@ -219,7 +218,7 @@ def read_ground(study: Study) -> CnnGround:
 
 
 def _auc(odds: Floats, truth: npt.NDArray[np.bool_]) -> float:
-    return float(roc_auc_score(truth, odds))
+    return float(resampled_auc(odds, truth, np.empty((0, len(odds))))[0])
 
 
 class _Found(NamedTuple):
