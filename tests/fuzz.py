@@ -525,6 +525,7 @@ _FURTHER = (
     "rich.progress",
     "scipy.stats",
 )
+_UNCALLED = ("__main__", ".app", ".ray", "embedded.data", ".distill", ".inspect_task")
 
 
 def _import_all() -> None:
@@ -532,9 +533,10 @@ def _import_all() -> None:
     import mnemoscope
 
     warnings.simplefilter("ignore")
+    gc.disable()
     ours = [one.name for one in pkgutil.walk_packages(mnemoscope.__path__, "mnemoscope.")]
     for name in (*ours, *_FURTHER):
-        if not any(part in name for part in ("__main__", ".app", ".ray", "embedded.data")):
+        if not any(part in name for part in _UNCALLED):
             importlib.import_module(name)
     from mnemoscope.data import origins
 
@@ -542,6 +544,7 @@ def _import_all() -> None:
     _docx()
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def try_target(name: str, n: int, place: Path) -> None:

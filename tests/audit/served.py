@@ -42,7 +42,7 @@ class Service:
         self.failures, self.bodies, self.headers, self.at = [], [], [], []
         self.requests, self.busy, self._now = [], 0, 0
         self.lock, self.model_lock = threading.Lock(), threading.Lock()
-        self.dies_after, self.preamble = None, ""
+        self.dies_after, self.preamble, self.pause = None, "", 0.0
 
     @property
     def n_requests(self):
@@ -76,7 +76,7 @@ class Service:
         """
         _, _, shown = body["messages"][-1]["content"].partition("\n\n")
         prompt = [*self.lm.before, *self.lm.tokenizer(shown, add_special_tokens=False).input_ids]
-        made, rows = _generate(self.lm, tuple(prompt), min(body["max_tokens"], 70))
+        made, rows = _generate(self.lm, tuple(prompt), min(body["max_tokens"], 48))
         text = self.preamble + self.lm.tokenizer.decode(made, skip_special_tokens=True).strip()
         choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "length"}
         if body.get("logprobs") and not self.preamble:
@@ -145,6 +145,7 @@ def _handler(service):
             if body["model"] != "embedded":
                 text = f"The model `{body['model']}` does not exist."
                 return self._send(404, json.dumps({"error": {"message": text}}).encode())
+            time.sleep(service.pause)
             with service.model_lock:
                 status, answer = service.chat(body) if is_chat else service.complete(body)
             if status == 200:

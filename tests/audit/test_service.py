@@ -20,7 +20,7 @@ from mnemoscope.errors import UserError
 from mnemoscope.lm.hub import find_bos
 
 SETTINGS = AuditSettings(
-    top_k=0, n_prefixes=2, stride=16, max_growth=24, edits=0, near_length=0, refine_from=24
+    top_k=0, n_prefixes=2, stride=8, max_growth=24, edits=0, near_length=0, refine_from=24
 )
 SPAN = ("start", "end", "verdict", "reason", "tokens", "score", "common_prefix", "verbatim_length")
 JUDGED = ("perplexity_without_prefix", "prior_gain", "prior_reproduced")
@@ -156,7 +156,7 @@ def test_what_was_answered_is_not_asked_again_and_four_at_once_give_the_bytes_of
         assert not (tmp_path / "out" / "audit.json").exists()
         with (tmp_path / "out" / "answers.jsonl").open("a") as handle:
             handle.write('{"request": "torn')  # a run that was killed while it wrote
-        service.dies_after = None
+        service.dies_after, service.pause = None, 0.02  # else each is answered before the next
         asked(lm, url, document, tmp_path / "out", concurrency=4)
         assert service.busy > 1
         assert len(service.bodies) == len(whole.bodies)
@@ -171,7 +171,7 @@ def test_the_command_estimates_asks_and_verifies_and_tells_nobody_the_key(
 ):
     out, model = tmp_path / "out", ("--model", "embedded", "--tokenizer", "embedded")
     with serving(lm) as (service, url):
-        flags = ("--stride", 16, "--other-prefixes", 0, "-o")
+        flags = ("--stride", 8, "--other-prefixes", 0, "-o")
         given = ("audit", "--endpoint", url, *model, document, *flags)
         prices = ("--price-in", "1000", "--price-out", "2000")
         estimated = call(*given, out, "--dry-run", *prices)
@@ -208,7 +208,7 @@ def test_the_command_estimates_asks_and_verifies_and_tells_nobody_the_key(
         assert not [path for path in files if secret.encode() in path.read_bytes()]
 
     documents, splitter = read_documents([str(document)]).documents, ModelTokens(lm.tokenizer, None)
-    served = ServedModel(client_of(url), splitter, documents, AuditSettings(stride=16))
+    served = ServedModel(client_of(url), splitter, documents, AuditSettings(stride=8))
     n, said = len(coarse_places(served)), estimated.out
     assert f"{n} requests, {32 * n:,} prompt tokens and at most" in said
     assert f"{n + 100} requests" in everyday.out
