@@ -115,7 +115,13 @@ def tiny(made_once) -> SimpleNamespace:
             "minimum": 12,
         },
         "capture": {"reference": str(reference), "shard_rows": 16},
-        "train": {"preset": "paper", "seeds": [0, 1], "workers": 1},
+        "train": {
+            "preset": "paper",
+            "seeds": [0, 1],
+            "kernels": [3],
+            "filters": [6],
+            "workers": 1,
+        },
         "benchmark": {"n_resamples": 100},
     }
     (folder / "study.yaml").write_text(yaml.safe_dump(values))
