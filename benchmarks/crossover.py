@@ -255,61 +255,77 @@ def by_rows(maps: dict[str, Maps], trial: Trial) -> dict[str, list[float | None]
 def cuts(lms: dict[str, LanguageModel], windows: pl.DataFrame) -> list[dict[str, Any]]:
     """What breaks in a model of its own half when edges are cut that a ranking names.
 
-    Edges are ranked on half of the documents and cut in windows of the others. A ranking is a
-    measure's mean over what the model memorized; that less its mean over the other half in the same
-    model; or less that of the other model on the same windows, so that no text is in it.
-    `elsewhere` cuts what the same ranking names for the other model and its half.
+    Edges are ranked on half of the documents and cut in windows of the others.
     """
     is_ranked = documents_of(windows) % 2 == 0
     measured = {one: token_matrix(windows.filter(is_ranked, half=one).head(CUT)) for one in HALVES}
     tried = {one: windows.filter(~is_ranked, half=one).head(CUT) for one in HALVES}
-    mean = partial(class_mean, batch_size=BATCH)
-    mass = {one: mean(lms[one], measured[one], RANKINGS["weights"].measure) for one in HALVES}
+    weights = RANKINGS["weights"].measure
+    mass = {one: class_mean(lms[one], measured[one], weights, BATCH) for one in HALVES}
     tokens = {one: token_matrix(tried[one]) for one in HALVES}
     documents = documents_of(pl.concat(tried.values()))
     rows = []
     for name in ("weights", "value_norm", "contribution", "total_effect"):
-        of = {
-            (lm, half): mean(lms[lm], measured[half], RANKINGS[name].measure)
-            for lm in HALVES
-            for half in HALVES
-        }
-        ranked = {
-            name: {one: of[one, one] for one in HALVES},
-            f"{name}, less the other half": {
-                one: of[one, one] - of[one, other] for one, other in (HALVES, HALVES[::-1])
-            },
-            f"{name}, less the other model": {
-                one: of[one, one] - of[other, one] for one, other in (HALVES, HALVES[::-1])
-            },
-        }
-        for ranking, values in ranked.items():
+        for ranking, values in ranked_by(name, lms, measured).items():
             for strength in STRENGTHS:
-                rows.append({"ranking": ranking, "strength": strength})
-                broken: dict[str, list[np.ndarray]] = {}
-                for own, other in (HALVES, HALVES[::-1]):
-                    n = count_edges(strength, *values[own].shape[:2])
-                    edges = largest_edges(values[own], n)
-                    at_random = torch.Generator().manual_seed(SEED)
-                    chosen = {
-                        "ranked": edges,
-                        "equal_mass": equal_mass_edges(edges, mass[own], at_random),
-                        "elsewhere": largest_edges(values[other], n),
-                    }
-                    for choice, cut in chosen.items():
-                        judged = cut_and_judge(
-                            lms[own], tokens[own], cut, renormalize=False, batch_size=BATCH
-                        )
-                        broken.setdefault(choice, []).append(
-                            np.logical_not(judged.is_right.all(axis=1))
-                        )
-                flat = {choice: np.concatenate(parts) for choice, parts in broken.items()}
-                for choice, one in flat.items():
-                    rows[-1][choice] = [*resampled_mean(one, documents)]
-                rows[-1]["beyond"] = [
-                    *resampled_difference(flat["ranked"], flat["equal_mass"], documents)
+                found = [
+                    broken(lms[own], tokens[own], values[own], values[other], mass[own], strength)
+                    for own, other in (HALVES, HALVES[::-1])
                 ]
+                of = {choice: np.concatenate([one[choice] for one in found]) for choice in found[0]}
+                rows.append(
+                    {"ranking": ranking, "strength": strength}
+                    | {choice: [*resampled_mean(one, documents)] for choice, one in of.items()}
+                    | {"beyond": [*resampled_difference(of["ranked"], of["equal_mass"], documents)]}
+                )
     return rows
+
+
+def ranked_by(
+    name: str, lms: dict[str, LanguageModel], measured: dict[str, np.ndarray]
+) -> dict[str, dict[str, torch.Tensor]]:
+    """Values of every edge for each model: a measure's mean over what the model memorized.
+
+    Then that less its mean over the other half in the same model; and less that of the other model
+    on the same windows, so that no text is in it.
+    """
+    of = {
+        (lm, half): class_mean(lms[lm], measured[half], RANKINGS[name].measure, BATCH)
+        for lm in HALVES
+        for half in HALVES
+    }
+    pairs = (HALVES, HALVES[::-1])
+    return {
+        name: {one: of[one, one] for one in HALVES},
+        f"{name}, less the other half": {
+            own: of[own, own] - of[own, other] for own, other in pairs
+        },
+        f"{name}, less the other model": {
+            own: of[own, own] - of[other, own] for own, other in pairs
+        },
+    }
+
+
+def broken(
+    lm: LanguageModel,
+    tokens: np.ndarray,
+    values: torch.Tensor,
+    elsewhere: torch.Tensor,
+    mass: torch.Tensor,
+    strength: float,
+) -> dict[str, np.ndarray]:
+    """Which windows break by the largest edges, by equal mass, by those of the other model."""
+    n = count_edges(strength, *values.shape[:2])
+    edges = largest_edges(values, n)
+    chosen = {
+        "ranked": edges,
+        "equal_mass": equal_mass_edges(edges, mass, torch.Generator().manual_seed(SEED)),
+        "elsewhere": largest_edges(elsewhere, n),
+    }
+    judge = partial(cut_and_judge, lm, tokens, renormalize=False, batch_size=BATCH)
+    return {
+        choice: np.logical_not(judge(cut).is_right.all(axis=1)) for choice, cut in chosen.items()
+    }
 
 
 def grafts(lms: dict[str, LanguageModel], windows: pl.DataFrame) -> list[dict[str, Any]]:
