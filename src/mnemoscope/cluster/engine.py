@@ -39,9 +39,7 @@ class Engine:
                 for task in tasks:
                     yield function(task)
             return
-        pool = ProcessPoolExecutor(
-            workers, mp_context=_context(function.__module__), initializer=_prepare
-        )
+        pool = ProcessPoolExecutor(workers, mp_context=_context(), initializer=_prepare)
         try:
             with _main_hidden(), _one_thread_a_worker():
                 futures = [pool.submit(function, task) for task in tasks]
@@ -152,15 +150,15 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(n_threads)
 
 
-def _context(module: str) -> multiprocessing.context.BaseContext:
-    """How workers start: with the imports of a module done once for all of them, where that works.
+def _context() -> multiprocessing.context.BaseContext:
+    """How workers start: where that works, with the heaviest imports done once for all of them.
 
-    torch and transformers take seconds to import, in each worker and each stage anew.
+    Polars is left to each worker: its import starts a thread, which a fork does not copy.
     """
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", module])  # of the first pool: its server stays
+    context.set_forkserver_preload(["torch", "transformers.modeling_utils", "sklearn.linear_model"])
     return context
 
 
