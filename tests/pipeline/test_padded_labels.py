@@ -7,7 +7,6 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from rouge_score.rouge_scorer import RougeScorer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mnemoscope.data.table import without_padding
@@ -128,6 +127,8 @@ def test_labels_of_others_are_checked_without_padding(
 
 
 def test_features_read_no_padding(rows, studies, tiny) -> None:
+    from rouge_score.rouge_scorer import RougeScorer  # heavy
+
     found, scorer = studies[False].sequences, RougeScorer(["rougeL", "rouge3"])
     tokenizer = AutoTokenizer.from_pretrained(tiny.model)
     for at, row in enumerate(rows):
