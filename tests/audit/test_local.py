@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from mnemoscope.data import read
 from mnemoscope.errors import UserError
 from mnemoscope.lm.continue_ import best_tokens, continue_sequences
 from mnemoscope.lm.model import wrap_model
+from mnemoscope.progress import follow_progress
 from tests.audit.conftest import BRIEF
 from tests.lm import tiny_families as tiny
 
@@ -52,6 +54,15 @@ def test_leaving_early_changes_no_verdict_and_the_end_is_the_study_s_continuatio
     decoded = early_tokens != LEFT
     assert (early_tokens[decoded] == tokens[decoded]).all()
     assert decoded.mean() < 0.9
+
+
+def test_every_batch_is_counted_so_that_who_cancels_waits_for_one_alone(lm, new_text):
+    counts = []
+    progress = SimpleNamespace(advance=lambda n=1: counts.append(n))
+    model = LocalModel(lm, [Document("a", new_text(1, 200), "")], AuditSettings(batch_size=4))
+    with follow_progress(lambda *_: (progress, lambda: None)):
+        model.continue_at([(0, first) for first in range(10)], around=False)
+    assert counts == [4, 4, 2]
 
 
 def test_growth_is_where_greedy_decoding_leaves_the_document(lm, trained, new_text):

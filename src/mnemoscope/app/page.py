@@ -389,13 +389,17 @@ def audit_work(
 
 
 def _ground(browsed: views.BrowsedStudy, lm: LanguageModel, settings: AuditSettings) -> CnnGround:
-    """The study's CNNs, or why they give no probability."""
-    try:
-        return read_ground(check_study(browsed.study.folder, facts_of(lm, lm.name), settings))
-    except UserError as error:
-        why = str(error).split(" Give ")[0].rstrip(".")
-        study = str(browsed.study.folder)
-        return CnnGround({"study": study, "taxonomy": None, "sequences": {}, "reason": why})
+    """The study's CNNs, or why they give no probability; read once a model."""
+    known = browsed.grounds
+    if lm.fingerprint not in known:
+        try:
+            study = check_study(browsed.study.folder, facts_of(lm, lm.name), settings)
+            known[lm.fingerprint] = read_ground(study)
+        except UserError as error:
+            why = str(error).split(" Give ")[0].rstrip(".")
+            facts = {"study": str(browsed.study.folder), "taxonomy": None, "sequences": {}}
+            known[lm.fingerprint] = CnnGround(facts | {"reason": why})
+    return known[lm.fingerprint]
 
 
 def passage_maps(models: Models, result: views.Result, number: Any) -> views.SequenceMaps:

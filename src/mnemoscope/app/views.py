@@ -14,6 +14,7 @@ import torch
 from mnemoscope.audit import page
 from mnemoscope.audit.documents import mark_hidden
 from mnemoscope.audit.verify import read_again, read_audit
+from mnemoscope.audit.ground import CnnGround
 from mnemoscope.errors import UserError
 from mnemoscope.lm.load import load_tokenizer
 from mnemoscope.maps.format import unpack_triangle
@@ -211,6 +212,7 @@ class BrowsedStudy:
         for stage in ("benchmark", "localize"):
             self.study.require(stage)
         self._model_folder = model_folder
+        self.grounds: dict[str, CnnGround] = {}  # by the fingerprint of an audited model
 
     @property
     def model(self) -> dict[str, Any]:

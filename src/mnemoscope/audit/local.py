@@ -51,7 +51,7 @@ from mnemoscope.lm.model import (
     run_batches,
     within_logits,
 )
-from mnemoscope.progress import say, track
+from mnemoscope.progress import SILENT, Progress, say, track
 from mnemoscope.study.models import check_same_tokens
 
 LEFT = -1
@@ -217,15 +217,15 @@ class LocalModel:
             for start in range(0, len(places), size):
                 chunk = places[start : start + size]
                 name = f"{'around' if around else 'windows'}-{start // size:06d}.parquet"
-                made.append(self._part(chunk, self._kept and self._kept / name))
-                progress.advance(len(chunk))
+                made.append(self._part(chunk, self._kept and self._kept / name, progress))
         return pl.concat(made)
 
-    def _part(self, places: Sequence[Place], path: Path | None) -> pl.DataFrame:
+    def _part(self, places: Sequence[Place], path: Path | None, progress: Progress) -> pl.DataFrame:
         if path is not None and (kept := read_kept(path, "part")) is not None:
+            progress.advance(len(places))
             return kept
         windows = cut(self.tokens, places, self.settings.length)
-        found = self._continued(self.lm, windows, self.settings.n_allowed)
+        found = self._continued(self.lm, windows, self.settings.n_allowed, progress)
         scores = [None if np.isnan(one) else float(one) for one in found.score]
         frame = window_table(places, found.common, scores, found.tokens.tolist(), self.settings)
         if path is not None:
@@ -233,15 +233,22 @@ class LocalModel:
         return frame
 
     def _continued(
-        self, lm: LanguageModel, windows: npt.NDArray[np.int32], n_allowed: int
+        self,
+        lm: LanguageModel,
+        windows: npt.NDArray[np.int32],
+        n_allowed: int,
+        progress: Progress = SILENT,
     ) -> "Continued":
-        batches = continue_windows(
+        batches = []
+        for batch in continue_windows(
             lm,
             windows,
             prefix=self.settings.prefix,
             n_allowed=n_allowed,
             batch_size=self.settings.batch_size,
-        )
+        ):
+            batches.append(batch)
+            progress.advance(len(batch.score))
         return Continued(*map(np.concatenate, zip(*batches, strict=True)))
 
     def grow(self, places: Sequence[Place]) -> list[Growth]:
