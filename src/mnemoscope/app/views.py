@@ -13,8 +13,8 @@ import torch
 
 from mnemoscope.audit import page
 from mnemoscope.audit.documents import mark_hidden
-from mnemoscope.audit.verify import read_again, read_audit
 from mnemoscope.audit.ground import CnnGround
+from mnemoscope.audit.verify import read_again, read_audit
 from mnemoscope.errors import UserError
 from mnemoscope.lm.load import load_tokenizer
 from mnemoscope.maps.format import unpack_triangle
