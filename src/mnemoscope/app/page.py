@@ -397,8 +397,10 @@ def _ground(browsed: views.BrowsedStudy, lm: LanguageModel, settings: AuditSetti
             known[lm.fingerprint] = read_ground(study)
         except UserError as error:
             why = str(error).split(" Give ")[0].rstrip(".")
-            facts = {"study": str(browsed.study.folder), "taxonomy": None, "sequences": {}}
-            known[lm.fingerprint] = CnnGround(facts | {"reason": why})
+            study_name = str(browsed.study.folder)
+            known[lm.fingerprint] = CnnGround(
+                {"study": study_name, "taxonomy": None, "sequences": {}, "reason": why}
+            )
     return known[lm.fingerprint]
 
 
