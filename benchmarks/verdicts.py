@@ -6,7 +6,7 @@
 No model and no CNN: votes are drawn. A vote is the class of the largest score: what the class adds,
 how hard the sequence's group of near duplicates is (for all sources alike), noise of the source,
 noise of the training, and how much a training leans to each class. Prints the tables of
-`docs/appendix/verdicts.md`; `tests/benchmark/test_verdicts.py` runs 120 studies.
+`docs/appendix/verdicts.md`; `tests/benchmark/test_verdicts.py` runs 200 studies.
 """
 
 import argparse

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, norm
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import StratifiedGroupKFold
 
 from mnemoscope.stats import (
     FEWEST_GROUPS,
@@ -14,7 +13,6 @@ from mnemoscope.stats import (
     draw_within,
     estimate_of,
     fewest_groups,
-    grouped_folds,
     grouped_variance,
     interval_of,
     normal_mean,
@@ -167,16 +165,6 @@ def test_a_share_of_groups_of_one_is_wilsons() -> None:
     assert share_true(flags, np.arange(60)) == wanted
     assert share_true(flags) == share_of(21, 60)
     assert share_true(flags[:21], np.arange(21)) == share_of(21, 21)
-
-
-@pytest.mark.parametrize(("n_groups", "n_folds"), [(12, 2), (60, 5), (400, 5)])
-def test_folds_that_keep_groups_whole_are_scikit_learns(n_groups, n_folds) -> None:
-    generator = np.random.default_rng(n_groups)
-    classes, groups = generator.integers(0, 3, 200), generator.integers(0, n_groups, 200)
-    known = StratifiedGroupKFold(n_folds, shuffle=True, random_state=7)
-    found = list(grouped_folds(classes, groups, n_folds, seed=7))
-    for sides, wanted in zip(found, known.split(classes, classes, groups), strict=True):
-        assert [side.tolist() for side in sides] == [side.tolist() for side in wanted]
 
 
 def test_the_auc_of_resamples_is_scikit_learns() -> None:

@@ -11,8 +11,7 @@ Near duplicates are no independent sequences. All that resamples takes their `gr
 whole, and gives no interval below `FEWEST_GROUPS`: `draw_within` then draws nothing.
 """
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -462,33 +461,3 @@ def resampled_auc(values: ArrayLike, own: ArrayLike, drawn: ArrayLike) -> Floats
         places = np.searchsorted(ranked, every[sides], side=side)
         wins += np.einsum("rm,rm->r", above, passed[:, places])
     return np.asarray(wins / (2 * above.sum(axis=1) * below.sum(axis=1)))
-
-
-def grouped_folds(
-    classes: ArrayLike, groups: ArrayLike, n_folds: int, seed: int
-) -> Iterator[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]]:
-    """Positions of the other folds and of the own one, fold by fold; no group lies in two.
-
-    `classes` and `groups` (n,) are any labels; every fold holds about as much of each class. As
-    scikit-learn's StratifiedGroupKFold (shuffled) divides them, but in a fifth of the time.
-    """
-    _, class_of, sizes = np.unique(np.asarray(classes), return_inverse=True, return_counts=True)
-    names, group_of = np.unique(np.asarray(groups), return_inverse=True)
-    counts = np.zeros((len(names), len(sizes)))
-    np.add.at(counts, (group_of, class_of), 1)
-    shuffled = np.arange(len(names))
-    np.random.RandomState(seed).shuffle(shuffled)
-    held, fold_of = np.zeros((n_folds, len(sizes))), np.empty(len(names), dtype=int)
-    one_more = np.eye(n_folds)[:, :, None]
-    for group in shuffled[np.argsort(-counts[shuffled].std(axis=1), kind="stable")]:
-        uneven = ((held + one_more * counts[group]) / sizes).std(axis=1).mean(axis=1)
-        best, least, fewest = 0, math.inf, math.inf
-        for fold, (value, n_held) in enumerate(zip(uneven, held.sum(axis=1), strict=True)):
-            is_tie = abs(value - least) <= 1e-8 + 1e-5 * least < math.inf
-            if value < least or (is_tie and n_held < fewest):
-                best, least, fewest = fold, value, n_held
-        held[best] += counts[group]
-        fold_of[group] = best
-    own = fold_of[group_of]
-    for fold in range(n_folds):
-        yield np.flatnonzero(own != fold), np.flatnonzero(own == fold)

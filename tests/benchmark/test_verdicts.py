@@ -1,4 +1,4 @@
-"""120 simulated studies of each kind: how often intervals and verdicts are right."""
+"""Two hundred simulated studies of each kind: how often intervals and verdicts are right."""
 
 import sys
 from collections import Counter
@@ -14,14 +14,14 @@ from verdicts import LEAD, Design, designs, judge, simulate
 
 from mnemoscope.benchmark.excess import smallest_excess
 
-N_STUDIES = 120
+N_STUDIES = 200
 LEADS = ("model leads three equal controls", "model leads one strong control")
 LEAN = 0.2  # trainings of one source differ by 2 points
 
 
 @cache
 def kinds() -> dict[str, tuple[Design, float]]:
-    return designs(LEAN, n_studies=3)
+    return designs(LEAN, n_studies=6)
 
 
 @cache
@@ -67,7 +67,7 @@ def test_nothing_is_never_said_of_a_lead_beyond_the_nominal_rate_and_some_are_se
 
 
 def test_one_training_takes_no_side() -> None:
-    _, said = studied("all sources equal", 1, 60)
+    _, said = studied("all sources equal", 1, 100)
     assert said["adds"] == said["nothing"] == 0
 
 

@@ -19,6 +19,7 @@ from scipy.linalg import qr
 from scipy.optimize import linprog
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -28,7 +29,7 @@ from mnemoscope.analysis.predictors import FEATURES, add_predictors, frequency_s
 from mnemoscope.analysis.rows import categories_of, draw_rows, refuse_one_sided
 from mnemoscope.errors import UserError
 from mnemoscope.progress import track
-from mnemoscope.stats import Floats, draw_within, estimate_of, grouped_folds
+from mnemoscope.stats import Floats, draw_within, estimate_of
 from mnemoscope.taxonomy.catalogue import PRASHANTH
 from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.taxonomy.names import parse_taxonomy
@@ -230,8 +231,11 @@ def split_rows(label: _Flags, category: _Parts, groups: Sequence[str], *, seed: 
     strata = 2 * category + label
     if np.unique(strata, return_counts=True)[1].max() < _FOLDS:
         strata = label.astype(np.int64)
+    folds = StratifiedGroupKFold(n_splits=_FOLDS, shuffle=True, random_state=seed)
     found = np.zeros(len(label), dtype=bool)
-    found[next(grouped_folds(strata, list(groups), _FOLDS, seed))[1]] = True
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a stratum of fewer than five rows
+        found[next(folds.split(found, strata, list(groups)))[1]] = True
     return found
 
 

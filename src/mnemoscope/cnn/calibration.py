@@ -12,14 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mnemoscope.stats import (
-    Estimate,
-    Floats,
-    draw_within,
-    estimate_of,
-    grouped_folds,
-    grouped_variance,
-)
+from mnemoscope.stats import Estimate, Floats, draw_within, estimate_of, grouped_variance
 
 ENOUGH_FOR_ISOTONIC = 1000
 """Below so many cases isotonic regression follows their noise (scikit-learn's guide says so)."""
@@ -32,6 +25,7 @@ _Method = Literal["none", "temperature", "isotonic"]
 _CANDIDATES: tuple[_Method, ...] = ("none", "temperature", "isotonic")  # from the simplest on
 _N_BINS = 10
 _N_RESAMPLES = 500
+_NO_PENALTY = 1e8  # scikit-learn's C; targets off 0 and 1 keep the solution finite
 _N_REPEATS = 4  # with other folds, so that the choice does not hang on one draw
 
 
@@ -105,21 +99,22 @@ def apply_calibration(calibration: Calibration, logits: npt.ArrayLike) -> Floats
 
 def _fit_temperature(values: Floats, truth: _Flags) -> float:
     """The temperature of the greatest likelihood; infinite where none helps."""
-    from scipy.optimize import brentq
-    from scipy.special import expit
+    from sklearn.linear_model import LogisticRegression
 
     n_so, n_not = int(truth.sum()), int((~truth).sum())
     wanted = np.where(truth, (n_so + 1) / (n_so + 2), 1 / (n_not + 2))
-
-    def rise(slope: float) -> float:  # of the likelihood, falling with the slope
-        return float(values @ (wanted - expit(slope * values)))
-
-    if rise(0.0) <= 0:
-        return math.inf
-    high = 1 / float(np.abs(values).max())
-    while rise(high) > 0:
-        high *= 2
-    return 1 / float(brentq(rise, 0.0, high, xtol=1e-14, rtol=1e-12))
+    spread = float(np.abs(values).max()) or 1.0  # the solver is at home near 1
+    # Newton's method: lbfgs, at so small a tolerance, now and then ends with a warning.
+    model: Any = LogisticRegression(
+        C=_NO_PENALTY, fit_intercept=False, solver="newton-cholesky", tol=1e-10, max_iter=1000
+    )
+    model.fit(
+        np.concatenate([values, values])[:, None] / spread,
+        np.repeat([1, 0], len(values)),
+        sample_weight=np.concatenate([wanted, 1 - wanted]),
+    )
+    slope = float(model.coef_[0, 0]) / spread
+    return 1 / slope if slope > 0 else math.inf
 
 
 def _fit_isotonic(values: Floats, truth: _Flags) -> tuple[tuple[float, float], ...]:
@@ -188,7 +183,7 @@ def choose_calibration(
     """
     values, truth = np.asarray(logits, dtype=np.float64), np.asarray(is_so, dtype=bool)
     _, owner = np.unique(np.asarray(groups), return_inverse=True)
-    repeats = [list(_folds(truth, owner, seed + one)) for one in range(_N_REPEATS)]
+    repeats = [list(_folds(values, truth, owner, seed + one)) for one in range(_N_REPEATS)]
     if not all(repeats):
         return Choice(AS_IT_IS, {})
     losses: dict[_Method, Floats] = {}
@@ -217,7 +212,7 @@ def cross_fitted(logits: npt.ArrayLike, is_so: npt.ArrayLike, groups: npt.ArrayL
     values, truth = np.asarray(logits, dtype=np.float64), np.asarray(is_so, dtype=bool)
     owners = np.asarray(groups)
     made = np.full(len(values), np.nan)
-    for others, own in _folds(truth, owners, seed=0):
+    for others, own in _folds(values, truth, owners, seed=0):
         choice = choose_calibration(values[others], truth[others], owners[others])
         made[own] = apply_calibration(choice.calibration, values[own])
     if np.isnan(made).any():
@@ -238,11 +233,15 @@ def over_groups(
     return estimate_of(figure(numbers, truth), draws)
 
 
-def _folds(truth: _Flags, groups: Any, seed: int) -> Iterator[tuple[Any, Any]]:
+def _folds(values: Floats, truth: _Flags, groups: Any, seed: int) -> Iterator[tuple[Any, Any]]:
     """Rows to fit on and rows to judge on, no group in both; none where a class has one group."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
     n_groups = min(len(np.unique(groups[truth])), len(np.unique(groups[~truth])))
-    if n_groups >= 2:
-        yield from grouped_folds(truth, groups, min(N_FOLDS, n_groups), seed)
+    if n_groups < 2:
+        return
+    splitter = StratifiedGroupKFold(min(N_FOLDS, n_groups), shuffle=True, random_state=seed)
+    yield from splitter.split(values, truth, groups)
 
 
 def _fit(method: _Method, values: Floats, truth: _Flags) -> Calibration:

@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 import torch
 from safetensors import SafetensorError
+from sklearn.model_selection import StratifiedGroupKFold
 
 from mnemoscope.benchmark import baselines
 from mnemoscope.benchmark.baselines import (
@@ -72,7 +73,6 @@ from mnemoscope.pipeline.trainings import (
     sources_of,
 )
 from mnemoscope.progress import track
-from mnemoscope.stats import grouped_folds
 from mnemoscope.study.folder import SETTINGS_FILE, Study
 from mnemoscope.study.models import Models, reference_name
 from mnemoscope.taxonomy.names import NON_MEMO
@@ -198,8 +198,9 @@ def fold_rows(rows: SampleRows, n_folds: int = FOLDS) -> list[SampleRows] | None
     smallest = np.bincount(classes, minlength=len(rows.classes)).min()
     if smallest < n_folds or len(np.unique(groups)) < n_folds:
         return None
+    folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=0)
     found = []
-    for sides in grouped_folds(classes, groups, n_folds, seed=0):
+    for sides in folds.split(classes, classes, groups):
         if any(len(np.unique(classes[side])) < len(rows.classes) for side in sides):
             return None
         kept, asked = (whole[side] for side in sides)
