@@ -32,17 +32,22 @@ def path(tmp_path):
 
 
 def test_a_flip_of_any_bit_and_a_cut_are_found(path) -> None:
-    whole = path.read_bytes()
-    torn = [whole[:length] for length in (0, 1, 7, len(whole) // 2, len(whole) - 1)]
-    for position in range(len(whole)):
-        flipped = bytearray(whole)
-        flipped[position] ^= 1 << (0 if position % 2 else 6)
-        torn.append(bytes(flipped))
-    for content in torn:
-        path.write_bytes(content)
+    def refused() -> None:
         with pytest.raises(DamagedDataError, match=r"a\.parquet: damaged.*or ask for another"):
             read_parquet(path, remedy="ask for another")
+
+    whole = path.read_bytes()
+    for length in (0, 1, 7, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        refused()
     path.write_bytes(whole)
+    with path.open("r+b", buffering=0) as file:
+        for position, byte in enumerate(whole):
+            file.seek(position)
+            file.write(bytes([byte ^ 1 << (0 if position % 2 else 6)]))
+            refused()
+            file.seek(position)
+            file.write(bytes([byte]))
     assert read_parquet(path).equals(FRAME, null_equal=True)
     with pytest.raises(FileNotFoundError):
         read_parquet(path.with_name("none.parquet"))

@@ -8,11 +8,12 @@ from mnemoscope.cluster.engine import run_tasks
 SCRIPT = """
 import sys
 from pathlib import Path
-import mnemoscope.cli, mnemoscope.pipeline.blocks
+import mnemoscope.cli
 from mnemoscope.cluster.engine import run_tasks
 with open(Path(__file__).with_suffix(".runs"), "a") as runs:
     runs.write("x")
-print(sorted(run_tasks(abs, [-1, -2, -3], workers=2)), "ray" in sys.modules)
+imports = "__import__('mnemoscope.pipeline.blocks') and 'ray' in __import__('sys').modules"
+print(sorted(run_tasks(eval, ["1 + 1", imports, "1 + 2"], workers=2)), "ray" in sys.modules)
 """
 
 
@@ -23,5 +24,5 @@ def test_every_task_gives_its_result_and_a_script_without_a_main_guard_runs_once
     script.write_text(SCRIPT)
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "[1, 2, 3] False\n"
+    assert done.stdout == "[False, 2, 3] False\n"
     assert script.with_suffix(".runs").read_text() == "x"
