@@ -25,9 +25,9 @@ class Drawn:
         return torch.rand(len(rows), self.n_layers, self.length * (self.length + 1) // 2)
 
 torch.set_num_threads(1)
-network = AttentionCnn({N_LAYERS}, 3, kernel=6, filters=10)
+network = AttentionCnn({N_LAYERS}, 3, kernel=3, filters=2)
 trained = TrainedCnn(network=network, scaling=Scaling(None, None, 0.0), preset=PRESETS["paper"],
-                     setting=CnnSetting(6, 10, "max"), seed=0, history=TrainingHistory((), 0))
+                     setting=CnnSetting(3, 2, "max"), seed=0, history=TrainingHistory((), 0))
 for n in (130, {N_SEQUENCES}):
     maps = Drawn(n)
     found = decisiveness(trained, maps, torch.arange(n) % 3, max_maps=maps, correct_only=False)

@@ -40,7 +40,7 @@ from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import parse_taxonomy
 
 N, LENGTH = 600, 16
-QUICK = replace(PRESETS["small"], epochs=1, min_steps=120, learning_rate=4e-3)
+QUICK = replace(PRESETS["small"], epochs=1, min_steps=80, learning_rate=5e-3)
 NODES = """\
 nodes:
   - name: Hidden
@@ -159,7 +159,7 @@ def quick() -> Iterator[None]:
     """Maps of 16 tokens need fewer steps."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "small", QUICK)
-        patch.setitem(PRESETS, "brief", replace(QUICK, min_steps=40))
+        patch.setitem(PRESETS, "brief", replace(QUICK, min_steps=30))
         yield
 
 
