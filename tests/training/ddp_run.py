@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer
 
-sys.path.append(str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent))
 
 from test_callback import Logger, make_trainer
 
@@ -17,8 +17,10 @@ from mnemoscope.training.watch import MemorizationCallback, make_canaries
 from mnemoscope.training.windows import WatchedWindows
 
 
-def main(rank: int, folder: Path) -> None:
+def main(rank: int, folder: Path, port: int) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    torch.set_num_threads(1)
     tokenizer = AutoTokenizer.from_pretrained(model_path())
     texts = make_canaries(tokenizer, 4, seed=0)
     ids = [tokenizer(text)["input_ids"][:64] for text in texts]
@@ -40,6 +42,5 @@ def main(rank: int, folder: Path) -> None:
 
 
 if __name__ == "__main__":  # forked, so that imports are done once
-    torch.multiprocessing.start_processes(
-        main, args=(Path(sys.argv[1]),), nprocs=2, start_method="fork"
-    )
+    given = globals()["FOLDER"], globals()["PORT"]
+    torch.multiprocessing.start_processes(main, args=given, nprocs=2, start_method="fork")
