@@ -123,11 +123,11 @@ def test_where_no_part_holds_a_class_the_score_is_zero_on_average():
     """The mean of many studies within two standard errors of 0, hardly a side taken."""
     found = [
         causal_score(*losses(held=False, seed=seed), seed=seed, n_permutations=40)
-        for seed in range(24)
+        for seed in range(14)
     ]
     values = np.array([one.score.value for one in found])
     assert abs(values.mean()) <= 2 * values.std() / np.sqrt(len(values))
-    assert sum(one.takes_a_side for one in found) <= 2
+    assert sum(one.takes_a_side for one in found) <= 1
 
 
 def test_a_class_that_is_held_more_firmly_is_no_other_mechanism():

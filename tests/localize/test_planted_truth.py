@@ -42,7 +42,7 @@ def held_out() -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.fixture(scope="module", params=["small", "paper"])
 def trained(request) -> TrainedCnn:
     """A quick training; raw maps need the more steps."""
-    steps = {"small": 80, "paper": 160, "rows": 160}[request.param]
+    steps = {"small": 80, "paper": 110, "rows": 160}[request.param]
     preset = replace(PRESETS[request.param], epochs=1, min_steps=steps, dropout=0.0)
     maps, labels = planted_maps(120, seed=1)
     return train_cnn(
