@@ -4,14 +4,17 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 from hostile import HOSTILE
 
 from chromium import NEEDS_CHROMIUM, Visit, hard_to_use
+from mnemoscope.app import page as page_module
 from mnemoscope.app.serve import find_socket, make_app
 from mnemoscope.app.views import BrowsedStudy
+from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.embedded import model_path
 
 pytestmark = NEEDS_CHROMIUM
@@ -49,6 +52,13 @@ class Auditor(Visit):
         self.page.wait_for_function(
             "words => document.querySelector('#status').innerText.includes(words)", arg=words
         )
+
+
+@pytest.fixture
+def quick(monkeypatch) -> None:
+    """Audits find what is recalled, and ask no more of it."""
+    asked = {"n_prefixes": 0, "edits": 0, "near_length": 0}
+    monkeypatch.setattr(page_module, "AuditSettings", partial(AuditSettings, **asked))
 
 
 @pytest.fixture
@@ -123,7 +133,7 @@ def test_the_whole_visit(app, visit, document) -> None:
     assert [url for url in one.asked if not url.startswith((app.url, "data:", "blob:"))] == []
 
 
-def test_a_phone_at_night_and_a_hostile_document(app, visit, document) -> None:
+def test_a_phone_at_night_and_a_hostile_document(app, visit, quick, document) -> None:
     one = visit(
         viewport={"width": 390, "height": 844}, color_scheme="dark", is_mobile=True, has_touch=True
     )
@@ -181,7 +191,7 @@ def test_no_table_of_a_study_scrolls_sideways_on_a_phone(app, visit) -> None:
     assert cell.evaluate(said) == '"Non-Memo"'
 
 
-def test_two_sessions_and_cancel(app, visit, passages) -> None:
+def test_two_sessions_and_cancel(app, visit, quick, passages) -> None:
     long = " ".join(f"word{number}" for number in range(6000))  # 55,000 characters, one line
     first, second = visit(), visit()
     first.audit(long)

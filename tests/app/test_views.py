@@ -47,6 +47,7 @@ from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.load import load_model
 
 PAPER = "Non-Memo, Guess, Recall"
+QUICK = AuditSettings(n_prefixes=0, edits=0, near_length=0)
 
 
 class Page(HTMLParser):
@@ -128,9 +129,8 @@ def test_a_page_that_is_loaded_again_asks_by_a_word_that_nobody_guesses(result) 
 
 
 def test_the_example_holds_passages_that_the_embedded_model_recalls(tmp_path) -> None:
-    settings = AuditSettings(n_prefixes=0, edits=0, near_length=0)
     reading, lm = read_visit(example_text(), None), load_model(model_path())
-    audit_documents(lm, reading, tmp_path / "audit", settings=settings)
+    audit_documents(lm, reading, tmp_path / "audit", settings=QUICK)
     found = pl.read_parquet(tmp_path / "audit" / "spans.parquet")
     assert found.filter(verdict="recall").height >= 2
 
@@ -223,7 +223,7 @@ def audit_folder(tmp_path_factory, document):
     folder = tmp_path_factory.mktemp("audits")
     source = folder / "text.txt"
     source.write_text(document, encoding="utf-8")
-    options = {"settings": AuditSettings(n_prefixes=0, edits=0), "names": {"model": "embedded"}}
+    options = {"settings": QUICK, "names": {"model": "embedded"}}
     reading = read_documents([str(source)])
     audit_documents(load_model(model_path()), reading, folder / "audit", **options)
     return SimpleNamespace(folder=folder / "audit", source=source)
