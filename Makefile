@@ -6,8 +6,9 @@ PYTHON ?= python3
 TORCH ?= torch>=2.6
 VENV := .venv
 BIN := $(VENV)/bin
-WORKERS ?= 2
+WORKERS ?= 3  # one more than cores: some tests wait for other processes
 export OMP_NUM_THREADS ?= 1
+export MYPY_NUM_WORKERS ?= 2
 export TOKENIZERS_PARALLELISM := false
 export OMP_WAIT_POLICY := PASSIVE
 unexport PYTHONDONTWRITEBYTECODE  # tests start many processes: each would compile all of it anew

@@ -25,5 +25,5 @@ def document(passages: list[str]) -> str:
     """Two passages that the embedded model knows within words that it does not."""
     words = ["lamp", "hill", "green", "seven", "birds", "marrow", "lane", "sing", "supper", "moss"]
     generator = np.random.default_rng(5)
-    filler = [" ".join(generator.choice(words, 25)) for _ in range(3)]
+    filler = [" ".join(generator.choice(words, 6)) for _ in range(3)]
     return f"{filler[0]}.\n\n{passages[0]}\n\n{filler[1]}.\n\n{passages[1]}\n\n{filler[2]}."

@@ -14,11 +14,11 @@ from pathlib import Path
 from secrets import token_urlsafe
 from typing import Any
 
+import gradio as gr
 import numpy as np
 import polars as pl
 
 from mnemoscope.app import views
-from mnemoscope.app.gradio_import import gr
 from mnemoscope.audit.documents import Reading, read_documents
 from mnemoscope.audit.ground import CnnGround, check_study, read_ground
 from mnemoscope.audit.local import audit_documents

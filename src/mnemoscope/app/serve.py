@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import gradio as gr
 from fastapi import FastAPI
 
 from mnemoscope.app import FIRST_PORT, HOST, NAMES, check_host, check_target
-from mnemoscope.app.gradio_import import gr
 from mnemoscope.app.page import MOST_BYTES, Models, Shop, head, make_blocks, theme
 from mnemoscope.app.views import BrowsedStudy, Result, open_audit
 from mnemoscope.embedded import place_of
