@@ -6,7 +6,7 @@ PYTHON ?= python3
 TORCH ?= torch>=2.6
 VENV := .venv
 BIN := $(VENV)/bin
-WORKERS ?= 3  # one more than cores: some tests wait for other processes
+WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 export MYPY_NUM_WORKERS ?= 2
 export TOKENIZERS_PARALLELISM := false
