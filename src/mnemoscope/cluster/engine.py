@@ -39,7 +39,10 @@ class Engine:
                 for task in tasks:
                     yield function(task)
             return
-        pool = ProcessPoolExecutor(workers, mp_context=_context(), initializer=_prepare)
+        environment = dict(os.environ) | dict.fromkeys(_THREADS, "1")
+        pool = ProcessPoolExecutor(
+            workers, mp_context=_context(), initializer=_prepare, initargs=(environment,)
+        )
         try:
             with _main_hidden(), _one_thread_a_worker():
                 futures = [pool.submit(function, task) for task in tasks]
@@ -162,10 +165,14 @@ def _context() -> multiprocessing.context.BaseContext:
     return context
 
 
-def _prepare() -> None:
-    """Limit a worker to one thread and end it when its parent has been killed."""
+def _prepare(environment: dict[str, str]) -> None:
+    """Limit a worker to one thread and end it when its parent has been killed.
+
+    Its environment is its parent's of now, not that of the server's start.
+    """
     import torch
 
+    os.environ |= environment
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
