@@ -369,7 +369,7 @@ def audit_work(
     def work() -> views.Result:
         settings = AuditSettings()
         lm = models.load(name)
-        cnn = None if browsed is None else _ground(browsed, lm, settings)
+        cnn = None if browsed is None else _ground(browsed, lm)
         with tempfile.TemporaryDirectory(prefix="mnemoscope-app-") as folder:
             out = Path(folder)
             record = audit_documents(
@@ -388,18 +388,22 @@ def audit_work(
     return work
 
 
-def _ground(browsed: views.BrowsedStudy, lm: LanguageModel, settings: AuditSettings) -> CnnGround:
-    """The study's CNNs, or why they give no probability; read once a model."""
+def _ground(browsed: views.BrowsedStudy, lm: LanguageModel) -> CnnGround:
+    """The study's CNNs, or why they give no probability; read once a model, as settings are one."""
     known = browsed.grounds
     if lm.fingerprint not in known:
         try:
-            study = check_study(browsed.study.folder, facts_of(lm, lm.name), settings)
+            study = check_study(browsed.study.folder, facts_of(lm, lm.name), AuditSettings())
             known[lm.fingerprint] = read_ground(study)
         except UserError as error:
             why = str(error).split(" Give ")[0].rstrip(".")
-            study_name = str(browsed.study.folder)
             known[lm.fingerprint] = CnnGround(
-                {"study": study_name, "taxonomy": None, "sequences": {}, "reason": why}
+                {
+                    "study": str(browsed.study.folder),
+                    "taxonomy": None,
+                    "sequences": {},
+                    "reason": why,
+                }
             )
     return known[lm.fingerprint]
 
