@@ -31,7 +31,7 @@ def settings(n_seeds: int, source: str = "embedded", **label: object) -> ms.Stud
     values = {
         "sequences": {"source": source},
         "label": {"n_train": 400, "n_eval": 200, **label},
-        "train": {"seeds": list(range(n_seeds))},
+        "train": {"poolings": ["mean"], "seeds": list(range(n_seeds))},
         "benchmark": {"control_seeds": n_seeds},
         "localize": {"attributions": ["gradient"]},
     }

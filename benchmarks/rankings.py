@@ -104,7 +104,7 @@ def made_study(work: Path, seed: int, *, quick: bool) -> ms.Study:
         "sequences": {"limit": 2500 if quick else None},
         "continue": {"scan": True},
         "label": {"taxonomies": [Setup().taxonomy], "n_train": 240, "n_eval": 120},
-        "train": {"seeds": [seed]},
+        "train": {"poolings": ["mean"], "seeds": [seed]},
         "benchmark": {"controls": False},
         "localize": {"attributions": ["gradient"], "sanity": False},
     }

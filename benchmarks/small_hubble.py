@@ -72,6 +72,7 @@ STUDY_SETTINGS = {
     "model.device": "cpu",
     "label.n_train": 100,
     "label.n_eval": 60,
+    "train.poolings": "[mean]",
 }
 FEWEST = 10  # windows that must come out for grafts to be asked of a count
 LIKELIHOODS = ("both models' log-probabilities", "the same and attention")

@@ -167,7 +167,7 @@ def demo_settings(*, small: bool = False, thorough: bool = False) -> StudySettin
             "n_eval": n_eval,
             "match": "genre" if thorough else None,
         },
-        "train": {"seeds": [0, 1, 2] if thorough else [0]},
+        "train": {"poolings": ["mean"], "seeds": [0, 1, 2] if thorough else [0]},
         "graft": {
             "parts": None if thorough else _DEMO_PARTS,
             "directions": ["twin_in_model"],

@@ -339,7 +339,7 @@ class TrainSettings(BoundedSettings):
         default=[10], min_length=1, description="Filters; the paper: 10 and 16."
     )
     poolings: list[CnnInput] = Field(
-        default=["mean"],
+        default=["both"],
         min_length=1,
         description="What a CNN sees: "
         + "; ".join(f"{name} ({one.words})" for name, one in INPUTS.items())
