@@ -153,9 +153,10 @@ def port() -> int:
 @pytest.fixture(scope="module")
 def cluster(port):
     """A cluster of this machine with room for two workers, who know the bucket's server."""
-    here = Path(__file__).parent
+    # What is defined here goes to the workers as it is: they need not import all that is above.
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, [here, here.parent, *sys.path])))
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
         patch.setenv("RAY_memory_monitor_refresh_ms", "0")  # it counts what others use as well
         patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
@@ -203,6 +204,7 @@ def test_two_workers_capture_as_one_process_after_kills_of_one_workers_driver_an
     monkeypatch.setattr(cluster, "_n_workers", 1)
     with use_engine(cluster), monkeypatch.context() as patch:
         patch.setattr(ClusterCrew, "make", cut_short)
+        patch.setattr(cluster, "_end_actors", lambda: None)
         with pytest.raises(KeyboardInterrupt):
             run_stage(study, "capture")
     storage = study.folder / "blocks"
@@ -221,7 +223,10 @@ def test_two_workers_capture_as_one_process_after_kills_of_one_workers_driver_an
 
 
 def cut_short(self, blocks, progress):
-    """End the driver once two blocks are finished, before it takes them over."""
+    """End the driver once two blocks are finished, before it takes them over.
+
+    Its worker has none at this moment and serves the next driver.
+    """
     finished = self._workers.run(blocks)
     for _ in range(2):
         next(finished)
@@ -295,11 +300,14 @@ def cluster_is_there(cluster, monkeypatch) -> None:
     """Verbs enter the cluster of these tests; here one process does what is done here."""
 
     def enter(engine: RayEngine) -> RayEngine:  # with the workers of the tests before
-        engine._actors, engine._kind, cluster._actors = cluster._actors, cluster._kind, []
+        engine._actors, engine._kind = cluster._actors, cluster._kind
         return engine
 
+    def leave(engine: RayEngine, *_) -> None:
+        cluster._actors, cluster._kind = engine._actors, engine._kind
+
     monkeypatch.setattr(RayEngine, "__enter__", enter)
-    monkeypatch.setattr(RayEngine, "__exit__", lambda engine, *_: None)
+    monkeypatch.setattr(RayEngine, "__exit__", leave)
     monkeypatch.setattr("mnemoscope.cluster.engine.n_workers", lambda asked: 1)
     monkeypatch.setattr(SECONDS, lambda *_: 1.0)
 
@@ -310,16 +318,16 @@ def test_the_verb_run_on_a_cluster_writes_what_one_process_writes(
 ):
     """All stages from the sequences on: maps, CNNs, benchmark, the page itself."""
     asked = []
-    for name in ("workers", "run_tasks"):
-        does = getattr(RayEngine, name)
+    for kind, name in ((ClusterCrew, "hold"), (RayEngine, "run_tasks")):
+        does = getattr(kind, name)
         spy = lambda *args, does=does, **named: asked.append(does.__name__) or does(*args, **named)  # noqa: E731
-        monkeypatch.setattr(RayEngine, name, spy)
+        monkeypatch.setattr(kind, name, spy)
     folder = shutil.copytree(whole["sequences"], tmp_path / "study")
     done = call("run", "-o", folder, "--engine", "ray", "--ray-workers", 2, "-q")
     assert done.status == 0, done.err
     assert_same(folder, whole["report"])
     assert {"benchmark.parquet", "report.html"} <= content(folder).keys()
-    assert set(asked) == {"workers", "run_tasks"}  # it was the cluster's work
+    assert set(asked) == {"hold", "run_tasks"}  # it was the cluster's work
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ SHA-256 is verified on reading.
 """
 
 import errno
+import gc
 import hashlib
 import os
 import socket
@@ -13,6 +14,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,8 @@ class RayEngine(Engine):
         # For a local cluster: its workers are all the work there is, so they should not wait
         # for other processes (Ray's default is 15).
         os.environ.setdefault("RAY_worker_niceness", "0")
+        # Machines are asked now and then what they see: not by a new process each time.
+        os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
         if self.address is not None:
             _check_reachable(self.address)
         import ray
@@ -99,48 +103,40 @@ class RayEngine(Engine):
         workers: int,
         gpus: float = 0.0,
     ) -> Iterator[Any]:
-        """Run each task as a Ray task with one thread; tasks that die run again.
+        """Run each task in a worker with one thread; tasks whose worker dies run again.
 
         Raises MnemoscopeError: raised by a task. UserError: no machine of the cluster has room for
-        a task.
+        a worker.
         """
-        import ray
-
-        self._n_fitting(1, gpus)
-        self._end_actors()  # make room for the tasks
-        remote = ray.remote(_run_one).options(num_cpus=1, num_gpus=gpus, max_retries=3)
-        waiting = iter(tasks)
-        running: set[Any] = set()
-        most = workers or self._n_workers or len(tasks)
-        try:
-            while True:
-                while len(running) < most and (task := next(waiting, None)) is not None:
-                    running.add(remote.remote(function, task, str(Path.cwd())))
-                if not running:
-                    return
-                done, rest = ray.wait(list(running))
-                running = set(rest)
-                yield _get(done[0])
-        finally:
-            for reference in running:
-                with suppress(Exception):
-                    ray.cancel(reference, force=True)
+        at_most = min(workers or len(tasks), len(tasks))
+        if not at_most:
+            return
+        make = partial(partial, _run_one, function)
+        with self.workers(make, gpus=gpus, at_most=at_most, threads=1) as pool:
+            for _, result in pool.run(tasks):
+                yield result
 
     @contextmanager
     def workers(
-        self, make: Callable[[], Callable[[Any], Any]], *, gpus: float, at_most: int
+        self,
+        make: Callable[[], Callable[[Any], Any]],
+        *,
+        gpus: float,
+        at_most: int,
+        threads: int | None = None,
     ) -> Iterator["Pool"]:
         """Start up to `at_most` workers with `gpus` GPUs each, as many as there is room for.
 
         `make` is called once in each and returns the function that processes a block. Workers
         outlive the block, because starting a process takes seconds: they free what they loaded and
-        wait for the next use, until tasks run or an error occurs. Each uses as many threads as this
-        process, so that its numbers are the same. Ray restarts dead ones and gives them their block
-        again. Raises UserError: no machine of the cluster has room for one.
+        wait for the next use, until one of another kind is wanted or an error occurs. Each uses as
+        many threads as this process unless `threads` says otherwise, so that its numbers are the
+        same. Ray restarts dead ones and gives them their block again. Raises UserError: no machine
+        of the cluster has room for one.
         """
         import ray
 
-        threads = _threads()
+        threads = threads or _threads()
         cpus = 1 if gpus else threads
         fitting = self._n_fitting(cpus, gpus)
         n = max(1, min(self._n_workers or fitting, at_most))
@@ -266,9 +262,11 @@ class _Actor:
     """Runs in a worker; after a restart it loads again with its next block."""
 
     def __init__(self, threads: int, folder: str) -> None:
+        gc.disable()  # until all is imported: see `prepare`
         import torch
 
-        _stand_in(folder)
+        with suppress(OSError):  # relative paths work where the driver's folder exists
+            os.chdir(folder)
         torch.set_num_threads(threads)
         self._key = ""
         self._work: Any = None
@@ -276,6 +274,8 @@ class _Actor:
     def prepare(self, key: str, make: Callable[[], Callable[[Any], Any]]) -> None:
         """Load what the blocks need, once for each `key`."""
         if self._key != key:
+            gc.freeze()  # the imports came with `make` and stay: no garbage is among them
+            gc.enable()
             self._work = make()
             self._key = key
 
@@ -286,8 +286,6 @@ class _Actor:
 
     def forget(self) -> None:
         """Free what was loaded."""
-        import gc
-
         import torch
 
         self._key, self._work = "", None
@@ -296,21 +294,12 @@ class _Actor:
             torch.cuda.empty_cache()
 
 
-def _run_one(function: Callable[[Any], Any], task: Any, folder: str) -> Any:
-    """Run one task in a Ray worker with one thread."""
-    import torch
+def _run_one(function: Callable[[Any], Any], task: Any) -> Any:
+    """Run one task in a worker, libraries other than torch with one thread as well."""
     from threadpoolctl import threadpool_limits
 
-    _stand_in(folder)
-    torch.set_num_threads(1)
     with threadpool_limits(1):
         return function(task)
-
-
-def _stand_in(folder: str) -> None:
-    """Change to the driver's folder where it exists, so that relative paths work."""
-    with suppress(OSError):
-        os.chdir(folder)
 
 
 def _get(reference: Any) -> Any:

@@ -426,7 +426,8 @@ class ClusterCrew:
                 "model.device_map: with --engine ray each worker has one GPU and the whole model "
                 "on it. Leave one of the two out."
             )
-        self._engine.check_storage(self.storage)
+        if not self.facts:  # once a stage
+            self._engine.check_storage(self.storage)
         make = partial(BlockWorker, settings, role, self.storage.url)
         gpus = gpus_for(settings.model.device, self._engine)
         say(f"Loading the {role} on the workers")
