@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as hnp
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss
+from threadpoolctl import threadpool_limits
 
 from mnemoscope.benchmark.baselines import (
     ALL_STATISTICS,
@@ -109,6 +110,15 @@ def test_the_dimensions_of_the_ngrams_are_found_on_the_training_texts_alone() ->
     counts = count_ngrams(train, train)[0].log1p().toarray()
     own, wanted = (one @ one.T for one in (first, counts))
     np.testing.assert_allclose(own, wanted, atol=0.1 * wanted.max())  # all but one dimension
+
+
+def test_the_dimensions_are_the_same_bits_whatever_the_number_of_cores() -> None:
+    tokens = np.random.default_rng(0).integers(0, 500, (300, 32))
+    found = []
+    for n_threads in (1, 2, 4):
+        with threadpool_limits(n_threads):
+            found.append(ngram_dimensions(tokens, tokens[:5], seed=0)[0])
+    np.testing.assert_array_equal(found[1:], [found[0]] * 2)
 
 
 def test_texts_that_share_no_ngram_have_no_dimension_and_are_read_at_chance() -> None:

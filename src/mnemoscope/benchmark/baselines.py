@@ -19,6 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 from mnemoscope.cnn.training import CHANCE_LEVEL, chance_test
@@ -86,11 +87,11 @@ def fit_baseline(
             f"baseline: {train_inputs.shape[0]} inputs, {len(labels)} labels of classes "
             f"{present.tolist()}; wanted a label an input, of classes 0, 1, ... without a gap"
         )
-    with warnings.catch_warnings():
+    with threadpool_limits(1), warnings.catch_warnings():
         # Stopping early costs a baseline little and is no fault the reader could mend.
         warnings.simplefilter("ignore", ConvergenceWarning)
         estimator.fit(train_inputs, labels)
-    fitted, probabilities = map(estimator.predict_proba, (train_inputs, eval_inputs))
+        fitted, probabilities = map(estimator.predict_proba, (train_inputs, eval_inputs))
     confusion = confusion_matrix(labels, fitted.argmax(axis=1), probabilities.shape[1])
     accuracy, p_value = chance_test(confusion)
     chosen = fitted[np.arange(len(labels)), labels]
@@ -176,8 +177,9 @@ def ngram_dimensions(
     dimensions = min(TEXT_DIMENSIONS, counts[0].shape[1] - 1, counts[0].shape[0] - 1)
     if dimensions < 1:
         return np.empty((len(train_tokens), 0)), np.empty((len(eval_tokens), 0))
-    reducer = TruncatedSVD(dimensions, random_state=seed).fit(counts[0])
-    train, asked = map(reducer.transform, counts)
+    with threadpool_limits(1):  # more change the last bits, and what they do is too small for them
+        reducer = TruncatedSVD(dimensions, random_state=seed).fit(counts[0])
+        train, asked = map(reducer.transform, counts)
     return train, asked
 
 

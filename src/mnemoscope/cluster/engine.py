@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 from mnemoscope.errors import UserError
 
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -39,12 +38,11 @@ class Engine:
                 for task in tasks:
                     yield function(task)
             return
-        environment = dict(os.environ) | dict.fromkeys(_THREADS, "1")
         pool = ProcessPoolExecutor(
-            workers, mp_context=_context(), initializer=_prepare, initargs=(environment,)
+            workers, mp_context=_context(), initializer=_prepare, initargs=(dict(os.environ),)
         )
         try:
-            with _main_hidden(), _one_thread_a_worker():
+            with _main_hidden():
                 futures = [pool.submit(function, task) for task in tasks]
             for future in as_completed(futures):
                 yield future.result()
@@ -121,24 +119,6 @@ def _main_hidden() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
-
-
-@contextmanager
-def _one_thread_a_worker() -> Iterator[None]:
-    """Start workers whose linear algebra (including scikit-learn's) uses one thread.
-
-    Two workers with two threads each block one another: a regression took 12 s instead of 0.3 s.
-    """
-    before = {name: os.environ.get(name) for name in _THREADS}
-    os.environ.update(dict.fromkeys(_THREADS, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 @contextmanager

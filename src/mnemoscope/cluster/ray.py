@@ -111,7 +111,7 @@ class RayEngine(Engine):
         at_most = min(workers or len(tasks), len(tasks))
         if not at_most:
             return
-        make = partial(partial, _run_one, function)
+        make = partial(partial, function)
         with self.workers(make, gpus=gpus, at_most=at_most, threads=1) as pool:
             for _, result in pool.run(tasks):
                 yield result
@@ -292,14 +292,6 @@ class _Actor:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def _run_one(function: Callable[[Any], Any], task: Any) -> Any:
-    """Run one task in a worker, libraries other than torch with one thread as well."""
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(1):
-        return function(task)
 
 
 def _get(reference: Any) -> Any:
