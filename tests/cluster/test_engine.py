@@ -6,13 +6,16 @@ import sys
 from mnemoscope.cluster.engine import run_tasks
 
 SCRIPT = """
-import os, sys
+import multiprocessing.context, os, sys
 from pathlib import Path
 import mnemoscope.cli
 from mnemoscope.cluster.engine import run_tasks
 with open(Path(__file__).with_suffix(".runs"), "a") as runs:
     runs.write("x")
-imports = "__import__('mnemoscope.pipeline.blocks') and 'ray' in __import__('sys').modules"
+start = multiprocessing.context.ForkServerContext
+preload = start.set_forkserver_preload
+start.set_forkserver_preload = lambda context, names: preload(context, names[:1])
+imports = "__import__('mnemoscope.cluster.ray') and 'ray' in __import__('sys').modules"
 print(sorted(run_tasks(eval, ["1 + 1", imports, "1 + 2"], workers=2)), "ray" in sys.modules)
 os.environ["LATER"] = "here"
 print(*run_tasks(eval, ["__import__('os').environ['LATER']"] * 2, workers=2))

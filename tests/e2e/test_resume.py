@@ -1,10 +1,13 @@
 """A stage killed in the middle and started again ends byte for byte where an unbroken one ends."""
 
+import multiprocessing.forkserver
 import os
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -37,9 +40,26 @@ def wait_until(is_true: Callable[[], bool], what: str) -> None:
         time.sleep(0.002)
 
 
+def main_with_forked_workers(arguments: list[str]) -> None:
+    """Run the command line; its fork server is forked from here, where the imports are done."""
+
+    def fork(_, command: list[str], kept: list[int]) -> int:
+        if pid := os.fork():
+            return pid
+        for one, following in pairwise([2, *sorted(kept), os.sysconf("SC_OPEN_MAX")]):
+            os.closerange(one + 1, following)
+        exec(command[-1], {})
+        os._exit(0)
+
+    assert "ray" not in sys.modules  # with all stages imported: nobody asked for a cluster
+    multiprocessing.util.spawnv_passfds = fork
+    multiprocessing.forkserver.ensure_running()
+    main(arguments)
+
+
 def kill_in_the_middle(forkserver, arguments: list[str], is_begun: Callable[[], bool]) -> list[int]:
     """Start the command line, kill it as soon as something is there; its children's children."""
-    process = forkserver.Process(target=main, args=(arguments,))
+    process = forkserver.Process(target=main_with_forked_workers, args=(arguments,))
     process.start()
     try:
         wait_until(lambda: is_begun() or not process.is_alive(), "partial output")
