@@ -106,14 +106,21 @@ def limit_memory(patch, rows: int) -> None:
     patch.setattr(batching, "_try", lacking)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """This process and the workers use one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Studies by the stage they have come to, made by one process with one thread; read only.
+    """Studies by the stage they have come to, made by one process; read only.
 
     `alone` and `halved` were captured without labels, the verdicts found in the same forward.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("ray")
     model, reference = save_model(folder / "model"), save_model(folder / "reference", seed=1)
     table = make_sequences(model, 180, length=LENGTH).drop("genre")
@@ -138,8 +145,7 @@ def whole(tmp_path_factory):
             copies[name] = shutil.copytree(copies["sequences"], folder / name)
             run_stage(Study(copies[name]), "capture")
             limit_memory(patch, 6)
-    yield copies
-    torch.set_num_threads(threads)
+    return copies
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +167,11 @@ def cluster(port):
         patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
             patch.setenv(name, "us-east-1")
+        for unread in ("start_log_monitor", "start_monitor"):  # of logs, of an autoscaler
+            patch.setattr(f"ray._private.node.Node.{unread}", lambda _: None)
         with RayEngine(n_workers=2) as engine:
+            with engine.workers(lambda: BlockWorker, gpus=0, at_most=2):
+                pass  # while they import what they need, `whole` is made
             yield engine
 
 
@@ -197,7 +207,7 @@ def faulty(monkeypatch, mark: Path | None = None, memory: int | None = None) -> 
 
 
 def test_two_workers_capture_as_one_process_after_kills_of_one_workers_driver_and_of_a_worker(
-    whole, cluster, tmp_path, monkeypatch
+    cluster, whole, tmp_path, monkeypatch
 ):
     """What the driver that ended early left is kept but for what is torn."""
     study = Study(shutil.copytree(whole["sequences"], tmp_path / "study"))
@@ -238,7 +248,7 @@ def times_of(paths: list[Path]) -> dict[Path, int]:
 
 
 def test_two_workers_with_little_memory_capture_and_scan_in_one_forward_as_one_process(
-    whole, cluster, tmp_path, monkeypatch
+    cluster, whole, tmp_path, monkeypatch
 ):
     faulty(monkeypatch, memory=6)
     study = Study(shutil.copytree(whole["sequences"], tmp_path / "study"))
@@ -252,7 +262,7 @@ def test_two_workers_with_little_memory_capture_and_scan_in_one_forward_as_one_p
 
 
 def test_one_worker_captures_through_a_bucket_as_one_process(
-    whole, cluster, bucket, tmp_path, monkeypatch
+    cluster, bucket, whole, tmp_path, monkeypatch
 ):
     """An S3 server: every byte of a shard goes over HTTP, and nothing of it stays there."""
     monkeypatch.setattr(cluster, "_n_workers", 1)
@@ -426,7 +436,7 @@ def test_without_ray_the_extra_is_named(whole, tmp_path, refused, monkeypatch):
     assert "pip install 'mnemoscope[ray]'" in line
 
 
-def test_one_of_several_gpus_cannot_be_named(whole, cluster, tmp_path):
+def test_one_of_several_gpus_cannot_be_named(cluster, whole, tmp_path):
     study = begun(whole, "continue", tmp_path)
     with use_engine(cluster), pytest.raises(UserError, match="Write --device cuda"):
         gpus_for("cuda:1", cluster)
