@@ -1,5 +1,6 @@
 """A small network of the embedded architecture and texts that it can learn within seconds."""
 
+import gc
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,12 @@ from mnemoscope.training.watch import make_canaries
 from mnemoscope.training.windows import WatchedWindows
 
 N_TEXTS = 6
+
+
+@pytest.fixture(autouse=True)
+def little_garbage() -> None:
+    """Each end of a Trainer looks for garbage: not in what earlier tests of this process made."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
