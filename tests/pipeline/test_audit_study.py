@@ -101,7 +101,6 @@ def test_other_windows_are_refused_before_any_work(small_demo, lm, settings, tmp
 
 
 def test_no_probability_has_its_reason(study, tiny_studies, lm, monkeypatch):
-    assert recall_probabilities(None, lm, np.zeros((3, 64), np.int32), batch_size=2) == [None] * 3
     impossible = read_ground(Study(tiny_studies["report"]))
     assert impossible.calibration is None
     assert "could not train" in impossible.facts["reason"]

@@ -86,7 +86,7 @@ class CnnGround:
 
 
 def recall_probabilities(
-    ground: CnnGround | None,
+    ground: CnnGround,
     lm: LanguageModel,
     windows: npt.NDArray[np.int32],
     *,
@@ -96,7 +96,7 @@ def recall_probabilities(
 
     `windows` are token ids, shape (n, length), of the length that the CNNs were trained on.
     """
-    if ground is None or ground.calibration is None or not len(windows):
+    if ground.calibration is None or not len(windows):
         return [None] * len(windows)
     packed: dict[str, list[torch.Tensor]] = {name: [] for name in POOLED}
     for batch in capture_pooled(lm, windows, batch_size=batch_size):

@@ -8,17 +8,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import torch
+from transformers import DynamicCache
 
 from mnemoscope.audit.answers import chance_within, draw_answers, is_chat_model, prompts_shown
 from mnemoscope.audit.documents import Document, Reading, Tokens, token_texts, tokenize
 from mnemoscope.audit.evidence import Beside, Judged, Written, gather_evidence
-from mnemoscope.audit.ground import CnnGround, recall_probabilities
 from mnemoscope.audit.needs import Grafts, find_needs
 from mnemoscope.audit.ordinary import read_prompts
 from mnemoscope.audit.profile import judge_tokens, profile_documents
@@ -49,10 +49,14 @@ from mnemoscope.lm.model import (
     new_cache,
     prepend_bos,
     run_batches,
+    with_rows,
     within_logits,
 )
 from mnemoscope.progress import SILENT, Progress, say, track
 from mnemoscope.study.models import check_same_tokens
+
+if TYPE_CHECKING:  # what makes studies takes a second to import, and most audits ask none
+    from mnemoscope.audit.ground import CnnGround
 
 LEFT = -1
 """Stands in place of tokens that were not decoded."""
@@ -69,7 +73,7 @@ def audit_documents(
     *,
     settings: AuditSettings | None = None,
     reference: LanguageModel | None = None,
-    cnn: CnnGround | None = None,
+    cnn: "CnnGround | None" = None,
     command: Sequence[str] = (),
     names: Mapping[str, str] | None = None,
     redo: bool = False,
@@ -134,7 +138,7 @@ class LocalModel:
         settings: AuditSettings,
         *,
         reference: LanguageModel | None = None,
-        cnn: CnnGround | None = None,
+        cnn: "CnnGround | None" = None,
         names: Mapping[str, str] | None = None,
     ) -> None:
         if settings.chat_template:
@@ -376,7 +380,11 @@ class LocalModel:
     def beside(self, windows: npt.NDArray[np.int32]) -> Beside:
         """What reference model and CNNs say."""
         batch_size = self.settings.batch_size
-        says = recall_probabilities(self.cnn, self.lm, windows, batch_size=batch_size)
+        says: list[float | None] = [None] * len(windows)
+        if self.cnn is not None:
+            from mnemoscope.audit.ground import recall_probabilities
+
+            says = recall_probabilities(self.cnn, self.lm, windows, batch_size=batch_size)
         if self.reference is None:
             return Beside(None, None, says)
         scores = self._continued(self.reference, windows, self.settings.suffix).score
@@ -454,8 +462,8 @@ def _continue_batch(
             chosen[alive, step] = best[:, 0]
             n_wrong = (chosen[alive, : step + 1] != wanted[alive, : step + 1]).sum(dim=1)
             is_kept = n_wrong <= n_allowed
-            if step + 1 == _ASKED_WHOLE:
-                is_kept &= ~_finish_whole(lm, batch, chosen, alive, n_wrong == 0)
+            if step + 1 == _ASKED_WHOLE < wanted.shape[1]:
+                is_kept &= ~_finish_whole(lm, batch, chosen, alive, n_wrong == 0, cache)
             # Families without a cache read everything again.
             fed = best if cache is not None else torch.cat([fed, best], dim=1)
             kept = is_kept.nonzero().squeeze(1)
@@ -464,7 +472,7 @@ def _continue_batch(
             if len(kept) < len(alive):
                 alive, fed = alive[kept], fed[kept]
                 if cache is not None:
-                    cache.batch_select_indices(kept)
+                    cache = with_rows(lm, cache, kept)
     written = chosen.cpu().numpy()
     is_right = written == wanted.cpu().numpy()
     score = np.where(written[:, -1] == LEFT, np.nan, is_right.mean(axis=1))
@@ -478,22 +486,20 @@ def _finish_whole(
     chosen: torch.Tensor,
     alive: torch.Tensor,
     is_right: torch.Tensor,
+    cache: DynamicCache | None,
 ) -> torch.Tensor:
     """Finish, in `chosen`, the windows that the model reproduces whole; (alive,) bool: which.
 
-    One teacher-forced forward in place of a step a token (see `mnemoscope.lm.continue_`).
+    One teacher-forced forward, on top of the cache of those alive, in place of a step a token.
     """
-    rows = alive[is_right]
-    is_whole = torch.zeros_like(is_right)
-    if len(rows):
-        wanted, n_places = batch[rows, -chosen.shape[1] :], chosen.shape[1]
-        best = torch.cat(
-            [
-                best_two(last_logits(lm, prepend_bos(lm, batch[some, :-1]), n_places))[0]
-                for some in torch.split(rows, within_logits(lm, n_places))
-            ]
-        )
-        found = (best == wanted).all(dim=1)
-        chosen[rows[found]] = wanted[found]
-        is_whole[is_right.nonzero().squeeze(1)[found]] = True
+    is_whole, n_left = torch.zeros_like(is_right), chosen.shape[1] - _ASKED_WHOLE
+    for some in torch.split(is_right.nonzero().squeeze(1), within_logits(lm, n_left)):
+        if len(some):
+            rows, own = batch[alive[some]], None
+            fed = prepend_bos(lm, rows[:, :-1])
+            if cache is not None:
+                fed, own = rows[:, -n_left - 1 : -1], with_rows(lm, cache, some)
+            best, _ = best_two(last_logits(lm, fed, n_left, own))
+            is_whole[some] = (best == rows[:, -n_left:]).all(dim=1)
+    chosen[alive[is_whole]] = batch[alive[is_whole], -chosen.shape[1] :]
     return is_whole

@@ -25,6 +25,7 @@ from mnemoscope.lm.model import (
     prepend_bos,
     run_batches,
     run_sequences,
+    with_rows,
     within_logits,
 )
 
@@ -208,9 +209,7 @@ def _scan_batch(lm: LanguageModel, batch: torch.Tensor, prefix: int) -> Scan:
             if not is_right.all():
                 alive = alive[is_right]
                 if cache is not None and end < length:
-                    rows = is_right.nonzero().squeeze(1)
-                    # On several devices each layer's cache is its own; indices on the CPU fit all.
-                    cache.batch_select_indices(rows if lm.device_map is None else rows.cpu())
+                    cache = with_rows(lm, cache, is_right.nonzero().squeeze(1))
             if not len(alive):
                 break
             begin, goal = end, goal if end < goal else next(ends, length)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from contextvars import ContextVar
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import pairwise
@@ -446,6 +447,15 @@ def new_cache(lm: LanguageModel, n_tokens: int = 0) -> DynamicCache | None:
         _RoomyLayer(n_tokens) if type(layer) is DynamicLayer else layer for layer in cache.layers
     ]
     return cache
+
+
+def with_rows(lm: LanguageModel, cache: DynamicCache, rows: torch.Tensor) -> DynamicCache:
+    """A cache of these rows alone, (n,) int64; the given one stays as it is."""
+    found = copy(cache)
+    found.layers = [copy(layer) for layer in cache.layers]
+    # On several devices each layer's cache is its own; indices on the CPU fit all.
+    found.batch_select_indices(rows if lm.device_map is None else rows.cpu())
+    return found
 
 
 def reorder_rows(cache: Any, rows: torch.Tensor, *, shared: int) -> None:
