@@ -100,7 +100,8 @@ def test_expressions_name_inputs_and_outputs_that_there_are() -> None:
 
 def test_audit_step_writes_what_code_scanning_takes(runner) -> None:
     given = {"model": "embedded", "documents": f"docs/{EVIL}\n\n", "fail_if": "recalled > 0.5%"}
-    given |= {"options": "--stride\n32\n--junit\njunit.xml", "folder": "o u t"}
+    options = "--stride\n32\n--edits\n0\n--other-prefixes\n0\n--near-length\n0\n--junit\njunit.xml"
+    given |= {"options": options, "folder": "o u t", "reference": "none"}
     done = runner.run("audit", **given)
     assert done.returncode == 0, done.stderr  # it is judged after the upload
     assert sorted(one.name for one in runner.folder.iterdir()) == ["docs", "junit.xml", "o u t"]
@@ -111,7 +112,7 @@ def test_audit_step_writes_what_code_scanning_takes(runner) -> None:
         uri = one["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
         assert (runner.folder / unquote(uri)).is_file()
     record = json.loads((runner.folder / "o u t" / "audit.json").read_text())
-    assert record["settings"]["stride"] == 32
+    assert (record["settings"]["stride"], record["reference"]) == (32, None)
     assert float(runner.outputs["recalled"]) == record["summary"]["recalled"]["share"] > 0.005
     assert runner.outputs["failed"] == "true"
     summary = Path(runner.environment["GITHUB_STEP_SUMMARY"]).read_text()
@@ -122,12 +123,20 @@ def test_audit_step_writes_what_code_scanning_takes(runner) -> None:
     assert "recalled > 0.5%" in judged.stderr
 
 
-def test_audit_step_takes_a_folder_and_passes(runner) -> None:
-    (runner.folder / "docs" / EVIL).write_text("A ferry crossed by the lamp. " * 20)
+def test_audit_step_without_options_says_no_more_than_it_is_given_and_passes(runner) -> None:
+    record = json.dumps({"summary": {"recalled": {"share": 0.25}}})
+    fake = runner.folder.parent / "bin" / "mnemoscope"
+    fake.write_text(
+        f"""#!/bin/sh
+        printf '%s\\n' "$@" > ../said
+        mkdir "$3" && echo '{record}' > "$3/audit.json"
+        """
+    )
     done = runner.run("audit", model="embedded", documents="docs")
     assert done.returncode == 0, done.stderr
-    assert (runner.folder / "mnemoscope-audit" / "audit.json").is_file()
-    assert runner.outputs["failed"] == "false"
+    said = (runner.folder.parent / "said").read_text().splitlines()
+    assert said == ["audit", "--out", "mnemoscope-audit", "--", "embedded", "docs"]
+    assert runner.outputs == {"folder": "mnemoscope-audit", "recalled": "0.25", "failed": "false"}
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+from functools import partial
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ import polars as pl
 import pytest
 from hostile import HOSTILE
 
+from mnemoscope.app import page
 from mnemoscope.app.page import (
     MOST_KEPT,
     Models,
@@ -47,7 +49,9 @@ from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.load import load_model
 
 PAPER = "Non-Memo, Guess, Recall"
-QUICK = AuditSettings(n_prefixes=0, edits=0, near_length=0)
+QUICK = AuditSettings(n_prefixes=0, edits=0, near_length=0, refine_from=33)
+LITTLE = {"n_prefixes": 2, "edits": 1, "beams": 4, "near_length": 0, "stride": 16}
+"""Settings that ask for everything but near copies, and of each little."""
 
 
 class Page(HTMLParser):
@@ -87,6 +91,7 @@ def result(models, document, tmp_path_factory) -> Result:
     reading, used = read_visit(HOSTILE + document + HOSTILE, None), tmp_path_factory.mktemp("used")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tempfile.tempdir", str(used))
+        patch.setattr(page, "AuditSettings", partial(AuditSettings, **LITTLE))
         made = audit_work(models, None, reading, "embedded")()
     assert not list(used.iterdir())
     return made
@@ -219,37 +224,37 @@ def test_delta_of_another_shape_is_left_out_and_said() -> None:
 
 
 @pytest.fixture(scope="module")
-def audit_folder(tmp_path_factory, document):
+def audit_folder(tmp_path_factory, passages):
     folder = tmp_path_factory.mktemp("audits")
     source = folder / "text.txt"
-    source.write_text(document, encoding="utf-8")
+    source.write_text(passages[0], encoding="utf-8")
     options = {"settings": QUICK, "names": {"model": "embedded"}}
     reading = read_documents([str(source)])
     audit_documents(load_model(model_path()), reading, folder / "audit", **options)
     return SimpleNamespace(folder=folder / "audit", source=source)
 
 
-def test_an_audit_folder_opens_with_its_document(audit_folder, document) -> None:
+def test_an_audit_folder_opens_with_its_document(audit_folder, passages) -> None:
     opened = open_audit(audit_folder.folder)
-    assert opened.texts == {str(audit_folder.source): document}
-    assert document.strip()[:80] in Page(render_result(opened)).text
+    assert opened.texts == {str(audit_folder.source): passages[0]}
+    assert passages[0].strip()[:80] in Page(render_result(opened)).text
 
 
-def test_a_changed_document_is_not_shown_but_its_passages_are(audit_folder, document) -> None:
+def test_a_changed_document_is_not_shown_but_its_passages_are(audit_folder, passages) -> None:
     audit_folder.source.write_text("something else " * 50, encoding="utf-8")
     opened = open_audit(audit_folder.folder)
     page = Page(render_result(opened))
-    audit_folder.source.write_text(document, encoding="utf-8")
+    audit_folder.source.write_text(passages[0], encoding="utf-8")
     assert "was changed since" in page.text
     assert "something else" not in page.text
-    assert page.picks == [row["number"] for row in opened.rows]
+    assert page.picks == [row["number"] for row in opened.rows] != []
 
 
-def test_a_text_outside_the_audit_folder_is_not_read(audit_folder, document, tmp_path) -> None:
+def test_a_text_outside_the_audit_folder_is_not_read(audit_folder, tmp_path) -> None:
     folder = tmp_path / "audit"
     shutil.copytree(audit_folder.folder, folder)
     record = json.loads((folder / "audit.json").read_text())
-    (tmp_path / "outside.txt").write_text(document, encoding="utf-8")
+    (tmp_path / "outside.txt").write_text(audit_folder.source.read_text())
     record["documents"][0]["text_file"] = "../outside.txt"
     del record["sha256"]
     write_record(folder / "audit.json", record)

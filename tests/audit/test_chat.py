@@ -15,7 +15,7 @@ from mnemoscope.files import read_parquet
 from mnemoscope.lm.hub import find_bos
 from tests.audit.conftest import with_word
 
-SETTINGS = AuditSettings(top_k=0, n_prefixes=0, max_growth=0, stride=16, refine_from=33)
+SETTINGS = AuditSettings(top_k=0, n_prefixes=0, max_growth=0, stride=8, refine_from=33)
 
 
 @pytest.fixture(autouse=True)

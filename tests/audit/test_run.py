@@ -104,13 +104,15 @@ def test_a_recalled_passage_lists_its_places_in_a_corpus(made, audited, lm, tmp_
 def test_python_and_the_command_line_give_the_same_audit(tmp_path, monkeypatch, call, trained):
     monkeypatch.chdir(tmp_path)
     Path("a.txt").write_text(trained[0])
-    made = ms.audit("embedded", "a.txt", "out", **BRIEF)
-    flags = ("--other-prefixes", 0, "--edits", 0, "--near-length", 0)
+    few = BRIEF | {"suffix": 8}
+    made = ms.audit("embedded", "a.txt", "out", **few)
+    flags = ("--other-prefixes", 0, "--edits", 0, "--near-length", 0, "--suffix", 8)
     assert call("audit", "embedded", "a.txt", "-o", "typed", *flags).status == 0
     assert made.spans.equals(pl.read_parquet("typed/spans.parquet"))
     assert made.record["key"] == json.loads(Path("typed/audit.json").read_text())["key"]
     assert made.record["reference"]["name"] == "embedded"
-    of_text = ms.audit("embedded", {"a.txt": trained[0]}, "texts", **BRIEF)
+    of_text = ms.audit("embedded", {"a.txt": trained[0]}, "texts", **few)
+    assert not made.spans.is_empty()
     assert of_text.spans.equals(made.spans)
     assert (tmp_path / "texts" / "texts" / "00001.txt").read_text() == trained[0]
     with pytest.raises(UserError, match="strid"):
@@ -120,7 +122,7 @@ def test_python_and_the_command_line_give_the_same_audit(tmp_path, monkeypatch, 
 def test_a_killed_audit_goes_on_and_gives_the_same_bytes(
     tmp_path, lm, trained, new_text, monkeypatch, stopped_at
 ):
-    settings = AuditSettings(**BRIEF | {"batch_size": 8})
+    settings = AuditSettings(**BRIEF | {"batch_size": 8, "suffix": 8})
     monkeypatch.setattr(local, "_BATCHES_A_PART", 1)
     for name, text in (("a.txt", trained[0] + new_text(2, 40)), ("b.txt", new_text(3, 80))):
         (tmp_path / name).write_text(text)
