@@ -50,7 +50,7 @@ from mnemoscope.lm.load import load_model
 
 PAPER = "Non-Memo, Guess, Recall"
 QUICK = AuditSettings(n_prefixes=0, edits=0, near_length=0, refine_from=33)
-LITTLE = {"n_prefixes": 2, "edits": 1, "beams": 4, "near_length": 0, "stride": 16}
+LITTLE = {"n_prefixes": 2, "edits": 1, "beams": 4, "near_length": 0}
 """Settings that ask for everything but near copies, and of each little."""
 
 
