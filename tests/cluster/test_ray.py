@@ -373,9 +373,13 @@ def test_grafts_on_a_cluster_are_those_of_one_process(whole, tmp_path, call, mon
     assert len(made) == len(list(folders["ray"].glob("graft/*.parquet"))) > 9
 
 
-def test_tasks_give_their_results_and_a_workers_refusal_keeps_its_words(cluster):
+def test_tasks_give_their_results_and_a_workers_refusal_keeps_its_words(cluster, monkeypatch):
+    """A task has one thread, however many this process has."""
+    monkeypatch.setattr("mnemoscope.cluster.ray._threads", lambda: 2)
+    n_threads = "__import__('torch').get_num_threads()"
     with use_engine(cluster):
-        assert sorted(run_tasks(abs, [-1, -2, -3], workers=2)) == [1, 2, 3]
+        assert sorted(run_tasks(eval, ["5 - 2", n_threads, "1 + 1"], workers=2)) == [1, 2, 3]
+        assert list(run_tasks(abs, [], workers=2)) == []
         with pytest.raises(Exception, match="no such folder"):
             list(run_tasks(Study, ["/no/such"], workers=0))
 
