@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -195,17 +196,25 @@ def fold_rows(rows: SampleRows, n_folds: int = FOLDS) -> list[SampleRows] | None
     whole = rows.train if rows.train.height else rows.evaluation
     classes = whole["class_index"].to_numpy()
     groups = whole.select(pl.col("group").fill_null(pl.col("sequence_id"))).to_series().to_numpy()
+    names, owners = np.unique(groups, return_inverse=True)
     smallest = np.bincount(classes, minlength=len(rows.classes)).min()
-    if smallest < n_folds or len(np.unique(groups)) < n_folds:
+    if smallest < n_folds or len(names) < n_folds:
         return None
-    folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=0)
     found = []
-    for sides in folds.split(classes, classes, groups):
+    for sides in _sides(classes.tobytes(), owners.tobytes(), n_folds):
         if any(len(np.unique(classes[side])) < len(rows.classes) for side in sides):
             return None
         kept, asked = (whole[side] for side in sides)
         found.append(SampleRows(kept, asked, rows.classes))
     return found
+
+
+@lru_cache(maxsize=8)  # every job of a sample asks for the same
+def _sides(classes: bytes, groups: bytes, n_folds: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Rows of either side of each fold, of int64 arrays."""
+    truth, owners = (np.frombuffer(one, dtype=np.int64) for one in (classes, groups))
+    folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=0)
+    return list(folds.split(truth, truth, owners))
 
 
 def job_rows(study: Study, job: Job) -> SampleRows:
