@@ -2,11 +2,13 @@
 
 import re
 import shlex
+from itertools import islice
 from pathlib import Path
 
 import pytest
 from typer.main import get_command
 
+from mnemoscope import plan
 from mnemoscope.cli.app import app, verbs
 from mnemoscope.embedded import texts
 
@@ -15,6 +17,8 @@ PAGES = [
     ROOT / "README.md",
     *sorted(path for path in (ROOT / "docs").rglob("*.md") if path.parent.name != "reference"),
 ]
+
+COMMANDS = get_command(app).commands
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -31,7 +35,7 @@ def commands(page: Path) -> list[list[str]]:
 
 def options_of(verb: str) -> set[str]:
     """Every option that a verb takes, as it is typed."""
-    command = get_command(app).commands[verb]
+    command = COMMANDS[verb]
     return {one for param in command.params for one in (*param.opts, *param.secondary_opts)}
 
 
@@ -44,8 +48,11 @@ def folder(tmp_path_factory, small_demo) -> Path:
 
 
 def test_commands_of_the_quick_start_run(folder, monkeypatch, call) -> None:
-    some = texts.read_segments(limit=300)  # to read the whole library takes half a minute
+    some = texts.read_segments(limit=100)  # to read the whole library takes half a minute
     monkeypatch.setattr(texts, "read_segments", lambda: some)
+    licences = [*islice(texts._licences(), 30)]
+    monkeypatch.setattr(texts, "_licences", lambda: licences)
+    monkeypatch.setattr(plan, "_TIMED_SEQUENCES", 4)
     monkeypatch.chdir(folder)
     shown = [words[1:] for words in commands(ROOT / "docs" / "quickstart.md")]
     assert len(shown) >= 5
