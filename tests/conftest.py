@@ -105,9 +105,9 @@ def tiny(made_once) -> SimpleNamespace:
     folder = made_once("tiny", make)
     model, reference = folder / "model", folder / "reference"
     values = {
-        "model": {"name": str(model), "batch_size": 16},
+        "model": {"name": str(model), "batch_size": 32},
         "sequences": {"source": str(folder / "sequences.parquet")},
-        "continue": {"part_rows": 32},
+        "continue": {"part_rows": 32, "check_rows": 16},
         "label": {
             "taxonomies": ["Non-Memo, Recite[5], Recollect", "Non-Memo, Guess, Recall"],
             "n_train": 40,
@@ -120,6 +120,7 @@ def tiny(made_once) -> SimpleNamespace:
             "seeds": [0, 1],
             "kernels": [3],
             "filters": [6],
+            "poolings": ["mean"],
             "workers": 1,
         },
         "benchmark": {"n_resamples": 100},
