@@ -27,12 +27,12 @@ from tiny_models import make_sequences, save_model
 
 def test_a_study_of_another_length_runs_to_its_report(tiny, tmp_path, call):
     """Verdicts are of the second half given the first; maps, CNNs and Δ have the table's length."""
-    length = 128
+    length, n = 96, 75
     model = save_model(tmp_path / "model", max_position_embeddings=length)
-    table = make_sequences(model, 120, length=length)
+    table = make_sequences(model, n, length=length)
     table.write_parquet(tmp_path / "sequences.parquet")
     values = tiny.values | {
-        "model": {"name": str(model), "batch_size": 20},
+        "model": {"name": str(model), "batch_size": n},
         "sequences": {"source": str(tmp_path / "sequences.parquet"), "length": length},
         "label": tiny.values["label"] | {"n_train": 16, "n_eval": 8, "minimum": 8},
         "capture": {"shard_rows": 16},
@@ -46,10 +46,10 @@ def test_a_study_of_another_length_runs_to_its_report(tiny, tmp_path, call):
     assert done.status == 0, done.err
     study = Study(folder)
     tokens = np.array(table["tokens"].to_list())
-    found = next(continue_sequences(load_model(model), tokens, batch_size=120, prefix=length // 2))
+    found = next(continue_sequences(load_model(model), tokens, batch_size=n, prefix=length // 2))
     stored = study.sequences.sort("sequence_id")
     assert stored["memorization_score"].to_list() == found.score.tolist()
-    assert stored["continuation"].list.len().to_list() == [length // 2] * 120
+    assert stored["continuation"].list.len().to_list() == [length // 2] * n
     store = MapStore(folder / "maps" / "model")
     own = store.index.filter(pl.col("suffix") == "true").head(1)
     (sequence_id,) = own["sequence_id"]
@@ -69,7 +69,7 @@ def uneven(tiny, made_once):
     from mnemoscope.flow.run import run
 
     def make(folder):
-        table = make_sequences(tiny.model, 150, prefix=PREFIX)
+        table = make_sequences(tiny.model, 90, prefix=PREFIX)
         table.write_ndjson(folder.with_suffix(".jsonl"))
         values = tiny.values | {
             "sequences": {
@@ -77,7 +77,7 @@ def uneven(tiny, made_once):
                 "prefix": PREFIX,
                 "suffix": SUFFIX,
             },
-            "label": tiny.values["label"] | {"n_train": 24, "n_eval": 12, "minimum": 12},
+            "label": tiny.values["label"] | {"n_train": 16, "n_eval": 8, "minimum": 8},
             "train": tiny.values["train"] | {"seeds": [0]},
             "knockout": {"strengths": [5.0], "n_sequences": 8, "draws": 1},
             "graft": {"parts": ["layers.0.mlp"], "n_sequences": 20, "draws": 1, "n_heldout": 10},
@@ -111,7 +111,7 @@ def test_verdicts_and_features_are_of_this_prefix_and_suffix(uneven, tiny):
     assert stored["continuation"].to_list() == found.tokens.tolist()
     assert stored["continuation"].list.len().unique().to_list() == [SUFFIX]
     assert stored["is_memorized"].to_list() == (found.score == 1).tolist()
-    assert stored["is_memorized"].sum() >= 100
+    assert stored["is_memorized"].sum() >= 60
     scores = rouge_scores(tokens[:, :PREFIX], tokens[:, PREFIX:])
     assert stored["rouge_l"].to_list() == scores.rouge_l.tolist()
 

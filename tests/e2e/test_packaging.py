@@ -48,17 +48,20 @@ def installed(built, tmp_path_factory) -> Path:
     return target
 
 
-def run(installed: Path, folder: Path, *arguments: str) -> None:
-    """Run the installed command line where the checkout cannot be seen; it must succeed."""
+def run(installed: Path, folder: Path, *commands: tuple[str, ...]) -> None:
+    """Run installed command lines where the checkout cannot be seen; each must succeed."""
     libraries = sysconfig.get_paths()["purelib"]
     code = (
-        f"import sys; sys.path[:0] = [{str(installed)!r}]; sys.path.append({libraries!r});"
-        "import mnemoscope; assert mnemoscope.__file__.startswith(sys.path[0]);"
-        "from mnemoscope.cli import main; main(sys.argv[1:])"
+        f"import sys; sys.path[:0] = [{str(installed)!r}]; sys.path.append({libraries!r})\n"
+        "import mnemoscope; assert mnemoscope.__file__.startswith(sys.path[0])\n"
+        "from mnemoscope.cli import main\n"
+        f"for words in {commands}:\n"
+        "    try: main(words)\n"
+        "    except SystemExit as left: assert not left.code, words\n"
     )
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     done = subprocess.run(
-        [sys.executable, "-S", "-c", code, *arguments],
+        [sys.executable, "-S", "-c", code],
         cwd=folder,
         env=environment | {"HF_HUB_OFFLINE": "1"},
         capture_output=True,
@@ -155,9 +158,10 @@ def test_features_and_label_work_from_the_wheel(installed, tmp_path) -> None:
         '{"sequence_id": 1, "text": "1 2 3 4 5 6", "memorization_score": 1.0}\n'
         '{"sequence_id": 2, "text": "no pattern is in here", "memorization_score": 0.5}\n'
     )
-    run(installed, tmp_path, "features", "in.jsonl", "-o", "out.parquet")
-    taxonomy = "Non-Memo, Reconstruct, Others"
-    run(installed, tmp_path, "label", "out.parquet", "-t", taxonomy, "-o", "labels.parquet")
+    features = ("features", "in.jsonl", "-o", "out.parquet")
+    taxonomy = ("-t", "Non-Memo, Reconstruct, Others")
+    label = ("label", "out.parquet", *taxonomy, "-o", "labels.parquet")
+    run(installed, tmp_path, features, label)
     classes = pl.read_parquet(tmp_path / "labels.parquet")["class"].to_list()
     assert classes == ["Reconstruct", "Non-Memo"]
 
@@ -165,7 +169,7 @@ def test_features_and_label_work_from_the_wheel(installed, tmp_path) -> None:
 SMALLEST = {
     "sequences.limit": "120",
     "continue.scan": "true",
-    "continue.check_rows": "8",
+    "continue.check_rows": "2",
     "label.taxonomies": '["Non-Memo, Guess, Recall"]',
     "label.n_train": "8",
     "label.n_eval": "4",
@@ -181,13 +185,12 @@ SMALLEST = {
 
 def test_run_and_capture_work_from_the_wheel_outside_the_checkout(installed, tmp_path) -> None:
     settings = [word for pair in SMALLEST.items() for word in ("--set", "=".join(pair))]
-    run(installed, tmp_path, "run", "-o", "demo", *settings)
-    page = (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
-    assert page.rstrip().endswith("</html>")
-    assert pl.read_parquet(tmp_path / "demo" / "benchmark.parquet").height > 0
     table = installed / "mnemoscope/embedded/data/sequences.parquet"
     pl.read_parquet(table).head(20).write_parquet(tmp_path / "few.parquet")
     shutil.copytree(installed / "mnemoscope/embedded/data/model", tmp_path / "model")
     asked = ("--model", "model", "--sequences", "few.parquet", "-o", "captured")
-    run(installed, tmp_path, "capture", *asked)
+    run(installed, tmp_path, ("run", "-o", "demo", *settings), ("capture", *asked))
+    page = (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
+    assert page.rstrip().endswith("</html>")
+    assert pl.read_parquet(tmp_path / "demo" / "benchmark.parquet").height > 0
     assert pl.read_parquet(tmp_path / "captured/maps/model/index.parquet").height == 20

@@ -18,6 +18,7 @@ from mnemoscope.audit.ground import (
     recall_probabilities,
 )
 from mnemoscope.audit.settings import AuditSettings
+from mnemoscope.cnn import calibration
 from mnemoscope.cnn.presets import PRESETS
 from mnemoscope.embedded import model_path
 from mnemoscope.errors import UserError
@@ -27,6 +28,8 @@ from mnemoscope.study.folder import Study
 from mnemoscope.study.models import facts_of
 
 NAME = "Non-Memo, Guess, Recall"
+PLAIN = ("--reference", "none", "--other-prefixes", 0, "--edits", 0, "--near-length", 0)
+"""Without the other evidence."""
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +142,7 @@ def test_the_verb_gives_probabilities_and_shows_what_they_are_worth(
     call, document, small_demo, tmp_path
 ):
     out = tmp_path / "out"
-    arguments = ("audit", "embedded", document, "-o", out, "-q", "--reference", "none")
+    arguments = ("audit", "embedded", document, "-o", out, "-q", *PLAIN)
     result = call(*arguments, "--study", small_demo, "--junit", tmp_path / "junit.xml")
     assert result.status == 0, result.err
     spans = pl.read_parquet(out / "spans.parquet")
@@ -176,13 +179,13 @@ def times(folder, pattern):
 def test_auto_says_how_many_it_found_and_gives_nothing_on_too_few(tmp_path, monkeypatch, lm):
     said = []
     monkeypatch.setattr(audit_study, "say", said.append)
-    made = make_study(tmp_path, AuditSettings(), model="embedded", device="cpu", lm=lm, limit=90)
+    made = make_study(tmp_path, AuditSettings(), model="embedded", device="cpu", lm=lm, limit=30)
     assert "making a study" in said[0]
-    assert "Of 90 sequences the model has memorized" in said[1]
+    assert "Of 30 sequences the model has memorized" in said[1]
     assert f"each needs {MEMORIZED_A_CLASS}" in said[2]
     assert not (made.folder / "maps").exists()
     before = times(made.folder, "*.parquet")
-    again = make_study(tmp_path, AuditSettings(), model="embedded", device="cpu", lm=lm, limit=90)
+    again = make_study(tmp_path, AuditSettings(), model="embedded", device="cpu", lm=lm, limit=30)
     assert before == times(again.folder, "*.parquet")
     assert "already there" in said[3]
     found = check_study(again.folder, facts_of(lm, "embedded"), AuditSettings())
@@ -191,19 +194,22 @@ def test_auto_says_how_many_it_found_and_gives_nothing_on_too_few(tmp_path, monk
 
 @pytest.fixture
 def small_auto(monkeypatch):
-    """`--study auto` of 200 sequences, with as few a class as they hold, briefly trained."""
+    """`--study auto` of 120 sequences, scanned, as few a class as they hold, briefly trained."""
     known = audit_study.study_settings
 
     def few(*arguments, **named):
-        made = known(*arguments, **named | {"limit": 200})
-        label = made.label.model_copy(update={"n_train": 20, "n_eval": 15, "minimum": 12})
+        made = known(*arguments, **named | {"limit": 120})
+        label = made.label.model_copy(update={"n_train": 12, "n_eval": 12, "minimum": 8})
         train = made.train.model_copy(
             update={"workers": 1, "seeds": [0], "kernels": [3], "filters": [6]}
         )
-        return made.model_copy(update={"label": label, "train": train})
+        scanned = made.continue_.model_copy(update={"scan": True, "check_rows": 8})
+        sections = {"continue_": scanned, "label": label, "train": train}
+        return made.model_copy(update=sections)
 
     monkeypatch.setattr(audit_study, "study_settings", few)
-    monkeypatch.setattr(audit_study, "ENOUGH_A_CLASS", 10)
+    monkeypatch.setattr(audit_study, "ENOUGH_A_CLASS", 8)
+    monkeypatch.setattr(calibration, "_N_REPEATS", 1)
     monkeypatch.setitem(PRESETS, "small", replace(PRESETS["small"], epochs=1, min_steps=50))
 
 
@@ -211,7 +217,7 @@ def test_auto_goes_to_its_end_on_where_it_was_stopped_and_serves_again(
     call, document, small_auto, tmp_path, monkeypatch
 ):
     out = tmp_path / "out"
-    arguments = ("audit", "embedded", document, "-o", out, "--reference", "none", "--study", "auto")
+    arguments = ("audit", "embedded", document, "-o", out, "--study", "auto", *PLAIN)
 
     def dies(*_):
         raise KeyboardInterrupt
@@ -233,7 +239,7 @@ def test_auto_goes_to_its_end_on_where_it_was_stopped_and_serves_again(
 
     kept = times(out, "cnn/*")
     assert "this audit is already there" in call(*arguments).err
-    again = call(*arguments, "--stride", "16", "--redo")
+    again = call(*arguments, "--stride", "32", "--redo")
     assert again.status == 0, again.err
     assert "study of this model is already there" in again.err
     assert kept == times(out, "cnn/*")

@@ -35,7 +35,7 @@ def whole(tmp_path_factory) -> dict[str, Path]:
     model, reference = save_model(folder / "model"), save_model(folder / "reference", seed=1)
     make_sequences(model, 120).write_parquet(folder / "sequences.parquet")
     values = {
-        "model": {"name": str(model), "batch_size": 6},
+        "model": {"name": str(model), "batch_size": 12},
         "sequences": {"source": str(folder / "sequences.parquet")},
         "continue": {"part_rows": 16, "scan": True, "check_rows": 8},
         "label": {
@@ -153,8 +153,8 @@ def test_parts_of_a_scan_that_do_not_fit_or_are_not_whole_are_named(begun, do, m
     do(*third, "--batch-size", 7)
     line = refused("merge", study, "-q")
     assert str(folder_of(study, "continue", 3)) in line
-    assert "model.batch_size 7 (here 6)" in line
-    assert "begun with model.batch_size 7 (here 6)" in refused(*third, "-q")
+    assert "model.batch_size 7 (here 12)" in line
+    assert "begun with model.batch_size 7 (here 12)" in refused(*third, "-q")
     do(*third, "--redo")
     do("continue", study, "--part", "1/2")
     assert "parts of 2 and parts of 3" in refused("merge", study, "-q")
@@ -267,7 +267,7 @@ def founded(tmp_path, whole, do):
     model, table = (whole["label"].parent / name for name in ("model", "sequences.parquet"))
     tokens = pl.read_parquet(table).select("sequence_id", "tokens").head(72)
     tokens.write_parquet(tmp_path / "tokens.parquet")
-    flags = ["--model", model, "--batch-size", 6, "-o", tmp_path / "founded"]
+    flags = ["--model", model, "--batch-size", 12, "-o", tmp_path / "founded"]
     for one in ("continue.scan=true", "continue.part_rows=20", "continue.check_rows=8"):
         flags += ["--set", one]
     do("sequences", tmp_path / "tokens.parquet", *flags, "--set", "capture.shard_rows=10")

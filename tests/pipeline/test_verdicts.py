@@ -24,7 +24,7 @@ HALVED = (16, 4)
 @pytest.fixture
 def captured(tiny, call, tmp_path):
     """`captured("name", *flags)`: a study of ids and tokens, captured before it has labels."""
-    frame = pl.read_parquet(tiny.table).select("sequence_id", "tokens").head(72)
+    frame = pl.read_parquet(tiny.table).select("sequence_id", "tokens").head(48)
     frame.write_parquet(tmp_path / "tokens.parquet")
     model = ("--model", tiny.model, "--batch-size", 16, "--set", "capture.shard_rows=16")
 
@@ -57,7 +57,7 @@ def test_continue_takes_the_verdicts_of_the_capture_over(captured, call, monkeyp
     both, done = captured("both", *SCAN)
     maps = maps_of(plain)
     assert maps_of(both) == maps  # to the byte
-    assert "Verdicts of 72 sequences found in the same forward" in done.err
+    assert "Verdicts of 48 sequences found in the same forward" in done.err
     assert call("continue", plain, *SCAN).status == 0
     monkeypatch.setattr(blocks, "scan_memorized", no_scan)
     found = call("continue", both)
@@ -65,11 +65,11 @@ def test_continue_takes_the_verdicts_of_the_capture_over(captured, call, monkeyp
     columns = ["sequence_id", "is_memorized", "memorization_score", "continuation"]
     ours, scanned = Study(both).sequences, Study(plain).sequences
     assert_frame_equal(ours.select(columns), scanned.select(columns))
-    assert ours["is_memorized"].sum() == 48
+    assert ours["is_memorized"].sum() == 32
     # Logits up to about 20 in float32, by another attention code.
     np.testing.assert_allclose(ours["smallest_gap"], scanned["smallest_gap"], atol=1e-4)
     checked = Study(both).manifest("continue")["counts"]["scan_check"]
-    assert checked == {"checked": 72, "disagree": 0}
+    assert checked == {"checked": 48, "disagree": 0}
     assert not (both / "continuation").exists()
     assert maps_of(both) == maps_of(plain) == maps  # and they are still there
 
@@ -97,7 +97,7 @@ def test_a_killed_capture_keeps_its_verdicts_and_a_torn_file_is_left_to_the_scan
     monkeypatch.setattr(capture, "write_bytes", tear)
     _, done = captured("torn", *SCAN)
     assert ".parquet: torn. 'mnemoscope continue' finds these verdicts anew." in done.err
-    assert "Verdicts of 40 sequences found in the same forward" in done.err
+    assert "Verdicts of 16 sequences found in the same forward" in done.err
     assert call("continue", torn).status == 0
     columns = ["sequence_id", "is_memorized"]
     found, wanted = (Study(one).sequences.select(columns) for one in (torn, whole))
@@ -133,19 +133,19 @@ def test_a_halved_batch_is_on_record_also_of_a_killed_run(captured, call, tmp_pa
 
 
 def test_both_ways_agree_and_a_wrong_verdict_is_counted_with_its_gap(tiny) -> None:
-    model, tokens = load_model(str(tiny.model)), token_matrix(read_table(tiny.table).head(96))
-    decoded = verdicts(model, tokens, scan=False, batch_size=32)
-    assert decoded["is_memorized"].sum() == 64
-    wrong = np.isin(np.arange(96), [5, 40])
+    model, tokens = load_model(str(tiny.model)), token_matrix(read_table(tiny.table).head(48))
+    decoded = verdicts(model, tokens, scan=False, batch_size=48)
+    assert decoded["is_memorized"].sum() == 32
+    wrong = np.isin(np.arange(48), [5, 40])
     planted = decoded.with_columns(
         pl.Series("is_memorized", decoded["is_memorized"].to_numpy() ^ wrong)
     )
     gap = decoded["smallest_gap"].to_numpy()[wrong].max()
     for scan in (True, False):
-        again = verdicts(model, tokens, scan=scan, batch_size=16)
-        assert disagreements(decoded, again) == {"checked": 96, "disagree": 0}
+        again = verdicts(model, tokens, scan=scan, batch_size=30)
+        assert disagreements(decoded, again) == {"checked": 48, "disagree": 0}
         counts = disagreements(planted, again)
-        assert (counts["checked"], counts["disagree"]) == (96, 2)
+        assert (counts["checked"], counts["disagree"]) == (48, 2)
         assert counts["largest_gap_of_these"] == pytest.approx(gap)
 
 
