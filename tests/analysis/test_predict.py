@@ -6,6 +6,13 @@ import numpy as np
 import polars as pl
 import pytest
 from scipy.optimize import minimize
+from sklearn.metrics import (
+    average_precision_score,
+    f1_score,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+)
 
 from mnemoscope.analysis import predictors
 from mnemoscope.analysis.predict import (
@@ -16,7 +23,6 @@ from mnemoscope.analysis.predict import (
     assign_parts,
     best_partition,
     candidates,
-    expected_calibration_error,
     figures_of,
     fit_parts,
     likelihood_ratio,
@@ -110,18 +116,37 @@ def test_calibration_error_and_figures_by_hand() -> None:
     """Two bins in use: .65 confident and right half the time, .95 and always right."""
     probabilities = np.array([0.65, 0.65, 0.05, 0.95])
     label = np.array([True, False, False, True])
-    wanted = 0.5 * 0.15 + 0.5 * 0.05
-    assert expected_calibration_error(probabilities, label) == pytest.approx(wanted)
+    assert figures_of(probabilities, label)["ece"] == pytest.approx(0.5 * 0.15 + 0.5 * 0.05)
     # five bins: .65 and .75 fall into one, where a right and a wrong answer cancel in part
     one_bin = figures_of(np.array([0.65, 0.75]), np.array([True, False]))
     assert one_bin["ece"] == pytest.approx(0.2)
     calibrated = np.random.default_rng(0).random(50_000)
     drawn = np.random.default_rng(1).random(50_000) < calibrated
-    assert expected_calibration_error(calibrated, drawn) < 0.01
-    found = figures_of(np.array([0.9, 0.6, 0.8, 0.1]), np.array([True, False, True, False]))
-    assert (found["roc_auc"], found["precision"], found["recall"]) == (1.0, pytest.approx(2 / 3), 1)
-    assert found["f1"] == pytest.approx(0.8)
-    assert np.isnan(figures_of(np.full(4, 0.7), np.ones(4, dtype=bool))["roc_auc"])
+    assert figures_of(calibrated, drawn)["ece"] < 0.01
+    nothing = figures_of(np.full(4, 0.2), np.ones(4, dtype=bool))
+    assert [float(nothing[one][0]) for one in ("precision", "recall", "f1")] == [0, 0, 0]
+    assert np.isnan([*nothing["roc_auc"], *nothing["pr_auc"]]).all()
+
+
+def test_figures_of_resamples_are_scikit_learns() -> None:
+    generator = np.random.default_rng(0)
+    probabilities = generator.integers(0, 12, 60) / 11  # with ties
+    label = generator.random(60) < probabilities
+    drawn = generator.multinomial(60, np.full(60, 1 / 60), 20)
+    drawn[-1] = label  # one label alone
+    found = figures_of(probabilities, label, drawn)
+    for row, count in enumerate([np.ones(60, int), *drawn[:-1]]):
+        p, y = np.repeat(probabilities, count), np.repeat(label, count)
+        wanted = {
+            "roc_auc": roc_auc_score(y, p),
+            "pr_auc": average_precision_score(y, p),
+            "precision": precision_score(y, p >= 0.5),
+            "recall": recall_score(y, p >= 0.5),
+            "f1": f1_score(y, p >= 0.5),
+        }
+        assert {name: found[name][row] for name in wanted} == pytest.approx(wanted)
+        assert found["ece"][row] == pytest.approx(figures_of(p, y)["ece"][0])
+    assert np.isnan([found["roc_auc"][-1], found["pr_auc"][-1]]).all()
 
 
 def test_there_are_810_candidates_and_their_parts_are_disjoint() -> None:

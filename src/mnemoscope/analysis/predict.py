@@ -18,7 +18,6 @@ from pydantic import Field
 from scipy.linalg import qr
 from scipy.optimize import linprog
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -29,7 +28,7 @@ from mnemoscope.analysis.predictors import FEATURES, add_predictors, frequency_s
 from mnemoscope.analysis.rows import categories_of, draw_rows, refuse_one_sided
 from mnemoscope.errors import UserError
 from mnemoscope.progress import track
-from mnemoscope.stats import Floats, draw_within, estimate_of
+from mnemoscope.stats import Floats, draw_within, estimate_of, resampled_auc
 from mnemoscope.taxonomy.catalogue import PRASHANTH
 from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.taxonomy.names import parse_taxonomy
@@ -68,6 +67,7 @@ _FOLDS = 5
 _BINS = 5
 _NO_PLANE = 1e-6  # the solver's own tolerance is 1e-7
 _NAN = float("nan")
+_WEIGHTS_AT_ONCE = 4_000_000
 _WORDS = {
     "baseline": "one for all",
     "taxonomic": "one a category",
@@ -378,7 +378,7 @@ def best_partition(data: Data, settings: Settings) -> Partition:
             if key not in known:
                 fitted = fit_parts(values[fit], data.label[fit], parts[fit], unscaled=unscaled)
                 probabilities = fitted.predict(values[aside], parts[aside])
-                known[key] = figures_of(probabilities, data.label[aside])["f1"]
+                known[key] = float(figures_of(probabilities, data.label[aside])["f1"][0])
             if known[key] > best_f1:
                 best, best_f1 = candidate, known[key]
     return Partition(best, n_eligible, len(every))
@@ -401,41 +401,55 @@ def _scores(
         owners = None if data.groups is None else data.groups[data.is_test][rows]
         generator = np.random.default_rng(settings.seed)
         weights = draw_within(np.zeros(n), generator, settings.n_resamples, groups=owners)
-        draws = (np.repeat(np.arange(n), one) for one in weights)
-        resampled = [figures_of(p[drawn], y[drawn]) for drawn in draws]
-        for figure, value in figures_of(p, y).items():
-            found = estimate_of(value, [one[figure] for one in resampled], 0.025)
+        pieces = np.array_split(weights, 1 + weights.size // _WEIGHTS_AT_ONCE)
+        judged = [figures_of(p, y, one) for one in pieces]
+        for figure in FIGURES:
+            draws = np.concatenate([one[figure][1:] for one in judged])
+            found = estimate_of(float(judged[0][figure][0]), draws, 0.025)
             about = {"model": model, "category": name, "figure": figure}
             counts = {"n": n, "n_memorized": int(y.sum())}
             yield {**about, **found.columns("value", ends=""), **counts}
 
 
-def figures_of(probabilities: Floats, label: _Flags) -> dict[str, float]:
-    """Give `FIGURES` of probabilities of being memorized, (n,); an AUC of one label is NaN."""
-    predicted = probabilities >= 0.5
-    both = 0 < label.sum() < len(label)
-    right = int((predicted & label).sum())
-    return {
-        "roc_auc": float(roc_auc_score(label, probabilities)) if both else _NAN,
-        "pr_auc": float(average_precision_score(label, probabilities)) if both else _NAN,
-        "precision": float(right / predicted.sum()) if predicted.any() else 0.0,
-        "recall": float(right / label.sum()) if label.any() else 0.0,
-        "f1": float(2 * right / (predicted.sum() + label.sum())) if right else 0.0,
-        "ece": expected_calibration_error(probabilities, label),
-    }
+def figures_of(
+    probabilities: Floats, label: _Flags, drawn: npt.ArrayLike = ()
+) -> dict[str, Floats]:
+    """Give `FIGURES` of probabilities of being memorized, (n,), each (1 + resamples,).
 
-
-def expected_calibration_error(probabilities: Floats, label: _Flags) -> float:
-    """Give the mean distance of confidence and accuracy over five equal-width bins of [0, 1].
-
-    Confidence is the probability of the predicted side, from .5 to 1.
+    The first is of the sample; `drawn` (resamples, n) says how often each counts. An AUC of one
+    label is NaN. ECE is the mean distance of confidence, the probability of the predicted side,
+    and accuracy over five equal-width bins of [0, 1].
     """
+    n = len(label)
+    counts = np.concatenate([np.ones((1, n)), np.reshape(drawn, (-1, n))])
     predicted = probabilities >= 0.5
+    so, said, right = (counts @ one for one in (label, predicted, predicted & label))
+    zero = np.zeros(len(counts))
     confidence = np.where(predicted, probabilities, 1 - probabilities)
-    right = predicted == label
-    place = np.minimum((confidence * _BINS).astype(np.int64), _BINS - 1)
-    gaps = np.bincount(place, weights=confidence - right, minlength=_BINS)
-    return float(np.abs(gaps).sum() / max(len(place), 1))
+    gaps = np.zeros((n, _BINS))
+    bins = np.minimum((confidence * _BINS).astype(np.int64), _BINS - 1)
+    gaps[np.arange(n), bins] = confidence - (predicted == label)
+    with np.errstate(invalid="ignore"):
+        return {
+            "roc_auc": resampled_auc(probabilities, label, counts[1:]),
+            "pr_auc": _average_precision(probabilities, label, counts),
+            "precision": np.divide(right, said, out=zero.copy(), where=said > 0),
+            "recall": np.divide(right, so, out=zero.copy(), where=so > 0),
+            "f1": np.divide(2 * right, said + so, out=zero.copy(), where=said + so > 0),
+            "ece": np.abs(counts @ gaps).sum(axis=1) / np.maximum(counts.sum(axis=1), 1),
+        }
+
+
+def _average_precision(probabilities: Floats, label: _Flags, counts: Floats) -> Floats:
+    """Precision averaged over the gains in recall, from the likeliest on; NaN for one label."""
+    order = np.argsort(-probabilities, kind="stable")
+    ends = np.flatnonzero(np.diff(probabilities[order], append=-1.0))  # equal ones come together
+    every = counts[:, order].cumsum(axis=1)[:, ends]
+    found = (counts[:, order] * label[order]).cumsum(axis=1)[:, ends]
+    gained = np.diff(found, axis=1, prepend=0.0)
+    whole, so = counts.sum(axis=1), counts @ label
+    average = (gained * found / np.maximum(every, 1)).sum(axis=1) / so
+    return np.asarray(np.where(so < whole, average, _NAN))
 
 
 # -- likelihood-ratio tests -----------------------------------------------------------------

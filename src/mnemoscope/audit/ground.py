@@ -42,7 +42,7 @@ from mnemoscope.maps.views import TensorMaps
 from mnemoscope.pipeline.label import SAMPLES_FILE, aliases_of, samples_of
 from mnemoscope.pipeline.train import PREDICTIONS_FILE, Job, jobs_of, load_outcome
 from mnemoscope.progress import say
-from mnemoscope.stats import Floats, resampled_auc
+from mnemoscope.stats import resampled_auc
 from mnemoscope.study.folder import Study, is_study
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import (
@@ -203,7 +203,7 @@ def read_ground(study: Study) -> CnnGround:
         "cnns": [{"setting": one.setting_name, "seed": one.seed, "key": one.key} for one in usable],
         "calibration": asdict(choice.calibration) | {"brier_by_method": choice.brier} | held,
         "measured": {
-            **over_groups(_auc, odds, truth, groups).columns("auc"),
+            **over_groups(resampled_auc, odds, truth, groups).columns("auc"),
             "ece": ece(said, truth),
             **over_groups(brier, said, truth, groups).columns("brier"),
             "ece_uncalibrated": ece(raw, truth),
@@ -215,10 +215,6 @@ def read_ground(study: Study) -> CnnGround:
     }
     cnns = tuple(load_cnn(job.cnn_path, place=job.key) for job in usable)
     return CnnGround(facts, cnns, found.guess, found.recall, choice.calibration)
-
-
-def _auc(odds: Floats, truth: npt.NDArray[np.bool_]) -> float:
-    return float(resampled_auc(odds, truth, np.empty((0, len(odds))))[0])
 
 
 class _Found(NamedTuple):

@@ -127,10 +127,14 @@ def _fit_isotonic(values: Floats, truth: _Flags) -> tuple[tuple[float, float], .
     return tuple(zip(model.X_thresholds_.tolist(), model.y_thresholds_.tolist(), strict=True))
 
 
-def brier(probabilities: npt.ArrayLike, is_so: npt.ArrayLike) -> float:
-    """Mean squared distance of probabilities from what is so; 0.25 is always saying 0.5."""
+def brier(probabilities: npt.ArrayLike, is_so: npt.ArrayLike, drawn: npt.ArrayLike = ()) -> Floats:
+    """Mean squared distance of probabilities from what is so; 0.25 is always saying 0.5.
+
+    Of the cases (n,) and of each resample: (1 + resamples,). `drawn` as for `resampled_auc`.
+    """
     values, truth = _check(probabilities, is_so)
-    return float(np.mean((values - truth) ** 2))
+    counts = np.concatenate([np.ones((1, len(values))), np.reshape(drawn, (-1, len(values)))])
+    return np.asarray(counts @ (values - truth) ** 2 / counts.sum(axis=1))
 
 
 def ece(probabilities: npt.ArrayLike, is_so: npt.ArrayLike) -> float:
@@ -221,16 +225,19 @@ def cross_fitted(logits: npt.ArrayLike, is_so: npt.ArrayLike, groups: npt.ArrayL
 
 
 def over_groups(
-    figure: Callable[[Floats, _Flags], float],
+    figure: Callable[[Floats, _Flags, npt.NDArray[np.int32]], Floats],
     values: npt.ArrayLike,
     is_so: npt.ArrayLike,
     groups: npt.ArrayLike,
 ) -> Estimate:
-    """A figure of values and what is so, (n,), its interval over `groups` within so and not so."""
+    """A figure of values and what is so, (n,), its interval over `groups` within so and not so.
+
+    `figure` takes draws as `brier` and `resampled_auc` do.
+    """
     numbers, truth = _check(values, is_so)
     drawn = draw_within(truth, np.random.default_rng(0), _N_RESAMPLES, groups=groups)
-    draws = [figure(np.repeat(numbers, one), np.repeat(truth, one)) for one in drawn]
-    return estimate_of(figure(numbers, truth), draws)
+    whole, *draws = figure(numbers, truth, drawn).tolist()
+    return estimate_of(whole, draws)
 
 
 def _folds(values: Floats, truth: _Flags, groups: Any, seed: int) -> Iterator[tuple[Any, Any]]:
