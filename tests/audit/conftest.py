@@ -84,12 +84,12 @@ def made(made_once, lm, reference, trained, new_text, counting):
         _HOSTILE + new_text(9, 12), trained[0], new_text(0, 12), trained[1], new_text(1, 12),
         changed[0], new_text(2, 12), changed[1], new_text(3, 12) + _HOSTILE,
     ]  # fmt: skip
-    shuffled = " ".join(trained[:2]).split()
+    shuffled = trained[0].split()
     random.Random(1).shuffle(shuffled)
     texts = {
         "<b>&.txt": " é😀 ".join(pieces),
         "counting.txt": counting,
-        "new.txt": new_text(77, 60),
+        "new.txt": new_text(77, 40),
         "short.txt": "Too short.",
         "shuffled.txt": " ".join(shuffled),
     }
@@ -106,6 +106,7 @@ def made(made_once, lm, reference, trained, new_text, counting):
         (folder / "prompts.txt").write_text("What is a heron?\n", encoding="utf-8")
         settings = AuditSettings(
             profile=True,
+            n_prefixes=4,
             edits=2,
             beams=8,
             corpus=str(folder / "corpus"),

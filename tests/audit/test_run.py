@@ -213,8 +213,11 @@ def small(tmp_path_factory, audited, trained, new_text):
     return folder, record, spans
 
 
-def test_verify_says_what_does_not_hold(small, tmp_path, lm, reference, verify):
-    folder, record, spans = small
+def test_verify_says_what_does_not_hold(audited, trained, tmp_path, lm, reference, verify):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    record, spans = audited(folder, trained[0], settings=SPANS)
+    assert spans.height == 1
     out = Path(shutil.copytree(folder / "out", tmp_path / "out"))
     found = verify(out, reference)
     assert found.n_hold == 0

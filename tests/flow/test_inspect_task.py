@@ -45,7 +45,7 @@ def test_local_provider_finds_what_continue_finds(inspect_ai, table) -> None:
         do_sample=False,
         chat_template=TEMPLATE,
     )
-    (log,) = inspect_ai.eval(asked(table, taxonomy=TAXONOMY), model=model)
+    (log,) = inspect_ai.eval(asked(table, taxonomy=TAXONOMY, most=3), model=model)
     assert log.status == "success", log.error
     by_id = dict(pl.read_parquet(table).select("sequence_id", "run").iter_rows())
     lengths: dict[str, list[int]] = {}
