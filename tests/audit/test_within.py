@@ -86,7 +86,9 @@ def test_no_edit_is_the_passage_and_more_edits_are_never_less(lm, trained, new_t
     rows = [tokenize(one, lm.tokenizer).ids[:64] for one in (*trained[:2], new_text(1, 90))]
     windows = np.stack(rows)
     own = judge_tokens(lm, windows, AuditSettings()).sampling
-    bounds = [chance_within(lm, windows, AuditSettings(edits=k, beams=6)).logprob for k in (0, 1, 3)]
+    bounds = [
+        chance_within(lm, windows, AuditSettings(edits=k, beams=6)).logprob for k in (0, 1, 3)
+    ]
     assert np.allclose(bounds[0], own, atol=1e-3)
     assert (bounds[1] >= bounds[0] - 1e-3).all()
     assert (bounds[2] > bounds[0] + 1e-3)[:2].all()
