@@ -12,7 +12,7 @@ from functools import lru_cache, partial
 from importlib import resources
 from pathlib import Path
 from secrets import token_urlsafe
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 import numpy as np
@@ -20,20 +20,17 @@ import polars as pl
 
 from mnemoscope.app import views
 from mnemoscope.audit.documents import Reading, read_documents
-from mnemoscope.audit.ground import CnnGround, check_study, read_ground
-from mnemoscope.audit.local import audit_documents
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.embedded import place_of, reference_path, sequences_path
 from mnemoscope.errors import MnemoscopeError, UserError
 from mnemoscope.files import read_parquet
-from mnemoscope.lm.attention import capture_pooled
-from mnemoscope.lm.load import load_model
-from mnemoscope.lm.model import LanguageModel, in_chat
 from mnemoscope.progress import Progress, follow_progress, time_left
-from mnemoscope.report.content import decode_pieces
-from mnemoscope.study.models import facts_of
 from mnemoscope.study.settings import EMBEDDED
 from mnemoscope.taxonomy.catalogue import PAPER
+
+if TYPE_CHECKING:  # what asks a model is imported by who first does: the page is there sooner
+    from mnemoscope.audit.ground import CnnGround
+    from mnemoscope.lm.model import LanguageModel
 
 MOST_BYTES = 4_000_000
 """Of an uploaded file, and of a pasted text in UTF-8."""
@@ -330,7 +327,13 @@ class Models:
 
     def __init__(self, study_model: dict[str, Any] | None = None, device: str = "auto") -> None:
         self._study_model = study_model
-        self._load = lru_cache(_MOST_LOADED)(partial(load_model, device=device))
+        self._device = device
+        self._load = lru_cache(_MOST_LOADED)(self._read)
+
+    def _read(self, name: str, *, dtype: str) -> "LanguageModel":
+        from mnemoscope.lm.load import load_model
+
+        return load_model(name, dtype=dtype, device=self._device)
 
     def named(self, choice: str, folder: str | None = None) -> str:
         """Name of a chosen model: `embedded` or a folder; UserError: no such choice or folder."""
@@ -352,11 +355,11 @@ class Models:
             raise UserError(f"{name}: no such folder on this machine; nothing is fetched here.")
         return str(Path(name).expanduser())
 
-    def load(self, name: str, dtype: str = "float32") -> LanguageModel:
+    def load(self, name: str, dtype: str = "float32") -> "LanguageModel":
         """The model of a name from `named`."""
         return self._load(place_of(name), dtype=dtype)
 
-    def reference(self, name: str) -> LanguageModel | None:
+    def reference(self, name: str) -> "LanguageModel | None":
         """The reference: of the embedded model its own, else None."""
         return self._load(str(reference_path()), dtype="float32") if name == EMBEDDED else None
 
@@ -367,6 +370,8 @@ def audit_work(
     """The audit of a visitor's document, with the CNNs of a study of this model; nothing stays."""
 
     def work() -> views.Result:
+        from mnemoscope.audit.local import audit_documents
+
         settings = AuditSettings()
         lm = models.load(name)
         cnn = None if browsed is None else _ground(browsed, lm)
@@ -388,8 +393,11 @@ def audit_work(
     return work
 
 
-def _ground(browsed: views.BrowsedStudy, lm: LanguageModel) -> CnnGround:
+def _ground(browsed: views.BrowsedStudy, lm: "LanguageModel") -> "CnnGround":
     """The study's CNNs, or why they give no probability; read once a model, as settings are one."""
+    from mnemoscope.audit.ground import CnnGround, check_study, read_ground
+    from mnemoscope.study.models import facts_of
+
     known = browsed.grounds
     if lm.fingerprint not in known:
         try:
@@ -413,6 +421,10 @@ def passage_maps(models: Models, result: views.Result, number: Any) -> views.Seq
 
     Raises UserError: no such passage, or the audited model is not on this machine any more.
     """
+    from mnemoscope.lm.attention import capture_pooled
+    from mnemoscope.lm.model import in_chat
+    from mnemoscope.report.content import decode_pieces
+
     row, record = result.row(number), result.record
     if record.get("api"):
         raise UserError("the model was asked behind an API, which does not show its attention.")

@@ -5,26 +5,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
-import torch
 
 from mnemoscope.audit import page
 from mnemoscope.audit.documents import mark_hidden
-from mnemoscope.audit.ground import CnnGround
 from mnemoscope.audit.verify import read_again, read_audit
 from mnemoscope.errors import UserError
-from mnemoscope.lm.load import load_tokenizer
-from mnemoscope.maps.format import unpack_triangle
-from mnemoscope.maps.store import MapStore
-from mnemoscope.pipeline.capture import open_maps
 from mnemoscope.pipeline.label import LABELS_FILE
-from mnemoscope.report.charts import png_ink, png_uri, scale_by_layer
-from mnemoscope.report.content import TaxonomyResult, decode_pieces, taxonomy_results
 from mnemoscope.study.folder import Study
 from mnemoscope.words import UNKNOWN, fill, interval, percent
+
+if TYPE_CHECKING:  # torch is imported where a study or a map is shown
+    from mnemoscope.audit.ground import CnnGround
+    from mnemoscope.maps.store import MapStore
+    from mnemoscope.report.content import TaxonomyResult
 
 MAP_INK = (59, 125, 216)
 DELTA_INK = (214, 90, 12)
@@ -170,6 +167,8 @@ def strongest_edges(maps: SequenceMaps, delta: ClassDelta) -> list[Edge]:
 
 def render_maps(maps: SequenceMaps, delta: ClassDelta | None = None, note: str = "") -> str:
     """Render maps, with Δ of their shape over them; `note` says why there is none."""
+    from mnemoscope.report.charts import scale_by_layer
+
     if delta is not None and delta.scaled.shape != maps.mean.shape:
         delta, note = None, "Δ of the study is of another shape than these maps."
     edges = [] if delta is None else strongest_edges(maps, delta)
@@ -197,6 +196,8 @@ def render_maps(maps: SequenceMaps, delta: ClassDelta | None = None, note: str =
 
 
 def _ink(scaled: np.ndarray, colour: tuple[int, int, int]) -> str:
+    from mnemoscope.report.charts import png_ink, png_uri
+
     return png_uri(png_ink(scaled, colour))
 
 
@@ -220,8 +221,10 @@ class BrowsedStudy:
         return dict(self.study.record["models"]["model"])
 
     @cached_property
-    def taxonomies(self) -> dict[str, TaxonomyResult]:
+    def taxonomies(self) -> "dict[str, TaxonomyResult]":
         """Results by name."""
+        from mnemoscope.report.content import taxonomy_results
+
         return {one.name: one for one in taxonomy_results(self.study)}
 
     @cached_property
@@ -233,14 +236,18 @@ class BrowsedStudy:
         return self.study.read(LABELS_FILE)
 
     @cached_property
-    def _store(self) -> MapStore:
+    def _store(self) -> "MapStore":
+        from mnemoscope.pipeline.capture import open_maps
+
         return open_maps(self.study, "model")
 
     @cached_property
     def _tokenizer(self) -> Any:
+        from mnemoscope.lm.load import load_tokenizer
+
         return None if self._model_folder is None else load_tokenizer(self._model_folder)
 
-    def taxonomy(self, name: Any) -> TaxonomyResult:
+    def taxonomy(self, name: Any) -> "TaxonomyResult":
         """The result of a name that came from a page; UserError if the study has none."""
         if name not in self.taxonomies:
             raise UserError("no such taxonomy in this study.")
@@ -248,6 +255,8 @@ class BrowsedStudy:
 
     def deltas(self, name: str) -> list[ClassDelta]:
         """Δ of each class of a taxonomy, of the first attribution; empty where there is none."""
+        from mnemoscope.report.charts import scale_by_layer
+
         result = self.taxonomy(name)
         if not result.deltas:
             return []
@@ -340,6 +349,10 @@ class BrowsedStudy:
 
     def maps(self, sequence_id: Any) -> SequenceMaps | None:
         """The maps of a sequence with its own suffix, or as stored; None if never captured."""
+        import torch
+
+        from mnemoscope.maps.format import unpack_triangle
+
         row = self._row(sequence_id)
         number = row["sequence_id"]
         suffixes = self._store.index.filter(sequence_id=number)["suffix"].to_list()
@@ -363,6 +376,8 @@ class BrowsedStudy:
 
     def _pieces(self, tokens: Sequence[int]) -> tuple[str, ...]:
         """Text of each token; its number where the tokenizer is not on this machine."""
+        from mnemoscope.report.content import decode_pieces
+
         if self._tokenizer is None:
             return tuple(f"[{token}]" for token in tokens)
         return decode_pieces(self._tokenizer, tokens)
