@@ -167,8 +167,6 @@ def cluster(port):
         patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
             patch.setenv(name, "us-east-1")
-        for unread in ("start_log_monitor", "start_monitor"):  # of logs, of an autoscaler
-            patch.setattr(f"ray._private.node.Node.{unread}", lambda _: None)
         with RayEngine(n_workers=2) as engine:
             with engine.workers(lambda: BlockWorker, gpus=0, at_most=2):
                 pass  # while they import what they need, `whole` is made
