@@ -30,7 +30,7 @@ from mnemoscope.study.settings import LabelSettings, variants
 from mnemoscope.taxonomy.sample import N_FOLDS
 from study_files import settings_with
 
-FEW = {"n_train": 20, "n_eval": 10, "minimum": 6}
+FEW = {"n_train": 12, "n_eval": 8, "minimum": 6}
 BRIEFLY = {"attributions": ["gradient"], "sanity": False}
 """Of `localize`; what it checks of Δ is tested where it is made."""
 
