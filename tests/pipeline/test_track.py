@@ -24,7 +24,7 @@ def run(tiny, tmp_path_factory):
 
 
 def asked(tiny, run, **changes) -> TrackAsked:
-    values = {"checkpoints": (str(run),), "sequences": str(tiny.table), "batch_size": 64}
+    values = {"checkpoints": (str(run),), "sequences": str(tiny.table), "batch_size": 240}
     return TrackAsked(**values | changes)
 
 
