@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from mnemoscope.audit import local
 from mnemoscope.audit.documents import Document, tokenize
 from mnemoscope.audit.local import LEFT, LocalModel, continue_windows, judge_tokens
 from mnemoscope.audit.settings import AuditSettings
@@ -38,7 +39,9 @@ def run(lm, windows, n_allowed):
     return [np.concatenate(column) for column in zip(*batches, strict=True)]
 
 
-def test_leaving_early_changes_no_verdict_and_the_end_is_the_study_s_continuation(lm, windows):
+def test_leaving_early_changes_no_verdict_and_the_end_is_the_study_s_continuation(
+    lm, windows, stopped_at
+):
     n_allowed = AuditSettings().n_allowed
     assert n_allowed == 3  # 29 of 32 tokens are 0.906, 28 are 0.875
     tokens, common, score = run(lm, windows, 32)
@@ -54,6 +57,9 @@ def test_leaving_early_changes_no_verdict_and_the_end_is_the_study_s_continuatio
     decoded = early_tokens != LEFT
     assert (early_tokens[decoded] == tokens[decoded]).all()
     assert decoded.mean() < 0.9
+    with stopped_at(local, "last_logits") as passes:
+        run(lm, windows[score == 1], n_allowed)
+    assert len(passes) == 4 + 1  # what is right after four tokens is finished in one pass
 
 
 def test_every_batch_is_counted_so_that_who_cancels_waits_for_one_alone(lm, new_text):
