@@ -79,10 +79,10 @@ def counting():
 @pytest.fixture(scope="session")
 def made(made_once, lm, reference, trained, new_text, counting):
     """One audit that is asked for everything, of documents whose truth is known; read only."""
-    changed = [with_word(one) for one in trained[2:]]
+    changed = with_word(trained[2])
     pieces = [
         _HOSTILE + new_text(9, 12), trained[0], new_text(0, 12), trained[1], new_text(1, 12),
-        changed[0], new_text(2, 12), changed[1], new_text(3, 12) + _HOSTILE,
+        changed, new_text(3, 12) + _HOSTILE,
     ]  # fmt: skip
     shuffled = trained[0].split()
     random.Random(1).shuffle(shuffled)
