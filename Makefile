@@ -8,12 +8,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
-export MYPY_NUM_WORKERS ?= 2
 export TOKENIZERS_PARALLELISM := false
 export OMP_WAIT_POLICY := PASSIVE
 unexport PYTHONDONTWRITEBYTECODE  # tests start many processes: each would compile all of it anew
 
-.PHONY: setup demo docs fix check test test-all bench embedded clean
+.PHONY: setup demo docs fix check test tests test-all bench embedded clean
 
 demo: $(VENV)/.runtime
 	env -u OMP_NUM_THREADS $(BIN)/mnemoscope demo -o demo
@@ -59,7 +58,10 @@ check: $(VENV)/.development
 	$(BIN)/ruff format --check src tests benchmarks tools examples
 	$(BIN)/mypy
 
-test: check
+test: $(VENV)/.development
+	@$(MAKE) --no-print-directory --jobs 2 check tests  # a core is idle where a test waits
+
+tests: $(VENV)/.development
 	$(BIN)/pytest -m "not slow and not gpu" -n $(WORKERS) --dist worksteal
 
 test-all: check
