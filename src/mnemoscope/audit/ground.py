@@ -371,6 +371,7 @@ def study_settings(source: str, *, limit: int | None = None, **model: object) ->
             "n_eval": 200,
             "minimum": MEMORIZED_A_CLASS,
         },
+        "train": {"poolings": ["mean"]},
         "benchmark": {"controls": False},
     }
     return parse_settings(values, where="--study auto")
