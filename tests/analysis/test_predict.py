@@ -123,6 +123,10 @@ def test_calibration_error_and_figures_by_hand() -> None:
     calibrated = np.random.default_rng(0).random(50_000)
     drawn = np.random.default_rng(1).random(50_000) < calibrated
     assert figures_of(calibrated, drawn)["ece"] < 0.01
+    found = figures_of(np.array([0.9, 0.6, 0.8, 0.1]), np.array([True, False, True, False]))
+    assert (found["roc_auc"], found["precision"], found["recall"]) == (1.0, pytest.approx(2 / 3), 1)
+    assert found["f1"] == pytest.approx(0.8)
+    assert np.isnan(figures_of(np.full(4, 0.7), np.ones(4, dtype=bool))["roc_auc"])
     nothing = figures_of(np.full(4, 0.2), np.ones(4, dtype=bool))
     assert [float(nothing[one][0]) for one in ("precision", "recall", "f1")] == [0, 0, 0]
     assert np.isnan([*nothing["roc_auc"], *nothing["pr_auc"]]).all()

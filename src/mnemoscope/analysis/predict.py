@@ -424,7 +424,6 @@ def figures_of(
     counts = np.concatenate([np.ones((1, n)), np.reshape(drawn, (-1, n))])
     predicted = probabilities >= 0.5
     so, said, right = (counts @ one for one in (label, predicted, predicted & label))
-    zero = np.zeros(len(counts))
     confidence = np.where(predicted, probabilities, 1 - probabilities)
     gaps = np.zeros((n, _BINS))
     bins = np.minimum((confidence * _BINS).astype(np.int64), _BINS - 1)
@@ -433,9 +432,9 @@ def figures_of(
         return {
             "roc_auc": resampled_auc(probabilities, label, counts[1:]),
             "pr_auc": _average_precision(probabilities, label, counts),
-            "precision": np.divide(right, said, out=zero.copy(), where=said > 0),
-            "recall": np.divide(right, so, out=zero.copy(), where=so > 0),
-            "f1": np.divide(2 * right, said + so, out=zero.copy(), where=said + so > 0),
+            "precision": np.divide(right, said, out=np.zeros_like(so), where=said > 0),
+            "recall": np.divide(right, so, out=np.zeros_like(so), where=so > 0),
+            "f1": np.divide(2 * right, said + so, out=np.zeros_like(so), where=said + so > 0),
             "ece": np.abs(counts @ gaps).sum(axis=1) / np.maximum(counts.sum(axis=1), 1),
         }
 
