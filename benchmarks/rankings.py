@@ -60,7 +60,7 @@ class Setup(NamedTuple):
 
     classes: tuple[str, str] = ("Guess", "Recall")
     n: int = 300  # sequences of each class, both halves together
-    n_tried: int = 75  # of each class of a half: in these edges are cut
+    n_tried: int = 150  # of each class of a half: in these edges are cut
     strengths: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0)  # at 10 % nearly everything breaks
     seeds: int = 3
     rankings: tuple[str, ...] = ("delta", *RANKINGS)

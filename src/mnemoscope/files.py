@@ -359,8 +359,9 @@ def _place(file: BinaryIO) -> int | None:
 
 
 # -- a file that nothing says is whole -----------------------------------------------------------
-# Of one flipped bit Polars may ask for 2^61 bytes, and Rust then ends the process on the spot; no
-# exception tells. One small process a session reads each such file; if it dies, it is damaged.
+# After one flipped bit Polars may ask for 2^61 bytes, and Rust then ends the process on the spot,
+# without an exception. One small process a session reads each such file; if it dies, the file is
+# damaged. It needs POSIX (limits, and pipes that can be waited for); elsewhere nothing is tried.
 
 _MOST_BYTES = 64 << 20  # of a file; larger ones take seconds, and their reader is not tried
 _SECONDS = 60.0  # on a busy machine; a file of this size takes less than one
@@ -387,7 +388,7 @@ def fault_of_parquet(path: Path) -> str:
     """What is wrong with a Parquet file, in its reader's words; empty where it can be read."""
     found = path.stat()
     identity = str(path.absolute()), found.st_ino, found.st_size, found.st_mtime_ns
-    if not 0 < found.st_size <= _MOST_BYTES:
+    if not 0 < found.st_size <= _MOST_BYTES or os.name != "posix":
         return "" if found.st_size else "an empty file"
     with _lock:
         if identity not in _known:

@@ -22,11 +22,11 @@ import yaml
 from mnemoscope.benchmark.excess import smallest_excess
 from mnemoscope.benchmark.sources import ATTENTION, BASELINES, CNNS, TABLE
 from mnemoscope.cluster.engine import n_workers
-from mnemoscope.cnn.presets import INPUTS, PAPER_GRID, CnnSetting, get_preset
+from mnemoscope.cnn.presets import INPUTS, PAPER_GRID, PRESETS, CnnSetting
 from mnemoscope.data.features import add_features, is_available
 from mnemoscope.data.hub import parse_hub_name
 from mnemoscope.data.published_split import HUB_NAME, SPLITS, find_split, list_splits
-from mnemoscope.data.read import read_sequences
+from mnemoscope.data.read import join_results, read_sequences
 from mnemoscope.data.table import has_values, read_table
 from mnemoscope.embedded import place_of, sequences_path
 from mnemoscope.errors import UserError
@@ -403,14 +403,18 @@ def find_data(
     if wanted.source == EMBEDDED:
         return _of_frame(read_table(sequences_path()), settings)
     try:
-        found = read_sequences(
-            wanted.source,
-            None,
-            length=wanted.length,
-            prefix=wanted.n_prefix,
-            columns=wanted.columns,
-        )
-        return _of_frame(found.frame, settings)
+        found = [
+            read_sequences(
+                one,
+                None,
+                length=wanted.length,
+                prefix=wanted.n_prefix,
+                pad=wanted.pad,
+                columns=wanted.columns,
+            )
+            for one in named
+        ]
+        return _of_frame(join_results(found, named).frame, settings)
     except UserError as error:
         if "tokenizer" not in str(error):
             raise
@@ -861,7 +865,8 @@ def count_grafts(settings: StudySettings, n_layers: int) -> tuple[int, int]:
     wanted = settings.graft
     n_parts = len(wanted.parts) if wanted.parts else 5 * n_layers + 3
     n_directions = len(wanted.directions)
-    n_controls = 2 * wanted.draws if "twin_in_model" in wanted.directions else 0
+    is_controlled = "twin_in_model" in wanted.directions
+    n_controls = len(wanted.controls) * wanted.draws if is_controlled else 0
     of_a_part = n_directions * len({*wanted.shares, 1.0}) + n_controls
     n_nothing = 1 + ("model_in_twin" in wanted.directions)
     n_blocks = min(wanted.patch_blocks, settings.sequences.length - 1)
@@ -912,7 +917,7 @@ def _training_seconds(
     known: _Known, grid: Sequence[CnnSetting], shape: ModelShape, preset_name: str
 ) -> float:
     """Mean seconds of a CNN: 3 forward passes per training map and epoch, plus the evaluation."""
-    settings, need, preset = known.settings, known.need, get_preset(preset_name)
+    settings, need, preset = known.settings, known.need, PRESETS[preset_name]
     label = settings.label
     mean_classes = sum(n for _, n in need.samples) / max(1, len(need.samples))
     n_train, n_eval = round(label.n_train * mean_classes), round(label.n_eval * mean_classes)

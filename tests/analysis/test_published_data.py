@@ -194,7 +194,7 @@ def test_without_a_model_what_needs_one_says_so(study, source, tmp_path, refused
     (tmp_path / "a.txt").write_text("text " * 100)
     out = tmp_path / "out"
     for words, said in (
-        (("analyze", "boundary", study), "has none (model.name none). Found a study with one: --m"),
+        (("analyze", "boundary", study), "has none (model.name none). Make a study with one: --m"),
         (("continue", study), "the study has none"),
         (("analyze", "predict", study, "--corpus", source), "the study has none"),
         (

@@ -18,6 +18,7 @@ from mnemoscope.maps.format import unpack_triangle
 from mnemoscope.maps.store import MapStore
 from mnemoscope.pipeline import knockout
 from mnemoscope.pipeline.knockout import own_statements, statements
+from mnemoscope.study import models
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import StudySettings
@@ -195,8 +196,8 @@ def test_another_ranking_is_measured_on_the_evaluation_sequences(study, asked) -
     assert "most decisive for Recite[5] (by the total effect on the suffix's logits, less" in first
 
 
-def test_the_settings_reach_the_model_that_is_cut(study, asked) -> None:
-    """A cut done otherwise is another cut, so nothing is read back."""
+def test_the_settings_reach_the_model_that_is_cut(study, asked, monkeypatch) -> None:
+    """A cut done otherwise, or by a model that is told otherwise, is another: none is read back."""
     found = []
     for renormalize in (False, True):
         wanted = settings_of(study, n_sequences=3, renormalize=renormalize, **ONE)
@@ -206,7 +207,10 @@ def test_the_settings_reach_the_model_that_is_cut(study, asked) -> None:
         found.append(len(asked))
         tokens = asked[0][0]
         asked.clear()
-    assert found[0] == found[1]
+    facts = study.record["models"]["model"] | {"bos_id": 7}
+    monkeypatch.setattr(models, "facts_of", lambda *_: facts)
+    run_stage(study, "knockout", wanted, redo=True)
+    assert len(asked) == found[0] == found[1]
     # Sequences on which Δ was measured come last.
     ids = {tuple(row): one for one, row in study.sequences.select("sequence_id", "tokens").rows()}
     tried = [ids[tuple(row)] for row in tokens.tolist()]

@@ -102,6 +102,7 @@ def test_a_store_takes_what_the_formula_says(tmp_path) -> None:
         {"patch": True, "draws": 2},
         {"directions": ["twin_in_model"], "shares": [0.5], "patch": True, "patch_blocks": 1},
         {"directions": ["model_in_twin"], "parts": ["qk", "mlp"]},
+        {"controls": ["random"], "parts": ["qk"], "draws": 2},
     ],
 )
 def test_as_many_grafts_are_planned_as_are_made(wanted) -> None:
@@ -259,6 +260,8 @@ def test_a_table_on_disk_gives_exact_counts_or_what_it_lacks(tmp_path) -> None:
     assert "50, each scanned" in made
     assert "Power: none. 50 sequences cannot give" in made
     assert [one.name for one in tmp_path.iterdir()] == ["table.parquet"]
+    twice = from_file(path) | {"also": [str(path)]}
+    assert "100, each scanned" in text(plan(chosen(sequences=twice), tmp_path / "study"))
 
     tokens = np.random.default_rng(0).integers(0, 99, (900, 64)).tolist()
     frame = frame.with_columns(pl.Series("tokens", tokens, dtype=pl.List(pl.Int32)))

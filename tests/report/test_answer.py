@@ -92,6 +92,10 @@ def test_one_sentence_says_what_the_clearest_taxonomy_shows(
         ({"agreement": 0.4}, "Memorized classes depend on different parts of the model; "),
         ({"differs": False}, "Once sequences that the model holds equally firmly are compared, "),
         ({"imbalance": 0.9}, "Whether memorized classes need different parts of the model cannot "),
+        (
+            {"differs": False, "by_logprob_imbalance": None},
+            "Whether memorized classes need different parts of the model cannot ",
+        ),
         ({"draws": 1}, "Whether memorized classes need different parts of the model cannot be "),
     ],
 )
@@ -99,7 +103,8 @@ def test_the_sentence_begins_with_what_grafts_decide(
     content, build_taxonomy, changed, said
 ) -> None:
     score = {"broken": "Recall", "spared": "Guess", "part": "layers.0.qk", "differs": True}
-    score |= {"draws": 10, "imbalance": 0.0, "agreement": 1.0} | changed
+    score |= {"draws": 10, "imbalance": 0.0, "agreement": 1.0, "low": 0.1}
+    score |= {"score": 0.2, "permuted_high": 0.1} | changed
     graft = {"score": score}
     taxonomies = [build_taxonomy(n_layers=1, graft={"score": None}), build_taxonomy(graft=graft)]
     assert conclusion(replace(content, taxonomies=taxonomies)).startswith(said)

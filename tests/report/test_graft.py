@@ -42,6 +42,7 @@ def score(**changes):
         **{"low": 0.27, "high": 0.49, "permuted": 0.02, "permuted_high": 0.15, "p_value": 0.005},
         **{"imbalance": 0.05, "agreement": 1.0, "differs": True},
         **{"by_logprob": 0.3, "by_logprob_low": 0.2, "by_logprob_high": 0.4},
+        **{"by_logprob_imbalance": 0.05},
         **{"part": "layers.0.qk", "broken": "Recall", "spared": "Guess"},
     }
     return pl.DataFrame([row | changes], schema=_SCORES)
@@ -132,6 +133,12 @@ def test_what_activations_break_is_folded_under_the_parts(study, page_of, build_
         ({"draws": 2}, "a verdict needs 3 draws of the controls, there are 2."),
         ({"differs": False}, "no part was found that holds one class more than another"),
         ({"imbalance": 0.3}, "no verdict"),
+        ({"differs": False, "by_logprob_imbalance": 0.3}, "no verdict"),
+        ({"differs": False, "by_logprob": None, "by_logprob_imbalance": None}, "no verdict"),
+        (
+            {"differs": False, "by_logprob_imbalance": 0.3, "low": -0.1},
+            "no part was found that holds one class more than another",
+        ),
         ({"agreement": 0.5}, "The part that divides two of them most, not always the same,"),
     ],
 )

@@ -76,12 +76,12 @@ NEEDS: dict[Need, Requirement] = {
     "perplexities": Requirement(
         "the model, or a split of usvsnsp/semantic-filters that brings them",
         "perplexities, and {study} has neither a model nor the columns of the data set "
-        "(prompt_perplexity, generation_perplexity, sequence_perplexity). Found a study with a "
+        "(prompt_perplexity, generation_perplexity, sequence_perplexity). Make a study with a "
         "model: --model NAME.",
     ),
     "model": Requirement(
         "the model itself",
-        "the model, and {study} has none (model.name none). Found a study with one: --model NAME.",
+        "the model, and {study} has none (model.name none). Make a study with one: --model NAME.",
     ),
     "second model": Requirement(
         "a second model or checkpoints of one run (--second, --checkpoint); without either the "

@@ -1,4 +1,4 @@
-"""What the text alone gives away: blind maps and an n-gram regression, no model involved.
+"""What needs no CNN: blind maps and n-grams of the text, and regressions on maps and logits.
 
 Blind maps go through the same CNNs as attention (two channels in place of layers); the
 regression sees how often tokens and pairs of tokens occur, not where. Both get the tokens shown to

@@ -266,8 +266,9 @@ def measure_excess(
 
     A resample draws the sequences once for all sources. Sources that were run with the same seeds
     are paired by these too; a regression run once has none that could vary. Controls are of
-    `sources.MEMORY_FREE`, for the same sequences and classes; `reader` is the source that `model`
-    is of. Raises ValueError: no control, or one that was evaluated on other sequences or classes.
+    `sources.MEMORY_FREE` or nested, for the same sequences and classes; `reader` is the source
+    that `model` is of. Raises ValueError: no control, or one that was evaluated on other sequences
+    or classes.
     """
     sources = {"model": model, **controls}
     _check_pairs(sources)

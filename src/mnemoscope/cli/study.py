@@ -332,7 +332,7 @@ def _run_part(
 
 
 def _create(folder: Path, settings: StudySettings, *, quiet: bool) -> Study:
-    """Found a study, once its names are known to stand for something."""
+    """Create a study, once its names are known to stand for something."""
     with shown(quiet):
         check_names(settings)
     from mnemoscope.pipeline.sequences import create_study

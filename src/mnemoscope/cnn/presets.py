@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from mnemoscope.errors import UserError, nearest
+from mnemoscope.errors import UserError
 from mnemoscope.maps.shape import POOLED
 
 if TYPE_CHECKING:
@@ -175,11 +175,3 @@ quarter of its steps, with which a search tells hopeless taxonomies apart; no st
 .81; a constant rate: .73 and .95, accuracy varying by .13 between seeds; dropout .5: .78 and .84.
 More training fits the training maps only: batches of 16, 12 epochs: .34 and .88; 24: .17 and 1.05.
 """
-
-
-def get_preset(name: str) -> TrainingPreset:
-    """Find a preset; `UserError` names the nearest known one."""
-    if name not in PRESETS:
-        known = ", ".join(PRESETS)
-        raise UserError(f"unknown preset {name!r}: choose from {known}.{nearest(name, PRESETS)}")
-    return PRESETS[name]

@@ -425,7 +425,7 @@ def _read_rows(
     least: int,
     pad: Pad,
 ) -> ReadResult:
-    # Of a table of texts the labels go: they were given to rows, not to windows.
+    # A table of texts loses its labels: they were given to rows, not to windows.
     frame = keep_verdicts(frame) if has_values(frame, "tokens") else frame
     frame = frame.drop(RESULTS, strict=False)
     check_columns(frame, where=where)

@@ -144,8 +144,8 @@ _PURPOSE = {
 }
 
 
-# Of the embedded model's four layers: where it looks, what it moves, its MLP.
-_DEMO_PARTS = [f"layers.{layer}.{kind}" for layer in range(4) for kind in ("qk", "values", "mlp")]
+# Of the embedded model's four layers: where it looks, and its MLP.
+_DEMO_PARTS = [f"layers.{layer}.{kind}" for layer in range(4) for kind in ("qk", "mlp")]
 
 
 def demo_settings(*, small: bool = False, thorough: bool = False) -> StudySettings:
@@ -153,7 +153,7 @@ def demo_settings(*, small: bool = False, thorough: bool = False) -> StudySettin
 
     `small` takes fewer sequences, for a quick check of an installation, `thorough` all, larger
     samples, three seeds (so that a verdict may take sides), a repetition on one genre and every
-    part in grafts.
+    part and control in grafts.
     """
     n_train, n_eval = (120, 60) if small else (400, 200) if thorough else (240, 120)
     title = "a quick check, too small for findings" if small else "the embedded model"
@@ -170,6 +170,7 @@ def demo_settings(*, small: bool = False, thorough: bool = False) -> StudySettin
         "train": {"poolings": ["mean"], "seeds": [0, 1, 2] if thorough else [0]},
         "graft": {
             "parts": None if thorough else _DEMO_PARTS,
+            "controls": ["random", "shuffled"] if thorough else ["random"],
             "directions": ["twin_in_model"],
             "n_sequences": 30 if small else 250 if thorough else 80,
             "n_heldout": 40,

@@ -316,7 +316,7 @@ def capture_and_scan(
                     wanted.shape[1] + 1,
                     output_attentions=lm.attention_route == "hooks",
                 )
-                # The logits after the last token foretell what nobody asks for.
+                # Nobody asks what follows the last token.
                 is_memorized, gap = compare(logits[:, :-1], wanted)
             maps = pool.maps()
         check_finite(lm, gap)

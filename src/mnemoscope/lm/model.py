@@ -1,7 +1,7 @@
 """A causal language model ready for use, with what the other rooms must know of it.
 
-Tables of tokens are read in batches. Of padded ones every row is read without its padding, beside
-rows padded in the same way: nothing is masked, so no family's handling of masks, positions or
+Tables of tokens are read in batches. A padded row is read without its padding, beside rows padded
+in the same way: nothing is masked, so no family's handling of masks, positions or
 distances matters, and a padded sequence gives what the sequence alone gives.
 """
 

@@ -1,6 +1,6 @@
 """Maps as the CNNs read them, from the store's files or from a tensor.
 
-All are map-style torch data sets too, so a `DataLoader` with any number of workers takes them.
+`StoredMaps` and `TensorMaps` are map-style torch data sets too: a `DataLoader` takes them.
 """
 
 import os

@@ -82,10 +82,11 @@ class ScoreTask(NamedTuple):
 
 
 def benchmark_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all are called alike
-    """Write `benchmark.parquet` (see `benchmark.columns`), `inputs.parquet`, `comparison.parquet`.
+    """Write `benchmark.parquet` (see `benchmark.table`), `inputs.parquet`, `comparison.parquet`.
 
-    `inputs.parquet` has the same figures for each CNN input separately. `conclusions.json` has rank
-    correlations and the paper's conclusions. On a cluster, taxonomies are scored in parallel.
+    `inputs.parquet` has the same figures for each CNN input separately, `levels.parquet` those of
+    each level of duplicates if these are a few set ones. `conclusions.json` has rank correlations
+    and the paper's conclusions. On a cluster, taxonomies are scored in parallel.
     """
     study.require("train")
     settings = study.settings.benchmark
@@ -272,7 +273,7 @@ def compare_taxonomies(
     trained, or both are the same.
     """
     study.require("train")
-    names = [_find_sample(study, name) for name in (first, second)]
+    names = [find_sample(study, name) for name in (first, second)]
     if names[0] == names[1]:
         raise UserError(f"'{first}' and '{second}' are one partition: there is no difference.")
     votes = _model_votes(study, names)
@@ -290,7 +291,7 @@ def compare_taxonomies(
     )
 
 
-def _find_sample(study: Study, name: str) -> str:
+def find_sample(study: Study, name: str) -> str:
     """Find a sample by its name or by any name of its partition."""
     entries = samples_of(study)
     if name in entries:

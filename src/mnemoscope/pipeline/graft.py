@@ -37,7 +37,7 @@ from mnemoscope.localize.grafts import (
 from mnemoscope.pipeline.label import LABELS_FILE, samples_of
 from mnemoscope.progress import say, track
 from mnemoscope.study.folder import SETTINGS_FILE, Study, stage_named
-from mnemoscope.study.models import Models, reference_name
+from mnemoscope.study.models import Models, identity_of, reference_name
 from mnemoscope.study.settings import GraftSettings
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.draw import order_keys
@@ -55,7 +55,6 @@ _DRAWS_FOR_A_VERDICT = 3
 _VERSION = 2  # of what a graft does and keeps; another makes all grafts anew
 INTO_MODEL, INTO_TWIN = "twin_in_model", "model_in_twin"
 _OPPOSITE = {INTO_MODEL: INTO_TWIN, INTO_TWIN: INTO_MODEL}
-_CONTROLS: tuple[Control, ...] = ("random", "shuffled")
 
 
 @dataclass(frozen=True)
@@ -275,7 +274,7 @@ def grafts_of(wanted: GraftSettings, parts: Sequence[str]) -> Iterator[Graft]:
             for share in sorted({*wanted.shares, 1.0}):
                 yield Graft(part, direction, share=share)
         if INTO_MODEL in wanted.directions:
-            for control in _CONTROLS:
+            for control in wanted.controls:
                 for draw in range(wanted.draws):
                     yield Graft(part, INTO_MODEL, control, draw)
 
@@ -337,8 +336,7 @@ def _basis(
     for rows in (tried, held_out):
         digest.update(rows["sequence_id"].to_numpy().tobytes())
         digest.update(rows["tokens"].explode().to_numpy().tobytes())
-    models = (facts[role] for role in ("model", "reference"))
-    known = [[one[name] for name in ("fingerprint", "dtype", "device", "bos_id")] for one in models]
+    known = [identity_of(facts[role]) for role in ("model", "reference")]
     settings = study.settings.graft.seed, study.settings.model.batch_size
     digest.update(json.dumps([_VERSION, known, settings]).encode())
     return digest.hexdigest()
@@ -597,6 +595,7 @@ _SCORES = {
     **dict.fromkeys(("n_classes", "n_groups", "draws"), pl.Int64),
     **dict.fromkeys(("score", "low", "high", "permuted", "permuted_high"), pl.Float64),
     **dict.fromkeys(("p_value", "imbalance", "agreement", *_BY_LOGPROB), pl.Float64),
+    "by_logprob_imbalance": pl.Float64,
     "differs": pl.Boolean,
     **dict.fromkeys(("part", "broken", "spared"), pl.String),
 }
@@ -668,6 +667,7 @@ def _score_row(
         "n_classes": len(names),
         **found.score.columns("score", ends=""),
         **by_logprob.score.columns("by_logprob"),
+        "by_logprob_imbalance": by_logprob.imbalance,
         "differs": found.takes_a_side and by_logprob.takes_a_side,
         "part": parts[found.part] if has_score else None,
         "broken": names[found.broken] if has_score else None,
@@ -692,7 +692,11 @@ def graft_verdict(score: Mapping[str, Any]) -> Grafted:
     if score["imbalance"] > LARGEST_IMBALANCE:
         return Grafted.UNEVEN
     if not score["differs"]:
-        return Grafted.ALIKE
+        # An earlier version wrote no imbalance by log-probability.
+        by_logprob = score.get("by_logprob_imbalance", 0.0)
+        is_even = by_logprob is not None and by_logprob <= LARGEST_IMBALANCE
+        differs_by_gap = score["low"] > 0 and score["score"] > score["permuted_high"]
+        return Grafted.UNEVEN if differs_by_gap and not is_even else Grafted.ALIKE
     return Grafted.VARYING if score["agreement"] < MOST_AGREEMENT else Grafted.DIFFER
 
 

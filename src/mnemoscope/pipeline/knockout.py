@@ -41,7 +41,7 @@ from mnemoscope.pipeline.train import sample_rows
 from mnemoscope.progress import say, track
 from mnemoscope.stats import NO_ESTIMATE
 from mnemoscope.study.folder import Study
-from mnemoscope.study.models import Models
+from mnemoscope.study.models import Models, identity_of
 from mnemoscope.taxonomy.groups import find_groups
 
 KNOCKOUT_FILE = "knockout.parquet"
@@ -388,7 +388,7 @@ def _outcome(
     basis = hashlib.sha256(json.dumps(asdict(cut), sort_keys=True).encode())
     basis.update(np.packbits(edges.numpy()).tobytes())
     basis.update(subject.tried["sequence_id"].to_numpy().tobytes())
-    basis.update(f"{facts['fingerprint']} {facts['dtype']} {facts['device']}".encode())
+    basis.update(json.dumps(identity_of(facts)).encode())
     basis.update(f"{wanted.renormalize} {wanted.seed}".encode())
     columns = ("survives", "score", "logprob")
     path = study.folder / "knockout" / f"{basis.hexdigest()[:20]}.parquet"

@@ -22,6 +22,7 @@ from mnemoscope.pipeline.capture import heads_role, open_maps, shown_tokens
 from mnemoscope.pipeline.label import SAMPLES_FILE
 from mnemoscope.progress import say
 from mnemoscope.study.folder import Study
+from mnemoscope.study.models import identity_of
 
 TOKENS = "tokens"
 """The role of the blind maps, which are made of the tokens alone."""
@@ -113,8 +114,7 @@ def _blocks(study: Study, role: str) -> Iterator[StatisticsTask]:
 def _digest(study: Study, role: str, rows: pl.DataFrame) -> str:
     """Hash of rows, model and definition; own suffixes are the model's, whatever the role."""
     models = study.record["models"]
-    facts = [models[one] for one in ("model", role) if one in models]
-    said = [[one[key] for key in ("fingerprint", "dtype", "device", "bos_id")] for one in facts]
+    said = [identity_of(models[one]) for one in ("model", role) if one in models]
     digest = hashlib.sha256(json.dumps([role, said, POOLINGS_READ, ALL_STATISTICS]).encode())
     digest.update(rows["sequence_id"].to_numpy().tobytes())
     digest.update(",".join([*rows["suffix"], study.tokens or ""]).encode())

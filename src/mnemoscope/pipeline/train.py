@@ -75,7 +75,7 @@ from mnemoscope.pipeline.trainings import (
 )
 from mnemoscope.progress import track
 from mnemoscope.study.folder import SETTINGS_FILE, Study
-from mnemoscope.study.models import Models, reference_name
+from mnemoscope.study.models import Models, identity_of, reference_name
 from mnemoscope.taxonomy.names import NON_MEMO
 from mnemoscope.taxonomy.sample import N_FOLDS
 
@@ -484,11 +484,7 @@ def _source_identity(study: Study, source: str, setting: CnnSetting | None) -> l
     is_read = is_of_two or TABLE[source].needs_reference or TABLE[source].group == "nested"
     has_reference = is_read and "reference" in study.record["models"]
     roles = ("model", "reference") if has_reference else ("model",)
-    models = [study.record["models"][role] for role in roles]
-    return [
-        f"{facts['fingerprint']} {facts['dtype']} {facts['device']} {facts['bos_id']}"
-        for facts in models
-    ]
+    return [" ".join(map(str, identity_of(study.record["models"][role]))) for role in roles]
 
 
 def _digest(rows: pl.DataFrame) -> str:

@@ -590,6 +590,7 @@ def graft_of(study: Study, taxonomy: str) -> Record | None:
         "classes": classes,
         "is_compared": len(classes) > 1,
         "rows": shown,
+        "controls": study.settings.graft.controls,
         "draws": study.settings.graft.draws,
         "statement": " ".join(graft_statements(specific, scores)),
         "score": next(scores.drop_nulls("score").iter_rows(named=True), None),

@@ -15,13 +15,14 @@ import polars as pl
 from mnemoscope.analysis.figures import Chart, Figure, HeatMap, Series, plain
 from mnemoscope.benchmark.published import Conclusion, allocate
 from mnemoscope.benchmark.sources import NESTED, SOURCES, of_reader
-from mnemoscope.errors import UserError, nearest
+from mnemoscope.errors import UserError
 from mnemoscope.files import write_text
 from mnemoscope.localize.delta import layer_profile
 from mnemoscope.pipeline.benchmark import (
     BENCHMARK_FILE,
     Together,
     compare_taxonomies,
+    find_sample,
     load_comparison,
     put_together,
 )
@@ -298,7 +299,4 @@ def _sample(study: Study, name: str | None) -> str:
         raise UserError(f"{study.folder}: nothing is labelled yet. Run 'mnemoscope label' first.")
     if name is None:
         return known[0]
-    if name not in known:
-        hint = nearest(name, known) or f" There are: {'; '.join(known)}."
-        raise UserError(f"{study.folder}: no taxonomy '{name}'.{hint}")
-    return name
+    return find_sample(study, name)

@@ -16,7 +16,7 @@ from mnemoscope.analysis.registry import read_frames, stored_results
 from mnemoscope.benchmark.levels import MEMORIZED, count_levels, levels_of, lost_by_level
 from mnemoscope.localize.delta import COSTLY, Region, region_sentence
 from mnemoscope.maps.shape import SHAPES
-from mnemoscope.pipeline.benchmark import BENCHMARK_FILE, LEVELS_FILE, read_benchmark
+from mnemoscope.pipeline.benchmark import LEVELS_FILE, read_benchmark
 from mnemoscope.pipeline.graft import GRAFT_SCORES_FILE, SEQUENCES_FILE
 from mnemoscope.pipeline.label import LABELS_FILE, aliases_of, sharing_of
 from mnemoscope.pipeline.localize import AGREEMENT_FILE, REGIONS_FILE, SHAPES_FILE
@@ -227,7 +227,7 @@ def sharing_tables(study: Study) -> Iterator[Table]:
     if not aliases:
         return
     figures: dict[str, float] = {}
-    if (study.folder / BENCHMARK_FILE).is_file():
+    if study.is_done("benchmark"):
         table = read_benchmark(study).filter(source="model")
         figures = dict(zip(table["taxonomy"], table["min_f1"], strict=True))
     yield Table(

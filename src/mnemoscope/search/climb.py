@@ -57,7 +57,7 @@ from mnemoscope.pipeline.trainings import settings_of
 from mnemoscope.progress import say, track
 from mnemoscope.search.space import SearchSpace, check_optuna, find_columns, make_space, propose
 from mnemoscope.study.folder import Study
-from mnemoscope.study.models import Models
+from mnemoscope.study.models import Models, identity_of
 from mnemoscope.study.settings import SearchSettings
 from mnemoscope.taxonomy.catalogue import load_taxonomies, read_nodes
 from mnemoscope.taxonomy.draw import draw_lots, order_keys, split_by_group
@@ -221,7 +221,7 @@ def _measure_by_model(
     wanted, facts = study.settings.search, study.record["models"]["model"]
     chosen = table.filter(pl.col("is_memorized").fill_null(False))
     basis = [
-        *(facts[name] for name in ("fingerprint", "dtype", "device", "bos_id")),
+        *identity_of(facts),
         *((wanted.other_prefixes, wanted.seed) if with_prior else ()),
         hashlib.sha256(chosen["sequence_id"].to_numpy().tobytes()).hexdigest(),
     ]

@@ -259,7 +259,8 @@ class Study:
             self.forget("continue")
         if settings.capture.reference != self.settings.capture.reference:
             self.record["models"].pop("reference", None)
-            shutil.rmtree(self.folder / "maps" / "reference", ignore_errors=True)
+            for maps in self.folder.glob("maps/reference*"):  # pooled, and of all heads
+                shutil.rmtree(maps, ignore_errors=True)
 
     def _differences(self, stage: Stage, settings: StudySettings) -> list[str]:
         """`key: study has x, you asked y` for each setting of the stage that differs."""

@@ -1,6 +1,7 @@
 """The language models of a study, each loaded once when first needed."""
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 from mnemoscope.embedded import place_of
@@ -131,6 +132,11 @@ def facts_of(loaded: LanguageModel, name: str) -> dict[str, Any]:
         "vocab_size": loaded.vocab_size,
         "bos_id": loaded.bos_id,
     }
+
+
+def identity_of(facts: Mapping[str, Any]) -> list[Any]:
+    """What of a model's recorded facts decides its figures: whatever is kept is named by these."""
+    return [facts[name] for name in ("fingerprint", "dtype", "device", "bos_id")]
 
 
 def vocabulary_of(loaded: LanguageModel) -> str:

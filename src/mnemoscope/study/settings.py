@@ -486,7 +486,13 @@ class GraftSettings(BoundedSettings):
         description="How far to go from the model's part to the twin's, each tried: 1 is all of it "
         "(the verdict's), [0.25, 0.5, 0.75, 1] a dose curve.",
     )
-    draws: _Draws = Field(default=3, description="Draws of each control: random, shuffled.")
+    controls: list[Literal["random", "shuffled"]] = Field(
+        default=["random", "shuffled"],
+        min_length=1,
+        description="Changes that know nothing of the twin, of equal norm: random ones, and the "
+        "twin's own with its entries shuffled.",
+    )
+    draws: _Draws = Field(default=3, description="Draws of each control.")
     patch: bool = Field(
         default=False,
         description="Put in activations of the twin's own run too: what enters each layer, what "

@@ -200,7 +200,7 @@ _MOST_MOVES, _MOST_TRIED = 200, 200
 _MOST_WEIGHED = 500
 """Groups of several sequences that are weighed one by one, the largest; the rest go by lot."""
 _SMALL_SHARE = 0.02
-"""Of a cell: up to it a group goes by its lot where both sides have room."""
+"""A group with at most this share of a cell goes by its lot if both sides have room."""
 _ROUNDING = 1e-9
 
 

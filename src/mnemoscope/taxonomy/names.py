@@ -290,7 +290,7 @@ def find_aliases(
     """Find the taxonomies that need not be trained, because one before them divides alike.
 
     `labels` are the classes of every row by the taxonomy's name. A taxonomy with an empty class
-    is nobody's alias for its labels' sake: it has a class that the other lacks.
+    is no alias by its labels: it has a class that the other lacks.
     """
     by_rule: dict[str, tuple[Taxonomy, Alias | None]] = {}
     by_labels: dict[str, Taxonomy] = {}
