@@ -172,7 +172,7 @@ def demo_settings(*, small: bool = False, thorough: bool = False) -> StudySettin
             "parts": None if thorough else _DEMO_PARTS,
             "controls": ["random", "shuffled"] if thorough else ["random"],
             "directions": ["twin_in_model"],
-            "n_sequences": 30 if small else 250 if thorough else 80,
+            "n_sequences": 30 if small else 250 if thorough else 60,
             "n_heldout": 40,
         },
     }
