@@ -2,6 +2,7 @@
 
 import html
 import inspect
+import itertools
 import math
 import re
 import shlex
@@ -13,7 +14,15 @@ import pytest
 from chromium import NEEDS_CHROMIUM, UNFOLD, hard_to_use
 from mnemoscope.audit.documents import mark_hidden, read_documents
 from mnemoscope.audit.local import audit_documents
-from mnemoscope.audit.page import chance, junit_xml, render_brief, sarif_log, stretches
+from mnemoscope.audit.ordinary import summarize_ordinary
+from mnemoscope.audit.page import (
+    chance,
+    junit_xml,
+    render_brief,
+    render_page,
+    sarif_log,
+    stretches,
+)
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.cli.audit import audit as audit_verb
 from tests.audit.conftest import BRIEF
@@ -108,6 +117,32 @@ def test_of_nothing_found_the_pages_say_a_bound_and_a_long_document_stands_folde
     assert (summary["asked"], summary["reproduced"]["characters"]) == (10, 0)
     page = words_of((tmp_path / "ten" / "audit.html").read_text())
     assert "at most 30.8 % of the text would" in page
+
+
+def test_the_pages_go_without_what_nobody_asked(made):
+    names = ("near", "profile", "origins", "ordinary")
+    texts = {made.names[name]: text for name, text in made.texts.items()}
+    for asked in (some for n in range(5) for some in itertools.combinations(names, n)):
+        for reference in (made.record["reference"], None):
+            record = made.record | {"reference": reference}
+            tables = {name: getattr(made, name) for name in asked}
+            for name in {"profile", "ordinary"} - {*asked}:
+                del record[name]
+            if "near" not in asked:  # as `rule.summarize` leaves it out
+                whole, *rows = (
+                    {key: one for key, one in own.items() if key != "near"} | {"near_spans": None}
+                    for own in (record["summary"], *record["documents"])
+                )
+                record |= {"summary": whole, "documents": rows}
+            if "ordinary" in asked and reference is None:
+                tables["ordinary"] = tables["ordinary"].filter(by="model")
+                settings = AuditSettings(**record["settings"])
+                own = summarize_ordinary(tables["ordinary"], settings, is_chat=False)
+                record["ordinary"] = own
+            page = render_page(record, made.spans, texts, tables)
+            brief = render_brief(record, made.spans, tables)
+            for said, words in ((page, "named as one"), (brief, "Of the reference model's")):
+                assert (words in said) == (reference is not None and "ordinary" in asked)
 
 
 def test_pieces_joined_are_the_text_and_signs_stand_for_what_cannot_be_seen():
