@@ -87,6 +87,14 @@ def test_another_length_must_be_asked_for_and_an_odd_one_has_the_shorter_prefix(
     np.testing.assert_array_equal(found["duplicates"], count_duplicates(suffixes, corpus))
 
 
+def test_a_padded_row_without_a_prefix_or_suffix_has_no_rouge():
+    masks = [[0] * 32 + [1] * 32, [1] * 32 + [0] * 32, [0] * 31 + [1] * 33]
+    frame = pl.DataFrame({"sequence_id": range(3), "tokens": tokens_of(3).tolist()})
+    found = add_features(frame.with_columns(attention_mask=pl.Series(masks)))
+    for name in ("rouge_l", "rouge_3"):
+        assert found[name].is_null().to_list() == [True, True, False]
+
+
 def test_own_duplicates_and_code_are_kept_and_all_else_is_made_anew():
     tokens = tokens_of(2)
     frame = pl.DataFrame({"sequence_id": [1, 2], "tokens": tokens.tolist(), "mine": ["x", "y"]})
@@ -115,6 +123,9 @@ def test_own_duplicates_and_code_are_kept_and_all_else_is_made_anew():
         ({"code": "of"}, r"no mode 'of'\. Did you mean 'off'"),
         ({"patterns": "public"}, "no mode 'public'"),
         ({"length": 1}, "length 1"),
+        ({"prefix": 0}, "prefix 0"),
+        ({"prefix": -1}, "prefix -1"),
+        ({"prefix": 64}, "prefix 64"),
     ],
 )
 def test_tables_and_settings_that_cannot_be_used_are_refused(columns, words):

@@ -53,7 +53,19 @@ def test_random_pairs_equal_rouge_score(ids):
 
 @pytest.mark.parametrize(
     "lengths",
-    [(1, 1), (1, 2), (2, 3), (3, 3), (3, 60), (15, 16), (31, 33), (33, 64), (64, 65), (65, 32)],
+    [
+        (0, 3),
+        (3, 0),
+        (1, 1),
+        (1, 2),
+        (2, 3),
+        (3, 3),
+        (3, 60),
+        (15, 16),
+        (31, 33),
+        (64, 65),
+        (65, 32),
+    ],
 )
 def test_any_lengths_equal_rouge_score(lengths):
     rng = np.random.default_rng(0)

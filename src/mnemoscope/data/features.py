@@ -147,15 +147,16 @@ def add_features(
     `is_incrementing` and `is_repeating` (from the text) are made anew; `duplicates` (of the suffix
     in `corpus`, opened or as arrays of ids) and `is_code` only where the table has no values for
     them. `code` "auto" asks magika where it is installed, "magika" demands it, "off" leaves it out.
-    Raises UserError: columns missing or of another kind, no rows, duplicate ids, sequences of
-    another length, an unknown mode.
+    A padded row without a token of its prefix or suffix has no ROUGE. Raises UserError: columns
+    missing or of another kind, no rows, duplicate ids, sequences of another length, a prefix of
+    none or all of their tokens, an unknown mode.
     """
     check_mode(patterns)
     if code not in get_args(CodeMode):
         raise UserError(f"code: no mode '{code}'.{nearest(code, get_args(CodeMode))}")
     frame = conform(frame, where=where)
-    _check(frame, length, where)
     prefix = length // 2 if prefix is None else prefix
+    _check(frame, length, prefix, where)
     rare = _rare_columns(frame.lazy(), prefix, corpus, code)
     with track("features", total=frame.height) as progress:
         made = []
@@ -188,7 +189,7 @@ def write_features(
     schema = dict(table.collect_schema())
     check_columns(table.head(1).collect(), "sequence_id", where=str(source))
     narrow = table.select(name for name in schema if name in ("sequence_id", "tokens"))
-    _check(narrow.collect(), length, str(source), names=list(schema))
+    _check(narrow.collect(), length, prefix, str(source), names=list(schema))
     rare = pl.DataFrame(_rare_columns(table, prefix, corpus, "auto"))
     n_rows = table.select(pl.len()).collect().item()
     added = {name: COLUMNS[name].dtype for name in (*_OF_ROWS, *rare.columns)}
@@ -214,7 +215,7 @@ def write_features(
 
 
 def _check(
-    frame: pl.DataFrame, length: int, where: str, names: Sequence[str] | None = None
+    frame: pl.DataFrame, length: int, prefix: int, where: str, names: Sequence[str] | None = None
 ) -> None:
     """Something to make features from, in the right form; `names` of columns where not all came."""
     names = names or frame.columns
@@ -223,8 +224,10 @@ def _check(
     if "text" not in names and "tokens" not in names:
         near = nearest("tokens", names) or nearest("text", names)
         raise UserError(f"{where}: neither a column 'text' nor 'tokens' to make features of.{near}")
-    if length < 2:
-        raise UserError(f"{where}: length {length}; prefix and suffix need a token each.")
+    if not 0 < prefix < length:
+        raise UserError(
+            f"{where}: length {length}, prefix {prefix}; prefix and suffix need a token each."
+        )
     if "tokens" in frame.columns:
         check_lengths(frame["tokens"], where, length, allow_null=True)
 
@@ -256,12 +259,14 @@ def _rouge_columns(frame: pl.DataFrame, prefix: int) -> list[pl.Series]:
     tokens = _tokens_there(frame)
     if not len(tokens):
         return [_null_column(frame.height, name) for name in ("rouge_l", "rouge_3")]
-    scores = np.zeros((2, len(tokens)))
+    scores = np.full((2, len(tokens)), np.nan)
     for rows, columns in rows_alike(frame.filter(pl.col("tokens").is_not_null())):
         n_prefix = int(columns[:prefix].sum())
-        halves = np.split(tokens[rows][:, columns], [n_prefix], axis=1)
-        scores[:, rows] = rouge_scores(*halves)
-    return [_spread(frame, *one) for one in zip(("rouge_l", "rouge_3"), scores, strict=True)]
+        if 0 < n_prefix < columns.sum():
+            halves = np.split(tokens[rows][:, columns], [n_prefix], axis=1)
+            scores[:, rows] = rouge_scores(*halves)
+    named = zip(("rouge_l", "rouge_3"), scores, strict=True)
+    return [_spread(frame, *one).fill_nan(None) for one in named]
 
 
 def _duplicates_column(

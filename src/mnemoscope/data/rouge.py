@@ -33,7 +33,7 @@ def rouge_l(prefixes: npt.ArrayLike, suffixes: npt.ArrayLike) -> npt.NDArray[np.
     common subsequence of the token ids, integers of shape (sequences, tokens). Raises ValueError:
     not two integer arrays of two axes with equally many sequences.
 
-    Source: Lin 2004; equal to the package rouge-score on ids joined by blanks.
+    Source: Lin 2004; equal to the package rouge-score on ids joined by blanks, so 0 for no ids.
 
     >>> rouge_l([[1, 2, 3, 4]], [[1, 9, 3, 4]])
     array([0.75])
@@ -42,6 +42,8 @@ def rouge_l(prefixes: npt.ArrayLike, suffixes: npt.ArrayLike) -> npt.NDArray[np.
     from rapidfuzz.process import cpdist
 
     before, after = _checked(prefixes, suffixes)
+    if not min(before.shape[1], after.shape[1]):
+        return np.zeros(len(before))
     counts = [
         cpdist(*map(_as_texts, block), scorer=LCSseq.similarity, dtype=np.int32)
         for block in _blocks(before, after)
