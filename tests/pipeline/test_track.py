@@ -151,3 +151,14 @@ def test_command_tracks_and_draws_again(tiny, run, tmp_path, monkeypatch, call):
     )
     assert (tmp_path / "elsewhere" / "track.html").read_text() == page
     assert not (tmp_path / "elsewhere" / "checks").exists()
+
+
+@pytest.mark.parametrize("length", [32, 64, 72])
+def test_windows_of_a_text_are_the_whole_text_once(tiny, run, tmp_path, length):
+    text = " ".join(map(str, range(300)))
+    (tmp_path / "a.txt").write_text(text)
+    changes = {"sequences": str(tmp_path / "a.txt"), "length": length, "decode": False}
+    track_checkpoints(asked(tiny, run, **changes), tmp_path / "t")
+    watched = "".join(read_history(tmp_path / "t").windows["text"])
+    assert text.startswith(watched)
+    assert len(text) - len(watched) < length

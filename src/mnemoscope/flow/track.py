@@ -54,7 +54,7 @@ class TrackAsked:
     # of either where it is a table, by their paths (`take_columns`)
     columns: Mapping[str, str] = field(default_factory=dict)
     most: int | None = 2000  # windows to keep of each; None keeps all
-    length: int = 64  # tokens of a window; windows of a text begin every 64 tokens
+    length: int = 64  # tokens of a window; those of a text follow one another
     seed: int = 0
     # also continue each window to get its score, not only whether it is memorized
     decode: bool = True
@@ -113,7 +113,8 @@ def track_checkpoints(asked: TrackAsked, out: Path) -> None:
 
 def _windows(asked: TrackAsked, path: str, source: str, tokenizer: Any) -> WatchedWindows:
     length = asked.length
-    frame = read_sequences(path, tokenizer, length=length, stride=64, columns=asked.columns).frame
+    read = read_sequences(path, tokenizer, length=length, stride=length, columns=asked.columns)
+    frame = read.frame
     name = pl.format("{}:{}", pl.lit(source), "sequence_id").alias("sequence_id")
     frame = frame.drop("source", strict=False).with_columns(name)
     return WatchedWindows.from_table(
