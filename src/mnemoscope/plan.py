@@ -26,7 +26,7 @@ from mnemoscope.cnn.presets import INPUTS, PAPER_GRID, PRESETS, CnnSetting
 from mnemoscope.data.features import add_features, is_available
 from mnemoscope.data.hub import parse_hub_name
 from mnemoscope.data.published_split import HUB_NAME, SPLITS, find_split, list_splits
-from mnemoscope.data.read import join_results, read_sequences
+from mnemoscope.data.read import ReadResult, join_results, read_sequences
 from mnemoscope.data.table import has_values, read_table
 from mnemoscope.embedded import place_of, sequences_path
 from mnemoscope.errors import UserError
@@ -401,7 +401,8 @@ def find_data(
 
         return _of_frame(check_sources(settings, models).frame, settings)
     if wanted.source == EMBEDDED:
-        return _of_frame(read_table(sequences_path()), settings)
+        shipped = ReadResult(read_table(sequences_path()), 0)
+        return _of_frame(shipped.limited(wanted.limit, wanted.seed).frame, settings)
     try:
         found = [
             read_sequences(
@@ -414,7 +415,8 @@ def find_data(
             )
             for one in named
         ]
-        return _of_frame(join_results(found, named).frame, settings)
+        joined = join_results(found, named).limited(wanted.limit, wanted.seed)
+        return _of_frame(joined.frame, settings)
     except UserError as error:
         if "tokenizer" not in str(error):
             raise

@@ -188,3 +188,11 @@ def test_features_say_where_the_two_pattern_modes_differ(call, tmp_path) -> None
     said = call("features", tmp_path / "in.parquet", *arguments).out
     assert "is_incrementing, published and strict rules: both 1, only published 1" in said
     assert "is_repeating, published and strict rules: both 1, only published 0" in said
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("--length", 32), ("--prefix", 8), ("--tokenizer", "embedded"), ("--compare-patterns",)],
+)
+def test_flags_of_a_table_are_refused_for_a_study(flags, tiny_studies, refused) -> None:
+    assert flags[0] in refused("features", tiny_studies["continue"], *flags, "-q")

@@ -241,6 +241,8 @@ def test_what_is_in_use_or_no_part_is_refused(begun, refused):
     assert not (study / "parts").exists()
     assert "holds no parts" in refused("merge", study, "-q")
     folder = folder_of(study, "continue", 1)
+    folder.parent.mkdir(parents=True)
+    assert "holds no parts" in refused("merge", study, "-q")
     folder.mkdir(parents=True)
     first = ("continue", study, "--part", f"1/{N}", "-q")
     with hold_folder(folder):

@@ -262,6 +262,9 @@ def test_a_table_on_disk_gives_exact_counts_or_what_it_lacks(tmp_path) -> None:
     assert [one.name for one in tmp_path.iterdir()] == ["table.parquet"]
     twice = from_file(path) | {"also": [str(path)]}
     assert "100, each scanned" in text(plan(chosen(sequences=twice), tmp_path / "study"))
+    few = [one | {"limit": 30} for one in (from_file(path), twice)]
+    for made in (plan(chosen(sequences=one), tmp_path / "study") for one in few):
+        assert "30, each scanned" in text(made)
 
     tokens = np.random.default_rng(0).integers(0, 99, (900, 64)).tolist()
     frame = frame.with_columns(pl.Series("tokens", tokens, dtype=pl.List(pl.Int32)))

@@ -25,7 +25,7 @@ def features(
     out: TableOut = None,
     column: options.Columns = None,
     patterns: options.Patterns = None,
-    length: int = Option(64, help="Tokens in a sequence of a table."),
+    length: int | None = Option(None, help="Tokens in a sequence of a table (default: 64)."),
     prefix: Prefix = None,
     corpus: Path | None = Option(
         None, help="Folder or table of training texts (or tokens) to count duplicates in."
@@ -44,6 +44,11 @@ def features(
     """
     if out is None:
         _only_for_tables(target, "features", column)
+        if compare_patterns or (length, prefix, tokenizer) != (None, None, None):
+            raise UserError(
+                "features: --length, --prefix, --tokenizer and --compare-patterns are for a table, "
+                "with -o; a study has its own. Leave them out."
+            )
         flags = {"features.patterns": patterns, "features.corpus": corpus and str(corpus)}
         stage_verb(target, "features", flags, stage)
         return
@@ -61,7 +66,7 @@ def features(
             target,
             out,
             patterns=mode,
-            length=length,
+            length=length or 64,
             prefix=prefix,
             corpus=counted,
             columns=options.parse_columns(column),

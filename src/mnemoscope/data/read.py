@@ -346,6 +346,14 @@ class ReadResult:
     n_unreadable: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
 
+    def limited(self, limit: int | None, seed: int) -> "ReadResult":
+        """Keep a seeded draw of `limit` sequences, in their order; all where there are no more."""
+        if limit is None or limit >= self.frame.height:
+            return self
+        frame = self.frame.with_row_index("_row").sample(limit, seed=seed, shuffle=False)
+        frame = frame.sort("_row").drop("_row")
+        return replace(self, frame=frame, n_documents=count_documents(frame))
+
 
 def read_sequences(
     source: Any,

@@ -275,7 +275,7 @@ def merge_parts(study: Study, *, check: bool = True) -> list[str]:
     DamagedDataError: a file of a part is torn.
     """
     with study.lock():
-        stages = [name for name in _STAGES if (study.folder / "parts" / name).is_dir()]
+        stages = [name for name in _STAGES if _part_folders(study, name)]
         if not stages:
             raise UserError(
                 f"{study.folder}: holds no parts. Make them with 'mnemoscope continue "
@@ -283,7 +283,7 @@ def merge_parts(study: Study, *, check: bool = True) -> list[str]:
             )
         for stage in stages:
             records = _find_parts(study, stage)
-            if records and not study.is_done(stage):
+            if not study.is_done(stage):
                 values, where = records[0].values, str(records[0].folder / _RECORD)
                 study.adopt(parse_settings(values["settings"], where=where))
                 for role, facts in values["models"].items():
@@ -317,15 +317,19 @@ def _merge_grafts(study: Study, records: Sequence[_Record]) -> None:
     conclude_grafts(study, tasks, values["parts"])
 
 
-def _find_parts(study: Study, stage: str) -> list[_Record]:
-    """All parts of a stage in order; UserError if they are incomplete or do not fit together."""
-    folder = study.folder / "parts" / stage
+def _part_folders(study: Study, stage: str) -> list[tuple[Part, Path]]:
+    """The parts of a stage that stand in the study, in order."""
     parts = []
-    for path in folder.iterdir():
+    for path in (study.folder / "parts" / stage).glob("*-of-*"):
         named = re.fullmatch(r"(\d{1,6})-of-(\d{1,6})", path.name)
         if named and path.is_dir():
             parts.append((Part(int(named[1]), int(named[2])), path))
-    parts.sort(key=lambda one: (one[0].n, one[0].number))
+    return sorted(parts, key=lambda one: (one[0].n, one[0].number))
+
+
+def _find_parts(study: Study, stage: str) -> list[_Record]:
+    """All parts of a stage that has some; UserError if some are missing or do not fit together."""
+    folder, parts = study.folder / "parts" / stage, _part_folders(study, stage)
     sizes = sorted({part.n for part, _ in parts})
     if len(sizes) > 1:
         raise UserError(
@@ -333,7 +337,7 @@ def _find_parts(study: Study, stage: str) -> list[_Record]:
             "Delete the folders of one kind."
         )
     there = {part.number for part, _ in parts}
-    missing = sorted(set(range(1, sizes[0] + 1)) - there) if sizes else []
+    missing = sorted(set(range(1, sizes[0] + 1)) - there)
     if missing:
         raise _lacking(study, stage, missing, sizes[0], "missing")
     records = [_read_record(part, path) for part, path in parts]
@@ -347,7 +351,7 @@ def _find_parts(study: Study, stage: str) -> list[_Record]:
                 f"Run 'mnemoscope {stage} {study.folder} --part {record.part} --redo' with the "
                 "settings of the others."
             )
-    if records and records[0].values["table"] != table_digest(study.sequences):
+    if records[0].values["table"] != table_digest(study.sequences):
         raise UserError(
             f"{records[0].folder}: made from another table of sequences than the study's. "
             "Delete the parts and run them again."

@@ -9,7 +9,6 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import polars as pl
 from filelock import FileLock, Timeout
 
 from mnemoscope.data.published_split import HUB_NAME, is_split_folder
-from mnemoscope.data.read import ReadResult, count_documents, join_results, read_sequences
+from mnemoscope.data.read import ReadResult, join_results, read_sequences
 from mnemoscope.data.table import (
     PUBLISHED_VERDICT,
     check_sequences,
@@ -152,12 +151,7 @@ def check_sources(
     first, its_mask = token_matrix(frame[:1]), None if mask is None else mask[:1]
     next(capture_pooled(model, first, attention_mask=its_mask, batch_size=1))
     # For a split, the limit was applied before labelling.
-    if wanted.split is None and wanted.limit is not None and wanted.limit < frame.height:
-        frame = frame.with_row_index("_row")
-        frame = frame.sample(wanted.limit, seed=wanted.seed, shuffle=False)
-        frame = frame.sort("_row").drop("_row")
-        result = replace(result, frame=frame, n_documents=count_documents(frame))
-    return result
+    return result if wanted.split is not None else result.limited(wanted.limit, wanted.seed)
 
 
 def _checked_mask(
