@@ -4,9 +4,18 @@ import struct
 import zlib
 
 import numpy as np
+import pytest
 
+from mnemoscope.analysis.figures import Chart, Series
 from mnemoscope.localize.delta import layer_profile
-from mnemoscope.report.charts import png_grey, png_ink, scale_by_layer, strongest_layer, zone_shares
+from mnemoscope.report.charts import (
+    chart_view,
+    png_grey,
+    png_ink,
+    scale_by_layer,
+    strongest_layer,
+    zone_shares,
+)
 
 
 def read_png(data: bytes) -> tuple[np.ndarray, dict[bytes, bytes]]:
@@ -73,3 +82,13 @@ def test_the_profile_is_the_sum_of_each_layer_over_the_largest(build_delta) -> N
     sums = np.array([[float(layer.sum()) for layer in of_class] for of_class in delta])
     # float32 against float64 sums of 4,096 terms
     np.testing.assert_allclose(layer_profile(delta), sums / sums.max(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("form", ["line", "points", "bars"])
+@pytest.mark.parametrize("axes", [{}, {"log_x": True}, {"log_y": True}])
+def test_a_chart_without_a_value_is_drawn_empty(form, axes) -> None:
+    gap = Series(name="gap", x=(None,), y=(None,))
+    view = chart_view(Chart(title="nothing", series=(gap,), form=form, **axes))
+    assert view["series"][0]["points"] == []
+    assert view["x_ticks"]
+    assert view["y_ticks"]

@@ -61,6 +61,7 @@ _RAMP_DARK = ("#20252c", "#1f3b63", "#2a60a8", "#4a8fe0", "#86bbf7", "#c8e1fd", 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 14.0, 22.0, 44.0
 _MOST_NAMES = 16
 _KNOCKOUT_MARGIN_PERCENT = 5.0
+_EMPTY = {False: (0.0, 1.0), True: (1.0, 10.0)}  # ends of an axis without values, log or not
 
 
 def class_colour(index: int, *, dark: bool = False) -> str:
@@ -312,7 +313,8 @@ def _x_axis(chart: Chart) -> _Axis:
         return _Axis(-0.5, len(chart.x_names) - 0.5, *ends)
     values = [x for one in chart.series for x in one.x if x is not None]
     values += [at for at, _ in chart.marks]
-    low, high = min(values, default=0.0), max(values, default=1.0)
+    values = values or [*_EMPTY[chart.log_x]]
+    low, high = min(values), max(values)
     if low == high:
         low, high = (low / 2, high * 2) if chart.log_x else (low - 0.5, high + 0.5)
     if chart.form == "points" and not chart.log_x:
@@ -327,10 +329,11 @@ def _y_axis(chart: Chart) -> _Axis:
     values = [y for part in parts for y in part if y is not None]
     if chart.form == "bars":
         values.append(0.0)
-    low, high = min(values, default=0.0), max(values, default=1.0)
     if chart.log_y:
         values = [value for value in values if value > 0]
-        low, high = min(values), max(values)
+    values = values or [*_EMPTY[chart.log_y]]
+    low, high = min(values), max(values)
+    if chart.log_y:
         return _Axis(low / 1.2, high * 1.2, *ends, is_log=True)
     if chart.percent and low >= 0 and high <= 1 and high > 0.5:
         return _Axis(0.0, 1.0, *ends)
