@@ -408,6 +408,20 @@ def test_configs_splits_and_shards_are_told_apart(hub):
         find_hub_files(parse_hub_name("lab/torn#train"))
 
 
+@pytest.mark.parametrize(
+    "names", [("train-00000-of-00002.jsonl", "train-00001-of-00002.jsonl"), ("train.jsonl",)]
+)
+def test_a_split_in_several_folders_wants_a_configuration(names, hub):
+    files = {f"data/{part}/{name}": b"" for part in ("en", "fr") for name in names}
+    cache(hub, "lab/two", files | {"data/fr/test.jsonl": b""})
+    with pytest.raises(UserError, match=r"2 folders \(data/en, data/fr\).*with ':': en, fr\."):
+        find_hub_files(parse_hub_name("lab/two#train"))
+    for asked, n in {"lab/two:en": len(names), "lab/two#test": 1}.items():
+        assert len(find_hub_files(parse_hub_name(asked)).files) == n
+    cache(hub, "lab/one", {f"{at}/train-{at:05d}-of-00002.jsonl": b"" for at in range(2)})
+    assert len(find_hub_files(parse_hub_name("lab/one")).files) == 2  # shards of one set
+
+
 def test_what_is_a_path_is_no_name_of_the_hub(tmp_path, monkeypatch):
     (tmp_path / "owner").mkdir()
     monkeypatch.chdir(tmp_path)

@@ -197,7 +197,7 @@ def test_what_is_not_there_is_named(changed, tmp_path):
         assert str(changed) in refusal(changed, split)
     first, second = sorted((changed / "data").glob("pile*"))
     second.unlink()
-    assert f"lacks 1 of 2 files, the first {PILE}-00001-of-00002" in refusal(changed, PILE)
+    assert f"1 of 2 files of '{PILE}'" in refusal(changed, PILE)
     assert read_split(str(changed), MEMORIES).rows.height == N_MEMORIES
     first.unlink()
     said = refusal(changed, "deduped_12b")  # half of a pair is not taken for the pair

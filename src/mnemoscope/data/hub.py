@@ -4,7 +4,7 @@
 """
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -135,18 +135,18 @@ def _card(asked: HubName, folder: Path | None, names: list[str]) -> dict[str, An
 def _choose(asked: HubName, names: list[str], card: dict[str, Any]) -> list[str]:
     """Files of the config and split that were asked for, or of the only ones."""
     configs = card.get("configs")
-    if isinstance(configs, list) and configs and all(isinstance(one, dict) for one in configs):
-        splits = _of_card(asked, names, configs)
-    else:
-        splits = _of_names(asked, names)
+    by_card = isinstance(configs, list) and configs and all(isinstance(x, dict) for x in configs)
+    splits = _of_card(asked, names, configs) if by_card else _of_names(asked, names)
     if not splits:
         raise UserError(
             f"{_shown(asked)}: holds no file of rows ({', '.join(TABLE_ENDINGS)}). "
             f"It holds: {', '.join(names[:10]) or 'nothing'}."
         )
-    found = splits[_pick(asked, "split", asked.split, sorted(splits))]
-    check_whole(found, _shown(asked))
-    return found
+    split = _pick(asked, "split", asked.split, sorted(splits))
+    check_whole(splits[split], _shown(asked))
+    if not by_card:
+        _check_one_folder(asked, split, splits[split])
+    return splits[split]
 
 
 def _pick(asked: HubName, kind: str, wanted: str | None, known: list[str]) -> str:
@@ -207,6 +207,19 @@ def _of_names(asked: HubName, names: list[str]) -> dict[str, list[str]]:
     return dict(splits)
 
 
+def _check_one_folder(asked: HubName, split: str, names: list[str]) -> None:
+    """Refuse a split in several folders, but for one set of shards: each is a configuration."""
+    folders = sorted({Path(name).parent.as_posix() for name in names})
+    shard = _SHARD.search(_stem(names[0]))
+    if len(folders) > 1 and (shard is None or int(shard["total"]) != len(names)):
+        parts = [set(Path(name).parts[:-1]) for name in names]
+        known = ", ".join(sorted(set.union(*parts) - set.intersection(*parts))[:20])
+        raise UserError(
+            f"{_shown(asked)}: '{split}' is in {len(folders)} folders ({', '.join(folders[:20])}). "
+            f"Choose a configuration with ':': {known}."
+        )
+
+
 def _is_rows(name: str) -> bool:
     return table_ending(Path(name)) is not None
 
@@ -216,14 +229,18 @@ def _stem(name: str) -> str:
 
 
 def check_whole(names: Iterable[str], where: str) -> None:
-    """Raise UserError where shards that names speak of (`train-00000-of-00004`) are missing."""
-    found: defaultdict[tuple[str, int], int] = defaultdict(int)
+    """Raise UserError where shards that names speak of (`train-00000-of-00004`) are missing.
+
+    A set of shards may be there several times, in several folders.
+    """
+    found: defaultdict[tuple[str, int], Counter[str]] = defaultdict(Counter)
     for name in names:
         if shard := _SHARD.search(_stem(name)):
-            found[_SHARD.sub("", _stem(name)), int(shard["total"])] += 1
-    for (split, total), n in found.items():
-        if n != total:
-            raise UserError(f"{where}: {n:,} of {total:,} files of '{split}'. Fetch the others.")
+            found[_SHARD.sub("", _stem(name)), int(shard["total"])][shard[0]] += 1
+    for (split, total), shards in found.items():
+        n, wanted = shards.total(), total * max(shards.values())
+        if n != wanted:
+            raise UserError(f"{where}: {n:,} of {wanted:,} files of '{split}'. Fetch the others.")
 
 
 def _shown(asked: HubName) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 import polars as pl
 import polars.selectors as cs
 
+from mnemoscope.data.hub import check_whole
 from mnemoscope.data.rouge import rouge_scores
 from mnemoscope.data.table import COLUMNS, is_kind, token_matrix, whole_parquet
 from mnemoscope.errors import UserError, nearest
@@ -29,7 +30,7 @@ _SIZES = ("70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b")
 SPLITS = tuple("_".join(words) for words in product(_PARTS, _SCHEMES, _SIZES))
 """The 32 splits of the data set, and no other, stand on the hub."""
 
-_SHARD = re.compile(r"(?P<split>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})(-[0-9a-f]+)?\.parquet")
+_SHARD = re.compile(r"(?P<split>.+)-\d{5}-of-\d{5}(-[0-9a-f]+)?\.parquet")
 _FOLDER = re.compile(rf"({'|'.join(_PARTS)})_({'|'.join(_SCHEMES)})_.+")
 _CACHE_FOLDER = "datasets--" + HUB_NAME.replace("/", "--")
 
@@ -57,7 +58,7 @@ def find_split(source: str, split: str) -> dict[str, list[Path]]:
         )
     names = _resolve(split, held, where=source)
     for name in names:
-        _check_complete(held[name], name)
+        check_whole([one.name for one in held[name]], str(held[name][0].parent))
     return {name: held[name] for name in names}
 
 
@@ -116,19 +117,6 @@ def _shorten(names: list[str]) -> str:
     if set(names) >= set(SPLITS):
         return f"[{'|'.join(_PARTS)}]_[{'|'.join(_SCHEMES)}]_[{'|'.join(_SIZES)}]"
     return ", ".join(names)
-
-
-def _check_complete(files: list[Path], split: str) -> None:
-    shards = [found for path in files if (found := _SHARD.fullmatch(path.name))]
-    if not shards:
-        return
-    wanted = range(int(shards[0]["total"]))
-    missing = sorted(set(wanted) - {int(shard["number"]) for shard in shards})
-    if missing:
-        raise UserError(
-            f"{files[0].parent}: split '{split}' lacks {len(missing)} of {len(wanted)} files, the "
-            f"first {split}-{missing[0]:05d}-of-{len(wanted):05d}.parquet. Copy or download it."
-        )
 
 
 def _download(names: list[str]) -> Path:
