@@ -54,7 +54,7 @@ def measured(study: ms.Study) -> list[str]:
 
 def controlled(study: ms.Study) -> str:
     """The taxonomies with controls: what is left once the text is taken off."""
-    table, rows = ms.benchmark_table(study), []
+    table, rows = study.benchmark, []
     sources = ("best blind", "reference", "control", "logits")
     chosen = table.filter(pl.col("is_headline").fill_null(False), pl.col("verdict").is_not_null())
     for row in chosen.to_dicts():

@@ -47,7 +47,7 @@ def run_all(folder: Path, n_seeds: int) -> dict[str, ms.Study]:
     )
     studies["rungs"] = ms.run(rungs, folder / "rungs")
     table = studies["rungs"].sequences.join(
-        ms.labels(studies["rungs"]).select("sequence_id", pl.col(PAPER).alias("class")),
+        studies["rungs"].labels.select("sequence_id", pl.col(PAPER).alias("class")),
         on="sequence_id",
     )
     chosen = {
@@ -81,7 +81,7 @@ def same_documents(table: pl.DataFrame) -> pl.DataFrame:
 
 def rows_of(study: ms.Study, name: str) -> list[list[str]]:
     """A line of the page a sample and reader: min-F1, what stands beside it, the verdict."""
-    table, lines = ms.benchmark_table(study), []
+    table, lines = study.benchmark, []
     for sample in table["taxonomy"].unique(maintain_order=True):
         sources = {row["source"]: row for row in table.filter(taxonomy=sample).to_dicts()}
         for reader in (one for one in ATTENTION if one in sources):
@@ -109,7 +109,7 @@ def reader_line(title: str, sources: dict[str, dict[str, Any]], reader: str) -> 
 
 def auc_lines(study: ms.Study, name: str) -> list[list[str]]:
     """One line a sample and pair of classes: AUC by source, excess of the model."""
-    table, lines = ms.benchmark_table(study), []
+    table, lines = study.benchmark, []
     for row in table.filter(source="model").to_dicts():
         others = {one["source"]: one for one in table.filter(taxonomy=row["taxonomy"]).to_dicts()}
         for index, pair in enumerate(row["auc_pairs"] or []):

@@ -31,5 +31,3 @@ def test_tables_of_a_study_are_one_call(tiny_studies) -> None:
     for name in ("sequences", "labels", "samples", "predictions", "benchmark", "comparison"):
         assert name in dir(study)
         assert getattr(study, name).equals(study.read(f"{name}.parquet"))
-    assert study.labels.equals(ms.labels(study))
-    assert study.benchmark.equals(ms.benchmark_table(study))

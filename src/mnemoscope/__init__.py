@@ -6,7 +6,7 @@ In a notebook:
 
     study = ms.run(ms.demo_settings(), "demo")   # or ms.Study("demo") for one that is there
     study.sequences                               # a Polars frame, with all columns so far
-    ms.benchmark_table(study)                     # one row a taxonomy and source
+    study.benchmark                               # one row a taxonomy and source
     ms.benchmark_figure(study)                    # pictures (SVG) show themselves
     ms.analyze(study, "length").frames            # a neighbouring analysis: its tables
     ms.audit("embedded", "docs/", "audit").spans  # passages of documents that a model repeats
@@ -27,16 +27,11 @@ if TYPE_CHECKING:
         allocation,
         allocation_figure,
         benchmark_figure,
-        benchmark_table,
         compare,
-        comparison,
         conclusions,
         decisiveness,
         delta_figure,
-        labels,
         layer_profile_figure,
-        predictions,
-        samples,
         together,
     )
     from mnemoscope.study.folder import Study
@@ -50,23 +45,18 @@ __all__ = [
     "analyze",
     "audit",
     "benchmark_figure",
-    "benchmark_table",
     "compare",
-    "comparison",
     "conclusions",
     "decisiveness",
     "delta_figure",
     "demo_settings",
     "graft_parts",
     "grafted",
-    "labels",
     "layer_profile_figure",
     "load_settings",
     "patched",
-    "predictions",
     "run",
     "run_stage",
-    "samples",
     "show_progress",
     "together",
 ]

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from sklearn.metrics import f1_score
 
+from mnemoscope.errors import UserError
 from mnemoscope.files import write_record
 from mnemoscope.study.folder import Study
 from planted_studies import GUESS, N_CLASS, RECITE, confusion_of, plant
@@ -102,7 +103,7 @@ def test_the_tables_are_written_into_the_study_and_python_gives_the_same(planted
     assert [one["key"] for one in kept["conclusions"]] == KEYS
     assert {one["verdict"] for one in kept["published_conclusions"]} == {"holds"}
     study = ms.Study(planted[0])
-    assert ms.comparison(study).equals(frame)
+    assert study.comparison.equals(frame)
     assert [one.key for one in ms.conclusions(study)] == KEYS
     wanted = min_f1(confusion_of(planted[0], GUESS)) - min_f1(confusion_of(planted[0], RECITE))
     assert ms.compare(study, GUESS, RECITE).value == pytest.approx(wanted)
@@ -123,6 +124,10 @@ def test_conclusions_that_are_damaged_or_of_another_study_are_refused(copied, re
     for broken in ("{", "[]", whole, whole | {"correlations": {"rho": {"n": "x"}}}):
         path.write_text(broken) if isinstance(broken, str) else write_record(path, broken)
         assert "conclusions.json: damaged" in refused("benchmark", copied[0], "-q")
+    study = Study(copied[0])
+    study.forget("benchmark")
+    with pytest.raises(UserError, match="'benchmark' has not been run"):
+        _ = study.comparison
 
 
 def test_two_taxonomies_are_compared_on_their_shared_sequences(planted, call) -> None:

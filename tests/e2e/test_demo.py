@@ -40,7 +40,7 @@ def test_running_it_again_changes_not_a_byte(small_demo, study) -> None:
 def test_the_verb_makes_both_taxonomies_every_source_and_the_grafts(tmp_path, call) -> None:
     assert call("demo", "--small", "-o", tmp_path / "demo").status == 0
     made = ms.Study(tmp_path / "demo")
-    rows = ms.benchmark_table(made).group_by("taxonomy").agg("source")
+    rows = made.benchmark.group_by("taxonomy").agg("source")
     assert rows["taxonomy"].sort().to_list() == sorted(made.settings.label.taxonomies)
     assert all(set(sources) == {*TABLE} for sources in rows["source"])
     assert made.read("graft.parquet").height > 0
@@ -67,7 +67,7 @@ def test_held_out_text_is_not_memorized_and_trained_text_is(study) -> None:
 
 
 def test_every_source_is_scored_and_the_positive_control_sees_memory(study) -> None:
-    table = ms.benchmark_table(study).filter(pl.col("taxonomy") == CONTROLLED)
+    table = study.benchmark.filter(pl.col("taxonomy") == CONTROLLED)
     rows = {row["source"]: row for row in table.to_dicts()}
     assert set(rows) == {*TABLE}
     assert rows["logits"]["min_f1"] > 0.5
@@ -78,14 +78,14 @@ def test_every_source_is_scored_and_the_positive_control_sees_memory(study) -> N
 
 
 def test_no_group_stands_on_both_sides(study) -> None:
-    sides = ms.samples(study).group_by("sample", "group").agg(pl.col("split").n_unique())
+    sides = study.samples.group_by("sample", "group").agg(pl.col("split").n_unique())
     assert sides["split"].max() == 1
 
 
 def test_predictions_give_the_confusion_of_the_benchmark(study) -> None:
     """Counted here by hand, from the rows alone."""
-    row = ms.benchmark_table(study).filter(source="model").to_dicts()[0]
-    own = ms.predictions(study).filter(source="model", taxonomy=row["taxonomy"])
+    row = study.benchmark.filter(source="model").to_dicts()[0]
+    own = study.predictions.filter(source="model", taxonomy=row["taxonomy"])
     counts = np.zeros((len(row["f1"]),) * 2, dtype=int)
     for true, predicted in own.select("true", "predicted").iter_rows():
         counts[true, predicted] += 1
@@ -105,7 +105,7 @@ def test_report_opens_offline_and_names_what_was_found(small_demo, study) -> Non
     page = (small_demo / "report.html").read_text(encoding="utf-8")
     assert page.rstrip().endswith("</html>")
     assert 'src="http' not in page
-    verdicts = ms.benchmark_table(study).filter("is_headline")["verdict"]
+    verdicts = study.benchmark.filter("is_headline")["verdict"]
     assert verdicts.len()
     assert all(one[1:40] in page for one in verdicts)
 

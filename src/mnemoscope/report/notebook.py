@@ -19,16 +19,14 @@ from mnemoscope.errors import UserError
 from mnemoscope.files import write_text
 from mnemoscope.localize.delta import layer_profile
 from mnemoscope.pipeline.benchmark import (
-    BENCHMARK_FILE,
     Together,
     compare_taxonomies,
     find_sample,
     load_comparison,
     put_together,
 )
-from mnemoscope.pipeline.label import LABELS_FILE, SAMPLES_FILE, samples_of
+from mnemoscope.pipeline.label import samples_of
 from mnemoscope.pipeline.localize import StoredDelta, load_deltas
-from mnemoscope.pipeline.train import PREDICTIONS_FILE
 from mnemoscope.report import charts
 from mnemoscope.report.content import Record, TaxonomyResult, flows_of, taxonomy_results
 from mnemoscope.report.page import environment
@@ -64,31 +62,6 @@ class Picture:
         """As an image, so that its style does not reach the notebook's page."""
         data = base64.b64encode(self.svg.encode("utf-8")).decode("ascii")
         return f'<img src="data:image/svg+xml;base64,{data}" style="max-width:100%">'
-
-
-def labels(study: Study) -> pl.DataFrame:
-    """`sequence_id` and one column a taxonomy, holding class names (null: no class)."""
-    return study.read(LABELS_FILE)
-
-
-def samples(study: Study) -> pl.DataFrame:
-    """Which sequences each sample trains and evaluates on, with class, split, group and suffix."""
-    return study.read(SAMPLES_FILE)
-
-
-def predictions(study: Study) -> pl.DataFrame:
-    """Every prediction on an evaluation sequence: source, setting, seed, epoch, true, predicted."""
-    return study.read(PREDICTIONS_FILE)
-
-
-def benchmark_table(study: Study) -> pl.DataFrame:
-    """One row a sample and source: min-F1, per-class figures, intervals, excess, verdict."""
-    return study.read(BENCHMARK_FILE)
-
-
-def comparison(study: Study) -> pl.DataFrame:
-    """One row a published taxonomy (54) and setting of ρ (27): ours, published, difference."""
-    return load_comparison(study).frame
 
 
 def conclusions(study: Study) -> tuple[Conclusion, ...]:

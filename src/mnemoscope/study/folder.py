@@ -418,6 +418,7 @@ class Study:
     @property
     def comparison(self) -> "pl.DataFrame":
         """A row a published taxonomy (54) and setting of ρ (27): ours, published, difference."""
+        self.require("benchmark")
         return self.read("comparison.parquet")
 
     def add_columns(self, columns: "pl.DataFrame") -> None:
