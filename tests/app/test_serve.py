@@ -27,7 +27,7 @@ def answer(headers: dict[str, str], kind: str = "http") -> tuple[int, dict[str, 
     return sent[0]["status"], found
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1:7860", "localhost:7860"])
+@pytest.mark.parametrize("host", ["127.0.0.1:7860", "localhost:7860", "127.0.0.1", "localhost"])
 def test_this_machine_is_let_in_and_may_ask_nothing_of_others(host) -> None:
     status, headers = answer({"host": host})
     assert status == 200
@@ -39,7 +39,14 @@ def test_this_machine_is_let_in_and_may_ask_nothing_of_others(host) -> None:
 
 
 def test_another_name_for_this_machine_is_not_let_in() -> None:
-    for host in ("evil.example:7860", "127.0.0.1.evil.example:80", "", "10.0.0.1:7860"):
+    for host in (
+        "evil.example:7860",
+        "evil.example",
+        "[::1]:80",
+        "127.0.0.1.evil.example:80",
+        "",
+        "10.0.0.1:7860",
+    ):
         assert answer({"host": host})[0] == 403
 
 

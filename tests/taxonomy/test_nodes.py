@@ -7,7 +7,7 @@ import pytest
 from taxonomy_tables import ask, make_table
 
 from mnemoscope.errors import UserError
-from mnemoscope.taxonomy.nodes import first_yes, parse_node
+from mnemoscope.taxonomy.nodes import first_yes, parse_node, read_range
 
 FLAGS, COUNTS = [True, False, None], [0, 5, 6, 50, 51, 1000, 1001, None]
 VALUES = ([1.0], COUNTS, FLAGS, FLAGS, [0.25, 0.5, None], [0.4, 0.5, None], FLAGS)
@@ -30,6 +30,11 @@ def test_published_shorthands_mean_the_same_rule():
     assert parse_node("Recite[1000]").canonical == parse_node("Recite[1k]").canonical
     assert parse_node(" Recollect[ 5 ] ").name == "Recollect[5]"
     assert parse_node("Guess[off-.6]").canonical == "Guess[off-0.6]"
+
+
+def test_a_range_counts_in_thousands_too():
+    for text, wanted in {"1.5k..3k": (1500.0, 3000.0), "5..1k": (5.0, 1000.0)}.items():
+        assert read_range(f"Recite[{text}]") == ("Recite", *wanted)
 
 
 def test_node_says_which_columns_it_needs_and_what_it_means():

@@ -58,7 +58,7 @@ class Guard:
             for key, value in scope["headers"]
         }
         # A page elsewhere may point its own name at this machine; its requests carry that name.
-        if given.get("host", "").rpartition(":")[0] not in NAMES:
+        if given.get("host", "").partition(":")[0] not in NAMES:
             await _refuse(send, 403, "wrong host")
             return
         if "origin" in given and urlsplit(given["origin"]).netloc != given["host"]:

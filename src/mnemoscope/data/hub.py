@@ -134,7 +134,7 @@ def _card(asked: HubName, folder: Path | None, names: list[str]) -> dict[str, An
 
 def _choose(asked: HubName, names: list[str], card: dict[str, Any]) -> list[str]:
     """Files of the config and split that were asked for, or of the only ones."""
-    configs = card.get("configs")
+    configs: Any = card.get("configs")
     by_card = isinstance(configs, list) and configs and all(isinstance(x, dict) for x in configs)
     splits = _of_card(asked, names, configs) if by_card else _of_names(asked, names)
     if not splits:
@@ -213,7 +213,7 @@ def _check_one_folder(asked: HubName, split: str, names: list[str]) -> None:
     shard = _SHARD.search(_stem(names[0]))
     if len(folders) > 1 and (shard is None or int(shard["total"]) != len(names)):
         parts = [set(Path(name).parts[:-1]) for name in names]
-        known = ", ".join(sorted(set.union(*parts) - set.intersection(*parts))[:20])
+        known = ", ".join(sorted(set[str]().union(*parts) - parts[0].intersection(*parts))[:20])
         raise UserError(
             f"{_shown(asked)}: '{split}' is in {len(folders)} folders ({', '.join(folders[:20])}). "
             f"Choose a configuration with ':': {known}."

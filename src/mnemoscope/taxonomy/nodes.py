@@ -336,7 +336,10 @@ def read_range(entry: str) -> tuple[str, float, float]:
         return family, -math.inf, math.inf
     try:
         assert found is not None
-        low, high = (float(text.replace("k", "000")) for text in (found[2], found[3]))
+        low, high = (
+            float(text.removesuffix("k")) * (1000 if text.endswith("k") else 1)
+            for text in (found[2], found[3])
+        )
     except (AssertionError, ValueError):
         raise UserError(
             f"search.nodes: '{entry}' is no range of thresholds. Write {family}[1..2], or "
