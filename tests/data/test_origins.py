@@ -4,6 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mnemoscope.data.corpus import open_corpus
 from mnemoscope.data.origins import MOST_PLACES, Needle, find_in_corpus
@@ -73,6 +76,26 @@ def test_token_ids_are_found_across_chunks_and_never_across_documents(tmp_path, 
     own, _ = found(tmp_path / "c.parquet")
     assert [one.offset for one in own.spots] == [8, 0, 2]
     assert own.spots[0].unit == "tokens"
+
+
+@given(data=st.data(), width=st.integers(1, 7), chunk=st.integers(1, 9))
+def test_ids_are_where_a_plain_search_finds_them(data, width, chunk, tmp_path_factory):
+    ids = st.integers(0, 2)
+    rows = data.draw(st.lists(st.lists(ids, min_size=width, max_size=width), min_size=1))
+    wanted = data.draw(st.lists(st.lists(ids, min_size=1, max_size=3), min_size=1, max_size=3))
+    path = tmp_path_factory.getbasetemp() / "rows.npy"
+    np.save(path, np.array(rows))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mnemoscope.data.corpus._FLAT_CHUNK_TOKENS", chunk)
+        corpus = open_corpus(path, tokenizer=None, dtype=None)
+        found = find_in_corpus([Needle("", np.array(one)) for one in wanted], corpus)
+    for needle, origin in zip(wanted, found, strict=True):
+        assert [(one.document, one.offset) for one in origin.spots] == [
+            (f"{path}#{number}", at)
+            for number, row in enumerate(rows, start=1)
+            for at in range(width)
+            if row[at : at + len(needle)] == needle
+        ][:MOST_PLACES]
 
 
 def test_beyond_the_listed_places_they_are_counted(tmp_path):

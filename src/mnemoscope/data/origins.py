@@ -122,7 +122,8 @@ def _search_flat(wanted: Sequence[bytes], source: FlatFile, finds: Finds) -> Non
     """Token ids of a flat file, chunk by chunk; no occurrence spans two documents."""
     longest = max((len(one) // _WIDTH for one in wanted), default=0)
     chunk_start = document = begin = 0  # the document that goes on, and its first token
-    for chunk in source.chunks(0, max(longest, 1)):
+    # A token of the next chunk at least: a document ends with a chunk only where that is known.
+    for chunk in source.chunks(0, max(longest, 2)):
         ends = np.array([len(chunk.tokens)]) if chunk.ends is None else chunk.ends
         firsts = np.concatenate([[begin], chunk_start + ends[:-1]])
         own = as_bytes(chunk.tokens)
