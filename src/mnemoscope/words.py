@@ -149,18 +149,20 @@ def number(value: float | None, *, as_percent: bool = False) -> str:
 
     >>> number(0.25, as_percent=True), number(1234.5), number(0.00012), number(-3)
     ('25', '1,234', '0.00012', '−3')
+    >>> number(float("nan")), number(float("inf")), number(float("-inf"))
+    ('–', '∞', '−∞')
     """
-    if value is None:
+    if value is None or value != value:
         return UNKNOWN
     if as_percent:
         text = f"{100 * value:.1f}".removesuffix(".0")
-    elif value == round(value) and abs(value) < 1e6:
+    elif abs(value) < 1e6 and value == round(value):
         text = f"{round(value):,}"
     elif 1e3 <= abs(value) < 1e6:
         text = f"{value:,.0f}"
     else:
         text = f"{value:.3g}"
-    return text.replace("-", MINUS)
+    return text.replace("-", MINUS).replace("inf", "∞")
 
 
 def decimal(value: float, digits: int = 2) -> str:

@@ -71,8 +71,7 @@ def test_the_table_comes_back_with_its_counts(source, place, call, words) -> Non
     assert after.schema["duplicates"] == pl.Int64
     assert after.drop("duplicates", "tokens").equals(before.drop("tokens"))
     assert after["tokens"].to_list() == before["tokens"].to_list()
-    assert "of 8 sequences 7 occur in the corpus. 2,000,000 tokens read, " in done.out
-    assert re.search(r", [\d,]+ a second\.$", done.out.strip())
+    assert "of 8 sequences 7 occur in the corpus of 2,000,000 tokens." in done.out
     assert "2,000,000 of 2,000,000 tokens" in done.err
     assert [path.name for path in place.iterdir()] == ["out.parquet"]
 

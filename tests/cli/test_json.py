@@ -66,6 +66,7 @@ def test_duplicates_gives_the_counts_of_texts_cut_by_a_tokenizer(answer, tiny, t
     flags = ("--tokenizer", tiny.model, "--column", "tokens=ids")
     found = answer("duplicates", *given, *flags)
     assert (found["sequences"], found["occurring"]) == (2, 1)
+    assert "tokens_per_second" not in found  # an index is asked, not read
     wanted = 2 * sum(ids[i : i + 32] == ids[32:64] for i in range(len(ids) - 31))
     assert pl.read_ndjson(out)["duplicates"].to_list() == [wanted, 0]
     assert wanted > 2

@@ -132,7 +132,7 @@ def test_the_api_is_asked_once_a_suffix_and_counts_as_the_own_counter(api, tmp_p
     assert result.status == 0, result.err
     found = pl.read_parquet(tmp_path / "o.parquet")["duplicates"]
     assert found.to_list() == expected.tolist()
-    assert f"holds {sum(map(len, api.corpus)):,} tokens" in result.out
+    assert f"corpus of {sum(map(len, api.corpus)):,} tokens" in result.out
     assert api.n_asked == 2 + 1 + len(np.unique(suffixes, axis=0))
     assert sorted(one.name for one in tmp_path.iterdir()) == ["o.parquet", "s.parquet"]
 

@@ -308,21 +308,15 @@ def duplicates(
         del suffixes
         write_table(out, add_counts(sequences, found.counts, columns))
     remove_progress(progress_file)
-    read = (
-        f"It holds {found.n_tokens:,} tokens."
-        if corpus.startswith(SCHEME)
-        else f"{found.n_tokens:,} tokens read, {found.tokens_per_second:,.0f} a second."
-    )
     answer.facts.update(
         out=out,
         sequences=len(found.counts),
         occurring=int((found.counts > 0).sum()),
         corpus_tokens=found.n_tokens,
-        tokens_per_second=found.tokens_per_second,
     )
     print(
         f"Wrote {out}: of {len(found.counts):,} sequences {(found.counts > 0).sum():,} occur in "
-        f"the corpus. {read}"
+        f"the corpus of {found.n_tokens:,} tokens."
     )
 
 

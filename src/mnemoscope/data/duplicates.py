@@ -298,11 +298,10 @@ _BATCH_ROWS = 1 << 16
 
 
 class CorpusCount(NamedTuple):
-    """Occurrences of each suffix, int64; tokens of the corpus, and this run's speed."""
+    """Occurrences of each suffix, int64, and tokens of the corpus."""
 
     counts: npt.NDArray[np.int64]
     n_tokens: int
-    tokens_per_second: float
 
 
 def read_suffixes(
@@ -383,7 +382,7 @@ def count_in_corpus(
     progress = CountProgress(progress_file, key, save_seconds)
     index = SuffixIndex(suffixes)
     try:
-        n_tokens, rate = _stream(index, corpus, progress)
+        n_tokens = _stream(index, corpus, progress)
         if not n_tokens:
             raise UserError(f"{corpus.path}: no tokens in it.")
         if corpus.identity() != identity:
@@ -394,16 +393,15 @@ def count_in_corpus(
     counts = index.counts_of_rows()
     if separator is not None:
         counts[(suffixes[:, 1:-1] == separator).any(axis=1)] = 0
-    return CorpusCount(counts, n_tokens, rate)
+    return CorpusCount(counts, n_tokens)
 
 
-def _stream(index: SuffixIndex, corpus: Corpus, progress: CountProgress) -> tuple[int, float]:
-    """Count from where an earlier run was; the corpus' tokens, and this run's a second."""
-    place, before = progress.load(index.counts)
-    if before:
-        say(f"Going on after {before:,} tokens that an earlier run has counted.")
-    n_tokens, started = before, time.monotonic()
-    total = None if corpus.n_tokens is None else corpus.n_tokens - before
+def _stream(index: SuffixIndex, corpus: Corpus, progress: CountProgress) -> int:
+    """Count from where an earlier run was; the corpus' tokens."""
+    place, n_tokens = progress.load(index.counts)
+    if n_tokens:
+        say(f"Going on after {n_tokens:,} tokens that an earlier run has counted.")
+    total = None if corpus.n_tokens is None else corpus.n_tokens - n_tokens
     with track("duplicates", total=total, unit="tokens") as shown:
         for chunk, after in corpus.chunks(place, index.k):
             index.count(chunk.tokens, chunk.ends)
@@ -411,7 +409,7 @@ def _stream(index: SuffixIndex, corpus: Corpus, progress: CountProgress) -> tupl
             shown.advance(chunk.n_new)
             if progress.is_due():
                 progress.save(index.counts, after, n_tokens)
-    return n_tokens, (n_tokens - before) / max(time.monotonic() - started, 1e-9)
+    return n_tokens
 
 
 def add_counts(

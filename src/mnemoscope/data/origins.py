@@ -178,7 +178,6 @@ def count_in_index(
     progress = CountProgress(progress_file, key, save_seconds)
     counts = np.zeros(len(distinct), dtype=np.int64)
     begun = progress.load(counts)[0].position
-    started = time.monotonic()
     with track("duplicates", total=len(distinct) - begun, unit="suffixes") as shown:
         for row in range(begun, len(distinct)):
             try:
@@ -190,8 +189,7 @@ def count_in_index(
             shown.advance()
             if progress.is_due():
                 progress.save(counts, Place(position=row + 1), 0)
-    found: npt.NDArray[np.int64] = counts[which.ravel()]
-    return CorpusCount(found, n_tokens, n_tokens / max(time.monotonic() - started, 1e-9))
+    return CorpusCount(counts[which.ravel()], n_tokens)
 
 
 def find_in_index(

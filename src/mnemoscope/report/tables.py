@@ -122,7 +122,7 @@ def table_of(name: str, frame: pl.DataFrame, file: str) -> Table:
 
 
 def _text(value: Any) -> str:
-    if value is None or (isinstance(value, float) and value != value):
+    if value is None:
         return UNKNOWN
     if isinstance(value, bool):
         return "yes" if value else "no"
