@@ -15,10 +15,10 @@ from mnemoscope.stats import (
     fewest_groups,
     grouped_variance,
     interval_of,
-    normal_mean,
     resampled_auc,
     resampled_difference,
     resampled_mean,
+    resampled_means,
     resampled_ratio,
     share_of,
     share_true,
@@ -48,10 +48,10 @@ def test_resamples_without_a_figure_are_left_out() -> None:
 
 def test_means_agree_where_the_normal_approximation_holds() -> None:
     values = np.random.default_rng(0).random(2000) < 0.3
-    normal, drawn = normal_mean(values), resampled_mean(values)
+    drawn, reach = resampled_mean(values), norm.ppf(0.975) * values.std() / np.sqrt(2000)
+    middle = values.mean()
     # an end from 1,000 resamples has a standard error of .03 widths; four of them
-    assert drawn == pytest.approx(normal, abs=0.003)
-    assert normal_mean([0.0, 1.0], within=(0, 1)) == (0.5, 0.0, 1.0)
+    assert drawn == pytest.approx((middle, middle - reach, middle + reach), abs=0.003)
     assert resampled_ratio(values, np.ones(2000)) == drawn
 
 
@@ -157,6 +157,22 @@ def test_of_clustered_data_todays_interval_covers_too_seldom_and_groups_mend_it(
     assert apart / n < 0.8
     assert within / n > 0.888
     assert shares / n > 0.888
+
+
+@pytest.mark.parametrize("part", [0, 7, 30])
+def test_every_row_five_times_tells_nothing_new(part: int) -> None:
+    """Of a mean, and of a share where none, some and all are so."""
+    rng, groups = np.random.default_rng(0), np.arange(30)
+    flags, values = groups < part, rng.random((30, 3)).round(1)
+    five, owners = np.repeat(np.arange(30), 5), np.repeat(groups, 5)
+    assert share_true(flags[five], owners) == pytest.approx(share_true(flags, groups), abs=0.006)
+    once, again = resampled_means(values, groups), resampled_means(values[five], owners)
+    np.testing.assert_allclose(again, once, atol=1e-12)
+    each = [resampled_mean(column, groups) for column in values.T]
+    np.testing.assert_allclose(once, each, atol=1e-12)
+    assert resampled_means(values[five], owners % 9) == [
+        (v, None, None) for v in values[five].mean(axis=0)
+    ]
 
 
 def test_a_share_of_groups_of_one_is_wilsons() -> None:

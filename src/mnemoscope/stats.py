@@ -1,11 +1,12 @@
 """Figures with their 95 % interval: the one home of estimates, intervals and resampling.
 
 What to use: `share_of` for k of n (Wilson), `share_true` for the same of a list; `clopper_pearson`
-where a share of 0 must keep an upper bound; `normal_mean` or `resampled_mean` for one value a
-sequence, `resampled_difference` for two values of the same sequences, `resampled_ratio` for a sum
-over a sum. For a figure of your own: draw resamples with `draw_within` (how often each sequence
-counts, class by class), put the figure of every resample into `estimate_of`, which keeps both.
-`Estimate.columns` writes the three columns of a table, `Estimate.of` reads them.
+where a share of 0 must keep an upper bound; `resampled_mean` for one value a sequence (of many
+columns `resampled_means`), `resampled_difference` for two values of the same sequences,
+`resampled_ratio` for a sum over a sum. For a figure of your own: draw resamples with `draw_within`
+(how often each sequence counts, class by class), put the figure of every resample into
+`estimate_of`, which keeps both. `Estimate.columns` writes the three columns of a table,
+`Estimate.of` reads them.
 
 Near duplicates are no independent sequences. All that resamples takes their `groups`, draws these
 whole, and gives no interval below `FEWEST_GROUPS`: `draw_within` then draws nothing.
@@ -136,33 +137,12 @@ def clopper_pearson(part: float, whole: int) -> Estimate:
     return Estimate(part / whole if whole else 0.0, low, high)
 
 
-def normal_mean(
-    values: ArrayLike,
-    groups: ArrayLike | None = None,
-    *,
-    within: tuple[float, float] = (-np.inf, np.inf),
-) -> Estimate:
-    """Mean of one value a sequence, (n,), n at least 2; `Z` standard errors on either side.
-
-    The ends are kept `within` what is possible, (0, 1) for a share. With `groups` of near
-    duplicates the standard error is that over groups, and there are no ends below `FEWEST_GROUPS`.
-    """
-    numbers = np.asarray(values, dtype=np.float64)
-    middle = float(numbers.mean())
-    if groups is None:
-        reach = Z * float(numbers.std(ddof=1)) / np.sqrt(len(numbers))
-    elif fewest_groups(np.zeros(len(numbers)), groups) < FEWEST_GROUPS:
-        return Estimate(middle)
-    else:
-        reach = Z * float(np.sqrt(grouped_variance(numbers, groups)))
-    return Estimate(middle, max(middle - reach, within[0]), min(middle + reach, within[1]))
-
-
 def share_true(flags: ArrayLike, groups: ArrayLike | None = None) -> Estimate:
     """Share of true ones, (n,), with Wilson's interval; of near duplicates by their `groups`.
 
     With groups, n is divided by the design effect where that is above 1: the variance of the share
-    over groups by that over as many independent ones. No ends below `FEWEST_GROUPS`.
+    over groups by that over as many independent ones. Where none or all are true it is the number
+    of groups. No ends below `FEWEST_GROUPS`.
 
     Source: effective sample size, Korn and Graubard 1998, Survey Methodology 24, 193.
     """
@@ -170,11 +150,11 @@ def share_true(flags: ArrayLike, groups: ArrayLike | None = None) -> Estimate:
     part, n = int(so.sum()), len(so)
     if groups is None or not n:
         return share_of(part, n)
-    share = part / n
-    if fewest_groups(np.zeros(n), groups) < FEWEST_GROUPS:
+    share, n_units = part / n, fewest_groups(np.zeros(n), groups)
+    if n_units < FEWEST_GROUPS:
         return Estimate(share)
     if part in (0, n):
-        return share_of(part, n)
+        return share_of(n_units * part // n, n_units)
     effect = max(1.0, grouped_variance(so, groups) * (n - 1) / (share * (1 - share)))
     sure = Z**2 * effect / n
     middle = (share + sure / 2) / (1 + sure)
@@ -192,6 +172,15 @@ def resampled_mean(
     """
     numbers = np.asarray(values, dtype=np.float64)
     return resampled_ratio(numbers, np.ones_like(numbers), groups, n_judged=n_judged)
+
+
+def resampled_means(columns: ArrayLike, groups: ArrayLike | None = None) -> list[Estimate]:
+    """Give the `resampled_mean` of each column, (n, k); all are of the same resamples."""
+    numbers = np.asarray(columns, dtype=np.float64)
+    generator = np.random.default_rng(0)
+    drawn = draw_within(np.zeros(len(numbers)), generator, _RESAMPLES, groups=groups)
+    draws = drawn @ numbers / drawn.sum(axis=1, keepdims=True)
+    return list(map(estimate_of, numbers.mean(axis=0).tolist(), draws.T, [0.025] * len(draws.T)))
 
 
 def resampled_difference(

@@ -99,6 +99,29 @@ def test_planted_frequencies_come_back_and_entropy_does_not_move(lm) -> None:
         analyse(replace(inputs, table=_planted(4)), Settings())
 
 
+def test_sequences_five_times_do_not_narrow_the_difference(lm) -> None:
+    rows = _planted(20)
+    changed = pl.Series([[3, 3, 3, i % 3 + 1, 2, 3, 3, 3] for i in range(40)])
+    rows = rows.with_columns(tokens=changed.cast(pl.List(pl.Int32)), near_duplicates="sequence_id")
+    five = pl.concat([rows] * 5).with_columns(sequence_id=pl.int_range(pl.len()))
+    few = five.with_columns(pl.col("near_duplicates") % 9)
+    corpus = _Corpus([1] * 10 + [2] * 30 + [3] * 60)
+    found = []
+    for table in (rows, five, few):
+        inputs = AnalysisInputs(
+            where="", table=table, load_model=lambda: lm, length=8, corpus=corpus
+        )
+        frames = analyse(inputs, Settings()).frames
+        found.append(frames["differences"].row(0, named=True))
+        assert (frames["curves"]["low"].null_count() > 0) == (table is few)
+    once, again, none = found
+    assert (again["n"], again["n_groups"], once["n_groups"]) == (100, 20, 20)
+    for end in ("difference", "low", "high"):
+        assert again[end] == pytest.approx(once[end])
+    assert once["high"] - once["low"] > 5
+    assert (none["low"], none["high"], none["n_groups"]) == (None, None, 9)
+
+
 def test_pairs_are_counted_in_every_document_and_across_none() -> None:
     """A real corpus of three documents against a count by hand with a dictionary."""
     generator = np.random.default_rng(0)

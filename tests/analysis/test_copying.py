@@ -272,7 +272,7 @@ def test_without_library_or_model_it_is_refused(encoded, monkeypatch, tmp_path) 
         SentenceModel("m")
 
 
-def test_a_copy_in_idea_is_long_and_unlike_its_prompt() -> None:
+def test_a_copy_in_idea_is_long_and_unlike_its_prompt(inputs_with) -> None:
     """Four continuations are like one text: of them one is short, one as like its prompt."""
     text = "the committee met on monday and agreed that the bridge was to be closed"
     said = [
@@ -295,7 +295,9 @@ def test_a_copy_in_idea_is_long_and_unlike_its_prompt() -> None:
     assert found["idea"].to_list() == [1, 1, 1, 0]
     assert found["idea_random"].to_list() == [0, 0, 0, 0]
     assert found["kind"].to_list() == ["idea", None, None, None]
-    ideas = compare_ideas(found.with_columns(model=pl.lit("m"), trained=True), settings.idea)
+    found = found.with_columns(model=pl.lit("m"), trained=True, sequence_id=pl.int_range(pl.len()))
+    inputs = inputs_with(found.select("sequence_id"))
+    ideas = compare_ideas(inputs, found, settings.idea)
     counted = {one["compared"]: (one["n"], one["of"]) for one in ideas.iter_rows(named=True)}
     assert counted == {NEAREST: (1, 4), RANDOM: (0, 4), PROMPT: (1, 4), EXACT: (0, 0)}
     assert ideas["median"].to_list() == [1, 0, 0, None]
@@ -304,6 +306,26 @@ def test_a_copy_in_idea_is_long_and_unlike_its_prompt() -> None:
     assert "with the nearest texts 25.0 %" in lines[0]
     assert "another 25.0 %" in lines[0]
     assert "(median cosine 1.00 and 0.00)" in lines[0]
+
+
+def test_every_continuation_five_times_tells_nothing_new_of_ideas(inputs_with) -> None:
+    """Of 40 continuations ten are copies in idea; five times each they are as many groups."""
+    rows = pl.DataFrame({"sequence_id": range(40), "idea": [0.9] * 10 + [0.1] * 30})
+    idea = pl.when(pl.col("idea") > 0.5).then(pl.lit("idea"))
+    rows = rows.with_columns(
+        kind=idea, idea_random=0.0, idea_prompt=0.0, is_long=True, model=pl.lit("m"), trained=True
+    )
+    five = pl.concat([rows] * 5).with_columns(sequence_id=pl.int_range(pl.len()))
+
+    def found(part, n_groups):
+        near = part.select("sequence_id", near_duplicates=pl.col("sequence_id") % n_groups)
+        return compare_ideas(inputs_with(near), part, 0.8).row(0, named=True)
+
+    once, again = found(rows, 40), found(five, 40)
+    assert (again["n"], again["of"], again["n_groups"]) == (50, 200, 40)
+    for end in ("share", "low", "high"):
+        assert again[end] == pytest.approx(once[end], abs=0.005)
+    assert (found(five, 8)["low"], found(five, 8)["n_groups"]) == (None, 8)
 
 
 def test_the_real_model_finds_what_is_said_in_other_words() -> None:

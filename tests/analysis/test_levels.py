@@ -75,6 +75,24 @@ def test_the_analysis_follows_planted_scores(followed) -> None:
     assert "of the 10 sequences drawn of 20." in followed(table, small, n_sequences=10).sentence
 
 
+def test_patterns_of_near_duplicates_are_counted_as_groups(followed) -> None:
+    """Of 40 texts 30 are patterns; of five copies each there are no more texts, of 8 too few."""
+    table = pl.DataFrame({"sequence_id": range(40), "tokens": [[0] * 4] * 40}).with_columns(
+        memorization_score=pl.lit(1.0), is_incrementing=pl.int_range(pl.len()) < 30
+    )
+    table = table.with_columns(is_repeating=False, near_duplicates="sequence_id")
+    five = pl.concat([table] * 5).with_columns(sequence_id=pl.int_range(pl.len()))
+
+    def said(rows):
+        small = rows.select("sequence_id", "memorization_score")
+        return followed(rows, small).further[1].split("(")[1]
+
+    wilson = str(share_of(30, 40))
+    assert said(table).startswith(wilson)
+    assert said(five).startswith(wilson[:10])  # [59, rounded: its variance has 39 degrees
+    assert said(five.with_columns(pl.col("near_duplicates") % 8)).startswith("75.0 %)")
+
+
 def test_scores_of_shorter_continuations(followed) -> None:
     """Row i of the second model is right for 8 i tokens: at n its score is min(8 i, n) / n."""
     half = 32

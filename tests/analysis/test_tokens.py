@@ -125,3 +125,9 @@ def test_accuracies_of_a_table_made_by_hand() -> None:
     guess = np.array([[True, True], [True, True], [False, False], [False, True]])
     tokens, full = score(guess, right, "x")
     assert (tokens["accuracy"], full["accuracy"]) == (0.625, 0.5)
+    four = [
+        score(np.tile(guess, (k, 1)), np.tile(right, (k, 1)), "x", np.arange(4 * k) % 20)
+        for k in (5, 25)
+    ]
+    for once, again in zip(*four, strict=True):  # 20 groups either way
+        assert again["high"] - again["low"] > 0.95 * (once["high"] - once["low"]) > 0

@@ -1,11 +1,14 @@
 """The states a token hangs on, found in a network in which they are built in."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
 
-from mnemoscope.analysis.trigger import Changes, Settings, analyse, draw_donors, find_changes
+from mnemoscope.analysis.trigger import Changes, Settings, analyse, find_changes
 from mnemoscope.errors import UserError
+from mnemoscope.taxonomy.groups import other_rows
 from tests.analysis.built_networks import COPYING_LAYER, copying_network
 from tests.analysis.conftest import inputs_of
 
@@ -66,7 +69,7 @@ def test_half_the_tokens_depend_on_none(lm) -> None:
     tokens = _sequences(30)
     inputs = inputs_of(lm, tokens, True, length=LENGTH)
     result = analyse(inputs, Settings(n_sequences=None, seed=3))
-    donors = tokens[draw_donors(np.arange(30), np.arange(30), 3), :PREFIX]
+    donors = tokens[other_rows(np.arange(30), 1, seed=3)[0], :PREFIX]
     wanted = 1 - _wanted(tokens, donors).any(axis=(1, 2)).mean()
     shares = result.frames["shares"].filter(group="all")
     assert shares["share"].to_list() == pytest.approx([wanted, wanted, 0.0])
@@ -97,11 +100,28 @@ def test_tokens_that_need_several_states_are_told_from_those_that_need_none() ->
     }
 
 
-def test_no_sequence_is_its_own_donor_and_too_few_are_refused(lm) -> None:
-    pool = np.array([4, 9, 2])
-    places = np.stack([draw_donors(pool, pool, seed) for seed in range(50)])
-    assert (pool[places] != pool).all()
-    assert len(np.unique(places, axis=0)) > 4
+@pytest.mark.parametrize("n_groups", [3, 10])
+def test_no_near_duplicate_is_a_donor_and_few_groups_have_no_interval(lm, n_groups) -> None:
+    kept = []
+
+    def shelf(name, basis, make):
+        kept.append(make())
+        return kept[-1]
+
+    inputs = inputs_of(lm, _sequences(30), True, length=LENGTH, shelf=shelf)
+    group = np.arange(30) % n_groups
+    table = inputs.table.with_columns(near_duplicates=pl.Series(group))
+    result = analyse(replace(inputs, table=table), Settings(n_sequences=None))
+    drawn = pl.concat(one for one in kept if "donor_id" in one.columns)
+    assert (group[drawn["sequence_id"]] != group[drawn["donor_id"]]).all()
+    assert drawn["donor_id"].n_unique() > 10
+    assert set(result.frames["shares"]["n_groups"]) == {n_groups}
+    for name in ("shares", "states"):
+        n_without = result.frames[name]["low"].null_count()
+        assert n_without == (result.frames[name].height if n_groups < 10 else 0)
+
+
+def test_too_few_are_refused(lm) -> None:
     inputs = inputs_of(lm, [[0] * LENGTH] * 2, [True, False], length=LENGTH)
     with pytest.raises(UserError, match="1 sequences are memorized, 2 are needed"):
         analyse(inputs, Settings())

@@ -24,7 +24,7 @@ from mnemoscope.data.duplicates import SuffixIndex
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.progress import track
-from mnemoscope.stats import NOTHING_TO_COUNT, Floats, normal_mean
+from mnemoscope.stats import Floats, n_groups, resampled_mean, resampled_means
 from mnemoscope.words import MINUS, plain_figure
 
 GROUPS = {"memorized": 1.0, "half": 0.5, "quarter": 0.25, "not memorized": 0.0}
@@ -95,12 +95,12 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
             inside = values[is_inside]
             near = inputs.near_duplicates(rows["sequence_id"].filter(is_inside))
             row: dict[str, object] = {"what": what, "group": name}
-            for position, column in enumerate(inside.T, 1):
-                found = normal_mean(column, near) if np.isfinite(column).all() else NOTHING_TO_COUNT
+            for position, found in enumerate(resampled_means(inside, near), 1):
                 place = {"position": position, "n": n}
                 curves.append({**row, **place, **found.columns("mean", ends="")})
-            found = normal_mean(inside[:, half] - inside[:, half - 1], near)
-            differences.append({**row, "n": n, **found.columns("difference", ends="")})
+            found = resampled_mean(inside[:, half] - inside[:, half - 1], near)
+            row |= {"n": n, "n_groups": n_groups(near)}
+            differences.append({**row, **found.columns("difference", ends="")})
     frames = {"differences": pl.DataFrame(differences), "curves": pl.DataFrame(curves)}
     return AnalysisResult(
         sentence=_sentence(frames["differences"]),

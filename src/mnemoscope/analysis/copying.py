@@ -29,7 +29,7 @@ from mnemoscope.maps.shape import attention_shape
 from mnemoscope.maps.store import MapStore
 from mnemoscope.maps.views import rows_at_once
 from mnemoscope.progress import track
-from mnemoscope.stats import NO_ESTIMATE, Estimate, separation, share_of, share_true
+from mnemoscope.stats import NO_ESTIMATE, Estimate, n_groups, separation, share_true
 from mnemoscope.words import ranged
 
 KINDS = ("verbatim", "near", "idea")
@@ -256,13 +256,13 @@ def is_idea(column: str, least: float) -> pl.Expr:
     return pl.col("is_long") & (pl.col(column) >= least) & (pl.col("idea_prompt") < least)
 
 
-def compare_ideas(found: pl.DataFrame, least: float) -> pl.DataFrame:
+def compare_ideas(inputs: AnalysisInputs, found: pl.DataFrame, least: float) -> pl.DataFrame:
     """Set the copies in idea beside what texts at random, the prompt and exact copies give.
 
-    From columns `model`, `trained` and those of `copies`, with a sentence model; a text is a copy
-    in idea from cosine `least` on. Gives a row for each model, rows and `compared` (one of
-    `COMPARED`): `n` of `of` with `share`, `low`, `high`; `median`, of the cosines of all that are
-    long enough.
+    From columns `sequence_id`, `model`, `trained` and those of `copies`, with a sentence model; a
+    text is a copy in idea from cosine `least` on. Gives a row for each model, rows and `compared`
+    (one of `COMPARED`): `n` of `of`, which are `n_groups` of near duplicates, with `share`, `low`,
+    `high`; `median`, of the cosines of all that are long enough.
     """
     is_left = pl.col("is_long") & ~pl.col("kind").is_in(["verbatim", "near"]).fill_null(False)
     is_like = is_left & (pl.col("idea") >= least)
@@ -275,12 +275,12 @@ def compare_ideas(found: pl.DataFrame, least: float) -> pl.DataFrame:
     lines = []
     for model, trained, part in _sides(found):
         for compared, (column, rule, whole) in rules.items():
-            rows = part.filter(whole)
-            n = rows.filter(rule).height
+            rows = part.filter(whole).with_columns(so=rule.fill_null(False))
+            near = inputs.near_duplicates(rows["sequence_id"])
             lines.append(
-                {"model": model, "rows": ROWS[trained]}
-                | {"compared": compared, "n": n, "of": rows.height}
-                | share_of(n, rows.height).columns("share", ends="")
+                {"model": model, "rows": ROWS[trained], "compared": compared}
+                | {"n": int(rows["so"].sum()), "of": rows.height, "n_groups": n_groups(near)}
+                | share_true(rows["so"], near).columns("share", ends="")
                 | {"median": rows.filter("is_long")[column].median()}
             )
     return pl.DataFrame(lines, infer_schema_length=None).with_columns(
@@ -396,7 +396,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         frames.append(search(SUFFIXES, left, suffixes).with_columns(trained=pl.lit(False)))
     found = pl.concat(frames)
     shares = _shares(inputs, found)
-    ideas = compare_ideas(found, settings.idea) if embed is not None else None
+    ideas = compare_ideas(inputs, found, settings.idea) if embed is not None else None
     attention = _attention(inputs, settings)
     by_value = None if settings.by is None else _by_value(inputs, found, settings.by)
     tables = {"shares": shares, "copies": found, "ideas": ideas, "attention": attention}
@@ -438,7 +438,7 @@ def _shares(inputs: AnalysisInputs, found: pl.DataFrame) -> pl.DataFrame:
             n = int(is_kind.sum()) if is_asked else None
             share = NO_ESTIMATE if n is None else share_true(is_kind, near)
             about = {"model": model, "rows": ROWS[trained], "kind": kind}
-            of = {"n": n, "of": part.height}
+            of = {"n": n, "of": part.height, "n_groups": n_groups(near)}
             lines.append({**about, **of, **share.columns("share", ends="")})
     return pl.DataFrame(lines)
 
@@ -564,7 +564,7 @@ def idea_words(ideas: pl.DataFrame, least: float) -> Iterator[str]:
     """Say what the count of copies in idea is worth, of one model from `compare_ideas`."""
     for (rows,), part in ideas.group_by("rows", maintain_order=True):
         by = {one["compared"]: one for one in part.iter_rows(named=True)}
-        said = {name: share_of(one["n"], one["of"]) for name, one in by.items()}
+        said = {name: Estimate.of(one, "share", ends="") for name, one in by.items()}
         medians = " and ".join(
             "none" if by[name]["median"] is None else f"{by[name]['median']:.2f}"
             for name in (NEAREST, RANDOM)

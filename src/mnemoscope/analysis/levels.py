@@ -18,7 +18,7 @@ from mnemoscope.analysis.figures import Chart, HeatMap, bars_by, plain, series_b
 from mnemoscope.analysis.inputs import OWN, AnalysisInputs, AnalysisResult, AnalysisSettings
 from mnemoscope.analysis.rows import complete_rows, decode_rows, draw_rows
 from mnemoscope.data.table import token_matrix
-from mnemoscope.stats import Estimate, n_groups, resampled_mean, share_of, share_true
+from mnemoscope.stats import Estimate, n_groups, resampled_mean, share_true
 
 LEVELS = ("very low", "low", "medium", "high", "very high")
 """Up to .2, .4, .6, .8 and 1 of the positions right; the upper end belongs to the level."""
@@ -130,7 +130,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         ),
         further=(
             f"{n:,} sequences, each continued by {len(scores)} models.",
-            *_patterns(rows, scores),
+            *_patterns(rows, scores, groups),
             "A score counts the right tokens at their places in a free-running continuation: one "
             "token skipped spoils all that follow, so the middle levels are thinly filled.",
             f"Scores of shorter continuations are in the table lengths; suffixes have "
@@ -204,17 +204,19 @@ def _transition_frame(scores: _Scores, groups: _Groups) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
-def _patterns(rows: pl.DataFrame, scores: _Scores) -> Iterator[str]:
+def _patterns(rows: pl.DataFrame, scores: _Scores, groups: _Groups) -> Iterator[str]:
     """How many of what the model before reproduces whole are patterns, which need no memory."""
     if not {"is_incrementing", "is_repeating"} <= set(rows.columns):
         return
     is_pattern = (rows["is_incrementing"] | rows["is_repeating"]).fill_null(False).to_numpy()
     name, before = list(scores.items())[-2]
-    n_whole, n_both = int((before == 1).sum()), int(((before == 1) & is_pattern).sum())
-    if n_whole:
+    whole = before == 1
+    if whole.any():
+        both, owners = is_pattern[whole], None if groups is None else groups[whole]
         yield (
-            f"Of {n_whole:,} sequences that {name} reproduces whole, {n_both:,} are incrementing "
-            f"or repeating ({share_of(n_both, n_whole)}): patterns are continued without memory."
+            f"Of {len(both):,} sequences that {name} reproduces whole, {both.sum():,} are "
+            f"incrementing or repeating ({share_true(both, owners)}): patterns are continued "
+            "without memory."
         )
 
 

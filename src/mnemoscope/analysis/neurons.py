@@ -24,8 +24,8 @@ from mnemoscope.lm.continue_ import right_tokens
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.probe import neuron_activations
 from mnemoscope.progress import track
-from mnemoscope.stats import FEWEST, Estimate, Floats, Z, correlate_ranks
-from mnemoscope.words import ranged
+from mnemoscope.stats import FEWEST, FEWEST_GROUPS, Estimate, Floats, Z, correlate_ranks, n_groups
+from mnemoscope.words import plain_figure, ranged
 
 OTHERS = "Non-Memo"
 
@@ -120,11 +120,11 @@ class Measured(NamedTuple):
         """The value with its 95 % interval, `ends` as in `Estimate.columns`.
 
         Half-samples without replacement scatter about as the whole does (delete-half jackknife),
-        and their own bias does not matter.
+        and their own bias does not matter. No ends where there are no halves (NaN).
         """
         reach = Z * float(self.halves.std(ddof=1))
-        found = Estimate(self.value, self.value - reach, self.value + reach)
-        return found.columns(name, ends=ends)
+        ends_of = () if np.isnan(reach) else (self.value - reach, self.value + reach)
+        return Estimate(self.value, *ends_of).columns(name, ends=ends)
 
 
 class Measures(NamedTuple):
@@ -140,9 +140,29 @@ class Measures(NamedTuple):
         return Measured(self.information.value - self.shuffled, self.information.halves)
 
 
+def draw_halves(
+    groups: npt.NDArray[np.int64], classes: npt.NDArray[np.int64], *, n_halves: int, seed: int
+) -> npt.NDArray[np.bool_]:
+    """Draw half of each class's groups of near duplicates: the rows of each half, (halves, n).
+
+    `groups` and `classes` are (n,). One lot of a group holds in all classes that it lies in. A
+    class of fewer than `FEWEST_GROUPS` has no row in any.
+    """
+    names, of_row = np.unique(groups, return_inverse=True)
+    lots = np.random.default_rng(seed).random((n_halves, len(names)))
+    found = np.zeros((n_halves, len(groups)), dtype=bool)
+    for one in np.unique(classes):
+        here = classes == one
+        own = np.unique(of_row[here])
+        if len(own) >= FEWEST_GROUPS:
+            middle = np.median(lots[:, own], axis=1, keepdims=True)
+            found[:, here] = lots[:, of_row[here]] < middle
+    return found
+
+
 def measure_group(
     codes: Codes,
-    halves: npt.NDArray[np.int64],
+    halves: npt.NDArray[np.bool_],
     chosen: npt.NDArray[np.int64],
     *,
     n_bins: int,
@@ -150,12 +170,13 @@ def measure_group(
 ) -> Measures:
     """Measure one class at one layer: bins of all neurons, (samples, neurons).
 
-    `halves` are rows of each half, (halves, samples // 2), `chosen` the neurons whose pairs are
-    looked at; the seed is of the shuffled null.
+    `halves` says which rows are in each half, (halves, samples), none where there is no interval;
+    `chosen` are the neurons whose pairs are looked at; the seed is of the shuffled null.
     """
 
     def measured(measure: Callable[[Codes], float], of: Codes) -> Measured:
-        return Measured(measure(of), np.array([measure(of[half]) for half in halves]))
+        parts = (of[half] for half in halves)
+        return Measured(measure(of), np.array([measure(x) if len(x) else np.nan for x in parts]))
 
     few = codes[:, chosen]
     shuffled = np.random.default_rng(seed).permuted(few, axis=0)  # what is left is bias
@@ -173,10 +194,13 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """
     groups, small = _groups(inputs, settings)
     n = next(iter(groups.values())).height
+    n_near = {
+        name: n_groups(inputs.near_duplicates(rows["sequence_id"])) for name, rows in groups.items()
+    }
     found = {name: _of_model(inputs, lm, groups, name, settings) for name, lm in inputs.models()}
     measures = pl.DataFrame(
         [
-            {"model": model, "layer": layer, "class": group, "n": n}
+            {"model": model, "layer": layer, "class": group, "n": n, "n_groups": n_near[group]}
             | one.entropy.columns("entropy", "entropy")
             | {"information": one.information.value, "shuffled": one.shuffled}
             | one.above.columns("above_shuffled", "above")
@@ -239,17 +263,21 @@ def _of_model(
     prefixes = token_matrix(rows)[:, : inputs.prefix]
     batches = neuron_activations(lm, prefixes, batch_size=inputs.batch_size)
     activations = np.concatenate(list(batches))
-    n = rows.height // len(groups)
-    generator = np.random.default_rng(settings.seed)
-    halves = np.array([generator.permutation(n)[: n // 2] for _ in range(settings.n_halves)])
+    n, near = rows.height // len(groups), inputs.near_duplicates(rows["sequence_id"])
+    owners = np.arange(rows.height) if near is None else near
+    classes, n_halves = np.repeat(np.arange(len(groups)), n), settings.n_halves
+    halves = draw_halves(owners, classes, n_halves=n_halves, seed=settings.seed)
     asked, layers = settings.model_dump(include={"n_bins", "seed"}), []
     with track(f"Neurons, {model}", total=activations.shape[1], unit="layers") as progress:
         for layer in range(activations.shape[1]):
             codes = binned(activations[:, layer], settings.n_bins, settings.bins)
             chosen = _varying(codes, settings)
-            parts = zip(groups, np.split(codes, len(groups)), strict=True)
+            of_class = (np.split(one, len(groups), axis) for one, axis in ((codes, 0), (halves, 1)))
             layers.append(
-                {name: measure_group(part, halves, chosen, **asked) for name, part in parts}
+                {
+                    name: measure_group(part, half, chosen, **asked)
+                    for name, part, half in zip(groups, *of_class, strict=True)
+                }
             )
             progress.advance()
     return layers
@@ -312,7 +340,7 @@ def _ranking(
     rankings = []
     for what, every in means.items():
         draws = np.stack([one.halves for one in every], axis=1)
-        tau = correlate_ranks(values[what], shares, draws=draws)
+        tau = correlate_ranks(values[what], shares, draws=None if np.isnan(draws).any() else draws)
         rankings.append(
             {"measure": what, "n": tau.n, "kendall": tau.kendall}
             | {"low": tau.kendall_low, "high": tau.kendall_high, "note": tau.note}
@@ -345,10 +373,10 @@ def _ranking_words(ranking: pl.DataFrame) -> Iterator[str]:
 
 def _words(differences: pl.DataFrame, of: str) -> str:
     words: dict[str, list[str]] = {}
-    for one in differences.filter(of=of).iter_rows(named=True):
-        words.setdefault(one["class"], []).append(
-            f"{one['measure']} {one['difference']:+.3f} [{one['low']:+.3f}, {one['high']:+.3f}]"
-        )
+    rows = differences.filter(of=of).select("class", "measure", "difference", "low", "high")
+    for name, measure, *found in rows.iter_rows():
+        shown = plain_figure(*found, scale=1, unit="", digits=3, sign="+")
+        words.setdefault(name, []).append(f"{measure} {shown}")
     return "; ".join(f"{name} {', '.join(values)}" for name, values in words.items())
 
 

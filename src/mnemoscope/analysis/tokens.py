@@ -32,7 +32,7 @@ from mnemoscope.analysis.rows import (
 )
 from mnemoscope.errors import UserError
 from mnemoscope.progress import SILENT, Progress, track
-from mnemoscope.stats import Estimate, normal_mean, share_true
+from mnemoscope.stats import Estimate, resampled_mean, share_true
 from mnemoscope.taxonomy.groups import find_groups
 
 _Floats = npt.NDArray[np.floating]
@@ -138,7 +138,7 @@ def score(
     """Token and full-sequence accuracy of guesses, (n, steps), with intervals over groups, (n,)."""
     hit = guessed == is_right
     found = {
-        "tokens": normal_mean(hit.mean(axis=1), groups, within=(0.0, 1.0)),
+        "tokens": resampled_mean(hit.mean(axis=1), groups),
         "full sequences": share_true(hit.all(axis=1), groups),
     }
     return [

@@ -19,14 +19,15 @@ from pydantic import Field
 from mnemoscope.analysis.figures import Chart, HeatMap, plain, series_of, series_of_estimates
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
 from mnemoscope.analysis.rows import draw_rows, groups_of, hash_ids, keep_blocks, members
-from mnemoscope.data.table import token_matrix
+from mnemoscope.data.table import look_up, token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.lm.continue_ import right_tokens
 from mnemoscope.lm.intervene import patched_states
 from mnemoscope.lm.model import LanguageModel, check_tokens, last_logits, prepend_bos, run_batches
 from mnemoscope.lm.probe import hidden_states
 from mnemoscope.progress import SILENT, Progress
-from mnemoscope.stats import normal_mean
+from mnemoscope.stats import n_groups, resampled_mean, resampled_means
+from mnemoscope.taxonomy.groups import other_rows
 from mnemoscope.words import ranged
 
 _BLOCK = 16
@@ -69,18 +70,6 @@ class Changes(NamedTuple):
             "depend on no state at all": untouched.sum(axis=1) / self.n_right,
             "depend on several together": (alone & ~untouched).sum(axis=1) / self.n_right,
         }
-
-
-def draw_donors(ids: npt.ArrayLike, pool: npt.ArrayLike, seed: int) -> npt.NDArray[np.int64]:
-    """Draw for each sequence another one of the study, whose prefix is the random prompt.
-
-    Gives places in the pool, at least two ids without repeats; never that of the sequence itself.
-    """
-    wanted, others = np.asarray(ids), np.asarray(pool)
-    rng = np.random.default_rng(seed)
-    places = rng.integers(0, len(others), len(wanted))
-    # The next place is another sequence for certain: ids do not repeat.
-    return np.where(others[places] == wanted, (places + 1) % len(others), places)
 
 
 def find_changes(
@@ -147,15 +136,15 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     }
     shares = pl.DataFrame(
         [
-            {"group": name, "n": len(places), "tokens": what}
-            | normal_mean(
-                values[places], near if near is None else near[places], within=(0, 1)
-            ).columns("share", ends="")
+            {"group": name, "n": len(places), "n_groups": n_groups(owners), "tokens": what}
+            | resampled_mean(values[places], owners).columns("share", ends="")
             for name, places in {"all": [*range(rows.height)], **groups}.items()
+            for owners in [near if near is None else near[places]]
             for what, values in changes.shares().items()
         ]
     )
-    tokens = _token_frame(changes)
+    tokens, by_state = _token_frame(changes), changes.by_state
+    states = resampled_means(by_state.reshape(len(by_state), -1), near)
     return AnalysisResult(
         sentence=_sentence(shares),
         frames={
@@ -163,10 +152,10 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
             "tokens": tokens,
             "states": pl.DataFrame(
                 [
-                    {"state": layer, "position": position + 1}
-                    | normal_mean(column, near, within=(0, 1)).columns("share", ends="")
-                    for layer in range(changes.by_state.shape[1])
-                    for position, column in enumerate(changes.by_state[:, layer].T)
+                    {"state": layer, "position": position + 1} | found.columns("share", ends="")
+                    for (layer, position), found in zip(
+                        np.ndindex(by_state.shape[1:]), states, strict=True
+                    )
                 ]
             ),
             "by_token": _by_token_frame(changes),
@@ -180,11 +169,11 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
 def _changes(inputs: AnalysisInputs, rows: pl.DataFrame, seed: int) -> Changes:
     """What each replaced state changes, kept in blocks of sequences."""
     lm, half = inputs.model(), inputs.prefix
-    ids, pool = rows["sequence_id"].to_numpy(), inputs.table["sequence_id"].to_numpy()
-    donors = inputs.table[draw_donors(ids, pool, seed)]
-    both = rows.select("sequence_id", "tokens").with_columns(
-        donor_id=donors["sequence_id"], donor=donors["tokens"]
-    )
+    ids = inputs.table["sequence_id"]
+    near = inputs.near_duplicates(ids)
+    donors = inputs.table[other_rows(ids if near is None else near, 1, seed=seed)[0]]
+    drawn = donors.select(ids, donor_id="sequence_id", donor="tokens")
+    both = look_up(rows.select("sequence_id", "tokens"), drawn)
 
     def make(block: pl.DataFrame, progress: Progress) -> pl.DataFrame:
         found = find_changes(
@@ -318,10 +307,7 @@ def _figures(
         series=tuple(
             series_of_estimates(
                 f"{name} ({len(places):,})",
-                [
-                    normal_mean(column, near if near is None else near[places], within=(0, 1))
-                    for column in values[places].T
-                ],
+                resampled_means(values[places], near if near is None else near[places]),
             )
             for name, places in groups.items()
         ),

@@ -176,7 +176,7 @@ def rows_for(study: Study, entry: registry.Entry) -> Rows:
         plain = table.filter(is_plain(table, study.settings))
         lines.append(_of_split(study, plain, table.height))
         table, facts["rows"] = plain, "uniform by label"
-    facts["intervals"] = "by groups of near duplicates"
+    facts["intervals"] = "by groups of near duplicates everywhere"
     groups = find_groups(table).cast(pl.Int64).alias("near_duplicates")
     if (n_groups := groups.n_unique()) < table.height:
         lines.append(

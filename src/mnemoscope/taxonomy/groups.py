@@ -6,7 +6,7 @@ With 5-grams sorted from rare to frequent, two sets that are similar enough shar
 first few. Only those are indexed, so that frequent 5-grams cost nothing.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -60,7 +60,7 @@ def find_groups(frame: pl.DataFrame) -> pl.Series:
     return named.select(first.cast(pl.String).alias("group")).to_series()
 
 
-def other_rows(groups: Sequence[str], n_others: int, *, seed: int) -> npt.NDArray[np.int64]:
+def other_rows(groups: npt.ArrayLike, n_others: int, *, seed: int) -> npt.NDArray[np.int64]:
     """Draw rows of other groups for every row, other rows in a single group: (n_others, rows)."""
     named = np.unique(np.asarray(groups), return_inverse=True)[1]
     generator, n_rows = np.random.default_rng(seed), len(named)
