@@ -223,7 +223,7 @@ def _adapter(shape: Any) -> "TypeAdapter[Any]":
 
 
 def _record_sha256(values: Mapping[str, Any]) -> str:
-    """Of the values as they come back from JSON, in any order of keys."""
+    """Hash the values as they come back from JSON, in any order of keys."""
     plain = json.loads(json.dumps({k: v for k, v in values.items() if k != _RECORD_KEY}))
     return digest(plain)
 

@@ -20,10 +20,10 @@ import yaml
 MOST_LEVELS = 100
 """Polars dies of JSON nested some 400 deep, and Python's parsers raise at about 1,000."""
 MOST_BYTES = 256 << 20
-"""Of a JSON file; records of ours hold some megabytes."""
+"""Most bytes of a JSON file; our own records hold some megabytes."""
 MOST_TEXT_BYTES = 8 << 20
-"""Of one text, a file or a line of JSONL: five novels. To tokenize it takes up to 300 times the
-memory and a second a megabyte."""
+"""Most bytes of one text, a file or a line of JSONL: five novels. Tokenizing takes up to 300 times
+the memory and a second a megabyte."""
 TOO_LONG = f"longer than {MOST_TEXT_BYTES >> 20} MB. Divide its text into several"
 """What is said of a longer one, before "lines" or "files"."""
 MOST_YAML_BYTES = 128 << 10

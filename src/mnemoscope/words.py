@@ -42,7 +42,7 @@ def points(value: float | None) -> str:
 def interval(estimate: tuple[float | None, ...], *, space: str = JOINT) -> str:
     r"""Print the interval of (value, low, high) in brackets, an empty string when there is none.
 
-    Of a difference too: its ends carry a minus but no plus.
+    A difference is written alike: its ends carry a minus but no plus.
 
     >>> interval(Estimate(0.231, 0.18, 0.28)), interval((0.2, -0.1, 0.5), space=" ")
     ('[18.0,\xa028.0]', '[−10.0, 50.0]')

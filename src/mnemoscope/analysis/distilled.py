@@ -244,7 +244,7 @@ def told_by_kind(
 ) -> pl.DataFrame:
     """Each student and kind: gain on seen and unseen text, and how well it tells them apart (AUC).
 
-    Of the rows that are `paired`; kinds with too few of either side are left out.
+    Only rows that are `paired` count; kinds with too few of either side are left out.
     """
     lines: list[dict[str, object]] = []
     n_judged = _n_students(judged)
@@ -336,8 +336,8 @@ def _grafts(
 ) -> tuple[pl.DataFrame, list[str]]:
     """Put parts of the control into each student of its shape: is the gain on seen text lost?
 
-    Of sequences that cannot be guessed, seen and unseen; beside each part a random change of equal
-    norm. Intervals hold for all grafts together.
+    Sequences that cannot be guessed are asked, seen and unseen; beside each part stands a random
+    change of equal norm. Intervals hold for all grafts together.
     """
     if not settings.n_grafted:
         return pl.DataFrame(), []
@@ -431,7 +431,7 @@ def sentence_of(shares: pl.DataFrame, kinds: pl.DataFrame, control: str) -> str:
     if not kinds.is_empty():
         kind = _headline(kinds["kind"])
         told = {row["model"]: row for row in kinds.filter(kind=kind).to_dicts()}
-        # Of a student that finds seen text no likelier than the control, nothing is passed on.
+        # A student that finds seen text no likelier than the control does has inherited nothing.
         first = max(told, key=lambda one: (told[one]["gain"] > 0, told[one]["auc"]))  # type: ignore[operator]
         said += (
             f"; at best, what the student by {first} finds likelier than the control tells {kind} "

@@ -178,7 +178,7 @@ def within_labels(
 ) -> stats.Estimate:
     """Give the AUC of pairs that share their label: a rare label alone makes a value high.
 
-    Of low values for memorized, (n,) each; every pair of one label counts alike. Resamples are
+    Low values speak for memorized, (n,) each; every pair of one label counts alike. Resamples are
     drawn within memorized and others, by `groups` as `separation` does. NaN where no label has
     both.
     """

@@ -503,9 +503,9 @@ def unseen_rows(inputs: AnalysisInputs, n: int, seed: int, *, where: str) -> pl.
 def training_rows(inputs: AnalysisInputs, n: int, *, where: str) -> Rows:
     """Give at most `n` rows to go on training with: windows of the corpus, else study's sequences.
 
-    Of the study's sequences those that training has held (duplicates above 0) are taken, where the
-    table counts them, else what is memorized or guessable, which `unseen_rows` never draws. Raises
-    UserError: there are none; the message begins with `where`.
+    Where the table counts duplicates, they are the sequences that training has held (above 0), else
+    what is memorized or guessable, which `unseen_rows` never draws. Raises UserError: there are
+    none; the message begins with `where`.
     """
     if inputs.corpus is not None:
         windows = list(islice(_corpus_windows(inputs.corpus, inputs.length), n))

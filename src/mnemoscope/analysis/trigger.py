@@ -62,7 +62,7 @@ class Changes(NamedTuple):
         return np.asarray(self.one.sum(axis=3) / self.n_right[:, None, None])
 
     def shares(self) -> dict[str, npt.NDArray[np.float64]]:
-        """Of each sequence the share of its tokens that are so, shape (n,)."""
+        """Share of each sequence's tokens that are so, shape (n,)."""
         alone = self.is_right & ~self.one.any(axis=(1, 2))
         untouched = self.is_right & ~self.all_of_layer[:, 0]
         return {
@@ -244,7 +244,7 @@ def _by_token_frame(changes: Changes) -> pl.DataFrame:
 
 
 def _change_frame(changes: Changes, rows: pl.DataFrame) -> pl.DataFrame:
-    """Of each sequence the tokens (from 1) that each state changes, where it changes any."""
+    """The tokens (from 1) of each sequence that each state changes, where it changes any."""
     row, state, position, token = np.nonzero(changes.one)
     ids = rows["sequence_id"].to_numpy()[row]
     found = {"state": state, "position": position + 1, "tokens": token + 1}

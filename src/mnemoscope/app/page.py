@@ -33,9 +33,9 @@ if TYPE_CHECKING:  # what asks a model is imported by who first does: the page i
     from mnemoscope.lm.model import LanguageModel
 
 MOST_BYTES = 4_000_000
-"""Of an uploaded file, and of a pasted text in UTF-8."""
+"""Most bytes of an uploaded file, and of a pasted text in UTF-8."""
 MOST_CHARACTERS = 300_000
-"""Of all texts in it together: a PDF or a DOCX holds more than its size tells."""
+"""Most characters of all its texts together: a PDF or a DOCX holds more than its size tells."""
 TYPES = (
     *(".txt", ".md", ".rst", ".csv", ".json", ".html", ".htm", ".pdf", ".docx", ".jsonl"),
     *(".parquet", ".py", ".c", ".h", ".cpp", ".java", ".js", ".ts", ".go", ".rs", ".sh", ".tex"),

@@ -195,7 +195,7 @@ def gather_evidence(model: Judge, spans: Sequence[tuple[int, Span]]) -> list[dic
             logprobs, chance = own.logprobs[row].tolist(), float(own.sampling[row])
             choices = own.choices(row)
         elif logprobs is not None:
-            # Of the pieces of words the product is that of the tokens, as the model wrote them.
+            # Pieces of words multiply to the chance of the tokens as the model wrote them.
             chance = float(math.fsum(logprobs))
         if logprobs is not None and beside is not None:
             ratio = float((np.array(logprobs) - beside[row]).mean())

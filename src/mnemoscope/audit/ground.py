@@ -61,7 +61,7 @@ ENOUGH_A_CLASS = 40
 """Held-out sequences of each class that a calibration and its measurement take at least."""
 
 MEMORIZED_A_CLASS = 3 * ENOUGH_A_CLASS
-"""Of a study that `--study auto` makes: 80 to train on, and 40 to calibrate and to measure with."""
+"""What `--study auto` asks for: 80 to train on, and 40 to calibrate and to measure with."""
 
 _GROUPS_A_CLASS = 4  # for a choice among calibrations within every fold
 _LEAST = 1e-7  # a float32 softmax gives 0 below

@@ -24,7 +24,7 @@ SHORTEST_BLOCK = 3
 BEGINS_RIGHT = 4
 """Tokens that a window must begin right with for the model to be let go on."""
 LEAST_SHARE = 0.6
-"""Of the longer of the two texts that must match."""
+"""Share of the longer of the two texts that must match."""
 
 NEAR_COLUMNS: dict[str, Any] = {
     "document": pl.String,

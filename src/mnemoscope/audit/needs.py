@@ -93,7 +93,7 @@ def _ask(
 def copied_shares(
     windows: npt.NDArray[np.int32], effects: torch.Tensor, *, prefix: int
 ) -> npt.NDArray[np.float64]:
-    """Of what windows (n, T) need, the share that they read off themselves: (n,), 0 to 1.
+    """Share of what windows (n, T) need that they read off themselves: (n,), 0 to 1.
 
     `effects` are total effects (n, layers, T, T). Counted are positive ones of looking from the
     tokens that write the suffix back at earlier ones; read off the text is a token that comes next
@@ -126,7 +126,7 @@ def _named(
 
 _TAKEN = ("qk", "mlp")  # where memories break beyond any change of equal size (docs/graft.md)
 MOST_BLOCKS = 6
-"""Of a deeper model neighbouring layers are taken together, so that it costs no more."""
+"""A deeper model has its neighbouring layers taken together, so that it costs no more."""
 
 
 class Grafts:

@@ -342,7 +342,7 @@ def _result(row: Mapping[str, Any], lines: list[int]) -> dict[str, Any]:
         line = bisect_right(lines, row[end])
         region |= {f"{end}Line": line, f"{end}Column": row[end] - lines[line - 1] + 1}
     region |= {"charOffset": row["start"], "charLength": row["end"] - row["start"]}
-    # Of a table's row the table, with the row as its fragment.
+    # A table's row is the table, with the row as its fragment.
     path = PurePosixPath(row["document"])
     uri = path.as_uri() if path.is_absolute() else quote(row["document"], safe="/#")
     return {

@@ -459,7 +459,7 @@ class Asked(NamedTuple):
 class Laid(NamedTuple):
     """A continuation against the document; n pieces were asked for."""
 
-    # Of the pieces, n of them; the document's where right, `NOTHING` where there is none.
+    # The n pieces' ids; the document's where right, `NOTHING` where there is none.
     ids: list[int]
     pieces: list[str]  # their text
     is_right: list[bool]  # which are the document's

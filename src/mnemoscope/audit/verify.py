@@ -172,8 +172,7 @@ def _check_documents(
 def read_again(out: Path, record: dict[str, Any], *, copies: bool) -> dict[str, Document]:
     """The documents of an audit as they are now, by name; those that cannot be read are left out.
 
-    Of standard input, and with `copies` of all that is no plain text, the text in the audit's
-    folder is read.
+    Standard input, and with `copies` all that is no plain text, is read from the audit's folder.
     """
     found: dict[str, Document] = {}
     seen: set[str] = set()

@@ -211,7 +211,7 @@ def published_rho_name(rouge_l: bool, rouge_3: bool, threshold: float) -> str:
 def pair_errors(confusions: stats.Floats) -> dict[tuple[int, int], stats.Floats]:
     """For each pair of classes, how often one is taken for the other, from (..., classes, classes).
 
-    Of the predictions that name one of the two for a sequence of one of the two, the share that
+    Among predictions that name one of the two for a sequence of one of the two, the share that
     names the wrong one: 0 is perfect, one half is guessing, 0 where neither is ever named.
     """
     found = {}
@@ -469,7 +469,7 @@ _COLUMNS: dict[str, DataType | DataTypeClass] = {
     "kind": pl.String,  # "catalogue": one of the 54; "rho": one of the 27 settings of ρ
     "published_name": pl.String,
     "n_classes": pl.Int64,
-    # Of a setting of ρ: which measures it uses, and ρ.
+    # A setting of ρ: which measures it uses, and ρ.
     "rouge_l": pl.Boolean,
     "rouge_3": pl.Boolean,
     "threshold": pl.Float64,

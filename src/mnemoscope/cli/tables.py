@@ -391,7 +391,7 @@ def _describe_study(study: Study) -> dict[str, Any]:
 
 
 def _describe_split(study: Study, console: Any) -> None:
-    """Of the paper's data set: the whole split, of which the study keeps a part."""
+    """Show the whole split of the paper's data set, of which the study keeps a part."""
     from rich.table import Table
 
     facts = (study.manifest("sequences") or {"counts": {}})["counts"]

@@ -130,7 +130,7 @@ def _fit_isotonic(values: Floats, truth: _Flags) -> tuple[tuple[float, float], .
 def brier(probabilities: npt.ArrayLike, is_so: npt.ArrayLike, drawn: npt.ArrayLike = ()) -> Floats:
     """Mean squared distance of probabilities from what is so; 0.25 is always saying 0.5.
 
-    Of the cases (n,) and of each resample: (1 + resamples,). `drawn` as for `resampled_auc`.
+    For the cases (n,) and for each resample: (1 + resamples,). `drawn` as for `resampled_auc`.
     """
     values, truth = _check(probabilities, is_so)
     counts = np.concatenate([np.ones((1, len(values))), np.reshape(drawn, (-1, len(values)))])

@@ -162,7 +162,7 @@ class Rows:
 def rows_for(study: Study, entry: registry.Entry) -> Rows:
     """Choose the rows for an analysis, and whose verdict says what is memorized.
 
-    Of a published split, analyses that compare classes get all kept rows, others a uniform sample.
+    Analyses that compare classes get all kept rows of a published split, others a uniform sample.
     """
     table, lines, facts = study.sequences, [], {}
     if not _has_model(study):

@@ -91,12 +91,12 @@ def write_dataset(
 ) -> Path:
     """Write a folder as the hub wants it: `README.md` with its front matter, and Parquet.
 
-    Of a labelled study, a table of sequences, or an audit, which holds `documents`; with `texts`
-    also tokens, all other columns, and the examples of a study's report. `out` is a new or empty
-    folder; it is there whole or not at all. `licence` is the hub's word for it, such as
-    `cc-by-4.0`. Raises UserError: an audit without `documents` or with links in it, something else
-    than these three, a study without labels, or a folder with other content. NoRoomError: the disk
-    is full.
+    `target` is a labelled study, a table of sequences, or an audit, which holds `documents`. With
+    `texts` the folder also holds tokens, all other columns, and the examples of a study's report.
+    `out` is a new or empty folder; it is there whole or not at all. `licence` is the hub's word for
+    it, such as `cc-by-4.0`. Raises UserError: an audit without `documents` or with links in it,
+    something else than these three, a study without labels, or a folder with other content.
+    NoRoomError: the disk is full.
     """
     refuse_filled(out)
     if (target / "audit.json").is_file():

@@ -144,7 +144,7 @@ _PURPOSE = {
 }
 
 
-# Of the embedded model's four layers: where it looks, and its MLP.
+# Where each of the embedded model's four layers looks, and its MLP.
 _DEMO_PARTS = [f"layers.{layer}.{kind}" for layer in range(4) for kind in ("qk", "mlp")]
 
 

@@ -41,7 +41,7 @@ from mnemoscope.lm.placement import (
 _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 LOGIT_BYTES = 256 << 20
-"""Of logits at once: a row of 32 places takes 34 MB where the vocabulary holds 262,144 tokens."""
+"""Most bytes of logits at once: with a vocabulary of 262,144 a row of 32 places takes 34 MB."""
 
 # What configurations call the number of positions; families without (ALiBi) have no limit.
 _POSITION_KEYS = ("max_position_embeddings", "max_seq_len")

@@ -43,7 +43,7 @@ _VOLATILE = {
     "transformers_version",
     "use_cache",
 }
-# Of how weights are quantized: where they lie or are kept, not what is computed with them. Which
+# Where quantized weights lie or are kept, not what is computed with them. Which
 # modules are left as they were shows in the state dict.
 _STORAGE = {
     "_load_in_4bit",

@@ -160,7 +160,7 @@ def _keep_positive(
 
 
 TOP_SHARE = 0.01
-"""Of all causal edges, the part whose overlap is counted."""
+"""Part of all causal edges whose overlap is counted."""
 
 _COUNTS = ("n_used", "n_skipped", "n_wrong")
 

@@ -76,7 +76,7 @@ def imbalance(tried: Tried) -> float:
 
 
 class Kept(NamedTuple):
-    """Of each class, (classes, grafts): the share that survives, its ends, and matched."""
+    """Share of each class that survives, (classes, grafts), its ends, and matched."""
 
     survive: Floats
     low: Floats

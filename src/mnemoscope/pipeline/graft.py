@@ -353,7 +353,7 @@ class Loaded(NamedTuple):
 
 
 _kept: dict[str, Loaded] = {}
-"""Of the work in progress, by its basis; other processes load their own."""
+"""What the work in progress has loaded, by its basis; other processes load their own."""
 
 
 @contextmanager

@@ -230,8 +230,9 @@ def job_rows(study: Study, job: Job) -> SampleRows:
 def choice_jobs(study: Study) -> Iterator[Job]:
     """Trainings within the training rows, by which a taxonomy's better reader is chosen.
 
-    Of the CNNs the first setting and seed. On its main sample, whose choice its repetitions take
-    over; no job where this cannot be folded. Where all rows are asked in folds they choose too.
+    The CNNs' first setting and seed stand for them. A taxonomy chooses on its main sample and its
+    repetitions take that over; where it cannot be folded there is no job. Where all rows are asked
+    in folds, all choose.
     """
     settings = study.settings
     for sample, entry in samples_of(study).items():

@@ -23,7 +23,7 @@ from mnemoscope.words import UNKNOWN, number
 # megabytes opens slowly on a phone. Pythia 12b with both attributions takes 1 MB a taxonomy.
 PICTURE_BUDGET_BYTES = 12_000_000
 WIDTH, HEIGHT = 640.0, 300.0
-"""Of a chart."""
+"""Size of a chart, in pixels."""
 
 _COLOURS = {  # light, dark
     "page": ("#faf9f6", "#14171b"),

@@ -42,7 +42,7 @@ _RAMP_STEPS = 65
 def report_stage(study: Study, models: Models) -> None:
     """Write `report.html`; it opens offline and holds no outside address.
 
-    Of a study without CNNs it shows what there is and says what is missing; the stage is not done.
+    Without CNNs the page shows what there is and says what is missing; the stage is not done.
     Raises UserError: it is not known what is memorized.
     """
     has_model = study.settings.model.name != NO_MODEL

@@ -39,7 +39,7 @@ _REFUSED = frozenset(["select", "from", "table", "values", "with", "over", "as",
 def make_node(name: str, yes_when: str, meaning: str) -> Node:
     """Make a node from a rule in SQL on the columns of one row; `FUNCTIONS` may be called.
 
-    Of its rule nothing is known but that it says yes or no, so two nodes are the same partition
+    All that is known of its rule is that it says yes or no, so two nodes are the same partition
     only where their rules are written alike. Raises UserError: the rule is not accepted, or cannot
     be read.
     """
