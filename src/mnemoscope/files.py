@@ -6,6 +6,7 @@ raises `NoRoomError` and leaves the old file. Reading a Parquet file detects fli
 
 import atexit
 import errno
+import glob
 import hashlib
 import io
 import json
@@ -15,11 +16,13 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
+
+from filelock import FileLock, Timeout
 
 from mnemoscope.errors import DamagedDataError, NoRoomError, UserError, first_line
 from mnemoscope.parse import read_json
@@ -68,34 +71,56 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-@contextmanager
-def atomic_folder(folder: Path | str) -> Iterator[Path]:
-    """Give a temporary folder to fill; it becomes `folder`, which must not exist, on success.
+def refuse_existing(folder: Path) -> None:
+    """Raise UserError where an output folder is there already."""
+    if folder.exists():
+        raise UserError(f"{folder}: already there. Choose another folder with -o.")
 
-    The temporary folder, ``.<name>.<pid>.tmp`` beside it, is made by the block. Raises UserError:
-    the folder exists, or its parent is not writable. NoRoomError: the disk is full.
+
+@contextmanager
+def atomic_folder(
+    folder: Path | str, check: Callable[[Path], None] = refuse_existing
+) -> Iterator[Path]:
+    """Give a temporary folder to fill; it becomes `folder` on success.
+
+    `check` refuses a `folder` that may not be made; an empty one is replaced. The temporary folder
+    is ``.<name>.<pid>.tmp`` beside it; its process holds a lock beside that, so what a killed one
+    left is known and removed first. Raises UserError: as `check`, or the parent is not writable.
+    NoRoomError: the disk is full.
     """
-    folder = Path(folder)
-    refuse_existing(folder)
+    check(Path(folder))
+    folder = Path(folder).resolve()  # a link to an empty folder stays a link
     made_folder(folder.parent)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):
+        with suppress(Timeout, OSError), _held(left):
+            shutil.rmtree(left, ignore_errors=True)
+    temporary = made_folder(folder.with_name(f".{folder.name}.{os.getpid()}.tmp"))
     try:
-        yield temporary
-        mask = os.umask(0)  # safetensors writes for the owner alone
-        os.umask(mask)
-        for file in filter(Path.is_file, temporary.rglob("*")):
-            file.chmod(0o666 & ~mask)
-        os.replace(temporary, folder)
+        with _held(temporary):
+            yield temporary
+            mask = os.umask(0)  # safetensors writes for the owner alone
+            os.umask(mask)
+            for file in filter(Path.is_file, temporary.rglob("*")):
+                file.chmod(0o666 & ~mask)
+            check(folder)
+            os.replace(temporary, folder)
     except OSError as error:
         raise _explain(error, folder) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def refuse_existing(folder: Path) -> None:
-    """Raise UserError where an output folder is there already."""
-    if folder.exists():
-        raise UserError(f"{folder}: already there. Choose another folder with -o.")
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Hold the file beside a folder, `.lock` in place of `.tmp`; Timeout where another does."""
+    lock = folder.with_suffix(".lock")
+    held = FileLock(lock, thread_local=False)
+    held.acquire(timeout=0)
+    try:
+        yield
+    finally:
+        held.release()
+        lock.unlink(missing_ok=True)
 
 
 def refuse_filled(folder: Path) -> None:

@@ -118,7 +118,7 @@ def write_dataset(
     with suppress(OSError):
         out.rmdir()  # an empty one
     with atomic_folder(out) as folder:
-        write(made_folder(folder))
+        write(folder)
     return out
 
 

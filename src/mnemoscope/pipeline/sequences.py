@@ -4,17 +4,11 @@ Everything that can be rejected is checked before anything is written. Also comp
 labels with the model's own verdicts (`check_labels`).
 """
 
-import glob
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-from filelock import FileLock, Timeout
 
 from mnemoscope.data.published_split import HUB_NAME, is_split_folder
 from mnemoscope.data.read import ReadResult, join_results, read_sequences
@@ -27,7 +21,7 @@ from mnemoscope.data.table import (
     whole_mask,
 )
 from mnemoscope.errors import UserError
-from mnemoscope.files import made_folder
+from mnemoscope.files import atomic_folder
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.model import LanguageModel, check_padded
 from mnemoscope.pipeline.blocks import verdicts
@@ -65,7 +59,7 @@ def create_study(
     check_free(Path(folder))
     result = check_sources(settings, models, source, needs_both_sides=needs_both_sides)
     frame = result.frame
-    with _new_folder(Path(folder)) as temporary:
+    with atomic_folder(folder, check_free) as temporary:
         study = Study.create(temporary, settings)
         with study.finishing("sequences") as counts:
             if settings.model.name != NO_MODEL:
@@ -85,39 +79,6 @@ def create_study(
         parts.append(f"{result.n_unreadable:,} files were not text")
     say("; ".join(parts))
     return Study(folder)
-
-
-@contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """A folder that gets its name only when complete, and is removed on errors.
-
-    Its process holds a lock beside it, so what a killed one left is known and removed first.
-    """
-    folder = folder.resolve()  # a link to an empty folder stays a link
-    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):
-        with suppress(Timeout, OSError), _held(left):
-            shutil.rmtree(left, ignore_errors=True)
-    temporary = made_folder(folder.with_name(f".{folder.name}.{os.getpid()}.tmp"))
-    with _held(temporary):
-        try:
-            yield temporary
-            check_free(folder)
-            os.replace(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Hold the file beside a folder, `.lock` in place of `.tmp`; Timeout where another does."""
-    lock = folder.with_suffix(".lock")
-    held = FileLock(lock, thread_local=False)
-    held.acquire(timeout=0)
-    try:
-        yield
-    finally:
-        held.release()
-        lock.unlink(missing_ok=True)
 
 
 def check_sources(
