@@ -22,7 +22,7 @@ from mnemoscope.pipeline import capture, localize, map_statistics
 from mnemoscope.pipeline import train as jobs
 from mnemoscope.pipeline.capture import shown_tokens
 from mnemoscope.pipeline.localize import load_deltas
-from mnemoscope.pipeline.train import SampleRows, asked_labels, job_maps, jobs_of, sample_rows
+from mnemoscope.pipeline.train import SampleRows, job_labels, job_maps, jobs_of, sample_rows
 from mnemoscope.pipeline.trainings import FOLDS, n_trainings
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
@@ -247,7 +247,7 @@ def test_classes_are_dealt_anew_for_the_controls_alone(study) -> None:
     rows = sample_rows(study, job.sample)
     without = replace(rows, classes=("Guess", *rows.classes[1:]))  # no Non-Memo to keep apart
     first = rows.evaluation["class_index"].to_numpy() == 0
-    assert (asked_labels(job, without)[first] != 0).any()
+    assert (job_labels(job, without)[1][first] != 0).any()
 
 
 # -- what is trained, and kept ------------------------------------------------------------------

@@ -265,7 +265,7 @@ def _train(
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Train one CNN and write its weights; returns predictions and training figures."""
     assert job.setting is not None
-    labels, true = (torch.from_numpy(one) for one in _labels(job, rows))
+    labels, true = (torch.from_numpy(one) for one in job_labels(job, rows))
     training, evaluation = (job_maps(study, job, part) for part in (rows.train, rows.evaluation))
     if mark := TABLE[job.source].mark:
         training, evaluation = (
@@ -307,7 +307,7 @@ def _fit_baseline(
     """Fit a baseline's regression or boosting; the outcome is like a CNN's."""
     train, evaluation = _inputs(study, job, rows)
     fit = getattr(baselines, TABLE[job.source].fit or "")
-    found: BaselineFit = fit(train, _labels(job, rows)[0], evaluation, job.seed)
+    found: BaselineFit = fit(train, job_labels(job, rows)[0], evaluation, job.seed)
     tensors = {
         "predicted": torch.from_numpy(found.predicted[None].astype(np.int16)),
         "probabilities": torch.from_numpy(found.probabilities.astype(np.float32)),
@@ -327,7 +327,7 @@ def _inputs(study: Study, job: Job, rows: SampleRows) -> list[np.ndarray]:
         return tokens
     if source.mark:
         found, prefix = [], study.settings.sequences.n_prefix
-        for part, own, labels in zip(parts, tokens, _labels(job, rows), strict=True):
+        for part, own, labels in zip(parts, tokens, job_labels(job, rows), strict=True):
             maps = both_poolings(study, "model", part)
             marked = MarkedMaps(maps, torch.from_numpy(labels), source.mark, prefix)
             found.append(all_statistics(marked, own, prefix).astype(np.float32))
@@ -342,8 +342,8 @@ def _inputs(study: Study, job: Job, rows: SampleRows) -> list[np.ndarray]:
     return [np.concatenate([one.reshape(len(one), -1) for one in side], axis=1) for side in sides]
 
 
-def _labels(job: Job, rows: SampleRows) -> tuple[np.ndarray, np.ndarray]:
-    """Class indices of training and evaluation rows, int64; permuted for the control task.
+def job_labels(job: Job, rows: SampleRows) -> tuple[np.ndarray, np.ndarray]:
+    """Class indices that a job learns and is asked, int64 (rows,); permuted for the control task.
 
     For the planted mark Non-Memo's are permuted too: nothing but the mark tells the classes apart.
     """
@@ -360,14 +360,6 @@ def _labels(job: Job, rows: SampleRows) -> tuple[np.ndarray, np.ndarray]:
 def _has_non_memo(rows: SampleRows) -> bool:
     """False if Non-Memo was left out as too small; otherwise it is the first class."""
     return rows.classes[0] == NON_MEMO
-
-
-def asked_labels(job: Job, rows: SampleRows) -> np.ndarray:
-    """The classes that a job is asked for, int64 (evaluation sequences,).
-
-    They are the true ones but for `control` and `planted`, which deal them anew.
-    """
-    return _labels(job, rows)[1]
 
 
 def job_maps(study: Study, job: Job, rows: pl.DataFrame) -> MapSource:
@@ -580,7 +572,7 @@ def _gather(study: Study, jobs: list[Job]) -> None:
         columns = {
             "epoch": np.repeat(epochs.astype(np.int64), n_rows),
             "sequence_id": np.tile(rows.evaluation["sequence_id"].to_numpy(), n_epochs),
-            "true": np.tile(asked_labels(job, rows), n_epochs),
+            "true": np.tile(job_labels(job, rows)[1], n_epochs),
             "predicted": outcome.predicted.ravel(),
             "probabilities": pl.concat([probabilities] * n_epochs),
         }
@@ -614,7 +606,7 @@ def _chosen(study: Study, jobs: list[Job]) -> pl.DataFrame:
     for job in jobs:
         rows = job_rows(study, job)
         predicted, n_classes = load_outcome(job).predicted, len(rows.classes)
-        one = confusion_matrix(asked_labels(job, rows), predicted, n_classes)
+        one = confusion_matrix(job_labels(job, rows)[1], predicted, n_classes)
         key = job.sample, job.source
         confusions[key] = confusions[key] + one if key in confusions else one
     return pl.DataFrame(
