@@ -38,6 +38,7 @@ from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.groups import other_rows
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import parse_taxonomy
+from mnemoscope.words import points
 
 N, LENGTH = 600, 16
 QUICK = replace(PRESETS["small"], epochs=1, min_steps=80, learning_rate=5e-3)
@@ -206,7 +207,7 @@ def test_verb_and_report_show_the_search_once_it_is_finished(found, tmp_path, ca
     shown = " ".join(result.out.split())
     tried = found.manifest("search")["counts"]["tried"]
     said = ("had no say in the choice", f"{tried:,} different taxonomies tried")
-    for words in ("selection", "final", "drop", "beside", *said):
+    for words in ("where it was", "final", "drop", "AUC", "beside", *said):
         assert words in shown
     assert str(found.folder / "search.yaml") in shown
     (table,) = search_tables(found)
@@ -214,6 +215,8 @@ def test_verb_and_report_show_the_search_once_it_is_finished(found, tmp_path, ca
     assert [row[1] for row in table.rows] == ["found, 1", "found, 2", "beside"]
     assert table.rows[0][0] == best["taxonomy"]
     assert f"{100 * best['excess']:.1f}" in table.rows[0][3]
+    assert table.rows[0][4] == points(best["full"] - best["excess"])
+    assert all(row[2] in result.out for row in table.rows)
     shutil.copytree(found.folder, tmp_path / "copy")
     (tmp_path / "copy" / "manifests" / "search.json").unlink()
     assert not list(search_tables(Study(tmp_path / "copy")))

@@ -611,34 +611,20 @@ def search(
 
 def _print_search(study: Study) -> None:
     """The finalists and what stands beside them, then the result in words."""
-    import polars as pl
     from rich.table import Table
 
     from mnemoscope.report.published import console
-    from mnemoscope.search.climb import SEARCH_FILE, search_words
+    from mnemoscope.report.tables import search_tables
+    from mnemoscope.search.climb import search_words
 
-    page, objective = console(), study.settings.search.objective
-    table = Table(title=f"Found by {objective}: chosen on selection, reported on final; %")
-    for name in ("", "taxonomy", "selection", "final", "drop", "min-F1", "excess", "AUC"):
-        table.add_column(name, overflow="fold")
-    shown = pl.col("place").is_not_null() | (pl.col("kind") == "beside")
-    for row in study.read(SEARCH_FILE).filter(shown).iter_rows(named=True):
-        table.add_row(*_cells(row, objective))
-    page.print(table)
+    page = console()
+    for found in search_tables(study):
+        table = Table(title=f"{found.title}, by {study.settings.search.objective}")
+        for name in found.columns:
+            table.add_column(name, overflow="fold")
+        for row in found.rows:
+            table.add_row(*map(str, row))
+        page.print(table)
     for line in search_words(study):
         page.print(line)
     page.print(f"To use the found ones: -t {study.folder / 'search.yaml'}", soft_wrap=True)
-
-
-def _cells(row: dict[str, Any], objective: str) -> list[str]:
-    """One line of the table, figures with their intervals below them."""
-    from mnemoscope.search.climb import chosen_figure, final_figure
-    from mnemoscope.words import points
-
-    chosen, final = row["full"], row[objective]
-    drop = points(None if chosen is None or final is None else chosen - final)
-    place = "beside" if row["place"] is None else str(row["place"])
-    names = (objective, "min_f1", "excess", "auc")
-    shown, *figures = (final_figure(row, name, unit=False, gap="\n") for name in names)
-    selection = chosen_figure(row, objective, unit=False)
-    return [place, row["taxonomy"], selection, shown, drop, *figures]

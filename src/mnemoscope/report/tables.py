@@ -246,15 +246,19 @@ def search_tables(study: Study) -> Iterator[Table]:
     if not study.is_done("search") or not (study.folder / SEARCH_FILE).is_file():
         return
     name = study.settings.search.objective
-    shown = (pl.col("place").is_not_null()) | (pl.col("kind") == "beside")
+    is_shown = (pl.col("place").is_not_null()) | (pl.col("kind") == "beside")
     rows = []
-    for row in study.read(SEARCH_FILE).filter(shown).iter_rows(named=True):
+    for row in study.read(SEARCH_FILE).filter(is_shown).iter_rows(named=True):
         how = "beside" if row["place"] is None else f"found, {row['place']}"
-        final = [final_figure(row, one) for one in (name, "min_f1", "excess")]
-        rows.append((row["taxonomy"], how, chosen_figure(row, name), *final))
+        shown, *others = (final_figure(row, one) for one in (name, "min_f1", "excess", "auc"))
+        drop = points(_gap(row["full"], row[name]))
+        rows.append((row["taxonomy"], how, chosen_figure(row, name), shown, drop, *others))
     yield Table(
         title="Taxonomies found by search",
-        columns=("taxonomy", "how", "where it was chosen", "final part", "min-F1", "excess"),
+        columns=(
+            *("taxonomy", "how", "where it was chosen", "final part", "drop"),
+            *("min-F1", "excess", "AUC"),
+        ),
         rows=rows,
         summary=" ".join(search_words(study)),
     )

@@ -714,15 +714,15 @@ def search_words(study: Study) -> list[str]:
     ]
 
 
-def chosen_figure(row: Mapping[str, Any], objective: str, *, unit: bool = True) -> str:
+def chosen_figure(row: Mapping[str, Any], objective: str) -> str:
     """The objective on the selection part; differences in points, else per cent."""
     value = row["full"]
-    return points(value) if "excess" in objective else percent(value, unit=unit)
+    return points(value) if "excess" in objective else percent(value)
 
 
-def final_figure(row: Mapping[str, Any], name: str, *, unit: bool = True, gap: str = " ") -> str:
+def final_figure(row: Mapping[str, Any], name: str) -> str:
     """A figure of the final part with its interval; differences in points, else per cent."""
-    return figure(row, name, signed="excess" in name, unit=unit, gap=gap)
+    return figure(row, name, signed="excess" in name, unit=True, gap=" ")
 
 
 def _winner(best: Mapping[str, Any], objective: str) -> str:
