@@ -4,9 +4,9 @@ Trainings, inputs, names and what the excess counts are read off this table. A n
 entry here and, for a baseline, a function of `benchmark.baselines`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 
 class Source(NamedTuple):
@@ -212,3 +212,9 @@ def of_reader(names: Iterable[str], attention: str) -> tuple[str, ...]:
     """
     reader = TABLE[attention].reader
     return tuple(name for name in names if TABLE[name].reader in (reader, "any"))
+
+
+def headline_of(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """The reader, of a sample's rows by source, chosen within the training rows; else the CNNs."""
+    chosen = [one for one, row in rows.items() if row.get("is_headline")]
+    return chosen[0] if chosen else ATTENTION[0]

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from mnemoscope.benchmark.sources import ATTENTION, SOURCES, TABLE, of_reader
+from mnemoscope.benchmark.sources import ATTENTION, SOURCES, TABLE, headline_of, of_reader
 from mnemoscope.pipeline.label import aliases_of, samples_of, sharing_of
 from mnemoscope.plan import Plan
 from mnemoscope.report.published import console
@@ -34,7 +34,7 @@ def print_summary(study: Study) -> None:
                 best = [percent(_best(own, one), unit=False) for one in _COLUMNS]
                 table.add_row(
                     str(list(samples).index(sample) + 1) if reader == ATTENTION[0] else "",
-                    TABLE[reader].name + (" *" if reader == _headline(found) else ""),
+                    TABLE[reader].name + (" *" if reader == headline_of(found) else ""),
                     figure(found[reader], "min_f1", ends=""),
                     *best,
                     figure(found[reader], "excess", signed=True),
@@ -48,7 +48,7 @@ def print_summary(study: Study) -> None:
         )
     for number, (sample, entry) in enumerate(samples.items(), 1):
         found = rows.get(sample, {})
-        row = found.get(_headline(found), {})
+        row = found.get(headline_of(found), {})
         page.print(f"{number}  {sample}: {_counts(sample, entry)}{_groups(row)}")
         if row.get("verdict"):
             page.print(f"   {TABLE[row['source']].name}: {row['verdict']}")
@@ -111,12 +111,6 @@ def _rows(study: Study) -> dict[str, dict[str, dict[str, Any]]]:
         for row in read_benchmark(study).iter_rows(named=True):
             found.setdefault(row["taxonomy"], {})[row["source"]] = row
     return found
-
-
-def _headline(found: dict[str, dict[str, Any]]) -> str:
-    """The reader chosen within the training rows; the CNNs where none was."""
-    chosen = [one for one, row in found.items() if row.get("is_headline")]
-    return chosen[0] if chosen else ATTENTION[0]
 
 
 def _best(found: dict[str, dict[str, Any]], column: str) -> float | None:

@@ -21,7 +21,15 @@ from mnemoscope.benchmark.published import (
     published_profile,
     published_table,
 )
-from mnemoscope.benchmark.sources import ATTENTION, CHECKS, MEMORY_FREE, NESTED, TABLE, of_reader
+from mnemoscope.benchmark.sources import (
+    ATTENTION,
+    CHECKS,
+    MEMORY_FREE,
+    NESTED,
+    TABLE,
+    headline_of,
+    of_reader,
+)
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 from mnemoscope.cnn.presets import PRESETS
 from mnemoscope.data.table import PUBLISHED_VERDICT
@@ -175,8 +183,7 @@ class Benchmark:
     @property
     def headline(self) -> Record | None:
         """The row of the reader chosen within the training rows; the CNNs' where none was."""
-        chosen = [row for row in self.rows.values() if row.get("is_headline")]
-        return chosen[0] if chosen else self.model
+        return self.rows.get(headline_of(self.rows))
 
     @property
     def gain(self) -> Estimate | None:
