@@ -261,15 +261,16 @@ def n_groups(groups: ArrayLike | None) -> int | None:
     return None if groups is None else len(np.unique(np.asarray(groups)))
 
 
-def grouped_variance(values: ArrayLike, groups: ArrayLike) -> float:
-    """Variance of the mean of values (n,) whose groups are independent, and their members are not.
+def grouped_variance(values: ArrayLike, groups: ArrayLike) -> Any:
+    """Variance of the mean of values, (n, ...), whose groups (n,) alone are independent: (...).
 
     Source: linearized for a ratio, as groups differ in size; Cochran 1977, section 9A.
     """
     numbers, owners = np.asarray(values, dtype=np.float64), _number_groups(groups)
-    sums = np.bincount(owners, weights=numbers - numbers.mean())
+    sums = np.zeros((owners.max() + 1, *numbers.shape[1:]))
+    np.add.at(sums, owners, numbers - numbers.mean(axis=0))
     n = len(sums)
-    return float(n / max(n - 1, 1) * (sums**2).sum()) / len(numbers) ** 2
+    return n / max(n - 1, 1) * (sums**2).sum(axis=0) / len(numbers) ** 2
 
 
 class Varied(NamedTuple):

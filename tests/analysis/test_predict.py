@@ -27,6 +27,7 @@ from mnemoscope.analysis.predict import (
     fit_parts,
     likelihood_ratio,
     model_all,
+    scores_of,
     separating_features,
     separating_plane,
     split_rows,
@@ -151,6 +152,24 @@ def test_figures_of_resamples_are_scikit_learns() -> None:
         assert {name: found[name][row] for name in wanted} == pytest.approx(wanted)
         assert found["ece"][row] == pytest.approx(figures_of(p, y)["ece"][0])
     assert np.isnan([found["roc_auc"][-1], found["pr_auc"][-1]]).all()
+
+
+def test_a_label_of_few_groups_has_no_interval_and_copies_do_not_narrow_it() -> None:
+    """Every row five times, as one group: 12 groups of the rarer label are enough, 9 are not."""
+    chance = np.random.default_rng(0).random(60)
+
+    def found(n_memorized, copies):
+        rows = np.tile(np.arange(60), copies)
+        label, one = rows < n_memorized, np.zeros(len(rows), dtype=int)
+        data = Data({}, label, one, ("any",), np.ones(len(rows), bool), groups=rows)
+        given = scores_of("m", chance[rows], data, Settings())
+        return pl.DataFrame(one for one in given if one["category"] == "all")
+
+    once, again = found(12, 1), found(12, 5)
+    numbers = pl.col("value", "low", "high")
+    np.testing.assert_allclose(again.select(numbers), once.select(numbers), atol=1e-9)
+    assert (set(again["n"]), set(again["n_groups"])) == ({300}, {60})
+    assert found(9, 5)["low"].null_count() == again.height
 
 
 def test_there_are_810_candidates_and_their_parts_are_disjoint() -> None:

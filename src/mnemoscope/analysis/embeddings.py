@@ -21,7 +21,7 @@ from mnemoscope.analysis.figures import Chart, HeatMap, Series, plain, series_of
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult
 from mnemoscope.analysis.rows import Generated, LevelSettings, generate_by_level, states_of
 from mnemoscope.errors import UserError
-from mnemoscope.stats import Estimate, Floats, Z, draw_within, n_groups
+from mnemoscope.stats import Estimate, Floats, Z, draw_within, grouped_variance, n_groups
 from mnemoscope.words import ranged
 
 METRICS = ("cosine", "euclidean")
@@ -46,10 +46,19 @@ def mean_states(states: npt.NDArray[np.floating], level: _Levels, levels: list[i
     return np.stack([states[level == one].mean(axis=0, dtype=np.float64) for one in levels])
 
 
-def mean_noise(states: npt.NDArray[np.floating], level: _Levels, levels: list[int]) -> Floats:
-    """Summed variance of each mean state, its expected squared error: (levels, steps)."""
-    groups = [states[level == one].astype(np.float64) for one in levels]
-    return np.stack([one.var(axis=0, ddof=1).sum(axis=-1) / len(one) for one in groups])
+def mean_noise(
+    states: npt.NDArray[np.floating],
+    level: _Levels,
+    levels: list[int],
+    groups: npt.ArrayLike | None = None,
+) -> Floats:
+    """Summed variance of each mean state over `groups` (n,), its expected squared error.
+
+    Shape (levels, steps).
+    """
+    owners = np.arange(len(states)) if groups is None else np.asarray(groups)
+    sides = [level == one for one in levels]
+    return np.stack([grouped_variance(states[x], owners[x]).sum(axis=-1) for x in sides])
 
 
 def distances(means: Floats, metric: str, noise: Floats | None = None) -> Floats:
@@ -103,7 +112,7 @@ def from_top(
     States are of shape (n, steps, width) and (m, steps, width); `n_resamples` counts bootstrap
     samples, and as many shuffles. `groups` of near duplicates, (n + m,), are drawn whole. Gives a
     row a `metric` and `step`: `plain`, of the two means as they are; `chance`, its 95th percentile
-    when the sequences are shuffled; `freed` of the noise of the means, see `distances`, with `low`
+    when the groups are shuffled; `freed` of the noise of the means, see `distances`, with `low`
     and `high` by the bootstrap's spread; null where groups are few.
     """
     rng = np.random.default_rng(seed)
@@ -112,9 +121,12 @@ def from_top(
     is_one = np.arange(n + m) < n
     counts = draw_within(~is_one, rng, n_resamples, groups=groups)
     drawn = counts / np.where(is_one, *(counts[:, x].sum(1)[:, None] for x in (is_one, ~is_one)))
-    mixed = np.stack([rng.permutation(is_one) for _ in range(n_resamples)])
+    _, owner = np.unique(np.arange(n + m) if groups is None else groups, return_inverse=True)
+    order = rng.random((n_resamples, owner.max() + 1))[:, owner].argsort(axis=1, kind="stable")
+    mixed = np.zeros((n_resamples, n + m), dtype=bool)
+    np.put_along_axis(mixed, order[:, :n], True, axis=1)
     side = (~is_one).astype(np.int64)
-    means, noise = mean_states(both, side, [0, 1]), mean_noise(both, side, [0, 1])
+    means, noise = mean_states(both, side, [0, 1]), mean_noise(both, side, [0, 1], groups)
     scale, rows = _scale(means, noise).prod(axis=0), []
     every = {metric: distances(means, metric)[:, 0, 1] for metric in METRICS}
     freed = {metric: distances(means, metric, noise)[:, 0, 1] for metric in METRICS}
@@ -165,8 +177,8 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         )
     states = states_of(inputs, generated)
     means = mean_states(states, generated.level, levels)
-    noise = mean_noise(states, generated.level, levels)
     near = inputs.near_duplicates(generated.rows["sequence_id"])
+    noise = mean_noise(states, generated.level, levels, near)
     followed = _followed(states, generated.level, levels, settings, near)
     pairs = _pairs(means, noise, levels)
     places, explained = project(means)

@@ -28,7 +28,15 @@ from mnemoscope.analysis.predictors import FEATURES, add_predictors, frequency_s
 from mnemoscope.analysis.rows import categories_of, draw_rows, refuse_one_sided
 from mnemoscope.errors import UserError
 from mnemoscope.progress import track
-from mnemoscope.stats import Floats, draw_within, estimate_of, resampled_auc
+from mnemoscope.stats import (
+    FEWEST_GROUPS,
+    Floats,
+    draw_within,
+    estimate_of,
+    fewest_groups,
+    n_groups,
+    resampled_auc,
+)
 from mnemoscope.taxonomy.catalogue import PRASHANTH
 from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.taxonomy.names import parse_taxonomy
@@ -260,7 +268,7 @@ def model_all(data: Data, settings: Settings) -> Models:
     for model, (used, parts, part_names) in plans.items():
         values = data.matrix(used)
         fitted = fit_parts(values[train], data.label[train], parts[train], unscaled=_unscaled(used))
-        scores += _scores(model, fitted.predict(values[test], parts[test]), data, settings)
+        scores += scores_of(model, fitted.predict(values[test], parts[test]), data, settings)
         weights += [
             {"model": model, "part": part_names[part], "feature": name, "weight": float(value)}
             for part, of_part in fitted.weights(len(used)).items()
@@ -387,10 +395,13 @@ def best_partition(data: Data, settings: Settings) -> Partition:
 # -- how good a model is --------------------------------------------------------------------
 
 
-def _scores(
+def scores_of(
     model: str, probabilities: Floats, data: Data, settings: Settings
 ) -> Iterator[dict[str, object]]:
-    """One model's figures over all test rows and by category; the same seed pairs two models."""
+    """One model's figures over all test rows and by category; the same seed pairs two models.
+
+    Resamples draw groups, and there are none where a label has fewer than `FEWEST_GROUPS`.
+    """
     label, category = data.label[data.is_test], data.category[data.is_test]
     parts = {"all": np.ones(len(label), dtype=bool)}
     parts |= {name: category == k for k, name in enumerate(data.names)}
@@ -399,15 +410,16 @@ def _scores(
         if not n:
             continue
         owners = None if data.groups is None else data.groups[data.is_test][rows]
-        generator = np.random.default_rng(settings.seed)
-        weights = draw_within(np.zeros(n), generator, settings.n_resamples, groups=owners)
+        is_few = owners is not None and fewest_groups(y, owners) < FEWEST_GROUPS
+        generator, many = np.random.default_rng(settings.seed), settings.n_resamples * (not is_few)
+        weights = draw_within(np.zeros(n), generator, many, groups=owners)
         pieces = np.array_split(weights, 1 + weights.size // _WEIGHTS_AT_ONCE)
         judged = [figures_of(p, y, one) for one in pieces]
         for figure in FIGURES:
             draws = np.concatenate([one[figure][1:] for one in judged])
             found = estimate_of(float(judged[0][figure][0]), draws, 0.025)
             about = {"model": model, "category": name, "figure": figure}
-            counts = {"n": n, "n_memorized": int(y.sum())}
+            counts = {"n": n, "n_memorized": int(y.sum()), "n_groups": n_groups(owners)}
             yield {**about, **found.columns("value", ends=""), **counts}
 
 
