@@ -7,9 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
+from transformers import TemperatureLogitsWarper, TopKLogitsWarper
 
-from mnemoscope.audit.answers import chance_within
+from mnemoscope.audit.answers import chance_within, sampling_logprobs
 from mnemoscope.audit.documents import tokenize
 from mnemoscope.audit.profile import judge_tokens
 from mnemoscope.audit.settings import AuditSettings
@@ -80,6 +83,23 @@ def test_of_equal_chances_none_is_left_out(tiny, monkeypatch):
     n = sum(Levenshtein.distance(window[PREFIX:].tolist(), list(one)) <= 1 for one in texts)
     assert found.n_texts[0] == n
     assert np.isclose(np.exp(found.logprob[0]), n / VOCABULARY**SUFFIX)
+    own = judge_tokens(tiny, window[None], settings(top_k=3)).sampling
+    assert own[0] == pytest.approx(-SUFFIX * math.log(VOCABULARY))
+
+
+@given(
+    st.lists(st.lists(st.integers(-2, 2), min_size=6, max_size=6), min_size=1, max_size=4),
+    st.integers(0, 7),
+    st.sampled_from([0.5, 1.0, 3.0]),
+)
+def test_chances_of_drawing_are_those_of_transformers_however_many_tie(rows, top_k, temperature):
+    logits, asked = torch.tensor(rows).float(), settings(top_k=top_k, temperature=temperature)
+    scores = TemperatureLogitsWarper(temperature)(None, logits)
+    if top_k:
+        scores = TopKLogitsWarper(top_k)(None, scores)
+    every = torch.arange(6).expand_as(logits)
+    found = [sampling_logprobs(logits, token, asked).exp() for token in every.T]
+    assert torch.stack(found, 1).float() == pytest.approx(scores.softmax(-1), abs=1e-6)
 
 
 def test_no_edit_is_the_passage_and_more_edits_are_never_less(lm, trained, new_text, made):

@@ -203,6 +203,14 @@ def sampling_table(logits: torch.Tensor, settings: AuditSettings) -> torch.Tenso
     return scaled.masked_fill(scaled < last, -torch.inf).log_softmax(dim=-1)
 
 
+def sampling_logprobs(
+    logits: torch.Tensor, wanted: torch.Tensor, settings: AuditSettings
+) -> torch.Tensor:
+    """Log-probability of drawing one token of each row of logits, (rows,) float64."""
+    ids, values = _drawable(logits, settings)
+    return values.masked_fill(ids != wanted[:, None], -torch.inf).amax(dim=-1)
+
+
 def _drawable(logits: torch.Tensor, settings: AuditSettings) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids that can be drawn and their log-probabilities, float64, both (rows, k).
 

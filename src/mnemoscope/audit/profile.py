@@ -22,6 +22,7 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
+from mnemoscope.audit.answers import sampling_logprobs
 from mnemoscope.audit.documents import Document, Tokens, character_range, token_texts
 from mnemoscope.audit.evidence import Choices, Judged
 from mnemoscope.audit.settings import AuditSettings
@@ -194,13 +195,13 @@ def _judge(
 ) -> Chances:
     """Chances of tokens (n, places) from logits (n, places, vocabulary), place by place."""
     made = []
-    for at in range(wanted.shape[1]):
-        here, token = logits[:, [at]].float(), wanted[:, [at]]
-        logprob = chosen_logprobs(here, token) - here.logsumexp(dim=-1)
+    for at in range(wanted.shape[1]):  # of a large vocabulary no second copy of all logits is made
+        here, token = logits[:, at].float(), wanted[:, at]
+        logprob = here.log_softmax(dim=-1).gather(1, token[:, None])[:, 0]
         check_finite(lm, logprob)
         made.append((sampling_logprobs(here, token, settings), logprob, here.argmax(-1) == token))
-    sampled, logprobs, is_best = (torch.cat(one, 1).cpu() for one in zip(*made, strict=True))
-    return Chances(sampled.double().numpy(), logprobs.double().numpy(), is_best.numpy())
+    sampled, logprobs, is_best = (torch.stack(one, 1).cpu() for one in zip(*made, strict=True))
+    return Chances(sampled.numpy(), logprobs.double().numpy(), is_best.numpy())
 
 
 def _summed(found: Chances) -> pl.DataFrame:
@@ -258,6 +259,7 @@ def judge_tokens(lm: LanguageModel, rows: npt.ArrayLike, settings: AuditSettings
     """Ask how likely a model finds the suffix of each row, from one teacher-forced forward.
 
     `rows` are token ids, shape (n, length), n at least 1; of the suffix's length it stands alone.
+    Raises UserError: logits that are not finite.
     """
     table = check_tokens(lm, rows)
 
@@ -267,29 +269,13 @@ def judge_tokens(lm: LanguageModel, rows: npt.ArrayLike, settings: AuditSettings
             wanted = wanted[:, 1:]  # nothing is read before the first
         with torch.inference_mode():
             logits = last_logits(lm, prepend_bos(lm, batch[:, :-1]), wanted.shape[1])
-            # Place by place: of a large vocabulary no second copy of all logits is made.
-            places = [
-                judge(logits[:, [at]].float(), wanted[:, [at]]) for at in range(wanted.shape[1])
-            ]
-        values, sampled, is_best, ids, best = (
-            torch.cat(one, 1) for one in zip(*places, strict=True)
-        )
-        missing = values.new_full((len(values), settings.suffix - values.shape[1]), torch.nan)
-        found = (torch.cat([missing, values], 1), sampled.sum(dim=1), is_best.all(dim=1), ids, best)
-        return tuple(one.cpu().numpy() for one in found)
-
-    def judge(logits: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        logprobs = logits.log_softmax(dim=-1)
-        best = logprobs.topk(min(N_ALTERNATIVES, logprobs.shape[-1]), dim=-1)
-        sampled = sampling_logprobs(logits, wanted, settings)
-        is_best = logits.argmax(dim=-1) == wanted
-        return (
-            chosen_logprobs(logprobs, wanted).double(),
-            sampled,
-            is_best,
-            best.indices,
-            best.values,
-        )
+            found = _judge(lm, logits, wanted, settings)
+            n, places = min(N_ALTERNATIVES, logits.shape[-1]), range(wanted.shape[1])
+            tops = [logits[:, at].float().log_softmax(dim=-1).topk(n) for at in places]
+        best, ids = (torch.stack(one, 1).cpu().numpy() for one in zip(*tops, strict=True))
+        missing = np.full((len(ids), settings.suffix - len(places)), np.nan)
+        values = np.hstack([missing, found.logprobs])
+        return values, found.sampled.sum(axis=1), found.is_best.all(axis=1), ids, best
 
     made = run_batches(lm, table, settings.batch_size, ask, places=settings.suffix)
     batches = zip(*made, strict=True)
@@ -302,20 +288,3 @@ def judge_tokens(lm: LanguageModel, rows: npt.ArrayLike, settings: AuditSettings
         ]
 
     return Judged(logprobs, sampled, is_whole, choices)
-
-
-def sampling_logprobs(
-    logits: torch.Tensor, wanted: torch.Tensor, settings: AuditSettings
-) -> torch.Tensor:
-    """Log-probability of drawing each token at a temperature from the top k, in float64."""
-    scaled = logits.double() / settings.temperature
-    drawn = chosen_logprobs(scaled, wanted)
-    if not 0 < settings.top_k < scaled.shape[-1]:
-        return drawn - scaled.logsumexp(dim=-1)
-    best = scaled.topk(settings.top_k, dim=-1).values
-    return (drawn - best.logsumexp(dim=-1)).masked_fill(drawn < best[..., -1], -torch.inf)
-
-
-def chosen_logprobs(values: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Value of one token a place, (batch, places) from (batch, places, vocabulary)."""
-    return values.gather(-1, tokens[..., None]).squeeze(-1)
