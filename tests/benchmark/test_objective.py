@@ -7,7 +7,13 @@ import pytest
 from benchmark_cases import noisy, votes_of
 from sklearn.metrics import f1_score, roc_auc_score
 
-from mnemoscope.benchmark.excess import OBJECTIVES, Votes, measure_excess, measure_objective
+from mnemoscope.benchmark.excess import (
+    OBJECTIVES,
+    Votes,
+    compare_objective,
+    measure_excess,
+    measure_objective,
+)
 
 TRUE = np.repeat([0, 1, 2], 50)
 
@@ -53,3 +59,41 @@ def test_the_interval_holds_the_figure_and_repeats(name: str) -> None:
     found = measure_objective(SOURCES, name, seed=1, n_resamples=100)
     assert found.low < found.value < found.high
     assert measure_objective(SOURCES, name, seed=1, n_resamples=100) == found
+
+
+OTHERS = {"model": scored(0.7, 20), "blind": scored(0.45, 25), "reference": scored(0.3, 29)}
+
+
+def _rows(sources: dict[str, Votes], rows: np.ndarray, groups: np.ndarray) -> dict[str, Votes]:
+    return {name: replace(one.at(rows), groups=groups) for name, one in sources.items()}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_two_taxonomies_are_compared_on_the_same_weights(name: str) -> None:
+    """Another's own sequences are another's own noise; copies of each tell nothing new."""
+    every, once = np.arange(len(TRUE)), {"seed": 1, "n_resamples": 200}
+    wanted = measure_objective(SOURCES, name).value - measure_objective(OTHERS, name).value
+
+    def found(other: dict[str, Votes], shift: int = 0, copies: int = 1, n_groups: int = 150):
+        rows = np.tile(every, copies)
+        own, theirs = (
+            _rows(one, rows, rows % n_groups + apart)
+            for one, apart in ((SOURCES, 0), (other, shift))
+        )
+        return compare_objective(own, theirs, name, **once)
+
+    shared, alone = found(OTHERS), found(OTHERS, shift=1000)
+    assert shared.value == alone.value == pytest.approx(wanted)
+    assert shared.low < shared.value < shared.high
+    assert found(OTHERS, copies=5) == pytest.approx(shared, abs=1e-9)
+    few = found(OTHERS, copies=5, n_groups=9)
+    assert few == (pytest.approx(wanted), None, None)
+    # Votes that err on the same sequences differ by little noise; of trainings it is what is left.
+    same = {
+        one: replace(votes, seeds=votes.seeds * 0, score_seeds=votes.score_seeds * 0)
+        for one, votes in SOURCES.items()
+    }
+    own = _rows(same, every, every)
+    assert compare_objective(own, own, name, **once) == (0, 0, 0)
+    apart = compare_objective(own, _rows(same, every, every + 1000), name, **once)
+    assert apart.low < 0 < apart.high

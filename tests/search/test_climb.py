@@ -194,6 +194,10 @@ def test_the_search_finds_what_attention_follows(found) -> None:
     assert beside["taxonomy"] == "Non-Memo, Recite[15], Recollect"
     # Attention shows that it is memorized, but not which of the two it is.
     assert beside["excess_high"] < best["excess_low"]
+    assert beside["lead"] == pytest.approx(best["excess"] - beside["excess"])
+    assert 0 < beside["lead_low"] < beside["lead"] < beside["lead_high"]
+    assert any("The found one is above it (" in line for line in search_words(found))
+    assert best["lead"] is None
     others = table.filter((pl.col("kind") == "found") & pl.col("place").is_null())
     assert others["excess"].null_count() == others.height  # only finalists were asked about final
     counts = found.manifest("search")["counts"]

@@ -96,7 +96,7 @@ class Votes:
 class Resamples(NamedTuple):
     """How often each sequence (resamples, n) and run (resamples, runs) counts; None: once."""
 
-    sequences: NDArray[np.integer]
+    sequences: NDArray[Any]
     runs: NDArray[np.integer] | None = None
 
 
@@ -322,6 +322,60 @@ def measure_objective(
         None if None in column else float(np.mean(column)) for column in zip(*found, strict=True)
     )
     return stats.Estimate(value, low, high)
+
+
+def compare_objective(
+    first: Mapping[str, Votes],
+    second: Mapping[str, Votes],
+    objective: ObjectiveName,
+    *,
+    seed: int,
+    n_resamples: int,
+) -> stats.Estimate:
+    """One objective of a taxonomy's sources minus that of another's, each on its own sequences.
+
+    A group of near duplicates has one weight in both; trainings of the two are independent. An
+    excess is that over the control which is strongest as it is. No ends where one has too few
+    groups.
+    """
+    votes = [one["model"] for one in (first, second)]
+    many = 0 if any(map(why_no_interval, votes)) else n_resamples
+    ids = np.unique(np.concatenate([one.owners for one in votes]))
+    weights = _weights(ids, seed, range(many)) if many else np.empty((0, len(ids)))
+    own, other = (
+        _vary_objective(sources, objective, weights[:, np.searchsorted(ids, one.owners)])
+        for sources, one in zip((first, second), votes, strict=True)
+    )
+    apart, without = own.value - other.value, own.without + other.without
+    n_groups = min(own.n_groups, other.n_groups)
+    found = stats.Varied(apart, own.draws - other.draws, without, n_groups)
+    return stats.Estimate(apart, *(found.ends() or ()))
+
+
+def _vary_objective(
+    sources: Mapping[str, Votes], objective: ObjectiveName, sequences: NDArray[Any]
+) -> stats.Varied:
+    """An objective of the model, less that of each strongest control where it is an excess."""
+    is_excess, n_classes = objective.endswith("excess"), sources["model"].n_classes
+    pairs = auc_pairs(n_classes) if objective.startswith("auc") else [None]
+    used = sources if is_excess else {"model": sources["model"]}
+    terms = []
+    for pair in pairs:
+        varied = _vary_each(used, Resamples(sequences), pair)
+        model, *controls = varied.pop("model"), *varied.values()
+        terms.append((1 / len(pairs), model))
+        if is_excess:
+            strongest = max(controls, key=lambda one: one.whole.value)
+            terms.append((-1 / len(pairs), strongest))
+    without: dict[tuple[int, ...], stats.Floats] = {}
+    for share, (whole, seeds) in terms:  # trainings with the same seeds are paired
+        without[seeds] = without.get(seeds, 0.0) + share * whole.without[0]
+    return stats.Varied(
+        sum(share * one.whole.value for share, one in terms),
+        np.sum([share * one.whole.draws for share, one in terms], axis=0),
+        tuple(without.values()),
+        terms[0][1].whole.n_groups,
+    )
 
 
 class _VariedSource(NamedTuple):

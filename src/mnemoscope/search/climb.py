@@ -32,6 +32,7 @@ from mnemoscope.benchmark.excess import (
     OBJECTIVES,
     ObjectiveName,
     Votes,
+    compare_objective,
     measure_objective,
 )
 from mnemoscope.benchmark.sources import BASELINES, MEMORY_FREE, TABLE, of_reader
@@ -75,7 +76,8 @@ MODEL_MEASURES = ("prefix_perplexity", "suffix_perplexity", "prior_gain")
 _SHARES = {"train": 0.5, "select": 0.2}  # the rest is final
 _MOST_PROPOSALS = 20
 """Most proposals per wanted candidate: most spaces have fewer divisions than names."""
-_FINAL_COLUMNS = [f"{name}{end}" for name in OBJECTIVES for end in ("", "_low", "_high")]
+_FIGURES = (*OBJECTIVES, "lead")
+_FINAL_COLUMNS = [f"{name}{end}" for name in _FIGURES for end in ("", "_low", "_high")]
 _OBJECTIVES_IN_WORDS = {
     "excess": "excess alignment",
     "min_f1": "min-F1",
@@ -157,6 +159,8 @@ def search_stage(study: Study, models: Models) -> None:
         finalists = _climb(study, proposals.entries, references)
         for entry in [*finalists, *references]:
             entry.final = _final_figures(study, entry.candidate)
+        for entry in references:
+            entry.final |= _lead(study, finalists[0].candidate, entry.candidate)
         study.write(SEARCH_FILE, _table(proposals.entries, references, finalists))
         _write_found(study, space, [one.candidate.taxonomy for one in finalists])
         counts |= {
@@ -646,6 +650,18 @@ def _final_figures(study: Study, candidate: Candidate) -> dict[str, Any]:
     return figures | {"strongest": max(of_each, key=of_each.__getitem__, default=None)}
 
 
+def _lead(study: Study, best: Candidate, other: Candidate) -> dict[str, Any]:
+    """By how much the winner's objective is above another's on the final part, paired."""
+    wanted, n_resamples = study.settings.search, study.settings.benchmark.n_resamples
+    own, beside = (_collect(study, one, _full_rung(study), "final") for one in (best, other))
+    if None in (_score(one, wanted.objective) for one in (own, beside)):
+        return {}
+    found = compare_objective(
+        own, beside, wanted.objective, seed=wanted.seed, n_resamples=n_resamples
+    )
+    return found.columns("lead")
+
+
 def _table(
     entries: Sequence[Entry], references: Sequence[Entry], finalists: Sequence[Entry]
 ) -> pl.DataFrame:
@@ -704,7 +720,7 @@ def search_words(study: Study) -> list[str]:
         _winner(best, wanted.objective),
         final_verdict(best, len(wanted.seeds)),
         *(
-            _compared(row, best, wanted.objective)
+            _compared(row, wanted.objective)
             for row in table.filter(kind="beside").iter_rows(named=True)
         ),
         *(
@@ -760,15 +776,13 @@ def final_verdict(best: Mapping[str, Any], n_trainings: int) -> str:
     )
 
 
-def _compared(row: Mapping[str, Any], best: Mapping[str, Any], name: str) -> str:
+def _compared(row: Mapping[str, Any], name: str) -> str:
     """How a taxonomy that was given, not searched for, compares with the winner."""
     if row[name] is None:
         return f"Beside it {row['taxonomy']}: no CNN trained."
     text = f"Beside it {row['taxonomy']}: {final_figure(row, name)} on the final part."
-    if best[f"{name}_low"] is None or row[f"{name}_low"] is None:
+    if row.get("lead_low") is None:  # too few groups, or of an earlier version
         return text
-    if best[f"{name}_low"] > row[f"{name}_high"]:
-        return f"{text} The found one is above it."
-    if best[f"{name}_high"] < row[f"{name}_low"]:
-        return f"{text} The found one is below it."
-    return f"{text} The two intervals overlap."
+    low, high = row["lead_low"], row["lead_high"]
+    said = "above it" if low > 0 else "below it" if high < 0 else "neither above nor below it"
+    return f"{text} The found one is {said} ({figure(row, 'lead', signed=True, gap=' ')} points)."
