@@ -22,7 +22,7 @@ from pathlib import Path
 from mnemoscope.report.export import drawn, export_localization
 from mnemoscope.report.notebook import benchmark_figure
 from mnemoscope.study.folder import Study
-from mnemoscope.study.settings import PAPER_NAME
+from mnemoscope.taxonomy import PAPER
 from mnemoscope.taxonomy.names import NON_MEMO
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -55,7 +55,7 @@ def photograph_app(demo: Path, out: Path) -> None:
 
     labels, table = Study(demo).labels, Study(demo).sequences
     texts = [
-        table.filter(labels[PAPER_NAME] == name)["text"].head(2).to_list()
+        table.filter(labels[PAPER] == name)["text"].head(2).to_list()
         for name in ("Recall", "Guess", NON_MEMO)
     ]
     words = [sys.executable, "-m", "mnemoscope", "app", str(demo), "--port", "7899"]

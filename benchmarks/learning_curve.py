@@ -35,7 +35,8 @@ from mnemoscope.pipeline.train import (
     run_job_on,
     sample_rows,
 )
-from mnemoscope.study.settings import PAPER_NAME, parse_settings
+from mnemoscope.study.settings import parse_settings
+from mnemoscope.taxonomy import PAPER
 from mnemoscope.taxonomy.sample import N_FOLDS
 
 ALL = 0
@@ -43,7 +44,7 @@ RESAMPLING = {"seed": 0, "n_resamples": 1000}
 SIZES = (100, 200, 400, 800, ALL)
 SETTINGS = {
     "title": "Learning curve",
-    "label": {"taxonomies": [PAPER_NAME], "split": "folds"},
+    "label": {"taxonomies": [PAPER], "split": "folds"},
 }
 
 
@@ -99,7 +100,7 @@ class Trial:
 
     def __init__(self, folder: Path) -> None:
         self.study = run(parse_settings(SETTINGS, where="learning curve"), folder, until="capture")
-        rows = sample_rows(self.study, PAPER_NAME)
+        rows = sample_rows(self.study, PAPER)
         documents = self.study.sequences.select(
             "sequence_id", group=pl.col("document").rank("dense").cast(pl.Int64)
         )
@@ -122,7 +123,7 @@ class Trial:
                 train = train.filter(pl.int_range(pl.len()).over("class") < cell.size)
             rows = SampleRows(train, fold.evaluation, fold.classes)
             yield (
-                make_job(self.study, PAPER_NAME, rows, source, cell.reader.setting, 0, preset),
+                make_job(self.study, PAPER, rows, source, cell.reader.setting, 0, preset),
                 rows,
             )
 

@@ -17,7 +17,7 @@ from pages import show_tables, table_of
 
 from mnemoscope.flow.run import demo_settings, run
 from mnemoscope.study.folder import Study
-from mnemoscope.study.settings import PAPER_NAME
+from mnemoscope.taxonomy import PAPER
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -60,7 +60,7 @@ def demo_studies(folder: Path, n_seeds: int) -> list[Study]:
 
 def reached(studies: Sequence[Study], sources: Sequence[str]) -> tuple[str, str]:
     """The best of these readers: its min-F1, with interval, in the first study; range over all."""
-    of = (pl.col("taxonomy") == PAPER_NAME) & pl.col("source").is_in(sources)
+    of = (pl.col("taxonomy") == PAPER) & pl.col("source").is_in(sources)
     best = [study.benchmark.filter(of).sort("min_f1").row(-1, named=True) for study in studies]
     ends = [f"{100 * best[0][name]:.1f}" for name in ("min_f1", "low", "high")]
     values = [100 * row["min_f1"] for row in best]
@@ -76,7 +76,7 @@ def lines(studies: Sequence[Study]) -> list[tuple[str, str]]:
     dose = {n: cells("small-hubble", 0, n) for n in ("16", "64")}
     output = {n: cells("small-hubble", 1, n) for n in ("1", "16")}
     read = {
-        name: cells("small-hubble", 3, PAPER_NAME, "Non-Memo, Recall", name)
+        name: cells("small-hubble", 3, PAPER, "Non-Memo, Recall", name)
         for name in ("CNNs", "**regression**")
     }
     cnn, regression = read["CNNs"], read["**regression**"]

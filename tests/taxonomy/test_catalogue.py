@@ -7,9 +7,8 @@ import pytest
 from taxonomy_tables import OWN_NODES
 
 from mnemoscope.errors import UserError
+from mnemoscope.taxonomy import PAPER, PRASHANTH
 from mnemoscope.taxonomy.catalogue import (
-    PAPER,
-    PRASHANTH,
     catalogue,
     load_taxonomies,
     make_node,

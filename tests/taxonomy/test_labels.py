@@ -10,7 +10,8 @@ import pytest
 from taxonomy_tables import OWN_NODES, label_by_hand, make_table
 
 from mnemoscope.errors import DamagedDataError, UserError
-from mnemoscope.taxonomy.catalogue import PAPER, read_taxonomies
+from mnemoscope.taxonomy import PAPER
+from mnemoscope.taxonomy.catalogue import read_taxonomies
 from mnemoscope.taxonomy.labels import count_classes, label_sequences, label_table
 from mnemoscope.taxonomy.names import parse_taxonomy
 

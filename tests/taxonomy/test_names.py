@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from taxonomy_tables import make_table
 
 from mnemoscope.errors import UserError
-from mnemoscope.taxonomy.catalogue import PAPER, PRASHANTH, catalogue
+from mnemoscope.taxonomy import PAPER, PRASHANTH
+from mnemoscope.taxonomy.catalogue import catalogue
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import (
     find_aliases,

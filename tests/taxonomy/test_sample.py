@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnemoscope.errors import UserError
-from mnemoscope.taxonomy.catalogue import PAPER, PRASHANTH
+from mnemoscope.taxonomy import PAPER, PRASHANTH
 from mnemoscope.taxonomy.draw import apportion, order_keys
 from mnemoscope.taxonomy.names import parse_taxonomy
 from mnemoscope.taxonomy.sample import (

@@ -9,7 +9,7 @@ from mnemoscope.data.features import add_features
 from mnemoscope.embedded.templates import FORMS
 from mnemoscope.lm.continue_ import continue_sequences
 from mnemoscope.lm.load import load_model
-from mnemoscope.taxonomy.catalogue import PAPER, PRASHANTH
+from mnemoscope.taxonomy import PAPER, PRASHANTH
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import parse_taxonomy
 

@@ -22,7 +22,7 @@ from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisS
 from mnemoscope.analysis.predictors import FEATURES, add_predictors, frequency_source, libraries_of
 from mnemoscope.analysis.rows import categories_of, draw_rows, kinds_of, refuse_one_sided
 from mnemoscope.errors import UserError
-from mnemoscope.taxonomy.catalogue import PRASHANTH
+from mnemoscope.taxonomy import PRASHANTH
 from mnemoscope.words import MINUS, plain_figure
 
 _Floats = npt.NDArray[np.float64]

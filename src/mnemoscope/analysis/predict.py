@@ -37,7 +37,7 @@ from mnemoscope.stats import (
     n_groups,
     resampled_auc,
 )
-from mnemoscope.taxonomy.catalogue import PRASHANTH
+from mnemoscope.taxonomy import PRASHANTH
 from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.taxonomy.names import parse_taxonomy
 from mnemoscope.words import plain_figure

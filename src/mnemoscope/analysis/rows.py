@@ -25,7 +25,7 @@ from mnemoscope.lm.fine_tuning import FineTuning
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.probe import hidden_states, next_token_entropy
 from mnemoscope.progress import SILENT, Progress, track
-from mnemoscope.taxonomy.catalogue import PRASHANTH
+from mnemoscope.taxonomy import PRASHANTH
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import parse_taxonomy
 from mnemoscope.taxonomy.nodes import parse_node

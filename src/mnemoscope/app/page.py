@@ -26,7 +26,7 @@ from mnemoscope.errors import MnemoscopeError, UserError
 from mnemoscope.files import read_parquet
 from mnemoscope.progress import Progress, follow_progress, time_left
 from mnemoscope.study.settings import EMBEDDED
-from mnemoscope.taxonomy.catalogue import PAPER
+from mnemoscope.taxonomy import PAPER
 
 if TYPE_CHECKING:  # what asks a model is imported by who first does: the page is there sooner
     from mnemoscope.audit.ground import CnnGround

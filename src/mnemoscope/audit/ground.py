@@ -47,11 +47,11 @@ from mnemoscope.study.folder import Study, is_study
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import (
     EMBEDDED,
-    PAPER_NAME,
     SequenceSettings,
     StudySettings,
     parse_settings,
 )
+from mnemoscope.taxonomy import PAPER
 from mnemoscope.taxonomy.names import match_classes, parse_taxonomy, taxonomy_or_none
 
 USABLE_INPUTS = tuple(name for name, one in INPUTS.items() if one.serves_audits)
@@ -236,12 +236,12 @@ def _find_sample(study: Study) -> _Found | str:
             sample, alias = aliases[name].of, aliases[name]
             places = (alias.classes[places[0]], alias.classes[places[1]])
         return _place(sample, entries[sample], places)
-    return f"no taxonomy of the study tells Guess from Recall as '{PAPER_NAME}' does"
+    return f"no taxonomy of the study tells Guess from Recall as '{PAPER}' does"
 
 
 def _match(name: str) -> tuple[int, int] | None:
     """Classes of a taxonomy that are the paper's Guess and Recall; None: it divides otherwise."""
-    taxonomy, paper = taxonomy_or_none(name), parse_taxonomy(PAPER_NAME)
+    taxonomy, paper = taxonomy_or_none(name), parse_taxonomy(PAPER)
     if taxonomy is None or taxonomy.partition_key != paper.partition_key:
         return None
     classes = match_classes(taxonomy, paper)
@@ -337,7 +337,7 @@ def make_study(
     )
     models = Models(settings, lm)
     study = run(settings, folder, until="label", models=models)
-    entry = samples_of(study)[PAPER_NAME]
+    entry = samples_of(study)[PAPER]
     counts = entry["counts"]
     say(
         f"Of {sum(counts.values()):,} sequences the model has memorized "
@@ -354,7 +354,7 @@ def _last_stage(study: Study) -> str:
     """The stage that ends it: where too few sequences are memorized nothing is trained."""
     if not study.is_done("label"):
         return "train"
-    return "label" if "impossible" in samples_of(study)[PAPER_NAME] else "train"
+    return "label" if "impossible" in samples_of(study)[PAPER] else "train"
 
 
 def study_settings(source: str, *, limit: int | None = None, **model: object) -> StudySettings:
@@ -366,7 +366,7 @@ def study_settings(source: str, *, limit: int | None = None, **model: object) ->
         "sequences": {"source": source, "limit": limit},
         "continue": {"scan": True},
         "label": {
-            "taxonomies": [PAPER_NAME],
+            "taxonomies": [PAPER],
             "n_train": 400,
             "n_eval": 200,
             "minimum": MEMORIZED_A_CLASS,

@@ -20,7 +20,8 @@ from polars.datatypes import DataType, DataTypeClass
 from mnemoscope import stats
 from mnemoscope.cnn.metrics import f1_per_class
 from mnemoscope.errors import UserError, nearest
-from mnemoscope.taxonomy.catalogue import PAPER, PRASHANTH, rho_name
+from mnemoscope.taxonomy import PAPER, PRASHANTH
+from mnemoscope.taxonomy.catalogue import rho_name
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import match_classes, parse_taxonomy, taxonomy_or_none
 from mnemoscope.words import interval, percent

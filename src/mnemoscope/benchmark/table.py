@@ -127,7 +127,8 @@ TOGETHER_SCHEMA = pl.Schema(
 )
 """Several models as one: their confusion matrices summed, as for the paper's headline figures."""
 
-_RUN_KEY = ["taxonomy", "source", "setting", "seed"]
+RUN_KEY = ["taxonomy", "source", "setting", "seed"]
+"""What makes a training one of its own in predictions and runs."""
 
 
 def score_together(confusions: Sequence[ArrayLike], draws: Sequence[Floats] = ()) -> dict[str, Any]:
@@ -261,7 +262,7 @@ def trained_votes(
 ) -> dict[str, excess.Votes]:
     """Arrange the predictions of the runs that left chance, for each source that has any."""
     trained = runs.filter(pl.col("did_train"))
-    counted = predictions.join(trained, on=_RUN_KEY, how="semi")
+    counted = predictions.join(trained, on=RUN_KEY, how="semi")
     return {
         source: excess.collect_votes(
             counted.filter(pl.col("source") == source), n_classes, where=f"'{taxonomy}', {source}"

@@ -162,7 +162,8 @@ def _keep_positive(
 TOP_SHARE = 0.01
 """Part of all causal edges whose overlap is counted."""
 
-_COUNTS = ("n_used", "n_skipped", "n_wrong")
+COUNTS = ("n_used", "n_skipped", "n_wrong")
+"""Of the evaluation sequences of a class."""
 
 
 @dataclass(frozen=True)
@@ -287,7 +288,7 @@ def average(parts: Sequence[Decisiveness]) -> Decisiveness:
     deltas = torch.stack([part.delta for part in parts]).to(torch.float64)
     summed = (deltas * says[:, :, None, None, None]).sum(dim=0)
     counts = {
-        name: torch.stack([getattr(part, name) for part in parts]).sum(dim=0) for name in _COUNTS
+        name: torch.stack([getattr(part, name) for part in parts]).sum(dim=0) for name in COUNTS
     }
     return Decisiveness(
         delta=(summed / says.sum(dim=0).clamp(min=1)[:, None, None, None]).float(),
@@ -297,7 +298,7 @@ def average(parts: Sequence[Decisiveness]) -> Decisiveness:
 
 def pooled(parts: Sequence[Decisiveness]) -> Decisiveness:
     """Δ of all sequences from Δ of disjoint parts of them, by one CNN; at least one part."""
-    counts = [sum((getattr(part, name) for part in parts), start=0) for name in _COUNTS]
+    counts = [sum((getattr(part, name) for part in parts), start=0) for name in COUNTS]
     weighted = sum(
         (part.delta.double() * part.n_used[:, None, None, None] for part in parts), start=0
     )

@@ -35,6 +35,7 @@ from mnemoscope.benchmark.sources import MEMORY_FREE, of_reader
 from mnemoscope.benchmark.table import (
     BENCHMARK_SCHEMA,
     INPUTS_SCHEMA,
+    RUN_KEY,
     TOGETHER_SCHEMA,
     score_benchmark,
     score_by_input,
@@ -62,7 +63,6 @@ COMPARISON_FILE = "comparison.parquet"
 CONCLUSIONS_FILE = "conclusions.json"
 TOGETHER_FILE = "together.parquet"
 TOGETHER = "together"
-_RUN_KEY = ["taxonomy", "source", "setting", "seed"]
 _STREAMS = 1000
 """Most studies that can be summed without sharing random draws."""
 _FREE = ("label.taxonomies", "label.seed")
@@ -244,7 +244,7 @@ def _model_votes(study: Study, samples: list[str]) -> dict[str, Votes]:
         & pl.col("taxonomy").is_in([name for name in samples if "impossible" not in entries[name]])
     )
     counted = _predictions(study).drop("probabilities", strict=False)
-    parts = counted.join(trained, on=_RUN_KEY, how="semi")
+    parts = counted.join(trained, on=RUN_KEY, how="semi")
     by_name = parts.partition_by("taxonomy", as_dict=True)
     return {
         name: collect_votes(part, len(entries[name]["trained_classes"]), where=f"'{name}', model")

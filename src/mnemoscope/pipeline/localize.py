@@ -27,6 +27,7 @@ from mnemoscope.lm.model import LanguageModel
 from mnemoscope.localize.cut import RANKINGS, class_mean, contrasted
 from mnemoscope.localize.delta import (
     COSTLY,
+    COUNTS,
     Agreement,
     ClassMeans,
     Decisiveness,
@@ -78,7 +79,6 @@ _REGIONS_SCHEMA = {
     **dict.fromkeys(("sample", "source", "attribution", "class", "region"), pl.String),
     **dict.fromkeys(("share", "even", "ratio"), pl.Float64),
 }
-_COUNTS = ("n_used", "n_skipped", "n_wrong")
 _RULES = tuple(
     f"localize.{name}" for name in ("attributions", "attribution_sequences", "correct_only")
 )
@@ -320,7 +320,7 @@ def _averaged(study: Study, sample: str, found: list[LocalizedCnn]) -> Iterator[
                 n_cnns=len(parts),
                 source=source,
                 n_says=tuple(torch.stack([one.n_used > 0 for one in parts]).sum(dim=0).tolist()),
-                **{name: tuple(getattr(mean, name).tolist()) for name in _COUNTS},
+                **{name: tuple(getattr(mean, name).tolist()) for name in COUNTS},
             )
 
 
@@ -660,7 +660,7 @@ def _average_stored(parts: Sequence[StoredDelta]) -> StoredDelta:
     delta, n_says = average_models([one.delta for one in parts], [one.n_says for one in parts])
     counts: dict[str, Any] = {
         name: tuple(int(n) for n in np.sum([getattr(one, name) for one in parts], axis=0))
-        for name in _COUNTS
+        for name in COUNTS
     }
     n_cnns = sum(one.n_cnns for one in parts)
     return replace(parts[0], delta=delta, n_says=n_says, n_cnns=n_cnns, **counts)
@@ -676,7 +676,7 @@ def _model_rows(names: Sequence[str], parts: Sequence[StoredDelta]) -> Iterator[
                 **one.names,
                 "class": class_name,
                 "model": name,
-                **{count: getattr(one, count)[index] for count in _COUNTS},
+                **{count: getattr(one, count)[index] for count in COUNTS},
                 "n_cnns": one.n_cnns,
                 "n_says": one.n_says[index],
                 **alike,

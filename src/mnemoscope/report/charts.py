@@ -24,6 +24,8 @@ from mnemoscope.words import UNKNOWN, number
 PICTURE_BUDGET_BYTES = 12_000_000
 WIDTH, HEIGHT = 640.0, 300.0
 """Size of a chart, in pixels."""
+MOST_LAYERS_IN_A_ROW = 8
+"""Of Δ, in a picture of its own."""
 
 _COLOURS = {  # light, dark
     "page": ("#faf9f6", "#14171b"),

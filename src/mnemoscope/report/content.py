@@ -60,7 +60,7 @@ from mnemoscope.report.published import published_view
 from mnemoscope.stats import NO_ESTIMATE, Estimate
 from mnemoscope.study.folder import STAGES, Study, versions
 from mnemoscope.study.settings import EMBEDDED, NO_MODEL
-from mnemoscope.taxonomy.catalogue import PAPER, PRASHANTH
+from mnemoscope.taxonomy import PAPER, PRASHANTH
 from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.words import percent
 

@@ -39,7 +39,6 @@ FORMATS = ("svg", "pdf", "png")
 _WIDTH_INCHES = 7.0  # the text width of a two-column page
 _DPI = 300
 _SHADES = 64  # of a map, more than can be told apart; each one makes the files larger
-MOST_LAYERS_IN_A_ROW = 8
 _STYLE = {
     "font.size": 8,
     "axes.linewidth": 0.6,
@@ -115,7 +114,7 @@ def draw_deltas(
         title = f"{one.sample}: {_PANELS[one.source]}, {one.attribution}"
         stem = f"{_slug(one.sample)}-{one.attribution}-{one.source}"
         # All classes in one figure where each takes one row, else a figure a class.
-        is_wide = one.delta.shape[1] > MOST_LAYERS_IN_A_ROW
+        is_wide = one.delta.shape[1] > charts.MOST_LAYERS_IN_A_ROW
         for only in range(len(one.classes)) if is_wide else [None]:
             name = "" if only is None else f"-{_slug(one.classes[only])}"
             figure = maps_print(one.delta, one.classes, prefix=prefix, only=only, title=title)
@@ -161,7 +160,7 @@ def maps_print(
     prefix = length // 2 if prefix is None else prefix
     scaled = np.where(np.tri(length, dtype=bool), charts.scale_by_layer(delta), np.nan)
     shown = range(len(classes)) if only is None else [only]
-    columns = min(n_layers, MOST_LAYERS_IN_A_ROW)
+    columns = min(n_layers, charts.MOST_LAYERS_IN_A_ROW)
     rows_a_class = -(-n_layers // columns)
     n_rows = len(shown) * rows_a_class
     with _style():

@@ -35,7 +35,6 @@ from mnemoscope.taxonomy.groups import find_groups
 
 WIDTH = 920
 _PANEL_GAP, _MARGIN, _ROW, _TOP, _LABEL, _MAP_GAP = 40, 28, 25, 96, 138, 12.0
-_MOST_LAYERS_IN_A_ROW = 8
 _LEGEND_COLUMNS, _LEGEND_LINE = 4, 22
 _INK = (74, 140, 224)  # one blue that stands out on both grounds
 
@@ -189,7 +188,7 @@ def delta_figure(
 def draw_delta(stored: StoredDelta) -> Picture:
     """Draw the maps of `delta_figure`: a row a class, further rows where the layers are many."""
     n_layers = stored.delta.shape[1]
-    n_columns = min(n_layers, _MOST_LAYERS_IN_A_ROW)
+    n_columns = min(n_layers, charts.MOST_LAYERS_IN_A_ROW)
     size = min(132.0, (WIDTH - 2 * _MARGIN - _LABEL) / n_columns - _MAP_GAP)
     cells, y = [], 96.0
     for name, maps in zip(stored.classes, charts.scale_by_layer(stored.delta), strict=True):

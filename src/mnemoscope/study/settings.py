@@ -26,12 +26,11 @@ from mnemoscope.cnn.presets import INPUTS, CnnInput
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.lm.hub import check_device_name, check_model
 from mnemoscope.parse import parse_yaml, read_bounded
+from mnemoscope.taxonomy import PAPER, PRASHANTH
 
 EMBEDDED = "embedded"
 NO_MODEL = "none"
 """Model name of a study without a model, of a split's labels and features alone."""
-PRASHANTH_NAME = "Non-Memo, Recite[5], Reconstruct, Recollect"
-PAPER_NAME = "Non-Memo, Guess, Recall"
 
 
 def _device_name(name: str) -> str:
@@ -251,7 +250,7 @@ class LabelSettings(BoundedSettings):
     """Taxonomies, and how their classes are sampled and split."""
 
     taxonomies: list[str] = Field(
-        default=[PRASHANTH_NAME, PAPER_NAME],
+        default=[PRASHANTH, PAPER],
         min_length=1,
         description="Names, 'catalogue' (the 54 published ones), or paths of YAML files.",
     )
@@ -543,7 +542,7 @@ class SearchSettings(BoundedSettings):
         default=3, ge=1, description="Taxonomies that are scored on the final part in the end."
     )
     beside: list[str] = Field(
-        default=[PAPER_NAME, PRASHANTH_NAME],
+        default=[PAPER, PRASHANTH],
         description="Taxonomies that stand beside the finalists.",
     )
     n_train: int = Field(default=300, ge=4, description="Training sequences a class, at most.")

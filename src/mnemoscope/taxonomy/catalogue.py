@@ -16,6 +16,7 @@ import polars as pl
 
 from mnemoscope.errors import UserError, first_line, nearest
 from mnemoscope.parse import parse_yaml, read_bounded
+from mnemoscope.taxonomy import PAPER
 from mnemoscope.taxonomy.names import NON_MEMO, NULL, Taxonomy, parse_taxonomy
 from mnemoscope.taxonomy.nodes import FAMILIES, UNION, Cut, Node, plugin_nodes
 
@@ -226,10 +227,6 @@ def _read_taxonomy(path: Path, name: object, own: dict[str, Node]) -> Taxonomy:
         raise UserError(f"{path}, {error}") from error
 
 
-PRASHANTH = "Non-Memo, Recite[5], Reconstruct, Recollect"
-"""Recite, reconstruct, recollect: Prashanth et al. 2024, arXiv 2406.17746."""
-PAPER = "Non-Memo, Guess, Recall"
-"""Guess or recall: arXiv 2508.02573."""
 CATALOGUE = "catalogue"
 """The word that stands for all 54 wherever taxonomies are named."""
 RHO = "rho"
