@@ -1,13 +1,18 @@
 """Near copies: passages with a word put in are found where they stand, unseen text is not."""
 
 import re
+from types import SimpleNamespace
 
+import numpy as np
 import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
-from mnemoscope.audit.near import NEAR_COLUMNS, align
+from mnemoscope.audit.documents import Document, Tokens
+from mnemoscope.audit.evidence import SPAN_COLUMNS
+from mnemoscope.audit.near import NEAR_COLUMNS, align, near_table
+from mnemoscope.audit.settings import AuditSettings
 
 
 def test_a_passage_with_a_word_more_is_found_where_it_stands(made):
@@ -36,6 +41,27 @@ def test_a_passage_with_a_word_more_is_found_where_it_stands(made):
     assert summary["near"]["share"] > summary["recalled"]["share"]
     assert "<h2>Near copies</h2>" in made.page
     assert re.search("<del>[^<]*velvet</del>", made.page)
+
+
+def test_copies_that_a_chat_broke_off_at_unequal_lengths_are_ruled_each_as_it_is(lm):
+    generator = np.random.default_rng(0)
+    ids = generator.permutation(500).astype(np.int32)
+    places = np.arange(len(ids))
+    asked = AuditSettings(near_length=20)
+    text = Document("a", "x" * len(ids), "")
+    model = SimpleNamespace(
+        settings=asked,
+        tokenizer=lm.tokenizer,
+        documents=[text],
+        tokens=[Tokens(ids, places, places + 1)],
+    )
+    starts, lengths = [0, 100, 200], [28, 30, 40]
+    written = [ids[a + 32 : a + 32 + n].tolist() for a, n in zip(starts, lengths, strict=True)]
+    found = near_table(
+        model, [(0, one) for one in starts], written, pl.DataFrame(schema=SPAN_COLUMNS)
+    )
+    assert found["matched"].to_list() == lengths
+    assert found["verdict"].to_list() == ["recall"] * 3  # no token stands in its prefix
 
 
 @given(st.lists(st.integers(0, 9), max_size=12), st.integers(3, 20), st.integers(3, 20))

@@ -158,9 +158,8 @@ def near_table(
 
     settings: AuditSettings = model.settings
     copies = find_near_copies(model.tokens, places, written, settings)
-    rulings = _rule(model, copies)
     rows = []
-    for one, ruling in zip(copies, rulings, strict=True):
+    for one in copies:
         number, first = one.place
         own, document = model.tokens[number], model.documents[number]
         start, end = character_range(own, one.first, one.last)
@@ -168,6 +167,7 @@ def near_table(
         within = sum(max(min(end, b) - max(start, a), 0) for a, b in spans)
         if 2 * within > end - start:
             continue
+        ruling = _rule(model, one)
         begin, side = first + settings.prefix, one.alignment
         shown = slice(*character_range(own, first, begin))
         copied = slice(*character_range(own, begin + side.first, begin + side.last))
@@ -200,17 +200,15 @@ def near_table(
     return pl.DataFrame(rows, schema=NEAR_COLUMNS)
 
 
-def _rule(model: Any, copies: Sequence[NearCopy]) -> list[Ruling]:
+def _rule(model: Any, one: NearCopy) -> Ruling:
     """Guess or Recall, of the prefix and what the model wrote after it."""
-    if not copies:
-        return []
     settings: AuditSettings = model.settings
-    prefixes = cut(model.tokens, [one.place for one in copies], settings.prefix)
-    then = np.array([one.written[: settings.suffix] for one in copies], dtype=np.int32)
-    windows = np.hstack([prefixes, then])
-    return rule_windows(
-        model.tokenizer, windows, prefix=settings.prefix, patterns=settings.patterns
+    prefix = cut(model.tokens, [one.place], settings.prefix)
+    window = np.hstack([prefix, np.array([one.written[: settings.suffix]], dtype=np.int32)])
+    (ruling,) = rule_windows(
+        model.tokenizer, window, prefix=settings.prefix, patterns=settings.patterns
     )
+    return ruling
 
 
 def _pieces(tokenizer: Any, ids: Sequence[int], others: Sequence[int]) -> Iterator[dict[str, str]]:

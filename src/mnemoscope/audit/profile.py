@@ -263,7 +263,7 @@ def judge_tokens(lm: LanguageModel, rows: npt.ArrayLike, settings: AuditSettings
     """
     table = check_tokens(lm, rows)
 
-    def ask(batch: torch.Tensor) -> tuple[npt.NDArray[Any], ...]:
+    def ask(batch: torch.Tensor) -> tuple[Any, ...]:
         wanted = batch[:, -settings.suffix :]
         if not lm.before and batch.shape[1] == settings.suffix:
             wanted = wanted[:, 1:]  # nothing is read before the first
