@@ -44,7 +44,7 @@ from mnemoscope.benchmark.table import (
 )
 from mnemoscope.cluster.engine import current_engine, run_tasks
 from mnemoscope.data.table import look_up
-from mnemoscope.errors import DamagedDataError, UserError, nearest
+from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import made_folder, read_record, write_parquet, write_record
 from mnemoscope.pipeline.label import SAMPLES_FILE, aliases_of, samples_of
 from mnemoscope.pipeline.train import CHOICE_FILE, PREDICTIONS_FILE, RUNS_FILE
@@ -53,7 +53,7 @@ from mnemoscope.stats import NO_ESTIMATE, Estimate, RankCorrelation
 from mnemoscope.study.folder import Study, is_study, stage_named
 from mnemoscope.study.models import Models
 from mnemoscope.taxonomy.groups import find_groups
-from mnemoscope.taxonomy.names import taxonomy_or_none
+from mnemoscope.taxonomy.names import find_taxonomy, taxonomy_or_none
 
 BENCHMARK_FILE = "benchmark.parquet"
 INPUTS_FILE = "inputs.parquet"
@@ -294,16 +294,9 @@ def compare_taxonomies(
 def find_sample(study: Study, name: str) -> str:
     """Find a sample by its name or by any name of its partition."""
     entries = samples_of(study)
-    if name in entries:
-        return name
-    known = sorted(sample for sample, entry in entries.items() if entry["taxonomy"] == sample)
-    named = {sample: taxonomy_or_none(entries[sample]["published_name"]) for sample in known}
-    keys = {one.partition_key: sample for sample, one in named.items() if one is not None}
-    asked = taxonomy_or_none(name)
-    if asked is not None and asked.partition_key in keys:
-        return keys[asked.partition_key]
-    hint = nearest(name, list(entries)) or f" There are: {'; '.join(entries)}."
-    raise UserError(f"{study.folder}: no taxonomy '{name}'.{hint}")
+    main = [sample for sample, entry in entries.items() if entry["taxonomy"] == sample]
+    names = {entries[sample]["published_name"]: sample for sample in main}
+    return find_taxonomy(name, names | {one: one for one in entries}, where=str(study.folder))
 
 
 def _our_figures(

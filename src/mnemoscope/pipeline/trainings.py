@@ -13,11 +13,11 @@ from mnemoscope.cnn.presets import (
     CnnSetting,
     check_kernel,
 )
-from mnemoscope.errors import UserError, nearest
+from mnemoscope.errors import UserError
 from mnemoscope.maps.shape import POOLED
 from mnemoscope.study.settings import StudySettings
 from mnemoscope.taxonomy.catalogue import load_taxonomies
-from mnemoscope.taxonomy.names import taxonomy_or_none
+from mnemoscope.taxonomy.names import find_taxonomy
 from mnemoscope.taxonomy.sample import N_FOLDS
 
 FOLDS = 2
@@ -125,21 +125,10 @@ def controlled_taxonomies(settings: StudySettings) -> set[str] | None:
     wanted = settings.benchmark.control_taxonomies
     if wanted is None:
         return None
-    known = load_taxonomies(settings.label.taxonomies)
     first: dict[str, str] = {}
-    by_name: dict[str, str] = {}
-    for one in known:
+    names: dict[str, str] = {}
+    for one in load_taxonomies(settings.label.taxonomies):
         name = first.setdefault(one.partition_key, one.name)
-        by_name |= {one.published_name: name, one.name: name}
-    return {_find(name.strip(), by_name, first) for name in wanted}
-
-
-def _find(name: str, by_name: dict[str, str], by_partition: dict[str, str]) -> str:
-    """The study's name for a taxonomy that the user named."""
-    if name in by_name:
-        return by_name[name]
-    taxonomy = taxonomy_or_none(name)
-    if taxonomy is not None and taxonomy.partition_key in by_partition:
-        return by_partition[taxonomy.partition_key]
-    hint = nearest(name, by_name) or f" There are: {'; '.join(by_partition.values())}."
-    raise UserError(f"benchmark.control_taxonomies: no taxonomy '{name}' in this study.{hint}")
+        names |= {one.published_name: name, one.name: name}
+    where = "benchmark.control_taxonomies"
+    return {find_taxonomy(name.strip(), names, where=where) for name in wanted}

@@ -230,6 +230,22 @@ def taxonomy_or_none(name: str) -> Taxonomy | None:
         return None
 
 
+def find_taxonomy(asked: str, names: Mapping[str, str], *, where: str) -> str:
+    """Which of some taxonomies is meant: by one of its spellings, or any of its partition.
+
+    `names` gives each by every spelling. Raises UserError, from `where`: none is meant.
+    """
+    if asked in names:
+        return names[asked]
+    if (meant := taxonomy_or_none(asked)) is not None:
+        for spelling, name in names.items():
+            one = taxonomy_or_none(spelling)
+            if one is not None and one.partition_key == meant.partition_key:
+                return name
+    hint = nearest(asked, names) or f" There are: {'; '.join(dict.fromkeys(names.values()))}."
+    raise UserError(f"{where}: no taxonomy '{asked}' in this study.{hint}")
+
+
 def _check_frame(name: str, parts: list[str]) -> None:
     if parts[0] != NON_MEMO:
         hint = nearest(parts[0], [NON_MEMO])
