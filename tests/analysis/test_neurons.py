@@ -38,9 +38,27 @@ def test_the_shuffled_null_is_the_bias() -> None:
     generator = np.random.default_rng(2)
     values = generator.standard_normal((400, 40)) + generator.standard_normal((400, 1))
     codes = binned(values, 6, "quantile")
-    found = measure_group(codes, np.empty((0, 400), bool), np.arange(40), n_bins=6, seed=0)
+    rows, none = np.arange(400), np.empty((0, 400), bool)
+    found = measure_group(codes, rows, none, np.arange(40), n_bins=6, seed=0)
     assert found.shuffled == pytest.approx(25 / 800, rel=0.1)
     assert found.information.value > 3 * 25 / 800
+
+
+def test_the_bias_of_copies_is_that_of_their_groups() -> None:
+    """Independent neurons, rows given one to nine times: above the null there is nothing."""
+    generator = np.random.default_rng(4)
+    copies = generator.integers(1, 10, 300)
+    groups = np.repeat(np.arange(300), copies)
+    codes = generator.integers(0, 6, (300, 40))[groups]
+    found, alone = (
+        measure_group(codes, of, np.empty((0, len(of)), bool), np.arange(40), n_bins=6, seed=0)
+        for of in (groups, np.arange(len(groups)))
+    )
+    # (bins - 1)² / 2 of as many as Kish's effective sample size.
+    bias = 25 / 2 * (copies**2).sum() / copies.sum() ** 2
+    assert found.shuffled == pytest.approx(bias, rel=0.12)
+    assert abs(found.above.value) < 0.1 * bias
+    assert alone.above.value > 0.5 * bias
 
 
 def test_bins_are_even_or_of_even_width_and_hold_every_value() -> None:
@@ -119,7 +137,7 @@ def test_the_interval_of_halves_is_the_spread_of_new_samples() -> None:
         codes = (generator.random((200, 10)) ** 2 * 5).astype(np.int64)
         rows, seed = np.arange(200), int(generator.integers(1 << 30))
         halves = draw_halves(rows, np.zeros(200, int), n_halves=n_halves, seed=seed)
-        return measure_group(codes, halves, chosen, n_bins=5, seed=0)
+        return measure_group(codes, rows, halves, chosen, n_bins=5, seed=0)
 
     fresh = [draw(1) for _ in range(100)]
     own = [draw(40) for _ in range(10)]

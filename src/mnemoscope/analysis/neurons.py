@@ -132,7 +132,7 @@ class Measures(NamedTuple):
 
     entropy: Measured  # mean over neurons
     information: Measured  # mean over pairs of neurons, biased upwards
-    shuffled: float  # the same with each neuron's samples in an order of its own: the bias
+    shuffled: float  # the same with each neuron's groups in an order of its own: the bias
 
     @property
     def above(self) -> Measured:
@@ -160,8 +160,23 @@ def draw_halves(
     return found
 
 
+def shuffle_groups(codes: Codes, groups: npt.NDArray[np.int64], *, seed: int) -> Codes:
+    """Give each neuron's groups, (n,), an order of its own: their rows take another's, at random.
+
+    Rows of one group stay rows of one, so that near duplicates count as often as before.
+    """
+    generator = np.random.default_rng(seed)
+    of_row, sizes = np.unique(groups, return_inverse=True, return_counts=True)[1:]
+    numbers = np.repeat(np.arange(len(sizes))[:, None], codes.shape[1], axis=1)
+    other = generator.permuted(numbers, axis=0)[of_row]
+    place = (np.cumsum(sizes) - sizes)[other]
+    place += (generator.random(other.shape) * sizes[other]).astype(np.int64)
+    return np.take_along_axis(codes, np.argsort(of_row, kind="stable")[place], axis=0)
+
+
 def measure_group(
     codes: Codes,
+    groups: npt.NDArray[np.int64],
     halves: npt.NDArray[np.bool_],
     chosen: npt.NDArray[np.int64],
     *,
@@ -170,8 +185,9 @@ def measure_group(
 ) -> Measures:
     """Measure one class at one layer: bins of all neurons, (samples, neurons).
 
-    `halves` says which rows are in each half, (halves, samples), none where there is no interval;
-    `chosen` are the neurons whose pairs are looked at; the seed is of the shuffled null.
+    `groups` of near duplicates, (samples,), are shuffled whole. `halves` says which rows are in
+    each half, (halves, samples), none where there is no interval; `chosen` are the neurons whose
+    pairs are looked at; the seed is of the shuffled null.
     """
 
     def measured(measure: Callable[[Codes], float], of: Codes) -> Measured:
@@ -179,7 +195,7 @@ def measure_group(
         return Measured(measure(of), np.array([measure(x) if len(x) else np.nan for x in parts]))
 
     few = codes[:, chosen]
-    shuffled = np.random.default_rng(seed).permuted(few, axis=0)  # what is left is bias
+    shuffled = shuffle_groups(few, groups, seed=seed)  # what is left is bias
     return Measures(
         measured(lambda part: float(entropies(part, n_bins).mean()), codes),
         measured(lambda part: mean_information(part, n_bins), few),
@@ -263,8 +279,8 @@ def _of_model(
     prefixes = token_matrix(rows)[:, : inputs.prefix]
     batches = neuron_activations(lm, prefixes, batch_size=inputs.batch_size)
     activations = np.concatenate(list(batches))
-    n, near = rows.height // len(groups), inputs.near_duplicates(rows["sequence_id"])
-    owners = np.arange(rows.height) if near is None else near
+    n, known = rows.height // len(groups), inputs.near_duplicates(rows["sequence_id"])
+    owners = np.arange(rows.height) if known is None else known
     classes, n_halves = np.repeat(np.arange(len(groups)), n), settings.n_halves
     halves = draw_halves(owners, classes, n_halves=n_halves, seed=settings.seed)
     asked, layers = settings.model_dump(include={"n_bins", "seed"}), []
@@ -272,11 +288,11 @@ def _of_model(
         for layer in range(activations.shape[1]):
             codes = binned(activations[:, layer], settings.n_bins, settings.bins)
             chosen = _varying(codes, settings)
-            of_class = (np.split(one, len(groups), axis) for one, axis in ((codes, 0), (halves, 1)))
+            of_class = (np.split(one, len(groups)) for one in (codes, owners, halves.T))
             layers.append(
                 {
-                    name: measure_group(part, half, chosen, **asked)
-                    for name, part, half in zip(groups, *of_class, strict=True)
+                    name: measure_group(part, near, half.T, chosen, **asked)
+                    for name, part, near, half in zip(groups, *of_class, strict=True)
                 }
             )
             progress.advance()
