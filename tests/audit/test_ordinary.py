@@ -92,7 +92,7 @@ def test_answers_are_drawn_as_plain_logits_say_and_end_at_any_token_that_ends_on
 
 
 def test_an_audit_says_how_often_answers_repeat_beside_the_reference(
-    lm, reference, audited, sequences, tmp_path
+    lm, reference, audited, sequences, tmp_path, verify
 ):
     rows = sequences.filter(pl.col("duplicates") > 5, pl.col("genre") == "prose").head(20)
     windows = np.array(rows["tokens"].to_list(), dtype=np.int32)
@@ -122,3 +122,5 @@ def test_an_audit_says_how_often_answers_repeat_beside_the_reference(
     assert "In ordinary use" in page
     assert "no chat template" in page
     assert summarize_ordinary(frame, settings, is_chat=False) == own
+    (tmp_path / "prompts.txt").unlink()
+    assert verify(tmp_path / "out", lm).problems == []  # asks no prompts

@@ -77,7 +77,8 @@ def verify_audit(out: Path, load: Load) -> Verification:
     documents, problems, notes = _check_documents(out, record)
     changed = changed_tables(out, record)
     problems += changed.values()
-    model = load(record, documents, AuditSettings(**record["settings"]))
+    asked = record["settings"] | {"ordinary": None}  # no prompts are asked again
+    model = load(record, documents, AuditSettings(**asked))
     if model.fingerprint is None:
         notes.append("the weights behind an API cannot be checked, only what it writes now.")
     elif model.fingerprint != record["model"]["fingerprint"]:
