@@ -22,8 +22,13 @@ from mnemoscope.pipeline.capture import open_maps
 from mnemoscope.pipeline.localize import load_deltas
 from mnemoscope.pipeline.train import jobs_of
 from mnemoscope.study import folder
-from mnemoscope.study.folder import STAGES, Study, stage_named
-from mnemoscope.study.settings import StudySettings, load_settings, parse_settings
+from mnemoscope.study.folder import NEUTRAL, STAGES, Study, stage_named
+from mnemoscope.study.settings import (
+    KnockoutSettings,
+    StudySettings,
+    load_settings,
+    parse_settings,
+)
 
 NAMES = [stage.name for stage in STAGES if not stage.optional]
 
@@ -320,6 +325,19 @@ def test_a_key_depends_on_the_stages_own_settings_and_on_those_before(study) -> 
     ):
         study.settings = changed(study, **change)
         assert {name for name in NAMES if study.key(name) != before[name]} == expected
+
+
+def test_a_study_of_an_earlier_version_has_what_it_was_made_with(begun) -> None:
+    """Not today's default: a knockout by Δ was dropped, and made anew by another ranking."""
+    path = begun.folder / "study.yaml"
+    values = yaml.safe_load(path.read_text())
+    for key in NEUTRAL:
+        room, name = key.split(".")
+        del values[room][name]
+    path.write_text(yaml.safe_dump(values))
+    found = Study(begun.folder).settings.model_dump(mode="json")
+    assert {k: found[k.split(".")[0]][k.split(".")[1]] for k in NEUTRAL} == NEUTRAL
+    assert found["knockout"]["by"] == "delta" != KnockoutSettings().by
 
 
 def test_forgetting_a_stage_forgets_all_that_needs_it(study) -> None:

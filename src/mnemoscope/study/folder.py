@@ -74,7 +74,8 @@ _FIRST_CNN = ("preset", "kernels", "filters", "poolings", "device")
 _TRAIN = tuple(f"train.{key}" for key in _CNN_SETTINGS)
 
 _CONTROLS = ("controls", "control_seeds", "control_taxonomies", "control_settings", "seed")
-# Settings added later, each with the value that leaves a stage's output as it was before.
+# Settings added later, each with the value that leaves a stage's output as it was before. A study
+# whose file lacks one has this value.
 NEUTRAL: dict[str, Any] = {
     "model.device_map": None,
     "sequences.pad": False,
@@ -94,6 +95,7 @@ NEUTRAL: dict[str, Any] = {
     "localize.rankings": ["value_norm_contrast"],
     "knockout.by": "delta",
     "knockout.own_edges": 8,
+    "graft.controls": ["random", "shuffled"],
     "graft.patch": False,
     "graft.patch_blocks": 4,
 }
@@ -191,6 +193,9 @@ class Study:
                 f"{path}: study version {self.record.get('study_version')}, this program knows "
                 f"{STUDY_VERSION}. Use the mnemoscope that made it."
             )
+        for key, value in NEUTRAL.items():  # an earlier version knew no such setting
+            room, name = key.split(".")
+            values.setdefault(room, {}).setdefault(name, value)
         self.settings = parse_settings(values, where=str(path))
 
     @classmethod
