@@ -200,8 +200,8 @@ def test_flat_attention_is_found_by_layer(planted, monkeypatch) -> None:
     one_key = torch.zeros(length, length)
     one_key[:, 0] = 1
     memorized = planted.table["is_memorized"].to_list()
-    order = list(reversed(range(N)))
-    whole = torch.stack([torch.stack([even, even if memorized[i] else one_key]) for i in order])
+    whole = torch.stack([torch.stack([even, even if one else one_key]) for one in memorized])
+    asked = []
 
     class Maps:
         n_layers, length = 2, 8
@@ -212,13 +212,14 @@ def test_flat_attention_is_found_by_layer(planted, monkeypatch) -> None:
         def read(self, batch):
             return pack_triangle(whole[batch])
 
-    store = types.SimpleNamespace(
-        index=pl.DataFrame({"sequence_id": order, "suffix": ["true"] * N}),
-        dataset=lambda ids, suffixes, pooling: Maps(),
+    store = types.SimpleNamespace(  # the last id is no row of the table
+        index=pl.DataFrame({"sequence_id": range(N, -1, -1), "suffix": ["true"] * (N + 1)}),
+        dataset=lambda ids, suffixes, pooling: asked.append(ids.tolist()) or Maps(),
     )
     monkeypatch.setattr("mnemoscope.analysis.copying.rows_at_once", lambda maps: 16)
     inputs = replace(planted, maps=store)
     frame = analyse(inputs, Settings()).frames["attention"]
+    assert asked == [planted.table["sequence_id"].to_list()]
     assert frame["auc"].to_list() == [0.5, 1.0, 0.5, 1.0]
     wanted = np.mean([np.log(n) for n in range(2, length + 1)])  # even rows of 2 to 8 keys
     assert frame["memorized"][1] == pytest.approx(wanted)

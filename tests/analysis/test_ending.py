@@ -10,6 +10,7 @@ import torch
 from mnemoscope.analysis.ending import (
     CELLS,
     Settings,
+    _rows,
     analyse,
     ending_mask,
     local_similarity,
@@ -167,6 +168,13 @@ def test_a_planted_ending_is_found_in_stored_maps(guessable, tmp_path, own, thei
     places = result.frames["places"].filter(measure="attention", model="this model")
     brightest = places.sort("auc")["place"][-1]
     assert (brightest == 32) == own
+
+
+def test_rows_of_stored_maps_keep_the_order_of_the_table(guessable, tmp_path) -> None:
+    """Rows are drawn by their place."""
+    table = guessable.table.reverse()
+    inputs = replace(guessable, table=table, maps=_store(tmp_path, guessable.table, lit=False))
+    assert _rows(inputs, SMALL)["sequence_id"].equals(table["sequence_id"])
 
 
 def test_bad_input_is_refused_in_one_line(guessable) -> None:

@@ -75,11 +75,14 @@ def test_every_entry_has_its_module_settings_source_and_known_needs() -> None:
 
 
 def test_forwards_are_counted_by_sequences_and_once(taught) -> None:
-    lm, forwards = taught.load_model(), Forwards()
+    lm, first, second = taught.load_model(), Forwards(), Forwards()
     own = replace(lm, model=copy.deepcopy(lm.model))
-    counted = count_forwards(count_forwards(own, forwards), forwards)
-    suffix_logprobs(counted, [[1] * 8] * 5, batch_size=2, prefix=4)
-    assert forwards.n == 5
+    for forwards in (first, first, second, first):
+        forwards.n = 0
+        counted = count_forwards(own, forwards)
+        suffix_logprobs(counted, [[1] * 8] * 5, batch_size=2, prefix=4)
+        assert forwards.n == 5
+    assert second.n == 5
 
 
 def test_a_result_is_stored_whole_and_read_back(own_study, tmp_path) -> None:

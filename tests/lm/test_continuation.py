@@ -112,8 +112,12 @@ def test_a_draw_is_where_the_distribution_function_passes_its_number(
     single, _ = joined(draw_continuations(lm, prefixes, uniforms, batch_size=1))
     np.testing.assert_array_equal(single, drawn)
     assert drawn[:2, 0].tolist() == [0, last]
-    with pytest.raises(UserError, match="positions"):
-        draw_continuations(lm, prefixes, np.zeros((6, 10_000)), batch_size=6)
+    if lm.max_positions is not None:  # the last token is drawn and not read
+        n_fits = lm.max_positions - 32 - adds_bos + 1
+        drawn, _ = joined(draw_continuations(lm, prefixes, np.zeros((6, n_fits)), batch_size=6))
+        assert drawn.shape == (6, n_fits)
+        with pytest.raises(UserError, match="positions"):
+            draw_continuations(lm, prefixes, np.zeros((6, n_fits + 1)), batch_size=6)
 
 
 @pytest.mark.parametrize("family_name", ["gpt_neox", "gemma2", "bloom"])

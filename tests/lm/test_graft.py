@@ -322,6 +322,15 @@ def test_a_patch_at_late_positions_changes_nothing_before(pair):
         assert torch.equal(logits(model), own)
 
 
+def test_the_ids_are_found_whatever_stands_before_them():
+    model, others = build("llama"), IDS.flip(0, 1)
+    twin, mask = changed(model), torch.ones_like(IDS)
+    with torch.no_grad(), patched(model, twin, "mlp", 1, tokens=others):
+        wanted = model(input_ids=IDS, attention_mask=mask).logits
+        assert torch.equal(model(attention_mask=mask, input_ids=IDS).logits, wanted)
+        assert torch.equal(model(IDS, mask).logits, wanted)
+
+
 def memorized(bos_id=None):
     """A model, and sequences that it continues: (6, 16) tokens of which 8 are its own."""
     lm = replace(wrap_model(build("llama"), bos="never", fingerprint=""), bos_id=bos_id)

@@ -472,7 +472,8 @@ def _attention(inputs: AnalysisInputs, settings: Settings) -> pl.DataFrame | Non
     stored = inputs.maps.index.select("sequence_id", "suffix").unique(
         "sequence_id", keep="first", maintain_order=True
     )
-    rows = stored.join(memorized.select("sequence_id", "is_memorized"), on="sequence_id")
+    memorized = memorized.select("sequence_id", "is_memorized")
+    rows = stored.join(memorized, on="sequence_id", maintain_order="right")
     label = rows["is_memorized"].to_numpy()
     if not label.any() or label.all():
         return None

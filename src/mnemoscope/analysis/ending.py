@@ -233,7 +233,8 @@ def _rows(inputs: AnalysisInputs, settings: Settings) -> pl.DataFrame:
         table = table.with_columns(suffix.alias("suffix"))
     else:
         stored = inputs.maps.index.select("sequence_id", "suffix").sort("sequence_id", "suffix")
-        table = table.join(stored.unique("sequence_id", keep="first"), on="sequence_id")
+        stored = stored.unique("sequence_id", keep="first")
+        table = table.join(stored, on="sequence_id", maintain_order="left")
     rows = draw_rows(table, settings.n_sequences, settings.seed)
     refuse_one_sided(rows["is_memorized"].to_numpy(), settings.minimum, where="analyze ending")
     is_own = pl.col("suffix") == "own"

@@ -104,13 +104,13 @@ class AnalysisInputs:
 
 
 def count_forwards(lm: "LanguageModel", forwards: Forwards) -> "LanguageModel":
-    """Count every sequence that goes through a model from now on; twice asked is counted once.
+    """Count every sequence that goes through a model from now on, in place of who counted before.
 
     A step that goes on from a key-value cache is no further sequence.
     """
     base = lm.model.base_model
-    if getattr(base, "_mnemoscope_forwards", None) is forwards:
-        return lm
+    if (before := getattr(base, "_mnemoscope_counter", None)) is not None:
+        before.remove()
 
     def count(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         first = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs_embeds"))
@@ -118,8 +118,7 @@ def count_forwards(lm: "LanguageModel", forwards: Forwards) -> "LanguageModel":
         if first is not None and not any(one.get_seq_length() for one in caches):
             forwards.n += len(first)
 
-    base.register_forward_pre_hook(count, with_kwargs=True)
-    base._mnemoscope_forwards = forwards
+    base._mnemoscope_counter = base.register_forward_pre_hook(count, with_kwargs=True)
     return lm
 
 

@@ -213,7 +213,7 @@ def _by_prompt(answers: pl.DataFrame, groups: pl.DataFrame) -> pl.DataFrame:
     """Share of the sequences that each length of prompt brings out, by group."""
     rows = []
     for (length,), part in answers.group_by(pl.col("prompt").alias("asked"), maintain_order=True):
-        best = best_of(part).join(groups, on="sequence_id")
+        best = best_of(part).join(groups, on="sequence_id", maintain_order="right")
         rows += [
             {"prompt": length, "group": name, "n": inside.height}
             | _hits(inside).columns("share", ends="")

@@ -132,7 +132,7 @@ def draw_continuations(
     sequence fits into memory.
     """
     n_steps = uniforms.shape[1]
-    check_fits(lm, np.asarray(prefixes).shape[1] + n_steps)
+    check_fits(lm, np.asarray(prefixes).shape[1] + n_steps - 1)  # the last token is not read
     table = check_tokens(lm, prefixes)
     numbered = torch.cat([torch.arange(len(table))[:, None], table], dim=1)
 

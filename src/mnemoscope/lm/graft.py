@@ -357,7 +357,8 @@ def patched(
             raise UserError(
                 "patched: the input is not a whole sequence. Decode with use_cache=False."
             )
-        read = next(one for one in (*args, *kwargs.values()) if isinstance(one, Tensor))
+        asked = args[0] if args else kwargs.get("input_ids")
+        read = kwargs["inputs_embeds"] if asked is None else asked
         n_rows[:] = [len(read)]
         if tokens is not None:
             if tokens.shape != read.shape:
