@@ -295,13 +295,18 @@ def test_what_stays_wrong_is_one_line(failure, n_tries, words, lm):
     assert "\n" not in str(raised.value)
 
 
-def test_another_model_and_a_service_that_is_not_there_are_refused(lm):
+def test_another_model_and_a_service_that_is_not_there_are_refused(lm, monkeypatch):
     with serving(lm) as (service, url):
         with pytest.raises(UserError, match="no model 'other' that completes text there"):
             answer_of(client_of(url, model="other"))
         assert service.n_requests == 1
     with pytest.raises(UserError, match=r"no answer after 1 try .*refused"):
         answer_of(client_of("http://127.0.0.1:9", retries=0))
+    slept = []
+    monkeypatch.setattr(service_module._Pace, "sleep", lambda *_, **__: slept.append(1))
+    with pytest.raises(UserError, match="no answer after 3 tries"):
+        answer_of(client_of("http://127.0.0.1:9"))
+    assert len(slept) == 2  # none after the last try
 
 
 def test_ctrl_c_leaves_at_once_and_keeps_what_was_answered(lm, tmp_path):
@@ -335,10 +340,11 @@ def test_ctrl_c_leaves_at_once_and_keeps_what_was_answered(lm, tmp_path):
         (["--endpoint", "http://a", "--instruction", "Go"], "--instruction: only with --chat."),
         (["--endpoint", "http://a", "--top-k", "40"], "--temperature, --top-k: an API"),
         (["--endpoint", "http://a", "--prompt-as", "tokens"], "without --tokenizer"),
-        (["--endpoint", "http://a", "--concurrency", "0"], "--concurrency 0"),
+        (["--endpoint", "http://u:p4ss@[a"], "give a base address"),
+        (["--endpoint", "http://a", "--concurrency", "0"], "--concurrency: Input should be"),
         (["--concurrency", "2"], "--concurrency: only with --endpoint"),
         (["--dry-run"], "--dry-run: only with --endpoint"),
-        (["--endpoint", "http://a"], "--model"),
+        (["--endpoint", "http://a"], "--model: is missing."),
     ],
 )
 def test_bad_input_is_one_line(extra, words, document, tmp_path, refused):

@@ -338,7 +338,7 @@ class Client:
             except _TryAgainError as error:
                 last = str(error)
                 delay = min(_FIRST_DELAY * 2**attempt, _LONGEST_DELAY) * random.uniform(0.5, 1)
-                if error.pause is not None and error.pause > _LONGEST_PAUSE:
+                if attempt == self.settings.retries or (error.pause or 0) > _LONGEST_PAUSE:
                     break
                 pace.sleep(error.pause or delay, for_all=error.for_all)
                 continue
