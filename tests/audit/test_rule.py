@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 
 from mnemoscope.audit.documents import tokenize
 from mnemoscope.audit.rule import find_step, overall, parse_gate, rule_windows, summarize
-from mnemoscope.audit.settings import AuditSettings, audit_settings
+from mnemoscope.audit.settings import AuditSettings, audit_settings, flag_of
 from mnemoscope.data.features import add_features
 from mnemoscope.errors import UserError
 from mnemoscope.lm.continue_ import is_copied
@@ -34,14 +34,18 @@ BOUNDED = ("prefix", "suffix", "max_growth", "n_prefixes", "beams", "batch_size"
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"threshold": 0}, "threshold 0"),
-        ({"stride": 0}, "stride 0"),
-        ({"suffix": 1}, "suffix 1"),
+        ({"threshold": 0}, "--threshold: .*got 0"),
+        ({"stride": 0}, "--stride: .*got 0"),
+        ({"suffix": 1}, "--suffix: .*got 1"),
         ({"strides": 4}, "Did you mean 'stride'"),
-        ({"probability": 1.0}, "probability 1.0"),
-        ({"temperature": 5e-324}, "temperature 5e-324"),  # by which no logit can be divided
+        ({"probability": 1.0}, "--probability: .*got 1.0"),
+        (
+            {"temperature": 5e-324},
+            "--temperature: .*got 5e-324",
+        ),  # by which no logit can be divided
         # 4 billion beams took 9 GB before it was said that memory is short
-        *(({name: 2**32 - 1}, name) for name in BOUNDED),
+        *(({name: 2**32 - 1}, f"^{flag_of(name)}: ") for name in BOUNDED),
+        ({"n_prefixes": -1}, "^--other-prefixes: .*got -1"),
     ],
 )
 def test_a_bad_value_is_named(values, words):

@@ -139,8 +139,8 @@ class Entry:
             return kind.model_validate(values)
         except ValidationError as error:
             known = list(kind.model_fields)
-            where = f"analyze {self.name}"
-            raise UserError(first_problem(error, where, lambda _: known)) from None
+            named = f"analyze {self.name}, ".__add__
+            raise UserError(first_problem(error, named, lambda _: known)) from None
 
 
 _PERPLEXITIES = "about once through each sequence; nothing in a study without a model"

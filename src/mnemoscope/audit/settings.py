@@ -3,13 +3,15 @@
 A field's description is the help of the flag that is made from it (`cli.audit`).
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field, ValidationError, field_validator
 
-from mnemoscope.errors import UserError, nearest
-from mnemoscope.study.settings import BoundedSettings
+from mnemoscope.errors import UserError
+from mnemoscope.study.settings import BoundedSettings, first_problem
+
+_Settings = TypeVar("_Settings", bound=BoundedSettings)
 
 NEEDED_EDGES = 8
 """Attention edges of a window that are cut to see what its suffix needs (`audit.needs`)."""
@@ -200,14 +202,17 @@ class EndpointSettings(BoundedSettings):
     @field_validator("url")
     @classmethod
     def _check_url(cls, url: str) -> str:
-        """The address of completions; without anything that may be a secret."""
-        parts = urlsplit(url.strip().rstrip("/"))
+        """The address of completions; an error must not repeat what may hold a password."""
+        try:
+            parts = urlsplit(url.strip().rstrip("/"))
+        except ValueError:
+            parts = urlsplit("")
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("give a base address such as http://localhost:8000/v1")
+            raise UserError("--endpoint: give a base address such as http://localhost:8000/v1.")
         if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError(
-                "give only the base address, without user, password or query: the key comes from "
-                "the environment"
+            raise UserError(
+                "--endpoint: give only the base address, without user, password or query: the key "
+                "comes from the environment."
             )
         path = parts.path.removesuffix("/completions").removesuffix("/chat")
         return f"{parts.scheme}://{parts.netloc}{path if path.endswith('/v1') else path + '/v1'}"
@@ -215,25 +220,17 @@ class EndpointSettings(BoundedSettings):
 
 def audit_settings(**values: Any) -> AuditSettings:
     """Check settings, None for the default; UserError names what is unknown or out of range."""
-    try:
-        return AuditSettings(**{key: value for key, value in values.items() if value is not None})
-    except ValidationError as error:
-        first, known = error.errors()[0], AuditSettings.model_fields
-        name = ".".join(map(str, first["loc"]))
-        hint = "" if name in known else nearest(name, known)
-        reason = first["msg"].removeprefix("Value error, ").lower()
-        raise UserError(f"{name} {str(first['input'])[:100]}: {reason}.{hint}") from None
+    return _checked(AuditSettings, values)
 
 
 def endpoint_settings(**values: Any) -> EndpointSettings:
     """Check settings of a service, as `audit_settings`; its URL must be a base address."""
+    return _checked(EndpointSettings, values)
+
+
+def _checked(kind: type[_Settings], values: dict[str, Any]) -> _Settings:
     try:
-        return EndpointSettings(**{key: one for key, one in values.items() if one is not None})
+        return kind(**{key: value for key, value in values.items() if value is not None})
     except ValidationError as error:
-        first = error.errors()[0]
-        name = {"url": "endpoint"}.get(str(first["loc"][0]), str(first["loc"][0]))
-        reason = first["msg"].removeprefix("Value error, ")
-        shown = (
-            "" if name == "endpoint" else f" {str(first['input'])[:100]}"
-        )  # it may hold a password
-        raise UserError(f"--{name.replace('_', '-')}{shown}: {reason}.") from None
+        known = list(kind.model_fields)
+        raise UserError(first_problem(error, flag_of, lambda _: known)) from None

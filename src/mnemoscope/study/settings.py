@@ -622,24 +622,31 @@ def parse_settings(values: dict[str, Any], *, where: str) -> StudySettings:
     try:
         return StudySettings.model_validate(values)
     except ValidationError as error:
-        raise UserError(first_problem(error, where, _known_keys)) from None
+        raise UserError(first_problem(error, f"{where}, ".__add__, _known_keys)) from None
 
 
 def first_problem(
-    error: ValidationError, where: str, known_keys: Callable[[list[str]], list[str]]
+    error: ValidationError,
+    named: Callable[[str], str],
+    known_keys: Callable[[list[str]], list[str]],
 ) -> str:
-    """One line about the first error; `known_keys` gives the keys that may stand at a place."""
+    """One line about the first error.
+
+    `named` says a key as the user knows it, `known_keys` which keys may stand at a place.
+    """
     problem = error.errors()[0]
     location = [str(part)[:100] for part in problem["loc"]]
-    key = ".".join(location) or "settings"
+    key = named(".".join(location) or "settings")
     if problem["type"] == "extra_forbidden":
         known = known_keys(location[:-1])
         hint = nearest(location[-1], known) or f" Known: {', '.join(known)}."
-        return f"{where}, {key}: unknown key.{hint}"
+        return f"{key}: unknown key.{hint}"
+    if problem["type"] == "missing":
+        return f"{key}: is missing. Give it."
     got = repr(problem.get("input"))
     got = got if len(got) <= _SHOWN else got[: _SHOWN - 1] + "…"
     said = problem["msg"].removeprefix("Value error, ")
-    return f"{where}, {key}: {said} (got {got}). Correct the value."
+    return f"{key}: {said} (got {got}). Correct the value."
 
 
 def _known_keys(location: list[str]) -> list[str]:
