@@ -1,6 +1,7 @@
 """Studies that many tests look at, made once a session; a test that changes one copies it."""
 
 import gc
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -270,3 +271,18 @@ def refused(call) -> Callable[..., str]:
         return lines[-1]
 
     return refused
+
+
+@pytest.fixture
+def hide(monkeypatch):
+    """Make a package look as if it were not installed: `hide("peft")`."""
+
+    def hide(package):
+        find = importlib.util.find_spec
+        monkeypatch.setattr(
+            importlib.util,
+            "find_spec",
+            lambda name, *a: None if name == package else find(name, *a),
+        )
+
+    return hide

@@ -7,8 +7,8 @@ import sys
 import urllib.request
 
 
-def test_without_gradio_it_says_what_to_install(refused, monkeypatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+def test_without_gradio_it_says_what_to_install(refused, hide) -> None:
+    hide("gradio")
     assert "pip install 'mnemoscope[app]'" in refused("app")
 
 

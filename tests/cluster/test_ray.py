@@ -431,8 +431,8 @@ def test_what_only_reads_studies_takes_no_cluster(whole, refused):
     assert "several studies and --compare only read" in refused(*both, "--engine", "ray", "-q")
 
 
-def test_without_ray_the_extra_is_named(whole, tmp_path, refused, monkeypatch):
-    monkeypatch.setattr("mnemoscope.cluster.ray.find_spec", lambda name: None)
+def test_without_ray_the_extra_is_named(whole, tmp_path, refused, hide):
+    hide("ray")
     study = begun(whole, "continue", tmp_path)
     line = refused("continue", study.folder, "--engine", "ray", "-q")
     assert "pip install 'mnemoscope[ray]'" in line

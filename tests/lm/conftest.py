@@ -1,6 +1,5 @@
 """Fixtures: tiny random models of many families, and one model that has memorized."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -42,21 +41,6 @@ def model_folder(tmp_path_factory):
     make_model("llama").save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     return folder
-
-
-@pytest.fixture
-def hide(monkeypatch):
-    """Make a package look as if it were not installed: `hide("peft")`."""
-
-    def hide(package):
-        find = importlib.util.find_spec
-        monkeypatch.setattr(
-            importlib.util,
-            "find_spec",
-            lambda name, *a: None if name == package else find(name, *a),
-        )
-
-    return hide
 
 
 @pytest.fixture(scope="session")

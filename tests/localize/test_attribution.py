@@ -6,7 +6,6 @@ from torch import nn
 
 from mnemoscope.cnn.network import AttentionCnn
 from mnemoscope.errors import UserError
-from mnemoscope.localize import delta
 from mnemoscope.localize.delta import check_attributions, class_contrast, contrast_gradients
 
 
@@ -77,14 +76,14 @@ def test_network_is_given_back_as_it_was(attribution, fails):
     assert not inputs.requires_grad
 
 
-def test_what_cannot_be_attributed_is_refused(monkeypatch):
+def test_what_cannot_be_attributed_is_refused(hide):
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     inputs, zero = torch.rand(1, 1, 2, 2), torch.tensor([0])
     contrast_gradients(network, inputs, zero, attribution="gradient")
     for name, words in (("guided", "needs ReLU modules"), ("guide", "Did you mean 'guided'")):
         with pytest.raises(UserError, match=words):
             contrast_gradients(network, inputs, zero, attribution=name)
-    monkeypatch.setattr(delta, "find_spec", lambda name: None)
+    hide("captum")
     with pytest.raises(UserError, match=r"pip install 'mnemoscope\[attribution\]'"):
         check_attributions(["gradient", "occlusion"])
     check_attributions(["gradient", "guided"])

@@ -10,7 +10,6 @@ import torch
 
 from mnemoscope.errors import DamagedDataError
 from mnemoscope.flow.run import run_stage
-from mnemoscope.localize import delta
 from mnemoscope.maps.format import unpack_triangle
 from mnemoscope.maps.store import MapStore
 from mnemoscope.pipeline import localize
@@ -284,9 +283,7 @@ def test_delta_has_the_same_bytes_and_that_of_other_settings_is_refused(
     assert len(list(load_deltas(own))) == len(found)
 
 
-def test_what_cannot_be_asked_for_is_refused(
-    refused, tiny_studies, done, tmp_path, monkeypatch
-) -> None:
+def test_what_cannot_be_asked_for_is_refused(refused, tiny_studies, done, tmp_path, hide) -> None:
     (tmp_path / "file").touch()
     said = refused("localize", done.folder, "-q", "--export", tmp_path / "file" / "figures")
     assert "cannot be made" in said
@@ -294,6 +291,6 @@ def test_what_cannot_be_asked_for_is_refused(
     write_deltas(empty, [])  # its CNNs did not train
     assert "no Δ to export" in refused("localize", empty, "-q", "--export", tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    monkeypatch.setattr(delta, "find_spec", lambda name: None)
+    hide("captum")
     said = refused("localize", empty, "-q", "--redo", "--set", "localize.attributions=[occlusion]")
     assert "pip install 'mnemoscope[attribution]'" in said

@@ -93,7 +93,7 @@ def test_survival_is_drawn_by_strength_and_one_strength_alone_is_seen() -> None:
     assert ax.get_xticks().tolist() == [1.0]
 
 
-def test_without_matplotlib_the_way_to_it_is_said(monkeypatch) -> None:
-    monkeypatch.setattr("mnemoscope.report.export.find_spec", lambda name: None)
+def test_without_matplotlib_the_way_to_it_is_said(hide) -> None:
+    hide("matplotlib")
     with pytest.raises(UserError, match=r"pip install 'mnemoscope\[figures\]'"):
         check_matplotlib()

@@ -1,6 +1,5 @@
 """The verbs audit (which passages of documents a model repeats) and app (the same in a browser)."""
 
-import importlib.util
 import inspect
 import os
 import sys
@@ -34,7 +33,7 @@ from mnemoscope.cli.options import (
 )
 from mnemoscope.cli.study import shown
 from mnemoscope.embedded import place_of
-from mnemoscope.errors import UserError
+from mnemoscope.errors import UserError, check_installed
 from mnemoscope.files import read_parquet, write_parquet, write_text
 from mnemoscope.lm.hub import check_device_name, check_dtype_name
 from mnemoscope.progress import say
@@ -570,8 +569,7 @@ def app(
 
     Example: mnemoscope app my-study
     """
-    if importlib.util.find_spec("gradio") is None:
-        raise UserError("the app needs gradio: pip install 'mnemoscope[app]'.")
+    check_installed("the app needs", "gradio", extra="app")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the hub's client is imported
     from mnemoscope.app import check_host, check_target
 

@@ -15,12 +15,18 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from mnemoscope.cluster.engine import Engine, n_workers
-from mnemoscope.errors import DamagedDataError, MnemoscopeError, NoRoomError, UserError, first_line
+from mnemoscope.errors import (
+    DamagedDataError,
+    MnemoscopeError,
+    NoRoomError,
+    UserError,
+    check_installed,
+    first_line,
+)
 from mnemoscope.progress import say
 
 _MOST_RETRIES = 2
@@ -51,8 +57,7 @@ class RayEngine(Engine):
         self._kind: tuple[float, ...] = ()
 
     def __enter__(self) -> "RayEngine":
-        if find_spec("ray") is None:
-            raise UserError("--engine ray: Ray is not installed: pip install 'mnemoscope[ray]'")
+        check_installed("--engine ray needs", "ray", extra="ray")
         if self.storage is not None:
             storage = Storage(self.storage)
             storage.remove(storage.leave_mark())

@@ -13,7 +13,6 @@ import copy
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -22,7 +21,7 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from mnemoscope.cnn.training import NetworkInputs, Scaling, TrainedCnn, evaluation_mode
-from mnemoscope.errors import UserError, nearest
+from mnemoscope.errors import UserError, check_installed, nearest
 from mnemoscope.maps.format import unpack_triangle
 from mnemoscope.maps.shape import NEAR_DIAGONAL
 from mnemoscope.maps.views import MapSource
@@ -84,11 +83,8 @@ def check_attributions(names: Iterable[str]) -> None:
                 f"attribution '{name}': must be one of {', '.join(ATTRIBUTIONS)}."
                 f"{nearest(name, ATTRIBUTIONS)}"
             )
-        if name in OF_CAPTUM and find_spec("captum") is None:
-            raise UserError(
-                f"attribution '{name}' needs Captum, which is not installed. "
-                "Run: pip install 'mnemoscope[attribution]'"
-            )
+        if name in OF_CAPTUM:
+            check_installed(f"attribution '{name}' needs", "captum", extra="attribution")
 
 
 def class_contrast(logits: Tensor, classes: Tensor) -> Tensor:

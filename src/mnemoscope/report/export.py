@@ -8,13 +8,12 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnemoscope.errors import UserError
+from mnemoscope.errors import UserError, check_installed
 from mnemoscope.files import made_folder, write_bytes
 from mnemoscope.localize.delta import layer_profile
 from mnemoscope.pipeline.knockout import KNOCKOUT_FILE, SPECIFICITY_FILE
@@ -63,11 +62,7 @@ _PANELS = {"model": "model", "reference": "reference model"}
 
 def check_matplotlib() -> None:
     """Raise UserError where Matplotlib is not installed, with the command that installs it."""
-    if find_spec("matplotlib") is None:
-        raise UserError(
-            "figures for print need Matplotlib, which is not installed. "
-            "Run: pip install 'mnemoscope[figures]'"
-        )
+    check_installed("making figures for print needs", "matplotlib", extra="figures")
 
 
 def export_localization(study: Study, folder: Path | str) -> list[Path]:

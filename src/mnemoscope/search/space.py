@@ -4,7 +4,6 @@ Thresholds are quantiles of the memorized training sequences, so the space is fi
 proposal is an ordinary taxonomy that can be passed to ``-t``.
 """
 
-import importlib.util
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import polars as pl
 
-from mnemoscope.errors import UserError
+from mnemoscope.errors import UserError, check_installed
 from mnemoscope.taxonomy.catalogue import read_nodes
 from mnemoscope.taxonomy.names import NON_MEMO, Taxonomy, parse_taxonomy
 from mnemoscope.taxonomy.nodes import MEASURES, SEARCHED, UNION, Node, is_node_file, read_range
@@ -57,10 +56,7 @@ class SearchSpace:
 
 def check_optuna() -> None:
     """Raise UserError if optuna is not installed, without importing it."""
-    if importlib.util.find_spec("optuna") is None:
-        raise UserError(
-            "search: needs optuna, which is not installed. pip install 'mnemoscope[search]'."
-        )
+    check_installed("search needs", "optuna", extra="search")
 
 
 def find_columns(spec: Iterable[str]) -> tuple[str, ...]:
