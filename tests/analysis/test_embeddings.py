@@ -104,8 +104,7 @@ def test_the_analysis_orders_levels_that_are_planted_on_a_line(monkeypatch, inpu
     """Levels at angles in their order, from the second step on: rank correlation 1."""
 
     def result_of(level, states):
-        genre = np.where(level > 1, "prose", "code")
-        rows = pl.DataFrame({"sequence_id": np.arange(len(level)), "genre": genre})
+        rows = pl.DataFrame({"sequence_id": np.arange(len(level))})
         is_right = np.arange(4) < level[:, None]
         generated = Generated(rows, np.zeros((len(level), 8), dtype=np.int32), is_right)
         monkeypatch.setattr(module, "generate_by_level", lambda *args, **kwargs: generated)
@@ -127,9 +126,7 @@ def test_the_analysis_orders_levels_that_are_planted_on_a_line(monkeypatch, inpu
     last = result.frames["pairs"].filter(step=4, level=4, other=0)
     assert last["cosine"].item() == pytest.approx(far["plain"][-1])
     assert len(result.figures) == 4
-    counts = result.frames["levels"]
-    assert counts["n"].to_list() == [20] * 5
-    assert counts["genre_code"].to_list() == [1, 1, 0, 0, 0]
+    assert result.frames["levels"]["n"].to_list() == [20] * 5
     with pytest.raises(UserError, match="0 sequences with all 4 tokens right and 40 others"):
         result_of(np.repeat([0, 1], 20), np.ones((40, 4, 2)))
 

@@ -193,15 +193,12 @@ def test_a_planted_relation_is_found_at_its_layer(planted) -> None:
     assert "high PSMI, not low, goes with memorization" in result.sentence
 
 
-def test_the_class_as_label_gives_no_auc_and_too_few_of_a_label_are_refused(planted) -> None:
+def test_too_few_of_a_label_and_an_unknown_taxonomy_are_refused(planted) -> None:
     word = pl.when("is_memorized").then(pl.lit("Recall")).otherwise(pl.lit("Non-Memo"))
     labelled = replace(planted, labels=planted.table.select("sequence_id", T=word))
-    result = analyse(labelled, Settings(label="class", **FAST))
-    assert "tells the class" in result.sentence
-    assert result.frames["layers"]["within"].is_nan().all()
     one_sided = replace(planted, table=planted.table.with_columns(is_memorized=pl.lit(True)))
     for inputs, settings, said in (
-        (planted, {"label": "class"}, "mnemoscope label"),
+        (planted, {"taxonomy": "T"}, "mnemoscope label"),
         (labelled, {"taxonomy": "U"}, "not labelled"),
         (planted, {"minimum": 300}, "fewer than two labels"),
         (one_sided, {}, "all are memorized, or none"),

@@ -19,7 +19,7 @@ from sklearn.decomposition import PCA
 
 from mnemoscope.analysis.figures import Chart, HeatMap, Series, plain, series_of
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult
-from mnemoscope.analysis.rows import Generated, LevelSettings, generate_by_level, states_of
+from mnemoscope.analysis.rows import LevelSettings, generate_by_level, states_of
 from mnemoscope.errors import UserError
 from mnemoscope.stats import Estimate, Floats, Z, draw_within, grouped_variance, n_groups
 from mnemoscope.words import ranged
@@ -192,7 +192,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
                 | {"step": np.tile(np.arange(settings.n_steps) + 1, len(levels))}
                 | {"first": places[..., 0].ravel(), "second": places[..., 1].ravel()}
             ),
-            "levels": _count_frame(generated, counts),
+            "levels": pl.DataFrame({"level": np.arange(len(counts)), "n": counts}),
         },
         figures=(
             *(_distance_chart(followed, metric, levels, settings.n_steps) for metric in METRICS),
@@ -239,19 +239,6 @@ def _pairs(means: Floats, noise: Floats, levels: list[int]) -> pl.DataFrame:
         for j in range(i)
     ]
     return pl.DataFrame(rows)
-
-
-def _count_frame(generated: Generated, counts: _Levels) -> pl.DataFrame:
-    """Sequences of each level and, where the table knows genres, the share of each."""
-    frame = pl.DataFrame({"level": np.arange(len(counts)), "n": counts})
-    if "genre" not in generated.rows.columns:
-        return frame
-    rows = generated.rows.select("genre").with_columns(pl.Series("level", generated.level))
-    genres = sorted(rows["genre"].drop_nulls().unique())
-    shares = rows.group_by("level").agg(
-        (pl.col("genre") == genre).mean().alias(f"genre_{genre}") for genre in genres
-    )
-    return frame.join(shares, on="level", how="left", maintain_order="left")
 
 
 def _sentence(followed: pl.DataFrame, pairs: pl.DataFrame, levels: list[int], n_steps: int) -> str:

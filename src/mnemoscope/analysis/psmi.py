@@ -8,7 +8,7 @@ Run it: mnemoscope analyze psmi STUDY --second MODEL
 """
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -44,10 +44,6 @@ class Settings(AnalysisSettings):
 
     n_sequences: int | None = Field(
         default=5000, ge=20, description="Sequences drawn by the seed; null: all."
-    )
-    label: Literal["token", "class"] = Field(
-        default="token",
-        description="What the state is to tell: the first token of the suffix, or the class.",
     )
     taxonomy: str | None = Field(
         default=None,
@@ -227,16 +223,16 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     )
     means = _class_means(inputs, named, values, settings)
     return AnalysisResult(
-        sentence=_sentence(layers, settings),
+        sentence=_sentence(layers),
         frames={"layers": layers, "classes": means, "sequences": values},
-        figures=tuple(_figures(layers, means, settings)),
+        figures=tuple(_figures(layers, means)),
         further=tuple(_further(layers, means, rows.height, named, settings)),
     )
 
 
 def _classes(inputs: AnalysisInputs, settings: Settings) -> pl.DataFrame:
     """Columns `sequence_id` and `class`; memorized or not where the study has no labels."""
-    if inputs.labels is None and settings.label == "token" and settings.taxonomy is None:
+    if inputs.labels is None and settings.taxonomy is None:
         word = pl.when("is_memorized").then(pl.lit("memorized")).otherwise(pl.lit("not memorized"))
         return inputs.table.select("sequence_id", word.alias("class"))
     return classes_of(inputs, settings.taxonomy, where="analyze psmi", minimum=settings.minimum)
@@ -244,9 +240,7 @@ def _classes(inputs: AnalysisInputs, settings: Settings) -> pl.DataFrame:
 
 def _labelled(rows: pl.DataFrame, prefix: int, settings: Settings) -> pl.DataFrame:
     """Rows with a column `label` that at least `minimum` of them share."""
-    token = pl.col("tokens").list.get(prefix).cast(pl.String)
-    label = token if settings.label == "token" else pl.col("class")
-    found = rows.with_columns(label=label).filter(pl.col("label").is_not_null())
+    found = rows.with_columns(label=pl.col("tokens").list.get(prefix).cast(pl.String))
     found = found.filter(pl.len().over("label") >= settings.minimum)
     if found["label"].n_unique() < 2:
         raise UserError(
@@ -285,11 +279,7 @@ def _of_model(
             seen = states[:, place]
             found = sliced_information(seen, label, n_directions=settings.n_directions, **asked)
             null = sliced_information(seen, shuffled, n_directions=500, **asked)
-            within = (
-                within_labels(found.values, memorized, label, groups=near, **draws)
-                if settings.label == "token"
-                else stats.NOTHING_TO_COUNT
-            )
+            within = within_labels(found.values, memorized, label, groups=near, **draws)
             flat = stats.separation(found.values, memorized, groups=near, **draws)
             lines.append(
                 {"model": model, "layer": layer, "n": rows.height, "n_groups": stats.n_groups(near)}
@@ -331,7 +321,6 @@ def _class_means(
         beside = values.filter((pl.col("class") == name) | ~pl.col("is_memorized"))
         memorized = beside["is_memorized"]
         near, near_beside = (inputs.near_duplicates(one["sequence_id"]) for one in (part, beside))
-        is_compared = settings.label == "token" and memorized.any()
         for column in values.columns[4:]:
             every = part[column].to_numpy()
             finite = np.isfinite(every)
@@ -348,7 +337,7 @@ def _class_means(
                 float(kept.mean()), weights @ kept / weights.sum(axis=1), 0.025
             )
             auc = stats.NOTHING_TO_COUNT
-            if is_compared:
+            if memorized.any():
                 auc = stats.separation(beside[column], memorized, groups=near_beside, **draws).auc
             model, layer = column.rsplit(", layer ", 1)
             lines.append(
@@ -360,14 +349,8 @@ def _class_means(
     return pl.DataFrame(lines)
 
 
-def _sentence(layers: pl.DataFrame, settings: Settings) -> str:
+def _sentence(layers: pl.DataFrame) -> str:
     last = layers.filter(model=OWN).row(-1, named=True)
-    if settings.label == "class":
-        return (
-            f"At the last layer the state at the end of the prefix tells the class by "
-            f"{last['memorized']:.2f} nats where memorized and {last['not_memorized']:.2f} where "
-            f"not; with labels shuffled by {last['shuffled']:.2f}."
-        )
     if last["auc_low"] != last["auc_low"]:
         words = "too few groups of near duplicates tell whether PSMI goes with memorization"
     elif last["auc_low"] > 0.5:
@@ -386,25 +369,22 @@ def _sentence(layers: pl.DataFrame, settings: Settings) -> str:
 def _further(
     layers: pl.DataFrame, means: pl.DataFrame, n_drawn: int, named: pl.DataFrame, settings: Settings
 ) -> Iterator[str]:
-    what = "first tokens of the suffix" if settings.label == "token" else "classes"
     yield (
         f"{named.height:,} of {n_drawn:,} sequences: those whose label at least "
-        f"{settings.minimum} share; {named['label'].n_unique()} {what} are the labels."
+        f"{settings.minimum} share; {named['label'].n_unique()} first tokens of the suffix are the "
+        "labels."
     )
     own = layers.filter(model=OWN)
     last = own.row(-1, named=True)
-    if settings.label == "token":
-        yield (
-            "Where .75 of the memorized are flagged as low, "
-            f"{ranged(last, 'fpr', scale=100, unit=' %')} of the others are too "
-            f"(the paper, of fine-tuned 7B models: {100 * PUBLISHED_FPR:.1f} % on average)."
-        )
-        yield (
-            "Among sequences that share their first token of the suffix the AUC is "
-            f"{ranged(last, 'within', digits=3)}: a rare token alone makes PSMI high."
-        )
-    else:
-        yield "The class says whether a sequence is memorized, so no AUC is read from this."
+    yield (
+        "Where .75 of the memorized are flagged as low, "
+        f"{ranged(last, 'fpr', scale=100, unit=' %')} of the others are too "
+        f"(the paper, of fine-tuned 7B models: {100 * PUBLISHED_FPR:.1f} % on average)."
+    )
+    yield (
+        "Among sequences that share their first token of the suffix the AUC is "
+        f"{ranged(last, 'within', digits=3)}: a rare token alone makes PSMI high."
+    )
     known = means.filter((pl.col("model") == OWN) & pl.col("auc").is_not_nan())
     at_last = known.filter(pl.col("layer") == pl.col("layer").max())
     parts = [
@@ -428,13 +408,12 @@ def _further(
         yield f"{n_lost:,} values over all layers underflowed and are no numbers."
 
 
-def _figures(layers: pl.DataFrame, means: pl.DataFrame, settings: Settings) -> Iterator[Chart]:
-    if settings.label == "token":
-        yield Chart(
-            title="ROC AUC of low PSMI for memorized, by layer (95 % interval; .5: no relation)",
-            x_label="layer",
-            series=series_by(layers, "model", "auc", x="layer"),
-        )
+def _figures(layers: pl.DataFrame, means: pl.DataFrame) -> Iterator[Chart]:
+    yield Chart(
+        title="ROC AUC of low PSMI for memorized, by layer (95 % interval; .5: no relation)",
+        x_label="layer",
+        series=series_by(layers, "model", "auc", x="layer"),
+    )
     null = layers.filter(model=OWN)
     yield Chart(
         title="Mean PSMI of each class, by layer, nats (95 % interval)",
