@@ -130,4 +130,5 @@ def test_accuracies_of_a_table_made_by_hand() -> None:
         for k in (5, 25)
     ]
     for once, again in zip(*four, strict=True):  # 20 groups either way
+        assert (again["n"], again["n_groups"]) == (100, 20)
         assert again["high"] - again["low"] > 0.95 * (once["high"] - once["low"]) > 0

@@ -32,7 +32,7 @@ from mnemoscope.analysis.rows import (
 )
 from mnemoscope.errors import UserError
 from mnemoscope.progress import SILENT, Progress, track
-from mnemoscope.stats import Estimate, resampled_mean, share_true
+from mnemoscope.stats import Estimate, n_groups, resampled_mean, share_true
 from mnemoscope.taxonomy.groups import find_groups
 
 _Floats = npt.NDArray[np.floating]
@@ -142,7 +142,8 @@ def score(
         "full sequences": share_true(hit.all(axis=1), groups),
     }
     return [
-        {"predictor": name, "of": what, **one.columns("accuracy", ends="")}
+        {"predictor": name, "of": what, "n": len(hit), "n_groups": n_groups(groups)}
+        | one.columns("accuracy", ends="")
         for what, one in found.items()
     ]
 
