@@ -5,19 +5,22 @@ import polars as pl
 import pytest
 import torch
 
-from mnemoscope.audit.before import mean_entropy, rank_windows, share_beyond
+from mnemoscope.audit.before import rank_windows, share_beyond
 from mnemoscope.audit.documents import Document
 from mnemoscope.audit.local import LocalModel
+from mnemoscope.audit.run import coarse_places
 from mnemoscope.audit.settings import AuditSettings
+from mnemoscope.audit.spans import cut
 
 
-def test_entropy_is_that_of_the_softmax(lm, sequences):
-    rows = np.array(sequences["tokens"].head(5).to_list(), dtype=np.int32)[:, :32]
+def test_entropy_is_that_of_the_softmax_over_a_prefix(lm, new_text):
+    model = LocalModel(lm, [Document("a", new_text(1, 60), "")], AuditSettings(batch_size=4))
+    rows = cut(model.tokens, coarse_places(model), 32).astype(np.int64)
     with torch.inference_mode():
-        logits = lm.model(torch.tensor(rows.astype(np.int64))).logits.double()
+        logits = lm.model(torch.tensor(rows)).logits.double()
     wanted = torch.distributions.Categorical(logits=logits).entropy().mean(dim=1).numpy()
     # 1e-4: float32 in batches of another shape
-    assert mean_entropy(lm, rows, batch_size=2) == pytest.approx(wanted, abs=1e-4)
+    assert rank_windows(model).sort("start")["entropy"].to_list() == pytest.approx(wanted, abs=1e-4)
 
 
 def test_the_surest_window_of_the_model_is_in_the_trained_passage(lm, reference, trained, new_text):

@@ -254,7 +254,11 @@ def test_the_smallest_gap_is_of_the_tokens_up_to_the_first_wrong_one():
     assert gap.tolist() == [1.0, 3.0, 0.5]
 
 
-@pytest.mark.parametrize("ask", [decode, scan, both])
+def entropies(lm, tokens):
+    return next_token_entropy(lm, tokens, batch_size=2)
+
+
+@pytest.mark.parametrize("ask", [decode, scan, both, entropies])
 def test_non_finite_logits_are_refused(build, tokens, ask):
     lm = build("gpt_neox")
     with torch.no_grad():

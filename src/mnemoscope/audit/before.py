@@ -9,40 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-import torch
 
 from mnemoscope.audit.documents import character_range
 from mnemoscope.audit.local import LocalModel
 from mnemoscope.audit.run import coarse_places
 from mnemoscope.audit.spans import cut
-from mnemoscope.lm.model import (
-    LanguageModel,
-    check_tokens,
-    last_logits,
-    prepend_bos,
-    run_batches,
-    within_logits,
-)
+from mnemoscope.lm.probe import next_token_entropy
 
 BEFORE_FILE = "before.parquet"
-
-
-def mean_entropy(
-    lm: LanguageModel, prefixes: npt.NDArray[np.int32], *, batch_size: int
-) -> npt.NDArray[np.float64]:
-    """Mean entropy of the next token over the places of each prefix (n, prefix), in nats, (n,)."""
-    table = check_tokens(lm, prefixes)
-    n_places = table.shape[1]
-
-    def ask(batch: torch.Tensor) -> npt.NDArray[np.float64]:
-        with torch.inference_mode():
-            logits = last_logits(lm, prepend_bos(lm, batch), n_places).float()
-            logprobs = logits.log_softmax(dim=-1)
-            entropy = -(logprobs.exp() * logprobs).sum(dim=-1)
-        return entropy.double().mean(dim=1).cpu().numpy()
-
-    size = min(batch_size, within_logits(lm, n_places))
-    return np.concatenate(list(run_batches(lm, table, size, ask)))
 
 
 def rank_windows(model: LocalModel) -> pl.DataFrame:
@@ -54,12 +28,14 @@ def rank_windows(model: LocalModel) -> pl.DataFrame:
         surer) and `text`, the suffix that may come out.
     """
     settings, places = model.settings, coarse_places(model)
-    prefixes = cut(model.tokens, places, settings.prefix)
-    size = settings.batch_size
-    entropy = mean_entropy(model.lm, prefixes, batch_size=size)
-    beside = None
-    if model.reference is not None:
-        beside = mean_entropy(model.reference, prefixes, batch_size=size)
+    # Of one token more than a prefix each prediction within it is asked.
+    shown = cut(model.tokens, places, settings.prefix + 1)
+    entropy, beside = (
+        None
+        if lm is None
+        else next_token_entropy(lm, shown, batch_size=settings.batch_size).mean(1, np.float64)
+        for lm in (model.lm, model.reference)
+    )
     rows: list[dict[str, Any]] = []
     for number, first in places:
         tokens, document = model.tokens[number], model.documents[number]

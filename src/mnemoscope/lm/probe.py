@@ -15,6 +15,7 @@ from mnemoscope.lm.model import (
     LanguageModel,
     Span,
     attention_modules,
+    check_finite,
     check_tokens,
     last_logits,
     prepend_bos,
@@ -128,7 +129,10 @@ def next_tokens(lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int) ->
 def next_token_entropy(
     lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int
 ) -> npt.NDArray[np.float32]:
-    """Entropy of every prediction in nats, (n, T - 1) float32: column i is of token i + 1."""
+    """Entropy of every prediction in nats, (n, T - 1) float32: column i is of token i + 1.
+
+    Raises UserError: logits that are not finite.
+    """
     table = check_tokens(lm, tokens, prefix=1)
 
     def step(batch: torch.Tensor) -> npt.NDArray[np.float32]:
@@ -137,6 +141,7 @@ def next_token_entropy(
             columns = []
             for at in range(logits.shape[1]):
                 logprobs = logits[:, at].float().log_softmax(dim=1)
+                check_finite(lm, logprobs.amax(dim=1))
                 columns.append(-(logprobs.exp() * logprobs).nan_to_num(0.0).sum(dim=1))
         return torch.stack(columns, dim=1).cpu().numpy()
 
