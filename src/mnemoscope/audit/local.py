@@ -53,7 +53,7 @@ from mnemoscope.lm.model import (
     within_logits,
 )
 from mnemoscope.progress import SILENT, Progress, say, track
-from mnemoscope.study.models import check_same_tokens
+from mnemoscope.study.models import check_same_tokens, facts_of
 
 if TYPE_CHECKING:  # what makes studies takes a second to import, and most audits ask none
     from mnemoscope.audit.ground import CnnGround
@@ -408,16 +408,7 @@ class LocalModel:
 
 def _facts(lm: LanguageModel, name: str) -> dict[str, Any]:
     """`fingerprint` is over weights and configuration as loaded."""
-    return {
-        "name": name,
-        "revision": lm.revision,
-        "fingerprint": lm.fingerprint,
-        "files": model_files(Path(lm.name)),
-        "dtype": lm.dtype,
-        "device": lm.device,
-        "bos_id": lm.bos_id,
-        "vocab_size": lm.vocab_size,
-    }
+    return facts_of(lm, name) | {"files": model_files(Path(lm.name))}
 
 
 class Continued(NamedTuple):

@@ -8,10 +8,8 @@ holds a whole audit.
 import hashlib
 import json
 import os
-import platform
 import shutil
 from collections.abc import Container, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, NotRequired, Protocol
 
@@ -44,7 +42,7 @@ from mnemoscope.files import (
     write_text,
 )
 from mnemoscope.progress import say
-from mnemoscope.version import __version__
+from mnemoscope.study.folder import versions
 
 
 class _Part(TypedDict):
@@ -135,7 +133,6 @@ PARTS = "parts"
 TABLES = ("near", "profile", "origins", "ordinary")
 """Tables beside the spans, each in a file of its name where it was asked for."""
 
-_PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "polars", "scipy")
 _READERS = ("pypdf", "python-docx", "inscriptis")
 _MODEL_FILES = ("*.safetensors", "*.json", "*.gguf", "*.model")
 
@@ -222,7 +219,7 @@ def audit(
         "schema_version": SCHEMA_VERSION,
         "key": key,
         "command": [one.encode("utf-8", "backslashreplace").decode() for one in command],
-        "versions": _versions(),
+        "versions": versions("tokenizers", *_READERS),
         **model.facts(frame),
         "settings": model.settings.model_dump(),
         "encoding": reading.encoding,
@@ -366,16 +363,6 @@ def _key(model: Writer, known: Container[str] = AuditSettings.model_fields) -> s
         places = one.starts.tobytes() if "endpoint" in facts else b""
         whole.update(hashlib.sha256(one.ids.tobytes() + places).digest())
     return whole.hexdigest()
-
-
-def _versions() -> dict[str, str]:
-    found = {"mnemoscope": __version__, "python": platform.python_version()}
-    for package in (*_PACKAGES, *_READERS):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def model_files(place: Path) -> dict[str, str]:

@@ -630,9 +630,12 @@ _LIBRARIES = (
 
 
 def versions(*further: str) -> dict[str, str]:
-    """Versions of the packages that produce the numbers, and of these further ones."""
+    """Versions of the packages that produce the numbers, and of these further ones if installed."""
     found = {"mnemoscope": __version__, "python": platform.python_version()}
-    return found | {name: _version(name) for name in (*_LIBRARIES, *further)}
+    for name in (*_LIBRARIES, *further):
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = _version(name)
+    return found
 
 
 _version = cache(metadata.version)  # which reads the package's whole description
