@@ -8,6 +8,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property
 from itertools import product
 from typing import Literal, NamedTuple
@@ -15,17 +16,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from rapidfuzz.distance import OSA, Indel
 
 from mnemoscope.errors import UserError, nearest
-from mnemoscope.taxonomy.nodes import (
-    FAMILIES,
-    MEASURES,
-    Node,
-    first_yes,
-    parse_node,
-    plugin_nodes,
-)
+from mnemoscope.taxonomy.nodes import Node, first_yes, parse_node, written_nodes
 
 _Value = float | bool
 
@@ -91,13 +84,8 @@ def _find_starts(answers: np.ndarray, axis: int) -> list[int]:
 
 # Tell a name of one's own from a misspelt node, which must not silently become a last class.
 
-_NODES = tuple(dict.fromkeys(node.partition("[")[0] for node in FAMILIES))
-_WITH_DUPLICATES = ("Recite", "Recollect")
-_NEAR = 0.8
-"""Letters in common, as a share, from which a name counts as misspelt.
-
-`Reconstrct` has .95 with its node, `Recall` .67 with Recollect and .50 with Recite.
-"""
+_NEAR = 0.75
+"""Ratio of `difflib` from which a name counts as misspelt: `Recall` has .67 with Recollect."""
 
 
 def node_meant(name: str, own: Iterable[str] = ()) -> str | None:
@@ -112,26 +100,14 @@ def node_meant(name: str, own: Iterable[str] = ()) -> str | None:
     return "-or-".join(found or part for found, part in zip(meant, parts, strict=True))
 
 
-def is_near(name: str, known: str) -> bool:
-    """True one slip of the finger away, or with four fifths of the letters in common."""
-    name, known = name.lower(), known.lower()
-    return bool(OSA.distance(name, known) <= 1 or Indel.normalized_similarity(name, known) >= _NEAR)
-
-
 def _single_meant(name: str, own: list[str]) -> str | None:
-    base, bracket, rest = name.partition("[")
+    base = name.partition("[")[0]
     base = base.rstrip("]0123456789.-") or base
-    found = min(
-        (node for node in [*_NODES, *own, *plugin_nodes()] if is_near(base, node)),
-        key=lambda node: OSA.distance(base, node),
-        default=None,
-    )
-    if found is None:
-        return name if bracket or "]" in name else None
-    argument = rest.rstrip("]") or (">1" if found in MEASURES else "5")
-    is_always = found in _WITH_DUPLICATES or found in MEASURES
-    takes_one = is_always or (found == "Guess" and bool(bracket))
-    return f"{found}[{argument}]" if takes_one else found
+    known = {one.partition("[")[0].lower(): one for one in written_nodes(name, own)}
+    found = get_close_matches(base.lower(), known, n=1, cutoff=_NEAR)
+    if not found:
+        return name if "[" in name or "]" in name else None
+    return known[found[0]]
 
 
 NON_MEMO = "Non-Memo"
@@ -276,7 +252,7 @@ def _check_last(last: str, own: Mapping[str, Node]) -> None:
     if last in LAST_CLASSES:
         return
     advice = "The rest needs a name of its own, for instance Recall or Others."
-    if last.lower() == NULL or is_near(last, NON_MEMO):
+    if last.lower() == NULL or get_close_matches(last.lower(), [NON_MEMO.lower()], cutoff=_NEAR):
         reserved = NULL if last.lower() == NULL else NON_MEMO
         raise UserError(f"last class '{last}' is too near '{reserved}', which is taken. {advice}")
     meant = node_meant(last, own)

@@ -7,7 +7,7 @@ What a search may build taxonomies from, families with ranges of thresholds, is 
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
@@ -115,17 +115,19 @@ def _parse_single(name: str, own: Mapping[str, Node]) -> Node:
     family = _FAMILIES.get(shape[1]) or _plugin_family(shape[1]) if shape else None
     if shape is None or family is None:
         known = ", ".join([*FAMILIES, *own, *plugin_nodes()])
-        raise UserError(f"unknown node '{name}'.{_hint(name, own)} Known: {known}.")
+        raise UserError(
+            f"unknown node '{name}'.{nearest(name, written_nodes(name, own))} Known: {known}."
+        )
     return family(name, shape[2])
 
 
-def _hint(name: str, own: Mapping[str, Node]) -> str:
-    """The nearest node, with the thresholds that were given."""
+def written_nodes(name: str, own: Iterable[str]) -> list[str]:
+    """Every node as it may be written, with the thresholds that `name` has, where it takes any."""
     argument = name.partition("[")[2].rstrip("]")
     known = [f"{family}[{argument or 5}]" for family in ("Recite", "Recollect")]
     known += [f"{measure}[{argument or '>1'}]" for measure in MEASURES]
     known += ["Reconstruct", "Guess", "Code", *own, *plugin_nodes()]
-    return nearest(name, [*known, f"Guess[{argument}]"] if argument else known)
+    return [*known, f"Guess[{argument}]"] if argument else known
 
 
 def _unite(name: str, parts: Sequence[Node], canonical: str | None = None) -> Node:
