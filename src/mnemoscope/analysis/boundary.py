@@ -94,12 +94,11 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
             is_inside = (rows["group"] == name).to_numpy()
             inside = values[is_inside]
             near = inputs.near_duplicates(rows["sequence_id"].filter(is_inside))
-            row: dict[str, object] = {"what": what, "group": name}
+            row: dict[str, object] = {"what": what, "group": name, "n": n}
+            row["n_groups"] = n_groups(near)
             for position, found in enumerate(resampled_means(inside, near), 1):
-                place = {"position": position, "n": n}
-                curves.append({**row, **place, **found.columns("mean", ends="")})
+                curves.append({**row, "position": position, **found.columns("mean", ends="")})
             found = resampled_mean(inside[:, half] - inside[:, half - 1], near)
-            row |= {"n": n, "n_groups": n_groups(near)}
             differences.append({**row, **found.columns("difference", ends="")})
     frames = {"differences": pl.DataFrame(differences), "curves": pl.DataFrame(curves)}
     return AnalysisResult(

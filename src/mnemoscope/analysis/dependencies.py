@@ -384,20 +384,22 @@ def own_proportions(
     """Count the categories of the memorized sequences, the published ones or a taxonomy's own.
 
     Gives `category`, `n`, `share` with `low` and `high` (over `groups` of near duplicates, (n,)),
-    and the `published` share.
+    how many groups all of them are, and the `published` share.
     """
     is_chosen = memorized.fill_null(False) & category.is_not_null()
     chosen = category.filter(is_chosen)
     owners = None if groups is None else groups[is_chosen.to_numpy()]
     is_theirs = set(chosen) <= set(CATEGORIES)
     rows = [
-        {"category": name, "n": n}
+        {"category": name, "n": n, "n_groups": stats.n_groups(owners)}
         | stats.share_true(chosen == name, owners).columns("share", ends="")
         | {"published": (published or {}).get(name)}
         for name in (CATEGORIES if is_theirs else chosen.unique().sort())
         for n in [int((chosen == name).sum())]
     ]
-    return pl.DataFrame(rows, schema_overrides={"n": pl.Int64, "published": pl.Float64})
+    return pl.DataFrame(
+        rows, schema_overrides={"n": pl.Int64, "n_groups": pl.Int64, "published": pl.Float64}
+    )
 
 
 # -- what is said and drawn -----------------------------------------------------------------

@@ -30,7 +30,7 @@ from mnemoscope.errors import UserError
 from mnemoscope.lm.continue_ import as_words, greedy_tokens, is_copied
 from mnemoscope.lm.model import LanguageModel, check_tokens, run_batches
 from mnemoscope.progress import Progress
-from mnemoscope.stats import Estimate, share_true
+from mnemoscope.stats import Estimate, n_groups, share_true
 
 HIT = 16
 """Tokens from which on the published script prints a sequence as memorized."""
@@ -216,6 +216,7 @@ def _by_prompt(answers: pl.DataFrame, groups: pl.DataFrame) -> pl.DataFrame:
         best = best_of(part).join(groups, on="sequence_id", maintain_order="right")
         rows += [
             {"prompt": length, "group": name, "n": inside.height}
+            | {"n_groups": n_groups(_near(inside))}
             | _hits(inside).columns("share", ends="")
             | {"mean": inside["length"].mean()}
             for name, inside in _parts(best, groups)
@@ -234,7 +235,7 @@ def _shares(lengths: pl.DataFrame) -> pl.DataFrame:
     """Hits, median and longest of each group, with and without what is copied."""
     return pl.DataFrame(
         [
-            {"group": name, "n": inside.height}
+            {"group": name, "n": inside.height, "n_groups": n_groups(_near(inside))}
             | _hits(inside).columns("share", ends="")
             | {"share_with_copies": _hits(inside, "with_copies").value}
             | {"median": inside["length"].median(), "longest": inside["length"].max()}

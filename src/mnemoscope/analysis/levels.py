@@ -184,7 +184,8 @@ def _level_frame(scores: _Scores, groups: _Groups) -> pl.DataFrame:
         for number, level in enumerate(LEVELS):
             is_here = level_of(values) == number
             share = share_true(is_here, groups).columns("share", ends="")
-            rows.append({"model": name, "level": level, "n": int(is_here.sum()), **share})
+            about = {"model": name, "level": level, "n": int(is_here.sum())}
+            rows.append({**about, "n_groups": n_groups(groups), **share})
     return pl.DataFrame(rows)
 
 
@@ -200,7 +201,7 @@ def _transition_frame(scores: _Scores, groups: _Groups) -> pl.DataFrame:
             for to, (other, count) in enumerate(zip(LEVELS, line.tolist(), strict=True)):
                 share = share_true(is_now[here] == to, owners).columns("share", ends="")
                 between = {"from_model": first, "to_model": second, "from": level, "to": other}
-                rows.append({**between, "n": count, **share})
+                rows.append({**between, "n": count, "n_groups": n_groups(owners), **share})
     return pl.DataFrame(rows)
 
 

@@ -154,7 +154,8 @@ def _level_frame(guessed: _Bools, test: _Bools, groups: npt.NDArray[Any]) -> pl.
     inside = {one: hit[level == one] for one in np.unique(level).tolist()}
     return pl.DataFrame(
         [
-            {"level": one, "n": len(rows), "tokens": float(rows.mean())}
+            {"level": one, "n": len(rows), "n_groups": n_groups(groups[level == one])}
+            | {"tokens": float(rows.mean())}
             | share_true(rows.all(axis=1), groups[level == one]).columns("full", ends="")
             for one, rows in inside.items()
         ]
