@@ -22,7 +22,7 @@ _LEAST = 6  # pieces that must match for a beginning to be found inside an answe
 
 
 class ChatModel(ServedModel):
-    """A chat service, as an audit asks it (`run.Writer`); arguments as `ServedModel`."""
+    """A chat service; arguments as `ServedModel`."""
 
     is_chat = True
 

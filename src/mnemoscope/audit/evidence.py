@@ -1,7 +1,8 @@
 """What speaks for a passage: how likely the model finds it, and what each ground says."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -14,7 +15,7 @@ from typing_extensions import TypedDict
 from mnemoscope.audit.documents import Document, Tokens, character_range, token_texts
 from mnemoscope.audit.rule import GUESS, RECALL, decide
 from mnemoscope.audit.settings import MOST_COPIED, AuditSettings
-from mnemoscope.audit.spans import Span, cut
+from mnemoscope.audit.spans import Growth, Place, Span, cut
 
 _PIECES = pl.List(pl.String)
 _VALUES = pl.List(pl.Float64)
@@ -138,15 +139,65 @@ class Beside(NamedTuple):
     probabilities: Sequence[float | None]
 
 
-class Judge(Protocol):
-    """What the evidence asks of a model; `run.Writer` is the whole of it.
+class Writer(Protocol):
+    """A model as an audit asks it: it writes on in documents, and says how likely it finds them.
 
-    `tokens` are those of the documents, or words in their place; `tokenizer` gives their text.
+    `fingerprint` is that of its weights; None of a model behind an API. `tokens` are those of the
+    documents, or words in their place; `tokenizer` gives their text. A method with a body here
+    answers for models that cannot be asked.
     """
 
+    name: str
+    fingerprint: str | None
     settings: AuditSettings
     tokenizer: Any
+    documents: Sequence[Document]
     tokens: Sequence[Tokens]
+
+    def identity(self) -> dict[str, Any]:
+        """What of the model, and of what stands beside it, decides what an audit says."""
+
+    def facts(self, spans: pl.DataFrame, /) -> dict[str, Any]:
+        """What is recorded of it: `model`, `reference`, `cnn` and, behind an API, `api`."""
+
+    def resume(self, _out: Path, _key: str, /) -> None:
+        """Keep what is asked in a folder, and take what an earlier run kept under the key."""
+        return
+
+    def is_whole(self, _place: Place, /) -> bool:
+        """Whether the prompt of a window may end where it ends; of token ids anywhere."""
+        return True
+
+    def continue_at(self, places: Sequence[Place], *, around: bool) -> pl.DataFrame:
+        """Continue windows, `around` finds or everywhere; columns `spans.WINDOW_COLUMNS`."""
+
+    def grow(self, places: Sequence[Place]) -> list[Growth]:
+        """How far it goes on from the prefix of windows."""
+
+    def write_on(self, _places: Sequence[Place], /) -> list[list[int]] | None:
+        """What it writes from the prefix of windows, further than a window; None: not asked."""
+        return None
+
+    def profile(self) -> pl.DataFrame | None:
+        """The chance by position, columns `profile.PROFILE_COLUMNS`; None: not asked."""
+        return None
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether `answer` puts a prompt as a user's question."""
+        return False
+
+    def answer(self, prompts: Sequence[str]) -> dict[str, list[str]]:
+        """Answers drawn to prompts by the ``model`` and, where there is one, the ``reference``."""
+
+    def split(self, text: str) -> Tokens:
+        """Tokens of a text, as those of the documents were made."""
+
+    def gather(self, spans: Sequence[tuple[int, Span]]) -> list[dict[str, Any]]:
+        """The evidence of spans, each with the number of its document."""
+
+    def repeats(self, rows: Sequence[Mapping[str, Any]]) -> list[bool]:
+        """Whether it writes again what rows of `spans.parquet` say."""
 
     def written(self, spans: Sequence[tuple[int, Span]]) -> list[Written]:
         """What it wrote in the window that speaks for each span."""
@@ -156,6 +207,7 @@ class Judge(Protocol):
 
     def beside(self, windows: npt.NDArray[np.int32]) -> Beside:
         """What reference model and CNNs say."""
+        return Beside(None, None, [None] * len(windows))
 
 
 class Prior(NamedTuple):
@@ -169,7 +221,7 @@ class Prior(NamedTuple):
     source: str  # where they come from, in words
 
 
-def gather_evidence(model: Judge, spans: Sequence[tuple[int, Span]]) -> list[dict[str, Any]]:
+def gather_evidence(model: Writer, spans: Sequence[tuple[int, Span]]) -> list[dict[str, Any]]:
     """Ask about the window that speaks for each span, given with the number of its document.
 
     Gives for each the columns of `SPAN_COLUMNS` that the models answer; None: not told. Source: the
@@ -259,7 +311,7 @@ def tries_needed(sampling_logprob: float, probability: float) -> int | None:
 
 
 def find_priors(
-    model: Judge,
+    model: Writer,
     windows: npt.NDArray[np.int32],
     own_logprobs: npt.NDArray[np.float64],
     others: Sequence[tuple[npt.NDArray[np.int32], str]],

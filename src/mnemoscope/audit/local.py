@@ -18,7 +18,7 @@ from transformers import DynamicCache
 
 from mnemoscope.audit.answers import chance_within, draw_answers, is_chat_model, prompts_shown
 from mnemoscope.audit.documents import Document, Reading, Tokens, token_texts, tokenize
-from mnemoscope.audit.evidence import Beside, Judged, Written, gather_evidence
+from mnemoscope.audit.evidence import Beside, Judged, Writer, Written, gather_evidence
 from mnemoscope.audit.needs import Grafts, find_needs
 from mnemoscope.audit.ordinary import read_prompts
 from mnemoscope.audit.profile import judge_tokens, profile_documents
@@ -124,8 +124,8 @@ def check_audit(
         raise other_audit(out)
 
 
-class LocalModel:
-    """A model that runs here, as an audit asks it (`run.Writer`); arguments as `audit_documents`.
+class LocalModel(Writer):
+    """A model that runs here; arguments as `audit_documents`.
 
     Raises UserError: no tokenizer, too few positions, no chat template where one is wanted, or a
     reference whose token ids mean something else; with `ordinary` as `prompts_shown`.
@@ -208,10 +208,6 @@ class LocalModel:
         """Keep what is continued in the folder of an audit, under its key."""
         self._kept = made_folder(out / PARTS / key[:16])
 
-    def is_whole(self, _: Place, /) -> bool:
-        """True: a prompt of token ids may end anywhere."""
-        return True
-
     def continue_at(self, places: Sequence[Place], *, around: bool) -> pl.DataFrame:
         """Continue windows part by part; a part that an earlier run finished is read."""
         size = self.settings.batch_size * _BATCHES_A_PART
@@ -270,7 +266,7 @@ class LocalModel:
                 found[one] = Growth(int(n), is_copied(lm.tokenizer, prompt, written))
         return found
 
-    def write_on(self, places: Sequence[Place]) -> list[list[int]]:
+    def write_on(self, places: Sequence[Place], /) -> list[list[int]]:
         """What the model writes from the prefix of windows, twice as far as a window reaches."""
         settings, written = self.settings, list[list[int]]()
         n = 2 * settings.suffix

@@ -11,14 +11,14 @@ import os
 import shutil
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NotRequired, Protocol
+from typing import Any, Literal, NotRequired
 
 import polars as pl
 from pydantic import NonNegativeInt
 from typing_extensions import TypedDict
 
-from mnemoscope.audit.documents import Document, Reading, Tokens
-from mnemoscope.audit.evidence import Judge, span_table
+from mnemoscope.audit.documents import Document, Reading
+from mnemoscope.audit.evidence import Writer, span_table
 from mnemoscope.audit.near import begun_right, near_table
 from mnemoscope.audit.ordinary import ask_ordinary, prompts_sha256, summarize_ordinary
 from mnemoscope.audit.origins import find_origins, open_asked
@@ -31,7 +31,7 @@ from mnemoscope.audit.page import (
 )
 from mnemoscope.audit.rule import overall, summarize
 from mnemoscope.audit.settings import AuditSettings
-from mnemoscope.audit.spans import Growth, Place, Span, coarse_starts, fine_starts, spans_of
+from mnemoscope.audit.spans import Place, coarse_starts, fine_starts, spans_of
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import (
     file_sha256,
@@ -135,57 +135,6 @@ TABLES = ("near", "profile", "origins", "ordinary")
 
 _READERS = ("pypdf", "python-docx", "inscriptis")
 _MODEL_FILES = ("*.safetensors", "*.json", "*.gguf", "*.model")
-
-
-class Writer(Judge, Protocol):
-    """A model as an audit asks it: it writes on in documents, and says how likely it finds them.
-
-    `fingerprint` is that of its weights; None of a model behind an API.
-    """
-
-    name: str
-    fingerprint: str | None
-    documents: Sequence[Document]
-
-    def identity(self) -> dict[str, Any]:
-        """What of the model, and of what stands beside it, decides what an audit says."""
-
-    def facts(self, spans: pl.DataFrame, /) -> dict[str, Any]:
-        """What is recorded of it: `model`, `reference`, `cnn` and, behind an API, `api`."""
-
-    def resume(self, out: Path, key: str, /) -> None:
-        """Keep what is asked in a folder, and take what an earlier run kept under the key."""
-
-    def is_whole(self, place: Place, /) -> bool:
-        """Whether the prompt of a window may end where it ends."""
-
-    def continue_at(self, places: Sequence[Place], *, around: bool) -> pl.DataFrame:
-        """Continue windows, `around` finds or everywhere; columns `spans.WINDOW_COLUMNS`."""
-
-    def grow(self, places: Sequence[Place]) -> list[Growth]:
-        """How far it goes on from the prefix of windows."""
-
-    def write_on(self, places: Sequence[Place]) -> list[list[int]] | None:
-        """What it writes from the prefix of windows, further than a window; None: not asked."""
-
-    def profile(self) -> pl.DataFrame | None:
-        """The chance by position, columns `profile.PROFILE_COLUMNS`; None: not asked."""
-
-    @property
-    def is_chat(self) -> bool:
-        """Whether `answer` puts a prompt as a user's question."""
-
-    def answer(self, prompts: Sequence[str]) -> dict[str, list[str]]:
-        """Answers drawn to prompts by the ``model`` and, where there is one, the ``reference``."""
-
-    def split(self, text: str) -> Tokens:
-        """Tokens of a text, as those of the documents were made."""
-
-    def gather(self, spans: Sequence[tuple[int, Span]]) -> list[dict[str, Any]]:
-        """The evidence of spans, each with the number of its document."""
-
-    def repeats(self, rows: Sequence[Mapping[str, Any]]) -> list[bool]:
-        """Whether it writes again what rows of `spans.parquet` say."""
 
 
 def audit(

@@ -36,11 +36,11 @@ from mnemoscope.audit.documents import (
     token_texts,
 )
 from mnemoscope.audit.evidence import (
-    Beside,
     Choice,
     Choices,
     Judged,
     Logprob,
+    Writer,
     Written,
     gather_evidence,
 )
@@ -574,12 +574,13 @@ def _logprobs(answer: Answer, wanted: list[int], slices: Sequence[str]) -> list[
     return found
 
 
-class ServedModel:
-    """A model behind an API, as an audit asks it (`run.Writer`).
+class ServedModel(Writer):
+    """A model behind an API: near copies or a profile would take too many requests.
 
     `splitter` cuts the documents into the model's tokens, or words. Sampling is at temperature 1
     from all tokens, since a service gives no more. The tokenizer's name and revision are recorded.
-    Raises UserError: tokens are to be sent, and there is no tokenizer.
+    The client keeps each answer as soon as it is there. Raises UserError: tokens are to be sent,
+    and there is no tokenizer.
     """
 
     def __init__(
@@ -683,9 +684,6 @@ class ServedModel:
             )
         return notes
 
-    def resume(self, _out: Path, _key: str, /) -> None:
-        """Nothing to do: the store of answers keeps each as soon as it is there."""
-
     def is_whole(self, place: Place) -> bool:
         """True where the prompt of a window ends between two characters."""
         number, first = place
@@ -717,12 +715,6 @@ class ServedModel:
             grown.append(Growth(one.common, copied))
         return grown
 
-    def write_on(self, _: Sequence[Place], /) -> list[list[int]] | None:
-        """None: near copies would take as many requests again."""
-
-    is_chat = False
-    """A completions service goes on with a text."""
-
     def answer(self, prompts: Sequence[str]) -> dict[str, list[str]]:
         """Answers of the service, drawn at temperature 1."""
         bodies = self.everyday(prompts)
@@ -736,9 +728,6 @@ class ServedModel:
     def split(self, text: str) -> Tokens:
         """Pieces of a text."""
         return self.splitter.split(text)
-
-    def profile(self) -> None:
-        """None: a service judges too few texts a request for a whole book."""
 
     def gather(self, spans: Sequence[tuple[int, Span]]) -> list[dict[str, Any]]:
         """The evidence of spans: as much as the service tells."""
@@ -785,10 +774,6 @@ class ServedModel:
         ]
         sampling = [math.fsum(values) for values in logprobs.tolist()]
         return Judged(logprobs, np.array(sampling), np.array(is_whole), tops.__getitem__)
-
-    def beside(self, windows: npt.NDArray[np.int32]) -> Beside:
-        """Nobody else can be asked."""
-        return Beside(None, None, [None] * len(windows))
 
     def repeats(self, rows: Sequence[Mapping[str, Any]]) -> list[bool]:
         """Whether the service writes the same again; not so of a document that is not there."""

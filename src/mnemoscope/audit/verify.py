@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from mnemoscope.audit.documents import Document, Words, character_range, read_documents
-from mnemoscope.audit.evidence import LATER_COLUMNS, SPAN_COLUMNS
+from mnemoscope.audit.evidence import LATER_COLUMNS, SPAN_COLUMNS, Writer
 from mnemoscope.audit.rule import decide
 from mnemoscope.audit.run import (
     RECORD,
     SCHEMA_VERSION,
-    Writer,
     changed_tables,
     check_is_audit,
     read_audit_record,

@@ -43,9 +43,9 @@ if TYPE_CHECKING:
     import polars as pl
 
     from mnemoscope.audit.documents import Document, Reading, Splitter
+    from mnemoscope.audit.evidence import Writer
     from mnemoscope.audit.ground import CnnGround
     from mnemoscope.audit.rule import Gate
-    from mnemoscope.audit.run import Writer
     from mnemoscope.audit.service import ServedModel
     from mnemoscope.audit.verify import Verification
     from mnemoscope.lm.model import LanguageModel
