@@ -145,8 +145,8 @@ _PURPOSE = {
 }
 
 
-# Where each of the embedded model's four layers looks, and its MLP.
-_DEMO_PARTS = [f"layers.{layer}.{kind}" for layer in range(4) for kind in ("qk", "mlp")]
+# Where the first and the last layer of the embedded model look, and their MLPs.
+_DEMO_PARTS = [f"layers.{layer}.{kind}" for layer in (0, 3) for kind in ("qk", "mlp")]
 
 
 def demo_settings(*, small: bool = False, thorough: bool = False) -> StudySettings:
@@ -173,7 +173,7 @@ def demo_settings(*, small: bool = False, thorough: bool = False) -> StudySettin
             "parts": None if thorough else _DEMO_PARTS,
             "controls": ["random", "shuffled"] if thorough else ["random"],
             "directions": ["twin_in_model"],
-            "n_sequences": 30 if small else 250 if thorough else 60,
+            "n_sequences": 30 if small else 250 if thorough else 80,
             "n_heldout": 40,
         },
     }
