@@ -209,7 +209,8 @@ def fingerprint_model(model: Any) -> str:
     Covers sorted names, dtypes, shapes and digests of the state dict and the JSON of what the
     configuration sets, without volatile keys. Files are not hashed: that would depend on sharding
     and fail for models made in memory. The loaded dtype counts, since it changes what is computed,
-    and so do bitsandbytes' compute settings, which no weight shows.
+    and so do bitsandbytes' compute settings, which no weight shows. On a processor bitsandbytes may
+    pack 4-bit weights anew in the first forward pass: take the fingerprint before it.
     """
     tensors = sorted(model.state_dict().items())
     if any(tensor.device.type == "meta" for _, tensor in tensors):

@@ -6,8 +6,6 @@ among others, CNNs of the preset `rows` read how each query looks back.
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -113,6 +111,7 @@ def row_statistics(maps: "Tensor", prefix: int | None = None) -> "Tensor":
 
 def _gini(rows: "Tensor") -> "Tensor":
     """Mean Gini coefficient of the rows of queries 1 and later, over the keys each may look at."""
+    import numpy as np
     import torch
 
     length = rows.shape[-1]
