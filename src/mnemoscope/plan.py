@@ -291,6 +291,8 @@ def shape_facts(name: str) -> dict[str, Any]:
 def find_shape(name: str, revision: str | None = None) -> ModelShape | None:
     """A model's shape from its files (of the hub: in the local cache), else from package data."""
     folder = Path(place_of(name)).expanduser()
+    if name.startswith(("./", "../", "/", "~")) and not folder.exists():
+        raise UserError(f"{name}: no such model folder or file. Check the path.")
     config = folder / "config.json" if folder.exists() else _cached(name, revision, "config.json")
     found = _read_config(config) if config is not None and config.is_file() else None
     match = _PYTHIA.fullmatch(name)

@@ -396,10 +396,10 @@ def test_parts_that_are_not_there_and_models_that_cannot_lend_them_are_refused()
     turned = make_model("llama", rope_parameters=rope)
     for other, part, words in (
         (twin, "layers.0.kq", "Did you mean"),
-        (twin, "layers.9.mlp", "has none of this name"),
-        (twin, "layers.0.heads.4", "has none of this name"),
-        (twin, "layers.0.neurons.9/8", "has none of this name"),
-        (twin, "all but nothing", "has none of this name"),
+        (twin, "layers.9.mlp", "the model has no such part"),
+        (twin, "layers.0.heads.4", "the model has no such part"),
+        (twin, "layers.0.neurons.9/8", "the model has no such part"),
+        (twin, "all but nothing", "the model has no such part"),
         (narrow, "qk", "in the model and"),
         (None, "qk", "no LoRA adapter"),
         (turned, "qk", "rope_parameters is"),

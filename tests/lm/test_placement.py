@@ -16,7 +16,7 @@ from mnemoscope.lm.continue_ import continue_sequences, scan_memorized
 from mnemoscope.lm.intervene import cut_attention
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import wrap_model
-from mnemoscope.lm.placement import slowdown
+from mnemoscope.lm.placement import fingerprint_model, slowdown
 from mnemoscope.progress import show_progress
 
 BITS_4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
@@ -141,13 +141,14 @@ def test_a_quantized_model_gives_its_own_attention(quantized, kind, monkeypatch)
         assert torch.equal(batch.max, own.amax(dim=2))
     plain = AutoModelForCausalLM.from_pretrained(quantized / "plain")
     assert lm.fingerprint != wrap_model(plain).fingerprint
-    again = load_model(quantized / kind, device="cpu")  # a forward pass may pack weights anew
-    assert lm.fingerprint == again.fingerprint
-    kept = again.model.config.quantization_config  # where weights are kept is no other model
+    # Before its first forward pass, which may pack the weights anew.
+    again = AutoModelForCausalLM.from_pretrained(quantized / kind, device_map={"": "cpu"})
+    assert fingerprint_model(again) == lm.fingerprint
+    kept = again.config.quantization_config  # where weights are kept is no other model
     monkeypatch.setattr(kept, "llm_int8_enable_fp32_cpu_offload", True)
-    assert wrap_model(again.model).fingerprint == lm.fingerprint
+    assert fingerprint_model(again) == lm.fingerprint
     monkeypatch.setattr(kept, "llm_int8_threshold", 2.0)
-    assert wrap_model(again.model).fingerprint != lm.fingerprint
+    assert fingerprint_model(again) != lm.fingerprint
 
 
 OTHERWISE = {

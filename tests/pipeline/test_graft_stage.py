@@ -276,8 +276,12 @@ def test_other_settings_make_other_grafts_and_keep_those_that_are_the_same(study
 
 def test_what_cannot_be_grafted_is_refused(study):
     for section, change, words in (
-        ("graft", {"parts": ["layers.7.qk"]}, "has none of this name"),
-        ("graft", {"parts": ["layers.0.mlp", "layers.9.neurons.1/8"]}, "has none of this name"),
+        ("graft", {"parts": ["layers.7.qk"]}, "has no such part"),
+        (
+            "graft",
+            {"parts": ["layers.0.mlp", "layers.9.neurons.1/8"]},
+            "has no such part",
+        ),
         ("capture", {"reference": None}, "grafting needs a twin"),
     ):
         values = study.settings.as_dict()

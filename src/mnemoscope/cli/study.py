@@ -395,11 +395,14 @@ def demo(
     """
     from mnemoscope.cli.summary import print_summary
     from mnemoscope.flow.run import demo_settings, run
+    from mnemoscope.report.answer import conclusion
+    from mnemoscope.report.content import report_content
 
     started = time.monotonic()
     with shown(quiet):
         study = run(demo_settings(small=small, thorough=thorough), out, also=("graft",))
     print_summary(study)
+    print(f"In short: {conclusion(report_content(study, None))}")
     print(f"Took {time.monotonic() - started:.0f} s. Open {out / 'report.html'} in a browser.")
     print("Next, your own model: mnemoscope run --model MODEL --sequences TEXTS -o STUDY")
 

@@ -334,6 +334,11 @@ def describe(
         facts = _describe_maps(target)
     elif target.is_file():
         facts = _describe_table(target)
+    elif (target / "audit.json").is_file():
+        raise UserError(
+            f"{target}: an audit. Open {target / 'audit.html'} in a browser; "
+            f"'mnemoscope audit --verify {target}' checks it."
+        )
     elif target.exists():
         raise UserError(
             f"{target}: neither a study, nor a maps folder, nor a table. mnemoscope run makes a "

@@ -202,7 +202,7 @@ class Anatomy:
 
     def _unknown(self, name: str) -> UserError:
         hint = nearest(name, list(self.parts)) or f" There are: {', '.join(self.parts)}."
-        return UserError(f"part '{name}': {self._lm.name} has none of this name.{hint}")
+        return UserError(f"part '{name}': the model has no such part.{hint}")
 
     def _head(self, number: int, head: int) -> list[Slice]:
         """What one head alone decides: its queries, keys and values, and what reads its output."""

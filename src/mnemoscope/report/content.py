@@ -340,6 +340,11 @@ def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
         settings=settings | {"models": models, "versions": versions()},
         commands=(
             f"mnemoscope run {name}/study.yaml -o {name}-again",
+            *(
+                f"mnemoscope {verb} {name}-again"
+                for verb in ("graft", "report")
+                if study.is_done("graft")
+            ),
             f"mnemoscope describe {name}",
         ),
         next_steps=list(_next_steps(study)),

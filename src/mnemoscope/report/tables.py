@@ -17,7 +17,7 @@ from mnemoscope.benchmark.levels import MEMORIZED, count_levels, levels_of, lost
 from mnemoscope.localize.delta import COSTLY, Region, region_sentence
 from mnemoscope.maps.shape import SHAPES
 from mnemoscope.pipeline.benchmark import LEVELS_FILE, read_benchmark
-from mnemoscope.pipeline.graft import GRAFT_SCORES_FILE, SEQUENCES_FILE
+from mnemoscope.pipeline.graft import GRAFT_SCORES_FILE, SEQUENCES_FILE, Grafted, graft_verdict
 from mnemoscope.pipeline.label import LABELS_FILE, aliases_of, sharing_of
 from mnemoscope.pipeline.localize import AGREEMENT_FILE, REGIONS_FILE, SHAPES_FILE
 from mnemoscope.search.climb import SEARCH_FILE, chosen_figure, final_figure, search_words
@@ -129,6 +129,10 @@ def _text(value: Any) -> str:
     return number(value) if isinstance(value, int | float) else str(value)
 
 
+def _lacks_verdict(row: dict[str, Any]) -> bool:
+    return row["score"] is not None and graft_verdict(row) in (Grafted.FEW, Grafted.UNEVEN)
+
+
 def graft_tables(study: Study) -> Iterator[Table]:
     """The taxonomies by cause: how differently their classes break when the twin's parts go in."""
     if not study.is_done("graft"):
@@ -149,7 +153,9 @@ def graft_tables(study: Study) -> Iterator[Table]:
         ),
         rows=[
             (
-                row["taxonomy"] + (" (found)" if row.get("is_found") else ""),
+                row["taxonomy"]
+                + (" (found)" if row.get("is_found") else "")
+                + (" (no verdict)" if _lacks_verdict(row) else ""),
                 points(row["score"]),
                 interval((row["score"], row["low"], row["high"])) or UNKNOWN,
                 points(row["by_logprob"]),
