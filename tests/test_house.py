@@ -61,6 +61,7 @@ def imported_modules(path: Path) -> set[Path]:
     for node in ast.walk(tree_of(path)):
         names = []
         if isinstance(node, ast.ImportFrom) and node.module:
+            assert not node.level, f"{path}: a relative import, which this test cannot follow"
             names = [f"{node.module}.{alias.name}" for alias in node.names]
             if not all(name in DOTTED for name in names):  # a name of the module itself
                 names.append(node.module)
@@ -68,6 +69,16 @@ def imported_modules(path: Path) -> set[Path]:
             names = [alias.name for alias in node.names]
         found |= {DOTTED[name] for name in names if name in DOTTED}
     return found
+
+
+def test_the_page_has_the_same_table() -> None:
+    """Rows that name their rooms; the others say in words what they may import."""
+    page = (SOURCE.parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    said = {row[0].strip("`/"): set(row[2].split(", ")) - {"–"} for row in rows}
+    assert {room for room in MAY_IMPORT if (SOURCE / room).is_dir()} - {"app", "cli"} <= {*said}
+    for room in _METHOD:
+        assert said[room] == MAY_IMPORT[room], room
 
 
 def test_modules_keep_to_their_rooms() -> None:

@@ -7,6 +7,7 @@ from sklearn.metrics import roc_auc_score
 
 from mnemoscope.stats import (
     FEWEST_GROUPS,
+    NOTHING_TO_COUNT,
     Estimate,
     clopper_pearson,
     draw_counts,
@@ -173,6 +174,9 @@ def test_every_row_five_times_tells_nothing_new(part: int) -> None:
     assert resampled_means(values[five], owners % 9) == [
         (v, None, None) for v in values[five].mean(axis=0)
     ]
+    values[0, 1] = np.nan  # nothing is said of that column, the others stay
+    assert resampled_means(values, groups) == [once[0], NOTHING_TO_COUNT, once[2]]
+    assert resampled_means(np.empty((0, 2))) == [NOTHING_TO_COUNT] * 2
 
 
 def test_a_share_of_groups_of_one_is_wilsons() -> None:

@@ -94,10 +94,10 @@ def atomic_folder(
     for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):
         with suppress(Timeout, OSError), _held(left):
             shutil.rmtree(left, ignore_errors=True)
-    temporary = made_folder(folder.with_name(f".{folder.name}.{os.getpid()}.tmp"))
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         with _held(temporary):
-            yield temporary
+            yield made_folder(temporary)
             mask = os.umask(0)  # safetensors writes for the owner alone
             os.umask(mask)
             for file in filter(Path.is_file, temporary.rglob("*")):

@@ -175,12 +175,22 @@ def resampled_mean(
 
 
 def resampled_means(columns: ArrayLike, groups: ArrayLike | None = None) -> list[Estimate]:
-    """Give the `resampled_mean` of each column, (n, k); all are of the same resamples."""
+    """Give the `resampled_mean` of each column, (n, k); all are of the same resamples.
+
+    A column that is not finite, or without rows, has nothing to count.
+    """
     numbers = np.asarray(columns, dtype=np.float64)
+    found = [NOTHING_TO_COUNT] * numbers.shape[1]
+    finite = np.flatnonzero(np.isfinite(numbers).all(axis=0))
+    if not len(numbers):
+        return found
+    numbers = np.ascontiguousarray(numbers[:, finite])
     generator = np.random.default_rng(0)
     drawn = draw_within(np.zeros(len(numbers)), generator, _RESAMPLES, groups=groups)
     draws = drawn @ numbers / drawn.sum(axis=1, keepdims=True)
-    return list(map(estimate_of, numbers.mean(axis=0).tolist(), draws.T, [0.025] * len(draws.T)))
+    for place, mean, drawn_means in zip(finite, numbers.mean(axis=0), draws.T, strict=True):
+        found[place] = estimate_of(float(mean), drawn_means, 0.025)
+    return found
 
 
 def resampled_difference(

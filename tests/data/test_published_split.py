@@ -198,6 +198,10 @@ def test_what_is_not_there_is_named(changed, tmp_path):
     first, second = sorted((changed / "data").glob("pile*"))
     second.unlink()
     assert f"1 of 2 files of '{PILE}'" in refusal(changed, PILE)
+    twice = first.with_name(first.name.replace(".parquet", "-aaa1.parquet"))
+    shutil.copy(first, twice)  # the first again is not the second
+    assert f"2 of 4 files of '{PILE}'" in refusal(changed, PILE)
+    twice.unlink()
     assert read_split(str(changed), MEMORIES).rows.height == N_MEMORIES
     first.unlink()
     said = refusal(changed, "deduped_12b")  # half of a pair is not taken for the pair

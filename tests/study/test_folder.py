@@ -338,6 +338,9 @@ def test_a_study_of_an_earlier_version_has_what_it_was_made_with(begun) -> None:
     found = Study(begun.folder).settings.model_dump(mode="json")
     assert {k: found[k.split(".")[0]][k.split(".")[1]] for k in NEUTRAL} == NEUTRAL
     assert found["knockout"]["by"] == "delta" != KnockoutSettings().by
+    path.write_text(yaml.safe_dump(values | {"graft": None}))
+    with pytest.raises(UserError, match="graft: "):
+        Study(begun.folder)
 
 
 def test_forgetting_a_stage_forgets_all_that_needs_it(study) -> None:

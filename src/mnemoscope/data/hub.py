@@ -19,7 +19,7 @@ _NAME = re.compile(
 )
 _ADDRESS = re.compile(r"(https:/+huggingface\.co/|hf:/+)datasets/")
 _PATIENCE = 10.0  # seconds for the one question
-_SHARD = re.compile(r"[-.]\d{5}-of-(?P<total>\d{5})(-[0-9a-f]+)?$")
+_SHARD = re.compile(r"[-.](?P<number>\d{5})-of-(?P<total>\d{5})(-[0-9a-f]+)?$")
 _CARD = "README.md"
 
 
@@ -236,7 +236,7 @@ def check_whole(names: Iterable[str], where: str) -> None:
     found: defaultdict[tuple[str, int], Counter[str]] = defaultdict(Counter)
     for name in names:
         if shard := _SHARD.search(_stem(name)):
-            found[_SHARD.sub("", _stem(name)), int(shard["total"])][shard[0]] += 1
+            found[_SHARD.sub("", _stem(name)), int(shard["total"])][shard["number"]] += 1
     for (split, total), shards in found.items():
         n, wanted = shards.total(), total * max(shards.values())
         if n != wanted:

@@ -195,7 +195,8 @@ class Study:
             )
         for key, value in NEUTRAL.items():  # an earlier version knew no such setting
             room, name = key.split(".")
-            values.setdefault(room, {}).setdefault(name, value)
+            if isinstance(values.setdefault(room, {}), dict):  # else it is refused in a moment
+                values[room].setdefault(name, value)
         self.settings = parse_settings(values, where=str(path))
 
     @classmethod
