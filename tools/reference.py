@@ -27,7 +27,7 @@ HEAD = {
     "settings": "# Settings\n\nEvery setting of a study file. As a flag: `--set "
     "train.preset=paper`; a file with all of them:\n\n```bash\nmnemoscope init study.yaml\n```\n\n",
     "python": "# Python\n\nEverything that `import mnemoscope as ms` offers, then what "
-    "single rooms do, such as `from mnemoscope.training import MemorizationWatch`.\n\n"
+    "single rooms do.\n\n"
     '```python\nimport mnemoscope as ms\n\nstudy = ms.Study("demo")\nstudy.sequences\n```\n\n',
 }
 

@@ -36,10 +36,16 @@ if TYPE_CHECKING:
     )
     from mnemoscope.study.folder import Study
     from mnemoscope.study.settings import StudySettings, load_settings
+    from mnemoscope.training.history import read_history
+    from mnemoscope.training.watch import MemorizationCallback, MemorizationWatch, make_canaries
+    from mnemoscope.training.windows import WatchedWindows
 
 __all__ = [
+    "MemorizationCallback",
+    "MemorizationWatch",
     "Study",
     "StudySettings",
+    "WatchedWindows",
     "allocation",
     "allocation_figure",
     "analyze",
@@ -54,7 +60,9 @@ __all__ = [
     "grafted",
     "layer_profile_figure",
     "load_settings",
+    "make_canaries",
     "patched",
+    "read_history",
     "run",
     "run_stage",
     "show_progress",
@@ -73,6 +81,11 @@ _WHERE = {
     "graft_parts": "lm.graft",
     "grafted": "lm.graft",
     "patched": "lm.graft",
+    "MemorizationCallback": "training.watch",
+    "MemorizationWatch": "training.watch",
+    "WatchedWindows": "training.windows",
+    "make_canaries": "training.watch",
+    "read_history": "training.history",
 }
 
 
