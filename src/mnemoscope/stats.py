@@ -154,7 +154,7 @@ def share_true(flags: ArrayLike, groups: ArrayLike | None = None) -> Estimate:
     if n_units < FEWEST_GROUPS:
         return Estimate(share)
     if part in (0, n):
-        return share_of(n_units * part // n, n_units)
+        return share_of(n_units if part else 0, n_units)
     effect = max(1.0, grouped_variance(so, groups) * (n - 1) / (share * (1 - share)))
     sure = Z**2 * effect / n
     middle = (share + sure / 2) / (1 + sure)

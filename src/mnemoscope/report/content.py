@@ -319,6 +319,7 @@ def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
     is_trained = missing is None
     settings = study.settings.as_dict()
     settings.pop("title")
+    further = ("graft", "report") if study.is_done("graft") else ()
     return ReportContent(
         title=study.settings.title or f"{study.settings.model.name}: guessed or recalled?",
         model=model_facts(models, "model") if "model" in models else None,
@@ -340,11 +341,7 @@ def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
         settings=settings | {"models": models, "versions": versions()},
         commands=(
             f"mnemoscope run {name}/study.yaml -o {name}-again",
-            *(
-                f"mnemoscope {verb} {name}-again"
-                for verb in ("graft", "report")
-                if study.is_done("graft")
-            ),
+            *(f"mnemoscope {verb} {name}-again" for verb in further),
             f"mnemoscope describe {name}",
         ),
         next_steps=list(_next_steps(study)),
