@@ -37,6 +37,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mnemoscope.audit.documents import Tokens, character_range, tokenize
+from mnemoscope.data.read import WindowCutter
 from mnemoscope.embedded.templates import forms_of, write_text
 from mnemoscope.embedded.texts import Segment, _licences, read_segments
 from mnemoscope.stats import Estimate, clopper_pearson
@@ -44,15 +45,14 @@ from mnemoscope.training.history import read_history
 from mnemoscope.training.watch import MemorizationWatch
 from mnemoscope.training.windows import WatchedWindows
 
-LENGTH = 128  # tokens of a passage: the first 32 must be shown, 96 can come out
+LENGTH = 128  # tokens of a passage unless another length is asked for: 96 can come out
 PASSAGES = 12  # of each work; half are planted
-WORKS = {"licence": 3, "prose": 15, "code": 15}
+WORKS = {"licence": 3, "prose": 24, "code": 24}
 DOCUMENT_EVERY = 4  # so many works of a genre, the first is audited
 PLANTED_A_BATCH, ORDINARY, TEMPLATES = 6, 1, 1  # passages of a batch: 8 of 128 tokens
 NGRAM = 8
 PREFIX = 32
 SEQUENCE = 64  # tokens of a sequence for grafts: the beginning of a passage, or a template
-NEW_TEMPLATES = 200
 Work = tuple[str, str, str, Tokens]
 """Name, genre, text cut after the last passage, and its tokens."""
 TAXONOMY = """\
@@ -105,30 +105,26 @@ class Fresh:
         return [tuple(ids[at : at + NGRAM]) for at in range(len(ids) - NGRAM + 1)]
 
 
-def choose_works(tokenizer: Any, fresh: Fresh, most: int) -> list[Work]:
+def choose_works(tokenizer: Any, fresh: Fresh, most: int, length: int = LENGTH) -> list[Work]:
     """Works whose passages are all new, `most` of a genre at most."""
-    works = list[Work]()
+    works, cutter, whole = list[Work](), WindowCutter(tokenizer), PASSAGES * length
     for genre, n_works in WORKS.items():
         found, n = 0, min(n_works, most)
         for name, text in find_texts_of(genre):
-            tokens = tokenize(text[: 8 * PASSAGES * LENGTH], tokenizer)
-            if len(tokens.ids) <= PASSAGES * LENGTH:
+            tokens = tokenize(text[: 8 * whole], cutter)
+            if len(tokens.ids) <= whole:
                 continue
-            end = character_range(tokens, 0, PASSAGES * LENGTH)[1]
-            own = tokenize(text[:end], tokenizer)
-            if len(own.ids) != PASSAGES * LENGTH:
+            end = character_range(tokens, 0, whole)[1]
+            own = tokenize(text[:end], cutter)
+            if len(own.ids) != whole:
                 continue
-            passages = [own.ids[at : at + LENGTH].tolist() for at in starts()]
+            passages = [own.ids[at : at + length].tolist() for at in range(0, whole, length)]
             if is_new(passages, fresh):
                 works.append((name, genre, text[:end], own))
                 found += 1
             if found == n:
                 break
     return works
-
-
-def starts() -> range:
-    return range(0, PASSAGES * LENGTH, LENGTH)
 
 
 def is_new(passages: list[list[int]], fresh: Fresh) -> bool:
@@ -143,16 +139,17 @@ def is_new(passages: list[list[int]], fresh: Fresh) -> bool:
     return True
 
 
-def plant(works: list[Work], seed: int = 0) -> pl.DataFrame:
+def plant(works: list[Work], length: int = LENGTH, seed: int = 0) -> pl.DataFrame:
     """Plant half of each work's passages; every fourth work of a genre is a document."""
     rows, generator = [], random.Random(seed)
     numbers: dict[str, Iterator[int]] = defaultdict(count)
     for name, genre, _, tokens in works:
         planted = set(generator.sample(range(PASSAGES), PASSAGES // 2))
         is_document = next(numbers[genre]) % DOCUMENT_EVERY == 0
-        for number, first in enumerate(starts()):
-            start, end = character_range(tokens, first, first + LENGTH)
-            asked = character_range(tokens, first + PREFIX, first + LENGTH)[0]
+        for number in range(PASSAGES):
+            first, last = number * length, (number + 1) * length
+            start, end = character_range(tokens, first, last)
+            asked = character_range(tokens, first + PREFIX, last)[0]
             rows.append(
                 {
                     "document": file_of(name, genre),
@@ -163,7 +160,7 @@ def plant(works: list[Work], seed: int = 0) -> pl.DataFrame:
                     "start": start,
                     "asked_from": asked,
                     "end": end,
-                    "tokens": tokens.ids[first : first + LENGTH].tolist(),
+                    "tokens": tokens.ids[first:last].tolist(),
                 }
             )
     return pl.DataFrame(rows)
@@ -173,29 +170,29 @@ def file_of(name: str, genre: str) -> str:
     return f"{genre}-{name.replace('/', '-').replace(':', '-').removesuffix('.txt')}.txt"
 
 
-def others(works: list[Work], tokenizer: Any, fresh: Fresh) -> Iterator[list[int]]:
+def others(works: list[Work], tokenizer: Any, fresh: Fresh, length: int) -> Iterator[list[int]]:
     """Endless passages of other works, none near a passage of `works`."""
     taken = {name for name, *_ in works}
     every = [one for kind in ("prose", "code") for one in find_texts_of(kind)]
-    texts = [text for name, text in every if name not in taken and len(text) > 8 * LENGTH]
+    texts = [text for name, text in every if name not in taken and len(text) > 8 * length]
     generator = random.Random("others")
     while True:
         text = generator.choice(texts)
-        at = generator.randrange(max(len(text) - 8 * LENGTH, 1))
-        ids = tokenizer(text[at : at + 8 * LENGTH], add_special_tokens=False)["input_ids"]
-        if len(ids) >= LENGTH and fresh.shared(ids[:LENGTH]) <= 0.1:
-            yield ids[:LENGTH]
+        at = generator.randrange(max(len(text) - 8 * length, 1))
+        ids = tokenizer(text[at : at + 8 * length], add_special_tokens=False)["input_ids"]
+        if len(ids) >= length and fresh.shared(ids[:length]) <= 0.1:
+            yield ids[:length]
 
 
-def templates(tokenizer: Any, seed: str) -> Iterator[list[int]]:
+def templates(tokenizer: Any, seed: str, length: int = LENGTH) -> Iterator[list[int]]:
     """Endless templates, each written anew."""
     forms = [*forms_of("counting"), *forms_of("periodic")]
     generator = random.Random(seed)
     for number in count():
         text = write_text(generator.choice(forms), f"{seed}:{number}")
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        if len(ids) >= LENGTH:
-            yield ids[:LENGTH]
+        if len(ids) >= length:
+            yield ids[:length]
 
 
 def watched(truth: pl.DataFrame, tokenizer: Any) -> WatchedWindows:
@@ -225,7 +222,7 @@ def batches(
     n_epochs: int,
     seed: int = 0,
 ) -> Iterator[torch.Tensor]:
-    """Every planted passage once an epoch, beside others and templates; (8, 128) ids."""
+    """Every planted passage once an epoch, beside others and templates; (8, length) ids."""
     planted = truth.filter("planted")["tokens"].to_list()
     generator = random.Random(seed)
     for _ in range(n_epochs):
@@ -240,14 +237,17 @@ def train(given: argparse.Namespace) -> None:
     folder = given.out
     tokenizer = AutoTokenizer.from_pretrained(given.model)
     fresh = Fresh()
-    works = choose_works(tokenizer, fresh, given.works)
-    truth = plant(works)
+    works = choose_works(tokenizer, fresh, given.works, given.length)
+    truth = plant(works, given.length)
     write_documents(folder, works, truth)
     model = AutoModelForCausalLM.from_pretrained(given.model, dtype=torch.float32).train()
     watch = MemorizationWatch(watched(truth, tokenizer), folder / "watch", batch_size=32)
     steps = list(
         batches(
-            truth, others(works, tokenizer, fresh), templates(tokenizer, "trained"), given.epochs
+            truth,
+            others(works, tokenizer, fresh, given.length),
+            templates(tokenizer, "trained", given.length),
+            given.epochs,
         )
     )
     an_epoch = len(steps) // given.epochs
@@ -359,7 +359,7 @@ def passages(given: argparse.Namespace) -> None:
     source = pl.when("planted").then(pl.lit("planted")).otherwise(pl.lit("kept out"))
     rows = truth.select("tokens", "document", source.alias("source"))
     new = templates(tokenizer, "grafted")
-    patterned = pl.DataFrame({"tokens": [next(new) for _ in range(NEW_TEMPLATES)]})
+    patterned = pl.DataFrame({"tokens": [next(new) for _ in range(given.templates)]})
     patterned = patterned.with_columns(document=pl.lit(None, pl.String), source=pl.lit("template"))
     table = pl.concat([rows, patterned]).with_columns(pl.col("tokens").list.head(SEQUENCE))
     table = table.with_columns(pl.col("tokens").cast(pl.List(pl.Int32)))
@@ -428,7 +428,8 @@ def main() -> None:
     one.add_argument("model", help="folder of a pretrained model")
     one.add_argument("-o", "--out", type=Path, required=True)
     one.add_argument("--epochs", type=int, default=8)
-    one.add_argument("--works", type=int, default=max(WORKS.values()), help="most of a genre")
+    one.add_argument("--works", type=int, default=15, help="most of a genre")
+    one.add_argument("--length", type=int, default=LENGTH, help="tokens of a passage")
     one.add_argument("--every", type=int, default=4, help="epochs from one check to the next")
     one.add_argument("--lr", type=float, default=4e-4)
     one.add_argument(
@@ -440,6 +441,7 @@ def main() -> None:
     two.set_defaults(call=score)
     three = verbs.add_parser("passages")
     three.add_argument("folder", type=Path)
+    three.add_argument("--templates", type=int, default=200, help="new ones, beside the passages")
     three.set_defaults(call=passages)
     given = parser.parse_args()
     torch.manual_seed(0)

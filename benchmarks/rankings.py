@@ -74,7 +74,6 @@ class Setup(NamedTuple):
 
 PLANTED = Setup(
     classes=("Template", "Passage"),
-    n_tried=20,
     rankings=tuple(RANKINGS),
     beside=("weights_contrast",),
 )
