@@ -157,3 +157,6 @@ def test_edges_that_fit_no_model_are_refused(build):
     edges = torch.zeros(LAYERS, 16, 16, dtype=torch.bool)  # of sequences that are shorter
     with pytest.raises(UserError, match="edges are given for 16"), cut_attention(lm, edges):
         last_logits(lm, torch.from_numpy(random_tokens(2)).long(), 1)
+    edges = torch.zeros(2, LAYERS, T, T, dtype=torch.bool)  # of two sequences, six are read
+    with pytest.raises(UserError, match=r"of 2 sequences.* 6 rows"), cut_attention(lm, edges):
+        last_logits(lm, torch.from_numpy(random_tokens(6)).long(), 1)

@@ -192,6 +192,34 @@ def test_cutting_nothing_breaks_nothing_and_cutting_everything_breaks_all(lm, to
     np.testing.assert_array_equal(own.score[12:], broken.score[12:])
 
 
+def test_a_batch_that_memory_splits_keeps_each_sequence_its_own_edges(
+    lm, tokens, monkeypatch
+) -> None:
+    """Also after a forward that died behind the first layer's attention: no layer is shifted."""
+    n = len(tokens)
+    each = torch.stack(
+        [random_edges(torch.zeros(lm.n_layers, 64, 64), 60, generator(row)) for row in range(n)]
+    )
+    each[::3] = False
+    cut = {"renormalize": False, "batch_size": n}
+    whole = cut_and_continue(lm, tokens, each, **cut)
+    monkeypatch.setattr("mnemoscope.lm.model.LOGIT_BYTES", 4 * 32 * lm.vocab_size * (n // 4))
+    mlp = lm.model.base_model.layers[0].mlp
+    real, died = mlp.forward, []
+
+    def forward(states):
+        if len(states) > 3:
+            died.append(len(states))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(states)
+
+    monkeypatch.setattr(mlp, "forward", forward)
+    split = cut_and_continue(lm, tokens, each, **cut)
+    assert died[0] == n // 4
+    np.testing.assert_array_equal(split.score, whole.score)
+    np.testing.assert_allclose(split.logprob, whole.logprob, atol=1e-4)
+
+
 def test_survivors_and_scores_are_those_of_decoding_every_sequence(lm, tokens) -> None:
     """One forward says who survives; here all are decoded under the same cut."""
     edges = random_edges(torch.zeros(lm.n_layers, 64, 64), 400, generator())

@@ -115,6 +115,13 @@ class _Scaling:
         With a cache there are fewer queries than keys; a window may have dropped the first keys.
         """
         n_queries, n_columns = weights.shape[-2:]
+        n_rows = len(weights)  # times heads in older code
+        if n_rows % len(self._factors) or (
+            weights.ndim == 4 and len(self._factors) not in (1, n_rows)
+        ):
+            raise UserError(
+                f"edges: of {len(self._factors)} sequences, but {self._name} reads {n_rows} rows."
+            )
         factors = self._factors_now(n_queries, n_keys or n_columns).to(weights.device)
         if not factors.requires_grad and bool((factors == 1).all()):
             return weights

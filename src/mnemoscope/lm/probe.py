@@ -78,20 +78,22 @@ def teacher_forced(
     memory.
     """
     table = check_tokens(lm, tokens, prefix=prefix)
-
-    def step(batch: torch.Tensor) -> TeacherForced:
-        suffixes = batch[:, prefix:]
-        # Not inference mode: what a module keeps from this forward must still serve training.
-        with torch.no_grad():
-            logits = last_logits(lm, prepend_bos(lm, batch[:, :-1]), suffixes.shape[1])
-            logprobs = logprobs_of(logits, suffixes)
-            is_right = logits.argmax(dim=-1) == suffixes
-        return TeacherForced(is_right.cpu().numpy(), logprobs.cpu().numpy())
-
     shape = 0, table.shape[1] - prefix
     none = TeacherForced(np.empty(shape, dtype=bool), np.empty(shape, dtype=np.float32))
+    step = partial(judge, lm, prefix=prefix)
     parts = [none, *run_batches(lm, table, batch_size, step, places=max(shape[1], 1))]
     return TeacherForced(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def judge(lm: LanguageModel, batch: torch.Tensor, *, prefix: int) -> TeacherForced:
+    """Judge the suffixes of one batch (batch, T) int64 on the model's device, as above."""
+    suffixes = batch[:, prefix:]
+    # Not inference mode: what a module keeps from this forward must still serve training.
+    with torch.no_grad():
+        logits = last_logits(lm, prepend_bos(lm, batch[:, :-1]), suffixes.shape[1])
+        logprobs = logprobs_of(logits, suffixes)
+        is_right = logits.argmax(dim=-1) == suffixes
+    return TeacherForced(is_right.cpu().numpy(), logprobs.cpu().numpy())
 
 
 def logprobs_of(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from mnemoscope.errors import UserError
 from mnemoscope.lm.attention import capture_pooled
-from mnemoscope.lm.continue_ import continue_sequences
+from mnemoscope.lm.continue_ import greedy_tokens
 from mnemoscope.lm.edges import contributions, total_effects, value_norms
 from mnemoscope.lm.intervene import cut_attention
-from mnemoscope.lm.model import LanguageModel
-from mnemoscope.lm.probe import TeacherForced, teacher_forced
+from mnemoscope.lm.model import LanguageModel, check_finite, check_tokens, run_batches
+from mnemoscope.lm.probe import TeacherForced, judge
 from mnemoscope.stats import Estimate, draw_within, estimate_of
 
 _NEAREST = 32  # an edge's stand-in is drawn among so many of about the same mass
@@ -132,11 +132,11 @@ def cut_and_continue(
     Raises UserError: edges that do not fit the model, or a family whose edges cannot be cut.
     """
 
-    def decode(batch: np.ndarray) -> np.ndarray:
-        found = continue_sequences(lm, batch, batch_size=len(batch), prefix=prefix)
-        return np.concatenate([one.score for one in found])
+    def decode(batch: torch.Tensor) -> np.ndarray:
+        decoded, gap = greedy_tokens(lm, batch[:, :prefix], batch.shape[1] - prefix)
+        check_finite(lm, gap)
+        return (decoded == batch[:, prefix:]).float().mean(dim=1).cpu().numpy()
 
-    ask = partial(_ask, lm, renormalize=renormalize, batch_size=batch_size)
     judged = cut_and_judge(
         lm, tokens, edges, renormalize=renormalize, batch_size=batch_size, prefix=prefix
     )
@@ -144,7 +144,8 @@ def cut_and_continue(
     broken = np.flatnonzero(score < 1)
     if len(broken):
         own = edges if edges.ndim == 3 else edges[torch.from_numpy(broken)]
-        score[broken] = np.concatenate(ask(decode, tokens[broken], own))
+        table = check_tokens(lm, tokens[broken], prefix=prefix)
+        score[broken] = np.concatenate(_ask(lm, decode, table, own, batch_size, renormalize))
     return CutOutcome(score == 1.0, score, judged.logprobs.mean(axis=1))
 
 
@@ -158,31 +159,34 @@ def cut_and_judge(
     prefix: int = 32,
 ) -> TeacherForced:
     """Judge suffixes of sequences (n, T) by one forward under a cut, as `cut_and_continue`."""
-
-    def judge(batch: np.ndarray) -> TeacherForced:
-        return teacher_forced(lm, batch, batch_size=len(batch), prefix=prefix)
-
-    judged = _ask(lm, judge, tokens, edges, renormalize=renormalize, batch_size=batch_size)
+    table, question = check_tokens(lm, tokens, prefix=prefix), partial(judge, lm, prefix=prefix)
+    places = table.shape[1] - prefix
+    judged = _ask(lm, question, table, edges, batch_size, renormalize, places)
     return TeacherForced(*map(np.concatenate, zip(*judged, strict=True)))
 
 
 def _ask(
     lm: LanguageModel,
-    question: Callable[[np.ndarray], Any],
-    tokens: np.ndarray,
-    edges: torch.Tensor,
-    *,
-    renormalize: bool,
+    question: Callable[[Tensor], Any],
+    table: Tensor,
+    edges: Tensor,
     batch_size: int,
+    renormalize: bool,
+    places: int = 1,
 ) -> list[Any]:
-    """What a question gives of each batch of sequences while their edges are cut."""
-    answers = []
-    for start in range(0, len(tokens), batch_size):
-        rows = slice(start, start + batch_size)
+    """What a question gives of each batch of sequences while their edges are cut.
+
+    Each attempt cuts anew: rows that do not fit into memory go again in smaller batches.
+    """
+
+    def step(numbers: Tensor) -> Any:
+        rows = numbers[:, 0].cpu()
         cut = edges if edges.ndim == 3 else edges[rows]
         with cut_attention(lm, cut, renormalize=renormalize):
-            answers.append(question(tokens[rows]))
-    return answers
+            return question(table[rows].to(lm.device))
+
+    numbered = torch.arange(len(table))[:, None]
+    return list(run_batches(lm, numbered, batch_size, step, places=places))
 
 
 def mean_share(

@@ -390,6 +390,8 @@ def _outcome(
     basis.update(subject.tried["sequence_id"].to_numpy().tobytes())
     basis.update(json.dumps(identity_of(facts)).encode())
     basis.update(f"{wanted.renormalize} {wanted.seed}".encode())
+    if edges.ndim == 4:  # what was kept before may be of other rows, where a batch was split
+        basis.update(b"each its own")
     columns = ("survives", "score", "logprob")
     path = study.folder / "knockout" / f"{basis.hexdigest()[:20]}.parquet"
     if (kept := read_kept(path, "cut")) is not None:
