@@ -61,14 +61,16 @@ def read_one(path, **options):
 def test_what_has_no_end_or_is_too_long_is_passed_over_and_the_others_go_on(tmp_path):
     (tmp_path / "a.txt").write_text("short", encoding="utf-8")
     (tmp_path / "long.txt").write_bytes(b"a b " * (9 << 18))
-    pl.DataFrame({"text": ["a b " * (9 << 18), "row"]}).write_parquet(tmp_path / "t.parquet")
+    rows = ["first", "a b " * (9 << 18), "third"]
+    pl.DataFrame({"text": rows}).write_parquet(tmp_path / "t.parquet")
     os.mkfifo(tmp_path / "pipe")
     found = read_documents([str(one) for one in tmp_path.iterdir()])
-    assert {one.text for one in found.documents} == {"short"}
+    texts = {Path(one.name).name: one.text for one in found.documents}
+    assert texts == {"a.txt": "short", "t.parquet#1": "first", "t.parquet#3": "third"}
     reasons = {Path(one.name).name: one.reason for one in found.skipped}
-    assert reasons.keys() == {"long.txt", "t.parquet", "pipe"}
+    assert reasons.keys() == {"long.txt", "t.parquet#2", "pipe"}
     assert "longer than 8 MB. Divide" in reasons["long.txt"]
-    assert "longer than 8 MB. Divide" in reasons["t.parquet"]
+    assert "longer than 8 MB. Divide" in reasons["t.parquet#2"]
     assert "no regular file" in reasons["pipe"]
     with pytest.raises(UserError, match="no regular file"):
         read_documents(["/dev/zero"])

@@ -112,11 +112,13 @@ def read_documents(
             skipped[shown] = Skipped(shown, "a name that is not UTF-8. Rename it.")
             continue
         try:
-            for document in _read(name, path, stdin, encoding, columns):
-                if document.text.strip():
-                    documents.setdefault(document.name, document)
+            for one in _read(name, path, stdin, encoding, columns):
+                if isinstance(one, Skipped):
+                    skipped[one.name] = one
+                elif one.text.strip():
+                    documents.setdefault(one.name, one)
                 else:
-                    skipped[document.name] = Skipped(document.name, "empty.")
+                    skipped[one.name] = Skipped(one.name, "empty.")
         except MnemoscopeError as error:
             skipped[name] = Skipped(name, str(error).removeprefix(name).lstrip(":, "))
     passed = list(skipped.values())
@@ -156,7 +158,8 @@ def _read(
     stdin: BinaryIO | None,
     encoding: str,
     columns: Mapping[str, str] | None,
-) -> Iterator[Document]:
+) -> Iterator[Document | Skipped]:
+    """The documents of one source; a row of a table that is too long is skipped alone."""
     if path is None:
         data = stdin.read(MOST_BYTES + 1) if stdin is not None else b""
         yield make_document(name, _decode(data, encoding), is_extracted=True)
@@ -170,7 +173,11 @@ def _read(
                 f"text=NAME; it has {', '.join(frame.columns[:_NAMED])}."
             )
         for row, text in enumerate(frame["text"], start=1):
-            yield make_document(f"{name}#{row}", text if isinstance(text, str) else "")
+            own = f"{name}#{row}"
+            try:
+                yield make_document(own, text if isinstance(text, str) else "")
+            except UserError as error:
+                yield Skipped(own, str(error))
         return
     try:
         data = read_bounded(path)
