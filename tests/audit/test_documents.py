@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+import mnemoscope as ms
 from mnemoscope.audit.documents import character_range, read_documents, tokenize
 from mnemoscope.embedded import model_path
 from mnemoscope.errors import UserError
@@ -187,6 +188,14 @@ def test_the_encoding_can_be_named(tmp_path):
             read_one(tmp_path / "a.txt", encoding=name)
     with pytest.raises(UserError, match="no such file"):
         read_one(tmp_path / "missing.txt")
+
+
+def test_a_text_in_place_of_its_name_is_refused_with_the_way_to_give_one(tmp_path):
+    text, way = "word " * 200, r"no such file or folder\. .*\{name: text\}"
+    for read in (lambda: read_documents([text]), lambda: ms.audit("embedded", text, tmp_path)):
+        with pytest.raises(UserError, match=way) as refused:
+            read()
+        assert len(str(refused.value)) < 200
 
 
 def test_a_name_that_is_not_utf_8_is_said_and_the_others_go_on(tmp_path):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from mnemoscope.data.corpus import open_corpus
 from mnemoscope.data.duplicates import count_duplicates
 from mnemoscope.data.read import WindowCutter, read_sequences
+from mnemoscope.data.rows import scan_rows
 from mnemoscope.data.table import check_sequences, write_table
 from mnemoscope.errors import UserError
 
@@ -98,6 +99,18 @@ def test_a_source_without_sequences_is_refused(tmp_path, tokenizer, files, given
         (tmp_path / name).write_bytes(data)
     with pytest.raises(UserError, match=words):
         read_sequences(tmp_path / given, tokenizer)
+
+
+@pytest.mark.parametrize("text", ["word " * 200, "a/b " * 2000, "漢字" * 100, f"{'a' * 300}/b"])
+def test_a_text_in_place_of_its_name_is_no_file_or_folder(tokenizer, text):
+    for read in (
+        lambda: read_sequences(text, tokenizer),
+        lambda: scan_rows(text),
+        lambda: open_corpus(text, tokenizer=None, dtype=None),
+    ):
+        with pytest.raises(UserError, match="no such file or folder") as refused:
+            read()
+        assert len(str(refused.value)) < 200
 
 
 def test_a_file_that_may_not_be_read_is_counted(tmp_path, tokenizer, monkeypatch):

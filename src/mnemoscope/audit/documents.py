@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mnemoscope.data.formats import list_files, table_ending
+from mnemoscope.data.formats import check_there, list_files, table_ending
 from mnemoscope.data.hub import find_hub_files, parse_hub_name
 from mnemoscope.data.read import WindowCutter
 from mnemoscope.data.table import read_table
@@ -101,9 +101,7 @@ def read_documents(
         " ".encode(encoding)  # codecs.lookup also knows rot13 and zip, which give no characters
     except (LookupError, ValueError):
         raise UserError(f"--encoding {encoding}: no such encoding. Try latin-1.") from None
-    for source in sources:
-        if source != "-" and not Path(source).exists() and not parse_hub_name(source):
-            raise UserError(f"{source}: no such file or folder.")
+    check_sources(sources)
     documents: dict[str, Document] = {}
     skipped: dict[str, Skipped] = {}
     for name, path in _files(sources, leave_out):
@@ -128,6 +126,13 @@ def read_documents(
         raise UserError(f"{', '.join(sources)}: no document in it.")
     more = f" ({len(passed) - 1} more could not be read either.)" if len(passed) > 1 else ""
     raise UserError(f"{passed[0].name}: {passed[0].reason}{more}")
+
+
+def check_sources(sources: Sequence[str]) -> None:
+    """Raise UserError where one of the sources does not exist."""
+    for source in sources:
+        if source != "-" and parse_hub_name(source) is None:
+            check_there(source, "Give a text as {name: text} in Python, or on standard input (-).")
 
 
 def _files(sources: Sequence[str], leave_out: Path | None) -> Iterator[tuple[str, Path | None]]:

@@ -19,6 +19,7 @@ from mnemoscope.audit.run import (
     read_audit_record,
 )
 from mnemoscope.audit.settings import AuditSettings
+from mnemoscope.data.formats import is_there
 from mnemoscope.errors import DamagedDataError, MnemoscopeError, UserError
 from mnemoscope.files import read_parquet
 
@@ -178,7 +179,7 @@ def read_again(out: Path, record: dict[str, Any], *, copies: bool) -> dict[str, 
     seen: set[str] = set()
     for row in record["documents"]:
         name = row["document"]
-        source = name.rpartition("#")[0] if not Path(name).exists() and "#" in name else name
+        source = name.rpartition("#")[0] if not is_there(name) and "#" in name else name
         if name == "-" or (copies and row["text_file"] is not None):
             found |= _kept_text(out, row)
         elif source not in seen:

@@ -353,13 +353,11 @@ def _refuse(given: Mapping[str, Any], why: str) -> None:
 
 def _check_names(here: _Here, sources: Sequence[str]) -> None:
     """Refuse what is not there before torch is loaded."""
-    from mnemoscope.data.hub import parse_hub_name
+    from mnemoscope.audit.documents import check_sources
     from mnemoscope.lm.hub import check_model
     from mnemoscope.study.folder import Study
 
-    for source in sources:
-        if source != "-" and not Path(source).exists() and parse_hub_name(source) is None:
-            raise UserError(f"{source}: no such file or folder.")
+    check_sources(sources)
     if here.study not in (None, _MAKE_STUDY):
         Study(str(here.study))
     if here.name != EMBEDDED:

@@ -14,6 +14,7 @@ import polars as pl
 
 from mnemoscope.data.formats import (
     TABLE_ENDINGS,
+    check_there,
     list_files,
     open_raw,
     open_unpacked,
@@ -533,8 +534,7 @@ def open_corpus(path: Path | str, *, tokenizer: Any | None, dtype: str | None) -
     path = Path(path)
     if dtype is not None:
         check_dtype(dtype)
-    if not path.exists():
-        raise UserError(f"{path}: no such file or folder.")
+    check_there(path)
     files = list_files(path) if path.is_dir() else [path]
     cutter = None if tokenizer is None else WindowCutter(tokenizer)
     tables = [file for file in files if table_ending(file)]

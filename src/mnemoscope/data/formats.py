@@ -1,6 +1,7 @@
 """What files of rows are made of: endings, packed bytes, CSV, and paths into nested columns."""
 
 import csv
+import errno
 import gzip
 import io
 import os
@@ -40,6 +41,33 @@ _NEVER_PROSE = {
     ".xlsx": "save it as .csv",
     ".ipynb": "save its text as .txt",
 }
+
+
+_LONGEST_NAME = 255  # bytes of a file's name
+_SHOWN = 30  # characters of both ends of what is longer
+
+
+def is_there(path: Path | str) -> bool:
+    """Whether a file or folder is there; a text in place of its name is none, however long."""
+    try:
+        return Path(path).exists()
+    except OSError as error:  # Python 3.11 raises it
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return False
+
+
+def check_there(path: Path | str, of_text: str = "") -> None:
+    """Raise UserError where no file or folder is there.
+
+    `of_text` says how to give a text, where one may have been given in place of its name.
+    """
+    if is_there(path):
+        return
+    name, hint = str(path), ""
+    if len(name.encode("utf-8", "replace")) > _LONGEST_NAME:
+        name, hint = f"{name[:_SHOWN]} … {name[-_SHOWN:].rstrip()}", of_text and f" {of_text}"
+    raise UserError(f"{name}: no such file or folder.{hint}")
 
 
 def list_files(folder: Path) -> list[Path]:

@@ -9,13 +9,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mnemoscope.data.formats import TABLE_ENDINGS, table_ending
+from mnemoscope.data.formats import TABLE_ENDINGS, is_there, table_ending
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.parse import parse_yaml
 from mnemoscope.progress import say
 
 _NAME = re.compile(
-    r"(?P<name>[\w.-]+/[\w.-]+)(:(?P<config>[\w.-]+))?(@(?P<revision>[\w./-]+))?(#(?P<split>[\w.-]+))?"
+    r"(?P<name>[\w.-]{1,96}/[\w.-]{1,96})(:(?P<config>[\w.-]+))?(@(?P<revision>[\w./-]+))?(#(?P<split>[\w.-]+))?"
 )
 _ADDRESS = re.compile(r"(https:/+huggingface\.co/|hf:/+)datasets/")
 _PATIENCE = 10.0  # seconds for the one question
@@ -47,7 +47,8 @@ def parse_hub_name(source: str) -> HubName | None:
     """
     source = _ADDRESS.sub("", source, count=1)
     found = _NAME.fullmatch(source)
-    if found is None or source.startswith((".", "~")) or Path(source).parent.is_dir():
+    folder = Path(source).parent
+    if found is None or source.startswith((".", "~")) or (is_there(folder) and folder.is_dir()):
         return None
     if Path(source).suffix in (".txt", ".md", ".npy") or table_ending(Path(source)):
         return None

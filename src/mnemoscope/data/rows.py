@@ -13,6 +13,8 @@ import polars as pl
 from mnemoscope.data.formats import (
     READABLE,
     SNIFFED_ROWS,
+    check_there,
+    is_there,
     list_files,
     passed_over,
     plugin_readers,
@@ -93,7 +95,7 @@ def scan_rows(
     UserError: as these; a folder of texts.
     """
     path = Path(source)
-    if path.is_file() and path.suffix.lower() != ".npy":
+    if is_there(path) and path.is_file() and path.suffix.lower() != ".npy":
         table = scan_table(path, columns)
         with suppress(pl.exceptions.PolarsError, pl.exceptions.PanicException):
             if says:
@@ -117,8 +119,7 @@ def name_of(source: Any) -> str:
 def existing(path: Path | str) -> Path:
     """A path of a file or folder that is there; UserError if not."""
     path = Path(path)
-    if not path.exists():
-        raise UserError(f"{path}: no such file or folder.")
+    check_there(path, "Give a text as a file, or in a frame with a column 'text'.")
     if not path.is_file() and not path.is_dir():
         raise UserError(f"{path}: a pipe or device, which can be read once. Save it as a file.")
     return path

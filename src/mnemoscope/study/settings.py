@@ -727,13 +727,13 @@ def check_corpus(settings: StudySettings) -> None:
 
 def check_names(settings: StudySettings) -> None:
     """Raise UserError if the model, reference or source of sequences does not exist."""
+    from mnemoscope.data.formats import check_there
     from mnemoscope.data.hub import parse_hub_name
 
     model, sequences = settings.model, settings.sequences
     for source in (sequences.source, *sequences.also):
-        is_there = Path(source).exists() or parse_hub_name(source) is not None
-        if source != EMBEDDED and not is_there:
-            raise UserError(f"{source}: no such file or folder.")
+        if source != EMBEDDED and parse_hub_name(source) is None:
+            check_there(source)
     if model.name not in _SHIPPED:
         check_model(model.name, model.revision)
     reference = settings.capture.reference
