@@ -6,6 +6,7 @@ import itertools
 import math
 import re
 import shlex
+from urllib.parse import unquote, urlsplit
 from xml.etree import ElementTree
 
 import polars as pl
@@ -216,6 +217,27 @@ def test_recalled_passages_stand_at_their_lines_as_the_standard_requires():
     assert log["version"] == "2.1.0"
     assert run["columnKind"] in ("utf16CodeUnits", "unicodeCodePoints")
     assert result["level"] in ("none", "note", "warning", "error")
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "row"),
+    [
+        ("/data/t.jsonl#3", "/data/t.jsonl", "3"),
+        ("t.jsonl#3", "t.jsonl", "3"),
+        ("/a b/t#1.parquet#12", "/a b/t#1.parquet", "12"),
+        ("no-such-lab/texts#train#3", "no-such-lab/texts#train", "3"),
+        ("/data/C#/notes.txt", "/data/C#/notes.txt", ""),
+        ("notes#2.txt", "notes#2.txt", ""),
+        ("/data/notes#2", "/data/notes#2", ""),
+    ],
+)
+def test_an_address_names_the_file_and_a_row_of_a_table_as_its_fragment(name, path, row):
+    text = "recalled"
+    spans = {"document": name, "start": 0, "end": len(text), "verdict": "recall", "tokens": 3}
+    log = sarif_log(pl.DataFrame([spans]).with_columns(reason=pl.lit("because")), {name: text})
+    place = log["runs"][0]["results"][0]["locations"][0]["physicalLocation"]
+    uri = urlsplit(place["artifactLocation"]["uri"])
+    assert (unquote(uri.path), uri.fragment) == (path, row)
 
 
 UNPRINTABLE = 'a&b <c> "d" ]]> \x00\x1b\ud800\ufffe é😀'

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from operator import itemgetter
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import quote
 from xml.etree import ElementTree
@@ -29,6 +29,8 @@ from mnemoscope.audit.evidence import tries_needed
 from mnemoscope.audit.origins import places_by_span
 from mnemoscope.audit.rule import RECALL, covered
 from mnemoscope.audit.settings import MOST_COPIED, NEEDED_EDGES, NEEDS, AuditSettings, flag_of
+from mnemoscope.data.formats import table_ending
+from mnemoscope.data.hub import parse_hub_name
 from mnemoscope.stats import FEWEST_GROUPS
 from mnemoscope.version import __version__
 from mnemoscope.words import count, fill, part_words, percent, template_environment
@@ -342,9 +344,7 @@ def _result(row: Mapping[str, Any], lines: list[int]) -> dict[str, Any]:
         line = bisect_right(lines, row[end])
         region |= {f"{end}Line": line, f"{end}Column": row[end] - lines[line - 1] + 1}
     region |= {"charOffset": row["start"], "charLength": row["end"] - row["start"]}
-    # A table's row is the table, with the row as its fragment.
-    path = PurePosixPath(row["document"])
-    uri = path.as_uri() if path.is_absolute() else quote(row["document"], safe="/#")
+    uri = _address(row["document"])
     return {
         "ruleId": _RULE["id"],
         "level": "warning",
@@ -353,6 +353,15 @@ def _result(row: Mapping[str, Any], lines: list[int]) -> dict[str, Any]:
             {"physicalLocation": {"artifactLocation": {"uri": uri}, "region": region}},
         ],
     }
+
+
+def _address(document: str) -> str:
+    """The URI of a document; a row of a table is the table, with the row as its fragment."""
+    source, _, row = document.rpartition("#")
+    is_row = row.isdecimal() and (table_ending(Path(source)) or parse_hub_name(source))
+    name, fragment = (source, f"#{row}") if is_row else (document, "")
+    path = PurePosixPath(name)
+    return (path.as_uri() if path.is_absolute() else quote(name)) + fragment
 
 
 def junit_xml(record: Mapping[str, Any], frame: pl.DataFrame) -> str:
