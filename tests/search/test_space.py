@@ -145,6 +145,7 @@ def test_bad_thresholds_are_refused(tmp_path: Path) -> None:
     path, part = tmp_path / "own.yaml", "thresholds: [30, 10.5]"
     wrong = {OWN.replace(part, f"thresholds: {one}"): "a list of num" for one in ("[]", "[a]", "3")}
     wrong[OWN.replace("length(text) > {threshold} AND ", "")] = r"write \{threshold\} in yes_when"
+    wrong[OWN.replace("name: Long\n    ", "")] = "node 1: 'name' is missing"
     for text, said in wrong.items():
         path.write_text(text)
         with pytest.raises(UserError, match=said):

@@ -156,7 +156,9 @@ def _expand(where: str, entry: object) -> list[object]:
             for key, text in plain.items()
         }
         ending = f"{value}".replace(".", "_").replace("-", "minus")
-        filled.append(one | {"name": f"{plain.get('name')}-{ending}"})
+        if plain.get("name") is not None:  # else `_read_node` says that it is missing
+            one["name"] = f"{plain['name']}-{ending}"
+        filled.append(one)
     return list(filled)
 
 
