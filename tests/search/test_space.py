@@ -152,6 +152,13 @@ def test_bad_thresholds_are_refused(tmp_path: Path) -> None:
             read_nodes(path)
 
 
+def test_a_node_called_as_the_rest_is_would_be_one_class_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(OWN.replace("Licence", "Others"))
+    with pytest.raises(UserError, match=r"own\.yaml: node 'Others'"):
+        make_space(["Recite", str(path)], TABLE)
+
+
 @pytest.mark.parametrize(
     ("entry", "said"),
     [

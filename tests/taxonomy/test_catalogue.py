@@ -158,6 +158,13 @@ NODE = (
         (NODE.format(name="A", rule="AVG(a) > 1"), "node 1 ('A'): rule 'AVG(a) > 1'"),
         (NODE.format(name="guess", rule="a > 1"), "the name 'guess' is taken"),
         (NODE.format(name="Non-Memo", rule="a > 1"), "is taken"),
+        *(
+            (
+                NODE.format(name=name, rule="a > 1").replace(" Memo", f" {name}, {name}"),
+                f"last class '{name}' is the name of a node",
+            )
+            for name in ("Recall", "Others")
+        ),
         (NODE.format(name="A-or-B", rule="a > 1"), "cannot name a node"),
         (NODE.format(name="'A[5]'", rule="a > 1"), "cannot name a node"),
     ],
@@ -168,6 +175,14 @@ def test_faulty_file_is_refused_in_one_line_with_its_name(tmp_path, text, says):
     assert says in str(refused.value)
     assert "own.yaml" in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_node_called_as_last_classes_are_is_a_class_beside_another_last_one(tmp_path):
+    text = NODE.format(name="Recall", rule="duplicates > 5")
+    text = text.replace(" Memo\n", " Recall, Others\n  - Non-Memo, Guess, Recall\n")
+    first, second = read(tmp_path, text)
+    assert first.classes == ("Non-Memo", "Recall", "Others")
+    assert second.classes == ("Non-Memo", "Guess", "Recall")
 
 
 def test_rule_that_is_no_yes_or_no_is_refused_when_it_is_applied(tmp_path):

@@ -73,7 +73,7 @@ def make_space(
     A family may have a range (``Entropy[3.5..5]``, ``Recite[1..50]``). `memorized` are the
     sequences whose quantiles become the thresholds; families that do not divide them are left out.
     `classes` are the allowed numbers of classes (3, 4), Non-Memo included. Raises UserError: an
-    unknown family, an invalid or empty range, or no node left.
+    unknown family, an invalid or empty range, a node called as the rest is, or no node left.
     """
     shapes = [one for n, one in ((3, "one"), (3, "either"), (4, "two")) if n in classes]
     nodes: dict[str, tuple[str, ...]] = {}
@@ -83,6 +83,10 @@ def make_space(
             for family, given in read_nodes(Path(entry)).items():
                 own |= {node.name: node for node in given}
                 nodes[family] = tuple(node.name for node in given)
+                if _LAST in nodes[family]:
+                    raise UserError(
+                        f"{entry}: node '{_LAST}': a search calls the rest so. Rename the node."
+                    )
         else:
             nodes |= _find_nodes(entry, memorized)
     if sum(map(len, nodes.values())) < (1 if "one" in shapes else 2):

@@ -180,7 +180,7 @@ def parse_taxonomy(name: str, *, own: Mapping[str, Node] | None = None) -> Taxon
     The last name is free unless it is, or nearly is, the name of a node. `own` are the user's nodes
     by name (see `catalogue.read_taxonomies`). Classes are named as written, without spaces around.
     Raises UserError: no Non-Memo in front, fewer than two classes, an unknown node, a node named
-    twice, a last class that looks like a node; with the nearest known name.
+    twice, a last class that is or looks like a node; with the nearest known name.
 
     >>> parse_taxonomy("Non-Memo, Guess, Recall").classes
     ('Non-Memo', 'Guess', 'Recall')
@@ -191,7 +191,7 @@ def parse_taxonomy(name: str, *, own: Mapping[str, Node] | None = None) -> Taxon
     try:
         nodes = tuple(parse_node(part, own) for part in parts[1:-1])
         _check_nodes(nodes)
-        _check_last(parts[-1], own)
+        _check_last(parts[-1], nodes, own)
     except UserError as error:
         raise UserError(f"taxonomy '{name}': {error}") from error
     classes = (NON_MEMO, *(node.name for node in nodes), parts[-1])
@@ -247,9 +247,11 @@ def _check_nodes(nodes: tuple[Node, ...]) -> None:
         seen[node.canonical] = node.name
 
 
-def _check_last(last: str, own: Mapping[str, Node]) -> None:
-    """A last class is free, but a misspelt node must not become one."""
+def _check_last(last: str, nodes: tuple[Node, ...], own: Mapping[str, Node]) -> None:
+    """A last class is free, but a node, also a misspelt one, must not become one."""
     if last in LAST_CLASSES:
+        if last in [node.name for node in nodes]:  # of the user's own, which may be called so
+            raise UserError(f"last class '{last}' is the name of a node. Give the rest another.")
         return
     advice = "The rest needs a name of its own, for instance Recall or Others."
     if last.lower() == NULL or get_close_matches(last.lower(), [NON_MEMO.lower()], cutoff=_NEAR):
