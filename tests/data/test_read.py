@@ -169,6 +169,23 @@ def test_texts_of_a_table_are_cut_and_keep_their_columns(tmp_path, tokenizer, na
     assert first["start"].to_list() == [1000, 0, 5]
 
 
+def test_a_users_columns_survive_whatever_their_names(tmp_path, tokenizer):
+    names = ("source", "_shift", "row", "_row")
+    given = {name: [f"{name} a", f"{name} b"] for name in names}
+    table = pl.DataFrame({"text": [LONG, CODE], "start": [100, 0]} | given)
+    cut = read_sequences(table, tokenizer)
+    tokens = read_sequences(
+        cut.frame.select("tokens", *names).group_by("source", maintain_order=True).first(),
+        tokenizer,
+    )
+    for result in (cut, tokens, cut.limited(len(cut.frame) - 1, seed=0)):
+        rows = result.frame.select(names).unique(maintain_order=True)
+        assert rows.to_dict(as_series=False) == given
+    for row in cut.frame.iter_rows(named=True):
+        whole, first = (LONG, 100) if row["source"] == "source a" else (CODE, 0)
+        assert whole[row["start"] - first : row["end"] - first] == row["text"]
+
+
 def test_tokens_of_a_table_are_taken_as_they_are(tmp_path, tokenizer):
     columns = {"tokens": [[5] * 64, [6] * 64], "group": ["g", None], "mine": [1.5, None]}
     write_table(tmp_path / "t.parquet", pl.DataFrame(columns | {"rouge_l": [0.5, 0.5]}))

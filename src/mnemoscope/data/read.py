@@ -192,8 +192,13 @@ class WindowCollector:
         self.n_too_short += not windows
         self.n_texts += 1
 
+    @property
+    def sources(self) -> list[int]:
+        """For each window the number of its text, 0 for the first."""
+        return self._sources[: self._limit]
+
     def to_frame(self, *, where: str) -> pl.DataFrame:
-        """The windows as columns text, tokens, start, end and source (0 for the first text).
+        """The windows as columns text, tokens, start and end.
 
         With `pad` shorter windows are padded (`attention_mask`). Raises UserError: there is none.
         """
@@ -205,7 +210,6 @@ class WindowCollector:
         columns = {name: [getattr(window, name) for window in self._windows] for name in _COLUMNS}
         schema = {name: COLUMNS[name].dtype for name in _COLUMNS}
         frame = pl.DataFrame(columns, schema=schema)
-        frame = frame.with_columns(pl.Series("source", self._sources, dtype=pl.Int64))
         if self._pad:
             frame = _pad(frame, self._cutter.length, self._pad)
         return frame if self._limit is None else frame.head(self._limit)
@@ -293,31 +297,27 @@ def cut_rows(frame: pl.DataFrame, collector: WindowCollector, *, where: str) -> 
             if collector.is_full:
                 break
     windows = collector.to_frame(where=where)
-    others = _others(frame, Path(where).name)
-    joined = windows.join(others, on="source", how="left", maintain_order="left")
-    shift = pl.col("_shift").fill_null(0)
-    joined = joined.with_columns(pl.col("start") + shift, pl.col("end") + shift)
-    return _order_columns(_number(joined).drop("source", "_shift"))
+    sources = pl.Series(collector.sources, dtype=pl.Int64)  # no column: names are the user's
+    if "start" in frame.columns:
+        shift = frame["start"].fill_null(0)[sources]
+        windows = windows.with_columns(pl.col("start") + shift, pl.col("end") + shift)
+    joined = windows.hstack(_others(frame, Path(where).name)[sources])
+    return _order_columns(_number(joined, sources))
 
 
 def _others(frame: pl.DataFrame, where: str) -> pl.DataFrame:
     """The columns a window takes from its row: all but those made by cutting."""
-    rows = frame.drop("text", "tokens", "attention_mask", "end", strict=False).with_row_index(
-        "source"
-    )
-    rows = rows.with_columns(pl.col("source").cast(pl.Int64))
+    rows = frame.drop("text", "tokens", "attention_mask", "start", "end", strict=False)
     given = pl.col("document") if "document" in rows.columns else pl.lit(None, pl.String)
-    named = pl.format("{}, row {}", pl.lit(where), "source")
-    shift = pl.col("start") if "start" in rows.columns else pl.lit(0, pl.Int64)
-    rows = rows.with_columns(pl.coalesce(given, named).alias("document"), shift.alias("_shift"))
-    return rows.drop("start", strict=False)
+    named = pl.format("{}, row {}", pl.lit(where), pl.int_range(frame.height))
+    return rows.with_columns(pl.coalesce(given, named).alias("document"))
 
 
-def _number(joined: pl.DataFrame) -> pl.DataFrame:
+def _number(joined: pl.DataFrame, sources: pl.Series) -> pl.DataFrame:
     """A row's own id where it gave one window, else numbers after the largest id."""
     if "sequence_id" not in joined.columns:
         return joined.with_columns(_numbers())
-    is_alone = pl.len().over("source") == 1
+    is_alone = pl.lit(~sources.is_duplicated())
     later = pl.col("sequence_id").max() + (~is_alone).cum_sum().cast(pl.Int64)
     own = pl.when(is_alone).then("sequence_id").otherwise(later)
     return joined.with_columns(own.alias("sequence_id"))
@@ -350,8 +350,8 @@ class ReadResult:
         """Keep a seeded draw of `limit` sequences, in their order; all where there are no more."""
         if limit is None or limit >= self.frame.height:
             return self
-        frame = self.frame.with_row_index("_row").sample(limit, seed=seed, shuffle=False)
-        frame = frame.sort("_row").drop("_row")
+        rows = self.frame.select(pl.int_range(pl.len())).sample(limit, seed=seed, shuffle=False)
+        frame = self.frame[rows.to_series().sort()]
         return replace(self, frame=frame, n_documents=count_documents(frame))
 
 
@@ -473,7 +473,8 @@ def _read_documents(path: Path, collector: WindowCollector) -> ReadResult:
             f"{path}: no text in it ({len(unreadable)} files are binary, not UTF-8 or not "
             "readable; hidden ones are left out). Give a folder of UTF-8 texts or code."
         )
-    frame = _name_documents(collector.to_frame(where=str(path)), path, documents)
+    windows = collector.to_frame(where=str(path))
+    frame = _name_documents(windows, collector.sources, path, documents)
     n_documents = collector.n_texts - collector.n_too_short
     return ReadResult(frame, n_documents, collector.n_too_short, len(unreadable))
 
@@ -501,10 +502,11 @@ def _texts(path: Path, unreadable: list[Path]) -> Iterator[tuple[Path, str]]:
             yield file, text
 
 
-def _name_documents(windows: pl.DataFrame, path: Path, documents: list[Path]) -> pl.DataFrame:
+def _name_documents(
+    windows: pl.DataFrame, sources: list[int], path: Path, documents: list[Path]
+) -> pl.DataFrame:
     """Columns sequence_id, document (path below the folder) and genre for each window."""
     root = path if path.is_dir() else path.parent
-    sources = windows["source"].to_list()
     # Bytes of a name that are not UTF-8 are escaped.
     paths = (file.relative_to(root).as_posix() for file in documents)
     names = [one.encode("utf-8", "backslashreplace").decode() for one in paths]
