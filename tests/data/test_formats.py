@@ -28,7 +28,7 @@ from mnemoscope.data.features import write_features
 from mnemoscope.data.formats import open_unpacked, passed_over, take_columns
 from mnemoscope.data.hub import find_hub_files, parse_hub_name
 from mnemoscope.data.read import join_results, read_sequences
-from mnemoscope.data.table import read_table
+from mnemoscope.data.table import read_table, scan_table
 from mnemoscope.errors import DamagedDataError, MnemoscopeError, UserError
 from mnemoscope.progress import show_progress
 
@@ -120,6 +120,28 @@ def test_zstd_is_read_as_what_it_packs(tmp_path, tokenizer):
     path.write_bytes(path.read_bytes()[:-7])
     with pytest.raises(DamagedDataError, match=r"a\.jsonl\.zst: not a whole"):
         read_table(path)
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "csv", "parquet"])
+def test_a_name_is_no_pattern(tmp_path, tokenizer, ending):
+    """`run[1]` and `a*` name one file each, whatever else fits them as patterns."""
+    rows = {"expa/run1": "not mine", "expa/a.b": "not mine", "exp[a-b]/a*": "x"}
+    for name, text in (rows | {"exp[a-b]/run[1]": "mine"}).items():
+        path = tmp_path / f"{name}.{ending}"
+        path.parent.mkdir(exist_ok=True)
+        if ending == "parquet":  # a corpus would count in the tokens
+            other = "tokens" if text == "not mine" else "other"
+            pl.DataFrame({"text": [text], other: [[1]]}).write_parquet(path)
+        else:
+            data = f"text\n{text}\n".encode() if ending == "csv" else lines([{"text": text}])
+            path.write_bytes(packed(data, "gz") if ending.endswith("gz") else data)
+    path = tmp_path / "exp[a-b]" / f"run[1].{ending}"
+    assert read_table(path)["text"].to_list() == ["mine"]
+    assert scan_table(path).collect()["text"].to_list() == ["mine"]
+    assert read_table(path.with_name(f"a*.{ending}"))["text"].to_list() == ["x"]
+    suffix = np.array([tokenizer("mine", add_special_tokens=False).input_ids])
+    corpus = open_corpus(path, tokenizer=tokenizer, dtype=None)
+    assert count_duplicates(suffix, corpus).tolist() == [1]
 
 
 CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\0"))

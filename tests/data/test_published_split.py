@@ -116,6 +116,12 @@ def test_features_are_those_of_the_whole_table_whatever_the_slice(copy, monkeypa
     assert taken.schema["tokens"] == pl.List(pl.Int32)
 
 
+def test_the_name_of_a_folder_is_no_pattern(tmp_path):
+    write_frame(tmp_path / "split[1]", MEMORIES, rows())
+    split = read_split(str(tmp_path / "split[1]"), MEMORIES)
+    assert take_rows(split, split.rows)["text"].to_list() == rows()["text"].to_list()
+
+
 def test_what_a_score_says_and_that_no_number_says_nothing(tmp_path):
     """At most 0.4 is code, 0.525 and above is not; between, NaN and null are not known."""
     code = {0.0: True, 0.4: True, 0.41: None, 0.5249: None, 0.525: False, 0.9: False}

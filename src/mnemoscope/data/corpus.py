@@ -392,7 +392,7 @@ def open_parquet(path: Path, cutter: WindowCutter | None) -> ParquetFile:
     a torn file.
     """
     with whole_parquet(path):
-        schema = pl.read_parquet_schema(path)
+        schema = pl.scan_parquet(path, glob=False).collect_schema()
     column = _choose_column(path, [name for name, kind in schema.items() if kind != pl.Null])
     if not is_kind(schema[column], COLUMNS[column].kind):
         raise UserError(

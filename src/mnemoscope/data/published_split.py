@@ -226,7 +226,7 @@ def take_rows(split: Split, rows: pl.DataFrame) -> pl.DataFrame:
     """Give rows their `tokens` and `text`, and what of `FURTHER` every file has, in file order."""
     rows = rows.sort("row")
     n_all = sum(split.n_rows.values())
-    schemas = [pl.read_parquet_schema(path) for path in _all(split.files)]
+    schemas = [pl.scan_parquet(path, glob=False).collect_schema() for path in _all(split.files)]
     also = [name for name in FURTHER if all(name in schema for schema in schemas)]
     names = ["tokens", "text", *also]
     found = [
@@ -272,7 +272,7 @@ def _slices(
 
 def _scalars(path: Path, also: Sequence[str]) -> pl.DataFrame:
     """The numbers and flags of one file, under our names and at our types."""
-    schema = pl.read_parquet_schema(path)
+    schema = pl.scan_parquet(path, glob=False).collect_schema()
     taken = [pl.col(name).cast(COLUMNS[ours].dtype).alias(ours) for name, ours in _SCALARS.items()]
     extra = [pl.col(name) for name in also if name in schema and name not in _KINDS]
     score = pl.col(_NL_SCORES).fill_nan(None)
@@ -289,7 +289,7 @@ def _scalars(path: Path, also: Sequence[str]) -> pl.DataFrame:
 
 def _check_schema(path: Path) -> None:
     with whole_parquet(path, _REMEDY):
-        schema = pl.read_parquet_schema(path)
+        schema = pl.scan_parquet(path, glob=False).collect_schema()
     for name in _KINDS:
         if name not in schema:
             raise UserError(

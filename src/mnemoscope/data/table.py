@@ -482,10 +482,9 @@ def _read_jsonl(path: Path, replaced: Collection[str]) -> pl.DataFrame:
     if fault is not None:
         raise UserError(f"{path}, {fault}")
     try:
-        if path.suffix.lower() == ".jsonl":
-            return pl.read_ndjson(path, infer_schema_length=None)
-        with open_unpacked(path) as handle:
-            return pl.read_ndjson(handle.read(), infer_schema_length=None)
+        with open_unpacked(path) as handle:  # of a path Polars would make a pattern: run[1].jsonl
+            is_plain = path.suffix.lower() == ".jsonl"
+            return pl.read_ndjson(handle if is_plain else handle.read(), infer_schema_length=None)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise UserError(f"{path}: not a JSONL table ({first_line(error)}).") from error
 
