@@ -28,6 +28,7 @@ from mnemoscope.data.features import write_features
 from mnemoscope.data.formats import open_unpacked, passed_over, take_columns
 from mnemoscope.data.hub import find_hub_files, parse_hub_name
 from mnemoscope.data.read import join_results, read_sequences
+from mnemoscope.data.rows import to_frame
 from mnemoscope.data.table import read_table, scan_table
 from mnemoscope.errors import DamagedDataError, MnemoscopeError, UserError
 from mnemoscope.progress import show_progress
@@ -232,6 +233,10 @@ def test_paths_into_structs_and_texts_agree():
         ([True, False, None], "True", [True, False, None]),
         ([True, False, None], "false", [False, True, None]),
         (["0", "x"], "x", [False, True]),
+        (["0.0", " 0", "2.0", "x", None], "0", [True, True, False, False, None]),
+        (["True", "FALSE", "1", None], "true", [True, False, False, None]),
+        ([str(2**53), str(2**53 + 1)], str(2**53 + 1), [False, True]),
+        (["007", "7", "9" * 5000], "7", [False, True, False]),  # no numbers of JSON
         ([[1], [2]], "1", "equals no single value"),
         ([1, 2], "none", "holds numbers"),
         ([True], "1", "true or false"),
@@ -246,6 +251,39 @@ def test_equal_is_what_the_values_say_and_not_how_they_are_written(values, wante
             take_columns(frame, asked, where="t")
     else:
         assert take_columns(frame, asked, where="t")["x"].to_list() == expected
+
+
+def test_equal_says_of_a_csv_what_it_says_of_the_table(tmp_path):
+    """As pandas writes it: numbers with gaps are fractions, flags are True and False."""
+    columns = {
+        "n": [0, None, 4],
+        "flag": [True, False, True],
+        "score": [0.0, 0.5, 1.0],
+        "s": [*"ab0"],
+    }
+    frame = {"text": [LONG] * 3} | columns
+    pd.DataFrame(frame).to_csv(tmp_path / "a.csv", index=False)
+    pl.DataFrame(frame).write_parquet(tmp_path / "a.parquet")
+    for path in ("n==0", "n==4.0", "flag==true", "flag==False", "score==1", "s==a", "s==0"):
+        csv, table = (
+            read_table(tmp_path / name, {"x": path})["x"].to_list()
+            for name in ("a.csv", "a.parquet")
+        )
+        assert csv == table, path
+
+
+def test_whole_numbers_among_fractions_are_fractions(tmp_path):
+    for values in ([1, 0.5, None], [0.5, 1, None], [None, 2, 1]):
+        as_csv(tmp_path / "a.csv", [{"text": LONG, "rouge_l": one} for one in values])
+        assert read_table(tmp_path / "a.csv")["rouge_l"].to_list() == values
+        rows = [json.dumps({"s": one, "a": {"s": one}}) for one in values]
+        for path in ("meta.s", "meta.a.s"):
+            found = take_columns(pl.DataFrame({"meta": rows}), {"x": path}, where="t")
+            assert found["x"].to_list() == values
+        table = pd.DataFrame({"x": pd.Series(values, dtype=object), "text": LONG})
+        assert to_frame(table)["x"].to_list() == values
+    nested = pl.DataFrame({"a": ['{"b": {"c": 1}}', '{"b": {"d": [1]}}', '{"b": {"d": [0.5]}}']})
+    assert take_columns(nested, {"x": "a.b.d"}, where="t")["x"].to_list() == [None, [1], [0.5]]
 
 
 def test_several_sources_are_one_table_with_their_names_as_genre(tmp_path, tokenizer):
@@ -494,6 +532,8 @@ MISREAD = [  # a file and what is in it, words of the one line, columns asked fo
     ("a.csv", "text\na\n".encode("utf-16"), "not UTF-8"),
     ("a.csv", b"text,duplicates\na,many\n", "row 0, 'duplicates': 'many'"),
     ("a.csv", b"text,duplicates\na,1.5\n", "'1.5'"),
+    ("a.csv", b'text,tokens\na,[1]\nb,"[1, 18446744073709551616]"\n', "'tokens': a number does"),
+    ("a.csv", b"text,duplicates\na,1\nb,18446744073709551616\n", "'duplicates': a number does"),
     ("a.csv", b"", "without a column 'text'"),
     ("a.tsv", b"text\nx\n", "no text to be cut: commas"),
     ("a.json", lines(HUBBLE), "one object a line"),

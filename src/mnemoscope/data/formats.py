@@ -4,6 +4,7 @@ import csv
 import errno
 import gzip
 import io
+import json
 import os
 import re
 import sys
@@ -323,8 +324,9 @@ def _take(frame: pl.DataFrame, name: str, path: str, where: str) -> pl.Series:
     if head not in frame.columns:
         raise _no_field(f"--column {name}={path}", where, head, frame.columns)
     series, passed = frame[head], head
-    for step in inner:
-        series = _step(series, step, f"--column {name}={path}", f"{where}, column '{passed}'")
+    for at, step in enumerate(inner, start=1):
+        place, goes_on = f"{where}, column '{passed}'", at < len(inner)
+        series = _step(series, step, f"--column {name}={path}", place, goes_on=goes_on)
         passed += f".{step}"
     if not is_compared:
         return series
@@ -332,7 +334,10 @@ def _take(frame: pl.DataFrame, name: str, path: str, where: str) -> pl.Series:
 
 
 def _equals(series: pl.Series, wanted: str, flag: str) -> pl.Series:
-    """Which values are `wanted`: numbers as numbers, so that 0.0 is 0; truth values in any case."""
+    """Which values are `wanted`: numbers as numbers, so that 0.0 is 0; truth values in any case.
+
+    So are those in texts, as all values of a CSV are; other texts are equal letter by letter.
+    """
     dtype = series.dtype
     if not wanted:
         raise UserError(f"{flag}: no value follows '{_EQUALS}'. Name one, for example '==0'.")
@@ -343,7 +348,8 @@ def _equals(series: pl.Series, wanted: str, flag: str) -> pl.Series:
             raise UserError(f"{flag} is true or false, never '{wanted}'.")
         return series == (wanted.lower() == "true")
     if not dtype.is_numeric():
-        return series.cast(pl.String) == wanted
+        texts, said = series.cast(pl.String), _said(wanted)
+        return texts.is_in([one for one in texts.unique() if one and _said(one) == said])
     try:
         number = float(wanted)
     except ValueError:
@@ -353,8 +359,19 @@ def _equals(series: pl.Series, wanted: str, flag: str) -> pl.Series:
     return series.cast(pl.Float64) == number
 
 
-def _step(series: pl.Series, step: str, flag: str, where: str) -> pl.Series:
-    """One field of a struct, or of JSON objects in texts."""
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,99})(\.[0-9]+)?([eE][+-]?[0-9]{1,4})?")  # as in JSON
+
+
+def _said(text: str) -> str | int | float:
+    """The number or truth value (``true``, ``false``) that a text says, else the text."""
+    bare = text.strip()
+    if _NUMBER.fullmatch(bare):
+        return int(bare) if bare.lstrip("-").isdecimal() else float(bare)
+    return bare.lower() if bare.lower() in ("true", "false") else text
+
+
+def _step(series: pl.Series, step: str, flag: str, where: str, *, goes_on: bool) -> pl.Series:
+    """One field of a struct, or of JSON objects in texts (a text again where the path goes on)."""
     if isinstance(series.dtype, pl.Struct):
         names = [field.name for field in series.dtype.fields]
         if step not in names:
@@ -367,10 +384,29 @@ def _step(series: pl.Series, step: str, flag: str, where: str) -> pl.Series:
     if step not in names:
         raise _no_field(flag, where, step, names)
     values = [None if one is None else one.get(step) for one in objects]
+    if goes_on:  # a struct would have the fields and kinds of the first row
+        values = [json.dumps(one) if isinstance(one, dict) else one for one in values]
     try:
-        return pl.Series(values, strict=True)
+        return to_series(values)
     except (TypeError, pl.exceptions.PolarsError, OverflowError):
-        raise UserError(f"{flag}: {where}, '{step}': values of several kinds. Make one.") from None
+        raise UserError(
+            f"{flag}: {where}, '{step}': values of several kinds, or a number beyond 64 bits. "
+            "Correct them."
+        ) from None
+
+
+def to_series(values: list[Any]) -> pl.Series:
+    """Values, or lists of them, as a series; whole numbers among fractions are fractions.
+
+    Raises TypeError, OverflowError or PolarsError: values of several kinds, or too large a number.
+    """
+    kinds: set[type] = set()
+    for value in values:
+        kinds.update(map(type, value) if isinstance(value, list) else (type(value),))
+    if kinds - {type(None)} != {int, float}:
+        return pl.Series(values, strict=True)
+    has_lists = any(isinstance(value, list) for value in values)
+    return pl.Series(values, dtype=pl.List(pl.Float64) if has_lists else pl.Float64, strict=True)
 
 
 def _object(text: str | None, row: int, where: str) -> dict[str, Any] | None:

@@ -21,6 +21,7 @@ from mnemoscope.data.formats import (
     refuse_pointer,
     table_ending,
     take_columns,
+    to_series,
 )
 from mnemoscope.data.hub import check_whole, find_hub_files, parse_hub_name
 from mnemoscope.data.table import conform, has_values, read_table, scan_table
@@ -270,7 +271,7 @@ def _of_lists(columns: dict[str, list[Any]]) -> pl.DataFrame:
     found = {}
     for name, values in clean.items():
         try:
-            found[name] = pl.Series(name, values)
+            found[name] = to_series(values).alias(name)
         except (TypeError, pl.exceptions.PolarsError, OverflowError):
             found[name] = pl.Series(name, [], pl.Object)
         if found[name].dtype == pl.Object:

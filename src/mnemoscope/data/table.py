@@ -24,6 +24,7 @@ from mnemoscope.data.formats import (
     refuse_pointer,
     table_ending,
     take_columns,
+    to_series,
 )
 from mnemoscope.errors import DamagedDataError, UserError, first_line, nearest
 from mnemoscope.files import atomic_path, disk_full, fault_of_parquet, write_bytes, write_parquet
@@ -145,10 +146,14 @@ def _conform_column(series: pl.Series, where: str) -> pl.Series:
     try:
         return series.cast(dtype)
     except pl.exceptions.InvalidOperationError as error:
-        raise UserError(
-            f"{where}, column '{series.name}': a number does not fit {dtype}. "
-            "Correct it or drop the row."
-        ) from error
+        raise _does_not_fit(series.name, where) from error
+
+
+def _does_not_fit(name: str, where: str) -> UserError:
+    return UserError(
+        f"{where}, column '{name}': a number does not fit {COLUMNS[name].dtype}. "
+        "Correct it or drop the row."
+    )
 
 
 def _check_kind(name: str, dtype: pl.DataType, where: str) -> None:
@@ -507,7 +512,10 @@ def _of_texts(frame: pl.DataFrame, where: str) -> pl.DataFrame:
                 None if text is None else _of_text(text, kind, f"{where}, row {row}, '{name}'")
                 for row, text in enumerate(frame[name])
             ]
-            frame = frame.with_columns(pl.Series(name, values))
+            try:
+                frame = frame.with_columns(to_series(values).alias(name))
+            except (TypeError, OverflowError, pl.exceptions.PolarsError) as error:
+                raise _does_not_fit(name, where) from error
     return frame
 
 
