@@ -32,6 +32,7 @@ from mnemoscope.data.rows import to_frame
 from mnemoscope.data.table import read_table, scan_table
 from mnemoscope.errors import DamagedDataError, MnemoscopeError, UserError
 from mnemoscope.progress import show_progress
+from mnemoscope.taxonomy.groups import find_groups
 
 LONG = "The licence applies to the library and to the works that are based on it.\n" * 8
 NEXT = 'def add(a, b):\n    return "a, b"  # é\n' * 12
@@ -407,6 +408,69 @@ def test_verbs_on_a_table_read_every_source(hub, tmp_path):
         write_features(tmp_path / "a.txt", tmp_path / "out.parquet")
     with pytest.raises(UserError, match="texts, where a table of sequences"):
         write_features(tmp_path / "texts", tmp_path / "out.parquet")
+
+
+def unlike(n):
+    """Texts that share no five tokens, each of at least two windows of 16 tokens."""
+    words = np.random.default_rng(0).integers(1000, 10_000, (n, 16))
+    return [{"answer": " ".join(map(str, row))} for row in words.tolist()]
+
+
+@pytest.mark.parametrize("columns", [{"text": "answer", "group": "@row"}, {"text": "answer"}])
+@pytest.mark.parametrize(
+    ("files", "sources"),
+    [
+        (["f/2020/part.jsonl", "f/2021/part.jsonl"], ["f"]),
+        (["a/train.jsonl", "b/train.jsonl"], ["a/train.jsonl", "b/train.jsonl"]),
+        (["a/x/t.jsonl", "b/x/t.jsonl", "c/t.jsonl"], ["a/x/", "b/x/", "c/t.jsonl"]),
+        (["forget10/t.jsonl", "retain90/t.jsonl"], ["lab/TOFU:forget10", "lab/TOFU:retain90"]),
+    ],
+)
+def test_rows_of_unlike_files_of_one_name_stay_apart(hub, tokenizer, files, sources, columns):
+    rows = unlike(3 * len(files))
+    parts = {name: lines(rows[3 * at : 3 * at + 3]) for at, name in enumerate(files)}
+    cache(hub, "lab/TOFU", parts)
+    for name, data in parts.items():
+        (hub.parent / name).parent.mkdir(parents=True, exist_ok=True)
+        (hub.parent / name).write_bytes(data)
+    given = {"length": 16, "stride": 8, "columns": columns}  # windows overlap
+    results = [read_sequences(one, tokenizer, **given) for one in sources]
+    frame = join_results(results, sources).frame
+    whole = [row["answer"] for row in rows]
+    texts = [next(one for one in whole if text.strip() in one) for text in frame["text"]]
+    pairs = pl.DataFrame({"text": texts, "group": find_groups(frame), "name": frame["document"]})
+    assert pairs.n_unique() == len(whole)
+    assert [pairs[name].n_unique() for name in pairs.columns] == [len(whole)] * 3
+
+
+def test_texts_of_one_name_in_two_folders_stay_apart(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, text in zip(("a/README.md", "a/own.md", "b/README.md"), unlike(3), strict=True):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(text["answer"])
+    first, second = (read_sequences(one, tokenizer, length=16, stride=8) for one in "ab")
+    found = join_results([first, second], ["a", "b"]).frame
+    assert find_groups(found).n_unique() == 3
+    assert {*found["document"]} == {"a: README.md", "a: own.md", "b: README.md"}
+    again = join_results([first, first], ["a", "a"]).frame  # names of one source are the same
+    assert {*again["document"]} == {*first.frame["document"]}
+
+
+def test_names_that_the_sources_gave_or_that_differ_stay_as_they_are(tmp_path, tokenizer):
+    rows = [one | {"document": "d", "group": "g"} for one in unlike(2)]
+    bare = [{"text": one["answer"]} for one in unlike(2)]
+    (tmp_path / "x").mkdir()
+    for name, part in {"a": rows[:1], "x/a": rows[1:], "b": bare[:1], "x/c": bare[1:]}.items():
+        (tmp_path / f"{name}.jsonl").write_bytes(lines(part))
+    for names, columns, expected in (
+        (["a.jsonl", "x/a.jsonl"], {"text": "answer"}, ["d"]),
+        (["b.jsonl", "x/c.jsonl"], {"group": "@row"}, ["b.jsonl, row 0", "c.jsonl, row 0"]),
+    ):
+        paths = [str(tmp_path / name) for name in names]
+        results = [read_sequences(one, tokenizer, length=16, columns=columns) for one in paths]
+        found = join_results(results, paths).frame
+        assert found["document"].unique(maintain_order=True).to_list() == expected
+        assert find_groups(found).n_unique() == len(expected)
 
 
 def test_what_is_not_in_the_cache_is_fetched_and_nothing_else(hub, tokenizer, monkeypatch):

@@ -81,6 +81,11 @@ def list_files(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.relative_to(folder).parts)
 
 
+def name_below(path: Path, folder: Path) -> str:
+    """A file's path below a folder; bytes that are not UTF-8 are escaped."""
+    return path.relative_to(folder).as_posix().encode("utf-8", "backslashreplace").decode()
+
+
 def table_ending(path: Path) -> str | None:
     """The ending of a file of rows (of `TABLE_ENDINGS` or a plugin), None of any other file."""
     name = path.name.lower()
@@ -303,22 +308,24 @@ _EQUALS = "=="
 SNIFFED_ROWS = 100
 
 
-def take_columns(frame: pl.DataFrame, columns: Mapping[str, str], *, where: str) -> pl.DataFrame:
+def take_columns(
+    frame: pl.DataFrame, columns: Mapping[str, str], *, where: str, name: str | None = None
+) -> pl.DataFrame:
     """Add each column `name` from its path: `count`, `meta.duplicates`, `meta.duplicates==0`.
 
     A path goes into structs, and into texts that hold JSON objects; with `==` it is whether the
     value equals the number, truth value or text that follows. `@row` is the row's number and
-    `where`. Raises UserError: no such field (with those that there are), a text that is no JSON
-    object, or values that cannot equal what follows `==`.
+    `name`, the last part of `where` unless given. Raises UserError: no such field (with those that
+    there are), a text that is no JSON object, or values that cannot equal what follows `==`.
     """
-    found = [_take(frame, name, path, where).alias(name) for name, path in columns.items()]
+    shown = Path(where).name if name is None else name
+    found = [_take(frame, one, path, where, shown).alias(one) for one, path in columns.items()]
     return frame.with_columns(found)
 
 
-def _take(frame: pl.DataFrame, name: str, path: str, where: str) -> pl.Series:
+def _take(frame: pl.DataFrame, name: str, path: str, where: str, shown: str) -> pl.Series:
     source, is_compared, wanted = path.partition(_EQUALS)
     if source == "@row":
-        shown = Path(where).name
         return pl.Series([f"{shown}, row {row}" for row in range(frame.height)], dtype=pl.String)
     head, *inner = [source] if source in frame.columns else source.split(".")
     if head not in frame.columns:

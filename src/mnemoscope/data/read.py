@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import polars as pl
 
-from mnemoscope.data.formats import list_files, open_raw, refuse_as_prose, table_ending
+from mnemoscope.data.formats import list_files, name_below, open_raw, refuse_as_prose, table_ending
 from mnemoscope.data.rows import read_rows
 from mnemoscope.data.table import (
     COLUMNS,
@@ -337,7 +337,8 @@ class ReadResult:
     """The sequences (columns of `table.COLUMNS`), and what was passed over.
 
     `n_documents` gave at least one sequence; `n_unreadable` files are binary, not UTF-8, or may not
-    be read; `facts` are what else a study's manifest is to say of the source.
+    be read; `facts` are what else a study's manifest is to say of the source. Names that were given
+    here, and not by the source, are one of `labels`, or one and `, row N`.
     """
 
     frame: pl.DataFrame
@@ -345,6 +346,7 @@ class ReadResult:
     n_too_short: int = 0
     n_unreadable: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
+    labels: frozenset[str] = frozenset()
 
     def limited(self, limit: int | None, seed: int) -> "ReadResult":
         """Keep a seeded draw of `limit` sequences, in their order; all where there are no more."""
@@ -389,7 +391,7 @@ def read_sequences(
     rows = read_rows(source, columns or {}, prefix=prefix)
     if rows is not None:
         result = _read_rows(rows.frame, rows.where, tokenizer, length, stride, limit, least, pad)
-        return replace(result, facts=rows.facts)
+        return replace(result, facts=rows.facts, labels=rows.labels)
     if columns:
         raise UserError(f"{source}: texts, which have no columns to take (--column).")
     path = Path(source)
@@ -400,16 +402,16 @@ def read_sequences(
 def join_results(results: Sequence[ReadResult], names: Sequence[str]) -> ReadResult:
     """The sequences of several sources one after the other, numbered anew.
 
-    `genre` is the source's name where it has none. One source stays as it is. Raises UserError: a
-    column of one kind here and of another there.
+    `genre` is the source's name where it has none. Where names that reading gave (`document`, and
+    `group` by @row) are shared, the source stands before them: `a: README.md`. One source stays as
+    it is. Raises UserError: a column of one kind here and of another there.
     """
     if len(results) == 1:
         return results[0]
     frames = []
-    for result, name in zip(results, names, strict=True):
+    for own, name in zip(_tell_apart(results, names), names, strict=True):
         genre = pl.lit(name.partition("#")[0].rpartition("/")[2]).alias("genre")
-        has_genre = has_values(result.frame, "genre")
-        frames.append(result.frame if has_genre else result.frame.with_columns(genre))
+        frames.append(own if has_values(own, "genre") else own.with_columns(genre))
     try:
         frame = pl.concat(frames, how="diagonal_relaxed")
     except pl.exceptions.PolarsError as error:
@@ -421,6 +423,44 @@ def join_results(results: Sequence[ReadResult], names: Sequence[str]) -> ReadRes
         sum(one.n_unreadable for one in results),
         {"sources": {name: one.facts for name, one in zip(names, results, strict=True)}},
     )
+
+
+def _tell_apart(results: Sequence[ReadResult], names: Sequence[str]) -> list[pl.DataFrame]:
+    """The tables of several sources, in which no two share a name that reading gave."""
+    frames, short = [one.frame for one in results], _shorten(names)
+    for column in ("document", "group"):
+        given = [_is_given(one, column) for one in results]
+        found = {  # a source that is named twice is one
+            name: frame.filter(own)[column].unique()
+            for name, frame, own in zip(names, frames, given, strict=True)
+            if own.any()
+        }
+        if not found or not pl.concat(found.values()).is_duplicated().any():
+            continue
+        for at, own in enumerate(given):
+            if own.any():
+                longer = pl.format("{}: {}", pl.lit(short[names[at]]), column)
+                either = pl.when(own).then(longer).otherwise(column)
+                frames[at] = frames[at].with_columns(either.alias(column))
+    return frames
+
+
+def _is_given(result: ReadResult, column: str) -> pl.Series:
+    """Which names of a column were given on reading, and not by the source."""
+    values = result.frame.get_column(column, default=pl.Series([None] * result.frame.height))
+    values, labels = values.cast(pl.String), list(result.labels)
+    is_label = values.is_in(labels) | values.str.replace(r", row [0-9]+$", "").is_in(labels)
+    return is_label.fill_null(False)
+
+
+def _shorten(names: Sequence[str]) -> dict[str, str]:
+    """As many last parts of each name as tell them apart."""
+    parts = {name: [part for part in name.split("/") if part] for name in names}
+    for n in range(1, max(map(len, parts.values())) + 1):
+        short = {name: "/".join(own[-n:]) for name, own in parts.items()}
+        if len(set(short.values())) == len(short):
+            return short
+    return {name: name for name in names}
 
 
 def _read_rows(
@@ -476,7 +516,8 @@ def _read_documents(path: Path, collector: WindowCollector) -> ReadResult:
     windows = collector.to_frame(where=str(path))
     frame = _name_documents(windows, collector.sources, path, documents)
     n_documents = collector.n_texts - collector.n_too_short
-    return ReadResult(frame, n_documents, collector.n_too_short, len(unreadable))
+    labels = frozenset(frame["document"])
+    return ReadResult(frame, n_documents, collector.n_too_short, len(unreadable), labels=labels)
 
 
 def _texts(path: Path, unreadable: list[Path]) -> Iterator[tuple[Path, str]]:
@@ -507,9 +548,7 @@ def _name_documents(
 ) -> pl.DataFrame:
     """Columns sequence_id, document (path below the folder) and genre for each window."""
     root = path if path.is_dir() else path.parent
-    # Bytes of a name that are not UTF-8 are escaped.
-    paths = (file.relative_to(root).as_posix() for file in documents)
-    names = [one.encode("utf-8", "backslashreplace").decode() for one in paths]
+    names = [name_below(file, root) for file in documents]
     genres = [guess_genre(file) for file in documents]
     return windows.select(
         pl.int_range(pl.len(), dtype=pl.Int64).alias("sequence_id"),

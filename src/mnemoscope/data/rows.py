@@ -1,6 +1,7 @@
 """Gather rows from tables and folders of them, pairs of arrays, frames, and the hub."""
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -16,6 +17,7 @@ from mnemoscope.data.formats import (
     check_there,
     is_there,
     list_files,
+    name_below,
     passed_over,
     plugin_readers,
     refuse_pointer,
@@ -30,11 +32,15 @@ from mnemoscope.progress import say
 
 
 class Rows(NamedTuple):
-    """Rows of a source, its name for messages, and what a manifest is to say of it."""
+    """Rows of a source, its name for messages, and what a manifest is to say of it.
+
+    `labels` may stand before `, row N` in names that were given here (`document`, `@row`).
+    """
 
     frame: pl.DataFrame
     where: str
     facts: dict[str, Any]
+    labels: frozenset[str]
 
 
 def read_rows(source: Any, columns: Mapping[str, str], *, prefix: int | None) -> Rows | None:
@@ -46,13 +52,15 @@ def read_rows(source: Any, columns: Mapping[str, str], *, prefix: int | None) ->
     `read_sequences`.
     """
     facts: dict[str, Any] = {}
+    tables: list[Path] = []
     if not isinstance(source, str | Path):
         frame, where = to_frame(source), f"the {type(source).__name__}"
         frame = conform(take_columns(frame, columns, where=where), where=where)
     elif (hub := parse_hub_name(str(source))) is not None:
         found, where = find_hub_files(hub), hub.name
         facts["hub"] = {"name": hub.name, "commit": found.commit}
-        frame = _read_tables(found.files, columns)
+        tables = found.files
+        frame = _read_tables(tables, columns)
     else:
         path, where = existing(source), str(source)
         if pair := find_pair(path):
@@ -69,7 +77,7 @@ def read_rows(source: Any, columns: Mapping[str, str], *, prefix: int | None) ->
             return None
     if counts := _say_passed_over(frame, where):
         facts["passed_over"] = counts
-    return Rows(frame, where, facts)
+    return Rows(frame, where, facts, frozenset([Path(where).name, *_names(tables)]))
 
 
 def _say_passed_over(frame: pl.DataFrame, where: str) -> list[str]:
@@ -150,16 +158,16 @@ def find_tables(path: Path) -> list[Path]:
 
 
 def _read_tables(paths: list[Path], columns: Mapping[str, str]) -> pl.DataFrame:
-    """The rows of all tables one after the other; a row's `document` names its file."""
+    """The rows of all tables one after the other; a row's `document` names its file (`_names`)."""
     if len(paths) == 1:
         return read_table(paths[0], columns)
     more = f", and {len(paths) - _NAMED:,} more" if len(paths) > _NAMED else ""
     say(f"{len(paths):,} tables read as one: {', '.join(map(str, paths[:_NAMED]))}{more}")
     frames: list[pl.DataFrame] = []
-    for path in paths:
-        frame = read_table(path, columns)
+    for path, name in zip(paths, _names(paths), strict=True):
+        frame = read_table(path, columns, name=name)
         if "document" not in frame.columns and not has_values(frame, "tokens"):
-            named = pl.format("{}, row {}", pl.lit(path.name), pl.int_range(pl.len()))
+            named = pl.format("{}, row {}", pl.lit(name), pl.int_range(pl.len()))
             frame = frame.with_columns(named.alias("document"))
         if frames and set(frame.columns) != set(frames[0].columns):
             odd = sorted(set(frame.columns) ^ set(frames[0].columns))
@@ -172,6 +180,12 @@ def _read_tables(paths: list[Path], columns: Mapping[str, str]) -> pl.DataFrame:
         return pl.concat([one.select(frames[0].columns) for one in frames], how="vertical_relaxed")
     except pl.exceptions.PolarsError as error:
         raise UserError(f"{paths[0].parent}: not one table ({first_line(error)}).") from None
+
+
+def _names(paths: list[Path]) -> list[str]:
+    """The files' paths below the folder that holds them all."""
+    root = Path(os.path.commonpath([one.parent for one in paths])) if paths else Path()
+    return [name_below(one, root) for one in paths]
 
 
 _NAMED = 3

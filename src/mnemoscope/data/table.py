@@ -234,14 +234,16 @@ def is_own_table(path: Path) -> bool:
         return False
 
 
-def read_table(path: Path | str, columns: Mapping[str, str] | None = None) -> pl.DataFrame:
+def read_table(
+    path: Path | str, columns: Mapping[str, str] | None = None, *, name: str | None = None
+) -> pl.DataFrame:
     """Read a table (`TABLE_ENDINGS`); known columns come at their types, others as they are.
 
-    `columns` are taken first from the paths that they name (`take_columns`). A CSV is one row a
-    document or sequence: it needs a column `text` or `tokens`. Raises UserError: no such file,
-    another ending, a line that is no JSON object or a row that is no CSV, a known column of another
-    kind, or a schema newer than this program knows. DamagedDataError: a Parquet or packed file that
-    is torn or altered.
+    `columns` are taken first from the paths that they name (`take_columns`, where `name` stands for
+    the file's own). A CSV is one row a document or sequence: it needs a column `text` or `tokens`.
+    Raises UserError: no such file, another ending, a line that is no JSON object or a row that is
+    no CSV, a known column of another kind, or a schema newer than this program knows.
+    DamagedDataError: a Parquet or packed file that is torn or altered.
     """
     path = Path(path)
     if path.is_dir():
@@ -260,7 +262,7 @@ def read_table(path: Path | str, columns: Mapping[str, str] | None = None) -> pl
         frame = read_csv(path) if ending == ".csv" else _read_jsonl(path, columns or ())
     else:
         frame = read_by_plugin(path, ending)
-    frame = take_columns(frame, columns or {}, where=where)
+    frame = take_columns(frame, columns or {}, where=where, name=name)
     if ending == ".csv":
         frame = _of_texts(frame, where)
     return conform(frame, where=where)
