@@ -30,6 +30,11 @@ def test_checkpoints_are_read_in_the_order_of_their_steps(tmp_path):
     assert {one.name for one in found} == {"EleutherAI/pythia-70m"}
     wanted = [("step1000", 1000), ("step143000", 143000)]
     assert [(one.revision, one.step) for one in found] == wanted
+    sizes = ["EleutherAI/pythia-410m", "EleutherAI/pythia-160m"]  # numbers of models, not of steps
+    assert [(one.name, one.step) for one in find_checkpoints(sizes)] == [
+        (sizes[0], 0),
+        (sizes[1], 1),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -40,7 +45,9 @@ def test_checkpoints_are_read_in_the_order_of_their_steps(tmp_path):
         ([], ["out/"], "^out/: no such folder: 1 checkpoint named, 2 or more"),
         ([], ["."], "holds no checkpoint"),
         (["a-1", "b-1"], ["."], "are both step 1"),
-        (["a-1", "b"], ["."], "no step in its name"),
+        (["a-1", "b"], ["."], "b: no step in its name, but in others'. Rename it"),
+        ([], ["E/p-160m@step1", "E/p-160m"], "^E/p-160m: no step .* with its step"),
+        (["a-1"], ["a-1", "a-2"], "^a-2: no step .* Name a folder that exists"),
         (["checkpoint-1", "checkpoint-3", "checkpoint-2/runs"], ["."], "2: holds no model"),
     ],
 )

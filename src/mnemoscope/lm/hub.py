@@ -313,8 +313,9 @@ def find_checkpoints(given: Sequence[str], *, least: int = 2) -> list[Checkpoint
     Given is one folder that holds checkpoints (`checkpoint-100`, … as transformers' Trainer writes
     them, or any folders with a number in their names), or the checkpoints themselves: folders, or
     MODEL@REVISION. The step is the last number in the name of a folder or revision, or the place in
-    what was given where no name has one. Raises UserError: fewer than `least`, one step twice, a
-    folder without a model, or some names with a number and some without.
+    what was given where none has one: a number in a hub name is of the model, not its step. Raises
+    UserError: fewer than `least`, one step twice, a folder without a model, or some with a step and
+    some without.
     """
     only = given[0] if len(given) == 1 else ""
     is_inside = bool(only) and Path(only).is_dir() and not _holds_model(Path(only))
@@ -390,10 +391,19 @@ def _named(given: Sequence[str]) -> list[Checkpoint]:
         name, _, revision = each.rpartition("@")
         is_revision = bool(name) and not Path(each).exists()
         parts.append((name, revision) if is_revision else (each, None))
-    numbers = [_NUMBER.findall(revision or Path(name).name) for name, revision in parts]
+    is_here = [Path(name).expanduser().exists() for name, _ in parts]
+    numbers = [
+        _NUMBER.findall(revision or (Path(name).name if here else ""))
+        for (name, revision), here in zip(parts, is_here, strict=True)
+    ]
     if any(numbers) and not all(numbers):
-        lacking = given[[bool(found) for found in numbers].index(False)]
-        raise UserError(f"{lacking}: no step in its name, but in others'. Rename it.")
+        at = [bool(found) for found in numbers].index(False)
+        remedy = (
+            "Rename it."
+            if is_here[at]
+            else "Name a folder that exists, or a model of the hub with its step (MODEL@step1000)."
+        )
+        raise UserError(f"{given[at]}: no step in its name, but in others'. {remedy}")
     steps = [int(found[-1]) for found in numbers] if all(numbers) else range(len(parts))
     return [
         Checkpoint(name, revision, step)
