@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mnemoscope.errors import UserError
 from mnemoscope.lm.attention import capture_pooled
@@ -85,6 +85,40 @@ def test_an_adapter_is_captured_as_peft_itself_runs_it(base, adapter):
     assert with_adapter.name == str(adapter)
     assert not [m for m in with_adapter.model.modules() if type(m).__module__.startswith("peft")]
     assert load_tokenizer(adapter).get_vocab() == without.tokenizer.get_vocab()
+
+
+def test_an_adapter_with_a_tokenizer_of_its_own_is_asked_in_it(base, adapter):
+    """As transformers reads the folder; tokens without an embedding are refused."""
+    own = AutoTokenizer.from_pretrained(base)
+    own.chat_template = "{% for one in messages %}<|user|>{{ one['content'] }}{% endfor %}"
+    own.save_pretrained(adapter)
+    lm, messages = load_model(adapter), [{"role": "user", "content": "a"}]
+    expected = AutoTokenizer.from_pretrained(adapter).apply_chat_template(messages, tokenize=False)
+    for found in (lm.tokenizer, load_tokenizer(adapter)):
+        assert found.apply_chat_template(messages, tokenize=False) == expected == "<|user|>a"
+    assert load_tokenizer(base).chat_template is None
+    own.add_tokens([f"<{n}>" for n in range(lm.vocab_size + 1 - len(own))])
+    own.save_pretrained(adapter)
+    n_rows = lm.vocab_size
+    with pytest.raises(
+        UserError, match=f"adapter: .* {n_rows + 1} tokens, the embedding .* {n_rows}"
+    ):
+        load_model(adapter)
+    (adapter / "tokenizer.json").write_text("{")
+    with pytest.raises(UserError, match="adapter: its tokenizer cannot be read"):
+        load_tokenizer(adapter)
+
+
+def test_tokens_that_the_base_itself_cannot_embed_are_let_be(base, adapter, tmp_path, edit):
+    """As Gemma 3's token of images in its models without any."""
+    beyond = Path(shutil.copytree(base, tmp_path / "beyond"))
+    tokenizer = AutoTokenizer.from_pretrained(beyond)
+    n_rows = load_model(base).vocab_size
+    tokenizer.add_tokens([f"<{n}>" for n in range(n_rows + 1 - len(tokenizer))])
+    for folder in (beyond, adapter):
+        tokenizer.save_pretrained(folder)
+    edit(adapter / "adapter_config.json", base_model_name_or_path=str(beyond))
+    assert len(load_model(adapter).tokenizer) == n_rows + 1
 
 
 def test_what_is_no_whole_adapter_is_refused(adapter, tmp_path, edit, hide, monkeypatch):

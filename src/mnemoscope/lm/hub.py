@@ -87,11 +87,15 @@ def find_bos(tokenizer: Any, mode: str = "auto") -> int | None:
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter's folder, and the folder or hub name of its base model."""
+    """An adapter's folder, and the folder or hub name of its base model.
+
+    `has_tokenizer` tells whether the folder brings a tokenizer, which is then the model's.
+    """
 
     folder: Path
     base: str
     revision: str | None
+    has_tokenizer: bool
 
 
 @dataclass(frozen=True)
@@ -145,9 +149,6 @@ def _find(name: str | Path, revision: str | None, needs_weights: bool) -> Source
 
 
 def _folder(name: str, folder: Path, needs_weights: bool) -> Source:
-    def holds(*patterns: str) -> bool:
-        return any(any(folder.glob(pattern)) for pattern in patterns)
-
     if not (folder / "config.json").is_file():
         return Source(name, str(folder), _only_gguf(name, folder))
     try:
@@ -156,19 +157,23 @@ def _folder(name: str, folder: Path, needs_weights: bool) -> Source:
         is_object = False
     if not is_object:
         raise UserError(f"{name}: config.json cannot be read as JSON. Copy the model again.")
-    if needs_weights and not holds("*.safetensors"):
-        if holds(*_PICKLES):
+    if needs_weights and not _holds(folder, "*.safetensors"):
+        if _holds(folder, *_PICKLES):
             raise UserError(
                 f"{name}: holds only pickled weights, which can run code when read. Save it as "
                 "safetensors (transformers' save_pretrained does)."
             )
         raise UserError(f"{name}: holds no weights (*.safetensors). Copy the model again.")
-    if not holds(*_TOKENIZER_FILES):
+    if not _holds(folder, *_TOKENIZER_FILES):
         raise UserError(
             f"{name}: holds no tokenizer (tokenizer.json). Copy the files of the model's tokenizer "
             "into the folder."
         )
     return Source(name, str(folder))
+
+
+def _holds(folder: Path, *patterns: str) -> bool:
+    return any(any(folder.glob(pattern)) for pattern in patterns)
 
 
 def _only_gguf(name: str, folder: Path) -> str:
@@ -205,7 +210,8 @@ def find_adapter(name: str | Path) -> Adapter | None:
             "PEFT's save_pretrained."
         )
     check_installed(f"{name}: a PEFT adapter needs", "peft", extra="peft")
-    return Adapter(folder, base, config.get("revision"))
+    has_tokenizer = _holds(folder, *_TOKENIZER_FILES)
+    return Adapter(folder, base, config.get("revision"), has_tokenizer)
 
 
 def merge_adapter(model: Any, adapter: Adapter) -> Any:

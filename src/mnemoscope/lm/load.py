@@ -5,6 +5,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +57,12 @@ def load_model(
     """Load a causal language model and its tokenizer, in evaluation mode.
 
     Named is a folder, a ``.gguf`` file or a folder holding one, a PEFT adapter's folder (it is
-    merged into its base model), or a hub name with a branch, tag or commit as `revision`. Only
-    safetensors and GGUF are read: pickled weights can run code. `dtype` ``auto`` is as stored;
-    `device_map` spreads the model over devices, memory and disk as transformers does, in place of
-    `device`; `bos` is as in `find_bos`. Raises UserError: not there, not reachable, no causal
-    language model, no tokenizer, weights missing, or a setting that does not exist.
+    merged into its base model; a tokenizer there is read in place of the base's), or a hub name
+    with a branch, tag or commit as `revision`. Only safetensors and GGUF are read: pickled weights
+    can run code. `dtype` ``auto`` is as stored; `device_map` spreads the model over devices, memory
+    and disk as transformers does, in place of `device`; `bos` is as in `find_bos`. Raises
+    UserError: not there, not reachable, no causal language model, no tokenizer or one with more
+    tokens than the adapter's base, weights missing, or a setting that does not exist.
     DamagedDataError: the weights cannot be read. NoRoomError: the device's memory is too small.
     """
     torch_dtype, torch_device = check_dtype(dtype), find_device(device)
@@ -83,6 +85,7 @@ def load_model(
         tokenizer = _read_tokenizer(source, trust_remote_code)
         model = _read_weights(source, dtype=torch_dtype, **placement, **arguments)
         if source.adapter is not None:
+            _check_embedded(source, tokenizer, model, trust_remote_code)
             model = merge_adapter(model, source.adapter)
         if device_map is None:
             model = model.to(torch_device)
@@ -102,21 +105,44 @@ def load_tokenizer(
 
 
 def _read_tokenizer(source: Source, trust_remote_code: bool) -> Any:
+    name, place, arguments = source.name, source.location, source.arguments()
+    arguments["trust_remote_code"] = trust_remote_code
+    adapter = source.adapter
+    if adapter is not None and adapter.has_tokenizer:
+        # The base's configuration says of which family the files are; the folder has none.
+        config = AutoConfig.from_pretrained(place, **arguments)
+        name = place = str(adapter.folder)
+        arguments = {"config": config, "trust_remote_code": trust_remote_code}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            source.location, **source.arguments(), trust_remote_code=trust_remote_code
-        )
+        tokenizer = AutoTokenizer.from_pretrained(place, **arguments)
     except Exception as error:
         known = isinstance(error, ValueError | KeyError | TypeError | AttributeError)
         if not known and type(error) is not Exception:  # what the tokenizers library raises
             raise
         raise UserError(
-            f"{source.name}: its tokenizer cannot be read ({first_line(error)}). Copy the files "
+            f"{name}: its tokenizer cannot be read ({first_line(error)}). Copy the files "
             "of the model's tokenizer again."
         ) from error
     if not len(tokenizer):
-        raise UserError(f"{source.name}: its tokenizer is empty. Copy the files again.")
+        raise UserError(f"{name}: its tokenizer is empty. Copy the files again.")
     return tokenizer
+
+
+def _check_embedded(source: Source, tokenizer: Any, model: Any, trust_remote_code: bool) -> None:
+    """Refuse an adapter with tokens of its own that the base model has no embedding for."""
+    adapter, n_rows = source.adapter, model.get_input_embeddings().num_embeddings
+    if adapter is None or not adapter.has_tokenizer:
+        return
+    beyond = {token for token, index in tokenizer.get_vocab().items() if index >= n_rows}
+    # Some bases have such tokens themselves: Gemma 3's of images, in its models without any.
+    if beyond and beyond - set(
+        _read_tokenizer(replace(source, adapter=None), trust_remote_code).get_vocab()
+    ):
+        raise UserError(
+            f"{adapter.folder}: its tokenizer has {len(tokenizer)} tokens, the embedding of "
+            f"{adapter.base} {n_rows}. Resize that model (resize_token_embeddings), save it and "
+            "name it in adapter_config.json."
+        )
 
 
 def _read_weights(source: Source, **arguments: Any) -> Any:
