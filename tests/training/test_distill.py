@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.spatial.distance import jensenshannon
 from torch.nn import functional
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from mnemoscope.errors import UserError
 from mnemoscope.lm.load import load_model
@@ -157,6 +158,56 @@ def test_a_student_has_the_shape_that_was_asked(family, tmp_path) -> None:
     again = new_student(config, seed=0)
     pairs = zip(student.parameters(), again.parameters(), strict=True)
     assert all(torch.equal(*one) for one in pairs)
+
+
+SMALL = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4,
+         "intermediate_size": 64, "bos_token_id": 1, "eos_token_id": [1, 2, 3, 4],
+         "pad_token_id": 0}  # fmt: skip
+GROUPED = {**SMALL, "num_key_value_heads": 4}
+LLAMA4 = {**GROUPED, "head_dim": 8, "num_local_experts": 2}
+NEO = {**SMALL, "eos_token_id": 1, "num_layers": 4, "num_heads": 4}
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "wanted"),
+    [
+        ("gpt_neo", {**NEO, "attention_types": [[["global", "local"], 2]]},
+         {"attention_layers": ["local"] * 2}),
+        ("gpt_neo", {**NEO, "attention_types": [[["global"], 3], [["local"], 1]]},
+         {"attention_layers": ["global", "local"]}),
+        ("smollm3", {**GROUPED, "no_rope_layers": [1, 1, 1, 0]}, {"no_rope_layers": [1, 0]}),
+        ("llama4_text", {**LLAMA4, "intermediate_size_mlp": 48},
+         {"no_rope_layers": [1, 0], "moe_layers": [0, 1], "intermediate_size_mlp": 24,
+          "intermediate_size": 32}),
+        ("llama4_text", {**LLAMA4, "moe_layers": [0, 3]}, {"moe_layers": [1]}),
+        ("gpt2", {**SMALL, "eos_token_id": 1, "n_inner": 80}, {"n_inner": 40}),
+        ("gpt2", {**SMALL, "eos_token_id": 1}, {"n_inner": None}),
+        ("opt", {**SMALL, "eos_token_id": 1, "ffn_dim": 96, "word_embed_proj_dim": 32},
+         {"ffn_dim": 48}),
+        ("falcon", {**SMALL, "ffn_hidden_size": 64}, {"ffn_hidden_size": 32}),
+        ("falcon", {**SMALL, "new_decoder_architecture": True, "num_kv_heads": 4},
+         {"num_kv_heads": 2, "ffn_hidden_size": 64}),
+    ],
+)  # fmt: skip
+def test_what_is_set_by_layer_or_of_the_mlp_is_the_students_share(
+    family, settings, wanted, tmp_path
+) -> None:
+    """Whatever the family calls it; what transformers reads again says what the student did."""
+    config = student_config(AutoConfig.for_model(family, **settings), layers=0.5, width=0.5)
+    assert {name: getattr(config, name) for name in wanted} == wanted
+    assert config.eos_token_id == settings["eos_token_id"]
+    student, tokens = new_student(config, seed=0).eval(), torch.arange(9)[None]
+    student.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(again(tokens).logits, student(tokens).logits)
+
+
+def test_the_students_shape_is_checked_before_it_is_trained_and_its_weights_are_plain() -> None:
+    with pytest.raises(UserError, match=r"--width 0\.5: transformers cannot store a bamba .*Mamba"):
+        student_config(AutoConfig.for_model("bamba"), layers=0.5, width=0.5)
+    teacher = AutoConfig.for_model("gpt2", quantization_config={"quant_method": "gguf"})
+    assert not hasattr(student_config(teacher, layers=0.5, width=0.5), "quantization_config")
 
 
 def test_shapes_that_cannot_be_are_refused(teacher) -> None:

@@ -26,7 +26,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from mnemoscope.errors import UserError, check_installed, nearest
+from mnemoscope.errors import UserError, check_installed, first_line, nearest
 from mnemoscope.files import made_folder
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.placement import quiet_transformers
@@ -46,6 +46,12 @@ _WARM_UP = 0.05  # of the steps
 _SAVES = 10  # checkpoints on the way, of which the last is kept
 _LOGS = 50
 _WEIGHTS = "student.safetensors"
+# What configurations call the width of an MLP or, with more around it, of an expert.
+_MLP = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")
+_KEYS = ("num_key_value_heads", "num_kv_heads")
+# Lists that name layers, and lists that are not of layers whatever their length.
+_INDICES = ("moe_layers", "mlp_only_layers", "full_attn_idxs")
+_NOT_OF_LAYERS = ("eos_token_id", "mlp_multipliers", "ssm_multipliers", "time_step_limit")
 
 
 # -- losses ---------------------------------------------------------------------------------
@@ -238,8 +244,8 @@ def student_config(teacher: PreTrainedConfig, *, layers: float, width: float) ->
     """A teacher's configuration with fewer layers and a smaller width.
 
     A number below 1 is a share of the teacher's. Heads keep their size, so that there are fewer,
-    and the MLP its share of the width. Raises UserError: a number of layers or a width that cannot
-    be.
+    and the MLP its share of the width; what is set layer by layer is that of the matched layers.
+    Raises UserError: a number of layers or a width that cannot be, or that this family cannot have.
     """
     config = type(teacher).from_dict(teacher.to_dict())
     n_layers, n_width = teacher.num_hidden_layers, teacher.hidden_size
@@ -256,13 +262,35 @@ def student_config(teacher: PreTrainedConfig, *, layers: float, width: float) ->
     heads = size // of_head
     config.num_hidden_layers, config.hidden_size = wanted, size
     config.num_attention_heads = heads
-    if getattr(teacher, "num_key_value_heads", None):
-        share = heads * teacher.num_key_value_heads // teacher.num_attention_heads
-        config.num_key_value_heads = math.gcd(heads, max(share, 1))
-    if getattr(teacher, "intermediate_size", None):
-        config.intermediate_size = teacher.intermediate_size * size // n_width
-    if types := getattr(teacher, "layer_types", None):
-        config.layer_types = [types[to] for _, to in matched_layers(wanted, n_layers, "even")]
+    for name in _KEYS:
+        if n_keys := getattr(teacher, name, None):
+            share = heads * n_keys // teacher.num_attention_heads
+            setattr(config, name, math.gcd(heads, max(share, 1)))
+    pairs = matched_layers(wanted, n_layers, "even")
+    for name, value in teacher.to_dict().items():
+        if isinstance(value, list) and name in _INDICES:
+            setattr(config, name, [own for own, to in pairs if to in value])
+        elif isinstance(value, list) and len(value) == n_layers and name not in _NOT_OF_LAYERS:
+            setattr(config, name, [value[to] for _, to in pairs])
+    for name, value in config.to_dict().items():
+        if any(part in name for part in _MLP):
+            match value:
+                case int():
+                    setattr(config, name, value * size // n_width)
+                case list():  # one for each layer
+                    setattr(config, name, [one * size // n_width for one in value])
+    if getattr(teacher, "attention_types", None):  # GPT-Neo's, of which it reads its layers anew
+        config.attention_types = [[config.attention_layers, 1]]
+    if hasattr(config, "quantization_config"):  # the student is plain, whatever its teacher is
+        del config.quantization_config
+    try:
+        type(config).from_dict(config.to_dict())
+    except Exception as error:  # whatever the family's own checks raise
+        raise UserError(
+            f"--layers {layers:g}, --width {width:g}: transformers cannot store a "
+            f"{config.model_type} of this shape ({first_line(error.__cause__ or error)}). Choose "
+            "another."
+        ) from error
     return config
 
 
