@@ -16,6 +16,7 @@ in WORK: a stopped run goes on.
 
 import argparse
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
 from pathlib import Path
@@ -60,7 +61,9 @@ class Setup(NamedTuple):
 
     classes: tuple[str, str] = ("Guess", "Recall")
     n: int = 300  # sequences of each class, both halves together
-    n_tried: int = 150  # of each class of a half: in these edges are cut
+    n_tried: int = 150  # of each class of a half and seed: in these edges are cut
+    n_own: int = 150  # of these: each cut in edges of its own
+    rotates: bool = False  # each seed first tries those that earlier seeds cut least often
     strengths: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0)  # at 10 % nearly everything breaks
     seeds: int = 3
     rankings: tuple[str, ...] = ("delta", *RANKINGS)
@@ -74,8 +77,11 @@ class Setup(NamedTuple):
 
 PLANTED = Setup(
     classes=("Template", "Passage"),
+    n_tried=100,
+    n_own=20,
+    rotates=True,  # in three seeds all of a class are cut
     rankings=tuple(RANKINGS),
-    beside=("weights_contrast",),
+    beside=(),
 )
 
 
@@ -90,10 +96,14 @@ class Half(NamedTuple):
         found: np.ndarray = self.tokens[(self.rows["class"] == name).to_numpy()]
         return found
 
-    def first(self, n: int) -> "Half":
-        """The first n of each class."""
-        is_first = self.rows.select(pl.int_range(pl.len()).over("class") < n).to_series()
-        return Half(self.rows.filter(is_first), self.tokens[is_first.to_numpy()])
+    def rarest(self, n: int, times: Counter[int]) -> "Half":
+        """The n of each class that were cut least often so far, `times` by id; counts them."""
+        cut = pl.Series("cut", [times[one] for one in self.rows["sequence_id"]])
+        order = self.rows.with_columns(cut).with_row_index("row").sort("cut", maintain_order=True)
+        taken = order.filter(pl.int_range(pl.len()).over("class") < n)["row"].sort().to_numpy()
+        chosen = Half(self.rows[taken], self.tokens[taken])
+        times.update(chosen.rows["sequence_id"])
+        return chosen
 
 
 def made_study(work: Path, seed: int, *, quick: bool) -> ms.Study:
@@ -207,10 +217,15 @@ def compared(
     """Outcomes of the classes' edges: all rankings on one half, the best few on the other; own."""
     lm = Models(subjects[0].settings).model(subjects[0])
     halves = [dealt(study, seed, setup) for seed, study in enumerate(subjects)]
+    times = Counter[int]()
+    cut_in = [
+        [half.rarest(setup.n_tried, times if setup.rotates else Counter()) for half in both]
+        for both in halves
+    ]
 
     def cut(place: int, names: Iterable[str]) -> Iterator[pl.DataFrame]:
         for seed, study in enumerate(subjects):
-            measured, tried = halves[seed][1 - place], halves[seed][place].first(setup.n_tried)
+            measured, tried = halves[seed][1 - place], cut_in[seed][place]
             mean = cache(partial(mean_of, lm, measured))
             for name in names:
                 values = cache(partial(ranked, mean, study, name, setup))
@@ -223,7 +238,8 @@ def compared(
         for seed in range(len(subjects)):
             for name in OWN_RANKINGS:
                 path = work / f"{seed}-{HALVES[place]}-{name}-own.parquet"
-                make = partial(own_cuts, lm, halves[seed][place].first(setup.n_tried), name, seed)
+                tried = cut_in[seed][place].rarest(setup.n_own, Counter())
+                make = partial(own_cuts, lm, tried, name, seed)
                 yield kept(path, make, seed=seed, half=HALVES[place], ranking=name)
 
     first = pl.concat(cut(0, setup.rankings))
