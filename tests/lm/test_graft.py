@@ -155,6 +155,25 @@ def test_complements_and_blocks_of_neurons_are_sums_of_parts():
             torch.testing.assert_close(model.get_parameter(name).detach(), wanted.detach())
 
 
+@pytest.mark.parametrize(("of", "width"), [("llama", 32), ("llama", 16), ("gpt2", 32)])
+def test_neurons_are_found_where_the_mlp_is_as_wide_as_the_model_or_half_as_wide(of, width):
+    """By hand: a neuron's weights are a column of what reads it, and a row of what makes it."""
+    options = {"intermediate_size": width} if of == "llama" else {"n_inner": width}
+    model = make_model(of, **options)
+    twin, before = changed(model, lambda name: "mlp" in name), weights(model)
+    with grafted(model, twin, "layers.0.neurons.1/4"):
+        now = weights(model)
+    for name, own in before.items():
+        if "0.mlp" not in name:
+            assert torch.equal(now[name], own)
+        elif own.ndim == 2:
+            axis = 1 if "down_proj" in name or name.endswith("c_fc.weight") else 0
+            is_other = (now[name] != own).movedim(axis, 0).flatten(1)
+            assert is_other.all(dim=1).sum() == is_other.any(dim=1).sum() == width // 4
+        else:
+            assert int((now[name] != own).sum()) == (width // 4 if "c_fc" in name else 0)
+
+
 def test_a_random_change_has_the_norm_of_the_twins_and_a_shuffled_one_its_entries():
     model = build("gpt2")
     twin, before = changed(model), weights(model)
@@ -291,9 +310,40 @@ def test_half_of_an_adapter_is_half_of_its_change():
     with grafted(model, None, "layers.0.qk"):  # columns: queries, keys, values
         assert not change()[:, :64].any()
         assert torch.equal(change()[:, 64:], whole[:, 64:])
-    dora = with_lora(base, target_modules=["c_attn"], use_dora=True)
-    with pytest.raises(UserError, match="DoRA"), grafted(dora, None, "all"):
-        pass
+    for more in ({"use_dora": True}, {"trainable_token_indices": [1, 2]}, {"bias": "all"}):
+        adapted = with_lora(base, target_modules=["c_attn"], fan_in_fan_out=True, **more)
+        with pytest.raises(UserError, match="DoRA"), grafted(adapted, None, "all"):
+            pass
+
+
+def test_a_head_of_an_adapter_reads_nothing_where_the_output_is_adapted():
+    """PEFT's own change of the weights: without the head's columns, and all heads are all of it."""
+    model = with_lora(build("llama"), target_modules=["o_proj"])
+    module = model.base_model.model.model.layers[0].self_attn.o_proj
+    whole = module.get_delta_weight("default").detach().clone()
+    with grafted(model, None, "layers.0.heads.1"):
+        now = module.get_delta_weight("default").detach()
+    assert not now[:, 8:16].any()
+    is_own = torch.arange(32) // 8 == 1
+    assert torch.equal(now[:, ~is_own], whole[:, ~is_own])
+    base = build("gpt2")
+    both = with_lora(base, target_modules=["c_attn", "attn.c_proj"], fan_in_fan_out=True)
+    with grafted(both, None, [f"layers.0.heads.{head}" for head in range(4)]):
+        for module in both.base_model.model.transformer.h[0].attn.children():
+            if hasattr(module, "get_delta_weight"):
+                assert not module.get_delta_weight("default").any()
+
+
+def test_an_adapter_of_the_head_is_no_embedding():
+    base = build("llama")
+    model = with_lora(base, target_modules=["lm_head", "embed_tokens"])
+    assert graft_parts(model) == graft_parts(base)
+    adapted = {name: with_lora(base, target_modules=[name]) for name in ("lm_head", "embed_tokens")}
+    for part, name in (("unembedding", "lm_head"), ("embedding", "embed_tokens")):
+        own = logits(adapted[name])
+        for other in ("embedding", "unembedding"):
+            with grafted(adapted[name], None, other):
+                assert torch.equal(logits(adapted[name]), logits(base) if other == part else own)
 
 
 def test_what_the_twin_has_at_a_layer_makes_the_twin_from_there_on():

@@ -66,6 +66,7 @@ _FREE = ("token_id", "dropout", "initializer", "version", "dtype", "use_cache", 
          "output_", "return_dict", "attn_implementation", "label", "problem_type", "name_or_path",
          "chunk_size", "quantization", "router_aux", "pretraining_tp", "task_specific")  # fmt: skip
 _ADAPTER = "lora_"  # an adapter of which this is left at zero does nothing: lora_B
+_MORE = ("lora_magnitude", "modules_to_save", "trainable_tokens_")  # what zero does not switch off
 
 
 class Slice(NamedTuple):
@@ -142,9 +143,10 @@ class Anatomy:
     def _outside(self, taken: set[str]) -> dict[str, list[Slice]]:
         found: dict[str, list[Slice]] = {name: [] for name in OUTSIDE}
         head = self._lm.model.get_output_embeddings()
+        of_head = set() if head is None else set(head.modules())  # an adapter wraps it
         for module in self.model.modules():
             for name, _ in self._weights(module, taken, recurse=False):
-                plain = "unembedding" if module is head else "embedding"
+                plain = "unembedding" if module in of_head else "embedding"
                 kind = "norms" if _is_norm(module) else plain
                 found[kind].append(Slice(name))
         return {name: slices for name, slices in found.items() if slices}
@@ -226,9 +228,9 @@ class Anatomy:
                 if axis is not None and is_own.any():
                     found.append(Slice(name, axis, is_own.nonzero().squeeze(1)))
         for name, weight in self._named(output):
-            axes = [axis for axis, size in enumerate(weight.shape) if size == n_in]
-            if weight.ndim == 2 and axes:
-                found.append(Slice(name, 0 if _is_transposed(output) else axes[-1], own))
+            axis = _input_axis(output, name, weight, n_in)
+            if axis is not None:
+                found.append(Slice(name, axis, own))
         return found
 
     def _neurons(self, twin: "Anatomy", number: int, block: int, n: int) -> list[Slice]:
@@ -238,16 +240,20 @@ class Anatomy:
         down = output_matrices(self._lm)[number]
         n_neurons = _n_inputs(down)
         ours, theirs = self.weights, twin.weights
-        of_down = {name for name, _ in self._named(down)}
+        of_mlp = {one.name for one in self.parts[f"layers.{number}.mlp"]}
+        of_down = set(down.modules())
         found: list[tuple[str, int, int]] = []
-        for name in (one.name for one in self.parts[f"layers.{number}.mlp"]):
-            shape = ours[name].shape
-            for axis, size in enumerate(shape):
-                is_bias_after = name in of_down and len(shape) == 1
-                # Twice as many: two projections fused, neuron by neuron in the same order.
-                if size in (n_neurons, 2 * n_neurons) and not is_bias_after:
-                    found.append((name, axis, size // n_neurons))
-                    break
+        for module in self._layers[number].modules():
+            for name, weight in self._named(module, recurse=False):
+                if name not in of_mlp or weight.ndim not in (1, 2):
+                    continue
+                for times in (1, 2):  # 2: two projections fused, neuron by neuron in the same order
+                    if module in of_down:
+                        axis = _input_axis(down, name, weight, times * n_neurons)
+                    else:
+                        axis = _output_axis(module, name, weight, times * n_neurons)
+                    if axis is not None:
+                        found.append((name, axis, times))
         distance = torch.zeros(n_neurons, dtype=torch.float64)
         for name, axis, times in found:
             change = theirs[name].detach().double().cpu() - ours[name].detach().double().cpu()
@@ -532,9 +538,11 @@ class Pair:
 
     def _other(self, one: Slice) -> Tensor:
         other = _read(self._theirs[one.name].detach(), one)
-        # An adapter is off with its second matrix at zero.
-        second = f"{_ADAPTER}B" in one.name or f"{_ADAPTER}embedding_B" in one.name
-        return torch.zeros_like(other) if self._is_adapter and second else other
+        # An adapter is off with its second matrix at zero; for some of its inputs, with their
+        # columns of the first.
+        is_second = f"{_ADAPTER}B" in one.name or f"{_ADAPTER}embedding_B" in one.name
+        is_off = is_second or (f"{_ADAPTER}A" in one.name and one.places is not None)
+        return torch.zeros_like(other) if self._is_adapter and is_off else other
 
 
 def _merged(slices: Iterable[Slice], weights: dict[str, Tensor]) -> list[Slice]:
@@ -609,10 +617,14 @@ def _check_adapter(model: Any) -> None:
     names = [name for name, _ in model.named_parameters()]
     if not any(_ADAPTER in name for name in names):
         raise UserError("graft: no twin, and the model has no LoRA adapter. Name a twin.")
-    if any(word in name for name in names for word in ("lora_magnitude", "modules_to_save")):
+    has_bias = any(name.endswith("bias") and _ADAPTER not in name for name in names)
+    asked = {getattr(one, "bias", "none") for one in getattr(model, "peft_config", {}).values()}
+    is_more = any(word in name for name in names for word in _MORE)
+    if is_more or (has_bias and asked - {"none"}):
         raise UserError(
-            "graft: the adapter changes more than LoRA's two matrices (DoRA, modules_to_save), so "
-            "its base is not the model with these off. Give the base model as twin."
+            "graft: the adapter changes more than LoRA's two matrices (DoRA, modules_to_save, "
+            "trainable tokens, biases), so its base is not the model with these off. Give the base "
+            "model as twin."
         )
     if any(getattr(module, "merged", False) for module in model.modules()):
         raise UserError("graft: the adapter is merged into the weights. Unmerge it first.")
@@ -727,6 +739,14 @@ def _output_axis(module: nn.Module, name: str, weight: Tensor, n_columns: int) -
     if f"{_ADAPTER}A" in name:
         return None
     axis = int(_is_transposed(module) and weight.ndim == 2 and _ADAPTER not in name)
+    return axis if weight.shape[axis] == n_columns else None
+
+
+def _input_axis(module: nn.Module, name: str, weight: Tensor, n_columns: int) -> int | None:
+    """The axis of a projection's weight along which its inputs lie; None if it has none."""
+    if weight.ndim != 2 or f"{_ADAPTER}B" in name:
+        return None
+    axis = int(not _is_transposed(module) or _ADAPTER in name)
     return axis if weight.shape[axis] == n_columns else None
 
 
