@@ -46,6 +46,10 @@ stands in the table. {n_unbuilt} were not tried: the survey's settings build no 
 them (multimodal wrappers, fixed sizes, missing packages). Knockout is exact
 on {n_cut} of the {n_exact}.
 
+In BLOOM, MPT and the kin of BERT, attention or MLP add the residual stream themselves. Where their
+[activations](graft.md#activations) are replaced, these are of the last projection, without that
+stream.
+
 **Exact, capture and knockout, by `interface`**: {interface}.
 
 **Exact, capture and knockout, by `hooks`**: {hooks}.

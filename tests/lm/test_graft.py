@@ -361,6 +361,31 @@ def test_what_the_twin_has_at_a_layer_makes_the_twin_from_there_on():
         assert torch.equal(logits(model), logits(other))
 
 
+@pytest.mark.parametrize(
+    ("of", "attention", "mlp"),
+    [
+        ("llama", "o_proj", "down_proj"),
+        ("openai-gpt", "attn.c_proj", "mlp.c_proj"),
+        ("bloom", "self_attention.dense", "dense_4h_to_h"),
+        ("mpt", "out_proj", "down_proj"),
+        ("bert", "1.attention.output.dense", "1.output.dense"),
+    ],
+)
+def test_a_patch_takes_over_what_attention_or_mlp_adds_and_no_residual_stream(of, attention, mlp):
+    """A twin that adds nothing there, and differs everywhere, is the model that adds nothing."""
+    model = build(of)
+    for place, last in (("attention", attention), ("mlp", mlp)):
+        silent = [copy.deepcopy(model), changed(model)]
+        for one in silent:
+            module = next(m for n, m in one.named_modules() if "1" in n and n.endswith(last))
+            with torch.no_grad():
+                for weight in module.parameters():
+                    weight.zero_()
+        with patched(model, silent[1], place, 1):
+            assert torch.equal(logits(model), logits(silent[0]))
+        assert not torch.equal(logits(model), logits(silent[0]))
+
+
 def test_a_patch_at_late_positions_changes_nothing_before(pair):
     model, twin = pair
     own = logits(model)

@@ -32,6 +32,7 @@ from mnemoscope.lm.model import (
     attention_modules,
     check_finite,
     check_tokens,
+    find_argument,
     last_logits,
     prepend_bos,
     run_batches,
@@ -328,7 +329,7 @@ def patched(
     Args:
         model: a Hugging Face causal model.
         twin: another of the same widths.
-        place: `residual` is what enters a layer; `attention` and `mlp` what these give, before
+        place: `residual` is what enters a layer; `attention` and `mlp` what these add to it, before
             a norm that may follow.
         layer: counted from 0.
         positions: of the input's tokens; None is all.
@@ -446,22 +447,40 @@ def module_at(model: Any, place: Place, layer: int) -> nn.Module:
     if place == "residual":
         return module
     attention = set(attention_modules(module))
-    of_attention, others = [], []
-    for child in module.children():
-        if attention & set(child.modules()):
-            of_attention.append(child)
-        elif not _is_norm(child) and next(child.parameters(), None) is not None:
-            others.append(child)
+    of_attention = [child for child in module.children() if attention & set(child.modules())]
+    others = [child for child in _with_weights(module) if child not in of_attention]
     found = of_attention if place == "attention" else others
+    # A module that adds the residual stream itself gives all of it; its last projection does not.
+    while found and any(_adds_residual(one) for one in found[-1].modules()):
+        found = _with_weights(found[-1])
     if not found:
-        raise UserError(f"{lm.name}: no {place} module of its own in layer {layer}.")
+        raise UserError(
+            f"{lm.name}: no {place} module of its own in layer {layer}. Patch another place, or "
+            "choose another family."
+        )
     return found[-1]
+
+
+def _with_weights(module: nn.Module) -> list[nn.Module]:
+    """Children with weights that are no norms, in order."""
+    return [
+        child
+        for child in module.children()
+        if not _is_norm(child) and next(child.parameters(), None) is not None
+    ]
+
+
+def _adds_residual(module: Any) -> bool:
+    """Whether a module is given the residual stream to add (BLOOM, MPT, BERT and its kin)."""
+    return find_argument(module.__class__, "residual", "input_tensor") is not None
 
 
 def _on_output(function: Callable[[nn.Module, Tensor], Tensor]) -> Callable[..., Any]:
     """A hook on what a module gives; of several outputs the first is the state."""
 
     def hook(module: nn.Module, _: Any, output: Any) -> Any:
+        if isinstance(output, list):  # openai-gpt
+            return [function(module, output[0]), *output[1:]]
         if isinstance(output, tuple):
             return function(module, output[0]), *output[1:]
         return function(module, output)

@@ -428,9 +428,9 @@ def _try(
 
 
 @cache
-def _argument(model_class: Any, *names: str) -> str | None:
-    """Which of these names a class of models has for an argument of its forward, if any."""
-    known = inspect.signature(model_class.forward).parameters
+def find_argument(module_class: Any, *names: str) -> str | None:
+    """Which of these names a class of modules has for an argument of its forward, if any."""
+    known = inspect.signature(module_class.forward).parameters
     return next((name for name in names if name in known), None)
 
 
@@ -440,7 +440,7 @@ def new_cache(lm: LanguageModel, n_tokens: int = 0) -> DynamicCache | None:
     Its plain layers have room for `n_tokens` and those put before them, more may still come; layers
     of other kinds (sliding windows) are transformers' own.
     """
-    if not _argument(lm.model.__class__, *_CACHE):
+    if not find_argument(lm.model.__class__, *_CACHE):
         return None
     cache, n_tokens = DynamicCache(config=lm.model.config), n_tokens + len(lm.before)
     cache.layers = [
@@ -485,10 +485,10 @@ def last_logits(
     `output_attentions` has the family's eager code give its weights, for hooks to take.
     """
     arguments: dict[str, Any] = {"output_attentions": True} if output_attentions else {}
-    if name := _argument(lm.model.__class__, *_CACHE):
+    if name := find_argument(lm.model.__class__, *_CACHE):
         arguments |= {"use_cache": False} if cache is None else {"use_cache": True, name: cache}
     # The head is the largest matrix of a small model; most positions' logits are not needed.
-    if name := _argument(lm.model.__class__, "logits_to_keep", "num_logits_to_keep"):
+    if name := find_argument(lm.model.__class__, "logits_to_keep", "num_logits_to_keep"):
         arguments[name] = n_last
     logits: torch.Tensor = lm.model(input_ids=input_ids, **arguments).logits
     return logits[:, -n_last:]
