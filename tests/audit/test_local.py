@@ -62,6 +62,21 @@ def test_leaving_early_changes_no_verdict_and_the_end_is_the_study_s_continuatio
     assert len(passes) == 4 + 1  # what is right after four tokens is finished in one pass
 
 
+@pytest.mark.parametrize("family", tiny.HYBRIDS)
+def test_windows_are_left_early_where_a_state_is_kept(family):
+    lm = wrap_model(tiny.make_model(family), fingerprint="")
+    rows = tiny.random_tokens(6, length=24)
+    rows[:3, 12:] = next(continue_sequences(lm, rows, batch_size=6, prefix=12)).tokens[:3]
+    rows[1, 20] = 3 + (rows[1, 20] - 2) % 90  # a hit all the same
+    rows[2, 13:18] = 3 + (rows[2, 13:18] - 2) % 90
+    written = next(continue_sequences(lm, rows, batch_size=6, prefix=12)).tokens
+    found = next(continue_windows(lm, rows, prefix=12, n_allowed=3, batch_size=6))
+    assert np.isnan(found.score).tolist() == [False, False, True, True, True, True]
+    decoded = found.tokens != LEFT
+    assert (found.tokens[decoded] == written[decoded]).all()
+    assert found.score[:2].tolist() == [1, 11 / 12]
+
+
 def test_every_batch_is_counted_so_that_who_cancels_waits_for_one_alone(lm, new_text):
     counts = []
     progress = SimpleNamespace(advance=lambda n=1: counts.append(n))

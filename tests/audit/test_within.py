@@ -17,7 +17,8 @@ from mnemoscope.audit.documents import tokenize
 from mnemoscope.audit.profile import judge_tokens
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.lm.load import load_model
-from mnemoscope.lm.model import prepend_bos
+from mnemoscope.lm.model import prepend_bos, wrap_model
+from tests.lm.tiny_families import make_model
 from tiny_models import save_model
 
 VOCABULARY, PREFIX, SUFFIX = 5, 3, 5
@@ -71,6 +72,16 @@ def test_with_room_for_all_texts_it_is_the_sum_over_all_texts(tiny, edits, top_k
         assert few.logprob[row] >= own[row] - 1e-4
         n_looser += few.logprob[row] < whole.logprob[row] - 1e-3
     assert n_looser or edits == 1  # four beams are too few somewhere, so the bound is one
+
+
+def test_a_search_goes_on_where_a_state_is_kept():
+    lm = wrap_model(make_model("lfm2", vocab_size=VOCABULARY), fingerprint="")
+    window = np.random.default_rng(0).integers(0, VOCABULARY, PREFIX + SUFFIX).astype(np.int32)
+    found = chance_within(lm, window[None], settings(top_k=0, edits=1, beams=4000))
+    texts, chances = every_text(lm, window[:PREFIX], 0)
+    suffix = window[PREFIX:].tolist()
+    is_near = np.array([Levenshtein.distance(suffix, one.tolist()) <= 1 for one in texts])
+    assert math.exp(found.logprob[0]) == pytest.approx(chances[is_near].sum(), rel=1e-4)
 
 
 def test_of_equal_chances_none_is_left_out(tiny, monkeypatch):

@@ -6,9 +6,10 @@ So does the forward of a capture.
 import numpy as np
 import pytest
 import torch
+from family_survey import build_family
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_families import joined
+from tiny_families import HYBRIDS, joined
 
 from mnemoscope.errors import UserError
 from mnemoscope.lm.attention import capture_pooled
@@ -86,6 +87,21 @@ def test_every_family_continues_as_generate_and_is_scanned_and_captured_so(build
         assert torch.equal(found, wanted)
     assert is_memorized.tolist() == [True, False] * 3
     assert not lm.model.base_model.config._attn_implementation.startswith("mnemoscope")
+
+
+@pytest.mark.parametrize("of", [*HYBRIDS, "deepseek_v4"])
+def test_where_a_state_is_kept_one_forward_without_a_cache_says_the_same(build, tokens, of):
+    lm, table = build(of) if of in HYBRIDS else build_family(of), tokens(6, 24)
+    decoded, _, _ = decode(lm, table, prefix=12)
+    np.testing.assert_array_equal(decoded, generate(lm, table, prefix=12))
+    table[[0, 2], 12:] = decoded[[0, 2]]
+    table[4, 12:14] = decoded[4, :2]
+    with torch.no_grad():
+        logits = lm.model(input_ids=torch.from_numpy(table).long(), use_cache=False).logits
+    best = logits[:, 11:-1].argmax(dim=-1).numpy()
+    assert (best == table[:, 12:]).all(axis=1).tolist() == [True, False, True, False, False, False]
+    is_memorized, _ = joined(scan_memorized(lm, table, batch_size=6, prefix=12))
+    np.testing.assert_array_equal(is_memorized, (best == table[:, 12:]).all(axis=1))
 
 
 @pytest.mark.parametrize("family_name", ["gpt_neox", "gemma2", "bloom"])

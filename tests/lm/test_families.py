@@ -50,6 +50,11 @@ In BLOOM, MPT and the kin of BERT, attention or MLP add the residual stream them
 [activations](graft.md#activations) are replaced, these are of the last projection, without that
 stream.
 
+Hybrid models are captured and grafted only with attention in every layer. The survey's `lfm2` has
+it; LFM2 with layers of convolutions is refused. `falcon_h1` has attention beside each Mamba block.
+Scans and audits need no maps. They take hybrid models too, and read a sequence again where other
+models keep its keys and values.
+
 **Exact, capture and knockout, by `interface`**: {interface}.
 
 **Exact, capture and knockout, by `hooks`**: {hooks}.

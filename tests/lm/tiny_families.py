@@ -55,6 +55,18 @@ MORE_FAMILIES = {
     "phi3": {**COMMON, "num_key_value_heads": 4},
     "starcoder2": GROUPED,
 }
+# Layers, or parts of layers, that keep a state in place of keys and values.
+HYBRIDS = {
+    "falcon_h1": {**GROUPED, "num_hidden_layers": 2, "mamba_d_ssm": 32, "mamba_n_heads": 4,
+                  "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_d_state": 8,
+                  "mamba_chunk_size": 8},
+    "lfm2": {**GROUPED, "num_hidden_layers": 2, "layer_types": ["conv", "full_attention"],
+             "block_auto_adjust_ff_dim": False},
+    "qwen3_next": {**GROUPED, "num_hidden_layers": 2, "num_experts": 0, "mlp_only_layers": [0, 1],
+                   "layer_types": ["linear_attention", "full_attention"],
+                   "linear_num_key_heads": 2, "linear_num_value_heads": 2,
+                   "linear_key_head_dim": 8, "linear_value_head_dim": 8},
+}  # fmt: skip
 # One of each way to attend: grouped, shared or latent keys, windows, soft caps, sinks, ALiBi,
 # experts, code older than the interface.
 OF_EACH_KIND = {
@@ -70,7 +82,7 @@ def named(names, fast=OF_EACH_KIND):
 
 def make_model(family, **changes):
     torch.manual_seed(7)
-    values = (FAMILIES | MORE_FAMILIES)[family]
+    values = (FAMILIES | MORE_FAMILIES | HYBRIDS)[family]
     config = AutoConfig.for_model(family, **{**values, **changes})
     # Falcon chooses its attention when built; `load_model` builds it eager, so does this.
     backend = {"attn_implementation": "eager"} if family == "falcon" else {}

@@ -96,7 +96,7 @@ def _draw(
 ) -> list[list[int]]:
     """Tokens drawn after prompts of one length (rows, length), up to the one that ends a text."""
     ends = _ends(lm)
-    cache, fed, drawn = new_cache(lm, rows.shape[1] + n), rows, []
+    cache, fed, drawn = new_cache(lm, rows.shape[1] + n, by_token=True), rows, []
     is_over = torch.zeros(len(rows), dtype=torch.bool)
     with torch.inference_mode():
         for _ in range(n):

@@ -92,7 +92,7 @@ def greedy_tokens(
     From prefixes (batch, prefix) int64 on the model's device, without BOS, to tokens
     (batch, n_tokens) int64 and smallest gaps (batch,) float32, on the device.
     """
-    cache = new_cache(lm, prefixes.shape[1] + n_tokens - 1)
+    cache = new_cache(lm, prefixes.shape[1] + n_tokens - 1, by_token=True)
     fed = prepend_bos(lm, prefixes)
     steps: list[tuple[torch.Tensor, torch.Tensor]] = []
     with torch.inference_mode():
@@ -138,7 +138,7 @@ def draw_continuations(
 
     def step(batch: torch.Tensor) -> Draws:
         wanted = torch.from_numpy(uniforms[batch[:, 0].cpu().numpy()]).to(batch.device)
-        cache = new_cache(lm, batch.shape[1] - 1 + n_steps - 1)
+        cache = new_cache(lm, batch.shape[1] - 1 + n_steps - 1, by_token=True)
         fed, chosen, entropies = prepend_bos(lm, batch[:, 1:]), [], []
         with torch.inference_mode():
             for at in range(n_steps):

@@ -434,19 +434,31 @@ def find_argument(module_class: Any, *names: str) -> str | None:
     return next((name for name in names if name in known), None)
 
 
-def new_cache(lm: LanguageModel, n_tokens: int = 0) -> DynamicCache | None:
+def new_cache(
+    lm: LanguageModel, n_tokens: int = 0, *, by_token: bool = False
+) -> DynamicCache | None:
     """Make an empty key-value cache, or None for a family that has none.
 
     Its plain layers have room for `n_tokens` and those put before them, more may still come; layers
-    of other kinds (sliding windows) are transformers' own.
+    of other kinds (sliding windows) are transformers' own. Hybrid families keep states from which
+    no rows can be taken, and some of them do not read several tokens on top of these: they have a
+    cache only if all rows stay and go on token by token (`by_token`).
     """
     if not find_argument(lm.model.__class__, *_CACHE):
         return None
     cache, n_tokens = DynamicCache(config=lm.model.config), n_tokens + len(lm.before)
+    if not (by_token or all(map(_holds_keys_alone, cache.layers))):
+        return None
     cache.layers = [
         _RoomyLayer(n_tokens) if type(layer) is DynamicLayer else layer for layer in cache.layers
     ]
     return cache
+
+
+def _holds_keys_alone(layer: Any) -> bool:
+    """Whether a cache's layer has nothing but keys and values: no state of a convolution or SSM."""
+    is_of_family = type(layer).__module__ != DynamicLayer.__module__
+    return not (is_of_family or hasattr(layer, "conv_states"))
 
 
 def with_rows(lm: LanguageModel, cache: DynamicCache, rows: torch.Tensor) -> DynamicCache:
