@@ -100,6 +100,35 @@ def test_adapters_of_weights_are_seen_and_prompts_refused(network, windows):
         MemorizationWatch(windows).check(prompted, 0)
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"target_modules": ["query_key_value", "embed_in"]},
+        {"target_modules": ["query_key_value"], "modules_to_save": ["embed_in"]},
+        {"target_modules": ["query_key_value"], "trainable_token_indices": list(range(512))},
+    ],
+    ids=["LoRA", "saved whole", "tokens"],
+)
+def test_adapters_of_the_embedding_are_seen(network, windows, more):
+    peft = pytest.importorskip("peft")
+    adapted = peft.get_peft_model(copy.deepcopy(network), peft.LoraConfig(r=2, **more))
+    with torch.no_grad():
+        for name, value in adapted.named_parameters():
+            if value.requires_grad and "embed_in" in name:
+                value.normal_()
+    seen = MemorizationWatch(windows).check(adapted, 0)
+    adapted.eval()
+    tokens = torch.from_numpy(windows.tokens.astype(np.int64))
+    with torch.no_grad():
+        logprobs = adapted(input_ids=tokens).logits[:, 31:-1].log_softmax(-1)
+    wanted = logprobs.gather(2, tokens[:, 32:, None]).mean(dim=(1, 2)).numpy()
+    is_canary = (windows.table["source"] == "canary").to_numpy()
+    found = seen["memorization/recall_logprob"]
+    assert found == pytest.approx(wanted[is_canary].mean(), abs=1e-5)
+    plain = MemorizationWatch(windows).check(network, 0)
+    assert abs(found - plain["memorization/recall_logprob"]) > 1e-3
+
+
 def test_histories_that_are_missing_empty_torn_or_of_other_windows_are_refused(
     network, windows, tokenizer, texts, tmp_path
 ):

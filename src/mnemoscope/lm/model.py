@@ -278,6 +278,7 @@ def wrap_model(
             "a device_map of transformers. Load it with one (model.device_map), or on one device."
         )
     weights = next(model.parameters())
+    inside = model.get_input_embeddings().modules()  # an adapter wraps the table
     return LanguageModel(
         model=model.eval(),
         tokenizer=tokenizer,
@@ -287,7 +288,9 @@ def wrap_model(
         device=str(input_device(model)),
         n_layers=int(text.num_hidden_layers),
         n_heads=int(text.num_attention_heads),
-        vocab_size=int(model.get_input_embeddings().num_embeddings),
+        vocab_size=int(
+            next(one.num_embeddings for one in inside if hasattr(one, "num_embeddings"))
+        ),
         max_positions=next(
             (n for key in _POSITION_KEYS if (n := getattr(text, key, None)) and n > 0), None
         ),
