@@ -87,14 +87,16 @@ def lines(studies: Sequence[Study]) -> list[tuple[str, str]]:
     return [
         (
             "Do guessed and recalled text differ in mechanism?",
-            "Yes. Replace the queries and keys of layer 0 by those of a twin that never saw the "
-            f"texts: {percent(qk[1], 0)} of Guess still comes out, and {percent(qk[4])} of Recall. "
-            f"Random changes of the same size leave {percent(qk[2], 0)} and {percent(qk[5], 0)}. "
-            "On SmolLM2 with passages planted by fine-tuning, the MLPs of layers 20 to 29 decide: "
-            f"{percent(mlp[1], 0).split(' [')[0]} of templates still come out, and "
-            f"{percent(mlp[4], 0)} of the passages; random changes leave "
-            f"{percent(mlp[2], 0)} and {percent(mlp[5], 0)}. ([Grafts](docs/graft.md), "
-            "[SmolLM2](docs/appendix/graft-planted.md))",
+            "Not shown. With the queries and keys of layer 0 taken from a twin that never saw the "
+            f"texts, the shipped model still completes {percent(qk[1], 0)} of Guess and "
+            f"{percent(qk[4])} of Recall; random changes of equal norm leave "
+            f"{percent(qk[2], 0)} and {percent(qk[5], 0)}. But equal norm is not equal harm: a "
+            "larger random change may break Recall first too, and most of Guess here is "
+            "templates, most of Recall prose and code. On SmolLM2 the untouched model's MLPs of "
+            f"layers 20 to 29 leave {percent(mlp[1], 0).split(' [')[0]} of templates and "
+            f"{percent(mlp[4], 0)} of planted passages; the templates are what both models "
+            "complete, so this shows no difference in mechanism either. "
+            "([Grafts](docs/graft.md), [SmolLM2](docs/appendix/graft-planted.md))",
         ),
         (
             "Does attention show memory?",

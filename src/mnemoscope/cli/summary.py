@@ -61,12 +61,10 @@ def print_summary(study: Study) -> None:
     if study.is_done("graft"):
         from mnemoscope.pipeline.graft import (  # loads torch, which a dry run does not need
             GRAFT_SCORES_FILE,
-            GRAFT_SPECIFICITY_FILE,
             graft_statements,
         )
 
-        tables = (study.read(file) for file in (GRAFT_SPECIFICITY_FILE, GRAFT_SCORES_FILE))
-        for line in graft_statements(*tables):
+        for line in graft_statements(study.read(GRAFT_SCORES_FILE)):
             page.print(line)
     need = sharing_of(study)
     if need and len(samples) > 1:

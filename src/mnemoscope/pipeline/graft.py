@@ -167,7 +167,7 @@ def score_grafts_again(study: Study) -> None:
 
 def _say_what_came(study: Study) -> None:
     study.forget("report")  # the report includes the grafts
-    for line in graft_statements(study.read(GRAFT_SPECIFICITY_FILE), study.read(GRAFT_SCORES_FILE)):
+    for line in graft_statements(study.read(GRAFT_SCORES_FILE)):
         say(line)
 
 
@@ -700,16 +700,19 @@ def graft_verdict(score: Mapping[str, Any]) -> Grafted:
     return Grafted.VARYING if score["agreement"] < MOST_AGREEMENT else Grafted.DIFFER
 
 
-def graft_statements(specific: pl.DataFrame, scores: pl.DataFrame) -> Iterator[str]:
+def graft_statements(scores: pl.DataFrame) -> Iterator[str]:
     """What the grafts allow to be said, one sentence a taxonomy with a score."""
     for row in scores.drop_nulls("score").iter_rows(named=True):
-        yield f"By cause, under {row['taxonomy']}: {_said_of(row, specific)}"
+        yield f"By cause, under {row['taxonomy']}: {_said_of(row)}"
 
 
-def _said_of(row: Mapping[str, Any], specific: pl.DataFrame) -> str:
+def _said_of(row: Mapping[str, Any]) -> str:
     score = plain_figure(row["score"], row["low"], row["high"], unit=" points", digits=0)
     chance = f"labels permuted: {100 * row['permuted_high']:.0f} at most in 95 %"
-    beyond = f"beyond changes of equal norm and at equal margins ({chance})."
+    beyond = (
+        f"beyond changes of equal norm ({chance}). Equal norm is not equal harm: a larger change "
+        "may do the same, so this is no verdict on mechanism."
+    )
     match graft_verdict(row):
         case Grafted.FEW:
             return (
@@ -729,15 +732,11 @@ def _said_of(row: Mapping[str, Any], specific: pl.DataFrame) -> str:
             )
         case Grafted.VARYING:
             return (
-                "classes differ in mechanism. The part that divides two of them most, not always "
-                f"the same, breaks one {score} more than the other, {beyond}"
+                "the part that divides two classes most, not always the same, breaks one "
+                f"{score} more than the other, {beyond}"
             )
     broken, spared = row["broken"], row["spared"]
-    of_class = specific.filter(pl.col("class") == broken, taxonomy=row["taxonomy"])
-    found = of_class.filter(pl.col("low") > 0).sort("specificity", descending=True)
-    held = "; ".join(part_words(part) for part in found["part"].head(3))
     return (
-        f"{broken} and {spared} differ in mechanism. With {part_words(row['part'])} taken from the "
-        f"reference {broken} loses {score} more than {spared}, {beyond}"
-        + (f" {broken} depends most on {held}." if held else "")
+        f"with {part_words(row['part'])} taken from the reference {broken} loses {score} more than "
+        f"{spared}, {beyond}"
     )

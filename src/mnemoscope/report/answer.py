@@ -11,7 +11,7 @@ from mnemoscope.benchmark.excess import EFFECT
 from mnemoscope.benchmark.sources import TABLE
 from mnemoscope.pipeline.graft import Grafted, graft_verdict
 from mnemoscope.report.content import Benchmark, ReportContent, Standing, TaxonomyResult
-from mnemoscope.words import count, interval, part_words, percent, points, share
+from mnemoscope.words import count, interval, percent, points, share
 
 _MOST_NAMED = 3
 _COUNTED = {
@@ -33,12 +33,11 @@ def _cause(taxonomies: Sequence[TaxonomyResult]) -> str:
     """What grafts say of memorized classes, the taxonomy that says most first."""
     scores = [one.graft["score"] for one in taxonomies if one.graft and one.graft["score"]]
     found = {graft_verdict(score): score for score in reversed(scores)}
-    if Grafted.DIFFER in found:
-        score = found[Grafted.DIFFER]
-        part = part_words(score["part"])
-        return f"{score['broken']} depends on {part} more than {score['spared']} does"
-    if Grafted.VARYING in found:
-        return "memorized classes depend on different parts of the model"
+    if Grafted.DIFFER in found or Grafted.VARYING in found:
+        return (
+            "one memorized class breaks more than another under the twin's weights, which a larger "
+            "random change may do as well"
+        )
     if Grafted.ALIKE in found:
         return (
             "once sequences that the model holds equally firmly are compared, no class was found "

@@ -601,7 +601,7 @@ def graft_of(study: Study, taxonomy: str) -> Record | None:
         "rows": shown,
         "controls": study.settings.graft.controls,
         "draws": study.settings.graft.draws,
-        "statement": " ".join(graft_statements(specific, scores)),
+        "statement": " ".join(graft_statements(scores)),
         "score": next(scores.drop_nulls("score").iter_rows(named=True), None),
         "appear": [
             {name: row[name] for name in ("class", "part", "survive")}
