@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -68,24 +68,26 @@ def run_recipe(out: Path, setting: Setting) -> Path:
     begin = time.perf_counter()
     build = prepare(out / "build", setting)
     _say(f"corpus ready, {(time.perf_counter() - begin) / 60:.1f} min")
+    seed = setting.training_seed
     reference = train_phase(
         Phase(
             folder=build.folder / "reference",
-            rows=_in_training_order(list(build.corpus.first), setting.seed, 1),
+            rows=np.concatenate(
+                [build.corpus.copies, _in_training_order(build.corpus.first, seed, 1)]
+            ),
             start=None,
-            seed=setting.seed,
+            seed=seed,
             bfloat16=build.bfloat16,
         ),
         setting,
         report=_say,
     )
-    passes = [phase_two_rows(build.corpus, epoch) for epoch in range(setting.second_epochs)]
     model = train_phase(
         Phase(
             folder=build.folder / "model",
-            rows=_in_training_order(passes, setting.seed, 2),
+            rows=_in_training_order(phase_two_rows(build.corpus), seed, 2),
             start=reference,
-            seed=setting.seed,
+            seed=seed,
             bfloat16=build.bfloat16,
         ),
         setting,
@@ -126,7 +128,8 @@ def _make_corpus(folder: Path, setting: Setting) -> None:
     corpus = build_corpus(segments, tokenizer, setting)
     write_text(folder / "tokenizer.json", tokenizer.to_str())
     write_parquet(folder / "study.parquet", corpus.study)
-    for name, rows in (("first", corpus.first), ("second_new", corpus.second_new)):
+    for name in ("copies", "first", "second_new"):
+        rows = getattr(corpus, name)
         with atomic_path(folder / f"{name}.npy") as temporary, open(temporary, "wb") as handle:
             np.save(handle, rows)
     facts = {
@@ -149,21 +152,16 @@ def _read_build(folder: Path, setting: Setting) -> Build:
     facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
     corpus = Corpus(
         study=read_parquet(folder / "study.parquet"),
-        first=np.load(folder / "first.npy"),
-        second_new=np.load(folder / "second_new.npy"),
+        **{name: np.load(folder / f"{name}.npy") for name in ("copies", "first", "second_new")},
         n_text_windows=facts["n_text_windows"],
     )
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     return Build(folder, setting, facts["bfloat16"], tokenizer, corpus)
 
 
-def _in_training_order(epochs: list[np.ndarray], seed: int, phase: int) -> np.ndarray:
-    """Shuffle the rows of each epoch and put the epochs one after the other."""
-    shuffled = [
-        rows[np.random.default_rng([seed, phase, epoch]).permutation(len(rows))]
-        for epoch, rows in enumerate(epochs)
-    ]
-    return np.concatenate(shuffled)
+def _in_training_order(rows: np.ndarray, seed: int, phase: int) -> np.ndarray:
+    shuffled: np.ndarray = rows[np.random.default_rng([seed, phase]).permutation(len(rows))]
+    return shuffled
 
 
 def _say(line: str) -> None:
@@ -175,9 +173,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="tools.embedded.recipe", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to work in")
     parser.add_argument("--setting", choices=sorted(SETTINGS), default="full")
+    parser.add_argument("--training-seed", type=int, default=0, help="of weights and order of rows")
     options = parser.parse_args(arguments)
+    setting = replace(SETTINGS[options.setting], training_seed=options.training_seed)
     try:
-        folder = run_recipe(options.out, SETTINGS[options.setting])
+        folder = run_recipe(options.out, setting)
     except MnemoscopeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
@@ -505,6 +505,7 @@ SHIPPED_COLUMNS = (
     "start",
     "end",
     "genre",
+    "form",
     "group",
     "held_out",
     "duplicates",
@@ -561,23 +562,19 @@ def save_model(state: dict[str, torch.Tensor], setting: Setting, folder: Path) -
 
 
 def shipped_sequences(corpus: Corpus) -> pl.DataFrame:
-    """The table that ships: the study with the duplicates counted in the rows of a pass.
+    """The table that ships: the study with the duplicates counted in the rows of phase 2.
 
     Raises:
-        DamagedDataError: the counts of two passes differ, or a held-out sequence stands in one.
+        DamagedDataError: a held-out sequence stands in one.
     """
     suffixes = np.array(corpus.study["tokens"].to_list(), np.int32)[:, PREFIX:]
-    counts = [
-        count_duplicates(suffixes, phase_two_rows(corpus, epoch).astype(np.int32))
-        for epoch in range(len(corpus.second_new))
-    ]
-    is_held_out = corpus.study["inserted"].to_numpy() == 0
-    if any((count != counts[0]).any() for count in counts) or counts[0][is_held_out].any():
-        raise DamagedDataError("duplicates differ between passes: the corpus is not as meant")
+    counts = count_duplicates(suffixes, phase_two_rows(corpus).astype(np.int32))
+    if counts[corpus.study["inserted"].to_numpy() == 0].any():
+        raise DamagedDataError("a held-out sequence stands in what is trained on")
     return corpus.study.with_columns(
         (pl.col("inserted") == 0).alias("held_out"),
         (pl.col("genre") == "code").alias("is_code"),
-        pl.Series("duplicates", counts[0], dtype=pl.Int64),
+        pl.Series("duplicates", counts, dtype=pl.Int64),
     ).select(SHIPPED_COLUMNS)
 
 
