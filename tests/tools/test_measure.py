@@ -40,7 +40,7 @@ def measured() -> pl.DataFrame:
         ("code", "plain", 4, 1.0, 1.0),  # the reference has it, too: no clean cell
         ("code", "refrain", 0, 1.0, 1.0),  # guessed only
         ("code", "refrain", 0, 0.0, 1.0),
-        ("code", "rule", 16, 1.0, 0.0),  # both
+        ("code", "rule", 16, 1.0, 0.0),  # rule alone
         ("code", "refrain", 16, 1.0, 1.0),  # both
     ]
     frame = pl.DataFrame(rows, schema=SCHEMA, orient="row")
@@ -51,18 +51,19 @@ def measured() -> pl.DataFrame:
     )
 
 
-def test_the_four_cells_are_apart_and_hold_what_the_truth_says(measured):
+def test_the_cells_are_apart_and_hold_what_the_truth_says(measured):
     found = {row["cell"]: row for row in count_cells(measured)}
     counted = {name: (row["n"], row["groups"], row["reference"]) for name, row in found.items()}
     assert counted == {
-        "guessed only": (1, 1, 1.0),
-        "recalled only": (1, 1, 0.0),
-        "both": (2, 1, 0.5),
-        "neither": (1, 1, 0.0),
+        "guessed only": (1, 1, 1),
+        "recalled only": (1, 1, 0),
+        "both": (1, 1, 1),
+        "neither": (1, 1, 0),
+        "rule alone": (1, 1, 0),
     }
     empty = {row["cell"]: row for row in count_cells(measured.filter(form="rule"))}
     assert empty["neither"] == {
-        "genre": "code", "cell": "neither", "n": 0, "groups": 0, "reference": None,
+        "genre": "code", "cell": "neither", "n": 0, "groups": 0, "reference": 0,
     }  # fmt: skip
 
 

@@ -24,13 +24,14 @@ IS_GUESSABLE = pl.col("form") != "plain"
 CELLS = {
     "guessed only": IS_GUESSABLE & ~IS_READ & IS_MEMORIZED,
     "recalled only": ~IS_GUESSABLE & IS_READ & IS_MEMORIZED & ~IS_GUESSED,
-    "both": IS_GUESSABLE & IS_READ & IS_MEMORIZED,
+    "both": IS_GUESSABLE & IS_READ & IS_MEMORIZED & IS_GUESSED,
     "neither": ~IS_GUESSABLE & ~IS_READ & ~IS_MEMORIZED,
+    "rule alone": IS_GUESSABLE & IS_READ & IS_MEMORIZED & ~IS_GUESSED,
 }
-"""The four clean cells by truth: what the text is, whether it was read, whether it comes out.
+"""By truth: what the text is, whether it was read, whether it comes out, of the reference too.
 
-All but the last hold memorized sequences alone. Of `both`, the reference reproduces a part: that
-part is guessable in fact, the rest by the published rule alone.
+Four are clean. The last was read, comes out and could not be guessed, but the published rule would
+call it a guess.
 """
 _SHARES = (
     pl.len().alias("n"),
@@ -75,13 +76,13 @@ def shares_by_reading(frame: pl.DataFrame) -> list[dict[str, Any]]:
 def count_cells(frame: pl.DataFrame) -> list[dict[str, Any]]:
     """Sequences (`n`) and groups of near duplicates in each of `CELLS`, by genre.
 
-    `reference` is the share that the reference reproduces, None where the cell is empty.
+    `reference` is how many of them the reference reproduces.
     """
     counts = []
     for genre in frame["genre"].unique().sort():
         for name, condition in CELLS.items():
             part = frame.filter(pl.col("genre") == genre, condition)
-            shared = part.select(IS_GUESSED.mean()).item()
+            shared = part.filter(IS_GUESSED).height
             row = {"n": len(part), "groups": part["near"].n_unique(), "reference": shared}
             counts.append({"genre": genre, "cell": name, **row})
     return counts

@@ -341,8 +341,8 @@ LICENCES = (
     ("prose", "docstrings, long comments and pydoc topics of Python's library", PSF),
     ("prose", "licences that come with Python", LICENCE_TEXT),
     ("code", "source of Python's library", PSF),
-    ("record", "layouts of the project's own generator, filled with", "Apache-2.0"),
-    ("record", "words drawn from the pydoc topics", PSF),
+    ("record", "layouts, of the project's own generator", "Apache-2.0"),
+    ("record", "words, drawn from the pydoc topics", PSF),
     ("template", "the project's own generator, `embedded/templates.py`", "Apache-2.0"),
 )
 
@@ -427,15 +427,16 @@ def _readings(card: Card) -> str:
 
 def _cells(card: Card) -> str:
     rows = [
-        (row["genre"], row["cell"], row["n"], row["groups"], _number(row["reference"]))
+        (row["genre"], row["cell"], row["n"], row["groups"], row["reference"])
         for row in card["cells"]
     ]
     return (
         "## Four clean cells, by truth\n\n"
         "*Guessed only*: guessable (refrain, rule or template), never read, comes out. *Recalled "
-        "only*: plain, read, comes out, and the reference does not reproduce it. *Both*: "
-        "guessable, read, comes out. *Neither*: plain, never read, does not come out. Groups are "
-        "of near duplicates.\n\n"
+        "only*: plain, read, comes out of the model and not of the reference. *Both*: guessable, "
+        "read, comes out of both models. *Neither*: plain, never read, does not come out. *Rule "
+        "alone*, which is not clean: the published rule would call it a guess, but it was read, "
+        "and the reference does not reproduce it. Groups are of near duplicates.\n\n"
         + _table(("kind", "cell", "sequences", "groups", "reference reproduces"), rows)
     )
 
@@ -498,9 +499,7 @@ def _files(card: Card) -> str:
     return "## Files\n\n" + _table(("file", "bytes", "SHA-256"), rows)
 
 
-def _number(value: float | None) -> str:
-    if value is None:
-        return ""
+def _number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
