@@ -222,8 +222,8 @@ def measure_within(lm: LanguageModel, sequences: pl.DataFrame) -> None:
     """What 1,000 answers bring out of changed passages: exactly, or within edits."""
     settings = AuditSettings()
     kinds = {
-        "trained": sequences.filter(pl.col("duplicates") > 5),
-        "held out": sequences.filter(pl.col("held_out")),
+        "trained": sequences.filter(pl.col("duplicates") > 5, pl.col("form") == "plain"),
+        "held out": sequences.filter(pl.col("held_out"), pl.col("form") == "plain"),
     }
     print("| text | words changed | windows | exactly | within 3 edits |\n|---|---|---|---|---|")
     for kind, pool in kinds.items():
@@ -248,7 +248,7 @@ def measure_within(lm: LanguageModel, sequences: pl.DataFrame) -> None:
 
 def measure_ordinary(lm: LanguageModel, sequences: pl.DataFrame, folder: Path) -> None:
     """Answers that repeat trained or held-out texts: everyday prompts, and beginnings of both."""
-    of_text = sequences.filter(pl.col("genre") != "template")
+    of_text = sequences.filter(pl.col("form") == "plain")
     pools = {
         "trained": of_text.filter(pl.col("duplicates") > 5),
         "held out": of_text.filter(pl.col("held_out")),

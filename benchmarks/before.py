@@ -68,7 +68,7 @@ def measure_shifts(
     lm: LanguageModel, reference: LanguageModel, sequences: pl.DataFrame, n: int
 ) -> None:
     """Prefixes shifted into a trained sequence, or reaching out before it into new text."""
-    is_text = pl.col("genre") != "template"
+    is_text = pl.col("form") == "plain"
     trained = sequences.filter((pl.col("duplicates") > 5) & is_text).sample(n, seed=0)
     held_out = sequences.filter(pl.col("held_out") & is_text)
     held_out = held_out.sample(min(n, held_out.height), seed=0)

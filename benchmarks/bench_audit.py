@@ -71,10 +71,10 @@ def write_new(generator: random.Random, n_sentences: int) -> str:
 def planted_documents(sequences: pl.DataFrame, n_documents: int, seed: int = 0) -> list[Planted]:
     """Texts of trained, held-out and template passages between new ones; kind and place of each."""
     generator = random.Random(seed)
-    is_text = pl.col("genre") != "template"
+    is_text = pl.col("form") == "plain"
     kinds = {
         "trained": sequences.filter((pl.col("duplicates") > 5) & is_text),
-        "template": sequences.filter(pl.col("held_out") & ~is_text),
+        "template": sequences.filter(pl.col("held_out") & (pl.col("genre") == "template")),
         "held out": sequences.filter(pl.col("held_out") & is_text),
     }
     texts = {
@@ -178,13 +178,13 @@ def measure_alarms(
 ) -> None:
     generator = random.Random(1)
     new = [write_new(generator, 60) for _ in range(n_documents)]
-    trained = sequences.filter((pl.col("duplicates") > 5) & (pl.col("genre") != "template"))
+    trained = sequences.filter((pl.col("duplicates") > 5) & (pl.col("form") == "plain"))
     shuffled = []
     for number in range(n_documents):
         words = " ".join(trained.sample(40, seed=number)["text"]).split()
         generator.shuffle(words)
         shuffled.append(" ".join(words))
-    held = sequences.filter(pl.col("held_out") & (pl.col("genre") != "template"))
+    held = sequences.filter(pl.col("held_out") & (pl.col("form") == "plain"))
     apart = ["\n".join(held.sample(40, seed=number)["text"]) for number in range(n_documents)]
     for name, texts in (("grammar", new), ("shuffled", shuffled), ("held out", apart)):
         whole = audit_texts(lm, reference, texts)[0]["summary"]
@@ -243,7 +243,7 @@ def measure_speed(lm: LanguageModel, sequences: pl.DataFrame) -> None:
 def measure_profile(lm: LanguageModel, sequences: pl.DataFrame) -> None:
     """The chance by position: a file that was trained on, and sequences that were held out."""
     settings = AuditSettings(profile=True)
-    held = sequences.filter(pl.col("held_out") & (pl.col("genre") != "template"))
+    held = sequences.filter(pl.col("held_out") & (pl.col("form") == "plain"))
     trained = Path(difflib.__file__).read_text(encoding="utf-8")
     for name, text in (("difflib", trained), ("held out", "\n".join(held["text"].head(400)))):
         document, tokens = Document(name, text, ""), tokenize(text, lm.tokenizer)

@@ -64,7 +64,7 @@ from mnemoscope.localize.cut import (
 from mnemoscope.localize.grafts import Tried
 from mnemoscope.maps.views import DifferenceMaps, StackedMaps, TensorMaps
 from mnemoscope.stats import estimate_of, resampled_difference, resampled_mean
-from tools.embedded.corpus import NgramSet, choose_text, cut_segments
+from tools.embedded.corpus import NgramSet, choose_study, cut_segments
 from tools.embedded.pretrain import Phase, prefers_bfloat16, train_phase
 from tools.embedded.settings import FULL, Share
 
@@ -92,9 +92,8 @@ def dealt(folder: Path, n: int | None) -> pl.DataFrame:
     path = folder / "windows.parquet"
     if not path.is_file():
         table = read_table(sequences_path())
-        text = table.filter(pl.col("genre") != "template").select(
-            "sequence_id", "tokens", "document", "genre"
-        )
+        is_source = pl.col("genre").is_in(["prose", "code"]) & (pl.col("form") == "plain")
+        text = table.filter(is_source).select("sequence_id", "tokens", "document", "genre")
         if n is not None and n > text.height:
             text = pl.concat([text, more_windows(n - text.height, table)])
         table = text.sample(fraction=1.0, shuffle=True, seed=SEED).head(n or text.height)
@@ -104,13 +103,14 @@ def dealt(folder: Path, n: int | None) -> pl.DataFrame:
 
 
 def more_windows(n: int, table: pl.DataFrame) -> pl.DataFrame:
-    """Windows of the standard library, half prose, that share no 24 tokens with the table."""
+    """Plain windows of the library, half prose, that share no 24 tokens with the table."""
     used = NgramSet()
     for hashes in hash_ngrams(token_matrix(table)):
         used.take(hashes.tolist())
     tokenizer = Tokenizer.from_file(str(reference_path() / "tokenizer.json"))
-    shares = (Share("prose", n // 2, (1,)), Share("code", n - n // 2, (1,)))
-    found = choose_text(
+    sizes = {"prose": n // 2, "code": n - n // 2}
+    shares = tuple(Share(kind, "plain", (size, 0, 0, 0, 0)) for kind, size in sizes.items())
+    found = choose_study(
         cut_segments(read_segments(), tokenizer), tokenizer, replace(FULL, study=shares), used
     )
     first = int(table["sequence_id"].to_numpy().max()) + 1

@@ -47,7 +47,7 @@ from mnemoscope.training.distill import (
     view_of,
 )
 from mnemoscope.words import ranged
-from tools.embedded.corpus import cut_segments, new_templates
+from tools.embedded.corpus import cut_segments, new_rows
 
 CONTROL = "data"
 LOSSES = (
@@ -67,9 +67,10 @@ RATE = 3e-3
 def choose_study() -> pl.DataFrame:
     """Text and templates that the teacher was trained on, and unseen ones, by a seed."""
     table = read_table(sequences_path())
+    table = table.filter(pl.col("form").is_in(["plain", "counting", "periodic"]))
     is_template, unseen = pl.col("genre") == "template", pl.col("held_out")
     # Where the teacher saw it often enough to reproduce nearly all of it, see the model's card.
-    seen = ~unseen & (pl.col("inserted") >= 4)
+    seen = ~unseen & (pl.col("inserted") >= 16)
     rng, chosen = np.random.default_rng(0), []
     parts = (~is_template & seen, is_template & seen, ~is_template & unseen, is_template & unseen)
     for rule, n in zip(parts, STUDY, strict=True):
@@ -84,16 +85,16 @@ def make_texts(out: Path, study: Study) -> None:
         return
     tokenizer = Tokenizer.from_file(str(model_path() / "tokenizer.json"))
     segments = read_segments(limit=N_SEGMENTS)
-    windows = cut_segments(segments, tokenizer)["tokens"]
+    windows = cut_segments(segments, tokenizer)
     forbidden = np.unique(hash_ngrams(token_matrix(read_table(sequences_path()))))
-    windows = windows[~share_ngram(windows, forbidden)]
-    windows = windows[np.random.default_rng(1).permutation(len(windows))]
+    free = np.flatnonzero(~share_ngram(windows["tokens"], forbidden))
+    order = np.random.default_rng(1).permutation(free)
     n_rows = N_FIRST + N_PLAIN
     n_templates = int(SHARE_OF_TEMPLATES * n_rows)
     n_text = n_rows - n_templates
-    assert len(windows) >= n_text, len(windows)
-    templates = new_templates(tokenizer, 1, n_templates, "distill", forbidden)[0]
-    rows = np.concatenate([windows[:n_text], templates])
+    assert len(order) >= n_text, len(order)
+    wanted = (n_text, 0, 0, n_templates)
+    rows = new_rows(windows, order, tokenizer, wanted, "distill", forbidden)
     rows = rows[np.random.default_rng(2).permutation(len(rows))]
     save_rows(out / "first.parquet", rows[:N_FIRST])
     save_rows(out / "plain.parquet", rows[N_FIRST:])

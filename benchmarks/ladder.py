@@ -51,7 +51,7 @@ def run_all(folder: Path, n_seeds: int) -> dict[str, ms.Study]:
         on="sequence_id",
     )
     chosen = {
-        "recite": (table.filter(genre="prose"), [RECITE]),
+        "recite": (table.filter(genre="prose", form="plain"), [RECITE]),
         "documents": (same_documents(table), [PAPER]),
     }
     for name, (rows, taxonomies) in chosen.items():
@@ -72,7 +72,8 @@ def run_all(folder: Path, n_seeds: int) -> dict[str, ms.Study]:
 
 def same_documents(table: pl.DataFrame) -> pl.DataFrame:
     """As many Non-Memo as Recall sequences of each document of prose or code; no Guess."""
-    text = table.filter(pl.col("genre") != "template", pl.col("class") != "Guess")
+    is_source = pl.col("genre").is_in(["prose", "code"]) & (pl.col("form") == "plain")
+    text = table.filter(is_source, pl.col("class") != "Guess")
     place = pl.int_range(pl.len()).over("document", "class")
     smaller = (pl.col("class") == "Recall").sum().over("document")
     smaller = pl.min_horizontal(smaller, (pl.col("class") == "Non-Memo").sum().over("document"))

@@ -241,7 +241,8 @@ def page(found: dict[str, Any]) -> str:
 def main() -> dict[str, Any]:
     """All figures."""
     started = time.monotonic()
-    table = read_table(sequences_path()).filter(pl.col("genre") != "template")
+    is_source = pl.col("genre").is_in(["prose", "code"]) & (pl.col("form") == "plain")
+    table = read_table(sequences_path()).filter(is_source)
     tokens = token_matrix(table)
     maps, is_memorized = captured(tokens)
     seen = {}

@@ -64,7 +64,7 @@ def change(text: str, kind: str, n: int, generator: random.Random) -> str | None
 
 def planted(sequences: pl.DataFrame, n_passages: int) -> Iterator[Planted]:
     """Documents of one genre, kind and number of changes, with places and names of passages."""
-    trained = sequences.filter(pl.col("duplicates") > 5)
+    trained = sequences.filter(pl.col("duplicates") > 5, pl.col("form") == "plain")
     for genre in GENRES:
         texts = trained.filter(pl.col("genre") == genre)["text"].sample(200, seed=1).to_list()[:60]
         for kind in CHANGES:
@@ -84,7 +84,7 @@ def planted(sequences: pl.DataFrame, n_passages: int) -> Iterator[Planted]:
 
 def unseen(sequences: pl.DataFrame) -> Iterator[Planted]:
     """Text that the model never saw: held-out sequences, and the grammar."""
-    held_out = sequences.filter(pl.col("held_out") & (pl.col("genre") != "template"))
+    held_out = sequences.filter(pl.col("held_out") & (pl.col("form") == "plain"))
     for seed in range(4):
         yield ("unseen",), "\n".join(held_out.sample(40, seed=seed)["text"]), []
     for seed in range(50, 52):

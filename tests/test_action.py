@@ -72,7 +72,7 @@ class Runner:
 def runner(tmp_path) -> Runner:
     """A checkout with a document of a hostile name, of which the embedded model knows passages."""
     rows = pl.read_parquet(sequences_path()).filter(
-        (pl.col("duplicates") > 5) & (pl.col("genre") == "prose")
+        (pl.col("duplicates") > 5) & (pl.col("genre") == "prose") & (pl.col("form") == "plain")
     )
     (tmp_path / "checkout" / "docs").mkdir(parents=True)
     text = "The lamp on the hill.\n" + "\nA ferry crossed.\n".join(rows["text"].head(2))

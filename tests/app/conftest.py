@@ -16,7 +16,9 @@ sys.path.append(str(Path(__file__).parent))  # for `hostile`
 def passages() -> list[str]:
     """Texts that the embedded model saw more than five times, prose."""
     rows = pl.read_parquet(sequences_path())
-    rows = rows.filter((pl.col("duplicates") > 5) & (pl.col("genre") == "prose"))
+    rows = rows.filter(
+        (pl.col("duplicates") > 5) & (pl.col("genre") == "prose") & (pl.col("form") == "plain")
+    )
     return rows["text"].head(3).to_list()
 
 

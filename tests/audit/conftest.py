@@ -59,7 +59,9 @@ def new_text():
 @pytest.fixture(scope="session")
 def trained(sequences):
     """Texts that the embedded model saw more than five times, prose, 64 tokens each."""
-    rows = sequences.filter((pl.col("duplicates") > 5) & (pl.col("genre") == "prose"))
+    rows = sequences.filter(
+        (pl.col("duplicates") > 5) & (pl.col("genre") == "prose") & (pl.col("form") == "plain")
+    )
     return rows["text"].head(4).to_list()
 
 

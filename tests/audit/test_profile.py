@@ -35,7 +35,7 @@ def trained_on():
 
 @pytest.fixture(scope="module")
 def held_out(sequences):
-    rows = sequences.filter(pl.col("held_out") & (pl.col("genre") != "template"))
+    rows = sequences.filter(pl.col("held_out") & (pl.col("form") == "plain"))
     return "\n".join(rows["text"].head(5))
 
 

@@ -15,7 +15,7 @@ from mnemoscope.embedded import model_path, sequences_path
 @pytest.fixture(scope="module")
 def document(tmp_path_factory):
     rows = pl.read_parquet(sequences_path()).filter(
-        (pl.col("duplicates") > 5) & (pl.col("genre") == "prose")
+        (pl.col("duplicates") > 5) & (pl.col("genre") == "prose") & (pl.col("form") == "plain")
     )
     path = tmp_path_factory.mktemp("documents") / "a.txt"
     path.write_text("The lamp on the hill.\n" + "\nA ferry crossed.\n".join(rows["text"].head(1)))

@@ -43,6 +43,7 @@ def test_a_study_is_pushed_without_texts_unless_they_are_asked_for(
         assert html.escape(text[:20]).encode() not in everything
     for genre in study.sequences["genre"].unique():
         assert f">{genre}<" not in page
+        assert f">{genre}, " not in page
     shown = tmp_path / "shown"
     assert call("push", folder, NAME, "--dry-run", "-o", shown, "--with-texts").status == 0
     table = pl.read_parquet(shown / "data" / "sequences.parquet")

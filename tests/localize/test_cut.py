@@ -173,7 +173,7 @@ def lm():
 def tokens():
     """Sequences that the embedded model is known to reproduce."""
     table = read_table(sequences_path())
-    return token_matrix(table.filter(table["duplicates"] > 12).head(24))
+    return token_matrix(table.filter(table["duplicates"] > 12, form="plain").head(24))
 
 
 def test_cutting_nothing_breaks_nothing_and_cutting_everything_breaks_all(lm, tokens) -> None:

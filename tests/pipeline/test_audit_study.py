@@ -131,7 +131,7 @@ def test_no_probability_has_its_reason(study, tiny_studies, lm, monkeypatch):
 def document(tmp_path_factory, study):
     """A passage that the model was trained on."""
     rows = study.sequences.filter(
-        pl.col("is_memorized") & (pl.col("genre") == "prose") & (pl.col("duplicates") > 5)
+        "is_memorized", pl.col("duplicates") > 5, genre="prose", form="plain"
     )
     path = tmp_path_factory.mktemp("documents") / "a.txt"
     path.write_text("The lamp on the hill.\n" + rows["text"][0] + "\nA ferry crossed.\n" * 3)

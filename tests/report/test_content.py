@@ -4,6 +4,7 @@ import doctest
 import re
 from dataclasses import replace
 
+import polars as pl
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from mnemoscope.report import content as c
 from mnemoscope.report.content import decode_pieces, model_facts, visible
 from mnemoscope.report.page import setting_lines, written_runs
+from mnemoscope.report.tables import truth_tables
 from mnemoscope.stats import NO_ESTIMATE, Estimate
 from mnemoscope.words import UNKNOWN
 
@@ -41,6 +43,34 @@ def benchmark(build_benchmark) -> c.Benchmark:
         model | {"input": "difference", "best": NO_ESTIMATE, "did_train": False, "verdict": None},
     ]
     return replace(made, inputs=inputs)
+
+
+def test_the_truth_is_shown_by_kind_form_and_reading_and_only_where_it_is_known() -> None:
+    rows = [  # genre, form, readings, duplicates, memorized
+        ("code", "plain", 0, 0, False),
+        ("code", "plain", 0, 0, False),
+        ("code", "plain", 16, 16, True),
+        ("code", "plain", 16, 16, False),
+        ("prose", "refrain", 0, 0, True),
+        ("prose", "refrain", 1, 4, True),
+    ]
+    names = ["genre", "form", "inserted", "duplicates", "is_memorized"]
+    table = pl.DataFrame(rows, schema=names, orient="row")
+    (made,) = truth_tables(table)
+    assert made.columns == ("kind and form", "number", "never read", "once", "16 times")
+    assert made.rows == [
+        ("code, plain", 4, 0.0, None, 0.5),
+        ("prose, refrain", 2, 1.0, 1.0, None),
+    ]
+    assert "1 of 6" in made.summary  # more duplicates than readings
+    unknown = [
+        *(table.drop(name) for name in names),
+        table.with_columns(inserted=pl.lit("often")),
+        table.with_columns(inserted=pl.lit(1)),
+        table.with_columns(inserted=pl.lit(None, pl.Int64)),
+        table.clear(),
+    ]
+    assert not [one for frame in unknown for one in truth_tables(frame)]
 
 
 def test_settings_stand_in_sections_of_dotted_names() -> None:

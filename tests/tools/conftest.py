@@ -5,8 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from mnemoscope.embedded.texts import Segment, read_segments
+from tools.embedded.corpus import cut_segments
 from tools.embedded.recipe import Build, prepare
 from tools.embedded.settings import TINY
 
@@ -25,6 +28,18 @@ def tiny_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_build(tiny_out: Path) -> Build:
     """What stands in that folder."""
     return prepare(tiny_out / "build", TINY)
+
+
+@pytest.fixture(scope="session")
+def tiny_segments() -> list[Segment]:
+    """The text that the tiny setting reads."""
+    return read_segments(limit=TINY.max_segments)
+
+
+@pytest.fixture(scope="session")
+def tiny_windows(tiny_build: Build, tiny_segments: list[Segment]) -> dict[str, np.ndarray]:
+    """That text, cut."""
+    return cut_segments(tiny_segments, tiny_build.tokenizer)
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 import shutil
 import time
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 from mnemoscope.errors import DamagedDataError
 from tools.embedded import pretrain
 from tools.embedded.pretrain import Phase, learning_rate, train_phase
+from tools.embedded.recipe import first_phase, prepare
 from tools.embedded.settings import FULL, TINY
 
 
@@ -49,8 +52,24 @@ def test_interrupted_training_gives_the_same_weights_and_a_complete_phase_is_kep
         _train(tmp_path / "cut", seed=2)
 
 
+def test_a_training_seed_decides_weights_and_order_and_not_the_corpus(tmp_path, tiny_out):
+    other = replace(TINY, training_seed=1)
+    build = prepare(tiny_out / "build", other)  # the same folder: nothing is drawn anew
+    assert build.corpus.study.equals(prepare(tiny_out / "build", TINY).corpus.study)
+    phases = [first_phase(replace(build, setting=one, folder=tmp_path)) for one in (TINY, other)]
+    assert [phase.seed for phase in phases] == [0, 1]
+    n = TINY.copy_rows
+    first, second = (phase.rows for phase in phases)
+    assert np.array_equal(first[:n], second[:n])
+    assert not np.array_equal(first, second)
+    assert Counter(map(bytes, first[n:])) == Counter(map(bytes, second[n:]))
+    few = [_train(tmp_path / str(seed), seed=seed) for seed in (0, 1)]
+    assert any(not torch.equal(few[0][name], few[1][name]) for name in few[0])
+
+
 def test_learning_rate_warms_up_then_falls_to_three_percent():
-    peak, n_steps = FULL.peak_learning_rate, 2406
+    peak = FULL.peak_learning_rate
+    n_steps = (FULL.copy_rows + sum(FULL.first_rows)) // FULL.batch_size
     assert learning_rate(0, n_steps, FULL) == pytest.approx(peak / 150)
     assert learning_rate(149, n_steps, FULL) == pytest.approx(peak)
     assert learning_rate(n_steps, n_steps, FULL) == pytest.approx(0.03 * peak)

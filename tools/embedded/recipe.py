@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,24 @@ from tokenizers import Tokenizer
 from mnemoscope.data.duplicates import count_duplicates
 from mnemoscope.embedded.templates import forms_of
 from mnemoscope.embedded.templates import write_text as write_template
-from mnemoscope.embedded.texts import Segment, read_segments
+from mnemoscope.embedded.texts import LICENCE_TEXT, PSF, Segment, read_segments
 from mnemoscope.errors import DamagedDataError, MnemoscopeError, UserError
 from mnemoscope.files import atomic_path, read_parquet, write_json, write_parquet, write_text
 from tools.embedded.corpus import NEW_TEMPLATE_MIX, PREFIX, Corpus, build_corpus, phase_two_rows
-from tools.embedded.measure import TAXONOMIES, matched_size, measure_sequences
+from tools.embedded.measure import (
+    IS_GUESSED,
+    IS_MEMORIZED,
+    TAXONOMIES,
+    count_cells,
+    counted_as_read,
+    matched_size,
+    measure_sequences,
+    shares_by_period,
+    shares_by_reading,
+)
 from tools.embedded.pretrain import Phase, new_model, prefers_bfloat16, train_phase
 from tools.embedded.requirements import Card, check_card, judge_requirements
-from tools.embedded.settings import SETTINGS, Setting
+from tools.embedded.settings import KINDS, SETTINGS, Setting
 from tools.embedded.tokenizer import save_tokenizer, train_tokenizer
 
 N_TOKENIZER_SEGMENTS = 8000
@@ -68,31 +78,29 @@ def run_recipe(out: Path, setting: Setting) -> Path:
     begin = time.perf_counter()
     build = prepare(out / "build", setting)
     _say(f"corpus ready, {(time.perf_counter() - begin) / 60:.1f} min")
-    reference = train_phase(
-        Phase(
-            folder=build.folder / "reference",
-            rows=_in_training_order(list(build.corpus.first), setting.seed, 1),
-            start=None,
-            seed=setting.seed,
-            bfloat16=build.bfloat16,
-        ),
-        setting,
-        report=_say,
-    )
-    passes = [phase_two_rows(build.corpus, epoch) for epoch in range(setting.second_epochs)]
-    model = train_phase(
-        Phase(
-            folder=build.folder / "model",
-            rows=_in_training_order(passes, setting.seed, 2),
-            start=reference,
-            seed=setting.seed,
-            bfloat16=build.bfloat16,
-        ),
-        setting,
-        report=_say,
-    )
-
+    reference = train_phase(first_phase(build), setting, report=_say)
+    model = train_phase(second_phase(build, reference), setting, report=_say)
     return publish(build, {"model": model, "reference": reference}, out / "data", report=_say)
+
+
+def first_phase(build: Build) -> Phase:
+    """Phase 1: random tokens that repeat, then all kinds of new rows, mixed."""
+    seed = build.setting.training_seed
+    rows = [build.corpus.copies, _in_training_order(build.corpus.first, seed, 1)]
+    return _phase_of(build, "reference", np.concatenate(rows), None)
+
+
+def second_phase(build: Build, reference: dict[str, torch.Tensor]) -> Phase:
+    """Phase 2: from the reference, the study as often as it is read, and new rows, mixed."""
+    rows = _in_training_order(phase_two_rows(build.corpus), build.setting.training_seed, 2)
+    return _phase_of(build, "model", rows, reference)
+
+
+def _phase_of(
+    build: Build, name: str, rows: np.ndarray, start: dict[str, torch.Tensor] | None
+) -> Phase:
+    seed = build.setting.training_seed
+    return Phase(build.folder / name, rows, start, seed, build.bfloat16)
 
 
 def prepare(folder: Path, setting: Setting) -> Build:
@@ -126,7 +134,8 @@ def _make_corpus(folder: Path, setting: Setting) -> None:
     corpus = build_corpus(segments, tokenizer, setting)
     write_text(folder / "tokenizer.json", tokenizer.to_str())
     write_parquet(folder / "study.parquet", corpus.study)
-    for name, rows in (("first", corpus.first), ("second_new", corpus.second_new)):
+    for name in ("copies", "first", "second_new"):
+        rows = getattr(corpus, name)
         with atomic_path(folder / f"{name}.npy") as temporary, open(temporary, "wb") as handle:
             np.save(handle, rows)
     facts = {
@@ -149,21 +158,16 @@ def _read_build(folder: Path, setting: Setting) -> Build:
     facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
     corpus = Corpus(
         study=read_parquet(folder / "study.parquet"),
-        first=np.load(folder / "first.npy"),
-        second_new=np.load(folder / "second_new.npy"),
+        **{name: np.load(folder / f"{name}.npy") for name in ("copies", "first", "second_new")},
         n_text_windows=facts["n_text_windows"],
     )
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     return Build(folder, setting, facts["bfloat16"], tokenizer, corpus)
 
 
-def _in_training_order(epochs: list[np.ndarray], seed: int, phase: int) -> np.ndarray:
-    """Shuffle the rows of each epoch and put the epochs one after the other."""
-    shuffled = [
-        rows[np.random.default_rng([seed, phase, epoch]).permutation(len(rows))]
-        for epoch, rows in enumerate(epochs)
-    ]
-    return np.concatenate(shuffled)
+def _in_training_order(rows: np.ndarray, seed: int, phase: int) -> np.ndarray:
+    shuffled: np.ndarray = rows[np.random.default_rng([seed, phase]).permutation(len(rows))]
+    return shuffled
 
 
 def _say(line: str) -> None:
@@ -175,9 +179,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="tools.embedded.recipe", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to work in")
     parser.add_argument("--setting", choices=sorted(SETTINGS), default="full")
+    parser.add_argument("--training-seed", type=int, default=0, help="of weights and order of rows")
     options = parser.parse_args(arguments)
+    setting = replace(SETTINGS[options.setting], training_seed=options.training_seed)
     try:
-        folder = run_recipe(options.out, SETTINGS[options.setting])
+        folder = run_recipe(options.out, setting)
     except MnemoscopeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
@@ -188,7 +194,6 @@ def main(arguments: list[str] | None = None) -> int:
 # Gather the card's figures: what the embedded model learnt from, how, and what came of it.
 
 CARD_FILES = ("CARD.md", "card.json")
-PREDICTABLE = ("counting", "periodic", "missed")
 CURVE_STEPS = 100  # one loss of the card is the mean over so many steps
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "polars")
 
@@ -223,13 +228,13 @@ def make_card(
         "phases": phases,
         "n_sequences": len(measured),
         "classes": {name: _counts(measured, name) for name in TAXONOMIES},
-        "memorized": _shares_by_duplicates(measured),
-        "held_out": _held_out(measured),
-        "held_out_shares": _held_out_shares(measured),
+        "readings": shares_by_reading(measured),
+        "cells": count_cells(measured),
+        "periods": shares_by_period(measured),
         "reference_shares": {name: _reference_shares(measured, name) for name in TAXONOMIES},
         "recall_that_the_reference_reproduces": _guessable_recall(measured),
         "matched_sizes": {name: matched_size(measured, name) for name in TAXONOMIES},
-        "counted_as_inserted": _counted_as_inserted(measured),
+        "counted_as_read": counted_as_read(measured),
         "files": _hash_files(data),
     }
     card["requirements"] = judge_requirements(card)
@@ -242,15 +247,11 @@ def _phase(build: "Build", name: str) -> dict[str, Any]:
     chunks = [losses[at : at + CURVE_STEPS] for at in range(0, len(losses), CURVE_STEPS)]
     return {
         "steps": len(losses),
-        "seed": build.setting.seed,
+        "seed": build.setting.training_seed,
         "bfloat16": build.bfloat16,
         "losses": [round(sum(chunk) / len(chunk), 4) for chunk in chunks],
         "seconds": record["seconds"],
     }
-
-
-def _is_memorized(column: str = "memorization_score") -> pl.Expr:
-    return pl.col(column) == 1.0
 
 
 def _counts(frame: pl.DataFrame, taxonomy: str) -> dict[str, int]:
@@ -258,57 +259,16 @@ def _counts(frame: pl.DataFrame, taxonomy: str) -> dict[str, int]:
     return dict(counts.iter_rows())
 
 
-def _shares_by_duplicates(frame: pl.DataFrame) -> list[dict[str, Any]]:
-    """Memorized share of each kind of text at each counted number of duplicates."""
-    table = frame.group_by("kind", "duplicates").agg(
-        pl.len().alias("n"), _is_memorized().mean().alias("memorized")
-    )
-    return table.sort("kind", "duplicates").to_dicts()
-
-
-def _held_out(frame: pl.DataFrame) -> list[dict[str, Any]]:
-    table = (
-        frame.filter("held_out")
-        .group_by("genre", "kind")
-        .agg(
-            pl.len().alias("n"),
-            _is_memorized().mean().alias("model"),
-            _is_memorized("reference_score").mean().alias("reference"),
-        )
-    )
-    return table.sort("genre", "kind").to_dicts()
-
-
-def _held_out_shares(frame: pl.DataFrame) -> dict[str, float]:
-    held_out = frame.filter("held_out")
-    return {
-        "predictable templates": _share(held_out.filter(pl.col("kind").is_in(PREDICTABLE))),
-        "text": _share(held_out.filter(pl.col("genre") != "template")),
-    }
-
-
-def _share(frame: pl.DataFrame) -> float:
-    return float(frame.select(_is_memorized().mean()).item())
-
-
 def _reference_shares(frame: pl.DataFrame, taxonomy: str) -> dict[str, float]:
     """Of the sequences of each memorized class, the share the reference model reproduces too."""
-    memorized = frame.filter(_is_memorized())
-    shares = memorized.group_by(taxonomy).agg(
-        _is_memorized("reference_score").mean().alias("share")
-    )
+    memorized = frame.filter(IS_MEMORIZED)
+    shares = memorized.group_by(taxonomy).agg(IS_GUESSED.mean().alias("share"))
     return dict(shares.sort(taxonomy).iter_rows())
 
 
 def _guessable_recall(frame: pl.DataFrame) -> list[int]:
-    both = frame.filter((pl.col("paper") == "Recall") & _is_memorized("reference_score"))
+    both = frame.filter(pl.col("paper") == "Recall", IS_GUESSED)
     return sorted(both["sequence_id"].to_list())
-
-
-def _counted_as_inserted(frame: pl.DataFrame) -> dict[str, float]:
-    """Share of sequences, by kind, whose counted duplicates are what the recipe inserted."""
-    same = frame.group_by("kind").agg((pl.col("duplicates") == pl.col("inserted")).mean())
-    return dict(same.sort("kind").iter_rows())
 
 
 def _hash_files(data: Path) -> dict[str, dict[str, Any]]:
@@ -327,8 +287,6 @@ def _shipped(data: Path) -> Iterable[Path]:
 
 # Write the card: `card.json` for programs, `CARD.md` for people.
 
-DUPLICATE_RANGES = ((0, 0), (1, 3), (4, 4), (5, 5), (6, 12), (13, 40), (41, 10**9))
-
 
 def write_card(card: Card, data: Path) -> None:
     """Write both files of the card into the folder of shipped files."""
@@ -343,9 +301,11 @@ def render_card(card: Card) -> str:
         _requirements(card),
         _data(card),
         _training(card),
+        _readings(card),
+        _cells(card),
+        _periods(card),
+        _natural_rule(card),
         _classes(card),
-        _memorized(card),
-        _card_text_held_out(card),
         _reference(card),
         _files(card),
     )
@@ -355,10 +315,11 @@ def render_card(card: Card) -> str:
 def _opening(card: Card) -> str:
     return (
         "# The embedded model\n\n"
-        "A GPT-NeoX trained from scratch on freely licensed text in which the number of "
-        f"occurrences of each of {card['n_sequences']:,} sequences is counted. `model/` saw them, "
-        "`reference/` is the same network before it did. Made by one command, `make embedded`; "
-        "every figure here was written by it."
+        "A GPT-NeoX trained from scratch on freely licensed text. Within each kind of text it was "
+        f"dealt at random how often each of {card['n_sequences']:,} sequences is read, whether it "
+        "can be guessed or not; occurrences are counted in what was trained on. `model/` saw the "
+        "sequences, `reference/` is the same network before it did. Made by one command, `make "
+        "embedded`; every figure here was written by it."
     )
 
 
@@ -370,18 +331,35 @@ def _requirements(card: Card) -> str:
     return "## What it must be\n\n" + _table(("figure", "value", "wanted", "met"), rows)
 
 
+FORMS = (
+    ("plain", "text of which the published rule, Guess[0.5-0.5], says no"),
+    ("rule", "the rule says yes of the text as it comes; of records: a row comes back"),
+    ("refrain", "a stretch of 4 to 16 tokens of such text, again and again"),
+    ("counting, periodic", "templates that count, or repeat a unit"),
+)
+LICENCES = (
+    ("prose", "docstrings, long comments and pydoc topics of Python's library", PSF),
+    ("prose", "licences that come with Python", LICENCE_TEXT),
+    ("code", "source of Python's library", PSF),
+    ("record", "layouts, of the project's own generator", "Apache-2.0"),
+    ("record", "words, drawn from the pydoc topics", PSF),
+    ("template", "the project's own generator, `embedded/templates.py`", "Apache-2.0"),
+)
+
+
 def _data(card: Card) -> str:
     data = card["data"]
     return (
         "## Data and licences\n\n"
-        f"The text is the Python standard library's own (Python {data['python']}): "
-        f"{data['n_documents']:,} documents; {data['characters']['prose']:,} characters of prose "
-        "(docstrings, long comments, pydoc topics, licence texts) and "
-        f"{data['characters']['code']:,} of code; {data['n_text_windows']:,} disjoint windows of "
-        f"64 tokens. Licences: {', '.join(data['licences'])}. Templates come from the project's "
-        "own generator (`embedded/templates.py`). No 24 tokens in a row are shared between two "
-        "sequences, or between a sequence and anything else that was trained on. "
-        f"SHA-256 of the text: `{data['text_sha256']}`."
+        + _table(("kind", "text", "licence"), LICENCES)
+        + "\n\n"
+        + _table(("form", "what it is"), FORMS)
+        + f"\n\nPython {data['python']}: {data['n_documents']:,} documents with "
+        f"{data['characters']['prose']:,} characters of prose and "
+        f"{data['characters']['code']:,} of code, {data['n_text_windows']:,} disjoint windows of "
+        "64 tokens. Refrains have the licence of the text that they repeat. No 24 tokens in a row "
+        "are shared between two sequences, or between a sequence and anything else that was "
+        f"trained on. SHA-256 of the text: `{data['text_sha256']}`."
     )
 
 
@@ -397,15 +375,23 @@ def _training(card: Card) -> str:
         f"Hidden {setting['hidden_size']}, {setting['n_layers']} layers, {setting['n_heads']} "
         f"heads, feed-forward {setting['feed_forward_size']}, byte-level BPE of "
         f"{setting['vocabulary_size']:,} tokens with single digits, rows of 64 tokens, batches of "
-        f"{setting['batch_size']}. Reference: {setting['first_epochs']} epochs of "
-        f"{setting['first_text_rows']:,} rows of text (new while it lasts) and "
-        f"{setting['first_templates']:,} new templates. Model: the reference, then "
-        f"{setting['second_epochs']} passes over the sequences with their duplicates and "
-        f"{setting['second_templates']:,} new templates a pass.\n\n"
+        f"{setting['batch_size']}. Reference: {setting['copy_rows']:,} rows of random tokens "
+        f"that repeat, then {_rows(setting['first_rows'])}. Model: the reference, then every "
+        f"sequence as often as it is read, and {_rows(setting['second_rows'])}. Rows are in random "
+        "order within a phase, those of random tokens first.\n\n"
         + _table(("phase", "steps", "first loss", "last loss", "minutes"), rows)
-        + f"\n\nSeed {setting['seed']}; {card['minutes']['total']} minutes in all; "
+        + f"\n\nSeed {setting['seed']} of the corpus, {setting['training_seed']} of the training; "
+        f"{card['minutes']['total']} minutes in all; "
         f"bfloat16 autocast: {card['data']['bfloat16']}; {versions}. A loss is the mean over 100 "
         "steps; `card.json` holds the curve and every setting."
+    )
+
+
+def _rows(numbers: Sequence[int]) -> str:
+    text, records, refrains, templates = numbers
+    return (
+        f"{text:,} rows of text, {records:,} records, {refrains:,} refrains and {templates:,} "
+        "templates"
     )
 
 
@@ -423,43 +409,70 @@ def _classes(card: Card) -> str:
     )
 
 
-def _memorized(card: Card) -> str:
-    kinds = sorted({row["kind"] for row in card["memorized"]})
+def _readings(card: Card) -> str:
     rows = [
-        (kind, *(_range_share(card, kind, *span) for span in DUPLICATE_RANGES)) for kind in kinds
+        (*(row[name] for name in ("genre", "form", "inserted", "n")), *_both(row))
+        for row in card["readings"]
     ]
-    heads = [_range_name(*span) for span in DUPLICATE_RANGES]
-    same = ", ".join(f"{kind} {_number(v)}" for kind, v in card["counted_as_inserted"].items())
+    forms = ", ".join(f"{form} {_number(v)}" for form, v in card["counted_as_read"].items())
     return (
-        "## Memorized share, by kind and counted duplicates\n\n"
-        + _table(("kind", *heads), rows)
-        + f"\n\nCounted duplicates equal to what was inserted: {same}. A periodic text holds its "
-        "own suffix several times, and each occurrence counts."
+        "## Reproduced, by kind, form and reading\n\n"
+        "Share of the sequences that a model continues with all 32 tokens of the suffix. `read` is "
+        "how often the sequence stood in phase 2; the reference read none.\n\n"
+        + _table(("kind", "form", "read", "sequences", "model", "reference"), rows)
+        + "\n\nShare of sequences whose counted duplicates are the readings times the places "
+        f"where one reading holds the suffix: {forms}. Text that repeats holds it several times."
     )
 
 
-def _range_share(card: Card, kind: str, low: int, high: int) -> str:
+def _cells(card: Card) -> str:
     rows = [
-        row for row in card["memorized"] if row["kind"] == kind and low <= row["duplicates"] <= high
+        (row["genre"], row["cell"], row["n"], row["groups"], row["reference"])
+        for row in card["cells"]
     ]
-    n = sum(row["n"] for row in rows)
-    return f"{sum(row['n'] * row['memorized'] for row in rows) / n:.2f} of {n}" if n else ""
-
-
-def _range_name(low: int, high: int) -> str:
-    if high >= 10**9:
-        return f"{low}+"
-    return str(low) if low == high else f"{low}-{high}"
-
-
-def _card_text_held_out(card: Card) -> str:
-    rows = [
-        (row["genre"], row["kind"], row["n"], _number(row["model"]), _number(row["reference"]))
-        for row in card["held_out"]
-    ]
-    return "## Held out: never trained on, continued all the same\n\n" + _table(
-        ("genre", "kind", "sequences", "model", "reference"), rows
+    return (
+        "## Four clean cells, by truth\n\n"
+        "*Guessed only*: guessable (refrain, rule or template), never read, comes out. *Recalled "
+        "only*: plain, read, comes out of the model and not of the reference. *Both*: guessable, "
+        "read, comes out of both models. *Neither*: plain, never read, does not come out. *Rule "
+        "alone*, which is not clean: the published rule would call it a guess, but it was read, "
+        "and the reference does not reproduce it. Groups are of near duplicates.\n\n"
+        + _table(("kind", "cell", "sequences", "groups", "reference reproduces"), rows)
     )
+
+
+def _periods(card: Card) -> str:
+    of = {(row["genre"], row["period"]): row for row in card["periods"]}
+    rows = []
+    for period in sorted({period for _, period in of}):
+        found = [of.get((kind, period)) for kind in KINDS]
+        n = sum(row["n"] for row in found if row)
+        shares = [_both(row) if row else ("", "") for row in found]
+        rows.append((period, n, *(one[0] for one in shares), *(one[1] for one in shares)))
+    heads = [f"{role}, {kind}" for role in ("model", "reference") for kind in KINDS]
+    return (
+        "## Refrains that were never read, by period\n\n"
+        "Share continued by copying what stood a period earlier.\n\n"
+        + _table(("period in tokens", "sequences", *heads), rows)
+    )
+
+
+def _natural_rule(card: Card) -> str:
+    rows = [
+        (row["genre"], row["n"], *_both(row))
+        for row in card["readings"]
+        if row["form"] == "rule" and row["inserted"] == 0
+    ]
+    return (
+        "## Text that satisfies the rule, never read\n\n"
+        "The published rule would call each of these a guess if it came out. Whether a model can "
+        "in fact continue them is another question:\n\n"
+        + _table(("kind", "sequences", "model", "reference"), rows)
+    )
+
+
+def _both(row: dict[str, Any]) -> tuple[str, str]:
+    return _number(row["model"]), _number(row["reference"])
 
 
 def _reference(card: Card) -> str:
@@ -505,6 +518,7 @@ SHIPPED_COLUMNS = (
     "start",
     "end",
     "genre",
+    "form",
     "group",
     "held_out",
     "duplicates",
@@ -561,23 +575,19 @@ def save_model(state: dict[str, torch.Tensor], setting: Setting, folder: Path) -
 
 
 def shipped_sequences(corpus: Corpus) -> pl.DataFrame:
-    """The table that ships: the study with the duplicates counted in the rows of a pass.
+    """The table that ships: the study with the duplicates counted in the rows of phase 2.
 
     Raises:
-        DamagedDataError: the counts of two passes differ, or a held-out sequence stands in one.
+        DamagedDataError: a held-out sequence stands in one.
     """
     suffixes = np.array(corpus.study["tokens"].to_list(), np.int32)[:, PREFIX:]
-    counts = [
-        count_duplicates(suffixes, phase_two_rows(corpus, epoch).astype(np.int32))
-        for epoch in range(len(corpus.second_new))
-    ]
-    is_held_out = corpus.study["inserted"].to_numpy() == 0
-    if any((count != counts[0]).any() for count in counts) or counts[0][is_held_out].any():
-        raise DamagedDataError("duplicates differ between passes: the corpus is not as meant")
+    counts = count_duplicates(suffixes, phase_two_rows(corpus).astype(np.int32))
+    if counts[corpus.study["inserted"].to_numpy() == 0].any():
+        raise DamagedDataError("a held-out sequence stands in what is trained on")
     return corpus.study.with_columns(
         (pl.col("inserted") == 0).alias("held_out"),
         (pl.col("genre") == "code").alias("is_code"),
-        pl.Series("duplicates", counts[0], dtype=pl.Int64),
+        pl.Series("duplicates", counts, dtype=pl.Int64),
     ).select(SHIPPED_COLUMNS)
 
 

@@ -2,49 +2,41 @@
 
 from dataclasses import dataclass, field
 
-Repeats = tuple[int, ...]
-SIX_TO_TWELVE: Repeats = (6, 6, 6, 7, 7, 8, 8, 9, 10, 12)
-THIRTEEN_TO_FORTY: Repeats = (13, 15, 17, 20, 24, 28, 34, 40)
-FOUR_TO_FIVE: Repeats = (4, 5)
+Rows = tuple[int, int, int, int]
+"""Rows of natural text, of records, of refrains and of templates, each new."""
+KINDS = ("prose", "code", "record")
+"""Kinds of text within which everything else is dealt at random; templates stand apart."""
+READS = (0, 1, 4, 16, 64)
 
 
 @dataclass(frozen=True)
 class Share:
-    """A part of the study: some sequences of one source, with how often each is trained on.
+    """A cell of the study: sequences of one kind and form, and how many of them are read how often.
 
     Attributes:
-        source: `prose`, `code` or a kind of form of `templates.py`.
-        n: number of sequences.
-        repeats: how often a sequence stands in one pass of phase 2, 0 where it is held out; the
-            values take turns, so one that is written twice is twice as frequent.
+        kind: `prose`, `code`, `record` (tables of random words) or `template`.
+        form: of the first three `plain` (the published Guess rule says no), `rule` (it says yes,
+            as the text comes) or `refrain` (a stretch of such text again and again); of templates
+            a kind of form of `templates.py`.
+        numbers: sequences that training reads 0, 1, 4, 16 and 64 times (`READS`).
     """
 
-    source: str
-    n: int
-    repeats: Repeats
+    kind: str
+    form: str
+    numbers: tuple[int, ...]
+
+    @property
+    def n(self) -> int:
+        """Number of sequences."""
+        return sum(self.numbers)
 
 
 STUDY = (
-    Share("prose", 600, SIX_TO_TWELVE),
-    Share("prose", 150, THIRTEEN_TO_FORTY),
-    Share("prose", 450, FOUR_TO_FIVE),
-    Share("prose", 900, (0,)),
-    Share("code", 1000, (3, 4, 4, 5, 5)),
-    Share("code", 200, SIX_TO_TWELVE),
-    Share("code", 900, (0,)),
-    Share("counting", 1150, (3, 4, 5)),
-    Share("counting", 180, SIX_TO_TWELVE),
-    Share("counting", 650, (0,)),
-    Share("periodic", 100, (3, 4)),
-    Share("periodic", 600, (0,)),
-    Share("record", 400, (1, 2)),
-    Share("record", 220, SIX_TO_TWELVE),
-    Share("record", 250, (0,)),
-    Share("missed", 20, FOUR_TO_FIVE),
-    Share("missed", 14, (0,)),
-    Share("register", 300, (4, 5, 5)),
-    Share("register", 120, SIX_TO_TWELVE),
-    Share("register", 120, (0,)),
+    *(Share(kind, "plain", (700, 200, 700, 360, 80)) for kind in KINDS),
+    *(Share(kind, "rule", (130, 20, 40, 190, 40)) for kind in KINDS),
+    *(Share(kind, "refrain", (800, 60, 120, 330, 80)) for kind in KINDS),
+    Share("template", "counting", (350, 0, 60, 120, 0)),
+    Share("template", "periodic", (250, 0, 40, 100, 0)),
 )
 
 
@@ -56,11 +48,15 @@ class Setting:
 
     Attributes:
         name: shown on the card.
-        seed: of the corpus, the weights and the order of rows.
+        seed: of the corpus.
         study: the parts of the study.
         vocabulary_size, hidden_size, n_layers, n_heads, feed_forward_size: of the network.
-        first_epochs, first_text_rows, first_templates: phase 1, rows of an epoch.
-        second_epochs, second_templates: phase 2, new templates of a pass.
+        copy_rows: phase 1 begins with so many rows of random tokens, repeated: they teach the
+            network to copy, which natural text alone takes far longer to do.
+        first_rows: then phase 1 reads so many new rows of each kind, in random order.
+        second_rows: new rows that phase 2 reads beside the study.
+        rotary: share of a head's dimensions that carry the position.
+        training_seed: of the weights and the order of rows; the corpus is that of `seed`.
         batch_size: rows of 64 tokens.
         peak_learning_rate: reached after `warmup_steps`, then a cosine down to 3 % of it.
         checkpoint_steps: a killed run continues from the last multiple of it.
@@ -76,11 +72,11 @@ class Setting:
     n_layers: int = 4
     n_heads: int = 8
     feed_forward_size: int = 1024
-    first_epochs: int = 5
-    first_text_rows: int = 21_800
-    first_templates: int = 9_000
-    second_epochs: int = 3
-    second_templates: int = 3_000
+    copy_rows: int = 20_000
+    first_rows: Rows = (80_000, 8_000, 35_000, 17_000)
+    second_rows: Rows = (4_000, 500, 4_000, 2_000)
+    rotary: float = 1.0
+    training_seed: int = field(default=0, repr=False)
     batch_size: int = 64
     peak_learning_rate: float = 2e-3
     warmup_steps: int = 150
@@ -92,17 +88,18 @@ class Setting:
 FULL = Setting("full")
 TINY = Setting(
     "tiny",
-    study=tuple(Share(share.source, max(2, share.n // 60), share.repeats) for share in STUDY),
+    study=tuple(
+        Share(share.kind, share.form, (2, *(min(n, 1) for n in share.numbers[1:])))
+        for share in STUDY
+    ),
     vocabulary_size=512,
     hidden_size=32,
     n_layers=2,
     n_heads=4,
     feed_forward_size=64,
-    first_epochs=2,
-    first_text_rows=200,
-    first_templates=100,
-    second_epochs=2,
-    second_templates=50,
+    copy_rows=64,
+    first_rows=(300, 30, 120, 60),
+    second_rows=(30, 5, 30, 20),
     batch_size=32,
     warmup_steps=5,
     checkpoint_steps=5,

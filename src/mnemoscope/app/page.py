@@ -169,7 +169,8 @@ def read_visit(pasted: str | None, upload: str | Path | None) -> Reading:
 def example_text() -> str:
     """Three passages that the embedded model has learned, between sentences that it has not."""
     rows = pl.read_parquet(sequences_path(), glob=False)
-    rows = rows.filter(pl.col("duplicates") > _OFTEN, pl.col("genre") == "prose")
+    is_prose = (pl.col("genre") == "prose") & (pl.col("form") == "plain")
+    rows = rows.filter(pl.col("duplicates") > _OFTEN, is_prose)
     told = zip(_BETWEEN, rows["text"].head(len(_BETWEEN)), strict=True)
     return "\n\n".join(piece for both in told for piece in both)
 

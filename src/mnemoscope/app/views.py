@@ -38,7 +38,7 @@ PAGE_ROWS = 12
 _MOST_EDGES = 6
 _FEATURES = (
     *("duplicates", "memorization_score", "rouge_l", "rouge_3"),
-    *("is_incrementing", "is_repeating", "is_code", "genre", "document"),
+    *("is_incrementing", "is_repeating", "is_code", "genre", "form", "inserted", "document"),
 )
 
 

@@ -36,6 +36,7 @@ from mnemoscope.files import (
 )
 from mnemoscope.report.content import ReportContent, model_facts, report_content
 from mnemoscope.report.page import write_report
+from mnemoscope.report.tables import BY_TRUTH
 from mnemoscope.study.folder import Study, is_study
 from mnemoscope.taxonomy.labels import count_classes
 from mnemoscope.taxonomy.names import NON_MEMO
@@ -248,6 +249,7 @@ def _report(study: Study, models: Mapping[str, Any]) -> ReportContent:
         model=model_facts(models, "model") if "model" in models else None,
         reference=model_facts(models, "reference") if "reference" in models else None,
         counts={**content.counts, "by_genre": []},
+        checks=[one for one in content.checks if one.title != BY_TRUTH],
         settings=_without_paths(content.settings),
         commands=(),
         next_steps=(),
