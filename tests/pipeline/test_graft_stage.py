@@ -57,7 +57,7 @@ def test_every_part_stands_beside_its_controls_and_in_both_directions(done, tiny
     assert set(kinds) == {
         ("twin_in_model", "twin", 1),
         ("twin_in_model", "random", 2),
-        ("twin_in_model", "shuffled", 2),
+        ("twin_in_model", "permuted", 2),
         ("model_in_twin", "twin", 1),
     }
     assert set(table["class"]) == {"Recite[5]", "Recollect"}

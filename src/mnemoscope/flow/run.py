@@ -171,7 +171,7 @@ def demo_settings(*, small: bool = False, thorough: bool = False) -> StudySettin
         "train": {"poolings": ["mean"], "seeds": [0, 1, 2] if thorough else [0]},
         "graft": {
             "parts": None if thorough else _DEMO_PARTS,
-            "controls": ["random", "shuffled"] if thorough else ["random"],
+            "controls": ["random", "spectrum", "permuted"] if thorough else ["random"],
             "directions": ["twin_in_model"],
             "n_sequences": 30 if small else 250 if thorough else 80,
             "n_heldout": 40,

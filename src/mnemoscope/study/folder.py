@@ -95,7 +95,6 @@ NEUTRAL: dict[str, Any] = {
     "localize.rankings": ["value_norm_contrast"],
     "knockout.by": "delta",
     "knockout.own_edges": 8,
-    "graft.controls": ["random", "shuffled"],
     "graft.patch": False,
     "graft.patch_blocks": 4,
 }

@@ -485,11 +485,11 @@ class GraftSettings(BoundedSettings):
         description="How far to go from the model's part to the twin's, each tried: 1 is all of it "
         "(the verdict's), [0.25, 0.5, 0.75, 1] a dose curve.",
     )
-    controls: list[Literal["random", "shuffled"]] = Field(
-        default=["random", "shuffled"],
+    controls: list[Literal["random", "spectrum", "permuted"]] = Field(
+        default=["random", "spectrum", "permuted"],
         min_length=1,
-        description="Changes that know nothing of the twin, of equal norm: random ones, and the "
-        "twin's own with its entries shuffled.",
+        description="Changes that know nothing of the twin: Gaussian; with the singular values of "
+        "the twin's and random singular vectors; the twin's with rows and columns permuted.",
     )
     draws: _Draws = Field(default=3, description="Draws of each control.")
     patch: bool = Field(
