@@ -133,7 +133,7 @@ STAGES: tuple[Stage, ...] = (
         "graft",
         ("label",),
         (*_MODEL, "capture.reference", "graft"),
-        ("graft.parquet", "graft_scores.parquet"),
+        ("graft.parquet", "graft_specificity.parquet", "graft_curves.parquet"),
         optional=True,
     ),
     Stage(
