@@ -187,7 +187,11 @@ def test_what_activations_break_is_folded_under_the_parts(study, page_of, build_
             "verdict",
         ),
         (Finding.EITHER_WAY, ("toward the twin or away from it", "28 points [18, 38]"), "verdict"),
-        (Finding.ALIKE, ("no part breaks one class more", "28 points [18, 38]"), "depends"),
+        (
+            Finding.ALIKE,
+            ("no part was found to break one class more", "28 points [18, 38]"),
+            "depends",
+        ),
         (Finding.OUT_OF_REACH, ("no verdict", "2.4 times"), "depends"),
         (Finding.FEW, ("no verdict", "16 of a part"), "depends"),
     ],

@@ -31,8 +31,8 @@ MOST_CHANCE = 0.025
 """Largest p, adjusted for all parts and pairs asked, with which a class is called specific."""
 _REACHED = 0.8  # share of the directions that must break as much as the twin
 _LEAST_SCATTER = 0.01  # of single directions, as a share of a class
+_SHORT = 0.03  # a path that ends no further above a level is taken to be at it
 _HALVINGS = 5
-_N_RESAMPLES = 1000
 
 
 class Walk(NamedTuple):
@@ -121,7 +121,7 @@ def kept_by_class(survives: Bools, tried: Tried, *, seed: int) -> Kept:
 
     Ends are NaN where any class has fewer than `FEWEST_GROUPS` groups.
     """
-    counts = _resamples(tried, seed)
+    counts = _resamples(tried, seed, 1000)
     weights = np.ones(len(survives))
     drawn = [_means(survives, of, weights, counts) for of in _members(tried)]
     plain = [_means(survives, of, weights, _once(tried))[0] for of in _members(tried)]
@@ -130,7 +130,9 @@ def kept_by_class(survives: Bools, tried: Tried, *, seed: int) -> Kept:
     return Kept(np.stack(plain), low, high)
 
 
-def compare_classes(parts: Sequence[Part], tried: Tried, *, seed: int) -> list[Specific]:
+def compare_classes(
+    parts: Sequence[Part], tried: Tried, *, seed: int, n_resamples: int = 1000
+) -> list[Specific]:
     """Compare every ordered pair of classes under every part.
 
     A pair is `SPECIFIC` if the adjusted p is at most `MOST_CHANCE`, the interval over groups lies
@@ -141,11 +143,12 @@ def compare_classes(parts: Sequence[Part], tried: Tried, *, seed: int) -> list[S
         parts: what survives each part; arrays over the sequences of `tried`.
         tried: classes, groups and kinds.
         seed: of resamples and halvings.
+        n_resamples: of the groups, for the intervals.
 
     Returns:
         One for each part and ordered pair, in that order.
     """
-    counts = _resamples(tried, seed)
+    counts = _resamples(tried, seed, n_resamples)
     halves = _halves(tried, seed)
     found = [
         _compare(part, tried, pair, counts, halves)
@@ -182,28 +185,43 @@ def _compare(
     n_walks = int(is_reached.sum())
     if n_walks < max(FEWEST_WALKS, _REACHED * len(part.walks)):
         return replace(plain, finding=Finding.OUT_OF_REACH, n_walks=n_walks)
-    value, total, of_flip = (
-        np.nanmean(one, axis=0) for one in (at_spared, at_total, curve.at_equal_spared(curve.flip))
-    )
+    at_flip = curve.at_equal_spared(curve.flip)
+    value, total, of_flip = map(_mean_of_walks, (at_spared, at_total, at_flip))
     crude_curve = _curves(part, tried, pair, np.ones(len(weights)), np.concatenate([once, counts]))
-    crude = np.nanmean(crude_curve.at_equal_spared(crude_curve.twin), axis=0)
+    crude = _mean_of_walks(crude_curve.at_equal_spared(crude_curve.twin))
     p_value = max(_chance(one[is_reached, 0]) for one in (at_spared, at_total))
-    estimate = estimate_of(float(value[0]), value[1:])
-    over_flip = estimate_of(float(value[0] - of_flip[0]), (value - of_flip)[1:])
+    estimate, over_flip = _estimate(value), _estimate(value - of_flip)
     halved = _curves(part, tried, pair, weights, halves)
-    in_halves = np.nanmean(halved.at_equal_spared(halved.twin), axis=0)
+    in_halves = _mean_of_walks(halved.at_equal_spared(halved.twin))
     return replace(
         plain,
         finding=_find(estimate, over_flip, in_halves),
         n_walks=n_walks,
         random_broken=kept_broken + float(value[0]),
         value=estimate,
-        crude=estimate_of(float(crude[0]), crude[1:]),
-        at_equal_total=estimate_of(float(total[0]), total[1:]),
+        crude=_estimate(crude),
+        at_equal_total=_estimate(total),
         over_flip=over_flip,
         scatter=float(at_spared[is_reached, 0].std(ddof=1)),
         p_value=p_value,
     )
+
+
+def _mean_of_walks(distances: Floats) -> Floats:
+    """Mean of distances (walks, R) over the directions that reach the level; NaN where few do."""
+    reached = np.isfinite(distances).sum(axis=0)
+    total = np.nansum(distances, axis=0)
+    is_enough = reached >= _REACHED * len(distances)
+    return np.where(is_enough, total / np.maximum(reached, 1), np.nan)
+
+
+def _estimate(values: Floats) -> Estimate:
+    """The first value with the interval of the others, its resamples (R + 1,)."""
+    if not np.isfinite(values[0]):
+        return Estimate(None)
+    drawn = values[1:][np.isfinite(values[1:])]
+    is_enough = len(drawn) >= _REACHED * (len(values) - 1)
+    return estimate_of(float(values[0]), drawn) if is_enough else Estimate(float(values[0]))
 
 
 def _find(value: Estimate, over_flip: Estimate, in_halves: Floats) -> Finding:
@@ -270,8 +288,8 @@ class _Curves(NamedTuple):
 def _at_level(path: Floats, level: Floats, values: Floats) -> Floats:
     """`values` (S, R) where `path` (S, R) last is at `level` (R,), between two steps in proportion.
 
-    NaN where the path ends above the level. The last place and not the first: where the path stays
-    at a level, more is broken of the values there, which is against a finding.
+    NaN where the path ends more than `_SHORT` above the level. The last place and not the first:
+    where the path stays at a level, more is broken of the values there, which is against a finding.
     """
     is_above = path >= level - 1e-12
     last = len(path) - 1 - is_above[::-1].argmax(axis=0)  # the first step is at all, so above
@@ -280,7 +298,7 @@ def _at_level(path: Floats, level: Floats, values: Floats) -> Floats:
     high, low = path[last, column], path[after, column]
     step = np.where(high > low, (high - level) / np.where(high > low, high - low, 1.0), 0.0)
     found = values[last, column] + step * (values[after, column] - values[last, column])
-    is_end = (last == len(path) - 1) & (high > level + 1e-12)
+    is_end = (last == len(path) - 1) & (high > level + _SHORT)
     return np.where(is_end, np.nan, found)
 
 
@@ -339,10 +357,10 @@ def _once(tried: Tried) -> Ints:
     return np.ones((1, len(tried.classes)), dtype=np.int64)
 
 
-def _resamples(tried: Tried, seed: int) -> npt.NDArray[np.int32]:
+def _resamples(tried: Tried, seed: int, n: int) -> npt.NDArray[np.int32]:
     """How often each sequence counts where groups are drawn, (resamples, n)."""
     generator = np.random.default_rng(seed)
-    return draw_within(tried.classes, generator, _N_RESAMPLES, groups=tried.groups)
+    return draw_within(tried.classes, generator, n, groups=tried.groups)
 
 
 def _halves(tried: Tried, seed: int) -> Floats:

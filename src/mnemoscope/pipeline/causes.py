@@ -60,8 +60,8 @@ def said_of(rows: Sequence[Row]) -> str:
             return _either_way(first)
         case Finding.ALIKE:
             return (
-                "no part breaks one class more than random changes of equal harm do; the largest "
-                f"difference is {_points(first)} ({_named(first['broken'])} beyond "
+                "no part was found to break one class more than random changes of equal harm do; "
+                f"the largest difference is {_points(first)} ({_named(first['broken'])} beyond "
                 f"{_named(first['spared'])}, {part_words(first['part'])}){_unreached(rows)}."
             )
         case Finding.OUT_OF_REACH:

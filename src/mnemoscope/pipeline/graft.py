@@ -507,7 +507,8 @@ def _walked(loaded: Loaded, task: Task, walk: Walk) -> pl.DataFrame:
     """What survives a walk, a row a scale and sequence.
 
     From the twin's size up until no class has more left than under the twin's part and its flip,
-    and down until none has less than under the twin's: curves reach either's harm to every class.
+    and a step further, so that resamples come there too; down until none has less than under the
+    twin's. So curves reach either's harm to every class.
     """
     grafts = (Graft(walk.part), Graft(walk.part, control="flip"), Graft(""), Graft("", INTO_TWIN))
     twin, flip, base, alone = (_seen(loaded, task, one) for one in grafts)
@@ -528,8 +529,9 @@ def _walked(loaded: Loaded, task: Task, walk: Walk) -> pl.DataFrame:
     first = kept(1.0)
     if (left < _UNHARMED * whole).any():
         largest = loaded.study.settings.graft.largest_scale
-        now, scale = first, WALK_STEP
-        while (now > least).any() and scale <= largest:
+        now, scale, is_there = first, WALK_STEP, False
+        while now.any() and not is_there and scale <= largest:
+            is_there = bool((now <= least).all())
             now, scale = kept(scale), scale * WALK_STEP
         now, scale = first, 1 / WALK_STEP
         while (now < left).any() and scale >= _SMALLEST_SCALE:

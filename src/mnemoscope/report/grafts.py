@@ -47,6 +47,7 @@ def graft_of(study: Study, taxonomy: str) -> Record | None:
     for row in by_weight(specific.to_dicts()):
         found.setdefault(row["part"], dict(row) | {"words": FINDINGS[finding_of(row)]})
     shown = list(_parts(inside, found, manifest["counts"]["heldout_loss"]))
+    first = next(iter(found.values()), None)
     curves = study.read(CURVES_FILE).filter(taxonomy=taxonomy)
     brought = rows.filter(direction=INTO_TWIN)
     plain_twin = dict(brought.filter(part="").select("class", "survive").iter_rows())
@@ -54,9 +55,11 @@ def graft_of(study: Study, taxonomy: str) -> Record | None:
     return {
         "classes": inside["class"].unique(maintain_order=True).to_list(),
         "rows": shown,
-        "first": next(iter(found.values()), None),
+        "first": first,
         "doses": [
-            _doses(inside, curves, row["found"]) for row in shown[:MOST_CURVES] if row["found"]
+            _doses(inside, curves, row["found"], first)
+            for row in shown[:MOST_CURVES]
+            if first and row["found"]
         ],
         "controls": study.settings.graft.controls,
         "draws": study.settings.graft.draws,
@@ -87,13 +90,18 @@ def _parts(
         }
 
 
-def _doses(inside: pl.DataFrame, curves: pl.DataFrame, row: Mapping[str, Any]) -> Record:
-    """A part's dose curves: share kept of the spared class (x) against the broken one's (y).
+def _doses(
+    inside: pl.DataFrame, curves: pl.DataFrame, row: Mapping[str, Any], first: Mapping[str, Any]
+) -> Record:
+    """A part's dose curves: share kept of one class (x) against another's (y).
 
-    Points (x, y) of each of its `walks` from the whole model on, of their `mean`, of the `twin` at
-    growing shares, and of the `flip`.
+    The classes are those of its finding, `first` of all findings saying which is which. Points
+    (x, y) of each of its `walks` from the whole model on, of their `mean`, of the `twin` at growing
+    shares, and of the `flip`; kinds of text are not held equal.
     """
     pair = row["spared"], row["broken"]
+    if pair == (first["broken"], first["spared"]):
+        pair = pair[::-1]
     own = curves.filter(part=row["part"])
     walks = [
         [(1.0, 1.0), *_points(rows, pair, "scale")]
@@ -101,7 +109,7 @@ def _doses(inside: pl.DataFrame, curves: pl.DataFrame, row: Mapping[str, Any]) -
     ]
     of_part = inside.filter(part=row["part"])
     return {
-        "row": row,
+        **{"row": row, "x": pair[0], "y": pair[1]},
         "walks": walks,
         "mean": _mean(walks),
         "twin": _points(of_part.filter(control="twin"), pair, "share"),
