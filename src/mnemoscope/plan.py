@@ -215,7 +215,7 @@ def plan(settings: StudySettings, folder: Path, *, redo: bool = False) -> Plan:
     published = _find_published(known, taxonomies, shape)
     rows = [*_rows(known, cost, published)]
     if has_reference and shape is not None:
-        rows += _graft_rows(known, shape, data.n_memorized)
+        rows += _graft_rows(known, shape, data)
     n_unshared = _n_unshared(settings, possible)
     share = need.n_maps / max(1, n_unshared)
     return Plan(
@@ -897,13 +897,16 @@ def count_grafts(settings: StudySettings, n_layers: int) -> GraftCounts:
 
 
 def _graft_rows(
-    known: _Known, shape: ModelShape, n_memorized: int | None
+    known: _Known, shape: ModelShape, data: PlannedData
 ) -> Iterator[tuple[str, str, str]]:
     """What the verb `graft` would take; a patch runs both models."""
     settings, wanted = known.settings, known.settings.graft
     made = count_grafts(settings, shape.n_layers)
-    n_tried = wanted.n_sequences * sum(n_classes - 1 for _, n_classes in known.need.samples)
-    n_tried = n_tried if n_memorized is None else min(n_tried, n_memorized)
+    columns = set() if data.frame is None else {*data.frame.columns}
+    n_classes = sum(n - 1 for _, n in known.need.samples)
+    n_classes += 2 if {"inserted", "held_out"} & columns else 0  # by truth
+    n_tried = wanted.n_sequences * n_classes
+    n_tried = n_tried if data.n_memorized is None else min(n_tried, data.n_memorized)
     tokens = (n_tried + wanted.n_heldout) * (settings.sequences.length - 1)
     scans = made.grafts + SCANS_OF_A_WALK * made.walks + 2 * made.patches
     seconds = scans * tokens * _seconds_a_token(known, shape)

@@ -187,6 +187,12 @@ def test_a_walk_goes_as_far_as_the_twin_breaks_and_no_further(
     assert found == pytest.approx(wanted)
 
 
+def test_classes_too_small_for_a_verdict_lengthen_no_walk(study, planted):
+    planted(FIRM, {"Recite[5]": 1.0, "Recollect": 9.0})
+    run_stage(study, "graft", settings_of(study, **ONE_PART | {"n_sequences": 3}))
+    assert scales_of(Study(study.folder)) == (1.0,)
+
+
 def test_curves_hold_the_shares_that_walks_leave(study, planted):
     planted(FIRM, {"Recite[5]": 1.0, "Recollect": 2.2})
     run_stage(study, "graft", settings_of(study, **ONE_PART))

@@ -32,6 +32,7 @@ from mnemoscope.localize.grafts import Walk as Walked
 from mnemoscope.pipeline.causes import GRAFT_SPECIFICITY_FILE, TRUTH, graft_statements
 from mnemoscope.pipeline.label import LABELS_FILE, samples_of
 from mnemoscope.progress import say, track
+from mnemoscope.stats import FEWEST_GROUPS
 from mnemoscope.study.folder import SETTINGS_FILE, Study, stage_named
 from mnemoscope.study.models import Models, identity_of, reference_name
 from mnemoscope.study.settings import PATCH_DRAWS, SCANS_OF_A_WALK, GraftSettings
@@ -508,12 +509,15 @@ def _walked(loaded: Loaded, task: Task, walk: Walk) -> pl.DataFrame:
 
     From the twin's size up until no class has more left than under the twin's part and its flip,
     and a step further, so that resamples come there too; down until none has less than under the
-    twin's. So curves reach either's harm to every class.
+    twin's. So curves reach either's harm to every class that may have a verdict.
     """
     grafts = (Graft(walk.part), Graft(walk.part, control="flip"), Graft(""), Graft("", INTO_TWIN))
     twin, flip, base, alone = (_seen(loaded, task, one) for one in grafts)
     taxonomies = _classes(loaded.labels, _taxonomies(loaded.study), base, alone)
-    members = np.concatenate([one.members for one in taxonomies]).astype(np.int64)
+    groups = loaded.tried["group"].to_numpy()
+    none = np.zeros((0, len(groups)), dtype=bool)
+    members = np.concatenate([none, *(one.members for one in taxonomies)]).astype(np.int64)
+    members = members[[len(np.unique(groups[one > 0])) >= FEWEST_GROUPS for one in members]]
     left, whole = members @ twin, members.sum(axis=1)
     least = np.minimum(left, members @ flip)
     seed = loaded.study.settings.graft.seed * 1000 + walk.draw
@@ -679,7 +683,7 @@ def _conclude(study: Study, tasks: Sequence[Task], parts: Sequence[str]) -> dict
             ]
     of_weights: list[Graft | Walk] = [*grafts, *walks]
     kept_rows = [_sequence_rows(one, made[one]) for one in of_weights]
-    study.write(SEQUENCES_FILE, pl.concat(kept_rows, how="vertical_relaxed"))
+    study.write(SEQUENCES_FILE, pl.concat(kept_rows))
     for name, rows in written.items():
         if rows or name != PATCHES_FILE:
             frame = pl.DataFrame(rows, schema=_TABLES[name], infer_schema_length=None)
@@ -737,15 +741,18 @@ _TABLES: dict[str, dict[str, Any] | None] = {
 }
 
 
+_KINDS = {
+    **dict.fromkeys(("part", "direction", "control"), pl.String),
+    **{"draw": pl.Int64, "share": pl.Float64, "scale": pl.Float64},
+}
+
+
 def _sequence_rows(graft: Graft | Walk, frame: pl.DataFrame) -> pl.DataFrame:
     where = {"direction": INTO_MODEL, "draw": None, "share": None, "scale": None} | asdict(graft)
-    return frame.select(
-        "sequence_id",
-        "survives",
-        *(pl.lit(where[one]).alias(one) for one in ("part", "direction", "control", "draw")),
-        pl.lit(where["share"]).alias("share"),
-        (pl.col("scale") if isinstance(graft, Walk) else pl.lit(None)).alias("scale"),
-    )
+    if isinstance(graft, Walk):
+        del where["scale"]  # a column of its own
+    columns = (pl.lit(value, dtype=_KINDS[name]).alias(name) for name, value in where.items())
+    return frame.with_columns(columns).select("sequence_id", "survives", *_KINDS)
 
 
 def _rows(
