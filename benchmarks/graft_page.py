@@ -28,10 +28,14 @@ def parts(study: ms.Study, taxonomy: str) -> str:
     rows = []
     for row in view["rows"]:
         kept = [f"{percent(one.value, unit=False)} {interval(one)}".strip() for one in row["cells"]]
-        loss = "–" if row["loss"] is None else f"{row['loss']:+.2f}".replace("-", "−")
-        rows.append([f"`{row['part']}`", *kept, *_finding(row["found"]), loss])
+        losses = [
+            "–" if one is None else f"{one:+.2f}".replace("-", "−")
+            for one in (row["loss"], row["random_loss"])
+        ]
+        rows.append([f"`{row['part']}`", *kept, *_finding(row["found"]), *losses])
     columns = [f"{name} left, %" for name in view["classes"]]
-    return table_of(["part of the reference", *columns, *_FINDING, "loss elsewhere, nats"], rows)
+    losses = ("loss elsewhere, nats", "random changes")
+    return table_of(["part of the reference", *columns, *_FINDING, *losses], rows)
 
 
 _FINDING = ("finding", "random changes leave, %", "difference, points", "p", "crude", "over flip")

@@ -46,9 +46,9 @@ def graft_of(study: Study, taxonomy: str) -> Record | None:
     found: dict[str, Record] = {}
     for row in by_weight(specific.to_dicts()):
         found.setdefault(row["part"], dict(row) | {"words": FINDINGS[finding_of(row)]})
-    shown = list(_parts(inside, found, manifest["counts"]["heldout_loss"]))
     first = next(iter(found.values()), None)
     curves = study.read(CURVES_FILE).filter(taxonomy=taxonomy)
+    shown = list(_parts(inside, curves, found, manifest["counts"]["heldout_loss"]))
     brought = rows.filter(direction=INTO_TWIN)
     plain_twin = dict(brought.filter(part="").select("class", "survive").iter_rows())
     appear = brought.filter(pl.col("part") != "").sort("survive", descending=True)
@@ -75,18 +75,31 @@ def graft_of(study: Study, taxonomy: str) -> Record | None:
 
 
 def _parts(
-    inside: pl.DataFrame, found: Mapping[str, Record], plain: float | None
+    inside: pl.DataFrame, curves: pl.DataFrame, found: Mapping[str, Record], plain: float | None
 ) -> Iterator[Record]:
-    """Each part with its classes, in the order of the findings."""
+    """Each part with its classes, in the order of the findings.
+
+    `loss` is how much the loss of what is held out rises, `random_loss` how much under random
+    changes that leave as much of the spared class.
+    """
     twins = inside.filter(control="twin", share=1.0)
     own = {part: rows for (part,), rows in twins.group_by("part", maintain_order=True)}
     for part in [*found, *(one for one in own if one not in found)]:
-        loss = own[part]["heldout_loss"][0]
+        loss, row, random = own[part]["heldout_loss"][0], found.get(part), None
+        if row and plain is not None:
+            of = curves.filter(pl.col("class") == row["spared"], part=part)
+            walks = [
+                [(1.0, plain), *rows.sort("scale").select("survive", "heldout_loss").iter_rows()]
+                for _, rows in of.drop_nulls("heldout_loss").group_by("draw", maintain_order=True)
+            ]
+            left = own[part].filter(pl.col("class") == row["spared"])["survive"].to_numpy()
+            random = next((y - plain for _, y in _mean(walks, left)), None)
         yield {
             "part": part,
-            "cells": [Estimate.of(row, "survive", ends="") for row in own[part].to_dicts()],
-            "found": found.get(part),
+            "cells": [Estimate.of(one, "survive", ends="") for one in own[part].to_dicts()],
+            "found": row,
             "loss": None if loss is None or plain is None else loss - plain,
+            "random_loss": random,
         }
 
 
@@ -123,18 +136,20 @@ def _points(rows: pl.DataFrame, pair: tuple[str, str], dose: str) -> list[tuple[
     return list(kept.sort(dose).select(pair).iter_rows())
 
 
-def _mean(walks: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
-    """Mean over walks at equal harm to the spared class, where at least half of them reach it."""
-    found = np.full((len(walks), len(_GRID)), np.nan)
+def _mean(
+    walks: Sequence[Sequence[tuple[float, float]]], at: np.ndarray = _GRID
+) -> list[tuple[float, float]]:
+    """Mean over walks (x, y) of y at each x of `at`, where at least half of them come there."""
+    found = np.full((len(walks), len(at)), np.nan)
     for walk, ys in zip(walks, found, strict=True):
         for (x, y), (next_x, next_y) in pairwise(walk):
-            at = (max(x, next_x) >= _GRID) & (min(x, next_x) <= _GRID) & np.isnan(ys)
-            part = (_GRID[at] - x) / (next_x - x) if next_x != x else 0.0
-            ys[at] = y + part * (next_y - y)
+            is_here = (at <= max(x, next_x)) & (at >= min(x, next_x)) & np.isnan(ys)
+            part = (at[is_here] - x) / (next_x - x) if next_x != x else 0.0
+            ys[is_here] = y + part * (next_y - y)
     reached = np.isfinite(found).sum(axis=0)
     is_drawn = reached >= max(1, len(walks) / 2)
     means = np.nansum(found, axis=0)[is_drawn] / reached[is_drawn]
-    return list(zip(_GRID[is_drawn].tolist(), means.tolist(), strict=True))
+    return list(zip(at[is_drawn].tolist(), means.tolist(), strict=True))
 
 
 def _patches_of(study: Study, taxonomy: str) -> Record | None:
