@@ -62,7 +62,8 @@ def said_of(rows: Sequence[Row]) -> str:
             return (
                 "no part was found to break one class more than random changes of equal harm do; "
                 f"the largest difference is {_points(first)} ({_named(first['broken'])} beyond "
-                f"{_named(first['spared'])}, {part_words(first['part'])}){_unreached(rows)}."
+                f"{_named(first['spared'])}, {part_words(first['part'])}{_chance(first)})"
+                f"{_unreached(rows)}."
             )
         case Finding.OUT_OF_REACH:
             return (
@@ -107,6 +108,16 @@ def _left(row: Row) -> str:
     return (
         f"with the twin's, {percent(row['kept_broken'])} of {broken} is left; random changes that "
         f"break as much of {spared} leave {percent(row['random_broken'])}"
+    )
+
+
+def _chance(row: Row) -> str:
+    """Why a difference whose interval over groups lies above 0 may still be chance."""
+    if row["scatter"] is None or row["p_value"] is None:
+        return ""
+    return (
+        f"; single random directions differ by {100 * row['scatter']:.0f} points, "
+        f"p = {row['p_value']:.2f}"
     )
 
 
