@@ -86,7 +86,8 @@ def depends(row: Row) -> str:
 
 
 def _specific(row: Row) -> str:
-    crude = "" if row["crude"] is None else f"; kinds not held equal: {100 * row['crude']:.0f}"
+    value = row["crude"]
+    crude = "" if value is None else f"; crude, kinds not held equal: {100 * value:.0f} points"
     chance = "" if row["p_value"] is None else f"p = {row['p_value']:.3f}, "
     return (
         f"{depends(row)}: {_left(row)}, {_points(row)} more ({chance}within kind of text{crude})."

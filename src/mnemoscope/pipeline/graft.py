@@ -520,7 +520,7 @@ def _walked(loaded: Loaded, task: Task, walk: Walk) -> pl.DataFrame:
     members = members[[len(np.unique(groups[one > 0])) >= FEWEST_GROUPS for one in members]]
     left, whole = members @ twin, members.sum(axis=1)
     least = np.minimum(left, members @ flip)
-    seed = loaded.study.settings.graft.seed * 1000 + walk.draw
+    seed = loaded.study.settings.graft.seed * 10_000 + walk.draw
     change = loaded.pairs[INTO_MODEL].walk(walk.part, control=walk.control, seed=seed)
     found: dict[float, _Judged] = {}
 
