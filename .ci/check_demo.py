@@ -22,7 +22,9 @@ for sample in samples:
     logits = rows.filter(pl.col("source") == "logits")["min_f1"].item()
     assert logits > 0.5, (sample, logits)  # the positive control must see memorization
 grafts = pl.read_parquet(study / "graft.parquet")
-assert set(grafts["control"]) == {"twin", "random"}, "grafts lack their control"
+assert set(grafts["control"]) == {"twin", "flip"}, "grafts lack their flip"
+walks = pl.read_parquet(study / "graft_curves.parquet")
+assert set(walks["control"]) == {"random", "spectrum", "permuted"}, "grafts lack their walks"
 assert (study / "decisiveness.safetensors").stat().st_size > 10_000
 page = (study / "report.html").read_text(encoding="utf-8")
 assert page.rstrip().endswith("</html>"), "the report is cut short"

@@ -339,8 +339,8 @@ def grafts(lms: dict[str, LanguageModel], windows: pl.DataFrame) -> list[dict[st
         mine = is_a if own == "A" else ~is_a
         known = {half: verdicts(lms[half], tokens) for half in HALVES}
         asked = np.flatnonzero((mine & known[own]) | (~mine & known[other]))
-        margin = np.zeros(len(asked))
-        tried = Tried((~mine[asked]).astype(np.int64), documents[asked], margin, 2)
+        kinds = np.zeros(len(asked), dtype=np.int64)
+        tried = Tried((~mine[asked]).astype(np.int64), documents[asked], kinds, 2)
         for row in grafts_by_part(pair, tried, partial(verdicts, lms[own], tokens[asked])):
             rows.append({"into": own, **row})
             print(f"{own} <- {other} {row['part']}: {row['twin'][0].value:.3f}, random "

@@ -5,35 +5,55 @@ python benchmarks/graft_page.py STUDY --write docs/graft.md [--name NAME]
 """
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pages import show_tables, table_of
 
 import mnemoscope as ms
 from mnemoscope.benchmark.published import published_table
+from mnemoscope.pipeline.causes import FINDINGS, GRAFT_SPECIFICITY_FILE, by_weight, finding_of
 from mnemoscope.pipeline.label import samples_of
-from mnemoscope.report.content import graft_of
+from mnemoscope.report.grafts import graft_of
 from mnemoscope.stats import Estimate
 from mnemoscope.words import interval, percent, points
 
 
 def parts(study: ms.Study, taxonomy: str) -> str:
-    """A line a part: of each class what survives, beside the control, and what is specific."""
+    """A line a part: what survives of each class, and its strongest finding."""
     view = graft_of(study, taxonomy)
-    if view is None:
-        raise SystemExit(f"{study.folder}: no grafts of '{taxonomy}'. Run: mnemoscope graft")
-    columns, rows = ["part of the reference"], []
-    for name in view["classes"]:
-        columns += [f"{name}: kept, %", "any change", "specific, points"]
+    if view is None or view["first"] is None:
+        raise SystemExit(f"{study.folder}: no grafts of two classes of '{taxonomy}'.")
+    rows = []
     for row in view["rows"]:
-        cells = []
-        for cell in row["cells"]:
-            kept = f"{percent(cell['twin'].value, unit=False)} {interval(cell['twin'])}"
-            specific = f"{points(cell['specific'].value)} {interval(cell['specific'])}"
-            cells += [kept, percent(cell["control"], unit=False), specific]
-        losses = [f"{row[name]:+.2f}".replace("-", "−") for name in ("loss", "control_loss")]
-        rows.append([f"`{row['part']}`", *cells, *losses])
-    return table_of([*columns, "loss elsewhere, nats", "any change"], rows)
+        kept = [f"{percent(one.value, unit=False)} {interval(one)}".strip() for one in row["cells"]]
+        losses = [
+            "–" if one is None else f"{one:+.2f}".replace("-", "−")
+            for one in (row["loss"], row["random_loss"])
+        ]
+        rows.append([f"`{row['part']}`", *kept, *_finding(row["found"]), *losses])
+    columns = [f"{name} left, %" for name in view["classes"]]
+    losses = ("loss elsewhere, nats", "random changes")
+    return table_of(["part of the reference", *columns, *_FINDING, *losses], rows)
+
+
+_FINDING = ("finding", "random changes leave, %", "difference, points", "p", "crude", "over flip")
+
+
+def _finding(row: Mapping[str, Any]) -> list[str]:
+    """The cells of a row of `graft_specificity.parquet`."""
+    whole, crude, flip = (
+        f"{points(one.value)} {interval(one)}".strip()
+        for one in (
+            Estimate.of(row, "specific", ends=""),
+            Estimate.of(row, "crude"),
+            Estimate.of(row, "over_flip"),
+        )
+    )
+    chance = "–" if row["p_value"] is None else f"{row['p_value']:.3f}"
+    said = f"{row['broken']} beyond {row['spared']}: {FINDINGS[finding_of(row)]}"
+    return [said, percent(row["random_broken"], unit=False), whole, chance, crude, flip]
 
 
 def patches(study: ms.Study, taxonomy: str) -> str:
@@ -54,26 +74,17 @@ def patches(study: ms.Study, taxonomy: str) -> str:
 
 
 def scores(study: ms.Study) -> str:
-    """A line a taxonomy, by falling causal score, min-F1 of the paper beside it."""
+    """A line a taxonomy, the strongest finding first, min-F1 of the paper beside it."""
     printed = dict(published_table().select("tax_name", "min_f1").iter_rows())
     entries = samples_of(study)
-    table = study.read("graft_scores.parquet").sort("score", descending=True, nulls_last=True)
-    columns = [
-        *("taxonomy", "causal score", "by log-probability", "permuted labels, 95 %", "p"),
-        *("part", "breaks", "spares", "min-F1 in the paper, %"),
-    ]
+    groups = study.read(GRAFT_SPECIFICITY_FILE).group_by("taxonomy", maintain_order=True)
     rows = []
-    for row in table.iter_rows(named=True):
-        score = f"{points(row['score'])} {interval((row['score'], row['low'], row['high']))}"
-        other = f"{points(row['by_logprob'])} {interval(Estimate.of(row, 'by_logprob'))}"
-        cells = [row["taxonomy"], score.strip(), other.strip(), points(row["permuted_high"])]
-        cells.append("–" if row["p_value"] is None else f"{row['p_value']:.3f}")
-        cells += [row[name] or "–" for name in ("part", "broken", "spared")]
-        entry = entries.get(row["taxonomy"])  # none of a taxonomy that a search has found
+    for row in by_weight([by_weight(one.to_dicts())[0] for _, one in groups]):
+        entry = entries.get(row["taxonomy"])  # none by truth, none of one that a search has found
         own = entry and printed.get(entry["published_name"])
-        cells.append("–" if own is None else f"{own:.1f}")
-        rows.append(cells)
-    return table_of(columns, rows)
+        cells = [row["taxonomy"], f"`{row['part']}`", *_finding(row)]
+        rows.append([*cells, "–" if own is None else f"{own:.1f}"])
+    return table_of(["taxonomy", "part", *_FINDING, "min-F1 in the paper, %"], rows)
 
 
 if __name__ == "__main__":

@@ -87,16 +87,15 @@ def lines(studies: Sequence[Study]) -> list[tuple[str, str]]:
     return [
         (
             "Do guessed and recalled text differ in mechanism?",
-            "Not shown. With the queries and keys of layer 0 taken from a twin that never saw the "
-            f"texts, the shipped model still completes {percent(qk[1], 0)} of Guess and "
-            f"{percent(qk[4])} of Recall; random changes of equal norm leave "
-            f"{percent(qk[2], 0)} and {percent(qk[5], 0)}. But equal norm is not equal harm: a "
-            "larger random change may break Recall first too, and most of Guess here is "
-            "templates, most of Recall prose and code. On SmolLM2 the untouched model's MLPs of "
+            f"Under the queries and keys of layer 0: {qk[3]}. With those of a twin that never saw "
+            f"the texts, the shipped model still completes {percent(qk[1], 0)} of Guess and "
+            f"{percent(qk[2])} of Recall; random changes that do as much harm to the other class "
+            f"differ from that by {qk[5]} points, within kinds of text "
+            "([Grafts](docs/graft.md)). On SmolLM2 the untouched model's MLPs of "
             f"layers 20 to 29 leave {percent(mlp[1], 0).split(' [')[0]} of templates and "
             f"{percent(mlp[4], 0)} of planted passages; the templates are what both models "
             "complete, so this shows no difference in mechanism either. "
-            "([Grafts](docs/graft.md), [SmolLM2](docs/appendix/graft-planted.md))",
+            "([SmolLM2](docs/appendix/graft-planted.md))",
         ),
         (
             "Does attention show memory?",

@@ -280,7 +280,7 @@ def grafts(lms: dict[str, LanguageModel], table: pl.DataFrame) -> list[dict[str,
     at = np.flatnonzero(out & np.isin(counts, asked))
     classes = np.searchsorted(asked, counts[at])
     groups = numbered_groups(table)
-    tried = Tried(classes, groups[at], np.zeros(len(at)), len(asked))
+    tried = Tried(classes, groups[at], np.zeros(len(at), dtype=np.int64), len(asked))
     pair, rows = Pair(lms["perturbed"].model, lms["standard"].model), []
     for row in grafts_by_part(pair, tried, partial(verdicts, lms["perturbed"], tokens[at])):
         rows.append({"counts": asked, **row})

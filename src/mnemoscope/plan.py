@@ -42,7 +42,14 @@ from mnemoscope.pipeline.trainings import (
     settings_of,
 )
 from mnemoscope.study.folder import STAGES, Study, check_free, is_study
-from mnemoscope.study.settings import EMBEDDED, StudySettings, check_corpus, variants
+from mnemoscope.study.settings import (
+    EMBEDDED,
+    PATCH_DRAWS,
+    SCANS_OF_A_WALK,
+    StudySettings,
+    check_corpus,
+    variants,
+)
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.taxonomy.names import Taxonomy, find_partition
@@ -208,7 +215,7 @@ def plan(settings: StudySettings, folder: Path, *, redo: bool = False) -> Plan:
     published = _find_published(known, taxonomies, shape)
     rows = [*_rows(known, cost, published)]
     if has_reference and shape is not None:
-        rows += _graft_rows(known, shape, data.n_memorized)
+        rows += _graft_rows(known, shape, data)
     n_unshared = _n_unshared(settings, possible)
     share = need.n_maps / max(1, n_unshared)
     return Plan(
@@ -861,8 +868,16 @@ def _find_cost(known: _Known, shape: ModelShape) -> Cost:
     )
 
 
-def count_grafts(settings: StudySettings, n_layers: int) -> tuple[int, int]:
-    """Grafts and patches that the settings ask for: an estimate unless they name the parts.
+class GraftCounts(NamedTuple):
+    """Tasks of the verb `graft`, each kind with its own cost."""
+
+    grafts: int
+    walks: int
+    patches: int
+
+
+def count_grafts(settings: StudySettings, n_layers: int) -> GraftCounts:
+    """What the settings ask for: an estimate unless they name the parts.
 
     A layer has five parts, and three stand outside the layers (two where embeddings are tied).
     """
@@ -870,27 +885,35 @@ def count_grafts(settings: StudySettings, n_layers: int) -> tuple[int, int]:
     n_parts = len(wanted.parts) if wanted.parts else 5 * n_layers + 3
     n_directions = len(wanted.directions)
     is_controlled = "twin_in_model" in wanted.directions
-    n_controls = len(wanted.controls) * wanted.draws if is_controlled else 0
-    of_a_part = n_directions * len({*wanted.shares, 1.0}) + n_controls
-    n_nothing = 1 + ("model_in_twin" in wanted.directions)
+    of_a_part = n_directions * len({*wanted.shares, 1.0}) + is_controlled  # flipped once
     n_blocks = min(wanted.patch_blocks, settings.sequences.length - 1)
     places = 3 * n_layers * (1 + (n_blocks if n_blocks > 1 else 0))
-    n_patches = places * n_directions * (1 + wanted.draws) if wanted.patch else 0
-    return n_nothing + n_parts * of_a_part, n_patches
+    of_a_place = n_directions * (1 + min(wanted.draws, PATCH_DRAWS))
+    return GraftCounts(
+        2 + n_parts * of_a_part,
+        n_parts * wanted.draws if is_controlled else 0,
+        places * of_a_place if wanted.patch else 0,
+    )
 
 
 def _graft_rows(
-    known: _Known, shape: ModelShape, n_memorized: int | None
+    known: _Known, shape: ModelShape, data: PlannedData
 ) -> Iterator[tuple[str, str, str]]:
     """What the verb `graft` would take; a patch runs both models."""
     settings, wanted = known.settings, known.settings.graft
-    n_grafts, n_patches = count_grafts(settings, shape.n_layers)
-    n_tried = wanted.n_sequences * sum(n_classes - 1 for _, n_classes in known.need.samples)
-    n_tried = n_tried if n_memorized is None else min(n_tried, n_memorized)
+    made = count_grafts(settings, shape.n_layers)
+    columns = set() if data.frame is None else {*data.frame.columns}
+    n_classes = sum(n - 1 for _, n in known.need.samples)
+    n_classes += 2 if {"inserted", "held_out"} & columns else 0  # by truth
+    n_tried = wanted.n_sequences * n_classes
+    n_tried = n_tried if data.n_memorized is None else min(n_tried, data.n_memorized)
     tokens = (n_tried + wanted.n_heldout) * (settings.sequences.length - 1)
-    seconds = (n_grafts + 2 * n_patches) * tokens * _seconds_a_token(known, shape)
-    made = f"{n_grafts:,}" + (f" and {n_patches:,} patches" if n_patches else "")
-    yield "grafts, by their own verb", f"{made} × at most {n_tried:,}", "none"
+    scans = made.grafts + SCANS_OF_A_WALK * made.walks + 2 * made.patches
+    seconds = scans * tokens * _seconds_a_token(known, shape)
+    walks = f", {made.walks:,} walks of about {SCANS_OF_A_WALK}" if made.walks else ""
+    patches = f", {made.patches:,} patches" if made.patches else ""
+    shown = f"{made.grafts:,}{walks}{patches} × at most {n_tried:,}"
+    yield "grafts, by their own verb", shown, "none"
     yield "time: grafts", f"at most {about(seconds)}", "none"
 
 

@@ -159,10 +159,13 @@ def test_what_a_part_breaks_by_level_is_that_beyond_its_controls():
     ids = list(range(60))
     known = table(sequence_id=ids, duplicates=[4] * 30 + [64] * 30)
 
-    def graft(part, control, survives, draw=0):
+    def graft(part, control, survives, draw=0, scale=1.0):
+        is_twin = control in ("twin", "flip")
         return pl.DataFrame(
             {"sequence_id": ids, "survives": survives, "part": part, "direction": "twin_in_model",
-             "control": control, "draw": draw, "share": 1.0}
+             "control": control, "draw": draw, "share": scale if is_twin else None,
+             "scale": None if is_twin else scale},
+            schema_overrides={"share": pl.Float64, "scale": pl.Float64},
         )  # fmt: skip
 
     made = pl.concat(
@@ -173,6 +176,9 @@ def test_what_a_part_breaks_by_level_is_that_beyond_its_controls():
             graft("mlp", "random", [False] * 60, draw=1),  # the controls break one half
             graft("qk", "twin", [False] * 60),
             graft("qk", "random", [False] * 60),
+            graft("qk", "random", [True] * 60, scale=0.8),  # of other sizes, and the flip: apart
+            graft("qk", "twin", [True] * 60, scale=0.5),
+            graft("qk", "flip", [True] * 60),
         ]
     )
     found = lost_by_level(made, known, LEVELS)

@@ -17,6 +17,8 @@ from mnemoscope.lm.graft import (
     PLACES,
     Anatomy,
     Pair,
+    _like,
+    _orthonormal,
     graft_parts,
     grafted,
     patched,
@@ -174,30 +176,118 @@ def test_neurons_are_found_where_the_mlp_is_as_wide_as_the_model_or_half_as_wide
             assert int((now[name] != own).sum()) == (width // 4 if "c_fc" in name else 0)
 
 
-def test_a_random_change_has_the_norm_of_the_twins_and_a_shuffled_one_its_entries():
+CONTROLS = ("random", "spectrum", "permuted")
+
+
+def change_by_name(model, twin, part, **options):
+    """What a graft adds to each weight, and what the twin's would; weights it leaves are zero."""
+    before = weights(model)
+    with grafted(model, twin, part, **options):
+        now = weights(model)
+    assert is_same(before, model)
+    theirs = weights(twin)
+    return {name: (now[name] - own, theirs[name] - own) for name, own in before.items()}
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_a_change_that_knows_nothing_of_the_twin_has_its_norm_times_the_share(control):
     model = build("gpt2")
-    twin, before = changed(model), weights(model)
-    for control in ("random", "shuffled"):
-        found = []
-        for seed in (0, 0, 1):
-            with grafted(model, twin, "layers.0.mlp", control=control, seed=seed):
-                found.append(weights(model))
-        for name, own in before.items():
-            theirs = dict(twin.named_parameters())[name] - own
-            change = found[0][name] - own
-            assert torch.equal(found[0][name], found[1][name])
+    twin = changed(model)
+    for share in (0.25, 1.0, 3.0):
+        made = {"control": control, "seed": 4, "share": share}
+        found = change_by_name(model, twin, "layers.0.mlp", **made)
+        again = change_by_name(model, twin, "layers.0.mlp", **made)
+        other = change_by_name(model, twin, "layers.0.mlp", **made | {"seed": 5})
+        for name, (change, theirs) in found.items():
+            assert torch.equal(change, again[name][0])
             if not name.startswith("transformer.h.0.mlp"):
                 assert not change.any()
                 continue
-            assert not torch.equal(found[0][name], found[2][name])
-            torch.testing.assert_close(change.norm(), theirs.norm(), rtol=1e-3, atol=0)
-            if control == "shuffled":
-                entries = (one.flatten().abs().sort().values for one in (change, theirs))
-                torch.testing.assert_close(*entries, rtol=0, atol=1e-5)
-    assert is_same(before, model)
+            assert not torch.equal(change, other[name][0])
+            torch.testing.assert_close(change.norm(), share * theirs.norm(), rtol=1e-3, atol=0)
 
 
-@pytest.mark.parametrize("control", ["random", "shuffled"])
+@pytest.mark.parametrize("control", [*CONTROLS, "flip", "twin"])
+def test_a_change_has_one_direction_at_every_size(control):
+    model = build("llama")
+    twin = changed(model)
+    parts = ["layers.0.qk", "norms"]
+    walk = Pair(model, twin).walk(parts, control=control, seed=3)
+    once = change_by_name(model, twin, parts, control=control, seed=3)
+    before = weights(model)
+    for share in (0.125, 1.0, 2.5):
+        with walk(share):
+            now = weights(model)
+        assert is_same(before, model)
+        for name, own in before.items():
+            wanted = share * once[name][0]
+            torch.testing.assert_close(now[name] - own, wanted, rtol=1e-3, atol=1e-5)
+
+
+def test_flip_and_twin_lie_on_either_side_of_the_model():
+    model = build("gpt2")
+    twin = changed(model)
+    for share in (0.5, 1.0):
+        there = change_by_name(model, twin, "all", share=share)
+        away = change_by_name(model, twin, "all", control="flip", share=share)
+        for name, (change, theirs) in there.items():
+            torch.testing.assert_close(change, share * theirs, rtol=1e-3, atol=1e-6)
+            torch.testing.assert_close(change, -away[name][0], rtol=1e-3, atol=1e-6)
+
+
+def test_the_same_spectrum_with_other_singular_vectors():
+    """Outside oracle: numpy's decomposition. The directions are uniform: their overlaps are."""
+    model = build("llama")
+    twin = changed(model, lambda name: "layers.0.mlp" in name)
+    with torch.no_grad():  # of rank 2: a Gaussian has every rank
+        weight = twin.model.layers[0].mlp.up_proj.weight
+        low = torch.randn(weight.shape[0], 2) @ torch.randn(2, weight.shape[1])
+        weight.copy_(model.model.layers[0].mlp.up_proj.weight + low)
+    found = change_by_name(model, twin, "layers.0.mlp", control="spectrum")
+    for name, (change, theirs) in found.items():
+        if "layers.0.mlp" in name:
+            own, wanted = (np.linalg.svd(one.numpy().astype(float)) for one in (change, theirs))
+            np.testing.assert_allclose(own[1], wanted[1], rtol=1e-3, atol=1e-4)
+            assert abs(own[0][:, 0] @ wanted[0][:, 0]) < 0.6
+    stack = torch.randn(3, 8, 5)
+    made = _like(stack, "spectrum", torch.Generator().manual_seed(0))
+    for one, other in zip(made.numpy(), stack.numpy(), strict=True):
+        wanted = np.linalg.svd(other, compute_uv=False)
+        np.testing.assert_allclose(np.linalg.svd(one, compute_uv=False), wanted, rtol=1e-4)
+
+
+def test_singular_vectors_are_uniform():
+    """Of a Haar matrix of size n each entry has mean 0, variance 1/n and no favoured sign."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = _orthonormal((4000, 6, 6), generator)
+    torch.testing.assert_close(drawn.mT @ drawn, torch.eye(6).expand(4000, 6, 6), **NEAR)
+    assert float(drawn.mean(dim=0).abs().max()) < 5 / (6 * 4000) ** 0.5
+    variance = drawn.square().mean(dim=0)
+    torch.testing.assert_close(variance, torch.full((6, 6), 1 / 6), rtol=0.1, atol=0)
+    assert float(drawn.diagonal(dim1=1, dim2=2).sum(dim=1).mean().abs()) < 0.1  # tr: mean 0, var 1
+
+
+NEAR = {"rtol": 0, "atol": 1e-5}
+
+
+def test_permuted_changes_have_the_twins_rows_and_columns_in_another_order():
+    model = build("llama")
+    twin = changed(model)
+    found = change_by_name(model, twin, ["layers.0.mlp", "norms"], control="permuted")
+    for name, (change, theirs) in found.items():
+        if "layers.0.mlp" in name:
+            assert not torch.equal(change, theirs)
+            for axis in (0, 1):
+                norms = (one.norm(dim=axis).sort().values for one in (change, theirs))
+                torch.testing.assert_close(*norms, rtol=1e-3, atol=1e-4)
+            entries = (one.flatten().sort().values for one in (change, theirs))
+            torch.testing.assert_close(*entries, rtol=0, atol=1e-5)
+        elif name == "model.norm.weight":
+            entries = (one.abs().sort().values for one in (change, theirs))
+            torch.testing.assert_close(*entries, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("control", CONTROLS)
 def test_in_half_precision_the_norm_is_that_after_rounding(control):
     """A twin less than half a step of bfloat16 away: noise of that size would be rounded off."""
     model = build("llama").to(torch.bfloat16)
@@ -208,21 +298,23 @@ def test_in_half_precision_the_norm_is_that_after_rounding(control):
             steps = torch.rand(weight.shape, generator=generator) < 0.3
             weight.copy_(torch.where(steps, weight.float() * 1.008, weight.float()))
     theirs = weights(twin)
-    with grafted(model, twin, "layers.0.mlp", control=control):
-        for name in (one for one in before if "layers.0.mlp" in one):
-            change, wanted = (
-                (one[name].float() - before[name].float()).norm()
-                for one in (weights(model), theirs)
-            )
-            assert float(change / wanted) == pytest.approx(1, abs=0.05)
+    for share in (1.0, 2.0):
+        with grafted(model, twin, "layers.0.mlp", control=control, share=share):
+            for name in (one for one in before if "layers.0.mlp" in one):
+                change, wanted = (
+                    (one[name].float() - before[name].float()).norm()
+                    for one in (weights(model), theirs)
+                )
+                assert float(change / wanted) == pytest.approx(share, rel=0.05)
+    assert is_same(before, model)
 
 
-def test_a_change_that_is_the_same_everywhere_is_shuffled_too():
+def test_a_change_that_is_the_same_everywhere_is_permuted_too():
     model = build("llama")
     twin = copy.deepcopy(model)
     with torch.no_grad():
         twin.model.norm.weight.add_(0.1)
-    with grafted(model, twin, "norms", control="shuffled"):
+    with grafted(model, twin, "norms", control="permuted"):
         assert not torch.equal(model.model.norm.weight, twin.model.norm.weight)
 
 
@@ -483,6 +575,9 @@ def test_parts_that_are_not_there_and_models_that_cannot_lend_them_are_refused()
             pass
     with pytest.raises(UserError, match="offloaded"):
         graft_parts(away)
+    for share in (0.0, -1.0, float("inf")):
+        with pytest.raises(UserError, match="positive"), grafted(model, twin, "qk", share=share):
+            pass
     with pytest.raises(UserError, match="one object"), patched(model, model, "mlp", 0):
         pass
     for options, words in (

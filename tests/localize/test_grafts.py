@@ -1,150 +1,155 @@
-"""Statistics of grafts against closed forms and simulations of known truth."""
+"""Comparisons of classes under grafts: closed forms, and simulated studies of known truth."""
 
-from dataclasses import replace
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mnemoscope.localize.grafts import (
+    Finding,
+    Part,
     Tried,
-    causal_score,
-    imbalance,
+    Walk,
+    _at_level,
+    _holm,
+    compare_classes,
     kept_by_class,
-    overlap_weights,
-    specificities,
+    kind_weights,
 )
 
-N, GROUPS, PARTS = 400, 100, 6
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from graft_verdicts import World, simulate  # a script, beside its helpers
 
 
-def tried(seed=0, *, n=N, classes=2, firmer=1.0):
-    """Groups of four sequences; a group has one class, and its margin leans on the class."""
-    generator = np.random.default_rng(seed)
-    groups = np.arange(n) // 4
-    labels = groups % classes
-    gap = generator.gamma(2 + firmer * labels, 1.0)
-    return Tried(labels, groups, gap, classes), gap, generator
+def column(*values):
+    return np.array(values, dtype=np.float64)[:, None]
 
 
-def single(classes, groups):
-    """Sequences without a margin."""
-    return Tried(classes, groups, np.zeros(len(classes)), int(classes.max()) + 1)
+@pytest.mark.parametrize(
+    ("level", "expected"),
+    [
+        (0.75, 0.9),  # half way between two steps
+        (0.5, 0.8),
+        (1.0, 1.0),
+        (0.25, 0.45),  # half way from 0.8 to 0.1
+        (0.0, 0.1),
+        (-0.02, 0.1),  # the path ends a little above
+        (-0.2, np.nan),  # and never comes so far
+    ],
+)
+def test_values_are_read_in_proportion_where_the_path_is_at_the_level(level, expected):
+    found = _at_level(column(1, 0.5, 0), np.array([level]), column(1, 0.8, 0.1))
+    np.testing.assert_allclose(found, [expected])
 
 
-def losses(held, seed=0, effect=0.3):
-    """What parts break: as the margin wants, and part 2 more of class 1 where it is held there."""
-    one, gap, generator = tried(seed)
-    by_group = generator.normal(0, 0.2, (N // 4, PARTS))[one.groups]  # relatives break alike
-    lost = 0.4 - 0.05 * gap[:, None] + by_group + generator.normal(0, 0.2, (N, PARTS))
-    lost[:, 2] += effect * held * (one.classes == 1)
-    return lost, one
+def test_the_last_place_at_a_level_counts_against_a_finding():
+    # The spared class stays whole for two steps while the other breaks.
+    found = _at_level(column(1, 1, 0.5), np.array([1.0]), column(1, 0.6, 0.2))
+    np.testing.assert_allclose(found, [0.6])
 
 
-def test_bins_hold_sixteenths_of_the_margin():
-    one = Tried(np.zeros(320, dtype=np.int64), np.arange(320), -np.arange(320.0) % 321, 1)
-    assert np.bincount(one.bins).tolist() == [20] * 16
+def test_holm_gives_what_p_adjust_of_r_gives():
+    found = _holm([0.01, 0.04, 0.03, 0.005, 0.5])
+    np.testing.assert_allclose(found, [0.04, 0.09, 0.09, 0.025, 0.5])
 
 
-def test_overlap_weights_give_every_class_the_same_bins():
-    one, _, _ = tried()
-    half = one.groups % 4 < 2
-    for among in (None, half, ~half):
-        weights = overlap_weights(one, among)
-        shares = [
-            np.bincount(one.bins[one.classes == index], weights[one.classes == index], minlength=16)
-            for index in range(2)
-        ]
-        np.testing.assert_allclose(*shares)
-        assert shares[0].sum() == pytest.approx(1)
-        assert among is None or not weights[~among].any()
-    apart = Tried(np.array([0, 0, 1]), np.arange(3), np.array([0, 0, 9.0]), 2)
-    assert overlap_weights(apart).tolist() == [0, 0, 0]
+def test_within_kinds_both_classes_have_the_same_kinds():
+    classes = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+    kinds = np.array([0, 0, 0, 1, 0, 1, 1, 2])
+    weights = kind_weights(Tried(classes, np.arange(8), kinds, 2), (0, 1))
+    shares = [np.bincount(kinds[classes == one], weights[classes == one], 3) for one in (0, 1)]
+    np.testing.assert_allclose(*shares)
+    # A kind's share is the smaller of 3/4 and 1/4, of 1/4 and 2/4, of 0 and 1/4.
+    np.testing.assert_allclose(shares[0], [0.5, 0.5, 0])
+    apart = Tried(classes, np.arange(8), classes, 2)
+    assert not kind_weights(apart, (0, 1)).any()
 
 
-def test_matching_takes_the_margin_off():
-    """Survival decided by the margin's bin alone: classes differ plainly, and not when matched."""
-    one, _, _ = tried(n=4000)
-    survives = (one.bins >= 8)[:, None]
-    kept = kept_by_class(survives, one, seed=0)
-    assert abs(kept.survive[0, 0] - kept.survive[1, 0]) > 0.1
-    assert kept.matched[0, 0] == pytest.approx(kept.matched[1, 0])
-    assert imbalance(one) < 0.1
+def planted(*, flip_too=False, kinds=None, n=200, n_walks=12):
+    """A part that breaks two fifths more of class 1 than of class 0; directions do not."""
+    rng = np.random.default_rng(0)
+    classes = np.repeat([0, 1], n)
+    breaks_at = rng.permuted(np.tile(np.linspace(0.5, 4, n), (n_walks, 2, 1)), axis=2)
+    scales = 1.25 ** np.arange(-4.0, 8)
+    walks = [Walk(scales, scales[:, None] < one.ravel()) for one in breaks_at]
+    half = rng.permuted(np.tile(np.arange(n) < n // 2, (2, 1)), axis=1)
+    twin = half.copy()
+    twin[1] = np.arange(n) % 10 == 0
+    flip = twin if flip_too else half
+    tried = Tried(classes, np.arange(2 * n), np.zeros(2 * n, int) if kinds is None else kinds, 2)
+    return [Part("one", twin.ravel(), flip.ravel(), walks)], tried
 
 
-def test_intervals_are_those_of_groups():
-    """Closed form: relatives survive together, so the mean's error is that of groups of four."""
-    generator = np.random.default_rng(0)
-    groups = np.arange(800) // 4
-    survives = (generator.random(200) < 0.5)[groups][:, None]
-    kept = kept_by_class(survives, single(np.zeros(800, dtype=np.int64), groups), seed=0)
-    error = np.sqrt(survives.mean() * (1 - survives.mean()) / 200)
-    assert kept.high[0, 0] - kept.low[0, 0] == pytest.approx(2 * 1.96 * error, rel=0.1)
+def test_a_part_that_breaks_one_class_beyond_equal_harm_is_specific():
+    into_0, into_1 = compare_classes(*planted(), seed=0)
+    assert (into_1.broken, into_1.spared, into_1.finding) == (1, 0, Finding.SPECIFIC)
+    # Directions leave half of both; the twin half of one and a tenth of the other.
+    assert into_1.random_broken == pytest.approx(0.5, abs=0.02)
+    assert into_1.value.value == pytest.approx(0.4, abs=0.02)
+    assert into_1.at_equal_total.value == pytest.approx(0.4, abs=0.02)
+    assert into_0.finding is Finding.ALIKE
+    assert into_0.value.value < 0
 
 
-def test_no_interval_and_no_score_under_ten_groups():
-    classes = np.repeat([0, 1], [400, 40])
-    groups = np.concatenate([np.arange(400), 400 + np.arange(40) // 5])
-    one = single(classes, groups)
-    kept = kept_by_class(np.ones((440, 1), dtype=bool), one, seed=0)
-    assert np.isnan([kept.low[0, 0], kept.high[1, 0]]).all()
-    found = causal_score(np.random.default_rng(0).random((440, 2)), one, seed=0)
-    assert found.score.value is None
-    assert found.n_groups == 8
+def test_what_the_flip_does_too_is_no_sign_of_the_twin():
+    found = compare_classes(*planted(flip_too=True), seed=0)[1]
+    assert found.finding is Finding.EITHER_WAY
+    assert found.over_flip.value == pytest.approx(0.0)
 
 
-def test_groups_of_several_classes_have_a_score_too():
-    """Pairs of one sequence of each class: no group has a commonest class of its own."""
-    classes, groups = np.arange(80) % 2, np.arange(80) // 2
-    lost = np.random.default_rng(0).normal(size=(80, 3))
-    lost[:, 1] += 3 * (classes == 0)
-    found = causal_score(lost, single(classes, groups), seed=0, n_permutations=40)
-    assert (found.part, found.broken, found.spared) == (1, 0, 1)
-    assert found.takes_a_side
+def test_without_a_kind_in_common_or_with_few_directions_there_is_no_verdict():
+    parts, tried = planted(kinds=np.repeat([0, 1], 200))
+    assert {one.finding for one in compare_classes(parts, tried, seed=0)} == {Finding.FEW}
+    parts, tried = planted(n_walks=5)
+    assert {one.finding for one in compare_classes(parts, tried, seed=0)} == {Finding.FEW}
 
 
-def test_a_part_that_holds_a_class_is_found_and_measured():
-    lost, one = losses(held=True)
-    found = causal_score(lost, one, seed=0)
-    assert (found.part, found.broken, found.spared) == (2, 1, 0)
-    assert found.takes_a_side
-    assert found.agreement >= 0.8
-    assert found.score.value == pytest.approx(0.3, abs=0.1)
-    assert found.p_value < 0.01
-    specific = {(index, part): got for index, part, _, got in specificities(lost, one, seed=0)}
-    assert specific[1, 2].low > 0
-    weights = overlap_weights(one)
-    means = [weights[one.classes == index] @ lost[one.classes == index] for index in range(2)]
-    by_hand = [specific[1, part].value for part in range(PARTS)]
-    assert by_hand == pytest.approx(means[1] - means[0])
-    assert specific[1, 2].value == pytest.approx(-specific[0, 2].value)
-
-
-def test_where_no_part_holds_a_class_the_score_is_zero_on_average():
-    """The mean of many studies within two standard errors of 0, hardly a side taken."""
-    found = [
-        causal_score(*losses(held=False, seed=seed), seed=seed, n_permutations=40)
-        for seed in range(14)
+def test_where_no_random_change_breaks_as_much_nothing_is_said():
+    parts, tried = planted()
+    short = [
+        walk._replace(scales=walk.scales[:2], survives=walk.survives[:2]) for walk in parts[0].walks
     ]
-    values = np.array([one.score.value for one in found])
-    assert abs(values.mean()) <= 2 * values.std() / np.sqrt(len(values))
-    assert sum(one.takes_a_side for one in found) <= 1
+    found = compare_classes([parts[0]._replace(walks=short)], tried, seed=0)
+    assert {one.finding for one in found} == {Finding.OUT_OF_REACH}
 
 
-def test_a_class_that_is_held_more_firmly_is_no_other_mechanism():
-    """Survival decided by the gap alone, one class much firmer: matched, or no side is taken."""
-    sides = 0
-    for seed in range(12):
-        one, gap, generator = tried(seed, n=600, firmer=6.0)
-        one = replace(one, groups=np.arange(600))
-        breaks = generator.random((600, PARTS)) < 1 / (1 + np.exp(gap - 4))[:, None]
-        found = causal_score(breaks.astype(float), one, seed=seed, n_permutations=40)
-        sides += found.takes_a_side
-    assert sides <= 1
+def test_shares_kept_are_means_with_their_interval_around_them():
+    classes = np.repeat([0, 1], 50)
+    survives = np.stack([np.arange(100) % 2 == 0, np.arange(100) < 75], axis=1)
+    kept = kept_by_class(survives, Tried(classes, np.arange(100), np.zeros(100, int), 2), seed=0)
+    np.testing.assert_allclose(kept.survive, [[0.5, 1.0], [0.5, 0.5]])
+    assert (kept.low[:, 0] < 0.5).all()
+    assert (kept.high[:, 0] > 0.5).all()
 
 
-def test_the_interval_covers_the_truth():
-    found = [
-        causal_score(*losses(held=True, seed=seed), seed=seed, n_permutations=1).score
-        for seed in range(40)
+# Studies of known truth. benchmarks/graft_verdicts.py asks many more, in more worlds.
+
+WORLD = World(n=150, n_walks=10)
+
+
+@pytest.mark.parametrize("size", [0.8, 1.22, 2.0])
+def test_class_blind_twins_of_any_size_are_hardly_ever_called_specific(size):
+    found = [simulate(WORLD, seed, size=size) for seed in range(12)]
+    assert sum(one.finding is Finding.SPECIFIC for study in found for one in study) <= 1
+
+
+def test_a_true_difference_of_30_points_is_mostly_seen_and_named_rightly():
+    found = [simulate(World(), seed, size=1.22, effect=0.3) for seed in range(8)]
+    named = [
+        (one.broken, one.spared)
+        for study in found
+        for one in study
+        if one.finding is Finding.SPECIFIC
     ]
-    assert sum(one.low <= 0.3 <= one.high for one in found) >= 34
+    assert len(named) >= 6
+    assert set(named) == {(1, 0)}
+
+
+def test_a_difference_of_firmness_alone_is_none_though_equal_norm_shows_one():
+    """What the withdrawn rule called a difference: one class breaks first under any change."""
+    world = World(firmness=(2.5, 1.0))
+    for seed in range(4):
+        for one in simulate(world, seed, size=1.22):
+            assert one.finding is not Finding.SPECIFIC
+            assert abs(one.kept_broken - one.kept_spared) > 0.25

@@ -13,7 +13,7 @@ from mnemoscope.errors import UserError
 from mnemoscope.lm.graft import KINDS, OUTSIDE
 from mnemoscope.maps.format import StoreMeta
 from mnemoscope.maps.store import MapWriter
-from mnemoscope.pipeline.graft import grafts_of, patches_of
+from mnemoscope.pipeline.graft import grafts_of, patches_of, walks_of
 from mnemoscope.plan import (
     Plan,
     bound_need,
@@ -109,16 +109,19 @@ def test_as_many_grafts_are_planned_as_are_made(wanted) -> None:
     """Two layers of five parts and three outside them."""
     settings = chosen(graft=wanted)
     parts = [f"layers.{at}.{one}" for at in (0, 1) for one in KINDS] + [*OUTSIDE]
-    grafts = list(grafts_of(settings.graft, settings.graft.parts or parts))
+    wanted_parts = settings.graft.parts or parts
+    grafts = list(grafts_of(settings.graft, wanted_parts))
+    walks = list(walks_of(settings.graft, wanted_parts))
     patches = list(patches_of(settings.graft, 2, n_read=63))
-    assert count_grafts(settings, 2) == (len(grafts), len(patches))
+    assert count_grafts(settings, 2) == (len(grafts), len(walks), len(patches))
 
 
 def test_grafts_have_a_line_where_there_is_a_reference(tmp_path) -> None:
     with_twin = chosen(capture={"reference": "EleutherAI/pythia-12b-deduped@step1000"})
     rows = rows_of(with_twin, tmp_path / "study")
-    n_grafts, _ = count_grafts(with_twin, 36)
-    assert rows["grafts, by their own verb"].startswith(f"{n_grafts:,} × at most ")
+    made = count_grafts(with_twin, 36)
+    shown = f"{made.grafts:,}, {made.walks:,} walks of about 5 × at most "
+    assert rows["grafts, by their own verb"].startswith(shown)
     assert rows["time: grafts"].startswith("at most about ")
 
 

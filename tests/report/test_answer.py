@@ -86,27 +86,23 @@ def test_one_sentence_says_what_the_clearest_taxonomy_shows(
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("finding", "said"),
     [
-        ({}, "Recall depends on the queries and keys of layer 0 more than Guess does; attention "),
-        ({"agreement": 0.4}, "Memorized classes depend on different parts of the model; "),
-        ({"differs": False}, "Once sequences that the model holds equally firmly are compared, "),
-        ({"imbalance": 0.9}, "Whether memorized classes need different parts of the model cannot "),
-        (
-            {"differs": False, "by_logprob_imbalance": None},
-            "Whether memorized classes need different parts of the model cannot ",
-        ),
-        ({"draws": 1}, "Whether memorized classes need different parts of the model cannot be "),
+        ("SPECIFIC", "Recall depends on the queries and keys of layer 0 more than Guess does, "),
+        ("EITHER_WAY", "Recall breaks more than Guess along one direction of "),
+        ("ALIKE", "No part of the model was found to break one memorized class more than random "),
+        ("OUT_OF_REACH", "Whether memorized classes need different parts of the model cannot "),
+        ("FEW", "Whether memorized classes need different parts of the model cannot "),
     ],
 )
 def test_the_sentence_begins_with_what_grafts_decide(
-    content, build_taxonomy, changed, said
+    content, build_taxonomy, finding, said
 ) -> None:
-    score = {"broken": "Recall", "spared": "Guess", "part": "layers.0.qk", "differs": True}
-    score |= {"draws": 10, "imbalance": 0.0, "agreement": 1.0, "low": 0.1}
-    score |= {"score": 0.2, "permuted_high": 0.1} | changed
-    graft = {"score": score}
-    taxonomies = [build_taxonomy(n_layers=1, graft={"score": None}), build_taxonomy(graft=graft)]
+    row = {"broken": "Recall", "spared": "Guess", "part": "layers.0.qk", "specific": 0.1}
+    grafts = [{"first": None}, {"first": row | {"finding": finding}}]
+    if finding == "SPECIFIC":
+        grafts.append({"first": row | {"finding": "ALIKE", "specific": 0.9}})
+    taxonomies = [build_taxonomy(n_layers=1, graft=one) for one in grafts]
     assert conclusion(replace(content, taxonomies=taxonomies)).startswith(said)
 
 

@@ -6,93 +6,152 @@ from types import SimpleNamespace
 import polars as pl
 import pytest
 
-from mnemoscope.pipeline.graft import _SCORES, _SPECIFICITY, graft_statements
-from mnemoscope.report.content import graft_of
+from mnemoscope.localize.grafts import Finding
+from mnemoscope.pipeline.causes import graft_statements
+from mnemoscope.pipeline.graft import _SPECIFICITY
+from mnemoscope.report.grafts import graft_of
 from mnemoscope.report.tables import graft_tables
 from mnemoscope.study.settings import StudySettings
 
 TAXONOMY = "Non-Memo, Guess, Recall"
-PARTS = ("layers.0.qk", "layers.3.mlp")
-SURVIVE = {
-    "Guess": {"twin": 0.78, "random": 0.9, "shuffled": 0.7},
-    "Recall": {"twin": 0.04, "random": 0.44, "shuffled": 0.24},
-}
-EVERY = {"taxonomy": TAXONOMY, "draw": 0, "share": 1.0, "n": 250, "n_groups": 120}
+PARTS = ("layers.3.mlp", "layers.0.qk")
+TWIN = {"Guess": 0.78, "Recall": 0.04}
+SIZES = {"n": 250, "n_groups": 120}
 
 
 def graft_rows():
-    for name, shares in SURVIVE.items():
-        for control, share in shares.items():
-            for part in PARTS:
-                yield EVERY | {
-                    **{"class": name, "part": part, "control": control},
-                    **{"direction": "twin_in_model", "survive": share, "low": share - 0.03},
-                    **{"high": share + 0.03, "heldout_loss": 3.4},
+    for name, whole in TWIN.items():
+        for part in PARTS:
+            for control, share in (("twin", 0.5), ("twin", 1.0), ("flip", 1.0)):
+                left = 1 - (1 - whole) * (share if control == "twin" else 0.5)
+                yield SIZES | {
+                    **{"taxonomy": TAXONOMY, "class": name, "part": part, "control": control},
+                    **{"direction": "twin_in_model", "survive": left, "low": left - 0.03},
+                    **{"high": left + 0.03, "heldout_loss": 3.4, "share": share},
                 }
     for part, share in (("", 0.0), ("layers.3.mlp", 0.015)):
-        yield EVERY | {
-            **{"class": "Recall", "part": part, "control": "twin", "survive": share},
-            **{"direction": "model_in_twin", "low": 0.0, "high": 0.03, "heldout_loss": 3.5},
+        yield SIZES | {
+            **{"taxonomy": TAXONOMY, "class": "Recall", "part": part, "control": "twin"},
+            **{"direction": "model_in_twin", "survive": share, "low": 0.0, "high": 0.03},
+            **{"heldout_loss": 3.5, "share": 1.0},
         }
 
 
-def score(**changes):
-    row = {
-        **{"taxonomy": TAXONOMY, "n_classes": 2, "n_groups": 120, "draws": 3, "score": 0.38},
-        **{"low": 0.27, "high": 0.49, "permuted": 0.02, "permuted_high": 0.15, "p_value": 0.005},
-        **{"imbalance": 0.05, "agreement": 1.0, "differs": True},
-        **{"by_logprob": 0.3, "by_logprob_low": 0.2, "by_logprob_high": 0.4},
-        **{"by_logprob_imbalance": 0.05},
-        **{"part": "layers.0.qk", "broken": "Recall", "spared": "Guess"},
-    }
-    return pl.DataFrame([row | changes], schema=_SCORES)
+def curve_rows():
+    """Two directions under which both classes break alike."""
+    for part in PARTS:
+        for draw in (0, 1):
+            for scale, left in ((1.0, 0.9), (1.25, 0.5), (1.5625, 0.1)):
+                for name in TWIN:
+                    yield {
+                        **{"taxonomy": TAXONOMY, "class": name, "part": part, "control": "random"},
+                        **{"draw": draw, "scale": scale, "survive": left, "heldout_loss": 3.3},
+                    }
 
 
-SPECIFIC = pl.DataFrame(
-    [
-        {
-            **{"taxonomy": TAXONOMY, "class": name, "part": part, "lost": 0.3},
-            **{"specificity": sign * value, "low": sign * value - 0.1, "high": sign * value + 0.1},
-        }
-        for name, sign in (("Guess", -1), ("Recall", 1))
-        for part, value in zip(PARTS, (0.277, 0.048), strict=True)
-    ],
-    schema=_SPECIFICITY,
-)
+def specific(finding=Finding.SPECIFIC, **changes):
+    rows = []
+    for part, value in zip(PARTS, (0.048, 0.277), strict=True):
+        for pair, sign in ((("Recall", "Guess"), 1), (("Guess", "Recall"), -1)):
+            rows.append(
+                {
+                    **{"taxonomy": TAXONOMY, "is_found": False, "part": part, "broken": pair[0]},
+                    **{"spared": pair[1], "n_walks": 16, "largest_scale": 2.4, "kept_broken": 0.04},
+                    **{"kept_spared": 0.78, "random_broken": 0.04 + sign * value},
+                    **{"specific": sign * value, "low": sign * value - 0.1},
+                    **{
+                        "high": sign * value + 0.1,
+                        "crude": 0.31,
+                        "p_value": 0.004,
+                        "scatter": 0.09,
+                    },
+                    **{"over_flip": 0.2, "over_flip_low": 0.1, "over_flip_high": 0.3},
+                    "finding": Finding.ALIKE.name,
+                }
+            )
+    rows[2] |= {"finding": finding.name} | changes
+    if finding in (Finding.OUT_OF_REACH, Finding.FEW):
+        blank = {"specific": None, "p_value": None, "random_broken": None, "crude": None}
+        rows = [row | blank | {"finding": finding.name} | changes for row in rows]
+    return pl.DataFrame(rows, schema=_SPECIFICITY)
 
 
 @pytest.fixture
 def study():
     frames = {
         "graft.parquet": pl.DataFrame(list(graft_rows())),
-        "graft_specificity.parquet": SPECIFIC,
-        "graft_scores.parquet": score(),
+        "graft_specificity.parquet": specific(),
+        "graft_curves.parquet": pl.DataFrame(list(curve_rows())),
     }
     return SimpleNamespace(
         is_done=lambda stage: stage == "graft",
         manifest=lambda _: {"counts": {"heldout_loss": 3.2}},
+        frames=frames,
         read=frames.__getitem__,
         settings=StudySettings(),
     )
 
 
-def test_each_part_has_its_classes_beside_the_mean_of_the_controls(
-    study, page_of, build_taxonomy, words
-):
+def test_each_part_has_its_classes_and_its_strongest_finding(study, page_of, build_taxonomy, words):
     html = page_of(replace(build_taxonomy(n_layers=1), graft=graft_of(study, TAXONOMY)))
     text = words(html.split('-graft">')[-1].split("</section>")[0]).replace("\xa0", " ")
-    row = text[text.index("layers.0.qk 78.0") :].split("layers.3.mlp")[0]
-    assert "78.0 control 80.0" in row
-    assert "4.0 control 34.0" in row
-    assert "+27.7 [17.7, 37.7]" in row
-    assert "+0.20" in row
+    first, second = text[text.index("layers.0.qk 78.0") :].split("layers.3.mlp")[:2]
+    assert "78.0 [75.0, 81.0] 4.0 [1.0, 7.0]" in first
+    assert "Recall beyond Guess: specific p = 0.004 +27.7 [17.7, 37.7] +31.0" in first
+    # 78 % of Guess: 3 tenths of the way from 90 % at 3.3 to 50 % at 3.3, beside 3.2 as it is.
+    assert "+20.0 [10.0, 30.0] +0.20 random +0.10" in first
+    assert "Recall beyond Guess: not shown" in second
     assert "Recall comes out most with layers.3.mlp , 1.5" in text
-    assert "differ in mechanism" not in words(html)  # equal norm is not equal harm
-    rows = html.split('<section id="parts"')[1].split("</section>")[0].split("<tr")[2:]
-    assert "queries and keys of layer 0" in words(rows[0])  # which breaks most beyond the controls
-    for cell in graft_of(study, TAXONOMY)["rows"][0]["cells"]:
-        assert f'class="mark class" cx="{100 * cell["twin"].value:.2f}%"' in rows[0]
-        assert f'class="mark class-hollow" cx="{100 * cell["control"]:.2f}%"' in rows[0]
+
+
+def test_dose_curves_place_walks_twin_and_flip(study, page_of, build_taxonomy):
+    view = graft_of(study, TAXONOMY)
+    dose = view["doses"][0]
+    assert dose["row"]["part"] == "layers.0.qk"  # the strongest finding first
+    assert dose["walks"] == [[(1.0, 1.0), (0.9, 0.9), (0.5, 0.5), (0.1, 0.1)]] * 2
+    assert dose["twin"] == [
+        pytest.approx((0.89, 0.52)),
+        pytest.approx((0.78, 0.04)),
+    ]  # spared, then broken
+    assert dose["flip"] == [pytest.approx((0.89, 0.52))]
+    assert min(dose["mean"])[0] == pytest.approx(0.1)
+    assert all(x == pytest.approx(y) for x, y in dose["mean"])
+    html = page_of(replace(build_taxonomy(n_layers=1), graft=view))
+    picture = html.split('<section id="parts"')[1].split("</section>")[0]
+    assert picture.count("<figure") == 2
+    figure = picture.split("<figure")[1]
+    label = figure.split('aria-label="')[1].split('"')[0]
+    assert "random changes that break as much of Guess leave 31.7" in label
+    assert 'class="mark class" cx="156.0" cy="192.0" r="5.5"' in figure  # 78 and 4 of 200
+    assert 'class="mark class-hollow" cx="178.0" cy="96.0"' in figure
+    assert figure.count('<polyline class="walk"') == 2
+
+
+def test_a_mean_curve_ends_where_half_of_the_walks_end(study):
+    rows = study.frames["graft_curves.parquet"]
+    study.frames["graft_curves.parquet"] = rows.filter(
+        (pl.col("draw") == 0) | (pl.col("scale") == 1)
+    )
+    dose = graft_of(study, TAXONOMY)["doses"][0]
+    assert min(dose["mean"])[0] == pytest.approx(0.1)
+    third = rows.filter(draw=1, scale=1.0).with_columns(draw=pl.lit(2, dtype=pl.Int64))
+    study.frames["graft_curves.parquet"] = pl.concat([study.frames["graft_curves.parquet"], third])
+    dose = graft_of(study, TAXONOMY)["doses"][0]
+    assert min(dose["mean"])[0] == pytest.approx(0.9)
+
+
+def test_one_class_has_its_shares_and_nothing_to_compare(study, page_of, build_taxonomy):
+    for name, frame in study.frames.items():
+        if "class" in frame.columns:
+            study.frames[name] = frame.filter(pl.col("class") == "Recall")
+    study.frames["graft_specificity.parquet"] = specific().clear()
+    view = graft_of(study, TAXONOMY)
+    assert (view["first"], view["doses"], view["statement"]) == (None, [], "")
+    assert [row["part"] for row in view["rows"]] == list(PARTS)
+    html = page_of(replace(build_taxonomy(n_layers=1), graft=view))
+    assert '<section id="parts"' not in html
+    assert "layers.0.qk" in html
+    assert not list(graft_tables(study))
 
 
 def test_what_activations_break_is_folded_under_the_parts(study, page_of, build_taxonomy, words):
@@ -114,8 +173,7 @@ def test_what_activations_break_is_folded_under_the_parts(study, page_of, build_
         )
         for direction in ("twin_in_model", "model_in_twin")
     ]
-    frames, read = {"graft_patches.parquet": pl.DataFrame(rows)}, study.read
-    study.read = lambda name: frames[name] if name in frames else read(name)
+    study.frames["graft_patches.parquet"] = pl.DataFrame(rows)
     study.settings.graft.patch = True
     html = page_of(replace(build_taxonomy(n_layers=1), graft=graft_of(study, TAXONOMY)))
     folded = next(
@@ -127,27 +185,45 @@ def test_what_activations_break_is_folded_under_the_parts(study, page_of, build_
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("finding", "said", "unsaid"),
     [
-        ({}, "no verdict on mechanism"),
-        ({"draws": 2}, "a verdict needs 3 draws of the controls, there are 2."),
-        ({"differs": False}, "no part was found that holds one class more than another"),
-        ({"imbalance": 0.3}, "no verdict"),
-        ({"differs": False, "by_logprob_imbalance": 0.3}, "no verdict"),
-        ({"differs": False, "by_logprob": None, "by_logprob_imbalance": None}, "no verdict"),
         (
-            {"differs": False, "by_logprob_imbalance": 0.3, "low": -0.1},
-            "no part was found that holds one class more than another",
+            Finding.SPECIFIC,
+            ("Recall depends on the queries and keys of layer 0", "31.7"),
+            "verdict",
         ),
-        ({"agreement": 0.5}, "the part that divides two classes most, not always the same,"),
+        (Finding.EITHER_WAY, ("toward the twin or away from it", "28 points [18, 38]"), "verdict"),
+        (
+            Finding.ALIKE,
+            ("was found to break one class more", "by 9 points", "28 points [18, 38]"),
+            "depends",
+        ),
+        (Finding.OUT_OF_REACH, ("no verdict", "2.4 times"), "depends"),
+        (Finding.FEW, ("no verdict", "16 of a part"), "depends"),
     ],
 )
-def test_the_sentence_says_what_the_figures_allow(changes, words):
-    (line,) = graft_statements(score(**changes))
-    assert words in line
+def test_the_sentence_says_what_the_finding_allows(finding, said, unsaid):
+    (line,) = graft_statements(specific(finding))
+    for words in said:
+        assert words in line
+    assert unsaid not in line
 
 
-def test_a_taxonomy_without_a_score_says_nothing_and_has_dashes(study):
-    assert not list(graft_statements(score(score=None)))
+def test_truth_has_its_own_words():
+    rows = specific(broken="read", spared="never read").with_columns(taxonomy=pl.lit("by truth"))
+    (line,) = graft_statements(rows)
+    assert line.startswith("By cause, by truth: what was read depends on the queries and keys")
+    assert "than what was never read does" in line
+
+
+def test_taxonomies_stand_by_their_strongest_finding(study):
+    other = specific(Finding.ALIKE).with_columns(
+        taxonomy=pl.lit("Non-Memo, Code, Recall"), is_found=pl.lit(True)
+    )
+    study.frames["graft_specificity.parquet"] = pl.concat([other, specific()])
     (table,) = graft_tables(study)
-    assert table.rows[0][:3] == (TAXONOMY, "+38.0", "[27.0,\xa049.0]")
+    assert [row[:2] for row in table.rows] == [
+        (TAXONOMY, "specific"),
+        ("Non-Memo, Code, Recall (found)", "not shown"),
+    ]
+    assert table.rows[0][5:8] == ("+27.7", "[17.7,\xa037.7]", "0.004")

@@ -124,7 +124,7 @@ def _named(
     ]
 
 
-_TAKEN = ("qk", "mlp")  # where memories break beyond any change of equal size (docs/graft.md)
+_TAKEN = ("qk", "mlp")  # where a layer looks, and most of its weights
 MOST_BLOCKS = 6
 """A deeper model has its neighbouring layers taken together, so that it costs no more."""
 

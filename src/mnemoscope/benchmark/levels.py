@@ -197,16 +197,16 @@ def _asked_again(votes: Votes, rows: np.ndarray, true: np.ndarray, scores: np.nd
 def lost_by_level(
     grafted: pl.DataFrame, table: pl.DataFrame, levels: Sequence[int]
 ) -> pl.DataFrame:
-    """What each part of the twin breaks at each level, beyond changes of equal norm.
+    """What each part of the twin breaks at each level, beyond random changes of equal norm.
 
     `grafted` says of each sequence which grafts it survives (`graft_sequences.parquet`). Columns
     `duplicates`, `part`, `n`, `n_groups`, `lost` (share that breaks under the twin's part minus the
-    mean share under its controls), `low`, `high` (by passage).
+    mean share under random changes of scale 1), `low`, `high` (by passage).
     """
     known = table.select("sequence_id", "duplicates").with_row_index("row")
     made = grafted.filter((pl.col("part") != "") & (pl.col("direction") == "twin_in_model"))
     is_twin = pl.col("control") == "twin"
-    by_part = made.filter(~is_twin | (pl.col("share") == 1)).group_by(
+    by_part = made.filter((is_twin & (pl.col("share") == 1)) | (pl.col("scale") == 1)).group_by(
         "part", "sequence_id", maintain_order=True
     )
     broken = by_part.agg(

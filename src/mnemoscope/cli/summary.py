@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mnemoscope.benchmark.sources import ATTENTION, SOURCES, TABLE, headline_of, of_reader
+from mnemoscope.pipeline.causes import GRAFT_SPECIFICITY_FILE, graft_statements
 from mnemoscope.pipeline.label import aliases_of, samples_of, sharing_of
 from mnemoscope.plan import Plan
 from mnemoscope.report.published import console
@@ -59,12 +60,7 @@ def print_summary(study: Study) -> None:
         number = list(samples).index(alias.of) + 1
         page.print(f"=  {name}: the figures of {number} ({alias.reason})")
     if study.is_done("graft"):
-        from mnemoscope.pipeline.graft import (  # loads torch, which a dry run does not need
-            GRAFT_SCORES_FILE,
-            graft_statements,
-        )
-
-        for line in graft_statements(study.read(GRAFT_SCORES_FILE)):
+        for line in graft_statements(study.read(GRAFT_SPECIFICITY_FILE)):
             page.print(line)
     need = sharing_of(study)
     if need and len(samples) > 1:

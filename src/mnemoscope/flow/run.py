@@ -145,8 +145,8 @@ _PURPOSE = {
 }
 
 
-# Where the first and the last layer of the embedded model look, and their MLPs.
-_DEMO_PARTS = [f"layers.{layer}.{kind}" for layer in (0, 3) for kind in ("qk", "mlp")]
+# Where the first layer of the embedded model looks, and its MLP.
+_DEMO_PARTS = ["layers.0.qk", "layers.0.mlp"]
 
 
 def demo_settings(*, small: bool = False, thorough: bool = False) -> StudySettings:
@@ -154,7 +154,7 @@ def demo_settings(*, small: bool = False, thorough: bool = False) -> StudySettin
 
     `small` takes fewer sequences, for a quick check of an installation, `thorough` all, larger
     samples, three seeds (so that a verdict may take sides), a repetition on one genre and every
-    part and control in grafts.
+    part in grafts.
     """
     n_train, n_eval = (120, 60) if small else (400, 200) if thorough else (240, 120)
     title = "a quick check, too small for findings" if small else "the embedded model"
@@ -171,8 +171,7 @@ def demo_settings(*, small: bool = False, thorough: bool = False) -> StudySettin
         "train": {"poolings": ["mean"], "seeds": [0, 1, 2] if thorough else [0]},
         "graft": {
             "parts": None if thorough else _DEMO_PARTS,
-            "controls": ["random", "shuffled"] if thorough else ["random"],
-            "directions": ["twin_in_model"],
+            "draws": 16 if thorough else 9,
             "n_sequences": 30 if small else 250 if thorough else 80,
             "n_heldout": 40,
         },

@@ -14,9 +14,10 @@ projections, grouped keys, Conv1D and adapters alike.
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from itertools import chain
+from math import inf
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -46,9 +47,11 @@ from mnemoscope.lm.probe import (
     output_matrices,
 )
 
-Control = Literal["twin", "random", "shuffled"]
-"""What is put in: the twin's part; a random change of equal norm, tensor by tensor; or the twin's
-change with its entries in random order."""
+Control = Literal["twin", "flip", "random", "spectrum", "permuted"]
+"""What is put in: the twin's part; its mirror image, the same distance away from the twin; or a
+change of the twin's norm, tensor by tensor, that knows nothing of the twin: Gaussian; of matrices
+with the singular values of the twin's change and random singular vectors; or the twin's change with
+rows and columns each in random order (vectors: entries, with random signs)."""
 Place = Literal["residual", "attention", "mlp"]
 PLACES: tuple[Place, ...] = ("residual", "attention", "mlp")
 KINDS = ("qk", "values", "output", "mlp", "norms")
@@ -297,15 +300,17 @@ def grafted(
         twin: one of the same architecture and shapes; None is a PEFT model's own base, which is
             the model with these parts of its LoRA adapter off.
         parts: names as in `graft_parts`.
-        control: what is put in, the twin's weights or a change of the same size.
-        seed: of a control.
-        share: how far to go from the model's weights (0) to the twin's (1).
+        control: what is put in, see `Control`.
+        seed: of a random control; its direction is the same at every share.
+        share: how far to go from the model's weights (0) to the twin's (1) or beyond; for controls
+            the size of the change relative to the twin's. Positive.
 
     Yields:
         The model.
 
     Raises:
-        UserError: models of different shapes, quantized weights, or an unknown part.
+        UserError: models of different shapes, quantized weights, an unknown part, or a share that
+            is not positive.
     """
     pair = Pair(model, twin)
     with pair.grafted(parts, control=control, seed=seed, share=share):
@@ -522,27 +527,59 @@ class Pair:
         share: float = 1.0,
     ) -> Any:
         """As the function `grafted`, between these two."""
+        slices = self._slices(parts)
+        return self._swapped(slices, control, self._directions(slices, control, seed), share)
+
+    def walk(
+        self, parts: str | Iterable[str], *, control: Control, seed: int = 0
+    ) -> Callable[[float], AbstractContextManager[None]]:
+        """As `grafted` for many shares: the direction is drawn once and held in float32."""
+        slices = self._slices(parts)
+        directions = list(self._directions(slices, control, seed))
+        return lambda share: self._swapped(slices, control, directions, share)
+
+    def _slices(self, parts: str | Iterable[str]) -> list[Slice]:
         names = [parts] if isinstance(parts, str) else list(parts)
-        slices = _merged(
-            chain.from_iterable(self.anatomy.find(name, self.twin) for name in names), self._ours
-        )
+        found = (self.anatomy.find(name, self.twin) for name in names)
+        return _merged(chain.from_iterable(found), self._ours)
+
+    def _directions(
+        self, slices: Sequence[Slice], control: Control, seed: int
+    ) -> Iterator[Tensor | None]:
+        """A change of each slice, of the norm of the twin's; None where the twin decides it."""
         generator = torch.Generator().manual_seed(seed)
-        return self._swapped(slices, control, generator, share)
+        for one in slices:
+            if control in ("twin", "flip"):
+                yield None
+                continue
+            own = _read(self._ours[one.name].detach(), one)
+            change = self._other(one).to(own).float() - own.float()
+            yield _like(change, control, generator)
 
     @contextmanager
     def _swapped(
-        self, slices: Sequence[Slice], control: Control, generator: torch.Generator, share: float
+        self,
+        slices: Sequence[Slice],
+        control: Control,
+        directions: Iterable[Tensor | None],
+        share: float,
     ) -> Iterator[None]:
+        if not 0 < share < inf:
+            raise UserError(f"graft: share {share} is not a positive number.")
         kept: list[tuple[Tensor, Slice, Tensor]] = []
         try:
-            for one in slices:
+            for one, direction in zip(slices, directions, strict=True):
                 weight = self._ours[one.name].detach()
                 own = _read(weight, one).clone()
-                other = self._other(one).to(own)
-                if control != "twin":
-                    other = _like(own, other, control, generator)
+                if direction is not None:
+                    other = _moved(own, direction, share)
+                elif control == "twin" and share == 1:
+                    other = self._other(one)
+                else:
+                    toward = share if control == "twin" else -share
+                    other = torch.lerp(own, self._other(one).to(own), toward)
                 kept.append((weight, one, own))
-                _write(weight, one, other if share == 1 else torch.lerp(own, other, share))
+                _write(weight, one, other.to(own))
             yield
         finally:
             interrupted: KeyboardInterrupt | None = None
@@ -599,27 +636,51 @@ def _write(weight: Tensor, one: Slice, values: Tensor) -> None:
         weight.index_copy_(one.axis, one.places.to(weight.device), values)
 
 
-def _like(own: Tensor, twin: Tensor, control: Control, generator: torch.Generator) -> Tensor:
-    """Weights changed by as much as the twin's, in a way that knows nothing of the twin.
+def _like(change: Tensor, control: Control, generator: torch.Generator) -> Tensor:
+    """A change of equal norm, float32, that knows nothing of the direction of the given one."""
+    made = torch.randn(change.shape, generator=generator).to(change)
+    if control == "permuted":
+        signs, made = made.sign(), change
+        for axis, size in enumerate(change.shape):
+            order = torch.randperm(size, generator=generator).to(change.device)
+            made = made.index_select(axis, order)
+        if change.ndim < 2:  # a vector that is the same everywhere has no other order
+            made = made.abs() * signs
+    elif control == "spectrum" and change.ndim >= 2:
+        values = _singular_values(change.cpu())
+        left, right = (
+            _orthonormal((*change.shape[:-2], size, values.shape[-1]), generator).to(change)
+            for size in change.shape[-2:]
+        )
+        made = (left * values[..., None, :].to(change)) @ right.mT
+    found: Tensor = made * (change.norm() / made.norm().clamp_min(torch.finfo(torch.float32).tiny))
+    return found
 
-    The norm is that after rounding to the weights' dtype. Shuffled entries get random signs too:
-    in a change that is the same everywhere their order alone would change nothing.
-    """
-    before = own.float()
-    change = twin.float() - before
-    wanted = change.norm()
-    noise = torch.randn(change.shape, generator=generator).to(change)
-    if control == "shuffled":
-        order = torch.randperm(change.numel(), generator=generator).to(change.device)
-        noise = change.flatten()[order].reshape(change.shape).abs() * noise.sign()
-    scale = wanted / noise.norm().clamp_min(torch.finfo(torch.float32).tiny)
-    nearest, least = own, float("inf")
+
+def _singular_values(matrix: Tensor) -> Tensor:
+    """From the smaller Gram matrix in float64: several times as fast as a decomposition."""
+    long = matrix if matrix.shape[-2] >= matrix.shape[-1] else matrix.mT
+    found: Tensor = torch.linalg.eigvalsh(long.mT.double() @ long.double()).clamp_min(0).sqrt()
+    return found
+
+
+def _orthonormal(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Orthonormal columns, uniform among all such: QR of Gaussians, R's diagonal made positive."""
+    columns, upper = torch.linalg.qr(torch.randn(*shape, generator=generator))
+    found: Tensor = columns * upper.diagonal(dim1=-2, dim2=-1).sign()[..., None, :]
+    return found
+
+
+def _moved(own: Tensor, direction: Tensor, share: float) -> Tensor:
+    """Weights moved by a share of the direction's norm, after rounding to their dtype."""
+    before, wanted, scale = own.float(), share * direction.norm(), torch.tensor(share)
+    nearest, least = own, inf
     for _ in range(1 if own.dtype == torch.float32 else _ROUNDINGS):
-        changed: Tensor = (before + scale * noise).to(own.dtype)
+        changed: Tensor = (before + scale.to(before) * direction).to(own.dtype)
         reached = (changed.float() - before).norm()
         if (error := float((reached - wanted).abs())) < least:
             nearest, least = changed, error
-        # Half the step in proportion: a small noise is rounded off all at once.
+        # Half the step in proportion: a small change is rounded off all at once.
         scale = scale * (2 if not reached else ((1 + wanted / reached) / 2))
     return nearest
 

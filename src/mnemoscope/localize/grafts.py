@@ -1,16 +1,19 @@
-"""What a part of the twin breaks, class by class, beside what any change of its size would.
+"""What a part of the twin breaks of one class, beside random changes that break as much.
 
-A class depends on a part as far as it loses more there than under changes of equal norm that know
-nothing of the twin (random, or the twin's entries shuffled), and more than the others lose.
-Classes differ in how firmly the model holds them, so they are compared among sequences of equal
-margin, the smallest gap between the two best logits or the suffix's log-probability: within bins
-each class is weighted to the share of the bin that all classes have (overlap weights; Li, Morgan
-and Zaslavsky 2018). Intervals draw groups of near duplicates.
+A control of equal norm is no control of equal harm: a class that the model holds less firmly loses
+more under any change that is large enough. So each random direction is *walked*: the same change at
+growing scales. The shares of two classes that it leaves trace a curve from all of both to none, and
+the twin's part is compared with the place on each curve where as much is left of the other class
+(and, again, where as much is left of both together). The twin is one draw: it is set against single
+directions and their scatter, not against the interval of their mean.
+
+Classes are compared within kinds of text: each class is weighted to the share of a kind that both
+have (overlap weights; Li, Morgan and Zaslavsky 2018). Intervals draw groups of near duplicates.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from enum import Enum
 from itertools import permutations
 from typing import Any, NamedTuple
 
@@ -22,267 +25,347 @@ from mnemoscope.stats import FEWEST_GROUPS, Estimate, Floats, draw_within, estim
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-LARGEST_IMBALANCE = 0.25
-"""Standardized difference of the margin between matched classes, above which no side is taken."""
-MOST_AGREEMENT = 0.8
-"""Share of the choices that must agree before a part and a pair of classes are named."""
-_BINS = 16
+FEWEST_WALKS = 6
+"""Directions below which their scatter is not known."""
+MOST_CHANCE = 0.025
+"""Largest p, adjusted for all parts and pairs asked, with which a class is called specific."""
+_REACHED = 0.8  # share of the directions that must break as much as the twin
+_LEAST_SCATTER = 0.01  # of single directions, as a share of a class
+_SHORT = 0.03  # a path that ends no further above a level is taken to be at it
 _HALVINGS = 5
-_N_RESAMPLES = 1000
+
+
+class Walk(NamedTuple):
+    """One random direction: scales (S,), ascending, and what survives each (S, n) bool.
+
+    A scale is the norm of the change as a multiple of the norm of the twin's.
+    """
+
+    scales: Floats
+    survives: Bools
+
+
+class Part(NamedTuple):
+    """What survives (n,) the twin's whole part, its flip, and each random direction."""
+
+    name: str
+    twin: Bools
+    flip: Bools
+    walks: Sequence[Walk]
 
 
 @dataclass(frozen=True)
 class Tried:
     """The sequences that were tried, under one taxonomy, each array of shape (n,).
 
-    Class index from 0, group of near duplicates, and how firmly the model holds each (`margin`).
+    Class index from 0, group of near duplicates, and kind of text (all 0 where it is not known).
+    The model reproduces every one of them while nothing is changed.
     """
 
     classes: Ints
     groups: Ints
-    margin: Floats
+    kinds: Ints
     n_classes: int
 
-    @cached_property
-    def bins(self) -> Ints:
-        """Margin bin of each, shape (n,): sixteenths of all."""
-        edges = np.quantile(self.margin, np.linspace(0, 1, _BINS + 1)[1:-1])
-        return np.searchsorted(edges, self.margin).astype(np.int64)
+
+class Finding(Enum):
+    """What the walks say of a part and an ordered pair of classes."""
+
+    SPECIFIC = "specific"
+    EITHER_WAY = "specific, toward the twin or away from it"
+    ALIKE = "not shown"
+    OUT_OF_REACH = "no random change breaks as much"
+    FEW = "too few groups, kinds in common or directions"
 
 
-def overlap_weights(tried: Tried, among: Bools | None = None) -> Floats:
-    """Weights (n,) under which every class lies in the bins alike, summing to 1 in each class.
+@dataclass(frozen=True)
+class Specific:
+    """How much more of class `broken` a part breaks than random changes of equal harm to `spared`.
 
-    A bin's share is the smallest that any class has there; all zero where no bin holds all classes.
-    Only sequences `among` (n,) get a weight; None is all.
+    Shares are within kinds of text. `kept_broken` and `kept_spared` are left by the twin's part,
+    `random_broken` is the mean share of `broken` that directions leave where they leave as much of
+    `spared`. `value` is their difference (positive: the twin breaks more), `crude` the same where
+    kinds are not held equal, `at_equal_total` the gap between the classes beyond the directions'
+    where as much is left of both together, `over_flip` what is left of `value` after the flip's
+    own. `scatter` is the standard deviation of single directions; `p_value` is one-sided, of the
+    twin as one more direction, for both comparisons (the larger) and adjusted for all parts and
+    pairs (Holm). `n_walks` directions break as much.
     """
-    rows = np.ones(len(tried.classes)) if among is None else among.astype(np.float64)
-    bins = tried.bins
-    counts = np.zeros((tried.n_classes, int(bins.max()) + 1))
-    np.add.at(counts, (tried.classes, bins), rows)
-    common = (counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)).min(axis=0)
-    if not common.sum():
-        return np.zeros(len(rows))
-    each = np.maximum(counts, 1)[tried.classes, bins]
-    found: Floats = rows * (common / common.sum())[bins] / each
-    return found
 
-
-def imbalance(tried: Tried) -> float:
-    """Largest standardized difference of the margin between matched classes; NaN if none match."""
-    weights = overlap_weights(tried)
-    means = _class_means(tried.margin[:, None], tried, weights, np.ones((1, len(weights))))[0]
-    return float(np.ptp(means) / max(tried.margin.std(), 1e-12))
+    part: str
+    broken: int
+    spared: int
+    finding: Finding
+    n_walks: int
+    kept_broken: float
+    kept_spared: float
+    random_broken: float | None = None
+    value: Estimate = Estimate(None)
+    crude: Estimate = Estimate(None)
+    at_equal_total: Estimate = Estimate(None)
+    over_flip: Estimate = Estimate(None)
+    scatter: float | None = None
+    p_value: float | None = None
 
 
 class Kept(NamedTuple):
-    """Share of each class that survives, (classes, grafts), its ends, and matched."""
+    """Share of each class that survives, (classes, grafts), and the ends of its interval."""
 
     survive: Floats
     low: Floats
     high: Floats
-    matched: Floats
 
 
 def kept_by_class(survives: Bools, tried: Tried, *, seed: int) -> Kept:
     """Share of each class that survives each graft, (n, grafts) bool, with intervals by group.
 
-    Ends are NaN where any class has fewer than `FEWEST_GROUPS` groups, `matched` where no margin
-    is common to all classes.
+    Ends are NaN where any class has fewer than `FEWEST_GROUPS` groups.
     """
-    drawn = _resamples(tried, np.random.default_rng(seed))
-    shares = _class_means(survives, tried, np.ones(len(survives)), drawn)
-    none = np.full((2, *shares.shape[1:]), np.nan)
-    low, high = np.quantile(shares, [0.025, 0.975], axis=0) if len(shares) else none
-    plain, matched = (
-        _class_means(survives, tried, weights, np.ones((1, len(survives))))[0]
-        for weights in (np.ones(len(survives)), overlap_weights(tried))
-    )
-    return Kept(plain, low, high, matched)
+    counts = _resamples(tried, seed, 1000)
+    weights = np.ones(len(survives))
+    drawn = [_means(survives, of, weights, counts) for of in _members(tried)]
+    plain = [_means(survives, of, weights, _once(tried))[0] for of in _members(tried)]
+    none = np.full((2, tried.n_classes, survives.shape[1]), np.nan)
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=1) if len(counts) else none
+    return Kept(np.stack(plain), low, high)
 
 
-def specificities(
-    lost: Floats, tried: Tried, *, seed: int
-) -> Iterator[tuple[int, int, float, Estimate]]:
-    """What each part breaks of each class beyond the control, at equal margins.
+def compare_classes(
+    parts: Sequence[Part], tried: Tried, *, seed: int, n_resamples: int = 1000
+) -> list[Specific]:
+    """Compare every ordered pair of classes under every part.
 
-    Class index, part index, that share, and its difference from the mean of the other classes.
-    `lost` (n, parts) is of each sequence the share of the control's draws that it survives minus
-    whether it survives the twin's part.
+    A pair is `SPECIFIC` if the adjusted p is at most `MOST_CHANCE`, the interval over groups lies
+    above 0, the difference is above 0 in each of ten halves of the groups, and the flip (as far
+    from the model, away from the twin) does not do the same; where it does, `EITHER_WAY`.
+
+    Args:
+        parts: what survives each part; arrays over the sequences of `tried`.
+        tried: classes, groups and kinds.
+        seed: of resamples and halvings.
+        n_resamples: of the groups, for the intervals.
+
+    Returns:
+        One for each part and ordered pair, in that order.
     """
-    weights = overlap_weights(tried)
-    drawn = _resamples(tried, np.random.default_rng(seed))
-    values = _class_means(lost, tried, weights, np.ones((1, len(lost))))[0]
-    resampled = _class_means(lost, tried, weights, drawn)
-    for index in range(tried.n_classes):
-        others = [one for one in range(tried.n_classes) if one != index]
-        value = values[index] - values[others].mean(axis=0)
-        draws = resampled[:, index] - resampled[:, others].mean(axis=1)
-        for part in range(lost.shape[1]):
-            estimate = estimate_of(float(value[part]), draws[:, part])
-            yield index, part, float(values[index, part]), estimate
-
-
-@dataclass(frozen=True)
-class CausalScore:
-    """How differently a taxonomy's classes break: its alignment with cause.
-
-    The largest difference between two classes of what a part breaks beyond the control, at equal
-    margins. Part and pair of classes are chosen on one half of the groups and measured on the
-    other, both ways, in five random halvings; classes are matched in each half for itself. So the
-    score of classes that do not differ is 0 on average, and may be negative.
-
-    `permuted` is the mean score of labels permuted among groups of equal margin, `permuted_high`
-    its 95th percentile, `p_value` the share that score as high, one added on both sides. `part` is
-    chosen most often with `broken` and `spared`, -1 where there is no score; `agreement` is the
-    share of the ten choices that are this one, `n_groups` of the class with the fewest.
-    """
-
-    n_groups: int
-    score: Estimate = Estimate(None)
-    permuted: float | None = None
-    permuted_high: float | None = None
-    p_value: float | None = None
-    imbalance: float | None = None
-    part: int = -1
-    broken: int = -1
-    spared: int = -1
-    agreement: float | None = None
-
-    @property
-    def takes_a_side(self) -> bool:
-        """Whether classes differ beyond chance, among sequences of equal margin."""
-        low, value, high = self.score.low, self.score.value, self.permuted_high
-        if low is None or value is None or high is None or self.imbalance is None:
-            return False
-        return low > 0 and value > high and self.imbalance <= LARGEST_IMBALANCE
-
-
-def causal_score(
-    lost: Floats, tried: Tried, *, seed: int, n_permutations: int = 200
-) -> CausalScore:
-    """Score one taxonomy; arguments as `specificities`.
-
-    There is no score with one class, with fewer than `FEWEST_GROUPS` groups in a class, or where
-    classes have no margin in common.
-    """
-    fewest = min(
-        len(np.unique(tried.groups[tried.classes == index])) for index in range(tried.n_classes)
-    )
-    none = CausalScore(fewest)
-    if tried.n_classes < 2 or fewest < FEWEST_GROUPS:
-        return none
-    generator = np.random.default_rng(seed)
-    groups, place = np.unique(tried.groups, return_inverse=True)
-    halves = [
-        (generator.permutation(len(groups)) % 2).astype(bool)[place] for _ in range(_HALVINGS)
+    counts = _resamples(tried, seed, n_resamples)
+    halves = _halves(tried, seed)
+    found = [
+        _compare(part, tried, pair, counts, halves)
+        for part in parts
+        for pair in permutations(range(tried.n_classes), 2)
     ]
-    sides = [side for half in halves for side in (half, ~half)]
-    found = _cross_fitted(lost, tried, sides)
-    if found is None:
-        return none
-    once = np.ones((1, len(lost)))
-    value = float(found.measure(once)[0])
-    drawn = _resamples(tried, generator)
-    chance = [
-        float(one.measure(once)[0])
-        for labels in _permuted(tried, generator, n_permutations)
-        if (one := _cross_fitted(lost, labels, sides)) is not None
-    ]
-    if len(chance) < n_permutations / 2:
-        return none
-    most = max(set(found.choices), key=found.choices.count)
-    return CausalScore(
-        fewest,
-        estimate_of(value, found.measure(drawn)),
-        float(np.mean(chance)),
-        float(np.quantile(chance, 0.95)),
-        (1 + sum(one >= value for one in chance)) / (1 + len(chance)),
-        imbalance(tried),
-        *most,
-        found.choices.count(most) / len(found.choices),
-    )
-
-
-class _Choice(NamedTuple):
-    part: int
-    broken: int
-    spared: int
-
-
-@dataclass(frozen=True)
-class _CrossFitted:
-    """What was chosen on each side, and the weights (n,) with which it is measured on the other."""
-
-    lost: Floats
-    tried: Tried
-    weights: list[Floats]
-    choices: list[_Choice]
-
-    def measure(self, counts: npt.NDArray[Any]) -> Floats:
-        """Mean over sides of what was chosen on the other; counts (resamples, n)."""
-        found = []
-        for weights, (part, broken, spared) in zip(self.weights, self.choices, strict=True):
-            means = _class_means(self.lost[:, [part]], self.tried, weights, counts)[..., 0]
-            found.append(means[:, broken] - means[:, spared])
-        measured = np.isfinite(found).sum(axis=0)
-        none = np.full(len(measured), np.nan)
-        mean: Floats = np.divide(np.nansum(found, axis=0), measured, out=none, where=measured > 0)
-        return mean
-
-
-def _cross_fitted(lost: Floats, tried: Tried, sides: list[Bools]) -> _CrossFitted | None:
-    """Choose part and pair on each side; None where a class has no weight on one."""
-    once = np.ones((1, len(lost)))
-    pairs = list(permutations(range(tried.n_classes), 2))
-    choices, measured = [], []
-    for side in sides:
-        means = _class_means(lost, tried, overlap_weights(tried, side), once)[0]
-        gaps = np.stack([means[first] - means[second] for first, second in pairs])
-        measured.append(overlap_weights(tried, ~side))
-        if np.isnan(gaps).any() or not measured[-1].any():
-            return None
-        pair, part = np.unravel_index(int(gaps.argmax()), gaps.shape)
-        choices.append(_Choice(int(part), *pairs[int(pair)]))
-    return _CrossFitted(lost, tried, measured, choices)
-
-
-def _permuted(tried: Tried, generator: np.random.Generator, n: int) -> Iterator[Tried]:
-    """Labels exchanged between groups of equal margin, or sequences where a class would be lost."""
-    _, place = np.unique(tried.groups, return_inverse=True)
-    bins = tried.bins
-    if len(np.unique(_commonest(tried.classes, place))) < tried.n_classes:
-        place = np.arange(len(place))
-    label, bin_ = (_commonest(values, place) for values in (tried.classes, bins))
-    for _ in range(n):
-        shuffled = label.copy()
-        for one in np.unique(bin_):
-            members = np.flatnonzero(bin_ == one)
-            shuffled[members] = label[generator.permutation(members)]
-        yield replace(tried, classes=shuffled[place])
-
-
-def _commonest(values: Ints, place: Ints) -> Ints:
-    """The commonest value of each group, the smallest of several."""
-    counts = np.zeros((int(place.max()) + 1, int(values.max()) + 1))
-    np.add.at(counts, (place, values), 1)
-    found: Ints = counts.argmax(axis=1)
+    asked = [place for place, one in enumerate(found) if one.p_value is not None]
+    adjusted = _holm([found[place].p_value or 0.0 for place in asked])
+    for place, p_value in zip(asked, adjusted, strict=True):
+        one = replace(found[place], p_value=p_value)
+        if p_value > MOST_CHANCE and one.finding in (Finding.SPECIFIC, Finding.EITHER_WAY):
+            one = replace(one, finding=Finding.ALIKE)
+        found[place] = one
     return found
 
 
-def _resamples(tried: Tried, generator: np.random.Generator) -> npt.NDArray[np.int32]:
+def _compare(
+    part: Part, tried: Tried, pair: tuple[int, int], counts: npt.NDArray[Any], halves: Floats
+) -> Specific:
+    weights = kind_weights(tried, pair)
+    if not weights.any():
+        return Specific(part.name, *pair, Finding.FEW, 0, np.nan, np.nan)
+    # The first row is the sequences as they are, the rest are resamples.
+    once = _once(tried)
+    curve = _curves(part, tried, pair, weights, np.concatenate([once, counts]))
+    kept_broken, kept_spared = (float(one[0]) for one in curve.twin)
+    plain = Specific(part.name, *pair, Finding.FEW, len(part.walks), kept_broken, kept_spared)
+    fewest = min(len(np.unique(tried.groups[tried.classes == one])) for one in pair)
+    if len(part.walks) < FEWEST_WALKS or fewest < FEWEST_GROUPS or not len(counts):
+        return plain
+    at_spared = curve.at_equal_spared(curve.twin)
+    at_total = curve.at_equal_total(curve.twin)
+    is_reached = np.isfinite(at_spared[:, 0]) & np.isfinite(at_total[:, 0])
+    n_walks = int(is_reached.sum())
+    if n_walks < max(FEWEST_WALKS, _REACHED * len(part.walks)):
+        return replace(plain, finding=Finding.OUT_OF_REACH, n_walks=n_walks)
+    at_flip = curve.at_equal_spared(curve.flip)
+    value, total, of_flip = map(_mean_of_walks, (at_spared, at_total, at_flip))
+    crude_curve = _curves(part, tried, pair, np.ones(len(weights)), np.concatenate([once, counts]))
+    crude = _mean_of_walks(crude_curve.at_equal_spared(crude_curve.twin))
+    p_value = max(_chance(one[is_reached, 0]) for one in (at_spared, at_total))
+    estimate, over_flip = _estimate(value), _estimate(value - of_flip)
+    halved = _curves(part, tried, pair, weights, halves)
+    in_halves = _mean_of_walks(halved.at_equal_spared(halved.twin))
+    return replace(
+        plain,
+        finding=_find(estimate, over_flip, in_halves),
+        n_walks=n_walks,
+        random_broken=kept_broken + float(value[0]),
+        value=estimate,
+        crude=_estimate(crude),
+        at_equal_total=_estimate(total),
+        over_flip=over_flip,
+        scatter=float(at_spared[is_reached, 0].std(ddof=1)),
+        p_value=p_value,
+    )
+
+
+def _mean_of_walks(distances: Floats) -> Floats:
+    """Mean of distances (walks, R) over the directions that reach the level; NaN where few do."""
+    reached = np.isfinite(distances).sum(axis=0)
+    total = np.nansum(distances, axis=0)
+    is_enough = reached >= _REACHED * len(distances)
+    return np.where(is_enough, total / np.maximum(reached, 1), np.nan)
+
+
+def _estimate(values: Floats) -> Estimate:
+    """The first value with the interval of the others, its resamples (R + 1,)."""
+    if not np.isfinite(values[0]):
+        return Estimate(None)
+    drawn = values[1:][np.isfinite(values[1:])]
+    is_enough = len(drawn) >= _REACHED * (len(values) - 1)
+    return estimate_of(float(values[0]), drawn) if is_enough else Estimate(float(values[0]))
+
+
+def _find(value: Estimate, over_flip: Estimate, in_halves: Floats) -> Finding:
+    """The finding of a pair, its chance apart."""
+    low, of_flip = value.low, over_flip.low
+    if low is None or not low > 0 or not (in_halves > 0).all():
+        return Finding.ALIKE
+    return Finding.SPECIFIC if of_flip is not None and of_flip > 0 else Finding.EITHER_WAY
+
+
+def _chance(distances: Floats) -> float:
+    """One-sided p of the twin as one more draw: its distances (m,) from m single directions."""
+    from scipy.stats import t
+
+    scatter = max(float(distances.std(ddof=1)), _LEAST_SCATTER)
+    m = len(distances)
+    return float(t.sf(distances.mean() / (scatter * np.sqrt(1 + 1 / m)), m - 1))
+
+
+def _holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust for all that were asked (Holm 1979)."""
+    values = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(values)
+    steps = values[order] * np.arange(len(values), 0, -1)
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return [float(one) for one in adjusted]
+
+
+class _Curves(NamedTuple):
+    """Shares of both classes, broken and spared, under each resample.
+
+    `twin` and `flip`: 2 × (R,). `walks`: for each direction 2 × (S + 1, R), beginning with all.
+    """
+
+    twin: tuple[Floats, Floats]
+    flip: tuple[Floats, Floats]
+    walks: list[tuple[Floats, Floats]]
+
+    def at_equal_spared(self, point: tuple[Floats, Floats]) -> Floats:
+        """(walks, R): what is left of the broken class on each curve, less at the point.
+
+        Where the curve leaves as much of the spared class as the point does; NaN where it never
+        breaks so much.
+        """
+        return np.stack(
+            [_at_level(spared, point[1], broken) - point[0] for broken, spared in self.walks]
+        )
+
+    def at_equal_total(self, point: tuple[Floats, Floats]) -> Floats:
+        """(walks, R): the gap between the classes at the point, less that on each curve.
+
+        Where as much is left of both classes together; NaN as above.
+        """
+        level, gap = point[0] + point[1], point[1] - point[0]
+        return np.stack(
+            [
+                gap - _at_level(broken + spared, level, spared - broken)
+                for broken, spared in self.walks
+            ]
+        )
+
+
+def _at_level(path: Floats, level: Floats, values: Floats) -> Floats:
+    """`values` (S, R) where `path` (S, R) last is at `level` (R,), between two steps in proportion.
+
+    NaN where the path ends more than `_SHORT` above the level. The last place and not the first:
+    where the path stays at a level, more is broken of the values there, which is against a finding.
+    """
+    is_above = path >= level - 1e-12
+    last = len(path) - 1 - is_above[::-1].argmax(axis=0)  # the first step is at all, so above
+    column = np.arange(path.shape[1])
+    after = np.minimum(last + 1, len(path) - 1)
+    high, low = path[last, column], path[after, column]
+    step = np.where(high > low, (high - level) / np.where(high > low, high - low, 1.0), 0.0)
+    found = values[last, column] + step * (values[after, column] - values[last, column])
+    is_end = (last == len(path) - 1) & (high > level + _SHORT)
+    return np.where(is_end, np.nan, found)
+
+
+def _curves(
+    part: Part, tried: Tried, pair: tuple[int, int], weights: Floats, counts: npt.NDArray[Any]
+) -> _Curves:
+    points = np.stack([part.twin, part.flip], axis=1)
+    columns = np.concatenate([points, *(walk.survives.T for walk in part.walks)], axis=1)
+    sides = [
+        _means(columns, tried.classes == one, weights, counts).T for one in pair
+    ]  # (columns, R) each
+    whole = np.ones((1, len(counts)))
+    walks, first = [], 2
+    for walk in part.walks:
+        rows = slice(first, first + len(walk.scales))
+        walks.append(tuple(np.concatenate([whole, side[rows]]) for side in sides))
+        first = rows.stop
+    twin, flip = (tuple(side[at] for side in sides) for at in (0, 1))
+    return _Curves(twin, flip, walks)  # type: ignore[arg-type]
+
+
+def kind_weights(tried: Tried, pair: tuple[int, int]) -> Floats:
+    """Weights (n,) under which both classes have the kinds alike, each class summing to 1.
+
+    A kind's share is the smaller of its shares in the two classes; all zero where no kind holds
+    both.
+    """
+    n_kinds = int(tried.kinds.max()) + 1
+    counts = np.stack(
+        [np.bincount(tried.kinds[tried.classes == one], minlength=n_kinds) for one in pair]
+    )
+    common = (counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)).min(axis=0)
+    weights = np.zeros(len(tried.classes))
+    if not common.sum():
+        return weights
+    for place, one in enumerate(pair):
+        rows = tried.classes == one
+        kinds = tried.kinds[rows]
+        weights[rows] = (common / common.sum())[kinds] / counts[place][kinds]
+    return weights
+
+
+def _means(values: Bools, of: Bools, weights: Floats, counts: npt.NDArray[Any]) -> Floats:
+    """Weighted means of the rows `of` (n,) of values (n, columns): (resamples, columns)."""
+    counted = counts[:, of] * weights[of]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found: Floats = (counted @ values[of].astype(np.float64)) / counted.sum(axis=1)[:, None]
+    return found
+
+
+def _members(tried: Tried) -> Iterator[Bools]:
+    return (tried.classes == index for index in range(tried.n_classes))
+
+
+def _once(tried: Tried) -> Ints:
+    return np.ones((1, len(tried.classes)), dtype=np.int64)
+
+
+def _resamples(tried: Tried, seed: int, n: int) -> npt.NDArray[np.int32]:
     """How often each sequence counts where groups are drawn, (resamples, n)."""
-    return draw_within(tried.classes, generator, _N_RESAMPLES, groups=tried.groups)
+    generator = np.random.default_rng(seed)
+    return draw_within(tried.classes, generator, n, groups=tried.groups)
 
 
-def _class_means(
-    values: npt.NDArray[Any], tried: Tried, weights: Floats, counts: npt.NDArray[Any]
-) -> Floats:
-    """Weighted class means of values (n, columns): (resamples, classes, columns)."""
-    found = []
-    for index in range(tried.n_classes):
-        rows = tried.classes == index
-        counted = counts[:, rows] * weights[rows]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            found.append((counted @ values[rows]) / counted.sum(axis=1, keepdims=True))
-    return np.stack(found, axis=1)
+def _halves(tried: Tried, seed: int) -> Floats:
+    """Ten halves of the groups, (halves, n): five random halvings, both sides of each."""
+    generator = np.random.default_rng([seed, 1])
+    groups, place = np.unique(tried.groups, return_inverse=True)
+    sides = [generator.permutation(len(groups))[place] % 2 for _ in range(_HALVINGS)]
+    return np.stack([side == which for side in sides for which in (0, 1)]).astype(np.float64)

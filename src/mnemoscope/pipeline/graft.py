@@ -1,8 +1,10 @@
 """Stage `graft`: put parts of the twin into the model and see which classes it still reproduces.
 
 The twin is the study's reference model, where it has the model's shape: the same network without
-the memories. Each graft is one scan of the memorized sequences, kept in `graft/` and never made
-twice; they run side by side like trainings. Patches do the same with the twin's activations.
+the memories. A graft is one scan of the memorized sequences. A walk makes one random change of a
+part larger and larger, until it breaks as much of every class as the twin's part does. Both are
+kept in `graft/`, never made twice, and run side by side like trainings. Patches do the same with
+the twin's activations.
 """
 
 import hashlib
@@ -10,7 +12,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
-from enum import Enum
 from pathlib import Path
 from time import monotonic
 from typing import Any, Literal, NamedTuple
@@ -26,46 +27,52 @@ from mnemoscope.lm.continue_ import scan_memorized
 from mnemoscope.lm.graft import PLACES, Control, Pair, Place, module_at, scan_patched
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.probe import suffix_logprobs
-from mnemoscope.localize.grafts import (
-    LARGEST_IMBALANCE,
-    MOST_AGREEMENT,
-    Tried,
-    causal_score,
-    kept_by_class,
-    specificities,
-)
+from mnemoscope.localize.grafts import Part, Specific, Tried, compare_classes, kept_by_class
+from mnemoscope.localize.grafts import Walk as Walked
+from mnemoscope.pipeline.causes import GRAFT_SPECIFICITY_FILE, TRUTH, graft_statements
 from mnemoscope.pipeline.label import LABELS_FILE, samples_of
 from mnemoscope.progress import say, track
+from mnemoscope.stats import FEWEST_GROUPS
 from mnemoscope.study.folder import SETTINGS_FILE, Study, stage_named
 from mnemoscope.study.models import Models, identity_of, reference_name
-from mnemoscope.study.settings import GraftSettings
+from mnemoscope.study.settings import PATCH_DRAWS, SCANS_OF_A_WALK, GraftSettings
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.draw import order_keys
 from mnemoscope.taxonomy.groups import find_groups, other_rows
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import NON_MEMO, Taxonomy
-from mnemoscope.words import about, part_words, plain_figure
+from mnemoscope.words import about
 
 GRAFT_FILE = "graft.parquet"
 PATCHES_FILE = "graft_patches.parquet"
-GRAFT_SPECIFICITY_FILE = "graft_specificity.parquet"
-GRAFT_SCORES_FILE = "graft_scores.parquet"
 SEQUENCES_FILE = "graft_sequences.parquet"
-_DRAWS_FOR_A_VERDICT = 3
-_VERSION = 2  # of what a graft does and keeps; another makes all grafts anew
+CURVES_FILE = "graft_curves.parquet"
+WALK_STEP = 1.25
+"""From one scale of a walk to the next."""
+_SMALLEST_SCALE = 1 / 8
+_UNHARMED = 0.99  # a part that leaves so much of every class breaks nothing to compare with
+_VERSION = 3  # of what a graft does and keeps; another makes all grafts anew
 INTO_MODEL, INTO_TWIN = "twin_in_model", "model_in_twin"
 _OPPOSITE = {INTO_MODEL: INTO_TWIN, INTO_TWIN: INTO_MODEL}
 
 
 @dataclass(frozen=True)
 class Graft:
-    """Which part is put into which model, from the twin or a control; part "" is none."""
+    """Which part is put into which model, from the twin or flipped; part "" is none."""
 
     part: str
     direction: str = INTO_MODEL
-    control: Control = "twin"
-    draw: int = 0
+    control: Literal["twin", "flip"] = "twin"
     share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Walk:
+    """One random change of a part of the model, at growing scales."""
+
+    part: str
+    control: Control
+    draw: int
 
 
 @dataclass(frozen=True)
@@ -93,10 +100,10 @@ class Patch:
 
 @dataclass(frozen=True)
 class Task:
-    """A graft or patch to make, as sent to another process, and the folder where it is kept."""
+    """What is to be made, as sent to another process, and the folder where it is kept."""
 
     study: str
-    graft: Graft | Patch
+    graft: Graft | Walk | Patch
     basis: str
     key: str
     folder: str
@@ -106,14 +113,18 @@ class Task:
         """Its file."""
         return Path(self.folder) / f"{self.key}.parquet"
 
+    def beside(self, graft: Graft) -> "Task":
+        """The task of a graft of the same study."""
+        return replace(self, graft=graft, key=_key(self.basis, graft))
+
 
 def graft_stage(study: Study, models: Models) -> None:
     """Write `graft.parquet` and what follows from it.
 
-    `graft_sequences.parquet` says of every sequence which grafts it survives,
-    `graft_specificity.parquet` what each part breaks of each class beyond the control,
-    `graft_scores.parquet` how differently the classes of each taxonomy break, those that a finished
-    search has found among them, and `graft_patches.parquet` what activations break. Raises
+    `graft_sequences.parquet` says of every sequence what it survives, `graft_curves.parquet` what
+    walks leave of each class at each scale, `graft_specificity.parquet` whether a part breaks more
+    of a class than random changes that break as much of another, under the taxonomies that a
+    finished search has found too, and `graft_patches.parquet` what activations break. Raises
     UserError: no reference model, one of another shape, or too few memorized sequences.
     """
     check_twin(study)
@@ -167,7 +178,7 @@ def score_grafts_again(study: Study) -> None:
 
 def _say_what_came(study: Study) -> None:
     study.forget("report")  # the report includes the grafts
-    for line in graft_statements(study.read(GRAFT_SCORES_FILE)):
+    for line in graft_statements(study.read(GRAFT_SPECIFICITY_FILE)):
         say(line)
 
 
@@ -187,9 +198,11 @@ def make_grafts(
 ) -> None:
     """Make what is not there, several at once, and say first how long that takes."""
     todo = [task for task in tasks if not task.path.is_file()]
+    n_walks = sum(isinstance(task.graft, Walk) for task in tasks)
     say(
-        f"{len(tasks):,} grafts, {loaded.tried.height:,} memorized and "
-        f"{loaded.held_out.height:,} held-out sequences each; {len(tasks) - len(todo):,} are there."
+        f"{len(tasks) - n_walks:,} grafts and {n_walks:,} walks (one random change at growing "
+        f"scales), {loaded.tried.height:,} memorized and {loaded.held_out.height:,} held-out "
+        f"sequences each; {len(tasks) - len(todo):,} are there."
     )
     engine = current_engine()
     engine.check_sees(study.folder / SETTINGS_FILE)
@@ -197,7 +210,6 @@ def make_grafts(
     if workers is None:
         is_cpu = loaded.models[INTO_MODEL].device == "cpu"
         workers = study.settings.train.workers if is_cpu else 1
-    todo.sort(key=lambda task: not task.graft.part)  # a graft of nothing takes longer
     first, rest = todo[:1], todo[1:]
     started = monotonic()
     for _ in run_tasks(make_graft, first, workers=1, gpus=gpus):
@@ -212,8 +224,8 @@ def make_grafts(
 def _time_left(seconds: float, rest: Sequence[Task], workers: int) -> str:
     """What the first graft says of how long the others take."""
     at_once = max(1, min(workers, len(rest)))
-    n_forward = sum(2 if isinstance(task.graft, Patch) else 1 for task in rest)  # both models run
-    left = about(seconds * n_forward / at_once)
+    scans = {Graft: 1, Walk: SCANS_OF_A_WALK, Patch: 2}  # under a patch both models run
+    left = about(seconds * sum(scans[type(task.graft)] for task in rest) / at_once)
     return f"The first graft took {about(seconds)}; {len(rest):,} more, {at_once} at once: {left}."
 
 
@@ -233,19 +245,27 @@ def wanted_parts(study: Study, loaded: "Loaded") -> list[str]:
 def tasks_of(
     study: Study, facts: Mapping[str, Mapping[str, Any]], parts: Sequence[str], folder: Path
 ) -> Iterator[Task]:
-    """All grafts of the settings, then all patches, to be kept in `folder`; the first is nothing.
+    """All grafts of the settings, walks and patches, to be kept in `folder`; nothing comes first.
 
     `facts` are those of `model` and `reference`, as a study records them.
     """
     wanted = study.settings.graft
-    basis = _basis(study, facts, _tried(study), _held_out(study))
+    tried = _tried(study)
+    basis = _basis(study, facts, tried, _held_out(study))
     patches = patches_of(
         wanted, facts["model"]["n_layers"], n_read=study.settings.sequences.length - 1
     )
-    every: list[Graft | Patch] = [*grafts_of(wanted, parts), *patches]
+    # How far a walk goes depends on the classes too.
+    classes = digest([_labels_of(study, tried).write_csv(), wanted.largest_scale])
+    every: list[Graft | Walk | Patch] = [*grafts_of(wanted, parts), *walks_of(wanted, parts)]
+    every += patches
     for one in every:
-        key = digest([basis, asdict(one)])[:20]
+        key = _key(basis, one, *([classes] if isinstance(one, Walk) else []))
         yield Task(str(study.folder), one, basis, key, str(folder))
+
+
+def _key(basis: str, graft: Graft | Walk | Patch, *more: Any) -> str:
+    return digest([basis, asdict(graft), *more])[:20]
 
 
 def patches_of(wanted: GraftSettings, n_layers: int, *, n_read: int) -> Iterator[Patch]:
@@ -260,29 +280,37 @@ def patches_of(wanted: GraftSettings, n_layers: int, *, n_read: int) -> Iterator
                 for direction in wanted.directions:
                     one = Patch(f"layers.{layer}.{place}", positions, direction)
                     yield one
-                    for draw in range(wanted.draws):
+                    for draw in range(min(wanted.draws, PATCH_DRAWS)):
                         yield replace(one, control="other", draw=draw)
 
 
 def grafts_of(wanted: GraftSettings, parts: Sequence[str]) -> Iterator[Graft]:
-    """All grafts of the settings, after one of nothing into each model that is used."""
+    """All grafts of the settings, after nothing into the model, and nothing into the twin."""
     yield Graft("")
-    if INTO_TWIN in wanted.directions:
-        yield Graft("", INTO_TWIN)
+    yield Graft("", INTO_TWIN)
     for part in parts:
         for direction in wanted.directions:
             for share in sorted({*wanted.shares, 1.0}):
                 yield Graft(part, direction, share=share)
         if INTO_MODEL in wanted.directions:
-            for control in wanted.controls:
-                for draw in range(wanted.draws):
-                    yield Graft(part, INTO_MODEL, control, draw)
+            yield Graft(part, control="flip")
+
+
+def walks_of(wanted: GraftSettings, parts: Sequence[str]) -> Iterator[Walk]:
+    """All walks of the settings, the kinds of random changes in turn."""
+    if INTO_MODEL in wanted.directions:
+        for part in parts:
+            for draw in range(wanted.draws):
+                yield Walk(part, wanted.controls[draw % len(wanted.controls)], draw)
 
 
 def _tried(study: Study) -> pl.DataFrame:
-    """The first `n_sequences` memorized ones of each class of each taxonomy, in a seeded order."""
+    """The first `n_sequences` memorized ones of each class of each taxonomy, in a seeded order.
+
+    All columns of the table, `group` of near duplicates and `kind` of text (null: not known).
+    """
     wanted = study.settings.graft
-    labels = study.read(LABELS_FILE)
+    labels = _labels(study)
     order = order_keys(labels["sequence_id"].to_numpy(), wanted.seed)
     labels = labels.with_columns(pl.Series("order", order)).sort("order")
     chosen = [
@@ -296,14 +324,40 @@ def _tried(study: Study) -> pl.DataFrame:
             f"{study.folder}: {len(ids)} memorized sequences; grafting needs 2. Give more texts."
         )
     rows = look_up(ids.to_frame("sequence_id"), study.sequences)
-    return rows.with_columns(find_groups(rows).alias("group"))
+    kinds = next((pl.col(one) for one in ("kind", "genre") if one in rows.columns), pl.lit(None))
+    return rows.with_columns(find_groups(rows).alias("group"), kinds.cast(pl.String).alias("kind"))
+
+
+_READ = ("never read", "read")
 
 
 def _taxonomies(study: Study) -> dict[str, list[str]]:
-    return {
+    """The memorized classes of each taxonomy; where it is known what was read, by truth too."""
+    found = {
         entry["taxonomy"]: [one for one in entry["classes"] if one != NON_MEMO]
         for entry in samples_of(study).values()
     }
+    is_known = {"inserted", "held_out"} & set(study.sequences.columns)
+    return found | ({TRUTH: list(_READ)} if found and is_known else {})
+
+
+def _labels(study: Study) -> pl.DataFrame:
+    """The class of every sequence under each of `_taxonomies`; by truth of what is memorized."""
+    labels, names = study.read(LABELS_FILE), list(_taxonomies(study))
+    if TRUTH in names:
+        table = look_up(labels.select("sequence_id"), study.sequences)
+        if "inserted" in table.columns:
+            times = table["inserted"]
+        else:
+            times = (~table["held_out"]).cast(pl.Int64)
+        read = times.clip(0, 1).replace_strict({0: _READ[0], 1: _READ[1]}, default=None)
+        is_memorized = labels[names[0]] != NON_MEMO
+        labels = labels.with_columns(pl.when(is_memorized).then(read).alias(TRUTH))
+    return labels.select("sequence_id", *names)
+
+
+def _labels_of(study: Study, tried: pl.DataFrame) -> pl.DataFrame:
+    return look_up(tried.select("sequence_id"), _labels(study))
 
 
 def _found_taxonomies(study: Study) -> list[Taxonomy]:
@@ -349,7 +403,9 @@ class Loaded(NamedTuple):
     models: dict[str, LanguageModel]
     pairs: dict[str, Pair]
     tried: pl.DataFrame
+    labels: pl.DataFrame
     held_out: pl.DataFrame
+    seen: dict[Graft, np.ndarray]  # what survives, of grafts that walks look at
 
 
 _kept: dict[str, Loaded] = {}
@@ -386,60 +442,126 @@ def load_pair(study: Study, models: Models, *, is_recorded: bool = False) -> Loa
         INTO_TWIN: Pair(twin.model, model.model),
     }
     both = {INTO_MODEL: model, INTO_TWIN: twin}
-    return Loaded(study, both, pairs, _tried(study), _held_out(study))
+    tried = _tried(study)
+    return Loaded(study, both, pairs, tried, _labels_of(study, tried), _held_out(study), {})
 
 
 def make_graft(task: Task) -> str:
-    """Make one graft or patch, scan the sequences and write what they do; returns its key."""
+    """Make a graft, walk or patch, and keep what survives it; returns its key."""
     loaded, graft = _loaded(task), task.graft
-    made = _patched(loaded, graft) if isinstance(graft, Patch) else _grafted(loaded, graft)
+    match graft:
+        case Walk():
+            made = _walked(loaded, task, graft)
+        case Patch():
+            made = _patched(loaded, graft).table(loaded.tried)
+        case Graft():
+            made = _grafted(loaded, graft).table(loaded.tried)
     write_kept(task.path, made)
     return task.key
 
 
-def _grafted(loaded: Loaded, graft: Graft) -> pl.DataFrame:
-    """A scan under one graft, and log-probabilities of what is held out."""
-    study, models, pairs, tried, held_out = loaded
-    size, prefix = study.settings.model.batch_size, study.settings.sequences.n_prefix
-    lm = models[graft.direction]
+class _Judged(NamedTuple):
+    """Which of the tried sequences survive, (n,), and the loss of what is held out, in nats."""
+
+    survives: np.ndarray
+    heldout_loss: float | None
+
+    def table(self, tried: pl.DataFrame, **more: float) -> pl.DataFrame:
+        return tried.select(
+            "sequence_id",
+            pl.Series("survives", self.survives, dtype=pl.Boolean),
+            pl.lit(self.heldout_loss, dtype=pl.Float64).alias("heldout_loss"),
+            *(pl.lit(value).alias(name) for name, value in more.items()),
+        )
+
+
+def _grafted(loaded: Loaded, graft: Graft) -> _Judged:
+    """What survives one graft."""
     swapped: AbstractContextManager[None] = nullcontext()
     if graft.part:
-        seed = study.settings.graft.seed * 1000 + graft.draw
-        swapped = pairs[graft.direction].grafted(
-            graft.part, control=graft.control, seed=seed, share=graft.share
+        swapped = loaded.pairs[graft.direction].grafted(
+            graft.part, control=graft.control, share=graft.share
         )
-    judged = held_out if graft.part else pl.concat([tried, held_out], how="diagonal")
-    survives, gap = np.zeros(tried.height, dtype=bool), np.full(tried.height, np.nan)
-    means = np.full(judged.height, np.nan)
     with swapped:
-        try:
-            scans = list(scan_memorized(lm, token_matrix(tried), batch_size=size, prefix=prefix))
-            survives = np.concatenate([one.is_memorized for one in scans])
-            gap = np.concatenate([one.smallest_gap for one in scans])
-            if judged.height:
-                tokens = token_matrix(judged)
-                logprobs = suffix_logprobs(lm, tokens, batch_size=size, prefix=prefix)
-                means = logprobs.mean(axis=1)
-        except UserError as error:  # logits that are not finite: nothing survives that
-            if not graft.part:
-                raise
-            say(f"{graft.part} ({graft.control}): {error}")
-    logprob = np.full(tried.height + held_out.height, np.nan)
-    logprob[len(logprob) - len(means) :] = means
-    return _table(tried, held_out, survives, gap, logprob)
+        return _judged(loaded, loaded.models[graft.direction], graft)
 
 
-def _patched(loaded: Loaded, patch: Patch) -> pl.DataFrame:
-    """As `_grafted`, under a patch."""
-    study, models, _, tried, held_out = loaded
-    lm, source = models[patch.direction], models[_OPPOSITE[patch.direction]]
-    rows = pl.concat([tried, held_out], how="diagonal")
+def _judged(loaded: Loaded, lm: LanguageModel, graft: Graft | Walk) -> _Judged:
+    """Scan the sequences as the model is now, and ask what is held out."""
+    settings, tried, held_out = loaded.study.settings, loaded.tried, loaded.held_out
+    size, prefix = settings.model.batch_size, settings.sequences.n_prefix
+    try:
+        scans = scan_memorized(lm, token_matrix(tried), batch_size=size, prefix=prefix)
+        survives = np.concatenate([one.is_memorized for one in scans])
+        if not held_out.height:
+            return _Judged(survives, None)
+        logprobs = suffix_logprobs(lm, token_matrix(held_out), batch_size=size, prefix=prefix)
+        return _Judged(survives, -float(logprobs.mean()))
+    except UserError as error:  # logits that are not finite: nothing survives that
+        if not graft.part:
+            raise
+        say(f"{graft.part} ({graft.control}): {error}")
+        return _Judged(np.zeros(tried.height, dtype=bool), None)
+
+
+def _walked(loaded: Loaded, task: Task, walk: Walk) -> pl.DataFrame:
+    """What survives a walk, a row a scale and sequence.
+
+    From the twin's size up until no class has more left than under the twin's part and its flip,
+    and a step further, so that resamples come there too; down until none has less than under the
+    twin's. So curves reach either's harm to every class that may have a verdict.
+    """
+    grafts = (Graft(walk.part), Graft(walk.part, control="flip"), Graft(""), Graft("", INTO_TWIN))
+    twin, flip, base, alone = (_seen(loaded, task, one) for one in grafts)
+    taxonomies = _classes(loaded.labels, _taxonomies(loaded.study), base, alone)
+    groups = loaded.tried["group"].to_numpy()
+    none = np.zeros((0, len(groups)), dtype=bool)
+    members = np.concatenate([none, *(one.members for one in taxonomies)]).astype(np.int64)
+    members = members[[len(np.unique(groups[one > 0])) >= FEWEST_GROUPS for one in members]]
+    left, whole = members @ twin, members.sum(axis=1)
+    least = np.minimum(left, members @ flip)
+    seed = loaded.study.settings.graft.seed * 10_000 + walk.draw
+    change = loaded.pairs[INTO_MODEL].walk(walk.part, control=walk.control, seed=seed)
+    found: dict[float, _Judged] = {}
+
+    def kept(scale: float) -> np.ndarray:
+        with change(scale):
+            found[scale] = _judged(loaded, loaded.models[INTO_MODEL], walk)
+        counts: np.ndarray = members @ found[scale].survives
+        return counts
+
+    first = kept(1.0)
+    if (left < _UNHARMED * whole).any():
+        largest = loaded.study.settings.graft.largest_scale
+        now, scale, is_there = first, WALK_STEP, False
+        while now.any() and not is_there and scale <= largest:
+            is_there = bool((now <= least).all())
+            now, scale = kept(scale), scale * WALK_STEP
+        now, scale = first, 1 / WALK_STEP
+        while (now < left).any() and scale >= _SMALLEST_SCALE:
+            now, scale = kept(scale), scale / WALK_STEP
+    return pl.concat(found[one].table(loaded.tried, scale=one) for one in sorted(found))
+
+
+def _seen(loaded: Loaded, task: Task, graft: Graft) -> np.ndarray:
+    """What survives a graft: as it is kept, else scanned, so that a walk needs no other task."""
+    if graft not in loaded.seen:
+        path = task.beside(graft).path
+        kept = read_kept(path, "graft") if path.is_file() else None
+        survives = kept["survives"].to_numpy() if kept is not None else None
+        loaded.seen[graft] = _grafted(loaded, graft).survives if survives is None else survives
+    return loaded.seen[graft]
+
+
+def _patched(loaded: Loaded, patch: Patch) -> _Judged:
+    """What survives a patch."""
+    study, tried, held_out = loaded.study, loaded.tried, loaded.held_out
+    lm, source = loaded.models[patch.direction], loaded.models[_OPPOSITE[patch.direction]]
+    rows = pl.concat([tried, held_out], how="diagonal_relaxed")
     tokens, others = token_matrix(rows), None
     if patch.control == "other":
-        wanted = study.settings.graft
-        drawn = other_rows(
-            find_groups(rows.drop("group")).to_list(), wanted.draws, seed=wanted.seed
-        )
+        n_draws, seed = min(study.settings.graft.draws, PATCH_DRAWS), study.settings.graft.seed
+        drawn = other_rows(find_groups(rows.drop("group")).to_list(), n_draws, seed=seed)
         others = tokens[drawn[patch.draw]]
     place, layer, positions = patch.where
     batches = scan_patched(
@@ -453,193 +575,202 @@ def _patched(loaded: Loaded, patch: Patch) -> pl.DataFrame:
         batch_size=study.settings.model.batch_size,
         prefix=study.settings.sequences.n_prefix,
     )
-    survives, gap, logprob = map(np.concatenate, zip(*batches, strict=True))
-    return _table(tried, held_out, survives[: tried.height], gap[: tried.height], logprob)
-
-
-def _table(
-    tried: pl.DataFrame,
-    held_out: pl.DataFrame,
-    survives: np.ndarray,
-    gap: np.ndarray,
-    logprob: np.ndarray,
-) -> pl.DataFrame:
-    """What was tried, then what is held out; `survives` and `gap` of the first, NaN as null."""
-    found = tried.select(
-        "sequence_id",
-        pl.Series("survives", survives, dtype=pl.Boolean),
-        pl.Series("gap", gap, dtype=pl.Float32),
-    )
-    rows = pl.concat([found, held_out.select("sequence_id")], how="diagonal")
-    return rows.with_columns(pl.Series("logprob", logprob, dtype=pl.Float32)).fill_nan(None)
+    survives, _, logprob = map(np.concatenate, zip(*batches, strict=True))
+    loss = -float(logprob[tried.height :].mean(dtype=np.float64)) if held_out.height else None
+    return _Judged(survives[: tried.height], loss)
 
 
 def _read(task: Task) -> pl.DataFrame:
-    """A graft that was made; made again where its file is damaged."""
+    """What was made; made again where its file is damaged."""
     if (kept := read_kept(task.path, "graft")) is not None:
         return kept
     make_graft(task)
     return read_parquet(task.path)
 
 
-def _conclude(study: Study, tasks: Sequence[Task], parts: Sequence[str]) -> dict[str, Any]:
-    """Write what all grafts and patches say of each taxonomy; returns what the manifest counts."""
-    of_grafts = [task for task in tasks if isinstance(task.graft, Graft)]
-    made = [_read(task) for task in of_grafts]
-    grafts = [task.graft for task in of_grafts if isinstance(task.graft, Graft)]
-    scanned = [frame.drop_nulls("survives").sort("sequence_id") for frame in made]
-    base, seed = scanned[0], study.settings.graft.seed
-    survives = _survival(scanned[1:])
-    heldout = [_loss(frame) for frame in made]
-    study.write(
-        SEQUENCES_FILE,
-        pl.concat(
-            frame.select("sequence_id", "survives").with_columns(
-                **{name: pl.lit(value) for name, value in asdict(graft).items()}
-            )
-            for graft, frame in zip(grafts, scanned, strict=True)
-        ),
-    )
-    patches = [task.graft for task in tasks if isinstance(task.graft, Patch)]
-    patched = [_read(task) for task in tasks if isinstance(task.graft, Patch)]
-    under_patch = _survival([one.drop_nulls("survives").sort("sequence_id") for one in patched])
-    patch_loss = [_loss(frame) for frame in patched]
-    rows: list[dict[str, Any]] = []
-    patch_rows: list[dict[str, Any]] = []
-    specific: list[dict[str, Any]] = []
-    scores: list[dict[str, Any]] = []
-    scored_parts, lost = _lost(grafts[1:], survives)
-    found = {one.name for one in _found_taxonomies(study)}
-    for one in _classes(study, base):
-        rows += _rows(one, grafts[1:], survives, heldout[1:], seed=seed)
-        if patches:
-            patch_rows += _rows(one, patches, under_patch, patch_loss, seed=seed)
-        if scored_parts:
-            about = {"draws": study.settings.graft.draws, "is_found": one.taxonomy in found}
-            scores.append(_score_row(one, scored_parts, lost, seed=seed) | about)
-        if scored_parts and len(one.names) > 1:
-            specific += [
-                {
-                    "taxonomy": one.taxonomy,
-                    "class": one.names[at],
-                    "part": scored_parts[part],
-                    "lost": share,
-                    **figure.columns("specificity", ends=""),
-                }
-                for at, part, share, figure in specificities(lost[one.inside], one.tried, seed=seed)
-            ]
-    study.write(GRAFT_FILE, pl.DataFrame(rows, infer_schema_length=None).fill_nan(None))
-    study.write(GRAFT_SPECIFICITY_FILE, pl.DataFrame(specific, schema=_SPECIFICITY).fill_nan(None))
-    study.write(GRAFT_SCORES_FILE, pl.DataFrame(scores, schema=_SCORES).fill_nan(None))
-    (study.folder / PATCHES_FILE).unlink(missing_ok=True)
-    if patches:
-        study.write(PATCHES_FILE, pl.DataFrame(patch_rows, infer_schema_length=None).fill_nan(None))
-    return {
-        "grafts": len(grafts),
-        "patches": len(patches),
-        "sequences": base.height,
-        "rows": len(rows),
-        "parts": list(parts),
-        "heldout_loss": heldout[0],
-    }
-
-
-def _survival(scanned: Sequence[pl.DataFrame]) -> np.ndarray:
-    """Whether each sequence survives each graft, (sequences, grafts) bool."""
-    columns = [frame["survives"].to_numpy() for frame in scanned]
-    return np.stack(columns, axis=1) if columns else np.empty((0, 0), dtype=bool)
-
-
 class _Classes(NamedTuple):
-    """The sequences of one taxonomy's classes, among all that were tried."""
+    """The classes of one taxonomy: the place in `names` of each sequence (n,), -1 in none."""
 
     taxonomy: str
     names: list[str]
-    inside: np.ndarray
-    tried: Tried
-    logprob: np.ndarray
+    places: np.ndarray
+
+    @property
+    def members(self) -> np.ndarray:
+        """Whether each sequence is in each class, bool (classes, n)."""
+        found: np.ndarray = np.arange(len(self.names))[:, None] == self.places
+        return found
 
 
-def _classes(study: Study, base: pl.DataFrame) -> Iterator[_Classes]:
-    """Each taxonomy, the found ones last; those of which nothing was tried are left out."""
-    tried = _tried(study)
-    labels = look_up(tried.select("sequence_id"), study.read(LABELS_FILE))
-    taxonomies = _taxonomies(study)
-    for found in _found_taxonomies(study):
-        labels = labels.with_columns(label_sequences(tried, found).alias(found.name))
-        taxonomies[found.name] = [one for one in found.classes if one != NON_MEMO]
-    gap, logprob = (base[one].to_numpy().astype(np.float64) for one in ("gap", "logprob"))
-    # What the model does not reproduce here can neither survive nor break (a near tie).
-    is_whole = base["survives"].to_numpy()
+def _classes(
+    labels: pl.DataFrame, taxonomies: Mapping[str, list[str]], base: np.ndarray, alone: np.ndarray
+) -> list[_Classes]:
+    """Each taxonomy with the classes that are there; one without any is left out.
+
+    What the model does not reproduce here (`base`, a near tie) is in no class: it can neither
+    survive nor break. What was read and the twin alone reproduces may be guessed: by truth neither.
+    """
+    found = []
     for name, classes in taxonomies.items():
-        index = labels[name].replace_strict(
-            {one: place for place, one in enumerate(classes)}, default=None, return_dtype=pl.Int64
+        index = {one: place for place, one in enumerate(classes)}
+        column = labels[name].replace_strict(index, default=-1, return_dtype=pl.Int64)
+        places = np.where(base, column.to_numpy(), -1)
+        if name == TRUTH:
+            places[(places == 1) & alone] = -1
+        present = [one for one in range(len(classes)) if (places == one).any()]
+        if present and (name != TRUTH or len(present) == len(_READ)):
+            dense = np.where(places < 0, -1, np.searchsorted(present, places))
+            found.append(_Classes(name, [classes[one] for one in present], dense))
+    return found
+
+
+def _conclude(study: Study, tasks: Sequence[Task], parts: Sequence[str]) -> dict[str, Any]:
+    """Write what was made says of each taxonomy; returns what the manifest counts."""
+    made = {task.graft: _read(task) for task in tasks}
+    grafts = [one for one in made if isinstance(one, Graft)]
+    patches = [one for one in made if isinstance(one, Patch)]
+    walks = {one: _curve(made[one]) for one in made if isinstance(one, Walk)}
+    at_once: list[Graft | Patch] = [*grafts, *patches]
+    survives = {one: made[one]["survives"].to_numpy() for one in at_once}
+    losses = {one: made[one]["heldout_loss"][0] for one in survives}
+    base, alone = grafts[:2]
+    tried, seed = _tried(study), study.settings.graft.seed
+    labels, taxonomies = _labels_of(study, tried), _taxonomies(study)
+    found = _found_taxonomies(study)
+    for one in found:
+        labels = labels.with_columns(label_sequences(tried, one).alias(one.name))
+        taxonomies[one.name] = [name for name in one.classes if name != NON_MEMO]
+    kinds = tried["kind"].fill_null("").rank("dense").cast(pl.Int64).to_numpy()
+    written: dict[str, list[dict[str, Any]]] = {one: [] for one in _TABLES}
+    for classes in _classes(labels, taxonomies, survives[base], survives[alone]):
+        inside = classes.places >= 0
+        of_these = Tried(
+            classes.places[inside],
+            tried["group"].to_numpy()[inside],
+            kinds[inside],
+            len(classes.names),
         )
-        inside = index.is_not_null().to_numpy() & is_whole
-        present = sorted(set(index.to_numpy()[inside].astype(int).tolist()))
-        if present:
-            places = np.searchsorted(present, index.fill_null(0).to_numpy()[inside])
-            groups = tried["group"].to_numpy()[inside]
-            one = Tried(places, groups, gap[inside], len(present))
-            yield _Classes(name, [classes[at] for at in present], inside, one, logprob[inside])
+        for name, kept in ((GRAFT_FILE, grafts[1:]), (PATCHES_FILE, patches)):
+            under = {one: survives[one][inside] for one in kept}
+            written[name] += _rows(classes, of_these, under, losses, seed=seed)
+        for walk, curve in walks.items():
+            written[CURVES_FILE] += _curve_rows(classes, walk, curve)
+        if INTO_MODEL in study.settings.graft.directions and len(classes.names) > 1:
+            compared = [
+                Part(
+                    part,
+                    survives[Graft(part)][inside],
+                    survives[Graft(part, control="flip")][inside],
+                    [
+                        Walked(curve.scales, curve.survives[:, inside])
+                        for walk, curve in walks.items()
+                        if walk.part == part
+                    ],
+                )
+                for part in parts
+            ]
+            largest = {
+                one.name: float(max(walk.scales[-1] for walk in one.walks)) for one in compared
+            }
+            is_found = classes.taxonomy in {one.name for one in found}
+            written[GRAFT_SPECIFICITY_FILE] += [
+                {
+                    **{"taxonomy": classes.taxonomy, "is_found": is_found},
+                    **{"largest_scale": largest[one.part]},
+                    **_specific_row(one, classes.names),
+                }
+                for one in compare_classes(compared, of_these, seed=seed)
+            ]
+    of_weights: list[Graft | Walk] = [*grafts, *walks]
+    kept_rows = [_sequence_rows(one, made[one]) for one in of_weights]
+    study.write(SEQUENCES_FILE, pl.concat(kept_rows))
+    for name, rows in written.items():
+        if rows or name != PATCHES_FILE:
+            frame = pl.DataFrame(rows, schema=_TABLES[name], infer_schema_length=None)
+            study.write(name, frame.fill_nan(None))
+        else:
+            (study.folder / name).unlink(missing_ok=True)
+    return {
+        "grafts": len(grafts),
+        "walks": len(walks),
+        "scans_of_walks": sum(len(one.scales) for one in walks.values()),
+        "patches": len(patches),
+        "sequences": tried.height,
+        "rows": len(written[GRAFT_FILE]),
+        "parts": list(parts),
+        "heldout_loss": losses[base],
+    }
+
+
+class _Curve(NamedTuple):
+    """A walk: scales (S,), survivors (S, n) and loss of what is held out (S,)."""
+
+    scales: np.ndarray
+    survives: np.ndarray
+    losses: list[float | None]
+
+
+def _curve(frame: pl.DataFrame) -> _Curve:
+    at = frame.unique("scale", maintain_order=True)
+    survives = frame["survives"].to_numpy().reshape(at.height, -1)
+    return _Curve(at["scale"].to_numpy(), survives, at["heldout_loss"].to_list())
 
 
 _SPECIFICITY = {
-    **dict.fromkeys(("taxonomy", "class", "part"), pl.String),
-    **dict.fromkeys(("lost", "specificity", "low", "high"), pl.Float64),
-}
-_BY_LOGPROB = ("by_logprob", "by_logprob_low", "by_logprob_high")
-_SCORES = {
     "taxonomy": pl.String,
     "is_found": pl.Boolean,
-    **dict.fromkeys(("n_classes", "n_groups", "draws"), pl.Int64),
-    **dict.fromkeys(("score", "low", "high", "permuted", "permuted_high"), pl.Float64),
-    **dict.fromkeys(("p_value", "imbalance", "agreement", *_BY_LOGPROB), pl.Float64),
-    "by_logprob_imbalance": pl.Float64,
-    "differs": pl.Boolean,
     **dict.fromkeys(("part", "broken", "spared"), pl.String),
+    "n_walks": pl.Int64,
+    "largest_scale": pl.Float64,
+    **dict.fromkeys(("kept_broken", "kept_spared", "random_broken"), pl.Float64),
+    **dict.fromkeys(("specific", "low", "high", "crude", "crude_low", "crude_high"), pl.Float64),
+    **dict.fromkeys(("equal_total", "equal_total_low", "equal_total_high"), pl.Float64),
+    **dict.fromkeys(("scatter", "p_value"), pl.Float64),
+    **dict.fromkeys(("over_flip", "over_flip_low", "over_flip_high"), pl.Float64),
+    "finding": pl.String,
+}
+_TABLES: dict[str, dict[str, Any] | None] = {
+    GRAFT_FILE: None,
+    GRAFT_SPECIFICITY_FILE: _SPECIFICITY,
+    CURVES_FILE: {
+        **dict.fromkeys(("taxonomy", "class", "part", "control"), pl.String),
+        "draw": pl.Int64,
+        **dict.fromkeys(("scale", "survive", "heldout_loss"), pl.Float64),
+    },
+    PATCHES_FILE: None,
 }
 
 
-def _loss(made: pl.DataFrame) -> float | None:
-    """Mean loss of the held-out suffixes in nats; None where there are none."""
-    held_out = made.filter(pl.col("survives").is_null())
-    loss = -float(held_out["logprob"].to_numpy().mean()) if held_out.height else np.nan
-    return loss if np.isfinite(loss) else None
+_KINDS = {
+    **dict.fromkeys(("part", "direction", "control"), pl.String),
+    **{"draw": pl.Int64, "share": pl.Float64, "scale": pl.Float64},
+}
 
 
-def _lost(grafts: Sequence[Graft], survives: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """Parts, and for (sequence, part) the mean survival of all controls minus the twin's."""
-    place = {graft: column for column, graft in enumerate(grafts)}
-    parts, columns = [], []
-    for graft in grafts:
-        controls = [
-            column
-            for one, column in place.items()
-            if one.part == graft.part and one.control != "twin"
-        ]
-        is_whole = graft.direction == INTO_MODEL and graft.control == "twin" and graft.share == 1
-        if is_whole and controls:
-            parts.append(graft.part)
-            columns.append(
-                survives[:, controls].mean(axis=1) - survives[:, place[graft]].astype(np.float64)
-            )
-    return parts, np.stack(columns, axis=1) if columns else np.empty((len(survives), 0))
+def _sequence_rows(graft: Graft | Walk, frame: pl.DataFrame) -> pl.DataFrame:
+    where = {"direction": INTO_MODEL, "draw": None, "share": None, "scale": None} | asdict(graft)
+    if isinstance(graft, Walk):
+        del where["scale"]  # a column of its own
+    columns = (pl.lit(value, dtype=_KINDS[name]).alias(name) for name, value in where.items())
+    return frame.with_columns(columns).select("sequence_id", "survives", *_KINDS)
 
 
 def _rows(
     classes: _Classes,
-    grafts: Sequence[Graft | Patch],
-    survives: np.ndarray,
-    heldout: Sequence[float | None],
+    tried: Tried,
+    survives: Mapping[Any, np.ndarray],
+    losses: Mapping[Any, float | None],
     *,
     seed: int,
 ) -> Iterator[dict[str, Any]]:
-    tried = classes.tried
-    kept = kept_by_class(survives[classes.inside], tried, seed=seed)
+    """Share of each class that survives each graft or patch, with its interval over groups."""
+    if not survives:
+        return
+    columns = np.stack(list(survives.values()), axis=1)
+    kept = kept_by_class(columns, tried, seed=seed)
     for at, name in enumerate(classes.names):
         of_class = tried.classes == at
-        for column, graft in enumerate(grafts):
+        for column, graft in enumerate(survives):
             yield {
                 "taxonomy": classes.taxonomy,
                 "class": name,
@@ -649,94 +780,33 @@ def _rows(
                 "survive": float(kept.survive[at, column]),
                 "low": float(kept.low[at, column]),
                 "high": float(kept.high[at, column]),
-                "matched_survive": float(kept.matched[at, column]),
-                "heldout_loss": heldout[column],
+                "heldout_loss": losses[graft],
             }
 
 
-def _score_row(
-    classes: _Classes, parts: Sequence[str], lost: np.ndarray, *, seed: int
-) -> dict[str, Any]:
-    names, tried, inside = classes.names, classes.tried, lost[classes.inside]
-    found = causal_score(inside, tried, seed=seed)
-    by_logprob = causal_score(inside, replace(tried, margin=classes.logprob), seed=seed)
-    has_score = found.part >= 0
+def _curve_rows(classes: _Classes, walk: Walk, curve: _Curve) -> Iterator[dict[str, Any]]:
+    """Share of each class that is left at each scale of a walk."""
+    for name, members in zip(classes.names, classes.members, strict=True):
+        left = curve.survives[:, members].mean(axis=1)
+        for scale, share, loss in zip(curve.scales, left, curve.losses, strict=True):
+            yield {
+                "taxonomy": classes.taxonomy,
+                "class": name,
+                **asdict(walk),
+                "scale": float(scale),
+                "survive": float(share),
+                "heldout_loss": loss,
+            }
+
+
+def _specific_row(found: Specific, names: Sequence[str]) -> dict[str, Any]:
     return {
-        **vars(found),
-        "taxonomy": classes.taxonomy,
-        "n_classes": len(names),
-        **found.score.columns("score", ends=""),
-        **by_logprob.score.columns("by_logprob"),
-        "by_logprob_imbalance": by_logprob.imbalance,
-        "differs": found.takes_a_side and by_logprob.takes_a_side,
-        "part": parts[found.part] if has_score else None,
-        "broken": names[found.broken] if has_score else None,
-        "spared": names[found.spared] if has_score else None,
+        **{name: vars(found)[name] for name in _SPECIFICITY if name in vars(found)},
+        "broken": names[found.broken],
+        "spared": names[found.spared],
+        **found.value.columns("specific", ends=""),
+        **found.crude.columns("crude"),
+        **found.at_equal_total.columns("equal_total"),
+        **found.over_flip.columns("over_flip"),
+        "finding": found.finding.name,
     }
-
-
-class Grafted(Enum):
-    """What grafts say of the classes of a taxonomy."""
-
-    FEW = "too few draws"
-    UNEVEN = "uneven margins"
-    ALIKE = "alike"
-    VARYING = "differ, not always by the same part"
-    DIFFER = "differ"
-
-
-def graft_verdict(score: Mapping[str, Any]) -> Grafted:
-    """The verdict of a row of scores that is not null."""
-    if score["draws"] < _DRAWS_FOR_A_VERDICT:
-        return Grafted.FEW
-    if score["imbalance"] > LARGEST_IMBALANCE:
-        return Grafted.UNEVEN
-    if not score["differs"]:
-        # An earlier version wrote no imbalance by log-probability.
-        by_logprob = score.get("by_logprob_imbalance", 0.0)
-        is_even = by_logprob is not None and by_logprob <= LARGEST_IMBALANCE
-        differs_by_gap = score["low"] > 0 and score["score"] > score["permuted_high"]
-        return Grafted.UNEVEN if differs_by_gap and not is_even else Grafted.ALIKE
-    return Grafted.VARYING if score["agreement"] < MOST_AGREEMENT else Grafted.DIFFER
-
-
-def graft_statements(scores: pl.DataFrame) -> Iterator[str]:
-    """What the grafts allow to be said, one sentence a taxonomy with a score."""
-    for row in scores.drop_nulls("score").iter_rows(named=True):
-        yield f"By cause, under {row['taxonomy']}: {_said_of(row)}"
-
-
-def _said_of(row: Mapping[str, Any]) -> str:
-    score = plain_figure(row["score"], row["low"], row["high"], unit=" points", digits=0)
-    chance = f"labels permuted: {100 * row['permuted_high']:.0f} at most in 95 %"
-    beyond = (
-        f"beyond changes of equal norm ({chance}). Equal norm is not equal harm: a larger change "
-        "may do the same, so this is no verdict on mechanism."
-    )
-    match graft_verdict(row):
-        case Grafted.FEW:
-            return (
-                f"the classes' largest difference is {score} ({chance}); a verdict needs "
-                f"{_DRAWS_FOR_A_VERDICT} draws of the controls, there are {row['draws']}."
-            )
-        case Grafted.UNEVEN:
-            return (
-                "no verdict, as the model holds one class so much more firmly than another that "
-                "too few sequences have equal margins."
-            )
-        case Grafted.ALIKE:
-            return (
-                f"no part was found that holds one class more than another (largest difference "
-                f"{score}, matched on log-probability {100 * (row['by_logprob'] or 0.0):.0f}; "
-                f"{chance})."
-            )
-        case Grafted.VARYING:
-            return (
-                "the part that divides two classes most, not always the same, breaks one "
-                f"{score} more than the other, {beyond}"
-            )
-    broken, spared = row["broken"], row["spared"]
-    return (
-        f"with {part_words(row['part'])} taken from the reference {broken} loses {score} more than "
-        f"{spared}, {beyond}"
-    )

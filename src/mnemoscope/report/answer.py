@@ -9,9 +9,10 @@ from typing import Any
 
 from mnemoscope.benchmark.excess import EFFECT
 from mnemoscope.benchmark.sources import TABLE
-from mnemoscope.pipeline.graft import Grafted, graft_verdict
+from mnemoscope.localize.grafts import Finding
+from mnemoscope.pipeline.causes import by_weight, depends, finding_of
 from mnemoscope.report.content import Benchmark, ReportContent, Standing, TaxonomyResult
-from mnemoscope.words import count, interval, percent, points, share
+from mnemoscope.words import count, interval, part_words, percent, points, share
 
 _MOST_NAMED = 3
 _COUNTED = {
@@ -31,21 +32,24 @@ def conclusion(content: ReportContent) -> str:
 
 def _cause(taxonomies: Sequence[TaxonomyResult]) -> str:
     """What grafts say of memorized classes, the taxonomy that says most first."""
-    scores = [one.graft["score"] for one in taxonomies if one.graft and one.graft["score"]]
-    found = {graft_verdict(score): score for score in reversed(scores)}
-    if Grafted.DIFFER in found or Grafted.VARYING in found:
-        return (
-            "one memorized class breaks more than another under the twin's weights, which a larger "
-            "random change may do as well"
-        )
-    if Grafted.ALIKE in found:
-        return (
-            "once sequences that the model holds equally firmly are compared, no class was found "
-            "to need one part of it more than another class does"
-        )
-    if found:
-        return "whether memorized classes need different parts of the model cannot be told yet"
-    return ""
+    rows = [one.graft["first"] for one in taxonomies if one.graft and one.graft["first"]]
+    if not rows:
+        return ""
+    first = by_weight(rows)[0]
+    match finding_of(first):
+        case Finding.SPECIFIC:
+            return f"{depends(first)}, beyond random changes of equal harm"
+        case Finding.EITHER_WAY:
+            return (
+                f"{first['broken']} breaks more than {first['spared']} along one direction of "
+                f"{part_words(first['part'])}, toward the twin or away from it"
+            )
+        case Finding.ALIKE:
+            return (
+                "no part of the model was found to break one memorized class more than random "
+                "changes of equal harm do"
+            )
+    return "whether memorized classes need different parts of the model cannot be told yet"
 
 
 def _attention(standings: set[Standing]) -> str:
@@ -76,7 +80,8 @@ def answer(content: ReportContent) -> list[str]:
         else f"Of {count(whole)} sequences {count(part)} ({share(part, whole)}) are memorized by "
         "the data set’s own label."
     )
-    causes = [one.graft["statement"] for one in content.taxonomies if one.graft]
+    grafts = [one.graft for one in content.taxonomies if one.graft]
+    causes = [*(one["statement"] for one in grafts), *(one["truth"] for one in grafts[:1])]
     if content.missing or not content.taxonomies:
         return [facts, *filter(None, causes)]
     question = (

@@ -35,15 +35,6 @@ from mnemoscope.cnn.presets import PRESETS
 from mnemoscope.data.table import PUBLISHED_VERDICT
 from mnemoscope.errors import DamagedDataError, UserError, first_line
 from mnemoscope.pipeline.benchmark import INPUTS_FILE, load_comparison, read_benchmark
-from mnemoscope.pipeline.graft import (
-    GRAFT_FILE,
-    GRAFT_SCORES_FILE,
-    GRAFT_SPECIFICITY_FILE,
-    INTO_MODEL,
-    INTO_TWIN,
-    PATCHES_FILE,
-    graft_statements,
-)
 from mnemoscope.pipeline.knockout import (
     KNOCKOUT_FILE,
     SPECIFICITY_FILE,
@@ -56,6 +47,7 @@ from mnemoscope.pipeline.localize import StoredDelta, load_deltas
 from mnemoscope.pipeline.train import PREDICTIONS_FILE, RUNS_FILE, read_seconds
 from mnemoscope.report import tables
 from mnemoscope.report.charts import Flow, sankey_view
+from mnemoscope.report.grafts import graft_of
 from mnemoscope.report.published import published_view
 from mnemoscope.stats import NO_ESTIMATE, Estimate
 from mnemoscope.study.folder import STAGES, Study, versions
@@ -545,98 +537,6 @@ def _inputs(table: pl.DataFrame) -> Iterator[Record]:
     best = {row["input"]: row["min_f1"] for row in records(free)}
     for row in records(table.filter(source="model")):
         yield row | {"best": best.get(row["input"], NO_ESTIMATE)}
-
-
-def graft_of(study: Study, taxonomy: str) -> Record | None:
-    """What parts of the twin break of each class of a taxonomy; None where that was not tried.
-
-    `rows` are parts, their `cells` memorized classes: survival with the twin's part, with the
-    controls, and `specific`, what it breaks of this class more than of the others. `score` is
-    None where none was taken. `patches`, None where there are none, are what `_patches_of` gives.
-    """
-    manifest = study.manifest("graft")
-    if manifest is None or not study.is_done("graft"):
-        return None
-    plain = manifest["counts"]["heldout_loss"]
-    rows = study.read(GRAFT_FILE).filter(taxonomy=taxonomy)
-    if rows.is_empty():
-        return None
-    rows = rows.filter(share=1.0)
-    inside = rows.filter(direction=INTO_MODEL)
-    classes = inside["class"].unique(maintain_order=True).to_list()
-    specific = study.read(GRAFT_SPECIFICITY_FILE).filter(taxonomy=taxonomy)
-    scores = study.read(GRAFT_SCORES_FILE).filter(taxonomy=taxonomy)
-    means = (
-        inside.filter(pl.col("control") != "twin")
-        .group_by("part", "class")
-        .agg(pl.col("survive", "heldout_loss").mean().name.suffix("_control"))
-    )
-    ends = pl.col("low", "high").name.prefix("specificity_")
-    twins = inside.filter(control="twin").with_columns(pl.col("heldout_loss").cast(pl.Float64))
-    for beside in (means, specific.select("part", "class", "specificity", ends)):
-        twins = twins.join(beside, on=["part", "class"], how="left", maintain_order="left")
-    twins = twins.with_columns(pl.col("heldout_loss", "heldout_loss_control") - plain)
-    shown = [
-        {
-            "part": part,
-            "cells": [
-                {
-                    "twin": Estimate.of(row, "survive", ends=""),
-                    "control": row["survive_control"],
-                    "specific": Estimate.of(row, "specificity"),
-                }
-                for row in own.iter_rows(named=True)
-            ],
-            "loss": own["heldout_loss"][0],
-            "control_loss": own["heldout_loss_control"][0],
-        }
-        for (part,), own in twins.group_by("part", maintain_order=True)
-    ]
-    brought = rows.filter(direction=INTO_TWIN)
-    plain_twin = dict(brought.filter(part="").select("class", "survive").iter_rows())
-    appear = brought.filter(pl.col("part") != "").sort("survive", descending=True)
-    return {
-        "classes": classes,
-        "is_compared": len(classes) > 1,
-        "rows": shown,
-        "controls": study.settings.graft.controls,
-        "draws": study.settings.graft.draws,
-        "statement": " ".join(graft_statements(scores)),
-        "score": next(scores.drop_nulls("score").iter_rows(named=True), None),
-        "appear": [
-            {name: row[name] for name in ("class", "part", "survive")}
-            | {"alone": plain_twin[row["class"]]}
-            for row in appear.unique("class", keep="first", maintain_order=True).to_dicts()
-        ],
-        "patches": _patches_of(study, taxonomy),
-    }
-
-
-def _patches_of(study: Study, taxonomy: str) -> Record | None:
-    """What the twin's activations break: `rows` are places, `columns` classes and positions.
-
-    Each of a row's `cells` is survival with the twin's activations and, `control`, with those of
-    its run on other sequences.
-    """
-    if not study.settings.graft.patch:
-        return None
-    rows = study.read(PATCHES_FILE).filter(taxonomy=taxonomy, direction=INTO_MODEL)
-    keys = ("class", "positions")
-    columns = rows.select(keys).unique(maintain_order=True).to_dicts()
-    means = rows.group_by("part", *keys, "control").agg(pl.col("survive", "low", "high").mean())
-    found = {
-        (row["part"], row["class"], row["positions"], row["control"]): row
-        for row in means.iter_rows(named=True)
-    }
-    shown = []
-    for part in rows["part"].unique(maintain_order=True):
-        cells = []
-        for column in columns:
-            twin, other = (found.get((part, *column.values(), name)) for name in ("twin", "other"))
-            twin_estimate = NO_ESTIMATE if twin is None else Estimate.of(twin, "survive", ends="")
-            cells.append({"twin": twin_estimate, "control": other and other["survive"]})
-        shown.append({"part": part, "cells": cells})
-    return {"columns": columns, "rows": shown} if shown else None
 
 
 def knockout_of(study: Study, taxonomy: str) -> Record | None:

@@ -19,21 +19,21 @@ from mnemoscope import words
 from mnemoscope.cnn.presets import INPUTS
 from mnemoscope.files import write_bytes, write_text
 from mnemoscope.parse import flatten
-from mnemoscope.pipeline.graft import Grafted, graft_verdict
+from mnemoscope.pipeline.causes import by_weight
 from mnemoscope.progress import say
 from mnemoscope.report import answer, charts
 from mnemoscope.report.content import ReportContent, TaxonomyResult, report_content, visible
 from mnemoscope.report.tables import AnalysisSection
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
-from mnemoscope.study.settings import NO_MODEL
+from mnemoscope.study.settings import NO_MODEL, PATCH_DRAWS
 from mnemoscope.version import __version__
 
 REPORT_FILE = "report.html"
 MOST_SUMMARIZED = 4
 """Taxonomies in the chart of the first screen; where there are more, one chart has them all."""
-MOST_PARTS = 6
-"""Parts in the picture of grafts of the first screen."""
+MOST_PARTS = 2
+"""Parts whose dose curves are on the first screen."""
 
 _SIZE_MARK = "\N{OBJECT REPLACEMENT CHARACTER}size\N{OBJECT REPLACEMENT CHARACTER}"
 _RAMP_STEPS = 65
@@ -123,7 +123,7 @@ def environment() -> jinja2.Environment:
         answer.like_with_like,
         *(charts.chart_view, charts.css_variables, charts.delta_view, charts.heat_view),
         *(charts.profile_points, charts.strength_place, words.part_words, words.share),
-        *(by_excess, largest_graft, most_broken, ramp_tables, setting_lines),
+        *(by_excess, largest_graft, ramp_tables, setting_lines),
         written_runs,
     )
     made.globals |= {one.__name__: one for one in functions} | {
@@ -131,6 +131,8 @@ def environment() -> jinja2.Environment:
         "dark": charts.DARK,
         "inputs": INPUTS,
         "light": charts.LIGHT,
+        "most_parts": MOST_PARTS,
+        "patch_draws": PATCH_DRAWS,
         "most_summarized": MOST_SUMMARIZED,
         "n_class_colours": charts.N_CLASS_COLOURS,
     }
@@ -149,26 +151,10 @@ def by_excess(taxonomies: Sequence[TaxonomyResult]) -> list[tuple[int, TaxonomyR
 
 
 def largest_graft(taxonomies: Sequence[TaxonomyResult]) -> TaxonomyResult | None:
-    """The taxonomy whose grafts stand first: one whose classes differ, else one with a score."""
-
-    def rank(one: TaxonomyResult) -> tuple[bool, bool]:
-        score = one.graft["score"] if one.graft else None
-        differs = score is not None and graft_verdict(score) in (Grafted.DIFFER, Grafted.VARYING)
-        return differs, score is not None
-
-    return max((one for one in taxonomies if one.graft), key=rank, default=None)
-
-
-def most_broken(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The parts that break most of a class beyond the controls, at most `MOST_PARTS`."""
-
-    def broken(row: Mapping[str, Any]) -> float:
-        return max(
-            (1.0 if cell["control"] is None else cell["control"]) - (cell["twin"].value or 0.0)
-            for cell in row["cells"]
-        )
-
-    return sorted(rows, key=broken, reverse=True)[:MOST_PARTS]
+    """The taxonomy whose dose curves stand first: that of the strongest finding."""
+    drawn = [one for one in taxonomies if one.graft and one.graft["doses"]]
+    rows = [one.graft["first"] for one in drawn if one.graft]
+    return drawn[rows.index(by_weight(rows)[0])] if drawn else None
 
 
 def setting_lines(settings: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -23,7 +23,8 @@ from mnemoscope.benchmark.levels import (
 from mnemoscope.localize.delta import COSTLY, Region, region_sentence
 from mnemoscope.maps.shape import SHAPES
 from mnemoscope.pipeline.benchmark import LEVELS_FILE, read_benchmark
-from mnemoscope.pipeline.graft import GRAFT_SCORES_FILE, SEQUENCES_FILE, Grafted, graft_verdict
+from mnemoscope.pipeline.causes import FINDINGS, GRAFT_SPECIFICITY_FILE, by_weight, finding_of
+from mnemoscope.pipeline.graft import SEQUENCES_FILE
 from mnemoscope.pipeline.label import LABELS_FILE, aliases_of, sharing_of
 from mnemoscope.pipeline.localize import AGREEMENT_FILE, REGIONS_FILE, SHAPES_FILE
 from mnemoscope.search.climb import SEARCH_FILE, chosen_figure, final_figure, search_words
@@ -138,50 +139,45 @@ def _text(value: Any) -> str:
     return number(value) if isinstance(value, int | float) else str(value)
 
 
-def _lacks_verdict(row: dict[str, Any]) -> bool:
-    return row["score"] is not None and graft_verdict(row) in (Grafted.FEW, Grafted.UNEVEN)
-
-
 def graft_tables(study: Study) -> Iterator[Table]:
-    """The taxonomies by cause: how differently their classes break when the twin's parts go in."""
+    """The taxonomies by cause: what parts of the twin break of one class and not of another."""
     if not study.is_done("graft"):
         return
-    scores = study.read(GRAFT_SCORES_FILE).sort("score", descending=True, nulls_last=True)
+    specific = study.read(GRAFT_SPECIFICITY_FILE)
+    if specific.is_empty():
+        return
     own: dict[str, float] = {}
     if study.is_done("benchmark"):
         benchmark = read_benchmark(study).filter(source="model")
         own = dict(benchmark.select("taxonomy", "min_f1").iter_rows())
     if study.is_done("search"):
         own = dict(study.read(SEARCH_FILE).select("taxonomy", "min_f1").iter_rows()) | own
+    groups = specific.group_by("taxonomy", maintain_order=True)
+    strongest = by_weight([by_weight(rows.to_dicts())[0] for _, rows in groups])
     yield Table(
         title="Taxonomies by cause",
         columns=(
-            *("taxonomy", "causal score", "interval", "by log-probability"),
-            *("labels permuted, 95 %", "p"),
-            *("by", "breaks", "spares", "min-F1"),
+            *("taxonomy", "finding", "part", "breaks", "spares", "difference", "interval", "p"),
+            *("kinds not held equal", "min-F1"),
         ),
         rows=[
             (
-                row["taxonomy"]
-                + (" (found)" if row.get("is_found") else "")
-                + (" (no verdict)" if _lacks_verdict(row) else ""),
-                points(row["score"]),
-                interval((row["score"], row["low"], row["high"])) or UNKNOWN,
-                points(row["by_logprob"]),
-                points(row["permuted_high"]),
+                row["taxonomy"] + (" (found)" if row["is_found"] else ""),
+                FINDINGS[finding_of(row)],
+                *(row[name] for name in ("part", "broken", "spared")),
+                points(row["specific"]),
+                interval((row["specific"], row["low"], row["high"])) or UNKNOWN,
                 UNKNOWN if row["p_value"] is None else f"{row['p_value']:.3f}",
-                *(row[name] or UNKNOWN for name in ("part", "broken", "spared")),
+                points(row["crude"]),
                 own.get(row["taxonomy"]),
             )
-            for row in scores.iter_rows(named=True)
+            for row in strongest
         ],
-        summary="How differently the classes of each taxonomy break when parts of the reference "
-        "take the place of the model's: the largest difference between two classes of what a part "
-        "breaks beyond changes of equal norm, at equal margins (smallest gap of two logits; "
-        "beside it matched on log-probability), in points. Part and pair "
-        "are chosen on one half of the groups and measured on the other. Beside it what labels "
-        "permuted at equal margins reach, and min-F1, which maps show (of a taxonomy found by "
-        "search on its final part).",
+        summary="The strongest finding of each taxonomy: how many points more of one class a part "
+        "of the reference breaks than random changes of that part do, made as large as it takes "
+        "to break as much of the other class, within kinds of text; beside it with kinds not held "
+        "equal, and min-F1, which maps show (of a taxonomy found by search on its final part). p "
+        "is for all parts and pairs of a taxonomy, not for all taxonomies.",
     )
 
 

@@ -95,7 +95,6 @@ NEUTRAL: dict[str, Any] = {
     "localize.rankings": ["value_norm_contrast"],
     "knockout.by": "delta",
     "knockout.own_edges": 8,
-    "graft.controls": ["random", "shuffled"],
     "graft.patch": False,
     "graft.patch_blocks": 4,
 }
@@ -134,7 +133,7 @@ STAGES: tuple[Stage, ...] = (
         "graft",
         ("label",),
         (*_MODEL, "capture.reference", "graft"),
-        ("graft.parquet", "graft_scores.parquet"),
+        ("graft.parquet", "graft_specificity.parquet", "graft_curves.parquet"),
         optional=True,
     ),
     Stage(

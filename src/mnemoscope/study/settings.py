@@ -465,6 +465,12 @@ class KnockoutSettings(BoundedSettings):
     seed: _Seed = Field(default=0, description="Seed of sequences, random edges, bootstrap.")
 
 
+SCANS_OF_A_WALK = 5
+"""Scales that a random change of a part is tried at, about."""
+PATCH_DRAWS = 3
+"""Draws of the control of a patch, at most."""
+
+
 class GraftSettings(BoundedSettings):
     """What breaks when parts of the reference model are put into the model (verb `graft`)."""
 
@@ -474,24 +480,33 @@ class GraftSettings(BoundedSettings):
         "layers.1.heads.3, all but embedding; null tries every single part.",
     )
     directions: list[Literal["twin_in_model", "model_in_twin"]] = Field(
-        default=["twin_in_model", "model_in_twin"],
+        default=["twin_in_model"],
         min_length=1,
         description="The twin's part in the model (what breaks), the model's in the twin (what "
         "appears).",
     )
     shares: list[Annotated[float, Field(gt=0, le=1)]] = Field(
-        default=[1.0],
+        default=[0.25, 0.5, 0.75, 1.0],
         min_length=1,
-        description="How far to go from the model's part to the twin's, each tried: 1 is all of it "
-        "(the verdict's), [0.25, 0.5, 0.75, 1] a dose curve.",
+        description="How far to go from the model's part to the twin's, each tried: a dose curve. "
+        "1 is all of it, is always tried, and has the verdict.",
     )
-    controls: list[Literal["random", "shuffled"]] = Field(
-        default=["random", "shuffled"],
+    controls: list[Literal["random", "spectrum", "permuted"]] = Field(
+        default=["random", "spectrum", "permuted"],
         min_length=1,
-        description="Changes that know nothing of the twin, of equal norm: random ones, and the "
-        "twin's own with its entries shuffled.",
+        description="Changes that know nothing of the twin: Gaussian; with the singular values of "
+        "the twin's and random singular vectors; the twin's with rows and columns permuted.",
     )
-    draws: _Draws = Field(default=3, description="Draws of each control.")
+    draws: _Draws = Field(
+        default=16,
+        description="Random changes of each part in all, the kinds of controls in turn; each is "
+        "tried at growing scales until it breaks as much as the twin's part.",
+    )
+    largest_scale: Annotated[float, Field(ge=1, le=1000)] = Field(
+        default=8.0,
+        description="Largest size of a random change, 1 being that of the twin's; what breaks less "
+        "at that size ends there.",
+    )
     patch: bool = Field(
         default=False,
         description="Put in activations of the twin's own run too: what enters each layer, what "

@@ -1,0 +1,149 @@
+"""What grafts allow to be said: one finding a taxonomy, and its sentence.
+
+Read from `graft_specificity.parquet`, a row a taxonomy, part and ordered pair of classes.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from mnemoscope.localize.grafts import Finding
+from mnemoscope.words import part_words, percent, plain_figure, plural
+
+GRAFT_SPECIFICITY_FILE = "graft_specificity.parquet"
+TRUTH = "by truth"
+"""The classes `never read` and `read`, as a taxonomy of their own, where the table knows them."""
+FINDINGS = {
+    Finding.SPECIFIC: "specific",
+    Finding.EITHER_WAY: "either way along the line",
+    Finding.ALIKE: "not shown",
+    Finding.OUT_OF_REACH: "out of reach",
+    Finding.FEW: "too few",
+}
+"""In a cell, those first that say most."""
+_IN_WORDS = {"never read": "what was never read", "read": "what was read"}
+_MOST_NAMED = 2
+
+Row = Mapping[str, Any]
+
+
+def finding_of(row: Row) -> Finding:
+    """The finding that a row of `graft_specificity.parquet` holds."""
+    return Finding[row["finding"]]
+
+
+def by_weight(rows: Sequence[Row]) -> list[Row]:
+    """A taxonomy's rows in the order of what they say, and by falling difference."""
+
+    def weight(row: Row) -> tuple[int, float]:
+        value = row["specific"]
+        return list(FINDINGS).index(finding_of(row)), float("inf") if value is None else -value
+
+    return sorted(rows, key=weight)
+
+
+def graft_statements(specific: pl.DataFrame) -> Iterator[str]:
+    """What the grafts allow to be said, one sentence a taxonomy of two classes or more."""
+    for (taxonomy,), rows in specific.group_by("taxonomy", maintain_order=True):
+        under = taxonomy if taxonomy == TRUTH else f"under {taxonomy}"
+        yield f"By cause, {under}: {said_of(rows.to_dicts())}"
+
+
+def said_of(rows: Sequence[Row]) -> str:
+    """Say what the rows of one taxonomy show, the strongest finding first."""
+    first, *others = by_weight(rows)
+    match finding_of(first):
+        case Finding.SPECIFIC:
+            return _specific(first) + _likewise(others)
+        case Finding.EITHER_WAY:
+            return _either_way(first)
+        case Finding.ALIKE:
+            return (
+                "no part was found to break one class more than random changes of equal harm do; "
+                f"the largest difference is {_points(first)} ({_named(first['broken'])} beyond "
+                f"{_named(first['spared'])}, {part_words(first['part'])}{_chance(first)})"
+                f"{_unreached(rows)}."
+            )
+        case Finding.OUT_OF_REACH:
+            return (
+                f"no verdict: random changes up to {first['largest_scale']:.1f} times the size of "
+                "the twin's never break as much."
+            )
+        case Finding.FEW:
+            return (
+                "no verdict: too few groups of near duplicates in a class, no kind of text that "
+                f"two classes share, or too few random changes ({first['n_walks']} of a part)."
+            )
+
+
+def depends(row: Row) -> str:
+    """Say of a specific finding which class depends on which part."""
+    return (
+        f"{_named(row['broken'])} depends on {part_words(row['part'])} more than "
+        f"{_named(row['spared'])} does"
+    )
+
+
+def _specific(row: Row) -> str:
+    value = row["crude"]
+    crude = "" if value is None else f"; crude, kinds not held equal: {100 * value:.0f} points"
+    chance = "" if row["p_value"] is None else f"p = {row['p_value']:.3f}, "
+    return (
+        f"{depends(row)}: {_left(row)}, {_points(row)} more ({chance}within kind of text{crude})."
+    )
+
+
+def _either_way(row: Row) -> str:
+    return (
+        f"{_named(row['broken'])} breaks more than {_named(row['spared'])} when "
+        f"{part_words(row['part'])} moves along the line through the twin's: {_left(row)}, "
+        f"{_points(row)} more. Moved as far away from the twin it breaks as much, so "
+        f"{_named(row['broken'])} depends on this direction, toward the twin or away from it."
+    )
+
+
+def _left(row: Row) -> str:
+    """What is left with the twin's part, and under random changes of equal harm."""
+    broken, spared = _named(row["broken"]), _named(row["spared"])
+    return (
+        f"with the twin's, {percent(row['kept_broken'])} of {broken} is left; random changes that "
+        f"break as much of {spared} leave {percent(row['random_broken'])}"
+    )
+
+
+def _chance(row: Row) -> str:
+    """Why a difference whose interval over groups lies above 0 may still be chance."""
+    if row["scatter"] is None or row["p_value"] is None:
+        return ""
+    return (
+        f"; single random directions differ by {100 * row['scatter']:.0f} points, "
+        f"p = {row['p_value']:.2f}"
+    )
+
+
+def _likewise(others: Sequence[Row]) -> str:
+    """Further specific findings, the first by name."""
+    found = [row for row in others if finding_of(row) is Finding.SPECIFIC]
+    if not found:
+        return ""
+    named = [
+        f"{_named(row['broken'])} on {part_words(row['part'])} ({100 * row['specific']:.0f} points "
+        f"beyond {_named(row['spared'])})"
+        for row in found[:_MOST_NAMED]
+    ]
+    more = len(found) - len(named)
+    return f" So does {', '.join(named)}" + (f", and {more} more." if more else ".")
+
+
+def _unreached(rows: Sequence[Row]) -> str:
+    parts = {row["part"] for row in rows if finding_of(row) is Finding.OUT_OF_REACH}
+    return f"; for {plural(len(parts), 'part')} they never break as much" if parts else ""
+
+
+def _points(row: Row) -> str:
+    return plain_figure(row["specific"], row["low"], row["high"], unit=" points", digits=0)
+
+
+def _named(name: str) -> str:
+    return _IN_WORDS.get(name, name)
