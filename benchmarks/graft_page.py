@@ -5,14 +5,16 @@ python benchmarks/graft_page.py STUDY --write docs/graft.md [--name NAME]
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from pages import show_tables, table_of
 
 import mnemoscope as ms
 from mnemoscope.benchmark.published import published_table
+from mnemoscope.localize.grafts import Finding
 from mnemoscope.pipeline.causes import FINDINGS, GRAFT_SPECIFICITY_FILE, by_weight, finding_of
 from mnemoscope.pipeline.label import samples_of
 from mnemoscope.report.grafts import graft_of
@@ -87,17 +89,42 @@ def scores(study: ms.Study) -> str:
     return table_of(["taxonomy", "part", *_FINDING, "min-F1 in the paper, %"], rows)
 
 
+def trainings(studies: Sequence[ms.Study], taxonomy: str) -> str:
+    """A line a part and ordered pair: the difference in each training, and its finding."""
+    frames = [
+        one.read(GRAFT_SPECIFICITY_FILE).filter(pl.col("taxonomy") == taxonomy) for one in studies
+    ]
+    keys = ("part", "broken", "spared")
+    found = [{tuple(row[name] for name in keys): row for row in one.to_dicts()} for one in frames]
+    rows = []
+    for key in found[0]:
+        own = [one[key] for one in found if key in one]
+        cells = []
+        for row in own:
+            whole = Estimate.of(row, "specific", ends="")
+            cells.append(f"{points(whole.value)} {interval(whole)}".strip())
+            cells.append(FINDINGS[finding_of(row)])
+        agree = len(own) == len(found) and all(finding_of(row) is Finding.SPECIFIC for row in own)
+        part, broken, spared = key
+        rows.append([f"`{part}`", f"{broken} beyond {spared}", *cells, "yes" if agree else "no"])
+    columns = [name for one in studies for name in (f"{one.folder.name}: points", "finding")]
+    return table_of(["part", "classes", *columns, "in every training"], rows)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("study", type=Path)
+    parser.add_argument("study", type=Path, nargs="+", help="several: a table by training")
     parser.add_argument("--taxonomy", default="Non-Memo, Guess[0.5-0.5], Recall")
     parser.add_argument("--scores", action="store_true", help="the taxonomies in place of parts")
     parser.add_argument("--patches", action="store_true", help="activations in place of weights")
     parser.add_argument("--write", type=Path, help="page whose tables are replaced")
     parser.add_argument("--name", default="", help="which tables of the page")
     options = parser.parse_args()
-    study = ms.Study(options.study)
-    if options.scores:
+    studies = [ms.Study(one) for one in options.study]
+    study = studies[0]
+    if len(studies) > 1:
+        found = trainings(studies, options.taxonomy)
+    elif options.scores:
         found = scores(study)
     else:
         found = (patches if options.patches else parts)(study, options.taxonomy)
