@@ -79,7 +79,8 @@ def run_recipe(out: Path, setting: Setting) -> Path:
     build = prepare(out / "build", setting)
     _say(f"corpus ready, {(time.perf_counter() - begin) / 60:.1f} min")
     reference = train_phase(first_phase(build), setting, report=_say)
-    model = train_phase(second_phase(build, reference), setting, report=_say)
+    second = replace(setting, batch_size=setting.second_batch_size)
+    model = train_phase(second_phase(build, reference), second, report=_say)
     return publish(build, {"model": model, "reference": reference}, out / "data", report=_say)
 
 
@@ -375,7 +376,7 @@ def _training(card: Card) -> str:
         f"Hidden {setting['hidden_size']}, {setting['n_layers']} layers, {setting['n_heads']} "
         f"heads, feed-forward {setting['feed_forward_size']}, byte-level BPE of "
         f"{setting['vocabulary_size']:,} tokens with single digits, rows of 64 tokens, batches of "
-        f"{setting['batch_size']}. Reference: {setting['copy_rows']:,} rows of random tokens "
+        f"{setting['batch_size']} in phase 1 and {setting['second_batch_size']} in phase 2. Reference: {setting['copy_rows']:,} rows of random tokens "
         f"that repeat, then {_rows(setting['first_rows'])}. Model: the reference, then every "
         f"sequence as often as it is read, and {_rows(setting['second_rows'])}. Rows are in random "
         "order within a phase, those of random tokens first.\n\n"

@@ -57,7 +57,8 @@ class Setting:
         second_rows: new rows that phase 2 reads beside the study.
         rotary: share of a head's dimensions that carry the position.
         training_seed: of the weights and the order of rows; the corpus is that of `seed`.
-        batch_size: rows of 64 tokens.
+        batch_size: rows of 64 tokens a step, in phase 1.
+        second_batch_size: likewise in phase 2: with more steps a reading leaves more behind.
         peak_learning_rate: reached after `warmup_steps`, then a cosine down to 3 % of it.
         checkpoint_steps: a killed run continues from the last multiple of it.
         max_segments: take only the first so many segments of source text (None: all text).
@@ -78,6 +79,7 @@ class Setting:
     rotary: float = 1.0
     training_seed: int = field(default=0, repr=False)
     batch_size: int = 64
+    second_batch_size: int = 32
     peak_learning_rate: float = 2e-3
     warmup_steps: int = 150
     checkpoint_steps: int = 100
@@ -101,6 +103,7 @@ TINY = Setting(
     first_rows=(300, 30, 120, 60),
     second_rows=(30, 5, 30, 20),
     batch_size=32,
+    second_batch_size=16,
     warmup_steps=5,
     checkpoint_steps=5,
     max_segments=1200,
