@@ -1,0 +1,183 @@
+"""What attention adds to the text, beyond what the attention of a model without memory adds.
+
+The figure that the verdict rests on. Two pools tell the classes apart: the readers of the text with
+the reader of the model's attention, and the same with the reader of a stand-in's: the reference
+model's attention, or the painted answer. A pool weighs its readers' log-probabilities,
+p(class) ∝ exp(b_class + Σ weight · log p_reader(class)), and is fitted to other groups of near
+duplicates than it is asked of. The gain is the difference of their mean log scores, in nats a
+sequence.
+
+Both pools have equally many readers. So a model that shows the text as well as the reference does,
+and nothing else, gains nothing on average. A pool of text, reference and model beside one of text
+and reference would not do: a third reading of the same text sharpens the other two, and without any
+memory such a nested gain is above zero in more than half of studies (`benchmarks/verdicts.py`).
+
+The interval holds for other evaluation sequences (groups of near duplicates, classes of fixed
+size), for other training sequences, and for other seeds.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from sklearn.model_selection import StratifiedGroupKFold
+
+from mnemoscope import stats
+from mnemoscope.benchmark.excess import Votes
+from mnemoscope.cnn.metrics import confusion_matrix, min_f1
+
+OF_TRAINING = 0.5
+"""What a training sequence adds to the variance, as a share of what an evaluation sequence does.
+
+Chosen by simulation (`benchmarks/verdicts.py`): 0 is too bold where all sequences are asked in
+folds, 1 (Nadeau and Bengio 2003, Machine Learning 52, 239) too cautious, and refits on resampled
+training groups are more cautious still.
+"""
+POWER = 0.8
+_FOLDS = 5
+_LEAST = 1e-6  # probability; below it float32 softmax has no digits to tell apart
+_SHRINKAGE = 1.0  # of the weights; keeps them finite where classes are wholly told apart
+
+
+class Gain(NamedTuple):
+    """What the model's attention adds over the strongest stand-in; nats a sequence."""
+
+    value: float
+    low: float
+    high: float
+    seen: float  # the smallest true gain that such a study finds above zero in 80 % of cases
+    left: float  # log loss of text and stand-in: the most that could be gained
+    over: str  # the stand-in that leaves the least gain
+    min_f1: float  # of the pool with the model, fraction
+    min_f1_without: float  # of the pool with the stand-in, fraction
+
+
+def measure_gain(
+    model: Votes, stand_ins: Mapping[str, Votes], text: Mapping[str, Votes], *, n_trained: float
+) -> Gain:
+    """Measure what the model's attention adds to the text beyond each stand-in's; the least counts.
+
+    Of several stand-ins the interval's ends are the smallest of theirs: all must be led
+    (Berger 1982, Technometrics 24, 295). `n_trained` is the number of training sequences of each
+    fit. Sources with the same seeds are paired by these. Raises ValueError: no stand-in, a source
+    without probabilities, or one of other sequences or classes.
+    """
+    if not stand_ins:
+        raise ValueError("gain: no stand-in for the model's attention")
+    for name, votes in {"model": model, **stand_ins, **text}.items():
+        same = np.array_equal(votes.sequence_ids, model.sequence_ids)
+        if votes.scores is None or not same or not np.array_equal(votes.true, model.true):
+            raise ValueError(f"gain: {name} has no probabilities, or other sequences or classes")
+    found = [
+        _over(name, model, one, list(text.values()), n_trained) for name, one in stand_ins.items()
+    ]
+    least = min(found, key=lambda one: one.value)
+    return least._replace(
+        low=min(one.low for one in found),
+        high=min(one.high for one in found),
+        seen=max(one.seen for one in found),
+    )
+
+
+def _over(
+    name: str, model: Votes, stand_in: Votes, text: list[Votes], n_trained: float
+) -> Gain:
+    """The gain over one stand-in."""
+    true, owners = model.true, model.owners
+    pools = [Pool(true, owners, [*text, one]) for one in (model, stand_in)]
+    own, other = (one.ask() for one in pools)
+    apart = _log_score(own, true) - _log_score(other, true)
+    within = apart - np.array([apart[true == label].mean() for label in range(model.n_classes)])[true]
+    n_groups = stats.fewest_groups(true, owners)
+    variance = float(stats.grouped_variance(within, owners))
+    parts = [(variance * (1 + OF_TRAINING * len(true) / n_trained), n_groups - 1)]
+    seeds = np.unique(np.asarray(model.score_seeds))
+    if len(seeds) > 1:
+        without = [
+            np.mean(_log_score(pools[0].ask(seed), true) - _log_score(pools[1].ask(seed), true))
+            for seed in seeds
+        ]
+        parts.append((stats.jackknife_variance(without), len(seeds) - 1))
+    value = float(apart.mean())
+    interval = stats.t_interval(value, parts)
+    return Gain(
+        value,
+        *interval,
+        seen=stats.smallest_seen(parts, POWER),
+        left=-float(_log_score(other, true).mean()),
+        over=name,
+        min_f1=min_f1(confusion_matrix(true, own.argmax(axis=1), model.n_classes)),
+        min_f1_without=min_f1(confusion_matrix(true, other.argmax(axis=1), model.n_classes)),
+    )
+
+
+class Pool:
+    """Readers weighed together; each sequence is asked of weights fitted to other groups.
+
+    Weights are not negative: a reader that is wrong more often than by chance says nothing. Classes
+    are 0 to n - 1, `true` (n,), `owners` the group of each sequence.
+    """
+
+    def __init__(self, true: NDArray[np.int64], owners: np.ndarray, readers: list[Votes]) -> None:
+        self._readers = readers
+        self._folds = []
+        known = self._read(None)
+        folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=0)
+        for kept, asked in folds.split(true, true, owners):
+            self._folds.append((asked, fit_pool(known[:, kept], true[kept])))
+
+    def ask(self, without: int | None = None) -> stats.Floats:
+        """Log-probabilities (n, classes); `without` the trainings of a seed, at equal weights."""
+        known = self._read(without)
+        found = np.empty(known.shape[1:])
+        for asked, weights in self._folds:
+            found[asked] = _pooled(known[:, asked], weights)
+        return found
+
+    def _read(self, without: int | None) -> stats.Floats:
+        """Log-probabilities of each reader, the mean over its trainings, (readers, n, classes)."""
+        found = []
+        for votes in self._readers:
+            scores, seeds = np.asarray(votes.scores), np.asarray(votes.score_seeds)
+            kept = seeds != without if (seeds != without).any() else np.full(len(seeds), True)
+            found.append(np.log(np.maximum(scores[kept], _LEAST), dtype=np.float64).mean(axis=0))
+        return np.stack(found)
+
+
+def fit_pool(known: stats.Floats, true: NDArray[np.int64]) -> stats.Floats:
+    """Fit a weight a reader and the class intercepts b_1, b_2, ... (b_0 = 0), shape (all of these,).
+
+    The largest likelihood of a conditional logit with the readers' log-probabilities `known`
+    (readers, n, classes), with an L2 penalty on the weights.
+    """
+    n_readers, n, n_classes = known.shape
+    is_true = np.eye(n_classes)[true]
+
+    def loss(weights: stats.Floats) -> tuple[float, stats.Floats]:
+        logs = _pooled(known, weights)
+        off = np.exp(logs) - is_true
+        shrunk = weights[:n_readers]
+        slope = np.concatenate([np.tensordot(known, off, 2), off[:, 1:].sum(axis=0)])
+        slope[:n_readers] += _SHRINKAGE * shrunk
+        value = -logs[np.arange(n), true].sum() + _SHRINKAGE / 2 * (shrunk**2).sum()
+        return float(value), slope
+
+    start = np.concatenate([np.full(n_readers, 1 / n_readers), np.zeros(n_classes - 1)])
+    bounds = [(0.0, None)] * n_readers + [(None, None)] * (n_classes - 1)
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
+    return np.asarray(found.x)
+
+
+def _pooled(known: stats.Floats, weights: stats.Floats) -> stats.Floats:
+    """Log-probabilities of a pool, (n, classes)."""
+    n_readers = len(known)
+    logs = np.tensordot(weights[:n_readers], known, 1)
+    logs[:, 1:] += weights[n_readers:]
+    logs -= logs.max(axis=1, keepdims=True)
+    return np.asarray(logs - np.log(np.exp(logs).sum(axis=1, keepdims=True)))
+
+
+def _log_score(logs: stats.Floats, true: NDArray[np.int64]) -> stats.Floats:
+    return np.asarray(logs[np.arange(len(true)), true])
