@@ -5,7 +5,7 @@ the reader of the model's attention, and the same with the reader of a stand-in'
 model's attention, or the painted answer. A pool weighs its readers' log-probabilities,
 p(class) ∝ exp(b_class + Σ weight · log p_reader(class)), and is fitted to other groups of near
 duplicates than it is asked of. The gain is the difference of their mean log scores, in nats a
-sequence.
+sequence, each group counted once: ten windows of one licence are one text.
 
 Both pools have equally many readers. So a model that shows the text as well as the reference does,
 and nothing else, gains nothing on average. A pool of text, reference and model beside one of text
@@ -81,35 +81,43 @@ def measure_gain(
     )
 
 
-def _over(
-    name: str, model: Votes, stand_in: Votes, text: list[Votes], n_trained: float
-) -> Gain:
+def _over(name: str, model: Votes, stand_in: Votes, text: list[Votes], n_trained: float) -> Gain:
     """The gain over one stand-in."""
-    true, owners = model.true, model.owners
-    pools = [Pool(true, owners, [*text, one]) for one in (model, stand_in)]
+    true, n_classes = model.true, model.n_classes
+    _, first, group = np.unique(model.owners, return_index=True, return_inverse=True)
+    sizes, class_of_group = np.bincount(group), true[first]
+
+    def by_group(logs: stats.Floats) -> stats.Floats:
+        """Mean log score of each group's sequences."""
+        scores = logs[np.arange(len(true)), true]
+        return np.asarray(np.bincount(group, scores) / sizes)
+
+    pools = [Pool(true, model.owners, [*text, one]) for one in (model, stand_in)]
     own, other = (one.ask() for one in pools)
-    apart = _log_score(own, true) - _log_score(other, true)
-    within = apart - np.array([apart[true == label].mean() for label in range(model.n_classes)])[true]
-    n_groups = stats.fewest_groups(true, owners)
-    variance = float(stats.grouped_variance(within, owners))
-    parts = [(variance * (1 + OF_TRAINING * len(true) / n_trained), n_groups - 1)]
+    apart = by_group(own) - by_group(other)
+    value, n_groups = float(apart.mean()), len(apart)
+    of_class = np.bincount(class_of_group, apart, n_classes) / np.bincount(
+        class_of_group, minlength=n_classes
+    )
+    squares = float(((apart - of_class[class_of_group]) ** 2).sum())
+    variance = squares / (n_groups - n_classes) / n_groups
+    fewest = stats.fewest_groups(true, model.owners)
+    parts = [(variance * (1 + OF_TRAINING * len(true) / n_trained), fewest - 1)]
     seeds = np.unique(np.asarray(model.score_seeds))
     if len(seeds) > 1:
         without = [
-            np.mean(_log_score(pools[0].ask(seed), true) - _log_score(pools[1].ask(seed), true))
+            float((by_group(pools[0].ask(seed)) - by_group(pools[1].ask(seed))).mean())
             for seed in seeds
         ]
         parts.append((stats.jackknife_variance(without), len(seeds) - 1))
-    value = float(apart.mean())
-    interval = stats.t_interval(value, parts)
     return Gain(
         value,
-        *interval,
+        *stats.t_interval(value, parts),
         seen=stats.smallest_seen(parts, POWER),
-        left=-float(_log_score(other, true).mean()),
+        left=-float(by_group(other).mean()),
         over=name,
-        min_f1=min_f1(confusion_matrix(true, own.argmax(axis=1), model.n_classes)),
-        min_f1_without=min_f1(confusion_matrix(true, other.argmax(axis=1), model.n_classes)),
+        min_f1=min_f1(confusion_matrix(true, own.argmax(axis=1), n_classes)),
+        min_f1_without=min_f1(confusion_matrix(true, other.argmax(axis=1), n_classes)),
     )
 
 
@@ -147,10 +155,11 @@ class Pool:
 
 
 def fit_pool(known: stats.Floats, true: NDArray[np.int64]) -> stats.Floats:
-    """Fit a weight a reader and the class intercepts b_1, b_2, ... (b_0 = 0), shape (all of these,).
+    """Fit the weight of each reader and the class intercepts b_1, b_2, ...; b_0 is 0.
 
-    The largest likelihood of a conditional logit with the readers' log-probabilities `known`
-    (readers, n, classes), with an L2 penalty on the weights.
+    Gives both behind one another, shape (readers + classes - 1,): the largest likelihood of a
+    conditional logit with the readers' log-probabilities `known` (readers, n, classes), with an L2
+    penalty on the weights.
     """
     n_readers, n, n_classes = known.shape
     is_true = np.eye(n_classes)[true]
@@ -177,7 +186,3 @@ def _pooled(known: stats.Floats, weights: stats.Floats) -> stats.Floats:
     logs[:, 1:] += weights[n_readers:]
     logs -= logs.max(axis=1, keepdims=True)
     return np.asarray(logs - np.log(np.exp(logs).sum(axis=1, keepdims=True)))
-
-
-def _log_score(logs: stats.Floats, true: NDArray[np.int64]) -> stats.Floats:
-    return np.asarray(logs[np.arange(len(true)), true])
