@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import sparse
+from sklearn.decomposition import TruncatedSVD
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -31,6 +32,8 @@ BLIND_CHANNELS = ("same token earlier", "after the same token")
 
 MAX_NGRAMS = 50_000
 """Most n-grams kept, the commonest first; enough for every one of a few thousand sequences."""
+
+TEXT_DIMENSIONS = 64
 
 STATISTICS = (
     *(
@@ -160,6 +163,24 @@ def count_ngrams(
         _matrix(train_rows, train_codes, vocabulary, len(train_tokens)),
         _matrix(eval_rows, eval_codes, vocabulary, len(eval_tokens)),
     )
+
+
+def ngram_dimensions(
+    train_tokens: np.ndarray, eval_tokens: np.ndarray, *, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Counts of n-grams, ln(1 + count), in their 64 largest dimensions; (n, at most 64) each.
+
+    Found on the training sequences by singular value decomposition (latent semantic analysis).
+    No column where fewer than two n-grams or sequences are there.
+    """
+    counts = [one.log1p() for one in count_ngrams(train_tokens, eval_tokens)]
+    dimensions = min(TEXT_DIMENSIONS, counts[0].shape[1] - 1, counts[0].shape[0] - 1)
+    if dimensions < 1:
+        return np.empty((len(train_tokens), 0)), np.empty((len(eval_tokens), 0))
+    with threadpool_limits(1):  # more change the last bits, and what they do is too small for them
+        reducer = TruncatedSVD(dimensions, random_state=seed).fit(counts[0])
+        train, asked = map(reducer.transform, counts)
+    return train, asked
 
 
 def _codes(tokens: np.ndarray, base: int) -> tuple[np.ndarray, np.ndarray]:

@@ -251,15 +251,19 @@ def auc_by_chance(votes: Votes, *, seed: int) -> list[stats.Interval] | None:
     """The least and the largest AUC of every pair in twenty draws of permuted classes.
 
     The classes of the pair's groups of near duplicates are dealt out anew, readers as they are:
-    what an AUC shows where the classes mean nothing. None without probabilities.
+    what an AUC shows where the classes mean nothing. None without probabilities, or where a class
+    has too few groups.
     """
-    if votes.scores is None:
+    if votes.scores is None or why_no_interval(votes):
         return None
     generator, found = np.random.default_rng([seed, _CHANCE_STREAM]), []
     for pair in auc_pairs(votes.n_classes):
         rows = np.flatnonzero(np.isin(votes.true, pair))
         _, first, group = np.unique(votes.owners[rows], return_index=True, return_inverse=True)
-        dealt = [generator.permutation(votes.true[rows][first])[group] for _ in range(_DRAWS)]
+        classes = votes.true[rows][first]
+        if len(np.unique(classes)) < len(pair):  # groups that hold both
+            return None
+        dealt = [generator.permutation(classes)[group] for _ in range(_DRAWS)]
         drawn = [
             float(_auc(replace(votes.at(rows), true=one), pair, _once(votes.at(rows)))[0])
             for one in dealt

@@ -22,7 +22,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from sklearn.model_selection import StratifiedGroupKFold
 
 from mnemoscope import stats
 from mnemoscope.benchmark.excess import Votes
@@ -92,7 +91,8 @@ def _over(name: str, model: Votes, stand_in: Votes, text: list[Votes], n_trained
         scores = logs[np.arange(len(true)), true]
         return np.asarray(np.bincount(group, scores) / sizes)
 
-    pools = [Pool(true, model.owners, [*text, one]) for one in (model, stand_in)]
+    folds = pool_folds(true, model.owners)
+    pools = [Pool(true, folds, [*text, one]) for one in (model, stand_in)]
     own, other = (one.ask() for one in pools)
     apart = by_group(own) - by_group(other)
     value, n_groups = float(apart.mean()), len(apart)
@@ -121,20 +121,35 @@ def _over(name: str, model: Votes, stand_in: Votes, text: list[Votes], n_trained
     )
 
 
+Sides = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""Rows that a pool is fitted to, and those that it is then asked of."""
+
+
+def pool_folds(true: NDArray[np.int64], owners: np.ndarray) -> list[Sides]:
+    """Divide sequences into folds of whole groups, as many groups of each class in every one."""
+    _, first, group = np.unique(owners, return_index=True, return_inverse=True)
+    order = np.random.default_rng(0).permutation(len(first))
+    fold = np.empty(len(first), dtype=np.int64)
+    for label in np.unique(true[first]):
+        members = order[true[first][order] == label]
+        fold[members] = np.arange(len(members)) % _FOLDS
+    return [
+        (np.flatnonzero(fold[group] != one), np.flatnonzero(fold[group] == one))
+        for one in range(_FOLDS)
+    ]
+
+
 class Pool:
     """Readers weighed together; each sequence is asked of weights fitted to other groups.
 
     Weights are not negative: a reader that is wrong more often than by chance says nothing. Classes
-    are 0 to n - 1, `true` (n,), `owners` the group of each sequence.
+    are 0 to n - 1, `true` (n,), `folds` as `pool_folds` gives them.
     """
 
-    def __init__(self, true: NDArray[np.int64], owners: np.ndarray, readers: list[Votes]) -> None:
+    def __init__(self, true: NDArray[np.int64], folds: list[Sides], readers: list[Votes]) -> None:
         self._readers = readers
-        self._folds = []
         known = self._read(None)
-        folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=0)
-        for kept, asked in folds.split(true, true, owners):
-            self._folds.append((asked, fit_pool(known[:, kept], true[kept])))
+        self._folds = [(asked, fit_pool(known[:, kept], true[kept])) for kept, asked in folds]
 
     def ask(self, without: int | None = None) -> stats.Floats:
         """Log-probabilities (n, classes); `without` the trainings of a seed, at equal weights."""
