@@ -30,9 +30,9 @@ from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 OF_TRAINING = 0.5
 """What a training sequence adds to the variance, as a share of what an evaluation sequence does.
 
-Chosen by simulation (`benchmarks/verdicts.py`): 0 is too bold where all sequences are asked in
-folds, 1 (Nadeau and Bengio 2003, Machine Learning 52, 239) too cautious, and refits on resampled
-training groups are more cautious still.
+Chosen by simulation (`benchmarks/verdicts.py`): with 0 intervals hold too little where all
+sequences are asked in folds; 1, as in Nadeau and Bengio 2003 (Machine Learning 52, 239), is wider
+than need be.
 """
 POWER = 0.8
 _FOLDS = 5
@@ -125,17 +125,19 @@ Sides = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Rows that a pool is fitted to, and those that it is then asked of."""
 
 
-def pool_folds(true: NDArray[np.int64], owners: np.ndarray) -> list[Sides]:
+def pool_folds(
+    true: NDArray[np.int64], owners: np.ndarray, *, seed: int = 0, n_folds: int = _FOLDS
+) -> list[Sides]:
     """Divide sequences into folds of whole groups, as many groups of each class in every one."""
     _, first, group = np.unique(owners, return_index=True, return_inverse=True)
-    order = np.random.default_rng(0).permutation(len(first))
+    order = np.random.default_rng(seed).permutation(len(first))
     fold = np.empty(len(first), dtype=np.int64)
     for label in np.unique(true[first]):
         members = order[true[first][order] == label]
-        fold[members] = np.arange(len(members)) % _FOLDS
+        fold[members] = np.arange(len(members)) % n_folds
     return [
         (np.flatnonzero(fold[group] != one), np.flatnonzero(fold[group] == one))
-        for one in range(_FOLDS)
+        for one in range(n_folds)
     ]
 
 
