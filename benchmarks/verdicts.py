@@ -200,8 +200,6 @@ def kinds() -> dict[str, Design]:
     plain = Design()
     lead = LEADS["regression"]
     return made | {
-        "regression, folds, 250 columns: equal": replace(plain, columns=250),
-        "regression, folds, light tails: equal": replace(plain, tails=100.0),
         "regression, folds, 200 a class: equal": replace(plain, n_asked=200),
         "regression, folds, 200 a class: model leads": replace(plain, n_asked=200, memory=lead),
         "regression, sides, 120 a class: equal": replace(plain, split="sides", n_asked=120),

@@ -13,7 +13,7 @@ from verdicts import few_groups, kinds, nested_gain, simulate
 from mnemoscope.benchmark.excess import smallest_excess
 
 N_STUDIES = 30
-"""Few, for time; the table in docs/appendix/verdicts.md is of 400."""
+"""Few, for time; the table in docs/appendix/verdicts.md is of 100 and more."""
 
 
 @cache

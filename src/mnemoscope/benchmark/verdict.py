@@ -17,10 +17,10 @@ from mnemoscope.words import nats, percent
 
 Kind = Literal["adds", "unclear", "nothing", "cannot"]
 
-EFFECT = 0.1
+EFFECT = 0.06
 """The least gain that would be called an effect, nats a sequence.
 
-About what a lead of 5 points of min-F1 over equal controls is worth (`benchmarks/verdicts.py`).
+What a lead of 5 points of min-F1 over equal controls is worth (`benchmarks/verdicts.py`).
 """
 FEWEST_TRAININGS = 3
 """Trainings a source that a side is taken on: of one the noise between trainings is unknown."""
