@@ -34,7 +34,7 @@ FEWEST_GROUPS = 10
 """Groups of near duplicates in a class below which it has no interval.
 
 The resamples of g groups have (g - 1) / g of the variance that they should show and too thin tails:
-of simulated means of unequal groups, the intervals of 10 hold 89 % in place of 95, of 5 83 %
+of simulated means of unequal groups, the intervals of 10 hold 89 % in place of 95, of 5 84 %
 (`benchmarks/verdicts.py`).
 """
 

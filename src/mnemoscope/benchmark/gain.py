@@ -10,7 +10,7 @@ sequence, each group counted once: ten windows of one licence are one text.
 Both pools have equally many readers. So a model that shows the text as well as the reference does,
 and nothing else, gains nothing on average. A pool of text, reference and model beside one of text
 and reference would not do: a third reading of the same text sharpens the other two, and without any
-memory such a nested gain is found above zero in a fifth to a third of studies
+memory such a nested gain is found above zero in up to a third of studies
 (`benchmarks/verdicts.py`).
 
 The interval holds for other evaluation sequences (groups of near duplicates, classes of fixed
