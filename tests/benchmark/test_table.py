@@ -392,7 +392,8 @@ def test_a_mark_that_the_cnns_find_is_seen_in_the_table(predictions: pl.DataFram
     guessing = predictions_of("planted", true, blind, sure=0.5)
     for last, tried in ((made[3], "nothing"), (guessing, "unclear"), (None, "unclear")):
         shown = pl.concat([*made[:3], *([] if last is None else [last])])
-        table = score(shown, n_resamples=60)
+        trained = runs_of(shown).with_columns(n_train=pl.lit(6000))
+        table = score(shown, trained, n_resamples=60)
         row = row_of(table, "model")
         assert row["gain_low"] < 0 < row["gain_high"] < EFFECT
         assert row["n_trainings"] == 3
