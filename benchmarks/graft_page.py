@@ -36,8 +36,8 @@ def parts(study: ms.Study, taxonomy: str) -> str:
         ]
         rows.append([f"`{row['part']}`", *kept, *_finding(row["found"]), *losses])
     columns = [f"{name} left, %" for name in view["classes"]]
-    losses = ("loss elsewhere, nats", "random changes")
-    return table_of(["part of the reference", *columns, *_FINDING, *losses], rows)
+    columns += [*_FINDING, "loss elsewhere, nats", "random changes"]
+    return table_of(["part of the reference", *columns], rows)
 
 
 _FINDING = ("finding", "random changes leave, %", "difference, points", "p", "crude", "over flip")

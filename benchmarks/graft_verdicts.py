@@ -74,7 +74,8 @@ def simulate(
     def direction() -> np.ndarray:
         own = world.of_class * rng.standard_normal(2)[classes]
         shared = world.of_group * rng.standard_normal(place.max() + 1)[place]
-        return np.exp(own + shared + world.of_row * rng.standard_normal(2 * world.n))
+        harm: np.ndarray = np.exp(own + shared + world.of_row * rng.standard_normal(2 * world.n))
+        return harm
 
     def broken_more(survives: np.ndarray, share: float) -> np.ndarray:
         """Break so large a share of class 1 beyond what is broken, at random."""

@@ -53,6 +53,15 @@ def interval(estimate: tuple[float | None, ...], *, space: str = JOINT) -> str:
     return f"[{percent(low, unit=False)},{space}{percent(high, unit=False)}]"
 
 
+def nats(value: float) -> str:
+    """Print a difference of log scores.
+
+    >>> nats(-0.0312)
+    '−0.031'
+    """
+    return f"{value:.3f}".replace("-", "−")
+
+
 def figure(
     row: Mapping[str, Any],
     name: str,

@@ -21,8 +21,12 @@ def predictions_of(
     ids: np.ndarray | None = None,
     probabilities: np.ndarray | None = None,
     taxonomy: str = TAXONOMY,
+    sure: float | None = None,
 ) -> pl.DataFrame:
-    """Rows of one source: for each seed what it predicted."""
+    """Rows of one source: for each seed what it predicted.
+
+    `sure` gives the class that it predicts so much more probability than each of the others.
+    """
     parts = []
     for seed, classes in predicted.items():
         columns = {
@@ -35,6 +39,8 @@ def predictions_of(
             "true": true.astype(np.int64),
             "predicted": classes.astype(np.int64),
         }
+        if sure is not None:
+            probabilities = (1 - sure) / len(CLASSES) + sure * np.eye(len(CLASSES))[classes]
         if probabilities is not None:
             columns["probabilities"] = pl.Series(probabilities.tolist(), dtype=pl.List(pl.Float32))
         parts.append(pl.DataFrame(columns))
@@ -47,7 +53,11 @@ def runs_of(predictions: pl.DataFrame, *, untrained: tuple[str, ...] = ()) -> pl
     return (
         predictions.select(keys)
         .unique(maintain_order=True)
-        .with_columns(did_train=~pl.col("source").is_in(list(untrained)), train_min_f1=pl.lit(0.8))
+        .with_columns(
+            did_train=~pl.col("source").is_in(list(untrained)),
+            train_min_f1=pl.lit(0.8),
+            n_train=pl.lit(480),
+        )
     )
 
 

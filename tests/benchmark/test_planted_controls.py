@@ -128,7 +128,7 @@ def outcome(source: str, setting: str, labels: np.ndarray, shares: np.ndarray, d
     predicted = {0: shares.argmax(axis=1)}
     table = predictions_of(source, labels[~TRAIN], predicted, probabilities=shares, setting=setting)
     run = {"taxonomy": TAXONOMY, "source": source, "setting": setting, "seed": 0}
-    return table, run | {"did_train": did_train, "train_min_f1": 0.5}
+    return table, run | {"did_train": did_train, "train_min_f1": 0.5, "n_train": N_TRAIN}
 
 
 def with_cnn(source: str, maps: torch.Tensor, labels: np.ndarray):
@@ -186,6 +186,7 @@ def test_a_mark_in_the_attention_alone_is_excess_near_the_full_figure(marked) ->
     # The text says nothing: what a control reaches by chance is all that is taken off.
     assert row["excess"] > 0.5
     assert row["excess_low"] > 0.4
+    assert row["gain_low"] > 0.5  # of ln 4 that guessing leaves open
     assert row["verdict"].startswith("undecided, with one training a source")
     assert "attention adds" in row["verdict"]
     # Every pair is told apart, where guessing (and so the best control) gives about a half.
@@ -198,6 +199,8 @@ def test_a_difference_in_text_alone_is_a_high_figure_and_no_excess(textual) -> N
     assert row["min_f1"] > 0.9
     assert abs(row["excess"]) < 0.05
     assert row["excess_low"] <= 0.02
+    assert row["gain_low"] < 0
+    assert row["gain_high"] < 0.1
     assert row["verdict_kind"] in ("nothing", "unclear")
     assert max(row["auc_excess"]) < 0.05
     # Text is seen by both: no model at all, and a model without memory.
@@ -215,7 +218,9 @@ def test_an_input_that_knows_the_next_token_has_no_excess_over_the_painted_answe
     assert row["excess_over"] == "painted"
     assert abs(row["excess"]) < 0.1
     assert row["excess_low"] <= 0
-    assert "by itself" in row["verdict"]
+    assert row["gain_over"] == "painted"
+    assert row["gain_low"] <= 0
+    assert "of each next token" in row["verdict"]
 
 
 def test_weights_keep_their_excess_though_the_output_gives_the_classes_away() -> None:
@@ -224,6 +229,7 @@ def test_weights_keep_their_excess_though_the_output_gives_the_classes_away() ->
     assert row_of(table, "painted")["min_f1"] > 0.8
     assert row["excess_over"] != "painted"
     assert row["excess_low"] > 0.4
+    assert (row["gain_over"], row["gain_low"] > 0.5) == ("reference", True)
 
 
 def test_permuted_labels_are_at_chance_among_themselves(marked) -> None:

@@ -200,21 +200,6 @@ def test_the_regressions_read_both_poolings_of_their_own_maps(study) -> None:
     assert len({job.key for job in found.values()}) == len(found) == 5
 
 
-def test_the_nested_regression_adds_the_models_statistics_to_all_that_is_free(study) -> None:
-    found = {job.source: job for job in jobs_of(study) if job.setting is None}
-    rows = sample_rows(study, found["rest"].sample)
-    seen = {
-        name: [one.reshape(len(one), -1) for one in jobs._inputs(study, found[name], rows)]
-        for name in ("statistics", "reference_statistics", "rest", "rest_and_model")
-    }
-    for side, own in enumerate((rows.train, rows.evaluation)):
-        model, reference, without, wide = (one[side] for one in seen.values())
-        assert wide.shape == (own.height, without.shape[1] + model.shape[1])
-        for part, whole in ((model, wide), (reference, wide), (reference, without)):
-            assert set(part[0]) <= set(whole[0])
-        assert not set(model[0]) - {0.0, 1.0} <= set(without[0])
-
-
 def test_statistics_are_kept_once_and_computed_where_they_are_not(study_at, monkeypatch) -> None:
     study = Study(study_at("train"))
     rows = study.read("samples.parquet").sample(fraction=1, shuffle=True, seed=1)[:40]

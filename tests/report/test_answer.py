@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from mnemoscope.benchmark.excess import BenchmarkFigures, give_verdict
-from mnemoscope.benchmark.excess import Excess as Measured
+from mnemoscope.benchmark.gain import Gain
+from mnemoscope.benchmark.verdict import BenchmarkFigures, give_verdict
 from mnemoscope.report.answer import (
     answer,
     benchmark_sentence,
@@ -27,7 +27,7 @@ def test_the_sign_never_contradicts_the_verdict(build_benchmark, value, is_class
         did_train=True,
         f1=f1,
         f1_low=f1,
-        excess=Measured(value, value - 0.05, value + 0.05, "blind"),
+        gain=Gain(value, value - 0.05, value + 0.05, 0.07, 0.9, "reference", 0.6, 0.5),
         controls=("blind", "ngram", "reference"),
     )
     verdict = give_verdict(figures)

@@ -376,8 +376,8 @@ def _training(card: Card) -> str:
         f"Hidden {setting['hidden_size']}, {setting['n_layers']} layers, {setting['n_heads']} "
         f"heads, feed-forward {setting['feed_forward_size']}, byte-level BPE of "
         f"{setting['vocabulary_size']:,} tokens with single digits, rows of 64 tokens, batches of "
-        f"{setting['batch_size']} in phase 1 and {setting['second_batch_size']} in phase 2. Reference: {setting['copy_rows']:,} rows of random tokens "
-        f"that repeat, then {_rows(setting['first_rows'])}. Model: the reference, then every "
+        f"{setting['batch_size']} in phase 1 and {setting['second_batch_size']} in phase 2. "
+        f"Reference: {setting['copy_rows']:,} rows of random tokens that repeat, then {_rows(setting['first_rows'])}. Model: the reference, then every "
         f"sequence as often as it is read, and {_rows(setting['second_rows'])}. Rows are in random "
         "order within a phase, those of random tokens first.\n\n"
         + _table(("phase", "steps", "first loss", "last loss", "minutes"), rows)

@@ -11,16 +11,12 @@ an intersection-union test, Berger 1982, Technometrics 24, 295), and its upper e
 theirs that hold together (Bonferroni). Resampling the largest control itself would not do: of
 equals the largest lies above by chance, and in each resample once more.
 
-Its verdict, for page, terminal and table alike, takes a side only on three trainings a source.
-"Adds" wants the interval above zero, and every class told apart better than by guessing. "Nothing"
-wants two things: the reader finds a mark that was planted in maps of this size, so that its silence
-says something, and the upper end of the interval lies below `EFFECT`. All else is undecided, and
-how much cannot be excluded is said.
+This is the figure to compare with the paper. The verdict rests on another one, which sees smaller
+leads: `benchmark.gain`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import combinations
 from math import sqrt
 from typing import Any, Literal, NamedTuple, get_args
@@ -30,11 +26,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from mnemoscope import stats
-from mnemoscope.benchmark.sources import GIVES, MARK, NOTHING_LEFT, TABLE, TEXT_ALONE
+from mnemoscope.benchmark.sources import TABLE
 from mnemoscope.cnn.metrics import confusion_matrix, f1_per_class, resample_confusions
 from mnemoscope.errors import DamagedDataError
 from mnemoscope.taxonomy.draw import order_keys
-from mnemoscope.words import percent
 
 ObjectiveName = Literal["excess", "min_f1", "auc", "auc_excess"]
 OBJECTIVES: tuple[ObjectiveName, ...] = get_args(ObjectiveName)
@@ -50,6 +45,7 @@ FIGURES: dict[FigureName, Callable[[stats.Floats], stats.Floats]] = {
 _RUN = ["setting", "seed", "epoch"]
 _GRID = ("sequence_id", "true", "predicted")
 _CHANCE_STREAM = 1  # keeps its draws apart from those of sequences
+_DRAWS = 20
 _BLOCK = 32
 _SEED_STRIDE = 1 << 24  # resamples that a seed can have before it meets the next seed's
 
@@ -112,9 +108,6 @@ class Excess:
     # the same for the AUC of each pair of `auc_pairs`, over the largest control of that pair;
     # None where no probabilities were kept
     auc: tuple[stats.Estimate, ...] | None = None
-    # by how much the largest of the controls would lie above the model by chance alone if all
-    # were equal; None without an interval
-    chance: float | None = None
     # seeds of the CNNs, of the source that has fewest; None without CNNs
     n_trainings: int | None = None
 
@@ -254,6 +247,31 @@ def estimate_auc(votes: Votes, *, seed: int, n_resamples: int) -> tuple[stats.Es
     )
 
 
+def auc_by_chance(votes: Votes, *, seed: int) -> list[stats.Interval] | None:
+    """The least and the largest AUC of every pair in twenty draws of permuted classes.
+
+    The classes of the pair's groups of near duplicates are dealt out anew, readers as they are:
+    what an AUC shows where the classes mean nothing. None without probabilities, or where a class
+    has too few groups.
+    """
+    if votes.scores is None or why_no_interval(votes):
+        return None
+    generator, found = np.random.default_rng([seed, _CHANCE_STREAM]), []
+    for pair in auc_pairs(votes.n_classes):
+        rows = np.flatnonzero(np.isin(votes.true, pair))
+        _, first, group = np.unique(votes.owners[rows], return_index=True, return_inverse=True)
+        classes = votes.true[rows][first]
+        if len(np.unique(classes)) < len(pair):  # groups that hold both
+            return None
+        dealt = [generator.permutation(classes)[group] for _ in range(_DRAWS)]
+        drawn = [
+            float(_auc(replace(votes.at(rows), true=one), pair, _once(votes.at(rows)))[0])
+            for one in dealt
+        ]
+        found.append(stats.Interval(min(drawn), max(drawn)))
+    return found
+
+
 def measure_excess(
     model: Votes,
     controls: Mapping[str, Votes],
@@ -284,7 +302,6 @@ def measure_excess(
         high=high,
         strongest=strongest,
         min_f1=varied["model"].whole.value,
-        chance=_chance(varied, seed),
         n_trainings=min(cnns, default=None),
     )
     if any(votes.scores is None for votes in sources.values()):
@@ -430,18 +447,6 @@ def _gap(model: _VariedSource, control: _VariedSource) -> stats.Varied:
     return stats.Varied(own.value - other.value, own.draws - other.draws, without, own.n_groups)
 
 
-def _chance(varied: Mapping[str, _VariedSource], seed: int) -> float | None:
-    """How far the largest control lies above its own expectation, were all equal."""
-    noises = []
-    generator = np.random.default_rng([seed, _CHANCE_STREAM])
-    for name, (whole, _) in varied.items():
-        if name != "model" and len(whole.draws):
-            of_seeds = stats.jackknife_variance(whole.without[0]) if len(whole.without[0]) else 0.0
-            noise = generator.normal(0.0, np.sqrt(of_seeds), len(whole.draws))
-            noises.append(whole.draws - whole.draws.mean() + noise)
-    return float(np.max(noises, axis=0).mean()) if noises else None
-
-
 def _auc(votes: Votes, pair: tuple[int, int], drawn: Resamples) -> stats.Floats:
     """AUC of two classes in each resample, averaged over the trainings that it holds."""
     each = auc_of_each(votes, pair, drawn.sequences)
@@ -546,18 +551,7 @@ def _confusions(
     return found
 
 
-Kind = Literal["adds", "unclear", "nothing", "cannot"]
-
-EFFECT = 0.05
-"""The least excess that would be called an effect: 5 points of min-F1."""
-
-_points = partial(percent, unit=False)
 _WIDEST_VARIANCE = 2 * 0.25  # of the difference of two independent shares of one half
-
-FEWEST_TRAININGS = 3
-"""Trainings a source that a side is taken on: of one the noise between trainings is unknown."""
-
-COUNTED = ("no training", "one training", "two trainings")
 
 
 def smallest_excess(n: int) -> float:
@@ -571,118 +565,3 @@ def smallest_excess(n: int) -> float:
     0.098
     """
     return min(1.0, 1.96 * sqrt(_WIDEST_VARIANCE / max(n, 1)))
-
-
-@dataclass(frozen=True)
-class BenchmarkFigures:
-    """What a verdict rests on; fractions, null where there is no figure."""
-
-    classes: tuple[str, ...]  # names in order
-    did_train: bool  # whether a CNN on the model's attention left chance on its training set
-    f1: tuple[float, ...] = ()  # of each class, on the model's attention
-    f1_low: tuple[float, ...] = ()  # lower ends of their 95 % intervals
-    excess: Excess | None = None  # excess alignment
-    controls: tuple[str, ...] = ()  # those of the excess that ran
-    failed_controls: tuple[str, ...] = ()  # those of them that did not train
-    # whether the model was trained with a CNN setting that the controls had
-    has_like_runs: bool = True
-    training_min_f1: float | None = None  # the CNN's on its own training set
-    interval_note: str | None = None  # why the excess has no interval; null where it has
-    # whether the reader finds a planted mark; null where that was not tried
-    finds_mark: bool | None = None
-    reader: str = "CNN"  # what reads the attention, in a word
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A verdict: its kind, for programs, and its sentence, for people."""
-
-    kind: Kind
-    sentence: str
-
-
-def give_verdict(figures: BenchmarkFigures) -> Verdict:
-    """Put an excess and its interval into words; figures in points, the interval in brackets."""
-    excess = figures.excess
-    if figures.training_min_f1 == 0:
-        return Verdict(
-            "cannot",
-            f"cannot be said: the {figures.reader} never finds one of the classes, on its own "
-            "training set either, so it has not learned to tell them apart",
-        )
-    if excess is None:
-        return Verdict("cannot", f"cannot be said: {_say_missing(figures)}")
-    if excess.low is None or excess.high is None:
-        return Verdict("cannot", f"cannot be said: {figures.interval_note}")
-    reads = TABLE[excess.strongest].reads
-    points = f"{_points(excess.value)} points [{_points(excess.low)}, {_points(excess.high)}]"
-    adds = f"attention adds {points} to {GIVES[reads]}"
-    found = adds if excess.value > 0 else f"{points} beyond {GIVES[reads]}"
-    if reads == "painted" and excess.low <= 0:
-        found = f"this input only knows the answer, {found}"
-    note = _say_limits(figures)
-    if excess.n_trainings is not None and excess.n_trainings < FEWEST_TRAININGS:
-        return Verdict(
-            "unclear",
-            f"undecided, with {COUNTED[excess.n_trainings]} a source (three are needed): "
-            f"{found}{note}",
-        )
-    if excess.low > 0:
-        lost = _say_lost(figures)
-        return Verdict("unclear", f"{lost}{adds}{note}") if lost else Verdict("adds", adds + note)
-    most = f"up to {_points(max(excess.high, 0.0))} points"
-    if excess.high >= EFFECT:
-        return Verdict("unclear", f"undecided, {most} cannot be excluded: {found}{note}")
-    if not figures.finds_mark:
-        why = (
-            f"the {figures.reader} does not find a planted mark of {100 * MARK:g} % either"
-            if figures.finds_mark is False
-            else f"whether the {figures.reader} would find a planted mark was not tried"
-        )
-        return Verdict("unclear", f"undecided, as {why}: {found}{note}")
-    return Verdict(
-        "nothing",
-        f"{NOTHING_LEFT[reads]}, {_points(EFFECT)} points being the least that counts: "
-        f"{found}{note}",
-    )
-
-
-def _say_lost(figures: BenchmarkFigures) -> str:
-    """Name a class told apart no better than by guessing, which gives F1 = 1 / classes."""
-    chance = 1 / len(figures.classes)
-    weakest = min(range(len(figures.classes)), key=lambda index: figures.f1[index])
-    if figures.f1_low[weakest] > chance:
-        return ""
-    return (
-        f"{figures.classes[weakest]} is told apart no better than by guessing "
-        f"(F1 {_points(figures.f1[weakest])}, guessing gives {_points(chance)}), so it means "
-        "little that "
-    )
-
-
-def _say_missing(figures: BenchmarkFigures) -> str:
-    if not figures.has_like_runs:
-        return (
-            "the controls were not trained with this setting (benchmark.control_settings: 0 "
-            "trains them with all)"
-        )
-    if not figures.did_train:
-        return f"the {figures.reader} on the model's attention did not train"
-    if figures.failed_controls:
-        return f"no control trained ({', '.join(figures.failed_controls)})"
-    return "no control was run, so the figure may come from the text alone"
-
-
-def _say_limits(figures: BenchmarkFigures) -> str:
-    """What the excess could not be held against, and what chance gives the largest control."""
-    limits = [f"{control} did not train" for control in figures.failed_controls]
-    if not set(TEXT_ALONE) & set(figures.controls):
-        limits.append("no blind baseline")
-    if not any(TABLE[one].reads == "reference" for one in figures.controls):
-        limits.append("no reference model")
-    excess = figures.excess
-    if excess is not None and excess.low is not None and excess.low <= 0 and excess.chance:
-        limits.append(
-            f"if nothing differed, the best control would lead by {_points(excess.chance)} points"
-        )
-    return f" ({', '.join(limits)})" if limits else ""

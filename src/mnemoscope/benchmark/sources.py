@@ -13,14 +13,12 @@ class Source(NamedTuple):
     """One thing that predictions may rest on."""
 
     # "attention" is what is asked; "free" needs no memory, and the excess is counted over the
-    # largest of these; "nested" is one regression on all of these, and the same with the model's
-    # attention; "check" shows how low and how high figures can go
-    group: Literal["attention", "free", "nested", "check"]
+    # largest of these; "check" shows how low and how high figures can go
+    group: Literal["attention", "free", "check"]
     # what it sees: the model's maps, the reference's, tokens, log-probabilities of the suffix or
     # of the best token at each place of the prefix; `painted` are the model's log-probabilities
-    # spread over the reference's maps, `rest` is tokens and reference, `all` these and the
-    # model's maps
-    reads: Literal["maps", "reference", "tokens", "logprobs", "painted", "prefix", "rest", "all"]
+    # spread over the reference's maps
+    reads: Literal["maps", "reference", "tokens", "logprobs", "painted", "prefix"]
     name: str  # how it is called
     detail: str  # what it is, beside the name
     # where it stands in the table on the terminal; of two in one column the better; empty for
@@ -156,31 +154,14 @@ TABLE = {
         "reference",
         phrase="a regression on statistics of the reference model's attention",
     ),
-    "rest": _shared(
-        "nested", "rest", "Text and reference", "in one regression", "", fit="classify_statistics"
-    ),
-    "rest_and_model": _shared(
-        "nested",
-        "all",
-        "The same and the model",
-        "in one regression",
-        "",
-        fit="classify_statistics",
-    ),
 }
 
 
 GIVES = {
-    "tokens": "what the text alone gives",
-    "reference": "what the attention of a model that never saw these sequences gives",
-    "painted": "what the log-probability of each next token gives by itself",
+    "reference": "what the text and the attention of a model that never saw these sequences give",
+    "painted": "what the text and the log-probability of each next token give",
 }
-"""What an excess is counted beyond, by what its control reads."""
-NOTHING_LEFT = {
-    "tokens": "nothing is left once the text is taken off",
-    "reference": "nothing is left that a model which never saw these sequences does not show",
-    "painted": "nothing is left once the log-probability of each next token is taken off",
-}
+"""What a gain is counted beyond, by what its stand-in reads."""
 
 
 def _chosen(rule: Callable[[Source], bool]) -> tuple[str, ...]:
@@ -194,10 +175,8 @@ PLANTED = _chosen(lambda source: source.mark > 0)
 """What a reader must find before its silence on the model's attention says anything."""
 PAINTED = _chosen(lambda source: source.reads == "painted")
 """Held against inputs that know the next token (`presets.KNOWS_NEXT`) beside `MEMORY_FREE`."""
-NESTED = _chosen(lambda source: source.group == "nested")
-"""Without and with the model's attention: the difference is its nested gain."""
 CHECKS = _chosen(lambda source: source.group == "check")
-SOURCES = (*ATTENTION, *MEMORY_FREE, *NESTED, *CHECKS)
+SOURCES = (*ATTENTION, *MEMORY_FREE, *CHECKS)
 """All, in the order of tables and charts."""
 CNNS = _chosen(lambda source: source.fit is None)
 BASELINES = _chosen(lambda source: source.fit is not None)

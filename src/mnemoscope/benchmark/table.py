@@ -16,7 +16,8 @@ import polars as pl
 from numpy.typing import ArrayLike
 from polars.datatypes import DataType, DataTypeClass
 
-from mnemoscope.benchmark import excess, sources
+from mnemoscope.benchmark import excess, sources, verdict
+from mnemoscope.benchmark.gain import Gain, measure_gain
 from mnemoscope.benchmark.matched import match_on_scores
 from mnemoscope.cnn.metrics import (
     ScoreEstimates,
@@ -42,9 +43,10 @@ _COLUMNS: _Columns = {
     "taxonomy": pl.String,
     "source": pl.String,  # one of sources.SOURCES
     # Trainings; those that left chance on their training set, which alone count below;
-    # the mean min-F1 of these on their training sets; evaluation sequences.
+    # the mean min-F1 of these on their training sets; training and evaluation sequences.
     "did_train": pl.Boolean,
     "n_runs": pl.Int64,
+    "n_train": pl.Int64,
     "n_trained": pl.Int64,
     "training_min_f1": pl.Float64,
     "n_eval": pl.Int64,
@@ -64,17 +66,19 @@ _COLUMNS: _Columns = {
     # averaged over trained runs; one a pair.
     "auc_pairs": pl.List(pl.String),
     **_share("auc", kind=_SHARES),
+    # The least and the largest AUC of each pair in twenty draws of permuted classes.
+    "auc_chance_least": _SHARES,
+    "auc_chance_most": _SHARES,
     # From here on in the rows of the model's attention alone. Min-F1 cross-validated within the
-    # training rows, by which the better of the two readers is chosen, and whether it is this one.
+    # training rows, by which the better of the two readers is chosen, and whether it is this one;
+    # with fewer than three trainings the CNNs are not chosen, as they cannot take a side.
     "choice_min_f1": pl.Float64,
     "is_headline": pl.Boolean,
     # The control of the same reader that the excess is over; the kind of verdict ("adds",
     # "unclear", "nothing", "cannot") and its sentence.
     **_share("excess"),
     "excess_over": pl.String,
-    # By how much the largest of the controls would lie above the model by chance were all equal;
-    # trainings of the CNN source that has fewest, of three on a side is taken.
-    "excess_chance": pl.Float64,
+    # Trainings of the CNN source that has fewest, of three on a side is taken.
     "n_trainings": pl.Int64,
     # The model's min-F1 that the excess is counted from: of its trainings with the CNN settings
     # that the controls had too (excess_settings), same seeds. The excess of the AUC of each pair
@@ -82,6 +86,13 @@ _COLUMNS: _Columns = {
     "excess_min_f1": pl.Float64,
     "excess_settings": pl.List(pl.String),
     **_share("auc_excess", kind=_SHARES),
+    # What the verdict rests on: `benchmark.gain`, in nats a sequence.
+    **_share("gain"),
+    "gain_over": pl.String,
+    "gain_seen": pl.Float64,
+    "gain_left": pl.Float64,
+    "pool_min_f1": pl.Float64,
+    "pool_min_f1_without": pl.Float64,
     "verdict_kind": pl.String,
     "verdict": pl.String,
     # The model on the matched sequences; what the blind baseline that matched them
@@ -98,10 +109,6 @@ _COLUMNS: _Columns = {
     # In the CNNs' row: their min-F1 minus that of the regression on statistics of the same maps,
     # paired as the excess is.
     **_share("over_statistics"),
-    # In the regression's row: what the model's statistics add to text and reference in one
-    # regression, min-F1 with them minus without, paired; and the same of each pair's AUC.
-    **_share("gain"),
-    **_share("gain_auc", kind=_SHARES),
 }
 
 BENCHMARK_SCHEMA = pl.Schema(_COLUMNS)
@@ -172,11 +179,12 @@ def score_benchmark(
     """Judge every taxonomy on every source: columns as in `BENCHMARK_SCHEMA`, no row without runs.
 
     Predictions are as `mnemoscope.benchmark.excess` describes; `runs` has a row a training:
-    taxonomy, source, setting, seed, did_train, train_min_f1; `classes` the names of each taxonomy
-    in the order of the indices. The excess counts the model's `control_settings` alone, all where
-    None; that of the inputs in `knows_next` is over the painted control too. `choice` is for each
-    taxonomy min-F1 of the readers (`model`, `statistics`) within the training rows; the larger is
-    the headline, the CNNs where they are equal or none is given. Raises DamagedDataError: the
+    taxonomy, source, setting, seed, n_train, did_train, train_min_f1; `classes` the names of each
+    taxonomy in the order of the indices. The excess counts the model's `control_settings` alone,
+    all where None; excess and gain of the inputs in `knows_next` are over the painted control too.
+    `choice` is for each taxonomy min-F1 of the readers (`model`, `statistics`) within the training
+    rows; the larger is the headline, the CNNs where they are equal or none is given, and the
+    regression where the CNNs have fewer than three trainings. Raises DamagedDataError: the
     predictions are not whole.
     """
     rows = []
@@ -187,7 +195,7 @@ def score_benchmark(
         judged = {name: _Judged(one, n_resamples, seed) for name, one in votes.items()}
         like = _like_controls(judged, predictions, own_runs, control_settings)
         chosen = (choice or {}).get(taxonomy, {})
-        headline = max(sources.ATTENTION, key=lambda one: chosen.get(one, 0.0))
+        headline = max(_deciding(judged, own_runs), key=lambda one: chosen.get(one, 0.0))
         for source in present:
             row: dict[str, Any] = {
                 "taxonomy": taxonomy,
@@ -211,10 +219,15 @@ def score_benchmark(
                 row |= _matched_columns(source, judged)
             if source == "model":
                 row |= _regression_columns(judged)
-            elif source == "statistics":
-                row |= _gain_columns(judged)
             rows.append(row)
     return pl.DataFrame(rows, schema=BENCHMARK_SCHEMA)
+
+
+def _deciding(judged: Mapping[str, "_Judged"], runs: pl.DataFrame) -> Sequence[str]:
+    """The readers that the headline is one of: those whose verdict may take a side."""
+    n_seeds = runs.filter(pl.col("source") == "model")["seed"].n_unique()
+    few = n_seeds < verdict.FEWEST_TRAININGS and "statistics" in judged
+    return ("statistics",) if few else sources.ATTENTION
 
 
 @dataclass
@@ -243,6 +256,7 @@ class _Judged:
         """Figures of the table that every source has."""
         votes, found = self.votes, self.found
         auc = excess.estimate_auc(votes, **self.resampling)
+        chance = excess.auc_by_chance(votes, seed=self.seed)
         return {
             "n_eval": len(votes.true),
             "n_groups": len(np.unique(votes.owners)),
@@ -254,6 +268,8 @@ class _Judged:
             **excess.as_lists("recall", found.recall),
             "confusion": confusion_matrix(votes.true, votes.predicted, votes.n_classes).tolist(),
             **excess.as_lists("auc", auc),
+            "auc_chance_least": chance and [one.low for one in chance],
+            "auc_chance_most": chance and [one.high for one in chance],
         }
 
 
@@ -309,6 +325,7 @@ def _training_columns(runs: pl.DataFrame) -> dict[str, Any]:
         "did_train": trained.height > 0,
         "n_runs": runs.height,
         "n_trained": trained.height,
+        "n_train": round(float(runs["n_train"].mean())),  # type: ignore[arg-type]
         "training_min_f1": trained["train_min_f1"].mean(),
     }
 
@@ -325,7 +342,7 @@ def _excess_columns(
     judged = like.judged
     reader = "CNN" if sources.TABLE[source].fit is None else "regression"
     failed = tuple(name for name in free if name not in judged)
-    figures = excess.BenchmarkFigures(
+    figures = verdict.BenchmarkFigures(
         names,
         source in judged,
         controls=tuple(free),
@@ -338,25 +355,46 @@ def _excess_columns(
     model = judged[source]
     ran = {name: judged[name].votes for name in free if name in judged}
     found = excess.measure_excess(model.votes, ran, reader=source, **model.resampling)
+    note = excess.why_no_interval(model.votes)
+    stand_ins = {
+        name: one for name, one in ran.items() if sources.TABLE[name].reads in sources.GIVES
+    }
+    text = {name: one for name, one in ran.items() if name not in stand_ins}
+    has_scores = all(one.scores is not None for one in (model.votes, *ran.values()))
+    gain = None
+    if stand_ins and has_scores and note is None:
+        gain = measure_gain(model.votes, stand_ins, text, n_trained=row["n_train"])
     f1 = excess.as_lists("f1", model.found.f1)
     figures = replace(
         figures,
         f1=tuple(f1["f1"]),
         f1_low=tuple(f1["f1_low"]),
-        excess=found,
+        gain=gain,
+        n_trainings=found.n_trainings,
         training_min_f1=row["training_min_f1"],
-        interval_note=excess.why_no_interval(model.votes),
+        interval_note=note,
         finds_mark=_finds_mark(source, judged, present),
     )
     return {
         **_verdict_columns(figures),
         **Estimate(found.value, found.low, found.high).columns("excess"),
         "excess_over": found.strongest,
-        "excess_chance": found.chance,
         "n_trainings": found.n_trainings,
         "excess_min_f1": found.min_f1,
         "excess_settings": like.settings,
         **excess.as_lists("auc_excess", found.auc),
+        **(_gain_columns(gain) if gain else {}),
+    }
+
+
+def _gain_columns(gain: Gain) -> dict[str, Any]:
+    return {
+        **Estimate(gain.value, gain.low, gain.high).columns("gain"),
+        "gain_over": gain.over,
+        "gain_seen": gain.seen,
+        "gain_left": gain.left,
+        "pool_min_f1": gain.min_f1,
+        "pool_min_f1_without": gain.min_f1_without,
     }
 
 
@@ -371,9 +409,9 @@ def _finds_mark(source: str, judged: Mapping[str, _Judged], present: Sequence[st
     )
 
 
-def _verdict_columns(figures: excess.BenchmarkFigures) -> dict[str, Any]:
-    verdict = excess.give_verdict(figures)
-    return {"verdict_kind": verdict.kind, "verdict": verdict.sentence}
+def _verdict_columns(figures: verdict.BenchmarkFigures) -> dict[str, Any]:
+    given = verdict.give_verdict(figures)
+    return {"verdict_kind": given.kind, "verdict": given.sentence}
 
 
 def _matched_columns(source: str, judged: Mapping[str, _Judged]) -> dict[str, Any]:
@@ -413,19 +451,6 @@ def _regression_columns(judged: Mapping[str, _Judged]) -> dict[str, Any]:
         return {}
     found = excess.measure_objective(pair, "excess", **judged["model"].resampling)
     return found.columns("over_statistics")
-
-
-def _gain_columns(judged: Mapping[str, _Judged]) -> dict[str, Any]:
-    """What the model's attention adds where the controls stand beside it in one regression."""
-    without, whole = sources.NESTED
-    if without not in judged or whole not in judged:
-        return {}
-    model = judged[whole]
-    found = excess.measure_excess(
-        model.votes, {without: judged[without].votes}, reader=whole, **model.resampling
-    )
-    gain = Estimate(found.value, found.low, found.high)
-    return {**gain.columns("gain"), **excess.as_lists("gain_auc", found.auc)}
 
 
 def score_by_input(

@@ -53,9 +53,6 @@ def print_summary(study: Study) -> None:
         page.print(f"{number}  {sample}: {_counts(sample, entry)}{_groups(row)}")
         if row.get("verdict"):
             page.print(f"   {TABLE[row['source']].name}: {row['verdict']}")
-        if found.get("statistics", {}).get("gain") is not None:
-            gain = figure(found["statistics"], "gain", signed=True, gap=" ")
-            page.print(f"   In one regression attention adds {gain} points to text and reference.")
     for name, alias in aliases_of(study).items():
         number = list(samples).index(alias.of) + 1
         page.print(f"=  {name}: the figures of {number} ({alias.reason})")

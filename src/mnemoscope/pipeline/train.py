@@ -24,7 +24,6 @@ from mnemoscope.benchmark.baselines import (
     BaselineFit,
     all_statistics,
     blind_maps,
-    ngram_dimensions,
     permute_labels,
 )
 from mnemoscope.benchmark.sources import ATTENTION, TABLE
@@ -332,14 +331,7 @@ def _inputs(study: Study, job: Job, rows: SampleRows) -> list[np.ndarray]:
             marked = MarkedMaps(maps, torch.from_numpy(labels), source.mark, prefix)
             found.append(all_statistics(marked, own, prefix).astype(np.float32))
         return found
-    if source.group != "nested":
-        return [statistics_of(study, _ROLES[source.reads], part) for part in parts]
-    roles = [TOKENS, *(["reference"] if "reference" in study.record["models"] else [])]
-    roles += ["model"] if source.reads == "all" else []
-    blocks = [[statistics_of(study, role, part) for part in parts] for role in roles]
-    blocks.append([*ngram_dimensions(tokens[0], tokens[1], seed=job.seed)])
-    sides = zip(*blocks, strict=True)
-    return [np.concatenate([one.reshape(len(one), -1) for one in side], axis=1) for side in sides]
+    return [statistics_of(study, _ROLES[source.reads], part) for part in parts]
 
 
 def job_labels(job: Job, rows: SampleRows) -> tuple[np.ndarray, np.ndarray]:
@@ -474,7 +466,7 @@ def make_job(
 def _source_identity(study: Study, source: str, setting: CnnSetting | None) -> list[str]:
     """What decides a source's maps or tokens apart from the rows; own suffixes need the model."""
     is_of_two = setting is not None and INPUTS[setting.pooling].is_of_two
-    is_read = is_of_two or TABLE[source].needs_reference or TABLE[source].group == "nested"
+    is_read = is_of_two or TABLE[source].needs_reference
     has_reference = is_read and "reference" in study.record["models"]
     roles = ("model", "reference") if has_reference else ("model",)
     return [" ".join(map(str, identity_of(study.record["models"][role]))) for role in roles]
@@ -523,8 +515,7 @@ def _keep_statistics(study: Study, jobs: list[Job], workers: int) -> None:
     read = {
         TABLE[job.source].reads for job in jobs if TABLE[job.source].fit == "classify_statistics"
     }
-    names = {"rest": ("tokens", "reference"), "all": ("tokens", "reference", "maps")}
-    roles = {_ROLES[one] for name in read for one in names.get(name, (name,))}
+    roles = {_ROLES[one] for one in read}
     known = [one for one in sorted(roles) if one == TOKENS or one in study.record["models"]]
     tasks = [task for role in known for task in statistics_tasks(study, role)]
     if not tasks:

@@ -7,17 +7,18 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from mnemoscope.benchmark.excess import EFFECT
+from mnemoscope.benchmark.gain import POWER
 from mnemoscope.benchmark.sources import TABLE
+from mnemoscope.benchmark.verdict import EFFECT
 from mnemoscope.localize.grafts import Finding
 from mnemoscope.pipeline.causes import by_weight, depends, finding_of
 from mnemoscope.report.content import Benchmark, ReportContent, Standing, TaxonomyResult
-from mnemoscope.words import count, interval, part_words, percent, points, share
+from mnemoscope.words import count, interval, nats, part_words, percent, points, share
 
 _MOST_NAMED = 3
 _COUNTED = {
     Standing.BEYOND: "attention adds to what can be told without any memory",
-    Standing.WITHIN: f"it adds less than {percent(EFFECT, unit=False)} points",
+    Standing.WITHIN: f"it adds less than {EFFECT:g} nats a sequence",
     Standing.UNDECIDED: "the answer is undecided",
 }
 
@@ -111,13 +112,18 @@ def benchmark_sentence(benchmark: Benchmark) -> str:
         text += "the regression was chosen within the training sequences."
     if best is not None:
         text += f" Without any memory, {TABLE[best.source].phrase} reaches {percent(best.value)}."
-    gain = benchmark.gain
-    if gain is None:
-        return text
+    return f"{text}{power_sentence(row)}"
+
+
+def power_sentence(row: dict[str, Any]) -> str:
+    """Say what the study could have seen, and what the pools reach; empty without a gain."""
+    if row["gain_seen"] is None:
+        return ""
     return (
-        f"{text} In one regression the model's attention adds {points(gain.value)} points "
-        f"{interval(gain)}".rstrip()
-        + " to text and reference."
+        f" Pooled with the readers of the text, the model's attention reaches min-F1 "
+        f"{percent(row['pool_min_f1'])}, in its place {TABLE[row['gain_over']].phrase} "
+        f"{percent(row['pool_min_f1_without'])}. A study of this size sees a gain of "
+        f"{nats(row['gain_seen'])} nats a sequence in {100 * POWER:g}\u202f% of cases."
     )
 
 

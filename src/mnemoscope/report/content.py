@@ -25,7 +25,6 @@ from mnemoscope.benchmark.sources import (
     ATTENTION,
     CHECKS,
     MEMORY_FREE,
-    NESTED,
     TABLE,
     headline_of,
     of_reader,
@@ -62,7 +61,6 @@ Record = dict[str, Any]
 SOURCE_GROUPS = (
     ("The model's attention", ATTENTION),
     ("Without any memory", MEMORY_FREE),
-    ("All in one regression", NESTED),
     ("Checks", CHECKS),
 )
 """The order of every chart."""
@@ -179,8 +177,8 @@ class Benchmark:
 
     @property
     def gain(self) -> Estimate | None:
-        """What attention adds to text and reference in one regression; None where not measured."""
-        gain: Estimate | None = self.rows.get("statistics", {}).get("gain")
+        """What the headline adds to the text beyond the reference; None where not measured."""
+        gain: Estimate | None = (self.headline or {}).get("gain")
         return None if gain is None or gain.value is None else gain
 
     @property

@@ -14,7 +14,7 @@ import polars as pl
 
 from mnemoscope.analysis.figures import Chart, Figure, HeatMap, Series, plain
 from mnemoscope.benchmark.published import Conclusion, allocate
-from mnemoscope.benchmark.sources import NESTED, SOURCES, of_reader
+from mnemoscope.benchmark.sources import SOURCES, of_reader
 from mnemoscope.errors import UserError
 from mnemoscope.files import write_text
 from mnemoscope.localize.delta import layer_profile
@@ -141,7 +141,7 @@ def _panel(taxonomy: TaxonomyResult, place: int, n_panels: int) -> Record:
         return None if value is None else plot_x + plot_width * value
 
     headline = taxonomy.main.headline
-    shown = {*of_reader(SOURCES, headline["source"] if headline else "model")} - {*NESTED}
+    shown = {*of_reader(SOURCES, headline["source"] if headline else "model")}
     every = [row for _, rows in taxonomy.main.groups for row in rows if row["source"] in shown]
     best, n_classes = taxonomy.main.best, len(taxonomy.classes)
     panel: Record = {

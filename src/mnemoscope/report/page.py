@@ -110,6 +110,7 @@ def environment() -> jinja2.Environment:
     made = words.template_environment("mnemoscope.report")
     made.filters |= {
         "percent": words.percent,
+        "nats": words.nats,
         "points": words.points,
         "interval": words.interval,
         "count": words.count,

@@ -27,8 +27,6 @@ from mnemoscope.benchmark.baselines import (
     ngram_dimensions,
 )
 from mnemoscope.benchmark.excess import (
-    COUNTED,
-    FEWEST_TRAININGS,
     OBJECTIVES,
     ObjectiveName,
     Votes,
@@ -36,6 +34,7 @@ from mnemoscope.benchmark.excess import (
     measure_objective,
 )
 from mnemoscope.benchmark.sources import BASELINES, MEMORY_FREE, TABLE, of_reader
+from mnemoscope.benchmark.verdict import COUNTED, FEWEST_TRAININGS
 from mnemoscope.cluster.engine import run_tasks
 from mnemoscope.data.table import look_up, token_matrix
 from mnemoscope.errors import DamagedDataError, UserError

@@ -1,0 +1,206 @@
+"""What attention adds to the text, beyond what the attention of a model without memory adds.
+
+The figure that the verdict rests on. Two pools tell the classes apart: the readers of the text with
+the reader of the model's attention, and the same with the reader of a stand-in's: the reference
+model's attention, or the painted answer. A pool weighs its readers' log-probabilities,
+p(class) ∝ exp(b_class + Σ weight · log p_reader(class)), and is fitted to other groups of near
+duplicates than it is asked of. The gain is the difference of their mean log scores, in nats a
+sequence, each group counted once: ten windows of one licence are one text.
+
+Both pools have equally many readers. So a model that shows the text as well as the reference does,
+and nothing else, gains nothing on average. A pool of text, reference and model beside one of text
+and reference would not do: a third reading of the same text sharpens the other two, and without any
+memory such a nested gain is found above zero in up to a third of studies
+(`benchmarks/verdicts.py`).
+
+The interval holds for other evaluation sequences (groups of near duplicates, classes of fixed
+size), for other training sequences, and for other seeds.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from mnemoscope import stats
+from mnemoscope.benchmark.excess import Votes
+from mnemoscope.cnn.metrics import confusion_matrix, min_f1
+
+OF_TRAINING = 0.5
+"""What a training sequence adds to the variance, as a share of what an evaluation sequence does.
+
+Chosen by simulation (`benchmarks/verdicts.py`): with 0 intervals hold too little where all
+sequences are asked in folds; 1, as in Nadeau and Bengio 2003 (Machine Learning 52, 239), is wider
+than need be.
+"""
+POWER = 0.8
+_FOLDS = 5
+_LEAST = 1e-6  # probability; below it float32 softmax has no digits to tell apart
+_SHRINKAGE = 1.0  # of the weights; keeps them finite where classes are wholly told apart
+
+
+class Gain(NamedTuple):
+    """What the model's attention adds over the strongest stand-in; nats a sequence."""
+
+    value: float
+    low: float
+    high: float
+    seen: float  # the smallest true gain that such a study finds above zero in 80 % of cases
+    left: float  # log loss of text and stand-in: the most that could be gained
+    over: str  # the stand-in that leaves the least gain
+    min_f1: float  # of the pool with the model, fraction
+    min_f1_without: float  # of the pool with the stand-in, fraction
+
+
+def measure_gain(
+    model: Votes, stand_ins: Mapping[str, Votes], text: Mapping[str, Votes], *, n_trained: float
+) -> Gain:
+    """Measure what the model's attention adds to the text beyond each stand-in's; the least counts.
+
+    Of several stand-ins the interval's ends are the smallest of theirs: all must be led
+    (Berger 1982, Technometrics 24, 295). `n_trained` is the number of training sequences of each
+    fit. Sources with the same seeds are paired by these. Raises ValueError: no stand-in, a source
+    without probabilities, or one of other sequences or classes.
+    """
+    if not stand_ins:
+        raise ValueError("gain: no stand-in for the model's attention")
+    for name, votes in {"model": model, **stand_ins, **text}.items():
+        same = np.array_equal(votes.sequence_ids, model.sequence_ids)
+        if votes.scores is None or not same or not np.array_equal(votes.true, model.true):
+            raise ValueError(f"gain: {name} has no probabilities, or other sequences or classes")
+    found = [
+        _over(name, model, one, list(text.values()), n_trained) for name, one in stand_ins.items()
+    ]
+    least = min(found, key=lambda one: one.value)
+    return least._replace(
+        low=min(one.low for one in found),
+        high=min(one.high for one in found),
+        seen=max(one.seen for one in found),
+    )
+
+
+def _over(name: str, model: Votes, stand_in: Votes, text: list[Votes], n_trained: float) -> Gain:
+    """The gain over one stand-in."""
+    true, n_classes = model.true, model.n_classes
+    _, first, group = np.unique(model.owners, return_index=True, return_inverse=True)
+    sizes, class_of_group = np.bincount(group), true[first]
+
+    def by_group(logs: stats.Floats) -> stats.Floats:
+        """Mean log score of each group's sequences."""
+        scores = logs[np.arange(len(true)), true]
+        return np.asarray(np.bincount(group, scores) / sizes)
+
+    folds = pool_folds(true, model.owners)
+    pools = [Pool(true, folds, [*text, one]) for one in (model, stand_in)]
+    own, other = (one.ask() for one in pools)
+    apart = by_group(own) - by_group(other)
+    value, n_groups = float(apart.mean()), len(apart)
+    of_class = np.bincount(class_of_group, apart, n_classes) / np.bincount(
+        class_of_group, minlength=n_classes
+    )
+    squares = float(((apart - of_class[class_of_group]) ** 2).sum())
+    variance = squares / (n_groups - n_classes) / n_groups
+    fewest = stats.fewest_groups(true, model.owners)
+    parts = [(variance * (1 + OF_TRAINING * len(true) / n_trained), fewest - 1)]
+    seeds = np.unique(np.asarray(model.score_seeds))
+    if len(seeds) > 1:
+        without = [
+            float((by_group(pools[0].ask(seed)) - by_group(pools[1].ask(seed))).mean())
+            for seed in seeds
+        ]
+        parts.append((stats.jackknife_variance(without), len(seeds) - 1))
+    return Gain(
+        value,
+        *stats.t_interval(value, parts),
+        seen=stats.smallest_seen(parts, POWER),
+        left=-float(by_group(other).mean()),
+        over=name,
+        min_f1=min_f1(confusion_matrix(true, own.argmax(axis=1), n_classes)),
+        min_f1_without=min_f1(confusion_matrix(true, other.argmax(axis=1), n_classes)),
+    )
+
+
+Sides = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""Rows that a pool is fitted to, and those that it is then asked of."""
+
+
+def pool_folds(
+    true: NDArray[np.int64], owners: np.ndarray, *, seed: int = 0, n_folds: int = _FOLDS
+) -> list[Sides]:
+    """Divide sequences into folds of whole groups, as many groups of each class in every one."""
+    _, first, group = np.unique(owners, return_index=True, return_inverse=True)
+    order = np.random.default_rng(seed).permutation(len(first))
+    fold = np.empty(len(first), dtype=np.int64)
+    for label in np.unique(true[first]):
+        members = order[true[first][order] == label]
+        fold[members] = np.arange(len(members)) % n_folds
+    return [
+        (np.flatnonzero(fold[group] != one), np.flatnonzero(fold[group] == one))
+        for one in range(n_folds)
+    ]
+
+
+class Pool:
+    """Readers weighed together; each sequence is asked of weights fitted to other groups.
+
+    Weights are not negative: a reader that is wrong more often than by chance says nothing. Classes
+    are 0 to n - 1, `true` (n,), `folds` as `pool_folds` gives them.
+    """
+
+    def __init__(self, true: NDArray[np.int64], folds: list[Sides], readers: list[Votes]) -> None:
+        self._readers = readers
+        known = self._read(None)
+        self._folds = [(asked, fit_pool(known[:, kept], true[kept])) for kept, asked in folds]
+
+    def ask(self, without: int | None = None) -> stats.Floats:
+        """Log-probabilities (n, classes); `without` the trainings of a seed, at equal weights."""
+        known = self._read(without)
+        found = np.empty(known.shape[1:])
+        for asked, weights in self._folds:
+            found[asked] = _pooled(known[:, asked], weights)
+        return found
+
+    def _read(self, without: int | None) -> stats.Floats:
+        """Log-probabilities of each reader, the mean over its trainings, (readers, n, classes)."""
+        found = []
+        for votes in self._readers:
+            scores, seeds = np.asarray(votes.scores), np.asarray(votes.score_seeds)
+            kept = seeds != without if (seeds != without).any() else np.full(len(seeds), True)
+            found.append(np.log(np.maximum(scores[kept], _LEAST), dtype=np.float64).mean(axis=0))
+        return np.stack(found)
+
+
+def fit_pool(known: stats.Floats, true: NDArray[np.int64]) -> stats.Floats:
+    """Fit the weight of each reader and the class intercepts b_1, b_2, ...; b_0 is 0.
+
+    Gives both behind one another, shape (readers + classes - 1,): the largest likelihood of a
+    conditional logit with the readers' log-probabilities `known` (readers, n, classes), with an L2
+    penalty on the weights.
+    """
+    n_readers, n, n_classes = known.shape
+    is_true = np.eye(n_classes)[true]
+
+    def loss(weights: stats.Floats) -> tuple[float, stats.Floats]:
+        logs = _pooled(known, weights)
+        off = np.exp(logs) - is_true
+        shrunk = weights[:n_readers]
+        slope = np.concatenate([np.tensordot(known, off, 2), off[:, 1:].sum(axis=0)])
+        slope[:n_readers] += _SHRINKAGE * shrunk
+        value = -logs[np.arange(n), true].sum() + _SHRINKAGE / 2 * (shrunk**2).sum()
+        return float(value), slope
+
+    start = np.concatenate([np.full(n_readers, 1 / n_readers), np.zeros(n_classes - 1)])
+    bounds = [(0.0, None)] * n_readers + [(None, None)] * (n_classes - 1)
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
+    return np.asarray(found.x)
+
+
+def _pooled(known: stats.Floats, weights: stats.Floats) -> stats.Floats:
+    """Log-probabilities of a pool, (n, classes)."""
+    n_readers = len(known)
+    logs = np.tensordot(weights[:n_readers], known, 1)
+    logs[:, 1:] += weights[n_readers:]
+    logs -= logs.max(axis=1, keepdims=True)
+    return np.asarray(logs - np.log(np.exp(logs).sum(axis=1, keepdims=True)))
