@@ -79,7 +79,11 @@ def run_recipe(out: Path, setting: Setting) -> Path:
     build = prepare(out / "build", setting)
     _say(f"corpus ready, {(time.perf_counter() - begin) / 60:.1f} min")
     reference = train_phase(first_phase(build), setting, report=_say)
-    second = replace(setting, batch_size=setting.second_batch_size)
+    second = replace(
+        setting,
+        batch_size=setting.second_batch_size,
+        peak_learning_rate=setting.second_learning_rate,
+    )
     model = train_phase(second_phase(build, reference), second, report=_say)
     return publish(build, {"model": model, "reference": reference}, out / "data", report=_say)
 
@@ -377,7 +381,8 @@ def _training(card: Card) -> str:
         f"heads, feed-forward {setting['feed_forward_size']}, byte-level BPE of "
         f"{setting['vocabulary_size']:,} tokens with single digits, rows of 64 tokens, batches of "
         f"{setting['batch_size']} in phase 1 and {setting['second_batch_size']} in phase 2. "
-        f"Reference: {setting['copy_rows']:,} rows of random tokens that repeat, then {_rows(setting['first_rows'])}. Model: the reference, then every "
+        f"Reference: {setting['copy_rows']:,} rows of random tokens that repeat, then "
+        f"{_rows(setting['first_rows'])}. Model: the reference, then every "
         f"sequence as often as it is read, and {_rows(setting['second_rows'])}. Rows are in random "
         "order within a phase, those of random tokens first.\n\n"
         + _table(("phase", "steps", "first loss", "last loss", "minutes"), rows)
