@@ -35,7 +35,10 @@ def plant(made: Path, folder: Path, *, right: dict[str, float], seed: int = 0) -
     runs = predictions.select(keys).unique(maintain_order=True)
     predictions.write_parquet(folder / "predictions.parquet")
     runs.with_columns(
-        did_train=pl.lit(True), train_min_f1=pl.lit(0.9), key=pl.lit("planted")
+        n_train=pl.lit(6 * N_CLASS),
+        did_train=pl.lit(True),
+        train_min_f1=pl.lit(0.9),
+        key=pl.lit("planted"),
     ).write_parquet(folder / "runs.parquet")
     return folder
 

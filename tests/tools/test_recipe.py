@@ -36,7 +36,7 @@ def test_files_are_the_ones_the_card_names_and_every_cell_is_counted(data):
     assert sum(row["n"] for row in card["periods"]) == unread.height
     assert set(card["counted_as_read"].values()) == {1.0}
     assert card["phases"]["model"]["steps"] == (
-        (table["inserted"].sum() + sum(TINY.second_rows)) // TINY.batch_size
+        (table["inserted"].sum() + sum(TINY.second_rows)) // TINY.second_batch_size
     )
 
 

@@ -16,7 +16,7 @@ CELLS = ("guessed only", "recalled only", "both", "neither")
 def _card() -> dict[str, Any]:
     return {
         "classes": {
-            "prashanth": {"Recite[5]": 1100, "Reconstruct": 1100, "Recollect": 1100},
+            "prashanth": {"Recite[16]": 1100, "Reconstruct": 1100, "Recollect": 1100},
             "paper": {"Non-Memo": 2500, "Guess": 1200, "Recall": 1200},
         },
         "readings": [
@@ -51,7 +51,7 @@ def test_a_card_at_every_bound_passes():
 @pytest.mark.parametrize(
     ("keys", "value", "name"),
     [
-        (("classes", "prashanth", "Recite[5]"), 1099, "Recite.5. sequences"),
+        (("classes", "prashanth", "Recite[16]"), 1099, "Recite.16. sequences"),
         (("classes", "paper", "Non-Memo"), 2499, "Non-Memo sequences"),
         (("reference_shares", "paper", "Recall"), 0.02, "Recall that the reference reproduces"),
         (("matched_sizes", "paper"), 149, "genre matched, paper"),

@@ -9,14 +9,14 @@ import polars as pl
 from mnemoscope.data.features import add_features
 from mnemoscope.lm.continue_ import continue_sequences
 from mnemoscope.lm.load import load_model
-from mnemoscope.taxonomy import PAPER, PRASHANTH
+from mnemoscope.taxonomy import PAPER, SHIPPED
 from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import parse_taxonomy
 from tools.embedded.corpus import LENGTH, PREFIX
 
 BATCH_SIZE = 64
-TAXONOMIES = {"prashanth": PRASHANTH, "paper": PAPER}
+TAXONOMIES = {"prashanth": SHIPPED, "paper": PAPER}
 IS_MEMORIZED = pl.col("memorization_score") == 1.0
 IS_GUESSED = pl.col("reference_score") == 1.0
 IS_READ = pl.col("inserted") > 0

@@ -79,11 +79,7 @@ def run_recipe(out: Path, setting: Setting) -> Path:
     build = prepare(out / "build", setting)
     _say(f"corpus ready, {(time.perf_counter() - begin) / 60:.1f} min")
     reference = train_phase(first_phase(build), setting, report=_say)
-    second = replace(
-        setting,
-        batch_size=setting.second_batch_size,
-        peak_learning_rate=setting.second_learning_rate,
-    )
+    second = replace(setting, batch_size=setting.second_batch_size)
     model = train_phase(second_phase(build, reference), second, report=_say)
     return publish(build, {"model": model, "reference": reference}, out / "data", report=_say)
 

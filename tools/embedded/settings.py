@@ -59,7 +59,7 @@ class Setting:
         training_seed: of the weights and the order of rows; the corpus is that of `seed`.
         batch_size: rows of 64 tokens a step, in phase 1.
         second_batch_size: likewise in phase 2.
-        peak_learning_rate, second_learning_rate: of the phases, reached after `warmup_steps`, then a cosine down to 3 % of it.
+        peak_learning_rate: reached after `warmup_steps`, then a cosine down to 3 % of it.
         checkpoint_steps: a killed run continues from the last multiple of it.
         max_segments: take only the first so many segments of source text (None: all text).
         has_requirements: whether the card refuses a result that is not what shall ship.
@@ -81,7 +81,6 @@ class Setting:
     batch_size: int = 64
     second_batch_size: int = 32
     peak_learning_rate: float = 2e-3
-    second_learning_rate: float = 1e-3
     warmup_steps: int = 150
     checkpoint_steps: int = 100
     max_segments: int | None = None

@@ -24,7 +24,7 @@ from mnemoscope.search.climb import search_stage
 from mnemoscope.study.folder import STAGES, Study, is_study
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import StudySettings, parse_settings
-from mnemoscope.taxonomy import PAPER, PRASHANTH
+from mnemoscope.taxonomy import PAPER, SHIPPED
 
 # Settings, or a function of the settings of an existing study.
 Wanted = StudySettings | Callable[[StudySettings], StudySettings]
@@ -163,7 +163,7 @@ def demo_settings(*, small: bool = False, thorough: bool = False) -> StudySettin
         "sequences": {"limit": 2500 if small else None if thorough else 5000},
         "continue": {"scan": True},
         "label": {
-            "taxonomies": [PRASHANTH, PAPER],
+            "taxonomies": [SHIPPED, PAPER],
             "n_train": n_train,
             "n_eval": n_eval,
             "match": "genre" if thorough else None,

@@ -51,7 +51,7 @@ from mnemoscope.report.published import published_view
 from mnemoscope.stats import NO_ESTIMATE, Estimate
 from mnemoscope.study.folder import STAGES, Study, versions
 from mnemoscope.study.settings import EMBEDDED, NO_MODEL
-from mnemoscope.taxonomy import PAPER, PRASHANTH
+from mnemoscope.taxonomy import PAPER, PRASHANTH, SHIPPED
 from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.words import percent
 
@@ -64,7 +64,11 @@ SOURCE_GROUPS = (
     ("Checks", CHECKS),
 )
 """The order of every chart."""
-TITLES = {PRASHANTH: "Prashanth et al.", PAPER: "Guess or Recall (the paper's)"}
+TITLES = {
+    PRASHANTH: "Prashanth et al.",
+    SHIPPED: "Prashanth et al. with more duplicates",
+    PAPER: "Guess or Recall (the paper's)",
+}
 EXAMPLES_A_CLASS = 3
 GAP_TOLERANCE = 1e-3
 """Difference of the two best logits below which a label is fragile."""
