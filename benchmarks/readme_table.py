@@ -1,21 +1,19 @@
-"""The README's table of results: from the pages that other scripts write, and from the demo.
+"""The README's table of results: from the pages that other scripts write, and from two studies.
 
-    python benchmarks/readme_table.py demos [--seeds 3] [--write README.md]
+    python benchmarks/readme_table.py demo crossed [--write README.md]
 
-DEMOS is a folder for the demo's study with each seed of its samples and trainings, without grafts;
-what is there is not made again. The first seed is what `mnemoscope demo` shows.
+DEMO is what `mnemoscope demo` makes, CROSSED the study of docs/appendix/graft-parts.md.
 """
 
 import argparse
 import re
-from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-import polars as pl
 from pages import show_tables, table_of
 
-from mnemoscope.flow.run import demo_settings, run
+from mnemoscope.localize.grafts import Finding
+from mnemoscope.pipeline.causes import GRAFT_SPECIFICITY_FILE, TRUTH, finding_of, said_of
 from mnemoscope.study.folder import Study
 from mnemoscope.taxonomy import PAPER
 
@@ -47,32 +45,34 @@ def gain(text: str) -> str:
     return text.replace(" [", " points [")
 
 
-def demo_studies(folder: Path, n_seeds: int) -> list[Study]:
-    """The demo's studies, one a seed; made where they are not there."""
-    studies = []
-    for seed in range(n_seeds):
-        settings = demo_settings()
-        settings.label.seed = seed
-        settings.train.seeds = [seed]
-        studies.append(run(settings, folder / f"seed-{seed}"))
-    return studies
+def causes(study: Study) -> str:
+    """What grafts say of Guess and Recall, and by truth."""
+    table = study.read(GRAFT_SPECIFICITY_FILE)
+    of = {name: table.filter(taxonomy=name).to_dicts() for name in (PAPER, TRUTH)}
+    found = {finding_of(row) for rows in of.values() for row in rows}
+    begin = "Yes" if Finding.SPECIFIC in found else "Not shown"
+    return f"{begin}. Under the published rule, {said_of(of[PAPER])} By truth, {said_of(of[TRUTH])}"
 
 
-def reached(studies: Sequence[Study], sources: Sequence[str]) -> tuple[str, str]:
-    """The best of these readers: its min-F1, with interval, in the first study; range over all."""
-    of = (pl.col("taxonomy") == PAPER) & pl.col("source").is_in(sources)
-    best = [study.benchmark.filter(of).sort("min_f1").row(-1, named=True) for study in studies]
-    ends = [f"{100 * best[0][name]:.1f}" for name in ("min_f1", "low", "high")]
-    values = [100 * row["min_f1"] for row in best]
-    return f"{ends[0]} [{ends[1]}, {ends[2]}]", f"{min(values):.0f} to {max(values):.0f} %"
-
-
-def lines(studies: Sequence[Study]) -> list[tuple[str, str]]:
-    """Each question with its answer."""
-    qk, mlp = (
-        cells("graft-parts", 0, "`layers.0.qk`"),
-        cells("graft-planted", 0, "`layers.20-29.mlp`"),
+def attention(study: Study) -> str:
+    """The verdict of the paper's taxonomy in the demo, beside both readers and the best of text."""
+    rows = study.benchmark.filter(taxonomy=PAPER).to_dicts()
+    of = {row["source"]: row for row in rows}
+    headline = next(row for row in rows if row["is_headline"])
+    text = max(of[name]["min_f1"] for name in ("blind", "blind_statistics", "ngram"))
+    return (
+        f"{headline['verdict']}. Min-F1: the paper's CNN {_whole(of['model'])}, a regression "
+        f"{_whole(of['statistics'])}, the text alone {100 * text:.1f} %."
     )
+
+
+def _whole(row: dict[str, float]) -> str:
+    ends = [f"{100 * row[name]:.1f}" for name in ("min_f1", "low", "high")]
+    return f"{ends[0]} % [{ends[1]}, {ends[2]}]"
+
+
+def lines(demo: Study, crossed: Study) -> list[tuple[str, str]]:
+    """Each question with its answer."""
     dose = {n: cells("small-hubble", 0, n) for n in ("16", "64")}
     output = {n: cells("small-hubble", 1, n) for n in ("1", "16")}
     read = {
@@ -82,20 +82,12 @@ def lines(studies: Sequence[Study]) -> list[tuple[str, str]]:
     cnn, regression = read["CNNs"], read["**regression**"]
     page = (DOCS / "suites" / "small-hubble.md").read_text(encoding="utf-8")
     n, often = map(int, re.findall(r"Of the (\d+) memorized windows (\d+) were", page)[0])
-    model, of_model = reached(studies, ["model"])
-    blind, of_blind = reached(studies, ["blind", "ngram"])
     return [
         (
             "Do guessed and recalled text differ in mechanism?",
-            f"Under the queries and keys of layer 0: {qk[3]}. With those of a twin that never saw "
-            f"the texts, the shipped model still completes {percent(qk[1], 0)} of Guess and "
-            f"{percent(qk[2])} of Recall; random changes that do as much harm to the other class "
-            f"differ from that by {qk[5]} points, within kinds of text "
-            "([Grafts](docs/graft.md)). On SmolLM2 the untouched model's MLPs of "
-            f"layers 20 to 29 leave {percent(mlp[1], 0).split(' [')[0]} of templates and "
-            f"{percent(mlp[4], 0)} of planted passages; the templates are what both models "
-            "complete, so this shows no difference in mechanism either. "
-            "([SmolLM2](docs/appendix/graft-planted.md))",
+            f"{causes(crossed)} Equal norm is no control of equal harm: each part of a twin that "
+            "never saw the texts stands beside random changes that break as much of the other "
+            "class, within kinds of text. ([Grafts](docs/graft.md))",
         ),
         (
             "Does attention show memory?",
@@ -114,9 +106,8 @@ def lines(studies: Sequence[Study]) -> list[tuple[str, str]]:
             "what is memorized was read 64 times or more. A regression tells the two with a min-F1 "
             f"of {percent(regression[3])}, {gain(regression[6])} above its best control; the "
             f"paper's CNN with {percent(cnn[3])}, {gain(cnn[6])} above its own. There was too "
-            "little Guess to ask about. All three classes on the shipped model: not shown. The CNN "
-            f"reaches {percent(model)}, the tokens alone {percent(blind).split(' [')[0]}; over "
-            f"{len(studies)} seeds {of_model} and {of_blind}. "
+            "little Guess to ask about. All three classes on the shipped model: "
+            f"{attention(demo)} "
             "([Memory or text?](docs/memory-or-text.md))",
         ),
     ]
@@ -124,9 +115,9 @@ def lines(studies: Sequence[Study]) -> list[tuple[str, str]]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("demos", type=Path)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("demo", type=Path)
+    parser.add_argument("crossed", type=Path)
     parser.add_argument("--write", type=Path, help="page whose table is replaced")
     options = parser.parse_args()
-    rows = lines(demo_studies(options.demos, options.seeds))
+    rows = lines(Study(options.demo), Study(options.crossed))
     show_tables(table_of(["question", "answer"], rows), options.write, "results")
