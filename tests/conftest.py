@@ -84,9 +84,9 @@ def small_demo(made_once) -> Path:
     from mnemoscope.study.settings import parse_settings
 
     values = demo_settings(small=True).as_dict()
-    values["sequences"]["limit"] = 460
+    values["sequences"]["limit"] = 1100
     values["continue"]["check_rows"] = 16
-    values["label"] |= {"n_train": 64, "n_eval": 40}
+    values["label"] |= {"n_train": 90, "n_eval": 40}
     values["train"] |= {"preset": "paper", "kernels": [4], "filters": [12], "poolings": ["max"]}
     values["train"] |= {"seeds": [1], "workers": 1}
     values["benchmark"]["control_taxonomies"] = ["Non-Memo, Guess, Recall"]

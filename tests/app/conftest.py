@@ -14,11 +14,9 @@ sys.path.append(str(Path(__file__).parent))  # for `hostile`
 
 @pytest.fixture(scope="session")
 def passages() -> list[str]:
-    """Texts that the embedded model saw more than five times, prose."""
+    """Texts that the embedded model saw 64 times, prose."""
     rows = pl.read_parquet(sequences_path())
-    rows = rows.filter(
-        (pl.col("duplicates") > 5) & (pl.col("genre") == "prose") & (pl.col("form") == "plain")
-    )
+    rows = rows.filter(genre="prose", form="plain", inserted=64)
     return rows["text"].head(3).to_list()
 
 

@@ -65,6 +65,14 @@ def trained(sequences):
     return rows["text"].head(4).to_list()
 
 
+@pytest.fixture(scope="session")
+def often(sequences):
+    """Texts that it saw 64 times, prose, from a whole word on: cut alike behind other text."""
+    starts_whole = pl.col("text").str.contains(r"^ [A-Za-z]")
+    rows = sequences.filter(starts_whole, genre="prose", form="plain", inserted=64)
+    return rows["text"].head(4).to_list()
+
+
 def with_word(text):
     """A word more, in what the model is to write: at two thirds of a passage."""
     places = (one.start() for one in re.finditer(" ", text))

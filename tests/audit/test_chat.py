@@ -62,9 +62,9 @@ def test_passages_and_near_copies_are_found_behind_a_preamble_as_without_one(lm,
     assert any("chat" in note for note in record["api"]["notes"])
 
 
-def test_words_serve_too_and_hold(lm, trained, new_text, tmp_path):
+def test_words_serve_too_and_hold(lm, often, new_text, tmp_path):
     few = {"prefix": 16, "suffix": 12, "stride": 4, "near_length": 8}
-    text, settings = f"{new_text(4, 6)} {with_word(trained[1])}", SETTINGS.model_copy(update=few)
+    text, settings = f"{new_text(4, 6)} {with_word(often[1])}", SETTINGS.model_copy(update=few)
     with serving(lm, "chat") as (_, url):
         _, _, near, model = asked(url, text, tmp_path / "words", Words(), settings)
         assert near["text"].str.contains("velvet").any()

@@ -14,7 +14,14 @@ from mnemoscope.audit import service as service_module
 from mnemoscope.audit.documents import ModelTokens, Words, read_documents
 from mnemoscope.audit.local import audit_documents
 from mnemoscope.audit.run import audit, coarse_places
-from mnemoscope.audit.service import AnswerStore, Client, ServedModel, parse_answer
+from mnemoscope.audit.service import (
+    AnswerStore,
+    Asked,
+    Client,
+    ServedModel,
+    lay_beside,
+    parse_answer,
+)
 from mnemoscope.audit.settings import AuditSettings, endpoint_settings
 from mnemoscope.errors import UserError
 from mnemoscope.lm.hub import find_bos
@@ -33,9 +40,9 @@ def key(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def document(tmp_path_factory, trained, new_text):
+def document(tmp_path_factory, often, new_text):
     path = tmp_path_factory.mktemp("document") / "text.txt"
-    pieces = [new_text(3, 8), trained[0], new_text(4, 4)]
+    pieces = [new_text(3, 8), often[0], new_text(4, 4)]
     path.write_text(" é😀 ".join(pieces), encoding="utf-8")
     return path
 
@@ -121,6 +128,19 @@ def test_the_spans_are_those_of_the_same_model_here(style, document, here, lm, t
     assert "No CNN" in notes
     assert ("gives no log-probabilities of a prompt" in notes) == (style != "vllm")
     assert "No CNN" in (tmp_path / "out" / "audit.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("has_ids", [True, False])
+def test_a_token_that_only_begins_as_the_documents_is_wrong(lm, has_ids):
+    splitter = ModelTokens(lm.tokenizer, find_bos(lm.tokenizer))
+    text = "The method should use a greedy read é"
+    tokens, ids = splitter.split(text), splitter.split(f"{text[:-1]}name").ids.tolist()
+    n = len(ids)
+    assert text[tokens.starts[n - 1] : tokens.ends[n - 1]] == " "
+    ids = ids[n - 3 :]
+    said = {"text": lm.tokenizer.decode(ids), "finish_reason": "length"}
+    answer = parse_answer({"choices": [said | ({"token_ids": ids} if has_ids else {})]})
+    assert lay_beside(answer, splitter, text, tokens, Asked(0, n - 3, n)).common == 2
 
 
 def test_without_a_tokenizer_words_count_and_places_are_exact(trained, new_text, lm, tmp_path):

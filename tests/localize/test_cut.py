@@ -173,7 +173,7 @@ def lm():
 def tokens():
     """Sequences that the embedded model is known to reproduce."""
     table = read_table(sequences_path())
-    return token_matrix(table.filter(table["duplicates"] > 12, form="plain").head(24))
+    return token_matrix(table.filter(form="plain", inserted=64).head(24))
 
 
 def test_cutting_nothing_breaks_nothing_and_cutting_everything_breaks_all(lm, tokens) -> None:
@@ -234,7 +234,7 @@ def test_its_own_few_edges_of_largest_effect_break_a_sequence(lm, tokens) -> Non
     """As heavy edges of its own and another sequence's hardly do."""
     effects = torch.cat(list(total_effects(lm, tokens, batch_size=24)))
     (maps,) = capture_pooled(lm, tokens, batch_size=24)
-    own, drawn = torch.stack([largest_edges(one, 8) for one in effects]), generator()
+    own, drawn = torch.stack([largest_edges(one, 4) for one in effects]), generator()
     equal = [equal_mass_edges(*pair, drawn) for pair in zip(own, maps.mean, strict=True)]
 
     def broken(edges):

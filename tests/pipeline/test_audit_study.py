@@ -20,7 +20,7 @@ from mnemoscope.audit.ground import (
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.cnn import calibration
 from mnemoscope.cnn.presets import PRESETS
-from mnemoscope.embedded import model_path
+from mnemoscope.embedded import model_path, sequences_path
 from mnemoscope.errors import UserError
 from mnemoscope.flow.run import STAGE_FUNCTIONS
 from mnemoscope.lm.load import load_model
@@ -128,11 +128,9 @@ def test_no_probability_has_its_reason(study, tiny_studies, lm, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def document(tmp_path_factory, study):
+def document(tmp_path_factory):
     """A passage that the model was trained on."""
-    rows = study.sequences.filter(
-        "is_memorized", pl.col("duplicates") > 5, genre="prose", form="plain"
-    )
+    rows = pl.read_parquet(sequences_path()).filter(genre="prose", form="plain", inserted=64)
     path = tmp_path_factory.mktemp("documents") / "a.txt"
     path.write_text("The lamp on the hill.\n" + rows["text"][0] + "\nA ferry crossed.\n" * 3)
     return path

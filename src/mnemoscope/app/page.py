@@ -47,7 +47,7 @@ MOST_WAITING = 8
 MOST_KEPT = 8
 """Results of visitors that are kept, in memory, for when their page is loaded again."""
 
-_OFTEN = 5  # copies in training
+_OFTEN = 16  # copies in training
 _BETWEEN = (
     "Ottilie painted seven onions under the hill before supper, and our baker envied winter.",
     "The twelfth heron returned two ladders at low tide; a quiet clerk counted the moss.",

@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -499,8 +500,13 @@ def lay_beside(answer: Answer, splitter: Splitter, text: str, tokens: Tokens, pl
         ids += [NOTHING] * max(len(pieces) - n, 0)
     else:
         ids, pieces = pieces_of_text(answer, splitter, text, tokens, place)
-    is_whole = is_model and answer.text.startswith("".join(_whole(slices, tokens, place)))
-    if is_whole:  # the last token, cut out of its word, may be cut otherwise than in the document
+    whole = "".join(_whole(slices, tokens, place))
+    ends = {len(answer.text), *accumulate(map(len, pieces))}
+    is_whole = is_model and answer.text.startswith(whole)
+    # A token that only begins as the document's last one does, " name" for " ", is not that one.
+    if is_whole and (
+        len(whole) in ends or _ends_inside(tokens, place.end)
+    ):  # the last token, cut out of its word, may be cut otherwise than in the document
         ids, pieces = [*wanted], [*slices]
     is_cut = answer.finish_reason == "length" and len(ids) < n
     ids, pieces = ids[:n], pieces[:n]
@@ -540,6 +546,11 @@ def pieces_of_text(
     if not isinstance(splitter, ModelTokens) and answer.finish_reason == "length":
         ids, places = ids[:-1], places[:-1]  # a word may have been going on
     return ids, [written[start:end] for start, end in places]
+
+
+def _ends_inside(tokens: Tokens, end: int) -> bool:
+    """True where the pieces before `end` stop inside a character."""
+    return end < len(tokens.ids) and bool(tokens.starts[end] < tokens.ends[end - 1])
 
 
 def _whole(slices: Sequence[str], tokens: Tokens, place: Asked) -> list[str]:
@@ -796,8 +807,7 @@ class ServedModel(Writer):
         number, first = place
         tokens, begin = self.tokens[number], first + self.settings.prefix
         end, wanted = begin + n, self.tokens_for(n * factor)
-        is_inside = end < len(tokens.ids) and tokens.starts[end] < tokens.ends[end - 1]
-        if self._is_model and is_inside:
+        if self._is_model and _ends_inside(tokens, end):
             wanted += _FINISH
         if self.client.settings.prompt_as == "text":
             shown = self.documents[number].text[
