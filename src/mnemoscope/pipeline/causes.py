@@ -88,7 +88,7 @@ def depends(row: Row) -> str:
 def _specific(row: Row) -> str:
     value = row["crude"]
     crude = "" if value is None else f"; crude, kinds not held equal: {100 * value:.0f} points"
-    chance = "" if row["p_value"] is None else f"p = {row['p_value']:.3f}, "
+    chance = "" if row["p_value"] is None else f"{_p(row['p_value'])}, "
     return (
         f"{depends(row)}: {_left(row)}, {_points(row)} more ({chance}within kind of text{crude})."
     )
@@ -118,8 +118,17 @@ def _chance(row: Row) -> str:
         return ""
     return (
         f"; single random directions differ by {100 * row['scatter']:.0f} points, "
-        f"p = {row['p_value']:.2f}"
+        f"{_p(row['p_value'])}"
     )
+
+
+def _p(value: float) -> str:
+    """A p in words: none is 0.
+
+    >>> _p(0.0003), _p(0.0213)
+    ('p < 0.001', 'p = 0.021')
+    """
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
 
 
 def _likewise(others: Sequence[Row]) -> str:
