@@ -98,8 +98,8 @@ def lines(demo: Study, crossed: Sequence[Study]) -> list[tuple[str, str]]:
     return [
         (
             "Do guessed and recalled text differ in mechanism?",
-            f"{causes(crossed)} The twin never saw the texts, but can itself continue what was never "
-            "read: the finding says where the learning is needed. ([Grafts](docs/graft.md))",
+            f"{causes(crossed)} The twin never saw the texts, but can itself continue what was "
+            "never read: the finding says where the learning is needed. ([Grafts](docs/graft.md))",
         ),
         (
             "Does attention show memory?",
