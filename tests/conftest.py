@@ -84,11 +84,11 @@ def small_demo(made_once) -> Path:
     from mnemoscope.study.settings import parse_settings
 
     values = demo_settings(small=True).as_dict()
-    values["sequences"]["limit"] = 1100
+    values["sequences"]["limit"] = 1400
     values["continue"]["check_rows"] = 16
-    values["label"] |= {"n_train": 90, "n_eval": 40}
-    values["train"] |= {"preset": "paper", "kernels": [4], "filters": [12], "poolings": ["max"]}
-    values["train"] |= {"seeds": [1], "workers": 1}
+    values["label"] |= {"n_train": 88, "n_eval": 42}
+    values["train"] |= {"preset": "paper", "kernels": [4], "filters": [16], "poolings": ["max"]}
+    values["train"] |= {"seeds": [0], "workers": 1}
     values["benchmark"]["control_taxonomies"] = ["Non-Memo, Guess, Recall"]
     values["localize"]["sanity"] = False
     return made_once("demo", lambda folder: run(parse_settings(values, where="demo"), folder))
