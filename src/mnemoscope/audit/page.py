@@ -417,7 +417,8 @@ def _clean(text: str) -> str:
 REPORT_FILE = "report.html"
 
 _QUOTED = 3
-_LONGEST = 240  # characters of a quotation
+_LONGEST, _MOST_LINES = 240, 5  # characters and lines of a quotation
+_LINES_BEFORE = 2
 _BEFORE = 110  # characters of what the model was shown
 _DOCUMENTS = 6
 
@@ -457,10 +458,13 @@ def _quotation(row: dict[str, Any]) -> dict[str, Any]:
     begin = row["suffix_start"] - row["window_start"]
     shown = row["prefix_text"][:begin]
     text = "".join(row["continuation_pieces"])
+    # Of few lines as well: three passages of many short ones would not fit on the two sheets.
+    before = "\n".join(shown[-_BEFORE:].split("\n")[-_LINES_BEFORE:])
+    quoted = "\n".join(text[:_LONGEST].split("\n")[:_MOST_LINES])
     return {
         **row,
-        "shown": ("…" if len(shown) > _BEFORE else "") + shown[-_BEFORE:],
-        "quoted": text[:_LONGEST] + ("…" if len(text) > _LONGEST else ""),
+        "shown": ("…" if len(before) < len(shown) else "") + before,
+        "quoted": quoted + ("…" if len(quoted) < len(text) else ""),
     }
 
 
