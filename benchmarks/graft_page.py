@@ -90,21 +90,20 @@ def scores(study: ms.Study) -> str:
 
 
 def trainings(studies: Sequence[ms.Study], taxonomy: str) -> str:
-    """A line a part and ordered pair: the difference in each training, and its finding."""
+    """A line a part and ordered pair that all have: difference and finding in each training."""
     frames = [
         one.read(GRAFT_SPECIFICITY_FILE).filter(pl.col("taxonomy") == taxonomy) for one in studies
     ]
     keys = ("part", "broken", "spared")
     found = [{tuple(row[name] for name in keys): row for row in one.to_dicts()} for one in frames]
     rows = []
-    for key in found[0]:
-        own = [one[key] for one in found if key in one]
-        cells = []
+    for key in (one for one in found[0] if all(one in table for table in found)):
+        own, cells = [table[key] for table in found], list[str]()
         for row in own:
             whole = Estimate.of(row, "specific", ends="")
             cells.append(f"{points(whole.value)} {interval(whole)}".strip())
             cells.append(FINDINGS[finding_of(row)])
-        agree = len(own) == len(found) and all(finding_of(row) is Finding.SPECIFIC for row in own)
+        agree = all(finding_of(row) is Finding.SPECIFIC for row in own)
         part, broken, spared = key
         rows.append([f"`{part}`", f"{broken} beyond {spared}", *cells, "yes" if agree else "no"])
     columns = [name for one in studies for name in (f"{one.folder.name}: points", "finding")]

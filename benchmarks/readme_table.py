@@ -17,6 +17,7 @@ from mnemoscope.localize.grafts import Finding
 from mnemoscope.pipeline.causes import GRAFT_SPECIFICITY_FILE, TRUTH, by_weight, finding_of, said_of
 from mnemoscope.study.folder import Study
 from mnemoscope.taxonomy import PAPER
+from mnemoscope.words import part_words, plain_figure
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -60,10 +61,19 @@ def causes(studies: Sequence[Study]) -> str:
             for row in table
             if all(row[name] == first[name] for name in ("part", "broken", "spared"))
         ]
-        n = sum(finding_of(row) is Finding.SPECIFIC for row in same)
         under = "By truth" if taxonomy == TRUTH else "By the paper's rule"
-        found = f"in {n} of {len(studies)} trainings" if n else "not shown"
-        sentences.append(f"{under}, {found}: {said_of([first])}")
+        found = [
+            plain_figure(row["specific"], row["low"], row["high"], unit=" points", digits=0)
+            for row in same
+        ]
+        if all(finding_of(row) is Finding.SPECIFIC for row in same):
+            said = f"yes, in {len(same)} of {len(studies)} trainings ({'; '.join(found)}): "
+            sentences.append(f"{under} {said}{said_of([first])}")
+        else:
+            sentences.append(
+                f"{under} it is not shown: {first['broken']} beyond {first['spared']} under "
+                f"{part_words(first['part'])} is {'; '.join(found)}."
+            )
     return " ".join(sentences)
 
 
