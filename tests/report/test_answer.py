@@ -88,7 +88,10 @@ def test_one_sentence_says_what_the_clearest_taxonomy_shows(
 @pytest.mark.parametrize(
     ("finding", "said"),
     [
-        ("SPECIFIC", "Recall depends on the queries and keys of layer 0 more than Guess does, "),
+        (
+            "SPECIFIC",
+            "In this training Recall depends on the queries and keys of layer 0 more than Guess ",
+        ),
         ("EITHER_WAY", "Recall breaks more than Guess along one direction of "),
         ("ALIKE", "No part of the model was found to break one memorized class more than random "),
         ("OUT_OF_REACH", "Whether memorized classes need different parts of the model cannot "),

@@ -39,7 +39,7 @@ def _cause(taxonomies: Sequence[TaxonomyResult]) -> str:
     first = by_weight(rows)[0]
     match finding_of(first):
         case Finding.SPECIFIC:
-            return f"{depends(first)}, beyond random changes of equal harm"
+            return f"in this training {depends(first)}, beyond random changes of equal harm"
         case Finding.EITHER_WAY:
             return (
                 f"{first['broken']} breaks more than {first['spared']} along one direction of "
