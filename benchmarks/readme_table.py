@@ -67,7 +67,9 @@ def causes(studies: Sequence[Study]) -> str:
             for row in same
         ]
         if all(finding_of(row) is Finding.SPECIFIC for row in same):
-            said = f"yes, in {len(same)} of {len(studies)} trainings ({'; '.join(found)}): "
+            said = (
+                f"a part differs in {len(same)} of {len(studies)} trainings ({'; '.join(found)}): "
+            )
             sentences.append(f"{under} {said}{said_of([first])}")
         else:
             sentences.append(
@@ -108,8 +110,10 @@ def lines(demo: Study, crossed: Sequence[Study]) -> list[tuple[str, str]]:
     return [
         (
             "Do guessed and recalled text differ in mechanism?",
-            f"{causes(crossed)} The twin never saw the texts, but can itself continue what was "
-            "never read: the finding says where the learning is needed. ([Grafts](docs/graft.md))",
+            "Not by reading. What comes out unread are refrains and templates, which copying "
+            "continues; what was read and only recalled is plain text, and refrains that were "
+            "read break no more than unread ones: the two below differ in form. "
+            f"{causes(crossed)} ([Grafts](docs/graft.md))",
         ),
         (
             "Does attention show memory?",
