@@ -17,7 +17,7 @@ from mnemoscope.localize.grafts import Finding
 from mnemoscope.pipeline.causes import GRAFT_SPECIFICITY_FILE, TRUTH, by_weight, finding_of, said_of
 from mnemoscope.study.folder import Study
 from mnemoscope.taxonomy import PAPER
-from mnemoscope.words import part_words, plain_figure
+from mnemoscope.words import MINUS, part_words, plain_figure
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -63,8 +63,8 @@ def causes(studies: Sequence[Study]) -> str:
         ]
         under = "By truth" if taxonomy == TRUTH else "By the paper's rule"
         found = [
-            plain_figure(row["specific"], row["low"], row["high"], unit=" points", digits=0)
-            for row in same
+            plain_figure(*ends, unit=" points", digits=0, minus=MINUS)
+            for ends in ((row["specific"], row["low"], row["high"]) for row in same)
         ]
         if all(finding_of(row) is Finding.SPECIFIC for row in same):
             said = (

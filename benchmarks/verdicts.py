@@ -116,7 +116,7 @@ def simulate(design: Design, rng: np.random.Generator) -> Studied:
             for kept, out in sides:
                 found[out] = _ridge(read[kept], true[kept], read[out])
             scores.append(found[asked])
-        votes[name] = _votes(np.stack(scores), true[asked], groups[asked])
+        votes[name] = votes_of(np.stack(scores), true[asked], groups[asked])
     n_trained = float(np.mean([len(kept) for kept, _ in sides]))
     return Studied(votes[own], votes[other], {one: votes[one] for one in text}, n_trained)
 
@@ -146,7 +146,8 @@ def _ridge(kept: np.ndarray, true: np.ndarray, asked: np.ndarray) -> np.ndarray:
     return np.asarray(SCALE * ((asked - mean) / scale) @ weights)
 
 
-def _votes(scores: np.ndarray, true: np.ndarray, groups: np.ndarray) -> Votes:
+def votes_of(scores: np.ndarray, true: np.ndarray, groups: np.ndarray) -> Votes:
+    """Votes of trainings that give these logits (trainings, n, classes); groups (n,)."""
     shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
     shares = shares / shares.sum(axis=-1, keepdims=True)
     seeds = np.arange(len(scores))

@@ -1,13 +1,17 @@
 """The gain: pools of readers held against scikit-learn, and what it must not be moved by."""
 
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.special import logsumexp
 from scipy.stats import t
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+from verdicts import votes_of
 
 from mnemoscope.benchmark.excess import Votes
 from mnemoscope.benchmark.gain import OF_TRAINING, Pool, fit_pool, measure_gain, pool_folds
@@ -22,19 +26,7 @@ def reader(strength: float, seed: int, *, n_trainings: int = 1, groups=ONE_EACH)
     rng = np.random.default_rng(seed)
     lean = strength * np.eye(N_CLASSES)[TRUE] + rng.normal(size=(N, N_CLASSES))[groups]
     logits = lean + 0.3 * rng.normal(size=(n_trainings, N, N_CLASSES))
-    shares = np.exp(logits - logsumexp(logits, axis=-1, keepdims=True))
-    seeds = np.arange(n_trainings)
-    return Votes(
-        sequence_ids=np.arange(N),
-        true=TRUE,
-        predicted=shares.argmax(axis=-1),
-        seeds=seeds,
-        n_classes=N_CLASSES,
-        probabilities=shares.mean(axis=0),
-        scores=shares.astype(np.float32),
-        score_seeds=seeds,
-        groups=groups,
-    )
+    return votes_of(logits, TRUE, groups)
 
 
 TEXT = {"ngram": reader(1.0, 0)}

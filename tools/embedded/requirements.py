@@ -76,18 +76,13 @@ LEAST_OF_CLASS = 1100
 REQUIREMENTS = (
     *(
         Requirement(
-            f"{genre}: held-out refrains that the {role} continues",
-            _unread_share(genre, "refrain", role),
-            at_least=LEAST_CONTINUED,
+            f"{genre}: held-out {words} that the {role} continues",
+            _unread_share(genre, form, role),
+            **bound,
         )
-        for genre in KINDS
-        for role in _ROLES
-    ),
-    *(
-        Requirement(
-            f"{genre}: held-out plain text that the {role} continues",
-            _unread_share(genre, "plain", role),
-            at_most=MOST_CONTINUED,
+        for form, words, bound in (
+            ("refrain", "refrains", {"at_least": LEAST_CONTINUED}),
+            ("plain", "plain text", {"at_most": MOST_CONTINUED}),
         )
         for genre in KINDS
         for role in _ROLES

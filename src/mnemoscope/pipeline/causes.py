@@ -23,6 +23,10 @@ FINDINGS = {
 }
 """In a cell, those first that say most."""
 _IN_WORDS = {"never read": "what was never read", "read": "what was read"}
+_FORM = (
+    " What comes out though it was never read is text that can be guessed, so the two differ in "
+    "form too, and that is not held equal."
+)
 _MOST_NAMED = 2
 
 Row = Mapping[str, Any]
@@ -47,7 +51,8 @@ def graft_statements(specific: pl.DataFrame) -> Iterator[str]:
     """What the grafts allow to be said, one sentence a taxonomy of two classes or more."""
     for (taxonomy,), rows in specific.group_by("taxonomy", maintain_order=True):
         under = taxonomy if taxonomy == TRUTH else f"under {taxonomy}"
-        yield f"By cause, {under}: {said_of(rows.to_dicts())}"
+        said = said_of(rows.to_dicts())
+        yield f"By cause, {under}: {said}{_FORM if taxonomy == TRUTH else ''}"
 
 
 def said_of(rows: Sequence[Row]) -> str:
