@@ -904,7 +904,7 @@ def _graft_rows(
     made = count_grafts(settings, shape.n_layers)
     columns = set() if data.frame is None else {*data.frame.columns}
     n_classes = sum(n - 1 for _, n in known.need.samples)
-    n_classes += 2 if {"inserted", "held_out"} & columns else 0  # by truth
+    n_classes += 3 if {"inserted", "held_out"} & columns else 0  # by truth
     n_tried = wanted.n_sequences * n_classes
     n_tried = n_tried if data.n_memorized is None else min(n_tried, data.n_memorized)
     tokens = (n_tried + wanted.n_heldout) * (settings.sequences.length - 1)

@@ -212,9 +212,11 @@ def test_curves_hold_the_shares_that_walks_leave(study, planted):
 
 
 def test_by_truth_what_was_read_is_set_against_what_was_not(study, planted):
-    """What was read and the twin alone reproduces may be guessed, and is in neither class."""
+    """What was read is divided by whether the twin alone reproduces it; form is held equal."""
+    number = pl.col("sequence_id")
+    form = pl.when((number % 2 == 0) | (number % 6 == 1)).then(pl.lit("refrain"))
     rows = study.sequences.with_columns(
-        inserted=pl.col("sequence_id") % 2 * 3, kind=pl.lit("prose")
+        inserted=number % 2 * 3, kind=pl.lit("prose"), form=form.otherwise(pl.lit("plain"))
     )
     study.write(TABLE_FILE, rows)
     labels = study.read("labels.parquet")
@@ -226,11 +228,18 @@ def test_by_truth_what_was_read_is_set_against_what_was_not(study, planted):
     sizes = dict(found.select("class", "n").iter_rows())
     assert sizes == {
         "never read": sum(one % 2 == 0 for one in memorized),
-        "read": sum(one % 2 == 1 and one % 6 != 1 for one in memorized),
+        "read and guessable": len(alone),
+        "read and not guessable": sum(one % 2 == 1 and one % 6 != 1 for one in memorized),
     }
-    assert dict(found.select("class", "survive").iter_rows()) == {"never read": 0.0, "read": 0.0}
-    specific = Study(study.folder).read("graft_specificity.parquet")
-    assert specific.filter(taxonomy="by truth").height == 2
+    twin_alone = dict(found.select("class", "survive").iter_rows())
+    assert twin_alone == dict.fromkeys(sizes, 0.0) | {"read and guessable": 1.0}
+    specific = Study(study.folder).read("graft_specificity.parquet").filter(taxonomy="by truth")
+    compared = specific.filter(pl.col("kept_spared").is_not_null()).select("broken", "spared")
+    assert set(compared.iter_rows()) == {
+        ("never read", "read and guessable"),
+        ("read and guessable", "never read"),
+    }
+    assert specific.height == 6
 
 
 FOUND = "Non-Memo, Recollect[3], Others"

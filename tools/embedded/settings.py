@@ -32,7 +32,7 @@ class Share:
 
 
 STUDY = (
-    *(Share(kind, "plain", (700, 200, 700, 360, 80)) for kind in KINDS),
+    *(Share(kind, "plain", (680, 200, 700, 380, 80)) for kind in KINDS),
     *(Share(kind, "rule", (130, 20, 40, 190, 40)) for kind in KINDS),
     *(Share(kind, "refrain", (800, 60, 120, 330, 80)) for kind in KINDS),
     Share("template", "counting", (350, 0, 60, 120, 0)),

@@ -29,7 +29,14 @@ from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.probe import suffix_logprobs
 from mnemoscope.localize.grafts import Part, Specific, Tried, compare_classes, kept_by_class
 from mnemoscope.localize.grafts import Walk as Walked
-from mnemoscope.pipeline.causes import GRAFT_SPECIFICITY_FILE, TRUTH, graft_statements
+from mnemoscope.pipeline.causes import (
+    GRAFT_SPECIFICITY_FILE,
+    NEVER_READ,
+    READ_ALONE,
+    READ_GUESSABLE,
+    TRUTH,
+    graft_statements,
+)
 from mnemoscope.pipeline.label import LABELS_FILE, samples_of
 from mnemoscope.progress import say, track
 from mnemoscope.stats import FEWEST_GROUPS
@@ -51,7 +58,7 @@ WALK_STEP = 1.25
 """From one scale of a walk to the next."""
 _SMALLEST_SCALE = 1 / 8
 _UNHARMED = 0.99  # a part that leaves so much of every class breaks nothing to compare with
-_VERSION = 3  # of what a graft does and keeps; another makes all grafts anew
+_VERSION = 4  # of what a graft does and keeps; another makes all grafts anew
 INTO_MODEL, INTO_TWIN = "twin_in_model", "model_in_twin"
 _OPPOSITE = {INTO_MODEL: INTO_TWIN, INTO_TWIN: INTO_MODEL}
 
@@ -307,14 +314,17 @@ def walks_of(wanted: GraftSettings, parts: Sequence[str]) -> Iterator[Walk]:
 def _tried(study: Study) -> pl.DataFrame:
     """The first `n_sequences` memorized ones of each class of each taxonomy, in a seeded order.
 
-    All columns of the table, `group` of near duplicates and `kind` of text (null: not known).
+    All columns of the table, `group` of near duplicates and `kind` of text (null: not known). Of
+    what was read twice as many, since by truth it is divided in two.
     """
     wanted = study.settings.graft
     labels = _labels(study)
     order = order_keys(labels["sequence_id"].to_numpy(), wanted.seed)
     labels = labels.with_columns(pl.Series("order", order)).sort("order")
     chosen = [
-        labels.filter(pl.col(name) == one)["sequence_id"].head(wanted.n_sequences)
+        labels.filter(pl.col(name) == one)["sequence_id"].head(
+            wanted.n_sequences * (2 if (name, one) == (TRUTH, _DRAWN[1]) else 1)
+        )
         for name, classes in _taxonomies(study).items()
         for one in classes
     ]
@@ -328,7 +338,8 @@ def _tried(study: Study) -> pl.DataFrame:
     return rows.with_columns(find_groups(rows).alias("group"), kinds.cast(pl.String).alias("kind"))
 
 
-_READ = ("never read", "read")
+_DRAWN = ("never read", "read")  # by truth, as sequences are drawn
+_READ = (NEVER_READ, READ_GUESSABLE, READ_ALONE)  # and once it is known what the twin reproduces
 
 
 def _taxonomies(study: Study) -> dict[str, list[str]]:
@@ -338,7 +349,7 @@ def _taxonomies(study: Study) -> dict[str, list[str]]:
         for entry in samples_of(study).values()
     }
     is_known = {"inserted", "held_out"} & set(study.sequences.columns)
-    return found | ({TRUTH: list(_READ)} if found and is_known else {})
+    return found | ({TRUTH: list(_DRAWN)} if found and is_known else {})
 
 
 def _labels(study: Study) -> pl.DataFrame:
@@ -350,7 +361,7 @@ def _labels(study: Study) -> pl.DataFrame:
             times = table["inserted"]
         else:
             times = (~table["held_out"]).cast(pl.Int64)
-        read = times.clip(0, 1).replace_strict({0: _READ[0], 1: _READ[1]}, default=None)
+        read = times.clip(0, 1).replace_strict(dict(enumerate(_DRAWN)), default=None)
         is_memorized = labels[names[0]] != NON_MEMO
         labels = labels.with_columns(pl.when(is_memorized).then(read).alias(TRUTH))
     return labels.select("sequence_id", *names)
@@ -608,7 +619,7 @@ def _classes(
     """Each taxonomy with the classes that are there; one without any is left out.
 
     What the model does not reproduce here (`base`, a near tie) is in no class: it can neither
-    survive nor break. What was read and the twin alone reproduces may be guessed: by truth neither.
+    survive nor break. By truth, what was read can be guessed too if the twin alone reproduces it.
     """
     found = []
     for name, classes in taxonomies.items():
@@ -616,9 +627,10 @@ def _classes(
         column = labels[name].replace_strict(index, default=-1, return_dtype=pl.Int64)
         places = np.where(base, column.to_numpy(), -1)
         if name == TRUTH:
-            places[(places == 1) & alone] = -1
+            places[(places == 1) & ~alone] = 2
+            classes = list(_READ)
         present = [one for one in range(len(classes)) if (places == one).any()]
-        if present and (name != TRUTH or len(present) == len(_READ)):
+        if present and (name != TRUTH or len(present) > 1):
             dense = np.where(places < 0, -1, np.searchsorted(present, places))
             found.append(_Classes(name, [classes[one] for one in present], dense))
     return found
@@ -640,14 +652,13 @@ def _conclude(study: Study, tasks: Sequence[Task], parts: Sequence[str]) -> dict
     for one in found:
         labels = labels.with_columns(label_sequences(tried, one).alias(one.name))
         taxonomies[one.name] = [name for name in one.classes if name != NON_MEMO]
-    kinds = tried["kind"].fill_null("").rank("dense").cast(pl.Int64).to_numpy()
     written: dict[str, list[dict[str, Any]]] = {one: [] for one in _TABLES}
     for classes in _classes(labels, taxonomies, survives[base], survives[alone]):
         inside = classes.places >= 0
         of_these = Tried(
             classes.places[inside],
             tried["group"].to_numpy()[inside],
-            kinds[inside],
+            _kinds(tried, classes.taxonomy)[inside],
             len(classes.names),
         )
         for name, kept in ((GRAFT_FILE, grafts[1:]), (PATCHES_FILE, patches)):
@@ -700,6 +711,16 @@ def _conclude(study: Study, tasks: Sequence[Task], parts: Sequence[str]) -> dict
         "parts": list(parts),
         "heldout_loss": losses[base],
     }
+
+
+def _kinds(tried: pl.DataFrame, taxonomy: str) -> np.ndarray:
+    """The kind of text of each sequence, by truth with its form: numbers from 1.
+
+    A rule's classes differ in form by definition; how often a text was read does not.
+    """
+    held = ["kind", *(["form"] if taxonomy == TRUTH and "form" in tried.columns else [])]
+    text = pl.concat_str(pl.col(held).cast(pl.String).fill_null(""), separator="\0")
+    return tried.select(text.rank("dense").cast(pl.Int64)).to_series().to_numpy()
 
 
 class _Curve(NamedTuple):
