@@ -26,12 +26,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 import torch
+from graft_study import run_grafts
 from memory_in_weights import (
     BATCH,
     Maps,
     Trial,
     areas,
-    grafts_by_part,
     number,
     out_of_fold,
     packed,
@@ -50,7 +50,6 @@ from mnemoscope.embedded import reference_path, sequences_path
 from mnemoscope.embedded.texts import read_segments
 from mnemoscope.files import read_parquet, write_json, write_parquet
 from mnemoscope.lm.attention import capture_pooled
-from mnemoscope.lm.graft import Pair
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import LanguageModel, wrap_model
 from mnemoscope.localize.cut import (
@@ -61,7 +60,6 @@ from mnemoscope.localize.cut import (
     equal_mass_edges,
     largest_edges,
 )
-from mnemoscope.localize.grafts import Tried
 from mnemoscope.maps.views import DifferenceMaps, StackedMaps, TensorMaps
 from mnemoscope.stats import estimate_of, resampled_difference, resampled_mean
 from tools.embedded.corpus import NgramSet, choose_study, cut_segments
@@ -72,7 +70,6 @@ REPEATS = 18  # of each window in training, as the embedded model's text saw it 
 SETTING = replace(FULL, peak_learning_rate=1e-3, warmup_steps=30)
 HALVES = ("A", "B")
 SEED = 0
-GRAFTED = 1000  # windows that grafts are tried on, in turn from either half
 CUT = 300  # windows of a half that edges are ranked on, and cut in
 STRENGTHS = (0.1, 0.3, 1.0)  # per cent of all edges; at 3 % everything breaks
 ROWS = CnnSetting(6, 10, "both")
@@ -328,25 +325,25 @@ def broken(
     }
 
 
-def grafts(lms: dict[str, LanguageModel], windows: pl.DataFrame) -> list[dict[str, Any]]:
-    """What parts of the other model break of a model's own half, and bring of the other's."""
-    windows = pl.concat(windows.filter(half=one).head(GRAFTED // 2) for one in HALVES)
-    tokens, rows = token_matrix(windows), []
-    is_a = (windows["half"] == "A").to_numpy()
-    documents = documents_of(windows)
-    for own, other in (HALVES, HALVES[::-1]):
-        pair = Pair(lms[own].model, lms[other].model)
-        mine = is_a if own == "A" else ~is_a
-        known = {half: verdicts(lms[half], tokens) for half in HALVES}
-        asked = np.flatnonzero((mine & known[own]) | (~mine & known[other]))
-        kinds = np.zeros(len(asked), dtype=np.int64)
-        tried = Tried((~mine[asked]).astype(np.int64), documents[asked], kinds, 2)
-        for row in grafts_by_part(pair, tried, partial(verdicts, lms[own], tokens[asked])):
-            rows.append({"into": own, **row})
-            print(f"{own} <- {other} {row['part']}: {row['twin'][0].value:.3f}, random "
-                  f"{row['random'][0].value:.3f}; brings {row['twin'][1].value:.3f}",
-                  flush=True)  # fmt: skip
-    return rows
+def grafts(folder: Path, lms: dict[str, LanguageModel], windows: pl.DataFrame) -> None:
+    """Graft parts of the reference into either model: its own half against unread refrains."""
+    table = read_table(sequences_path())
+    refrains = table.filter(pl.col("form") == "refrain", pl.col("inserted") == 0)
+    text = [refrains.select("tokens", "document", "genre", "form"), windows]
+    rows = pl.concat(text, how="diagonal").with_columns(
+        sequence_id=pl.int_range(pl.len(), dtype=pl.Int64),
+        form=pl.col("form").fill_null("plain"),
+        text=pl.Series(
+            lms["A"].tokenizer.batch_decode(token_matrix(pl.concat(text, how="diagonal")))
+        ),
+    )
+    for half in HALVES:
+        model = folder / f"model-{half}"
+        lms[half].model.save_pretrained(model)
+        lms[half].tokenizer.save_pretrained(model)
+        read = (pl.col("half") == half).fill_null(False).cast(pl.Int64) * REPEATS
+        write_parquet(folder / f"{half}.parquet", rows.with_columns(inserted=read).drop("half"))
+        run_grafts(folder / f"grafts-{half}", folder / f"{half}.parquet", model, reference_path())
 
 
 def kept_in(path: Path, make: Callable[[], Any]) -> Any:
@@ -376,16 +373,6 @@ def page(found: dict[str, Any]) -> str:
         grid = f"{number(np.median(cnn))} ({min(cnn):.3f} to {max(cnn):.3f})" if cnn else "–"
         read.append([role, number(*one), grid, number(*found["rows"][role])])
     read.append(["A minus B, labels permuted", number(found["read"]["permuted"]), "–", "–"])
-    put_in = ["part of the other model put in"]
-    for own in HALVES:
-        put_in += [f"into {own}: own half kept", "random", "other half appears"]
-    by_part: dict[str, list[str]] = {}
-    for row in found["grafts"]:
-        own, brought = (number(*row["twin"][at]) for at in range(2))
-        chance = [number(row["random"][at][0]) for at in range(2)]
-        cells = [own, chance[0], f"{brought}; random {chance[1]}"]
-        by_part.setdefault(row["part"], []).extend(cells)
-    grafted = [[f"`{part}`", *cells] for part, cells in by_part.items()]
     broken = [
         [
             row["ranking"],
@@ -399,7 +386,7 @@ def page(found: dict[str, Any]) -> str:
         *("edges by", "share of edges, %", "own half breaks, %", "equal mass, %"),
         *("the other model's edges, %", "beyond equal mass"),
     ]
-    parts = [table_of(readers, read), table_of(put_in, grafted), table_of(cut, broken)]
+    parts = [table_of(readers, read), table_of(cut, broken)]
     return "\n".join([said, *parts])
 
 
@@ -419,6 +406,7 @@ def main(folder: Path, *, n: int | None, with_cnn: bool) -> dict[str, Any]:
     crossed = np.where(is_a, kept["A"] & ~kept["B"], kept["B"] & ~kept["A"]) & ~kept["reference"]
     known = windows.filter(crossed)
     maps = cache(partial(captured, lms, known))  # where a reader is still to be asked
+    grafts(folder, lms, windows)
     found = {
         "n": windows.height,
         "documents": windows["document"].n_unique(),
@@ -427,7 +415,6 @@ def main(folder: Path, *, n: int | None, with_cnn: bool) -> dict[str, Any]:
             role: {"A": float(one[is_a].mean()), "B": float(one[~is_a].mean())}
             for role, one in kept.items()
         },
-        "grafts": kept_in(folder / "grafts.json", lambda: grafts(lms, known)),
         "read": kept_in(
             folder / "read.json",
             lambda: read(maps(), known, cnn_folder=folder / "cnn" if with_cnn else None),
@@ -443,7 +430,7 @@ def main(folder: Path, *, n: int | None, with_cnn: bool) -> dict[str, Any]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--output", type=Path, default=Path("crossover"))
-    parser.add_argument("--windows", type=int, help="so many (the table has 4,200)")
+    parser.add_argument("--windows", type=int, help="so many (the table has 4,080)")
     parser.add_argument("--cnn", action="store_true", help="train the paper's CNN too")
     parser.add_argument("--write", type=Path, help="page whose tables are replaced")
     options = parser.parse_args()

@@ -21,7 +21,7 @@ from pages import show_tables, table_of
 
 from mnemoscope.localize.grafts import Finding, Part, Specific, Tried, Walk, compare_classes
 
-WALK_STEP = 1.25
+WALK_STEP = 1.4
 LARGEST = 8.0
 
 

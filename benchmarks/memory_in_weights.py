@@ -11,7 +11,6 @@ is the same network before it saw any of them. Folds, and groups of the bootstra
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import starmap
 from pathlib import Path
@@ -29,10 +28,8 @@ from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.embedded import model_path, reference_path, sequences_path
 from mnemoscope.lm.attention import PooledMaps, capture_pooled
 from mnemoscope.lm.continue_ import capture_and_scan, scan_memorized
-from mnemoscope.lm.graft import Control, Pair
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import LanguageModel
-from mnemoscope.localize.grafts import Tried, kept_by_class
 from mnemoscope.maps.format import pack_triangle, unpack_triangle
 from mnemoscope.maps.shape import row_statistics
 from mnemoscope.maps.views import StackedMaps, TensorMaps
@@ -41,7 +38,6 @@ from mnemoscope.stats import Estimate, draw_within, estimate_of
 FOLDS = 5
 PERMUTATIONS = 5
 BATCH = 64
-DRAWS = 3  # of a random graft
 READERS = {
     "statistics": "a study's regression: 22 statistics of each layer, mean and maximum",
     "rows": "a regression on 24 statistics of the rows (queries) of each layer, mean and maximum",
@@ -191,29 +187,6 @@ def other_genre(trial: Trial) -> dict[str, dict[str, float]]:
             left = trial.at(asked, trial.labels)
             found[reader][genre] = float(areas(left, fit.probabilities[:, 1], 0)[0])
     return found
-
-
-def grafts_by_part(
-    pair: Pair, tried: Tried, ask: Callable[[], np.ndarray]
-) -> Iterator[dict[str, Any]]:
-    """Of each part, what of each class survives the twin's in its place, and random changes.
-
-    `ask` says which sequences come out now, (n,).
-    """
-    controls: dict[Control, int] = {"twin": 1, "random": DRAWS}
-    for part in pair.anatomy.parts:
-        row: dict[str, Any] = {"part": part}
-        for control, draws in controls.items():
-            kept = []
-            for draw in range(draws):
-                with pair.grafted(part, control=control, seed=draw):
-                    kept.append(ask())
-            share = kept_by_class(np.stack(kept, axis=1), tried, seed=0)
-            row[control] = [
-                Estimate(*(float(one[at].mean()) for one in share[:3]))
-                for at in range(tried.n_classes)
-            ]
-        yield row
 
 
 def page(found: dict[str, Any]) -> str:

@@ -24,11 +24,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
+from graft_study import run_grafts
 from memory_in_weights import (
     BATCH,
     Trial,
     areas,
-    grafts_by_part,
     number,
     out_of_fold,
     packed,
@@ -44,13 +44,11 @@ from mnemoscope.data.read import read_sequences
 from mnemoscope.data.table import token_matrix
 from mnemoscope.embedded import reference_path
 from mnemoscope.embedded.texts import read_segments
-from mnemoscope.files import atomic_path, write_json
+from mnemoscope.files import atomic_path, write_json, write_parquet
 from mnemoscope.lm.attention import capture_pooled
-from mnemoscope.lm.graft import Pair
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.probe import suffix_logprobs
-from mnemoscope.localize.grafts import Tried
 from mnemoscope.stats import estimate_of, share_true
 from mnemoscope.study.folder import Study
 from tools.embedded.corpus import LENGTH, MIN_DISTINCT_TOKENS, NgramSet, cut_segments
@@ -74,7 +72,6 @@ STUDY_SETTINGS = {
     "label.n_eval": 60,
     "train.poolings": "[mean]",
 }
-FEWEST = 10  # windows that must come out for grafts to be asked of a count
 LIKELIHOODS = ("both models' log-probabilities", "the same and attention")
 _LIKELIHOOD_COLUMNS = (*ROLES, "ratio", *LIKELIHOODS, "gain")
 
@@ -272,22 +269,6 @@ def likelihood(lms: dict[str, LanguageModel], table: pl.DataFrame) -> list[dict[
     return rows
 
 
-def grafts(lms: dict[str, LanguageModel], table: pl.DataFrame) -> list[dict[str, Any]]:
-    """By count: what still comes out with a part of `standard` in `perturbed`."""
-    tokens, counts = token_matrix(table), table["duplicates"].to_numpy()
-    out = verdicts(lms["perturbed"], tokens) & ~verdicts(lms["standard"], tokens)
-    asked = [count for count in PASSAGES if (out & (counts == count)).sum() >= FEWEST]
-    at = np.flatnonzero(out & np.isin(counts, asked))
-    classes = np.searchsorted(asked, counts[at])
-    groups = numbered_groups(table)
-    tried = Tried(classes, groups[at], np.zeros(len(at), dtype=np.int64), len(asked))
-    pair, rows = Pair(lms["perturbed"].model, lms["standard"].model), []
-    for row in grafts_by_part(pair, tried, partial(verdicts, lms["perturbed"], tokens[at])):
-        rows.append({"counts": asked, **row})
-        print(rows[-1], flush=True)
-    return rows
-
-
 def page(found: dict[str, Any]) -> str:
     """Tables for the docs."""
     doses = [
@@ -307,13 +288,6 @@ def page(found: dict[str, Any]) -> str:
         [str(row["count"]), *(number(*row["auc"][name]) for name in _LIKELIHOOD_COLUMNS)]
         for row in found["likelihood"]
     ]
-    put_in, grafted = ["part of `standard` put in"], []
-    for count in found["grafts"][0]["counts"]:
-        put_in += [f"{count} times: kept", "random"]
-    for row in found["grafts"]:
-        kept = zip(row["twin"], row["random"], strict=True)
-        cells = [cell for own, chance in kept for cell in (number(*own), number(chance[0]))]
-        grafted.append([f"`{row['part']}`", *cells])
     benchmark = [
         *("taxonomy", "classes that could be trained", "reader", "min-F1, %", "best blind"),
         *("`standard`", "excess, points"),
@@ -323,7 +297,6 @@ def page(found: dict[str, Any]) -> str:
         [
             table_of(doses, dosed),
             table_of(likelihoods, likely),
-            table_of(put_in, grafted),
             table_of(benchmark, found["benchmark"]),
             table_of(levels, found["levels"]),
         ]
@@ -391,12 +364,14 @@ def main(folder: Path) -> dict[str, Any]:
         for role in pool.map(partial(train, folder), ROLES):
             print(f"{role} is trained", flush=True)
     lms, table = {role: load_model(folder / role) for role in ROLES}, read_back(folder)
+    write_parquet(folder / "windows.parquet", table)
+    run_grafts(folder / "grafts", folder / "windows.parquet", folder / ROLES[0], folder / ROLES[1])
     kept = folder / "figures.json"
     found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
     study = run_study(folder)
     found["benchmark"] = benchmark_rows(study.read("benchmark.parquet"))
     found["levels"] = level_rows(study.read("levels.parquet"))
-    for measure in (dose, likelihood, grafts):
+    for measure in (dose, likelihood):
         if measure.__name__ not in found:
             found[measure.__name__] = json.loads(json.dumps(measure(lms, table)))
             write_json(kept, found)

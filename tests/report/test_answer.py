@@ -86,7 +86,7 @@ def test_one_sentence_says_what_the_clearest_taxonomy_shows(
 
 
 @pytest.mark.parametrize(
-    ("finding", "said"),
+    ("finding", "begins"),
     [
         (
             "SPECIFIC",
@@ -98,15 +98,33 @@ def test_one_sentence_says_what_the_clearest_taxonomy_shows(
         ("FEW", "Whether memorized classes need different parts of the model cannot "),
     ],
 )
+@pytest.mark.parametrize(
+    ("truth", "ends"),
+    [
+        (
+            "SPECIFIC",
+            "of texts of one form, what was read and can be guessed depends on the MLP of",
+        ),
+        ("ALIKE", "of texts of one form, having been read makes no difference that shows"),
+        ("FEW", None),
+        (None, None),
+    ],
+)
 def test_the_sentence_begins_with_what_grafts_decide(
-    content, build_taxonomy, finding, said
+    content, build_taxonomy, finding, begins, truth, ends
 ) -> None:
     row = {"broken": "Recall", "spared": "Guess", "part": "layers.0.qk", "specific": 0.1}
-    grafts = [{"first": None}, {"first": row | {"finding": finding}}]
+    of_truth = {"broken": "read and guessable", "spared": "never read", "part": "layers.1.mlp"}
+    by_truth = {"by_truth": truth and of_truth | {"specific": 0.2, "finding": truth}}
+    grafts = [{"first": None}, {"first": row | {"finding": finding}} | by_truth]
     if finding == "SPECIFIC":
         grafts.append({"first": row | {"finding": "ALIKE", "specific": 0.9}})
     taxonomies = [build_taxonomy(n_layers=1, graft=one) for one in grafts]
-    assert conclusion(replace(content, taxonomies=taxonomies)).startswith(said)
+    said = conclusion(replace(content, taxonomies=taxonomies))
+    assert said.startswith(begins)
+    is_told = ends is not None and "cannot be told" not in said
+    assert ("of texts of one form" in said) == is_told
+    assert not is_told or ends in said
 
 
 @pytest.mark.parametrize(

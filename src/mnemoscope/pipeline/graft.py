@@ -54,7 +54,7 @@ GRAFT_FILE = "graft.parquet"
 PATCHES_FILE = "graft_patches.parquet"
 SEQUENCES_FILE = "graft_sequences.parquet"
 CURVES_FILE = "graft_curves.parquet"
-WALK_STEP = 1.25
+WALK_STEP = 1.4
 """From one scale of a walk to the next."""
 _SMALLEST_SCALE = 1 / 8
 _UNHARMED = 0.99  # a part that leaves so much of every class breaks nothing to compare with

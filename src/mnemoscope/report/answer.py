@@ -32,25 +32,33 @@ def conclusion(content: ReportContent) -> str:
 
 
 def _cause(taxonomies: Sequence[TaxonomyResult]) -> str:
-    """What grafts say of memorized classes, the taxonomy that says most first."""
-    rows = [one.graft["first"] for one in taxonomies if one.graft and one.graft["first"]]
-    if not rows:
+    """What grafts say of memorized classes, the taxonomy that says most first, and by truth."""
+    grafts = [one.graft for one in taxonomies if one.graft and one.graft["first"]]
+    if not grafts:
         return ""
-    first = by_weight(rows)[0]
+    first = by_weight([one["first"] for one in grafts])[0]
+    truth = grafts[0]["by_truth"]
     match finding_of(first):
         case Finding.SPECIFIC:
-            return f"in this training {depends(first)}, beyond random changes of equal harm"
+            said = f"in this training {depends(first)}, beyond random changes of equal harm"
         case Finding.EITHER_WAY:
-            return (
+            said = (
                 f"{first['broken']} breaks more than {first['spared']} along one direction of "
                 f"{part_words(first['part'])}, toward the twin or away from it"
             )
         case Finding.ALIKE:
-            return (
+            said = (
                 "no part of the model was found to break one memorized class more than random "
                 "changes of equal harm do"
             )
-    return "whether memorized classes need different parts of the model cannot be told yet"
+        case _:
+            return "whether memorized classes need different parts of the model cannot be told yet"
+    match truth and finding_of(truth):
+        case Finding.SPECIFIC | Finding.EITHER_WAY:
+            return f"{said}; of texts of one form, {depends(truth)}"
+        case Finding.ALIKE:
+            return f"{said}; of texts of one form, having been read makes no difference that shows"
+    return said
 
 
 def _attention(standings: set[Standing]) -> str:

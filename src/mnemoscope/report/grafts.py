@@ -31,8 +31,9 @@ def graft_of(study: Study, taxonomy: str) -> Record | None:
 
     `rows` are parts, those first whose finding says most: `cells` the survival of each memorized
     class with the twin's part, `found` the row of its strongest finding (None with one class).
-    `first` is that of all parts, `doses` are as `_doses` gives them, `truth` the sentence by truth,
-    `patches`, None where there are none, as `_patches_of`.
+    `first` is that of all parts, `doses` are as `_doses` gives them, `truth` the sentence by truth
+    and `by_truth` the row that it rests on (None: not known), `patches`, None where there are none,
+    as `_patches_of`.
     """
     manifest = study.manifest("graft")
     if manifest is None or not study.is_done("graft"):
@@ -42,7 +43,7 @@ def graft_of(study: Study, taxonomy: str) -> Record | None:
         return None
     inside = rows.filter(pl.col("part") != "", direction=INTO_MODEL)
     every = study.read(GRAFT_SPECIFICITY_FILE)
-    specific = every.filter(taxonomy=taxonomy)
+    specific, by_truth = (every.filter(taxonomy=one) for one in (taxonomy, TRUTH))
     found: dict[str, Record] = {}
     for row in by_weight(specific.to_dicts()):
         found.setdefault(row["part"], dict(row) | {"words": FINDINGS[finding_of(row)]})
@@ -64,7 +65,8 @@ def graft_of(study: Study, taxonomy: str) -> Record | None:
         "controls": study.settings.graft.controls,
         "draws": study.settings.graft.draws,
         "statement": " ".join(graft_statements(specific)),
-        "truth": " ".join(graft_statements(every.filter(taxonomy=TRUTH))),
+        "truth": " ".join(graft_statements(by_truth)),
+        "by_truth": next(iter(by_weight(by_truth.to_dicts())), None),
         "appear": [
             {name: row[name] for name in ("class", "part", "survive")}
             | {"alone": plain_twin[row["class"]]}
