@@ -55,12 +55,12 @@ def _unread_share(genre: str, form: str, role: str) -> Callable[[Card], float]:
     return value
 
 
-def _cell(genre: str, figure: str, *cells: str) -> Callable[[Card], float]:
-    """`n` or `groups` of one of the clean cells, or of several together."""
+def _cell(genre: str, figure: str, cell: str) -> Callable[[Card], float]:
+    """`n` or `groups` of one of the clean cells."""
 
     def value(card: Card) -> float:
-        of_genre = (row for row in card["cells"] if row["genre"] == genre)
-        return sum(int(row[figure]) for row in of_genre if row["cell"] in cells)
+        key = {"genre": genre, "cell": cell}
+        return next((int(row[figure]) for row in card["cells"] if key.items() <= row.items()), 0)
 
     return value
 
@@ -96,11 +96,9 @@ REQUIREMENTS = (
         for form in ("counting", "periodic")
     ),
     *(
-        Requirement(
-            f"{genre}, {' and '.join(cells)}: {name}", _cell(genre, figure, *cells), at_least=least
-        )
+        Requirement(f"{genre}, {cell}: {name}", _cell(genre, figure, cell), at_least=least)
         for genre in KINDS
-        for cells in (("guessed only",), ("recalled only", "rule alone"), ("both",))
+        for cell in ("guessed only", "recalled only", "both")
         for name, figure, least in (
             ("memorized sequences", "n", LEAST_MEMORIZED),
             ("groups", "groups", LEAST_GROUPS),
