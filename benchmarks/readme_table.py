@@ -7,14 +7,15 @@ DEMO is what `mnemoscope demo` makes, CROSSED the study of docs/appendix/graft-p
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from pages import show_tables, table_of
 
 from mnemoscope.localize.grafts import Finding
-from mnemoscope.pipeline.causes import GRAFT_SPECIFICITY_FILE, TRUTH, by_weight, finding_of, said_of
+from mnemoscope.pipeline.causes import GRAFT_SPECIFICITY_FILE, TRUTH, depends, finding_of
 from mnemoscope.study.folder import Study
 from mnemoscope.taxonomy import PAPER
 from mnemoscope.words import MINUS, part_words, plain_figure
@@ -48,35 +49,41 @@ def gain(text: str) -> str:
 
 
 def causes(studies: Sequence[Study]) -> str:
-    """What grafts say of Guess and Recall, and by truth, in how many trainings."""
+    """What grafts say of Guess and Recall, and by truth, where all trainings agree."""
     sentences = []
-    for taxonomy in (TRUTH, PAPER):
+    for taxonomy, under in ((PAPER, "By the paper's rule"), (TRUTH, "By truth, form held equal,")):
         tables = [
-            one.read(GRAFT_SPECIFICITY_FILE).filter(taxonomy=taxonomy).to_dicts() for one in studies
+            {
+                (row["part"], row["broken"], row["spared"]): row
+                for row in one.read(GRAFT_SPECIFICITY_FILE).filter(taxonomy=taxonomy).to_dicts()
+                if row["specific"] is not None
+            }
+            for one in studies
         ]
-        first = by_weight(tables[0])[0]
-        same = [
-            row
-            for table in tables
-            for row in table
-            if all(row[name] == first[name] for name in ("part", "broken", "spared"))
+        asked = [key for key in tables[0] if all(key in table for table in tables)]
+        rows = {key: [table[key] for table in tables] for key in asked}
+        agreed = [
+            key
+            for key, each in rows.items()
+            if all(finding_of(row) is Finding.SPECIFIC for row in each)
         ]
-        under = "By truth" if taxonomy == TRUTH else "By the paper's rule"
-        found = [
-            plain_figure(*ends, unit=" points", digits=0, minus=MINUS)
-            for ends in ((row["specific"], row["low"], row["high"]) for row in same)
-        ]
-        if all(finding_of(row) is Finding.SPECIFIC for row in same):
-            said = (
-                f"a part differs in {len(same)} of {len(studies)} trainings ({'; '.join(found)}): "
-            )
-            sentences.append(f"{under} {said}{said_of([first])}")
+        if agreed:
+            said = "; ".join(f"{depends(rows[key][0])} ({_each(rows[key])})" for key in agreed)
+            sentences.append(f"{under} in all {len(studies)} trainings {said}.")
         else:
+            key = max(rows, key=lambda one: min(row["specific"] for row in rows[one]))
+            part, broken, spared = key
             sentences.append(
-                f"{under} it is not shown: {first['broken']} beyond {first['spared']} under "
-                f"{part_words(first['part'])} is {'; '.join(found)}."
+                f"{under} no part is found so in all {len(studies)} trainings; nearest comes "
+                f"{broken} beyond {spared} under {part_words(part)} ({_each(rows[key])})."
             )
     return " ".join(sentences)
+
+
+def _each(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The difference in each training."""
+    ends = ((row["specific"], row["low"], row["high"]) for row in rows)
+    return "; ".join(plain_figure(*one, unit=" points", digits=0, minus=MINUS) for one in ends)
 
 
 def attention(study: Study) -> str:
