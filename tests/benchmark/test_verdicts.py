@@ -11,7 +11,7 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from verdicts import few_groups, kinds, nested_gain, simulate
 
 N_STUDIES = 30
-"""Few, for time; the table in docs/appendix/verdicts.md is of 300."""
+"""Few, for time; the table in docs/appendix/verdicts.md is of 150 and more."""
 
 
 @cache

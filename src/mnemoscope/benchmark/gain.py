@@ -31,9 +31,9 @@ from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 OF_TRAINING = 0.3
 """What a training sequence adds to the variance, as a share of what an evaluation sequence does.
 
-So it adds little where few of the sequences are asked, and most in folds. Chosen by simulation, and
-tried on studies of other seeds (`benchmarks/verdicts.py`): with 0 up to a tenth of intervals miss;
-1, as in Nadeau and Bengio 2003 (Machine Learning 52, 239), is wider than need be.
+So it adds most in folds, and less where few sequences are asked. Chosen by simulation and tried on
+other studies (`docs/verdicts.md`): with 0 up to an eighth of intervals miss; 1, as in Nadeau and
+Bengio 2003 (Machine Learning 52, 239), is wider than need be.
 """
 POWER = 0.8
 SPREAD = 0.3
