@@ -19,8 +19,9 @@ import numpy as np
 import polars as pl
 import yaml
 
-from mnemoscope.benchmark.excess import smallest_excess
+from mnemoscope.benchmark.gain import POWER, SPREAD, expected_seen
 from mnemoscope.benchmark.sources import ATTENTION, BASELINES, CNNS, TABLE
+from mnemoscope.benchmark.verdict import EFFECT
 from mnemoscope.cluster.engine import n_workers
 from mnemoscope.cnn.presets import INPUTS, PAPER_GRID, PRESETS, CnnSetting
 from mnemoscope.data.features import add_features, is_available
@@ -54,7 +55,8 @@ from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.taxonomy.names import Taxonomy, find_partition
 from mnemoscope.taxonomy.nodes import Node, first_yes
-from mnemoscope.words import about, plural, size
+from mnemoscope.taxonomy.sample import N_FOLDS
+from mnemoscope.words import about, nats, plural, size
 
 if TYPE_CHECKING:
     from mnemoscope.study.models import Models
@@ -470,9 +472,9 @@ def _of_suite(settings: StudySettings, named: Sequence[str]) -> PlannedData:
 def _power_lines(
     settings: StudySettings, data: PlannedData, taxonomies: Sequence[Taxonomy]
 ) -> Iterator[str]:
-    """How many sequences of a class to expect, and the smallest excess that they can show."""
+    """How many sequences of a class to expect, and the smallest gain that they should show."""
     label, rate = settings.label, shape_facts("suites")["rates"].get(settings.model.name)
-    per_class = label.n_train + label.n_eval
+    per_class = label.per_class
     wants = (
         f"of each class up to {label.n_train:,} train and {label.n_eval:,} are asked; it must have "
         f"at least {label.minimum:,}."
@@ -503,14 +505,21 @@ def _power_lines(
             "larger sequences.limit."
         )
         return
-    most, few = (
-        max(2, min(n, per_class) * label.n_eval // per_class) for n in (n_most, label.minimum)
+    asked, trained = label.n_eval / per_class, label.n_train / per_class
+    if label.split == "folds":
+        asked, trained = 1.0, 1 - 1 / N_FOLDS
+    drawn = [min(n, per_class) for n in (n_most, label.minimum)]
+    most, few = (max(2, int(n * asked)) for n in drawn)
+    sees, least = (
+        nats(expected_seen(n_asked, n * trained, n_classes))
+        for n_asked, n in zip((most, few), drawn, strict=True)
     )
     yield (
-        f"Power: with {most:,} evaluation sequences of each class a study can show an excess (of "
-        f"min-F1 or AUC over the best control) of about {smallest_excess(most):.1%} or more; with "
-        f"{few:,}, the fewest it takes, of {smallest_excess(few):.1%} or more. That is half of a "
-        "95 % interval at its widest; near duplicates count once."
+        f"Power: the verdict rests on a gain in nats a sequence; {EFFECT:g} is the least that "
+        f"counts. With {most:,} evaluation sequences of each class a study sees about {sees} in "
+        f"{100 * POWER:g} % of cases; with {few:,}, the fewest it takes, {least}. That is if "
+        f"gains differ by {SPREAD:g} nats (standard deviation) from sequence to sequence; what "
+        "they do is known only afterwards. Near duplicates count once."
     )
 
 

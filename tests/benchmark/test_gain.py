@@ -14,7 +14,16 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from verdicts import votes_of
 
 from mnemoscope.benchmark.excess import Votes
-from mnemoscope.benchmark.gain import OF_TRAINING, Pool, fit_pool, measure_gain, pool_folds
+from mnemoscope.benchmark.gain import (
+    OF_TRAINING,
+    SPREAD,
+    Pool,
+    between_trainings,
+    expected_seen,
+    fit_pool,
+    measure_gain,
+    pool_folds,
+)
 
 N, N_CLASSES = 600, 3
 TRUE = np.arange(N) % N_CLASSES
@@ -70,6 +79,8 @@ def test_the_gain_is_the_difference_of_log_losses_and_its_interval_student_s() -
     error = np.sqrt(squares / (N - 3) / N * (1 + OF_TRAINING * N / 300))
     assert (found.high - found.low) / 2 == pytest.approx(t.ppf(0.975, 199) * error, rel=1e-9)
     assert found.seen == pytest.approx((t.ppf(0.975, 199) + t.ppf(0.8, 199)) * error, rel=1e-9)
+    before = expected_seen(N // 3, 100, 3) * np.sqrt(squares / (N - 3)) / SPREAD
+    assert before == pytest.approx(found.seen, rel=1e-9)
 
 
 def test_model_and_reference_exchanged_turn_the_sign_and_one_for_itself_gains_nothing() -> None:
@@ -109,6 +120,21 @@ def test_trainings_that_differ_more_give_a_wider_interval() -> None:
     once = gain(reader(1.2, 3), reader(1.0, 4))
     assert plain.high - plain.low < 1.2 * (once.high - once.low)
     assert loud.high - loud.low > 1.5 * (plain.high - plain.low)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.3])
+def test_what_each_training_makes_of_single_groups_is_not_counted_twice(shift: float) -> None:
+    rng = np.random.default_rng(5)
+    found, n_seeds, n_groups = [], 3, 100
+    for _ in range(2000):
+        trained = shift * rng.normal(size=(n_seeds, 1)) + rng.normal(size=(n_seeds, n_groups))
+        without = (trained.sum(axis=0) - trained) / (n_seeds - 1)
+        found.append(between_trainings(without))
+    of_groups = 1 / n_seeds / n_groups  # in the variance over groups already
+    if shift:
+        assert np.mean(found) == pytest.approx(shift**2 / n_seeds, rel=0.1)
+    else:
+        assert np.mean(found) < 0.5 * of_groups
 
 
 def test_of_two_stand_ins_the_one_that_leaves_less_counts() -> None:

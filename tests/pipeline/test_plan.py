@@ -7,8 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
+from scipy.stats import t
 
 from map_folders import add_shard
+from mnemoscope.benchmark.gain import OF_TRAINING
 from mnemoscope.errors import UserError
 from mnemoscope.lm.graft import KINDS, OUTSIDE
 from mnemoscope.maps.format import StoreMeta
@@ -280,6 +282,28 @@ def test_a_table_on_disk_gives_exact_counts_or_what_it_lacks(tmp_path) -> None:
     larger = values | {"n_train": 800, "minimum": 600}
     made = text(plan(chosen(sequences=from_file(path), label=larger), tmp_path / "study"))
     assert "Impossible if the model finds what the table says: Non-Memo, Recite[5]" in made
+
+
+@pytest.mark.parametrize(
+    ("split", "words"),
+    [
+        ("group", "With 200 evaluation sequences of each class a study sees about {} in 80 %"),
+        ("folds", "With 400 evaluation sequences of each class a study sees about {} in 80 %"),
+    ],
+)
+def test_the_plan_says_what_gain_a_study_would_see(split: str, words: str, tmp_path) -> None:
+    """Three classes; in folds all are asked, each of four fifths."""
+    label = {
+        "taxonomies": ["Non-Memo, Recite[5], Others"],
+        "split": split,
+        "n_train": 400,
+        "n_eval": 200,
+    }
+    made = text(plan(chosen(label=label), tmp_path / "study"))
+    asked, trained = (400, 320) if split == "folds" else (200, 400)
+    error = 0.3 * np.sqrt((1 + OF_TRAINING * asked / trained) / (3 * asked))
+    sees = (t.ppf(0.975, asked - 1) + t.ppf(0.8, asked - 1)) * error
+    assert words.format(f"{sees:.3f}") in made
 
 
 def test_the_published_dry_run_loads_no_torch(tmp_path, call_light) -> None:

@@ -18,7 +18,6 @@ leads: `benchmark.gain`.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from math import sqrt
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -549,19 +548,3 @@ def _confusions(
         scale = len(members) / own.sum(axis=1, keepdims=True)
         found[:, label] = scale * (own @ ballots[members].astype(np.float64))
     return found
-
-
-_WIDEST_VARIANCE = 2 * 0.25  # of the difference of two independent shares of one half
-
-
-def smallest_excess(n: int) -> float:
-    """About the smallest excess that shows with `n` independent evaluation sequences a class.
-
-    Half of a 95 % interval of the difference of two independent shares of one half, the widest
-    there is; F1 is a share of a class's own sequences and of those called so. Near duplicates count
-    once, and what two readers have in common makes the interval of a study narrower.
-
-    >>> round(smallest_excess(200), 3)
-    0.098
-    """
-    return min(1.0, 1.96 * sqrt(_WIDEST_VARIANCE / max(n, 1)))
