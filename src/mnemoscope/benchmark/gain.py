@@ -146,7 +146,8 @@ def between_trainings(without: stats.Floats) -> float:
     n_groups = without.shape[1]
     of_mean = stats.jackknife_variance(without.mean(axis=1))
     of_each = float(((len(without) - 1) * without.var(axis=0)).mean())
-    return max(0.0, float(n_groups * of_mean - of_each) / (n_groups - 1))
+    variance = (n_groups * of_mean - of_each) / (n_groups - 1)
+    return float(max(0.0, variance))
 
 
 Sides = tuple[NDArray[np.int64], NDArray[np.int64]]
