@@ -18,7 +18,7 @@ from mnemoscope.embedded import model_path
 
 PARTS = [f"layers.0.{kind}" for kind in ("qk", "values", "mlp", "norms")]
 PARTS += [f"layers.{layer}.{kind}" for layer in (1, 3) for kind in ("qk", "mlp")]
-REPEATED = PARTS[:3]
+REPEATED = PARTS[:5]
 """What is asked again of other trainings."""
 SETTINGS = {
     "label.taxonomies": '["Non-Memo, Guess, Recall"]',
