@@ -143,7 +143,7 @@ def between_trainings(without: stats.Floats) -> float:
     over groups already. Source: readers and cases as crossed random factors, Dorfman, Berbaum and
     Metz 1992 (Investigative Radiology 27, 723).
     """
-    n_groups = without.shape[1]
+    n_groups: int = without.shape[1]
     of_mean = stats.jackknife_variance(without.mean(axis=1))
     of_each = float(((len(without) - 1) * without.var(axis=0)).mean())
     variance = (n_groups * of_mean - of_each) / (n_groups - 1)
