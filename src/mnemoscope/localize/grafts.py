@@ -176,7 +176,7 @@ def _compare(
     curve = _curves(part, tried, pair, weights, np.concatenate([once, counts]))
     kept_broken, kept_spared = (float(one[0]) for one in curve.twin)
     plain = Specific(part.name, *pair, Finding.FEW, len(part.walks), kept_broken, kept_spared)
-    fewest = min(len(np.unique(tried.groups[tried.classes == one])) for one in pair)
+    fewest = min(_effective_groups(tried.groups, weights * (tried.classes == one)) for one in pair)
     if len(part.walks) < FEWEST_WALKS or fewest < FEWEST_GROUPS or not len(counts):
         return plain
     at_spared = curve.at_equal_spared(curve.twin)
@@ -339,6 +339,12 @@ def kind_weights(tried: Tried, pair: tuple[int, int]) -> Floats:
         kinds = tried.kinds[rows]
         weights[rows] = (common / common.sum())[kinds] / counts[place][kinds]
     return weights
+
+
+def _effective_groups(groups: Ints, weights: Floats) -> float:
+    """Number of groups of equal weight that say as much (Kish 1965)."""
+    of_group = np.bincount(np.unique(groups, return_inverse=True)[1], weights)
+    return float(of_group.sum() ** 2 / (of_group**2).sum())
 
 
 def _means(values: Bools, of: Bools, weights: Floats, counts: npt.NDArray[Any]) -> Floats:
