@@ -25,6 +25,7 @@ _WORDS = (
     "ferry crane winter letter harbour velvet onion ladder quiet thunder"
 )
 _HOSTILE = "<script>alert(1)</script>\u202e gnp.exe \u200b <img src=x onerror=1> &amp; "
+STARTS_WHOLE = pl.col("text").str.contains(r"^ [A-Za-z]")  # cut alike behind other text
 BRIEF = {"n_prefixes": 0, "edits": 0, "near_length": 0}
 """Settings of an audit that asks for spans alone."""
 
@@ -58,18 +59,15 @@ def new_text():
 
 @pytest.fixture(scope="session")
 def trained(sequences):
-    """Texts that the embedded model saw more than five times, prose, 64 tokens each."""
-    rows = sequences.filter(
-        (pl.col("duplicates") > 5) & (pl.col("genre") == "prose") & (pl.col("form") == "plain")
-    )
-    return rows["text"].head(4).to_list()
+    """Texts that the embedded model saw 16 times, prose, from a whole word on, 64 tokens each."""
+    rows = sequences.filter(STARTS_WHOLE, genre="prose", form="plain", inserted=16)
+    return rows["text"].gather([5, 7, 9, 3]).to_list()  # which come out behind other text too
 
 
 @pytest.fixture(scope="session")
 def often(sequences):
-    """Texts that it saw 64 times, prose, from a whole word on: cut alike behind other text."""
-    starts_whole = pl.col("text").str.contains(r"^ [A-Za-z]")
-    rows = sequences.filter(starts_whole, genre="prose", form="plain", inserted=64)
+    """Texts that it saw 64 times, likewise."""
+    rows = sequences.filter(STARTS_WHOLE, genre="prose", form="plain", inserted=64)
     return rows["text"].head(4).to_list()
 
 

@@ -29,7 +29,7 @@ from mnemoscope.plan import (
     plan,
     shape_facts,
 )
-from mnemoscope.study.settings import StudySettings, parse_settings
+from mnemoscope.study.settings import SCANS_OF_A_WALK, StudySettings, parse_settings
 from mnemoscope.taxonomy.catalogue import catalogue
 from mnemoscope.taxonomy.names import parse_taxonomy
 
@@ -122,7 +122,7 @@ def test_grafts_have_a_line_where_there_is_a_reference(tmp_path) -> None:
     with_twin = chosen(capture={"reference": "EleutherAI/pythia-12b-deduped@step1000"})
     rows = rows_of(with_twin, tmp_path / "study")
     made = count_grafts(with_twin, 36)
-    shown = f"{made.grafts:,}, {made.walks:,} walks of about 5 × at most "
+    shown = f"{made.grafts:,}, {made.walks:,} walks of about {SCANS_OF_A_WALK} × at most "
     assert rows["grafts, by their own verb"].startswith(shown)
     assert rows["time: grafts"].startswith("at most about ")
 
