@@ -192,11 +192,11 @@ def test_auto_says_how_many_it_found_and_gives_nothing_on_too_few(tmp_path, monk
 
 @pytest.fixture
 def small_auto(monkeypatch):
-    """`--study auto` of 120 sequences, scanned, as few a class as they hold, briefly trained."""
+    """`--study auto` of 160 sequences, scanned, as few a class as they hold, briefly trained."""
     known = audit_study.study_settings
 
     def few(*arguments, **named):
-        made = known(*arguments, **named | {"limit": 120})
+        made = known(*arguments, **named | {"limit": 160})
         label = made.label.model_copy(update={"n_train": 12, "n_eval": 12, "minimum": 8})
         train = made.train.model_copy(
             update={"workers": 1, "seeds": [0], "kernels": [3], "filters": [6]}
