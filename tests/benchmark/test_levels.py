@@ -10,7 +10,6 @@ from mnemoscope.benchmark.levels import (
     among,
     count_levels,
     levels_of,
-    lost_by_level,
     score_level,
 )
 
@@ -153,42 +152,6 @@ def test_a_level_is_told_from_none_by_what_was_planted_and_not_otherwise():
     assert rows[64]["dose_excess_low"] > 0.3
     assert rows[4]["dose_auc"] == pytest.approx(0.5, abs=0.06)
     assert rows[4]["dose_excess_low"] < 0
-
-
-def test_what_a_part_breaks_by_level_is_that_beyond_its_controls():
-    ids = list(range(60))
-    known = table(sequence_id=ids, duplicates=[4] * 30 + [64] * 30)
-
-    def graft(part, control, survives, draw=0, scale=1.0):
-        is_twin = control in ("twin", "flip")
-        return pl.DataFrame(
-            {"sequence_id": ids, "survives": survives, "part": part, "direction": "twin_in_model",
-             "control": control, "draw": draw, "share": scale if is_twin else None,
-             "scale": None if is_twin else scale},
-            schema_overrides={"share": pl.Float64, "scale": pl.Float64},
-        )  # fmt: skip
-
-    made = pl.concat(
-        [
-            graft("", "twin", [True] * 60),
-            graft("mlp", "twin", [True] * 30 + [False] * 30),  # breaks all of 64, none of 4
-            graft("mlp", "random", [True] * 60),
-            graft("mlp", "random", [False] * 60, draw=1),  # the controls break one half
-            graft("qk", "twin", [False] * 60),
-            graft("qk", "random", [False] * 60),
-            graft("qk", "random", [True] * 60, scale=0.8),  # of other sizes, and the flip: apart
-            graft("qk", "twin", [True] * 60, scale=0.5),
-            graft("qk", "flip", [True] * 60),
-        ]
-    )
-    found = lost_by_level(made, known, LEVELS)
-    assert found.select("part", "duplicates", "lost").rows() == [
-        ("mlp", 4, -0.5),
-        ("mlp", 64, 0.5),
-        ("qk", 4, 0.0),
-        ("qk", 64, 0.0),
-    ]
-    assert found["n"].to_list() == [30] * 4
 
 
 def test_a_study_of_few_levels_writes_them_and_its_report_shows_them(study_at, tiny_studies):

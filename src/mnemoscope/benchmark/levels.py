@@ -15,7 +15,7 @@ import polars as pl
 
 from mnemoscope.benchmark.excess import Votes, as_lists, estimate_auc, measure_excess, pair_names
 from mnemoscope.cnn.metrics import estimate_scores
-from mnemoscope.stats import FEWEST_GROUPS, Estimate, resampled_mean, share_true
+from mnemoscope.stats import FEWEST_GROUPS, Estimate, share_true
 from mnemoscope.taxonomy.names import NON_MEMO
 
 MOST_LEVELS = 12
@@ -191,43 +191,6 @@ def _asked_again(votes: Votes, rows: np.ndarray, true: np.ndarray, scores: np.nd
         n_classes=scores.shape[-1],
         probabilities=scores.mean(axis=0, dtype=np.float64),
         scores=scores,
-    )
-
-
-def lost_by_level(
-    grafted: pl.DataFrame, table: pl.DataFrame, levels: Sequence[int]
-) -> pl.DataFrame:
-    """What each part of the twin breaks at each level, beyond random changes of equal norm.
-
-    `grafted` says of each sequence which grafts it survives (`graft_sequences.parquet`). Columns
-    `duplicates`, `part`, `n`, `n_groups`, `lost` (share that breaks under the twin's part minus the
-    mean share under random changes of scale 1), `low`, `high` (by passage).
-    """
-    known = table.select("sequence_id", "duplicates").with_row_index("row")
-    made = grafted.filter((pl.col("part") != "") & (pl.col("direction") == "twin_in_model"))
-    is_twin = pl.col("control") == "twin"
-    by_part = made.filter((is_twin & (pl.col("share") == 1)) | (pl.col("scale") == 1)).group_by(
-        "part", "sequence_id", maintain_order=True
-    )
-    broken = by_part.agg(
-        lost=(~pl.col("survives")).filter(is_twin).mean()
-        - (~pl.col("survives")).filter(~is_twin).mean()
-    ).drop_nulls()
-    joined = broken.join(known, on="sequence_id", how="inner", maintain_order="left")
-    owners, rows = owners_of(table), []
-    for (level, part), found in joined.group_by("duplicates", "part", maintain_order=True):
-        groups = None if owners is None else owners[found["row"].to_numpy()]
-        row: dict[str, Any] = {"duplicates": level, "part": part, "n": found.height}
-        row["n_groups"] = _n_passages(groups, found.height)
-        lost = resampled_mean(found["lost"].to_numpy(), groups)
-        few = row["n_groups"] < FEWEST_GROUPS
-        rows.append(row | (Estimate(lost.value) if few else lost).columns("lost", ends=""))
-    if not rows:
-        return pl.DataFrame()
-    return (
-        pl.DataFrame(rows)
-        .filter(pl.col("duplicates").is_in(list(levels)))
-        .sort("part", "duplicates", maintain_order=True)
     )
 
 

@@ -18,13 +18,11 @@ from mnemoscope.benchmark.levels import (
     MOST_LEVELS,
     count_levels,
     levels_of,
-    lost_by_level,
 )
 from mnemoscope.localize.delta import COSTLY, Region, region_sentence
 from mnemoscope.maps.shape import SHAPES
 from mnemoscope.pipeline.benchmark import LEVELS_FILE, read_benchmark
 from mnemoscope.pipeline.causes import FINDINGS, GRAFT_SPECIFICITY_FILE, by_weight, finding_of
-from mnemoscope.pipeline.graft import SEQUENCES_FILE
 from mnemoscope.pipeline.label import LABELS_FILE, aliases_of, sharing_of
 from mnemoscope.pipeline.localize import AGREEMENT_FILE, REGIONS_FILE, SHAPES_FILE
 from mnemoscope.search.climb import SEARCH_FILE, chosen_figure, final_figure, search_words
@@ -587,9 +585,6 @@ def _gap(own: float | None, other: float | None) -> float | None:
     return None if own is None or other is None else own - other
 
 
-_MOST_PARTS = 6
-
-
 def level_section(study: Study) -> AnalysisSection | None:
     """Shares, figures and grafts by level; None where duplicates are no few set levels."""
     table = study.sequences
@@ -618,7 +613,6 @@ def level_section(study: Study) -> AnalysisSection | None:
         tables=[
             _share_table(shares),
             *_figure_tables(figures),
-            *_graft_table(study, table, levels),
         ],
     )
 
@@ -733,33 +727,3 @@ def _figure_tables(figures: pl.DataFrame) -> Iterator[Table]:
             ),
             rows=rows,
         )
-
-
-def _graft_table(study: Study, table: pl.DataFrame, levels: list[int]) -> Iterator[Table]:
-    """The parts of the twin that break most at any level."""
-    if not study.is_done("graft"):
-        return
-    lost = lost_by_level(study.read(SEQUENCES_FILE), table, levels)
-    if lost.is_empty():
-        return
-    most = lost.group_by("part").agg(pl.col("lost").max()).sort("lost", "part", descending=True)
-    parts = most["part"].head(_MOST_PARTS).to_list()
-    cells = {(row["part"], row["duplicates"]): row for row in lost.iter_rows(named=True)}
-    shown = [one for one in levels if any((part, one) in cells for part in parts)]
-    rows = []
-    for part in parts:
-        cell = [cells.get((part, level)) for level in shown]
-        rows.append((part, *(_lost(one) for one in cell)))
-    yield Table(
-        title="what the twin's parts break, by level",
-        columns=("part", *(f"{count(one)} times" for one in shown)),
-        rows=rows,
-        note=f": the {len(parts)} that break most, points beyond changes of equal norm",
-    )
-
-
-def _lost(row: dict[str, float] | None) -> str:
-    if row is None:
-        return UNKNOWN
-    ends = interval((row["lost"], row["low"], row["high"])) if row["low"] is not None else ""
-    return f"{points(row['lost'])} {ends or ''} (n {count(int(row['n']))})".replace("  ", " ")
