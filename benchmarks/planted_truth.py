@@ -4,7 +4,7 @@ python benchmarks/planted_truth.py train smollm2 -o planted
 mnemoscope audit planted/model planted/documents --reference smollm2 -o planted/audit
 python benchmarks/planted_truth.py score planted
 
-python benchmarks/planted_truth.py cross smollm2 -o planted   # docs/appendix/graft-planted.md
+python benchmarks/planted_truth.py cross smollm2 -o planted   # then docs/appendix/graft-planted.md
 
 `train` cuts 33 freely licensed works of this Python installation (licence files, documentation,
 library code) into passages of 128 tokens, plants a random half of each work's passages, and
@@ -295,7 +295,7 @@ def write_crossed(given: argparse.Namespace, tokenizer: Any, fresh: Fresh) -> pl
         for cell, ids in deal(texts, quotas, lm, fresh):
             read = 0 if cell in UNREAD else given.epochs
             found.append((ids, genre, form, cell, read))
-    columns = {
+    columns: dict[str, Any] = {
         **{"tokens": pl.List(pl.Int32), "genre": pl.String, "form": pl.String},
         **{"source": pl.String, "inserted": pl.Int64},
     }
