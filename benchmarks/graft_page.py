@@ -5,20 +5,31 @@ python benchmarks/graft_page.py STUDY --write docs/graft.md [--name NAME]
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 from pages import show_tables, table_of
 
 import mnemoscope as ms
 from mnemoscope.benchmark.published import published_table
-from mnemoscope.localize.grafts import Finding
+from mnemoscope.data.table import look_up
+from mnemoscope.localize.grafts import (
+    Finding,
+    Part,
+    Tried,
+    Walk,
+    compare_classes,
+    kept_by_class,
+)
 from mnemoscope.pipeline.causes import FINDINGS, GRAFT_SPECIFICITY_FILE, by_weight, finding_of
-from mnemoscope.pipeline.label import samples_of
+from mnemoscope.pipeline.graft import INTO_MODEL, SEQUENCES_FILE, _specific_row
+from mnemoscope.pipeline.label import LABELS_FILE, samples_of
 from mnemoscope.report.grafts import graft_of
 from mnemoscope.stats import Estimate
+from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.words import interval, percent, points
 
 
@@ -56,6 +67,71 @@ def _finding(row: Mapping[str, Any]) -> list[str]:
     chance = "–" if row["p_value"] is None else f"{row['p_value']:.3f}"
     said = f"{row['broken']} beyond {row['spared']}: {FINDINGS[finding_of(row)]}"
     return [said, percent(row["random_broken"], unit=False), whole, chance, crude, flip]
+
+
+def pairs(study: ms.Study, taxonomy: str) -> str:
+    """A line a part and pair of classes, in the order that says more, of all kinds of text."""
+    frame = study.read(GRAFT_SPECIFICITY_FILE).filter(pl.col("taxonomy") == taxonomy)
+    rows = [[f"`{row['part']}`", *_finding(row)] for row in _by_pair(frame.to_dicts())]
+    return table_of(["part", *_FINDING], rows)
+
+
+def kinds(study: ms.Study, taxonomy: str) -> str:
+    """What is left in each kind of text, and a line a kind, part and pair of classes within it."""
+    left, found = [], []
+    for kind, tried, names, grafted in _by_kind(study, taxonomy):
+        sizes = np.bincount(tried.classes, minlength=len(names))
+        left.append([kind, "sequences", *map(str, sizes)])
+        for part in grafted:
+            for change, survives in (("", part.twin), (", flipped", part.flip)):
+                kept = kept_by_class(survives[:, None], tried, seed=0)
+                cells = [
+                    f"{percent(one.value, unit=False)} {interval(one)}".strip()
+                    for one in map(Estimate, *(each[:, 0].tolist() for each in kept))
+                ]
+                left.append([kind, f"`{part.name}`{change}", *cells])
+        compared = compare_classes(grafted, tried, seed=0)
+        rows = [_specific_row(one, names) for one in compared]
+        found += [[kind, f"`{row['part']}`", *_finding(row)] for row in _by_pair(rows)]
+    columns = ["kind of text", "part of the reference", *(f"{one} left, %" for one in names)]
+    return f"{table_of(columns, left)}\n{table_of(['kind of text', 'part', *_FINDING], found)}"
+
+
+def _by_pair(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Of the two orders of each part's pairs that which says more."""
+    found: dict[Any, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        found.setdefault((row["part"], *sorted((row["broken"], row["spared"]))), []).append(row)
+    return [by_weight(orders)[0] for orders in found.values()]
+
+
+def _by_kind(study: ms.Study, taxonomy: str) -> Iterator[tuple[str, Tried, list[str], list[Part]]]:
+    """Of each genre that holds all classes: its sequences, their names, what survives each part."""
+    grafted = study.read(SEQUENCES_FILE).filter(pl.col("direction") == INTO_MODEL)
+    base = grafted.filter(pl.col("part") == "")
+    rows = look_up(base.select("sequence_id"), study.sequences)
+    label = look_up(rows.select("sequence_id"), study.read(LABELS_FILE))[taxonomy]
+    names = [one for one in taxonomy.split(", ")[1:] if one in label]
+    groups = find_groups(rows).rank("dense").to_numpy()
+    for kind in rows["genre"].unique().sort():
+        inside = (base["survives"] & (rows["genre"] == kind) & label.is_in(names)).to_numpy()
+        classes = label.filter(pl.Series(inside)).replace_strict(names, range(len(names)))
+        if classes.n_unique() < len(names):
+            continue
+        tried = Tried(classes.to_numpy(), groups[inside], np.zeros(inside.sum(), int), len(names))
+        found = []
+        for name in grafted["part"].unique(maintain_order=True).to_list()[1:]:
+            frame = grafted.filter(pl.col("part") == name)
+            twin = frame.filter(pl.col("control") == "twin", pl.col("share") == 1.0)
+            flip = frame.filter(pl.col("control") == "flip")
+            walks = []
+            for _, walk in frame.drop_nulls("scale").group_by("draw", maintain_order=True):
+                scales = walk["scale"].unique(maintain_order=True).to_numpy()
+                survives = walk["survives"].to_numpy().reshape(len(scales), -1)
+                walks.append(Walk(scales, survives[:, inside]))
+            one, two = (each["survives"].to_numpy()[inside] for each in (twin, flip))
+            found.append(Part(name, one, two, walks))
+        yield kind, tried, names, found
 
 
 def patches(study: ms.Study, taxonomy: str) -> str:
@@ -115,6 +191,8 @@ if __name__ == "__main__":
     parser.add_argument("study", type=Path, nargs="+", help="several: a table by training")
     parser.add_argument("--taxonomy", default="Non-Memo, Guess[0.5-0.5], Recall")
     parser.add_argument("--scores", action="store_true", help="the taxonomies in place of parts")
+    parser.add_argument("--pairs", action="store_true", help="every pair of classes")
+    parser.add_argument("--kinds", action="store_true", help="the same in each genre alone")
     parser.add_argument("--patches", action="store_true", help="activations in place of weights")
     parser.add_argument("--write", type=Path, help="page whose tables are replaced")
     parser.add_argument("--name", default="", help="which tables of the page")
@@ -126,5 +204,6 @@ if __name__ == "__main__":
     elif options.scores:
         found = scores(study)
     else:
-        found = (patches if options.patches else parts)(study, options.taxonomy)
+        asked = [one for one in (pairs, kinds, patches) if getattr(options, one.__name__)]
+        found = (asked or [parts])[0](study, options.taxonomy)
     show_tables(found, options.write, options.name)

@@ -4,13 +4,7 @@ python benchmarks/planted_truth.py train smollm2 -o planted
 mnemoscope audit planted/model planted/documents --reference smollm2 -o planted/audit
 python benchmarks/planted_truth.py score planted
 
-python benchmarks/planted_truth.py passages planted
-mnemoscope sequences planted/passages.parquet --model planted/model -o planted/study \
-  --set 'label.taxonomies=[planted/passages.yaml]' --set capture.reference=smollm2 \
-  --set continue.scan=true
-mnemoscope continue planted/study && mnemoscope features planted/study
-mnemoscope label planted/study && mnemoscope graft planted/study
-python benchmarks/graft_page.py planted/study --taxonomy "Non-Memo, Template, Passage"
+python benchmarks/planted_truth.py cross smollm2 -o planted   # then docs/appendix/graft-planted.md
 
 `train` cuts 33 freely licensed works of this Python installation (licence files, documentation,
 library code) into passages of 128 tokens, plants a random half of each work's passages, and
@@ -18,8 +12,9 @@ fine-tunes the model on these, mixed with passages of other works and with templ
 `MemorizationWatch` looks on: `mnemoscope track planted/watch` draws its page. `documents/` holds
 a quarter of the works as they stand, planted and unplanted passages in their order. `score` lays
 the spans of the audit beside `truth.parquet`. `passages` writes the beginnings of all passages,
-planted or not, and new templates as sequences for grafts: what was planted against what any model
-continues.
+planted or not, and new templates as sequences of a study. `cross` plants sequences in which kind of
+text (prose, record) and what reproduces it (memory, the text itself, both) are crossed, and writes
+them with those never planted.
 """
 
 import argparse
@@ -28,10 +23,11 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import cache
-from itertools import count
+from itertools import count, cycle, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -40,6 +36,8 @@ from mnemoscope.audit.documents import Tokens, character_range, tokenize
 from mnemoscope.data.read import WindowCutter
 from mnemoscope.embedded.templates import forms_of, write_text
 from mnemoscope.embedded.texts import Segment, _licences, read_segments
+from mnemoscope.lm.continue_ import scan_memorized
+from mnemoscope.lm.model import LanguageModel, wrap_model
 from mnemoscope.stats import Estimate, clopper_pearson
 from mnemoscope.training.history import read_history
 from mnemoscope.training.watch import MemorizationWatch
@@ -52,7 +50,8 @@ DOCUMENT_EVERY = 4  # so many works of a genre, the first is audited
 PLANTED_A_BATCH, ORDINARY, TEMPLATES = 6, 1, 1  # passages of a batch: 8 of 128 tokens
 NGRAM = 8
 PREFIX = 32
-SEQUENCE = 64  # tokens of a sequence for grafts: the beginning of a passage, or a template
+SEQUENCE = 64  # tokens of a sequence of a study: the beginning of a passage, or a template
+PERIODS = (4, 16)  # tokens that a refrain repeats: at least, at most
 Work = tuple[str, str, str, Tokens]
 """Name, genre, text cut after the last passage, and its tokens."""
 TAXONOMY = """\
@@ -63,6 +62,25 @@ nodes:
 taxonomies:
   - Non-Memo, Template, Passage
 """
+CROSSED = """\
+nodes:
+  - name: Guessed
+    yes_when: source = 'guessed'
+    meaning: the untouched model continues it, and it was never read
+  - name: Both
+    yes_when: source = 'both'
+    meaning: the untouched model continues it, and it was read
+  - name: Learned
+    yes_when: source = 'learned'
+    meaning: it repeats or counts and was never read; only the fine-tuned model continues it
+taxonomies:
+  - Non-Memo, Guessed, Both, Learned, Recalled
+"""
+# Cells of the crossed design, of so many sequences each as multiples of --sequences. The untouched
+# model continues what is guessable and nothing else of what is taken.
+PLAIN = {"recalled": 1.0, "kept out": 0.25}
+REPEATED = {"guessed": 1.0, "both": 0.25, "learned": 0.4}
+GUESSABLE, UNREAD = ("guessed", "both"), ("guessed", "learned", "kept out")
 
 
 @cache
@@ -170,12 +188,19 @@ def file_of(name: str, genre: str) -> str:
     return f"{genre}-{name.replace('/', '-').replace(':', '-').removesuffix('.txt')}.txt"
 
 
-def others(works: list[Work], tokenizer: Any, fresh: Fresh, length: int) -> Iterator[list[int]]:
+def others(
+    works: list[Work],
+    tokenizer: Any,
+    fresh: Fresh,
+    length: int,
+    seed: str = "others",
+    genres: Sequence[str] = ("prose", "code"),
+) -> Iterator[list[int]]:
     """Endless passages of other works, none near a passage of `works`."""
     taken = {name for name, *_ in works}
-    every = [one for kind in ("prose", "code") for one in find_texts_of(kind)]
+    every = [one for kind in genres for one in find_texts_of(kind)]
     texts = [text for name, text in every if name not in taken and len(text) > 8 * length]
-    generator = random.Random("others")
+    generator = random.Random(seed)
     while True:
         text = generator.choice(texts)
         at = generator.randrange(max(len(text) - 8 * length, 1))
@@ -184,15 +209,135 @@ def others(works: list[Work], tokenizer: Any, fresh: Fresh, length: int) -> Iter
             yield ids[:length]
 
 
-def templates(tokenizer: Any, seed: str, length: int = LENGTH) -> Iterator[list[int]]:
+def templates(
+    tokenizer: Any,
+    seed: str,
+    length: int = LENGTH,
+    kinds: Sequence[str] = ("counting", "periodic"),
+) -> Iterator[list[int]]:
     """Endless templates, each written anew."""
-    forms = [*forms_of("counting"), *forms_of("periodic")]
+    forms = [form for kind in kinds for form in forms_of(kind)]
     generator = random.Random(seed)
     for number in count():
         text = write_text(generator.choice(forms), f"{seed}:{number}")
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(ids) >= length:
             yield ids[:length]
+
+
+def refrains(texts: Iterator[list[int]], seed: str) -> Iterator[list[int]]:
+    """Endless refrains: a stretch of each text, again and again, begun anywhere in it."""
+    generator = random.Random(seed)
+    for ids in texts:
+        period = generator.randint(*PERIODS)
+        first, begin = generator.randint(0, len(ids) - period), generator.randrange(period)
+        yield list(islice(cycle(ids[first : first + period]), begin, begin + SEQUENCE))
+
+
+def row_refrains(tokenizer: Any, seed: str) -> Iterator[list[int]]:
+    """Endless refrains of one row of a table."""
+    generator = random.Random(seed)
+    for number in count():
+        text = write_text(generator.choice(forms_of("register")), f"{seed}:{number}")
+        row = text.split("\n")[0] + "\n"
+        period = len(tokenizer(row, add_special_tokens=False)["input_ids"])
+        if PERIODS[0] <= period <= PERIODS[1]:
+            ids = tokenizer(row * SEQUENCE, add_special_tokens=False)["input_ids"]
+            begin = generator.randrange(period)
+            yield ids[begin : begin + SEQUENCE]
+
+
+def crossed_texts(
+    tokenizer: Any, fresh: Fresh, seed: str
+) -> dict[tuple[str, str], Iterator[list[int]]]:
+    """Endless sequences by genre and form."""
+
+    def prose(use: str) -> Iterator[list[int]]:
+        return others([], tokenizer, fresh, SEQUENCE, f"{seed}:{use}", ("prose",))
+
+    return {
+        ("prose", "plain"): prose("plain"),
+        ("prose", "refrain"): refrains(prose("refrain"), seed),
+        ("record", "plain"): templates(tokenizer, seed, SEQUENCE, ("register",)),
+        ("record", "refrain"): row_refrains(tokenizer, seed),
+        ("record", "counting"): templates(tokenizer, seed, SEQUENCE, ("counting",)),
+    }
+
+
+def deal(
+    texts: Iterator[list[int]], quotas: dict[str, int], lm: LanguageModel, fresh: Fresh
+) -> Iterator[tuple[str, list[int]]]:
+    """Sequences with their cell, at random among the cells that the untouched model allows."""
+    left, generator = dict(quotas), random.Random(0)
+    for _ in range(40):
+        drawn = [one for one in islice(texts, 50) if fresh.shared(one) <= 0.1]
+        scans = scan_memorized(lm, np.array(drawn), batch_size=50, prefix=PREFIX)
+        for ids, goes_on in zip(drawn, next(scans).is_memorized, strict=True):
+            cells = [one for one, n in left.items() if n and (one in GUESSABLE) == goes_on]
+            if cells and fresh.shared(ids) <= 0.1:
+                cell = generator.choices(cells, [left[one] for one in cells])[0]
+                left[cell] -= 1
+                fresh.take(ids)
+                yield cell, ids
+        if not any(left.values()):
+            return
+
+
+def write_crossed(given: argparse.Namespace, tokenizer: Any, fresh: Fresh) -> pl.DataFrame:
+    """The sequences of all cells, planted or not, as the table of a study."""
+    dtype = torch.bfloat16 if given.bfloat16 else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(given.model, dtype=dtype).eval()
+    lm, found = wrap_model(model, fingerprint="untouched"), []
+    for (genre, form), texts in crossed_texts(tokenizer, fresh, "crossed").items():
+        share = 2 if genre == "record" and form != "plain" else 1  # two forms fill one cell
+        cells = PLAIN if form == "plain" else REPEATED
+        quotas = {one: round(given.sequences * part / share) for one, part in cells.items()}
+        for cell, ids in deal(texts, quotas, lm, fresh):
+            read = 0 if cell in UNREAD else given.epochs
+            found.append((ids, genre, form, cell, read))
+    columns: dict[str, Any] = {
+        **{"tokens": pl.List(pl.Int32), "genre": pl.String, "form": pl.String},
+        **{"source": pl.String, "inserted": pl.Int64},
+    }
+    table = pl.DataFrame(found, schema=columns, orient="row").with_row_index("sequence_id")
+    table = table.with_columns(pl.col("sequence_id").cast(pl.Int64))
+    given.out.mkdir(parents=True, exist_ok=True)
+    table.write_parquet(given.out / "sequences.parquet")
+    (given.out / "sequences.yaml").write_text(CROSSED)
+    with pl.Config(tbl_rows=-1):
+        print(table.group_by("genre", "form", "source", maintain_order=True).len(), flush=True)
+    return table
+
+
+def in_turn(*some: Iterator[list[int]]) -> Iterator[list[int]]:
+    """One of each, again and again."""
+    return (next(one) for one in cycle(some))
+
+
+def cross(given: argparse.Namespace) -> None:
+    """Plant passages, tables and refrains; write them with what was not planted."""
+    tokenizer, fresh = AutoTokenizer.from_pretrained(given.model), Fresh()
+    table = write_crossed(given, tokenizer, fresh)
+    new = crossed_texts(tokenizer, fresh, "trained")
+    prose, rows, counting = (
+        (ids for ids in new[one] if fresh.shared(ids) <= 0.1)
+        for one in (("prose", "refrain"), ("record", "refrain"), ("record", "counting"))
+    )
+    windows = table.filter(~pl.col("source").is_in(list(GUESSABLE)))
+    fine_tune(
+        given,
+        tokenizer,
+        table.filter(pl.col("inserted") > 0)["tokens"].to_list(),
+        in_turn(others([], tokenizer, fresh, SEQUENCE), new["record", "plain"]),
+        in_turn(prose, rows, prose, counting),
+        WatchedWindows.from_table(
+            windows.with_columns(
+                pl.format("{}, {}, {}", "source", "genre", "form").alias("source")
+            ),
+            tokenizer,
+            most=120,
+        ),
+    )
 
 
 def watched(truth: pl.DataFrame, tokenizer: Any) -> WatchedWindows:
@@ -216,14 +361,13 @@ def watched(truth: pl.DataFrame, tokenizer: Any) -> WatchedWindows:
 
 
 def batches(
-    truth: pl.DataFrame,
+    planted: list[list[int]],
     ordinary: Iterator[list[int]],
     patterned: Iterator[list[int]],
     n_epochs: int,
     seed: int = 0,
 ) -> Iterator[torch.Tensor]:
     """Every planted passage once an epoch, beside others and templates; (8, length) ids."""
-    planted = truth.filter("planted")["tokens"].to_list()
     generator = random.Random(seed)
     for _ in range(n_epochs):
         generator.shuffle(planted)
@@ -234,22 +378,34 @@ def batches(
 
 
 def train(given: argparse.Namespace) -> None:
-    folder = given.out
     tokenizer = AutoTokenizer.from_pretrained(given.model)
     fresh = Fresh()
     works = choose_works(tokenizer, fresh, given.works, given.length)
     truth = plant(works, given.length)
-    write_documents(folder, works, truth)
-    model = AutoModelForCausalLM.from_pretrained(given.model, dtype=torch.float32).train()
-    watch = MemorizationWatch(watched(truth, tokenizer), folder / "watch", batch_size=32)
-    steps = list(
-        batches(
-            truth,
-            others(works, tokenizer, fresh, given.length),
-            templates(tokenizer, "trained", given.length),
-            given.epochs,
-        )
+    write_documents(given.out, works, truth)
+    fine_tune(
+        given,
+        tokenizer,
+        truth.filter("planted")["tokens"].to_list(),
+        others(works, tokenizer, fresh, given.length),
+        templates(tokenizer, "trained", given.length),
+        watched(truth, tokenizer),
     )
+
+
+def fine_tune(
+    given: argparse.Namespace,
+    tokenizer: Any,
+    planted: list[list[int]],
+    ordinary: Iterator[list[int]],
+    patterned: Iterator[list[int]],
+    windows: WatchedWindows,
+) -> None:
+    """Train the model on what is planted and keep it, watched."""
+    folder = given.out
+    model = AutoModelForCausalLM.from_pretrained(given.model, dtype=torch.float32).train()
+    watch = MemorizationWatch(windows, folder / "watch", batch_size=32)
+    steps = list(batches(planted, ordinary, patterned, given.epochs))
     an_epoch = len(steps) // given.epochs
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=given.lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True
@@ -258,7 +414,7 @@ def train(given: argparse.Namespace) -> None:
         optimizer, lambda step: min((step + 1) / 8, 1.0) * (1 - step / len(steps))
     )
     started = time.perf_counter()
-    look(watch, model, 0, started)
+    look(watch, folder, model, 0, started)
     for step, batch in enumerate(steps, 1):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=given.bfloat16):
             loss = model(input_ids=batch, labels=batch, use_cache=False).loss
@@ -271,21 +427,23 @@ def train(given: argparse.Namespace) -> None:
             seconds = time.perf_counter() - started
             print(f"step {step} of {len(steps)}, loss {loss:.3f}, {seconds:.0f} s", flush=True)
         if step % (given.every * an_epoch) == 0 or step == len(steps):
-            look(watch, model, step, started)
+            look(watch, folder, model, step, started)
             model.save_pretrained(folder / "model")
             tokenizer.save_pretrained(folder / "model")
     print(f"{given.epochs} epochs, {len(steps)} steps: {time.perf_counter() - started:.0f} s")
 
 
-def look(watch: MemorizationWatch, model: Any, step: int, started: float) -> None:
-    """One check of the watch, in float32, in one line."""
-    found = {name.split("/")[1]: value for name, value in watch.check(model, step).items()}
-    planted, control, guess = (100 * found[key] for key in ("recall", "control_recall", "guess"))
-    print(
-        f"step {step}: planted {planted:.0f} %, kept out {control:.0f} %, given away by "
-        f"their text {guess:.0f} % reproduced; {time.perf_counter() - started:.0f} s",
-        flush=True,
-    )
+def look(watch: MemorizationWatch, folder: Path, model: Any, step: int, started: float) -> None:
+    """One check of the watch, in float32: what comes out, a line a source."""
+    watch.check(model, step)
+    seen = read_history(folder / "watch").joined().filter(step=step)
+    for row in (
+        seen.group_by("source", maintain_order=True)
+        .agg(pl.len(), pl.col("is_memorized").sum())
+        .iter_rows(named=True)
+    ):
+        print(f"step {step}: {row['source']}: {row['is_memorized']} of {row['len']} come out")
+    print(f"step {step}: {time.perf_counter() - started:.0f} s", flush=True)
 
 
 def write_documents(folder: Path, works: list[Work], truth: pl.DataFrame) -> None:
@@ -424,18 +582,20 @@ def compare_watch(folder: Path, truth: pl.DataFrame, spans: pl.DataFrame) -> Non
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     verbs = parser.add_subparsers(required=True)
-    one = verbs.add_parser("train")
-    one.add_argument("model", help="folder of a pretrained model")
-    one.add_argument("-o", "--out", type=Path, required=True)
-    one.add_argument("--epochs", type=int, default=8)
+    one, four = verbs.add_parser("train"), verbs.add_parser("cross")
+    for verb, call in ((one, train), (four, cross)):
+        verb.add_argument("model", help="folder of a pretrained model")
+        verb.add_argument("-o", "--out", type=Path, required=True)
+        verb.add_argument("--epochs", type=int, default=8)
+        verb.add_argument("--every", type=int, default=4, help="epochs from one check to the next")
+        verb.add_argument("--lr", type=float, default=4e-4)
+        verb.add_argument(
+            "--bfloat16", action="store_true", help="for processors that have it; others crawl"
+        )
+        verb.set_defaults(call=call)
     one.add_argument("--works", type=int, default=15, help="most of a genre")
     one.add_argument("--length", type=int, default=LENGTH, help="tokens of a passage")
-    one.add_argument("--every", type=int, default=4, help="epochs from one check to the next")
-    one.add_argument("--lr", type=float, default=4e-4)
-    one.add_argument(
-        "--bfloat16", action="store_true", help="for processors that have it; others crawl"
-    )
-    one.set_defaults(call=train)
+    four.add_argument("--sequences", type=int, default=60, help="recalled ones of a kind of text")
     two = verbs.add_parser("score")
     two.add_argument("folder", type=Path)
     two.set_defaults(call=score)
