@@ -25,7 +25,7 @@ from mnemoscope.localize.grafts import (
     kept_by_class,
 )
 from mnemoscope.pipeline.causes import FINDINGS, GRAFT_SPECIFICITY_FILE, by_weight, finding_of
-from mnemoscope.pipeline.graft import INTO_MODEL, SEQUENCES_FILE, _specific_row
+from mnemoscope.pipeline.graft import INTO_MODEL, SEQUENCES_FILE, specific_row
 from mnemoscope.pipeline.label import LABELS_FILE, samples_of
 from mnemoscope.report.grafts import graft_of
 from mnemoscope.stats import Estimate
@@ -91,7 +91,7 @@ def kinds(study: ms.Study, taxonomy: str) -> str:
                 ]
                 left.append([kind, f"`{part.name}`{change}", *cells])
         compared = compare_classes(grafted, tried, seed=0)
-        rows = [_specific_row(one, names) for one in compared]
+        rows = [specific_row(one, names) for one in compared]
         found += [[kind, f"`{row['part']}`", *_finding(row)] for row in _by_pair(rows)]
     columns = ["kind of text", "part of the reference", *(f"{one} left, %" for one in names)]
     return f"{table_of(columns, left)}\n{table_of(['kind of text', 'part', *_FINDING], found)}"

@@ -688,7 +688,7 @@ def _conclude(study: Study, tasks: Sequence[Task], parts: Sequence[str]) -> dict
                 {
                     **{"taxonomy": classes.taxonomy, "is_found": is_found},
                     **{"largest_scale": largest[one.part]},
-                    **_specific_row(one, classes.names),
+                    **specific_row(one, classes.names),
                 }
                 for one in compare_classes(compared, of_these, seed=seed)
             ]
@@ -820,7 +820,8 @@ def _curve_rows(classes: _Classes, walk: Walk, curve: _Curve) -> Iterator[dict[s
             }
 
 
-def _specific_row(found: Specific, names: Sequence[str]) -> dict[str, Any]:
+def specific_row(found: Specific, names: Sequence[str]) -> dict[str, Any]:
+    """A row of `graft_specificity.parquet`, taxonomy apart."""
     return {
         **{name: vars(found)[name] for name in _SPECIFICITY if name in vars(found)},
         "broken": names[found.broken],
