@@ -166,21 +166,33 @@ def scores(study: ms.Study) -> str:
 
 
 def trainings(studies: Sequence[ms.Study], taxonomy: str) -> str:
-    """A line a part and ordered pair that all have: difference and finding in each training."""
-    frames = [
-        one.read(GRAFT_SPECIFICITY_FILE).filter(pl.col("taxonomy") == taxonomy) for one in studies
-    ]
+    """A line a part and pair of classes that all have: difference and finding in each training.
+
+    Of both orders of a pair the one whose differences are larger on average.
+    """
     keys = ("part", "broken", "spared")
-    found = [{tuple(row[name] for name in keys): row for row in one.to_dicts()} for one in frames]
+    found = [
+        {tuple(row[name] for name in keys): row for row in one.iter_rows(named=True)}
+        for one in (
+            study.read(GRAFT_SPECIFICITY_FILE).filter(
+                pl.col("taxonomy") == taxonomy, pl.col("specific").is_not_null()
+            )
+            for study in studies
+        )
+    ]
+    shared = [key for key in found[0] if all(key in table for table in found)]
+    of_mean = {key: sum(table[key]["specific"] for table in found) for key in shared}
     rows = []
-    for key in (one for one in found[0] if all(one in table for table in found)):
+    for key in shared:
+        part, broken, spared = key
+        if of_mean[key] < of_mean.get((part, spared, broken), -np.inf):
+            continue
         own, cells = [table[key] for table in found], list[str]()
         for row in own:
             whole = Estimate.of(row, "specific", ends="")
             cells.append(f"{points(whole.value)} {interval(whole)}".strip())
-            cells.append(FINDINGS[finding_of(row)])
+            cells.append(f"{FINDINGS[finding_of(row)]}, p {row['p_value']:.3f}")
         agree = all(finding_of(row) is Finding.SPECIFIC for row in own)
-        part, broken, spared = key
         rows.append([f"`{part}`", f"{broken} beyond {spared}", *cells, "yes" if agree else "no"])
     columns = [name for one in studies for name in (f"{one.folder.name}: points", "finding")]
     return table_of(["part", "classes", *columns, "in every training"], rows)
