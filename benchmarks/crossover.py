@@ -70,6 +70,7 @@ REPEATS = 18  # of each window in training, as the embedded model's text saw it 
 SETTING = replace(FULL, peak_learning_rate=1e-3, warmup_steps=30)
 HALVES = ("A", "B")
 SEED = 0
+GRAFTED = ("layers.0.qk", "layers.0.mlp", "layers.0.norms")
 CUT = 300  # windows of a half that edges are ranked on, and cut in
 STRENGTHS = (0.1, 0.3, 1.0)  # per cent of all edges; at 3 % everything breaks
 ROWS = CnnSetting(6, 10, "both")
@@ -326,7 +327,10 @@ def broken(
 
 
 def grafts(folder: Path, lms: dict[str, LanguageModel], windows: pl.DataFrame) -> None:
-    """Graft parts of the reference into either model: its own half against unread refrains."""
+    """Graft parts of the reference into either model, beside refrains that nobody read.
+
+    By the published rule: its own half is Recall, what comes out of the refrains is Guess.
+    """
     table = read_table(sequences_path())
     refrains = table.filter(pl.col("form") == "refrain", pl.col("inserted") == 0)
     text = [refrains.select("tokens", "document", "genre", "form"), windows]
@@ -343,7 +347,8 @@ def grafts(folder: Path, lms: dict[str, LanguageModel], windows: pl.DataFrame) -
         lms[half].tokenizer.save_pretrained(model)
         read = (pl.col("half") == half).fill_null(False).cast(pl.Int64) * REPEATS
         write_parquet(folder / f"{half}.parquet", rows.with_columns(inserted=read).drop("half"))
-        run_grafts(folder / f"grafts-{half}", folder / f"{half}.parquet", model, reference_path())
+        pair = model, reference_path()
+        run_grafts(folder / f"grafts-{half}", folder / f"{half}.parquet", *pair, GRAFTED)
 
 
 def kept_in(path: Path, make: Callable[[], Any]) -> Any:

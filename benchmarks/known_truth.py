@@ -4,10 +4,11 @@
         [--write docs/verdicts.md]
 
 Each is an ordinary study, made by the command: two classes or three of which it is known what sets
-them apart. *Unread kinds*: refrains that were never read and come out, by kind: nothing can be
-memory. *Read or not*: refrains that come out, read often or never; the text is alike. *Halves*:
-windows that one model of the crossover reproduces against those of the other half. *Inserted*: the
-small Hubble's passages. In the last two the text is alike, and the model alone reproduces a class.
+them apart. *Unread kinds*: refrains that were never read and that both models continue, by kind:
+nothing can be memory. *Read or not*: such refrains, read often or never; the text is alike.
+*Halves*: windows that one model of the crossover reproduces against those of the other half.
+*Inserted*: the small Hubble's passages. In the last two the text is alike, and the model alone
+reproduces a class.
 """
 
 import argparse
@@ -58,7 +59,8 @@ def cases(crossover: Path | None, hubble: Path | None) -> dict[str, Case]:
     """Those whose models are there."""
     shipped = model_path(), reference_path()
     refrains = read_table(sequences_path()).filter(pl.col("form") == "refrain")
-    refrains = refrains.filter(verdicts(load_model(model_path()), token_matrix(refrains)))
+    for path in shipped:
+        refrains = refrains.filter(verdicts(load_model(path), token_matrix(refrains)))
     often = refrains.filter(pl.col("inserted").is_in([0, 16, 64]))
     unread = refrains.filter(pl.col("inserted") == 0)
     found = {

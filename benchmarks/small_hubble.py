@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-from graft_study import run_grafts
 from memory_in_weights import (
     BATCH,
     Trial,
@@ -365,7 +364,6 @@ def main(folder: Path) -> dict[str, Any]:
             print(f"{role} is trained", flush=True)
     lms, table = {role: load_model(folder / role) for role in ROLES}, read_back(folder)
     write_parquet(folder / "windows.parquet", table)
-    run_grafts(folder / "grafts", folder / "windows.parquet", folder / ROLES[0], folder / ROLES[1])
     kept = folder / "figures.json"
     found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
     study = run_study(folder)

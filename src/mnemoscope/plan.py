@@ -475,10 +475,13 @@ def _power_lines(
     """How many sequences of a class to expect, and the smallest gain that they should show."""
     label, rate = settings.label, shape_facts("suites")["rates"].get(settings.model.name)
     per_class = label.per_class
-    wants = (
-        f"of each class up to {label.n_train:,} train and {label.n_eval:,} are asked; it must have "
-        f"at least {label.minimum:,}."
+    is_folds = label.split == "folds"
+    asked_of = (
+        f"{per_class:,} are asked, in folds"
+        if is_folds
+        else f"{label.n_train:,} train and {label.n_eval:,} are asked"
     )
+    wants = f"of each class up to {asked_of}; it must have at least {label.minimum:,}."
     split = (settings.sequences.split or "").removeprefix("memories_")
     published = shape_facts("pythia")["splits"].get(split, {}).get("memories")
     if data.frame is None and rate is not None and data.n_memorized is not None:
@@ -505,14 +508,11 @@ def _power_lines(
             "larger sequences.limit."
         )
         return
-    asked, trained = label.n_eval / per_class, label.n_train / per_class
-    if label.split == "folds":
-        asked, trained = 1.0, 1 - 1 / N_FOLDS
     drawn = [min(n, per_class) for n in (n_most, label.minimum)]
-    most, few = (max(2, int(n * asked)) for n in drawn)
+    most, few = (n if is_folds else max(2, n * label.n_eval // per_class) for n in drawn)
     sees, least = (
-        nats(expected_seen(n_asked, n * trained, n_classes))
-        for n_asked, n in zip((most, few), drawn, strict=True)
+        nats(expected_seen(asked, n * (1 - 1 / N_FOLDS) if is_folds else n - asked, n_classes))
+        for asked, n in zip((most, few), drawn, strict=True)
     )
     yield (
         f"Power: the verdict rests on a gain in nats a sequence; {EFFECT:g} is the least that "

@@ -1,6 +1,7 @@
 """Comparisons of classes under grafts: closed forms, and simulated studies of known truth."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -105,11 +106,18 @@ def test_without_a_kind_in_common_or_with_few_directions_there_is_no_verdict():
     assert {one.finding for one in compare_classes(parts, tried, seed=0)} == {Finding.FEW}
 
 
-@pytest.mark.parametrize(("n", "has_verdict"), [(9, False), (30, True)])
+@pytest.mark.parametrize(("n", "has_verdict"), [(9, False), (10, True), (30, True)])
 def test_only_groups_of_a_kind_in_common_count(n, has_verdict):
     kinds = np.repeat([0, 1, 1], [200 - n, n, 200])
     found = compare_classes(*planted(kinds=kinds), seed=0)
     assert (Finding.FEW not in {one.finding for one in found}) == has_verdict
+
+
+def test_a_group_that_outweighs_all_others_counts_little():
+    parts, tried = planted()
+    groups = np.where(np.arange(400) < 185, 0, np.arange(400))  # 16 groups in class 0
+    found = compare_classes(parts, replace(tried, groups=groups), seed=0)
+    assert {one.finding for one in found} == {Finding.FEW}
 
 
 def test_where_no_random_change_breaks_as_much_nothing_is_said():

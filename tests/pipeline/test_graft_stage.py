@@ -211,35 +211,28 @@ def test_curves_hold_the_shares_that_walks_leave(study, planted):
     assert all(x == pytest.approx(y, abs=0.05) for x, y in dose["mean"])  # classes are alike
 
 
-def test_by_truth_what_was_read_is_set_against_what_was_not(study, planted):
-    """What was read is divided by whether the twin alone reproduces it; form is held equal."""
+@pytest.mark.parametrize("is_alike", [True, False])
+def test_by_truth_only_what_the_twin_reproduces_too_is_compared_and_form_is_held_equal(
+    study, planted, is_alike
+):
     number = pl.col("sequence_id")
-    form = pl.when((number % 2 == 0) | (number % 6 == 1)).then(pl.lit("refrain"))
-    rows = study.sequences.with_columns(
-        inserted=number % 2 * 3, kind=pl.lit("prose"), form=form.otherwise(pl.lit("plain"))
-    )
+    form = pl.lit("refrain") if is_alike else (number % 2).cast(pl.String)
+    rows = study.sequences.with_columns(inserted=number % 2 * 3, kind=pl.lit("prose"), form=form)
     study.write(TABLE_FILE, rows)
     labels = study.read("labels.parquet")
     memorized = labels.filter(pl.col(TAXONOMY) != "Non-Memo")["sequence_id"].to_list()
-    alone = [one for one in memorized if one % 6 == 1]
+    alone = [one for one in memorized if one % 6 in (1, 2)]
     planted(FIRM, {"Recite[5]": 1.0, "Recollect": 1.0}, alone=alone)
     run_stage(Study(study.folder), "graft", settings_of(study, **ONE_PART | {"n_sequences": 400}))
     found = Study(study.folder).read("graft.parquet").filter(taxonomy="by truth", part="")
-    sizes = dict(found.select("class", "n").iter_rows())
-    assert sizes == {
-        "never read": sum(one % 2 == 0 for one in memorized),
-        "read and guessable": len(alone),
-        "read and not guessable": sum(one % 2 == 1 and one % 6 != 1 for one in memorized),
+    assert dict(found.select("class", "n").iter_rows()) == {
+        "never read": sum(one % 6 == 2 for one in memorized),
+        "read": sum(one % 6 == 1 for one in memorized),
     }
-    twin_alone = dict(found.select("class", "survive").iter_rows())
-    assert twin_alone == dict.fromkeys(sizes, 0.0) | {"read and guessable": 1.0}
+    assert found["survive"].unique().to_list() == [1.0]  # of the twin alone
     specific = Study(study.folder).read("graft_specificity.parquet").filter(taxonomy="by truth")
-    compared = specific.filter(pl.col("kept_spared").is_not_null()).select("broken", "spared")
-    assert set(compared.iter_rows()) == {
-        ("never read", "read and guessable"),
-        ("read and guessable", "never read"),
-    }
-    assert specific.height == 6
+    assert specific.height == 2
+    assert specific["kept_spared"].null_count() == (0 if is_alike else 2)
 
 
 FOUND = "Non-Memo, Recollect[3], Others"

@@ -101,11 +101,10 @@ def test_one_sentence_says_what_the_clearest_taxonomy_shows(
 @pytest.mark.parametrize(
     ("truth", "ends"),
     [
-        (
-            "SPECIFIC",
-            "of texts of one form, what was read and can be guessed depends on the MLP of",
-        ),
-        ("ALIKE", "of texts of one form, having been read makes no difference that shows"),
+        ("SPECIFIC", "; of text that can be guessed, what was read depends on the MLP of layer 1 "),
+        ("ALIKE", "; of text that can be guessed, having been read makes no difference that shows"),
+        ("EITHER_WAY", None),
+        ("OUT_OF_REACH", None),
         ("FEW", None),
         (None, None),
     ],
@@ -114,7 +113,7 @@ def test_the_sentence_begins_with_what_grafts_decide(
     content, build_taxonomy, finding, begins, truth, ends
 ) -> None:
     row = {"broken": "Recall", "spared": "Guess", "part": "layers.0.qk", "specific": 0.1}
-    of_truth = {"broken": "read and guessable", "spared": "never read", "part": "layers.1.mlp"}
+    of_truth = {"broken": "read", "spared": "never read", "part": "layers.1.mlp"}
     by_truth = {"by_truth": truth and of_truth | {"specific": 0.2, "finding": truth}}
     grafts = [{"first": None}, {"first": row | {"finding": finding}} | by_truth]
     if finding == "SPECIFIC":
@@ -122,9 +121,8 @@ def test_the_sentence_begins_with_what_grafts_decide(
     taxonomies = [build_taxonomy(n_layers=1, graft=one) for one in grafts]
     said = conclusion(replace(content, taxonomies=taxonomies))
     assert said.startswith(begins)
-    is_told = ends is not None and "cannot be told" not in said
-    assert ("of texts of one form" in said) == is_told
-    assert not is_told or ends in said
+    assert (ends or ".") in said
+    assert ("that can be guessed" in said) == (ends is not None)
 
 
 @pytest.mark.parametrize(

@@ -210,14 +210,13 @@ def test_the_sentence_says_what_the_finding_allows(finding, said, unsaid):
 
 
 def test_truth_has_its_own_words():
-    rows = specific(broken="read and guessable", spared="never read")
-    other = specific(Finding.FEW, broken="read and not guessable", spared="never read")
-    none = pl.lit(None, pl.Float64)
-    rows = pl.concat([rows, other.with_columns(kept_broken=none, kept_spared=none)])
-    (line,) = graft_statements(rows.with_columns(taxonomy=pl.lit("by truth")))
-    assert line.startswith("By cause, by truth: what was read and can be guessed depends on the")
+    rows = specific(broken="read", spared="never read").with_columns(taxonomy=pl.lit("by truth"))
+    (line,) = graft_statements(rows)
+    assert line.startswith(
+        "By cause, by truth, of what the twin alone reproduces too, alike in kind"
+    )
+    assert "what was read depends on the queries and keys" in line
     assert "than what was never read does" in line
-    assert "what was never read with what was read and cannot be guessed." in line
 
 
 def test_taxonomies_stand_by_their_strongest_finding(study):

@@ -33,6 +33,7 @@ _REACHED = 0.8  # share of the directions that must break as much as the twin
 _LEAST_SCATTER = 0.01  # of single directions, as a share of a class
 _SHORT = 0.03  # a path that ends no further above a level is taken to be at it
 _HALVINGS = 5
+_ROUNDING = 1e-9  # of a number of groups
 
 
 class Walk(NamedTuple):
@@ -170,14 +171,14 @@ def _compare(
 ) -> Specific:
     weights = kind_weights(tried, pair)
     if not weights.any():
-        return Specific(part.name, *pair, Finding.FEW, 0, np.nan, np.nan)
+        return Specific(part.name, *pair, Finding.FEW, len(part.walks), np.nan, np.nan)
     # The first row is the sequences as they are, the rest are resamples.
     once = _once(tried)
     curve = _curves(part, tried, pair, weights, np.concatenate([once, counts]))
     kept_broken, kept_spared = (float(one[0]) for one in curve.twin)
     plain = Specific(part.name, *pair, Finding.FEW, len(part.walks), kept_broken, kept_spared)
     fewest = min(_effective_groups(tried.groups, weights * (tried.classes == one)) for one in pair)
-    if len(part.walks) < FEWEST_WALKS or fewest < FEWEST_GROUPS or not len(counts):
+    if len(part.walks) < FEWEST_WALKS or fewest < FEWEST_GROUPS - _ROUNDING or not len(counts):
         return plain
     at_spared = curve.at_equal_spared(curve.twin)
     at_total = curve.at_equal_total(curve.twin)

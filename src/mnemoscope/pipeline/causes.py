@@ -13,10 +13,8 @@ from mnemoscope.words import part_words, percent, plain_figure, plural
 
 GRAFT_SPECIFICITY_FILE = "graft_specificity.parquet"
 TRUTH = "by truth"
-"""Three classes as a taxonomy of their own, where the table knows what was read."""
-NEVER_READ = "never read"
-READ_GUESSABLE = "read and guessable"  # the twin, which did not read it, reproduces it too
-READ_ALONE = "read and not guessable"
+"""The classes `never read` and `read` of what the twin alone reproduces too, as a taxonomy of their
+own, where the table knows what was read."""
 FINDINGS = {
     Finding.SPECIFIC: "specific",
     Finding.EITHER_WAY: "either way along the line",
@@ -25,11 +23,8 @@ FINDINGS = {
     Finding.FEW: "too few",
 }
 """In a cell, those first that say most."""
-_IN_WORDS = {
-    NEVER_READ: "what was never read",
-    READ_GUESSABLE: "what was read and can be guessed",
-    READ_ALONE: "what was read and cannot be guessed",
-}
+_IN_WORDS = {"never read": "what was never read", "read": "what was read"}
+_BY_TRUTH = "by truth, of what the twin alone reproduces too, alike in kind and form"
 _MOST_NAMED = 2
 
 Row = Mapping[str, Any]
@@ -53,9 +48,8 @@ def by_weight(rows: Sequence[Row]) -> list[Row]:
 def graft_statements(specific: pl.DataFrame) -> Iterator[str]:
     """What the grafts allow to be said, one sentence a taxonomy of two classes or more."""
     for (taxonomy,), rows in specific.group_by("taxonomy", maintain_order=True):
-        under = taxonomy if taxonomy == TRUTH else f"under {taxonomy}"
-        said = said_of(rows.to_dicts())
-        yield f"By cause, {under}: {said}{_not_compared(rows.to_dicts())}"
+        under = _BY_TRUTH if taxonomy == TRUTH else f"under {taxonomy}"
+        yield f"By cause, {under}: {said_of(rows.to_dicts())}"
 
 
 def said_of(rows: Sequence[Row]) -> str:
@@ -156,15 +150,6 @@ def _likewise(others: Sequence[Row]) -> str:
 def _unreached(rows: Sequence[Row]) -> str:
     parts = {row["part"] for row in rows if finding_of(row) is Finding.OUT_OF_REACH}
     return f"; for {plural(len(parts), 'part')} they never break as much" if parts else ""
-
-
-def _not_compared(rows: Sequence[Row]) -> str:
-    """Name the pairs of classes that share no kind of text, beside pairs that do."""
-    none = {frozenset((row["broken"], row["spared"])) for row in rows if row["kept_spared"] is None}
-    if not none or len(none) == len({frozenset((row["broken"], row["spared"])) for row in rows}):
-        return ""
-    pairs = "; nor ".join(sorted(" with ".join(map(_named, sorted(one))) for one in none))
-    return f" Not compared, for they share no kind and form of text: {pairs}."
 
 
 def _points(row: Row) -> str:

@@ -29,14 +29,7 @@ from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.probe import suffix_logprobs
 from mnemoscope.localize.grafts import Part, Specific, Tried, compare_classes, kept_by_class
 from mnemoscope.localize.grafts import Walk as Walked
-from mnemoscope.pipeline.causes import (
-    GRAFT_SPECIFICITY_FILE,
-    NEVER_READ,
-    READ_ALONE,
-    READ_GUESSABLE,
-    TRUTH,
-    graft_statements,
-)
+from mnemoscope.pipeline.causes import GRAFT_SPECIFICITY_FILE, TRUTH, graft_statements
 from mnemoscope.pipeline.label import LABELS_FILE, samples_of
 from mnemoscope.progress import say, track
 from mnemoscope.stats import FEWEST_GROUPS
@@ -315,7 +308,7 @@ def _tried(study: Study) -> pl.DataFrame:
     """The first `n_sequences` memorized ones of each class of each taxonomy, in a seeded order.
 
     All columns of the table, `group` of near duplicates and `kind` of text (null: not known). Of
-    what was read twice as many, since by truth it is divided in two.
+    what was read twice as many, since the twin does not reproduce all of it.
     """
     wanted = study.settings.graft
     labels = _labels(study)
@@ -323,7 +316,7 @@ def _tried(study: Study) -> pl.DataFrame:
     labels = labels.with_columns(pl.Series("order", order)).sort("order")
     chosen = [
         labels.filter(pl.col(name) == one)["sequence_id"].head(
-            wanted.n_sequences * (2 if (name, one) == (TRUTH, _DRAWN[1]) else 1)
+            wanted.n_sequences * (2 if (name, one) == (TRUTH, _READ[1]) else 1)
         )
         for name, classes in _taxonomies(study).items()
         for one in classes
@@ -338,8 +331,7 @@ def _tried(study: Study) -> pl.DataFrame:
     return rows.with_columns(find_groups(rows).alias("group"), kinds.cast(pl.String).alias("kind"))
 
 
-_DRAWN = ("never read", "read")  # by truth, as sequences are drawn
-_READ = (NEVER_READ, READ_GUESSABLE, READ_ALONE)  # and once it is known what the twin reproduces
+_READ = ("never read", "read")
 
 
 def _taxonomies(study: Study) -> dict[str, list[str]]:
@@ -349,7 +341,7 @@ def _taxonomies(study: Study) -> dict[str, list[str]]:
         for entry in samples_of(study).values()
     }
     is_known = {"inserted", "held_out"} & set(study.sequences.columns)
-    return found | ({TRUTH: list(_DRAWN)} if found and is_known else {})
+    return found | ({TRUTH: list(_READ)} if found and is_known else {})
 
 
 def _labels(study: Study) -> pl.DataFrame:
@@ -361,7 +353,7 @@ def _labels(study: Study) -> pl.DataFrame:
             times = table["inserted"]
         else:
             times = (~table["held_out"]).cast(pl.Int64)
-        read = times.clip(0, 1).replace_strict(dict(enumerate(_DRAWN)), default=None)
+        read = times.clip(0, 1).replace_strict(dict(enumerate(_READ)), default=None)
         is_memorized = labels[names[0]] != NON_MEMO
         labels = labels.with_columns(pl.when(is_memorized).then(read).alias(TRUTH))
     return labels.select("sequence_id", *names)
@@ -619,7 +611,8 @@ def _classes(
     """Each taxonomy with the classes that are there; one without any is left out.
 
     What the model does not reproduce here (`base`, a near tie) is in no class: it can neither
-    survive nor break. By truth, what was read can be guessed too if the twin alone reproduces it.
+    survive nor break. By truth, nor is what the twin alone does not reproduce (`alone`): its part
+    would break that whether it was read or not.
     """
     found = []
     for name, classes in taxonomies.items():
@@ -627,10 +620,9 @@ def _classes(
         column = labels[name].replace_strict(index, default=-1, return_dtype=pl.Int64)
         places = np.where(base, column.to_numpy(), -1)
         if name == TRUTH:
-            places[(places == 1) & ~alone] = 2
-            classes = list(_READ)
+            places[~alone] = -1
         present = [one for one in range(len(classes)) if (places == one).any()]
-        if present and (name != TRUTH or len(present) > 1):
+        if present and (name != TRUTH or len(present) == len(_READ)):
             dense = np.where(places < 0, -1, np.searchsorted(present, places))
             found.append(_Classes(name, [classes[one] for one in present], dense))
     return found

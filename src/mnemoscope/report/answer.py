@@ -37,7 +37,6 @@ def _cause(taxonomies: Sequence[TaxonomyResult]) -> str:
     if not grafts:
         return ""
     first = by_weight([one["first"] for one in grafts])[0]
-    truth = grafts[0]["by_truth"]
     match finding_of(first):
         case Finding.SPECIFIC:
             said = f"in this training {depends(first)}, beyond random changes of equal harm"
@@ -52,12 +51,16 @@ def _cause(taxonomies: Sequence[TaxonomyResult]) -> str:
                 "changes of equal harm do"
             )
         case _:
-            return "whether memorized classes need different parts of the model cannot be told yet"
+            said = "whether memorized classes need different parts of the model cannot be told yet"
+    truth = grafts[0]["by_truth"]
     match truth and finding_of(truth):
-        case Finding.SPECIFIC | Finding.EITHER_WAY:
-            return f"{said}; of texts of one form, {depends(truth)}"
+        case Finding.SPECIFIC:
+            return f"{said}; of text that can be guessed, {depends(truth)}"
         case Finding.ALIKE:
-            return f"{said}; of texts of one form, having been read makes no difference that shows"
+            return (
+                f"{said}; of text that can be guessed, having been read makes no difference that "
+                "shows"
+            )
     return said
 
 

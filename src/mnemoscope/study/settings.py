@@ -519,7 +519,10 @@ class GraftSettings(BoundedSettings):
         description="Blocks of positions that are patched alone, beside all together; 1 is none.",
     )
     n_sequences: int = Field(
-        default=250, ge=2, description="Memorized sequences of each class that are scanned."
+        default=250,
+        ge=2,
+        description="Memorized sequences of each class that are scanned; of what was read twice as "
+        "many, for the comparison by truth.",
     )
     n_heldout: int = Field(
         default=200, ge=0, description="Others, in whose loss the damage of a graft shows."
