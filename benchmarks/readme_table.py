@@ -123,7 +123,7 @@ def lines(demo: Study, crossed: Sequence[Study]) -> list[tuple[str, str]]:
         (
             "Do guessed and recalled text differ in mechanism?",
             "Parts of a model that did not read the text take the place of the model's own, beside "
-            "random changes of equal harm. "
+            "random changes of equal harm. Guess and Recall differ in form by definition. "
             f"{causes(crossed)} ([Grafts](docs/graft.md))",
         ),
         (

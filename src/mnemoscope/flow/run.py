@@ -173,7 +173,7 @@ def demo_settings(*, small: bool = False, thorough: bool = False) -> StudySettin
             "parts": None if thorough else _DEMO_PARTS,
             "draws": 16 if thorough else 9,
             "shares": [0.25, 0.5, 0.75, 1.0] if thorough else [0.5, 1.0],
-            "n_sequences": 30 if small else 250 if thorough else 80,
+            "n_sequences": 30 if small else 250 if thorough else 70,
             "n_heldout": 40,
         },
     }
