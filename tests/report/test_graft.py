@@ -64,6 +64,7 @@ def specific(finding=Finding.SPECIFIC, **changes):
                         "crude": 0.31,
                         "p_value": 0.004,
                         "scatter": 0.09,
+                        "equal_total": 0.12,
                     },
                     **{"over_flip": 0.2, "over_flip_low": 0.1, "over_flip_high": 0.3},
                     "finding": Finding.ALIKE.name,
@@ -195,7 +196,11 @@ def test_what_activations_break_is_folded_under_the_parts(study, page_of, build_
         (Finding.EITHER_WAY, ("toward the twin or away from it", "28 points [18, 38]"), "verdict"),
         (
             Finding.ALIKE,
-            ("was found to break one class more", "by 9 points", "28 points [18, 38]"),
+            (
+                "was found to break one class more",
+                "by 9 points, where as much is left of both it is 12 points, p = 0.004",
+                "28 points [18, 38]",
+            ),
             "depends",
         ),
         (Finding.OUT_OF_REACH, ("no verdict", "2.4 times"), "depends"),

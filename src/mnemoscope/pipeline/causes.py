@@ -118,8 +118,12 @@ def _chance(row: Row) -> str:
     """Why a difference whose interval over groups lies above 0 may still be chance."""
     if row["scatter"] is None or row["p_value"] is None:
         return ""
+    total = row["equal_total"]
+    both = (
+        "" if total is None else f", where as much is left of both it is {100 * total:.0f} points"
+    )
     return (
-        f"; single random directions differ by {100 * row['scatter']:.0f} points, "
+        f"; single random directions differ by {100 * row['scatter']:.0f} points{both}, "
         f"{_p(row['p_value'])}"
     )
 
