@@ -1,6 +1,10 @@
 """Errors and progress: what every room builds on."""
 
 import io
+import sys
+from types import SimpleNamespace
+
+import pytest
 
 from mnemoscope import progress
 from mnemoscope.errors import nearest
@@ -30,3 +34,14 @@ def test_what_remains_is_said_at_the_pace_so_far() -> None:
     assert progress.time_left(199, 200, 20.0) == ", about 0 s more"
     for done, total, seconds in ((0, 200, 60.0), (200, 200, 60.0), (5, None, 60.0), (5, 9, 0.1)):
         assert progress.time_left(done, total, seconds) == ""
+
+
+@pytest.mark.parametrize(
+    ("shell", "is_one"),
+    [(None, False), (SimpleNamespace(), False), (SimpleNamespace(kernel=1), True)],
+)
+def test_only_a_running_kernel_is_a_notebook(monkeypatch, shell, is_one) -> None:
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    assert progress._is_notebook() == is_one
+    monkeypatch.delitem(sys.modules, "IPython")
+    assert not progress._is_notebook()

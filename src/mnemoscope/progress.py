@@ -92,7 +92,7 @@ def say(message: str) -> None:
 def show_progress(stream: TextIO | None = None) -> Iterator[None]:
     """Show progress inside this block: bars on a terminal (and notebooks), lines elsewhere."""
     stream = stream or sys.stderr
-    is_interactive = stream.isatty() or "ipykernel" in sys.modules  # a notebook's kernel
+    is_interactive = stream.isatty() or _is_notebook()
     with follow_progress(_open_bar if is_interactive else partial(_open_lines, stream)):
         yield
 
@@ -105,6 +105,12 @@ def follow_progress(opener: Opener) -> Iterator[None]:
         yield
     finally:
         _openers.remove(opener)
+
+
+def _is_notebook() -> bool:
+    """Whether this process is a notebook's kernel, not one that has merely loaded its package."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel")
 
 
 def _open_lines(
