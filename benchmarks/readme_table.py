@@ -2,7 +2,7 @@
 
     python benchmarks/readme_table.py demo crossed [crossed-1 ...] [--write README.md]
 
-DEMO is what `mnemoscope demo` makes, CROSSED the study of docs/appendix/graft-parts.md.
+DEMO is what `mnemoscope demo` makes, CROSSED the studies of docs/appendix/graft-parts.md.
 """
 
 import argparse
@@ -63,6 +63,7 @@ def causes(studies: Sequence[Study]) -> str:
             }
             for one in studies
         ]
+        tables = [table for table in tables if table]
         asked = [key for key in tables[0] if all(key in table for table in tables)]
         rows = {key: [table[key] for table in tables] for key in asked}
         agreed = [
@@ -72,14 +73,14 @@ def causes(studies: Sequence[Study]) -> str:
         ]
         if agreed:
             said = "; ".join(f"{depends(rows[key][0])} ({_each(rows[key])})" for key in agreed)
-            sentences.append(f"{under} in all {len(studies)} trainings {said}.")
+            sentences.append(f"{under} in all {len(tables)} trainings {said}.")
         else:
             if not rows:
                 continue
             key = max(rows, key=lambda one: min(row["specific"] for row in rows[one]))
             part, broken, spared = key
             sentences.append(
-                f"{under} no part is found so in all {len(studies)} trainings; nearest comes "
+                f"{under} no part is found so in all {len(tables)} trainings; nearest comes "
                 f"{broken} beyond {spared} under {part_words(part)} ({_each(rows[key])})."
             )
     return " ".join(sentences)
