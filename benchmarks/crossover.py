@@ -8,7 +8,7 @@ model B on the other, with equal steps. Every window is memorized in one model a
 other, so text, genre, training time and drift cancel. Asked for more windows than the table has,
 the rest comes from the standard library: there the reference read once or a few times what both
 models start from, and the halves differ as before. Readers of attention must tell the halves
-apart; parts of one model are put into the other; edges of attention that rankings name for what a
+apart; parts of the reference are put into either; edges of attention that rankings name for what a
 model memorized are cut. What is done in the folder is not done again.
 """
 
@@ -333,13 +333,12 @@ def grafts(folder: Path, lms: dict[str, LanguageModel], windows: pl.DataFrame) -
     """
     table = read_table(sequences_path())
     refrains = table.filter(pl.col("form") == "refrain", pl.col("inserted") == 0)
-    text = [refrains.select("tokens", "document", "genre", "form"), windows]
-    rows = pl.concat(text, how="diagonal").with_columns(
+    refrains = refrains.select("tokens", "document", "genre", "form")
+    rows = pl.concat([refrains, windows], how="diagonal")
+    rows = rows.with_columns(
         sequence_id=pl.int_range(pl.len(), dtype=pl.Int64),
         form=pl.col("form").fill_null("plain"),
-        text=pl.Series(
-            lms["A"].tokenizer.batch_decode(token_matrix(pl.concat(text, how="diagonal")))
-        ),
+        text=pl.Series(lms["A"].tokenizer.batch_decode(token_matrix(rows))),
     )
     for half in HALVES:
         model = folder / f"model-{half}"

@@ -66,6 +66,8 @@ def causes(studies: Sequence[Study]) -> str:
         tables = [table for table in tables if table]
         asked = [key for key in tables[0] if all(key in table for table in tables)]
         rows = {key: [table[key] for table in tables] for key in asked}
+        if not rows:
+            continue
         agreed = [
             key
             for key, each in rows.items()
@@ -75,8 +77,6 @@ def causes(studies: Sequence[Study]) -> str:
             said = "; ".join(f"{depends(rows[key][0])} ({_each(rows[key])})" for key in agreed)
             sentences.append(f"{under} in all {len(tables)} trainings {said}.")
         else:
-            if not rows:
-                continue
             key = max(rows, key=lambda one: min(row["specific"] for row in rows[one]))
             part, broken, spared = key
             sentences.append(

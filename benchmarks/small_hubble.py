@@ -43,7 +43,7 @@ from mnemoscope.data.read import read_sequences
 from mnemoscope.data.table import token_matrix
 from mnemoscope.embedded import reference_path
 from mnemoscope.embedded.texts import read_segments
-from mnemoscope.files import atomic_path, write_json, write_parquet
+from mnemoscope.files import atomic_path, write_json
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import LanguageModel
@@ -363,7 +363,6 @@ def main(folder: Path) -> dict[str, Any]:
         for role in pool.map(partial(train, folder), ROLES):
             print(f"{role} is trained", flush=True)
     lms, table = {role: load_model(folder / role) for role in ROLES}, read_back(folder)
-    write_parquet(folder / "windows.parquet", table)
     kept = folder / "figures.json"
     found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
     study = run_study(folder)

@@ -10,12 +10,7 @@ from tools.embedded.settings import KINDS
 FORMS = {"plain": 0.01, "refrain": 0.4}
 TEMPLATES = {"counting": 0.4, "periodic": 0.4}
 OF = {**dict.fromkeys(KINDS, FORMS), "template": TEMPLATES}
-CELLS = {  # sequences, groups
-    "guessed only": (400, 60),
-    "recalled only": (400, 60),
-    "both": (400, 60),
-    "neither": (400, 60),
-}
+CELLS = ("guessed only", "recalled only", "both", "neither")
 
 
 def _card() -> dict[str, Any]:
@@ -31,9 +26,9 @@ def _card() -> dict[str, Any]:
             for read, share in ((16, -1.0), (0, share))
         ],
         "cells": [
-            {"genre": genre, "cell": cell, "n": n, "groups": groups}
+            {"genre": genre, "cell": cell, "n": 400, "groups": 60}
             for genre in KINDS
-            for cell, (n, groups) in CELLS.items()
+            for cell in CELLS
         ],
         "reference_shares": {"paper": {"Recall": 0.01}},
         "matched_sizes": {"prashanth": 150, "paper": 150},

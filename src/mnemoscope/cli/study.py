@@ -389,7 +389,7 @@ def demo(
     ),
     quiet: options.Quiet = False,
 ) -> None:
-    """Show the whole method on the shipped model: three minutes on two cores.
+    """Show the whole method on the shipped model: three minutes on two idle cores.
 
     Example: mnemoscope demo
     """

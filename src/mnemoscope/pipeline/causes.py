@@ -24,7 +24,9 @@ FINDINGS = {
 }
 """In a cell, those first that say most."""
 _IN_WORDS = {"never read": "what was never read", "read": "what was read"}
-_BY_TRUTH = "by truth, of what the twin alone reproduces too, alike in kind and form"
+_BY_TRUTH = (
+    "by truth, of what the twin alone reproduces too, alike in kind and, where known, in form"
+)
 _MOST_NAMED = 2
 
 Row = Mapping[str, Any]

@@ -586,7 +586,7 @@ def _gap(own: float | None, other: float | None) -> float | None:
 
 
 def level_section(study: Study) -> AnalysisSection | None:
-    """Shares, figures and grafts by level; None where duplicates are no few set levels."""
+    """Shares and figures by level; None where duplicates are no few set levels."""
     table = study.sequences
     levels = levels_of(table)
     if not levels or not (study.folder / LEVELS_FILE).is_file():
