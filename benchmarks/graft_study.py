@@ -39,6 +39,9 @@ def run_grafts(
         settings = {"capture.reference": twin, **SETTINGS}
         sets = (word for one in settings.items() for word in ("--set", "=".join(map(str, one))))
         _command("sequences", sequences, "--model", model, "-o", out, *sets)
+    asked = ms.Study(out).settings
+    if (asked.model.name, asked.capture.reference) != (str(model), str(twin)):
+        raise SystemExit(f"{out}: grafts of another pair; give another folder, or remove this one")
     _command("continue", out, "--scan")
     for stage in ("features", "label"):
         _command(stage, out)

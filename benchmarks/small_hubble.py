@@ -5,9 +5,11 @@
 A small model of Hubble's design (arXiv 2510.19811), from the standard library's own text. Passages
 of 128 tokens are drawn within prose and within code, and dealt at random to be inserted 0, 1, 4,
 16, 64 or 256 times. `perturbed` and `standard` are trained from one initialization on the same
-rows in the same order; where `perturbed` reads a passage, `standard` reads further text. Passages
-and models are written as Hubble writes them, and the study reads them by the ready study's way.
-What is done in the folder is not done again.
+rows in the same order; where `perturbed` reads a passage, `standard` reads further text. Among the
+rows of both are refrains, so that both learn to continue new ones: these are guessed where passages
+are recalled, and grafts of `standard` are laid beside each other on the two. Passages and models
+are written as Hubble writes them, and the study reads them by the ready study's way. What is done
+in the folder is not done again.
 """
 
 import argparse
@@ -17,6 +19,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,6 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
+from graft_study import run_grafts
 from memory_in_weights import (
     BATCH,
     Trial,
@@ -43,22 +47,32 @@ from mnemoscope.data.read import read_sequences
 from mnemoscope.data.table import token_matrix
 from mnemoscope.embedded import reference_path
 from mnemoscope.embedded.texts import read_segments
-from mnemoscope.files import atomic_path, write_json
+from mnemoscope.files import atomic_path, write_json, write_parquet
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.probe import suffix_logprobs
 from mnemoscope.stats import estimate_of, share_true
 from mnemoscope.study.folder import Study
-from tools.embedded.corpus import LENGTH, MIN_DISTINCT_TOKENS, NgramSet, cut_segments
+from tools.embedded.corpus import (
+    LENGTH,
+    MIN_DISTINCT_TOKENS,
+    NgramSet,
+    choose_study,
+    copy_rows,
+    cut_segments,
+    new_rows,
+)
 from tools.embedded.pretrain import Phase, new_model, prefers_bfloat16, train_phase
-from tools.embedded.settings import FULL
+from tools.embedded.settings import FULL, Share
 from tools.embedded.tokenizer import save_tokenizer
 
 PASSAGES = {0: 160, 1: 100, 4: 100, 16: 100, 64: 40, 256: 12}  # of each genre, by count
 PREFIX = 32  # tokens of a window
 WINDOWS = 2  # of 64 tokens in a passage
-COMMON = 37_000  # rows that both models read
+COMMON = 37_000  # rows of text that both models read
+REFRAINS, COPIES = 16_000, 10_000  # rows that both read: new refrains; random tokens, repeated
+GUESSABLE = 300  # refrains of each genre that neither reads
 GENRES = ("prose", "code")
 ROLES = ("perturbed", "standard")
 SEED = 0
@@ -121,6 +135,9 @@ def prepare(folder: Path) -> None:
     tokenizer = Tokenizer.from_file(str(reference_path() / "tokenizer.json"))
     windows, used = cut_segments(read_segments(), tokenizer), NgramSet()
     drawn = passages(windows, tokenizer, used)
+    cells = tuple(Share(genre, "refrain", (GUESSABLE, 0, 0, 0, 0)) for genre in GENRES)
+    refrains = choose_study(windows, tokenizer, replace(FULL, study=cells), used)
+    write_parquet(folder / "refrains.parquet", refrains)
     for genre in GENRES:
         write_passages(folder, genre, [one for one in drawn if one.genre == genre])
     free = windows["tokens"][~share_ngram(windows["tokens"], used.as_array())]
@@ -128,14 +145,25 @@ def prepare(folder: Path) -> None:
     inserted = np.concatenate(
         [np.tile(one.tokens.reshape(WINDOWS, LENGTH), (one.times, 1)) for one in drawn]
     )
-    order = np.random.default_rng([SEED, 3]).permutation(COMMON + len(inserted))
+    of_both = new_rows(
+        windows,
+        np.flatnonzero(~share_ngram(windows["tokens"], used.as_array())),
+        tokenizer,
+        (0, 0, REFRAINS, 0),
+        f"small Hubble:{SEED}",
+        used.as_array(),
+    )
+    of_both = np.concatenate([of_both, free[:COMMON]])
+    order = np.random.default_rng([SEED, 3]).permutation(len(of_both) + len(inserted))
+    copies = copy_rows(COPIES, FULL.vocabulary_size, SEED)
     further = free[COMMON : COMMON + len(inserted)]
     if len(further) < len(inserted):
         raise SystemExit(f"{len(free)} windows of text, {COMMON + len(inserted)} are needed")
     for role, rest in zip(ROLES, (inserted, further), strict=True):
         with atomic_path(folder / f"{role}.npy") as path, open(path, "wb") as handle:
-            np.save(handle, np.concatenate([free[:COMMON], rest])[order])
-    print(f"{len(drawn)} passages, {len(inserted):,} of {len(order):,} rows inserted", flush=True)
+            np.save(handle, np.concatenate([copies, np.concatenate([of_both, rest])[order]]))
+    n = len(copies) + len(order)
+    print(f"{len(drawn)} passages, {len(inserted):,} of {n:,} rows inserted", flush=True)
 
 
 def train(folder: Path, role: str) -> str:
@@ -173,6 +201,28 @@ def read_back(folder: Path) -> pl.DataFrame:
         for genre in GENRES
     ]
     return pl.concat(tables, how="diagonal").sort("duplicates", maintain_order=True)
+
+
+def grafts(folder: Path, table: pl.DataFrame) -> None:
+    """Graft parts of `standard` into `perturbed`, beside refrains that neither read."""
+    refrains = pl.read_parquet(folder / "refrains.parquet")
+    inserted = table.select(
+        "text",
+        "tokens",
+        "genre",
+        form=pl.lit("plain"),
+        group=pl.col("group"),
+        inserted=pl.col("duplicates").cast(pl.Int64),
+    )
+    rows = pl.concat(
+        [refrains.select("text", "tokens", "genre", "form", "inserted"), inserted],
+        how="diagonal_relaxed",
+    )
+    write_parquet(
+        folder / "grafted.parquet",
+        rows.with_columns(sequence_id=pl.int_range(pl.len(), dtype=pl.Int64)),
+    )
+    run_grafts(folder / "grafts", folder / "grafted.parquet", *(folder / one for one in ROLES))
 
 
 def figures_of(lm: LanguageModel, tokens: np.ndarray) -> np.ndarray:
@@ -363,6 +413,7 @@ def main(folder: Path) -> dict[str, Any]:
         for role in pool.map(partial(train, folder), ROLES):
             print(f"{role} is trained", flush=True)
     lms, table = {role: load_model(folder / role) for role in ROLES}, read_back(folder)
+    grafts(folder, table)
     kept = folder / "figures.json"
     found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
     study = run_study(folder)

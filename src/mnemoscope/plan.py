@@ -42,6 +42,7 @@ from mnemoscope.pipeline.trainings import (
     n_trainings,
     settings_of,
 )
+from mnemoscope.stats import FEWEST_GROUPS
 from mnemoscope.study.folder import STAGES, Study, check_free, is_study
 from mnemoscope.study.settings import (
     EMBEDDED,
@@ -510,13 +511,25 @@ def _power_lines(
         return
     drawn = [min(n, per_class) for n in (n_most, label.minimum)]
     most, few = (n if is_folds else max(2, n * label.n_eval // per_class) for n in drawn)
+    if most < FEWEST_GROUPS:
+        yield (
+            f"Power: none. A verdict needs {FEWEST_GROUPS} evaluation sequences of each class at "
+            f"least, and here are {most:,}. Take more sequences."
+        )
+        return
+    trained = [
+        n * (1 - 1 / N_FOLDS) if is_folds else n - asked
+        for n, asked in zip(drawn, (most, few), strict=True)
+    ]
     sees, least = (
-        nats(expected_seen(asked, n * (1 - 1 / N_FOLDS) if is_folds else n - asked, n_classes))
-        for asked, n in zip((most, few), drawn, strict=True)
+        f"about {nats(expected_seen(asked, n, n_classes))}"
+        if asked >= FEWEST_GROUPS
+        else f"nothing, for a verdict needs {FEWEST_GROUPS}"
+        for asked, n in zip((most, few), trained, strict=True)
     )
     yield (
         f"Power: the verdict rests on a gain in nats a sequence; {EFFECT:g} is the least that "
-        f"counts. With {most:,} evaluation sequences of each class a study sees about {sees} in "
+        f"counts. With {most:,} evaluation sequences of each class a study sees {sees} in "
         f"{100 * POWER:g} % of cases; with {few:,}, the fewest it takes, {least}. That is if "
         f"gains differ by {SPREAD:g} nats (standard deviation) from sequence to sequence; what "
         "they do is known only afterwards. Near duplicates count once."

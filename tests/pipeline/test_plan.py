@@ -306,6 +306,17 @@ def test_the_plan_says_what_gain_a_study_would_see(split: str, words: str, tmp_p
     assert words.format(f"{sees:.3f}") in made
 
 
+def test_the_plan_promises_no_verdict_below_the_fewest_groups(tmp_path) -> None:
+    """With seven a class the benchmark gives no interval."""
+    label = {"taxonomies": ["Non-Memo, Recite[5], Others"], "n_train": 400, "n_eval": 200}
+    small = text(plan(chosen(label=label | {"minimum": 21}), tmp_path / "study"))
+    assert "with 7, the fewest it takes, nothing, for a verdict needs 10" in small
+    all_small = text(
+        plan(chosen(label=label | {"n_train": 14, "n_eval": 7, "minimum": 6}), tmp_path / "study")
+    )
+    assert "Power: none. A verdict needs 10 evaluation sequences of each class" in all_small
+
+
 def test_the_published_dry_run_loads_no_torch(tmp_path, call_light) -> None:
     words = ["run", "pythia-12b.yaml", "--dry-run", "--set", "label.taxonomies=[catalogue]"]
     assert [one.status for one in call_light([words], cwd=tmp_path)] == [0]
