@@ -4,14 +4,13 @@ import re
 import shlex
 
 import pytest
-import typer
 
 from mnemoscope import __version__
 from mnemoscope.cli import main
-from mnemoscope.cli.app import app, verbs
+from mnemoscope.cli.app import command, verbs
 
 HEAVY = ("torch", "transformers", "polars", "sklearn", "scipy", "numpy", "safetensors")
-COMMAND = typer.main.get_command(app)
+COMMAND = command()
 
 
 def test_help_loads_nothing_heavy(call_light) -> None:

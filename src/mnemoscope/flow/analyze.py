@@ -277,7 +277,7 @@ def _facts(
     facts: dict[str, Any] = {
         "model": study.record["models"].get("model", {}).get("fingerprint"),
         "table": _table_hash(study),
-        "stages": {stage: study.key(stage) for stage in ("continue", "features", "label")},
+        "label": study.key("label"),
     }
     if entry.plugin is not None:
         facts["plugin"] = entry.plugin.facts

@@ -50,8 +50,9 @@ from mnemoscope.pipeline.label import SAMPLES_FILE, aliases_of, samples_of
 from mnemoscope.pipeline.train import CHOICE_FILE, PREDICTIONS_FILE, RUNS_FILE
 from mnemoscope.progress import track
 from mnemoscope.stats import NO_ESTIMATE, Estimate, RankCorrelation
-from mnemoscope.study.folder import Study, is_study, stage_named
+from mnemoscope.study.folder import Study, is_study
 from mnemoscope.study.models import Models
+from mnemoscope.study.stages import stage_named
 from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.taxonomy.names import find_taxonomy, taxonomy_or_none
 

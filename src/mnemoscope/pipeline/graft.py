@@ -33,9 +33,10 @@ from mnemoscope.pipeline.causes import GRAFT_SPECIFICITY_FILE, TRUTH, graft_stat
 from mnemoscope.pipeline.label import LABELS_FILE, samples_of
 from mnemoscope.progress import say, track
 from mnemoscope.stats import FEWEST_GROUPS
-from mnemoscope.study.folder import SETTINGS_FILE, Study, stage_named
+from mnemoscope.study.folder import SETTINGS_FILE, Study
 from mnemoscope.study.models import Models, identity_of, reference_name
 from mnemoscope.study.settings import PATCH_DRAWS, SCANS_OF_A_WALK, GraftSettings
+from mnemoscope.study.stages import stage_named
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.draw import order_keys
 from mnemoscope.taxonomy.groups import find_groups, other_rows

@@ -66,8 +66,8 @@ from mnemoscope.study.folder import LOCK_FILE, Study, hold_folder, versions
 from mnemoscope.study.models import Models, facts_of, reference_name
 from mnemoscope.study.records import Model
 from mnemoscope.study.settings import StudySettings, parse_settings
+from mnemoscope.study.stages import STAGES
 
-_STAGES = ("continue", "capture", "graft")
 _RECORD = "part.json"
 _HALVED_FILE = "halved"
 _VERDICTS = "verdicts"
@@ -275,7 +275,8 @@ def merge_parts(study: Study, *, check: bool = True) -> list[str]:
     DamagedDataError: a file of a part is torn.
     """
     with study.lock():
-        stages = [name for name in _STAGES if _part_folders(study, name)]
+        names = [one.name for one in STAGES if one.has_parts]
+        stages = [name for name in names if _part_folders(study, name)]
         if not stages:
             raise UserError(
                 f"{study.folder}: holds no parts. Make them with 'mnemoscope continue "

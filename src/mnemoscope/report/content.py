@@ -49,8 +49,9 @@ from mnemoscope.report.charts import Flow, sankey_view
 from mnemoscope.report.grafts import graft_of
 from mnemoscope.report.published import published_view
 from mnemoscope.stats import NO_ESTIMATE, Estimate
-from mnemoscope.study.folder import STAGES, Study, versions
+from mnemoscope.study.folder import Study, versions
 from mnemoscope.study.settings import EMBEDDED, NO_MODEL
+from mnemoscope.study.stages import STAGES
 from mnemoscope.taxonomy import PAPER, PRASHANTH, SHIPPED
 from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.words import percent
@@ -386,7 +387,7 @@ def missing_of(study: Study) -> Record | None:
             command = another.format(settings.model.name, "OTHER_TEXTS")
         what = reason.removeprefix(f"{study.folder}: ")  # the page may be sent to others
         return {"what": what[:1].upper() + what[1:], "command": command}
-    lacking = [one.name for one in STAGES if not one.optional and not study.is_done(one.name)]
+    lacking = [one.name for one in STAGES if not one.is_optional and not study.is_done(one.name)]
     return {
         "what": f"Not done yet: {', '.join(lacking)}.",
         "command": f"mnemoscope run -o {folder}",
