@@ -34,7 +34,7 @@ HEAD = {
 def command_line() -> str:
     """Typer's own page of all verbs, its first heading left out."""
     root = make_command()  # changed below
-    for verb in root.commands.values():  # type: ignore[attr-defined]
+    for verb in root.commands.values():
         verb.short_help = verb.help.split("\n\n")[0]  # Typer cuts it to 45 characters
     page = get_docs_for_click(obj=root, ctx=Context(root), name="mnemoscope")
     parts = page.split("\n", 1)[1].strip().split("`")
