@@ -40,7 +40,7 @@ def test_a_byte_of_which_polars_ends_the_process_is_known(tmp_path, monkeypatch)
     monkeypatch.setattr("mnemoscope.files._PROGRAM", "import os; input(); os.abort()")
     monkeypatch.setattr("mnemoscope.files._process", None)
     for read in (read_table, read_parquet):
-        with pytest.raises(DamagedDataError, match="its reader dies of it"):
+        with pytest.raises(DamagedDataError, match="it crashes the Parquet reader"):
             read(path)
     monkeypatch.undo()
     path.write_bytes(b"")

@@ -170,7 +170,7 @@ def read_kept(path: Path, what: str) -> "pl.DataFrame | None":
                 return frame
         except (OSError, DamagedDataError):
             pass
-        say(f"{path}: damaged, or of another place; this {what} is made again.")
+        say(f"{path}: damaged or from another study; recomputing {what}.")
     return None
 
 
@@ -447,7 +447,7 @@ def _try(path: Path) -> str:
     if answer:
         return str(json.loads(answer))
     _end()
-    return "its reader dies of it" if answer == "" else f"not read within {_SECONDS:.0f} s"
+    return "it crashes the Parquet reader" if answer == "" else f"not read within {_SECONDS:.0f} s"
 
 
 @atexit.register

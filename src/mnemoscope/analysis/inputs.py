@@ -71,7 +71,7 @@ class AnalysisInputs:
     maps: "MapStore | None" = None  # the model's pooled attention, None without stage capture
     # the reference's, where it was captured and is the one of `others`
     reference_maps: "MapStore | None" = None
-    # keeps frames that are dear to make, across analyses and runs
+    # keeps frames that are expensive to compute, across analyses and runs
     shelf: Shelf = lambda _name, _basis, make: make()
     forwards: Forwards = field(default_factory=Forwards)  # counts what goes through the models
 

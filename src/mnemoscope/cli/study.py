@@ -85,7 +85,8 @@ def run(
     """
     if not any((settings, out, model.model, sequences, stage.set_)) and not is_study(_STUDY):
         raise UserError(
-            "run: of what? Give --model and --sequences, or a study file, and -o for the result. "
+            "run: nothing to run. Give --model and --sequences, or a study file, and -o for the "
+            "result. "
             "'mnemoscope demo' does it on the shipped model."
         )
     out = out or _STUDY
@@ -215,7 +216,7 @@ def capture(
     if not is_study(folder) and sequences is not None:
         if part is not None:
             raise UserError(
-                f"capture --part: {folder} is not there yet. Found it once with 'mnemoscope "
+                f"capture --part: {folder} is not there yet. Create it once with 'mnemoscope "
                 f"sequences {sequences} -o {folder}', then run the parts."
             )
         _create(folder, options.merge_flags(None, flags, stage.set_), quiet=stage.quiet)

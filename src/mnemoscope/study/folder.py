@@ -222,7 +222,7 @@ class Study:
     def manifest(self, stage: str) -> dict[str, Any] | None:
         """The record of a finished stage; None if it has not been run."""
         path = self._manifest_path(stage)
-        remedy = "Delete it: the stage is made again, what is complete is kept."
+        remedy = "Delete it: the stage is run again, what is complete is kept."
         try:
             shape: Any = Manifest[stage_named(stage).counts]  # type: ignore[misc]
             found = read_record(path, shape, remedy=remedy)
@@ -255,7 +255,11 @@ class Study:
     def require(self, stage: str) -> None:
         """Raise UserError if a stage is not done, with the command that runs it."""
         if not self.is_done(stage):
-            state = "has not been run" if self.manifest(stage) is None else "was run otherwise"
+            state = (
+                "has not been run"
+                if self.manifest(stage) is None
+                else "is out of date (settings changed)"
+            )
             raise UserError(
                 f"{self.folder}: stage '{stage}' {state}. Run "
                 f"'mnemoscope {stage} {self.folder}' first, or 'mnemoscope run -o {self.folder}'."
