@@ -27,7 +27,7 @@ _CACHES = ("past_key_values", "cache")
 OWN = "this model"
 """What the study's own model is called beside others."""
 
-Shelf = Callable[[str, Mapping[str, Any], Callable[[], pl.DataFrame]], pl.DataFrame]
+ResultCache = Callable[[str, Mapping[str, Any], Callable[[], pl.DataFrame]], pl.DataFrame]
 """`shelf(name, basis, make)`: the frame kept under the hash of name and basis, else made and kept.
 
 The basis holds everything that decides the frame (model fingerprint, sequence ids, settings).
@@ -72,7 +72,7 @@ class AnalysisInputs:
     # the reference's, where it was captured and is the one of `others`
     reference_maps: "MapStore | None" = None
     # keeps frames that are expensive to compute, across analyses and runs
-    shelf: Shelf = lambda _name, _basis, make: make()
+    shelf: ResultCache = lambda _name, _basis, make: make()
     forwards: Forwards = field(default_factory=Forwards)  # counts what goes through the models
 
     def near_duplicates(self, ids: pl.Series) -> "npt.NDArray[np.int64] | None":

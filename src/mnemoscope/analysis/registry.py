@@ -27,7 +27,7 @@ from mnemoscope.analysis.inputs import (
     AnalysisResult,
     AnalysisSettings,
     Cost,
-    Shelf,
+    ResultCache,
 )
 from mnemoscope.errors import DamagedDataError, UserError, nearest
 from mnemoscope.files import (
@@ -516,7 +516,7 @@ def store_result(study: Study, entry: Entry, result: AnalysisResult, **facts: An
     return stored
 
 
-def shelf_of(study: Study) -> Shelf:
+def shelf_of(study: Study) -> ResultCache:
     """The study's shelf: frames under `analysis/kept/`, named by the hash of their basis."""
     folder = study.folder / "analysis" / "kept"
 
