@@ -14,7 +14,7 @@ from mnemoscope.audit.local import LocalModel
 from mnemoscope.audit.needs import Grafts, copied_shares, find_needs, standard_parts
 from mnemoscope.audit.settings import MOST_COPIED, AuditSettings
 from mnemoscope.audit.verify import read_audit
-from mnemoscope.errors import UserError
+from mnemoscope.errors import NoRoomError, UserError
 from mnemoscope.lm.continue_ import scan_memorized
 from mnemoscope.lm.edges import total_effects
 from mnemoscope.lm.probe import decoder_layers
@@ -118,3 +118,25 @@ def test_a_graft_that_gives_no_finite_logits_is_refused_not_counted_as_breaking(
     windows = np.array([lm.tokenizer(trained[0])["input_ids"][:64]], dtype=np.int32)
     with pytest.raises(UserError, match="non-finite logits in float32 on cpu"):
         asked._graft_counts(windows)
+
+
+@pytest.mark.parametrize("most", [1, 0])
+def test_want_of_memory_halves_batches_and_is_an_error_where_none_fits(
+    lm, trained, monkeypatch, most
+):
+    """A passage without its needs may get another verdict: none is left out for memory."""
+    windows = np.array([lm.tokenizer(one)["input_ids"][:64] for one in trained[:2]], np.int32)
+    mlp = decoder_layers(lm)[0].mlp
+    real = mlp.forward
+
+    def forward(states):
+        if len(states) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(states)
+
+    monkeypatch.setattr(mlp, "forward", forward)
+    if most:
+        assert all(one["needed"] for one in find_needs(lm, windows, **ASKED))
+    else:
+        with pytest.raises(NoRoomError, match="one sequence alone does not fit"):
+            find_needs(lm, windows, **ASKED)
