@@ -29,6 +29,7 @@ from mnemoscope.parse import read_json
 from mnemoscope.progress import say
 
 if TYPE_CHECKING:
+    import numpy as np
     import polars as pl
     from pydantic import TypeAdapter
 
@@ -283,6 +284,22 @@ def _explain(error: OSError, path: Path) -> Exception:
     if error.errno == errno.ENOENT and not path.parent.is_dir():
         return UserError(f"{path.parent}: no such folder. Create it, or choose another with -o.")
     return error
+
+
+def open_array(path: Path) -> "np.memmap[Any, Any]":
+    """Map the array of an `.npy` file, read only; DamagedDataError where it holds none, or a part.
+
+    A header is Python source to NumPy: a hostile one raises whatever tokenizer and parser do.
+    """
+    import numpy as np
+
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:
+        said = first_line(error)
+        raise DamagedDataError(
+            f"{path}: not a whole .npy array ({said}). Copy it again."
+        ) from error
 
 
 def write_parquet(
