@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from filelock import Timeout
 
 from mnemoscope.data.corpus import open_flat
 from mnemoscope.data.rows import read_pair
@@ -120,6 +121,27 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="already there"), atomic_folder(out):
         pass
     assert (out / "a").read_text() == "b"
+
+
+def test_a_folder_that_another_makes_is_in_use_and_left_alone(tmp_path: Path) -> None:
+    """As two containers on one file system do, where both are process 1."""
+    out = tmp_path / "out"
+    with atomic_folder(out) as made:
+        (made / "a").write_text("a")
+        with pytest.raises(UserError, match="out: in use by") as said, atomic_folder(out):
+            pass
+        assert "\n" not in str(said.value)
+        assert ".tmp" not in str(said.value)
+        (made / "b").write_text("b")
+    assert sorted(one.name for one in out.iterdir()) == ["a", "b"]
+    assert [one.name for one in tmp_path.iterdir()] == ["out"]
+
+    def timed_out() -> None:
+        with atomic_folder(tmp_path / "other"):
+            raise Timeout("a lock of the caller's")
+
+    with pytest.raises(Timeout):
+        timed_out()
 
 
 def test_a_kept_table_is_taken_at_its_own_place_alone(tmp_path) -> None:

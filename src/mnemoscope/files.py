@@ -86,37 +86,44 @@ def atomic_folder(
 
     `check` refuses a `folder` that may not be made; an empty one is replaced. The temporary folder
     is ``.<name>.<pid>.tmp`` beside it; its process holds a lock beside that, so what a killed one
-    left is known and removed first. Raises UserError: as `check`, or the parent is not writable.
-    NoRoomError: the disk is full.
+    left is known and removed first. Raises UserError: as `check`, the parent is not writable, or
+    another is making the folder. NoRoomError: the disk is full.
     """
     check(Path(folder))
     folder = Path(folder).resolve()  # a link to an empty folder stays a link
     made_folder(folder.parent)
     for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):
-        with suppress(Timeout, OSError), _held(left):
+        with suppress(UserError, OSError), _held(left, folder):
             shutil.rmtree(left, ignore_errors=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
-        with _held(temporary):
-            yield made_folder(temporary)
-            mask = os.umask(0)  # safetensors writes for the owner alone
-            os.umask(mask)
-            for file in filter(Path.is_file, temporary.rglob("*")):
-                file.chmod(0o666 & ~mask)
-            check(folder)
-            os.replace(temporary, folder)
+        with _held(temporary, folder):
+            try:
+                yield made_folder(temporary)
+                mask = os.umask(0)  # safetensors writes for the owner alone
+                os.umask(mask)
+                for file in filter(Path.is_file, temporary.rglob("*")):
+                    file.chmod(0o666 & ~mask)
+                check(folder)
+                os.replace(temporary, folder)
+            finally:  # within the lock: the temporary folder of another is not ours to remove
+                shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise _explain(error, folder) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Hold the file beside a folder, `.lock` in place of `.tmp`; Timeout where another does."""
-    lock = folder.with_suffix(".lock")
+def _held(temporary: Path, folder: Path) -> Iterator[None]:
+    """Hold the file beside it, `.lock` in place of `.tmp`; UserError where another does."""
+    lock = temporary.with_suffix(".lock")
     held = FileLock(lock, thread_local=False)
-    held.acquire(timeout=0)
+    try:
+        held.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"{folder}: in use by another process, which makes it. Wait until it ends, or choose "
+            "another with -o."
+        ) from None
     try:
         yield
     finally:
