@@ -13,6 +13,7 @@ import json
 import os
 import selectors
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -410,21 +411,33 @@ def _place(file: BinaryIO) -> int | None:
 # -- a file that nothing says is whole -----------------------------------------------------------
 # After one flipped bit Polars may ask for 2^61 bytes, and Rust then ends the process on the spot,
 # without an exception. One small process a session reads each such file; if it dies, the file is
-# damaged. It needs POSIX (limits, and pipes that can be waited for); elsewhere nothing is tried.
+# damaged, unless it had less memory than any whole file needs. It needs POSIX (limits, and pipes
+# that can be waited for); elsewhere nothing is tried.
 
 _MOST_BYTES = 64 << 20  # of a file; larger ones take seconds, and their reader is not tried
 _SECONDS = 60.0  # on a busy machine; a file of this size takes less than one
+_ROOM = 8 << 30  # bytes of address space in which a whole file of this size is read
+# It gets that much, or the limit that holds. Polars is tried once beforehand, so that its threads
+# are there. Null says that memory was short. Below `_ROOM` a death says so too, or silence, where
+# a thread waits for a dead one.
 _PROGRAM = """
-import json, resource, sys
-import polars as pl
-resource.setrlimit(resource.RLIMIT_AS, (1 << 33, 1 << 33))
+import io, json, resource, sys
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+import polars as pl
+pl.DataFrame({"a": [1]}).write_parquet(tried := io.BytesIO())
+pl.read_parquet(tried.getvalue())
+try:
+    resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]), int(sys.argv[1])))
+except (OSError, ValueError):
+    pass  # macOS allows no limit below what is mapped
 for line in sys.stdin:
     try:
         pl.read_parquet(json.loads(line), glob=False)
         said = ""
     except BaseException as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if isinstance(error, MemoryError) or "Cannot allocate memory" in said:
+            said = None
     print(json.dumps(said), flush=True)
 """
 _lock = threading.Lock()
@@ -434,7 +447,10 @@ _owner = 0  # the process that may speak to it: a fork shares the pipes
 
 
 def fault_of_parquet(path: Path) -> str:
-    """What is wrong with a Parquet file, in its reader's words; empty where it can be read."""
+    """What is wrong with a Parquet file, in its reader's words; empty where it can be read.
+
+    Raises NoRoomError: memory does not suffice to try it.
+    """
     found = path.stat()
     identity = str(path.absolute()), found.st_ino, found.st_size, found.st_mtime_ns
     if not 0 < found.st_size <= _MOST_BYTES or os.name != "posix":
@@ -448,16 +464,21 @@ def fault_of_parquet(path: Path) -> str:
 def _try(path: Path) -> str:
     global _process, _owner
     if _process is None or _owner != os.getpid() or _process.poll() is not None:
+        try:
+            _process = subprocess.Popen(
+                [sys.executable, "-c", _PROGRAM, str(_room())],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                start_new_session=True,  # Ctrl-C is for us
+                env=os.environ | {"POLARS_MAX_THREADS": "1", "RUST_BACKTRACE": "0"},
+            )
+        except OSError as error:
+            if error.errno not in (errno.ENOMEM, errno.EAGAIN):
+                raise
+            raise _unchecked(path, f"its reader does not start: {error.strerror}") from error
         _owner = os.getpid()
-        _process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,  # Ctrl-C is for us
-            env=os.environ | {"POLARS_MAX_THREADS": "1", "RUST_BACKTRACE": "0"},
-        )
     assert _process.stdin is not None
     assert _process.stdout is not None
     try:
@@ -468,10 +489,30 @@ def _try(path: Path) -> str:
             answer = _process.stdout.readline() if selector.select(_SECONDS) else None
     except BrokenPipeError:
         answer = ""
-    if answer:
-        return str(json.loads(answer))
+    if answer and (said := json.loads(answer)) is not None:
+        return str(said)
+    is_killed = answer == "" and _process.wait() == -signal.SIGKILL  # as Linux does for memory
     _end()
-    return "its reader dies of it" if answer == "" else f"not read within {_SECONDS:.0f} s"
+    room = _room()
+    if is_killed or room < _ROOM:
+        limited = f"its reader had {room / 2**30:.1f} of {_ROOM >> 30} GiB, see 'ulimit -v'"
+        raise _unchecked(path, "the system ended its reader" if is_killed else limited)
+    return f"not read within {_SECONDS:.0f} s" if answer is None else "its reader dies of it"
+
+
+def _unchecked(path: Path, why: str) -> NoRoomError:
+    return NoRoomError(
+        f"{path}: not enough memory to check whether it is whole ({why}). Make room and run the "
+        "same command again."
+    )
+
+
+def _room() -> int:
+    """Bytes of address space that the reader may have: as this process, but `_ROOM` at most."""
+    import resource  # POSIX alone
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return _ROOM if soft == resource.RLIM_INFINITY else min(soft, _ROOM)
 
 
 @atexit.register
