@@ -6,6 +6,7 @@ Models are loaded when they are first asked for. Every sequence put through one 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import polars as pl
 from pydantic import ConfigDict, Field
@@ -43,9 +44,18 @@ class OtherModel(NamedTuple):
 
 @dataclass
 class Forwards:
-    """How many sequences went through a model so far."""
+    """How many sequences went through models so far; `close` ends the counting."""
 
     n: int = 0
+    hooks: WeakKeyDictionary[Any, Any] = field(default_factory=WeakKeyDictionary, repr=False)
+
+    def close(self) -> None:
+        """Take the counters off the models."""
+        for base, hook in self.hooks.items():
+            hook.remove()
+            if getattr(base, "_mnemoscope_counter", None) is hook:
+                del base._mnemoscope_counter
+        self.hooks.clear()
 
 
 @dataclass(frozen=True)
@@ -104,9 +114,10 @@ class AnalysisInputs:
 
 
 def count_forwards(lm: "LanguageModel", forwards: Forwards) -> "LanguageModel":
-    """Count every sequence that goes through a model from now on, in place of who counted before.
+    """Count every sequence that goes through a model until `forwards` is closed.
 
-    A step that goes on from a key-value cache is no further sequence.
+    It does so in place of who counted before. A step that goes on from a key-value cache is no
+    further sequence.
     """
     base = lm.model.base_model
     if (before := getattr(base, "_mnemoscope_counter", None)) is not None:
@@ -118,7 +129,8 @@ def count_forwards(lm: "LanguageModel", forwards: Forwards) -> "LanguageModel":
         if first is not None and not any(one.get_seq_length() for one in caches):
             forwards.n += len(first)
 
-    base._mnemoscope_counter = base.register_forward_pre_hook(count, with_kwargs=True)
+    hook = base.register_forward_pre_hook(count, with_kwargs=True)
+    base._mnemoscope_counter = forwards.hooks[base] = hook
     return lm
 
 

@@ -12,6 +12,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -356,9 +357,10 @@ def run_analysis(
 ) -> AnalysisResult:
     """Run one analysis and say what it cost; UserError says what the analysis refuses."""
     before, started = inputs.forwards.n, time.monotonic()
-    result = _analysed(entry, inputs, settings)
-    if entry.each_model and inputs.others:
-        result = _beside_others(entry, inputs, settings, result)
+    with closing(inputs.forwards):
+        result = _analysed(entry, inputs, settings)
+        if entry.each_model and inputs.others:
+            result = _beside_others(entry, inputs, settings, result)
     seconds = time.monotonic() - started
     if entry.plugin is not None:
         result = replace(result, libraries=(*result.libraries, entry.plugin.package))

@@ -356,10 +356,7 @@ class LocalModel(AuditedModel):
 
         def reproduces() -> npt.NDArray[np.bool_]:
             n_allowed = self.settings.n_allowed
-            try:
-                scores = self._continued(self.lm, windows, n_allowed).score
-            except UserError:  # logits that are not finite: nothing comes out
-                return np.zeros(len(windows), dtype=bool)
+            scores = self._continued(self.lm, windows, n_allowed).score
             return scores >= 1 - n_allowed / self.settings.suffix - 1e-9  # NaN: left
 
         return [
@@ -494,7 +491,8 @@ def _finish_whole(
             fed = prepend_bos(lm, rows[:, :-1])
             if cache is not None:
                 fed, own = rows[:, -n_left - 1 : -1], with_rows(lm, cache, some)
-            best, _ = best_two(last_logits(lm, fed, n_left, own))
+            best, gap = best_two(last_logits(lm, fed, n_left, own))
+            check_finite(lm, gap)
             is_whole[some] = (best == rows[:, -n_left:]).all(dim=1)
     chosen[alive[is_whole]] = batch[alive[is_whole], -chosen.shape[1] :]
     return is_whole

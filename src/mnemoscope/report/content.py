@@ -18,6 +18,7 @@ from mnemoscope.benchmark.published import (
     PUBLISHED_GUESSED,
     allocate,
     guessed_share,
+    has_columns,
     published_profile,
     published_table,
 )
@@ -32,7 +33,7 @@ from mnemoscope.benchmark.sources import (
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 from mnemoscope.cnn.presets import PRESETS
 from mnemoscope.data.table import PUBLISHED_VERDICT
-from mnemoscope.errors import DamagedDataError, UserError, first_line
+from mnemoscope.errors import DamagedDataError, first_line
 from mnemoscope.pipeline.benchmark import INPUTS_FILE, load_comparison, read_benchmark
 from mnemoscope.pipeline.knockout import (
     KNOCKOUT_FILE,
@@ -353,11 +354,10 @@ def allocation_of(table: pl.DataFrame) -> Record | None:
 
     `rows` as `allocate` gives them, the views `ours` and `published`, and a `sentence`.
     """
-    try:
-        groups = find_groups(table)
-        frame, guessed = allocate(table, groups), guessed_share(table, groups)
-    except UserError:
+    if not has_columns(table, PRASHANTH, PAPER):
         return None
+    groups = find_groups(table)
+    frame, guessed = allocate(table, groups), guessed_share(table, groups)
     if frame.is_empty():
         return None
     return {
