@@ -28,7 +28,7 @@ from mnemoscope.pipeline.causes import FINDINGS, GRAFT_SPECIFICITY_FILE, by_weig
 from mnemoscope.pipeline.graft import INTO_MODEL, SEQUENCES_FILE, specific_row
 from mnemoscope.pipeline.label import LABELS_FILE, samples_of
 from mnemoscope.report.grafts import graft_of
-from mnemoscope.stats import Estimate
+from mnemoscope.stats import FEWEST_GROUPS, Estimate
 from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.words import interval, percent, points
 
@@ -51,22 +51,27 @@ def parts(study: ms.Study, taxonomy: str) -> str:
     return table_of(["part of the reference", *columns], rows)
 
 
-_FINDING = ("finding", "random changes leave, %", "difference, points", "p", "crude", "over flip")
+_FINDING = (
+    *("finding", "random changes leave, %", "difference, points", "p"),
+    *("where as much of both is left", "crude", "over flip"),
+)
+LEAST = 40  # sequences of a form
 
 
 def _finding(row: Mapping[str, Any]) -> list[str]:
     """The cells of a row of `graft_specificity.parquet`."""
-    whole, crude, flip = (
+    whole, both, crude, flip = (
         f"{points(one.value)} {interval(one)}".strip()
         for one in (
             Estimate.of(row, "specific", ends=""),
+            Estimate.of(row, "equal_total"),
             Estimate.of(row, "crude"),
             Estimate.of(row, "over_flip"),
         )
     )
     chance = "–" if row["p_value"] is None else f"{row['p_value']:.3f}"
     said = f"{row['broken']} beyond {row['spared']}: {FINDINGS[finding_of(row)]}"
-    return [said, percent(row["random_broken"], unit=False), whole, chance, crude, flip]
+    return [said, percent(row["random_broken"], unit=False), whole, chance, both, crude, flip]
 
 
 def pairs(study: ms.Study, taxonomy: str) -> str:
@@ -119,19 +124,69 @@ def _by_kind(study: ms.Study, taxonomy: str) -> Iterator[tuple[str, Tried, list[
         if classes.n_unique() < len(names):
             continue
         tried = Tried(classes.to_numpy(), groups[inside], np.zeros(inside.sum(), int), len(names))
-        found = []
-        for name in grafted["part"].unique(maintain_order=True).to_list()[1:]:
-            frame = grafted.filter(pl.col("part") == name)
-            twin = frame.filter(pl.col("control") == "twin", pl.col("share") == 1.0)
-            flip = frame.filter(pl.col("control") == "flip")
-            walks = []
-            for _, walk in frame.drop_nulls("scale").group_by("draw", maintain_order=True):
-                scales = walk["scale"].unique(maintain_order=True).to_numpy()
-                survives = walk["survives"].to_numpy().reshape(len(scales), -1)
-                walks.append(Walk(scales, survives[:, inside]))
-            one, two = (each["survives"].to_numpy()[inside] for each in (twin, flip))
-            found.append(Part(name, one, two, walks))
-        yield kind, tried, names, found
+        yield kind, tried, names, _parts_of(grafted, inside)
+
+
+def _parts_of(grafted: pl.DataFrame, inside: np.ndarray) -> list[Part]:
+    """What survives each part and its walks, of the sequences that are `inside`."""
+    found = []
+    for name in grafted["part"].unique(maintain_order=True).to_list()[1:]:
+        frame = grafted.filter(pl.col("part") == name)
+        twin = frame.filter(pl.col("control") == "twin", pl.col("share") == 1.0)
+        flip = frame.filter(pl.col("control") == "flip")
+        walks = []
+        for _, walk in frame.drop_nulls("scale").group_by("draw", maintain_order=True):
+            scales = walk["scale"].unique(maintain_order=True).to_numpy()
+            survives = walk["survives"].to_numpy().reshape(len(scales), -1)
+            walks.append(Walk(scales, survives[:, inside]))
+        one, two = (each["survives"].to_numpy()[inside] for each in (twin, flip))
+        found.append(Part(name, one, two, walks))
+    return found
+
+
+def forms(studies: Sequence[ms.Study], taxonomy: str) -> str:
+    """What the first class is made of: each form of it, read or not, against the second class.
+
+    A cell says how much of that form is left, and by how many points more of the second class
+    breaks where random changes leave as much of that form; kinds of text are not held equal.
+    """
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for study in studies:
+        grafted = study.read(SEQUENCES_FILE).filter(pl.col("direction") == INTO_MODEL)
+        base = grafted.filter(pl.col("part") == "")
+        rows = look_up(base.select("sequence_id"), study.sequences)
+        label = look_up(rows.select("sequence_id"), study.read(LABELS_FILE))[taxonomy]
+        first, second = taxonomy.split(", ")[1:3]
+        read = pl.when(pl.col("inserted") > 0).then(pl.lit("read")).otherwise(pl.lit("never read"))
+        made_of = rows.select(pl.format("{}, {}", "form", read)).to_series()
+        groups = find_groups(rows).rank("dense").to_numpy()
+        for one in made_of.filter(label == first).unique().sort():
+            mine = (label == first) & (made_of == one)
+            inside = (base["survives"] & (mine | (label == second))).to_numpy()
+            classes = np.where(mine.to_numpy()[inside], 0, 1)
+            tried = Tried(classes, groups[inside], np.zeros(inside.sum(), int), 2)
+            n = int((classes == 0).sum())
+            if n < LEAST or len(np.unique(tried.groups[classes == 0])) < FEWEST_GROUPS:
+                continue
+            parts = _parts_of(grafted, inside)
+            for row in (
+                specific_row(each, [first, second])
+                for each in compare_classes(parts, tried, seed=0)
+            ):
+                if row["spared"] == first:
+                    whole = Estimate.of(row, "specific", ends="")
+                    said = f"{percent(row['kept_spared'], unit=False)} of {n}: "
+                    said += f"{points(whole.value)} {interval(whole)}".strip()
+                    cells.setdefault((row["part"], one), {})[study.folder.name] = said
+    names = [one.folder.name for one in studies]
+    head = [f"{name}: left, %; {second} beyond it" for name in names]
+    return table_of(
+        ["part", f"{first} that is", *head],
+        [
+            [f"`{part}`", one, *(of.get(name, "–") for name in names)]
+            for (part, one), of in cells.items()
+        ],
+    )
 
 
 def patches(study: ms.Study, taxonomy: str) -> str:
@@ -205,13 +260,16 @@ if __name__ == "__main__":
     parser.add_argument("--scores", action="store_true", help="the taxonomies in place of parts")
     parser.add_argument("--pairs", action="store_true", help="every pair of classes")
     parser.add_argument("--kinds", action="store_true", help="the same in each genre alone")
+    parser.add_argument("--forms", action="store_true", help="what the first class is made of")
     parser.add_argument("--patches", action="store_true", help="activations in place of weights")
     parser.add_argument("--write", type=Path, help="page whose tables are replaced")
     parser.add_argument("--name", default="", help="which tables of the page")
     options = parser.parse_args()
     studies = [ms.Study(one) for one in options.study]
     study = studies[0]
-    if len(studies) > 1:
+    if options.forms:
+        found = forms(studies, options.taxonomy)
+    elif len(studies) > 1:
         found = trainings(studies, options.taxonomy)
     elif options.scores:
         found = scores(study)

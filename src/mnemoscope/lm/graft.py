@@ -637,15 +637,19 @@ def _write(weight: Tensor, one: Slice, values: Tensor) -> None:
 
 
 def _like(change: Tensor, control: Control, generator: torch.Generator) -> Tensor:
-    """A change of equal norm, float32, that knows nothing of the direction of the given one."""
+    """A change of equal norm, float32, that knows nothing of the direction of the given one.
+
+    Of matrices in whole rows and columns, of vectors in their mean, `permuted` has the structure of
+    the given one. So what a shift of all gains of a norm does is no news of the twin's.
+    """
     made = torch.randn(change.shape, generator=generator).to(change)
     if control == "permuted":
         signs, made = made.sign(), change
         for axis, size in enumerate(change.shape):
             order = torch.randperm(size, generator=generator).to(change.device)
             made = made.index_select(axis, order)
-        if change.ndim < 2:  # a vector that is the same everywhere has no other order
-            made = made.abs() * signs
+        if change.ndim < 2:  # its mean stays, up or down: a shift of all is a change like any other
+            made = made * signs[0]
     elif control == "spectrum" and change.ndim >= 2:
         values = _singular_values(change.cpu())
         left, right = (

@@ -52,7 +52,7 @@ WALK_STEP = 1.4
 """From one scale of a walk to the next."""
 _SMALLEST_SCALE = 1 / 8
 _UNHARMED = 0.99  # a part that leaves so much of every class breaks nothing to compare with
-_VERSION = 4  # of what a graft does and keeps; another makes all grafts anew
+_VERSION = 5  # of what a graft does and keeps; another makes all grafts anew
 INTO_MODEL, INTO_TWIN = "twin_in_model", "model_in_twin"
 _OPPOSITE = {INTO_MODEL: INTO_TWIN, INTO_TWIN: INTO_MODEL}
 
