@@ -260,20 +260,18 @@ def cases(crossover: Path | None, hubble: Path | None) -> dict[str, Case]:
     often = refrains.filter(pl.col("inserted").is_in([0, 16, 64]))
     unread = refrains.filter(pl.col("inserted") == 0)
     kinds = "Non-Memo, OfProse, OfCode, Tables"
-    found = {
-        "unread kinds": Case(unread, *shipped, kinds, "text alone"),
-        "read or not": Case(often, *shipped, "Non-Memo, Unread, ReadOften", "read or not"),
-    }
-    halves = ("A", "B") if crossover is not None else ()
-    for half in halves:
-        windows = read_parquet(crossover / f"{half}.parquet")
-        pair = crossover / f"model-{half}", reference_path()
-        plain = windows.filter(pl.col("form") == "plain")
-        found[f"half {half}"] = Case(plain, *pair, "Non-Memo, Memorized", "memorized or not")
+    found = {}
     if hubble is not None:
         windows = read_parquet(hubble / "grafted.parquet").filter(pl.col("form") == "plain")
         pair = hubble / "perturbed", hubble / "standard"
         found["inserted"] = Case(windows, *pair, "Non-Memo, Memorized", "memorized or not")
+    found["unread kinds"] = Case(unread, *shipped, kinds, "text alone")
+    for half in ("A", "B") if crossover is not None else ():
+        windows = read_parquet(crossover / f"{half}.parquet")
+        pair = crossover / f"model-{half}", reference_path()
+        plain = windows.filter(pl.col("form") == "plain")
+        found[f"half {half}"] = Case(plain, *pair, "Non-Memo, Memorized", "memorized or not")
+    found["read or not"] = Case(often, *shipped, "Non-Memo, Unread, ReadOften", "read or not")
     return found
 
 

@@ -346,7 +346,7 @@ VERDICTS = [
     (SEEN, "adds", "0.770 were left to gain, such a study sees 0.058 in 80 % of cases"),
     (of_gain(SEEN, over="painted"), "adds", "log-probability of each next token"),
     (of_gain(SEEN, low=-0.02), "unclear", "up to 0.102 nats a sequence cannot be excluded"),
-    (QUIET, "nothing", "0.06 nats being the least that counts: −0.011 nats a sequence [−0.040, 0"),
+    (QUIET, "nothing", "less than 0.06 nats, the least that counts, is left beyond"),
     (of_gain(QUIET, high=EFFECT - 1e-9), "nothing", ""),
     (UNSURE, "unclear", "up to 0.060 nats"),
     (of_gain(UNSURE, over="painted"), "unclear", "only knows the answer"),

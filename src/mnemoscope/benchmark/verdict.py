@@ -98,8 +98,7 @@ def give_verdict(figures: BenchmarkFigures) -> Verdict:
         return Verdict("unclear", f"undecided, as {why}: {found}{note}")
     return Verdict(
         "nothing",
-        f"nothing is left beyond {gives}, {EFFECT:g} nats being the least that counts: "
-        f"{amount}{note}",
+        f"less than {EFFECT:g} nats, the least that counts, is left beyond {gives}: {amount}{note}",
     )
 
 
