@@ -100,7 +100,7 @@ def places(document, tmp_path_factory):
         ("embedded SHORT EMPTY -o OUT --reference none", "shorter than one window of 64 tokens"),
         ("embedded - -o OUT --reference none", "shorter than one window of 64 tokens"),
         ("UNTOKENIZED DOC -o OUT", "tokenizer"),
-        ("embedded DOC -o OUT --reference OTHER", "another tokenizer"),
+        ("embedded DOC -o OUT --reference OTHER", "uses a different tokenizer"),
         ("no.gguf DOC -o OUT", "no such model"),
         ("embedded lab/none -o OUT", "the hub cannot be reached"),
         ("embedded ROWS -o OUT", "--column text=NAME; it has content"),

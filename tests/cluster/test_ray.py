@@ -326,7 +326,7 @@ def test_the_verb_run_on_a_cluster_writes_what_one_process_writes(
 ):
     """All stages from the sequences on: maps, CNNs, benchmark, the page itself."""
     asked = []
-    for kind, name in ((ClusterWorker, "hold"), (RayEngine, "run_tasks")):
+    for kind, name in ((ClusterWorker, "open_worker"), (RayEngine, "run_tasks")):
         does = getattr(kind, name)
         spy = lambda *args, does=does, **named: asked.append(does.__name__) or does(*args, **named)  # noqa: E731
         monkeypatch.setattr(kind, name, spy)
@@ -335,7 +335,7 @@ def test_the_verb_run_on_a_cluster_writes_what_one_process_writes(
     assert done.status == 0, done.err
     assert_same(folder, whole["report"])
     assert {"benchmark.parquet", "report.html"} <= content(folder).keys()
-    assert set(asked) == {"hold", "run_tasks"}  # it was the cluster's work
+    assert set(asked) == {"open_worker", "run_tasks"}  # it was the cluster's work
 
 
 @pytest.mark.slow
@@ -348,7 +348,7 @@ def test_the_verb_search_on_a_cluster_writes_what_one_process_writes(whole, tmp_
         assert done.status == 0, done.err
         shown.append(done.out.replace(str(folders[name]), ""))
     assert_same(folders["ray"], folders["local"])
-    assert "Found by excess" in shown[0]
+    assert "found, by excess" in shown[0]
     assert shown[1] == shown[0]
 
 

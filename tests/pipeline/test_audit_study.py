@@ -252,6 +252,6 @@ def test_auto_makes_no_study_for_an_audit_that_would_be_refused(
     auto = ("-o", tmp_path / "a", "-q", "--study", "auto")
     assert "shorter than one window" in refused("audit", "embedded", short, *auto)
     other = ("--reference", tiny.model)
-    assert "another tokenizer" in refused("audit", "embedded", document, *auto, *other)
+    assert "uses a different tokenizer" in refused("audit", "embedded", document, *auto, *other)
     assert not list(tmp_path.rglob("study.yaml"))
     assert not (tmp_path / "a" / "audit.json").exists()

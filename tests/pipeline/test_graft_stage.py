@@ -148,7 +148,7 @@ def planted(monkeypatch, study):
                 else:
                     by = harm[name] * (made.share if made.control == "twin" else 0.5)
                 survives.append(by <= firm)
-            return graft._Judged(np.array(survives), 3.0 + scale[0])
+            return graft._Survival(np.array(survives), 3.0 + scale[0])
 
         monkeypatch.setattr(graft, "_judged", judged)
         monkeypatch.setattr(Pair, "walk", lambda *_, **__: at)

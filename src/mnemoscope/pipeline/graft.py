@@ -464,7 +464,7 @@ def make_graft(task: Task) -> str:
     return task.key
 
 
-class _ComparedClasses(NamedTuple):
+class _Survival(NamedTuple):
     """Which of the tried sequences survive, (n,), and the loss of what is held out, in nats."""
 
     survives: np.ndarray
@@ -479,7 +479,7 @@ class _ComparedClasses(NamedTuple):
         )
 
 
-def _grafted(loaded: Loaded, graft: Graft) -> _ComparedClasses:
+def _grafted(loaded: Loaded, graft: Graft) -> _Survival:
     """What survives one graft."""
     swapped: AbstractContextManager[None] = nullcontext()
     if graft.part:
@@ -490,7 +490,7 @@ def _grafted(loaded: Loaded, graft: Graft) -> _ComparedClasses:
         return _judged(loaded, loaded.models[graft.direction], graft)
 
 
-def _judged(loaded: Loaded, lm: LanguageModel, graft: Graft | Walk) -> _ComparedClasses:
+def _judged(loaded: Loaded, lm: LanguageModel, graft: Graft | Walk) -> _Survival:
     """Scan the sequences as the model is now, and ask what is held out."""
     settings, tried, held_out = loaded.study.settings, loaded.tried, loaded.held_out
     size, prefix = settings.model.batch_size, settings.sequences.n_prefix
@@ -498,14 +498,14 @@ def _judged(loaded: Loaded, lm: LanguageModel, graft: Graft | Walk) -> _Compared
         scans = scan_memorized(lm, token_matrix(tried), batch_size=size, prefix=prefix)
         survives = np.concatenate([one.is_memorized for one in scans])
         if not held_out.height:
-            return _ComparedClasses(survives, None)
+            return _Survival(survives, None)
         logprobs = suffix_logprobs(lm, token_matrix(held_out), batch_size=size, prefix=prefix)
-        return _ComparedClasses(survives, -float(logprobs.mean()))
+        return _Survival(survives, -float(logprobs.mean()))
     except UserError as error:  # logits that are not finite: nothing survives that
         if not graft.part:
             raise
         say(f"{graft.part} ({graft.control}): {error}")
-        return _ComparedClasses(np.zeros(tried.height, dtype=bool), None)
+        return _Survival(np.zeros(tried.height, dtype=bool), None)
 
 
 def _walked(loaded: Loaded, task: Task, walk: Walk) -> pl.DataFrame:
@@ -526,7 +526,7 @@ def _walked(loaded: Loaded, task: Task, walk: Walk) -> pl.DataFrame:
     least = np.minimum(left, members @ flip)
     seed = loaded.study.settings.graft.seed * 10_000 + walk.draw
     change = loaded.pairs[INTO_MODEL].walk(walk.part, control=walk.control, seed=seed)
-    found: dict[float, _ComparedClasses] = {}
+    found: dict[float, _Survival] = {}
 
     def kept(scale: float) -> np.ndarray:
         with change(scale):
@@ -557,7 +557,7 @@ def _seen(loaded: Loaded, task: Task, graft: Graft) -> np.ndarray:
     return loaded.seen[graft]
 
 
-def _patched(loaded: Loaded, patch: Patch) -> _ComparedClasses:
+def _patched(loaded: Loaded, patch: Patch) -> _Survival:
     """What survives a patch."""
     study, tried, held_out = loaded.study, loaded.tried, loaded.held_out
     lm, source = loaded.models[patch.direction], loaded.models[_OPPOSITE[patch.direction]]
@@ -581,7 +581,7 @@ def _patched(loaded: Loaded, patch: Patch) -> _ComparedClasses:
     )
     survives, _, logprob = map(np.concatenate, zip(*batches, strict=True))
     loss = -float(logprob[tried.height :].mean(dtype=np.float64)) if held_out.height else None
-    return _ComparedClasses(survives[: tried.height], loss)
+    return _Survival(survives[: tried.height], loss)
 
 
 def _read(task: Task) -> pl.DataFrame:
