@@ -81,11 +81,12 @@ def causes(studies: Sequence[Study]) -> list[str]:
         else:
             key = max(rows, key=lambda one: min(row["specific"] for row in rows[one]))
             part, broken, spared = key
-            n = sum(finding_of(row) is Finding.SPECIFIC for row in rows[key])
+            passed = sum(finding_of(row) is Finding.SPECIFIC for row in rows[key]) or "none"
+            n_parts = len({part for part, _, _ in asked})
             sentences.append(
-                f"{under} no part that breaks a class does so in all {len(tables)} trainings; "
-                f"nearest comes {broken} beyond {spared} under {part_words(part)}, found in {n} "
-                f"({_each(rows[key])})."
+                f"{under} {n_parts} parts were tried in all {len(tables)} models, and none passed "
+                f"in all. Nearest come {part_words(part)}, which passed in {passed}: {broken} "
+                f"beyond {spared} by {_each(rows[key])}."
             )
     return sentences
 
@@ -106,9 +107,9 @@ def of_forms() -> str:
     }
     said = {form: "; ".join(map(gain, each)) for form, each in rows.items()}
     return (
-        "There it sets apart text that repeats itself: in the shipped trainings Recall breaks more "
-        f"than refrains that nobody read ({said['refrain, never read']}), but no more than natural "
-        f"text that the rule calls Guess and that was read ({said['rule, read']})."
+        "That comes from text that repeats itself: in the first three models Recall breaks beyond "
+        f"refrains that nobody read by {said['refrain, never read']}; beyond natural text that the "
+        f"rule calls Guess and that was read no difference is shown ({said['rule, read']})."
     )
 
 
