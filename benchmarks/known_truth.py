@@ -1,18 +1,16 @@
 """Verdicts of the benchmark on real models of which it is known what they read.
 
     python benchmarks/known_truth.py text [--pair DATA ...] [--crossover crossover]
-    python benchmarks/known_truth.py studies known --crossover crossover --hubble small-hubble \
-        [--write docs/verdicts.md]      # both write
+    python benchmarks/known_truth.py studies known --hubble small-hubble [--write docs/verdicts.md]
 
 `text`: three classes that a property of the text alone sets apart (thirds of how many digits,
 blanks, different tokens ... it has; its kind; its form), of texts that neither the model nor its
 reference read. Nothing can be memory, so a verdict that says "adds" is wrong, and so is one that
 says "adds" of the reference over the model. The regression is asked, in folds of documents.
 
-`studies`: ordinary studies made by the command, with CNNs. *Unread kinds*: refrains that were never
-read, by kind: nothing can be memory. *Read or not*: refrains that both models continue, read often
-or never. *Halves*: windows that one model of the crossover read and reproduces against those of the
-other half. *Inserted*: the small Hubble's passages. In the last three the text is alike.
+`studies`: ordinary studies made by the command, with CNNs. *Inserted*: the small Hubble's passages,
+memorized or not; the text is alike. *Unread kinds*: refrains that both models continue and neither
+read, by kind of text: nothing can be memory.
 """
 
 import argparse
@@ -53,7 +51,6 @@ NODES = """\
 nodes:
   - {name: OfProse, yes_when: "genre = 'prose'", meaning: prose}
   - {name: OfCode, yes_when: "genre = 'code'", meaning: code}
-  - {name: Unread, yes_when: inserted = 0, meaning: never read}
 taxonomies:
 """
 SETTINGS = {
@@ -251,13 +248,12 @@ class Case(NamedTuple):
     truth: str
 
 
-def cases(crossover: Path | None, hubble: Path | None) -> dict[str, Case]:
+def cases(hubble: Path | None) -> dict[str, Case]:
     """Those whose models are there."""
     shipped = model_path(), reference_path()
     refrains = read_table(sequences_path()).filter(pl.col("form") == "refrain")
     for path in shipped:
         refrains = refrains.filter(verdicts(load_model(path), token_matrix(refrains)))
-    often = refrains.filter(pl.col("inserted").is_in([0, 16, 64]))
     unread = refrains.filter(pl.col("inserted") == 0)
     kinds = "Non-Memo, OfProse, OfCode, Tables"
     found = {}
@@ -266,12 +262,6 @@ def cases(crossover: Path | None, hubble: Path | None) -> dict[str, Case]:
         pair = hubble / "perturbed", hubble / "standard"
         found["inserted"] = Case(windows, *pair, "Non-Memo, Memorized", "memorized or not")
     found["unread kinds"] = Case(unread, *shipped, kinds, "text alone")
-    for half in ("A", "B") if crossover is not None else ():
-        windows = read_parquet(crossover / f"{half}.parquet")
-        pair = crossover / f"model-{half}", reference_path()
-        plain = windows.filter(pl.col("form") == "plain")
-        found[f"half {half}"] = Case(plain, *pair, "Non-Memo, Memorized", "memorized or not")
-    found["read or not"] = Case(often, *shipped, "Non-Memo, Unread, ReadOften", "read or not")
     return found
 
 
@@ -306,10 +296,10 @@ def study_rows(name: str, case: Case, study: ms.Study) -> Iterator[list[str]]:
         yield [name, case.truth, n, shown, gain, seen, row["verdict_kind"] or "–", excess]
 
 
-def studies(folder: Path, crossover: Path | None, hubble: Path | None) -> str:
+def studies(folder: Path, hubble: Path | None) -> str:
     """A row a case and reader."""
     rows = []
-    for name, case in cases(crossover, hubble).items():
+    for name, case in cases(hubble).items():
         rows += study_rows(name, case, study_of(folder / name.replace(" ", "-"), case))
     heads = ["study", "what sets the classes apart", "sequences in groups", "reader"]
     heads += ["gain, nats", "80 % see", "verdict", "excess of min-F1, points"]
@@ -323,13 +313,13 @@ if __name__ == "__main__":
     of_text.add_argument("--pair", type=Path, nargs="*", help="folders of table and models")
     of_studies.add_argument("folder", type=Path)
     of_studies.add_argument("--hubble", type=Path, help="folder of benchmarks/small_hubble.py")
+    of_text.add_argument("--crossover", type=Path, help="folder of benchmarks/crossover.py")
     for verb in (of_text, of_studies):
-        verb.add_argument("--crossover", type=Path, help="folder of benchmarks/crossover.py")
         verb.add_argument("--write", type=Path, help="page whose table is replaced")
     options = parser.parse_args()
     if options.verb == "text":
         folders = options.pair or [model_path().parent]
         tables = text_alone(pairs_of(folders, options.crossover))
     else:
-        tables = studies(options.folder, options.crossover, options.hubble)
+        tables = studies(options.folder, options.hubble)
     show_tables(tables, options.write, f"known truth, {options.verb}")
