@@ -75,7 +75,7 @@ def measure(
         clocks = [(time.perf_counter(), time.process_time())]
         windows = scan_windows(model)
         clocks.append((time.perf_counter(), time.process_time()))
-        found = spans_of(model.tokenizer, model.tokens, windows, model.settings, model.grow)
+        found = spans_of(model.tokenizer, model.tokens, windows, model.settings, model.extend)
         spans = model.gather(found)
         model.write_on(begun_right(windows))  # what near copies take
         clocks.append((time.perf_counter(), time.process_time()))

@@ -144,10 +144,10 @@ def tiny_studies(tiny, made_once) -> dict[str, Path]:
     Of its two taxonomies the second is impossible: no sequence is a guess.
     """
     from mnemoscope.flow.run import run
-    from mnemoscope.study.folder import STAGES
     from mnemoscope.study.settings import load_settings
+    from mnemoscope.study.stages import STAGES
 
-    stages = [one.name for one in STAGES if not one.optional]
+    stages = [one.name for one in STAGES if not one.is_optional]
 
     def make(folder: Path) -> None:
         for stage in stages:

@@ -39,7 +39,7 @@ def test_the_commented_template_means_the_defaults_and_explains_each(tmp_path) -
         ({"train": {"kernels": []}}, "train.kernels: List should have at least 1 item"),
         ({"train": {"poolings": []}}, "train.poolings: List should have at least 1 item"),
         ({"train": {"seeds": []}}, "train.seeds: List should have at least 1 item"),
-        ({"train": {"kernels": [6, 8, 6]}}, "train.kernels: 6 is there twice"),
+        ({"train": {"kernels": [6, 8, 6]}}, "train.kernels: 6 is duplicated"),
         ({"train": {"filters": [0]}}, "train.filters.0: Input should be greater"),
         ({"train": {"seeds": [2**70]}}, "train.seeds: larger than 4,294,967,295"),
         ({"train": {"seeds": [True]}}, "train.seeds.0: Input should be a valid integer"),

@@ -5,13 +5,18 @@ import hashlib
 import io
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
+from filelock import Timeout
 
+from mnemoscope.data.corpus import open_flat
+from mnemoscope.data.rows import read_pair
 from mnemoscope.errors import DamagedDataError, NoRoomError, UserError
 from mnemoscope.files import (
     atomic_folder,
     atomic_path,
+    open_array,
     read_kept,
     read_parquet,
     write_json,
@@ -118,6 +123,27 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert (out / "a").read_text() == "b"
 
 
+def test_a_folder_that_another_makes_is_in_use_and_left_alone(tmp_path: Path) -> None:
+    """As two containers on one file system do, where both are process 1."""
+    out = tmp_path / "out"
+    with atomic_folder(out) as made:
+        (made / "a").write_text("a")
+        with pytest.raises(UserError, match="out: in use by") as said, atomic_folder(out):
+            pass
+        assert "\n" not in str(said.value)
+        assert ".tmp" not in str(said.value)
+        (made / "b").write_text("b")
+    assert sorted(one.name for one in out.iterdir()) == ["a", "b"]
+    assert [one.name for one in tmp_path.iterdir()] == ["out"]
+
+    def timed_out() -> None:
+        with atomic_folder(tmp_path / "other"):
+            raise Timeout("a lock of the caller's")
+
+    with pytest.raises(Timeout):
+        timed_out()
+
+
 def test_a_kept_table_is_taken_at_its_own_place_alone(tmp_path) -> None:
     frame, names = pl.DataFrame({"one": [1, 2]}), [tmp_path / "a.parquet", tmp_path / "b.parquet"]
     write_kept(names[0], frame)
@@ -127,3 +153,43 @@ def test_a_kept_table_is_taken_at_its_own_place_alone(tmp_path) -> None:
     assert read_kept(names[0], "part") is None
     write_parquet(names[0], frame)  # as earlier versions did
     assert read_kept(names[0], "part").equals(frame)
+
+
+GOOD_HEADER = "{'descr': '<i4', 'fortran_order': False, 'shape': (4, 4)}"
+HEADERS = {
+    "a text without end": "{'descr': '''<i4, 'shape': (4,",  # tokenize.TokenError
+    "other indentation": "if 1:\n  a\n b\n",  # IndentationError
+    "a list as a key": "{[]: 1}",  # TypeError
+    "keys of two types": "{1: 1, 'a': 2}",
+    "an axis beyond 64 bits": GOOD_HEADER.replace("(4,", f"({2**70},"),  # OverflowError
+    "an axis beyond all memory": GOOD_HEADER.replace("(4,", f"({2**40},"),
+    "depth": "-" * 3000 + "1",  # RecursionError
+    "objects": GOOD_HEADER.replace("<i4", "O"),
+    "more than there is": GOOD_HEADER.replace("(4,", "(5,"),
+}
+
+
+@pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS)
+def test_an_array_with_a_hostile_header_is_refused_in_one_line(tmp_path, header) -> None:
+    def npy(header: str) -> bytes:
+        return b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header.encode() + bytes(64)
+
+    paths = [tmp_path / f"a_{half}.npy" for half in ("prefix", "suffix")]
+    for path in paths:
+        path.write_bytes(npy(GOOD_HEADER))
+        assert np.array_equal(open_array(path), np.zeros((4, 4)))
+    assert read_pair(*paths, prefix=None).height == 4
+    assert open_flat(paths[0], None).n_tokens == 16
+    for path in paths:
+        path.write_bytes(npy(header))
+    readers = (
+        open_array,
+        lambda _: read_pair(*paths, prefix=None),
+        lambda one: open_flat(one, None),
+    )
+    for read in readers:
+        with pytest.raises(
+            DamagedDataError, match=r"a_prefix\.npy: not a whole \.npy array"
+        ) as said:
+            read(paths[0])
+        assert len(str(said.value)) < 400 + len(str(tmp_path))

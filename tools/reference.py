@@ -15,10 +15,9 @@ from typing import Any
 from pydantic import BaseModel
 from typer import Context
 from typer.cli import get_docs_for_click
-from typer.main import get_command
 
 import mnemoscope
-from mnemoscope.cli.app import app
+from mnemoscope.cli.app import make_command
 from mnemoscope.study.settings import StudySettings
 
 HEAD = {
@@ -34,8 +33,8 @@ HEAD = {
 
 def command_line() -> str:
     """Typer's own page of all verbs, its first heading left out."""
-    root = get_command(app)
-    for verb in root.commands.values():  # type: ignore[attr-defined]
+    root = make_command()  # changed below
+    for verb in root.commands.values():
         verb.short_help = verb.help.split("\n\n")[0]  # Typer cuts it to 45 characters
     page = get_docs_for_click(obj=root, ctx=Context(root), name="mnemoscope")
     parts = page.split("\n", 1)[1].strip().split("`")

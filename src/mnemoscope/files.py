@@ -13,6 +13,7 @@ import json
 import os
 import selectors
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -29,6 +30,7 @@ from mnemoscope.parse import read_json
 from mnemoscope.progress import say
 
 if TYPE_CHECKING:
+    import numpy as np
     import polars as pl
     from pydantic import TypeAdapter
 
@@ -85,37 +87,44 @@ def atomic_folder(
 
     `check` refuses a `folder` that may not be made; an empty one is replaced. The temporary folder
     is ``.<name>.<pid>.tmp`` beside it; its process holds a lock beside that, so what a killed one
-    left is known and removed first. Raises UserError: as `check`, or the parent is not writable.
-    NoRoomError: the disk is full.
+    left is known and removed first. Raises UserError: as `check`, the parent is not writable, or
+    another is making the folder. NoRoomError: the disk is full.
     """
     check(Path(folder))
     folder = Path(folder).resolve()  # a link to an empty folder stays a link
     made_folder(folder.parent)
     for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):
-        with suppress(Timeout, OSError), _held(left):
+        with suppress(UserError, OSError), _held(left, folder):
             shutil.rmtree(left, ignore_errors=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
-        with _held(temporary):
-            yield made_folder(temporary)
-            mask = os.umask(0)  # safetensors writes for the owner alone
-            os.umask(mask)
-            for file in filter(Path.is_file, temporary.rglob("*")):
-                file.chmod(0o666 & ~mask)
-            check(folder)
-            os.replace(temporary, folder)
+        with _held(temporary, folder):
+            try:
+                yield made_folder(temporary)
+                mask = os.umask(0)  # safetensors writes for the owner alone
+                os.umask(mask)
+                for file in filter(Path.is_file, temporary.rglob("*")):
+                    file.chmod(0o666 & ~mask)
+                check(folder)
+                os.replace(temporary, folder)
+            finally:  # within the lock: the temporary folder of another is not ours to remove
+                shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise _explain(error, folder) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Hold the file beside a folder, `.lock` in place of `.tmp`; Timeout where another does."""
-    lock = folder.with_suffix(".lock")
+def _held(temporary: Path, folder: Path) -> Iterator[None]:
+    """Hold the file beside it, `.lock` in place of `.tmp`; UserError where another does."""
+    lock = temporary.with_suffix(".lock")
     held = FileLock(lock, thread_local=False)
-    held.acquire(timeout=0)
+    try:
+        held.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"{folder}: in use by another process, which makes it. Wait until it ends, or choose "
+            "another with -o."
+        ) from None
     try:
         yield
     finally:
@@ -170,7 +179,7 @@ def read_kept(path: Path, what: str) -> "pl.DataFrame | None":
                 return frame
         except (OSError, DamagedDataError):
             pass
-        say(f"{path}: damaged, or of another place; this {what} is made again.")
+        say(f"{path}: damaged or from another study; recomputing {what}.")
     return None
 
 
@@ -285,6 +294,22 @@ def _explain(error: OSError, path: Path) -> Exception:
     return error
 
 
+def open_array(path: Path) -> "np.memmap[Any, Any]":
+    """Map the array of an `.npy` file, read only; DamagedDataError where it holds none, or a part.
+
+    A header is Python source to NumPy: a hostile one raises whatever tokenizer and parser do.
+    """
+    import numpy as np
+
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:
+        said = first_line(error)
+        raise DamagedDataError(
+            f"{path}: not a whole .npy array ({said}). Copy it again."
+        ) from error
+
+
 def write_parquet(
     path: Path | str,
     frame: "pl.DataFrame",
@@ -386,21 +411,33 @@ def _place(file: BinaryIO) -> int | None:
 # -- a file that nothing says is whole -----------------------------------------------------------
 # After one flipped bit Polars may ask for 2^61 bytes, and Rust then ends the process on the spot,
 # without an exception. One small process a session reads each such file; if it dies, the file is
-# damaged. It needs POSIX (limits, and pipes that can be waited for); elsewhere nothing is tried.
+# damaged, unless it had less memory than any whole file needs. It needs POSIX (limits, and pipes
+# that can be waited for); elsewhere nothing is tried.
 
 _MOST_BYTES = 64 << 20  # of a file; larger ones take seconds, and their reader is not tried
 _SECONDS = 60.0  # on a busy machine; a file of this size takes less than one
+_ROOM = 8 << 30  # bytes of address space in which a whole file of this size is read
+# It gets that much, or the limit that holds. Polars is tried once beforehand, so that its threads
+# are there. Null says that memory was short. Below `_ROOM` a death says so too, or silence, where
+# a thread waits for a dead one.
 _PROGRAM = """
-import json, resource, sys
-import polars as pl
-resource.setrlimit(resource.RLIMIT_AS, (1 << 33, 1 << 33))
+import io, json, resource, sys
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+import polars as pl
+pl.DataFrame({"a": [1]}).write_parquet(tried := io.BytesIO())
+pl.read_parquet(tried.getvalue())
+try:
+    resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]), int(sys.argv[1])))
+except (OSError, ValueError):
+    pass  # macOS allows no limit below what is mapped
 for line in sys.stdin:
     try:
         pl.read_parquet(json.loads(line), glob=False)
         said = ""
     except BaseException as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if isinstance(error, MemoryError) or "Cannot allocate memory" in said:
+            said = None
     print(json.dumps(said), flush=True)
 """
 _lock = threading.Lock()
@@ -410,7 +447,10 @@ _owner = 0  # the process that may speak to it: a fork shares the pipes
 
 
 def fault_of_parquet(path: Path) -> str:
-    """What is wrong with a Parquet file, in its reader's words; empty where it can be read."""
+    """What is wrong with a Parquet file, in its reader's words; empty where it can be read.
+
+    Raises NoRoomError: memory does not suffice to try it.
+    """
     found = path.stat()
     identity = str(path.absolute()), found.st_ino, found.st_size, found.st_mtime_ns
     if not 0 < found.st_size <= _MOST_BYTES or os.name != "posix":
@@ -424,16 +464,21 @@ def fault_of_parquet(path: Path) -> str:
 def _try(path: Path) -> str:
     global _process, _owner
     if _process is None or _owner != os.getpid() or _process.poll() is not None:
+        try:
+            _process = subprocess.Popen(
+                [sys.executable, "-c", _PROGRAM, str(_room())],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                start_new_session=True,  # Ctrl-C is for us
+                env=os.environ | {"POLARS_MAX_THREADS": "1", "RUST_BACKTRACE": "0"},
+            )
+        except OSError as error:
+            if error.errno not in (errno.ENOMEM, errno.EAGAIN):
+                raise
+            raise _unchecked(path, f"its reader does not start: {error.strerror}") from error
         _owner = os.getpid()
-        _process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,  # Ctrl-C is for us
-            env=os.environ | {"POLARS_MAX_THREADS": "1", "RUST_BACKTRACE": "0"},
-        )
     assert _process.stdin is not None
     assert _process.stdout is not None
     try:
@@ -444,10 +489,32 @@ def _try(path: Path) -> str:
             answer = _process.stdout.readline() if selector.select(_SECONDS) else None
     except BrokenPipeError:
         answer = ""
-    if answer:
-        return str(json.loads(answer))
+    if answer and (said := json.loads(answer)) is not None:
+        return str(said)
+    is_killed = answer == "" and _process.wait() == -signal.SIGKILL  # as Linux does for memory
     _end()
-    return "its reader dies of it" if answer == "" else f"not read within {_SECONDS:.0f} s"
+    room = _room()
+    if is_killed or room < _ROOM:
+        limited = f"its reader had {room / 2**30:.1f} of {_ROOM >> 30} GiB, see 'ulimit -v'"
+        raise _unchecked(path, "the system ended its reader" if is_killed else limited)
+    return (
+        f"not read within {_SECONDS:.0f} s" if answer is None else "it crashes the Parquet reader"
+    )
+
+
+def _unchecked(path: Path, why: str) -> NoRoomError:
+    return NoRoomError(
+        f"{path}: not enough memory to check whether it is whole ({why}). Make room and run the "
+        "same command again."
+    )
+
+
+def _room() -> int:
+    """Bytes of address space that the reader may have: as this process, but `_ROOM` at most."""
+    import resource  # POSIX alone
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return _ROOM if soft == resource.RLIM_INFINITY else min(soft, _ROOM)
 
 
 @atexit.register

@@ -43,7 +43,7 @@ from mnemoscope.pipeline.trainings import (
     settings_of,
 )
 from mnemoscope.stats import FEWEST_GROUPS
-from mnemoscope.study.folder import STAGES, Study, check_free, is_study
+from mnemoscope.study.folder import Study, check_free, is_study
 from mnemoscope.study.settings import (
     EMBEDDED,
     PATCH_DRAWS,
@@ -52,6 +52,7 @@ from mnemoscope.study.settings import (
     check_corpus,
     variants,
 )
+from mnemoscope.study.stages import STAGES
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.taxonomy.names import Taxonomy, find_partition
@@ -183,7 +184,7 @@ def plan(settings: StudySettings, folder: Path, *, redo: bool = False) -> Plan:
     has_reference = settings.capture.reference is not None or settings.model.name == EMBEDDED
     check_kernels(settings)
     check_inputs(settings, has_reference)
-    study, todo = None, [stage.name for stage in STAGES if not stage.optional]
+    study, todo = None, [stage.name for stage in STAGES if not stage.is_optional]
     if is_study(folder):
         study = Study(folder)
         changed = study.changed_stages(settings, redo=redo)

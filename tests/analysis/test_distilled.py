@@ -11,8 +11,8 @@ from scipy.spatial.distance import jensenshannon
 from mnemoscope.analysis.distilled import (
     TEACHER,
     UNSEEN,
-    Judged,
     Settings,
+    StudentScores,
     analyse,
     choose,
     divergence_of_maps,
@@ -137,9 +137,9 @@ def test_what_is_not_reproduced_stands_for_unseen_and_what_is_missing_is_said(st
         analyse(replace(study, others=others), Settings(minimum=31))
 
 
-def judge_by(gain) -> dict[str, Judged]:
+def judge_by(gain) -> dict[str, StudentScores]:
     none = np.zeros(len(gain), dtype=bool)
-    control, student = Judged(none, np.zeros(len(gain))), Judged(none, gain)
+    control, student = StudentScores(none, np.zeros(len(gain))), StudentScores(none, gain)
     return {TEACHER: control, "control": control, "student": student}
 
 
@@ -186,9 +186,11 @@ def test_the_best_of_many_students_is_judged_as_one_of_many() -> None:
     all_of_them = {"Recall": np.ones(95, dtype=bool)}
     said = []
     for n in (1, 8):
-        judged = {TEACHER: Judged(~base, level), "control": Judged(base, level)}
-        judged |= {f"idle {one}": Judged(base, level) for one in range(n - 1)}
-        shares = shares_of(all_of_them, judged | {"best": Judged(right, level)}, "control", None)
+        judged = {TEACHER: StudentScores(~base, level), "control": StudentScores(base, level)}
+        judged |= {f"idle {one}": StudentScores(base, level) for one in range(n - 1)}
+        shares = shares_of(
+            all_of_them, judged | {"best": StudentScores(right, level)}, "control", None
+        )
         said.append(sentence_of(shares, pl.DataFrame(), "control"))
     assert said[0].endswith("memorized text comes along by best.")
     assert "best, most of 8," in said[1]

@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib.metadata import version
 
@@ -10,8 +11,15 @@ import polars as pl
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from mnemoscope.analysis import registry
 from mnemoscope.analysis.figures import Chart, HeatMap, Series, plain
-from mnemoscope.analysis.inputs import AnalysisResult, Forwards, count_forwards
+from mnemoscope.analysis.inputs import (
+    AnalysisResult,
+    AnalysisSettings,
+    Forwards,
+    OtherModel,
+    count_forwards,
+)
 from mnemoscope.analysis.registry import (
     ENTRIES,
     NEEDS,
@@ -20,10 +28,12 @@ from mnemoscope.analysis.registry import (
     load_result,
     read_frames,
     result_folder,
+    run_analysis,
     store_result,
 )
-from mnemoscope.errors import DamagedDataError
+from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import write_parquet
+from mnemoscope.lm.load import load_model
 from mnemoscope.lm.probe import suffix_logprobs
 from mnemoscope.report.charts import chart_view, heat_view
 from mnemoscope.study.folder import Study, versions
@@ -83,6 +93,31 @@ def test_forwards_are_counted_by_sequences_and_once(taught) -> None:
         suffix_logprobs(counted, [[1] * 8] * 5, batch_size=2, prefix=4)
         assert forwards.n == 5
     assert second.n == 5
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_analysis_leaves_no_counter_on_the_models(taught, monkeypatch, fails) -> None:
+    own, other = (load_model(taught.load_model().name) for _ in range(2))
+    others = (OtherModel("other", lambda: other),)
+    inputs = replace(taught, load_model=lambda: own, others=others, forwards=Forwards())
+
+    def analysed(_entry, given, _settings) -> AnalysisResult:
+        for _ in range(2):
+            for _, one in given.models():
+                suffix_logprobs(one, [[1] * 8] * 5, batch_size=2, prefix=4)
+        if fails:
+            raise UserError("too few")
+        return AnalysisResult("It is so.", {})
+
+    monkeypatch.setattr(registry, "_analysed", analysed)
+    before = [set(vars(one.model.base_model)) for one in (own, other)]
+    entry = replace(entry_named("levels"), each_model=False)
+    with pytest.raises(UserError, match="too few") if fails else nullcontext():
+        run_analysis(entry, inputs, AnalysisSettings())
+    assert inputs.forwards.n == 20
+    for one, names in zip((own, other), before, strict=True):
+        assert not one.model.base_model._forward_pre_hooks
+        assert set(vars(one.model.base_model)) == names
 
 
 def test_a_result_is_stored_whole_and_read_back(own_study, tmp_path) -> None:

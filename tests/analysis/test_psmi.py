@@ -18,7 +18,7 @@ from mnemoscope.analysis.registry import entry_named
 from mnemoscope.data.table import read_table, without_padding
 from mnemoscope.embedded import model_path, sequences_path
 from mnemoscope.errors import UserError
-from mnemoscope.flow.analyze import Asked, run_or_read
+from mnemoscope.flow.analyze import AnalysisRequest, run_or_read
 from mnemoscope.flow.run import run
 from mnemoscope.stats import separation
 from mnemoscope.study.folder import Study
@@ -241,7 +241,7 @@ def test_prompts_of_many_lengths_are_each_read_alone(questions: Study) -> None:
     assert questions.sequences["is_memorized"].to_list() == right
     values = {"n_directions": 50, "n_resamples": 50, "minimum": 2}
     psmi, models = entry_named("psmi"), Models(questions.settings)
-    done = run_or_read(questions, psmi, Asked(values=values), models)
+    done = run_or_read(questions, psmi, AnalysisRequest(values=values), models)
     table = questions.sequences.with_columns(answer=pl.col("tokens").list.get(PROMPT))
     kept = table.select(pl.len().over("answer") >= 2).to_series().to_numpy()
     answers = table["answer"].cast(pl.String).to_numpy()[kept]
@@ -252,4 +252,6 @@ def test_prompts_of_many_lengths_are_each_read_alone(questions: Study) -> None:
 
 def test_analyses_that_read_whole_rows_still_refuse_padded_ones(questions: Study) -> None:
     with pytest.raises(UserError, match="of 40 sequences are padded"):
-        run_or_read(questions, entry_named("boundary"), Asked(), Models(questions.settings))
+        run_or_read(
+            questions, entry_named("boundary"), AnalysisRequest(), Models(questions.settings)
+        )

@@ -7,7 +7,7 @@ from mnemoscope.audit import service as service_module
 from mnemoscope.audit.chat import ChatModel, from_beginning
 from mnemoscope.audit.documents import ModelTokens, Words, read_documents
 from mnemoscope.audit.run import audit
-from mnemoscope.audit.service import AnswerStore, Asked, Client, parse_answer
+from mnemoscope.audit.service import AnswerStore, AskedPlace, Client, parse_answer
 from mnemoscope.audit.settings import AuditSettings, endpoint_settings
 from mnemoscope.audit.verify import verify_audit
 from mnemoscope.errors import UserError
@@ -89,7 +89,7 @@ def test_an_answer_is_taken_from_where_the_document_goes_on(said):
     tokens = words.split(text)
     begin = next(n for n, start in enumerate(tokens.starts) if text[start:].startswith(" goes"))
     answer = parse_answer({"choices": [{"message": {"content": said}}]})
-    made = from_beginning(answer, words, text, tokens, Asked(0, begin, len(tokens.ids)))
+    made = from_beginning(answer, words, text, tokens, AskedPlace(0, begin, len(tokens.ids)))
     assert made.text == " goes on with seven birds in the lane"
 
 

@@ -16,7 +16,7 @@ from mnemoscope.audit.evidence import (
     span_row,
     tries_needed,
 )
-from mnemoscope.audit.local import LocalModel, judge_tokens
+from mnemoscope.audit.local import LocalModel, score_rows
 from mnemoscope.audit.rule import Ruling
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.audit.spans import Hit, Span
@@ -43,7 +43,7 @@ def by_hand(lm, row, temperature, top_k):
 def test_extraction_probability_is_the_product_of_sampling_chances(lm, windows, temperature, top_k):
     rows = np.concatenate([windows, windows[:, ::-1]])  # read backwards no text is likely
     settings = AuditSettings(temperature=temperature, top_k=top_k)
-    found = judge_tokens(lm, rows, settings)
+    found = score_rows(lm, rows, settings)
     for row, logprob in zip(rows, found.sampling, strict=True):
         # 1e-4: the model computes in float32, in batches of another shape
         wanted = by_hand(lm, row, temperature, top_k)
@@ -51,12 +51,12 @@ def test_extraction_probability_is_the_product_of_sampling_chances(lm, windows, 
         assert (logprob == -math.inf) == (wanted == 0)
     assert np.isfinite(found.sampling).any()
     assert (found.sampling == -math.inf).any() == (top_k < 2048)  # never among the likeliest
-    every = judge_tokens(lm, rows, AuditSettings(top_k=0))
+    every = score_rows(lm, rows, AuditSettings(top_k=0))
     assert np.isfinite(every.sampling).all()
 
 
 def test_token_logprobs_and_alternatives_are_the_model_s(lm, windows):
-    found = judge_tokens(lm, windows, AuditSettings())
+    found = score_rows(lm, windows, AuditSettings())
     assert found.logprobs == pytest.approx(suffix_logprobs(lm, windows, batch_size=2), abs=1e-4)
     for row, window in enumerate(windows):
         places = found.choices(row)
@@ -70,7 +70,7 @@ def test_token_logprobs_and_alternatives_are_the_model_s(lm, windows):
 
 
 def test_without_a_prefix_only_the_suffix_is_read(lm, windows):
-    made = judge_tokens(lm, windows[:, 32:], AuditSettings()).logprobs
+    made = score_rows(lm, windows[:, 32:], AuditSettings()).logprobs
     assert np.isnan(made[:, 0]).all()  # this model begins with no token of its own
     with torch.inference_mode():
         logits = lm.model(torch.tensor(windows[:, 32:-1].astype(np.int64))).logits
@@ -96,7 +96,7 @@ def tokens_of(ids):
 
 
 def test_prior_is_zero_where_the_others_are_the_own_prefix(lm, windows):
-    own = judge_tokens(lm, windows, AuditSettings()).logprobs.sum(axis=1)
+    own = score_rows(lm, windows, AuditSettings()).logprobs.sum(axis=1)
     others = [(np.tile(row[:32], (3, 1)), "the same") for row in windows]
     for prior in find_priors(LocalModel(lm, [], AuditSettings()), windows, own, others):
         assert prior.gain == pytest.approx(0.0, abs=1e-3)  # float32, another batch

@@ -10,7 +10,7 @@ import torch
 
 from mnemoscope.audit import local
 from mnemoscope.audit.documents import Document, tokenize
-from mnemoscope.audit.local import LEFT, LocalModel, continue_windows, judge_tokens
+from mnemoscope.audit.local import NOT_DECODED, LocalModel, continue_windows, score_rows
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.audit.verify import read_audit
 from mnemoscope.data import read
@@ -54,7 +54,7 @@ def test_leaving_early_changes_no_verdict_and_the_end_is_the_study_s_continuatio
     assert (is_hit == (early_score >= 0.9)).all()  # NaN is no hit
     assert (early_common == common).all()
     assert (early_tokens[is_hit] == tokens[is_hit]).all()
-    decoded = early_tokens != LEFT
+    decoded = early_tokens != NOT_DECODED
     assert (early_tokens[decoded] == tokens[decoded]).all()
     assert decoded.mean() < 0.9
     with stopped_at(local, "last_logits") as passes:
@@ -72,7 +72,7 @@ def test_windows_are_left_early_where_a_state_is_kept(family):
     written = next(continue_sequences(lm, rows, batch_size=6, prefix=12)).tokens
     found = next(continue_windows(lm, rows, prefix=12, n_allowed=3, batch_size=6))
     assert np.isnan(found.score).tolist() == [False, False, True, True, True, True]
-    decoded = found.tokens != LEFT
+    decoded = found.tokens != NOT_DECODED
     assert (found.tokens[decoded] == written[decoded]).all()
     assert found.score[:2].tolist() == [1, 11 / 12]
 
@@ -91,7 +91,7 @@ def test_growth_is_where_greedy_decoding_leaves_the_document(lm, trained, new_te
     ids = tokenize(text, lm.tokenizer).ids
     model = LocalModel(lm, [Document("a", text, "")], AuditSettings(max_growth=32))
     firsts = (0, 1, 4, 40)
-    made = model.grow([(0, first) for first in firsts])
+    made = model.extend([(0, first) for first in firsts])
     for first, growth in zip(firsts, made, strict=True):
         row = ids[None, first : first + 96]
         written = next(continue_sequences(lm, row, batch_size=1)).tokens[0]
@@ -162,7 +162,7 @@ def test_verdicts_do_not_depend_on_how_many_logits_are_held(lm, windows, monkeyp
     windows, settings = windows[::8], AuditSettings()
 
     def ask():
-        judged = judge_tokens(lm, windows, settings)
+        judged = score_rows(lm, windows, settings)
         best = best_tokens(lm, windows, batch_size=8, prefix=32)
         whole = continue_windows(lm, windows, prefix=32, n_allowed=32, batch_size=8)
         return judged, best, np.concatenate([one.tokens for one in whole])

@@ -1,5 +1,6 @@
 """What a passage needs: its own edges, and parts that the reference lacks; text needs neither."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -9,12 +10,14 @@ import torch
 import transformers
 
 from mnemoscope.audit import needs
+from mnemoscope.audit.local import LocalModel
 from mnemoscope.audit.needs import Grafts, copied_shares, find_needs, standard_parts
 from mnemoscope.audit.settings import MOST_COPIED, AuditSettings
 from mnemoscope.audit.verify import read_audit
-from mnemoscope.errors import UserError
+from mnemoscope.errors import NoRoomError, UserError
 from mnemoscope.lm.continue_ import scan_memorized
 from mnemoscope.lm.edges import total_effects
+from mnemoscope.lm.probe import decoder_layers
 from tests.audit.conftest import BRIEF
 
 ASKED = {"prefix": 32, "batch_size": 16, "seed": 0}
@@ -102,3 +105,38 @@ def test_the_model_breaks_nothing_of_itself_and_another_shape_is_named(
     assert frame["grafts"].null_count() == frame.height
     assert frame["reference_says"].null_count() == frame["needs_say"].null_count() == 0
     assert read_audit(tmp_path / "small" / "out")[1]["grafts_say"].null_count() == frame.height
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_graft_that_gives_no_finite_logits_is_refused_not_counted_as_breaking(
+    lm, reference, trained, value
+):
+    broken = copy.deepcopy(reference.model)
+    with torch.no_grad():
+        decoder_layers(replace(reference, model=broken))[1].mlp.dense_4h_to_h.bias.fill_(value)
+    asked = LocalModel(lm, [], AuditSettings(**BRIEF), reference=replace(reference, model=broken))
+    windows = np.array([lm.tokenizer(trained[0])["input_ids"][:64]], dtype=np.int32)
+    with pytest.raises(UserError, match="non-finite logits in float32 on cpu"):
+        asked._graft_counts(windows)
+
+
+@pytest.mark.parametrize("most", [1, 0])
+def test_want_of_memory_halves_batches_and_is_an_error_where_none_fits(
+    lm, trained, monkeypatch, most
+):
+    """A passage without its needs may get another verdict: none is left out for memory."""
+    windows = np.array([lm.tokenizer(one)["input_ids"][:64] for one in trained[:2]], np.int32)
+    mlp = decoder_layers(lm)[0].mlp
+    real = mlp.forward
+
+    def forward(states):
+        if len(states) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(states)
+
+    monkeypatch.setattr(mlp, "forward", forward)
+    if most:
+        assert all(one["needed"] for one in find_needs(lm, windows, **ASKED))
+    else:
+        with pytest.raises(NoRoomError, match="one sequence alone does not fit"):
+            find_needs(lm, windows, **ASKED)

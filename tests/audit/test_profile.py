@@ -115,8 +115,8 @@ def test_equal_windows_are_read_once_and_a_stopped_profile_goes_on(
 ):
     unit = lm.tokenizer.decode(tokenize(trained_on, lm.tokenizer).ids[:8])
     asked = []
-    judge = module._judge
-    monkeypatch.setattr(module, "_judge", lambda *a: asked.append(len(a[2])) or judge(*a))
+    score_tokens = module._judge
+    monkeypatch.setattr(module, "_judge", lambda *a: asked.append(len(a[2])) or score_tokens(*a))
     frame, _, (tokens,), _ = profiled(lm, [unit * 40], stride=8)
     n = len({tuple(tokens.ids[first : first + 64]) for first in frame["token"]})
     assert sum(asked) == n < frame.height / 2

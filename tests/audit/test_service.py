@@ -16,10 +16,10 @@ from mnemoscope.audit.local import audit_documents
 from mnemoscope.audit.run import audit, coarse_places
 from mnemoscope.audit.service import (
     AnswerStore,
-    Asked,
+    AskedPlace,
     Client,
     ServedModel,
-    lay_beside,
+    align_answer,
     parse_answer,
 )
 from mnemoscope.audit.settings import AuditSettings, endpoint_settings
@@ -140,7 +140,7 @@ def test_a_token_that_only_begins_as_the_documents_is_wrong(lm, has_ids):
     ids = ids[n - 3 :]
     said = {"text": lm.tokenizer.decode(ids), "finish_reason": "length"}
     answer = parse_answer({"choices": [said | ({"token_ids": ids} if has_ids else {})]})
-    assert lay_beside(answer, splitter, text, tokens, Asked(0, n - 3, n)).common == 2
+    assert align_answer(answer, splitter, text, tokens, AskedPlace(0, n - 3, n)).common == 2
 
 
 def test_without_a_tokenizer_words_count_and_places_are_exact(trained, new_text, lm, tmp_path):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnemoscope.audit.rule import Ruling
-from mnemoscope.audit.spans import Growth, Hit, find_spans, places_to_grow
+from mnemoscope.audit.spans import Extension, Hit, find_spans, places_to_grow
 
 SUFFIX = 32
 
@@ -30,14 +30,14 @@ def test_touching_hits_are_one_span_cut_where_the_verdict_changes_and_a_tie_is_g
 
 
 def test_a_span_grows_to_where_the_model_goes_on_but_not_by_what_it_copies():
-    assert places(find_spans([hit(0)], {0: Growth(50, False)}, 200)) == [(32, 82, "recall")]
-    copied = find_spans([hit(0)], {0: Growth(50, True)}, 200)[0]
+    assert places(find_spans([hit(0)], {0: Extension(50, False)}, 200)) == [(32, 82, "recall")]
+    copied = find_spans([hit(0)], {0: Extension(50, True)}, 200)[0]
     assert (copied.last, copied.verbatim_length, copied.is_copied) == (64, 0, True)
 
 
 def test_what_growth_alone_reached_has_a_window_of_its_own_verdict():
     hits = [hit(0), hit(1), *(hit(one, "guess", length=20) for one in (32, 33, 34, 80))]
-    grown = {0: Growth(100, False), 1: Growth(99, False)}
+    grown = {0: Extension(100, False), 1: Extension(99, False)}
     spans = find_spans(hits, grown, 300)
     assert places(spans)[-1] == (85, 132, "recall")  # two recalled against one guessed
     assert all(span.hit.ruling.verdict == span.verdict for span in spans)

@@ -14,7 +14,7 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper
 
 from mnemoscope.audit.answers import chance_within, sampling_logprobs
 from mnemoscope.audit.documents import tokenize
-from mnemoscope.audit.profile import judge_tokens
+from mnemoscope.audit.profile import score_rows
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import prepend_bos, wrap_model
@@ -58,7 +58,7 @@ def test_with_room_for_all_texts_it_is_the_sum_over_all_texts(tiny, edits, top_k
     windows = windows.astype(np.int32)
     whole = chance_within(tiny, windows, settings(top_k=top_k, edits=edits, beams=4000))
     few = chance_within(tiny, windows, settings(top_k=top_k, edits=edits, beams=4))
-    own = judge_tokens(tiny, windows, settings(top_k=top_k)).sampling
+    own = score_rows(tiny, windows, settings(top_k=top_k)).sampling
     n_looser = 0
     for row, window in enumerate(windows):
         texts, chances = every_text(tiny, window[:PREFIX], top_k)
@@ -94,7 +94,7 @@ def test_of_equal_chances_none_is_left_out(tiny, monkeypatch):
     n = sum(Levenshtein.distance(window[PREFIX:].tolist(), list(one)) <= 1 for one in texts)
     assert found.n_texts[0] == n
     assert np.isclose(np.exp(found.logprob[0]), n / VOCABULARY**SUFFIX)
-    own = judge_tokens(tiny, window[None], settings(top_k=3)).sampling
+    own = score_rows(tiny, window[None], settings(top_k=3)).sampling
     assert own[0] == pytest.approx(-SUFFIX * math.log(VOCABULARY))
 
 
@@ -116,7 +116,7 @@ def test_chances_of_drawing_are_those_of_transformers_however_many_tie(rows, top
 def test_no_edit_is_the_passage_and_more_edits_are_never_less(lm, trained, new_text, made):
     rows = [tokenize(one, lm.tokenizer).ids[:64] for one in (*trained[:2], new_text(1, 90))]
     windows = np.stack(rows)
-    own = judge_tokens(lm, windows, AuditSettings()).sampling
+    own = score_rows(lm, windows, AuditSettings()).sampling
     bounds = [
         chance_within(lm, windows, AuditSettings(edits=k, beams=6)).logprob for k in (0, 1, 3)
     ]

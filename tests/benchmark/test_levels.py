@@ -156,7 +156,8 @@ def test_a_level_is_told_from_none_by_what_was_planted_and_not_otherwise():
 
 def test_a_study_of_few_levels_writes_them_and_its_report_shows_them(study_at, tiny_studies):
     from mnemoscope.flow.run import run_stage
-    from mnemoscope.study.folder import TABLE_FILE, Study
+    from mnemoscope.study.folder import Study
+    from mnemoscope.study.stages import TABLE_FILE
 
     study = Study(study_at("train"))
     rows = study.sequences

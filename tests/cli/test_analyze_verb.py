@@ -123,7 +123,9 @@ def test_a_second_model_of_another_tokenizer_is_refused(study, tiny, tmp_path, r
     tokenizer.add_tokens(["another"])
     tokenizer.save_pretrained(other)
     for option in ("--second", "--checkpoint"):
-        assert "another tokenizer" in refused("analyze", "levels", study, option, other, "-q")
+        assert "uses a different tokenizer" in refused(
+            "analyze", "levels", study, option, other, "-q"
+        )
     assert not (study / "analysis" / "levels").exists()
 
 

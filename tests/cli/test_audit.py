@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from mnemoscope.audit.run import read_audit_record
-from mnemoscope.cli.audit import _Here
+from mnemoscope.cli.audit import ModelArguments
 from mnemoscope.embedded import model_path, sequences_path
 
 
@@ -32,7 +32,7 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, document, tmp_pat
     assert done.status == 3
     found, record = json.loads(done.out), read_audit_record(out)
     assert record["model"]["name"] == record["reference"]["name"] == "embedded"
-    assert _Here("of-ones-own", None, "float32", "cpu").beside is None
+    assert ModelArguments("of-ones-own", None, "float32", "cpu").beside is None
     assert {key: found[key] for key in record} == record
     assert found["gate"] == {"text": "recalled > 0.5%", "failed": True}
     spans = pl.read_parquet(out / "spans.parquet")
@@ -100,7 +100,7 @@ def places(document, tmp_path_factory):
         ("embedded SHORT EMPTY -o OUT --reference none", "shorter than one window of 64 tokens"),
         ("embedded - -o OUT --reference none", "shorter than one window of 64 tokens"),
         ("UNTOKENIZED DOC -o OUT", "tokenizer"),
-        ("embedded DOC -o OUT --reference OTHER", "another tokenizer"),
+        ("embedded DOC -o OUT --reference OTHER", "uses a different tokenizer"),
         ("no.gguf DOC -o OUT", "no such model"),
         ("embedded lab/none -o OUT", "the hub cannot be reached"),
         ("embedded ROWS -o OUT", "--column text=NAME; it has content"),

@@ -299,7 +299,7 @@ def test_a_damaged_manifest_is_named_by_every_verb_and_may_be_deleted(study, ref
         for verb in ("describe", "report", "benchmark") if text == "{" else ("describe",):
             line = refused(verb, study)
             assert f"{path}: damaged" in line
-            assert "Delete it: the stage is made again" in line
+            assert "Delete it: the stage is run again" in line
     path.unlink()
     assert call("benchmark", study, "-q").status == 0
     assert Study(study).is_done("benchmark")

@@ -23,7 +23,7 @@ WRONG = {
     ("audit", "some/model", "text.txt", "-o", "a"): "the hub cannot be reached",
     ("merge", "nosuch"): "nosuch: no such folder",
     ("report", "nosuch"): "nosuch: no such folder",
-    ("run",): "run: of what?",
+    ("run",): "run: nothing to run.",
     ("run", "--model", "./nosuch", "-o", "s"): "./nosuch: no such model folder or file",
     ("run", "--model", "some/model", "-o", "s"): "the hub cannot be reached",
     ("run", "--sequences", "nosuch", "-o", "s"): "nosuch: no such file or folder",

@@ -21,7 +21,7 @@ from mnemoscope.errors import DamagedDataError, UserError  # noqa: E402
 from mnemoscope.flow.run import run_stage  # noqa: E402
 from mnemoscope.lm import model as batching  # noqa: E402
 from mnemoscope.pipeline import blocks  # noqa: E402
-from mnemoscope.pipeline.blocks import BlockWorker, ClusterCrew  # noqa: E402
+from mnemoscope.pipeline.blocks import BlockWorker, ClusterWorker  # noqa: E402
 from mnemoscope.pipeline.sequences import create_study  # noqa: E402
 from mnemoscope.study.folder import Study  # noqa: E402
 from mnemoscope.study.models import Models  # noqa: E402
@@ -211,7 +211,7 @@ def test_two_workers_capture_as_one_process_after_kills_of_one_workers_driver_an
     study = Study(shutil.copytree(whole["sequences"], tmp_path / "study"))
     monkeypatch.setattr(cluster, "_n_workers", 1)
     with use_engine(cluster), monkeypatch.context() as patch:
-        patch.setattr(ClusterCrew, "make", cut_short)
+        patch.setattr(ClusterWorker, "make", cut_short)
         patch.setattr(cluster, "_end_actors", lambda: None)
         with pytest.raises(KeyboardInterrupt):
             run_stage(study, "capture")
@@ -222,7 +222,7 @@ def test_two_workers_capture_as_one_process_after_kills_of_one_workers_driver_an
     times, seen = times_of(left), {}
     monkeypatch.setattr(cluster, "_n_workers", 2)
     with use_engine(cluster), monkeypatch.context() as patch:
-        patch.setattr(ClusterCrew, "drop", lambda *_: seen.update(times_of(left)))
+        patch.setattr(ClusterWorker, "drop", lambda *_: seen.update(times_of(left)))
         mark = faulty(patch, mark=tmp_path / "died")
         run_stage(study, "capture")
     assert mark.exists()
@@ -265,13 +265,13 @@ def test_one_worker_captures_through_a_bucket_as_one_process(
     """An S3 server: every byte of a shard goes over HTTP, and nothing of it stays there."""
     monkeypatch.setattr(cluster, "_n_workers", 1)
     monkeypatch.setattr(cluster, "storage", "s3://shards/study")
-    in_bucket, drop = [], ClusterCrew.drop
+    in_bucket, drop = [], ClusterWorker.drop
 
-    def dropping(crew, record):
+    def dropping(worker, record):
         in_bucket.append(names_in(bucket))
-        drop(crew, record)
+        drop(worker, record)
 
-    monkeypatch.setattr(ClusterCrew, "drop", dropping)
+    monkeypatch.setattr(ClusterWorker, "drop", dropping)
     study = Study(shutil.copytree(whole["sequences"], tmp_path / "study"))
     with use_engine(cluster):
         run_stage(study, "capture")
@@ -326,7 +326,7 @@ def test_the_verb_run_on_a_cluster_writes_what_one_process_writes(
 ):
     """All stages from the sequences on: maps, CNNs, benchmark, the page itself."""
     asked = []
-    for kind, name in ((ClusterCrew, "hold"), (RayEngine, "run_tasks")):
+    for kind, name in ((ClusterWorker, "open_worker"), (RayEngine, "run_tasks")):
         does = getattr(kind, name)
         spy = lambda *args, does=does, **named: asked.append(does.__name__) or does(*args, **named)  # noqa: E731
         monkeypatch.setattr(kind, name, spy)
@@ -335,7 +335,7 @@ def test_the_verb_run_on_a_cluster_writes_what_one_process_writes(
     assert done.status == 0, done.err
     assert_same(folder, whole["report"])
     assert {"benchmark.parquet", "report.html"} <= content(folder).keys()
-    assert set(asked) == {"hold", "run_tasks"}  # it was the cluster's work
+    assert set(asked) == {"open_worker", "run_tasks"}  # it was the cluster's work
 
 
 @pytest.mark.slow
@@ -348,7 +348,7 @@ def test_the_verb_search_on_a_cluster_writes_what_one_process_writes(whole, tmp_
         assert done.status == 0, done.err
         shown.append(done.out.replace(str(folders[name]), ""))
     assert_same(folders["ray"], folders["local"])
-    assert "Found by excess" in shown[0]
+    assert "found, by excess" in shown[0]
     assert shown[1] == shown[0]
 
 

@@ -627,11 +627,11 @@ FOLDERS = [  # files, which of them is given, words of the one line
     (PAIR | {"a_suffix.npy": np.zeros((3, 32), int)}, "", "2 rows, a_suffix.npy has 3"),
     (UNEQUAL, "", r"prefix=40 and sequences\.suffix=24"),
     (PAIR | {"a_suffix.npy": np.full((2, 32), -1)}, "", "below 0"),
-    (PAIR | {"a_suffix.npy": np.array([["a"]], dtype=object)}, "", "not a whole array"),
+    (PAIR | {"a_suffix.npy": np.array([["a"]], dtype=object)}, "", "not a whole .npy array"),
     ({"a.jsonl": _rows(), "b.jsonl": _rows(more=1)}, "", r"other columns than a\.jsonl \(more\)"),
     ({"a.jsonl/.hidden": b""}, "a.jsonl", "without a file"),
     ({"train-00000-of-00002.jsonl": _rows()}, "", "1 of 2 files of 'train'"),
-    ({"a_prefix.npy": BOMB, "a_suffix.npy": BOMB}, "", "not a whole array"),
+    ({"a_prefix.npy": BOMB, "a_suffix.npy": BOMB}, "", "not a whole .npy array"),
 ]
 
 

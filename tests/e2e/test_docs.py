@@ -6,10 +6,9 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from typer.main import get_command
 
 from mnemoscope import plan
-from mnemoscope.cli.app import app, verbs
+from mnemoscope.cli.app import command, verbs
 from mnemoscope.embedded import texts
 
 ROOT = Path(__file__).parents[2]
@@ -18,7 +17,7 @@ PAGES = [
     *sorted(path for path in (ROOT / "docs").rglob("*.md") if path.parent.name != "reference"),
 ]
 
-COMMANDS = get_command(app).commands
+COMMANDS = command().commands
 
 
 def blocks(page: Path, language: str) -> list[str]:

@@ -126,7 +126,7 @@ def test_what_cannot_be_done_is_refused_in_one_line(train, tiny, texts, tmp_path
     there = tmp_path / "there"
     there.mkdir()
     for more, said in (
-        (("--student", other), "another tokenizer than"),
+        (("--student", other), "uses a different tokenizer than"),
         (("--losses", "attention"), "none of them trains what the student says"),
         (("--texts", tmp_path / "empty"), "empty"),
         (("--texts", tmp_path / "short.txt"), "no text of 64 tokens"),

@@ -21,7 +21,7 @@ from mnemoscope.lm.model import (
     last_logits,
     new_cache,
     note_halved,
-    noting_halved,
+    recording_batch_size,
     reorder_rows,
     run_batches,
     wrap_model,
@@ -48,7 +48,7 @@ def test_the_smallest_batch_of_all_runs_is_on_record(tmp_path):
     file = tmp_path / "halved"
     for sizes in ([16, 4, 8], [8], []):
         counts = {}
-        with noting_halved(counts, file):
+        with recording_batch_size(counts, file):
             for size in sizes:
                 note_halved(size)
         assert counts == {HALVED: 4}

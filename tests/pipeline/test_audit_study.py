@@ -22,7 +22,6 @@ from mnemoscope.cnn import calibration
 from mnemoscope.cnn.presets import PRESETS
 from mnemoscope.embedded import model_path, sequences_path
 from mnemoscope.errors import UserError
-from mnemoscope.flow.run import STAGE_FUNCTIONS
 from mnemoscope.lm.load import load_model
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import facts_of
@@ -221,7 +220,7 @@ def test_auto_goes_to_its_end_on_where_it_was_stopped_and_serves_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setitem(STAGE_FUNCTIONS, "train", dies)
+        patch.setattr("mnemoscope.pipeline.train.train_stage", dies)
         assert call(*arguments).status != 0
     assert not (out / "audit.json").exists()
     maps = times(out, "maps/**/*.safetensors")
@@ -253,6 +252,6 @@ def test_auto_makes_no_study_for_an_audit_that_would_be_refused(
     auto = ("-o", tmp_path / "a", "-q", "--study", "auto")
     assert "shorter than one window" in refused("audit", "embedded", short, *auto)
     other = ("--reference", tiny.model)
-    assert "another tokenizer" in refused("audit", "embedded", document, *auto, *other)
+    assert "uses a different tokenizer" in refused("audit", "embedded", document, *auto, *other)
     assert not list(tmp_path.rglob("study.yaml"))
     assert not (tmp_path / "a" / "audit.json").exists()

@@ -16,8 +16,9 @@ from mnemoscope.lm.load import load_model
 from mnemoscope.pipeline import graft
 from mnemoscope.report.grafts import graft_of
 from mnemoscope.report.tables import graft_tables
-from mnemoscope.study.folder import TABLE_FILE, Study
+from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import StudySettings
+from mnemoscope.study.stages import TABLE_FILE
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.labels import label_sequences
 from study_files import assert_same, content
@@ -147,7 +148,7 @@ def planted(monkeypatch, study):
                 else:
                     by = harm[name] * (made.share if made.control == "twin" else 0.5)
                 survives.append(by <= firm)
-            return graft._Judged(np.array(survives), 3.0 + scale[0])
+            return graft._Survival(np.array(survives), 3.0 + scale[0])
 
         monkeypatch.setattr(graft, "_judged", judged)
         monkeypatch.setattr(Pair, "walk", lambda *_, **__: at)

@@ -239,7 +239,7 @@ def test_a_stopped_run_goes_on_and_gives_the_same_bytes(done, monkeypatch) -> No
     run_stage(done, "knockout", done.settings)
     assert len(asked) == len(lost)
     assert path.read_bytes() == before
-    assert said[0] == f"{lost[0]}: damaged, or of another place; this cut is made again."
+    assert said[0] == f"{lost[0]}: damaged or from another study; recomputing cut."
 
 
 def test_a_delta_that_names_no_edges_is_refused(refused, study) -> None:

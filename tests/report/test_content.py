@@ -3,12 +3,15 @@
 import doctest
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from mnemoscope.errors import UserError
+from mnemoscope.pipeline.benchmark import _guessed
 from mnemoscope.report import content as c
 from mnemoscope.report.content import decode_pieces, model_facts, visible
 from mnemoscope.report.page import setting_lines, written_runs
@@ -171,3 +174,40 @@ def test_differing_tokens_are_grouped_in_order() -> None:
     runs = written_runs([("a", False), ("x", True), ("y", True), ("d", False)])
     shown = [(differs, "".join(text for _, text in run)) for differs, run in runs]
     assert shown == [(False, "a"), (True, "xy"), (False, "d")]
+
+
+COUNTED = pl.DataFrame(
+    {
+        "sequence_id": range(4),
+        "tokens": [[one] * 8 for one in range(4)],
+        "is_memorized": [True, True, True, False],
+        "duplicates": [9, 1, 1, 9],
+        "is_incrementing": [False, True, False, False],
+        "is_repeating": [False] * 4,
+        "rouge_l": [0.0, 0.0, 0.9, 0.1],
+        "rouge_3": [0.0] * 4,
+    }
+)
+
+
+def test_what_is_not_there_leaves_the_flow_out_and_what_is_damaged_is_said() -> None:
+    """Of the flow between taxonomies and of the guessed share, which the paper's alone needs."""
+
+    def guessed(table: pl.DataFrame) -> Estimate:
+        return _guessed(SimpleNamespace(sequences=table))
+
+    assert c.allocation_of(COUNTED) is not None
+    assert c.allocation_of(COUNTED.drop("duplicates")) is None
+    assert guessed(COUNTED.drop("duplicates")).value == pytest.approx(2 / 3)
+    for name in ("rouge_3", "is_memorized"):  # features and verdicts that no stage has made yet
+        assert c.allocation_of(COUNTED.drop(name)) is None
+        assert guessed(COUNTED.drop(name)) == NO_ESTIMATE
+    damaged = {
+        "'rouge_l' is String": COUNTED.with_columns(rouge_l=pl.lit("0.5")),
+        "lists of one length": COUNTED.with_columns(pl.col("tokens").list.head("duplicates")),
+        "no column 'tokens'": COUNTED.drop("tokens"),
+    }
+    for said, table in damaged.items():
+        for asked in (c.allocation_of, guessed):
+            with pytest.raises(UserError, match=said):
+                asked(table)

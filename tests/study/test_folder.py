@@ -22,15 +22,16 @@ from mnemoscope.pipeline.capture import open_maps
 from mnemoscope.pipeline.localize import load_deltas
 from mnemoscope.pipeline.train import jobs_of
 from mnemoscope.study import folder
-from mnemoscope.study.folder import NEUTRAL, STAGES, Study, stage_named
+from mnemoscope.study.folder import NEUTRAL, Study
 from mnemoscope.study.settings import (
     KnockoutSettings,
     StudySettings,
     load_settings,
     parse_settings,
 )
+from mnemoscope.study.stages import STAGES, stage_named
 
-NAMES = [stage.name for stage in STAGES if not stage.optional]
+NAMES = [stage.name for stage in STAGES if not stage.is_optional]
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ def settings_of(tiny, reference) -> StudySettings:
 
 def test_the_model_itself_under_another_name_is_no_reference(tiny, tmp_path) -> None:
     shutil.copytree(tiny.model, tmp_path / "copy")
-    with pytest.raises(UserError, match="has the very weights of"):
+    with pytest.raises(UserError, match="cannot serve as a reference"):
         Models(settings_of(tiny, tmp_path / "copy")).reference(None)
 
 

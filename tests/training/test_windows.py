@@ -69,7 +69,7 @@ def test_what_cannot_be_watched_is_refused(tokenizer, texts, windows):
     ):
         with pytest.raises(UserError, match=words):
             WatchedWindows.from_texts(asked, tokenizer, length=length)
-    with pytest.raises(UserError, match="is there twice"):
+    with pytest.raises(UserError, match="is duplicated"):
         windows + windows
     with pytest.raises(UserError, match="cannot be watched together"):
         windows + WatchedWindows.from_texts(texts.trained, tokenizer, length=32, source="x")

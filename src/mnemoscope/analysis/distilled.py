@@ -65,7 +65,7 @@ class Settings(AnalysisSettings):
     n_resamples: int = Field(default=500, ge=20, description="Resamples behind an interval.")
 
 
-class Judged(NamedTuple):
+class StudentScores(NamedTuple):
     """What a model makes of each sequence: reproduced, and nats of a suffix token, (n,) each."""
 
     right: Bools
@@ -174,7 +174,9 @@ def choose(
     return chosen, classes, is_known
 
 
-def _judge(inputs: AnalysisInputs, lm: LanguageModel, rows: pl.DataFrame, label: str) -> Judged:
+def _judge(
+    inputs: AnalysisInputs, lm: LanguageModel, rows: pl.DataFrame, label: str
+) -> StudentScores:
     """Whether a model reproduces each row, and how likely it finds its suffix; kept in blocks."""
 
     def make(block: pl.DataFrame, progress: Progress) -> pl.DataFrame:
@@ -189,11 +191,11 @@ def _judge(inputs: AnalysisInputs, lm: LanguageModel, rows: pl.DataFrame, label:
 
     label = f"Asking {label}"
     found = keep_blocks(inputs, lm, rows, "judged", make, label=label, prefix=inputs.prefix)
-    return Judged(found["right"].to_numpy(), found["logprob"].to_numpy())
+    return StudentScores(found["right"].to_numpy(), found["logprob"].to_numpy())
 
 
 def _by_sequence(
-    rows: pl.DataFrame, classes: Mapping[str, Bools], judged: Mapping[str, Judged]
+    rows: pl.DataFrame, classes: Mapping[str, Bools], judged: Mapping[str, StudentScores]
 ) -> pl.DataFrame:
     held = np.array([*classes.values()]).T
     names = [[one for one, here in zip(classes, row, strict=True) if here] for row in held]
@@ -210,7 +212,7 @@ def _by_sequence(
 
 def shares_of(
     classes: Mapping[str, Bools],
-    judged: Mapping[str, Judged],
+    judged: Mapping[str, StudentScores],
     control: str,
     near: npt.NDArray[np.int64] | None,
 ) -> pl.DataFrame:
@@ -237,7 +239,7 @@ def shares_of(
 
 def told_by_kind(
     rows: pl.DataFrame,
-    judged: Mapping[str, Judged],
+    judged: Mapping[str, StudentScores],
     control: str,
     near: npt.NDArray[np.int64] | None,
     settings: Settings,
@@ -271,7 +273,7 @@ def told_by_kind(
     return with_floats(lines, ("model", "kind", "n_seen", "n_unseen", "n_groups"))
 
 
-def _n_students(judged: Mapping[str, Judged]) -> int:
+def _n_students(judged: Mapping[str, StudentScores]) -> int:
     return len(judged) - 2  # the teacher and the control are none
 
 

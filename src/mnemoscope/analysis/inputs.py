@@ -6,6 +6,7 @@ Models are loaded when they are first asked for. Every sequence put through one 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import polars as pl
 from pydantic import ConfigDict, Field
@@ -27,7 +28,7 @@ _CACHES = ("past_key_values", "cache")
 OWN = "this model"
 """What the study's own model is called beside others."""
 
-Shelf = Callable[[str, Mapping[str, Any], Callable[[], pl.DataFrame]], pl.DataFrame]
+ResultCache = Callable[[str, Mapping[str, Any], Callable[[], pl.DataFrame]], pl.DataFrame]
 """`shelf(name, basis, make)`: the frame kept under the hash of name and basis, else made and kept.
 
 The basis holds everything that decides the frame (model fingerprint, sequence ids, settings).
@@ -43,9 +44,18 @@ class OtherModel(NamedTuple):
 
 @dataclass
 class Forwards:
-    """How many sequences went through a model so far."""
+    """How many sequences went through models so far; `close` ends the counting."""
 
     n: int = 0
+    hooks: WeakKeyDictionary[Any, Any] = field(default_factory=WeakKeyDictionary, repr=False)
+
+    def close(self) -> None:
+        """Take the counters off the models."""
+        for base, hook in self.hooks.items():
+            hook.remove()
+            if getattr(base, "_mnemoscope_counter", None) is hook:
+                del base._mnemoscope_counter
+        self.hooks.clear()
 
 
 @dataclass(frozen=True)
@@ -71,8 +81,8 @@ class AnalysisInputs:
     maps: "MapStore | None" = None  # the model's pooled attention, None without stage capture
     # the reference's, where it was captured and is the one of `others`
     reference_maps: "MapStore | None" = None
-    # keeps frames that are dear to make, across analyses and runs
-    shelf: Shelf = lambda _name, _basis, make: make()
+    # keeps frames that are expensive to compute, across analyses and runs
+    shelf: ResultCache = lambda _name, _basis, make: make()
     forwards: Forwards = field(default_factory=Forwards)  # counts what goes through the models
 
     def near_duplicates(self, ids: pl.Series) -> "npt.NDArray[np.int64] | None":
@@ -104,9 +114,10 @@ class AnalysisInputs:
 
 
 def count_forwards(lm: "LanguageModel", forwards: Forwards) -> "LanguageModel":
-    """Count every sequence that goes through a model from now on, in place of who counted before.
+    """Count every sequence that goes through a model until `forwards` is closed.
 
-    A step that goes on from a key-value cache is no further sequence.
+    It does so in place of who counted before. A step that goes on from a key-value cache is no
+    further sequence.
     """
     base = lm.model.base_model
     if (before := getattr(base, "_mnemoscope_counter", None)) is not None:
@@ -118,7 +129,8 @@ def count_forwards(lm: "LanguageModel", forwards: Forwards) -> "LanguageModel":
         if first is not None and not any(one.get_seq_length() for one in caches):
             forwards.n += len(first)
 
-    base._mnemoscope_counter = base.register_forward_pre_hook(count, with_kwargs=True)
+    hook = base.register_forward_pre_hook(count, with_kwargs=True)
+    base._mnemoscope_counter = forwards.hooks[base] = hook
     return lm
 
 

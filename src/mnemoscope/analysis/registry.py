@@ -12,6 +12,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -27,7 +28,7 @@ from mnemoscope.analysis.inputs import (
     AnalysisResult,
     AnalysisSettings,
     Cost,
-    Shelf,
+    ResultCache,
 )
 from mnemoscope.errors import DamagedDataError, UserError, nearest
 from mnemoscope.files import (
@@ -356,9 +357,10 @@ def run_analysis(
 ) -> AnalysisResult:
     """Run one analysis and say what it cost; UserError says what the analysis refuses."""
     before, started = inputs.forwards.n, time.monotonic()
-    result = _analysed(entry, inputs, settings)
-    if entry.each_model and inputs.others:
-        result = _beside_others(entry, inputs, settings, result)
+    with closing(inputs.forwards):
+        result = _analysed(entry, inputs, settings)
+        if entry.each_model and inputs.others:
+            result = _beside_others(entry, inputs, settings, result)
     seconds = time.monotonic() - started
     if entry.plugin is not None:
         result = replace(result, libraries=(*result.libraries, entry.plugin.package))
@@ -516,7 +518,7 @@ def store_result(study: Study, entry: Entry, result: AnalysisResult, **facts: An
     return stored
 
 
-def shelf_of(study: Study) -> Shelf:
+def shelf_of(study: Study) -> ResultCache:
     """The study's shelf: frames under `analysis/kept/`, named by the hash of their basis."""
     folder = study.folder / "analysis" / "kept"
 

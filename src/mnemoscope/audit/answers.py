@@ -121,7 +121,7 @@ def _ends(lm: LanguageModel) -> list[int]:
     return sorted({int(one) for one in every if one is not None})
 
 
-class Within(NamedTuple):
+class EditNeighbourhood(NamedTuple):
     """What n suffixes come to with `settings.edits` edits.
 
     The natural logarithm of the summed chances of the texts found, (n,) float64, -inf where none
@@ -134,7 +134,7 @@ class Within(NamedTuple):
 
 def chance_within(
     lm: LanguageModel, windows: npt.NDArray[np.int32], settings: AuditSettings
-) -> Within:
+) -> EditNeighbourhood:
     """Bound the chance that the tokens drawn after each prefix are the suffix, nearly.
 
     `windows` are token ids, (n, length), n at least 1. Counted are answers whose first `suffix`
@@ -153,10 +153,10 @@ def chance_within(
         lambda batch: _search(lm, batch, settings),
         places=2 * settings.beams,  # in float64
     )
-    return Within(*map(np.concatenate, zip(*made, strict=True)))
+    return EditNeighbourhood(*map(np.concatenate, zip(*made, strict=True)))
 
 
-def _search(lm: LanguageModel, batch: torch.Tensor, settings: AuditSettings) -> Within:
+def _search(lm: LanguageModel, batch: torch.Tensor, settings: AuditSettings) -> EditNeighbourhood:
     """Beams of a batch of windows (w, length), all of one window side by side."""
     n, n_steps = len(batch), batch.shape[1] - settings.prefix
     wanted = batch[:, None, settings.prefix :]  # (w, 1, steps), for every beam
@@ -188,7 +188,7 @@ def _search(lm: LanguageModel, batch: torch.Tensor, settings: AuditSettings) -> 
                 reorder_rows(cache, parents, shared=shared)
                 fed = new
     found = totals.logsumexp(dim=1).clamp(max=0.0)
-    return Within(found.cpu().numpy(), (totals > -torch.inf).sum(dim=1).cpu().numpy())
+    return EditNeighbourhood(found.cpu().numpy(), (totals > -torch.inf).sum(dim=1).cpu().numpy())
 
 
 def sampling_table(logits: torch.Tensor, settings: AuditSettings) -> torch.Tensor:

@@ -11,7 +11,14 @@ from typing import Any
 
 from mnemoscope.audit.documents import Splitter, Tokens
 from mnemoscope.audit.near import SHORTEST_BLOCK, align
-from mnemoscope.audit.service import Answer, Asked, Laid, ServedModel, lay_beside, pieces_of_text
+from mnemoscope.audit.service import (
+    AlignedAnswer,
+    Answer,
+    AskedPlace,
+    ServedModel,
+    align_answer,
+    pieces_of_text,
+)
 from mnemoscope.audit.spans import Place
 
 _FURTHER = 2
@@ -46,19 +53,19 @@ class ChatModel(ServedModel):
             written.append(ids[: _FURTHER * suffix])
         return written
 
-    def compare(self, answer: Answer, number: int, place: Asked) -> Laid:
+    def compare(self, answer: Answer, number: int, place: AskedPlace) -> AlignedAnswer:
         """An answer beside the document, from where it begins to go on with it."""
         text, tokens = self.documents[number].text, self.tokens[number]
         begun = from_beginning(answer, self.splitter, text, tokens, place)
-        return lay_beside(begun, self.splitter, text, tokens, place)
+        return align_answer(begun, self.splitter, text, tokens, place)
 
-    def _asked(self, number: int, first: int, n: int) -> Asked:
+    def _asked(self, number: int, first: int, n: int) -> AskedPlace:
         begin = first + self.settings.prefix
-        return Asked(first, begin, min(begin + n, len(self.tokens[number].ids)))
+        return AskedPlace(first, begin, min(begin + n, len(self.tokens[number].ids)))
 
 
 def from_beginning(
-    answer: Answer, splitter: Splitter, text: str, tokens: Tokens, place: Asked
+    answer: Answer, splitter: Splitter, text: str, tokens: Tokens, place: AskedPlace
 ) -> Answer:
     """The answer from where it goes on with the document, with the document's blanks before it.
 

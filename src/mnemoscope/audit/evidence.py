@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 from mnemoscope.audit.documents import Document, Tokens, character_range, token_texts
 from mnemoscope.audit.rule import GUESS, RECALL, decide
 from mnemoscope.audit.settings import MOST_COPIED, AuditSettings
-from mnemoscope.audit.spans import Growth, Place, Span, cut
+from mnemoscope.audit.spans import Extension, Place, Span, cut
 
 _PIECES = pl.List(pl.String)
 _VALUES = pl.List(pl.Float64)
@@ -115,7 +115,7 @@ class Written(NamedTuple):
     choices: Choices | None = None
 
 
-class Judged(NamedTuple):
+class TokenScores(NamedTuple):
     """What a model says of n given rows of tokens, of the last S of each."""
 
     # Natural logarithm of each token's probability, (n, S), float64; NaN of a first token before
@@ -127,7 +127,7 @@ class Judged(NamedTuple):
     choices: Callable[[int], Choices]  # gives the likeliest tokens at each place of a row
 
 
-class Beside(NamedTuple):
+class ReferenceEvidence(NamedTuple):
     """What others than the audited model say of n windows; None: not asked.
 
     The reference's share of right suffix tokens (n,) and log-probabilities (n, S), and the CNNs'
@@ -139,7 +139,7 @@ class Beside(NamedTuple):
     probabilities: Sequence[float | None]
 
 
-class Writer(Protocol):
+class AuditedModel(Protocol):
     """A model as an audit asks it: it writes on in documents, and says how likely it finds them.
 
     `fingerprint` is that of its weights; None of a model behind an API. `tokens` are those of the
@@ -171,7 +171,7 @@ class Writer(Protocol):
     def continue_at(self, places: Sequence[Place], *, around: bool) -> pl.DataFrame:
         """Continue windows, `around` finds or everywhere; columns `spans.WINDOW_COLUMNS`."""
 
-    def grow(self, places: Sequence[Place]) -> list[Growth]:
+    def extend(self, places: Sequence[Place]) -> list[Extension]:
         """How far it goes on from the prefix of windows."""
 
     def write_on(self, _places: Sequence[Place], /) -> list[list[int]] | None:
@@ -202,12 +202,12 @@ class Writer(Protocol):
     def written(self, spans: Sequence[tuple[int, Span]]) -> list[Written]:
         """What it wrote in the window that speaks for each span."""
 
-    def judge(self, rows: npt.NDArray[np.int32]) -> Judged | None:
+    def score_tokens(self, rows: npt.NDArray[np.int32]) -> TokenScores | None:
         """How likely it finds given tokens; None where it cannot be asked that."""
 
-    def beside(self, windows: npt.NDArray[np.int32]) -> Beside:
+    def beside(self, windows: npt.NDArray[np.int32]) -> ReferenceEvidence:
         """What reference model and CNNs say."""
-        return Beside(None, None, [None] * len(windows))
+        return ReferenceEvidence(None, None, [None] * len(windows))
 
 
 class Prior(NamedTuple):
@@ -221,7 +221,7 @@ class Prior(NamedTuple):
     source: str  # where they come from, in words
 
 
-def gather_evidence(model: Writer, spans: Sequence[tuple[int, Span]]) -> list[dict[str, Any]]:
+def gather_evidence(model: AuditedModel, spans: Sequence[tuple[int, Span]]) -> list[dict[str, Any]]:
     """Ask about the window that speaks for each span, given with the number of its document.
 
     Gives for each the columns of `SPAN_COLUMNS` that the models answer; None: not told. Source: the
@@ -235,8 +235,8 @@ def gather_evidence(model: Writer, spans: Sequence[tuple[int, Span]]) -> list[di
     written = model.written(spans)
     own = alone = None
     priors: list[Prior | None] = [None] * len(spans)
-    if spans and (own := model.judge(windows)) is not None:
-        alone = model.judge(suffixes)
+    if spans and (own := model.score_tokens(windows)) is not None:
+        alone = model.score_tokens(suffixes)
         others = [other_prefixes(model.tokens, place, settings) for place in places]
         priors = find_priors(model, windows, own.logprobs.sum(axis=1), others)
     scores, beside, probabilities = model.beside(windows)
@@ -311,7 +311,7 @@ def tries_needed(sampling_logprob: float, probability: float) -> int | None:
 
 
 def find_priors(
-    model: Writer,
+    model: AuditedModel,
     windows: npt.NDArray[np.int32],
     own_logprobs: npt.NDArray[np.float64],
     others: Sequence[tuple[npt.NDArray[np.int32], str]],
@@ -326,7 +326,7 @@ def find_priors(
         for window, (prefixes, _) in zip(windows, others, strict=True)
     ]
     rows = np.concatenate(pieces)
-    judged = model.judge(rows) if len(rows) else None
+    judged = model.score_tokens(rows) if len(rows) else None
     if judged is None:
         return [None] * len(windows)
     sums = judged.logprobs.sum(axis=1)

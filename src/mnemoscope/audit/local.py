@@ -18,10 +18,16 @@ from transformers import DynamicCache
 
 from mnemoscope.audit.answers import chance_within, draw_answers, is_chat_model, prompts_shown
 from mnemoscope.audit.documents import Document, Reading, Tokens, token_texts, tokenize
-from mnemoscope.audit.evidence import Beside, Judged, Writer, Written, gather_evidence
+from mnemoscope.audit.evidence import (
+    AuditedModel,
+    ReferenceEvidence,
+    TokenScores,
+    Written,
+    gather_evidence,
+)
 from mnemoscope.audit.needs import Grafts, find_needs
 from mnemoscope.audit.ordinary import read_prompts
-from mnemoscope.audit.profile import judge_tokens, profile_documents
+from mnemoscope.audit.profile import profile_documents, score_rows
 from mnemoscope.audit.rule import rule_windows
 from mnemoscope.audit.run import (
     PARTS,
@@ -33,7 +39,7 @@ from mnemoscope.audit.run import (
     read_audit_record,
 )
 from mnemoscope.audit.settings import AuditSettings
-from mnemoscope.audit.spans import WINDOW_COLUMNS, Growth, Place, Span, cut, window_table
+from mnemoscope.audit.spans import WINDOW_COLUMNS, Extension, Place, Span, cut, window_table
 from mnemoscope.data.read import WindowCutter
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import made_folder, read_kept, write_kept
@@ -58,7 +64,7 @@ from mnemoscope.study.models import check_same_tokens, facts_of
 if TYPE_CHECKING:  # what makes studies takes a second to import, and most audits ask none
     from mnemoscope.audit.ground import CnnGround
 
-LEFT = -1
+NOT_DECODED = -1
 """Stands in place of tokens that were not decoded."""
 
 _ASKED_WHOLE = 4  # windows right up to here, few of most texts, are asked whether they are whole
@@ -124,7 +130,7 @@ def check_audit(
         raise other_audit(out)
 
 
-class LocalModel(Writer):
+class LocalModel(AuditedModel):
     """A model that runs here; arguments as `audit_documents`.
 
     Raises UserError: no tokenizer, too few positions, no chat template where one is wanted, or a
@@ -251,11 +257,11 @@ class LocalModel(Writer):
             progress.advance(len(batch.score))
         return Continued(*map(np.concatenate, zip(*batches, strict=True)))
 
-    def grow(self, places: Sequence[Place]) -> list[Growth]:
+    def extend(self, places: Sequence[Place]) -> list[Extension]:
         """How far the model goes on, as far as document, `max_growth` and its positions reach."""
         settings, lm = self.settings, self.lm
         lengths = [self._reach(place) for place in places]
-        found = [Growth(0, False)] * len(places)
+        found = [Extension(0, False)] * len(places)
         order = sorted(range(len(places)), key=lambda one: lengths[one])
         for length, group in groupby(order, key=lambda one: lengths[one]):
             members = list(group)
@@ -263,7 +269,7 @@ class LocalModel(Writer):
             right = right_tokens(lm, rows, batch_size=settings.batch_size, prefix=settings.prefix)
             for one, row, n in zip(members, rows, run_lengths(right), strict=True):
                 prompt, written = row[: settings.prefix], row[settings.prefix :][:n]
-                found[one] = Growth(int(n), is_copied(lm.tokenizer, prompt, written))
+                found[one] = Extension(int(n), is_copied(lm.tokenizer, prompt, written))
         return found
 
     def write_on(self, places: Sequence[Place], /) -> list[list[int]]:
@@ -350,10 +356,7 @@ class LocalModel(Writer):
 
         def reproduces() -> npt.NDArray[np.bool_]:
             n_allowed = self.settings.n_allowed
-            try:
-                scores = self._continued(self.lm, windows, n_allowed).score
-            except UserError:  # logits that are not finite: nothing comes out
-                return np.zeros(len(windows), dtype=bool)
+            scores = self._continued(self.lm, windows, n_allowed).score
             return scores >= 1 - n_allowed / self.settings.suffix - 1e-9  # NaN: left
 
         return [
@@ -369,11 +372,11 @@ class LocalModel(Writer):
         """What the scan found that the model writes."""
         return [Written(token_texts(self.tokenizer, span.hit.continuation)) for _, span in spans]
 
-    def judge(self, rows: npt.NDArray[np.int32]) -> Judged:
+    def score_tokens(self, rows: npt.NDArray[np.int32]) -> TokenScores:
         """Ask how likely given tokens are, of each row the suffix."""
-        return judge_tokens(self.lm, rows, self.settings)
+        return score_rows(self.lm, rows, self.settings)
 
-    def beside(self, windows: npt.NDArray[np.int32]) -> Beside:
+    def beside(self, windows: npt.NDArray[np.int32]) -> ReferenceEvidence:
         """What reference model and CNNs say."""
         batch_size = self.settings.batch_size
         says: list[float | None] = [None] * len(windows)
@@ -382,9 +385,11 @@ class LocalModel(Writer):
 
             says = recall_probabilities(self.cnn, self.lm, windows, batch_size=batch_size)
         if self.reference is None:
-            return Beside(None, None, says)
+            return ReferenceEvidence(None, None, says)
         scores = self._continued(self.reference, windows, self.settings.suffix).score
-        return Beside(scores, judge_tokens(self.reference, windows, self.settings).logprobs, says)
+        return ReferenceEvidence(
+            scores, score_rows(self.reference, windows, self.settings).logprobs, says
+        )
 
     def repeats(self, rows: Sequence[Mapping[str, Any]]) -> list[bool]:
         """Whether the model writes the same again, and the rule says the same of it."""
@@ -408,7 +413,7 @@ def _facts(lm: LanguageModel, name: str) -> dict[str, Any]:
 
 
 class Continued(NamedTuple):
-    """Continued windows: what the model wrote, (n, suffix) int32, `LEFT` after a window was left.
+    """Continued windows: what the model wrote, (n, suffix) int32, else `NOT_DECODED`.
 
     `common`, (n,) int32, counts tokens of the longest common prefix of suffix and continuation;
     `score`, (n,) float64, is the share of matching tokens, NaN for a window that was left.
@@ -439,7 +444,7 @@ def _continue_batch(
     lm: LanguageModel, batch: torch.Tensor, prefix: int, n_allowed: int
 ) -> Continued:
     wanted = batch[:, prefix:]
-    chosen = torch.full_like(wanted, LEFT)
+    chosen = torch.full_like(wanted, NOT_DECODED)
     alive = torch.arange(len(batch), device=batch.device)
     cache, fed = new_cache(lm, batch.shape[1] - 1), prepend_bos(lm, batch[:, :prefix])
     with torch.inference_mode():
@@ -462,7 +467,7 @@ def _continue_batch(
                     cache = with_rows(lm, cache, kept)
     written = chosen.cpu().numpy()
     is_right = written == wanted.cpu().numpy()
-    score = np.where(written[:, -1] == LEFT, np.nan, is_right.mean(axis=1))
+    score = np.where(written[:, -1] == NOT_DECODED, np.nan, is_right.mean(axis=1))
     common = run_lengths(is_right).astype(np.int32)
     return Continued(written.astype(np.int32), common, score)
 
@@ -486,7 +491,8 @@ def _finish_whole(
             fed = prepend_bos(lm, rows[:, :-1])
             if cache is not None:
                 fed, own = rows[:, -n_left - 1 : -1], with_rows(lm, cache, some)
-            best, _ = best_two(last_logits(lm, fed, n_left, own))
+            best, gap = best_two(last_logits(lm, fed, n_left, own))
+            check_finite(lm, gap)
             is_whole[some] = (best == rows[:, -n_left:]).all(dim=1)
     chosen[alive[is_whole]] = batch[alive[is_whole], -chosen.shape[1] :]
     return is_whole

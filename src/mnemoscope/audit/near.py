@@ -152,7 +152,8 @@ def near_table(
 ) -> pl.DataFrame:
     """The table of near copies in documents' characters; columns `NEAR_COLUMNS`.
 
-    `model` is an `evidence.Writer`, `strict` its spans. What stands mostly in these is left out.
+    `model` is an `evidence.AuditedModel`, `strict` its spans: what stands mostly in these is left
+    out.
     """
     from rapidfuzz.distance import Levenshtein
 

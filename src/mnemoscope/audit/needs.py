@@ -19,7 +19,7 @@ import torch
 
 from mnemoscope.audit.documents import token_texts
 from mnemoscope.audit.settings import NEEDED_EDGES
-from mnemoscope.errors import NoRoomError, UserError
+from mnemoscope.errors import UserError
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.continue_ import run_lengths
 from mnemoscope.lm.edges import total_effects
@@ -44,12 +44,13 @@ def find_needs(
         logits); `needed_copied`, as `copied_shares`; `run_without_needed` and
         `run_without_equal_mass`: how many of them, from the first on, the model still writes with
         the window's `NEEDED_EDGES` edges of largest effect cut, and with others of equal mass (mean
-        of 3 draws). Empty where the family's edges cannot be cut or memory is short, which is said
-        once.
+        of 3 draws). Empty where the family's edges cannot be cut, which is said.
+
+    Raises NoRoomError: not even one window fits into memory.
     """
     try:
         return list(_ask(lm, windows, prefix=prefix, batch_size=batch_size, seed=seed))
-    except (UserError, NoRoomError) as error:
+    except UserError as error:
         say(f"What passages need is left out: {error}")
         return [{} for _ in windows]
 

@@ -75,7 +75,7 @@ def prompts_sha256(source: str) -> str:
 
 
 def ask_ordinary(model: Any) -> pl.DataFrame:
-    """Let a model (`evidence.Writer`) answer, and compare; columns `ORDINARY_COLUMNS`.
+    """Let a model (`evidence.AuditedModel`) answer, and compare; columns `ORDINARY_COLUMNS`.
 
     `by` is ``model`` or ``reference``. Where `overlap` is 0 no `settings.overlap` tokens in a row
     stand in any document.

@@ -36,7 +36,7 @@ _SHOWN = 5  # places of a passage on the page
 def find_origins(model: Any, spans: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Look for the passages of `spans.parquet` in the corpus that the settings name.
 
-    `model` is an `evidence.Writer`.
+    `model` is an `evidence.AuditedModel`.
 
     Returns:
         The spans with `origin_count` (of the passage) and `origin_suffix_count`, and a row for each

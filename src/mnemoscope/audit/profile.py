@@ -24,7 +24,7 @@ import torch
 
 from mnemoscope.audit.answers import sampling_logprobs
 from mnemoscope.audit.documents import Document, Tokens, character_range, token_texts
-from mnemoscope.audit.evidence import Choices, Judged
+from mnemoscope.audit.evidence import Choices, TokenScores
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.audit.spans import Place, coarse_starts, cut
 from mnemoscope.files import read_kept, write_kept
@@ -255,7 +255,7 @@ def _table(
 N_ALTERNATIVES = 3
 
 
-def judge_tokens(lm: LanguageModel, rows: npt.ArrayLike, settings: AuditSettings) -> Judged:
+def score_rows(lm: LanguageModel, rows: npt.ArrayLike, settings: AuditSettings) -> TokenScores:
     """Ask how likely a model finds the suffix of each row, from one teacher-forced forward.
 
     `rows` are token ids, shape (n, length), n at least 1; of the suffix's length it stands alone.
@@ -287,4 +287,4 @@ def judge_tokens(lm: LanguageModel, rows: npt.ArrayLike, settings: AuditSettings
             [{"text": next(texts), "logprob": float(one)} for one in place] for place in values[row]
         ]
 
-    return Judged(logprobs, sampled, is_whole, choices)
+    return TokenScores(logprobs, sampled, is_whole, choices)

@@ -18,7 +18,7 @@ from pydantic import NonNegativeInt
 from typing_extensions import TypedDict
 
 from mnemoscope.audit.documents import Document, Reading
-from mnemoscope.audit.evidence import Writer, span_table
+from mnemoscope.audit.evidence import AuditedModel, span_table
 from mnemoscope.audit.near import begun_right, near_table
 from mnemoscope.audit.ordinary import ask_ordinary, prompts_sha256, summarize_ordinary
 from mnemoscope.audit.origins import find_origins, open_asked
@@ -138,7 +138,12 @@ _MODEL_FILES = ("*.safetensors", "*.json", "*.gguf", "*.model")
 
 
 def audit(
-    model: Writer, reading: Reading, out: Path, *, command: Sequence[str] = (), redo: bool = False
+    model: AuditedModel,
+    reading: Reading,
+    out: Path,
+    *,
+    command: Sequence[str] = (),
+    redo: bool = False,
 ) -> dict[str, Any]:
     """Audit the documents of `reading`, which the model holds too; a stopped run goes on.
 
@@ -155,7 +160,7 @@ def audit(
         return done
     model.resume(out, key)
     windows = scan_windows(model)
-    spans = spans_of(model.tokenizer, model.tokens, windows, model.settings, model.grow)
+    spans = spans_of(model.tokenizer, model.tokens, windows, model.settings, model.extend)
     frame = span_table(model.documents, model.tokens, spans, model.gather(spans), model.settings)
     asked = {"near": _near_copies(model, windows, frame), "profile": model.profile()}
     if model.settings.corpus is not None:
@@ -180,7 +185,7 @@ def audit(
     return record
 
 
-def scan_windows(model: Writer) -> pl.DataFrame:
+def scan_windows(model: AuditedModel) -> pl.DataFrame:
     """Continue every stride-th window, then every window around a find, in their order."""
     coarse = model.continue_at(coarse_places(model), around=False)
     places = [
@@ -195,7 +200,7 @@ def scan_windows(model: Writer) -> pl.DataFrame:
     return pl.concat([coarse, fine]).sort("document", "first")
 
 
-def coarse_places(model: Writer) -> list[Place]:
+def coarse_places(model: AuditedModel) -> list[Place]:
     """Every stride-th window; one whose prompt may not end there moves on to the next that may."""
     found: list[Place] = []
     for number, tokens in enumerate(model.tokens):
@@ -208,7 +213,9 @@ def coarse_places(model: Writer) -> list[Place]:
     return found
 
 
-def _near_copies(model: Writer, windows: pl.DataFrame, frame: pl.DataFrame) -> pl.DataFrame | None:
+def _near_copies(
+    model: AuditedModel, windows: pl.DataFrame, frame: pl.DataFrame
+) -> pl.DataFrame | None:
     """The table of near copies beside the spans; None where they are not asked about."""
     places = begun_right(windows)
     written = model.write_on(places) if model.settings.near_length else None
@@ -216,7 +223,7 @@ def _near_copies(model: Writer, windows: pl.DataFrame, frame: pl.DataFrame) -> p
 
 
 def _summaries(
-    model: Writer,
+    model: AuditedModel,
     reading: Reading,
     windows: pl.DataFrame,
     frame: pl.DataFrame,
@@ -280,7 +287,7 @@ def write_audit(
     write_record(out / RECORD, record)
 
 
-def check_long_enough(model: Writer) -> None:
+def check_long_enough(model: AuditedModel) -> None:
     """Refuse documents that are all shorter than one window."""
     longest, length = max((len(one.ids) for one in model.tokens), default=0), model.settings.length
     if longest < length:
@@ -292,7 +299,7 @@ def check_long_enough(model: Writer) -> None:
         )
 
 
-def _key(model: Writer, known: Container[str] = AuditSettings.model_fields) -> str:
+def _key(model: AuditedModel, known: Container[str] = AuditSettings.model_fields) -> str:
     """Hash of all that decides an audit; settings that are not `known` count unless default."""
     defaults = type(model.settings)().model_dump()
     settings = model.settings.model_dump().items()
@@ -354,7 +361,7 @@ def check_is_audit(out: Path) -> None:
         raise UserError(f"{out}: contains no audit (audit.json). Make one with 'mnemoscope audit'.")
 
 
-def _finished_audit(out: Path, model: Writer, *, redo: bool) -> dict[str, Any] | None:
+def _finished_audit(out: Path, model: AuditedModel, *, redo: bool) -> dict[str, Any] | None:
     """The audit that is already there, if it is this one; another one only goes with `redo`."""
     path = out / "audit.json"
     if not path.is_file():

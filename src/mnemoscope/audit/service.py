@@ -37,18 +37,18 @@ from mnemoscope.audit.documents import (
     token_texts,
 )
 from mnemoscope.audit.evidence import (
+    AuditedModel,
     Choice,
     Choices,
-    Judged,
     Logprob,
-    Writer,
+    TokenScores,
     Written,
     gather_evidence,
 )
 from mnemoscope.audit.ordinary import read_prompts
 from mnemoscope.audit.run import coarse_places
 from mnemoscope.audit.settings import AuditSettings, EndpointSettings
-from mnemoscope.audit.spans import Growth, Place, Span, window_table
+from mnemoscope.audit.spans import Extension, Place, Span, window_table
 from mnemoscope.errors import NoRoomError, UserError
 from mnemoscope.files import check_shape, digest
 from mnemoscope.parse import parse_json
@@ -449,7 +449,7 @@ def _retry_after(value: str | None) -> float | None:
         return None
 
 
-class Asked(NamedTuple):
+class AskedPlace(NamedTuple):
     """Where a continuation was asked for: pieces `first` (of the prompt), `begin` up to `end`."""
 
     first: int
@@ -457,7 +457,7 @@ class Asked(NamedTuple):
     end: int
 
 
-class Laid(NamedTuple):
+class AlignedAnswer(NamedTuple):
     """A continuation against the document; n pieces were asked for."""
 
     # The n pieces' ids; the document's where right, `NOTHING` where there is none.
@@ -477,7 +477,9 @@ class Laid(NamedTuple):
         return int(np.cumprod(self.is_right).sum()) if self.is_right else 0
 
 
-def lay_beside(answer: Answer, splitter: Splitter, text: str, tokens: Tokens, place: Asked) -> Laid:
+def align_answer(
+    answer: Answer, splitter: Splitter, text: str, tokens: Tokens, place: AskedPlace
+) -> AlignedAnswer:
     """Compare an answer with what the document has there."""
     wanted = tokens.ids[place.begin : place.end].tolist()
     n = len(wanted)
@@ -517,7 +519,7 @@ def lay_beside(answer: Answer, splitter: Splitter, text: str, tokens: Tokens, pl
         logprobs = _logprobs(answer, wanted, slices)
         if logprobs is not None and len(answer.alternatives or []) >= n and is_model:
             choices = (answer.alternatives or [])[:n]
-    return Laid(ids, pieces, is_right, logprobs, choices, is_cut)
+    return AlignedAnswer(ids, pieces, is_right, logprobs, choices, is_cut)
 
 
 def _by_ids(answer: Answer, splitter: Splitter) -> list[int] | None:
@@ -533,7 +535,7 @@ def _by_ids(answer: Answer, splitter: Splitter) -> list[int] | None:
 
 
 def pieces_of_text(
-    answer: Answer, splitter: Splitter, text: str, tokens: Tokens, place: Asked
+    answer: Answer, splitter: Splitter, text: str, tokens: Tokens, place: AskedPlace
 ) -> tuple[list[int], list[str]]:
     """Pieces of the answer's text, cut behind its prompt so that they begin as they did there."""
     written = answer.text.rstrip("\ufffd")  # bytes of a character that was not finished
@@ -553,7 +555,7 @@ def _ends_inside(tokens: Tokens, end: int) -> bool:
     return end < len(tokens.ids) and bool(tokens.starts[end] < tokens.ends[end - 1])
 
 
-def _whole(slices: Sequence[str], tokens: Tokens, place: Asked) -> list[str]:
+def _whole(slices: Sequence[str], tokens: Tokens, place: AskedPlace) -> list[str]:
     """Texts of the pieces without what a token shares with the one before it."""
     starts, ends = tokens.starts[place.begin : place.end], tokens.ends[place.begin : place.end]
     found, seen = [], int(starts[0])
@@ -585,7 +587,7 @@ def _logprobs(answer: Answer, wanted: list[int], slices: Sequence[str]) -> list[
     return found
 
 
-class ServedModel(Writer):
+class ServedModel(AuditedModel):
     """A model behind an API: near copies or a profile would take too many requests.
 
     `splitter` cuts the documents into the model's tokens, or words. Sampling is at temperature 1
@@ -710,7 +712,7 @@ class ServedModel(Writer):
         common, ids = [one.common for one in found], [one.ids for one in found]
         return window_table(places, common, scores, ids, settings)
 
-    def grow(self, places: Sequence[Place]) -> list[Growth]:
+    def extend(self, places: Sequence[Place]) -> list[Extension]:
         """How far the model goes on, by asking for more."""
         from mnemoscope.lm.continue_ import is_copied
 
@@ -723,7 +725,7 @@ class ServedModel(Writer):
         for (number, first), one in zip(places, found, strict=True):
             shown, then = np.split(self.tokens[number].ids[first:], [prefix])
             copied = is_copied(self.tokenizer, shown, then[: one.common])
-            grown.append(Growth(one.common, copied))
+            grown.append(Extension(one.common, copied))
         return grown
 
     def answer(self, prompts: Sequence[str]) -> dict[str, list[str]]:
@@ -756,7 +758,7 @@ class ServedModel(Writer):
         service = self.client.settings
         return service.logprobs and service.prompt_as == "tokens"
 
-    def judge(self, rows: npt.NDArray[np.int32]) -> Judged | None:
+    def score_tokens(self, rows: npt.NDArray[np.int32]) -> TokenScores | None:
         """Ask for the log-probability of each token of texts; None where it is not given."""
         if not self.can_judge or self._judges is False:
             return None
@@ -784,7 +786,7 @@ class ServedModel(Writer):
             for both in zip(logprobs, tops, strict=True)
         ]
         sampling = [math.fsum(values) for values in logprobs.tolist()]
-        return Judged(logprobs, np.array(sampling), np.array(is_whole), tops.__getitem__)
+        return TokenScores(logprobs, np.array(sampling), np.array(is_whole), tops.__getitem__)
 
     def repeats(self, rows: Sequence[Mapping[str, Any]]) -> list[bool]:
         """Whether the service writes the same again; not so of a document that is not there."""
@@ -820,12 +822,14 @@ class ServedModel(Writer):
         """Tokens to ask for, so that n pieces come."""
         return n if self._is_model else n * _WORDS_FACTOR
 
-    def compare(self, answer: Answer, number: int, place: Asked) -> Laid:
+    def compare(self, answer: Answer, number: int, place: AskedPlace) -> AlignedAnswer:
         """An answer beside what the document has there."""
         text = self.documents[number].text
-        return lay_beside(answer, self.splitter, text, self.tokens[number], place)
+        return align_answer(answer, self.splitter, text, self.tokens[number], place)
 
-    def _laid(self, places: Sequence[Place], lengths: Sequence[int], label: str) -> list[Laid]:
+    def _laid(
+        self, places: Sequence[Place], lengths: Sequence[int], label: str
+    ) -> list[AlignedAnswer]:
         """Ask for pieces after the prompts of windows, and lay them beside the documents."""
         asked = list(zip(places, lengths, strict=True))
         found = self._lay(asked, 1, label)
@@ -838,11 +842,13 @@ class ServedModel(Writer):
         self.n_cut += sum(one.is_cut and _is_right(one) for one in found)
         return found
 
-    def _lay(self, asked: Sequence[tuple[Place, int]], factor: int, label: str) -> list[Laid]:
+    def _lay(
+        self, asked: Sequence[tuple[Place, int]], factor: int, label: str
+    ) -> list[AlignedAnswer]:
         answers = self.ask_all([self.request(*one, factor=factor) for one in asked], label)
         prefix = self.settings.prefix
         return [
-            self.compare(answer, number, Asked(first, first + prefix, first + prefix + n))
+            self.compare(answer, number, AskedPlace(first, first + prefix, first + prefix + n))
             for ((number, first), n), answer in zip(asked, answers, strict=True)
         ]
 
@@ -853,7 +859,7 @@ class ServedModel(Writer):
         return found
 
 
-def _is_right(one: Laid) -> bool:
+def _is_right(one: AlignedAnswer) -> bool:
     """All that was written is right, and it is not all that was asked for."""
     n_written = sum(piece != "" for piece in one.pieces)
     return one.common == n_written < len(one.ids)

@@ -74,7 +74,8 @@ class AuditSettings(BoundedSettings):
     edits: int = Field(
         default=3,
         ge=0,
-        description="Also give the chance of the passage within so many edits, 0: not (default 3).",
+        description="Also give the chance of the passage within so many edits; 0 disables it "
+        "(default 3).",
     )
     beams: int = Field(
         default=16,
@@ -157,7 +158,7 @@ NEEDS = {
     "profile_prefix": "profile",
     "instruction": "chat_template",
 }
-"""Settings that say more of another one, and are for nothing without it."""
+"""Settings that only apply when another setting is on."""
 
 FLAGS = {"n_prefixes": "other-prefixes", "url": "endpoint"}
 """Fields whose flag bears another name."""

@@ -30,7 +30,7 @@ WINDOW_COLUMNS: dict[str, Any] = {
 the window was left early), and what the model wrote (null unless it is a hit)."""
 
 
-class Growth(NamedTuple):
+class Extension(NamedTuple):
     """Tokens of the document that the model writes on from one prefix, without a mistake.
 
     `is_copied`: they, or how they begin, stand in the prefix already.
@@ -127,11 +127,11 @@ def spans_of(
     tokens: Sequence[Tokens],
     windows: pl.DataFrame,
     settings: AuditSettings,
-    grow: Callable[[list[Place]], list[Growth]],
+    extend: Callable[[list[Place]], list[Extension]],
 ) -> list[tuple[int, Span]]:
     """The spans of every document, in order, each with the number of its document.
 
-    `windows` has the columns `WINDOW_COLUMNS`; `grow` says how far the model goes on from places.
+    `windows` has the columns `WINDOW_COLUMNS`; `extend` says how far the model goes on from places.
     """
     hits = _find_hits(tokenizer, tokens, windows, settings)
     places = [
@@ -139,8 +139,8 @@ def spans_of(
         for number, found in hits.items()
         for first in places_to_grow(found, len(tokens[number].ids))
     ]
-    grown: dict[int, dict[int, Growth]] = {number: {} for number in hits}
-    for (number, first), growth in zip(places, grow(places), strict=True):
+    grown: dict[int, dict[int, Extension]] = {number: {} for number in hits}
+    for (number, first), growth in zip(places, extend(places), strict=True):
         grown[number][first] = growth
     return [
         (number, span)
@@ -179,7 +179,7 @@ def places_to_grow(hits: Sequence[Hit], n_tokens: int) -> list[int]:
     return sorted(found)
 
 
-def find_spans(hits: Sequence[Hit], grown: Mapping[int, Growth], n_tokens: int) -> list[Span]:
+def find_spans(hits: Sequence[Hit], grown: Mapping[int, Extension], n_tokens: int) -> list[Span]:
     """The spans of one document in order, from hits in theirs; no two overlap.
 
     A token takes the verdict of most of the hits that cover it; where they are even, Guess, so
@@ -193,7 +193,7 @@ def find_spans(hits: Sequence[Hit], grown: Mapping[int, Growth], n_tokens: int) 
 
 
 def _verdicts(
-    hits: Sequence[Hit], grown: Mapping[int, Growth], n_tokens: int, *, cut: bool
+    hits: Sequence[Hit], grown: Mapping[int, Extension], n_tokens: int, *, cut: bool
 ) -> npt.NDArray[np.int8]:
     """For each token 0 (no hit), 1 (guess) or 2 (recall); without `cut` 1 for both."""
     votes = np.zeros((2, n_tokens), dtype=np.int32)
@@ -219,7 +219,7 @@ def _runs(verdicts: npt.NDArray[np.int8]) -> list[tuple[int, int, int]]:
 
 
 def _span(
-    first: int, last: int, verdict: str, hits: Sequence[Hit], grown: Mapping[int, Growth]
+    first: int, last: int, verdict: str, hits: Sequence[Hit], grown: Mapping[int, Extension]
 ) -> Span:
     def overlap(hit: Hit) -> int:
         return min(last, hit.covered[1]) - max(first, hit.covered[0])

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from mnemoscope.audit.documents import Document, Words, character_range, read_documents
-from mnemoscope.audit.evidence import LATER_COLUMNS, SPAN_COLUMNS, Writer
+from mnemoscope.audit.evidence import LATER_COLUMNS, SPAN_COLUMNS, AuditedModel
 from mnemoscope.audit.rule import decide
 from mnemoscope.audit.run import (
     RECORD,
@@ -26,7 +26,7 @@ from mnemoscope.files import read_parquet
 _SAME_CHANCE = 1e-3
 """Another machine or batch rounds otherwise."""
 
-Load = Callable[[dict[str, Any], Sequence[Document], AuditSettings], Writer]
+Load = Callable[[dict[str, Any], Sequence[Document], AuditSettings], AuditedModel]
 """Gives the model that an audit's record speaks of, for documents and settings."""
 
 
@@ -94,7 +94,7 @@ def verify_audit(out: Path, load: Load) -> Verification:
     return Verification(frame.height, sum(holds), problems, notes)
 
 
-def _check_profile(out: Path, model: Writer) -> list[str]:
+def _check_profile(out: Path, model: AuditedModel) -> list[str]:
     """Whether a profile comes out again; only where its documents are all there."""
     kept, again = read_parquet(out / "profile.parquet"), model.profile()
     if again is None or not set(kept["document"]) <= {one.name for one in model.documents}:
@@ -115,7 +115,7 @@ def _is_written(tokenizer: Any, written: list[int], row: dict[str, Any]) -> bool
     return bool(written == row["continuation_tokens"])
 
 
-def _check_near(out: Path, model: Writer) -> list[str]:
+def _check_near(out: Path, model: AuditedModel) -> list[str]:
     """What of the near copies does not hold; those of documents that are gone are passed over."""
     numbers = {document.name: number for number, document in enumerate(model.documents)}
     near = read_parquet(out / "near.parquet").filter(pl.col("document").is_in(list(numbers)))
@@ -129,7 +129,7 @@ def _check_near(out: Path, model: Writer) -> list[str]:
     ]
 
 
-def _stands(model: Writer, rows: Sequence[dict[str, Any]]) -> list[bool]:
+def _stands(model: AuditedModel, rows: Sequence[dict[str, Any]]) -> list[bool]:
     """Whether the verdict of each span follows, and the document, where it is there, has it so."""
     numbers = {document.name: number for number, document in enumerate(model.documents)}
     found = []

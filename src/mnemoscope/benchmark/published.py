@@ -22,7 +22,7 @@ from mnemoscope.cnn.metrics import f1_per_class
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.taxonomy import PAPER, PRASHANTH
 from mnemoscope.taxonomy.catalogue import rho_name
-from mnemoscope.taxonomy.labels import label_sequences
+from mnemoscope.taxonomy.labels import has_verdict, label_sequences, missing_columns
 from mnemoscope.taxonomy.names import match_classes, parse_taxonomy, taxonomy_or_none
 from mnemoscope.words import interval, percent
 
@@ -707,6 +707,12 @@ def published_allocation() -> dict[tuple[str, str], float]:
     """The published flow: share of all memorized sequences by both class names, fractions."""
     frame = pl.read_csv(BytesIO(read_data("allocation.csv")))
     return {(prashanth, paper): share / 100 for prashanth, paper, share in frame.iter_rows()}
+
+
+def has_columns(frame: pl.DataFrame, *names: str) -> bool:
+    """Whether a table has a verdict and every column that these taxonomies need."""
+    needed = map(parse_taxonomy, names)
+    return has_verdict(frame.columns) and not missing_columns(frame.columns, needed)
 
 
 def allocate(frame: pl.DataFrame, groups: npt.ArrayLike | None = None) -> pl.DataFrame:

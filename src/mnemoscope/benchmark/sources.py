@@ -157,7 +157,7 @@ TABLE = {
 }
 
 
-GIVES = {
+BASELINE_PHRASES = {
     "reference": "what the text and the attention of a model that never saw these sequences give",
     "painted": "what the text and the log-probability of each next token give",
 }

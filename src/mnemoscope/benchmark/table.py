@@ -192,7 +192,7 @@ def score_benchmark(
         own_runs = runs.filter(pl.col("taxonomy") == taxonomy)
         votes = trained_votes(predictions, own_runs, taxonomy, len(names))
         present = [source for source in sources.SOURCES if source in set(own_runs["source"])]
-        judged = {name: _Judged(one, n_resamples, seed) for name, one in votes.items()}
+        judged = {name: _SourceScores(one, n_resamples, seed) for name, one in votes.items()}
         like = _like_controls(judged, predictions, own_runs, control_settings)
         chosen = (choice or {}).get(taxonomy, {})
         headline = max(_deciding(judged, own_runs), key=lambda one: chosen.get(one, 0.0))
@@ -208,7 +208,9 @@ def score_benchmark(
             if source in sources.ATTENTION:
                 row["choice_min_f1"] = chosen.get(source)
                 row["is_headline"] = source == headline
-                of_excess = like if source == "model" else _Like(judged, [], row["n_runs"])
+                of_excess = (
+                    like if source == "model" else _ComparableRuns(judged, [], row["n_runs"])
+                )
                 inputs = {name.rpartition("-")[2] for name in of_excess.settings}
                 free = [
                     *sources.MEMORY_FREE,
@@ -223,7 +225,7 @@ def score_benchmark(
     return pl.DataFrame(rows, schema=BENCHMARK_SCHEMA)
 
 
-def _deciding(judged: Mapping[str, "_Judged"], runs: pl.DataFrame) -> Sequence[str]:
+def _deciding(judged: Mapping[str, "_SourceScores"], runs: pl.DataFrame) -> Sequence[str]:
     """The readers that the headline is one of: those whose verdict may take a side."""
     n_seeds = runs.filter(pl.col("source") == "model")["seed"].n_unique()
     few = n_seeds < verdict.FEWEST_TRAININGS and "statistics" in judged
@@ -231,7 +233,7 @@ def _deciding(judged: Mapping[str, "_Judged"], runs: pl.DataFrame) -> Sequence[s
 
 
 @dataclass
-class _Judged:
+class _SourceScores:
     """One source's votes, its figures and their intervals."""
 
     votes: excess.Votes
@@ -287,20 +289,20 @@ def trained_votes(
     }
 
 
-class _Like(NamedTuple):
+class _ComparableRuns(NamedTuple):
     """What the excess compares: every source, the model on `settings` alone (`n_runs`)."""
 
-    judged: dict[str, _Judged]
+    judged: dict[str, _SourceScores]
     settings: list[str]
     n_runs: int
 
 
 def _like_controls(
-    judged: dict[str, _Judged],
+    judged: dict[str, _SourceScores],
     predictions: pl.DataFrame,
     runs: pl.DataFrame,
     control_settings: Sequence[str] | None,
-) -> _Like:
+) -> _ComparableRuns:
     """Put the model on the controls' settings in place of the model on all."""
     own = runs.filter(pl.col("source") == "model")
     kept = own
@@ -308,14 +310,14 @@ def _like_controls(
         kept = own.filter(pl.col("setting").is_in(list(control_settings)))
     settings = kept["setting"].unique(maintain_order=True).to_list()
     if kept.height == own.height or "model" not in judged:
-        return _Like(judged, settings, kept.height)
+        return _ComparableRuns(judged, settings, kept.height)
     rest = {name: one for name, one in judged.items() if name != "model"}
     if not kept["did_train"].any():
-        return _Like(rest, settings, kept.height)
+        return _ComparableRuns(rest, settings, kept.height)
     whole = judged["model"]
     votes = trained_votes(predictions, kept, kept["taxonomy"][0], whole.votes.n_classes)
-    model = _Judged(votes["model"], **whole.resampling)
-    return _Like(rest | {"model": model}, settings, kept.height)
+    model = _SourceScores(votes["model"], **whole.resampling)
+    return _ComparableRuns(rest | {"model": model}, settings, kept.height)
 
 
 def _training_columns(runs: pl.DataFrame) -> dict[str, Any]:
@@ -332,7 +334,7 @@ def _training_columns(runs: pl.DataFrame) -> dict[str, Any]:
 
 def _excess_columns(
     source: str,
-    like: _Like,
+    like: _ComparableRuns,
     free: Sequence[str],
     present: Sequence[str],
     names: tuple[str, ...],
@@ -357,7 +359,9 @@ def _excess_columns(
     found = excess.measure_excess(model.votes, ran, reader=source, **model.resampling)
     note = excess.why_no_interval(model.votes)
     stand_ins = {
-        name: one for name, one in ran.items() if sources.TABLE[name].reads in sources.GIVES
+        name: one
+        for name, one in ran.items()
+        if sources.TABLE[name].reads in sources.BASELINE_PHRASES
     }
     text = {name: one for name, one in ran.items() if name not in stand_ins}
     has_scores = all(one.scores is not None for one in (model.votes, *ran.values()))
@@ -398,7 +402,9 @@ def _gain_columns(gain: Gain) -> dict[str, Any]:
     }
 
 
-def _finds_mark(source: str, judged: Mapping[str, _Judged], present: Sequence[str]) -> bool | None:
+def _finds_mark(
+    source: str, judged: Mapping[str, _SourceScores], present: Sequence[str]
+) -> bool | None:
     """Whether the reader tells planted marks apart better than by guessing; None if not tried."""
     tried = [name for name in sources.of_reader(sources.PLANTED, source) if name in present]
     if not tried:
@@ -414,7 +420,7 @@ def _verdict_columns(figures: verdict.BenchmarkFigures) -> dict[str, Any]:
     return {"verdict_kind": given.kind, "verdict": given.sentence}
 
 
-def _matched_columns(source: str, judged: Mapping[str, _Judged]) -> dict[str, Any]:
+def _matched_columns(source: str, judged: Mapping[str, _SourceScores]) -> dict[str, Any]:
     """The model on sequences matched by the better blind baseline, and that baseline there."""
     blind = [name for name in sources.of_reader(sources.TEXT_ALONE, source) if name in judged]
     min_f1 = {name: judged[name].found.min_f1.value for name in blind}
@@ -433,7 +439,7 @@ def _matched_columns(source: str, judged: Mapping[str, _Judged]) -> dict[str, An
     if match.reason is not None:
         return columns
     model, text = (
-        _Judged(judged[name].votes.at(match.rows), **judged[name].resampling).found
+        _SourceScores(judged[name].votes.at(match.rows), **judged[name].resampling).found
         for name in (source, best)
     )
     return {
@@ -444,7 +450,7 @@ def _matched_columns(source: str, judged: Mapping[str, _Judged]) -> dict[str, An
     }
 
 
-def _regression_columns(judged: Mapping[str, _Judged]) -> dict[str, Any]:
+def _regression_columns(judged: Mapping[str, _SourceScores]) -> dict[str, Any]:
     """How far the CNNs are above a regression on a few statistics of the same maps."""
     pair = {name: judged[name].votes for name in ("model", "statistics") if name in judged}
     if len(pair) < 2:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Literal
 
 from mnemoscope.benchmark.gain import POWER, Gain
-from mnemoscope.benchmark.sources import GIVES, MARK, TABLE, TEXT_ALONE
+from mnemoscope.benchmark.sources import BASELINE_PHRASES, MARK, TABLE, TEXT_ALONE
 from mnemoscope.words import nats, percent
 
 Kind = Literal["adds", "unclear", "nothing", "cannot"]
@@ -70,7 +70,7 @@ def give_verdict(figures: BenchmarkFigures) -> Verdict:
         )
     if gain is None:
         return Verdict("cannot", f"cannot be said: {_say_missing(figures)}")
-    gives = GIVES[TABLE[gain.over].reads]
+    gives = BASELINE_PHRASES[TABLE[gain.over].reads]
     amount = f"{nats(gain.value)} nats a sequence [{nats(gain.low)}, {nats(gain.high)}]"
     adds = f"attention adds {amount} to {gives}"
     found = adds if gain.value > 0 else f"{amount} beyond {gives}"

@@ -50,7 +50,7 @@ def _run(arguments: list[str], *, is_debug: bool) -> int:
         text = " ".join(str(error).split()) or "no message"
         return _complain(
             f"internal error, {type(error).__name__}: {text[:300]} "
-            "(this is ours to mend; --debug shows where)",
+            "(please report this bug; --debug shows where)",
             status=1,
         )
 

@@ -71,7 +71,7 @@ def analyze(
     from mnemoscope.report.page import report_stage
     from mnemoscope.study.models import Models
 
-    asked = flow.Asked(
+    asked = flow.AnalysisRequest(
         second, tuple(checkpoint or ()), corpus, values, redo, tuple(student or ()), control
     )
     if entry is not None:

@@ -10,6 +10,7 @@ from typer.main import get_command
 
 from mnemoscope.cli import analyze, audit, study, tables
 from mnemoscope.cli.options import expanded
+from mnemoscope.study.stages import STAGES
 from mnemoscope.version import __version__
 
 
@@ -33,24 +34,12 @@ class _Root(_Switches, TyperGroup):
     """The command itself."""
 
 
-app = typer.Typer(
-    name="mnemoscope",
-    cls=_Root,
-    help="How a language model memorized what it repeats: guessed or recalled, and where in the "
-    "attention it is decided.\n\nStart with: mnemoscope demo",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
 def _print_version(wanted: bool) -> None:
     if wanted:
         print(f"mnemoscope {__version__}")
         raise typer.Exit
 
 
-@app.callback()
 def _root(
     version: bool = typer.Option(
         False,
@@ -66,49 +55,77 @@ def _root(
     """Options before the verb."""
 
 
-_VERBS: dict[str, dict[str, Callable[..., None]]] = {
-    "Start here": {"demo": study.demo, "run": study.run, "audit": audit.audit, "app": audit.app},
-    "Stages of a run": {
-        "sequences": study.sequences,
-        "continue": study.continue_,
-        "features": tables.features,
-        "label": tables.label,
-        "capture": study.capture,
-        "merge": study.merge,
-        "train": study.train,
-        "benchmark": study.benchmark,
-        "localize": study.localize,
-        "report": study.report,
-    },
-    "Further questions to a study": {
-        "graft": study.graft,
-        "knockout": study.knockout,
-        "search": study.search,
-        "analyze": analyze.analyze,
-        "track": analyze.track,
-    },
-    "Tools": {
-        "init": study.init,
-        "describe": tables.describe,
-        "duplicates": tables.duplicates,
-        "convert": tables.convert,
-        "texts": tables.texts,
-        "distill": analyze.distill,
-        "lm-eval-task": tables.lm_eval_task,
-        "push": tables.push,
-    },
+_OWN_FLAGS: dict[str, Callable[..., None]] = {
+    "sequences": study.sequences,
+    "continue": study.continue_,
+    "features": tables.features,
+    "label": tables.label,
+    "capture": study.capture,
+    "train": study.train,
+    "benchmark": study.benchmark,
+    "localize": study.localize,
+    "knockout": study.knockout,
+    "search": study.search,
 }
-for _panel, _group in _VERBS.items():
-    for _name, _function in _group.items():
-        app.command(_name, cls=_Verb, rich_help_panel=_panel)(expanded(_function))
+"""Verbs of stages that have flags of their own."""
 
 
-@cache
-def command() -> Any:
-    """The whole command, made once: each verb's flags are read from its signature."""
+def panels() -> dict[str, dict[str, Callable[..., None]]]:
+    """All verbs by the heading that they stand under in the help; every stage has one."""
+    of_stages = {
+        one.name: (_OWN_FLAGS.get(one.name) or study.plain_verb(one), one.is_optional)
+        for one in STAGES
+    }
+    return {
+        "Start here": {
+            "demo": study.demo,
+            "run": study.run,
+            "audit": audit.audit,
+            "app": audit.app,
+        },
+        "Stages of a run": {
+            **{name: verb for name, (verb, is_optional) in of_stages.items() if not is_optional},
+            "merge": study.merge,
+        },
+        "Further questions to a study": {
+            **{name: verb for name, (verb, is_optional) in of_stages.items() if is_optional},
+            "analyze": analyze.analyze,
+            "track": analyze.track,
+        },
+        "Tools": {
+            "init": study.init,
+            "describe": tables.describe,
+            "duplicates": tables.duplicates,
+            "convert": tables.convert,
+            "texts": tables.texts,
+            "distill": analyze.distill,
+            "lm-eval-task": tables.lm_eval_task,
+            "push": tables.push,
+        },
+    }
+
+
+def make_command() -> Any:
+    """The whole command: each verb's flags are read from its signature."""
+    app = typer.Typer(
+        name="mnemoscope",
+        cls=_Root,
+        help="How a language model memorized what it repeats: guessed or recalled, and where in "
+        "the attention it is decided.\n\nStart with: mnemoscope demo",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    for panel, group in panels().items():
+        for name, verb in group.items():
+            app.command(name, cls=_Verb, rich_help_panel=panel)(expanded(verb))
     return get_command(app)
+
+
+command = cache(make_command)
 
 
 def verbs() -> list[str]:
     """Names of all verbs."""
-    return [name for group in _VERBS.values() for name in group]
+    return [name for group in panels().values() for name in group]

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from mnemoscope.audit.documents import Document, Reading, Splitter
-    from mnemoscope.audit.evidence import Writer
+    from mnemoscope.audit.evidence import AuditedModel
     from mnemoscope.audit.ground import CnnGround
     from mnemoscope.audit.rule import Gate
     from mnemoscope.audit.service import ServedModel
@@ -200,7 +200,9 @@ def audit(
         named |= {"--tokenizer": tokenizer, "--price-in": price_in, "--price-out": price_out}
         named |= {"--dry-run": dry_run}
         _refuse(named, "only with --endpoint, not with a model that runs here")
-    here = _Here(model or "", revision, dtype or "float32", device or "auto", reference, study)
+    here = ModelArguments(
+        model or "", revision, dtype or "float32", device or "auto", reference, study
+    )
     check_dtype_name(here.dtype)
     check_device_name(here.device)
     if verify is not None:
@@ -293,7 +295,9 @@ def audit(
         _judge(gate, record)
 
 
-def _rank(here: "_Here", reading: "Reading", out: Path, settings: AuditSettings) -> "pl.DataFrame":
+def _rank(
+    here: "ModelArguments", reading: "Reading", out: Path, settings: AuditSettings
+) -> "pl.DataFrame":
     """Rank windows without decoding, and print the surest."""
     from mnemoscope.audit.before import BEFORE_FILE, rank_windows, share_beyond
     from mnemoscope.audit.local import LocalModel
@@ -317,7 +321,7 @@ def _rank(here: "_Here", reading: "Reading", out: Path, settings: AuditSettings)
     return frame
 
 
-class _Here(NamedTuple):
+class ModelArguments(NamedTuple):
     """A model that runs here, and what stands beside it, as asked for."""
 
     name: str
@@ -329,11 +333,13 @@ class _Here(NamedTuple):
     role: str = "model"
 
     @property
-    def beside(self) -> "_Here | None":
+    def beside(self) -> "ModelArguments | None":
         """The reference: what was asked for, else the embedded model's own, else None."""
         own = EMBEDDED if self.name == EMBEDDED else None
         name = None if self.reference == "none" else self.reference or own
-        return _Here(name, None, self.dtype, self.device, role="reference") if name else None
+        return (
+            ModelArguments(name, None, self.dtype, self.device, role="reference") if name else None
+        )
 
     def load(self) -> "LanguageModel":
         """The model."""
@@ -351,7 +357,7 @@ def _refuse(given: Mapping[str, Any], why: str) -> None:
             raise UserError(f"{flag}: {why}.")
 
 
-def _check_names(here: _Here, sources: Sequence[str]) -> None:
+def _check_names(here: ModelArguments, sources: Sequence[str]) -> None:
     """Refuse what is not there before torch is loaded."""
     from mnemoscope.audit.documents import check_sources
     from mnemoscope.lm.hub import check_model
@@ -396,7 +402,7 @@ def _read(
 
 
 def _audit_here(
-    here: _Here, reading: "Reading", out: Path, settings: AuditSettings, *, redo: bool
+    here: ModelArguments, reading: "Reading", out: Path, settings: AuditSettings, *, redo: bool
 ) -> dict[str, Any]:
     from mnemoscope.audit.local import audit_documents, check_audit
 
@@ -486,7 +492,7 @@ def _verify(folder: Path, device: str) -> "Verification":
 
     def load(
         record: dict[str, Any], documents: "Sequence[Document]", settings: AuditSettings
-    ) -> "Writer":
+    ) -> "AuditedModel":
         facts, api = record["model"], record.get("api")
         if api:
             asked = endpoint_settings(url=api["endpoint"], model=facts["name"], **api["settings"])
@@ -494,7 +500,7 @@ def _verify(folder: Path, device: str) -> "Verification":
             return _served(asked, documents, settings, *named)
         from mnemoscope.audit.local import LocalModel
 
-        here = _Here(facts["name"], facts["revision"], facts["dtype"], device)
+        here = ModelArguments(facts["name"], facts["revision"], facts["dtype"], device)
         return LocalModel(here.load(), documents, settings)
 
     return verify_audit(folder, load)

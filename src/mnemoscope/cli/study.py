@@ -1,5 +1,6 @@
 """Verbs that work on a study: init, run, and one for each stage."""
 
+import inspect
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -13,7 +14,7 @@ from mnemoscope.cli import options
 from mnemoscope.errors import UserError
 from mnemoscope.files import made_folder
 from mnemoscope.progress import say, show_progress
-from mnemoscope.study.folder import STAGES, Study, is_study, stage_named
+from mnemoscope.study.folder import Study, is_study
 from mnemoscope.study.settings import (
     EMBEDDED,
     NO_MODEL,
@@ -23,6 +24,7 @@ from mnemoscope.study.settings import (
     settings_template,
     shipped_path,
 )
+from mnemoscope.study.stages import STAGES, Stage, stage_named
 
 _STUDY = Path("study")
 
@@ -83,7 +85,8 @@ def run(
     """
     if not any((settings, out, model.model, sequences, stage.set_)) and not is_study(_STUDY):
         raise UserError(
-            "run: of what? Give --model and --sequences, or a study file, and -o for the result. "
+            "run: nothing to run. Give --model and --sequences, or a study file, and -o for the "
+            "result. "
             "'mnemoscope demo' does it on the shipped model."
         )
     out = out or _STUDY
@@ -213,7 +216,7 @@ def capture(
     if not is_study(folder) and sequences is not None:
         if part is not None:
             raise UserError(
-                f"capture --part: {folder} is not there yet. Found it once with 'mnemoscope "
+                f"capture --part: {folder} is not there yet. Create it once with 'mnemoscope "
                 f"sequences {sequences} -o {folder}', then run the parts."
             )
         _create(folder, options.merge_flags(None, flags, stage.set_), quiet=stage.quiet)
@@ -244,25 +247,25 @@ def knockout(
     stage_verb(study, "knockout", {"knockout.by": by}, stage)
 
 
-def graft(
-    study: options.StudyFolder,
-    part: options.PartOption = None,
-    where: options.EngineFlags = options.LOCAL,
-    stage: options.StageFlags = options.STAGE,
-) -> None:
-    """Put parts of the reference model into the model: which classes does it forget?
+def plain_verb(entry: Stage) -> Callable[..., None]:
+    """The verb of a stage that has no flags of its own."""
 
-    Example: mnemoscope graft my-study --set "graft.parts=['layers.0.qk', 'layers.0.mlp']"
-    """
-    stage_verb(study, "graft", {}, stage, part=part, where=where)
+    def verb(
+        study: options.StudyFolder,
+        part: options.PartOption = None,
+        where: options.EngineFlags = options.LOCAL,
+        stage: options.StageFlags = options.STAGE,
+    ) -> None:
+        stage_verb(study, entry.name, {}, stage, part=part, where=where)
 
-
-def report(study: options.StudyFolder, stage: options.StageFlags = options.STAGE) -> None:
-    """Write report.html, one page that opens offline.
-
-    Example: mnemoscope report my-study
-    """
-    stage_verb(study, "report", {}, stage)
+    without = {"part"} if not entry.has_parts else set()
+    without |= {"where"} if not entry.has_engine else set()
+    signature = inspect.signature(verb)
+    kept = [one for one in signature.parameters.values() if one.name not in without]
+    verb.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
+    purpose = entry.purpose[0].upper() + entry.purpose[1:]
+    verb.__doc__ = f"{purpose}.\n\nExample: mnemoscope {entry.name} my-study"
+    return verb
 
 
 def stage_verb(
@@ -302,7 +305,7 @@ def next_verb(study: Study, stage: str) -> str:
     if study.settings.model.name == NO_MODEL:
         return f" Next: mnemoscope analyze predict {study.folder}"
     names = [entry.name for entry in STAGES]
-    following = [entry.name for entry in STAGES[names.index(stage) + 1 :] if not entry.optional]
+    following = [entry.name for entry in STAGES[names.index(stage) + 1 :] if not entry.is_optional]
     if stage == "capture" and not study.is_done("label"):
         following = ["continue"]  # every sequence was captured, without labels
     if stage == "label":

@@ -10,7 +10,8 @@ from mnemoscope.cli.study import shown, stage_verb
 from mnemoscope.embedded import place_of
 from mnemoscope.errors import UserError
 from mnemoscope.files import refuse_filled
-from mnemoscope.study.folder import STAGES, Study, is_study
+from mnemoscope.study.folder import Study, is_study
+from mnemoscope.study.stages import STAGES
 
 Target = Annotated[Path, Argument(help="A study folder, or with -o a table (see run --sequences).")]
 Prefix = Annotated[

@@ -31,7 +31,8 @@ from mnemoscope.data.table import (
     read_table,
     whole_parquet,
 )
-from mnemoscope.errors import DamagedDataError, UserError, first_line, nearest
+from mnemoscope.errors import DamagedDataError, UserError, nearest
+from mnemoscope.files import open_array
 from mnemoscope.parse import parse_json, read_lines
 from mnemoscope.progress import say
 
@@ -187,13 +188,9 @@ def _check_type(file: FlatFile, dtype: str | None) -> FlatFile:
 
 def _open_npy(path: Path) -> FlatFile:
     """A NumPy array of integers with one axis, or with a document a row."""
-    try:
-        array = np.lib.format.open_memmap(path, mode="r") if path.stat().st_size else None
-    except (ValueError, EOFError, OSError) as error:
-        said = first_line(error)
-        raise DamagedDataError(f"{path}: not a whole .npy array ({said}).") from error
-    if array is None:
+    if not path.stat().st_size:
         raise DamagedDataError(f"{path}: empty, not a .npy array. Copy it again.")
+    array = open_array(path)
     is_in_order = array.flags.c_contiguous
     if array.dtype.kind not in "iu" or array.ndim not in (1, 2) or not is_in_order:
         raise UserError(

@@ -27,7 +27,8 @@ from mnemoscope.data.formats import (
 )
 from mnemoscope.data.hub import check_whole, find_hub_files, parse_hub_name
 from mnemoscope.data.table import conform, has_values, read_table, scan_table
-from mnemoscope.errors import DamagedDataError, UserError, first_line
+from mnemoscope.errors import UserError, first_line
+from mnemoscope.files import open_array
 from mnemoscope.progress import say
 
 
@@ -248,11 +249,7 @@ def read_pair(prefixes: Path, suffixes: Path, *, prefix: int | None) -> pl.DataF
 
 def _array(path: Path) -> np.ndarray:
     refuse_pointer(path)
-    try:
-        array: np.ndarray = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError, MemoryError) as error:
-        said = first_line(error)
-        raise DamagedDataError(f"{path}: not a whole array of numbers ({said}).") from error
+    array = open_array(path)
     if array.ndim != 2 or array.dtype.kind not in "iu":
         raise UserError(
             f"{path}: {array.dtype} of shape {array.shape} where integers of shape (sequences, "

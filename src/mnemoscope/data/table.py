@@ -428,7 +428,7 @@ def refuse_padding(table: pl.DataFrame, *, where: str) -> None:
 
 
 def check_ids(ids: pl.Series, where: str) -> None:
-    """Reject ids that are null or there twice, naming the row, counted from 0."""
+    """Reject ids that are null or duplicated, naming the row, counted from 0."""
     if ids.null_count():
         raise UserError(
             f"{where}, row {_first(ids.is_null())}: no sequence_id. Give every row its own integer."

@@ -47,7 +47,7 @@ _DECISIVE = (
 
 
 @dataclass(frozen=True)
-class Asked:
+class AnalysisRequest:
     """What the user asked of an analysis."""
 
     # a second model with the same tokenizer: folder, hub name, NAME@REVISION
@@ -72,7 +72,9 @@ class Outcome:
     folder: Path = Path()
 
 
-def run_or_read(study: Study, entry: registry.Entry, asked: Asked, models: Models) -> Outcome:
+def run_or_read(
+    study: Study, entry: registry.Entry, asked: AnalysisRequest, models: Models
+) -> Outcome:
     """Run one analysis unless its result exists; the caller locks the study.
 
     Raises UserError: the study lacks something, or a setting or input cannot be used.
@@ -118,7 +120,7 @@ def run_or_read(study: Study, entry: registry.Entry, asked: Asked, models: Model
     return Outcome(entry, stored, folder=folder)
 
 
-def analyze_all(study: Study, asked: Asked, models: Models) -> Iterator[Outcome]:
+def analyze_all(study: Study, asked: AnalysisRequest, models: Models) -> Iterator[Outcome]:
     """Run every analysis whose needs are met; the others report what they lack.
 
     Only settings that every analysis has apply.
@@ -130,7 +132,7 @@ def analyze_all(study: Study, asked: Asked, models: Models) -> Iterator[Outcome]
             yield Outcome(entry, None, refused=str(error))
 
 
-def refuse_unused(entry: registry.Entry, asked: Asked) -> None:
+def refuse_unused(entry: registry.Entry, asked: AnalysisRequest) -> None:
     """Reject options that a single named analysis ignores (UserError)."""
     given: dict[str, tuple[object, registry.Need | registry.Use]] = {
         "--second": (asked.second is not None, "second model"),
@@ -225,7 +227,9 @@ def _has(study: Study, need: registry.Need, others: tuple[str, ...]) -> bool:
     return _has_model(study) or (need == "perplexities" and has_columns)
 
 
-def _others(study: Study, entry: registry.Entry, asked: Asked) -> tuple[tuple[str, ...], list[str]]:
+def _others(
+    study: Study, entry: registry.Entry, asked: AnalysisRequest
+) -> tuple[tuple[str, ...], list[str]]:
     """Names of the checkpoints, second model, reference or students, control first; and notes."""
     if entry.wants("students"):
         if not asked.students or asked.control is None:
@@ -245,7 +249,7 @@ def _others(study: Study, entry: registry.Entry, asked: Asked) -> tuple[tuple[st
 
 
 def _loaders(
-    study: Study, asked: Asked, others: tuple[str, ...], models: Models
+    study: Study, asked: AnalysisRequest, others: tuple[str, ...], models: Models
 ) -> tuple[OtherModel, ...]:
 
     def named(name: str) -> "Callable[[], LanguageModel]":
@@ -277,7 +281,7 @@ def _facts(
     facts: dict[str, Any] = {
         "model": study.record["models"].get("model", {}).get("fingerprint"),
         "table": _table_hash(study),
-        "stages": {stage: study.key(stage) for stage in ("continue", "features", "label")},
+        "label": study.key("label"),
     }
     if entry.plugin is not None:
         facts["plugin"] = entry.plugin.facts
@@ -349,15 +353,17 @@ def analyze(
 ) -> Analysis:
     """Run an analysis on a study, or read its result where these settings have made it.
 
-    Inputs are those of `Asked`; `name` is as `mnemoscope analyze --list` has it, `settings` are of
-    the analysis, as `--set` takes them.
+    Inputs are those of `AnalysisRequest`; `name` is as `mnemoscope analyze --list` has it,
+    `settings` are of the analysis, as `--set` takes them.
 
     Raises:
         UserError: no such analysis or setting, an input that it has no use for, or something that
             the study lacks.
     """
     entry = registry.entry_named(name)
-    asked = Asked(second, tuple(checkpoints), corpus, settings, redo, tuple(students), control)
+    asked = AnalysisRequest(
+        second, tuple(checkpoints), corpus, settings, redo, tuple(students), control
+    )
     refuse_unused(entry, asked)
     with study.lock():
         outcome = run_or_read(study, entry, asked, Models(study.settings))

@@ -34,7 +34,7 @@ _METRICS = ("exact_match", "longest_match")
 
 
 @dataclass(frozen=True)
-class Asked:
+class TaskRequest:
     """Sequences, and their classes: a model is shown the prefix and asked for the suffix."""
 
     frame: pl.DataFrame  # `sequence_id` and `tokens` of one length, a row a sequence
@@ -53,7 +53,7 @@ def asked_of(
     tokenizer: str | None = None,
     prefix: int | None = None,
     verb: str = "lm-eval-task",
-) -> Asked:
+) -> TaskRequest:
     """The sequences and classes of a study, or of a table with `tokens`.
 
     The classes are those of `taxonomy`; without one those of the study's first, or a table's column
@@ -77,7 +77,7 @@ def asked_of(
         if taxonomy is not None and len(found) > 1:
             raise UserError(f"{verb}: -t {taxonomy} names {len(found)} taxonomies. Give one.")
         labels = label_sequences(frame, found[0])
-    return Asked(frame, labels, tokenizer, revision, prefix, str(target))
+    return TaskRequest(frame, labels, tokenizer, revision, prefix, str(target))
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,9 @@ class Shown:
     n_unlabelled: int  # left out because they have no class
 
 
-def shown_rows(asked: Asked, tokenizer: Any, *, most: int | None = None, seed: int = 0) -> Shown:
+def shown_rows(
+    asked: TaskRequest, tokenizer: Any, *, most: int | None = None, seed: int = 0
+) -> Shown:
     """Decode prefixes and suffixes, and keep the sequences whose prefix survives it.
 
     The tokenizer is that of the model they were cut for; at most `most` of each class are kept,

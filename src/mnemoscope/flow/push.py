@@ -318,7 +318,7 @@ def _write_card(
         *body,
         "\n".join(["## Tables", "", "| table | rows |", "|---|---|", *tables]),
         f"## Licence\n\n{f'`{licence}`.' if licence else 'Not said. Ask whoever published it.'}",
-        f"## Citation\n\nMade with mnemoscope {__version__}, which carries out this paper:\n\n"
+        f"## Citation\n\nMade with mnemoscope {__version__}, which implements this paper:\n\n"
         f"```bibtex\n{_CITATION}\n```",
     ]
     write_text(out / "README.md", "\n\n".join(parts) + "\n")

@@ -6,42 +6,21 @@ from typing import Any
 
 from mnemoscope.data.rows import name_of
 from mnemoscope.errors import UserError
-from mnemoscope.pipeline.benchmark import benchmark_stage
-from mnemoscope.pipeline.capture import capture_stage, damaged_maps, repair_maps
-from mnemoscope.pipeline.continue_ import continue_stage
-from mnemoscope.pipeline.features import features_stage
-from mnemoscope.pipeline.graft import graft_stage
-from mnemoscope.pipeline.knockout import knockout_stage
-from mnemoscope.pipeline.label import label_stage, nothing_to_train
-from mnemoscope.pipeline.localize import localize_stage
+from mnemoscope.pipeline.capture import damaged_maps, repair_maps
+from mnemoscope.pipeline.label import nothing_to_train
 from mnemoscope.pipeline.sequences import create_study
-from mnemoscope.pipeline.train import train_stage
 from mnemoscope.pipeline.trainings import check_kernels
 from mnemoscope.progress import say
 from mnemoscope.report.content import report_content
-from mnemoscope.report.page import REPORT_FILE, report_stage, write_report
-from mnemoscope.search.climb import search_stage
-from mnemoscope.study.folder import STAGES, Study, is_study
+from mnemoscope.report.page import REPORT_FILE, write_report
+from mnemoscope.study.folder import Study, is_study
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import StudySettings, parse_settings
+from mnemoscope.study.stages import STAGES, stage_named
 from mnemoscope.taxonomy import PAPER, SHIPPED
 
 # Settings, or a function of the settings of an existing study.
 Wanted = StudySettings | Callable[[StudySettings], StudySettings]
-
-STAGE_FUNCTIONS: dict[str, Callable[[Study, Models], None]] = {
-    "continue": continue_stage,
-    "features": features_stage,
-    "label": label_stage,
-    "capture": capture_stage,
-    "train": train_stage,
-    "benchmark": benchmark_stage,
-    "localize": localize_stage,
-    "knockout": knockout_stage,
-    "graft": graft_stage,
-    "search": search_stage,
-    "report": report_stage,
-}
 
 
 def run(
@@ -80,17 +59,18 @@ def run(
     with study.lock():
         study.adopt(_settle(settings, study.settings), redo=redo)
         models = models or Models(study.settings)
-        names = [one.name for one in STAGES if not one.optional or one.name in also]
-        names = names[: names.index(until) + 1 if until else len(names)]
-        missing = [one for one in names if one in STAGE_FUNCTIONS and not study.is_done(one)]
-        for name in names:
-            if name == "capture" and until is None and (reason := nothing_to_train(study)):
+        wanted = [one for one in STAGES if not one.is_optional or one.name in also]
+        names = [one.name for one in wanted]
+        wanted = wanted[: names.index(until) + 1 if until else len(names)]
+        missing = [one for one in wanted if one.function and not study.is_done(one.name)]
+        for stage in wanted:
+            if stage.name == "capture" and until is None and (reason := nothing_to_train(study)):
                 write_report(folder / REPORT_FILE, report_content(study, models.tokenizer()))
                 raise UserError(f"{reason} {folder / REPORT_FILE} shows what there is.")
-            if name in STAGE_FUNCTIONS and not study.is_done(name):
-                place = missing.index(name) + 1
-                say(f"Stage {place} of {len(missing)}, {name}: {_PURPOSE[name]}")
-                STAGE_FUNCTIONS[name](study, models)
+            if stage in missing:
+                place = f"{missing.index(stage) + 1} of {len(missing)}"
+                say(f"Stage {place}, {stage.name}: {stage.purpose}")
+                stage.load()(study, models)
     return study
 
 
@@ -111,7 +91,7 @@ def run_stage(
         if redo:
             study.forget(stage)
         if not study.is_done(stage):
-            STAGE_FUNCTIONS[stage](study, Models(study.settings))
+            stage_named(stage).load()(study, Models(study.settings))
         elif stage == "capture" and (damaged := damaged_maps(study)):
             for error in damaged:
                 say(f"Repairing: {error}")
@@ -128,21 +108,6 @@ def _of_frame(settings: StudySettings, name: str) -> StudySettings:
 
 def _settle(wanted: Wanted, present: StudySettings) -> StudySettings:
     return wanted(present) if callable(wanted) else wanted
-
-
-_PURPOSE = {
-    "continue": "which sequences does the model reproduce from their prefix",
-    "features": "what the taxonomies ask of a text: repetition, patterns, duplicates",
-    "label": "a class for each sequence under each taxonomy; samples and split",
-    "capture": "attention pooled over heads, once for all taxonomies",
-    "train": "CNNs on the maps, and the controls beside them",
-    "benchmark": "min-F1 with intervals, and what is left once the text is taken off",
-    "localize": "where in the attention each class is decided",
-    "knockout": "what the model forgets when the edges that decide a class are cut",
-    "graft": "which part of the model holds which class",
-    "search": "taxonomies found, not only tried",
-    "report": "one page that opens offline",
-}
 
 
 # Where the first layer of the embedded model looks, and its MLP.

@@ -32,7 +32,7 @@ _IMPLEMENTATION = "mnemoscope_pooled"
 _pools: dict[nn.Module, "HeadPool"] = {}
 
 
-class Enough(Exception):  # noqa: N818 - no error: it ends a forward whose rest nobody reads
+class StopForward(Exception):  # noqa: N818 - no error: it ends a forward whose rest nobody reads
     """The attention of the last layer has been pooled."""
 
 
@@ -88,7 +88,7 @@ class HeadPool:
         output, weights = eager(module, query, key, value, *args, **kw)
         self.add(weights)
         if is_end:
-            raise Enough
+            raise StopForward
         return output
 
     def maps(self) -> PooledMaps:
@@ -134,8 +134,8 @@ def pooled_attention(
     """Pool the attention of one forward of the base model inside this block.
 
     Call the forward with `use_cache=False` and, on route `hooks`, with `output_attentions=True`;
-    then call `maps()` on the pool. `ends_forward` (route `interface`) raises `Enough` once the last
-    layer is pooled: only for models that have shown one attention a layer in a whole forward.
+    then call `maps()` on the pool. `ends_forward` (route `interface`) raises `StopForward` once the
+    last layer is pooled: only for models that have shown one attention a layer in a whole forward.
     Raises UserError: the family cannot be captured. RuntimeError: the model is already being
     captured.
     """
@@ -230,7 +230,7 @@ def capture_batch(
     # What accelerate brought for the moment must go back when its module ends.
     is_known = lm.model in _one_map_a_layer and lm.device_map is None
     with pooled_attention(lm, keep_heads=keep_heads, ends_forward=is_known) as pool:
-        with torch.inference_mode(), suppress(Enough):
+        with torch.inference_mode(), suppress(StopForward):
             lm.model.base_model(
                 input_ids=prepend_bos(lm, batch),
                 use_cache=False,

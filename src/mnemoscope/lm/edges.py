@@ -109,7 +109,7 @@ def _readers(lm: LanguageModel) -> Iterator[nn.Module]:
                 yield module
 
 
-class Moved(NamedTuple):
+class ValueFlow(NamedTuple):
     """What one layer's attention moves; the matrix is the output projection."""
 
     weights: torch.Tensor  # (batch, heads, query, key)
@@ -132,9 +132,9 @@ class Moved(NamedTuple):
 
 
 @contextmanager
-def moved_values(lm: LanguageModel) -> Iterator[list[Moved]]:
+def moved_values(lm: LanguageModel) -> Iterator[list[ValueFlow]]:
     """Collect what every layer's attention moves in one forward inside this block, in order."""
-    found: list[Moved] = []
+    found: list[ValueFlow] = []
     watch = _Watch(lm, found)
     with ExitStack() as stack:
         for module in attention_modules(lm.model):
@@ -154,7 +154,7 @@ def moved_values(lm: LanguageModel) -> Iterator[list[Moved]]:
 class _Watch:
     """Weights and values where they are multiplied, and the projection that comes next."""
 
-    def __init__(self, lm: LanguageModel, found: list[Moved]) -> None:
+    def __init__(self, lm: LanguageModel, found: list[ValueFlow]) -> None:
         self._lm, self._found = lm, found
         self._product: tuple[torch.Tensor, torch.Tensor] | None = None
         self._next: nn.Module | None = None
@@ -188,7 +188,7 @@ class _Watch:
         asked = torch.cat([torch.eye(width), torch.zeros(1, width)])
         answers = module(asked.to(args[0].device, args[0].dtype)).float()
         matrix = (answers[:-1] - answers[-1]).reshape(self._lm.n_heads, -1, answers.shape[-1])
-        moved = Moved(weights, values, matrix)
+        moved = ValueFlow(weights, values, matrix)
         made = output.float().reshape(len(weights), -1, output.shape[-1])
         is_odd = matrix.shape[1] != values.shape[-1] or made.shape[1] != weights.shape[2]
         if is_odd or not _alike(moved.sums() + answers[-1], made, args[0].dtype):
@@ -197,7 +197,7 @@ class _Watch:
                 "matrix, so what an edge moves cannot be said. Choose another ranking of edges."
             )
         start = len(self._lm.before)
-        self._found.append(Moved(weights[:, :, start:, start:], values[:, :, start:], matrix))
+        self._found.append(ValueFlow(weights[:, :, start:, start:], values[:, :, start:], matrix))
 
 
 class _Product(TorchFunctionMode):

@@ -58,7 +58,7 @@ HALVED = "batch_size_halved_to"
 _halved: ContextVar[Callable[[int], None] | None] = ContextVar("halved", default=None)
 
 
-class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
+class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
     """Keys and values are views of the used part of their rooms: others copy all for each token."""
 
     keys: torch.Tensor
@@ -338,7 +338,7 @@ def check_tokens(
 
 
 @contextmanager
-def noting_halved(counts: dict[str, Any], file: Path | None = None) -> Iterator[None]:
+def recording_batch_size(counts: dict[str, Any], file: Path | None = None) -> Iterator[None]:
     """Record the smallest batch size that memory forced, also on error; `file` survives a kill."""
     sizes = [] if file is None else read_halved(file)
 
@@ -358,14 +358,14 @@ def noting_halved(counts: dict[str, Any], file: Path | None = None) -> Iterator[
 
 
 def read_halved(file: Path) -> list[int]:
-    """The size that `noting_halved` left in a file; none where all went well."""
+    """The size that `recording_batch_size` left in a file; none where all went well."""
     with suppress(OSError, ValueError):
         return [int(file.read_text(encoding="utf-8"))]
     return []
 
 
 def note_halved(size: int) -> None:
-    """Tell the block of `noting_halved` that runs now of a smaller batch size, if there is one."""
+    """Tell the block of `recording_batch_size` that runs now, if any, of a smaller batch size."""
     if (note := _halved.get()) is not None:
         note(size)
 
@@ -453,7 +453,8 @@ def new_cache(
     if not (by_token or all(map(_holds_keys_alone, cache.layers))):
         return None
     cache.layers = [
-        _RoomyLayer(n_tokens) if type(layer) is DynamicLayer else layer for layer in cache.layers
+        PreallocatedLayer(n_tokens) if type(layer) is DynamicLayer else layer
+        for layer in cache.layers
     ]
     return cache
 
@@ -479,7 +480,7 @@ def reorder_rows(cache: Any, rows: torch.Tensor, *, shared: int) -> None:
     Where as many rows stay, only what follows those tokens is copied.
     """
     for layer in cache.layers:
-        if isinstance(layer, _RoomyLayer) and len(layer.keys) == len(rows):
+        if isinstance(layer, PreallocatedLayer) and len(layer.keys) == len(rows):
             for states in (layer.keys, layer.values):
                 states[:, :, shared:] = states[:, :, shared:].index_select(0, rows)
         else:

@@ -29,6 +29,7 @@ from mnemoscope.benchmark.published import (
     State,
     compare_with_published,
     guessed_share,
+    has_columns,
     ours_of_row,
 )
 from mnemoscope.benchmark.sources import MEMORY_FREE, of_reader
@@ -50,8 +51,10 @@ from mnemoscope.pipeline.label import SAMPLES_FILE, aliases_of, samples_of
 from mnemoscope.pipeline.train import CHOICE_FILE, PREDICTIONS_FILE, RUNS_FILE
 from mnemoscope.progress import track
 from mnemoscope.stats import NO_ESTIMATE, Estimate, RankCorrelation
-from mnemoscope.study.folder import Study, is_study, stage_named
+from mnemoscope.study.folder import Study, is_study
 from mnemoscope.study.models import Models
+from mnemoscope.study.stages import stage_named
+from mnemoscope.taxonomy import PAPER
 from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.taxonomy.names import find_taxonomy, taxonomy_or_none
 
@@ -169,10 +172,10 @@ def _by_level(
 
 def _guessed(study: Study) -> Estimate:
     """The guessed share of the memorized sequences; none where a feature is missing."""
-    try:
-        return guessed_share(study.sequences, find_groups(study.sequences))
-    except UserError:
+    table = study.sequences
+    if not has_columns(table, PAPER):
         return NO_ESTIMATE
+    return guessed_share(table, find_groups(table))
 
 
 def score_taxonomy(task: ScoreTask) -> tuple[int, pl.DataFrame, pl.DataFrame]:

@@ -31,7 +31,7 @@ from mnemoscope.lm.continue_ import (
     continue_sequences,
     scan_memorized,
 )
-from mnemoscope.lm.model import HALVED, LanguageModel, note_halved, noting_halved
+from mnemoscope.lm.model import HALVED, LanguageModel, note_halved, recording_batch_size
 from mnemoscope.lm.probe import next_tokens
 from mnemoscope.maps.format import StoreMeta, pack_shard
 from mnemoscope.maps.shape import POOLED
@@ -81,7 +81,7 @@ class Block:
     with_verdicts: bool = False
 
 
-class Made(NamedTuple):
+class BlockResult(NamedTuple):
     """The result of a block: a table's Parquet file, or maps as a shard or the file that holds it.
 
     `table` of maps is their verdicts, or None; `sha256` is of the shard.
@@ -93,33 +93,33 @@ class Made(NamedTuple):
     sha256: str = ""
 
 
-class Crew(Protocol):
+class Worker(Protocol):
     """Processes that do blocks with one model; `facts` describe the model, see `facts_of`."""
 
     facts: dict[str, Any]
 
-    def make(self, blocks: Sequence[Block], progress: Progress) -> Iterator[Made]:
+    def make(self, blocks: Sequence[Block], progress: Progress) -> Iterator[BlockResult]:
         """Do blocks in any order and yield the results in the order given."""
 
 
-Hold = Callable[[str, int], AbstractContextManager[Crew]]
-"""Gives the crew of a role (`model`, `reference`) for at most so many blocks."""
+OpenWorker = Callable[[str, int], AbstractContextManager[Worker]]
+"""Gives the worker of a role (`model`, `reference`) for at most so many blocks."""
 
 
 @contextmanager
-def crews(study: Study, stage: str, models: Models) -> Iterator[Hold]:
-    """Give the crew for a stage's blocks: this process, or the workers of the cluster in use."""
+def open_workers(study: Study, stage: str, models: Models) -> Iterator[OpenWorker]:
+    """Give who does the blocks of a stage: this process, or the workers of the cluster in use."""
     engine = current_engine()
     if not engine.is_cluster:
-        yield partial(hold_here, study, models)
+        yield partial(open_local_worker, study, models)
         return
-    crew = ClusterCrew(study, stage, cast("RayEngine", engine))
-    yield crew.hold
-    crew.storage.remove_all()  # after an error what is made stays for the next run
+    worker = ClusterWorker(study, stage, cast("RayEngine", engine))
+    yield worker.open_worker
+    worker.storage.remove_all()  # after an error what is made stays for the next run
 
 
 def make_tables(
-    crew: Crew, blocks: Sequence[Block], label: str, folder: Path | None = None
+    worker: Worker, blocks: Sequence[Block], label: str, folder: Path | None = None
 ) -> list[pl.DataFrame]:
     """The tables that blocks make, in order; `folder` keeps each under its block's name."""
     found = {}
@@ -131,7 +131,7 @@ def make_tables(
     todo = [block for block in blocks if block.number not in found]
     with track(label, total=sum(len(block.tokens) for block in blocks)) as progress:
         progress.advance(sum(len(block.tokens) for block in blocks if block.number in found))
-        for block, table, *_ in crew.make(todo, progress):
+        for block, table, *_ in worker.make(todo, progress):
             assert table is not None
             if folder is not None:
                 write_bytes(folder / block.name, table)
@@ -292,16 +292,16 @@ def _maps(
 
 
 @contextmanager
-def hold_here(
+def open_local_worker(
     study: Study,
     models: Models,
     role: str,
-    n_blocks: int,  # noqa: ARG001 - as every crew
+    n_blocks: int,  # noqa: ARG001 - as every worker
     *,
     is_recorded: bool = True,
-) -> Iterator[Crew]:
+) -> Iterator[Worker]:
     """Do the blocks in this process; `is_recorded` records the role's model in the study."""
-    yield _Here(load_role(models, role, study if is_recorded else None), study.settings)
+    yield _LocalWorker(load_role(models, role, study if is_recorded else None), study.settings)
 
 
 def load_role(models: Models, role: str, study: Study | None = None) -> LanguageModel:
@@ -311,16 +311,16 @@ def load_role(models: Models, role: str, study: Study | None = None) -> Language
     return loaded
 
 
-class _Here:
+class _LocalWorker:
     def __init__(self, model: LanguageModel, settings: StudySettings) -> None:
         self.facts = facts_of(model, model.name)
         self._model, self._settings = model, settings
 
-    def make(self, blocks: Sequence[Block], progress: Progress) -> Iterator[Made]:
+    def make(self, blocks: Sequence[Block], progress: Progress) -> Iterator[BlockResult]:
         for block in blocks:
             files = do_block(block, self._model, self._settings, progress)
             shard = files.get("shard", b"")
-            yield Made(block, files.get("parquet"), shard, hashlib.sha256(shard).hexdigest())
+            yield BlockResult(block, files.get("parquet"), shard, hashlib.sha256(shard).hexdigest())
 
 
 # -- the workers of a cluster -----------------------------------------------------------------
@@ -363,7 +363,7 @@ class BlockWorker:
         if (record := self._finished(name)) is not None:
             return record
         counts: dict[str, Any] = {}
-        with noting_halved(counts):
+        with recording_batch_size(counts):
             made = do_block(block, self._model, self._settings, SILENT)
         files = {each: self._storage.write(f"{name}.{each}", data) for each, data in made.items()}
         record = BlockRecord(name, self._facts, self._vocabulary, files, counts.get(HALVED))
@@ -399,7 +399,7 @@ class BlockWorker:
         return digest.hexdigest()[:32]
 
 
-class ClusterCrew:
+class ClusterWorker:
     """A cluster's workers, with one model at a time, and the storage they write to."""
 
     def __init__(self, study: Study, stage: str, engine: "RayEngine") -> None:
@@ -414,7 +414,7 @@ class ClusterCrew:
         self.storage = Storage(url)
 
     @contextmanager
-    def hold(self, role: str, n_blocks: int) -> Iterator[Crew]:
+    def open_worker(self, role: str, n_blocks: int) -> Iterator[Worker]:
         """Load a role's model on the workers and record it in the study.
 
         Raises UserError: a setting or a machine does not fit, or the reference does not fit the
@@ -440,13 +440,15 @@ class ClusterCrew:
             self._study.remember_model(role, first.facts)
             yield self
 
-    def make(self, blocks: Sequence[Block], progress: Progress) -> Iterator[Made]:
+    def make(self, blocks: Sequence[Block], progress: Progress) -> Iterator[BlockResult]:
         """Do blocks; each is removed from the storage once the study has its result."""
         for number, record in self._in_turn(blocks):
             found = {kind: self._take(record, kind) for kind in record.files}
             shard = self.storage.path_of(f"{record.name}.shard") if "shard" in found else None
             whole = shard or found.get("shard", b"")
-            yield Made(blocks[number], found.get("parquet"), whole, record.files.get("shard", ""))
+            yield BlockResult(
+                blocks[number], found.get("parquet"), whole, record.files.get("shard", "")
+            )
             self.drop(record)
             progress.advance(len(blocks[number].tokens))
 

@@ -17,20 +17,20 @@ import polars as pl
 from mnemoscope.data.table import look_up, mask_of, token_matrix
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import write_bytes
-from mnemoscope.lm.model import noting_halved
+from mnemoscope.lm.model import recording_batch_size
 from mnemoscope.maps.format import META_NAME, StoreMeta, triangle_size
 from mnemoscope.maps.store import MapStore, MapWriter
 from mnemoscope.pipeline.blocks import (
     DECODED,
     Block,
-    Crew,
-    Hold,
-    crews,
-    hold_here,
+    OpenWorker,
+    Worker,
     make_tables,
+    open_local_worker,
+    open_workers,
     store_meta,
 )
-from mnemoscope.pipeline.continue_ import hand_over, verdict_folder
+from mnemoscope.pipeline.continue_ import store_scan_verdicts, verdict_folder
 from mnemoscope.pipeline.label import SAMPLES_FILE, nothing_to_train
 from mnemoscope.progress import say, track
 from mnemoscope.study.folder import Study
@@ -49,31 +49,31 @@ def capture_stage(study: Study, models: Models) -> None:
     Without samples, a study with `continue.scan` also gets its verdicts from the same forward
     passes; `continue` takes them over.
     """
-    with crews(study, "capture", models) as hold:
-        capture_with(study, hold)
+    with open_workers(study, "capture", models) as open_worker:
+        capture_with(study, open_worker)
 
 
-def capture_with(study: Study, hold: Hold) -> None:
-    """Run the stage with the crew that `hold` gives."""
+def capture_with(study: Study, open_worker: OpenWorker) -> None:
+    """Run the stage with the worker that `open_worker` gives."""
     study.require("sequences")
     settings = study.settings
     halved = study.folder / "maps" / "halved"
-    with study.finishing("capture") as counts, noting_halved(counts, halved):
+    with study.finishing("capture") as counts, recording_batch_size(counts, halved):
         wanted = wanted_maps(study)
         n_shards = _n_shards(study, wanted)
         counts |= {"distinct": wanted.height, "batch_size": settings.model.batch_size}
-        with hold("model", n_shards) as crew:
-            check_head_bytes(crew.facts, wanted.height, settings)
+        with open_worker("model", n_shards) as worker:
+            check_head_bytes(worker.facts, wanted.height, settings)
             if blocks := decoding_blocks(study, wanted):
-                decoded = pl.concat(make_tables(crew, blocks, DECODING))
+                decoded = pl.concat(make_tables(worker, blocks, DECODING))
                 study.add_columns(with_decoded(study.sequences, decoded).select(DECODED))
-            _fill_stores(study, crew, "model", wanted)
+            _fill_stores(study, worker, "model", wanted)
             if wants_controls(study):
                 blocks = next_blocks(study, study.sequences, wanted)
-                _write_logprobs(study, pl.concat(make_tables(crew, blocks, NEXT)), wanted)
+                _write_logprobs(study, pl.concat(make_tables(worker, blocks, NEXT)), wanted)
         if "reference" in captured_roles(study):
-            with hold("reference", n_shards) as crew:
-                _fill_stores(study, crew, "reference", wanted)
+            with open_worker("reference", n_shards) as worker:
+                _fill_stores(study, worker, "reference", wanted)
             counts["reference"] = wanted.height
     halved.unlink(missing_ok=True)
 
@@ -97,11 +97,11 @@ def stores(study: Study) -> list[str]:
 def repair_maps(study: Study, models: Models) -> None:
     """Capture again only what the stores of a finished study have lost."""
     wanted = wanted_maps(study)
-    with crews(study, "capture", models) as hold:
+    with open_workers(study, "capture", models) as open_worker:
         for role in ("model", "reference"):
             if role == "model" or maps_folder(study, role).is_dir():
-                with hold(role, _n_shards(study, wanted)) as crew:
-                    _fill_stores(study, crew, role, wanted)
+                with open_worker(role, _n_shards(study, wanted)) as worker:
+                    _fill_stores(study, worker, role, wanted)
 
 
 def _n_shards(study: Study, wanted: pl.DataFrame) -> int:
@@ -110,10 +110,10 @@ def _n_shards(study: Study, wanted: pl.DataFrame) -> int:
 
 def capture_rows(study: Study, models: Models, wanted: pl.DataFrame) -> None:
     """Capture more rows with every model of the study; own suffixes must be decoded already."""
-    hold: Hold = partial(hold_here, study, models)
+    open_worker: OpenWorker = partial(open_local_worker, study, models)
     for role in captured_roles(study):
-        with hold(role, 1) as crew:
-            _fill_stores(study, crew, role, wanted)
+        with open_worker(role, 1) as worker:
+            _fill_stores(study, worker, role, wanted)
 
 
 # -- what is wanted ---------------------------------------------------------------------------
@@ -233,7 +233,7 @@ def shard_number(rows: np.ndarray, settings: StudySettings) -> int:
 
 def fill_store(
     study: Study,
-    crew: Crew,
+    worker: Worker,
     writer: MapWriter,
     store: str,
     table: pl.DataFrame,
@@ -269,7 +269,7 @@ def fill_store(
         )
         blocks.append(block)
     with track(f"Capturing ({store})", total=len(tokens)) as progress:
-        for block, table_bytes, shard, sha256 in crew.make(blocks, progress):
+        for block, table_bytes, shard, sha256 in worker.make(blocks, progress):
             ids, suffixes = block.rows["sequence_id"].to_numpy(), block.rows["suffix"].to_list()
             if verdicts is not None and table_bytes is not None:
                 verdicts.mkdir(parents=True, exist_ok=True)
@@ -277,16 +277,16 @@ def fill_store(
             writer.take(shard, ids, suffixes, sha256=sha256)
 
 
-def _fill_stores(study: Study, crew: Crew, role: str, wanted: pl.DataFrame) -> None:
+def _fill_stores(study: Study, worker: Worker, role: str, wanted: pl.DataFrame) -> None:
     """Capture what one model's stores lack; pooled maps record verdicts too."""
     verdicts = verdict_folder(study) if role == "model" else None
     for store in store_roles(study.settings, role):
-        writer = open_store(study, maps_folder(study, store), store, crew.facts)
+        writer = open_store(study, maps_folder(study, store), store, worker.facts)
         shards = missing_shards(writer, wanted, study.settings)
         noted = verdicts if store == role else None
-        fill_store(study, crew, writer, store, study.sequences, wanted, shards, noted)
+        fill_store(study, worker, writer, store, study.sequences, wanted, shards, noted)
     if verdicts is not None and verdicts.is_dir():
-        hand_over(study, verdicts)
+        store_scan_verdicts(study, verdicts)
 
 
 # -- continuations and log-probabilities --------------------------------------------------------

@@ -13,8 +13,8 @@ import polars as pl
 from mnemoscope.data.table import look_up, token_matrix, whole_mask
 from mnemoscope.errors import DamagedDataError
 from mnemoscope.files import read_parquet, write_parquet
-from mnemoscope.lm.model import noting_halved
-from mnemoscope.pipeline.blocks import Block, Hold, as_found, crews, make_tables
+from mnemoscope.lm.model import recording_batch_size
+from mnemoscope.pipeline.blocks import Block, OpenWorker, as_found, make_tables, open_workers
 from mnemoscope.progress import say
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
@@ -29,20 +29,20 @@ def continue_stage(study: Study, models: Models) -> None:
     With `continue.scan` only `is_memorized` and `smallest_gap` are found here; score and
     continuation stay null until a stage needs them.
     """
-    with crews(study, "continue", models) as hold:
-        continue_with(study, hold)
+    with open_workers(study, "continue", models) as open_worker:
+        continue_with(study, open_worker)
 
 
-def continue_with(study: Study, hold: Hold, *, check: bool = True) -> None:
-    """Run the stage with the crew of `hold`; `check` compares scan and decoding on a draw."""
+def continue_with(study: Study, open_worker: OpenWorker, *, check: bool = True) -> None:
+    """Run the stage by `open_worker`; `check` compares scan and decoding on a draw."""
     study.require("sequences")
     settings, folder = study.settings.continue_, chunk_folder(study)
-    with study.finishing("continue") as counts, noting_halved(counts, folder / "halved"):
+    with study.finishing("continue") as counts, recording_batch_size(counts, folder / "halved"):
         blocks = chunk_blocks(study)
         n_lacking = sum(not (folder / block.name).is_file() for block in blocks)
-        with hold("model", n_lacking) as crew:
+        with open_worker("model", n_lacking) as worker:
             label = "Scanning" if settings.scan else "Continuing"
-            found = pl.concat(make_tables(crew, blocks, label, folder))
+            found = pl.concat(make_tables(worker, blocks, label, folder))
             study.add_columns(found)
             counts |= {
                 "sequences": found.height,
@@ -56,7 +56,7 @@ def continue_with(study: Study, hold: Hold, *, check: bool = True) -> None:
                 tokens, mask = token_matrix(study.sequences), whole_mask(study.sequences)
                 mask = None if mask is None else mask[rows]
                 block = Block("check", 0, tokens[rows], drawn, mask=mask)
-                (checked,) = make_tables(crew, [block], _CHECKING)
+                (checked,) = make_tables(worker, [block], _CHECKING)
                 counts["scan_check"] = checked.to_dicts()[0]
     shutil.rmtree(study.folder / "continuation")
 
@@ -108,7 +108,7 @@ def verdict_folder(study: Study) -> Path | None:
     return study.folder / "continuation" / f"verdicts-{study.key('continue')[:12]}"
 
 
-def hand_over(study: Study, folder: Path) -> None:
+def store_scan_verdicts(study: Study, folder: Path) -> None:
     """Turn recorded verdicts into finished chunks of `continue`.
 
     Chunks that lack a verdict (maps stored before, or a torn file) are left to the scan.

@@ -33,9 +33,10 @@ from mnemoscope.pipeline.causes import GRAFT_SPECIFICITY_FILE, TRUTH, graft_stat
 from mnemoscope.pipeline.label import LABELS_FILE, samples_of
 from mnemoscope.progress import say, track
 from mnemoscope.stats import FEWEST_GROUPS
-from mnemoscope.study.folder import SETTINGS_FILE, Study, stage_named
+from mnemoscope.study.folder import SETTINGS_FILE, Study
 from mnemoscope.study.models import Models, identity_of, reference_name
 from mnemoscope.study.settings import PATCH_DRAWS, SCANS_OF_A_WALK, GraftSettings
+from mnemoscope.study.stages import stage_named
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.draw import order_keys
 from mnemoscope.taxonomy.groups import find_groups, other_rows
@@ -463,7 +464,7 @@ def make_graft(task: Task) -> str:
     return task.key
 
 
-class _Judged(NamedTuple):
+class _Survival(NamedTuple):
     """Which of the tried sequences survive, (n,), and the loss of what is held out, in nats."""
 
     survives: np.ndarray
@@ -478,7 +479,7 @@ class _Judged(NamedTuple):
         )
 
 
-def _grafted(loaded: Loaded, graft: Graft) -> _Judged:
+def _grafted(loaded: Loaded, graft: Graft) -> _Survival:
     """What survives one graft."""
     swapped: AbstractContextManager[None] = nullcontext()
     if graft.part:
@@ -489,7 +490,7 @@ def _grafted(loaded: Loaded, graft: Graft) -> _Judged:
         return _judged(loaded, loaded.models[graft.direction], graft)
 
 
-def _judged(loaded: Loaded, lm: LanguageModel, graft: Graft | Walk) -> _Judged:
+def _judged(loaded: Loaded, lm: LanguageModel, graft: Graft | Walk) -> _Survival:
     """Scan the sequences as the model is now, and ask what is held out."""
     settings, tried, held_out = loaded.study.settings, loaded.tried, loaded.held_out
     size, prefix = settings.model.batch_size, settings.sequences.n_prefix
@@ -497,14 +498,14 @@ def _judged(loaded: Loaded, lm: LanguageModel, graft: Graft | Walk) -> _Judged:
         scans = scan_memorized(lm, token_matrix(tried), batch_size=size, prefix=prefix)
         survives = np.concatenate([one.is_memorized for one in scans])
         if not held_out.height:
-            return _Judged(survives, None)
+            return _Survival(survives, None)
         logprobs = suffix_logprobs(lm, token_matrix(held_out), batch_size=size, prefix=prefix)
-        return _Judged(survives, -float(logprobs.mean()))
+        return _Survival(survives, -float(logprobs.mean()))
     except UserError as error:  # logits that are not finite: nothing survives that
         if not graft.part:
             raise
         say(f"{graft.part} ({graft.control}): {error}")
-        return _Judged(np.zeros(tried.height, dtype=bool), None)
+        return _Survival(np.zeros(tried.height, dtype=bool), None)
 
 
 def _walked(loaded: Loaded, task: Task, walk: Walk) -> pl.DataFrame:
@@ -525,7 +526,7 @@ def _walked(loaded: Loaded, task: Task, walk: Walk) -> pl.DataFrame:
     least = np.minimum(left, members @ flip)
     seed = loaded.study.settings.graft.seed * 10_000 + walk.draw
     change = loaded.pairs[INTO_MODEL].walk(walk.part, control=walk.control, seed=seed)
-    found: dict[float, _Judged] = {}
+    found: dict[float, _Survival] = {}
 
     def kept(scale: float) -> np.ndarray:
         with change(scale):
@@ -556,7 +557,7 @@ def _seen(loaded: Loaded, task: Task, graft: Graft) -> np.ndarray:
     return loaded.seen[graft]
 
 
-def _patched(loaded: Loaded, patch: Patch) -> _Judged:
+def _patched(loaded: Loaded, patch: Patch) -> _Survival:
     """What survives a patch."""
     study, tried, held_out = loaded.study, loaded.tried, loaded.held_out
     lm, source = loaded.models[patch.direction], loaded.models[_OPPOSITE[patch.direction]]
@@ -580,7 +581,7 @@ def _patched(loaded: Loaded, patch: Patch) -> _Judged:
     )
     survives, _, logprob = map(np.concatenate, zip(*batches, strict=True))
     loss = -float(logprob[tried.height :].mean(dtype=np.float64)) if held_out.height else None
-    return _Judged(survives[: tried.height], loss)
+    return _Survival(survives[: tried.height], loss)
 
 
 def _read(task: Task) -> pl.DataFrame:

@@ -15,7 +15,8 @@ import numpy as np
 import polars as pl
 
 from mnemoscope.benchmark.baselines import ALL_STATISTICS, all_statistics, blind_maps
-from mnemoscope.files import write_bytes
+from mnemoscope.errors import DamagedDataError
+from mnemoscope.files import open_array, write_bytes
 from mnemoscope.maps.shape import POOLED
 from mnemoscope.maps.views import MapSource, StackedMaps
 from mnemoscope.pipeline.capture import heads_role, open_maps, shown_tokens
@@ -83,7 +84,7 @@ def statistics_of(study: Study, role: str, rows: pl.DataFrame) -> np.ndarray:
     of_row, at = found["block"].to_numpy(), found["at"].to_numpy()
     try:
         parts = {number: _kept(blocks[number]) for number in np.unique(of_row)}
-    except (OSError, ValueError, EOFError):
+    except (ValueError, DamagedDataError):
         say(f"{blocks[0].path.parent}: a damaged block; its statistics are computed again.")
         return _compute(study, role, rows)
     first = next(iter(parts.values()))
@@ -94,8 +95,8 @@ def statistics_of(study: Study, role: str, rows: pl.DataFrame) -> np.ndarray:
 
 
 def _kept(task: StatisticsTask) -> np.ndarray:
-    """A block that is kept; OSError, ValueError or EOFError where it is torn or another's."""
-    block: np.ndarray = np.load(task.path, mmap_mode="r")
+    """A block that is kept; DamagedDataError where it is torn, ValueError where it is another's."""
+    block = open_array(task.path)
     if block.ndim != 3 or block.dtype != np.float32 or len(block) != task.rows.height:
         raise ValueError(f"{task.path}: {block.dtype} {block.shape}")
     return block

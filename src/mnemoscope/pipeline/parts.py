@@ -21,18 +21,18 @@ from typing_extensions import TypedDict
 from mnemoscope.data.table import table_digest
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import read_parquet, read_record, write_bytes, write_record
-from mnemoscope.lm.model import HALVED, note_halved, noting_halved, read_halved
+from mnemoscope.lm.model import HALVED, note_halved, read_halved, recording_batch_size
 from mnemoscope.maps.store import MapStore
 from mnemoscope.pipeline.blocks import (
     Block,
-    Crew,
-    Hold,
-    Made,
+    BlockResult,
+    OpenWorker,
+    Worker,
     do_block,
     first_difference,
-    hold_here,
     load_role,
     make_tables,
+    open_local_worker,
 )
 from mnemoscope.pipeline.capture import (
     DECODING,
@@ -66,8 +66,8 @@ from mnemoscope.study.folder import LOCK_FILE, Study, hold_folder, versions
 from mnemoscope.study.models import Models, facts_of, reference_name
 from mnemoscope.study.records import Model
 from mnemoscope.study.settings import StudySettings, parse_settings
+from mnemoscope.study.stages import STAGES
 
-_STAGES = ("continue", "capture", "graft")
 _RECORD = "part.json"
 _HALVED_FILE = "halved"
 _VERDICTS = "verdicts"
@@ -129,11 +129,11 @@ def run_part(
         roles = ("model",) if stage == "continue" else captured_roles(study)
         facts = _facts(study, models, roles)
         with _working_on(study, stage, part, facts, redo=redo) as folder:
-            hold = partial(hold_here, study, models, is_recorded=False)
+            open_worker = partial(open_local_worker, study, models, is_recorded=False)
             if stage == "continue":
-                _continue(study, part, folder, hold)
+                _continue(study, part, folder, open_worker)
             else:
-                _capture(study, part, folder, hold, roles)
+                _capture(study, part, folder, open_worker, roles)
     return folder
 
 
@@ -185,7 +185,7 @@ def _working_on(
         for left in folder.glob(".*.tmp"):
             left.unlink(missing_ok=True)
         counts: dict[str, Any] = {}
-        with noting_halved(counts, folder / _HALVED_FILE):
+        with recording_batch_size(counts, folder / _HALVED_FILE):
             yield folder
         write_record(folder / _RECORD, values | counts | {"finished": True})
 
@@ -199,7 +199,7 @@ def _graft(study: Study, part: Part, models: Models, *, redo: bool) -> Path:
     return folder
 
 
-def _continue(study: Study, part: Part, folder: Path, hold: Hold) -> None:
+def _continue(study: Study, part: Part, folder: Path, open_worker: OpenWorker) -> None:
     mine = [block for block in chunk_blocks(study) if part.does(block.number)]
     if not mine:
         say(f"Part {part}: nothing to do, the table has fewer blocks than there are parts.")
@@ -209,41 +209,43 @@ def _continue(study: Study, part: Part, folder: Path, hold: Hold) -> None:
             write_bytes(folder / block.name, (kept / block.name).read_bytes())
             for size in read_halved(kept / _HALVED_FILE):
                 note_halved(size)
-    with hold("model", len(mine)) as crew:
-        make_tables(crew, mine, f"Part {part}", folder)
+    with open_worker("model", len(mine)) as worker:
+        make_tables(worker, mine, f"Part {part}", folder)
 
 
-def _capture(study: Study, part: Part, folder: Path, hold: Hold, roles: Sequence[str]) -> None:
+def _capture(
+    study: Study, part: Part, folder: Path, open_worker: OpenWorker, roles: Sequence[str]
+) -> None:
     """Capture every n-th shard of what the study's stores lack."""
     settings, wanted = study.settings, wanted_maps(study)
     mine: dict[str, list[np.ndarray]] = {}
     for role in roles:
-        with hold(role, 0) as crew:
+        with open_worker(role, 0) as worker:
             if role == "model":
-                check_head_bytes(crew.facts, wanted.height, settings)
+                check_head_bytes(worker.facts, wanted.height, settings)
             for store in store_roles(settings, role):
-                there = open_store(study, maps_folder(study, store), store, crew.facts)
+                there = open_store(study, maps_folder(study, store), store, worker.facts)
                 shards = missing_shards(there, wanted, settings)
                 mine[store] = [rows for rows in shards if part.does(shard_number(rows, settings))]
     n = settings.capture.shard_rows
     shown = {row // n for shards in mine.values() for row in chain(*shards)}
     table, noted = study.sequences, verdict_folder(study) and folder / _VERDICTS
     for role in roles:
-        with hold(role, 0) as crew:
+        with open_worker(role, 0) as worker:
             if role == "model":
                 blocks = [one for one in decoding_blocks(study, wanted) if one.number in shown]
                 if blocks:
-                    decoded = pl.concat(make_tables(crew, blocks, DECODING, folder))
+                    decoded = pl.concat(make_tables(worker, blocks, DECODING, folder))
                     table = with_decoded(table, decoded)
             for store in store_roles(settings, role):
-                writer = open_store(study, folder / "maps" / store, store, crew.facts)
+                writer = open_store(study, folder / "maps" / store, store, worker.facts)
                 lacking = set(chain(*missing_shards(writer, wanted, settings)))
                 shards = [rows for rows in mine[store] if rows[0] in lacking]
                 verdicts = noted if store == "model" else None
-                fill_store(study, crew, writer, store, table, wanted, shards, verdicts)
+                fill_store(study, worker, writer, store, table, wanted, shards, verdicts)
             if role == "model" and wants_controls(study):
                 blocks = next_blocks(study, table, wanted, part.does)
-                make_tables(crew, blocks, NEXT, folder)
+                make_tables(worker, blocks, NEXT, folder)
 
 
 # -- put the parts together ---------------------------------------------------------------------
@@ -275,7 +277,8 @@ def merge_parts(study: Study, *, check: bool = True) -> list[str]:
     DamagedDataError: a file of a part is torn.
     """
     with study.lock():
-        stages = [name for name in _STAGES if _part_folders(study, name)]
+        names = [one.name for one in STAGES if one.has_parts]
+        stages = [name for name in names if _part_folders(study, name)]
         if not stages:
             raise UserError(
                 f"{study.folder}: holds no parts. Make them with 'mnemoscope continue "
@@ -291,9 +294,11 @@ def merge_parts(study: Study, *, check: bool = True) -> list[str]:
                 if stage == "graft":
                     _merge_grafts(study, records)
                 elif stage == "continue":
-                    continue_with(study, _PartsCrew(study, stage, records).hold, check=check)
+                    continue_with(
+                        study, _PartsWorker(study, stage, records).open_worker, check=check
+                    )
                 else:
-                    capture_with(study, _PartsCrew(study, stage, records).hold)
+                    capture_with(study, _PartsWorker(study, stage, records).open_worker)
             shutil.rmtree(study.folder / "parts" / stage)
         if not any((study.folder / "parts").iterdir()):
             (study.folder / "parts").rmdir()
@@ -380,7 +385,7 @@ def _lacking(study: Study, stage: str, numbers: list[int], n: int, what: str) ->
     )
 
 
-class _PartsCrew:
+class _PartsWorker:
     """Returns the blocks that the parts made; only the check asks the model itself."""
 
     def __init__(self, study: Study, stage: str, records: list[_Record]) -> None:
@@ -390,7 +395,7 @@ class _PartsCrew:
         self._stores = [self._open_stores(record) for record in records]
 
     @contextmanager
-    def hold(self, role: str, n_blocks: int) -> Iterator[Crew]:  # noqa: ARG002 - as every crew
+    def open_worker(self, role: str, n_blocks: int) -> Iterator[Worker]:  # noqa: ARG002 - as every worker
         """Report which model made the parts, and their smallest batch size."""
         if role not in self._records[0].values["models"]:
             raise self._incomplete(f"the maps of the {role}")
@@ -400,7 +405,7 @@ class _PartsCrew:
                 note_halved(record.values[HALVED])
         yield self
 
-    def make(self, blocks: Sequence[Block], progress: Progress) -> Iterator[Made]:
+    def make(self, blocks: Sequence[Block], progress: Progress) -> Iterator[BlockResult]:
         """Yield blocks from the parts, once all are known to be there and intact."""
         find = {"maps": self._maps, "check": self._check}
         for made in [find.get(block.kind, self._table)(block) for block in blocks]:
@@ -418,7 +423,7 @@ class _PartsCrew:
                 "only what is damaged is captured anew."
             ) from None
 
-    def _check(self, block: Block) -> Made:
+    def _check(self, block: Block) -> BlockResult:
         """Run the check with the model, which must be on the device that the parts used."""
         settings = self._study.settings
         model = Models(settings).model()
@@ -428,9 +433,9 @@ class _PartsCrew:
                 f"model is on {model.device}. Merge where they were made, or with --no-check, "
                 "which needs no model."
             )
-        return Made(block, do_block(block, model, settings, SILENT)["parquet"])
+        return BlockResult(block, do_block(block, model, settings, SILENT)["parquet"])
 
-    def _table(self, block: Block) -> Made:
+    def _table(self, block: Block) -> BlockResult:
         """The file of a block, from whichever part has it."""
         own = self._records[block.number % len(self._records)]
         has_it = (one for one in self._records if (one.folder / block.name).is_file())
@@ -441,9 +446,9 @@ class _PartsCrew:
                 f"{self._stage} {self._study.folder} --part {own.part}' again: the rest of it is "
                 "kept."
             )
-        return Made(block, table)
+        return BlockResult(block, table)
 
-    def _maps(self, block: Block) -> Made:
+    def _maps(self, block: Block) -> BlockResult:
         """The shard that starts with a block's first row, from whichever part has it."""
         keys = block.rows.select("sequence_id", "suffix")
         sequence_id, suffix = keys.row(0)
@@ -459,7 +464,7 @@ class _PartsCrew:
                 break
             _, verdicts = _read_table(record, f"{_VERDICTS}/from-{sequence_id}.parquet")
             path = record.folder / "maps" / block.store / shard["shard"][0]
-            return Made(block, verdicts, path, shard["sha256"][0])
+            return BlockResult(block, verdicts, path, shard["sha256"][0])
         raise self._incomplete(f"maps ({block.store}), the first of sequence {sequence_id}")
 
     def _incomplete(self, what: str) -> UserError:

@@ -18,6 +18,7 @@ from mnemoscope.benchmark.published import (
     PUBLISHED_GUESSED,
     allocate,
     guessed_share,
+    has_columns,
     published_profile,
     published_table,
 )
@@ -32,7 +33,7 @@ from mnemoscope.benchmark.sources import (
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 from mnemoscope.cnn.presets import PRESETS
 from mnemoscope.data.table import PUBLISHED_VERDICT
-from mnemoscope.errors import DamagedDataError, UserError, first_line
+from mnemoscope.errors import DamagedDataError, first_line
 from mnemoscope.pipeline.benchmark import INPUTS_FILE, load_comparison, read_benchmark
 from mnemoscope.pipeline.knockout import (
     KNOCKOUT_FILE,
@@ -49,8 +50,9 @@ from mnemoscope.report.charts import Flow, sankey_view
 from mnemoscope.report.grafts import graft_of
 from mnemoscope.report.published import published_view
 from mnemoscope.stats import NO_ESTIMATE, Estimate
-from mnemoscope.study.folder import STAGES, Study, versions
+from mnemoscope.study.folder import Study, versions
 from mnemoscope.study.settings import EMBEDDED, NO_MODEL
+from mnemoscope.study.stages import STAGES
 from mnemoscope.taxonomy import PAPER, PRASHANTH, SHIPPED
 from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.words import percent
@@ -352,11 +354,10 @@ def allocation_of(table: pl.DataFrame) -> Record | None:
 
     `rows` as `allocate` gives them, the views `ours` and `published`, and a `sentence`.
     """
-    try:
-        groups = find_groups(table)
-        frame, guessed = allocate(table, groups), guessed_share(table, groups)
-    except UserError:
+    if not has_columns(table, PRASHANTH, PAPER):
         return None
+    groups = find_groups(table)
+    frame, guessed = allocate(table, groups), guessed_share(table, groups)
     if frame.is_empty():
         return None
     return {
@@ -386,7 +387,7 @@ def missing_of(study: Study) -> Record | None:
             command = another.format(settings.model.name, "OTHER_TEXTS")
         what = reason.removeprefix(f"{study.folder}: ")  # the page may be sent to others
         return {"what": what[:1].upper() + what[1:], "command": command}
-    lacking = [one.name for one in STAGES if not one.optional and not study.is_done(one.name)]
+    lacking = [one.name for one in STAGES if not one.is_optional and not study.is_done(one.name)]
     return {
         "what": f"Not done yet: {', '.join(lacking)}.",
         "command": f"mnemoscope run -o {folder}",

@@ -13,7 +13,6 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from functools import cache
 from html import escape
 from importlib import metadata
@@ -40,8 +39,9 @@ from mnemoscope.files import (
 )
 from mnemoscope.parse import parse_json, parse_yaml, read_bounded
 from mnemoscope.plugins import Plugin
-from mnemoscope.study.records import MANIFESTS, Manifest, Seals, WithRecord
+from mnemoscope.study.records import Manifest, Seals, WithRecord
 from mnemoscope.study.settings import StudySettings, parse_settings
+from mnemoscope.study.stages import STAGES, TABLE_FILE, Stage, stage_named
 from mnemoscope.version import __version__
 
 if TYPE_CHECKING:
@@ -50,30 +50,7 @@ if TYPE_CHECKING:
 STUDY_VERSION = 1
 SETTINGS_FILE = "study.yaml"
 LOCK_FILE = ".lock"
-TABLE_FILE = "sequences.parquet"
 TABLES_RECORD = "tables.json"
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One step of the flow: the stages it needs, and the settings that decide its output."""
-
-    name: str
-    needs: tuple[str, ...]
-    settings: tuple[str, ...]
-    outputs: tuple[str, ...] = ()
-    optional: bool = False  # made by its own verb, not by `run`
-
-
-_MODEL = tuple(
-    f"model.{key}" for key in ("name", "revision", "dtype", "device", "device_map", "bos")
-)
-_TOKENS = ("sequences", "model.name", "model.revision")
-_CNN_SETTINGS = ("preset", "kernels", "filters", "poolings", "seeds", "device")
-_FIRST_CNN = ("preset", "kernels", "filters", "poolings", "device")
-_TRAIN = tuple(f"train.{key}" for key in _CNN_SETTINGS)
-
-_CONTROLS = ("controls", "control_seeds", "control_taxonomies", "control_settings", "seed")
 # Settings added later, each with the value that leaves a stage's output as it was before. A study
 # whose file lacks one has this value.
 NEUTRAL: dict[str, Any] = {
@@ -98,59 +75,6 @@ NEUTRAL: dict[str, Any] = {
     "graft.patch": False,
     "graft.patch_blocks": 4,
 }
-
-STAGES: tuple[Stage, ...] = (
-    Stage("sequences", (), _TOKENS, (TABLE_FILE,)),
-    Stage("continue", ("sequences",), (*_MODEL, "continue.scan")),
-    Stage("features", ("sequences",), ("features",)),
-    Stage("label", ("continue", "features"), ("label",), ("labels.parquet", "samples.parquet")),
-    Stage(
-        "capture",
-        ("label",),
-        (*_MODEL, "capture.reference", "capture.per_head", "benchmark.controls"),
-        ("maps",),
-    ),
-    Stage(
-        "train",
-        ("label", "capture"),
-        (*_TRAIN, *(f"benchmark.{key}" for key in _CONTROLS)),
-        ("cnn", "predictions.parquet", "runs.parquet", "choice.parquet"),
-    ),
-    Stage(
-        "benchmark",
-        ("train",),
-        ("benchmark",),
-        ("benchmark.parquet", "inputs.parquet", "comparison.parquet"),
-    ),
-    Stage(
-        "localize",
-        ("train",),
-        ("localize",),
-        ("decisiveness.safetensors", "regions.parquet", "agreement.parquet", "attention.parquet"),
-    ),
-    Stage("knockout", ("localize",), ("knockout",), ("knockout.parquet",), optional=True),
-    Stage(
-        "graft",
-        ("label",),
-        (*_MODEL, "capture.reference", "graft"),
-        ("graft.parquet", "graft_specificity.parquet", "graft_curves.parquet"),
-        optional=True,
-    ),
-    Stage(
-        "search",
-        ("capture",),
-        ("search", *(f"train.{key}" for key in _FIRST_CNN), "label.non_memo_suffix"),
-        ("search.parquet", "search.yaml"),
-        optional=True,
-    ),
-    Stage("report", ("benchmark", "localize"), ("title",), ("report.html",)),
-)
-
-
-def stage_named(name: str) -> Stage:
-    """The stage of this name; KeyError if there is none."""
-    return {stage.name: stage for stage in STAGES}[name]
-
 
 _NAMING = ("label.taxonomies", "search.nodes", "search.beside")
 
@@ -298,9 +222,10 @@ class Study:
     def manifest(self, stage: str) -> dict[str, Any] | None:
         """The record of a finished stage; None if it has not been run."""
         path = self._manifest_path(stage)
-        remedy = "Delete it: the stage is made again, what is complete is kept."
+        remedy = "Delete it: the stage is run again, what is complete is kept."
         try:
-            found = read_record(path, MANIFESTS.get(stage, Manifest[dict[str, Any]]), remedy=remedy)
+            shape: Any = Manifest[stage_named(stage).counts]  # type: ignore[misc]
+            found = read_record(path, shape, remedy=remedy)
         except FileNotFoundError:
             return None
         self.check_own(path, found, remedy=remedy)
@@ -330,7 +255,11 @@ class Study:
     def require(self, stage: str) -> None:
         """Raise UserError if a stage is not done, with the command that runs it."""
         if not self.is_done(stage):
-            state = "has not been run" if self.manifest(stage) is None else "was run otherwise"
+            state = (
+                "has not been run"
+                if self.manifest(stage) is None
+                else "is out of date (settings changed)"
+            )
             raise UserError(
                 f"{self.folder}: stage '{stage}' {state}. Run "
                 f"'mnemoscope {stage} {self.folder}' first, or 'mnemoscope run -o {self.folder}'."

@@ -149,8 +149,8 @@ def check_unlike(name: str, fingerprint: str, model: str, model_fingerprint: str
     """Raise UserError if the reference has the same weights as the model."""
     if fingerprint == model_fingerprint:
         raise UserError(
-            f"{name}: has the very weights of {model}, so it saw whatever that saw. "
-            "Name another model as reference; an early checkpoint as NAME@REVISION."
+            f"{name}: is the same model as {model} and cannot serve as a reference. "
+            "Name another model; an early checkpoint as NAME@REVISION."
         )
 
 
@@ -163,6 +163,6 @@ def check_same_tokens(model: LanguageModel, name: str, tokenizer: Any) -> None:
 def other_tokens(name: str, model: str) -> UserError:
     """The error for a reference whose token ids have other meanings."""
     return UserError(
-        f"{name}: another tokenizer than {model}'s, so the same ids would be another text. Choose "
-        "a model of the same family."
+        f"{name}: uses a different tokenizer than {model}, so the same ids are other tokens. "
+        "Choose a model of the same family."
     )

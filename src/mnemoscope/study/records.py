@@ -1,6 +1,6 @@
 """What the records of a study hold, as far as anything reads it; what they hold besides is free."""
 
-from typing import Annotated, Any, Generic, NotRequired, TypeVar
+from typing import Annotated, Generic, NotRequired, TypeVar
 
 from pydantic import AfterValidator, NonNegativeInt
 from typing_extensions import TypedDict
@@ -52,7 +52,9 @@ class _Split(TypedDict):
     classes: dict[str, dict[str, NonNegativeInt]]
 
 
-class _Sequences(TypedDict):
+class Sequences(TypedDict):
+    """What the manifest of `sequences` counts."""
+
     given: list[str]
     too_short: NotRequired[NonNegativeInt]
     split: NotRequired[_Split]
@@ -66,7 +68,9 @@ class _Check(TypedDict):
     largest_gap_of_these: NotRequired[float | None]
 
 
-class _Continue(TypedDict):
+class Continue(TypedDict):
+    """What that of `continue` counts."""
+
     scan_check: NotRequired[_Check]
 
 
@@ -115,7 +119,9 @@ class _Near(TypedDict):
     largest_group: NonNegativeInt
 
 
-class _Label(TypedDict):
+class Label(TypedDict):
+    """What that of `label` counts."""
+
     distinct_sequences: NonNegativeInt
     distinct_maps: NonNegativeInt
     maps_without_sharing: NonNegativeInt
@@ -125,12 +131,16 @@ class _Label(TypedDict):
     samples: dict[str, Annotated[_Impossible | _Trained, AfterValidator(_paired)]]
 
 
-class _Graft(TypedDict):
+class Graft(TypedDict):
+    """What that of `graft` counts."""
+
     heldout_loss: float | None  # none where nothing was held out
     parts: NotRequired[list[str]]
 
 
-class _Search(TypedDict):
+class Search(TypedDict):
+    """What that of `search` counts."""
+
     memorized: NonNegativeInt
     memorized_train: NonNegativeInt
     memorized_select: NonNegativeInt
@@ -140,13 +150,3 @@ class _Search(TypedDict):
     same: NonNegativeInt
     too_small: NonNegativeInt
     impossible_beside: dict[str, dict[str, NonNegativeInt]]
-
-
-MANIFESTS: dict[str, Any] = {
-    "sequences": Manifest[_Sequences],
-    "continue": Manifest[_Continue],
-    "label": Manifest[_Label],
-    "graft": Manifest[_Graft],
-    "search": Manifest[_Search],
-}
-"""Manifests of which more is read than a key."""

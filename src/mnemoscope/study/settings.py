@@ -92,7 +92,7 @@ def _check_bounds(value: Any) -> None:
     elif isinstance(value, list | tuple):
         for number, one in enumerate(value):
             if one == "" or one in value[:number]:
-                raise ValueError(f"{one!r} is {'no entry' if one == '' else 'there twice'}")
+                raise ValueError(f"{one!r} is {'empty' if one == '' else 'duplicated'}")
             _check_bounds(one)
     elif isinstance(value, dict):
         for one in (*value, *value.values()):

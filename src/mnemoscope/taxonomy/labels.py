@@ -86,6 +86,11 @@ def missing_columns(
     return {name: missing for name, missing in lacking.items() if missing}
 
 
+def has_verdict(columns: Iterable[str]) -> bool:
+    """Whether a table of these columns says what is memorized, which every class needs."""
+    return not set(_MEMORIZED).isdisjoint(columns)
+
+
 def count_classes(labels: pl.Series, classes: Iterable[str] = ()) -> dict[str, int]:
     """Sequences of every class, those of `classes` first; `null` holds those without one."""
     found = labels.value_counts()

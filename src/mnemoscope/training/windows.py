@@ -39,7 +39,7 @@ class WatchedWindows:
             raise UserError("no window to watch. Give longer texts.")
         if self.table["window"].is_duplicated().any():
             twice = self.table.filter(pl.col("window").is_duplicated())["window"][0]
-            raise UserError(f"window '{twice}' is there twice. Give each text another name.")
+            raise UserError(f"window '{twice}' is duplicated. Give each text another name.")
 
     @classmethod
     def from_texts(

@@ -1,0 +1,185 @@
+"""The stages of a study: what each needs, what decides its output, and which function makes it.
+
+One entry makes a stage: `run`, its verb, `--part`, the dry run, keys and manifests, `describe` and
+`docs/architecture.md` read this list. Functions are named, not imported, for the list is read where
+torch must not be loaded.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from mnemoscope.study import records
+
+TABLE_FILE = "sequences.parquet"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the flow.
+
+    Attributes:
+        name: also of its verb and its manifest.
+        purpose: said when it runs and in the help.
+        needs: stages before it.
+        settings: sections, or single settings, that decide its output.
+        function: `module:function`, called with the study and its models; empty where the study is
+            created by it.
+        outputs: files and folders that it writes, the table of sequences aside.
+        counts: what is read of its manifest's counts.
+        is_optional: made by its own verb, not by `run`.
+        has_parts: whether it can be shared out with `--part`.
+        has_engine: whether a cluster can do its work.
+    """
+
+    name: str
+    purpose: str
+    needs: tuple[str, ...]
+    settings: tuple[str, ...]
+    function: str = ""
+    outputs: tuple[str, ...] = ()
+    counts: Any = dict[str, Any]
+    is_optional: bool = False
+    has_parts: bool = False
+    has_engine: bool = False
+
+    def load(self) -> Callable[..., None]:
+        """The function that makes the stage."""
+        module, _, name = self.function.partition(":")
+        function: Callable[..., None] = getattr(import_module(module), name)
+        return function
+
+
+_MODEL = tuple(
+    f"model.{key}" for key in ("name", "revision", "dtype", "device", "device_map", "bos")
+)
+_INPUT = ("preset", "kernels", "filters", "poolings", "device")
+_CONTROLS = ("controls", "control_seeds", "control_taxonomies", "control_settings", "seed")
+
+STAGES: list[Stage] = [
+    Stage(
+        "sequences",
+        "texts cut into sequences of tokens",
+        needs=(),
+        settings=("sequences", "model.name", "model.revision"),
+        outputs=(TABLE_FILE,),
+        counts=records.Sequences,
+    ),
+    Stage(
+        "continue",
+        "which sequences does the model reproduce from their prefix",
+        needs=("sequences",),
+        settings=(*_MODEL, "continue.scan"),
+        function="mnemoscope.pipeline.continue_:continue_stage",
+        counts=records.Continue,
+        has_parts=True,
+        has_engine=True,
+    ),
+    Stage(
+        "features",
+        "what the taxonomies ask of a text: repetition, patterns, duplicates",
+        needs=("sequences",),
+        settings=("features",),
+        function="mnemoscope.pipeline.features:features_stage",
+    ),
+    Stage(
+        "label",
+        "a class for each sequence under each taxonomy; samples and split",
+        needs=("continue", "features"),
+        settings=("label",),
+        function="mnemoscope.pipeline.label:label_stage",
+        outputs=("labels.parquet", "samples.parquet"),
+        counts=records.Label,
+    ),
+    Stage(
+        "capture",
+        "attention pooled over heads, once for all taxonomies",
+        needs=("label",),
+        settings=(*_MODEL, "capture.reference", "capture.per_head", "benchmark.controls"),
+        function="mnemoscope.pipeline.capture:capture_stage",
+        outputs=("maps",),
+        has_parts=True,
+        has_engine=True,
+    ),
+    Stage(
+        "train",
+        "CNNs on the maps, and the controls beside them",
+        needs=("label", "capture"),
+        settings=(
+            *(f"train.{key}" for key in (*_INPUT, "seeds")),
+            *(f"benchmark.{key}" for key in _CONTROLS),
+        ),
+        function="mnemoscope.pipeline.train:train_stage",
+        outputs=("cnn", "predictions.parquet", "runs.parquet", "choice.parquet"),
+        has_engine=True,
+    ),
+    Stage(
+        "benchmark",
+        "min-F1 with intervals, and what is left once the text is taken off",
+        needs=("train",),
+        settings=("benchmark",),
+        function="mnemoscope.pipeline.benchmark:benchmark_stage",
+        outputs=("benchmark.parquet", "inputs.parquet", "comparison.parquet"),
+        has_engine=True,
+    ),
+    Stage(
+        "localize",
+        "where in the attention each class is decided",
+        needs=("train",),
+        settings=("localize",),
+        function="mnemoscope.pipeline.localize:localize_stage",
+        outputs=(
+            "decisiveness.safetensors",
+            "regions.parquet",
+            "agreement.parquet",
+            "attention.parquet",
+        ),
+    ),
+    Stage(
+        "knockout",
+        "what the model forgets when the edges that decide a class are cut",
+        needs=("localize",),
+        settings=("knockout",),
+        function="mnemoscope.pipeline.knockout:knockout_stage",
+        outputs=("knockout.parquet",),
+        is_optional=True,
+    ),
+    Stage(
+        "graft",
+        "which classes the model forgets when parts of the reference take the place of its own",
+        needs=("label",),
+        settings=(*_MODEL, "capture.reference", "graft"),
+        function="mnemoscope.pipeline.graft:graft_stage",
+        outputs=("graft.parquet", "graft_specificity.parquet", "graft_curves.parquet"),
+        counts=records.Graft,
+        is_optional=True,
+        has_parts=True,
+        has_engine=True,
+    ),
+    Stage(
+        "search",
+        "taxonomies found, not only tried",
+        needs=("capture",),
+        settings=("search", *(f"train.{key}" for key in _INPUT), "label.non_memo_suffix"),
+        function="mnemoscope.search.climb:search_stage",
+        outputs=("search.parquet", "search.yaml"),
+        counts=records.Search,
+        is_optional=True,
+        has_engine=True,
+    ),
+    Stage(
+        "report",
+        "one page that opens offline, report.html",
+        needs=("benchmark", "localize"),
+        settings=("title",),
+        function="mnemoscope.report.page:report_stage",
+        outputs=("report.html",),
+    ),
+]
+"""In the order in which they run."""
+
+
+def stage_named(name: str) -> Stage:
+    """The stage of this name; KeyError if there is none."""
+    return {stage.name: stage for stage in STAGES}[name]
