@@ -44,7 +44,7 @@ from mnemoscope.audit.evidence import tries_needed
 from mnemoscope.audit.local import LocalModel
 from mnemoscope.audit.ordinary import SHIPPED, find_overlaps, read_prompts
 from mnemoscope.audit.page import TRIES
-from mnemoscope.audit.profile import judge_tokens
+from mnemoscope.audit.profile import score_rows
 from mnemoscope.audit.run import audit
 from mnemoscope.audit.service import AnswerStore, Client
 from mnemoscope.audit.settings import AuditSettings, endpoint_settings
@@ -229,7 +229,7 @@ def measure_within(lm: LanguageModel, sequences: pl.DataFrame) -> None:
     for kind, pool in kinds.items():
         rows = changed_windows(lm, pool.filter(pl.col("genre").is_in(GENRES)).sample(40, seed=2), 2)
         windows = np.array([one[-1] for one in rows], dtype=np.int32)
-        exact = judge_tokens(lm, windows, settings).sampling
+        exact = score_rows(lm, windows, settings).sampling
         bound = chance_within(lm, windows, settings).logprob
         assert (bound >= exact - 1e-6).all(), "the bound is below the chance of the passage"
         for n_words in NUMBERS[:2]:

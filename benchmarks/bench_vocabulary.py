@@ -25,7 +25,7 @@ from transformers import (
 
 from mnemoscope.audit.documents import tokenize
 from mnemoscope.audit.local import continue_windows
-from mnemoscope.audit.profile import judge_tokens
+from mnemoscope.audit.profile import score_rows
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.data.read import WindowCutter
 from mnemoscope.lm.edges import total_effects
@@ -113,7 +113,7 @@ def main() -> None:
         "64 windows continued": lambda: list(
             continue_windows(lm, windows, prefix=32, n_allowed=3, batch_size=WINDOWS)
         ),
-        "64 windows judged": lambda: judge_tokens(lm, windows, settings),
+        "64 windows judged": lambda: score_rows(lm, windows, settings),
         "total effects in 8": lambda: list(
             total_effects(lm, windows[:8], prefix=32, batch_size=WINDOWS)
         ),

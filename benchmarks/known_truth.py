@@ -298,7 +298,7 @@ def study_rows(name: str, case: Case, study: ms.Study) -> Iterator[list[str]]:
 
 def studies(folder: Path, hubble: Path | None) -> str:
     """A row a case and reader."""
-    rows = []
+    rows = list[list[str]]()
     for name, case in cases(hubble).items():
         rows += study_rows(name, case, study_of(folder / name.replace(" ", "-"), case))
     heads = ["study", "what sets the classes apart", "sequences in groups", "reader"]

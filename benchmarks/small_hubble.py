@@ -222,7 +222,8 @@ def grafts(folder: Path, table: pl.DataFrame) -> None:
         folder / "grafted.parquet",
         rows.with_columns(sequence_id=pl.int_range(pl.len(), dtype=pl.Int64)),
     )
-    run_grafts(folder / "grafts", folder / "grafted.parquet", *(folder / one for one in ROLES))
+    pair = folder / "perturbed", folder / "standard"
+    run_grafts(folder / "grafts", folder / "grafted.parquet", *pair)
 
 
 def figures_of(lm: LanguageModel, tokens: np.ndarray) -> np.ndarray:
