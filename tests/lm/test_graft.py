@@ -328,6 +328,16 @@ def test_a_shift_of_all_gains_is_permuted_to_a_shift_up_or_down():
     assert set(shifts) == {-1.0, 1.0}
 
 
+@pytest.mark.parametrize("control", CONTROLS)
+def test_a_single_number_is_changed_as_a_vector_of_one(control):
+    """Some families scale by weights without an axis."""
+    for seed in range(6):
+        generator = torch.Generator().manual_seed(seed)
+        found = _like(torch.tensor(0.5), control, generator)
+        assert found.shape == ()
+        assert float(found.abs()) == pytest.approx(0.5)
+
+
 def test_parts_are_found_where_no_gradient_is_kept_and_a_training_model_stays_one():
     model = build("llama").train()
     for context in (torch.enable_grad, torch.no_grad, torch.inference_mode):

@@ -639,17 +639,17 @@ def _write(weight: Tensor, one: Slice, values: Tensor) -> None:
 def _like(change: Tensor, control: Control, generator: torch.Generator) -> Tensor:
     """A change of equal norm, float32, that knows nothing of the direction of the given one.
 
-    Of matrices in whole rows and columns, of vectors in their mean, `permuted` has the structure of
-    the given one. So what a shift of all gains of a norm does is no news of the twin's.
+    `permuted` keeps rows and columns of a matrix whole, and the mean of a vector, up or down: where
+    the twin shifts all gains of a norm by the same, so does this control.
     """
     made = torch.randn(change.shape, generator=generator).to(change)
     if control == "permuted":
-        signs, made = made.sign(), change
+        drawn, made = made, change
         for axis, size in enumerate(change.shape):
             order = torch.randperm(size, generator=generator).to(change.device)
             made = made.index_select(axis, order)
-        if change.ndim < 2:  # its mean stays, up or down: a shift of all is a change like any other
-            made = made * signs[0]
+        if change.ndim < 2:
+            made = made * drawn.flatten()[0].sign()
     elif control == "spectrum" and change.ndim >= 2:
         values = _singular_values(change.cpu())
         left, right = (
