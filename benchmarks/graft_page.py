@@ -112,12 +112,8 @@ def _by_pair(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 def _by_kind(study: ms.Study, taxonomy: str) -> Iterator[tuple[str, Tried, list[str], list[Part]]]:
     """Of each genre that holds all classes: its sequences, their names, what survives each part."""
-    grafted = study.read(SEQUENCES_FILE).filter(pl.col("direction") == INTO_MODEL)
-    base = grafted.filter(pl.col("part") == "")
-    rows = look_up(base.select("sequence_id"), study.sequences)
-    label = look_up(rows.select("sequence_id"), study.read(LABELS_FILE))[taxonomy]
+    grafted, base, rows, label, groups = _read_grafted(study, taxonomy)
     names = [one for one in taxonomy.split(", ")[1:] if one in label]
-    groups = find_groups(rows).rank("dense").to_numpy()
     for kind in rows["genre"].unique().sort():
         inside = (base["survives"] & (rows["genre"] == kind) & label.is_in(names)).to_numpy()
         classes = label.filter(pl.Series(inside)).replace_strict(names, range(len(names)))
@@ -125,6 +121,17 @@ def _by_kind(study: ms.Study, taxonomy: str) -> Iterator[tuple[str, Tried, list[
             continue
         tried = Tried(classes.to_numpy(), groups[inside], np.zeros(inside.sum(), int), len(names))
         yield kind, tried, names, _parts_of(grafted, inside)
+
+
+def _read_grafted(
+    study: ms.Study, taxonomy: str
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame, pl.Series, np.ndarray]:
+    """What survives each graft into the model and none; the sequences' rows, classes, groups."""
+    grafted = study.read(SEQUENCES_FILE).filter(pl.col("direction") == INTO_MODEL)
+    base = grafted.filter(pl.col("part") == "")
+    rows = look_up(base.select("sequence_id"), study.sequences)
+    label = look_up(rows.select("sequence_id"), study.read(LABELS_FILE))[taxonomy]
+    return grafted, base, rows, label, find_groups(rows).rank("dense").to_numpy()
 
 
 def _parts_of(grafted: pl.DataFrame, inside: np.ndarray) -> list[Part]:
@@ -152,14 +159,10 @@ def forms(studies: Sequence[ms.Study], taxonomy: str) -> str:
     """
     cells: dict[tuple[str, str], dict[str, str]] = {}
     for study in studies:
-        grafted = study.read(SEQUENCES_FILE).filter(pl.col("direction") == INTO_MODEL)
-        base = grafted.filter(pl.col("part") == "")
-        rows = look_up(base.select("sequence_id"), study.sequences)
-        label = look_up(rows.select("sequence_id"), study.read(LABELS_FILE))[taxonomy]
+        grafted, base, rows, label, groups = _read_grafted(study, taxonomy)
         first, second = taxonomy.split(", ")[1:3]
         read = pl.when(pl.col("inserted") > 0).then(pl.lit("read")).otherwise(pl.lit("never read"))
         made_of = rows.select(pl.format("{}, {}", "form", read)).to_series()
-        groups = find_groups(rows).rank("dense").to_numpy()
         for one in made_of.filter(label == first).unique().sort():
             mine = (label == first) & (made_of == one)
             inside = (base["survives"] & (mine | (label == second))).to_numpy()

@@ -10,7 +10,7 @@ of `docs/appendix/graft-parts.md` lay such studies side by side (`graft_page.py`
 import argparse
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import mnemoscope as ms
@@ -37,8 +37,7 @@ def run_grafts(
     """Scan, label and graft by the command; what is done is not done again."""
     if not (out / "study.yaml").is_file():
         settings = {"capture.reference": twin, **SETTINGS}
-        sets = (word for one in settings.items() for word in ("--set", "=".join(map(str, one))))
-        _command("sequences", sequences, "--model", model, "-o", out, *sets)
+        _command("sequences", sequences, "--model", model, "-o", out, *as_flags(settings))
     asked = ms.Study(out).settings
     if (asked.model.name, asked.capture.reference) != (str(model), str(twin)):
         raise SystemExit(f"{out}: grafts of another pair; give another folder, or remove this one")
@@ -47,6 +46,11 @@ def run_grafts(
         _command(stage, out)
     _command("graft", out, "--set", f"graft.parts=[{', '.join(parts)}]")
     return ms.Study(out)
+
+
+def as_flags(settings: Mapping[str, object]) -> list[str]:
+    """Settings as the command takes them."""
+    return [word for one in settings.items() for word in ("--set", "=".join(map(str, one)))]
 
 
 def _command(*words: object) -> None:

@@ -5,7 +5,8 @@
 
 `text`: three classes that a property of the text alone sets apart (thirds of how many digits,
 blanks, different tokens ... it has; its kind; its form), of texts that neither the model nor its
-reference read. Nothing can be memory, so a verdict that says "adds" is wrong, and so is one that
+reference read; a property of which a third is too small, as most texts have no digit, is left out.
+Nothing can be memory, so a verdict that says "adds" is wrong, and so is one that
 says "adds" of the reference over the model. The regression is asked, in folds of documents.
 
 `studies`: ordinary studies made by the command, with CNNs. *Inserted*: the small Hubble's passages,
@@ -25,8 +26,10 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
+from graft_study import as_flags
 from memory_in_weights import BATCH, packed, statistics_of, verdicts
 from pages import figure, show_tables, table_of
+from verdicts import votes_of
 
 import mnemoscope as ms
 from mnemoscope.benchmark.baselines import (
@@ -35,7 +38,6 @@ from mnemoscope.benchmark.baselines import (
     classify_statistics,
     ngram_logits,
 )
-from mnemoscope.benchmark.excess import Votes
 from mnemoscope.benchmark.gain import Gain, measure_gain, pool_folds
 from mnemoscope.benchmark.verdict import EFFECT
 from mnemoscope.data.table import read_table, token_matrix
@@ -43,7 +45,7 @@ from mnemoscope.embedded import model_path, reference_path, sequences_path
 from mnemoscope.files import read_parquet, write_parquet
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.load import load_model
-from mnemoscope.stats import clopper_pearson
+from mnemoscope.stats import FEWEST_GROUPS, clopper_pearson
 
 MOST = 480  # sequences of a class
 LEAST = 120
@@ -123,7 +125,7 @@ def draw(task: Task, owners: np.ndarray, seed: int) -> np.ndarray | None:
     rows = [rng.choice(np.flatnonzero(task.labels == one), n, replace=False) for one in range(3)]
     found = np.sort(np.concatenate(rows))
     groups = [len(np.unique(owners[found[task.labels[found] == one]])) for one in range(3)]
-    return found if min(groups) >= 10 else None
+    return found if min(groups) >= FEWEST_GROUPS else None
 
 
 class Pair(NamedTuple):
@@ -183,24 +185,10 @@ def gain_of(texts: Texts, task: Task, rows: np.ndarray) -> Gain:
         for name, columns in texts.statistics.items():
             fit = classify_statistics(columns[known], true[kept], columns[new], 0)
             shares[name][asked] = fit.probabilities
-    votes = {name: _votes(one, true, owners) for name, one in shares.items()}
+    votes = {name: votes_of(np.log(one)[None], true, owners) for name, one in shares.items()}
     model, reference = votes.pop("model"), votes.pop("reference")
     n = float(np.mean([len(kept) for kept, _ in folds]))
     return measure_gain(model, {"reference": reference}, votes, n_trained=n)
-
-
-def _votes(shares: np.ndarray, true: np.ndarray, owners: np.ndarray) -> Votes:
-    return Votes(
-        sequence_ids=np.arange(len(true)),
-        true=true,
-        predicted=shares.argmax(axis=1)[None],
-        seeds=np.zeros(1, np.int64),
-        n_classes=3,
-        probabilities=shares,
-        scores=shares[None].astype(np.float32),
-        score_seeds=np.zeros(1, np.int64),
-        groups=owners,
-    )
 
 
 def text_alone(pairs: Iterator[Pair]) -> str:
@@ -277,7 +265,7 @@ def study_of(folder: Path, case: Case) -> ms.Study:
         "sequences.source": folder / "table.parquet",
         "label.taxonomies": f"[{folder / 'classes.yaml'}]",
     }
-    sets = [word for one in (own | SETTINGS).items() for word in ("--set", "=".join(map(str, one)))]
+    sets = as_flags(own | SETTINGS)
     command = [sys.executable, "-m", "mnemoscope", "run", "-o", str(folder / "study"), *sets]
     subprocess.run(command, check=True)
     return ms.Study(folder / "study")

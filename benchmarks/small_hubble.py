@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-from graft_study import run_grafts
+from graft_study import as_flags, run_grafts
 from memory_in_weights import (
     BATCH,
     Trial,
@@ -362,9 +362,8 @@ def run_study(folder: Path) -> Study:
         "sequences.also": [str(folder / f"passages_{one}") for one in GENRES[1:]],
         "label.taxonomies": list(TAXONOMIES),
     }
-    settings = [f"{key}={value}" for key, value in (*paths.items(), *STUDY_SETTINGS.items())]
     command = [sys.executable, "-m", "mnemoscope", "run", "hubble-1b", "-o", str(folder / "study")]
-    subprocess.run([*command, *(word for one in settings for word in ("--set", one))], check=True)
+    subprocess.run([*command, *as_flags(paths | STUDY_SETTINGS)], check=True)
     return Study(folder / "study")
 
 

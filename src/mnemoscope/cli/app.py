@@ -72,10 +72,14 @@ _OWN_FLAGS: dict[str, Callable[..., None]] = {
 
 def panels() -> dict[str, dict[str, Callable[..., None]]]:
     """All verbs by the heading that they stand under in the help; every stage has one."""
-    of_stages = {
-        one.name: (_OWN_FLAGS.get(one.name) or study.plain_verb(one), one.is_optional)
-        for one in STAGES
-    }
+
+    def of_stages(*, is_optional: bool) -> dict[str, Callable[..., None]]:
+        return {
+            one.name: _OWN_FLAGS.get(one.name) or study.plain_verb(one)
+            for one in STAGES
+            if one.is_optional == is_optional
+        }
+
     return {
         "Start here": {
             "demo": study.demo,
@@ -84,11 +88,11 @@ def panels() -> dict[str, dict[str, Callable[..., None]]]:
             "app": audit.app,
         },
         "Stages of a run": {
-            **{name: verb for name, (verb, is_optional) in of_stages.items() if not is_optional},
+            **of_stages(is_optional=False),
             "merge": study.merge,
         },
         "Further questions to a study": {
-            **{name: verb for name, (verb, is_optional) in of_stages.items() if is_optional},
+            **of_stages(is_optional=True),
             "analyze": analyze.analyze,
             "track": analyze.track,
         },
@@ -128,4 +132,4 @@ command = cache(make_command)
 
 def verbs() -> list[str]:
     """Names of all verbs."""
-    return [name for group in panels().values() for name in group]
+    return [*command().commands]

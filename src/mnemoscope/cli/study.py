@@ -86,8 +86,7 @@ def run(
     if not any((settings, out, model.model, sequences, stage.set_)) and not is_study(_STUDY):
         raise UserError(
             "run: nothing to run. Give --model and --sequences, or a study file, and -o for the "
-            "result. "
-            "'mnemoscope demo' does it on the shipped model."
+            "result. 'mnemoscope demo' does it on the shipped model."
         )
     out = out or _STUDY
     flags = model.settings() | {
