@@ -8,9 +8,9 @@ import pytest
 
 from mnemoscope.cnn.presets import PAPER_GRID, CnnSetting
 from mnemoscope.pipeline.trainings import controlled_taxonomies, settings_of
-from mnemoscope.plan import find_shape
 from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import find_study_file, load_settings, shipped_names, shipped_path
+from mnemoscope.study.shapes import find_shape
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 
 SIZES = ("70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b")

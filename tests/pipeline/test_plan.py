@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors import safe_open
 from scipy.stats import t
 
 from map_folders import add_shard
@@ -14,22 +13,16 @@ from mnemoscope.benchmark.gain import OF_TRAINING
 from mnemoscope.errors import UserError
 from mnemoscope.lm.graft import KINDS, OUTSIDE
 from mnemoscope.maps.format import StoreMeta
+from mnemoscope.maps.shape import map_bytes
 from mnemoscope.maps.store import MapWriter
 from mnemoscope.pipeline.graft import grafts_of, patches_of, walks_of
-from mnemoscope.plan import (
-    Plan,
-    bound_need,
-    count_grafts,
-    count_need,
-    count_passes,
-    find_shape,
-    is_on_disk,
-    map_bytes,
-    memory_bytes,
-    plan,
-    shape_facts,
-)
+from mnemoscope.pipeline.need import bound_need, count_need
+from mnemoscope.pipeline.passes import count_grafts, memory_bytes
+from mnemoscope.plan import Plan, plan
+from mnemoscope.study.cost import Counts, Need
 from mnemoscope.study.settings import SCANS_OF_A_WALK, StudySettings, parse_settings
+from mnemoscope.study.shapes import find_shape, is_on_disk, shape_facts
+from mnemoscope.study.stages import STAGES, stage_named
 from mnemoscope.taxonomy.catalogue import catalogue
 from mnemoscope.taxonomy.names import parse_taxonomy
 
@@ -77,7 +70,7 @@ def test_shapes_give_the_published_numbers_of_parameters_and_memory(size) -> Non
     assert shape.n_parameters == wanted
     assert find_shape(f"pythia-{size}") == shape
     half, float32, more = (
-        memory_bytes(shape, dtype=dtype, batch_size=size, length=64)
+        memory_bytes(shape, dtype=dtype, batch_size=size, length=64, suffix=32)
         for dtype, size in (("float16", 64), ("float32", 64), ("float16", 128))
     )
     assert half[0] * 2 == float32[0] == 4 * shape.n_parameters
@@ -115,39 +108,55 @@ def test_as_many_grafts_are_planned_as_are_made(wanted) -> None:
     grafts = list(grafts_of(settings.graft, wanted_parts))
     walks = list(walks_of(settings.graft, wanted_parts))
     patches = list(patches_of(settings.graft, 2, n_read=63))
-    assert count_grafts(settings, 2) == (len(grafts), len(walks), len(patches))
+    assert count_grafts(settings.graft, 2, 64) == (len(grafts), len(walks), len(patches))
 
 
-def test_grafts_have_a_line_where_there_is_a_reference(tmp_path) -> None:
+def test_grafts_stand_apart_from_the_run_where_there_is_a_reference(tmp_path) -> None:
     with_twin = chosen(capture={"reference": "EleutherAI/pythia-12b-deduped@step1000"})
-    rows = rows_of(with_twin, tmp_path / "study")
-    made = count_grafts(with_twin, 36)
-    shown = f"{made.grafts:,}, {made.walks:,} walks of about {SCANS_OF_A_WALK} × at most "
-    assert rows["grafts, by their own verb"].startswith(shown)
-    assert rows["time: grafts"].startswith("at most about ")
+    made = plan(with_twin, tmp_path / "study")
+    grafts, walks, _ = count_grafts(with_twin.graft, 36, 64)
+    (note,) = (one for one in made.notes if one.startswith("Not in the run: 'mnemoscope graft'"))
+    assert f"({grafts:,} grafts, {walks:,} walks of about {SCANS_OF_A_WALK} scans of at" in note
+    assert "takes at most about " in note
+    assert not any("graft" in cell for row in made.rows for cell in row)
+    (line,) = (one for one in made.lines if one.startswith("Reference "))
+    assert "pythia-12b-deduped@step1000: 36 layers, 40 heads" in line
 
 
 def test_a_scan_is_cheaper_than_decoding_and_controls_stand_apart() -> None:
-    counts = {"n_sequences": 100, "n_memorized": 40, "n_maps": 30, "n_texts": 25, "n_own": 10}
-    counts["has_reference"] = True
-    scan, decoded = (
-        count_passes(chosen(**{"continue": {"scan": flag}}), **counts) for flag in (True, False)
-    )
-    assert [(one.name, one.n_sequences, one.n_tokens) for one in scan[:2]] == [
-        ("scan, first step", 100, 35),
-        ("scan, the rest", 40, 28),
-    ]
-    assert decoded[0].tokens == 100 * 63
-    assert [one.name for one in scan if one.is_control] == [
-        "log-probabilities",
-        "capture of the reference",
-    ]
-    for passes in (scan, decoded):  # each text, and over the reference what shows a continuation
-        assert [one.n_sequences for one in passes if one.name == "log-probabilities"] == [35]
-    alone = count_passes(chosen(), **counts | {"has_reference": False})
-    assert [one.n_sequences for one in alone if one.name == "log-probabilities"] == [25]
-    without = count_passes(chosen(benchmark={"controls": False}), **counts)
-    assert not [one for one in without if one.is_control]
+    need = Need(30, 30, n_texts=25, n_own=10, how="", samples=[], impossible={})
+    counts = Counts(need, n_sequences=100, n_memorized=40)
+    twin = {"capture": {"reference": "EleutherAI/pythia-12b-deduped@step1000"}}
+
+    def amounts(**changes) -> dict[str, str]:
+        """Forward passes of continue and capture by name."""
+        costs = [stage_named(one).load_cost() for one in ("continue", "capture")]
+        rows = [row for one in costs for row in one(chosen(**changes), counts).rows]
+        head = "forward passes: "
+        return {
+            row.name.removeprefix(head): row.amount for row in rows if row.name.startswith(head)
+        }
+
+    scan, decoded = (amounts(**twin, **{"continue": {"scan": flag}}) for flag in (True, False))
+    assert scan == {
+        "scan, first step": "100",
+        "scan, the rest": "40",
+        "a draw, to compare scan and decoding": "100 × 32",
+        "continuation of Non-Memo": "10 × 32",
+        "capture": "30",
+        "log-probabilities (control)": "35",  # of what shows a continuation over the reference too
+        "capture of the reference (control)": "30",
+    }
+    assert decoded["continuation"] == "100 × 32"
+    assert decoded["log-probabilities (control)"] == "35"
+    assert amounts()["log-probabilities (control)"] == "25"
+    assert not [one for one in amounts(benchmark={"controls": False}) if "control" in one]
+    cost = stage_named("continue").load_cost()(chosen(), counts)
+    assert cost.n_tokens == 100 * 35 + 40 * 28 + 100 * 63  # one token is not read
+
+
+def test_every_stage_that_costs_something_names_its_function() -> None:
+    assert [one.name for one in STAGES if one.cost] == ["continue", "capture", "train", "graft"]
 
 
 FEATURES = ("duplicates", "is_incrementing", "is_repeating", "rouge_l", "rouge_3", "is_code")
@@ -227,13 +236,11 @@ def test_cost_of_the_controls_is_stated_apart_and_falls_away_with_them(tmp_path)
     assert with_["time: CNNs"] == without["time: CNNs"]
 
 
-def test_config_on_disk_gives_the_shape_and_headers_the_parameters(tiny) -> None:
+def test_config_on_disk_gives_the_shape(tiny) -> None:
     shape = find_shape(str(tiny.model))
     assert (shape.n_layers, shape.n_heads) == (2, 4)
     assert is_on_disk(str(tiny.model))
-    with safe_open(tiny.model / "model.safetensors", framework="np") as file:
-        stored = sum(int(np.prod(file.get_slice(name).get_shape())) for name in list(file.keys()))
-    assert shape.n_parameters == stored
+    assert shape.source == "from config.json, about"
 
 
 @pytest.mark.parametrize(

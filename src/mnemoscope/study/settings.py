@@ -603,6 +603,12 @@ class StudySettings(BoundedSettings):
     graft: GraftSettings = Field(default_factory=GraftSettings)
     search: SearchSettings = Field(default_factory=SearchSettings)
 
+    @property
+    def reference(self) -> str | None:
+        """Name of the reference model; of the embedded model its own; None if there is none."""
+        own = EMBEDDED if self.model.name == EMBEDDED else None
+        return self.capture.reference or own
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, with the keys of the YAML file."""
         return self.model_dump(mode="json", by_alias=True)
