@@ -6,8 +6,9 @@ stage takes is said by the function that `study/stages.py` names beside it.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from mnemoscope.pipeline.label import check_match
 from mnemoscope.pipeline.need import (
@@ -38,11 +39,6 @@ from mnemoscope.study.stages import STAGES
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.words import about, plural
 
-if TYPE_CHECKING:
-    pass
-
-TIMED_SEQUENCES = 64
-"""Sequences whose capture is timed where the model is on disk."""
 _TIMES = (LANGUAGE_MODEL, CNN, control_of(LANGUAGE_MODEL), control_of(CNN))
 
 
@@ -70,7 +66,12 @@ def plan(settings: StudySettings, folder: Path, *, redo: bool = False) -> Plan:
     if "features" in todo:
         check_corpus(settings)
     known = find_models(settings, is_needed=bool(todo))
-    data = find_data(settings, taxonomies, study, known.models)
+    checked = None
+    if known.models is not None:
+        from mnemoscope.pipeline.sequences import check_sources  # with torch
+
+        checked = partial(check_sources, settings, known.models)
+    data = find_data(settings, taxonomies, study, checked)
     if data.frame is not None:
         check_match(data.frame, settings.label.match, settings.sequences.source)
     lacking = lacking_columns(data, settings, taxonomies)

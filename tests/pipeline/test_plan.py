@@ -22,7 +22,7 @@ from mnemoscope.plan import Plan, plan
 from mnemoscope.study.cost import Counts, Need
 from mnemoscope.study.settings import SCANS_OF_A_WALK, StudySettings, parse_settings
 from mnemoscope.study.shapes import find_shape, is_on_disk, shape_facts
-from mnemoscope.study.stages import STAGES, stage_named
+from mnemoscope.study.stages import stage_named
 from mnemoscope.taxonomy.catalogue import catalogue
 from mnemoscope.taxonomy.names import parse_taxonomy
 
@@ -153,10 +153,6 @@ def test_a_scan_is_cheaper_than_decoding_and_controls_stand_apart() -> None:
     assert not [one for one in amounts(benchmark={"controls": False}) if "control" in one]
     cost = stage_named("continue").load_cost()(chosen(), counts)
     assert cost.n_tokens == 100 * 35 + 40 * 28 + 100 * 63  # one token is not read
-
-
-def test_every_stage_that_costs_something_names_its_function() -> None:
-    assert [one.name for one in STAGES if one.cost] == ["continue", "capture", "train", "graft"]
 
 
 FEATURES = ("duplicates", "is_incrementing", "is_repeating", "rouge_l", "rouge_3", "is_code")

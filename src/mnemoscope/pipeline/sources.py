@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -24,9 +24,6 @@ from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import EMBEDDED, StudySettings
 from mnemoscope.study.shapes import shape_facts
 from mnemoscope.taxonomy.names import Taxonomy, count_class_sets
-
-if TYPE_CHECKING:
-    from mnemoscope.study.models import Models
 
 _VERDICTS = ("is_memorized", "published_is_memorized", "memorization_score")
 
@@ -85,9 +82,12 @@ def find_data(
     settings: StudySettings,
     taxonomies: Sequence[Taxonomy],
     study: Study | None,
-    models: "Models | None",
+    checked: Callable[[], ReadResult] | None,
 ) -> PlannedData:
-    """Find what is known of the sequences without downloading anything; errors as `run`."""
+    """Find what is known of the sequences without downloading anything; errors as `run`.
+
+    `checked` reads the sources as the run does, where the model is loaded; else None.
+    """
     wanted = settings.sequences
     if study is not None:
         return _of_frame(study.sequences, settings, is_done=True)
@@ -99,10 +99,8 @@ def find_data(
         settings = settings.model_copy(update={"sequences": here})
     elif wanted.split is None and not all(map(_is_here, (wanted.source, *wanted.also))):
         return _of_suite(settings)
-    if models is not None and wanted.split is None:
-        from mnemoscope.pipeline.sequences import check_sources
-
-        return _of_frame(check_sources(settings, models).frame, settings)
+    if checked is not None and wanted.split is None:
+        return _of_frame(checked().frame, settings)
     try:
         result = read_sources(settings, lambda: None)
     except UserError as error:
