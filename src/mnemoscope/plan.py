@@ -63,9 +63,11 @@ def plan(settings: StudySettings, folder: Path, *, redo: bool = False) -> Plan:
         todo = [name for name in todo if name in changed or not study.is_done(name)]
     else:
         check_free(folder)
+    if not todo:
+        return Plan([f"Study {folder} (there already).", "Stages to run: none"], [], [])
     if "features" in todo:
         check_corpus(settings)
-    known = find_models(settings, is_needed=bool(todo))
+    known = find_models(settings)
     checked = None
     if known.models is not None:
         from mnemoscope.pipeline.sequences import check_sources  # with torch
@@ -79,21 +81,18 @@ def plan(settings: StudySettings, folder: Path, *, redo: bool = False) -> Plan:
     need = find_need(settings, possible, data, None if "label" in todo else study)
     wanted = controlled_taxonomies(settings)
     n_sequences = data.n_sequences or 0
-    columns = set() if data.frame is None else {*data.frame.columns}
     counts = Counts(
         need,
         n_sequences=n_sequences,
         n_memorized=n_sequences if data.n_memorized is None else data.n_memorized,
         n_controlled=sum(wanted is None or name in wanted for name, _ in need.samples),
-        knows_truth=bool({"inserted", "held_out"} & columns),
         n_jobs=len(taxonomies),
         n_unshared=n_unshared(settings, taxonomies),
         shape=known.shape,
         reference=known.reference,
         speed=known.speed,
     )
-    costs = {one: one.load_cost()(settings, counts) for one in STAGES if one.cost}
-    of_run = [cost for stage, cost in costs.items() if not stage.is_optional]
+    costs = [one.load_cost()(settings, counts) for one in STAGES if one.cost]
     n_alone = n_unshared(settings, possible)
     captured = (
         f"Captured: {need.how}; {need.n_maps:,} are {need.n_maps / max(1, n_alone):.0%} of the "
@@ -103,7 +102,7 @@ def plan(settings: StudySettings, folder: Path, *, redo: bool = False) -> Plan:
     is_found = study is not None and study.is_done("continue")
     return Plan(
         lines=[
-            _summary(settings, counts, of_run),
+            _summary(settings, counts, costs),
             f"Study {folder} ({'there already' if study else 'new'}).",
             *known.lines,
             *data.lines,
@@ -111,25 +110,20 @@ def plan(settings: StudySettings, folder: Path, *, redo: bool = False) -> Plan:
             *taxonomy_lines(settings, taxonomies, need, lacking, is_found=is_found),
             _stages_said(todo),
         ],
-        rows=_rows(of_run),
+        rows=_rows(costs),
         notes=[
             captured,
-            *_time_notes(settings, counts, of_run),
-            *[note for cost in of_run for note in cost.notes],
-            *[
-                _apart(stage.name, cost)
-                for stage, cost in costs.items()
-                if stage.is_optional and cost.rows
-            ],
+            *_time_notes(settings, counts, costs),
+            *[note for cost in costs for note in cost.notes],
         ],
     )
 
 
 def _stages_said(todo: list[str]) -> str:
     """The stages as the run counts them; a new study has its sequences before the first."""
-    if todo and todo[0] == "sequences":
+    if todo[0] == "sequences":
         return f"Stages to run: sequences, then {len(todo) - 1} more ({', '.join(todo[1:])})"
-    return f"Stages to run: {len(todo)} ({', '.join(todo)})" if todo else "Stages to run: none"
+    return f"Stages to run: {len(todo)} ({', '.join(todo)})"
 
 
 def _summary(settings: StudySettings, counts: Counts, costs: Sequence[Cost]) -> str:
@@ -190,10 +184,3 @@ def _time_notes(settings: StudySettings, counts: Counts, costs: Sequence[Cost]) 
     yield f"Time: {time_}; decoding counts twice."
     if not counts.n_sequences:
         yield "How many sequences there are is not known, so continuing them is not counted."
-
-
-def _apart(name: str, cost: Cost) -> str:
-    """What a stage takes that is no part of the run."""
-    made = "; ".join(f"{row.amount} {row.name}" for row in cost.rows)
-    seconds = about(sum(cost.seconds.values()))
-    return f"Not in the run: 'mnemoscope {name}' after it takes at most {seconds} ({made})."

@@ -11,17 +11,15 @@ from scipy.stats import t
 from map_folders import add_shard
 from mnemoscope.benchmark.gain import OF_TRAINING
 from mnemoscope.errors import UserError
-from mnemoscope.lm.graft import KINDS, OUTSIDE
 from mnemoscope.maps.format import StoreMeta
 from mnemoscope.maps.shape import map_bytes
 from mnemoscope.maps.store import MapWriter
-from mnemoscope.pipeline.graft import grafts_of, patches_of, walks_of
 from mnemoscope.pipeline.need import bound_need, count_need
-from mnemoscope.pipeline.passes import count_grafts, memory_bytes
+from mnemoscope.pipeline.passes import memory_bytes
 from mnemoscope.plan import Plan, plan
 from mnemoscope.study.cost import Counts, Need
-from mnemoscope.study.settings import SCANS_OF_A_WALK, StudySettings, parse_settings
-from mnemoscope.study.shapes import find_shape, is_on_disk, shape_facts
+from mnemoscope.study.settings import StudySettings, parse_settings
+from mnemoscope.study.shapes import find_shape, shape_facts
 from mnemoscope.study.stages import stage_named
 from mnemoscope.taxonomy.catalogue import catalogue
 from mnemoscope.taxonomy.names import parse_taxonomy
@@ -90,43 +88,10 @@ def test_a_store_takes_what_the_formula_says(tmp_path) -> None:
     assert (maps - maps.half().float()).abs().max() <= 2**-12
 
 
-@pytest.mark.parametrize(
-    "wanted",
-    [
-        {},
-        {"patch": True, "draws": 2},
-        {"directions": ["twin_in_model"], "shares": [0.5], "patch": True, "patch_blocks": 1},
-        {"directions": ["model_in_twin"], "parts": ["qk", "mlp"]},
-        {"controls": ["random"], "parts": ["qk"], "draws": 2},
-    ],
-)
-def test_as_many_grafts_are_planned_as_are_made(wanted) -> None:
-    """Two layers of five parts and three outside them."""
-    settings = chosen(graft=wanted)
-    parts = [f"layers.{at}.{one}" for at in (0, 1) for one in KINDS] + [*OUTSIDE]
-    wanted_parts = settings.graft.parts or parts
-    grafts = list(grafts_of(settings.graft, wanted_parts))
-    walks = list(walks_of(settings.graft, wanted_parts))
-    patches = list(patches_of(settings.graft, 2, n_read=63))
-    assert count_grafts(settings.graft, 2, 64) == (len(grafts), len(walks), len(patches))
-
-
-def test_grafts_stand_apart_from_the_run_where_there_is_a_reference(tmp_path) -> None:
-    with_twin = chosen(capture={"reference": "EleutherAI/pythia-12b-deduped@step1000"})
-    made = plan(with_twin, tmp_path / "study")
-    grafts, walks, _ = count_grafts(with_twin.graft, 36, 64)
-    (note,) = (one for one in made.notes if one.startswith("Not in the run: 'mnemoscope graft'"))
-    assert f"({grafts:,} grafts, {walks:,} walks of about {SCANS_OF_A_WALK} scans of at" in note
-    assert "takes at most about " in note
-    assert not any("graft" in cell for row in made.rows for cell in row)
-    (line,) = (one for one in made.lines if one.startswith("Reference "))
-    assert "pythia-12b-deduped@step1000: 36 layers, 40 heads" in line
-
-
 def test_a_scan_is_cheaper_than_decoding_and_controls_stand_apart() -> None:
     need = Need(30, 30, n_texts=25, n_own=10, how="", samples=[], impossible={})
     counts = Counts(need, n_sequences=100, n_memorized=40)
-    twin = {"capture": {"reference": "EleutherAI/pythia-12b-deduped@step1000"}}
+    twin = {"capture": {"reference": f"{PYTHIA_12B}@step1000"}}
 
     def amounts(**changes) -> dict[str, str]:
         """Forward passes of continue and capture by name."""
@@ -212,6 +177,9 @@ def test_a_dry_run_without_model_and_data_says_where_its_figures_are_from(tmp_pa
     ):
         assert word in made, made
     assert "graft" not in made
+    with_twin = chosen(capture={"reference": f"{PYTHIA_12B}@step1000"})
+    made = text(plan(with_twin, tmp_path / "study"))
+    assert f"Reference {PYTHIA_12B}@step1000: 36 layers, 40 heads" in made
     made = text(plan(chosen(model={"name": "someone/unheard-of"}), tmp_path / "study"))
     assert "its shape is not known" in made
     assert "attention, stored" not in made
@@ -230,13 +198,6 @@ def test_cost_of_the_controls_is_stated_apart_and_falls_away_with_them(tmp_path)
     assert "time: controls, CNNs" in with_
     assert "time: controls, CNNs" not in without
     assert with_["time: CNNs"] == without["time: CNNs"]
-
-
-def test_config_on_disk_gives_the_shape(tiny) -> None:
-    shape = find_shape(str(tiny.model))
-    assert (shape.n_layers, shape.n_heads) == (2, 4)
-    assert is_on_disk(str(tiny.model))
-    assert shape.source == "from config.json, about"
 
 
 @pytest.mark.parametrize(

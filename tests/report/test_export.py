@@ -8,7 +8,6 @@ from mnemoscope.localize.delta import layer_profile
 from mnemoscope.report.charts import (
     CutCurve,
     CutPanel,
-    CutPoint,
     Drawing,
     knockout_drawing,
     profile_drawing,
@@ -70,7 +69,7 @@ def test_the_profile_is_the_pages(delta) -> None:
 def knockout(*survived: tuple[float, float], name: str = "Guess") -> Drawing:
     """Two curves of one class, (strength, survival) each."""
     points = [
-        CutPoint(strength, Estimate(value, value - 0.1, value + 0.1), 8, 0.1, 1, 0.5, -1.0)
+        {"strength": strength, "survival": Estimate(value, value - 0.1, value + 0.1)}
         for strength, value in survived
     ]
     curves = [

@@ -1,8 +1,8 @@
-"""What the stages that ask the language model would take: continue, capture and graft."""
+"""What the stages that ask the language model would take: continue and capture."""
 
 from mnemoscope.maps.shape import map_bytes
 from mnemoscope.study.cost import LANGUAGE_MODEL, Cost, Counts, ModelShape, Row, bounds, megabytes
-from mnemoscope.study.settings import PATCH_DRAWS, SCANS_OF_A_WALK, GraftSettings, StudySettings
+from mnemoscope.study.settings import StudySettings
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes per weight; `auto` counts as 2."""
@@ -91,42 +91,3 @@ def memory_bytes(
     kept = 2 * shape.n_layers * rows * shape.hidden * size
     logits = batch_size * suffix * shape.vocabulary * (size + 4)
     return shape.n_parameters * size, states + max(maps + weights, kept + logits)
-
-
-def graft_cost(settings: StudySettings, counts: Counts) -> Cost:
-    """What the verb `graft` would take, at most; nothing without a reference model."""
-    cost, wanted, length = Cost(settings, counts), settings.graft, settings.sequences.length
-    if settings.reference is None or counts.shape is None:
-        return cost
-    grafts, walks, patches = count_grafts(wanted, counts.shape.n_layers, length)
-    # Of what was read twice as many, and as many of what was not.
-    n_classes = sum(n - 1 for _, n in counts.need.samples) + 3 * counts.knows_truth
-    n_tried = wanted.n_sequences * n_classes
-    n_tried = min(n_tried, counts.n_memorized) if counts.n_memorized else n_tried
-    n_tokens = (n_tried + wanted.n_heldout) * (length - 1)
-    scans = grafts + SCANS_OF_A_WALK * walks + 2 * patches  # under a patch both models run
-    shown = f"{grafts:,} grafts"
-    shown += f", {walks:,} walks of about {SCANS_OF_A_WALK} scans" if walks else ""
-    shown += f", {patches:,} patches" if patches else ""
-    cost.rows = [Row(f"of at most {n_tried:,} memorized sequences", shown)]
-    cost.seconds[LANGUAGE_MODEL] = scans * n_tokens * cost.seconds_a_token(counts.shape)
-    return cost
-
-
-def count_grafts(wanted: GraftSettings, n_layers: int, length: int) -> tuple[int, int, int]:
-    """Grafts, walks and patches that the settings ask for: an estimate unless they name the parts.
-
-    A layer has five parts, and three stand outside the layers (two where embeddings are tied).
-    """
-    n_parts = len(wanted.parts) if wanted.parts else 5 * n_layers + 3
-    n_directions = len(wanted.directions)
-    is_controlled = "twin_in_model" in wanted.directions
-    of_a_part = n_directions * len({*wanted.shares, 1.0}) + is_controlled  # flipped once
-    n_blocks = min(wanted.patch_blocks, length - 1)
-    places = 3 * n_layers * (1 + (n_blocks if n_blocks > 1 else 0))
-    of_a_place = n_directions * (1 + min(wanted.draws, PATCH_DRAWS))
-    return (
-        2 + n_parts * of_a_part,
-        n_parts * wanted.draws if is_controlled else 0,
-        places * of_a_place if wanted.patch else 0,
-    )

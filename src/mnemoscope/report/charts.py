@@ -18,7 +18,6 @@ from mnemoscope.analysis.figures import Chart, HeatMap, Series, plain, series_of
 from mnemoscope.localize.cut import RANKINGS
 from mnemoscope.localize.delta import layer_profile
 from mnemoscope.pipeline.localize import StoredDelta
-from mnemoscope.stats import Estimate
 from mnemoscope.words import NARROW, UNKNOWN, number
 
 # Above this further taxonomies keep their layer profile and tables alone: a page of tens of
@@ -67,11 +66,6 @@ _MOST_NAMES = 16
 _MOST_LAYERS_NAMED = 12
 _CUT_DASHES = {"random": "dot", "equal mass": "dash", "same layers": "dashdot"}
 _EMPTY = {False: (0.0, 1.0), True: (1.0, 10.0)}  # ends of an axis without values, log or not
-
-
-def class_colour(index: int, *, dark: bool = False) -> str:
-    """Give the colour of a class; beyond six they come round again with another dash."""
-    return (DARK if dark else LIGHT)[f"class-{index % N_CLASS_COLOURS}"]
 
 
 def css_variables(colours: Mapping[str, str]) -> str:
@@ -209,26 +203,16 @@ def profile_drawing(classes: Sequence[str], profile: np.ndarray, *, title: str =
 
 
 @dataclass(frozen=True)
-class CutPoint:
-    """What one cut did to one class, at a strength in per cent of all edges."""
-
-    strength: float
-    survival: Estimate
-    n_edges: float
-    mass: float
-    draws: int
-    score: float
-    logprob: float
-
-
-@dataclass(frozen=True)
 class CutCurve:
-    """One way of choosing edges, by rising strength; `edges_of` a class, or "" for random ones."""
+    """One way of choosing edges; `edges_of` is a class, or "" for random ones.
+
+    `points` are its rows of `knockout.parquet` by rising `strength`, `survival` with its interval.
+    """
 
     choice: str
     edges_of: str
     name: str
-    points: Sequence[CutPoint]
+    points: Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -252,8 +236,8 @@ def knockout_drawing(panel: CutPanel, classes: Sequence[str]) -> Drawing:
     """Survival of one class by the strength of each cut, with intervals; axis logarithmic."""
     series = []
     for curve in panel.curves:
-        values = series_of_estimates(curve.name, [one.survival for one in curve.points])
-        x = plain(one.strength for one in curve.points)
+        values = series_of_estimates(curve.name, [one["survival"] for one in curve.points])
+        x = plain(one["strength"] for one in curve.points)
         series.append(values.model_copy(update={"x": x}))
     chart = Chart(
         title=f"share of {panel.n:,} memorized sequences that survive, per cent, by the per cent "
@@ -265,68 +249,45 @@ def knockout_drawing(panel: CutPanel, classes: Sequence[str]) -> Drawing:
         log_x=True,
     )
     strokes = [cut_stroke(curve, classes, panel.name) for curve in panel.curves]
-    ticks = sorted({one.strength for curve in panel.curves for one in curve.points})
+    ticks = sorted({one["strength"] for curve in panel.curves for one in curve.points})
     return Drawing(chart, strokes, ticks, (0.0, 1.0))
 
 
-class ClassDelta(NamedTuple):
-    """Δ of one class: `pictures` and `profile` layer by layer, the layer of its `peak`.
+class DeltaView(NamedTuple):
+    """Decisiveness of one attribution, ready to be shown; layers are counted from 0.
 
-    `shares` are by zone (None where Δ is zero); counts are of the evaluation sequences behind it.
+    `pictures` are by class and layer (none beyond the budget), `shares` by class and zone.
     """
 
-    name: str
-    pictures: Sequence[str]
-    profile: Sequence[float]
-    peak: int
-    shares: Mapping[str, float] | None
-    n_used: int
-    n_skipped: int
-    n_wrong: int
-
-
-class DeltaView(NamedTuple):
-    """Decisiveness of one attribution, ready to be shown; layers are counted from 0."""
-
-    attribution: str
-    ranking: str  # in words, where it is none of the CNNs
-    n_layers: int
-    length: int
+    maps: StoredDelta
     prefix: int
+    ranking: str  # in words, where it is none of the CNNs
     strongest: int
-    has_pictures: bool
+    pictures: Sequence[Sequence[str]]
+    values: Sequence[Sequence[float]]  # the profile by class and layer
     profile: Drawing
-    classes: Sequence[ClassDelta]
+    shares: Sequence[Mapping[str, float] | None]
+
+    @property
+    def n_layers(self) -> int:
+        """Of the model."""
+        return int(self.maps.delta.shape[1])
 
 
 def delta_view(maps: StoredDelta, *, prefix: int = 32, with_pictures: bool = False) -> DeltaView:
     """Scale, draw and count the decisiveness of one attribution."""
     delta = np.asarray(maps.delta)
-    scaled, profile = scale_by_layer(delta), layer_profile(delta)
-    shares = zone_shares(delta, prefix)
-    ranking = RANKINGS.get(maps.attribution)
+    values, ranking = layer_profile(delta), RANKINGS.get(maps.attribution)
+    scaled = scale_by_layer(delta) if with_pictures else ()
     return DeltaView(
-        attribution=maps.attribution,
+        maps,
+        prefix,
         ranking=ranking.words if ranking else "",
-        n_layers=delta.shape[1],
-        length=delta.shape[-1],
-        prefix=prefix,
         strongest=strongest_layer(delta),
-        has_pictures=with_pictures,
-        profile=profile_drawing(maps.classes, profile),
-        classes=[
-            ClassDelta(
-                name,
-                [png_uri(png_grey(one)) for one in scaled[index]] if with_pictures else [],
-                profile[index].tolist(),
-                int(profile[index].argmax()),
-                shares[index],
-                maps.n_used[index],
-                maps.n_skipped[index],
-                maps.n_wrong[index],
-            )
-            for index, name in enumerate(maps.classes)
-        ],
+        pictures=[[png_uri(png_grey(one)) for one in of] for of in scaled],
+        values=values.tolist(),
+        profile=profile_drawing(maps.classes, values),
+        shares=zone_shares(delta, prefix),
     )
 
 
@@ -343,7 +304,7 @@ def delta_views(
         views.append([])
         for maps in deltas:
             view = delta_view(maps, prefix=prefix, with_pictures=left > 0)
-            left -= sum(len(picture) for one in view.classes for picture in one.pictures)
+            left -= sum(len(picture) for of in view.pictures for picture in of)
             views[-1].append(view)
     return views
 

@@ -8,7 +8,7 @@ import math
 import shlex
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -49,7 +49,6 @@ from mnemoscope.report import tables
 from mnemoscope.report.charts import (
     CutCurve,
     CutPanel,
-    CutPoint,
     Drawing,
     Flow,
     profile_drawing,
@@ -613,10 +612,7 @@ def _panel(rows: pl.DataFrame, name: str) -> CutPanel:
     for choice, words in _CUTS.items():
         chosen = tried.filter(choice=choice).sort("strength", maintain_order=True)
         for edges_of in tried.filter(choice=choice)["edges_of"].unique(maintain_order=True):
-            points = [
-                CutPoint(**{one.name: row[one.name] for one in fields(CutPoint)})
-                for row in records(chosen.filter(edges_of=edges_of), "survival")
-            ]
+            points = list(records(chosen.filter(edges_of=edges_of), "survival"))
             curve = CutCurve(choice, edges_of, words.format(edges_of), points)
             is_drawn = choice == "decisive" or edges_of in ("", name)
             (curves if is_drawn else others).append(curve)

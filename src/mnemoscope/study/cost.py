@@ -46,17 +46,15 @@ class Need(NamedTuple):
 class Counts:
     """What decides the cost of a study beside its settings; counts are 0 if unknown.
 
-    `n_controlled` samples get controls, `knows_truth` says whether it is known what was read.
-    `n_jobs` and `n_unshared` are the taxonomies, and the sequences that they need if each captures
-    its own, as the published pipeline does. Shapes are None if unknown; `speed` is the seconds per
-    token measured here, None if the model is not loaded.
+    `n_controlled` samples get controls. `n_jobs` and `n_unshared` are the taxonomies, and the
+    sequences that they need if each captures its own, as the published pipeline does. Shapes are
+    None if unknown; `speed` is seconds per token, None if not measured.
     """
 
     need: Need
     n_sequences: int = 0
     n_memorized: int = 0
     n_controlled: int = 0
-    knows_truth: bool = False
     n_jobs: int = 0
     n_unshared: int = 0
     shape: ModelShape | None = None

@@ -56,7 +56,7 @@ class Stage:
         return function
 
     def load_cost(self) -> "Callable[[StudySettings, Counts], Cost]":
-        """The function that says what the stage would take."""
+        """The function that says what it would take."""
         function: Callable[[StudySettings, Counts], Cost] = _named(self.cost)
         return function
 
@@ -169,7 +169,6 @@ STAGES: list[Stage] = [
         needs=("label",),
         settings=(*_MODEL, "capture.reference", "graft"),
         function="mnemoscope.pipeline.graft:graft_stage",
-        cost="mnemoscope.pipeline.passes:graft_cost",
         outputs=("graft.parquet", "graft_specificity.parquet", "graft_curves.parquet"),
         counts=records.Graft,
         is_optional=True,
