@@ -18,14 +18,14 @@ from bench_audit import share_drawn
 from pages import write_tables
 from scipy.stats import binomtest
 
-from mnemoscope.audit.documents import Tokens
-from mnemoscope.audit.evidence import gather_evidence
-from mnemoscope.audit.ground import read_ground, recall_probabilities, study_settings
-from mnemoscope.audit.local import LocalModel
-from mnemoscope.audit.needs import copied_shares, find_needs
-from mnemoscope.audit.rule import rule_windows
-from mnemoscope.audit.settings import MOST_COPIED, AuditSettings
-from mnemoscope.audit.spans import Hit, Span
+from mnemoscope.audits.documents import Tokens
+from mnemoscope.audits.evidence import gather_evidence
+from mnemoscope.audits.ground import read_ground, recall_probabilities, study_settings
+from mnemoscope.audits.local import LocalModel
+from mnemoscope.audits.needs import copied_shares, find_needs
+from mnemoscope.audits.rule import rule_windows
+from mnemoscope.audits.settings import MOST_COPIED, AuditSettings
+from mnemoscope.audits.spans import Hit, Span
 from mnemoscope.embedded import model_path, reference_path, sequences_path
 from mnemoscope.flow.run import run
 from mnemoscope.lm.continue_ import scan_memorized

@@ -31,23 +31,23 @@ from bench_audit import (
 )
 from near_copies import CHANGES, GENRES, NUMBERS, change
 
-from mnemoscope.audit.answers import chance_within, draw_answers
-from mnemoscope.audit.chat import ChatModel
-from mnemoscope.audit.documents import (
+from mnemoscope.audits.answers import chance_within, draw_answers
+from mnemoscope.audits.chat import ChatModel
+from mnemoscope.audits.documents import (
     ModelTokens,
     Tokens,
     character_range,
     read_documents,
     tokenize,
 )
-from mnemoscope.audit.evidence import tries_needed
-from mnemoscope.audit.local import LocalModel
-from mnemoscope.audit.ordinary import SHIPPED, find_overlaps, read_prompts
-from mnemoscope.audit.page import TRIES
-from mnemoscope.audit.profile import score_rows
-from mnemoscope.audit.run import audit
-from mnemoscope.audit.service import AnswerStore, Client
-from mnemoscope.audit.settings import AuditSettings, endpoint_settings
+from mnemoscope.audits.evidence import tries_needed
+from mnemoscope.audits.local import LocalModel
+from mnemoscope.audits.ordinary import SHIPPED, find_overlaps, read_prompts
+from mnemoscope.audits.page import TRIES
+from mnemoscope.audits.profile import score_rows
+from mnemoscope.audits.run import audit
+from mnemoscope.audits.service import AnswerStore, Client
+from mnemoscope.audits.settings import AuditSettings, endpoint_settings
 from mnemoscope.embedded import model_path, reference_path, sequences_path
 from mnemoscope.lm.hub import find_bos
 from mnemoscope.lm.load import load_model
@@ -180,7 +180,7 @@ def measure_found(
 
 def measure_chat(lm: LanguageModel, planted: list[Planted], folder: Path) -> None:
     """The same documents through a service that only chats."""
-    from served import KEY, serving  # type: ignore[import-not-found]  # of tests/audit
+    from served import KEY, serving  # type: ignore[import-not-found]  # of tests/audits
 
     os.environ["OPENAI_API_KEY"] = KEY
     names = write_texts(folder / "chat", [text for text, _ in planted])

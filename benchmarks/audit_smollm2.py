@@ -22,9 +22,9 @@ import polars as pl
 from pages import figure
 from planted_truth import file_of, find_texts_of
 
-from mnemoscope.audit.documents import Tokens, character_range, tokenize
-from mnemoscope.audit.settings import AuditSettings
-from mnemoscope.audit.spans import coarse_starts
+from mnemoscope.audits.documents import Tokens, character_range, tokenize
+from mnemoscope.audits.settings import AuditSettings
+from mnemoscope.audits.spans import coarse_starts
 from mnemoscope.embedded.templates import forms_of, write_text
 from mnemoscope.embedded.texts import known_texts
 from mnemoscope.lm.load import load_tokenizer

@@ -17,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mnemoscope.audit.documents import Document, character_range, read_documents, tokenize
-from mnemoscope.audit.local import Continued, audit_documents, continue_windows
-from mnemoscope.audit.page import TRIES, summarize_profile
-from mnemoscope.audit.profile import profile_documents
-from mnemoscope.audit.settings import AuditSettings
-from mnemoscope.audit.spans import coarse_starts
+from mnemoscope.audits.documents import Document, character_range, read_documents, tokenize
+from mnemoscope.audits.local import Continued, audit_documents, continue_windows
+from mnemoscope.audits.page import TRIES, summarize_profile
+from mnemoscope.audits.profile import profile_documents
+from mnemoscope.audits.settings import AuditSettings
+from mnemoscope.audits.spans import coarse_starts
 from mnemoscope.embedded import model_path, reference_path, sequences_path
 from mnemoscope.lm.continue_ import Continuations, continue_sequences, scan_memorized
 from mnemoscope.lm.load import load_model

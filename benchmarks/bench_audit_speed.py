@@ -22,12 +22,12 @@ import polars as pl
 import torch
 from bench_audit import write_new, write_texts
 
-from mnemoscope.audit.documents import Tokens, read_documents
-from mnemoscope.audit.local import LocalModel
-from mnemoscope.audit.near import begun_right
-from mnemoscope.audit.run import scan_windows
-from mnemoscope.audit.settings import AuditSettings
-from mnemoscope.audit.spans import spans_of
+from mnemoscope.audits.documents import Tokens, read_documents
+from mnemoscope.audits.local import LocalModel
+from mnemoscope.audits.near import begun_right
+from mnemoscope.audits.run import scan_windows
+from mnemoscope.audits.settings import AuditSettings
+from mnemoscope.audits.spans import spans_of
 from mnemoscope.embedded import model_path
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import LanguageModel

@@ -17,12 +17,12 @@ from typing import NamedTuple
 import polars as pl
 from bench_audit import inside, share_drawn, write_new
 
-from mnemoscope.audit.documents import Document, Tokens, character_range
-from mnemoscope.audit.local import LocalModel
-from mnemoscope.audit.near import begun_right, find_near_copies
-from mnemoscope.audit.run import scan_windows
-from mnemoscope.audit.settings import AuditSettings
-from mnemoscope.audit.spans import Place
+from mnemoscope.audits.documents import Document, Tokens, character_range
+from mnemoscope.audits.local import LocalModel
+from mnemoscope.audits.near import begun_right, find_near_copies
+from mnemoscope.audits.run import scan_windows
+from mnemoscope.audits.settings import AuditSettings
+from mnemoscope.audits.spans import Place
 from mnemoscope.embedded import model_path, sequences_path
 from mnemoscope.lm.load import load_model
 from mnemoscope.stats import resampled_ratio

@@ -182,7 +182,7 @@ GOOD_ROWS = File(as_lines(GOOD))
 
 @st.composite
 def flags(draw: st.DrawFn) -> Case:
-    from mnemoscope.audit.settings import AuditSettings, EndpointSettings, flag_of
+    from mnemoscope.audits.settings import AuditSettings, EndpointSettings, flag_of
 
     service = draw(st.integers(0, 19)) > 0
     known = dict(AuditSettings.model_fields)

@@ -19,7 +19,7 @@ _ENVIRONMENT = {
 @pytest.fixture(scope="session")
 def audit(tiny, made_once) -> Path:
     """A small audit, with its document in its folder."""
-    from mnemoscope.audit import audit
+    from mnemoscope.audits.library import audit
 
     def make(folder: Path) -> None:
         folder.mkdir()

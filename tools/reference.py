@@ -82,8 +82,6 @@ def python() -> str:
     for room in sorted(one.name for one in iter_modules(mnemoscope.__path__)):
         public = getattr(import_module(f"mnemoscope.{room}"), "__all__", [])
         names += [f"mnemoscope.{room}.{name}" for name in sorted(public)]
-    # A room that can be called is documented by its function.
-    names = [f"{name}.audit" if name == "mnemoscope.audit" else name for name in names]
     return "\n\n".join(f"::: {name}" for name in names)
 
 

@@ -14,7 +14,7 @@ from chromium import NEEDS_CHROMIUM, Visit, hard_to_use
 from mnemoscope.app import page as page_module
 from mnemoscope.app.serve import find_socket, make_app
 from mnemoscope.app.views import BrowsedStudy
-from mnemoscope.audit.settings import AuditSettings
+from mnemoscope.audits.settings import AuditSettings
 from mnemoscope.embedded import model_path
 
 pytestmark = NEEDS_CHROMIUM

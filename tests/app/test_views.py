@@ -39,9 +39,9 @@ from mnemoscope.app.views import (
     render_result,
     strongest_edges,
 )
-from mnemoscope.audit.documents import read_documents
-from mnemoscope.audit.local import audit_documents
-from mnemoscope.audit.settings import AuditSettings
+from mnemoscope.audits.documents import read_documents
+from mnemoscope.audits.local import audit_documents
+from mnemoscope.audits.settings import AuditSettings
 from mnemoscope.embedded import model_path
 from mnemoscope.errors import UserError
 from mnemoscope.files import write_record

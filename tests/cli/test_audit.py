@@ -7,7 +7,7 @@ from io import BytesIO, TextIOWrapper
 import polars as pl
 import pytest
 
-from mnemoscope.audit.run import read_audit_record
+from mnemoscope.audits.run import read_audit_record
 from mnemoscope.cli.audit import ModelArguments
 from mnemoscope.embedded import model_path, sequences_path
 

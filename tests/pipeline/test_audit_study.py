@@ -9,15 +9,15 @@ import polars as pl
 import pytest
 from sklearn.metrics import brier_score_loss
 
-from mnemoscope.audit import ground as audit_study
-from mnemoscope.audit.ground import (
+from mnemoscope.audits import ground as audit_study
+from mnemoscope.audits.ground import (
     MEMORIZED_A_CLASS,
     check_study,
     make_study,
     read_ground,
     recall_probabilities,
 )
-from mnemoscope.audit.settings import AuditSettings
+from mnemoscope.audits.settings import AuditSettings
 from mnemoscope.cnn import calibration
 from mnemoscope.cnn.presets import PRESETS
 from mnemoscope.embedded import model_path, sequences_path

@@ -19,8 +19,8 @@ import numpy as np
 import polars as pl
 
 from mnemoscope.app import views
-from mnemoscope.audit.documents import Reading, read_documents
-from mnemoscope.audit.settings import AuditSettings
+from mnemoscope.audits.documents import Reading, read_documents
+from mnemoscope.audits.settings import AuditSettings
 from mnemoscope.embedded import place_of, reference_path, sequences_path
 from mnemoscope.errors import MnemoscopeError, UserError
 from mnemoscope.files import read_parquet
@@ -29,7 +29,7 @@ from mnemoscope.study.settings import EMBEDDED
 from mnemoscope.taxonomy import PAPER
 
 if TYPE_CHECKING:  # what asks a model is imported by who first does: the page is there sooner
-    from mnemoscope.audit.ground import CnnGround
+    from mnemoscope.audits.ground import CnnGround
     from mnemoscope.lm.model import LanguageModel
 
 MOST_BYTES = 4_000_000
@@ -103,7 +103,7 @@ def head() -> str:
     """What goes into the page's head: all styles."""
     theirs, ours = (
         resources.files(package).joinpath(f"templates/{name}").read_text("utf-8")
-        for package, name in (("mnemoscope.audit", "audit.css"), ("mnemoscope.app", "app.css"))
+        for package, name in (("mnemoscope.audits", "audit.css"), ("mnemoscope.app", "app.css"))
     )
     # Rules about the whole page match nothing inside; what is left cannot reach the rest.
     return f"<style>.mnemoscope{{{theirs}}}\n{ours}</style>"
@@ -371,7 +371,7 @@ def audit_work(
     """The audit of a visitor's document, with the CNNs of a study of this model; nothing stays."""
 
     def work() -> views.Result:
-        from mnemoscope.audit.local import audit_documents
+        from mnemoscope.audits.local import audit_documents
 
         settings = AuditSettings()
         lm = models.load(name)
@@ -396,7 +396,7 @@ def audit_work(
 
 def _ground(browsed: views.BrowsedStudy, lm: "LanguageModel") -> "CnnGround":
     """The study's CNNs, or why they give no probability; read once a model, as settings are one."""
-    from mnemoscope.audit.ground import CnnGround, check_study, read_ground
+    from mnemoscope.audits.ground import CnnGround, check_study, read_ground
     from mnemoscope.study.models import facts_of
 
     known = browsed.grounds

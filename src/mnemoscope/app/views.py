@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import polars as pl
 
-from mnemoscope.audit import page
-from mnemoscope.audit.documents import mark_hidden
-from mnemoscope.audit.verify import read_again, read_audit
+from mnemoscope.audits import page
+from mnemoscope.audits.documents import mark_hidden
+from mnemoscope.audits.verify import read_again, read_audit
 from mnemoscope.errors import UserError
 from mnemoscope.pipeline.label import LABELS_FILE
 from mnemoscope.study.folder import Study
 from mnemoscope.words import UNKNOWN, fill, interval, percent
 
 if TYPE_CHECKING:  # torch is imported where a study or a map is shown
-    from mnemoscope.audit.ground import CnnGround
+    from mnemoscope.audits.ground import CnnGround
     from mnemoscope.maps.store import MapStore
     from mnemoscope.report.content import TaxonomyResult
 

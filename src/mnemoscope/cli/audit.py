@@ -13,7 +13,7 @@ import typer
 from pydantic import BaseModel
 from typer import Argument, Option
 
-from mnemoscope.audit.settings import (
+from mnemoscope.audits.settings import (
     NEEDS,
     AuditSettings,
     EndpointSettings,
@@ -42,12 +42,12 @@ from mnemoscope.study.settings import EMBEDDED
 if TYPE_CHECKING:
     import polars as pl
 
-    from mnemoscope.audit.documents import Document, Reading, Splitter
-    from mnemoscope.audit.evidence import AuditedModel
-    from mnemoscope.audit.ground import CnnGround
-    from mnemoscope.audit.rule import Gate
-    from mnemoscope.audit.service import ServedModel
-    from mnemoscope.audit.verify import Verification
+    from mnemoscope.audits.documents import Document, Reading, Splitter
+    from mnemoscope.audits.evidence import AuditedModel
+    from mnemoscope.audits.ground import CnnGround
+    from mnemoscope.audits.rule import Gate
+    from mnemoscope.audits.service import ServedModel
+    from mnemoscope.audits.verify import Verification
     from mnemoscope.lm.model import LanguageModel
 
 _GATE_FAILED = 3
@@ -225,7 +225,7 @@ def audit(
     if not is_served:
         with shown(quiet):
             _check_names(here, sources)
-    from mnemoscope.audit.rule import parse_gate
+    from mnemoscope.audits.rule import parse_gate
 
     if junit is not None and not junit.absolute().parent.is_dir():
         raise UserError(f"--junit {junit}: no such folder. Make it first.")
@@ -253,11 +253,11 @@ def audit(
         _refuse({**other, "--junit": junit}, "not with --before, which decodes nothing")
     folder = out or Path()  # a dry run may have none
     with shown(quiet), _no_empty_folder(folder):
-        from mnemoscope.audit.run import audit as audit_with
-        from mnemoscope.audit.run import prepare_folder
+        from mnemoscope.audits.run import audit as audit_with
+        from mnemoscope.audits.run import prepare_folder
 
         if is_served:
-            from mnemoscope.audit.service import check_settings, estimate_cost
+            from mnemoscope.audits.service import check_settings, estimate_cost
 
             check_settings(settings)
             if service["chat"] and service["prompt_as"] == "tokens":
@@ -286,7 +286,7 @@ def audit(
     spans = read_parquet(folder / "spans.parquet")
     answer.facts.update({**record, "folder": folder, "spans": spans.select(_SPAN_FACTS)})
     if junit is not None:
-        from mnemoscope.audit.page import junit_xml
+        from mnemoscope.audits.page import junit_xml
 
         write_text(junit, junit_xml(record, spans))
         print(f"Wrote {junit}.")
@@ -299,9 +299,9 @@ def _rank(
     here: "ModelArguments", reading: "Reading", out: Path, settings: AuditSettings
 ) -> "pl.DataFrame":
     """Rank windows without decoding, and print the surest."""
-    from mnemoscope.audit.before import BEFORE_FILE, rank_windows, share_beyond
-    from mnemoscope.audit.local import LocalModel
-    from mnemoscope.audit.run import check_long_enough
+    from mnemoscope.audits.before import BEFORE_FILE, rank_windows, share_beyond
+    from mnemoscope.audits.local import LocalModel
+    from mnemoscope.audits.run import check_long_enough
     from mnemoscope.words import plural
 
     reference = here.beside.load() if here.beside else None
@@ -359,7 +359,7 @@ def _refuse(given: Mapping[str, Any], why: str) -> None:
 
 def _check_names(here: ModelArguments, sources: Sequence[str]) -> None:
     """Refuse what is not there before torch is loaded."""
-    from mnemoscope.audit.documents import check_sources
+    from mnemoscope.audits.documents import check_sources
     from mnemoscope.lm.hub import check_model
     from mnemoscope.study.folder import Study
 
@@ -391,7 +391,7 @@ def _command() -> list[str]:
 def _read(
     sources: Sequence[str], out: Path | None, encoding: str, columns: dict[str, str]
 ) -> "Reading":
-    from mnemoscope.audit.documents import read_documents
+    from mnemoscope.audits.documents import read_documents
 
     reading = read_documents(
         sources, stdin=sys.stdin.buffer, encoding=encoding, leave_out=out, columns=columns
@@ -404,13 +404,13 @@ def _read(
 def _audit_here(
     here: ModelArguments, reading: "Reading", out: Path, settings: AuditSettings, *, redo: bool
 ) -> dict[str, Any]:
-    from mnemoscope.audit.local import audit_documents, check_audit
+    from mnemoscope.audits.local import audit_documents, check_audit
 
     other, study = here.beside, here.study
     lm, reference = here.load(), other.load() if other else None
     folder = None if study is None else Path(study)
     if study == _MAKE_STUDY:
-        from mnemoscope.audit.ground import make_study
+        from mnemoscope.audits.ground import make_study
 
         check_audit(lm, reading, out, settings, reference, redo=redo)
         folder = make_study(
@@ -437,7 +437,7 @@ def _audit_here(
 
 def _ground(folder: Path, lm: "LanguageModel", settings: AuditSettings) -> "CnnGround":
     """The CNNs of a study of this model; says so where they give no probability."""
-    from mnemoscope.audit.ground import check_study, read_ground
+    from mnemoscope.audits.ground import check_study, read_ground
     from mnemoscope.study.models import facts_of
 
     ground = read_ground(check_study(folder, facts_of(lm, lm.name), settings))
@@ -463,9 +463,9 @@ def _served(
     out: Path | None = None,
 ) -> "ServedModel":
     """A model behind an API; its answers are kept in the audit's folder, where there is one."""
-    from mnemoscope.audit.chat import ChatModel
-    from mnemoscope.audit.documents import ModelTokens, Words
-    from mnemoscope.audit.service import AnswerStore, Client, ServedModel
+    from mnemoscope.audits.chat import ChatModel
+    from mnemoscope.audits.documents import ModelTokens, Words
+    from mnemoscope.audits.service import AnswerStore, Client, ServedModel
 
     splitter: Splitter = Words()
     if tokenizer is not None:
@@ -485,10 +485,10 @@ def _served(
 
 
 def _verify(folder: Path, device: str) -> "Verification":
-    from mnemoscope.audit.run import check_is_audit
+    from mnemoscope.audits.run import check_is_audit
 
     check_is_audit(folder)
-    from mnemoscope.audit.verify import verify_audit
+    from mnemoscope.audits.verify import verify_audit
 
     def load(
         record: dict[str, Any], documents: "Sequence[Document]", settings: AuditSettings
@@ -498,7 +498,7 @@ def _verify(folder: Path, device: str) -> "Verification":
             asked = endpoint_settings(url=api["endpoint"], model=facts["name"], **api["settings"])
             named = api["tokenizer"], api["tokenizer_revision"]
             return _served(asked, documents, settings, *named)
-        from mnemoscope.audit.local import LocalModel
+        from mnemoscope.audits.local import LocalModel
 
         here = ModelArguments(facts["name"], facts["revision"], facts["dtype"], device)
         return LocalModel(here.load(), documents, settings)

@@ -1,0 +1,67 @@
+"""Which windows a model is likely to reproduce, from how sure it is over their prefixes alone.
+
+Nothing is decoded: `mnemoscope audit MODEL DOCUMENTS -o DIR --before` reads each prefix once and
+ranks the windows. docs/audit-evidence.md, "Before decoding", says how far that can be trusted.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from mnemoscope.audits.documents import character_range
+from mnemoscope.audits.local import LocalModel
+from mnemoscope.audits.run import coarse_places
+from mnemoscope.audits.spans import cut
+from mnemoscope.lm.probe import next_token_entropy
+
+BEFORE_FILE = "before.parquet"
+
+
+def rank_windows(model: LocalModel) -> pl.DataFrame:
+    """Every window that an audit asks first, the surest prefix first.
+
+    Returns:
+        Columns `document`, `start`, `suffix_start`, `end` (characters), `entropy`,
+        `reference_entropy` (null without a reference), `share` (of the windows that are as sure or
+        surer) and `text`, the suffix that may come out.
+    """
+    settings, places = model.settings, coarse_places(model)
+    # Of one token more than a prefix each prediction within it is asked.
+    shown = cut(model.tokens, places, settings.prefix + 1)
+    entropy, beside = (
+        None
+        if lm is None
+        else next_token_entropy(lm, shown, batch_size=settings.batch_size).mean(1, np.float64)
+        for lm in (model.lm, model.reference)
+    )
+    rows: list[dict[str, Any]] = []
+    for number, first in places:
+        tokens, document = model.tokens[number], model.documents[number]
+        begin, last = first + settings.prefix, first + settings.length
+        start, end = character_range(tokens, first, last)
+        suffix_start = int(tokens.starts[begin])
+        text = document.text[suffix_start:end]
+        row = {"document": document.name, "start": start, "suffix_start": suffix_start, "end": end}
+        rows.append({**row, "text": text})
+    frame = pl.DataFrame(rows).with_columns(
+        entropy=pl.Series(entropy, dtype=pl.Float64),
+        reference_entropy=pl.lit(None, pl.Float64) if beside is None else pl.Series(beside),
+    )
+    frame = frame.sort("entropy", "document", "start")
+    return frame.with_columns(share=pl.int_range(1, pl.len() + 1) / pl.len())
+
+
+def share_beyond(entropy: npt.ArrayLike, reference: npt.ArrayLike) -> float:
+    """Share of windows (n,) that must be surer than the reference's own spread explains.
+
+    The largest difference between the two shares of windows up to any entropy: where what was not
+    learned is as sure under both, at least so many were.
+
+    >>> share_beyond([0.1, 0.2, 3.0, 4.0], [2.0, 3.0, 3.5, 4.0])
+    0.5
+    """
+    ours, theirs = (np.sort(np.asarray(one, dtype=np.float64)) for one in (entropy, reference))
+    at_most = [np.searchsorted(one, ours, side="right") / len(one) for one in (ours, theirs)]
+    return float(max((at_most[0] - at_most[1]).max(), 0.0))
