@@ -24,7 +24,7 @@ def audit(tiny, made_once) -> Path:
     def make(folder: Path) -> None:
         folder.mkdir()
         (folder / "d.txt").write_text(TEXT)
-        audit(str(tiny.model), folder / "d.txt", out=folder, stride=64, n_prefixes=0)
+        audit(str(tiny.model), folder / "d.txt", out=folder, stride=64)
 
     return made_once("fuzzed-audit", make)
 

@@ -10,9 +10,10 @@ import polars as pl
 import pytest
 
 from mnemoscope.audits.documents import read_documents
-from mnemoscope.audits.local import LocalModel, audit_documents
-from mnemoscope.audits.run import read_audit_record
-from mnemoscope.audits.settings import AuditSettings
+from mnemoscope.audits.local import LocalModel, local_audit
+from mnemoscope.audits.questions import audit_settings
+from mnemoscope.audits.records import read_audit_record
+from mnemoscope.audits.run import make_audit
 from mnemoscope.audits.verify import verify_audit
 from mnemoscope.embedded import model_path, reference_path, sequences_path
 from mnemoscope.files import read_parquet
@@ -26,8 +27,15 @@ _WORDS = (
 )
 _HOSTILE = "<script>alert(1)</script>\u202e gnp.exe \u200b <img src=x onerror=1> &amp; "
 STARTS_WHOLE = pl.col("text").str.contains(r"^ [A-Za-z]")  # cut alike behind other text
-BRIEF = {"n_prefixes": 0, "edits": 0, "near_length": 0}
+BRIEF = {"edits": 0, "near_length": 0}
 """Settings of an audit that asks for spans alone."""
+
+
+def audit_documents(lm, reading, out, *, settings=None, reference=None, **options):
+    """Audit what was read with a loaded model: what `audit.json` holds."""
+    asked = settings or audit_settings()
+    audit = local_audit(lm, reading.documents, asked, reference=reference)
+    return make_audit(audit, reading, out, **options)
 
 
 @pytest.fixture(scope="session")
@@ -112,9 +120,8 @@ def made(made_once, lm, reference, trained, new_text, counting):
         (folder / "corpus" / "a.txt").write_text(twice, encoding="utf-8")
         (folder / "corpus" / "b.txt").write_text(new_text(7, 80), encoding="utf-8")
         (folder / "prompts.txt").write_text("What is a heron?\n", encoding="utf-8")
-        settings = AuditSettings(
+        settings = audit_settings(
             profile=True,
-            n_prefixes=4,
             edits=2,
             beams=8,
             corpus=str(folder / "corpus"),
@@ -164,6 +171,6 @@ def verify():
     """Verify an audit of a model that runs here."""
 
     def verify(out, model):
-        return verify_audit(out, lambda _, *asked: LocalModel(model, *asked))
+        return verify_audit(out, lambda _, settings: LocalModel(model, settings))
 
     return verify

@@ -9,7 +9,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import torch
 
+from mnemoscope.audits.settings import EndpointSettings, checked
+
 KEY = "sk-test-0123456789-secret"
+
+
+def endpoint(**values):
+    """Settings of a service."""
+    return checked(EndpointSettings, values)
 
 
 @lru_cache(maxsize=4096)

@@ -5,17 +5,17 @@ import polars as pl
 import pytest
 import torch
 
-from mnemoscope.audits.before import rank_windows, share_beyond
 from mnemoscope.audits.documents import Document
-from mnemoscope.audits.local import LocalModel
-from mnemoscope.audits.run import coarse_places
-from mnemoscope.audits.settings import AuditSettings
-from mnemoscope.audits.spans import cut
+from mnemoscope.audits.local import local_audit
+from mnemoscope.audits.questions import audit_settings
+from mnemoscope.audits.rank import rank_windows, share_beyond
+from mnemoscope.audits.scan import coarse_places
+from mnemoscope.audits.tokens import cut
 
 
 def test_entropy_is_that_of_the_softmax_over_a_prefix(lm, new_text):
-    model = LocalModel(lm, [Document("a", new_text(1, 60), "")], AuditSettings(batch_size=4))
-    rows = cut(model.tokens, coarse_places(model), 32).astype(np.int64)
+    model = local_audit(lm, [Document("a", new_text(1, 60), "")], audit_settings(batch_size=4))
+    rows = cut(model.texts, coarse_places(model), 32).astype(np.int64)
     with torch.inference_mode():
         logits = lm.model(torch.tensor(rows)).logits.double()
     wanted = torch.distributions.Categorical(logits=logits).entropy().mean(dim=1).numpy()
@@ -26,7 +26,7 @@ def test_entropy_is_that_of_the_softmax_over_a_prefix(lm, new_text):
 def test_the_surest_window_of_the_model_is_in_the_trained_passage(lm, reference, trained, new_text):
     text = f"{new_text(1, 60)}\n\n{trained[0]}\n\n{new_text(2, 60)}"
     start = text.index(trained[0])
-    model = LocalModel(lm, [Document("a", text, "")], AuditSettings(), reference=reference)
+    model = local_audit(lm, [Document("a", text, "")], audit_settings(), reference=reference)
     frame = rank_windows(model)
     assert frame["entropy"].is_sorted()
     assert frame["share"][-1] == 1
@@ -34,7 +34,7 @@ def test_the_surest_window_of_the_model_is_in_the_trained_passage(lm, reference,
     assert start - 60 < first["start"] < start + len(trained[0])
     assert first["entropy"] < first["reference_entropy"]
     assert first["text"] == text[first["suffix_start"] : first["end"]]
-    plain = LocalModel(lm, [Document("a", text, "")], AuditSettings())
+    plain = local_audit(lm, [Document("a", text, "")], audit_settings())
     assert rank_windows(plain)["reference_entropy"].null_count() == frame.height
 
 
@@ -50,15 +50,10 @@ def test_the_share_beyond_is_what_was_mixed_in():
 def test_the_verb_ranks_and_audits_nothing(call, refused, trained, tmp_path):
     (tmp_path / "a.txt").write_text(trained[0])
     out = tmp_path / "out"
-    given = ("audit", "embedded", tmp_path / "a.txt", "-o", out, "--before", "-q")
-    for flags in (
-        ["--fail-if", "near>1%"], ["--profile"], ["--corpus", "."], ["--ordinary", "shipped"],
-        ["--near-length", "0"], ["--edits", "0"], ["--other-prefixes", "2"],
-    ):  # fmt: skip
-        assert f"{flags[0]}: not with --before, which decodes nothing" in refused(*given, *flags)
-        assert not out.exists()
+    given = ("audit", "rank", "embedded", tmp_path / "a.txt", "-o", out, "-q")
+    assert "No such option" in refused(*given, "--profile")
     done = call(*given)
     assert done.status == 0
     assert "read, none decoded." in done.out
-    assert [one.name for one in out.iterdir()] == ["before.parquet"]
-    assert pl.read_parquet(out / "before.parquet")["share"].is_sorted()
+    assert [one.name for one in out.iterdir()] == ["ranking.parquet"]
+    assert pl.read_parquet(out / "ranking.parquet")["share"].is_sorted()

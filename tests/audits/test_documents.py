@@ -18,7 +18,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import mnemoscope as ms
-from mnemoscope.audits.documents import character_range, read_documents, tokenize
+from mnemoscope.audits.documents import read_documents
+from mnemoscope.audits.tokens import character_range, tokenize
 from mnemoscope.embedded import model_path
 from mnemoscope.errors import UserError
 from mnemoscope.lm.load import load_tokenizer

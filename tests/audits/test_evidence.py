@@ -3,23 +3,18 @@
 import math
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnemoscope.audits.documents import Tokens
-from mnemoscope.audits.evidence import (
-    compare_prefixes,
-    find_priors,
-    other_prefixes,
-    span_row,
-    tries_needed,
-)
-from mnemoscope.audits.local import LocalModel, score_rows
-from mnemoscope.audits.rule import Ruling
-from mnemoscope.audits.settings import AuditSettings
-from mnemoscope.audits.spans import Hit, Span
+from mnemoscope.audits.chance import tries_needed
+from mnemoscope.audits.needs import MOST_COPIED
+from mnemoscope.audits.passages import with_verdicts
+from mnemoscope.audits.questions import audit_settings
+from mnemoscope.audits.rule import GUESS, RECALL
+from mnemoscope.audits.sampling import score_rows
 from mnemoscope.lm.probe import suffix_logprobs
 
 
@@ -42,7 +37,7 @@ def by_hand(lm, row, temperature, top_k):
 @pytest.mark.parametrize(("temperature", "top_k"), [(1.0, 40), (0.7, 5), (1.5, 2048)])
 def test_extraction_probability_is_the_product_of_sampling_chances(lm, windows, temperature, top_k):
     rows = np.concatenate([windows, windows[:, ::-1]])  # read backwards no text is likely
-    settings = AuditSettings(temperature=temperature, top_k=top_k)
+    settings = audit_settings(temperature=temperature, top_k=top_k)
     found = score_rows(lm, rows, settings)
     for row, logprob in zip(rows, found.sampling, strict=True):
         # 1e-4: the model computes in float32, in batches of another shape
@@ -51,12 +46,12 @@ def test_extraction_probability_is_the_product_of_sampling_chances(lm, windows, 
         assert (logprob == -math.inf) == (wanted == 0)
     assert np.isfinite(found.sampling).any()
     assert (found.sampling == -math.inf).any() == (top_k < 2048)  # never among the likeliest
-    every = score_rows(lm, rows, AuditSettings(top_k=0))
+    every = score_rows(lm, rows, audit_settings(top_k=0))
     assert np.isfinite(every.sampling).all()
 
 
 def test_token_logprobs_and_alternatives_are_the_model_s(lm, windows):
-    found = score_rows(lm, windows, AuditSettings())
+    found = score_rows(lm, windows, audit_settings())
     assert found.logprobs == pytest.approx(suffix_logprobs(lm, windows, batch_size=2), abs=1e-4)
     for row, window in enumerate(windows):
         places = found.choices(row)
@@ -70,7 +65,7 @@ def test_token_logprobs_and_alternatives_are_the_model_s(lm, windows):
 
 
 def test_without_a_prefix_only_the_suffix_is_read(lm, windows):
-    made = score_rows(lm, windows[:, 32:], AuditSettings()).logprobs
+    made = score_rows(lm, windows[:, 32:], audit_settings()).logprobs
     assert np.isnan(made[:, 0]).all()  # this model begins with no token of its own
     with torch.inference_mode():
         logits = lm.model(torch.tensor(windows[:, 32:-1].astype(np.int64))).logits
@@ -89,49 +84,19 @@ def test_tries_are_the_fewest_that_reach_the_probability(chance, wanted):
     assert tries_needed(-1000.0, wanted) is None
 
 
-def tokens_of(ids):
-    ids = np.array(ids, dtype=np.int32)
-    places = np.arange(len(ids))
-    return Tokens(ids, places, places + 1)
-
-
-def test_prior_is_zero_where_the_others_are_the_own_prefix(lm, windows):
-    own = score_rows(lm, windows, AuditSettings()).logprobs.sum(axis=1)
-    others = [(np.tile(row[:32], (3, 1)), "the same") for row in windows]
-    for prior in find_priors(LocalModel(lm, [], AuditSettings()), windows, own, others):
-        assert prior.gain == pytest.approx(0.0, abs=1e-3)  # float32, another batch
-        assert prior.n_prefixes == 3
-
-
-def test_the_prior_averages_probabilities_and_not_their_logarithms():
-    others = np.log([0.5, 0.25, 0.0001])
-    prior = compare_prefixes(math.log(0.75), others, np.array([True, False, False]), "others")
-    assert prior.gain == pytest.approx(math.log(0.75 / ((0.5 + 0.25 + 0.0001) / 3)))
-    assert (prior.n_reproduced, prior.n_prefixes) == (1, 3)
-    assert compare_prefixes(-1.0, np.array([]), np.array([], dtype=bool), "others") is None
-
-
-def test_other_prefixes_come_from_other_documents_and_stay_the_same():
-    settings = AuditSettings()
-    documents = [tokens_of(range(100)), tokens_of(range(1000, 1200)), tokens_of([5])]
-    prefixes, source = other_prefixes(documents, (0, 10), settings)
-    assert prefixes.shape == (8, 32)
-    assert (prefixes >= 1000).all()
-    assert source == "other documents"
-    assert (prefixes == other_prefixes(documents, (0, 10), settings)[0]).all()
-    alone, source = other_prefixes(documents[:1], (0, 0), settings)
-    assert source == "other places of the document"
-    assert (alone >= 64).all()
-    assert len(other_prefixes([tokens_of(range(64))], (0, 0), settings)[0]) == 0
-
-
 def row_of(rule, *, probability=None, reference=None, copied=None):
-    """A span's row; `reference` is the share of tokens that the reference gets right."""
-    hit = Hit(0, 4, 1.0, [1, 2, 3, 4], (4, 8), Ruling(rule, "because", 0.0, 0.0, False, False))
-    asked = dict.fromkeys(("prior_prefixes", "prior_reproduced"))
-    asked |= {"reference_score": reference, "probability": probability, "needed_copied": copied}
-    span = Span(4, 8, rule, hit, 1, 4, False)
-    return span_row(span, asked, threshold=0.9)
+    """A passage's row; `reference` is the share of tokens that the reference gets right."""
+    recalls = {
+        "reference": reference and reference < 0.9,
+        "cnn": probability and probability >= 0.5,
+    }
+    recalls["needs"] = copied and copied < MOST_COPIED
+    says = {name: one if one is None else RECALL if one else GUESS for name, one in recalls.items()}
+    row = {"rule_says": rule, "reason": "because", "grafts_say": None, "needs_say": says["needs"]}
+    row |= {"reference_says": says["reference"], "cnn_says": says["cnn"]}
+    return with_verdicts(pl.DataFrame([row], schema_overrides=dict.fromkeys(row, pl.String))).row(
+        0, named=True
+    )
 
 
 @pytest.mark.parametrize("rule", ["guess", "recall"])
@@ -153,6 +118,6 @@ def test_of_rule_reference_and_cnn_or_need_two_decide_and_else_the_rule(
     votes = [rule, said["reference_says"], third] if said["reference_says"] and third else [rule]
     assert row["verdict"] == max(set(votes), key=votes.count)
     assert ("against the rule: because" in row["reason"]) == (row["verdict"] != rule)
-    assert row["grounds_disagree"] == (len({one for one in said.values() if one}) > 1)
+    assert row["evidence_conflict"] == (len({one for one in said.values() if one}) > 1)
     if len(votes) == 1:
         assert row["reason"] == "because"

@@ -9,15 +9,17 @@ import pytest
 import torch
 
 from mnemoscope.audits import local
-from mnemoscope.audits.documents import Document, tokenize
-from mnemoscope.audits.local import NOT_DECODED, LocalModel, continue_windows, score_rows
-from mnemoscope.audits.settings import AuditSettings
-from mnemoscope.audits.verify import read_audit
+from mnemoscope.audits.documents import Document
+from mnemoscope.audits.local import continue_windows, local_audit
+from mnemoscope.audits.questions import audit_settings
+from mnemoscope.audits.records import read_audit
+from mnemoscope.audits.sampling import score_rows
+from mnemoscope.audits.scan import extend, prompts_at
+from mnemoscope.audits.tokens import NOTHING, tokenize
 from mnemoscope.data import read
 from mnemoscope.errors import UserError
 from mnemoscope.lm.continue_ import best_tokens, continue_sequences
 from mnemoscope.lm.model import wrap_model
-from mnemoscope.progress import follow_progress
 from tests.audits.conftest import BRIEF
 from tests.lm import tiny_families as tiny
 
@@ -42,7 +44,7 @@ def run(lm, windows, n_allowed):
 def test_leaving_early_changes_no_verdict_and_the_end_is_the_study_s_continuation(
     lm, windows, stopped_at
 ):
-    n_allowed = AuditSettings().n_allowed
+    n_allowed = audit_settings().n_allowed
     assert n_allowed == 3  # 29 of 32 tokens are 0.906, 28 are 0.875
     tokens, common, score = run(lm, windows, 32)
     other = next(continue_sequences(lm, windows, batch_size=len(windows)))
@@ -54,7 +56,7 @@ def test_leaving_early_changes_no_verdict_and_the_end_is_the_study_s_continuatio
     assert (is_hit == (early_score >= 0.9)).all()  # NaN is no hit
     assert (early_common == common).all()
     assert (early_tokens[is_hit] == tokens[is_hit]).all()
-    decoded = early_tokens != NOT_DECODED
+    decoded = early_tokens != NOTHING
     assert (early_tokens[decoded] == tokens[decoded]).all()
     assert decoded.mean() < 0.9
     with stopped_at(local, "last_logits") as passes:
@@ -72,7 +74,7 @@ def test_windows_are_left_early_where_a_state_is_kept(family):
     written = next(continue_sequences(lm, rows, batch_size=6, prefix=12)).tokens
     found = next(continue_windows(lm, rows, prefix=12, n_allowed=3, batch_size=6))
     assert np.isnan(found.score).tolist() == [False, False, True, True, True, True]
-    decoded = found.tokens != NOT_DECODED
+    decoded = found.tokens != NOTHING
     assert (found.tokens[decoded] == written[decoded]).all()
     assert found.score[:2].tolist() == [1, 11 / 12]
 
@@ -80,18 +82,18 @@ def test_windows_are_left_early_where_a_state_is_kept(family):
 def test_every_batch_is_counted_so_that_who_cancels_waits_for_one_alone(lm, new_text):
     counts = []
     progress = SimpleNamespace(advance=lambda n=1: counts.append(n))
-    model = LocalModel(lm, [Document("a", new_text(1, 200), "")], AuditSettings(batch_size=4))
-    with follow_progress(lambda *_: (progress, lambda: None)):
-        model.continue_at([(0, first) for first in range(10)], around=False)
+    audit = local_audit(lm, [Document("a", new_text(1, 200), "")], audit_settings(batch_size=4))
+    prompts = prompts_at(audit, [(0, first) for first in range(10)])
+    audit.model.continue_(prompts, until="miss", progress=progress)
     assert counts == [4, 4, 2]
 
 
 def test_growth_is_where_greedy_decoding_leaves_the_document(lm, trained, new_text):
     text = trained[0] + new_text(1, 60)
     ids = tokenize(text, lm.tokenizer).ids
-    model = LocalModel(lm, [Document("a", text, "")], AuditSettings(max_growth=32))
+    audit = local_audit(lm, [Document("a", text, "")], audit_settings(max_growth=32))
     firsts = (0, 1, 4, 40)
-    made = model.extend([(0, first) for first in firsts])
+    made = extend(audit, [(0, first) for first in firsts])
     for first, growth in zip(firsts, made, strict=True):
         row = ids[None, first : first + 96]
         written = next(continue_sequences(lm, row, batch_size=1)).tokens[0]
@@ -99,7 +101,6 @@ def test_growth_is_where_greedy_decoding_leaves_the_document(lm, trained, new_te
         assert growth.n_tokens == (len(is_right) if is_right.all() else int(is_right.argmin()))
     assert made[0].n_tokens >= 30  # the trained text comes out
     assert made[3].n_tokens < 10  # the new one does not
-    assert model.repeats([]) == []
 
 
 def letters(ids):
@@ -122,7 +123,7 @@ def test_its_own_words_are_found_where_they_stand(tmp_path, audited, family, add
     before, after = (letters(one) for one in tiny.random_tokens(2, 50, seed=9))
     text = before + letters(rows[row, :32]) + letters(written[row]) + after
     # A random model goes on otherwise after a prefix shifted by one: every start must be tried.
-    _, spans = audited(tmp_path, text, model=lm, settings=AuditSettings(**BRIEF, stride=1))
+    _, spans = audited(tmp_path, text, model=lm, settings=audit_settings(**BRIEF, stride=1))
     start = len(before) + 32
     covered = {one for a, b in spans.select("start", "end").rows() for one in range(a, b)}
     assert set(range(start, start + N_WRITTEN)) <= covered
@@ -136,7 +137,7 @@ def test_an_audit_in_a_chat_is_recorded_and_holds(tmp_path, lm, audited, verify)
     tokenizer.chat_template = "{{ messages[0].content }}\n"
     chatty = replace(lm, tokenizer=tokenizer)
     text = "".join(f"Chapter {n}: board mode\n" for n in range(10, 25))
-    settings = AuditSettings(chat_template=True, **BRIEF)
+    settings = audit_settings(chat_template=True, **BRIEF)
     audited(tmp_path, text, model=chatty, settings=settings)
     record, frame = read_audit(tmp_path / "out")
     assert record["settings"]["chat_template"]
@@ -146,7 +147,7 @@ def test_an_audit_in_a_chat_is_recorded_and_holds(tmp_path, lm, audited, verify)
     found = verify(tmp_path / "out", chatty)
     assert (found.problems, found.n_hold) == ([], frame.height)
     with pytest.raises(UserError, match="other documents, settings"):
-        audited(tmp_path, text, settings=AuditSettings(**BRIEF))
+        audited(tmp_path, text, settings=audit_settings(**BRIEF))
 
 
 def test_the_tokenizer_is_copied_once_for_all_documents(lm, monkeypatch) -> None:
@@ -154,12 +155,12 @@ def test_the_tokenizer_is_copied_once_for_all_documents(lm, monkeypatch) -> None
     copied, make = [], read._copy_backend
     monkeypatch.setattr(read, "_copy_backend", lambda one: copied.append(one) or make(one))
     documents = [Document(f"{n}.txt", f"text {n} " * 80, "") for n in range(5)]
-    assert len(LocalModel(lm, documents, AuditSettings()).tokens) == 5
+    assert len(local_audit(lm, documents, audit_settings()).texts) == 5
     assert len(copied) == 1
 
 
 def test_verdicts_do_not_depend_on_how_many_logits_are_held(lm, windows, monkeypatch):
-    windows, settings = windows[::8], AuditSettings()
+    windows, settings = windows[::8], audit_settings()
 
     def ask():
         judged = score_rows(lm, windows, settings)

@@ -9,16 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
-from mnemoscope.audits.documents import Document, Tokens
-from mnemoscope.audits.evidence import SPAN_COLUMNS
-from mnemoscope.audits.near import NEAR_COLUMNS, align, near_table
-from mnemoscope.audits.settings import AuditSettings
+from mnemoscope.audits.asking import Auditing
+from mnemoscope.audits.documents import Document
+from mnemoscope.audits.near import TABLE, align, near_table
+from mnemoscope.audits.passages import span_schema
+from mnemoscope.audits.questions import audit_settings
+from mnemoscope.audits.tokens import Text, Tokens
 
 
 def test_a_passage_with_a_word_more_is_found_where_it_stands(made):
     name = made.names["<b>&.txt"]
     near, text = made.near.filter(document=name), made.texts["<b>&.txt"]
-    assert dict(near.schema) == NEAR_COLUMNS
+    assert list(near.columns) == [*TABLE]
     place = text.index(made.changed)
     word = place + made.changed.index(" velvet")
     is_there = pl.col("document") == name, pl.col("start") < word, pl.col("end") > word + 7
@@ -47,19 +49,13 @@ def test_copies_that_a_chat_broke_off_at_unequal_lengths_are_ruled_each_as_it_is
     generator = np.random.default_rng(0)
     ids = generator.permutation(500).astype(np.int32)
     places = np.arange(len(ids))
-    asked = AuditSettings(near_length=20)
-    text = Document("a", "x" * len(ids), "")
-    model = SimpleNamespace(
-        settings=asked,
-        tokenizer=lm.tokenizer,
-        documents=[text],
-        tokens=[Tokens(ids, places, places + 1)],
-    )
+    asked = audit_settings(near_length=20)
+    text = Text(Document("a", "x" * len(ids), ""), Tokens(ids, places, places + 1))
+    model = SimpleNamespace(splitter=SimpleNamespace(tokenizer=lm.tokenizer))
+    audit = Auditing(model, [text], asked, passages=pl.DataFrame(schema=span_schema()))
     starts, lengths = [0, 100, 200], [28, 30, 40]
     written = [ids[a + 32 : a + 32 + n].tolist() for a, n in zip(starts, lengths, strict=True)]
-    found = near_table(
-        model, [(0, one) for one in starts], written, pl.DataFrame(schema=SPAN_COLUMNS)
-    )
+    found = near_table(audit, [(0, one) for one in starts], written)
     assert found["matched"].to_list() == lengths
     assert found["verdict"].to_list() == ["recall"] * 3  # no token stands in its prefix
 

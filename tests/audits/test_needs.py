@@ -1,6 +1,8 @@
 """What a passage needs: its own edges, and parts that the reference lacks; text needs neither."""
 
 import copy
+import html
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,25 +11,25 @@ import pytest
 import torch
 import transformers
 
-from mnemoscope.audits import needs
-from mnemoscope.audits.local import LocalModel
-from mnemoscope.audits.needs import Grafts, copied_shares, find_needs, standard_parts
-from mnemoscope.audits.settings import MOST_COPIED, AuditSettings
-from mnemoscope.audits.verify import read_audit
-from mnemoscope.errors import NoRoomError, UserError
+from mnemoscope.audits.documents import Document
+from mnemoscope.audits.grafts import standard_parts, survivals
+from mnemoscope.audits.local import local_audit
+from mnemoscope.audits.needs import MOST_COPIED, copied_shares, find_needs
+from mnemoscope.audits.questions import audit_settings
+from mnemoscope.audits.records import read_audit
+from mnemoscope.errors import UnsupportedModelError, UserError
+from mnemoscope.lm import edges
 from mnemoscope.lm.continue_ import scan_memorized
 from mnemoscope.lm.edges import total_effects
+from mnemoscope.lm.graft import Pair
 from mnemoscope.lm.probe import decoder_layers
 from tests.audits.conftest import BRIEF
 
-ASKED = {"prefix": 32, "batch_size": 16, "seed": 0}
+ASKED = {"prefix": 32, "batch_size": 16}
 
 
-def test_its_own_edges_break_a_passage_and_as_heavy_ones_hardly_do(lm, made):
-    frame = made.spans.filter(verdict="recall")
-    assert frame["run_without_needed"].mean() < frame["run_without_equal_mass"].mean() - 8
-    assert frame["run_without_equal_mass"].max() <= 32
-    row = frame.row(0, named=True)
+def test_the_tokens_that_a_passage_owes_most_to_have_the_largest_total_effects(lm, made):
+    row = made.spans.filter(verdict="recall").row(0, named=True)
     window = np.array([row["window_tokens"]], dtype=np.int32)
     (effects,) = total_effects(lm, window, batch_size=1)
     by_token = effects[0].tril(diagonal=-1).sum(dim=(0, 1)).numpy()
@@ -53,26 +55,48 @@ def test_what_is_read_off_the_text_counted_by_hand():
 def test_a_guess_reads_off_the_text_and_a_memory_does_not(lm, trained):
     repeating = " ".join(f"item {n}: {n}," for n in range(40))
     ids = [lm.tokenizer(one)["input_ids"][:64] for one in (trained[0], trained[1], repeating)]
-    found = find_needs(lm, np.array(ids, dtype=np.int32), **ASKED)
-    assert max(one["needed_copied"] for one in found[:2]) < MOST_COPIED
-    assert found[2]["needed_copied"] > 2 * MOST_COPIED
+    found = [one.copied for one in find_needs(lm, np.array(ids, dtype=np.int32), **ASKED)]
+    assert max(found[:2]) < MOST_COPIED
+    assert found[2] > 2 * MOST_COPIED
 
 
-def test_a_family_that_cannot_be_cut_leaves_it_out(lm, monkeypatch):
-    def refuse(*_args, **_options):
-        raise UserError("two softmaxes a layer.")
+@pytest.mark.parametrize(
+    ("error", "is_left_out"),
+    [
+        (UnsupportedModelError("two softmaxes a layer."), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), True),  # it fits a scan, no backward pass
+        (UserError("non-finite logits"), False),
+    ],
+)
+def test_what_a_model_cannot_be_asked_is_left_out_of_all_passages_and_said(
+    lm, audited, trained, tmp_path, monkeypatch, error, is_left_out
+):
+    calls, ask = [], edges.scaled_attention
 
-    said = []
-    monkeypatch.setattr(needs, "total_effects", refuse)
-    monkeypatch.setattr(needs, "say", said.append)
-    assert find_needs(lm, np.zeros((2, 64), dtype=np.int32), **ASKED) == [{}, {}]
-    assert said == ["What passages need is left out: two softmaxes a layer."]
+    def refuse(*args, **options):
+        calls.append(args)
+        if len(calls) > 1:  # the first batch goes well
+            raise error
+        return ask(*args, **options)
+
+    monkeypatch.setattr(edges, "scaled_attention", refuse)
+    settings = audit_settings(**BRIEF, batch_size=1)
+    text = f"{trained[0]} and so on. {trained[1]}"
+    if not is_left_out:
+        with pytest.raises(UserError, match="non-finite"):
+            audited(tmp_path, text, settings=settings)
+        return
+    record, frame = audited(tmp_path, text, settings=settings)
+    assert frame.height == 2
+    assert frame["needed"].null_count() == frame["needs_say"].null_count() == 2
+    assert re.search("two softmaxes|one sequence alone does not fit", record["needs"]["reason"])
+    page = (tmp_path / "out" / "audit.html").read_text()
+    assert f"Not asked: {record['needs']['reason']}"[:60] in html.unescape(page)
 
 
 def test_what_was_trained_breaks_and_what_counts_stands(made, lm, reference):
     frame = made.spans
-    assert made.record["reference"]["grafts"] == standard_parts(4)
-    assert made.record["reference"]["no_grafts"] is None
+    assert made.record["grafts"] == {"parts": standard_parts(4), "reason": None}
     kept = dict(frame.group_by("rule_says").agg(pl.col("grafts_survived").mean()).iter_rows())
     assert kept["recall"] < 4 < kept["guess"]
     for row in frame.iter_rows(named=True):
@@ -81,7 +105,7 @@ def test_what_was_trained_breaks_and_what_counts_stands(made, lm, reference):
         assert row["grafts_say"] == says
     exact = frame.filter(pl.col("score") == 1)
     windows = np.array(exact["window_tokens"].to_list(), dtype=np.int32)
-    with Grafts(lm, reference).pair.grafted("layers.0.qk"):
+    with Pair(lm.model, reference.model).grafted("layers.0.qk"):
         scans = list(scan_memorized(lm, windows, batch_size=64))
     stands = np.concatenate([one.is_memorized for one in scans])
     broken = np.array(["layers.0.qk" in one for one in exact["broken_by"]])
@@ -92,7 +116,7 @@ def test_what_was_trained_breaks_and_what_counts_stands(made, lm, reference):
 def test_the_model_breaks_nothing_of_itself_and_another_shape_is_named(
     lm, audited, trained, tmp_path
 ):
-    text, settings = trained[0] + " and so on.", AuditSettings(**BRIEF)
+    text, settings = trained[0] + " and so on.", audit_settings(**BRIEF)
     _, frame = audited(tmp_path, text, reference=lm, settings=settings)
     assert frame["grafts_survived"].to_list() == frame["grafts"].to_list() == [8] * frame.height
     assert set(frame["grafts_say"]) == {"guess"}
@@ -100,8 +124,7 @@ def test_the_model_breaks_nothing_of_itself_and_another_shape_is_named(
     small = replace(lm, model=transformers.GPTNeoXForCausalLM(config).eval(), name="small")
     (tmp_path / "small").mkdir()
     record, frame = audited(tmp_path / "small", text, reference=small, settings=settings)
-    assert "num_hidden_layers is 4 in the model and 2" in record["reference"]["no_grafts"]
-    assert record["reference"]["grafts"] is None
+    assert "num_hidden_layers is 4 in the model and 2" in record["grafts"]["reason"]
     assert frame["grafts"].null_count() == frame.height
     assert frame["reference_says"].null_count() == frame["needs_say"].null_count() == 0
     assert read_audit(tmp_path / "small" / "out")[1]["grafts_say"].null_count() == frame.height
@@ -114,29 +137,23 @@ def test_a_graft_that_gives_no_finite_logits_is_refused_not_counted_as_breaking(
     broken = copy.deepcopy(reference.model)
     with torch.no_grad():
         decoder_layers(replace(reference, model=broken))[1].mlp.dense_4h_to_h.bias.fill_(value)
-    asked = LocalModel(lm, [], AuditSettings(**BRIEF), reference=replace(reference, model=broken))
-    windows = np.array([lm.tokenizer(trained[0])["input_ids"][:64]], dtype=np.int32)
+    document, settings = Document("a", trained[0], ""), audit_settings(**BRIEF)
+    audit = local_audit(lm, [document], settings)
+    audit.passages = pl.DataFrame({"document": ["a"], "window_token": [0]})
+    pair = Pair(lm.model, broken)
     with pytest.raises(UserError, match="non-finite logits in float32 on cpu"):
-        asked._graft_counts(windows)
+        survivals(audit, pair, standard_parts(4))
 
 
-@pytest.mark.parametrize("most", [1, 0])
-def test_want_of_memory_halves_batches_and_is_an_error_where_none_fits(
-    lm, trained, monkeypatch, most
-):
-    """A passage without its needs may get another verdict: none is left out for memory."""
+def test_want_of_memory_halves_batches(lm, trained, monkeypatch):
     windows = np.array([lm.tokenizer(one)["input_ids"][:64] for one in trained[:2]], np.int32)
     mlp = decoder_layers(lm)[0].mlp
     real = mlp.forward
 
     def forward(states):
-        if len(states) > most:
+        if len(states) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(states)
 
     monkeypatch.setattr(mlp, "forward", forward)
-    if most:
-        assert all(one["needed"] for one in find_needs(lm, windows, **ASKED))
-    else:
-        with pytest.raises(NoRoomError, match="one sequence alone does not fit"):
-            find_needs(lm, windows, **ASKED)
+    assert all(one.needed for one in find_needs(lm, windows, **ASKED))

@@ -11,11 +11,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnemoscope.audits.answers import draw_answers
 from mnemoscope.audits.documents import Document
-from mnemoscope.audits.local import LocalModel, continue_windows
-from mnemoscope.audits.ordinary import SHIPPED, find_overlaps, read_prompts, summarize_ordinary
-from mnemoscope.audits.settings import AuditSettings
+from mnemoscope.audits.local import continue_windows, local_audit
+from mnemoscope.audits.ordinary import (
+    SHIPPED,
+    depends,
+    find_overlaps,
+    read_prompts,
+    summarize_ordinary,
+)
+from mnemoscope.audits.questions import audit_settings
+from mnemoscope.audits.sampling import draw_answers
 from mnemoscope.errors import UserError
 from mnemoscope.files import read_parquet
 from tests.audits.conftest import BRIEF
@@ -57,20 +63,20 @@ def test_what_prompts_cannot_be_put_in_is_refused_before_any_window(lm, tmp_path
     tokenizer = copy.deepcopy(lm.tokenizer)
     tokenizer.chat_template = "{{ raise_exception('only turns of two') }}"
     broken, documents = replace(lm, tokenizer=tokenizer), [Document("a", "some text " * 40, "")]
-    asked = AuditSettings(ordinary=SHIPPED)
+    asked = audit_settings(ordinary=SHIPPED)
     for model, other in ((broken, lm), (lm, broken)):
         with pytest.raises(UserError, match=r"only turns of two.*--ordinary"):
-            LocalModel(model, documents, asked, reference=other)
-        LocalModel(model, documents, AuditSettings(), reference=other)
+            depends(local_audit(model, documents, asked, reference=other))
     prompts = tmp_path / "p.txt"
     prompts.write_text("short\n" + "a long one " * 200)
     with pytest.raises(UserError, match="leaves no room for an answer"):
-        LocalModel(lm, documents, AuditSettings(ordinary=str(prompts)))
+        depends(local_audit(lm, documents, audit_settings(ordinary=str(prompts))))
 
 
 def test_answers_are_drawn_as_plain_logits_say_and_end_at_any_token_that_ends_one(lm, monkeypatch):
     prompt, n = "def add(", 1500
-    settings = AuditSettings(answer_tokens=1, top_k=5, temperature=0.8, batch_size=500)
+    drawn = {"ordinary": SHIPPED, "answer_tokens": 1}
+    settings = audit_settings(**drawn, top_k=5, temperature=0.8, batch_size=500)
     answers = draw_answers(lm, [prompt] * n, settings)
     ids = [*lm.before, *lm.tokenizer(prompt, add_special_tokens=False).input_ids]
     with torch.inference_mode():
@@ -82,7 +88,7 @@ def test_answers_are_drawn_as_plain_logits_say_and_end_at_any_token_that_ends_on
         assert share == pytest.approx(chance, abs=4 * (chance * (1 - chance) / n) ** 0.5 + 1e-9)
     assert draw_answers(lm, [prompt] * 40, settings) == answers[:40]
 
-    settings = AuditSettings(answer_tokens=12, top_k=1)
+    settings = audit_settings(ordinary=SHIPPED, answer_tokens=12, top_k=1)
     (whole,) = draw_answers(lm, [prompt], settings)
     ids = lm.tokenizer(whole, add_special_tokens=False).input_ids
     end = next(one for one in ids[1:] if one != ids[0])
@@ -107,7 +113,7 @@ def test_an_audit_says_how_often_answers_repeat_beside_the_reference(
     )
     (tmp_path / "prompts.txt").write_text(f"{begun}\nWhat is a heron?\n", encoding="utf-8")
     asked = {"ordinary": str(tmp_path / "prompts.txt"), "answer_tokens": 24, "overlap": 12}
-    settings = AuditSettings(**BRIEF, **asked, top_k=1)
+    settings = audit_settings(**BRIEF, **asked, top_k=1)
     record, _ = audited(tmp_path, text, settings=settings, reference=reference)
     frame = read_parquet(tmp_path / "out" / "ordinary.parquet")
     assert frame["by"].to_list() == ["model"] * 2 + ["reference"] * 2

@@ -1,7 +1,6 @@
 """Pages, SARIF and JUnit: every text escaped, nothing from outside, each passage at its place."""
 
 import html
-import inspect
 import itertools
 import math
 import re
@@ -13,20 +12,14 @@ import polars as pl
 import pytest
 
 from chromium import NEEDS_CHROMIUM, UNFOLD, hard_to_use
-from mnemoscope.audits.documents import mark_hidden, read_documents
-from mnemoscope.audits.local import audit_documents
+from mnemoscope.audits.brief import render_brief
+from mnemoscope.audits.documents import read_documents
+from mnemoscope.audits.exports import junit_xml, sarif_log
 from mnemoscope.audits.ordinary import summarize_ordinary
-from mnemoscope.audits.page import (
-    chance,
-    junit_xml,
-    render_brief,
-    render_page,
-    sarif_log,
-    stretches,
-)
-from mnemoscope.audits.settings import AuditSettings
-from mnemoscope.cli.audit import audit as audit_verb
-from tests.audits.conftest import BRIEF
+from mnemoscope.audits.page import chance, mark_hidden, render_page, stretches
+from mnemoscope.audits.questions import audit_settings, settings_class
+from mnemoscope.audits.settings import checked
+from tests.audits.conftest import BRIEF, audit_documents
 
 
 def test_hostile_text_is_only_text_and_nothing_comes_from_outside(made):
@@ -48,8 +41,7 @@ def test_the_command_can_be_pasted_into_a_shell(made):
     settings = re.search(r"<dt>Settings</dt><dd>(.*?)</dd>", made.page)[1]
     flags = set(re.findall(r"<code>(--[a-z-]+)", settings))
     assert "--instruction" not in flags  # refused without a chat
-    assert {"--stride", "--other-prefixes", "--refine-from", "--max-growth", "--overlap"} <= flags
-    assert AuditSettings.model_fields.keys() <= inspect.signature(audit_verb).parameters.keys()
+    assert {"--stride", "--refine-from", "--max-growth", "--overlap"} <= flags
 
 
 @pytest.mark.parametrize(
@@ -80,7 +72,7 @@ def test_the_report_says_what_the_record_says(made):
     places = [said.index(quote) for quote in quotes]
     assert places == sorted(places)
     assert made.record["model"]["fingerprint"] in said
-    assert made.record["spans_sha256"] in said
+    assert made.record["files"]["spans.parquet"] in said
     assert f"{int((recalled['origin_count'] > 0).sum())} stand word for word" in said
     assert "1 everyday prompts" in said
     assert "How easily it comes out" in said
@@ -100,7 +92,7 @@ def test_the_report_prints_on_two_sheets_and_fits_on_a_phone(made, browser, phon
 def test_of_nothing_found_the_pages_say_a_bound_and_a_long_document_stands_folded(
     tmp_path, audited, lm, new_text
 ):
-    settings = AuditSettings(**BRIEF, stride=64)
+    settings = audit_settings(**BRIEF, stride=64)
     for n_words, is_open in ((100, True), (1500, False)):
         record, spans = audited(tmp_path, new_text(7, n_words), settings=settings, redo=True)
         page = (tmp_path / "out" / "audit.html").read_text()
@@ -137,7 +129,7 @@ def test_the_pages_go_without_what_nobody_asked(made):
                 record |= {"summary": whole, "documents": rows}
             if "ordinary" in asked and reference is None:
                 tables["ordinary"] = tables["ordinary"].filter(by="model")
-                settings = AuditSettings(**record["settings"])
+                settings = checked(settings_class(), record["settings"])
                 own = summarize_ordinary(tables["ordinary"], settings, is_chat=False)
                 record["ordinary"] = own
             page = render_page(record, made.spans, texts, tables)

@@ -12,19 +12,19 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from mnemoscope.audits import profile as module
-from mnemoscope.audits.documents import Document, tokenize
-from mnemoscope.audits.page import heat_maps, summarize_profile
-from mnemoscope.audits.profile import PROFILE_COLUMNS, profile_documents
-from mnemoscope.audits.settings import AuditSettings
+from mnemoscope.audits.documents import Document
+from mnemoscope.audits.heat import heat_maps
+from mnemoscope.audits.profile import TABLE, profile_documents, summarize_profile
+from mnemoscope.audits.questions import audit_settings
+from mnemoscope.audits.tokens import ModelTokens, cut_texts, tokenize
 from mnemoscope.embedded import model_path
 
 
 def profiled(lm, texts, kept=None, **values):
-    settings = AuditSettings(**{"profile": True, "stride": 16} | values)
+    settings = audit_settings(**{"profile": True, "stride": 16} | values)
     documents = [Document(str(number), text, "") for number, text in enumerate(texts)]
-    tokens = [tokenize(text, lm.tokenizer) for text in texts]
-    frame = profile_documents(lm, documents, tokens, settings, kept)
-    return frame, documents, tokens, settings
+    cut = cut_texts(ModelTokens(lm.tokenizer, None), documents)
+    return profile_documents(lm, cut, settings, kept), cut, [one.tokens for one in cut], settings
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_chances_are_those_of_plain_logits(lm, plain, trained_on, prefix, temper
     frame, _, (tokens,), settings = profiled(
         lm, [trained_on[:1500]], profile_prefix=prefix, temperature=temperature, top_k=top_k
     )
-    assert dict(frame.schema) == PROFILE_COLUMNS
+    assert frame.columns == [*TABLE]
     for row in frame.sample(12, seed=0).iter_rows(named=True):
         begin = row["token"] + settings.prefix
         ids = tokens.ids[begin - row["prefix_tokens"] : begin + settings.suffix].tolist()
@@ -115,8 +115,10 @@ def test_equal_windows_are_read_once_and_a_stopped_profile_goes_on(
 ):
     unit = lm.tokenizer.decode(tokenize(trained_on, lm.tokenizer).ids[:8])
     asked = []
-    score_tokens = module._judge
-    monkeypatch.setattr(module, "_judge", lambda *a: asked.append(len(a[2])) or score_tokens(*a))
+    score_tokens = module.score_tokens
+    monkeypatch.setattr(
+        module, "score_tokens", lambda *a: asked.append(len(a[2])) or score_tokens(*a)
+    )
     frame, _, (tokens,), _ = profiled(lm, [unit * 40], stride=8)
     n = len({tuple(tokens.ids[first : first + 64]) for first in frame["token"]})
     assert sum(asked) == n < frame.height / 2

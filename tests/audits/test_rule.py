@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from mnemoscope.audits.documents import tokenize
-from mnemoscope.audits.rule import find_step, overall, parse_gate, rule_windows, summarize
-from mnemoscope.audits.settings import AuditSettings, audit_settings, flag_of
+from mnemoscope.audits.questions import audit_settings
+from mnemoscope.audits.rule import find_step, rule_windows
+from mnemoscope.audits.settings import flag_of
+from mnemoscope.audits.shares import overall, parse_gate, summarize
+from mnemoscope.audits.tokens import tokenize
 from mnemoscope.data.features import add_features
 from mnemoscope.errors import UserError
 from mnemoscope.lm.continue_ import is_copied
@@ -21,14 +23,14 @@ from mnemoscope.taxonomy.names import parse_taxonomy
 
 @given(st.floats(1e-6, 1.0), st.integers(2, 100))
 def test_a_hit_has_the_threshold_s_share_and_one_more_mistake_has_not(threshold, suffix):
-    settings = AuditSettings(threshold=threshold, suffix=suffix)
+    settings = audit_settings(threshold=threshold, suffix=suffix)
     n_right = suffix - settings.n_allowed
     assert n_right >= 1
     assert n_right / suffix >= threshold - 1e-9  # rounding of the product
     assert (n_right - 1) / suffix < threshold
 
 
-BOUNDED = ("prefix", "suffix", "max_growth", "n_prefixes", "beams", "batch_size", "answer_tokens")
+BOUNDED = ("prefix", "suffix", "max_growth", "beams", "batch_size", "answer_tokens")
 
 
 @pytest.mark.parametrize(
@@ -45,7 +47,6 @@ BOUNDED = ("prefix", "suffix", "max_growth", "n_prefixes", "beams", "batch_size"
         ),  # by which no logit can be divided
         # 4 billion beams took 9 GB before it was said that memory is short
         *(({name: 2**32 - 1}, f"^{flag_of(name)}: ") for name in BOUNDED),
-        ({"n_prefixes": -1}, "^--other-prefixes: .*got -1"),
     ],
 )
 def test_a_bad_value_is_named(values, words):

@@ -10,18 +10,19 @@ import polars as pl
 import pytest
 
 import mnemoscope as ms
-from mnemoscope.audits import local, run
-from mnemoscope.audits.documents import character_range, read_documents, tokenize
-from mnemoscope.audits.evidence import LATER_COLUMNS, SPAN_COLUMNS
-from mnemoscope.audits.local import LocalModel, audit_documents
-from mnemoscope.audits.settings import AuditSettings
-from mnemoscope.audits.verify import read_audit
+from mnemoscope.audits import local, run, scan
+from mnemoscope.audits.documents import read_documents
+from mnemoscope.audits.local import local_audit
+from mnemoscope.audits.passages import span_schema
+from mnemoscope.audits.questions import audit_settings
+from mnemoscope.audits.records import read_audit
+from mnemoscope.audits.tokens import character_range, tokenize
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import file_sha256, read_parquet, write_parquet, write_record
 from mnemoscope.lm.continue_ import scan_memorized
-from tests.audits.conftest import BRIEF, with_word
+from tests.audits.conftest import BRIEF, audit_documents, with_word
 
-SPANS = AuditSettings(**BRIEF)
+SPANS = audit_settings(**BRIEF)
 FILES = ("audit.json", "audit.html", "audit.sarif", "report.html", "spans.parquet")
 
 
@@ -45,9 +46,8 @@ def test_of_what_the_model_reproduces_nine_tenths_are_in_a_span(made, lm, traine
     found = {one for row in spans.iter_rows(named=True) for one in range(row["start"], row["end"])}
     assert len(truth) > 150
     assert len(truth & found) / len(truth) >= 0.9
-    said = ("verdict", "reference_reproduces", "reference_says", "prior_says", "grounds_disagree")
-    # They need their own prefix, so the prior says nothing.
-    assert spans.select(said).rows() == [("recall", False, "recall", None, False)] * 2
+    said = ("verdict", "reference_reproduces", "reference_says", "evidence_conflict")
+    assert spans.select(said).rows() == [("recall", False, "recall", False)] * 2
     for row in spans.iter_rows(named=True):
         assert row["text"] == text[row["start"] : row["end"]]
         assert row["window_start"] <= row["suffix_start"] <= row["start"]
@@ -56,7 +56,7 @@ def test_of_what_the_model_reproduces_nine_tenths_are_in_a_span(made, lm, traine
 
 def test_of_each_document_the_record_says_what_it_is(made, lm):
     frame, record = made.spans, made.record
-    assert dict(frame.schema) == SPAN_COLUMNS
+    assert dict(frame.schema) == span_schema()
     assert frame["probability"].null_count() == frame.height
     for column in ("document", "start", "end", "verdict", "reason", "tokens", "score"):
         assert frame[column].null_count() == 0
@@ -74,8 +74,7 @@ def test_of_each_document_the_record_says_what_it_is(made, lm):
     assert "model.safetensors" in record["model"]["files"]
     assert all(len(one["sha256"]) == 64 for one in record["documents"])
     docs = (Path(__file__).parents[2] / "docs" / "audit-files.md").read_text(encoding="utf-8")
-    assert record["schema_version"] == 2
-    names = [*SPAN_COLUMNS, *record, *record["model"], *record["documents"][0]]
+    names = [*record, *record["model"], *record["documents"][0]]
     names += record["documents"][0]["recalled"]
     assert [name for name in names if f"`{name}`" not in docs] == []
 
@@ -92,13 +91,13 @@ def test_a_recalled_passage_lists_its_places_in_a_corpus(made, audited, lm, tmp_
     assert "In the corpus 2 times:" in made.page
     assert made.page.count("Not in the corpus") == made.spans.height - 1
     copied = shutil.copytree(corpus.parent, tmp_path / "corpus")
-    asked = LocalModel(lm, [], AuditSettings(corpus=str(copied)))
-    before = run._key(asked)
+    asked = local_audit(lm, [], audit_settings(corpus=str(copied)))
+    before = run.audit_key(asked)
     (copied / "more.txt").write_text(text)
-    assert run._key(asked) != before
+    assert run.audit_key(asked) != before
     monkeypatch.setattr(run, "scan_windows", lambda _: pytest.fail("asked"))
     with pytest.raises(UserError, match="gone"):
-        audited(tmp_path, text, settings=AuditSettings(corpus=str(tmp_path / "gone")))
+        audited(tmp_path, text, settings=audit_settings(corpus=str(tmp_path / "gone")))
 
 
 def test_python_and_the_command_line_give_the_same_audit(tmp_path, monkeypatch, call, trained):
@@ -106,7 +105,7 @@ def test_python_and_the_command_line_give_the_same_audit(tmp_path, monkeypatch, 
     Path("a.txt").write_text(trained[0])
     few = BRIEF | {"suffix": 8}
     made = ms.audit("embedded", "a.txt", "out", **few)
-    flags = ("--other-prefixes", 0, "--edits", 0, "--near-length", 0, "--suffix", 8)
+    flags = ("--edits", 0, "--near-length", 0, "--suffix", 8)
     assert call("audit", "embedded", "a.txt", "-o", "typed", *flags).status == 0
     assert made.spans.equals(pl.read_parquet("typed/spans.parquet"))
     assert made.record["key"] == json.loads(Path("typed/audit.json").read_text())["key"]
@@ -122,8 +121,8 @@ def test_python_and_the_command_line_give_the_same_audit(tmp_path, monkeypatch, 
 def test_a_killed_audit_goes_on_and_gives_the_same_bytes(
     tmp_path, lm, trained, new_text, monkeypatch, stopped_at
 ):
-    settings = AuditSettings(**BRIEF | {"batch_size": 8, "suffix": 8})
-    monkeypatch.setattr(local, "_BATCHES_A_PART", 1)
+    settings = audit_settings(**BRIEF | {"batch_size": 8, "suffix": 8})
+    monkeypatch.setattr(scan, "BATCHES_A_PART", 1)
     for name, text in (("a.txt", trained[0] + new_text(2, 40)), ("b.txt", new_text(3, 80))):
         (tmp_path / name).write_text(text)
 
@@ -146,27 +145,22 @@ def test_a_killed_audit_goes_on_and_gives_the_same_bytes(
 
 
 def test_another_audit_is_not_written_over_unless_asked(tmp_path, audited, new_text):
-    class Later(AuditSettings):
-        new: int = 0
-
-    out, text, plain = tmp_path / "out", new_text(1, 80), AuditSettings(stride=64)
+    out, text, plain = tmp_path / "out", new_text(1, 80), audit_settings(stride=64)
     files = [*FILES, "near.parquet"]
     first, _ = audited(tmp_path, text, settings=plain)
     before = {one: (out / one).read_bytes() for one in files}
     stamps = [(out / name).stat().st_mtime_ns for name in files]
-    for same in (plain, Later(**first["settings"])):  # a setting that came later, unless it is set
-        assert audited(tmp_path, text, settings=same)[0] == first
+    assert audited(tmp_path, text, settings=plain)[0] == first
     assert [(out / name).stat().st_mtime_ns for name in files] == stamps
-    for other in (AuditSettings(stride=4), Later(**first["settings"], new=1)):
-        with pytest.raises(UserError, match=r"holds an audit of other documents.*--redo"):
-            audited(tmp_path, text, settings=other)
+    with pytest.raises(UserError, match=r"holds an audit of other documents.*--redo"):
+        audited(tmp_path, text, settings=audit_settings(stride=4))
     for name in ("spans.parquet", "near.parquet", "audit.html"):
         (out / name).unlink()
         with pytest.raises(UserError, match="missing or were changed"):
             audited(tmp_path, text, settings=plain)
         audited(tmp_path, text, settings=plain, redo=True)
         assert {one: (out / one).read_bytes() for one in files} == before
-    again, _ = audited(tmp_path, text, settings=AuditSettings(stride=32), redo=True)
+    again, _ = audited(tmp_path, text, settings=audit_settings(stride=32), redo=True)
     assert again["settings"]["stride"] == 32
 
 
@@ -193,20 +187,19 @@ def test_verify_repeats_what_holds(made, lm, verify):
     assert (found.problems, found.n_hold) == ([], made.spans.height)
 
 
-def test_an_audit_of_an_earlier_version_is_read(made, tmp_path):
+def test_an_audit_of_another_version_is_refused(made, tmp_path):
     shutil.copytree(made.out, tmp_path / "out")
-    write_parquet(tmp_path / "out" / "spans.parquet", made.spans.drop(*LATER_COLUMNS))
-    record, frame = read_audit(tmp_path / "out")
-    assert record == made.record
-    assert frame["needed"].null_count() == frame.height
-    assert frame.schema == made.spans.schema
+    record = {**made.record, "schema_version": 2}
+    write_record(tmp_path / "out" / "audit.json", record)
+    with pytest.raises(UserError, match="of another mnemoscope"):
+        read_audit(tmp_path / "out")
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory, audited, trained, new_text):
     """The audit of one passage and a near copy: its folder, its record, its span."""
     folder = tmp_path_factory.mktemp("small")
-    settings = AuditSettings(n_prefixes=0, edits=0, profile=True)
+    settings = audit_settings(edits=0, profile=True)
     text = f"{trained[0]} {new_text(1, 6)} {with_word(trained[3])}"
     record, spans = audited(folder, text, settings=settings)
     assert (spans.height, record["summary"]["near_spans"]) == (1, 1)
@@ -259,9 +252,8 @@ def test_verify_says_what_does_not_hold(audited, trained, tmp_path, lm, referenc
 )
 def test_verify_sees_a_change_whose_hash_was_made_new(small, tmp_path, lm, change, verify):
     small[2].with_columns(**change).write_parquet(tmp_path / "spans.parquet")
-    hashes = {"spans_sha256": file_sha256(tmp_path / "spans.parquet")}
-    kept = ("sha256", "near_sha256", "profile_sha256")
-    record = {name: one for name, one in small[1].items() if name not in kept} | hashes
+    files = {"spans.parquet": file_sha256(tmp_path / "spans.parquet")}
+    record = {name: one for name, one in small[1].items() if name != "sha256"} | {"files": files}
     write_record(tmp_path / "audit.json", record)
     found = verify(tmp_path, lm)
     assert found.n_hold == 0
@@ -280,7 +272,7 @@ def test_verify_asks_for_the_tables_again(small, tmp_path, lm, name, change, sai
     path = out / f"{name}.parquet"
     write_parquet(path, read_parquet(path).with_columns(**change))
     assert verify(out, lm).problems == [f"{path.name} was changed after the audit."]
-    record = small[1] | {f"{name}_sha256": file_sha256(path)}
+    record = small[1] | {"files": small[1]["files"] | {path.name: file_sha256(path)}}
     record.pop("sha256", None)
     write_record(out / "audit.json", record)
     (problem,) = verify(out, lm).problems

@@ -8,35 +8,30 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from served import KEY, serving
+from served import KEY, endpoint, serving
 
-from mnemoscope.audits import service as service_module
-from mnemoscope.audits.documents import ModelTokens, Words, read_documents
-from mnemoscope.audits.local import audit_documents
-from mnemoscope.audits.run import audit, coarse_places
-from mnemoscope.audits.service import (
-    AnswerStore,
-    AskedPlace,
-    Client,
-    ServedModel,
-    align_answer,
-    parse_answer,
-)
-from mnemoscope.audits.settings import AuditSettings, endpoint_settings
+from mnemoscope.audits import client as client_module
+from mnemoscope.audits.align import align_answer
+from mnemoscope.audits.asking import Auditing, Prompt
+from mnemoscope.audits.client import AnswerStore, Client, parse_answer
+from mnemoscope.audits.documents import Document, read_documents
+from mnemoscope.audits.questions import audit_settings
+from mnemoscope.audits.run import make_audit
+from mnemoscope.audits.scan import coarse_places
+from mnemoscope.audits.service import ServedModel
+from mnemoscope.audits.tokens import ModelTokens, Text, Words, cut_texts
 from mnemoscope.errors import UserError
 from mnemoscope.lm.hub import find_bos
+from tests.audits.conftest import audit_documents
 
-SETTINGS = AuditSettings(
-    top_k=0, n_prefixes=2, stride=8, max_growth=24, edits=0, near_length=0, refine_from=24
-)
-SPAN = ("start", "end", "verdict", "reason", "tokens", "score", "common_prefix", "verbatim_length")
-JUDGED = ("perplexity_without_prefix", "prior_gain", "prior_reproduced")
+SETTINGS = audit_settings(top_k=0, stride=8, max_growth=24, edits=0, near_length=0, refine_from=24)
+SPAN = ("start", "end", "verdict", "reason", "tokens", "score", "verbatim_length")
 
 
 @pytest.fixture(autouse=True)
 def key(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr(service_module, "_FIRST_DELAY", 0.01)
+    monkeypatch.setattr(client_module, "_FIRST_DELAY", 0.01)
 
 
 @pytest.fixture(scope="module")
@@ -60,18 +55,20 @@ def asked(lm, url, document, out, *, words=False, settings=SETTINGS, **service):
     out.mkdir(exist_ok=True)
     splitter = Words() if words else ModelTokens(lm.tokenizer, find_bos(lm.tokenizer))
     service = {"model": "embedded", "prompt_as": "text" if words else "tokens", **service}
-    client = Client(endpoint_settings(url=url, **service), AnswerStore(out / "answers.jsonl"))
+    client = Client(endpoint(url=url, **service), AnswerStore(out / "answers.jsonl"))
     reading = read_documents([str(document)])
-    record = audit(ServedModel(client, splitter, reading.documents, settings), reading, out)
+    texts = cut_texts(splitter, reading.documents)
+    audit = Auditing(ServedModel(client, splitter, settings), texts, settings)
+    record = make_audit(audit, reading, out)
     return record, pl.read_parquet(out / "spans.parquet")
 
 
 def client_of(url, **service):
-    return Client(endpoint_settings(url=url, **{"model": "embedded", "retries": 2, **service}))
+    return Client(endpoint(url=url, **{"model": "embedded", "retries": 2, **service}))
 
 
 def answer_of(client, n=2):
-    return client.ask([client.body([1, 2, 3], n)], label="test")[0]
+    return client.ask([client.body([1, 2, 3], n)])[0]
 
 
 def test_what_a_llama_cpp_server_was_asked_and_answered_is_read():
@@ -82,9 +79,9 @@ def test_what_a_llama_cpp_server_was_asked_and_answered_is_read():
         service.failures = [(200, {}, json.dumps(one["answer"])) for one in exchanges]
         client, talker = (client_of(url, model="smollm2", chat=one) for one in (False, True))
         prompt, told = completion["body"]["prompt"], chat["body"]["messages"][0]["content"]
-        (found,) = client.ask([client.body(prompt, 32)], label="Asking")
-        (said,) = talker.ask([talker.body(told, 48)], label="Asking")
-        (echoed,) = client.ask([client.body(prompt, 1, echo=True)], label="Asking")
+        (found,) = client.ask([client.body(prompt, 32)])
+        (said,) = talker.ask([talker.body(told, 48)])
+        (echoed,) = client.ask([client.body(prompt, 1, echo=True)])
         assert service.requests == [(one["path"], one["body"]) for one in exchanges]
     for answer, one in ((found, completion), (said, chat), (echoed, echo)):
         content = one["answer"]["choices"][0]["logprobs"]["content"]
@@ -113,16 +110,16 @@ def test_the_spans_are_those_of_the_same_model_here(style, document, here, lm, t
     assert service.n_requests >= record["api"]["requests"] > 0
     # A service in float32 of the same weights; log-probabilities differ by rounding alone.
     if style == "text":
-        assert spans["extraction_probability"].null_count() == spans.height
+        assert spans["extraction_logprob"].null_count() == spans.height
     else:
         ours, theirs = here["extraction_logprob"], spans["extraction_logprob"]
         assert theirs.to_list() == pytest.approx(ours.to_list(), abs=1e-3)
         assert spans["tries"].to_list() == here["tries"].to_list()
-    for column in JUDGED:
-        if style == "vllm":
-            assert spans[column].to_list() == pytest.approx(here[column].to_list(), rel=1e-4)
-        else:
-            assert spans[column].null_count() == spans.height
+    alone, theirs = (one["perplexity_without_prefix"] for one in (spans, here))
+    if style == "vllm":
+        assert alone.to_list() == pytest.approx(theirs.to_list(), rel=1e-4)
+    else:
+        assert alone.null_count() == spans.height
     assert spans["probability"].null_count() == spans.height
     notes = " ".join(record["api"]["notes"])
     assert "No CNN" in notes
@@ -140,14 +137,15 @@ def test_a_token_that_only_begins_as_the_documents_is_wrong(lm, has_ids):
     ids = ids[n - 3 :]
     said = {"text": lm.tokenizer.decode(ids), "finish_reason": "length"}
     answer = parse_answer({"choices": [said | ({"token_ids": ids} if has_ids else {})]})
-    assert align_answer(answer, splitter, text, tokens, AskedPlace(0, n - 3, n)).common == 2
+    prompt = Prompt(Text(Document("a", text, ""), tokens), 0, n - 3, n)
+    assert align_answer(answer, splitter, prompt).written.common == 2
 
 
 def test_without_a_tokenizer_words_count_and_places_are_exact(trained, new_text, lm, tmp_path):
     document = tmp_path / "text.txt"
     text = f"{new_text(3, 6)} {trained[0]} é😀 {new_text(5, 6)}"
     document.write_text(text, encoding="utf-8")
-    settings = AuditSettings(top_k=0, prefix=12, suffix=8, stride=4, refine_from=9)
+    settings = audit_settings(top_k=0, prefix=12, suffix=8, stride=4, refine_from=9)
     with serving(lm, "openai") as (service, url):
         record, spans = asked(lm, url, document, tmp_path / "out", words=True, settings=settings)
     assert all(isinstance(body["prompt"], str) for body in service.bodies)
@@ -189,10 +187,9 @@ def test_what_was_answered_is_not_asked_again_and_four_at_once_give_the_bytes_of
 def test_the_command_estimates_asks_and_verifies_and_tells_nobody_the_key(
     document, lm, reference, tmp_path, monkeypatch, call
 ):
-    out, model = tmp_path / "out", ("--model", "embedded", "--tokenizer", "embedded")
+    out = tmp_path / "out"
     with serving(lm) as (service, url):
-        flags = ("--stride", 8, "--other-prefixes", 0, "-o")
-        given = ("audit", "--endpoint", url, *model, document, *flags)
+        given = ("audit", "api", url, "embedded", document, "--tokenizer", "embedded", "-o")
         prices = ("--price-in", "1000", "--price-out", "2000")
         estimated = call(*given, out, "--dry-run", *prices)
         everyday = call(*given, out, "--dry-run", "--ordinary", "shipped")
@@ -208,16 +205,16 @@ def test_the_command_estimates_asks_and_verifies_and_tells_nobody_the_key(
         assert not (tmp_path / "other").exists()
 
         before, spans = service.n_requests, pl.read_parquet(out / "spans.parquet")
-        found = call("audit", "--verify", out)
+        found = call("audit", "verify", out)
         assert found.status == 0
         assert f"{spans.height} of {spans.height} passages hold." in found.out
         assert "weights behind an API cannot be checked" in found.out
         assert service.n_requests - before >= spans.height > 0
         spans.with_columns(verdict=pl.lit("guess")).write_parquet(out / "spans.parquet")
-        assert f"0 of {spans.height} passages hold." in call("audit", "--verify", out).out
+        assert f"0 of {spans.height} passages hold." in call("audit", "verify", out).out
         spans.write_parquet(out / "spans.parquet")
         service.lm = reference  # the service runs another model under the same name
-        found = call("audit", "--verify", out)
+        found = call("audit", "verify", out)
         assert found.status == 3
         assert "does not hold" in found.out
 
@@ -228,8 +225,10 @@ def test_the_command_estimates_asks_and_verifies_and_tells_nobody_the_key(
         assert not [path for path in files if secret.encode() in path.read_bytes()]
 
     documents, splitter = read_documents([str(document)]).documents, ModelTokens(lm.tokenizer, None)
-    served = ServedModel(client_of(url), splitter, documents, AuditSettings(stride=8))
-    n, said = len(coarse_places(served)), estimated.out
+    settings = audit_settings(top_k=0)
+    served = ServedModel(client_of(url), splitter, settings)
+    audit = Auditing(served, cut_texts(splitter, documents), settings)
+    n, said = len(coarse_places(audit)), estimated.out
     assert f"{n} requests, {32 * n:,} prompt tokens and at most" in said
     assert f"{n + 100} requests" in everyday.out
     n_completion = int(re.search(r"at most ([\d,]+) completion", said)[1].replace(",", ""))
@@ -258,7 +257,7 @@ def test_it_waits_as_long_as_the_service_asks_and_keeps_its_pace(lm):
             answer_of(client_of(url))
         assert service.n_requests == 3
         client = client_of(url, requests_per_minute=600, concurrency=4)
-        client.ask([client.body([one], 1) for one in range(5)], label="test")
+        client.ask([client.body([one], 1) for one in range(5)])
         times = service.at[3:]
         assert max(times) - min(times) >= 0.35  # four gaps of 0.1 s, less some jitter
 
@@ -323,7 +322,7 @@ def test_another_model_and_a_service_that_is_not_there_are_refused(lm, monkeypat
     with pytest.raises(UserError, match=r"no answer after 1 try .*refused"):
         answer_of(client_of("http://127.0.0.1:9", retries=0))
     slept = []
-    monkeypatch.setattr(service_module._Pace, "sleep", lambda *_, **__: slept.append(1))
+    monkeypatch.setattr(client_module._Pace, "sleep", lambda *_, **__: slept.append(1))
     with pytest.raises(UserError, match="no answer after 3 tries"):
         answer_of(client_of("http://127.0.0.1:9"))
     assert len(slept) == 2  # none after the last try
@@ -331,7 +330,7 @@ def test_another_model_and_a_service_that_is_not_there_are_refused(lm, monkeypat
 
 def test_ctrl_c_leaves_at_once_and_keeps_what_was_answered(lm, tmp_path):
     with serving(lm) as (service, url):
-        settings = endpoint_settings(url=url, model="embedded", requests_per_minute=60)
+        settings = endpoint(url=url, model="embedded", requests_per_minute=60)
         client = Client(settings, AnswerStore(tmp_path / "answers.jsonl"))
 
         def advance():
@@ -347,31 +346,23 @@ def test_ctrl_c_leaves_at_once_and_keeps_what_was_answered(lm, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("extra", "words"),
+    ("url", "extra", "words"),
     [
-        (["--endpoint", "ftp://a"], "give a base address"),
-        (["--endpoint", "http://u:p4ss@a/v1"], "only the base address"),
-        (["--endpoint", "http://a/v1?key=1"], "only the base address"),
-        (["--endpoint", "http://a", "--reference", "embedded"], "--reference: only with a model"),
-        (["--endpoint", "http://a", "--edits", "2"], "--edits: only with a model that runs here"),
-        (["--endpoint", "http://a", "--beams", "2"], "--beams: only with a model that runs here"),
-        (["--endpoint", "http://a", "--near-length", "9"], "--near-length: only with a model that"),
-        (["--endpoint", "http://a", "--near-gap", "0"], "--near-gap: only with a model that runs"),
-        (["--endpoint", "http://a", "--instruction", "Go"], "--instruction: only with --chat."),
-        (["--endpoint", "http://a", "--top-k", "40"], "--temperature, --top-k: an API"),
-        (["--endpoint", "http://a", "--prompt-as", "tokens"], "without --tokenizer"),
-        (["--endpoint", "http://u:p4ss@[a"], "give a base address"),
-        (["--endpoint", "http://a", "--concurrency", "0"], "--concurrency: Input should be"),
-        (["--concurrency", "2"], "--concurrency: only with --endpoint"),
-        (["--dry-run"], "--dry-run: only with --endpoint"),
-        (["--endpoint", "http://a"], "--model: is missing."),
+        ("ftp://a", (), "give a base address"),
+        ("http://u:p4ss@a/v1", (), "only the base address"),
+        ("http://a/v1?key=1", (), "only the base address"),
+        ("http://u:p4ss@[a", (), "give a base address"),
+        ("http://a", ("--reference", "embedded"), "No such option: --reference"),
+        ("http://a", ("--edits", "2"), "No such option: --edits"),
+        ("http://a", ("--top-k", "40"), "No such option: --top-k"),
+        ("http://a", ("--near-length", "9"), "--near-length: only with --chat"),
+        ("http://a", ("--instruction", "Go"), "--instruction: only with --chat."),
+        ("http://a", ("--prompt-as", "tokens"), "without --tokenizer"),
+        ("http://a", ("--concurrency", "0"), "--concurrency: Input should be"),
     ],
 )
-def test_bad_input_is_one_line(extra, words, document, tmp_path, refused):
-    model = ["--model", "embedded"] * (
-        "--endpoint" in extra and extra != ["--endpoint", "http://a"]
-    )
-    line = refused("audit", document, "-q", "-o", tmp_path / "out", *extra, *model)
+def test_bad_input_is_one_line(url, extra, words, document, tmp_path, refused):
+    line = refused("audit", "api", url, "embedded", document, "-q", "-o", tmp_path / "out", *extra)
     assert words in line
     assert "p4ss" not in line
     assert not (tmp_path / "out").exists()

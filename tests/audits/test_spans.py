@@ -14,7 +14,7 @@ SUFFIX = 32
 def hit(first, verdict="recall", score=1.0, length=SUFFIX):
     begin = first + SUFFIX
     ruling = Ruling(verdict, "because", 0.0, 0.0, False, False)
-    return Hit(first, int(score * SUFFIX), score, [], (begin, begin + length), ruling)
+    return Hit(first, int(score * SUFFIX), score, [], None, (begin, begin + length), ruling)
 
 
 def places(spans):

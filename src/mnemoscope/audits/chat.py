@@ -5,21 +5,15 @@ its answer is searched for the place where the document begins: after "Sure! Her
 text that was shown, or at once. From there on it is compared as any other answer.
 """
 
-from collections.abc import Sequence
 from difflib import SequenceMatcher
 from typing import Any
 
-from mnemoscope.audits.documents import Splitter, Tokens
+from mnemoscope.audits.asking import Prompt
+from mnemoscope.audits.client import Answer
 from mnemoscope.audits.near import SHORTEST_BLOCK, align
-from mnemoscope.audits.service import (
-    AlignedAnswer,
-    Answer,
-    AskedPlace,
-    ServedModel,
-    align_answer,
-    pieces_of_text,
-)
-from mnemoscope.audits.spans import Place
+from mnemoscope.audits.questions import Where
+from mnemoscope.audits.service import ServedModel
+from mnemoscope.audits.tokens import Splitter, Tokens
 
 _FURTHER = 2
 """Times a window's suffix that an answer may be long, so that near copies cost no more requests."""
@@ -31,49 +25,28 @@ _LEAST = 6  # pieces that must match for a beginning to be found inside an answe
 class ChatModel(ServedModel):
     """A chat service; arguments as `ServedModel`."""
 
+    kind: Where = "chat"
     is_chat = True
 
-    def request(self, place: Place, n: int, factor: int = 1) -> Any:
-        """The question for n pieces, and for as many as near copies need."""
-        number, first = place
-        tokens, begin = self.tokens[number], first + self.settings.prefix
-        shown = self.documents[number].text[int(tokens.starts[first]) : int(tokens.starts[begin])]
-        wanted = self.tokens_for(max(n, _FURTHER * self.settings.suffix) * factor) + _PREAMBLE
-        return self.client.body(f"{self.settings.instruction}\n\n{shown}", wanted)
+    def request(self, prompt: Prompt, factor: int = 1) -> Any:
+        """The question for what is asked after a prompt, and for as much as near copies need."""
+        n = max(prompt.end - prompt.begin, _FURTHER * self.settings.suffix)
+        wanted = self._tokens_for(n * factor) + _PREAMBLE
+        return self.client.body(f"{self.settings.instruction}\n\n{prompt.shown}", wanted)
 
-    def write_on(self, places: Sequence[Place], /) -> list[list[int]]:
-        """What it wrote from the prefix of windows, from answers that are there."""
-        suffix, written = self.settings.suffix, []
-        answers = self.ask_all([self.request(place, suffix) for place in places], "Near copies")
-        for (number, first), answer in zip(places, answers, strict=True):
-            place = self._asked(number, first, suffix)
-            text, tokens = self.documents[number].text, self.tokens[number]
-            begun = from_beginning(answer, self.splitter, text, tokens, place)
-            ids, _ = pieces_of_text(begun, self.splitter, text, tokens, place)
-            written.append(ids[: _FURTHER * suffix])
-        return written
-
-    def compare(self, answer: Answer, number: int, place: AskedPlace) -> AlignedAnswer:
-        """An answer beside the document, from where it begins to go on with it."""
-        text, tokens = self.documents[number].text, self.tokens[number]
-        begun = from_beginning(answer, self.splitter, text, tokens, place)
-        return align_answer(begun, self.splitter, text, tokens, place)
-
-    def _asked(self, number: int, first: int, n: int) -> AskedPlace:
-        begin = first + self.settings.prefix
-        return AskedPlace(first, begin, min(begin + n, len(self.tokens[number].ids)))
+    def begin(self, answer: Answer, prompt: Prompt) -> Answer:
+        """The answer from where it goes on with the document."""
+        return from_beginning(answer, self.splitter, prompt)
 
 
-def from_beginning(
-    answer: Answer, splitter: Splitter, text: str, tokens: Tokens, place: AskedPlace
-) -> Answer:
+def from_beginning(answer: Answer, splitter: Splitter, prompt: Prompt) -> Answer:
     """The answer from where it goes on with the document, with the document's blanks before it.
 
     Log-probabilities stay only where that is its first word: those of a later place are of
     another question.
     """
-    start = int(tokens.starts[place.begin])
-    shown, then = text[int(tokens.starts[place.first]) : start], text[start:]
+    shown, text = prompt.shown, prompt.text.document.text
+    then = text[int(prompt.tokens.starts[prompt.begin]) :]
     blanks = then[: len(then) - len(then.lstrip())]
     cut = _find_beginning(answer.text, splitter, shown, then[: _FURTHER * len(shown) + 200])
     rest = answer.text[cut:].lstrip()

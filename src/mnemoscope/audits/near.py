@@ -7,17 +7,18 @@ between them are small, and what matches enough of the document's tokens is a ne
 Source: near-verbatim recall of arXiv 2601.02671, there over whole books and in words.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
-from mnemoscope.audits.documents import Tokens, character_range
+from mnemoscope.audits.asking import Answer, Auditing, Column
+from mnemoscope.audits.questions import NearSettings
 from mnemoscope.audits.rule import Ruling, rule_windows
-from mnemoscope.audits.settings import AuditSettings
-from mnemoscope.audits.spans import Place, cut
+from mnemoscope.audits.scan import ask_in_parts, prompts_at
+from mnemoscope.audits.tokens import Place, Text, Words, character_range, cut
 
 SHORTEST_BLOCK = 3
 """Tokens of a matching block; shorter ones match by chance anywhere."""
@@ -26,28 +27,35 @@ BEGINS_RIGHT = 4
 LEAST_SHARE = 0.6
 """Share of the longer of the two texts that must match."""
 
-NEAR_COLUMNS: dict[str, Any] = {
-    "document": pl.String,
-    "start": pl.Int64,
-    "end": pl.Int64,
-    "verdict": pl.String,
-    "reason": pl.String,
-    "text": pl.String,
-    "written": pl.String,
-    "tokens": pl.Int64,
-    "matched": pl.Int64,
-    "longest_block": pl.Int64,
-    "edits": pl.Int64,
-    "windows": pl.Int64,
-    "strict_characters": pl.Int64,
-    "window_token": pl.Int64,
-    "window_start": pl.Int64,
-    "window_tokens": pl.List(pl.Int32),
-    "continuation_tokens": pl.List(pl.Int32),
-    "prefix_text": pl.String,
-    "pieces": pl.List(pl.Struct({"kind": pl.String, "text": pl.String})),
+TABLE = {
+    "document": Column(pl.String, "its name"),
+    "start": Column(pl.Int64, "first character of the stretch that windows nearly reproduce"),
+    "end": Column(pl.Int64, "position after its last character"),
+    "verdict": Column(
+        pl.String,
+        "`guess` or `recall` by the rule, of the prefix and what the model wrote after it",
+    ),
+    "reason": Column(pl.String, "why, in words"),
+    "text": Column(pl.String, "the stretch"),
+    "written": Column(pl.String, "what the model wrote in the window that matches most"),
+    "tokens": Column(pl.Int64, "tokens of the stretch"),
+    "matched": Column(pl.Int64, "tokens of that window that match"),
+    "longest_block": Column(pl.Int64, "how many of them in a row"),
+    "edits": Column(
+        pl.Int64, "Levenshtein distance in characters of `written` and the text beside it"
+    ),
+    "windows": Column(pl.Int64, "windows that nearly reproduce some of it"),
+    "strict_characters": Column(pl.Int64, "characters of it in `spans.parquet` too"),
+    "window_token": Column(pl.Int64, "first token of that window"),
+    "window_start": Column(pl.Int64, "its first character"),
+    "window_tokens": Column(pl.List(pl.Int32), "token ids that were shown"),
+    "continuation_tokens": Column(pl.List(pl.Int32), "token ids that were written"),
+    "prefix_text": Column(pl.String, "the text that was shown"),
+    "pieces": Column(
+        pl.List(pl.Struct({"kind": pl.String, "text": pl.String})),
+        "`written` in pieces: the `same`, of the `document` alone, `written` by the model alone",
+    ),
 }
-"""Columns of `near.parquet`, in order; docs/audit-files.md says what each is."""
 
 
 class Alignment(NamedTuple):
@@ -95,10 +103,48 @@ def align(tokens: Sequence[int], others: Sequence[int], *, gap: int) -> list[Ali
     return found
 
 
+def ask(audit: Auditing) -> Answer:
+    """Let the model go on wherever a window begins right, and lay that beside the documents."""
+    places = begun_right(audit.scanned)
+    written = write_on(audit, places)
+    return Answer(table=near_table(audit, places, written))
+
+
 def begun_right(windows: pl.DataFrame) -> list[Place]:
     """Places of `spans.WINDOW_COLUMNS` from which a near copy may come: they begin right."""
     begun = windows.filter(pl.col("continuation").is_null(), pl.col("common") >= BEGINS_RIGHT)
     return begun.select("document", "first").rows()
+
+
+def write_on(audit: Auditing, places: Sequence[Place]) -> list[list[int]]:
+    """What the model writes from the prefixes of windows, twice as far as a window reaches."""
+    prompts = prompts_at(audit, places, 2 * audit.settings.suffix)
+    return [one.ids for one in ask_in_parts(audit, prompts, "end", "Looking for near copies")]
+
+
+def check(audit: Auditing, table: pl.DataFrame) -> list[str]:
+    """What of the near copies does not come out again, of documents that are there."""
+    numbers = audit.numbers()
+    rows = table.filter(pl.col("document").is_in(list(numbers))).rows(named=True)
+    places = [(numbers[row["document"]], row["window_token"]) for row in rows]
+    return [
+        f"{row['document']}, {row['start']}-{row['end']}: the near copy does not hold."
+        for row, place, written in zip(rows, places, write_on(audit, places), strict=True)
+        if not _is_written(audit.tokenizer, written, row)
+        or audit.texts[place[0]].document.text[row["start"] : row["end"]] != row["text"]
+    ]
+
+
+def show(table: pl.DataFrame, _: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The rows for the page."""
+    return table.rows(named=True)
+
+
+def _is_written(tokenizer: Any, written: list[int], row: Mapping[str, Any]) -> bool:
+    """Whether a model writes a near copy again; words have other numbers each time."""
+    if isinstance(tokenizer, Words):
+        return row["written"] in tokenizer.decode(written)
+    return bool(written == row["continuation_tokens"])
 
 
 class NearCopy(NamedTuple):
@@ -117,19 +163,20 @@ class NearCopy(NamedTuple):
 
 
 def find_near_copies(
-    tokens: Sequence[Tokens],
+    texts: Sequence[Text],
     places: Sequence[Place],
     written: Sequence[list[int]],
-    settings: AuditSettings,
+    settings: NearSettings,
 ) -> list[NearCopy]:
     """Lay what the model wrote from places, in order, beside the documents.
 
-    `tokens` are the documents', `written` token ids. Copies that overlap become one.
+    `written` are token ids. Copies that overlap become one.
     """
     found: list[NearCopy] = []
     for place, row in zip(places, written, strict=True):
         number, begin = place[0], place[1] + settings.prefix
-        own = tokens[number].ids[begin : begin + len(row) + len(row) // 2].tolist()
+        ids = texts[number].tokens.ids
+        own = ids[begin : begin + len(row) + len(row) // 2].tolist()
         for one in align(own, row, gap=settings.near_gap):
             if one.matched < settings.near_length or one.share < LEAST_SHARE:
                 continue
@@ -148,33 +195,32 @@ def find_near_copies(
 
 
 def near_table(
-    model: Any, places: Sequence[Place], written: Sequence[list[int]], strict: pl.DataFrame
+    audit: Auditing, places: Sequence[Place], written: Sequence[list[int]]
 ) -> pl.DataFrame:
-    """The table of near copies in documents' characters; columns `NEAR_COLUMNS`.
-
-    `model` is an `evidence.AuditedModel`, `strict` its spans: what stands mostly in these is left
-    out.
-    """
+    """The table of near copies in documents' characters; what stands mostly in passages is not."""
     from rapidfuzz.distance import Levenshtein
 
-    settings: AuditSettings = model.settings
-    copies = find_near_copies(model.tokens, places, written, settings)
+    settings, tokenizer = audit.settings, audit.tokenizer
+    assert isinstance(settings, NearSettings)
+    copies = find_near_copies(audit.texts, places, written, settings)
     rows = []
     for one in copies:
         number, first = one.place
-        own, document = model.tokens[number], model.documents[number]
+        document, own = audit.texts[number]
         start, end = character_range(own, one.first, one.last)
-        spans = strict.filter(pl.col("document") == document.name).select("start", "end").rows()
+        spans = (
+            audit.passages.filter(pl.col("document") == document.name).select("start", "end").rows()
+        )
         within = sum(max(min(end, b) - max(start, a), 0) for a, b in spans)
         if 2 * within > end - start:
             continue
-        ruling = _rule(model, one)
+        ruling = _rule(audit, one)
         begin, side = first + settings.prefix, one.alignment
         shown = slice(*character_range(own, first, begin))
         copied = slice(*character_range(own, begin + side.first, begin + side.last))
         ids = own.ids[begin + side.first : begin + side.last].tolist()
         others = one.written[side.other_first : side.other_last]
-        text = _decode(model.tokenizer, others)
+        text = _decode(tokenizer, others)
         rows.append(
             {
                 "document": document.name,
@@ -195,19 +241,19 @@ def near_table(
                 "window_tokens": own.ids[first:begin].tolist(),
                 "continuation_tokens": one.written,
                 "prefix_text": document.text[shown],
-                "pieces": list(_pieces(model.tokenizer, ids, others)),
+                "pieces": list(_pieces(tokenizer, ids, others)),
             }
         )
-    return pl.DataFrame(rows, schema=NEAR_COLUMNS)
+    return pl.DataFrame(rows, schema={name: one.type for name, one in TABLE.items()})
 
 
-def _rule(model: Any, one: NearCopy) -> Ruling:
+def _rule(audit: Auditing, one: NearCopy) -> Ruling:
     """Guess or Recall, of the prefix and what the model wrote after it."""
-    settings: AuditSettings = model.settings
-    prefix = cut(model.tokens, [one.place], settings.prefix)
+    settings = audit.settings
+    prefix = cut(audit.texts, [one.place], settings.prefix)
     window = np.hstack([prefix, np.array([one.written[: settings.suffix]], dtype=np.int32)])
     (ruling,) = rule_windows(
-        model.tokenizer, window, prefix=settings.prefix, patterns=settings.patterns
+        audit.tokenizer, window, prefix=settings.prefix, patterns=settings.patterns
     )
     return ruling
 

@@ -1,94 +1,93 @@
-"""What a passage needs: earlier tokens, and parts of the model that a reference does not share.
+"""Which earlier tokens a passage needs, and how much of that it reads off the text.
 
-Total effects name the tokens and the edges. Those edges are cut in the running model, and beside
-them as many others of the same window that hold about as much attention. Guesses and memories break
-alike under that cut. What tells them apart is where the needed edges look: a guess reads the next
-token off the text, a memory does not.
-
-Where model and reference have one shape and differ by a training, that training's memories break
-once a part that holds them comes from the reference, and what anyone could guess stands
-(`lm.graft`).
+Total effects name the tokens. Where the needed edges look tells guesses from memories: a guess
+reads the next token off the text, a memory does not.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import torch
 
-from mnemoscope.audits.documents import token_texts
-from mnemoscope.audits.settings import NEEDED_EDGES
-from mnemoscope.errors import UserError
-from mnemoscope.lm.attention import capture_pooled
-from mnemoscope.lm.continue_ import run_lengths
+from mnemoscope.audits.asking import Answer, Auditing, Column
+from mnemoscope.audits.rule import GUESS, RECALL
+from mnemoscope.audits.tokens import token_texts
+from mnemoscope.errors import NoRoomError, UnsupportedModelError
 from mnemoscope.lm.edges import total_effects
-from mnemoscope.lm.graft import Pair
 from mnemoscope.lm.model import LanguageModel
-from mnemoscope.lm.probe import decoder_layers
-from mnemoscope.localize.cut import cut_and_judge, equal_mass_edges, largest_edges
-from mnemoscope.progress import say
+from mnemoscope.progress import say, track
+
+MOST_COPIED = 0.1
+"""Share of what a suffix needs that it may read off the text itself and still be recall."""
+
+COLUMNS = {
+    "needed": Column(
+        pl.List(pl.Struct({"token": pl.Int64, "text": pl.String, "effect": pl.Float64})),
+        "the earlier tokens that the suffix owes most to: `token` (place in the window), `text`, "
+        "`effect` (total effect on the suffix's logits of looking at it)",
+    ),
+    "needed_copied": Column(
+        pl.Float64,
+        "of what the suffix needs (positive total effects of looking back), the share that looks "
+        "at the token that comes next, where it followed the last token before",
+    ),
+    "needs_say": Column(pl.String, "`recall` where that is less than a tenth, else `guess`"),
+}
 
 _N_TOKENS = 5  # that are named
-_DRAWS = 3  # of edges of equal mass
+
+
+class Needs(NamedTuple):
+    """What the suffix of a window needs: the tokens, and how much of it is read off the text."""
+
+    needed: list[dict[str, Any]]
+    copied: float
+
+
+def ask(audit: Auditing) -> Answer:
+    """What each passage needs; of no passage where one cannot be asked, and why."""
+    settings, windows = audit.settings, audit.windows
+    found = list[Needs]()
+    try:
+        with track("Asking what passages need", total=len(windows), unit="passages") as progress:
+            for one in find_needs(
+                audit.lm, windows, prefix=settings.prefix, batch_size=settings.batch_size
+            ):
+                found.append(one)
+                progress.advance()
+    except (UnsupportedModelError, NoRoomError) as error:
+        # Of some passages alone it would give these another verdict than the others.
+        say(f"What passages need is left out: {error}")
+        return Answer(facts={"reason": str(error)})
+    copied = [one.copied for one in found]
+    columns: dict[str, Sequence[Any]] = {
+        "needed": [one.needed for one in found],
+        "needed_copied": copied,
+        "needs_say": [RECALL if one < MOST_COPIED else GUESS for one in copied],
+    }
+    return Answer(columns, facts={"reason": None})
 
 
 def find_needs(
-    lm: LanguageModel, windows: npt.NDArray[np.int32], *, prefix: int, batch_size: int, seed: int
-) -> list[dict[str, Any]]:
-    """Ask of each window (n, T) what the tokens from `prefix` on need.
+    lm: LanguageModel, windows: npt.NDArray[np.int32], *, prefix: int, batch_size: int
+) -> Iterator[Needs]:
+    """What the tokens from `prefix` on need, of each window (n, length), in order.
 
-    Returns:
-        For each window `needed`: the tokens to which these owe most by being looked at from later
-        ones, with `token` (place in the window, from 0), `text` and `effect` (total effect, in
-        logits); `needed_copied`, as `copied_shares`; `run_without_needed` and
-        `run_without_equal_mass`: how many of them, from the first on, the model still writes with
-        the window's `NEEDED_EDGES` edges of largest effect cut, and with others of equal mass (mean
-        of 3 draws). Empty where the family's edges cannot be cut, which is said.
-
-    Raises NoRoomError: not even one window fits into memory.
+    Named are the tokens to which these owe most by being looked at from later ones. Raises
+    UnsupportedModelError: a family whose edges cannot be changed. NoRoomError: not even one window
+    fits into memory.
     """
-    try:
-        return list(_ask(lm, windows, prefix=prefix, batch_size=batch_size, seed=seed))
-    except UserError as error:
-        say(f"What passages need is left out: {error}")
-        return [{} for _ in windows]
-
-
-def _ask(
-    lm: LanguageModel, windows: npt.NDArray[np.int32], *, prefix: int, batch_size: int, seed: int
-) -> Sequence[dict[str, Any]]:
-    effects = torch.cat(list(total_effects(lm, windows, batch_size=batch_size, prefix=prefix)))
-    maps = capture_pooled(lm, windows, batch_size=batch_size)
-    attention = torch.cat([batch.mean for batch in maps])
-    needed = torch.stack([largest_edges(one, NEEDED_EDGES) for one in effects])
-    generator = torch.Generator().manual_seed(seed)
-
-    def run(edges: torch.Tensor) -> npt.NDArray[np.int64]:
-        judged = cut_and_judge(
-            lm, windows, edges, renormalize=False, batch_size=batch_size, prefix=prefix
-        )
-        return run_lengths(judged.is_right)
-
-    def as_heavy() -> torch.Tensor:
-        pairs = zip(needed, attention, strict=True)
-        return torch.stack([equal_mass_edges(own, mass, generator) for own, mass in pairs])
-
-    without = run(needed)
-    beside = np.mean([run(as_heavy()) for _ in range(_DRAWS)], axis=0)
-    shares = copied_shares(windows, effects, prefix=prefix)
-    by_token = effects.tril(diagonal=-1).sum(dim=(1, 2))  # of each key, looked at by later tokens
-    return [
-        {
-            "needed": _named(lm, window, owed),
-            "needed_copied": float(copied),
-            "run_without_needed": int(own),
-            "run_without_equal_mass": float(other),
-        }
-        for window, owed, copied, own, other in zip(
-            windows, by_token, shares, without, beside, strict=True
-        )
-    ]
+    start = 0
+    for effects in total_effects(lm, windows, batch_size=batch_size, prefix=prefix):
+        some = windows[start : start + len(effects)]
+        start += len(effects)
+        shares = copied_shares(some, effects, prefix=prefix)
+        by_token = effects.tril(diagonal=-1).sum(dim=(1, 2))  # of each key, from later tokens
+        for window, owed, copied in zip(some, by_token, shares, strict=True):
+            yield Needs(_named(lm.tokenizer, window, owed), float(copied))
 
 
 def copied_shares(
@@ -113,58 +112,13 @@ def copied_shares(
 
 
 def _named(
-    lm: LanguageModel, window: npt.NDArray[np.int32], owed: torch.Tensor
+    tokenizer: Any, window: npt.NDArray[np.int32], owed: torch.Tensor
 ) -> list[dict[str, Any]]:
     """The tokens with the largest positive effects."""
-    texts = token_texts(lm.tokenizer, window)
+    texts = token_texts(tokenizer, window)
     order = owed.argsort(descending=True, stable=True)[:_N_TOKENS].tolist()
     return [
         {"token": place, "text": texts[place], "effect": float(owed[place])}
         for place in order
         if owed[place] > 0
     ]
-
-
-_TAKEN = ("qk", "mlp")  # where a layer looks, and most of its weights
-MOST_BLOCKS = 6
-"""A deeper model has its neighbouring layers taken together, so that it costs no more."""
-
-
-class Grafts:
-    """Parts of a reference, to be put into a model one by one.
-
-    `parts` are queries and keys, and the MLP, of each layer or block of layers. Raises UserError:
-    models of different shapes, quantized weights, a family whose parts are unknown.
-    """
-
-    def __init__(self, lm: LanguageModel, reference: LanguageModel) -> None:
-        self.pair = Pair(lm.model, reference.model)
-        self.parts = standard_parts(len(decoder_layers(lm)))
-        for part in self.parts:
-            self.pair.anatomy.find(part)
-
-    def survivals(
-        self, reproduces: Callable[[], npt.NDArray[np.bool_]], **control: Any
-    ) -> npt.NDArray[np.bool_]:
-        """What `reproduces`, (n,) bool, says with each part in place; (n, parts), bool.
-
-        `control` and `seed` as in `lm.graft.grafted`.
-        """
-        found: list[npt.NDArray[np.bool_]] = []
-        for part in self.parts:
-            with self.pair.grafted(part, **control):
-                found.append(reproduces())
-        return np.stack(found, axis=1)
-
-
-def standard_parts(n_layers: int) -> list[str]:
-    """Names of the parts that are tried in a model of so many layers.
-
-    >>> standard_parts(2)
-    ['layers.0.qk', 'layers.0.mlp', 'layers.1.qk', 'layers.1.mlp']
-    >>> standard_parts(30)[-1]
-    'layers.25-29.mlp'
-    """
-    blocks = np.array_split(np.arange(n_layers), min(n_layers, MOST_BLOCKS))
-    names = [f"layers.{one[0]}" + (f"-{one[-1]}" if len(one) > 1 else "") for one in blocks]
-    return [f"{name}.{kind}" for name in names for kind in _TAKEN]

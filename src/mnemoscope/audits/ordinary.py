@@ -6,7 +6,7 @@ compared with the documents: does it hold n tokens in a row that stand in one of
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from itertools import groupby
 from pathlib import Path
@@ -16,29 +16,35 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mnemoscope.audits.documents import Document, Tokens, character_range
-from mnemoscope.audits.settings import AuditSettings
+from mnemoscope.audits.asking import Answer, Auditing, Column
+from mnemoscope.audits.questions import OrdinarySettings
+from mnemoscope.audits.sampling import prompts_shown
+from mnemoscope.audits.tokens import character_range
 from mnemoscope.data.duplicates import SuffixIndex
 from mnemoscope.data.origins import as_bytes, places_of
 from mnemoscope.errors import UserError
 from mnemoscope.parse import read_bounded
+from mnemoscope.progress import track
 from mnemoscope.stats import clopper_pearson
 
 SHIPPED = "shipped"
 """Names the list of 100 prompts that comes with the package."""
 
-ORDINARY_COLUMNS: dict[str, Any] = {
-    "prompt": pl.String,
-    "by": pl.String,
-    "answer": pl.String,
-    "tokens": pl.Int64,
-    "overlap": pl.Int64,
-    "document": pl.String,
-    "start": pl.Int64,
-    "end": pl.Int64,
-    "text": pl.String,
+TABLE = {
+    "prompt": Column(pl.String, "what was asked"),
+    "by": Column(pl.String, "who answered: `model` or `reference`"),
+    "answer": Column(pl.String, "the answer"),
+    "tokens": Column(pl.Int64, "its length"),
+    "overlap": Column(
+        pl.Int64, "longest run of tokens that stands in a document; 0: shorter than `--overlap`"
+    ),
+    "document": Column(pl.String, "that document; null where there is none"),
+    "start": Column(pl.Int64, "first character of the run there"),
+    "end": Column(pl.Int64, "position after its last"),
+    "text": Column(pl.String, "the run"),
 }
-"""Columns of `ordinary.parquet`, in order; docs/audit-files.md says what each is."""
+
+_ANSWERS = 10  # that repeat a document, as shown
 
 
 class Overlap(NamedTuple):
@@ -69,37 +75,58 @@ def read_prompts(source: str) -> list[str]:
     return found
 
 
-def prompts_sha256(source: str) -> str:
-    """SHA-256 of the prompts, for the key of an audit."""
-    return hashlib.sha256("\n".join(read_prompts(source)).encode()).hexdigest()
+def depends(audit: Auditing) -> object:
+    """The prompts; UserError: unreadable, or too long for the model. Before anything is asked."""
+    prompts = read_prompts(_settings(audit).ordinary or "")
+    for lm in (audit.lm, audit.other_lm) if audit.model.kind == "here" else ():
+        if lm is not None:
+            prompts_shown(lm, prompts)
+    return hashlib.sha256("\n".join(prompts).encode()).hexdigest()
 
 
-def ask_ordinary(model: Any) -> pl.DataFrame:
-    """Let a model (`evidence.AuditedModel`) answer, and compare; columns `ORDINARY_COLUMNS`.
+def ask(audit: Auditing) -> Answer:
+    """Let the model, and the reference, answer prompts, and compare.
 
-    `by` is ``model`` or ``reference``. Where `overlap` is 0 no `settings.overlap` tokens in a row
-    stand in any document.
+    Where `overlap` is 0 no `settings.overlap` tokens in a row stand in any document.
     """
-    settings: AuditSettings = model.settings
-    prompts = read_prompts(str(settings.ordinary))
-    rows = []
-    for by, answers in model.answer(prompts).items():
-        split = [model.split(one) for one in answers]
+    settings, rows = _settings(audit), []
+    prompts = read_prompts(settings.ordinary or "")
+    for by, model in (("model", audit.model), ("reference", audit.reference)):
+        if model is None:
+            continue
+        with track("Asking everyday prompts", total=len(prompts), unit="prompts") as progress:
+            written = model.continue_(prompts, progress=progress)
+        answers = ["".join(one.pieces or []) for one in written]
+        split = [audit.model.splitter.split(one) for one in answers]
         overlaps = find_overlaps(
-            [one.ids for one in split], [one.ids for one in model.tokens], n=settings.overlap
+            [one.ids for one in split], [one.tokens.ids for one in audit.texts], n=settings.overlap
         )
         for prompt, answer, own, one in zip(prompts, answers, split, overlaps, strict=True):
-            rows.append((prompt, by, answer, len(own.ids), *_place(model, one)))
-    return pl.DataFrame(rows, schema=ORDINARY_COLUMNS, orient="row")
+            rows.append((prompt, by, answer, len(own.ids), *_place(audit, one)))
+    schema = {name: one.type for name, one in TABLE.items()}
+    frame = pl.DataFrame(rows, schema=schema, orient="row")
+    facts = summarize_ordinary(frame, settings, is_chat=audit.model.is_chat)
+    return Answer(table=frame, facts=facts)
+
+
+def show(table: pl.DataFrame, _: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Answers that repeat a document, the longest overlaps first."""
+    rows = table.filter(pl.col("overlap") > 0, pl.col("by") == "model")
+    rows = rows.sort("overlap", descending=True, maintain_order=True)
+    return rows.head(_ANSWERS).rows(named=True)
+
+
+def _settings(audit: Auditing) -> OrdinarySettings:
+    assert isinstance(audit.settings, OrdinarySettings)
+    return audit.settings
 
 
 def _place(
-    model: Any, one: Overlap | None
+    audit: Auditing, one: Overlap | None
 ) -> tuple[int, str | None, int | None, int | None, str | None]:
     if one is None:
         return 0, None, None, None, None
-    document: Document = model.documents[one.number]
-    tokens: Tokens = model.tokens[one.number]
+    document, tokens = audit.texts[one.number]
     start, end = character_range(tokens, one.first, one.first + one.length)
     return one.length, document.name, start, end, document.text[start:end]
 
@@ -150,7 +177,7 @@ def _longest(
 
 
 def summarize_ordinary(
-    frame: pl.DataFrame, settings: AuditSettings, *, is_chat: bool
+    frame: pl.DataFrame, settings: OrdinarySettings, *, is_chat: bool
 ) -> dict[str, Any]:
     """What `audit.json` says of ordinary use: the share of answers that repeat, with intervals."""
     found: dict[str, Any] = {

@@ -13,7 +13,7 @@ Source: (n, p)-discoverable extraction, Hayes et al., arXiv 2410.19482; slid ove
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,16 +22,20 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
-from mnemoscope.audits.answers import sampling_logprobs
-from mnemoscope.audits.documents import Document, Tokens, character_range, token_texts
-from mnemoscope.audits.evidence import Choices, TokenScores
+from mnemoscope.audits.asking import Answer, Auditing, Column
+from mnemoscope.audits.chance import tries_needed
+from mnemoscope.audits.heat import heat_maps
+from mnemoscope.audits.questions import ProfileSettings
+from mnemoscope.audits.sampling import Chances, score_tokens
+from mnemoscope.audits.scan import BATCHES_A_PART
 from mnemoscope.audits.settings import AuditSettings
-from mnemoscope.audits.spans import Place, coarse_starts, cut
+from mnemoscope.audits.shares import covered
+from mnemoscope.audits.spans import coarse_starts
+from mnemoscope.audits.tokens import Place, Text, character_range, cut
 from mnemoscope.files import read_kept, write_kept
 from mnemoscope.lm.continue_ import run_lengths
 from mnemoscope.lm.model import (
     LanguageModel,
-    check_finite,
     check_tokens,
     last_logits,
     new_cache,
@@ -42,38 +46,36 @@ from mnemoscope.lm.model import (
 from mnemoscope.progress import say, track
 from mnemoscope.words import about
 
-PROFILE_COLUMNS: dict[str, Any] = {
-    "document": pl.String,
-    "start": pl.Int64,
-    "suffix_start": pl.Int64,
-    "end": pl.Int64,
-    "token": pl.Int64,
-    "prefix_tokens": pl.Int64,
-    "extraction_logprob": pl.Float64,
-    "logprob": pl.Float64,
-    "run": pl.Int64,
+TABLE = {
+    "document": Column(pl.String, "its name"),
+    "start": Column(pl.Int64, "first character that is read"),
+    "suffix_start": Column(pl.Int64, "first character of the suffix"),
+    "end": Column(pl.Int64, "position after its last character"),
+    "token": Column(pl.Int64, "first token of the window"),
+    "prefix_tokens": Column(pl.Int64, "tokens read before the suffix"),
+    "extraction_logprob": Column(
+        pl.Float64,
+        "natural logarithm of the chance that one answer is the suffix (`--temperature`, "
+        "`--top-k`); -inf: never",
+    ),
+    "logprob": Column(pl.Float64, "that of its probability under the model as it is"),
+    "run": Column(pl.Int64, "tokens right before the first one that is not the likeliest"),
 }
-"""Columns of `profile.parquet`, in order; docs/audit-files.md says what each is."""
+
+TRIES = (1, 10, 100, 1_000, 10_000)
+"""Answers of which a profile says how much of the text they bring out."""
 
 _LONGEST = 2048  # tokens read at once of a model whose positions have no limit
-_BATCHES_A_PART = 4
-_CHANCES: dict[str, Any] = {
-    "extraction_logprob": pl.Float64,
-    "logprob": pl.Float64,
-    "run": pl.Int64,
-}
+_SAME_CHANCE = 1e-3  # another machine or batch rounds otherwise
+_CHANCES = {name: TABLE[name].type for name in ("extraction_logprob", "logprob", "run")}
 
 
-class Chances(NamedTuple):
-    """What a model says of given tokens, arrays of one shape (..., tokens).
-
-    The natural logarithm of the chance of drawing each (-inf: never), that of its probability, and
-    whether it is the likeliest.
-    """
-
-    sampled: npt.NDArray[np.float64]
-    logprobs: npt.NDArray[np.float64]
-    is_best: npt.NDArray[np.bool_]
+def ask(audit: Auditing) -> Answer:
+    """The chance of every stride-th window, and how much text so many answers bring out."""
+    settings = audit.settings
+    assert isinstance(settings, ProfileSettings)
+    frame = profile_documents(audit.lm, audit.texts, settings, audit.kept)
+    return Answer(table=frame, facts=summarize_profile(frame, audit.texts, settings))
 
 
 class _Block(NamedTuple):
@@ -86,32 +88,28 @@ class _Block(NamedTuple):
 
 
 def profile_documents(
-    lm: LanguageModel,
-    documents: Sequence[Document],
-    tokens: Sequence[Tokens],
-    settings: AuditSettings,
-    kept: Path | None = None,
+    lm: LanguageModel, texts: Sequence[Text], settings: ProfileSettings, kept: Path | None = None
 ) -> pl.DataFrame:
-    """The chance of every stride-th window's suffix; columns `PROFILE_COLUMNS`.
+    """The chance of every stride-th window's suffix; columns `TABLE`.
 
     In `kept` finished parts stand, and are not asked again. What it takes is said first. Raises
     UserError: logits that are not finite.
     """
     places = [
         (number, first)
-        for number, one in enumerate(tokens)
-        for first in coarse_starts(len(one.ids), settings)
+        for number, text in enumerate(texts)
+        for first in coarse_starts(len(text.tokens.ids), settings)
     ]
     begins = [first for _, first in places]
     if settings.profile_prefix == "all":
         blocks = list(_blocks(lm, places, settings))
         begins = [block.begin for block in blocks for _ in block.firsts]
-        jobs = [lambda block=block: _ask_block(lm, tokens, block, settings) for block in blocks]
+        jobs = [lambda block=block: _ask_block(lm, texts, block, settings) for block in blocks]
         n_tokens, order = sum(block.end - block.begin for block in blocks), None
     else:
-        windows = cut(tokens, places, settings.length)
+        windows = cut(texts, places, settings.length)
         distinct, order = np.unique(windows, axis=0, return_inverse=True)
-        size = settings.batch_size * _BATCHES_A_PART
+        size = settings.batch_size * BATCHES_A_PART
         parts = [distinct[start : start + size] for start in range(0, len(distinct), size)]
         jobs = [lambda part=part: _ask_windows(lm, part, settings) for part in parts]
         n_tokens = distinct.size
@@ -119,7 +117,40 @@ def profile_documents(
     frame = _run(jobs, kept)
     if order is not None:
         frame = frame[order.ravel()]
-    return _table(documents, tokens, places, begins, frame, settings)
+    return _table(texts, places, begins, frame, settings)
+
+
+def summarize_profile(
+    frame: pl.DataFrame, texts: Sequence[Text], settings: ProfileSettings
+) -> dict[str, Any]:
+    """What `audit.json` says of a profile: how much text so many answers bring out.
+
+    A character is brought out by n answers where it stands in the suffix of a window that one of
+    them is with a chance of at least `settings.probability`.
+    """
+    n_characters = sum(len(text.document.text) for text in texts)
+    needed = [tries_needed(one, settings.probability) for one in frame["extraction_logprob"]]
+    spots: dict[str, list[tuple[int, int, int | None]]] = {}
+    columns = frame["document"], frame["suffix_start"], frame["end"], needed
+    for name, *spot in zip(*columns, strict=True):
+        spots.setdefault(name, []).append(tuple(spot))
+    rows = []
+    for tries in TRIES:
+        n = sum(
+            covered(
+                (start, end)
+                for start, end, one in spots.get(text.name, ())
+                if one is not None and one <= tries
+            )
+            for text in texts
+        )
+        rows.append({"tries": tries, "characters": n, "share": n / n_characters})
+    return {
+        "windows": frame.height,
+        "prefix": settings.profile_prefix,
+        "probability": settings.probability,
+        "extractable": rows,
+    }
 
 
 def _run(jobs: Sequence[Callable[[], pl.DataFrame]], kept: Path | None) -> pl.DataFrame:
@@ -151,7 +182,7 @@ def _ask_windows(
     def ask(batch: torch.Tensor) -> pl.DataFrame:
         with torch.inference_mode():
             logits = last_logits(lm, prepend_bos(lm, batch[:, :-1]), settings.suffix)
-            found = _judge(lm, logits, batch[:, -settings.suffix :], settings)
+            found = score_tokens(lm, logits, batch[:, -settings.suffix :], settings)
         return _summed(found)
 
     table = check_tokens(lm, rows)
@@ -159,10 +190,10 @@ def _ask_windows(
 
 
 def _ask_block(
-    lm: LanguageModel, tokens: Sequence[Tokens], block: _Block, settings: AuditSettings
+    lm: LanguageModel, texts: Sequence[Text], block: _Block, settings: AuditSettings
 ) -> pl.DataFrame:
     """Chances of the suffixes of all windows of a block, from one reading of it."""
-    row = check_tokens(lm, tokens[block.number].ids[None, block.begin : block.end])
+    row = check_tokens(lm, texts[block.number].tokens.ids[None, block.begin : block.end])
     begin = block.firsts[0] + settings.prefix
     found = next(
         run_batches(lm, row, 1, lambda one: _read_on(lm, one, begin - block.begin, settings))
@@ -186,22 +217,8 @@ def _read_on(lm: LanguageModel, row: torch.Tensor, begin: int, settings: AuditSe
             if cache is not None and made:  # what was read before stands in the cache
                 fed = fed[:, start - 1 + n_before :]
             logits = last_logits(lm, fed, end - start, cache)
-            made.append(_judge(lm, logits, row[:, start:end], settings))
+            made.append(score_tokens(lm, logits, row[:, start:end], settings))
     return Chances(*(np.concatenate(one, axis=1) for one in zip(*made, strict=True)))
-
-
-def _judge(
-    lm: LanguageModel, logits: torch.Tensor, wanted: torch.Tensor, settings: AuditSettings
-) -> Chances:
-    """Chances of tokens (n, places) from logits (n, places, vocabulary), place by place."""
-    made = []
-    for at in range(wanted.shape[1]):  # of a large vocabulary no second copy of all logits is made
-        here, token = logits[:, at].float(), wanted[:, at]
-        logprob = here.log_softmax(dim=-1).gather(1, token[:, None])[:, 0]
-        check_finite(lm, logprob)
-        made.append((sampling_logprobs(here, token, settings), logprob, here.argmax(-1) == token))
-    sampled, logprobs, is_best = (torch.stack(one, 1).cpu() for one in zip(*made, strict=True))
-    return Chances(sampled.numpy(), logprobs.double().numpy(), is_best.numpy())
 
 
 def _summed(found: Chances) -> pl.DataFrame:
@@ -234,8 +251,7 @@ def _blocks(
 
 
 def _table(
-    documents: Sequence[Document],
-    tokens: Sequence[Tokens],
+    texts: Sequence[Text],
     places: Sequence[Place],
     begins: Sequence[int],
     chances: pl.DataFrame,
@@ -243,48 +259,30 @@ def _table(
 ) -> pl.DataFrame:
     rows = []
     for (number, first), begin in zip(places, begins, strict=True):
-        own, suffix, last = tokens[number], first + settings.prefix, first + settings.length
+        own, suffix, last = texts[number].tokens, first + settings.prefix, first + settings.length
         start, end = character_range(own, suffix, last)
-        rows.append(
-            (documents[number].name, int(own.starts[begin]), start, end, first, suffix - begin)
-        )
-    columns = dict(list(PROFILE_COLUMNS.items())[: len(PROFILE_COLUMNS) - len(_CHANCES)])
+        shown = int(own.starts[begin])
+        rows.append((texts[number].name, shown, start, end, first, suffix - begin))
+    columns = {name: one.type for name, one in TABLE.items() if name not in _CHANCES}
     return pl.DataFrame(rows, schema=columns, orient="row").hstack(chances)
 
 
-N_ALTERNATIVES = 3
+def check(audit: Auditing, kept: pl.DataFrame) -> list[str]:
+    """Whether a profile comes out again; only where its documents are all there."""
+    if not set(kept["document"]) <= {*audit.numbers()}:
+        return []
+    again = ask(audit).table
+    assert again is not None
+    places = ["document", "token", "prefix_tokens"]
+    both = kept.join(again, on=places, how="left", suffix="_again")
+    now, was = (both[f"extraction_logprob{end}"].exp() for end in ("_again", ""))
+    n = int(((now - was).abs() > _SAME_CHANCE).fill_null(True).sum())
+    return (
+        [f"profile.parquet: {n:,} of {kept.height:,} chances do not come out again."] if n else []
+    )
 
 
-def score_rows(lm: LanguageModel, rows: npt.ArrayLike, settings: AuditSettings) -> TokenScores:
-    """Ask how likely a model finds the suffix of each row, from one teacher-forced forward.
-
-    `rows` are token ids, shape (n, length), n at least 1; of the suffix's length it stands alone.
-    Raises UserError: logits that are not finite.
-    """
-    table = check_tokens(lm, rows)
-
-    def ask(batch: torch.Tensor) -> tuple[Any, ...]:
-        wanted = batch[:, -settings.suffix :]
-        if not lm.before and batch.shape[1] == settings.suffix:
-            wanted = wanted[:, 1:]  # nothing is read before the first
-        with torch.inference_mode():
-            logits = last_logits(lm, prepend_bos(lm, batch[:, :-1]), wanted.shape[1])
-            found = _judge(lm, logits, wanted, settings)
-            n, places = min(N_ALTERNATIVES, logits.shape[-1]), range(wanted.shape[1])
-            tops = [logits[:, at].float().log_softmax(dim=-1).topk(n) for at in places]
-        best, ids = (torch.stack(one, 1).cpu().numpy() for one in zip(*tops, strict=True))
-        missing = np.full((len(ids), settings.suffix - len(places)), np.nan)
-        values = np.hstack([missing, found.logprobs])
-        return values, found.sampled.sum(axis=1), found.is_best.all(axis=1), ids, best
-
-    made = run_batches(lm, table, settings.batch_size, ask, places=settings.suffix)
-    batches = zip(*made, strict=True)
-    logprobs, sampled, is_whole, ids, values = map(np.concatenate, batches)
-
-    def choices(row: int) -> Choices:
-        texts = iter(token_texts(lm.tokenizer, ids[row]))
-        return [
-            [{"text": next(texts), "logprob": float(one)} for one in place] for place in values[row]
-        ]
-
-    return TokenScores(logprobs, sampled, is_whole, choices)
+def show(table: pl.DataFrame, texts: Mapping[str, str]) -> dict[str, Any]:
+    """The heat maps of a page, and how many more documents there are."""
+    maps, n_more = heat_maps(table, texts)
+    return {"maps": maps, "n_more": n_more}

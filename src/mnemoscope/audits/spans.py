@@ -5,7 +5,7 @@ it is cut where their verdicts change, and grows at its end as far as the model 
 is a window: the number of its document and its first token.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -13,11 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mnemoscope.audits.documents import Tokens
 from mnemoscope.audits.rule import GUESS, RECALL, Ruling, rule_windows
 from mnemoscope.audits.settings import AuditSettings
-
-Place = tuple[int, int]
+from mnemoscope.audits.tokens import Place, Text, cut
 
 WINDOW_COLUMNS: dict[str, Any] = {
     "document": pl.Int64,
@@ -25,9 +23,11 @@ WINDOW_COLUMNS: dict[str, Any] = {
     "common": pl.Int32,
     "score": pl.Float64,
     "continuation": pl.List(pl.Int32),
+    "pieces": pl.List(pl.String),
 }
 """Continued windows: place, tokens of the longest common prefix, share of right tokens (null where
-the window was left early), and what the model wrote (null unless it is a hit)."""
+the window was left early), and of a hit what the model wrote, as ids and, where ids do not say all,
+as text (else null)."""
 
 
 class Extension(NamedTuple):
@@ -47,6 +47,7 @@ class Hit(NamedTuple):
     common: int  # tokens of the longest common prefix of suffix and continuation
     score: float  # share of matching tokens
     continuation: list[int]  # what the model wrote, token ids
+    pieces: list[str] | None  # the same as text, where ids do not say it
     # Tokens of the document from the first to the last that match, end excluded.
     covered: tuple[int, int]
     ruling: Ruling  # Guess or Recall by the rule
@@ -82,7 +83,7 @@ def fine_starts(coarse: pl.DataFrame, n_tokens: int, settings: AuditSettings) ->
     """Starts between coarse windows that are worth a look: beside one that begins right."""
     rows = coarse.select("first", "common", "score").sort("first").rows()
     enough = min(settings.refine_from, settings.suffix)
-    is_hit = {first for first, _, score in rows if _counts_as_hit(score, settings)}
+    is_hit = {first for first, _, score in rows if counts_as_hit(score, settings)}
     found: set[int] = set()
     for (left, left_common, _), (right, right_common, _) in pairwise(rows):
         n_hits = (left in is_hit) + (right in is_hit)
@@ -91,40 +92,14 @@ def fine_starts(coarse: pl.DataFrame, n_tokens: int, settings: AuditSettings) ->
     return sorted(one for one in found if one + settings.length <= n_tokens)
 
 
-def cut(documents: Sequence[Tokens], places: Iterable[Place], length: int) -> npt.NDArray[np.int32]:
-    """Token ids of the windows at places, shape (windows, length)."""
-    rows = [documents[number].ids[first : first + length] for number, first in places]
-    return np.stack(rows) if rows else np.empty((0, length), dtype=np.int32)
-
-
-def _counts_as_hit(score: float | None, settings: AuditSettings) -> bool:
+def counts_as_hit(score: float | None, settings: AuditSettings) -> bool:
+    """Whether so large a share of right tokens makes a window a hit; None: it was left early."""
     return score is not None and score >= 1 - settings.n_allowed / settings.suffix - 1e-9
-
-
-def window_table(
-    places: Sequence[Place],
-    common: Sequence[int] | npt.NDArray[np.int32],
-    scores: Sequence[float | None],
-    written: Sequence[list[int]],
-    settings: AuditSettings,
-) -> pl.DataFrame:
-    """Continued windows in columns `WINDOW_COLUMNS`, from what was written in each."""
-    columns = {
-        "document": [number for number, _ in places],
-        "first": [first for _, first in places],
-        "common": common,
-        "score": scores,
-        "continuation": [
-            ids if _counts_as_hit(score, settings) else None
-            for ids, score in zip(written, scores, strict=True)
-        ],
-    }
-    return pl.DataFrame(columns, schema=WINDOW_COLUMNS)
 
 
 def spans_of(
     tokenizer: Any,
-    tokens: Sequence[Tokens],
+    texts: Sequence[Text],
     windows: pl.DataFrame,
     settings: AuditSettings,
     extend: Callable[[list[Place]], list[Extension]],
@@ -133,11 +108,11 @@ def spans_of(
 
     `windows` has the columns `WINDOW_COLUMNS`; `extend` says how far the model goes on from places.
     """
-    hits = _find_hits(tokenizer, tokens, windows, settings)
+    hits = _find_hits(tokenizer, texts, windows, settings)
     places = [
         (number, first)
         for number, found in hits.items()
-        for first in places_to_grow(found, len(tokens[number].ids))
+        for first in places_to_grow(found, len(texts[number].tokens.ids))
     ]
     grown: dict[int, dict[int, Extension]] = {number: {} for number in hits}
     for (number, first), growth in zip(places, extend(places), strict=True):
@@ -145,23 +120,24 @@ def spans_of(
     return [
         (number, span)
         for number, found in hits.items()
-        for span in find_spans(found, grown[number], len(tokens[number].ids))
+        for span in find_spans(found, grown[number], len(texts[number].tokens.ids))
     ]
 
 
 def _find_hits(
-    tokenizer: Any, tokens: Sequence[Tokens], windows: pl.DataFrame, settings: AuditSettings
+    tokenizer: Any, texts: Sequence[Text], windows: pl.DataFrame, settings: AuditSettings
 ) -> dict[int, list[Hit]]:
     """The hits of each document that has any, in order, each judged by the rule."""
     rows = windows.filter(pl.col("continuation").is_not_null())
-    ids = cut(tokens, rows.select("document", "first").iter_rows(), settings.length)
+    ids = cut(texts, rows.select("document", "first").iter_rows(), settings.length)
     rulings = rule_windows(tokenizer, ids, prefix=settings.prefix, patterns=settings.patterns)
     found: dict[int, list[Hit]] = {}
     for row, window, ruling in zip(rows.iter_rows(named=True), ids, rulings, strict=True):
         is_right = np.flatnonzero(window[settings.prefix :] == row["continuation"])
         begin = row["first"] + settings.prefix
         covered = (begin + int(is_right[0]), begin + int(is_right[-1]) + 1)
-        hit = Hit(row["first"], row["common"], row["score"], row["continuation"], covered, ruling)
+        written = row["continuation"], row["pieces"]
+        hit = Hit(row["first"], row["common"], row["score"], *written, covered, ruling)
         found.setdefault(row["document"], []).append(hit)
     return found
 

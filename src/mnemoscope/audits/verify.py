@@ -1,40 +1,35 @@
-"""Repeat an audit's spans and say whether they still hold: `mnemoscope audit --verify DIR`."""
+"""Repeat an audit's passages and say whether they still hold: `mnemoscope audit verify DIR`."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import polars as pl
+import numpy as np
 
-from mnemoscope.audits.documents import Document, Words, character_range, read_documents
-from mnemoscope.audits.evidence import LATER_COLUMNS, SPAN_COLUMNS, AuditedModel
-from mnemoscope.audits.rule import decide
-from mnemoscope.audits.run import (
-    RECORD,
-    SCHEMA_VERSION,
-    changed_tables,
-    check_is_audit,
-    read_audit_record,
-)
-from mnemoscope.audits.settings import AuditSettings
+from mnemoscope.audits.asking import AskedModel, Auditing, Prompt
+from mnemoscope.audits.documents import Document, read_documents
+from mnemoscope.audits.passages import GROUNDS
+from mnemoscope.audits.questions import settings_class
+from mnemoscope.audits.records import changed_tables, read_audit
+from mnemoscope.audits.rule import decide, rule_windows
+from mnemoscope.audits.scan import ask_in_parts, prompts_at
+from mnemoscope.audits.settings import AuditSettings, checked
+from mnemoscope.audits.tokens import Text, Tokens, Words, character_range, cut_texts
 from mnemoscope.data.formats import is_there
-from mnemoscope.errors import DamagedDataError, MnemoscopeError, UserError
+from mnemoscope.errors import MnemoscopeError
 from mnemoscope.files import read_parquet
 
-_SAME_CHANCE = 1e-3
-"""Another machine or batch rounds otherwise."""
-
-Load = Callable[[dict[str, Any], Sequence[Document], AuditSettings], AuditedModel]
-"""Gives the model that an audit's record speaks of, for documents and settings."""
+Load = Callable[[Mapping[str, Any], AuditSettings], AskedModel]
+"""Gives the model that an audit's record speaks of."""
 
 
 class Verification(NamedTuple):
-    """What came of it: spans, those that hold, what does not hold, what could not be checked.
+    """What came of it: passages, those that hold, what does not hold, what could not be checked.
 
-    A span holds that stands in the document where the audit says, whose window the model continues
-    as recorded, and whose verdict follows from what the grounds say.
+    A passage holds that stands in the document where the audit says, whose window the model
+    continues as recorded, and whose verdict follows from what the grounds say.
     """
 
     n_spans: int
@@ -43,32 +38,8 @@ class Verification(NamedTuple):
     notes: list[str]
 
 
-def read_audit(out: Path) -> tuple[dict[str, Any], pl.DataFrame]:
-    """Read `audit.json` and `spans.parquet` of a folder.
-
-    Raises UserError: no audit there, or one of a later version. DamagedDataError: a file that
-    cannot be read.
-    """
-    check_is_audit(out)
-    record = read_audit_record(out)
-    try:
-        later = record["schema_version"] > SCHEMA_VERSION
-        frame = read_parquet(out / "spans.parquet")
-        if not later:
-            later_columns = [one for one in LATER_COLUMNS if one not in frame.columns]
-            frame = frame.with_columns(
-                pl.lit(None, LATER_COLUMNS[one]).alias(one) for one in later_columns
-            ).select(*SPAN_COLUMNS)
-            AuditSettings(**record["settings"])
-    except (ValueError, OSError, DamagedDataError, pl.exceptions.PolarsError) as error:
-        raise DamagedDataError(f"{out}: cannot be read as an audit. Make it again.") from error
-    if later:
-        raise UserError(f"{out / RECORD}: of a later mnemoscope. Upgrade it.")
-    return record, frame
-
-
 def verify_audit(out: Path, load: Load) -> Verification:
-    """Repeat the spans of an audit with the model that `load` gives.
+    """Repeat the passages of an audit with the model that `load` gives, and check its tables.
 
     Raises UserError: no audit there, or the model cannot be loaded. DamagedDataError: a file that
     cannot be read.
@@ -77,78 +48,92 @@ def verify_audit(out: Path, load: Load) -> Verification:
     documents, problems, notes = _check_documents(out, record)
     changed = changed_tables(out, record)
     problems += changed.values()
-    asked = record["settings"] | {"ordinary": None}  # no prompts are asked again
-    model = load(record, documents, AuditSettings(**asked))
-    if model.fingerprint is None:
+    settings = checked(settings_class(), record["settings"])
+    model = load(record, settings)
+    fingerprint = model.facts().record["fingerprint"]
+    if fingerprint is None:
         notes.append("the weights behind an API cannot be checked, only what it writes now.")
-    elif model.fingerprint != record["model"]["fingerprint"]:
-        problems.append(f"{model.name}: other weights than those that were audited.")
-    rows = frame.rows(named=True)
-    holds = [all(both) for both in zip(model.repeats(rows), _stands(model, rows), strict=True)]
-    for row, ok in zip(rows, holds, strict=True):
+    elif fingerprint != record["model"]["fingerprint"]:
+        problems.append(f"{record['model']['name']}: other weights than those that were audited.")
+    audit = Auditing(model, cut_texts(model.splitter, documents), settings, passages=frame)
+    holds = _hold(audit)
+    for row, ok in zip(frame.rows(named=True), holds, strict=True):
         if not ok:
             problems.append(f"{row['document']}, {row['start']}-{row['end']}: does not hold.")
-    for name, check in {"near": _check_near, "profile": _check_profile}.items():
-        if f"{name}_sha256" in record and name not in changed:
-            problems += check(out, model)
+    for name, question in audit.asked().items():
+        check, path = question.part("check"), out / f"{name}.parquet"
+        if check and path.name in record["files"] and name not in changed:
+            problems += check(audit, read_parquet(path))
     return Verification(frame.height, sum(holds), problems, notes)
 
 
-def _check_profile(out: Path, model: AuditedModel) -> list[str]:
-    """Whether a profile comes out again; only where its documents are all there."""
-    kept, again = read_parquet(out / "profile.parquet"), model.profile()
-    if again is None or not set(kept["document"]) <= {one.name for one in model.documents}:
-        return []
-    places = ["document", "token", "prefix_tokens"]
-    both = kept.join(again, on=places, how="left", suffix="_again")
-    now, was = (both[f"extraction_logprob{end}"].exp() for end in ("_again", ""))
-    n = int(((now - was).abs() > _SAME_CHANCE).fill_null(True).sum())
-    return (
-        [f"profile.parquet: {n:,} of {kept.height:,} chances do not come out again."] if n else []
-    )
+def _hold(audit: Auditing) -> list[bool]:
+    """Whether each passage is written again, by the same rule, and stands where it is said to.
 
-
-def _is_written(tokenizer: Any, written: list[int], row: dict[str, Any]) -> bool:
-    """Whether a model writes a near copy again; words have other numbers each time."""
-    if isinstance(tokenizer, Words):
-        return row["written"] in tokenizer.decode(written)
-    return bool(written == row["continuation_tokens"])
-
-
-def _check_near(out: Path, model: AuditedModel) -> list[str]:
-    """What of the near copies does not hold; those of documents that are gone are passed over."""
-    numbers = {document.name: number for number, document in enumerate(model.documents)}
-    near = read_parquet(out / "near.parquet").filter(pl.col("document").is_in(list(numbers)))
-    rows = near.rows(named=True)
-    places = [(numbers[row["document"]], row["window_token"]) for row in rows]
+    A model that runs here is asked by the tokens that the table holds, a service by the document.
+    """
+    settings, numbers = audit.settings, audit.numbers()
+    rows = audit.passages.rows(named=True)
+    if audit.model.kind == "here":
+        asked, prompts = rows, [_prompt_of(row, settings) for row in rows]
+    else:
+        asked = [row for row in rows if _is_in(audit, row, numbers)]
+        places = [(numbers[row["document"]], row["window_token"]) for row in asked]
+        prompts = prompts_at(audit, places)
+    written = ask_in_parts(audit, prompts, "miss", "Asking again")
+    again = {
+        id(row): one.ids == row["continuation_tokens"]
+        if one.pieces is None
+        else one.pieces == row["continuation_pieces"]
+        for row, one in zip(asked, written, strict=True)
+    }
+    says = [row["rule_says"] for row in rows]
+    if not isinstance(audit.tokenizer, Words):  # whose numbers mean nothing outside their audit
+        rulings = rule_windows(
+            audit.tokenizer, audit.windows, prefix=settings.prefix, patterns=settings.patterns
+        )
+        says = [one.verdict for one in rulings]
     return [
-        f"{row['document']}, {row['start']}-{row['end']}: the near copy does not hold."
-        for row, written in zip(rows, model.write_on(places) or [], strict=True)
-        if not _is_written(model.tokenizer, written, row)
-        or model.documents[numbers[row["document"]]].text[row["start"] : row["end"]] != row["text"]
+        again.get(id(row), False) and row["rule_says"] == said and _stands(audit, row, numbers)
+        for row, said in zip(rows, says, strict=True)
     ]
 
 
-def _stands(model: AuditedModel, rows: Sequence[dict[str, Any]]) -> list[bool]:
-    """Whether the verdict of each span follows, and the document, where it is there, has it so."""
-    numbers = {document.name: number for number, document in enumerate(model.documents)}
-    found = []
-    for row in rows:
-        names = ("rule_says", "reference_says", "cnn_says", "grafts_say", "needs_say")
-        is_so = row["verdict"] == decide(*(row[name] for name in names))
-        number = numbers.get(row["document"])
-        if number is not None:
-            own, first = model.tokens[number], row["window_token"]
-            last, text = first + model.settings.length, model.documents[number].text
-            places = (row["window_start"], row["window_end"])
-            is_so = is_so and text[row["start"] : row["end"]] == row["text"]
-            is_so = is_so and first >= 0 and last <= len(own.ids)
-            is_so = is_so and character_range(own, first, last) == places
-            # The numbers of words mean nothing outside the audit that met them.
-            is_same = own.ids[first:last].tolist() == row["window_tokens"]
-            is_so = is_so and (is_same or isinstance(model.tokenizer, Words))
-        found.append(is_so)
-    return found
+def _prompt_of(row: Mapping[str, Any], settings: AuditSettings) -> Prompt:
+    """The window that speaks for a passage, as the table has it."""
+    ids = np.array(row["window_tokens"], dtype=np.int32)
+    places = np.arange(len(ids))
+    text = Text(Document(row["document"], "", ""), Tokens(ids, places, places))
+    return Prompt(text, 0, settings.prefix, settings.length)
+
+
+def _is_in(audit: Auditing, row: Mapping[str, Any], numbers: Mapping[str, int]) -> bool:
+    """Whether the document is there, and as long as the window of a passage says."""
+    number, last = numbers.get(row["document"]), row["window_token"] + audit.settings.length
+    return (
+        number is not None
+        and row["window_token"] >= 0
+        and last <= len(audit.texts[number].tokens.ids)
+    )
+
+
+def _stands(audit: Auditing, row: Mapping[str, Any], numbers: Mapping[str, int]) -> bool:
+    """Whether the verdict of a passage follows, and the document, where it is there, has it so."""
+    if row["verdict"] != decide(row["rule_says"], *(row[name] for name in GROUNDS)):
+        return False
+    if row["document"] not in numbers:
+        return True
+    if not _is_in(audit, row, numbers):
+        return False
+    document, own = audit.texts[numbers[row["document"]]]
+    first = row["window_token"]
+    last, place = first + audit.settings.length, (row["window_start"], row["window_end"])
+    is_same = own.ids[first:last].tolist() == row["window_tokens"]
+    return (
+        document.text[row["start"] : row["end"]] == row["text"]
+        and character_range(own, first, last) == place
+        and (is_same or isinstance(audit.tokenizer, Words))
+    )
 
 
 def _check_documents(
@@ -187,7 +172,7 @@ def read_again(out: Path, record: dict[str, Any], *, copies: bool) -> dict[str, 
             with suppress(MnemoscopeError):
                 reading = read_documents(
                     [source],
-                    encoding=record.get("encoding", "utf-8"),
+                    encoding=record["encoding"],
                     columns=record.get("columns"),
                 )
                 found |= {document.name: document for document in reading.documents}

@@ -1,25 +1,23 @@
 """Which windows a model is likely to reproduce, from how sure it is over their prefixes alone.
 
-Nothing is decoded: `mnemoscope audit MODEL DOCUMENTS -o DIR --before` reads each prefix once and
-ranks the windows. docs/audit-evidence.md, "Before decoding", says how far that can be trusted.
+Nothing is decoded: `mnemoscope audit rank MODEL DOCUMENTS -o DIR` reads each prefix once and ranks
+the windows. docs/audit-evidence.md, "Before decoding", says how far that can be trusted.
 """
-
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mnemoscope.audits.documents import character_range
-from mnemoscope.audits.local import LocalModel
-from mnemoscope.audits.run import coarse_places
-from mnemoscope.audits.spans import cut
+from mnemoscope.audits.asking import Auditing
+from mnemoscope.audits.scan import coarse_places
+from mnemoscope.audits.tokens import character_range, cut
+from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.probe import next_token_entropy
 
-BEFORE_FILE = "before.parquet"
+RANKING = "ranking.parquet"
 
 
-def rank_windows(model: LocalModel) -> pl.DataFrame:
+def rank_windows(audit: Auditing) -> pl.DataFrame:
     """Every window that an audit asks first, the surest prefix first.
 
     Returns:
@@ -27,26 +25,25 @@ def rank_windows(model: LocalModel) -> pl.DataFrame:
         `reference_entropy` (null without a reference), `share` (of the windows that are as sure or
         surer) and `text`, the suffix that may come out.
     """
-    settings, places = model.settings, coarse_places(model)
+    settings, places = audit.settings, coarse_places(audit)
     # Of one token more than a prefix each prediction within it is asked.
-    shown = cut(model.tokens, places, settings.prefix + 1)
-    entropy, beside = (
-        None
-        if lm is None
-        else next_token_entropy(lm, shown, batch_size=settings.batch_size).mean(1, np.float64)
-        for lm in (model.lm, model.reference)
-    )
-    rows: list[dict[str, Any]] = []
+    shown = cut(audit.texts, places, settings.prefix + 1)
+
+    def entropies(lm: LanguageModel) -> npt.NDArray[np.float64]:
+        found = next_token_entropy(lm, shown, batch_size=settings.batch_size)
+        return np.asarray(found.mean(1, np.float64))
+
+    rows = []
     for number, first in places:
-        tokens, document = model.tokens[number], model.documents[number]
+        document, tokens = audit.texts[number]
         begin, last = first + settings.prefix, first + settings.length
         start, end = character_range(tokens, first, last)
         suffix_start = int(tokens.starts[begin])
-        text = document.text[suffix_start:end]
-        row = {"document": document.name, "start": start, "suffix_start": suffix_start, "end": end}
-        rows.append({**row, "text": text})
-    frame = pl.DataFrame(rows).with_columns(
-        entropy=pl.Series(entropy, dtype=pl.Float64),
+        rows.append((document.name, start, suffix_start, end, document.text[suffix_start:end]))
+    names = ["document", "start", "suffix_start", "end", "text"]
+    beside = None if audit.other_lm is None else entropies(audit.other_lm)
+    frame = pl.DataFrame(rows, schema=names, orient="row").with_columns(
+        entropy=pl.Series(entropies(audit.lm), dtype=pl.Float64),
         reference_entropy=pl.lit(None, pl.Float64) if beside is None else pl.Series(beside),
     )
     frame = frame.sort("entropy", "document", "start")
