@@ -21,9 +21,9 @@ from scipy.stats import binomtest
 from mnemoscope.audits.documents import Document
 from mnemoscope.audits.ground import read_ground, recall_probabilities, study_settings
 from mnemoscope.audits.local import local_audit
-from mnemoscope.audits.needs import MOST_COPIED, copied_shares
+from mnemoscope.audits.needs import copied_shares
 from mnemoscope.audits.passages import passage_table
-from mnemoscope.audits.rule import rule_windows
+from mnemoscope.audits.rule import MOST_COPIED, rule_windows
 from mnemoscope.audits.run import ask_questions
 from mnemoscope.audits.settings import AuditSettings
 from mnemoscope.audits.spans import Hit, Span

@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnemoscope.audits.chance import tries_needed
-from mnemoscope.audits.needs import MOST_COPIED
 from mnemoscope.audits.passages import with_verdicts
 from mnemoscope.audits.questions import audit_settings
-from mnemoscope.audits.rule import GUESS, RECALL
+from mnemoscope.audits.rule import GUESS, MOST_COPIED, RECALL
 from mnemoscope.audits.sampling import score_rows
 from mnemoscope.lm.probe import suffix_logprobs
 

@@ -14,9 +14,10 @@ import transformers
 from mnemoscope.audits.documents import Document
 from mnemoscope.audits.grafts import standard_parts, survivals
 from mnemoscope.audits.local import local_audit
-from mnemoscope.audits.needs import MOST_COPIED, copied_shares, find_needs
+from mnemoscope.audits.needs import copied_shares, find_needs
 from mnemoscope.audits.questions import audit_settings
 from mnemoscope.audits.records import read_audit
+from mnemoscope.audits.rule import MOST_COPIED
 from mnemoscope.errors import UnsupportedModelError, UserError
 from mnemoscope.lm import edges
 from mnemoscope.lm.continue_ import scan_memorized

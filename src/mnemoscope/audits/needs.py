@@ -13,15 +13,12 @@ import polars as pl
 import torch
 
 from mnemoscope.audits.asking import Answer, Auditing, Column
-from mnemoscope.audits.rule import GUESS, RECALL
+from mnemoscope.audits.rule import GUESS, MOST_COPIED, RECALL
 from mnemoscope.audits.tokens import token_texts
 from mnemoscope.errors import NoRoomError, UnsupportedModelError
 from mnemoscope.lm.edges import total_effects
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.progress import say, track
-
-MOST_COPIED = 0.1
-"""Share of what a suffix needs that it may read off the text itself and still be recall."""
 
 COLUMNS = {
     "needed": Column(

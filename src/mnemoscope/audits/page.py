@@ -19,9 +19,8 @@ from markupsafe import Markup
 
 from mnemoscope.audits.chance import tries_needed
 from mnemoscope.audits.heat import COLUMNS, LEVELS
-from mnemoscope.audits.needs import MOST_COPIED
 from mnemoscope.audits.questions import QUESTIONS
-from mnemoscope.audits.rule import RECALL
+from mnemoscope.audits.rule import MOST_COPIED, RECALL
 from mnemoscope.audits.settings import flag_of
 from mnemoscope.stats import FEWEST_GROUPS
 from mnemoscope.words import count, fill, part_words, percent, template_environment

@@ -15,6 +15,8 @@ from mnemoscope.data.rouge import rouge_scores
 
 GUESS = "guess"
 RECALL = "recall"
+MOST_COPIED = 0.1
+"""Share of what a suffix needs that it may read off the text itself and still be recall."""
 _ENOUGH = 0.5  # Guess[0.5-0.5], the paper's taxonomy
 _LONGEST_PERIOD = 12
 

@@ -15,7 +15,6 @@ from mnemoscope.audits.spans import (
 from mnemoscope.audits.tokens import Place
 from mnemoscope.errors import UserError
 from mnemoscope.files import read_kept, write_kept
-from mnemoscope.lm.continue_ import is_copied
 from mnemoscope.progress import Progress, track
 
 BATCHES_A_PART = 4
@@ -97,6 +96,8 @@ def ask_in_parts(
 
 def extend(audit: Auditing, places: Sequence[Place]) -> list[Extension]:
     """How far the model goes on from places, as far as document and `max_growth` reach."""
+    from mnemoscope.lm.continue_ import is_copied  # with torch, and pages are drawn without it
+
     n = audit.settings.suffix + audit.settings.max_growth
     prompts = [
         one._replace(end=min(one.end, len(one.tokens.ids))) for one in prompts_at(audit, places, n)
