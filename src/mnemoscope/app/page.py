@@ -220,9 +220,14 @@ class Job:
         """Stop it at the next step, or where it waits."""
         self._cancelled.set()
 
+    @property
+    def is_cancelled(self) -> bool:
+        """True once somebody has cancelled."""
+        return self._cancelled.is_set()
+
     def check(self) -> None:
         """Go on only where nobody has cancelled."""
-        if self._cancelled.is_set():
+        if self.is_cancelled:
             raise Cancelled
 
     def result(self) -> Any:
@@ -490,7 +495,8 @@ class Shop:
             self.leave(session)
             self.jobs[session] = job
             for standing in self.desk.follow(job):
-                yield status(standing=standing), None
+                stopping = job.is_cancelled
+                yield status("Cancelling …") if stopping else status(standing=standing), None
             self.jobs.pop(session, None)
             yield status("Done."), job.result()
         except Cancelled:
@@ -613,9 +619,10 @@ def _audit_tab(shop: Shop, blocks: gr.Blocks) -> None:
             *clear,
         )
 
-    def stop(request: gr.Request) -> tuple[Any, Any]:
+    def stop(request: gr.Request) -> Any:
+        """Cancel; what is running says so itself, so that its last word stays."""
         shop.leave(str(request.session_hash))
-        return status("Cancelling …"), gr.update(interactive=False)
+        return gr.update(interactive=False)
 
     start.click(
         audit,
@@ -625,7 +632,7 @@ def _audit_tab(shop: Shop, blocks: gr.Blocks) -> None:
         concurrency_limit=None,
         trigger_mode="once",
     )
-    cancel.click(stop, None, [line, cancel], queue=False, **_QUIET)
+    cancel.click(stop, None, cancel, queue=False, **_QUIET)
     blocks.load(again, word, [line, state, *shown], **_QUIET)
 
 
