@@ -43,7 +43,6 @@ from mnemoscope.study.models import (
     check_unlike,
     facts_of,
     other_tokens,
-    reference_name,
     vocabulary_of,
 )
 from mnemoscope.study.settings import StudySettings
@@ -351,7 +350,7 @@ class BlockWorker:
     def __init__(self, settings: StudySettings, role: str, url: str) -> None:
         self._settings, self._storage = settings, Storage(url)
         self._model = Models(settings).alone(role)
-        name = settings.model.name if role == "model" else reference_name(settings)
+        name = settings.model.name if role == "model" else settings.reference
         self._facts = facts_of(self._model, str(name))
         self._vocabulary = vocabulary_of(self._model)
 

@@ -35,7 +35,7 @@ from mnemoscope.pipeline.continue_ import store_scan_verdicts, verdict_folder
 from mnemoscope.pipeline.label import SAMPLES_FILE, nothing_to_train
 from mnemoscope.progress import say, track
 from mnemoscope.study.folder import Study
-from mnemoscope.study.models import Models, reference_name
+from mnemoscope.study.models import Models
 from mnemoscope.study.settings import StudySettings
 
 LOGPROBS_FILE = "logprobs.parquet"
@@ -166,7 +166,7 @@ def wants_controls(study: Study) -> bool:
 
 def captured_roles(study: Study) -> tuple[str, ...]:
     """The models whose attention is to be captured."""
-    has_reference = wants_controls(study) and reference_name(study.settings) is not None
+    has_reference = wants_controls(study) and study.settings.reference is not None
     return ("model", "reference") if has_reference else ("model",)
 
 

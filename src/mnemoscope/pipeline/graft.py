@@ -34,8 +34,8 @@ from mnemoscope.pipeline.label import LABELS_FILE, samples_of
 from mnemoscope.progress import say, track
 from mnemoscope.stats import FEWEST_GROUPS
 from mnemoscope.study.folder import SETTINGS_FILE, Study
-from mnemoscope.study.models import Models, identity_of, reference_name
-from mnemoscope.study.settings import PATCH_DRAWS, SCANS_OF_A_WALK, GraftSettings
+from mnemoscope.study.models import Models, identity_of
+from mnemoscope.study.settings import PATCH_DRAWS, GraftSettings
 from mnemoscope.study.stages import stage_named
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.draw import order_keys
@@ -55,6 +55,7 @@ _UNHARMED = 0.99  # a part that leaves so much of every class breaks nothing to 
 _VERSION = 5  # of what a graft does and keeps; another makes all grafts anew
 INTO_MODEL, INTO_TWIN = "twin_in_model", "model_in_twin"
 _OPPOSITE = {INTO_MODEL: INTO_TWIN, INTO_TWIN: INTO_MODEL}
+_SCANS_OF_A_WALK = 4  # scales that a random change of a part is tried at, about
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ def check_twin(study: Study) -> None:
     """Raise UserError where a study is not labelled or has no reference model."""
     study.require("label")
     refuse_padding(study.sequences, where=str(study.folder))
-    if reference_name(study.settings) is None:
+    if study.settings.reference is None:
         raise UserError(
             f"{study.folder}: grafting needs a twin, the same network without what it memorized. "
             "Name it: --set capture.reference=FOLDER (an early checkpoint, the base model)."
@@ -225,7 +226,7 @@ def make_grafts(
 def _time_left(seconds: float, rest: Sequence[Task], workers: int) -> str:
     """What the first graft says of how long the others take."""
     at_once = max(1, min(workers, len(rest)))
-    scans = {Graft: 1, Walk: SCANS_OF_A_WALK, Patch: 2}  # under a patch both models run
+    scans = {Graft: 1, Walk: _SCANS_OF_A_WALK, Patch: 2}  # under a patch both models run
     left = about(seconds * sum(scans[type(task.graft)] for task in rest) / at_once)
     return f"The first graft took {about(seconds)}; {len(rest):,} more, {at_once} at once: {left}."
 

@@ -63,7 +63,7 @@ from mnemoscope.pipeline.graft import (
 )
 from mnemoscope.progress import SILENT, Progress, say
 from mnemoscope.study.folder import LOCK_FILE, Study, hold_folder, versions
-from mnemoscope.study.models import Models, facts_of, reference_name
+from mnemoscope.study.models import Models, facts_of
 from mnemoscope.study.records import Model
 from mnemoscope.study.settings import StudySettings, parse_settings
 from mnemoscope.study.stages import STAGES
@@ -141,7 +141,7 @@ def _facts(study: Study, models: Models, roles: Sequence[str]) -> dict[str, dict
     """Describe each model, and check that it made the study."""
     facts = {}
     for role in roles:
-        name = study.settings.model.name if role == "model" else reference_name(study.settings)
+        name = study.settings.model.name if role == "model" else study.settings.reference
         facts[role] = facts_of(load_role(models, role), str(name))
         study.check_model(role, facts[role])
     return facts

@@ -74,7 +74,7 @@ from mnemoscope.pipeline.trainings import (
 )
 from mnemoscope.progress import track
 from mnemoscope.study.folder import SETTINGS_FILE, Study
-from mnemoscope.study.models import Models, identity_of, reference_name
+from mnemoscope.study.models import Models, identity_of
 from mnemoscope.taxonomy.names import NON_MEMO
 from mnemoscope.taxonomy.sample import N_FOLDS
 
@@ -153,7 +153,7 @@ def jobs_of(study: Study) -> Iterator[Job]:
     near duplicates are too large for folds.
     """
     settings = study.settings
-    has_reference = reference_name(settings) is not None
+    has_reference = settings.reference is not None
     check_kernels(settings)
     check_inputs(settings, has_reference)
     controlled = controlled_taxonomies(settings)

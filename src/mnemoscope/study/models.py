@@ -13,11 +13,6 @@ from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import EMBEDDED, NO_MODEL, StudySettings, split_revision
 
 
-def reference_name(settings: StudySettings) -> str | None:
-    """Name of the reference model: from the settings, else the embedded model's own, else None."""
-    return settings.reference
-
-
 class Models:
     """Loads the model and its reference on first use; a loaded model may be passed in."""
 
@@ -35,7 +30,7 @@ class Models:
 
     def reference(self, study: Study | None) -> LanguageModel | None:
         """The model that never saw the sequences, None if there is none; errors as `model`."""
-        name = reference_name(self.settings)
+        name = self.settings.reference
         if name is None:
             return None
         loaded, model = self._get("reference", name, study), self.model(study)
@@ -45,7 +40,7 @@ class Models:
 
     def alone(self, role: str) -> LanguageModel:
         """The model of one role, for a worker that serves only this role; not compared."""
-        name = self.settings.model.name if role == "model" else reference_name(self.settings)
+        name = self.settings.model.name if role == "model" else self.settings.reference
         assert name is not None
         return self._get(role, name, None)
 
@@ -73,7 +68,7 @@ class Models:
 
     def check_reference(self) -> None:
         """Raise UserError if the reference is missing or has another tokenizer, without weights."""
-        name = reference_name(self.settings)
+        name = self.settings.reference
         if name is not None and name != EMBEDDED and self.settings.benchmark.controls:
             folder, revision = split_revision(name)
             check_same_tokens(self.model(), name, load_tokenizer(folder, revision=revision))

@@ -465,8 +465,6 @@ class KnockoutSettings(BoundedSettings):
     seed: _Seed = Field(default=0, description="Seed of sequences, random edges, bootstrap.")
 
 
-SCANS_OF_A_WALK = 4
-"""Scales that a random change of a part is tried at, about."""
 PATCH_DRAWS = 3
 """Draws of the control of a patch, at most."""
 
