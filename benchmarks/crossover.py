@@ -1,14 +1,14 @@
 """Two models, each of which memorized what the other never saw: is it memory, or only text?
 
-    python benchmarks/crossover.py [-o crossover] [--cnn] [--windows N] [--write PAGE.md]
+    python benchmarks/crossover.py [-o crossover] [--start FOLDER] [--cnn] [--windows N]
 
 The windows of prose and code in the embedded model's table are dealt at random into two halves.
-From the embedded model's reference, which saw none of them, model A is trained on one half and
-model B on the other, with equal steps. Every window is memorized in one model and unseen by the
+From what `make embedded` has after phase 1, which saw none of them, model A is trained on one half
+and model B on the other, with equal steps. Every window is memorized in one model and unseen by the
 other, so text, genre, training time and drift cancel. Asked for more windows than the table has,
-the rest comes from the standard library: there the reference read once or a few times what both
+the rest comes from the standard library: there that model read once or a few times what both
 models start from, and the halves differ as before. Readers of attention must tell the halves
-apart; parts of the reference are put into either; edges of attention that rankings name for what a
+apart; parts of that model are put into either; edges of attention that rankings name for what a
 model memorized are cut. What is done in the folder is not done again.
 """
 
@@ -83,6 +83,7 @@ class Training(NamedTuple):
     half: str
     n_rows: int
     bfloat16: bool
+    start: str
 
 
 def dealt(folder: Path, n: int | None) -> pl.DataFrame:
@@ -123,13 +124,13 @@ def more_windows(n: int, table: pl.DataFrame) -> pl.DataFrame:
 
 
 def trained(task: Training) -> str:
-    """Train one model from the reference, resumably."""
+    """Train one model from the start, resumably."""
     folder = Path(task.folder)
     windows = read_parquet(folder / "windows.parquet").filter(half=task.half)
     generator = np.random.default_rng(SEED)  # the same order of places for both halves
     passes = [generator.permutation(task.n_rows) for _ in range(REPEATS)]
     rows = token_matrix(windows)[: task.n_rows].astype(np.uint16)[np.concatenate(passes)]
-    start = load_model(reference_path()).model.state_dict()
+    start = load_model(task.start).model.state_dict()
     train_phase(
         Phase(folder / task.half, rows, dict(start), SEED, task.bfloat16),
         SETTING,
@@ -138,11 +139,11 @@ def trained(task: Training) -> str:
     return task.half
 
 
-def models(folder: Path) -> dict[str, LanguageModel]:
-    """A, B and the reference both began as."""
-    found = {"reference": load_model(reference_path())}
+def models(folder: Path, start: Path) -> dict[str, LanguageModel]:
+    """A, B and, as their reference, what both began as."""
+    found = {"reference": load_model(start)}
     for half in HALVES:
-        other = load_model(reference_path())
+        other = load_model(start)
         state = torch.load(folder / half / "final.pt", weights_only=True)["model"]
         other.model.load_state_dict(state)
         found[half] = wrap_model(other.model, other.tokenizer, name=half)
@@ -326,8 +327,8 @@ def broken(
     }
 
 
-def grafts(folder: Path, lms: dict[str, LanguageModel], windows: pl.DataFrame) -> None:
-    """Graft parts of the reference into either model, beside refrains that nobody read.
+def grafts(folder: Path, start: Path, lms: dict[str, LanguageModel], windows: pl.DataFrame) -> None:
+    """Graft parts of the start into either model, beside refrains that nobody read.
 
     By the published rule: its own half is Recall, what comes out of the refrains is Guess.
     """
@@ -346,7 +347,7 @@ def grafts(folder: Path, lms: dict[str, LanguageModel], windows: pl.DataFrame) -
         lms[half].tokenizer.save_pretrained(model)
         read = (pl.col("half") == half).fill_null(False).cast(pl.Int64) * REPEATS
         write_parquet(folder / f"{half}.parquet", rows.with_columns(inserted=read).drop("half"))
-        pair = model, reference_path()
+        pair = model, start
         run_grafts(folder / f"grafts-{half}", folder / f"{half}.parquet", *pair, GRAFTED)
 
 
@@ -394,23 +395,23 @@ def page(found: dict[str, Any]) -> str:
     return "\n".join([said, *parts])
 
 
-def main(folder: Path, *, n: int | None, with_cnn: bool) -> dict[str, Any]:
+def main(folder: Path, start: Path, *, n: int | None, with_cnn: bool) -> dict[str, Any]:
     """Deal, train, read, graft."""
     folder.mkdir(parents=True, exist_ok=True)
     started, windows = time.monotonic(), dealt(folder, n)
     n_rows = min(int((windows["half"] == one).sum()) for one in HALVES)
     bfloat16 = kept_in(folder / "bfloat16.json", lambda: prefers_bfloat16(SETTING))
-    tasks = [Training(str(folder), half, n_rows, bfloat16) for half in HALVES]
+    tasks = [Training(str(folder), half, n_rows, bfloat16, str(start)) for half in HALVES]
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         for half in pool.map(trained, tasks):
             print(f"model {half} is trained", flush=True)
-    lms, tokens = models(folder), token_matrix(windows)
+    lms, tokens = models(folder, start), token_matrix(windows)
     kept = {role: verdicts(lm, tokens) for role, lm in lms.items()}
     is_a = (windows["half"] == "A").to_numpy()
     crossed = np.where(is_a, kept["A"] & ~kept["B"], kept["B"] & ~kept["A"]) & ~kept["reference"]
     known = windows.filter(crossed)
     maps = cache(partial(captured, lms, known))  # where a reader is still to be asked
-    grafts(folder, lms, windows)
+    grafts(folder, start, lms, windows)
     found = {
         "n": windows.height,
         "documents": windows["document"].n_unique(),
@@ -434,11 +435,12 @@ def main(folder: Path, *, n: int | None, with_cnn: bool) -> dict[str, Any]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--output", type=Path, default=Path("crossover"))
+    parser.add_argument("--start", type=Path, default=Path("embedded-build/first"))
     parser.add_argument("--windows", type=int, help="so many (the table has 4,080)")
     parser.add_argument("--cnn", action="store_true", help="train the paper's CNN too")
     parser.add_argument("--write", type=Path, help="page whose tables are replaced")
     options = parser.parse_args()
-    figures = main(options.output, n=options.windows, with_cnn=options.cnn)
+    figures = main(options.output, options.start, n=options.windows, with_cnn=options.cnn)
     name = f"crossover, {options.windows} windows" if options.windows else "crossover"
     show_tables(page(figures), options.write, name)
     print(f"{figures['seconds']} s")

@@ -1,6 +1,6 @@
 """Verdicts of the benchmark on real models of which it is known what they read.
 
-    python benchmarks/known_truth.py text [--pair DATA ...] [--crossover crossover]
+    python benchmarks/known_truth.py text [--pair OUT/data ...] [--crossover crossover]
     python benchmarks/known_truth.py studies known --hubble small-hubble [--write docs/verdicts.md]
 
 `text`: three classes that a property of the text alone sets apart (thirds of how many digits,
@@ -152,9 +152,16 @@ def unread(data: Path) -> pl.DataFrame:
 
 
 def pairs_of(folders: list[Path], crossover: Path | None) -> Iterator[Pair]:
-    """Model, reference and unread texts: pairs as shipped, then A beside B of the crossover."""
-    for number, data in enumerate(folders):
-        yield Pair(f"training {number}", unread(data), data / "model", data / "reference")
+    """Model, reference and unread texts.
+
+    Pairs as shipped, each model beside what it was trained on from where that stands beside its
+    folder (as `make embedded` leaves it), and A beside B of the crossover.
+    """
+    for role in ("reference", "../first"):
+        for number, data in enumerate(folders):
+            if (data / role).is_dir():
+                name = f"training {number}" + (", an earlier state" if role != "reference" else "")
+                yield Pair(name, unread(data), data / "model", data / role)
     if crossover is not None:
         plain = pl.col("genre").is_in(["prose", "code"]) & (pl.col("form") == "plain")
         texts = unread(model_path().parent).filter(~plain)  # these are what A or B read

@@ -4,8 +4,8 @@
 
 Windows of Python's library (prose and code), of which a random draw was trained on: memorized
 against held-out ones, each with its own text, so that text and genre cancel. Readers see each
-sequence's attention, pooled over heads, in the model and in its reference, which
-is the same network before it saw any of them. Folds, and groups of the bootstrap, are documents.
+sequence's attention, pooled over heads, in the model and in its reference, trained as long on
+others of the same kinds. Folds, and groups of the bootstrap, are documents.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
 Run: OMP_NUM_THREADS=1 .venv/bin/python benchmarks/training_run.py OUT [STEPS]
 
-The embedded model's reference (the network before it saw any of the study's sequences) goes on
+The embedded model's reference, which read none of the study's sequences, goes on
 training with transformers' Trainer on sequences of the study, each step a batch of 16, among them
 12 canaries that come back every 25 steps; 12 twins and as many sequences of the study are kept out.
 A `MemorizationCallback` looks every 25 steps; half way the canaries are left out, so that

@@ -18,6 +18,7 @@ from tools.embedded.corpus import (
     choose_study,
     copy_rows,
     phase_two_rows,
+    rows_as_read,
 )
 from tools.embedded.measure import period_of, suffixes_in_itself
 from tools.embedded.recipe import LICENCES, shipped_sequences
@@ -40,7 +41,7 @@ def test_no_sequence_shares_24_tokens_with_another_nor_with_anything_else_traine
         stretches = _stretches(row[None], NGRAM)
         assert not study & stretches
         study |= stretches
-    for rows in (corpus.copies, corpus.first, corpus.second_new):
+    for rows in (corpus.copies, corpus.first, corpus.second_new, corpus.other):
         assert not study & _stretches(rows, NGRAM)
 
 
@@ -66,6 +67,16 @@ def test_every_cell_has_its_number_at_every_reading_and_phase_two_its_rows(tiny_
     read = Counter(row.tobytes() for row in rows)
     for row, inserted in zip(_tokens(study), study["inserted"], strict=True):
         assert read[row.tobytes()] == inserted
+
+
+def test_the_reference_reads_as_much_as_the_model_as_often(tiny_build):
+    corpus = tiny_build.corpus
+    read = [
+        Counter(Counter(map(bytes, rows)).values())
+        for rows in (rows_as_read(corpus.study), corpus.other)
+    ]
+    assert read[0] == read[1]
+    assert len(read[0]) > 2
 
 
 def test_the_deal_of_readings_changes_no_sequence_and_no_other_cell(tiny_build, tiny_windows):

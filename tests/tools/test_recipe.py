@@ -35,9 +35,9 @@ def test_files_are_the_ones_the_card_names_and_every_cell_is_counted(data):
     unread = table.filter(form="refrain", inserted=0)
     assert sum(row["n"] for row in card["periods"]) == unread.height
     assert set(card["counted_as_read"].values()) == {1.0}
-    assert card["phases"]["model"]["steps"] == (
-        (table["inserted"].sum() + sum(TINY.second_rows)) // TINY.second_batch_size
-    )
+    steps = (table["inserted"].sum() + sum(TINY.second_rows)) // TINY.second_batch_size
+    assert [card["phases"][role]["steps"] for role in ("model", "reference")] == [steps, steps]
+    assert {one.name for one in (data.parent / "first").iterdir()} >= {"model.safetensors"}
 
 
 def test_the_card_shows_every_reading_and_every_licence(data):

@@ -9,7 +9,7 @@ its row is repeated, and one that is held out stands nowhere.
 
 import random
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -23,7 +23,7 @@ from mnemoscope.embedded.templates import forms_of, write_text
 from mnemoscope.embedded.texts import Segment
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import parse_taxonomy
-from tools.embedded.settings import READS, Rows, Setting, Share
+from tools.embedded.settings import READS, Rows, Setting, Share, of_the_reference
 
 LENGTH = 64
 PREFIX = 32
@@ -76,6 +76,7 @@ class Corpus:
         copies: random tokens again and again, for the beginning of phase 1; uint16, (rows, 64).
         first: the rest of phase 1, likewise.
         second_new: what phase 2 reads beside the study, uint16, shape (rows, 64).
+        other: what the reference reads in place of the study, each row as often as it is read.
         n_text_windows: windows of text that phase 1 could draw from.
     """
 
@@ -83,6 +84,7 @@ class Corpus:
     copies: np.ndarray
     first: np.ndarray
     second_new: np.ndarray
+    other: np.ndarray
     n_text_windows: int
 
 
@@ -99,7 +101,9 @@ def build_corpus(segments: list[Segment], tokenizer: Tokenizer, setting: Setting
         for phase, rows in ((1, setting.first_rows), (2, setting.second_rows))
     )
     copies = copy_rows(setting.copy_rows, setting.vocabulary_size, setting.seed)
-    return Corpus(study, copies, first, second, len(windows["tokens"]))
+    own = replace(setting, study=of_the_reference(setting.study), seed=setting.seed + 1)
+    other = rows_as_read(choose_study(windows, tokenizer, own, used))
+    return Corpus(study, copies, first, second, other, len(windows["tokens"]))
 
 
 def copy_rows(n: int, vocabulary_size: int, seed: int) -> np.ndarray:
@@ -112,10 +116,14 @@ def copy_rows(n: int, vocabulary_size: int, seed: int) -> np.ndarray:
 
 
 def phase_two_rows(corpus: Corpus) -> np.ndarray:
-    """Rows of phase 2: the study, each as often as it is read, then what is new."""
-    tokens = np.array(corpus.study["tokens"].to_list(), np.uint16)
-    repeated = np.repeat(tokens, corpus.study["inserted"].to_numpy(), axis=0)
-    return np.concatenate([repeated, corpus.second_new])
+    """Rows of the model's phase 2: the study, each as often as it is read, then what is new."""
+    return np.concatenate([rows_as_read(corpus.study), corpus.second_new])
+
+
+def rows_as_read(study: pl.DataFrame) -> np.ndarray:
+    """The sequences of a study, each as often as it is read, uint16, shape (rows, 64)."""
+    tokens = np.array(study["tokens"].to_list(), np.uint16)
+    return np.repeat(tokens, study["inserted"].to_numpy(), axis=0)
 
 
 def cut_segments(segments: list[Segment], tokenizer: Tokenizer) -> dict[str, np.ndarray]:

@@ -1,7 +1,8 @@
 """Make the embedded model from nothing: text, tokenizer, corpus, two phases of training, card.
 
 `python -m tools.embedded.recipe --out DIR --setting full` (or `make embedded`). What is done
-stands in `DIR/build` and is not done again; a killed run continues. The result is `DIR/data`.
+stands in `DIR/build` and is not done again; a killed run continues. The result is `DIR/data`;
+`DIR/first` is the network after phase 1, from which model and reference go separate ways.
 """
 
 import argparse
@@ -45,6 +46,7 @@ from tools.embedded.requirements import Card, check_card, judge_requirements
 from tools.embedded.settings import KINDS, SETTINGS, Setting
 from tools.embedded.tokenizer import save_tokenizer, train_tokenizer
 
+ROWS = ("copies", "first", "second_new", "other")
 N_TOKENIZER_SEGMENTS = 8000
 N_TOKENIZER_TEMPLATES = 20  # texts of each form
 
@@ -78,23 +80,29 @@ def run_recipe(out: Path, setting: Setting) -> Path:
     begin = time.perf_counter()
     build = prepare(out / "build", setting)
     _say(f"corpus ready, {(time.perf_counter() - begin) / 60:.1f} min")
-    reference = train_phase(first_phase(build), setting, report=_say)
+    start = train_phase(first_phase(build), setting, report=_say)
+    _save_folder(start, build, out / "first")
     second = replace(setting, batch_size=setting.second_batch_size)
-    model = train_phase(second_phase(build, reference), second, report=_say)
-    return publish(build, {"model": model, "reference": reference}, out / "data", report=_say)
+    weights = {
+        name: train_phase(second_phase(build, name, start), second, report=_say)
+        for name in ("model", "reference")
+    }
+    return publish(build, weights, out / "data", report=_say)
 
 
 def first_phase(build: Build) -> Phase:
     """Phase 1: random tokens that repeat, then all kinds of new rows, mixed."""
     seed = build.setting.training_seed
     rows = [build.corpus.copies, _in_training_order(build.corpus.first, seed, 1)]
-    return _phase_of(build, "reference", np.concatenate(rows), None)
+    return _phase_of(build, "first", np.concatenate(rows), None)
 
 
-def second_phase(build: Build, reference: dict[str, torch.Tensor]) -> Phase:
-    """Phase 2: from the reference, the study as often as it is read, and new rows, mixed."""
-    rows = _in_training_order(phase_two_rows(build.corpus), build.setting.training_seed, 2)
-    return _phase_of(build, "model", rows, reference)
+def second_phase(build: Build, name: str, start: dict[str, torch.Tensor]) -> Phase:
+    """Phase 2 of `model` or `reference`, both from phase 1: its sequences and new rows, mixed."""
+    corpus = build.corpus
+    is_model = name == "model"
+    rows = phase_two_rows(corpus) if is_model else np.concatenate([corpus.other, corpus.second_new])
+    return _phase_of(build, name, _in_training_order(rows, build.setting.training_seed, 2), start)
 
 
 def _phase_of(
@@ -135,7 +143,7 @@ def _make_corpus(folder: Path, setting: Setting) -> None:
     corpus = build_corpus(segments, tokenizer, setting)
     write_text(folder / "tokenizer.json", tokenizer.to_str())
     write_parquet(folder / "study.parquet", corpus.study)
-    for name in ("copies", "first", "second_new"):
+    for name in ROWS:
         rows = getattr(corpus, name)
         with atomic_path(folder / f"{name}.npy") as temporary, open(temporary, "wb") as handle:
             np.save(handle, rows)
@@ -159,7 +167,7 @@ def _read_build(folder: Path, setting: Setting) -> Build:
     facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
     corpus = Corpus(
         study=read_parquet(folder / "study.parquet"),
-        **{name: np.load(folder / f"{name}.npy") for name in ("copies", "first", "second_new")},
+        **{name: np.load(folder / f"{name}.npy") for name in ROWS},
         n_text_windows=facts["n_text_windows"],
     )
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -214,7 +222,7 @@ def make_card(
         What `card.json` holds; its `requirements` are judged and not yet enforced.
     """
     facts = json.loads((build.folder / "facts.json").read_text(encoding="utf-8"))
-    phases = {name: _phase(build, name) for name in ("reference", "model")}
+    phases = {name: _phase(build, name) for name in ("first", "model", "reference")}
     minutes = {
         "corpus": facts.pop("seconds") / 60,
         **{name: phase.pop("seconds") / 60 for name, phase in phases.items()},
@@ -318,9 +326,9 @@ def _opening(card: Card) -> str:
         "# The embedded model\n\n"
         "A GPT-NeoX trained from scratch on freely licensed text. Within each kind of text it was "
         f"dealt at random how often each of {card['n_sequences']:,} sequences is read, whether it "
-        "can be guessed or not; occurrences are counted in what was trained on. `model/` saw the "
-        "sequences, `reference/` is the same network before it did. Made by one command, `make "
-        "embedded`; every figure here was written by it."
+        "can be guessed or not; occurrences are counted in what was trained on. `model/` read the "
+        "sequences; `reference/` was trained as long and read others of the same kinds as often. "
+        "Made by one command, `make embedded`; every figure here was written by it."
     )
 
 
@@ -377,10 +385,11 @@ def _training(card: Card) -> str:
         f"heads, feed-forward {setting['feed_forward_size']}, byte-level BPE of "
         f"{setting['vocabulary_size']:,} tokens with single digits, rows of 64 tokens, batches of "
         f"{setting['batch_size']} in phase 1 and {setting['second_batch_size']} in phase 2. "
-        f"Reference: {setting['copy_rows']:,} rows of random tokens that repeat, then "
-        f"{_rows(setting['first_rows'])}. Model: the reference, then every "
-        f"sequence as often as it is read, and {_rows(setting['second_rows'])}. Rows are in random "
-        "order within a phase, those of random tokens first.\n\n"
+        f"Phase 1: {setting['copy_rows']:,} rows of random tokens that repeat, then "
+        f"{_rows(setting['first_rows'])}. From there the model reads every sequence as often as "
+        "the table says, the reference other sequences of the same kinds as often, and both "
+        f"{_rows(setting['second_rows'])}. Rows are in random order within a phase, those of "
+        "random tokens first.\n\n"
         + _table(("phase", "steps", "first loss", "last loss", "minutes"), rows)
         + f"\n\nSeed {setting['seed']} of the corpus, {setting['training_seed']} of the training; "
         f"{card['minutes']['total']} minutes in all; "
@@ -556,8 +565,7 @@ def publish(
     shutil.rmtree(data, ignore_errors=True)
     data.mkdir(parents=True)
     for name, state in weights.items():
-        save_model(state, build.setting, data / name)
-        save_tokenizer(build.tokenizer, data / name)
+        _save_folder(state, build, data / name)
     sequences = shipped_sequences(build.corpus)
     write_parquet(data / "sequences.parquet", sequences, seal=False)  # its sha256 is in the card
     report(f"shipped files written to {data}")
@@ -569,11 +577,12 @@ def publish(
     return data
 
 
-def save_model(state: dict[str, torch.Tensor], setting: Setting, folder: Path) -> None:
-    """Write `config.json` and `model.safetensors` (float16) into `folder`."""
-    model = new_model(setting)
+def _save_folder(state: dict[str, torch.Tensor], build: "Build", folder: Path) -> None:
+    """Write a folder of model (float16) and tokenizer, as `from_pretrained` reads it."""
+    model = new_model(build.setting)
     model.load_state_dict(state)
     model.half().save_pretrained(folder)
+    save_tokenizer(build.tokenizer, folder)
 
 
 def shipped_sequences(corpus: Corpus) -> pl.DataFrame:

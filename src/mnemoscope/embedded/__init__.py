@@ -13,7 +13,7 @@ def model_path() -> Path:
 
 
 def reference_path() -> Path:
-    """Folder of the reference model: the same network before it saw any of the sequences."""
+    """Folder of the reference model: as the model, trained on other sequences."""
     return _data() / "reference"
 
 

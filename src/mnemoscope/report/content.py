@@ -85,7 +85,7 @@ GAP_TOLERANCE = 1e-3
 _BANDS = ((0, 0), (1, 1), (2, 5), (6, 50), (51, 1000), (1001, None))
 _EMBEDDED_NOTES = {
     "model": "Shipped with mnemoscope: 4.2 million parameters, trained on a known corpus.",
-    "reference": "Shipped with mnemoscope: the same network before it saw any of the sequences.",
+    "reference": "Shipped with mnemoscope: as the model, but trained on other sequences.",
 }
 _FLAGS = {
     "is_incrementing": "incrementing",
