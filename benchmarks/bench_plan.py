@@ -13,7 +13,7 @@ from given import given
 from torch import nn
 
 from mnemoscope.cnn.network import AttentionCnn
-from mnemoscope.plan import cnn_flops
+from mnemoscope.cnn.presets import cnn_flops
 
 N_LAYERS, LENGTH, BATCH, N_STEPS = 36, 64, 16, 12
 

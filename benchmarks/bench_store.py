@@ -24,9 +24,9 @@ from mnemoscope.maps.format import (
     StoreMeta,
     pack_shard,
     tensor_start,
-    triangle_size,
     unpack_triangle,
 )
+from mnemoscope.maps.shape import triangle_size
 from mnemoscope.maps.store import MapStore, MapWriter
 
 N_ROWS, REPETITIONS, BATCH = 512, 21, 32

@@ -103,7 +103,7 @@ def test_flag_goes_before_file_and_file_before_default(tmp_path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump({"model": {"dtype": "bfloat16", "batch_size": 8}}))
     sets = ["train.seeds=[7]", "label.non_memo_suffix=true"]  # a word, though YAML's own
-    merged = merge_flags(path, {"model.batch_size": 4, "model.device": None}, sets)
+    merged = merge_flags(load_settings(path), {"model.batch_size": 4, "model.device": None}, sets)
     assert merged.label.non_memo_suffix == "true"
     assert (merged.model.dtype, merged.model.batch_size) == ("bfloat16", 4)
     assert merged.train.seeds == [7]
@@ -113,10 +113,10 @@ def test_flag_goes_before_file_and_file_before_default(tmp_path) -> None:
 def test_a_suffix_that_is_changed_makes_another_length(tmp_path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text("sequences:\n  prefix: 12\n  suffix: 12\n")
-    found = merge_flags(path, {}, ["sequences.suffix=100"]).sequences
+    found = merge_flags(load_settings(path), {}, ["sequences.suffix=100"]).sequences
     assert (found.n_prefix, found.length) == (12, 112)
     with pytest.raises(UserError, match="length 50 is not prefix"):
-        merge_flags(path, {}, ["sequences.suffix=100", "sequences.length=50"])
+        merge_flags(load_settings(path), {}, ["sequences.suffix=100", "sequences.length=50"])
     path.write_text("sequences:\n  length: 128\n")
-    found = merge_flags(path, {}, ["sequences.prefix=32"]).sequences
+    found = merge_flags(load_settings(path), {}, ["sequences.prefix=32"]).sequences
     assert (found.n_prefix, found.length) == (32, 128)

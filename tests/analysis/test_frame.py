@@ -60,13 +60,13 @@ def test_figures_go_through_json_unchanged_and_refuse_what_does_not_fit_together
 
 def test_a_chart_is_placed_upright_and_a_gap_ends_a_curve() -> None:
     view = chart_view(CHART)
-    assert [len(run) for run in view["series"][0]["runs"]] == [1, 1]
-    first, last = view["series"][0]["points"]
-    assert first["y"] > last["y"]  # SVG counts from the top
-    assert first["low"] > first["y"] > first["high"]
-    assert 58 < first["x"] < last["x"] < 626
-    assert [tick.text for tick in view["y_ticks"]] == ["0", "20", "40", "60", "80", "100"]
-    assert "[80, 100]" in last["text"]
+    assert [len(run) for run in view.series[0].runs] == [1, 1]
+    first, last = view.series[0].points
+    assert first.y > last.y  # SVG counts from the top
+    assert first.low > first.y > first.high
+    assert 58 < first.x < last.x < 626
+    assert [tick.text for tick in view.y_ticks] == ["0", "20", "40", "60", "80", "100"]
+    assert "[80, 100]" in last.text
     assert [cell["strength"] for cell in heat_view(HEAT)["cells"]] == [0.5, -1.0, 0.0]
 
 

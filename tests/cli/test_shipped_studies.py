@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from mnemoscope.cnn.presets import PAPER_GRID, CnnSetting
+from mnemoscope.errors import UserError
 from mnemoscope.pipeline.trainings import controlled_taxonomies, settings_of
-from mnemoscope.plan import find_shape
 from mnemoscope.study.folder import Study
-from mnemoscope.study.settings import find_study_file, load_settings, shipped_names, shipped_path
+from mnemoscope.study.settings import find_study, load_settings, shipped_names, shipped_text
+from mnemoscope.study.shapes import find_shape
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 
 SIZES = ("70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b")
@@ -20,10 +21,11 @@ SUITES = ["hubble-1b", "hubble-8b", "lm-extraction", "comma", "tofu"]
 
 @pytest.mark.parametrize("name", shipped_names())
 def test_a_shipped_study_is_valid_and_commented(name) -> None:
-    settings = load_settings(shipped_path(name))
+    settings = find_study(Path(name))
     assert load_taxonomies(settings.label.taxonomies)
     controlled_taxonomies(settings)  # refuses a name that the study does not have
-    text = shipped_path(name).read_text(encoding="utf-8")
+    text = shipped_text(name)
+    assert "SIZE" not in text
     assert text.startswith("#")
     assert f"mnemoscope run {name} --dry-run" in text
 
@@ -31,7 +33,7 @@ def test_a_shipped_study_is_valid_and_commented(name) -> None:
 def test_the_papers_recipe_to_the_letter() -> None:
     for size in SIZES:
         model = f"EleutherAI/pythia-{size}-deduped"
-        settings = load_settings(shipped_path(f"pythia-{size}"))
+        settings = find_study(Path(f"pythia-{size}"))
         assert settings.model.name == model
         assert settings.sequences.source == "usvsnsp/semantic-filters"
         assert settings.sequences.split == f"deduped_{size}"
@@ -51,11 +53,11 @@ def test_a_name_that_is_no_path_is_looked_up_and_a_file_here_goes_before(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for given in ("pythia-2.8b", "pythia-2.8b.yaml", "pythia-2.8b.yml"):
-        assert find_study_file(Path(given)) == shipped_path("pythia-2.8b")
+        assert find_study(Path(given)).model.name == "EleutherAI/pythia-2.8b-deduped"
     Path("pythia-12b.yaml").write_text("title: mine\n")
-    assert find_study_file(Path("pythia-12b.yaml")) == Path("pythia-12b.yaml")
-    elsewhere = tmp_path / "nowhere" / "pythia-12b.yaml"
-    assert find_study_file(elsewhere) == elsewhere
+    assert find_study(Path("pythia-12b.yaml")).title == "mine"
+    with pytest.raises(UserError, match="no such file"):
+        find_study(tmp_path / "nowhere" / "pythia-12b.yaml")
 
 
 def test_init_copies_a_shipped_study_and_an_unknown_name_is_refused_with_the_list(
@@ -68,7 +70,7 @@ def test_init_copies_a_shipped_study_and_an_unknown_name_is_refused_with_the_lis
     assert "Did you mean" in refused("init", "--from", "pythia-13b", "study.yaml")
     assert list(tmp_path.iterdir()) == []
     assert call("init", "--from", "pythia-12b", "study.yaml").status == 0
-    assert load_settings("study.yaml") == load_settings(shipped_path("pythia-12b"))
+    assert load_settings("study.yaml") == find_study(Path("pythia-12b"))
     assert "exists" in refused("init", "--from", "pythia-12b", "study.yaml")
 
 
@@ -108,7 +110,7 @@ def test_a_dry_run_of_a_finished_study_refuses_other_settings_or_says_what_is_ma
 
 def test_a_suite_is_what_its_repository_names() -> None:
     for size in ("1b", "8b"):
-        settings = load_settings(shipped_path(f"hubble-{size}"))
+        settings = find_study(Path(f"hubble-{size}"))
         name = f"allegrolab/hubble-{size}-100b_toks"
         assert settings.model.name == f"{name}-perturbed-hf"
         assert settings.model.revision == "step48000"

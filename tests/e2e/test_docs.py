@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mnemoscope import plan
 from mnemoscope.cli.app import command, verbs
 from mnemoscope.embedded import texts
+from mnemoscope.study import shapes
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -51,7 +51,7 @@ def test_commands_of_the_quick_start_run(folder, monkeypatch, call) -> None:
     monkeypatch.setattr(texts, "read_segments", lambda: some)
     licences = [*islice(texts._licences(), 30)]
     monkeypatch.setattr(texts, "_licences", lambda: licences)
-    monkeypatch.setattr(plan, "_TIMED_SEQUENCES", 4)
+    monkeypatch.setattr(shapes, "TIMED_SEQUENCES", 4)
     monkeypatch.chdir(folder)
     shown = [words[1:] for words in commands(ROOT / "docs" / "quickstart.md")]
     assert len(shown) >= 5

@@ -10,10 +10,10 @@ from mnemoscope.errors import UserError
 from mnemoscope.maps.format import (
     pack_triangle,
     triangle_length,
-    triangle_size,
     unpack_channels_last,
     unpack_triangle,
 )
+from mnemoscope.maps.shape import triangle_size
 
 
 @settings(max_examples=40)

@@ -6,30 +6,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors import safe_open
 from scipy.stats import t
 
 from map_folders import add_shard
 from mnemoscope.benchmark.gain import OF_TRAINING
 from mnemoscope.errors import UserError
-from mnemoscope.lm.graft import KINDS, OUTSIDE
 from mnemoscope.maps.format import StoreMeta
+from mnemoscope.maps.shape import map_bytes
 from mnemoscope.maps.store import MapWriter
-from mnemoscope.pipeline.graft import grafts_of, patches_of, walks_of
-from mnemoscope.plan import (
-    Plan,
-    bound_need,
-    count_grafts,
-    count_need,
-    count_passes,
-    find_shape,
-    is_on_disk,
-    map_bytes,
-    memory_bytes,
-    plan,
-    shape_facts,
-)
-from mnemoscope.study.settings import SCANS_OF_A_WALK, StudySettings, parse_settings
+from mnemoscope.pipeline.need import bound_need, count_need
+from mnemoscope.pipeline.passes import memory_bytes
+from mnemoscope.plan import Plan, plan
+from mnemoscope.study.cost import Counts, Need
+from mnemoscope.study.settings import StudySettings, parse_settings
+from mnemoscope.study.shapes import find_shape, shape_facts
+from mnemoscope.study.stages import stage_named
 from mnemoscope.taxonomy.catalogue import catalogue
 from mnemoscope.taxonomy.names import parse_taxonomy
 
@@ -77,7 +68,7 @@ def test_shapes_give_the_published_numbers_of_parameters_and_memory(size) -> Non
     assert shape.n_parameters == wanted
     assert find_shape(f"pythia-{size}") == shape
     half, float32, more = (
-        memory_bytes(shape, dtype=dtype, batch_size=size, length=64)
+        memory_bytes(shape, dtype=dtype, batch_size=size, length=64, suffix=32)
         for dtype, size in (("float16", 64), ("float32", 64), ("float16", 128))
     )
     assert half[0] * 2 == float32[0] == 4 * shape.n_parameters
@@ -97,57 +88,36 @@ def test_a_store_takes_what_the_formula_says(tmp_path) -> None:
     assert (maps - maps.half().float()).abs().max() <= 2**-12
 
 
-@pytest.mark.parametrize(
-    "wanted",
-    [
-        {},
-        {"patch": True, "draws": 2},
-        {"directions": ["twin_in_model"], "shares": [0.5], "patch": True, "patch_blocks": 1},
-        {"directions": ["model_in_twin"], "parts": ["qk", "mlp"]},
-        {"controls": ["random"], "parts": ["qk"], "draws": 2},
-    ],
-)
-def test_as_many_grafts_are_planned_as_are_made(wanted) -> None:
-    """Two layers of five parts and three outside them."""
-    settings = chosen(graft=wanted)
-    parts = [f"layers.{at}.{one}" for at in (0, 1) for one in KINDS] + [*OUTSIDE]
-    wanted_parts = settings.graft.parts or parts
-    grafts = list(grafts_of(settings.graft, wanted_parts))
-    walks = list(walks_of(settings.graft, wanted_parts))
-    patches = list(patches_of(settings.graft, 2, n_read=63))
-    assert count_grafts(settings, 2) == (len(grafts), len(walks), len(patches))
-
-
-def test_grafts_have_a_line_where_there_is_a_reference(tmp_path) -> None:
-    with_twin = chosen(capture={"reference": "EleutherAI/pythia-12b-deduped@step1000"})
-    rows = rows_of(with_twin, tmp_path / "study")
-    made = count_grafts(with_twin, 36)
-    shown = f"{made.grafts:,}, {made.walks:,} walks of about {SCANS_OF_A_WALK} × at most "
-    assert rows["grafts, by their own verb"].startswith(shown)
-    assert rows["time: grafts"].startswith("at most about ")
-
-
 def test_a_scan_is_cheaper_than_decoding_and_controls_stand_apart() -> None:
-    counts = {"n_sequences": 100, "n_memorized": 40, "n_maps": 30, "n_texts": 25, "n_own": 10}
-    counts["has_reference"] = True
-    scan, decoded = (
-        count_passes(chosen(**{"continue": {"scan": flag}}), **counts) for flag in (True, False)
-    )
-    assert [(one.name, one.n_sequences, one.n_tokens) for one in scan[:2]] == [
-        ("scan, first step", 100, 35),
-        ("scan, the rest", 40, 28),
-    ]
-    assert decoded[0].tokens == 100 * 63
-    assert [one.name for one in scan if one.is_control] == [
-        "log-probabilities",
-        "capture of the reference",
-    ]
-    for passes in (scan, decoded):  # each text, and over the reference what shows a continuation
-        assert [one.n_sequences for one in passes if one.name == "log-probabilities"] == [35]
-    alone = count_passes(chosen(), **counts | {"has_reference": False})
-    assert [one.n_sequences for one in alone if one.name == "log-probabilities"] == [25]
-    without = count_passes(chosen(benchmark={"controls": False}), **counts)
-    assert not [one for one in without if one.is_control]
+    need = Need(30, 30, n_texts=25, n_own=10, how="", samples=[], impossible={})
+    counts = Counts(need, n_sequences=100, n_memorized=40)
+    twin = {"capture": {"reference": f"{PYTHIA_12B}@step1000"}}
+
+    def amounts(**changes) -> dict[str, str]:
+        """Forward passes of continue and capture by name."""
+        costs = [stage_named(one).load_cost() for one in ("continue", "capture")]
+        rows = [row for one in costs for row in one(chosen(**changes), counts).rows]
+        head = "forward passes: "
+        return {
+            row.name.removeprefix(head): row.amount for row in rows if row.name.startswith(head)
+        }
+
+    scan, decoded = (amounts(**twin, **{"continue": {"scan": flag}}) for flag in (True, False))
+    assert scan == {
+        "scan, first step": "100",
+        "scan, the rest": "40",
+        "a draw, to compare scan and decoding": "100 × 32",
+        "continuation of Non-Memo": "10 × 32",
+        "capture": "30",
+        "log-probabilities (control)": "35",  # of what shows a continuation over the reference too
+        "capture of the reference (control)": "30",
+    }
+    assert decoded["continuation"] == "100 × 32"
+    assert decoded["log-probabilities (control)"] == "35"
+    assert amounts()["log-probabilities (control)"] == "25"
+    assert not [one for one in amounts(benchmark={"controls": False}) if "control" in one]
+    cost = stage_named("continue").load_cost()(chosen(), counts)
+    assert cost.n_tokens == 100 * 35 + 40 * 28 + 100 * 63  # one token is not read
 
 
 FEATURES = ("duplicates", "is_incrementing", "is_repeating", "rouge_l", "rouge_3", "is_code")
@@ -207,6 +177,9 @@ def test_a_dry_run_without_model_and_data_says_where_its_figures_are_from(tmp_pa
     ):
         assert word in made, made
     assert "graft" not in made
+    with_twin = chosen(capture={"reference": f"{PYTHIA_12B}@step1000"})
+    made = text(plan(with_twin, tmp_path / "study"))
+    assert f"Reference {PYTHIA_12B}@step1000: 36 layers, 40 heads" in made
     made = text(plan(chosen(model={"name": "someone/unheard-of"}), tmp_path / "study"))
     assert "its shape is not known" in made
     assert "attention, stored" not in made
@@ -225,15 +198,6 @@ def test_cost_of_the_controls_is_stated_apart_and_falls_away_with_them(tmp_path)
     assert "time: controls, CNNs" in with_
     assert "time: controls, CNNs" not in without
     assert with_["time: CNNs"] == without["time: CNNs"]
-
-
-def test_config_on_disk_gives_the_shape_and_headers_the_parameters(tiny) -> None:
-    shape = find_shape(str(tiny.model))
-    assert (shape.n_layers, shape.n_heads) == (2, 4)
-    assert is_on_disk(str(tiny.model))
-    with safe_open(tiny.model / "model.safetensors", framework="np") as file:
-        stored = sum(int(np.prod(file.get_slice(name).get_shape())) for name in list(file.keys()))
-    assert shape.n_parameters == stored
 
 
 @pytest.mark.parametrize(

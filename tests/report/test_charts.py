@@ -89,6 +89,6 @@ def test_the_profile_is_the_sum_of_each_layer_over_the_largest(build_delta) -> N
 def test_a_chart_without_a_value_is_drawn_empty(form, axes) -> None:
     gap = Series(name="gap", x=(None,), y=(None,))
     view = chart_view(Chart(title="nothing", series=(gap,), form=form, **axes))
-    assert view["series"][0]["points"] == []
-    assert view["x_ticks"]
-    assert view["y_ticks"]
+    assert view.series[0].points == []
+    assert view.x_ticks
+    assert view.y_ticks

@@ -5,14 +5,15 @@ import pytest
 
 from mnemoscope.errors import UserError
 from mnemoscope.localize.delta import layer_profile
-from mnemoscope.report.charts import scale_by_layer
-from mnemoscope.report.export import (
-    check_matplotlib,
-    drawn,
-    knockout_print,
-    maps_print,
-    profile_print,
+from mnemoscope.report.charts import (
+    CutCurve,
+    CutPanel,
+    Drawing,
+    knockout_drawing,
+    profile_drawing,
+    scale_by_layer,
 )
+from mnemoscope.report.export import chart_print, check_matplotlib, drawn, maps_print
 from mnemoscope.stats import Estimate
 
 CLASSES = ("Non-Memo", "Guess", "Recall")
@@ -23,8 +24,12 @@ def delta(build_delta) -> np.ndarray:
     return build_delta(3, 2, seed=0, length=16)
 
 
+def profile(delta: np.ndarray) -> Drawing:
+    return profile_drawing(CLASSES, layer_profile(delta))
+
+
 def test_every_format_is_what_its_name_says_and_repeats_to_the_byte(delta) -> None:
-    figures = [profile_print({"model": delta}, CLASSES) for _ in range(2)]
+    figures = [chart_print({"model": profile(delta)}) for _ in range(2)]
     first, again = (drawn(figure) for figure in figures)
     assert first == again
     assert first["svg"].lstrip().startswith(b"<?xml")
@@ -54,35 +59,36 @@ def test_maps_are_the_scaled_ones_and_nothing_stands_above_the_diagonal(delta) -
 
 
 def test_the_profile_is_the_pages(delta) -> None:
-    figure = profile_print({"model": delta, "reference model": delta[:, ::-1]}, CLASSES)
+    figure = chart_print({"model": profile(delta), "reference model": profile(delta[:, ::-1])})
     lines = figure.axes[0].lines
     np.testing.assert_allclose([line.get_ydata() for line in lines], 100 * layer_profile(delta))
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == list(CLASSES)
     assert figure.axes[1].get_title() == "reference model"
 
 
-def knockout(*survived: tuple[float, float]) -> dict:
+def knockout(*survived: tuple[float, float], name: str = "Guess") -> Drawing:
     """Two curves of one class, (strength, survival) each."""
     points = [
         {"strength": strength, "survival": Estimate(value, value - 0.1, value + 0.1)}
         for strength, value in survived
     ]
-    own = {"choice": "decisive", "edges_of": "Guess", "name": "Guess's", "points": points}
-    curves = [own, own | {"choice": "random", "edges_of": "", "name": "random edges"}]
-    panel = {"class": "Guess", "n": 40, "curves": curves}
-    return {"panels": [panel], "strengths": [strength for strength, _ in survived]}
+    curves = [
+        CutCurve("decisive", "Guess", "Guess's", points),
+        CutCurve("random", "", "random edges", points),
+    ]
+    return knockout_drawing(CutPanel(name, 40, curves), CLASSES)
 
 
 def test_survival_is_drawn_by_strength_and_one_strength_alone_is_seen() -> None:
-    view = knockout((0.1, 0.9), (1.0, 0.6), (10.0, 0.2))
-    view["panels"].append(view["panels"][0] | {"class": "Recall"})
-    figure = knockout_print(view, CLASSES)
+    survived = ((0.1, 0.9), (1.0, 0.6), (10.0, 0.2))
+    figure = chart_print({one: knockout(*survived, name=one) for one in CLASSES[1:]})
     for ax in figure.axes:
         assert ax.lines[0].get_xdata().tolist() == [0.1, 1.0, 10.0]
         assert ax.lines[0].get_ydata().tolist() == pytest.approx([90, 60, 20])
+        assert ax.lines[0].get_color() != ax.lines[1].get_color()
     assert figure.axes[0].lines[0].get_linewidth() > figure.axes[1].lines[0].get_linewidth()
     # A line through one point draws nothing: each curve is a mark beside the others.
-    (ax,) = knockout_print(knockout((1.0, 0.6)), CLASSES).axes
+    (ax,) = chart_print({"Guess": knockout((1.0, 0.6))}).axes
     assert [line.get_ydata().tolist() for line in ax.lines] == [pytest.approx([60])] * 2
     assert len({line.get_marker() for line in ax.lines} - {"None"}) == 2
     places = [line.get_xdata()[0] for line in ax.lines]

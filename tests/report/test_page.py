@@ -193,9 +193,9 @@ def test_all_maps_are_there_without_a_script_but_beyond_the_budget(page, content
     )
     assert len(page.all("img")) == wanted
     views = delta_views([one.deltas for one in content.taxonomies], budget_bytes=1)
-    assert views[0][0]["has_pictures"]
-    assert not views[0][1]["has_pictures"]
-    assert len(views[1][0]["classes"][0]["profile"]) == 4
+    assert views[0][0].pictures
+    assert not views[0][1].pictures
+    assert len(views[1][0].values[0]) == 4
 
 
 def test_the_smallest_study_is_a_page_too(content) -> None:

@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from mnemoscope.report.charts import DARK, LIGHT, class_colour, map_ramp
+from mnemoscope.report.charts import DARK, LIGHT, class_stroke, map_ramp
 
 # Machado, Oliveira and Fernandes (2009), full severity, for linear RGB.
 VISIONS = {  # each a matrix, row by row
@@ -83,5 +83,4 @@ def test_the_ramp_of_maps_is_steady_in_luminance(is_dark: bool) -> None:
     linear_ramp = np.where(ramp <= 0.04045, ramp / 12.92, ((ramp + 0.055) / 1.055) ** 2.4)
     steps = np.diff(linear_ramp @ TO_XYZ[1])
     assert (steps > 0).all() if is_dark else (steps < 0).all()
-    colours = DARK if is_dark else LIGHT
-    assert class_colour(7, dark=is_dark) == class_colour(1, dark=is_dark) == colours["class-1"]
+    assert class_stroke(7) == class_stroke(1) == (1, "dash", False)

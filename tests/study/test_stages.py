@@ -9,7 +9,9 @@ import pytest
 
 import mnemoscope
 from mnemoscope.cli.app import command
+from mnemoscope.study.cost import Cost, Counts, Row
 from mnemoscope.study.folder import Study
+from mnemoscope.study.settings import StudySettings
 from mnemoscope.study.stages import STAGES, Stage, stage_named
 
 PAGE = Path(__file__).parents[2] / "docs" / "architecture.md"
@@ -22,6 +24,11 @@ def count_words(study: Study, models: object) -> None:
         (study.folder / "toy.txt").write_text(str(counts["rows"]), encoding="utf-8")
 
 
+def toy_cost(settings: StudySettings, counts: Counts) -> Cost:
+    """What the toy stage would take."""
+    return Cost(settings, counts, [Row("toys", f"{counts.need.n_maps:,}")])
+
+
 @pytest.fixture
 def toy():
     """A stage more, between the benchmark and the report, in one entry."""
@@ -31,6 +38,7 @@ def toy():
         needs=("label",),
         settings=("title",),
         function=f"{__name__}:count_words",
+        cost=f"{__name__}:toy_cost",
         outputs=("toy.txt",),
     )
     at = STAGES.index(stage_named("report"))
@@ -44,7 +52,10 @@ def toy():
 def test_a_stage_of_one_entry_is_found_everywhere(toy, study_at, call) -> None:
     folder = study_at("report")
     planned = call("run", "-o", folder, "--dry-run", "--set", "title=another", "--redo")
-    assert "toy" in planned.out
+    assert "toy)" in planned.out or "toy," in planned.out
+    n_maps = re.search(r"sequences captured \| (\d+)", planned.out)
+    assert n_maps is not None
+    assert f"\ntoys | {n_maps[1]} | none\n" in planned.out
     assert "toy" in call("describe", folder).out
     helped = call("toy", "--help").out
     assert "How many rows there are." in helped

@@ -15,7 +15,7 @@ from typer import Argument, Exit, Option
 
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.parse import parse_yaml
-from mnemoscope.study.settings import StudySettings, load_settings, parse_settings
+from mnemoscope.study.settings import StudySettings, parse_settings
 from mnemoscope.version import __version__
 
 Out = Annotated[Path, Option("-o", "--out", help="Where the result goes.")]
@@ -217,15 +217,13 @@ def expanded(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 def merge_flags(
-    base: StudySettings | Path | None, flags: dict[str, Any], assignments: list[str] | None
+    base: StudySettings | None, flags: dict[str, Any], assignments: list[str] | None
 ) -> StudySettings:
     """Lay flags (by dotted setting name) and assignments over settings, and check the result.
 
     A flag that is None, False or an empty list was not given; `assignments` are texts of `--set`.
     Raises UserError: an unknown key or a bad value, named as the user wrote it.
     """
-    if isinstance(base, Path):
-        base = load_settings(base)
     values = (base or StudySettings()).as_dict()
     given = {
         key: value

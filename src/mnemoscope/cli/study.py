@@ -20,9 +20,9 @@ from mnemoscope.study.settings import (
     NO_MODEL,
     StudySettings,
     check_names,
-    find_study_file,
+    find_study,
     settings_template,
-    shipped_path,
+    shipped_text,
 )
 from mnemoscope.study.stages import STAGES, Stage, stage_named
 
@@ -47,7 +47,7 @@ def init(
     """
     from mnemoscope.files import write_text
 
-    text = shipped_path(from_).read_text(encoding="utf-8") if from_ else settings_template()
+    text = shipped_text(from_) if from_ else settings_template()
     if path.exists() and not force:
         raise UserError(f"{path}: exists. Choose another name, or --force to replace it.")
     write_text(path, text)
@@ -99,7 +99,7 @@ def run(
         "features.patterns": patterns,
         "label.drop_small_classes": drop_small_classes,
     }
-    base = find_study_file(settings) if settings else None
+    base = find_study(settings) if settings else None
     assignments = _with_controls(stage.set_, no_controls)
 
     def change(present: StudySettings) -> StudySettings:

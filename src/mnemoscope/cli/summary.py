@@ -113,18 +113,16 @@ def _best(found: dict[str, dict[str, Any]], column: str) -> float | None:
 def print_plan(plan: Plan) -> None:
     """Print a plan; the table folds its cells on a narrow terminal."""
     print("\n".join(plan.lines))
-    print()
-    if sys.stdout.isatty():
+    rows = [("cost", "this study", "published pipeline"), *plan.rows] if plan.rows else []
+    if rows and sys.stdout.isatty():
         table = Table(box=None, pad_edge=False)
-        for head in ("", "this study", "published pipeline"):
+        for head in rows[0]:
             table.add_column(head, overflow="fold")
-        for row in plan.rows:
+        for row in rows[1:]:
             table.add_row(*row)
+        print()
         Console(highlight=False).print(table)
-    else:
-        print("cost | this study | published pipeline")
-        for row in plan.rows:
-            print(" | ".join(row))
-    print()
-    print("\n".join(plan.notes))
+    elif rows:
+        print("", *map(" | ".join, rows), sep="\n")
+    print(*(["", *plan.notes] if plan.notes else []), sep="\n")
     print("Nothing was written, downloaded or changed.")

@@ -118,6 +118,17 @@ def feature_side(length: int, kernel: int) -> int:
     return ((length - kernel + 1) // 2 - kernel + 1) // 2
 
 
+def cnn_flops(n_channels: int, length: int, *, kernel: int, filters: int) -> int:
+    """Operations of one map's forward pass through the CNN's two convolutions.
+
+    2 · side² · channels · kernel² · filters for each; the linear layers (below 1 %) are left out.
+    """
+    first = length - kernel + 1
+    second = first // 2 - kernel + 1
+    area = kernel * kernel * filters
+    return 2 * first * first * n_channels * area + 2 * second * second * filters * area
+
+
 def check_kernel(kernel: int, length: int) -> None:
     """Raise UserError if two convolutions with this kernel leave nothing of a map."""
     if feature_side(length, kernel) < 1:

@@ -24,7 +24,7 @@ from safetensors.torch import save
 
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import read_parquet, write_json, write_parquet
-from mnemoscope.maps.shape import POOLED
+from mnemoscope.maps.shape import POOLED, triangle_size
 from mnemoscope.parse import MOST_BYTES, flatten, parse_json, read_json
 
 META_NAME = "meta.json"
@@ -44,15 +44,6 @@ INDEX_SCHEMA = pl.Schema(
 )
 _KEY = ["sequence_id", "suffix"]
 _SHARD_NAME = re.compile(r"shard-\d{5,}\.safetensors")
-
-
-def triangle_size(length: int) -> int:
-    """Number of (query, key) pairs with key ≤ query among `length` tokens.
-
-    >>> triangle_size(64)
-    2080
-    """
-    return length * (length + 1) // 2
 
 
 def triangle_length(size: int) -> int:

@@ -39,6 +39,20 @@ ROW_STATISTICS = (
 _SMALLEST_WEIGHT = 1e-12
 
 
+def triangle_size(length: int) -> int:
+    """Number of (query, key) pairs with key ≤ query among `length` tokens.
+
+    >>> triangle_size(64)
+    2080
+    """
+    return length * (length + 1) // 2
+
+
+def map_bytes(n_layers: int, length: int, *, n_tensors: int = 2) -> int:
+    """Bytes stored per sequence: a triangle of float16 for each layer and tensor."""
+    return n_tensors * n_layers * triangle_size(length) * 2
+
+
 def copy_edges(tokens: "Tensor", n_layers: int) -> "Tensor":
     """Each sequence's induction edges: the key one past an earlier occurrence of the query's token.
 

@@ -18,8 +18,8 @@ from mnemoscope.maps.format import (
     shard_vanished,
     tensor_start,
     triangle_length,
-    triangle_size,
 )
+from mnemoscope.maps.shape import triangle_size
 
 _MOST_ROWS = 256
 _MOST_WEIGHTS = _MOST_ROWS * 4 * 64 * 64

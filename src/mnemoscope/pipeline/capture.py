@@ -18,7 +18,8 @@ from mnemoscope.data.table import look_up, mask_of, token_matrix
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import write_bytes
 from mnemoscope.lm.model import recording_batch_size
-from mnemoscope.maps.format import META_NAME, StoreMeta, triangle_size
+from mnemoscope.maps.format import META_NAME, StoreMeta
+from mnemoscope.maps.shape import map_bytes
 from mnemoscope.maps.store import MapStore, MapWriter
 from mnemoscope.pipeline.blocks import (
     DECODED,
@@ -185,7 +186,7 @@ def check_head_bytes(facts: dict[str, Any], n_rows: int, settings: StudySettings
     if not settings.capture.per_head:
         return
     n_layers, n_heads = facts["n_layers"], facts["n_heads"]
-    n_bytes = n_layers * n_heads * triangle_size(settings.sequences.length) * 2 * n_rows
+    n_bytes = map_bytes(n_layers, settings.sequences.length, n_tensors=n_heads) * n_rows
     if n_bytes > MOST_HEAD_BYTES:
         raise UserError(
             f"capture.per_head: every head of {facts['name']} ({n_layers} layers of {n_heads} "

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from mnemoscope.data.published_split import HUB_NAME, is_split_folder
-from mnemoscope.data.read import ReadResult, join_results, read_sequences
+from mnemoscope.data.published_split import HUB_NAME
+from mnemoscope.data.read import ReadResult
 from mnemoscope.data.table import (
     PUBLISHED_VERDICT,
     check_sequences,
     has_values,
-    read_table,
     token_matrix,
     whole_mask,
 )
@@ -27,11 +26,12 @@ from mnemoscope.lm.model import LanguageModel, check_padded
 from mnemoscope.pipeline.blocks import verdicts
 from mnemoscope.pipeline.label import check_match
 from mnemoscope.pipeline.published_split import is_plain, read_published
+from mnemoscope.pipeline.sources import read_sources
 from mnemoscope.pipeline.trainings import check_inputs
 from mnemoscope.progress import say, track
 from mnemoscope.study.folder import Study, check_free
 from mnemoscope.study.models import Models, reference_name
-from mnemoscope.study.settings import EMBEDDED, NO_MODEL, StudySettings, check_corpus
+from mnemoscope.study.settings import NO_MODEL, StudySettings, check_corpus
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 
 CHECK_FILE = "label_check.parquet"
@@ -99,7 +99,7 @@ def check_sources(
         check_sequences(result.frame, where=wanted.source, length=wanted.length)
         return result
     check_inputs(settings, has_reference=reference_name(settings) is not None)
-    result = _read(settings, models, source)  # before minutes of loading weights
+    result = read_sources(settings, models.tokenizer, source)  # before minutes of loading weights
     frame = result.frame
     check_match(frame, settings.label.match, wanted.source)
     model = models.model()
@@ -126,43 +126,6 @@ def _checked_mask(
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     return mask
-
-
-def _read(settings: StudySettings, models: Models, source: Any) -> ReadResult:
-    """Read the shipped sequences, a split of the paper's data set, or the user's sources."""
-    wanted = settings.sequences
-    is_ours = wanted.split is not None or wanted.source == EMBEDDED
-    if is_ours and (wanted.also or wanted.columns):
-        raise UserError(
-            "sequences.also, sequences.columns: for sources of yours, not for the shipped "
-            "sequences or a split of the paper's data set."
-        )
-    if wanted.split is not None:
-        return read_published(settings)
-    if wanted.source == HUB_NAME or is_split_folder(wanted.source):
-        raise UserError(
-            f"{wanted.source}: the paper's data set; which split? Name it, for example "
-            "'--split deduped_12b' or 'sequences.split: deduped_12b' in the settings."
-        )
-    if wanted.source == EMBEDDED:
-        from mnemoscope.embedded import sequences_path
-
-        frame = read_table(sequences_path())
-        return ReadResult(frame=frame, n_documents=frame["document"].n_unique())
-    tokenizer = models.tokenizer()
-    results = [
-        read_sequences(
-            one,
-            tokenizer,
-            length=wanted.length,
-            prefix=wanted.n_prefix,
-            stride=wanted.stride or wanted.length,
-            pad=wanted.pad,
-            columns=wanted.columns,
-        )
-        for one in (wanted.source if source is None else source, *wanted.also)
-    ]
-    return join_results(results, [wanted.source, *wanted.also])
 
 
 def check_labels(study: Study, models: Models) -> tuple[str, ...]:

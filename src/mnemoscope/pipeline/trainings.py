@@ -1,25 +1,35 @@
 """Which trainings a study makes: sources, CNN settings and seeds, counted without torch.
 
-`run --dry-run` reports the numbers; stage `train` makes exactly these.
+`train_cost` says what they take; stage `train` makes exactly these.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
-from mnemoscope.benchmark.sources import ATTENTION, BASELINES, PAINTED, TABLE
+from mnemoscope.benchmark.sources import ATTENTION, BASELINES, CNNS, PAINTED, TABLE
+from mnemoscope.cluster.engine import n_workers
 from mnemoscope.cnn.presets import (
     INPUTS,
     KNOWS_NEXT,
     OF_TWO_MODELS,
+    PAPER_GRID,
+    PRESETS,
     CnnSetting,
     check_kernel,
+    cnn_flops,
 )
 from mnemoscope.errors import UserError
 from mnemoscope.maps.shape import POOLED
+from mnemoscope.study.cost import CNN, Cost, Counts, Row, control_of, device_kind
 from mnemoscope.study.settings import StudySettings
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.names import find_taxonomy
 from mnemoscope.taxonomy.sample import N_FOLDS
 
+ASSUMED_CNN_FLOPS = {"cpu": 5e10, "cuda": 1e12, "mps": 5e11}
+"""Operations per second of training CNNs: on one CPU core about half of what
+`benchmarks/bench_plan.py` measures for a step alone."""
 FOLDS = 2
 """Parts of the training rows on which the better reader is chosen: a CNN and a regression each."""
 
@@ -39,11 +49,6 @@ def n_trainings(
         if found := each * (n_samples if source in always else n_controlled):
             counts[source] = found
     return counts | {"total": sum(counts.values())}
-
-
-def n_choosing(n_taxonomies: int) -> int:
-    """Count the CNNs by which the reader of each taxonomy is chosen."""
-    return FOLDS * n_taxonomies
 
 
 def sources_of(settings: StudySettings, has_reference: bool, *, is_controlled: bool) -> list[str]:
@@ -132,3 +137,77 @@ def controlled_taxonomies(settings: StudySettings) -> set[str] | None:
         names |= {one.published_name: name, one.name: name}
     where = "benchmark.control_taxonomies"
     return {find_taxonomy(name.strip(), names, where=where) for name in wanted}
+
+
+def train_cost(settings: StudySettings, counts: Counts) -> Cost:
+    """CNNs, baselines and the time of stage `train`, at full sample sizes."""
+    cost, need, preset = Cost(settings, counts), counts.need, settings.train.preset
+    has_reference = settings.reference is not None
+    made = n_trainings(settings, len(need.samples), has_reference, counts.n_controlled)
+    n_choosing = FOLDS * len({name for name, _ in need.samples})
+    controls = Counter[str]()  # of both readers
+    for name in (*CNNS, *BASELINES):
+        if name not in ATTENTION:
+            controls[TABLE[name].name] += made.get(name, 0)
+    said = ", ".join(f"{name} {n:,}" for name, n in controls.items() if n)
+    n_published = counts.n_jobs * len(PAPER_GRID)
+    cost.n_cnns = made.get("model", 0)
+    cost.rows = [
+        Row("CNNs for the figures", f"{cost.n_cnns:,}", f"{n_published:,}"),
+        Row("CNNs that choose between CNN and regression", f"{n_choosing:,}"),
+        Row("trainings for the controls", said or "none"),
+    ]
+    if counts.shape is None:
+        return cost
+    rate, shown = _rate(settings)
+    for source in CNNS:
+        grid = [one for one in settings_of(settings, source) if one is not None]
+        kind = CNN if source == "model" else control_of(CNN)
+        reads_tokens = TABLE[source].reads == "tokens"
+        seconds = _flops(counts, settings, grid, preset, 2 if reads_tokens else None) / rate
+        cost.seconds[kind] += made.get(source, 0) * seconds
+        if source == "model":
+            cost.seconds[kind] += n_choosing * _flops(counts, settings, grid[:1], preset) / rate
+    if not settings.benchmark.controls:
+        del cost.seconds[control_of(CNN)]
+    cost.published[CNN] = n_published * _flops(counts, settings, PAPER_GRID, "paper") / rate
+    cost.notes = [
+        f"CNNs: their convolutions' operations at {shown}, at full sample sizes, the published "
+        "ones likewise. Baselines come on top."
+    ]
+    return cost
+
+
+def _flops(
+    counts: Counts,
+    settings: StudySettings,
+    grid: Sequence[CnnSetting],
+    preset_name: str,
+    n_layers: int | None = None,
+) -> float:
+    """Mean operations of a CNN: 3 forward passes a training map and epoch, and the evaluation."""
+    assert counts.shape is not None
+    samples, preset, label = counts.need.samples, PRESETS[preset_name], settings.label
+    mean_classes = sum(n for _, n in samples) / max(1, len(samples))
+    n_train, n_eval = round(label.n_train * mean_classes), round(label.n_eval * mean_classes)
+    epochs = preset.n_epochs(max(n_train, 1))  # of nothing to train, no forward at all
+    n_forward = 3 * n_train * epochs + n_train
+    n_forward += n_eval * (epochs if preset.scores_every_epoch else 1)
+    flops = 0
+    for one in grid:
+        seen = INPUTS[one.pooling]
+        n_channels = seen.channels * (n_layers or counts.shape.n_layers)
+        n_channels *= counts.shape.n_heads if "heads" in seen.reads else 1
+        length = settings.sequences.length
+        flops += cnn_flops(n_channels, length, kernel=one.kernel, filters=one.filters)
+    return n_forward * flops / len(grid)
+
+
+def _rate(settings: StudySettings) -> tuple[float, str]:
+    """Operations per second of all CNNs that train at once, and how that is counted."""
+    device = device_kind(settings.train.device)
+    rate = ASSUMED_CNN_FLOPS[device]
+    if device != "cpu":
+        return rate, f"{rate:.0e} a second, assumed for {device}"
+    cores = n_workers(settings.train.workers)
+    return rate * cores, f"{rate:.0e} a second and core, assumed, on {cores} cores here"

@@ -9,15 +9,16 @@ import math
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mnemoscope.analysis.figures import Chart, HeatMap, Series
+from mnemoscope.analysis.figures import Chart, HeatMap, Series, plain, series_of_estimates
 from mnemoscope.localize.cut import RANKINGS
 from mnemoscope.localize.delta import layer_profile
 from mnemoscope.pipeline.localize import StoredDelta
-from mnemoscope.words import UNKNOWN, number
+from mnemoscope.words import NARROW, UNKNOWN, number
 
 # Above this further taxonomies keep their layer profile and tables alone: a page of tens of
 # megabytes opens slowly on a phone. Pythia 12b with both attributions takes 1 MB a taxonomy.
@@ -62,13 +63,9 @@ _RAMP_LIGHT = ("#f3f1ec", "#cfe0f1", "#8fbce3", "#4a8fd0", "#1f5bb5", "#12346f",
 _RAMP_DARK = ("#20252c", "#1f3b63", "#2a60a8", "#4a8fe0", "#86bbf7", "#c8e1fd", "#fbfdff")
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 14.0, 22.0, 44.0
 _MOST_NAMES = 16
-_KNOCKOUT_MARGIN_PERCENT = 5.0
+_MOST_LAYERS_NAMED = 12
+_CUT_DASHES = {"random": "dot", "equal mass": "dash", "same layers": "dashdot"}
 _EMPTY = {False: (0.0, 1.0), True: (1.0, 10.0)}  # ends of an axis without values, log or not
-
-
-def class_colour(index: int, *, dark: bool = False) -> str:
-    """Give the colour of a class; beyond six they come round again with another dash."""
-    return (DARK if dark else LIGHT)[f"class-{index % N_CLASS_COLOURS}"]
 
 
 def css_variables(colours: Mapping[str, str]) -> str:
@@ -159,44 +156,139 @@ def _png(
     )
 
 
-def delta_view(
-    maps: StoredDelta, *, prefix: int = 32, with_pictures: bool = False
-) -> dict[str, Any]:
-    """Decisiveness of one attribution, ready to be shown.
+class Stroke(NamedTuple):
+    """How a series is drawn: the number of its colour (None: neutral), its dash, whether thick."""
 
-    Facts and, for each of the `classes`, `pictures` and `profile` layer by layer, the layer of its
-    `peak`, `shares` by zone, and the evaluation sequences behind it.
+    colour: int | None
+    dash: str
+    is_main: bool = False
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A chart with a stroke for each series; page, notebook and print draw the same.
+
+    `ticks` are the places named on the x axis and `y_ends` the ends of the y axis, both found from
+    the values unless given.
     """
-    delta = np.asarray(maps.delta)
-    scaled, profile, shares = (
-        scale_by_layer(delta),
-        layer_profile(delta),
-        zone_shares(delta, prefix),
+
+    chart: Chart
+    strokes: Sequence[Stroke]
+    ticks: Sequence[float] = ()
+    y_ends: tuple[float, float] | None = None
+
+
+def class_stroke(index: int, *, is_main: bool = False) -> Stroke:
+    """The stroke of a class; beyond six colours come round again."""
+    place = index % N_CLASS_COLOURS
+    return Stroke(place, CLASS_DASHES[place], is_main)
+
+
+def profile_drawing(classes: Sequence[str], profile: np.ndarray, *, title: str = "") -> Drawing:
+    """ΣΔ by layer, (classes, layers), as fractions of the largest; layers are counted from 1."""
+    n_layers = profile.shape[1]
+    layers = range(1, n_layers + 1)
+    chart = Chart(
+        title=title or f"Δ summed over each layer (1 to {n_layers}), per cent of the largest",
+        series=tuple(
+            Series(name=name, x=plain(layers), y=plain(values))
+            for name, values in zip(classes, profile, strict=True)
+        ),
+        x_label="layer",
+        y_label="% of the largest",
+        percent=True,
     )
-    return {
-        "attribution": maps.attribution,
-        "ranking": ranking.words if (ranking := RANKINGS.get(maps.attribution)) else "",
-        "n_layers": delta.shape[1],
-        "length": delta.shape[-1],
-        "prefix": prefix,
-        "strongest": strongest_layer(delta),
-        "has_pictures": with_pictures,
-        "classes": [
-            {
-                "name": name,
-                "pictures": [png_uri(png_grey(one)) for one in scaled[index]]
-                if with_pictures
-                else [],
-                "profile": profile[index].tolist(),
-                "peak": int(profile[index].argmax()),
-                "shares": shares[index],
-                "n_used": maps.n_used[index],
-                "n_skipped": maps.n_skipped[index],
-                "n_wrong": maps.n_wrong[index],
-            }
-            for index, name in enumerate(maps.classes)
-        ],
-    }
+    ticks = [one for one in layers if n_layers <= _MOST_LAYERS_NAMED or one == 1 or one % 6 == 0]
+    return Drawing(chart, list(map(class_stroke, range(len(classes)))), ticks, (0.0, 1.0))
+
+
+@dataclass(frozen=True)
+class CutCurve:
+    """One way of choosing edges; `edges_of` is a class, or "" for random ones.
+
+    `points` are its rows of `knockout.parquet` by rising `strength`, `survival` with its interval.
+    """
+
+    choice: str
+    edges_of: str
+    name: str
+    points: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class CutPanel:
+    """All cuts tried on one class; `curves` are drawn, `others` stand in the table alone."""
+
+    name: str
+    n: int
+    curves: Sequence[CutCurve]
+    others: Sequence[CutCurve] = ()
+
+
+def cut_stroke(curve: CutCurve, classes: Sequence[str], panel: str) -> Stroke:
+    """Decisive edges have the colour of their class, thick in its own panel; others are neutral."""
+    if curve.choice == "decisive" and curve.edges_of in classes:
+        return class_stroke(classes.index(curve.edges_of), is_main=curve.edges_of == panel)
+    return Stroke(None, _CUT_DASHES.get(curve.choice, "longdash"))
+
+
+def knockout_drawing(panel: CutPanel, classes: Sequence[str]) -> Drawing:
+    """Survival of one class by the strength of each cut, with intervals; axis logarithmic."""
+    series = []
+    for curve in panel.curves:
+        values = series_of_estimates(curve.name, [one["survival"] for one in curve.points])
+        x = plain(one["strength"] for one in curve.points)
+        series.append(values.model_copy(update={"x": x}))
+    chart = Chart(
+        title=f"share of {panel.n:,} memorized sequences that survive, per cent, by the per cent "
+        f"of edges cut (band: 95{NARROW}% interval)",
+        series=tuple(series),
+        x_label="edges cut, %",
+        y_label="survive, %",
+        percent=True,
+        log_x=True,
+    )
+    strokes = [cut_stroke(curve, classes, panel.name) for curve in panel.curves]
+    ticks = sorted({one["strength"] for curve in panel.curves for one in curve.points})
+    return Drawing(chart, strokes, ticks, (0.0, 1.0))
+
+
+class DeltaView(NamedTuple):
+    """Decisiveness of one attribution, ready to be shown; layers are counted from 0.
+
+    `pictures` are by class and layer (none beyond the budget), `shares` by class and zone.
+    """
+
+    maps: StoredDelta
+    prefix: int
+    ranking: str  # in words, where it is none of the CNNs
+    strongest: int
+    pictures: Sequence[Sequence[str]]
+    values: Sequence[Sequence[float]]  # the profile by class and layer
+    profile: Drawing
+    shares: Sequence[Mapping[str, float] | None]
+
+    @property
+    def n_layers(self) -> int:
+        """Of the model."""
+        return int(self.maps.delta.shape[1])
+
+
+def delta_view(maps: StoredDelta, *, prefix: int = 32, with_pictures: bool = False) -> DeltaView:
+    """Scale, draw and count the decisiveness of one attribution."""
+    delta = np.asarray(maps.delta)
+    values, ranking = layer_profile(delta), RANKINGS.get(maps.attribution)
+    scaled = scale_by_layer(delta) if with_pictures else ()
+    return DeltaView(
+        maps,
+        prefix,
+        ranking=ranking.words if ranking else "",
+        strongest=strongest_layer(delta),
+        pictures=[[png_uri(png_grey(one)) for one in of] for of in scaled],
+        values=values.tolist(),
+        profile=profile_drawing(maps.classes, values),
+        shares=zone_shares(delta, prefix),
+    )
 
 
 def delta_views(
@@ -204,29 +296,17 @@ def delta_views(
     *,
     prefix: int = 32,
     budget_bytes: int = PICTURE_BUDGET_BYTES,
-) -> list[list[dict[str, Any]]]:
+) -> list[list[DeltaView]]:
     """Draw the decisiveness maps of all taxonomies (one an attribution) while the budget lasts."""
     left = budget_bytes
-    views: list[list[dict[str, Any]]] = []
+    views: list[list[DeltaView]] = []
     for deltas in taxonomies:
         views.append([])
         for maps in deltas:
             view = delta_view(maps, prefix=prefix, with_pictures=left > 0)
-            left -= sum(len(picture) for one in view["classes"] for picture in one["pictures"])
+            left -= sum(len(picture) for of in view.pictures for picture in of)
             views[-1].append(view)
     return views
-
-
-def profile_points(profile: Sequence[float]) -> list[tuple[float, float]]:
-    """Place a layer profile on a square of 100 by 100, layers at equal distances, 0 at the foot."""
-    step = 100 / len(profile)
-    return [(step * (layer + 0.5), 100 - 100 * value) for layer, value in enumerate(profile)]
-
-
-def strength_place(strength: float, strengths: Sequence[float]) -> float:
-    """Place a strength of a knockout on a logarithmic axis, per cent of its width."""
-    margin = _KNOCKOUT_MARGIN_PERCENT
-    return _Axis(min(strengths), max(strengths), margin, 100 - margin, is_log=True).place(strength)
 
 
 _FLOW_X, _FLOW_NODE = (170.0, 456.0), 14.0
@@ -273,40 +353,83 @@ class _Axis(NamedTuple):
         return [round(index * step, 12) for index in range(first, last + 1)]
 
 
-def chart_view(chart: Chart, *, first_colour: int = 1) -> dict[str, Any]:
-    """Place a chart: ticks, marks, and the points of each series in `runs` without gaps.
+class PlacedPoint(NamedTuple):
+    """A point of a series in pixels, with the ends of its interval and what its tooltip says."""
 
-    `first_colour` of the series is the number of a class.
-    """
-    x_axis, y_axis = _x_axis(chart), _y_axis(chart)
+    x: float
+    y: float
+    low: float | None
+    high: float | None
+    text: str
+
+
+class PlacedSeries(NamedTuple):
+    """A series in pixels; a gap ends a run."""
+
+    name: str
+    stroke: Stroke
+    runs: Sequence[Sequence[PlacedPoint]]
+
+    @property
+    def points(self) -> list[PlacedPoint]:
+        """Those of all runs."""
+        return [point for run in self.runs for point in run]
+
+
+class ChartView(NamedTuple):
+    """A chart with everything placed, in a frame of `WIDTH` × `height` pixels."""
+
+    chart: Chart
+    x_ticks: Sequence[Tick]
+    y_ticks: Sequence[Tick]
+    marks: Sequence[Tick]
+    series: Sequence[PlacedSeries]
+    zero: float
+    bar_width: float
+    is_slanted: bool
+
+    @property
+    def height(self) -> float:
+        """Slanted names need more."""
+        return HEIGHT + 40 * self.is_slanted
+
+
+def chart_view(drawn: Chart | Drawing) -> ChartView:
+    """Place a chart: ticks, marks, and points; series of a bare one have the colours from 1 on."""
+    if isinstance(drawn, Chart):
+        # Colour 0 is the grey of Non-Memo; dashes begin with the first all the same.
+        colours = [(index + 1) % N_CLASS_COLOURS for index in range(len(drawn.series))]
+        strokes = [Stroke(one, class_stroke(index).dash) for index, one in enumerate(colours)]
+        drawn = Drawing(drawn, strokes)
+    chart = drawn.chart
+    x_axis, y_axis = _x_axis(chart), _y_axis(chart, drawn.y_ends)
     step = (x_axis.end - x_axis.start) / max(len(chart.x_names), 1)
     bar_width = 0.8 * step / len(chart.series) if chart.form == "bars" else 0.0
-    x_ticks = [(value, number(value)) for value in x_axis.round_steps()]
-    if chart.x_names:
+    x_ticks = [(at, number(at)) for at in x_axis.round_steps()]
+    if drawn.ticks:
+        x_ticks = [(at, f"{at:g}") for at in drawn.ticks]
+    elif chart.x_names:
         every = math.ceil(len(chart.x_names) / _MOST_NAMES)
         x_ticks = [(float(at), name) for at, name in enumerate(chart.x_names)][::every]
     series = []
-    for index, one in enumerate(chart.series):
+    for index, (one, stroke) in enumerate(zip(chart.series, drawn.strokes, strict=True)):
         shift = bar_width * (index - (len(chart.series) - 1) / 2)
         runs = [run for run in _runs(chart, one, x_axis, y_axis, shift) if run]
-        points = [point for run in runs for point in run]
-        colour = (index + first_colour) % N_CLASS_COLOURS
-        placed = {"place": index, "colour": colour, "runs": runs, "points": points}
-        series.append({"name": one.name} | placed)
+        series.append(PlacedSeries(one.name, stroke, runs))
     zero = 0.0 if y_axis.low <= 0 <= y_axis.high and not y_axis.is_log else y_axis.low
-    return {
-        "chart": chart,
-        "x_ticks": [Tick(x_axis.place(at), text) for at, text in x_ticks],
-        "y_ticks": [
+    return ChartView(
+        chart,
+        x_ticks=[Tick(x_axis.place(at), text) for at, text in x_ticks],
+        y_ticks=[
             Tick(y_axis.place(at), number(at, as_percent=chart.percent))
             for at in y_axis.round_steps()
         ],
-        "marks": [Tick(x_axis.place(at), word) for at, word in chart.marks],
-        "series": series,
-        "zero": y_axis.place(zero),
-        "bar_width": bar_width,
-        "is_slanted": sum(map(len, chart.x_names)) > 80,
-    }
+        marks=[Tick(x_axis.place(at), word) for at, word in chart.marks],
+        series=series,
+        zero=y_axis.place(zero),
+        bar_width=bar_width,
+        is_slanted=sum(map(len, chart.x_names)) > 80,
+    )
 
 
 def _x_axis(chart: Chart) -> _Axis:
@@ -325,8 +448,10 @@ def _x_axis(chart: Chart) -> _Axis:
     return _Axis(low, high, *ends, is_log=chart.log_x)
 
 
-def _y_axis(chart: Chart) -> _Axis:
+def _y_axis(chart: Chart, given: tuple[float, float] | None) -> _Axis:
     ends = (HEIGHT - _BOTTOM, _TOP)
+    if given is not None:
+        return _Axis(*given, *ends)
     parts = [part for one in chart.series for part in (one.y, one.low, one.high)]
     values = [y for part in parts for y in part if y is not None]
     if chart.form == "bars":
@@ -346,9 +471,9 @@ def _y_axis(chart: Chart) -> _Axis:
 
 def _runs(
     chart: Chart, series: Series, x_axis: _Axis, y_axis: _Axis, shift: float
-) -> list[list[dict[str, Any]]]:
-    """Place the points of one series, each with what its tooltip says; a gap ends a run."""
-    runs: list[list[dict[str, Any]]] = [[]]
+) -> list[list[PlacedPoint]]:
+    """Place the points of one series."""
+    runs: list[list[PlacedPoint]] = [[]]
     empty = (None,) * len(series.y)
     rows = zip(series.x, series.y, series.low or empty, series.high or empty, strict=True)
     for x, y, *ends in rows:
@@ -361,8 +486,8 @@ def _runs(
         text = f"{series.name}, {where}: {value}"
         if UNKNOWN not in said:
             text += f" [{', '.join(said)}]"
-        point = {"x": x_axis.place(x) + shift, "y": y_axis.place(y), "low": low, "high": high}
-        runs[-1].append(point | {"text": text})
+        place = x_axis.place(x) + shift
+        runs[-1].append(PlacedPoint(place, y_axis.place(y), low, high, text))
     return runs
 
 

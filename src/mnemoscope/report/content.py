@@ -46,7 +46,14 @@ from mnemoscope.pipeline.label import LABELS_FILE, nothing_to_train, samples_of
 from mnemoscope.pipeline.localize import StoredDelta, load_deltas
 from mnemoscope.pipeline.train import PREDICTIONS_FILE, RUNS_FILE, read_seconds
 from mnemoscope.report import tables
-from mnemoscope.report.charts import Flow, sankey_view
+from mnemoscope.report.charts import (
+    CutCurve,
+    CutPanel,
+    Drawing,
+    Flow,
+    profile_drawing,
+    sankey_view,
+)
 from mnemoscope.report.grafts import graft_of
 from mnemoscope.report.published import published_view
 from mnemoscope.stats import NO_ESTIMATE, Estimate
@@ -239,6 +246,23 @@ class Benchmark:
 
 
 @dataclass(frozen=True)
+class Knockout:
+    """What cutting edges did to the classes of a taxonomy."""
+
+    panels: Sequence[CutPanel]  # one a tried class
+    strengths: Sequence[float]  # in per cent of all edges
+    spoken: float  # the strength that the sentences speak of, nearest to 1 %
+    indices: Sequence[Record] = ()  # of specificity
+    copies: Sequence[Record] = ()  # a row a class beside its controls
+    statements: Sequence[str] = ()  # at the strength that is spoken of
+    further: Sequence[str] = ()  # at the others
+    own: Sequence[str] = ()  # of each sequence's own edges
+    ranking: str = ""  # in words
+    attribution: str = ""
+    renormalize: bool = False
+
+
+@dataclass(frozen=True)
 class TaxonomyResult:
     """All that is known of one taxonomy."""
 
@@ -256,10 +280,10 @@ class TaxonomyResult:
     examples: Sequence[Record] = ()
     warnings: Sequence[str] = ()
     graft: Record | None = None  # as `graft_of` gives it
-    knockout: Record | None = None  # as `knockout_of` gives it
+    knockout: Knockout | None = None
     beside: Sequence[StoredDelta] = ()  # Δ from the reference model's attention
     delta_tables: Sequence[tables.Table] = ()  # regions, stability, sanity
-    published_profile: Record | None = None  # the layer profile that the paper draws, as a view
+    published_profile: Drawing | None = None  # the layer profile that the paper draws
 
     @property
     def label(self) -> str:
@@ -461,15 +485,10 @@ def flows_of(frame: pl.DataFrame, column: str = "share") -> list[Flow]:
     return [Flow(*row) for row in frame.select("prashanth", "paper", column).iter_rows()]
 
 
-def _published_profile() -> Record:
-    """The published layer profile of Δ (Pythia 12b) as the page draws a profile."""
-    frame = published_profile()
-    classes = [
-        {"name": name, "profile": frame[name].to_list()}
-        for name in frame.columns
-        if name != "layer"
-    ]
-    return {"n_layers": frame.height, "classes": classes, "attribution": "published"}
+def _published_profile() -> Drawing:
+    """The published layer profile of Δ (Pythia 12b)."""
+    frame = published_profile().drop("layer")
+    return profile_drawing(frame.columns, frame.to_numpy().T)
 
 
 def _benchmarks(study: Study) -> list[tuple[str, Benchmark]]:
@@ -542,14 +561,8 @@ def _inputs(table: pl.DataFrame) -> Iterator[Record]:
         yield row | {"best": best.get(row["input"], NO_ESTIMATE)}
 
 
-def knockout_of(study: Study, taxonomy: str) -> Record | None:
-    """What cutting edges did to the classes of a taxonomy; None where it was not tried.
-
-    `panels` (one a tried class; `curves` are drawn, `others` stand in the table alone), `strengths`
-    in per cent of all edges and the one that is `spoken` of, `indices` of specificity, `copies` (a
-    row a class beside its controls), sentences at the strength nearest to 1 % (`statements`), at
-    the `further` ones and of each sequence's `own` edges, and the `ranking` in words.
-    """
+def knockout_of(study: Study, taxonomy: str) -> Knockout | None:
+    """What cutting edges did to the classes of a taxonomy; None where it was not tried."""
     if not study.is_done("knockout"):
         return None
     rows = study.read(KNOCKOUT_FILE).filter(sample=taxonomy)
@@ -567,22 +580,22 @@ def knockout_of(study: Study, taxonomy: str) -> Record | None:
         for choice in ("copy", "copy, random", "copy, equal mass")
     }
     own, random, equal = copies.values()
-    return {
-        "panels": [_panel(rows, name) for name in rows["class"].unique(maintain_order=True)],
-        "strengths": strengths,
-        "spoken": spoken,
-        "indices": [
+    return Knockout(
+        panels=[_panel(rows, name) for name in rows["class"].unique(maintain_order=True)],
+        strengths=strengths,
+        spoken=spoken,
+        indices=[
             row | {"broken_others": json.loads(row["broken_others"])}
             for row in records(indices, "specificity")
         ],
-        "copies": [row | {"random": random[one], "equal": equal[one]} for one, row in own.items()],
-        "statements": said[True],
-        "further": said[False],
-        "own": [_told(line, taxonomy) for line in own_statements(rows)],
-        "ranking": ranking_words(rows.row(0, named=True)),
-        "attribution": study.settings.knockout.attribution,
-        "renormalize": study.settings.knockout.renormalize,
-    }
+        copies=[row | {"random": random[one], "equal": equal[one]} for one, row in own.items()],
+        statements=said[True],
+        further=said[False],
+        own=[_told(line, taxonomy) for line in own_statements(rows)],
+        ranking=ranking_words(rows.row(0, named=True)),
+        attribution=study.settings.knockout.attribution,
+        renormalize=study.settings.knockout.renormalize,
+    )
 
 
 def _told(line: str, taxonomy: str) -> str:
@@ -591,23 +604,19 @@ def _told(line: str, taxonomy: str) -> str:
     return line[:1].upper() + line[1:]
 
 
-def _panel(rows: pl.DataFrame, name: str) -> Record:
+def _panel(rows: pl.DataFrame, name: str) -> CutPanel:
     """All curves of one tried class."""
     tried = rows.filter((pl.col("class") == name) & pl.col("choice").is_in(list(_CUTS)))
-    panel: Record = {"class": name, "n": tried["n"][0], "curves": [], "others": []}
+    curves: list[CutCurve] = []
+    others: list[CutCurve] = []
     for choice, words in _CUTS.items():
         chosen = tried.filter(choice=choice).sort("strength", maintain_order=True)
         for edges_of in tried.filter(choice=choice)["edges_of"].unique(maintain_order=True):
+            points = list(records(chosen.filter(edges_of=edges_of), "survival"))
+            curve = CutCurve(choice, edges_of, words.format(edges_of), points)
             is_drawn = choice == "decisive" or edges_of in ("", name)
-            panel["curves" if is_drawn else "others"].append(
-                {
-                    "choice": choice,
-                    "edges_of": edges_of,
-                    "name": words.format(edges_of),
-                    "points": list(records(chosen.filter(edges_of=edges_of), "survival")),
-                }
-            )
-    return panel
+            (curves if is_drawn else others).append(curve)
+    return CutPanel(name, tried["n"][0], curves, others)
 
 
 def _examples(

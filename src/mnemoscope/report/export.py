@@ -6,7 +6,7 @@ Drawn with Matplotlib (extra `figures`), which writes all three without a browse
 import io
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ from mnemoscope.pipeline.localize import (
     write_delta_tables,
 )
 from mnemoscope.report import charts
-from mnemoscope.report.content import Record, knockout_of
+from mnemoscope.report.content import knockout_of
 from mnemoscope.study.folder import Study
 
 if TYPE_CHECKING:
@@ -54,7 +54,6 @@ _LINES = {
     "longdash": (0, (8, 2)),
     "longdashdot": (0, (8, 2, 1, 2)),
 }
-_CONTROLS = {"random": "dot", "equal mass": "dash", "same layers": "dashdot"}
 _MARKS = "osD^vP*<>X"
 _APART = 1.05  # from one mark to the next where there is a single strength
 _PANELS = {"model": "model", "reference": "reference model"}
@@ -91,10 +90,13 @@ def export_localization(study: Study, folder: Path | str) -> list[Path]:
             made.append(folder / name)
     made += draw_deltas(deltas, folder, prefix=study.settings.sequences.n_prefix)
     for sample, classes in {one.sample: one.classes for one in deltas}.items():
-        view = knockout_of(study, sample)
-        if view is not None:
-            figure = knockout_print(view, classes, title=sample)
-            made += _write(folder / f"{_slug(sample)}-knockout", drawn(figure))
+        cut = knockout_of(study, sample)
+        if cut is not None:
+            panels = {
+                f"{one.name} ({one.n} sequences)": charts.knockout_drawing(one, classes)
+                for one in cut.panels
+            }
+            made += _write(folder / f"{_slug(sample)}-knockout", drawn(chart_print(panels, sample)))
     return made
 
 
@@ -116,12 +118,14 @@ def draw_deltas(
             yield from _write(folder / f"{stem}-maps{name}", drawn(figure))
         if one.source == "model":
             beside = {
-                _PANELS[other.source]: other.delta
+                _PANELS[other.source]: charts.profile_drawing(
+                    one.classes, layer_profile(other.delta)
+                )
                 for other in deltas
                 if other.source in _PANELS
                 and (other.sample, other.attribution) == (one.sample, one.attribution)
             }
-            figure = profile_print(beside, one.classes, title=f"{one.sample}: {one.attribution}")
+            figure = chart_print(beside, f"{one.sample}: {one.attribution}")
             stem = f"{_slug(one.sample)}-{one.attribution}"
             yield from _write(folder / f"{stem}-profile", drawn(figure))
 
@@ -182,44 +186,22 @@ def maps_print(
     return figure
 
 
-def profile_print(
-    deltas: dict[str, np.ndarray], classes: Sequence[str], *, title: str = ""
-) -> "Figure":
-    """Draw layer profiles side by side, a panel a source, each scaled by its own maximum.
+def chart_print(panels: Mapping[str, charts.Drawing], title: str = "") -> "Figure":
+    """Draw charts of lines side by side, each under its name, with the page's strokes."""
+    from matplotlib.figure import Figure
 
-    `deltas` are Δ, (classes, layers, query, key), by the name of a panel.
-    """
     with _style():
-        figure, axes = _side_by_side(2.5, list(deltas), "layer", title)
-        for ax, delta in zip(axes, deltas.values(), strict=True):
-            for index, values in enumerate(layer_profile(delta)):
-                style = {"marker": "o", "ms": 2.5, "lw": 1.2} | _style_of_class(index)
-                layers = np.arange(1, len(values) + 1)
-                ax.plot(layers, 100 * values, label=classes[index], **style)
-            ax.set_ylim(0, 105)
-            ax.xaxis.get_major_locator().set_params(integer=True)
-        axes[0].set_ylabel("ΣΔ, % of the largest")
-        axes[0].legend(frameon=False, fontsize=7)
-    return figure
-
-
-def knockout_print(view: Record, classes: Sequence[str], *, title: str = "") -> "Figure":
-    """Draw survival by strength, a panel a tried class, as the report does.
-
-    Classes are all those of the taxonomy, for their colours.
-    """
-    panels = view["panels"]
-    names = [f"{panel['class']} ({panel['n']} sequences)" for panel in panels]
-    with _style():
-        figure, axes = _side_by_side(3.2, names, "edges cut, %", title)
-        for ax, panel in zip(axes, panels, strict=True):
-            _draw_cuts(ax, panel, list(classes))
-            ax.set_xscale("log")
-            ax.set_xticks(view["strengths"], [f"{one:g}" for one in view["strengths"]])
-            ax.minorticks_off()
-            ax.set_ylim(-3, 103)
-            ax.legend(frameon=False, fontsize=5.5, loc="upper center", bbox_to_anchor=(0.5, -0.22))
-        axes[0].set_ylabel("survive, %")
+        figure = Figure(figsize=(_WIDTH_INCHES, 3.2), layout="constrained", dpi=_DPI)
+        axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+        for ax, (name, panel) in zip(axes, panels.items(), strict=True):
+            ax.set_xlabel(panel.chart.x_label)
+            ax.set_title(name, fontsize=8)
+            ax.spines[["top", "right"]].set_visible(False)
+            _draw_lines(ax, panel)
+        first = next(iter(panels.values()))
+        axes[0].set_ylabel(first.chart.y_label)
+        if title:
+            figure.suptitle(title, fontsize=9)
     return figure
 
 
@@ -230,23 +212,6 @@ def _style() -> Iterator[None]:
 
     with mpl.rc_context(_STYLE):
         yield
-
-
-def _side_by_side(
-    height: float, names: Sequence[str], x_label: str, title: str
-) -> tuple["Figure", Any]:
-    """Empty panels in the text width; no window and no global state of Matplotlib."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(_WIDTH_INCHES, height), layout="constrained", dpi=_DPI)
-    axes = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
-    for ax, name in zip(axes, names, strict=True):
-        ax.set_xlabel(x_label)
-        ax.set_title(name, fontsize=8)
-        ax.spines[["top", "right"]].set_visible(False)
-    if title:
-        figure.suptitle(title, fontsize=9)
-    return figure, axes
 
 
 def _grid(n_rows: int, columns: int) -> tuple["Figure", Any, tuple[float, float, float, float]]:
@@ -291,32 +256,27 @@ def _draw_map(ax: "Axes", values: np.ndarray, prefix: int) -> Any:
     return image
 
 
-def _draw_cuts(ax: "Axes", panel: Record, classes: list[str]) -> None:
-    """Draw the curves of one tried class, with their intervals as bands; one strength as marks."""
-    for place, curve in enumerate(panel["curves"]):
-        if curve["choice"] == "decisive":
-            style = _style_of_class(classes.index(curve["edges_of"]))
-            width = 1.8 if curve["edges_of"] == panel["class"] else 1.0
-        else:
-            dash = _CONTROLS.get(curve["choice"], "longdash")
-            style, width = {"color": charts.LIGHT["other"], "ls": _LINES[dash]}, 0.9
-        strengths = [point["strength"] for point in curve["points"]]
-        value, low, high = (
-            [100 * (getattr(point["survival"], name) or 0.0) for point in curve["points"]]
-            for name in ("value", "low", "high")
-        )
-        if len(strengths) == 1:  # a curve of one point is no line: side by side, each its mark
-            strengths = [strengths[0] * _APART ** (place - (len(panel["curves"]) - 1) / 2)]
+def _draw_lines(ax: "Axes", drawing: charts.Drawing) -> None:
+    """Draw the series of a chart in per cent, intervals as bands; single points as marks."""
+    chart, n_series = drawing.chart, len(drawing.chart.series)
+    for place, (series, stroke) in enumerate(zip(chart.series, drawing.strokes, strict=True)):
+        colour = charts.LIGHT["other" if stroke.colour is None else f"class-{stroke.colour}"]
+        style: dict[str, Any] = {"color": colour, "ls": _LINES[stroke.dash]}
+        width, x = 1.8 if stroke.is_main else 1.0, np.array(series.x, float)
+        y, low, high = (100 * np.array(one, float) for one in (series.y, series.low, series.high))
+        if len(x) == 1:  # a curve of one point is no line: side by side, each its mark
+            x = x * _APART ** (place - (n_series - 1) / 2)
             style |= {"marker": _MARKS[place % len(_MARKS)], "ms": 3 * width}
-            ax.vlines(strengths, low, high, color=style["color"], lw=0.6)
-        ax.plot(strengths, value, lw=width, label=curve["name"], **style)
-        ax.fill_between(strengths, low, high, color=style["color"], alpha=0.08, lw=0)
-
-
-def _style_of_class(index: int) -> dict[str, Any]:
-    """Colour and dashes of a class, as on the page."""
-    dash = charts.CLASS_DASHES[index % charts.N_CLASS_COLOURS]
-    return {"color": charts.class_colour(index), "ls": _LINES[dash]}
+            ax.vlines(x, low, high, color=colour, lw=0.6)
+        ax.plot(x, y, lw=width, label=series.name, **style)
+        if len(low):
+            ax.fill_between(x, low, high, color=colour, alpha=0.08, lw=0)
+    if chart.log_x:
+        ax.set_xscale("log")
+    ax.set_xticks(drawing.ticks, [f"{one:g}" for one in drawing.ticks])
+    ax.minorticks_off()
+    ax.set_ylim(-3, 105)
+    ax.legend(frameon=False, fontsize=5.5, loc="upper center", bbox_to_anchor=(0.5, -0.26))
 
 
 def _write(stem: Path, made: dict[str, bytes]) -> Iterator[Path]:

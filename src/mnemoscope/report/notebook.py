@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from mnemoscope.analysis.figures import Chart, Figure, HeatMap, Series, plain
+from mnemoscope.analysis.figures import Figure, HeatMap
 from mnemoscope.benchmark.published import Conclusion, allocate
 from mnemoscope.benchmark.sources import SOURCES, of_reader
 from mnemoscope.errors import UserError
@@ -231,29 +231,22 @@ def layer_profile_figure(
 
 def draw_profile(stored: StoredDelta) -> Picture:
     """Draw the chart of `layer_profile_figure`."""
-    series = tuple(
-        Series(name=name, x=plain(range(1, len(values) + 1)), y=plain(values))
-        for name, values in zip(stored.classes, layer_profile(stored.delta), strict=True)
-    )
     title = f"{stored.sample}: Δ by {stored.attribution}, summed over each layer"
-    chart = Chart(
-        title=title, series=series, x_label="layer", percent=True, y_label="% of the largest"
-    )
-    return draw_figure(chart, first_colour=0)
+    profile = layer_profile(stored.delta)
+    return draw_figure(charts.profile_drawing(stored.classes, profile, title=title))
 
 
-def draw_figure(figure: Figure, *, first_colour: int = 1) -> Picture:
-    """Draw a chart, whose `first_colour` is the number of a class, or a heat map."""
+def draw_figure(figure: Figure | charts.Drawing) -> Picture:
+    """Draw a chart, with its strokes or those of any chart, or a heat map."""
     if isinstance(figure, HeatMap):
-        view = charts.heat_view(figure)
-        scale = min(1.4, (WIDTH - 2 * _MARGIN) / view["width"])
-        return _picture(figure.title, scale * view["height"] + 76, heat=view, scale=scale)
-    view = charts.chart_view(figure, first_colour=first_colour)
-    depth = 340 if view["is_slanted"] else charts.HEIGHT
-    lines = -(-len(figure.series) // _LEGEND_COLUMNS)
-    height = 1.2 * depth + 88 + _LEGEND_LINE * lines
+        heat = charts.heat_view(figure)
+        scale = min(1.4, (WIDTH - 2 * _MARGIN) / heat["width"])
+        return _picture(figure.title, scale * heat["height"] + 76, heat=heat, scale=scale)
+    view = charts.chart_view(figure)
+    lines = -(-len(view.series) // _LEGEND_COLUMNS)
+    height = 1.2 * view.height + 88 + _LEGEND_LINE * lines
     legend = {"columns": _LEGEND_COLUMNS, "line": _LEGEND_LINE, "lines": lines}
-    return _picture(figure.title, height, view=view, depth=depth, legend=legend)
+    return _picture(view.chart.title, height, view=view, legend=legend)
 
 
 def _picture(title: str, height: float, **values: Any) -> Picture:

@@ -123,12 +123,11 @@ def environment() -> jinja2.Environment:
         *(answer.answer, answer.balance_sentence, answer.benchmark_sentence, answer.conclusion),
         answer.like_with_like,
         *(charts.chart_view, charts.css_variables, charts.delta_view, charts.heat_view),
-        *(charts.profile_points, charts.strength_place, words.part_words, words.share),
+        *(charts.cut_stroke, charts.knockout_drawing, words.part_words, words.share),
         *(by_excess, largest_graft, ramp_tables, setting_lines),
         written_runs,
     )
     made.globals |= {one.__name__: one for one in functions} | {
-        "class_dashes": charts.CLASS_DASHES,
         "dark": charts.DARK,
         "inputs": INPUTS,
         "light": charts.LIGHT,

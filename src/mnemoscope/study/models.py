@@ -15,9 +15,7 @@ from mnemoscope.study.settings import EMBEDDED, NO_MODEL, StudySettings, split_r
 
 def reference_name(settings: StudySettings) -> str | None:
     """Name of the reference model: from the settings, else the embedded model's own, else None."""
-    if settings.capture.reference is not None:
-        return settings.capture.reference
-    return EMBEDDED if settings.model.name == EMBEDDED else None
+    return settings.reference
 
 
 class Models:

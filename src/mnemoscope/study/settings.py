@@ -603,6 +603,12 @@ class StudySettings(BoundedSettings):
     graft: GraftSettings = Field(default_factory=GraftSettings)
     search: SearchSettings = Field(default_factory=SearchSettings)
 
+    @property
+    def reference(self) -> str | None:
+        """Name of the reference model; of the embedded model its own; None if there is none."""
+        own = EMBEDDED if self.model.name == EMBEDDED else None
+        return self.capture.reference or own
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, with the keys of the YAML file."""
         return self.model_dump(mode="json", by_alias=True)
@@ -700,18 +706,23 @@ def _scalar(value: Any) -> str:
     return text.strip().removesuffix("...").strip()
 
 
+_PYTHIA_SIZES = ("70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b")
+
+
 def shipped_names() -> list[str]:
-    """Names of the shipped study files, without suffix, sorted."""
-    return sorted(path.stem for path in _folder().glob("*.yaml"))
+    """Names of the shipped studies, without suffix, sorted; one file serves all sizes of Pythia."""
+    stems = [path.stem for path in _folder().glob("*.yaml")]
+    sizes = {one: _PYTHIA_SIZES if "SIZE" in one else ("",) for one in stems}
+    return sorted(one.replace("SIZE", size) for one in stems for size in sizes[one])
 
 
-def shipped_path(name: str) -> Path:
-    """The shipped study file of this name, with or without `.yaml`.
+def shipped_text(name: str) -> str:
+    """The shipped study of this name, with or without `.yaml`, as YAML.
 
     Raises UserError: no such study; lists all and the nearest.
 
-    >>> shipped_path("pythia-12b.yaml").name
-    'pythia-12b.yaml'
+    >>> "name: EleutherAI/pythia-12b-deduped" in shipped_text("pythia-12b.yaml")
+    True
     """
     stem = name.removesuffix(".yaml").removesuffix(".yml")
     known = shipped_names()
@@ -720,13 +731,19 @@ def shipped_path(name: str) -> Path:
             f"{name}: no such file, and no shipped study has this name.{nearest(stem, known)} "
             f"Shipped: {', '.join(known)}. 'mnemoscope init {stem}.yaml' writes a new one."
         )
-    return _folder() / f"{stem}.yaml"
+    family, _, size = stem.partition("-")
+    file = "pythia-SIZE" if family == "pythia" else stem
+    return (_folder() / f"{file}.yaml").read_text(encoding="utf-8").replace("SIZE", size)
 
 
-def find_study_file(given: Path) -> Path:
-    """The user's file if it exists or has a folder, else the shipped study of this name."""
-    is_name = given.name == str(given)
-    return shipped_path(given.name) if is_name and not given.exists() else given
+def find_study(given: Path) -> StudySettings:
+    """Settings of the user's file if it exists or has a folder, else of the shipped study.
+
+    Raises UserError: as `load_settings` and `shipped_text`.
+    """
+    if given.exists() or given.name != str(given):
+        return load_settings(given)
+    return parse_settings(parse_yaml(shipped_text(given.name)), where=given.name)
 
 
 def _folder() -> Path:

@@ -8,9 +8,13 @@ torch must not be loaded.
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mnemoscope.study import records
+
+if TYPE_CHECKING:
+    from mnemoscope.study.cost import Cost, Counts
+    from mnemoscope.study.settings import StudySettings
 
 TABLE_FILE = "sequences.parquet"
 
@@ -26,6 +30,7 @@ class Stage:
         settings: sections, or single settings, that decide its output.
         function: `module:function`, called with the study and its models; empty where the study is
             created by it.
+        cost: `module:function`, what it would take, called with settings and counts; without torch.
         outputs: files and folders that it writes, the table of sequences aside.
         counts: what is read of its manifest's counts.
         is_optional: made by its own verb, not by `run`.
@@ -38,6 +43,7 @@ class Stage:
     needs: tuple[str, ...]
     settings: tuple[str, ...]
     function: str = ""
+    cost: str = ""
     outputs: tuple[str, ...] = ()
     counts: Any = dict[str, Any]
     is_optional: bool = False
@@ -46,9 +52,18 @@ class Stage:
 
     def load(self) -> Callable[..., None]:
         """The function that makes the stage."""
-        module, _, name = self.function.partition(":")
-        function: Callable[..., None] = getattr(import_module(module), name)
+        function: Callable[..., None] = _named(self.function)
         return function
+
+    def load_cost(self) -> "Callable[[StudySettings, Counts], Cost]":
+        """The function that says what it would take."""
+        function: Callable[[StudySettings, Counts], Cost] = _named(self.cost)
+        return function
+
+
+def _named(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
 
 
 _MODEL = tuple(
@@ -72,6 +87,7 @@ STAGES: list[Stage] = [
         needs=("sequences",),
         settings=(*_MODEL, "continue.scan"),
         function="mnemoscope.pipeline.continue_:continue_stage",
+        cost="mnemoscope.pipeline.passes:continue_cost",
         counts=records.Continue,
         has_parts=True,
         has_engine=True,
@@ -98,6 +114,7 @@ STAGES: list[Stage] = [
         needs=("label",),
         settings=(*_MODEL, "capture.reference", "capture.per_head", "benchmark.controls"),
         function="mnemoscope.pipeline.capture:capture_stage",
+        cost="mnemoscope.pipeline.passes:capture_cost",
         outputs=("maps",),
         has_parts=True,
         has_engine=True,
@@ -111,6 +128,7 @@ STAGES: list[Stage] = [
             *(f"benchmark.{key}" for key in _CONTROLS),
         ),
         function="mnemoscope.pipeline.train:train_stage",
+        cost="mnemoscope.pipeline.trainings:train_cost",
         outputs=("cnn", "predictions.parquet", "runs.parquet", "choice.parquet"),
         has_engine=True,
     ),

@@ -267,6 +267,26 @@ def _check_last(last: str, nodes: tuple[Node, ...], own: Mapping[str, Node]) -> 
 # Find taxonomies that divide one table alike, so that each division is trained once.
 
 
+def distinct_partitions(taxonomies: Sequence[Taxonomy]) -> list[Taxonomy]:
+    """Each partition once, under the name that comes first."""
+    first: dict[str, Taxonomy] = {}
+    for taxonomy in taxonomies:
+        first.setdefault(taxonomy.partition_key, taxonomy)
+    return list(first.values())
+
+
+def count_class_sets(taxonomies: Sequence[Taxonomy]) -> int:
+    """Number of different classes over all taxonomies, Non-Memo once."""
+    found = set()
+    for taxonomy in distinct_partitions(taxonomies):
+        cuts = tuple(cut for node in taxonomy.nodes for cut in node.cuts)
+        answer = first_yes([node.probe for node in taxonomy.nodes])
+        for index, name in enumerate(taxonomy.classes[1:]):
+            is_class = answer == index
+            found.add(find_partition([Node(name, is_class, "", (), name, cuts, is_class)]))
+    return 1 + len(found)
+
+
 class Alias(NamedTuple):
     """A taxonomy whose figures are another's, since both divide the sequences alike."""
 
