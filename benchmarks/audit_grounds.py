@@ -18,14 +18,16 @@ from bench_audit import share_drawn
 from pages import write_tables
 from scipy.stats import binomtest
 
-from mnemoscope.audit.documents import Tokens
-from mnemoscope.audit.evidence import gather_evidence
-from mnemoscope.audit.ground import read_ground, recall_probabilities, study_settings
-from mnemoscope.audit.local import LocalModel
-from mnemoscope.audit.needs import copied_shares, find_needs
-from mnemoscope.audit.rule import rule_windows
-from mnemoscope.audit.settings import MOST_COPIED, AuditSettings
-from mnemoscope.audit.spans import Hit, Span
+from mnemoscope.audits.documents import Document
+from mnemoscope.audits.ground import read_ground, recall_probabilities, study_settings
+from mnemoscope.audits.local import local_audit
+from mnemoscope.audits.needs import MOST_COPIED, copied_shares
+from mnemoscope.audits.passages import passage_table
+from mnemoscope.audits.rule import rule_windows
+from mnemoscope.audits.run import ask_questions
+from mnemoscope.audits.settings import AuditSettings
+from mnemoscope.audits.spans import Hit, Span
+from mnemoscope.audits.tokens import Text, Tokens
 from mnemoscope.embedded import model_path, reference_path, sequences_path
 from mnemoscope.flow.run import run
 from mnemoscope.lm.continue_ import scan_memorized
@@ -95,35 +97,28 @@ def ask_half(
     windows = windows[rows]
     places = np.arange(64)
     rulings = rule_windows(lm.tokenizer, windows, prefix=32, patterns="published")
-    spans = []
+    texts, spans = [], []
     for number, ruling in enumerate(rulings):
-        hit = Hit(0, 32, 1.0, windows[number, 32:].tolist(), (32, 64), ruling)
+        hit = Hit(0, 32, 1.0, windows[number, 32:].tolist(), None, (32, 64), ruling)
         spans.append((number, Span(32, 64, ruling.verdict, hit, 1, 32, False)))
-    model = LocalModel(lm, [], SETTINGS, reference=reference)
-    model.tokens = [Tokens(one, places, places + 1) for one in windows]
-    found = gather_evidence(model, spans)
-    grafts = model._graft_counts(windows)
-    needs = find_needs(lm, windows, prefix=32, batch_size=64, seed=0)
+        own = Tokens(windows[number], places, places + 1)
+        texts.append(Text(Document(str(number), "x" * 64, ""), own))
+    audit = local_audit(lm, [], SETTINGS, reference=reference)
+    audit.texts = texts
+    audit.passages = passage_table(texts, spans, SETTINGS, audit.tokenizer)
+    ask_questions(audit)
+    found = audit.passages
     evenly = torch.ones(len(windows), 1, 64, 64)
     probability, calibration = ask_cnns(lm, others, windows)
     return {
         "is_trained": is_trained[rows],
         "rule": np.array([one.verdict == "recall" for one in rulings]),
         "rouge": -np.array([max(one.rouge_l, one.rouge_3) for one in rulings]),
-        "score": np.array([one["reference_score"] for one in found]),
-        "ratio": np.array(
-            [sum(one["token_logprobs"]) - sum(one["reference_logprobs"]) for one in found]
-        ),
-        "gain": np.array([one["prior_gain"] for one in found]),
-        "needs_own": np.array(
-            [2 * one["prior_reproduced"] < one["prior_prefixes"] for one in found]
-        ),
-        "grafts": np.array([one["grafts_survived"] / one["grafts"] for one in grafts]),
-        "copied": np.array([one["needed_copied"] for one in needs]),
+        "score": found["reference_score"].to_numpy(),
+        "ratio": 32 * found["log_likelihood_ratio"].to_numpy(),
+        "grafts": (found["grafts_survived"] / found["grafts"]).to_numpy(),
+        "copied": found["needed_copied"].to_numpy(),
         "pairs": copied_shares(windows, evenly, prefix=32),
-        "cut": np.array(
-            [one["run_without_equal_mass"] - one["run_without_needed"] for one in needs]
-        ),
         "group": np.array(find_groups(pool[rows]).to_list()),
         "characters": np.array(
             [len(one) for one in lm.tokenizer.batch_decode(windows[:, 32:].tolist())]
@@ -145,7 +140,6 @@ def grounds_of(half: Half) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
     return {
         "rule": (rule, half["rouge"]),
         "CNN": (cnn, half["probability"]),
-        "prior: gain over other prefixes": (half["needs_own"], half["gain"]),
         "reference": (reference, half["ratio"]),
         "grafts: at most half of the parts survived": (grafts, -half["grafts"]),
         "needs: less than a tenth is read off the text": (needs, -half["copied"]),
@@ -153,7 +147,6 @@ def grounds_of(half: Half) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
             half["pairs"] < MOST_PAIRS,
             -half["pairs"],
         ),
-        "needed edges cut: it ends sooner than with others cut": (half["cut"] > 0, half["cut"]),
         "rule and CNN": (rule & cnn, None),
         "rule or CNN": (rule | cnn, None),
         "rule and reference": (rule & reference, None),

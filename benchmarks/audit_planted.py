@@ -31,31 +31,28 @@ from bench_audit import (
 )
 from near_copies import CHANGES, GENRES, NUMBERS, change
 
-from mnemoscope.audit.answers import chance_within, draw_answers
-from mnemoscope.audit.chat import ChatModel
-from mnemoscope.audit.documents import (
-    ModelTokens,
-    Tokens,
-    character_range,
-    read_documents,
-    tokenize,
-)
-from mnemoscope.audit.evidence import tries_needed
-from mnemoscope.audit.local import LocalModel
-from mnemoscope.audit.ordinary import SHIPPED, find_overlaps, read_prompts
-from mnemoscope.audit.page import TRIES
-from mnemoscope.audit.profile import score_rows
-from mnemoscope.audit.run import audit
-from mnemoscope.audit.service import AnswerStore, Client
-from mnemoscope.audit.settings import AuditSettings, endpoint_settings
+from mnemoscope.audits.asking import Auditing
+from mnemoscope.audits.chance import tries_needed
+from mnemoscope.audits.chat import ChatModel
+from mnemoscope.audits.client import AnswerStore, Client
+from mnemoscope.audits.documents import read_documents
+from mnemoscope.audits.edits import chance_within
+from mnemoscope.audits.local import local_audit
+from mnemoscope.audits.ordinary import SHIPPED, find_overlaps, read_prompts
+from mnemoscope.audits.profile import TRIES
+from mnemoscope.audits.questions import EditSettings, OrdinarySettings, audit_settings
+from mnemoscope.audits.run import make_audit
+from mnemoscope.audits.sampling import draw_answers, score_rows
+from mnemoscope.audits.settings import EndpointSettings
+from mnemoscope.audits.tokens import ModelTokens, Tokens, character_range, cut_texts, tokenize
 from mnemoscope.embedded import model_path, reference_path, sequences_path
 from mnemoscope.lm.hub import find_bos
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.stats import clopper_pearson
 
-sys.path.append(str(Path(__file__).parents[1] / "tests" / "audit"))
-PREFIX = AuditSettings().prefix
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "audits"))
+PREFIX = audit_settings().prefix
 _C = TypeVar("_C", int, tuple[int, int])  # a character: of its document, or of a numbered one
 
 
@@ -141,18 +138,18 @@ def measure_found(
     """One audit that asks everything of a model of this machine."""
     names = write_texts(folder / "documents", [text for text, _ in planted])
     files, copies = write_corpus(folder / "corpus", planted)
-    settings = AuditSettings(profile=True, corpus=str(folder / "corpus"), edits=0)
+    settings = audit_settings(profile=True, corpus=str(folder / "corpus"), edits=0)
     reading = read_documents(names)
-    model = LocalModel(lm, reading.documents, settings, reference=reference)
-    audit(model, reading, folder / "out")
+    audit = local_audit(lm, reading.documents, settings, reference=reference)
+    make_audit(audit, reading, folder / "out")
     tables = ("spans", "near", "profile", "origins")
     spans, near, profile, origins = (
         pl.read_parquet(folder / "out" / f"{one}.parquet") for one in tables
     )
     truth = [trained_of(places) for _, places in planted]
     wanted = [
-        can_come_out(tokens, places)
-        for tokens, (_, places) in zip(model.tokens, planted, strict=True)
+        can_come_out(text.tokens, places)
+        for text, (_, places) in zip(audit.texts, planted, strict=True)
     ]
     is_recall = pl.col("verdict") == "recall"
     report("reproduced", called_in(spans, names), truth, wanted)
@@ -180,25 +177,26 @@ def measure_found(
 
 def measure_chat(lm: LanguageModel, planted: list[Planted], folder: Path) -> None:
     """The same documents through a service that only chats."""
-    from served import KEY, serving  # type: ignore[import-not-found]  # of tests/audit
+    from served import KEY, serving  # type: ignore[import-not-found]  # of tests/audits
 
     os.environ["OPENAI_API_KEY"] = KEY
     names = write_texts(folder / "chat", [text for text, _ in planted])
-    reading, settings = read_documents(names), AuditSettings(stride=16, n_prefixes=0)
+    reading, settings = read_documents(names), audit_settings(stride=16, top_k=0)
     with serving(lm, "chat") as (service, url):
         service.preamble = "Sure! Here is how it goes on:\n\n"
-        asked = endpoint_settings(url=url, model="embedded", prompt_as="text", chat=True)
+        asked = EndpointSettings(url=url, model="embedded", prompt_as="text", chat=True)
         client = Client(asked, AnswerStore(folder / "answers.jsonl"))
         splitter = ModelTokens(lm.tokenizer, find_bos(lm.tokenizer))
-        model = ChatModel(client, splitter, reading.documents, settings)
-        audit(model, reading, folder / "chat-out")
+        texts = cut_texts(splitter, reading.documents)
+        audit = Auditing(ChatModel(client, splitter, settings), texts, settings)
+        make_audit(audit, reading, folder / "chat-out")
         print(f"chat: {service.n_requests:,} requests")
     spans = pl.read_parquet(folder / "chat-out" / "spans.parquet").filter(verdict="recall")
     report(
         "`--chat`: recall, every 16th token",
         called_in(spans, names),
         [trained_of(places) for _, places in planted],
-        [can_come_out(t, p) for t, (_, p) in zip(model.tokens, planted, strict=True)],
+        [can_come_out(t.tokens, p) for t, (_, p) in zip(audit.texts, planted, strict=True)],
     )
 
 
@@ -220,7 +218,7 @@ def changed_windows(lm: LanguageModel, pool: pl.DataFrame, n: int) -> list[tuple
 
 def measure_within(lm: LanguageModel, sequences: pl.DataFrame) -> None:
     """What 1,000 answers bring out of changed passages: exactly, or within edits."""
-    settings = AuditSettings()
+    settings = EditSettings()
     kinds = {
         "trained": sequences.filter(pl.col("duplicates") > 5, pl.col("form") == "plain"),
         "held out": sequences.filter(pl.col("held_out"), pl.col("form") == "plain"),
@@ -263,7 +261,7 @@ def measure_ordinary(lm: LanguageModel, sequences: pl.DataFrame, folder: Path) -
         prompts[f"beginnings of {kind} texts"] = lm.tokenizer.batch_decode(ids.tolist())
     print("| prompts | answers | repeat trained text | repeat held-out text | trained characters |")
     print("|---|---|---|---|---|")
-    settings = AuditSettings()
+    settings = OrdinarySettings(ordinary=SHIPPED)
     documents = [tokenize(one.text, lm.tokenizer) for one in reading.documents]
     for kind, some in prompts.items():
         answers = [tokenize(one, lm.tokenizer).ids for one in draw_answers(lm, some, settings)]

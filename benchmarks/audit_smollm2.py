@@ -1,7 +1,7 @@
 """Gather free texts for an audit of a small real model, and count what it found in each kind.
 
 python benchmarks/audit_smollm2.py gather -o plain
-mnemoscope audit smollm2 plain/documents -o plain/audit --stride 32 --other-prefixes 0
+mnemoscope audit smollm2 plain/documents -o plain/audit --stride 32
 python benchmarks/audit_smollm2.py count plain --model smollm2
 
 Templates are written anew (counters, dates, numbered lists, tables, repeated units); `known` are
@@ -22,9 +22,9 @@ import polars as pl
 from pages import figure
 from planted_truth import file_of, find_texts_of
 
-from mnemoscope.audit.documents import Tokens, character_range, tokenize
-from mnemoscope.audit.settings import AuditSettings
-from mnemoscope.audit.spans import coarse_starts
+from mnemoscope.audits.settings import AuditSettings
+from mnemoscope.audits.spans import coarse_starts
+from mnemoscope.audits.tokens import Tokens, character_range, tokenize
 from mnemoscope.embedded.templates import forms_of, write_text
 from mnemoscope.embedded.texts import known_texts
 from mnemoscope.lm.load import load_tokenizer

@@ -20,10 +20,10 @@ import polars as pl
 import torch
 from bench_audit import planted_documents, write_new
 
-from mnemoscope.audit.documents import tokenize
-from mnemoscope.audit.local import continue_windows
-from mnemoscope.audit.settings import AuditSettings
-from mnemoscope.audit.spans import coarse_starts
+from mnemoscope.audits.local import continue_windows
+from mnemoscope.audits.settings import AuditSettings
+from mnemoscope.audits.spans import coarse_starts
+from mnemoscope.audits.tokens import tokenize
 from mnemoscope.embedded import model_path, reference_path, sequences_path
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import LanguageModel, check_tokens, last_logits, prepend_bos, run_batches

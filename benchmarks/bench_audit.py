@@ -17,12 +17,14 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mnemoscope.audit.documents import Document, character_range, read_documents, tokenize
-from mnemoscope.audit.local import Continued, audit_documents, continue_windows
-from mnemoscope.audit.page import TRIES, summarize_profile
-from mnemoscope.audit.profile import profile_documents
-from mnemoscope.audit.settings import AuditSettings
-from mnemoscope.audit.spans import coarse_starts
+from mnemoscope.audits.documents import Document, read_documents
+from mnemoscope.audits.local import Continued, continue_windows, local_audit
+from mnemoscope.audits.profile import TRIES, profile_documents, summarize_profile
+from mnemoscope.audits.questions import ProfileSettings, audit_settings
+from mnemoscope.audits.run import make_audit
+from mnemoscope.audits.settings import AuditSettings
+from mnemoscope.audits.spans import coarse_starts
+from mnemoscope.audits.tokens import ModelTokens, character_range, cut_texts, tokenize
 from mnemoscope.embedded import model_path, reference_path, sequences_path
 from mnemoscope.lm.continue_ import Continuations, continue_sequences, scan_memorized
 from mnemoscope.lm.load import load_model
@@ -120,9 +122,9 @@ def audit_texts(
     """Audit texts; the record, the table of spans and the names of the texts."""
     with tempfile.TemporaryDirectory() as folder:
         names = write_texts(Path(folder), texts)
-        record = audit_documents(
-            lm, read_documents(names), Path(folder, "out"), reference=reference
-        )
+        reading = read_documents(names)
+        audit = local_audit(lm, reading.documents, audit_settings(), reference=reference)
+        record = make_audit(audit, reading, Path(folder, "out"))
         return record, pl.read_parquet(Path(folder, "out", "spans.parquet")), names
 
 
@@ -242,13 +244,13 @@ def measure_speed(lm: LanguageModel, sequences: pl.DataFrame) -> None:
 
 def measure_profile(lm: LanguageModel, sequences: pl.DataFrame) -> None:
     """The chance by position: a file that was trained on, and sequences that were held out."""
-    settings = AuditSettings(profile=True)
+    settings = ProfileSettings(profile=True)
     held = sequences.filter(pl.col("held_out") & (pl.col("form") == "plain"))
     trained = Path(difflib.__file__).read_text(encoding="utf-8")
     for name, text in (("difflib", trained), ("held out", "\n".join(held["text"].head(400)))):
-        document, tokens = Document(name, text, ""), tokenize(text, lm.tokenizer)
-        frame = profile_documents(lm, [document], [tokens], settings)
-        found = summarize_profile(frame, [document], settings)
+        texts = cut_texts(ModelTokens(lm.tokenizer, lm.bos_id), [Document(name, text, "")])
+        frame = profile_documents(lm, texts, settings)
+        found = summarize_profile(frame, texts, settings)
         shares = ", ".join(f"{100 * one['share']:.1f}" for one in found["extractable"])
         largest = np.exp(frame["extraction_logprob"].to_numpy().max())
         print(

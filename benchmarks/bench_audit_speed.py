@@ -22,12 +22,15 @@ import polars as pl
 import torch
 from bench_audit import write_new, write_texts
 
-from mnemoscope.audit.documents import Tokens, read_documents
-from mnemoscope.audit.local import LocalModel
-from mnemoscope.audit.near import begun_right
-from mnemoscope.audit.run import scan_windows
-from mnemoscope.audit.settings import AuditSettings
-from mnemoscope.audit.spans import spans_of
+from mnemoscope.audits.documents import read_documents
+from mnemoscope.audits.local import local_audit
+from mnemoscope.audits.passages import passage_table
+from mnemoscope.audits.questions import audit_settings
+from mnemoscope.audits.run import ask_questions
+from mnemoscope.audits.scan import extend, scan_windows
+from mnemoscope.audits.settings import AuditSettings
+from mnemoscope.audits.spans import spans_of
+from mnemoscope.audits.tokens import Tokens
 from mnemoscope.embedded import model_path
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import LanguageModel
@@ -61,23 +64,25 @@ def measure(
     lm: LanguageModel, text: str, n_documents: int
 ) -> tuple[Tokens, pl.DataFrame, float, float]:
     """Audit a text; seconds by the clock and of all threads for windows and for the rest."""
-    settings = AuditSettings()
+    settings = audit_settings()
     with tempfile.TemporaryDirectory() as folder:
         each = -(-len(text) // n_documents)
         parts = (text[number * each : (number + 1) * each] for number in range(n_documents))
         documents = read_documents(write_texts(Path(folder), parts)).documents
         forget_peak()
         before, began = memory("VmRSS"), time.process_time()
-        model = LocalModel(lm, documents, settings)
+        audit = local_audit(lm, documents, settings)
         cut = time.process_time() - began
-        model.resume(Path(folder), "speed")
-        tokens = model.tokens
+        audit.kept = Path(folder)
+        tokens = [one.tokens for one in audit.texts]
         clocks = [(time.perf_counter(), time.process_time())]
-        windows = scan_windows(model)
+        windows = audit.scanned = scan_windows(audit)
         clocks.append((time.perf_counter(), time.process_time()))
-        found = spans_of(model.tokenizer, model.tokens, windows, model.settings, model.extend)
-        spans = model.gather(found)
-        model.write_on(begun_right(windows))  # what near copies take
+        spans = spans_of(
+            audit.tokenizer, audit.texts, windows, settings, lambda places: extend(audit, places)
+        )
+        audit.passages = passage_table(audit.texts, spans, settings, audit.tokenizer)
+        ask_questions(audit)
         clocks.append((time.perf_counter(), time.process_time()))
     (scan, scan_cpu), (rest, rest_cpu) = (
         [after - before for before, after in zip(*pair, strict=True)] for pair in pairwise(clocks)

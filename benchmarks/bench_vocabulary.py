@@ -23,10 +23,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from mnemoscope.audit.documents import tokenize
-from mnemoscope.audit.local import continue_windows
-from mnemoscope.audit.profile import score_rows
-from mnemoscope.audit.settings import AuditSettings
+from mnemoscope.audits.local import continue_windows
+from mnemoscope.audits.sampling import score_rows
+from mnemoscope.audits.settings import AuditSettings
+from mnemoscope.audits.tokens import tokenize
 from mnemoscope.data.read import WindowCutter
 from mnemoscope.lm.edges import total_effects
 from mnemoscope.lm.model import wrap_model

@@ -19,10 +19,7 @@ from pathlib import Path
 
 from bench_audit import write_new
 
-FLAGS = (
-    "-o audit --stride 16 --profile --ordinary shipped --answer-tokens 48 --corpus library "
-    "--other-prefixes 4"
-)
+FLAGS = "-o audit --stride 16 --profile --ordinary shipped --answer-tokens 48 --corpus library "
 COMMAND = ["audit", "embedded", "texts", *FLAGS.split()]
 CHARACTERS = 40_000
 

@@ -17,12 +17,13 @@ from typing import NamedTuple
 import polars as pl
 from bench_audit import inside, share_drawn, write_new
 
-from mnemoscope.audit.documents import Document, Tokens, character_range
-from mnemoscope.audit.local import LocalModel
-from mnemoscope.audit.near import begun_right, find_near_copies
-from mnemoscope.audit.run import scan_windows
-from mnemoscope.audit.settings import AuditSettings
-from mnemoscope.audit.spans import Place
+from mnemoscope.audits.asking import Auditing
+from mnemoscope.audits.documents import Document
+from mnemoscope.audits.local import local_audit
+from mnemoscope.audits.near import begun_right, find_near_copies, write_on
+from mnemoscope.audits.questions import NearSettings
+from mnemoscope.audits.scan import scan_windows
+from mnemoscope.audits.tokens import Place, Tokens, character_range
 from mnemoscope.embedded import model_path, sequences_path
 from mnemoscope.lm.load import load_model
 from mnemoscope.stats import resampled_ratio
@@ -103,12 +104,11 @@ def main() -> None:
     sequences = pl.read_parquet(sequences_path())
     lm = load_model(str(model_path()), device="cpu")
     documents = [*planted(sequences, wanted.passages), *unseen(sequences)]
-    model = LocalModel(
-        lm, [Document(str(n), one[1], "") for n, one in enumerate(documents)], AuditSettings()
-    )
-    windows = scan_windows(model)
+    texts = [Document(str(n), one[1], "") for n, one in enumerate(documents)]
+    audit = local_audit(lm, texts, NearSettings())
+    windows = scan_windows(audit)
     places = begun_right(windows)
-    report(documents, model.tokens, windows, places, model.write_on(places))
+    report(documents, audit, windows, places, write_on(audit, places))
 
 
 class Found(NamedTuple):
@@ -123,19 +123,19 @@ class Found(NamedTuple):
 
 def report(
     documents: Sequence[Planted],
-    tokens_of: Sequence[Tokens],
+    audit: Auditing,
     windows: pl.DataFrame,
     places: Sequence[Place],
     written: Sequence[list[int]],
 ) -> None:
     """Print how much is found word for word and nearly so, and how much by mistake."""
-    settings = AuditSettings()
-    copies = find_near_copies(tokens_of, places, written, settings)
+    settings = NearSettings()
+    copies = find_near_copies(audit.texts, places, written, settings)
     hits = windows.filter(pl.col("continuation").is_not_null())
     rows, called, outside, alarms, characters = list[Found](), [], 0, 0, 0
     for number, (kind, text, passages) in enumerate(documents):
         firsts = hits.filter(pl.col("document") == number)["first"].to_list()
-        tokens = tokens_of[number]
+        tokens = audit.texts[number].tokens
         strict = covered(tokens, [(one + settings.prefix, one + settings.length) for one in firsts])
         own = [one for one in copies if one.place[0] == number]
         near = covered(tokens, [(one.first, one.last) for one in own])

@@ -32,7 +32,7 @@ import polars as pl
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mnemoscope.audit.documents import Tokens, character_range, tokenize
+from mnemoscope.audits.tokens import Tokens, character_range, tokenize
 from mnemoscope.data.read import WindowCutter
 from mnemoscope.embedded.templates import forms_of, write_text
 from mnemoscope.embedded.texts import Segment, _licences, read_segments

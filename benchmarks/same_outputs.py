@@ -37,8 +37,8 @@ VERBS = {
     "audit": "audit embedded texts -o audit --junit audit.xml --fail-if 'recalled > 0.5%'",
     "audit-study": "audit embedded texts -o audit-study --study demo",
     "audit-strict": "audit embedded texts -o audit-strict --patterns strict --reference none "
-    "--stride 16 --threshold 0.8 --top-k 0 --seed 1",
-    "verify": "audit --verify audit-study",
+    "--stride 16 --threshold 0.8 --top-k 0",
+    "verify": "audit verify audit-study",
     "features": "features table.parquet -o features.parquet --compare-patterns",
     "label": "label features.parquet -t catalogue -o labels.parquet",
     "label-one": f"label features.parquet -t {PAPER} -o label-one.jsonl",

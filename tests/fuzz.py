@@ -151,7 +151,7 @@ def as_lines(rows: list[object]) -> bytes:
 
 
 TEXT = " ".join(f"The {n}th of the words that stand here is {n * n}." for n in range(12))
-ENDPOINT = ["--endpoint", "http://127.0.0.1:PORT/v1", "--model", "m", "-o", "out"]
+API = ["audit", "api", "http://127.0.0.1:PORT/v1", "m"]
 NAMES = ["sequence_id", "tokens", "text", "duplicates", "is_memorized", "is_code", "other\n"]
 
 
@@ -182,16 +182,17 @@ GOOD_ROWS = File(as_lines(GOOD))
 
 @st.composite
 def flags(draw: st.DrawFn) -> Case:
-    from mnemoscope.audit.settings import AuditSettings, EndpointSettings, flag_of
+    from mnemoscope.audits.questions import settings_class
+    from mnemoscope.audits.settings import EndpointSettings, flag_of
 
     service = draw(st.integers(0, 19)) > 0
-    known = dict(AuditSettings.model_fields)
+    known = dict(settings_class().model_fields)
     if service:
         known |= {
             k: v for k, v in EndpointSettings.model_fields.items() if k not in ("url", "model")
         }
-    arguments = ["audit", *([] if service else ["embedded", "-o", "out"]), "d.txt"]
-    arguments += [*ENDPOINT, "--dry-run"] if service else []
+    arguments = [*API, "d.txt", "--dry-run"] if service else ["audit", "embedded", "d.txt"]
+    arguments += ["-o", "out"]
     for name in draw(st.lists(st.sampled_from(sorted(known)), max_size=4, unique=True)):
         value = draw(ODD | st.integers(-3, 99) | st.text(max_size=6))
         is_switch = known[name].annotation is bool
@@ -230,7 +231,7 @@ _OF_TABLES = st.sampled_from(
         ["lm-eval-task", "IN", "-o", "out"],
         ["push", "IN", "o/n", "--dry-run"],
         ["run", "--sequences", "IN", "-o", "out", "--dry-run"],
-        ["audit", "IN", *ENDPOINT, "--dry-run"],
+        [*API, "IN", "-o", "out", "--dry-run"],
     ]
 )
 
@@ -242,7 +243,7 @@ def about(name: str, arguments: list[str], file: File) -> Case:
 tables = st.builds(lambda named, verb: about(named[0], verb, named[1]), TABLES, _OF_TABLES)
 _OF_TEXTS = st.sampled_from(
     [
-        ["audit", "IN", *ENDPOINT, "--dry-run"],
+        [*API, "IN", "-o", "out", "--dry-run"],
         ["duplicates", "--sequences", "t.jsonl", "--corpus", "IN", "-o", "out.parquet"],
         ["run", "--sequences", "IN", "-o", "out", "--dry-run"],
     ]
@@ -307,7 +308,7 @@ PAGES = st.one_of(
         damaged(st.lists(_OBJECTS, max_size=5).map(lambda more: as_pdf(_FIRST + more)), most=2),
     ),
 )
-pages = PAGES.map(lambda named: about(named[0], ["audit", "IN", *ENDPOINT, "--dry-run"], named[1]))
+pages = PAGES.map(lambda named: about(named[0], [*API, "IN", "-o", "out", "--dry-run"], named[1]))
 
 
 # What services answer.
@@ -341,7 +342,7 @@ def _answered(arguments: list[str], files: dict[str, File], answers: st.SearchSt
     return st.builds(Case, st.just(arguments), st.just(files), st.just(""), _STATUS, bodies)
 
 
-_ASK = ["audit", "d.txt", *ENDPOINT, "--retries", "0", "--concurrency", "1", "--stride", "32", "-q"]
+_ASK = [*API, "d.txt", "-o", "out", "--retries", "0", "--concurrency", "1", "--stride", "32", "-q"]
 answers = st.one_of(
     _answered(arguments, {"d.txt": File(TEXT.encode())}, _ANSWER)
     for arguments in (_ASK, [*_ASK, "--chat"])

@@ -100,7 +100,7 @@ def test_expressions_name_inputs_and_outputs_that_there_are() -> None:
 
 def test_audit_step_writes_what_code_scanning_takes(runner) -> None:
     given = {"model": "embedded", "documents": f"docs/{EVIL}\n\n", "fail_if": "recalled > 0.5%"}
-    options = "--stride\n32\n--edits\n0\n--other-prefixes\n0\n--near-length\n0\n--junit\njunit.xml"
+    options = "--stride\n32\n--edits\n0\n--near-length\n0\n--junit\njunit.xml"
     given |= {"options": options, "folder": "o u t", "reference": "none"}
     done = runner.run("audit", **given)
     assert done.returncode == 0, done.stderr  # it is judged after the upload

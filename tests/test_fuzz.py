@@ -19,12 +19,12 @@ _ENVIRONMENT = {
 @pytest.fixture(scope="session")
 def audit(tiny, made_once) -> Path:
     """A small audit, with its document in its folder."""
-    from mnemoscope.audit import audit
+    from mnemoscope.audits.library import audit
 
     def make(folder: Path) -> None:
         folder.mkdir()
         (folder / "d.txt").write_text(TEXT)
-        audit(str(tiny.model), folder / "d.txt", out=folder, stride=64, n_prefixes=0)
+        audit(str(tiny.model), folder / "d.txt", out=folder, stride=64)
 
     return made_once("fuzzed-audit", make)
 

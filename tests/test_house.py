@@ -29,10 +29,10 @@ MAY_IMPORT["study"] = _METHOD - {"analysis", "training"}
 MAY_IMPORT["pipeline"] = _METHOD - {"analysis", "training"} | {"study"}
 MAY_IMPORT["search"] = MAY_IMPORT["pipeline"] | {"pipeline"}
 MAY_IMPORT["plan"] = MAY_IMPORT["pipeline"] | {"pipeline"}
-MAY_IMPORT["audit"] = _METHOD - {"analysis", "training"} | {"study", "pipeline", "flow"}
+MAY_IMPORT["audits"] = _METHOD - {"analysis", "training"} | {"study", "pipeline", "flow"}
 MAY_IMPORT["report"] = _METHOD - {"training"} | {"study", "pipeline", "search"}
 MAY_IMPORT["flow"] = _METHOD | {"study", "pipeline", "search", "report"}
-MAY_IMPORT["app"] = _METHOD | {"study", "pipeline", "report", "audit", "flow"}
+MAY_IMPORT["app"] = _METHOD | {"study", "pipeline", "report", "audits", "flow"}
 MAY_IMPORT["cli"] = {*MAY_IMPORT}
 ANYTHING = {"__init__", "__main__"}
 

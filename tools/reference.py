@@ -3,10 +3,12 @@
     python -m tools.reference docs/reference
 
 The command line from its verbs, the settings from their fields, the Python interface from the
-names that `mnemoscope` exports. `make docs` runs it; the pages are not kept in the repository.
+names that `mnemoscope` exports. `make docs` runs it; the pages are not kept in the repository. The
+tables of docs/audit-files.md are, and a test compares them.
 """
 
 import sys
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -17,9 +19,13 @@ from typer import Context
 from typer.cli import get_docs_for_click
 
 import mnemoscope
+from mnemoscope.audits.asking import Column
+from mnemoscope.audits.passages import span_columns
+from mnemoscope.audits.questions import QUESTIONS, settings_class
 from mnemoscope.cli.app import make_command
 from mnemoscope.study.settings import StudySettings
 
+AUDIT_PAGE = Path(__file__).parents[1] / "docs" / "audit-files.md"
 HEAD = {
     "command-line": "# Command line\n\nEvery verb with its options, as `mnemoscope VERB "
     "--help` prints them.\n\n```bash\nmnemoscope --help\n```\n\n",
@@ -59,7 +65,9 @@ def _table(section: str, model: type[BaseModel]) -> str:
     for name, field in model.model_fields.items():
         default = field.get_default(call_default_factory=True)
         words = " ".join((field.description or "").split())
-        rows.append(f"| `{section}.{name}` | `{_yaml(default)}` | {_cell(words)} |")
+        rows.append(
+            f"| `{section}{'.' * bool(section)}{name}` | `{_yaml(default)}` | {_cell(words)} |"
+        )
     return "\n".join(rows)
 
 
@@ -82,13 +90,34 @@ def python() -> str:
     for room in sorted(one.name for one in iter_modules(mnemoscope.__path__)):
         public = getattr(import_module(f"mnemoscope.{room}"), "__all__", [])
         names += [f"mnemoscope.{room}.{name}" for name in sorted(public)]
-    # A room that can be called is documented by its function.
-    names = [f"{name}.audit" if name == "mnemoscope.audit" else name for name in names]
     return "\n\n".join(f"::: {name}" for name in names)
 
 
+def filled_audit_page(page: str) -> str:
+    """The text of docs/audit-files.md, its tables as the code has them."""
+    asked = {name: one.part("TABLE") for name, one in QUESTIONS.items() if one.part("TABLE")}
+    tables = {
+        "spans": _columns(span_columns()),
+        "questions": "\n\n".join(
+            f"## `{name}.parquet`\n\n{_columns(one)}" for name, one in asked.items()
+        ),
+        "settings": _table("", settings_class()),
+    }
+    for name, text in tables.items():
+        begin, end = f"<!-- tables: {name} -->\n", "\n<!-- end of tables -->"
+        before, _, rest = page.partition(begin)
+        page = before + begin + text + end + rest.partition(end)[2]
+    return page
+
+
+def _columns(columns: Mapping[str, Column]) -> str:
+    rows = [f"| `{name}` | {_cell(one.meaning)} |" for name, one in columns.items()]
+    return "\n".join(["| column | content |", "|---|---|", *rows])
+
+
 def main(folder: Path) -> None:
-    """Write the three pages."""
+    """Write the three pages, and the tables of docs/audit-files.md."""
+    AUDIT_PAGE.write_text(filled_audit_page(AUDIT_PAGE.read_text("utf-8")), encoding="utf-8")
     folder.mkdir(parents=True, exist_ok=True)
     pages = {"command-line": command_line, "settings": settings, "python": python}
     for name, body in pages.items():

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mnemoscope.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from mnemoscope.audit import audit
+    from mnemoscope.audits.library import audit
     from mnemoscope.flow.analyze import analyze
     from mnemoscope.flow.run import demo_settings, run, run_stage
     from mnemoscope.lm.graft import graft_parts, grafted, patched
@@ -75,6 +75,7 @@ _WHERE = {
     "load_settings": "study.settings",
     "show_progress": "progress",
     "analyze": "flow.analyze",
+    "audit": "audits.library",
     "demo_settings": "flow.run",
     "run": "flow.run",
     "run_stage": "flow.run",
@@ -91,8 +92,6 @@ _WHERE = {
 
 def __getattr__(name: str) -> Any:
     """Resolve a name of `__all__` on first use, so that importing loads nothing heavy."""
-    if name == "audit":  # the room, which can be called
-        return import_module("mnemoscope.audit")
     if name not in __all__:
         raise AttributeError(f"module 'mnemoscope' has no attribute '{name}'")
     return getattr(import_module(f"mnemoscope.{_WHERE.get(name, 'report.notebook')}"), name)

@@ -21,6 +21,10 @@ class UserError(MnemoscopeError):
     """What was asked for cannot be done: a wrong path, setting, table or model."""
 
 
+class UnsupportedModelError(UserError):
+    """A model whose family cannot be asked this; others can."""
+
+
 class DamagedDataError(MnemoscopeError):
     """A file that mnemoscope or the user wrote earlier is torn, altered or unreadable."""
 

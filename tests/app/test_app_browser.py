@@ -14,7 +14,7 @@ from chromium import NEEDS_CHROMIUM, Visit, hard_to_use
 from mnemoscope.app import page as page_module
 from mnemoscope.app.serve import find_socket, make_app
 from mnemoscope.app.views import BrowsedStudy
-from mnemoscope.audit.settings import AuditSettings
+from mnemoscope.audits.questions import audit_settings
 from mnemoscope.embedded import model_path
 
 pytestmark = NEEDS_CHROMIUM
@@ -57,8 +57,8 @@ class Auditor(Visit):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch) -> None:
     """Audits find what is recalled, ask no more of it, and see soon that they are cancelled."""
-    asked = {"n_prefixes": 0, "edits": 0, "near_length": 0, "batch_size": 32}
-    monkeypatch.setattr(page_module, "AuditSettings", partial(AuditSettings, **asked))
+    asked = {"edits": 0, "near_length": 0, "batch_size": 32}
+    monkeypatch.setattr(page_module, "audit_settings", partial(audit_settings, **asked))
 
 
 @pytest.fixture

@@ -39,9 +39,10 @@ from mnemoscope.app.views import (
     render_result,
     strongest_edges,
 )
-from mnemoscope.audit.documents import read_documents
-from mnemoscope.audit.local import audit_documents
-from mnemoscope.audit.settings import AuditSettings
+from mnemoscope.audits.documents import read_documents
+from mnemoscope.audits.local import local_audit
+from mnemoscope.audits.questions import audit_settings
+from mnemoscope.audits.run import make_audit
 from mnemoscope.embedded import model_path
 from mnemoscope.errors import UserError
 from mnemoscope.files import write_record
@@ -49,8 +50,8 @@ from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.load import load_model
 
 PAPER = "Non-Memo, Guess, Recall"
-QUICK = AuditSettings(n_prefixes=0, edits=0, near_length=0, refine_from=33)
-LITTLE = {"n_prefixes": 2, "edits": 1, "beams": 4, "near_length": 0}
+QUICK = audit_settings(edits=0, near_length=0, refine_from=33)
+LITTLE = {"edits": 1, "beams": 4, "near_length": 0}
 """Settings that ask for everything but near copies, and of each little."""
 
 
@@ -91,7 +92,7 @@ def result(models, document, tmp_path_factory) -> Result:
     reading, used = read_visit(HOSTILE + document + HOSTILE, None), tmp_path_factory.mktemp("used")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tempfile.tempdir", str(used))
-        patch.setattr(page, "AuditSettings", partial(AuditSettings, **LITTLE))
+        patch.setattr(page, "audit_settings", partial(audit_settings, **LITTLE))
         made = audit_work(models, None, reading, "embedded")()
     assert not list(used.iterdir())
     return made
@@ -118,7 +119,7 @@ def test_a_hostile_document_is_shown_and_does_nothing(result) -> None:
 
 def test_what_is_downloaded_is_the_audit_s_own_files(result) -> None:
     assert list(result.files) == ["audit.html", "report.html", "audit.json", "audit.sarif"]
-    assert json.loads(result.files["audit.json"])["spans_sha256"] == result.record["spans_sha256"]
+    assert json.loads(result.files["audit.json"])["files"] == result.record["files"]
     links = re.findall(
         r'download="([^"]+)" href="data:[a-z/]+;base64,([^"]+)"', render_result(result)
     )
@@ -135,7 +136,7 @@ def test_a_page_that_is_loaded_again_asks_by_a_word_that_nobody_guesses(result) 
 
 def test_the_example_holds_passages_that_the_embedded_model_recalls(tmp_path) -> None:
     reading, lm = read_visit(example_text(), None), load_model(model_path())
-    audit_documents(lm, reading, tmp_path / "audit", settings=QUICK)
+    make_audit(local_audit(lm, reading.documents, QUICK), reading, tmp_path / "audit")
     found = pl.read_parquet(tmp_path / "audit" / "spans.parquet")
     assert found.filter(verdict="recall").height >= 2
 
@@ -228,9 +229,9 @@ def audit_folder(tmp_path_factory, passages):
     folder = tmp_path_factory.mktemp("audits")
     source = folder / "text.txt"
     source.write_text(passages[0], encoding="utf-8")
-    options = {"settings": QUICK, "names": {"model": "embedded"}}
     reading = read_documents([str(source)])
-    audit_documents(load_model(model_path()), reading, folder / "audit", **options)
+    audit = local_audit(load_model(model_path()), reading.documents, QUICK, names=("embedded", ""))
+    make_audit(audit, reading, folder / "audit")
     return SimpleNamespace(folder=folder / "audit", source=source)
 
 

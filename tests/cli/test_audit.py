@@ -7,8 +7,8 @@ from io import BytesIO, TextIOWrapper
 import polars as pl
 import pytest
 
-from mnemoscope.audit.run import read_audit_record
-from mnemoscope.cli.audit import ModelArguments
+from mnemoscope.audits.library import LocalChoice
+from mnemoscope.audits.records import read_audit_record
 from mnemoscope.embedded import model_path, sequences_path
 
 
@@ -22,7 +22,7 @@ def document(tmp_path_factory):
     return path
 
 
-BRIEFLY = ("--edits", 0, "--other-prefixes", 0, "--near-length", 0)
+BRIEFLY = ("--edits", 0, "--near-length", 0)
 
 
 def test_an_audit_is_answered_kept_repeated_and_verified(call, document, tmp_path):
@@ -32,7 +32,7 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, document, tmp_pat
     assert done.status == 3
     found, record = json.loads(done.out), read_audit_record(out)
     assert record["model"]["name"] == record["reference"]["name"] == "embedded"
-    assert ModelArguments("of-ones-own", None, "float32", "cpu").beside is None
+    assert LocalChoice("of-ones-own").beside(None) is None
     assert {key: found[key] for key in record} == record
     assert found["gate"] == {"text": "recalled > 0.5%", "failed": True}
     spans = pl.read_parquet(out / "spans.parquet")
@@ -47,7 +47,7 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, document, tmp_pat
     assert str(out / "audit.html") in done.out
     assert "holds an audit of other" in call(*asked, "--reference", "none").err
     assert {path: path.read_bytes() for path in out.iterdir()} == before
-    verify = ("audit", "--verify", out, "-q")
+    verify = ("audit", "verify", out, "-q")
     verified = json.loads(call(*verify, "--json").out)
     assert verified["n_hold"] == verified["n_spans"] == spans.height
     own.write_text(own.read_text() + "!")
@@ -78,14 +78,15 @@ def places(document, tmp_path_factory):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("embedded -o OUT", "audit needs a model and documents"),
+        ("embedded -o OUT", "Missing argument 'documents"),
         ("embedded DOC", "add -o DIR"),
         ("embedded DOC -o OUT --fail-if recaled>1%", "Did you mean 'recalled'"),
         ("embedded DOC -o OUT --threshold 1.5", "--threshold: Input should be"),
         ("embedded DOC -o OUT --patterns loose", "--patterns: Input should be"),
         ("embedded DOC -o OUT --encoding klingon", "no such encoding"),
         ("embedded DOC -o DOC", "a file is in the way"),
-        ("embedded --verify OUT", "and no more"),
+        ("verify", "Missing argument 'folder"),
+        ("rank embedded DOC", "add -o DIR"),
         ("embedded DOC -o OUT --chat-template", "no chat template"),
         ("embedded DOC -o OUT --junit no/where/x.xml", "no such folder"),
         ("embedded DOC -o OUT --junit /", "a folder. Name a file"),

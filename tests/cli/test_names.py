@@ -33,7 +33,7 @@ WRONG = {
     ("audit", "embedded", "empty.txt", "-o", "a"): "empty",
     ("audit", "embedded", "text.txt", "-o", "a", "--dtype", "float64"): "dtype 'float64'",
     ("audit", "embedded", "text.txt", "-o", "a", "--device", "gpu"): "device 'gpu'",
-    ("audit", "--verify", "mine"): "contains no audit",
+    ("audit", "verify", "mine"): "contains no audit",
 }
 
 

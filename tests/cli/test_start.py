@@ -30,14 +30,14 @@ def test_help_lists_every_verb(call) -> None:
 def test_the_help_of_a_verb_has_an_example_that_parses(call, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     for verb in verbs():
-        shown = call(verb, "--help")
+        shown, n = call(*verb.split(), "--help"), 1 + len(verb.split())
         assert shown.status == 0
         example = COMMAND.commands[verb].help.partition("Example: ")[2].strip()
         assert example in shown.out
         words = shlex.split(example)
-        assert words[:2] == ["mnemoscope", verb]
+        assert words[:n] == ["mnemoscope", *verb.split()]
         context = COMMAND.make_context("mnemoscope", ["--version"], resilient_parsing=True)
-        COMMAND.commands[verb].make_context(verb, words[2:], parent=context)  # may raise
+        COMMAND.commands[verb].make_context(verb, words[n:], parent=context)  # may raise
 
 
 @pytest.mark.parametrize(

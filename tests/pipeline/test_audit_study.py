@@ -9,15 +9,15 @@ import polars as pl
 import pytest
 from sklearn.metrics import brier_score_loss
 
-from mnemoscope.audit import ground as audit_study
-from mnemoscope.audit.ground import (
+from mnemoscope.audits import ground as audit_study
+from mnemoscope.audits.ground import (
     MEMORIZED_A_CLASS,
     check_study,
     make_study,
     read_ground,
     recall_probabilities,
 )
-from mnemoscope.audit.settings import AuditSettings
+from mnemoscope.audits.questions import audit_settings
 from mnemoscope.cnn import calibration
 from mnemoscope.cnn.presets import PRESETS
 from mnemoscope.embedded import model_path, sequences_path
@@ -27,7 +27,7 @@ from mnemoscope.study.folder import Study
 from mnemoscope.study.models import facts_of
 
 NAME = "Non-Memo, Guess, Recall"
-PLAIN = ("--reference", "none", "--other-prefixes", 0, "--edits", 0, "--near-length", 0)
+PLAIN = ("--reference", "none", "--edits", 0, "--near-length", 0)
 """Without the other evidence."""
 
 
@@ -38,7 +38,7 @@ def lm():
 
 @pytest.fixture(scope="module")
 def study(small_demo, lm):
-    return check_study(small_demo, facts_of(lm, "embedded"), AuditSettings())
+    return check_study(small_demo, facts_of(lm, "embedded"), audit_settings())
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +96,9 @@ def test_what_is_reported_was_measured_apart_from_training_and_fit(ground, evalu
 @pytest.mark.parametrize("settings", [{"prefix": 16}, {"chat_template": True}])
 def test_other_windows_are_refused_before_any_work(small_demo, lm, settings, tmp_path):
     with pytest.raises(UserError, match=r"32|plain text"):
-        check_study(small_demo, facts_of(lm, "embedded"), AuditSettings(**settings))
+        check_study(small_demo, facts_of(lm, "embedded"), audit_settings(**settings))
     with pytest.raises(UserError, match=r"32|plain text"):
-        make_study(tmp_path, AuditSettings(**settings), model="embedded")
+        make_study(tmp_path, audit_settings(**settings), model="embedded")
     assert not list(tmp_path.iterdir())
 
 
@@ -176,16 +176,16 @@ def times(folder, pattern):
 def test_auto_says_how_many_it_found_and_gives_nothing_on_too_few(tmp_path, monkeypatch, lm):
     said = []
     monkeypatch.setattr(audit_study, "say", said.append)
-    made = make_study(tmp_path, AuditSettings(), model="embedded", device="cpu", lm=lm, limit=30)
+    made = make_study(tmp_path, audit_settings(), model="embedded", device="cpu", lm=lm, limit=30)
     assert "making a study" in said[0]
     assert "Of 30 sequences the model has memorized" in said[1]
     assert f"each needs {MEMORIZED_A_CLASS}" in said[2]
     assert not (made.folder / "maps").exists()
     before = times(made.folder, "*.parquet")
-    again = make_study(tmp_path, AuditSettings(), model="embedded", device="cpu", lm=lm, limit=30)
+    again = make_study(tmp_path, audit_settings(), model="embedded", device="cpu", lm=lm, limit=30)
     assert before == times(again.folder, "*.parquet")
     assert "already there" in said[3]
-    found = check_study(again.folder, facts_of(lm, "embedded"), AuditSettings())
+    found = check_study(again.folder, facts_of(lm, "embedded"), audit_settings())
     assert "could not train" in read_ground(found).facts["reason"]
 
 

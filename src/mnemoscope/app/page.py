@@ -19,8 +19,9 @@ import numpy as np
 import polars as pl
 
 from mnemoscope.app import views
-from mnemoscope.audit.documents import Reading, read_documents
-from mnemoscope.audit.settings import AuditSettings
+from mnemoscope.audits.documents import Reading, read_documents
+from mnemoscope.audits.questions import audit_settings, settings_class
+from mnemoscope.audits.settings import checked
 from mnemoscope.embedded import place_of, reference_path, sequences_path
 from mnemoscope.errors import MnemoscopeError, UserError
 from mnemoscope.files import read_parquet
@@ -29,7 +30,7 @@ from mnemoscope.study.settings import EMBEDDED
 from mnemoscope.taxonomy import PAPER
 
 if TYPE_CHECKING:  # what asks a model is imported by who first does: the page is there sooner
-    from mnemoscope.audit.ground import CnnGround
+    from mnemoscope.audits.ground import CnnGround
     from mnemoscope.lm.model import LanguageModel
 
 MOST_BYTES = 4_000_000
@@ -103,7 +104,7 @@ def head() -> str:
     """What goes into the page's head: all styles."""
     theirs, ours = (
         resources.files(package).joinpath(f"templates/{name}").read_text("utf-8")
-        for package, name in (("mnemoscope.audit", "audit.css"), ("mnemoscope.app", "app.css"))
+        for package, name in (("mnemoscope.audits", "audit.css"), ("mnemoscope.app", "app.css"))
     )
     # Rules about the whole page match nothing inside; what is left cannot reach the rest.
     return f"<style>.mnemoscope{{{theirs}}}\n{ours}</style>"
@@ -371,22 +372,22 @@ def audit_work(
     """The audit of a visitor's document, with the CNNs of a study of this model; nothing stays."""
 
     def work() -> views.Result:
-        from mnemoscope.audit.local import audit_documents
+        from mnemoscope.audits.local import local_audit
+        from mnemoscope.audits.run import make_audit
 
-        settings = AuditSettings()
-        lm = models.load(name)
+        lm, reference = models.load(name), models.reference(name)
         cnn = None if browsed is None else _ground(browsed, lm)
+        audit = local_audit(
+            lm,
+            reading.documents,
+            audit_settings(),
+            reference=reference,
+            cnn=cnn,
+            names=(name, EMBEDDED),
+        )
         with tempfile.TemporaryDirectory(prefix="mnemoscope-app-") as folder:
             out = Path(folder)
-            record = audit_documents(
-                lm,
-                reading,
-                out,
-                settings=settings,
-                reference=models.reference(name),
-                cnn=cnn,
-                names={"model": name, "reference": EMBEDDED if name == EMBEDDED else ""},
-            )
+            record = make_audit(audit, reading, out)
             frame = read_parquet(out / "spans.parquet")
             texts = {one.name: one.text for one in reading.documents}
             return views.Result.of(record, frame, texts, out)
@@ -396,13 +397,13 @@ def audit_work(
 
 def _ground(browsed: views.BrowsedStudy, lm: "LanguageModel") -> "CnnGround":
     """The study's CNNs, or why they give no probability; read once a model, as settings are one."""
-    from mnemoscope.audit.ground import CnnGround, check_study, read_ground
+    from mnemoscope.audits.ground import CnnGround, check_study, read_ground
     from mnemoscope.study.models import facts_of
 
     known = browsed.grounds
     if lm.fingerprint not in known:
         try:
-            study = check_study(browsed.study.folder, facts_of(lm, lm.name), AuditSettings())
+            study = check_study(browsed.study.folder, facts_of(lm, lm.name), audit_settings())
             known[lm.fingerprint] = read_ground(study)
         except UserError as error:
             why = str(error).split(" Give ")[0].rstrip(".")
@@ -433,7 +434,7 @@ def passage_maps(models: Models, result: views.Result, number: Any) -> views.Seq
     lm = models.load(models.checked(name), str(record["model"]["dtype"]))
     if lm.fingerprint != record["model"]["fingerprint"]:
         raise UserError(f"{name}: other weights than those that were audited.")
-    settings = AuditSettings(**record["settings"])
+    settings = checked(settings_class(), record["settings"])
     if settings.chat_template:
         lm = in_chat(lm, settings.instruction)
     tokens = list(row["window_tokens"])

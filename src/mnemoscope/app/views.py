@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import polars as pl
 
-from mnemoscope.audit import page
-from mnemoscope.audit.documents import mark_hidden
-from mnemoscope.audit.verify import read_again, read_audit
+from mnemoscope.audits import page
+from mnemoscope.audits.records import read_audit
+from mnemoscope.audits.verify import read_again
 from mnemoscope.errors import UserError
 from mnemoscope.pipeline.label import LABELS_FILE
 from mnemoscope.study.folder import Study
 from mnemoscope.words import UNKNOWN, fill, interval, percent
 
 if TYPE_CHECKING:  # torch is imported where a study or a map is shown
-    from mnemoscope.audit.ground import CnnGround
+    from mnemoscope.audits.ground import CnnGround
     from mnemoscope.maps.store import MapStore
     from mnemoscope.report.content import TaxonomyResult
 
@@ -186,7 +186,7 @@ def render_maps(maps: SequenceMaps, delta: ClassDelta | None = None, note: str =
         delta=delta,
         note=note,
         length=maps.mean.shape[-1],
-        pieces=["".join(one.text for one in mark_hidden(text)) for text in maps.pieces],
+        pieces=["".join(one.text for one in page.mark_hidden(text)) for text in maps.pieces],
         edges=[
             edge._asdict()
             | {"query_text": maps.pieces[edge.query - 1], "key_text": maps.pieces[edge.key - 1]}

@@ -27,11 +27,28 @@ class _Switches:
 
 
 class _Verb(_Switches, TyperCommand):
-    """A verb."""
+    """A verb; where it hides flags, `--help-all` shows them."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """Print the help with every flag where that is asked for."""
+        hidden: list[Any] = [one for one in self.params if getattr(one, "hidden", False)]
+        if not hidden or "--help-all" not in args:
+            return super().parse_args(ctx, args)
+        for is_hidden in (False, True):
+            for one in hidden:
+                one.hidden = is_hidden
+            if not is_hidden:
+                print(self.get_help(ctx))
+        raise typer.Exit
 
 
 class _Root(_Switches, TyperGroup):
-    """The command itself."""
+    """The command itself. A verb may be two words: `audit api` stands beside `audit`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Take two words for one verb where there is such a verb."""
+        both = " ".join(args[:2])
+        return super().resolve_command(ctx, [both, *args[2:]] if both in self.commands else args)
 
 
 def _print_version(wanted: bool) -> None:
@@ -84,7 +101,10 @@ def panels() -> dict[str, dict[str, Callable[..., None]]]:
         "Start here": {
             "demo": study.demo,
             "run": study.run,
-            "audit": audit.audit,
+            "audit": audit.with_settings(audit.audit),
+            "audit api": audit.with_settings(audit.audit_api),
+            "audit verify": audit.audit_verify,
+            "audit rank": audit.with_settings(audit.audit_rank),
             "app": audit.app,
         },
         "Stages of a run": {

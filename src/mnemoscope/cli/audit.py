@@ -1,515 +1,265 @@
-"""The verbs audit (which passages of documents a model repeats) and app (the same in a browser)."""
+"""The verbs audit, audit api, audit verify, audit rank (passages that a model repeats), and app."""
 
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from copy import copy
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
 from typer import Argument, Option
 
-from mnemoscope.audit.settings import (
-    NEEDS,
-    AuditSettings,
-    EndpointSettings,
-    audit_settings,
-    endpoint_settings,
-    flag_of,
-)
+from mnemoscope.audits.questions import QUESTIONS, settings_class
+from mnemoscope.audits.settings import AuditSettings, EndpointSettings, checked, flag_of
 from mnemoscope.cli.options import (
     ANSWER,
     Answer,
-    Columns,
     Device,
     Dtype,
     Quiet,
-    Redo,
     parse_columns,
 )
 from mnemoscope.cli.study import shown
-from mnemoscope.embedded import place_of
 from mnemoscope.errors import UserError, check_installed
-from mnemoscope.files import read_parquet, write_parquet, write_text
-from mnemoscope.lm.hub import check_device_name, check_dtype_name
-from mnemoscope.progress import say
-from mnemoscope.study.settings import EMBEDDED
+from mnemoscope.parse import parse_yaml, read_bounded
 
 if TYPE_CHECKING:
-    import polars as pl
-
-    from mnemoscope.audit.documents import Document, Reading, Splitter
-    from mnemoscope.audit.evidence import AuditedModel
-    from mnemoscope.audit.ground import CnnGround
-    from mnemoscope.audit.rule import Gate
-    from mnemoscope.audit.service import ServedModel
-    from mnemoscope.audit.verify import Verification
-    from mnemoscope.lm.model import LanguageModel
+    from mnemoscope.audits.library import Audit
+    from mnemoscope.audits.shares import Gate
 
 _GATE_FAILED = 3
-_MAKE_STUDY = "auto"
 _SPAN_FACTS = ["document", "start", "end", "tokens", "verdict", "reason", "text"]
-_SUREST, _SHOWN = 5, 60  # windows that --before prints, characters of each
-_BEFORE = {"prefix", "suffix", "stride", "batch_size", "chat_template", "instruction"}
-"""Settings that --before heeds: which windows it reads, and how."""
-_PANEL = "Models behind an API"
-_GROUPS = {
-    "": "model documents out reference study fail_if junit verify answer redo quiet",
-    "What is read, and by what": "encoding column revision dtype device batch_size chat_template "
-    "instruction",
-    "Windows and passages": "stride prefix suffix threshold patterns refine_from "
-    "max_growth near_length near_gap seed",
-    "Chances": "temperature top_k probability n_prefixes edits beams profile profile_prefix before",
-    "Where it comes from, and ordinary use": "corpus corpus_dtype ordinary answer_tokens overlap",
-    _PANEL: "url served_model tokenizer chat prompt_as logprobs api_key_env concurrency "
-    "requests_per_minute timeout retries price_in price_out dry_run",
-}
-"""Arguments and flags in the order of the help, by its panels."""
+_SUREST, _SHOWN = 5, 60  # windows that `audit rank` prints, characters of each
+_RANKED = ("prefix", "suffix", "stride", "batch_size", "chat_template", "instruction")
+_USUAL = (
+    *("prefix", "suffix", "stride", "batch_size", "chat_template"),
+    *("profile", "ordinary", "corpus"),
+)
+"""Settings whose flags the short help shows; `--help-all` shows all."""
+_USUAL_OF_SERVICE = ("chat", "prompt_as", "concurrency", "requests_per_minute", "api_key_env")
+
+Model = Annotated[str, Argument(help="Folder, hub name, .gguf file, 'embedded'.")]
+DocumentNames = Annotated[
+    list[str],
+    Argument(help="Files, folders, tables, hub data; or -."),
+]
+Folder = Annotated[Path | None, Option("-o", "--out", help="Folder for the audit.")]
+Reference = Annotated[
+    str | None,
+    Option("--reference", help="A model that never saw them, or 'none'."),
+]
+FailIf = Annotated[str | None, Option("--fail-if", help="Status 3 if so: 'recalled > 0.5%'.")]
+Junit = Annotated[Path | None, Option("--junit", help="A file for a JUnit report.", hidden=True)]
+Column = Annotated[
+    list[str] | None,
+    Option("--column", metavar="NAME=PATH", help="The column of texts: text=PATH.", hidden=True),
+]
+Again = Annotated[bool, Option("--redo", help="Write over another audit.")]
+Encoding = Annotated[str, Option("--encoding", help="Encoding of text files.", hidden=True)]
+Revision = Annotated[
+    str | None, Option("--revision", help="Hub revision of the model.", hidden=True)
+]
+SettingsFile = Annotated[
+    Path | None, Option("--settings", help="YAML with settings, named as the flags.")
+]
 
 
-def _flags_of(section: type[BaseModel]) -> Iterator[inspect.Parameter]:
-    """The flag of each field of a settings section; None or False stands for its default."""
-    for name, field in section.model_fields.items():
+def flag_parameters(
+    section: type[BaseModel], names: Iterable[str], usual: Iterable[str]
+) -> list[inspect.Parameter]:
+    """The flag of each named setting; None or False stands for its default."""
+    flags = []
+    for name in names:
+        field = section.model_fields[name]
         plain = (one for one in (bool, int, float) if field.annotation in (one, one | None))
-        kind, flag = next(plain, str), flag_of(name)
+        kind, flag, help_text = next(plain, str), flag_of(name), str(field.description)
         default = False if field.default is False else None
         if kind is bool and default is None:
             flag = f"{flag}/--no-{name}"
+        elif field.default not in (None, False, PydanticUndefined):
+            help_text = f"{help_text.removesuffix('.')} (default {field.default})."
         wanted = bool if default is False else kind | None
-        parameter = "served_model" if section is EndpointSettings and name == "model" else name
-        yield inspect.Parameter(
-            parameter,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=default,
-            annotation=Annotated[wanted, Option(flag, help=str(field.description))],
-        )
+        option = Option(flag, help=help_text, hidden=name not in usual)
+        annotation = Annotated[wanted, option]  # type: ignore[valid-type]
+        kind_of = inspect.Parameter.KEYWORD_ONLY
+        flags.append(inspect.Parameter(name, kind_of, default=default, annotation=annotation))
+    return flags
 
 
-def _with_settings(verb: Callable[..., None]) -> Callable[..., None]:
-    """Give the verb a flag for each setting of an audit and of a service, in their panels."""
+def with_settings(verb: Callable[..., None]) -> Callable[..., None]:
+    """Put the flags of settings in the place of a verb's `**settings`; `cli.app` reads them so.
+
+    Which they are is asked when the flags are made: a question that is added has its flags.
+    """
     signature = inspect.signature(verb)
-    made = (*_flags_of(AuditSettings), *_flags_of(EndpointSettings))
-    known = {**signature.parameters, **{one.name: one for one in made}}
-    flags = []
-    for panel, names in _GROUPS.items():
-        for name in names.split():
-            kind, *infos = get_args(known[name].annotation) or (known[name].annotation,)
-            if infos:  # others are groups of flags
-                infos = [copy(infos[0]), *infos[1:]]  # other verbs share some
-                infos[0].rich_help_panel = panel or None
-                kind = Annotated[(kind, *infos)]
-            flags.append(known[name].replace(annotation=kind))
-    verb.__signature__ = signature.replace(parameters=flags)  # type: ignore[attr-defined]
-    return verb
+    own = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
+    made = _FLAGS[verb.__name__]()
+    called = lambda **given: verb(**given)  # noqa: E731 - the verb keeps a signature of its own
+    called.__signature__ = signature.replace(parameters=[*own, *made])  # type: ignore[attr-defined]
+    called.__doc__, called.__name__ = verb.__doc__, verb.__name__
+    return called
 
 
-@_with_settings
+def _of_questions(*where: str) -> list[str]:
+    """Settings of every audit of such a model, then those of each question that it can be asked."""
+    asked = [one for one in QUESTIONS.values() if {*where} & {*one.where}]
+    return [*AuditSettings.model_fields, *(name for one in asked for name in one.fields)]
+
+
+def _local_flags() -> list[inspect.Parameter]:
+    return flag_parameters(settings_class(), _of_questions("here"), _USUAL)
+
+
+def _service_flags() -> list[inspect.Parameter]:
+    skipped = {"temperature", "top_k", "batch_size", "chat_template"}
+    names = [one for one in _of_questions("api", "chat") if one not in skipped]
+    service = [one for one in EndpointSettings.model_fields if one not in ("url", "model")]
+    return [
+        *flag_parameters(settings_class(), names, _USUAL),
+        *flag_parameters(EndpointSettings, service, _USUAL_OF_SERVICE),
+    ]
+
+
+_FLAGS: dict[str, Callable[[], list[inspect.Parameter]]] = {
+    "audit": _local_flags,
+    "audit_api": _service_flags,
+    "audit_rank": lambda: flag_parameters(AuditSettings, _RANKED, _RANKED),
+}
+
+
 def audit(
-    *,
-    model: Annotated[
-        str | None, Argument(help="Folder, hub name, .gguf file, or 'embedded'.")
-    ] = None,
-    documents: Annotated[
-        list[str] | None,
-        Argument(
-            help="Texts, Markdown, code, HTML, PDF, DOCX, folders; .jsonl (.gz, .zst), .csv, "
-            ".parquet or a data set of the hub with a column 'text'; or - for standard input."
-        ),
-    ] = None,
-    out: Annotated[Path | None, Option("-o", "--out", help="Folder for the audit.")] = None,
-    reference: Annotated[
-        str | None,
-        Option(
-            "--reference",
-            help="A model with the same tokenizer that never saw the documents. 'embedded' has "
-            "its own; 'none' leaves it out.",
-        ),
-    ] = None,
-    fail_if: Annotated[
-        str | None,
-        Option(
-            "--fail-if", help="Exit with status 3 if this holds, for example 'recalled > 0.5%'."
-        ),
-    ] = None,
-    verify: Annotated[
-        Path | None, Option("--verify", help="Check a finished audit: repeat its passages.")
-    ] = None,
-    encoding: Annotated[str, Option("--encoding", help="Encoding of text files.")] = "utf-8",
-    column: Columns = None,
-    revision: Annotated[str | None, Option("--revision", help="Hub revision of the model.")] = None,
+    model: Model,
+    documents: DocumentNames,
+    out: Folder = None,
+    reference: Reference = None,
     study: Annotated[
         str | None,
-        Option(
-            "--study",
-            help="A finished study of this model, whose CNNs give probabilities; 'auto' makes one "
-            "from free texts.",
-        ),
+        Option("--study", help="A study of the model; 'auto' makes one."),
     ] = None,
-    junit: Annotated[
-        Path | None, Option("--junit", help="Also write a JUnit report to this file.")
-    ] = None,
+    fail_if: FailIf = None,
+    junit: Junit = None,
+    encoding: Encoding = "utf-8",
+    column: Column = None,
+    revision: Revision = None,
     dtype: Dtype = None,
     device: Device = None,
+    settings: SettingsFile = None,
+    answer: Answer = ANSWER,
+    redo: Again = False,
+    quiet: Quiet = False,
+    **fields: Any,
+) -> None:
+    """Find the passages that a model repeats. --help-all shows every flag.
+
+    Example: mnemoscope audit embedded README.md -o audit
+    """
+    from mnemoscope.audits.library import audit as make
+
+    gate, folder = _gate(fail_if, junit, has_near=fields.get("near_length") != 0), _out(out)
+    with shown(quiet):
+        made = make(
+            model,
+            documents,
+            folder,
+            reference=reference,
+            study=study,
+            revision=revision,
+            dtype=dtype or "float32",
+            device=device or "auto",
+            encoding=encoding,
+            columns=parse_columns(column),
+            command=["mnemoscope", *sys.argv[1:]],
+            redo=redo,
+            **_settings(settings, fields),
+        )
+    _report(made, gate, junit, answer)
+
+
+def audit_api(
+    url: Annotated[str, Argument(help="Base address of the API, such as https://HOST/v1.")],
+    model: Annotated[str, Argument(help="The service's name for the model.")],
+    documents: DocumentNames,
+    out: Folder = None,
     tokenizer: Annotated[
         str | None,
-        Option(
-            "--tokenizer",
-            help="The model's tokenizer, a folder or hub name (without it words are counted).",
-        ),
+        Option("--tokenizer", help="The model's tokenizer; without it words are counted."),
     ] = None,
+    dry_run: Annotated[
+        bool, Option("--dry-run", help="Print requests, tokens and price, and ask nothing.")
+    ] = False,
     price_in: Annotated[
         float | None, Option("--price-in", help="Price of a million prompt tokens.")
     ] = None,
     price_out: Annotated[
         float | None, Option("--price-out", help="Price of a million completion tokens.")
     ] = None,
-    dry_run: Annotated[
-        bool,
-        Option(
-            "--dry-run",
-            help="Print requests, tokens and price, and ask nothing.",
-            rich_help_panel=_PANEL,
-        ),
-    ] = False,
-    before: Annotated[
-        bool,
-        Option("--before", help="Only rank windows by how sure the model is of their beginnings."),
-    ] = False,
+    fail_if: FailIf = None,
+    junit: Junit = None,
+    encoding: Encoding = "utf-8",
+    column: Column = None,
+    revision: Revision = None,
+    settings: SettingsFile = None,
     answer: Answer = ANSWER,
-    redo: Redo = False,
+    redo: Again = False,
     quiet: Quiet = False,
     **fields: Any,
 ) -> None:
-    """Find the passages of documents that a model repeats, and say: guessed or recalled.
+    """Audit a model behind an OpenAI-compatible API. --help-all shows every flag.
 
-    A model behind an API: mnemoscope audit --endpoint URL --model NAME README.md -o audit
-
-    Example: mnemoscope audit embedded README.md -o audit
+    Example: mnemoscope audit api http://localhost:8000/v1 NAME README.md -o audit --dry-run
     """
-    service = {
-        name: fields.pop("served_model" if name == "model" else name, None)
-        for name in EndpointSettings.model_fields
-    }
-    is_served = service["url"] is not None
-    if not is_served:
-        named = {flag_of(name): value for name, value in service.items()}
-        named |= {"--tokenizer": tokenizer, "--price-in": price_in, "--price-out": price_out}
-        named |= {"--dry-run": dry_run}
-        _refuse(named, "only with --endpoint, not with a model that runs here")
-    here = ModelArguments(
-        model or "", revision, dtype or "float32", device or "auto", reference, study
-    )
-    check_dtype_name(here.dtype)
-    check_device_name(here.device)
-    if verify is not None:
-        if model is not None or documents or out is not None:
-            raise UserError(
-                "--verify repeats what stands in its folder: give that folder and no more."
-            )
-        with shown(quiet):
-            found = _verify(verify, here.device)
-        answer.facts.update({"folder": verify, **found._asdict()})
-        _print_verification(verify, found)
+    from mnemoscope.audits.library import audit_api as make
+
+    given = _settings(settings, fields)
+    service = {name: given.pop(name) for name in {*EndpointSettings.model_fields} & {*given}}
+    if service.get("chat") and service.get("prompt_as") == "tokens":
+        raise UserError("--prompt-as tokens: a chat is asked in text. Leave it out.")
+    is_text = service.get("chat") or not tokenizer
+    service["prompt_as"] = service.get("prompt_as") or ("text" if is_text else "tokens")
+    asked = checked(EndpointSettings, {"url": url, "model": model, **service})
+    has_near = asked.chat and given.get("near_length") != 0
+    gate, folder = _gate(fail_if, junit, has_near=has_near), out if dry_run else _out(out)
+    with shown(quiet):
+        made = make(
+            asked,
+            documents,
+            folder,
+            tokenizer=tokenizer,
+            revision=revision,
+            prices=(price_in, price_out),
+            dry_run=dry_run,
+            encoding=encoding,
+            columns=parse_columns(column),
+            command=["mnemoscope", *sys.argv[1:]],
+            redo=redo,
+            **given,
+        )
+    if isinstance(made, str):
+        print(made)
+        answer.facts["estimate"] = made
         return
-    sources = [*([model] if is_served and model is not None else []), *(documents or [])]
-    if (model is None and not is_served) or not sources:
-        raise UserError(
-            "audit needs a model and documents: mnemoscope audit MODEL DOCUMENTS -o DIR"
-        )
-    if out is None and not dry_run:
-        raise UserError("audit needs a folder for the result: add -o DIR.")
-    if not is_served:
-        with shown(quiet):
-            _check_names(here, sources)
-    from mnemoscope.audit.rule import parse_gate
-
-    if junit is not None and not junit.absolute().parent.is_dir():
-        raise UserError(f"--junit {junit}: no such folder. Make it first.")
-    if junit is not None and junit.is_dir():
-        raise UserError(f"--junit {junit}: a folder. Name a file.")
-    gate = parse_gate(fail_if) if fail_if is not None else None
-    if is_served and fields["top_k"] is None:
-        fields["top_k"] = 0
-    settings = audit_settings(**fields)
-    if is_served:
-        local = {"--reference": reference, "--batch-size": fields["batch_size"], "--dtype": dtype}
-        local |= {"--device": device, "--study": study, "--chat-template": fields["chat_template"]}
-        asked_here = ("profile", "edits", "beams", "near_length", "near_gap")
-        local |= {flag_of(name): fields[name] for name in asked_here}
-        _refuse(local, "only with a model that runs here, not with --endpoint. Leave it out")
-    for name, whole in (NEEDS | ({"instruction": "chat"} if is_served else {})).items():
-        if not (fields | service)[whole]:
-            why = f"only with {flag_of(whole)}. Add that, or leave it out"
-            _refuse({flag_of(name): fields[name]}, why)
-    if gate is not None and gate.kind == "near" and (is_served or not settings.near_length):
-        raise UserError("--fail-if near: near copies are not looked for here. Choose recalled.")
-    if before:
-        other = {"--endpoint": service["url"], "--fail-if": fail_if, "--study": study}
-        other |= {flag_of(name): fields[name] for name in fields.keys() - _BEFORE}
-        _refuse({**other, "--junit": junit}, "not with --before, which decodes nothing")
-    folder = out or Path()  # a dry run may have none
-    with shown(quiet), _no_empty_folder(folder):
-        from mnemoscope.audit.run import audit as audit_with
-        from mnemoscope.audit.run import prepare_folder
-
-        if is_served:
-            from mnemoscope.audit.service import check_settings, estimate_cost
-
-            check_settings(settings)
-            if service["chat"] and service["prompt_as"] == "tokens":
-                raise UserError("--prompt-as tokens: a chat is asked in text. Leave it out.")
-            is_text = service["chat"] or not tokenizer
-            service["prompt_as"] = service["prompt_as"] or ("text" if is_text else "tokens")
-            asked = endpoint_settings(**service)
-        if not dry_run:
-            prepare_folder(folder)
-        reading = _read(sources, out, encoding, parse_columns(column))
-        if before:
-            answer.facts.update(folder=folder, windows=_rank(here, reading, folder, settings))
-            return
-        if is_served:
-            there = _served(asked, reading.documents, settings, tokenizer, revision, out)
-            estimate = estimate_cost(there, price_in=price_in, price_out=price_out)
-            if dry_run:
-                print(estimate)
-                answer.facts["estimate"] = estimate
-                return
-            say(f"Estimate: {estimate}")
-            record = audit_with(there, reading, folder, command=_command(), redo=redo)
-        else:
-            record = _audit_here(here, reading, folder, settings, redo=redo)
-    _print_record(folder, record)
-    spans = read_parquet(folder / "spans.parquet")
-    answer.facts.update({**record, "folder": folder, "spans": spans.select(_SPAN_FACTS)})
-    if junit is not None:
-        from mnemoscope.audit.page import junit_xml
-
-        write_text(junit, junit_xml(record, spans))
-        print(f"Wrote {junit}.")
-    if gate is not None:
-        answer.facts["gate"] = {"text": gate.text, "failed": gate.is_failed(record["summary"])}
-        _judge(gate, record)
+    _report(made, gate, junit, answer)
 
 
-def _rank(
-    here: "ModelArguments", reading: "Reading", out: Path, settings: AuditSettings
-) -> "pl.DataFrame":
-    """Rank windows without decoding, and print the surest."""
-    from mnemoscope.audit.before import BEFORE_FILE, rank_windows, share_beyond
-    from mnemoscope.audit.local import LocalModel
-    from mnemoscope.audit.run import check_long_enough
+def audit_verify(
+    folder: Annotated[Path, Argument(help="The folder of a finished audit.")],
+    device: Device = None,
+    answer: Answer = ANSWER,
+    quiet: Quiet = False,
+) -> None:
+    """Check a finished audit: repeat its passages, and compare all hashes.
+
+    Example: mnemoscope audit verify audit
+    """
+    from mnemoscope.audits.library import verify
     from mnemoscope.words import plural
 
-    reference = here.beside.load() if here.beside else None
-    model = LocalModel(here.load(), reading.documents, settings, reference=reference)
-    check_long_enough(model)
-    frame = rank_windows(model)
-    write_parquet(out / BEFORE_FILE, frame)
-    print(f"{plural(frame.height, 'window')} read, none decoded.")
-    if reference is not None:
-        share = share_beyond(frame["entropy"], frame["reference_entropy"])
-        print(f"Surer of than the reference explains: {100 * share:.1f} % of them.")
-    for row in frame.head(_SUREST).iter_rows(named=True):
-        text = " ".join(row["text"].split())
-        place = f"{row['document']}, characters {row['suffix_start']} to {row['end']}"
-        print(f"{place}: entropy {row['entropy']:.2f}: {text[:_SHOWN]}")
-    print(f"In {out / BEFORE_FILE}, the surest first. Without --before they are asked.")
-    return frame
-
-
-class ModelArguments(NamedTuple):
-    """A model that runs here, and what stands beside it, as asked for."""
-
-    name: str
-    revision: str | None
-    dtype: str
-    device: str
-    reference: str | None = None
-    study: str | None = None
-    role: str = "model"
-
-    @property
-    def beside(self) -> "ModelArguments | None":
-        """The reference: what was asked for, else the embedded model's own, else None."""
-        own = EMBEDDED if self.name == EMBEDDED else None
-        name = None if self.reference == "none" else self.reference or own
-        return (
-            ModelArguments(name, None, self.dtype, self.device, role="reference") if name else None
-        )
-
-    def load(self) -> "LanguageModel":
-        """The model."""
-        from mnemoscope.lm.load import load_model
-
-        say(f"Loading the {self.role} {self.name}")
-        place = place_of(self.name, self.role)
-        return load_model(place, revision=self.revision, dtype=self.dtype, device=self.device)
-
-
-def _refuse(given: Mapping[str, Any], why: str) -> None:
-    """Refuse flags that belong to the other kind of audit; None or False is not given."""
-    for flag, value in given.items():
-        if value is not None and value is not False:
-            raise UserError(f"{flag}: {why}.")
-
-
-def _check_names(here: ModelArguments, sources: Sequence[str]) -> None:
-    """Refuse what is not there before torch is loaded."""
-    from mnemoscope.audit.documents import check_sources
-    from mnemoscope.lm.hub import check_model
-    from mnemoscope.study.folder import Study
-
-    check_sources(sources)
-    if here.study not in (None, _MAKE_STUDY):
-        Study(str(here.study))
-    if here.name != EMBEDDED:
-        check_model(here.name, here.revision)
-    if here.beside is not None and here.beside.name != EMBEDDED:
-        check_model(here.beside.name)
-
-
-@contextmanager
-def _no_empty_folder(out: Path) -> Iterator[None]:
-    """Leave no empty folder behind a refusal."""
-    was_there = out.exists()
-    try:
-        yield
-    except BaseException:
-        if not was_there and out.is_dir() and not any(out.iterdir()):
-            out.rmdir()
-        raise
-
-
-def _command() -> list[str]:
-    return ["mnemoscope", *sys.argv[1:]]
-
-
-def _read(
-    sources: Sequence[str], out: Path | None, encoding: str, columns: dict[str, str]
-) -> "Reading":
-    from mnemoscope.audit.documents import read_documents
-
-    reading = read_documents(
-        sources, stdin=sys.stdin.buffer, encoding=encoding, leave_out=out, columns=columns
-    )
-    for one in reading.skipped:
-        say(f"Not read: {one.name}: {one.reason}")
-    return reading
-
-
-def _audit_here(
-    here: ModelArguments, reading: "Reading", out: Path, settings: AuditSettings, *, redo: bool
-) -> dict[str, Any]:
-    from mnemoscope.audit.local import audit_documents, check_audit
-
-    other, study = here.beside, here.study
-    lm, reference = here.load(), other.load() if other else None
-    folder = None if study is None else Path(study)
-    if study == _MAKE_STUDY:
-        from mnemoscope.audit.ground import make_study
-
-        check_audit(lm, reading, out, settings, reference, redo=redo)
-        folder = make_study(
-            out,
-            settings,
-            model=here.name,
-            revision=here.revision,
-            dtype=here.dtype,
-            device=here.device,
-            lm=lm,
-        ).folder
-    return audit_documents(
-        lm,
-        reading,
-        out,
-        settings=settings,
-        reference=reference,
-        cnn=None if folder is None else _ground(folder, lm, settings),
-        command=_command(),
-        names={"model": here.name, "reference": other.name if other else ""},
-        redo=redo,
-    )
-
-
-def _ground(folder: Path, lm: "LanguageModel", settings: AuditSettings) -> "CnnGround":
-    """The CNNs of a study of this model; says so where they give no probability."""
-    from mnemoscope.audit.ground import check_study, read_ground
-    from mnemoscope.study.models import facts_of
-
-    ground = read_ground(check_study(folder, facts_of(lm, lm.name), settings))
-    if ground.facts["reason"] is not None:
-        say(f"No probabilities from {folder}: {ground.facts['reason']}.")
-        return ground
-    fit, found = ground.facts["calibration"], ground.facts["measured"]
-    say(
-        f"Probabilities from {len(ground.cnns)} CNNs of {folder}, calibration: {fit['method']}. On "
-        f"{found['n_guess']} Guess and {found['n_recall']} Recall sequences held out: ECE "
-        f"{100 * found['ece']:.1f} % (as it was {100 * found['ece_uncalibrated']:.1f} %), AUC "
-        f"{found['auc']:.3f}"
-    )
-    return ground
-
-
-def _served(
-    asked: EndpointSettings,
-    documents: "Sequence[Document]",
-    settings: AuditSettings,
-    tokenizer: str | None,
-    revision: str | None,
-    out: Path | None = None,
-) -> "ServedModel":
-    """A model behind an API; its answers are kept in the audit's folder, where there is one."""
-    from mnemoscope.audit.chat import ChatModel
-    from mnemoscope.audit.documents import ModelTokens, Words
-    from mnemoscope.audit.service import AnswerStore, Client, ServedModel
-
-    splitter: Splitter = Words()
-    if tokenizer is not None:
-        from mnemoscope.lm.hub import find_bos
-        from mnemoscope.lm.load import load_tokenizer
-
-        found = load_tokenizer(place_of(tokenizer), revision)
-        splitter = ModelTokens(found, find_bos(found))
-    return (ChatModel if asked.chat else ServedModel)(
-        Client(asked, None if out is None else AnswerStore(out / "answers.jsonl")),
-        splitter,
-        documents,
-        settings,
-        tokenizer_name=tokenizer,
-        tokenizer_revision=revision,
-    )
-
-
-def _verify(folder: Path, device: str) -> "Verification":
-    from mnemoscope.audit.run import check_is_audit
-
-    check_is_audit(folder)
-    from mnemoscope.audit.verify import verify_audit
-
-    def load(
-        record: dict[str, Any], documents: "Sequence[Document]", settings: AuditSettings
-    ) -> "AuditedModel":
-        facts, api = record["model"], record.get("api")
-        if api:
-            asked = endpoint_settings(url=api["endpoint"], model=facts["name"], **api["settings"])
-            named = api["tokenizer"], api["tokenizer_revision"]
-            return _served(asked, documents, settings, *named)
-        from mnemoscope.audit.local import LocalModel
-
-        here = ModelArguments(facts["name"], facts["revision"], facts["dtype"], device)
-        return LocalModel(here.load(), documents, settings)
-
-    return verify_audit(folder, load)
-
-
-def _print_verification(folder: Path, found: "Verification") -> None:
-    """Say what does not hold, and leave with status 3 if anything does not."""
-    from mnemoscope.words import plural
-
+    with shown(quiet):
+        found = verify(folder, device=device or "auto")
+    answer.facts.update({"folder": folder, **found._asdict()})
     for line in [*found.problems, *found.notes]:
         print(line)
     print(f"{folder}: {found.n_hold} of {found.n_spans} passages hold.")
@@ -517,6 +267,105 @@ def _print_verification(folder: Path, found: "Verification") -> None:
         problems = plural(len(found.problems), "problem")
         print(f"{folder} does not hold: {problems}, named above.")
         raise typer.Exit(_GATE_FAILED)
+
+
+def audit_rank(
+    model: Model,
+    documents: DocumentNames,
+    out: Folder = None,
+    reference: Reference = None,
+    encoding: Encoding = "utf-8",
+    column: Column = None,
+    revision: Revision = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    answer: Answer = ANSWER,
+    quiet: Quiet = False,
+    **fields: Any,
+) -> None:
+    """Rank windows by how sure the model is of their beginnings; nothing is decoded.
+
+    Example: mnemoscope audit rank embedded README.md -o ranking
+    """
+    from mnemoscope.audits.library import rank
+    from mnemoscope.audits.rank import RANKING, share_beyond
+    from mnemoscope.words import plural
+
+    folder = _out(out)
+    with shown(quiet):
+        frame = rank(
+            model,
+            documents,
+            folder,
+            reference=reference,
+            revision=revision,
+            dtype=dtype or "float32",
+            device=device or "auto",
+            encoding=encoding,
+            columns=parse_columns(column),
+            **fields,
+        )
+    print(f"{plural(frame.height, 'window')} read, none decoded.")
+    if frame["reference_entropy"].null_count() == 0:
+        share = share_beyond(frame["entropy"], frame["reference_entropy"])
+        print(f"Surer of than the reference explains: {100 * share:.1f} % of them.")
+    for row in frame.head(_SUREST).iter_rows(named=True):
+        text = " ".join(row["text"].split())
+        place = f"{row['document']}, characters {row['suffix_start']} to {row['end']}"
+        print(f"{place}: entropy {row['entropy']:.2f}: {text[:_SHOWN]}")
+    print(f"In {folder / RANKING}, the surest first. 'mnemoscope audit' asks them.")
+    answer.facts.update(folder=folder, windows=frame)
+
+
+def _out(out: Path | None) -> Path:
+    if out is None:
+        raise UserError("audit needs a folder for the result: add -o DIR.")
+    return out
+
+
+def _settings(file: Path | None, fields: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a file, and flags over them; what was not given is left out."""
+    named: Any = {}
+    if file is not None:
+        try:
+            named = parse_yaml(read_bounded(file).decode("utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file}: cannot be read as YAML ({error}).") from None
+        if not isinstance(named, dict):
+            raise UserError(f"{file}: not settings. Write a line for each, such as stride: 4.")
+    given = {name: one for name, one in fields.items() if one is not None and one is not False}
+    return cast(dict[str, Any], {str(k).replace("-", "_"): v for k, v in named.items()} | given)
+
+
+def _gate(fail_if: str | None, junit: Path | None, *, has_near: bool) -> "Gate | None":
+    """The condition, and whether what is asked for beside the audit can be written."""
+    from mnemoscope.audits.shares import parse_gate
+
+    if junit is not None and not junit.absolute().parent.is_dir():
+        raise UserError(f"--junit {junit}: no such folder. Make it first.")
+    if junit is not None and junit.is_dir():
+        raise UserError(f"--junit {junit}: a folder. Name a file.")
+    gate = None if fail_if is None else parse_gate(fail_if)
+    if gate is not None and gate.kind == "near" and not has_near:
+        raise UserError("--fail-if near: near copies are not looked for here. Choose recalled.")
+    return gate
+
+
+def _report(made: "Audit", gate: "Gate | None", junit: Path | None, answer: Answer) -> None:
+    """Say what came of an audit, write what was asked for beside it, and judge it."""
+    from mnemoscope.audits.exports import junit_xml
+    from mnemoscope.files import write_text
+
+    _print_record(made.folder, made.record)
+    spans = made.spans.select(_SPAN_FACTS)
+    answer.facts.update({**made.record, "folder": made.folder, "spans": spans})
+    if junit is not None:
+        write_text(junit, junit_xml(made.record, made.spans))
+        print(f"Wrote {junit}.")
+    if gate is not None:
+        is_failed = gate.is_failed(made.record["summary"])
+        answer.facts["gate"] = {"text": gate.text, "failed": is_failed}
+        _judge(gate, made.record)
 
 
 def _print_record(out: Path, record: dict[str, Any]) -> None:

@@ -338,7 +338,7 @@ def describe(
     elif (target / "audit.json").is_file():
         raise UserError(
             f"{target}: an audit. Open {target / 'audit.html'} in a browser; "
-            f"'mnemoscope audit --verify {target}' checks it."
+            f"'mnemoscope audit verify {target}' checks it."
         )
     elif target.exists():
         raise UserError(

@@ -51,12 +51,8 @@ _OPEN = (
     *("published_is_memorized", "published_memorization_score"),
 )
 """Columns that tell nothing of a text but what was measured."""
-_OF_AUDIT = ("spans", "near", "profile", "origins", "ordinary")  # its tables
-_AUDIT = (
-    *("audit.html", "audit.json", "audit.sarif", "report.html"),
-    *(f"{one}.parquet" for one in _OF_AUDIT),
-)
-_OURS = ("data/*", "texts/*", "settings.yaml", *_AUDIT)
+_AUDIT = ("audit.html", "audit.json", "audit.sarif", "report.html")  # beside its tables
+_OURS = ("data/*", "texts/*", "settings.yaml", "*.parquet", *_AUDIT)
 _TAG = "mnemoscope"
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _CITATION = """\
@@ -85,6 +81,7 @@ class _Model(TypedDict):
 class _Audit(TypedDict):
     model: _Model
     summary: _Summary
+    files: dict[str, str]
 
 
 def write_dataset(
@@ -259,19 +256,19 @@ def _report(study: Study, models: Mapping[str, Any]) -> ReportContent:
 
 
 def _write_audit(target: Path, out: Path, *, licence: str) -> None:
-    there = [target / name for name in (*_AUDIT, "texts")]
+    there = [*(target / name for name in (*_AUDIT, "texts")), *target.glob("*.parquet")]
     for path in (*there, *(target / "texts").rglob("*")):
         if path.is_symlink():  # what it points to may be no document
             raise UserError(f"{path}: a link, which push does not follow. Put the file there.")
     remedy = "Make the audit again with --redo."
     record = read_record(target / "audit.json", _Audit, remedy=remedy)
     spans = read_parquet(target / "spans.parquet", remedy="make the audit again with --redo")
-    for path in (target / f"{name}.parquet" for name in _OF_AUDIT):
-        said = record.get(f"{path.stem}_sha256")
-        if said and not (path.is_file() and said == file_sha256(path)):
+    for name, said in record["files"].items():
+        path = target / Path(name).name
+        if not (path.is_file() and said == file_sha256(path)):
             raise DamagedDataError(f"{path}: missing, or changed after the audit. {remedy}")
     shares = {kind: percent(record["summary"][kind]["share"]) for kind in _Summary.__annotations__}
-    for name in (*_AUDIT, "texts"):
+    for name in (*_AUDIT, *(Path(one).name for one in record["files"]), "texts"):
         if (target / name).is_dir():
             shutil.copytree(target / name, out / name)
         elif (target / name).is_file():
@@ -281,7 +278,7 @@ def _write_audit(target: Path, out: Path, *, licence: str) -> None:
         "text of the documents**: each passage (`spans.parquet`), a page (`audit.html`), and what "
         "was read of HTML, PDF, DOCX and standard input (`texts/`). The command, and model and "
         "documents by the paths that it names, stand in `audit.json`, the tables and the pages: "
-        "`mnemoscope audit --verify` needs them.",
+        "`mnemoscope audit verify` needs them.",
         _list(
             {"Model": f"`{_cell(_last(record['model']['name']))}`"}
             | {kind.capitalize(): f"{share} of the characters" for kind, share in shares.items()}

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from mnemoscope.errors import UserError
+from mnemoscope.errors import UnsupportedModelError, UserError
 from mnemoscope.lm.model import LanguageModel, attention_modules, claimed, eager_attention, rerouted
 from mnemoscope.lm.probe import check_state, decoder_layers, entering
 
@@ -102,7 +102,7 @@ class _Scaling:
         with AtSoftmax(change):
             output = run()
         if n_seen != 1:
-            raise UserError(
+            raise UnsupportedModelError(
                 f"{self._name}: its attention calls {n_seen} softmaxes a layer, so its edges "
                 "cannot be cut. Choose another model."
             )

@@ -27,7 +27,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from transformers.cache_utils import DynamicLayer
 from transformers.masking_utils import eager_mask
 
-from mnemoscope.errors import NoRoomError, UserError, first_line
+from mnemoscope.errors import NoRoomError, UnsupportedModelError, UserError, first_line
 from mnemoscope.files import write_text
 from mnemoscope.lm.hub import find_bos
 from mnemoscope.lm.placement import (
@@ -137,7 +137,7 @@ def eager_attention(attention_class: type) -> Callable[..., tuple[torch.Tensor, 
         found = getattr(sys.modules.get(base.__module__), "eager_attention_forward", None)
         if found is not None:
             return found  # type: ignore[no-any-return]
-    raise UserError(
+    raise UnsupportedModelError(
         f"{attention_class.__name__}: no eager attention to be found beside it, so this family's "
         "attention cannot be captured. Choose another model."
     )

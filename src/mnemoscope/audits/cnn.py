@@ -1,0 +1,32 @@
+"""The calibrated probability that a passage is Recall and not Guess, by a study's CNNs."""
+
+import polars as pl
+
+from mnemoscope.audits.asking import Answer, Auditing, Column
+from mnemoscope.audits.ground import CnnGround, recall_probabilities
+from mnemoscope.audits.rule import GUESS, RECALL
+
+COLUMNS = {
+    "probability": Column(
+        pl.Float64, "that it is Recall and not Guess, calibrated; null where no CNN gives one"
+    ),
+    "cnn_says": Column(pl.String, "`recall` from one half on, else `guess`"),
+}
+
+
+def _of(audit: Auditing) -> CnnGround:
+    assert audit.cnn is not None
+    return audit.cnn
+
+
+def depends(audit: Auditing) -> object:
+    """What the CNNs are, wherever their study stands."""
+    return {name: one for name, one in _of(audit).facts.items() if name != "study"}
+
+
+def ask(audit: Auditing) -> Answer:
+    """Let the CNNs look at the attention with which the model reads each window."""
+    batch_size = audit.settings.batch_size
+    found = recall_probabilities(_of(audit), audit.lm, audit.windows, batch_size=batch_size)
+    says = [None if one is None else RECALL if one >= 0.5 else GUESS for one in found]
+    return Answer({"probability": found, "cnn_says": says}, facts=_of(audit).facts)

@@ -1,0 +1,296 @@
+"""Read the documents of an audit; what cannot be read is said with its reason."""
+
+import codecs
+import hashlib
+import importlib
+import io
+import logging
+import re
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from mnemoscope.data.formats import check_there, list_files, table_ending
+from mnemoscope.data.hub import find_hub_files, parse_hub_name
+from mnemoscope.data.table import read_table
+from mnemoscope.errors import MnemoscopeError, UserError
+from mnemoscope.parse import MOST_BYTES, MOST_TEXT_BYTES, TOO_LONG, read_bounded
+from mnemoscope.words import whole_characters
+
+_SNIFFED_BYTES = 8192
+_HEAD_BYTES = 4096
+_NAMED = 8  # columns of a table without texts
+_CHARSET = re.compile(rb"charset=[\"']?([\w-]+)", re.IGNORECASE)
+_BYTE_ORDER = {  # the longer ones first: UTF-32's begins as UTF-16's does
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text."""
+
+    name: str  # the path as given; of a table's row `path#row`, rows counted from 1; `-`
+    text: str
+    sha256: str  # of the text in UTF-8
+    # The text is not the file's own characters (HTML, PDF, DOCX, standard input).
+    is_extracted: bool = False
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A document that was passed over, and why, in words."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read, in order, what was not; the encoding of text files, the columns of tables."""
+
+    documents: list[Document]
+    skipped: list[Skipped]
+    encoding: str = "utf-8"
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_documents(
+    sources: Sequence[str],
+    *,
+    stdin: BinaryIO | None = None,
+    encoding: str = "utf-8",
+    columns: Mapping[str, str] | None = None,
+    leave_out: Path | None = None,
+) -> Reading:
+    """Read all documents; the same name twice is read once.
+
+    `sources` are files, folders (read recursively, hidden files left out), tables with a column
+    `text` (`TABLE_ENDINGS`), data sets of the hub, or `-` for `stdin`. Files in `leave_out` are no
+    documents: the audit itself goes there. `columns` of tables are taken by their paths, as a
+    study's are (`take_columns`). Raises UserError: a source that does not exist, an encoding nobody
+    knows, or nothing readable.
+    """
+    try:
+        " ".encode(encoding)  # codecs.lookup also knows rot13 and zip, which give no characters
+    except (LookupError, ValueError):
+        raise UserError(f"--encoding {encoding}: no such encoding. Try latin-1.") from None
+    check_sources(sources)
+    documents: dict[str, Document] = {}
+    skipped: dict[str, Skipped] = {}
+    for name, path in _files(sources, leave_out):
+        shown = name.encode("utf-8", "backslashreplace").decode("utf-8")
+        if shown != name:  # nothing that we write could name it
+            skipped[shown] = Skipped(shown, "a name that is not UTF-8. Rename it.")
+            continue
+        try:
+            for one in _read(name, path, stdin, encoding, columns):
+                if isinstance(one, Skipped):
+                    skipped[one.name] = one
+                elif one.text.strip():
+                    documents.setdefault(one.name, one)
+                else:
+                    skipped[one.name] = Skipped(one.name, "empty.")
+        except MnemoscopeError as error:
+            skipped[name] = Skipped(name, str(error).removeprefix(name).lstrip(":, "))
+    passed = list(skipped.values())
+    if documents:
+        return Reading(list(documents.values()), passed, encoding, dict(columns or {}))
+    if not passed:
+        raise UserError(f"{', '.join(sources)}: no document in it.")
+    more = f" ({len(passed) - 1} more could not be read either.)" if len(passed) > 1 else ""
+    raise UserError(f"{passed[0].name}: {passed[0].reason}{more}")
+
+
+def check_sources(sources: Sequence[str]) -> None:
+    """Raise UserError where one of the sources does not exist."""
+    for source in sources:
+        if source != "-" and parse_hub_name(source) is None:
+            check_there(source, "Give a text as {name: text} in Python, or on standard input (-).")
+
+
+def _files(sources: Sequence[str], leave_out: Path | None) -> Iterator[tuple[str, Path | None]]:
+    for source in sources:
+        path = Path(source)
+        hub = parse_hub_name(source)
+        if source == "-":
+            yield source, None
+        elif hub is not None:
+            files = find_hub_files(hub).files
+            if len(files) > 1:  # rows are counted from 1 in each
+                raise UserError(
+                    f"{source}: {len(files)} files, where an audit reads one. Fetch them and give "
+                    "their folder."
+                )
+            yield source, files[0]
+        elif path.is_dir():
+            for file in list_files(path):
+                if leave_out is None or not file.resolve().is_relative_to(leave_out.resolve()):
+                    yield file.as_posix(), file
+        else:
+            yield source, path
+
+
+def _read(
+    name: str,
+    path: Path | None,
+    stdin: BinaryIO | None,
+    encoding: str,
+    columns: Mapping[str, str] | None,
+) -> Iterator[Document | Skipped]:
+    """The documents of one source; a row of a table that is too long is skipped alone."""
+    if path is None:
+        data = stdin.read(MOST_BYTES + 1) if stdin is not None else b""
+        yield make_document(name, _decode(data, encoding), is_extracted=True)
+        return
+    ending = path.suffix.lower()
+    if table_ending(path):
+        frame = read_table(path, columns)
+        if "text" not in frame.columns:
+            raise UserError(
+                "a table without a column 'text'. Name the column of the texts with --column "
+                f"text=NAME; it has {', '.join(frame.columns[:_NAMED])}."
+            )
+        for row, text in enumerate(frame["text"], start=1):
+            own = f"{name}#{row}"
+            try:
+                yield make_document(own, text if isinstance(text, str) else "")
+            except UserError as error:
+                yield Skipped(own, str(error))
+        return
+    try:
+        data = read_bounded(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot be read ({getattr(error, 'strerror', error)}).") from error
+    if ending in _EXTRACTORS:
+        yield make_document(name, _extract(ending, data) if data else "", is_extracted=True)
+    else:
+        yield make_document(name, _decode(data, encoding))
+
+
+def _decode(data: bytes, encoding: str) -> str:
+    """Characters of a text file, line ends as they are, a byte order mark left out."""
+    encoding = next((own for mark, own in _BYTE_ORDER.items() if data.startswith(mark)), encoding)
+    if "16" not in encoding and "32" not in encoding and b"\0" in data[:_SNIFFED_BYTES]:
+        raise UserError("a binary file, not a text.")
+    try:
+        name = codecs.lookup(encoding).name
+        return data.decode("utf-8-sig" if name == "utf-8" else name)
+    except UnicodeError:
+        raise UserError(
+            f"unknown encoding: not {encoding}. Convert it to UTF-8, or name its encoding with "
+            "--encoding."
+        ) from None
+
+
+def make_document(name: str, text: str, *, is_extracted: bool = False) -> Document:
+    """A document of a text; `is_extracted`: the text is not the file's own characters.
+
+    Raises UserError: a text too long to be cut into tokens.
+    """
+    if len(text) > MOST_TEXT_BYTES:
+        raise UserError(f"{TOO_LONG} documents.")
+    text = whole_characters(text)  # no tokenizer takes others
+    return Document(name, text, hashlib.sha256(text.encode("utf-8")).hexdigest(), is_extracted)
+
+
+def _extract(ending: str, data: bytes) -> str:
+    """Text of a file; any failure of a library on a hostile or torn file becomes one line."""
+    kind, extract = _EXTRACTORS[ending]
+    try:
+        return extract(data)
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        reason = (" ".join(str(error).split()) or type(error).__name__)[:120]
+        raise UserError(f"a broken {kind} ({reason}). Save it again.") from error
+
+
+def _html(data: bytes) -> str:
+    """Text of a page as a reader would see it: UTF-8, else what the page says of itself."""
+    get_text: Callable[[str], str] = _library("inscriptis", "inscriptis").get_text
+    named = _CHARSET.search(data[:_HEAD_BYTES])
+    for encoding in ("utf-8-sig", named[1].decode("ascii") if named else "utf-8"):
+        try:
+            page = data.decode(encoding)
+            break
+        except (UnicodeDecodeError, LookupError):
+            continue
+    else:
+        raise UserError("unknown encoding: not UTF-8, and the page names none that fits.")
+    _refuse_cut(page)
+    return get_text(page)
+
+
+def _refuse_cut(page: str) -> None:
+    """Refuse a page of which libxml2 would leave out what is too deep or too large."""
+    etree = _library("lxml.etree", "inscriptis")
+    parser = etree.HTMLParser(encoding="utf-8")
+    with suppress(etree.LxmlError):  # an empty one
+        etree.fromstring(page.encode("utf-8", "replace"), parser)
+    for one in parser.error_log:
+        if one.type_name == "ERR_RESOURCE_LIMIT":
+            reason = one.message.partition(",")[0]
+            raise UserError(f"cannot be read as a whole ({reason}). Save it as text.")
+
+
+def _pdf(data: bytes) -> str:
+    pypdf = _library("pypdf", "pypdf")
+    if b"%PDF-" not in data[:_HEAD_BYTES]:
+        raise UserError("not a PDF, whatever its name says. If it is a text, name it .txt.")
+    logger = logging.getLogger("pypdf")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)  # its warnings are not the user's
+    try:
+        reader = pypdf.PdfReader(io.BytesIO(data))
+        is_open = not reader.is_encrypted
+        with suppress(Exception):  # a cipher that needs one more library, or a torn dictionary
+            is_open = is_open or bool(reader.decrypt(""))
+        if not is_open:
+            raise UserError("an encrypted PDF. Save it without its password.")
+        text = "\f".join(page.extract_text() for page in reader.pages)
+    finally:
+        logger.setLevel(level)
+    if not text.strip("\f \n"):
+        raise UserError("a PDF without text, perhaps a scan. Recognize its text first (OCR).")
+    return text
+
+
+_MOST_XML_BYTES = 8 * MOST_TEXT_BYTES  # a file of 1 MB can unpack to a thousand
+
+
+def _docx(data: bytes) -> str:
+    """Paragraphs and table rows in their order, a line each."""
+    library = _library("docx", "python-docx")
+    with zipfile.ZipFile(io.BytesIO(data)) as parts:
+        size = sum(one.file_size for one in parts.infolist() if one.filename.endswith(".xml"))
+    if size > _MOST_XML_BYTES:
+        raise ValueError(f"more than {_MOST_XML_BYTES >> 20} MB when unpacked")
+    lines: list[str] = []
+    for block in library.Document(io.BytesIO(data)).iter_inner_content():
+        if hasattr(block, "rows"):
+            lines += ("\t".join(cell.text for cell in row.cells) for row in block.rows)
+        else:
+            lines.append(block.text)
+    return "\n".join(lines)
+
+
+def _library(module: str, package: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise UserError(f"needs {package} to be read: pip install 'mnemoscope[audit]'") from None
+
+
+_EXTRACTORS: dict[str, tuple[str, Callable[[bytes], str]]] = {
+    ".html": ("HTML page", _html),
+    ".htm": ("HTML page", _html),
+    ".pdf": ("PDF", _pdf),
+    ".docx": ("DOCX", _docx),
+}

@@ -1,0 +1,150 @@
+"""What an audit is to other programs: SARIF for editors and code hosts, JUnit for builds."""
+
+import re
+from bisect import bisect_right
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import quote
+from xml.etree import ElementTree
+
+import polars as pl
+
+from mnemoscope.audits.rule import RECALL
+from mnemoscope.data.formats import table_ending
+from mnemoscope.data.hub import parse_hub_name
+from mnemoscope.version import __version__
+from mnemoscope.words import percent
+
+_FORBIDDEN = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that XML 1.0 has no way to write."""
+_SOURCE = "https://arxiv.org/abs/2508.02573"
+_HELP = (
+    "Shown the text before this passage, the model writes the passage word for word. The verdict "
+    "recall says that it does not follow from that text: no pattern goes on, and few of its tokens "
+    "stand there already. The likely reason is that the passage stood in the training data.",
+    "Was the model meant to be trained on this document? If not, find where the training data "
+    "got it. If the passage is a common one, such as a licence, compare with a model that cannot "
+    "have seen the document (--reference). audit.html shows the evidence of each passage, token by "
+    "token; mnemoscope audit verify FOLDER repeats it.",
+)
+_RULE = {
+    "id": "recalled-passage",
+    "name": "RecalledPassage",
+    "shortDescription": {"text": "The model repeats this passage, and its prompt did not show it."},
+    "fullDescription": {"text": _HELP[0]},
+    "help": {
+        "text": "\n\n".join(_HELP),
+        "markdown": f"{_HELP[0]}\n\n**What to do.** {_HELP[1]}",
+    },
+    "helpUri": _SOURCE,
+    "defaultConfiguration": {"level": "warning"},
+    "properties": {"tags": ["memorization", "language-models"]},
+}
+
+
+def sarif_log(frame: pl.DataFrame, texts: Mapping[str, str]) -> dict[str, Any]:
+    """Make a SARIF log of the spans called recall; guesses are no finding.
+
+    Lines and columns count from 1, columns in characters; line ends are those of the text.
+
+    Source: OASIS, Static Analysis Results Interchange Format 2.1.0.
+    """
+    lines = {
+        name: [0, *(place + 1 for place, character in enumerate(text) if character == "\n")]
+        for name, text in texts.items()
+    }
+    rows = frame.filter(pl.col("verdict") == RECALL).iter_rows(named=True)
+    driver = {
+        "name": "mnemoscope",
+        "version": __version__,
+        "informationUri": _SOURCE,
+        "rules": [_RULE],
+    }
+    return {
+        "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
+        "version": "2.1.0",
+        "runs": [
+            {
+                "tool": {"driver": driver},
+                "columnKind": "unicodeCodePoints",
+                "results": [_result(row, lines[row["document"]]) for row in rows],
+            }
+        ],
+    }
+
+
+def _result(row: Mapping[str, Any], lines: list[int]) -> dict[str, Any]:
+    region: dict[str, int] = {}
+    for end in ("start", "end"):
+        line = bisect_right(lines, row[end])
+        region |= {f"{end}Line": line, f"{end}Column": row[end] - lines[line - 1] + 1}
+    region |= {"charOffset": row["start"], "charLength": row["end"] - row["start"]}
+    uri = _address(row["document"])
+    return {
+        "ruleId": _RULE["id"],
+        "level": "warning",
+        "message": {"text": f"Recalled, {row['tokens']} tokens: {row['reason']}."},
+        "locations": [
+            {"physicalLocation": {"artifactLocation": {"uri": uri}, "region": region}},
+        ],
+    }
+
+
+def _address(document: str) -> str:
+    """The URI of a document; a row of a table is the table, with the row as its fragment."""
+    source, _, row = document.rpartition("#")
+    is_row = row.isdecimal() and (table_ending(Path(source)) or parse_hub_name(source))
+    name, fragment = (source, f"#{row}") if is_row else (document, "")
+    path = PurePosixPath(name)
+    return (path.as_uri() if path.is_absolute() else quote(name)) + fragment
+
+
+def junit_xml(record: Mapping[str, Any], frame: pl.DataFrame) -> str:
+    """Make a JUnit report: a document fails where a passage of it is called recall.
+
+    Documents that were too short or not read are skipped tests. Characters that XML 1.0 forbids
+    are written as U+FFFD.
+    """
+    recalled = frame.filter(pl.col("verdict") == RECALL)
+    n_skipped = sum(row["is_too_short"] for row in record["documents"]) + len(record["skipped"])
+    suite = ElementTree.Element(
+        "testsuite",
+        name=_clean(f"mnemoscope audit of {record['model']['name']}"),
+        tests=str(len(record["documents"]) + len(record["skipped"])),
+        failures=str(recalled["document"].n_unique()),
+        errors="0",
+        skipped=str(n_skipped),
+    )
+
+    def case(document: str) -> ElementTree.Element:
+        return ElementTree.SubElement(
+            suite, "testcase", classname="mnemoscope.audits", name=_clean(document)
+        )
+
+    for row in record["documents"]:
+        own = case(row["document"])
+        rows = recalled.filter(pl.col("document") == row["document"])
+        if row["is_too_short"]:
+            ElementTree.SubElement(own, "skipped", message="shorter than one window")
+        elif rows.height:
+            share = percent(row["recalled"]["share"], unit=False)
+            message = f"{rows.height} passages, {share} % recalled"
+            failure = ElementTree.SubElement(
+                own, "failure", type="recalled-passage", message=message
+            )
+            lines = (
+                f"characters {one['start']} to {one['end']}: {one['reason']}\n    {one['text']!r}"
+                for one in rows.iter_rows(named=True)
+            )
+            failure.text = _clean("\n".join(lines))
+    for row in record["skipped"]:
+        message = _clean(f"not read: {row['reason']}")
+        ElementTree.SubElement(case(row["document"]), "skipped", message=message)
+    ElementTree.indent(suite)
+    text = ElementTree.tostring(suite, encoding="unicode")
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}'
+
+
+def _clean(text: str) -> str:
+    return _FORBIDDEN.sub("\ufffd", text)

@@ -1,0 +1,362 @@
+"""What programs and the command line call: an audit, one of a service, a check, a ranking.
+
+Names are checked before torch is loaded, and a refusal leaves no empty folder behind.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mnemoscope.audits.questions import audit_settings
+from mnemoscope.audits.settings import AuditSettings, EndpointSettings, checked
+from mnemoscope.embedded import place_of
+from mnemoscope.errors import UserError
+from mnemoscope.lm.hub import check_device_name, check_dtype_name, check_model, find_bos
+from mnemoscope.progress import say
+from mnemoscope.study.folder import Study
+from mnemoscope.study.settings import EMBEDDED
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from mnemoscope.audits.asking import AskedModel, Auditing
+    from mnemoscope.audits.documents import Reading
+    from mnemoscope.audits.ground import CnnGround
+    from mnemoscope.audits.service import ServedModel
+    from mnemoscope.audits.verify import Verification
+    from mnemoscope.lm.model import LanguageModel
+
+Documents = str | Path | Sequence[str | Path] | Mapping[str, str]
+"""Files, folders, tables and data sets of the hub, or texts by their names."""
+
+MAKE_STUDY = "auto"
+"""Stands for a study that the audit makes itself."""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """A finished audit: its folder, what `audit.json` holds, and one row a passage."""
+
+    folder: Path
+    record: dict[str, Any]
+    spans: "pl.DataFrame"
+
+
+@dataclass(frozen=True)
+class LocalChoice:
+    """A model that runs here, as asked for: `name` is a folder, a hub name or ``"embedded"``.
+
+    Raises UserError: a number format or a device that there is not.
+    """
+
+    name: str
+    revision: str | None = None
+    dtype: str = "float32"
+    device: str = "auto"
+    role: str = "model"
+
+    def __post_init__(self) -> None:
+        """Refuse what torch would."""
+        check_dtype_name(self.dtype)
+        check_device_name(self.device)
+
+    def check(self) -> None:
+        """Refuse a name that leads to no model, before anything is loaded."""
+        if self.name != EMBEDDED:
+            check_model(self.name, self.revision)
+
+    def beside(self, reference: str | Path | None) -> "LocalChoice | None":
+        """The reference: what was asked for, else the embedded model's own; ``"none"``: none."""
+        own = EMBEDDED if self.name == EMBEDDED else None
+        name = None if reference == "none" else reference or own
+        return LocalChoice(str(name), None, self.dtype, self.device, "reference") if name else None
+
+    def load(self) -> "LanguageModel":
+        """The model."""
+        from mnemoscope.lm.load import load_model
+
+        say(f"Loading the {self.role} {self.name}")
+        place = place_of(self.name, self.role)
+        return load_model(place, revision=self.revision, dtype=self.dtype, device=self.device)
+
+
+def audit(
+    model: str | Path | LocalChoice,
+    documents: Documents,
+    out: str | Path,
+    *,
+    reference: str | Path | None = None,
+    study: str | Path | None = None,
+    revision: str | None = None,
+    dtype: str = "float32",
+    device: str = "auto",
+    encoding: str = "utf-8",
+    columns: Mapping[str, str] | None = None,
+    command: Sequence[str] = (),
+    redo: bool = False,
+    **settings: Any,
+) -> Audit:
+    """Find the passages of documents that a model repeats; `mnemoscope audit` does the same.
+
+    `model` is a folder, a hub name, a `.gguf` file or ``"embedded"``. `documents` are files,
+    folders, tables (`columns` by their paths) or data sets of the hub, or texts by their names.
+    `out` gets `audit.html`, `report.html`, tables and `audit.json`; a stopped audit goes on there,
+    `redo` writes over another one. `reference` is a model that never saw the documents;
+    ``"embedded"`` has its own. `study` is a finished study of the model, whose CNNs give
+    probabilities; ``"auto"`` makes one. `command` is recorded. Further names are settings of the
+    audit, as the flags are called (``stride=4``).
+
+    Raises UserError: no such model or file, a setting that is unknown or out of range, another
+    audit in the folder, or no document as long as a window.
+    """
+    own, folder = LocalChoice(str(model), revision, dtype, device), Path(out)
+    other, asked = own.beside(reference), audit_settings(**settings)
+    _check(own, other, documents)
+    if study not in (None, MAKE_STUDY):
+        Study(str(study))
+    if study is not None and asked.chat_template:
+        raise UserError(
+            f"--study {study}: its CNNs read plain text. Leave out --chat-template or --study."
+        )
+    with _kept_clean(folder):
+        reading = _read(documents, folder, encoding, columns)
+        from mnemoscope.audits.run import make_audit
+
+        auditing = _local_audit(own, other, reading, asked)
+        if study is not None:
+            auditing.cnn = _cnns(str(study), own, auditing, folder, redo=redo)
+        return _made(folder, make_audit(auditing, reading, folder, command=command, redo=redo))
+
+
+def audit_api(
+    service: EndpointSettings,
+    documents: Documents,
+    out: str | Path | None,
+    *,
+    tokenizer: str | None = None,
+    revision: str | None = None,
+    prices: tuple[float | None, float | None] = (None, None),
+    dry_run: bool = False,
+    encoding: str = "utf-8",
+    columns: Mapping[str, str] | None = None,
+    command: Sequence[str] = (),
+    redo: bool = False,
+    **settings: Any,
+) -> Audit | str:
+    """Audit a model behind an API; with `dry_run` nothing is asked, and the estimate is given.
+
+    `tokenizer` is that of the model, at `revision`; without it words are counted. `prices` are
+    those of a million prompt and a million completion tokens. The rest is as in `audit`. Raises
+    UserError: as there, and a service that refuses or gives no answer.
+    """
+    asked = audit_settings("chat" if service.chat else "api", **{"top_k": 0, **settings})
+    folder = None if out is None else Path(out)
+    with _kept_clean(None if dry_run else folder):
+        from mnemoscope.audits.asking import Auditing
+        from mnemoscope.audits.run import make_audit
+        from mnemoscope.audits.service import estimate_cost
+        from mnemoscope.audits.tokens import cut_texts
+
+        reading = _read(documents, folder, encoding, columns)
+        model = _served(service, asked, tokenizer, revision, folder)
+        auditing = Auditing(model, cut_texts(model.splitter, reading.documents), asked)
+        estimate = estimate_cost(auditing, price_in=prices[0], price_out=prices[1])
+        if dry_run or folder is None:
+            return estimate
+        say(f"Estimate: {estimate}")
+        return _made(folder, make_audit(auditing, reading, folder, command=command, redo=redo))
+
+
+def verify(folder: str | Path, *, device: str = "auto") -> "Verification":
+    """Repeat the passages of a finished audit, and say which of them hold.
+
+    Raises UserError: no audit there, or its model cannot be loaded. DamagedDataError: a file that
+    cannot be read.
+    """
+    from mnemoscope.audits.records import check_is_audit
+
+    check_device_name(device)
+    check_is_audit(Path(folder))
+    from mnemoscope.audits.local import LocalModel
+    from mnemoscope.audits.verify import verify_audit
+
+    def load(record: Mapping[str, Any], settings: AuditSettings) -> "AskedModel":
+        facts, api = record["model"], record.get("api")
+        if not api:
+            own = LocalChoice(facts["name"], facts["revision"], facts["dtype"], device)
+            return LocalModel(own.load(), settings)
+        place = {"url": api["endpoint"], "model": facts["name"]}
+        service = checked(EndpointSettings, api["settings"] | place)
+        return _served(service, settings, api["tokenizer"], api["tokenizer_revision"], None)
+
+    return verify_audit(Path(folder), load)
+
+
+def rank(
+    model: str | Path | LocalChoice,
+    documents: Documents,
+    out: str | Path,
+    *,
+    reference: str | Path | None = None,
+    revision: str | None = None,
+    dtype: str = "float32",
+    device: str = "auto",
+    encoding: str = "utf-8",
+    columns: Mapping[str, str] | None = None,
+    **settings: Any,
+) -> "pl.DataFrame":
+    """Rank windows by how sure the model is of their beginnings, and decode nothing.
+
+    Arguments as in `audit`; gives and writes what `rank.rank_windows` says. Raises UserError: as
+    there.
+    """
+    own, folder = LocalChoice(str(model), revision, dtype, device), Path(out)
+    other, asked = own.beside(reference), audit_settings(**settings)
+    _check(own, other, documents)
+    with _kept_clean(folder):
+        reading = _read(documents, folder, encoding, columns)
+        from mnemoscope.audits.rank import RANKING, rank_windows
+        from mnemoscope.audits.scan import check_long_enough
+        from mnemoscope.files import write_parquet
+
+        auditing = _local_audit(own, other, reading, asked)
+        check_long_enough(auditing)
+        frame = rank_windows(auditing)
+        write_parquet(folder / RANKING, frame)
+    return frame
+
+
+def _check(own: LocalChoice, other: LocalChoice | None, documents: Documents) -> None:
+    """Refuse names that lead nowhere, before torch is loaded."""
+    from mnemoscope.audits.documents import check_sources
+
+    if not isinstance(documents, Mapping):
+        check_sources(_sources(documents))
+    for one in (own, other):
+        if one is not None:
+            one.check()
+
+
+def _sources(documents: "str | Path | Sequence[str | Path]") -> list[str]:
+    given = [documents] if isinstance(documents, str | Path) else documents
+    return [str(one) for one in given]
+
+
+@contextmanager
+def _kept_clean(out: Path | None) -> Iterator[None]:
+    """Make the folder; leave no empty one behind a refusal."""
+    if out is None:
+        yield
+        return
+    from mnemoscope.audits.records import prepare_folder
+
+    was_there = out.exists()
+    try:
+        prepare_folder(out)
+        yield
+    except BaseException:
+        if not was_there and out.is_dir() and not any(out.iterdir()):
+            out.rmdir()
+        raise
+
+
+def _read(
+    documents: Documents, out: Path | None, encoding: str, columns: Mapping[str, str] | None
+) -> "Reading":
+    from mnemoscope.audits.documents import Reading, make_document, read_documents
+
+    if isinstance(documents, Mapping):
+        texts = [make_document(*one, is_extracted=True) for one in documents.items()]
+        return Reading(texts, [])
+    sources = _sources(documents)
+    stdin = sys.stdin.buffer if "-" in sources else None
+    reading = read_documents(
+        sources, stdin=stdin, encoding=encoding, leave_out=out, columns=columns
+    )
+    for one in reading.skipped:
+        say(f"Not read: {one.name}: {one.reason}")
+    return reading
+
+
+def _local_audit(
+    own: LocalChoice, other: LocalChoice | None, reading: "Reading", settings: AuditSettings
+) -> "Auditing":
+    from mnemoscope.audits.local import local_audit
+
+    lm, reference = own.load(), other.load() if other else None
+    names = own.name, other.name if other else ""
+    return local_audit(lm, reading.documents, settings, reference=reference, names=names)
+
+
+def _cnns(
+    study: str, own: LocalChoice, auditing: "Auditing", out: Path, *, redo: bool
+) -> "CnnGround":
+    """The CNNs of a study of this model, made where asked; says why they give no probability."""
+    from mnemoscope.audits.ground import check_study, make_study, read_ground
+    from mnemoscope.audits.run import audit_key, check_no_other
+    from mnemoscope.audits.scan import check_long_enough
+    from mnemoscope.study.models import facts_of
+
+    lm, folder = auditing.lm, Path(study)
+    if study == MAKE_STUDY:  # at length, so what would be refused then is refused now
+        check_long_enough(auditing)
+        check_no_other(out, redo=redo)
+        audit_key(auditing)
+        folder = make_study(
+            out,
+            auditing.settings,
+            model=own.name,
+            revision=own.revision,
+            dtype=own.dtype,
+            device=own.device,
+            lm=lm,
+        ).folder
+    ground = read_ground(check_study(folder, facts_of(lm, lm.name), auditing.settings))
+    if ground.facts["reason"] is not None:
+        say(f"No probabilities from {folder}: {ground.facts['reason']}.")
+        return ground
+    fit, found = ground.facts["calibration"], ground.facts["measured"]
+    say(
+        f"Probabilities from {len(ground.cnns)} CNNs of {folder}, calibration: {fit['method']}. On "
+        f"{found['n_guess']} Guess and {found['n_recall']} Recall sequences held out: ECE "
+        f"{100 * found['ece']:.1f} % (as it was {100 * found['ece_uncalibrated']:.1f} %), AUC "
+        f"{found['auc']:.3f}"
+    )
+    return ground
+
+
+def _served(
+    service: EndpointSettings,
+    settings: AuditSettings,
+    tokenizer: str | None,
+    revision: str | None,
+    out: Path | None,
+) -> "ServedModel":
+    """A model behind an API; its answers are kept in the audit's folder, where there is one."""
+    from mnemoscope.audits.chat import ChatModel
+    from mnemoscope.audits.client import AnswerStore, Client
+    from mnemoscope.audits.service import ServedModel
+    from mnemoscope.audits.tokens import ModelTokens, Splitter, Words
+
+    splitter: Splitter = Words()
+    if tokenizer is not None:
+        from mnemoscope.lm.load import load_tokenizer
+
+        found = load_tokenizer(place_of(tokenizer), revision)
+        splitter = ModelTokens(found, find_bos(found))
+    return (ChatModel if service.chat else ServedModel)(
+        Client(service, None if out is None else AnswerStore(out / "answers.jsonl")),
+        splitter,
+        settings,
+        tokenizer_name=tokenizer,
+        tokenizer_revision=revision,
+    )
+
+
+def _made(folder: Path, record: dict[str, Any]) -> Audit:
+    from mnemoscope.files import read_parquet
+
+    return Audit(folder, record, read_parquet(folder / "spans.parquet"))

@@ -1,0 +1,321 @@
+"""What an audit is shown as: `audit.html`, which opens offline, runs no script, and prints.
+
+Every text is escaped. What a question adds is drawn by its template (`questions`).
+"""
+
+import math
+import shlex
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, partial
+from importlib import resources
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import jinja2
+import polars as pl
+from markupsafe import Markup
+
+from mnemoscope.audits.chance import tries_needed
+from mnemoscope.audits.heat import COLUMNS, LEVELS
+from mnemoscope.audits.needs import MOST_COPIED
+from mnemoscope.audits.questions import QUESTIONS
+from mnemoscope.audits.rule import RECALL
+from mnemoscope.audits.settings import flag_of
+from mnemoscope.stats import FEWEST_GROUPS
+from mnemoscope.words import count, fill, part_words, percent, template_environment
+
+MOST_CARDS = 200
+"""Spans shown with their evidence; all of them stand in `spans.parquet`."""
+WHOLE_UP_TO = 200_000  # characters of all documents together that are shown in full
+_OPEN_UP_TO = 6_000  # characters of a document that stands unfolded: about three screens
+_CARDS_OPEN = 10
+"""Passages of a verdict whose evidence stands unfolded."""
+_ROWS = 10  # of a table that has no view of its own
+_SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+_CONTEXT = 600  # characters around a span that are shown of longer ones
+_HIDDEN = {*range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF}
+_CONTROLS = ("Cc", "Cs", "Co")
+
+
+class Stretch(NamedTuple):
+    """A piece of a document as shown; of ``left_out`` the text says how many characters there are.
+
+    `kind` is ``text``, ``guess``, ``recall``, ``near`` or ``left_out``, `number` that of the span.
+    """
+
+    kind: str
+    text: str
+    number: int | None
+
+
+def render_page(
+    record: Mapping[str, Any],
+    frame: pl.DataFrame,
+    texts: Mapping[str, str],
+    tables: Mapping[str, pl.DataFrame] | None = None,
+) -> str:
+    """Render an audit from `audit.json`, its passages and each document's text by its name.
+
+    `tables` are those of the questions that were asked. The same audit always gives the same page.
+    """
+    tables = tables or {}
+    rows = [{"number": number, **row} for number, row in enumerate(frame.iter_rows(named=True), 1)]
+    # Recalled before guessed, the easiest first; a chance that nobody knows comes last.
+    shown = sorted(
+        rows,
+        key=lambda row: (
+            row["verdict"] != RECALL,
+            math.inf if row["extraction_logprob"] is None else -row["extraction_logprob"],
+            row["number"],
+        ),
+    )[:MOST_CARDS]
+    is_whole = sum(map(len, texts.values())) <= WHOLE_UP_TO
+    documents = []
+    for summary in record["documents"]:
+        own = [row for row in rows if row["document"] == summary["document"]]
+        near = _near_marks(tables.get("near"), summary["document"])
+        marked = sorted([*own, *near], key=itemgetter("start"))
+        pieces = list(stretches(texts[summary["document"]], marked, is_whole=is_whole))
+        n_shown = sum(len(one.text) for one in pieces)
+        is_open = n_shown <= _OPEN_UP_TO and (bool(marked) or len(record["documents"]) == 1)
+        documents.append({**summary, "pieces": pieces, "n_spans": len(own), "is_open": is_open})
+    return render(
+        "audit",
+        record=record,
+        views=views_of(tables, texts),
+        rows=rows,
+        recalled=[row for row in shown if row["verdict"] == RECALL],
+        guessed=[row for row in shown if row["verdict"] != RECALL],
+        numbers_shown={row["number"] for row in shown},
+        n_left_out=len(rows) - len(shown),
+        cards_open=_CARDS_OPEN,
+        documents=documents,
+    )
+
+
+def views_of(tables: Mapping[str, pl.DataFrame], texts: Mapping[str, str]) -> dict[str, Any]:
+    """What the templates of questions are given of their tables, by the questions' names."""
+    found = {}
+    for name, table in tables.items():
+        show = QUESTIONS[name].part("show")
+        found[name] = show(table, texts) if show else table.head(_ROWS).rows(named=True)
+    return found
+
+
+def _parts(kind: str) -> list[tuple[str, Callable[..., str]]]:
+    """The macros of one kind of all questions that have one, by the questions' names."""
+    found = []
+    for name, question in QUESTIONS.items():
+        template = environment().get_template(question.template or "plain.html.j2")
+        macro = getattr(template.module, kind, None)
+        if macro is not None:
+            found.append((name, macro if question.template else partial(macro, name, question)))
+    return found
+
+
+def render(name: str, **values: Any) -> str:
+    """Fill a template of this room by its name, with the style sheet that bears the same name."""
+    style = resources.files(__package__).joinpath(f"templates/{name}.css").read_text("utf-8")
+    template = environment().get_template(f"{name}.html.j2")
+    return fill(template, style=Markup(style), **values)
+
+
+def _near_marks(near: pl.DataFrame | None, document: str) -> list[dict[str, Any]]:
+    """Where near copies stand that touch no span, as `stretches` takes them."""
+    if near is None:
+        return []
+    rows = near.filter(pl.col("document") == document, pl.col("strict_characters") == 0)
+    return [
+        {"start": row["start"], "end": row["end"], "verdict": "near", "number": None}
+        for row in rows.iter_rows(named=True)
+    ]
+
+
+def stretches(text: str, rows: list[dict[str, Any]], *, is_whole: bool) -> Iterator[Stretch]:
+    """Split a document's text at its spans, given in order; joined, the pieces are the text.
+
+    Unless `is_whole`, only what is near a span is shown, and the rest is ``left_out``.
+    """
+    seen = 0
+    for row in rows:
+        # A character of several bytes may end one span and begin the next; it is shown once.
+        start = max(row["start"], seen)
+        yield from _between(text, seen, start, is_whole, is_first=seen == 0)
+        yield Stretch(row["verdict"], text[start : row["end"]], row["number"])
+        seen = max(row["end"], seen)
+    yield from _between(text, seen, len(text), is_whole, is_first=not rows, is_last=True)
+
+
+def _between(
+    text: str, start: int, end: int, is_whole: bool, *, is_first: bool, is_last: bool = False
+) -> Iterator[Stretch]:
+    """Text without a span; of long documents only its ends."""
+    head = 0 if is_first and not is_last else _CONTEXT
+    tail = 0 if is_last else _CONTEXT
+    if is_whole or end - start <= head + tail:
+        if end > start:
+            yield Stretch("text", text[start:end], None)
+        return
+    if head:
+        yield Stretch("text", text[start : start + head], None)
+    yield Stretch("left_out", f"{end - start - head - tail:,}", None)
+    if tail:
+        yield Stretch("text", text[end - tail : end], None)
+
+
+@cache
+def environment(*first: str) -> jinja2.Environment:
+    """Give the templates of an audit, its cards among them, behind those of other packages."""
+    made = template_environment(*first, "mnemoscope.audits")
+    made.filters |= {
+        "percent": _percent,
+        "interval": _interval,
+        "count": count,
+        "chance": chance,
+        "large": _large,
+        "shell": shlex.join,
+        "marks": mark_hidden,
+        "figure": _figure,
+        "part_words": part_words,
+    }
+    made.globals |= {
+        "exp": math.exp,
+        "zip": zip,
+        "parts": _parts,
+        "unit_of": _unit_of,
+        "settings_said": _settings_said,
+        "token_rows": _token_rows,
+        "most_cards": MOST_CARDS,
+        "most_copied": MOST_COPIED,
+        "heat_levels": LEVELS,
+        "heat_columns": COLUMNS,
+        "tries_needed": tries_needed,
+        "fewest_documents": FEWEST_GROUPS,
+    }
+    return made
+
+
+def _interval(share: Mapping[str, Any]) -> str:
+    if share.get("low") is None:
+        return ""
+    return f"{100 * share['low']:.1f} to {100 * share['high']:.1f}\u00a0%"
+
+
+def _settings_said(record: Mapping[str, Any]) -> Iterator[list[str]]:
+    """Settings as flags, each with its value; those that played no part are left out."""
+    settings = record["settings"]
+    in_chat = settings["chat_template"] or (record.get("api") or {"settings": {}})["settings"].get(
+        "chat"
+    )
+    off = set() if in_chat else {"instruction"}
+    for question in QUESTIONS.values():
+        if question.fields and not settings.get(question.fields[0]):
+            off |= {*question.fields[1:]}
+    for name, value in settings.items():
+        if value is not None and value is not False and name not in off:
+            yield [flag_of(name), *([] if value is True else [str(value)])]
+
+
+def _unit_of(record: Mapping[str, Any]) -> str:
+    """What windows are counted in."""
+    is_words = record.get("api") and record["api"]["pieces"] == "words"
+    return "words" if is_words else "tokens"
+
+
+def _percent(value: float) -> str:
+    """A share as a percentage that does not round something to nothing."""
+    if 0 < value < 0.0005:
+        return "<\u00a00.1\u00a0%"
+    return f"{percent(value, unit=False)}\u00a0%"  # no line breaks before the sign
+
+
+def chance(logprob: float | None) -> str:
+    """A chance from its natural logarithm, readable however small."""
+    if logprob is None:
+        return "not asked"
+    if logprob == -math.inf:
+        return "never"
+    if logprob > math.log(0.001):
+        return f"{100 * math.exp(logprob):.1f} %"
+    if logprob > math.log(1e-6):
+        return f"1 in {math.exp(-logprob):,.0f}"
+    return f"1 in {_power(-logprob / math.log(10))}"
+
+
+def _power(exponent: float) -> str:
+    """Ten to an exponent, in two digits."""
+    whole = math.floor(exponent)
+    digits = f"{10 ** (exponent - whole):.1f}"
+    if digits == "10.0":
+        whole, digits = whole + 1, "1.0"
+    power = "10" + str(whole).translate(_SUPERSCRIPTS)
+    return power if digits == "1.0" else f"{digits}\u00a0×\u00a0{power}"
+
+
+def _large(n: int) -> str:
+    """A count, as `chance` prints what it is the reverse of."""
+    return count(n) if n < 1e6 else _power(math.log10(n))
+
+
+def _figure(value: float | None, digits: int = 2) -> str:
+    if value is None:
+        return "not asked"
+    return f"{value:,.{digits}f}" if abs(value) < 1e6 else f"{value:.1e}"
+
+
+def _token_rows(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    n = len(row["suffix_pieces"])
+    columns = zip(
+        row["suffix_pieces"],
+        row["continuation_pieces"],
+        row["window_tokens"][-n:],
+        row["continuation_tokens"],
+        row["token_logprobs"] or [None] * n,
+        row["reference_logprobs"] or [None] * n,
+        row["alternatives"] or [[]] * n,
+        strict=True,
+    )
+    return [
+        {
+            "wanted": wanted,
+            "written": written,
+            "is_right": token == other,
+            "logprob": logprob,
+            "reference": beside,
+            "ratio": None if beside is None or logprob is None else logprob - beside,
+            "alternatives": [one for one in choices if one["text"] != wanted][:2],
+        }
+        for wanted, written, token, other, logprob, beside, choices in columns
+    ]
+
+
+class Mark(NamedTuple):
+    """A run of characters as shown; a sign stands for a hidden one."""
+
+    is_sign: bool
+    text: str
+
+
+def mark_hidden(text: str) -> list[Mark]:
+    r"""Split a text into runs shown as they stand and signs for controls and what cannot be seen.
+
+    Line breaks and tabs stay.
+
+    >>> mark_hidden("a\u202e")
+    [Mark(is_sign=False, text='a'), Mark(is_sign=True, text='U+202E')]
+    """
+    found: list[Mark] = []
+    for is_sign, run in groupby(text, key=_is_hidden):
+        if is_sign:
+            found += (Mark(True, f"U+{ord(one):04X}") for one in run)
+        else:
+            found.append(Mark(False, "".join(run)))
+    return found
+
+
+def _is_hidden(character: str) -> bool:
+    if character in "\n\t\r\f" or " " <= character <= "~":
+        return False
+    return ord(character) in _HIDDEN or unicodedata.category(character) in _CONTROLS

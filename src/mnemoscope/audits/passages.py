@@ -1,0 +1,130 @@
+"""The table of passages: what the windows say, what each question adds, and the verdict."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import polars as pl
+
+from mnemoscope.audits.asking import Column
+from mnemoscope.audits.questions import QUESTIONS
+from mnemoscope.audits.rule import decide
+from mnemoscope.audits.settings import AuditSettings
+from mnemoscope.audits.spans import Span
+from mnemoscope.audits.tokens import Text, character_range, token_texts
+
+PASSAGE: dict[str, Column] = {
+    "document": Column(pl.String, "its name: a path, of a table `path#row`"),
+    "start": Column(
+        pl.Int64, "first character, in the document (an emoji is one; a byte order mark is none)"
+    ),
+    "end": Column(pl.Int64, "position after the last character"),
+    "verdict": Column(pl.String, "`guess` or `recall`"),
+    "reason": Column(pl.String, "why, in words"),
+    "tokens": Column(pl.Int64, "tokens of the passage"),
+    "score": Column(pl.Float64, "share of right tokens of the window that speaks for it"),
+    "text": Column(pl.String, "the passage"),
+    "verbatim_length": Column(pl.Int64, "right tokens in a row, as far as it was asked"),
+    "is_copied": Column(pl.Boolean, "all that the model writes stands in the prompt"),
+    "windows": Column(pl.Int64, "windows that cover some of it"),
+    "rouge_l": Column(pl.Float64, "ROUGE-L of prefix and suffix, as the rule saw it"),
+    "rouge_3": Column(pl.Float64, "ROUGE-3 of them"),
+    "is_incrementing": Column(pl.Boolean, "the window counts"),
+    "is_repeating": Column(pl.Boolean, "the window repeats one unit"),
+    "rule_says": Column(pl.String, "what the rule says of that window"),
+    "evidence_conflict": Column(pl.Boolean, "not all grounds say the same"),
+    "window_token": Column(pl.Int64, "first token of that window"),
+    "window_start": Column(pl.Int64, "its first character"),
+    "suffix_start": Column(pl.Int64, "first character that the model was to write"),
+    "window_end": Column(pl.Int64, "position after its last character"),
+    "window_tokens": Column(pl.List(pl.Int32), "its token ids"),
+    "continuation_tokens": Column(pl.List(pl.Int32), "token ids that the model wrote"),
+    "prefix_text": Column(pl.String, "the text that was shown"),
+    "suffix_pieces": Column(pl.List(pl.String), "the text of each token that was asked for"),
+    "continuation_pieces": Column(pl.List(pl.String), "the text of each token that was written"),
+}
+"""Columns of a passage beside those of the questions."""
+
+GROUNDS = ("reference_says", "cnn_says", "grafts_say", "needs_say")
+"""What questions say beside the rule; of the last three the first that was asked counts."""
+
+
+def span_columns() -> dict[str, Column]:
+    """Columns of `spans.parquet`, in order."""
+    every = dict(PASSAGE)
+    for question in QUESTIONS.values():
+        every |= question.part("COLUMNS", {})
+    return every
+
+
+def span_schema() -> dict[str, Any]:
+    """Types of the columns of `spans.parquet`."""
+    return {name: one.type for name, one in span_columns().items()}
+
+
+def passage_table(
+    texts: Sequence[Text],
+    spans: Sequence[tuple[int, Span]],
+    settings: AuditSettings,
+    tokenizer: Any,
+) -> pl.DataFrame:
+    """One row a span, given with the number of its document; columns `span_schema`.
+
+    The verdict is the rule's, and what questions answer is null.
+    """
+    rows = [_row(texts[number], span, settings, tokenizer) for number, span in spans]
+    return pl.DataFrame(rows, schema=span_schema())
+
+
+def _row(text: Text, span: Span, settings: AuditSettings, tokenizer: Any) -> dict[str, Any]:
+    hit, ruling, own = span.hit, span.hit.ruling, text.tokens
+    start, end = character_range(own, span.first, span.last)
+    window = own.ids[hit.first : hit.first + settings.length]
+    window_start, window_end = character_range(own, hit.first, hit.first + settings.length)
+    suffix_start = int(own.starts[hit.first + settings.prefix])
+    copied = "; all that the model writes stands in the prefix already"
+    return {
+        "document": text.name,
+        "start": start,
+        "end": end,
+        "verdict": span.verdict,
+        "reason": ruling.reason + (copied if span.is_copied else ""),
+        "tokens": span.last - span.first,
+        "score": hit.score,
+        "text": text.document.text[start:end],
+        "verbatim_length": span.verbatim_length,
+        "is_copied": span.is_copied,
+        "windows": span.n_hits,
+        "rouge_l": ruling.rouge_l,
+        "rouge_3": ruling.rouge_3,
+        "is_incrementing": ruling.is_incrementing,
+        "is_repeating": ruling.is_repeating,
+        "rule_says": ruling.verdict,
+        "window_token": hit.first,
+        "window_start": window_start,
+        "suffix_start": suffix_start,
+        "window_end": window_end,
+        "window_tokens": window.tolist(),
+        "continuation_tokens": hit.continuation,
+        "prefix_text": text.document.text[window_start:suffix_start],
+        "suffix_pieces": token_texts(tokenizer, window[settings.prefix :]),
+        "continuation_pieces": hit.pieces or token_texts(tokenizer, hit.continuation),
+    }
+
+
+def with_verdicts(passages: pl.DataFrame) -> pl.DataFrame:
+    """The passages with the verdict of all grounds, once every question was asked.
+
+    It is `rule.decide`'s; docs/audit-evidence.md measures the grounds.
+    """
+    rows = []
+    for row in passages.select("rule_says", "reason", *GROUNDS).iter_rows():
+        rule, reason, reference, *others = row
+        verdict = decide(rule, reference, *others)
+        if verdict != rule:
+            cnn, grafts, _ = others
+            beside = "CNN" if cnn else "its grafts" if grafts else "what it needs"
+            was = reason.partition("; all that the model writes")[0]
+            reason = f"reference model and {beside} both say {verdict}, against the rule: {was}"
+        rows.append((verdict, reason, len({rule, reference, *others} - {None}) > 1))
+    columns = {"verdict": pl.String, "reason": pl.String, "evidence_conflict": pl.Boolean}
+    return passages.with_columns(pl.DataFrame(rows, schema=columns, orient="row"))

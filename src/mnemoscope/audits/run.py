@@ -1,0 +1,224 @@
+"""Make an audit: windows, passages, every question, then tables, pages and, last, `audit.json`.
+
+A folder with `audit.json` holds a whole audit.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from mnemoscope.audits.asking import Auditing
+from mnemoscope.audits.brief import REPORT, render_brief
+from mnemoscope.audits.documents import Reading
+from mnemoscope.audits.exports import sarif_log
+from mnemoscope.audits.page import render_page
+from mnemoscope.audits.passages import passage_table, span_schema, with_verdicts
+from mnemoscope.audits.questions import QUESTIONS
+from mnemoscope.audits.records import (
+    PARTS,
+    RECORD,
+    SCHEMA_VERSION,
+    changed_tables,
+    other_audit,
+    prepare_folder,
+    read_audit_record,
+)
+from mnemoscope.audits.scan import check_long_enough, extend, scan_windows
+from mnemoscope.audits.shares import overall, summarize
+from mnemoscope.audits.spans import spans_of
+from mnemoscope.errors import DamagedDataError, UserError
+from mnemoscope.files import (
+    file_sha256,
+    made_folder,
+    write_json,
+    write_parquet,
+    write_record,
+    write_text,
+)
+from mnemoscope.progress import say
+from mnemoscope.study.folder import versions
+
+_READERS = ("pypdf", "python-docx", "inscriptis")
+
+
+def make_audit(
+    audit: Auditing,
+    reading: Reading,
+    out: Path,
+    *,
+    command: Sequence[str] = (),
+    redo: bool = False,
+) -> dict[str, Any]:
+    """Audit the documents of `reading`, which are the texts of `audit`; a stopped run goes on.
+
+    Gives what `audit.json` holds. `command` is recorded; `redo` writes over an audit of other
+    documents or settings. Raises UserError: another audit is in the folder, or no document is as
+    long as a window.
+    """
+    prepare_folder(out)
+    check_long_enough(audit)
+    key = audit_key(audit)
+    done = _finished_audit(out, key, redo=redo)
+    if done is not None:
+        say(f"{out}: this audit is already there.")
+        return done
+    if audit.model.kind == "here":  # the answers of a service are kept each by itself
+        audit.kept = made_folder(out / PARTS / key[:16])
+    find_passages(audit)
+    tables, facts = ask_questions(audit)
+    others = {"reference": audit.reference.facts().record if audit.reference else None, "cnn": None}
+    model = audit.model.facts()
+    record = {
+        "schema": "mnemoscope audit",
+        "schema_version": SCHEMA_VERSION,
+        "key": key,
+        "command": [one.encode("utf-8", "backslashreplace").decode() for one in command],
+        "versions": versions("tokenizers", *_READERS),
+        "model": model.record,
+        **({"api": model.api} if model.api else {}),
+        **others,
+        "settings": audit.settings.model_dump(),
+        "encoding": reading.encoding,
+        **({"columns": dict(reading.columns)} if reading.columns else {}),
+        **_summaries(audit, reading, tables.get("near")),
+        **facts,
+    }
+    _write(out, record, audit, tables)
+    shutil.rmtree(out / PARTS, ignore_errors=True)
+    return record
+
+
+def find_passages(audit: Auditing) -> None:
+    """Scan the documents and join hits to passages, with the verdict of the rule."""
+    audit.scanned = scan_windows(audit)
+    spans = spans_of(
+        audit.tokenizer,
+        audit.texts,
+        audit.scanned,
+        audit.settings,
+        lambda places: extend(audit, places),
+    )
+    audit.passages = passage_table(audit.texts, spans, audit.settings, audit.tokenizer)
+
+
+def ask_questions(audit: Auditing) -> tuple[dict[str, pl.DataFrame], dict[str, Any]]:
+    """Ask every question that is on: passages get columns and verdicts; gives tables and facts."""
+    tables: dict[str, pl.DataFrame] = {}
+    facts: dict[str, Any] = {}
+    schema = span_schema()
+    for name, question in audit.asked().items():
+        answer = question.part("ask")(audit)
+        audit.passages = audit.passages.with_columns(
+            pl.Series(column, list(values), dtype=schema[column])
+            for column, values in answer.columns.items()
+        )
+        if answer.table is not None:
+            tables[name] = answer.table
+        if answer.facts is not None:
+            facts[name] = dict(answer.facts)
+    audit.passages = with_verdicts(audit.passages)
+    return tables, facts
+
+
+def audit_key(audit: Auditing) -> str:
+    """Hash of all that decides an audit; UserError: a question that cannot be asked."""
+    asked = audit.asked().items()
+    depends = {name: one.part("depends") for name, one in asked}
+    facts = {
+        "schema_version": SCHEMA_VERSION,
+        **audit.model.facts().identity,
+        "settings": audit.settings.model_dump(),
+        "questions": {name: of(audit) if of else None for name, of in depends.items()},
+        "documents": [[text.name, text.document.sha256] for text in audit.texts],
+    }
+    whole = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for text in audit.texts:
+        # Words may be cut otherwise and get the same numbers.
+        places = text.tokens.starts.tobytes() if audit.model.kind != "here" else b""
+        whole.update(hashlib.sha256(text.tokens.ids.tobytes() + places).digest())
+    return whole.hexdigest()
+
+
+def _finished_audit(out: Path, key: str, *, redo: bool) -> dict[str, Any] | None:
+    """The audit that is already there, if it is this one; another one only goes with `redo`."""
+    if not (out / RECORD).is_file():
+        return None
+    try:
+        record = read_audit_record(out)
+        is_this = record["key"] == key
+    except (OSError, DamagedDataError, UserError):
+        record, is_this = {}, False
+    if is_this and (out / "audit.html").is_file() and not changed_tables(out, record):
+        return dict(record)
+    if not redo and is_this:
+        raise UserError(
+            f"{out}: files of this audit are missing or were changed. --redo makes it again."
+        )
+    if not redo:
+        raise other_audit(out)
+    (out / RECORD).unlink()
+    return None
+
+
+def check_no_other(out: Path, *, redo: bool) -> None:
+    """Refuse a folder with an audit that asked no study, before one is made at length."""
+    if redo or not (out / RECORD).is_file():
+        return
+    try:
+        asked = read_audit_record(out)["cnn"]
+    except (OSError, DamagedDataError, UserError):
+        asked = None
+    if asked is None:
+        raise other_audit(out)
+
+
+def _summaries(audit: Auditing, reading: Reading, near: pl.DataFrame | None) -> dict[str, Any]:
+    """Documents with their shares, what was passed over, and the whole."""
+    rows, place = [], ("start", "end", "verdict")
+    for number, text in enumerate(audit.texts):
+        document, n_tokens = text.document, len(text.tokens.ids)
+        found = audit.passages.filter(pl.col("document") == text.name)
+        nearly = None if near is None else near.filter(pl.col("document") == text.name)
+        row = summarize(
+            text.name,
+            n_characters=len(document.text),
+            n_tokens=n_tokens,
+            n_windows=audit.scanned.filter(pl.col("document") == number).height,
+            spans=found.select(place).rows(),
+            near=None if nearly is None else nearly.select(place).rows(),
+        )
+        row |= {
+            "sha256": document.sha256,
+            "text_file": f"texts/{number + 1:05d}.txt" if document.is_extracted else None,
+            "is_too_short": n_tokens < audit.settings.length,
+        }
+        rows.append(row)
+    skipped = [{"document": one.name, "reason": one.reason} for one in reading.skipped]
+    return {"documents": rows, "skipped": skipped, "summary": overall(rows)}
+
+
+def _write(
+    out: Path, record: dict[str, Any], audit: Auditing, tables: Mapping[str, pl.DataFrame]
+) -> None:
+    """Write everything, `audit.json` last."""
+    for row, text in zip(record["documents"], audit.texts, strict=True):
+        if row["text_file"] is not None:
+            (out / "texts").mkdir(exist_ok=True)
+            write_text(out / row["text_file"], text.document.text)
+    for name in QUESTIONS:
+        (out / f"{name}.parquet").unlink(missing_ok=True)
+    record["files"] = {}
+    for name, table in {"spans": audit.passages, **tables}.items():
+        path = out / f"{name}.parquet"
+        write_parquet(path, table)
+        record["files"][path.name] = file_sha256(path)
+    texts = {text.name: text.document.text for text in audit.texts}
+    write_text(out / "audit.html", render_page(record, audit.passages, texts, tables))
+    write_text(out / REPORT, render_brief(record, audit.passages, tables))
+    write_json(out / "audit.sarif", sarif_log(audit.passages, texts))
+    write_record(out / RECORD, record)

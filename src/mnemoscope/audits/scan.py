@@ -1,0 +1,154 @@
+"""Ask a model at every stride-th window of documents, and around every find."""
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from mnemoscope.audits.asking import Auditing, Prompt, Until, Written
+from mnemoscope.audits.spans import (
+    WINDOW_COLUMNS,
+    Extension,
+    coarse_starts,
+    counts_as_hit,
+    fine_starts,
+)
+from mnemoscope.audits.tokens import Place
+from mnemoscope.errors import UserError
+from mnemoscope.files import read_kept, write_kept
+from mnemoscope.lm.continue_ import is_copied
+from mnemoscope.progress import Progress, track
+
+BATCHES_A_PART = 4
+"""Batches after which what was asked is kept."""
+
+
+def check_long_enough(audit: Auditing) -> None:
+    """Refuse documents that are all shorter than one window."""
+    longest = max((len(one.tokens.ids) for one in audit.texts), default=0)
+    length = audit.settings.length
+    if longest < length:
+        n = len(audit.texts)
+        which = "the document is" if n == 1 else f"all {n} documents are"
+        raise UserError(
+            f"nothing to ask: {which} shorter than one window of {length} tokens (the "
+            f"longest has {longest}). Give longer ones, or a smaller --prefix and --suffix."
+        )
+
+
+def scan_windows(audit: Auditing) -> pl.DataFrame:
+    """Continue every stride-th window, then every window around a find, in their order.
+
+    Columns are `spans.WINDOW_COLUMNS`.
+    """
+    coarse = _continued(audit, coarse_places(audit), "Asking")
+    places = [
+        (number, first)
+        for number, text in enumerate(audit.texts)
+        for first in fine_starts(
+            coarse.filter(pl.col("document") == number), len(text.tokens.ids), audit.settings
+        )
+        if _may_end(audit, (number, first))
+    ]
+    fine = _continued(audit, places, "Asking around finds")
+    return pl.concat([coarse, fine]).sort("document", "first")
+
+
+def coarse_places(audit: Auditing) -> list[Place]:
+    """Every stride-th window; one whose prompt may not end there moves on to the next that may."""
+    found: list[Place] = []
+    for number, text in enumerate(audit.texts):
+        starts = coarse_starts(len(text.tokens.ids), audit.settings)
+        places = set()
+        for start in starts:
+            possible = ((number, one) for one in range(start, starts[-1] + 1))
+            places.add(next((place for place in possible if _may_end(audit, place)), None))
+        found += sorted(place for place in places if place is not None)
+    return found
+
+
+def prompts_at(audit: Auditing, places: Sequence[Place], n: int | None = None) -> list[Prompt]:
+    """What is shown at places, and the n tokens that are asked for there (default: a suffix)."""
+    settings, n_asked = audit.settings, audit.settings.suffix if n is None else n
+    found = []
+    for number, first in places:
+        begin = first + settings.prefix
+        found.append(Prompt(audit.texts[number], first, begin, begin + n_asked))
+    return found
+
+
+def passage_prompts(audit: Auditing) -> list[Prompt]:
+    """The prompts of the windows that speak for the passages."""
+    numbers = audit.numbers()
+    places = audit.passages.select("document", "window_token").iter_rows()
+    return prompts_at(audit, [(numbers[name], first) for name, first in places])
+
+
+def ask_in_parts(
+    audit: Auditing, prompts: Sequence[Prompt], until: Until, label: str
+) -> list[Written]:
+    """Ask some at a time, so that little has to be remembered at once."""
+    size, found = audit.settings.batch_size * BATCHES_A_PART, list[Written]()
+    with track(label, total=len(prompts), unit="windows") as progress:
+        for start in range(0, len(prompts), size):
+            some = prompts[start : start + size]
+            found += audit.model.continue_(some, until=until, progress=progress)
+    return found
+
+
+def extend(audit: Auditing, places: Sequence[Place]) -> list[Extension]:
+    """How far the model goes on from places, as far as document and `max_growth` reach."""
+    n = audit.settings.suffix + audit.settings.max_growth
+    prompts = [
+        one._replace(end=min(one.end, len(one.tokens.ids))) for one in prompts_at(audit, places, n)
+    ]
+    found = []
+    with track("Following passages", total=len(prompts), unit="windows") as progress:
+        written = audit.model.continue_(prompts, until="wrong", progress=progress)
+    for prompt, one in zip(prompts, written, strict=True):
+        ids = prompt.tokens.ids
+        shown, then = ids[prompt.first : prompt.begin], ids[prompt.begin :][: one.common]
+        found.append(Extension(one.common, is_copied(audit.tokenizer, shown, then)))
+    return found
+
+
+def _may_end(audit: Auditing, place: Place) -> bool:
+    """Whether the prompt of a window may end there: behind an API only between two characters."""
+    tokens, begin = audit.texts[place[0]].tokens, place[1] + audit.settings.prefix
+    return audit.model.kind == "here" or bool(tokens.starts[begin] >= tokens.ends[begin - 1])
+
+
+def _continued(audit: Auditing, places: Sequence[Place], label: str) -> pl.DataFrame:
+    """Continue windows part by part; a part that an earlier run finished is read."""
+    size = audit.settings.batch_size * BATCHES_A_PART if audit.kept else max(len(places), 1)
+    made = [pl.DataFrame(schema=WINDOW_COLUMNS)]
+    with track(label, total=len(places), unit="windows") as progress:
+        for start in range(0, len(places), size):
+            name = f"{label.lower().replace(' ', '-')}-{start // size:06d}.parquet"
+            path = audit.kept and audit.kept / name
+            some = places[start : start + size]
+            part = read_kept(path, "part") if path else None
+            if part is None:
+                part = _part(audit, some, progress)
+                if path:
+                    write_kept(path, part)
+            else:
+                progress.advance(len(some))
+            made.append(part)
+    return pl.concat(made)
+
+
+def _part(audit: Auditing, places: Sequence[Place], progress: Progress) -> pl.DataFrame:
+    prompts = prompts_at(audit, places)
+    written = audit.model.continue_(prompts, until="miss", progress=progress)
+    is_hit = [counts_as_hit(one.score, audit.settings) for one in written]
+    columns = {
+        "document": [number for number, _ in places],
+        "first": [first for _, first in places],
+        "common": [one.common for one in written],
+        "score": [one.score for one in written],
+        "continuation": [
+            one.ids if hit else None for one, hit in zip(written, is_hit, strict=True)
+        ],
+        "pieces": [one.pieces if hit else None for one, hit in zip(written, is_hit, strict=True)],
+    }
+    return pl.DataFrame(columns, schema=WINDOW_COLUMNS)

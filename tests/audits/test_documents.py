@@ -1,0 +1,298 @@
+"""Documents: every kind is read, what cannot be is said, and tokens know their characters."""
+
+import gzip
+import io
+import json
+import os
+import sys
+import unicodedata
+import zipfile
+from pathlib import Path
+from unittest.mock import Mock
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+import mnemoscope as ms
+from mnemoscope.audits.documents import read_documents
+from mnemoscope.audits.tokens import character_range, tokenize
+from mnemoscope.embedded import model_path
+from mnemoscope.errors import UserError
+from mnemoscope.lm.load import load_tokenizer
+
+docx = pytest.importorskip("docx")
+pypdf = pytest.importorskip("pypdf")
+
+
+def make_pdf(text):
+    """A PDF of one page, written by hand: no library of ours made it."""
+    stream = f"BT /F1 12 Tf 72 720 Td ({text}) Tj ET".encode()
+    objects = [
+        b"<< /Type /Catalog /Pages 2 0 R >>",
+        b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents 4 0 R "
+        b"/Resources << /Font << /F1 5 0 R >> >> >>",
+        b"<< /Length %d >>\nstream\n%s\nendstream" % (len(stream), stream),
+        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+    ]
+    data, places = b"%PDF-1.4\n", []
+    for number, one in enumerate(objects, 1):
+        places.append(len(data))
+        data += b"%d 0 obj\n%s\nendobj\n" % (number, one)
+    table = b"".join(b"%010d 00000 n \n" % place for place in places)
+    end = b"trailer << /Size 6 /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF\n" % len(data)
+    return data + b"xref\n0 6\n0000000000 65535 f \n" + table + end
+
+
+def encrypted_pdf(text):
+    writer = pypdf.PdfWriter(clone_from=io.BytesIO(make_pdf(text)))
+    writer.encrypt("secret", algorithm="RC4-128")
+    buffer = io.BytesIO()
+    writer.write(buffer)
+    return buffer.getvalue()
+
+
+def read_one(path, **options):
+    return read_documents([str(path)], **options).documents[0]
+
+
+def test_what_has_no_end_or_is_too_long_is_passed_over_and_the_others_go_on(tmp_path):
+    (tmp_path / "a.txt").write_text("short", encoding="utf-8")
+    (tmp_path / "long.txt").write_bytes(b"a b " * (9 << 18))
+    rows = ["first", "a b " * (9 << 18), "third"]
+    pl.DataFrame({"text": rows}).write_parquet(tmp_path / "t.parquet")
+    os.mkfifo(tmp_path / "pipe")
+    found = read_documents([str(one) for one in tmp_path.iterdir()])
+    texts = {Path(one.name).name: one.text for one in found.documents}
+    assert texts == {"a.txt": "short", "t.parquet#1": "first", "t.parquet#3": "third"}
+    reasons = {Path(one.name).name: one.reason for one in found.skipped}
+    assert reasons.keys() == {"long.txt", "t.parquet#2", "pipe"}
+    assert "longer than 8 MB. Divide" in reasons["long.txt"]
+    assert "longer than 8 MB. Divide" in reasons["t.parquet#2"]
+    assert "no regular file" in reasons["pipe"]
+    with pytest.raises(UserError, match="no regular file"):
+        read_documents(["/dev/zero"])
+
+
+def make_docx(folder):
+    made = docx.Document()
+    made.add_paragraph("First.")
+    made.add_table(1, 2).rows[0].cells[1].text = "cell"
+    made.add_paragraph("Last.")
+    made.save(folder / "b.docx")
+
+
+def test_every_kind_is_read_to_its_text(tmp_path):
+    text = "Zeile eins\r\nünïcödé 😀\n\tcode()\n"
+    forms = {"LICENSE": "utf-8", "b.md": "utf-8-sig", "c.py": "utf-16", "c.txt": "utf-32"}
+    for name, encoding in forms.items():
+        (tmp_path / name).write_bytes(text.encode(encoding))
+    (tmp_path / "d.txt").write_bytes(b"\0\0\xfe\xff" + text.encode("utf-32-be"))
+    page = "<html><head><script>alert(1)</script></head><body><h1>Title</h1><p>One &amp; two"
+    (tmp_path / "a.html").write_text(page)
+    (tmp_path / "a.pdf").write_bytes(make_pdf("Hello from a page"))
+    make_docx(tmp_path)
+    for name in (*forms, "d.txt"):
+        assert read_one(tmp_path / name).text == text
+    assert read_one(tmp_path / "a.html").text.split() == ["Title", "One", "&", "two"]
+    assert read_one(tmp_path / "a.pdf").text.strip() == "Hello from a page"
+    assert read_one(tmp_path / "b.docx").text == "First.\n\tcell\nLast."
+
+
+def test_a_page_that_its_parser_would_cut_is_refused(tmp_path):
+    for n, is_whole in ((50, True), (3000, False)):
+        page = "<p>One</p>" + "<table><tr><td>" * n + "two" + "</td></tr></table>" * n
+        (tmp_path / "a.html").write_text(page)
+        if is_whole:
+            assert read_one(tmp_path / "a.html").text.split() == ["One", "two"]
+        else:
+            with pytest.raises(UserError, match="cannot be read as a whole"):
+                read_one(tmp_path / "a.html")
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".parquet", ".jsonl.gz", ".csv"])
+def test_rows_of_tables_are_documents_of_their_own(tmp_path, ending):
+    rows = [{"body": "Prose, and more.", "meta": '{"text": "deep"}'}, {"body": "b", "meta": "{}"}]
+    path, lines = tmp_path / f"t{ending}", "".join(json.dumps(row) + "\n" for row in rows)
+    if ending == ".csv":
+        pl.DataFrame(rows).write_csv(path)
+    elif ending == ".parquet":
+        pl.DataFrame(rows).write_parquet(path)
+    else:
+        path.write_bytes(gzip.compress(lines.encode()) if ending == ".jsonl.gz" else lines.encode())
+    reading = read_documents([str(path)], columns={"text": "body"})
+    assert [(one.name, one.text) for one in reading.documents] == [
+        (f"{path}#1", "Prose, and more."),
+        (f"{path}#2", "b"),
+    ]
+    assert reading.columns == {"text": "body"}
+    inner = read_documents([str(path)], columns={"text": "meta.text"})
+    assert [(one.name, one.text) for one in inner.documents] == [(f"{path}#1", "deep")]
+    assert [(one.name, one.reason) for one in inner.skipped] == [(f"{path}#2", "empty.")]
+    with pytest.raises(UserError, match="column 'text'"):
+        read_documents([str(path)])
+
+
+def test_a_folder_is_read_without_the_audit_that_lies_in_it_and_standard_input(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "out").mkdir()
+    for place in ("a.txt", "sub/b.txt", "out/audit.html", ".hidden"):
+        (tmp_path / place).write_text("text")
+    reading = read_documents([str(tmp_path)], leave_out=tmp_path / "out")
+    names = [one.name.removeprefix(f"{tmp_path.as_posix()}/") for one in reading.documents]
+    assert names == ["a.txt", "sub/b.txt"]
+    path = str(tmp_path / "a.txt")  # given twice, read once
+    reading = read_documents(["-", path, path], stdin=io.BytesIO(b"typed"))
+    assert [(one.name, one.text) for one in reading.documents] == [("-", "typed"), (path, "text")]
+
+
+BAD = {
+    "empty.txt": (b"", "empty"),
+    "blank.txt": (b" \n\t", "empty"),
+    "binary.dat": (b"\x7fELF\0\0\0\1", "binary"),
+    "latin.txt": ("Käse".encode("latin-1"), "unknown encoding"),
+    "torn.pdf": (make_pdf("x")[:60], "broken PDF"),
+    "not.pdf": (b"a text with a wrong name", "not a PDF, whatever its name says"),
+    "locked.pdf": (encrypted_pdf("x"), "encrypted PDF"),
+    "scan.pdf": (make_pdf(""), "without text"),
+    "torn.docx": (b"PK\3\4torn", "broken DOCX"),
+    "torn.jsonl": (b'{"text": "a"}\n{"text": \n', "line 2"),
+    "other.jsonl": (b'{"body": "a"}\n', "text"),
+    "torn.parquet": (b"PAR1torn", ""),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_cannot_be_read_is_said_and_the_others_go_on(tmp_path, name):
+    data, reason = BAD[name]
+    (tmp_path / name).write_bytes(data)
+    (tmp_path / "good.txt").write_text("good")
+    reading = read_documents([str(tmp_path / name), str(tmp_path / "good.txt")])
+    assert [one.text for one in reading.documents] == ["good"]
+    assert [one.name for one in reading.skipped] == [str(tmp_path / name)]
+    assert reason in reading.skipped[0].reason
+    assert "\n" not in reading.skipped[0].reason
+    with pytest.raises(UserError) as caught:
+        read_documents([str(tmp_path / name)])
+    assert name in str(caught.value)
+
+
+def test_the_encoding_can_be_named(tmp_path):
+    (tmp_path / "a.txt").write_bytes("Käse".encode("latin-1"))
+    assert read_one(tmp_path / "a.txt", encoding="latin-1").text == "Käse"
+    for name in ("klingon", "rot13", "hex", "undefined"):
+        with pytest.raises(UserError, match="no such encoding"):
+            read_one(tmp_path / "a.txt", encoding=name)
+    with pytest.raises(UserError, match="no such file"):
+        read_one(tmp_path / "missing.txt")
+
+
+def test_a_text_in_place_of_its_name_is_refused_with_the_way_to_give_one(tmp_path):
+    text, way = "word " * 200, r"no such file or folder\. .*\{name: text\}"
+    for read in (lambda: read_documents([text]), lambda: ms.audit("embedded", text, tmp_path)):
+        with pytest.raises(UserError, match=way) as refused:
+            read()
+        assert len(str(refused.value)) < 200
+
+
+def test_a_name_that_is_not_utf_8_is_said_and_the_others_go_on(tmp_path):
+    try:
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.txt")).write_text("text")
+    except OSError:
+        pytest.skip("the file system takes UTF-8 alone")
+    (tmp_path / "good.txt").write_text("good")
+    reading = read_documents([str(tmp_path)])
+    assert [one.text for one in reading.documents] == ["good"]
+    assert "not UTF-8" in reading.skipped[0].reason
+    assert reading.skipped[0].name.encode("utf-8").endswith(b"\\udcff.txt")
+
+
+def test_without_the_extra_it_says_what_to_install(tmp_path, monkeypatch):
+    for ending, module in {".pdf": "pypdf", ".docx": "docx", ".html": "inscriptis"}.items():
+        monkeypatch.setitem(sys.modules, module, None)
+        (tmp_path / f"a{ending}").write_bytes(b"data")
+        with pytest.raises(UserError, match=r"pip install 'mnemoscope\[audit\]'"):
+            read_documents([str(tmp_path / f"a{ending}")])
+
+
+TOKENIZER = load_tokenizer(str(model_path()))
+
+
+def test_a_token_inside_a_character_belongs_to_the_whole_character():
+    text = "a😀b"
+    tokens = tokenize(text, TOKENIZER)
+    inside = [(s, e) for s, e in zip(tokens.starts, tokens.ends, strict=True) if 1 <= s < 2]
+    assert len(inside) > 1  # this vocabulary splits the four bytes
+    assert set(inside) == {(1, 2)}
+    for first in range(1, 1 + len(inside)):
+        assert text[slice(*character_range(tokens, first, first + 1))] == "😀"
+
+
+def covered(tokens):
+    return {c for s, e in zip(tokens.starts, tokens.ends, strict=True) for c in range(s, e)}
+
+
+def composing():
+    """A tokenizer as Qwen's: characters composed (NFC), then bytes."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    made = Tokenizer(models.BPE(vocab={one: n for n, one in enumerate(alphabet)}, merges=[]))
+    made.normalizer = normalizers.NFC()
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return PreTrainedTokenizerFast(tokenizer_object=made)
+
+
+COMPOSING = composing()
+
+
+@settings(max_examples=60)
+@given(st.text("ae \u0301\u0327b漢😀", max_size=20))
+def test_a_combining_mark_belongs_to_its_letter(text):
+    # NFC writes e and its acute as one character, whose two bytes are a token each
+    tokens = tokenize(text, COMPOSING)
+    assert covered(tokens) == set(range(len(text)))
+    marks = {
+        end for end in tokens.ends.tolist() if unicodedata.combining(text[end : end + 1] or "a")
+    }
+    assert marks <= set(tokens.starts.tolist())  # a mark that has tokens of its own
+
+
+@settings(max_examples=60)
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
+def test_tokens_cover_every_character_in_order(text):
+    tokens = tokenize(text, TOKENIZER)
+    assert covered(tokens) == set(range(len(text)))
+    assert list(tokens.starts) == sorted(tokens.starts)
+
+
+@settings(max_examples=40)
+@given(st.text("abc déß漢😀\n", min_size=20, max_size=60), st.data())
+def test_a_range_of_tokens_decodes_to_its_characters(text, data):
+    tokens = tokenize(text, TOKENIZER)
+    first = data.draw(st.integers(0, len(tokens.ids) - 1))
+    last = data.draw(st.integers(first + 1, len(tokens.ids)))
+    start, end = character_range(tokens, first, last)
+    decoded = TOKENIZER.decode(tokens.ids[first:last].tolist()).strip("\ufffd")
+    assert decoded in text[start:end]
+    assert end - start - len(decoded) <= 2  # at most one torn character at each end
+
+
+def test_memory_that_runs_out_is_not_called_a_broken_file(tmp_path, monkeypatch):
+    (tmp_path / "page.html").write_text("<p>words")
+
+    refuse = Mock(side_effect=MemoryError)
+    monkeypatch.setattr("mnemoscope.audits.documents._refuse_cut", refuse)
+    with pytest.raises(MemoryError):
+        read_documents([str(tmp_path / "page.html")])
+
+
+def test_a_docx_that_unpacks_to_more_than_memory_is_refused(tmp_path):
+    docx.Document().save(tmp_path / "a.docx")
+    with zipfile.ZipFile(tmp_path / "a.docx", "a", zipfile.ZIP_DEFLATED) as parts:
+        parts.writestr("word/more.xml", b" " * (65 << 20))
+    assert (tmp_path / "a.docx").stat().st_size < 1 << 20
+    with pytest.raises(UserError, match="when unpacked"):
+        read_documents([str(tmp_path / "a.docx")])

@@ -1,0 +1,279 @@
+"""Pages, SARIF and JUnit: every text escaped, nothing from outside, each passage at its place."""
+
+import html
+import itertools
+import math
+import re
+import shlex
+from urllib.parse import unquote, urlsplit
+from xml.etree import ElementTree
+
+import polars as pl
+import pytest
+
+from chromium import NEEDS_CHROMIUM, UNFOLD, hard_to_use
+from mnemoscope.audits.brief import render_brief
+from mnemoscope.audits.documents import read_documents
+from mnemoscope.audits.exports import junit_xml, sarif_log
+from mnemoscope.audits.ordinary import summarize_ordinary
+from mnemoscope.audits.page import chance, mark_hidden, render_page, stretches
+from mnemoscope.audits.questions import audit_settings, settings_class
+from mnemoscope.audits.settings import checked
+from tests.audits.conftest import BRIEF, audit_documents
+
+
+def test_hostile_text_is_only_text_and_nothing_comes_from_outside(made):
+    page = made.page
+    for sign in ("<script", "<img", "<b>&", "\u202e", "\u200b", "url(", "@import"):
+        assert sign not in page
+    assert "CNN: probability of Recall" not in page  # no CNN was asked
+    for sign in ("&lt;script&gt;", "U+202E", "default-src 'none'"):
+        assert sign in page
+    places = set(re.findall(r'<[a-z][^>]*\s(?:src|href)="?([^">]*)', page))
+    targets = {f"#{name}" for name in re.findall(r'id="([^"]+)"', page)}
+    assert "#span-1" in places <= targets
+    assert 'data-label="model wrote"' in page
+
+
+def test_the_command_can_be_pasted_into_a_shell(made):
+    shown = re.search(r'<pre class="command">(.*?)</pre>', made.page)[1]
+    assert shlex.split(html.unescape(shown)) == made.command
+    settings = re.search(r"<dt>Settings</dt><dd>(.*?)</dd>", made.page)[1]
+    flags = set(re.findall(r"<code>(--[a-z-]+)", settings))
+    assert "--instruction" not in flags  # refused without a chat
+    assert {"--stride", "--refine-from", "--max-growth", "--overlap"} <= flags
+
+
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [pytest.param(*one, marks=NEEDS_CHROMIUM) for one in ((1280, "light"), (390, "dark"))],
+)
+def test_axe_finds_nothing_serious(browser, made, width, scheme):
+    window = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    shown = window.new_page()
+    shown.set_content(made.page)
+    shown.evaluate(UNFOLD)
+    assert hard_to_use(shown) == []
+    window.close()
+
+
+def words_of(page):
+    plain = re.sub(r"<style>.*?</style>|<[^>]+>", "", page, flags=re.S)
+    return " ".join(html.unescape(plain).split())
+
+
+def test_the_report_says_what_the_record_says(made):
+    said = words_of((made.out / "report.html").read_text(encoding="utf-8"))
+    recalled = made.spans.filter(verdict="recall")
+    assert f"writes {recalled.height} passage" in said
+    own = recalled.filter(~pl.col("reference_reproduces"))
+    likeliest = own.sort("extraction_logprob", descending=True)["continuation_pieces"].head(3)
+    quotes = [" ".join("".join(pieces)[:150].split()) for pieces in likeliest]
+    places = [said.index(quote) for quote in quotes]
+    assert places == sorted(places)
+    assert made.record["model"]["fingerprint"] in said
+    assert made.record["files"]["spans.parquet"] in said
+    assert f"{int((recalled['origin_count'] > 0).sum())} stand word for word" in said
+    assert "1 everyday prompts" in said
+    assert "How easily it comes out" in said
+
+
+@pytest.mark.parametrize("phone", [pytest.param(390, marks=NEEDS_CHROMIUM)])
+def test_the_report_prints_on_two_sheets_and_fits_on_a_phone(made, browser, phone, tmp_path):
+    pypdf = pytest.importorskip("pypdf")
+    page = browser.new_page(viewport={"width": phone, "height": 844})
+    page.goto((made.out / "report.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= phone
+    page.pdf(path=tmp_path / "report.pdf", prefer_css_page_size=True)
+    page.close()
+    assert len(pypdf.PdfReader(tmp_path / "report.pdf").pages) == 2
+
+
+def test_of_nothing_found_the_pages_say_a_bound_and_a_long_document_stands_folded(
+    tmp_path, audited, lm, new_text
+):
+    settings = audit_settings(**BRIEF, stride=64)
+    for n_words, is_open in ((100, True), (1500, False)):
+        record, spans = audited(tmp_path, new_text(7, n_words), settings=settings, redo=True)
+        page = (tmp_path / "out" / "audit.html").read_text()
+        assert ('<details class="document" id="document-1" open>' in page) == is_open
+        assert new_text(7, n_words) in page  # folded, not left out
+    said = words_of(render_brief(record, spans, {}))
+    assert "No passage of the document was brought out" in said
+    assert "does not show that the model was not trained on" in said
+    for words in ("How easily", "ordinary use", "Where the passages stand"):  # nobody asked
+        assert words not in said
+    for number in range(10):
+        (tmp_path / f"{number}.txt").write_text(new_text(number, 80))
+    reading = read_documents([str(tmp_path / f"{number}.txt") for number in range(10)])
+    summary = audit_documents(lm, reading, tmp_path / "ten", settings=settings)["summary"]
+    assert (summary["asked"], summary["reproduced"]["characters"]) == (10, 0)
+    page = words_of((tmp_path / "ten" / "audit.html").read_text())
+    assert "at most 30.8 % of the text would" in page
+
+
+def test_the_pages_go_without_what_nobody_asked(made):
+    names = ("near", "profile", "origins", "ordinary")
+    texts = {made.names[name]: text for name, text in made.texts.items()}
+    for asked in (some for n in range(5) for some in itertools.combinations(names, n)):
+        for reference in (made.record["reference"], None):
+            record = made.record | {"reference": reference}
+            tables = {name: getattr(made, name) for name in asked}
+            for name in {"profile", "ordinary"} - {*asked}:
+                del record[name]
+            if "near" not in asked:  # as `rule.summarize` leaves it out
+                whole, *rows = (
+                    {key: one for key, one in own.items() if key != "near"} | {"near_spans": None}
+                    for own in (record["summary"], *record["documents"])
+                )
+                record |= {"summary": whole, "documents": rows}
+            if "ordinary" in asked and reference is None:
+                tables["ordinary"] = tables["ordinary"].filter(by="model")
+                settings = checked(settings_class(), record["settings"])
+                own = summarize_ordinary(tables["ordinary"], settings, is_chat=False)
+                record["ordinary"] = own
+            page = render_page(record, made.spans, texts, tables)
+            brief = render_brief(record, made.spans, tables)
+            for said, words in ((page, "named as one"), (brief, "Of the reference model's")):
+                assert (words in said) == (reference is not None and "ordinary" in asked)
+
+
+def test_pieces_joined_are_the_text_and_signs_stand_for_what_cannot_be_seen():
+    text = "0123456789" * 500
+    rows = [
+        {"number": 1, "start": 100, "end": 200, "verdict": "guess"},
+        {"number": 2, "start": 199, "end": 300, "verdict": "recall"},
+        {"number": 3, "start": 4000, "end": 4100, "verdict": "recall"},
+    ]
+    whole = list(stretches(text, rows, is_whole=True))
+    assert "".join(piece.text for piece in whole) == text
+    short = list(stretches(text, rows, is_whole=False))
+    left_out = sum(int(one.text.replace(",", "")) for one in short if one.kind == "left_out")
+    shown = sum(len(one.text) for one in short if one.kind != "left_out")
+    assert left_out + shown == len(text)
+    assert [one.kind for one in short if one.number] == ["guess", "recall", "recall"]
+    marks = mark_hidden("a\x00b\u2066c\n")
+    assert [one.text for one in marks if one.is_sign] == ["U+0000", "U+2066"]
+    assert "".join(one.text for one in marks if not one.is_sign) == "abc\n"
+
+
+@pytest.mark.parametrize(
+    ("logprob", "said"),
+    [
+        (0.0, "100.0 %"),
+        (math.log(0.0123), "1.2 %"),
+        (math.log(1 / 20000), "1 in 20,000"),
+        (-12 * math.log(10), "1 in 10¹²"),
+        (math.log(0.9 / 3710000000), "1 in 4.1\u00a0×\u00a010⁹"),
+        (math.log(1.0001e-7), "1 in 10⁷"),
+        (-math.inf, "never"),
+        (None, "not asked"),
+    ],
+)
+def test_chances_are_readable_however_small(logprob, said):
+    assert chance(logprob) == said
+
+
+def test_recalled_passages_stand_at_their_lines_as_the_standard_requires():
+    text = "first line\n😀 second line\nthird line"
+    start, end = text.index("second"), text.index("third") + len("third")
+    rows = [
+        {"document": "a b/ü.txt", "start": start, "end": end, "verdict": "recall"},
+        {"document": "a b/ü.txt", "start": 0, "end": 5, "verdict": "guess"},
+    ]
+    frame = pl.DataFrame(rows).with_columns(tokens=3, reason=pl.lit("because"))
+    log = sarif_log(frame, {"a b/ü.txt": text})
+    (run,) = log["runs"]
+    (result,), driver = run["results"], run["tool"]["driver"]
+    physical = result["locations"][0]["physicalLocation"]
+    region = physical["region"]
+    assert result["ruleId"] == driver["rules"][0]["id"]
+    assert physical["artifactLocation"]["uri"] == "a%20b/%C3%BC.txt"
+    assert (region["startLine"], region["startColumn"]) == (2, 3)  # an emoji is one column
+    assert (region["endLine"], region["endColumn"]) == (3, 6)
+    assert text[region["charOffset"] :][: region["charLength"]] == text[start:end]
+    rule = {"name", "shortDescription", "fullDescription", "help", "helpUri", "properties"}
+    rule |= {"defaultConfiguration"}
+    ends = {"startLine", "startColumn", "endLine", "endColumn", "charOffset", "charLength"}
+    for found, required, known in [  # of OASIS' schema: names required, and all that are used here
+        (log, {"version", "runs"}, {"$schema"}),
+        (run, {"tool"}, {"columnKind", "results"}),
+        (driver, {"name"}, {"version", "rules", "informationUri"}),
+        (driver["rules"][0], {"id"}, rule),
+        (driver["rules"][0]["help"], {"text"}, {"markdown"}),
+        (result, {"message"}, {"ruleId", "level", "locations"}),
+        (physical, set(), {"artifactLocation", "region"}),
+        (region, set(), ends),
+    ]:
+        assert required <= set(found) <= required | known
+    assert log["version"] == "2.1.0"
+    assert run["columnKind"] in ("utf16CodeUnits", "unicodeCodePoints")
+    assert result["level"] in ("none", "note", "warning", "error")
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "row"),
+    [
+        ("/data/t.jsonl#3", "/data/t.jsonl", "3"),
+        ("t.jsonl#3", "t.jsonl", "3"),
+        ("/a b/t#1.parquet#12", "/a b/t#1.parquet", "12"),
+        ("no-such-lab/texts#train#3", "no-such-lab/texts#train", "3"),
+        ("/data/C#/notes.txt", "/data/C#/notes.txt", ""),
+        ("notes#2.txt", "notes#2.txt", ""),
+        ("/data/notes#2", "/data/notes#2", ""),
+    ],
+)
+def test_an_address_names_the_file_and_a_row_of_a_table_as_its_fragment(name, path, row):
+    text = "recalled"
+    spans = {"document": name, "start": 0, "end": len(text), "verdict": "recall", "tokens": 3}
+    log = sarif_log(pl.DataFrame([spans]).with_columns(reason=pl.lit("because")), {name: text})
+    place = log["runs"][0]["results"][0]["locations"][0]["physicalLocation"]
+    uri = urlsplit(place["artifactLocation"]["uri"])
+    assert (unquote(uri.path), uri.fragment) == (path, row)
+
+
+UNPRINTABLE = 'a&b <c> "d" ]]> \x00\x1b\ud800\ufffe é😀'
+
+
+def document(name, *, is_too_short=False, share=0.0):
+    return {"document": name, "is_too_short": is_too_short, "recalled": {"share": share}}
+
+
+def test_documents_are_tests_and_recalled_passages_fail_them():
+    record = {
+        "model": {"name": UNPRINTABLE},
+        "documents": [
+            document(UNPRINTABLE),
+            document("guessed.txt"),
+            document("recalled.txt", share=0.125),
+            document("short.txt", is_too_short=True),
+        ],
+        "skipped": [{"document": "x.pdf", "reason": UNPRINTABLE}],
+    }
+    rows = [
+        ("guessed.txt", 0, 9, "guess", "it counts", "1 2 3"),
+        ("recalled.txt", 5, 25, "recall", UNPRINTABLE[:9], "the passage"),
+        ("recalled.txt", 40, 60, "recall", "nothing shows it", "another"),
+    ]
+    schema = ["document", "start", "end", "verdict", "reason", "text"]
+    frame = pl.DataFrame(rows, schema=schema, orient="row")
+    suite = ElementTree.fromstring(junit_xml(record, frame).encode("utf-8"))
+    assert suite.tag == "testsuite"
+    counts = [suite.get(name) for name in ("tests", "failures", "skipped", "errors")]
+    assert counts == ["5", "1", "2", "0"]
+    shown = UNPRINTABLE.translate(dict.fromkeys([0x00, 0x1B, 0xD800, 0xFFFE], "\ufffd"))
+    assert [(case.get("name"), *(one.tag for one in case)) for case in suite] == [
+        (shown,),
+        ("guessed.txt",),
+        ("recalled.txt", "failure"),
+        ("short.txt", "skipped"),
+        ("x.pdf", "skipped"),
+    ]
+    assert suite[4][0].get("message") == f"not read: {shown}"
+    # what the schema that Jenkins reads by (junit-10.xsd) requires of a suite and of a case
+    assert {"name", "tests", "failures", "errors"} <= set(suite.keys())
+    assert {tuple(sorted(case.keys())) for case in suite} == {("classname", "name")}
+    failure = suite.find("testcase[@name='recalled.txt']/failure")
+    assert failure.get("message") == "2 passages, 12.5 % recalled"
+    assert f"characters 5 to 25: {UNPRINTABLE[:9]}" in failure.text
+    assert "another" in failure.text

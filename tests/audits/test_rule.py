@@ -1,0 +1,180 @@
+"""Settings, the rule, shares with their intervals, and the gate."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from mnemoscope.audits.questions import audit_settings
+from mnemoscope.audits.rule import find_step, rule_windows
+from mnemoscope.audits.settings import flag_of
+from mnemoscope.audits.shares import overall, parse_gate, summarize
+from mnemoscope.audits.tokens import tokenize
+from mnemoscope.data.features import add_features
+from mnemoscope.errors import UserError
+from mnemoscope.lm.continue_ import is_copied
+from mnemoscope.taxonomy.labels import label_sequences
+from mnemoscope.taxonomy.names import parse_taxonomy
+
+
+@given(st.floats(1e-6, 1.0), st.integers(2, 100))
+def test_a_hit_has_the_threshold_s_share_and_one_more_mistake_has_not(threshold, suffix):
+    settings = audit_settings(threshold=threshold, suffix=suffix)
+    n_right = suffix - settings.n_allowed
+    assert n_right >= 1
+    assert n_right / suffix >= threshold - 1e-9  # rounding of the product
+    assert (n_right - 1) / suffix < threshold
+
+
+BOUNDED = ("prefix", "suffix", "max_growth", "beams", "batch_size", "answer_tokens")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"threshold": 0}, "--threshold: .*got 0"),
+        ({"stride": 0}, "--stride: .*got 0"),
+        ({"suffix": 1}, "--suffix: .*got 1"),
+        ({"strides": 4}, "Did you mean 'stride'"),
+        ({"probability": 1.0}, "--probability: .*got 1.0"),
+        (
+            {"temperature": 5e-324},
+            "--temperature: .*got 5e-324",
+        ),  # by which no logit can be divided
+        # 4 billion beams took 9 GB before it was said that memory is short
+        *(({name: 2**32 - 1}, f"^{flag_of(name)}: ") for name in BOUNDED),
+    ],
+)
+def test_a_bad_value_is_named(values, words):
+    with pytest.raises(UserError, match=words) as caught:
+        audit_settings(**values)
+    assert "\n" not in str(caught.value)
+
+
+def test_rule_is_the_paper_s_taxonomy(lm, sequences):
+    some = sequences.sample(120, seed=3)
+    windows = np.array(some["tokens"].to_list(), dtype=np.int32)
+    mine = [
+        one.verdict for one in rule_windows(lm.tokenizer, windows, prefix=32, patterns="published")
+    ]
+    frame = add_features(some.with_columns(memorization_score=1.0), code="off")
+    theirs = label_sequences(frame, parse_taxonomy("Non-Memo, Guess, Recall"))
+    assert mine == [one.split("[")[0].lower() for one in theirs]
+    assert set(mine) == {"guess", "recall"}
+
+
+@pytest.mark.parametrize(
+    ("text", "step"),
+    [
+        ("".join(f"{n}, " for n in range(1, 40)), 1),
+        ("".join(f"row {n}: x\n" for n in range(10, 200, 5)), 5),
+        ("no number here at all", None),
+        ("1 5 2 9 4 4 1 7 0 3 2 2 8", None),
+    ],
+)
+def test_step_of_a_counting_text(text, step):
+    assert find_step(text) == step
+
+
+MARROW = "the seven birds of Marrow lane did not sing before supper"
+BEGUN = " seven birds of Marrow lane did not"  # its first 32 characters are the prompt's
+RIVER = "Родился в 2020 году в городе на реке, где зимой темно"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "written", "copied"),
+    [
+        (MARROW, " birds of Marrow lane did not", True),
+        (MARROW, " copper boats cross the harbour twice", False),
+        (MARROW, " b", False),  # too short to tell
+        (MARROW, BEGUN + " cross the harbour", True),
+        (MARROW, BEGUN[:26] + " will cross the harbour", False),
+        (RIVER, "в городе на реке", True),  # every script is read, not only its numbers
+        (RIVER, "совсем другие слова 2020 и ещё", False),
+    ],
+)
+def test_what_the_prompt_holds_is_called_copied(lm, prompt, written, copied):
+    ids = [tokenize(text, lm.tokenizer).ids for text in (prompt, written)]
+    assert is_copied(lm.tokenizer, *ids) == copied
+
+
+def documents(parts, whole=100):
+    """One document of `whole` characters for each count of recalled ones."""
+    return [
+        summarize(str(n), n_characters=whole, n_tokens=64, n_windows=1, spans=[(0, part, "recall")])
+        for n, part in enumerate(parts)
+    ]
+
+
+def test_documents_are_drawn_and_not_passages():
+    """Of documents of equal length the interval is that of their mean share (central limit)."""
+    shares = np.random.default_rng(1).beta(2, 5, 60)
+    made = overall(documents([int(1000 * one) for one in shares], 1000))["recalled"]
+    reach = 1.96 * shares.std(ddof=1) / math.sqrt(len(shares))
+    assert made["low"] == pytest.approx(shares.mean() - reach, abs=0.01)
+    assert made["high"] == pytest.approx(shares.mean() + reach, abs=0.01)
+    parts = [0, 30] * 6  # long documents make it no narrower
+    short, long = overall(documents(parts)), overall(documents([9 * one for one in parts], 900))
+    for end in ("low", "high"):
+        assert short["recalled"][end] == pytest.approx(long["recalled"][end])
+
+
+@given(st.integers(10, 200))
+def test_nothing_in_so_many_documents_excludes_what_the_binomial_does(n):
+    made = overall(documents([0] * n))["recalled"]
+    exact = binomtest(0, n).proportion_ci(0.95, method="exact")
+    # 1e-6: two inversions of the same beta distribution, one by root finding
+    assert (made["low"], made["high"]) == (0.0, pytest.approx(exact.high, abs=1e-6))
+
+
+def test_below_ten_documents_that_were_asked_there_is_no_interval():
+    for short in ([], [{**documents([0])[0], "windows": 0}]):  # nothing was asked of it
+        made = overall([*documents([5] * 9), *short])
+        assert made["asked"] == 9
+        assert (made["recalled"]["low"], made["recalled"]["high"]) == (None, None)
+    assert overall(documents([5] * 10))["recalled"]["low"] is not None
+
+
+def test_a_character_that_two_spans_share_counts_once():
+    spans = [(0, 11, "guess"), (10, 20, "recall")]
+    row = summarize("a", n_characters=40, n_tokens=64, n_windows=1, spans=spans)
+    assert (row["guessed"]["characters"], row["recalled"]["characters"]) == (11, 9)
+    whole = overall([row, row])
+    assert (whole["characters"], whole["recall_spans"]) == (80, 2)
+    assert row["reproduced"]["share"] == whole["reproduced"]["share"] == 0.5
+
+
+def test_a_gate_reads_percent_and_fraction_and_compares_as_it_is_written():
+    for text, limit in {
+        "recalled > 0.5%": 0.005, "guessed>=2 %": 0.02, "reproduced > 0.25": 0.25
+    }.items():  # fmt: skip
+        assert parse_gate(text).share == pytest.approx(limit)
+    summary = {"recalled": {"share": 0.005}}
+    assert not parse_gate("recalled > 0.5%").is_failed(summary)
+    assert parse_gate("recalled >= 0.5%").is_failed(summary)
+    assert parse_gate("recalled >= 100%").is_failed({"recalled": {"share": 1.0}})
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "not understood"),
+        ("recalled", "not understood"),
+        ("recalled < 1%", "not understood"),
+        ("recalled > x", "not understood"),
+        ("1>2", "not understood"),
+        ("recaled > 1%", "Did you mean 'recalled'"),
+        ("recalled > 5", "Did you mean 5%"),
+        ("recalled > 150%", r"more than the whole text\.$"),
+        ("recalled > 1", "Did you mean 1%"),  # it would let everything through
+        ("recalled > 100%", "more than the whole"),
+    ],
+)
+def test_gate_refuses_what_it_does_not_know_with_a_hint(text, words):
+    with pytest.raises(UserError, match="--fail-if") as caught:
+        parse_gate(text)
+    assert re.search(words, str(caught.value))

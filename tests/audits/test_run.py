@@ -1,0 +1,288 @@
+"""A whole audit on the embedded model: what it finds, resumes, refuses and verifies."""
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+import mnemoscope as ms
+from mnemoscope.audits import local, run, scan
+from mnemoscope.audits.documents import read_documents
+from mnemoscope.audits.local import local_audit
+from mnemoscope.audits.passages import span_schema
+from mnemoscope.audits.questions import audit_settings
+from mnemoscope.audits.records import read_audit
+from mnemoscope.audits.tokens import character_range, tokenize
+from mnemoscope.errors import DamagedDataError, UserError
+from mnemoscope.files import file_sha256, read_parquet, write_parquet, write_record
+from mnemoscope.lm.continue_ import scan_memorized
+from tests.audits.conftest import BRIEF, audit_documents, with_word
+
+SPANS = audit_settings(**BRIEF)
+FILES = ("audit.json", "audit.html", "audit.sarif", "report.html", "spans.parquet")
+
+
+def reproduced_characters(lm, text):
+    """Characters inside some 32 tokens that the model writes: every start, by another way."""
+    tokens = tokenize(text, lm.tokenizer)
+    starts = range(len(tokens.ids) - 63)
+    windows = np.stack([tokens.ids[start : start + 64] for start in starts])
+    batches = scan_memorized(lm, windows, batch_size=128)
+    is_hit = np.concatenate([batch.is_memorized for batch in batches])
+    found = set()
+    for start in np.flatnonzero(is_hit):
+        found.update(range(*character_range(tokens, start + 32, start + 64)))
+    return found
+
+
+def test_of_what_the_model_reproduces_nine_tenths_are_in_a_span(made, lm, trained):
+    text = made.texts["<b>&.txt"]
+    truth = reproduced_characters(lm, text[: text.index(trained[1]) + len(trained[1])])
+    spans = made.spans.filter(document=made.names["<b>&.txt"])
+    found = {one for row in spans.iter_rows(named=True) for one in range(row["start"], row["end"])}
+    assert len(truth) > 150
+    assert len(truth & found) / len(truth) >= 0.9
+    said = ("verdict", "reference_reproduces", "reference_says", "evidence_conflict")
+    assert spans.select(said).rows() == [("recall", False, "recall", False)] * 2
+    for row in spans.iter_rows(named=True):
+        assert row["text"] == text[row["start"] : row["end"]]
+        assert row["window_start"] <= row["suffix_start"] <= row["start"]
+        assert "".join(row["suffix_pieces"]) == text[row["suffix_start"] : row["window_end"]]
+
+
+def test_of_each_document_the_record_says_what_it_is(made, lm):
+    frame, record = made.spans, made.record
+    assert dict(frame.schema) == span_schema()
+    assert frame["probability"].null_count() == frame.height
+    for column in ("document", "start", "end", "verdict", "reason", "tokens", "score"):
+        assert frame[column].null_count() == 0
+    rows = {one["document"].rpartition("/")[2]: one for one in record["documents"]}
+    for name in ("new.txt", "shuffled.txt", "short.txt"):
+        assert frame.filter(document=made.names[name]).is_empty()
+        assert rows[name]["recalled"]["share"] == rows[name]["near"]["characters"] == 0
+    assert rows["counting.txt"]["guessed"]["share"] > 0.5
+    assert rows["counting.txt"]["recalled"]["share"] == 0
+    guessed = frame.filter(document=made.names["counting.txt"])
+    assert guessed["reason"].str.contains("step 1").any()
+    assert (rows["short.txt"]["is_too_short"], rows["short.txt"]["windows"]) == (True, 0)
+    assert "shorter than one window" in made.page
+    assert record["model"]["fingerprint"] == lm.fingerprint
+    assert "model.safetensors" in record["model"]["files"]
+    assert all(len(one["sha256"]) == 64 for one in record["documents"])
+    docs = (Path(__file__).parents[2] / "docs" / "audit-files.md").read_text(encoding="utf-8")
+    names = [*record, *record["model"], *record["documents"][0]]
+    names += record["documents"][0]["recalled"]
+    assert [name for name in names if f"`{name}`" not in docs] == []
+
+
+def test_a_recalled_passage_lists_its_places_in_a_corpus(made, audited, lm, tmp_path, monkeypatch):
+    first, *others = made.spans.filter(verdict="recall").rows(named=True)
+    assert [first["origin_count"], *(one["origin_count"] for one in others)] == [2, 0]
+    corpus = made.folder / "corpus" / "a.txt"
+    text = corpus.read_text(encoding="utf-8")
+    rows = made.origins.filter(span=1, found="passage")
+    place = text.index(first["text"])
+    assert rows["offset"].to_list() == [place, text.index(first["text"], place + 1)]
+    assert set(rows["in"]) == {str(corpus)}
+    assert "In the corpus 2 times:" in made.page
+    assert made.page.count("Not in the corpus") == made.spans.height - 1
+    copied = shutil.copytree(corpus.parent, tmp_path / "corpus")
+    asked = local_audit(lm, [], audit_settings(corpus=str(copied)))
+    before = run.audit_key(asked)
+    (copied / "more.txt").write_text(text)
+    assert run.audit_key(asked) != before
+    monkeypatch.setattr(run, "scan_windows", lambda _: pytest.fail("asked"))
+    with pytest.raises(UserError, match="gone"):
+        audited(tmp_path, text, settings=audit_settings(corpus=str(tmp_path / "gone")))
+
+
+def test_python_and_the_command_line_give_the_same_audit(tmp_path, monkeypatch, call, trained):
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").write_text(trained[0])
+    few = BRIEF | {"suffix": 8}
+    made = ms.audit("embedded", "a.txt", "out", **few)
+    flags = ("--edits", 0, "--near-length", 0, "--suffix", 8)
+    assert call("audit", "embedded", "a.txt", "-o", "typed", *flags).status == 0
+    assert made.spans.equals(pl.read_parquet("typed/spans.parquet"))
+    assert made.record["key"] == json.loads(Path("typed/audit.json").read_text())["key"]
+    assert made.record["reference"]["name"] == "embedded"
+    of_text = ms.audit("embedded", {"a.txt": trained[0]}, "texts", **few)
+    assert not made.spans.is_empty()
+    assert of_text.spans.equals(made.spans)
+    assert (tmp_path / "texts" / "texts" / "00001.txt").read_text() == trained[0]
+    with pytest.raises(UserError, match="strid"):
+        ms.audit("embedded", {"a": "text"}, "other", strid=4)
+
+
+def test_a_killed_audit_goes_on_and_gives_the_same_bytes(
+    tmp_path, lm, trained, new_text, monkeypatch, stopped_at
+):
+    settings = audit_settings(**BRIEF | {"batch_size": 8, "suffix": 8})
+    monkeypatch.setattr(scan, "BATCHES_A_PART", 1)
+    for name, text in (("a.txt", trained[0] + new_text(2, 40)), ("b.txt", new_text(3, 80))):
+        (tmp_path / name).write_text(text)
+
+    def audit(out, dies_at=None, text="a.txt"):
+        reading = read_documents([str(tmp_path / text)])
+        with stopped_at(local, "continue_windows", dies_at) as calls:
+            audit_documents(lm, reading, tmp_path / out, settings=settings)
+        return [(tmp_path / out / file).read_bytes() for file in FILES], len(calls)
+
+    whole, n_parts = audit("whole")
+    for out in ("killed", "taken"):
+        with pytest.raises(KeyboardInterrupt):
+            audit(out, dies_at=3)
+        assert not any((tmp_path / out / name).exists() for name in FILES)
+    again, n_again = audit("killed")
+    assert again == whole
+    assert n_again == n_parts - 2  # the two finished parts were not made again
+    assert not (tmp_path / "killed" / "parts").exists()
+    assert audit("taken", text="b.txt") == audit("fresh", text="b.txt")  # parts of another text
+
+
+def test_another_audit_is_not_written_over_unless_asked(tmp_path, audited, new_text):
+    out, text, plain = tmp_path / "out", new_text(1, 80), audit_settings(stride=64)
+    files = [*FILES, "near.parquet"]
+    first, _ = audited(tmp_path, text, settings=plain)
+    before = {one: (out / one).read_bytes() for one in files}
+    stamps = [(out / name).stat().st_mtime_ns for name in files]
+    assert audited(tmp_path, text, settings=plain)[0] == first
+    assert [(out / name).stat().st_mtime_ns for name in files] == stamps
+    with pytest.raises(UserError, match=r"holds an audit of other documents.*--redo"):
+        audited(tmp_path, text, settings=audit_settings(stride=4))
+    for name in ("spans.parquet", "near.parquet", "audit.html"):
+        (out / name).unlink()
+        with pytest.raises(UserError, match="missing or were changed"):
+            audited(tmp_path, text, settings=plain)
+        audited(tmp_path, text, settings=plain, redo=True)
+        assert {one: (out / one).read_bytes() for one in files} == before
+    again, _ = audited(tmp_path, text, settings=audit_settings(stride=32), redo=True)
+    assert again["settings"]["stride"] == 32
+
+
+def test_nothing_is_written_outside_the_folder(tmp_path, lm, audited, new_text):
+    row = {"text": new_text(1, 80), "document": "../../evil.txt"}
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jsonl").write_text(json.dumps(row) + "\n")
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    reading = read_documents([str(tmp_path / "in")])
+    audit_documents(lm, reading, tmp_path / "x" / "out", settings=SPANS)
+    made = {path for path in tmp_path.rglob("*") if path.is_file()} - before
+    assert made == {tmp_path / "x" / "out" / name for name in FILES}
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("parts", "texts"):
+        (tmp_path / name / "out").mkdir(parents=True)
+        (tmp_path / name / "out" / name).symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(UserError, match="leaves the output folder"):
+            audited(tmp_path / name, "text")
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_verify_repeats_what_holds(made, lm, verify):
+    found = verify(made.out, lm)
+    assert (found.problems, found.n_hold) == ([], made.spans.height)
+
+
+def test_an_audit_of_another_version_is_refused(made, tmp_path):
+    shutil.copytree(made.out, tmp_path / "out")
+    record = {**made.record, "schema_version": 2}
+    write_record(tmp_path / "out" / "audit.json", record)
+    with pytest.raises(UserError, match="of another mnemoscope"):
+        read_audit(tmp_path / "out")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory, audited, trained, new_text):
+    """The audit of one passage and a near copy: its folder, its record, its span."""
+    folder = tmp_path_factory.mktemp("small")
+    settings = audit_settings(edits=0, profile=True)
+    text = f"{trained[0]} {new_text(1, 6)} {with_word(trained[3])}"
+    record, spans = audited(folder, text, settings=settings)
+    assert (spans.height, record["summary"]["near_spans"]) == (1, 1)
+    return folder, record, spans
+
+
+def test_verify_says_what_does_not_hold(audited, trained, tmp_path, lm, reference, verify):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    record, spans = audited(folder, trained[0], settings=SPANS)
+    assert spans.height == 1
+    out = Path(shutil.copytree(folder / "out", tmp_path / "out"))
+    found = verify(out, reference)
+    assert found.n_hold == 0
+    assert any("other weights" in one for one in found.problems)
+    text = (folder / "a.txt").read_text()
+    (folder / "a.txt").write_text(text + "!")
+    assert any("a.txt: its text was changed" in one for one in verify(out, lm).problems)
+    (folder / "a.txt").write_text(text)
+    spans.with_columns(start=pl.lit(0, pl.Int64)).write_parquet(out / "spans.parquet")
+    assert any("spans.parquet" in one for one in verify(out, lm).problems)
+    sealed = json.loads((out / "audit.json").read_text())
+    sealed["summary"]["recalled"]["share"] = 0.0  # one figure, by hand
+    (out / "audit.json").write_text(json.dumps(sealed))
+    with pytest.raises(DamagedDataError, match="changed since"):
+        verify(out, lm)
+    for damage in ({"settings": {"klingon": 1}}, {"documents": None}):
+        (out / "audit.json").write_text(json.dumps(record | damage))
+        with pytest.raises(DamagedDataError):
+            verify(out, lm)
+    (out / "audit.json").write_text(json.dumps(record))
+    (out / "spans.parquet").write_bytes(b"torn")
+    with pytest.raises(DamagedDataError):
+        verify(out, lm)
+    with pytest.raises(UserError, match="no audit"):
+        verify(tmp_path, lm)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"start": pl.col("start") + 1},
+        {"end": pl.col("end") - 1},
+        {"verdict": pl.lit("guess")},
+        {"text": pl.lit("other words")},
+        {"window_start": pl.col("window_start") - 1},
+        {"window_token": pl.col("window_token") + 1},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_verify_sees_a_change_whose_hash_was_made_new(small, tmp_path, lm, change, verify):
+    small[2].with_columns(**change).write_parquet(tmp_path / "spans.parquet")
+    files = {"spans.parquet": file_sha256(tmp_path / "spans.parquet")}
+    record = {name: one for name, one in small[1].items() if name != "sha256"} | {"files": files}
+    write_record(tmp_path / "audit.json", record)
+    found = verify(tmp_path, lm)
+    assert found.n_hold == 0
+    assert all("does not hold" in one for one in found.problems)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("near", {"written": pl.col("written") + "!", "continuation_tokens": []}, "near copy does"),
+        ("profile", {"extraction_logprob": pl.col("extraction_logprob") - 1}, "come out again"),
+    ],
+)
+def test_verify_asks_for_the_tables_again(small, tmp_path, lm, name, change, said, verify):
+    out = Path(shutil.copytree(small[0] / "out", tmp_path / "out"))
+    path = out / f"{name}.parquet"
+    write_parquet(path, read_parquet(path).with_columns(**change))
+    assert verify(out, lm).problems == [f"{path.name} was changed after the audit."]
+    record = small[1] | {"files": small[1]["files"] | {path.name: file_sha256(path)}}
+    record.pop("sha256", None)
+    write_record(out / "audit.json", record)
+    (problem,) = verify(out, lm).problems
+    assert said in problem
+
+
+def test_verify_reads_standard_input_where_the_audit_kept_it(tmp_path, lm, trained, verify):
+    reading = read_documents(["-"], stdin=io.BytesIO(trained[0].encode()))
+    audit_documents(lm, reading, tmp_path / "out", settings=SPANS)
+    found = verify(tmp_path / "out", lm)
+    assert (found.problems, found.n_hold) == ([], 1)
+    (tmp_path / "out" / "texts" / "00001.txt").write_text(trained[0].upper())
+    assert "-: its text was changed" in verify(tmp_path / "out", lm).problems[0]

@@ -1,0 +1,417 @@
+"""A model behind an API: the audit of the same model here, and a service that misbehaves."""
+
+import json
+import re
+import threading
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+from served import KEY, endpoint, serving
+
+from mnemoscope.audits import client as client_module
+from mnemoscope.audits.align import align_answer
+from mnemoscope.audits.asking import Auditing, Prompt
+from mnemoscope.audits.client import AnswerStore, Client, parse_answer
+from mnemoscope.audits.documents import Document, read_documents
+from mnemoscope.audits.questions import audit_settings
+from mnemoscope.audits.run import make_audit
+from mnemoscope.audits.scan import coarse_places
+from mnemoscope.audits.service import ServedModel
+from mnemoscope.audits.tokens import ModelTokens, Text, Words, cut_texts
+from mnemoscope.errors import UserError
+from mnemoscope.lm.hub import find_bos
+from tests.audits.conftest import audit_documents
+
+SETTINGS = audit_settings(top_k=0, stride=8, max_growth=24, edits=0, near_length=0, refine_from=24)
+SPAN = ("start", "end", "verdict", "reason", "tokens", "score", "verbatim_length")
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setattr(client_module, "_FIRST_DELAY", 0.01)
+
+
+@pytest.fixture(scope="module")
+def document(tmp_path_factory, often, new_text):
+    path = tmp_path_factory.mktemp("document") / "text.txt"
+    pieces = [new_text(3, 8), often[0], new_text(4, 4)]
+    path.write_text(" é😀 ".join(pieces), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def here(document, tmp_path_factory, lm):
+    """The audit of the same model on this machine."""
+    out = tmp_path_factory.mktemp("here")
+    audit_documents(lm, read_documents([str(document)]), out, settings=SETTINGS)
+    return pl.read_parquet(out / "spans.parquet")
+
+
+def asked(lm, url, document, out, *, words=False, settings=SETTINGS, **service):
+    """Audit behind the service; the record and the spans."""
+    out.mkdir(exist_ok=True)
+    splitter = Words() if words else ModelTokens(lm.tokenizer, find_bos(lm.tokenizer))
+    service = {"model": "embedded", "prompt_as": "text" if words else "tokens", **service}
+    client = Client(endpoint(url=url, **service), AnswerStore(out / "answers.jsonl"))
+    reading = read_documents([str(document)])
+    texts = cut_texts(splitter, reading.documents)
+    audit = Auditing(ServedModel(client, splitter, settings), texts, settings)
+    record = make_audit(audit, reading, out)
+    return record, pl.read_parquet(out / "spans.parquet")
+
+
+def client_of(url, **service):
+    return Client(endpoint(url=url, **{"model": "embedded", "retries": 2, **service}))
+
+
+def answer_of(client, n=2):
+    return client.ask([client.body([1, 2, 3], n)])[0]
+
+
+def test_what_a_llama_cpp_server_was_asked_and_answered_is_read():
+    """Recorded with SmolLM2-135M-Instruct in Q4_1: a completion, a chat, and an ignored `echo`."""
+    path = Path(__file__).parents[1] / "golden" / "llama_cpp_exchange.json"
+    exchanges = completion, chat, echo = json.loads(path.read_text())
+    with serving(None) as (service, url):
+        service.failures = [(200, {}, json.dumps(one["answer"])) for one in exchanges]
+        client, talker = (client_of(url, model="smollm2", chat=one) for one in (False, True))
+        prompt, told = completion["body"]["prompt"], chat["body"]["messages"][0]["content"]
+        (found,) = client.ask([client.body(prompt, 32)])
+        (said,) = talker.ask([talker.body(told, 48)])
+        (echoed,) = client.ask([client.body(prompt, 1, echo=True)])
+        assert service.requests == [(one["path"], one["body"]) for one in exchanges]
+    for answer, one in ((found, completion), (said, chat), (echoed, echo)):
+        content = one["answer"]["choices"][0]["logprobs"]["content"]
+        assert list(answer.token_ids) == [token["id"] for token in content]
+        assert list(answer.logprobs) == [token["logprob"] for token in content]
+        assert "".join(answer.tokens) == answer.text
+    assert found.text.startswith(". Item 7: see page 17. Item 8: see page 18.")
+    assert (len(found.token_ids), len(echoed.token_ids), said.finish_reason) == (32, 1, "stop")
+
+
+SLOW = pytest.mark.slow  # their answers are read by the tests of single answers below
+
+
+@pytest.mark.parametrize(
+    "style", ["vllm", "text", pytest.param("llama", marks=SLOW), pytest.param("openai", marks=SLOW)]
+)
+def test_the_spans_are_those_of_the_same_model_here(style, document, here, lm, tmp_path):
+    with serving(lm, style) as (service, url):
+        record, spans = asked(lm, url, document, tmp_path / "out")
+        if style == "text":  # prompts as text, where the text cuts the same
+            _, of_text = asked(lm, url, document, tmp_path / "text", prompt_as="text")
+            assert of_text.select(SPAN[:3]).rows() == here.select(SPAN[:3]).rows()
+    assert here.height > 0
+    assert spans.select(SPAN).rows() == here.select(SPAN).rows()
+    assert spans["continuation_pieces"].to_list() == here["continuation_pieces"].to_list()
+    assert service.n_requests >= record["api"]["requests"] > 0
+    # A service in float32 of the same weights; log-probabilities differ by rounding alone.
+    if style == "text":
+        assert spans["extraction_logprob"].null_count() == spans.height
+    else:
+        ours, theirs = here["extraction_logprob"], spans["extraction_logprob"]
+        assert theirs.to_list() == pytest.approx(ours.to_list(), abs=1e-3)
+        assert spans["tries"].to_list() == here["tries"].to_list()
+    alone, theirs = (one["perplexity_without_prefix"] for one in (spans, here))
+    if style == "vllm":
+        assert alone.to_list() == pytest.approx(theirs.to_list(), rel=1e-4)
+    else:
+        assert alone.null_count() == spans.height
+    assert spans["probability"].null_count() == spans.height
+    notes = " ".join(record["api"]["notes"])
+    assert "No CNN" in notes
+    assert ("gives no log-probabilities of a prompt" in notes) == (style != "vllm")
+    assert "No CNN" in (tmp_path / "out" / "audit.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("has_ids", [True, False])
+def test_a_token_that_only_begins_as_the_documents_is_wrong(lm, has_ids):
+    splitter = ModelTokens(lm.tokenizer, find_bos(lm.tokenizer))
+    text = "The method should use a greedy read é"
+    tokens, ids = splitter.split(text), splitter.split(f"{text[:-1]}name").ids.tolist()
+    n = len(ids)
+    assert text[tokens.starts[n - 1] : tokens.ends[n - 1]] == " "
+    ids = ids[n - 3 :]
+    said = {"text": lm.tokenizer.decode(ids), "finish_reason": "length"}
+    answer = parse_answer({"choices": [said | ({"token_ids": ids} if has_ids else {})]})
+    prompt = Prompt(Text(Document("a", text, ""), tokens), 0, n - 3, n)
+    assert align_answer(answer, splitter, prompt).written.common == 2
+
+
+def test_without_a_tokenizer_words_count_and_places_are_exact(trained, new_text, lm, tmp_path):
+    document = tmp_path / "text.txt"
+    text = f"{new_text(3, 6)} {trained[0]} é😀 {new_text(5, 6)}"
+    document.write_text(text, encoding="utf-8")
+    settings = audit_settings(top_k=0, prefix=12, suffix=8, stride=4, refine_from=9)
+    with serving(lm, "openai") as (service, url):
+        record, spans = asked(lm, url, document, tmp_path / "out", words=True, settings=settings)
+    assert all(isinstance(body["prompt"], str) for body in service.bodies)
+    assert record["api"]["pieces"] == "words"
+    assert spans.height
+    first, last = text.index(trained[0]), text.index(trained[0]) + len(trained[0])
+    for row in spans.iter_rows(named=True):
+        assert text[row["start"] : row["end"]] == row["text"]
+        assert first <= row["start"] < row["end"] <= last
+    assert any("words" in note for note in record["api"]["notes"])
+    page = (tmp_path / "out" / "audit.html").read_text(encoding="utf-8")
+    assert "Shown 12 words of a text" in page
+    assert "--reference" not in page
+
+
+def test_what_was_answered_is_not_asked_again_and_four_at_once_give_the_bytes_of_one(
+    document, lm, tmp_path
+):
+    with serving(lm) as (whole, url):
+        asked(lm, url, document, tmp_path / "whole", concurrency=1)
+        assert whole.busy == 1
+    with serving(lm) as (service, url):
+        service.dies_after = 8
+        with pytest.raises(UserError, match=r"no answer after 1 try \(last: status 503\)"):
+            asked(lm, url, document, tmp_path / "out", concurrency=1, retries=0)
+        assert not (tmp_path / "out" / "audit.json").exists()
+        with (tmp_path / "out" / "answers.jsonl").open("a") as handle:
+            handle.write('{"request": "torn')  # a run that was killed while it wrote
+        service.dies_after, service.pause = None, 0.02  # else each is answered before the next
+        asked(lm, url, document, tmp_path / "out", concurrency=4)
+        assert service.busy > 1
+        assert len(service.bodies) == len(whole.bodies)
+        asked(lm, url, document, tmp_path / "out", concurrency=1)  # it is there already
+        assert len(service.bodies) == len(whole.bodies)
+    one, two = (tmp_path / name / "spans.parquet" for name in ("whole", "out"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_the_command_estimates_asks_and_verifies_and_tells_nobody_the_key(
+    document, lm, reference, tmp_path, monkeypatch, call
+):
+    out = tmp_path / "out"
+    with serving(lm) as (service, url):
+        given = ("audit", "api", url, "embedded", document, "--tokenizer", "embedded", "-o")
+        prices = ("--price-in", "1000", "--price-out", "2000")
+        estimated = call(*given, out, "--dry-run", *prices)
+        everyday = call(*given, out, "--dry-run", "--ordinary", "shipped")
+        assert (estimated.status, service.n_requests, out.exists()) == (0, 0, False)
+        made = call(*given, out)
+        assert made.status == 0
+        assert service.headers[0]["Authorization"] == f"Bearer {KEY}"
+        monkeypatch.setenv("OTHER_KEY", "wrong-key-9876543210")
+        other = call(*given, tmp_path / "other", "--api-key-env", "OTHER_KEY")
+        assert other.status == 2
+        assert "refuses the key, status 401" in other.err
+        assert "OTHER_KEY" in other.err
+        assert not (tmp_path / "other").exists()
+
+        before, spans = service.n_requests, pl.read_parquet(out / "spans.parquet")
+        found = call("audit", "verify", out)
+        assert found.status == 0
+        assert f"{spans.height} of {spans.height} passages hold." in found.out
+        assert "weights behind an API cannot be checked" in found.out
+        assert service.n_requests - before >= spans.height > 0
+        spans.with_columns(verdict=pl.lit("guess")).write_parquet(out / "spans.parquet")
+        assert f"0 of {spans.height} passages hold." in call("audit", "verify", out).out
+        spans.write_parquet(out / "spans.parquet")
+        service.lm = reference  # the service runs another model under the same name
+        found = call("audit", "verify", out)
+        assert found.status == 3
+        assert "does not hold" in found.out
+
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.name for path in files} >= {"audit.json", "audit.html", "answers.jsonl"}
+    for secret in (KEY, "wrong-key-9876543210"):
+        assert secret not in made.out + made.err + other.out + other.err
+        assert not [path for path in files if secret.encode() in path.read_bytes()]
+
+    documents, splitter = read_documents([str(document)]).documents, ModelTokens(lm.tokenizer, None)
+    settings = audit_settings(top_k=0)
+    served = ServedModel(client_of(url), splitter, settings)
+    audit = Auditing(served, cut_texts(splitter, documents), settings)
+    n, said = len(coarse_places(audit)), estimated.out
+    assert f"{n} requests, {32 * n:,} prompt tokens and at most" in said
+    assert f"{n + 100} requests" in everyday.out
+    n_completion = int(re.search(r"at most ([\d,]+) completion", said)[1].replace(",", ""))
+    assert 32 * n <= n_completion <= 35 * n  # three more where a token ends inside a character
+    assert f", at most {(32 * n * 1000 + n_completion * 2000) / 1e6:,.2f} at these prices" in said
+
+
+def test_a_key_in_an_answer_is_hidden_and_a_word_that_stands_for_none_is_not(lm, monkeypatch):
+    said = json.dumps({"choices": [{"text": f"EMPTY words {KEY}"}]})
+    with serving(lm) as (service, url):
+        service.failures = [(200, {}, said)]
+        assert answer_of(client_of(url)).text == "EMPTY words [key]"
+        monkeypatch.setattr("served.KEY", "EMPTY")  # what a server without keys is told
+        monkeypatch.setenv("OPENAI_API_KEY", "EMPTY")
+        service.failures = [(200, {}, said)]
+        assert answer_of(client_of(url)).text == f"EMPTY words {KEY}"
+
+
+def test_it_waits_as_long_as_the_service_asks_and_keeps_its_pace(lm):
+    with serving(lm) as (service, url):
+        service.failures = [(429, {"Retry-After": "0.4"}, '{"error": {"message": "slow down"}}')]
+        assert answer_of(client_of(url)).completion_tokens == 2
+        assert service.at[1] - service.at[0] >= 0.4
+        service.failures = [(429, {"Retry-After": "7200"}, "")]
+        with pytest.raises(UserError, match="asks to wait 7,200 s"):
+            answer_of(client_of(url))
+        assert service.n_requests == 3
+        client = client_of(url, requests_per_minute=600, concurrency=4)
+        client.ask([client.body([one], 1) for one in range(5)])
+        times = service.at[3:]
+        assert max(times) - min(times) >= 0.35  # four gaps of 0.1 s, less some jitter
+
+
+@pytest.mark.parametrize(
+    "failures",
+    [
+        [(500, {}, "oops"), (503, {}, "")],
+        ["drop"],
+        ["slow"],
+        [(200, {}, "{not json"), (200, {}, '{"choices": []}')],
+        [(200, {}, '{"choices": [{"text": "a", "logprobs": {"tokens": 3}}]}')],
+    ],
+    ids=["500s", "dropped connection", "timeout", "malformed JSON", "malformed log-probabilities"],
+)
+def test_what_goes_wrong_for_a_while_is_tried_again(failures, lm):
+    with serving(lm) as (service, url):
+        service.failures = list(failures)
+        answer = answer_of(client_of(url, timeout=0.5))
+        assert service.n_requests == len(failures) + 1
+    assert len(answer.tokens) == len(answer.logprobs) == 2
+
+
+NO_MONEY = '{"error": {"code": "insufficient_quota", "message": "pay"}}'
+
+
+@pytest.mark.parametrize(
+    ("failure", "n_tries", "words"),
+    [
+        ((500, {}, '{"error": {"message": "broken\\nhere"}}'), 3, r"status 500 \(broken here\)"),
+        ("drop", 3, "no answer after 3 tries"),
+        ("slow", 3, "none within 0.3 s"),
+        ((200, {}, "<html>"), 3, "an answer that is no completion"),
+        ("dripping", 3, "no end of an answer within 0.3 s"),
+        ("dripping headers", 3, "no end of an answer within 0.6 s"),
+        ("endless", 3, "more than 16 MB|no end of an answer within"),
+        ((200, {}, "[" * 5000), 3, "nested more than 100 levels"),
+        ((200, {}, '{"choices": [{"text": ["a"]}]}'), 3, r"choices\[0\].text is no text"),
+        ((200, {}, '{"choices": [{"text": "a", "finish_reason": {}}]}'), 3, "finish_reason"),
+        ((200, {}, '{"choices": [{"text": "a", "token_ids": [true]}]}'), 3, "token_ids"),
+        ((429, {"Retry-After": "nan"}, "[" * 5000), 3, "status 429"),
+        # what trying again cannot mend
+        ((302, {"Location": "http://127.0.0.1:1/"}, ""), 1, "redirects elsewhere"),
+        ((400, {}, '{"error": {"message": "no ids"}}'), 1, r"\(no ids\).*--prompt-as text"),
+        ((429, {}, NO_MONEY), 1, "429 .pay"),
+    ],
+)
+def test_what_stays_wrong_is_one_line(failure, n_tries, words, lm):
+    with serving(lm) as (service, url):
+        service.failures = [failure] * 9
+        with pytest.raises(UserError, match=words) as raised:
+            answer_of(client_of(url, timeout=0.3))
+        assert service.n_requests == n_tries
+    assert "\n" not in str(raised.value)
+
+
+def test_another_model_and_a_service_that_is_not_there_are_refused(lm, monkeypatch):
+    with serving(lm) as (service, url):
+        with pytest.raises(UserError, match="no model 'other' that completes text there"):
+            answer_of(client_of(url, model="other"))
+        assert service.n_requests == 1
+    with pytest.raises(UserError, match=r"no answer after 1 try .*refused"):
+        answer_of(client_of("http://127.0.0.1:9", retries=0))
+    slept = []
+    monkeypatch.setattr(client_module._Pace, "sleep", lambda *_, **__: slept.append(1))
+    with pytest.raises(UserError, match="no answer after 3 tries"):
+        answer_of(client_of("http://127.0.0.1:9"))
+    assert len(slept) == 2  # none after the last try
+
+
+def test_ctrl_c_leaves_at_once_and_keeps_what_was_answered(lm, tmp_path):
+    with serving(lm) as (service, url):
+        settings = endpoint(url=url, model="embedded", requests_per_minute=60)
+        client = Client(settings, AnswerStore(tmp_path / "answers.jsonl"))
+
+        def advance():
+            raise KeyboardInterrupt
+
+        bodies = {str(one): client.body([one], 1) for one in range(60)}
+        started = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            client._ask(bodies, advance)
+        assert time.monotonic() - started < 10  # a minute were they all asked
+    assert 1 <= len(AnswerStore(tmp_path / "answers.jsonl").answers) == len(service.bodies)
+    assert threading.active_count() < 20
+
+
+@pytest.mark.parametrize(
+    ("url", "extra", "words"),
+    [
+        ("ftp://a", (), "give a base address"),
+        ("http://u:p4ss@a/v1", (), "only the base address"),
+        ("http://a/v1?key=1", (), "only the base address"),
+        ("http://u:p4ss@[a", (), "give a base address"),
+        ("http://a", ("--reference", "embedded"), "No such option: --reference"),
+        ("http://a", ("--edits", "2"), "No such option: --edits"),
+        ("http://a", ("--top-k", "40"), "No such option: --top-k"),
+        ("http://a", ("--near-length", "9"), "--near-length: only with --chat"),
+        ("http://a", ("--instruction", "Go"), "--instruction: only with --chat."),
+        ("http://a", ("--prompt-as", "tokens"), "without --tokenizer"),
+        ("http://a", ("--concurrency", "0"), "--concurrency: Input should be"),
+    ],
+)
+def test_bad_input_is_one_line(url, extra, words, document, tmp_path, refused):
+    line = refused("audit", "api", url, "embedded", document, "-q", "-o", tmp_path / "out", *extra)
+    assert words in line
+    assert "p4ss" not in line
+    assert not (tmp_path / "out").exists()
+
+
+def logprobs_of(**changes):
+    lists = {"tokens": ["a"], "token_logprobs": [-0.5], "top_logprobs": [{"a": -0.5}]}
+    return {"choices": [{"text": "a", "logprobs": lists | changes}]}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"token_logprobs": [0.5]},  # more than certain
+        {"token_logprobs": ["much"]},
+        {"token_logprobs": [-1, -2]},
+        {"token_logprobs": [10**400]},
+        {"tokens": [1]},
+        {"tokens": [["a"]]},
+        {"top_logprobs": [{"a": "b"}]},
+        {"top_logprobs": [[1, 2]]},
+        {"top_logprobs": 7},
+    ],
+)
+def test_log_probabilities_of_another_kind_are_no_answer(changes):
+    with pytest.raises(ValueError, match=r"cannot be read|differ in number"):
+        parse_answer(logprobs_of(**changes))
+
+
+def test_damaged_and_torn_answers_are_asked_again(tmp_path):
+    path, answer = tmp_path / "answers.jsonl", parse_answer(logprobs_of())
+    good = answer._asdict()
+    rows = [{"request": "good", **good}, {"request": "bad", **good, "tokens": 7}, ["x"], {}]
+    text = "".join(json.dumps(row) + "\n" for row in rows) + "[" * 5000 + "\n"
+    path.write_text(text + text[:20])  # killed while it wrote
+    assert AnswerStore(path).answers == {"good": answer}
+    AnswerStore(path).put("second", answer)
+    assert AnswerStore(path).answers == {"good": answer, "second": answer}
+
+
+def test_the_shapes_of_answers_are_one():
+    token = {"token": "a", "logprob": -0.5}
+    row = {"id": 7, **token, "top_logprobs": [token]}
+    llama = {"choices": [{"text": "a", "logprobs": {"content": [row]}}]}
+    vllm = logprobs_of()
+    vllm["choices"][0]["token_ids"] = [7]
+    assert parse_answer(llama) == parse_answer(vllm)
+    assert parse_answer(vllm).logprobs == [-0.5]
+    assert json.loads(json.dumps(parse_answer(vllm)._asdict()))["token_ids"] == [7]
+    assert parse_answer(logprobs_of(token_logprobs=[-3.4e38])).logprobs == [None]  # never
+    odd = parse_answer(logprobs_of(token_logprobs=[float("nan")], tokens=["\ud800"]))
+    assert (odd.logprobs, odd.tokens) == ([None], ["?"])
