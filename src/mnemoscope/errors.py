@@ -21,6 +21,14 @@ class UserError(MnemoscopeError):
     """What was asked for cannot be done: a wrong path, setting, table or model."""
 
 
+class MissingError(UserError):
+    """Something that was not made yet, or is gone."""
+
+
+class OutOfDateError(UserError):
+    """Something that was made with other settings, sequences or models."""
+
+
 class DamagedDataError(MnemoscopeError):
     """A file that mnemoscope or the user wrote earlier is torn, altered or unreadable."""
 

@@ -42,7 +42,7 @@ from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.audit.spans import WINDOW_COLUMNS, Extension, Place, Span, cut, window_table
 from mnemoscope.data.read import WindowCutter
 from mnemoscope.errors import DamagedDataError, UserError
-from mnemoscope.files import made_folder, read_kept, write_kept
+from mnemoscope.files import made_folder
 from mnemoscope.lm.continue_ import is_copied, right_tokens, run_lengths
 from mnemoscope.lm.model import (
     LanguageModel,
@@ -59,6 +59,7 @@ from mnemoscope.lm.model import (
     within_logits,
 )
 from mnemoscope.progress import SILENT, Progress, say, track
+from mnemoscope.store import keep_table, kept_table
 from mnemoscope.study.models import check_same_tokens, facts_of
 
 if TYPE_CHECKING:  # what makes studies takes a second to import, and most audits ask none
@@ -227,7 +228,7 @@ class LocalModel(AuditedModel):
         return pl.concat(made)
 
     def _part(self, places: Sequence[Place], path: Path | None, progress: Progress) -> pl.DataFrame:
-        if path is not None and (kept := read_kept(path, "part")) is not None:
+        if path is not None and (kept := kept_table(path, "part")) is not None:
             progress.advance(len(places))
             return kept
         windows = cut(self.tokens, places, self.settings.length)
@@ -235,7 +236,7 @@ class LocalModel(AuditedModel):
         scores = [None if np.isnan(one) else float(one) for one in found.score]
         frame = window_table(places, found.common, scores, found.tokens.tolist(), self.settings)
         if path is not None:
-            write_kept(path, frame)
+            keep_table(path, frame)
         return frame
 
     def _continued(

@@ -27,7 +27,6 @@ from mnemoscope.audit.documents import Document, Tokens, character_range, token_
 from mnemoscope.audit.evidence import Choices, TokenScores
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.audit.spans import Place, coarse_starts, cut
-from mnemoscope.files import read_kept, write_kept
 from mnemoscope.lm.continue_ import run_lengths
 from mnemoscope.lm.model import (
     LanguageModel,
@@ -40,6 +39,7 @@ from mnemoscope.lm.model import (
     within_logits,
 )
 from mnemoscope.progress import say, track
+from mnemoscope.store import keep_table, kept_table
 from mnemoscope.words import about
 
 PROFILE_COLUMNS: dict[str, Any] = {
@@ -128,7 +128,7 @@ def _run(jobs: Sequence[Callable[[], pl.DataFrame]], kept: Path | None) -> pl.Da
     with track("Profile", total=len(jobs), unit="parts") as progress:
         for number, job in enumerate(jobs):
             path = kept and kept / f"profile-{number:06d}.parquet"
-            part = read_kept(path, "part of the profile") if path else None
+            part = kept_table(path, "part of the profile") if path else None
             if part is None:
                 started = time.monotonic()
                 part = job()
@@ -137,7 +137,7 @@ def _run(jobs: Sequence[Callable[[], pl.DataFrame]], kept: Path | None) -> pl.Da
                     say(f"Profile: {about(left)} more.")
                 is_said = True
                 if path:
-                    write_kept(path, part)
+                    keep_table(path, part)
             made.append(part)
             progress.advance()
     return pl.concat(made)

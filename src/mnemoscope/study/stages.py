@@ -8,9 +8,6 @@ torch must not be loaded.
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
-
-from mnemoscope.study import records
 
 TABLE_FILE = "sequences.parquet"
 
@@ -26,8 +23,8 @@ class Stage:
         settings: sections, or single settings, that decide its output.
         function: `module:function`, called with the study and its models; empty where the study is
             created by it.
-        outputs: files and folders that it writes, the table of sequences aside.
-        counts: what is read of its manifest's counts.
+        outputs: files and folders that it writes; its manifest names those that are there.
+        columns: that of its files which adds columns to the table of sequences.
         is_optional: made by its own verb, not by `run`.
         has_parts: whether it can be shared out with `--part`.
         has_engine: whether a cluster can do its work.
@@ -39,7 +36,7 @@ class Stage:
     settings: tuple[str, ...]
     function: str = ""
     outputs: tuple[str, ...] = ()
-    counts: Any = dict[str, Any]
+    columns: str = ""
     is_optional: bool = False
     has_parts: bool = False
     has_engine: bool = False
@@ -64,7 +61,6 @@ STAGES: list[Stage] = [
         needs=(),
         settings=("sequences", "model.name", "model.revision"),
         outputs=(TABLE_FILE,),
-        counts=records.Sequences,
     ),
     Stage(
         "continue",
@@ -72,7 +68,8 @@ STAGES: list[Stage] = [
         needs=("sequences",),
         settings=(*_MODEL, "continue.scan"),
         function="mnemoscope.pipeline.continue_:continue_stage",
-        counts=records.Continue,
+        outputs=("verdicts.parquet",),
+        columns="verdicts.parquet",
         has_parts=True,
         has_engine=True,
     ),
@@ -82,6 +79,8 @@ STAGES: list[Stage] = [
         needs=("sequences",),
         settings=("features",),
         function="mnemoscope.pipeline.features:features_stage",
+        outputs=("features.parquet",),
+        columns="features.parquet",
     ),
     Stage(
         "label",
@@ -89,8 +88,8 @@ STAGES: list[Stage] = [
         needs=("continue", "features"),
         settings=("label",),
         function="mnemoscope.pipeline.label:label_stage",
-        outputs=("labels.parquet", "samples.parquet"),
-        counts=records.Label,
+        outputs=("labels.parquet", "samples.parquet", "measures.parquet"),
+        columns="measures.parquet",
     ),
     Stage(
         "capture",
@@ -98,7 +97,7 @@ STAGES: list[Stage] = [
         needs=("label",),
         settings=(*_MODEL, "capture.reference", "capture.per_head", "benchmark.controls"),
         function="mnemoscope.pipeline.capture:capture_stage",
-        outputs=("maps",),
+        outputs=("maps", "logprobs.parquet", "next_logprobs.parquet"),
         has_parts=True,
         has_engine=True,
     ),
@@ -120,7 +119,13 @@ STAGES: list[Stage] = [
         needs=("train",),
         settings=("benchmark",),
         function="mnemoscope.pipeline.benchmark:benchmark_stage",
-        outputs=("benchmark.parquet", "inputs.parquet", "comparison.parquet"),
+        outputs=(
+            "benchmark.parquet",
+            "inputs.parquet",
+            "comparison.parquet",
+            "conclusions.json",
+            "levels.parquet",
+        ),
         has_engine=True,
     ),
     Stage(
@@ -142,7 +147,7 @@ STAGES: list[Stage] = [
         needs=("localize",),
         settings=("knockout",),
         function="mnemoscope.pipeline.knockout:knockout_stage",
-        outputs=("knockout.parquet",),
+        outputs=("knockout.parquet", "specificity.parquet"),
         is_optional=True,
     ),
     Stage(
@@ -151,8 +156,13 @@ STAGES: list[Stage] = [
         needs=("label",),
         settings=(*_MODEL, "capture.reference", "graft"),
         function="mnemoscope.pipeline.graft:graft_stage",
-        outputs=("graft.parquet", "graft_specificity.parquet", "graft_curves.parquet"),
-        counts=records.Graft,
+        outputs=(
+            "graft.parquet",
+            "graft_specificity.parquet",
+            "graft_curves.parquet",
+            "graft_sequences.parquet",
+            "graft_patches.parquet",
+        ),
         is_optional=True,
         has_parts=True,
         has_engine=True,
@@ -163,8 +173,8 @@ STAGES: list[Stage] = [
         needs=("capture",),
         settings=("search", *(f"train.{key}" for key in _INPUT), "label.non_memo_suffix"),
         function="mnemoscope.search.climb:search_stage",
-        outputs=("search.parquet", "search.yaml"),
-        counts=records.Search,
+        outputs=("search.parquet", "search.yaml", "search_measures.parquet"),
+        columns="search_measures.parquet",
         is_optional=True,
         has_engine=True,
     ),
