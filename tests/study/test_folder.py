@@ -187,13 +187,13 @@ def test_a_stage_stopped_half_way_goes_on_with_its_own_settings_only(
 ) -> None:
     from mnemoscope.pipeline import blocks
 
-    def stop(path, data, write=blocks.write_bytes):
+    def stop(path, data, write=blocks.keep_table):
         write(path, data)
         if "000000064" in path.name:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as stopped:
-        stopped.setattr(blocks, "write_bytes", stop)
+        stopped.setattr(blocks, "keep_table", stop)
         with pytest.raises(KeyboardInterrupt):
             run_stage(begun, "continue")
     assert len(list(begun.folder.glob("continuation/*/part-*.parquet"))) == 3

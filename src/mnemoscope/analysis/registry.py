@@ -447,7 +447,7 @@ def load_result(study: Study, entry: Entry) -> StoredResult | None:
         values = study.store.record(_artefact(entry))
     except MissingError:
         return None
-    return StoredResult.model_validate(values["result"])
+    return StoredResult(**{name: values[name] for name in StoredResult.model_fields})
 
 
 def _artefact(entry: Entry) -> str:
@@ -480,7 +480,8 @@ def store_result(study: Study, entry: Entry, result: AnalysisResult, **facts: An
     study.store.forget(_artefact(entry))
     shutil.rmtree(result_folder(study, entry), ignore_errors=True)
     files = {f"analysis/{entry.name}/{name}.parquet": one for name, one in result.frames.items()}
-    study.store.put(_artefact(entry), files, key=stored.key, result=stored.model_dump(mode="json"))
+    said = stored.model_dump(mode="json")
+    study.store.put(_artefact(entry), files, **said)
     return stored
 
 

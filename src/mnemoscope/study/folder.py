@@ -226,7 +226,7 @@ class Study:
         except MissingError:
             return None
         known = self.record["models"].get("model", {}).get("fingerprint")
-        if found.get("model", known) != known:
+        if known is not None and found.get("model", known) != known:
             path = self.store.record_path(name)
             raise self.store.out_of_date(path, name, "made by another model")
         return found
