@@ -131,7 +131,7 @@ class Store:
                     _RECORDS[path] = identity, found
             check_shape(found, shape)
             self._check_owner(name, found)
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             raise self.missing(path, name) from None
         except (OSError, ValueError) as error:
             raise self.damaged(path, name, first_line(error)) from None

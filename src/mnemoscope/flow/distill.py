@@ -20,7 +20,7 @@ from mnemoscope.data.duplicates import hash_ngrams, share_ngram
 from mnemoscope.data.read import read_sequences
 from mnemoscope.data.table import PUBLISHED_VERDICT, has_values, token_matrix
 from mnemoscope.embedded import place_of
-from mnemoscope.errors import MissingError, UserError
+from mnemoscope.errors import UserError
 from mnemoscope.files import (
     atomic_folder,
     digest,
@@ -137,11 +137,9 @@ class _Card(TypedDict):
 
 def read_card(folder: Path | str) -> dict[str, Any] | None:
     """The card of a student that `distill` made; None for any other model."""
-    try:
-        store = Store(folder, remedy=lambda _: "train the student again")
-        return store.record(_CARD, shape=_Card)
-    except MissingError:
+    if not (Path(folder) / CARD).is_file():
         return None
+    return Store(folder, remedy=lambda _: "train the student again").record(_CARD, shape=_Card)
 
 
 def student_names(students: Sequence[str]) -> list[str]:
