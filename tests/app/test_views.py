@@ -48,6 +48,7 @@ from mnemoscope.errors import UserError
 from mnemoscope.files import write_record
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.load import load_model
+from mnemoscope.study.folder import Study
 
 PAPER = "Non-Memo, Guess, Recall"
 QUICK = audit_settings(edits=0, near_length=0, refine_from=33)
@@ -294,7 +295,7 @@ def test_sequences_by_class_are_all_there_page_by_page(browsed, small_demo) -> N
 def test_a_sequence_is_shown_with_the_maps_that_the_store_holds(browsed, small_demo) -> None:
     rows = pl.read_parquet(small_demo / "samples.parquet").filter(sample=PAPER)
     number = rows.filter(pl.col("class") == "Recall")["sequence_id"][0]
-    table = pl.read_parquet(small_demo / "sequences.parquet")
+    table = Study(small_demo).sequences
     row = table.filter(sequence_id=number).row(0, named=True)
     page = Page(browsed.render_sequence(number))
     page.assert_harmless()

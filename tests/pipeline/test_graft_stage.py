@@ -18,10 +18,9 @@ from mnemoscope.report.grafts import graft_of
 from mnemoscope.report.tables import graft_tables
 from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import StudySettings
-from mnemoscope.study.stages import TABLE_FILE
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.labels import label_sequences
-from study_files import assert_same, content
+from study_files import assert_same, content, put_in_place
 
 FEW = {"n_sequences": 12, "draws": 2, "n_heldout": 4}
 BOTH = ["twin_in_model", "model_in_twin"]
@@ -219,7 +218,7 @@ def test_by_truth_only_what_the_twin_reproduces_too_is_compared_and_form_is_held
     number = pl.col("sequence_id")
     form = pl.lit("refrain") if is_alike else (number % 2).cast(pl.String)
     rows = study.sequences.with_columns(inserted=number % 2 * 3, kind=pl.lit("prose"), form=form)
-    study.write(TABLE_FILE, rows)
+    put_in_place(study.folder, sequences__parquet=rows)
     labels = study.read("labels.parquet")
     memorized = labels.filter(pl.col(TAXONOMY) != "Non-Memo")["sequence_id"].to_list()
     alone = [one for one in memorized if one % 6 in (1, 2)]
@@ -246,7 +245,7 @@ def finish_search(study: Study) -> None:
     with study.finishing("search") as counts:
         counts |= dict.fromkeys(counted, 0) | {"impossible_beside": {}}
         text = f"taxonomies: ['{FOUND}', '{TAXONOMY}']\n"
-        (study.folder / "search.yaml").write_text(text)
+        study.write("search.yaml", text.encode())
         study.write("search.parquet", pl.DataFrame({"taxonomy": [FOUND], "min_f1": [0.625]}))
 
 

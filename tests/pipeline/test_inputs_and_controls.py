@@ -28,7 +28,7 @@ from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import LabelSettings, variants
 from mnemoscope.taxonomy.sample import N_FOLDS
-from study_files import settings_with
+from study_files import put_in_place, settings_with
 
 FEW = {"n_train": 12, "n_eval": 8, "minimum": 6}
 BRIEFLY = {"attributions": ["gradient"], "sanity": False}
@@ -403,7 +403,7 @@ def test_folds_that_groups_forbid_are_refused_in_a_line(folded, tmp_path) -> Non
     alike = copy.read("samples.parquet").with_columns(
         group=pl.when(pl.col("class_index") == 1).then(0).otherwise(pl.col("group"))
     )
-    copy.write("samples.parquet", alike)
+    put_in_place(copy.folder, samples__parquet=alike)
     with pytest.raises(UserError, match="cannot be asked in 5 folds"):
         list(jobs_of(copy))
     with pytest.raises(UserError, match="both_splits"):

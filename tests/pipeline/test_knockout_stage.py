@@ -22,7 +22,7 @@ from mnemoscope.study import models
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import StudySettings
-from study_files import settings_with
+from study_files import put_in_place, settings_with
 
 SAMPLE = "Non-Memo, Recite[5], Recollect"
 FEW = {"by": "delta", "strengths": [2.0, 20.0], "n_sequences": 10, "draws": 2}
@@ -255,7 +255,7 @@ def test_a_delta_that_names_no_edges_is_refused(refused, study) -> None:
 def test_a_class_that_the_study_does_not_hold_is_refused(refused, study) -> None:
     """The labels of a class are gone: there is nothing to break."""
     kept = pl.when(pl.col(SAMPLE) != "Recollect").then(pl.col(SAMPLE)).alias(SAMPLE)
-    study.write("labels.parquet", study.read("labels.parquet").with_columns(kept))
+    put_in_place(study.folder, labels__parquet=study.read("labels.parquet").with_columns(kept))
     said = refused("knockout", study.folder, "-q")
     assert "0 memorized sequences of class 'Recollect'; cutting needs 2" in said
     assert not (study.folder / "knockout.parquet").exists()

@@ -142,7 +142,6 @@ def plant(folder: Path, maps: tuple[torch.Tensor, torch.Tensor], table: pl.DataF
         },
     }
     study = Study.create(folder, StudySettings.model_validate(values))
-    study.write("sequences.parquet", table)
     facts = {"dtype": "float32", "device": "cpu", "bos_id": None, "n_layers": 2, "n_heads": 1}
     for role, weights in zip(("model", "reference"), maps, strict=True):
         study.remember_model(role, facts | {"name": role, "fingerprint": role})
@@ -152,6 +151,8 @@ def plant(folder: Path, maps: tuple[torch.Tensor, torch.Tensor], table: pl.DataF
     for stage in ("sequences", "continue", "features", "label", "capture"):
         with study.finishing(stage) as counts:
             counts |= COUNTS.get(stage, {})
+            if stage == "sequences":
+                study.write("sequences.parquet", table)
     return Study(folder)
 
 

@@ -294,8 +294,8 @@ def stage_verb(
 
     with shown(stage.quiet), options.working_with(where):
         was_done = not run_stage(study, name, change, redo=stage.redo)
-    outputs = stage_named(name).outputs
-    made = ", ".join(str(folder / one) for one in outputs) or str(folder / "sequences.parquet")
+    outputs = [folder / one for one in stage_named(name).outputs]
+    made = ", ".join(str(one) for one in outputs if one.exists())
     print(f"{'Nothing to do:' if was_done else 'Wrote'} {made}.{next_verb(study, name)}")
 
 
@@ -510,7 +510,7 @@ def benchmark(
         return
     stage_verb(folder, "benchmark", {}, stage, where=where)
     from mnemoscope.cli.summary import print_summary
-    from mnemoscope.pipeline.benchmark import load_comparison, read_benchmark
+    from mnemoscope.pipeline.benchmark import load_comparison
     from mnemoscope.pipeline.label import aliases_of, samples_of
     from mnemoscope.report.published import print_comparison
 
@@ -524,7 +524,7 @@ def benchmark(
                 "folder": folder,
                 "samples": samples_of(study),
                 "aliases": {name: one.of for name, one in aliases_of(study).items()},
-                "benchmark": read_benchmark(study),
+                "benchmark": study.benchmark,
                 "comparison": comparison.frame.filter(state="measured"),
                 **comparison.as_json(),
             }

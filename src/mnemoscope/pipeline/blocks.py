@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ import torch
 from mnemoscope.cluster.engine import current_engine, gpus_for
 from mnemoscope.cluster.ray import Storage
 from mnemoscope.errors import DamagedDataError, UserError
-from mnemoscope.files import parquet_bytes, read_parquet, write_bytes
+from mnemoscope.files import parquet_bytes
 from mnemoscope.lm.attention import PooledMaps, capture_pooled
 from mnemoscope.lm.continue_ import (
     Continuations,
@@ -37,6 +37,7 @@ from mnemoscope.maps.format import StoreMeta, pack_shard
 from mnemoscope.maps.shape import POOLED
 from mnemoscope.parse import flatten, parse_json
 from mnemoscope.progress import SILENT, Progress, say, track
+from mnemoscope.store import keep_table, kept_table
 from mnemoscope.study.folder import Study, versions
 from mnemoscope.study.models import (
     Models,
@@ -126,15 +127,15 @@ def make_tables(
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         for block in blocks:
-            with suppress(OSError, DamagedDataError):
-                found[block.number] = read_parquet(folder / block.name)
+            if (kept := kept_table(folder / block.name, "its rows")) is not None:
+                found[block.number] = kept
     todo = [block for block in blocks if block.number not in found]
     with track(label, total=sum(len(block.tokens) for block in blocks)) as progress:
         progress.advance(sum(len(block.tokens) for block in blocks if block.number in found))
         for block, table, *_ in worker.make(todo, progress):
             assert table is not None
             if folder is not None:
-                write_bytes(folder / block.name, table)
+                keep_table(folder / block.name, table)
             found[block.number] = pl.read_parquet(io.BytesIO(table))
     return [found[block.number] for block in blocks]
 

@@ -15,14 +15,12 @@ import numpy as np
 import polars as pl
 
 from mnemoscope.data.table import look_up, mask_of, token_matrix
-from mnemoscope.errors import DamagedDataError, UserError
-from mnemoscope.files import write_bytes
+from mnemoscope.errors import DamagedDataError, MnemoscopeError, UserError
 from mnemoscope.lm.model import recording_batch_size
-from mnemoscope.maps.format import META_NAME, StoreMeta
+from mnemoscope.maps.format import META_NAME, StoreMeta, find_rows, read_meta
 from mnemoscope.maps.shape import map_bytes
-from mnemoscope.maps.store import MapStore, MapWriter
+from mnemoscope.maps.store import MapStore, MapWriter, find_damage
 from mnemoscope.pipeline.blocks import (
-    DECODED,
     Block,
     OpenWorker,
     Worker,
@@ -34,7 +32,8 @@ from mnemoscope.pipeline.blocks import (
 from mnemoscope.pipeline.continue_ import store_scan_verdicts, verdict_folder
 from mnemoscope.pipeline.label import SAMPLES_FILE, nothing_to_train
 from mnemoscope.progress import say, track
-from mnemoscope.study.folder import Study
+from mnemoscope.store import keep_table
+from mnemoscope.study.folder import DECODED_FILE, Study
 from mnemoscope.study.models import Models, reference_name
 from mnemoscope.study.settings import StudySettings
 
@@ -66,8 +65,10 @@ def capture_with(study: Study, open_worker: OpenWorker) -> None:
         with open_worker("model", n_shards) as worker:
             check_head_bytes(worker.facts, wanted.height, settings)
             if blocks := decoding_blocks(study, wanted):
-                decoded = pl.concat(make_tables(worker, blocks, DECODING))
-                study.add_columns(with_decoded(study.sequences, decoded).select(DECODED))
+                frames = make_tables(worker, blocks, DECODING)
+                if study.store.has("decoded"):
+                    frames.insert(0, study.read(DECODED_FILE))
+                study.store.put("decoded", {DECODED_FILE: pl.concat(frames)})
             _fill_stores(study, worker, "model", wanted)
             if wants_controls(study):
                 blocks = next_blocks(study, study.sequences, wanted)
@@ -79,14 +80,22 @@ def capture_with(study: Study, open_worker: OpenWorker) -> None:
     halved.unlink(missing_ok=True)
 
 
-def damaged_maps(study: Study) -> list[DamagedDataError]:
+def damaged_maps(study: Study) -> list[MnemoscopeError]:
     """Errors in the stores of a finished study; reads every shard (about 1 GB/s)."""
-    found: list[DamagedDataError] = []
+    found: list[MnemoscopeError] = []
     for store in stores(study):
+        folder = maps_folder(study, store)
         try:
-            found += open_maps(study, store).damaged()
+            meta = read_meta(folder)
+            check_maps(study, store, meta)
+            index, damaged = find_damage(folder, meta)
+            found += damaged.values()
+            wanted = wanted_maps(study)
+            if n := find_rows(index, wanted).null_count():
+                why = f"{n} of {wanted.height} maps are missing or damaged"
+                found.append(study.store.out_of_date(folder, "manifests/capture", why))
         except (DamagedDataError, UserError) as error:
-            found.append(DamagedDataError(str(error)))
+            found.append(error)
     return found
 
 
@@ -133,20 +142,13 @@ def open_maps(study: Study, store: str, *, verify: bool = False) -> MapStore:
 
 
 def check_maps(study: Study, store: str, meta: StoreMeta) -> None:
-    """Raise DamagedDataError if the maps of a role are another study's or another model's."""
-    folder = maps_folder(study, store)
-    remedy = (
-        "Restore the study's own folder, or delete it and run "
-        f"'mnemoscope capture {study.folder}' again."
-    )
-    study.check_own(folder, meta.model, remedy=remedy)
-    facts = study.record["models"].get(store.removesuffix("-heads"))
-    weights = meta.model.get("weights")
-    if facts is not None and weights not in (None, facts["fingerprint"]):
-        raise DamagedDataError(
-            f"{folder}: maps of another model (weights {str(weights)[:12]}, the study's "
-            f"{facts['name']} has {facts['fingerprint'][:12]}). {remedy}"
-        )
+    """Raise OutOfDateError if the maps of a role are another study's or another model's."""
+    facts = study.record["models"].get(store.removesuffix("-heads"), {})
+    wanted = {"tokens": study.tokens, "weights": facts.get("fingerprint")}
+    for name, value in wanted.items():
+        if value and meta.model.get(name) != value:
+            why = f"maps of other {name} than the study's"
+            raise study.store.out_of_date(maps_folder(study, store), "capture", why)
 
 
 def heads_role(role: str) -> str:
@@ -274,7 +276,7 @@ def fill_store(
             ids, suffixes = block.rows["sequence_id"].to_numpy(), block.rows["suffix"].to_list()
             if verdicts is not None and table_bytes is not None:
                 verdicts.mkdir(parents=True, exist_ok=True)
-                write_bytes(verdicts / f"from-{ids[0]}.parquet", table_bytes)
+                keep_table(verdicts / f"from-{ids[0]}.parquet", table_bytes)
             writer.take(shard, ids, suffixes, sha256=sha256)
 
 
@@ -326,12 +328,6 @@ def decoding_blocks(study: Study, wanted: pl.DataFrame) -> list[Block]:
         )
         for (number,), frame in lacking.group_by("_block", maintain_order=True)
     ]
-
-
-def with_decoded(table: pl.DataFrame, decoded: pl.DataFrame) -> pl.DataFrame:
-    """The table with the results of `decoding_blocks`."""
-    merged = table.join(decoded, on="sequence_id", how="left", suffix="_new", maintain_order="left")
-    return merged.with_columns(pl.coalesce(f"{name}_new", name).alias(name) for name in DECODED)
 
 
 def next_blocks(

@@ -11,20 +11,20 @@ import numpy as np
 import polars as pl
 
 from mnemoscope.data.table import look_up, token_matrix, whole_mask
-from mnemoscope.errors import DamagedDataError
-from mnemoscope.files import read_parquet, write_parquet
 from mnemoscope.lm.model import recording_batch_size
 from mnemoscope.pipeline.blocks import Block, OpenWorker, as_found, make_tables, open_workers
 from mnemoscope.progress import say
+from mnemoscope.store import keep_table, kept_table
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
 
+VERDICTS_FILE = "verdicts.parquet"
 _CHECK_SEED = 0
 _CHECKING = "Checking scan against decoding"
 
 
 def continue_stage(study: Study, models: Models) -> None:
-    """Add `is_memorized`, `memorization_score`, `continuation`, `smallest_gap` to the table.
+    """Write `verdicts.parquet`: which sequences the model reproduces, and what it writes.
 
     With `continue.scan` only `is_memorized` and `smallest_gap` are found here; score and
     continuation stay null until a stage needs them.
@@ -43,7 +43,8 @@ def continue_with(study: Study, open_worker: OpenWorker, *, check: bool = True) 
         with open_worker("model", n_lacking) as worker:
             label = "Scanning" if settings.scan else "Continuing"
             found = pl.concat(make_tables(worker, blocks, label, folder))
-            study.add_columns(found)
+            ids = study.sequences["sequence_id"]
+            study.write(VERDICTS_FILE, found.select(ids, pl.all()))
             counts |= {
                 "sequences": found.height,
                 "memorized": int(found["is_memorized"].sum()),
@@ -116,10 +117,8 @@ def store_scan_verdicts(study: Study, folder: Path) -> None:
     kinds = {"sequence_id": pl.Int64, "is_memorized": pl.Boolean, "smallest_gap": pl.Float32}
     frames = [pl.DataFrame(schema=kinds)]
     for path in sorted(folder.glob("from-*.parquet")):
-        try:
-            frames.append(read_parquet(path).select(*kinds))
-        except (OSError, DamagedDataError, pl.exceptions.PolarsError):
-            say(f"{path}: torn. 'mnemoscope continue' finds these verdicts anew.")
+        if (kept := kept_table(path, "these verdicts")) is not None:
+            frames.append(kept.select(*kinds))
     noted = pl.concat(frames)
     known = look_up(study.sequences.select("sequence_id"), noted.unique("sequence_id"))
     part_rows, chunks = study.settings.continue_.part_rows, chunk_folder(study)
@@ -128,7 +127,7 @@ def store_scan_verdicts(study: Study, folder: Path) -> None:
     for start in range(0, known.height, part_rows):
         chunk = known[start : start + part_rows]
         if not chunk["is_memorized"].null_count():
-            write_parquet(chunks / chunk_name(start), as_found(chunk))
+            keep_table(chunks / chunk_name(start), as_found(chunk))
             n_known += chunk.height
     say(
         f"Verdicts of {n_known:,} sequences found in the same forward: "

@@ -22,7 +22,7 @@ import polars as pl
 from mnemoscope.cluster.engine import current_engine, gpus_for, n_workers, run_tasks
 from mnemoscope.data.table import look_up, refuse_padding, token_matrix
 from mnemoscope.errors import UserError
-from mnemoscope.files import digest, read_kept, read_parquet, write_kept
+from mnemoscope.files import digest
 from mnemoscope.lm.continue_ import scan_memorized
 from mnemoscope.lm.graft import PLACES, Control, Pair, Place, module_at, scan_patched
 from mnemoscope.lm.model import LanguageModel
@@ -33,6 +33,7 @@ from mnemoscope.pipeline.causes import GRAFT_SPECIFICITY_FILE, TRUTH, graft_stat
 from mnemoscope.pipeline.label import LABELS_FILE, samples_of
 from mnemoscope.progress import say, track
 from mnemoscope.stats import FEWEST_GROUPS
+from mnemoscope.store import keep_table, kept_table
 from mnemoscope.study.folder import SETTINGS_FILE, Study
 from mnemoscope.study.models import Models, identity_of, reference_name
 from mnemoscope.study.settings import PATCH_DRAWS, SCANS_OF_A_WALK, GraftSettings
@@ -174,7 +175,8 @@ def score_grafts_again(study: Study) -> None:
     if not parts or not all(task.path.is_file() for task in tasks):
         say(f"To score these by cause too: mnemoscope graft {study.folder} --redo")
         return
-    _conclude(study, tasks, parts)
+    with study.finishing("graft") as counts:
+        counts |= _conclude(study, tasks, parts)
 
 
 def _say_what_came(study: Study) -> None:
@@ -460,7 +462,7 @@ def make_graft(task: Task) -> str:
             made = _patched(loaded, graft).table(loaded.tried)
         case Graft():
             made = _grafted(loaded, graft).table(loaded.tried)
-    write_kept(task.path, made)
+    keep_table(task.path, made)
     return task.key
 
 
@@ -551,7 +553,7 @@ def _seen(loaded: Loaded, task: Task, graft: Graft) -> np.ndarray:
     """What survives a graft: as it is kept, else scanned, so that a walk needs no other task."""
     if graft not in loaded.seen:
         path = task.beside(graft).path
-        kept = read_kept(path, "graft") if path.is_file() else None
+        kept = kept_table(path, "it")
         survives = kept["survives"].to_numpy() if kept is not None else None
         loaded.seen[graft] = _grafted(loaded, graft).survives if survives is None else survives
     return loaded.seen[graft]
@@ -586,10 +588,11 @@ def _patched(loaded: Loaded, patch: Patch) -> _Survival:
 
 def _read(task: Task) -> pl.DataFrame:
     """What was made; made again where its file is damaged."""
-    if (kept := read_kept(task.path, "graft")) is not None:
-        return kept
-    make_graft(task)
-    return read_parquet(task.path)
+    if (kept := kept_table(task.path, "it")) is None:
+        make_graft(task)
+        kept = kept_table(task.path, "it")
+    assert kept is not None
+    return kept
 
 
 class _Classes(NamedTuple):
@@ -692,8 +695,6 @@ def _conclude(study: Study, tasks: Sequence[Task], parts: Sequence[str]) -> dict
         if rows or name != PATCHES_FILE:
             frame = pl.DataFrame(rows, schema=_TABLES[name], infer_schema_length=None)
             study.write(name, frame.fill_nan(None))
-        else:
-            (study.folder / name).unlink(missing_ok=True)
     return {
         "grafts": len(grafts),
         "walks": len(walks),

@@ -16,7 +16,6 @@ import torch
 
 from mnemoscope.data.table import look_up, token_matrix
 from mnemoscope.errors import UserError
-from mnemoscope.files import read_kept, write_kept
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.edges import total_effects
 from mnemoscope.lm.model import LanguageModel
@@ -146,11 +145,11 @@ def specificity_rows(
 
 
 def statements(indices: list[dict[str, object]]) -> Iterator[str]:
-    """Rows of `specificity.parquet` in words; earlier versions wrote neither ranking nor others."""
+    """Rows of `specificity.parquet` in words."""
     for row in indices:
         others = json.loads(str(row["broken_others"]))
         said = " and ".join(f"{share:.0%} of {name}" for name, share in others.items())
-        by_others = json.loads(str(row.get("broken_own_by_others") or "{}"))
+        by_others = json.loads(str(row["broken_own_by_others"]))
         instead = "".join(f", the edges of {name} {one:.0%}" for name, one in by_others.items())
         yield (
             f"{row['sample']}: cutting the {row['strength']:g} % edges most decisive for "
@@ -164,7 +163,7 @@ def statements(indices: list[dict[str, object]]) -> Iterator[str]:
 
 def ranking_words(row: Mapping[str, object]) -> str:
     """What ranked the edges of a row, in words."""
-    name = str(row.get("by") or "delta")
+    name = str(row["by"])
     return "Δ" if name == "delta" else RANKINGS[name].words
 
 
@@ -390,24 +389,21 @@ def _outcome(
     basis.update(subject.tried["sequence_id"].to_numpy().tobytes())
     basis.update(json.dumps(identity_of(facts)).encode())
     basis.update(f"{wanted.renormalize} {wanted.seed}".encode())
-    if edges.ndim == 4:  # what was kept before may be of other rows, where a batch was split
-        basis.update(b"each its own")
     columns = ("survives", "score", "logprob")
-    path = study.folder / "knockout" / f"{basis.hexdigest()[:20]}.parquet"
-    if (kept := read_kept(path, "cut")) is not None:
-        return subject.tried.hstack(kept.select(columns))
-    found = cut_and_continue(
-        model,
-        subject.tokens,
-        edges,
-        renormalize=wanted.renormalize,
-        batch_size=study.settings.model.batch_size,
-        prefix=study.settings.sequences.n_prefix,
-    )
-    frame = subject.tried.with_columns(pl.Series(one, getattr(found, one)) for one in columns)
-    path.parent.mkdir(exist_ok=True)
-    write_kept(path, frame)
-    return frame
+
+    def ask() -> pl.DataFrame:
+        found = cut_and_continue(
+            model,
+            subject.tokens,
+            edges,
+            renormalize=wanted.renormalize,
+            batch_size=study.settings.model.batch_size,
+            prefix=study.settings.sequences.n_prefix,
+        )
+        return subject.tried.with_columns(pl.Series(one, getattr(found, one)) for one in columns)
+
+    kept = study.kept(f"knockout/{basis.hexdigest()[:20]}", ask)
+    return subject.tried.hstack(kept.select(columns))
 
 
 def _size(edges: torch.Tensor, subject: _Subject) -> dict[str, tuple[float, float]]:

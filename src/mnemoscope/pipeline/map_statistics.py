@@ -15,13 +15,12 @@ import numpy as np
 import polars as pl
 
 from mnemoscope.benchmark.baselines import ALL_STATISTICS, all_statistics, blind_maps
-from mnemoscope.errors import DamagedDataError
-from mnemoscope.files import open_array, write_bytes
+from mnemoscope.files import open_array
 from mnemoscope.maps.shape import POOLED
 from mnemoscope.maps.views import MapSource, StackedMaps
 from mnemoscope.pipeline.capture import heads_role, open_maps, shown_tokens
 from mnemoscope.pipeline.label import SAMPLES_FILE
-from mnemoscope.progress import say
+from mnemoscope.store import Store
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import identity_of
 
@@ -41,6 +40,11 @@ class StatisticsTask:
     rows: pl.DataFrame
     path: Path
 
+    @property
+    def name(self) -> str:
+        """Of its artefact."""
+        return f"cnn/statistics/{self.path.stem}"
+
 
 def stored_maps(study: Study, role: str, rows: pl.DataFrame, tensor: str) -> MapSource:
     """One tensor of the stored maps of these rows."""
@@ -56,7 +60,7 @@ def both_poolings(study: Study, role: str, rows: pl.DataFrame) -> MapSource:
 def statistics_tasks(study: Study, role: str) -> Iterator[StatisticsTask]:
     """The blocks of a role that are not kept yet."""
     for task in _blocks(study, role):
-        if not task.path.is_file():
+        if not study.store.has(task.name):
             yield task
 
 
@@ -64,15 +68,15 @@ def keep_statistics(task: StatisticsTask) -> Path:
     """Compute a block and keep it; returns its path."""
     memory = io.BytesIO()
     np.save(memory, _compute(Study(task.study), task.role, task.rows))
-    task.path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(task.path, memory.getvalue())
+    file = f"{task.name}.npy"
+    Store(task.study).put(task.name, {file: memory.getvalue()}, key=task.path.stem)
     return task.path
 
 
 def statistics_of(study: Study, role: str, rows: pl.DataFrame) -> np.ndarray:
     """Statistics of sampled rows, float32 (rows, channels, 22), as `ALL_STATISTICS`."""
     blocks = list(_blocks(study, role))
-    if not all(task.path.is_file() for task in blocks):
+    if not all(study.store.has(task.name) for task in blocks):
         return _compute(study, role, rows)
     places = pl.concat(
         task.rows.with_row_index("at").with_columns(block=pl.lit(number, dtype=pl.Int64))
@@ -82,24 +86,15 @@ def statistics_of(study: Study, role: str, rows: pl.DataFrame) -> np.ndarray:
     if found["block"].null_count():
         return _compute(study, role, rows)
     of_row, at = found["block"].to_numpy(), found["at"].to_numpy()
-    try:
-        parts = {number: _kept(blocks[number]) for number in np.unique(of_row)}
-    except (ValueError, DamagedDataError):
-        say(f"{blocks[0].path.parent}: a damaged block; its statistics are computed again.")
+    asked = {number: blocks[number] for number in np.unique(of_row)}
+    if any(study.store.kept(one.name, "these statistics") is None for one in asked.values()):
         return _compute(study, role, rows)
+    parts = {number: open_array(one.path) for number, one in asked.items()}
     first = next(iter(parts.values()))
     values = np.empty((len(rows), *first.shape[1:]), dtype=np.float32)
     for number, block in parts.items():
         values[of_row == number] = block[at[of_row == number]]
     return values
-
-
-def _kept(task: StatisticsTask) -> np.ndarray:
-    """A block that is kept; DamagedDataError where it is torn, ValueError where it is another's."""
-    block = open_array(task.path)
-    if block.ndim != 3 or block.dtype != np.float32 or len(block) != task.rows.height:
-        raise ValueError(f"{task.path}: {block.dtype} {block.shape}")
-    return block
 
 
 def _blocks(study: Study, role: str) -> Iterator[StatisticsTask]:
@@ -118,7 +113,7 @@ def _digest(study: Study, role: str, rows: pl.DataFrame) -> str:
     said = [identity_of(models[one]) for one in ("model", role) if one in models]
     digest = hashlib.sha256(json.dumps([role, said, POOLINGS_READ, ALL_STATISTICS]).encode())
     digest.update(rows["sequence_id"].to_numpy().tobytes())
-    digest.update(",".join([*rows["suffix"], study.tokens or ""]).encode())
+    digest.update(",".join([*rows["suffix"], study.tokens]).encode())
     return digest.hexdigest()[:20]
 
 

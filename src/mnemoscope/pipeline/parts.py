@@ -4,6 +4,7 @@ A part such as `continue --part 3/8` only reads the study and writes to `parts/S
 `merge` runs the stage with the parts in place of the model.
 """
 
+import hashlib
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,9 +19,8 @@ import numpy as np
 import polars as pl
 from typing_extensions import TypedDict
 
-from mnemoscope.data.table import table_digest
+from mnemoscope.data.table import fill_columns
 from mnemoscope.errors import DamagedDataError, UserError
-from mnemoscope.files import read_parquet, read_record, write_bytes, write_record
 from mnemoscope.lm.model import HALVED, note_halved, read_halved, recording_batch_size
 from mnemoscope.maps.store import MapStore
 from mnemoscope.pipeline.blocks import (
@@ -50,7 +50,6 @@ from mnemoscope.pipeline.capture import (
     store_roles,
     wanted_maps,
     wants_controls,
-    with_decoded,
 )
 from mnemoscope.pipeline.continue_ import chunk_blocks, chunk_folder, continue_with, verdict_folder
 from mnemoscope.pipeline.graft import (
@@ -62,13 +61,14 @@ from mnemoscope.pipeline.graft import (
     wanted_parts,
 )
 from mnemoscope.progress import SILENT, Progress, say
+from mnemoscope.store import Store, keep_table, kept_table, store_of_table
 from mnemoscope.study.folder import LOCK_FILE, Study, hold_folder, versions
 from mnemoscope.study.models import Models, facts_of, reference_name
 from mnemoscope.study.records import Model
 from mnemoscope.study.settings import StudySettings, parse_settings
 from mnemoscope.study.stages import STAGES
 
-_RECORD = "part.json"
+_RECORD = "part"
 _HALVED_FILE = "halved"
 _VERDICTS = "verdicts"
 
@@ -166,7 +166,7 @@ def _working_on(
         "settings": study.settings.as_dict(),
         "models": facts,
         "versions": versions(),
-        "table": table_digest(study.sequences),
+        "table": study.tokens,
         **(beside or {}),
     }
     with hold_folder(folder):
@@ -175,19 +175,20 @@ def _working_on(
                 shutil.rmtree(path)
             elif not path.name.startswith(LOCK_FILE):
                 path.unlink()
-        if (folder / _RECORD).is_file():
+        store = _part_store(part, folder)
+        if store.has(_RECORD):
             record = _read_record(part, folder)
             if difference := first_difference(record.values, values):
                 raise UserError(
                     f"{folder}: begun with {difference}. Use the same, or --redo to begin anew."
                 )
-        write_record(folder / _RECORD, values | {"finished": False})
+        store.put(_RECORD, {}, values=values | {"finished": False})
         for left in folder.glob(".*.tmp"):
             left.unlink(missing_ok=True)
         counts: dict[str, Any] = {}
         with recording_batch_size(counts, folder / _HALVED_FILE):
             yield folder
-        write_record(folder / _RECORD, values | counts | {"finished": True})
+        store.put(_RECORD, {}, values=values | counts | {"finished": True})
 
 
 def _graft(study: Study, part: Part, models: Models, *, redo: bool) -> Path:
@@ -205,8 +206,9 @@ def _continue(study: Study, part: Part, folder: Path, open_worker: OpenWorker) -
         say(f"Part {part}: nothing to do, the table has fewer blocks than there are parts.")
     kept = chunk_folder(study)  # from a capture, or from a killed run
     for block in mine:
-        if (kept / block.name).is_file() and not (folder / block.name).is_file():
-            write_bytes(folder / block.name, (kept / block.name).read_bytes())
+        found = None if (folder / block.name).is_file() else kept_table(kept / block.name, "it")
+        if found is not None:
+            keep_table(folder / block.name, found)
             for size in read_halved(kept / _HALVED_FILE):
                 note_halved(size)
     with open_worker("model", len(mine)) as worker:
@@ -236,7 +238,7 @@ def _capture(
                 blocks = [one for one in decoding_blocks(study, wanted) if one.number in shown]
                 if blocks:
                     decoded = pl.concat(make_tables(worker, blocks, DECODING, folder))
-                    table = with_decoded(table, decoded)
+                    table = fill_columns(table, decoded)
             for store in store_roles(settings, role):
                 writer = open_store(study, folder / "maps" / store, store, worker.facts)
                 lacking = set(chain(*missing_shards(writer, wanted, settings)))
@@ -258,6 +260,10 @@ class _Values(TypedDict):
     finished: bool
     parts: NotRequired[list[str]]
     batch_size_halved_to: NotRequired[int]
+
+
+class _PartRecord(TypedDict):
+    values: _Values
 
 
 @dataclass(frozen=True)
@@ -312,13 +318,8 @@ def _merge_grafts(study: Study, records: Sequence[_Record]) -> None:
     folder.mkdir(exist_ok=True)
     for at, task in enumerate(tasks):
         record = records[at % len(records)]
-        _, table = _read_table(record, task.path.name)
-        if table is None:
-            raise DamagedDataError(
-                f"{record.folder / task.path.name}: missing. Run 'mnemoscope graft {study.folder} "
-                f"--part {record.part}' again: the rest of it is kept."
-            )
-        write_bytes(task.path, table)
+        path = record.folder / task.path.name
+        keep_table(task.path, _part_table(study, "graft", record, path))
     conclude_grafts(study, tasks, values["parts"])
 
 
@@ -356,7 +357,7 @@ def _find_parts(study: Study, stage: str) -> list[_Record]:
                 f"Run 'mnemoscope {stage} {study.folder} --part {record.part} --redo' with the "
                 "settings of the others."
             )
-    if records[0].values["table"] != table_digest(study.sequences):
+    if records[0].values["table"] != study.tokens:
         raise UserError(
             f"{records[0].folder}: made from another table of sequences than the study's. "
             "Delete the parts and run them again."
@@ -364,14 +365,13 @@ def _find_parts(study: Study, stage: str) -> list[_Record]:
     return records
 
 
+def _part_store(part: Part, folder: Path) -> Store:
+    return Store(folder, remedy=lambda _: f"run part {part} again with --redo")
+
+
 def _read_record(part: Part, folder: Path) -> _Record:
-    path = folder / _RECORD
-    remedy = f"Delete {folder} and run the part again."
-    try:
-        values = read_record(path, _Values, remedy=remedy)
-    except FileNotFoundError:
-        raise DamagedDataError(f"{path}: missing. {remedy}") from None
-    return _Record(part, folder, values)
+    found = _part_store(part, folder).record(_RECORD, shape=_PartRecord)
+    return _Record(part, folder, found["values"])
 
 
 def _lacking(study: Study, stage: str, numbers: list[int], n: int, what: str) -> UserError:
@@ -416,8 +416,8 @@ class _PartsWorker:
         """Open a part's maps; the error for a damaged shard names the part that makes it again."""
         try:
             return {path.name: MapStore(path) for path in record.folder.glob("maps/*")}
-        except DamagedDataError as error:
-            what = str(error).split(" Run 'mnemoscope")[0].split(" Delete ")[0]
+        except (DamagedDataError, UserError) as error:
+            what = str(error).split(" Restore it")[0]
             raise DamagedDataError(
                 f"{what} Run 'mnemoscope capture {self._study.folder} --part {record.part}' again: "
                 "only what is damaged is captured anew."
@@ -439,14 +439,9 @@ class _PartsWorker:
         """The file of a block, from whichever part has it."""
         own = self._records[block.number % len(self._records)]
         has_it = (one for one in self._records if (one.folder / block.name).is_file())
-        height, table = _read_table(next(has_it, own), block.name)
-        if height != len(block.tokens):
-            raise DamagedDataError(
-                f"{own.folder / block.name}: missing or of another table. Run 'mnemoscope "
-                f"{self._stage} {self._study.folder} --part {own.part}' again: the rest of it is "
-                "kept."
-            )
-        return BlockResult(block, table)
+        record = next(has_it, own)
+        path = record.folder / block.name
+        return BlockResult(block, _part_table(self._study, self._stage, record, path))
 
     def _maps(self, block: Block) -> BlockResult:
         """The shard that starts with a block's first row, from whichever part has it."""
@@ -462,9 +457,11 @@ class _PartsWorker:
             shard = index.filter(pl.col("shard") == first["shard"][0]).sort("row")
             if not shard.select(keys.columns).equals(keys):
                 break
-            _, verdicts = _read_table(record, f"{_VERDICTS}/from-{sequence_id}.parquet")
+            noted = record.folder / _VERDICTS / f"from-{sequence_id}.parquet"
+            verdicts = noted.is_file() and _part_table(self._study, self._stage, record, noted)
             path = record.folder / "maps" / block.store / shard["shard"][0]
-            return BlockResult(block, verdicts, path, shard["sha256"][0])
+            sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+            return BlockResult(block, verdicts or None, path, sha256)
         raise self._incomplete(f"maps ({block.store}), the first of sequence {sequence_id}")
 
     def _incomplete(self, what: str) -> UserError:
@@ -474,14 +471,7 @@ class _PartsWorker:
         )
 
 
-def _read_table(record: _Record, name: str) -> tuple[int, bytes | None]:
-    """Rows and content of a part's table; None as content if it does not exist."""
-    path = record.folder / name
-    if not path.is_file():
-        return 0, None
-    try:
-        return read_parquet(path).height, path.read_bytes()
-    except (OSError, DamagedDataError):
-        raise DamagedDataError(
-            f"{path}: torn. Delete it and run part {record.part} again: the rest of it is kept."
-        ) from None
+def _part_table(study: Study, stage: str, record: _Record, path: Path) -> bytes:
+    """The content of a table that a part made; errors as `Store.path`, naming the part."""
+    again = f"run 'mnemoscope {stage} {study.folder} --part {record.part}': the rest is kept"
+    return store_of_table(path, again).path(path.stem, path.name).read_bytes()

@@ -159,7 +159,7 @@ def check_labels(study: Study, models: Models) -> tuple[str, ...]:
     frame = rows.select("sequence_id", PUBLISHED_VERDICT).with_columns(
         found["is_memorized"], found["smallest_gap"], is_plain(rows, study.settings)
     )
-    study.write(CHECK_FILE, frame)
+    study.store.put("label_check", {CHECK_FILE: frame})
     return _lines(frame, study, model)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from sklearn.model_selection import StratifiedGroupKFold
 
 from mnemoscope.benchmark import baselines
@@ -32,15 +32,14 @@ from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 from mnemoscope.cnn.presets import INPUTS, PRESETS, CnnSetting
 from mnemoscope.cnn.training import (
     TrainedCnn,
+    load_cnn,
+    pack_cnn,
     predict_logits,
-    read_tensors,
-    save_cnn,
-    sealed_tensors,
     train_cnn,
 )
 from mnemoscope.data.table import look_up
-from mnemoscope.errors import DamagedDataError, UserError, first_line
-from mnemoscope.files import write_bytes, write_text
+from mnemoscope.errors import UserError
+from mnemoscope.files import write_text
 from mnemoscope.lm.placement import find_device
 from mnemoscope.maps.shape import ROW_STATISTICS
 from mnemoscope.maps.views import MapSource, MarkedMaps, PaintedMaps
@@ -73,6 +72,7 @@ from mnemoscope.pipeline.trainings import (
     sources_of,
 )
 from mnemoscope.progress import track
+from mnemoscope.store import Store
 from mnemoscope.study.folder import SETTINGS_FILE, Study
 from mnemoscope.study.models import Models, identity_of, reference_name
 from mnemoscope.taxonomy.names import NON_MEMO
@@ -117,8 +117,13 @@ class Job:
 
     @property
     def outcome_path(self) -> Path:
-        """Predictions and training figures; written last, so if it exists the job is done."""
+        """Predictions on the evaluation sequences."""
         return Path(self.study) / "cnn" / f"{self.key}.outcome.safetensors"
+
+    @property
+    def name(self) -> str:
+        """Of the artefact that both are."""
+        return f"cnn/{self.key}"
 
     @property
     def setting_name(self) -> str:
@@ -174,11 +179,6 @@ def jobs_of(study: Study) -> Iterator[Job]:
             parts = dict(enumerate(folds))
         is_controlled = controlled is None or entry["taxonomy"] in controlled
         for source in sources_of(settings, has_reference, is_controlled=is_controlled):
-            if TABLE[source].reads == "painted" and not (study.folder / NEXT_FILE).is_file():
-                continue  # an earlier version captured
-            column = _LOGPROBS.get(TABLE[source].reads)
-            if column == "prefix_best" and column not in study.read(LOGPROBS_FILE).columns:
-                continue  # likewise
             for setting in settings_of(settings, source):
                 for seed in seeds_of(settings, source):
                     for fold, rows in parts.items():
@@ -252,17 +252,22 @@ def run_job(job: Job) -> str:
 
 def run_job_on(study: Study, job: Job, rows: SampleRows) -> str:
     """Run a job on rows that are not a sample of the label stage; see `run_job`."""
-    tensors, facts = (_fit_baseline if job.setting is None else _train)(study, job, rows)
+    tensors, facts, cnn = (_fit_baseline if job.setting is None else _train)(study, job, rows)
+    tensors = {name: one.contiguous() for name, one in tensors.items()}
+    files = {f"cnn/{job.outcome_path.name}": save(tensors)}
+    if cnn is not None:
+        files[f"cnn/{job.cnn_path.name}"] = pack_cnn(cnn)
     # Seconds are stored separately, because the outcome is the same in every run.
+    job.outcome_path.parent.mkdir(exist_ok=True)
     write_text(job.outcome_path.with_suffix(".seconds"), f"{facts.pop('seconds'):.3f}\n")
-    write_bytes(job.outcome_path, sealed_tensors(tensors, "facts", facts, job.key))
+    Store(job.study).put(job.name, files, key=job.key, facts=facts)
     return job.key
 
 
 def _train(
     study: Study, job: Job, rows: SampleRows
-) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Train one CNN and write its weights; returns predictions and training figures."""
+) -> tuple[dict[str, torch.Tensor], dict[str, Any], TrainedCnn | None]:
+    """Train one CNN; returns predictions, training figures and the CNN."""
     assert job.setting is not None
     labels, true = (torch.from_numpy(one) for one in job_labels(job, rows))
     training, evaluation = (job_maps(study, job, part) for part in (rows.train, rows.evaluation))
@@ -290,19 +295,18 @@ def _train(
         device=device,
     )
     logits = predict_logits(trained, evaluation)
-    save_cnn(job.cnn_path, trained, place=job.key)
     tensors = {
         "predicted": torch.stack(predicted or [logits.argmax(dim=1)]).to(torch.int16),
         "probabilities": logits.softmax(dim=1),
     }
     history = trained.history
     facts = {"loss": history.loss[-1]} | {name: getattr(history, name) for name in _FACTS[1:]}
-    return tensors, facts | {"device": str(device), "seconds": trained.seconds}
+    return tensors, facts | {"device": str(device), "seconds": trained.seconds}, trained
 
 
 def _fit_baseline(
     study: Study, job: Job, rows: SampleRows
-) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+) -> tuple[dict[str, torch.Tensor], dict[str, Any], TrainedCnn | None]:
     """Fit a baseline's regression or boosting; the outcome is like a CNN's."""
     train, evaluation = _inputs(study, job, rows)
     fit = getattr(baselines, TABLE[job.source].fit or "")
@@ -311,7 +315,7 @@ def _fit_baseline(
         "predicted": torch.from_numpy(found.predicted[None].astype(np.int16)),
         "probabilities": torch.from_numpy(found.probabilities.astype(np.float32)),
     }
-    return tensors, {name: getattr(found, name) for name in (*_FACTS, "seconds")}
+    return tensors, {name: getattr(found, name) for name in (*_FACTS, "seconds")}, None
 
 
 def _inputs(study: Study, job: Job, rows: SampleRows) -> list[np.ndarray]:
@@ -394,33 +398,39 @@ class Outcome:
 
 
 def load_outcome(job: Job) -> Outcome:
-    """Read the results of a finished job. Raises DamagedDataError: the file cannot be read."""
-    try:
-        tensors, facts = read_tensors(job.outcome_path, "facts", job.key)
-        return Outcome(
-            predicted=tensors["predicted"].numpy().astype(np.int64),
-            probabilities=tensors["probabilities"].numpy(),
-            facts=facts,
-            seconds=read_seconds(job.outcome_path.with_suffix(".seconds")),
-        )
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise DamagedDataError(
-            f"{job.outcome_path}: damaged ({first_line(error, 80)}). Delete it and run "
-            f"'mnemoscope train {job.study} --redo': it is trained again, the rest is kept."
-        ) from None
+    """Read the results of a finished job; errors as `Store.path`."""
+    store = _store_of(job)
+    tensors = load_file(store.path(job.name, f"cnn/{job.outcome_path.name}", key=job.key))
+    return Outcome(
+        predicted=tensors["predicted"].numpy().astype(np.int64),
+        probabilities=tensors["probabilities"].numpy(),
+        facts=store.record(job.name)["facts"],
+        seconds=read_seconds(job.outcome_path.with_suffix(".seconds")),
+    )
+
+
+def trained_cnn(job: Job) -> TrainedCnn:
+    """Read the CNN of a finished job; errors as `Store.path`."""
+    return load_cnn(_store_of(job).path(job.name, f"cnn/{job.cnn_path.name}", key=job.key))
+
+
+def _store_of(job: Job) -> Store:
+    remedy = f"run 'mnemoscope train {job.study} --redo': the rest is kept"
+    return Store(job.study, remedy=lambda _: remedy)
 
 
 def read_seconds(path: Path) -> float:
-    """Seconds that a training took, kept beside its outcome. Raises OSError or ValueError."""
-    found = float(read_bounded(path, 64))
-    if not 0 <= found < math.inf:
-        raise ValueError(f"{path.name}: no number of seconds")
-    return found
+    """Seconds that a training took, kept beside its outcome; not a number where none are there."""
+    try:
+        found = float(read_bounded(path, 64))
+    except (OSError, ValueError):
+        return math.nan
+    return found if 0 <= found < math.inf else math.nan
 
 
 def is_finished(job: Job) -> bool:
-    """True if the job's outcome (written last) and its CNN exist."""
-    return job.outcome_path.is_file() and (job.setting is None or job.cnn_path.is_file())
+    """True if the job's outcome and its CNN are there."""
+    return _store_of(job).has(job.name)
 
 
 def make_job(
@@ -454,11 +464,8 @@ def make_job(
         basis.append([POOLINGS_READ, *ALL_STATISTICS])
     if setting and PRESETS[preset].scaling == "rows":
         basis.append([str(study.settings.sequences.n_prefix), *ROW_STATISTICS])
-    if study.tokens:
-        basis.append(f"tokens {study.tokens}")
     device = study.settings.train.device if setting else "cpu"
-    if device != "cpu":  # keys of earlier studies, all on cpu, lack this entry
-        basis.append(device)
+    basis += [f"tokens {study.tokens}", device]
     key = hashlib.sha256(json.dumps(basis).encode()).hexdigest()[:20]
     return Job(str(study.folder), sample, source, setting, preset, seed, control_seed, key, device)
 

@@ -33,8 +33,7 @@ from mnemoscope.benchmark.sources import (
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 from mnemoscope.cnn.presets import PRESETS
 from mnemoscope.data.table import PUBLISHED_VERDICT
-from mnemoscope.errors import DamagedDataError, first_line
-from mnemoscope.pipeline.benchmark import INPUTS_FILE, load_comparison, read_benchmark
+from mnemoscope.pipeline.benchmark import INPUTS_FILE, load_comparison
 from mnemoscope.pipeline.knockout import (
     KNOCKOUT_FILE,
     SPECIFICITY_FILE,
@@ -493,8 +492,8 @@ def _published_profile() -> Drawing:
 
 def _benchmarks(study: Study) -> list[tuple[str, Benchmark]]:
     """Every sample with its taxonomy: as drawn first, then the repetitions."""
-    table, runs = read_benchmark(study), study.read(RUNS_FILE)
-    inputs, predictions = read_benchmark(study, INPUTS_FILE), study.read(PREDICTIONS_FILE)
+    table, runs = study.benchmark, study.read(RUNS_FILE)
+    inputs, predictions = study.read(INPUTS_FILE), study.read(PREDICTIONS_FILE)
     runs = runs.with_columns(
         pl.Series("seconds", [seconds_of(study, key) for key in runs["key"]], dtype=pl.Float64)
     )
@@ -525,15 +524,9 @@ def _benchmarks(study: Study) -> list[tuple[str, Benchmark]]:
 
 
 def seconds_of(study: Study, key: str) -> float:
-    """Seconds of one training, or of those of all folds; DamagedDataError: no such number."""
+    """Seconds of one training, or of those of all folds; those not known are left out."""
     paths = (study.folder / "cnn" / f"{one}.outcome.seconds" for one in key.split())
-    try:
-        return sum(read_seconds(path) for path in paths if path.is_file())
-    except (OSError, ValueError) as error:
-        raise DamagedDataError(
-            f"{study.folder}: a training's seconds are damaged ({first_line(error, 80)}). Delete "
-            "that file: the report then leaves them out."
-        ) from None
+    return sum(found for path in paths if not math.isnan(found := read_seconds(path)))
 
 
 def _runs(runs: pl.DataFrame, predictions: pl.DataFrame, n_classes: int) -> Iterator[Record]:

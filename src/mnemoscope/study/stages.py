@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mnemoscope.study import records
-
 if TYPE_CHECKING:
     from mnemoscope.study.cost import Cost, Counts
     from mnemoscope.study.settings import StudySettings
@@ -31,8 +29,8 @@ class Stage:
         function: `module:function`, called with the study and its models; empty where the study is
             created by it.
         cost: `module:function`, what it would take, called with settings and counts; without torch.
-        outputs: files and folders that it writes, the table of sequences aside.
-        counts: what is read of its manifest's counts.
+        outputs: files and folders that it writes; its manifest names those that are there.
+        columns: that of its files which adds columns to the table of sequences.
         is_optional: made by its own verb, not by `run`.
         has_parts: whether it can be shared out with `--part`.
         has_engine: whether a cluster can do its work.
@@ -45,7 +43,7 @@ class Stage:
     function: str = ""
     cost: str = ""
     outputs: tuple[str, ...] = ()
-    counts: Any = dict[str, Any]
+    columns: str = ""
     is_optional: bool = False
     has_parts: bool = False
     has_engine: bool = False
@@ -79,7 +77,6 @@ STAGES: list[Stage] = [
         needs=(),
         settings=("sequences", "model.name", "model.revision"),
         outputs=(TABLE_FILE,),
-        counts=records.Sequences,
     ),
     Stage(
         "continue",
@@ -88,7 +85,8 @@ STAGES: list[Stage] = [
         settings=(*_MODEL, "continue.scan"),
         function="mnemoscope.pipeline.continue_:continue_stage",
         cost="mnemoscope.pipeline.passes:continue_cost",
-        counts=records.Continue,
+        outputs=("verdicts.parquet",),
+        columns="verdicts.parquet",
         has_parts=True,
         has_engine=True,
     ),
@@ -98,6 +96,8 @@ STAGES: list[Stage] = [
         needs=("sequences",),
         settings=("features",),
         function="mnemoscope.pipeline.features:features_stage",
+        outputs=("features.parquet",),
+        columns="features.parquet",
     ),
     Stage(
         "label",
@@ -105,8 +105,8 @@ STAGES: list[Stage] = [
         needs=("continue", "features"),
         settings=("label",),
         function="mnemoscope.pipeline.label:label_stage",
-        outputs=("labels.parquet", "samples.parquet"),
-        counts=records.Label,
+        outputs=("labels.parquet", "samples.parquet", "measures.parquet"),
+        columns="measures.parquet",
     ),
     Stage(
         "capture",
@@ -115,7 +115,7 @@ STAGES: list[Stage] = [
         settings=(*_MODEL, "capture.reference", "capture.per_head", "benchmark.controls"),
         function="mnemoscope.pipeline.capture:capture_stage",
         cost="mnemoscope.pipeline.passes:capture_cost",
-        outputs=("maps",),
+        outputs=("maps", "logprobs.parquet", "next_logprobs.parquet"),
         has_parts=True,
         has_engine=True,
     ),
@@ -138,7 +138,13 @@ STAGES: list[Stage] = [
         needs=("train",),
         settings=("benchmark",),
         function="mnemoscope.pipeline.benchmark:benchmark_stage",
-        outputs=("benchmark.parquet", "inputs.parquet", "comparison.parquet"),
+        outputs=(
+            "benchmark.parquet",
+            "inputs.parquet",
+            "comparison.parquet",
+            "conclusions.json",
+            "levels.parquet",
+        ),
         has_engine=True,
     ),
     Stage(
@@ -160,7 +166,7 @@ STAGES: list[Stage] = [
         needs=("localize",),
         settings=("knockout",),
         function="mnemoscope.pipeline.knockout:knockout_stage",
-        outputs=("knockout.parquet",),
+        outputs=("knockout.parquet", "specificity.parquet"),
         is_optional=True,
     ),
     Stage(
@@ -169,8 +175,13 @@ STAGES: list[Stage] = [
         needs=("label",),
         settings=(*_MODEL, "capture.reference", "graft"),
         function="mnemoscope.pipeline.graft:graft_stage",
-        outputs=("graft.parquet", "graft_specificity.parquet", "graft_curves.parquet"),
-        counts=records.Graft,
+        outputs=(
+            "graft.parquet",
+            "graft_specificity.parquet",
+            "graft_curves.parquet",
+            "graft_sequences.parquet",
+            "graft_patches.parquet",
+        ),
         is_optional=True,
         has_parts=True,
         has_engine=True,
@@ -181,8 +192,8 @@ STAGES: list[Stage] = [
         needs=("capture",),
         settings=("search", *(f"train.{key}" for key in _INPUT), "label.non_memo_suffix"),
         function="mnemoscope.search.climb:search_stage",
-        outputs=("search.parquet", "search.yaml"),
-        counts=records.Search,
+        outputs=("search.parquet", "search.yaml", "search_measures.parquet"),
+        columns="search_measures.parquet",
         is_optional=True,
         has_engine=True,
     ),
