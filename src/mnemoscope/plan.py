@@ -22,7 +22,7 @@ import yaml
 from mnemoscope.benchmark.gain import POWER, SPREAD, expected_seen
 from mnemoscope.benchmark.sources import ATTENTION, BASELINES, CNNS, TABLE
 from mnemoscope.benchmark.verdict import EFFECT
-from mnemoscope.cluster.engine import n_workers
+from mnemoscope.cluster.local import n_processes
 from mnemoscope.cnn.presets import INPUTS, PAPER_GRID, PRESETS, CnnSetting
 from mnemoscope.data.features import add_features, is_available
 from mnemoscope.data.hub import parse_hub_name
@@ -991,7 +991,7 @@ def _cnn_rate(settings: StudySettings) -> tuple[float, str]:
     rate = ASSUMED_CNN_FLOPS[device]
     if device != "cpu":
         return rate, f"{rate:.0e} a second, assumed for {device}"
-    cores = n_workers(settings.train.workers)
+    cores = n_processes(settings.train.workers)
     return rate * cores, f"{rate:.0e} a second and core, assumed, on {cores} cores here"
 
 

@@ -16,12 +16,13 @@ ray = pytest.importorskip("ray", reason="the extra [ray] is not installed")
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="Ray clusters are POSIX here")
 
 from mnemoscope.cluster.engine import gpus_for, run_tasks, use_engine  # noqa: E402
+from mnemoscope.pipeline.blocks import BlockWorker, ClusterWorker  # noqa: E402
+
 from mnemoscope.cluster.ray import RayEngine, Storage  # noqa: E402
 from mnemoscope.errors import DamagedDataError, UserError  # noqa: E402
 from mnemoscope.flow.run import run_stage  # noqa: E402
 from mnemoscope.lm import model as batching  # noqa: E402
 from mnemoscope.pipeline import blocks  # noqa: E402
-from mnemoscope.pipeline.blocks import BlockWorker, ClusterWorker  # noqa: E402
 from mnemoscope.pipeline.sequences import create_study  # noqa: E402
 from mnemoscope.study.folder import Study  # noqa: E402
 from mnemoscope.study.models import Models  # noqa: E402

@@ -420,6 +420,11 @@ def save_cnn(path: Path | str, trained: TrainedCnn, *, place: str | None = None)
     `place` is a name that `load_cnn` asks for again, so that no other file stands in its place.
     Raises NoRoomError: the disk is full. UserError: the folder is missing or cannot be written to.
     """
+    write_bytes(path, pack_cnn(trained, place=place))
+
+
+def pack_cnn(trained: TrainedCnn, *, place: str | None = None) -> bytes:
+    """What `save_cnn` writes."""
     network, scaling = trained.network, trained.scaling
     numbers = {f"network.{name}": value for name, value in network.state_dict().items()}
     if scaling.mean is not None and scaling.inverse_deviation is not None:
@@ -439,7 +444,7 @@ def save_cnn(path: Path | str, trained: TrainedCnn, *, place: str | None = None)
         "seed": trained.seed,
         "history": asdict(trained.history),
     }
-    write_bytes(path, sealed_tensors(tensors, _HEADER_KEY, facts, place))
+    return sealed_tensors(tensors, _HEADER_KEY, facts, place)
 
 
 def sealed_tensors(

@@ -24,9 +24,9 @@ from mnemoscope.errors import UserError
 from mnemoscope.files import atomic_folder
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.model import LanguageModel, check_padded
-from mnemoscope.pipeline.blocks import verdicts
 from mnemoscope.pipeline.label import check_match
 from mnemoscope.pipeline.published_split import is_plain, read_published
+from mnemoscope.pipeline.questions import verdicts
 from mnemoscope.pipeline.trainings import check_inputs
 from mnemoscope.progress import say, track
 from mnemoscope.study.folder import Study, check_free

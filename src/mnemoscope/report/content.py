@@ -33,7 +33,6 @@ from mnemoscope.benchmark.sources import (
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 from mnemoscope.cnn.presets import PRESETS
 from mnemoscope.data.table import PUBLISHED_VERDICT
-from mnemoscope.errors import DamagedDataError, first_line
 from mnemoscope.pipeline.benchmark import INPUTS_FILE, load_comparison, read_benchmark
 from mnemoscope.pipeline.knockout import (
     KNOCKOUT_FILE,
@@ -44,7 +43,7 @@ from mnemoscope.pipeline.knockout import (
 )
 from mnemoscope.pipeline.label import LABELS_FILE, nothing_to_train, samples_of
 from mnemoscope.pipeline.localize import StoredDelta, load_deltas
-from mnemoscope.pipeline.train import PREDICTIONS_FILE, RUNS_FILE, read_seconds
+from mnemoscope.pipeline.train import PREDICTIONS_FILE, RUNS_FILE, cnn_store
 from mnemoscope.report import tables
 from mnemoscope.report.charts import Flow, sankey_view
 from mnemoscope.report.grafts import graft_of
@@ -506,15 +505,9 @@ def _benchmarks(study: Study) -> list[tuple[str, Benchmark]]:
 
 
 def seconds_of(study: Study, key: str) -> float:
-    """Seconds of one training, or of those of all folds; DamagedDataError: no such number."""
-    paths = (study.folder / "cnn" / f"{one}.outcome.seconds" for one in key.split())
-    try:
-        return sum(read_seconds(path) for path in paths if path.is_file())
-    except (OSError, ValueError) as error:
-        raise DamagedDataError(
-            f"{study.folder}: a training's seconds are damaged ({first_line(error, 80)}). Delete "
-            "that file: the report then leaves them out."
-        ) from None
+    """Seconds of one training, or of those of all folds; what is not there counts nothing."""
+    found = (cnn_store(study).get(one) for one in key.split())
+    return sum(float(one.values["seconds"]) for one in found if one is not None)
 
 
 def _runs(runs: pl.DataFrame, predictions: pl.DataFrame, n_classes: int) -> Iterator[Record]:

@@ -76,6 +76,10 @@ NEUTRAL: dict[str, Any] = {
     "graft.patch_blocks": 4,
 }
 
+_TEMPORARY = [
+    f"{one}.*.tmp" for one in ("", "cnn/", "graft/", "knockout/", "manifests/", "units/*/")
+]
+"""What killed processes leave."""
 _NAMING = ("label.taxonomies", "search.nodes", "search.beside")
 
 
@@ -303,7 +307,6 @@ class Study:
         self._manifest_path(stage).unlink(missing_ok=True)
         if stage == "continue":
             shutil.rmtree(self.folder / "maps", ignore_errors=True)
-            shutil.rmtree(self.folder / "continuation", ignore_errors=True)
             self.record["models"] = {}
 
     def seconds(self) -> dict[str, float]:
@@ -450,11 +453,13 @@ class Study:
         with hold_folder(self.folder, shared=shared):
             self._read_settings()
             if not shared:
-                for pattern in (".*.tmp", "cnn/.*.tmp", "manifests/.*.tmp"):
+                for pattern in _TEMPORARY:
                     for left in self.folder.glob(pattern):
                         left.unlink(missing_ok=True)
-                if self.manifest("continue"):
-                    shutil.rmtree(self.folder / "continuation", ignore_errors=True)
+                for stage in STAGES:
+                    units = self.folder / "units" / stage.name
+                    if units.is_dir() and self.is_done(stage.name):
+                        shutil.rmtree(units, ignore_errors=True)
             yield
 
 

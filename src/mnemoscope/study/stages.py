@@ -29,7 +29,7 @@ class Stage:
         outputs: files and folders that it writes, the table of sequences aside.
         counts: what is read of its manifest's counts.
         is_optional: made by its own verb, not by `run`.
-        has_parts: whether it can be shared out with `--part`.
+        part: `module:function` that does a share of its units (`--part`), if it has any.
         has_engine: whether a cluster can do its work.
     """
 
@@ -41,14 +41,22 @@ class Stage:
     outputs: tuple[str, ...] = ()
     counts: Any = dict[str, Any]
     is_optional: bool = False
-    has_parts: bool = False
+    part: str = ""
     has_engine: bool = False
 
     def load(self) -> Callable[..., None]:
         """The function that makes the stage."""
-        module, _, name = self.function.partition(":")
-        function: Callable[..., None] = getattr(import_module(module), name)
-        return function
+        return _load(self.function)
+
+    def load_part(self) -> Callable[..., Any]:
+        """The function that does a share of its units."""
+        return _load(self.part)
+
+
+def _load(place: str) -> Callable[..., Any]:
+    module, _, name = place.partition(":")
+    function: Callable[..., Any] = getattr(import_module(module), name)
+    return function
 
 
 _MODEL = tuple(
@@ -73,7 +81,7 @@ STAGES: list[Stage] = [
         settings=(*_MODEL, "continue.scan"),
         function="mnemoscope.pipeline.continue_:continue_stage",
         counts=records.Continue,
-        has_parts=True,
+        part="mnemoscope.pipeline.continue_:ask_verdicts",
         has_engine=True,
     ),
     Stage(
@@ -99,7 +107,7 @@ STAGES: list[Stage] = [
         settings=(*_MODEL, "capture.reference", "capture.per_head", "benchmark.controls"),
         function="mnemoscope.pipeline.capture:capture_stage",
         outputs=("maps",),
-        has_parts=True,
+        part="mnemoscope.pipeline.capture:ask_maps",
         has_engine=True,
     ),
     Stage(
@@ -111,6 +119,7 @@ STAGES: list[Stage] = [
             *(f"benchmark.{key}" for key in _CONTROLS),
         ),
         function="mnemoscope.pipeline.train:train_stage",
+        part="mnemoscope.pipeline.train:train_share",
         outputs=("cnn", "predictions.parquet", "runs.parquet", "choice.parquet"),
         has_engine=True,
     ),
@@ -154,7 +163,7 @@ STAGES: list[Stage] = [
         outputs=("graft.parquet", "graft_specificity.parquet", "graft_curves.parquet"),
         counts=records.Graft,
         is_optional=True,
-        has_parts=True,
+        part="mnemoscope.pipeline.graft:make_grafts",
         has_engine=True,
     ),
     Stage(
