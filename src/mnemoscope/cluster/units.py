@@ -8,6 +8,7 @@ that are then copied together, and where a unit runs changes nothing.
 import hashlib
 import io
 import json
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,6 +95,7 @@ class Opened:
 
     def __init__(self, open_it: Callable[[], Any], here: Any = None) -> None:
         self._open, self._here = open_it, here
+        self.name = uuid.uuid4().hex  # by which a process knows what it has opened
 
     def __call__(self) -> Any:
         """What is opened."""
@@ -102,7 +104,7 @@ class Opened:
         return self._here
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_open": self._open, "_here": None}  # every process opens its own
+        return vars(self) | {"_here": None}  # every process opens its own
 
 
 @dataclass(frozen=True)

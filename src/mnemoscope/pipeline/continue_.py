@@ -28,9 +28,10 @@ def continue_stage(study: Study, models: Models) -> None:
     continuation stay null until a stage needs them. A draw is asked the other way too.
     """
     study.require("sequences")
-    settings, store = study.settings.continue_, unit_store(study, "continue")
+    settings = study.settings.continue_
     with study.finishing("continue") as counts, recording_batch_size(counts):
-        found = pl.concat(ask_verdicts(study, models))
+        model, tables = ask_verdicts(study, models)
+        found = pl.concat(tables)
         study.add_columns(found)
         counts |= {
             "sequences": found.height,
@@ -43,17 +44,17 @@ def continue_stage(study: Study, models: Models) -> None:
             drawn = found[rows].select("is_memorized", "smallest_gap")
             tokens, mask = token_matrix(study.sequences), whole_mask(study.sequences)
             mask = None if mask is None else mask[rows]
-            model = Asked(study, models, "model", store)
-            (checked,) = model.answers(
-                [Check(**model.question(tokens[rows], drawn, mask))], _CHECKING
-            )
+            question = Check(**model.question(tokens[rows], drawn, mask))
+            (checked,) = model.answers([question], _CHECKING)
             counts["scan_check"] = {k: v for k, v in checked.values.items() if k != HALVED}
-    store.remove_all()
+    unit_store(study, "continue").remove_all()
     chunk_store(study).remove_all()
 
 
-def ask_verdicts(study: Study, models: Models, share: Share = ALL) -> list[pl.DataFrame]:
-    """Ask the model about chunks of the table, all or a share, and keep the answers."""
+def ask_verdicts(
+    study: Study, models: Models, share: Share = ALL
+) -> tuple[Asked, list[pl.DataFrame]]:
+    """Ask the model about chunks of the table, all or a share; gives it and the answers."""
     store, kept = unit_store(study, "continue"), chunk_store(study)
     model = Asked(study, models, "model", store, share)
     chunks = share.of(_chunks(study, model))
@@ -61,7 +62,8 @@ def ask_verdicts(study: Study, models: Models, share: Share = ALL) -> list[pl.Da
         for one in chunks:  # of a capture
             if not store.has(one.key) and (known := kept.get(one.key)) is not None:
                 store.put(one.key, {**known.files, **known.values})
-    return model.tables(chunks, "Scanning" if study.settings.continue_.scan else "Continuing")
+    label = "Scanning" if study.settings.continue_.scan else "Continuing"
+    return model, model.tables(chunks, label)
 
 
 def _chunks(study: Study, model: Asked) -> list[Verdicts]:
