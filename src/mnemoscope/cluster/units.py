@@ -8,6 +8,7 @@ that are then copied together, and where a unit runs changes nothing.
 import hashlib
 import io
 import json
+import shutil
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -211,12 +212,7 @@ class UnitStore:
 
     def remove_all(self) -> None:
         """Remove everything."""
-        for name in self.names():
-            self.remove(name)
-        for left in Path(self.url).glob(".*.tmp"):
-            left.unlink(missing_ok=True)
-        if Path(self.url).is_dir():
-            Path(self.url).rmdir()
+        shutil.rmtree(self.url, ignore_errors=True)
 
 
 def do_unit(

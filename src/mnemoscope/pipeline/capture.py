@@ -5,7 +5,7 @@ and finds log-probabilities that the samples need.
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from mnemoscope.pipeline.questions import (
     Decoded,
     Maps,
     NextTokens,
+    clear_units,
     store_meta,
     unit_store,
 )
@@ -55,7 +56,7 @@ def capture_stage(study: Study, models: Models) -> None:
         if "reference" in captured_roles(study):
             counts["reference"] = wanted.height
     halved.unlink(missing_ok=True)
-    unit_store(study, "capture").remove_all()
+    clear_units(study, "capture")
 
 
 def ask_maps(study: Study, models: Models, share: Share = ALL) -> None:
@@ -74,7 +75,7 @@ def ask_maps(study: Study, models: Models, share: Share = ALL) -> None:
         said = share.of(next_rows(study, wanted)) if asked is model else []
         shown = [*(wanted[rows] for each in shards.values() for rows in each), *said]
         table = study.sequences
-        questions = decodings(study, model, wanted, None if share == ALL else pl.concat(shown))
+        questions = decodings(study, model, wanted, None if share == ALL else shown)
         if questions:
             table = with_decoded(table, pl.concat(model.tables(questions, DECODING)))
             if share == ALL:
@@ -123,7 +124,7 @@ def _capture_rows(study: Study, models: Models, wanted: pl.DataFrame, roles: Seq
             writer = _writer(study, asked, one)
             shards = missing_shards(writer, wanted, study.settings)
             _fill(study, asked, writer, one, study.sequences, wanted, shards)
-    store.remove_all()
+    clear_units(study, "capture")
 
 
 # -- what is wanted ---------------------------------------------------------------------------
@@ -292,7 +293,10 @@ NEXT = "Log-probabilities"
 
 
 def decodings(
-    study: Study, model: Asked, wanted: pl.DataFrame, shown: pl.DataFrame | None = None
+    study: Study,
+    model: Asked,
+    wanted: pl.DataFrame,
+    shown: Sequence[pl.DataFrame] | None = None,
 ) -> list[Decoded]:
     """Questions about Non-Memo sequences shown with a continuation that they lack after a scan.
 
@@ -315,8 +319,9 @@ def decodings(
     )
     blocks = [frame for _, frame in lacking.group_by("_block", maintain_order=True)]
     if shown is not None:
-        ids = shown.filter(pl.col("suffix") == "own")["sequence_id"].implode()
-        blocks = [one for one in blocks if one["sequence_id"].is_in(ids).any()]
+        own = [rows.filter(pl.col("suffix") == "own")["sequence_id"] for rows in shown]
+        ids = set(chain.from_iterable(own))
+        blocks = [one for one in blocks if not ids.isdisjoint(one["sequence_id"])]
     return [
         Decoded(**model.question(token_matrix(one), one.select("sequence_id"))) for one in blocks
     ]

@@ -12,7 +12,7 @@ import polars as pl
 from mnemoscope.cluster.units import ALL, Result, Share, UnitStore
 from mnemoscope.data.table import look_up, token_matrix, whole_mask
 from mnemoscope.lm.model import HALVED, recording_batch_size
-from mnemoscope.pipeline.questions import Asked, Check, Verdicts, as_found, unit_store
+from mnemoscope.pipeline.questions import Asked, Check, Verdicts, as_found, clear_units, unit_store
 from mnemoscope.progress import say
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
@@ -47,8 +47,7 @@ def continue_stage(study: Study, models: Models) -> None:
             question = Check(**model.question(tokens[rows], drawn, mask))
             (checked,) = model.answers([question], _CHECKING)
             counts["scan_check"] = {k: v for k, v in checked.values.items() if k != HALVED}
-    unit_store(study, "continue").remove_all()
-    chunk_store(study).remove_all()
+    clear_units(study, "continue")
 
 
 def ask_verdicts(

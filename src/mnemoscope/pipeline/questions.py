@@ -7,6 +7,7 @@ of maps (`capture.shard_rows`). It holds its tokens, so it can be done without t
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -321,6 +322,14 @@ def unit_store(study: Study, stage: str) -> UnitStore:
     # A name that no two studies in one bucket share.
     own = hashlib.sha256(f"{study.folder.resolve()} {study.key(stage)}".encode())
     return SharedStore(f"{url.rstrip('/')}/{stage}-{own.hexdigest()[:16]}")
+
+
+def clear_units(study: Study, stage: str) -> None:
+    """Remove the answers of a stage that is done."""
+    for store in (unit_store(study, stage), UnitStore(study.folder / "units" / stage)):
+        store.remove_all()
+    with suppress(OSError):  # others hold theirs
+        (study.folder / "units").rmdir()
 
 
 class Asked:
