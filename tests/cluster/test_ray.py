@@ -178,6 +178,21 @@ def test_units_give_what_one_process_gives_though_a_worker_dies(cluster, tmp_pat
     assert len(runs_of(log)) == 12
 
 
+def test_workers_and_what_they_opened_outlive_their_units(cluster, tmp_path) -> None:
+    log = tmp_path / "opened"
+
+    def open_it() -> int:
+        with log.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        return 2
+
+    once = Opened(open_it)
+    for number in range(3):
+        by_ray(cluster, powers(4), UnitStore(tmp_path / f"{number}"), once)
+    opened = log.read_text().split()
+    assert len(opened) == len(set(opened)) <= 2
+
+
 def test_a_unit_that_kills_every_worker_ends_the_work_and_keeps_the_rest(cluster, tmp_path) -> None:
     store = UnitStore(tmp_path / "store")
     units = [*powers(3), Evaluated("__import__('os').kill(__import__('os').getpid(), 9)")]

@@ -76,11 +76,11 @@ class RayExecutor:
             self._context = context.name, ray.put(context)
         name, opened = self._context
         waiting = deque(enumerate(units))
+        running: dict[Any, tuple[Any, int | None]] = {
+            actor.load.remote(name, opened): (actor, None)
+            for actor in self._workers(needs, len(units))
+        }
         try:
-            running: dict[Any, tuple[Any, int | None]] = {
-                actor.load.remote(name, opened): (actor, None)
-                for actor in self._workers(needs, len(units))
-            }
             while running:
                 done, _ = ray.wait(list(running), timeout=60)
                 if not done:
@@ -95,8 +95,10 @@ class RayExecutor:
                     running.clear()  # nobody waits for a worker that has no room
                 if place is not None:
                     yield place, result
-        except BaseException:
-            self._end_workers()
+        except BaseException as error:
+            is_over = isinstance(error, GeneratorExit) and not running
+            if not is_over:
+                self._end_workers()
             raise
 
     def _workers(self, needs: Needs, at_most: int) -> list[Any]:

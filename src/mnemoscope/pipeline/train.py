@@ -26,7 +26,7 @@ from mnemoscope.benchmark.baselines import (
     permute_labels,
 )
 from mnemoscope.benchmark.sources import ATTENTION, TABLE
-from mnemoscope.cluster.local import n_processes
+from mnemoscope.cluster.local import LocalExecutor, n_processes
 from mnemoscope.cluster.run import current_executor, run_units
 from mnemoscope.cluster.units import Needs, Opened, Share, UnitStore
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1
@@ -489,9 +489,17 @@ def train_share(study: Study, models: Models, share: Share) -> None:  # noqa: AR
     _train_all(study, share.of([*jobs_of(study), *choice_jobs(study)]))
 
 
+def _is_local() -> bool:
+    """Whether trainings run on this machine, so that its devices count."""
+    return isinstance(current_executor(), LocalExecutor)
+
+
 def _check_inputs(study: Study) -> None:
+    """Raise UserError where a stage before is missing or the device is not there."""
     study.require("label")
     study.require("capture")
+    if _is_local():
+        find_device(study.settings.train.device)
     for role in ("model", "reference"):
         for store in (role, heads_role(role)):
             if maps_folder(study, store).is_dir():
@@ -513,7 +521,7 @@ def _train_all(study: Study, jobs: Sequence[Job]) -> None:
 def run_jobs(study: Study, jobs: Sequence[Job], label: str) -> None:
     """Train what is missing of these, several at once; by default four share a GPU."""
     device, processes = study.settings.train.device, study.settings.train.workers
-    if processes == 0 and find_device(device).type != "cpu":
+    if processes == 0 and _is_local() and find_device(device).type != "cpu":
         processes = min(n_processes(0), _MOST_ON_ACCELERATOR)
     gpus = current_executor().gpus(device) / _MOST_ON_ACCELERATOR
     needs, noun = Needs(processes, threads=1, gpus=gpus), "CNNs and baselines"
