@@ -165,7 +165,7 @@ class UnitStore:
             files[name] = value if isinstance(value, pl.DataFrame) else self.place(key, name, data)
         record = {"key": key, "files": sha256, "values": values}
         record["sha256"] = digest(record)
-        self.write(f"{key}.json", json.dumps(record, sort_keys=True).encode())
+        self.write(f"{key}.json", json.dumps(record).encode())
         return Result(key, files, values, sha256)
 
     def drop(self, key: str, result: Result) -> None:
