@@ -28,7 +28,7 @@ from mnemoscope.study.folder import Study
 
 FIELDS_PASSED_OVER = {"seconds", "at", "versions", "bytes"}
 """Keys of JSON and YAML, columns of tables; `bytes` is of the report, which tells durations."""
-FILES_PASSED_OVER = re.compile(r"\.lock|about\.json|.*\.seconds")
+FILES_PASSED_OVER = re.compile(r"\.lock|about\.json|[0-9a-f]{20}\.json")
 PAPER, PRASHANTH = "'Non-Memo, Guess, Recall'", "'Non-Memo, Recite[5], Reconstruct, Recollect'"
 VERBS = {
     "demo": "demo --small -o demo",

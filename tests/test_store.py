@@ -16,6 +16,7 @@ from mnemoscope.store import Store, keep_table, kept_table
 from mnemoscope.study.folder import Study
 from study_files import rewrite_record
 
+UNITS = ("cnn", "graft", "knockout", "units")
 FRAME = pl.DataFrame({"sequence_id": [3, 1], "tokens": [[1, 2], []], "suffix": ["own", "0" * 64]})
 
 
@@ -153,7 +154,8 @@ def artefacts(folder: Path) -> Iterator[tuple[Path, Path]]:
     for record in sorted(folder.rglob("*.json")):
         values = json.loads(record.read_text())
         if "files" in values:
-            root = record.parent if record.parent.parent.name == "maps" else folder
+            own = record.parent.relative_to(folder).parts[0] in ("maps", *UNITS)
+            root = record.parent if own else folder
             yield from (
                 (record, root / file) for file in [*values["files"], record.relative_to(root)]
             )
@@ -163,7 +165,7 @@ def test_every_file_of_a_study_belongs_to_an_artefact(whole) -> None:
     assert not faults(whole)
     named = {file.relative_to(whole).as_posix() for _, file in artefacts(whole)}
     there = {one.relative_to(whole).as_posix() for one in whole.rglob("*") if one.is_file()}
-    free = {name for name in there - named if not name.endswith(".seconds")}
+    free = there - named
     assert free == {
         "study.yaml",
         "log.jsonl",

@@ -88,12 +88,9 @@ class Store:
         """Write an artefact file by file; its record is written if the block succeeds."""
         made = Making(self, name)
         yield made
-        said = {"name": name, "owner": dict(self._owner()), **made.facts, "files": made.files}
-        plain = json.loads(json.dumps(said))
-        text = json.dumps(plain | {"sha256": digest(plain)}, indent=2, ensure_ascii=False)
         path = self.record_path(name)
         made_folder(path.parent)
-        write_bytes(path, f"{text}\n".encode())
+        write_bytes(path, record_bytes(name, self._owner(), made.files, made.facts))
 
     def forget(self, name: str) -> None:
         """Remove a record: what it named counts as not made, its files stay until written anew."""
@@ -123,14 +120,11 @@ class Store:
             identity = _identity(path)
             known, found = _RECORDS.get(path, (None, {}))
             if known != identity:
-                found = read_json(path)
-                check_shape(found, _Record)
-                if found["sha256"] != digest({k: v for k, v in found.items() if k != "sha256"}):
-                    raise ValueError("its content has changed since it was written")
+                check_record(found := read_json(path))
                 if time.time() - max(identity[-2:]) / 1e9 > TICK_SECONDS:
                     _RECORDS[path] = identity, found
             check_shape(found, shape)
-            self._check_owner(name, found)
+            check_owner(found, name, self._owner())
         except FileNotFoundError:
             raise self.missing(path, name) from None
         except (OSError, ValueError) as error:
@@ -138,14 +132,6 @@ class Store:
         if key is not None and found["key"] != key:
             raise self.out_of_date(path, name, "made with other settings")
         return found
-
-    def _check_owner(self, name: str, found: Mapping[str, Any]) -> None:
-        if found["name"] != name:
-            raise ValueError(f"it is '{found['name']}'")
-        owner = self._owner()
-        for role in found["owner"].keys() & owner.keys():
-            if found["owner"][role] != owner[role]:
-                raise ValueError(f"it is of another study: its {role} differs")
 
     def path(self, name: str, file: str, *, key: str | None = None, again: bool = False) -> Path:
         """The path of a file that this process has found to be whole; errors as `record`.
@@ -161,7 +147,7 @@ class Store:
                 with path.open("rb") as handle:
                     found = hashlib.file_digest(handle, "sha256").hexdigest()
                 if found != wanted:
-                    raise self.damaged(path, name, "its content has changed since it was written")
+                    raise self.damaged(path, name, _CHANGED)
                 if time.time() - max(identity[-2:]) / 1e9 > TICK_SECONDS:
                     _WHOLE[path] = identity, wanted
         except FileNotFoundError:
@@ -245,6 +231,7 @@ class Store:
 
 
 _DATA = (".parquet", ".safetensors", ".npy")
+_CHANGED = "its content has changed since it was written"
 
 
 class Making:
@@ -264,6 +251,35 @@ class Making:
         made_folder(path.parent)
         write_bytes(path, data)
         self.files[file] = hashlib.sha256(data).hexdigest()
+
+
+def record_bytes(
+    name: str, owner: Mapping[str, str], files: Mapping[str, str], facts: Mapping[str, Any]
+) -> bytes:
+    """The content of a record: files with their SHA-256, facts fit for JSON, and its own SHA-256.
+
+    As an artefact in storage without folders keeps it too (`cluster.storage`).
+    """
+    said = {"name": name, "owner": dict(owner), **facts, "files": dict(files)}
+    plain = json.loads(json.dumps(said))
+    text = json.dumps(plain | {"sha256": digest(plain)}, indent=2, ensure_ascii=False)
+    return f"{text}\n".encode()
+
+
+def check_record(found: Any) -> None:
+    """Raise ValueError where a value from JSON is no record, or not as `record_bytes` wrote it."""
+    check_shape(found, _Record)
+    if found["sha256"] != digest({k: v for k, v in found.items() if k != "sha256"}):
+        raise ValueError(_CHANGED)
+
+
+def check_owner(found: Mapping[str, Any], name: str, owner: Mapping[str, str]) -> None:
+    """Raise ValueError where a record is of another artefact, or another study's."""
+    if found["name"] != name:
+        raise ValueError(f"it is '{found['name']}'")
+    for role in found["owner"].keys() & owner.keys():
+        if found["owner"][role] != owner[role]:
+            raise ValueError(f"it is of another study: its {role} differs")
 
 
 def store_of_table(path: Path, remedy: str = "run the same command again") -> Store:

@@ -203,14 +203,17 @@ def test_the_regressions_read_both_poolings_of_their_own_maps(study) -> None:
 def test_statistics_are_kept_once_and_computed_where_they_are_not(study_at, monkeypatch) -> None:
     study = Study(study_at("train"))
     rows = study.read("samples.parquet").sample(fraction=1, shuffle=True, seed=1)[:40]
-    assert not list(map_statistics.statistics_tasks(study, "model"))
+    store = map_statistics.statistics_store(study)
+    blocks = map_statistics.statistics_units(study, "model")
+    assert all(store.has(unit.key) for unit in blocks)
     kept = map_statistics.statistics_of(study, "model", rows)
     with monkeypatch.context() as patch:
         patch.setattr(map_statistics, "_ROWS", 7)  # other blocks, none of which is kept
-        missing = list(map_statistics.statistics_tasks(study, "model"))
+        missing = map_statistics.statistics_units(study, "model")
+        assert not any(store.has(unit.key) for unit in missing)
         np.testing.assert_array_equal(map_statistics.statistics_of(study, "model", rows), kept)
     sampled = study.read("samples.parquet").select("sequence_id", "suffix").n_unique()
-    assert sum(task.rows.height for task in missing) == sampled
+    assert sum(unit.size for unit in missing) == sampled
     for path in (study.folder / "cnn" / "statistics").glob("*.npy"):  # torn
         path.write_bytes(path.read_bytes()[:100])
     np.testing.assert_array_equal(map_statistics.statistics_of(study, "model", rows), kept)

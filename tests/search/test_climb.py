@@ -254,8 +254,8 @@ def test_a_stopped_search_goes_on_and_gives_the_same_bytes(found, tmp_path, monk
     for path in lost:
         path.unlink()
     trained, scored = [], []
-    original = climb.run_job_on
-    monkeypatch.setattr(climb, "run_job_on", lambda *a: trained.append(1) or original(*a))
+    original = climb.Job.run
+    monkeypatch.setattr(climb.Job, "run", lambda *a: trained.append(1) or original(*a))
     monkeypatch.setattr(climb, "classify_statistics", lambda *a: scored.append(1))
     by_cause = []  # what was grafted is scored once more when the search is done
     monkeypatch.setattr(

@@ -16,9 +16,11 @@ import yaml
 from mnemoscope.benchmark.sources import TABLE
 from mnemoscope.cli.options import StageFlags
 from mnemoscope.cli.study import stage_verb
+from mnemoscope.cluster import units
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.flow.run import run, run_stage
 from mnemoscope.pipeline.capture import open_maps
+from mnemoscope.pipeline.train import jobs_of, load_outcome
 from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import (
     StudySettings,
@@ -26,7 +28,7 @@ from mnemoscope.study.settings import (
     parse_settings,
 )
 from mnemoscope.study.stages import STAGES, stage_named
-from study_files import put_in_place
+from study_files import ending, put_in_place
 
 OWNERS = ("sequences", "verdicts", "features")
 NAMES = [stage.name for stage in STAGES if not stage.is_optional]
@@ -120,6 +122,17 @@ def test_each_column_has_one_owner_and_a_study_shows_them_in_one_table(study) ->
     assert "is_memorized" not in study.sequences.columns
 
 
+def test_a_training_damaged_after_its_stage_is_named_and_trained_again(study) -> None:
+    path = sorted(study.folder.glob("cnn/*.outcome.safetensors"))[0]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:20])
+    job = next(job for job in jobs_of(study) if job.key in path.name)
+    with refused(rf"{path.name}: damaged .*mnemoscope train .* --redo'"):
+        load_outcome(job)
+    run_stage(study, "train", redo=True)
+    assert path.read_bytes() == whole
+
+
 def test_settings_that_change_no_figure_are_taken_over(study) -> None:
     other = {"model": {"batch_size": 7}, "capture": {"shard_rows": 3}, "train": {"workers": 2}}
     settings = changed(study, **other)
@@ -185,18 +198,11 @@ def test_another_reference_is_captured_anew(study, tiny, tmp_path) -> None:
 def test_a_stage_stopped_half_way_goes_on_with_its_own_settings_only(
     begun, tiny_studies, monkeypatch, by_hand
 ) -> None:
-    from mnemoscope.pipeline import blocks
-
-    def stop(path, data, write=blocks.keep_table):
-        write(path, data)
-        if "000000064" in path.name:
-            raise KeyboardInterrupt
-
     with monkeypatch.context() as stopped:
-        stopped.setattr(blocks, "keep_table", stop)
+        stopped.setattr(units, "write_bytes", ending(units.write_bytes, 6))
         with pytest.raises(KeyboardInterrupt):
             run_stage(begun, "continue")
-    assert len(list(begun.folder.glob("continuation/*/part-*.parquet"))) == 3
+    assert len(list(begun.folder.glob("units/continue/verdicts-*.parquet"))) == 3
     scan = changed(begun, **{"continue": {"scan": True, "part_rows": 48}})
     if by_hand:  # in study.yaml itself, which the study then takes for its own
         path = begun.folder / "study.yaml"
@@ -206,16 +212,6 @@ def test_a_stage_stopped_half_way_goes_on_with_its_own_settings_only(
     is_memorized = Study(tiny_studies["continue"]).sequences["is_memorized"]
     assert begun.sequences["is_memorized"].equals(is_memorized)
     assert begun.sequences["memorization_score"].null_count() == (~is_memorized).sum()
-
-
-def test_a_damaged_part_is_made_again(begun, tiny_studies) -> None:
-    part_rows = begun.settings.continue_.part_rows
-    parts = begun.folder / "continuation" / f"{begun.key('continue')[:12]}-{part_rows}"
-    parts.mkdir(parents=True)
-    (parts / "part-000000032.parquet").write_bytes(b"PAR1 torn")
-    run_stage(begun, "continue")
-    assert begun.sequences.equals(Study(tiny_studies["continue"]).sequences)
-    assert not parts.parent.exists()
 
 
 def test_a_change_of_labels_outdates_what_follows_and_keeps_the_maps(study) -> None:
@@ -318,7 +314,7 @@ def test_a_verb_keeps_what_another_process_changed_while_it_started(
         run(lambda present: changed(present, title="Ü"), begun.folder, until="features")
     else:  # what the part would do is done: it sees that, and writes nothing
         stage_verb(begun.folder, "continue", {}, StageFlags(quiet=True), part="1/2")
-        assert not (begun.folder / "parts").exists()
+        assert not (begun.folder / "units" / "continue").exists()
     left = Study(begun.folder)
     assert left.settings.continue_.scan
     assert left.record["models"]["model"]["fingerprint"]
@@ -330,10 +326,13 @@ def test_what_a_killed_process_left_is_swept_up(study) -> None:
     left = [study.folder / ".a.1.tmp", study.folder / "cnn" / ".b.1.tmp"]
     for path in left:
         path.write_text("half")
-    (study.folder / "continuation").mkdir()
+    done, begun = (study.folder / "units" / name for name in ("continue", "graft"))
+    for path in (done, begun):
+        path.mkdir(parents=True)
     with study.lock():
         assert not any(path.exists() for path in left)
-        assert not (study.folder / "continuation").exists()
+        assert not done.exists()
+        assert begun.exists()
 
 
 def test_duplicates_are_counted_anew_in_another_corpus_and_never_over_the_users(

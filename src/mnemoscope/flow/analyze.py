@@ -25,7 +25,7 @@ from mnemoscope.progress import say
 from mnemoscope.report.notebook import Picture, draw_figure
 from mnemoscope.stats import FEWEST_GROUPS
 from mnemoscope.study.folder import Study
-from mnemoscope.study.models import Models, reference_name
+from mnemoscope.study.models import Models
 from mnemoscope.study.settings import NO_MODEL
 from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.words import percent
@@ -234,7 +234,7 @@ def _others(
     if not entry.wants("second model") or (entry.each_model and not is_asked):
         return (), []
     if not asked.checkpoints:
-        second = asked.second or reference_name(study.settings)
+        second = asked.second or study.settings.reference
         return ((second,) if second is not None else ()), []
     found = find_checkpoints(asked.checkpoints, least=1)
     names = (f"{one.name}@{one.revision}" if one.revision else one.name for one in found)

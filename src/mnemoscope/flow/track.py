@@ -21,7 +21,7 @@ from mnemoscope.files import digest, made_folder, write_parquet
 from mnemoscope.lm.hub import describe_lacking, find_checkpoints
 from mnemoscope.lm.load import load_model, load_tokenizer
 from mnemoscope.lm.placement import check_dtype, find_device
-from mnemoscope.pipeline.blocks import verdicts
+from mnemoscope.pipeline.questions import verdicts
 from mnemoscope.progress import track as show_track
 from mnemoscope.report.page import write_sections
 from mnemoscope.report.tables import AnalysisSection, table_of

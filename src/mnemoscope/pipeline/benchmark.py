@@ -5,7 +5,7 @@ Also compares two taxonomies of a study, and sums several studies into one.
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,14 +42,15 @@ from mnemoscope.benchmark.table import (
     score_together,
     trained_votes,
 )
-from mnemoscope.cluster.engine import current_engine, run_tasks
+from mnemoscope.cluster.run import run_units
+from mnemoscope.cluster.units import Opened
 from mnemoscope.data.table import look_up
 from mnemoscope.errors import UserError
 from mnemoscope.files import made_folder, write_json, write_parquet
 from mnemoscope.parse import read_json
 from mnemoscope.pipeline.label import SAMPLES_FILE, aliases_of, samples_of
 from mnemoscope.pipeline.train import CHOICE_FILE, PREDICTIONS_FILE, RUNS_FILE
-from mnemoscope.progress import track
+from mnemoscope.progress import Progress
 from mnemoscope.stats import NO_ESTIMATE, Estimate, RankCorrelation
 from mnemoscope.study.folder import Study, is_study
 from mnemoscope.study.models import Models
@@ -73,15 +74,23 @@ _FREE = ("label.taxonomies", "label.seed")
 _ALSO = ("features.patterns", "sequences.length")
 
 
-class ScoreTask(NamedTuple):
-    """One taxonomy to score, as sent to another process; `options` are of `score_benchmark`."""
+@dataclass(frozen=True)
+class Scoring:
+    """One taxonomy to score, a unit of work; `options` are of `score_benchmark`."""
 
-    place: int
     predictions: pl.DataFrame
     runs: pl.DataFrame
     classes: dict[str, list[str]]
     choice: dict[str, dict[str, float]]
     options: dict[str, Any]
+    key = ""  # not kept
+    size = 1
+
+    def run(self, _: Any, progress: Progress) -> dict[str, pl.DataFrame]:  # noqa: ARG002
+        """Its rows of the benchmark, and those of each input."""
+        known = self.predictions, self.runs, self.classes
+        frame = score_benchmark(*known, choice=self.choice, **self.options)
+        return {"rows": frame, "inputs": score_by_input(*known, whole=frame, **self.options)}
 
 
 def benchmark_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all are called alike
@@ -104,25 +113,18 @@ def benchmark_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all
         chosen = _choice(study)
         possible = {k: one for k, one in samples_of(study).items() if "impossible" not in one}
         tasks = [
-            ScoreTask(
-                place,
+            Scoring(
                 predictions.filter(pl.col("taxonomy") == name),
                 runs.filter(pl.col("taxonomy") == name),
                 {name: entry["trained_classes"]},
                 {name: chosen.get(entry["taxonomy"], {})},
                 options,
             )
-            for place, (name, entry) in enumerate(possible.items())
+            for name, entry in possible.items()
         ]
-        scored = []
-        workers = 0 if current_engine().is_cluster else 1
-        with track("Scoring", total=len(tasks), unit="taxonomies") as progress:
-            for one in run_tasks(score_taxonomy, tasks, workers=workers):
-                scored.append(one)
-                progress.advance()
-        scored.sort(key=lambda one: one[0])
-        frame = pl.concat((one[1] for one in scored), rechunk=True)
-        inputs = pl.concat((one[2] for one in scored), rechunk=True)
+        scored = list(run_units(tasks, None, Opened(dict), label="Scoring", noun="taxonomies"))
+        frame = pl.concat((one.values["rows"] for one in scored), rechunk=True)
+        inputs = pl.concat((one.values["inputs"] for one in scored), rechunk=True)
         study.write(INPUTS_FILE, inputs)
         study.write(BENCHMARK_FILE, frame)
         rows = frame.filter(pl.col("source") == "model").rows_by_key("taxonomy", named=True)
@@ -138,7 +140,7 @@ def benchmark_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all
 
 
 def _by_level(
-    study: Study, tasks: Sequence[ScoreTask], frame: pl.DataFrame, name: str, levels: Sequence[int]
+    study: Study, tasks: Sequence[Scoring], frame: pl.DataFrame, name: str, levels: Sequence[int]
 ) -> pl.DataFrame:
     """The headline's figures of one taxonomy at each level; no rows where it did not train."""
     task = next(one for one in tasks if name in one.classes)
@@ -175,13 +177,6 @@ def _guessed(study: Study) -> Estimate:
     if not has_columns(table, PAPER):
         return NO_ESTIMATE
     return guessed_share(table, find_groups(table))
-
-
-def score_taxonomy(task: ScoreTask) -> tuple[int, pl.DataFrame, pl.DataFrame]:
-    """Score one taxonomy; returns its place, its benchmark rows, and those of each input."""
-    known = task.predictions, task.runs, task.classes
-    frame = score_benchmark(*known, choice=task.choice, **task.options)
-    return task.place, frame, score_by_input(*known, whole=frame, **task.options)
 
 
 class _Correlations(TypedDict):

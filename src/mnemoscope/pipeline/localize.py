@@ -53,7 +53,7 @@ from mnemoscope.pipeline.benchmark import check_alike, check_different_models, n
 from mnemoscope.pipeline.capture import open_maps, shown_tokens
 from mnemoscope.pipeline.train import (
     Job,
-    is_finished,
+    cnn_store,
     job_maps,
     job_rows,
     jobs_of,
@@ -376,7 +376,7 @@ def _sane(study: Study, job: Job) -> Iterator[tuple[int, dict[str, Any]]]:
     others = [("randomized", name, one) for name, one in randomized(trained)]
     for other in jobs_of(study):
         alike = replace(other, source=job.source, key=job.key) == job
-        if alike and other.source == "control" and is_finished(other):
+        if alike and other.source == "control" and cnn_store(study).has(other.key):
             others.append(("permuted", "labels permuted", trained_cnn(other)))
     for attribution in study.settings.localize.attributions:
         before = _first_means(study, job, trained, attribution)

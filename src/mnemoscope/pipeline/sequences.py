@@ -23,14 +23,14 @@ from mnemoscope.errors import UserError
 from mnemoscope.files import atomic_folder
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.model import LanguageModel, check_padded
-from mnemoscope.pipeline.blocks import verdicts
 from mnemoscope.pipeline.label import check_match
 from mnemoscope.pipeline.published_split import is_plain, read_published
+from mnemoscope.pipeline.questions import verdicts
 from mnemoscope.pipeline.sources import read_sources
 from mnemoscope.pipeline.trainings import check_inputs
 from mnemoscope.progress import say, track
 from mnemoscope.study.folder import Study, check_free
-from mnemoscope.study.models import Models, reference_name
+from mnemoscope.study.models import Models
 from mnemoscope.study.settings import NO_MODEL, StudySettings, check_corpus
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 
@@ -98,7 +98,7 @@ def check_sources(
         result = read_published(settings)
         check_sequences(result.frame, where=wanted.source, length=wanted.length)
         return result
-    check_inputs(settings, has_reference=reference_name(settings) is not None)
+    check_inputs(settings, has_reference=settings.reference is not None)
     result = read_sources(settings, models.tokenizer, source)  # before minutes of loading weights
     frame = result.frame
     check_match(frame, settings.label.match, wanted.source)

@@ -43,7 +43,7 @@ from mnemoscope.pipeline.knockout import (
 )
 from mnemoscope.pipeline.label import LABELS_FILE, nothing_to_train, samples_of
 from mnemoscope.pipeline.localize import StoredDelta, load_deltas
-from mnemoscope.pipeline.train import PREDICTIONS_FILE, RUNS_FILE, read_seconds
+from mnemoscope.pipeline.train import PREDICTIONS_FILE, RUNS_FILE
 from mnemoscope.report import tables
 from mnemoscope.report.charts import (
     CutCurve,
@@ -56,6 +56,7 @@ from mnemoscope.report.charts import (
 from mnemoscope.report.grafts import graft_of
 from mnemoscope.report.published import published_view
 from mnemoscope.stats import NO_ESTIMATE, Estimate
+from mnemoscope.store import Store
 from mnemoscope.study.folder import Study, versions
 from mnemoscope.study.settings import EMBEDDED, NO_MODEL
 from mnemoscope.study.stages import STAGES
@@ -524,9 +525,10 @@ def _benchmarks(study: Study) -> list[tuple[str, Benchmark]]:
 
 
 def seconds_of(study: Study, key: str) -> float:
-    """Seconds of one training, or of those of all folds; those not known are left out."""
-    paths = (study.folder / "cnn" / f"{one}.outcome.seconds" for one in key.split())
-    return sum(found for path in paths if not math.isnan(found := read_seconds(path)))
+    """Seconds of one training, or of those of all folds; what is not there counts nothing."""
+    store = Store(study.folder / "cnn")
+    there = (store.record(one) for one in key.split() if store.has(one))
+    return sum(float(one["values"]["seconds"]) for one in there)
 
 
 def _runs(runs: pl.DataFrame, predictions: pl.DataFrame, n_classes: int) -> Iterator[Record]:

@@ -10,7 +10,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from math import ceil
 from typing import Any, NamedTuple
@@ -35,7 +35,6 @@ from mnemoscope.benchmark.excess import (
 )
 from mnemoscope.benchmark.sources import BASELINES, MEMORY_FREE, TABLE, of_reader
 from mnemoscope.benchmark.verdict import COUNTED, FEWEST_TRAININGS
-from mnemoscope.cluster.engine import run_tasks
 from mnemoscope.data.table import look_up, token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.lm.model import LanguageModel
@@ -46,11 +45,9 @@ from mnemoscope.pipeline.label import text_measures
 from mnemoscope.pipeline.train import (
     Job,
     SampleRows,
-    is_finished,
     load_outcome,
     make_job,
-    run_job_on,
-    training_gpus,
+    run_jobs,
 )
 from mnemoscope.pipeline.trainings import settings_of
 from mnemoscope.progress import say, track
@@ -588,20 +585,8 @@ def _best(entries: Sequence[Entry], rung: str, n: int) -> list[Entry]:
 
 def _train(study: Study, candidates: Sequence[Candidate], rung: Rung) -> None:
     """Train what these candidates lack, several at once."""
-    (study.folder / "cnn").mkdir(exist_ok=True)
-    tasks = [(job, one.rows) for one in candidates for job in _jobs(study, one, rung)]
-    todo = [task for task in tasks if not is_finished(task[0])]
-    workers, gpus = study.settings.train.workers, training_gpus(study)
-    with track(f"Searching ({rung.name})", total=len(tasks), unit="CNNs and baselines") as progress:
-        progress.advance(len(tasks) - len(todo))
-        for _ in run_tasks(_run_task, todo, workers=workers, gpus=gpus):
-            progress.advance()
-
-
-def _run_task(task: tuple[Job, SampleRows]) -> str:
-    """Run one job, perhaps in another process; gives its key."""
-    job, rows = task
-    return run_job_on(Study(job.study), job, rows)
+    jobs = [job for one in candidates for job in _jobs(study, one, rung)]
+    run_jobs(study, jobs, f"Searching ({rung.name})")
 
 
 def _collect(study: Study, candidate: Candidate, rung: Rung, part: str) -> dict[str, Votes]:
@@ -625,7 +610,7 @@ def _jobs(study: Study, candidate: Candidate, rung: Rung) -> list[Job]:
         one for one in of_reader(MEMORY_FREE, "model") if usable or TABLE[one].reads != "reference"
     ]
     return [
-        make_job(study, name, rows, source, setting, seed, rung.preset)
+        replace(make_job(study, name, rows, source, setting, seed, rung.preset), rows=rows)
         for source in ("model", *controls)
         for setting in settings_of(study.settings, source)[:1]
         for seed in (rung.seeds[:1] if source in BASELINES else rung.seeds)

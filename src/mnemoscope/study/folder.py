@@ -32,7 +32,7 @@ from mnemoscope.errors import (
 from mnemoscope.files import NO_ROOM, check_shape, digest, disk_full, made_folder, write_text
 from mnemoscope.parse import parse_json, parse_yaml, read_bounded
 from mnemoscope.plugins import Plugin
-from mnemoscope.store import Making, Store, store_of_table
+from mnemoscope.store import Making, Store
 from mnemoscope.study.records import WithRecord
 from mnemoscope.study.settings import StudySettings, parse_settings
 from mnemoscope.study.stages import STAGES, TABLE_FILE, Stage, stage_named
@@ -48,18 +48,14 @@ LOCK_FILE = ".lock"
 DECODED_FILE = "decoded.parquet"
 """Continuations that a capture found after a scan; kept for as long as the verdicts."""
 _RECORDS = (
-    *(
-        "manifests/*",
-        "decoded",
-        "label_check",
-        "cnn/*",
-        "cnn/statistics/*",
-        "knockout/*",
-        "search/*",
-    ),
+    *("manifests/*", "decoded", "label_check", "search/*"),
     *("analysis/*/result", "analysis/kept/*"),
 )
 """The records of a study's artefacts."""
+_UNITS = ("cnn", "cnn/statistics", "graft", "knockout", "units/*")
+"""Folders with the results of units, each a store of its own (`cluster.units.UnitStore`)."""
+_TEMPORARY = [f"{one}/.*.tmp" for one in (".", "manifests", *_UNITS)]
+"""What killed processes leave."""
 _NAMING = ("label.taxonomies", "search.nodes", "search.beside")
 
 
@@ -73,12 +69,14 @@ class Study:
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
-        self.store = Store(self.folder, self._owner, self._remedy)
+        self.store = Store(self.folder, lambda: self.owner, self._remedy)
         self._making: Making | None = None  # the stage that runs here
         self._tables: dict[tuple[str, ...], tuple[tuple[str, ...], pl.DataFrame]] = {}
         self._read_settings()
 
-    def _owner(self) -> dict[str, str]:
+    @property
+    def owner(self) -> dict[str, str]:
+        """Whose what is kept here is, see `Store`."""
         return {"sequences": self.tokens}
 
     def _remedy(self, name: str) -> str:
@@ -89,7 +87,8 @@ class Study:
             return "make the study anew in another folder"
         if room == "analysis":
             return f"run 'mnemoscope analyze {last} {self.folder} --redo'"
-        verb = {"manifests": last, "decoded": "capture", "cnn": "train --redo"}.get(room, room)
+        verb = {"decoded": "capture", "cnn": "train --redo"}.get(room, room)
+        verb = last if room in ("manifests", "units") else verb
         return f"run 'mnemoscope {verb} {self.folder}'"
 
     def _read_settings(self) -> None:
@@ -310,7 +309,6 @@ class Study:
         if stage == "continue":
             self.store.forget("decoded")
             shutil.rmtree(self.folder / "maps", ignore_errors=True)
-            shutil.rmtree(self.folder / "continuation", ignore_errors=True)
             self.record["models"] = {}
 
     def seconds(self) -> dict[str, float]:
@@ -434,9 +432,14 @@ class Study:
 
     def verify(self) -> list[MnemoscopeError]:
         """Read all that the study holds but maps; what is missing, damaged or another study's."""
-        return self.store.verify(_RECORDS) + store_of_table(self.folder / "graft" / "any").verify(
-            ["*"]
-        )
+        found = self.store.verify(_RECORDS)
+        for folder in sorted(one for name in _UNITS for one in self.folder.glob(name)):
+            found += self._units_in(folder).verify(["*"])
+        return found
+
+    def _units_in(self, folder: Path) -> Store:
+        remedy = self._remedy(folder.relative_to(self.folder).as_posix())
+        return Store(folder, lambda: self.owner, lambda _: remedy)
 
     def _record_of(self, name: str) -> str:
         """The record that names a file: its stage's manifest, or one of its own."""
@@ -477,11 +480,13 @@ class Study:
         with hold_folder(self.folder, shared=shared):
             self._read_settings()
             if not shared:
-                for pattern in (".*.tmp", "cnn/.*.tmp", "manifests/.*.tmp"):
+                for pattern in _TEMPORARY:
                     for left in self.folder.glob(pattern):
                         left.unlink(missing_ok=True)
-                if self.manifest("continue"):
-                    shutil.rmtree(self.folder / "continuation", ignore_errors=True)
+                for stage in STAGES:
+                    units = self.folder / "units" / stage.name
+                    if units.is_dir() and self.is_done(stage.name):
+                        shutil.rmtree(units, ignore_errors=True)
             yield
 
 

@@ -13,17 +13,15 @@ from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import EMBEDDED, NO_MODEL, StudySettings, split_revision
 
 
-def reference_name(settings: StudySettings) -> str | None:
-    """Name of the reference model: from the settings, else the embedded model's own, else None."""
-    return settings.reference
-
-
 class Models:
     """Loads the model and its reference on first use; a loaded model may be passed in."""
 
     def __init__(self, settings: StudySettings, model: LanguageModel | None = None) -> None:
         self.settings = settings
         self._loaded: dict[str, LanguageModel] = {} if model is None else {"model": model}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"settings": self.settings, "_loaded": {}}  # every process loads its own
 
     def model(self, study: Study | None = None) -> LanguageModel:
         """The model under study; recorded in the study, or compared with its record.
@@ -35,7 +33,7 @@ class Models:
 
     def reference(self, study: Study | None) -> LanguageModel | None:
         """The model that never saw the sequences, None if there is none; errors as `model`."""
-        name = reference_name(self.settings)
+        name = self.settings.reference
         if name is None:
             return None
         loaded, model = self._get("reference", name, study), self.model(study)
@@ -45,7 +43,7 @@ class Models:
 
     def alone(self, role: str) -> LanguageModel:
         """The model of one role, for a worker that serves only this role; not compared."""
-        name = self.settings.model.name if role == "model" else reference_name(self.settings)
+        name = self.settings.model.name if role == "model" else self.settings.reference
         assert name is not None
         return self._get(role, name, None)
 
@@ -73,7 +71,7 @@ class Models:
 
     def check_reference(self) -> None:
         """Raise UserError if the reference is missing or has another tokenizer, without weights."""
-        name = reference_name(self.settings)
+        name = self.settings.reference
         if name is not None and name != EMBEDDED and self.settings.benchmark.controls:
             folder, revision = split_revision(name)
             check_same_tokens(self.model(), name, load_tokenizer(folder, revision=revision))
@@ -137,9 +135,9 @@ def identity_of(facts: Mapping[str, Any]) -> list[Any]:
     return [facts[name] for name in ("fingerprint", "dtype", "device", "bos_id")]
 
 
-def vocabulary_of(loaded: LanguageModel) -> str:
-    """SHA-256 of a model's vocabulary."""
-    pairs = sorted(loaded.tokenizer.get_vocab().items())
+def vocabulary_of(tokenizer: Any) -> str:
+    """SHA-256 of a tokenizer's vocabulary."""
+    pairs = sorted(tokenizer.get_vocab().items())
     return hashlib.sha256(repr(pairs).encode()).hexdigest()
 
 

@@ -32,7 +32,7 @@ class Stage:
         outputs: files and folders that it writes; its manifest names those that are there.
         columns: that of its files which adds columns to the table of sequences.
         is_optional: made by its own verb, not by `run`.
-        has_parts: whether it can be shared out with `--part`.
+        part: `module:function` that does a share of its units (`--part`), if it has any.
         has_engine: whether a cluster can do its work.
     """
 
@@ -45,23 +45,26 @@ class Stage:
     outputs: tuple[str, ...] = ()
     columns: str = ""
     is_optional: bool = False
-    has_parts: bool = False
+    part: str = ""
     has_engine: bool = False
 
     def load(self) -> Callable[..., None]:
         """The function that makes the stage."""
-        function: Callable[..., None] = _named(self.function)
-        return function
+        return _load(self.function)
+
+    def load_part(self) -> Callable[..., Any]:
+        """The function that does a share of its units."""
+        return _load(self.part)
 
     def load_cost(self) -> "Callable[[StudySettings, Counts], Cost]":
         """The function that says what it would take."""
-        function: Callable[[StudySettings, Counts], Cost] = _named(self.cost)
-        return function
+        return _load(self.cost)
 
 
-def _named(place: str) -> Any:
+def _load(place: str) -> Callable[..., Any]:
     module, _, name = place.partition(":")
-    return getattr(import_module(module), name)
+    function: Callable[..., Any] = getattr(import_module(module), name)
+    return function
 
 
 _MODEL = tuple(
@@ -84,10 +87,10 @@ STAGES: list[Stage] = [
         needs=("sequences",),
         settings=(*_MODEL, "continue.scan"),
         function="mnemoscope.pipeline.continue_:continue_stage",
+        part="mnemoscope.pipeline.continue_:ask_verdicts",
         cost="mnemoscope.pipeline.passes:continue_cost",
         outputs=("verdicts.parquet",),
         columns="verdicts.parquet",
-        has_parts=True,
         has_engine=True,
     ),
     Stage(
@@ -114,9 +117,9 @@ STAGES: list[Stage] = [
         needs=("label",),
         settings=(*_MODEL, "capture.reference", "capture.per_head", "benchmark.controls"),
         function="mnemoscope.pipeline.capture:capture_stage",
+        part="mnemoscope.pipeline.capture:ask_maps",
         cost="mnemoscope.pipeline.passes:capture_cost",
         outputs=("maps", "logprobs.parquet", "next_logprobs.parquet"),
-        has_parts=True,
         has_engine=True,
     ),
     Stage(
@@ -128,6 +131,7 @@ STAGES: list[Stage] = [
             *(f"benchmark.{key}" for key in _CONTROLS),
         ),
         function="mnemoscope.pipeline.train:train_stage",
+        part="mnemoscope.pipeline.train:train_share",
         cost="mnemoscope.pipeline.trainings:train_cost",
         outputs=("cnn", "predictions.parquet", "runs.parquet", "choice.parquet"),
         has_engine=True,
@@ -183,7 +187,7 @@ STAGES: list[Stage] = [
             "graft_patches.parquet",
         ),
         is_optional=True,
-        has_parts=True,
+        part="mnemoscope.pipeline.graft:make_grafts",
         has_engine=True,
     ),
     Stage(
