@@ -26,14 +26,11 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from mnemoscope.errors import DamagedDataError, NoRoomError, UserError, first_line
-from mnemoscope.parse import read_json
 
 if TYPE_CHECKING:
     import numpy as np
     import polars as pl
     from pydantic import TypeAdapter
-
-_RECORD_KEY = "sha256"
 
 
 @contextmanager
@@ -154,31 +151,6 @@ def write_json(path: Path | str, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def write_record(path: Path | str, values: Mapping[str, Any]) -> None:
-    """Write a record as JSON with its own SHA-256 (key ``sha256``); errors as `atomic_path`."""
-    write_json(path, {**values, _RECORD_KEY: _record_sha256(values)})
-
-
-def read_record(path: Path, shape: Any = dict, *, remedy: str) -> dict[str, Any]:
-    """Read what `write_record` wrote, and see that it is unchanged and holds what is needed.
-
-    `shape` is a type that the record must be of (as `check_shape`); `remedy` completes the error
-    message. Raises FileNotFoundError: no such file. DamagedDataError: unreadable, changed since it
-    was written, or another kind of file.
-    """
-    try:
-        found: dict[str, Any] = read_json(path)
-        check_shape(found, dict[str, Any])
-        if found.pop(_RECORD_KEY, None) != _record_sha256(found):
-            raise ValueError("its content has changed since it was written: sha256")
-        check_shape(found, shape)
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError) as error:
-        raise DamagedDataError(f"{path}: damaged ({first_line(error)}). {remedy}") from None
-    return found
-
-
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file in hexadecimal; UserError where it cannot be read."""
     try:
@@ -208,12 +180,6 @@ def _adapter(shape: Any) -> "TypeAdapter[Any]":
     from pydantic import TypeAdapter  # heavy, and --help must be quick
 
     return TypeAdapter(shape)
-
-
-def _record_sha256(values: Mapping[str, Any]) -> str:
-    """Hash the values as they come back from JSON, in any order of keys."""
-    plain = json.loads(json.dumps({k: v for k, v in values.items() if k != _RECORD_KEY}))
-    return digest(plain)
 
 
 def digest(value: Any) -> str:

@@ -44,7 +44,7 @@ def verify_audit(out: Path, load: Load) -> Verification:
     Raises UserError: no audit there, or the model cannot be loaded. DamagedDataError: a file that
     cannot be read.
     """
-    record, frame = read_audit(out)
+    record, frame = read_audit(out, as_it_is=True)
     documents, problems, notes = _check_documents(out, record)
     changed = changed_tables(out, record)
     problems += changed.values()
