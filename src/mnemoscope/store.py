@@ -200,16 +200,17 @@ class Store:
                     self.path(name, file)
                 except (UserError, DamagedDataError) as error:
                     found.append(error)
-        for path in sorted({one for name in names for one in self._data_beside(name)} - named):
-            name = path.relative_to(self.folder).as_posix().partition(".")[0]
-            found.append(self.missing(self.record_path(name), name))
-        return found
+        lost = {one for name in names for path, one in self._data_beside(name) if path not in named}
+        return found + [self.missing(self.record_path(name), name) for name in sorted(lost)]
 
-    def _data_beside(self, name: str) -> Iterator[Path]:
-        """Tables, tensors and arrays in the folder of a record."""
-        for path in self.folder.glob(str(Path(name).parent / "*")):
+    def _data_beside(self, name: str) -> Iterator[tuple[Path, str]]:
+        """Tables, tensors and arrays in the folders of records, and the record that each lacks."""
+        folder, own = Path(name).parent, Path(name).name
+        is_of_all = "*" in str(folder) and "*" not in own  # one record a folder
+        for path in self.folder.glob(str(folder / "*")):
             if path.suffix in _DATA and not path.name.startswith("."):
-                yield path
+                last = own if is_of_all else path.name.partition(".")[0]
+                yield path, (path.relative_to(self.folder).parent / last).as_posix()
 
     def missing(self, path: Path, name: str) -> MissingError:
         """The error for what is not there."""
