@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from mnemoscope.cluster import units
 from mnemoscope.data.table import token_matrix
@@ -282,8 +282,6 @@ def plant(study: Study, repeats: int = 1, **changes) -> None:
         "n_says": [1, 1, 1],
     }
     delta = torch.rand((3, 2, 64, 64), generator=torch.Generator().manual_seed(0)).tril()
-    save_file(
-        {"0000": delta.repeat(1, repeats, 1, 1)},
-        study.folder / "decisiveness.safetensors",
-        metadata={"facts": json.dumps([facts | changes])},
-    )
+    said = {"facts": json.dumps([facts | changes])}
+    data = save({"0000": delta.repeat(1, repeats, 1, 1)}, metadata=said)
+    put_in_place(study.folder, decisiveness__safetensors=data)

@@ -2,7 +2,7 @@
 
 One file a check, so that a kill loses nothing.
 
-A folder holds `windows.parquet` (what is watched), `watch.json` (of which windows, by which
+A folder holds `watched.parquet` (the windows), `watch.json` (of which windows, by which
 versions) and `checks/step-N.parquet`: `window`, `is_memorized`, `right` (share of suffix tokens
 that are the argmax after the true ones), `logprob` (mean a suffix token, nats) and, where the
 windows were decoded, `memorization_score`.
@@ -26,7 +26,7 @@ from mnemoscope.store import Store
 from mnemoscope.training.windows import WatchedWindows
 
 WATCH = "watch"
-_WINDOWS = "windows.parquet"
+_WINDOWS = "watched.parquet"
 _PART = re.compile(r"step-(\d+)\.json")
 _LIBRARIES = ("mnemoscope", "torch", "transformers")
 
