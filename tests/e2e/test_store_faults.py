@@ -77,7 +77,7 @@ def capturing(forkserver) -> Iterator:
 
 def wait_for_shards(study: Path, n: int, process) -> None:
     limit = time.monotonic() + PATIENCE_SECONDS
-    while len(list(study.glob("maps/model/shard-*"))) < n and process.is_alive():
+    while len(list(study.glob("maps/model/shard-*.json"))) < n and process.is_alive():
         assert time.monotonic() < limit, f"waited in vain for {n} shards"
         time.sleep(0.001)
 
@@ -104,7 +104,7 @@ def test_damaged_shards_are_named_and_capture_redoes_just_those(
     how, captured, tmp_path, call, refused
 ):
     study = Path(shutil.copytree(captured, tmp_path / "study"))
-    shards = sorted(study.glob("maps/model/shard-*"))
+    shards = sorted(study.glob("maps/model/shard-*.safetensors"))
     times = {path: path.stat().st_mtime_ns for path in shards}
     for position in (3, 90):
         damage(shards[position], how)
@@ -149,7 +149,10 @@ def test_a_disk_that_fills_up_leaves_a_valid_store_that_goes_on(
         assert 0 < len(store) < N_SEQUENCES
         assert "the disk is full" in refused("capture", study, "-q")  # still full
         subprocess.run(["mount", "-o", "remount,size=40m", str(disk)], check=True)
-        kept = {path: path.stat().st_mtime_ns for path in sorted(study.glob("maps/model/shard-*"))}
+        kept = {
+            path: path.stat().st_mtime_ns
+            for path in sorted(study.glob("maps/model/shard-*.safetensors"))
+        }
         assert call("capture", study, "-q").status == 0
         assert maps_of(study) == maps_of(captured)
         redone = [path for path in kept if path.stat().st_mtime_ns != kept[path]]
@@ -161,6 +164,9 @@ def test_a_second_writer_is_refused_with_the_firsts_number(begun, tmp_path, capt
     first = capturing(study)
     wait_for_shards(study, 1, first)
     os.kill(first.pid, signal.SIGSTOP)
+    state = Path(f"/proc/{first.pid}/stat")
+    while state.is_file() and state.read_text().rsplit(")", 1)[1].split()[0] != "T":
+        time.sleep(0.001)  # the write that it is at ends first
     try:
         before = maps_of(study)
         assert f"in use by process {first.pid}." in refused("capture", study, "-q")
