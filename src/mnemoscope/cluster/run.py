@@ -1,7 +1,7 @@
 """Run units of work where the executor in use runs them: on this machine, or on a cluster."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any, Protocol
 
@@ -86,7 +86,10 @@ def run_units(
     ]
     todo = [place for place in range(len(units)) if not is_kept[place]]
     total = sum(one.size for one in units)
-    with track(label, total=total, unit=noun) if total else nullcontext(SILENT) as progress:
+    shown: AbstractContextManager[Progress] = nullcontext(SILENT)
+    if total:
+        shown = track(label, total=total, unit=noun)
+    with shown as progress:
         progress.advance(
             sum(unit.size for unit, is_there in zip(units, is_kept, strict=True) if is_there)
         )
