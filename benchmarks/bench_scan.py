@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import polars as pl
 import torch
 from bench_capture import LENGTH, random_pythia
 
@@ -25,6 +24,7 @@ from mnemoscope.embedded import model_path, sequences_path
 from mnemoscope.lm.continue_ import continue_sequences, scan_memorized
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import LanguageModel, wrap_model
+from mnemoscope.study.folder import Study
 
 _T = TypeVar("_T")
 
@@ -32,7 +32,7 @@ _T = TypeVar("_T")
 def known_verdicts(study: Path | None) -> tuple[np.ndarray, np.ndarray]:
     """Tokens, and which sequences are memorized: of a study, or of the embedded model by scan."""
     if study is not None:
-        table = pl.read_parquet(study / "sequences.parquet")
+        table = Study(study).sequences
         return token_matrix(table), table["is_memorized"].to_numpy()
     tokens = token_matrix(read_table(sequences_path()).sample(2000, seed=0))
     scans = scan_memorized(load_model(model_path()), tokens, batch_size=64)

@@ -11,6 +11,7 @@ tables show the cells that are whole.
 import argparse
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -21,18 +22,20 @@ import torch
 from pages import figure, show_tables, table_of
 
 from mnemoscope.benchmark.excess import Votes, estimate_auc, measure_excess, pair_names
+from mnemoscope.cluster.run import run_units
+from mnemoscope.cluster.units import Opened
 from mnemoscope.cnn.metrics import estimate_scores
 from mnemoscope.cnn.presets import CnnSetting
 from mnemoscope.flow.run import run
-from mnemoscope.pipeline.map_statistics import TOKENS, keep_statistics, statistics_tasks
+from mnemoscope.pipeline.map_statistics import TOKENS, statistics_store, statistics_units
 from mnemoscope.pipeline.train import (
     Job,
     SampleRows,
+    cnn_store,
     fold_rows,
-    is_finished,
     load_outcome,
     make_job,
-    run_job_on,
+    run_jobs,
     sample_rows,
 )
 from mnemoscope.study.settings import parse_settings
@@ -111,10 +114,10 @@ class Trial:
         assert folds is not None
         self.whole, self.classes, self.folds = whole, rows.classes, folds
         for role in ("model", "reference", TOKENS):
-            for task in statistics_tasks(self.study, role):
-                keep_statistics(task)
+            units, here = statistics_units(self.study, role), Opened(dict, self.study)
+            list(run_units(units, statistics_store(self.study), here))
 
-    def jobs(self, cell: Cell) -> Iterator[tuple[Job, SampleRows]]:
+    def jobs(self, cell: Cell) -> Iterator[Job]:
         """One training a fold, on the first `size` of each class in the order of the seed."""
         source, preset = cell.reader.sources[cell.column], cell.reader.preset
         for fold in self.folds:
@@ -122,20 +125,19 @@ class Trial:
             if cell.size != ALL:
                 train = train.filter(pl.int_range(pl.len()).over("class") < cell.size)
             rows = SampleRows(train, fold.evaluation, fold.classes)
-            yield (
-                make_job(self.study, PAPER, rows, source, cell.reader.setting, 0, preset),
-                rows,
-            )
+            job = make_job(self.study, PAPER, rows, source, cell.reader.setting, 0, preset)
+            yield replace(job, rows=rows)
 
     def is_whole(self, cell: Cell) -> bool:
         """Whether every fold is trained."""
-        return all(is_finished(job) for job, _ in self.jobs(cell))
+        return all(cnn_store(self.study).has(job.key) for job in self.jobs(cell))
 
     def votes(self, cell: Cell) -> Votes:
         """What was said of every sequence out of its fold; groups are documents."""
         found = []
-        for job, rows in self.jobs(cell):
-            outcome = load_outcome(job)
+        for job in self.jobs(cell):
+            outcome, rows = load_outcome(job), job.rows
+            assert rows is not None
             found.append(
                 rows.evaluation.select("sequence_id", "class_index", "group").with_columns(
                     predicted=pl.Series(outcome.predicted[-1]),
@@ -205,12 +207,11 @@ def main(folder: Path, minutes: float) -> str:
     torch.set_num_threads(1)
     started = time.monotonic()
     trial = Trial(folder)
-    (folder / "cnn").mkdir(exist_ok=True)
     made = []
     for cell in cells():
-        for job, rows in trial.jobs(cell):
-            if not is_finished(job) and time.monotonic() - started < 60 * minutes:
-                run_job_on(trial.study, job, rows)
+        for job in trial.jobs(cell):
+            if time.monotonic() - started < 60 * minutes:
+                run_jobs(trial.study, [job], "Training")
         if trial.is_whole(cell):
             made.append(cell)
             print(f"{cell.reader.name}, {cell.size or 'all'}, {cell.column}", flush=True)

@@ -24,10 +24,11 @@ import polars as pl
 import yaml
 
 import mnemoscope
+from mnemoscope.study.folder import Study
 
 FIELDS_PASSED_OVER = {"seconds", "at", "versions", "bytes"}
 """Keys of JSON and YAML, columns of tables; `bytes` is of the report, which tells durations."""
-FILES_PASSED_OVER = re.compile(r"\.lock|about\.json|.*\.seconds")
+FILES_PASSED_OVER = re.compile(r"\.lock|about\.json|[0-9a-f]{20}\.json")
 PAPER, PRASHANTH = "'Non-Memo, Guess, Recall'", "'Non-Memo, Recite[5], Reconstruct, Recollect'"
 VERBS = {
     "demo": "demo --small -o demo",
@@ -97,7 +98,7 @@ def make(out: Path) -> None:
 
 def write_inputs(out: Path) -> None:
     """Put texts for the audits and a table for the verbs on tables beside the finished demo."""
-    sequences = pl.read_parquet(out / "demo" / "sequences.parquet")
+    sequences = Study(out / "demo").sequences
     (out / "texts").mkdir()
     (out / "texts" / "code.txt").write_text(Path(difflib.__file__).read_text()[:6000])
     sequences.gather_every(150).select("text").write_ndjson(out / "texts" / "rows.jsonl")

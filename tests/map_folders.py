@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mnemoscope.maps import store
+from mnemoscope import store
 from mnemoscope.maps.format import StoreMeta, pack_shard
 from mnemoscope.maps.store import MapWriter
 

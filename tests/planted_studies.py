@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from mnemoscope.files import write_record
+from study_files import put_in_place, rewrite_record
 
 RECITE = "Non-Memo, Recite[5], Recollect"
 GUESS = "Non-Memo, Guess, Recall"
@@ -27,19 +27,19 @@ def plant(made: Path, folder: Path, *, right: dict[str, float], seed: int = 0) -
         entry.pop("impossible", None)
         entry |= {"trained_classes": entry["classes"], "dropped": [], "warnings": []}
         entry |= {"n_train": 2 * N_CLASS, "n_eval": N_CLASS, "n_groups_crossing": 0}
-    write_record(path, manifest)
+    rewrite_record(path, **manifest)
     generator = np.random.default_rng(seed)
     tables = [_predictions(name, share, generator) for name, share in right.items()]
     predictions = pl.concat(tables)
     keys = ["taxonomy", "source", "setting", "seed"]
     runs = predictions.select(keys).unique(maintain_order=True)
-    predictions.write_parquet(folder / "predictions.parquet")
-    runs.with_columns(
+    runs = runs.with_columns(
         n_train=pl.lit(6 * N_CLASS),
         did_train=pl.lit(True),
         train_min_f1=pl.lit(0.9),
         key=pl.lit("planted"),
-    ).write_parquet(folder / "runs.parquet")
+    )
+    put_in_place(folder, predictions__parquet=predictions, runs__parquet=runs)
     return folder
 
 

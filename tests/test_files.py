@@ -1,12 +1,9 @@
-"""Files are whole or not there; of a Parquet file every flipped bit is found."""
+"""Files are whole or not there."""
 
 import errno
-import hashlib
-import io
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
 from filelock import Timeout
 
@@ -17,66 +14,9 @@ from mnemoscope.files import (
     atomic_folder,
     atomic_path,
     open_array,
-    read_kept,
-    read_parquet,
     write_json,
-    write_kept,
-    write_parquet,
     write_text,
 )
-
-FRAME = pl.DataFrame(
-    {"sequence_id": [3, 1, None], "tokens": [[1, 2], [], [7]], "suffix": ["own", "true", "0" * 64]}
-)
-
-
-@pytest.fixture
-def path(tmp_path):
-    write_parquet(tmp_path / "a.parquet", FRAME, metadata={"mnemoscope.schema_version": "1"})
-    return tmp_path / "a.parquet"
-
-
-def test_a_flip_of_any_bit_and_a_cut_are_found(path) -> None:
-    def refused() -> None:
-        with pytest.raises(DamagedDataError, match=r"a\.parquet: damaged.*or ask for another"):
-            read_parquet(path, remedy="ask for another")
-
-    whole = path.read_bytes()
-    for length in (0, 1, 7, len(whole) // 2, len(whole) - 1):
-        path.write_bytes(whole[:length])
-        refused()
-    path.write_bytes(whole)
-    with path.open("r+b", buffering=0) as file:
-        for position, byte in enumerate(whole):
-            file.seek(position)
-            file.write(bytes([byte ^ 1 << (0 if position % 2 else 6)]))
-            refused()
-            file.seek(position)
-            file.write(bytes([byte]))
-    assert read_parquet(path).equals(FRAME, null_equal=True)
-    with pytest.raises(FileNotFoundError):
-        read_parquet(path.with_name("none.parquet"))
-
-
-def test_any_reader_reads_it_and_can_check_it(path, tmp_path) -> None:
-    assert pl.read_parquet(path).equals(FRAME, null_equal=True)
-    metadata = pl.read_parquet_metadata(path)
-    assert metadata["mnemoscope.schema_version"] == "1"
-    digest = metadata["mnemoscope.sha256"].removeprefix("mnemoscope:")
-    before, _, after = path.read_bytes().rpartition(digest.encode())
-    assert hashlib.sha256(before + b"0" * 64 + after).hexdigest() == digest
-    write_parquet(tmp_path / "b.parquet", FRAME, metadata={"mnemoscope.schema_version": "1"})
-    assert (tmp_path / "b.parquet").read_bytes() == path.read_bytes()
-
-
-def test_a_file_of_another_program_is_read_as_it_is(tmp_path) -> None:
-    FRAME.write_parquet(tmp_path / "theirs.parquet")
-    assert read_parquet(tmp_path / "theirs.parquet").equals(FRAME, null_equal=True)
-    write_parquet(tmp_path / "bare.parquet", FRAME, seal=False)
-    buffer = io.BytesIO()
-    FRAME.write_parquet(buffer, compression="zstd")
-    assert (tmp_path / "bare.parquet").read_bytes() == buffer.getvalue()
-    assert read_parquet(tmp_path / "bare.parquet").equals(FRAME, null_equal=True)
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path) -> None:
@@ -142,17 +82,6 @@ def test_a_folder_that_another_makes_is_in_use_and_left_alone(tmp_path: Path) ->
 
     with pytest.raises(Timeout):
         timed_out()
-
-
-def test_a_kept_table_is_taken_at_its_own_place_alone(tmp_path) -> None:
-    frame, names = pl.DataFrame({"one": [1, 2]}), [tmp_path / "a.parquet", tmp_path / "b.parquet"]
-    write_kept(names[0], frame)
-    write_kept(names[1], frame.reverse())
-    assert read_kept(names[0], "part").equals(frame)
-    names[1].replace(names[0])
-    assert read_kept(names[0], "part") is None
-    write_parquet(names[0], frame)  # as earlier versions did
-    assert read_kept(names[0], "part").equals(frame)
 
 
 GOOD_HEADER = "{'descr': '<i4', 'fortran_order': False, 'shape': (4, 4)}"

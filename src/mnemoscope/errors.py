@@ -25,6 +25,14 @@ class UnsupportedModelError(UserError):
     """A model whose family cannot be asked this; others can."""
 
 
+class MissingError(UserError):
+    """Something that was not made yet, or is gone."""
+
+
+class OutOfDateError(UserError):
+    """Something that was made with other settings, sequences or models."""
+
+
 class DamagedDataError(MnemoscopeError):
     """A file that mnemoscope or the user wrote earlier is torn, altered or unreadable."""
 

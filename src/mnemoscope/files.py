@@ -1,7 +1,7 @@
-"""Write files atomically, Parquet tables and JSON records with their own SHA-256.
+"""Write files atomically, and read tables that come from outside without harm.
 
 A file that exists is complete: it is written to a temporary file, synced and renamed. A full disk
-raises `NoRoomError` and leaves the old file. Reading a Parquet file detects flipped bits.
+raises `NoRoomError` and leaves the old file. What is kept is checked by `store`.
 """
 
 import atexit
@@ -17,34 +17,20 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from mnemoscope.errors import DamagedDataError, NoRoomError, UserError, first_line
-from mnemoscope.parse import read_json
-from mnemoscope.progress import say
 
 if TYPE_CHECKING:
     import numpy as np
     import polars as pl
     from pydantic import TypeAdapter
-
-_RECORD_KEY = "sha256"
-_UNSEALED = "0.1."
-_KEY = "mnemoscope.sha256"
-_PLACE = "mnemoscope.place"
-# A second mark, so that one flipped bit cannot hide that there is a checksum.
-_MARK = "mnemoscope:"
-_BLANK = b"0" * 64
-# In Thrift's compact protocol: the key, then a string of 75 bytes as the next field.
-_BEFORE = _KEY.encode() + bytes([0x18, len(_MARK) + len(_BLANK)]) + _MARK.encode()
-_FOOTER_END = 8  # the footer's length (uint32, little endian) and "PAR1"
-_BLOCK = 1 << 20
 
 
 @contextmanager
@@ -160,69 +146,9 @@ def write_text(path: Path | str, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def write_kept(path: Path, frame: "pl.DataFrame") -> None:
-    """Write a table for `read_kept`, bound to its name; errors as `atomic_path`."""
-    write_parquet(path, frame, metadata={_PLACE: _place_of(path)})
-
-
-def read_kept(path: Path, what: str) -> "pl.DataFrame | None":
-    """Read a table kept from an earlier run.
-
-    None where there is none, or where it is damaged or that of another place, which is said.
-    """
-    import polars as pl
-
-    if path.is_file():
-        try:
-            frame = read_parquet(path)
-            if pl.read_parquet_metadata(path).get(_PLACE, _place_of(path)) == _place_of(path):
-                return frame
-        except (OSError, DamagedDataError):
-            pass
-        say(f"{path}: damaged or from another study; recomputing {what}.")
-    return None
-
-
-def _place_of(path: Path) -> str:
-    return f"{path.parent.name}/{path.name}"
-
-
 def write_json(path: Path | str, value: Any) -> None:
     """Write indented JSON atomically, keeping the order of keys; errors as `atomic_path`."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_record(path: Path | str, values: Mapping[str, Any]) -> None:
-    """Write a record as JSON with its own SHA-256 (key ``sha256``); errors as `atomic_path`."""
-    write_json(path, {**values, _RECORD_KEY: _record_sha256(values)})
-
-
-def read_record(
-    path: Path, shape: Any = dict, *, remedy: str, versions: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """Read what `write_record` wrote, and see that it is unchanged and holds what is needed.
-
-    `shape` is a type that the record must be of (as `check_shape`); `remedy` completes the error
-    message. Version 0.1 wrote no checksums: a record without one must say (`versions`, or those
-    that are given here) that it is of that version. Raises FileNotFoundError: no such file.
-    DamagedDataError: unreadable, changed since it was written, or another kind of file.
-    """
-    try:
-        found: dict[str, Any] = read_json(path)
-        check_shape(found, dict[str, Any])
-        said, content = found.pop(_RECORD_KEY, None), "its content has changed since it was written"
-        if said is None:
-            by = (found.get("versions") if versions is None else versions) or {}
-            if not (isinstance(by, dict) and str(by.get("mnemoscope")).startswith(_UNSEALED)):
-                raise ValueError(f"{content}: it has no sha256")
-        elif said != _record_sha256(found):
-            raise ValueError(f"{content}: sha256")
-        check_shape(found, shape)
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError) as error:
-        raise DamagedDataError(f"{path}: damaged ({first_line(error)}). {remedy}") from None
-    return found
 
 
 def file_sha256(path: Path) -> str:
@@ -254,12 +180,6 @@ def _adapter(shape: Any) -> "TypeAdapter[Any]":
     from pydantic import TypeAdapter  # heavy, and --help must be quick
 
     return TypeAdapter(shape)
-
-
-def _record_sha256(values: Mapping[str, Any]) -> str:
-    """Hash the values as they come back from JSON, in any order of keys."""
-    plain = json.loads(json.dumps({k: v for k, v in values.items() if k != _RECORD_KEY}))
-    return digest(plain)
 
 
 def digest(value: Any) -> str:
@@ -311,101 +231,35 @@ def open_array(path: Path) -> "np.memmap[Any, Any]":
 
 
 def write_parquet(
-    path: Path | str,
-    frame: "pl.DataFrame",
-    *,
-    metadata: Mapping[str, str] | None = None,
-    seal: bool = True,
+    path: Path | str, frame: "pl.DataFrame", *, metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write a table atomically; arguments as `parquet_bytes`, errors as `atomic_path`."""
-    write_bytes(path, parquet_bytes(frame, metadata=metadata, seal=seal))
+    write_bytes(path, parquet_bytes(frame, metadata=metadata))
 
 
-def parquet_bytes(
-    frame: "pl.DataFrame", *, metadata: Mapping[str, str] | None = None, seal: bool = True
-) -> bytes:
-    """Encode a table as zstd Parquet; `seal` it unless its SHA-256 is stored elsewhere."""
+def parquet_bytes(frame: "pl.DataFrame", *, metadata: Mapping[str, str] | None = None) -> bytes:
+    """Encode a table as zstd Parquet."""
     buffer = io.BytesIO()
-    entries = dict(metadata or {}) | ({_KEY: _MARK + _BLANK.decode()} if seal else {})
-    frame.write_parquet(buffer, compression="zstd", metadata=entries or None)
-    if seal:
-        place = _place(buffer)
-        assert place is not None
-        digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
-        buffer.seek(place)
-        buffer.write(digest.encode())
+    frame.write_parquet(buffer, compression="zstd", metadata=dict(metadata or {}) or None)
     return buffer.getvalue()
 
 
-def seal_of(data: bytes) -> str:
-    """The checksum that a sealed table carries; empty where it carries none."""
-    place = _place(io.BytesIO(data))
-    return data[place : place + len(_BLANK)].decode("ascii", "replace") if place else ""
+def read_parquet(path: Path | str, *, remedy: str = "delete it and run again") -> "pl.DataFrame":
+    """Read a table that no record vouches for.
 
-
-def read_parquet(
-    path: Path | str,
-    *,
-    remedy: str = "delete it and run again",
-    seals: Collection[str] | None = None,
-) -> "pl.DataFrame":
-    """Read a table and verify its checksum; files without one are read as they are.
-
-    `remedy` completes the error message: what to do about a damaged file without a copy. `seals`
-    are the checksums (`seal_of`) of tables that belong in this place; None lets in any. Raises
-    OSError: the file is missing or unreadable. DamagedDataError: torn, not Parquet, changed since
-    it was written, or another table's file.
+    `remedy` completes the error message: what to do about a damaged file without a copy. Raises
+    OSError: the file is missing or unreadable. DamagedDataError: torn, or not Parquet.
     """
     import polars as pl
 
     path = Path(path)
-    with open(path, "rb") as file:
-        is_whole, seal = _checked(file)
-    reason = "its content has changed since it was written: sha256"
-    if is_whole is None:
-        reason = fault_of_parquet(path)
-    elif is_whole and seals is not None and seal not in seals:
-        is_whole, reason = False, "it is not the table that was written here"
-    if is_whole or not reason:
+    reason = fault_of_parquet(path)
+    if not reason:
         try:
             return pl.read_parquet(path, glob=False)
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
             reason = first_line(error, 80)
     raise DamagedDataError(f"{path}: damaged ({reason}). Restore it from a copy, or {remedy}.")
-
-
-def _checked(file: BinaryIO) -> tuple[bool | None, str]:
-    """Whether the file's checksum matches, and what it says; None where it carries none."""
-    place = _place(file)
-    if place is None:
-        return None, ""
-    file.seek(0)
-    digest = hashlib.sha256()
-    left = place
-    while left and (block := file.read(min(left, _BLOCK))):
-        digest.update(block)
-        left -= len(block)
-    written = file.read(len(_BLANK))
-    digest.update(_BLANK)
-    while block := file.read(_BLOCK):
-        digest.update(block)
-    found = digest.hexdigest()
-    return found.encode() == written, found
-
-
-def _place(file: BinaryIO) -> int | None:
-    """Offset of the checksum; None if there is none, 0 if its mark is damaged."""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - _FOOTER_END))
-    start = size - _FOOTER_END - int.from_bytes(file.read(4), "little")
-    if start < 0:
-        return None  # not a complete Parquet file: reading it fails
-    file.seek(start)
-    footer = file.read()
-    found = footer.rfind(_BEFORE)
-    if found >= 0:
-        return start + found + len(_BEFORE)
-    return 0 if _KEY.encode() in footer or _MARK.encode() in footer else None
 
 
 # -- a file that nothing says is whole -----------------------------------------------------------

@@ -247,7 +247,7 @@ def test_levels_and_frequencies_of_a_split_are_the_planted_ones(own_study, tiny,
     # Mean of count(first of the suffix) - count(last of the prefix), from the files' lists.
     result = call("analyze", "boundary", own_study, "--set", "tolerance=0.12", "-q")
     assert result.status == 0, result.err
-    table = pl.read_parquet(own_study / "sequences.parquet")
+    table = Study(own_study).sequences
     memorized = table.filter("is_memorized")["published_frequencies"].to_list()
     counts = np.array(memorized, dtype=np.float64)
     columns = pl.col("tokens").explode(), pl.col("published_frequencies").explode()

@@ -45,9 +45,10 @@ from mnemoscope.audits.questions import audit_settings
 from mnemoscope.audits.run import make_audit
 from mnemoscope.embedded import model_path
 from mnemoscope.errors import UserError
-from mnemoscope.files import write_record
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.load import load_model
+from mnemoscope.study.folder import Study
+from study_files import rewrite_record
 
 PAPER = "Non-Memo, Guess, Recall"
 QUICK = audit_settings(edits=0, near_length=0, refine_from=33)
@@ -254,11 +255,10 @@ def test_a_changed_document_is_not_shown_but_its_passages_are(audit_folder, pass
 def test_a_text_outside_the_audit_folder_is_not_read(audit_folder, tmp_path) -> None:
     folder = tmp_path / "audit"
     shutil.copytree(audit_folder.folder, folder)
-    record = json.loads((folder / "audit.json").read_text())
+    documents = json.loads((folder / "audit.json").read_text())["documents"]
     (tmp_path / "outside.txt").write_text(audit_folder.source.read_text())
-    record["documents"][0]["text_file"] = "../outside.txt"
-    del record["sha256"]
-    write_record(folder / "audit.json", record)
+    documents[0]["text_file"] = "../outside.txt"
+    rewrite_record(folder / "audit.json", documents=documents)
     assert list(open_audit(folder).texts.values()) == [None]
 
 
@@ -294,7 +294,7 @@ def test_sequences_by_class_are_all_there_page_by_page(browsed, small_demo) -> N
 def test_a_sequence_is_shown_with_the_maps_that_the_store_holds(browsed, small_demo) -> None:
     rows = pl.read_parquet(small_demo / "samples.parquet").filter(sample=PAPER)
     number = rows.filter(pl.col("class") == "Recall")["sequence_id"][0]
-    table = pl.read_parquet(small_demo / "sequences.parquet")
+    table = Study(small_demo).sequences
     row = table.filter(sequence_id=number).row(0, named=True)
     page = Page(browsed.render_sequence(number))
     page.assert_harmless()

@@ -18,8 +18,9 @@ from mnemoscope.audits.questions import audit_settings
 from mnemoscope.audits.records import read_audit
 from mnemoscope.audits.tokens import character_range, tokenize
 from mnemoscope.errors import DamagedDataError, UserError
-from mnemoscope.files import file_sha256, read_parquet, write_parquet, write_record
+from mnemoscope.files import file_sha256, read_parquet, write_parquet
 from mnemoscope.lm.continue_ import scan_memorized
+from study_files import rewrite_record
 from tests.audits.conftest import BRIEF, audit_documents, with_word
 
 SPANS = audit_settings(**BRIEF)
@@ -189,8 +190,7 @@ def test_verify_repeats_what_holds(made, lm, verify):
 
 def test_an_audit_of_another_version_is_refused(made, tmp_path):
     shutil.copytree(made.out, tmp_path / "out")
-    record = {**made.record, "schema_version": 2}
-    write_record(tmp_path / "out" / "audit.json", record)
+    rewrite_record(tmp_path / "out" / "audit.json", schema_version=2)
     with pytest.raises(UserError, match="of another mnemoscope"):
         read_audit(tmp_path / "out")
 
@@ -253,8 +253,8 @@ def test_verify_says_what_does_not_hold(audited, trained, tmp_path, lm, referenc
 def test_verify_sees_a_change_whose_hash_was_made_new(small, tmp_path, lm, change, verify):
     small[2].with_columns(**change).write_parquet(tmp_path / "spans.parquet")
     files = {"spans.parquet": file_sha256(tmp_path / "spans.parquet")}
-    record = {name: one for name, one in small[1].items() if name != "sha256"} | {"files": files}
-    write_record(tmp_path / "audit.json", record)
+    shutil.copy(small[0] / "out" / "audit.json", tmp_path)
+    rewrite_record(tmp_path / "audit.json", files=files)
     found = verify(tmp_path, lm)
     assert found.n_hold == 0
     assert all("does not hold" in one for one in found.problems)
@@ -271,10 +271,9 @@ def test_verify_asks_for_the_tables_again(small, tmp_path, lm, name, change, sai
     out = Path(shutil.copytree(small[0] / "out", tmp_path / "out"))
     path = out / f"{name}.parquet"
     write_parquet(path, read_parquet(path).with_columns(**change))
-    assert verify(out, lm).problems == [f"{path.name} was changed after the audit."]
-    record = small[1] | {"files": small[1]["files"] | {path.name: file_sha256(path)}}
-    record.pop("sha256", None)
-    write_record(out / "audit.json", record)
+    (problem,) = verify(out, lm).problems
+    assert problem.startswith(f"{path}: damaged (its content has changed since it was written)")
+    rewrite_record(out / "audit.json", files=small[1]["files"] | {path.name: file_sha256(path)})
     (problem,) = verify(out, lm).problems
     assert said in problem
 

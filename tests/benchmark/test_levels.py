@@ -12,6 +12,7 @@ from mnemoscope.benchmark.levels import (
     levels_of,
     score_level,
 )
+from study_files import put_in_place
 
 LEVELS = (0, 4, 64)
 N = 240  # a level
@@ -157,14 +158,12 @@ def test_a_level_is_told_from_none_by_what_was_planted_and_not_otherwise():
 def test_a_study_of_few_levels_writes_them_and_its_report_shows_them(study_at, tiny_studies):
     from mnemoscope.flow.run import run_stage
     from mnemoscope.study.folder import Study
-    from mnemoscope.study.stages import TABLE_FILE
 
     study = Study(study_at("train"))
     rows = study.sequences
     is_zero = (pl.col("sequence_id") % 3 == 0) & (pl.col("duplicates") == 2)
-    study.write(
-        TABLE_FILE, rows.with_columns(duplicates=pl.when(is_zero).then(0).otherwise("duplicates"))
-    )
+    levels = rows.with_columns(duplicates=pl.when(is_zero).then(0).otherwise("duplicates"))
+    put_in_place(study.folder, sequences__parquet=levels)
     for stage in ("benchmark", "localize", "report"):
         run_stage(Study(study.folder), stage)
     found = Study(study.folder).read("levels.parquet")

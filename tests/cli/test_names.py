@@ -21,7 +21,6 @@ WRONG = {
     ("audit", "embedded", "text.txt", "-o", "a", "--study", "nosuch"): "nosuch: no such folder",
     ("audit", "embedded", "text.txt", "-o", "a", "--reference", "./no"): "./no: no such model",
     ("audit", "some/model", "text.txt", "-o", "a"): "the hub cannot be reached",
-    ("merge", "nosuch"): "nosuch: no such folder",
     ("report", "nosuch"): "nosuch: no such folder",
     ("run",): "run: nothing to run.",
     ("run", "--model", "./nosuch", "-o", "s"): "./nosuch: no such model folder or file",

@@ -6,9 +6,9 @@ import polars as pl
 import pytest
 
 from mnemoscope.cli.summary import print_summary
-from mnemoscope.files import write_record
 from mnemoscope.study.folder import Study
 from planted_studies import GUESS, RECITE, plant
+from study_files import put_in_place, rewrite_record
 
 SAME = f"{GUESS} (same genre)"
 
@@ -23,11 +23,11 @@ def study(tiny_studies, tmp_path) -> Study:
     manifest = json.loads(path.read_text())
     samples = manifest["counts"]["samples"]
     samples[SAME] = samples[GUESS] | {"title": "same genre", "n_train": 30, "n_eval": 15}
-    write_record(path, manifest)
+    rewrite_record(path, **manifest)
     for name in ("predictions.parquet", "runs.parquet"):
         rows = pl.read_parquet(folder / name)
         again = rows.filter(pl.col("taxonomy") == GUESS).with_columns(taxonomy=pl.lit(SAME))
-        pl.concat([rows, again]).write_parquet(folder / name)
+        put_in_place(folder, **{name: pl.concat([rows, again])})
     run_stage(Study(folder), "benchmark")
     return Study(folder)
 

@@ -2,10 +2,8 @@
 
 import os
 import shutil
-import signal
 import socket
 import sys
-from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -15,19 +13,22 @@ import torch
 ray = pytest.importorskip("ray", reason="the extra [ray] is not installed")
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="Ray clusters are POSIX here")
 
-from mnemoscope.cluster.engine import gpus_for, run_tasks, use_engine  # noqa: E402
-from mnemoscope.cluster.ray import RayEngine, Storage  # noqa: E402
-from mnemoscope.errors import DamagedDataError, UserError  # noqa: E402
+from mnemoscope.cluster import local  # noqa: E402
+from mnemoscope.cluster.ray import RayExecutor  # noqa: E402
+from mnemoscope.cluster.run import run_units, use_executor  # noqa: E402
+from mnemoscope.cluster.storage import SharedStore  # noqa: E402
+from mnemoscope.cluster.units import Needs, Opened, UnitStore  # noqa: E402
+from mnemoscope.errors import NoRoomError, UserError  # noqa: E402
 from mnemoscope.flow.run import run_stage  # noqa: E402
 from mnemoscope.lm import model as batching  # noqa: E402
-from mnemoscope.pipeline import blocks  # noqa: E402
-from mnemoscope.pipeline.blocks import BlockWorker, ClusterWorker  # noqa: E402
+from mnemoscope.pipeline import questions  # noqa: E402
 from mnemoscope.pipeline.sequences import create_study  # noqa: E402
 from mnemoscope.study.folder import Study  # noqa: E402
 from mnemoscope.study.models import Models  # noqa: E402
 from mnemoscope.study.settings import parse_settings  # noqa: E402
 from study_files import assert_same, content  # noqa: E402
 from tiny_models import make_sequences, save_model  # noqa: E402
+from toy_units import TWO, Evaluated, powers, runs_of  # noqa: E402
 
 LENGTH = 16
 STAGES = ("continue", "features", "label", "capture", "train", "benchmark", "localize", "report")
@@ -60,41 +61,6 @@ GRAFTED = ("parts=[layers.0.qk]", "draws=1", "n_sequences=12", "n_heldout=6")
 PATCHED = ("patch=true", "patch_blocks=1")
 GRAFT = [part for one in (*GRAFTED, *PATCHED) for part in ("--set", f"graft.{one}")]
 SEARCH = ("--set", "train.preset=small", "--set", "train.poolings=[mean]")
-
-
-class FaultyWorker(BlockWorker):
-    """Has memory for six rows; where a mark is named, one worker kills itself and leaves it.
-
-    That one dies in its second block, when the first file of it is written and its record is not.
-    There are more blocks than workers, so that one gets a second and dies, whatever the timing.
-    """
-
-    def __init__(self, mark, memory, *arguments):
-        super().__init__(*arguments)
-        self.mark, self.memory, self.n_done = mark, memory, 0
-
-    def __call__(self, block):
-        self.n_done += block.kind == "maps" and self._finished(self._name(block)) is None
-        if self.n_done == 2 and self.mark is not None and is_first(self.mark):
-            self._storage.write = partial(write_and_die, Storage(self._storage.url))
-        with pytest.MonkeyPatch.context() as patch:
-            if self.memory is not None:
-                limit_memory(patch, self.memory)
-            return super().__call__(block)
-
-
-def is_first(mark: Path) -> bool:
-    """Whether nobody has left the mark before; leaves it."""
-    try:
-        mark.touch(exist_ok=False)
-    except FileExistsError:
-        return False
-    return True
-
-
-def write_and_die(storage, name, data):
-    storage.write(name, data)
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def limit_memory(patch, rows: int) -> None:
@@ -135,8 +101,7 @@ def whole(tmp_path_factory):
     create_study(folder / "study", settings, Models(settings))
     copies = {"sequences": shutil.copytree(folder / "study", folder / "sequences")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mnemoscope.cluster.engine.n_workers", lambda asked: 1)
-        patch.setattr("mnemoscope.pipeline.train.n_workers", lambda asked: 1)
+        patch.setattr(local, "n_processes", lambda asked: 1)
         patch.setattr(SECONDS, lambda *_: 1.0)
         for stage in STAGES:
             run_stage(Study(folder / "study"), stage)
@@ -167,10 +132,8 @@ def cluster(port):
         patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
             patch.setenv(name, "us-east-1")
-        with RayEngine(n_workers=2) as engine:
-            with engine.workers(lambda: BlockWorker, gpus=0, at_most=2):
-                pass  # while they import what they need, `whole` is made
-            yield engine
+        with RayExecutor(n_workers=2) as executor:
+            yield executor
 
 
 @pytest.fixture(scope="module")
@@ -198,125 +161,126 @@ def begun(whole, stage: str, folder: Path) -> Study:
     return Study(shutil.copytree(whole[BEFORE[stage]], folder / "study"))
 
 
-def faulty(monkeypatch, mark: Path | None = None, memory: int | None = None) -> Path | None:
-    """Let workers be faulty from here on; gives the mark that the killed one will leave."""
-    monkeypatch.setattr(blocks, "BlockWorker", partial(FaultyWorker, mark, memory))
-    return mark
+def by_ray(cluster, units, store, context=TWO, needs=Needs(threads=1)) -> list:  # noqa: B008
+    with use_executor(cluster):
+        return list(run_units(units, store, context, needs=needs))
 
 
-def test_two_workers_capture_as_one_process_after_kills_of_one_workers_driver_and_of_a_worker(
-    cluster, whole, tmp_path, monkeypatch
-):
-    """What the driver that ended early left is kept but for what is torn."""
-    study = Study(shutil.copytree(whole["sequences"], tmp_path / "study"))
-    monkeypatch.setattr(cluster, "_n_workers", 1)
-    with use_engine(cluster), monkeypatch.context() as patch:
-        patch.setattr(ClusterWorker, "make", cut_short)
-        patch.setattr(cluster, "_end_actors", lambda: None)
-        with pytest.raises(KeyboardInterrupt):
-            run_stage(study, "capture")
-    storage = study.folder / "blocks"
-    left = sorted(path.with_suffix(".parquet") for path in storage.glob("*.json"))
-    assert len(left) >= 2
-    left[0].write_bytes(b"x" + left[0].read_bytes()[1:])
-    times, seen = times_of(left), {}
-    monkeypatch.setattr(cluster, "_n_workers", 2)
-    with use_engine(cluster), monkeypatch.context() as patch:
-        patch.setattr(ClusterWorker, "drop", lambda *_: seen.update(times_of(left)))
-        mark = faulty(patch, mark=tmp_path / "died")
-        run_stage(study, "capture")
+def test_units_give_what_one_process_gives_though_a_worker_dies(cluster, tmp_path) -> None:
+    alone = list(run_units(powers(), UnitStore(tmp_path / "alone"), TWO))
+    mark, log = tmp_path / "died", tmp_path / "log"
+    found = by_ray(cluster, powers(log=log, mark=mark), UnitStore(tmp_path / "ray"))
     assert mark.exists()
-    assert [path for path in left if seen[path] != times[path]] == left[:1]
-    assert_same(study.folder, whole["alone"])
+    assert [one.values for one in found] == [one.values for one in alone]
+    assert content(tmp_path / "ray") == content(tmp_path / "alone")
+    assert sorted(runs_of(log)) == list(range(12))  # the one that died had not written
+    by_ray(cluster, powers(log=log), UnitStore(tmp_path / "ray"))
+    assert len(runs_of(log)) == 12
 
 
-def cut_short(self, blocks, progress):
-    """End the driver once two blocks are finished, before it takes them over.
+def test_workers_and_what_they_opened_outlive_their_units(cluster, tmp_path) -> None:
+    log = tmp_path / "opened"
 
-    Its worker has none at this moment and serves the next driver.
-    """
-    finished = self._workers.run(blocks)
-    for _ in range(2):
-        next(finished)
-    raise KeyboardInterrupt
+    def open_it() -> int:
+        with log.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        return 2
+
+    once = Opened(open_it)
+    for number in range(3):
+        by_ray(cluster, powers(4), UnitStore(tmp_path / f"{number}"), once)
+    opened = log.read_text().split()
+    assert len(opened) == len(set(opened)) <= 2
 
 
-def times_of(paths: list[Path]) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in paths if path.exists()}
+def test_a_unit_that_kills_every_worker_ends_the_work_and_keeps_the_rest(cluster, tmp_path) -> None:
+    store = UnitStore(tmp_path / "store")
+    units = [*powers(3), Evaluated("__import__('os').kill(__import__('os').getpid(), 9)")]
+    with pytest.raises(UserError, match="a worker died again and again"):
+        by_ray(cluster, units, store)
+    assert len(store.finished()) == 3
+
+
+def test_a_bucket_keeps_units_as_a_folder_does(cluster, bucket, tmp_path) -> None:
+    """Every byte goes over HTTP; what was altered there is made again."""
+    alone = list(run_units(powers(), UnitStore(tmp_path / "alone"), TWO))
+    store, log = SharedStore("s3://shards/folder"), tmp_path / "log"
+    found = by_ray(cluster, powers(log=log), store)
+    assert [one.files["bin"] for one in found] == [one.files["bin"].read_bytes() for one in alone]
+    assert [one.sha256 for one in found] == [one.sha256 for one in alone]
+    assert len(store.finished()) == 12
+    bucket.pipe_file("shards/folder/power-4.bin", b"altered")
+    by_ray(cluster, powers(log=log), store)
+    assert runs_of(log)[12:] == [4]
+    store.remove_all()
+    assert names_in(bucket) == []
+    with pytest.raises(UserError, match="the storage refuses"):
+        SharedStore("s3://no-such-bucket/folder").write("a", b"")
+    assert not bucket.exists("no-such-bucket")
+
+
+def test_a_full_storage_is_named(tmp_path, monkeypatch) -> None:
+    store = SharedStore(f"file://{tmp_path}/bucket")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store._fs, "pipe_file", full)
+    with pytest.raises(NoRoomError, match="the storage is full"):
+        store.put("key", {"bin": b"data"})
+    assert list(tmp_path.glob("bucket/*")) == []
 
 
 def test_two_workers_with_little_memory_capture_and_scan_in_one_forward_as_one_process(
     cluster, whole, tmp_path, monkeypatch
 ):
-    faulty(monkeypatch, memory=6)
+    monkeypatch.setattr("mnemoscope.pipeline.capture.Maps", RoomForSix)
     study = Study(shutil.copytree(whole["sequences"], tmp_path / "study"))
-    with use_engine(cluster):
+    with use_executor(cluster):
         run_stage(study, "capture")
     assert_same(study.folder, whole["halved"])
     counts = study.manifest("capture")["counts"]
     assert (counts["batch_size"], counts["batch_size_halved_to"]) == (16, 4)
-    verdicts = list(study.folder.glob("continuation/*/part-*.parquet"))
+    verdicts = list(study.folder.glob("units/continue/verdicts-*.parquet"))
     assert len(pl.concat(map(pl.read_parquet, verdicts))) == study.sequences.height
+
+
+class RoomForSix(questions.Maps):
+    """Maps where memory has room for six rows."""
+
+    def ask(self, model, progress):
+        with pytest.MonkeyPatch.context() as patch:
+            limit_memory(patch, 6)
+            return super().ask(model, progress)
 
 
 def test_one_worker_captures_through_a_bucket_as_one_process(
     cluster, bucket, whole, tmp_path, monkeypatch
 ):
-    """An S3 server: every byte of a shard goes over HTTP, and nothing of it stays there."""
+    """An S3 server: nothing of a shard stays there."""
     monkeypatch.setattr(cluster, "_n_workers", 1)
     monkeypatch.setattr(cluster, "storage", "s3://shards/study")
-    in_bucket, drop = [], ClusterWorker.drop
-
-    def dropping(worker, record):
-        in_bucket.append(names_in(bucket))
-        drop(worker, record)
-
-    monkeypatch.setattr(ClusterWorker, "drop", dropping)
     study = Study(shutil.copytree(whole["sequences"], tmp_path / "study"))
-    with use_engine(cluster):
+    with use_executor(cluster):
         run_stage(study, "capture")
     assert_same(study.folder, whole["alone"])
-    n_shards = len(list(study.folder.glob("maps/*/*.safetensors")))
-    assert len(in_bucket) == n_shards > 6
-    assert all(any(name.endswith(".shard") for name in names) for names in in_bucket)
     assert names_in(bucket) == []
-
-
-def check_altered(storage, alter) -> None:
-    """A file that was altered in the storage is known by its digest, and removed."""
-    digest = storage.write("a", b"content")
-    assert storage.read("a", digest) == b"content"
-    alter(b"Content")
-    with pytest.raises(DamagedDataError, match="changed since it was written"):
-        storage.read("a", digest)
-    assert storage.read("a") is None
-
-
-def test_a_file_of_a_bucket_that_was_altered_is_known(cluster, bucket):
-    def alter(data: bytes) -> None:
-        assert names_in(bucket) == ["shards/folder/a"]
-        bucket.pipe_file("shards/folder/a", data)
-
-    check_altered(Storage("s3://shards/folder"), alter)
-    with pytest.raises(UserError, match="the storage refuses"):
-        Storage("s3://no-such-bucket/folder").leave_mark()
-    assert not bucket.exists("no-such-bucket")
 
 
 @pytest.fixture
 def cluster_is_there(cluster, monkeypatch) -> None:
     """Verbs enter the cluster of these tests; here one process does what is done here."""
 
-    def enter(engine: RayEngine) -> RayEngine:  # with the workers of the tests before
-        engine._actors, engine._kind = cluster._actors, cluster._kind
-        return engine
+    def enter(executor: RayExecutor) -> RayExecutor:  # with the workers of the tests before
+        executor._actors, executor._kind = cluster._actors, cluster._kind
+        return executor
 
-    def leave(engine: RayEngine, *_) -> None:
-        cluster._actors, cluster._kind = engine._actors, engine._kind
+    def leave(executor: RayExecutor, *_) -> None:
+        cluster._actors, cluster._kind = executor._actors, executor._kind
 
-    monkeypatch.setattr(RayEngine, "__enter__", enter)
-    monkeypatch.setattr(RayEngine, "__exit__", leave)
-    monkeypatch.setattr("mnemoscope.cluster.engine.n_workers", lambda asked: 1)
+    monkeypatch.setattr(RayExecutor, "__enter__", enter)
+    monkeypatch.setattr(RayExecutor, "__exit__", leave)
+    monkeypatch.setattr(local, "n_processes", lambda asked: 1)
     monkeypatch.setattr(SECONDS, lambda *_: 1.0)
 
 
@@ -325,17 +289,12 @@ def test_the_verb_run_on_a_cluster_writes_what_one_process_writes(
     whole, tmp_path, call, monkeypatch
 ):
     """All stages from the sequences on: maps, CNNs, benchmark, the page itself."""
-    asked = []
-    for kind, name in ((ClusterWorker, "open_worker"), (RayEngine, "run_tasks")):
-        does = getattr(kind, name)
-        spy = lambda *args, does=does, **named: asked.append(does.__name__) or does(*args, **named)  # noqa: E731
-        monkeypatch.setattr(kind, name, spy)
+    monkeypatch.setattr(local, "do_unit", None)  # it is the cluster's work
     folder = shutil.copytree(whole["sequences"], tmp_path / "study")
     done = call("run", "-o", folder, "--engine", "ray", "--ray-workers", 2, "-q")
     assert done.status == 0, done.err
     assert_same(folder, whole["report"])
     assert {"benchmark.parquet", "report.html"} <= content(folder).keys()
-    assert set(asked) == {"open_worker", "run_tasks"}  # it was the cluster's work
 
 
 @pytest.mark.slow
@@ -353,42 +312,37 @@ def test_the_verb_search_on_a_cluster_writes_what_one_process_writes(whole, tmp_
 
 
 @pytest.mark.usefixtures("cluster_is_there")
-def test_grafts_on_a_cluster_are_those_of_one_process(whole, tmp_path, call, monkeypatch):
-    made, run_tasks = [], RayEngine.run_tasks
-    monkeypatch.setattr(
-        RayEngine,
-        "run_tasks",
-        lambda engine, function, tasks, **named: (
-            made.extend(tasks) or run_tasks(engine, function, tasks, **named)
-        ),
-    )
+def test_grafts_on_a_cluster_are_those_of_one_process(whole, tmp_path, call):
     folders = {}
     for name, flags in (("local", ()), ("ray", ("--engine", "ray", "--ray-workers", 2))):
         folders[name] = Path(shutil.copytree(whole["label"], tmp_path / name))
         done = call("graft", folders[name], *GRAFT, *flags, "-q")
         assert done.status == 0, done.err
     assert_same(folders["ray"], folders["local"])
-    assert len(made) == len(list(folders["ray"].glob("graft/*.parquet"))) > 9
+    assert len(list(folders["ray"].glob("graft/*.parquet"))) > 9
 
 
-def test_tasks_give_their_results_and_a_workers_refusal_keeps_its_words(cluster, monkeypatch):
-    """A task has one thread, however many this process has."""
-    monkeypatch.setattr("mnemoscope.cluster.ray._threads", lambda: 2)
-    n_threads = "__import__('torch').get_num_threads()"
-    with use_engine(cluster):
-        assert sorted(run_tasks(eval, ["5 - 2", n_threads, "1 + 1"], workers=2)) == [1, 2, 3]
-        assert list(run_tasks(abs, [], workers=2)) == []
-        with pytest.raises(Exception, match="no such folder"):
-            list(run_tasks(Study, ["/no/such"], workers=0))
+def test_values_come_back_and_a_workers_refusal_keeps_its_words(cluster, monkeypatch):
+    """A unit has as many threads as it needs, however many this process has."""
+    monkeypatch.setattr("mnemoscope.cluster.ray.n_threads", lambda: 2)
+    texts = ["5 - 2", "__import__('torch').get_num_threads()", "1 + 1"]
+    found = by_ray(cluster, [Evaluated(text) for text in texts], None)
+    assert [one.values["value"] for one in found] == [3, 1, 2]
+    assert by_ray(cluster, [], None) == []
+    with pytest.raises(UserError, match="no such folder"):
+        by_ray(cluster, [Evaluated("1")], None, Opened(open_nowhere))
+
+
+def open_nowhere() -> Study:
+    return Study("/no/such")
 
 
 BAD = [
     (("--engine", "rya"), "choose local or ray. Did you mean 'ray'?"),
     (("--ray-workers", "2"), "need --engine ray"),
-    (("--engine", "ray", "--part", "1/2"), "a part is one process"),
     (("--engine", "ray", "--ray-address", "127.0.0.1:1"), "no Ray cluster can be reached"),
     (("--engine", "ray", "--ray-address", "nowhere"), "wants host:port"),
-    (("--engine", "ray", "--ray-address", "ray://127.0.0.1:10001"), "wants host:port or auto"),
+    (("--engine", "ray", "--ray-address", "ray://127.0.0.1:10001"), "wants host:port"),
     (("--engine", "ray", "--storage", "foo://bar"), "no storage that fsspec knows"),
     (("--engine", "ray", "--storage", "memory://x"), "other processes do not see this"),
     (("--engine", "ray", "--storage", "/proc/nowhere"), "the storage refuses"),
@@ -419,7 +373,7 @@ def test_a_cluster_that_lets_nobody_in_may_want_a_token(mode, monkeypatch):
         head.listen()
         with (
             pytest.raises(UserError, match=r"no Ray cluster can be reached \(Failed to") as raised,
-            RayEngine(f"127.0.0.1:{head.getsockname()[1]}"),
+            RayExecutor(f"127.0.0.1:{head.getsockname()[1]}"),
         ):
             pass
     assert ("set RAY_AUTH_MODE=token" in str(raised.value)) == (mode is None)
@@ -438,20 +392,25 @@ def test_without_ray_the_extra_is_named(whole, tmp_path, refused, hide):
     assert "pip install 'mnemoscope[ray]'" in line
 
 
-def test_one_of_several_gpus_cannot_be_named(cluster, whole, tmp_path):
-    study = begun(whole, "continue", tmp_path)
-    with use_engine(cluster), pytest.raises(UserError, match="Write --device cuda"):
-        gpus_for("cuda:1", cluster)
-    assert gpus_for("cpu", cluster) == gpus_for("auto", cluster) == 0.0
-    assert gpus_for("cuda", cluster) == 1.0
-    with use_engine(cluster), pytest.raises(UserError, match="no machine of the cluster has room"):
-        list(run_tasks(abs, [1], workers=1, gpus=1.0))
-    assert study.manifest("continue") is None
+def test_gpus_are_handed_out_one_a_worker(cluster):
+    with pytest.raises(UserError, match="Write --device cuda"):
+        cluster.gpus("cuda:1")
+    with pytest.raises(UserError, match="Leave one of the two out"):
+        cluster.gpus("auto", "auto")
+    assert cluster.gpus("cpu") == cluster.gpus("auto") == 0.0
+    assert cluster.gpus("cuda") == 1.0
+    with pytest.raises(UserError, match="no machine of the cluster has room"):
+        by_ray(cluster, powers(1), None, needs=Needs(gpus=1.0))
 
 
-def test_a_storage_knows_a_file_that_was_altered_and_leaves_no_temporary_one(tmp_path):
-    def alter(data: bytes) -> None:
-        (file,) = tmp_path.glob("bucket/*")
-        file.write_bytes(data)
+def test_a_machine_that_does_not_see_the_store_is_named(cluster, tmp_path):
+    with pytest.raises(UserError, match=r"machine .* of the cluster does not see .*--storage"):
+        cluster.check_sees(Elsewhere(tmp_path / "store"))
+    assert list(tmp_path.glob("store/*")) == []
 
-    check_altered(Storage(f"file://{tmp_path}/bucket"), alter)
+
+class Elsewhere(UnitStore):
+    """A folder that is another one on every other machine."""
+
+    def __getstate__(self):
+        return {"url": f"{self.url}-of-another-machine"}

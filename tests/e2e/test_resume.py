@@ -1,12 +1,14 @@
-"""A stage killed in the middle and started again ends byte for byte where an unbroken one ends."""
+"""A run killed anywhere and started again ends byte for byte where an unbroken one ends."""
 
 import multiprocessing.forkserver
 import os
+import random
 import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,7 +16,8 @@ import pytest
 
 from mnemoscope.cli import main
 from mnemoscope.study.folder import Study
-from study_files import assert_same
+from mnemoscope.study.stages import STAGES
+from study_files import assert_same, content
 
 PATIENCE_SECONDS = 300
 
@@ -72,33 +75,62 @@ def kill_in_the_middle(forkserver, arguments: list[str], is_begun: Callable[[], 
     return workers
 
 
-CASES = {
-    # verb: (where the study stands before, what there is of it in the middle)
-    "continue": ("sequences", "continuation/*/part-*.parquet"),
-    "capture": ("label", "maps/model/shard-*.safetensors"),
-    "train": ("capture", "cnn/*.outcome.safetensors"),
-}
+def die_at_write(arguments: list[str], n: int) -> None:
+    """Run the command line, and be killed at the n-th file that gets its name."""
+    named, left = {one: getattr(os, one) for one in ("replace", "link")}, [n]
+
+    def dying(name: str, *places, **options) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        named[name](*places, **options)
+
+    for name in named:
+        setattr(os, name, partial(dying, name))
+    main(arguments)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is a thing of POSIX")
-@pytest.mark.parametrize("verb", CASES)
-def test_killed_and_started_again_equals_undisturbed(
-    verb, tiny_studies, forkserver, tmp_path, call
+def test_killed_at_random_moments_of_every_stage_it_goes_on_to_the_same_bytes(
+    tiny_studies, forkserver, tmp_path
 ) -> None:
-    before, partial = CASES[verb]
-    folder = tmp_path / "study"
-    shutil.copytree(tiny_studies[before], folder)
-    # Two workers in the run that is killed and one afterwards: the number must not matter.
-    several = ["--set", "train.workers=2"] if verb == "train" else []
-    arguments = [verb, str(folder), "-q", *several]
-    workers = kill_in_the_middle(forkserver, arguments, lambda: any(folder.glob(partial)))
-    made = {path: path.read_bytes() for path in folder.glob(partial)}
+    folder, chance = (
+        shutil.copytree(tiny_studies["sequences"], tmp_path / "study"),
+        random.Random(1),
+    )
+    died_in = []
+    while True:
+        arguments = ["run", "-o", str(folder), "-q"], chance.randint(2, 14)
+        process = forkserver.Process(target=die_at_write, args=arguments)
+        process.start()
+        process.join()
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -signal.SIGKILL
+        study = Study(folder)
+        died_in.append(next(one.name for one in STAGES if not study.is_done(one.name)))
+    assert len(died_in) >= 15
+    assert {"continue", "capture", "train"} <= set(died_in)
+    found, wanted = content(folder), content(tiny_studies["report"])
+    for one in (found, wanted):
+        del one["report.html"], one["manifests/report.json"]  # which say how long trainings took
+    assert found == wanted
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is a thing of POSIX")
+def test_workers_of_a_killed_training_end_and_one_worker_goes_on_to_the_same_bytes(
+    tiny_studies, forkserver, tmp_path, call
+) -> None:
+    folder, trained = tmp_path / "study", "cnn/*.outcome.safetensors"
+    shutil.copytree(tiny_studies["capture"], folder)
+    arguments = ["train", str(folder), "-q", "--set", "train.workers=2"]
+    workers = kill_in_the_middle(forkserver, arguments, lambda: any(folder.glob(trained)))
+    made = {path: path.read_bytes() for path in folder.glob(trained)}
     assert made
-    assert not Study(folder).is_done(verb)
-    if verb == "train" and Path("/proc/self/task").is_dir():
+    assert not Study(folder).is_done("train")
+    if Path("/proc/self/task").is_dir():
         assert len(workers) >= 2
         wait_until(lambda: not any(map(is_running, workers)), "the workers' end")
-    one = ["--set", "train.workers=1"] if verb == "train" else []
-    assert call(verb, folder, *one).status == 0
+    assert call("train", folder, "--set", "train.workers=1").status == 0
     assert {path: path.read_bytes() for path in made if path.exists()}.items() <= made.items()
-    assert_same(folder, tiny_studies[verb])
+    assert_same(folder, tiny_studies["train"])

@@ -1,7 +1,6 @@
-"""A capture in a broken world, for real: kills, damaged shards, a full disk, a second writer."""
+"""A capture in a broken world, for real: damaged shards, a full disk, a second writer."""
 
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -25,7 +24,6 @@ from mnemoscope.study.settings import parse_settings
 from tiny_models import save_model
 
 N_SEQUENCES = 240
-KILLS = 3
 PATIENCE_SECONDS = 300
 
 
@@ -79,30 +77,9 @@ def capturing(forkserver) -> Iterator:
 
 def wait_for_shards(study: Path, n: int, process) -> None:
     limit = time.monotonic() + PATIENCE_SECONDS
-    while len(list(study.glob("maps/model/shard-*"))) < n and process.is_alive():
+    while len(list(study.glob("maps/model/shard-*.json"))) < n and process.is_alive():
         assert time.monotonic() < limit, f"waited in vain for {n} shards"
         time.sleep(0.001)
-
-
-def test_kills_at_random_moments_leave_no_trace(begun, captured, tmp_path, capturing):
-    study = Path(shutil.copytree(begun, tmp_path / "study"))
-    chance = random.Random(0)
-    for _ in range(KILLS):
-        process = capturing(study)
-        there = len(list(study.glob("maps/model/shard-*")))
-        wait_for_shards(study, there + chance.randint(0, 6), process)
-        time.sleep(chance.uniform(0, 0.03))
-        process.kill()
-        process.join()
-        assert process.exitcode == -signal.SIGKILL
-        assert not Study(study).is_done("capture")
-    assert list(study.glob("maps/model/shard-*"))
-    process = capturing(study)
-    process.join()
-    assert process.exitcode == 0
-    assert Study(study).is_done("capture")
-    assert maps_of(study) == maps_of(captured)
-    MapStore(study / "maps" / "model").check()
 
 
 def damage(shard: Path, how: str) -> None:
@@ -127,7 +104,7 @@ def test_damaged_shards_are_named_and_capture_redoes_just_those(
     how, captured, tmp_path, call, refused
 ):
     study = Path(shutil.copytree(captured, tmp_path / "study"))
-    shards = sorted(study.glob("maps/model/shard-*"))
+    shards = sorted(study.glob("maps/model/shard-*.safetensors"))
     times = {path: path.stat().st_mtime_ns for path in shards}
     for position in (3, 90):
         damage(shards[position], how)
@@ -172,7 +149,10 @@ def test_a_disk_that_fills_up_leaves_a_valid_store_that_goes_on(
         assert 0 < len(store) < N_SEQUENCES
         assert "the disk is full" in refused("capture", study, "-q")  # still full
         subprocess.run(["mount", "-o", "remount,size=40m", str(disk)], check=True)
-        kept = {path: path.stat().st_mtime_ns for path in sorted(study.glob("maps/model/shard-*"))}
+        kept = {
+            path: path.stat().st_mtime_ns
+            for path in sorted(study.glob("maps/model/shard-*.safetensors"))
+        }
         assert call("capture", study, "-q").status == 0
         assert maps_of(study) == maps_of(captured)
         redone = [path for path in kept if path.stat().st_mtime_ns != kept[path]]
@@ -184,6 +164,9 @@ def test_a_second_writer_is_refused_with_the_firsts_number(begun, tmp_path, capt
     first = capturing(study)
     wait_for_shards(study, 1, first)
     os.kill(first.pid, signal.SIGSTOP)
+    state = Path(f"/proc/{first.pid}/stat")
+    while state.is_file() and state.read_text().rsplit(")", 1)[1].split()[0] != "T":
+        time.sleep(0.001)  # the write that it is at ends first
     try:
         before = maps_of(study)
         assert f"in use by process {first.pid}." in refused("capture", study, "-q")

@@ -63,7 +63,7 @@ def test_a_student_is_written_with_its_card_and_can_be_analysed(
     assert "nothing to do" in call(*asked).out
     assert read_card(tmp_path / "nothing") is None
     (tmp_path / flow.CARD).write_text("{")
-    with pytest.raises(DamagedDataError, match="Train the student again"):
+    with pytest.raises(DamagedDataError, match="train the student again"):
         read_card(tmp_path)
     # a student that was made otherwise is made known
     other = tmp_path / "other"

@@ -142,7 +142,7 @@ def test_an_audit_goes_only_with_its_documents(tmp_path, call, refused) -> None:
     refused("push", audit, NAME, "--dry-run", "-o", tmp_path / "o", "--with-documents")
     pl.DataFrame({"of": ["another audit"]}).write_parquet(audit / "spans.parquet")
     line = refused("push", audit, NAME, "--dry-run", "-o", tmp_path / "o", "--with-documents")
-    assert "spans.parquet: missing, or changed after the audit" in line
+    assert "spans.parquet: damaged (its content has changed since it was written)" in line
     (audit / "spans.parquet").write_bytes(spans)
     (tmp_path / "secret.txt").write_text("secret")
     links = [audit / "texts" / "0.txt", audit / "profile.parquet"]

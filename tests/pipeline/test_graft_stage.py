@@ -2,6 +2,7 @@
 
 import shutil
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -18,10 +19,9 @@ from mnemoscope.report.grafts import graft_of
 from mnemoscope.report.tables import graft_tables
 from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import StudySettings
-from mnemoscope.study.stages import TABLE_FILE
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.labels import label_sequences
-from study_files import assert_same, content
+from study_files import assert_same, put_in_place
 
 FEW = {"n_sequences": 12, "draws": 2, "n_heldout": 4}
 BOTH = ["twin_in_model", "model_in_twin"]
@@ -219,7 +219,7 @@ def test_by_truth_only_what_the_twin_reproduces_too_is_compared_and_form_is_held
     number = pl.col("sequence_id")
     form = pl.lit("refrain") if is_alike else (number % 2).cast(pl.String)
     rows = study.sequences.with_columns(inserted=number % 2 * 3, kind=pl.lit("prose"), form=form)
-    study.write(TABLE_FILE, rows)
+    put_in_place(study.folder, sequences__parquet=rows)
     labels = study.read("labels.parquet")
     memorized = labels.filter(pl.col(TAXONOMY) != "Non-Memo")["sequence_id"].to_list()
     alone = [one for one in memorized if one % 6 in (1, 2)]
@@ -246,7 +246,7 @@ def finish_search(study: Study) -> None:
     with study.finishing("search") as counts:
         counts |= dict.fromkeys(counted, 0) | {"impossible_beside": {}}
         text = f"taxonomies: ['{FOUND}', '{TAXONOMY}']\n"
-        (study.folder / "search.yaml").write_text(text)
+        study.write("search.yaml", text.encode())
         study.write("search.parquet", pl.DataFrame({"taxonomy": [FOUND], "min_f1": [0.625]}))
 
 
@@ -323,35 +323,32 @@ FLAGS = [
 ]  # fmt: skip
 
 
-def test_merged_parts_are_what_one_process_makes(tiny_studies, tmp_path, call, refused):
-    folders = {
-        name: shutil.copytree(tiny_studies["label"], tmp_path / name) for name in ("whole", "parts")
-    }
-    flags = (*FLAGS, "-q")
-    assert call("graft", folders["whole"], *flags).status == 0
-    parted, before = folders["parts"], content(folders["parts"])
-    assert call("graft", parted, *flags, "--part", "2/2").status == 0
-    assert f"mnemoscope graft {parted} --part 1/2" in refused("merge", parted, "-q")
-    assert call("graft", parted, *flags, "--part", "1/2").status == 0
-    outside = {one: data for one, data in content(parted).items() if not one.startswith("parts")}
-    assert outside == before  # a part only reads the study
-    torn = sorted((parted / "parts" / "graft" / "2-of-2").glob("*.parquet"))[0]
+def test_shares_in_copies_of_a_study_copied_together_are_one_run(
+    tiny_studies, tmp_path, call, stopped_at
+):
+    whole, one, other = (
+        Path(shutil.copytree(tiny_studies["label"], tmp_path / name)) for name in ("w", "1", "2")
+    )
+    assert call("graft", whole, *FLAGS, "-q").status == 0
+    assert call("graft", one, *FLAGS, "--part", "1/2", "-q").status == 0
+    assert call("graft", other, *FLAGS, "--part", "2/2", "-q").status == 0
+    assert not list(other.glob("graft*.parquet"))
+    shutil.copytree(other, one, dirs_exist_ok=True)
+    torn = sorted((one / "graft").glob("*.parquet"))[0]
     torn.write_bytes(torn.read_bytes()[:50])
-    assert f"{torn}: torn. Delete it and run part 2/2 again" in refused("merge", parted, "-q")
-    torn.unlink()
-    assert f"graft {parted} --part 2/2' again" in refused("merge", parted, "-q")
-    assert call("graft", parted, *flags, "--part", "2/2").status == 0
-    assert call("merge", parted, "--no-check", "-q").status == 0
-    assert_same(parted, folders["whole"])
+    with stopped_at(graft.Task, "run") as made:
+        assert call("graft", one, "-q").status == 0  # with the settings of its shares
+    assert [task.key for task, *_ in made] == [torn.stem]
+    assert_same(one, whole)
 
 
 def test_a_killed_run_goes_on_to_the_same_bits(study, tmp_path, stopped_at):
     wanted = settings_of(study, parts=["layers.0.qk", "layers.1.mlp"])
     whole = Study(shutil.copytree(study.folder, tmp_path / "whole"))
     run_stage(whole, "graft", wanted)
-    with stopped_at(graft, "make_graft", 14), pytest.raises(KeyboardInterrupt):
+    with stopped_at(graft.Task, "run", 14), pytest.raises(KeyboardInterrupt):
         run_stage(study, "graft", wanted)
-    kept = {path: path.stat().st_mtime_ns for path in (study.folder / "graft").iterdir()}
+    kept = {path: path.stat().st_mtime_ns for path in study.folder.glob("graft/*.parquet")}
     assert len(kept) == 13  # two of nothing, four shares and a flip of each part, a walk
     torn = next(iter(kept))
     torn.write_bytes(torn.read_bytes()[:100])
@@ -368,7 +365,7 @@ def test_other_settings_make_other_grafts_and_keep_those_that_are_the_same(study
     def made(**changes):
         wanted = settings_of(study, **ONE_PART | changes)
         run_stage(Study(study.folder), "graft", wanted, redo=True)
-        names = {path.name for path in (study.folder / "graft").iterdir()}
+        names = {path.name for path in study.folder.glob("graft/*.parquet")}
         return names, Study(study.folder).read("graft.parquet")
 
     before, table = made()

@@ -28,7 +28,7 @@ from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import LabelSettings, variants
 from mnemoscope.taxonomy.sample import N_FOLDS
-from study_files import settings_with
+from study_files import put_in_place, settings_with
 
 FEW = {"n_train": 12, "n_eval": 8, "minimum": 6}
 BRIEFLY = {"attributions": ["gradient"], "sanity": False}
@@ -203,14 +203,17 @@ def test_the_regressions_read_both_poolings_of_their_own_maps(study) -> None:
 def test_statistics_are_kept_once_and_computed_where_they_are_not(study_at, monkeypatch) -> None:
     study = Study(study_at("train"))
     rows = study.read("samples.parquet").sample(fraction=1, shuffle=True, seed=1)[:40]
-    assert not list(map_statistics.statistics_tasks(study, "model"))
+    store = map_statistics.statistics_store(study)
+    blocks = map_statistics.statistics_units(study, "model")
+    assert all(store.has(unit.key) for unit in blocks)
     kept = map_statistics.statistics_of(study, "model", rows)
     with monkeypatch.context() as patch:
         patch.setattr(map_statistics, "_ROWS", 7)  # other blocks, none of which is kept
-        missing = list(map_statistics.statistics_tasks(study, "model"))
+        missing = map_statistics.statistics_units(study, "model")
+        assert not any(store.has(unit.key) for unit in missing)
         np.testing.assert_array_equal(map_statistics.statistics_of(study, "model", rows), kept)
     sampled = study.read("samples.parquet").select("sequence_id", "suffix").n_unique()
-    assert sum(task.rows.height for task in missing) == sampled
+    assert sum(unit.size for unit in missing) == sampled
     for path in (study.folder / "cnn" / "statistics").glob("*.npy"):  # torn
         path.write_bytes(path.read_bytes()[:100])
     np.testing.assert_array_equal(map_statistics.statistics_of(study, "model", rows), kept)
@@ -403,7 +406,7 @@ def test_folds_that_groups_forbid_are_refused_in_a_line(folded, tmp_path) -> Non
     alike = copy.read("samples.parquet").with_columns(
         group=pl.when(pl.col("class_index") == 1).then(0).otherwise(pl.col("group"))
     )
-    copy.write("samples.parquet", alike)
+    put_in_place(copy.folder, samples__parquet=alike)
     with pytest.raises(UserError, match="cannot be asked in 5 folds"):
         list(jobs_of(copy))
     with pytest.raises(UserError, match="both_splits"):

@@ -10,16 +10,16 @@ import polars as pl
 import pytest
 import yaml
 
-from mnemoscope.files import write_record
 from mnemoscope.pipeline.localize import (
     SOURCES,
     StoredDelta,
     load_deltas,
     localize_together,
-    write_deltas,
+    pack_deltas,
 )
 from mnemoscope.report import export
 from mnemoscope.study.folder import Study
+from study_files import put_in_place, rewrite_record
 
 SAMPLE = "Non-Memo, Recite[5], Recollect"
 CLASSES = ("Non-Memo", "Recite[5]", "Recollect")
@@ -49,7 +49,7 @@ def plant(made: Path, folder: Path, value: float, n_says: tuple[int, ...], sourc
         for source in sources
         for attribution in ("gradient", "guided")
     ]
-    write_deltas(folder, stored)
+    put_in_place(folder, decisiveness__safetensors=pack_deltas(stored))
     return folder
 
 
@@ -61,8 +61,10 @@ def change(folder: Path, how) -> None:
     path.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
     study = Study(folder)
     for manifest in (folder / "manifests").glob("*.json"):
-        kept = json.loads(manifest.read_text())
-        write_record(manifest, kept | {"key": study.key(manifest.stem)})
+        said = {"key": study.key(manifest.stem)}
+        if "model" in json.loads(manifest.read_text()):
+            said["model"] = study.record["models"]["model"]["fingerprint"]
+        rewrite_record(manifest, **said)
 
 
 @pytest.fixture
@@ -156,7 +158,7 @@ def test_studies_that_share_nothing_are_refused(two, tiny_studies, refused, tmp_
         for source in SOURCES
         for one in load_deltas(Study(two[1]), source)
     ]
-    write_deltas(two[1], other)
+    put_in_place(two[1], decisiveness__safetensors=pack_deltas(other))
     for second, words in ((two[1], "other classes"), (empty, "gradient: no Δ in")):
         said = refused("localize", two[0], second, "-o", tmp_path / "both")
         assert "nothing to put together" in said

@@ -13,13 +13,13 @@ from mnemoscope.flow.run import run_stage
 from mnemoscope.maps.format import unpack_triangle
 from mnemoscope.maps.store import MapStore
 from mnemoscope.pipeline import localize
-from mnemoscope.pipeline.localize import in_halves, load_deltas, rows_read, write_deltas
+from mnemoscope.pipeline.localize import in_halves, load_deltas, pack_deltas, rows_read
 from mnemoscope.pipeline.train import load_outcome, sample_rows
 from mnemoscope.report import export
 from mnemoscope.report.content import taxonomy_results
 from mnemoscope.report.tables import localize_tables
 from mnemoscope.study.folder import Study
-from study_files import settings_with
+from study_files import put_in_place, settings_with
 
 SAMPLE = "Non-Memo, Recite[5], Recollect"
 OF_CNNS = {"rankings": [], "correct_only": False}
@@ -266,21 +266,10 @@ def test_the_export_holds_every_figure_and_the_numbers(call, done, tmp_path, mon
     assert regions[0].read_bytes() == regions[1].read_bytes()
 
 
-def test_delta_has_the_same_bytes_and_that_of_other_settings_is_refused(
-    done, tiny_studies, tmp_path
-) -> None:
+def test_delta_has_the_same_bytes(done) -> None:
     found = [one for source in localize.SOURCES for one in load_deltas(done, source)]
-    bound = {"tokens": done.tokens, "key": done.key("localize")}
-    files = [write_deltas(tmp_path, found, bound).read_bytes() for _ in range(20)]
-    assert {*files, (done.folder / "decisiveness.safetensors").read_bytes()} == {files[0]}
-    # Put in place of one's own, of the same sequences: only its stage's key tells it apart.
-    own = Study(shutil.copytree(tiny_studies["report"], tmp_path / "own"))
-    found = list(load_deltas(own))
-    write_deltas(own.folder, found, {"tokens": own.tokens, "key": "0" * 64})
-    with pytest.raises(DamagedDataError, match="other settings"):
-        list(load_deltas(own))
-    write_deltas(own.folder, found, {"tokens": own.tokens, "key": own.key("localize")})
-    assert len(list(load_deltas(own))) == len(found)
+    made = {pack_deltas(found) for _ in range(20)}
+    assert made == {(done.folder / "decisiveness.safetensors").read_bytes()}
 
 
 def test_what_cannot_be_asked_for_is_refused(refused, tiny_studies, done, tmp_path, hide) -> None:
@@ -288,7 +277,7 @@ def test_what_cannot_be_asked_for_is_refused(refused, tiny_studies, done, tmp_pa
     said = refused("localize", done.folder, "-q", "--export", tmp_path / "file" / "figures")
     assert "cannot be made" in said
     empty = shutil.copytree(tiny_studies["report"], tmp_path / "empty")
-    write_deltas(empty, [])  # its CNNs did not train
+    put_in_place(empty, decisiveness__safetensors=pack_deltas([]))  # its CNNs did not train
     assert "no Δ to export" in refused("localize", empty, "-q", "--export", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     hide("captum")

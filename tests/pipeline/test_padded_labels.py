@@ -102,7 +102,7 @@ def test_parts_make_what_one_process_makes(studies, scan, tmp_path, call) -> Non
     run(small, folder, until="sequences")
     for part in ("1/2", "2/2"):
         assert call("continue", folder, "--part", part, "-q").status == 0
-    assert call("merge", folder, "-q").status == 0
+    assert call("continue", folder, "-q").status == 0
     columns = ["is_memorized", "memorization_score", "continuation"]
     assert Study(folder).sequences.select(columns).equals(wanted.sequences.select(columns))
 

@@ -9,11 +9,12 @@ import torch
 from polars.testing import assert_frame_equal
 from transformers import GPTNeoXModel
 
+from mnemoscope.cluster import units
 from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.lm.load import load_model
-from mnemoscope.pipeline import blocks, capture
-from mnemoscope.pipeline.blocks import disagreements, verdicts
+from mnemoscope.pipeline import questions
 from mnemoscope.pipeline.continue_ import draw_rows
+from mnemoscope.pipeline.questions import disagreements, verdicts
 from mnemoscope.study.folder import Study
 from study_files import ending
 
@@ -52,14 +53,14 @@ def batch_sizes(folder, stage):
 
 def test_continue_takes_the_verdicts_of_the_capture_over(captured, call, monkeypatch):
     plain, done = captured("plain")
-    assert not (plain / "continuation").exists()
+    assert not (plain / "units" / "continue").exists()
     assert "Verdicts" not in done.err
     both, done = captured("both", *SCAN)
     maps = maps_of(plain)
     assert maps_of(both) == maps  # to the byte
     assert "Verdicts of 48 sequences found in the same forward" in done.err
     assert call("continue", plain, *SCAN).status == 0
-    monkeypatch.setattr(blocks, "scan_memorized", no_scan)
+    monkeypatch.setattr(questions, "scan_memorized", no_scan)
     found = call("continue", both)
     assert found.status == 0, found.err
     columns = ["sequence_id", "is_memorized", "memorization_score", "continuation"]
@@ -70,7 +71,7 @@ def test_continue_takes_the_verdicts_of_the_capture_over(captured, call, monkeyp
     np.testing.assert_allclose(ours["smallest_gap"], scanned["smallest_gap"], atol=1e-4)
     checked = Study(both).manifest("continue")["counts"]["scan_check"]
     assert checked == {"checked": 48, "disagree": 0}
-    assert not (both / "continuation").exists()
+    assert not (both / "units" / "continue").exists()
     assert maps_of(both) == maps_of(plain) == maps  # and they are still there
 
 
@@ -79,7 +80,7 @@ def test_a_killed_capture_keeps_its_verdicts_and_a_torn_file_is_left_to_the_scan
 ):
     whole, _ = captured("whole", *SCAN)
     with monkeypatch.context() as patch:
-        patch.setattr(capture, "write_bytes", ending(capture.write_bytes, 2))
+        patch.setattr(units, "write_bytes", ending(units.write_bytes, 5))
         with pytest.raises(AssertionError):
             captured("killed", *SCAN)
     killed, torn = tmp_path / "killed", tmp_path / "torn"
@@ -88,15 +89,17 @@ def test_a_killed_capture_keeps_its_verdicts_and_a_torn_file_is_left_to_the_scan
         assert call("continue", study).status == 0
     assert_frame_equal(Study(killed).sequences, Study(whole).sequences)
 
-    note = capture.write_bytes
+    write, noted = units.write_bytes, []
 
     def tear(path, data):
-        first = Study(torn).sequences["sequence_id"].min()
-        note(path, data[:100] if path.name == f"from-{first}.parquet" else data)
+        if path.name.startswith("noted") and path.suffix == ".parquet":
+            noted.append(path)
+            data = data[:100] if len(noted) == 1 else data
+        write(path, data)
 
-    monkeypatch.setattr(capture, "write_bytes", tear)
+    monkeypatch.setattr(units, "write_bytes", tear)
     _, done = captured("torn", *SCAN)
-    assert ".parquet: torn. 'mnemoscope continue' finds these verdicts anew." in done.err
+    assert f"{noted[0].with_suffix('')}: damaged" in done.err
     assert "Verdicts of 16 sequences found in the same forward" in done.err
     assert call("continue", torn).status == 0
     columns = ["sequence_id", "is_memorized"]
@@ -121,7 +124,7 @@ def test_a_halved_batch_is_on_record_also_of_a_killed_run(captured, call, tmp_pa
         assert batch_sizes(folder, "capture") == HALVED
         assert call("continue", folder).status == 0
         assert batch_sizes(folder, "continue") == HALVED
-        patch.setattr(capture, "write_bytes", no_scan)
+        patch.setattr(units, "write_bytes", ending(units.write_bytes, 3))
         with pytest.raises(AssertionError):
             captured("killed", *SCAN)
     killed = tmp_path / "killed"

@@ -18,6 +18,7 @@ from map_folders import add_shard
 from mnemoscope.benchmark.baselines import blind_maps
 from mnemoscope.cnn.presets import PRESETS
 from mnemoscope.data.features import add_features
+from mnemoscope.data.table import fill_columns
 from mnemoscope.errors import UserError
 from mnemoscope.flow.run import run_stage
 from mnemoscope.maps.format import StoreMeta, unpack_triangle
@@ -142,7 +143,6 @@ def plant(folder: Path, maps: tuple[torch.Tensor, torch.Tensor], table: pl.DataF
         },
     }
     study = Study.create(folder, StudySettings.model_validate(values))
-    study.write("sequences.parquet", table)
     facts = {"dtype": "float32", "device": "cpu", "bos_id": None, "n_layers": 2, "n_heads": 1}
     for role, weights in zip(("model", "reference"), maps, strict=True):
         study.remember_model(role, facts | {"name": role, "fingerprint": role})
@@ -152,6 +152,8 @@ def plant(folder: Path, maps: tuple[torch.Tensor, torch.Tensor], table: pl.DataF
     for stage in ("sequences", "continue", "features", "label", "capture"):
         with study.finishing(stage) as counts:
             counts |= COUNTS.get(stage, {})
+            if stage == "sequences":
+                study.write("sequences.parquet", table)
     return Study(folder)
 
 
@@ -253,8 +255,8 @@ def test_a_stopped_search_goes_on_and_gives_the_same_bytes(found, tmp_path, monk
     for path in lost:
         path.unlink()
     trained, scored = [], []
-    original = climb.run_job_on
-    monkeypatch.setattr(climb, "run_job_on", lambda *a: trained.append(1) or original(*a))
+    original = climb.Job.run
+    monkeypatch.setattr(climb.Job, "run", lambda *a: trained.append(1) or original(*a))
     monkeypatch.setattr(climb, "classify_statistics", lambda *a: scored.append(1))
     by_cause = []  # what was grafted is scored once more when the search is done
     monkeypatch.setattr(
@@ -376,13 +378,14 @@ def test_measures_of_the_model_are_kept_and_everything_can_be_captured(
     n_before = len(MapStore(study.folder / "maps" / "model"))
     with pytest.raises(UserError, match="too few sequences"):  # 160 memorized, 60 a class and part
         run_stage(study, "search")
-    table = Study(study.folder).sequences
+    (kept,) = study.folder.glob("search/measures-*.parquet")
+    measured = pl.read_parquet(kept).drop("suffix_perplexity", strict=False)
+    table = fill_columns(Study(study.folder).sequences, measured)
     n_memorized = int(table["is_memorized"].sum())
     for role in ("model", "reference"):
         stored = MapStore(study.folder / "maps" / role).index.filter(pl.col("suffix") == "true")
         assert stored.height == n_memorized > n_before
     assert (table["prior_gain"].is_not_null() == table["is_memorized"]).all()
-    assert "suffix_perplexity" not in table.columns  # nobody asked for it
     taxonomy = parse_taxonomy("Non-Memo, Prior[>0], PrefixPerplexity[<=300], Others")
     assert label_sequences(table, taxonomy).null_count() == 0
     # What the model continued itself is likelier after its own prefix than after others.

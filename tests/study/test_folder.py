@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import ExitStack, contextmanager
+from itertools import combinations
 from pathlib import Path
 
 import polars as pl
@@ -15,22 +16,21 @@ import yaml
 from mnemoscope.benchmark.sources import TABLE
 from mnemoscope.cli.options import StageFlags
 from mnemoscope.cli.study import stage_verb
+from mnemoscope.cluster import units
 from mnemoscope.errors import DamagedDataError, UserError
-from mnemoscope.files import write_parquet, write_record
 from mnemoscope.flow.run import run, run_stage
 from mnemoscope.pipeline.capture import open_maps
-from mnemoscope.pipeline.localize import load_deltas
-from mnemoscope.pipeline.train import jobs_of
-from mnemoscope.study import folder
-from mnemoscope.study.folder import NEUTRAL, Study
+from mnemoscope.pipeline.train import jobs_of, load_outcome
+from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import (
-    KnockoutSettings,
     StudySettings,
     load_settings,
     parse_settings,
 )
 from mnemoscope.study.stages import STAGES, stage_named
+from study_files import ending, put_in_place
 
+OWNERS = ("sequences", "verdicts", "features")
 NAMES = [stage.name for stage in STAGES if not stage.is_optional]
 
 
@@ -83,7 +83,7 @@ def test_settings_that_made_a_study_come_back_when_it_is_opened(tmp_path) -> Non
 
 def test_a_settings_file_that_is_damaged_or_of_a_later_version_is_refused(begun) -> None:
     path = begun.folder / "study.yaml"
-    whole, version = path.read_text(), "record: {study_version: 1, models: "
+    whole, version = path.read_text(), "record: {study_version: 2, models: "
     records = [f"{version}{one}}}\n" for one in ("[]", "{model: []}", "{model: {fingerprint: 3}}")]
     texts = ["", "a: [1", "- 1\n", "title: x\n", "record: 3\n", "record: {a: 1}\n", "\0", "[]"]
     for text in texts + records:
@@ -91,122 +91,46 @@ def test_a_settings_file_that_is_damaged_or_of_a_later_version_is_refused(begun)
         with refused(r"study\.yaml: damaged.*Restore it"):
             Study(begun.folder)
     path.write_text(whole)
-    with refused("study version 2, this program knows 1", UserError):
-        rewrite(begun.folder, lambda record: record.update(study_version=2))
+    with refused("study version 1, this program knows 2", UserError):
+        rewrite(begun.folder, lambda record: record.update(study_version=1))
 
 
-def test_a_torn_table_is_named(begun) -> None:
-    path = begun.folder / "sequences.parquet"
-    path.write_bytes(path.read_bytes()[:500])
-    with refused(r"sequences\.parquet: damaged"):
-        _ = begun.sequences
-    path.unlink()
-    with refused("not there", UserError):
-        _ = begun.sequences
-
-
-def test_a_table_is_read_once_for_as_long_as_its_file_stays_the_same(begun, monkeypatch) -> None:
-    read, paths = folder.read_parquet, []
+def test_a_table_is_read_once_for_as_long_as_its_record_stays_the_same(begun, monkeypatch) -> None:
+    read, paths = pl.read_parquet, []
 
     def counting(path, **options):
         paths.append(path.name)
         return read(path, **options)
 
-    monkeypatch.setattr(folder, "read_parquet", counting)
+    monkeypatch.setattr(pl, "read_parquet", counting)
     first = begun.sequences
     first.drop_in_place("tokens")  # is the caller's own
     assert "tokens" in begun.sequences.columns
     assert paths == ["sequences.parquet"]
-    begun.add_columns(begun.sequences.select(one="sequence_id"))
-    assert begun.sequences["one"].equals(begun.sequences["sequence_id"])
-    Study(begun.folder).write("sequences.parquet", begun.sequences.drop("one"))
-    assert "one" not in begun.sequences.columns
-    assert paths == ["sequences.parquet"] * 3
+    put_in_place(begun.folder, sequences__parquet=begun.sequences.drop("text"))
+    assert "text" not in begun.sequences.columns
+    assert paths == ["sequences.parquet"] * 2
 
 
-def test_a_table_of_another_study_is_not_taken_for_ones_own(study) -> None:
-    own = study.labels
-    write_parquet(study.folder / "labels.parquet", own.reverse())
-    with refused(r"labels\.parquet: .*not the table that was written here"):
-        _ = study.labels
-    own.write_parquet(study.folder / "labels.parquet")  # by another program: as it is
-    assert study.labels.equals(own)
-    study.write("labels.parquet", own.reverse())
-    assert Study(study.folder).labels.equals(own.reverse())
+def test_each_column_has_one_owner_and_a_study_shows_them_in_one_table(study) -> None:
+    own = {name: set(study.read(f"{name}.parquet").columns) for name in OWNERS}
+    assert set().union(*own.values()) == set(study.sequences.columns)
+    ids = {"sequence_id"}
+    assert all(not (own[a] & own[b]) - ids for a, b in combinations(own, 2))
+    assert study.sequences.height == study.read("sequences.parquet").height
+    study.forget("continue")
+    assert "is_memorized" not in study.sequences.columns
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_table_whose_writer_was_killed_is_still_ones_own(study, monkeypatch, moment) -> None:
-    old, new, write = study.labels, study.labels.reverse(), folder.write_bytes
-
-    def killed(path, data) -> None:
-        if moment == "after":
-            write(path, data)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(folder, "write_bytes", killed)
-    with pytest.raises(KeyboardInterrupt):
-        study.write("labels.parquet", new)
-    assert Study(study.folder).labels.equals(new if moment == "after" else old)
-
-
-def test_the_record_of_tables_belongs_to_one_study(study) -> None:
-    path = study.folder / "tables.json"
-    of_no_one = {"tables": json.loads(path.read_text())["tables"]}
-    damaged = [{"tokens": "x", "tables": {"labels": 1}}, {}]
-    other = [{"tokens": "x", "tables": {}}, of_no_one]
-    cases = {"Restore it": damaged, "of a study of other sequences": other}
-    for said, values in ((said, one) for said, every in cases.items() for one in every):
-        write_record(path, values)
-        with refused(rf"tables\.json: .*{said}"):
-            _ = Study(study.folder).labels
-
-
-def test_cnns_and_figures_of_other_sequences_are_not_taken(study) -> None:
-    known = {job.key for job in jobs_of(study)}
-    (study.folder / "tables.json").unlink()
-    # as if these were other sequences with the same ids
-    other = rewrite(study.folder, lambda record: record.update(tokens="0" * 64))
-    with refused(r"label\.json: of a study of other sequences"):
-        other.manifest("label")
-    for path in study.folder.glob("manifests/*.json"):
-        write_record(path, json.loads(path.read_text()) | {"tokens": other.tokens})
-    assert known.isdisjoint(job.key for job in jobs_of(other))
-    with refused("decisiveness.*other sequences"):
-        list(load_deltas(other))
-    with refused("other sequences.*mnemoscope capture"):
-        open_maps(other, "reference")
-
-
-def test_a_study_of_an_earlier_version_is_read_without_the_check(study_at) -> None:
-    where = study_at("capture")
-    (where / "tables.json").unlink()
-    for path in where.glob("manifests/*.json"):
-        manifest = json.loads(path.read_text())
-        del manifest["tokens"]
-        write_record(path, manifest)
-    for path in where.glob("maps/*/meta.json"):
-        meta = json.loads(path.read_text())
-        del meta["model"]["tokens"]
-        path.write_text(json.dumps(meta))
-    study = rewrite(where, lambda record: record.pop("tokens"))
-    assert not run_stage(study, "capture")
-    assert len(open_maps(study, "reference"))
-    write_parquet(where / "labels.parquet", study.labels.reverse())
-    assert study.labels.height
-
-
-@pytest.mark.parametrize(
-    ("name", "stage"),
-    [("cnn/*.outcome.safetensors", "train"), ("decisiveness.safetensors", "report")],
-)
-def test_a_torn_result_is_named_with_what_makes_it_anew(study, name, stage) -> None:
-    path = sorted(study.folder.glob(name))[0]
-    path.write_bytes(path.read_bytes()[:20])
-    study.forget(stage)
-    with refused(rf"{path.name}.*Delete it and run"):
-        run_stage(study, stage)
-    assert not study.is_done(stage)
+def test_a_training_damaged_after_its_stage_is_named_and_trained_again(study) -> None:
+    path = sorted(study.folder.glob("cnn/*.outcome.safetensors"))[0]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:20])
+    job = next(job for job in jobs_of(study) if job.key in path.name)
+    with refused(rf"{path.name}: damaged .*mnemoscope train .* --redo'"):
+        load_outcome(job)
+    run_stage(study, "train", redo=True)
+    assert path.read_bytes() == whole
 
 
 def test_settings_that_change_no_figure_are_taken_over(study) -> None:
@@ -274,18 +198,11 @@ def test_another_reference_is_captured_anew(study, tiny, tmp_path) -> None:
 def test_a_stage_stopped_half_way_goes_on_with_its_own_settings_only(
     begun, tiny_studies, monkeypatch, by_hand
 ) -> None:
-    from mnemoscope.pipeline import blocks
-
-    def stop(path, data, write=blocks.write_bytes):
-        write(path, data)
-        if "000000064" in path.name:
-            raise KeyboardInterrupt
-
     with monkeypatch.context() as stopped:
-        stopped.setattr(blocks, "write_bytes", stop)
+        stopped.setattr(units, "write_bytes", ending(units.write_bytes, 6))
         with pytest.raises(KeyboardInterrupt):
             run_stage(begun, "continue")
-    assert len(list(begun.folder.glob("continuation/*/part-*.parquet"))) == 3
+    assert len(list(begun.folder.glob("units/continue/verdicts-*.parquet"))) == 3
     scan = changed(begun, **{"continue": {"scan": True, "part_rows": 48}})
     if by_hand:  # in study.yaml itself, which the study then takes for its own
         path = begun.folder / "study.yaml"
@@ -295,16 +212,6 @@ def test_a_stage_stopped_half_way_goes_on_with_its_own_settings_only(
     is_memorized = Study(tiny_studies["continue"]).sequences["is_memorized"]
     assert begun.sequences["is_memorized"].equals(is_memorized)
     assert begun.sequences["memorization_score"].null_count() == (~is_memorized).sum()
-
-
-def test_a_damaged_part_is_made_again(begun, tiny_studies) -> None:
-    part_rows = begun.settings.continue_.part_rows
-    parts = begun.folder / "continuation" / f"{begun.key('continue')[:12]}-{part_rows}"
-    parts.mkdir(parents=True)
-    (parts / "part-000000032.parquet").write_bytes(b"PAR1 torn")
-    run_stage(begun, "continue")
-    assert begun.sequences.equals(Study(tiny_studies["continue"]).sequences)
-    assert not parts.parent.exists()
 
 
 def test_a_change_of_labels_outdates_what_follows_and_keeps_the_maps(study) -> None:
@@ -328,22 +235,6 @@ def test_a_key_depends_on_the_stages_own_settings_and_on_those_before(study) -> 
         assert {name for name in NAMES if study.key(name) != before[name]} == expected
 
 
-def test_a_study_of_an_earlier_version_has_what_it_was_made_with(begun) -> None:
-    """Not today's default: a knockout by Δ was dropped, and made anew by another ranking."""
-    path = begun.folder / "study.yaml"
-    values = yaml.safe_load(path.read_text())
-    for key in NEUTRAL:
-        room, name = key.split(".")
-        del values[room][name]
-    path.write_text(yaml.safe_dump(values))
-    found = Study(begun.folder).settings.model_dump(mode="json")
-    assert {k: found[k.split(".")[0]][k.split(".")[1]] for k in NEUTRAL} == NEUTRAL
-    assert found["knockout"]["by"] == "delta" != KnockoutSettings().by
-    path.write_text(yaml.safe_dump(values | {"graft": None}))
-    with pytest.raises(UserError, match="graft: "):
-        Study(begun.folder)
-
-
 def test_forgetting_a_stage_forgets_all_that_needs_it(study) -> None:
     def needs(stage: str) -> set[str]:
         direct = stage_named(stage).needs
@@ -358,9 +249,11 @@ def test_forgetting_a_stage_forgets_all_that_needs_it(study) -> None:
 
 
 def test_a_manifest_stands_for_a_whole_stage_and_holds_no_times(study) -> None:
-    keys = {"stage", "key", "settings", "needs", "counts", "versions", "tokens", "sha256"}
+    keys = {"stage", "key", "settings", "needs", "counts", "versions", "files", "sha256"}
+    keys |= {"name", "owner"}
     for path in (study.folder / "manifests").iterdir():
-        assert set(json.loads(path.read_text())) == keys
+        of_model = set() if path.stem in ("sequences", "features") else {"model"}
+        assert set(json.loads(path.read_text())) == keys | of_model
     study.forget("features")
     with pytest.raises(RuntimeError), study.finishing("features"):
         raise RuntimeError("stopped here")
@@ -421,7 +314,7 @@ def test_a_verb_keeps_what_another_process_changed_while_it_started(
         run(lambda present: changed(present, title="Ü"), begun.folder, until="features")
     else:  # what the part would do is done: it sees that, and writes nothing
         stage_verb(begun.folder, "continue", {}, StageFlags(quiet=True), part="1/2")
-        assert not (begun.folder / "parts").exists()
+        assert not (begun.folder / "units" / "continue").exists()
     left = Study(begun.folder)
     assert left.settings.continue_.scan
     assert left.record["models"]["model"]["fingerprint"]
@@ -433,10 +326,13 @@ def test_what_a_killed_process_left_is_swept_up(study) -> None:
     left = [study.folder / ".a.1.tmp", study.folder / "cnn" / ".b.1.tmp"]
     for path in left:
         path.write_text("half")
-    (study.folder / "continuation").mkdir()
+    done, begun = (study.folder / "units" / name for name in ("continue", "graft"))
+    for path in (done, begun):
+        path.mkdir(parents=True)
     with study.lock():
         assert not any(path.exists() for path in left)
-        assert not (study.folder / "continuation").exists()
+        assert not done.exists()
+        assert begun.exists()
 
 
 def test_duplicates_are_counted_anew_in_another_corpus_and_never_over_the_users(

@@ -84,7 +84,7 @@ def test_verbs_offer_parts_and_engines_where_a_stage_has_them() -> None:
     verbs = command().commands
     for stage in STAGES:
         flags = {flag for one in verbs[stage.name].params for flag in one.opts}
-        assert ("--part" in flags, "--engine" in flags) == (stage.has_parts, stage.has_engine)
+        assert ("--part" in flags, "--engine" in flags) == (bool(stage.part), stage.has_engine)
 
 
 def test_needs_come_before() -> None:

@@ -143,7 +143,7 @@ def test_histories_that_are_missing_empty_torn_or_of_other_windows_are_refused(
     assert MemorizationWatch(windows, tmp_path / "m").begin(7) == 0
     part = tmp_path / "m" / "checks" / "step-000000007.parquet"
     part.write_bytes(part.read_bytes()[:100])
-    with pytest.raises(DamagedDataError, match=r"step-000000007.parquet: cannot be read"):
+    with pytest.raises(DamagedDataError, match=r"step-000000007.parquet: damaged"):
         read_history(tmp_path / "m")
 
 

@@ -567,7 +567,7 @@ def publish(
     for name, state in weights.items():
         _save_folder(state, build, data / name)
     sequences = shipped_sequences(build.corpus)
-    write_parquet(data / "sequences.parquet", sequences, seal=False)  # its sha256 is in the card
+    write_parquet(data / "sequences.parquet", sequences)  # its sha256 is in the card
     report(f"shipped files written to {data}")
     measured = measure_sequences(sequences, data / "model", data / "reference")
     card = make_card(build, measured, data, publish_seconds=time.perf_counter() - begin)

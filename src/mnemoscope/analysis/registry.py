@@ -30,17 +30,9 @@ from mnemoscope.analysis.inputs import (
     Cost,
     ResultCache,
 )
-from mnemoscope.errors import DamagedDataError, UserError, nearest
+from mnemoscope.errors import MissingError, UserError, nearest
 from mnemoscope.files import (
     digest,
-    parquet_bytes,
-    read_kept,
-    read_parquet,
-    read_record,
-    seal_of,
-    write_bytes,
-    write_kept,
-    write_record,
 )
 from mnemoscope.plugins import Plugin, call_plugin, find_plugins, load_plugin, lower
 from mnemoscope.study.folder import Study, versions
@@ -427,15 +419,11 @@ def _beside_others(
     )
 
 
-RESULT_FILE = "result.json"
-
-
 class StoredResult(BaseModel):
-    """What `result.json` holds; the tables lie beside it as Parquet files."""
+    """What `result.json` holds of a result; the tables lie beside it as Parquet files."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str
     key: str
     settings: dict[str, Any]
     inputs: dict[str, Any]
@@ -443,8 +431,6 @@ class StoredResult(BaseModel):
     further: tuple[str, ...]
     figures: tuple[Annotated[Chart | HeatMap, Field(discriminator="kind")], ...]
     frames: dict[str, int] = Field(description="Rows of each table, by name.")
-    seals: dict[str, str] = Field(default={}, description="Checksum of each; none of version 0.1.")
-    tokens: str | None = Field(default=None, description="Digest of the sequences.")
     seconds: float
     forward_passes: int
     versions: dict[str, Any]
@@ -456,80 +442,54 @@ def result_folder(study: Study, entry: Entry) -> Path:
 
 
 def load_result(study: Study, entry: Entry) -> StoredResult | None:
-    """Read a result, None where there is none.
-
-    Raises DamagedDataError: it cannot be read, or is of another study or analysis.
-    """
-    folder = result_folder(study, entry)
-    path, remedy = folder / RESULT_FILE, f"Delete {folder} and run 'mnemoscope analyze' again."
+    """Read a result, None where there is none; errors as `Store.record`."""
     try:
-        values = read_record(path, remedy=remedy)
-        found = StoredResult.model_validate(values)
-    except FileNotFoundError:
+        values = study.store.record(_artefact(entry))
+    except MissingError:
         return None
-    except ValidationError:
-        found = None
-    if found is None or found.name != entry.name:
-        raise DamagedDataError(f"{path}: damaged (no result of {entry.name}). {remedy}")
-    study.check_own(path, values, remedy=remedy)
-    return found
+    return StoredResult(**{name: values[name] for name in StoredResult.model_fields})
 
 
-def read_frames(folder: Path, result: StoredResult) -> dict[str, pl.DataFrame]:
-    """Read the tables of a result; DamagedDataError: torn, or those of another result."""
+def _artefact(entry: Entry) -> str:
+    return f"analysis/{entry.name}/result"
+
+
+def read_frames(study: Study, entry: Entry, result: StoredResult) -> dict[str, pl.DataFrame]:
+    """Read the tables of a result; errors as `Store.path`."""
     return {
-        name: read_parquet(
-            folder / f"{name}.parquet",
-            remedy=f"delete {folder} and run 'mnemoscope analyze' again",
-            seals=[result.seals[name]] if name in result.seals else None,
-        )
+        name: study.store.frame(_artefact(entry), f"analysis/{entry.name}/{name}.parquet")
         for name in result.frames
     }
 
 
 def store_result(study: Study, entry: Entry, result: AnalysisResult, **facts: Any) -> StoredResult:
-    """Write a result over whatever was there: tables first, `result.json` last.
+    """Write a result in place of what was there.
 
     Facts are `key` (the hash of all that decided it), `settings` and `inputs`.
     """
-    folder, seals = result_folder(study, entry), {}
-    if folder.is_dir():
-        (folder / RESULT_FILE).unlink(missing_ok=True)
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    for table, frame in result.frames.items():
-        data = parquet_bytes(frame)
-        seals[table] = seal_of(data)
-        write_bytes(folder / f"{table}.parquet", data)
     stored = StoredResult(
-        name=entry.name,
         **facts,
         sentence=result.sentence,
         further=result.further,
         figures=result.figures,
         frames={table: frame.height for table, frame in result.frames.items()},
-        seals=seals,
-        tokens=study.tokens,
         seconds=result.cost.seconds,
         forward_passes=result.cost.forward_passes,
         versions=versions(*result.libraries),
     )
-    write_record(folder / RESULT_FILE, stored.model_dump(mode="json"))
+    study.store.forget(_artefact(entry))
+    shutil.rmtree(result_folder(study, entry), ignore_errors=True)
+    files = {f"analysis/{entry.name}/{name}.parquet": one for name, one in result.frames.items()}
+    said = stored.model_dump(mode="json")
+    study.store.put(_artefact(entry), files, **said)
     return stored
 
 
 def shelf_of(study: Study) -> ResultCache:
     """The study's shelf: frames under `analysis/kept/`, named by the hash of their basis."""
-    folder = study.folder / "analysis" / "kept"
 
     def keep(name: str, basis: Mapping[str, Any], make: Callable[[], pl.DataFrame]) -> pl.DataFrame:
-        path = folder / f"{name}-{digest([name, dict(basis)])[:20]}.parquet"
-        if (kept := read_kept(path, "table")) is not None:
-            return kept
-        frame = make()
-        folder.mkdir(parents=True, exist_ok=True)
-        write_kept(path, frame)
-        return frame
+        return study.kept(f"analysis/kept/{name}-{digest([name, dict(basis)])[:20]}", make)
 
     return keep
 

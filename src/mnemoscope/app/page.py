@@ -24,7 +24,6 @@ from mnemoscope.audits.questions import audit_settings, settings_class
 from mnemoscope.audits.settings import checked
 from mnemoscope.embedded import place_of, reference_path, sequences_path
 from mnemoscope.errors import MnemoscopeError, UserError
-from mnemoscope.files import read_parquet
 from mnemoscope.progress import Progress, follow_progress, time_left
 from mnemoscope.study.settings import EMBEDDED
 from mnemoscope.taxonomy import PAPER
@@ -378,6 +377,7 @@ def audit_work(
 
     def work() -> views.Result:
         from mnemoscope.audits.local import local_audit
+        from mnemoscope.audits.records import read_audit
         from mnemoscope.audits.run import make_audit
 
         lm, reference = models.load(name), models.reference(name)
@@ -393,7 +393,7 @@ def audit_work(
         with tempfile.TemporaryDirectory(prefix="mnemoscope-app-") as folder:
             out = Path(folder)
             record = make_audit(audit, reading, out)
-            frame = read_parquet(out / "spans.parquet")
+            frame = read_audit(out)[1]
             texts = {one.name: one.text for one in reading.documents}
             return views.Result.of(record, frame, texts, out)
 

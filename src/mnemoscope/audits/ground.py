@@ -28,7 +28,7 @@ from mnemoscope.cnn.calibration import (
     reliability,
 )
 from mnemoscope.cnn.presets import INPUTS
-from mnemoscope.cnn.training import TrainedCnn, load_cnn, predict_logits
+from mnemoscope.cnn.training import TrainedCnn, predict_logits
 from mnemoscope.data.table import write_table
 from mnemoscope.embedded.texts import audit_texts
 from mnemoscope.errors import UserError
@@ -40,7 +40,7 @@ from mnemoscope.maps.format import pack_triangle
 from mnemoscope.maps.shape import POOLED
 from mnemoscope.maps.views import TensorMaps
 from mnemoscope.pipeline.label import SAMPLES_FILE, aliases_of, samples_of
-from mnemoscope.pipeline.train import PREDICTIONS_FILE, Job, jobs_of, load_outcome
+from mnemoscope.pipeline.train import PREDICTIONS_FILE, Job, jobs_of, load_outcome, trained_cnn
 from mnemoscope.progress import say
 from mnemoscope.stats import resampled_auc
 from mnemoscope.study.folder import Study, is_study
@@ -213,7 +213,7 @@ def read_ground(study: Study) -> CnnGround:
             **held,
         },
     }
-    cnns = tuple(load_cnn(job.cnn_path, place=job.key) for job in usable)
+    cnns = tuple(trained_cnn(job) for job in usable)
     return CnnGround(facts, cnns, found.guess, found.recall, choice.calibration)
 
 

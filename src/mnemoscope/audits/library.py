@@ -357,6 +357,6 @@ def _served(
 
 
 def _made(folder: Path, record: dict[str, Any]) -> Audit:
-    from mnemoscope.files import read_parquet
+    from mnemoscope.audits.records import read_audit
 
-    return Audit(folder, record, read_parquet(folder / "spans.parquet"))
+    return Audit(folder, record, read_audit(folder)[1])

@@ -32,7 +32,6 @@ from mnemoscope.audits.settings import AuditSettings
 from mnemoscope.audits.shares import covered
 from mnemoscope.audits.spans import coarse_starts
 from mnemoscope.audits.tokens import Place, Text, character_range, cut
-from mnemoscope.files import read_kept, write_kept
 from mnemoscope.lm.continue_ import run_lengths
 from mnemoscope.lm.model import (
     LanguageModel,
@@ -44,6 +43,7 @@ from mnemoscope.lm.model import (
     within_logits,
 )
 from mnemoscope.progress import say, track
+from mnemoscope.store import keep_table, kept_table
 from mnemoscope.words import about
 
 TABLE = {
@@ -159,7 +159,7 @@ def _run(jobs: Sequence[Callable[[], pl.DataFrame]], kept: Path | None) -> pl.Da
     with track("Profile", total=len(jobs), unit="parts") as progress:
         for number, job in enumerate(jobs):
             path = kept and kept / f"profile-{number:06d}.parquet"
-            part = read_kept(path, "part of the profile") if path else None
+            part = kept_table(path, "part of the profile") if path else None
             if part is None:
                 started = time.monotonic()
                 part = job()
@@ -168,7 +168,7 @@ def _run(jobs: Sequence[Callable[[], pl.DataFrame]], kept: Path | None) -> pl.Da
                     say(f"Profile: {about(left)} more.")
                 is_said = True
                 if path:
-                    write_kept(path, part)
+                    keep_table(path, part)
             made.append(part)
             progress.advance()
     return pl.concat(made)

@@ -12,13 +12,16 @@ from typing_extensions import TypedDict
 from mnemoscope.audits.passages import span_schema
 from mnemoscope.audits.questions import QUESTIONS, settings_class
 from mnemoscope.audits.settings import checked
-from mnemoscope.errors import DamagedDataError, UserError
-from mnemoscope.files import file_sha256, read_parquet, read_record
+from mnemoscope.errors import DamagedDataError, UserError, first_line
+from mnemoscope.files import read_parquet
+from mnemoscope.store import Store
 
 SCHEMA_VERSION = 3
 """Of `audit.json` and the tables; raised when a column or key changes its meaning."""
 
-RECORD = "audit.json"
+ARTEFACT = "audit"
+RECORD = f"{ARTEFACT}.json"
+SPANS = "spans.parquet"
 
 PARTS = "parts"
 """Folder of what is done of an audit that is not finished."""
@@ -97,6 +100,11 @@ class Record(TypedDict):
     files: dict[str, str]
 
 
+def audit_store(out: Path) -> Store:
+    """The store of an audit's folder: one artefact, `ARTEFACT`, whose files are its tables."""
+    return Store(out, remedy=lambda _: "make the audit again with --redo")
+
+
 def tables_of_audits() -> list[str]:
     """Names of the tables that an audit may have, without their ending."""
     return ["spans", *(name for name, one in QUESTIONS.items() if one.part("TABLE"))]
@@ -122,29 +130,29 @@ def prepare_folder(out: Path) -> None:
 def read_audit_record(out: Path) -> dict[str, Any]:
     """What `audit.json` holds, seen to be as it was written.
 
-    Raises FileNotFoundError: no audit there. UserError: of another version of mnemoscope.
-    DamagedDataError: unreadable, or changed since it was written.
+    Raises UserError: no audit there, or one of another version of mnemoscope. DamagedDataError:
+    unreadable, or changed since it was written.
     """
-    record = read_record(out / RECORD, remedy="Make the audit again with --redo.")
-    if record.get("schema_version") != SCHEMA_VERSION:
+    store = audit_store(out)
+    if store.record(ARTEFACT).get("schema_version") != SCHEMA_VERSION:
         raise UserError(f"{out / RECORD}: of another mnemoscope. Make the audit again.")
-    return read_record(out / RECORD, Record, remedy="Make the audit again with --redo.")
+    return dict(store.record(ARTEFACT, shape=Record))
 
 
-def read_audit(out: Path) -> tuple[dict[str, Any], pl.DataFrame]:
-    """Read `audit.json` and `spans.parquet` of a folder.
+def read_audit(out: Path, *, as_it_is: bool = False) -> tuple[dict[str, Any], pl.DataFrame]:
+    """Read `audit.json` and `spans.parquet` of a folder; the table also if changed, `as_it_is`.
 
     Raises UserError: no audit there, or one of another version. DamagedDataError: a file that
-    cannot be read.
+    cannot be read, or was changed.
     """
     check_is_audit(out)
-    record = read_audit_record(out)
+    record, store = read_audit_record(out), audit_store(out)
     try:
-        frame = read_parquet(out / "spans.parquet").select(*span_schema())
+        spans = read_parquet(out / SPANS) if as_it_is else store.frame(ARTEFACT, SPANS)
         checked(settings_class(), record["settings"])
-    except (ValueError, OSError, DamagedDataError, UserError, pl.exceptions.PolarsError) as error:
-        raise DamagedDataError(f"{out}: cannot be read as an audit. Make it again.") from error
-    return record, frame
+        return record, spans.select(*span_schema())
+    except (ValueError, OSError, UserError, pl.exceptions.PolarsError) as error:
+        raise store.damaged(out, ARTEFACT, first_line(error)) from error
 
 
 def check_is_audit(out: Path) -> None:
@@ -155,15 +163,13 @@ def check_is_audit(out: Path) -> None:
 
 def changed_tables(out: Path, record: Mapping[str, Any]) -> dict[str, str]:
     """What is wrong with tables that are gone or not as they were written, by their names."""
-    found = {}
+    found, store = {}, audit_store(out)
     for name in tables_of_audits():
-        path = out / f"{name}.parquet"
-        if path.name not in record["files"]:
-            continue
-        if not path.is_file():
-            found[name] = f"{path.name} is missing."
-        elif file_sha256(path) != record["files"][path.name]:
-            found[name] = f"{path.name} was changed after the audit."
+        if (file := f"{name}.parquet") in record["files"]:
+            try:
+                store.path(ARTEFACT, file, again=True)
+            except (UserError, DamagedDataError) as error:
+                found[name] = str(error)
     return found
 
 

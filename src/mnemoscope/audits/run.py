@@ -20,9 +20,11 @@ from mnemoscope.audits.page import render_page
 from mnemoscope.audits.passages import passage_table, span_schema, with_verdicts
 from mnemoscope.audits.questions import QUESTIONS
 from mnemoscope.audits.records import (
+    ARTEFACT,
     PARTS,
     RECORD,
     SCHEMA_VERSION,
+    audit_store,
     changed_tables,
     other_audit,
     prepare_folder,
@@ -32,14 +34,7 @@ from mnemoscope.audits.scan import check_long_enough, extend, scan_windows
 from mnemoscope.audits.shares import overall, summarize
 from mnemoscope.audits.spans import spans_of
 from mnemoscope.errors import DamagedDataError, UserError
-from mnemoscope.files import (
-    file_sha256,
-    made_folder,
-    write_json,
-    write_parquet,
-    write_record,
-    write_text,
-)
+from mnemoscope.files import made_folder, write_json, write_text
 from mnemoscope.progress import say
 from mnemoscope.study.folder import versions
 
@@ -90,7 +85,7 @@ def make_audit(
     }
     _write(out, record, audit, tables)
     shutil.rmtree(out / PARTS, ignore_errors=True)
-    return record
+    return read_audit_record(out)
 
 
 def find_passages(audit: Auditing) -> None:
@@ -151,17 +146,17 @@ def _finished_audit(out: Path, key: str, *, redo: bool) -> dict[str, Any] | None
     try:
         record = read_audit_record(out)
         is_this = record["key"] == key
-    except (OSError, DamagedDataError, UserError):
+    except (DamagedDataError, UserError):
         record, is_this = {}, False
     if is_this and (out / "audit.html").is_file() and not changed_tables(out, record):
-        return dict(record)
+        return record
     if not redo and is_this:
         raise UserError(
             f"{out}: files of this audit are missing or were changed. --redo makes it again."
         )
     if not redo:
         raise other_audit(out)
-    (out / RECORD).unlink()
+    audit_store(out).forget(ARTEFACT)
     return None
 
 
@@ -171,7 +166,7 @@ def check_no_other(out: Path, *, redo: bool) -> None:
         return
     try:
         asked = read_audit_record(out)["cnn"]
-    except (OSError, DamagedDataError, UserError):
+    except (DamagedDataError, UserError):
         asked = None
     if asked is None:
         raise other_audit(out)
@@ -212,13 +207,12 @@ def _write(
             write_text(out / row["text_file"], text.document.text)
     for name in QUESTIONS:
         (out / f"{name}.parquet").unlink(missing_ok=True)
-    record["files"] = {}
-    for name, table in {"spans": audit.passages, **tables}.items():
-        path = out / f"{name}.parquet"
-        write_parquet(path, table)
-        record["files"][path.name] = file_sha256(path)
-    texts = {text.name: text.document.text for text in audit.texts}
-    write_text(out / "audit.html", render_page(record, audit.passages, texts, tables))
-    write_text(out / REPORT, render_brief(record, audit.passages, tables))
-    write_json(out / "audit.sarif", sarif_log(audit.passages, texts))
-    write_record(out / RECORD, record)
+    with audit_store(out).making(ARTEFACT) as made:
+        for name, table in {"spans": audit.passages, **tables}.items():
+            made.put(f"{name}.parquet", table)
+        record["files"] = made.files
+        texts = {text.name: text.document.text for text in audit.texts}
+        write_text(out / "audit.html", render_page(record, audit.passages, texts, tables))
+        write_text(out / REPORT, render_brief(record, audit.passages, tables))
+        write_json(out / "audit.sarif", sarif_log(audit.passages, texts))
+        made.facts |= record

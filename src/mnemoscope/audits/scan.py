@@ -14,8 +14,8 @@ from mnemoscope.audits.spans import (
 )
 from mnemoscope.audits.tokens import Place
 from mnemoscope.errors import UserError
-from mnemoscope.files import read_kept, write_kept
 from mnemoscope.progress import Progress, track
+from mnemoscope.store import keep_table, kept_table
 
 BATCHES_A_PART = 4
 """Batches after which what was asked is kept."""
@@ -127,11 +127,11 @@ def _continued(audit: Auditing, places: Sequence[Place], label: str) -> pl.DataF
             name = f"{label.lower().replace(' ', '-')}-{start // size:06d}.parquet"
             path = audit.kept and audit.kept / name
             some = places[start : start + size]
-            part = read_kept(path, "part") if path else None
+            part = kept_table(path, "part") if path else None
             if part is None:
                 part = _part(audit, some, progress)
                 if path:
-                    write_kept(path, part)
+                    keep_table(path, part)
             else:
                 progress.advance(len(some))
             made.append(part)

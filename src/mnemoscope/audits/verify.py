@@ -12,14 +12,13 @@ from mnemoscope.audits.asking import AskedModel, Auditing, Prompt
 from mnemoscope.audits.documents import Document, read_documents
 from mnemoscope.audits.passages import GROUNDS
 from mnemoscope.audits.questions import settings_class
-from mnemoscope.audits.records import changed_tables, read_audit
+from mnemoscope.audits.records import ARTEFACT, audit_store, changed_tables, read_audit
 from mnemoscope.audits.rule import decide, rule_windows
 from mnemoscope.audits.scan import ask_in_parts, prompts_at
 from mnemoscope.audits.settings import AuditSettings, checked
 from mnemoscope.audits.tokens import Text, Tokens, Words, character_range, cut_texts
 from mnemoscope.data.formats import is_there
 from mnemoscope.errors import MnemoscopeError
-from mnemoscope.files import read_parquet
 
 Load = Callable[[Mapping[str, Any], AuditSettings], AskedModel]
 """Gives the model that an audit's record speaks of."""
@@ -44,7 +43,7 @@ def verify_audit(out: Path, load: Load) -> Verification:
     Raises UserError: no audit there, or the model cannot be loaded. DamagedDataError: a file that
     cannot be read.
     """
-    record, frame = read_audit(out)
+    record, frame = read_audit(out, as_it_is=True)
     documents, problems, notes = _check_documents(out, record)
     changed = changed_tables(out, record)
     problems += changed.values()
@@ -61,9 +60,9 @@ def verify_audit(out: Path, load: Load) -> Verification:
         if not ok:
             problems.append(f"{row['document']}, {row['start']}-{row['end']}: does not hold.")
     for name, question in audit.asked().items():
-        check, path = question.part("check"), out / f"{name}.parquet"
-        if check and path.name in record["files"] and name not in changed:
-            problems += check(audit, read_parquet(path))
+        check, file = question.part("check"), f"{name}.parquet"
+        if check and file in record["files"] and name not in changed:
+            problems += check(audit, audit_store(out).frame(ARTEFACT, file))
     return Verification(frame.height, sum(holds), problems, notes)
 
 

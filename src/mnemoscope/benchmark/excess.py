@@ -126,6 +126,12 @@ class PairedDifference:
     n_second: int
 
 
+def _not_whole(where: str, found: str) -> DamagedDataError:
+    return DamagedDataError(
+        f"predictions of {where}: {found}. Run 'mnemoscope train' again: they are not whole."
+    )
+
+
 def collect_votes(predictions: pl.DataFrame, n_classes: int, *, where: str) -> Votes:
     """Arrange one taxonomy's predictions from one source, given in any order.
 
@@ -138,24 +144,17 @@ def collect_votes(predictions: pl.DataFrame, n_classes: int, *, where: str) -> V
     runs = ordered.select(_RUN).unique(maintain_order=True)
     ids = ordered["sequence_id"].unique().sort().to_numpy()
     shape = (len(runs), len(ids))
-    repair = "Run 'mnemoscope train' again: the predictions are not whole."
     if ordered.height != runs.height * len(ids):
-        raise DamagedDataError(
-            f"predictions of {where}: {ordered.height} rows for {shape[0]} runs of {shape[1]} "
-            f"sequences. {repair}"
-        )
+        found = f"{ordered.height} rows for {shape[0]} runs of {shape[1]} sequences"
+        raise _not_whole(where, found)
     grid = {name: ordered[name].to_numpy().reshape(shape) for name in _GRID}
     predicted = grid["predicted"]
     if (grid["sequence_id"] != ids).any() or (grid["true"] != grid["true"][0]).any():
-        raise DamagedDataError(
-            f"predictions of {where}: runs differ in their sequences or true classes. {repair}"
-        )
+        raise _not_whole(where, "runs differ in their sequences or true classes")
     classes = np.concatenate([grid["true"], predicted])
     if classes.min() < 0 or classes.max() >= n_classes:
-        raise DamagedDataError(
-            f"predictions of {where}: class {classes.min()} to {classes.max()}, wanted 0 to "
-            f"{n_classes - 1}. {repair}"
-        )
+        found = f"class {classes.min()} to {classes.max()}, wanted 0 to {n_classes - 1}"
+        raise _not_whole(where, found)
     votes = Votes(
         ids,
         grid["true"][0],

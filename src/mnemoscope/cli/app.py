@@ -107,10 +107,7 @@ def panels() -> dict[str, dict[str, Callable[..., None]]]:
             "audit rank": audit.with_settings(audit.audit_rank),
             "app": audit.app,
         },
-        "Stages of a run": {
-            **of_stages(is_optional=False),
-            "merge": study.merge,
-        },
+        "Stages of a run": of_stages(is_optional=False),
         "Further questions to a study": {
             **of_stages(is_optional=True),
             "analyze": analyze.analyze,

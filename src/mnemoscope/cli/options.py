@@ -4,12 +4,13 @@ import functools
 import inspect
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Exit, Option
 
@@ -17,6 +18,9 @@ from mnemoscope.errors import UserError, nearest
 from mnemoscope.parse import parse_yaml
 from mnemoscope.study.settings import StudySettings, parse_settings
 from mnemoscope.version import __version__
+
+if TYPE_CHECKING:
+    from mnemoscope.cluster.units import Share
 
 Out = Annotated[Path, Option("-o", "--out", help="Where the result goes.")]
 StudyFolder = Annotated[Path, Argument(help="A study folder.")]
@@ -98,7 +102,7 @@ PartOption = Annotated[
     Option(
         "--part",
         metavar="I/N",
-        help="Do only the I-th of N shares; 'mnemoscope merge' puts them together.",
+        help="Do only every N-th unit of the work, from the I-th; then run without --part.",
     ),
 ]
 Patterns = Annotated[
@@ -156,7 +160,7 @@ class EngineFlags:
         Option(
             "--storage",
             metavar="URL",
-            help="Where workers put finished blocks: a folder or bucket that all machines see "
+            help="Where workers put finished units: a folder or bucket that all machines see "
             "(default: in the study).",
         ),
     ] = None
@@ -296,12 +300,22 @@ def working_with(flags: EngineFlags) -> Iterator[None]:
             raise UserError("--ray-address, --ray-workers and --storage need --engine ray.")
         yield
         return
-    from mnemoscope.cluster.engine import use_engine
-    from mnemoscope.cluster.ray import RayEngine
+    from mnemoscope.cluster.ray import RayExecutor
+    from mnemoscope.cluster.run import use_executor
 
-    engine = RayEngine(flags.ray_address, n_workers=flags.ray_workers or 0, storage=flags.storage)
-    with engine, use_engine(engine):
+    ray = RayExecutor(flags.ray_address, n_workers=flags.ray_workers or 0, storage=flags.storage)
+    with ray, use_executor(ray):
         yield
+
+
+def parse_share(text: str) -> "Share":
+    """Parse `3/8`; UserError if malformed or out of range."""
+    from mnemoscope.cluster.units import Share
+
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text.strip())
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise UserError(f"--part {text}: needs I/N with I from 1 to N, for example --part 3/8.")
+    return Share(int(match[1]), int(match[2]))
 
 
 @contextmanager

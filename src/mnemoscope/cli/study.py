@@ -225,6 +225,7 @@ def capture(
 def train(
     study: options.StudyFolder,
     no_controls: options.NoControls = False,
+    part: options.PartOption = None,
     where: options.EngineFlags = options.LOCAL,
     stage: options.StageFlags = options.STAGE,
 ) -> None:
@@ -233,7 +234,7 @@ def train(
     Example: mnemoscope train my-study --set train.preset=paper
     """
     stage = replace(stage, set_=_with_controls(stage.set_, no_controls))
-    stage_verb(study, "train", {}, stage, where=where)
+    stage_verb(study, "train", {}, stage, part=part, where=where)
 
 
 def knockout(
@@ -257,7 +258,7 @@ def plain_verb(entry: Stage) -> Callable[..., None]:
     ) -> None:
         stage_verb(study, entry.name, {}, stage, part=part, where=where)
 
-    without = {"part"} if not entry.has_parts else set()
+    without = {"part"} if not entry.part else set()
     without |= {"where"} if not entry.has_engine else set()
     signature = inspect.signature(verb)
     kept = [one for one in signature.parameters.values() if one.name not in without]
@@ -276,26 +277,30 @@ def stage_verb(
     part: str | None = None,
     where: options.EngineFlags = options.LOCAL,
 ) -> None:
-    """Run one stage of a study, or a part of it, and say what comes next."""
-    study = Study(folder)
+    """Run one stage of a study, or a share of its units, and say what comes next."""
+    study, share = Study(folder), None if part is None else options.parse_share(part)
 
     def change(present: StudySettings) -> StudySettings:
         return options.merge_flags(present, flags, stage.set_)
 
     change(study.settings)  # a mistake is said before torch is loaded and the study held
-    if part is None:
+    if share is None:
         study.refuse_locked()
-    if part is not None:
-        if where != options.LOCAL:
-            raise UserError("--part: a part is one process. Leave out --engine, or --part.")
-        _run_part(study, name, part, change, stage)
-        return
-    from mnemoscope.flow.run import run_stage
+    from mnemoscope.flow.run import run_part, run_stage
 
     with shown(stage.quiet), options.working_with(where):
-        was_done = not run_stage(study, name, change, redo=stage.redo)
-    outputs = stage_named(name).outputs
-    made = ", ".join(str(folder / one) for one in outputs) or str(folder / "sequences.parquet")
+        if share is not None:
+            was_done = not run_part(study, name, share, change, redo=stage.redo)
+        else:
+            was_done = not run_stage(study, name, change, redo=stage.redo)
+    if share is not None and not was_done:
+        print(
+            f"Did part {share} of '{name}'. When all {share.n} are done and their folders are "
+            f"copied together: mnemoscope {name} {folder}"
+        )
+        return
+    outputs = [folder / one for one in stage_named(name).outputs]
+    made = ", ".join(str(one) for one in outputs if one.exists())
     print(f"{'Nothing to do:' if was_done else 'Wrote'} {made}.{next_verb(study, name)}")
 
 
@@ -313,24 +318,6 @@ def next_verb(study: Study, stage: str) -> str:
         if whole_mask(study.sequences) is not None:  # nothing is trained on padded rows
             following = ["report"]
     return f" Next: mnemoscope {following[0]} {study.folder}" if following else ""
-
-
-def _run_part(
-    study: Study,
-    name: str,
-    text: str,
-    change: Callable[[StudySettings], StudySettings],
-    stage: options.StageFlags,
-) -> None:
-    from mnemoscope.pipeline.parts import parse_part, run_part
-
-    part = parse_part(text)
-    with shown(stage.quiet):
-        made = run_part(study, name, part, change, redo=stage.redo)
-    if made is None:
-        print(f"Nothing to do: '{name}' of {study.folder} is done.")
-    else:
-        print(f"Wrote {made}. When all {part.n} parts are done: mnemoscope merge {study.folder}")
 
 
 def _create(folder: Path, settings: StudySettings, *, quiet: bool) -> Study:
@@ -360,27 +347,6 @@ def _check_labels(change: Callable[[StudySettings], StudySettings], out: Path, r
 def _with_controls(assignments: list[str] | None, no_controls: bool) -> list[str]:
     """`--no-controls` as the assignment it stands for."""
     return [*(assignments or []), *(["benchmark.controls=false"] if no_controls else [])]
-
-
-def merge(
-    study: options.StudyFolder,
-    no_check: bool = Option(
-        False,
-        "--no-check",
-        help="Do not check the scan by decoding a sample; the merge then needs no model.",
-    ),
-    quiet: options.Quiet = False,
-) -> None:
-    """Join what 'continue', 'capture' or 'graft' made in parts (--part).
-
-    Example: mnemoscope merge my-study
-    """
-    opened = Study(study)
-    from mnemoscope.pipeline.parts import merge_parts
-
-    with shown(quiet):
-        stages = merge_parts(opened, check=not no_check)
-    print(f"Merged {' and '.join(stages)} of {study}.{next_verb(opened, stages[-1])}")
 
 
 def demo(
@@ -510,7 +476,7 @@ def benchmark(
         return
     stage_verb(folder, "benchmark", {}, stage, where=where)
     from mnemoscope.cli.summary import print_summary
-    from mnemoscope.pipeline.benchmark import load_comparison, read_benchmark
+    from mnemoscope.pipeline.benchmark import load_comparison
     from mnemoscope.pipeline.label import aliases_of, samples_of
     from mnemoscope.report.published import print_comparison
 
@@ -524,7 +490,7 @@ def benchmark(
                 "folder": folder,
                 "samples": samples_of(study),
                 "aliases": {name: one.of for name, one in aliases_of(study).items()},
-                "benchmark": read_benchmark(study),
+                "benchmark": study.benchmark,
                 "comparison": comparison.frame.filter(state="measured"),
                 **comparison.as_json(),
             }

@@ -94,12 +94,11 @@ def _rows(study: Study) -> dict[str, dict[str, dict[str, Any]]]:
     """Benchmark rows by sample and source; none before the benchmark has been run."""
     from mnemoscope.pipeline.benchmark import (  # with torch, which a plan needs not
         BENCHMARK_FILE,
-        read_benchmark,
     )
 
     found: dict[str, dict[str, dict[str, Any]]] = {}
     if (study.folder / BENCHMARK_FILE).is_file():
-        for row in read_benchmark(study).iter_rows(named=True):
+        for row in study.benchmark.iter_rows(named=True):
             found.setdefault(row["taxonomy"], {})[row["source"]] = row
     return found
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Argument, Option
+from typer import Argument, Exit, Option
 
 from mnemoscope.cli import options
 from mnemoscope.cli.study import shown, stage_verb
@@ -323,6 +323,7 @@ def duplicates(
 
 def describe(
     target: Annotated[Path, Argument(help="A study, a maps folder, or a table.")],
+    verify: Annotated[bool, Option("--verify", help="Read every file of a study.")] = False,
     answer: options.Answer = options.ANSWER,
 ) -> None:
     """Show what a study or table holds: stages, counts, settings, sizes on disk.
@@ -331,6 +332,8 @@ def describe(
     """
     if is_study(target):
         facts = _describe_study(Study(target))
+        if verify:
+            facts["problems"] = _verified(Study(target))
     elif (target / "meta.json").is_file():
         facts = _describe_maps(target)
     elif target.is_file():
@@ -348,6 +351,8 @@ def describe(
     else:
         raise UserError(f"{target}: no such file or folder. Check the path.")
     answer.facts.update(facts)
+    if facts.get("problems"):
+        raise Exit(1)
 
 
 def _describe_study(study: Study) -> dict[str, Any]:
@@ -366,7 +371,6 @@ def _describe_study(study: Study) -> dict[str, Any]:
         facts = {"name": stage.name, "state": state.replace("-", "missing"), "counts": counts}
         stages.append(facts | {"seconds": seconds.get(stage.name)})
     console.print(table)
-    study.seals()  # where they are damaged, no table can be read
     _describe_split(study, console)
     models = Table("role", "name", "layers × heads", "dtype", "weights", title="models")
     for role, facts in study.record["models"].items():
@@ -394,6 +398,15 @@ def _describe_study(study: Study) -> dict[str, Any]:
         "bytes": sizes_of,
         "settings": study.settings.as_dict(),
     }
+
+
+def _verified(study: Study) -> list[str]:
+    """Say what is wrong with the files of a study."""
+    from mnemoscope.pipeline.capture import damaged_maps
+
+    found = [str(one) for one in [*study.verify(), *damaged_maps(study)]]
+    print(*(found or ["Every file is as it was written."]), sep="\n")
+    return found
 
 
 def _describe_split(study: Study, console: Any) -> None:

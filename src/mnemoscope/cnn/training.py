@@ -6,11 +6,10 @@ A trained CNN is one file: safetensors, with all that is not a tensor as JSON in
 runs give equal bytes: no time, place or version is inside.
 """
 
-import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,15 +19,15 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load, save
+from safetensors.torch import load_file, save
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1, precision_recall
 from mnemoscope.cnn.network import AttentionCnn
 from mnemoscope.cnn.presets import CnnSetting, TrainingPreset
-from mnemoscope.errors import DamagedDataError, UserError
-from mnemoscope.files import digest, write_bytes
+from mnemoscope.errors import DamagedDataError, UserError, first_line
+from mnemoscope.files import write_bytes
 from mnemoscope.maps.format import unpack_channels_last, unpack_triangle
 from mnemoscope.maps.shape import ROW_STATISTICS, row_statistics
 from mnemoscope.maps.views import MapSource, rows_at_once
@@ -409,17 +408,11 @@ def keep_freed_memory() -> None:
 
 
 FORMAT_VERSION = 1
-_SHA256, _SEAL, _PLACE = "sha256", "facts_sha256", "place"
 _HEADER_KEY = "mnemoscope_cnn"  # a single key: the order of several is not fixed
-_REPAIR = "Delete it and run 'mnemoscope train --redo': only this CNN is trained anew."
 
 
-def save_cnn(path: Path | str, trained: TrainedCnn, *, place: str | None = None) -> None:
-    """Write a trained CNN, without its `seconds`, whole or not at all.
-
-    `place` is a name that `load_cnn` asks for again, so that no other file stands in its place.
-    Raises NoRoomError: the disk is full. UserError: the folder is missing or cannot be written to.
-    """
+def pack_cnn(trained: TrainedCnn) -> bytes:
+    """A trained CNN, without its `seconds`, as safetensors with its facts in the header."""
     network, scaling = trained.network, trained.scaling
     numbers = {f"network.{name}": value for name, value in network.state_dict().items()}
     if scaling.mean is not None and scaling.inverse_deviation is not None:
@@ -439,70 +432,37 @@ def save_cnn(path: Path | str, trained: TrainedCnn, *, place: str | None = None)
         "seed": trained.seed,
         "history": asdict(trained.history),
     }
-    write_bytes(path, sealed_tensors(tensors, _HEADER_KEY, facts, place))
-
-
-def sealed_tensors(
-    tensors: Mapping[str, Tensor], header: str, facts: Mapping[str, Any], place: str | None
-) -> bytes:
-    """Safetensors with facts under a key of their header, a SHA-256 of both, and their place."""
-    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    said = {**facts, _SHA256: _digest(whole)} | ({} if place is None else {_PLACE: place})
-    sealed = said | {_SEAL: digest(said)}
-    data: bytes = save(whole, metadata={header: json.dumps(sealed, sort_keys=True)})
+    data: bytes = save(tensors, metadata={_HEADER_KEY: json.dumps(facts, sort_keys=True)})
     return data
 
 
-def read_tensors(
-    path: Path, header: str, place: str | None
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `sealed_tensors` made; files of earlier versions say less of themselves.
-
-    Raises OSError, SafetensorError: missing, cut short or no safetensors. KeyError: no facts under
-    this key. ValueError: altered, or a file that was made for another place.
-    """
-    data = path.read_bytes()
-    with safe_open(path, framework="pt") as file:
-        facts = parse_json((file.metadata() or {})[header])
-    if not isinstance(facts, dict):
-        raise ValueError("its facts are no record")
-    tensors: dict[str, Tensor] = load(data)
-    seal = facts.pop(_SEAL, None)
-    if seal not in (None, digest(facts)):
-        raise ValueError("its facts were altered")
-    if facts.pop(_SHA256, None) not in (None, _digest(tensors)):
-        raise ValueError("its numbers were altered")
-    if place is not None and (found := facts.pop(_PLACE, place)) != place:
-        raise ValueError(f"made as {found}, for another place")
-    return tensors, facts
+def save_cnn(path: Path | str, trained: TrainedCnn) -> None:
+    """Write a trained CNN (`pack_cnn`), whole or not at all; errors as `files.write_bytes`."""
+    write_bytes(path, pack_cnn(trained))
 
 
-def load_cnn(path: Path | str, *, place: str | None = None) -> TrainedCnn:
+def load_cnn(path: Path | str) -> TrainedCnn:
     """Read a trained CNN onto the CPU; it gives the saved one's logits, bit for bit.
 
-    Raises UserError: no such file, or one of a later format. DamagedDataError: cut short, altered,
-    or no CNN at all.
+    Raises UserError: no such file, or one of another format. DamagedDataError: no CNN.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file. Train the CNN with 'mnemoscope train --redo'.")
     try:
-        tensors, facts = read_tensors(path, _HEADER_KEY, place)
-    except KeyError as error:
-        raise DamagedDataError(f"{path}: no CNN of mnemoscope. {_REPAIR}") from error
-    except ValueError as error:
-        raise DamagedDataError(f"{path}: {error}. {_REPAIR}") from error
-    except (SafetensorError, OSError) as error:
-        raise DamagedDataError(f"{path}: cut short or altered. {_REPAIR}") from error
-    if facts.get("format") != FORMAT_VERSION:
-        raise UserError(
-            f"{path}: format {facts.get('format')}, this version reads {FORMAT_VERSION}. "
-            "Use the version of mnemoscope that wrote it, or train again."
-        )
-    try:
-        return _rebuild(facts, tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:  # of a torn header
-        raise DamagedDataError(f"{path}: no CNN that fits its facts. {_REPAIR}") from error
+        with safe_open(path, framework="pt") as file:
+            facts = parse_json((file.metadata() or {})[_HEADER_KEY])
+        if facts.get("format") == FORMAT_VERSION:
+            return _rebuild(facts, load_file(path))
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise DamagedDataError(
+            f"{path}: not a whole CNN ({first_line(error, 80)}). Restore it from a copy, or train "
+            "it again."
+        ) from error
+    raise UserError(
+        f"{path}: format {facts.get('format')}, this version reads {FORMAT_VERSION}. "
+        "Use the version of mnemoscope that wrote it, or train again."
+    )
 
 
 def _rebuild(facts: dict[str, Any], tensors: dict[str, Tensor]) -> TrainedCnn:
@@ -521,12 +481,3 @@ def _rebuild(facts: dict[str, Any], tensors: dict[str, Tensor]) -> TrainedCnn:
     )
     history = TrainingHistory(**facts["history"] | {"loss": tuple(facts["history"]["loss"])})
     return TrainedCnn(network.eval(), scaling, setting, preset, facts["seed"], history)
-
-
-def _digest(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 over names and bytes of all tensors, by name."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].numpy().tobytes())
-    return digest.hexdigest()

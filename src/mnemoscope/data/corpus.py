@@ -142,7 +142,7 @@ class FlatFile(NamedTuple):
         handle.seek(self.offset + start * self.dtype.itemsize)
         tokens = np.fromfile(handle, dtype=self.dtype, count=stop - start)
         if len(tokens) < stop - start:
-            raise DamagedDataError(f"{self.path}: has become shorter. Copy it again.")
+            raise _torn(self.path, "has become shorter")
         return tokens
 
 
@@ -186,10 +186,14 @@ def _check_type(file: FlatFile, dtype: str | None) -> FlatFile:
     return file
 
 
+def _torn(path: Path, why: str, more: str = "") -> DamagedDataError:
+    return DamagedDataError(f"{path}: {why}. Copy it again{more}.")
+
+
 def _open_npy(path: Path) -> FlatFile:
     """A NumPy array of integers with one axis, or with a document a row."""
     if not path.stat().st_size:
-        raise DamagedDataError(f"{path}: empty, not a .npy array. Copy it again.")
+        raise _torn(path, "empty, not a .npy array")
     array = open_array(path)
     is_in_order = array.flags.c_contiguous
     if array.dtype.kind not in "iu" or array.ndim not in (1, 2) or not is_in_order:
@@ -207,16 +211,17 @@ def _open_megatron(path: Path) -> FlatFile:
     with open(index, "rb") as handle:
         head = handle.read(len(_MAGIC) + _HEADER.size)
     if len(head) < len(_MAGIC) + _HEADER.size or not head.startswith(_MAGIC):
-        raise DamagedDataError(
-            f"{index}: not a Megatron index, which would say where the documents of {path.name} "
-            "end. Copy it again, or move it away to read the .bin as one document."
+        raise _torn(
+            index,
+            f"not a Megatron index, which would say where the documents of {path.name} end",
+            ", or move it away to read the .bin as one document",
         )
     version, code, n_sequences, n_documents = _HEADER.unpack(head[len(_MAGIC) :])
     if version != 1 or code not in _MEGATRON_TYPES:
         raise UserError(f"{index}: version {version}, type {code}: not one that can be read.")
     needed = len(head) + 12 * n_sequences + 8 * n_documents
     if index.stat().st_size < needed:
-        raise DamagedDataError(f"{index}: cut short. Copy it again.")
+        raise _torn(index, "cut short")
     lengths = _map(index, "<i4", len(head), n_sequences)
     first_bytes = _map(index, "<i8", len(head) + 4 * n_sequences, n_sequences)
     first_sequences = _map(index, "<i8", len(head) + 12 * n_sequences, n_documents)
@@ -241,15 +246,17 @@ def _check_index(path: Path, lengths: np.ndarray, first_bytes: np.ndarray, item_
         sizes = lengths[start : start + step].astype(np.int64) * item_bytes
         ends = expected + np.cumsum(sizes)
         if (sizes < 0).any() or (first_bytes[start : start + step] != ends - sizes).any():
-            raise DamagedDataError(
-                f"{path.with_suffix('.idx')}: its sequences do not stand one after the other in "
-                f"{path.name}. Copy both again."
+            raise _torn(
+                path.with_suffix(".idx"),
+                f"its sequences do not stand one after the other in {path.name}",
+                ", and the .bin",
             )
         expected = int(ends[-1])
     if expected != path.stat().st_size:
-        raise DamagedDataError(
-            f"{path}: {path.stat().st_size:,} bytes where its .idx says {expected:,}. Copy both "
-            "again, or move the .idx away to read the .bin as one document."
+        raise _torn(
+            path,
+            f"{path.stat().st_size:,} bytes where its .idx says {expected:,}",
+            " with its .idx, or move that away to read the .bin as one document",
         )
 
 

@@ -278,7 +278,7 @@ def write_table(path: Path | str, frame: pl.DataFrame) -> None:
         raise UserError(f"{path}: a table must end in .parquet or .jsonl.")
     if path.suffix == ".parquet":
         # Users edit these tables, and some programs would take an outdated checksum over.
-        write_parquet(path, frame, metadata=_METADATA, seal=False)
+        write_parquet(path, frame, metadata=_METADATA)
     else:
         buffer = io.BytesIO()  # a full disk then fails in one write, with the system's own error
         frame.write_ndjson(buffer)
@@ -342,6 +342,14 @@ def table_digest(table: pl.DataFrame) -> str:
             values = table[column].explode().cast(pl.Int64).fill_null(-(2**31))
             digest.update(values.to_numpy().astype("int32").tobytes())
     return digest.hexdigest()
+
+
+def fill_columns(table: pl.DataFrame, further: pl.DataFrame) -> pl.DataFrame:
+    """Add the columns of a further table by `sequence_id`; where one is there, what it has wins."""
+    known = [name for name in further.columns if name in table.columns and name != "sequence_id"]
+    found = table.join(further, on="sequence_id", how="left", suffix="_new", maintain_order="left")
+    filled = [pl.coalesce(f"{name}_new", name).alias(name) for name in known]
+    return found.with_columns(filled).drop(f"{name}_new" for name in known)
 
 
 def token_matrix(frame: pl.DataFrame, column: str = "tokens") -> np.ndarray:

@@ -4,8 +4,6 @@ Asking again with the same settings and inputs does nothing; anything else repla
 Python, `ms.analyze(study, "levels", second="gpt2")` gives frames and pictures.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -39,11 +37,6 @@ _LABELS = (
     "No model was asked (model.name none): memorized or not is the data set's own label, and "
     "perplexities are its own, each half by its own number of tokens."
 )
-_DECISIVE = (
-    *("sequence_id", "tokens", "attention_mask"),
-    *("is_memorized", "memorization_score", "duplicates", "genre"),
-)
-"""Columns of the table that decide a result; other verbs may add more."""
 
 
 @dataclass(frozen=True)
@@ -280,7 +273,7 @@ def _facts(
     """Inputs that decide the result, as plain values that the result records."""
     facts: dict[str, Any] = {
         "model": study.record["models"].get("model", {}).get("fingerprint"),
-        "table": _table_hash(study),
+        "table": study.table_sums,
         "label": study.key("label"),
     }
     if entry.plugin is not None:
@@ -296,16 +289,6 @@ def _facts(
     if (name := getattr(settings, "sentence_model", None)) is not None:
         facts["sentence_model"] = [name, _signature(name)]
     return facts
-
-
-def _table_hash(study: Study) -> str:
-    table, digest = study.sequences, hashlib.sha256()
-    for name in (name for name in _DECISIVE if name in table.columns):
-        column = table[name]
-        values = column.explode() if column.dtype == pl.List else column
-        digest.update(name.encode())
-        digest.update(json.dumps(values.to_list()).encode())
-    return digest.hexdigest()
 
 
 def _signature(name: str) -> str | None:
@@ -371,7 +354,7 @@ def analyze(
     return Analysis(
         sentence=outcome.result.sentence,
         further=outcome.result.further,
-        frames=registry.read_frames(outcome.folder, outcome.result),
+        frames=registry.read_frames(study, entry, outcome.result),
         figures=tuple(map(draw_figure, outcome.result.figures)),
         folder=outcome.folder,
     )

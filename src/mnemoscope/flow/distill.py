@@ -20,19 +20,18 @@ from mnemoscope.data.duplicates import hash_ngrams, share_ngram
 from mnemoscope.data.read import read_sequences
 from mnemoscope.data.table import PUBLISHED_VERDICT, has_values, token_matrix
 from mnemoscope.embedded import place_of
-from mnemoscope.errors import DamagedDataError, UserError
+from mnemoscope.errors import UserError
 from mnemoscope.files import (
     atomic_folder,
     digest,
     made_folder,
-    read_record,
     refuse_existing,
-    write_record,
 )
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import LanguageModel, check_fits, check_tokens
 from mnemoscope.lm.placement import fingerprint_model, quiet_transformers
 from mnemoscope.progress import say
+from mnemoscope.store import Store
 from mnemoscope.study.folder import SETTINGS_FILE, Study, versions
 from mnemoscope.study.models import Models, check_same_tokens
 from mnemoscope.study.settings import NO_MODEL, split_revision
@@ -45,8 +44,8 @@ from mnemoscope.training.distill import (
     view_of,
 )
 
-CARD = "distilled.json"
-_KEY = "distilling.json"
+_CARD, CARD = "distilled", "distilled.json"
+_TRAINING = "distilling"
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ def distill(asked: DistillAsked, out: Path, *, teacher: Teacher | None = None) -
     with atomic_folder(out) as temporary, quiet_transformers():
         student.save_pretrained(temporary)
         lm.tokenizer.save_pretrained(temporary)
-        write_record(temporary / CARD, card)
+        Store(temporary).put(_CARD, {}, **card)
     shutil.rmtree(work)
     return card
 
@@ -136,16 +135,11 @@ class _Card(TypedDict):
     training: dict[str, Any]
 
 
-class _Key(TypedDict):
-    key: str
-
-
 def read_card(folder: Path | str) -> dict[str, Any] | None:
     """The card of a student that `distill` made; None for any other model."""
-    path = Path(folder) / CARD
-    if not path.is_file():
+    if not (Path(folder) / CARD).is_file():
         return None
-    return read_record(path, _Card, remedy="Train the student again.")
+    return Store(folder, remedy=lambda _: "train the student again").record(_CARD, shape=_Card)
 
 
 def student_names(students: Sequence[str]) -> list[str]:
@@ -291,16 +285,9 @@ def _work_folder(out: Path, facts: dict[str, Any]) -> Path:
     """Where checkpoints lie until the student is whole; emptied of those of another training."""
     work = out.with_name(f".{out.name}.training")
     key = digest(facts)
-    try:
-        known = read_record(work / _KEY, _Key, remedy="")["key"]
-    except (FileNotFoundError, DamagedDataError):
-        known = None
-    if known != key:
-        if work.is_dir():
-            say(f"{work}: of another training; this one begins anew.")
-            shutil.rmtree(work)
-        work.mkdir(parents=True)
-        write_record(work / _KEY, {"key": key})
+    if Store(work).kept(_TRAINING, "the training", key=key) is None:
+        shutil.rmtree(work, ignore_errors=True)
+        Store(work).put(_TRAINING, {}, key=key)
     elif any(work.glob("checkpoint-*")):
         say(f"Going on from a checkpoint in {work}.")
     return work

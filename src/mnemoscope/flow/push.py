@@ -23,13 +23,10 @@ from typing_extensions import TypedDict
 from mnemoscope.benchmark.sources import ATTENTION, TABLE
 from mnemoscope.data.hub import parse_hub_name
 from mnemoscope.data.table import read_table
-from mnemoscope.errors import DamagedDataError, MnemoscopeError, UserError, first_line
+from mnemoscope.errors import MnemoscopeError, UserError, first_line
 from mnemoscope.files import (
     atomic_folder,
-    file_sha256,
     made_folder,
-    read_parquet,
-    read_record,
     refuse_filled,
     write_parquet,
     write_text,
@@ -37,6 +34,7 @@ from mnemoscope.files import (
 from mnemoscope.report.content import ReportContent, model_facts, report_content
 from mnemoscope.report.page import write_report
 from mnemoscope.report.tables import BY_TRUTH
+from mnemoscope.store import Store
 from mnemoscope.study.folder import Study, is_study
 from mnemoscope.taxonomy.labels import count_classes
 from mnemoscope.taxonomy.names import NON_MEMO
@@ -260,13 +258,10 @@ def _write_audit(target: Path, out: Path, *, licence: str) -> None:
     for path in (*there, *(target / "texts").rglob("*")):
         if path.is_symlink():  # what it points to may be no document
             raise UserError(f"{path}: a link, which push does not follow. Put the file there.")
-    remedy = "Make the audit again with --redo."
-    record = read_record(target / "audit.json", _Audit, remedy=remedy)
-    spans = read_parquet(target / "spans.parquet", remedy="make the audit again with --redo")
-    for name, said in record["files"].items():
-        path = target / Path(name).name
-        if not (path.is_file() and said == file_sha256(path)):
-            raise DamagedDataError(f"{path}: missing, or changed after the audit. {remedy}")
+    store = Store(target, remedy=lambda _: "make the audit again with --redo")
+    record, spans = store.record("audit", shape=_Audit), store.frame("audit", "spans.parquet")
+    for name in record["files"]:
+        store.path("audit", Path(name).name, again=True)
     shares = {kind: percent(record["summary"][kind]["share"]) for kind in _Summary.__annotations__}
     for name in (*_AUDIT, *(Path(one).name for one in record["files"]), "texts"):
         if (target / name).is_dir():

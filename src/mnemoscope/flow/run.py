@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+from mnemoscope.cluster.units import Share
 from mnemoscope.data.rows import name_of
 from mnemoscope.errors import UserError
 from mnemoscope.pipeline.capture import damaged_maps, repair_maps
@@ -98,6 +99,29 @@ def run_stage(
             repair_maps(study, Models(study.settings))
         else:
             return False
+    return True
+
+
+def run_part(
+    study: Study, stage: str, share: Share, settings: Wanted, *, redo: bool = False
+) -> bool:
+    """Do a share of a stage's units; False when the stage is done.
+
+    The study takes the settings over, which must be the same for every share; its other files stay,
+    so several processes may each do a share, also in copies of the folder. Once the folders are
+    copied together, the stage finds all results. Errors as `run_stage`.
+    """
+    with study.lock(shared=True):
+        wanted = _settle(settings, study.settings)
+        study.changed_stages(wanted, redo=redo)
+        if redo or wanted != study.settings:
+            study.adopt(wanted, redo=redo)
+        if redo:
+            study.forget(stage)
+        if study.is_done(stage):
+            return False
+        study.require("sequences")
+        stage_named(stage).load_part()(study, Models(study.settings), share)
     return True
 
 

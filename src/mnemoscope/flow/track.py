@@ -4,7 +4,6 @@ Each checkpoint is loaded once and its results are written at once, so a killed 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -17,12 +16,12 @@ from mnemoscope.analysis.inputs import AnalysisResult
 from mnemoscope.analysis.levels import LEVELS, transitions
 from mnemoscope.data.read import read_sequences
 from mnemoscope.data.table import token_matrix
-from mnemoscope.errors import DamagedDataError, UserError
-from mnemoscope.files import made_folder, read_record, write_parquet, write_record
+from mnemoscope.errors import UserError
+from mnemoscope.files import digest, made_folder, write_parquet
 from mnemoscope.lm.hub import describe_lacking, find_checkpoints
 from mnemoscope.lm.load import load_model, load_tokenizer
 from mnemoscope.lm.placement import check_dtype, find_device
-from mnemoscope.pipeline.blocks import verdicts
+from mnemoscope.pipeline.questions import verdicts
 from mnemoscope.progress import track as show_track
 from mnemoscope.report.page import write_sections
 from mnemoscope.report.tables import AnalysisSection, table_of
@@ -40,7 +39,6 @@ from mnemoscope.training.watch import judge
 from mnemoscope.training.windows import CONTROL, GUESS, RECALL, WatchedWindows
 
 PAGE = "track.html"
-_LOOKED_AT = "checkpoints.json"
 _KINDS = {RECALL: "cannot be guessed from their text", GUESS: "can be guessed from their text"}
 
 
@@ -80,13 +78,10 @@ def track_checkpoints(asked: TrackAsked, out: Path) -> None:
         windows += _windows(asked, asked.control, CONTROL, tokenizer)
     run = ", ".join(dict.fromkeys(one.run for one in checkpoints))
     history = HistoryWriter(out, windows, run=run, source=asked.sequences, control=asked.control)
-    known: dict[str, Any] = {}
-    with suppress(FileNotFoundError, DamagedDataError):  # unknown inputs: the check is made again
-        known = read_record(out / _LOOKED_AT, remedy="")
     with show_track("Checkpoints", total=len(checkpoints), unit="checkpoints") as progress:
         for one in checkpoints:
-            basis = [one.signature(), asked.dtype, asked.decode]
-            if known.get(str(one.step)) != basis or not history.has(one.step):
+            key = digest([one.signature(), asked.dtype, asked.decode])
+            if not history.has(one.step, key):
                 model = load_model(
                     one.name,
                     revision=one.revision,
@@ -105,9 +100,7 @@ def track_checkpoints(asked: TrackAsked, out: Path) -> None:
                         model, windows.tokens, scan=False, batch_size=asked.batch_size
                     )
                     check = check.with_columns(decoded["memorization_score"])
-                history.add(one.step, check)
-                known[str(one.step)] = basis
-                write_record(out / _LOOKED_AT, known)
+                history.add(one.step, check, key)
             progress.advance(1)
 
 

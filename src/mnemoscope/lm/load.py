@@ -149,14 +149,9 @@ def _read_weights(source: Source, **arguments: Any) -> Any:
     """Load the weights and refuse a model of which some were made up."""
     if source.gguf_file is None:
         arguments["use_safetensors"] = True
-    try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            source.location, output_loading_info=True, **arguments
-        )
-    except SafetensorError as error:
-        raise DamagedDataError(
-            f"{source.name}: its weights cannot be read ({first_line(error)}). Copy them again."
-        ) from error
+    model, report = AutoModelForCausalLM.from_pretrained(
+        source.location, output_loading_info=True, **arguments
+    )
     missing = sorted(report["missing_keys"])
     if missing:
         raise UserError(
@@ -187,10 +182,10 @@ def _loading(source: Source) -> Iterator[None]:
     except MnemoscopeError:
         raise
     except Exception as error:
-        if source.gguf_file is not None and not isinstance(error, ImportError):
-            # A torn file makes the reader fail in any way.
+        is_torn_gguf = source.gguf_file is not None and not isinstance(error, ImportError)
+        if is_torn_gguf or isinstance(error, SafetensorError):  # of GGUF the reader fails anyhow
             raise DamagedDataError(
-                f"{source.name}: cannot be read as GGUF ({first_line(error)}). Copy it again."
+                f"{source.name}: its weights cannot be read ({first_line(error)}). Copy them again."
             ) from error
         if not isinstance(error, OSError | ValueError | KeyError | ImportError):
             raise

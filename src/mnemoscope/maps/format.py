@@ -1,12 +1,10 @@
-"""The files of a map folder: packed triangles in shards, an index and what all maps have in common.
+"""The files of a map folder: packed triangles in shards, and what all maps have in common.
 
 A map keeps its causal half alone, (layers, 64, 64) as (layers, 2080), row by row: query 0 with
 key 0, query 1 with keys 0 and 1, and so on. Exact both ways.
 """
 
-import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -19,16 +17,16 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from typing_extensions import TypedDict
 
-from mnemoscope.errors import DamagedDataError, UserError
-from mnemoscope.files import read_parquet, write_json, write_parquet
+from mnemoscope.errors import DamagedDataError, MnemoscopeError, UserError
+from mnemoscope.files import digest, write_json
 from mnemoscope.maps.shape import POOLED, triangle_size
 from mnemoscope.parse import MOST_BYTES, flatten, parse_json, read_json
+from mnemoscope.store import Store
 
 META_NAME = "meta.json"
-INDEX_NAME = "index.parquet"
 FORMAT = "mnemoscope maps"
 FORMAT_VERSION = 1
 SUFFIXES = ("own", "true")
@@ -39,11 +37,9 @@ INDEX_SCHEMA = pl.Schema(
         "suffix": pl.String,
         "shard": pl.String,
         "row": pl.Int64,
-        "sha256": pl.String,
     }
 )
 _KEY = ["sequence_id", "suffix"]
-_SHARD_NAME = re.compile(r"shard-\d{5,}\.safetensors")
 
 
 def triangle_length(size: int) -> int:
@@ -134,6 +130,11 @@ class StoreMeta:
         object.__setattr__(self, "model", json.loads(json.dumps(self.model)))
         object.__setattr__(self, "tensors", tuple(self.tensors))
 
+    @property
+    def key(self) -> str:
+        """What binds shards to it."""
+        return digest(asdict(self))
+
     def require(self, wanted: "StoreMeta", folder: Path) -> None:
         """Raise `UserError` if another model or other settings made the folder; names them."""
         here, there = dict(flatten(asdict(self))), dict(flatten(asdict(wanted)))
@@ -189,10 +190,8 @@ def write_meta(folder: Path, meta: StoreMeta) -> None:
 
 
 def _damaged(path: Path) -> DamagedDataError:
-    return DamagedDataError(
-        f"{path}: not a description of maps as mnemoscope writes it. Delete the folder "
-        f"{path.parent} and run 'mnemoscope capture' again."
-    )
+    why = "not a description of maps as mnemoscope writes it"
+    return shard_store(path.parent).damaged(path, path.stem, why)
 
 
 def pack_shard(
@@ -231,66 +230,49 @@ def tensor_start(path: Path, name: str) -> int:
         raise shard_vanished(path) from error
 
 
+def shard_store(folder: Path) -> Store:
+    """The shards of a folder: an artefact each, whose record says whose maps it holds."""
+    again = "run 'mnemoscope capture STUDY': its sequences are captured again, the rest is kept"
+    return Store(folder, remedy=lambda _: again)
+
+
 def shard_vanished(path: Path) -> DamagedDataError:
     """The error for a shard that was whole when its store was opened."""
-    return _shard_damaged(path, "is missing or is no whole shard", None)
+    return shard_store(path.parent).damaged(path, path.stem, "missing, or no whole shard")
 
 
-def check_shape(path: Path, *, rows: int, meta: StoreMeta) -> None:
-    """Check a shard's length and header (some 0.1 ms), not its weights, else DamagedDataError."""
-    shape = [rows, meta.n_layers, triangle_size(meta.length)]
-    if not path.is_file():
-        raise _shard_damaged(path, "the file is missing", rows)
-    try:
-        with safe_open(path, framework="pt") as shard:
-            slices = {name: shard.get_slice(name) for name in shard.keys()}  # noqa: SIM118 - no mapping
-            found = {name: (one.get_dtype(), one.get_shape()) for name, one in slices.items()}
-    except (OSError, SafetensorError) as error:
-        n_weights = len(meta.tensors) * shape[0] * shape[1] * shape[2]
-        size, wanted = path.stat().st_size, 2 * n_weights
-        raise _shard_damaged(path, f"torn ({size:,} bytes, {wanted:,} of weights)", rows) from error
-    if found != dict.fromkeys(meta.tensors, ("F16", shape)):
-        names = " and ".join(f"'{name}'" for name in meta.tensors)
-        raise _shard_damaged(path, f"other content than {names} of shape {shape}", rows)
+class _Shard(TypedDict):
+    sequence_ids: list[int]
+    suffixes: list[str]
+    files: dict[str, str]
 
 
-def check_checksum(path: Path, *, rows: int, sha256: str) -> None:
-    """Compare a whole shard with what was written (about 1 GB/s), else DamagedDataError."""
-    try:
-        with open(path, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise _shard_damaged(path, f"cannot be read ({error.strerror})", rows) from error
-    if found != sha256:
-        raise _shard_damaged(path, "its content has changed since it was written (sha256)", rows)
+def read_index(folder: Path, meta: StoreMeta) -> tuple[pl.DataFrame, dict[str, MnemoscopeError]]:
+    """Every map that the records of the shards name, by shard and row, and what is wrong by shard.
+
+    Of a map that two shards hold, as where folders were copied together, the first counts.
+    """
+    store, frames = shard_store(folder), [pl.DataFrame(schema=INDEX_SCHEMA)]
+    damaged: dict[str, MnemoscopeError] = {}
+    for path in sorted(folder.glob("shard-*.json")):
+        try:
+            found = store.record(path.stem, key=meta.key, shape=_Shard)
+        except (UserError, DamagedDataError) as error:
+            damaged[path.stem] = error
+            continue
+        keys = key_frame(found["sequence_ids"], found["suffixes"])
+        frames.append(
+            keys.with_columns(
+                pl.lit(shard_file(path.stem)).alias("shard"),
+                pl.int_range(keys.height, dtype=pl.Int64).alias("row"),
+            )
+        )
+    return pl.concat(frames).unique(_KEY, keep="first", maintain_order=True), damaged
 
 
-def _shard_damaged(path: Path, what: str, rows: int | None) -> DamagedDataError:
-    its = "its" if rows is None else f"its {rows}"
-    return DamagedDataError(
-        f"{path}: {what}. Run 'mnemoscope capture STUDY': {its} sequences are captured again, "
-        "the rest is kept."
-    )
-
-
-def read_index(folder: Path) -> pl.DataFrame:
-    """Read `index.parquet`, by shard and row; FileNotFoundError, or DamagedDataError if torn."""
-    path = folder / INDEX_NAME
-    if not path.exists():
-        raise FileNotFoundError(path)
-    try:
-        frame = read_parquet(path)
-    except (OSError, DamagedDataError) as error:
-        raise _index_damaged(path, "cannot be read, or has changed since it was written") from error
-    if frame.schema != INDEX_SCHEMA:
-        raise _index_damaged(path, "has other columns than an index of maps")
-    _check(frame, path)
-    return frame.sort("shard", "row")
-
-
-def write_index(folder: Path, index: pl.DataFrame) -> None:
-    """Write `index.parquet` atomically; the former index survives a full disk (`NoRoomError`)."""
-    write_parquet(folder / INDEX_NAME, index.sort("shard", "row"))
+def shard_file(name: str) -> str:
+    """The file of a shard."""
+    return f"{name}.safetensors"
 
 
 def key_frame(
@@ -315,35 +297,7 @@ def find_rows(index: pl.DataFrame, keys: pl.DataFrame) -> pl.Series:
     return found["position"].cast(pl.Int64)
 
 
-def list_shards(index: pl.DataFrame) -> list[tuple[str, int, str]]:
-    """Shard name, number of rows and sha256 of each shard, by name."""
-    return index.group_by("shard").agg(pl.len(), pl.first("sha256")).sort("shard").rows()
-
-
 def free_shard_name(index: pl.DataFrame) -> str:
     """The first shard name the index does not use, so that a damaged one is written anew."""
     used = set(index["shard"])
-    return next(name for n in count() if (name := f"shard-{n:05d}.safetensors") not in used)
-
-
-def _check(frame: pl.DataFrame, path: Path) -> None:
-    """Refuse an index that no writer can have left."""
-    if frame.null_count().sum_horizontal().item() if len(frame) else 0:
-        raise _index_damaged(path, "has empty cells")
-    if not frame["suffix"].is_in(list(SUFFIXES)).all():
-        raise _index_damaged(path, f"names suffixes other than {SUFFIXES}")
-    if frame.select(_KEY).is_duplicated().any():
-        raise _index_damaged(path, "names a sequence twice")
-    if not all(_SHARD_NAME.fullmatch(name) for name in frame["shard"].unique()):
-        raise _index_damaged(path, "names files that are no shards")
-    shards = frame.group_by("shard").agg("row", pl.n_unique("sha256"))
-    for _, rows, n_hashes in shards.iter_rows():
-        if sorted(rows) != list(range(len(rows))) or n_hashes != 1:
-            raise _index_damaged(path, "leaves out rows of a shard")
-
-
-def _index_damaged(path: Path, what: str) -> DamagedDataError:
-    return DamagedDataError(
-        f"{path}: {what}. Delete it and run 'mnemoscope capture STUDY': every sequence of the "
-        "folder is captured again."
-    )
+    return next(name for n in count() if shard_file(name := f"shard-{n:05d}") not in used)

@@ -3,8 +3,9 @@
 Also compares two taxonomies of a study, and sums several studies into one.
 """
 
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,8 +35,6 @@ from mnemoscope.benchmark.published import (
 )
 from mnemoscope.benchmark.sources import MEMORY_FREE, of_reader
 from mnemoscope.benchmark.table import (
-    BENCHMARK_SCHEMA,
-    INPUTS_SCHEMA,
     RUN_KEY,
     TOGETHER_SCHEMA,
     score_benchmark,
@@ -43,13 +42,15 @@ from mnemoscope.benchmark.table import (
     score_together,
     trained_votes,
 )
-from mnemoscope.cluster.engine import current_engine, run_tasks
+from mnemoscope.cluster.run import run_units
+from mnemoscope.cluster.units import Opened
 from mnemoscope.data.table import look_up
-from mnemoscope.errors import DamagedDataError, UserError
-from mnemoscope.files import made_folder, read_record, write_parquet, write_record
+from mnemoscope.errors import UserError
+from mnemoscope.files import made_folder, write_json, write_parquet
+from mnemoscope.parse import read_json
 from mnemoscope.pipeline.label import SAMPLES_FILE, aliases_of, samples_of
 from mnemoscope.pipeline.train import CHOICE_FILE, PREDICTIONS_FILE, RUNS_FILE
-from mnemoscope.progress import track
+from mnemoscope.progress import Progress
 from mnemoscope.stats import NO_ESTIMATE, Estimate, RankCorrelation
 from mnemoscope.study.folder import Study, is_study
 from mnemoscope.study.models import Models
@@ -73,15 +74,23 @@ _FREE = ("label.taxonomies", "label.seed")
 _ALSO = ("features.patterns", "sequences.length")
 
 
-class ScoreTask(NamedTuple):
-    """One taxonomy to score, as sent to another process; `options` are of `score_benchmark`."""
+@dataclass(frozen=True)
+class Scoring:
+    """One taxonomy to score, a unit of work; `options` are of `score_benchmark`."""
 
-    place: int
     predictions: pl.DataFrame
     runs: pl.DataFrame
     classes: dict[str, list[str]]
     choice: dict[str, dict[str, float]]
     options: dict[str, Any]
+    key = ""  # not kept
+    size = 1
+
+    def run(self, _: Any, progress: Progress) -> dict[str, pl.DataFrame]:  # noqa: ARG002
+        """Its rows of the benchmark, and those of each input."""
+        known = self.predictions, self.runs, self.classes
+        frame = score_benchmark(*known, choice=self.choice, **self.options)
+        return {"rows": frame, "inputs": score_by_input(*known, whole=frame, **self.options)}
 
 
 def benchmark_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all are called alike
@@ -104,33 +113,25 @@ def benchmark_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all
         chosen = _choice(study)
         possible = {k: one for k, one in samples_of(study).items() if "impossible" not in one}
         tasks = [
-            ScoreTask(
-                place,
+            Scoring(
                 predictions.filter(pl.col("taxonomy") == name),
                 runs.filter(pl.col("taxonomy") == name),
                 {name: entry["trained_classes"]},
                 {name: chosen.get(entry["taxonomy"], {})},
                 options,
             )
-            for place, (name, entry) in enumerate(possible.items())
+            for name, entry in possible.items()
         ]
-        scored = []
-        workers = 0 if current_engine().is_cluster else 1
-        with track("Scoring", total=len(tasks), unit="taxonomies") as progress:
-            for one in run_tasks(score_taxonomy, tasks, workers=workers):
-                scored.append(one)
-                progress.advance()
-        scored.sort(key=lambda one: one[0])
-        frame = pl.concat((one[1] for one in scored), rechunk=True)
-        inputs = pl.concat((one[2] for one in scored), rechunk=True)
+        scored = list(run_units(tasks, None, Opened(dict), label="Scoring", noun="taxonomies"))
+        frame = pl.concat((one.values["rows"] for one in scored), rechunk=True)
+        inputs = pl.concat((one.values["inputs"] for one in scored), rechunk=True)
         study.write(INPUTS_FILE, inputs)
         study.write(BENCHMARK_FILE, frame)
         rows = frame.filter(pl.col("source") == "model").rows_by_key("taxonomy", named=True)
         ours = list(_our_figures(study, rows, _main_draws(study)))
         comparison = compare_with_published(ours, _guessed(study))
         study.write(COMPARISON_FILE, comparison.frame)
-        whose = {"tokens": study.tokens, "key": study.key("benchmark")}
-        write_record(study.folder / CONCLUSIONS_FILE, comparison.as_json() | whose)
+        study.write(CONCLUSIONS_FILE, json.dumps(comparison.as_json(), indent=2).encode())
         if levels := levels_of(study.sequences):
             names = [name for name, entry in possible.items() if entry["taxonomy"] == name]
             found = [_by_level(study, tasks, frame, name, levels) for name in names]
@@ -139,7 +140,7 @@ def benchmark_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all
 
 
 def _by_level(
-    study: Study, tasks: Sequence[ScoreTask], frame: pl.DataFrame, name: str, levels: Sequence[int]
+    study: Study, tasks: Sequence[Scoring], frame: pl.DataFrame, name: str, levels: Sequence[int]
 ) -> pl.DataFrame:
     """The headline's figures of one taxonomy at each level; no rows where it did not train."""
     task = next(one for one in tasks if name in one.classes)
@@ -178,42 +179,25 @@ def _guessed(study: Study) -> Estimate:
     return guessed_share(table, find_groups(table))
 
 
-def score_taxonomy(task: ScoreTask) -> tuple[int, pl.DataFrame, pl.DataFrame]:
-    """Score one taxonomy; returns its place, its benchmark rows, and those of each input."""
-    known = task.predictions, task.runs, task.classes
-    frame = score_benchmark(*known, choice=task.choice, **task.options)
-    return task.place, frame, score_by_input(*known, whole=frame, **task.options)
-
-
 class _Correlations(TypedDict):
     catalogue: RankCorrelation
     rho: RankCorrelation
 
 
 def load_comparison(study: Study) -> Comparison:
-    """Read the comparison; UserError before the stage has run, DamagedDataError if damaged."""
+    """Read the comparison; UserError before the stage has run, else errors as `Study.read`."""
     study.require("benchmark")
-    path = study.folder / CONCLUSIONS_FILE
-    remedy = f"Run 'mnemoscope benchmark {study.folder} --redo'."
-    made = study.manifest("benchmark") or {}
-    try:
-        values = read_record(path, remedy=remedy, versions=made.get("versions"))
-        correlations: Any = TypeAdapter(_Correlations).validate_python(values["correlations"])
-        conclusions = TypeAdapter(tuple[Conclusion, ...]).validate_python(values["conclusions"])
-    except (OSError, ValueError, KeyError):
-        raise DamagedDataError(f"{path}: damaged. {remedy}") from None
-    study.check_own(path, values, remedy=remedy)
-    if values.get("key", key := made.get("key")) != key:  # of the same sequences, drawn otherwise
-        raise DamagedDataError(f"{path}: made with other settings. {remedy}")
+    values = read_json(study.path(CONCLUSIONS_FILE))
+    correlations: Any = TypeAdapter(_Correlations).validate_python(values["correlations"])
+    conclusions = TypeAdapter(tuple[Conclusion, ...]).validate_python(values["conclusions"])
     return Comparison(study.read(COMPARISON_FILE), correlations, conclusions)
 
 
 def _choice(study: Study) -> dict[str, dict[str, float]]:
-    """What the headline is chosen by, by taxonomy; empty where an earlier version trained."""
+    """What the headline is chosen by, by taxonomy."""
     found: dict[str, dict[str, float]] = {}
-    if (study.folder / CHOICE_FILE).is_file():
-        for row in study.read(CHOICE_FILE).iter_rows(named=True):
-            found.setdefault(row["taxonomy"], {})[row["source"]] = row["min_f1"]
+    for row in study.read(CHOICE_FILE).iter_rows(named=True):
+        found.setdefault(row["taxonomy"], {})[row["source"]] = row["min_f1"]
     return found
 
 
@@ -227,15 +211,6 @@ def _predictions(study: Study) -> pl.DataFrame:
         groups.unique(keys), on=keys, how="left", maintain_order="left"
     )
     return found.with_columns(pl.col("group").fill_null(pl.col("sequence_id")))
-
-
-def read_benchmark(study: Study, file: str = BENCHMARK_FILE) -> pl.DataFrame:
-    """Read `benchmark.parquet` or `inputs.parquet`; columns that an earlier version lacks are null.
-
-    Raises DamagedDataError: the file cannot be read.
-    """
-    schema = INPUTS_SCHEMA if file == INPUTS_FILE else BENCHMARK_SCHEMA
-    return pl.concat([pl.DataFrame(schema=schema), study.read(file)], how="diagonal")
 
 
 def _model_votes(study: Study, samples: list[str]) -> dict[str, Votes]:
@@ -384,7 +359,7 @@ def write_together(folder: Path, together: Together) -> list[Path]:
     paths = [folder / name for name in (TOGETHER_FILE, COMPARISON_FILE, CONCLUSIONS_FILE)]
     write_parquet(paths[0], together.frame)
     write_parquet(paths[1], together.comparison.frame)
-    write_record(paths[2], {"models": list(together.models)} | together.comparison.as_json())
+    write_json(paths[2], {"models": list(together.models)} | together.comparison.as_json())
     return paths
 
 
@@ -460,7 +435,7 @@ def name_models(studies: Sequence[Study]) -> tuple[str, ...]:
 
 def _model_rows(study: Study) -> dict[str, dict[str, Any]]:
     """Benchmark rows of the model's attention, by sample."""
-    table = read_benchmark(study).filter(pl.col("source") == "model")
+    table = study.benchmark.filter(pl.col("source") == "model")
     return {row["taxonomy"]: row for row in table.iter_rows(named=True)}
 
 

@@ -4,9 +4,7 @@ Each map is captured once for all taxonomies, and stored maps are kept. Also dec
 and finds log-probabilities that the samples need.
 """
 
-import math
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
@@ -14,27 +12,26 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from mnemoscope.data.table import look_up, mask_of, token_matrix
-from mnemoscope.errors import DamagedDataError, UserError
-from mnemoscope.files import write_bytes
+from mnemoscope.cluster.units import ALL, Share
+from mnemoscope.data.table import fill_columns, look_up, mask_of, token_matrix
+from mnemoscope.errors import DamagedDataError, MnemoscopeError, UserError
 from mnemoscope.lm.model import recording_batch_size
-from mnemoscope.maps.format import META_NAME, StoreMeta
+from mnemoscope.maps.format import META_NAME, StoreMeta, find_rows, read_meta
 from mnemoscope.maps.shape import map_bytes
-from mnemoscope.maps.store import MapStore, MapWriter
-from mnemoscope.pipeline.blocks import (
-    DECODED,
-    Block,
-    OpenWorker,
-    Worker,
-    make_tables,
-    open_local_worker,
-    open_workers,
-    store_meta,
-)
-from mnemoscope.pipeline.continue_ import store_scan_verdicts, verdict_folder
+from mnemoscope.maps.store import MapStore, MapWriter, find_damage
+from mnemoscope.pipeline.continue_ import note_verdicts, store_scan_verdicts, wants_verdicts
 from mnemoscope.pipeline.label import SAMPLES_FILE, nothing_to_train
-from mnemoscope.progress import say, track
-from mnemoscope.study.folder import Study
+from mnemoscope.pipeline.questions import (
+    Asked,
+    Decoded,
+    Maps,
+    NextTokens,
+    clear_units,
+    store_meta,
+    unit_store,
+)
+from mnemoscope.progress import say
+from mnemoscope.study.folder import DECODED_FILE, Study
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import StudySettings
 
@@ -50,43 +47,67 @@ def capture_stage(study: Study, models: Models) -> None:
     Without samples, a study with `continue.scan` also gets its verdicts from the same forward
     passes; `continue` takes them over.
     """
-    with open_workers(study, "capture", models) as open_worker:
-        capture_with(study, open_worker)
-
-
-def capture_with(study: Study, open_worker: OpenWorker) -> None:
-    """Run the stage with the worker that `open_worker` gives."""
     study.require("sequences")
-    settings = study.settings
     halved = study.folder / "maps" / "halved"
     with study.finishing("capture") as counts, recording_batch_size(counts, halved):
         wanted = wanted_maps(study)
-        n_shards = _n_shards(study, wanted)
-        counts |= {"distinct": wanted.height, "batch_size": settings.model.batch_size}
-        with open_worker("model", n_shards) as worker:
-            check_head_bytes(worker.facts, wanted.height, settings)
-            if blocks := decoding_blocks(study, wanted):
-                decoded = pl.concat(make_tables(worker, blocks, DECODING))
-                study.add_columns(with_decoded(study.sequences, decoded).select(DECODED))
-            _fill_stores(study, worker, "model", wanted)
-            if wants_controls(study):
-                blocks = next_blocks(study, study.sequences, wanted)
-                _write_logprobs(study, pl.concat(make_tables(worker, blocks, NEXT)), wanted)
+        counts |= {"distinct": wanted.height, "batch_size": study.settings.model.batch_size}
+        ask_maps(study, models)
         if "reference" in captured_roles(study):
-            with open_worker("reference", n_shards) as worker:
-                _fill_stores(study, worker, "reference", wanted)
             counts["reference"] = wanted.height
     halved.unlink(missing_ok=True)
+    clear_units(study, "capture")
 
 
-def damaged_maps(study: Study) -> list[DamagedDataError]:
+def ask_maps(study: Study, models: Models, share: Share = ALL) -> None:
+    """Ask both models for all that the study lacks, or keep the answers to a share of it."""
+    wanted, model = wanted_maps(study), None
+    for role in captured_roles(study):
+        asked = Asked(study, models, role, unit_store(study, "capture"), share)
+        model = model or asked
+        if role == "model":
+            check_head_bytes(asked.facts, wanted.height, study.settings)
+        writers = {one: _writer(study, asked, one) for one in store_roles(study.settings, role)}
+        shards = {
+            one: share.of(missing_shards(writer, wanted, study.settings))
+            for one, writer in writers.items()
+        }
+        said = share.of(next_rows(study, wanted)) if asked is model else []
+        shown = [*(wanted[rows] for each in shards.values() for rows in each), *said]
+        table = study.sequences
+        questions = decodings(study, model, wanted, None if share == ALL else shown)
+        if questions:
+            frames = model.tables(questions, DECODING)
+            table = fill_columns(table, pl.concat(frames))
+            if share == ALL:
+                if study.store.has("decoded"):
+                    frames.insert(0, study.read(DECODED_FILE))
+                study.store.put("decoded", {DECODED_FILE: pl.concat(frames)})
+        for one, writer in writers.items():
+            _fill(study, asked, None if share != ALL else writer, one, table, wanted, shards[one])
+        answers = asked.tables([_next_tokens(asked, table, rows) for rows in said], NEXT)
+        if answers and share == ALL:
+            _write_logprobs(study, pl.concat(answers), wanted)
+        if role == "model" and share == ALL and wants_verdicts(study):
+            store_scan_verdicts(study, asked)
+
+
+def damaged_maps(study: Study) -> list[MnemoscopeError]:
     """Errors in the stores of a finished study; reads every shard (about 1 GB/s)."""
-    found: list[DamagedDataError] = []
+    found: list[MnemoscopeError] = []
     for store in stores(study):
+        folder = maps_folder(study, store)
         try:
-            found += open_maps(study, store).damaged()
+            meta = read_meta(folder)
+            check_maps(study, store, meta)
+            index, damaged = find_damage(folder, meta)
+            found += damaged.values()
+            wanted = wanted_maps(study)
+            if n := find_rows(index, wanted).null_count():
+                why = f"{n} of {wanted.height} maps are missing or damaged"
+                found.append(study.store.out_of_date(folder, "manifests/capture", why))
         except (DamagedDataError, UserError) as error:
-            found.append(DamagedDataError(str(error)))
+            found.append(error)
     return found
 
 
@@ -97,24 +118,24 @@ def stores(study: Study) -> list[str]:
 
 def repair_maps(study: Study, models: Models) -> None:
     """Capture again only what the stores of a finished study have lost."""
-    wanted = wanted_maps(study)
-    with open_workers(study, "capture", models) as open_worker:
-        for role in ("model", "reference"):
-            if role == "model" or maps_folder(study, role).is_dir():
-                with open_worker(role, _n_shards(study, wanted)) as worker:
-                    _fill_stores(study, worker, role, wanted)
-
-
-def _n_shards(study: Study, wanted: pl.DataFrame) -> int:
-    return math.ceil(wanted.height / study.settings.capture.shard_rows)
+    roles = [one for one in ("model", "reference") if maps_folder(study, one).is_dir()]
+    _capture_rows(study, models, wanted_maps(study), roles)
 
 
 def capture_rows(study: Study, models: Models, wanted: pl.DataFrame) -> None:
     """Capture more rows with every model of the study; own suffixes must be decoded already."""
-    open_worker: OpenWorker = partial(open_local_worker, study, models)
-    for role in captured_roles(study):
-        with open_worker(role, 1) as worker:
-            _fill_stores(study, worker, role, wanted)
+    _capture_rows(study, models, wanted, captured_roles(study))
+
+
+def _capture_rows(study: Study, models: Models, wanted: pl.DataFrame, roles: Sequence[str]) -> None:
+    store = unit_store(study, "capture")
+    for role in roles:
+        asked = Asked(study, models, role, store)
+        for one in store_roles(study.settings, role):
+            writer = _writer(study, asked, one)
+            shards = missing_shards(writer, wanted, study.settings)
+            _fill(study, asked, writer, one, study.sequences, wanted, shards)
+    clear_units(study, "capture")
 
 
 # -- what is wanted ---------------------------------------------------------------------------
@@ -133,20 +154,13 @@ def open_maps(study: Study, store: str, *, verify: bool = False) -> MapStore:
 
 
 def check_maps(study: Study, store: str, meta: StoreMeta) -> None:
-    """Raise DamagedDataError if the maps of a role are another study's or another model's."""
-    folder = maps_folder(study, store)
-    remedy = (
-        "Restore the study's own folder, or delete it and run "
-        f"'mnemoscope capture {study.folder}' again."
-    )
-    study.check_own(folder, meta.model, remedy=remedy)
-    facts = study.record["models"].get(store.removesuffix("-heads"))
-    weights = meta.model.get("weights")
-    if facts is not None and weights not in (None, facts["fingerprint"]):
-        raise DamagedDataError(
-            f"{folder}: maps of another model (weights {str(weights)[:12]}, the study's "
-            f"{facts['name']} has {facts['fingerprint'][:12]}). {remedy}"
-        )
+    """Raise OutOfDateError if the maps of a role are another study's or another model's."""
+    facts = study.record["models"].get(store.removesuffix("-heads"), {})
+    wanted = {"tokens": study.tokens, "weights": facts.get("fingerprint")}
+    for name, value in wanted.items():
+        if value and meta.model.get(name) != value:
+            why = f"maps of other {name} than the study's"
+            raise study.store.out_of_date(maps_folder(study, store), "capture", why)
 
 
 def heads_role(role: str) -> str:
@@ -181,7 +195,7 @@ def wanted_maps(study: Study) -> pl.DataFrame:
     return rows.sort("suffix", "sequence_id", descending=[True, False])
 
 
-def check_head_bytes(facts: dict[str, Any], n_rows: int, settings: StudySettings) -> None:
+def check_head_bytes(facts: Mapping[str, Any], n_rows: int, settings: StudySettings) -> None:
     """Raise UserError if the model or the sample is too large to store every head."""
     if not settings.capture.per_head:
         return
@@ -213,9 +227,13 @@ def shown_tokens(table: pl.DataFrame, wanted: pl.DataFrame) -> np.ndarray:
 # -- maps -------------------------------------------------------------------------------------
 
 
-def open_store(study: Study, folder: Path, store: str, facts: dict[str, Any]) -> MapWriter:
+def _writer(study: Study, asked: Asked, store: str) -> MapWriter:
     """Open a folder for a model's maps of a study's sequences, see `MapWriter`."""
-    return MapWriter(folder, store_meta(study.settings, store, facts, study.tokens))
+    meta = store_meta(study.settings.sequences.length, store, asked.facts, study.tokens)
+    writer = MapWriter(maps_folder(study, store), meta)
+    for error in writer.damaged:
+        say(f"Redoing what is damaged: {error}")
+    return writer
 
 
 def missing_shards(
@@ -227,67 +245,49 @@ def missing_shards(
     return [rows[at : at + n] for at in range(0, len(rows), n)]
 
 
-def shard_number(rows: np.ndarray, settings: StudySettings) -> int:
-    """Index of the shard with these rows, whatever is stored already."""
-    return int(rows[0]) // settings.capture.shard_rows
-
-
-def fill_store(
+def _fill(
     study: Study,
-    worker: Worker,
-    writer: MapWriter,
+    asked: Asked,
+    writer: MapWriter | None,
     store: str,
     table: pl.DataFrame,
     wanted: pl.DataFrame,
     shards: Sequence[np.ndarray],
-    verdicts: Path | None,
 ) -> None:
-    """Capture shards and add them to a store, in order.
+    """Capture shards, in order, and hand them to a writer if there is one.
 
     `store` is `model`, `reference` or `...-heads`; `shards` are rows of `wanted` as from
-    `missing_shards`; `table` must hold the continuations of own suffixes. `verdicts` is the folder
-    for verdicts of the same forward passes, only for the model's pooled maps.
+    `missing_shards`; `table` must hold the continuations of own suffixes. The model's pooled maps
+    come with verdicts where these are wanted.
     """
-    for error in writer.damaged:
-        say(f"Redoing what is damaged: {error}")
     if not shards:
         return
-    captured = wanted[np.concatenate(shards)]
+    captured = wanted[np.concatenate(shards)].select("sequence_id", "suffix")
     tokens, mask = shown_tokens(table, captured), mask_of(table, captured)
-    if mask is not None:
-        verdicts = None
-    blocks = []
-    for rows, end in zip(shards, accumulate(map(len, shards)), strict=True):
-        here = slice(end - len(rows), end)
-        block = Block(
-            "maps",
-            shard_number(rows, study.settings),
-            tokens[here],
-            captured[here].select("sequence_id", "suffix"),
+    with_verdicts = store == "model" and mask is None and wants_verdicts(study)
+    ends = list(accumulate(map(len, shards)))
+    questions = [
+        Maps(
+            **asked.question(
+                tokens[end - len(rows) : end],
+                captured[end - len(rows) : end],
+                None if mask is None else mask[end - len(rows) : end],
+            ),
             store=store,
-            mask=None if mask is None else mask[here],
-            with_verdicts=verdicts is not None,
+            with_verdicts=with_verdicts,
         )
-        blocks.append(block)
-    with track(f"Capturing ({store})", total=len(tokens)) as progress:
-        for block, table_bytes, shard, sha256 in worker.make(blocks, progress):
-            ids, suffixes = block.rows["sequence_id"].to_numpy(), block.rows["suffix"].to_list()
-            if verdicts is not None and table_bytes is not None:
-                verdicts.mkdir(parents=True, exist_ok=True)
-                write_bytes(verdicts / f"from-{ids[0]}.parquet", table_bytes)
-            writer.take(shard, ids, suffixes, sha256=sha256)
-
-
-def _fill_stores(study: Study, worker: Worker, role: str, wanted: pl.DataFrame) -> None:
-    """Capture what one model's stores lack; pooled maps record verdicts too."""
-    verdicts = verdict_folder(study) if role == "model" else None
-    for store in store_roles(study.settings, role):
-        writer = open_store(study, maps_folder(study, store), store, worker.facts)
-        shards = missing_shards(writer, wanted, study.settings)
-        noted = verdicts if store == role else None
-        fill_store(study, worker, writer, store, study.sequences, wanted, shards, noted)
-    if verdicts is not None and verdicts.is_dir():
-        store_scan_verdicts(study, verdicts)
+        for rows, end in zip(shards, ends, strict=True)
+    ]
+    answers = asked.answers(questions, f"Capturing ({store})")
+    for question, found in zip(questions, answers, strict=True):
+        if writer is None:
+            continue
+        note_verdicts(study, found)
+        shard, rows = found.files["shard"], question.rows
+        assert not isinstance(shard, pl.DataFrame)
+        ids, suffixes = rows["sequence_id"].to_numpy(), rows["suffix"].to_list()
+        writer.take(shard, ids, suffixes, sha256=found.sha256["shard"])
+        asked.store.drop(question.key, found)
 
 
 # -- continuations and log-probabilities --------------------------------------------------------
@@ -296,11 +296,16 @@ DECODING = "Continuing the sampled Non-Memo"
 NEXT = "Log-probabilities"
 
 
-def decoding_blocks(study: Study, wanted: pl.DataFrame) -> list[Block]:
-    """Blocks of Non-Memo sequences that are shown with a continuation and lack it after a scan.
+def decodings(
+    study: Study,
+    model: Asked,
+    wanted: pl.DataFrame,
+    shown: Sequence[pl.DataFrame] | None = None,
+) -> list[Decoded]:
+    """Questions about Non-Memo sequences shown with a continuation that they lack after a scan.
 
-    Blocks have the length of a shard and do not depend on what is stored, so that the batches are
-    the same in one process or several.
+    They have the length of a shard and do not depend on what is stored, so that the batches are
+    the same in one process or several. Only those are asked that touch rows of `shown`.
     """
     shard_rows = study.settings.capture.shard_rows
     rows = (
@@ -316,56 +321,37 @@ def decoding_blocks(study: Study, wanted: pl.DataFrame) -> list[Block]:
         how="inner",
         maintain_order="left",
     )
+    blocks = [frame for _, frame in lacking.group_by("_block", maintain_order=True)]
+    if shown is not None:
+        own = [rows.filter(pl.col("suffix") == "own")["sequence_id"] for rows in shown]
+        ids = set(chain.from_iterable(own))
+        blocks = [one for one in blocks if not ids.isdisjoint(one["sequence_id"])]
     return [
-        Block(
-            "decoded",
-            int(number),
-            token_matrix(frame),
-            frame.select("sequence_id"),
-            f"decoded-{number:06d}.parquet",
-        )
-        for (number,), frame in lacking.group_by("_block", maintain_order=True)
+        Decoded(**model.question(token_matrix(one), one.select("sequence_id"))) for one in blocks
     ]
 
 
-def with_decoded(table: pl.DataFrame, decoded: pl.DataFrame) -> pl.DataFrame:
-    """The table with the results of `decoding_blocks`."""
-    merged = table.join(decoded, on="sequence_id", how="left", suffix="_new", maintain_order="left")
-    return merged.with_columns(pl.coalesce(f"{name}_new", name).alias(name) for name in DECODED)
+def next_rows(study: Study, wanted: pl.DataFrame) -> list[pl.DataFrame]:
+    """Rows for the log-probability of every token but the first, a shard's length at a time.
 
-
-def next_blocks(
-    study: Study,
-    table: pl.DataFrame,
-    wanted: pl.DataFrame,
-    does: Callable[[int], bool] = lambda _: True,
-) -> list[Block]:
-    """Blocks of sequences for the log-probability of every token but the first.
-
-    Those that are shown, if there is a reference over whose attention they are painted: numbered
-    as the shards are, with the continuations of `table`. Then the sampled texts that are not among
-    them: their suffixes are a positive control. `does` chooses by number.
+    Those that are shown, if there is a reference over whose attention they are painted. Then the
+    sampled texts that are not among them: their suffixes are a positive control.
     """
+    if not wants_controls(study):
+        return []
     shown = wanted if "reference" in captured_roles(study) else wanted.clear()
     texts = wanted.select("sequence_id", pl.lit("true").alias("suffix")).unique()
     texts = texts.join(shown, on=["sequence_id", "suffix"], how="anti").sort("sequence_id")
     n = study.settings.capture.shard_rows
-    shards = enumerate(chain(shown.iter_slices(n), texts.iter_slices(n)))
-    return [
-        Block(
-            "next_tokens",
-            number,
-            shown_tokens(table, rows),
-            rows,
-            f"tokens-{number:06d}.parquet",
-        )
-        for number, rows in shards
-        if does(number)
-    ]
+    return [*shown.iter_slices(n), *texts.iter_slices(n)]
+
+
+def _next_tokens(model: Asked, table: pl.DataFrame, rows: pl.DataFrame) -> NextTokens:
+    return NextTokens(**model.question(shown_tokens(table, rows), rows))
 
 
 def _write_logprobs(study: Study, said: pl.DataFrame, wanted: pl.DataFrame) -> None:
-    """Write what `next_blocks` found: of the texts, and with a reference of what is shown."""
+    """Write what was said of `next_rows`: of the texts, and with a reference of what is shown."""
     prefix = study.settings.sequences.n_prefix
     texts = said.filter(pl.col("suffix") == "true").select(
         "sequence_id",

@@ -4,84 +4,86 @@ Also takes over verdicts that a capture found in its own forward passes. Each ch
 written when done, so a killed run resumes with the next one.
 """
 
-import shutil
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
+from mnemoscope.cluster.units import ALL, Result, Share, UnitStore
 from mnemoscope.data.table import look_up, token_matrix, whole_mask
-from mnemoscope.errors import DamagedDataError
-from mnemoscope.files import read_parquet, write_parquet
-from mnemoscope.lm.model import recording_batch_size
-from mnemoscope.pipeline.blocks import Block, OpenWorker, as_found, make_tables, open_workers
+from mnemoscope.lm.model import HALVED, recording_batch_size
+from mnemoscope.pipeline.questions import Asked, Check, Verdicts, as_found, clear_units, unit_store
 from mnemoscope.progress import say
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
 
+VERDICTS_FILE = "verdicts.parquet"
 _CHECK_SEED = 0
 _CHECKING = "Checking scan against decoding"
 
 
 def continue_stage(study: Study, models: Models) -> None:
-    """Add `is_memorized`, `memorization_score`, `continuation`, `smallest_gap` to the table.
+    """Write `verdicts.parquet`: which sequences the model reproduces, and what it writes.
 
     With `continue.scan` only `is_memorized` and `smallest_gap` are found here; score and
-    continuation stay null until a stage needs them.
+    continuation stay null until a stage needs them. A draw is asked the other way too.
     """
-    with open_workers(study, "continue", models) as open_worker:
-        continue_with(study, open_worker)
-
-
-def continue_with(study: Study, open_worker: OpenWorker, *, check: bool = True) -> None:
-    """Run the stage by `open_worker`; `check` compares scan and decoding on a draw."""
     study.require("sequences")
-    settings, folder = study.settings.continue_, chunk_folder(study)
-    with study.finishing("continue") as counts, recording_batch_size(counts, folder / "halved"):
-        blocks = chunk_blocks(study)
-        n_lacking = sum(not (folder / block.name).is_file() for block in blocks)
-        with open_worker("model", n_lacking) as worker:
-            label = "Scanning" if settings.scan else "Continuing"
-            found = pl.concat(make_tables(worker, blocks, label, folder))
-            study.add_columns(found)
-            counts |= {
-                "sequences": found.height,
-                "memorized": int(found["is_memorized"].sum()),
-                "batch_size": study.settings.model.batch_size,
-                "scan_check": {"checked": 0, "disagree": 0},
-            }
-            rows = draw_rows(found["is_memorized"].to_numpy(), settings.check_rows)
-            if check and len(rows):
-                drawn = found[rows].select("is_memorized", "smallest_gap")
-                tokens, mask = token_matrix(study.sequences), whole_mask(study.sequences)
-                mask = None if mask is None else mask[rows]
-                block = Block("check", 0, tokens[rows], drawn, mask=mask)
-                (checked,) = make_tables(worker, [block], _CHECKING)
-                counts["scan_check"] = checked.to_dicts()[0]
-    shutil.rmtree(study.folder / "continuation")
+    settings = study.settings.continue_
+    with study.finishing("continue") as counts, recording_batch_size(counts):
+        model, tables = ask_verdicts(study, models)
+        found = pl.concat(tables)
+        ids = study.sequences["sequence_id"]
+        study.write(VERDICTS_FILE, found.select(ids, pl.all()))
+        counts |= {
+            "sequences": found.height,
+            "memorized": int(found["is_memorized"].sum()),
+            "batch_size": study.settings.model.batch_size,
+            "scan_check": {"checked": 0, "disagree": 0},
+        }
+        rows = draw_rows(found["is_memorized"].to_numpy(), settings.check_rows)
+        if len(rows):
+            drawn = found[rows].select("is_memorized", "smallest_gap")
+            tokens, mask = token_matrix(study.sequences), whole_mask(study.sequences)
+            mask = None if mask is None else mask[rows]
+            question = Check(**model.question(tokens[rows], drawn, mask))
+            (checked,) = model.answers([question], _CHECKING)
+            counts["scan_check"] = {k: v for k, v in checked.values.items() if k != HALVED}
+    clear_units(study, "continue")
 
 
-def chunk_blocks(study: Study) -> list[Block]:
+def ask_verdicts(
+    study: Study, models: Models, share: Share = ALL
+) -> tuple[Asked, list[pl.DataFrame]]:
+    """Ask the model about chunks of the table, all or a share; gives it and the answers."""
+    store, kept = unit_store(study, "continue"), chunk_store(study)
+    model = Asked(study, models, "model", store, share)
+    chunks = share.of(_chunks(study, model))
+    if kept.url != store.url:
+        for one in chunks:  # of a capture
+            if not store.has(one.key) and (known := kept.get(one.key)) is not None:
+                store.put(one.key, {**known.files, **known.values})
+    label = "Scanning" if study.settings.continue_.scan else "Continuing"
+    return model, model.tables(chunks, label)
+
+
+def _chunks(study: Study, model: Asked) -> list[Verdicts]:
     """The table in chunks of `continue.part_rows` sequences."""
-    tokens, part_rows = token_matrix(study.sequences), study.settings.continue_.part_rows
-    mask, blocks = whole_mask(study.sequences), []
-    for start in range(0, len(tokens), part_rows):
-        rows = slice(start, start + part_rows)
-        padded = None if mask is None else mask[rows]
-        name, number = chunk_name(start), start // part_rows
-        blocks.append(Block("verdicts", number, tokens[rows], pl.DataFrame(), name, mask=padded))
-    return blocks
+    tokens, mask = token_matrix(study.sequences), whole_mask(study.sequences)
+    n = study.settings.continue_.part_rows
+    return [
+        Verdicts(
+            **model.question(
+                tokens[at : at + n], pl.DataFrame(), None if mask is None else mask[at : at + n]
+            )
+        )
+        for at in range(0, len(tokens), n)
+    ]
 
 
-def chunk_folder(study: Study) -> Path:
-    """Folder of finished chunks, named by the settings that decide them."""
-    part_rows = study.settings.continue_.part_rows
-    return study.folder / "continuation" / f"{study.key('continue')[:12]}-{part_rows}"
-
-
-def chunk_name(start: int) -> str:
-    """File name of the chunk that starts at this row of the table."""
-    return f"part-{start:09d}.parquet"
+def chunk_store(study: Study) -> UnitStore:
+    """Where a capture leaves verdicts for `continue`: in the study, wherever its units run."""
+    return UnitStore(study.folder / "units" / "continue", study.owner)
 
 
 def draw_rows(is_memorized: np.ndarray, n_rows: int) -> np.ndarray:
@@ -95,40 +97,43 @@ def draw_rows(is_memorized: np.ndarray, n_rows: int) -> np.ndarray:
 
 # -- verdicts that a capture finds in its own forward -------------------------------------------
 
+_NOTED = "noted"
 
-def verdict_folder(study: Study) -> Path | None:
-    """Where a capture records its verdicts; None if they are not wanted.
 
-    They are wanted with `continue.scan`, before there are labels and verdicts. The folder is beside
-    the chunks of `continue` and is removed with them.
-    """
+def wants_verdicts(study: Study) -> bool:
+    """Whether a capture is to note verdicts: with `continue.scan`, before labels and verdicts."""
     settled = study.is_done("continue") or study.is_done("label")
-    if settled or not study.settings.continue_.scan:
-        return None
-    return study.folder / "continuation" / f"verdicts-{study.key('continue')[:12]}"
+    return not settled and study.settings.continue_.scan
 
 
-def store_scan_verdicts(study: Study, folder: Path) -> None:
-    """Turn recorded verdicts into finished chunks of `continue`.
+def note_verdicts(study: Study, maps: Result) -> None:
+    """Keep the verdicts of a shard's forward passes until all are there."""
+    if "parquet" in maps.files:
+        halved = {name: maps.values[name] for name in (HALVED,) if name in maps.values}
+        noted = {"parquet": maps.files["parquet"]} | halved
+        chunk_store(study).put(f"{_NOTED}-{maps.key}", noted)
 
-    Chunks that lack a verdict (maps stored before, or a torn file) are left to the scan.
+
+def store_scan_verdicts(study: Study, model: Asked) -> None:
+    """Turn noted verdicts into answers that `continue` asks for.
+
+    Chunks that lack a verdict (maps stored before, or a damaged file) are left to the scan.
     """
-    kinds = {"sequence_id": pl.Int64, "is_memorized": pl.Boolean, "smallest_gap": pl.Float32}
-    frames = [pl.DataFrame(schema=kinds)]
-    for path in sorted(folder.glob("from-*.parquet")):
-        try:
-            frames.append(read_parquet(path).select(*kinds))
-        except (OSError, DamagedDataError, pl.exceptions.PolarsError):
-            say(f"{path}: torn. 'mnemoscope continue' finds these verdicts anew.")
-    noted = pl.concat(frames)
-    known = look_up(study.sequences.select("sequence_id"), noted.unique("sequence_id"))
-    part_rows, chunks = study.settings.continue_.part_rows, chunk_folder(study)
-    chunks.mkdir(parents=True, exist_ok=True)
-    n_known = 0
-    for start in range(0, known.height, part_rows):
-        chunk = known[start : start + part_rows]
+    store = chunk_store(study)
+    keys = [one for one in store.finished() if one.startswith(_NOTED)]
+    noted = [one for key in keys if (one := store.get(key)) is not None]
+    if not noted:
+        return
+    halved = [one.values[HALVED] for one in noted if HALVED in one.values]
+    found = pl.concat([one.table for one in noted]).unique("sequence_id")
+    known = look_up(study.sequences.select("sequence_id"), found)
+    start = n_known = 0
+    for question in _chunks(study, model):
+        chunk = known[start : start + question.size]
+        start += question.size
         if not chunk["is_memorized"].null_count():
-            write_parquet(chunks / chunk_name(start), as_found(chunk))
+            made: dict[str, Any] = {"parquet": as_found(chunk)}
+            store.put(question.key, made | ({HALVED: min(halved)} if halved else {}))
             n_known += chunk.height
     say(
         f"Verdicts of {n_known:,} sequences found in the same forward: "

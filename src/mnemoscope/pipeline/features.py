@@ -11,12 +11,14 @@ from mnemoscope.pipeline.sequences import GIVEN
 from mnemoscope.progress import say
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
+from mnemoscope.study.stages import TABLE_FILE
 
+FEATURES_FILE = "features.parquet"
 FEATURES = ("rouge_l", "rouge_3", "is_incrementing", "is_repeating", "duplicates", "is_code")
 
 
 def features_stage(study: Study, models: Models) -> None:
-    """Add the feature columns to the study's table; unknown features are null and reported."""
+    """Write `features.parquet`, but for columns that were given; unknown ones are null and said."""
     study.require("sequences")
     settings = study.settings
     with study.finishing("features") as counts:
@@ -30,7 +32,7 @@ def features_stage(study: Study, models: Models) -> None:
         # Drop results of earlier runs, which may come from another corpus.
         ours = [name for name in GIVEN if name not in given]
         frame = add_features(
-            study.sequences.drop(ours, strict=False),
+            study.read(TABLE_FILE).drop(ours, strict=False),
             patterns=settings.features.patterns,
             length=settings.sequences.length,
             prefix=settings.sequences.n_prefix,
@@ -42,7 +44,8 @@ def features_stage(study: Study, models: Models) -> None:
                 if f"published_{name}" in frame.columns:
                     differs = ours_of[f"published_{name}"] != ours_of[name]
                     counts[f"{name}_differ"] = int(differs.sum())
-        study.add_columns(frame.select(FEATURES))
+        made_here = (name for name in FEATURES if name not in given)
+        study.write(FEATURES_FILE, frame.select("sequence_id", *made_here))
         for name in FEATURES:
             counts[f"{name}_null"] = frame[name].null_count()
         counts["is_code_from"] = _source(frame, "is_code", given, "magika")

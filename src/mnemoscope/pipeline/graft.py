@@ -9,20 +9,21 @@ the twin's activations.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from time import monotonic
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
 
-from mnemoscope.cluster.engine import current_engine, gpus_for, n_workers, run_tasks
+from mnemoscope.cluster.run import current_executor, run_units
+from mnemoscope.cluster.units import ALL, Needs, Opened, Share, UnitStore
 from mnemoscope.data.table import look_up, refuse_padding, token_matrix
 from mnemoscope.errors import UserError
-from mnemoscope.files import digest, read_kept, read_parquet, write_kept
+from mnemoscope.files import digest
 from mnemoscope.lm.continue_ import scan_memorized
 from mnemoscope.lm.graft import PLACES, Control, Pair, Place, module_at, scan_patched
 from mnemoscope.lm.model import LanguageModel
@@ -31,10 +32,10 @@ from mnemoscope.localize.grafts import Part, Specific, Tried, compare_classes, k
 from mnemoscope.localize.grafts import Walk as Walked
 from mnemoscope.pipeline.causes import GRAFT_SPECIFICITY_FILE, TRUTH, graft_statements
 from mnemoscope.pipeline.label import LABELS_FILE, samples_of
-from mnemoscope.progress import say, track
+from mnemoscope.progress import Progress, say
 from mnemoscope.stats import FEWEST_GROUPS
-from mnemoscope.study.folder import SETTINGS_FILE, Study
-from mnemoscope.study.models import Models, identity_of
+from mnemoscope.study.folder import Study
+from mnemoscope.study.models import Models, facts_of, identity_of
 from mnemoscope.study.settings import PATCH_DRAWS, GraftSettings
 from mnemoscope.study.stages import stage_named
 from mnemoscope.taxonomy.catalogue import load_taxonomies
@@ -42,7 +43,6 @@ from mnemoscope.taxonomy.draw import order_keys
 from mnemoscope.taxonomy.groups import find_groups, other_rows
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import NON_MEMO, Taxonomy
-from mnemoscope.words import about
 
 GRAFT_FILE = "graft.parquet"
 PATCHES_FILE = "graft_patches.parquet"
@@ -102,22 +102,48 @@ class Patch:
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be made, as sent to another process, and the folder where it is kept."""
+    """What is to be made, a unit of work on a `Loaded`; `basis` is what decides all of a study."""
 
-    study: str
     graft: Graft | Walk | Patch
     basis: str
     key: str
-    folder: str
 
     @property
-    def path(self) -> Path:
-        """Its file."""
-        return Path(self.folder) / f"{self.key}.parquet"
+    def size(self) -> int:
+        """Scans that it takes, about."""
+        return {Graft: 1, Walk: _SCANS_OF_A_WALK, Patch: 2}[type(self.graft)]  # a patch runs both
 
     def beside(self, graft: Graft) -> "Task":
         """The task of a graft of the same study."""
         return replace(self, graft=graft, key=_key(self.basis, graft))
+
+    def run(self, loaded: "Loaded", progress: Progress) -> dict[str, pl.DataFrame]:  # noqa: ARG002
+        """Which sequences survive it. UserError: the models are not those of the task."""
+        if loaded.basis != self.basis:
+            raise UserError(
+                "graft: the models here are not those that the grafts so far were made with. Go "
+                "on with the same weights on the same kind of device, or delete the study's "
+                "folder 'graft'."
+            )
+        match self.graft:
+            case Walk():
+                return {"parquet": _walked(loaded, self, self.graft)}
+            case Patch():
+                return {"parquet": _patched(loaded, self.graft).table(loaded.tried)}
+            case Graft():
+                return {"parquet": _grafted(loaded, self.graft).table(loaded.tried)}
+
+
+@dataclass(frozen=True)
+class _Anatomy:
+    """Both models' facts and the names of the parts to graft, kept so that they need no models."""
+
+    key: str
+    size = 0  # it takes no time
+
+    def run(self, loaded: "Loaded", progress: Progress) -> dict[str, Any]:  # noqa: ARG002
+        """`facts` by role, and `parts`. UserError: a part that the model does not have."""
+        return {"facts": loaded.facts, "parts": wanted_parts(loaded)}
 
 
 def graft_stage(study: Study, models: Models) -> None:
@@ -130,39 +156,48 @@ def graft_stage(study: Study, models: Models) -> None:
     UserError: no reference model, one of another shape, or too few memorized sequences.
     """
     check_twin(study)
-    loaded = load_pair(study, models, is_recorded=True)
-    parts = wanted_parts(study, loaded)
     with study.finishing("graft") as counts:
-        tasks = list(tasks_of(study, study.record["models"], parts, study.folder / "graft"))
-        (study.folder / "graft").mkdir(exist_ok=True)
-        with _in_use(tasks, loaded):
-            make_grafts(study, tasks, loaded)
-            counts |= _conclude(study, tasks, parts)
+        counts |= _conclude(study, *make_grafts(study, models))
     _say_what_came(study)
 
 
-def make_part(
-    study: Study,
-    loaded: "Loaded",
-    facts: Mapping[str, Mapping[str, Any]],
-    parts: Sequence[str],
-    folder: Path,
-    does: Callable[[int], bool],
-) -> None:
-    """Make the grafts whose number (from 0) is this part's, into a folder."""
-    tasks = [one for at, one in enumerate(tasks_of(study, facts, parts, folder)) if does(at)]
-    if not tasks:
-        say("Nothing to do: there are fewer grafts than parts.")
-        return
-    with _in_use(tasks, loaded):
-        make_grafts(study, tasks, loaded, workers=1)
+def make_grafts(
+    study: Study, models: Models, share: Share = ALL
+) -> tuple[list[str], dict[Graft | Walk | Patch, pl.DataFrame]]:
+    """Make all grafts, walks and patches that are not there, or a share of them.
+
+    Gives the names of the parts, and what each left of the sequences.
+    """
+    check_twin(study)
+    store, wanted = graft_store(study), study.settings
+    opened = Opened(partial(open_pair, study.folder, models))
+    values = wanted.as_dict()
+    named = [values["model"], wanted.reference, wanted.graft.parts, wanted.graft.patch]
+    anatomy = _Anatomy(f"anatomy-{digest([_VERSION, *named])[:20]}")
+    needs = Needs(
+        threads=1, gpus=current_executor().gpus(wanted.model.device, wanted.model.device_map)
+    )
+    (known,) = run_units([anatomy], store, opened, needs=needs)
+    for role, facts in known.values["facts"].items():
+        study.remember_model(role, facts)
+    tasks = list(tasks_of(study, known.values["facts"], known.values["parts"]))
+    n_walks = sum(isinstance(task.graft, Walk) for task in tasks)
+    say(
+        f"{len(tasks) - n_walks:,} grafts and {n_walks:,} walks (one random change at growing "
+        f"scales); {sum(store.has(task.key) for task in tasks):,} are there."
+    )
+    tasks = share.of(tasks)
+    if share == ALL and known.values["facts"]["model"]["device"] == "cpu":
+        needs = replace(needs, processes=wanted.train.workers)
+    made = run_units(tasks, store, opened, label="Grafting", noun="scans", needs=needs)
+    return known.values["parts"], {
+        task.graft: one.table for task, one in zip(tasks, made, strict=True)
+    }
 
 
-def conclude_grafts(study: Study, tasks: Sequence[Task], parts: Sequence[str]) -> None:
-    """Finish the stage from grafts that are all made."""
-    with study.finishing("graft") as counts:
-        counts |= _conclude(study, tasks, parts)
-    _say_what_came(study)
+def graft_store(study: Study) -> UnitStore:
+    """Where grafts are kept, those of earlier settings too."""
+    return UnitStore(study.folder / "graft", study.owner)
 
 
 def score_grafts_again(study: Study) -> None:
@@ -170,12 +205,15 @@ def score_grafts_again(study: Study) -> None:
     manifest = study.manifest("graft")
     if manifest is None or not study.is_done("graft"):
         return
-    parts = manifest["counts"].get("parts", [])
-    tasks = list(tasks_of(study, study.record["models"], parts, study.folder / "graft"))
-    if not parts or not all(task.path.is_file() for task in tasks):
+    parts, store = manifest["counts"].get("parts", []), graft_store(study)
+    tasks = list(tasks_of(study, study.record["models"], parts))
+    found = {task.graft: store.get(task.key) for task in tasks}
+    made = {graft: one.table for graft, one in found.items() if one is not None}
+    if not parts or len(made) < len(tasks):
         say(f"To score these by cause too: mnemoscope graft {study.folder} --redo")
         return
-    _conclude(study, tasks, parts)
+    with study.finishing("graft") as counts:
+        counts |= _conclude(study, parts, made)
 
 
 def _say_what_came(study: Study) -> None:
@@ -195,45 +233,9 @@ def check_twin(study: Study) -> None:
         )
 
 
-def make_grafts(
-    study: Study, tasks: Sequence[Task], loaded: "Loaded", *, workers: int | None = None
-) -> None:
-    """Make what is not there, several at once, and say first how long that takes."""
-    todo = [task for task in tasks if not task.path.is_file()]
-    n_walks = sum(isinstance(task.graft, Walk) for task in tasks)
-    say(
-        f"{len(tasks) - n_walks:,} grafts and {n_walks:,} walks (one random change at growing "
-        f"scales), {loaded.tried.height:,} memorized and {loaded.held_out.height:,} held-out "
-        f"sequences each; {len(tasks) - len(todo):,} are there."
-    )
-    engine = current_engine()
-    engine.check_sees(study.folder / SETTINGS_FILE)
-    gpus = gpus_for(study.settings.model.device, engine) if engine.is_cluster else 0.0
-    if workers is None:
-        is_cpu = loaded.models[INTO_MODEL].device == "cpu"
-        workers = study.settings.train.workers if is_cpu else 1
-    first, rest = todo[:1], todo[1:]
-    started = monotonic()
-    for _ in run_tasks(make_graft, first, workers=1, gpus=gpus):
-        seconds = monotonic() - started
-        say(_time_left(seconds, rest, 1 if engine.is_cluster else n_workers(workers)))
-    with track("Grafting", total=len(tasks), unit="grafts") as progress:
-        progress.advance(len(tasks) - len(rest))
-        for _ in run_tasks(make_graft, rest, workers=workers, gpus=gpus):
-            progress.advance()
-
-
-def _time_left(seconds: float, rest: Sequence[Task], workers: int) -> str:
-    """What the first graft says of how long the others take."""
-    at_once = max(1, min(workers, len(rest)))
-    scans = {Graft: 1, Walk: _SCANS_OF_A_WALK, Patch: 2}  # under a patch both models run
-    left = about(seconds * sum(scans[type(task.graft)] for task in rest) / at_once)
-    return f"The first graft took {about(seconds)}; {len(rest):,} more, {at_once} at once: {left}."
-
-
-def wanted_parts(study: Study, loaded: "Loaded") -> list[str]:
+def wanted_parts(loaded: "Loaded") -> list[str]:
     """Names of the parts to graft, each once; UserError for one that the model does not have."""
-    pair, wanted = loaded.pairs[INTO_MODEL], study.settings.graft
+    pair, wanted = loaded.pairs[INTO_MODEL], loaded.study.settings.graft
     parts = list(wanted.parts or pair.anatomy.parts)
     for part in parts:
         pair.anatomy.find(part, pair.twin)
@@ -245,9 +247,9 @@ def wanted_parts(study: Study, loaded: "Loaded") -> list[str]:
 
 
 def tasks_of(
-    study: Study, facts: Mapping[str, Mapping[str, Any]], parts: Sequence[str], folder: Path
+    study: Study, facts: Mapping[str, Mapping[str, Any]], parts: Sequence[str]
 ) -> Iterator[Task]:
-    """All grafts of the settings, walks and patches, to be kept in `folder`; nothing comes first.
+    """All grafts of the settings, walks and patches; nothing comes first.
 
     `facts` are those of `model` and `reference`, as a study records them.
     """
@@ -263,7 +265,7 @@ def tasks_of(
     every += patches
     for one in every:
         key = _key(basis, one, *([classes] if isinstance(one, Walk) else []))
-        yield Task(str(study.folder), one, basis, key, str(folder))
+        yield Task(one, basis, key)
 
 
 def _key(basis: str, graft: Graft | Walk | Patch, *more: Any) -> str:
@@ -407,62 +409,35 @@ class Loaded(NamedTuple):
     study: Study
     models: dict[str, LanguageModel]
     pairs: dict[str, Pair]
+    facts: dict[str, dict[str, Any]]  # by role
+    basis: str
     tried: pl.DataFrame
     labels: pl.DataFrame
     held_out: pl.DataFrame
     seen: dict[Graft, np.ndarray]  # what survives, of grafts that walks look at
 
 
-_kept: dict[str, Loaded] = {}
-"""What the work in progress has loaded, by its basis; other processes load their own."""
-
-
-@contextmanager
-def _in_use(tasks: Sequence[Task], loaded: Loaded) -> Iterator[None]:
-    """Let this process make grafts with what it has loaded."""
-    _kept[tasks[0].basis] = loaded
-    try:
-        yield
-    finally:
-        _kept.clear()
-
-
-def _loaded(task: Task) -> Loaded:
-    if task.basis not in _kept:
-        study = Study(task.study)
-        _kept[task.basis] = load_pair(study, Models(study.settings))
-    return _kept[task.basis]
-
-
-def load_pair(study: Study, models: Models, *, is_recorded: bool = False) -> Loaded:
-    """Both models, laid out for grafts, and the sequences; perhaps recorded in the study.
+def open_pair(folder: Path, models: Models) -> Loaded:
+    """Both models, laid out for grafts, and the sequences.
 
     Raises UserError: models of different shapes, or too few memorized sequences.
     """
-    recorded = study if is_recorded else None
-    model, twin = models.model(recorded), models.reference(recorded)
+    study = Study(folder)
+    model, twin = models.model(), models.reference(None)
     assert twin is not None
     pairs = {
         INTO_MODEL: Pair(model.model, twin.model),
         INTO_TWIN: Pair(twin.model, model.model),
     }
-    both = {INTO_MODEL: model, INTO_TWIN: twin}
-    tried = _tried(study)
-    return Loaded(study, both, pairs, tried, _labels_of(study, tried), _held_out(study), {})
-
-
-def make_graft(task: Task) -> str:
-    """Make a graft, walk or patch, and keep what survives it; returns its key."""
-    loaded, graft = _loaded(task), task.graft
-    match graft:
-        case Walk():
-            made = _walked(loaded, task, graft)
-        case Patch():
-            made = _patched(loaded, graft).table(loaded.tried)
-        case Graft():
-            made = _grafted(loaded, graft).table(loaded.tried)
-    write_kept(task.path, made)
-    return task.key
+    both, tried, held_out = {INTO_MODEL: model, INTO_TWIN: twin}, _tried(study), _held_out(study)
+    names = study.settings.model.name, str(study.settings.reference)
+    facts = {
+        role: facts_of(lm, name)
+        for role, lm, name in zip(("model", "reference"), both.values(), names, strict=True)
+    }
+    basis = _basis(study, facts, tried, held_out)
+    labels = _labels_of(study, tried)
+    return Loaded(study, both, pairs, facts, basis, tried, labels, held_out, {})
 
 
 class _Survival(NamedTuple):
@@ -551,9 +526,8 @@ def _walked(loaded: Loaded, task: Task, walk: Walk) -> pl.DataFrame:
 def _seen(loaded: Loaded, task: Task, graft: Graft) -> np.ndarray:
     """What survives a graft: as it is kept, else scanned, so that a walk needs no other task."""
     if graft not in loaded.seen:
-        path = task.beside(graft).path
-        kept = read_kept(path, "graft") if path.is_file() else None
-        survives = kept["survives"].to_numpy() if kept is not None else None
+        kept = graft_store(loaded.study).get(task.beside(graft).key)
+        survives = None if kept is None else kept.table["survives"].to_numpy()
         loaded.seen[graft] = _grafted(loaded, graft).survives if survives is None else survives
     return loaded.seen[graft]
 
@@ -583,14 +557,6 @@ def _patched(loaded: Loaded, patch: Patch) -> _Survival:
     survives, _, logprob = map(np.concatenate, zip(*batches, strict=True))
     loss = -float(logprob[tried.height :].mean(dtype=np.float64)) if held_out.height else None
     return _Survival(survives[: tried.height], loss)
-
-
-def _read(task: Task) -> pl.DataFrame:
-    """What was made; made again where its file is damaged."""
-    if (kept := read_kept(task.path, "graft")) is not None:
-        return kept
-    make_graft(task)
-    return read_parquet(task.path)
 
 
 class _Classes(NamedTuple):
@@ -630,9 +596,10 @@ def _classes(
     return found
 
 
-def _conclude(study: Study, tasks: Sequence[Task], parts: Sequence[str]) -> dict[str, Any]:
+def _conclude(
+    study: Study, parts: Sequence[str], made: Mapping[Graft | Walk | Patch, pl.DataFrame]
+) -> dict[str, Any]:
     """Write what was made says of each taxonomy; returns what the manifest counts."""
-    made = {task.graft: _read(task) for task in tasks}
     grafts = [one for one in made if isinstance(one, Graft)]
     patches = [one for one in made if isinstance(one, Patch)]
     walks = {one: _curve(made[one]) for one in made if isinstance(one, Walk)}
@@ -693,8 +660,6 @@ def _conclude(study: Study, tasks: Sequence[Task], parts: Sequence[str]) -> dict
         if rows or name != PATCHES_FILE:
             frame = pl.DataFrame(rows, schema=_TABLES[name], infer_schema_length=None)
             study.write(name, frame.fill_nan(None))
-        else:
-            (study.folder / name).unlink(missing_ok=True)
     return {
         "grafts": len(grafts),
         "walks": len(walks),

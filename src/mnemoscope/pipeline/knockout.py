@@ -1,7 +1,7 @@
 """Stage `knockout`: cut the edges that a ranking names in the running model; see what breaks.
 
 Every kind of cut is tried on the same memorized sequences of every class. The outcome of each cut
-is cached in `knockout/` under a hash of its inputs, so a stopped run resumes.
+is kept in `knockout/` under a hash of its inputs, so a stopped run resumes.
 """
 
 import hashlib
@@ -14,9 +14,11 @@ import numpy as np
 import polars as pl
 import torch
 
+from mnemoscope.cluster.local import LocalExecutor
+from mnemoscope.cluster.run import run_units
+from mnemoscope.cluster.units import Opened, UnitStore
 from mnemoscope.data.table import look_up, token_matrix
 from mnemoscope.errors import UserError
-from mnemoscope.files import read_kept, write_kept
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.edges import total_effects
 from mnemoscope.lm.model import LanguageModel
@@ -38,7 +40,7 @@ from mnemoscope.pipeline.capture import open_maps
 from mnemoscope.pipeline.label import LABELS_FILE, samples_of
 from mnemoscope.pipeline.localize import StoredDelta, load_deltas, rank_edges
 from mnemoscope.pipeline.train import sample_rows
-from mnemoscope.progress import say, track
+from mnemoscope.progress import Progress, say
 from mnemoscope.stats import NO_ESTIMATE
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models, identity_of
@@ -146,11 +148,11 @@ def specificity_rows(
 
 
 def statements(indices: list[dict[str, object]]) -> Iterator[str]:
-    """Rows of `specificity.parquet` in words; earlier versions wrote neither ranking nor others."""
+    """Rows of `specificity.parquet` in words."""
     for row in indices:
         others = json.loads(str(row["broken_others"]))
         said = " and ".join(f"{share:.0%} of {name}" for name, share in others.items())
-        by_others = json.loads(str(row.get("broken_own_by_others") or "{}"))
+        by_others = json.loads(str(row["broken_own_by_others"]))
         instead = "".join(f", the edges of {name} {one:.0%}" for name, one in by_others.items())
         yield (
             f"{row['sample']}: cutting the {row['strength']:g} % edges most decisive for "
@@ -164,7 +166,7 @@ def statements(indices: list[dict[str, object]]) -> Iterator[str]:
 
 def ranking_words(row: Mapping[str, object]) -> str:
     """What ranked the edges of a row, in words."""
-    name = str(row.get("by") or "delta")
+    name = str(row["by"])
     return "Δ" if name == "delta" else RANKINGS[name].words
 
 
@@ -225,11 +227,19 @@ def knockout_stage(study: Study, models: Models) -> None:
         rows, indices = [], []
         for subject in _subjects(study, model):
             cuts = list(_cuts(subject, study))
-            outcomes = {}
-            with track(f"Cutting ({subject.delta.sample})", total=len(cuts), unit="cuts") as bar:
-                for cut, edges in cuts:
-                    outcomes[cut] = _outcome(study, model, subject, cut, edges)
-                    bar.advance()
+            units = [_unit(study, subject, cut, edges) for cut, edges in cuts]
+            found = run_units(
+                units,
+                UnitStore(study.folder / "knockout", study.owner),
+                Opened(lambda: (study, model, subject)),  # noqa: B023 - used in this turn
+                label=f"Cutting ({subject.delta.sample})",
+                noun="cuts",
+                executor=LocalExecutor(),
+            )
+            outcomes = {
+                cut: subject.tried.hstack(one.table.select(_COLUMNS))
+                for (cut, _), one in zip(cuts, found, strict=True)
+            }
             sizes = {cut: _size(edges, subject) for cut, edges in cuts}
             names, by, seed = tuple(subject.mass), wanted.by, wanted.seed
             rows += list(cut_rows(names, outcomes, sizes, by=by, seed=seed))
@@ -380,34 +390,45 @@ def _generator(*seeds: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 
-def _outcome(
-    study: Study, model: LanguageModel, subject: _Subject, cut: Cut, edges: torch.Tensor
-) -> pl.DataFrame:
-    """What one cut did to each sequence, from the cache if possible."""
+_COLUMNS = ("survives", "score", "logprob")
+
+
+@dataclass(frozen=True)
+class _CutUnit:
+    """One cut to try, a unit of work: on (study, model, subject)."""
+
+    key: str
+    edges: torch.Tensor
+    size = 1
+
+    def run(
+        self,
+        context: tuple[Study, LanguageModel, _Subject],
+        progress: Progress,  # noqa: ARG002
+    ) -> dict[str, pl.DataFrame]:
+        """What it does to each sequence tried."""
+        study, model, subject = context
+        found = cut_and_continue(
+            model,
+            subject.tokens,
+            self.edges,
+            renormalize=study.settings.knockout.renormalize,
+            batch_size=study.settings.model.batch_size,
+            prefix=study.settings.sequences.n_prefix,
+        )
+        columns = (pl.Series(one, getattr(found, one)) for one in _COLUMNS)
+        return {"parquet": subject.tried.with_columns(columns)}
+
+
+def _unit(study: Study, subject: _Subject, cut: Cut, edges: torch.Tensor) -> _CutUnit:
+    """A cut of a subject, with its key."""
     facts, wanted = study.record["models"]["model"], study.settings.knockout
     basis = hashlib.sha256(json.dumps(asdict(cut), sort_keys=True).encode())
     basis.update(np.packbits(edges.numpy()).tobytes())
     basis.update(subject.tried["sequence_id"].to_numpy().tobytes())
     basis.update(json.dumps(identity_of(facts)).encode())
     basis.update(f"{wanted.renormalize} {wanted.seed}".encode())
-    if edges.ndim == 4:  # what was kept before may be of other rows, where a batch was split
-        basis.update(b"each its own")
-    columns = ("survives", "score", "logprob")
-    path = study.folder / "knockout" / f"{basis.hexdigest()[:20]}.parquet"
-    if (kept := read_kept(path, "cut")) is not None:
-        return subject.tried.hstack(kept.select(columns))
-    found = cut_and_continue(
-        model,
-        subject.tokens,
-        edges,
-        renormalize=wanted.renormalize,
-        batch_size=study.settings.model.batch_size,
-        prefix=study.settings.sequences.n_prefix,
-    )
-    frame = subject.tried.with_columns(pl.Series(one, getattr(found, one)) for one in columns)
-    path.parent.mkdir(exist_ok=True)
-    write_kept(path, frame)
-    return frame
+    return _CutUnit(basis.hexdigest()[:20], edges)
 
 
 def _size(edges: torch.Tensor, subject: _Subject) -> dict[str, tuple[float, float]]:

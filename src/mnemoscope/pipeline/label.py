@@ -1,6 +1,6 @@
 """Stage `label`: give each sequence a class under each taxonomy, draw samples and split them."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 LABELS_FILE = "labels.parquet"
 SAMPLES_FILE = "samples.parquet"
+MEASURES_FILE = "measures.parquet"
 _MADE = ("duplicates", "is_code", "group")
 _SCHEMA = {
     "sample": pl.String,
@@ -68,6 +69,8 @@ def check_match(frame: pl.DataFrame, match: str | None, where: str) -> None:
 def label_stage(study: Study, models: "Models") -> None:  # noqa: ARG001 - all stages are called alike
     """Write `labels.parquet` (a column per taxonomy) and `samples.parquet` (the training samples).
 
+    What the taxonomies ask of the text beside the features is written to `measures.parquet`.
+
     The manifest lists taxonomies that cannot be trained with the reason, and those that divide
     these sequences like another as its aliases.
     """
@@ -76,8 +79,10 @@ def label_stage(study: Study, models: "Models") -> None:  # noqa: ARG001 - all s
     with study.finishing("label") as counts:
         taxonomies = load_taxonomies(study.settings.label.taxonomies)
         asked = {column for taxonomy in taxonomies for column in taxonomy.columns}
-        add_measures(study, asked - {*study.sequences.columns})
         frame = study.sequences
+        if (measures := text_measures(frame, asked)) is not None:
+            study.write(MEASURES_FILE, measures)
+            frame = study.sequences
         frame = frame.with_columns(find_groups(frame).alias("group"))
         drawn = draw_samples(frame, taxonomies, study.settings)
         study.write(LABELS_FILE, frame.select("sequence_id").with_columns(**drawn.labels))
@@ -105,10 +110,10 @@ def label_stage(study: Study, models: "Models") -> None:  # noqa: ARG001 - all s
         study.forget("capture")  # an earlier capture may lack what is sampled now
 
 
-def add_measures(study: Study, asked: Container[str]) -> None:
-    """Add those of `TEXT_MEASURES` that nodes ask, which few taxonomies do."""
-    if names := [name for name in TEXT_MEASURES if name in asked]:
-        study.add_columns(measure_text(study.sequences, names))
+def text_measures(table: pl.DataFrame, asked: Collection[str]) -> pl.DataFrame | None:
+    """`sequence_id` and those of `TEXT_MEASURES` that nodes ask and the table lacks, if any."""
+    names = [name for name in TEXT_MEASURES if name in asked and name not in table.columns]
+    return table.select("sequence_id").hstack(measure_text(table, names)) if names else None
 
 
 def samples_of(study: Study) -> dict[str, dict[str, Any]]:

@@ -6,7 +6,7 @@ edge (`localize.cut.RANKINGS`). Several studies of models of one depth are avera
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 
 from mnemoscope.benchmark.baselines import BLIND_CHANNELS
 from mnemoscope.cnn.presets import INPUTS
-from mnemoscope.cnn.training import TrainedCnn, load_cnn
-from mnemoscope.errors import DamagedDataError, UserError, first_line
+from mnemoscope.cnn.training import TrainedCnn
+from mnemoscope.errors import UserError
 from mnemoscope.files import made_folder, write_bytes, write_parquet
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.localize.cut import RANKINGS, class_mean, contrasted
@@ -53,12 +53,13 @@ from mnemoscope.pipeline.benchmark import check_alike, check_different_models, n
 from mnemoscope.pipeline.capture import open_maps, shown_tokens
 from mnemoscope.pipeline.train import (
     Job,
-    is_finished,
+    cnn_store,
     job_maps,
     job_rows,
     jobs_of,
     load_outcome,
     sample_rows,
+    trained_cnn,
 )
 from mnemoscope.progress import track
 from mnemoscope.study.folder import Study, is_study
@@ -165,52 +166,32 @@ def localize_stage(study: Study, models: Models) -> None:
             for one in stored:
                 if one.sample == sample:
                     regions += _region_rows(one, copies, study.settings.sequences.n_prefix)
-        _write_regions(study.folder, regions)
+        study.write(REGIONS_FILE, pl.DataFrame(regions, _REGIONS_SCHEMA))
         shapes = [row for one in samples for row in _shape_rows(study, one)]
         study.write(SHAPES_FILE, pl.DataFrame(shapes))
         study.write(AGREEMENT_FILE, pl.DataFrame(agreements, _AGREEMENT_SCHEMA))
-        bound = {} if study.tokens is None else {"tokens": study.tokens}
-        write_deltas(study.folder, stored, bound | {"key": study.key("localize")})
+        study.write(DECISIVENESS_FILE, pack_deltas(stored))
 
 
 def load_deltas(study: Study, source: str = "model") -> Iterator[StoredDelta]:
-    """Read the stored Δ of one of `SOURCES`. Raises DamagedDataError: the file cannot be read."""
-    path = study.folder / DECISIVENESS_FILE
-    remedy = f"Delete it and run 'mnemoscope localize {study.folder} --redo'."
-    try:
-        with safe_open(path, framework="np") as file:
-            said = parse_json(file.metadata()["facts"])
-            if isinstance(said, list):  # of earlier versions, and of several studies together
-                said = {"deltas": said}
-            study.check_own(path, said, remedy=remedy)
-            made = study.manifest("localize")
-            if made is not None and said.get("key", made["key"]) != made["key"]:
-                raise DamagedDataError(f"{path}: made with other settings. {remedy}")
-            for number, facts in enumerate(said["deltas"]):
-                plain: dict[str, Any] = {
-                    name: tuple(value) if isinstance(value, list) else value
-                    for name, value in facts.items()
-                }
-                if plain["source"] == source:
-                    yield StoredDelta(delta=file.get_tensor(f"{number:04d}"), **plain)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise DamagedDataError(f"{path}: damaged ({first_line(error, 80)}). {remedy}") from None
+    """Read the stored Δ of one of `SOURCES`; errors as `Study.read`."""
+    with safe_open(study.path(DECISIVENESS_FILE), framework="np") as file:
+        for number, facts in enumerate(parse_json(file.metadata()["facts"])):
+            plain: dict[str, Any] = {
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in facts.items()
+            }
+            if plain["source"] == source:
+                yield StoredDelta(delta=file.get_tensor(f"{number:04d}"), **plain)
 
 
-def write_deltas(
-    folder: Path, stored: Sequence[StoredDelta], bound: Mapping[str, Any] | None = None
-) -> Path:
-    """Write Δ and its metadata to one file; returns its path.
-
-    `bound` says whose they are: `tokens` of a study and `key` of its stage.
-    """
+def pack_deltas(stored: Sequence[StoredDelta]) -> bytes:
+    """Δ and its metadata as safetensors."""
     facts = [{k: v for k, v in vars(one).items() if k != "delta"} for one in stored]
     tensors = {f"{n:04d}": torch.from_numpy(one.delta) for n, one in enumerate(stored)}
-    said = facts if bound is None else {**bound, "deltas": facts}
     # One key: safetensors writes several in any order, and the same Δ must give the same bytes.
-    data = save(tensors, metadata={"facts": json.dumps(said, ensure_ascii=False)})
-    write_bytes(folder / DECISIVENESS_FILE, data)
-    return folder / DECISIVENESS_FILE
+    data: bytes = save(tensors, metadata={"facts": json.dumps(facts, ensure_ascii=False)})
+    return data
 
 
 # Δ of each CNN, from the evaluation sequences that its attribution uses.
@@ -240,7 +221,7 @@ def _of_cnn(study: Study, job: Job) -> list[LocalizedCnn]:
     """Δ of one CNN by every attribution; empty if the CNN did not train."""
     if not load_outcome(job).facts["did_train"]:
         return []
-    trained, found = load_cnn(job.cnn_path, place=job.key), []
+    trained, found = trained_cnn(job), []
     attributions = study.settings.localize.attributions
     asked = job_rows(study, job).evaluation
     for_all = rows_read(study, asked, *attributions)
@@ -391,14 +372,12 @@ def _row(attribution: str, check: str, against: str, of: str, found: Agreement) 
 
 def _sane(study: Study, job: Job) -> Iterator[tuple[int, dict[str, Any]]]:
     """Compare D and Δ of a CNN with those of randomized CNNs and the control task's."""
-    trained = load_cnn(job.cnn_path, place=job.key)
+    trained = trained_cnn(job)
     others = [("randomized", name, one) for name, one in randomized(trained)]
     for other in jobs_of(study):
         alike = replace(other, source=job.source, key=job.key) == job
-        if alike and other.source == "control" and is_finished(other):
-            others.append(
-                ("permuted", "labels permuted", load_cnn(other.cnn_path, place=other.key))
-            )
+        if alike and other.source == "control" and cnn_store(study).has(other.key):
+            others.append(("permuted", "labels permuted", trained_cnn(other)))
     for attribution in study.settings.localize.attributions:
         before = _first_means(study, job, trained, attribution)
         for index in range(len(before.delta)):
@@ -474,11 +453,6 @@ def _region_rows(
                 "even": region.even,
                 "ratio": region.ratio if one.n_used[index] else None,
             }
-
-
-def _write_regions(folder: Path, rows: Iterable[dict[str, Any]]) -> Path:
-    write_parquet(folder / REGIONS_FILE, pl.DataFrame(list(rows), _REGIONS_SCHEMA))
-    return folder / REGIONS_FILE
 
 
 def write_delta_tables(deltas: Sequence[StoredDelta], folder: Path) -> Iterator[Path]:
@@ -585,9 +559,12 @@ def write_localized_together(folder: Path, together: TogetherDelta) -> list[Path
         raise UserError(f"{folder}: is a study. Choose another folder with -o.")
     made_folder(folder)
     written = [*write_delta_tables(together.deltas, folder)]
-    written.append(_write_regions(folder, together.regions))
-    write_parquet(folder / MODELS_FILE, together.models)
-    return [*written, folder / MODELS_FILE, write_deltas(folder, together.deltas)]
+    regions = pl.DataFrame(list(together.regions), _REGIONS_SCHEMA)
+    for name, frame in ((REGIONS_FILE, regions), (MODELS_FILE, together.models)):
+        write_parquet(folder / name, frame)
+        written.append(folder / name)
+    write_bytes(folder / DECISIVENESS_FILE, pack_deltas(together.deltas))
+    return [*written, folder / DECISIVENESS_FILE]
 
 
 def together_lines(together: TogetherDelta) -> Iterator[str]:

@@ -7,21 +7,20 @@ what is not kept is computed when it is asked for.
 import hashlib
 import io
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from mnemoscope.benchmark.baselines import ALL_STATISTICS, all_statistics, blind_maps
-from mnemoscope.errors import DamagedDataError
-from mnemoscope.files import open_array, write_bytes
+from mnemoscope.cluster.units import UnitStore
 from mnemoscope.maps.shape import POOLED
 from mnemoscope.maps.views import MapSource, StackedMaps
 from mnemoscope.pipeline.capture import heads_role, open_maps, shown_tokens
 from mnemoscope.pipeline.label import SAMPLES_FILE
-from mnemoscope.progress import say
+from mnemoscope.progress import Progress
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import identity_of
 
@@ -33,13 +32,27 @@ _KEY = ["sequence_id", "suffix"]
 
 
 @dataclass(frozen=True)
-class StatisticsTask:
-    """A block of sequences (`sequence_id`, `suffix`) to sum up, as sent to another process."""
+class Statistics:
+    """A block of sequences (`sequence_id`, `suffix`) to sum up: a unit of work on the study."""
 
-    study: str
+    key: str
     role: str
     rows: pl.DataFrame
-    path: Path
+
+    @property
+    def size(self) -> int:
+        """Number of sequences."""
+        return self.rows.height
+
+    def run(self, study: Study, progress: Progress) -> dict[str, Any]:  # noqa: ARG002
+        """The statistics, as `ALL_STATISTICS`."""
+        np.save(memory := io.BytesIO(), _compute(study, self.role, self.rows))
+        return {"npy": memory.getvalue()}
+
+
+def statistics_store(study: Study) -> UnitStore:
+    """Where statistics are kept."""
+    return UnitStore(study.folder / "cnn" / "statistics", study.owner)
 
 
 def stored_maps(study: Study, role: str, rows: pl.DataFrame, tensor: str) -> MapSource:
@@ -53,63 +66,36 @@ def both_poolings(study: Study, role: str, rows: pl.DataFrame) -> MapSource:
     return StackedMaps(*(stored_maps(study, role, rows, name) for name in POOLED))
 
 
-def statistics_tasks(study: Study, role: str) -> Iterator[StatisticsTask]:
-    """The blocks of a role that are not kept yet."""
-    for task in _blocks(study, role):
-        if not task.path.is_file():
-            yield task
-
-
-def keep_statistics(task: StatisticsTask) -> Path:
-    """Compute a block and keep it; returns its path."""
-    memory = io.BytesIO()
-    np.save(memory, _compute(Study(task.study), task.role, task.rows))
-    task.path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(task.path, memory.getvalue())
-    return task.path
+def statistics_units(study: Study, role: str) -> list[Statistics]:
+    """Every sampled sequence and suffix, in blocks that do not depend on what is kept."""
+    rows = study.read(SAMPLES_FILE).select(_KEY).unique().sort(_KEY)
+    return [Statistics(_digest(study, role, own), role, own) for own in rows.iter_slices(_ROWS)]
 
 
 def statistics_of(study: Study, role: str, rows: pl.DataFrame) -> np.ndarray:
     """Statistics of sampled rows, float32 (rows, channels, 22), as `ALL_STATISTICS`."""
-    blocks = list(_blocks(study, role))
-    if not all(task.path.is_file() for task in blocks):
-        return _compute(study, role, rows)
+    units, store = statistics_units(study, role), statistics_store(study)
     places = pl.concat(
-        task.rows.with_row_index("at").with_columns(block=pl.lit(number, dtype=pl.Int64))
-        for number, task in enumerate(blocks)
+        unit.rows.with_row_index("at").with_columns(block=pl.lit(number, dtype=pl.Int64))
+        for number, unit in enumerate(units)
     )
     found = rows.select(_KEY).join(places, on=_KEY, how="left", maintain_order="left")
     if found["block"].null_count():
         return _compute(study, role, rows)
     of_row, at = found["block"].to_numpy(), found["at"].to_numpy()
-    try:
-        parts = {number: _kept(blocks[number]) for number in np.unique(of_row)}
-    except (ValueError, DamagedDataError):
-        say(f"{blocks[0].path.parent}: a damaged block; its statistics are computed again.")
-        return _compute(study, role, rows)
-    first = next(iter(parts.values()))
-    values = np.empty((len(rows), *first.shape[1:]), dtype=np.float32)
-    for number, block in parts.items():
+    kept = {number: store.get(units[number].key) for number in np.unique(of_row)}
+    values: np.ndarray | None = None
+    for number, result in kept.items():
+        if result is None:
+            return _compute(study, role, rows)
+        path = result.files["npy"]
+        assert isinstance(path, Path)
+        block = np.load(path)
+        if values is None:
+            values = np.empty((len(rows), *block.shape[1:]), dtype=np.float32)
         values[of_row == number] = block[at[of_row == number]]
+    assert values is not None
     return values
-
-
-def _kept(task: StatisticsTask) -> np.ndarray:
-    """A block that is kept; DamagedDataError where it is torn, ValueError where it is another's."""
-    block = open_array(task.path)
-    if block.ndim != 3 or block.dtype != np.float32 or len(block) != task.rows.height:
-        raise ValueError(f"{task.path}: {block.dtype} {block.shape}")
-    return block
-
-
-def _blocks(study: Study, role: str) -> Iterator[StatisticsTask]:
-    """Every sampled sequence and suffix, in blocks that do not depend on what is kept."""
-    rows = study.read(SAMPLES_FILE).select(_KEY).unique().sort(_KEY)
-    for own in rows.iter_slices(_ROWS):
-        name = f"{_digest(study, role, own)}.npy"
-        yield StatisticsTask(
-            str(study.folder), role, own, study.folder / "cnn" / "statistics" / name
-        )
 
 
 def _digest(study: Study, role: str, rows: pl.DataFrame) -> str:
@@ -118,7 +104,7 @@ def _digest(study: Study, role: str, rows: pl.DataFrame) -> str:
     said = [identity_of(models[one]) for one in ("model", role) if one in models]
     digest = hashlib.sha256(json.dumps([role, said, POOLINGS_READ, ALL_STATISTICS]).encode())
     digest.update(rows["sequence_id"].to_numpy().tobytes())
-    digest.update(",".join([*rows["suffix"], study.tokens or ""]).encode())
+    digest.update(",".join([*rows["suffix"], study.tokens]).encode())
     return digest.hexdigest()[:20]
 
 

@@ -23,9 +23,9 @@ from mnemoscope.errors import UserError
 from mnemoscope.files import atomic_folder
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.model import LanguageModel, check_padded
-from mnemoscope.pipeline.blocks import verdicts
 from mnemoscope.pipeline.label import check_match
 from mnemoscope.pipeline.published_split import is_plain, read_published
+from mnemoscope.pipeline.questions import verdicts
 from mnemoscope.pipeline.sources import read_sources
 from mnemoscope.pipeline.trainings import check_inputs
 from mnemoscope.progress import say, track
@@ -159,7 +159,7 @@ def check_labels(study: Study, models: Models) -> tuple[str, ...]:
     frame = rows.select("sequence_id", PUBLISHED_VERDICT).with_columns(
         found["is_memorized"], found["smallest_gap"], is_plain(rows, study.settings)
     )
-    study.write(CHECK_FILE, frame)
+    study.store.put("label_check", {CHECK_FILE: frame})
     return _lines(frame, study, model)
 
 

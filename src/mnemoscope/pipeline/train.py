@@ -5,17 +5,16 @@ Several train at once, each in a process with one thread; the numbers do not dep
 
 import hashlib
 import json
-import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
-from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from sklearn.model_selection import StratifiedGroupKFold
 
 from mnemoscope.benchmark import baselines
@@ -27,24 +26,23 @@ from mnemoscope.benchmark.baselines import (
     permute_labels,
 )
 from mnemoscope.benchmark.sources import ATTENTION, TABLE
-from mnemoscope.cluster.engine import current_engine, gpus_for, n_workers, run_tasks
+from mnemoscope.cluster.local import LocalExecutor, n_processes
+from mnemoscope.cluster.run import current_executor, run_units
+from mnemoscope.cluster.units import Needs, Opened, Share, UnitStore
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 from mnemoscope.cnn.presets import INPUTS, PRESETS, CnnSetting
 from mnemoscope.cnn.training import (
     TrainedCnn,
+    load_cnn,
+    pack_cnn,
     predict_logits,
-    read_tensors,
-    save_cnn,
-    sealed_tensors,
     train_cnn,
 )
 from mnemoscope.data.table import look_up
-from mnemoscope.errors import DamagedDataError, UserError, first_line
-from mnemoscope.files import write_bytes, write_text
+from mnemoscope.errors import UserError
 from mnemoscope.lm.placement import find_device
 from mnemoscope.maps.shape import ROW_STATISTICS
 from mnemoscope.maps.views import MapSource, MarkedMaps, PaintedMaps
-from mnemoscope.parse import read_bounded
 from mnemoscope.pipeline.capture import (
     LOGPROBS_FILE,
     NEXT_FILE,
@@ -57,10 +55,11 @@ from mnemoscope.pipeline.label import SAMPLES_FILE, aliases_of, samples_of
 from mnemoscope.pipeline.map_statistics import (
     POOLINGS_READ,
     TOKENS,
+    Statistics,
     both_poolings,
-    keep_statistics,
     statistics_of,
-    statistics_tasks,
+    statistics_store,
+    statistics_units,
     stored_maps,
 )
 from mnemoscope.pipeline.trainings import (
@@ -72,8 +71,9 @@ from mnemoscope.pipeline.trainings import (
     settings_of,
     sources_of,
 )
-from mnemoscope.progress import track
-from mnemoscope.study.folder import SETTINGS_FILE, Study
+from mnemoscope.progress import Progress
+from mnemoscope.store import Store
+from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models, identity_of
 from mnemoscope.taxonomy.names import NON_MEMO
 from mnemoscope.taxonomy.sample import N_FOLDS
@@ -91,11 +91,12 @@ _FACTS = ("loss", "train_balanced_accuracy", "train_min_f1", "p_value", "did_tra
 
 @dataclass(frozen=True)
 class Job:
-    """One CNN or baseline (without a setting) to train, as sent to another process.
+    """One CNN or baseline (without a setting) to train: a unit of work, run on the study.
 
     `key` is a hash of everything that decides the result. `fold` is the part of the training rows
     that is asked in place of the evaluation rows, to choose between readers, or of all rows where
-    these are asked in folds (`label.split`); None: the sample has its two sides.
+    these are asked in folds (`label.split`); None: the sample has its two sides. `rows` are given
+    where they are not those of a sample of the label stage.
     """
 
     study: str
@@ -109,16 +110,18 @@ class Job:
     device: str = "cpu"
     fold: int | None = None
     n_folds: int = 0
+    rows: "SampleRows | None" = field(default=None, repr=False, compare=False)
+    size = 1
 
     @property
     def cnn_path(self) -> Path:
         """The trained weights of a CNN."""
         return Path(self.study) / "cnn" / f"{self.key}.safetensors"
 
-    @property
-    def outcome_path(self) -> Path:
-        """Predictions and training figures; written last, so if it exists the job is done."""
-        return Path(self.study) / "cnn" / f"{self.key}.outcome.safetensors"
+    def run(self, study: Study, progress: Progress) -> dict[str, Any]:  # noqa: ARG002
+        """Train and predict the evaluation sequences: weights, predictions, training figures."""
+        rows = job_rows(study, self) if self.rows is None else self.rows
+        return (_fit_baseline if self.setting is None else _train)(study, self, rows)
 
     @property
     def setting_name(self) -> str:
@@ -174,11 +177,6 @@ def jobs_of(study: Study) -> Iterator[Job]:
             parts = dict(enumerate(folds))
         is_controlled = controlled is None or entry["taxonomy"] in controlled
         for source in sources_of(settings, has_reference, is_controlled=is_controlled):
-            if TABLE[source].reads == "painted" and not (study.folder / NEXT_FILE).is_file():
-                continue  # an earlier version captured
-            column = _LOGPROBS.get(TABLE[source].reads)
-            if column == "prefix_best" and column not in study.read(LOGPROBS_FILE).columns:
-                continue  # likewise
             for setting in settings_of(settings, source):
                 for seed in seeds_of(settings, source):
                     for fold, rows in parts.items():
@@ -244,25 +242,8 @@ def choice_jobs(study: Study) -> Iterator[Job]:
                 yield replace(job, fold=fold, n_folds=FOLDS)
 
 
-def run_job(job: Job) -> str:
-    """Train, predict the evaluation sequences and write both; returns the job's key."""
-    study = Study(job.study)
-    return run_job_on(study, job, job_rows(study, job))
-
-
-def run_job_on(study: Study, job: Job, rows: SampleRows) -> str:
-    """Run a job on rows that are not a sample of the label stage; see `run_job`."""
-    tensors, facts = (_fit_baseline if job.setting is None else _train)(study, job, rows)
-    # Seconds are stored separately, because the outcome is the same in every run.
-    write_text(job.outcome_path.with_suffix(".seconds"), f"{facts.pop('seconds'):.3f}\n")
-    write_bytes(job.outcome_path, sealed_tensors(tensors, "facts", facts, job.key))
-    return job.key
-
-
-def _train(
-    study: Study, job: Job, rows: SampleRows
-) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Train one CNN and write its weights; returns predictions and training figures."""
+def _train(study: Study, job: Job, rows: SampleRows) -> dict[str, Any]:
+    """Train one CNN."""
     assert job.setting is not None
     labels, true = (torch.from_numpy(one) for one in job_labels(job, rows))
     training, evaluation = (job_maps(study, job, part) for part in (rows.train, rows.evaluation))
@@ -290,28 +271,37 @@ def _train(
         device=device,
     )
     logits = predict_logits(trained, evaluation)
-    save_cnn(job.cnn_path, trained, place=job.key)
-    tensors = {
-        "predicted": torch.stack(predicted or [logits.argmax(dim=1)]).to(torch.int16),
-        "probabilities": logits.softmax(dim=1),
-    }
     history = trained.history
     facts = {"loss": history.loss[-1]} | {name: getattr(history, name) for name in _FACTS[1:]}
-    return tensors, facts | {"device": str(device), "seconds": trained.seconds}
+    made = _outcome(
+        torch.stack(predicted or [logits.argmax(dim=1)]),
+        logits.softmax(dim=1),
+        facts | {"device": str(device)},
+        trained.seconds,
+    )
+    return {"safetensors": pack_cnn(trained)} | made
 
 
-def _fit_baseline(
-    study: Study, job: Job, rows: SampleRows
-) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def _fit_baseline(study: Study, job: Job, rows: SampleRows) -> dict[str, Any]:
     """Fit a baseline's regression or boosting; the outcome is like a CNN's."""
     train, evaluation = _inputs(study, job, rows)
     fit = getattr(baselines, TABLE[job.source].fit or "")
     found: BaselineFit = fit(train, job_labels(job, rows)[0], evaluation, job.seed)
-    tensors = {
-        "predicted": torch.from_numpy(found.predicted[None].astype(np.int16)),
-        "probabilities": torch.from_numpy(found.probabilities.astype(np.float32)),
-    }
-    return tensors, {name: getattr(found, name) for name in (*_FACTS, "seconds")}
+    predicted, probabilities = map(torch.from_numpy, (found.predicted[None], found.probabilities))
+    facts = {name: getattr(found, name) for name in _FACTS}
+    return _outcome(predicted, probabilities.float(), facts, found.seconds)
+
+
+def _outcome(
+    predicted: torch.Tensor,
+    probabilities: torch.Tensor,
+    facts: dict[str, Any],
+    seconds: float | None,
+) -> dict[str, Any]:
+    """The predictions as a file, and what a unit's record says of the training."""
+    tensors = {"predicted": predicted.to(torch.int16), "probabilities": probabilities}
+    data = save({name: one.contiguous() for name, one in tensors.items()})
+    return {"outcome.safetensors": data, "facts": facts, "seconds": round(seconds or 0.0, 3)}
 
 
 def _inputs(study: Study, job: Job, rows: SampleRows) -> list[np.ndarray]:
@@ -393,34 +383,32 @@ class Outcome:
     seconds: float
 
 
+def cnn_store(study: Study) -> UnitStore:
+    """Where trainings are kept, those of earlier settings too."""
+    return UnitStore(study.folder / "cnn", study.owner)
+
+
 def load_outcome(job: Job) -> Outcome:
-    """Read the results of a finished job. Raises DamagedDataError: the file cannot be read."""
-    try:
-        tensors, facts = read_tensors(job.outcome_path, "facts", job.key)
-        return Outcome(
-            predicted=tensors["predicted"].numpy().astype(np.int64),
-            probabilities=tensors["probabilities"].numpy(),
-            facts=facts,
-            seconds=read_seconds(job.outcome_path.with_suffix(".seconds")),
-        )
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise DamagedDataError(
-            f"{job.outcome_path}: damaged ({first_line(error, 80)}). Delete it and run "
-            f"'mnemoscope train {job.study} --redo': it is trained again, the rest is kept."
-        ) from None
+    """Read the results of a finished job; errors as `Store.path`."""
+    store = _store_of(job)
+    tensors = load_file(store.path(job.key, f"{job.key}.outcome.safetensors"))
+    said = store.record(job.key)["values"]
+    return Outcome(
+        predicted=tensors["predicted"].numpy().astype(np.int64),
+        probabilities=tensors["probabilities"].numpy(),
+        facts=said["facts"],
+        seconds=said["seconds"],
+    )
 
 
-def read_seconds(path: Path) -> float:
-    """Seconds that a training took, kept beside its outcome. Raises OSError or ValueError."""
-    found = float(read_bounded(path, 64))
-    if not 0 <= found < math.inf:
-        raise ValueError(f"{path.name}: no number of seconds")
-    return found
+def trained_cnn(job: Job) -> TrainedCnn:
+    """Read the CNN of a finished job; errors as `Store.path`."""
+    return load_cnn(_store_of(job).path(job.key, job.cnn_path.name))
 
 
-def is_finished(job: Job) -> bool:
-    """True if the job's outcome (written last) and its CNN exist."""
-    return job.outcome_path.is_file() and (job.setting is None or job.cnn_path.is_file())
+def _store_of(job: Job) -> Store:
+    remedy = f"run 'mnemoscope train {job.study} --redo': the rest is kept"
+    return Store(job.cnn_path.parent, remedy=lambda _: remedy)
 
 
 def make_job(
@@ -454,11 +442,8 @@ def make_job(
         basis.append([POOLINGS_READ, *ALL_STATISTICS])
     if setting and PRESETS[preset].scaling == "rows":
         basis.append([str(study.settings.sequences.n_prefix), *ROW_STATISTICS])
-    if study.tokens:
-        basis.append(f"tokens {study.tokens}")
     device = study.settings.train.device if setting else "cpu"
-    if device != "cpu":  # keys of earlier studies, all on cpu, lack this entry
-        basis.append(device)
+    basis += [f"tokens {study.tokens}", device]
     key = hashlib.sha256(json.dumps(basis).encode()).hexdigest()[:20]
     return Job(str(study.folder), sample, source, setting, preset, seed, control_seed, key, device)
 
@@ -487,61 +472,73 @@ def train_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all sta
     true, predicted, probabilities), `runs.parquet` (one row per training) and `choice.parquet`
     (taxonomy, source, min_f1: cross-validated within the training rows).
     """
-    study.require("label")
-    study.require("capture")
     with study.finishing("train") as counts:
-        jobs = list(jobs_of(study))
-        (study.folder / "cnn").mkdir(exist_ok=True)
-        for role in ("model", "reference"):
-            for store in (role, heads_role(role)):
-                if maps_folder(study, store).is_dir():
-                    open_maps(study, store, verify=True)  # every shard's checksum, once
-        choosing = list(choice_jobs(study))
-        every = [*jobs, *choosing]
-        todo = [job for job in every if not is_finished(job)]
-        workers = _n_processes(study)
-        _keep_statistics(study, todo, workers)
-        with track("Training", total=len(every), unit="CNNs and baselines") as progress:
-            progress.advance(len(every) - len(todo))
-            for _ in run_tasks(run_job, todo, workers=workers, gpus=training_gpus(study)):
-                progress.advance()
+        _check_inputs(study)
+        jobs, choosing = list(jobs_of(study)), list(choice_jobs(study))
+        _train_all(study, [*jobs, *choosing])
         _gather(study, jobs)
         study.write(CHOICE_FILE, _chosen(study, choosing))
         counts |= {"trainings": len(jobs), "choosing": len(choosing)}
 
 
-def _keep_statistics(study: Study, jobs: list[Job], workers: int) -> None:
-    """Compute statistics of the maps that the jobs read, each once."""
+def train_share(study: Study, models: Models, share: Share) -> None:  # noqa: ARG001
+    """Train a share of what is missing."""
+    _check_inputs(study)
+    _train_all(study, share.of([*jobs_of(study), *choice_jobs(study)]))
+
+
+def _is_local() -> bool:
+    """Whether trainings run on this machine, so that its devices count."""
+    return isinstance(current_executor(), LocalExecutor)
+
+
+def _check_inputs(study: Study) -> None:
+    """Raise UserError where a stage before is missing or the device is not there."""
+    study.require("label")
+    study.require("capture")
+    if _is_local():
+        find_device(study.settings.train.device)
+    for role in ("model", "reference"):
+        for store in (role, heads_role(role)):
+            if maps_folder(study, store).is_dir():
+                open_maps(study, store, verify=True)  # every shard's checksum, once
+
+
+def _train_all(study: Study, jobs: Sequence[Job]) -> None:
+    """Train what is missing, once the statistics that it reads are there."""
+    store = cnn_store(study)
+    units = _statistics_units(study, [job for job in jobs if not store.has(job.key)])
+    needs = Needs(study.settings.train.workers, threads=1)
+    for _ in run_units(
+        units, statistics_store(study), _opened(study), label="Statistics of maps", needs=needs
+    ):
+        pass
+    run_jobs(study, jobs, "Training")
+
+
+def run_jobs(study: Study, jobs: Sequence[Job], label: str) -> None:
+    """Train what is missing of these, several at once; by default four share a GPU."""
+    device, processes = study.settings.train.device, study.settings.train.workers
+    if processes == 0 and _is_local() and find_device(device).type != "cpu":
+        processes = min(n_processes(0), _MOST_ON_ACCELERATOR)
+    gpus = current_executor().gpus(device) / _MOST_ON_ACCELERATOR
+    needs, noun = Needs(processes, threads=1, gpus=gpus), "CNNs and baselines"
+    for _ in run_units(jobs, cnn_store(study), _opened(study), label=label, noun=noun, needs=needs):
+        pass
+
+
+def _opened(study: Study) -> Opened:
+    return Opened(partial(Study, study.folder))
+
+
+def _statistics_units(study: Study, jobs: Sequence[Job]) -> list[Statistics]:
+    """The statistics of maps that the jobs read, each once."""
     read = {
         TABLE[job.source].reads for job in jobs if TABLE[job.source].fit == "classify_statistics"
     }
-    roles = {_ROLES[one] for one in read}
-    known = [one for one in sorted(roles) if one == TOKENS or one in study.record["models"]]
-    tasks = [task for role in known for task in statistics_tasks(study, role)]
-    if not tasks:
-        return
-    sizes = {task.path: task.rows.height for task in tasks}
-    with track("Statistics of maps", total=sum(sizes.values())) as progress:
-        for path in run_tasks(keep_statistics, tasks, workers=workers):
-            progress.advance(sizes[path])
-
-
-def _n_processes(study: Study) -> int:
-    """Number of processes that train at once; by default four share a GPU."""
-    wanted = study.settings.train
-    if current_engine().is_cluster:
-        return wanted.workers
-    workers = n_workers(wanted.workers)
-    if find_device(wanted.device).type == "cpu" or wanted.workers:
-        return workers
-    return min(workers, _MOST_ON_ACCELERATOR)
-
-
-def training_gpus(study: Study) -> float:
-    """A training's share of a GPU on a cluster; UserError if a machine does not see the study."""
-    engine, device = current_engine(), study.settings.train.device
-    engine.check_sees(study.folder / SETTINGS_FILE)
-    return gpus_for(device, engine) / _MOST_ON_ACCELERATOR
+    roles = sorted({_ROLES[one] for one in read})
+    known = [one for one in roles if one == TOKENS or one in study.record["models"]]
+    return [unit for role in known for unit in statistics_units(study, role)]
 
 
 def _gather(study: Study, jobs: list[Job]) -> None:

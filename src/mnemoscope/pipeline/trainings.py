@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mnemoscope.benchmark.sources import ATTENTION, BASELINES, CNNS, PAINTED, TABLE
-from mnemoscope.cluster.engine import n_workers
+from mnemoscope.cluster.local import n_processes
 from mnemoscope.cnn.presets import (
     INPUTS,
     KNOWS_NEXT,
@@ -209,5 +209,5 @@ def _rate(settings: StudySettings) -> tuple[float, str]:
     rate = ASSUMED_CNN_FLOPS[device]
     if device != "cpu":
         return rate, f"{rate:.0e} a second, assumed for {device}"
-    cores = n_workers(settings.train.workers)
+    cores = n_processes(settings.train.workers)
     return rate * cores, f"{rate:.0e} a second and core, assumed, on {cores} cores here"

@@ -33,8 +33,7 @@ from mnemoscope.benchmark.sources import (
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 from mnemoscope.cnn.presets import PRESETS
 from mnemoscope.data.table import PUBLISHED_VERDICT
-from mnemoscope.errors import DamagedDataError, first_line
-from mnemoscope.pipeline.benchmark import INPUTS_FILE, load_comparison, read_benchmark
+from mnemoscope.pipeline.benchmark import INPUTS_FILE, load_comparison
 from mnemoscope.pipeline.knockout import (
     KNOCKOUT_FILE,
     SPECIFICITY_FILE,
@@ -44,7 +43,7 @@ from mnemoscope.pipeline.knockout import (
 )
 from mnemoscope.pipeline.label import LABELS_FILE, nothing_to_train, samples_of
 from mnemoscope.pipeline.localize import StoredDelta, load_deltas
-from mnemoscope.pipeline.train import PREDICTIONS_FILE, RUNS_FILE, read_seconds
+from mnemoscope.pipeline.train import PREDICTIONS_FILE, RUNS_FILE
 from mnemoscope.report import tables
 from mnemoscope.report.charts import (
     CutCurve,
@@ -57,6 +56,7 @@ from mnemoscope.report.charts import (
 from mnemoscope.report.grafts import graft_of
 from mnemoscope.report.published import published_view
 from mnemoscope.stats import NO_ESTIMATE, Estimate
+from mnemoscope.store import Store
 from mnemoscope.study.folder import Study, versions
 from mnemoscope.study.settings import EMBEDDED, NO_MODEL
 from mnemoscope.study.stages import STAGES
@@ -493,8 +493,8 @@ def _published_profile() -> Drawing:
 
 def _benchmarks(study: Study) -> list[tuple[str, Benchmark]]:
     """Every sample with its taxonomy: as drawn first, then the repetitions."""
-    table, runs = read_benchmark(study), study.read(RUNS_FILE)
-    inputs, predictions = read_benchmark(study, INPUTS_FILE), study.read(PREDICTIONS_FILE)
+    table, runs = study.benchmark, study.read(RUNS_FILE)
+    inputs, predictions = study.read(INPUTS_FILE), study.read(PREDICTIONS_FILE)
     runs = runs.with_columns(
         pl.Series("seconds", [seconds_of(study, key) for key in runs["key"]], dtype=pl.Float64)
     )
@@ -525,15 +525,10 @@ def _benchmarks(study: Study) -> list[tuple[str, Benchmark]]:
 
 
 def seconds_of(study: Study, key: str) -> float:
-    """Seconds of one training, or of those of all folds; DamagedDataError: no such number."""
-    paths = (study.folder / "cnn" / f"{one}.outcome.seconds" for one in key.split())
-    try:
-        return sum(read_seconds(path) for path in paths if path.is_file())
-    except (OSError, ValueError) as error:
-        raise DamagedDataError(
-            f"{study.folder}: a training's seconds are damaged ({first_line(error, 80)}). Delete "
-            "that file: the report then leaves them out."
-        ) from None
+    """Seconds of one training, or of those of all folds; what is not there counts nothing."""
+    store = Store(study.folder / "cnn")
+    there = (store.record(one) for one in key.split() if store.has(one))
+    return sum(float(one["values"]["seconds"]) for one in there)
 
 
 def _runs(runs: pl.DataFrame, predictions: pl.DataFrame, n_classes: int) -> Iterator[Record]:

@@ -55,7 +55,9 @@ def report_stage(study: Study, models: Models) -> None:
         say(f"{path} shows what there is. {content.missing['what']}")
         return
     with study.finishing("report") as counts:
-        counts["bytes"] = write_report(path, content)
+        page = render_report(content).encode("utf-8")
+        study.write(REPORT_FILE, page)
+        counts["bytes"] = len(page)
 
 
 def write_report(path: Path | str, content: ReportContent) -> int:

@@ -21,7 +21,7 @@ from mnemoscope.benchmark.levels import (
 )
 from mnemoscope.localize.delta import COSTLY, Region, region_sentence
 from mnemoscope.maps.shape import SHAPES
-from mnemoscope.pipeline.benchmark import LEVELS_FILE, read_benchmark
+from mnemoscope.pipeline.benchmark import LEVELS_FILE
 from mnemoscope.pipeline.causes import FINDINGS, GRAFT_SPECIFICITY_FILE, by_weight, finding_of
 from mnemoscope.pipeline.label import LABELS_FILE, aliases_of, sharing_of
 from mnemoscope.pipeline.localize import AGREEMENT_FILE, REGIONS_FILE, SHAPES_FILE
@@ -105,7 +105,7 @@ def analysis_sections(study: Study) -> Iterator[AnalysisSection]:
             figures=result.figures,
             tables=[
                 table_of(name, frame, f"{place}/{name}.parquet")
-                for name, frame in read_frames(folder, result).items()
+                for name, frame in read_frames(study, entry, result).items()
             ],
             source=entry.source,
             cost=f"{duration(result.seconds)} and {count(result.forward_passes)} sequences "
@@ -146,7 +146,7 @@ def graft_tables(study: Study) -> Iterator[Table]:
         return
     own: dict[str, float] = {}
     if study.is_done("benchmark"):
-        benchmark = read_benchmark(study).filter(source="model")
+        benchmark = study.benchmark.filter(source="model")
         own = dict(benchmark.select("taxonomy", "min_f1").iter_rows())
     if study.is_done("search"):
         own = dict(study.read(SEARCH_FILE).select("taxonomy", "min_f1").iter_rows()) | own
@@ -245,7 +245,7 @@ def sharing_tables(study: Study) -> Iterator[Table]:
         return
     figures: dict[str, float] = {}
     if study.is_done("benchmark"):
-        table = read_benchmark(study).filter(source="model")
+        table = study.benchmark.filter(source="model")
         figures = dict(zip(table["taxonomy"], table["min_f1"], strict=True))
     yield Table(
         title="Taxonomies with the figures of another",

@@ -10,8 +10,8 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from math import ceil
 from typing import Any, NamedTuple
 
@@ -35,23 +35,19 @@ from mnemoscope.benchmark.excess import (
 )
 from mnemoscope.benchmark.sources import BASELINES, MEMORY_FREE, TABLE, of_reader
 from mnemoscope.benchmark.verdict import COUNTED, FEWEST_TRAININGS
-from mnemoscope.cluster.engine import run_tasks
 from mnemoscope.data.table import look_up, token_matrix
-from mnemoscope.errors import DamagedDataError, UserError
-from mnemoscope.files import read_kept, read_record, write_kept, write_record, write_text
+from mnemoscope.errors import UserError
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.probe import suffix_logprobs
 from mnemoscope.pipeline.capture import capture_rows, maps_folder, open_maps, shown_tokens
 from mnemoscope.pipeline.graft import score_grafts_again
-from mnemoscope.pipeline.label import add_measures
+from mnemoscope.pipeline.label import text_measures
 from mnemoscope.pipeline.train import (
     Job,
     SampleRows,
-    is_finished,
     load_outcome,
     make_job,
-    run_job_on,
-    training_gpus,
+    run_jobs,
 )
 from mnemoscope.pipeline.trainings import settings_of
 from mnemoscope.progress import say, track
@@ -69,6 +65,7 @@ from mnemoscope.words import figure, percent, points
 
 SEARCH_FILE = "search.parquet"
 FOUND_FILE = "search.yaml"
+MEASURES_FILE = "search_measures.parquet"
 PARTS = ("train", "select", "final")
 MODEL_MEASURES = ("prefix_perplexity", "suffix_perplexity", "prior_gain")
 """Columns measured with the model; null unless memorized, because no node needs them there."""
@@ -142,7 +139,7 @@ def search_stage(study: Study, models: Models) -> None:
         beside = load_taxonomies(wanted.beside) if wanted.beside else []
         if wanted.capture_all:
             _capture_all(study, models)
-        _add_measures(study, models, beside)
+        _text_measures(study, models, beside)
         rows = searched_rows(study)
         memorized = rows.filter(pl.col("is_memorized"))
         learned_from = memorized.filter(pl.col("part") == "train")
@@ -197,7 +194,7 @@ def _capture_all(study: Study, models: Models) -> None:
 # Measures that nodes need, of the text and of the model.
 
 
-def _add_measures(study: Study, models: Models, beside: Sequence[Taxonomy]) -> None:
+def _text_measures(study: Study, models: Models, beside: Sequence[Taxonomy]) -> None:
     """Add the measures that the nodes and the taxonomies beside them need."""
     settings = study.settings.search
     own = [
@@ -209,12 +206,13 @@ def _add_measures(study: Study, models: Models, beside: Sequence[Taxonomy]) -> N
     wanted = {column for node in own for column in node.columns}
     wanted |= {column for taxonomy in beside for column in taxonomy.columns}
     wanted |= {*find_columns(settings.nodes)}
-    add_measures(study, wanted)
-    if wanted & set(MODEL_MEASURES):
-        table = study.sequences
+    table = study.sequences
+    found = [made] if (made := text_measures(table, wanted)) is not None else []
+    if names := [name for name in MODEL_MEASURES if name in wanted]:
         measured = _measure_by_model(study, models, table, with_prior="prior_gain" in wanted)
-        table = look_up(table.drop(measured.columns[1:], strict=False), measured)
-        study.add_columns(table.select(name for name in MODEL_MEASURES if name in wanted))
+        found.append(look_up(table.select("sequence_id"), measured, *names))
+    if found:
+        study.write(MEASURES_FILE, pl.concat(found, how="align"))
 
 
 def _measure_by_model(
@@ -228,9 +226,16 @@ def _measure_by_model(
         *((wanted.other_prefixes, wanted.seed) if with_prior else ()),
         hashlib.sha256(chosen["sequence_id"].to_numpy().tobytes()).hexdigest(),
     ]
-    path = study.folder / "search" / f"measures-{_hash(basis)}.parquet"
-    if (kept := read_kept(path, "table")) is not None:
-        return kept
+    name = f"search/measures-{_hash(basis)}"
+    ask = partial(_ask_model, study, models, table, chosen, with_prior=with_prior)
+    return study.kept(name, ask)
+
+
+def _ask_model(
+    study: Study, models: Models, table: pl.DataFrame, chosen: pl.DataFrame, *, with_prior: bool
+) -> pl.DataFrame:
+    """Measure the chosen sequences; groups of near duplicates are of the whole table."""
+    wanted = study.settings.search
     lm, tokens = models.model(study), token_matrix(chosen)
     half, batch_size = study.settings.sequences.n_prefix, study.settings.model.batch_size
     total = 1 + (wanted.other_prefixes if with_prior else 0)
@@ -246,12 +251,9 @@ def _measure_by_model(
                 lm, tokens, others, batch_size=batch_size, prefix=half, on_prefix=progress.advance
             )
             columns["prior_gain"] = -np.log(after) * (tokens.shape[1] - half) - prior
-    frame = chosen.select("sequence_id").with_columns(
+    return chosen.select("sequence_id").with_columns(
         **{name: pl.Series(values) for name, values in columns.items()}
     )
-    path.parent.mkdir(exist_ok=True)
-    write_kept(path, frame)
-    return frame
 
 
 def _hash(basis: list[Any]) -> str:
@@ -475,13 +477,9 @@ class CheapScorer:
             hashlib.sha256(rows["sequence_id"].to_numpy().tobytes()).hexdigest(),
             hashlib.sha256("".join(rows["part"] + rows["suffix"]).encode()).hexdigest(),
         ]
-        self._path = study.folder / "search" / f"cheap-{_hash(basis)}.json"
-        self._kept: dict[str, float | None] = {}
-        if self._path.is_file():
-            try:
-                self._kept = read_record(self._path, dict[str, float | None], remedy="")
-            except DamagedDataError as error:
-                say(f"{error} Scores are found anew.")
+        self._name = f"search/cheap-{_hash(basis)}"
+        kept = study.store.kept(self._name, "the scores")
+        self._kept: dict[str, float | None] = {} if kept is None else dict(kept["scores"])
 
     def score(self, candidate: Candidate) -> float | None:
         """The objective of one candidate; None if the regression on attention is at chance."""
@@ -497,8 +495,7 @@ class CheapScorer:
             if fit.did_train:
                 sources[name] = _votes([(0, fit.predicted[None], fit.probabilities)], chosen)
         self._kept[candidate.digest] = _score(sources, wanted.objective)
-        self._path.parent.mkdir(exist_ok=True)
-        write_record(self._path, self._kept)
+        self._study.store.put(self._name, {}, scores=self._kept)
         return self._kept[candidate.digest]
 
     @cached_property
@@ -588,20 +585,8 @@ def _best(entries: Sequence[Entry], rung: str, n: int) -> list[Entry]:
 
 def _train(study: Study, candidates: Sequence[Candidate], rung: Rung) -> None:
     """Train what these candidates lack, several at once."""
-    (study.folder / "cnn").mkdir(exist_ok=True)
-    tasks = [(job, one.rows) for one in candidates for job in _jobs(study, one, rung)]
-    todo = [task for task in tasks if not is_finished(task[0])]
-    workers, gpus = study.settings.train.workers, training_gpus(study)
-    with track(f"Searching ({rung.name})", total=len(tasks), unit="CNNs and baselines") as progress:
-        progress.advance(len(tasks) - len(todo))
-        for _ in run_tasks(_run_task, todo, workers=workers, gpus=gpus):
-            progress.advance()
-
-
-def _run_task(task: tuple[Job, SampleRows]) -> str:
-    """Run one job, perhaps in another process; gives its key."""
-    job, rows = task
-    return run_job_on(Study(job.study), job, rows)
+    jobs = [job for one in candidates for job in _jobs(study, one, rung)]
+    run_jobs(study, jobs, f"Searching ({rung.name})")
 
 
 def _collect(study: Study, candidate: Candidate, rung: Rung, part: str) -> dict[str, Votes]:
@@ -625,7 +610,7 @@ def _jobs(study: Study, candidate: Candidate, rung: Rung) -> list[Job]:
         one for one in of_reader(MEMORY_FREE, "model") if usable or TABLE[one].reads != "reference"
     ]
     return [
-        make_job(study, name, rows, source, setting, seed, rung.preset)
+        replace(make_job(study, name, rows, source, setting, seed, rung.preset), rows=rows)
         for source in ("model", *controls)
         for setting in settings_of(study.settings, source)[:1]
         for seed in (rung.seeds[:1] if source in BASELINES else rung.seeds)
@@ -700,7 +685,7 @@ def _write_found(study: Study, space: SearchSpace, taxonomies: Sequence[Taxonomy
     content["taxonomies"] = [one.name for one in taxonomies]
     head = f"# Found by 'mnemoscope search {study.folder.name}'; use: -t {FOUND_FILE}\n"
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=10_000)
-    write_text(study.folder / FOUND_FILE, head + text)
+    study.write(FOUND_FILE, (head + text).encode())
 
 
 def search_words(study: Study) -> list[str]:
@@ -780,7 +765,7 @@ def _compared(row: Mapping[str, Any], name: str) -> str:
     if row[name] is None:
         return f"Beside it {row['taxonomy']}: no CNN trained."
     text = f"Beside it {row['taxonomy']}: {final_figure(row, name)} on the final part."
-    if row.get("lead_low") is None:  # too few groups, or of an earlier version
+    if row.get("lead_low") is None:  # too few groups
         return text
     low, high = row["lead_low"], row["lead_high"]
     said = "above it" if low > 0 else "below it" if high < 0 else "neither above nor below it"

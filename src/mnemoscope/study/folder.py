@@ -11,7 +11,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from html import escape
@@ -22,24 +22,18 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from filelock import BaseFileLock, FileLock, Timeout
 
-from mnemoscope.errors import DamagedDataError, UserError, first_line
-from mnemoscope.files import (
-    NO_ROOM,
-    check_shape,
-    digest,
-    disk_full,
-    made_folder,
-    parquet_bytes,
-    read_parquet,
-    read_record,
-    seal_of,
-    write_bytes,
-    write_record,
-    write_text,
+from mnemoscope.errors import (
+    DamagedDataError,
+    MissingError,
+    MnemoscopeError,
+    UserError,
+    first_line,
 )
+from mnemoscope.files import NO_ROOM, check_shape, digest, disk_full, made_folder, write_text
 from mnemoscope.parse import parse_json, parse_yaml, read_bounded
 from mnemoscope.plugins import Plugin
-from mnemoscope.study.records import Manifest, Seals, WithRecord
+from mnemoscope.store import Making, Store
+from mnemoscope.study.records import WithRecord
 from mnemoscope.study.settings import StudySettings, parse_settings
 from mnemoscope.study.stages import STAGES, TABLE_FILE, Stage, stage_named
 from mnemoscope.version import __version__
@@ -47,35 +41,21 @@ from mnemoscope.version import __version__
 if TYPE_CHECKING:
     import polars as pl
 
-STUDY_VERSION = 1
+STUDY_VERSION = 2
+"""Of all that a study holds; one of another version is not opened."""
 SETTINGS_FILE = "study.yaml"
 LOCK_FILE = ".lock"
-TABLES_RECORD = "tables.json"
-# Settings added later, each with the value that leaves a stage's output as it was before. A study
-# whose file lacks one has this value.
-NEUTRAL: dict[str, Any] = {
-    "model.device_map": None,
-    "sequences.pad": False,
-    "sequences.also": [],
-    "sequences.columns": {},
-    "sequences.prefix": None,
-    "sequences.suffix": None,
-    "label.both_splits": False,
-    "capture.per_head": False,
-    "train.device": "cpu",
-    "benchmark.control_taxonomies": None,
-    "benchmark.control_settings": 1,
-    "localize.attribution_sequences": 32,  # gradient and guided always read all
-    "localize.seed": 0,
-    "localize.correct_only": True,
-    "localize.sanity": True,
-    "localize.rankings": ["value_norm_contrast"],
-    "knockout.by": "delta",
-    "knockout.own_edges": 8,
-    "graft.patch": False,
-    "graft.patch_blocks": 4,
-}
-
+DECODED_FILE = "decoded.parquet"
+"""Continuations that a capture found after a scan; kept for as long as the verdicts."""
+_RECORDS = (
+    *("manifests/*", "decoded", "label_check", "search/*"),
+    *("analysis/*/result", "analysis/kept/*"),
+)
+"""The records of a study's artefacts."""
+_UNITS = ("cnn", "cnn/statistics", "graft", "knockout", "units/*")
+"""Folders with the results of units, each a store of its own (`cluster.units.UnitStore`)."""
+_TEMPORARY = [f"{one}/.*.tmp" for one in (".", "manifests", *_UNITS)]
+"""What killed processes leave."""
 _NAMING = ("label.taxonomies", "search.nodes", "search.beside")
 
 
@@ -89,9 +69,27 @@ class Study:
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
-        self._tables: dict[str, tuple[tuple[int, ...], pl.DataFrame]] = {}
-        self._known_seals: tuple[tuple[int, ...], dict[str, list[str]]] = (), {}
+        self.store = Store(self.folder, lambda: self.owner, self._remedy)
+        self._making: Making | None = None  # the stage that runs here
+        self._tables: dict[tuple[str, ...], tuple[tuple[str, ...], pl.DataFrame]] = {}
         self._read_settings()
+
+    @property
+    def owner(self) -> dict[str, str]:
+        """Whose what is kept here is, see `Store`."""
+        return {"sequences": self.tokens}
+
+    def _remedy(self, name: str) -> str:
+        """How an artefact is made again."""
+        room, _, rest = name.partition("/")
+        last = rest.split("/")[0]
+        if (room, last) == ("manifests", "sequences"):
+            return "make the study anew in another folder"
+        if room == "analysis":
+            return f"run 'mnemoscope analyze {last} {self.folder} --redo'"
+        verb = {"decoded": "capture", "cnn": "train --redo"}.get(room, room)
+        verb = last if room in ("manifests", "units") else verb
+        return f"run 'mnemoscope {verb} {self.folder}'"
 
     def _read_settings(self) -> None:
         path = self.folder / SETTINGS_FILE
@@ -116,10 +114,6 @@ class Study:
                 f"{path}: study version {self.record.get('study_version')}, this program knows "
                 f"{STUDY_VERSION}. Use the mnemoscope that made it."
             )
-        for key, value in NEUTRAL.items():  # an earlier version knew no such setting
-            room, name = key.split(".")
-            if isinstance(values.setdefault(room, {}), dict):  # else it is refused in a moment
-                values[room].setdefault(name, value)
         self.settings = parse_settings(values, where=str(path))
 
     @classmethod
@@ -220,27 +214,27 @@ class Study:
     # -- stages -----------------------------------------------------------------------------
 
     def manifest(self, stage: str) -> dict[str, Any] | None:
-        """The record of a finished stage; None if it has not been run."""
-        path = self._manifest_path(stage)
-        remedy = "Delete it: the stage is run again, what is complete is kept."
+        """The record of a finished stage; None if it has not been run.
+
+        Raises DamagedDataError: it is unreadable, or another study's. OutOfDateError: another
+        model's.
+        """
+        name = f"manifests/{stage}"
         try:
-            shape: Any = Manifest[stage_named(stage).counts]  # type: ignore[misc]
-            found = read_record(path, shape, remedy=remedy)
-        except FileNotFoundError:
+            found = self.store.record(name)
+        except MissingError:
             return None
-        self.check_own(path, found, remedy=remedy)
+        known = self.record["models"].get("model", {}).get("fingerprint")
+        if known is not None and found.get("model", known) != known:
+            path = self.store.record_path(name)
+            raise self.store.out_of_date(path, name, "made by another model")
         return found
 
     def key(self, stage: str) -> str:
         """Hash of everything that decides a stage's output: its settings and the stages before."""
         entry = stage_named(stage)
         flat = _flatten(self.settings, entry)
-        decisive = {
-            name: value
-            for name, value in flat.items()
-            if name not in NEUTRAL or value != NEUTRAL[name]
-        }
-        basis: list[Any] = [stage, decisive, [self.key(need) for need in entry.needs]]
+        basis: list[Any] = [stage, flat, [self.key(need) for need in entry.needs]]
         names, files = _named(flat)
         basis += [hashlib.sha256(one).hexdigest() for one in files]
         if plugins := _plugins(names, files):
@@ -248,18 +242,21 @@ class Study:
         return digest(basis)
 
     def is_done(self, stage: str) -> bool:
-        """True if the stage was made with the current settings and inputs."""
+        """True if its files are there, made with the current settings and inputs."""
         manifest = self.manifest(stage)
-        return manifest is not None and manifest["key"] == self.key(stage)
+        return (
+            manifest is not None
+            and manifest["key"] == self.key(stage)
+            and self.store.has(f"manifests/{stage}")
+        )
 
     def require(self, stage: str) -> None:
         """Raise UserError if a stage is not done, with the command that runs it."""
         if not self.is_done(stage):
-            state = (
-                "has not been run"
-                if self.manifest(stage) is None
-                else "is out of date (settings changed)"
-            )
+            manifest, state = self.manifest(stage), "has not been run"
+            if manifest is not None:
+                is_other = manifest["key"] != self.key(stage)
+                state = "is out of date (settings changed)" if is_other else "lacks files"
             raise UserError(
                 f"{self.folder}: stage '{stage}' {state}. Run "
                 f"'mnemoscope {stage} {self.folder}' first, or 'mnemoscope run -o {self.folder}'."
@@ -267,30 +264,38 @@ class Study:
 
     @contextmanager
     def finishing(self, stage: str) -> Iterator[dict[str, Any]]:
-        """Time a stage and, if the block succeeds, write its manifest with the yielded counts."""
+        """Time a stage and, if the block succeeds, write its manifest with the yielded counts.
+
+        What the block writes (`write`) is the stage's, and named by the manifest.
+        """
         counts: dict[str, Any] = {}
         started = time.monotonic()
-        yield counts
-        self._manifest_path(stage).parent.mkdir(exist_ok=True)
-        flat = _flatten(self.settings, stage_named(stage))
-        packages = {one.package for one in _plugins(*_named(flat))}
-        value = {
-            "stage": stage,
-            "key": self.key(stage),
-            "settings": flat,
-            "needs": {need: self.key(need) for need in stage_named(stage).needs},
-            "counts": counts,
-            "versions": versions(*sorted(packages)),
-        }
-        value |= {} if self.tokens is None else {"tokens": self.tokens}
-        write_record(self._manifest_path(stage), value)
-        entry = {  # not in the manifests, which must be the same in every run
+        self.store.forget(f"manifests/{stage}")
+        with self.store.making(f"manifests/{stage}") as self._making:
+            try:
+                yield counts
+                entry = stage_named(stage)
+                flat = _flatten(self.settings, entry)
+                packages = {one.package for one in _plugins(*_named(flat))}
+                model = self.record["models"].get("model") if _asks_model(entry) else None
+                self._making.facts |= {
+                    "stage": stage,
+                    "key": self.key(stage),
+                    "settings": flat,
+                    "needs": {need: self.key(need) for need in entry.needs},
+                    "counts": counts,
+                    "versions": versions(*sorted(packages)),
+                    **({"model": model["fingerprint"]} if model else {}),
+                }
+            finally:
+                self._making = None
+        line = {  # not in the manifests, which must be the same in every run
             "stage": stage,
             "seconds": round(time.monotonic() - started, 3),
             "at": time.strftime("%FT%TZ", time.gmtime()),
         }
         with open(self.folder / "log.jsonl", "a", encoding="utf-8") as log:
-            log.write(json.dumps(entry) + "\n")
+            log.write(json.dumps(line) + "\n")
 
     def forget(self, stage: str) -> None:
         """Drop the manifests of a stage and all that depend on it; with `continue` also the maps.
@@ -300,10 +305,10 @@ class Study:
         for later in STAGES:
             if stage in later.needs:
                 self.forget(later.name)
-        self._manifest_path(stage).unlink(missing_ok=True)
+        self.store.forget(f"manifests/{stage}")
         if stage == "continue":
+            self.store.forget("decoded")
             shutil.rmtree(self.folder / "maps", ignore_errors=True)
-            shutil.rmtree(self.folder / "continuation", ignore_errors=True)
             self.record["models"] = {}
 
     def seconds(self) -> dict[str, float]:
@@ -319,15 +324,50 @@ class Study:
                     total[stage] = total.get(stage, 0.0) + seconds
         return total
 
-    def _manifest_path(self, stage: str) -> Path:
-        return self.folder / "manifests" / f"{stage}.json"
-
     # -- tables -----------------------------------------------------------------------------
 
     @property
     def sequences(self) -> "pl.DataFrame":
-        """The table of sequences with all columns added by the stages so far."""
-        return self.read(TABLE_FILE)
+        """The table of sequences with all columns added by the stages so far.
+
+        Each file has columns of its own; of the same one, a later file fills in what is there.
+        """
+        from mnemoscope.data.table import fill_columns  # loads Polars
+
+        sources = [("manifests/sequences", TABLE_FILE), *self._columns()]
+        wholes = tuple(self._sum(*one) for one in sources)
+        names = tuple(file for _, file in sources)
+        known, table = self._tables.get(names, ((), None))
+        if table is None or known != wholes:
+            table = self.read(TABLE_FILE)
+            for name in names[1:]:
+                table = fill_columns(table, self.read(name))
+            self._tables[names] = wholes, table
+        return table.clone()  # so that changes by the caller stay with the caller
+
+    def _columns(self) -> Iterator[tuple[str, str]]:
+        """Record and file of each table that adds columns to that of the sequences."""
+        for stage in STAGES:
+            name = f"manifests/{stage.name}"
+            if stage.columns and self._sum(name, stage.columns):
+                yield name, stage.columns
+            if stage.name == "continue" and self.store.has("decoded"):
+                yield "decoded", DECODED_FILE
+
+    def _sum(self, name: str, file: str) -> str:
+        """The SHA-256 of a file of an artefact; empty where it has none."""
+        if self._making is not None and file in self._making.files:
+            return self._making.files[file]
+        with suppress(MissingError):
+            return str(self.store.record(name)["files"].get(file, ""))
+        return ""
+
+    @property
+    def table_sums(self) -> dict[str, str]:
+        """SHA-256 of the files with what is known of each sequence, by name; no measures."""
+        measured = {stage.columns for stage in STAGES if stage.name in ("label", "search")}
+        sources = [("manifests/sequences", TABLE_FILE), *self._columns()]
+        return {file: self._sum(name, file) for name, file in sources if file not in measured}
 
     @property
     def labels(self) -> "pl.DataFrame":
@@ -355,79 +395,69 @@ class Study:
         self.require("benchmark")
         return self.read("comparison.parquet")
 
-    def add_columns(self, columns: "pl.DataFrame") -> None:
-        """Add or replace columns of the table of sequences; rows must be in the same order."""
-        self.write(TABLE_FILE, self.sequences.with_columns(columns.get_columns()))
-
     def read(self, name: str) -> "pl.DataFrame":
         """Read one of the study's Parquet files; cached until the file changes.
 
         Raises:
-            UserError: the file does not exist yet.
+            MissingError: the file does not exist yet.
             DamagedDataError: it cannot be read, or is another study's.
         """
-        path = self.folder / name
-        if not path.is_file():
-            raise UserError(f"{path}: not there. Run 'mnemoscope run -o {self.folder}'.")
-        identity = _identity(path)
-        known, frame = self._tables.get(name, ((), None))
-        if frame is None or known != identity:
-            remedy = f"delete {self.folder} and run again"
-            frame = read_parquet(path, remedy=remedy, seals=self.seals().get(name))
-            self._tables[name] = identity, frame
-        return frame.clone()  # so that changes by the caller stay with the caller
+        import polars as pl
 
-    def write(self, name: str, frame: "pl.DataFrame") -> None:
-        """Write one of the study's Parquet files atomically."""
-        self._tables.pop(name, None)
-        data, known = parquet_bytes(frame), self.seals()
-        seal = seal_of(data)
-        is_new = known.get(name) != [seal]
-        if is_new and name in known:  # a killed process leaves the old table or the new one
-            self._record_seals(known | {name: [*known[name], seal]})
-        write_bytes(self.folder / name, data)
-        if is_new:
-            self._record_seals(known | {name: [seal]})
+        record, path = self._record_of(name), self.folder / name
+        if self._making is None or name not in self._making.files:
+            path = self.store.path(record, name)
+        whole = (self._sum(record, name),)
+        known, frame = self._tables.get((name,), ((), None))
+        if frame is None or known != whole:
+            frame = pl.read_parquet(path, glob=False)
+            self._tables[name,] = whole, frame
+        return frame.clone()
+
+    def write(self, name: str, value: "pl.DataFrame | bytes") -> None:
+        """Write one of the files of the stage that runs (`finishing`), whole or not at all."""
+        assert self._making is not None, f"{name}: no stage runs"
+        self._making.put(name, value)
+
+    def path(self, name: str) -> Path:
+        """The path of one of the study's files, found to be whole; errors as `read`."""
+        return self.store.path(self._record_of(name), name)
+
+    def kept(self, name: str, make: "Callable[[], pl.DataFrame]") -> "pl.DataFrame":
+        """The table kept under a name that says what decides it, made where it is not there."""
+        file = f"{name}.parquet"
+        if self.store.kept(name, "it") is None:
+            self.store.put(name, {file: make()})
+        return self.store.frame(name, file)
+
+    def verify(self) -> list[MnemoscopeError]:
+        """Read all that the study holds but maps; what is missing, damaged or another study's."""
+        found = self.store.verify(_RECORDS)
+        for folder in sorted(one for name in _UNITS for one in self.folder.glob(name)):
+            found += self._units_in(folder).verify(["*"])
+        return found
+
+    def _units_in(self, folder: Path) -> Store:
+        remedy = self._remedy(folder.relative_to(self.folder).as_posix())
+        return Store(folder, lambda: self.owner, lambda _: remedy)
+
+    def _record_of(self, name: str) -> str:
+        """The record that names a file: its stage's manifest, or one of its own."""
+        owners = (f"manifests/{stage.name}" for stage in STAGES if name in stage.outputs)
+        return next(owners, name.partition(".")[0])
 
     @property
-    def tokens(self) -> str | None:
-        """Digest of the sequences (`data.table.table_digest`); None of earlier versions."""
-        return self.record.get("tokens")
-
-    def check_own(self, path: Path, said: Mapping[str, Any], *, remedy: str) -> None:
-        """Raise DamagedDataError where what a file says of its sequences (`tokens`) is not theirs.
-
-        One that says nothing, of earlier versions, may be anyone's.
-        """
-        if said.get("tokens", self.tokens) != self.tokens:
-            raise DamagedDataError(f"{path}: of a study of other sequences. {remedy}")
+    def tokens(self) -> str:
+        """Digest of the sequences (`data.table.table_digest`), to which all else is bound."""
+        return str(self.record.get("tokens", ""))
 
     def write_sequences(self, table: "pl.DataFrame") -> None:
         """Write the table of sequences and record its digest, to which maps and CNNs are bound."""
-        from mnemoscope.data.table import table_digest  # loads Polars
+        from mnemoscope.data.table import table_digest
 
         self.record["tokens"] = table_digest(table)
         _write_settings(self.folder, self.settings, self.record)
         self.write(TABLE_FILE, table)
-
-    def seals(self) -> dict[str, list[str]]:
-        """The checksums of the study's own tables by name; none of what earlier versions wrote."""
-        path = self.folder / TABLES_RECORD
-        try:
-            identity = _identity(path)
-        except FileNotFoundError:
-            return {}
-        if self._known_seals[0] == identity:
-            return self._known_seals[1]
-        remedy = "Restore it from a copy, or delete it: tables are then read as they are."
-        found = read_record(path, Seals, remedy=remedy)
-        self.check_own(path, {"tokens": None} | found, remedy=remedy)  # these always say whose
-        self._known_seals = identity, found["tables"]
-        return self._known_seals[1]
-
-    def _record_seals(self, seals: dict[str, list[str]]) -> None:
-        values = {"tokens": self.tokens, "tables": dict(sorted(seals.items()))}
-        write_record(self.folder / TABLES_RECORD, values)
 
     # -- one at a time ----------------------------------------------------------------------
 
@@ -450,11 +480,13 @@ class Study:
         with hold_folder(self.folder, shared=shared):
             self._read_settings()
             if not shared:
-                for pattern in (".*.tmp", "cnn/.*.tmp", "manifests/.*.tmp"):
+                for pattern in _TEMPORARY:
                     for left in self.folder.glob(pattern):
                         left.unlink(missing_ok=True)
-                if self.manifest("continue"):
-                    shutil.rmtree(self.folder / "continuation", ignore_errors=True)
+                for stage in STAGES:
+                    units = self.folder / "units" / stage.name
+                    if units.is_dir() and self.is_done(stage.name):
+                        shutil.rmtree(units, ignore_errors=True)
             yield
 
 
@@ -570,10 +602,10 @@ def versions(*further: str) -> dict[str, str]:
 _version = cache(metadata.version)  # which reads the package's whole description
 
 
-def _identity(path: Path) -> tuple[int, ...]:
-    """What changes where a file is written anew."""
-    found = path.stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns
+def _asks_model(stage: Stage) -> bool:
+    """True if a model's weights decide what the stage makes."""
+    own = "model.dtype" in stage.settings
+    return own or any(_asks_model(stage_named(need)) for need in stage.needs)
 
 
 def _named(flat: dict[str, Any]) -> tuple[list[str], list[bytes]]:

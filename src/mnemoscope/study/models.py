@@ -20,6 +20,9 @@ class Models:
         self.settings = settings
         self._loaded: dict[str, LanguageModel] = {} if model is None else {"model": model}
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {"settings": self.settings, "_loaded": {}}  # every process loads its own
+
     def model(self, study: Study | None = None) -> LanguageModel:
         """The model under study; recorded in the study, or compared with its record.
 
@@ -132,9 +135,9 @@ def identity_of(facts: Mapping[str, Any]) -> list[Any]:
     return [facts[name] for name in ("fingerprint", "dtype", "device", "bos_id")]
 
 
-def vocabulary_of(loaded: LanguageModel) -> str:
-    """SHA-256 of a model's vocabulary."""
-    pairs = sorted(loaded.tokenizer.get_vocab().items())
+def vocabulary_of(tokenizer: Any) -> str:
+    """SHA-256 of a tokenizer's vocabulary."""
+    pairs = sorted(tokenizer.get_vocab().items())
     return hashlib.sha256(repr(pairs).encode()).hexdigest()
 
 

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mnemoscope.study import records
-
 if TYPE_CHECKING:
     from mnemoscope.study.cost import Cost, Counts
     from mnemoscope.study.settings import StudySettings
@@ -31,10 +29,10 @@ class Stage:
         function: `module:function`, called with the study and its models; empty where the study is
             created by it.
         cost: `module:function`, what it would take, called with settings and counts; without torch.
-        outputs: files and folders that it writes, the table of sequences aside.
-        counts: what is read of its manifest's counts.
+        outputs: files and folders that it writes; its manifest names those that are there.
+        columns: that of its files which adds columns to the table of sequences.
         is_optional: made by its own verb, not by `run`.
-        has_parts: whether it can be shared out with `--part`.
+        part: `module:function` that does a share of its units (`--part`), if it has any.
         has_engine: whether a cluster can do its work.
     """
 
@@ -45,25 +43,28 @@ class Stage:
     function: str = ""
     cost: str = ""
     outputs: tuple[str, ...] = ()
-    counts: Any = dict[str, Any]
+    columns: str = ""
     is_optional: bool = False
-    has_parts: bool = False
+    part: str = ""
     has_engine: bool = False
 
     def load(self) -> Callable[..., None]:
         """The function that makes the stage."""
-        function: Callable[..., None] = _named(self.function)
-        return function
+        return _load(self.function)
+
+    def load_part(self) -> Callable[..., Any]:
+        """The function that does a share of its units."""
+        return _load(self.part)
 
     def load_cost(self) -> "Callable[[StudySettings, Counts], Cost]":
         """The function that says what it would take."""
-        function: Callable[[StudySettings, Counts], Cost] = _named(self.cost)
-        return function
+        return _load(self.cost)
 
 
-def _named(place: str) -> Any:
+def _load(place: str) -> Callable[..., Any]:
     module, _, name = place.partition(":")
-    return getattr(import_module(module), name)
+    function: Callable[..., Any] = getattr(import_module(module), name)
+    return function
 
 
 _MODEL = tuple(
@@ -79,7 +80,6 @@ STAGES: list[Stage] = [
         needs=(),
         settings=("sequences", "model.name", "model.revision"),
         outputs=(TABLE_FILE,),
-        counts=records.Sequences,
     ),
     Stage(
         "continue",
@@ -87,9 +87,10 @@ STAGES: list[Stage] = [
         needs=("sequences",),
         settings=(*_MODEL, "continue.scan"),
         function="mnemoscope.pipeline.continue_:continue_stage",
+        part="mnemoscope.pipeline.continue_:ask_verdicts",
         cost="mnemoscope.pipeline.passes:continue_cost",
-        counts=records.Continue,
-        has_parts=True,
+        outputs=("verdicts.parquet",),
+        columns="verdicts.parquet",
         has_engine=True,
     ),
     Stage(
@@ -98,6 +99,8 @@ STAGES: list[Stage] = [
         needs=("sequences",),
         settings=("features",),
         function="mnemoscope.pipeline.features:features_stage",
+        outputs=("features.parquet",),
+        columns="features.parquet",
     ),
     Stage(
         "label",
@@ -105,8 +108,8 @@ STAGES: list[Stage] = [
         needs=("continue", "features"),
         settings=("label",),
         function="mnemoscope.pipeline.label:label_stage",
-        outputs=("labels.parquet", "samples.parquet"),
-        counts=records.Label,
+        outputs=("labels.parquet", "samples.parquet", "measures.parquet"),
+        columns="measures.parquet",
     ),
     Stage(
         "capture",
@@ -114,9 +117,9 @@ STAGES: list[Stage] = [
         needs=("label",),
         settings=(*_MODEL, "capture.reference", "capture.per_head", "benchmark.controls"),
         function="mnemoscope.pipeline.capture:capture_stage",
+        part="mnemoscope.pipeline.capture:ask_maps",
         cost="mnemoscope.pipeline.passes:capture_cost",
-        outputs=("maps",),
-        has_parts=True,
+        outputs=("maps", "logprobs.parquet", "next_logprobs.parquet"),
         has_engine=True,
     ),
     Stage(
@@ -128,6 +131,7 @@ STAGES: list[Stage] = [
             *(f"benchmark.{key}" for key in _CONTROLS),
         ),
         function="mnemoscope.pipeline.train:train_stage",
+        part="mnemoscope.pipeline.train:train_share",
         cost="mnemoscope.pipeline.trainings:train_cost",
         outputs=("cnn", "predictions.parquet", "runs.parquet", "choice.parquet"),
         has_engine=True,
@@ -138,7 +142,13 @@ STAGES: list[Stage] = [
         needs=("train",),
         settings=("benchmark",),
         function="mnemoscope.pipeline.benchmark:benchmark_stage",
-        outputs=("benchmark.parquet", "inputs.parquet", "comparison.parquet"),
+        outputs=(
+            "benchmark.parquet",
+            "inputs.parquet",
+            "comparison.parquet",
+            "conclusions.json",
+            "levels.parquet",
+        ),
         has_engine=True,
     ),
     Stage(
@@ -160,7 +170,7 @@ STAGES: list[Stage] = [
         needs=("localize",),
         settings=("knockout",),
         function="mnemoscope.pipeline.knockout:knockout_stage",
-        outputs=("knockout.parquet",),
+        outputs=("knockout.parquet", "specificity.parquet"),
         is_optional=True,
     ),
     Stage(
@@ -169,10 +179,15 @@ STAGES: list[Stage] = [
         needs=("label",),
         settings=(*_MODEL, "capture.reference", "graft"),
         function="mnemoscope.pipeline.graft:graft_stage",
-        outputs=("graft.parquet", "graft_specificity.parquet", "graft_curves.parquet"),
-        counts=records.Graft,
+        outputs=(
+            "graft.parquet",
+            "graft_specificity.parquet",
+            "graft_curves.parquet",
+            "graft_sequences.parquet",
+            "graft_patches.parquet",
+        ),
         is_optional=True,
-        has_parts=True,
+        part="mnemoscope.pipeline.graft:make_grafts",
         has_engine=True,
     ),
     Stage(
@@ -181,8 +196,8 @@ STAGES: list[Stage] = [
         needs=("capture",),
         settings=("search", *(f"train.{key}" for key in _INPUT), "label.non_memo_suffix"),
         function="mnemoscope.search.climb:search_stage",
-        outputs=("search.parquet", "search.yaml"),
-        counts=records.Search,
+        outputs=("search.parquet", "search.yaml", "search_measures.parquet"),
+        columns="search_measures.parquet",
         is_optional=True,
         has_engine=True,
     ),

@@ -2,7 +2,7 @@
 
 One file a check, so that a kill loses nothing.
 
-A folder holds `windows.parquet` (what is watched), `watch.json` (of which windows, by which
+A folder holds `watched.parquet` (the windows), `watch.json` (of which windows, by which
 versions) and `checks/step-N.parquet`: `window`, `is_memorized`, `right` (share of suffix tokens
 that are the argmax after the true ones), `logprob` (mean a suffix token, nats) and, where the
 windows were decoded, `memorization_score`.
@@ -20,20 +20,24 @@ import numpy as np
 import polars as pl
 from typing_extensions import TypedDict
 
-from mnemoscope.errors import DamagedDataError, UserError
-from mnemoscope.files import made_folder, read_parquet, read_record, write_parquet, write_record
+from mnemoscope.errors import UserError
 from mnemoscope.stats import Floats, draw_within, interval_of
+from mnemoscope.store import Store
 from mnemoscope.training.windows import WatchedWindows
 
-_FORMAT = 1
-_PART = re.compile(r"step-(\d+)\.parquet")
+WATCH = "watch"
+_WINDOWS = "watched.parquet"
+_PART = re.compile(r"step-(\d+)\.json")
 _LIBRARIES = ("mnemoscope", "torch", "transformers")
 
 
 class _Watch(TypedDict):
-    format: int
     windows: str
     run: NotRequired[str | None]
+
+
+def _store_of(folder: Path) -> Store:
+    return Store(folder, remedy=lambda _: "begin a new history; other checks stay as they are")
 
 
 @dataclass(frozen=True)
@@ -64,77 +68,70 @@ class HistoryWriter:
 
     def __init__(self, folder: Path | str, windows: WatchedWindows, **facts: Any) -> None:
         self.folder = Path(folder)
-        record = self.folder / "watch.json"
-        if record.exists():
+        self._store = _store_of(self.folder)
+        if self._store.record_path(WATCH).exists():
             if _read_record(self.folder)["windows"] != windows.digest:
                 raise UserError(
                     f"{self.folder}: holds a history of other windows. Give another folder, or "
                     "watch the same texts with the same tokenizer."
                 )
             return
-        made_folder(self.folder / "checks")
-        write_parquet(self.folder / "windows.parquet", windows.table)
         versions = {name: metadata.version(name) for name in _LIBRARIES}
-        about = {"format": _FORMAT, "windows": windows.digest, "versions": versions}
-        write_record(record, about | facts)
+        said = {"windows": windows.digest, "versions": versions} | facts
+        self._store.put(WATCH, {_WINDOWS: windows.table}, **said)
 
-    def has(self, step: int) -> bool:
-        """Whether a step has been looked at."""
-        return self._path(step).exists()
+    def has(self, step: int, key: str = "") -> bool:
+        """Whether a step has been looked at, by what has this key."""
+        return self._store.kept(_name(step), "this check", key=key) is not None
 
-    def add(self, step: int, check: pl.DataFrame) -> None:
+    def add(self, step: int, check: pl.DataFrame, key: str = "") -> None:
         """Write one check, whole or not at all; a check of the same step is replaced."""
-        write_parquet(self._path(step), check)
+        self._store.put(_name(step), {f"{_name(step)}.parquet": check}, key=key)
 
     def drop_after(self, step: int) -> int:
         """Forget checks after a step from which a run begins anew; gives how many they were."""
-        late = [path for found, path in _parts(self.folder) if found > step]
-        for path in late:
-            path.unlink()
+        late = [found for found in _steps(self.folder) if found > step]
+        for one in late:
+            self._store.forget(_name(one))
+            (self.folder / f"{_name(one)}.parquet").unlink(missing_ok=True)
         return len(late)
-
-    def _path(self, step: int) -> Path:
-        return self.folder / "checks" / f"step-{step:09d}.parquet"
 
 
 def read_history(folder: Path | str) -> History:
     """Read what was watched; UserError without a check, DamagedDataError if torn."""
     folder = Path(folder)
     facts = _read_record(folder)
+    store = _store_of(folder)
     checks = [
-        _read(path).select(pl.lit(step, dtype=pl.Int64).alias("step"), pl.all())
-        for step, path in _parts(folder)
+        store.frame(_name(step), f"{_name(step)}.parquet").select(
+            pl.lit(step, dtype=pl.Int64).alias("step"), pl.all()
+        )
+        for step in _steps(folder)
     ]
     if not checks:
         raise UserError(f"{folder}: holds no check yet. Train on, or track checkpoints into it.")
     run = str(facts.get("run") or folder.resolve().name)
-    return History(_read(folder / "windows.parquet"), pl.concat(checks, how="diagonal"), run)
+    return History(store.frame(WATCH, _WINDOWS), pl.concat(checks, how="diagonal"), run)
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
-    path = folder / "watch.json"
-    if not path.is_file():
+    store = _store_of(folder)
+    if not store.record_path(WATCH).is_file():
         raise UserError(
             f"{folder}: holds no history of memorization (no watch.json). To look at checkpoints, "
             f"name what is watched: mnemoscope track {folder} --sequences PATH."
         )
-    found = read_record(path, _Watch, remedy="Begin a new history.")
-    if found.get("format") != _FORMAT:
-        raise UserError(f"{path}: format {found.get('format')}, this version reads {_FORMAT}.")
-    return found
+    return store.record(WATCH, shape=_Watch)
 
 
-def _parts(folder: Path) -> list[tuple[int, Path]]:
-    """The checks of a folder by step, rising."""
-    named = [(_PART.fullmatch(path.name), path) for path in (folder / "checks").glob("step-*")]
-    return sorted((int(match[1]), path) for match, path in named if match)
+def _steps(folder: Path) -> list[int]:
+    """The steps of a folder's checks, rising."""
+    named = [_PART.fullmatch(path.name) for path in (folder / "checks").glob("step-*")]
+    return sorted(int(match[1]) for match in named if match)
 
 
-def _read(path: Path) -> pl.DataFrame:
-    try:
-        return read_parquet(path)
-    except (OSError, DamagedDataError) as error:
-        raise DamagedDataError(f"{path}: cannot be read. Delete it; the others stay.") from error
+def _name(step: int) -> str:
+    return f"checks/step-{step:09d}"
 
 
 _RESAMPLES = 1000

@@ -1,0 +1,133 @@
+"""Run units in this process, or in processes of this machine."""
+
+import multiprocessing
+import os
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+from mnemoscope.cluster.units import Needs, Opened, Result, Unit, UnitStore, do_unit
+from mnemoscope.progress import Progress
+
+
+class LocalExecutor:
+    """This machine: one process, or several that share its accelerator."""
+
+    storage: str | None = None
+
+    def run(
+        self,
+        units: Sequence[Unit],
+        store: UnitStore | None,
+        context: Opened,
+        needs: Needs,
+        progress: Progress,
+    ) -> Iterator[tuple[int, Result | None]]:
+        """Run units, see `Executor`; one process is this one."""
+        n = min(n_processes(needs.processes), len(units))
+        if n <= 1:
+            with _threads(needs.threads):
+                for place, unit in enumerate(units):
+                    yield place, do_unit(unit, store, context, progress)
+            return
+        pool = ProcessPoolExecutor(
+            n,
+            mp_context=_start(),
+            initializer=_prepare,
+            initargs=(dict(os.environ), needs.threads, store, context),
+        )
+        try:
+            with _main_hidden():
+                places = {pool.submit(_do, unit): place for place, unit in enumerate(units)}
+            for future in as_completed(places):
+                yield places[future], future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def gpus(self, device: str, device_map: Any = None) -> float:  # noqa: ARG002
+        """None is handed out: processes of one machine share its accelerator."""
+        return 0.0
+
+    def check_sees(self, store: UnitStore) -> None:
+        """This machine sees its own folders."""
+
+
+def n_processes(asked: int) -> int:
+    """Number of processes to use; 0 means one for each core available to this process."""
+    if asked:
+        return asked
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def _main_hidden() -> Iterator[None]:
+    """Start workers that do not run the user's script again, which may lack a main guard."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+@contextmanager
+def _threads(wanted: int | None) -> Iterator[None]:
+    import torch
+
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(wanted or n_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+def _start() -> multiprocessing.context.BaseContext:
+    """How workers start: where that works, with the heaviest imports done once for all of them.
+
+    Polars is left to each worker: its import starts a thread, which a fork does not copy.
+    """
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "transformers.modeling_utils", "sklearn.linear_model"])
+    return context
+
+
+_shared: tuple[UnitStore | None, Opened]
+"""Store and context of a worker."""
+
+
+def _prepare(
+    environment: dict[str, str], threads: int | None, store: UnitStore | None, context: Opened
+) -> None:
+    """Prepare a worker, and end it when its parent has been killed.
+
+    Its environment is its parent's of now, not that of the server's start.
+    """
+    import torch
+
+    global _shared
+    _shared = store, context
+    os.environ |= environment
+    torch.set_num_threads(threads or torch.get_num_threads())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _do(unit: Unit) -> Result | None:
+    store, context = _shared
+    result = do_unit(unit, store, context)
+    return result if store is None else None
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -1,0 +1,231 @@
+"""Units of work: pure functions of their inputs, each with a key; their results are kept by it.
+
+What a unit makes is kept under its key, as files with their checksums and a record that is written
+last. So a killed run finds again what it finished, parts of the work may be done in several folders
+that are then copied together, and where a unit runs changes nothing.
+"""
+
+import hashlib
+import io
+import shutil
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import polars as pl
+
+from mnemoscope.errors import first_line
+from mnemoscope.files import made_folder, parquet_bytes, write_bytes
+from mnemoscope.parse import parse_json
+from mnemoscope.progress import SILENT, Progress, say
+from mnemoscope.store import check_owner, check_record, record_bytes
+
+T = TypeVar("T")
+
+
+class Unit(Protocol):
+    """A piece of work, sent to other processes as it is.
+
+    Attributes:
+        key: hash of everything that decides what it makes; its files are named by it.
+        size: how much of the work it is, in the unit of the progress bar.
+    """
+
+    @property
+    def key(self) -> str:
+        """Hash of everything that decides what it makes."""
+
+    @property
+    def size(self) -> int:
+        """Share of the work."""
+
+    def run(self, context: Any, progress: Progress) -> Mapping[str, Any]:
+        """Make its results by name, with what its process has loaded.
+
+        Tables and bytes are kept as files (`KEY.NAME`), everything else, which must be fit for
+        JSON, in the unit's record.
+        """
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a unit made.
+
+    Attributes:
+        key: of the unit.
+        files: tables, and other files as the path where they are kept, or as bytes where the
+            store is no folder of this machine.
+        values: everything else.
+        sha256: of each file that is kept.
+    """
+
+    key: str
+    files: Mapping[str, "pl.DataFrame | bytes | Path"] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
+    sha256: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def table(self) -> pl.DataFrame:
+        """The result of a unit that makes one table."""
+        table = self.files["parquet"]
+        assert isinstance(table, pl.DataFrame)
+        return table
+
+
+@dataclass(frozen=True)
+class Share:
+    """One of `n` equal shares of the work; `number` counts from 1."""
+
+    number: int = 1
+    n: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.n}"
+
+    def of(self, units: Sequence[T]) -> list[T]:
+        """Every n-th unit."""
+        return list(units[self.number - 1 :: self.n])
+
+
+ALL = Share()
+
+
+class Opened:
+    """What the units of one process share, opened when the first of them runs."""
+
+    def __init__(self, open_it: Callable[[], Any], here: Any = None) -> None:
+        self._open, self._here = open_it, here
+        self.name = uuid.uuid4().hex  # by which a process knows what it has opened
+
+    def __call__(self) -> Any:
+        """What is opened."""
+        if self._here is None:
+            self._here = self._open()
+        return self._here
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_here": None}  # every process opens its own
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What units need of where they run.
+
+    Attributes:
+        processes: of this machine, 0 for one a core; one is this process. A cluster uses as many
+            workers as fit.
+        threads: of each; None for as many as this process uses.
+        gpus: of each worker of a cluster.
+    """
+
+    processes: int = 1
+    threads: int | None = None
+    gpus: float = 0.0
+
+
+# -- what is kept -----------------------------------------------------------------------------
+
+
+class UnitStore:
+    """The results of units in a folder of this machine, each an artefact named by its key.
+
+    Files and records are as `store.Store` writes them, which reads and verifies them too. `owner`
+    says whose they are, as there.
+    """
+
+    def __init__(self, url: str | Path, owner: Mapping[str, str] | None = None) -> None:
+        self.url = str(url)
+        self._owner = dict(owner or {})
+
+    def has(self, key: str) -> bool:
+        """Whether a unit is finished; `get` sees whether it is whole."""
+        return self.read(f"{key}.json") is not None
+
+    def get(self, key: str) -> Result | None:
+        """The results of a unit; None if it is not finished, or damaged, which is said."""
+        data = self.read(f"{key}.json")
+        if data is None:
+            return None
+        try:
+            check_record(record := parse_json(data))
+            check_owner(record, key, self._owner)
+            sums = {name.removeprefix(f"{key}."): sha for name, sha in record["files"].items()}
+            files = {name: self._whole(key, name, sha) for name, sha in sums.items()}
+            return Result(key, files, record["values"], sums)
+        except (OSError, ValueError, TypeError, KeyError, pl.exceptions.PolarsError) as error:
+            say(f"{self.url}/{key}: damaged ({first_line(error)}); recomputing it.")
+            return None
+
+    def put(self, key: str, made: Mapping[str, Any]) -> Result:
+        """Keep the results of a unit, whole or not at all. NoRoomError: there is no room."""
+        files, sha256, values = {}, {}, {}
+        for name, value in made.items():
+            if not isinstance(value, pl.DataFrame | bytes):
+                values[name] = value
+                continue
+            data = value if isinstance(value, bytes) else parquet_bytes(value)
+            sha256[name] = hashlib.sha256(data).hexdigest()
+            self.write(f"{key}.{name}", data)
+            files[name] = value if isinstance(value, pl.DataFrame) else self.place(key, name, data)
+        named = {f"{key}.{name}": sha for name, sha in sha256.items()}
+        facts = {"key": key, "values": values}
+        self.write(f"{key}.json", record_bytes(key, self._owner, named, facts))
+        return Result(key, files, values, sha256)
+
+    def drop(self, key: str, result: Result) -> None:
+        """Remove a unit."""
+        for name in ("json", *result.sha256):
+            self.remove(f"{key}.{name}")
+
+    def finished(self) -> list[str]:
+        """The keys of all finished units."""
+        return [name.removesuffix(".json") for name in self.names() if name.endswith(".json")]
+
+    def _whole(self, key: str, name: str, sha256: str) -> "pl.DataFrame | bytes | Path":
+        data = self.read(f"{key}.{name}")
+        if data is None:
+            raise ValueError(f"{name} is missing")
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise ValueError(f"{name} has changed since it was written")
+        if name.endswith("parquet"):
+            return pl.read_parquet(io.BytesIO(data))
+        return self.place(key, name, data)
+
+    # Where files are; another kind of store says these otherwise.
+
+    def place(self, key: str, name: str, data: bytes) -> "bytes | Path":  # noqa: ARG002
+        """A file that is kept: its path, or its content where it has no path."""
+        return Path(self.url) / f"{key}.{name}"
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a file; None if it is not there."""
+        try:
+            return (Path(self.url) / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file, whole or not at all."""
+        write_bytes(made_folder(self.url) / name, data)
+
+    def remove(self, name: str) -> None:
+        """Remove a file if it is there."""
+        (Path(self.url) / name).unlink(missing_ok=True)
+
+    def names(self) -> list[str]:
+        """The names of all files."""
+        return [path.name for path in Path(self.url).glob("[!.]*")]
+
+    def remove_all(self) -> None:
+        """Remove everything."""
+        shutil.rmtree(self.url, ignore_errors=True)
+
+
+def do_unit(
+    unit: Unit, store: UnitStore | None, context: Opened, progress: Progress = SILENT
+) -> Result:
+    """Run one unit in this process and keep what it makes."""
+    made = unit.run(context(), progress)
+    return store.put(unit.key, made) if store is not None else Result("", {}, made)

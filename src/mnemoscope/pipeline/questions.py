@@ -1,0 +1,416 @@
+"""What `continue` and `capture` ask of a model: units of work for one loaded model.
+
+A unit is what is asked between two writes: a chunk of the table (`continue.part_rows`), or a shard
+of maps (`capture.shard_rows`). It holds its tokens, so it can be done without the study's folder.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from mnemoscope.cluster.run import current_executor, run_units
+from mnemoscope.cluster.storage import SharedStore
+from mnemoscope.cluster.units import ALL, Needs, Opened, Result, Share, UnitStore
+from mnemoscope.errors import UserError
+from mnemoscope.lm.attention import PooledMaps, capture_pooled
+from mnemoscope.lm.continue_ import (
+    Continuations,
+    Scan,
+    capture_and_scan,
+    continue_sequences,
+    scan_memorized,
+)
+from mnemoscope.lm.model import HALVED, LanguageModel, note_halved, recording_batch_size
+from mnemoscope.lm.probe import next_tokens
+from mnemoscope.maps.format import StoreMeta, pack_shard
+from mnemoscope.maps.shape import POOLED
+from mnemoscope.parse import flatten
+from mnemoscope.progress import SILENT, Progress, say
+from mnemoscope.study.folder import Study, versions
+from mnemoscope.study.models import (
+    Models,
+    check_unlike,
+    facts_of,
+    other_tokens,
+    vocabulary_of,
+)
+
+DECODED = ("continuation", "memorization_score")
+"""Columns that decoding fills in after a scan."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """Sequences to ask a model about, in plain values.
+
+    Attributes:
+        facts: of the model, as `facts_of`; one that differs is not asked.
+        tokens: as shown to the model, int32, shape (rows, length).
+        mask: of `tokens` if some are padded.
+        rows: columns that go into the result, or decide it.
+        prefix, batch_size: as in the settings.
+        scan: whether verdicts are found by teacher forcing.
+    """
+
+    facts: Mapping[str, Any]
+    tokens: np.ndarray
+    mask: np.ndarray | None
+    rows: pl.DataFrame
+    prefix: int
+    batch_size: int
+    scan: bool
+
+    @property
+    def size(self) -> int:
+        """Number of sequences."""
+        return len(self.tokens)
+
+    @property
+    def kind(self) -> str:
+        """What is asked."""
+        return type(self).__name__.lower()
+
+    @cached_property
+    def key(self) -> str:
+        """Kind of question, and hash of all that decides the answer."""
+        basis = [_of_weights(self.facts), self.prefix, self.batch_size, self.scan, versions()]
+        digest = hashlib.sha256(json.dumps([self.kind, *basis]).encode())
+        digest.update(repr(self.tokens.shape).encode() + self.tokens.tobytes())
+        digest.update(self.rows.write_json().encode())
+        if self.mask is not None:
+            digest.update(self.mask.tobytes())
+        return f"{self.kind}-{digest.hexdigest()[:24]}"
+
+    def run(self, model: LanguageModel, progress: Progress) -> dict[str, Any]:
+        """Ask the model; `HALVED` is in the result if memory forced a smaller batch size."""
+        check_same(facts_of(model, ""), self.facts)
+        counts: dict[str, Any] = {}
+        with recording_batch_size(counts):
+            made = self.ask(model, progress)
+        return made | counts
+
+    def ask(self, model: LanguageModel, progress: Progress) -> dict[str, Any]:
+        """The results by name."""
+        raise NotImplementedError
+
+    def verdicts(self, model: LanguageModel, progress: Progress, *, scan: bool) -> pl.DataFrame:
+        """As `verdicts`, of these sequences."""
+        return verdicts(
+            model,
+            self.tokens,
+            scan=scan,
+            mask=self.mask,
+            batch_size=self.batch_size,
+            prefix=self.prefix,
+            progress=progress,
+        )
+
+
+class Verdicts(Question):
+    """Which sequences does the model reproduce."""
+
+    def ask(self, model: LanguageModel, progress: Progress) -> dict[str, Any]:
+        """A table as `verdicts`."""
+        return {"parquet": self.verdicts(model, progress, scan=self.scan)}
+
+
+class Check(Question):
+    """How often does the other way say otherwise; `rows` has `is_memorized`, `smallest_gap`."""
+
+    def ask(self, model: LanguageModel, progress: Progress) -> dict[str, Any]:
+        """As `disagreements`."""
+        return disagreements(self.rows, self.verdicts(model, progress, scan=not self.scan))
+
+
+class Decoded(Question):
+    """What does the model write in place of the suffix; `rows` has `sequence_id`."""
+
+    def ask(self, model: LanguageModel, progress: Progress) -> dict[str, Any]:
+        """The rows with the columns of `DECODED`."""
+        found = self.verdicts(model, progress, scan=False)
+        return {"parquet": self.rows.hstack(found.select(DECODED))}
+
+
+class NextTokens(Question):
+    """How likely is every token but the first."""
+
+    def ask(self, model: LanguageModel, progress: Progress) -> dict[str, Any]:
+        """The rows with lists a token, as `next_tokens`."""
+        said = next_tokens(model, self.tokens, batch_size=self.batch_size)
+        columns = (
+            pl.Series(name, values.tolist(), dtype=pl.List(pl.Float32))
+            for name, values in said._asdict().items()
+        )
+        progress.advance(self.size)
+        return {"parquet": self.rows.with_columns(columns)}
+
+
+@dataclass(frozen=True)
+class Maps(Question):
+    """The attention maps; `rows` has `sequence_id` and `suffix`.
+
+    Attributes:
+        store: name of their folder (`model`, `reference`, `model-heads`, ...).
+        with_verdicts: whether their forward passes give verdicts too.
+    """
+
+    store: str = ""
+    with_verdicts: bool = False
+
+    @property
+    def kind(self) -> str:
+        """Of which model and tensors, and whether with verdicts."""
+        return f"maps-{self.store}{'-verdicts' if self.with_verdicts else ''}"
+
+    def ask(self, model: LanguageModel, progress: Progress) -> dict[str, Any]:
+        """One shard, and the verdicts of its forward passes if wanted."""
+        meta = store_meta(self.tokens.shape[1], self.store, self.facts)
+        found: Iterable[tuple[PooledMaps, Scan | None]]
+        size, prefix = self.batch_size, self.prefix
+        if self.with_verdicts:
+            found = capture_and_scan(model, self.tokens, batch_size=size, prefix=prefix)
+        else:
+            captured = capture_pooled(
+                model,
+                self.tokens,
+                attention_mask=self.mask,
+                batch_size=size,
+                keep_heads="heads" in meta.tensors,
+            )
+            found = ((maps, None) for maps in captured)
+        batches, scans = [], []
+        for maps, scan in found:
+            batches.append(maps)
+            if scan is not None:
+                scans.append(pl.DataFrame(scan._asdict()))
+            progress.advance(len(maps.mean))
+        tensors = {
+            name: torch.cat([getattr(one, name) for one in batches]) for name in meta.tensors
+        }
+        ids = self.rows["sequence_id"]
+        files: dict[str, Any] = {"shard": pack_shard(ids.to_numpy(), tensors, meta)}
+        if scans:
+            files["parquet"] = pl.concat(scans, rechunk=True).insert_column(0, ids)
+        return files
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a study records about a model; not kept."""
+
+    name: str
+    key = ""
+    size = 0
+
+    def run(self, model: LanguageModel, progress: Progress) -> dict[str, Any]:  # noqa: ARG002
+        """`facts` and the digest of the `vocabulary`."""
+        return {"facts": facts_of(model, self.name), "vocabulary": vocabulary_of(model.tokenizer)}
+
+
+def _of_weights(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a model's facts decides its answers: not where it lies."""
+    return {name: value for name, value in facts.items() if name not in ("name", "revision")}
+
+
+def check_same(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise UserError where the model that is there is not the one that is to be asked."""
+    here, there = (dict(flatten(_of_weights(one))) for one in (found, wanted))
+    for name in sorted(here.keys() | there.keys()):
+        if here.get(name) != there.get(name):
+            raise UserError(
+                f"model: {name} {here.get(name)!r}, but the study's results so far were made with "
+                f"{there.get(name)!r}. Go on where they were made, give all machines the same "
+                "model and kind of device, or delete the folder 'units' of the study."
+            )
+
+
+def verdicts(
+    model: LanguageModel,
+    tokens: np.ndarray,
+    *,
+    scan: bool,
+    mask: np.ndarray | None = None,
+    batch_size: int,
+    prefix: int = 32,
+    progress: Progress = SILENT,
+) -> pl.DataFrame:
+    """Ask which sequences the model reproduces; `tokens` int32 (sequences, length).
+
+    They are padded where `mask` is 0. Gives columns `is_memorized`, `memorization_score` f32,
+    `continuation` list<i32> and `smallest_gap` f32 (between the two best logits of any step). A
+    `scan` by teacher forcing gives score 1 or null and no continuation: those of Non-Memo are
+    decoded later, for sampled sequences only.
+    """
+    ask: Callable[..., Iterator[Scan | Continuations]]
+    ask, frames = scan_memorized if scan else continue_sequences, []
+    for batch in ask(model, tokens, batch_size=batch_size, prefix=prefix, attention_mask=mask):
+        columns: dict[str, Any] = batch._asdict()
+        if isinstance(batch, Continuations):
+            written = [row[row >= 0].tolist() for row in batch.tokens]
+            columns = {
+                "is_memorized": batch.score == 1.0,
+                "memorization_score": batch.score,
+                "continuation": pl.Series(written, dtype=pl.List(pl.Int32)),
+                "smallest_gap": batch.smallest_gap,
+            }
+        frames.append(pl.DataFrame(columns))
+        progress.advance(frames[-1].height)
+    return as_found(pl.concat(frames)) if scan else pl.concat(frames)
+
+
+def as_found(verdicts: pl.DataFrame) -> pl.DataFrame:
+    """Turn `is_memorized` and `smallest_gap` into the columns of `verdicts`; score 1 or null."""
+    return verdicts.select(
+        "is_memorized",
+        pl.when("is_memorized").then(1.0).cast(pl.Float32).alias("memorization_score"),
+        pl.lit(None, dtype=pl.List(pl.Int32)).alias("continuation"),
+        "smallest_gap",
+    )
+
+
+def disagreements(found: pl.DataFrame, again: pl.DataFrame) -> dict[str, int | float]:
+    """Count where scan and decoding differ: `checked`, `disagree`, `largest_gap_of_these` if any.
+
+    Both agree except for near ties of the two best logits, which rounding decides. `found` holds
+    `is_memorized` and `smallest_gap` of the rows, `again` what the other method says.
+    """
+    differs = found.filter(again["is_memorized"] != found["is_memorized"])
+    counts: dict[str, int | float] = {"checked": found.height, "disagree": differs.height}
+    if differs.height:
+        counts["largest_gap_of_these"] = float(differs["smallest_gap"].to_numpy().max())
+    return counts
+
+
+def store_meta(
+    length: int, store: str, facts: Mapping[str, Any], tokens: str | None = None
+) -> StoreMeta:
+    """The metadata of one folder of maps of sequences of `length`, for a model with these facts.
+
+    `tokens` is the digest of the sequences (`Study.tokens`).
+    """
+    is_heads = store.endswith("-heads")
+    return StoreMeta(
+        facts["n_layers"] * (facts["n_heads"] if is_heads else 1),
+        length,
+        {
+            "weights": facts["fingerprint"],
+            "dtype": facts["dtype"],
+            "device": facts["device"].split(":")[0],
+            "bos_id": facts["bos_id"],
+            **({} if tokens is None else {"tokens": tokens}),
+        },
+        tensors=("heads",) if is_heads else POOLED,
+    )
+
+
+# -- who asks ---------------------------------------------------------------------------------
+
+
+def unit_store(study: Study, stage: str) -> UnitStore:
+    """Where the answers of a stage are kept until it is done: in the study, or shared storage."""
+    if (url := current_executor().storage) is None:
+        return UnitStore(study.folder / "units" / stage, study.owner)
+    # A name that no two studies in one bucket share.
+    own = hashlib.sha256(f"{study.folder.resolve()} {study.key(stage)}".encode())
+    return SharedStore(f"{url.rstrip('/')}/{stage}-{own.hexdigest()[:16]}", study.owner)
+
+
+def clear_units(study: Study, stage: str) -> None:
+    """Remove the answers of a stage that is done."""
+    for store in (unit_store(study, stage), UnitStore(study.folder / "units" / stage)):
+        store.remove_all()
+    with suppress(OSError):  # others hold theirs
+        (study.folder / "units").rmdir()
+
+
+class Asked:
+    """One model of a study, asked where units run; loaded when the first question is new.
+
+    Where answers are kept already, the facts on record say which model gave them.
+    """
+
+    def __init__(
+        self, study: Study, models: Models, role: str, store: UnitStore, share: Share = ALL
+    ) -> None:
+        self.store = store
+        self._study, self._models, self._role, self._share = study, models, role, share
+        self._opened = Opened(partial(models.alone, role))
+        self._is_loaded = False
+        self.facts: dict[str, Any] = {}
+        known = study.record["models"].get(role)
+        if known and share == ALL and store.finished():
+            self.facts = known
+        else:
+            self._load()
+
+    def answers(self, questions: Sequence[Question], label: str) -> Iterator[Result]:
+        """The answers in order; errors as `run_units`."""
+        lacking = [one.key for one in questions if not self.store.has(one.key)]
+        if lacking and not self._is_loaded:
+            self._load()
+        if lacking and self._share == ALL:
+            self._say_of_others(questions)
+        for result in run_units(
+            questions, self.store, self._opened, label=label, needs=self._needs()
+        ):
+            if HALVED in result.values:
+                note_halved(result.values[HALVED])
+            yield result
+
+    def tables(self, questions: Sequence[Question], label: str) -> list[pl.DataFrame]:
+        """The tables that answer questions."""
+        return [result.table for result in self.answers(questions, label)]
+
+    def question(
+        self, tokens: np.ndarray, rows: pl.DataFrame, mask: np.ndarray | None = None
+    ) -> dict[str, Any]:
+        """What every question to this model holds."""
+        settings = self._study.settings
+        return {
+            "facts": self.facts,
+            "tokens": tokens,
+            "mask": mask,
+            "rows": rows,
+            "prefix": settings.sequences.n_prefix,
+            "batch_size": settings.model.batch_size,
+            "scan": settings.continue_.scan,
+        }
+
+    def _say_of_others(self, questions: Sequence[Question]) -> None:
+        """Say that the store holds answers that these questions do not use."""
+        keys, kinds = {one.key for one in questions}, {one.kind for one in questions}
+        others = [one for one in self.store.finished() if one.rsplit("-", 1)[0] in kinds]
+        if n_others := len(set(others) - keys):
+            say(
+                f"{self.store.url}: {n_others} results there are of other settings, another model "
+                "or other versions, and are not used."
+            )
+
+    def _needs(self) -> Needs:
+        settings = self._study.settings.model
+        return Needs(gpus=current_executor().gpus(settings.device, settings.device_map))
+
+    def _load(self) -> None:
+        """Load the model where units run, record it, and compare a reference with the model."""
+        settings, study = self._study.settings, self._study
+        name = settings.model.name if self._role == "model" else settings.reference
+        current_executor().check_sees(self.store)
+        (found,) = run_units([Facts(str(name))], None, self._opened, needs=self._needs())
+        facts = found.values["facts"]
+        if self.facts:  # which questions have been made with
+            check_same(facts, self.facts)
+        if self._role == "reference":
+            model = study.record["models"]["model"]
+            check_unlike(facts["name"], facts["fingerprint"], model["name"], model["fingerprint"])
+            if found.values["vocabulary"] != vocabulary_of(self._models.tokenizer()):
+                raise other_tokens(facts["name"], model["name"])
+        study.remember_model(self._role, facts)
+        self.facts, self._is_loaded = facts, True

@@ -1,0 +1,306 @@
+"""The one door to what is kept: an artefact is written once, and read only where it is whole.
+
+An artefact is one file or several under one record, `NAME.json`, which is written last. The record
+says whose the files are, what decided them (its key), and the SHA-256 of each and of itself. So a
+file that is flipped, cut, exchanged for another, deleted or copied from elsewhere is found, and
+what a killed process left half written has no record and is made again.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import TypedDict
+
+from mnemoscope.errors import (
+    DamagedDataError,
+    MissingError,
+    MnemoscopeError,
+    OutOfDateError,
+    UserError,
+    first_line,
+)
+from mnemoscope.files import check_shape, digest, made_folder, parquet_bytes, write_bytes
+from mnemoscope.parse import read_json
+from mnemoscope.progress import say
+
+if TYPE_CHECKING:
+    import polars as pl
+
+# File systems keep the time of a change to within so many seconds (FAT: 2). A file changed again
+# in the same tick looks the same, so one that has just been written is not remembered.
+TICK_SECONDS = 2.0
+_Identity = tuple[str, int, int, int, int]  # what changes where a file is written
+_RECORDS: dict[Path, tuple[_Identity, dict[str, Any]]] = {}  # those read, found to be whole
+_WHOLE: dict[Path, tuple[_Identity, str]] = {}  # files and the SHA-256 that they were found to have
+
+
+class _Record(TypedDict):
+    name: str
+    owner: dict[str, str]
+    key: str
+    files: dict[str, str]
+    sha256: str
+
+
+class Store:
+    """The artefacts of one folder.
+
+    `owner` says whose they are (SHA-256 of the sequences, of a model's weights, by role): what a
+    record says of the same role must be equal. `remedy` says how an artefact of a name is made
+    again, after "or": "run 'mnemoscope train STUDY'".
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        owner: Callable[[], Mapping[str, str]] = dict,
+        remedy: Callable[[str], str] = lambda _: "run the same command again",
+    ) -> None:
+        self.folder = Path(folder)
+        self._owner, self._remedy = owner, remedy
+
+    # -- write ------------------------------------------------------------------------------
+
+    def put(
+        self,
+        name: str,
+        files: Mapping[str, "pl.DataFrame | bytes"],
+        *,
+        key: str = "",
+        **facts: Any,
+    ) -> None:
+        """Write an artefact: its files (paths in the folder, tables as Parquet), then its record.
+
+        Raises NoRoomError: the disk is full. UserError: the folder cannot be written to.
+        """
+        with self.making(name) as made:
+            for file, value in files.items():
+                made.put(file, value)
+            made.facts |= {"key": key, **facts}
+
+    @contextmanager
+    def making(self, name: str) -> Iterator["Making"]:
+        """Write an artefact file by file; its record is written if the block succeeds."""
+        made = Making(self, name)
+        yield made
+        path = self.record_path(name)
+        made_folder(path.parent)
+        write_bytes(path, record_bytes(name, self._owner(), made.files, made.facts))
+
+    def forget(self, name: str) -> None:
+        """Remove a record: what it named counts as not made, its files stay until written anew."""
+        self.record_path(name).unlink(missing_ok=True)
+
+    # -- read -------------------------------------------------------------------------------
+
+    def record_path(self, name: str) -> Path:
+        """Where the record of an artefact lies."""
+        return self.folder / f"{name}.json"
+
+    def has(self, name: str) -> bool:
+        """True if the record and every file that it names are there; the files are not read."""
+        try:
+            return all((self.folder / one).is_file() for one in self.record(name)["files"])
+        except MissingError:
+            return False
+
+    def record(self, name: str, *, key: str | None = None, shape: Any = dict) -> dict[str, Any]:
+        """Read the record of an artefact, which must be of this type (as `files.check_shape`).
+
+        Raises MissingError: there is none. OutOfDateError: it was made with another key, or by
+        another model. DamagedDataError: unreadable, changed, another's or of other sequences.
+        """
+        path = self.record_path(name)
+        try:
+            identity = _identity(path)
+            known, found = _RECORDS.get(path, (None, {}))
+            if known != identity:
+                check_record(found := read_json(path))
+                if time.time() - max(identity[-2:]) / 1e9 > TICK_SECONDS:
+                    _RECORDS[path] = identity, found
+            check_shape(found, shape)
+            check_owner(found, name, self._owner())
+        except FileNotFoundError:
+            raise self.missing(path, name) from None
+        except (OSError, ValueError) as error:
+            raise self.damaged(path, name, first_line(error)) from None
+        if key is not None and found["key"] != key:
+            raise self.out_of_date(path, name, "made with other settings")
+        return found
+
+    def path(self, name: str, file: str, *, key: str | None = None, again: bool = False) -> Path:
+        """The path of a file that this process has found to be whole; errors as `record`.
+
+        One that stays the same is read once, unless `again`.
+        """
+        path, wanted = self.folder / file, self.record(name, key=key)["files"].get(file)
+        if wanted is None:
+            raise self.missing(path, name)
+        try:
+            identity = _identity(path)
+            if again or _WHOLE.get(path) != (identity, wanted):
+                with path.open("rb") as handle:
+                    found = hashlib.file_digest(handle, "sha256").hexdigest()
+                if found != wanted:
+                    raise self.damaged(path, name, _CHANGED)
+                if time.time() - max(identity[-2:]) / 1e9 > TICK_SECONDS:
+                    _WHOLE[path] = identity, wanted
+        except FileNotFoundError:
+            raise self.missing(path, name) from None
+        except OSError as error:
+            raise self.damaged(path, name, first_line(error)) from None
+        return path
+
+    def frame(self, name: str, file: str, *, key: str | None = None) -> "pl.DataFrame":
+        """Read a table; errors as `record`."""
+        import polars as pl
+
+        return pl.read_parquet(self.path(name, file, key=key), glob=False)
+
+    def kept(self, name: str, what: str, *, key: str | None = None) -> dict[str, Any] | None:
+        """The record of what an earlier run kept, its files whole; None where it is to be made.
+
+        Where it is there and of no use, that is said: `what` is recomputed.
+        """
+        try:
+            found = self.record(name, key=key)
+            for file in found["files"]:
+                self.path(name, file)
+            return found
+        except MissingError:
+            return None
+        except (DamagedDataError, OutOfDateError) as error:
+            say(f"{first_line(error).split('). ')[0]}); recomputing {what}.")
+            return None
+
+    # -- what can be wrong ------------------------------------------------------------------
+
+    def verify(self, names: Sequence[str]) -> list[MnemoscopeError]:
+        """Read every artefact whose record matches one of these patterns; what is wrong, by file.
+
+        Tables, tensors and arrays of the folder that no record names are named too.
+        """
+        found: list[MnemoscopeError] = []
+        named: set[Path] = set()
+        for path in sorted({one for name in names for one in self.folder.glob(f"{name}.json")}):
+            name = path.relative_to(self.folder).with_suffix("").as_posix()
+            try:
+                files = self.record(name)["files"]
+            except (UserError, DamagedDataError) as error:
+                found.append(error)
+                continue
+            for file in files:
+                named.add(self.folder / file)
+                try:
+                    self.path(name, file)
+                except (UserError, DamagedDataError) as error:
+                    found.append(error)
+        lost = {one for name in names for path, one in self._data_beside(name) if path not in named}
+        return found + [self.missing(self.record_path(name), name) for name in sorted(lost)]
+
+    def _data_beside(self, name: str) -> Iterator[tuple[Path, str]]:
+        """Tables, tensors and arrays in the folders of records, and the record that each lacks."""
+        folder, own = Path(name).parent, Path(name).name
+        is_of_all = "*" in str(folder) and "*" not in own  # one record a folder
+        for path in self.folder.glob(str(folder / "*")):
+            if path.suffix in _DATA and not path.name.startswith("."):
+                last = own if is_of_all else path.name.partition(".")[0]
+                yield path, (path.relative_to(self.folder).parent / last).as_posix()
+
+    def missing(self, path: Path, name: str) -> MissingError:
+        """The error for what is not there."""
+        return MissingError(f"{path}: missing. Restore it from a copy, or {self._remedy(name)}.")
+
+    def out_of_date(self, path: Path, name: str, why: str) -> OutOfDateError:
+        """The error for what was made otherwise than now asked."""
+        return OutOfDateError(
+            f"{path}: out of date ({why}). Restore the right one from a copy, or "
+            f"{self._remedy(name)}."
+        )
+
+    def damaged(self, path: Path, name: str, why: str) -> DamagedDataError:
+        """The error for what is not as it was written."""
+        return DamagedDataError(
+            f"{path}: damaged ({why}). Restore it from a copy, or delete it and "
+            f"{self._remedy(name)}."
+        )
+
+
+_DATA = (".parquet", ".safetensors", ".npy")
+_CHANGED = "its content has changed since it was written"
+
+
+class Making:
+    """An artefact that is being written: the SHA-256 of each of its files so far, and its facts."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        self.files: dict[str, str] = {}
+        self.facts: dict[str, Any] = {"key": ""}
+        self._store, self._name = store, name
+
+    def put(self, file: str, value: "pl.DataFrame | bytes") -> None:
+        """Write one file; the former artefact of the name ends with the first."""
+        if not self.files:
+            self._store.forget(self._name)
+        data = value if isinstance(value, bytes) else parquet_bytes(value)
+        path = self._store.folder / file
+        made_folder(path.parent)
+        write_bytes(path, data)
+        self.files[file] = hashlib.sha256(data).hexdigest()
+
+
+def record_bytes(
+    name: str, owner: Mapping[str, str], files: Mapping[str, str], facts: Mapping[str, Any]
+) -> bytes:
+    """The content of a record: files with their SHA-256, facts fit for JSON, and its own SHA-256.
+
+    As an artefact in storage without folders keeps it too (`cluster.storage`).
+    """
+    said = {"name": name, "owner": dict(owner), **facts, "files": dict(files)}
+    plain = json.loads(json.dumps(said))
+    text = json.dumps(plain | {"sha256": digest(plain)}, indent=2, ensure_ascii=False)
+    return f"{text}\n".encode()
+
+
+def check_record(found: Any) -> None:
+    """Raise ValueError where a value from JSON is no record, or not as `record_bytes` wrote it."""
+    check_shape(found, _Record)
+    if found["sha256"] != digest({k: v for k, v in found.items() if k != "sha256"}):
+        raise ValueError(_CHANGED)
+
+
+def check_owner(found: Mapping[str, Any], name: str, owner: Mapping[str, str]) -> None:
+    """Raise ValueError where a record is of another artefact, or another study's."""
+    if found["name"] != name:
+        raise ValueError(f"it is '{found['name']}'")
+    for role in found["owner"].keys() & owner.keys():
+        if found["owner"][role] != owner[role]:
+            raise ValueError(f"it is of another study: its {role} differs")
+
+
+def store_of_table(path: Path, remedy: str = "run the same command again") -> Store:
+    """The store of a table that lies alone under its name, bound to the folder's name."""
+    return Store(path.parent, lambda: {"folder": path.parent.name}, lambda _: remedy)
+
+
+def keep_table(path: Path, table: "pl.DataFrame | bytes") -> None:
+    """Keep a table whose name says what decides it; errors as `Store.put`."""
+    store_of_table(path).put(path.stem, {path.name: table})
+
+
+def kept_table(path: Path, what: str) -> "pl.DataFrame | None":
+    """Read a table of `keep_table`; None where there is none or it is damaged, which is said."""
+    store = store_of_table(path)
+    is_there = path.is_file() and store.kept(path.stem, what) is not None
+    return store.frame(path.stem, path.name) if is_there else None
+
+
+def _identity(path: Path) -> _Identity:
+    found = path.stat()
+    times = found.st_mtime_ns, found.st_ctime_ns
+    return str(path), found.st_ino, found.st_size, *times

@@ -1,0 +1,228 @@
+"""The contract of units of work: killed, shared out, damaged or elsewhere, the results are equal.
+
+What a stage adds to it is tested where the stage is; Ray in `test_ray.py`.
+"""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from mnemoscope.cluster.run import run_units
+from mnemoscope.cluster.storage import SharedStore
+from mnemoscope.cluster.units import ALL, Needs, Share, UnitStore
+from mnemoscope.errors import UserError
+from mnemoscope.progress import follow_progress
+from study_files import content
+from toy_units import TWO, Evaluated, Forgetful, Power, powers, runs_of
+
+
+def run(folder: Path, units=None, needs=Needs(), store=UnitStore) -> list:  # noqa: B008
+    return list(run_units(powers() if units is None else units, store(folder), TWO, needs=needs))
+
+
+@pytest.fixture
+def whole(tmp_path) -> dict[str, bytes]:
+    """The files that an undisturbed run of this process leaves."""
+    run(tmp_path / "whole")
+    return content(tmp_path / "whole")
+
+
+def test_results_come_in_order_and_are_kept_under_their_keys(tmp_path) -> None:
+    found = run(tmp_path / "store", log := [Power(3), Power(1), Power(2), Power(3)])
+    assert [one.key for one in found] == [unit.key for unit in log]
+    for unit, one in zip(log, found, strict=True):
+        assert one.table["power"].to_list() == [2 * unit.n, 2 * unit.n**2, 2 * unit.n**3]
+        assert one.files["bin"].read_bytes() == bytes([unit.n] * 100)
+        assert one.values == {"n": unit.n}
+    assert sorted(UnitStore(tmp_path / "store").finished()) == ["power-1", "power-2", "power-3"]
+    again = run(tmp_path / "store", log)
+    assert [one.sha256 for one in again] == [one.sha256 for one in found]
+    assert all(one.table.equals(two.table) for one, two in zip(again, found, strict=True))
+
+
+def die_at_write(n: int, folder: Path) -> None:
+    """Run all units, and be killed at the n-th file that gets its name."""
+    replace, left = os.replace, [n]
+
+    def dying(*names) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(*names)
+
+    os.replace = dying
+    run(folder, powers(log=folder.with_suffix(".log")))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is a thing of POSIX")
+def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(whole, tmp_path, forkserver) -> None:
+    folder, chance, n_killed = tmp_path / "killed", random.Random(0), 0
+    while True:
+        process = forkserver.Process(target=die_at_write, args=(chance.randint(1, 5), folder))
+        process.start()
+        process.join()
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -signal.SIGKILL
+        n_killed += 1
+    assert n_killed > 5
+    runs = runs_of(folder.with_suffix(".log"))
+    assert len(runs) <= 12 + n_killed  # a kill costs one unit
+    run(folder)
+    left = {name: data for name, data in content(folder).items() if not name.endswith(".tmp")}
+    assert left == whole
+
+
+@pytest.mark.parametrize("n", [2, 5, 20])
+def test_shares_in_folders_of_their_own_copied_together_are_one_run(n, whole, tmp_path) -> None:
+    log, together = tmp_path / "log", tmp_path / "together"
+    units = powers(log=log)
+    for number in random.Random(n).sample(range(1, n + 1), n):
+        run(tmp_path / f"{number}", Share(number, n).of(units))
+        if (tmp_path / f"{number}").exists():  # of more shares than units some have none
+            shutil.copytree(tmp_path / f"{number}", together, dirs_exist_ok=True)
+    assert sorted(runs_of(log)) == list(range(12))
+    run(together, units)
+    assert len(runs_of(log)) == 12  # all was there
+    assert content(together) == whole
+    assert ALL.of(units) == units
+
+
+def flip(path: Path, _: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+def cut(path: Path, _: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def empty(path: Path, _: Path) -> None:
+    path.write_bytes(b"")
+
+
+def delete(path: Path, _: Path) -> None:
+    path.unlink()
+
+
+def swap(path: Path, other: Path) -> None:
+    shutil.copyfile(other, path)
+
+
+@pytest.mark.parametrize("damage", [flip, cut, empty, delete, swap])
+@pytest.mark.parametrize("name", ["parquet", "bin", "json"])
+@pytest.mark.parametrize("store", [UnitStore, SharedStore])
+def test_what_is_damaged_is_made_again_and_nothing_else(
+    store, damage, name, whole, tmp_path, capsys
+) -> None:
+    folder, log = tmp_path / "store", tmp_path / "log"
+    run(folder, store=store)
+    damage(folder / f"power-5.{name}", folder / f"power-6.{name}")
+    with follow_progress(lambda *_: (_Counted(), lambda: None)):
+        found = run(folder, powers(log=log), store=store)
+    assert [one.values["n"] for one in found] == [*range(12)]
+    assert runs_of(log) == [5]
+    is_gone = name == "json" and damage is delete  # then the unit is as if it had not run
+    assert ("power-5: damaged" in capsys.readouterr().err) is not is_gone
+    assert content(folder) == whole
+
+
+class _Counted:
+    def __init__(self) -> None:
+        self.n = 0
+
+    def advance(self, n: int = 1) -> None:
+        self.n += n
+
+
+def test_progress_counts_every_unit_once_whether_it_reports_or_is_kept(tmp_path) -> None:
+    shown = []
+
+    def opener(label, total, unit):
+        shown.append((total, _Counted()))
+        return shown[-1][1], lambda: None
+
+    with follow_progress(opener):
+        run(tmp_path / "store", powers(7))
+        run(tmp_path / "store")
+        run(tmp_path / "store", needs=Needs(processes=2))
+    assert [(total, one.n) for total, one in shown] == [(14, 14), (24, 24), (24, 24)]
+
+
+def test_several_processes_make_what_one_makes(whole, tmp_path) -> None:
+    run(tmp_path / "several", needs=Needs(processes=2, threads=1))
+    assert content(tmp_path / "several") == whole
+
+
+def test_a_unit_that_fails_keeps_its_words_and_what_was_before_it(tmp_path) -> None:
+    log = tmp_path / "log"
+    units = [*powers(3, log=log), Evaluated("__import__('mnemoscope.errors').errors.nosuch")]
+    store = UnitStore(tmp_path / "store")
+    with pytest.raises(AttributeError, match="nosuch"):
+        list(run_units(units, store, TWO))
+    assert len(store.finished()) == 3
+    run(tmp_path / "store", powers(3, log=log))
+    assert runs_of(log) == [0, 1, 2]
+
+
+def test_a_result_that_is_not_where_it_was_put_is_named(tmp_path) -> None:
+    with pytest.raises(UserError, match=r"power-0: .* it is not there. Give --storage"):
+        run(tmp_path / "store", powers(2), Needs(processes=2), Forgetful)
+
+
+SCRIPT = """
+import multiprocessing.context, os, sys
+from pathlib import Path
+import mnemoscope.cli
+from mnemoscope.cluster.run import run_units
+from mnemoscope.cluster.units import Needs
+from toy_units import TWO, Evaluated
+with open(Path(__file__).with_suffix(".runs"), "a") as runs:
+    runs.write("x")
+start = multiprocessing.context.ForkServerContext
+preload = start.set_forkserver_preload
+start.set_forkserver_preload = lambda context, names: preload(context, names[:1])
+def values(*texts):
+    units = [Evaluated(text) for text in texts]
+    return [one.values["value"] for one in run_units(units, None, TWO, needs=Needs(2, threads=1))]
+imports = "__import__('mnemoscope.cluster.ray') and 'ray' in __import__('sys').modules"
+threads = "__import__('torch').get_num_threads()"
+print(values("1 + 1", imports, "1 + 2", threads), "ray" in sys.modules)
+os.environ["LATER"] = "here"
+print(*values(*["__import__('os').environ['LATER']"] * 2))
+"""
+
+
+def test_a_script_without_a_main_guard_runs_once(tmp_path) -> None:
+    """Two workers do not run it again nor load Ray, have one thread, and know the environment."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=300, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "[2, False, 3, 1] False\nhere here\n"
+    assert script.with_suffix(".runs").read_text() == "x"
+
+
+def test_a_store_of_results_knows_tables_of_any_ending(tmp_path) -> None:
+    store, table = UnitStore(tmp_path), pl.DataFrame({"a": [1.5]})
+    store.put("key", {"one.parquet": table, "two.parquet": table.head(0), "note": None})
+    found = store.get("key")
+    assert found.files["one.parquet"].equals(table)
+    assert found.files["two.parquet"].is_empty()
+    assert found.values == {"note": None}
+    store.drop("key", found)
+    assert list(tmp_path.iterdir()) == []
+    store.put("key", {})
+    store.remove_all()
+    assert not tmp_path.exists()

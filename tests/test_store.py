@@ -1,0 +1,246 @@
+"""What is kept is whole, and its owner's: whatever is done to a file of a study is found."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+
+from mnemoscope import store as module
+from mnemoscope.errors import DamagedDataError, MissingError, OutOfDateError
+from mnemoscope.pipeline.capture import damaged_maps
+from mnemoscope.store import Store, keep_table, kept_table
+from mnemoscope.study.folder import Study
+from study_files import rewrite_record
+
+UNITS = ("cnn", "graft", "knockout", "units")
+FRAME = pl.DataFrame({"sequence_id": [3, 1], "tokens": [[1, 2], []], "suffix": ["own", "0" * 64]})
+
+
+def put(folder: Path, owner: str = "us") -> Store:
+    made = Store(folder, lambda: {"sequences": owner}, lambda name: f"make {name}")
+    made.put("a/one", {"one.parquet": FRAME, "a/one.txt": b"text"}, key="k", counts={"n": 2})
+    return made
+
+
+def refused(error: type, said: str, ask: Callable[[], object]) -> None:
+    """It is refused in one line."""
+    with pytest.raises(error, match=said) as raised:
+        ask()
+    assert "\n" not in str(raised.value)
+
+
+def test_what_is_put_comes_back_and_its_files_are_plain(tmp_path) -> None:
+    made = put(tmp_path)
+    assert made.frame("a/one", "one.parquet", key="k").equals(FRAME)
+    assert pl.read_parquet(tmp_path / "one.parquet").equals(FRAME)
+    assert made.path("a/one", "a/one.txt").read_bytes() == b"text"
+    assert made.record("a/one", shape=dict)["counts"] == {"n": 2}
+    assert made.has("a/one")
+    assert not made.verify(["a/*"])
+
+
+def test_three_kinds_of_fault_each_with_what_to_do(tmp_path) -> None:
+    made = put(tmp_path)
+    refused(
+        OutOfDateError,
+        r"one\.json: out of date .*make a/one",
+        lambda: made.record("a/one", key="x"),
+    )
+    refused(MissingError, r"b\.json: missing.*or make b\.", lambda: made.record("b"))
+    refused(MissingError, r"two\.parquet: missing", lambda: made.path("a/one", "two.parquet"))
+    (tmp_path / "one.parquet").unlink()
+    refused(MissingError, r"one\.parquet: missing", lambda: made.frame("a/one", "one.parquet"))
+    assert not made.has("a/one")
+    other = Store(tmp_path, lambda: {"sequences": "them"})
+    refused(DamagedDataError, "of another study", lambda: other.record("a/one"))
+    (tmp_path / "a" / "one.json").replace(tmp_path / "a" / "two.json")
+    refused(DamagedDataError, "it is 'a/one'", lambda: made.record("a/two"))
+    assert len(made.verify(["a/*"])) == 1
+
+
+@pytest.mark.parametrize("name", ["one.parquet", "a/one.json"])
+def test_a_flip_of_any_bit_and_a_cut_are_found(tmp_path, name) -> None:
+    made, path = put(tmp_path), tmp_path / name
+    whole = path.read_bytes()
+    for cut in (0, 1, len(whole) // 2, len(whole) - 2):  # the last is a line break
+        path.write_bytes(whole[:cut])
+        refused(DamagedDataError, path.name, lambda: made.frame("a/one", "one.parquet"))
+    for at, byte in enumerate(whole):
+        path.write_bytes(whole[:at] + bytes([byte ^ 1 << (0 if at % 2 else 6)]) + whole[at + 1 :])
+        if name.endswith("json"):  # a name of a file, or white space, or the same in another case
+            with pytest.raises((DamagedDataError, MissingError)):
+                _ = made.frame("a/one", "one.parquet", key="k"), made.path("a/one", "a/one.txt")
+        else:
+            refused(DamagedDataError, path.name, lambda: made.frame("a/one", "one.parquet"))
+    path.write_bytes(whole)
+    assert made.frame("a/one", "one.parquet").equals(FRAME)
+
+
+def test_a_file_is_read_once_while_it_stays_the_same(tmp_path, monkeypatch) -> None:
+    looked, real = [], module.hashlib.file_digest
+    monkeypatch.setattr(module.hashlib, "file_digest", lambda *a: (looked.append(a), real(*a))[1])
+    made = put(tmp_path)
+    for tick, n in ((2.0, 2), (-3600.0, 3)):  # one that has just been written may change unseen
+        monkeypatch.setattr(module, "TICK_SECONDS", tick)
+        for _ in range(2):
+            made.path("a/one", "one.parquet")
+        assert len(looked) == n
+    made.path("a/one", "one.parquet", again=True)
+    assert len(looked) == 4
+
+
+def test_a_killed_write_leaves_nothing_half_written(tmp_path, monkeypatch) -> None:
+    put(tmp_path)
+    write = module.write_bytes
+    for n in range(3):
+        for first in (True, False):
+            shutil.rmtree(tmp_path)
+            tmp_path.mkdir()
+            if not first:
+                put(tmp_path)
+            calls: list[Path] = []
+
+            def killed(path, data, n=n, calls=calls):
+                if len(calls) == n:
+                    raise KeyboardInterrupt
+                calls.append(path)
+                write(path, data)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(module, "write_bytes", killed)
+                with pytest.raises(KeyboardInterrupt):
+                    put(tmp_path)
+            assert not Store(tmp_path).has("a/one")
+            put(tmp_path)
+            assert Store(tmp_path).frame("a/one", "one.parquet").equals(FRAME)
+
+
+def test_a_kept_table_is_taken_at_its_own_place_alone(tmp_path, capsys) -> None:
+    paths = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    for path, frame in zip(paths, (FRAME, FRAME.reverse()), strict=True):
+        keep_table(path, frame)
+    assert kept_table(paths[0], "it").equals(FRAME)
+    paths[1].replace(paths[0])
+    assert kept_table(paths[0], "it") is None
+    assert kept_table(paths[1], "it") is None
+
+
+# -- a study ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_studies, tmp_path_factory) -> Path:
+    """A finished study with an analysis; what a test does to it, it undoes."""
+    from mnemoscope.flow.analyze import analyze
+
+    folder = tmp_path_factory.mktemp("store") / "study"
+    shutil.copytree(tiny_studies["report"], folder)
+    analyze(Study(folder), "length")
+    return folder
+
+
+def faults(folder: Path) -> list[str]:
+    """All that is wrong with a study."""
+    study = Study(folder)
+    return [str(one) for one in [*study.verify(), *damaged_maps(study)]]
+
+
+def artefacts(folder: Path) -> Iterator[tuple[Path, Path]]:
+    """Every record with each of its files."""
+    for record in sorted(folder.rglob("*.json")):
+        values = json.loads(record.read_text())
+        if "files" in values:
+            own = record.parent.relative_to(folder).parts[0] in ("maps", *UNITS)
+            root = record.parent if own else folder
+            yield from (
+                (record, root / file) for file in [*values["files"], record.relative_to(root)]
+            )
+
+
+def test_every_file_of_a_study_belongs_to_an_artefact(whole) -> None:
+    assert not faults(whole)
+    named = {file.relative_to(whole).as_posix() for _, file in artefacts(whole)}
+    there = {one.relative_to(whole).as_posix() for one in whole.rglob("*") if one.is_file()}
+    free = there - named
+    assert free == {
+        "study.yaml",
+        "log.jsonl",
+        ".lock",
+        *(n for n in free if n.endswith("meta.json")),
+    }
+
+
+def tamper(how: str, record: Path, files: list[Path]) -> None:
+    """Do the same to every file of an artefact; `copy` is one of another study, with its record."""
+    if how == "copy":
+        rewrite_record(record, owner={"sequences": "0" * 64}, key="0" * 64)
+    for file in files:
+        data = bytearray(file.read_bytes())
+        if how == "flip":
+            data[len(data) // 2] ^= 1
+        elif how == "cut":
+            del data[len(data) // 2 :]
+        file.write_bytes(data)
+        if how == "delete":
+            file.unlink()
+
+
+@pytest.mark.parametrize("what", ["files", "records"])
+@pytest.mark.parametrize("how", ["flip", "cut", "swap", "delete", "copy"])
+def test_whatever_is_done_to_a_file_is_found(whole, tmp_path, how, what) -> None:
+    """Of a study and of an analysis, every file at once."""
+    folder = Path(shutil.copytree(whole, tmp_path / "study"))
+    every: dict[Path, list[Path]] = {}
+    for record, file in artefacts(folder):
+        every.setdefault(record, [])
+        if (file == record) == (what == "records"):
+            every[record].append(file)
+    files = sorted({file for one in every.values() for file in one})
+    assert len(files) > 20
+    if how == "swap":
+        kinds = {file.suffix for file in files}
+        for same in ([one for one in files if one.suffix == kind] for kind in kinds):
+            contents = [one.read_bytes() for one in same]
+            for file, data in zip(same, contents[1:] + contents[:1], strict=True):
+                file.write_bytes(data)
+        files = [
+            one
+            for one in files
+            if one.read_bytes() != (whole / one.relative_to(folder)).read_bytes()
+        ]
+    else:
+        for record, own in every.items():
+            tamper(how, record, own)
+    study, found = Study(folder), "\n".join(faults(folder))
+    for file in files:
+        record = next(record for record, own in every.items() if file in own)
+        is_lost = how == "delete" and what == "records"
+        if is_lost and file.parent.name == "manifests":
+            assert study.manifest(file.stem) is None  # the stage is made again
+        elif is_lost and file.parent.parent.name == "maps":
+            assert not study.is_done("capture")  # and what is missing is captured
+        else:
+            assert str(record if how == "copy" else file) in found, f"{how} {file}"
+
+
+def test_a_shard_that_is_gone_with_its_record_is_missed(whole, tmp_path) -> None:
+    folder = Path(shutil.copytree(whole, tmp_path / "study"))
+    for path in (folder / "maps" / "model").glob("shard-00000.*"):
+        path.unlink()
+    assert "maps are missing" in "".join(faults(folder))
+
+
+def test_settings_of_another_study_find_nothing_their_own(whole, tmp_path) -> None:
+    """As where `study.yaml` is exchanged for that of other sequences."""
+    folder = Path(shutil.copytree(whole, tmp_path / "study"))
+    values = yaml.safe_load((folder / "study.yaml").read_text())
+    values["record"]["tokens"] = "0" * 64
+    (folder / "study.yaml").write_text(yaml.safe_dump(values))
+    records = {record for record, _ in artefacts(folder)}
+    assert len(faults(folder)) >= len({one for one in records if one.parent.name == "manifests"})
+    with pytest.raises(DamagedDataError, match="of another study"):
+        _ = Study(folder).sequences
