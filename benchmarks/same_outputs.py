@@ -3,8 +3,12 @@
 Run: python benchmarks/same_outputs.py make --out before     # PYTHONPATH=TREE/src of another tree
      python benchmarks/same_outputs.py make --out after      # once the code has changed
      python benchmarks/same_outputs.py compare before after  # exit status 1: something differs
+     python benchmarks/same_outputs.py figures before after  # of another version: figures alone
 `make` takes about six minutes on two free cores. Passed over is only what tells time or place:
 the fields and files below, durations in texts, and the two folders that `about.json` names.
+`figures` compares any two folders, a study made by hand too, where files and columns have been
+moved or renamed: of tables the columns that both have (a study's sequences with what later stages
+know of them), of tensors those that both have, of texts the numbers. What one alone has is listed.
 """
 
 import argparse
@@ -106,20 +110,25 @@ def write_inputs(out: Path) -> None:
     sequences.gather_every(4).select(kept).write_parquet(out / "table.parquet")
 
 
-def compare(first: Path, second: Path) -> int:
-    """Print every difference of two folders that `make` filled, and give their number."""
+def compare(first: Path, second: Path, *, only_figures: bool) -> int:
+    """Print every difference of two folders, and give their number."""
     names = []
     for folder in (first, second):
-        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+        about = folder / "about.json"
+        places = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
         MASKS.update(
-            {rf"{re.escape(place)}(?![\w-])": f"<{name}>" for name, place in about.items()}
+            {rf"{re.escape(place)}(?![\w-])": f"<{name}>" for name, place in places.items()}
         )
         files = [str(one.relative_to(folder)) for one in folder.rglob("*") if one.is_file()]
         names.append({one for one in files if not FILES_PASSED_OVER.fullmatch(Path(one).name)})
     both = names[0] & names[1]
     found = [f"{one}: in one folder only" for one in sorted(names[0] ^ names[1])]
+    if only_figures:
+        print(*found, sep="\n")
+        found = []
+    differ = figure_differences if only_figures else differences
     for name in sorted(both):
-        found += [f"{name}: {line}" for line in differences(first / name, second / name)]
+        found += [f"{name}: {line}" for line in differ(first / name, second / name)]
     print(*found, f"{len(both):,} files compared, {len(found):,} differences", sep="\n")
     return len(found)
 
@@ -140,6 +149,45 @@ def differences(one: Path, two: Path) -> Iterator[str]:
         yield from line_differences(*(text.split("\n") for text in texts))
     elif one.read_bytes() != two.read_bytes():
         yield "other bytes"
+
+
+def figure_differences(one: Path, two: Path) -> Iterator[str]:
+    """What differs of the figures that both files have; names of columns in one alone are said."""
+    if one.suffix == ".parquet":
+        before, after = (table_of(path) for path in (one, two))
+        both = [name for name in before.columns if name in after.columns]
+        alone = sorted({*before.columns, *after.columns} - {*both})
+        if alone:
+            print(f"{one.name}: in one table only: {', '.join(alone)}")
+        yield from table_differences(before.select(both), after.select(both))
+    elif one.suffix == ".safetensors":
+        values = [dict(tensors(path)) for path in (one, two)]
+        for name in (values[0].keys() & values[1].keys()) - {"__metadata__"}:
+            if values[0][name] != values[1][name]:
+                yield f"{name}: other values"
+    elif one.suffix in {".json", ".jsonl", ".yaml", ".sarif"}:
+        values = [dict(json_values(path)) for path in (one, two)]
+        for name in values[0].keys() & values[1].keys():
+            before, after = (found[name] for found in values)
+            if before != after and all(
+                map(re.compile(r"-?[\d.]+(e-?\d+)?").fullmatch, (before, after))
+            ):
+                yield f"{name}: {before} became {after}"
+    elif one.suffix in {".html", ".txt", ".svg", ".xml", ".out"}:
+        texts = [
+            masked(path.read_text(encoding="utf-8"), MASKS | DESCRIBE_MASKS) for path in (one, two)
+        ]
+        numbers = [
+            [" ".join(re.findall(r"-?\d[\d,.]*", line)) for line in text.split("\n")]
+            for text in texts
+        ]
+        yield from line_differences(*([line for line in found if line] for found in numbers))
+
+
+def table_of(path: Path) -> pl.DataFrame:
+    """A table; of a study's sequences with the columns that later stages know of them."""
+    is_whole = path.name != "sequences.parquet" or "is_memorized" in pl.read_parquet_schema(path)
+    return pl.read_parquet(path) if is_whole else Study(path.parent).sequences
 
 
 def json_values(path: Path) -> Iterator[tuple[str, Any]]:
@@ -206,8 +254,11 @@ if __name__ == "__main__":
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("make", help="fill a new folder").add_argument("--out", type=Path)
     verbs.add_parser("compare", help="compare two").add_argument("folders", type=Path, nargs=2)
+    verbs.add_parser("figures", help="as compare, but figures alone").add_argument(
+        "folders", type=Path, nargs=2
+    )
     given = parser.parse_args()
     if given.verb == "make":
         make(given.out)
-    elif compare(*given.folders):
+    elif compare(*given.folders, only_figures=given.verb == "figures"):
         raise SystemExit(1)
