@@ -27,7 +27,6 @@ from mnemoscope.cnn.metrics import confusion_matrix, min_f1, precision_recall
 from mnemoscope.cnn.network import AttentionCnn
 from mnemoscope.cnn.presets import CnnSetting, TrainingPreset
 from mnemoscope.errors import DamagedDataError, UserError, first_line
-from mnemoscope.files import write_bytes
 from mnemoscope.maps.format import unpack_channels_last, unpack_triangle
 from mnemoscope.maps.shape import ROW_STATISTICS, row_statistics
 from mnemoscope.maps.views import MapSource, rows_at_once
@@ -434,11 +433,6 @@ def pack_cnn(trained: TrainedCnn) -> bytes:
     }
     data: bytes = save(tensors, metadata={_HEADER_KEY: json.dumps(facts, sort_keys=True)})
     return data
-
-
-def save_cnn(path: Path | str, trained: TrainedCnn) -> None:
-    """Write a trained CNN (`pack_cnn`), whole or not at all; errors as `files.write_bytes`."""
-    write_bytes(path, pack_cnn(trained))
 
 
 def load_cnn(path: Path | str) -> TrainedCnn:
