@@ -8,7 +8,7 @@ and model B on the other, with equal steps. Every window is memorized in one mod
 other, so text, genre, training time and drift cancel. Asked for more windows than the table has,
 the rest comes from the standard library: there that model read once or a few times what both
 models start from, and the halves differ as before. Readers of attention must tell the halves
-apart; parts of that model are put into either; edges of attention that rankings name for what a
+apart; parts of each model are put into the other; edges of attention that rankings name for what a
 model memorized are cut. What is done in the folder is not done again.
 """
 
@@ -70,7 +70,6 @@ REPEATS = 18  # of each window in training, as the embedded model's text saw it 
 SETTING = replace(FULL, peak_learning_rate=1e-3, warmup_steps=30)
 HALVES = ("A", "B")
 SEED = 0
-GRAFTED = ("layers.0.qk", "layers.0.mlp", "layers.0.norms")
 CUT = 300  # windows of a half that edges are ranked on, and cut in
 STRENGTHS = (0.1, 0.3, 1.0)  # per cent of all edges; at 3 % everything breaks
 ROWS = CnnSetting(6, 10, "both")
@@ -327,8 +326,8 @@ def broken(
     }
 
 
-def grafts(folder: Path, start: Path, lms: dict[str, LanguageModel], windows: pl.DataFrame) -> None:
-    """Graft parts of the start into either model, beside refrains that nobody read.
+def grafts(folder: Path, lms: dict[str, LanguageModel], windows: pl.DataFrame) -> None:
+    """Graft parts of the other model into either, beside refrains that nobody read.
 
     By the published rule: its own half is Recall, what comes out of the refrains is Guess.
     """
@@ -342,13 +341,13 @@ def grafts(folder: Path, start: Path, lms: dict[str, LanguageModel], windows: pl
         text=pl.Series(lms["A"].tokenizer.batch_decode(token_matrix(rows))),
     )
     for half in HALVES:
-        model = folder / f"model-{half}"
-        lms[half].model.save_pretrained(model)
-        lms[half].tokenizer.save_pretrained(model)
+        lms[half].model.save_pretrained(folder / f"model-{half}")
+        lms[half].tokenizer.save_pretrained(folder / f"model-{half}")
         read = (pl.col("half") == half).fill_null(False).cast(pl.Int64) * REPEATS
         write_parquet(folder / f"{half}.parquet", rows.with_columns(inserted=read).drop("half"))
-        pair = model, start
-        run_grafts(folder / f"grafts-{half}", folder / f"{half}.parquet", *pair, GRAFTED)
+    for half, other in (HALVES, HALVES[::-1]):
+        pair = folder / f"model-{half}", folder / f"model-{other}"
+        run_grafts(folder / f"grafts-{half}", folder / f"{half}.parquet", *pair)
 
 
 def kept_in(path: Path, make: Callable[[], Any]) -> Any:
@@ -411,7 +410,7 @@ def main(folder: Path, start: Path, *, n: int | None, with_cnn: bool) -> dict[st
     crossed = np.where(is_a, kept["A"] & ~kept["B"], kept["B"] & ~kept["A"]) & ~kept["reference"]
     known = windows.filter(crossed)
     maps = cache(partial(captured, lms, known))  # where a reader is still to be asked
-    grafts(folder, start, lms, windows)
+    grafts(folder, lms, windows)
     found = {
         "n": windows.height,
         "documents": windows["document"].n_unique(),

@@ -16,7 +16,7 @@ from typing import Any
 from pages import show_tables, table_of
 
 from mnemoscope.localize.grafts import Finding
-from mnemoscope.pipeline.causes import GRAFT_SPECIFICITY_FILE, TRUTH, depends, finding_of
+from mnemoscope.pipeline.causes import GRAFT_SPECIFICITY_FILE, TRUTH, finding_of
 from mnemoscope.study.folder import Study
 from mnemoscope.taxonomy import PAPER
 from mnemoscope.words import MINUS, part_words, plain_figure
@@ -49,46 +49,39 @@ def gain(text: str) -> str:
     return text.replace(" [", " points [")
 
 
-def causes(studies: Sequence[Study]) -> list[str]:
-    """What grafts say of Guess and Recall, then by truth, where all trainings agree."""
-    sentences = []
-    for taxonomy, under in (
-        (PAPER, "By the paper's rule"),
-        (TRUTH, "Read against never read, of text that both models continue:"),
-    ):
-        tables = [
-            {
-                (row["part"], row["broken"], row["spared"]): row
-                for row in one.read(GRAFT_SPECIFICITY_FILE).filter(taxonomy=taxonomy).to_dicts()
-                if row["specific"] is not None
-            }
-            for one in studies
-        ]
-        tables = [table for table in tables if table]
-        asked = [key for key in tables[0] if all(key in table for table in tables)]
-        rows = {key: [table[key] for table in tables] for key in asked}
-        rows = {key: each for key, each in rows.items() if any(map(_breaks, each))}
-        if not rows:
-            continue
-        agreed = [
-            key
-            for key, each in rows.items()
-            if all(finding_of(row) is Finding.SPECIFIC for row in each)
-        ]
-        if agreed:
-            said = "; ".join(f"{depends(rows[key][0])} ({_each(rows[key])})" for key in agreed)
-            sentences.append(f"{under} in all {len(tables)} trainings {said}.")
-        else:
-            key = max(rows, key=lambda one: min(row["specific"] for row in rows[one]))
-            part, broken, spared = key
-            passed = sum(finding_of(row) is Finding.SPECIFIC for row in rows[key]) or "none"
-            n_parts = len({part for part, _, _ in asked})
-            sentences.append(
-                f"{under} {n_parts} parts were tried in all {len(tables)} models, and none passed "
-                f"in all. Nearest come {part_words(part)}, which passed in {passed}: {broken} "
-                f"beyond {spared} by {_each(rows[key])}."
-            )
-    return sentences
+def causes(studies: Sequence[Study], taxonomy: str, under: str) -> tuple[str, str]:
+    """What grafts say of a taxonomy's classes over all models that were asked, and of which part.
+
+    Of a part that is specific in every model, else of the one whose least difference is largest.
+    """
+    tables = [
+        {
+            (row["part"], row["broken"], row["spared"]): row
+            for row in one.read(GRAFT_SPECIFICITY_FILE).filter(taxonomy=taxonomy).to_dicts()
+            if row["specific"] is not None
+        }
+        for one in studies
+    ]
+    tables = [table for table in tables if table]
+    asked = [key for key in tables[0] if all(key in table for table in tables)]
+    rows = {key: [table[key] for table in tables] for key in asked}
+    rows = {key: each for key, each in rows.items() if any(map(_breaks, each))}
+    passed = {key: sum(map(_passes, each)) for key, each in rows.items()}
+    nearest = max(rows, key=lambda one: (passed[one], min(row["specific"] for row in rows[one])))
+    agreed = [one for one, count in passed.items() if count == len(tables)]
+    which = "" if agreed else f", which passed in {passed[nearest] or 'none'}"
+    shown = "; ".join(
+        f"{part_words(key[0])}{which}: {key[1]} beyond {key[2]} by {_each(rows[key])}"
+        for key in agreed or [nearest]
+    )
+    n_parts = len({part for part, _, _ in asked})
+    said = f"{under} {n_parts} parts were tried in all {len(tables)} models, and "
+    said += f"{len(agreed)} passed in all," if agreed else "none passed in all. Nearest come"
+    return f"{said} {shown}.", nearest[0]
+
+
+def _passes(row: Mapping[str, Any]) -> bool:
+    return finding_of(row) is Finding.SPECIFIC
 
 
 def _breaks(row: Mapping[str, Any]) -> bool:
@@ -96,20 +89,23 @@ def _breaks(row: Mapping[str, Any]) -> bool:
     return bool(min(row["kept_broken"], row["kept_spared"]) < 0.95)
 
 
-def of_forms() -> str:
-    """What Guess is made of, under the part that comes nearest."""
+def of_forms(part: str) -> str:
+    """What Guess is made of, under a part: the table of the page, in words."""
     rows = {
         form: [
             cell.split(": ")[1].replace("+", "")
-            for cell in cells("graft-parts", 1, "`layers.0.qk`", form)[2:]
+            for cell in cells("graft-parts", 1, f"`{part}`", form)[2:]
         ]
         for form in ("refrain, never read", "rule, read")
     }
     said = {form: "; ".join(map(gain, each)) for form, each in rows.items()}
+    ends = [re.findall(r"[−\d.]+", one.partition("[")[2]) for one in rows["rule, read"]]
+    is_shown = any(low[0] != MINUS or high[0] == MINUS for low, high in ends)
+    natural = "by" if is_shown else "no difference is shown:"
     return (
         "That comes from text that repeats itself: in the first three models Recall breaks beyond "
         f"refrains that nobody read by {said['refrain, never read']}; beyond natural text that the "
-        f"rule calls Guess and that was read no difference is shown ({said['rule, read']})."
+        f"rule calls Guess and that was read {natural} {said['rule, read']}."
     )
 
 
@@ -144,7 +140,9 @@ def lines(demo: Study, crossed: Sequence[Study]) -> list[tuple[str, str]]:
         name: cells("small-hubble", 2, PAPER, "Non-Memo, Recall", name)
         for name in ("CNNs", "**regression**")
     }
-    by_rule, by_truth = causes(crossed)
+    by_rule, part = causes(crossed, PAPER, "By the paper's rule")
+    truth = "Read against never read, of text that both models continue:"
+    by_truth, _ = causes(crossed, TRUTH, truth)
     cnn, regression = read["CNNs"], read["**regression**"]
     page = (DOCS / "suites" / "small-hubble.md").read_text(encoding="utf-8")
     n, often = map(int, re.findall(r"Of the (\d+) memorized windows (\d+) were", page)[0])
@@ -153,7 +151,7 @@ def lines(demo: Study, crossed: Sequence[Study]) -> list[tuple[str, str]]:
             "Do guessed and recalled text differ in mechanism?",
             "Parts of a model that did not read the text take the place of the model's own, beside "
             "random changes of equal harm. Guess and Recall differ in form by definition. "
-            f"{by_rule} {of_forms()} {by_truth} ([Grafts](docs/graft.md))",
+            f"{by_rule} {of_forms(part)} {by_truth} ([Grafts](docs/graft.md))",
         ),
         (
             "Does attention show memory?",

@@ -105,9 +105,9 @@ def plain_figure(
     >>> plain_figure(0.912, None, None)
     '91.2 %'
     """
-    shown = f"{scale * value:{sign}.{digits}f}{unit}"
+    shown = f"{scale * value:{sign}z.{digits}f}{unit}"
     if low is not None and high is not None and low == low:
-        shown += f" [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
+        shown += f" [{scale * low:z.{digits}f}, {scale * high:z.{digits}f}]"
     return shown.replace("-", minus)
 
 

@@ -59,6 +59,9 @@ _KEEP_UPLOADS = (600, 3600)  # seconds: look every, remove what is older
 _FAILED = "that failed; the terminal in which the app runs says why."
 _WAITING = "Its maps come once the running audit has ended."
 _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+_AT_ONCE = _QUIET | {"queue": False}
+"""What is answered at once stays out of the queue: its end would close the stream of an audit
+that begins at that moment."""
 _log = logging.getLogger(__name__)
 _html = partial(gr.HTML, apply_default_css=False)
 
@@ -590,8 +593,8 @@ def _audit_tab(shop: Shop, blocks: gr.Blocks) -> None:
     line = _html(status("Nothing is running."), elem_id="status")
     state, word = gr.State(None), gr.BrowserState(None, storage_key="mnemoscope-result")
     shown, clear = _result_view(shop, state, "")
-    example.click(example_text, None, pasted, **_QUIET)
-    choice.change(lambda value: gr.update(visible=value == FOLDER), choice, folder, **_QUIET)
+    example.click(example_text, None, pasted, **_AT_ONCE)
+    choice.change(lambda value: gr.update(visible=value == FOLDER), choice, folder, **_AT_ONCE)
 
     def audit(
         text: str, path: str | None, chosen: str, typed: str, request: gr.Request
@@ -632,8 +635,8 @@ def _audit_tab(shop: Shop, blocks: gr.Blocks) -> None:
         concurrency_limit=None,
         trigger_mode="once",
     )
-    cancel.click(stop, None, cancel, queue=False, **_QUIET)
-    blocks.load(again, word, [line, state, *shown], **_QUIET)
+    cancel.click(stop, None, cancel, **_AT_ONCE)
+    blocks.load(again, word, [line, state, *shown], **_AT_ONCE)
 
 
 def _result_view(shop: Shop, state: gr.State, html: str) -> tuple[list[gr.HTML], tuple[str, str]]:
@@ -692,15 +695,15 @@ def _study_tab(shop: Shop, browsed: views.BrowsedStudy) -> None:
     def choose(name: str, chosen: str, event: gr.EventData) -> tuple[str, str]:
         return shop.sequence(_number(event), name, chosen)
 
-    taxonomy.input(other_taxonomy, taxonomy, [figures, class_name, page, listed], **_QUIET)
+    taxonomy.input(other_taxonomy, taxonomy, [figures, class_name, page, listed], **_AT_ONCE)
     class_name.input(
         lambda name, chosen: (1, other_page(name, chosen, 1)),
         [taxonomy, class_name],
         [page, listed],
-        **_QUIET,
+        **_AT_ONCE,
     )
-    page.input(other_page, [taxonomy, class_name, page], listed, **_QUIET)
-    listed.select(choose, [taxonomy, class_name], [text, maps], **_QUIET)
+    page.input(other_page, [taxonomy, class_name, page], listed, **_AT_ONCE)
+    listed.select(choose, [taxonomy, class_name], [text, maps], **_AT_ONCE)
 
 
 def _number(event: gr.EventData) -> Any:
