@@ -107,7 +107,8 @@ class RayExecutor:
 
         threads = needs.threads or n_threads()
         cpus, gpus = (1 if needs.gpus else threads), needs.gpus
-        n = min(self._n_workers or n_fitting(cpus, gpus), at_most)
+        fitting = n_fitting(cpus, gpus)  # which says if there is room for none
+        n = min(self._n_workers or fitting, at_most)
         if self._kind != (cpus, gpus, threads):
             self._end_workers()
             self._kind = cpus, gpus, threads
