@@ -1,4 +1,4 @@
-"""What is kept is whole, and its owner's: whatever is done to a file of a study is found."""
+"""What is kept is whole, and its owner's: whatever is done to a file is found."""
 
 import json
 import shutil
@@ -9,11 +9,14 @@ import polars as pl
 import pytest
 import yaml
 
+from mnemoscope import audit
 from mnemoscope import store as module
+from mnemoscope.audits.records import RECORD, changed_files, read_audit_record
+from mnemoscope.embedded import sequences_path
 from mnemoscope.errors import DamagedDataError, MissingError, OutOfDateError
 from mnemoscope.pipeline.capture import damaged_maps
 from mnemoscope.store import Store, keep_table, kept_table
-from mnemoscope.study.folder import Study
+from mnemoscope.study.folder import Study, is_study
 from study_files import rewrite_record
 
 UNITS = ("cnn", "graft", "knockout", "units")
@@ -129,12 +132,12 @@ def test_a_kept_table_is_taken_at_its_own_place_alone(tmp_path, capsys) -> None:
     assert kept_table(paths[1], "it") is None
 
 
-# -- a study ----------------------------------------------------------------------------------
+# -- a study, an audit --------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def whole(tiny_studies, tmp_path_factory) -> Path:
-    """A finished study with an analysis; what a test does to it, it undoes."""
+def study(tiny_studies, tmp_path_factory) -> Path:
+    """A finished study with an analysis; read only."""
     from mnemoscope.flow.analyze import analyze
 
     folder = tmp_path_factory.mktemp("store") / "study"
@@ -143,10 +146,33 @@ def whole(tiny_studies, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def audits(tmp_path_factory) -> list[Path]:
+    """Two audits of one passage each, of other documents; read only."""
+    rows = pl.read_parquet(sequences_path()).filter(genre="prose", form="plain", inserted=64)
+    folders = []
+    for number, text in enumerate(rows["text"].head(2)):
+        folder = tmp_path_factory.mktemp(f"audit-{number}")
+        (folder / "a.html").write_text(f"<p>{text} A heron stood by the copper lane.</p>")
+        audit("embedded", folder / "a.html", folder / "out", edits=0, profile=True)
+        folders.append(folder / "out")
+    return folders
+
+
+@pytest.fixture(params=["study", "audit"])
+def whole(request) -> Path:
+    is_study = request.param == "study"
+    return request.getfixturevalue("study") if is_study else request.getfixturevalue("audits")[0]
+
+
 def faults(folder: Path) -> list[str]:
-    """All that is wrong with a study."""
-    study = Study(folder)
-    return [str(one) for one in [*study.verify(), *damaged_maps(study)]]
+    """All that is wrong with a study or an audit."""
+    try:
+        if is_study(folder):
+            return [str(one) for one in [*Study(folder).verify(), *damaged_maps(Study(folder))]]
+        return [*changed_files(folder, read_audit_record(folder)).values()]
+    except (DamagedDataError, MissingError) as error:
+        return [str(error)]
 
 
 def artefacts(folder: Path) -> Iterator[tuple[Path, Path]]:
@@ -154,29 +180,27 @@ def artefacts(folder: Path) -> Iterator[tuple[Path, Path]]:
     for record in sorted(folder.rglob("*.json")):
         values = json.loads(record.read_text())
         if "files" in values:
-            own = record.parent.relative_to(folder).parts[0] in ("maps", *UNITS)
+            own = record.relative_to(folder).parts[0] in ("maps", *UNITS)
             root = record.parent if own else folder
             yield from (
                 (record, root / file) for file in [*values["files"], record.relative_to(root)]
             )
 
 
-def test_every_file_of_a_study_belongs_to_an_artefact(whole) -> None:
+def test_every_file_belongs_to_an_artefact(whole) -> None:
     assert not faults(whole)
     named = {file.relative_to(whole).as_posix() for _, file in artefacts(whole)}
     there = {one.relative_to(whole).as_posix() for one in whole.rglob("*") if one.is_file()}
-    free = there - named
-    assert free == {
-        "study.yaml",
-        "log.jsonl",
-        ".lock",
-        *(n for n in free if n.endswith("meta.json")),
-    }
+    free = {"study.yaml", "log.jsonl", ".lock"} if is_study(whole) else set()
+    assert {one for one in there - named if not one.endswith("meta.json")} == free
 
 
-def tamper(how: str, record: Path, files: list[Path]) -> None:
-    """Do the same to every file of an artefact; `copy` is one of another study, with its record."""
-    if how == "copy":
+def tamper(how: str, record: Path, files: list[Path], other: Path) -> None:
+    """Do the same to every file of an artefact; `copy` is one of another study, with its record.
+
+    Of an audit it is the file of another one, in `other`.
+    """
+    if how == "copy" and record.name != RECORD:
         rewrite_record(record, owner={"sequences": "0" * 64}, key="0" * 64)
     for file in files:
         data = bytearray(file.read_bytes())
@@ -184,6 +208,8 @@ def tamper(how: str, record: Path, files: list[Path]) -> None:
             data[len(data) // 2] ^= 1
         elif how == "cut":
             del data[len(data) // 2 :]
+        elif how == "copy" and record.name == RECORD:
+            data = (other / file.relative_to(record.parent)).read_bytes()
         file.write_bytes(data)
         if how == "delete":
             file.unlink()
@@ -191,52 +217,51 @@ def tamper(how: str, record: Path, files: list[Path]) -> None:
 
 @pytest.mark.parametrize("what", ["files", "records"])
 @pytest.mark.parametrize("how", ["flip", "cut", "swap", "delete", "copy"])
-def test_whatever_is_done_to_a_file_is_found(whole, tmp_path, how, what) -> None:
-    """Of a study and of an analysis, every file at once."""
-    folder = Path(shutil.copytree(whole, tmp_path / "study"))
+def test_whatever_is_done_to_a_file_is_found(whole, audits, tmp_path, how, what) -> None:
+    """Of a study with an analysis and of an audit, every file at once."""
+    folder = Path(shutil.copytree(whole, tmp_path / "copy"))
     every: dict[Path, list[Path]] = {}
     for record, file in artefacts(folder):
         every.setdefault(record, [])
         if (file == record) == (what == "records"):
             every[record].append(file)
     files = sorted({file for one in every.values() for file in one})
-    assert len(files) > 20
+    assert len(files) > 20 or not is_study(folder)
     if how == "swap":
         kinds = {file.suffix for file in files}
         for same in ([one for one in files if one.suffix == kind] for kind in kinds):
             contents = [one.read_bytes() for one in same]
             for file, data in zip(same, contents[1:] + contents[:1], strict=True):
                 file.write_bytes(data)
-        files = [
-            one
-            for one in files
-            if one.read_bytes() != (whole / one.relative_to(folder)).read_bytes()
-        ]
     else:
         for record, own in every.items():
-            tamper(how, record, own)
-    study, found = Study(folder), "\n".join(faults(folder))
+            tamper(how, record, own, audits[1])
+    found = "\n".join(faults(folder))
     for file in files:
         record = next(record for record, own in every.items() if file in own)
         is_lost = how == "delete" and what == "records"
+        is_copy = how == "copy" and is_study(folder)
+        before = (whole / file.relative_to(folder)).read_bytes()
         if is_lost and file.parent.name == "manifests":
-            assert study.manifest(file.stem) is None  # the stage is made again
+            assert Study(folder).manifest(file.stem) is None  # the stage is made again
         elif is_lost and file.parent.parent.name == "maps":
-            assert not study.is_done("capture")  # and what is missing is captured
-        else:
-            assert str(record if how == "copy" else file) in found, f"{how} {file}"
+            assert not Study(folder).is_done("capture")  # and what is missing is captured
+        elif how == "copy" and file.name == RECORD:
+            assert "spans.parquet: damaged" in found  # it is whole, but of other tables
+        elif is_copy or how == "delete" or file.read_bytes() != before:
+            assert str(record if is_copy else file) in found, f"{how} {file}"
 
 
-def test_a_shard_that_is_gone_with_its_record_is_missed(whole, tmp_path) -> None:
-    folder = Path(shutil.copytree(whole, tmp_path / "study"))
+def test_a_shard_that_is_gone_with_its_record_is_missed(study, tmp_path) -> None:
+    folder = Path(shutil.copytree(study, tmp_path / "study"))
     for path in (folder / "maps" / "model").glob("shard-00000.*"):
         path.unlink()
     assert "maps are missing" in "".join(faults(folder))
 
 
-def test_settings_of_another_study_find_nothing_their_own(whole, tmp_path) -> None:
+def test_settings_of_another_study_find_nothing_their_own(study, tmp_path) -> None:
     """As where `study.yaml` is exchanged for that of other sequences."""
-    folder = Path(shutil.copytree(whole, tmp_path / "study"))
+    folder = Path(shutil.copytree(study, tmp_path / "study"))
     values = yaml.safe_load((folder / "study.yaml").read_text())
     values["record"]["tokens"] = "0" * 64
     (folder / "study.yaml").write_text(yaml.safe_dump(values))

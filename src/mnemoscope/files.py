@@ -148,7 +148,12 @@ def write_text(path: Path | str, text: str) -> None:
 
 def write_json(path: Path | str, value: Any) -> None:
     """Write indented JSON atomically, keeping the order of keys; errors as `atomic_path`."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_bytes(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """Indented JSON in UTF-8, keeping the order of keys."""
+    return f"{json.dumps(value, indent=2, ensure_ascii=False)}\n".encode()
 
 
 def file_sha256(path: Path) -> str:

@@ -24,7 +24,14 @@ from mnemoscope.errors import (
     UserError,
     first_line,
 )
-from mnemoscope.files import check_shape, digest, made_folder, parquet_bytes, write_bytes
+from mnemoscope.files import (
+    check_shape,
+    digest,
+    json_bytes,
+    made_folder,
+    parquet_bytes,
+    write_bytes,
+)
 from mnemoscope.parse import read_json
 from mnemoscope.progress import say
 
@@ -263,8 +270,7 @@ def record_bytes(
     """
     said = {"name": name, "owner": dict(owner), **facts, "files": dict(files)}
     plain = json.loads(json.dumps(said))
-    text = json.dumps(plain | {"sha256": digest(plain)}, indent=2, ensure_ascii=False)
-    return f"{text}\n".encode()
+    return json_bytes(plain | {"sha256": digest(plain)})
 
 
 def check_record(found: Any) -> None:

@@ -90,28 +90,42 @@ def die_at_write(arguments: list[str], n: int) -> None:
     main(arguments)
 
 
+GRAFT = [
+    part
+    for one in ("parts=[layers.0.qk]", "draws=1", "n_sequences=12", "n_heldout=6")
+    for part in ("--set", f"graft.{one}")
+]
+
+
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is a thing of POSIX")
 def test_killed_at_random_moments_of_every_stage_it_goes_on_to_the_same_bytes(
-    tiny_studies, forkserver, tmp_path
+    tiny_studies, forkserver, tmp_path, call
 ) -> None:
-    folder, chance = (
-        shutil.copytree(tiny_studies["sequences"], tmp_path / "study"),
-        random.Random(1),
+    folder, whole = (
+        Path(shutil.copytree(tiny_studies[stage], tmp_path / stage))
+        for stage in ("sequences", "report")
     )
-    died_in = []
-    while True:
-        arguments = ["run", "-o", str(folder), "-q"], chance.randint(2, 14)
-        process = forkserver.Process(target=die_at_write, args=arguments)
-        process.start()
-        process.join()
-        if process.exitcode == 0:
-            break
-        assert process.exitcode == -signal.SIGKILL
-        study = Study(folder)
-        died_in.append(next(one.name for one in STAGES if not study.is_done(one.name)))
-    assert len(died_in) >= 15
-    assert {"continue", "capture", "train"} <= set(died_in)
-    found, wanted = content(folder), content(tiny_studies["report"])
+    assert call("graft", whole, *GRAFT, "-q").status == 0
+    verbs = {
+        ("run", "-o", str(folder), "-q"): [one.name for one in STAGES if not one.is_optional],
+        ("graft", str(folder), *GRAFT, "-q"): ["graft"],
+    }
+    chance, died_in = random.Random(1), []
+    for verb, stages in verbs.items():
+        while True:
+            process = forkserver.Process(
+                target=die_at_write, args=(list(verb), chance.randint(2, 9))
+            )
+            process.start()
+            process.join()
+            if process.exitcode == 0:
+                break
+            assert process.exitcode == -signal.SIGKILL
+            died_in.append(next(one for one in stages if not Study(folder).is_done(one)))
+    assert len(died_in) >= 30
+    often = {"continue", "label", "capture", "train", "benchmark", "localize", "graft"}
+    assert often <= set(died_in)
+    found, wanted = content(folder), content(whole)
     for one in (found, wanted):
         del one["report.html"], one["manifests/report.json"]  # which say how long trainings took
     assert found == wanted

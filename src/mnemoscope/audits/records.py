@@ -1,4 +1,4 @@
-"""The folder of an audit: `audit.json`, and the tables that it names."""
+"""The folder of an audit: `audit.json`, and the files that it names."""
 
 import os
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from pydantic import NonNegativeInt
 from typing_extensions import TypedDict
 
 from mnemoscope.audits.passages import span_schema
-from mnemoscope.audits.questions import QUESTIONS, settings_class
+from mnemoscope.audits.questions import settings_class
 from mnemoscope.audits.settings import checked
 from mnemoscope.errors import DamagedDataError, UserError, first_line
 from mnemoscope.files import read_parquet
@@ -101,13 +101,8 @@ class Record(TypedDict):
 
 
 def audit_store(out: Path) -> Store:
-    """The store of an audit's folder: one artefact, `ARTEFACT`, whose files are its tables."""
+    """The store of an audit's folder: one artefact, `ARTEFACT`, of all its files."""
     return Store(out, remedy=lambda _: "make the audit again with --redo")
-
-
-def tables_of_audits() -> list[str]:
-    """Names of the tables that an audit may have, without their ending."""
-    return ["spans", *(name for name, one in QUESTIONS.items() if one.part("TABLE"))]
 
 
 def prepare_folder(out: Path) -> None:
@@ -161,15 +156,14 @@ def check_is_audit(out: Path) -> None:
         raise UserError(f"{out}: contains no audit (audit.json). Make one with 'mnemoscope audit'.")
 
 
-def changed_tables(out: Path, record: Mapping[str, Any]) -> dict[str, str]:
-    """What is wrong with tables that are gone or not as they were written, by their names."""
+def changed_files(out: Path, record: Mapping[str, Any]) -> dict[str, str]:
+    """What is wrong with files that are gone or not as they were written, by their names."""
     found, store = {}, audit_store(out)
-    for name in tables_of_audits():
-        if (file := f"{name}.parquet") in record["files"]:
-            try:
-                store.path(ARTEFACT, file, again=True)
-            except (UserError, DamagedDataError) as error:
-                found[name] = str(error)
+    for file in record["files"]:
+        try:
+            store.path(ARTEFACT, file, again=True)
+        except (UserError, DamagedDataError) as error:
+            found[file] = str(error)
     return found
 
 

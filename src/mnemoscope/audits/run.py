@@ -25,7 +25,7 @@ from mnemoscope.audits.records import (
     RECORD,
     SCHEMA_VERSION,
     audit_store,
-    changed_tables,
+    changed_files,
     other_audit,
     prepare_folder,
     read_audit_record,
@@ -34,7 +34,7 @@ from mnemoscope.audits.scan import check_long_enough, extend, scan_windows
 from mnemoscope.audits.shares import overall, summarize
 from mnemoscope.audits.spans import spans_of
 from mnemoscope.errors import DamagedDataError, UserError
-from mnemoscope.files import made_folder, write_json, write_text
+from mnemoscope.files import json_bytes, made_folder
 from mnemoscope.progress import say
 from mnemoscope.study.folder import versions
 
@@ -148,7 +148,7 @@ def _finished_audit(out: Path, key: str, *, redo: bool) -> dict[str, Any] | None
         is_this = record["key"] == key
     except (DamagedDataError, UserError):
         record, is_this = {}, False
-    if is_this and (out / "audit.html").is_file() and not changed_tables(out, record):
+    if is_this and not changed_files(out, record):
         return record
     if not redo and is_this:
         raise UserError(
@@ -201,18 +201,17 @@ def _write(
     out: Path, record: dict[str, Any], audit: Auditing, tables: Mapping[str, pl.DataFrame]
 ) -> None:
     """Write everything, `audit.json` last."""
-    for row, text in zip(record["documents"], audit.texts, strict=True):
-        if row["text_file"] is not None:
-            (out / "texts").mkdir(exist_ok=True)
-            write_text(out / row["text_file"], text.document.text)
     for name in QUESTIONS:
         (out / f"{name}.parquet").unlink(missing_ok=True)
     with audit_store(out).making(ARTEFACT) as made:
+        for row, text in zip(record["documents"], audit.texts, strict=True):
+            if row["text_file"] is not None:
+                made.put(row["text_file"], text.document.text.encode())
         for name, table in {"spans": audit.passages, **tables}.items():
             made.put(f"{name}.parquet", table)
         record["files"] = made.files
         texts = {text.name: text.document.text for text in audit.texts}
-        write_text(out / "audit.html", render_page(record, audit.passages, texts, tables))
-        write_text(out / REPORT, render_brief(record, audit.passages, tables))
-        write_json(out / "audit.sarif", sarif_log(audit.passages, texts))
+        made.put("audit.html", render_page(record, audit.passages, texts, tables).encode())
+        made.put(REPORT, render_brief(record, audit.passages, tables).encode())
+        made.put("audit.sarif", json_bytes(sarif_log(audit.passages, texts)))
         made.facts |= record

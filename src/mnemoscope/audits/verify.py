@@ -12,7 +12,7 @@ from mnemoscope.audits.asking import AskedModel, Auditing, Prompt
 from mnemoscope.audits.documents import Document, read_documents
 from mnemoscope.audits.passages import GROUNDS
 from mnemoscope.audits.questions import settings_class
-from mnemoscope.audits.records import ARTEFACT, audit_store, changed_tables, read_audit
+from mnemoscope.audits.records import ARTEFACT, audit_store, changed_files, read_audit
 from mnemoscope.audits.rule import decide, rule_windows
 from mnemoscope.audits.scan import ask_in_parts, prompts_at
 from mnemoscope.audits.settings import AuditSettings, checked
@@ -38,14 +38,14 @@ class Verification(NamedTuple):
 
 
 def verify_audit(out: Path, load: Load) -> Verification:
-    """Repeat the passages of an audit with the model that `load` gives, and check its tables.
+    """Repeat the passages of an audit with the model that `load` gives, and check its files.
 
     Raises UserError: no audit there, or the model cannot be loaded. DamagedDataError: a file that
     cannot be read.
     """
     record, frame = read_audit(out, as_it_is=True)
     documents, problems, notes = _check_documents(out, record)
-    changed = changed_tables(out, record)
+    changed = changed_files(out, record)
     problems += changed.values()
     settings = checked(settings_class(), record["settings"])
     model = load(record, settings)
@@ -61,7 +61,7 @@ def verify_audit(out: Path, load: Load) -> Verification:
             problems.append(f"{row['document']}, {row['start']}-{row['end']}: does not hold.")
     for name, question in audit.asked().items():
         check, file = question.part("check"), f"{name}.parquet"
-        if check and file in record["files"] and name not in changed:
+        if check and file in record["files"].keys() - changed.keys():
             problems += check(audit, audit_store(out).frame(ARTEFACT, file))
     return Verification(frame.height, sum(holds), problems, notes)
 

@@ -261,7 +261,7 @@ def _write_audit(target: Path, out: Path, *, licence: str) -> None:
     store = Store(target, remedy=lambda _: "make the audit again with --redo")
     record, spans = store.record("audit", shape=_Audit), store.frame("audit", "spans.parquet")
     for name in record["files"]:
-        store.path("audit", Path(name).name, again=True)
+        store.path("audit", name, again=True)
     shares = {kind: percent(record["summary"][kind]["share"]) for kind in _Summary.__annotations__}
     for name in (*_AUDIT, *(Path(one).name for one in record["files"]), "texts"):
         if (target / name).is_dir():
