@@ -17,7 +17,7 @@ from mnemoscope.errors import DamagedDataError, MissingError, OutOfDateError
 from mnemoscope.pipeline.capture import damaged_maps
 from mnemoscope.store import Store, keep_table, kept_table
 from mnemoscope.study.folder import Study, is_study
-from study_files import rewrite_record
+from study_files import content, rewrite_record
 
 UNITS = ("cnn", "graft", "knockout", "units")
 FRAME = pl.DataFrame({"sequence_id": [3, 1], "tokens": [[1, 2], []], "suffix": ["own", "0" * 64]})
@@ -257,6 +257,15 @@ def test_a_shard_that_is_gone_with_its_record_is_missed(study, tmp_path) -> None
     for path in (folder / "maps" / "model").glob("shard-00000.*"):
         path.unlink()
     assert "maps are missing" in "".join(faults(folder))
+
+
+def test_maps_without_their_description_are_missed_and_get_it_again(study, tmp_path, call) -> None:
+    folder = Path(shutil.copytree(study, tmp_path / "study"))
+    (folder / "maps" / "model" / "meta.json").unlink()
+    assert "meta.json is missing" in "".join(faults(folder))
+    assert call("capture", folder, "-q").status == 0
+    assert not faults(folder)
+    assert content(folder) == content(study)
 
 
 def test_settings_of_another_study_find_nothing_their_own(study, tmp_path) -> None:

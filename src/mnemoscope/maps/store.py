@@ -150,6 +150,8 @@ class MapWriter:
         if (self.folder / META_NAME).exists():
             read_meta(self.folder).require(meta, self.folder)
         self._index, damaged = find_damage(self.folder, meta)
+        if not (self._index.is_empty() or (self.folder / META_NAME).exists()):
+            write_meta(self.folder, meta)  # it was lost: these shards are bound to it
         self.damaged, self._torn = list(damaged.values()), list(damaged)
         self._is_ready = False
 

@@ -16,7 +16,7 @@ from mnemoscope.cluster.units import ALL, Share
 from mnemoscope.data.table import fill_columns, look_up, mask_of, token_matrix
 from mnemoscope.errors import DamagedDataError, MnemoscopeError, UserError
 from mnemoscope.lm.model import recording_batch_size
-from mnemoscope.maps.format import META_NAME, StoreMeta, find_rows, read_meta
+from mnemoscope.maps.format import StoreMeta, find_rows, read_meta
 from mnemoscope.maps.shape import map_bytes
 from mnemoscope.maps.store import MapStore, MapWriter, find_damage
 from mnemoscope.pipeline.continue_ import note_verdicts, store_scan_verdicts, wants_verdicts
@@ -113,7 +113,7 @@ def damaged_maps(study: Study) -> list[MnemoscopeError]:
 
 def stores(study: Study) -> list[str]:
     """The roles whose maps are there, in part or whole."""
-    return sorted(path.parent.name for path in study.folder.glob(f"maps/*/{META_NAME}"))
+    return sorted(path.name for path in study.folder.glob("maps/*") if path.is_dir())
 
 
 def repair_maps(study: Study, models: Models) -> None:
