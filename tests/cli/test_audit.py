@@ -84,7 +84,7 @@ def places(document, tmp_path_factory):
         ("embedded DOC -o OUT --threshold 1.5", "--threshold: Input should be"),
         ("embedded DOC -o OUT --patterns loose", "--patterns: Input should be"),
         ("embedded DOC -o OUT --encoding klingon", "no such encoding"),
-        ("embedded DOC -o DOC", "a file is in the way"),
+        ("embedded DOC -o DOC", "cannot be made (File exists)"),
         ("verify", "Missing argument 'folder"),
         ("rank embedded DOC", "add -o DIR"),
         ("embedded DOC -o OUT --chat-template", "no chat template"),

@@ -13,7 +13,7 @@ from mnemoscope.audits.passages import span_schema
 from mnemoscope.audits.questions import settings_class
 from mnemoscope.audits.settings import checked
 from mnemoscope.errors import DamagedDataError, UserError, first_line
-from mnemoscope.files import read_parquet
+from mnemoscope.files import made_folder, read_parquet
 from mnemoscope.store import Store
 
 SCHEMA_VERSION = 3
@@ -106,16 +106,10 @@ def audit_store(out: Path) -> Store:
 
 
 def prepare_folder(out: Path) -> None:
-    """Make the audit's folder. Raises UserError: something is in the way, or no permission."""
+    """Make the audit's folder; errors as `made_folder`, and UserError: no place for an audit."""
     if (out / "study.yaml").exists():
         raise UserError(f"{out}: already holds a study. Choose another folder with -o.")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(f"{out}: a file is in the way. Choose another folder with -o.") from None
-    except OSError as error:
-        raise UserError(f"{out}: cannot be made ({error.strerror}). Choose another.") from None
-    if not os.access(out, os.W_OK | os.X_OK):
+    if not os.access(made_folder(out), os.W_OK | os.X_OK):
         raise UserError(f"{out}: no permission to write here. Choose another place with -o.")
     for name in ("texts", PARTS, "study"):
         if (out / name).is_symlink():
