@@ -52,7 +52,7 @@ def gain(text: str) -> str:
 def causes(studies: Sequence[Study], taxonomy: str, under: str) -> tuple[str, str]:
     """What grafts say of a taxonomy's classes over all models that were asked, and of which part.
 
-    Of a part that is specific in every model, else of the one whose least difference is largest.
+    Of the part that is specific in most models, then of the one whose least difference is largest.
     """
     tables = [
         {
@@ -67,17 +67,25 @@ def causes(studies: Sequence[Study], taxonomy: str, under: str) -> tuple[str, st
     rows = {key: [table[key] for table in tables] for key in asked}
     rows = {key: each for key, each in rows.items() if any(map(_breaks, each))}
     passed = {key: sum(map(_passes, each)) for key, each in rows.items()}
-    nearest = max(rows, key=lambda one: (passed[one], min(row["specific"] for row in rows[one])))
-    agreed = [one for one, count in passed.items() if count == len(tables)]
-    which = "" if agreed else f", which passed in {passed[nearest] or 'none'}"
-    shown = "; ".join(
-        f"{part_words(key[0])}{which}: {key[1]} beyond {key[2]} by {_each(rows[key])}"
-        for key in agreed or [nearest]
-    )
     n_parts = len({part for part, _, _ in asked})
-    said = f"{under} {n_parts} parts were tried in all {len(tables)} models, and "
-    said += f"{len(agreed)} passed in all," if agreed else "none passed in all. Nearest come"
-    return f"{said} {shown}.", nearest[0]
+    nearest = max(rows, key=lambda one: (passed[one], min(row["specific"] for row in rows[one])))
+    most = passed[nearest]
+    if not most:
+        return (
+            f"{under} under none of {n_parts} parts in any of {len(tables)} models; nearest comes "
+            f"{part_words(nearest[0])}: {_beyond(nearest)}, by {_each(rows[nearest])}."
+        ), nearest[0]
+    shown = " and ".join(
+        f"{_beyond(key)} under {part_words(key[0])}, by {_each(rows[key])}"
+        for key, count in passed.items()
+        if count == most
+    )
+    models = f"all {len(tables)}" if most == len(tables) else f"{most} of {len(tables)}"
+    return f"{under} in {models} models {shown}; {n_parts} parts were tried.", nearest[0]
+
+
+def _beyond(key: tuple[str, str, str]) -> str:
+    return f"{key[1]} breaks more than {key[2]}"
 
 
 def _passes(row: Mapping[str, Any]) -> bool:
@@ -103,16 +111,16 @@ def of_forms(part: str) -> str:
     is_shown = any(low[0] != MINUS or high[0] == MINUS for low, high in ends)
     natural = "by" if is_shown else "no difference is shown:"
     return (
-        "That comes from text that repeats itself: in the first three models Recall breaks beyond "
-        f"refrains that nobody read by {said['refrain, never read']}; beyond natural text that the "
-        f"rule calls Guess and that was read {natural} {said['rule, read']}."
+        "That comes from text that repeats itself: in the first three models Recall breaks more "
+        f"than refrains that nobody read by {said['refrain, never read']}; than natural text that "
+        f"the rule calls Guess and that was read {natural} {said['rule, read']}."
     )
 
 
 def _each(rows: Sequence[Mapping[str, Any]]) -> str:
     """The difference in each training."""
     ends = ((row["specific"], row["low"], row["high"]) for row in rows)
-    return "; ".join(plain_figure(*one, unit=" points", digits=0, minus=MINUS) for one in ends)
+    return "; ".join(plain_figure(*one, unit=" points", minus=MINUS) for one in ends)
 
 
 def attention(study: Study) -> str:
@@ -140,8 +148,8 @@ def lines(demo: Study, crossed: Sequence[Study]) -> list[tuple[str, str]]:
         name: cells("small-hubble", 2, PAPER, "Non-Memo, Recall", name)
         for name in ("CNNs", "**regression**")
     }
-    by_rule, part = causes(crossed, PAPER, "By the paper's rule")
-    truth = "Read against never read, of text that both models continue:"
+    by_rule, part = causes(crossed, PAPER, "By the paper's rule,")
+    truth = "Of text that both models continue, what was read differs from what was never read"
     by_truth, _ = causes(crossed, TRUTH, truth)
     cnn, regression = read["CNNs"], read["**regression**"]
     page = (DOCS / "suites" / "small-hubble.md").read_text(encoding="utf-8")

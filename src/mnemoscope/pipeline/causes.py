@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from mnemoscope.localize.grafts import Finding
-from mnemoscope.words import part_words, percent, plain_figure, plural
+from mnemoscope.words import p_figure, part_words, percent, plain_figure, plural
 
 GRAFT_SPECIFICITY_FILE = "graft_specificity.parquet"
 TRUTH = "by truth"
@@ -131,12 +131,8 @@ def _chance(row: Row) -> str:
 
 
 def _p(value: float) -> str:
-    """A p in words: none is 0.
-
-    >>> _p(0.0003), _p(0.0213)
-    ('p < 0.001', 'p = 0.021')
-    """
-    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+    shown = p_figure(value)
+    return f"p {shown}" if shown.startswith("<") else f"p = {shown}"
 
 
 def _likewise(others: Sequence[Row]) -> str:
