@@ -91,7 +91,7 @@ def depends(row: Row) -> str:
 
 def _specific(row: Row) -> str:
     value = row["crude"]
-    crude = "" if value is None else f"; crude, kinds not held equal: {100 * value:.0f} points"
+    crude = "" if value is None else f"; crude, kinds not held equal: {100 * value:z.0f} points"
     chance = "" if row["p_value"] is None else f"{_p(row['p_value'])}, "
     return (
         f"{depends(row)}: {_left(row)}, {_points(row)} more ({chance}within kind of text{crude})."
@@ -122,10 +122,10 @@ def _chance(row: Row) -> str:
         return ""
     total = row["equal_total"]
     both = (
-        "" if total is None else f", where as much is left of both it is {100 * total:.0f} points"
+        "" if total is None else f", where as much is left of both it is {100 * total:z.0f} points"
     )
     return (
-        f"; single random directions differ by {100 * row['scatter']:.0f} points{both}, "
+        f"; single random directions differ by {100 * row['scatter']:z.0f} points{both}, "
         f"{_p(row['p_value'])}"
     )
 
@@ -141,8 +141,8 @@ def _likewise(others: Sequence[Row]) -> str:
     if not found:
         return ""
     named = [
-        f"{_named(row['broken'])} on {part_words(row['part'])} ({100 * row['specific']:.0f} points "
-        f"beyond {_named(row['spared'])})"
+        f"{_named(row['broken'])} on {part_words(row['part'])} "
+        f"({100 * row['specific']:.0f} points beyond {_named(row['spared'])})"
         for row in found[:_MOST_NAMED]
     ]
     more = len(found) - len(named)
