@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from mnemoscope.localize.grafts import Finding
-from mnemoscope.words import p_figure, part_words, percent, plain_figure, plural
+from mnemoscope.words import MINUS, p_figure, part_words, percent, plain_figure, plural
 
 GRAFT_SPECIFICITY_FILE = "graft_specificity.parquet"
 TRUTH = "by truth"
@@ -155,7 +155,8 @@ def _unreached(rows: Sequence[Row]) -> str:
 
 
 def _points(row: Row) -> str:
-    return plain_figure(row["specific"], row["low"], row["high"], unit=" points", digits=0)
+    ends = row["specific"], row["low"], row["high"]
+    return plain_figure(*ends, unit=" points", digits=0, minus=MINUS)
 
 
 def _named(name: str) -> str:
