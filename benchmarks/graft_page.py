@@ -30,7 +30,7 @@ from mnemoscope.pipeline.label import LABELS_FILE, samples_of
 from mnemoscope.report.grafts import graft_of
 from mnemoscope.stats import FEWEST_GROUPS, Estimate
 from mnemoscope.taxonomy.groups import find_groups
-from mnemoscope.words import interval, percent, points
+from mnemoscope.words import interval, p_figure, percent, points
 
 
 def parts(study: ms.Study, taxonomy: str) -> str:
@@ -69,7 +69,7 @@ def _finding(row: Mapping[str, Any]) -> list[str]:
             Estimate.of(row, "over_flip"),
         )
     )
-    chance = "–" if row["p_value"] is None else f"{row['p_value']:.3f}"
+    chance = p_figure(row["p_value"])
     said = f"{row['broken']} beyond {row['spared']}: {FINDINGS[finding_of(row)]}"
     return [said, percent(row["random_broken"], unit=False), whole, chance, both, crude, flip]
 
@@ -249,7 +249,7 @@ def trainings(studies: Sequence[ms.Study], taxonomy: str) -> str:
         for row in own:
             whole = Estimate.of(row, "specific", ends="")
             cells.append(f"{points(whole.value)} {interval(whole)}".strip())
-            cells.append(f"{FINDINGS[finding_of(row)]}, p {row['p_value']:.3f}")
+            cells.append(f"{FINDINGS[finding_of(row)]}, p {p_figure(row['p_value'])}")
         agree = all(finding_of(row) is Finding.SPECIFIC for row in own)
         rows.append([f"`{part}`", f"{broken} beyond {spared}", *cells, "yes" if agree else "no"])
     columns = [name for one in studies for name in (f"{one.folder.name}: points", "finding")]

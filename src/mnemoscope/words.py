@@ -111,6 +111,17 @@ def plain_figure(
     return shown.replace("-", minus)
 
 
+def p_figure(value: float | None) -> str:
+    """A p for a cell: none is 0.
+
+    >>> p_figure(0.0003), p_figure(0.0213)
+    ('< 0.001', '0.021')
+    """
+    if value is None:
+        return UNKNOWN
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
 def ranged(
     row: Mapping[str, Any],
     name: str,

@@ -411,7 +411,7 @@ def test_rules_that_label_these_sequences_alike_share_figures_and_count_once() -
     assert alias["min_f1"] == rows["Non-Memo, Code, Others"]["min_f1"]
     assert comparison.correlations["catalogue"].n == 1
     # A name of the best's own partition is no rival of it.
-    assert comparison.conclusions[0].reason == "No other taxonomy was measured."
+    assert comparison.conclusions[0].reason == "No other published taxonomy was measured."
 
 
 def test_our_last_class_may_have_any_name_and_guess_any_spelling() -> None:

@@ -31,7 +31,7 @@ def test_every_taxonomy_has_its_panel_and_maps(content, build_taxonomy) -> None:
     assert len(images) == sum(len(one.classes) for one in taxonomies)
     assert all(address.startswith("data:image/png;base64,") for address in images)
     said = root.find(f"{SVG}desc").text
-    assert "Prashanth et al.: Nothing beyond the text. CNNs min-F1 31.2" in said
+    assert "Prashanth et al.: Too little beyond the text. CNNs min-F1 31.2" in said
     assert "<x>&: " in said
     panel = root.find(f"{SVG}g")
     lines = panel.iter(f"{SVG}line")

@@ -235,7 +235,8 @@ def _judge_best(catalogue: Mapping[str, Measured], by_sign: bool) -> Conclusion:
     if best is None:
         return Conclusion("best", claim, "cannot be told", "Guess or Recall was not measured.")
     if not others:
-        return Conclusion("best", claim, "cannot be told", "No other taxonomy was measured.")
+        reason = "No other published taxonomy was measured."
+        return Conclusion("best", claim, "cannot be told", reason)
     rival = max(others, key=lambda one: one.min_f1)
     difference = stats.Estimate(best.min_f1 - rival.min_f1, *_lead(best, others))
     rank = 1 + sum(one.min_f1 > best.min_f1 for one in others)
@@ -264,7 +265,7 @@ def _judge_confused(catalogue: Mapping[str, Measured], by_sign: bool) -> Conclus
     found = [catalogue[name] for name in _RECITE_OR_RECOLLECT if name in catalogue]
     chosen = next((one for one in found if one.confusion is not None), None)
     if chosen is None or chosen.confusion is None:
-        reason = "No taxonomy of Recite and Recollect was measured."
+        reason = "No published taxonomy of Recite and Recollect was measured."
         return Conclusion("confused", claim, "cannot be told", reason)
     classes = chosen.classes
     pair = (1, len(classes) - 1)

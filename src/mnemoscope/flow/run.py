@@ -134,8 +134,8 @@ def _settle(wanted: Wanted, present: StudySettings) -> StudySettings:
     return wanted(present) if callable(wanted) else wanted
 
 
-# Where the first layer of the embedded model looks, and its MLP.
-_DEMO_PARTS = ["layers.0.qk", "layers.0.mlp"]
+# Where the first two layers of the embedded model look.
+_DEMO_PARTS = ["layers.0.qk", "layers.1.qk"]
 
 
 def demo_settings(*, small: bool = False, thorough: bool = False) -> StudySettings:

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from mnemoscope.localize.grafts import Finding
-from mnemoscope.words import part_words, percent, plain_figure, plural
+from mnemoscope.words import MINUS, p_figure, part_words, percent, plain_figure, plural
 
 GRAFT_SPECIFICITY_FILE = "graft_specificity.parquet"
 TRUTH = "by truth"
@@ -91,7 +91,7 @@ def depends(row: Row) -> str:
 
 def _specific(row: Row) -> str:
     value = row["crude"]
-    crude = "" if value is None else f"; crude, kinds not held equal: {100 * value:.0f} points"
+    crude = "" if value is None else f"; crude, kinds not held equal: {100 * value:z.0f} points"
     chance = "" if row["p_value"] is None else f"{_p(row['p_value'])}, "
     return (
         f"{depends(row)}: {_left(row)}, {_points(row)} more ({chance}within kind of text{crude})."
@@ -122,21 +122,17 @@ def _chance(row: Row) -> str:
         return ""
     total = row["equal_total"]
     both = (
-        "" if total is None else f", where as much is left of both it is {100 * total:.0f} points"
+        "" if total is None else f", where as much is left of both it is {100 * total:z.0f} points"
     )
     return (
-        f"; single random directions differ by {100 * row['scatter']:.0f} points{both}, "
+        f"; single random directions differ by {100 * row['scatter']:z.0f} points{both}, "
         f"{_p(row['p_value'])}"
     )
 
 
 def _p(value: float) -> str:
-    """A p in words: none is 0.
-
-    >>> _p(0.0003), _p(0.0213)
-    ('p < 0.001', 'p = 0.021')
-    """
-    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+    shown = p_figure(value)
+    return f"p {shown}" if shown.startswith("<") else f"p = {shown}"
 
 
 def _likewise(others: Sequence[Row]) -> str:
@@ -145,8 +141,8 @@ def _likewise(others: Sequence[Row]) -> str:
     if not found:
         return ""
     named = [
-        f"{_named(row['broken'])} on {part_words(row['part'])} ({100 * row['specific']:.0f} points "
-        f"beyond {_named(row['spared'])})"
+        f"{_named(row['broken'])} on {part_words(row['part'])} "
+        f"({100 * row['specific']:.0f} points beyond {_named(row['spared'])})"
         for row in found[:_MOST_NAMED]
     ]
     more = len(found) - len(named)
@@ -159,7 +155,8 @@ def _unreached(rows: Sequence[Row]) -> str:
 
 
 def _points(row: Row) -> str:
-    return plain_figure(row["specific"], row["low"], row["high"], unit=" points", digits=0)
+    ends = row["specific"], row["low"], row["high"]
+    return plain_figure(*ends, unit=" points", digits=0, minus=MINUS)
 
 
 def _named(name: str) -> str:

@@ -71,7 +71,7 @@ def _attention(standings: set[Standing]) -> str:
     if Standing.UNDECIDED in standings:
         return "whether attention shows more than the text gives away is undecided"
     if Standing.WITHIN in standings:
-        return "attention shows nothing that the text does not give away"
+        return f"attention adds less than {EFFECT:g} nats to what the text gives away"
     if standings & {Standing.UNTRAINED, Standing.UNCONTROLLED}:
         return "whether attention shows more than the text gives away cannot be told from this run"
     return ""

@@ -142,7 +142,7 @@ class Standing(Enum):
     """Where min-F1 on the model's attention stands beside what is reached without memory."""
 
     BEYOND = "Beyond the text"
-    WITHIN = "Nothing beyond the text"
+    WITHIN = "Too little beyond the text"
     UNDECIDED = "Undecided"
     UNTRAINED = "Did not train"
     UNCONTROLLED = "Cannot be said"
@@ -389,8 +389,8 @@ def allocation_of(table: pl.DataFrame) -> Record | None:
         "ours": sankey_view(flows_of(frame)),
         "published": sankey_view(flows_of(frame, "published")),
         "sentence": (
-            f"Of the memorized sequences {guessed} can be guessed from their text; of what can be "
-            f"extracted from Pythia the paper prints {percent(PUBLISHED_GUESSED)}."
+            f"Of the memorized sequences the published rule calls {guessed} a guess; of what can "
+            f"be extracted from Pythia the paper prints {percent(PUBLISHED_GUESSED)}."
         ),
     }
 

@@ -36,6 +36,7 @@ from mnemoscope.words import (
     duration,
     interval,
     number,
+    p_figure,
     percent,
     points,
 )
@@ -165,7 +166,7 @@ def graft_tables(study: Study) -> Iterator[Table]:
                 *(row[name] for name in ("part", "broken", "spared")),
                 points(row["specific"]),
                 interval((row["specific"], row["low"], row["high"])) or UNKNOWN,
-                UNKNOWN if row["p_value"] is None else f"{row['p_value']:.3f}",
+                p_figure(row["p_value"]),
                 points(row["crude"]),
                 own.get(row["taxonomy"]),
             )
