@@ -148,13 +148,15 @@ def study(tiny_studies, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def audits(tmp_path_factory) -> list[Path]:
-    """Two audits of one passage each, of other documents; read only."""
-    rows = pl.read_parquet(sequences_path()).filter(genre="prose", form="plain", inserted=64)
+    """An audit of a document with a passage, and one of another document; read only."""
+    is_whole = pl.col("text").str.contains("^ [A-Za-z]")  # from its first word on
+    rows = pl.read_parquet(sequences_path()).filter(is_whole, genre="prose", inserted=64)
     folders = []
-    for number, text in enumerate(rows["text"].head(2)):
+    for number, text in enumerate(rows.filter(form="plain")["text"].gather([1, 0])):
         folder = tmp_path_factory.mktemp(f"audit-{number}")
-        (folder / "a.html").write_text(f"<p>{text} A heron stood by the copper lane.</p>")
-        audit("embedded", folder / "a.html", folder / "out", edits=0, profile=True)
+        (folder / "a.html").write_text(f"<pre>{text} A heron stood by the copper lane.</pre>")
+        made = audit("embedded", folder / "a.html", folder / "out", edits=0, profile=True)
+        assert made.spans.height == 1 - number
         folders.append(folder / "out")
     return folders
 
