@@ -1,6 +1,6 @@
 """Two models, each of which memorized what the other never saw: is it memory, or only text?
 
-    python -m experiments.crossover.run [-o crossover] [--start FOLDER] [--cnn] [--windows N]
+    python -m experiments.crossover.run [-o crossover] [--start FOLDER] [--cnn] [--keep]
 
 The windows of prose and code in the embedded model's table are dealt at random into two halves.
 From what `make embedded` has after phase 1, which saw none of them, model A is trained on one half
@@ -35,13 +35,12 @@ from experiments.memory_in_weights.run import (
     Maps,
     Trial,
     areas,
-    number,
     out_of_fold,
     packed,
     statistics_of,
     verdicts,
 )
-from experiments.pages import figure, show_tables, table_of
+from experiments.pages import publish
 from mnemoscope.cnn.presets import PAPER_GRID, PRESETS, CnnSetting
 from mnemoscope.cnn.training import predict_logits, train_cnn
 from mnemoscope.data.duplicates import hash_ngrams
@@ -357,43 +356,6 @@ def kept_in(path: Path, make: Callable[[], Any]) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def page(found: dict[str, Any]) -> str:
-    """Tables for the docs."""
-    said = (
-        f"{found['n']:,} windows of {found['documents']} documents; A reproduces "
-        f"{found['kept']['A']['A']:.1%} of half A and {found['kept']['A']['B']:.1%} of half B, B "
-        f"{found['kept']['B']['A']:.1%} and {found['kept']['B']['B']:.1%}, the reference "
-        f"{found['kept']['reference']['A']:.1%} and {found['kept']['reference']['B']:.1%}. "
-        f"Read: the {found['crossed']:,} windows that their own model alone reproduces.\n"
-    )
-    readers = [
-        *("AUC of half A against half B", "regression on statistics"),
-        "CNN of the paper, median of its grid of eight (range)",
-        "CNN over rows",
-    ]
-    read = []
-    for role, one in found["read"]["statistics"].items():
-        cnn = found["read"].get("cnn", {}).get(role)
-        grid = f"{number(np.median(cnn))} ({min(cnn):.3f} to {max(cnn):.3f})" if cnn else "–"
-        read.append([role, number(*one), grid, number(*found["rows"][role])])
-    read.append(["A minus B, labels permuted", number(found["read"]["permuted"]), "–", "–"])
-    broken = [
-        [
-            row["ranking"],
-            f"{row['strength']:g}",
-            *(figure(*row[name], digits=0) for name in ("ranked", "equal_mass", "elsewhere")),
-            figure(*row["beyond"], digits=0),
-        ]
-        for row in found["cuts"]
-    ]
-    cut = [
-        *("edges by", "share of edges, %", "own half breaks, %", "equal mass, %"),
-        *("the other model's edges, %", "beyond equal mass"),
-    ]
-    parts = [table_of(readers, read), table_of(cut, broken)]
-    return "\n".join([said, *parts])
-
-
 def main(folder: Path, start: Path, *, n: int | None, with_cnn: bool) -> dict[str, Any]:
     """Deal, train, read, graft."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -411,7 +373,7 @@ def main(folder: Path, start: Path, *, n: int | None, with_cnn: bool) -> dict[st
     known = windows.filter(crossed)
     maps = cache(partial(captured, lms, known))  # where a reader is still to be asked
     grafts(folder, lms, windows)
-    found = {
+    return {
         "n": windows.height,
         "documents": windows["document"].n_unique(),
         "crossed": int(crossed.sum()),
@@ -427,8 +389,6 @@ def main(folder: Path, start: Path, *, n: int | None, with_cnn: bool) -> dict[st
         "cuts": kept_in(folder / "cuts.json", lambda: cuts(lms, known)),
         "seconds": round(time.monotonic() - started),
     }
-    write_json(folder / "crossover.json", json.loads(json.dumps(found)))
-    return found
 
 
 if __name__ == "__main__":
@@ -437,9 +397,7 @@ if __name__ == "__main__":
     parser.add_argument("--start", type=Path, default=Path("embedded-build/first"))
     parser.add_argument("--windows", type=int, help="so many (the table has 4,080)")
     parser.add_argument("--cnn", action="store_true", help="train the paper's CNN too")
-    parser.add_argument("--write", type=Path, help="page whose tables are replaced")
+    parser.add_argument("--keep", action="store_true", help="store the results, write the page")
     options = parser.parse_args()
     figures = main(options.output, options.start, n=options.windows, with_cnn=options.cnn)
-    name = f"crossover, {options.windows} windows" if options.windows else "crossover"
-    show_tables(page(figures), options.write, name)
-    print(f"{figures['seconds']} s")
+    publish("crossover", figures, keep=options.keep)

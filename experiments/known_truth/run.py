@@ -1,7 +1,7 @@
 """Verdicts of the benchmark on real models of which it is known what they read.
 
     python -m experiments.known_truth.run text [--pair OUT/data ...] [--crossover crossover]
-    python -m experiments.known_truth.run studies known --hubble small-hubble [--write PAGE]
+    python -m experiments.known_truth.run studies known --hubble small-hubble [--keep]
 
 `text`: three classes that a property of the text alone sets apart (thirds of how many digits,
 blanks, different tokens ... it has; its kind; its form), of texts that neither the model nor its
@@ -19,10 +19,9 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -30,7 +29,7 @@ import polars as pl
 import mnemoscope as ms
 from experiments.grafts.run import as_flags
 from experiments.memory_in_weights.run import BATCH, packed, statistics_of, verdicts
-from experiments.pages import figure, show_tables, table_of
+from experiments.pages import publish, results_of
 from experiments.verdicts.run import votes_of
 from mnemoscope.benchmark.baselines import (
     all_statistics,
@@ -39,13 +38,12 @@ from mnemoscope.benchmark.baselines import (
     ngram_logits,
 )
 from mnemoscope.benchmark.gain import Gain, measure_gain, pool_folds
-from mnemoscope.benchmark.verdict import EFFECT
 from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.embedded import model_path, reference_path, sequences_path
 from mnemoscope.files import read_parquet, write_parquet
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.load import load_model
-from mnemoscope.stats import FEWEST_GROUPS, clopper_pearson
+from mnemoscope.stats import FEWEST_GROUPS
 
 MOST = 480  # sequences of a class
 LEAST = 120
@@ -64,7 +62,8 @@ SETTINGS = {
     "label.drop_small_classes": "true",
     "train.poolings": "[mean]",
 }
-number = partial(figure, scale=1, digits=3)
+READ = ("n_eval", "n_groups", "gain_seen", "verdict_kind", "is_headline")
+_ENDS = ("", "_low", "_high")
 
 # -- classes of text that nobody read ----------------------------------------------------------
 
@@ -198,36 +197,18 @@ def gain_of(texts: Texts, task: Task, rows: np.ndarray) -> Gain:
     return measure_gain(model, {"reference": reference}, votes, n_trained=n)
 
 
-def text_alone(pairs: Iterator[Pair]) -> str:
-    """A row a pair: how often it is said that something is added, and the properties of which."""
-    found: dict[str, dict[str, Gain]] = {}
+def text_alone(pairs: Iterator[Pair]) -> dict[str, dict[str, list[float | None]]]:
+    """Of each pair, by division: gain, its interval, and what a study would see."""
+    found: dict[str, dict[str, list[float | None]]] = {}
     for number, pair in enumerate(pairs):
         texts = read_pair(pair)
         of_pair = found.setdefault(pair.name, {})
         for at, task in enumerate(texts.tasks):
             rows = draw(task, texts.owners, 100 * number + at)
             if rows is not None:
-                of_pair[task.name] = one = gain_of(texts, task, rows)
-                print(pair.name, task.name, [round(x, 4) for x in one[:4]], flush=True)
-    heads = ["pair", "divisions", "gain, nats", "adds, %", "the reference adds, %"]
-    heads += ["interval holds 0, %", "nothing, %", "80 % see", "model adds", "reference adds"]
-    return table_of(heads, [[name, *_cells(of)] for name, of in found.items()])
-
-
-def _cells(gains: dict[str, Gain]) -> list[str]:
-    values = np.array([one[:4] for one in gains.values()], dtype=np.float64)
-    value, low, high, seen = values.T
-    adds, less = low > 0, high < 0
-    shares = [
-        figure(*clopper_pearson(float(one.sum()), len(one)))
-        for one in (adds, less, ~adds & ~less, (low <= 0) & (high < EFFECT))
-    ]
-    wrong = [
-        "; ".join(name for name, is_wrong in zip(gains, one, strict=True) if is_wrong) or "–"
-        for one in (adds, less)
-    ]
-    mean = f"{value.mean():.3f} ± {value.std():.3f}".replace("-", "−")
-    return [str(len(values)), mean, *shares, f"{seen.mean():.3f}", *wrong]
+                of_pair[task.name] = [*gain_of(texts, task, rows)[:4]]
+                print(pair.name, task.name, of_pair[task.name], flush=True)
+    return found
 
 
 # -- studies by the command --------------------------------------------------------------------
@@ -278,27 +259,27 @@ def study_of(folder: Path, case: Case) -> ms.Study:
     return ms.Study(folder / "study")
 
 
-def study_rows(name: str, case: Case, study: ms.Study) -> Iterator[list[str]]:
-    """What either reader says; the one that the study judges by is in bold."""
+def study_rows(name: str, case: Case, study: ms.Study) -> Iterator[dict[str, Any]]:
+    """What either reader says; the study judges by the one that `is_headline`."""
     table = study.read("benchmark.parquet")
     for words, source in (("CNNs", "model"), ("regression", "statistics")):
         row = table.row(by_predicate=pl.col("source") == source, named=True)
-        gain = number(*(row[f"gain{end}"] for end in ("", "_low", "_high")))
-        excess = figure(*(row[f"excess{end}"] for end in ("", "_low", "_high")))
-        seen = number(row["gain_seen"])
-        shown = f"**{words}**" if row["is_headline"] else words
-        n = f"{row['n_eval']} in {row['n_groups']}"
-        yield [name, case.truth, n, shown, gain, seen, row["verdict_kind"] or "–", excess]
+        yield {
+            "study": name,
+            "truth": case.truth,
+            "reader": words,
+            **{name: row[name] for name in READ},
+            **{name: [row[f"{name}{end}"] for end in _ENDS] for name in ("gain", "excess")},
+        }
 
 
-def studies(folder: Path, hubble: Path | None) -> str:
+def studies(folder: Path, hubble: Path | None) -> list[dict[str, Any]]:
     """A row a case and reader."""
-    rows = list[list[str]]()
-    for name, case in cases(hubble).items():
-        rows += study_rows(name, case, study_of(folder / name.replace(" ", "-"), case))
-    heads = ["study", "what sets the classes apart", "sequences in groups", "reader"]
-    heads += ["gain, nats", "80 % see", "verdict", "excess of min-F1, points"]
-    return table_of(heads, rows)
+    return [
+        row
+        for name, case in cases(hubble).items()
+        for row in study_rows(name, case, study_of(folder / name.replace(" ", "-"), case))
+    ]
 
 
 if __name__ == "__main__":
@@ -307,14 +288,15 @@ if __name__ == "__main__":
     of_text, of_studies = verbs.add_parser("text"), verbs.add_parser("studies")
     of_text.add_argument("--pair", type=Path, nargs="*", help="folders of table and models")
     of_studies.add_argument("folder", type=Path)
-    of_studies.add_argument("--hubble", type=Path, help="folder of experiments/small_hubble/run.py")
-    of_text.add_argument("--crossover", type=Path, help="folder of experiments/crossover/run.py")
+    of_studies.add_argument("--hubble", type=Path, help="folder of experiments.small_hubble.run")
+    of_text.add_argument("--crossover", type=Path, help="folder of experiments.crossover.run")
     for verb in (of_text, of_studies):
-        verb.add_argument("--write", type=Path, help="page whose table is replaced")
+        verb.add_argument("--keep", action="store_true", help="store the results, write the page")
     options = parser.parse_args()
+    found = results_of("known_truth")
     if options.verb == "text":
         folders = options.pair or [model_path().parent]
-        tables = text_alone(pairs_of(folders, options.crossover))
+        found["text"] = text_alone(pairs_of(folders, options.crossover))
     else:
-        tables = studies(options.folder, options.hubble)
-    show_tables(tables, options.write, f"known truth, {options.verb}")
+        found["studies"] = studies(options.folder, options.hubble)
+    publish("known_truth", found, keep=options.keep)

@@ -1,6 +1,6 @@
 """Do attention weights carry memory? Memorized against held-out text of the embedded model.
 
-    python -m experiments.memory_in_weights.run [-o memory.json] [--write docs/memory-or-text.md]
+    python -m experiments.memory_in_weights.run [--keep]
 
 Windows of Python's library (prose and code), of which a random draw was trained on: memorized
 against held-out ones, each with its own text, so that text and genre cancel. Readers see each
@@ -9,11 +9,7 @@ others of the same kinds. Folds, and groups of the bootstrap, are documents.
 """
 
 import argparse
-import json
 import time
-from functools import partial
-from itertools import starmap
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +17,8 @@ import polars as pl
 import torch
 from sklearn.model_selection import GroupKFold
 
-from experiments.pages import figure, show_tables, table_of
+from experiments.memory_in_weights.tables import READERS
+from experiments.pages import publish
 from mnemoscope.benchmark.baselines import all_statistics, classify_statistics
 from mnemoscope.benchmark.excess import Resamples, Votes, auc_of_each
 from mnemoscope.data.table import read_table, token_matrix
@@ -38,14 +35,6 @@ from mnemoscope.stats import Estimate, draw_within, estimate_of
 FOLDS = 5
 PERMUTATIONS = 5
 BATCH = 64
-READERS = {
-    "statistics": "a study's regression: 22 statistics of each layer, mean and maximum",
-    "rows": "a regression on 24 statistics of the rows (queries) of each layer, mean and maximum",
-}
-
-
-_COLUMNS = ("model", "reference", "difference")
-number = partial(figure, scale=1, digits=3)
 
 
 class Maps(NamedTuple):
@@ -189,28 +178,6 @@ def other_genre(trial: Trial) -> dict[str, dict[str, float]]:
     return found
 
 
-def page(found: dict[str, Any]) -> str:
-    """The table for `docs/memory-or-text.md`."""
-    shown = {
-        "memorized": "memorized or held out ({memorized:,} + {held_out:,} sequences)",
-        "inserted": "trained on or held out, memorized or not ({inserted:,} + {held_out:,})",
-    }
-    rows = []
-    for name, words in shown.items():
-        for reader, what in READERS.items():
-            cells = starmap(number, (found[name][reader][one] for one in _COLUMNS))
-            rows.append([f"{words.format(**found['counts'])}: {what}", *cells])
-    for reader, what in READERS.items():
-        values = found["permuted"][reader]
-        span = f"{number(min(values))} to {number(max(values))}"
-        rows.append([f"labels permuted within prose and code: {what}", span, "–", "–"])
-    for reader, what in READERS.items():
-        of = found["other_genre"][reader]
-        each = f"fitted on prose {number(of['prose'])}, on code {number(of['code'])}"
-        rows.append([f"asked on the other genre: {what}", each, "–", "–"])
-    return table_of(["AUC, five folds by document", *_COLUMNS], rows)
-
-
 def main() -> dict[str, Any]:
     """All figures."""
     started = time.monotonic()
@@ -246,11 +213,5 @@ def main() -> dict[str, Any]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("-o", "--output", type=Path, help="JSON file of all figures")
-    parser.add_argument("--write", type=Path, help="page whose table is replaced")
-    options = parser.parse_args()
-    figures = main()
-    show_tables(page(figures), options.write, "memory in the weights")
-    print(f"{figures['seconds']} s")
-    if options.output:
-        options.output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    parser.add_argument("--keep", action="store_true", help="store the results, write the page")
+    publish("memory_in_weights", main(), keep=parser.parse_args().keep)

@@ -1,6 +1,6 @@
 """Two models that differ in nothing but passages inserted at random counts: is an excess memory?
 
-    python -m experiments.small_hubble.run FOLDER [--write docs/appendix/small-hubble.md]
+    python -m experiments.small_hubble.run FOLDER [--keep]
 
 A small model of Hubble's design (arXiv 2510.19811), from the standard library's own text. Passages
 of 128 tokens are drawn within prose and within code, and dealt at random to be inserted 0, 1, 4,
@@ -35,13 +35,13 @@ from experiments.memory_in_weights.run import (
     BATCH,
     Trial,
     areas,
-    number,
     out_of_fold,
     packed,
     statistics_of,
     verdicts,
 )
-from experiments.pages import figure, show_tables, table_of
+from experiments.pages import publish
+from experiments.small_hubble.tables import LIKELIHOODS, ROLES
 from mnemoscope.data.duplicates import hash_ngrams, share_ngram
 from mnemoscope.data.read import read_sequences
 from mnemoscope.data.table import token_matrix
@@ -74,7 +74,6 @@ COMMON = 37_000  # rows of text that both models read
 REFRAINS, COPIES = 35_000, 20_000  # rows that both read: new refrains; random tokens, repeated
 GUESSABLE = 300  # refrains of each genre that neither reads
 GENRES = ("prose", "code")
-ROLES = ("perturbed", "standard")
 SEED = 0
 TAXONOMIES = ("Non-Memo, Guess, Recall", "Non-Memo, Recite[16], Reconstruct, Recollect")
 STUDY_SETTINGS = {
@@ -85,8 +84,6 @@ STUDY_SETTINGS = {
     "label.n_eval": 60,
     "train.poolings": "[mean]",
 }
-LIKELIHOODS = ("both models' log-probabilities", "the same and attention")
-_LIKELIHOOD_COLUMNS = (*ROLES, "ratio", *LIKELIHOODS, "gain")
 
 
 class Passage(NamedTuple):
@@ -319,40 +316,6 @@ def likelihood(lms: dict[str, LanguageModel], table: pl.DataFrame) -> list[dict[
     return rows
 
 
-def page(found: dict[str, Any]) -> str:
-    """Tables for the docs."""
-    doses = [
-        *("inserted", "windows, passages", "come out of `perturbed`", "of `standard`"),
-        *("AUC against never inserted: `perturbed`", "`standard`", "difference"),
-    ]
-    dosed = []
-    for row in found["dose"]:
-        cells = [number(*row["out"][role]) for role in ROLES]
-        cells += [number(*row["auc"][role]) for role in (*ROLES, "difference")]
-        dosed.append([str(row["count"]), f"{row['windows']}, {row['passages']}", *cells])
-    likelihoods = [
-        *("inserted", "AUC of the suffix's log-probability: `perturbed`", "`standard`"),
-        *("difference", f"of a regression on {LIKELIHOODS[0]}", LIKELIHOODS[1], "gain"),
-    ]
-    likely = [
-        [str(row["count"]), *(number(*row["auc"][name]) for name in _LIKELIHOOD_COLUMNS)]
-        for row in found["likelihood"]
-    ]
-    benchmark = [
-        *("taxonomy", "classes that could be trained", "reader", "min-F1, %", "best blind"),
-        *("`standard`", "excess, points"),
-    ]
-    levels = ["taxonomy", "inserted", "AUC against never inserted, %", "excess, points"]
-    return "\n".join(
-        [
-            table_of(doses, dosed),
-            table_of(likelihoods, likely),
-            table_of(benchmark, found["benchmark"]),
-            table_of(levels, found["levels"]),
-        ]
-    )
-
-
 def run_study(folder: Path) -> Study:
     """The ready study `hubble-1b` on the two small models, by the command."""
     paths = {
@@ -367,10 +330,10 @@ def run_study(folder: Path) -> Study:
     return Study(folder / "study")
 
 
-def benchmark_rows(table: pl.DataFrame) -> list[list[str]]:
-    """A row a taxonomy and reader: classes, min-F1 of the model, its controls, excess; per cent.
+def benchmark_rows(table: pl.DataFrame) -> list[dict[str, Any]]:
+    """A row a taxonomy and reader: classes, min-F1 of the model, its controls, excess.
 
-    The reader that the study judges by (`is_headline`) is in bold.
+    The reader that the study judges by is the one that `is_headline`.
     """
     rows = []
     for taxonomy in table["taxonomy"].unique(maintain_order=True):
@@ -379,28 +342,33 @@ def benchmark_rows(table: pl.DataFrame) -> list[list[str]]:
             ("CNNs", "model", "blind", "reference"),
             ("regression", "statistics", "blind_statistics", "reference_statistics"),
         ):
-            each = (
-                (of[reader]["min_f1"], of[reader]["low"], of[reader]["high"]),
-                (max(of[one]["min_f1"] for one in (blind, "ngram")),),
-                (of[twin]["min_f1"],),
-                (of[reader]["excess"], of[reader]["excess_low"], of[reader]["excess_high"]),
+            own = of[reader]
+            pairs = [name for pair in own["auc_pairs"] for name in pair.split(" | ")]
+            rows.append(
+                {
+                    "taxonomy": taxonomy,
+                    "classes": [*dict.fromkeys(pairs)],
+                    "reader": words,
+                    "is_headline": own["is_headline"],
+                    "min_f1": [own[name] for name in ("min_f1", "low", "high")],
+                    "blind": max(of[one]["min_f1"] for one in (blind, "ngram")),
+                    "twin": of[twin]["min_f1"],
+                    "excess": [own[f"excess{end}"] for end in ("", "_low", "_high")],
+                }
             )
-            cells = [figure(*one) for one in each]
-            pairs = [name for pair in of[reader]["auc_pairs"] for name in pair.split(" | ")]
-            shown = f"**{words}**" if of[reader]["is_headline"] else words
-            rows.append([taxonomy, ", ".join(dict.fromkeys(pairs)), shown, *cells])
     return rows
 
 
-def level_rows(table: pl.DataFrame) -> list[list[str]]:
-    """A row a taxonomy and count: how well the study's reader tells it from count 0, per cent."""
-    rows = []
-    for one in table.filter(pl.col("taxonomy").is_in(TAXONOMIES)).iter_rows(named=True):
-        row = [one["taxonomy"], str(one["duplicates"])]
-        for name in ("dose_auc", "dose_excess"):
-            row.append(figure(*(one[f"{name}{end}"] for end in ("", "_low", "_high"))))
-        rows.append(row)
-    return rows
+def level_rows(table: pl.DataFrame) -> list[dict[str, Any]]:
+    """A row a taxonomy and count: how well the study's reader tells it from count 0."""
+    return [
+        {name: one[name] for name in ("taxonomy", "duplicates")}
+        | {
+            name: [one[f"dose_{name}{end}"] for end in ("", "_low", "_high")]
+            for name in ("auc", "excess")
+        }
+        for one in table.filter(pl.col("taxonomy").is_in(TAXONOMIES)).iter_rows(named=True)
+    ]
 
 
 def main(folder: Path) -> dict[str, Any]:
@@ -429,6 +397,6 @@ def main(folder: Path) -> dict[str, Any]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--write", type=Path, help="page whose tables are replaced")
+    parser.add_argument("--keep", action="store_true", help="store the results, write the page")
     options = parser.parse_args()
-    show_tables(page(main(options.folder)), options.write, "small_hubble")
+    publish("small_hubble", main(options.folder), keep=options.keep)
