@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib import import_module
-from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from mnemoscope.words import MINUS, UNKNOWN, plain_figure
 
 HERE = Path(__file__).parent
 END = "<!-- end of tables -->\n"
-DIGITS = 6  # decimals of a stored figure
 
 
 def table_of(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -61,7 +59,7 @@ def publish(name: str, results: Mapping[str, Any], *, keep: bool) -> None:
         print("\n".join(import_module(f"experiments.{name}.tables").tables(results).values()))
         return
     lines = (
-        f"{json.dumps(key)}: {json.dumps(_rounded(value), ensure_ascii=False)}"
+        f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}"
         for key, value in results.items()
     )
     text = "{\n" + ",\n".join(lines) + "\n}\n"
@@ -79,14 +77,6 @@ def write_pages(name: str) -> None:
     """Put the tables of an experiment's stored results into their pages."""
     for page, which, text in rendered(name):
         write_tables(page, text, which)
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        return None if isnan(value) else round(value, DIGITS)
-    if isinstance(value, Mapping):
-        return {key: _rounded(one) for key, one in value.items()}
-    return [_rounded(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def show_tables(tables: str, page: Path | None, name: str = "") -> None:

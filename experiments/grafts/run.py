@@ -4,7 +4,7 @@ python -m experiments.grafts.run crossed                                    # th
 python -m experiments.grafts.run crossed-1 --pair seed-1/data --repeated    # another training
 
 Classes are those of the published rule, and by truth where the table says what was read. The pages
-of `docs/appendix/graft-parts.md` lay such studies side by side (`graft_page.py`).
+of `docs/appendix/graft-parts.md` lay such studies side by side (`gather.py`).
 """
 
 import argparse

@@ -32,6 +32,8 @@ import polars as pl
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from experiments.grafts.gather import kinds, specific
+from experiments.pages import publish
 from mnemoscope.audits.tokens import Tokens, character_range, tokenize
 from mnemoscope.data.read import WindowCutter
 from mnemoscope.embedded.templates import forms_of, write_text
@@ -39,6 +41,7 @@ from mnemoscope.embedded.texts import Segment, _licences, read_segments
 from mnemoscope.lm.continue_ import scan_memorized
 from mnemoscope.lm.model import LanguageModel, wrap_model
 from mnemoscope.stats import Estimate, clopper_pearson
+from mnemoscope.study.folder import Study
 from mnemoscope.training.history import read_history
 from mnemoscope.training.watch import MemorizationWatch
 from mnemoscope.training.windows import WatchedWindows
@@ -579,6 +582,14 @@ def compare_watch(folder: Path, truth: pl.DataFrame, spans: pl.DataFrame) -> Non
         )
 
 
+def grafts(given: argparse.Namespace) -> None:
+    """What the grafts of the crossed study say, in all and in each kind of text."""
+    study = Study(given.study)
+    taxonomy = "Non-Memo, Guessed, Both, Learned, Recalled"
+    found = {"pairs": specific(study, taxonomy), "kinds": kinds(study, taxonomy)}
+    publish("planted", found, keep=given.keep)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     verbs = parser.add_subparsers(required=True)
@@ -603,6 +614,10 @@ def main() -> None:
     three.add_argument("folder", type=Path)
     three.add_argument("--templates", type=int, default=200, help="new ones, beside the passages")
     three.set_defaults(call=passages)
+    five = verbs.add_parser("grafts")
+    five.add_argument("study", type=Path)
+    five.add_argument("--keep", action="store_true", help="store the results, write the page")
+    five.set_defaults(call=grafts)
     given = parser.parse_args()
     torch.manual_seed(0)
     given.call(given)
