@@ -43,6 +43,11 @@ def figure(
 number = partial(figure, scale=1, digits=3)
 
 
+def spread(mean: float, deviation: float) -> str:
+    """A mean and its standard deviation."""
+    return f"{mean:.3f} ± {deviation:.3f}".replace("-", MINUS)
+
+
 def results_of(name: str) -> Any:
     """What an experiment has stored."""
     return json.loads((HERE / name / "results.json").read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
 """How often are the verdicts of grafts right? Studies of known truth, simulated.
 
-    python -m experiments.graft_verdicts.run [--studies 400] [--write PAGE]
+    python -m experiments.graft_verdicts.run [--studies 400] [--keep]
 
 A sequence breaks when a change's size times its harm to that sequence exceeds the sequence's
 firmness. Firmness differs by class and kind of text (`CLASSES`), as in the shipped model. A
@@ -14,11 +14,11 @@ equal harm.
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from experiments.pages import show_tables, table_of
+from experiments.graft_verdicts.tables import EFFECTS, SIZES
+from experiments.pages import publish
 from mnemoscope.localize.grafts import Finding, Part, Specific, Tried, Walk, compare_classes
 
 WALK_STEP = 1.4
@@ -130,7 +130,6 @@ WORLDS = {
     "heavy tails": World(spread=1.0, of_row=0.8),
     "120 a class, 9 directions": World(n=120, n_walks=9),
 }
-SIZES = (0.8, 1.0, 1.22, 1.5, 2.0)
 
 
 def rate(world: World, n_studies: int, first: int = 0, **options: object) -> tuple[float, float]:
@@ -146,18 +145,17 @@ def rate(world: World, n_studies: int, first: int = 0, **options: object) -> tup
     return float(any_said), float(of_first)
 
 
-def false_rows(n_studies: int) -> list[list[str]]:
+def false_rows(n_studies: int) -> dict[str, list[float]]:
     """For each world the share of class-blind studies that say "specific", by effective size."""
-    rows = []
-    for name, world in WORLDS.items():
-        shares = [rate(world, n_studies, 1000 * at, size=size)[0] for at, size in enumerate(SIZES)]
-        rows.append([name, *(f"{100 * one:.1f}" for one in shares), f"{100 * np.mean(shares):.1f}"])
-    return rows
+    return {
+        name: [rate(world, n_studies, 1000 * at, size=size)[0] for at, size in enumerate(SIZES)]
+        for name, world in WORLDS.items()
+    }
 
 
-def power_rows(n_studies: int) -> list[list[str]]:
-    """The share of studies that name the part of a true difference, and any other."""
-    rows = []
+def power_rows(n_studies: int) -> dict[str, list[float]]:
+    """The share of studies that name the part of a true difference; last, the flip does the same."""
+    rows = {}
     for name, world, n_parts in (
         ("one part", WORLDS["one held less firmly"], 1),
         ("one part, directions that differ much", WORLDS["directions that differ much"], 1),
@@ -165,30 +163,19 @@ def power_rows(n_studies: int) -> list[list[str]]:
         ("20 parts, 32 directions", World(n_walks=32), 20),
         ("one part, 120 a class, 9 directions", WORLDS["120 a class, 9 directions"], 1),
     ):
-        cells = [name]
-        for effect in (0.1, 0.2, 0.3):
-            n = max(20, n_studies // n_parts)
-            cells.append(
-                f"{100 * rate(world, n, size=1.22, effect=effect, n_parts=n_parts)[1]:.0f}"
-            )
-        same = rate(
-            world,
-            max(20, n_studies // n_parts),
-            size=1.22,
-            effect=0.3,
-            n_parts=n_parts,
-            flip="same",
-        )
-        rows.append([*cells, f"{100 * same[1]:.0f}"])
+        n = max(20, n_studies // n_parts)
+        asked = [(effect, "blind") for effect in EFFECTS] + [(EFFECTS[-1], "same")]
+        rows[name] = [
+            rate(world, n, size=1.22, effect=effect, n_parts=n_parts, flip=flip)[1]
+            for effect, flip in asked
+        ]
     return rows
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--studies", type=int, default=200)
-    parser.add_argument("--write", type=Path, help="page whose tables are replaced")
+    parser.add_argument("--keep", action="store_true", help="store the results, write the page")
     options = parser.parse_args()
-    heads = ["class-blind twins", *(f"size {size:g}" for size in SIZES), "all sizes"]
-    show_tables(table_of(heads, false_rows(options.studies)), options.write, "false")
-    heads = ["true difference, points", "10", "20", "30", "30, and the flip does the same"]
-    show_tables(table_of(heads, power_rows(options.studies)), options.write, "power")
+    found = {"false": false_rows(options.studies), "power": power_rows(options.studies)}
+    publish("graft_verdicts", found, keep=options.keep)

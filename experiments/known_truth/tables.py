@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.pages import figure, number, table_of
+from experiments.pages import figure, number, spread, table_of
 from mnemoscope.benchmark.verdict import EFFECT
 from mnemoscope.stats import clopper_pearson
 
@@ -34,7 +34,7 @@ def _cells(gains: Mapping[str, list[float]]) -> list[str]:
         "; ".join(name for name, is_wrong in zip(gains, one, strict=True) if is_wrong) or "–"
         for one in (adds, less)
     ]
-    mean = f"{value.mean():.3f} ± {value.std():.3f}".replace("-", "−")
+    mean = spread(value.mean(), value.std())
     return [str(len(values)), mean, *shares, f"{seen.mean():.3f}", *wrong]
 
 

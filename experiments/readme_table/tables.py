@@ -123,7 +123,7 @@ def lines(
     dose = {row["count"]: row["auc"]["perturbed"] for row in hubble["dose"]}
     output = {row["count"]: row["auc"]["ratio"] for row in hubble["likelihood"]}
     out = {row["count"]: row["windows"] * row["out"]["perturbed"][0] for row in hubble["dose"]}
-    often = out[64] + out[256]
+    often = (out[64] + out[256]) / sum(out.values())
     cnn, regression = (row for row in hubble["benchmark"] if row["taxonomy"] == PAPER)
     return [
         (
@@ -143,10 +143,10 @@ def lines(
         ),
         (
             "Does attention tell the paper's classes apart better than the text does?",
-            f"Recall against Non-Memo: yes, on the small Hubble, where {100 * often / sum(out.values()):.0f} % of "
+            f"Recall against Non-Memo: yes, on the small Hubble, where {100 * often:.0f} % of "
             "what is memorized was read 64 times or more. A regression tells the two with a min-F1 "
-            f"of {_above(regression)} best control; the paper's CNN with {_above(cnn)} own. There was too "
-            "little Guess to ask about. All three classes, in the demo (one training): "
+            f"of {_above(regression)} best control; the paper's CNN with {_above(cnn)} own. "
+            "There was too little Guess to ask about. All three classes, in the demo (one training): "
             f"{_attention(demo)} "
             "([Memory or text?](docs/memory-or-text.md))",
         ),

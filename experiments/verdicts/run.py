@@ -10,7 +10,7 @@ text; the model's also shows memory, by its class, more of one text than of anot
 ridge regressions on these views, fitted to other groups than they are asked of; a CNN is one on
 random features, drawn anew in each training.
 
-Prints the tables of `docs/appendix/verdicts.md`; `tests/benchmark/test_verdicts.py` runs some.
+Makes `docs/appendix/verdicts.md`; `tests/benchmark/test_verdicts.py` runs some.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from functools import cache
 import numpy as np
 
 import mnemoscope.stats as stats
+from experiments.pages import publish
 from mnemoscope.benchmark import gain
 from mnemoscope.benchmark.excess import Votes, measure_excess
 from mnemoscope.benchmark.gain import Gain, Pool, measure_gain, pool_folds
@@ -229,32 +230,26 @@ def few_groups(n_groups: int, n_studies: int) -> float:
     return n_held / n_studies
 
 
-_HEADS = (
-    *("studies", "lead", "gain", "holds it", "low > it", "high < it", "adds", "nothing"),
-    *("80 % see", "excess > 0", "nested > 0"),
-)
-
-
-def run(n_studies: int, n_resamples: int, *, seed: int, n_skipped: int, only: str) -> None:
-    """Print both tables, of the kinds of study whose name holds `only`."""
-    print("| groups | intervals of a mean that hold it |\n|---|---|")
-    for n_groups in (5, 10, 20, 40):
-        print(f"| {n_groups} | {few_groups(n_groups, 1600):.1%} |")
-    print(f"\n| {' | '.join(_HEADS)} |\n|{'---|' * len(_HEADS)}")
+def run(
+    n_studies: int, n_resamples: int, *, seed: int, n_skipped: int, only: str
+) -> dict[str, dict[str, float]]:
+    """What each kind of study whose name holds `only` says."""
+    found = {}
     for kind, design in kinds().items():
         if only not in kind:
             continue
         rng = np.random.default_rng(seed)
         for _ in range(n_skipped):
             simulate(design, rng)
-        cells = (kind, *_of_design(design, rng, n_studies=n_studies, n_resamples=n_resamples))
-        print(f"| {' | '.join(cells)} |", flush=True)
+        found[kind] = _of_design(design, rng, n_studies=n_studies, n_resamples=n_resamples)
+        print(kind, found[kind], flush=True)
+    return found
 
 
 def _of_design(
     design: Design, rng: np.random.Generator, *, n_studies: int, n_resamples: int
-) -> list[str]:
-    """The cells of one kind of study."""
+) -> dict[str, float]:
+    """Means over studies of one kind, and shares of them."""
     rows, figures = [], []
     for _ in range(n_studies):
         one = simulate(design, rng)
@@ -265,17 +260,13 @@ def _of_design(
     value, low, high, seen, excess, nested = np.array(rows, dtype=np.float64).T
     own, *controls = np.mean(figures, axis=0)
     mean = value.mean()
-    shares = (
-        *((low <= mean) & (mean <= high), low > mean, high < mean),
-        *(low > 0, (low <= 0) & (high < EFFECT)),
-    )
-    return [
-        f"{100 * (own - max(controls)):.1f}".replace("-", "−"),
-        f"{mean:.3f} ± {value.std():.3f}".replace("-", "−"),
-        *(f"{share.mean():.1%}" for share in shares),
-        f"{seen.mean():.3f}",
-        *(f"{share.mean():.1%}" for share in (excess, nested)),
-    ]
+    of_studies = {
+        **{"holds it": (low <= mean) & (mean <= high), "low > it": low > mean},
+        **{"high < it": high < mean, "adds": low > 0, "nothing": (low <= 0) & (high < EFFECT)},
+        **{"80 % see": seen, "excess > 0": excess, "nested > 0": nested},
+    }
+    found = {"lead": 100 * (own - max(controls)), "gain": mean, "deviation": value.std()}
+    return {name: float(np.mean(one)) for name, one in (found | of_studies).items()}
 
 
 def _min_f1(votes: Votes) -> float:
@@ -292,7 +283,10 @@ if __name__ == "__main__":
     parser.add_argument("--skip", type=int, default=0, help="studies drawn and passed over")
     parser.add_argument("--only", default="", help="kinds of study whose name holds this")
     parser.add_argument("--of-training", type=float, default=gain.OF_TRAINING)
+    parser.add_argument("--keep", action="store_true", help="store the results, write the page")
     asked = parser.parse_args()
     gain.OF_TRAINING = asked.of_training
     choice = {"seed": asked.seed, "n_skipped": asked.skip, "only": asked.only}
-    run(asked.studies, asked.resamples, **choice)
+    groups = {str(n_groups): few_groups(n_groups, 1600) for n_groups in (5, 10, 20, 40)}
+    found = {"groups": groups, "kinds": run(asked.studies, asked.resamples, **choice)}
+    publish("verdicts", found, keep=asked.keep)
