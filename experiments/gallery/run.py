@@ -4,12 +4,10 @@
 
 DEMO is what `mnemoscope demo -o demo` makes; the knockout curve is drawn where `mnemoscope knockout
 demo` has run. The audit is the example report of `experiments/audits/example.py`, the dose curve
-the first table of `docs/appendix/small-hubble.md`. Needs Chromium, playwright and the extra
-`figures`.
+is drawn from the small Hubble's results. Needs Chromium, playwright and the extra `figures`.
 """
 
 import argparse
-import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +17,8 @@ from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
+from experiments.pages import results_of
+from experiments.small_hubble.tables import ROLES
 from mnemoscope.report.export import drawn, export_localization
 from mnemoscope.report.notebook import benchmark_figure
 from mnemoscope.study.folder import Study
@@ -92,20 +92,17 @@ def export(demo: Path, out: Path) -> None:
                 shutil.copy(Path(folder) / made, out / name)
 
 
-def dose(page: Path) -> bytes:
-    """Draw share and AUC by how often a passage was inserted, from the page's first table."""
+def dose() -> bytes:
+    """Draw share and AUC by how often a passage of the small Hubble was inserted."""
     from matplotlib.figure import Figure
 
-    text = page.read_text(encoding="utf-8").replace("−", "-")
-    table = text.split("<!-- tables: small_hubble -->\n")[1].split("\n\n")[0]
-    rows = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
-    inserted = [row[0] for row in rows]
+    rows = results_of("small_hubble")["dose"]
+    inserted = [str(row["count"]) for row in rows]
     figure = Figure(figsize=(7.0, 2.8), layout="constrained")
     titles = "come out word for word", "AUC of attention against passages never inserted"
-    for ax, title, columns in zip(figure.subplots(1, 2), titles, ((2, 3), (4, 5)), strict=True):
-        for column, name, line in zip(columns, ("model", "twin"), "-:", strict=True):
-            values = [[float(one) for one in re.findall(r"[\d.]+", row[column])] for row in rows]
-            middle, low, high = zip(*values, strict=True)
+    for ax, title, shown in zip(figure.subplots(1, 2), titles, ("out", "auc"), strict=True):
+        for role, name, line in zip(ROLES, ("model", "twin"), "-:", strict=True):
+            middle, low, high = zip(*(row[shown][role] for row in rows), strict=True)
             ax.plot(inserted, middle, line, marker="o", ms=3, label=name)
             ax.fill_between(inserted, low, high, alpha=0.15, lw=0)
         ax.set_title(title, fontsize=9)
@@ -121,7 +118,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, default=DOCS / "pictures")
     wanted = parser.parse_args()
     wanted.out.mkdir(parents=True, exist_ok=True)
-    (wanted.out / "dose.svg").write_bytes(dose(DOCS / "appendix" / "small-hubble.md"))
+    (wanted.out / "dose.svg").write_bytes(dose())
     pages = {"report.png": wanted.demo / "report.html", "audit.png": DOCS / "example-audit.html"}
     photograph(pages, wanted.out)
     photograph_app(wanted.demo, wanted.out)

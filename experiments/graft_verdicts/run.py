@@ -154,7 +154,7 @@ def false_rows(n_studies: int) -> dict[str, list[float]]:
 
 
 def power_rows(n_studies: int) -> dict[str, list[float]]:
-    """The share of studies that name the part of a true difference; last, the flip does the same."""
+    """The share of studies that name the part of a true difference; last, the flip does it too."""
     rows = {}
     for name, world, n_parts in (
         ("one part", WORLDS["one held less firmly"], 1),
