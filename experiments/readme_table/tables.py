@@ -146,8 +146,8 @@ def lines(
             f"Recall against Non-Memo: yes, on the small Hubble, where {100 * often:.0f} % of "
             "what is memorized was read 64 times or more. A regression tells the two with a min-F1 "
             f"of {_above(regression)} best control; the paper's CNN with {_above(cnn)} own. "
-            "There was too little Guess to ask about. All three classes, in the demo (one training): "
-            f"{_attention(demo)} "
+            "There was too little Guess to ask about. All three classes, in the demo (one "
+            f"training): {_attention(demo)} "
             "([Memory or text?](docs/memory-or-text.md))",
         ),
     ]

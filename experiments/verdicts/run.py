@@ -265,8 +265,8 @@ def _of_design(
         **{"high < it": high < mean, "adds": low > 0, "nothing": (low <= 0) & (high < EFFECT)},
         **{"80 % see": seen, "excess > 0": excess, "nested > 0": nested},
     }
-    found = {"lead": 100 * (own - max(controls)), "gain": mean, "deviation": value.std()}
-    return {name: float(np.mean(one)) for name, one in (found | of_studies).items()}
+    over_all = {"lead": 100 * (own - max(controls)), "gain": mean, "deviation": value.std()}
+    return {name: float(np.mean(one)) for name, one in (over_all | of_studies).items()}
 
 
 def _min_f1(votes: Votes) -> float:

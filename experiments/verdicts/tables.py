@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from experiments.pages import MINUS, spread, table_of
+from experiments.pages import spread, table_of
+from mnemoscope.words import MINUS
 
 _SHARES = ("holds it", "low > it", "high < it", "adds", "nothing")
 _OTHERS = ("excess > 0", "nested > 0")
