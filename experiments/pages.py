@@ -91,7 +91,7 @@ def show_tables(tables: str, page: Path | None, name: str = "") -> None:
         write_tables(page, tables, name)
 
 
-def split_page(page: Path, name: str) -> tuple[str, str, str]:
+def split_page(page: str, name: str) -> tuple[str, str, str]:
     """A page's text before, between and after the marks of a table, marks with what is outside.
 
     Args:
@@ -103,16 +103,16 @@ def split_page(page: Path, name: str) -> tuple[str, str, str]:
         ValueError: the page has not both marks.
     """
     first = f"<!-- tables: {name} -->\n" if name else "<!-- tables -->\n"
-    head, begin, rest = page.read_text(encoding="utf-8").partition(first)
+    head, begin, rest = page.partition(first)
     inside, end, tail = rest.partition(END)
     if not (begin and end):
-        raise ValueError(f"{page}: wants the lines {first.strip()} and {END.strip()}")
+        raise ValueError(f"the page wants the lines {first.strip()} and {END.strip()}")
     return head + begin, inside, end + tail
 
 
 def write_tables(page: Path, tables: str, name: str = "") -> None:
     """Replace what stands between the marks of `split_page`; the words around stay."""
-    head, _, tail = split_page(page, name)
+    head, _, tail = split_page(page.read_text(encoding="utf-8"), name)
     page.write_text(head + tables + tail, encoding="utf-8")
 
 

@@ -17,7 +17,7 @@ import torch
 from scipy.stats import binomtest
 
 from experiments.audits.finds import share_drawn
-from experiments.pages import write_tables
+from experiments.pages import table_of, write_tables
 from mnemoscope.audits.documents import Document
 from mnemoscope.audits.ground import read_ground, recall_probabilities, study_settings
 from mnemoscope.audits.local import local_audit
@@ -166,11 +166,9 @@ def grounds_of(half: Half) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
 
 def by_passage(halves: list[Half], truth: list[np.ndarray], names: list[str]) -> str:
     """A table of grounds against a truth, one for each half."""
-    lines = [
-        '| ground | AUC | "recall" that is right, % | of the true ones it calls "recall", % '
-        "| more right, more wrong than the rule, both halves |",
-        "|---|---|---|---|---|",
-    ]
+    heads = ["ground", "AUC", '"recall" that is right, %', 'of the true ones it calls "recall", %']
+    heads.append("more right, more wrong than the rule, both halves")
+    rows = []
     for name in names:
         cells, better, worse = [], 0, 0
         for half, true in zip(halves, truth, strict=True):
@@ -190,19 +188,15 @@ def by_passage(halves: list[Half], truth: list[np.ndarray], names: list[str]) ->
             p = f"{binomtest(better, better + worse).pvalue:.2g}"
             p = "p < .001" if float(p) < 0.001 else f"p = {p.removeprefix('0')}"
             beside = f"{better}, {worse}: {p}"
-        first, second, third = (
-            "; ".join(filter(None, column)) for column in zip(*cells, strict=True)
-        )
-        lines.append(f"| {name} | {first} | {second} | {third} | {beside} |")
-    return "\n".join([*lines, ""])
+        columns = ("; ".join(filter(None, column)) for column in zip(*cells, strict=True))
+        rows.append([name, *columns, beside])
+    return table_of(heads, rows)
 
 
 def by_character(halves: list[Half], names: list[str]) -> str:
     """A table by character, where the truth is what was trained on."""
-    lines = [
-        "| ground | called recall that was trained on | trained on that is called recall |",
-        "|---|---|---|",
-    ]
+    heads = ["ground", "called recall that was trained on", "trained on that is called recall"]
+    rows = []
     for name in names:
         cells = []
         for half in halves:
@@ -210,9 +204,8 @@ def by_character(halves: list[Half], names: list[str]) -> str:
             both = size * (says & true)
             shares = (share_drawn(both[own], size[own], half["group"][own]) for own in (says, true))
             cells.append([str(one).replace(" %", "") for one in shares])
-        first, second = ("; ".join(column) for column in zip(*cells, strict=True))
-        lines.append(f"| {name} | {first} | {second} |")
-    return "\n".join([*lines, ""])
+        rows.append([name, *("; ".join(column) for column in zip(*cells, strict=True))])
+    return table_of(heads, rows)
 
 
 def ends(flags: np.ndarray, group: np.ndarray) -> str:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import polars as pl
 
 from experiments.audits.finds import inside, share_drawn, write_new
+from experiments.pages import table_of
 from mnemoscope.audits.asking import Auditing
 from mnemoscope.audits.documents import Document
 from mnemoscope.audits.local import local_audit
@@ -150,9 +151,7 @@ def report(
             either = (strict | near) & half
             rows.append(Found(kind, len(half), len(strict & half), len(either), origin))
     print(f"{windows.height:,} windows, {len(places):,} let go on, {len(copies)} near copies")
-    print(
-        "| planted | passages | strict | strict or near | by character, strict | strict or near |"
-    )
+    table = []
     each = product(GENRES, CHANGES, NUMBERS)
     for kind in [(), *((one,) for one in (*GENRES, *CHANGES)), *each, *((n,) for n in NUMBERS)]:
         some = [one for one in rows if set(kind) <= set(one.kind)]
@@ -161,7 +160,9 @@ def report(
         found = [sum(2 * n > half for n, half in zip(way, halves, strict=True)) for way in ways]
         shares = [resampled_ratio(way, halves, origins) for way in ways]
         name = " ".join(map(str, kind)) or "all"
-        print(f"| {name} | {len(some)} | {found[0]} | {found[1]} | {shares[0]} | {shares[1]} |")
+        table.append([name, *map(str, (len(some), *found, *shares))])
+    heads = ["planted", "passages", "strict", "strict or near", "by character, strict"]
+    print(table_of([*heads, "strict or near"], table))
     true, every = zip(*(one for one in called if one[1]), strict=True)
     print(f"of near copies in planted passages: {share_drawn(true, every, range(len(every)))}")
     print(

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import polars as pl
 
-from experiments.pages import figure
+from experiments.pages import figure, table_of
 from experiments.planted.run import file_of, find_texts_of
 from mnemoscope.audits.settings import AuditSettings
 from mnemoscope.audits.spans import coarse_starts
@@ -32,6 +32,7 @@ from mnemoscope.stats import clopper_pearson
 
 TEMPLATE_CHARACTERS = 200  # two or three windows: around what comes out every start is tried
 KINDS = ("template", "known", "licence", "prose", "code")
+NUMBERS = ("characters", "windows", "distinct", "guess_spans", "recall_spans")
 
 
 def gather(given: argparse.Namespace) -> None:
@@ -79,21 +80,18 @@ def count(given: argparse.Namespace) -> None:
             asked[name] = document[name]["characters"]
         for group in (kind, "all", *(["all but templates"] if kind != "template" else [])):
             rows[group].update(asked)
-    print(
-        "| text | characters | windows | distinct | guess | recall | guessed, % of characters "
-        "| recalled, % | distinct windows recalled, % |\n|---|---|---|---|---|---|---|---|---|"
-    )
+    table = []
     for kind in (*KINDS, "all but templates", "all"):
         one = rows[kind]
         share = clopper_pearson(one["is_recalled"], one["distinct"])  # of none of n up to 3.7 / n
         recalled = figure(*share, digits=2)
-        print(
-            f"| {kind} | {one['characters']:,} | {one['windows']:,} | {one['distinct']:,} | "
-            f"{one['guess_spans']:,} | {one['recall_spans']:,} | "
-            f"{100 * one['guessed'] / one['characters']:.1f} | "
-            f"{100 * one['recalled'] / one['characters']:.2f} | "
-            f"{one['is_recalled']}: {recalled} |"
-        )
+        cells = [f"{one[name]:,}" for name in NUMBERS]
+        cells.append(f"{100 * one['guessed'] / one['characters']:.1f}")
+        cells.append(f"{100 * one['recalled'] / one['characters']:.2f}")
+        table.append([kind, *cells, f"{one['is_recalled']}: {recalled}"])
+    heads = ["text", "characters", "windows", "distinct", "guess", "recall"]
+    heads += ["guessed, % of characters", "recalled, %", "distinct windows recalled, %"]
+    print(table_of(heads, table))
     for span in spans.filter(verdict="recall").iter_rows(named=True):
         name = Path(span["document"]).name
         print(f"recall in {name}, {span['score']:.2f} right: {span['text'][:300]!r}")

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from experiments.pages import figure
+from experiments.pages import figure, table_of
 from mnemoscope.analysis.ending import ending_mask, local_similarity, noise_norm
 from mnemoscope.stats import Estimate, Floats, draw_within, estimate_of, resampled_auc
 
@@ -373,10 +373,10 @@ def main() -> None:
               f"{N_OTHERS} others, {N_IMAGES} images each")  # fmt: skip
         ends = [np.mean([one[at] for one in ones]) for at in ("error in the half", "error outside")]
         print(f"distance from the pattern in the half {ends[0]:.2f}, outside {ends[1]:.2f}")
-        print("| AUC of captions with a half | all steps | first step |\n|---|---|---|")
-        for kind in ("plain", "masked"):
-            parts = [shown(ones, area_of(f"{kind}{at}")) for at in ("", ", first step")]
-            print(f"| {kind} norm | {parts[0]} | {parts[1]} |")
+        rows = [
+            [f"{kind} norm", *(shown(ones, area_of(f"{kind}{at}")) for at in ("", ", first step"))]
+            for kind in ("plain", "masked")
+        ]
         gains = []
         for at in ("", ", first step"):
             masked, plain = area_of(f"masked{at}"), area_of(f"plain{at}")
@@ -387,15 +387,17 @@ def main() -> None:
                 return masked(one, drawn) - plain(one, drawn)
 
             gains.append(shown(ones, gain))
-        print(f"| the mask adds | {gains[0]} | {gains[1]} |")
-        print(f"| brightness of the ending | {shown(ones, area_of('brightness'))} | |")
-        print("| pixel AUC of the half, attention to | first step | middle | last | last, others |")
-        print("|---|---|---|---|---|")
+        rows.append(["the mask adds", *gains])
+        rows.append(["brightness of the ending", shown(ones, area_of("brightness")), ""])
+        print(table_of(["AUC of captions with a half", "all steps", "first step"], rows))
+        rows = []
         for place, token in enumerate(("start", "word 1", "word 2", "word 3", "end (the mask)")):
             steps = (0, SAMPLING_STEPS // 2, last)
             parts = [shown(ones, mean_of(f"area {at} {place}", True)) for at in steps]
             parts.append(shown(ones, mean_of(f"area {last} {place}", False)))
-            print(f"| {token} | {' | '.join(parts)} |")
+            rows.append([token, *parts])
+        heads = ["pixel AUC of the half, attention to", "first step", "middle", "last"]
+        print(table_of([*heads, "last, others"], rows))
         lit = np.array([one[f"area {last} {LENGTH - 1}"][:N_MEMORIZED] for one in ones])
         for side, some in (("all", lit), ("left", lit[:, ::2]), ("right", lit[:, 1::2])):
             each = ", ".join(f"{one:.3f}" for one in some.mean(axis=1))

@@ -17,7 +17,9 @@ ROWS = [
 @pytest.mark.parametrize("name", stored())
 def test_a_page_shows_the_stored_results(name: str) -> None:
     for page, which, text in rendered(name):
-        assert split_page(page, which)[1] == text, f"{page.name}: {which}; not what {name} gives"
+        assert split_page(page.read_text("utf-8"), which)[1] == text, (
+            f"{page.name}: {which}; not what {name} gives"
+        )
 
 
 def test_the_readme_has_every_script_page_and_stored_result() -> None:
