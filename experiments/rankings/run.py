@@ -4,7 +4,7 @@ python -m experiments.rankings.run WORK --write docs/appendix/rankings.md
 python -m experiments.rankings.run WORK --quick
 python -m experiments.rankings.run PLANTED --study planted/study --write docs/appendix/rankings.md
 
-On the embedded model, or on passages planted in SmolLM2 beside templates (`planted_truth.py`): a
+On the embedded model, or on passages planted in SmolLM2 beside templates (`planted/run.py`): a
 study with a taxonomy of two classes beside Non-Memo, without Δ. Up to 300 sequences of
 each class are dealt by group (near duplicates stay together) into two halves, anew for every seed.
 Edges are ranked on one half and cut in sequences of the other: all rankings are compared that way,
