@@ -8,7 +8,7 @@ One study: its table is printed, a line a part. Several: all tables of docs/appe
 """
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,7 @@ from experiments.grafts import tables
 from experiments.pages import publish, show_tables
 from mnemoscope.benchmark.published import published_table
 from mnemoscope.data.table import look_up
-from mnemoscope.localize.grafts import (
-    Part,
-    Tried,
-    Walk,
-    compare_classes,
-    kept_by_class,
-)
+from mnemoscope.localize.grafts import Part, Tried, Walk, compare_classes, kept_by_class
 from mnemoscope.pipeline.causes import GRAFT_SPECIFICITY_FILE, TRUTH, by_weight
 from mnemoscope.pipeline.graft import INTO_MODEL, SEQUENCES_FILE, specific_row
 from mnemoscope.pipeline.label import LABELS_FILE, samples_of
@@ -59,44 +53,26 @@ def parts(study: ms.Study, taxonomy: str) -> Row:
 
 
 def kinds(study: ms.Study, taxonomy: str) -> list[Row]:
-    """Of each kind of text what is left under each change, and what is found within it."""
-    rows = []
-    for kind, tried, names, grafted in _by_kind(study, taxonomy):
-        left = [
-            {
-                "part": part.name,
-                "change": change,
-                "cells": [
-                    *zip(
-                        *(end[:, 0] for end in kept_by_class(survives[:, None], tried, seed=0)),
-                        strict=True,
-                    )
-                ],
-            }
-            for part in grafted
-            for change, survives in (("", part.twin), (", flipped", part.flip))
-        ]
-        compared = compare_classes(grafted, tried, seed=0)
-        found = [
-            {name: specific_row(one, names)[name] for name in tables.FOUND} for one in compared
-        ]
-        sizes = np.bincount(tried.classes, minlength=len(names)).tolist()
-        of_kind = {"kind": kind, "classes": names, "n": sizes}
-        rows.append(of_kind | {"left": left, "specific": found})
-    return rows
-
-
-def _by_kind(study: ms.Study, taxonomy: str) -> Iterator[tuple[str, Tried, list[str], list[Part]]]:
-    """Of each genre that holds all classes: its sequences, their names, what survives each part."""
+    """Of each genre that holds all classes what is left under each change, what is found within."""
     grafted, base, rows, label, groups = _read_grafted(study, taxonomy)
     names = [one for one in taxonomy.split(", ")[1:] if one in label]
+    found = []
     for kind in rows["genre"].unique().sort():
         inside = (base["survives"] & (rows["genre"] == kind) & label.is_in(names)).to_numpy()
         classes = label.filter(pl.Series(inside)).replace_strict(names, range(len(names)))
         if classes.n_unique() < len(names):
             continue
         tried = Tried(classes.to_numpy(), groups[inside], np.zeros(inside.sum(), int), len(names))
-        yield kind, tried, names, _parts_of(grafted, inside)
+        parts, left = _parts_of(grafted, inside), []
+        for part in parts:
+            for change, survives in (("", part.twin), (", flipped", part.flip)):
+                kept = np.concatenate(kept_by_class(survives[:, None], tried, seed=0), axis=1)
+                left.append({"part": part.name, "change": change, "cells": kept.tolist()})
+        compared = [specific_row(one, names) for one in compare_classes(parts, tried, seed=0)]
+        specific = [{name: row[name] for name in tables.FOUND} for row in compared]
+        n = np.bincount(tried.classes).tolist()
+        found.append({"kind": kind, "classes": names, "n": n, "left": left, "specific": specific})
+    return found
 
 
 def _read_grafted(
