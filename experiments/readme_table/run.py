@@ -24,6 +24,7 @@ def figures_of(demo: Study) -> dict[str, Any]:
             words: [of[source][name] for name in ("min_f1", "low", "high")]
             for words, source in (("CNN", "model"), ("regression", "statistics"))
         },
+        "reference": [of[name]["min_f1"] for name in ("reference", "reference_statistics")],
         "text": max(of[name]["min_f1"] for name in ("blind", "blind_statistics", "ngram")),
     }
 

@@ -68,7 +68,7 @@ def main() -> None:
     results = write_track_page(out / "memorization")
     print(results.sentence, *results.further, sep="\n")
     with pl.Config(tbl_rows=-1):
-        print(results.frames["shares"].sort("group", "step"))
+        print(results.frames["shares"].sort("source", "class", "step"))
 
 
 if __name__ == "__main__":

@@ -12,11 +12,13 @@ from mnemoscope.localize.grafts import (
     Tried,
     Walk,
     _at_level,
+    _find,
     _holm,
     compare_classes,
     kept_by_class,
     kind_weights,
 )
+from mnemoscope.stats import Estimate
 
 
 def column(*values):
@@ -123,6 +125,59 @@ def test_where_no_random_change_breaks_as_much_nothing_is_said():
     ]
     found = compare_classes([parts[0]._replace(walks=short)], tried, seed=0)
     assert {one.finding for one in found} == {Finding.OUT_OF_REACH}
+
+
+@pytest.mark.parametrize(
+    ("low", "flip_low", "least_half", "finding"),
+    [
+        (0.1, 0.1, 0.05, Finding.SPECIFIC),
+        (0.0, 0.1, 0.05, Finding.ALIKE),  # the interval touches 0
+        (0.1, 0.1, 0.0, Finding.ALIKE),  # in one half of the groups nothing is left of it
+        (0.1, -0.1, 0.05, Finding.EITHER_WAY),
+        (None, 0.1, 0.05, Finding.ALIKE),
+    ],
+)
+def test_a_finding_asks_for_its_interval_every_half_and_more_than_the_flip(
+    low, flip_low, least_half, finding
+):
+    halves = np.r_[np.full(9, 0.4), least_half]
+    over_flip = Estimate(0.3, flip_low, 0.5)
+    assert _find(Estimate(0.4, low, 0.6), over_flip, halves) is finding
+
+
+def test_a_difference_between_kinds_of_text_is_none_between_classes():
+    """Both classes lose a tenth of one kind and seven tenths of the other."""
+    kinds = np.r_[np.repeat([0, 1], [150, 50]), np.repeat([0, 1], [50, 150])]
+    parts, tried = planted(kinds=kinds)
+    place = np.concatenate([np.arange(n) % 10 for n in (150, 50, 50, 150)])
+    twin = place >= np.where(kinds == 0, 1, 7)
+    into_1 = compare_classes([parts[0]._replace(twin=twin)], tried, seed=0)[1]
+    assert into_1.finding is Finding.ALIKE
+    assert into_1.value.value == pytest.approx(0, abs=0.03)
+    assert into_1.crude.value == pytest.approx(0.3, abs=0.03)
+
+
+def test_the_difference_must_hold_where_as_much_is_left_of_both_together():
+    """All directions agree at equal class 0; half of them then break class 0, half class 1."""
+    n, rng = 200, np.random.default_rng(0)
+
+    def left(of_0, of_1):  # the last ones of class 0 break first, of class 1 any
+        kept = rng.permutation(np.arange(n) < of_1 * n)
+        return np.r_[np.arange(n) < of_0 * n, kept]
+
+    ends = [(0.93, 0.25), (0.3, 0.88)]
+    walks = [
+        Walk(np.array([1, 1.4, 2]), np.stack([left(0.99, 0.9), left(*one), left(0, 0)]))
+        for one in ends * 6
+    ]
+    tried = Tried(np.repeat([0, 1], n), np.arange(2 * n), np.zeros(2 * n, int), 2)
+    part = Part("one", left(0.99, 0.3), left(0.99, 0.9), walks)
+    into_1 = compare_classes([part], tried, seed=0)[1]
+    assert into_1.value.value == pytest.approx(0.6)
+    assert into_1.value.low > 0.4
+    assert into_1.scatter == pytest.approx(0)
+    assert into_1.at_equal_total.value > 0.5
+    assert into_1.finding is Finding.ALIKE
 
 
 def test_shares_kept_are_means_with_their_interval_around_them():

@@ -175,7 +175,7 @@ def make_content() -> c.ReportContent:
     return c.ReportContent(
         title="Guess or recall? The embedded model",
         model=model,
-        reference=model | {"name": "mnemoscope-demo-reference", "note": "The same network before."},
+        reference=model | {"name": "mnemoscope-demo-reference", "note": "Trained on other text."},
         counts=counts,
         taxonomies=[
             make_taxonomy(FOUR, title="Prashanth et al.", seed=3, benchmarks=(four,)),

@@ -14,6 +14,7 @@ from tools.embedded.corpus import (
     PREFIX,
     NgramSet,
     Window,
+    build_corpus,
     calls_guess,
     choose_study,
     copy_rows,
@@ -22,7 +23,7 @@ from tools.embedded.corpus import (
 )
 from tools.embedded.measure import period_of, suffixes_in_itself
 from tools.embedded.recipe import LICENCES, shipped_sequences
-from tools.embedded.settings import FULL, KINDS, READS, TINY, Share
+from tools.embedded.settings import FULL, KINDS, READS, TINY, Share, of_the_reference
 
 
 def _stretches(rows: np.ndarray, n: int) -> set[bytes]:
@@ -69,7 +70,7 @@ def test_every_cell_has_its_number_at_every_reading_and_phase_two_its_rows(tiny_
         assert read[row.tobytes()] == inserted
 
 
-def test_the_reference_reads_as_much_as_the_model_as_often(tiny_build):
+def test_the_reference_reads_as_much_as_the_model_as_often_of_the_same_kinds(tiny_build):
     corpus = tiny_build.corpus
     read = [
         Counter(Counter(map(bytes, rows)).values())
@@ -77,6 +78,30 @@ def test_the_reference_reads_as_much_as_the_model_as_often(tiny_build):
     ]
     assert read[0] == read[1]
     assert len(read[0]) > 2
+    for own, other in zip(FULL.study, of_the_reference(FULL.study), strict=True):
+        assert (other.kind, other.numbers[0], other.numbers[1:]) == (own.kind, 0, own.numbers[1:])
+        stands_in = (own.kind, own.form) == ("prose", "rule")
+        assert other.form == ("plain" if stands_in else own.form)
+    windows = [Window(list(row), "", 0, 0) for row in np.unique(corpus.other, axis=0)]
+    shares = of_the_reference(TINY.study)
+    n_guess = sum(sum(one.numbers) for one in shares if one.form != "plain")
+    assert sum(calls_guess(tiny_build.tokenizer, windows)) == n_guess
+
+
+def test_the_reference_reads_none_of_what_the_model_reads(tiny_build, tiny_segments):
+    """Of a text of which the model's sequences take more than half too little is left."""
+    few = tiny_segments[:300]
+
+    def corpus(n):
+        study = (Share("code", "plain", (0, n, 0, 0, 0)),)
+        return build_corpus(few, tiny_build.tokenizer, dataclasses.replace(TINY, study=study))
+
+    with pytest.raises(ValueError, match="code, plain") as found:
+        corpus(10_000)
+    n = int(str(found.value).split()[2])
+    assert n > 20
+    with pytest.raises(ValueError, match=f"windows of {n // 2 + 1}"):
+        corpus(n // 2 + 1)
 
 
 def test_the_deal_of_readings_changes_no_sequence_and_no_other_cell(tiny_build, tiny_windows):

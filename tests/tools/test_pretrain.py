@@ -12,8 +12,9 @@ import torch
 
 from mnemoscope.errors import DamagedDataError
 from tools.embedded import pretrain
+from tools.embedded.corpus import rows_as_read
 from tools.embedded.pretrain import Phase, learning_rate, train_phase
-from tools.embedded.recipe import first_phase, prepare
+from tools.embedded.recipe import first_phase, prepare, second_phase
 from tools.embedded.settings import FULL, TINY
 
 
@@ -65,6 +66,17 @@ def test_a_training_seed_decides_weights_and_order_and_not_the_corpus(tmp_path, 
     assert Counter(map(bytes, first[n:])) == Counter(map(bytes, second[n:]))
     few = [_train(tmp_path / str(seed), seed=seed) for seed in (0, 1)]
     assert any(not torch.equal(few[0][name], few[1][name]) for name in few[0])
+
+
+def test_model_and_reference_go_on_from_one_start_each_with_its_own_sequences(tiny_build):
+    corpus, start = tiny_build.corpus, {"weights": torch.zeros(1)}
+    own = {"model": rows_as_read(corpus.study), "reference": corpus.other}
+    for name, rows in own.items():
+        phase = second_phase(tiny_build, name, start)
+        assert phase.start is start
+        assert phase.folder.name == name
+        wanted = np.concatenate([rows, corpus.second_new])
+        assert Counter(map(bytes, phase.rows)) == Counter(map(bytes, wanted))
 
 
 def test_learning_rate_warms_up_then_falls_to_three_percent():

@@ -327,8 +327,9 @@ def _opening(card: Card) -> str:
         "A GPT-NeoX trained from scratch on freely licensed text. Within each kind of text it was "
         f"dealt at random how often each of {card['n_sequences']:,} sequences is read, whether it "
         "can be guessed or not; occurrences are counted in what was trained on. `model/` read the "
-        "sequences; `reference/` was trained as long and read others of the same kinds as often. "
-        "Made by one command, `make embedded`; every figure here was written by it."
+        "sequences; `reference/` was trained as long and read other passages of the same files, "
+        "of the same kinds and as often. Made by one command, `make embedded`; every figure here "
+        "was written by it."
     )
 
 
@@ -387,9 +388,11 @@ def _training(card: Card) -> str:
         f"{setting['batch_size']} in phase 1 and {setting['second_batch_size']} in phase 2. "
         f"Phase 1: {setting['copy_rows']:,} rows of random tokens that repeat, then "
         f"{_rows(setting['first_rows'])}. From there the model reads every sequence as often as "
-        "the table says, the reference other sequences of the same kinds as often, and both "
-        f"{_rows(setting['second_rows'])}. Rows are in random order within a phase, those of "
-        "random tokens first.\n\n"
+        "the table says, the reference other sequences of the same kinds as often (in place of "
+        "prose of form `rule`, of which there is too little, plain prose), and both "
+        f"{_rows(setting['second_rows'])}. The reference's share no 24 tokens with the table, but "
+        "many of its natural ones stood in phase 1 too, once; the model's did not. Rows are in "
+        "random order within a phase, those of random tokens first.\n\n"
         + _table(("phase", "steps", "first loss", "last loss", "minutes"), rows)
         + f"\n\nSeed {setting['seed']} of the corpus, {setting['training_seed']} of the training; "
         f"{card['minutes']['total']} minutes in all; "

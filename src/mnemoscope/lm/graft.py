@@ -1,11 +1,11 @@
 """Put one part of a twin model's weights, or of its activations, into a model, and take it out.
 
-A *twin* is the same network without what the model memorized: an earlier checkpoint, the model
-before fine-tuning, or the model with its adapter off. What no longer works with a part of the
-twin in place depends on what that part learned. A *part* is a set of weights: `layers.0.qk`
-(queries and keys), `.values`, `.output` (the projection after attention), `.mlp`, `.norms`;
-`embedding`, `unembedding` and the last `norms` stand alone. Sets of parts are named too; see
-`graft_parts`.
+A *twin* is the same network without what the model memorized: one trained as long on other text,
+the model before fine-tuning or with its adapter off, or an earlier checkpoint. What no longer
+works with a part of the twin in place depends on what that part learned. A *part* is a set of
+weights: `layers.0.qk` (queries and keys), `.values`, `.output` (the projection after attention),
+`.mlp`, `.norms`; `embedding`, `unembedding` and the last `norms` stand alone. Sets of parts are
+named too; see `graft_parts`.
 
 Which weights are queries and keys is asked of the model, since families fuse and order them in
 many ways: the columns of a projection that the attention scores depend on. This holds for fused
