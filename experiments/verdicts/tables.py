@@ -5,8 +5,10 @@ from typing import Any
 from experiments.pages import spread, table_of
 from mnemoscope.words import MINUS
 
-_COLUMNS = ("lead", "gain", "holds it", "low > it", "high < it", "adds", "nothing", "80 % see")
-_COLUMNS += ("excess > 0", "nested > 0")
+_COLUMNS = (
+    *("lead", "gain", "holds it", "low > it", "high < it", "adds", "nothing"),
+    *("80 % see", "excess > 0", "nested > 0"),
+)
 _SHORT = {
     "gain": "gain, nats",
     "holds it": "interval holds it",
