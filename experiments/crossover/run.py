@@ -35,6 +35,7 @@ from experiments.memory_in_weights.run import (
     Maps,
     Trial,
     areas,
+    documents_of,
     out_of_fold,
     packed,
     statistics_of,
@@ -160,11 +161,6 @@ def trial_of(windows: pl.DataFrame) -> Trial:
     """Half A against half B, by document."""
     labels = (windows["half"] == "A").to_numpy().astype(np.int64)
     return Trial(labels, documents_of(windows), windows["genre"].to_numpy(), {})
-
-
-def documents_of(windows: pl.DataFrame) -> np.ndarray:
-    """Their documents as numbers, (n,)."""
-    return windows["document"].rank("dense").to_numpy().astype(np.int64)
 
 
 def read(

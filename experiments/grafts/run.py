@@ -37,14 +37,14 @@ def run_grafts(
     """Scan, label and graft by the command; what is done is not done again."""
     if not (out / "study.yaml").is_file():
         settings = {"capture.reference": twin, **SETTINGS}
-        _command("sequences", sequences, "--model", model, "-o", out, *as_flags(settings))
+        command("sequences", sequences, "--model", model, "-o", out, *as_flags(settings))
     asked = ms.Study(out).settings
     if (asked.model.name, asked.capture.reference) != (str(model), str(twin)):
         raise SystemExit(f"{out}: grafts of another pair; give another folder, or remove this one")
-    _command("continue", out, "--scan")
+    command("continue", out, "--scan")
     for stage in ("features", "label"):
-        _command(stage, out)
-    _command("graft", out, "--set", f"graft.parts=[{', '.join(parts)}]")
+        command(stage, out)
+    command("graft", out, "--set", f"graft.parts=[{', '.join(parts)}]")
     return ms.Study(out)
 
 
@@ -53,7 +53,8 @@ def as_flags(settings: Mapping[str, object]) -> list[str]:
     return [word for one in settings.items() for word in ("--set", "=".join(map(str, one)))]
 
 
-def _command(*words: object) -> None:
+def command(*words: object) -> None:
+    """Run a verb; what is done in a study is not done again."""
     subprocess.run([sys.executable, "-m", "mnemoscope", *map(str, words)], check=True)
 
 

@@ -15,8 +15,6 @@ read, by kind of text: nothing can be memory.
 """
 
 import argparse
-import subprocess
-import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,8 +25,8 @@ import numpy as np
 import polars as pl
 
 import mnemoscope as ms
-from experiments.grafts.run import as_flags
-from experiments.memory_in_weights.run import BATCH, packed, statistics_of, verdicts
+from experiments.grafts.run import as_flags, command
+from experiments.memory_in_weights.run import BATCH, documents_of, packed, statistics_of, verdicts
 from experiments.pages import publish, results_of
 from experiments.verdicts.run import votes_of
 from mnemoscope.benchmark.baselines import (
@@ -175,7 +173,7 @@ def read_pair(pair: Pair) -> Texts:
     for role, folder in (("model", pair.model), ("reference", pair.reference)):
         maps = packed([*capture_pooled(load_model(folder), tokens, batch_size=BATCH)])
         seen[role] = statistics_of(maps, tokens)
-    owners = table["document"].rank("dense").to_numpy().astype(np.int64)
+    owners = documents_of(table)
     return Texts(tokens, owners, list(tasks_of(table)), seen)
 
 
@@ -253,9 +251,7 @@ def study_of(folder: Path, case: Case) -> ms.Study:
         "sequences.source": folder / "table.parquet",
         "label.taxonomies": f"[{folder / 'classes.yaml'}]",
     }
-    sets = as_flags(own | SETTINGS)
-    command = [sys.executable, "-m", "mnemoscope", "run", "-o", str(folder / "study"), *sets]
-    subprocess.run(command, check=True)
+    command("run", "-o", folder / "study", *as_flags(own | SETTINGS))
     return ms.Study(folder / "study")
 
 

@@ -90,6 +90,11 @@ def verdicts(lm: LanguageModel, tokens: np.ndarray) -> np.ndarray:
     return np.concatenate([one.is_memorized for one in scans])
 
 
+def documents_of(table: pl.DataFrame) -> np.ndarray:
+    """Their documents as numbers, (n,)."""
+    return table["document"].rank("dense").to_numpy().astype(np.int64)
+
+
 def statistics_of(maps: Maps, tokens: np.ndarray) -> np.ndarray:
     """Statistics of the maps of every sequence, (n, columns)."""
     return all_statistics(stacked(maps), tokens).reshape(len(tokens), -1)
@@ -190,8 +195,7 @@ def main() -> dict[str, Any]:
         seen[f"{role} statistics"] = statistics_of(one, tokens)
         seen[f"{role} rows"] = row_figures(stacked(one)).reshape(len(tokens), -1)
     is_new = table["held_out"].to_numpy()
-    documents = table["document"].rank("dense").to_numpy().astype(np.int64)
-    whole = Trial((~is_new).astype(np.int64), documents, table["genre"].to_numpy(), seen)
+    whole = Trial((~is_new).astype(np.int64), documents_of(table), table["genre"].to_numpy(), seen)
     rows = np.flatnonzero(is_memorized != is_new)
     trial = whole.at(rows, whole.labels)
     counts = {

@@ -15,8 +15,6 @@ in the folder is not done again.
 import argparse
 import gzip
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -30,7 +28,7 @@ import polars as pl
 from scipy.stats import rankdata
 from tokenizers import Tokenizer
 
-from experiments.grafts.run import as_flags, run_grafts
+from experiments.grafts.run import as_flags, command, run_grafts
 from experiments.memory_in_weights.run import (
     BATCH,
     Trial,
@@ -325,8 +323,7 @@ def run_study(folder: Path) -> Study:
         "sequences.also": [str(folder / f"passages_{one}") for one in GENRES[1:]],
         "label.taxonomies": list(TAXONOMIES),
     }
-    command = [sys.executable, "-m", "mnemoscope", "run", "hubble-1b", "-o", str(folder / "study")]
-    subprocess.run([*command, *as_flags(paths | STUDY_SETTINGS)], check=True)
+    command("run", "hubble-1b", "-o", folder / "study", *as_flags(paths | STUDY_SETTINGS))
     return Study(folder / "study")
 
 
