@@ -50,12 +50,12 @@ docs: $(VENV)/.documents
 	@echo "Open build/site/index.html"
 
 fix: $(VENV)/.development
-	$(BIN)/ruff check --fix src tests benchmarks tools examples
-	$(BIN)/ruff format src tests benchmarks tools examples
+	$(BIN)/ruff check --fix src tests benchmarks experiments tools examples
+	$(BIN)/ruff format src tests benchmarks experiments tools examples
 
 check: $(VENV)/.development
-	$(BIN)/ruff check src tests benchmarks tools examples
-	$(BIN)/ruff format --check src tests benchmarks tools examples
+	$(BIN)/ruff check src tests benchmarks experiments tools examples
+	$(BIN)/ruff format --check src tests benchmarks experiments tools examples
 	$(BIN)/mypy
 
 test: $(VENV)/.development

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
-from bench_audit import write_new, write_texts
 
+from experiments.audits.finds import write_new, write_texts
 from mnemoscope.audits.documents import read_documents
 from mnemoscope.audits.local import local_audit
 from mnemoscope.audits.passages import passage_table

@@ -10,9 +10,9 @@ import time
 from functools import partial
 
 import torch
-from given import given
 from torch import nn
 
+from benchmarks.given import given
 from mnemoscope.cnn.network import AttentionCnn, SeededDropout
 from mnemoscope.cnn.training import keep_freed_memory
 

@@ -14,7 +14,7 @@ import threading
 import time
 from pathlib import Path
 
-from given import given
+from benchmarks.given import given
 
 
 def main() -> None:

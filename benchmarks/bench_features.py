@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from given import given
 
+from benchmarks.given import given
 from mnemoscope.embedded import sequences_path
 
 N_12B = 1_871_216

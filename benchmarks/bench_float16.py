@@ -8,8 +8,8 @@ and memorized. The same CNN (preset small) on the same maps, once as stored, onc
 
 import numpy as np
 import torch
-from given import given
 
+from benchmarks.given import given
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
 from mnemoscope.cnn.training import predict_logits, train_cnn

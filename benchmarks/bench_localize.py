@@ -11,8 +11,8 @@ import statistics
 import time
 
 import torch
-from given import given
 
+from benchmarks.given import given
 from mnemoscope.cnn.network import AttentionCnn
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
 from mnemoscope.cnn.training import NetworkInputs, Scaling, TrainedCnn, TrainingHistory

@@ -12,9 +12,9 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from bench_store import BATCH, N_ROWS, make_store
-from given import given
 
+from benchmarks.bench_store import BATCH, N_ROWS, make_store
+from benchmarks.given import given
 from mnemoscope import store
 from mnemoscope.maps.store import MapStore
 

@@ -9,9 +9,9 @@ import statistics
 import time
 
 import torch
-from given import given
 from torch import nn
 
+from benchmarks.given import given
 from mnemoscope.cnn.network import AttentionCnn
 from mnemoscope.cnn.presets import cnn_flops
 

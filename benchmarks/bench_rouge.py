@@ -11,9 +11,9 @@ value that rouge-score gives must equal ours to 1e-12.
 import time
 
 import numpy as np
-from given import given
 from rouge_score.rouge_scorer import RougeScorer
 
+from benchmarks.given import given
 from mnemoscope.data.rouge import rouge_3, rouge_l, rouge_scores
 from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.embedded import sequences_path

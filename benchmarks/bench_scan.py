@@ -17,8 +17,8 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from bench_capture import LENGTH, random_pythia
 
+from benchmarks.bench_capture import LENGTH, random_pythia
 from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.embedded import model_path, sequences_path
 from mnemoscope.lm.continue_ import continue_sequences, scan_memorized

@@ -15,8 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from given import given
-from synthetic_semantic_filters import write_copy
+from benchmarks.given import given
+from benchmarks.synthetic_semantic_filters import write_copy
 
 LIMIT_GB = 4.0
 

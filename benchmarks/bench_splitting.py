@@ -11,8 +11,8 @@ import time
 
 import numpy as np
 import polars as pl
-from given import given
 
+from benchmarks.given import given
 from mnemoscope.taxonomy.catalogue import catalogue
 from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.taxonomy.labels import label_sequences

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 
-from given import given
+from benchmarks.given import given
 
 STARTS = {
     "python": ["-c", "pass"],

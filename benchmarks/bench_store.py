@@ -18,8 +18,8 @@ from statistics import median
 
 import numpy as np
 import torch
-from given import parser_of
 
+from benchmarks.given import parser_of
 from mnemoscope.maps.format import (
     StoreMeta,
     pack_shard,

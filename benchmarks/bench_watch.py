@@ -14,9 +14,9 @@ from statistics import median
 
 import numpy as np
 import torch
-from given import given
 from transformers import AutoTokenizer
 
+from benchmarks.given import given
 from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.embedded import model_path, sequences_path
 from mnemoscope.training.watch import MemorizationWatch

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from given import given
+
+from benchmarks.given import given
 
 LENGTH = 64
 BLOCK_ROWS = 100_000

@@ -19,6 +19,7 @@ from typer import Context
 from typer.cli import get_docs_for_click
 
 import mnemoscope
+from experiments.pages import split_page, table_of
 from mnemoscope.audits.asking import Column
 from mnemoscope.audits.passages import span_columns
 from mnemoscope.audits.questions import QUESTIONS, settings_class
@@ -98,21 +99,20 @@ def filled_audit_page(page: str) -> str:
     asked = {name: one.part("TABLE") for name, one in QUESTIONS.items() if one.part("TABLE")}
     tables = {
         "spans": _columns(span_columns()),
-        "questions": "\n\n".join(
+        "questions": "\n".join(
             f"## `{name}.parquet`\n\n{_columns(one)}" for name, one in asked.items()
         ),
-        "settings": _table("", settings_class()),
+        "settings": _table("", settings_class()) + "\n",
     }
     for name, text in tables.items():
-        begin, end = f"<!-- tables: {name} -->\n", "\n<!-- end of tables -->"
-        before, _, rest = page.partition(begin)
-        page = before + begin + text + end + rest.partition(end)[2]
+        before, _, after = split_page(page, name)
+        page = before + text + after
     return page
 
 
 def _columns(columns: Mapping[str, Column]) -> str:
-    rows = [f"| `{name}` | {_cell(one.meaning)} |" for name, one in columns.items()]
-    return "\n".join(["| column | content |", "|---|---|", *rows])
+    rows = [[f"`{name}`", _cell(one.meaning)] for name, one in columns.items()]
+    return table_of(["column", "content"], rows)
 
 
 def main(folder: Path) -> None:

@@ -35,7 +35,7 @@ FEWEST_GROUPS = 10
 
 The resamples of g groups have (g - 1) / g of the variance that they should show and too thin tails:
 of simulated means of unequal groups, the intervals of 10 hold 89 % in place of 95, of 5 84 %
-(`benchmarks/verdicts.py`).
+(`experiments/verdicts/run.py`).
 """
 
 _RESAMPLES = 1000

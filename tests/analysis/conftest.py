@@ -1,6 +1,5 @@
 """Studies of known truth, as an analysis is given them."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +11,6 @@ from mnemoscope.analysis.inputs import AnalysisInputs, OtherModel
 from mnemoscope.data.features import add_features
 from mnemoscope.lm.load import load_model
 from tests.tiny_models import make_sequences, save_model
-
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))  # for the synthetic copy
 
 
 def give_inputs(folder, n: int) -> AnalysisInputs:

@@ -1,8 +1,6 @@
 """The gain: pools of readers held against scikit-learn, and what it must not be moved by."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +8,7 @@ from scipy.stats import t
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-from verdicts import votes_of
-
+from experiments.verdicts.run import votes_of
 from mnemoscope.benchmark.excess import Votes
 from mnemoscope.benchmark.gain import (
     OF_TRAINING,

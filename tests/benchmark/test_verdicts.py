@@ -1,14 +1,11 @@
 """Simulated studies of known truth: how often intervals and verdicts are right."""
 
-import sys
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-from verdicts import few_groups, kinds, nested_gain, simulate
+from experiments.verdicts.run import few_groups, kinds, nested_gain, simulate
 
 N_STUDIES = 30
 """Few, for time; the table in docs/appendix/verdicts.md is of 150 and more."""

@@ -2,13 +2,13 @@
 
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
+from benchmarks.synthetic_semantic_filters import SCHEMA, make_rows, write_copy, write_split
 from mnemoscope.data import published_split
 from mnemoscope.data.published_split import (
     HUB_NAME,
@@ -20,10 +20,6 @@ from mnemoscope.data.published_split import (
 )
 from mnemoscope.data.rouge import rouge_3, rouge_l
 from mnemoscope.errors import DamagedDataError, UserError
-
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-
-from synthetic_semantic_filters import SCHEMA, make_rows, write_copy, write_split
 
 N_PILE, N_MEMORIES = 2000, 301
 PILE, MEMORIES = "pile_deduped_12b", "memories_deduped_12b"

@@ -112,7 +112,7 @@ def test_scripts_find_what_they_import_in_a_development_install(tmp_path, monkey
         (added,) = (one for one in wheel.namelist() if one.endswith(".pth"))
         paths = wheel.read(added).decode().splitlines()
     found = {one.name for path in paths for one in Path(path).iterdir()}
-    assert {"mnemoscope", "tools"} <= found
+    assert {"mnemoscope", "experiments", "tools"} <= found
 
 
 def in_context() -> list[str]:

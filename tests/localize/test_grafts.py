@@ -1,12 +1,11 @@
 """Comparisons of classes under grafts: closed forms, and simulated studies of known truth."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from experiments.graft_verdicts.run import World, simulate  # a script, beside its helpers
 from mnemoscope.localize.grafts import (
     Finding,
     Part,
@@ -20,9 +19,6 @@ from mnemoscope.localize.grafts import (
     kind_weights,
 )
 from mnemoscope.stats import Estimate
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from graft_verdicts import World, simulate  # a script, beside its helpers
 
 
 def column(*values):
@@ -193,7 +189,7 @@ def test_shares_kept_are_means_with_their_interval_around_them():
     assert (kept.high[:, 0] > 0.5).all()
 
 
-# Studies of known truth. benchmarks/graft_verdicts.py asks many more, in more worlds.
+# Studies of known truth. experiments/graft_verdicts/run.py asks many more, in more worlds.
 
 WORLD = World(n=150, n_walks=10)
 

@@ -1,6 +1,5 @@
 """A study from a split (a SYNTHETIC one), and labels of the source checked against the model."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +7,7 @@ import polars as pl
 import pytest
 import yaml
 
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-
-from synthetic_semantic_filters import make_rows, write_split
-
+from benchmarks.synthetic_semantic_filters import make_rows, write_split
 from mnemoscope.errors import UserError
 from mnemoscope.flow.run import run, run_stage
 from mnemoscope.pipeline.sequences import CHECK_FILE, GAPS, check_labels

@@ -11,7 +11,7 @@ Both pools have equally many readers. So a model that shows the text as well as 
 and nothing else, gains nothing on average. A pool of text, reference and model beside one of text
 and reference would not do: a third reading of the same text sharpens the other two, and without any
 memory such a nested gain is found above zero in up to a third of studies
-(`benchmarks/verdicts.py`).
+(`experiments/verdicts/run.py`).
 
 The interval holds for other evaluation sequences (groups of near duplicates, classes of fixed
 size), for other training sequences (`OF_TRAINING`), and for other seeds (`between_trainings`).

@@ -43,7 +43,7 @@ MARK = 0.02
 """Share of the suffix's attention that the planted mark moves.
 
 The least that CNNs find on the embedded model with 240 sequences a class: of four classes min-F1 is
-100 % at 5 %, 56 at 2, 24 (guessing: 25) at 1 (`benchmarks/marks.py`).
+100 % at 5 %, 56 at 2, 24 (guessing: 25) at 1 (`experiments/verdicts/marks.py`).
 """
 
 _regression = partial(Source, fit="classify_statistics", reader="regression")

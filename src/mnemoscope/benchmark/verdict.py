@@ -20,7 +20,7 @@ Kind = Literal["adds", "unclear", "nothing", "cannot"]
 EFFECT = 0.06
 """The least gain that would be called an effect, nats a sequence.
 
-What a lead of 5 points of min-F1 over equal controls is worth (`benchmarks/verdicts.py`).
+What a lead of 5 points of min-F1 over equal controls is worth (`experiments/verdicts/run.py`).
 """
 FEWEST_TRAININGS = 3
 """Trainings a source that a side is taken on: of one the noise between trainings is unknown."""

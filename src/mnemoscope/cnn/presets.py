@@ -182,7 +182,7 @@ PRESETS["brief"] = replace(PRESETS["small"], name="brief", epochs=1, min_steps=2
 quarter of its steps, with which a search tells hopeless taxonomies apart; no study trains with it.
 
 `small` was chosen on a third of the demo's training sequences held back (3 classes, 674 maps,
-3 seeds; `benchmarks/choose_preset.py`): loss .58 on the others and .77 there. Raw maps: .79 and
+3 seeds; `experiments/choose_preset/run.py`): loss .58 on the others and .77 there. Raw: .79 and
 .81; a constant rate: .73 and .95, accuracy varying by .13 between seeds; dropout .5: .78 and .84.
 More training fits the training maps only: batches of 16, 12 epochs: .34 and .88; 24: .17 and 1.05.
 """

@@ -1,0 +1,271 @@
+"""Each ground of an audit against what the embedded model was trained on, on two halves.
+
+python -m experiments.audits.grounds [--half 1] [--keep FOLDER] [--write docs/audit-evidence.md]
+
+The halves share no near duplicate and no form of template. One half is asked; the CNNs come from a
+study of the other. `--keep` keeps what each half said and reads it where it is there already;
+`--half` makes one of them, without tables.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from scipy.stats import binomtest
+
+from experiments.audits.finds import share_drawn
+from experiments.pages import table_of, write_tables
+from mnemoscope.audits.documents import Document
+from mnemoscope.audits.ground import read_ground, recall_probabilities, study_settings
+from mnemoscope.audits.local import local_audit
+from mnemoscope.audits.needs import copied_shares
+from mnemoscope.audits.passages import passage_table
+from mnemoscope.audits.rule import MOST_COPIED, rule_windows
+from mnemoscope.audits.run import ask_questions
+from mnemoscope.audits.settings import AuditSettings
+from mnemoscope.audits.spans import Hit, Span
+from mnemoscope.audits.tokens import Text, Tokens
+from mnemoscope.embedded import model_path, reference_path, sequences_path
+from mnemoscope.flow.run import run
+from mnemoscope.lm.continue_ import scan_memorized
+from mnemoscope.lm.load import load_model
+from mnemoscope.lm.model import LanguageModel
+from mnemoscope.stats import separation, share_true
+from mnemoscope.study.settings import EMBEDDED
+from mnemoscope.taxonomy.groups import find_groups
+from mnemoscope.words import interval
+
+SETTINGS = AuditSettings()
+Half = dict[str, np.ndarray]
+MOST_PAIRS = 0.03
+"""Share of the text's pairs: of 2, 3 and 5 % the largest without an error of recall on half 1."""
+
+
+def halves_by_group(sequences: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Two halves of the sequences, no group of near duplicates (a template's form) in both."""
+    groups = find_groups(sequences)
+    names = groups.unique().sort()
+    is_first = groups.is_in(names.sample(len(names) // 2, seed=0).implode())
+    return sequences.filter(is_first), sequences.filter(~is_first)
+
+
+def ask_cnns(
+    lm: LanguageModel, sequences: pl.DataFrame, windows: np.ndarray
+) -> tuple[np.ndarray, str]:
+    """Probabilities of windows by the CNNs of a study of sequences, and its calibration."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "others.parquet")
+        sequences.write_parquet(source)
+        settings = study_settings(str(source), model=EMBEDDED, device="cpu")
+        ground = read_ground(run(settings, Path(folder, "study"), until="train"))
+        found = np.array(recall_probabilities(ground, lm, windows, batch_size=64))
+    fit, measured = ground.facts["calibration"], ground.facts["measured"]
+    said = (
+        f"study of {sequences.height:,} other sequences ({ground.facts['sequences']}), "
+        f"{len(ground.cnns)} CNNs; calibration {fit['method']} {fit['temperature']}, chosen on "
+        f"{fit['n_guess']} Guess + {fit['n_recall']} Recall by {fit['brier_by_method']}; "
+        f"cross-fitted ECE {measured['ece']:.3f} (as it was "
+        f"{measured['ece_uncalibrated']:.3f}), Brier {measured['brier']:.3f} "
+        f"({measured['brier_uncalibrated']:.3f}), AUC against the rule {measured['auc']:.3f}"
+    )
+    return found, said
+
+
+def ask_half(
+    lm: LanguageModel,
+    reference: LanguageModel,
+    asked: pl.DataFrame,
+    others: pl.DataFrame,
+    n_sequences: int,
+) -> Half:
+    """What every ground says of sequences that the model reproduces; CNNs trained on others."""
+    half = n_sequences // 2
+    is_new_template = pl.col("held_out") & (pl.col("genre") == "template")
+    kinds = [asked.filter(pl.col("duplicates") > 5), asked.filter(is_new_template)]
+    pool = pl.concat([one.sample(min(3 * half, one.height), seed=0) for one in kinds])
+    windows = np.array(pool["tokens"].to_list(), dtype=np.int32)
+    is_memo = np.concatenate(
+        [one.is_memorized for one in scan_memorized(lm, windows, batch_size=64)]
+    )
+    is_trained = (~pool["held_out"]).to_numpy()
+    rows = np.concatenate(
+        [np.flatnonzero(is_memo & kind)[:half] for kind in (is_trained, ~is_trained)]
+    )
+    windows = windows[rows]
+    places = np.arange(64)
+    rulings = rule_windows(lm.tokenizer, windows, prefix=32, patterns="published")
+    texts, spans = [], []
+    for number, ruling in enumerate(rulings):
+        hit = Hit(0, 32, 1.0, windows[number, 32:].tolist(), None, (32, 64), ruling)
+        spans.append((number, Span(32, 64, ruling.verdict, hit, 1, 32, False)))
+        own = Tokens(windows[number], places, places + 1)
+        texts.append(Text(Document(str(number), "x" * 64, ""), own))
+    audit = local_audit(lm, [], SETTINGS, reference=reference)
+    audit.texts = texts
+    audit.passages = passage_table(texts, spans, SETTINGS, audit.tokenizer)
+    ask_questions(audit)
+    found = audit.passages
+    evenly = torch.ones(len(windows), 1, 64, 64)
+    probability, calibration = ask_cnns(lm, others, windows)
+    return {
+        "is_trained": is_trained[rows],
+        "rule": np.array([one.verdict == "recall" for one in rulings]),
+        "rouge": -np.array([max(one.rouge_l, one.rouge_3) for one in rulings]),
+        "score": found["reference_score"].to_numpy(),
+        "ratio": 32 * found["log_likelihood_ratio"].to_numpy(),
+        "grafts": (found["grafts_survived"] / found["grafts"]).to_numpy(),
+        "copied": found["needed_copied"].to_numpy(),
+        "pairs": copied_shares(windows, evenly, prefix=32),
+        "group": np.array(find_groups(pool[rows]).to_list()),
+        "characters": np.array(
+            [len(one) for one in lm.tokenizer.batch_decode(windows[:, 32:].tolist())]
+        ),
+        "probability": probability,
+        "calibration": np.array(calibration),
+    }
+
+
+def grounds_of(half: Half) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
+    """What each ground says, (n,) bool, and its graded figure, (n,) or None, by its name."""
+    rule, grafts = half["rule"], half["grafts"] <= 0.5
+    cnn, reference = half["probability"] >= 0.5, half["score"] < SETTINGS.threshold
+    needs = half["copied"] < MOST_COPIED
+
+    def two(third: np.ndarray) -> np.ndarray:
+        return np.asarray(rule.astype(int) + third + reference >= 2)
+
+    return {
+        "rule": (rule, half["rouge"]),
+        "CNN": (cnn, half["probability"]),
+        "reference": (reference, half["ratio"]),
+        "grafts: at most half of the parts survived": (grafts, -half["grafts"]),
+        "needs: less than a tenth is read off the text": (needs, -half["copied"]),
+        "control of needs: few pairs of the text, no model": (
+            half["pairs"] < MOST_PAIRS,
+            -half["pairs"],
+        ),
+        "rule and CNN": (rule & cnn, None),
+        "rule or CNN": (rule | cnn, None),
+        "rule and reference": (rule & reference, None),
+        "rule or reference": (rule | reference, None),
+        "CNN and reference": (cnn & reference, None),
+        "rule and grafts": (rule & grafts, None),
+        "rule or grafts": (rule | grafts, None),
+        "reference and grafts": (reference & grafts, None),
+        "rule and needs": (rule & needs, None),
+        "rule or needs": (rule | needs, None),
+        "reference and needs": (reference & needs, None),
+        "**two of rule, CNN, reference**": (two(cnn), None),
+        "**two of rule, reference, grafts**": (two(grafts), None),
+        "**two of rule, reference, needs**": (two(needs), None),
+    }
+
+
+def by_passage(halves: list[Half], truth: list[np.ndarray], names: list[str]) -> str:
+    """A table of grounds against a truth, one for each half."""
+    heads = ["ground", "AUC", '"recall" that is right, %', 'of the true ones it calls "recall", %']
+    heads.append("more right, more wrong than the rule, both halves")
+    rows = []
+    for name in names:
+        cells, better, worse = [], 0, 0
+        for half, true in zip(halves, truth, strict=True):
+            (says, graded), group = grounds_of(half)[name], half["group"]
+            right, rule = says == true, half["rule"] == true
+            better, worse = better + (right & ~rule).sum(), worse + (~right & rule).sum()
+            n = int((says & true).sum())
+            cells.append(
+                (
+                    "" if graded is None else auc(true, graded, group),
+                    f"{n} of {int(says.sum())} {ends(true[says], group[says])}",
+                    f"{n} of {int(true.sum())} {ends(says[true], group[true])}",
+                )
+            )
+        beside = ""
+        if better + worse:
+            p = f"{binomtest(better, better + worse).pvalue:.2g}"
+            p = "p < .001" if float(p) < 0.001 else f"p = {p.removeprefix('0')}"
+            beside = f"{better}, {worse}: {p}"
+        columns = ("; ".join(filter(None, column)) for column in zip(*cells, strict=True))
+        rows.append([name, *columns, beside])
+    return table_of(heads, rows)
+
+
+def by_character(halves: list[Half], names: list[str]) -> str:
+    """A table by character, where the truth is what was trained on."""
+    heads = ["ground", "called recall that was trained on", "trained on that is called recall"]
+    rows = []
+    for name in names:
+        cells = []
+        for half in halves:
+            says, true, size = grounds_of(half)[name][0], half["is_trained"], half["characters"]
+            both = size * (says & true)
+            shares = (share_drawn(both[own], size[own], half["group"][own]) for own in (says, true))
+            cells.append([str(one).replace(" %", "") for one in shares])
+        rows.append([name, *("; ".join(column) for column in zip(*cells, strict=True))])
+    return table_of(heads, rows)
+
+
+def ends(flags: np.ndarray, group: np.ndarray) -> str:
+    """The interval of the share of true flags, in per cent."""
+    return interval(share_true(flags, group), space=" ")
+
+
+def auc(truth: np.ndarray, graded: np.ndarray, group: np.ndarray) -> str:
+    """AUC with an interval over groups of near duplicates."""
+    found = separation(-graded, truth, seed=0, n_resamples=1000, groups=group).auc
+    shown = (f"{one:.3f}".removeprefix("0") for one in found)
+    return "{} [{}, {}]".format(*shown)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sequences", type=int, default=240)
+    parser.add_argument("--half", type=int, choices=[1, 2], help="make one half, without tables")
+    parser.add_argument("--keep", type=Path, help="a folder for what each half said")
+    parser.add_argument("--write", type=Path, help="a page with marks for the tables")
+    wanted = parser.parse_args()
+    lm = load_model(str(model_path()), device="cpu")
+    reference = load_model(str(reference_path()), device="cpu")
+    sequences = pl.read_parquet(sequences_path())
+    halves = []
+    for number in [wanted.half] if wanted.half else [1, 2]:
+        kept = wanted.keep and wanted.keep / f"half-{number}-{wanted.sequences}.npz"
+        if kept is None or not kept.is_file():
+            asked, others = halves_by_group(sequences)[:: 1 if number == 1 else -1]
+            half = ask_half(lm, reference, asked, others, wanted.sequences)
+            if kept is not None:
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                np.savez(kept, **half)  # type: ignore[arg-type]  # taken for allow_pickle
+        else:
+            half = dict(np.load(kept))
+        trained, group = half["is_trained"], half["group"]
+        print(
+            f"half {number}: {len(trained)} reproduced sequences, {int(trained.sum())} trained "
+            f"more than five times, {int((~trained).sum())} never (held-out templates), in "
+            f"{len(np.unique(group[trained]))} and {len(np.unique(group[~trained]))} groups; the "
+            f"reference reproduces {int((half['score'] >= SETTINGS.threshold).sum())}; "
+            f"{half['calibration']}",
+            flush=True,
+        )
+        halves.append(half)
+    if wanted.half:
+        return
+    names = list(grounds_of(halves[0]))
+    apart = [one for one in names[:8] if one != "reference"]
+    not_by_reference = [half["score"] < SETTINGS.threshold for half in halves]
+    tables = {
+        "grounds": by_passage(halves, [half["is_trained"] for half in halves], names),
+        "grounds by character": by_character(halves, [*names[:8], *names[-3:]]),
+        "grounds and the reference": by_passage(halves, not_by_reference, apart),
+    }
+    for name, table in tables.items():
+        print(f"{name}\n{table}")
+        if wanted.write is not None:
+            write_tables(wanted.write, table, name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Make the pictures of `docs/gallery.md`, of `docs/app.md` and of the README.
+
+    python -m experiments.gallery.run demo [-o docs/pictures]
+
+DEMO is what `mnemoscope demo -o demo` makes; the knockout curve is drawn where `mnemoscope knockout
+demo` has run. The audit is the example report of `experiments/audits/example.py`, the dose curve
+is drawn from the small Hubble's results. Needs Chromium, playwright and the extra `figures`.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from itertools import chain
+from pathlib import Path
+
+from experiments.pages import results_of
+from experiments.small_hubble.tables import ROLES
+from mnemoscope.report.export import drawn, export_localization
+from mnemoscope.report.notebook import benchmark_figure
+from mnemoscope.study.folder import Study
+from mnemoscope.taxonomy import PAPER
+from mnemoscope.taxonomy.names import NON_MEMO
+
+DOCS = Path(__file__).parents[2] / "docs"
+EXPORTED = {
+    "delta-guess-recall.svg": "non-memo-guess-recall-gradient-model-maps.svg",
+    "profile-guess-recall.svg": "non-memo-guess-recall-gradient-profile.svg",
+    "knockout-guess-recall.svg": "non-memo-guess-recall-knockout.svg",
+}
+WIDTH = 1100
+HEIGHTS = {"report.png": 760, "audit.png": 676}
+
+
+def photograph(pages: dict[str, Path], out: Path) -> None:
+    """Save the top of each page as PNG."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        page = browser.new_page(color_scheme="light")
+        for name, path in pages.items():
+            page.set_viewport_size({"width": WIDTH, "height": HEIGHTS[name]})
+            page.goto(path.resolve().as_uri())
+            page.screenshot(path=out / name)
+        browser.close()
+
+
+def photograph_app(demo: Path, out: Path) -> None:
+    """Audit a few windows of the study in the app, choose a recalled passage, save it as PNG."""
+    from playwright.sync_api import sync_playwright
+
+    labels, table = Study(demo).labels, Study(demo).sequences
+    texts = [
+        table.filter(labels[PAPER] == name)["text"].head(2).to_list()
+        for name in ("Recall", "Guess", NON_MEMO)
+    ]
+    words = [sys.executable, "-m", "mnemoscope", "app", str(demo), "--port", "7899"]
+    with subprocess.Popen(words) as server, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        page = browser.new_page(color_scheme="light", viewport={"width": 1280, "height": 900})
+        page.set_default_timeout(300_000)
+        for _ in range(60):
+            with suppress(Exception):  # not yet there
+                page.goto("http://127.0.0.1:7899/")
+                break
+            time.sleep(1)
+        page.wait_for_selector("#start")
+        page.fill("#document textarea", "\n\n".join(chain(*zip(*texts, strict=True))))
+        page.click("#start")
+        page.click(".result mark.recall[data-pick]")
+        page.wait_for_selector(".pictures .stack img.delta")
+        page.screenshot(path=out / "app.png", full_page=True)
+        browser.close()
+        server.terminate()
+
+
+def chromium() -> str | None:
+    """The system's browser; None takes playwright's."""
+    return shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+def export(demo: Path, out: Path) -> None:
+    """Copy what `localize --export` draws of the demo, under the names that the docs use."""
+    with tempfile.TemporaryDirectory() as folder:
+        export_localization(Study(demo), folder)
+        for name, made in EXPORTED.items():
+            if (Path(folder) / made).is_file():
+                shutil.copy(Path(folder) / made, out / name)
+
+
+def dose() -> bytes:
+    """Draw share and AUC by how often a passage of the small Hubble was inserted."""
+    from matplotlib.figure import Figure
+
+    rows = results_of("small_hubble")["dose"]
+    inserted = [str(row["count"]) for row in rows]
+    figure = Figure(figsize=(7.0, 2.8), layout="constrained")
+    titles = "come out word for word", "AUC of attention against passages never inserted"
+    for ax, title, shown in zip(figure.subplots(1, 2), titles, ("out", "auc"), strict=True):
+        for role, name, line in zip(ROLES, ("model", "twin"), "-:", strict=True):
+            middle, low, high = zip(*(row[shown][role] for row in rows), strict=True)
+            ax.plot(inserted, middle, line, marker="o", ms=3, label=name)
+            ax.fill_between(inserted, low, high, alpha=0.15, lw=0)
+        ax.set_title(title, fontsize=9)
+        ax.set_xlabel("times inserted")
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.legend(frameon=False, fontsize=8)
+    return drawn(figure)["svg"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("demo", type=Path)
+    parser.add_argument("-o", "--out", type=Path, default=DOCS / "pictures")
+    wanted = parser.parse_args()
+    wanted.out.mkdir(parents=True, exist_ok=True)
+    (wanted.out / "dose.svg").write_bytes(dose())
+    pages = {"report.png": wanted.demo / "report.html", "audit.png": DOCS / "example-audit.html"}
+    photograph(pages, wanted.out)
+    photograph_app(wanted.demo, wanted.out)
+    export(wanted.demo, wanted.out)
+    benchmark_figure(Study(wanted.demo)).save(wanted.out.parent / "images" / "demo.svg")
+    print(f"Wrote {wanted.out}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""Pages show what the stored results of their experiments say, and the README knows them all."""
+
+import re
+
+import pytest
+
+from experiments.pages import HERE, rendered, split_page, stored
+
+ROOT = HERE.parent
+ROWS = [
+    line.strip("| ").split(" | ")
+    for line in (HERE / "README.md").read_text(encoding="utf-8").splitlines()
+    if line.startswith("| ") and "`" in line
+]
+
+
+@pytest.mark.parametrize("name", stored())
+def test_a_page_shows_the_stored_results(name: str) -> None:
+    for page, which, text in rendered(name):
+        assert split_page(page.read_text("utf-8"), which)[1] == text, (
+            f"{page.name}: {which}; not what {name} gives"
+        )
+
+
+def test_the_readme_has_every_script_page_and_stored_result() -> None:
+    pages = {page: row for row in ROWS for page in row[0].split(", ")}
+    scripts = {script for row in ROWS for script in re.findall(r"`([\w/]+\.py)`", row[1])}
+    held = {path.relative_to(HERE).as_posix() for path in HERE.glob("*/*.py")}
+    assert scripts == {path for path in held if not path.endswith("/tables.py")}
+    marked = {
+        path.relative_to(ROOT).as_posix()
+        for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+        if "<!-- tables" in path.read_text(encoding="utf-8")
+    }
+    assert marked - {"docs/audit-files.md"} <= pages.keys()  # that one: tools/reference.py
+    guarded = {
+        page.relative_to(ROOT).as_posix() for name in stored() for page, *_ in rendered(name)
+    }
+    assert guarded == {page for page in marked & pages.keys() if pages[page][-1] == "yes"}
+    assert all((ROOT / page).is_file() for page in pages)
