@@ -86,12 +86,12 @@ def _read_grafted(
     return grafted, base, rows, label, find_groups(rows).rank("dense").to_numpy()
 
 
-def _parts_of(grafted: pl.DataFrame, inside: np.ndarray) -> list[Part]:
-    """What survives each part and its walks, of the sequences that are `inside`."""
+def _parts_of(grafted: pl.DataFrame, inside: np.ndarray, share: float = 1.0) -> list[Part]:
+    """What survives a share of each part, and its walks, of the sequences that are `inside`."""
     found = []
     for name in grafted["part"].unique(maintain_order=True).to_list()[1:]:
         frame = grafted.filter(pl.col("part") == name)
-        twin = frame.filter(pl.col("control") == "twin", pl.col("share") == 1.0)
+        twin = frame.filter(pl.col("control") == "twin", pl.col("share") == share)
         flip = frame.filter(pl.col("control") == "flip")
         walks = []
         for _, walk in frame.drop_nulls("scale").group_by("draw", maintain_order=True):
@@ -103,11 +103,12 @@ def _parts_of(grafted: pl.DataFrame, inside: np.ndarray) -> list[Part]:
     return found
 
 
-def forms(study: ms.Study, taxonomy: str) -> list[Row]:
+def forms(study: ms.Study, taxonomy: str, share: float = 1.0) -> list[Row]:
     """What the first class is made of: each form of it, read or not, against the second class.
 
     How much of that form is left, and by how much more of the second class breaks where random
-    changes leave as much of that form; kinds of text are not held equal.
+    changes leave as much of that form; kinds of text are not held equal. The part goes a `share` of
+    the way to the twin's.
     """
     found = []
     grafted, base, rows, label, groups = _read_grafted(study, taxonomy)
@@ -122,7 +123,7 @@ def forms(study: ms.Study, taxonomy: str) -> list[Row]:
         n = int((classes == 0).sum())
         if n < LEAST or len(np.unique(tried.groups[classes == 0])) < FEWEST_GROUPS:
             continue
-        for each in compare_classes(_parts_of(grafted, inside), tried, seed=0):
+        for each in compare_classes(_parts_of(grafted, inside, share), tried, seed=0):
             row = specific_row(each, [first, second])
             if row["spared"] == first:
                 kept = {name: row[name] for name in ("part", "kept_spared")}
@@ -172,6 +173,7 @@ def gather(studies: Sequence[ms.Study]) -> Row:
         }
     for study in studies[:3]:
         found[study.folder.name]["forms"] = forms(study, PAPER)
+        found[study.folder.name]["forms, half"] = forms(study, PAPER, 0.5)
     return found
 
 

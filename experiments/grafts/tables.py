@@ -33,6 +33,9 @@ def tables(found: dict[str, Any]) -> dict[tuple[str, str], str]:
         "rule": parts(found[crossed][PAPER]),
         "truth": parts(found[crossed][TRUTH]),
         "forms": forms({name: found[name]["forms"] for name in trained}, PAPER),
+        "forms-half": forms(
+            {name: _natural(found[name]["forms, half"]) for name in trained}, PAPER
+        ),
         "trainings-rule": trainings({name: found[name][PAPER] for name in trained}),
         "trainings-truth": trainings({name: found[name][TRUTH] for name in trained}),
         "crossover": trainings({name: found[name][PAPER] for name in (a, b)}),
@@ -110,6 +113,14 @@ def _by_pair(rows: Sequence[Row]) -> list[Row]:
     return [by_weight(orders)[0] for orders in found.values()]
 
 
+def _natural(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row["form"] == "rule, read"]
+
+
+_ALL = 0.985
+"""Of a form of which so much is left, single sequences decide where on the curves it stands."""
+
+
 def forms(studies: Mapping[str, Sequence[Row]], taxonomy: str) -> str:
     """A line a part and form of the first class, a cell a study."""
     first, second = taxonomy.split(", ")[1:3]
@@ -117,7 +128,7 @@ def forms(studies: Mapping[str, Sequence[Row]], taxonomy: str) -> str:
     for name, rows in studies.items():
         for row in rows:
             said = f"{percent(row['kept_spared'], unit=False)} of {row['n']}: "
-            said += _beyond(row["beyond"])
+            said += UNKNOWN if row["kept_spared"] >= _ALL else _beyond(row["beyond"])
             cells.setdefault((row["part"], row["form"]), {})[name] = said
     head = [f"{name}: left, %; {second} beyond it" for name in studies]
     return table_of(
