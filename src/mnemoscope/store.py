@@ -187,10 +187,13 @@ class Store:
 
     # -- what can be wrong ------------------------------------------------------------------
 
-    def verify(self, names: Sequence[str]) -> list[MnemoscopeError]:
+    def verify(
+        self, names: Sequence[str], record_of: Callable[[str], str] | None = None
+    ) -> list[MnemoscopeError]:
         """Read every artefact whose record matches one of these patterns; what is wrong, by file.
 
-        Tables, tensors and arrays of the folder that no record names are named too.
+        Tables, tensors and arrays that no record names miss theirs: a record of their own name,
+        in the store's own folder that which `record_of` gives.
         """
         found: list[MnemoscopeError] = []
         named: set[Path] = set()
@@ -207,7 +210,12 @@ class Store:
                     self.path(name, file)
                 except (UserError, DamagedDataError) as error:
                     found.append(error)
-        lost = {one for name in names for path, one in self._data_beside(name) if path not in named}
+        lost = {
+            record_of(path.name) if record_of and path.parent == self.folder else record
+            for name in names
+            for path, record in self._data_beside(name)
+            if path not in named
+        }
         return found + [self.missing(self.record_path(name), name) for name in sorted(lost)]
 
     def _data_beside(self, name: str) -> Iterator[tuple[Path, str]]:

@@ -10,6 +10,7 @@ from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
 from mnemoscope.study.folder import Study
+from mnemoscope.study.stages import STAGES
 from tiny_models import VOCABULARY, save_model
 
 LONG = "The licence applies to works based on the library. " * 20
@@ -267,6 +268,17 @@ def test_a_damaged_manifest_is_named_by_every_verb_and_may_be_deleted(study, ref
     path.unlink()
     assert call("benchmark", study, "-q").status == 0
     assert Study(study).is_done("benchmark")
+
+
+def test_files_of_a_stage_that_is_to_be_run_again_are_told_with_its_verb(study, call) -> None:
+    assert call("label", study, "--redo", "-q").status == 0  # what follows is to be made again
+    found = call("describe", study, "--verify")
+    assert found.status == 1
+    missed = [one for one in (found.out + found.err).splitlines() if ": missing." in one]
+    told = {line.rpartition("run 'mnemoscope ")[2].split()[0]: line for line in missed}
+    assert {"train", "benchmark"} <= told.keys() <= {stage.name for stage in STAGES}
+    for verb, line in told.items():
+        assert f"{study}/manifests/{verb}.json: missing." in line
 
 
 def test_a_table_that_is_damaged_or_gone_stops_what_reads_it_until_it_is_made_again(

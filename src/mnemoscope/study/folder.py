@@ -432,7 +432,7 @@ class Study:
 
     def verify(self) -> list[MnemoscopeError]:
         """Read all that the study holds but maps; what is missing, damaged or another study's."""
-        found = self.store.verify(_RECORDS)
+        found = self.store.verify(_RECORDS, self._record_of)
         for folder in sorted(one for name in _UNITS for one in self.folder.glob(name)):
             found += self._units_in(folder).verify(["*"])
         return found
