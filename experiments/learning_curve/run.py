@@ -66,7 +66,7 @@ class Reader(NamedTuple):
         return CnnSetting(6, 10, self.pooling) if self.pooling else None
 
 
-OF_CNN = {name: name for name in ("model", "reference", "blind", "painted")}
+OF_CNN = {name: name for name in ("model", "reference", "blind")}
 OF_REGRESSION = {
     "model": "statistics",
     "reference": "reference_statistics",
@@ -91,7 +91,7 @@ class Cell(NamedTuple):
 
 def cells() -> Iterator[Cell]:
     """All, the most telling first: what the model shows over its reference at every sequence."""
-    for columns in (("model", "reference"), ("blind", "painted")):
+    for columns in (("model", "reference"), ("blind",)):
         for size in (ALL, 400, 100, 800, 200):
             for reader, column in product(READERS, columns):
                 if size in reader.sizes and column in reader.sources:

@@ -18,7 +18,7 @@ from mnemoscope.benchmark.table import score_benchmark
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
 from mnemoscope.cnn.training import predict_logits, train_cnn
 from mnemoscope.maps.format import pack_triangle, unpack_triangle
-from mnemoscope.maps.views import MapSource, PaintedMaps, TensorMaps
+from mnemoscope.maps.views import MapSource, TensorMaps
 
 CLASSES = ("Non-Memo", "Recite", "Reconstruct", "Recollect")
 N_TRAIN, N_EVAL, LENGTH = 320, 320, 16
@@ -29,15 +29,11 @@ QUICK = replace(PRESETS["small"], epochs=1, min_steps=150, learning_rate=4e-3)
 
 
 class Planted(NamedTuple):
-    """What a study would hold: tokens, the model's and the reference's packed attention.
-
-    And, where they are painted, log-probabilities of every token but the first.
-    """
+    """What a study would hold: tokens, the model's and the reference's packed attention."""
 
     tokens: np.ndarray
     attention: torch.Tensor
     reference: torch.Tensor
-    logprobs: torch.Tensor | None = None
 
 
 def random_weights(seed: int) -> torch.Tensor:
@@ -97,28 +93,6 @@ def both_in_part() -> Planted:
     return Planted(tokens, packed(with_mark(random_weights(2))), packed(random_weights(3)))
 
 
-def of_next_tokens(seed: int) -> torch.Tensor:
-    """Log-probabilities that tell the classes apart: each class finds other tokens hard."""
-    generator = torch.Generator().manual_seed(seed)
-    logprobs = -torch.rand(len(LABELS), LENGTH - 1, generator=generator)
-    for c in (1, 2, 3):
-        logprobs[c == LABELS, 4 * c - 2 : 4 * c + 2] -= 3
-    return logprobs
-
-
-def contributions() -> Planted:
-    """An input that knows the next token: its rows are the answer over edges of no meaning."""
-    logprobs = of_next_tokens(5)
-    answer = PaintedMaps(TensorMaps(packed(random_weights(4))), logprobs)
-    reference = packed(random_weights(5))
-    return Planted(random_tokens(4), read_all(answer), reference, logprobs)
-
-
-def weights_beside_the_answer() -> Planted:
-    """A mark in the model's weights, and an output that gives the classes away as well."""
-    return mark_in_attention()._replace(logprobs=of_next_tokens(6))
-
-
 def read_all(maps: MapSource) -> torch.Tensor:
     return maps.read(torch.arange(len(maps)))
 
@@ -139,7 +113,7 @@ def with_cnn(source: str, maps: torch.Tensor, labels: np.ndarray):
     return outcome(source, SETTING.slug, labels, shares, trained.did_train)
 
 
-def benchmark(planted: Planted, *others: str, **options) -> pl.DataFrame:
+def benchmark(planted: Planted, *others: str) -> pl.DataFrame:
     """The same CNNs on the model's attention, on what is blind and on the others; n-grams."""
     splits = np.where(TRAIN, "train", "eval")
     permuted = permute_labels(np.arange(len(LABELS)), LABELS, splits, seed=0)
@@ -154,11 +128,8 @@ def benchmark(planted: Planted, *others: str, **options) -> pl.DataFrame:
         made.append(with_cnn("control", attention, permuted))
     if "reference" in others:
         made.append(with_cnn("reference", planted.reference, LABELS))
-    if "painted" in others:
-        painted = PaintedMaps(TensorMaps(planted.reference), planted.logprobs)
-        made.append(with_cnn("painted", read_all(painted), LABELS))
     predictions, runs = pl.concat(one for one, _ in made), pl.DataFrame([run for _, run in made])
-    return score_benchmark(predictions, runs, {TAXONOMY: CLASSES}, n_resamples=300, **options)
+    return score_benchmark(predictions, runs, {TAXONOMY: CLASSES}, n_resamples=300)
 
 
 @pytest.fixture(scope="module")
@@ -206,30 +177,6 @@ def test_a_difference_in_text_alone_is_a_high_figure_and_no_excess(textual) -> N
     # Text is seen by both: no model at all, and a model without memory.
     assert row_of(textual, "blind")["min_f1"] > 0.9
     assert row_of(textual, "reference")["min_f1"] > 0.9
-
-
-def test_an_input_that_knows_the_next_token_has_no_excess_over_the_painted_answer() -> None:
-    """Contributions, planted: beside blind and reference alone they would pass for memory."""
-    table = benchmark(contributions(), "reference", "painted", knows_next=["mean"])
-    row = row_of(table, "model")
-    assert row["min_f1"] > 0.8
-    assert row_of(table, "painted")["min_f1"] > 0.8
-    assert max(row_of(table, name)["min_f1"] or 0.0 for name in ("blind", "reference")) < 0.5
-    assert row["excess_over"] == "painted"
-    assert abs(row["excess"]) < 0.1
-    assert row["excess_low"] <= 0
-    assert row["gain_over"] == "painted"
-    assert row["gain_low"] <= 0
-    assert "of each next token" in row["verdict"]
-
-
-def test_weights_keep_their_excess_though_the_output_gives_the_classes_away() -> None:
-    table = benchmark(weights_beside_the_answer(), "reference", "painted")
-    row = row_of(table, "model")
-    assert row_of(table, "painted")["min_f1"] > 0.8
-    assert row["excess_over"] != "painted"
-    assert row["excess_low"] > 0.4
-    assert (row["gain_over"], row["gain_low"] > 0.5) == ("reference", True)
 
 
 def test_permuted_labels_are_at_chance_among_themselves(marked) -> None:

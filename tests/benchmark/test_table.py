@@ -27,7 +27,6 @@ SHARES = {
     "reference": 0.2,
     "control": 0.0,
     "planted": 0.9,
-    "painted": 0.85,
 }
 ONCE = {
     "ngram": 0.4,
@@ -113,7 +112,7 @@ def test_the_excess_of_a_reader_is_over_what_the_same_reader_sees(predictions) -
         assert row["excess_over"] == STRONGEST[reader]
         assert row["verdict_kind"] == "adds"
     others = table.filter(~pl.col("source").is_in(list(READERS)))
-    assert others["excess"].null_count() == others["verdict"].null_count() == others.height == 12
+    assert others["excess"].null_count() == others["verdict"].null_count() == others.height == 11
 
 
 def test_the_gain_of_a_reader_is_over_the_reference_that_the_same_reader_sees(predictions) -> None:
@@ -344,12 +343,10 @@ UNSURE = of_gain(QUIET, high=EFFECT)
 VERDICTS = [
     (SEEN, "adds", "0.061 nats a sequence [0.020, 0.102] to what the text and the attention of a"),
     (SEEN, "adds", "0.770 were left to gain, such a study sees 0.058 in 80 % of cases"),
-    (of_gain(SEEN, over="painted"), "adds", "log-probability of each next token"),
     (of_gain(SEEN, low=-0.02), "unclear", "up to 0.102 nats a sequence cannot be excluded"),
     (QUIET, "nothing", "less than 0.06 nats, the least that counts, is left beyond"),
     (of_gain(QUIET, high=EFFECT - 1e-9), "nothing", ""),
     (UNSURE, "unclear", "up to 0.060 nats"),
-    (of_gain(UNSURE, over="painted"), "unclear", "only knows the answer"),
     (replace(QUIET, finds_mark=False), "unclear", "mark of 2 %"),
     (replace(QUIET, finds_mark=None), "unclear", "not tried"),
     (

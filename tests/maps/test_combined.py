@@ -6,7 +6,7 @@ import torch
 from map_folders import add_shard, capture
 from mnemoscope.maps.format import StoreMeta, pack_triangle, unpack_triangle
 from mnemoscope.maps.store import MapStore, MapWriter
-from mnemoscope.maps.views import DifferenceMaps, MarkedMaps, PaintedMaps, StackedMaps, TensorMaps
+from mnemoscope.maps.views import DifferenceMaps, MarkedMaps, StackedMaps, TensorMaps
 
 ROWS = torch.tensor([3, 0, 3])
 
@@ -68,21 +68,6 @@ def test_marked_maps_are_the_pooled_maps_of_marked_heads(pooling: str) -> None:
     assert torch.equal(kept, unpack_triangle(TensorMaps(pooled(heads)).read(torch.tensor([0]))))
     with pytest.raises(ValueError, match="5 maps, 4 classes"):
         MarkedMaps(TensorMaps(pooled(heads)), classes[:4], 0.25)
-
-
-def test_painted_maps_are_rows_of_the_reference_times_the_next_tokens_surprise() -> None:
-    below = maps(0)
-    logprobs = -torch.rand(5, 7, generator=torch.Generator().manual_seed(3)) * 9
-    painted = PaintedMaps(below, logprobs)
-    assert (len(painted), painted.n_layers, painted.length) == (5, 2, 8)
-    found, weights = (unpack_triangle(one.read(ROWS)).float() for one in (painted, below))
-    # Rounded to float16 once: 2^-11 relative, of products below 9.
-    for query in range(7):
-        wanted = -logprobs[ROWS, query, None, None] * weights[:, :, query]
-        torch.testing.assert_close(found[:, :, query], wanted, atol=9 * 2**-11, rtol=0)
-    assert not found[:, :, 7].any()  # what comes after the last is not known
-    with pytest.raises(ValueError, match=r"log-probabilities of shape \(5, 8\)"):
-        PaintedMaps(below, torch.zeros(5, 8))
 
 
 def test_a_folder_of_every_heads_maps_holds_one_tensor_and_reads_back(tmp_path) -> None:

@@ -15,9 +15,8 @@ from mnemoscope.cnn.presets import INPUTS, PRESETS
 from mnemoscope.cnn.training import load_cnn, predict_logits
 from mnemoscope.errors import UserError
 from mnemoscope.flow.run import run, run_stage
-from mnemoscope.lm.probe import suffix_logprobs
 from mnemoscope.maps.store import MapStore
-from mnemoscope.maps.views import PaintedMaps, TensorMaps
+from mnemoscope.maps.views import TensorMaps
 from mnemoscope.pipeline import capture, localize, map_statistics
 from mnemoscope.pipeline import train as jobs
 from mnemoscope.pipeline.capture import shown_tokens
@@ -25,7 +24,6 @@ from mnemoscope.pipeline.localize import load_deltas
 from mnemoscope.pipeline.train import SampleRows, job_labels, job_maps, jobs_of, sample_rows
 from mnemoscope.pipeline.trainings import FOLDS, n_trainings
 from mnemoscope.study.folder import Study
-from mnemoscope.study.models import Models
 from mnemoscope.study.settings import LabelSettings, variants
 from mnemoscope.taxonomy.sample import N_FOLDS
 from study_files import put_in_place, settings_with
@@ -169,21 +167,6 @@ def test_inputs_are_made_of_what_is_stored(study) -> None:
         torch.testing.assert_close(by_layer.amax(2), maps_of(study, source, "max"), **close)
 
 
-def test_what_is_painted_is_the_models_output_of_the_tokens_shown(study) -> None:
-    """Own suffixes too: the log-probabilities of what the CNNs see, not of the text."""
-    job = job_of(study, "painted")
-    rows = evaluated_by(study, job)
-    assert set(rows["suffix"]) == {"own", "true"}
-    tokens = shown_tokens(study.sequences, rows)
-    logprobs = suffix_logprobs(
-        Models(study.settings).alone("model"), tokens, batch_size=8, prefix=1
-    )
-    below = job_maps(study, replace(job, source="reference"), rows)
-    wanted = PaintedMaps(below, torch.from_numpy(logprobs)).read(torch.arange(rows.height))
-    # Batches of other sizes round otherwise: 1e-4 nats of weights up to 1, stored as float16.
-    torch.testing.assert_close(maps_of(study, "painted"), wanted.float(), atol=1e-2, rtol=2e-3)
-
-
 def test_the_regressions_read_both_poolings_of_their_own_maps(study) -> None:
     found = {job.source: job for job in jobs_of(study) if "statistics" in job.source}
     rows = sample_rows(study, found["statistics"].sample)
@@ -249,7 +232,7 @@ def test_every_training_that_was_counted_was_made_and_no_other(study) -> None:
     assert dict(runs.group_by("source").len().iter_rows()) == counted
     table = study.read("inputs.parquet")
     assert table["input"].unique(maintain_order=True).to_list() == list(INPUTS)
-    sources = {"model", "blind", "ngram", "reference", "control", "planted", "painted"}
+    sources = {"model", "blind", "ngram", "reference", "control", "planted"}
     for _, part in table.group_by("input"):
         assert set(part["source"]) == sources
 

@@ -61,9 +61,8 @@ def test_the_count_is_the_product_written_out() -> None:
         "logits": 5,
         "prefix_logits": 5,
         "reference": 5 * 1 * 3,
-        "painted": 5 * 1 * 2,
         "reference_statistics": 5,
-        "total": 120 + 10 + 10 + 10 + 15 + 15 + 8 * 5,
+        "total": 120 + 10 + 10 + 15 + 15 + 8 * 5,
     }
     counted = n_trainings(settings(), 6, has_reference=False, n_controlled=2)
     assert (counted["model"], counted["blind"]) == (6 * 3, 2 * 3)

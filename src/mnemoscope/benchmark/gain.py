@@ -2,7 +2,7 @@
 
 The figure that the verdict rests on. Two pools tell the classes apart: the readers of the text with
 the reader of the model's attention, and the same with the reader of a stand-in's: the reference
-model's attention, or the painted answer. A pool weighs its readers' log-probabilities,
+model's attention. A pool weighs its readers' log-probabilities,
 p(class) ∝ exp(b_class + Σ weight · log p_reader(class)), and is fitted to other groups of near
 duplicates than it is asked of. The gain is the difference of their mean log scores, in nats a
 sequence, each group counted once: ten windows of one licence are one text.

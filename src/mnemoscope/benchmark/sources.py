@@ -16,9 +16,8 @@ class Source(NamedTuple):
     # largest of these; "check" shows how low and how high figures can go
     group: Literal["attention", "free", "check"]
     # what it sees: the model's maps, the reference's, tokens, log-probabilities of the suffix or
-    # of the best token at each place of the prefix; `painted` are the model's log-probabilities
-    # spread over the reference's maps
-    reads: Literal["maps", "reference", "tokens", "logprobs", "painted", "prefix"]
+    # of the best token at each place of the prefix
+    reads: Literal["maps", "reference", "tokens", "logprobs", "prefix"]
     name: str  # how it is called
     detail: str  # what it is, beside the name
     # where it stands in the table on the terminal; of two in one column the better; empty for
@@ -36,7 +35,7 @@ class Source(NamedTuple):
     @property
     def needs_reference(self) -> bool:
         """Whether it reads the reference's maps."""
-        return self.reads in ("reference", "painted")
+        return self.reads == "reference"
 
 
 MARK = 0.02
@@ -138,14 +137,6 @@ TABLE = {
         "reference",
         phrase="a CNN on the reference model's attention",
     ),
-    "painted": Source(
-        "check",
-        "painted",
-        "Painted",
-        "log-probabilities over the reference's maps",
-        "painted",
-        phrase="a CNN on log-probabilities painted over the reference's attention",
-    ),
     "reference_statistics": _regression(
         "free",
         "reference",
@@ -157,11 +148,8 @@ TABLE = {
 }
 
 
-BASELINE_PHRASES = {
-    "reference": "what the text and the attention of a model that never saw these sequences give",
-    "painted": "what the text and the log-probability of each next token give",
-}
-"""What a gain is counted beyond, by what its stand-in reads."""
+BEYOND = "what the text and the attention of a model that never saw these sequences give"
+"""What a gain is counted beyond."""
 
 
 def _chosen(rule: Callable[[Source], bool]) -> tuple[str, ...]:
@@ -173,8 +161,6 @@ MEMORY_FREE = _chosen(lambda source: source.group == "free")
 """A min-F1 is held against those of its reader (`of_reader`); the largest counts."""
 PLANTED = _chosen(lambda source: source.mark > 0)
 """What a reader must find before its silence on the model's attention says anything."""
-PAINTED = _chosen(lambda source: source.reads == "painted")
-"""Held against inputs that know the next token (`presets.KNOWS_NEXT`) beside `MEMORY_FREE`."""
 CHECKS = _chosen(lambda source: source.group == "check")
 SOURCES = (*ATTENTION, *MEMORY_FREE, *CHECKS)
 """All, in the order of tables and charts."""

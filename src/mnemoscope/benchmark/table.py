@@ -26,7 +26,7 @@ from mnemoscope.cnn.metrics import (
     f1_per_class,
     precision_recall,
 )
-from mnemoscope.cnn.presets import KNOWS_NEXT, OF_TWO_MODELS
+from mnemoscope.cnn.presets import OF_TWO_MODELS
 from mnemoscope.stats import NO_ESTIMATE, Estimate, Floats, interval_of
 
 _Columns = dict[str, DataType | DataTypeClass]
@@ -173,7 +173,6 @@ def score_benchmark(
     n_resamples: int = 1000,
     seed: int = 0,
     control_settings: Sequence[str] | None = None,
-    knows_next: Sequence[str] = KNOWS_NEXT,
     choice: Mapping[str, Mapping[str, float]] | None = None,
 ) -> pl.DataFrame:
     """Judge every taxonomy on every source: columns as in `BENCHMARK_SCHEMA`, no row without runs.
@@ -181,7 +180,7 @@ def score_benchmark(
     Predictions are as `mnemoscope.benchmark.excess` describes; `runs` has a row a training:
     taxonomy, source, setting, seed, n_train, did_train, train_min_f1; `classes` the names of each
     taxonomy in the order of the indices. The excess counts the model's `control_settings` alone,
-    all where None; excess and gain of the inputs in `knows_next` are over the painted control too.
+    all where None.
     `choice` is for each taxonomy min-F1 of the readers (`model`, `statistics`) within the training
     rows; the larger is the headline, the CNNs where they are equal or none is given, and the
     regression where the CNNs have fewer than three trainings. Raises DamagedDataError: the
@@ -211,12 +210,11 @@ def score_benchmark(
                 of_excess = (
                     like if source == "model" else _ComparableRuns(judged, [], row["n_runs"])
                 )
-                inputs = {name.rpartition("-")[2] for name in of_excess.settings}
                 free = [
-                    *sources.MEMORY_FREE,
-                    *(sources.PAINTED if inputs & set(knows_next) else ()),
+                    name
+                    for name in sources.of_reader(sources.MEMORY_FREE, source)
+                    if name in present
                 ]
-                free = [name for name in sources.of_reader(free, source) if name in present]
                 row |= _excess_columns(source, of_excess, free, present, tuple(names), row)
                 row |= _matched_columns(source, judged)
             if source == "model":
@@ -358,11 +356,7 @@ def _excess_columns(
     ran = {name: judged[name].votes for name in free if name in judged}
     found = excess.measure_excess(model.votes, ran, reader=source, **model.resampling)
     note = excess.why_no_interval(model.votes)
-    stand_ins = {
-        name: one
-        for name, one in ran.items()
-        if sources.TABLE[name].reads in sources.BASELINE_PHRASES
-    }
+    stand_ins = {name: one for name, one in ran.items() if sources.TABLE[name].needs_reference}
     text = {name: one for name, one in ran.items() if name not in stand_ins}
     has_scores = all(one.scores is not None for one in (model.votes, *ran.values()))
     gain = None

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Literal
 
 from mnemoscope.benchmark.gain import POWER, Gain
-from mnemoscope.benchmark.sources import BASELINE_PHRASES, MARK, TABLE, TEXT_ALONE
+from mnemoscope.benchmark.sources import BEYOND, MARK, TABLE, TEXT_ALONE
 from mnemoscope.words import nats, percent
 
 Kind = Literal["adds", "unclear", "nothing", "cannot"]
@@ -70,12 +70,9 @@ def give_verdict(figures: BenchmarkFigures) -> Verdict:
         )
     if gain is None:
         return Verdict("cannot", f"cannot be said: {_say_missing(figures)}")
-    gives = BASELINE_PHRASES[TABLE[gain.over].reads]
     amount = f"{nats(gain.value)} nats a sequence [{nats(gain.low)}, {nats(gain.high)}]"
-    adds = f"attention adds {amount} to {gives}"
-    found = adds if gain.value > 0 else f"{amount} beyond {gives}"
-    if TABLE[gain.over].reads == "painted" and gain.low <= 0:
-        found = f"this input only knows the answer, {found}"
+    adds = f"attention adds {amount} to {BEYOND}"
+    found = adds if gain.value > 0 else f"{amount} beyond {BEYOND}"
     note = _say_limits(figures, gain)
     if figures.n_trainings is not None and figures.n_trainings < FEWEST_TRAININGS:
         return Verdict(
@@ -98,7 +95,8 @@ def give_verdict(figures: BenchmarkFigures) -> Verdict:
         return Verdict("unclear", f"undecided, as {why}: {found}{note}")
     return Verdict(
         "nothing",
-        f"less than {EFFECT:g} nats, the least that counts, is left beyond {gives}: {amount}{note}",
+        f"less than {EFFECT:g} nats, the least that counts, is left beyond {BEYOND}: "
+        f"{amount}{note}",
     )
 
 
@@ -125,7 +123,7 @@ def _say_missing(figures: BenchmarkFigures) -> str:
         return f"the {figures.reader} on the model's attention did not train"
     if not figures.controls:
         return "no control was run, so the figure may come from the text alone"
-    if not any(TABLE[one].reads in ("reference", "painted") for one in figures.controls):
+    if not any(TABLE[one].needs_reference for one in figures.controls):
         return (
             "without a reference model (--reference), what attention adds to the text may be text "
             "that the blind baselines do not see"

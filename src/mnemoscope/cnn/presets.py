@@ -23,10 +23,6 @@ class Input(NamedTuple):
     is_of_two: bool = False
     # whether its channels are layers of the model, once or several times over, as Δ needs them
     is_by_layer: bool = True
-    # whether it is computed with the next token in hand, such as contributions to its logit: the
-    # excess is then over the painted control as well, else it shows that the model knows the
-    # token, by another name
-    knows_next: bool = False
 
     @property
     def serves_audits(self) -> bool:
@@ -55,11 +51,14 @@ INPUTS = {
         is_by_layer=False,
     ),
 }
-"""All inputs by their names in settings; training, Δ, benchmark, report and audit read this."""
+"""All inputs by their names in settings; training, Δ, benchmark, report and audit read this.
+
+None is computed with the next token in hand, such as contributions to its logit: that would show
+the token's log-probability by another name, and need a control that shows it without attention.
+"""
 
 CnnInput: Any = Literal[tuple(INPUTS)]
 OF_TWO_MODELS = tuple(name for name, one in INPUTS.items() if one.is_of_two)
-KNOWS_NEXT = tuple(name for name, one in INPUTS.items() if one.knows_next)
 
 
 @dataclass(frozen=True)

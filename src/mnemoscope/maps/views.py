@@ -204,34 +204,6 @@ class DifferenceMaps(_Combined):
         return parts.to(torch.float16)
 
 
-class PaintedMaps:
-    """What the next token's log-probability alone shows: each query's row of weights times it.
-
-    No edge of the model that gave the log-probabilities is in it where the maps are another's.
-    Scaled by their negative, which is at least 0 as the scaling of the CNN's input needs; the last
-    query, whose next token is unknown, is 0.
-    """
-
-    def __init__(self, maps: MapSource, logprobs: torch.Tensor) -> None:
-        """Hold maps (n,) of T tokens, and for each the log-probabilities of tokens 2 to T, nats."""
-        if logprobs.shape != (len(maps), maps.length - 1):
-            raise ValueError(
-                f"{len(maps)} maps of {maps.length} tokens, log-probabilities of shape "
-                f"{tuple(logprobs.shape)}"
-            )
-        self._maps, self._logprobs = maps, logprobs
-        self.n_layers, self.length = maps.n_layers, maps.length
-
-    def __len__(self) -> int:
-        return len(self._maps)
-
-    def read(self, rows: torch.Tensor) -> torch.Tensor:
-        """Packed maps at these positions; see `MapSource.read`."""
-        scale = torch.nn.functional.pad(-self._logprobs[rows].float(), (0, 1))
-        of_edges = scale.repeat_interleave(torch.arange(1, self.length + 1), dim=1)
-        return (self._maps.read(rows).float() * of_edges[:, None]).to(torch.float16)
-
-
 class MarkedMaps:
     """Maps with a mark of each class: the positive control of whoever reads them.
 

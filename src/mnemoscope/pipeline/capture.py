@@ -36,7 +36,6 @@ from mnemoscope.study.models import Models
 from mnemoscope.study.settings import StudySettings
 
 LOGPROBS_FILE = "logprobs.parquet"
-NEXT_FILE = "next_logprobs.parquet"
 MOST_HEAD_BYTES = 8_000_000_000
 """Most bytes on disk for one model's maps of every head."""
 
@@ -87,7 +86,7 @@ def ask_maps(study: Study, models: Models, share: Share = ALL) -> None:
             _fill(study, asked, None if share != ALL else writer, one, table, wanted, shards[one])
         answers = asked.tables([_next_tokens(asked, table, rows) for rows in said], NEXT)
         if answers and share == ALL:
-            _write_logprobs(study, pl.concat(answers), wanted)
+            _write_logprobs(study, pl.concat(answers))
         if role == "model" and share == ALL and wants_verdicts(study):
             store_scan_verdicts(study, asked)
 
@@ -332,32 +331,26 @@ def decodings(
 
 
 def next_rows(study: Study, wanted: pl.DataFrame) -> list[pl.DataFrame]:
-    """Rows for the log-probability of every token but the first, a shard's length at a time.
+    """The sampled texts, a shard's length at a time, for the log-probability of every token.
 
-    Those that are shown, if there is a reference over whose attention they are painted. Then the
-    sampled texts that are not among them: their suffixes are a positive control.
+    Those of their suffixes are a positive control.
     """
     if not wants_controls(study):
         return []
-    shown = wanted if "reference" in captured_roles(study) else wanted.clear()
     texts = wanted.select("sequence_id", pl.lit("true").alias("suffix")).unique()
-    texts = texts.join(shown, on=["sequence_id", "suffix"], how="anti").sort("sequence_id")
-    n = study.settings.capture.shard_rows
-    return [*shown.iter_slices(n), *texts.iter_slices(n)]
+    return [*texts.sort("sequence_id").iter_slices(study.settings.capture.shard_rows)]
 
 
 def _next_tokens(model: Asked, table: pl.DataFrame, rows: pl.DataFrame) -> NextTokens:
     return NextTokens(**model.question(shown_tokens(table, rows), rows))
 
 
-def _write_logprobs(study: Study, said: pl.DataFrame, wanted: pl.DataFrame) -> None:
-    """Write what was said of `next_rows`: of the texts, and with a reference of what is shown."""
+def _write_logprobs(study: Study, said: pl.DataFrame) -> None:
+    """Write what was said of `next_rows`."""
     prefix = study.settings.sequences.n_prefix
-    texts = said.filter(pl.col("suffix") == "true").select(
+    texts = said.select(
         "sequence_id",
         pl.col("logprobs").list.slice(prefix - 1),
         pl.col("best").list.head(prefix).alias("prefix_best"),
     )
     study.write(LOGPROBS_FILE, texts)
-    if "reference" in captured_roles(study):
-        study.write(NEXT_FILE, said.head(wanted.height).drop("best"))

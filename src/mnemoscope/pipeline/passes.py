@@ -38,8 +38,7 @@ def capture_cost(settings: StudySettings, counts: Counts) -> Cost:
     cost.add_passes("capture", need.n_maps, length, published=f"{n_theirs:,} (eager)")
     if settings.benchmark.controls:
         reference = counts.reference
-        n_own = 0 if settings.reference is None else need.n_own  # painted: what is shown, too
-        cost.add_passes("log-probabilities", need.n_texts + n_own, length, is_control=True)
+        cost.add_passes("log-probabilities", need.n_texts, length, is_control=True)
         if settings.reference is not None:
             n_stores, name = 2, "capture of the reference"
             cost.add_passes(name, need.n_maps, length, is_control=True, shape=reference)

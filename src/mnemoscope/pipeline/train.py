@@ -42,10 +42,9 @@ from mnemoscope.data.table import look_up
 from mnemoscope.errors import UserError
 from mnemoscope.lm.placement import find_device
 from mnemoscope.maps.shape import ROW_STATISTICS
-from mnemoscope.maps.views import MapSource, MarkedMaps, PaintedMaps
+from mnemoscope.maps.views import MapSource, MarkedMaps
 from mnemoscope.pipeline.capture import (
     LOGPROBS_FILE,
-    NEXT_FILE,
     heads_role,
     maps_folder,
     open_maps,
@@ -349,24 +348,12 @@ def job_maps(study: Study, job: Job, rows: pl.DataFrame) -> MapSource:
     source = TABLE[job.source]
     if source.reads == "tokens":
         return blind_maps(shown_tokens(study.sequences, rows.select("sequence_id", "suffix")))
-    if source.reads == "painted":
-        below = job_maps(study, replace(job, source="reference"), rows)
-        return PaintedMaps(below, _next_logprobs(study, rows))
     seen = INPUTS[job.setting.pooling if job.setting else "mean"]
     roles = ["reference" if source.reads == "reference" else "model"]
     roles += ["reference"] if seen.is_of_two else []
     return seen.view_of(
         [stored_maps(study, role, rows, name) for role in roles for name in seen.reads]
     )
-
-
-def _next_logprobs(study: Study, rows: pl.DataFrame) -> torch.Tensor:
-    """The model's log-probabilities of every shown token but the first, (rows, T - 1)."""
-    keys = ["sequence_id", "suffix"]
-    found = rows.select(keys).join(
-        study.read(NEXT_FILE), on=keys, how="left", maintain_order="left"
-    )
-    return torch.from_numpy(np.stack(found["logprobs"].to_list()).astype(np.float32))
 
 
 @dataclass(frozen=True)

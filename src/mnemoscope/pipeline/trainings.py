@@ -7,11 +7,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from mnemoscope.benchmark.sources import ATTENTION, BASELINES, CNNS, PAINTED, TABLE
+from mnemoscope.benchmark.sources import ATTENTION, BASELINES, CNNS, TABLE
 from mnemoscope.cluster.local import n_processes
 from mnemoscope.cnn.presets import (
     INPUTS,
-    KNOWS_NEXT,
     OF_TWO_MODELS,
     PAPER_GRID,
     PRESETS,
@@ -91,9 +90,8 @@ def seeds_of(settings: StudySettings, source: str) -> list[int]:
     seeds = settings.train.seeds
     if source in BASELINES:
         return seeds[:1]
-    is_held_against = source in PAINTED and set(settings.train.poolings) & set(KNOWS_NEXT)
-    is_few = TABLE[source].group == "check" and not is_held_against
-    return seeds[: settings.benchmark.control_seeds] if is_few else seeds
+    is_check = TABLE[source].group == "check"
+    return seeds[: settings.benchmark.control_seeds] if is_check else seeds
 
 
 def check_kernels(settings: StudySettings) -> None:

@@ -119,7 +119,7 @@ STAGES: list[Stage] = [
         function="mnemoscope.pipeline.capture:capture_stage",
         part="mnemoscope.pipeline.capture:ask_maps",
         cost="mnemoscope.pipeline.passes:capture_cost",
-        outputs=("maps", "logprobs.parquet", "next_logprobs.parquet"),
+        outputs=("maps", "logprobs.parquet"),
         has_engine=True,
     ),
     Stage(
