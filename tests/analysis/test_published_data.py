@@ -11,8 +11,8 @@ import numpy as np
 import polars as pl
 import pytest
 import scipy.stats
-import synthetic_semantic_filters as synthetic
 
+from benchmarks import synthetic_semantic_filters as synthetic
 from mnemoscope.analysis.predictors import given_perplexities, three_perplexities
 from mnemoscope.analysis.registry import entry_named
 from mnemoscope.cli import main
