@@ -173,7 +173,7 @@ def nested_gain(studied: Studied) -> tuple[float, float]:
     true, owners = studied.model.true, studied.model.owners
     text, folds = [*studied.text.values(), studied.reference], pool_folds(true, owners)
     with_it, without = (
-        Pool(true, folds, readers).ask() for readers in ([*text, studied.model], text)
+        Pool(true, folds, readers).predict() for readers in ([*text, studied.model], text)
     )
     apart = (with_it - without)[np.arange(len(true)), true]
     reach = stats.Z * np.sqrt(float(stats.grouped_variance(apart, owners)))

@@ -38,10 +38,10 @@ from mnemoscope.progress import say
 if TYPE_CHECKING:
     import polars as pl
 
-# File systems keep the time of a change to within so many seconds (FAT: 2). A file changed again
-# in the same tick looks the same, so one that has just been written is not remembered.
+# File systems keep the time of a change to within so many seconds (FAT: 2). A file changed twice
+# within one tick looks unchanged, so a check is remembered only of files older than this.
 TICK_SECONDS = 2.0
-_Identity = tuple[str, int, int, int, int]  # what changes where a file is written
+_Identity = tuple[str, int, int, int, int]  # path, inode, size, mtime, ctime
 _RECORDS: dict[Path, tuple[_Identity, dict[str, Any]]] = {}  # those read, found to be whole
 _WHOLE: dict[Path, tuple[_Identity, str]] = {}  # files and the SHA-256 that they were found to have
 
@@ -141,9 +141,9 @@ class Store:
         return found
 
     def path(self, name: str, file: str, *, key: str | None = None, again: bool = False) -> Path:
-        """The path of a file that this process has found to be whole; errors as `record`.
+        """Check the SHA-256 of a file and return its path; errors as `record`.
 
-        One that stays the same is read once, unless `again`.
+        The check is remembered until the file changes; `again` repeats it.
         """
         path, wanted = self.folder / file, self.record(name, key=key)["files"].get(file)
         if wanted is None:
@@ -170,9 +170,9 @@ class Store:
         return pl.read_parquet(self.path(name, file, key=key), glob=False)
 
     def kept(self, name: str, what: str, *, key: str | None = None) -> dict[str, Any] | None:
-        """The record of what an earlier run kept, its files whole; None where it is to be made.
+        """Return the record of an artefact if it is up to date and whole, else None.
 
-        Where it is there and of no use, that is said: `what` is recomputed.
+        If there is one that is damaged or out of date, say why, and that `what` is recomputed.
         """
         try:
             found = self.record(name, key=key)
@@ -192,8 +192,9 @@ class Store:
     ) -> list[MnemoscopeError]:
         """Read every artefact whose record matches one of these patterns; what is wrong, by file.
 
-        Tables, tensors and arrays that no record names miss theirs: a record of their own name,
-        in the store's own folder that which `record_of` gives.
+        A data file (.parquet, .safetensors, .npy) that no record lists is reported as a missing
+        record: in the store's own folder that which `record_of` (of the file's name) gives,
+        elsewhere the one named like the file, or the folder's only one.
         """
         found: list[MnemoscopeError] = []
         named: set[Path] = set()
@@ -221,10 +222,10 @@ class Store:
     def _data_beside(self, name: str) -> Iterator[tuple[Path, str]]:
         """Tables, tensors and arrays in the folders of records, and the record that each lacks."""
         folder, own = Path(name).parent, Path(name).name
-        is_of_all = "*" in str(folder) and "*" not in own  # one record a folder
+        has_one_record = "*" in str(folder) and "*" not in own
         for path in self.folder.glob(str(folder / "*")):
             if path.suffix in _DATA and not path.name.startswith("."):
-                last = own if is_of_all else path.name.partition(".")[0]
+                last = own if has_one_record else path.name.partition(".")[0]
                 yield path, (path.relative_to(self.folder).parent / last).as_posix()
 
     def missing(self, path: Path, name: str) -> MissingError:
@@ -274,7 +275,7 @@ def record_bytes(
 ) -> bytes:
     """The content of a record: files with their SHA-256, facts fit for JSON, and its own SHA-256.
 
-    As an artefact in storage without folders keeps it too (`cluster.storage`).
+    Object storage (`cluster.storage`) keeps the same record.
     """
     said = {"name": name, "owner": dict(owner), **facts, "files": dict(files)}
     plain = json.loads(json.dumps(said))
@@ -298,12 +299,12 @@ def check_owner(found: Mapping[str, Any], name: str, owner: Mapping[str, str]) -
 
 
 def store_of_table(path: Path, remedy: str = "run the same command again") -> Store:
-    """The store of a table that lies alone under its name, bound to the folder's name."""
+    """A store for a table outside a study; one copied to another folder is refused."""
     return Store(path.parent, lambda: {"folder": path.parent.name}, lambda _: remedy)
 
 
 def keep_table(path: Path, table: "pl.DataFrame | bytes") -> None:
-    """Keep a table whose name says what decides it; errors as `Store.put`."""
+    """Keep a table whose file name holds the hash of its inputs; errors as `Store.put`."""
     store_of_table(path).put(path.stem, {path.name: table})
 
 

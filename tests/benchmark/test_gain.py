@@ -64,7 +64,7 @@ def test_the_gain_is_the_difference_of_log_losses_and_its_interval_student_s() -
     model, reference = reader(1.2, 3), reader(1.0, 4)
     found = gain(model, reference, n_trained=300)
     with_it, without = (
-        Pool(TRUE, pool_folds(TRUE, ONE_EACH), [TEXT["ngram"], one]).ask()
+        Pool(TRUE, pool_folds(TRUE, ONE_EACH), [TEXT["ngram"], one]).predict()
         for one in (model, reference)
     )
     losses = [log_loss(TRUE, np.exp(one)) for one in (with_it, without)]

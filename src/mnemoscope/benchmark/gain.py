@@ -35,7 +35,7 @@ So it adds most in folds, and less where few sequences are asked. Chosen by simu
 other studies (`docs/verdicts.md`): with 0 up to an eighth of intervals miss; 1, as in Nadeau and
 Bengio 2003 (Machine Learning 52, 239), is wider than need be.
 """
-POWER = 0.8
+POWER = 0.8  # share of studies that a gain "seen" is found in, as is usual
 SPREAD = 0.3
 """Standard deviation of what a group gains, nats: a guess from before a study.
 
@@ -111,19 +111,21 @@ def _over(name: str, model: Votes, stand_in: Votes, text: list[Votes], n_trained
 
     folds = pool_folds(true, model.owners)
     pools = [Pool(true, folds, [*text, one]) for one in (model, stand_in)]
-    own, other = (one.ask() for one in pools)
-    apart = by_group(own) - by_group(other)
-    value, n_groups = float(apart.mean()), len(apart)
-    of_class = np.bincount(class_of_group, apart, n_classes) / np.bincount(
+    own, other = (one.predict() for one in pools)  # (n, classes)
+    gains = by_group(own) - by_group(other)  # (groups,)
+    value, n_groups = float(gains.mean()), len(gains)
+    # Around the means of the classes, as classes are of fixed size.
+    class_means = np.bincount(class_of_group, gains, n_classes) / np.bincount(
         class_of_group, minlength=n_classes
     )
-    squares = float(((apart - of_class[class_of_group]) ** 2).sum())
+    squares = float(((gains - class_means[class_of_group]) ** 2).sum())
     variance = squares / (n_groups - n_classes) / n_groups
     fewest = stats.fewest_groups(true, model.owners)
     parts = [(variance * (1 + OF_TRAINING * len(true) / n_trained), fewest - 1)]
     seeds = np.unique(np.asarray(model.score_seeds))
     if len(seeds) > 1:
-        without = np.stack([by_group(pools[0].ask(s)) - by_group(pools[1].ask(s)) for s in seeds])
+        each = [[by_group(pool.predict(seed)) for pool in pools] for seed in seeds]
+        without = np.stack([one - other for one, other in each])  # (seeds, groups)
         parts.append((between_trainings(without), len(seeds) - 1))
     return Gain(
         value,
@@ -137,11 +139,11 @@ def _over(name: str, model: Votes, stand_in: Votes, text: list[Votes], n_trained
 
 
 def between_trainings(without: stats.Floats) -> float:
-    """Variance of the gain between trainings, by the gains without each, (seeds, groups).
+    """Variance of the mean gain between trainings, from the gains `without` each seed.
 
-    Only of what moves all groups alike: what a training makes of single groups is in the variance
-    over groups already. Source: readers and cases as crossed random factors, Dorfman, Berbaum and
-    Metz 1992 (Investigative Radiology 27, 723).
+    `without` has shape (seeds, groups). What a training makes of single groups alone is in the
+    variance over groups already, so it is taken off. Source: readers and cases as crossed random
+    factors, Dorfman, Berbaum and Metz 1992 (Investigative Radiology 27, 723).
     """
     n_groups: int = without.shape[1]
     of_mean = stats.jackknife_variance(without.mean(axis=1))
@@ -151,7 +153,7 @@ def between_trainings(without: stats.Floats) -> float:
 
 
 Sides = tuple[NDArray[np.int64], NDArray[np.int64]]
-"""Rows that a pool is fitted to, and those that it is then asked of."""
+"""Rows that a pool is fitted to, and those that it then predicts."""
 
 
 def pool_folds(
@@ -171,10 +173,10 @@ def pool_folds(
 
 
 class Pool:
-    """Readers weighed together; each sequence is asked of weights fitted to other groups.
+    """A weighted combination of readers; each sequence is scored with weights of other groups.
 
-    Weights are not negative: a reader that is wrong more often than by chance says nothing. Classes
-    are 0 to n - 1, `true` (n,), `folds` as `pool_folds` gives them.
+    Weights are at least 0, so a reader worse than chance gets none. Classes are 0 to n - 1, `true`
+    (n,), `folds` as `pool_folds` gives them.
     """
 
     def __init__(self, true: NDArray[np.int64], folds: list[Sides], readers: list[Votes]) -> None:
@@ -182,8 +184,8 @@ class Pool:
         known = self._read(None)
         self._folds = [(asked, fit_pool(known[:, kept], true[kept])) for kept, asked in folds]
 
-    def ask(self, without: int | None = None) -> stats.Floats:
-        """Log-probabilities (n, classes); `without` the trainings of a seed, at equal weights."""
+    def predict(self, without: int | None = None) -> stats.Floats:
+        """Log-probabilities (n, classes); `without` a seed's trainings, weights not refitted."""
         known = self._read(without)
         found = np.empty(known.shape[1:])
         for asked, weights in self._folds:
@@ -211,13 +213,13 @@ def fit_pool(known: stats.Floats, true: NDArray[np.int64]) -> stats.Floats:
     is_true = np.eye(n_classes)[true]
 
     def loss(weights: stats.Floats) -> tuple[float, stats.Floats]:
-        logs = _pooled(known, weights)
-        off = np.exp(logs) - is_true
-        shrunk = weights[:n_readers]
-        slope = np.concatenate([np.tensordot(known, off, 2), off[:, 1:].sum(axis=0)])
-        slope[:n_readers] += _SHRINKAGE * shrunk
-        value = -logs[np.arange(n), true].sum() + _SHRINKAGE / 2 * (shrunk**2).sum()
-        return float(value), slope
+        logs = _pooled(known, weights)  # (n, classes)
+        residual = np.exp(logs) - is_true  # derivative of the loss by the pool's logits
+        of_readers = weights[:n_readers]  # penalized; intercepts are not
+        gradient = np.concatenate([np.tensordot(known, residual, 2), residual[:, 1:].sum(axis=0)])
+        gradient[:n_readers] += _SHRINKAGE * of_readers
+        value = -logs[np.arange(n), true].sum() + _SHRINKAGE / 2 * (of_readers**2).sum()
+        return float(value), gradient
 
     start = np.concatenate([np.full(n_readers, 1 / n_readers), np.zeros(n_classes - 1)])
     bounds = [(0.0, None)] * n_readers + [(None, None)] * (n_classes - 1)

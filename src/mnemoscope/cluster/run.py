@@ -80,6 +80,7 @@ def run_units(
         return
     executor = executor or current_executor()
     first = {unit.key: place for place, unit in reversed(list(enumerate(units)))}
+    # Not run here: what the store has, and units that repeat the key of an earlier one.
     is_kept = [
         store is not None and (first[unit.key] != place or store.has(unit.key))
         for place, unit in enumerate(units)
@@ -97,19 +98,19 @@ def run_units(
             executor.check_sees(store)
         counted = _Counted(progress)
         running = executor.run([units[at] for at in todo], store, context, needs, counted)
-        early: dict[int, Result | None] = {}
+        early: dict[int, Result | None] = {}  # finished before those in front of them
         for place, unit in enumerate(units):
             while not is_kept[place] and place not in early:
                 number, result = next(running)
                 early[todo[number]] = result
                 counted.finish(units[todo[number]].size)
             found = early.pop(place, None) or _kept(store, unit)
-            if found is None and is_kept[place]:
+            if found is None and is_kept[place]:  # it is damaged, so it runs after all
                 ((_, found),) = executor.run([unit], store, context, needs, SILENT)
                 found = found or _kept(store, unit)
             if found is None:
                 raise UserError(
-                    f"{store and store.url}/{unit.key}: a worker wrote it, but it is not there. "
+                    f"{store and store.url}/{unit.key}: a worker stored it, but it is not there. "
                     "Give --storage a URL that all machines of the cluster see."
                 )
             yield found
@@ -120,7 +121,7 @@ def _kept(store: UnitStore | None, unit: Unit) -> Result | None:
 
 
 class _Counted:
-    """Progress inside units of this process: what a unit has not reported counts at its end."""
+    """Counts what a running unit reports; `finish` adds the rest of its size."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress, self._n = progress, 0

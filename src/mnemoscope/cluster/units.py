@@ -93,20 +93,23 @@ ALL = Share()
 
 
 class Opened:
-    """What the units of one process share, opened when the first of them runs."""
+    """The context that the units of one process share (a model, a study), loaded when first asked.
 
-    def __init__(self, open_it: Callable[[], Any], here: Any = None) -> None:
-        self._open, self._here = open_it, here
-        self.name = uuid.uuid4().hex  # by which a process knows what it has opened
+    A pickled copy does not carry it, so every process loads its own.
+    """
+
+    def __init__(self, load: Callable[[], Any], loaded: Any = None) -> None:
+        self._load, self._loaded = load, loaded
+        self.name = uuid.uuid4().hex  # under which a process knows it
 
     def __call__(self) -> Any:
-        """What is opened."""
-        if self._here is None:
-            self._here = self._open()
-        return self._here
+        """What is loaded."""
+        if self._loaded is None:
+            self._loaded = self._load()
+        return self._loaded
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_here": None}  # every process opens its own
+        return vars(self) | {"_loaded": None}
 
 
 @dataclass(frozen=True)

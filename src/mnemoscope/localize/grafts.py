@@ -47,7 +47,10 @@ class Walk(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What survives (n,) the twin's whole part, its flip, and each random direction."""
+    """Which sequences (n,) come out under the twin's part, under its flip, and along each walk.
+
+    The flip is the change of equal size away from the twin.
+    """
 
     name: str
     twin: Bools
@@ -81,16 +84,28 @@ class Finding(Enum):
 
 @dataclass(frozen=True)
 class Specific:
-    """How much more of class `broken` a part breaks than random changes of equal harm to `spared`.
+    """One part and one ordered pair of classes: how much more of `broken` it breaks than chance.
 
-    Shares are within kinds of text. `kept_broken` and `kept_spared` are left by the twin's part,
-    `random_broken` is the mean share of `broken` that directions leave where they leave as much of
-    `spared`. `value` is their difference (positive: the twin breaks more), `crude` the same where
-    kinds are not held equal, `at_equal_total` the gap between the classes beyond the directions'
-    where as much is left of both together, `over_flip` what is left of `value` after the flip's
-    own. `scatter` is the standard deviation of single directions; `p_value` is one-sided, of the
-    twin as one more direction, for both comparisons (the larger) and adjusted for all parts and
-    pairs (Holm). `n_walks` directions break as much.
+    Random directions are compared where they leave as much of `spared`; shares are weighted to
+    equal kinds of text.
+
+    Attributes:
+        part: its name.
+        broken: class index.
+        spared: class index.
+        finding: what that says, whether specific or not.
+        n_walks: directions that break as much as the twin.
+        kept_broken: share of `broken` that survives the twin's part.
+        kept_spared: of `spared`.
+        random_broken: mean share of `broken` that survives the directions.
+        value: `random_broken` minus `kept_broken`; positive if the twin breaks more.
+        crude: the same without weights for kinds.
+        at_equal_total: the gap between the classes minus the directions' gap, where as much is left
+            of both together.
+        over_flip: `value` minus that of the flip.
+        scatter: standard deviation of single directions.
+        p_value: one-sided, of the twin as one more direction; the larger of both comparisons,
+            adjusted for all parts and pairs (Holm).
     """
 
     part: str
@@ -226,7 +241,7 @@ def _estimate(values: Floats) -> Estimate:
 
 
 def _find(value: Estimate, over_flip: Estimate, in_halves: Floats) -> Finding:
-    """The finding of a pair, its chance apart."""
+    """The finding of a pair, before its p-value is looked at (`compare_classes` does that)."""
     low, of_flip = value.low, over_flip.low
     if low is None or not low > 0 or not (in_halves > 0).all():
         return Finding.ALIKE
@@ -263,19 +278,19 @@ class _Curves(NamedTuple):
     walks: list[tuple[Floats, Floats]]
 
     def at_equal_spared(self, point: tuple[Floats, Floats]) -> Floats:
-        """(walks, R): what is left of the broken class on each curve, less at the point.
+        """(walks, R): surviving share of the broken class on each curve, minus that at the point.
 
-        Where the curve leaves as much of the spared class as the point does; NaN where it never
-        breaks so much.
+        Taken where the curve leaves as much of the spared class as the point does; NaN if it never
+        breaks so much. Positive: the point breaks more.
         """
         return np.stack(
             [_at_level(spared, point[1], broken) - point[0] for broken, spared in self.walks]
         )
 
     def at_equal_total(self, point: tuple[Floats, Floats]) -> Floats:
-        """(walks, R): the gap between the classes at the point, less that on each curve.
+        """(walks, R): spared minus broken at the point, minus the same on each curve.
 
-        Where as much is left of both classes together; NaN as above.
+        Taken where as much is left of both classes together; NaN as above.
         """
         level, gap = point[0] + point[1], point[1] - point[0]
         return np.stack(

@@ -59,7 +59,10 @@ def capture_stage(study: Study, models: Models) -> None:
 
 
 def ask_maps(study: Study, models: Models, share: Share = ALL) -> None:
-    """Ask both models for all that the study lacks, or keep the answers to a share of it."""
+    """Capture the maps, continuations and log-probabilities that the study lacks.
+
+    With a share only its units are run and kept; nothing is written to the study.
+    """
     wanted, model = wanted_maps(study), None
     for role in captured_roles(study):
         asked = Asked(study, models, role, unit_store(study, "capture"), share)
@@ -331,9 +334,9 @@ def decodings(
 
 
 def next_rows(study: Study, wanted: pl.DataFrame) -> list[pl.DataFrame]:
-    """The sampled texts, a shard's length at a time, for the log-probability of every token.
+    """The sampled texts, a shard's length at a time, whose log-probabilities are to be found.
 
-    Those of their suffixes are a positive control.
+    Those of the suffixes are a positive control.
     """
     if not wants_controls(study):
         return []

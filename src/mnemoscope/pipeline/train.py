@@ -92,10 +92,11 @@ _FACTS = ("loss", "train_balanced_accuracy", "train_min_f1", "p_value", "did_tra
 class Job:
     """One CNN or baseline (without a setting) to train: a unit of work, run on the study.
 
-    `key` is a hash of everything that decides the result. `fold` is the part of the training rows
-    that is asked in place of the evaluation rows, to choose between readers, or of all rows where
-    these are asked in folds (`label.split`); None: the sample has its two sides. `rows` are given
-    where they are not those of a sample of the label stage.
+    `key` is a hash of everything that decides the result. `fold` is the number of the fold that is
+    evaluated after training on the others: `choice_jobs` folds the training rows, to choose between
+    CNN and regression, and `label.split: folds` folds all rows. None: train on the sample's
+    training rows, evaluate its evaluation rows. `rows` replaces them where they come from no sample
+    of the label stage.
     """
 
     study: str
@@ -130,7 +131,7 @@ class Job:
 
 @dataclass(frozen=True)
 class SampleRows:
-    """A sample's training and evaluation rows (of folds all are the latter), and its classes."""
+    """A sample's training and evaluation rows (in folds all are for evaluation), its classes."""
 
     train: pl.DataFrame
     evaluation: pl.DataFrame
@@ -184,7 +185,7 @@ def jobs_of(study: Study) -> Iterator[Job]:
 
 
 def fold_rows(rows: SampleRows, n_folds: int = FOLDS) -> list[SampleRows] | None:
-    """Fold the training rows, or all where none is for training alone.
+    """Divide the training rows into folds, or the evaluation rows if there are no training rows.
 
     Each fold in turn is evaluated by what was trained on the others. Groups of near duplicates
     stay whole. None where a side would lack a class.
@@ -224,11 +225,11 @@ def job_rows(study: Study, job: Job) -> SampleRows:
 
 
 def choice_jobs(study: Study) -> Iterator[Job]:
-    """Trainings within the training rows, by which a taxonomy's better reader is chosen.
+    """Trainings within the training rows, to choose between CNNs and regression.
 
-    The CNNs' first setting and seed stand for them. A taxonomy chooses on its main sample and its
-    repetitions take that over; where it cannot be folded there is no job. Where all rows are asked
-    in folds, all choose.
+    CNNs use their first setting and seed. Only a taxonomy's main sample is used; its repetitions
+    reuse the choice. A sample that cannot be folded gives no job. Under `label.split: folds` there
+    are no separate training rows, so all rows are used.
     """
     settings = study.settings
     for sample, entry in samples_of(study).items():
@@ -360,7 +361,8 @@ def job_maps(study: Study, job: Job, rows: pl.DataFrame) -> MapSource:
 class Outcome:
     """Results of a finished job.
 
-    `predicted` are class indices, int64 (epochs, evaluation sequences), one epoch but for `paper`;
+    `predicted` are class indices, int64 (epochs, evaluation sequences), every epoch under preset
+    `paper`, else the last;
     `probabilities`, float32 (evaluation sequences, classes), are of the final weights.
     """
 

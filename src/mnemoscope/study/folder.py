@@ -70,13 +70,13 @@ class Study:
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
         self.store = Store(self.folder, lambda: self.owner, self._remedy)
-        self._making: Making | None = None  # the stage that runs here
+        self._making: Making | None = None  # the manifest being written, while a stage runs
         self._tables: dict[tuple[str, ...], tuple[tuple[str, ...], pl.DataFrame]] = {}
         self._read_settings()
 
     @property
     def owner(self) -> dict[str, str]:
-        """Whose what is kept here is, see `Store`."""
+        """What binds every artefact to this study: the digest of its sequences, see `Store`."""
         return {"sequences": self.tokens}
 
     def _remedy(self, name: str) -> str:
@@ -462,7 +462,7 @@ class Study:
     # -- one at a time ----------------------------------------------------------------------
 
     def refuse_locked(self) -> None:
-        """Say that another process holds the study before anything is loaded; errors as `lock`."""
+        """Raise UserError at once, before a model is loaded, if another process holds the study."""
         with hold_folder(self.folder):
             pass
 
@@ -492,10 +492,11 @@ class Study:
 
 @contextmanager
 def hold_folder(folder: Path, *, shared: bool = False) -> Iterator[None]:
-    """Lock a folder until this process ends; errors as `Study.lock`.
+    """Lock a folder for the duration of the block; errors as `Study.lock`.
 
-    The file `.lock` is held by one process; who shares the folder holds it for a moment, to take a
-    file of its own, `.lock-PID-NUMBER`. So the folder is free where `.lock` and all of these are.
+    An exclusive holder keeps `.lock`. A shared holder takes `.lock` only long enough to create and
+    lock its own file, `.lock-PID-NUMBER`. The folder is free if `.lock` and all of these are
+    unlocked.
     """
     with ExitStack() as held:
         try:
@@ -527,7 +528,7 @@ def hold_folder(folder: Path, *, shared: bool = False) -> Iterator[None]:
 
 _HOLDER_FILE = f"{LOCK_FILE}.pid"
 _NUMBERS = itertools.count()  # of the shares that this process takes
-_PATIENCE = 10.0  # seconds; another share holds the gate for a moment
+_PATIENCE = 10.0  # seconds to wait for `.lock`, which another shared holder keeps briefly
 
 
 def _file_lock(path: Path) -> BaseFileLock:

@@ -138,7 +138,7 @@ STAGES: list[Stage] = [
     ),
     Stage(
         "benchmark",
-        "min-F1 with intervals, and what is left once the text is taken off",
+        "min-F1 with intervals, and the excess over controls that need no memory",
         needs=("train",),
         settings=("benchmark",),
         function="mnemoscope.pipeline.benchmark:benchmark_stage",
@@ -192,7 +192,7 @@ STAGES: list[Stage] = [
     ),
     Stage(
         "search",
-        "taxonomies found, not only tried",
+        "taxonomies found by a search",
         needs=("capture",),
         settings=("search", *(f"train.{key}" for key in _INPUT), "label.non_memo_suffix"),
         function="mnemoscope.search.climb:search_stage",
