@@ -62,23 +62,12 @@ def nats(value: float) -> str:
     return f"{value:.3f}".replace("-", "−")
 
 
-def figure(
-    row: Mapping[str, Any],
-    name: str,
-    *,
-    ends: str | None = None,
-    signed: bool = False,
-    unit: bool = False,
-    gap: str = "\n",
-) -> str:
-    r"""Print a figure of a row with its interval, for a cell; `ends` as for `Estimate.of`.
+def figure(found: Estimate, *, signed: bool = False, unit: bool = False, gap: str = "\n") -> str:
+    r"""Print a figure with its interval, for a cell; a `signed` one is a difference, in points.
 
-    A `signed` figure is a difference, in points.
-
-    >>> figure({"f1": 0.5, "f1_low": 0.4, "f1_high": 0.6}, "f1")
+    >>> figure(Estimate(0.5, 0.4, 0.6))
     '50.0\n[40.0,\xa060.0]'
     """
-    found = Estimate.of(row, name, ends=ends)
     shown = points(found.value) if signed else percent(found.value, unit=unit)
     return f"{shown}{gap}{interval(found)}".strip()
 

@@ -7,6 +7,7 @@ from benchmark_cases import CLASSES, TAXONOMY, noisy, predictions_of, runs_of
 
 from mnemoscope.benchmark.excess import collect_votes, measure_excess
 from mnemoscope.benchmark.table import INPUTS_SCHEMA, score_benchmark, score_by_input
+from mnemoscope.stats import rows_of
 
 TRUE = np.arange(180) % 3
 SEEDS = (0, 1)
@@ -47,9 +48,8 @@ def votes(predictions: pl.DataFrame, source: str, setting: str):
 
 
 def row_of(table: pl.DataFrame, **wanted: str) -> dict:
-    return table.row(
-        by_predicate=pl.all_horizontal(pl.col(k) == v for k, v in wanted.items()), named=True
-    )
+    (row,) = rows_of(table.filter(**wanted))
+    return row
 
 
 def test_every_input_has_a_row_for_each_source_that_reads_it(predictions: pl.DataFrame) -> None:
@@ -74,7 +74,7 @@ def test_an_input_is_held_against_the_reference_on_that_input(predictions) -> No
         }
         own = votes(predictions, "model", f"k6-f10-{name}")
         wanted = measure_excess(own, controls, n_resamples=60, seed=4)
-        assert (row["excess"], row["excess_low"]) == (wanted.value, wanted.low)
+        assert (row["excess"].value, row["excess"].low) == (wanted.value, wanted.low)
         assert row["excess_settings"] == [f"k6-f10-{name}"]
 
 
@@ -109,12 +109,12 @@ def test_the_excess_counts_the_settings_that_the_controls_had(predictions: pl.Da
         ),
     }
     wanted = measure_excess(mean, controls, n_resamples=60, seed=0)
-    assert row["excess"] == wanted.value
-    assert row["excess_min_f1"] == wanted.min_f1 < row["min_f1"]
+    assert row["excess"].value == wanted.value
+    assert row["excess_min_f1"] == wanted.min_f1 < row["min_f1"].value
     table = inputs(predictions, control_settings=["k6-f10-mean"])
     row = row_of(table, input="heads", source="model")  # has no controls of its own
-    assert row["min_f1"] > 0.8
-    assert row["excess"] is None
+    assert row["min_f1"].value > 0.8
+    assert row["excess"].value is None
     assert row["verdict_kind"] == "cannot"
     assert "not trained with this setting" in row["verdict"]
 
@@ -127,6 +127,6 @@ def test_where_only_the_settings_without_controls_trained_there_is_no_excess(pre
         predictions, runs, {TAXONOMY: CLASSES}, n_resamples=60, control_settings=["k6-f10-mean"]
     )
     row = row_of(table, source="model")
-    assert row["min_f1"] > 0.7
-    assert row["excess"] is None
+    assert row["min_f1"].value > 0.7
+    assert row["excess"].value is None
     assert row["verdict"] == "cannot be said: the CNN on the model's attention did not train"

@@ -19,6 +19,7 @@ from mnemoscope.cnn.presets import PRESETS, CnnSetting
 from mnemoscope.cnn.training import predict_logits, train_cnn
 from mnemoscope.maps.format import pack_triangle, unpack_triangle
 from mnemoscope.maps.views import MapSource, PaintedMaps, TensorMaps
+from mnemoscope.stats import rows_of
 
 CLASSES = ("Non-Memo", "Recite", "Reconstruct", "Recollect")
 N_TRAIN, N_EVAL, LENGTH = 320, 320, 16
@@ -177,65 +178,66 @@ def mixed() -> pl.DataFrame:
 
 
 def row_of(table: pl.DataFrame, source: str) -> dict:
-    return table.row(by_predicate=pl.col("source") == source, named=True)
+    (row,) = rows_of(table.filter(source=source))
+    return row
 
 
 def test_a_mark_in_the_attention_alone_is_excess_near_the_full_figure(marked) -> None:
     row = row_of(marked, "model")
-    assert row["min_f1"] > 0.95
+    assert row["min_f1"].value > 0.95
     # The text says nothing: what a control reaches by chance is all that is taken off.
-    assert row["excess"] > 0.5
-    assert row["excess_low"] > 0.4
-    assert row["gain_low"] > 0.5  # of ln 4 that guessing leaves open
+    assert row["excess"].value > 0.5
+    assert row["excess"].low > 0.4
+    assert row["gain"].low > 0.5  # of ln 4 that guessing leaves open
     assert row["verdict"].startswith("undecided, with one training a source")
     assert "attention adds" in row["verdict"]
     # Every pair is told apart, where guessing (and so the best control) gives about a half.
-    assert min(row["auc"]) > 0.98
-    assert min(row["auc_excess_low"]) > 0.25
+    assert min(one.value for one in row["auc"]) > 0.98
+    assert min(one.low for one in row["auc_excess"]) > 0.25
 
 
 def test_a_difference_in_text_alone_is_a_high_figure_and_no_excess(textual) -> None:
     row = row_of(textual, "model")
-    assert row["min_f1"] > 0.9
-    assert abs(row["excess"]) < 0.05
-    assert row["excess_low"] <= 0.02
-    assert row["gain_low"] < 0
-    assert row["gain_high"] < 0.1
+    assert row["min_f1"].value > 0.9
+    assert abs(row["excess"].value) < 0.05
+    assert row["excess"].low <= 0.02
+    assert row["gain"].low < 0
+    assert row["gain"].high < 0.1
     assert row["verdict_kind"] in ("nothing", "unclear")
-    assert max(row["auc_excess"]) < 0.05
+    assert max(one.value for one in row["auc_excess"]) < 0.05
     # Text is seen by both: no model at all, and a model without memory.
-    assert row_of(textual, "blind")["min_f1"] > 0.9
-    assert row_of(textual, "reference")["min_f1"] > 0.9
+    assert row_of(textual, "blind")["min_f1"].value > 0.9
+    assert row_of(textual, "reference")["min_f1"].value > 0.9
 
 
 def test_an_input_that_knows_the_next_token_has_no_excess_over_the_painted_answer() -> None:
     """Contributions, planted: beside blind and reference alone they would pass for memory."""
     table = benchmark(contributions(), "reference", "painted", knows_next=["mean"])
     row = row_of(table, "model")
-    assert row["min_f1"] > 0.8
-    assert row_of(table, "painted")["min_f1"] > 0.8
-    assert max(row_of(table, name)["min_f1"] or 0.0 for name in ("blind", "reference")) < 0.5
+    assert row["min_f1"].value > 0.8
+    assert row_of(table, "painted")["min_f1"].value > 0.8
+    assert max(row_of(table, name)["min_f1"].value or 0.0 for name in ("blind", "reference")) < 0.5
     assert row["excess_over"] == "painted"
-    assert abs(row["excess"]) < 0.1
-    assert row["excess_low"] <= 0
+    assert abs(row["excess"].value) < 0.1
+    assert row["excess"].low <= 0
     assert row["gain_over"] == "painted"
-    assert row["gain_low"] <= 0
+    assert row["gain"].low <= 0
     assert "of each next token" in row["verdict"]
 
 
 def test_weights_keep_their_excess_though_the_output_gives_the_classes_away() -> None:
     table = benchmark(weights_beside_the_answer(), "reference", "painted")
     row = row_of(table, "model")
-    assert row_of(table, "painted")["min_f1"] > 0.8
+    assert row_of(table, "painted")["min_f1"].value > 0.8
     assert row["excess_over"] != "painted"
-    assert row["excess_low"] > 0.4
-    assert (row["gain_over"], row["gain_low"] > 0.5) == ("reference", True)
+    assert row["excess"].low > 0.4
+    assert (row["gain_over"], row["gain"].low > 0.5) == ("reference", True)
 
 
 def test_permuted_labels_are_at_chance_among_themselves(marked) -> None:
     control = row_of(marked, "control")
     # Non-Memo keeps its own label and its look, so it is told apart all the same.
-    assert control["f1"][0] > 0.7
+    assert control["f1"][0].value > 0.7
     # The other three are dealt out anew: an AUC of a half, ± 4 of its standard errors for 80
     # sequences of each class (0.046 each), whatever the CNN leans to.
     among_memorized = control["auc"][3:]
@@ -244,8 +246,8 @@ def test_permuted_labels_are_at_chance_among_themselves(marked) -> None:
         "Recite | Recollect",
         "Reconstruct | Recollect",
     ]
-    assert all(abs(value - 0.5) < 0.19 for value in among_memorized)
-    assert min(control["f1"][1:]) < 0.5
+    assert all(abs(one.value - 0.5) < 0.19 for one in among_memorized)
+    assert min(one.value for one in control["f1"][1:]) < 0.5
 
 
 def test_matching_balances_the_blind_scores_and_leaves_the_mark(mixed) -> None:
@@ -254,14 +256,14 @@ def test_matching_balances_the_blind_scores_and_leaves_the_mark(mixed) -> None:
     assert row["difference_after"] < BALANCED == 0.1
     assert row["matched_n_per_class"] >= 20
     assert row["matched_note"] is None
-    assert row["matched_min_f1"] > 0.9
+    assert row["matched_min_f1"].value > 0.9
     # On sequences chosen by its own scores the blind baseline is weak by construction.
-    assert row["matched_blind_min_f1"] < row_of(mixed, row["matched_by"])["min_f1"]
-    assert row["matched_blind_min_f1"] < 0.35  # guessing gives a quarter
+    assert row["matched_blind_min_f1"].value < row_of(mixed, row["matched_by"])["min_f1"].value
+    assert row["matched_blind_min_f1"].value < 0.35  # guessing gives a quarter
 
 
 def test_a_text_that_gives_everything_away_leaves_nothing_to_match(textual) -> None:
     row = row_of(textual, "model")
-    assert row["matched_min_f1"] is None
+    assert row["matched_min_f1"].value is None
     assert row["difference_before"] > 1
     assert "too few" in row["matched_note"]

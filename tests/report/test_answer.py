@@ -25,8 +25,7 @@ def test_the_sign_never_contradicts_the_verdict(build_benchmark, value, is_class
     figures = BenchmarkFigures(
         NAMES,
         did_train=True,
-        f1=f1,
-        f1_low=f1,
+        f1=tuple(Estimate(one, one, one) for one in f1),
         gain=Gain(value, value - 0.05, value + 0.05, 0.07, 0.9, "reference", 0.6, 0.5),
         controls=("blind", "ngram", "reference"),
     )

@@ -110,6 +110,8 @@ def series_of(
     Without a column `x` the rows are numbered from 0, as categories are. The ends of an `interval`
     are columns `Y_low` and `Y_high`, else `low` and `high`.
     """
+    if rows.schema[y].is_nested():
+        rows, y = rows.drop("low", "high", strict=False).unnest(y), "value"
     stem = f"{y}_" if f"{y}_low" in rows.columns else ""
     ends = [plain(rows[f"{stem}{end}"]) for end in ("low", "high")] if interval else [(), ()]
     places = range(rows.height) if x is None else rows[x]

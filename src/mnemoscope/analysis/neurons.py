@@ -355,8 +355,8 @@ def _ranking(
         draws = np.stack([one.halves for one in every], axis=1)
         tau = correlate_ranks(values[what], shares, draws=None if np.isnan(draws).any() else draws)
         rankings.append(
-            {"measure": what, "n": tau.n, "kendall": tau.kendall}
-            | {"low": tau.kendall_low, "high": tau.kendall_high, "note": tau.note}
+            {"measure": what, "n": tau.n, "kendall": tau.kendall.value}
+            | {"low": tau.kendall.low, "high": tau.kendall.high, "note": tau.note}
         )
     kinds = {"measure": pl.String, "n": pl.Int64, "note": pl.String}
     kinds |= dict.fromkeys(("kendall", "low", "high"), pl.Float64)

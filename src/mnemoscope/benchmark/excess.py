@@ -178,15 +178,6 @@ def collect_votes(predictions: pl.DataFrame, n_classes: int, *, where: str) -> V
     )
 
 
-def as_lists(name: str, found: Sequence[stats.Estimate] | None) -> dict[str, list[Any]]:
-    """Estimates of every class or pair as three columns of lists; none where there are none."""
-    if found is None:
-        return {}
-    return dict(
-        zip(stats.NO_ESTIMATE.columns(name), map(list, zip(*found, strict=True)), strict=True)
-    )
-
-
 def why_no_interval(votes: Votes) -> str | None:
     """Say which class has too few groups of near duplicates for an interval; None if none has."""
     n_groups = stats.fewest_groups(votes.true, votes.owners)
