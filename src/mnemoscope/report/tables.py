@@ -151,7 +151,7 @@ def graft_tables(study: Study) -> Iterator[Table]:
     if study.is_done("search"):
         own = _min_f1(study.read(SEARCH_FILE)) | own
     groups = specific.group_by("taxonomy", maintain_order=True)
-    strongest = by_weight([by_weight(rows.to_dicts())[0] for _, rows in groups])
+    strongest = by_weight([by_weight(list(rows_of(rows)))[0] for _, rows in groups])
     yield Table(
         title="Taxonomies by cause",
         columns=(
@@ -163,10 +163,10 @@ def graft_tables(study: Study) -> Iterator[Table]:
                 row["taxonomy"] + (" (found)" if row["is_found"] else ""),
                 FINDINGS[finding_of(row)],
                 *(row[name] for name in ("part", "broken", "spared")),
-                points(row["specific"]),
-                interval((row["specific"], row["low"], row["high"])) or UNKNOWN,
+                points(row["specific"].value),
+                interval(row["specific"]) or UNKNOWN,
                 p_figure(row["p_value"]),
-                points(row["crude"]),
+                points(row["crude"].value),
                 own.get(row["taxonomy"]),
             )
             for row in strongest
