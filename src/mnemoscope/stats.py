@@ -49,22 +49,6 @@ class Estimate(NamedTuple):
     low: float | None = None
     high: float | None = None
 
-    @classmethod
-    def of(cls, row: Mapping[str, Any], name: str, *, ends: str | None = None) -> "Estimate":
-        """Read a row's `name`, `name_low` and `name_high`; `ends` where these bear another name.
-
-        >>> Estimate.of({"min_f1": 0.6, "low": 0.5, "high": 0.7}, "min_f1", ends="")
-        Estimate(value=0.6, low=0.5, high=0.7)
-        """
-        stem = name if ends is None else ends
-        return cls(row[name], *(row[f"{stem}_{end}".lstrip("_")] for end in ("low", "high")))
-
-    def columns(self, name: str, *, ends: str | None = None) -> dict[str, float | None]:
-        """As three columns of a table: `name`, `name_low`, `name_high`; `ends` as in `of`."""
-        stem = name if ends is None else ends
-        low, high = (f"{stem}_{end}".lstrip("_") for end in ("low", "high"))
-        return {name: self.value, low: self.low, high: self.high}
-
     def __str__(self) -> str:
         """Print a share: `91.2 % [88.0, 94.1]`."""
         if self.value is None or self.value != self.value:

@@ -5,7 +5,6 @@ sign. What is not known is a dash, never a zero.
 """
 
 import re
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mnemoscope.stats import Estimate
@@ -111,21 +110,13 @@ def p_figure(value: float | None) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def ranged(
-    row: Mapping[str, Any],
-    name: str,
-    *,
-    ends: str | None = None,
-    scale: float = 1,
-    unit: str = "",
-    digits: int = 1,
-) -> str:
-    """Print a figure of a row as `plain_figure` does, by default as it is; `ends` as in `figure`.
+def ranged(found: Estimate, *, scale: float = 1, unit: str = "", digits: int = 1) -> str:
+    """Print a figure as `plain_figure` does, by default as it is.
 
-    >>> ranged({"length": 2, "length_low": 0.25, "length_high": 4.8}, "length")
+    >>> ranged(Estimate(2, 0.25, 4.8))
     '2.0 [0.2, 4.8]'
     """
-    value, low, high = Estimate.of(row, name, ends=ends)
+    value, low, high = found
     shown = float("nan") if value is None else value
     return plain_figure(shown, low, high, scale=scale, unit=unit, digits=digits)
 

@@ -69,8 +69,7 @@ def guessable(taught) -> AnalysisInputs:
 @pytest.fixture(scope="session")
 def own_study(tiny, tmp_path_factory) -> Path:
     """A study of a synthetic split whose memorized rows the tiny model does reproduce."""
-    import synthetic_semantic_filters as synthetic
-
+    from benchmarks import synthetic_semantic_filters as synthetic
     from mnemoscope.flow.run import run
     from mnemoscope.study.settings import parse_settings
 

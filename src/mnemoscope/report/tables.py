@@ -120,7 +120,7 @@ def table_of(name: str, frame: pl.DataFrame, file: str) -> Table:
     shown = frame.select(
         column for column, kind in frame.schema.items() if not isinstance(kind, pl.List | pl.Array)
     )
-    rows = [[_text(value) for value in row] for row in shown.head(_MOST_ROWS).rows()]
+    rows = [[_text(value) for value in row.values()] for row in rows_of(shown.head(_MOST_ROWS))]
     note = f": the first {len(rows)} of {count(frame.height)} rows, all of them in {file}"
     return Table(
         title=name.replace("_", " "),
@@ -135,6 +135,9 @@ def _text(value: Any) -> str:
         return UNKNOWN
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, Estimate):
+        ends = "" if value.low is None else f" [{number(value.low)}, {number(value.high)}]"
+        return f"{number(value.value)}{ends}"
     return number(value) if isinstance(value, int | float) else str(value)
 
 
