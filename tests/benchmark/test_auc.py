@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 import pytest
-from benchmark_cases import TAXONOMY, predictions_of, runs_of
+from benchmark_cases import MEAN, TAXONOMY, predictions_of, runs_of
 from sklearn.metrics import roc_auc_score
 
 from mnemoscope.benchmark.excess import (
@@ -15,6 +15,7 @@ from mnemoscope.benchmark.excess import (
     measure_excess,
 )
 from mnemoscope.benchmark.table import score_benchmark
+from mnemoscope.cnn.presets import CnnSetting
 from mnemoscope.stats import draw_within, rows_of
 
 TRUE = np.arange(120) % 4
@@ -32,9 +33,9 @@ def shares(strength: float, salt: int, true: np.ndarray = TRUE, step: float = 0.
 
 def table_of(source: str, strength: float, *, epochs: tuple[int, ...] = (-1,), step: float = 0.0):
     parts = []
-    for setting in ("k6-f10-mean", "k8-f10-mean"):
+    for setting in (MEAN, CnnSetting(8, 10, "mean")):
         for seed in SEEDS:
-            found = shares(strength, 100 * len(source) + 10 * seed + len(setting), step=step)
+            found = shares(strength, 100 * len(source) + 10 * seed + len(setting.slug), step=step)
             parts += [
                 predictions_of(
                     source,

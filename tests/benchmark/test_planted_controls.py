@@ -14,7 +14,7 @@ from benchmark_cases import TAXONOMY, predictions_of
 
 from mnemoscope.benchmark.baselines import blind_maps, ngram_logits, permute_labels
 from mnemoscope.benchmark.matched import BALANCED
-from mnemoscope.benchmark.table import score_benchmark
+from mnemoscope.benchmark.table import RUN_KEY, score_benchmark
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
 from mnemoscope.cnn.training import predict_logits, train_cnn
 from mnemoscope.maps.format import pack_triangle, unpack_triangle
@@ -124,11 +124,13 @@ def read_all(maps: MapSource) -> torch.Tensor:
     return maps.read(torch.arange(len(maps)))
 
 
-def outcome(source: str, setting: str, labels: np.ndarray, shares: np.ndarray, did_train: bool):
+def outcome(
+    source: str, setting: CnnSetting | None, labels: np.ndarray, shares: np.ndarray, did_train: bool
+):
     """A training's predictions and its row in the table of trainings."""
     predicted = {0: shares.argmax(axis=1)}
     table = predictions_of(source, labels[~TRAIN], predicted, probabilities=shares, setting=setting)
-    run = {"taxonomy": TAXONOMY, "source": source, "setting": setting, "seed": 0}
+    run = table.select(RUN_KEY).row(0, named=True)
     return table, run | {"did_train": did_train, "train_min_f1": 0.5, "n_train": N_TRAIN}
 
 
@@ -137,7 +139,7 @@ def with_cnn(source: str, maps: torch.Tensor, labels: np.ndarray):
     classes = torch.from_numpy(labels[TRAIN])
     trained = train_cnn(train, classes, n_classes=4, setting=SETTING, preset=QUICK, seed=0)
     shares = predict_logits(trained, held_out).softmax(dim=1).numpy()
-    return outcome(source, SETTING.slug, labels, shares, trained.did_train)
+    return outcome(source, SETTING, labels, shares, trained.did_train)
 
 
 def benchmark(planted: Planted, *others: str, **options) -> pl.DataFrame:
@@ -149,7 +151,7 @@ def benchmark(planted: Planted, *others: str, **options) -> pl.DataFrame:
     made = [
         with_cnn("model", attention, LABELS),
         with_cnn("blind", read_all(blind_maps(tokens)), LABELS),
-        outcome("ngram", "-", LABELS, fit.probabilities, fit.did_train),
+        outcome("ngram", None, LABELS, fit.probabilities, fit.did_train),
     ]
     if "control" in others:
         made.append(with_cnn("control", attention, permuted))

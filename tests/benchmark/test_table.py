@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
-from benchmark_cases import CLASSES, TAXONOMY, noisy, predictions_of, runs_of
+from benchmark_cases import CLASSES, MEAN, TAXONOMY, noisy, predictions_of, runs_of
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from mnemoscope.benchmark.excess import (
@@ -17,6 +17,7 @@ from mnemoscope.benchmark.published import published_confusions
 from mnemoscope.benchmark.sources import SOURCES
 from mnemoscope.benchmark.table import BENCHMARK_SCHEMA, score_benchmark, score_together
 from mnemoscope.benchmark.verdict import EFFECT, BenchmarkFigures, give_verdict
+from mnemoscope.cnn.presets import CnnSetting
 from mnemoscope.stats import NO_ESTIMATE, Estimate, rows_of
 
 TRUE = np.arange(240) % 3
@@ -46,12 +47,14 @@ def predictions() -> pl.DataFrame:
     """Every source; the model with two settings; regressions on controls run once."""
     parts = []
     for salt, (source, share) in enumerate(SHARES.items()):
-        for setting in ("k6-f10-mean", "k8-f16-max")[: 1 + (source == "model")]:
-            seeds = {seed: noisy(TRUE, share, 10 * salt + seed + len(setting)) for seed in SEEDS}
+        for setting in (MEAN, CnnSetting(8, 16, "max"))[: 1 + (source == "model")]:
+            seeds = {
+                seed: noisy(TRUE, share, 10 * salt + seed + len(setting.slug)) for seed in SEEDS
+            }
             parts.append(predictions_of(source, TRUE, seeds, setting=setting, sure=0.5))
     for source, share in ONCE.items():
         once = {0: noisy(TRUE, share, 99)}
-        parts.append(predictions_of(source, TRUE, once, setting="-", sure=0.5))
+        parts.append(predictions_of(source, TRUE, once, setting=None, sure=0.5))
     return pl.concat(parts)
 
 

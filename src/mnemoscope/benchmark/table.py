@@ -26,7 +26,7 @@ from mnemoscope.cnn.metrics import (
     f1_per_class,
     precision_recall,
 )
-from mnemoscope.cnn.presets import KNOWS_NEXT, OF_TWO_MODELS
+from mnemoscope.cnn.presets import KNOWS_NEXT, OF_TWO_MODELS, CnnSetting
 from mnemoscope.stats import FIGURE, FIGURES, Estimate, Floats, estimate_of, frame_of
 
 _Columns = dict[str, DataType | DataTypeClass]
@@ -129,7 +129,7 @@ _TOGETHER: _Columns = {
 TOGETHER_SCHEMA = pl.Schema(_TOGETHER)
 """Several models as one: their confusion matrices summed, as for the paper's headline figures."""
 
-RUN_KEY = ["taxonomy", "source", "setting", "seed"]
+RUN_KEY = ["taxonomy", "source", *excess.SETTING, "seed"]
 """What makes a training one of its own in predictions and runs."""
 
 
@@ -164,15 +164,15 @@ def score_benchmark(
     *,
     n_resamples: int = 1000,
     seed: int = 0,
-    control_settings: Sequence[str] | None = None,
+    control_settings: Sequence[CnnSetting] | None = None,
     knows_next: Sequence[str] = KNOWS_NEXT,
     choice: Mapping[str, Mapping[str, float]] | None = None,
 ) -> pl.DataFrame:
     """Judge every taxonomy on every source: columns as in `BENCHMARK_SCHEMA`, no row without runs.
 
     Predictions are as `mnemoscope.benchmark.excess` describes; `runs` has a row a training:
-    taxonomy, source, setting, seed, n_train, did_train, train_min_f1; `classes` the names of each
-    taxonomy in the order of the indices. The excess counts the model's `control_settings` alone,
+    `RUN_KEY`, n_train, did_train, train_min_f1; `classes` the names of each taxonomy in the order
+    of the indices. The excess counts the model's `control_settings` alone,
     all where None; excess and gain of the inputs in `knows_next` are over the painted control too.
     `choice` is for each taxonomy min-F1 of the readers (`model`, `statistics`) within the training
     rows; the larger is the headline, the CNNs where they are equal or none is given, and the
@@ -203,7 +203,7 @@ def score_benchmark(
                 of_excess = (
                     like if source == "model" else _ComparableRuns(judged, [], row["n_runs"])
                 )
-                inputs = {name.rpartition("-")[2] for name in of_excess.settings}
+                inputs = {one.pooling for one in of_excess.settings}
                 free = [
                     *sources.MEMORY_FREE,
                     *(sources.PAINTED if inputs & set(knows_next) else ()),
@@ -272,7 +272,7 @@ def trained_votes(
 ) -> dict[str, excess.Votes]:
     """Arrange the predictions of the runs that left chance, for each source that has any."""
     trained = runs.filter(pl.col("did_train"))
-    counted = predictions.join(trained, on=RUN_KEY, how="semi")
+    counted = predictions.join(trained, on=RUN_KEY, how="semi", nulls_equal=True)
     return {
         source: excess.collect_votes(
             counted.filter(pl.col("source") == source), n_classes, where=f"'{taxonomy}', {source}"
@@ -281,11 +281,17 @@ def trained_votes(
     }
 
 
+def settings_of_runs(runs: pl.DataFrame) -> list[CnnSetting]:
+    """The settings of CNNs' trainings, each once, in their order."""
+    found = runs.select(*excess.SETTING).unique(maintain_order=True)
+    return [CnnSetting(*row) for row in found.rows()]
+
+
 class _ComparableRuns(NamedTuple):
     """What the excess compares: every source, the model on `settings` alone (`n_runs`)."""
 
     judged: dict[str, _SourceScores]
-    settings: list[str]
+    settings: list[CnnSetting]
     n_runs: int
 
 
@@ -293,14 +299,16 @@ def _like_controls(
     judged: dict[str, _SourceScores],
     predictions: pl.DataFrame,
     runs: pl.DataFrame,
-    control_settings: Sequence[str] | None,
+    control_settings: Sequence[CnnSetting] | None,
 ) -> _ComparableRuns:
     """Put the model on the controls' settings in place of the model on all."""
     own = runs.filter(pl.col("source") == "model")
     kept = own
     if control_settings is not None:
-        kept = own.filter(pl.col("setting").is_in(list(control_settings)))
-    settings = kept["setting"].unique(maintain_order=True).to_list()
+        kept = own.filter(
+            [CnnSetting(*row) in control_settings for row in own.select(*excess.SETTING).rows()]
+        )
+    settings = settings_of_runs(kept)
     if kept.height == own.height or "model" not in judged:
         return _ComparableRuns(judged, settings, kept.height)
     rest = {name: one for name, one in judged.items() if name != "model"}
@@ -375,7 +383,7 @@ def _excess_columns(
         "excess_over": found.strongest,
         "n_trainings": found.n_trainings,
         "excess_min_f1": found.min_f1,
-        "excess_settings": like.settings,
+        "excess_settings": [one.slug for one in like.settings],
         "auc_excess": found.auc,
         **(_gain_columns(gain) if gain else {}),
     }
@@ -456,7 +464,7 @@ def score_by_input(
     *,
     n_resamples: int = 1000,
     seed: int = 0,
-    control_settings: Sequence[str] | None = None,
+    control_settings: Sequence[CnnSetting] | None = None,
     whole: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """Judge every taxonomy once more for each kind of input, which tells what carries memory.
@@ -466,8 +474,7 @@ def score_by_input(
     logits), taxonomies in the order of `classes`, inputs in that of the runs.
     """
     own = runs.filter(pl.col("source") == "model")
-    # A setting ends in its input: k6-f10-mean.
-    inputs = list(dict.fromkeys(name.rpartition("-")[2] for name in own["setting"]))
+    inputs = own["input"].unique(maintain_order=True).to_list()
     if whole is not None and len(inputs) == 1:
         same = whole.filter(
             pl.col("source").is_in([*sources.of_reader(sources.TEXT_ALONE, "model"), *sources.CNNS])
@@ -494,11 +501,11 @@ def score_by_input(
 
 def _belongs_to(name: str) -> pl.Expr:
     """Rows of one input: its CNNs, those of its controls, and what reads tokens."""
-    source, ending = pl.col("source"), pl.col("setting").str.split("-").list.last()
+    source, seen = pl.col("source"), pl.col("input")
     of_maps = [one for one in sources.CNNS if sources.TABLE[one].reads == "maps"]
     of_reference = [one for one in sources.CNNS if sources.TABLE[one].needs_reference]
     return (
-        (source.is_in(of_maps) & (ending == name))
-        | (source.is_in(of_reference) & (ending == ("mean" if name in OF_TWO_MODELS else name)))
+        (source.is_in(of_maps) & (seen == name))
+        | (source.is_in(of_reference) & (seen == ("mean" if name in OF_TWO_MODELS else name)))
         | source.is_in(sources.of_reader(sources.TEXT_ALONE, "model"))
     )

@@ -40,6 +40,7 @@ from mnemoscope.benchmark.table import (
     score_benchmark,
     score_by_input,
     score_together,
+    settings_of_runs,
     trained_votes,
 )
 from mnemoscope.cluster.run import run_units
@@ -104,11 +105,10 @@ def benchmark_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all
     settings = study.settings.benchmark
     with study.finishing("benchmark") as counts:
         runs, predictions = study.read(RUNS_FILE), _predictions(study)
-        of_controls = runs.filter(pl.col("source") == "control")["setting"]
         options: dict[str, Any] = {
             "n_resamples": settings.n_resamples,
             "seed": settings.seed,
-            "control_settings": of_controls.unique(maintain_order=True).to_list() or None,
+            "control_settings": settings_of_runs(runs.filter(source="control")) or None,
         }
         chosen = _choice(study)
         possible = {k: one for k, one in samples_of(study).items() if "impossible" not in one}

@@ -507,11 +507,11 @@ def seconds_of(study: Study, key: str) -> float:
 def _runs(runs: pl.DataFrame, predictions: pl.DataFrame, n_classes: int) -> Iterator[Record]:
     """Every CNN on the model's attention, its min-F1 on the evaluation sequences beside it."""
     for run in runs.filter(source="model").iter_rows(named=True):
-        own = predictions.filter(setting=run["setting"], seed=run["seed"])
+        key = ("kernel", "filters", "input", "seed")
+        own = predictions.filter(**{name: run[name] for name in key})
         confusion = confusion_matrix(own["true"].to_numpy(), own["predicted"].to_numpy(), n_classes)
-        kernel, filters, pooling = run["setting"].split("-")
         yield run | {
-            "words": f"{int(kernel[1:])}, {int(filters[1:])}, {pooling}",
+            "words": f"{run['kernel']}, {run['filters']}, {run['input']}",
             "training_min_f1": run["train_min_f1"] if run["did_train"] else None,
             "eval_min_f1": min_f1(confusion) if run["did_train"] else None,
         }
