@@ -19,7 +19,7 @@ for sample in samples:
     rows = scores.filter(pl.col("taxonomy") == sample)
     sources = set(rows["source"])
     assert sources == set(TABLE), (sample, sources)
-    logits = rows.filter(pl.col("source") == "logits")["min_f1"].item()
+    logits = rows.filter(pl.col("source") == "logits")["min_f1"].item()["value"]
     assert logits > 0.5, (sample, logits)  # the positive control must see memorization
 grafts = pl.read_parquet(study / "graft.parquet")
 assert set(grafts["control"]) == {"twin", "flip"}, "grafts lack their flip"

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from mnemoscope.benchmark.table import RUN_KEY
 from study_files import put_in_place, rewrite_record
 
 RECITE = "Non-Memo, Recite[5], Recollect"
@@ -31,8 +32,7 @@ def plant(made: Path, folder: Path, *, right: dict[str, float], seed: int = 0) -
     generator = np.random.default_rng(seed)
     tables = [_predictions(name, share, generator) for name, share in right.items()]
     predictions = pl.concat(tables)
-    keys = ["taxonomy", "source", "setting", "seed"]
-    runs = predictions.select(keys).unique(maintain_order=True)
+    runs = predictions.select(RUN_KEY).unique(maintain_order=True)
     runs = runs.with_columns(
         n_train=pl.lit(6 * N_CLASS),
         did_train=pl.lit(True),
@@ -65,7 +65,7 @@ def _predictions(name: str, right: float, generator: np.random.Generator) -> pl.
                 {
                     "taxonomy": name,
                     "source": "model",
-                    "setting": "k6-f10-mean",
+                    **{"kernel": 6, "filters": 10, "input": "mean"},
                     "seed": np.full(len(true), seed),
                     "epoch": np.full(len(true), 0),
                     "sequence_id": np.arange(len(true)),

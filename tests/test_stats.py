@@ -1,12 +1,16 @@
 """Intervals against scipy, and what resampling promises."""
 
 import numpy as np
+import polars as pl
 import pytest
 from scipy.stats import binomtest, norm
 from sklearn.metrics import roc_auc_score
 
 from mnemoscope.stats import (
     FEWEST_GROUPS,
+    FIGURE,
+    FIGURES,
+    NO_ESTIMATE,
     NOTHING_TO_COUNT,
     Estimate,
     clopper_pearson,
@@ -14,6 +18,7 @@ from mnemoscope.stats import (
     draw_within,
     estimate_of,
     fewest_groups,
+    frame_of,
     grouped_variance,
     interval_of,
     resampled_auc,
@@ -21,6 +26,7 @@ from mnemoscope.stats import (
     resampled_mean,
     resampled_means,
     resampled_ratio,
+    rows_of,
     share_of,
     share_true,
 )
@@ -68,11 +74,16 @@ def test_intervals_of_figures_that_are_judged_together_are_those_of_bonferroni()
     assert resampled_difference(values, np.zeros(400), n_judged=8) == found
 
 
-def test_an_estimate_reads_the_columns_that_it_writes() -> None:
-    found = Estimate(0.6, 0.5, 0.7)
-    for ends in (None, "", "matched"):
-        assert Estimate.of(found.columns("min_f1", ends=ends), "min_f1", ends=ends) == found
-    assert list(found.columns("min_f1", ends="")) == ["min_f1", "low", "high"]
+def test_a_table_gives_the_figures_that_it_was_made_of_and_null_for_what_is_none() -> None:
+    nan = float("nan")
+    row = {"class": "Guess", "f1": Estimate(0.6, 0.5, 0.7), "auc": [Estimate(1.0), NO_ESTIMATE]}
+    none = {"class": "Recall", "f1": Estimate(nan, 0.1, 0.2), "auc": None}
+    frame = frame_of([row, none, row | {"f1": Estimate(1, nan, nan)}])
+    assert frame.schema == {"class": pl.String, "f1": FIGURE, "auc": FIGURES}
+    wanted = [row, none | {"f1": NO_ESTIMATE, "auc": []}, row | {"f1": Estimate(1.0)}]
+    assert list(rows_of(frame)) == wanted
+    assert frame["f1"].is_null().to_list() == [False, True, False]
+    assert list(rows_of(frame_of([row], frame.schema))) == [row]
 
 
 def test_a_group_is_drawn_whole_and_classes_keep_their_number_of_groups() -> None:

@@ -32,7 +32,6 @@ def test_per_cent_and_points_read_back_to_a_twentieth(value: float) -> None:
 
 def test_what_is_unknown_is_a_dash_and_not_a_zero() -> None:
     shown = [words.percent(None), words.points(None), words.count(None), words.duration(None)]
-    nothing = {"f1": None, "f1_low": None, "f1_high": None}
-    assert [*shown, words.share(0, 0), words.figure(nothing, "f1")] == ["–"] * 6
+    assert [*shown, words.share(0, 0), words.figure(Estimate(None))] == ["–"] * 6
     assert words.interval(Estimate(0.5)) == ""
     assert words.interval(Estimate(0.0, -0.01, 0.2)) == "[−1.0,\xa020.0]"

@@ -63,13 +63,14 @@ def ask_cnns(
         ground = read_ground(run(settings, Path(folder, "study"), until="train"))
         found = np.array(recall_probabilities(ground, lm, windows, batch_size=64))
     fit, measured = ground.facts["calibration"], ground.facts["measured"]
+    auc, brier, raw = (measured[one]["value"] for one in ("auc", "brier", "brier_uncalibrated"))
     said = (
         f"study of {sequences.height:,} other sequences ({ground.facts['sequences']}), "
         f"{len(ground.cnns)} CNNs; calibration {fit['method']} {fit['temperature']}, chosen on "
         f"{fit['n_guess']} Guess + {fit['n_recall']} Recall by {fit['brier_by_method']}; "
         f"cross-fitted ECE {measured['ece']:.3f} (as it was "
-        f"{measured['ece_uncalibrated']:.3f}), Brier {measured['brier']:.3f} "
-        f"({measured['brier_uncalibrated']:.3f}), AUC against the rule {measured['auc']:.3f}"
+        f"{measured['ece_uncalibrated']:.3f}), Brier {brier:.3f} ({raw:.3f}), "
+        f"AUC against the rule {auc:.3f}"
     )
     return found, said
 

@@ -16,7 +16,7 @@ from experiments.pages import show_tables, table_of
 from mnemoscope.benchmark.sources import SOURCES, TABLE, of_reader
 from mnemoscope.pipeline.benchmark import load_comparison
 from mnemoscope.report.published import WHOLES, published_view
-from mnemoscope.stats import Estimate
+from mnemoscope.stats import rows_of
 from mnemoscope.words import interval, percent, points
 
 
@@ -57,17 +57,16 @@ def controlled(study: ms.Study) -> str:
     table, rows = study.benchmark, []
     sources = ("best blind", "reference", "control", "logits")
     chosen = table.filter(pl.col("is_headline").fill_null(False), pl.col("verdict").is_not_null())
-    for row in chosen.to_dicts():
-        beside = {one["source"]: one for one in table.filter(taxonomy=row["taxonomy"]).to_dicts()}
-        own = Estimate(row["min_f1"], row["low"], row["high"])
-        excess = Estimate(row["excess"], row["excess_low"], row["excess_high"])
+    for row in rows_of(chosen):
+        beside = {one["source"]: one for one in rows_of(table.filter(taxonomy=row["taxonomy"]))}
+        own, excess, auc = row["min_f1"], row["excess"], [one.value for one in row["auc"]]
         cells = [
             row["taxonomy"],
             TABLE[row["source"]].name,
             f"{percent(own.value)} {interval(own)}",
             *(percent(best_of(beside, row["source"], column)) for column in sources),
             f"{points(excess.value)} {interval(excess)}",
-            percent(sum(row["auc"]) / len(row["auc"]) if row["auc"] else None),
+            percent(sum(auc) / len(auc) if auc else None),
             row["verdict"],
         ]
         rows.append(cells)
@@ -86,7 +85,7 @@ def controlled(study: ms.Study) -> str:
 def best_of(rows: dict[str, dict[str, Any]], reader: str, column: str) -> float | None:
     """The best min-F1 of the sources of a column that a reader is held against."""
     names = [one for one in of_reader(SOURCES, reader) if TABLE[one].column == column]
-    found = [rows[one]["min_f1"] for one in names if one in rows]
+    found = [rows[one]["min_f1"].value for one in names if one in rows]
     return max((value for value in found if value is not None), default=None)
 
 

@@ -35,6 +35,7 @@ from mnemoscope.flow.run import run
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.probe import matched_layers
 from mnemoscope.progress import show_progress
+from mnemoscope.stats import rows_of
 from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import parse_settings
 from mnemoscope.training.distill import (
@@ -217,7 +218,7 @@ def tables_of(results: dict[str, Analysis], made: dict[str, list[str]]) -> dict[
         counts = shares.filter(model=TEACHER)
         short = {name: name.removeprefix(f"{CONTROL}+") for name in names}
         heads = {row["class"]: f"{row['class']} ({row['n']})" for row in counts.to_dicts()}
-        of = {(row["model"], row["class"]): row for row in shares.to_dicts()}
+        of = {(row["model"], row["class"]): row for row in rows_of(shares)}
         title = f"**{PLACES[place].capitalize()}**\n\n"
         tables["shares"].append(
             title
@@ -227,7 +228,7 @@ def tables_of(results: dict[str, Analysis], made: dict[str, list[str]]) -> dict[
             )
         )
         kinds = result.frames["kinds"]
-        told = {(row["model"], row["kind"]): row for row in kinds.to_dicts()}
+        told = {(row["model"], row["kind"]): row for row in rows_of(kinds)}
         sizes = {row["kind"]: f"{row['n_seen']} and {row['n_unseen']}" for row in kinds.to_dicts()}
         columns = (("gain", ", gain seen", 2), ("gain_unseen", ", unseen", 2), ("auc", ", AUC", 3))
         tables["gains"].append(
@@ -245,7 +246,7 @@ def tables_of(results: dict[str, Analysis], made: dict[str, list[str]]) -> dict[
         if "maps" not in result.frames:
             continue
         maps = result.frames["maps"]
-        by = {(row["model"], row["sequences"]): row for row in maps.to_dicts()}
+        by = {(row["model"], row["sequences"]): row for row in rows_of(maps)}
         tables["maps"].append(
             title
             + table_of(
@@ -260,10 +261,11 @@ def tables_of(results: dict[str, Analysis], made: dict[str, list[str]]) -> dict[
                 ],
             )
         )  # fmt: skip
-        grafts = result.frames["grafts"].sort("specific", descending=True)
-        whole = {row["model"]: row for row in grafts.filter(part="all").to_dicts()}
+        size = pl.col("specific").struct.field("value")
+        grafts = result.frames["grafts"].sort(size, descending=True)
+        whole = {row["model"]: row for row in rows_of(grafts.filter(part="all"))}
         most = grafts.filter(pl.col("part") != "all").group_by("model", maintain_order=True).first()
-        part = {row["model"]: row for row in most.to_dicts()}
+        part = {row["model"]: row for row in rows_of(most)}
         tables["grafts"].append(
             title
             + table_of(
@@ -298,8 +300,8 @@ def students_table(results: dict[str, Analysis]) -> str:
     recall = "Recall"
     lines: dict[str, list[str]] = {}
     for result in results.values():
-        shares = result.frames["shares"].filter(pl.col("class") == recall).to_dicts()
-        told = {row["model"]: row for row in result.frames["kinds"].filter(kind=recall).to_dicts()}
+        shares = rows_of(result.frames["shares"].filter(pl.col("class") == recall))
+        told = {row["model"]: row for row in rows_of(result.frames["kinds"].filter(kind=recall))}
         for row in (one for one in shares if one["model"] != TEACHER):
             name = row["model"]
             auc = cell(told[name], "auc", 3) if name in told else "–"
@@ -310,16 +312,15 @@ def students_table(results: dict[str, Analysis]) -> str:
 
 def cell(row: dict[str, Any], name: str, digits: int, *, scale: float = 1) -> str:
     """A figure with its interval; a dash where there is none."""
-    if row[name] is None:
+    if row[name].value is None:
         return "–"
-    return ranged(row, name, scale=scale, digits=digits)
+    return ranged(row[name], scale=scale, digits=digits)
 
 
 def share_cell(row: dict[str, Any]) -> str:
     """Share reproduced, and points above the control."""
-    share = ranged(row, "share", ends="", scale=100, digits=0)
-    above = "" if row["above"] is None else f"; {ranged(row, 'above', scale=100, digits=0)}"
-    return share + above
+    share, above = (ranged(row[name], scale=100, digits=0) for name in ("share", "above"))
+    return share if row["above"].value is None else f"{share}; {above}"
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from mnemoscope.pipeline.causes import GRAFT_SPECIFICITY_FILE, TRUTH, by_weight
 from mnemoscope.pipeline.graft import INTO_MODEL, SEQUENCES_FILE, specific_row
 from mnemoscope.pipeline.label import LABELS_FILE, samples_of
 from mnemoscope.report.grafts import graft_of
-from mnemoscope.stats import FEWEST_GROUPS
+from mnemoscope.stats import FEWEST_GROUPS, rows_of
 from mnemoscope.taxonomy import PAPER
 from mnemoscope.taxonomy.groups import find_groups
 
@@ -37,7 +37,12 @@ Row = dict[str, Any]
 def specific(study: ms.Study, taxonomy: str) -> list[Row]:
     """Of each part and ordered pair of classes what is found."""
     frame = study.read(GRAFT_SPECIFICITY_FILE).filter(taxonomy=taxonomy)
-    return frame.select(tables.FOUND).to_dicts()
+    return [_plain(row) for row in rows_of(frame)]
+
+
+def _plain(row: Row) -> Row:
+    """What is kept of a row."""
+    return {name: row[name] for name in tables.FOUND}
 
 
 def parts(study: ms.Study, taxonomy: str) -> Row:
@@ -69,7 +74,7 @@ def kinds(study: ms.Study, taxonomy: str) -> list[Row]:
                 kept = np.concatenate(kept_by_class(survives[:, None], tried, seed=0), axis=1)
                 left.append({"part": part.name, "change": change, "cells": kept.tolist()})
         compared = [specific_row(one, names) for one in compare_classes(parts, tried, seed=0)]
-        specific = [{name: row[name] for name in tables.FOUND} for row in compared]
+        specific = [_plain(row) for row in compared]
         n = np.bincount(tried.classes).tolist()
         found.append({"kind": kind, "classes": names, "n": n, "left": left, "specific": specific})
     return found
@@ -127,8 +132,7 @@ def forms(study: ms.Study, taxonomy: str, share: float = 1.0) -> list[Row]:
             row = specific_row(each, [first, second])
             if row["spared"] == first:
                 kept = {name: row[name] for name in ("part", "kept_spared")}
-                beyond = [row[name] for name in ("specific", "low", "high")]
-                found.append({"form": one, "n": n, **kept, "beyond": beyond})
+                found.append({"form": one, "n": n, **kept, "beyond": list(row["specific"])})
     return found
 
 
@@ -146,7 +150,7 @@ def scores(study: ms.Study, _: str) -> list[Row]:
     printed = dict(published_table().select("tax_name", "min_f1").iter_rows())
     entries = samples_of(study)
     groups = study.read(GRAFT_SPECIFICITY_FILE).group_by("taxonomy", maintain_order=True)
-    rows = by_weight([by_weight(one.to_dicts())[0] for _, one in groups])
+    rows = by_weight([by_weight(list(rows_of(one)))[0] for _, one in groups])
     own = [entries.get(row["taxonomy"]) for row in rows]  # none by truth, nor of one found
     return [
         dict(row) | {"printed": entry and printed.get(entry["published_name"])}

@@ -12,10 +12,8 @@ from mnemoscope.taxonomy import PAPER
 from mnemoscope.words import UNKNOWN, interval, p_figure, percent, points
 
 FOUND = ["part", "broken", "spared", "finding", "p_value", "random_broken", "kept_broken"]
-FOUND += ["kept_spared", "specific", "low", "high"]
-FOUND += [
-    f"{one}{end}" for one in ("equal_total", "crude", "over_flip") for end in ("", "_low", "_high")
-]
+FIGURES = ["specific", "equal_total", "crude", "over_flip"]
+FOUND += ["kept_spared", *FIGURES]
 """Columns of `graft_specificity.parquet`."""
 _FINDING = (
     *("finding", "random changes leave, %", "difference, points", "p"),
@@ -47,7 +45,7 @@ def tables(found: dict[str, Any]) -> dict[tuple[str, str], str]:
 def parts(found: Row) -> str:
     """A line a part: what survives of each class, and its strongest finding."""
     strongest: dict[str, Row] = {}
-    for row in by_weight(found["specific"]):
+    for row in by_weight(_with_estimates(found["specific"])):
         strongest.setdefault(row["part"], row)
     rows = []
     for one in found["parts"]:
@@ -72,13 +70,7 @@ def _beyond(one: Sequence[float | None]) -> str:
 
 def _finding(row: Row) -> list[str]:
     """The cells of a row of `graft_specificity.parquet`."""
-    whole, both, crude, flip = (
-        _beyond(one)
-        for one in (
-            Estimate.of(row, "specific", ends=""),
-            *(Estimate.of(row, name) for name in ("equal_total", "crude", "over_flip")),
-        )
-    )
+    whole, both, crude, flip = (_beyond(row[name]) for name in FIGURES)
     said = f"{row['broken']} beyond {row['spared']}: {FINDINGS[finding_of(row)]}"
     chance = p_figure(row["p_value"])
     return [said, percent(row["random_broken"], unit=False), whole, chance, both, crude, flip]
@@ -110,7 +102,12 @@ def _by_pair(rows: Sequence[Row]) -> list[Row]:
     found: dict[Any, list[Row]] = {}
     for row in rows:
         found.setdefault((row["part"], *sorted((row["broken"], row["spared"]))), []).append(row)
-    return [by_weight(orders)[0] for orders in found.values()]
+    return [by_weight(_with_estimates(orders))[0] for orders in found.values()]
+
+
+def _with_estimates(rows: Sequence[Row]) -> list[Row]:
+    """Rows whose figures are estimates; JSON has lists."""
+    return [{**row, **{name: Estimate(*row[name]) for name in FIGURES}} for row in rows]
 
 
 def _natural(rows: Sequence[Row]) -> list[Row]:
@@ -177,12 +174,12 @@ def trainings(studies: Mapping[str, Row]) -> str:
         {
             (row["part"], row["broken"], row["spared"]): row
             for row in one["specific"]
-            if row["specific"] is not None
+            if row["specific"][0] is not None
         }
         for one in studies.values()
     ]
     shared = [key for key in found[0] if all(key in table for table in found)]
-    of_mean = {key: sum(table[key]["specific"] for table in found) for key in shared}
+    of_mean = {key: sum(table[key]["specific"][0] for table in found) for key in shared}
     rows = []
     for key in shared:
         part, broken, spared = key
@@ -190,7 +187,7 @@ def trainings(studies: Mapping[str, Row]) -> str:
             continue
         own, cells = [table[key] for table in found], list[str]()
         for row in own:
-            cells.append(_beyond(Estimate.of(row, "specific", ends="")))
+            cells.append(_beyond(row["specific"]))
             cells.append(f"{FINDINGS[finding_of(row)]}, p {p_figure(row['p_value'])}")
         agree = all(finding_of(row) is Finding.SPECIFIC for row in own)
         rows.append([f"`{part}`", f"{broken} beyond {spared}", *cells, "yes" if agree else "no"])

@@ -17,6 +17,7 @@ import polars as pl
 
 import mnemoscope as ms
 from experiments.pages import figure, show_tables, table_of
+from mnemoscope.stats import rows_of
 
 SURVIVAL = ("edges", "attention on them, %", "survive, %")
 share = partial(figure, digits=0)
@@ -24,7 +25,7 @@ share = partial(figure, digits=0)
 
 def survival(row: dict[str, Any]) -> list[str]:
     """The cells of `SURVIVAL`."""
-    kept = share(row["survival"], row["low"], row["high"])
+    kept = share(*row["survival"])
     return [f"{row['n_edges']:,.0f}", f"{100 * row['mass']:.1f}", kept]
 
 
@@ -38,9 +39,9 @@ def specificities(study: ms.Study) -> str:
         [
             *(row["sample"], row["class"], row["by"], f"{row['strength']:g}"),
             *(share(row[name]) for name in ("broken_own", "broken_own_equal_mass")),
-            figure(row["specificity"], row["low"], row["high"], scale=1, digits=2),
+            figure(*row["specificity"], scale=1, digits=2),
         ]
-        for row in study.read("specificity.parquet").iter_rows(named=True)
+        for row in rows_of(study.read("specificity.parquet"))
     ]
     return table_of(columns, rows)
 
@@ -54,15 +55,12 @@ def curves(study: ms.Study) -> str:
     lines = []
     for choice, edges_of, name in kinds.rows():
         found = drawn.filter(choice=choice, edges_of=edges_of, **{"class": name}).sort("strength")
-        cells = [
-            f"{share(row['survival'], row['low'], row['high'])}; {100 * row['mass']:.1f}"
-            for row in found.iter_rows(named=True)
-        ]
+        cells = [f"{share(*row['survival'])}; {100 * row['mass']:.1f}" for row in rows_of(found)]
         lines.append([choice, edges_of or "–", name, *cells])
     by_strength = ["cut", "edges of", "tried on", *(f"{one:g} %" for one in strengths)]
     others = [
         [row["choice"], row["class"], *survival(row)]
-        for row in rows.filter(pl.col("strength").is_null()).iter_rows(named=True)
+        for row in rows_of(rows.filter(pl.col("strength").is_null()))
     ]
     return table_of(by_strength, lines) + "\n" + table_of(["cut", "tried on", *SURVIVAL], others)
 
@@ -76,7 +74,7 @@ def survivals(study: ms.Study, strength: float) -> str:
     columns = ["taxonomy", f"cut, {strength:g} % of edges", "edges of", "tried on", *SURVIVAL]
     rows = [
         [row["sample"], row["choice"], row["edges_of"] or "–", row["class"], *survival(row)]
-        for row in chosen.iter_rows(named=True)
+        for row in rows_of(chosen)
     ]
     return table_of(columns, rows)
 

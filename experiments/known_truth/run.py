@@ -41,7 +41,7 @@ from mnemoscope.embedded import model_path, reference_path, sequences_path
 from mnemoscope.files import read_parquet, write_parquet
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.load import load_model
-from mnemoscope.stats import FEWEST_GROUPS
+from mnemoscope.stats import FEWEST_GROUPS, rows_of
 
 MOST = 480  # sequences of a class
 LEAST = 120
@@ -61,7 +61,6 @@ SETTINGS = {
     "train.poolings": "[mean]",
 }
 READ = ("n_eval", "n_groups", "gain_seen", "verdict_kind", "is_headline")
-_ENDS = ("", "_low", "_high")
 
 # -- classes of text that nobody read ----------------------------------------------------------
 
@@ -257,15 +256,15 @@ def study_of(folder: Path, case: Case) -> ms.Study:
 
 def study_rows(name: str, case: Case, study: ms.Study) -> Iterator[dict[str, Any]]:
     """What either reader says; the study judges by the one that `is_headline`."""
-    table = study.read("benchmark.parquet")
+    rows = {row["source"]: row for row in rows_of(study.read("benchmark.parquet"))}
     for words, source in (("CNNs", "model"), ("regression", "statistics")):
-        row = table.row(by_predicate=pl.col("source") == source, named=True)
+        row = rows[source]
         yield {
             "study": name,
             "truth": case.truth,
             "reader": words,
             **{name: row[name] for name in READ},
-            **{name: [row[f"{name}{end}"] for end in _ENDS] for name in ("gain", "excess")},
+            **{name: list(row[name]) for name in ("gain", "excess")},
         }
 
 

@@ -17,6 +17,7 @@ import polars as pl
 import mnemoscope as ms
 from experiments.catalogue.run import best_of
 from experiments.pages import figure, show_tables, table_of
+from mnemoscope import stats
 from mnemoscope.benchmark.sources import ATTENTION, TABLE
 from mnemoscope.study.settings import parse_settings
 
@@ -84,13 +85,13 @@ def rows_of(study: ms.Study, name: str) -> list[list[str]]:
     """A line of the page a sample and reader: min-F1, what stands beside it, the verdict."""
     table, lines = study.benchmark, []
     for sample in table["taxonomy"].unique(maintain_order=True):
-        sources = {row["source"]: row for row in table.filter(taxonomy=sample).to_dicts()}
+        sources = {row["source"]: row for row in stats.rows_of(table.filter(taxonomy=sample))}
         for reader in (one for one in ATTENTION if one in sources):
             lines.append(reader_line(f"{name} {sample}".strip(), sources, reader))
         model = sources["model"]
-        if model["matched_min_f1"] is not None:
-            left = figure(model["matched_min_f1"], model["matched_low"], model["matched_high"])
-            text = figure(model["matched_blind_min_f1"])
+        if model["matched_min_f1"].value is not None:
+            left = figure(*model["matched_min_f1"])
+            text = figure(model["matched_blind_min_f1"].value)
             title = f"{name} {sample}, matched ({model['matched_n_per_class']} a class)"
             text += f" ({model['matched_by']})"
             lines.append([title.strip(), "CNNs", left, "–", text, *["–"] * 5])
@@ -102,8 +103,8 @@ def reader_line(title: str, sources: dict[str, dict[str, Any]], reader: str) -> 
     row = sources[reader]
     columns = ("best blind", "reference", "control", "logits")
     beside = [figure(best_of(sources, reader, column)) for column in columns]
-    scores = [figure(row["min_f1"], row["low"], row["high"]), figure(row["mean_f1"])]
-    excess = figure(row["excess"], row["excess_low"], row["excess_high"])
+    scores = [figure(*row["min_f1"]), figure(row["mean_f1"].value)]
+    excess = figure(*row["excess"])
     mark = " *" if row["is_headline"] else ""
     return [title, TABLE[reader].name + mark, *scores, *beside, excess, row["verdict"] or "–"]
 
@@ -111,17 +112,15 @@ def reader_line(title: str, sources: dict[str, dict[str, Any]], reader: str) -> 
 def auc_lines(study: ms.Study, name: str) -> list[list[str]]:
     """One line a sample and pair of classes: AUC by source, excess of the model."""
     table, lines = study.benchmark, []
-    for row in table.filter(source="model").to_dicts():
-        others = {one["source"]: one for one in table.filter(taxonomy=row["taxonomy"]).to_dicts()}
+    for row in stats.rows_of(table.filter(source="model")):
+        of_taxonomy = stats.rows_of(table.filter(taxonomy=row["taxonomy"]))
+        others = {one["source"]: one for one in of_taxonomy}
         for index, pair in enumerate(row["auc_pairs"] or []):
             cells = [
-                figure(others[one]["auc"][index]) if others.get(one, {}).get("auc") else "–"
+                figure(others[one]["auc"][index].value) if others.get(one, {}).get("auc") else "–"
                 for one in ("model", "blind", "ngram", "reference", "logits")
             ]
-            excess = "–"
-            if row["auc_excess"]:
-                bounds = (row["auc_excess_low"][index], row["auc_excess_high"][index])
-                excess = figure(row["auc_excess"][index], *bounds)
+            excess = figure(*row["auc_excess"][index]) if row["auc_excess"] else "–"
             title = f"{name} {row['taxonomy']}".strip()
             lines.append([title, pair.replace(" | ", " and "), *cells, excess])
     return lines
@@ -132,14 +131,13 @@ def input_lines(study: ms.Study) -> list[list[str]]:
     table = study.read("inputs.parquet")
     lines = []
     for name in table["input"].unique(maintain_order=True):
-        sources = {row["source"]: row for row in table.filter(input=name).to_dicts()}
-        model = sources["model"]
+        sources = {row["source"]: row for row in stats.rows_of(table.filter(input=name))}
+        model, beside = sources["model"], ("reference", "control")
         cells = [
-            figure(model["min_f1"], model["low"], model["high"]),
-            figure(model["mean_f1"]),
-            figure(sources.get("reference", {}).get("min_f1")),
-            figure(sources.get("control", {}).get("min_f1")),
-            figure(model["excess"], model["excess_low"], model["excess_high"]),
+            figure(*model["min_f1"]),
+            figure(model["mean_f1"].value),
+            *(figure(sources[one]["min_f1"].value if one in sources else None) for one in beside),
+            figure(*model["excess"]),
         ]
         lines.append([name, *cells])
     return lines

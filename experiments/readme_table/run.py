@@ -10,22 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from experiments.pages import publish
+from mnemoscope.stats import rows_of
 from mnemoscope.study.folder import Study
 from mnemoscope.taxonomy import PAPER
 
 
 def figures_of(demo: Study) -> dict[str, Any]:
     """The verdict of the paper's taxonomy, min-F1 of both readers and the best of the text."""
-    rows = demo.benchmark.filter(taxonomy=PAPER).to_dicts()
+    rows = list(rows_of(demo.benchmark.filter(taxonomy=PAPER)))
     of = {row["source"]: row for row in rows}
     return {
         "verdict": next(row["verdict"] for row in rows if row["is_headline"]),
         **{
-            words: [of[source][name] for name in ("min_f1", "low", "high")]
+            words: list(of[source]["min_f1"])
             for words, source in (("CNN", "model"), ("regression", "statistics"))
         },
-        "reference": [of[name]["min_f1"] for name in ("reference", "reference_statistics")],
-        "text": max(of[name]["min_f1"] for name in ("blind", "blind_statistics", "ngram")),
+        "reference": [of[name]["min_f1"].value for name in ("reference", "reference_statistics")],
+        "text": max(of[name]["min_f1"].value for name in ("blind", "blind_statistics", "ngram")),
     }
 
 

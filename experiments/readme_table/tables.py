@@ -36,7 +36,7 @@ def tried(studies: Mapping[str, Any], taxonomy: str) -> list[Tried]:
         {
             (row["part"], row["broken"], row["spared"]): row
             for row in one[taxonomy]["specific"]
-            if row["specific"] is not None
+            if row["specific"][0] is not None
         }
         for one in studies.values()
         if taxonomy in one
@@ -52,7 +52,7 @@ def causes(studies: Mapping[str, Any]) -> str:
         ValueError: the words do not fit what the grafts say.
     """
     by_rule, by_truth = tried(studies, PAPER), tried(studies, TRUTH)
-    first = max(by_rule, key=lambda one: (len(one.passed), min(x["specific"] for x in one.rows)))
+    first = max(by_rule, key=lambda one: (len(one.passed), min(x["specific"][0] for x in one.rows)))
     refrains, natural = (
         [
             row["beyond"]
@@ -77,7 +77,7 @@ def causes(studies: Mapping[str, Any]) -> str:
         "difference. One part of a model is replaced by its twin's, beside random changes that do "
         f"as much harm. By the paper's rule {part_words(first.part)} break more of {first.broken} "
         f"than of {first.spared} in {len(first.passed)} of {len(first.rows)} models, by "
-        f"{_range([row['specific'] for row in first.passed])} points.{rest} But the two "
+        f"{_range([row['specific'][0] for row in first.passed])} points.{rest} But the two "
         "classes differ in form by definition. In the three shipped trainings it is beside "
         f"refrains that nobody read {_range([value for value, *_ in refrains])} points, beside "
         f"natural text that the rule calls {first.spared} "
@@ -99,7 +99,7 @@ def _points(one: Sequence[float]) -> str:
 
 
 def _difference(row: Mapping[str, Any]) -> str:
-    return _points((row["specific"], row["low"], row["high"]))
+    return _points(row["specific"])
 
 
 def _above(row: Mapping[str, Any]) -> str:

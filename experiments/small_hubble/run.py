@@ -50,7 +50,7 @@ from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.probe import suffix_logprobs
-from mnemoscope.stats import estimate_of, share_true
+from mnemoscope.stats import estimate_of, rows_of, share_true
 from mnemoscope.study.folder import Study
 from tools.embedded.corpus import (
     LENGTH,
@@ -334,7 +334,7 @@ def benchmark_rows(table: pl.DataFrame) -> list[dict[str, Any]]:
     """
     rows = []
     for taxonomy in table["taxonomy"].unique(maintain_order=True):
-        of = {one["source"]: one for one in table.filter(taxonomy=taxonomy).iter_rows(named=True)}
+        of = {one["source"]: one for one in rows_of(table.filter(taxonomy=taxonomy))}
         for words, reader, blind, twin in (
             ("CNNs", "model", "blind", "reference"),
             ("regression", "statistics", "blind_statistics", "reference_statistics"),
@@ -347,10 +347,10 @@ def benchmark_rows(table: pl.DataFrame) -> list[dict[str, Any]]:
                     "classes": [*dict.fromkeys(pairs)],
                     "reader": words,
                     "is_headline": own["is_headline"],
-                    "min_f1": [own[name] for name in ("min_f1", "low", "high")],
-                    "blind": max(of[one]["min_f1"] for one in (blind, "ngram")),
-                    "twin": of[twin]["min_f1"],
-                    "excess": [own[f"excess{end}"] for end in ("", "_low", "_high")],
+                    "min_f1": list(own["min_f1"]),
+                    "blind": max(of[one]["min_f1"].value for one in (blind, "ngram")),
+                    "twin": of[twin]["min_f1"].value,
+                    "excess": list(own["excess"]),
                 }
             )
     return rows
@@ -360,11 +360,8 @@ def level_rows(table: pl.DataFrame) -> list[dict[str, Any]]:
     """A row a taxonomy and count: how well the study's reader tells it from count 0."""
     return [
         {name: one[name] for name in ("taxonomy", "duplicates")}
-        | {
-            name: [one[f"dose_{name}{end}"] for end in ("", "_low", "_high")]
-            for name in ("auc", "excess")
-        }
-        for one in table.filter(pl.col("taxonomy").is_in(TAXONOMIES)).iter_rows(named=True)
+        | {name: list(one[f"dose_{name}"]) for name in ("auc", "excess")}
+        for one in rows_of(table.filter(pl.col("taxonomy").is_in(TAXONOMIES)))
     ]
 
 

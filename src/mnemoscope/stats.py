@@ -5,19 +5,20 @@ where a share of 0 must keep an upper bound; `resampled_mean` for one value a se
 columns `resampled_means`), `resampled_difference` for two values of the same sequences,
 `resampled_ratio` for a sum over a sum. For a figure of your own: draw resamples with `draw_within`
 (how often each sequence counts, class by class), put the figure of every resample into
-`estimate_of`, which keeps both. `Estimate.columns` writes the three columns of a table,
-`Estimate.of` reads them.
+`estimate_of`, which keeps both. In a table a figure is one column, a struct `{value, low, high}`
+(`FIGURE`), of a class or pair each a list of these: `frame_of` writes it, `rows_of` reads it.
 
 Near duplicates are no independent sequences. All that resamples takes their `groups`, draws these
 whole, and gives no interval below `FEWEST_GROUPS`: `draw_within` then draws nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 from numpy.typing import ArrayLike
 
 Floats = npt.NDArray[np.float64]
@@ -48,22 +49,6 @@ class Estimate(NamedTuple):
     low: float | None = None
     high: float | None = None
 
-    @classmethod
-    def of(cls, row: Mapping[str, Any], name: str, *, ends: str | None = None) -> "Estimate":
-        """Read a row's `name`, `name_low` and `name_high`; `ends` where these bear another name.
-
-        >>> Estimate.of({"min_f1": 0.6, "low": 0.5, "high": 0.7}, "min_f1", ends="")
-        Estimate(value=0.6, low=0.5, high=0.7)
-        """
-        stem = name if ends is None else ends
-        return cls(row[name], *(row[f"{stem}_{end}".lstrip("_")] for end in ("low", "high")))
-
-    def columns(self, name: str, *, ends: str | None = None) -> dict[str, float | None]:
-        """As three columns of a table: `name`, `name_low`, `name_high`; `ends` as in `of`."""
-        stem = name if ends is None else ends
-        low, high = (f"{stem}_{end}".lstrip("_") for end in ("low", "high"))
-        return {name: self.value, low: self.low, high: self.high}
-
     def __str__(self) -> str:
         """Print a share: `91.2 % [88.0, 94.1]`."""
         if self.value is None or self.value != self.value:
@@ -75,6 +60,55 @@ class Estimate(NamedTuple):
 
 NO_ESTIMATE = Estimate(None)
 NOTHING_TO_COUNT = Estimate(*[float("nan")] * 3)
+
+FIGURE = pl.Struct(dict.fromkeys(Estimate._fields, pl.Float64))
+"""The column of an `Estimate`: null where there is no figure, its ends null where it has none."""
+FIGURES = pl.List(FIGURE)
+"""The column of one a class, or one a pair of classes."""
+
+
+def frame_of(rows: Iterable[Mapping[str, Any]], schema: Any = None) -> pl.DataFrame:
+    """Make a table of rows that hold each figure as an `Estimate`, or several as a list of them.
+
+    Without a `schema` the other columns are as Polars infers them of all rows.
+
+    >>> frame_of([{"class": "Guess", "f1": Estimate(0.6, 0.5, 0.7)}]).schema["f1"] == FIGURE
+    True
+    """
+    kinds: dict[str, pl.DataType] = {}
+    made = []
+    for row in rows:
+        made.append(dict(row))
+        for name, value in row.items():
+            if isinstance(value, Estimate):
+                kinds[name], made[-1][name] = FIGURE, _cell(value)
+            elif isinstance(value, list | tuple) and value and isinstance(value[0], Estimate):
+                kinds[name], made[-1][name] = FIGURES, list(map(_cell, value))
+    if schema is not None:
+        return pl.DataFrame(made, schema=schema)
+    return pl.DataFrame(made, schema_overrides=kinds, infer_schema_length=None)
+
+
+def _cell(estimate: Estimate) -> Estimate | None:
+    known = Estimate(*(None if one is None or one != one else float(one) for one in estimate))
+    return None if known.value is None else known
+
+
+def rows_of(frame: pl.DataFrame) -> Iterator[dict[str, Any]]:
+    """Read a table's rows as `frame_of` takes them: `NO_ESTIMATE`, or no figures, where null.
+
+    >>> next(rows_of(frame_of([{"f1": [Estimate(0.6, 0.5, 0.7)]}])))
+    {'f1': [Estimate(value=0.6, low=0.5, high=0.7)]}
+    """
+    single, several = (
+        [k for k, one in frame.schema.items() if one == kind] for kind in (FIGURE, FIGURES)
+    )
+    for row in frame.iter_rows(named=True):
+        for name in single:
+            row[name] = Estimate(**row[name]) if row[name] else NO_ESTIMATE
+        for name in several:
+            row[name] = [Estimate(**one) if one else NO_ESTIMATE for one in row[name] or ()]
+        yield row
 
 
 class Interval(NamedTuple):
@@ -351,16 +385,17 @@ def _number_groups(groups: ArrayLike) -> npt.NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class RankCorrelation:
-    """Spearman's ρ and Kendall's τ-b of n pairs with intervals; None and a note if not given."""
+    """Spearman's ρ and Kendall's τ-b of n pairs with intervals; a note where they are not given."""
 
     n: int
-    spearman: float | None = None
-    spearman_low: float | None = None
-    spearman_high: float | None = None
-    kendall: float | None = None
-    kendall_low: float | None = None
-    kendall_high: float | None = None
+    spearman: Estimate = NO_ESTIMATE
+    kendall: Estimate = NO_ESTIMATE
     note: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """As plain values."""
+        both = {"spearman": self.spearman._asdict(), "kendall": self.kendall._asdict()}
+        return {"n": self.n, **both, "note": self.note}
 
 
 def correlate_ranks(
@@ -380,10 +415,11 @@ def correlate_ranks(
         return RankCorrelation(n, note="all figures are equal, so there is no order to compare")
     rho, tau = (float(one(first[None], second)[0]) for one in (spearman, kendall))
     if draws is None:
-        return RankCorrelation(n, spearman=rho, kendall=tau)
+        return RankCorrelation(n, Estimate(rho), Estimate(tau))
     drawn = np.asarray(draws, dtype=np.float64)
-    rho_ends, tau_ends = (interval_of(one(drawn, second)) for one in (spearman, kendall))
-    return RankCorrelation(n, rho, *rho_ends, tau, *tau_ends)
+    return RankCorrelation(
+        n, estimate_of(rho, spearman(drawn, second)), estimate_of(tau, kendall(drawn, second))
+    )
 
 
 def spearman(draws: Floats, others: Floats) -> Floats:

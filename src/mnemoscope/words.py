@@ -5,7 +5,6 @@ sign. What is not known is a dash, never a zero.
 """
 
 import re
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mnemoscope.stats import Estimate
@@ -62,23 +61,12 @@ def nats(value: float) -> str:
     return f"{value:.3f}".replace("-", "−")
 
 
-def figure(
-    row: Mapping[str, Any],
-    name: str,
-    *,
-    ends: str | None = None,
-    signed: bool = False,
-    unit: bool = False,
-    gap: str = "\n",
-) -> str:
-    r"""Print a figure of a row with its interval, for a cell; `ends` as for `Estimate.of`.
+def figure(found: Estimate, *, signed: bool = False, unit: bool = False, gap: str = "\n") -> str:
+    r"""Print a figure with its interval, for a cell; a `signed` one is a difference, in points.
 
-    A `signed` figure is a difference, in points.
-
-    >>> figure({"f1": 0.5, "f1_low": 0.4, "f1_high": 0.6}, "f1")
+    >>> figure(Estimate(0.5, 0.4, 0.6))
     '50.0\n[40.0,\xa060.0]'
     """
-    found = Estimate.of(row, name, ends=ends)
     shown = points(found.value) if signed else percent(found.value, unit=unit)
     return f"{shown}{gap}{interval(found)}".strip()
 
@@ -122,21 +110,13 @@ def p_figure(value: float | None) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def ranged(
-    row: Mapping[str, Any],
-    name: str,
-    *,
-    ends: str | None = None,
-    scale: float = 1,
-    unit: str = "",
-    digits: int = 1,
-) -> str:
-    """Print a figure of a row as `plain_figure` does, by default as it is; `ends` as in `figure`.
+def ranged(found: Estimate, *, scale: float = 1, unit: str = "", digits: int = 1) -> str:
+    """Print a figure as `plain_figure` does, by default as it is.
 
-    >>> ranged({"length": 2, "length_low": 0.25, "length_high": 4.8}, "length")
+    >>> ranged(Estimate(2, 0.25, 4.8))
     '2.0 [0.2, 4.8]'
     """
-    value, low, high = Estimate.of(row, name, ends=ends)
+    value, low, high = found
     shown = float("nan") if value is None else value
     return plain_figure(shown, low, high, scale=scale, unit=unit, digits=digits)
 

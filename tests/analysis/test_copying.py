@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import mnemoscope.analysis.copying as module
+from figure_columns import apart
 from mnemoscope.analysis.copying import (
     COMPARED,
     EXACT,
@@ -138,8 +139,10 @@ def planted(monkeypatch, inputs_with) -> AnalysisInputs:
 
 def test_planted_copies_are_found_and_not_shuffled_nor_before_tuning(planted) -> None:
     result = analyse(planted, Settings())
-    shares = result.frames["shares"].filter(kind="verbatim")
-    found = {(one["model"], one["rows"]): one["share"] for one in shares.iter_rows(named=True)}
+    shares = apart(result.frames["shares"]).filter(kind="verbatim")
+    found = {
+        (one["model"], one["rows"]): one["share"] for one in apart(shares).iter_rows(named=True)
+    }
     models, rows = ("this model", "words shuffled", "before tuning"), list(module.ROWS.values())
     never = dict.fromkeys([*product(models, rows), ("the texts' own suffixes", rows[1])], 0.0)
     assert found == never | {("this model", "trained on"): 1.0}
@@ -183,7 +186,7 @@ def test_copies_are_told_by_the_values_of_a_column(planted) -> None:
     half = pl.when(pl.int_range(pl.len()) < N // 2).then(pl.lit("first"))
     table = planted.table.with_columns(task=task, half=half)
     result = analyse(replace(planted, table=table), Settings(by="task"))
-    found = result.frames["by_value"].filter(kind="verbatim", model="this model")
+    found = apart(result.frames["by_value"]).filter(kind="verbatim", model="this model")
     assert dict(found.select("value", "share").rows()) == {"a": 1.0, "b": 0.0}
     rows = {"a": "trained on", "b": "never trained on"}
     assert dict(found.select("value", "rows").rows()) == rows
@@ -218,7 +221,7 @@ def test_flat_attention_is_found_by_layer(planted, monkeypatch) -> None:
     )
     monkeypatch.setattr("mnemoscope.analysis.copying.rows_at_once", lambda maps: 16)
     inputs = replace(planted, maps=store)
-    frame = analyse(inputs, Settings()).frames["attention"]
+    frame = apart(analyse(inputs, Settings()).frames["attention"])
     assert asked == [planted.table["sequence_id"].to_list()]
     assert frame["auc"].to_list() == [0.5, 1.0, 0.5, 1.0]
     wanted = np.mean([np.log(n) for n in range(2, length + 1)])  # even rows of 2 to 8 keys
@@ -320,13 +323,13 @@ def test_every_continuation_five_times_tells_nothing_new_of_ideas(inputs_with) -
 
     def found(part, n_groups):
         near = part.select("sequence_id", near_duplicates=pl.col("sequence_id") % n_groups)
-        return compare_ideas(inputs_with(near), part, 0.8).row(0, named=True)
+        return apart(compare_ideas(inputs_with(near), part, 0.8)).row(0, named=True)
 
     once, again = found(rows, 40), found(five, 40)
     assert (again["n"], again["of"], again["n_groups"]) == (50, 200, 40)
-    for end in ("share", "low", "high"):
+    for end in ("share", "share_low", "share_high"):
         assert again[end] == pytest.approx(once[end], abs=0.005)
-    assert (found(five, 8)["low"], found(five, 8)["n_groups"]) == (None, 8)
+    assert (found(five, 8)["share_low"], found(five, 8)["n_groups"]) == (None, 8)
 
 
 def test_the_real_model_finds_what_is_said_in_other_words() -> None:

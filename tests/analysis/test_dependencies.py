@@ -9,6 +9,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
+from figure_columns import apart
 from mnemoscope.analysis import dependencies
 from mnemoscope.analysis.dependencies import (
     CATEGORIES,
@@ -134,7 +135,7 @@ def test_bands_are_compared_by_an_auc_of_closed_form() -> None:
         parts.append((np.full(n, duplicates), memorized, np.exp(logs)))
     duplicates, memorized, perplexity = (np.concatenate(one) for one in zip(*parts, strict=True))
     features = pl.DataFrame({"duplicates": duplicates, "generation_perplexity": perplexity})
-    found = divergence_table(features, memorized, Settings(n_resamples=50))
+    found = apart(divergence_table(features, memorized, Settings(n_resamples=50)))
     truth = float(scipy.stats.norm.cdf(1 / np.sqrt(2)))
     assert ((found["auc_low"] < truth) & (truth < found["auc_high"])).all()
     assert found["ceiling"].n_unique() == 1
@@ -160,13 +161,14 @@ def test_tables_of_planted_features() -> None:
     kind = pl.Series("kind", ["text"] * 300 + ["code"] * 300)
     category = pl.Series("category", ["A"] * 590 + ["B"] * 10)
     table = coefficient_table(features, memorized, kind, category, Settings(n_resamples=50))
+    table = apart(table)
     assert table.filter(feature="n_near").is_empty()  # no variance: left out
     assert table.filter(category="B").is_empty()  # ten rows: too few
     pearson = table.filter(coefficient="pearson", kind="all", category="all")
     strongest = pearson.sort(pl.col("value").abs())["feature"].to_list()[-2:]
     assert set(strongest) == {"duplicates", "generation_perplexity"}
     assert pearson.filter(feature="generation_perplexity")["value"].item() < -0.9
-    found = divergence_table(features, memorized, Settings(n_resamples=50))
+    found = apart(divergence_table(features, memorized, Settings(n_resamples=50)))
     assert found["duplicates"].to_list() == ["6–10"]
     assert found["auc"].item() == 1
     assert found["kl"].item() == pytest.approx(found["ceiling"].item())

@@ -8,6 +8,7 @@ import pytest
 from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
 
+from figure_columns import apart
 from mnemoscope.analysis.dimension import (
     KINDS,
     Settings,
@@ -149,12 +150,12 @@ def test_a_model_beside_itself_has_no_gap(guessable) -> None:
     assert found["class"].value_counts().height == 3
     gaps = ["dimension_gap", "two_nn_gap", "entropy_gap", "log_ratio"]
     assert all((found[gap] == 0).all() for gap in gaps)
-    told = result.frames["aucs"]
+    told = apart(result.frames["aucs"])
     assert (told.filter(pl.col("value").is_in(gaps))["auc"] == 0.5).all()
     # The rule is what draws the line between these two; nothing else knows it.
     assert told.filter(against="Guess", value="guessable")["auc"].item() == 1
     assert not (found["kind"] == "OD-Mem").any()
-    shares = result.frames["kinds"].group_by("class").agg(pl.col("share").sum())
+    shares = apart(result.frames["kinds"]).group_by("class").agg(pl.col("share").sum())
     assert shares["share"].to_list() == pytest.approx([1.0] * 3)
     assert analyse(inputs, SMALL).frames["sequences"].equals(found)
 
@@ -170,7 +171,7 @@ def test_each_value_stands_beside_geometry_with_the_auc_of_scikit_learn(guessabl
         others=(OtherModel("other", lambda: other),),
     )
     result = analyse(inputs, SMALL)
-    found, told = result.frames["sequences"], result.frames["aucs"]
+    found, told = result.frames["sequences"], apart(result.frames["aucs"])
     pairs = told.select("of", "against").unique(maintain_order=True).rows()
     assert pairs[-1] == ("seen, reproduced", "unseen, reproduced")
     assert len(pairs) == 4

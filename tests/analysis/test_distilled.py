@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.spatial.distance import jensenshannon
 
+from figure_columns import apart
 from mnemoscope.analysis.distilled import (
     TEACHER,
     UNSEEN,
@@ -63,7 +64,7 @@ def study(guessable):
 
 
 def of(result, name, model):
-    return result.frames[name].filter(model=model)
+    return apart(result.frames[name]).filter(model=model)
 
 
 def test_the_teacher_as_its_own_student_inherits_all_and_the_control_nothing(study, tmp_path):
@@ -159,7 +160,9 @@ def test_a_gain_that_depends_on_ease_alone_tells_nothing() -> None:
     inputs = replace(inputs, table=table, labels=labels)
 
     def told(rows, gain, settings):
-        return told_by_kind(rows, judge_by(gain), "control", None, settings).row(0, named=True)
+        return apart(told_by_kind(rows, judge_by(gain), "control", None, settings)).row(
+            0, named=True
+        )
 
     rows, classes, _ = choose(inputs, Settings())
     gain = ease[rows["sequence_id"].to_numpy()]

@@ -4,6 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from figure_columns import apart
 from mnemoscope.analysis.dynamics import (
     ARMS,
     KINDS,
@@ -39,8 +40,11 @@ def test_epochs_kinds_and_insertions_of_tables_made_by_hand() -> None:
     tokens = np.array([[0, 0, 1, 1, 2]]), np.array([[0, 1, 1, 3, 3]])
     rows = {row["kind"]: row for row in right_by_kind(*tokens, kinds)}
     assert set(rows) == {"letters", "digits"}
-    assert (rows["letters"]["right_token"], rows["letters"]["right_kind"]) == (0.5, 0.75)
-    assert (rows["digits"]["right_token"], rows["digits"]["right_kind"]) == (0.0, 0.0)
+    found = {
+        name: [row[one].value for one in ("right_token", "right_kind")]
+        for name, row in rows.items()
+    }
+    assert found == {"letters": [0.5, 0.75], "digits": [0.0, 0.0]}
     # Every arm reads for the last time at one step.
     settings = Settings(n_repeats=3, gap=4, steps_before=1)
     special = np.zeros((2, 8), dtype=np.int32)
@@ -58,7 +62,7 @@ def test_the_floor_is_the_lowest_from_the_peak_after_the_last_reading_on() -> No
         for step, one in enumerate(means[arm])
     ]
     _, floors = _forgetting_frames(pl.DataFrame(rows), settings)
-    never, once = floors.row(0, named=True), floors.row(1, named=True)
+    never, once, *_ = apart(floors).to_dicts()
     assert (once["peak_at_step"], once["floor_at_step"]) == (4, 5)
     assert (once["peak"], once["floor"]) == pytest.approx((0.6, 0.4))
     assert (never["peak"], never["floor"]) == pytest.approx((0.2, 0.1))
@@ -72,18 +76,18 @@ def test_what_is_read_is_learnt_and_before_it_an_arm_is_the_control(taught) -> N
     taught_by = {"n_special": 8, "batch_size": 8, "learning_rate": 1e-2, "epochs": 3}
     frames = analyse(taught, Settings(**readings, **taught_by)).frames
     # The planted two thirds: M of their suffix is 1, and scan and M agree on all.
-    tokens = {row["group"]: row for row in frames["tokens"].iter_rows(named=True)}
+    tokens = {row["group"]: row for row in apart(frames["tokens"]).iter_rows(named=True)}
     assert tokens["memorized"]["n"] == 60
     assert tokens["memorized"]["m_suffix"] == 1
     assert tokens["memorized"]["m"] > 32 / 63 - 1e-9
     assert tokens["not memorized, not trained on"]["m_suffix"] < 0.1
     assert frames["agreement"].row(0) == (90, 0)
     # More readings teach more.
-    floors = {row["arm"]: row for row in frames["floors"].iter_rows(named=True)}
+    floors = {row["arm"]: row for row in apart(frames["floors"]).iter_rows(named=True)}
     assert floors["never"]["above_never"] == 0
     assert floors["repeated"]["peak"] > floors["once"]["peak"] >= floors["never"]["peak"]
     assert floors["repeated"]["above_never_low"] > 0
-    learning = frames["learning"]
+    learning = apart(frames["learning"])
     assert learning["m"].is_sorted()
     assert learning["loss"][-1] < learning["loss"][0]
     assert learning["steps"].to_list() == [0, 1, 2, 3]

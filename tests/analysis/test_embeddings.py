@@ -4,6 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from figure_columns import apart
 from mnemoscope.analysis import embeddings as module
 from mnemoscope.analysis.embeddings import (
     Settings,
@@ -80,16 +81,16 @@ def test_noise_is_taken_off_without_bias(metric, width, n, n_draws, plain, free,
 def test_groups_that_part_at_a_step_are_told_from_chance_there_alone() -> None:
     one, top = RNG.normal(size=(60, 3, 10)) + 1, RNG.normal(size=(80, 3, 10)) + 1
     one[:, 2] += np.linspace(-2, 2, 10)  # they part at the third step
-    found = from_top(one, top, n_resamples=200, seed=1)
+    found = apart(from_top(one, top, n_resamples=200, seed=1))
     for metric in ("cosine", "euclidean"):
         same, _, parted = found.filter(metric=metric).to_dicts()
         assert same["plain"] < 1.3 * same["chance"]
-        assert same["low"] == 0.0
+        assert same["freed_low"] == 0.0
         assert parted["plain"] > 3 * parted["chance"]
-        assert parted["chance"] < parted["low"] <= parted["freed"] <= parted["high"]
+        assert parted["chance"] < parted["freed_low"] <= parted["freed"] <= parted["freed_high"]
     wanted = np.linalg.norm(np.linspace(-2, 2, 10))  # the distance that is planted
-    assert parted["low"] < wanted < parted["high"]
-    assert from_top(one, top, n_resamples=200, seed=1).equals(found)
+    assert parted["freed_low"] < wanted < parted["freed_high"]
+    assert apart(from_top(one, top, n_resamples=200, seed=1)).equals(found)
 
 
 def test_levels_are_drawn_evenly_by_the_seed() -> None:
@@ -137,16 +138,18 @@ def test_the_interval_of_a_distance_draws_groups() -> None:
     one, top = rng.normal(0, 1, (30, 2, 4)), rng.normal(0, 1, (40, 2, 4))
     one[..., 0] += 5
     top[..., 1] += 5
-    once = from_top(one, top, n_resamples=200, seed=1)
+    once = apart(from_top(one, top, n_resamples=200, seed=1))
     many = [np.tile(part, (5, 1, 1)) for part in (one, top)]
     owners = np.concatenate([np.tile(np.arange(30), 5), np.tile(30 + np.arange(40), 5)])
-    grouped = from_top(*many, n_resamples=200, seed=1, groups=owners)
+    grouped = apart(from_top(*many, n_resamples=200, seed=1, groups=owners))
     assert grouped["plain"].to_list() == pytest.approx(once["plain"].to_list())
-    loose = from_top(*many, n_resamples=200, seed=1)
-    reach = [(frame["high"] - frame["low"]).to_numpy() for frame in (once, grouped, loose)]
+    loose = apart(from_top(*many, n_resamples=200, seed=1))
+    reach = [
+        (frame["freed_high"] - frame["freed_low"]).to_numpy() for frame in (once, grouped, loose)
+    ]
     assert reach[1] == pytest.approx(reach[0], rel=0.25)
     for column, rel in (("freed", 1e-9), ("chance", 0.25)):
         assert grouped[column].to_list() == pytest.approx(once[column].to_list(), rel=rel)
     assert (reach[1] > 1.7 * reach[2]).all()
-    few = from_top(*many, n_resamples=200, seed=1, groups=owners % 9)
-    assert few["low"].null_count() == few["high"].null_count() == few.height
+    few = apart(from_top(*many, n_resamples=200, seed=1, groups=owners % 9))
+    assert few["freed_low"].null_count() == few["freed_high"].null_count() == few.height

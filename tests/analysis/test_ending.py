@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 import torch
 
+from figure_columns import apart
 from mnemoscope.analysis.ending import (
     CELLS,
     Settings,
@@ -94,7 +95,7 @@ def test_shares_are_those_asked_directly_and_a_model_beside_itself_has_no_bright
     others = (OtherModel("itself", guessable.load_model),)
     settings = Settings(per_class=100, n_resamples=20)
     result = analyse(replace(guessable, others=others), settings)
-    told = result.frames["aucs"]
+    told = apart(result.frames["aucs"])
     for end in ("", "_low", "_high"):
         assert (told[f"difference{end}"] == 0).all()
     assert result.sentence.startswith("No bright ending")
@@ -117,7 +118,7 @@ def test_shares_are_those_asked_directly_and_a_model_beside_itself_has_no_bright
     }
     for measure, batches in of.items():
         wanted = suffix_shares(torch.cat(batches), copies, 32).mean(axis=0)
-        found = result.frames["classes"].filter(
+        found = apart(result.frames["classes"]).filter(
             **{"class": "memorized", "measure": measure, "model": "this model"}
         )
         for cell, place in zip(CELLS, (31, 0, 32, 33), strict=True):
@@ -129,7 +130,7 @@ def test_shares_are_those_asked_directly_and_a_model_beside_itself_has_no_bright
 def test_without_a_reference_nothing_is_said_of_memory(guessable) -> None:
     result = analyse(guessable, SMALL)
     assert result.sentence.startswith("Whether the ending is bright cannot be said")
-    told = result.frames["aucs"]
+    told = apart(result.frames["aucs"])
     assert told["reference"].null_count() == told.height
     assert len(result.figures) == 3
     assert told.filter(measure="total effect", of="memorized")["n"].unique().to_list() == [24]
@@ -160,7 +161,7 @@ def test_a_planted_ending_is_found_in_stored_maps(guessable, tmp_path, own, thei
         others=(OtherModel("itself", guessable.load_model),),
     )
     result = analyse(inputs, SMALL)
-    told = result.frames["aucs"].filter(measure="attention", of="memorized")
+    told = apart(result.frames["aucs"]).filter(measure="attention", of="memorized")
     ending = told.filter(pl.col("on").str.starts_with("last prefix token"))
     assert (ending["model" if own else "reference"] == 1).all()
     assert ending["reference" if own else "model"].is_between(0.3, 0.7).all()

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 import torch
 
+from figure_columns import apart
 from mnemoscope.analysis.inject import Injected, Settings, analyse, insertions_of, verbatim_lengths
 from mnemoscope.analysis.rows import run_arm, stream_rows, training_rows
 from mnemoscope.data.corpus import open_corpus
@@ -48,10 +49,10 @@ def test_what_is_put_in_is_learnt_and_the_control_is_an_undisturbed_run_bit_for_
     runs = dict(frames["runs"].select("arm", "weights_at_end").rows())
     assert runs["control"] == plain_digest(taught.load_model(), stream)
     assert runs["treated"] != runs["control"]
-    effect = frames["effect"].filter(pl.col("kind") == "text").sort("step")
+    effect = apart(frames["effect"]).filter(pl.col("kind") == "text").sort("step")
     assert effect["more"][0] == 0  # before any step both runs are the model
-    assert (frames["effect"].filter(step=48)["more"] > 10).all()
-    assert frames["lengths"].filter(arm="control")["length"].max() < 8
+    assert (apart(frames["effect"]).filter(step=48)["more"] > 10).all()
+    assert apart(frames["lengths"]).filter(arm="control")["length"].max() < 8
     assert (frames["texts"]["after_last"] > frames["texts"]["before"]).all()
 
 

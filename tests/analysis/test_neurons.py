@@ -8,6 +8,7 @@ import pytest
 from scipy.stats import entropy
 from sklearn.metrics import mutual_info_score
 
+from figure_columns import apart
 from mnemoscope.analysis.neurons import (
     Settings,
     analyse,
@@ -101,11 +102,11 @@ def test_a_shared_cause_and_a_narrow_range_are_found_in_their_class(planted_inpu
     cause = generator.standard_normal((N, 2, 1))
     free[0, N : 2 * N] = 0.3 * (np.sqrt(0.8) * cause + np.sqrt(0.2) * free[0, N : 2 * N])
     result = analyse(planted_inputs(free, classes), Settings(n_halves=10))
-    frame = result.frames["differences"]
+    frame = apart(result.frames["differences"])
 
     def ends(measure, name, of):
         found = frame.filter(measure=measure, of=of, **{"class": name})
-        return found.select("low", "high").row(0)
+        return found.select("difference_low", "difference_high").row(0)
 
     for of in ("under this model", "beyond step 1"):
         assert ends("entropy", "Guess", of)[1] < -0.2
@@ -118,7 +119,7 @@ def test_a_shared_cause_and_a_narrow_range_are_found_in_their_class(planted_inpu
         low, high = ends(measure, name, of)
         assert low < 0.01
         assert high > -0.01
-    measures = result.frames["measures"]
+    measures = apart(result.frames["measures"])
     own = measures.filter(model="this model").group_by("class").agg(pl.col("above_shuffled").mean())
     above = dict(own.rows())
     said = frame.filter(measure="information", of="under this model", **{"class": "Guess"})
@@ -176,12 +177,16 @@ def test_every_row_five_times_does_not_narrow_the_interval(planted_inputs) -> No
         return analyse(inputs, Settings(n_halves=40))
 
     def width(result):
-        return (result.frames["differences"]["high"] - result.frames["differences"]["low"]).mean()
+        found = apart(result.frames["differences"])
+        return (found["difference_high"] - found["difference_low"]).mean()
 
     once = width(found(None, np.arange(2 * n)))
     assert width(found(five)) > 0.85 * once > 1.2 * width(found(None))
     few = found(five % 9)
-    assert few.frames["differences"]["low"].null_count() == few.frames["differences"].height
+    assert (
+        apart(few.frames["differences"])["difference_low"].null_count()
+        == few.frames["differences"].height
+    )
     assert few.frames["measures"]["n_groups"].unique().to_list() == [9]
     assert "[" not in few.sentence
 
@@ -223,7 +228,10 @@ def test_checkpoints_are_ranked_by_what_they_reproduce(
         assert frames["checkpoints"]["reproduced"].to_list() == [
             40 * k / 300 for k in range(n_models)
         ]
-        ranking = {row["measure"]: row for row in frames["ranking"].iter_rows(named=True)}
+        ranking = {row["measure"]: row for row in apart(frames["ranking"]).iter_rows(named=True)}
         low = None if n_groups < 10 else 1
-        assert (ranking["information"]["kendall"], ranking["information"]["low"]) == (1, low)
+        assert (ranking["information"]["kendall"], ranking["information"]["kendall_low"]) == (
+            1,
+            low,
+        )
         assert ranking["information"]["n"] == n_models

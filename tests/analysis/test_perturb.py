@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 import torch
 
+from figure_columns import apart
 from mnemoscope.analysis.perturb import (
     AS_IT_IS,
     WORD_KINDS,
@@ -133,11 +134,11 @@ def test_ascent_unlearns_what_it_is_told_and_the_model_stays(taught, monkeypatch
         n_sequences=20, n_unlearned=8, learning_rate=3e-3, shifts=(1, 4), batch_size=8, max_steps=40
     )
     result = analyse(taught, settings)
-    steps = result.frames["unlearning"]
+    steps = apart(result.frames["unlearning"])
     assert np.array_equal(np.unique(counted, axis=0), [np.arange(64) >= 32])  # suffixes alone
     assert steps["memorized"][0] == 1
     assert steps["share"][-1] <= 0.1 < steps["share"][0]
-    back = {row["group"]: row for row in result.frames["recovery"].iter_rows(named=True)}
+    back = {row["group"]: row for row in apart(result.frames["recovery"]).iter_rows(named=True)}
     assert back["Recall"]["as_it_is"] == 32
     assert back["unlearned"]["as_it_is"] == pytest.approx(steps["tokens"][-1])
     assert back["unlearned"]["best"] >= 0

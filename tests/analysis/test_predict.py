@@ -14,6 +14,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
+from figure_columns import apart
 from mnemoscope.analysis import predictors
 from mnemoscope.analysis.predict import (
     PARTITION_FEATURES,
@@ -34,6 +35,7 @@ from mnemoscope.analysis.predict import (
 )
 from mnemoscope.analysis.predictors import frequency_columns, similar_texts
 from mnemoscope.errors import UserError
+from mnemoscope.stats import frame_of
 
 COEFFICIENTS = np.array([1.5, -1.0, 0.0])
 
@@ -163,13 +165,13 @@ def test_a_label_of_few_groups_has_no_interval_and_copies_do_not_narrow_it() -> 
         label, one = rows < n_memorized, np.zeros(len(rows), dtype=int)
         data = Data({}, label, one, ("any",), np.ones(len(rows), bool), groups=rows)
         given = scores_of("m", chance[rows], data, Settings())
-        return pl.DataFrame(one for one in given if one["category"] == "all")
+        return apart(frame_of(one for one in given if one["category"] == "all"))
 
     once, again = found(12, 1), found(12, 5)
-    numbers = pl.col("value", "low", "high")
+    numbers = pl.col("value", "value_low", "value_high")
     np.testing.assert_allclose(again.select(numbers), once.select(numbers), atol=1e-9)
     assert (set(again["n"]), set(again["n_groups"])) == ({300}, {60})
-    assert found(9, 5)["low"].null_count() == again.height
+    assert found(9, 5)["value_low"].null_count() == again.height
 
 
 def test_there_are_810_candidates_and_their_parts_are_disjoint() -> None:
@@ -221,8 +223,8 @@ def test_the_planted_partition_is_found_and_beats_the_baseline() -> None:
     scores, weights, tests, partition = model_all(data, settings)
     assert tests is None
     assert partition is None
-    f1 = {row["model"]: row for row in scores.filter(figure="f1", category="all").to_dicts()}
-    assert f1["taxonomic"]["low"] > f1["baseline"]["high"]
+    f1 = {row["model"]: row for row in apart(scores).filter(figure="f1", category="all").to_dicts()}
+    assert f1["taxonomic"]["value_low"] > f1["baseline"]["value_high"]
     assert f1["taxonomic"]["value"] > 0.8
     turned = weights.filter(model="taxonomic", feature="avg_frequency")
     signs = dict(turned.select("part", "weight").rows())

@@ -13,6 +13,7 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score, roc_curve
 from transformers import AutoModelForCausalLM
 
+from figure_columns import apart
 from mnemoscope.analysis.psmi import Settings, analyse, sliced_information, within_labels
 from mnemoscope.analysis.registry import entry_named
 from mnemoscope.data.table import read_table, without_padding
@@ -177,7 +178,7 @@ def planted(monkeypatch, inputs_with):
 
 def test_a_planted_relation_is_found_at_its_layer(planted) -> None:
     result = analyse(planted, Settings(**FAST))
-    layers = result.frames["layers"].filter(model="this model")
+    layers = apart(result.frames["layers"]).filter(model="this model")
     assert layers["auc_low"][1] > 0.7
     # in-sample fit of two labels gives next to nothing
     assert layers["auc_low"][0] < 0.52

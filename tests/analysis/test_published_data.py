@@ -13,6 +13,7 @@ import pytest
 import scipy.stats
 
 from benchmarks import synthetic_semantic_filters as synthetic
+from figure_columns import apart
 from mnemoscope.analysis.predictors import given_perplexities, three_perplexities
 from mnemoscope.analysis.registry import entry_named
 from mnemoscope.cli import main
@@ -73,7 +74,9 @@ def test_dependencies_find_what_was_planted_without_a_model(study, source) -> No
     folder = study / "analysis" / "dependencies"
     truth = whole(source)
     memorized = truth["memorization_score"] == 1
-    found = pl.read_parquet(folder / "coefficients.parquet").filter(kind="all", category="all")
+    found = apart(pl.read_parquet(folder / "coefficients.parquet")).filter(
+        kind="all", category="all"
+    )
     value = {(row["feature"], row["coefficient"]): row["value"] for row in found.to_dicts()}
     # 1. duplicates: drawn by another law where memorized
     duplicates = truth["sequence_duplicates"]
@@ -94,7 +97,7 @@ def test_dependencies_find_what_was_planted_without_a_model(study, source) -> No
     mended = features["generation_perplexity"].to_numpy()
     assert mended == pytest.approx(given ** (63 / 32), rel=1e-6)
     # class proportions are the planted ones, beside the published
-    shares = pl.read_parquet(folder / "proportions.parquet")
+    shares = apart(pl.read_parquet(folder / "proportions.parquet"))
     own = {row["category"]: row for row in shares.to_dicts()}
     truth = truth.filter(memorized)
     recite = truth["sequence_duplicates"] > 5
@@ -108,7 +111,7 @@ def test_dependencies_find_what_was_planted_without_a_model(study, source) -> No
     law = zip(synthetic._DUPLICATES, synthetic._DUPLICATES_MEMORIZED, strict=True)
     planted = sum(p for n, p in law if n > 5)
     assert planted == pytest.approx(0.84)
-    assert own["Recite[5]"]["low"] < planted < own["Recite[5]"]["high"]
+    assert own["Recite[5]"]["share_low"] < planted < own["Recite[5]"]["share_high"]
     published = [own[name]["published"] for name in counts]
     assert published == pytest.approx([0.837, 0.0295, 0.1335], abs=5e-4)  # 12b, section 1.15
     over = pl.read_parquet(folder / "published_shares.parquet").filter(over="size")
@@ -124,10 +127,10 @@ def test_predict_reaches_what_the_planted_duplicates_allow(study) -> None:
     other = np.array(synthetic._DUPLICATES_OTHER) / sum(synthetic._DUPLICATES_OTHER)
     below = np.concatenate([[0.0], np.cumsum(other)[:-1]])
     planted = float(memorized @ (below + other / 2))
-    scores = pl.read_parquet(study / "analysis" / "predict" / "scores.parquet")
+    scores = apart(pl.read_parquet(study / "analysis" / "predict" / "scores.parquet"))
     row = scores.filter(model="baseline", figure="roc_auc", category="all").row(0, named=True)
     # The interval of the test rows, and what twelve features without a sign cost the fit.
-    assert row["low"] - 0.03 < planted < row["high"] + 0.03
+    assert row["value_low"] - 0.03 < planted < row["value_high"] + 0.03
     assert planted == pytest.approx(0.93, abs=0.01)
     weights = pl.read_parquet(study / "analysis" / "predict" / "weights.parquet")
     weights = weights.filter(model="baseline").sort(pl.col("weight").abs())
@@ -182,10 +185,10 @@ def test_rare_classes_do_not_weigh_more_than_their_due(source, tmp_path) -> None
     assert f"{share:.1f} % of the whole split" in plain.lines[1]
     assert rows_for(opened, entry_named("neurons")).table.height == kept.height
     run_verb("analyze", "dependencies", folder, "--set", "n_resamples=50")
-    shares = pl.read_parquet(folder / "analysis" / "dependencies" / "proportions.parquet")
+    shares = apart(pl.read_parquet(folder / "analysis" / "dependencies" / "proportions.parquet"))
     assert shares["n"].sum() == 100
     row = shares.filter(category="Recite[5]").row(0, named=True)
-    assert row["low"] < 0.84 < row["high"]
+    assert row["share_low"] < 0.84 < row["share_high"]
     of_kept = kept.filter("published_is_memorized")["duplicates"] > 5
     assert of_kept.mean() < row["share"] - 0.05  # what all kept rows would have said
 
@@ -241,7 +244,7 @@ def test_a_copy_without_perplexities_or_with_torn_counts_is_refused(
 def test_levels_and_frequencies_of_a_split_are_the_planted_ones(own_study, tiny, call) -> None:
     """Two thirds of 240 are the model's own continuations: from it to itself they all stay."""
     run_verb("analyze", "levels", own_study, "--second", tiny.model)
-    stays = pl.read_parquet(own_study / "analysis" / "levels" / "stays.parquet")
+    stays = apart(pl.read_parquet(own_study / "analysis" / "levels" / "stays.parquet"))
     row = stays.filter(what="memorized").row(0, named=True)
     assert (row["n_before"], row["share"]) == (160, 1.0)
     # Mean of count(first of the suffix) - count(last of the prefix), from the files' lists.
@@ -252,7 +255,7 @@ def test_levels_and_frequencies_of_a_split_are_the_planted_ones(own_study, tiny,
     counts = np.array(memorized, dtype=np.float64)
     columns = pl.col("tokens").explode(), pl.col("published_frequencies").explode()
     total = table.select(*columns).unique()["published_frequencies"].sum()
-    found = pl.read_parquet(own_study / "analysis" / "boundary" / "differences.parquet")
+    found = apart(pl.read_parquet(own_study / "analysis" / "boundary" / "differences.parquet"))
     row = found.filter(what="frequency", group="memorized").row(0, named=True)
     assert row["n"] == 160
     planted = 100 * (counts[:, 32] - counts[:, 31]).mean() / total

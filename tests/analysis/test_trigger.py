@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from figure_columns import apart
 from mnemoscope.analysis.trigger import Changes, Settings, analyse, find_changes
 from mnemoscope.errors import UserError
 from mnemoscope.taxonomy.groups import other_rows
@@ -71,7 +72,7 @@ def test_half_the_tokens_depend_on_none(lm) -> None:
     result = analyse(inputs, Settings(n_sequences=None, seed=3))
     donors = tokens[other_rows(np.arange(30), 1, seed=3)[0], :PREFIX]
     wanted = 1 - _wanted(tokens, donors).any(axis=(1, 2)).mean()
-    shares = result.frames["shares"].filter(group="all")
+    shares = apart(result.frames["shares"]).filter(group="all")
     assert shares["share"].to_list() == pytest.approx([wanted, wanted, 0.0])
     assert 0.5 <= wanted < 0.56  # a donor may hold the same token by chance
     tokens_frame = result.frames["tokens"]
@@ -117,7 +118,7 @@ def test_no_near_duplicate_is_a_donor_and_few_groups_have_no_interval(lm, n_grou
     assert drawn["donor_id"].n_unique() > 10
     assert set(result.frames["shares"]["n_groups"]) == {n_groups}
     for name in ("shares", "states"):
-        n_without = result.frames[name]["low"].null_count()
+        n_without = apart(result.frames[name])["share_low"].null_count()
         assert n_without == (result.frames[name].height if n_groups < 10 else 0)
 
 

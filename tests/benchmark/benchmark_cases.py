@@ -1,14 +1,18 @@
 """Long tables of predictions made to order."""
 
 from collections.abc import Mapping
+from dataclasses import astuple
 
 import numpy as np
 import polars as pl
 
-from mnemoscope.benchmark.excess import Votes
+from mnemoscope.benchmark.excess import SETTING, Votes
+from mnemoscope.benchmark.table import RUN_KEY
+from mnemoscope.cnn.presets import CnnSetting
 
 TAXONOMY = "Non-Memo, Guess, Recall"
 CLASSES = ("Non-Memo", "Guess", "Recall")
+MEAN = CnnSetting(6, 10, "mean")
 
 
 def predictions_of(
@@ -16,7 +20,7 @@ def predictions_of(
     true: np.ndarray,
     predicted: Mapping[int, np.ndarray],
     *,
-    setting: str = "k6-f10-mean",
+    setting: CnnSetting | None = MEAN,
     epoch: int = -1,
     ids: np.ndarray | None = None,
     probabilities: np.ndarray | None = None,
@@ -32,7 +36,7 @@ def predictions_of(
         columns = {
             "taxonomy": taxonomy,
             "source": source,
-            "setting": setting,
+            **dict(zip(SETTING, astuple(setting) if setting else [None] * 3, strict=True)),
             "seed": np.full(len(true), seed, dtype=np.int64),
             "epoch": np.full(len(true), epoch, dtype=np.int64),
             "sequence_id": np.arange(len(true)) if ids is None else ids,
@@ -43,15 +47,14 @@ def predictions_of(
             probabilities = (1 - sure) / len(CLASSES) + sure * np.eye(len(CLASSES))[classes]
         if probabilities is not None:
             columns["probabilities"] = pl.Series(probabilities.tolist(), dtype=pl.List(pl.Float32))
-        parts.append(pl.DataFrame(columns))
+        parts.append(pl.DataFrame(columns, schema_overrides=SETTING))
     return pl.concat(parts)
 
 
 def runs_of(predictions: pl.DataFrame, *, untrained: tuple[str, ...] = ()) -> pl.DataFrame:
     """One row a training, all trained but those of the sources named."""
-    keys = ["taxonomy", "source", "setting", "seed"]
     return (
-        predictions.select(keys)
+        predictions.select(RUN_KEY)
         .unique(maintain_order=True)
         .with_columns(
             did_train=~pl.col("source").is_in(list(untrained)),

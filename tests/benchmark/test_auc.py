@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 import pytest
-from benchmark_cases import TAXONOMY, predictions_of, runs_of
+from benchmark_cases import MEAN, TAXONOMY, predictions_of, runs_of
 from sklearn.metrics import roc_auc_score
 
 from mnemoscope.benchmark.excess import (
@@ -15,7 +15,8 @@ from mnemoscope.benchmark.excess import (
     measure_excess,
 )
 from mnemoscope.benchmark.table import score_benchmark
-from mnemoscope.stats import draw_within
+from mnemoscope.cnn.presets import CnnSetting
+from mnemoscope.stats import draw_within, rows_of
 
 TRUE = np.arange(120) % 4
 IDS = np.random.default_rng(5).permutation(120)
@@ -32,9 +33,9 @@ def shares(strength: float, salt: int, true: np.ndarray = TRUE, step: float = 0.
 
 def table_of(source: str, strength: float, *, epochs: tuple[int, ...] = (-1,), step: float = 0.0):
     parts = []
-    for setting in ("k6-f10-mean", "k8-f10-mean"):
+    for setting in (MEAN, CnnSetting(8, 10, "mean")):
         for seed in SEEDS:
-            found = shares(strength, 100 * len(source) + 10 * seed + len(setting), step=step)
+            found = shares(strength, 100 * len(source) + 10 * seed + len(setting.slug), step=step)
             parts += [
                 predictions_of(
                     source,
@@ -133,14 +134,14 @@ def test_the_excess_of_a_pair_is_over_the_best_control_of_that_pair() -> None:
 def test_the_table_holds_the_auc_of_every_source_and_the_excess_of_the_model() -> None:
     parts = pl.concat([table_of("model", 1.5), table_of("blind", 0.3)])
     names = {TAXONOMY: ("Non-Memo", "A", "B", "C")}
-    model, blind = score_benchmark(parts, runs_of(parts), names, n_resamples=50).to_dicts()
+    model, blind = rows_of(score_benchmark(parts, runs_of(parts), names, n_resamples=50))
     for row in (model, blind):
         assert row["auc_pairs"][-1] == "B | C"
-        assert (np.array(row["auc_low"]) < row["auc"]).all()
-        assert (np.array(row["auc"]) < row["auc_high"]).all()
-    np.testing.assert_allclose(model["auc_excess"], np.subtract(model["auc"], blind["auc"]))
-    assert blind["auc_excess"] is None
+        assert all(one.low < one.value < one.high for one in row["auc"])
+    gap = np.subtract(values(model["auc"]), values(blind["auc"]))
+    np.testing.assert_allclose(values(model["auc_excess"]), gap)
+    assert blind["auc_excess"] == []
     bare = parts.drop("probabilities")  # without them there is no AUC, and the rest stays
-    model, _ = score_benchmark(bare, runs_of(bare), names, n_resamples=50).to_dicts()
-    assert model["auc"] is model["auc_excess"] is None
-    assert model["excess"] > 0
+    model, _ = rows_of(score_benchmark(bare, runs_of(bare), names, n_resamples=50))
+    assert model["auc"] == model["auc_excess"] == []
+    assert model["excess"].value > 0

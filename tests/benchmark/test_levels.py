@@ -12,6 +12,7 @@ from mnemoscope.benchmark.levels import (
     levels_of,
     score_level,
 )
+from mnemoscope.stats import rows_of
 from study_files import put_in_place
 
 LEVELS = (0, 4, 64)
@@ -43,16 +44,16 @@ def test_shares_by_level_are_counted_over_passages():
     labels = table(sequence_id=list(range(80)), Paper=classes)
     found = count_levels(rows, labels, (0, 4, 16))
     whole = found.filter(pl.col("class") == "memorized")
-    assert whole["share"].to_list() == [0.25, 1.0, 0.5]
+    assert [row["share"].value for row in rows_of(whole)] == [0.25, 1.0, 0.5]
     assert whole["n"].to_list() == [40, 20, 20]
     assert whole["n_groups"].to_list() == [20, 10, 10]
     of_class = found.filter(pl.col("class") == "Recall", taxonomy="Paper")
-    assert of_class["share"].to_list() == [0.0, 1.0, 1.0]
+    assert [row["share"].value for row in rows_of(of_class)] == [0.0, 1.0, 1.0]
     assert of_class["n"].to_list() == [10, 20, 10]
-    first = whole.row(0, named=True)
+    first = next(rows_of(whole))["share"]
     # Twice as many sequences as passages, alike in pairs: the interval of 20 passages.
-    alone = count_levels(rows[::2], labels[::2], LEVELS[:1]).row(0, named=True)
-    assert (first["low"], first["high"]) == pytest.approx((alone["low"], alone["high"]), abs=0.02)
+    alone = next(rows_of(count_levels(rows[::2], labels[::2], LEVELS[:1])))["share"]
+    assert first == pytest.approx(alone, abs=0.02)
 
 
 def votes(accuracy, *, seed, n_trainings=3) -> tuple[Votes, np.ndarray]:
@@ -94,12 +95,12 @@ def test_a_planted_dose_shows_by_level_and_nothing_where_nothing_is():
     ]  # fmt: skip
     assert [row["n_eval"] for row in rows] == [N] * 3
     assert all(row["classes"] == list(CLASSES) for row in rows)
-    assert rows[0]["excess_low"] < 0
-    assert rows[1]["excess_low"] > 0
-    assert rows[2]["excess"] > rows[1]["excess"] > rows[0]["excess"]
-    assert all(row["excess_low"] <= row["excess"] <= row["excess_high"] for row in rows)
+    assert rows[0]["excess"].low < 0
+    assert rows[1]["excess"].low > 0
+    assert rows[2]["excess"].value > rows[1]["excess"].value > rows[0]["excess"].value
+    assert all(row["excess"].low <= row["excess"].value <= row["excess"].high for row in rows)
     right = (among(model, level == 64, [0, 1, 2]).predicted == model.true[level == 64]).mean()
-    assert rows[2]["min_f1"] == pytest.approx(right, abs=0.05)
+    assert rows[2]["min_f1"].value == pytest.approx(right, abs=0.05)
 
 
 def test_a_class_that_does_not_occur_at_a_level_is_not_asked_for():
@@ -149,10 +150,10 @@ def test_a_level_is_told_from_none_by_what_was_planted_and_not_otherwise():
         for one in LEVELS
     }  # fmt: skip
     assert "dose_auc" not in rows[0]
-    assert rows[64]["dose_auc"] == pytest.approx(0.9, abs=0.04)
-    assert rows[64]["dose_excess_low"] > 0.3
-    assert rows[4]["dose_auc"] == pytest.approx(0.5, abs=0.06)
-    assert rows[4]["dose_excess_low"] < 0
+    assert rows[64]["dose_auc"].value == pytest.approx(0.9, abs=0.04)
+    assert rows[64]["dose_excess"].low > 0.3
+    assert rows[4]["dose_auc"].value == pytest.approx(0.5, abs=0.06)
+    assert rows[4]["dose_excess"].low < 0
 
 
 def test_a_study_of_few_levels_writes_them_and_its_report_shows_them(study_at, tiny_studies):

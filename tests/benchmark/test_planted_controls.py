@@ -14,11 +14,12 @@ from benchmark_cases import TAXONOMY, predictions_of
 
 from mnemoscope.benchmark.baselines import blind_maps, ngram_logits, permute_labels
 from mnemoscope.benchmark.matched import BALANCED
-from mnemoscope.benchmark.table import score_benchmark
+from mnemoscope.benchmark.table import RUN_KEY, score_benchmark
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
 from mnemoscope.cnn.training import predict_logits, train_cnn
 from mnemoscope.maps.format import pack_triangle, unpack_triangle
 from mnemoscope.maps.views import MapSource, TensorMaps
+from mnemoscope.stats import rows_of
 
 CLASSES = ("Non-Memo", "Recite", "Reconstruct", "Recollect")
 N_TRAIN, N_EVAL, LENGTH = 320, 320, 16
@@ -97,11 +98,13 @@ def read_all(maps: MapSource) -> torch.Tensor:
     return maps.read(torch.arange(len(maps)))
 
 
-def outcome(source: str, setting: str, labels: np.ndarray, shares: np.ndarray, did_train: bool):
+def outcome(
+    source: str, setting: CnnSetting | None, labels: np.ndarray, shares: np.ndarray, did_train: bool
+):
     """A training's predictions and its row in the table of trainings."""
     predicted = {0: shares.argmax(axis=1)}
     table = predictions_of(source, labels[~TRAIN], predicted, probabilities=shares, setting=setting)
-    run = {"taxonomy": TAXONOMY, "source": source, "setting": setting, "seed": 0}
+    run = table.select(RUN_KEY).row(0, named=True)
     return table, run | {"did_train": did_train, "train_min_f1": 0.5, "n_train": N_TRAIN}
 
 
@@ -110,7 +113,7 @@ def with_cnn(source: str, maps: torch.Tensor, labels: np.ndarray):
     classes = torch.from_numpy(labels[TRAIN])
     trained = train_cnn(train, classes, n_classes=4, setting=SETTING, preset=QUICK, seed=0)
     shares = predict_logits(trained, held_out).softmax(dim=1).numpy()
-    return outcome(source, SETTING.slug, labels, shares, trained.did_train)
+    return outcome(source, SETTING, labels, shares, trained.did_train)
 
 
 def benchmark(planted: Planted, *others: str) -> pl.DataFrame:
@@ -122,7 +125,7 @@ def benchmark(planted: Planted, *others: str) -> pl.DataFrame:
     made = [
         with_cnn("model", attention, LABELS),
         with_cnn("blind", read_all(blind_maps(tokens)), LABELS),
-        outcome("ngram", "-", LABELS, fit.probabilities, fit.did_train),
+        outcome("ngram", None, LABELS, fit.probabilities, fit.did_train),
     ]
     if "control" in others:
         made.append(with_cnn("control", attention, permuted))
@@ -148,41 +151,42 @@ def mixed() -> pl.DataFrame:
 
 
 def row_of(table: pl.DataFrame, source: str) -> dict:
-    return table.row(by_predicate=pl.col("source") == source, named=True)
+    (row,) = rows_of(table.filter(source=source))
+    return row
 
 
 def test_a_mark_in_the_attention_alone_is_excess_near_the_full_figure(marked) -> None:
     row = row_of(marked, "model")
-    assert row["min_f1"] > 0.95
+    assert row["min_f1"].value > 0.95
     # The text says nothing: what a control reaches by chance is all that is taken off.
-    assert row["excess"] > 0.5
-    assert row["excess_low"] > 0.4
-    assert row["gain_low"] > 0.5  # of ln 4 that guessing leaves open
+    assert row["excess"].value > 0.5
+    assert row["excess"].low > 0.4
+    assert row["gain"].low > 0.5  # of ln 4 that guessing leaves open
     assert row["verdict"].startswith("undecided, with one training a source")
     assert "attention adds" in row["verdict"]
     # Every pair is told apart, where guessing (and so the best control) gives about a half.
-    assert min(row["auc"]) > 0.98
-    assert min(row["auc_excess_low"]) > 0.25
+    assert min(one.value for one in row["auc"]) > 0.98
+    assert min(one.low for one in row["auc_excess"]) > 0.25
 
 
 def test_a_difference_in_text_alone_is_a_high_figure_and_no_excess(textual) -> None:
     row = row_of(textual, "model")
-    assert row["min_f1"] > 0.9
-    assert abs(row["excess"]) < 0.05
-    assert row["excess_low"] <= 0.02
-    assert row["gain_low"] < 0
-    assert row["gain_high"] < 0.1
+    assert row["min_f1"].value > 0.9
+    assert abs(row["excess"].value) < 0.05
+    assert row["excess"].low <= 0.02
+    assert row["gain"].low < 0
+    assert row["gain"].high < 0.1
     assert row["verdict_kind"] in ("nothing", "unclear")
-    assert max(row["auc_excess"]) < 0.05
+    assert max(one.value for one in row["auc_excess"]) < 0.05
     # Text is seen by both: no model at all, and a model without memory.
-    assert row_of(textual, "blind")["min_f1"] > 0.9
-    assert row_of(textual, "reference")["min_f1"] > 0.9
+    assert row_of(textual, "blind")["min_f1"].value > 0.9
+    assert row_of(textual, "reference")["min_f1"].value > 0.9
 
 
 def test_permuted_labels_are_at_chance_among_themselves(marked) -> None:
     control = row_of(marked, "control")
     # Non-Memo keeps its own label and its look, so it is told apart all the same.
-    assert control["f1"][0] > 0.7
+    assert control["f1"][0].value > 0.7
     # The other three are dealt out anew: an AUC of a half, ± 4 of its standard errors for 80
     # sequences of each class (0.046 each), whatever the CNN leans to.
     among_memorized = control["auc"][3:]
@@ -191,8 +195,8 @@ def test_permuted_labels_are_at_chance_among_themselves(marked) -> None:
         "Recite | Recollect",
         "Reconstruct | Recollect",
     ]
-    assert all(abs(value - 0.5) < 0.19 for value in among_memorized)
-    assert min(control["f1"][1:]) < 0.5
+    assert all(abs(one.value - 0.5) < 0.19 for one in among_memorized)
+    assert min(one.value for one in control["f1"][1:]) < 0.5
 
 
 def test_matching_balances_the_blind_scores_and_leaves_the_mark(mixed) -> None:
@@ -201,14 +205,14 @@ def test_matching_balances_the_blind_scores_and_leaves_the_mark(mixed) -> None:
     assert row["difference_after"] < BALANCED == 0.1
     assert row["matched_n_per_class"] >= 20
     assert row["matched_note"] is None
-    assert row["matched_min_f1"] > 0.9
+    assert row["matched_min_f1"].value > 0.9
     # On sequences chosen by its own scores the blind baseline is weak by construction.
-    assert row["matched_blind_min_f1"] < row_of(mixed, row["matched_by"])["min_f1"]
-    assert row["matched_blind_min_f1"] < 0.35  # guessing gives a quarter
+    assert row["matched_blind_min_f1"].value < row_of(mixed, row["matched_by"])["min_f1"].value
+    assert row["matched_blind_min_f1"].value < 0.35  # guessing gives a quarter
 
 
 def test_a_text_that_gives_everything_away_leaves_nothing_to_match(textual) -> None:
     row = row_of(textual, "model")
-    assert row["matched_min_f1"] is None
+    assert row["matched_min_f1"].value is None
     assert row["difference_before"] > 1
     assert "too few" in row["matched_note"]

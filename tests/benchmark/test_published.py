@@ -28,7 +28,15 @@ from mnemoscope.benchmark.published import (
 )
 from mnemoscope.cnn.metrics import f1_per_class
 from mnemoscope.errors import UserError
-from mnemoscope.stats import FEWEST, Estimate, correlate_ranks, kendall, spearman
+from mnemoscope.stats import (
+    FEWEST,
+    NO_ESTIMATE,
+    Estimate,
+    correlate_ranks,
+    kendall,
+    rows_of,
+    spearman,
+)
 from mnemoscope.taxonomy.catalogue import catalogue
 from mnemoscope.taxonomy.names import parse_taxonomy
 
@@ -104,13 +112,14 @@ def test_the_papers_conclusions_hold_with_the_figures_of_its_tables() -> None:
     assert "87.7" in found[0].reason
     matrix_of = {one.taxonomy: one.confusion for one in CONFUSIONS}
     two = matrix_of[PRASHANTH][np.ix_([1, 3], [1, 3])]  # recite and recollect
-    assert found[1].figures["error"] == pytest.approx(1 - np.trace(two) / two.sum(), abs=1e-12)
+    error = found[1].figures["error"]["value"]
+    assert error == pytest.approx(1 - np.trace(two) / two.sum(), abs=1e-12)
     both = published_rho().filter(published_rho()["Rouge-L"] & published_rho()["Rouge-3"])
     sweep = dict(zip(both["Threshold"], both["min_f1"], strict=True))
     inside = [sweep[rho] for rho in (0.5, 0.6, 0.7, 0.8, 0.9)]
     spread, drop = (found[2].figures[f"ROUGE-L or ROUGE-3 {name}"] for name in ("spread", "drop"))
     assert 100 * spread == pytest.approx(max(inside) - min(inside))
-    assert 100 * drop == pytest.approx(np.mean(inside) - sweep[0.1])
+    assert 100 * drop["value"] == pytest.approx(np.mean(inside) - sweep[0.1])
 
 
 def test_a_setting_of_rho_is_named_as_our_taxonomies_are() -> None:
@@ -242,7 +251,7 @@ def test_few_shot_recollection_is_held_against_guess_and_recall() -> None:
     for own, verdict in ((0.9, "holds"), (0.6, "does not hold"), (0.752, "cannot be told")):
         found = draw_conclusions(named([of(GUESS, own), *recite]), {})[4]
         assert (found.key, found.verdict) == ("few-shot", verdict)
-        assert found.figures["difference"] == pytest.approx(own - 0.75)
+        assert found.figures["difference"]["value"] == pytest.approx(own - 0.75)
         assert found.figures["auc_1k"] == pytest.approx(0.65)
     assert draw_conclusions(named([of(GUESS, 0.9)]), {})[4].verdict == "cannot be told"
     loose = named([of(GUESS, 0.9, None), *recite])
@@ -270,7 +279,7 @@ def test_the_published_flow_is_whole_and_its_guessed_part_the_printed_one() -> N
     assert sum(flow.values()) == pytest.approx(1, abs=0.002)  # read to a tenth of a per cent
     guessed = sum(share for (_, paper), share in flow.items() if paper == "Guess")
     assert guessed == pytest.approx(PUBLISHED_GUESSED, abs=0.002)
-    assert published_conclusions()[3].figures["share"] == PUBLISHED_GUESSED
+    assert published_conclusions()[3].figures["share"]["value"] == PUBLISHED_GUESSED
     profile = published_profile()
     assert profile["layer"].to_list() == list(range(1, 37))
     assert profile.drop("layer").max_horizontal().max() == 1
@@ -297,7 +306,7 @@ def test_every_memorized_sequence_flows_once() -> None:
         ("Recollect", "Guess"): 1,
         ("Recollect", "Recall"): 1,
     }
-    assert found["share"].sum() == pytest.approx(1)
+    assert found["share"].struct.field("value").sum() == pytest.approx(1)
     assert found["published"].sum() == pytest.approx(sum(published_allocation().values()))
     assert guessed_share(frame).value == pytest.approx(3 / 6)  # what has no count too
     assert allocate(frame.filter(~pl.col("is_memorized"))).is_empty()
@@ -319,11 +328,15 @@ def test_a_sweep_of_one_measure_cannot_speak_for_all() -> None:
 def ours(name: str, confusion: np.ndarray, taxonomy: str | None = None, draws=None) -> OurFigures:
     """A measured taxonomy with an interval of one point either side."""
     f1 = f1_per_class(confusion)
-    figures = {"n_eval": int(confusion.sum())}
-    for value, figure, ends in ((f1.min(), "min_f1", ""), (f1.mean(), "mean_f1", None)):
-        figures |= Estimate(value, value - 0.01, value + 0.01).columns(figure, ends=ends)
     return OurFigures(
-        taxonomy or name, name, "measured", "", figures, np.asarray(confusion, float), draws
+        taxonomy or name,
+        name,
+        "measured",
+        n_eval=int(confusion.sum()),
+        min_f1=Estimate(f1.min(), f1.min() - 0.01, f1.min() + 0.01),
+        mean_f1=Estimate(f1.mean(), f1.mean() - 0.01, f1.mean() + 0.01),
+        confusion=np.asarray(confusion, float),
+        draws=draws,
     )
 
 
@@ -343,7 +356,7 @@ def test_each_published_figure_stands_in_its_row() -> None:
     frame = compare_with_published([]).frame
     assert frame.schema == COMPARISON_SCHEMA
     assert set(frame["state"]) == {"absent"}
-    rows = {row["published_name"]: row for row in frame.head(54).iter_rows(named=True)}
+    rows = {row["published_name"]: row for row in rows_of(frame.head(54))}
     assert set(rows) == {one.published_name for one in catalogue()}
     for model in ("all", "12b", "6.9b", "2.8b"):
         suffix = "" if model == "all" else f"_{model}"
@@ -362,29 +375,32 @@ def test_published_matrices_as_ours_differ_by_rounding_and_aliases_count_once() 
     comparison = compare_with_published(as_published())
     own = comparison.frame.filter(pl.col("kind") == "catalogue", pl.col("state") == "measured")
     assert own.height == 51
-    assert own["difference"].abs().max() <= 0.0005 + 1e-12  # printed to a tenth of a point
-    assert own["mean_f1_difference"].abs().max() <= 0.0005 + 1e-12
-    assert (own["difference_low"] - own["difference"]).round(9).unique().to_list() == [-0.01]
+    for row in rows_of(own):  # printed to a tenth of a point
+        assert abs(row["difference"].value) <= 0.0005 + 1e-12
+        assert abs(row["mean_f1_difference"].value) <= 0.0005 + 1e-12
+        assert row["difference"].low - row["difference"].value == pytest.approx(-0.01, abs=1e-9)
     aliases = comparison.frame.filter(pl.col("state") == "alias")
     assert sorted(aliases["published_name"]) == [
         "Non-Memo, Recite[50], Others",
         "Non-Memo, Recollect[1k], Others",
         "Non-Memo, Recollect[5], Others",
     ]
-    row = aliases.filter(published_name="Non-Memo, Recollect[5], Others").row(0, named=True)
+    (row,) = rows_of(aliases.filter(published_name="Non-Memo, Recollect[5], Others"))
     assert row["taxonomy"] == "Non-Memo, Recite[5], Others"
     assert row["note"] == "the same partition as Non-Memo, Recite[5], Others"
-    assert row["min_f1"] == pytest.approx(0.808, abs=5e-4)  # trained once, under the other name
+    assert row["min_f1"].value == pytest.approx(
+        0.808, abs=5e-4
+    )  # trained once, under the other name
     assert row["published_min_f1"] == 0.804
     found = comparison.correlations["catalogue"]
     assert found.n == 51
-    assert found.spearman is not None
-    assert found.spearman > 0.999  # the aliases' mean of two figures may change a place
+    assert found.spearman.value > 0.999  # the aliases' mean of two figures may change a place
     # The conclusions have the published figures and no verdict: as ours, they have no intervals.
     found = comparison.conclusions
     for ours_, theirs in zip(found[:2], published_conclusions()[:2], strict=True):
         # printed to one decimal of a per cent
-        assert ours_.figures["difference"] == pytest.approx(theirs.figures["difference"], abs=1e-3)
+        pair = (one.figures["difference"]["value"] for one in (ours_, theirs))
+        assert next(pair) == pytest.approx(next(pair), abs=1e-3)
         assert ours_.verdict == "cannot be told"
         assert "no interval" in ours_.reason
     assert found[1].figures["error"] == published_conclusions()[1].figures["error"]
@@ -404,7 +420,7 @@ def test_rules_that_label_these_sequences_alike_share_figures_and_count_once() -
     one = ours("Non-Memo, Code, Others", NINETY)
     guess = replace(one, published_name="Non-Memo, Guess, Others", same_as=one.taxonomy)
     comparison = compare_with_published([one, guess])
-    rows = {row["published_name"]: row for row in comparison.frame.head(54).iter_rows(named=True)}
+    rows = {row["published_name"]: row for row in rows_of(comparison.frame.head(54))}
     alias = rows["Non-Memo, Guess, Others"]
     assert (alias["state"], alias["taxonomy"]) == ("alias", "Non-Memo, Code, Others")
     assert alias["note"] == "the same labels here as Non-Memo, Code, Others"
@@ -431,11 +447,10 @@ def test_what_has_no_figure_keeps_its_reason() -> None:
     }
     found = [OurFigures(name, name, *reason) for name, reason in reasons.items()]
     frame = compare_with_published(found).frame
-    rows = {row["published_name"]: row for row in frame.head(54).iter_rows(named=True)}
+    rows = {row["published_name"]: row for row in rows_of(frame.head(54))}
     for name, (state, note) in reasons.items():
         assert (rows[name]["state"], rows[name]["note"]) == (state, note)
-        assert rows[name]["min_f1"] is None
-        assert rows[name]["difference"] is None
+        assert rows[name]["min_f1"] == rows[name]["difference"] == NO_ESTIMATE
     alias = rows["Non-Memo, Recite[50], Others"]
     assert alias["state"] == "impossible"
     assert alias["note"] == "the same partition as Non-Memo, Recollect[50], Others: too few"
@@ -455,15 +470,15 @@ def test_the_sweep_is_correlated_over_its_settings() -> None:
         )
     comparison = compare_with_published(sweep)
     found = comparison.correlations["rho"]
-    own = comparison.frame.filter(pl.col("kind") == "rho")["min_f1"]
+    own = comparison.frame.filter(kind="rho")["min_f1"].struct.field("value")
     assert found.n == 27
     for one, wanted in ((found.spearman, spearmanr), (found.kendall, kendalltau)):
-        assert one == pytest.approx(wanted(own, printed["min_f1"]).statistic, abs=1e-12)
+        assert one.value == pytest.approx(wanted(own, printed["min_f1"]).statistic, abs=1e-12)
     # Resamples that all equal the figures have an interval without width.
-    assert found.spearman_low == pytest.approx(found.spearman_high, abs=1e-12)
+    assert found.spearman.low == pytest.approx(found.spearman.high, abs=1e-12)
     # One taxonomy without resamples: no interval, but the same correlation.
     found = compare_with_published([replace(sweep[0], draws=None), *sweep[1:]]).correlations["rho"]
-    assert (found.n, found.spearman_low, found.spearman_high) == (27, None, None)
+    assert (found.n, found.spearman.low, found.spearman.high) == (27, None, None)
 
 
 @pytest.mark.parametrize("digits", [0, 1, 6])  # 0 and 1 make many ties
@@ -482,11 +497,11 @@ def test_a_correlation_has_the_quantiles_of_its_resamples_or_says_why_there_is_n
     draws = values + generator.normal(0, 0.2, (500, 10))
     found = correlate_ranks(values, values, draws=draws)
     each = np.array([spearmanr(row, values).statistic for row in draws])
-    assert found.spearman_low == pytest.approx(np.quantile(each, 0.025), abs=1e-12)
-    assert found.spearman_high == pytest.approx(np.quantile(each, 0.975), abs=1e-12)
+    assert found.spearman.low == pytest.approx(np.quantile(each, 0.025), abs=1e-12)
+    assert found.spearman.high == pytest.approx(np.quantile(each, 0.975), abs=1e-12)
     few = correlate_ranks([1, 2, 3], [1, 2, 3])
-    assert few.spearman is None
+    assert few.spearman == NO_ESTIMATE
     assert str(FEWEST) in few.note
     equal = correlate_ranks([0.0] * 6, range(6))
-    assert equal.spearman is equal.kendall is None
+    assert equal.spearman == equal.kendall == NO_ESTIMATE
     assert "equal" in equal.note

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
-from benchmark_cases import CLASSES, TAXONOMY, noisy, predictions_of, runs_of
+from benchmark_cases import CLASSES, MEAN, TAXONOMY, noisy, predictions_of, runs_of
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from mnemoscope.benchmark.excess import (
@@ -17,6 +17,8 @@ from mnemoscope.benchmark.published import published_confusions
 from mnemoscope.benchmark.sources import SOURCES
 from mnemoscope.benchmark.table import BENCHMARK_SCHEMA, score_benchmark, score_together
 from mnemoscope.benchmark.verdict import EFFECT, BenchmarkFigures, give_verdict
+from mnemoscope.cnn.presets import CnnSetting
+from mnemoscope.stats import NO_ESTIMATE, Estimate, rows_of
 
 TRUE = np.arange(240) % 3
 SEEDS = (0, 1, 2)
@@ -44,17 +46,20 @@ def predictions() -> pl.DataFrame:
     """Every source; the model with two settings; regressions on controls run once."""
     parts = []
     for salt, (source, share) in enumerate(SHARES.items()):
-        for setting in ("k6-f10-mean", "k8-f16-max")[: 1 + (source == "model")]:
-            seeds = {seed: noisy(TRUE, share, 10 * salt + seed + len(setting)) for seed in SEEDS}
+        for setting in (MEAN, CnnSetting(8, 16, "max"))[: 1 + (source == "model")]:
+            seeds = {
+                seed: noisy(TRUE, share, 10 * salt + seed + len(setting.slug)) for seed in SEEDS
+            }
             parts.append(predictions_of(source, TRUE, seeds, setting=setting, sure=0.5))
     for source, share in ONCE.items():
         once = {0: noisy(TRUE, share, 99)}
-        parts.append(predictions_of(source, TRUE, once, setting="-", sure=0.5))
+        parts.append(predictions_of(source, TRUE, once, setting=None, sure=0.5))
     return pl.concat(parts)
 
 
 def row_of(table: pl.DataFrame, source: str) -> dict:
-    return table.row(by_predicate=pl.col("source") == source, named=True)
+    (row,) = rows_of(table.filter(source=source))
+    return row
 
 
 def score(predictions: pl.DataFrame, runs: pl.DataFrame | None = None, **options) -> pl.DataFrame:
@@ -81,13 +86,11 @@ def test_one_row_a_source_with_the_figures_of_scikit_learn(predictions, scored) 
         true, predicted = own["true"].to_numpy(), own["predicted"].to_numpy()
         figures = precision_recall_fscore_support(true, predicted)
         for name, wanted in zip(("precision", "recall", "f1"), figures, strict=False):
-            np.testing.assert_allclose(row[name], wanted, atol=1e-12)
+            np.testing.assert_allclose([one.value for one in row[name]], wanted, atol=1e-12)
         assert row["confusion"] == confusion_matrix(true, predicted).tolist()
-        assert row["min_f1"] == pytest.approx(figures[2].min())
-        assert row["mean_f1"] == pytest.approx(figures[2].mean())
-        assert row["low"] < row["min_f1"] < row["high"]
-        assert (np.array(row["f1_low"]) < row["f1"]).all()
-        assert (np.array(row["f1"]) < row["f1_high"]).all()
+        assert row["min_f1"].value == pytest.approx(figures[2].min())
+        assert row["mean_f1"].value == pytest.approx(figures[2].mean())
+        assert all(one.low < one.value < one.high for one in (row["min_f1"], *row["f1"]))
 
 
 def votes(predictions: pl.DataFrame, source: str):
@@ -107,7 +110,7 @@ def test_the_excess_of_a_reader_is_over_what_the_same_reader_sees(predictions) -
         held = {source: votes(predictions, source) for source in controls}
         wanted = measure_excess(votes(predictions, reader), held, n_resamples=200, seed=3)
         row = row_of(table, reader)
-        found = (row["excess"], row["excess_low"], row["excess_high"], row["excess_over"])
+        found = (*row["excess"], row["excess_over"])
         assert found == (wanted.value, wanted.low, wanted.high, wanted.strongest)
         assert row["excess_over"] == STRONGEST[reader]
         assert row["verdict_kind"] == "adds"
@@ -122,14 +125,14 @@ def test_the_gain_of_a_reader_is_over_the_reference_that_the_same_reader_sees(pr
         over = {source: held.pop(source) for source in controls if source.startswith("reference")}
         wanted = measure_gain(votes(predictions, reader), over, held, n_trained=480)
         row = row_of(table, reader)
-        found = [row[name] for name in ("gain", "gain_low", "gain_high", "gain_seen", "gain_left")]
+        found = [*row["gain"], row["gain_seen"], row["gain_left"]]
         assert found == list(wanted[:5])
         assert [row["gain_over"]] == list(over)
         assert row["pool_min_f1"] - row["pool_min_f1_without"] > 0.05
     blind = predictions.filter(~pl.col("source").str.starts_with("reference"))
     row = row_of(score(blind), "model")
-    assert row["gain"] is None
-    assert row["excess_low"] > 0
+    assert row["gain"].value is None
+    assert row["excess"].low > 0
     assert row["verdict"].startswith("cannot be said: without a reference model")
 
 
@@ -148,7 +151,7 @@ def test_the_headline_is_the_reader_that_did_better_in_training(
     """On the evaluation sequences the CNNs do better, and that does not count."""
     table = score(predictions, choice=None if choice is None else {TAXONOMY: choice})
     rows = {name: row_of(table, name) for name in ("model", "statistics")}
-    assert rows["model"]["min_f1"] > rows["statistics"]["min_f1"]
+    assert rows["model"]["min_f1"].value > rows["statistics"]["min_f1"].value
     assert [name for name, row in rows.items() if row["is_headline"]] == [headline]
     shown = {name: row["choice_min_f1"] for name, row in rows.items()}
     assert shown == (choice or {"model": None, "statistics": None})
@@ -171,7 +174,7 @@ def test_permuted_classes_show_an_auc_around_a_half(predictions, scored) -> None
     """
     row = row_of(scored, "model")
     least, most = np.array(row["auc_chance_least"]), np.array(row["auc_chance_most"])
-    assert (most < np.array(row["auc_low"])).all()
+    assert (most < [one.low for one in row["auc"]]).all()
     assert ((least > 0.5 - 4 * 0.046) & (least < 0.5) & (most > 0.5)).all()
     assert (most < 0.5 + 4 * 0.046).all()
     grouped = score(predictions.with_columns(group=pl.col("sequence_id") % 60))
@@ -185,11 +188,12 @@ def test_what_did_not_train_has_no_figures_and_is_said(predictions: pl.DataFrame
     table = score(predictions, runs_of(predictions, untrained=("blind", "control")))
     row = row_of(table, "blind")
     assert (row["did_train"], row["n_runs"], row["n_trained"]) == (False, 3, 0)
-    empty = ("min_f1", "low", "high", "mean_f1", "f1", "confusion", "n_eval", "training_min_f1")
-    assert all(row[name] is None for name in empty)
+    assert row["min_f1"] == row["mean_f1"] == NO_ESTIMATE
+    assert row["f1"] == []
+    assert row["confusion"] is row["n_eval"] is row["training_min_f1"] is None
     assert "blind did not train" in row_of(table, "model")["verdict"]
     row = row_of(score(predictions, runs_of(predictions, untrained=("model",))), "model")
-    assert row["min_f1"] is row["excess"] is row["matched_min_f1"] is None
+    assert row["min_f1"].value is row["excess"].value is row["matched_min_f1"].value is None
     assert row["verdict"] == "cannot be said: the CNN on the model's attention did not train"
     alone = predictions.filter(pl.col("source").is_in(["model", "statistics"]))
     table = score(alone)
@@ -228,7 +232,7 @@ def test_taxonomies_are_kept_apart_and_an_impossible_one_has_no_rows() -> None:
     classes = {other: CLASSES, TAXONOMY: CLASSES, "Non-Memo, Nothing": ("Non-Memo", "Nothing")}
     table = score_benchmark(both, runs_of(both), classes, n_resamples=50)
     assert table["taxonomy"].to_list() == [other, TAXONOMY]
-    assert table["min_f1"][1] == 1 > table["min_f1"][0]
+    assert table["min_f1"][1]["value"] == 1 > table["min_f1"][0]["value"]
 
 
 def matched_case(*, model_follows_text: bool) -> pl.DataFrame:
@@ -250,19 +254,20 @@ def matched_case(*, model_follows_text: bool) -> pl.DataFrame:
 def test_a_model_that_sees_the_class_keeps_its_figure_on_matched_sequences() -> None:
     row = row_of(score(matched_case(model_follows_text=False)), "model")
     assert row["matched_by"] == "blind"
-    assert row["matched_min_f1"] > 0.85
-    assert row["matched_low"] < row["matched_min_f1"] < row["matched_high"]
+    assert row["matched_min_f1"].value > 0.85
+    value, low, high = row["matched_min_f1"]
+    assert low < value < high
     assert len(row["matched_f1"]) == 3
-    assert row["matched_blind_min_f1"] < 0.4  # chance is a third
+    assert row["matched_blind_min_f1"].value < 0.4  # chance is a third
     assert row["difference_after"] < 0.1 < 1 < row["difference_before"]
     assert row["matched_note"] is None
 
 
 def test_a_model_that_only_reads_the_text_falls_to_chance_on_matched_sequences() -> None:
     row = row_of(score(matched_case(model_follows_text=True)), "model")
-    assert row["min_f1"] > 0.55
-    assert row["matched_min_f1"] < 0.4
-    assert (row["excess"], row["excess_low"], row["excess_high"]) == (0, 0, 0)
+    assert row["min_f1"].value > 0.55
+    assert row["matched_min_f1"].value < 0.4
+    assert row["excess"] == (0, 0, 0)
 
 
 def test_too_few_matched_sequences_give_a_note_and_no_figure() -> None:
@@ -270,7 +275,7 @@ def test_too_few_matched_sequences_give_a_note_and_no_figure() -> None:
     sure = np.eye(3)[true]
     both = [predictions_of(s, true, {0: true}, probabilities=sure) for s in ("model", "blind")]
     row = row_of(score(pl.concat(both)), "model")
-    assert row["matched_min_f1"] is None
+    assert row["matched_min_f1"].value is None
     assert row["matched_n_per_class"] == 0
     assert row["matched_note"].startswith("too few sequences look alike to the blind baseline")
 
@@ -287,13 +292,13 @@ def test_three_models_that_sum_to_a_published_matrix_give_its_printed_figures() 
     for place, published in enumerate(published_confusions()):
         found = score_together(three_models(published.confusion, place))
         assert found["confusion"] == published.confusion.tolist()
-        assert round(100 * found["min_f1"], 1) == published.min_f1
-        assert round(100 * found["mean_f1"], 1) == published.mean_f1
+        assert round(100 * found["min_f1"].value, 1) == published.min_f1
+        assert round(100 * found["mean_f1"].value, 1) == published.mean_f1
         assert published.min_f1 == printed.pop(published.taxonomy, published.min_f1)
     assert not printed
     # Not the mean of the models' figures: one errs one way and one the other, by far.
     found = score_together([np.array([[10, 0], [10, 0]]), np.array([[0, 10], [0, 10]])])
-    assert found["min_f1"] == pytest.approx(0.5)
+    assert found["min_f1"].value == pytest.approx(0.5)
 
 
 def test_figures_together_are_those_of_scikit_learn_on_all_predictions() -> None:
@@ -302,7 +307,7 @@ def test_figures_together_are_those_of_scikit_learn_on_all_predictions() -> None
     found = score_together(matrices)
     figures = precision_recall_fscore_support(true.ravel(), predicted.ravel())
     for name, wanted in zip(("precision", "recall", "f1"), figures, strict=False):
-        assert np.allclose(found[name], wanted, atol=1e-12)
+        assert np.allclose([one.value for one in found[name]], wanted, atol=1e-12)
 
 
 def test_intervals_are_quantiles_of_the_summed_resamples() -> None:
@@ -313,9 +318,9 @@ def test_intervals_are_quantiles_of_the_summed_resamples() -> None:
     f1 = np.stack(
         [2 * total[:, c, c] / (total[:, c].sum(1) + total[:, :, c].sum(1)) for c in range(2)], 1
     )
-    assert found["low"] == pytest.approx(np.quantile(f1.min(1), 0.025))
-    assert found["high"] == pytest.approx(np.quantile(f1.min(1), 0.975))
-    assert found["mean_f1_low"] == pytest.approx(np.quantile(f1.mean(1), 0.025))
+    assert found["min_f1"].low == pytest.approx(np.quantile(f1.min(1), 0.025))
+    assert found["min_f1"].high == pytest.approx(np.quantile(f1.min(1), 0.975))
+    assert found["mean_f1"].low == pytest.approx(np.quantile(f1.mean(1), 0.025))
     with pytest.raises(ValueError, match="cannot be summed"):
         score_together([np.eye(2), np.eye(3)])
 
@@ -324,8 +329,7 @@ ALL = ("blind", "ngram", "reference")
 SEEN = BenchmarkFigures(
     classes=("Non-Memo", "Guess", "Recall"),
     did_train=True,
-    f1=(0.7, 0.8, 0.9),
-    f1_low=(0.65, 0.75, 0.85),
+    f1=(Estimate(0.7, 0.65, 0.75), Estimate(0.8, 0.75, 0.85), Estimate(0.9, 0.85, 0.95)),
     gain=Gain(0.061, 0.02, 0.102, 0.058, 0.77, "reference", 0.6, 0.5),
     controls=ALL,
 )
@@ -350,7 +354,7 @@ VERDICTS = [
     (replace(QUIET, finds_mark=False), "unclear", "mark of 2 %"),
     (replace(QUIET, finds_mark=None), "unclear", "not tried"),
     (
-        replace(SEEN, f1=(0.23, 0.8, 0.71), f1_low=(0.18, 0.75, 0.66)),
+        replace(SEEN, f1=(Estimate(0.23, 0.18, 0.28), *SEEN.f1[1:])),
         "unclear",
         "guessing gives 33",
     ),
@@ -392,7 +396,7 @@ def test_a_mark_that_the_cnns_find_is_seen_in_the_table(predictions: pl.DataFram
         trained = runs_of(shown).with_columns(n_train=pl.lit(6000))
         table = score(shown, trained, n_resamples=60)
         row = row_of(table, "model")
-        assert row["gain_low"] < 0 < row["gain_high"] < EFFECT
+        assert row["gain"].low < 0 < row["gain"].high < EFFECT
         assert row["n_trainings"] == 3
         assert row["verdict_kind"] == tried, row["verdict"]
 
@@ -404,14 +408,14 @@ def test_classes_of_eight_groups_have_figures_and_no_interval(predictions, score
     assert set(grouped["n_groups"]) == {8}
     assert set(apart["interval_note"]) == {None}
     row = row_of(grouped, "model")
-    assert row["min_f1"] == row_of(apart, "model")["min_f1"]
+    assert row["min_f1"] == (row_of(apart, "model")["min_f1"].value, None, None)
     assert row["interval_note"] == (
         "no interval: the evaluation sequences of a class are 8 groups of near duplicates, and 10 "
         "are needed"
     )
-    for name in ("low", "mean_f1_low", "excess_low", "excess_high", "gain", "over_statistics_high"):
-        assert row[name] is None
-    assert row["f1_low"] == [None] * 3
+    for figure in (*(row[name] for name in ("mean_f1", "excess", "over_statistics")), *row["f1"]):
+        assert figure == (figure.value, None, None)
+    assert row["gain"] == NO_ESTIMATE
     assert row["verdict_kind"] == "cannot"
     assert row["interval_note"] in row["verdict"]
 
@@ -429,8 +433,8 @@ def test_intervals_of_groups_are_as_wide_as_those_of_one_sequence_each(predictio
     assert set(grouped["n_eval"]) == {1200}
     for source in SOURCES:
         one, five = row_of(once, source), row_of(grouped, source)
-        for name in ("min_f1", "low", "high", "mean_f1_low", "mean_f1_high"):
+        for name in ("min_f1", "mean_f1"):
             assert five[name] == pytest.approx(one[name], abs=1e-12)
     model, of_copies = row_of(once, "model"), row_of(grouped, "model")
-    for name in ("excess", "excess_low", "excess_high", "over_statistics_low"):
+    for name in ("excess", "over_statistics"):
         assert of_copies[name] == pytest.approx(model[name], abs=1e-12)

@@ -3,9 +3,10 @@
 import numpy as np
 import polars as pl
 import pytest
-from benchmark_cases import noisy, predictions_of
+from benchmark_cases import MEAN, noisy, predictions_of
 
 from mnemoscope.benchmark.excess import collect_votes
+from mnemoscope.cnn.presets import CnnSetting
 from mnemoscope.errors import DamagedDataError
 
 TRUE = np.arange(12) % 3
@@ -17,7 +18,7 @@ def table() -> pl.DataFrame:
     seeds = {seed: noisy(TRUE, 0.7, seed) for seed in (0, 4)}
     return pl.concat(
         predictions_of("model", TRUE, seeds, setting=setting, epoch=epoch, ids=IDS)
-        for setting in ("k6-f10-mean", "k8-f10-mean")
+        for setting in (MEAN, CnnSetting(8, 10, "mean"))
         for epoch in (0, 1)
     )
 

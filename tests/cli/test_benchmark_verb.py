@@ -13,6 +13,7 @@ import pytest
 import yaml
 from sklearn.metrics import f1_score
 
+from mnemoscope.stats import rows_of
 from mnemoscope.study.folder import Study
 from planted_studies import GUESS, N_CLASS, RECITE, confusion_of, plant
 from study_files import rewrite_record
@@ -149,21 +150,19 @@ def test_three_studies_together_sum_their_matrices(planted, call, tmp_path) -> N
     frame = pl.read_parquet(out / "together.parquet")
     for name in (RECITE, GUESS):
         own = [confusion_of(folder, name) for folder in planted]
-        rows = {
-            row["model"]: row
-            for row in frame.filter(pl.col("taxonomy") == name).iter_rows(named=True)
-        }
+        rows = {row["model"]: row for row in rows_of(frame.filter(taxonomy=name))}
         assert list(rows) == ["model-0", "model-1", "model-2", "together"]
         for model, confusion in zip(rows, [*own, sum(own)], strict=True):
             assert rows[model]["confusion"] == confusion.tolist()
-            assert rows[model]["min_f1"] == pytest.approx(min_f1(confusion), abs=1e-12)
-        total = rows["together"]
-        assert total["low"] < total["min_f1"] < total["high"]
+            assert rows[model]["min_f1"].value == pytest.approx(min_f1(confusion), abs=1e-12)
+        value, low, high = rows["together"]["min_f1"]
+        assert low < value < high
         # Three times the sequences: an interval about 1/sqrt(3) as wide; min-F1 is a minimum of
         # noisy figures, so half again is allowed.
-        width = np.mean([rows[model]["high"] - rows[model]["low"] for model in list(rows)[:3]])
-        assert (total["high"] - total["low"]) < 1.5 * width / np.sqrt(3)
-        assert f"{100 * total['min_f1']:.1f}" in result.out
+        figures = [rows[model]["min_f1"] for model in list(rows)[:3]]
+        width = np.mean([one.high - one.low for one in figures])
+        assert (high - low) < 1.5 * width / np.sqrt(3)
+        assert f"{100 * value:.1f}" in result.out
     assert "89.0 / 89.9" in result.out
     compared = pl.read_parquet(out / "comparison.parquet").filter(pl.col("state") == "measured")
     assert set(compared["n_eval"]) == {9 * N_CLASS}

@@ -17,6 +17,7 @@ from mnemoscope.lm.load import load_model
 from mnemoscope.pipeline import graft
 from mnemoscope.report.grafts import graft_of
 from mnemoscope.report.tables import graft_tables
+from mnemoscope.stats import Estimate, frame_of
 from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import StudySettings
 from mnemoscope.taxonomy.catalogue import load_taxonomies
@@ -65,7 +66,7 @@ def test_every_part_stands_beside_its_flip_and_its_walks(done, tiny):
         ("twin_in_model", "twin", [0.25, 0.5, 0.75, 1.0]),
     ]
     assert set(table["class"]) == {"Recite[5]", "Recollect"}
-    assert table["survive"].is_between(0, 1).all()
+    assert table["survive"].struct.field("value").is_between(0, 1).all()
     assert table["heldout_loss"].is_not_null().all()
     curves = done.read("graft_curves.parquet").filter(taxonomy=TAXONOMY)
     walks = curves.select("part", "control", "draw").unique(maintain_order=True)
@@ -110,7 +111,7 @@ def test_survival_is_that_of_a_graft_made_by_hand(done, tiny):
     share = done.read("graft.parquet").filter(
         taxonomy=TAXONOMY, part="layers.0.mlp", direction="twin_in_model", share=0.25
     )
-    weighted = (share["survive"] * share["n"]).sum() / share["n"].sum()
+    weighted = (share["survive"].struct.field("value") * share["n"]).sum() / share["n"].sum()
     labels = done.read("labels.parquet").select("sequence_id", TAXONOMY)
     inside = found.join(labels, on="sequence_id").filter(
         pl.col(TAXONOMY).is_in(["Recite[5]", "Recollect"])
@@ -230,7 +231,7 @@ def test_by_truth_only_what_the_twin_reproduces_too_is_compared_and_form_is_held
         "never read": sum(one % 6 == 2 for one in memorized),
         "read": sum(one % 6 == 1 for one in memorized),
     }
-    assert found["survive"].unique().to_list() == [1.0]  # of the twin alone
+    assert set(found["survive"].struct.field("value")) == {1.0}  # of the twin alone
     specific = Study(study.folder).read("graft_specificity.parquet").filter(taxonomy="by truth")
     assert specific.height == 2
     assert specific["kept_spared"].null_count() == (0 if is_alike else 2)
@@ -247,7 +248,7 @@ def finish_search(study: Study) -> None:
         counts |= dict.fromkeys(counted, 0) | {"impossible_beside": {}}
         text = f"taxonomies: ['{FOUND}', '{TAXONOMY}']\n"
         study.write("search.yaml", text.encode())
-        study.write("search.parquet", pl.DataFrame({"taxonomy": [FOUND], "min_f1": [0.625]}))
+        study.write("search.parquet", frame_of([{"taxonomy": FOUND, "min_f1": Estimate(0.625)}]))
 
 
 def test_found_taxonomies_are_scored_beside_the_others_whichever_was_first(study, tmp_path):
@@ -279,7 +280,7 @@ def test_found_taxonomies_are_scored_beside_the_others_whichever_was_first(study
         .select("class", "survive")
         .iter_rows()
     ):
-        assert share == pytest.approx(rows.filter(classes == name)["survives"].mean())
+        assert share["value"] == pytest.approx(rows.filter(classes == name)["survives"].mean())
 
 
 def test_patched_activations_stand_beside_those_of_other_sequences(study):
@@ -296,7 +297,7 @@ def test_patched_activations_stand_beside_those_of_other_sequences(study):
     assert set(table["positions"]) == {"all", "0-31", "32-62"}
     assert table.height == len(parts) * 3 * 2 * 2 * 2
     assert table["heldout_loss"].is_not_null().all()
-    columns = ["class", "direction", "n", "n_groups", "survive", "low", "high"]
+    columns = ["class", "direction", "n", "n_groups", "survive"]
     grafts = found.read("graft.parquet").filter(taxonomy=TAXONOMY, part="embedding", control="twin")
     patches = table.filter(part="layers.0.residual", positions="all", control="twin")
     assert_frame_equal(
@@ -311,7 +312,7 @@ def test_patched_activations_stand_beside_those_of_other_sequences(study):
     )
     (shown,) = [row for row in view["rows"] if row["part"] == "layers.1.mlp"]
     at = [(one["class"], one["positions"]) for one in view["columns"]].index(("Recollect", "0-31"))
-    mean = others.filter(pl.col("class") == "Recollect")["survive"].mean()
+    mean = others.filter(pl.col("class") == "Recollect")["survive"].struct.field("value").mean()
     assert shown["cells"][at]["control"] == pytest.approx(mean)
 
 
@@ -378,7 +379,9 @@ def test_other_settings_make_other_grafts_and_keep_those_that_are_the_same(study
     assert set(again["part"]) == {"", *both}
     assert again.is_unique().all()
     twin = again.filter(control="twin", taxonomy=TAXONOMY, part="all")
-    kept = dict(twin.group_by("share").agg(pl.col("survive").mean()).iter_rows())
+    kept = dict(
+        twin.group_by("share").agg(pl.col("survive").struct.field("value").mean()).iter_rows()
+    )
     assert kept.keys() == {0.01, 1.0}
     assert kept[0.01] > kept[1.0]
     _, without = made(n_heldout=0)

@@ -319,7 +319,7 @@ def test_delta_is_of_inputs_by_layer_weighed_by_the_maxima_over_heads(
 
 
 def test_a_cnn_over_rows_has_every_control_of_its_own_and_is_localized(rows_study) -> None:
-    runs = rows_study.read("runs.parquet").filter(pl.col("setting") != "-")
+    runs = rows_study.read("runs.parquet").drop_nulls("input")
     assert set(runs["source"]) == set(CNNS)
     cnns = {job.source: load_cnn(job.cnn_path) for job in jobs_of(rows_study) if job.setting}
     assert all(one.preset.name == "rows" and one.scaling.over_rows for one in cnns.values())
@@ -343,7 +343,7 @@ def test_every_sequence_is_asked_once_by_what_trained_on_no_relative_of_it(folde
     assert set(samples["split"]) == {"eval"}
     ids = samples["sequence_id"].sort()
     assert folded.read("logprobs.parquet")["sequence_id"].sort().equals(ids)
-    for _, one in said.group_by("source", "setting", "seed", "epoch"):
+    for _, one in said.group_by("source", "kernel", "filters", "input", "seed", "epoch"):
         assert one["sequence_id"].sort().equals(ids)
     made = [job for job in jobs_of(folded) if job.source == "model"]
     assert len(made) == N_FOLDS
@@ -366,7 +366,7 @@ def test_every_sequence_is_asked_once_by_what_trained_on_no_relative_of_it(folde
 
 def test_folds_are_one_training_of_the_table_and_all_of_the_plan(folded) -> None:
     runs, n_rows = folded.read("runs.parquet"), folded.read("samples.parquet").height
-    assert runs.select("source", "setting", "seed").is_unique().all()
+    assert runs.select("source", "kernel", "filters", "input", "seed").is_unique().all()
     assert set(runs["n_eval"]) == {n_rows}
     assert set(runs["n_train"]) == {round(n_rows * (N_FOLDS - 1) / N_FOLDS)}
     keys = [key for one in runs["key"] for key in one.split()]

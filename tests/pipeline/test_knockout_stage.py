@@ -18,6 +18,7 @@ from mnemoscope.maps.format import unpack_triangle
 from mnemoscope.maps.store import MapStore
 from mnemoscope.pipeline import knockout
 from mnemoscope.pipeline.knockout import own_statements, statements
+from mnemoscope.stats import Estimate, rows_of
 from mnemoscope.study import models
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
@@ -46,6 +47,10 @@ def study(tiny_studies, tmp_path) -> Study:
     return planted(tiny_studies, tmp_path / "study")
 
 
+def figures(table: pl.DataFrame, name: str) -> list[Estimate]:
+    return [row[name] for row in rows_of(table)]
+
+
 def test_every_kind_of_cut_is_tried_on_every_memorized_class(done) -> None:
     table = done.read("knockout.parquet")
     for name, of_class in (("random", 1), ("decisive", 3), ("highest mass", 2), ("equal mass", 2),
@@ -56,7 +61,7 @@ def test_every_kind_of_cut_is_tried_on_every_memorized_class(done) -> None:
         assert all(row["n_edges"] == wanted[row["strength"]] for row in rows.to_dicts()), name
     assert set(table["class"]) == {"Recite[5]", "Recollect"}
     assert table["mass"].is_between(0, 1 + 1e-6).all()
-    assert table["survival"].is_between(table["low"], table["high"]).all()
+    assert all(low <= value <= high for value, low, high in figures(table, "survival"))
     assert set(table.filter(pl.col("choice").str.contains("random|equal|same"))["draws"]) == {2}
 
     rows = table.filter(edges_of="Non-Memo")  # its Δ is tried on the memorized and has no index
@@ -64,7 +69,7 @@ def test_every_kind_of_cut_is_tried_on_every_memorized_class(done) -> None:
     assert rows.height == len(FEW["strengths"]) * 2
     assert "Non-Memo" not in done.read("specificity.parquet")["class"].to_list()
     nothing = table.filter(choice="nothing")
-    assert nothing["survival"].to_list() == [1.0, 1.0]
+    assert [one.value for one in figures(nothing, "survival")] == [1.0, 1.0]
     assert nothing["n_edges"].to_list() == [0.0, 0.0]
     assert done.manifest("report") is None  # to be made again
     assert done.is_done("localize")
@@ -72,7 +77,7 @@ def test_every_kind_of_cut_is_tried_on_every_memorized_class(done) -> None:
 
 def test_edges_of_every_sequence_stand_beside_as_many_and_as_heavy_ones(done) -> None:
     table = done.read("knockout.parquet")
-    kinds = {row["choice"]: row for row in table.filter(pl.col("class") == "Recollect").to_dicts()}
+    kinds = {row["choice"]: row for row in rows_of(table.filter(pl.col("class") == "Recollect"))}
     copies, equal = kinds["copy"], kinds["copy, equal mass"]
     assert copies["n_edges"] > 0
     assert equal["n_edges"] == copies["n_edges"]
@@ -84,16 +89,17 @@ def test_edges_of_every_sequence_stand_beside_as_many_and_as_heavy_ones(done) ->
     assert set(own["class"]) == {"Recite[5]", "Recollect"}
     assert kinds["own"]["edges_of"] == ""
     assert kinds["own, equal mass"]["mass"] == pytest.approx(kinds["own"]["mass"], rel=0.15)
-    assert kinds["own"]["survival"] < kinds["own, another's"]["survival"]
+    assert kinds["own"]["survival"].value < kinds["own, another's"]["survival"].value
     (_, line) = own_statements(table)
     for name in ("own", "own, equal mass", "own, another's"):
-        assert f"{1 - kinds[name]['survival']:.0%}" in line
+        assert f"{1 - kinds[name]['survival'].value:.0%}" in line
 
 
 def test_specificity_follows_from_the_shares(done) -> None:
     table = done.read("specificity.parquet")
-    cuts = done.read("knockout.parquet")
-    for row in table.to_dicts():
+    cuts = done.read("knockout.parquet").with_columns(pl.col("survival").struct.field("value"))
+    cuts = cuts.drop("survival").rename({"value": "survival"})
+    for row in rows_of(table):
         chosen = cuts.filter(choice="decisive", edges_of=row["class"], strength=row["strength"])
         survival = dict(chosen.select("class", "survival").rows())
         assert row["broken_own"] == pytest.approx(1 - survival[row["class"]])
@@ -107,8 +113,9 @@ def test_specificity_follows_from_the_shares(done) -> None:
         by_other = {other: pytest.approx(1 - of_other[row["class"]])}
         assert json.loads(row["broken_own_by_others"]) == by_other
         gains = {name: equal[name] - survival[name] for name in survival}
-        assert row["specificity"] == pytest.approx(gains[row["class"]] - gains[other])
-        assert row["low"] <= row["specificity"] <= row["high"]
+        value, low, high = row["specificity"]
+        assert value == pytest.approx(gains[row["class"]] - gains[other])
+        assert low <= value <= high
 
 
 @pytest.fixture

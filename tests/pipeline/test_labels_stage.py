@@ -15,6 +15,7 @@ from mnemoscope.pipeline.label import (
     sharing_of,
 )
 from mnemoscope.progress import show_progress
+from mnemoscope.stats import Estimate
 from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import parse_settings
 
@@ -159,10 +160,9 @@ def test_a_published_name_with_the_labels_of_another_is_compared_with_its_figure
     table = table_with_copies().with_columns(duplicates=pl.col("duplicates").replace(9, 90))
     study = prepared(table, taxonomies=names)
     assert aliases_of(study)[names[1]].classes == (0, 2, 1)
-    row = dict.fromkeys(["low", "high", "mean_f1", "mean_f1_low", "mean_f1_high"], 0.8)
-    row |= {"n_runs": 1, "n_eval": 60, "min_f1": 0.7}
+    row = {"n_runs": 1, "n_eval": 60, "min_f1": Estimate(0.7), "mean_f1": Estimate(0.8)}
     confusion = np.arange(9).reshape(3, 3)
-    rows = {names[0]: [row | {"confusion": confusion.tolist()}]}
+    rows = {names[0]: row | {"confusion": confusion.tolist()}}
     trained, alias = _our_figures(study, rows, {names[0]: confusion[None]})
     assert (trained.state, alias.state) == ("measured", "alias")
     assert alias.confusion.tolist() == [[0, 2, 1], [6, 8, 7], [3, 5, 4]]
@@ -171,7 +171,7 @@ def test_a_published_name_with_the_labels_of_another_is_compared_with_its_figure
     states = dict(frame.select("published_name", "state").rows())
     assert states[names[0]] == "measured"
     assert states[names[1]] == states["Non-Memo, Recite[50], Others"] == "alias"
-    assert frame.filter(published_name=names[1])["min_f1"].item() == 0.7
+    assert frame.filter(published_name=names[1])["min_f1"].item()["value"] == 0.7
 
 
 def test_a_measure_of_the_tokens_is_made_where_a_taxonomy_names_it(prepared) -> None:

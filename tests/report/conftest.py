@@ -14,7 +14,7 @@ from mnemoscope.pipeline.localize import StoredDelta
 from mnemoscope.report import content as c
 from mnemoscope.report.page import render_report
 from mnemoscope.report.tables import Table
-from mnemoscope.stats import Estimate
+from mnemoscope.stats import Estimate, rows_of
 
 NAMES = ("Non-Memo", "Guess", "Recall")
 FOUR = ("Non-Memo", "Recite", "Reconstruct", "Recollect")
@@ -40,7 +40,7 @@ def estimate(value: float, width: float = 0.04) -> Estimate:
 def make_row(source: str, value: float | None, f1: list[float], **more) -> c.Record:
     """A row of the benchmark table; without a value its CNNs did not train."""
     blank = pl.DataFrame({name: [None] for name in BENCHMARK_SCHEMA}, schema=BENCHMARK_SCHEMA)
-    (row,) = c.records(blank)
+    (row,) = rows_of(blank)
     row |= {"source": source, "did_train": value is not None, "n_runs": 6, "seconds": 31.7}
     row |= {"name": TABLE[source].name, "detail": TABLE[source].detail}
     if value is not None:

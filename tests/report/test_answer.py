@@ -25,8 +25,7 @@ def test_the_sign_never_contradicts_the_verdict(build_benchmark, value, is_class
     figures = BenchmarkFigures(
         NAMES,
         did_train=True,
-        f1=f1,
-        f1_low=f1,
+        f1=tuple(Estimate(one, one, one) for one in f1),
         gain=Gain(value, value - 0.05, value + 0.05, 0.07, 0.9, "reference", 0.6, 0.5),
         controls=("blind", "ngram", "reference"),
     )
@@ -112,12 +111,13 @@ def test_one_sentence_says_what_the_clearest_taxonomy_shows(
 def test_the_sentence_begins_with_what_grafts_decide(
     content, build_taxonomy, finding, begins, truth, ends
 ) -> None:
-    row = {"broken": "Recall", "spared": "Guess", "part": "layers.0.qk", "specific": 0.1}
+    row = {"broken": "Recall", "spared": "Guess", "part": "layers.0.qk"}
+    row |= {"specific": Estimate(0.1)}
     of_truth = {"broken": "read", "spared": "never read", "part": "layers.1.mlp"}
-    by_truth = {"by_truth": truth and of_truth | {"specific": 0.2, "finding": truth}}
+    by_truth = {"by_truth": truth and of_truth | {"specific": Estimate(0.2), "finding": truth}}
     grafts = [{"first": None}, {"first": row | {"finding": finding}} | by_truth]
     if finding == "SPECIFIC":
-        grafts.append({"first": row | {"finding": "ALIKE", "specific": 0.9}})
+        grafts.append({"first": row | {"finding": "ALIKE", "specific": Estimate(0.9)}})
     taxonomies = [build_taxonomy(n_layers=1, graft=one) for one in grafts]
     said = conclusion(replace(content, taxonomies=taxonomies))
     assert said.startswith(begins)

@@ -11,6 +11,7 @@ from mnemoscope.pipeline.causes import graft_statements
 from mnemoscope.pipeline.graft import _SPECIFICITY
 from mnemoscope.report.grafts import graft_of
 from mnemoscope.report.tables import graft_tables
+from mnemoscope.stats import Estimate, frame_of
 from mnemoscope.study.settings import StudySettings
 
 TAXONOMY = "Non-Memo, Guess, Recall"
@@ -26,13 +27,13 @@ def graft_rows():
                 left = 1 - (1 - whole) * (share if control == "twin" else 0.5)
                 yield SIZES | {
                     **{"taxonomy": TAXONOMY, "class": name, "part": part, "control": control},
-                    **{"direction": "twin_in_model", "survive": left, "low": left - 0.03},
-                    **{"high": left + 0.03, "heldout_loss": 3.4, "share": share},
+                    **{"direction": "twin_in_model", "heldout_loss": 3.4, "share": share},
+                    "survive": Estimate(left, left - 0.03, left + 0.03),
                 }
     for part, share in (("", 0.0), ("layers.3.mlp", 0.015)):
         yield SIZES | {
             **{"taxonomy": TAXONOMY, "class": "Recall", "part": part, "control": "twin"},
-            **{"direction": "model_in_twin", "survive": share, "low": 0.0, "high": 0.03},
+            **{"direction": "model_in_twin", "survive": Estimate(share, 0.0, 0.03)},
             **{"heldout_loss": 3.5, "share": 1.0},
         }
 
@@ -58,15 +59,10 @@ def specific(finding=Finding.SPECIFIC, **changes):
                     **{"taxonomy": TAXONOMY, "is_found": False, "part": part, "broken": pair[0]},
                     **{"spared": pair[1], "n_walks": 16, "largest_scale": 2.4, "kept_broken": 0.04},
                     **{"kept_spared": 0.78, "random_broken": 0.04 + sign * value},
-                    **{"specific": sign * value, "low": sign * value - 0.1},
-                    **{
-                        "high": sign * value + 0.1,
-                        "crude": 0.31,
-                        "p_value": 0.004,
-                        "scatter": 0.09,
-                        "equal_total": 0.12,
-                    },
-                    **{"over_flip": 0.2, "over_flip_low": 0.1, "over_flip_high": 0.3},
+                    "specific": Estimate(sign * value, sign * value - 0.1, sign * value + 0.1),
+                    **{"p_value": 0.004, "scatter": 0.09},
+                    **{"crude": Estimate(0.31), "equal_total": Estimate(0.12)},
+                    "over_flip": Estimate(0.2, 0.1, 0.3),
                     "finding": Finding.ALIKE.name,
                 }
             )
@@ -74,13 +70,13 @@ def specific(finding=Finding.SPECIFIC, **changes):
     if finding in (Finding.OUT_OF_REACH, Finding.FEW):
         blank = {"specific": None, "p_value": None, "random_broken": None, "crude": None}
         rows = [row | blank | {"finding": finding.name} | changes for row in rows]
-    return pl.DataFrame(rows, schema=_SPECIFICITY)
+    return frame_of(rows, _SPECIFICITY)
 
 
 @pytest.fixture
 def study():
     frames = {
-        "graft.parquet": pl.DataFrame(list(graft_rows())),
+        "graft.parquet": frame_of(graft_rows()),
         "graft_specificity.parquet": specific(),
         "graft_curves.parquet": pl.DataFrame(list(curve_rows())),
     }
@@ -165,7 +161,7 @@ def test_what_activations_break_is_folded_under_the_parts(study, page_of, build_
         {
             **{"taxonomy": TAXONOMY, "class": name, "part": "layers.0.residual"},
             **{"positions": positions, "direction": direction, "control": control, "draw": draw},
-            **{"survive": share, "low": None, "high": None},
+            "survive": Estimate(share),
         }
         for (name, positions), both in shares.items()
         for control, draw, share in (
@@ -174,7 +170,7 @@ def test_what_activations_break_is_folded_under_the_parts(study, page_of, build_
         )
         for direction in ("twin_in_model", "model_in_twin")
     ]
-    study.frames["graft_patches.parquet"] = pl.DataFrame(rows)
+    study.frames["graft_patches.parquet"] = frame_of(rows)
     study.settings.graft.patch = True
     html = page_of(replace(build_taxonomy(n_layers=1), graft=graft_of(study, TAXONOMY)))
     folded = next(

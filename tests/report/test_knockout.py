@@ -10,6 +10,7 @@ import pytest
 
 from mnemoscope.report.charts import WIDTH, chart_view, knockout_drawing
 from mnemoscope.report.content import knockout_of
+from mnemoscope.stats import NO_ESTIMATE, Estimate, frame_of
 from mnemoscope.study.settings import StudySettings
 
 NAMES = ("Non-Memo", "Guess", "Recall")
@@ -47,9 +48,7 @@ def cut(choice, edges_of, strength, name, survival, mass):
         "draws": 1 if choice in ("copy", "nothing", "decisive", "highest mass") else 5,
         "n_edges": 80.0 * (strength or 1.0),
         "mass": mass,
-        "survival": survival,
-        "low": max(0.0, survival - 0.06),
-        "high": min(1.0, survival + 0.05),
+        "survival": Estimate(survival, max(0.0, survival - 0.06), min(1.0, survival + 0.05)),
         "score": 0.5 + survival / 2,
         "logprob": survival - 1.5,
     }
@@ -67,17 +66,15 @@ def index_rows():
                 "broken_others": json.dumps({other: 0.2}),
                 "broken_own_by_others": json.dumps({other: 0.12}),
                 "by": "value_norm_contrast",
-                "specificity": 0.281,
-                "low": 0.213,
-                "high": -0.01 if own == "Recall" else 0.35,
+                "specificity": Estimate(0.281, 0.213, -0.01 if own == "Recall" else 0.35),
             }
 
 
 @pytest.fixture
 def study():
     frames = {
-        "knockout.parquet": pl.DataFrame(list(cut_rows()), infer_schema_length=None),
-        "specificity.parquet": pl.DataFrame(list(index_rows()), infer_schema_length=None),
+        "knockout.parquet": frame_of(cut_rows()),
+        "specificity.parquet": frame_of(index_rows()),
     }
     return SimpleNamespace(
         is_done=lambda stage: stage == "knockout", read=frames.__getitem__, settings=StudySettings()
@@ -139,10 +136,10 @@ def test_the_tables_hold_what_is_not_drawn(section, words) -> None:
 
 def test_a_single_memorized_class_has_its_shares_but_no_specificity(study, section, words) -> None:
     (row, *_) = (row for row in index_rows() if row["class"] == "Guess" and row["strength"] == 1)
-    alone = row | {"broken_others": "{}", "broken_own_by_others": "{}", "specificity": None}
-    alone |= {"low": None, "high": None}
+    alone = row | {"broken_others": "{}", "broken_own_by_others": "{}"}
+    alone["specificity"] = NO_ESTIMATE
     cuts = study.read("knockout.parquet").filter(pl.col("class") == "Guess")
-    frames = {"knockout.parquet": cuts, "specificity.parquet": pl.DataFrame([alone])}
+    frames = {"knockout.parquet": cuts, "specificity.parquet": frame_of([alone])}
     study.read = frames.__getitem__
     text = words(section())
     assert "breaks 48% of Guess; random edges of equal mass break 37% of it." in text

@@ -33,6 +33,7 @@ from mnemoscope.search.climb import (
     search_words,
     searched_rows,
 )
+from mnemoscope.stats import NO_ESTIMATE, Estimate, rows_of
 from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import StudySettings
 from mnemoscope.taxonomy.catalogue import load_taxonomies
@@ -176,7 +177,8 @@ def found(quick, tmp_path_factory) -> Study:
 
 
 def best_of(table: pl.DataFrame) -> dict:
-    return table.row(by_predicate=pl.col("place") == 1, named=True)
+    (best,) = rows_of(table.filter(place=1))
+    return best
 
 
 def test_the_search_finds_what_attention_follows(found) -> None:
@@ -189,17 +191,17 @@ def test_the_search_finds_what_attention_follows(found) -> None:
     agreement = (is_first == (memorized["hidden"] > 0.5)).mean()
     assert max(agreement, 1 - agreement) > 0.95
     # The text says nothing of the mark, so the excess is near what is left above chance.
-    assert best["excess_low"] > 0.2
-    assert best["excess_low"] <= best["excess"] <= best["excess_high"]
+    assert best["excess"].low > 0.2
+    assert best["excess"].low <= best["excess"].value <= best["excess"].high
     assert table.filter(pl.col("place").is_not_null())["place"].to_list() == [1, 2]
-    beside = table.row(by_predicate=pl.col("kind") == "beside", named=True)
+    (beside,) = rows_of(table.filter(kind="beside"))
     assert beside["taxonomy"] == "Non-Memo, Recite[15], Recollect"
     # Attention shows that it is memorized, but not which of the two it is.
-    assert beside["excess_high"] < best["excess_low"]
-    assert beside["lead"] == pytest.approx(best["excess"] - beside["excess"])
-    assert 0 < beside["lead_low"] < beside["lead"] < beside["lead_high"]
+    assert beside["excess"].high < best["excess"].low
+    assert beside["lead"].value == pytest.approx(best["excess"].value - beside["excess"].value)
+    assert 0 < beside["lead"].low < beside["lead"].value < beside["lead"].high
     assert any("The found one is above it (" in line for line in search_words(found))
-    assert best["lead"] is None
+    assert best["lead"].value is None
     others = table.filter((pl.col("kind") == "found") & pl.col("place").is_null())
     assert others["excess"].null_count() == others.height  # only finalists were asked about final
     counts = found.manifest("search")["counts"]
@@ -220,8 +222,8 @@ def test_verb_and_report_show_the_search_once_it_is_finished(found, tmp_path, ca
     best = best_of(found.read("search.parquet"))
     assert [row[1] for row in table.rows] == ["found, 1", "found, 2", "beside"]
     assert table.rows[0][0] == best["taxonomy"]
-    assert f"{100 * best['excess']:.1f}" in table.rows[0][3]
-    assert table.rows[0][4] == points(best["full"] - best["excess"])
+    assert f"{100 * best['excess'].value:.1f}" in table.rows[0][3]
+    assert table.rows[0][4] == points(best["full"] - best["excess"].value)
     assert all(row[2] in result.out for row in table.rows)
     shutil.copytree(found.folder, tmp_path / "copy")
     (tmp_path / "copy" / "manifests" / "search.json").unlink()
@@ -276,8 +278,8 @@ def test_where_attention_follows_the_text_alone_nothing_is_claimed(tmp_path, obj
     run_stage(study, "search", StudySettings.model_validate(values))
     best = best_of(study.read("search.parquet"))
     if objective == "min_f1":
-        assert best["min_f1"] > 0.9  # the text, shown by attention, tells the classes apart
-    assert best["excess_low"] <= 0
+        assert best["min_f1"].value > 0.9  # the text, shown by attention, tells the classes apart
+    assert best["excess"].low <= 0
     assert "attention shows more of it than the text" not in " ".join(search_words(study))
 
 
@@ -292,9 +294,9 @@ def test_where_attention_follows_the_text_alone_nothing_is_claimed(tmp_path, obj
     ],
 )
 def test_the_winners_excess_takes_a_side_on_three_trainings(ends, n_trainings, said) -> None:
-    best = {"excess": 0.2, "excess_low": ends[0], "excess_high": ends[1]}
+    best = {"excess": Estimate(0.2, *ends)}
     assert said in climb.final_verdict(best, n_trainings)
-    none = best | {"excess": None}
+    none = {"excess": NO_ESTIMATE}
     assert climb.final_verdict(none, n_trainings).startswith("No control trained")
 
 

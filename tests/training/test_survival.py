@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from figure_columns import apart
 from mnemoscope.training.history import follow, survival, turnover
 
 STEPS = (0, 10, 20, 30)
@@ -49,19 +50,20 @@ def test_survival_is_the_product_worked_out_by_hand():
             "forgotten": [5, None, 10, 15, None],
         }
     )
-    found = survival(followed, 20)
+    found = apart(survival(followed, 20))
     assert found["age"].to_list() == [0, 5, 8, 10, 20]
     assert found["at_risk"].to_list() == [5, 5, 4, 3, 1]
     by_hand = [1, 4 / 5, 4 / 5, 4 / 5 * 1 / 3, 4 / 5 * 1 / 3]
     assert np.allclose(found["survives"], by_hand)
-    inside = found.drop_nans()
-    assert ((inside["low"] <= inside["survives"]) & (inside["survives"] <= inside["high"])).all()
+    inside = found.drop_nulls()
+    assert (inside["survives_low"] <= inside["survives"]).all()
+    assert (inside["survives"] <= inside["survives_high"]).all()
 
 
 def test_what_is_first_memorized_at_the_last_check_says_nothing_of_lasting():
     late = follow(checks_of({"late": SEEN["late"], "never": SEEN["never"]}))
     assert survival(late, 30).is_empty()
-    both = survival(follow(checks_of({"late": SEEN["late"], "kept": SEEN["kept"]})), 30)
+    both = apart(survival(follow(checks_of({"late": SEEN["late"], "kept": SEEN["kept"]})), 30))
     assert both.select("age", "survives", "at_risk").rows() == [(0, 1.0, 1), (20, 1.0, 1)]
 
 
@@ -70,7 +72,7 @@ def test_without_censoring_survival_is_the_plain_share(rows):
     seen = {str(place): (*row[:-1], False) for place, row in enumerate(rows)}
     followed = follow(checks_of(seen))
     known = followed.drop_nulls("first_memorized").filter(pl.col("first_memorized") < 30)
-    found = survival(followed, 30)
+    found = apart(survival(followed, 30))
     assert found.is_empty() == known.is_empty()
     ages = (known["forgotten"] - known["first_memorized"]).to_numpy()
     for age, survives in found.select("age", "survives").iter_rows():
@@ -88,19 +90,20 @@ def test_windows_that_repeat_one_another_count_as_one() -> None:
             "near_duplicates": range(30),
         }
     )
-    single, repeated = survival(once, 40), survival(pl.concat([once] * 5), 40)
-    columns = ("age", "survives", "low", "high")
+    alone = once.drop("near_duplicates")
+    single, repeated, plain, narrow = (
+        apart(survival(rows, 40))
+        for rows in (once, pl.concat([once] * 5), alone, pl.concat([alone] * 5))
+    )
+    columns = ("age", "survives", "survives_low", "survives_high")
     np.testing.assert_allclose(single.select(columns), repeated.select(columns))
-    plain = survival(once.drop("near_duplicates"), 40)
-    narrow = survival(pl.concat([once.drop("near_duplicates")] * 5), 40)
     inside = single["survives"].is_between(0, 1, closed="none")
     wide, alone, close = (
-        (one["high"] - one["low"]).filter(inside).to_numpy() for one in (single, plain, narrow)
+        (one["survives_high"] - one["survives_low"]).filter(inside).to_numpy()
+        for one in (single, plain, narrow)
     )
     np.testing.assert_allclose(wide, alone, rtol=0.15)  # Greenwood's, of independent windows
     assert (wide > 1.8 * close).all()
-    few = survival(once.with_columns(near_duplicates=pl.int_range(30) % 9), 40)
-    assert few.filter(pl.col("age") > 0).select(pl.col("low", "high").is_nan().all()).row(0) == (
-        1,
-        1,
-    )
+    few = apart(survival(once.with_columns(near_duplicates=pl.int_range(30) % 9), 40))
+    later = few.filter(pl.col("age") > 0)
+    assert later["survives_low"].null_count() == later["survives_high"].null_count() == len(later)

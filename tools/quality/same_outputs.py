@@ -33,6 +33,8 @@ from mnemoscope.study.folder import Study
 FIELDS_PASSED_OVER = {"seconds", "at", "versions", "bytes"}
 """Keys of JSON and YAML, columns of tables; `bytes` is of the report, which tells durations."""
 FILES_PASSED_OVER = re.compile(r"\.lock|about\.json|[0-9a-f]{20}\.json")
+FIGURE = {"value", "low", "high"}
+"""Fields of a figure with its interval."""
 PAPER, PRASHANTH = "'Non-Memo, Guess, Recall'", "'Non-Memo, Recite[5], Reconstruct, Recollect'"
 VERBS = {
     "demo": "demo --small -o demo",
@@ -155,6 +157,7 @@ def figure_differences(one: Path, two: Path) -> Iterator[str]:
     """What differs of the figures that both files have; names of columns in one alone are said."""
     if one.suffix == ".parquet":
         before, after = (table_of(path) for path in (one, two))
+        before, after = spread(before, after.columns), spread(after, before.columns)
         both = [name for name in before.columns if name in after.columns]
         alone = sorted({*before.columns, *after.columns} - {*both})
         if alone:
@@ -166,7 +169,7 @@ def figure_differences(one: Path, two: Path) -> Iterator[str]:
             if values[0][name] != values[1][name]:
                 yield f"{name}: other values"
     elif one.suffix in {".json", ".jsonl", ".yaml", ".sarif"}:
-        values = [dict(json_values(path)) for path in (one, two)]
+        values = [dict(map(flat, json_values(path))) for path in (one, two)]
         for name in values[0].keys() & values[1].keys():
             before, after = (found[name] for found in values)
             if before != after and all(
@@ -188,6 +191,30 @@ def table_of(path: Path) -> pl.DataFrame:
     """A table; of a study's sequences with the columns that later stages know of them."""
     is_whole = path.name != "sequences.parquet" or "is_memorized" in pl.read_parquet_schema(path)
     return pl.read_parquet(path) if is_whole else Study(path.parent).sequences
+
+
+def spread(table: pl.DataFrame, others: list[str]) -> pl.DataFrame:
+    """A table with each struct of a figure as the columns that the other table has in its place."""
+    for name, kind in table.schema.items():
+        inner = kind.inner if isinstance(kind, pl.List) else kind
+        if not isinstance(inner, pl.Struct) or {one.name for one in inner.fields} != FIGURE:
+            continue
+        stem = name.removesuffix("min_f1").rstrip("_")
+        known = (f"{name}_", f"{stem}_" if stem else "", "")
+        stem = next((one for one in known if f"{one}low" in others), f"{name}_")
+        for end, column in (("low", f"{stem}low"), ("high", f"{stem}high"), ("value", name)):
+            part = pl.element() if isinstance(kind, pl.List) else pl.col(name)
+            part = part.struct.field(end)
+            if isinstance(kind, pl.List):
+                part = pl.col(name).list.eval(part)
+            table = table.with_columns(part.alias(column if end != "value" else f"{name} value"))
+        table = table.drop(name).rename({f"{name} value": name})
+    return table.with_columns(pl.selectors.float().fill_nan(None))
+
+
+def flat(leaf: tuple[str, Any]) -> tuple[str, Any]:
+    """The leaf of a figure's `value`, `low` or `high` under the names of three separate ones."""
+    return re.sub(r"\.(?=(low|high)$)", "_", leaf[0].removesuffix(".value")), leaf[1]
 
 
 def json_values(path: Path) -> Iterator[tuple[str, Any]]:

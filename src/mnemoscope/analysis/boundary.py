@@ -24,7 +24,7 @@ from mnemoscope.data.duplicates import SuffixIndex
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.progress import track
-from mnemoscope.stats import Floats, n_groups, resampled_mean, resampled_means
+from mnemoscope.stats import Floats, frame_of, n_groups, resampled_mean, resampled_means, rows_of
 from mnemoscope.words import MINUS, plain_figure
 
 GROUPS = {"memorized": 1.0, "half": 0.5, "quarter": 0.25, "not memorized": 0.0}
@@ -97,10 +97,10 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
             row: dict[str, object] = {"what": what, "group": name, "n": n}
             row["n_groups"] = n_groups(near)
             for position, found in enumerate(resampled_means(inside, near), 1):
-                curves.append({**row, "position": position, **found.columns("mean", ends="")})
+                curves.append({**row, "position": position, "mean": found})
             found = resampled_mean(inside[:, half] - inside[:, half - 1], near)
-            differences.append({**row, **found.columns("difference", ends="")})
-    frames = {"differences": pl.DataFrame(differences), "curves": pl.DataFrame(curves)}
+            differences.append({**row, "difference": found})
+    frames = {"differences": frame_of(differences), "curves": frame_of(curves)}
     return AnalysisResult(
         sentence=_sentence(frames["differences"]),
         frames=frames,
@@ -176,8 +176,8 @@ def _sentence(differences: pl.DataFrame) -> str:
     for what, unit in UNITS.items():
         shown = []
         for name in ("memorized", "not memorized"):
-            row = differences.filter(what=what, group=name).select("difference", "low", "high")
-            figure = plain_figure(*row.row(0), scale=1, unit="", digits=2, sign="+", minus=MINUS)
+            row = next(rows_of(differences.filter(what=what, group=name)))["difference"]
+            figure = plain_figure(*row, scale=1, unit="", digits=2, sign="+", minus=MINUS)
             shown.append(f"{figure} where {name}")
         said.append(f"{what} changes by {' and '.join(shown)} ({unit})")
     text = "; ".join(said)

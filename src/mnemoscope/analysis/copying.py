@@ -29,7 +29,14 @@ from mnemoscope.maps.shape import attention_shape
 from mnemoscope.maps.store import MapStore
 from mnemoscope.maps.views import rows_at_once
 from mnemoscope.progress import track
-from mnemoscope.stats import NO_ESTIMATE, Estimate, n_groups, separation, share_true
+from mnemoscope.stats import (
+    NO_ESTIMATE,
+    frame_of,
+    n_groups,
+    rows_of,
+    separation,
+    share_true,
+)
 from mnemoscope.words import ranged
 
 KINDS = ("verbatim", "near", "idea")
@@ -280,12 +287,10 @@ def compare_ideas(inputs: AnalysisInputs, found: pl.DataFrame, least: float) -> 
             lines.append(
                 {"model": model, "rows": ROWS[trained], "compared": compared}
                 | {"n": int(rows["so"].sum()), "of": rows.height, "n_groups": n_groups(near)}
-                | share_true(rows["so"], near).columns("share", ends="")
+                | {"share": share_true(rows["so"], near)}
                 | {"median": rows.filter("is_long")[column].median()}
             )
-    return pl.DataFrame(lines, infer_schema_length=None).with_columns(
-        pl.col("share", "low", "high").fill_nan(None), pl.col("median").cast(pl.Float64)
-    )
+    return frame_of(lines).with_columns(pl.col("median").cast(pl.Float64))
 
 
 def _sides(found: pl.DataFrame) -> Iterator[tuple[str, bool, pl.DataFrame]]:
@@ -439,8 +444,8 @@ def _shares(inputs: AnalysisInputs, found: pl.DataFrame) -> pl.DataFrame:
             share = NO_ESTIMATE if n is None else share_true(is_kind, near)
             about = {"model": model, "rows": ROWS[trained], "kind": kind}
             of = {"n": n, "of": part.height, "n_groups": n_groups(near)}
-            lines.append({**about, **of, **share.columns("share", ends="")})
-    return pl.DataFrame(lines)
+            lines.append({**about, **of, "share": share})
+    return frame_of(lines)
 
 
 def _by_value(inputs: AnalysisInputs, found: pl.DataFrame, by: str) -> pl.DataFrame:
@@ -494,9 +499,9 @@ def _attention(inputs: AnalysisInputs, settings: Settings) -> pl.DataFrame | Non
                 | {"n_groups": n_groups(near)}
                 | {"memorized": float(values[label].mean())}
                 | {"not_memorized": float(values[~label].mean())}
-                | flat.columns("auc", ends="")
+                | {"auc": flat}
             )
-    return pl.DataFrame(lines)
+    return frame_of(lines)
 
 
 def _shapes(store: MapStore, rows: pl.DataFrame) -> npt.NDArray[np.float64]:
@@ -516,9 +521,7 @@ def _shapes(store: MapStore, rows: pl.DataFrame) -> npt.NDArray[np.float64]:
 def _words(shares: pl.DataFrame, model: str, rows: str) -> str:
     """`verbatim 40.0 % [..], near 2.0 % [..]`; a kind that was not looked for is left out."""
     part = shares.filter(model=model, rows=rows).drop_nulls("n")
-    return ", ".join(
-        f"{one['kind']} {Estimate.of(one, 'share', ends='')}" for one in part.iter_rows(named=True)
-    )
+    return ", ".join(f"{one['kind']} {one['share']}" for one in rows_of(part))
 
 
 def _sentence(shares: pl.DataFrame, settings: Settings) -> str:
@@ -552,8 +555,8 @@ def _further(
         yield from idea_words(ideas.filter(model=OWN), settings.idea)
     if attention is not None:
         parts = [
-            f"layer {one['layer']} {ranged(one, 'auc', ends='', digits=3)}"
-            for one in attention.filter(measure="entropy").iter_rows(named=True)
+            f"layer {one['layer']} {ranged(one['auc'], digits=3)}"
+            for one in rows_of(attention.filter(measure="entropy"))
         ]
         yield (
             "Flat attention (entropy of a row) as a sign of being memorized, ROC AUC: "
@@ -565,8 +568,8 @@ def _further(
 def idea_words(ideas: pl.DataFrame, least: float) -> Iterator[str]:
     """Say what the count of copies in idea is worth, of one model from `compare_ideas`."""
     for (rows,), part in ideas.group_by("rows", maintain_order=True):
-        by = {one["compared"]: one for one in part.iter_rows(named=True)}
-        said = {name: Estimate.of(one, "share", ends="") for name, one in by.items()}
+        by = {one["compared"]: one for one in rows_of(part)}
+        said = {name: one["share"] for name, one in by.items()}
         medians = " and ".join(
             "none" if by[name]["median"] is None else f"{by[name]['median']:.2f}"
             for name in (NEAREST, RANDOM)

@@ -9,6 +9,7 @@ Run it: mnemoscope analyze dependencies STUDY
 from collections.abc import Iterator
 from importlib.resources import files
 from itertools import product
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -117,10 +118,14 @@ def coefficient_table(
 
     From columns `FEATURES`, and of every row its label, `text`, `code` or null, its category or
     null, and where known its group of near duplicates. A feature without variance in a group has no
-    coefficient there. Gives a row a feature, kind, category and coefficient: `value`, `low`,
-    `high`, `n`, `n_memorized`, `n_groups`.
+    coefficient there. Gives a row a feature, kind, category and coefficient: `value`, `n`,
+    `n_memorized`, `n_groups`.
     """
     found = []
+    names = ("feature", "kind", "category", "coefficient")
+    schema: dict[str, Any] = dict.fromkeys(names, pl.String)
+    schema |= {"value": stats.FIGURE}
+    schema |= dict.fromkeys(("n", "n_memorized", "n_groups"), pl.Int64)
     everywhere = pl.repeat(True, len(memorized), eager=True)
     kinds = {"all": everywhere} | {name: kind == name for name in ("text", "code")}
     categories = {name: category == name for name in category.drop_nulls().unique().sort()}
@@ -137,11 +142,8 @@ def coefficient_table(
             x, y, seed=settings.seed, n_resamples=settings.n_resamples, groups=owners
         )
         about, counted = (feature, kind_name, category_name), (n, n_yes, stats.n_groups(owners))
-        found += [(*about, name, *one, *counted) for name, one in given.items()]
-    words = dict.fromkeys(("feature", "kind", "category", "coefficient"), pl.String)
-    numbers = dict.fromkeys(("value", "low", "high"), pl.Float64)
-    counts = dict.fromkeys(("n", "n_memorized", "n_groups"), pl.Int64)
-    return pl.DataFrame(found, schema={**words, **numbers, **counts}, orient="row")
+        found += [(*about, name, one, *counted) for name, one in given.items()]
+    return stats.frame_of((dict(zip(schema, row, strict=True)) for row in found), schema)
 
 
 def coefficients(
@@ -271,16 +273,15 @@ def divergence_table(
         kl = kl_at(first, second, (equal[0], equal[1]), n_bins=settings.n_bins, **asked)
         medians = (float(np.exp(np.median(one))) for one in (first, second))
         counted = (len(first), len(second), stats.n_groups(owners))
-        found.append((name, *counted, *auc, *kl, *medians))
-    counts = dict.fromkeys(("n_memorized", "n_other", "n_groups"), pl.Int64)
-    numbers = ("auc", "auc_low", "auc_high", "kl", "shuffled", "ceiling")
-    medians_of = ("memorized_median", "other_median")
+        found.append((name, *counted, auc, *kl, *medians))
+    numbers = ("kl", "shuffled", "ceiling", "memorized_median", "other_median")
     schema = {
         "duplicates": pl.String,
-        **counts,
-        **dict.fromkeys((*numbers, *medians_of), pl.Float64),
+        **dict.fromkeys(("n_memorized", "n_other", "n_groups"), pl.Int64),
+        "auc": stats.FIGURE,
+        **dict.fromkeys(numbers, pl.Float64),
     }
-    return pl.DataFrame(found, schema=schema, orient="row")
+    return stats.frame_of((dict(zip(schema, row, strict=True)) for row in found), schema)
 
 
 def kl_at(
@@ -383,8 +384,8 @@ def own_proportions(
 ) -> pl.DataFrame:
     """Count the categories of the memorized sequences, the published ones or a taxonomy's own.
 
-    Gives `category`, `n`, `share` with `low` and `high` (over `groups` of near duplicates, (n,)),
-    how many groups all of them are, and the `published` share.
+    Gives `category`, `n`, `share` (over `groups` of near duplicates, (n,)), how many groups all of
+    them are, and the `published` share.
     """
     is_chosen = memorized.fill_null(False) & category.is_not_null()
     chosen = category.filter(is_chosen)
@@ -392,14 +393,13 @@ def own_proportions(
     is_theirs = set(chosen) <= set(CATEGORIES)
     rows = [
         {"category": name, "n": n, "n_groups": stats.n_groups(owners)}
-        | stats.share_true(chosen == name, owners).columns("share", ends="")
+        | {"share": stats.share_true(chosen == name, owners)}
         | {"published": (published or {}).get(name)}
         for name in (CATEGORIES if is_theirs else chosen.unique().sort())
         for n in [int((chosen == name).sum())]
     ]
-    return pl.DataFrame(
-        rows, schema_overrides={"n": pl.Int64, "n_groups": pl.Int64, "published": pl.Float64}
-    )
+    schema = {"category": pl.String, "n": pl.Int64, "n_groups": pl.Int64, "share": stats.FIGURE}
+    return stats.frame_of(rows, {**schema, "published": pl.Float64})
 
 
 # -- what is said and drawn -----------------------------------------------------------------
@@ -409,10 +409,10 @@ def _sentence(table: pl.DataFrame) -> str:
     whole = table.filter(kind="all", category="all")
     said = []
     for name, words in _NAMES.items():
-        rows = whole.filter(coefficient=name).sort(pl.col("value").abs(), descending=True)
-        feature, *values = rows.select("feature", "value", "low", "high").row(0)
-        shown = plain_figure(*values, scale=1, unit="", digits=2, minus=MINUS)
-        said.append(f"{feature.replace('_', ' ')} by {words} ({shown})")
+        size = pl.col("value").struct.field("value").abs()
+        row = next(stats.rows_of(whole.filter(coefficient=name).sort(size, descending=True)))
+        shown = plain_figure(*row["value"], scale=1, unit="", digits=2, minus=MINUS)
+        said.append(f"{row['feature'].replace('_', ' ')} by {words} ({shown})")
     return f"Over all sequences, what goes most with being memorized: {', '.join(said)}."
 
 
@@ -431,8 +431,10 @@ def _figures(table: pl.DataFrame, perplexity: pl.DataFrame) -> Iterator[Chart | 
     )
     pearson = table.filter(coefficient="pearson")
     groups = pearson.select("kind", "category").unique(maintain_order=True).rows()
-    columns = ("feature", "kind", "category", "value")
-    found = {tuple(key): value for *key, value in pearson.select(columns).rows()}
+    found = {
+        (row["feature"], row["kind"], row["category"]): row["value"].value
+        for row in stats.rows_of(pearson)
+    }
     yield HeatMap(
         title="Pearson by kind of text and category (a blank: too few, or no variance)",
         values=tuple(tuple(found.get((name, *group)) for group in groups) for name in names),

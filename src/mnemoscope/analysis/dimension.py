@@ -12,6 +12,7 @@ Run it: mnemoscope analyze dimension STUDY
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,6 @@ from mnemoscope.analysis.rows import (
     keep_blocks,
     model_basis,
     seen_in_training,
-    with_floats,
 )
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
@@ -372,11 +372,9 @@ def _by_class(inputs: AnalysisInputs, found: pl.DataFrame, settings: Settings) -
                 lines.append(
                     {"class": name, "measure": measure, "under": under, "n": part.height}
                     | {"n_groups": stats.n_groups(owners)}
-                    | stats.estimate_of(float(np.median(values)), draws, 0.025).columns(
-                        "median", ends=""
-                    )
+                    | {"median": stats.estimate_of(float(np.median(values)), draws, 0.025)}
                 )
-    return pl.DataFrame(lines)
+    return stats.frame_of(lines)
 
 
 def _kind_shares(inputs: AnalysisInputs, found: pl.DataFrame) -> pl.DataFrame:
@@ -386,9 +384,9 @@ def _kind_shares(inputs: AnalysisInputs, found: pl.DataFrame) -> pl.DataFrame:
         for kind in KINDS:
             lines.append(
                 {"class": name, "kind": kind, "n": part.height, "n_groups": stats.n_groups(owners)}
-                | stats.share_true(part["kind"] == kind, owners).columns("share", ends="")
+                | {"share": stats.share_true(part["kind"] == kind, owners)}
             )
-    return pl.DataFrame(lines)
+    return stats.frame_of(lines)
 
 
 def _aucs(inputs: AnalysisInputs, found: pl.DataFrame, settings: Settings) -> pl.DataFrame:
@@ -421,26 +419,23 @@ def _aucs(inputs: AnalysisInputs, found: pl.DataFrame, settings: Settings) -> pl
                 added = stats.estimate_of(float(more[0]), more[1:], 0.025)
             line: dict[str, object] = {"of": name, "against": against, "value": value}
             line |= {"n": part.height, "n_groups": stats.n_groups(owners)}
-            lines.append(line | dict(told.columns("auc", ends="")) | dict(added.columns("added")))
-    return with_floats(lines, ("of", "against", "value", "n", "n_groups"))
+            lines.append(line | {"auc": told} | {"added": added})
+    return stats.frame_of(lines)
 
 
 def _sentence(classes: pl.DataFrame, kinds: pl.DataFrame, aucs: pl.DataFrame) -> str:
     def one_class(name: str, kind: str) -> str:
         own, data = (
-            ranged(row, "median", ends="")
-            for row in classes.filter(pl.col("class") == name, measure="dimension").iter_rows(
-                named=True
-            )
+            ranged(row["median"])
+            for row in stats.rows_of(classes.filter(pl.col("class") == name, measure="dimension"))
         )
-        share = kinds.filter(pl.col("class") == name, kind=kind).row(0, named=True)
-        shown = ranged(share, "share", ends="", scale=100, unit=" %", digits=0)
+        share = next(stats.rows_of(kinds.filter(pl.col("class") == name, kind=kind)))
+        shown = ranged(share["share"], scale=100, unit=" %", digits=0)
         return f"{own} dimensions under the model and {data} under the reference ({kind}: {shown})"
 
-    by = {row["value"]: row for row in aucs.filter(against=GUESS).iter_rows(named=True)}
+    by = {row["value"]: row for row in stats.rows_of(aucs.filter(against=GUESS))}
     gap, entropy, ratio = (
-        ranged(by[name], "auc", ends="", digits=3)
-        for name in ("dimension_gap", "entropy_gap", "log_ratio")
+        ranged(by[name]["auc"], digits=3) for name in ("dimension_gap", "entropy_gap", "log_ratio")
     )
     return (
         f"Continuations of Recall span {one_class(RECALL, KINDS[0])}, of Guess "
@@ -450,10 +445,10 @@ def _sentence(classes: pl.DataFrame, kinds: pl.DataFrame, aucs: pl.DataFrame) ->
     )
 
 
-def _adds(row: dict[str, object]) -> str:
-    low, high = row["added_low"], row["added_high"]
-    figure = ranged(row, "added", digits=3)
-    if not isinstance(low, float) or not isinstance(high, float):
+def _adds(row: dict[str, Any]) -> str:
+    _, low, high = row["added"]
+    figure = ranged(row["added"], digits=3)
+    if low is None or high is None:
         return f"what geometry adds to the entropies, {figure}, has no interval"
     if low > 0:
         return f"geometry adds {figure} to the entropies"
@@ -480,17 +475,17 @@ def _further(
     if seen_in_training(inputs.table).count() == 0:
         yield (f"No duplicates are counted, so '{UNSEEN}' may hold sequences that training had.")
     for (name, against), part in aucs.group_by("of", "against", maintain_order=True):
-        by = {row["value"]: row for row in part.iter_rows(named=True)}
+        by = {row["value"]: row for row in stats.rows_of(part)}
         said = ", ".join(
-            f"{words} {ranged(by[value], 'auc', ends='', digits=3)}"
+            f"{words} {ranged(by[value]['auc'], digits=3)}"
             for value, words in VALUES.items()
             if (against, value) != (GUESS, "guessable")  # the rule is what tells these two apart
         )
         yield (
             f"'{name}' against '{against}', ROC AUC: {said}. To the log-probability ratio geometry "
-            f"adds {ranged(by['log_ratio'], 'added', digits=3)}, to the reference's right tokens "
-            f"{ranged(by['reference_right'], 'added', digits=3)}, to the rule "
-            f"{ranged(by['guessable'], 'added', digits=3)}."
+            f"adds {ranged(by['log_ratio']['added'], digits=3)}, to the reference's right tokens "
+            f"{ranged(by['reference_right']['added'], digits=3)}, to the rule "
+            f"{ranged(by['guessable']['added'], digits=3)}."
         )
     yield (
         "Differences of dimension and of entropy ask for prompts alone; the others need the text. "

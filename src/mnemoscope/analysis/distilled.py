@@ -12,8 +12,9 @@ Intervals of what is compared with the control hold for all students together (B
 Run it: mnemoscope analyze distilled STUDY --student STUDENT --control CONTROL
 """
 
+import math
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +31,6 @@ from mnemoscope.analysis.rows import (
     draw_rows,
     keep_blocks,
     seen_in_training,
-    with_floats,
 )
 from mnemoscope.data.table import look_up, token_matrix
 from mnemoscope.errors import UserError
@@ -224,7 +224,7 @@ def shares_of(
             owners = None if near is None else near[here]
             line: dict[str, object] = {"model": name, "class": label, "n": int(here.sum())}
             line["n_groups"] = stats.n_groups(owners)
-            line |= stats.share_true(one.right[here], owners).columns("share", ends="")
+            line |= {"share": stats.share_true(one.right[here], owners)}
             above = added = stats.Estimate(None)
             if name != control:
                 above = stats.resampled_difference(
@@ -233,8 +233,8 @@ def shares_of(
                 added = stats.resampled_mean(
                     (one.logprob - base.logprob)[here], owners, n_judged=n_judged
                 )
-            lines.append(line | dict(above.columns("above")) | dict(added.columns("gain")))
-    return with_floats(lines, ("model", "class", "n", "n_groups"))
+            lines.append(line | {"above": above} | {"gain": added})
+    return stats.frame_of(lines)
 
 
 def told_by_kind(
@@ -266,11 +266,11 @@ def told_by_kind(
             line |= {"n_unseen": int((~seen).sum()), "n_groups": stats.n_groups(owners)}
             for column, side in (("gain", seen), ("gain_unseen", ~seen)):
                 theirs = None if owners is None else owners[side]
-                line |= stats.resampled_mean(gain[side], theirs, n_judged=n_judged).columns(column)
+                line |= {column: stats.resampled_mean(gain[side], theirs, n_judged=n_judged)}
             auc = stats.resampled_auc(gain, seen, drawn)
             told = stats.estimate_of(float(auc[0]), auc[1:], 0.025 / n_judged)
-            lines.append(line | dict(told.columns("auc")))
-    return with_floats(lines, ("model", "kind", "n_seen", "n_unseen", "n_groups"))
+            lines.append(line | {"auc": told})
+    return stats.frame_of(lines)
 
 
 def _n_students(judged: Mapping[str, StudentScores]) -> int:
@@ -318,15 +318,15 @@ def _agreement(
             line["n_groups"] = stats.n_groups(owners)
             for number, measure in enumerate(("mse", "js")):
                 own_values, base = found[name][:, number], found[control][:, number]
-                line |= stats.resampled_mean(own_values, owners).columns(measure)
+                line |= {measure: stats.resampled_mean(own_values, owners)}
                 closer = (
                     stats.Estimate(None)
                     if name == control
                     else stats.resampled_difference(base, own_values, owners)
                 )
-                line |= closer.columns(f"{measure}_closer")
+                line[f"{measure}_closer"] = closer
             lines.append(line)
-    return with_floats(lines, ("model", "sequences", "n", "n_groups"))
+    return stats.frame_of(lines)
 
 
 def _grafts(
@@ -389,9 +389,9 @@ def _grafts(
                 random = own - logprobs(lm)
             line: dict[str, object] = {"model": name, "part": part, "n": len(own)}
             line |= {"lost_seen": lost[seen].mean(), "lost_unseen": lost[~seen].mean()}
-            line |= dict(specific(lost).columns("specific"))
-            lines.append(line | dict(specific(random).columns("random")))
-    return pl.DataFrame(lines), gaps
+            line |= {"specific": specific(lost)}
+            lines.append(line | {"random": specific(random)})
+    return stats.frame_of(lines), gaps
 
 
 # -- in words -------------------------------------------------------------------------------
@@ -411,17 +411,17 @@ def _headline(names: pl.Series) -> str:
 def sentence_of(shares: pl.DataFrame, kinds: pl.DataFrame, control: str) -> str:
     """What students reproduce beside the control, what they find likelier, and who inherits."""
     label = _headline(shares["class"])
-    of = {row["model"]: row for row in shares.filter(pl.col("class") == label).to_dicts()}
+    of = {row["model"]: row for row in stats.rows_of(shares.filter(pl.col("class") == label))}
     students = _students(shares, control)
     many = f", most of {len(students)}," if len(students) > 1 else ""
     together = f", intervals that hold for all {len(students)} students" if many else ""
-    best = max(students, key=lambda one: of[one]["above"])
-    base = ranged(of[control], "share", ends="", scale=100, unit=" %")
-    if of[best]["above"] > 0:
-        own = ranged(of[best], "share", ends="", scale=100, unit=" %")
+    best = max(students, key=lambda one: of[one]["above"].value)
+    base = ranged(of[control]["share"], scale=100, unit=" %")
+    if of[best]["above"].value > 0:
+        own = ranged(of[best]["share"], scale=100, unit=" %")
         said = (
             f"Of the teacher's {label} sequences the student by {best}{many} reproduces {own}, the "
-            f"control {base}: {ranged(of[best], 'above', scale=100, unit=' points')}"
+            f"control {base}: {ranged(of[best]['above'], scale=100, unit=' points')}"
         )
     else:
         of_many = f" of {len(students)}" if many else ""
@@ -429,32 +429,32 @@ def sentence_of(shares: pl.DataFrame, kinds: pl.DataFrame, control: str) -> str:
             f"Of the teacher's {label} sequences no student{of_many} reproduces more than the "
             f"control, {base}"
         )
-    told: dict[str, dict[str, object]] = {}
+    told: dict[str, dict[str, Any]] = {}
     if not kinds.is_empty():
         kind = _headline(kinds["kind"])
-        told = {row["model"]: row for row in kinds.filter(kind=kind).to_dicts()}
+        told = {row["model"]: row for row in stats.rows_of(kinds.filter(kind=kind))}
         # A student that finds seen text no likelier than the control does has inherited nothing.
-        first = max(told, key=lambda one: (told[one]["gain"] > 0, told[one]["auc"]))  # type: ignore[operator]
+        first = max(told, key=lambda one: (told[one]["gain"].value > 0, told[one]["auc"].value))
         said += (
             f"; at best, what the student by {first} finds likelier than the control tells {kind} "
             "text that the teacher was trained on from unseen text with ROC AUC "
-            f"{ranged(told[first], 'auc', digits=3)}"
+            f"{ranged(told[first]['auc'], digits=3)}"
         )
     return f"{said}{together}: {_verdict(of, told, students)}."
 
 
 def _verdict(
-    of: Mapping[str, Mapping[str, object]],
-    told: Mapping[str, Mapping[str, object]],
+    of: Mapping[str, Mapping[str, Any]],
+    told: Mapping[str, Mapping[str, Any]],
     students: list[str],
 ) -> str:
     """By which students memory came along, each judged by its own intervals."""
 
-    def over(row: Mapping[str, object], name: str, bound: float) -> bool:
-        low = row[f"{name}_low"]
-        return isinstance(low, float) and low > bound
+    def over(row: Mapping[str, Any], name: str, bound: float) -> bool:
+        low = row[name].low
+        return low is not None and low > bound
 
-    if any(of[one]["above_low"] is None for one in students):
+    if any(of[one]["above"].low is None for one in students):
         return "too few groups of near duplicates to say"
     if came := [one for one in students if over(of[one], "above", 0)]:
         return f"memorized text comes along by {', '.join(came)}"
@@ -477,20 +477,20 @@ def _further(
 ) -> Iterator[str]:
     for name in _students(shares, control):
         parts = []
-        for row in shares.filter(model=name).iter_rows(named=True):
+        for row in stats.rows_of(shares.filter(model=name)):
             if row["class"] == UNSEEN:
                 continue
-            shown = ranged(row, "share", ends="", scale=100, unit=" %")
+            shown = ranged(row["share"], scale=100, unit=" %")
             parts.append(
-                f"{row['class']} {shown} ({ranged(row, 'above', scale=100, unit=' points')} "
+                f"{row['class']} {shown} ({ranged(row['above'], scale=100, unit=' points')} "
                 "above the control)"
             )
         told = "".join(
-            f"; {row['kind']} AUC {ranged(row, 'auc', digits=3)}"
-            for row in (kinds.filter(model=name) if not kinds.is_empty() else kinds).to_dicts()
+            f"; {row['kind']} AUC {ranged(row['auc'], digits=3)}"
+            for row in stats.rows_of(kinds.filter(model=name) if not kinds.is_empty() else kinds)
         )
         yield f"{name}: {', '.join(parts)}{told}."
-    counts = shares.filter(model=TEACHER).iter_rows(named=True)
+    counts = stats.rows_of(shares.filter(model=TEACHER))
     sizes = ", ".join(f"{row['n']} {row['class']}" for row in counts)
     yield f"Sequences: {sizes}."
     if (n := len(_students(shares, control))) > 1:
@@ -502,7 +502,7 @@ def _further(
         said = ", ".join(
             f"{row['n_seen']} and {row['n_unseen']} that could {'not ' * (row['kind'] != 'Guess')}"
             "be guessed"
-            for row in kinds.unique("kind", maintain_order=True).iter_rows(named=True)
+            for row in stats.rows_of(kinds.unique("kind", maintain_order=True))
         )
         yield (
             "AUC: of text that the teacher was trained on against unseen text of its kind, "
@@ -516,11 +516,11 @@ def _further(
         )
     if not grafts.is_empty():
         parts_only = grafts.filter(pl.col("part") != "all")
-        row = parts_only.row(int(parts_only["specific"].arg_max() or 0), named=True)
+        row = max(stats.rows_of(parts_only), key=lambda one: one["specific"].value or -math.inf)
         yield (
             f"Grafts: the control's {row['part']} in the student by {row['model']} takes "
-            f"{ranged(row, 'specific', digits=3)} nats a token more from seen text than from "
-            f"unseen, a random change of equal norm {ranged(row, 'random', digits=3)}."
+            f"{ranged(row['specific'], digits=3)} nats a token more from seen text than from "
+            f"unseen, a random change of equal norm {ranged(row['random'], digits=3)}."
         )
     yield from gaps
 

@@ -107,7 +107,7 @@ def right_by_kind(
                 stats.resampled_ratio((here & so).sum(axis=1), here.sum(axis=1), groups)
                 for so in (said == number, wanted == best)
             )
-            right = kind.columns("right_kind") | token.columns("right_token")
+            right = {"right_kind": kind} | {"right_token": token}
             rows.append({"kind": name, "n": int(here.sum()), **right})
     return rows
 
@@ -201,11 +201,9 @@ def _memorized_tokens(inputs: AnalysisInputs, settings: Settings) -> dict[str, p
         found.append(
             {"group": name, "n": int(mask.sum()), "n_groups": stats.n_groups(near)}
             | {"contexts": right.size}
-            | stats.resampled_mean(right.mean(axis=1), near).columns("m")
-            | stats.resampled_mean(right[:, inputs.prefix - 1 :].mean(axis=1), near).columns(
-                "m_suffix"
-            )
-            | mean_run(right, near).columns("mean_run")
+            | {"m": stats.resampled_mean(right.mean(axis=1), near)}
+            | {"m_suffix": stats.resampled_mean(right[:, inputs.prefix - 1 :].mean(axis=1), near)}
+            | {"mean_run": mean_run(right, near)}
         )
         places += [
             {"group": name, "position": place, "m": value}
@@ -217,8 +215,8 @@ def _memorized_tokens(inputs: AnalysisInputs, settings: Settings) -> dict[str, p
     suffix_right = (wanted == best)[:, inputs.prefix - 1 :].all(axis=1)
     disagree = suffix_right != rows["is_memorized"].to_numpy()
     return {
-        "tokens": pl.DataFrame(found),
-        "kinds": pl.DataFrame(by_kind),
+        "tokens": stats.frame_of(found),
+        "kinds": stats.frame_of(by_kind),
         "positions": pl.DataFrame(places),
         "agreement": pl.DataFrame({"n": [rows.height], "disagree": [int(disagree.sum())]}),
     }
@@ -257,13 +255,14 @@ def _learning(
         learn = partial(_learn, lm, name, settings, special, others, near)
         curve = inputs.shelf("learning", basis, learn)
         curves.append(curve.with_columns(pl.lit(name).alias("model")))
-        epochs = epochs_to(curve["m"], settings.threshold)
+        m = curve["m"].struct.field("value")
+        epochs = epochs_to(m, settings.threshold)
         best = int(curve["other_loss"].arg_min() or 0)
         thresholds.append(
             {"model": name, "parameters": sum(one.numel() for one in lm.model.parameters())}
             | {"threshold": settings.threshold, "epochs": epochs}
             | {"steps": None if epochs is None else epochs * steps}
-            | {"epoch_of_lowest_other_loss": best, "m_there": curve["m"][best]}
+            | {"epoch_of_lowest_other_loss": best, "m_there": m[best]}
         )
     return pl.concat(curves), pl.DataFrame(thresholds, infer_schema_length=None)
 
@@ -288,8 +287,8 @@ def _learn(
         return {
             "steps": tuning.step,
             "n_groups": stats.n_groups(near[0]),
-            **stats.resampled_mean(taught.is_right.mean(axis=1), near[0]).columns("m"),
-            **stats.resampled_mean(other.is_right.mean(axis=1), near[1]).columns("other_m"),
+            "m": stats.resampled_mean(taught.is_right.mean(axis=1), near[0]),
+            "other_m": stats.resampled_mean(other.is_right.mean(axis=1), near[1]),
             "mean_run": mean_run(taught.is_right).value,
             "loss": float(-taught.logprobs.mean(dtype=np.float64)),
             "other_loss": float(-other.logprobs.mean(dtype=np.float64)),
@@ -303,9 +302,9 @@ def _learn(
                 tuning.train(special[order[start : start + settings.batch_size]])
             rows.append(look())
             progress.advance()
-            if rows[-1]["m"] >= settings.threshold:
+            if rows[-1]["m"].value >= settings.threshold:
                 break
-    return pl.DataFrame(rows).with_row_index("epoch")
+    return stats.frame_of(rows).with_row_index("epoch")
 
 
 def insertions_of(arm: str, special: Rows, settings: Settings) -> Insertions:
@@ -370,7 +369,7 @@ def _forgetting_frames(
         part = curves.filter(arm=arm)
         matrix = np.array(part["m"].to_list())
         rows += [
-            {"arm": arm, "step": step} | stats.resampled_mean(values, near).columns("m")
+            {"arm": arm, "step": step} | {"m": stats.resampled_mean(values, near)}
             for step, values in zip(part["step"].to_list(), matrix, strict=True)
         ]
         later = part["step"].to_numpy() > settings.last_reading
@@ -382,20 +381,20 @@ def _forgetting_frames(
             {"arm": arm, "peak": float(means[peak]), "peak_at_step": int(part["step"][peak])}
             | {"floor_at_step": int(part["step"][lowest])}
             | {"n": matrix.shape[1], "n_groups": stats.n_groups(near)}
-            | stats.resampled_mean(matrix[lowest], near).columns("floor")
+            | {"floor": stats.resampled_mean(matrix[lowest], near)}
             | {"weights_at_end": part["weights_at_end"][0]}
         )
     for arm, row in zip(ARMS, floors, strict=True):
         for other in ("never", "once"):
             above = stats.resampled_difference(at_floor[arm], at_floor[other], near)
-            row |= above.columns(f"above_{other}")
-    return pl.DataFrame(rows), pl.DataFrame(floors)
+            row[f"above_{other}"] = above
+    return stats.frame_of(rows), stats.frame_of(floors)
 
 
 def _sentence(frames: dict[str, pl.DataFrame], settings: Settings) -> str:
-    whole = frames["tokens"].row(0, named=True)
-    learnt = frames["thresholds"].row(0, named=True)
-    floors = {row["arm"]: row for row in frames["floors"].iter_rows(named=True)}
+    whole = next(stats.rows_of(frames["tokens"]))
+    learnt = next(stats.rows_of(frames["thresholds"]))
+    floors = {row["arm"]: row for row in stats.rows_of(frames["floors"])}
     time = (
         f"does not reach M = {settings.threshold:g} on unseen sequences in {settings.epochs} epochs"
         if learnt["epochs"] is None
@@ -403,12 +402,12 @@ def _sentence(frames: dict[str, pl.DataFrame], settings: Settings) -> str:
         f"({learnt['steps']} steps)"
     )
     return (
-        f"Teacher-forced, the model has {ranged(whole, 'm', scale=100, unit=' %')} of all tokens "
-        f"right, in runs of {ranged(whole, 'mean_run')} tokens; it {time}; of a batch read once, "
-        f"the lowest M from its peak on is {ranged(floors['once'], 'above_never', scale=100)} "
+        f"Teacher-forced, the model has {ranged(whole['m'], scale=100, unit=' %')} of all tokens "
+        f"right, in runs of {ranged(whole['mean_run'])} tokens; it {time}; of a batch read once, "
+        f"the lowest M from its peak on is {ranged(floors['once']['above_never'], scale=100)} "
         f"points above that of a run that never read it, and {settings.n_repeats} readings in a "
-        f"row or spaced keep {ranged(floors['repeated'], 'above_once', scale=100)} and "
-        f"{ranged(floors['spaced'], 'above_once', scale=100)} points more than one."
+        f"row or spaced keep {ranged(floors['repeated']['above_once'], scale=100)} and "
+        f"{ranged(floors['spaced']['above_once'], scale=100)} points more than one."
     )
 
 
@@ -435,7 +434,7 @@ def _charts(frames: dict[str, pl.DataFrame], settings: Settings) -> tuple[Figure
         ),
         Chart(
             title="Right tokens by position, per cent",
-            series=series_by(frames["positions"], "group", "m", x="position", interval=False),
+            series=series_by(frames["positions"], "group", "m", x="position"),
             x_label="position of the token",
             percent=True,
         ),

@@ -21,7 +21,16 @@ from mnemoscope.analysis.figures import Chart, HeatMap, Series, plain, series_of
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult
 from mnemoscope.analysis.rows import LevelSettings, generate_by_level, states_of
 from mnemoscope.errors import UserError
-from mnemoscope.stats import Estimate, Floats, Z, draw_within, grouped_variance, n_groups
+from mnemoscope.stats import (
+    Estimate,
+    Floats,
+    Z,
+    draw_within,
+    frame_of,
+    grouped_variance,
+    n_groups,
+    rows_of,
+)
 from mnemoscope.words import ranged
 
 METRICS = ("cosine", "euclidean")
@@ -143,9 +152,9 @@ def from_top(
             rows.append(
                 {"metric": metric, "step": step + 1, "plain": float(every[metric][step])}
                 | {"chance": float(np.quantile(shuffled[metric], 0.95))}
-                | Estimate(float(freed[metric][step]), low, high).columns("freed", ends="")
+                | {"freed": Estimate(float(freed[metric][step]), low, high)}
             )
-    return pl.DataFrame(rows).sort("metric", maintain_order=True)
+    return frame_of(rows).sort("metric", maintain_order=True)
 
 
 def _deviation(draws: npt.NDArray[np.float64]) -> float:
@@ -244,9 +253,9 @@ def _pairs(means: Floats, noise: Floats, levels: list[int]) -> pl.DataFrame:
 def _sentence(followed: pl.DataFrame, pairs: pl.DataFrame, levels: list[int], n_steps: int) -> str:
     lowest = followed.filter(metric="euclidean", level=levels[0])
     first, last = (
-        f"{ranged(row, 'freed', ends='', digits=2)} (as it is {row['plain']:.2f}; "
+        f"{ranged(row['freed'], digits=2)} (as it is {row['plain']:.2f}; "
         f"levels shuffled give up to {row['chance']:.2f})"
-        for row in (lowest.row(0, named=True), lowest.row(-1, named=True))
+        for row in (next(rows_of(lowest)), next(rows_of(lowest[-1:])))
     )
     text = (
         f"The mean last state of sequences with {levels[0]} of {n_steps} generated tokens right "
@@ -287,7 +296,7 @@ def _distance_chart(followed: pl.DataFrame, metric: str, levels: list[int], n_st
                 for level, rows in parts.items()
             ),
             *(
-                series_of(f"{shown[0]} of {n_steps}, {name}", lowest, y, x="step", interval=False)
+                series_of(f"{shown[0]} of {n_steps}, {name}", lowest, y, x="step")
                 for y, name in (("plain", "as it is"), ("chance", "shuffled with the top level"))
             ),
         ),

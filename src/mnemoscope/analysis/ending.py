@@ -29,7 +29,6 @@ from mnemoscope.analysis.rows import (
     hash_arrays,
     keep_blocks,
     refuse_one_sided,
-    with_floats,
 )
 from mnemoscope.data.table import look_up, token_matrix
 from mnemoscope.errors import UserError
@@ -182,9 +181,9 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
             (LOGPROB, sample, logprobs),
         )
     ]
-    classes = pl.DataFrame(line for one in measured[:2] for line in _by_class(one, inputs.prefix))
+    classes = stats.frame_of(line for one in measured[:2] for line in _by_class(one, inputs.prefix))
     lines = [line for one in measured for line in _aucs(one, inputs.prefix, settings)]
-    aucs = with_floats(lines, ("measure", "on", "layer", "of", "n", "n_groups"))
+    aucs = stats.frame_of(lines)
     places = pl.DataFrame(line for one in measured[:2] for line in _places(one, inputs.prefix))
     return AnalysisResult(
         sentence=_sentence(classes, aucs),
@@ -341,7 +340,7 @@ def _by_class(one: _Measured, prefix: int) -> Iterator[dict[str, object]]:
                 mean = stats.resampled_mean(numbers[here], near)
                 line: dict[str, object] = {"measure": one.measure, "on": cell, "layer": layer}
                 line |= {"class": name, "model": model, "n": int(here.sum())}
-                yield line | {"n_groups": stats.n_groups(near)} | mean.columns("mean", ends="")
+                yield line | {"n_groups": stats.n_groups(near)} | {"mean": mean}
 
 
 def _aucs(one: _Measured, prefix: int, settings: Settings) -> Iterator[dict[str, object]]:
@@ -361,7 +360,7 @@ def _aucs(one: _Measured, prefix: int, settings: Settings) -> Iterator[dict[str,
             line: dict[str, object] = {"measure": one.measure, "on": cell, "layer": layer}
             line |= {"of": name, "n": int(here.sum()), "n_groups": stats.n_groups(near)}
             for stem, auc in zip(("model", "reference", "difference"), figures, strict=True):
-                line |= stats.estimate_of(float(auc[0]), auc[1:], 0.025).columns(stem)
+                line |= {stem: stats.estimate_of(float(auc[0]), auc[1:], 0.025)}
             yield line
 
 
@@ -379,16 +378,14 @@ def _places(one: _Measured, prefix: int) -> Iterator[dict[str, object]]:
 
 
 def _row(frame: pl.DataFrame, **wanted: object) -> dict[str, Any]:
-    return frame.filter(pl.col("layer").is_null(), **wanted).row(0, named=True)
+    return next(stats.rows_of(frame.filter(pl.col("layer").is_null(), **wanted)))
 
 
 def _sentence(classes: pl.DataFrame, aucs: pl.DataFrame) -> str:
     def said(measure: str) -> str:
         means = " and ".join(
             ranged(
-                _row(classes, measure=measure, on=ENDING, model=OWN, **{"class": name}),
-                "mean",
-                ends="",
+                _row(classes, measure=measure, on=ENDING, model=OWN, **{"class": name})["mean"],
                 scale=100,
                 unit=" %",
             )
@@ -406,19 +403,19 @@ def _sentence(classes: pl.DataFrame, aucs: pl.DataFrame) -> str:
 
 
 def _compared(row: dict[str, Any]) -> str:
-    own = ranged(row, "model", digits=3)
-    if row["reference"] is None:
+    own = ranged(row["model"], digits=3)
+    if row["reference"].value is None:
         return own
     return (
-        f"{own}, the reference {ranged(row, 'reference', digits=3)}, difference "
-        f"{ranged(row, 'difference', digits=3)}"
+        f"{own}, the reference {ranged(row['reference'], digits=3)}, difference "
+        f"{ranged(row['difference'], digits=3)}"
     )
 
 
 def _verdict(row: dict[str, Any]) -> str:
     """What attention to the last prefix token says of memory."""
-    low, high = row["difference_low"], row["difference_high"]
-    if row["reference"] is None:
+    _, low, high = row["difference"]
+    if row["reference"].value is None:
         return "Whether the ending is bright cannot be said without a reference"
     if low is None or high is None:
         return "Whether the ending is bright cannot be said of so few"
@@ -487,5 +484,5 @@ def _figures(aucs: pl.DataFrame, places: pl.DataFrame) -> Iterator[Chart]:
     yield Chart(
         title="The same on each prefix token: is the last one special? (mean of layers)",
         x_label="token of the prefix",
-        series=series_by(places, ("measure", "model"), "auc", x="place", interval=False),
+        series=series_by(places, ("measure", "model"), "auc", x="place"),
     )

@@ -102,18 +102,16 @@ def plain(values: npt.ArrayLike | Iterable[float | None]) -> Values:
     return tuple(float(one) if np.isfinite(one) else None for one in numbers)
 
 
-def series_of(
-    name: str, rows: "pl.DataFrame", y: str, *, x: str | None = None, interval: bool = True
-) -> Series:
-    """Make a series of a frame's columns, one row a point.
+def series_of(name: str, rows: "pl.DataFrame", y: str, *, x: str | None = None) -> Series:
+    """Make a series of a frame's columns, one row a point, with its interval where `y` has one.
 
-    Without a column `x` the rows are numbered from 0, as categories are. The ends of an `interval`
-    are columns `Y_low` and `Y_high`, else `low` and `high`.
+    Without a column `x` the rows are numbered from 0, as categories are.
     """
-    stem = f"{y}_" if f"{y}_low" in rows.columns else ""
-    ends = [plain(rows[f"{stem}{end}"]) for end in ("low", "high")] if interval else [(), ()]
-    places = range(rows.height) if x is None else rows[x]
-    return Series(name=name, x=plain(places), y=plain(rows[y]), low=ends[0], high=ends[1])
+    places = plain(range(rows.height) if x is None else rows[x])
+    if not rows.schema[y].is_nested():
+        return Series(name=name, x=places, y=plain(rows[y]))
+    parts = {end: plain(rows[y].struct.field(end)) for end in ("value", "low", "high")}
+    return Series(name=name, x=places, y=parts["value"], low=parts["low"], high=parts["high"])
 
 
 def series_of_estimates(name: str, estimates: Sequence["Estimate"], first: int = 0) -> Series:
@@ -126,7 +124,7 @@ def series_of_estimates(name: str, estimates: Sequence["Estimate"], first: int =
 def series_beside(
     name: str, rows: "pl.DataFrame", column: str, keys: Iterable[str], shift: float
 ) -> Series:
-    """Make a series of `value`, `low` and `high`, each row at the number of its key plus `shift`.
+    """Make a series of `value`, each row at the number of its key plus `shift`.
 
     The rows, at most one a key, have their key in `column`; shifted series stand side by side.
     """
@@ -141,14 +139,13 @@ def series_by(
     y: str,
     *,
     x: str | None = None,
-    interval: bool = True,
     name: str | None = None,
 ) -> tuple[Series, ...]:
     """Make a series for each value of a column (or of several), as they come; `name` holds it."""
     columns = [by] if isinstance(by, str) else by
     shown = ", ".join(["{}"] * len(columns)) if name is None else name
     return tuple(
-        series_of(shown.format(*key), rows, y, x=x, interval=interval)
+        series_of(shown.format(*key), rows, y, x=x)
         for key, rows in frame.group_by(*columns, maintain_order=True)
     )
 

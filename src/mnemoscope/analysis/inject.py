@@ -36,7 +36,7 @@ from mnemoscope.errors import UserError
 from mnemoscope.lm.fine_tuning import FineTuning, StepSettings
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.progress import track
-from mnemoscope.stats import n_groups, resampled_difference, resampled_mean
+from mnemoscope.stats import frame_of, n_groups, resampled_difference, resampled_mean, rows_of
 from mnemoscope.words import ranged
 
 ARMS = ("control", "treated")
@@ -246,7 +246,7 @@ def _frames(
         {"arm": arm, "kind": kind, "step": step, "n": part.height}
         | {"n_groups": n_groups(near_of(kind))}
         | {"insertions": put_in(step) if arm == "treated" else 0}
-        | resampled_mean(part["length"], near_of(kind)).columns("length")
+        | {"length": resampled_mean(part["length"], near_of(kind))}
         for (arm, kind, step), part in looks.group_by("arm", "kind", "step", maintain_order=True)
     ]
     effects = []
@@ -255,7 +255,7 @@ def _frames(
         effects.append(
             {"kind": kind, "step": step, "n": len(treated), "n_groups": n_groups(near_of(kind))}
             | {"insertions": put_in(step)}
-            | resampled_difference(treated, control, near_of(kind)).columns("more")
+            | {"more": resampled_difference(treated, control, near_of(kind))}
         )
     end = int(looks["step"].to_numpy().max())
     wanted = {
@@ -272,8 +272,8 @@ def _frames(
         **{name: looks.filter(arm=arm, step=at)["length"] for name, (arm, at) in wanted.items()},
     }
     return {
-        "lengths": pl.DataFrame(lengths),
-        "effect": pl.DataFrame(effects),
+        "lengths": frame_of(lengths),
+        "effect": frame_of(effects),
         "texts": pl.DataFrame(by_text),
         "runs": looks.group_by("arm", maintain_order=True).agg(
             pl.col("step").max().alias("steps"), pl.col("weights_at_end").first()
@@ -284,15 +284,13 @@ def _frames(
 def _sentence(frames: dict[str, pl.DataFrame], settings: Settings) -> str:
     effect = frames["effect"].filter(kind=PLAIN)
     once, last = (
-        ranged(effect.row(by_predicate=pl.col("step") == step, named=True), "more")
+        ranged(next(rows_of(effect.filter(pl.col("step") == step)))["more"])
         for step in (settings.every, settings.last)
     )
-    end = ranged(effect.row(-1, named=True), "more")
+    end = ranged(next(rows_of(effect[-1:]))["more"])
     shuffled = frames["effect"].filter(kind=SHUFFLED, step=settings.last)
     beside = (
-        f" (shuffled texts {ranged(shuffled.row(0, named=True), 'more')})"
-        if shuffled.height
-        else ""
+        f" (shuffled texts {ranged(next(rows_of(shuffled))['more'])})" if shuffled.height else ""
     )
     return (
         f"Put in once, a text is reproduced {once} tokens further than "

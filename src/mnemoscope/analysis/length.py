@@ -30,7 +30,7 @@ from mnemoscope.errors import UserError
 from mnemoscope.lm.continue_ import as_words, greedy_tokens, is_copied
 from mnemoscope.lm.model import LanguageModel, check_tokens, run_batches
 from mnemoscope.progress import Progress
-from mnemoscope.stats import Estimate, n_groups, share_true
+from mnemoscope.stats import Estimate, frame_of, n_groups, share_true
 
 HIT = 16
 """Tokens from which on the published script prints a sequence as memorized."""
@@ -217,11 +217,11 @@ def _by_prompt(answers: pl.DataFrame, groups: pl.DataFrame) -> pl.DataFrame:
         rows += [
             {"prompt": length, "group": name, "n": inside.height}
             | {"n_groups": n_groups(_near(inside))}
-            | _hits(inside).columns("share", ends="")
+            | {"share": _hits(inside)}
             | {"mean": inside["length"].mean()}
             for name, inside in _parts(best, groups)
         ]
-    return pl.DataFrame(rows).sort("prompt", maintain_order=True)
+    return frame_of(rows).sort("prompt", maintain_order=True)
 
 
 def _parts(rows: pl.DataFrame, groups: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
@@ -233,10 +233,10 @@ def _parts(rows: pl.DataFrame, groups: pl.DataFrame) -> Iterator[tuple[str, pl.D
 
 def _shares(lengths: pl.DataFrame) -> pl.DataFrame:
     """Hits, median and longest of each group, with and without what is copied."""
-    return pl.DataFrame(
+    return frame_of(
         [
             {"group": name, "n": inside.height, "n_groups": n_groups(_near(inside))}
-            | _hits(inside).columns("share", ends="")
+            | {"share": _hits(inside)}
             | {"share_with_copies": _hits(inside, "with_copies").value}
             | {"median": inside["length"].median(), "longest": inside["length"].max()}
             for name, inside in _parts(lengths, lengths)

@@ -18,7 +18,7 @@ from mnemoscope.analysis.figures import Chart, HeatMap, bars_by, plain, series_b
 from mnemoscope.analysis.inputs import OWN, AnalysisInputs, AnalysisResult, AnalysisSettings
 from mnemoscope.analysis.rows import complete_rows, decode_rows, draw_rows
 from mnemoscope.data.table import token_matrix
-from mnemoscope.stats import Estimate, n_groups, resampled_mean, share_true
+from mnemoscope.stats import FIGURE, Estimate, frame_of, n_groups, resampled_mean, share_true
 
 LEVELS = ("very low", "low", "medium", "high", "very high")
 """Up to .2, .4, .6, .8 and 1 of the positions right; the upper end belongs to the level."""
@@ -106,10 +106,10 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
             ),
             "levels": levels,
             "transitions": _transition_frame(scores, groups),
-            "stays": pl.DataFrame(
+            "stays": frame_of(
                 [
                     {"from_model": first, "to_model": second, "what": what, "n_before": n}
-                    | share.columns("share", ends="")
+                    | {"share": share}
                     for (first, before), (second, after) in pairwise(scores.items())
                     for what, (n, share) in stays(before, after, groups).items()
                 ]
@@ -160,12 +160,11 @@ def _length_frame(
         for n in (one for one in sorted({*settings.lengths}) if 0 < one <= suffixes.shape[1]):
             lines.append(
                 {"model": name, "tokens": n, "n": rows.height, "n_groups": n_groups(groups)}
-                | resampled_mean(right[:, :n].mean(axis=1), groups).columns("score")
-                | share_true(right[:, :n].all(axis=1), groups).columns("memorized")
+                | {"score": resampled_mean(right[:, :n].mean(axis=1), groups)}
+                | {"memorized": share_true(right[:, :n].all(axis=1), groups)}
             )
-    numbers = [f"{name}{end}" for name in ("score", "memorized") for end in ("", "_low", "_high")]
     schema = {"model": pl.String, **dict.fromkeys(("tokens", "n", "n_groups"), pl.Int64)}
-    return pl.DataFrame(lines, schema={**schema, **dict.fromkeys(numbers, pl.Float64)})
+    return frame_of(lines, {**schema, "score": FIGURE, "memorized": FIGURE})
 
 
 def _length_chart(lengths: pl.DataFrame) -> Iterator[Chart]:
@@ -183,10 +182,10 @@ def _level_frame(scores: _Scores, groups: _Groups) -> pl.DataFrame:
     for name, values in scores.items():
         for number, level in enumerate(LEVELS):
             is_here = level_of(values) == number
-            share = share_true(is_here, groups).columns("share", ends="")
+            share = share_true(is_here, groups)
             about = {"model": name, "level": level, "n": int(is_here.sum())}
-            rows.append({**about, "n_groups": n_groups(groups), **share})
-    return pl.DataFrame(rows)
+            rows.append({**about, "n_groups": n_groups(groups), "share": share})
+    return frame_of(rows)
 
 
 def _transition_frame(scores: _Scores, groups: _Groups) -> pl.DataFrame:
@@ -199,10 +198,10 @@ def _transition_frame(scores: _Scores, groups: _Groups) -> pl.DataFrame:
             here = was == number
             owners = None if groups is None else groups[here]
             for to, (other, count) in enumerate(zip(LEVELS, line.tolist(), strict=True)):
-                share = share_true(is_now[here] == to, owners).columns("share", ends="")
+                share = share_true(is_now[here] == to, owners)
                 between = {"from_model": first, "to_model": second, "from": level, "to": other}
-                rows.append({**between, "n": count, "n_groups": n_groups(owners), **share})
-    return pl.DataFrame(rows)
+                rows.append({**between, "n": count, "n_groups": n_groups(owners), "share": share})
+    return frame_of(rows)
 
 
 def _patterns(rows: pl.DataFrame, scores: _Scores, groups: _Groups) -> Iterator[str]:

@@ -24,7 +24,17 @@ from mnemoscope.lm.continue_ import right_tokens
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.probe import neuron_activations
 from mnemoscope.progress import track
-from mnemoscope.stats import FEWEST, FEWEST_GROUPS, Estimate, Floats, Z, correlate_ranks, n_groups
+from mnemoscope.stats import (
+    FEWEST,
+    FEWEST_GROUPS,
+    Estimate,
+    Floats,
+    Z,
+    correlate_ranks,
+    frame_of,
+    n_groups,
+    rows_of,
+)
 from mnemoscope.words import plain_figure, ranged
 
 OTHERS = "Non-Memo"
@@ -116,15 +126,15 @@ class Measured(NamedTuple):
         """The difference of both, half by half."""
         return Measured(self.value - other.value, self.halves - other.halves)
 
-    def columns(self, name: str, ends: str) -> dict[str, float | None]:
-        """The value with its 95 % interval, `ends` as in `Estimate.columns`.
+    def estimate(self) -> Estimate:
+        """The value with its 95 % interval.
 
         Half-samples without replacement scatter about as the whole does (delete-half jackknife),
         and their own bias does not matter. No ends where there are no halves (NaN).
         """
         reach = Z * float(self.halves.std(ddof=1))
-        ends_of = () if np.isnan(reach) else (self.value - reach, self.value + reach)
-        return Estimate(self.value, *ends_of).columns(name, ends=ends)
+        ends = () if np.isnan(reach) else (self.value - reach, self.value + reach)
+        return Estimate(self.value, *ends)
 
 
 class Measures(NamedTuple):
@@ -211,18 +221,18 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         name: n_groups(inputs.near_duplicates(rows["sequence_id"])) for name, rows in groups.items()
     }
     found = {name: _of_model(inputs, lm, groups, name, settings) for name, lm in inputs.models()}
-    measures = pl.DataFrame(
+    measures = frame_of(
         [
             {"model": model, "layer": layer, "class": group, "n": n, "n_groups": n_near[group]}
-            | one.entropy.columns("entropy", "entropy")
+            | {"entropy": one.entropy.estimate()}
             | {"information": one.information.value, "shuffled": one.shuffled}
-            | one.above.columns("above_shuffled", "above")
+            | {"above_shuffled": one.above.estimate()}
             for model, layers in found.items()
             for layer, by_group in enumerate(layers, start=1)
             for group, one in by_group.items()
         ]
     )
-    differences = pl.DataFrame(list(_differences(found, list(groups))))
+    differences = frame_of(_differences(found, list(groups)))
     ranked = {}
     if len(found) >= FEWEST:
         checkpoints, ranking = _ranking(inputs, found, pl.concat(groups.values()))
@@ -327,7 +337,7 @@ def _differences(
             rows |= {f"beyond {model}": under[own] - under[model] for model in others}
             for of, one in rows.items():
                 about = {"measure": what, "class": name, "less": names[0], "of": of}
-                yield {**about, **one.columns("difference", "")}
+                yield {**about, "difference": one.estimate()}
 
 
 def _ranking(
@@ -354,15 +364,10 @@ def _ranking(
     for what, every in means.items():
         draws = np.stack([one.halves for one in every], axis=1)
         tau = correlate_ranks(values[what], shares, draws=None if np.isnan(draws).any() else draws)
-        rankings.append(
-            {"measure": what, "n": tau.n, "kendall": tau.kendall}
-            | {"low": tau.kendall_low, "high": tau.kendall_high, "note": tau.note}
-        )
-    kinds = {"measure": pl.String, "n": pl.Int64, "note": pl.String}
-    kinds |= dict.fromkeys(("kendall", "low", "high"), pl.Float64)
+        rankings.append({"measure": what, "n": tau.n, "kendall": tau.kendall, "note": tau.note})
     return (
         pl.DataFrame({"model": list(found), **values, "reproduced": shares}),
-        pl.DataFrame(rankings, schema_overrides=kinds),
+        frame_of(rankings),
     )
 
 
@@ -374,8 +379,8 @@ def _mean_of(every: list[Measured]) -> Measured:
 
 def _ranking_words(ranking: pl.DataFrame) -> Iterator[str]:
     said = [
-        f"{row['measure']} {row['note'] or ranged(row, 'kendall', ends='', digits=2)}"
-        for row in ranking.iter_rows(named=True)
+        f"{row['measure']} {row['note'] or ranged(row['kendall'], digits=2)}"
+        for row in rows_of(ranking)
     ]
     yield (
         f"Over {ranking['n'][0]} models, Kendall's τ of each measure with the share of these "
@@ -386,10 +391,9 @@ def _ranking_words(ranking: pl.DataFrame) -> Iterator[str]:
 
 def _words(differences: pl.DataFrame, of: str) -> str:
     words: dict[str, list[str]] = {}
-    rows = differences.filter(of=of).select("class", "measure", "difference", "low", "high")
-    for name, measure, *found in rows.iter_rows():
-        shown = plain_figure(*found, scale=1, unit="", digits=3, sign="+")
-        words.setdefault(name, []).append(f"{measure} {shown}")
+    for row in rows_of(differences.filter(of=of)):
+        shown = plain_figure(*row["difference"], scale=1, unit="", digits=3, sign="+")
+        words.setdefault(row["class"], []).append(f"{row['measure']} {shown}")
     return "; ".join(f"{name} {', '.join(values)}" for name, values in words.items())
 
 

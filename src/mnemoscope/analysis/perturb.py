@@ -33,7 +33,7 @@ from mnemoscope.lm.continue_ import right_tokens, run_lengths
 from mnemoscope.lm.fine_tuning import FineTuning, StepSettings
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.progress import track
-from mnemoscope.stats import Estimate, n_groups, resampled_mean, share_true
+from mnemoscope.stats import Estimate, frame_of, n_groups, resampled_mean, rows_of, share_true
 from mnemoscope.taxonomy.nodes import parse_node
 from mnemoscope.words import ranged
 
@@ -386,16 +386,16 @@ def _unlearn(
                 rows = groups[name][: settings.n_unlearned]
                 near = inputs.near_duplicates(rows["sequence_id"])
                 right, tokens = reproduced(rows)
-                mean = resampled_mean(right.mean(axis=1), near).columns("right")
+                mean = {"right": resampled_mean(right.mean(axis=1), near)}
                 about = {"group": name, "n": len(right), "n_groups": n_groups(near)}
-                found.append({**about, **tokens.columns("tokens"), **mean})
-        return pl.DataFrame(found)
+                found.append({**about, "tokens": tokens, **mean})
+        return frame_of(found)
 
     def look(loss: float | None) -> dict[str, Any]:
         right, tokens = reproduced(groups["unlearned"])
         about = {"step": tuning.step, "loss": loss, "share": tokens.value / right.shape[1]}
         whole = {"memorized": float(right.all(axis=1).mean())}
-        return {**about, **whole, **tokens.columns("tokens")}
+        return {**about, **whole, "tokens": tokens}
 
     first = beside()
     looks = _climb(tuning, token_matrix(groups["unlearned"]), inputs.prefix, settings, look)
@@ -405,7 +405,7 @@ def _unlearn(
         .rename(lambda name: name if name == "group" else f"after_{name}")
     )
     return {
-        "steps": pl.DataFrame(looks, infer_schema_length=None),
+        "steps": frame_of(looks),
         "beside": first.join(last, on="group", maintain_order="left"),
         "after": _ask(inputs, tuning.lm, {name: asked[name] for name in ("unlearned", "unseen")}),
     }
@@ -444,22 +444,22 @@ def _frames(
         whole = share_true(part["tokens"] == part["of"], near)
         prompts.append(
             {"group": group, "kind": kind, "n": part.height, "n_groups": n_groups(near)}
-            | resampled_mean(part["tokens"], near).columns("tokens")
-            | whole.columns("whole")
+            | {"tokens": resampled_mean(part["tokens"], near)}
+            | {"whole": whole}
         )
     recovered = {
         str(name): recovery(part) for (name,), part in runs.group_by("group", maintain_order=True)
     }
     return {
-        "prompts": pl.DataFrame(prompts),
-        "recovery": pl.DataFrame(
+        "prompts": frame_of(prompts),
+        "recovery": frame_of(
             [
                 {"group": name, "n": part.height, "n_groups": n_groups(near)}
                 | {"suffix": inputs.length - inputs.prefix}
                 | {"n_prompts": part["n_prompts"].cast(pl.Float64).to_numpy().mean()}
-                | resampled_mean(part["as_it_is"], near).columns("as_it_is")
-                | resampled_mean(part["best"], near).columns("best")
-                | resampled_mean(part["recovered"], near).columns("recovered")
+                | {"as_it_is": resampled_mean(part["as_it_is"], near)}
+                | {"best": resampled_mean(part["best"], near)}
+                | {"recovered": resampled_mean(part["recovered"], near)}
                 for name, part in recovered.items()
                 for near in [inputs.near_duplicates(part["sequence_id"])]
             ]
@@ -471,22 +471,22 @@ def _frames(
 
 
 def _sentence(frames: dict[str, pl.DataFrame], settings: Settings) -> str:
-    back = {row["group"]: row for row in frames["recovery"].iter_rows(named=True)}
+    back = {row["group"]: row for row in rows_of(frames["recovery"])}
     gone, unseen = back["unlearned"], back["unseen"]
     typo = frames["prompts"].filter(kind="typo", group="Recall")
     word = "a typo" if settings.n_words == 1 else f"{settings.n_words} typos"
     bears = (
-        f"{ranged(typo.row(0, named=True), 'whole', scale=100, unit=' %')} of recalled sequences "
+        f"{ranged(next(rows_of(typo))['whole'], scale=100, unit=' %')} of recalled sequences "
         f"come out whole after {word} in the prefix; "
         if typo.height
         else ""
     )
     return (
         f"{bears}after unlearning by gradient ascent the prefix itself brings "
-        f"{ranged(gone, 'as_it_is')} of {gone['suffix']} tokens, and the best of "
-        f"{gone['n_prompts']:.0f} changed prompts {ranged(gone, 'best')}: "
-        f"{ranged(gone, 'recovered')} come back; of text never learnt the best prompt "
-        f"finds {ranged(unseen, 'recovered')} more."
+        f"{ranged(gone['as_it_is'])} of {gone['suffix']} tokens, and the best of "
+        f"{gone['n_prompts']:.0f} changed prompts {ranged(gone['best'])}: "
+        f"{ranged(gone['recovered'])} come back; of text never learnt the best prompt "
+        f"finds {ranged(unseen['recovered'])} more."
     )
 
 
@@ -521,19 +521,19 @@ def _further(
     frames: dict[str, pl.DataFrame], groups: dict[str, pl.DataFrame], settings: Settings
 ) -> tuple[str, ...]:
     last = frames["unlearning"].row(-1, named=True)
-    beside = {row["group"]: row for row in frames["beside"].iter_rows(named=True)}
+    beside = {row["group"]: row for row in rows_of(frames["beside"])}
     stopped = (
         "until so little was left"
         if last["share"] <= settings.forgotten
         else f"and stopped there, with {last['share']:.0%} of the suffixes left"
     )
     unseen, kept = beside["unseen"], beside.get(_OTHERS)
-    right, after = (ranged(unseen, name, scale=100, unit=" %") for name in ("right", "after_right"))
+    right, after = (ranged(unseen[name], scale=100, unit=" %") for name in ("right", "after_right"))
     others = (
         ""
         if kept is None
-        else f", other recalled sequences from {ranged(kept, 'tokens')} to "
-        f"{ranged(kept, 'after_tokens')} tokens in a row"
+        else f", other recalled sequences from {ranged(kept['tokens'])} to "
+        f"{ranged(kept['after_tokens'])} tokens in a row"
     )
     words = frames["prompts"].filter(kind="case", group="Recall")
     n_words = int(words["n"][0]) if words.height else 0

@@ -34,8 +34,10 @@ from mnemoscope.stats import (
     draw_within,
     estimate_of,
     fewest_groups,
+    frame_of,
     n_groups,
     resampled_auc,
+    rows_of,
 )
 from mnemoscope.taxonomy import PRASHANTH
 from mnemoscope.taxonomy.groups import find_groups
@@ -275,7 +277,7 @@ def model_all(data: Data, settings: Settings) -> Models:
             for name, value in zip(used, of_part, strict=True)
         ]
     tests = _tests(data, names) if settings.tests else None
-    return Models(pl.DataFrame(scores), pl.DataFrame(weights), tests, partition)
+    return Models(frame_of(scores), pl.DataFrame(weights), tests, partition)
 
 
 # -- logistic models ------------------------------------------------------------------------
@@ -420,7 +422,7 @@ def scores_of(
             found = estimate_of(float(judged[0][figure][0]), draws, 0.025)
             about = {"model": model, "category": name, "figure": figure}
             counts = {"n": n, "n_memorized": int(y.sum()), "n_groups": n_groups(owners)}
-            yield {**about, **found.columns("value", ends=""), **counts}
+            yield {**about, "value": found, **counts}
 
 
 def figures_of(
@@ -589,8 +591,8 @@ def _log_likelihood(model: Any) -> tuple[float, str]:
 
 
 def _sentence(scores: pl.DataFrame) -> str:
-    rows = scores.filter(figure="f1", category="all").select("model", "value", "low", "high")
-    said = ", ".join(f"{_WORDS[model]} {plain_figure(*figure)}" for model, *figure in rows.rows())
+    rows = rows_of(scores.filter(figure="f1", category="all"))
+    said = ", ".join(f"{_WORDS[row['model']]} {plain_figure(*row['value'])}" for row in rows)
     return (
         "How well logistic models of simple features say whether a sequence is memorized, by F1 "
         f"(precision and recall in one) on sequences put aside: {said}."
@@ -623,9 +625,7 @@ def _figures(scores: pl.DataFrame, weights: pl.DataFrame) -> Iterator[Chart]:
         title="Weight of each feature, standardised: the baseline and one model a category",
         form="bars",
         x_names=tuple(name.replace("_", " ") for name in alone["feature"]),
-        series=tuple(
-            series_of(name, rows, "weight", interval=False) for name, rows in series.items()
-        ),
+        series=tuple(series_of(name, rows, "weight") for name, rows in series.items()),
     )
 
 

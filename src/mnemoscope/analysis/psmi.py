@@ -8,7 +8,7 @@ Run it: mnemoscope analyze psmi STUDY --second MODEL
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -288,13 +288,13 @@ def _of_model(
                 | {"shuffled": _mean(null.values)}
                 | {"not_finite": int((~np.isfinite(found.values)).sum())}
                 | {"n_directions": found.n_directions, "settled": found.settled}
-                | flat.auc.columns("auc")
-                | flat.fpr.columns("fpr")
-                | within.columns("within")
+                | {"auc": flat.auc}
+                | {"fpr": flat.fpr}
+                | {"within": within}
             )
             columns.append(pl.Series(f"{model}, layer {layer}", found.values))
             progress.advance()
-    return pl.DataFrame(lines), columns
+    return stats.frame_of(lines), columns
 
 
 def _layers(n_layers: int, most: int) -> list[int]:
@@ -343,24 +343,28 @@ def _class_means(
             lines.append(
                 {"model": model, "layer": int(layer), "class": name, "n": len(kept)}
                 | {"n_groups": stats.n_groups(None if near is None else near[finite])}
-                | mean.columns("psmi", ends="")
-                | auc.columns("auc")
+                | {"psmi": mean}
+                | {"auc": auc}
             )
-    return pl.DataFrame(lines)
+    return stats.frame_of(lines)
+
+
+def _last(layers: pl.DataFrame, model: str) -> dict[str, Any]:
+    return next(stats.rows_of(layers.filter(model=model)[-1:]))
 
 
 def _sentence(layers: pl.DataFrame) -> str:
-    last = layers.filter(model=OWN).row(-1, named=True)
-    if last["auc_low"] != last["auc_low"]:
+    last = _last(layers, OWN)
+    if last["auc"].low is None:
         words = "too few groups of near duplicates tell whether PSMI goes with memorization"
-    elif last["auc_low"] > 0.5:
+    elif last["auc"].low > 0.5:
         words = "low PSMI goes with memorization"
-    elif last["auc_high"] < 0.5:
+    elif last["auc"].high < 0.5:
         words = "high PSMI, not low, goes with memorization"
     else:
         words = "PSMI does not go with memorization"
     return (
-        f"At the last layer {words}: ROC AUC of low PSMI {ranged(last, 'auc', digits=3)}; the "
+        f"At the last layer {words}: ROC AUC of low PSMI {ranged(last['auc'], digits=3)}; the "
         f"mean is {last['memorized']:.2f} nats where memorized, {last['not_memorized']:.2f} where "
         f"not, and {last['shuffled']:.2f} with labels shuffled."
     )
@@ -374,28 +378,25 @@ def _further(
         f"{settings.minimum} share; {named['label'].n_unique()} first tokens of the suffix are the "
         "labels."
     )
-    own = layers.filter(model=OWN)
-    last = own.row(-1, named=True)
+    own, last = layers.filter(model=OWN), _last(layers, OWN)
     yield (
         "Where .75 of the memorized are flagged as low, "
-        f"{ranged(last, 'fpr', scale=100, unit=' %')} of the others are too "
+        f"{ranged(last['fpr'], scale=100, unit=' %')} of the others are too "
         f"(the paper, of fine-tuned 7B models: {100 * PUBLISHED_FPR:.1f} % on average)."
     )
     yield (
         "Among sequences that share their first token of the suffix the AUC is "
-        f"{ranged(last, 'within', digits=3)}: a rare token alone makes PSMI high."
+        f"{ranged(last['within'], digits=3)}: a rare token alone makes PSMI high."
     )
-    known = means.filter((pl.col("model") == OWN) & pl.col("auc").is_not_nan())
+    known = means.filter((pl.col("model") == OWN) & pl.col("auc").is_not_null())
     at_last = known.filter(pl.col("layer") == pl.col("layer").max())
-    parts = [
-        f"{row['class']} {ranged(row, 'auc', digits=3)}" for row in at_last.iter_rows(named=True)
-    ]
+    parts = [f"{row['class']} {ranged(row['auc'], digits=3)}" for row in stats.rows_of(at_last)]
     if parts:
         yield f"AUC of each class against what is not memorized: {'; '.join(parts)}."
     for name in layers["model"].unique(maintain_order=True).to_list()[1:]:
-        other = layers.filter(model=name).row(-1, named=True)
+        other = _last(layers, name)
         yield (
-            f"The same of {name}: AUC {ranged(other, 'auc', digits=3)}. A model that never saw "
+            f"The same of {name}: AUC {ranged(other['auc'], digits=3)}. A model that never saw "
             "the sequences shows what the texts alone give."
         )
     open_ends = own.filter(~pl.col("settled"))["layer"].to_list()

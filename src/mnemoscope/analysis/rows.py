@@ -459,13 +459,6 @@ def seen_in_training(table: pl.DataFrame) -> pl.Series:
     return table["duplicates"] > 0
 
 
-def with_floats(lines: Sequence[Mapping[str, object]], others: Sequence[str]) -> pl.DataFrame:
-    """A table of lines; what is not among the `others` is a float, null where it is none."""
-    floats = [one for one in (lines[0] if lines else ()) if one not in others]
-    types = dict.fromkeys(floats, pl.Float64)
-    return pl.DataFrame(lines, schema_overrides=types).with_columns(pl.col(floats).fill_nan(None))
-
-
 UNCOUNTED = (
     "It is not known which sequences training held (no duplicates are counted): those that the "
     "model neither reproduces nor could guess are taken for unseen. To have them counted, found "

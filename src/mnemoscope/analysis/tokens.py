@@ -32,7 +32,7 @@ from mnemoscope.analysis.rows import (
 )
 from mnemoscope.errors import UserError
 from mnemoscope.progress import SILENT, Progress, track
-from mnemoscope.stats import Estimate, n_groups, resampled_mean, share_true
+from mnemoscope.stats import frame_of, n_groups, resampled_mean, rows_of, share_true
 from mnemoscope.taxonomy.groups import find_groups
 
 _Floats = npt.NDArray[np.floating]
@@ -91,12 +91,12 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         "always the commoner": np.full(test.shape, float(right[known].mean())),
     }
     owners = groups.to_numpy()[sides.is_test]
-    scores = pl.DataFrame(
+    scores = frame_of(
         [row for name, one in chances.items() for row in score(one > 0.5, test, name, owners)]
     )
-    steps = pl.DataFrame(
+    steps = frame_of(
         [
-            {"predictor": name, "step": step} | share_true(hit, owners).columns("accuracy", ends="")
+            {"predictor": name, "step": step} | {"accuracy": share_true(hit, owners)}
             for name, one in chances.items()
             for step, hit in enumerate(((one > 0.5) == test).T, start=1)
         ]
@@ -143,7 +143,7 @@ def score(
     }
     return [
         {"predictor": name, "of": what, "n": len(hit), "n_groups": n_groups(groups)}
-        | one.columns("accuracy", ends="")
+        | {"accuracy": one}
         for what, one in found.items()
     ]
 
@@ -152,11 +152,11 @@ def _level_frame(guessed: _Bools, test: _Bools, groups: npt.NDArray[Any]) -> pl.
     """Token and full-sequence accuracy at each score level."""
     level, hit = test.sum(axis=1), guessed == test
     inside = {one: hit[level == one] for one in np.unique(level).tolist()}
-    return pl.DataFrame(
+    return frame_of(
         [
             {"level": one, "n": len(rows), "n_groups": n_groups(groups[level == one])}
             | {"tokens": float(rows.mean())}
-            | share_true(rows.all(axis=1), groups[level == one]).columns("full", ends="")
+            | {"full": share_true(rows.all(axis=1), groups[level == one])}
             for one, rows in inside.items()
         ]
     )
@@ -293,10 +293,7 @@ def predict_by_entropy(
 
 
 def _sentence(scores: pl.DataFrame, n: int) -> str:
-    said = {
-        (row["predictor"], row["of"]): Estimate.of(row, "accuracy", ends="")
-        for row in scores.iter_rows(named=True)
-    }
+    said = {(row["predictor"], row["of"]): row["accuracy"] for row in rows_of(scores)}
     return (
         f"States and entropy tell of {said['states and entropy', 'tokens']} of the generated "
         f"tokens whether they are right, and of {said['states and entropy', 'full sequences']} of "
@@ -325,7 +322,7 @@ def _figures(
         form="points",
         percent=True,
         series=(
-            series_of("tokens", levels, "tokens", x="level", interval=False),
+            series_of("tokens", levels, "tokens", x="level"),
             series_of("full sequences", levels, "full", x="level"),
         ),
     )

@@ -26,7 +26,7 @@ from mnemoscope.lm.intervene import patched_states
 from mnemoscope.lm.model import LanguageModel, check_tokens, last_logits, prepend_bos, run_batches
 from mnemoscope.lm.probe import hidden_states
 from mnemoscope.progress import SILENT, Progress
-from mnemoscope.stats import n_groups, resampled_mean, resampled_means
+from mnemoscope.stats import frame_of, n_groups, resampled_mean, resampled_means, rows_of
 from mnemoscope.taxonomy.groups import other_rows
 from mnemoscope.words import ranged
 
@@ -134,10 +134,10 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     groups = {
         name: places for name, places in members(groups_of(rows)).items() if len(places) >= _MINIMUM
     }
-    shares = pl.DataFrame(
+    shares = frame_of(
         [
             {"group": name, "n": len(places), "n_groups": n_groups(owners), "tokens": what}
-            | resampled_mean(values[places], owners).columns("share", ends="")
+            | {"share": resampled_mean(values[places], owners)}
             for name, places in {"all": [*range(rows.height)], **groups}.items()
             for owners in [near if near is None else near[places]]
             for what, values in changes.shares().items()
@@ -150,9 +150,9 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         frames={
             "shares": shares,
             "tokens": tokens,
-            "states": pl.DataFrame(
+            "states": frame_of(
                 [
-                    {"state": layer, "position": position + 1} | found.columns("share", ends="")
+                    {"state": layer, "position": position + 1} | {"share": found}
                     for (layer, position), found in zip(
                         np.ndindex(by_state.shape[1:]), states, strict=True
                     )
@@ -256,7 +256,7 @@ def _change_frame(changes: Changes, rows: pl.DataFrame) -> pl.DataFrame:
 def _sentence(shares: pl.DataFrame) -> str:
     said = shares.filter(group="all")
     single, none, several = (  # in the order of `Changes.shares`
-        ranged(row, "share", ends="", scale=100, unit=" %") for row in said.iter_rows(named=True)
+        ranged(row["share"], scale=100, unit=" %") for row in rows_of(said)
     )
     return (
         f"Of the tokens of {said['n'][0]:,} memorized sequences, {single} depend on no single "
@@ -291,7 +291,7 @@ def _figures(
         x_label="token of the suffix",
         percent=True,
         series=tuple(
-            series_of(name, tokens, column, x="token", interval=False)
+            series_of(name, tokens, column, x="token")
             for column, name in (
                 ("no_single_state", "depend on no single state"),
                 ("no_state_at_all", "come out after another prefix"),

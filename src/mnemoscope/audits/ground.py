@@ -200,14 +200,17 @@ def read_ground(study: Study) -> CnnGround:
     # Probabilities that the sequences had no part in, and those without a calibration.
     said, raw = cross_fitted(odds, truth, groups), apply_calibration(AS_IT_IS, odds)
     facts |= {
-        "cnns": [{"setting": one.setting_name, "seed": one.seed, "key": one.key} for one in usable],
+        "cnns": [
+            {"setting": one.setting and one.setting.slug, "seed": one.seed, "key": one.key}
+            for one in usable
+        ],
         "calibration": asdict(choice.calibration) | {"brier_by_method": choice.brier} | held,
         "measured": {
-            **over_groups(resampled_auc, odds, truth, groups).columns("auc"),
+            "auc": over_groups(resampled_auc, odds, truth, groups)._asdict(),
             "ece": ece(said, truth),
-            **over_groups(brier, said, truth, groups).columns("brier"),
+            "brier": over_groups(brier, said, truth, groups)._asdict(),
             "ece_uncalibrated": ece(raw, truth),
-            **over_groups(brier, raw, truth, groups).columns("brier_uncalibrated"),
+            "brier_uncalibrated": over_groups(brier, raw, truth, groups)._asdict(),
             "n_groups": min(n_groups),
             "bins": [one._asdict() for one in reliability(said, truth)],
             **held,
@@ -266,15 +269,12 @@ def _place(sample: str, entry: dict[str, Any], places: tuple[int, int]) -> _Foun
 
 def _evaluation_rows(study: Study, found: _Found, jobs: list[Job]) -> pl.DataFrame:
     """Memorized evaluation sequences: `group`, `is_recall`, `odds` (averaged over the CNNs)."""
-    asked = pl.DataFrame(
-        [{"setting": job.setting_name, "seed": job.seed} for job in jobs],
-        schema_overrides={"seed": pl.Int64},
-    )
+    asked = pl.DataFrame([{**job.setting_columns, "seed": job.seed} for job in jobs])
     said = study.read(PREDICTIONS_FILE).filter(
         pl.col("taxonomy") == found.sample, pl.col("source") == "model"
     )
     said = said.filter(pl.col("epoch") == pl.col("epoch").max())  # the final weights
-    said = said.join(asked, on=["setting", "seed"], how="semi")
+    said = said.join(asked, on=asked.columns, how="semi")
     said = said.group_by("sequence_id", maintain_order=True).agg("probabilities")
     odds = [
         float(_log_odds(np.array(one).mean(axis=0)[None], found.guess, found.recall)[0])

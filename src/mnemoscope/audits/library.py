@@ -323,7 +323,7 @@ def _cnns(
         f"Probabilities from {len(ground.cnns)} CNNs of {folder}, calibration: {fit['method']}. On "
         f"{found['n_guess']} Guess and {found['n_recall']} Recall sequences held out: ECE "
         f"{100 * found['ece']:.1f} % (as it was {100 * found['ece_uncalibrated']:.1f} %), AUC "
-        f"{found['auc']:.3f}"
+        f"{found['auc']['value']:.3f}"
     )
     return ground
 

@@ -192,5 +192,5 @@ def summarize_ordinary(
         n = sum(one > 0 for one in lengths)
         share = clopper_pearson(n, len(lengths))
         found[by] = {"answers": len(lengths), "repeating": n, "longest": max(lengths)}
-        found[by] |= share.columns("share", ends="")
+        found[by] |= {"share": share.value, "low": share.low, "high": share.high}
     return found

@@ -41,7 +41,9 @@ FIGURES: dict[FigureName, Callable[[stats.Floats], stats.Floats]] = {
 }
 """What two taxonomies can be compared by: confusions (..., classes, classes) to one number each."""
 
-_RUN = ["setting", "seed", "epoch"]
+SETTING = {"kernel": pl.Int64, "filters": pl.Int64, "input": pl.String}
+"""Columns of a CNN's setting (`CnnSetting`) in predictions and runs; null where there is none."""
+_RUN = [*SETTING, "seed", "epoch"]
 _GRID = ("sequence_id", "true", "predicted")
 _CHANCE_STREAM = 1  # keeps its draws apart from those of sequences
 _DRAWS = 20
@@ -169,21 +171,12 @@ def collect_votes(predictions: pl.DataFrame, n_classes: int, *, where: str) -> V
     kept = ordered["probabilities"].list.to_array(n_classes).to_numpy()
     by_run = kept.reshape(*predicted.shape, n_classes)
     # Epochs of one training share the probabilities of its final weights.
-    last = runs.select(pl.struct("setting", "seed").is_last_distinct()).to_series().to_numpy()
+    last = runs.select(pl.struct(*SETTING, "seed").is_last_distinct()).to_series().to_numpy()
     return replace(
         votes,
         probabilities=by_run.mean(axis=0, dtype=np.float64),
         scores=by_run[last],
         score_seeds=votes.seeds[last],
-    )
-
-
-def as_lists(name: str, found: Sequence[stats.Estimate] | None) -> dict[str, list[Any]]:
-    """Estimates of every class or pair as three columns of lists; none where there are none."""
-    if found is None:
-        return {}
-    return dict(
-        zip(stats.NO_ESTIMATE.columns(name), map(list, zip(*found, strict=True)), strict=True)
     )
 
 

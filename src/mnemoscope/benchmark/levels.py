@@ -13,16 +13,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from mnemoscope.benchmark.excess import Votes, as_lists, estimate_auc, measure_excess, pair_names
+from mnemoscope.benchmark.excess import Votes, estimate_auc, measure_excess, pair_names
 from mnemoscope.cnn.metrics import estimate_scores
-from mnemoscope.stats import FEWEST_GROUPS, Estimate, share_true
+from mnemoscope.stats import FEWEST_GROUPS, FIGURE, FIGURES, Estimate, frame_of, share_true
 from mnemoscope.taxonomy.names import NON_MEMO
 
 MOST_LEVELS = 12
 """More different counts than this are counted, not set."""
 MEMORIZED = "memorized"
 
-_ESTIMATES = ("min_f1", "excess", "dose_auc", "dose_excess")
 LEVELS_SCHEMA: dict[str, pl.DataType] = {
     "taxonomy": pl.String(),
     "duplicates": pl.Int64(),
@@ -30,13 +29,9 @@ LEVELS_SCHEMA: dict[str, pl.DataType] = {
     "classes": pl.List(pl.String()),
     "n_eval": pl.Int64(),
     "n_groups": pl.Int64(),
-    **{f"{name}{end}": pl.Float64() for name in _ESTIMATES for end in ("", "_low", "_high")},
+    **dict.fromkeys(("min_f1", "excess", "dose_auc", "dose_excess"), FIGURE),
     "auc_pairs": pl.List(pl.String()),
-    **{
-        f"{name}{end}": pl.List(pl.Float64())
-        for name in ("auc", "auc_excess")
-        for end in ("", "_low", "_high")
-    },
+    **dict.fromkeys(("auc", "auc_excess"), FIGURES),
     "note": pl.String(),
 }
 
@@ -62,7 +57,7 @@ def count_levels(table: pl.DataFrame, labels: pl.DataFrame, levels: Sequence[int
     """Shares of each level's sequences that are memorized, and of these that are of each class.
 
     Columns `duplicates`, `taxonomy` (null: the memorized share), `class`, `n` (sequences counted),
-    `n_groups`, `share`, `low`, `high` (by passage).
+    `n_groups`, `share` (its interval by passage).
     """
     owners = owners_of(table)
     classes = table.select("sequence_id").join(
@@ -85,8 +80,8 @@ def count_levels(table: pl.DataFrame, labels: pl.DataFrame, levels: Sequence[int
             groups = None if owners is None else owners[of]
             row: dict[str, Any] = {"duplicates": one, "taxonomy": taxonomy, "class": name}
             row |= {"n": int(of.sum()), "n_groups": _n_passages(groups, int(of.sum()))}
-            rows.append(row | share_true(flags[of], groups).columns("share", ends=""))
-    return pl.DataFrame(rows, infer_schema_length=None)
+            rows.append(row | {"share": share_true(flags[of], groups)})
+    return frame_of(rows)
 
 
 def score_level(
@@ -135,14 +130,14 @@ def score_level(
         "n_eval": len(own.true),
         "n_groups": len(np.unique(own.owners)),
         "auc_pairs": pair_names([classes[one] for one in kept]),
-        **scores.min_f1.columns("min_f1"),
-        **as_lists("auc", estimate_auc(own, **options)),
+        "min_f1": scores.min_f1,
+        "auc": estimate_auc(own, **options),
     }
     if not asked:
         return row | {"note": "no control that trained"}
     found = measure_excess(own, asked, reader=source, **options)
-    row |= Estimate(found.value, found.low, found.high).columns("excess")
-    return row | as_lists("auc_excess", found.auc)
+    excess = Estimate(found.value, found.low, found.high)
+    return row | {"excess": excess, "auc_excess": found.auc}
 
 
 def _dose(told: dict[str, Votes], *, reader: str, n_resamples: int, seed: int) -> dict[str, Any]:
@@ -151,12 +146,12 @@ def _dose(told: dict[str, Votes], *, reader: str, n_resamples: int, seed: int) -
     if min(len(np.unique(own.owners[own.true == side])) for side in range(2)) < FEWEST_GROUPS:
         return {}
     of_pairs = estimate_auc(own, n_resamples=n_resamples, seed=seed)
-    row = of_pairs[0].columns("dose_auc") if of_pairs else {}
+    row = {"dose_auc": of_pairs[0]} if of_pairs else {}
     controls = {name: one for name, one in told.items() if name != reader}
     if not controls:
         return row
     found = measure_excess(own, controls, reader=reader, n_resamples=n_resamples, seed=seed)
-    return row | (found.auc[0].columns("dose_excess") if found.auc else {})
+    return row | ({"dose_excess": found.auc[0]} if found.auc else {})
 
 
 def _told_from_zero(votes: Votes, here: np.ndarray, at_zero: np.ndarray, non_memo: int) -> Votes:

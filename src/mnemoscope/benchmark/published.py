@@ -109,6 +109,7 @@ def read_data(name: str) -> bytes:
 
 _percent = partial(percent, unit=False)
 VerdictWord = Literal["holds", "does not hold", "cannot be told"]
+ConclusionFigures = dict[str, float | dict[str, float | None] | None]
 
 _BEST = "Non-Memo, Guess, Others"
 # Prashanth et al.'s own taxonomy first, then the nearest that a corpus can fill.
@@ -162,14 +163,15 @@ class Conclusion:
 
     `key` is `best`, `confused`, `plateau`, `guessed` or `few-shot`.
 
-    `reason` gives the figures in per cent, `figures` the same for programs, as fractions.
+    `reason` gives the figures in per cent, `figures` the same for programs, as fractions; one with
+    an interval as `value`, `low` and `high`.
     """
 
     key: str
     claim: str
     verdict: VerdictWord
     reason: str
-    figures: dict[str, float | None] = field(default_factory=dict)
+    figures: ConclusionFigures = field(default_factory=dict)
 
 
 def draw_conclusions(
@@ -245,10 +247,10 @@ def _judge_best(catalogue: Mapping[str, Measured], by_sign: bool) -> Conclusion:
         f"others is {rival.name} with {_percent(rival.min_f1)}; difference "
         f"{_points(difference)}."
     )
-    figures = {
+    figures: ConclusionFigures = {
         "min_f1": best.min_f1,
         "rival_min_f1": rival.min_f1,
-        **difference.columns("difference"),
+        "difference": difference._asdict(),
         "n": float(n),
     }
     if n < stats.FEWEST:
@@ -289,10 +291,10 @@ def _judge_confused(catalogue: Mapping[str, Measured], by_sign: bool) -> Conclus
     )
     if error.high is not None and error.high >= 0.5:
         reason += " They are told apart no better than by guessing."
-    figures = {
-        **error.columns("error"),
+    figures: ConclusionFigures = {
+        "error": error._asdict(),
         "next_error": errors[rest],
-        **difference.columns("difference"),
+        "difference": difference._asdict(),
         "recite_f1": float(f1[1]),
         "recollect_f1": float(f1[-1]),
     }
@@ -354,7 +356,7 @@ def _judge_series(name: str, sweep: Mapping[str, Measured], by_sign: bool) -> Co
         f"{_percent(spread)}), {_percent(foot.min_f1)} at ρ = {rho:g} (a drop of "
         f"{_points(drop)}): {verdict}."
     )
-    return Conclusion(name, "", verdict, reason, {"spread": spread, **drop.columns("drop")})
+    return Conclusion(name, "", verdict, reason, {"spread": spread, "drop": drop._asdict()})
 
 
 def _judge_guessed(guessed: stats.Estimate, by_sign: bool) -> Conclusion:
@@ -364,7 +366,7 @@ def _judge_guessed(guessed: stats.Estimate, by_sign: bool) -> Conclusion:
         return Conclusion("guessed", claim, "cannot be told", reason)
     difference = _less(guessed, _A_GOOD_PART)
     reason = f"{_percent(guessed.value)} % {_ends(guessed)}of the memorized sequences are Guess."
-    return _concluded("guessed", claim, reason, difference, by_sign, guessed.columns("share"))
+    return _concluded("guessed", claim, reason, difference, by_sign, {"share": guessed._asdict()})
 
 
 def pair_auc(confusions: stats.Floats) -> stats.Floats:
@@ -411,8 +413,8 @@ def _judge_few_shot(catalogue: Mapping[str, Measured], by_sign: bool) -> Conclus
         f"AUC of the decisions between the two (guessing: 50 %): {said}; of Guess and Recall "
         f"{_percent(own)}; difference {_points(difference)}."
     )
-    figures: dict[str, float | None] = {f"auc_{limit}": auc for limit, auc in by_limit.items()}
-    figures |= {"guess_recall": own, **difference.columns("difference")}
+    figures: ConclusionFigures = {f"auc_{limit}": auc for limit, auc in by_limit.items()}
+    figures |= {"guess_recall": own, "difference": difference._asdict()}
     return _concluded("few-shot", claim, reason, difference, by_sign, figures)
 
 
@@ -439,7 +441,7 @@ def _concluded(
     reason: str,
     difference: stats.Estimate,
     by_sign: bool,
-    figures: dict[str, float | None],
+    figures: ConclusionFigures,
 ) -> Conclusion:
     """What a difference decides, and that it takes no side where it has no interval."""
     if difference.low is None and not by_sign:
@@ -481,8 +483,8 @@ _COLUMNS: dict[str, DataType | DataTypeClass] = {
     "state": pl.String,
     "note": pl.String,
     "n_eval": pl.Int64,
-    **dict.fromkeys(stats.NO_ESTIMATE.columns("min_f1", ends=""), pl.Float64),
-    **dict.fromkeys(stats.NO_ESTIMATE.columns("mean_f1"), pl.Float64),
+    "min_f1": stats.FIGURE,
+    "mean_f1": stats.FIGURE,
     # What ours is held against: "all" (three Pythia models summed), for ρ "12b".
     "published_model": pl.String,
     "published_min_f1": pl.Float64,
@@ -493,8 +495,8 @@ _COLUMNS: dict[str, DataType | DataTypeClass] = {
         for figure in ("min_f1", "mean_f1")
     },
     # Ours minus published; the interval is ours alone, the published figure is taken as it is.
-    **dict.fromkeys(stats.NO_ESTIMATE.columns("difference"), pl.Float64),
-    **dict.fromkeys(stats.NO_ESTIMATE.columns("mean_f1_difference"), pl.Float64),
+    "difference": stats.FIGURE,
+    "mean_f1_difference": stats.FIGURE,
 }
 
 COMPARISON_SCHEMA = pl.Schema(_COLUMNS)
@@ -503,8 +505,6 @@ State = Literal["measured", "alias", "impossible", "untrained", "dropped", "abse
 """`alias`: measured under another name of the partition; `untrained`: its CNNs stayed at chance;
 `dropped`: trained without one of its classes, which is another taxonomy; `absent`: not asked for.
 """
-
-_FIGURES = ("n_eval", "min_f1", "low", "high", "mean_f1", "mean_f1_low", "mean_f1_high")
 
 
 @dataclass(frozen=True)
@@ -515,9 +515,10 @@ class OurFigures:
     published_name: str  # spelt as the published tables spell it
     state: State  # `measured`, `impossible`, `untrained` or `dropped`
     note: str = ""  # why there is no figure
-    # n_eval, min_f1, low, high, mean_f1, mean_f1_low, mean_f1_high where measured
-    figures: Mapping[str, Any] | None = None
-    confusion: stats.Floats | None = None  # (classes, classes) where measured
+    n_eval: int | None = None  # this and what follows where measured
+    min_f1: stats.Estimate = stats.NO_ESTIMATE
+    mean_f1: stats.Estimate = stats.NO_ESTIMATE
+    confusion: stats.Floats | None = None  # (classes, classes)
     # the same of every resample, drawn together with the other taxonomies'
     draws: stats.Floats | None = None
     # the taxonomy that labels these sequences alike though its rule differs, and whose figures
@@ -536,7 +537,7 @@ class Comparison(NamedTuple):
     def as_json(self) -> dict[str, Any]:
         """Correlations and conclusions as plain values, the published ones beside ours."""
         return {
-            "correlations": {kind: asdict(one) for kind, one in self.correlations.items()},
+            "correlations": {kind: one.as_json() for kind, one in self.correlations.items()},
             "conclusions": [asdict(one) for one in self.conclusions],
             "published_conclusions": [asdict(one) for one in published_conclusions()],
         }
@@ -545,14 +546,21 @@ class Comparison(NamedTuple):
 def ours_of_row(
     taxonomy: str, published_name: str, row: Mapping[str, Any], draws: stats.Floats | None
 ) -> OurFigures:
-    """A row of the benchmark table (source `model`) as figures to compare."""
-    if row["min_f1"] is None:
+    """A row of the benchmark table (source `model`, by `rows_of`) as figures to compare."""
+    if row["min_f1"].value is None:
         own = "its CNN did not leave" if row["n_runs"] == 1 else "none of its CNNs left"
         note = f"{own} chance on its own training set"
         return OurFigures(taxonomy, published_name, "untrained", note)
-    figures = {name: row[name] for name in _FIGURES}
-    confusion = np.array(row["confusion"], dtype=np.float64)
-    return OurFigures(taxonomy, published_name, "measured", "", figures, confusion, draws)
+    return OurFigures(
+        taxonomy,
+        published_name,
+        "measured",
+        n_eval=row["n_eval"],
+        min_f1=row["min_f1"],
+        mean_f1=row["mean_f1"],
+        confusion=np.array(row["confusion"], dtype=np.float64),
+        draws=draws,
+    )
 
 
 def compare_with_published(
@@ -568,7 +576,7 @@ def compare_with_published(
         published | _our_columns(published, by_key.get(_key(published["published_name"])))
         for published in _published_rows()
     ]
-    frame = pl.DataFrame(rows, schema=COMPARISON_SCHEMA)
+    frame = stats.frame_of(rows, COMPARISON_SCHEMA)
     kinds = ("catalogue", "rho")
     measured = {kind: _measured(frame, kind, by_key) for kind in kinds}
     return Comparison(
@@ -637,13 +645,16 @@ def _our_columns(published: Mapping[str, Any], one: OurFigures | None) -> dict[s
     note = ": ".join(part for part in (same, one.note) if part) or None
     row: dict[str, Any] = {"taxonomy": one.same_as or one.taxonomy}
     row |= {"state": one.state, "note": note}
-    if one.figures is None:
+    if one.min_f1.value is None:
         return row
-    row |= {"state": "alias" if same else "measured", **one.figures}
-    min_f1 = stats.Estimate.of(one.figures, "min_f1", ends="")
-    mean_f1 = stats.Estimate.of(one.figures, "mean_f1")
-    row |= _less(min_f1, published["published_min_f1"]).columns("difference")
-    return row | _less(mean_f1, published["published_mean_f1"]).columns("mean_f1_difference")
+    return row | {
+        "state": "alias" if same else "measured",
+        "n_eval": one.n_eval,
+        "min_f1": one.min_f1,
+        "mean_f1": one.mean_f1,
+        "difference": _less(one.min_f1, published["published_min_f1"]),
+        "mean_f1_difference": _less(one.mean_f1, published["published_mean_f1"]),
+    }
 
 
 def _less(estimate: stats.Estimate, known: float) -> stats.Estimate:
@@ -654,11 +665,11 @@ def _measured(
     frame: pl.DataFrame, kind: str, by_key: Mapping[str, OurFigures]
 ) -> dict[str, Measured]:
     """Our figures by published name, each partition once, classes in the published order."""
-    rows = frame.filter((pl.col("kind") == kind) & pl.col("min_f1").is_not_null())
+    rows = frame.filter(kind=kind).drop_nulls("min_f1").unnest("min_f1")
     own_first = rows.sort(pl.col("state") == "alias", maintain_order=True)
     measured: dict[str, Measured] = {}
     seen = set()
-    for name, value in own_first.select("published_name", "min_f1").iter_rows():
+    for name, value in own_first.select("published_name", "value").iter_rows():
         key = _key(name)
         if key in seen:
             continue
@@ -681,9 +692,9 @@ def _correlate(
     frame: pl.DataFrame, kind: str, by_key: Mapping[str, OurFigures]
 ) -> stats.RankCorrelation:
     """Our min-F1 against the published; names that share figures count once, by their mean."""
-    rows = frame.filter((pl.col("kind") == kind) & pl.col("min_f1").is_not_null())
+    rows = frame.filter(kind=kind).drop_nulls("min_f1").unnest("min_f1")
     pairs = rows.group_by("taxonomy", maintain_order=True).agg(
-        pl.col("min_f1", "published_name").first(), pl.col("published_min_f1").mean()
+        pl.col("value", "published_name").first(), pl.col("published_min_f1").mean()
     )
     drawn = [
         Measured(name, 0.0, None, by_key[_key(name)].draws).min_f1_draws()
@@ -692,16 +703,13 @@ def _correlate(
     is_drawn = bool(drawn) and all(one is not None for one in drawn)
     draws = np.stack([one for one in drawn if one is not None], axis=1) if is_drawn else None
     return stats.correlate_ranks(
-        pairs["min_f1"].to_numpy(), pairs["published_min_f1"].to_numpy(), draws=draws
+        pairs["value"].to_numpy(), pairs["published_min_f1"].to_numpy(), draws=draws
     )
 
 
 @cache
 def _key(published_name: str) -> str:
     return parse_taxonomy(published_name).partition_key
-
-
-_SHARES = dict.fromkeys(("share", "low", "high", "published"), pl.Float64)
 
 
 def published_allocation() -> dict[tuple[str, str], float]:
@@ -720,7 +728,7 @@ def allocate(frame: pl.DataFrame, groups: npt.ArrayLike | None = None) -> pl.Dat
     """Count the memorized sequences by their class in both taxonomies, Prashanth et al.'s and ours.
 
     Gives a row a pair of classes: `prashanth`, `paper`, `n`, `share` of the memorized sequences
-    whose classes are known, `low`, `high` (over `groups` of near duplicates, (n,)), `published` (0
+    whose classes are known (over `groups` of near duplicates, (n,)), `published` (0
     where the published figure has no flow) and `n_groups`. Empty where no memorized sequence has
     both classes. Raises UserError: a column that one of the taxonomies needs is missing.
     """
@@ -740,13 +748,16 @@ def allocate(frame: pl.DataFrame, groups: npt.ArrayLike | None = None) -> pl.Dat
     for first, second in product(theirs.classes[1:], ours.classes[1:]) if known.height else ():
         is_here = (known["prashanth"] == first) & (known["paper"] == second)
         rows.append(
-            {"prashanth": first, "paper": second, "n": int(is_here.sum())}
-            | stats.share_true(is_here, owners).columns("share", ends="")
-            | {"published": published.get((first.partition("[")[0], second), 0.0)}
-            | {"n_groups": stats.n_groups(owners)}
+            {
+                **{"prashanth": first, "paper": second, "n": int(is_here.sum())},
+                "share": stats.share_true(is_here, owners),
+                "published": published.get((first.partition("[")[0], second), 0.0),
+                "n_groups": stats.n_groups(owners),
+            }
         )
     names = dict.fromkeys(("prashanth", "paper"), pl.String)
-    return pl.DataFrame(rows, schema={**names, "n": pl.Int64, **_SHARES, "n_groups": pl.Int64})
+    figures = {"share": stats.FIGURE, "published": pl.Float64, "n_groups": pl.Int64}
+    return stats.frame_of(rows, {**names, "n": pl.Int64, **figures})
 
 
 def guessed_share(frame: pl.DataFrame, groups: npt.ArrayLike | None = None) -> stats.Estimate:

@@ -26,17 +26,12 @@ from mnemoscope.cnn.metrics import (
     f1_per_class,
     precision_recall,
 )
-from mnemoscope.cnn.presets import OF_TWO_MODELS
-from mnemoscope.stats import NO_ESTIMATE, Estimate, Floats, interval_of
+from mnemoscope.cnn.presets import OF_TWO_MODELS, CnnSetting
+from mnemoscope.stats import FIGURE, FIGURES, Estimate, Floats, estimate_of, frame_of
 
 _Columns = dict[str, DataType | DataTypeClass]
 _SHARES = pl.List(pl.Float64)  # one a class, in the order of the classes
 _MATRIX = pl.List(pl.List(pl.Int64))
-
-
-def _share(name: str, *, ends: str | None = None, kind: DataType | None = None) -> _Columns:
-    """The three columns of an estimate, or of lists of them."""
-    return dict.fromkeys(NO_ESTIMATE.columns(name, ends=ends), kind or pl.Float64())
 
 
 _COLUMNS: _Columns = {
@@ -54,18 +49,18 @@ _COLUMNS: _Columns = {
     # interval.
     "n_groups": pl.Int64,
     "interval_note": pl.String,
-    **_share("min_f1", ends=""),
-    **_share("mean_f1"),
-    **_share("f1", kind=_SHARES),
-    **_share("precision", kind=_SHARES),
-    **_share("recall", kind=_SHARES),
+    "min_f1": FIGURE,
+    "mean_f1": FIGURE,
+    "f1": FIGURES,
+    "precision": FIGURES,
+    "recall": FIGURES,
     # Rows true, columns predicted, summed over trained runs and epochs.
     "confusion": _MATRIX,
     # Pairs of classes in the order of excess.auc_pairs ("Guess | Recall"), and how well each two
     # are told apart: area under the ROC curve of p_a / (p_a + p_b) on the sequences of the two,
     # averaged over trained runs; one a pair.
     "auc_pairs": pl.List(pl.String),
-    **_share("auc", kind=_SHARES),
+    "auc": FIGURES,
     # The least and the largest AUC of each pair in twenty draws of permuted classes.
     "auc_chance_least": _SHARES,
     "auc_chance_most": _SHARES,
@@ -76,7 +71,7 @@ _COLUMNS: _Columns = {
     "is_headline": pl.Boolean,
     # The control of the same reader that the excess is over; the kind of verdict ("adds",
     # "unclear", "nothing", "cannot") and its sentence.
-    **_share("excess"),
+    "excess": FIGURE,
     "excess_over": pl.String,
     # Trainings of the CNN source that has fewest, of three on a side is taken.
     "n_trainings": pl.Int64,
@@ -85,9 +80,9 @@ _COLUMNS: _Columns = {
     # is over the largest control of that pair.
     "excess_min_f1": pl.Float64,
     "excess_settings": pl.List(pl.String),
-    **_share("auc_excess", kind=_SHARES),
+    "auc_excess": FIGURES,
     # What the verdict rests on: `benchmark.gain`, in nats a sequence.
-    **_share("gain"),
+    "gain": FIGURE,
     "gain_over": pl.String,
     "gain_seen": pl.Float64,
     "gain_left": pl.Float64,
@@ -98,9 +93,9 @@ _COLUMNS: _Columns = {
     # The model on the matched sequences; what the blind baseline that matched them
     # (matched_by) still reaches there; sequences left a class; the largest standardized
     # difference of its scores before and after; why there is no figure.
-    **_share("matched_min_f1", ends="matched"),
-    **_share("matched_f1", kind=_SHARES),
-    **_share("matched_blind_min_f1", ends="matched_blind"),
+    "matched_min_f1": FIGURE,
+    "matched_f1": FIGURES,
+    "matched_blind_min_f1": FIGURE,
     "matched_by": pl.String,
     "matched_n_per_class": pl.Int64,
     "difference_before": pl.Float64,
@@ -108,7 +103,7 @@ _COLUMNS: _Columns = {
     "matched_note": pl.String,
     # In the CNNs' row: their min-F1 minus that of the regression on statistics of the same maps,
     # paired as the excess is.
-    **_share("over_statistics"),
+    "over_statistics": FIGURE,
 }
 
 BENCHMARK_SCHEMA = pl.Schema(_COLUMNS)
@@ -116,25 +111,25 @@ BENCHMARK_SCHEMA = pl.Schema(_COLUMNS)
 INPUTS_SCHEMA = pl.Schema({"taxonomy": pl.String, "input": pl.String, **_COLUMNS})
 """The columns of the benchmark table, and `input` after the taxonomy."""
 
-TOGETHER_SCHEMA = pl.Schema(
-    {
-        "taxonomy": pl.String,
-        "model": pl.String,  # a model's name, or "together"
-        "n_eval": pl.Int64,
-        "n_runs": pl.Int64,
-        **_share("min_f1", ends=""),
-        **_share("mean_f1"),
-        "f1": _SHARES,
-        "precision": _SHARES,
-        "recall": _SHARES,
-        "confusion": _MATRIX,
-        # Why there is no figure.
-        "note": pl.String,
-    }
-)
+_TOGETHER: _Columns = {
+    "taxonomy": pl.String,
+    "model": pl.String,  # a model's name, or "together"
+    "n_eval": pl.Int64,
+    "n_runs": pl.Int64,
+    "min_f1": FIGURE,
+    "mean_f1": FIGURE,
+    "f1": FIGURES,
+    "precision": FIGURES,
+    "recall": FIGURES,
+    "confusion": _MATRIX,
+    # Why there is no figure.
+    "note": pl.String,
+}
+
+TOGETHER_SCHEMA = pl.Schema(_TOGETHER)
 """Several models as one: their confusion matrices summed, as for the paper's headline figures."""
 
-RUN_KEY = ["taxonomy", "source", "setting", "seed"]
+RUN_KEY = ["taxonomy", "source", *excess.SETTING, "seed"]
 """What makes a training one of its own in predictions and runs."""
 
 
@@ -150,19 +145,16 @@ def score_together(confusions: Sequence[ArrayLike], draws: Sequence[Floats] = ()
         raise ValueError(f"confusion matrices of shapes {sorted(shapes)} cannot be summed")
     total = np.sum([np.asarray(one, dtype=np.int64) for one in confusions], axis=0)
     f1, (precision, recall) = f1_per_class(total), precision_recall(total)
-    row: dict[str, Any] = {
-        "min_f1": float(f1.min()),
-        "mean_f1": float(f1.mean()),
-        "f1": f1.tolist(),
-        "precision": precision.tolist(),
-        "recall": recall.tolist(),
+    drawn = f1_per_class(np.sum(draws, axis=0)) if len(draws) == len(confusions) else np.empty(0)
+    lowest, mean = (drawn.min(axis=-1), drawn.mean(axis=-1)) if len(drawn) else (drawn, drawn)
+    return {
+        "min_f1": estimate_of(float(f1.min()), lowest),
+        "mean_f1": estimate_of(float(f1.mean()), mean),
+        "f1": list(map(Estimate, f1)),
+        "precision": list(map(Estimate, precision)),
+        "recall": list(map(Estimate, recall)),
         "confusion": total.tolist(),
     }
-    if len(draws) == len(confusions):
-        drawn = f1_per_class(np.sum(draws, axis=0))
-        row["low"], row["high"] = interval_of(drawn.min(axis=-1))
-        row["mean_f1_low"], row["mean_f1_high"] = interval_of(drawn.mean(axis=-1))
-    return row
 
 
 def score_benchmark(
@@ -172,15 +164,14 @@ def score_benchmark(
     *,
     n_resamples: int = 1000,
     seed: int = 0,
-    control_settings: Sequence[str] | None = None,
+    control_settings: Sequence[CnnSetting] | None = None,
     choice: Mapping[str, Mapping[str, float]] | None = None,
 ) -> pl.DataFrame:
     """Judge every taxonomy on every source: columns as in `BENCHMARK_SCHEMA`, no row without runs.
 
     Predictions are as `mnemoscope.benchmark.excess` describes; `runs` has a row a training:
-    taxonomy, source, setting, seed, n_train, did_train, train_min_f1; `classes` the names of each
-    taxonomy in the order of the indices. The excess counts the model's `control_settings` alone,
-    all where None.
+    `RUN_KEY`, n_train, did_train, train_min_f1; `classes` the names of each taxonomy in the order
+    of the indices. The excess counts the model's `control_settings` alone, all where None.
     `choice` is for each taxonomy min-F1 of the readers (`model`, `statistics`) within the training
     rows; the larger is the headline, the CNNs where they are equal or none is given, and the
     regression where the CNNs have fewer than three trainings. Raises DamagedDataError: the
@@ -220,7 +211,7 @@ def score_benchmark(
             if source == "model":
                 row |= _regression_columns(judged)
             rows.append(row)
-    return pl.DataFrame(rows, schema=BENCHMARK_SCHEMA)
+    return frame_of(rows, BENCHMARK_SCHEMA)
 
 
 def _deciding(judged: Mapping[str, "_SourceScores"], runs: pl.DataFrame) -> Sequence[str]:
@@ -261,13 +252,13 @@ class _SourceScores:
             "n_eval": len(votes.true),
             "n_groups": len(np.unique(votes.owners)),
             "interval_note": excess.why_no_interval(votes),
-            **found.min_f1.columns("min_f1", ends=""),
-            **found.mean_f1.columns("mean_f1"),
-            **excess.as_lists("f1", found.f1),
-            **excess.as_lists("precision", found.precision),
-            **excess.as_lists("recall", found.recall),
+            "min_f1": found.min_f1,
+            "mean_f1": found.mean_f1,
+            "f1": found.f1,
+            "precision": found.precision,
+            "recall": found.recall,
             "confusion": confusion_matrix(votes.true, votes.predicted, votes.n_classes).tolist(),
-            **excess.as_lists("auc", auc),
+            "auc": auc,
             "auc_chance_least": chance and [one.low for one in chance],
             "auc_chance_most": chance and [one.high for one in chance],
         }
@@ -278,7 +269,7 @@ def trained_votes(
 ) -> dict[str, excess.Votes]:
     """Arrange the predictions of the runs that left chance, for each source that has any."""
     trained = runs.filter(pl.col("did_train"))
-    counted = predictions.join(trained, on=RUN_KEY, how="semi")
+    counted = predictions.join(trained, on=RUN_KEY, how="semi", nulls_equal=True)
     return {
         source: excess.collect_votes(
             counted.filter(pl.col("source") == source), n_classes, where=f"'{taxonomy}', {source}"
@@ -287,11 +278,17 @@ def trained_votes(
     }
 
 
+def settings_of_runs(runs: pl.DataFrame) -> list[CnnSetting]:
+    """The settings of CNNs' trainings, each once, in their order."""
+    found = runs.select(*excess.SETTING).unique(maintain_order=True)
+    return [CnnSetting(*row) for row in found.rows()]
+
+
 class _ComparableRuns(NamedTuple):
     """What the excess compares: every source, the model on `settings` alone (`n_runs`)."""
 
     judged: dict[str, _SourceScores]
-    settings: list[str]
+    settings: list[CnnSetting]
     n_runs: int
 
 
@@ -299,14 +296,16 @@ def _like_controls(
     judged: dict[str, _SourceScores],
     predictions: pl.DataFrame,
     runs: pl.DataFrame,
-    control_settings: Sequence[str] | None,
+    control_settings: Sequence[CnnSetting] | None,
 ) -> _ComparableRuns:
     """Put the model on the controls' settings in place of the model on all."""
     own = runs.filter(pl.col("source") == "model")
     kept = own
     if control_settings is not None:
-        kept = own.filter(pl.col("setting").is_in(list(control_settings)))
-    settings = kept["setting"].unique(maintain_order=True).to_list()
+        kept = own.filter(
+            [CnnSetting(*row) in control_settings for row in own.select(*excess.SETTING).rows()]
+        )
+    settings = settings_of_runs(kept)
     if kept.height == own.height or "model" not in judged:
         return _ComparableRuns(judged, settings, kept.height)
     rest = {name: one for name, one in judged.items() if name != "model"}
@@ -362,11 +361,9 @@ def _excess_columns(
     gain = None
     if stand_ins and has_scores and note is None:
         gain = measure_gain(model.votes, stand_ins, text, n_trained=row["n_train"])
-    f1 = excess.as_lists("f1", model.found.f1)
     figures = replace(
         figures,
-        f1=tuple(f1["f1"]),
-        f1_low=tuple(f1["f1_low"]),
+        f1=model.found.f1,
         gain=gain,
         n_trainings=found.n_trainings,
         training_min_f1=row["training_min_f1"],
@@ -375,19 +372,19 @@ def _excess_columns(
     )
     return {
         **_verdict_columns(figures),
-        **Estimate(found.value, found.low, found.high).columns("excess"),
+        "excess": Estimate(found.value, found.low, found.high),
         "excess_over": found.strongest,
         "n_trainings": found.n_trainings,
         "excess_min_f1": found.min_f1,
-        "excess_settings": like.settings,
-        **excess.as_lists("auc_excess", found.auc),
+        "excess_settings": [one.slug for one in like.settings],
+        "auc_excess": found.auc,
         **(_gain_columns(gain) if gain else {}),
     }
 
 
 def _gain_columns(gain: Gain) -> dict[str, Any]:
     return {
-        **Estimate(gain.value, gain.low, gain.high).columns("gain"),
+        "gain": Estimate(gain.value, gain.low, gain.high),
         "gain_over": gain.over,
         "gain_seen": gain.seen,
         "gain_left": gain.left,
@@ -438,9 +435,9 @@ def _matched_columns(source: str, judged: Mapping[str, _SourceScores]) -> dict[s
     )
     return {
         **columns,
-        **model.min_f1.columns("matched_min_f1", ends="matched"),
-        **excess.as_lists("matched_f1", model.f1),
-        **text.min_f1.columns("matched_blind_min_f1", ends="matched_blind"),
+        "matched_min_f1": model.min_f1,
+        "matched_f1": model.f1,
+        "matched_blind_min_f1": text.min_f1,
     }
 
 
@@ -450,7 +447,7 @@ def _regression_columns(judged: Mapping[str, _SourceScores]) -> dict[str, Any]:
     if len(pair) < 2:
         return {}
     found = excess.measure_objective(pair, "excess", **judged["model"].resampling)
-    return found.columns("over_statistics")
+    return {"over_statistics": found}
 
 
 def score_by_input(
@@ -460,7 +457,7 @@ def score_by_input(
     *,
     n_resamples: int = 1000,
     seed: int = 0,
-    control_settings: Sequence[str] | None = None,
+    control_settings: Sequence[CnnSetting] | None = None,
     whole: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """Judge every taxonomy once more for each kind of input, which tells what carries memory.
@@ -470,8 +467,7 @@ def score_by_input(
     logits), taxonomies in the order of `classes`, inputs in that of the runs.
     """
     own = runs.filter(pl.col("source") == "model")
-    # A setting ends in its input: k6-f10-mean.
-    inputs = list(dict.fromkeys(name.rpartition("-")[2] for name in own["setting"]))
+    inputs = own["input"].unique(maintain_order=True).to_list()
     if whole is not None and len(inputs) == 1:
         same = whole.filter(
             pl.col("source").is_in([*sources.of_reader(sources.TEXT_ALONE, "model"), *sources.CNNS])
@@ -498,11 +494,11 @@ def score_by_input(
 
 def _belongs_to(name: str) -> pl.Expr:
     """Rows of one input: its CNNs, those of its controls, and what reads tokens."""
-    source, ending = pl.col("source"), pl.col("setting").str.split("-").list.last()
+    source, seen = pl.col("source"), pl.col("input")
     of_maps = [one for one in sources.CNNS if sources.TABLE[one].reads == "maps"]
     of_reference = [one for one in sources.CNNS if sources.TABLE[one].needs_reference]
     return (
-        (source.is_in(of_maps) & (ending == name))
-        | (source.is_in(of_reference) & (ending == ("mean" if name in OF_TWO_MODELS else name)))
+        (source.is_in(of_maps) & (seen == name))
+        | (source.is_in(of_reference) & (seen == ("mean" if name in OF_TWO_MODELS else name)))
         | source.is_in(sources.of_reader(sources.TEXT_ALONE, "model"))
     )

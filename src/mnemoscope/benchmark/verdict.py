@@ -13,6 +13,7 @@ from typing import Literal
 
 from mnemoscope.benchmark.gain import POWER, Gain
 from mnemoscope.benchmark.sources import BEYOND, MARK, TABLE, TEXT_ALONE
+from mnemoscope.stats import Estimate
 from mnemoscope.words import nats, percent
 
 Kind = Literal["adds", "unclear", "nothing", "cannot"]
@@ -36,8 +37,7 @@ class BenchmarkFigures:
 
     classes: tuple[str, ...]  # names in order
     did_train: bool  # whether a CNN on the model's attention left chance on its training set
-    f1: tuple[float, ...] = ()  # of each class, on the model's attention
-    f1_low: tuple[float, ...] = ()  # lower ends of their 95 % intervals
+    f1: tuple[Estimate, ...] = ()  # of each class, on the model's attention
     gain: Gain | None = None  # what attention adds
     n_trainings: int | None = None  # of the CNN source that has fewest; None without CNNs
     controls: tuple[str, ...] = ()  # the sources without memory that ran
@@ -103,12 +103,13 @@ def give_verdict(figures: BenchmarkFigures) -> Verdict:
 def _say_lost(figures: BenchmarkFigures) -> str:
     """Name a class told apart no better than by guessing, which gives F1 = 1 / classes."""
     chance = 1 / len(figures.classes)
-    weakest = min(range(len(figures.classes)), key=lambda index: figures.f1[index])
-    if figures.f1_low[weakest] > chance:
+    pairs = zip(figures.f1, figures.classes, strict=True)
+    f1, weakest = min(pairs, key=lambda pair: pair[0].value or 0.0)
+    if f1.low is not None and f1.low > chance:
         return ""
     return (
-        f"{figures.classes[weakest]} is told apart no better than by guessing "
-        f"(F1 {_points(figures.f1[weakest])}, guessing gives {_points(chance)}), so it means "
+        f"{weakest} is told apart no better than by guessing "
+        f"(F1 {_points(f1.value)}, guessing gives {_points(chance)}), so it means "
         "little that "
     )
 

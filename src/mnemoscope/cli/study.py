@@ -508,14 +508,15 @@ def _refuse_out_of_one(verb: str, studies: list[Path], out: Path | None) -> None
 
 def _compare(study: Study, first: str, second: str) -> dict[str, Any]:
     """Print both differences of two taxonomies, and give them."""
+    from mnemoscope import words
     from mnemoscope.pipeline.benchmark import compare_taxonomies
-    from mnemoscope.report.published import difference_text
+    from mnemoscope.stats import Estimate
 
     facts: dict[str, Any] = {"folder": study.folder, "first": first, "second": second}
-    for figure, words in (("min_f1", "min-F1"), ("mean_f1", "mean F1")):
+    for figure, title in (("min_f1", "min-F1"), ("mean_f1", "mean F1")):
         found = compare_taxonomies(study, first, second, figure=figure)  # type: ignore[arg-type]
-        shown = difference_text(found.value, *(found.interval or (None, None)))
-        print(f"{words} of '{first}' minus '{second}': {shown} points")
+        shown = words.figure(Estimate(found.value, *(found.interval or ())), signed=True, gap=" ")
+        print(f"{title} of '{first}' minus '{second}': {shown} points")
         facts[figure] = asdict(found)
     print(
         f"95 % intervals, paired over sequences: {found.n_shared:,} of {found.n_first:,} and "

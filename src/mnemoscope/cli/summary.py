@@ -36,9 +36,9 @@ def print_summary(study: Study) -> None:
                 table.add_row(
                     str(list(samples).index(sample) + 1) if reader == ATTENTION[0] else "",
                     TABLE[reader].name + (" *" if reader == headline_of(found) else ""),
-                    figure(found[reader], "min_f1", ends=""),
+                    figure(found[reader]["min_f1"]),
                     *best,
-                    figure(found[reader], "excess", signed=True),
+                    figure(found[reader]["excess"], signed=True),
                 )
         page.print(table)
         page.print(
@@ -95,17 +95,18 @@ def _rows(study: Study) -> dict[str, dict[str, dict[str, Any]]]:
     from mnemoscope.pipeline.benchmark import (  # with torch, which a plan needs not
         BENCHMARK_FILE,
     )
+    from mnemoscope.stats import rows_of
 
     found: dict[str, dict[str, dict[str, Any]]] = {}
     if (study.folder / BENCHMARK_FILE).is_file():
-        for row in study.benchmark.iter_rows(named=True):
+        for row in rows_of(study.benchmark):
             found.setdefault(row["taxonomy"], {})[row["source"]] = row
     return found
 
 
 def _best(found: dict[str, dict[str, Any]], column: str) -> float | None:
     """The largest min-F1 of a column's sources."""
-    every = (row["min_f1"] for source, row in found.items() if TABLE[source].column == column)
+    every = (row["min_f1"].value for source, row in found.items() if TABLE[source].column == column)
     return max((value for value in every if value is not None), default=None)
 
 

@@ -34,6 +34,7 @@ from mnemoscope.files import (
 from mnemoscope.report.content import ReportContent, model_facts, report_content
 from mnemoscope.report.page import write_report
 from mnemoscope.report.tables import BY_TRUTH
+from mnemoscope.stats import rows_of
 from mnemoscope.store import Store
 from mnemoscope.study.folder import Study, is_study
 from mnemoscope.taxonomy.labels import count_classes
@@ -345,9 +346,9 @@ def _benchmark_of(study: Study) -> Iterator[str]:
     frame = study.benchmark.filter(pl.col("source").is_in(list(ATTENTION)))
     rows = [
         f"| {_cell(row['taxonomy'])} | {TABLE[row['source']].name} | "
-        f"{figure(row, 'min_f1', ends='', gap=' ')} | "
-        f"{figure(row, 'excess', signed=True, gap=' ')} |"
-        for row in frame.iter_rows(named=True)
+        f"{figure(row['min_f1'], gap=' ')} | "
+        f"{figure(row['excess'], signed=True, gap=' ')} |"
+        for row in rows_of(frame)
     ]
     head = "| taxonomy | reader | min-F1, % | excess over its best control, points |"
     yield "\n".join(["## Does attention show it?", "", head, "|---|---|---|---|", *rows])

@@ -25,7 +25,7 @@ from mnemoscope.pipeline.questions import verdicts
 from mnemoscope.progress import track as show_track
 from mnemoscope.report.page import write_sections
 from mnemoscope.report.tables import AnalysisSection, table_of
-from mnemoscope.stats import Estimate, share_true
+from mnemoscope.stats import FIGURE, Estimate, frame_of, share_true
 from mnemoscope.taxonomy.groups import find_near_duplicates
 from mnemoscope.training.history import (
     History,
@@ -207,9 +207,8 @@ def _shares(checks: pl.DataFrame) -> pl.DataFrame:
         pl.col("is_memorized").sum().alias("memorized"),
         pl.col("logprob").mean(),
     )
-    shares = [_share(part).columns("share", ends="") for _, part in parts]
-    ends = dict.fromkeys(("share", "low", "high"), pl.Float64)
-    return counted.hstack(pl.DataFrame(shares, schema=ends))
+    shares = ({"share": _share(part)} for _, part in parts)
+    return counted.hstack(frame_of(shares, {"share": FIGURE}))
 
 
 def _share(checks: pl.DataFrame) -> Estimate:
@@ -238,9 +237,10 @@ def _survival_chart(lasting: pl.DataFrame, groups: Sequence[Group]) -> Chart:
         if part.is_empty():  # keeps its colour in both charts
             series.append(Series(name=f"{', '.join(group)}: never", x=(None,), y=(None,)))
             continue
-        twice = part.select(pl.exclude("source", "class").repeat_by(2).explode())
+        curve = part.unnest("survives").select("age", *Estimate._fields)
+        twice = curve.select(pl.all().repeat_by(2).explode())
         x = plain(twice["age"][1:])
-        y, low, high = (plain(twice[name][:-1]) for name in ("survives", "low", "high"))
+        y, low, high = (plain(twice[name][:-1]) for name in Estimate._fields)
         series.append(Series(name=", ".join(group), x=x, y=y, low=low, high=high))
     return Chart(
         title="Still reproduced so many steps after it was first seen, per cent (Kaplan-Meier)",

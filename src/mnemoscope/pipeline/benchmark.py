@@ -4,7 +4,7 @@ Also compares two taxonomies of a study, and sums several studies into one.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,6 +40,7 @@ from mnemoscope.benchmark.table import (
     score_benchmark,
     score_by_input,
     score_together,
+    settings_of_runs,
     trained_votes,
 )
 from mnemoscope.cluster.run import run_units
@@ -51,7 +52,7 @@ from mnemoscope.parse import read_json
 from mnemoscope.pipeline.label import SAMPLES_FILE, aliases_of, samples_of
 from mnemoscope.pipeline.train import CHOICE_FILE, PREDICTIONS_FILE, RUNS_FILE
 from mnemoscope.progress import Progress
-from mnemoscope.stats import NO_ESTIMATE, Estimate, RankCorrelation
+from mnemoscope.stats import NO_ESTIMATE, Estimate, RankCorrelation, frame_of, rows_of
 from mnemoscope.study.folder import Study, is_study
 from mnemoscope.study.models import Models
 from mnemoscope.study.stages import stage_named
@@ -104,11 +105,10 @@ def benchmark_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all
     settings = study.settings.benchmark
     with study.finishing("benchmark") as counts:
         runs, predictions = study.read(RUNS_FILE), _predictions(study)
-        of_controls = runs.filter(pl.col("source") == "control")["setting"]
         options: dict[str, Any] = {
             "n_resamples": settings.n_resamples,
             "seed": settings.seed,
-            "control_settings": of_controls.unique(maintain_order=True).to_list() or None,
+            "control_settings": settings_of_runs(runs.filter(source="control")) or None,
         }
         chosen = _choice(study)
         possible = {k: one for k, one in samples_of(study).items() if "impossible" not in one}
@@ -127,7 +127,7 @@ def benchmark_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all
         inputs = pl.concat((one.values["inputs"] for one in scored), rechunk=True)
         study.write(INPUTS_FILE, inputs)
         study.write(BENCHMARK_FILE, frame)
-        rows = frame.filter(pl.col("source") == "model").rows_by_key("taxonomy", named=True)
+        rows = {row["taxonomy"]: row for row in rows_of(frame.filter(source="model"))}
         ours = list(_our_figures(study, rows, _main_draws(study)))
         comparison = compare_with_published(ours, _guessed(study))
         study.write(COMPARISON_FILE, comparison.frame)
@@ -168,7 +168,7 @@ def _by_level(
         )
         for one in levels
     ]
-    return pl.DataFrame(made, schema=LEVELS_SCHEMA)
+    return frame_of(made, LEVELS_SCHEMA)
 
 
 def _guessed(study: Study) -> Estimate:
@@ -278,7 +278,7 @@ def find_sample(study: Study, name: str) -> str:
 
 
 def _our_figures(
-    study: Study, rows: dict[Any, Any], draws: dict[str, np.ndarray]
+    study: Study, rows: Mapping[str, dict[str, Any]], draws: dict[str, np.ndarray]
 ) -> Iterator[OurFigures]:
     """Every taxonomy of the study, with its figures or why it has none."""
     for sample, entry in samples_of(study).items():
@@ -291,7 +291,7 @@ def _our_figures(
             note = f"trained without {', '.join(entry['dropped'])}, which is another taxonomy"
             yield OurFigures(sample, name, "dropped", note)
         elif sample in rows:
-            yield ours_of_row(sample, name, rows[sample][0], draws.get(sample))
+            yield ours_of_row(sample, name, rows[sample], draws.get(sample))
     for name, alias in aliases_of(study).items():
         taxonomy = taxonomy_or_none(name)
         if alias.reason == "same rule" or taxonomy is None or alias.of not in rows:
@@ -300,7 +300,7 @@ def _our_figures(
         drawn = draws.get(alias.of)
         if drawn is not None:
             drawn = drawn[:, order][:, :, order]
-        one = ours_of_row(name, taxonomy.published_name, rows[alias.of][0], drawn)
+        one = ours_of_row(name, taxonomy.published_name, rows[alias.of], drawn)
         if one.confusion is None:
             yield replace(one, same_as=alias.of)
         else:
@@ -342,9 +342,8 @@ def put_together(studies: Sequence[Study]) -> Together:
         total = _sum(sample, models, tables, draws, notes)
         rows.append(total)
         ours.append(_as_ours(sample, entry["published_name"], total, draws, entries))
-    frame = pl.DataFrame(
-        [{name: row.get(name) for name in TOGETHER_SCHEMA} for row in rows], schema=TOGETHER_SCHEMA
-    )
+    known = [{name: row.get(name) for name in TOGETHER_SCHEMA} for row in rows]
+    frame = frame_of(known, TOGETHER_SCHEMA)
     return Together(frame, models, compare_with_published(ours))
 
 
@@ -435,8 +434,7 @@ def name_models(studies: Sequence[Study]) -> tuple[str, ...]:
 
 def _model_rows(study: Study) -> dict[str, dict[str, Any]]:
     """Benchmark rows of the model's attention, by sample."""
-    table = study.benchmark.filter(pl.col("source") == "model")
-    return {row["taxonomy"]: row for row in table.iter_rows(named=True)}
+    return {row["taxonomy"]: row for row in rows_of(study.benchmark.filter(source="model"))}
 
 
 def _why_not(table: dict[str, dict[str, Any]], entry: dict[str, Any]) -> str | None:
@@ -446,7 +444,7 @@ def _why_not(table: dict[str, dict[str, Any]], entry: dict[str, Any]) -> str | N
     if entry["dropped"]:
         return f"trained without {', '.join(entry['dropped'])}"
     row = table.get(entry["taxonomy"])
-    if row is None or row["min_f1"] is None:
+    if row is None or row["min_f1"].value is None:
         return "none of its CNNs left chance on its own training set"
     return None
 

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from mnemoscope.localize.grafts import Finding
+from mnemoscope.stats import rows_of
 from mnemoscope.words import MINUS, p_figure, part_words, percent, plain_figure, plural
 
 GRAFT_SPECIFICITY_FILE = "graft_specificity.parquet"
@@ -30,6 +31,7 @@ _BY_TRUTH = (
 _MOST_NAMED = 2
 
 Row = Mapping[str, Any]
+"""Of `graft_specificity.parquet`, as `rows_of` gives it."""
 
 
 def finding_of(row: Row) -> Finding:
@@ -41,7 +43,7 @@ def by_weight(rows: Sequence[Row]) -> list[Row]:
     """A taxonomy's rows in the order of what they say, and by falling difference."""
 
     def weight(row: Row) -> tuple[int, float]:
-        value = row["specific"]
+        value = row["specific"].value
         return list(FINDINGS).index(finding_of(row)), float("inf") if value is None else -value
 
     return sorted(rows, key=weight)
@@ -51,7 +53,7 @@ def graft_statements(specific: pl.DataFrame) -> Iterator[str]:
     """What the grafts allow to be said, one sentence a taxonomy of two classes or more."""
     for (taxonomy,), rows in specific.group_by("taxonomy", maintain_order=True):
         under = _BY_TRUTH if taxonomy == TRUTH else f"under {taxonomy}"
-        yield f"By cause, {under}: {said_of(rows.to_dicts())}"
+        yield f"By cause, {under}: {said_of(list(rows_of(rows)))}"
 
 
 def said_of(rows: Sequence[Row]) -> str:
@@ -90,7 +92,7 @@ def depends(row: Row) -> str:
 
 
 def _specific(row: Row) -> str:
-    value = row["crude"]
+    value = row["crude"].value
     crude = "" if value is None else f"; crude, kinds not held equal: {100 * value:z.0f} points"
     chance = "" if row["p_value"] is None else f"{_p(row['p_value'])}, "
     return (
@@ -120,7 +122,7 @@ def _chance(row: Row) -> str:
     """Why a difference whose interval over groups lies above 0 may still be chance."""
     if row["scatter"] is None or row["p_value"] is None:
         return ""
-    total = row["equal_total"]
+    total = row["equal_total"].value
     both = (
         "" if total is None else f", where as much is left of both it is {100 * total:z.0f} points"
     )
@@ -142,7 +144,7 @@ def _likewise(others: Sequence[Row]) -> str:
         return ""
     named = [
         f"{_named(row['broken'])} on {part_words(row['part'])} "
-        f"({100 * row['specific']:.0f} points beyond {_named(row['spared'])})"
+        f"({100 * row['specific'].value:.0f} points beyond {_named(row['spared'])})"
         for row in found[:_MOST_NAMED]
     ]
     more = len(found) - len(named)
@@ -155,8 +157,7 @@ def _unreached(rows: Sequence[Row]) -> str:
 
 
 def _points(row: Row) -> str:
-    ends = row["specific"], row["low"], row["high"]
-    return plain_figure(*ends, unit=" points", digits=0, minus=MINUS)
+    return plain_figure(*row["specific"], unit=" points", digits=0, minus=MINUS)
 
 
 def _named(name: str) -> str:

@@ -33,7 +33,7 @@ from mnemoscope.localize.grafts import Walk as Walked
 from mnemoscope.pipeline.causes import GRAFT_SPECIFICITY_FILE, TRUTH, graft_statements
 from mnemoscope.pipeline.label import LABELS_FILE, samples_of
 from mnemoscope.progress import Progress, say
-from mnemoscope.stats import FEWEST_GROUPS
+from mnemoscope.stats import FEWEST_GROUPS, FIGURE, Estimate, frame_of
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models, facts_of, identity_of
 from mnemoscope.study.settings import PATCH_DRAWS, GraftSettings
@@ -658,8 +658,8 @@ def _conclude(
     study.write(SEQUENCES_FILE, pl.concat(kept_rows))
     for name, rows in written.items():
         if rows or name != PATCHES_FILE:
-            frame = pl.DataFrame(rows, schema=_TABLES[name], infer_schema_length=None)
-            study.write(name, frame.fill_nan(None))
+            frame = frame_of(rows, _TABLES[name])
+            study.write(name, frame.with_columns(pl.selectors.float().fill_nan(None)))
     return {
         "grafts": len(grafts),
         "walks": len(walks),
@@ -703,10 +703,9 @@ _SPECIFICITY = {
     "n_walks": pl.Int64,
     "largest_scale": pl.Float64,
     **dict.fromkeys(("kept_broken", "kept_spared", "random_broken"), pl.Float64),
-    **dict.fromkeys(("specific", "low", "high", "crude", "crude_low", "crude_high"), pl.Float64),
-    **dict.fromkeys(("equal_total", "equal_total_low", "equal_total_high"), pl.Float64),
+    **dict.fromkeys(("specific", "crude", "equal_total"), FIGURE),
     **dict.fromkeys(("scatter", "p_value"), pl.Float64),
-    **dict.fromkeys(("over_flip", "over_flip_low", "over_flip_high"), pl.Float64),
+    "over_flip": FIGURE,
     "finding": pl.String,
 }
 _TABLES: dict[str, dict[str, Any] | None] = {
@@ -757,9 +756,7 @@ def _rows(
                 **asdict(graft),
                 "n": int(of_class.sum()),
                 "n_groups": len(np.unique(tried.groups[of_class])),
-                "survive": float(kept.survive[at, column]),
-                "low": float(kept.low[at, column]),
-                "high": float(kept.high[at, column]),
+                "survive": Estimate(*(float(one[at, column]) for one in kept)),
                 "heldout_loss": losses[graft],
             }
 
@@ -785,9 +782,7 @@ def specific_row(found: Specific, names: Sequence[str]) -> dict[str, Any]:
         **{name: vars(found)[name] for name in _SPECIFICITY if name in vars(found)},
         "broken": names[found.broken],
         "spared": names[found.spared],
-        **found.value.columns("specific", ends=""),
-        **found.crude.columns("crude"),
-        **found.at_equal_total.columns("equal_total"),
-        **found.over_flip.columns("over_flip"),
+        "specific": found.value,
+        "equal_total": found.at_equal_total,
         "finding": found.finding.name,
     }

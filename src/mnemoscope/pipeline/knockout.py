@@ -41,7 +41,7 @@ from mnemoscope.pipeline.label import LABELS_FILE, samples_of
 from mnemoscope.pipeline.localize import StoredDelta, load_deltas, rank_edges
 from mnemoscope.pipeline.train import sample_rows
 from mnemoscope.progress import Progress, say
-from mnemoscope.stats import NO_ESTIMATE
+from mnemoscope.stats import NO_ESTIMATE, frame_of, rows_of
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models, identity_of
 from mnemoscope.taxonomy.groups import find_groups
@@ -99,7 +99,7 @@ def cut_rows(
                 "draws": len(draws),
                 "n_edges": float(np.mean([sizes[cut][name][0] for cut in draws])),
                 "mass": float(np.mean([sizes[cut][name][1] for cut in draws])),
-                **survival.columns("survival", ends=""),
+                "survival": survival,
                 "score": float(np.mean([part["score"].to_numpy().mean() for part in parts])),
                 "logprob": float(np.mean([part["logprob"].to_numpy().mean() for part in parts])),
             }
@@ -133,7 +133,7 @@ def specificity_rows(
             "broken_own_equal_mass": float(np.mean(by_equal_mass[own])),
             "broken_others": json.dumps(others),
             "broken_own_by_others": json.dumps(by_others),
-            **NO_ESTIMATE.columns("specificity", ends=""),
+            "specificity": NO_ESTIMATE,
         }
         if others:
             groups = {
@@ -143,7 +143,7 @@ def specificity_rows(
             index = specificity(
                 broken, by_equal_mass, own, n_resamples=_N_RESAMPLES, seed=seed, groups=groups
             )
-            row |= index.columns("specificity", ends="")
+            row["specificity"] = index
         yield row
 
 
@@ -175,13 +175,13 @@ def own_statements(rows: pl.DataFrame) -> Iterator[str]:
     for sample, name in rows.select("sample", "class").unique(maintain_order=True).rows():
         found = {
             row["choice"]: row
-            for row in rows.filter(pl.col("class") == name, sample=sample).to_dicts()
+            for row in rows_of(rows.filter(pl.col("class") == name, sample=sample))
             if row["choice"].startswith("own")
         }
         if not found:
             continue
         own, another, equal = (
-            f"{1 - found[one]['survival']:.0%}"
+            f"{1 - (found[one]['survival'].value or 0.0):.0%}"
             for one in ("own", "own, another's", "own, equal mass")
         )
         yield (
@@ -244,8 +244,8 @@ def knockout_stage(study: Study, models: Models) -> None:
             names, by, seed = tuple(subject.mass), wanted.by, wanted.seed
             rows += list(cut_rows(names, outcomes, sizes, by=by, seed=seed))
             indices += list(specificity_rows(names, outcomes, by=by, seed=seed))
-        study.write(KNOCKOUT_FILE, pl.DataFrame(rows, infer_schema_length=None))
-        study.write(SPECIFICITY_FILE, pl.DataFrame(indices, infer_schema_length=None))
+        study.write(KNOCKOUT_FILE, frame_of(rows))
+        study.write(SPECIFICITY_FILE, frame_of(indices))
         counts |= {"rows": len(rows), "taxonomies": len({row["sample"] for row in rows})}
     study.forget("report")  # the report includes the knockout
     for line in (*statements(indices), *own_statements(study.read(KNOCKOUT_FILE))):

@@ -6,7 +6,7 @@ Several train at once, each in a process with one thread; the numbers do not dep
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,9 @@ from mnemoscope.benchmark.baselines import (
     blind_maps,
     permute_labels,
 )
+from mnemoscope.benchmark.excess import SETTING
 from mnemoscope.benchmark.sources import ATTENTION, TABLE
+from mnemoscope.benchmark.table import RUN_KEY
 from mnemoscope.cluster.local import LocalExecutor, n_processes
 from mnemoscope.cluster.run import current_executor, run_units
 from mnemoscope.cluster.units import Needs, Opened, Share, UnitStore
@@ -124,9 +126,11 @@ class Job:
         return (_fit_baseline if self.setting is None else _train)(study, self, rows)
 
     @property
-    def setting_name(self) -> str:
-        """The setting's name in tables, for example `k6-f10-mean`."""
-        return self.setting.slug if self.setting else "-"
+    def setting_columns(self) -> dict[str, Any]:
+        """The setting in tables."""
+        return dict(
+            zip(SETTING, astuple(self.setting) if self.setting else [None] * 3, strict=True)
+        )
 
 
 @dataclass(frozen=True)
@@ -457,8 +461,8 @@ def _digest(rows: pl.DataFrame) -> str:
 def train_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all stages are called alike
     """Train what is missing, then collect all predictions and training figures.
 
-    Writes `cnn/`, `predictions.parquet` (taxonomy, source, setting, seed, epoch, sequence_id,
-    true, predicted, probabilities), `runs.parquet` (one row per training) and `choice.parquet`
+    Writes `cnn/`, `predictions.parquet` (`RUN_KEY`, epoch, sequence_id, true, predicted,
+    probabilities), `runs.parquet` (one row per training) and `choice.parquet`
     (taxonomy, source, min_f1: cross-validated within the training rows).
     """
     with study.finishing("train") as counts:
@@ -540,7 +544,7 @@ def _gather(study: Study, jobs: list[Job]) -> None:
         names = {
             "taxonomy": job.sample,
             "source": job.source,
-            "setting": job.setting_name,
+            **job.setting_columns,
             "seed": job.seed,
         }
         n_epochs, n_rows = outcome.predicted.shape
@@ -554,17 +558,18 @@ def _gather(study: Study, jobs: list[Job]) -> None:
             "probabilities": pl.concat([probabilities] * n_epochs),
         }
         seeds = np.full(n_epochs * n_rows, job.seed, dtype=np.int64)
-        predictions.append(pl.DataFrame(names | {"seed": seeds} | columns))
+        table = pl.DataFrame(names | {"seed": seeds} | columns, schema_overrides=SETTING)
+        predictions.append(table)
         sizes = {"n_train": rows.train.height, "n_eval": rows.evaluation.height}
         # Baselines are fitted on the CPU.
         runs.append(names | sizes | {"device": "cpu"} | outcome.facts | {"key": job.key})
     study.write(PREDICTIONS_FILE, pl.concat(predictions))
-    study.write(RUNS_FILE, _of_all_folds(pl.DataFrame(runs)))
+    study.write(RUNS_FILE, _of_all_folds(pl.DataFrame(runs, schema_overrides=SETTING)))
 
 
 def _of_all_folds(runs: pl.DataFrame) -> pl.DataFrame:
     """Merge folds into a row a source, setting and seed: sizes added, figures averaged."""
-    return runs.group_by("taxonomy", "source", "setting", "seed", maintain_order=True).agg(
+    return runs.group_by(RUN_KEY, maintain_order=True).agg(
         pl.col("n_train").mean().round().cast(pl.Int64),
         pl.col("n_eval").sum(),
         pl.col("device").first(),

@@ -55,7 +55,7 @@ from mnemoscope.report.charts import (
 )
 from mnemoscope.report.grafts import graft_of
 from mnemoscope.report.published import published_view
-from mnemoscope.stats import NO_ESTIMATE, Estimate
+from mnemoscope.stats import NO_ESTIMATE, Estimate, rows_of
 from mnemoscope.store import Store
 from mnemoscope.study.folder import Study, versions
 from mnemoscope.study.settings import EMBEDDED, NO_MODEL
@@ -65,7 +65,7 @@ from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.words import percent
 
 Record = dict[str, Any]
-"""A row as `records` gives it, or facts under the names that the templates use."""
+"""A row as `rows_of` gives it, or facts under the names that the templates use."""
 
 SOURCE_GROUPS = (
     ("The model's attention", ATTENTION),
@@ -108,34 +108,6 @@ _SIGNS = {
     **{"\n": "↵", "\r": "␍", "\t": "⇥", "\x0b": "␋", "\x0c": "␌", "\x7f": "␡"},
     **{"\u2028": "↵", "\u2029": "¶"},
 }
-
-
-def records(frame: pl.DataFrame, headline: str = "min_f1") -> Iterator[Record]:
-    """Read rows with each figure and its two ends as one `Estimate`.
-
-    A column `x` takes its ends from `x_low` and `x_high`, `x_min_f1` also from `x_low`, and the
-    `headline` from `low`. A list of figures becomes a list of estimates, empty where it is null.
-
-    >>> next(records(pl.DataFrame({"min_f1": [0.5], "low": [0.4], "high": [0.6]})))
-    {'min_f1': Estimate(value=0.5, low=0.4, high=0.6)}
-    """
-    ends = {}
-    for name in frame.columns:
-        if name == "low":
-            ends[headline] = ""
-        elif name.endswith("_low"):
-            stem = name.removesuffix("low")
-            ends[stem[:-1] if stem[:-1] in frame.columns else f"{stem}min_f1"] = stem
-    for row in frame.iter_rows(named=True):
-        for name, stem in ends.items():
-            figures = row[name], row.pop(f"{stem}low"), row.pop(f"{stem}high")
-            if not isinstance(frame.schema[name], pl.List):
-                row[name] = Estimate(*figures)
-            elif figures[0] is not None:
-                row[name] = [Estimate(*one) for one in zip(*figures, strict=True)]
-            else:
-                row[name] = []
-        yield row
 
 
 class Standing(Enum):
@@ -385,7 +357,7 @@ def allocation_of(table: pl.DataFrame) -> Record | None:
     if frame.is_empty():
         return None
     return {
-        "rows": list(records(frame, "share")),
+        "rows": list(rows_of(frame)),
         "ours": sankey_view(flows_of(frame)),
         "published": sankey_view(flows_of(frame, "published")),
         "sentence": (
@@ -482,7 +454,8 @@ def taxonomy_results(
 
 def flows_of(frame: pl.DataFrame, column: str = "share") -> list[Flow]:
     """A frame of `allocate` as flows, ours or the `published` ones."""
-    return [Flow(*row) for row in frame.select("prashanth", "paper", column).iter_rows()]
+    shares = frame.unnest("share").rename({"value": "share"})
+    return [Flow(*row) for row in shares.select("prashanth", "paper", column).iter_rows()]
 
 
 def _published_profile() -> Drawing:
@@ -512,7 +485,7 @@ def _benchmarks(study: Study) -> list[tuple[str, Benchmark]]:
         own = runs.filter(taxonomy=sample)
         seconds = dict(own.group_by("source", maintain_order=True).agg(pl.sum("seconds")).rows())
         rows = {}
-        for row in records(table.filter(taxonomy=sample)):
+        for row in rows_of(table.filter(taxonomy=sample)):
             known = TABLE[row["source"]]
             words = {"name": known.name, "detail": known.detail}
             rows[row["source"]] = row | words | {"seconds": seconds.get(row["source"])}
@@ -534,11 +507,11 @@ def seconds_of(study: Study, key: str) -> float:
 def _runs(runs: pl.DataFrame, predictions: pl.DataFrame, n_classes: int) -> Iterator[Record]:
     """Every CNN on the model's attention, its min-F1 on the evaluation sequences beside it."""
     for run in runs.filter(source="model").iter_rows(named=True):
-        own = predictions.filter(setting=run["setting"], seed=run["seed"])
+        key = ("kernel", "filters", "input", "seed")
+        own = predictions.filter(**{name: run[name] for name in key})
         confusion = confusion_matrix(own["true"].to_numpy(), own["predicted"].to_numpy(), n_classes)
-        kernel, filters, pooling = run["setting"].split("-")
         yield run | {
-            "words": f"{int(kernel[1:])}, {int(filters[1:])}, {pooling}",
+            "words": f"{run['kernel']}, {run['filters']}, {run['input']}",
             "training_min_f1": run["train_min_f1"] if run["did_train"] else None,
             "eval_min_f1": min_f1(confusion) if run["did_train"] else None,
         }
@@ -549,10 +522,10 @@ def _inputs(table: pl.DataFrame) -> Iterator[Record]:
     free = (
         table.filter(pl.col("source").is_in(of_reader(MEMORY_FREE, "model")))
         .drop_nulls("min_f1")
-        .sort("min_f1")
+        .sort(pl.col("min_f1").struct.field("value"))
     )
-    best = {row["input"]: row["min_f1"] for row in records(free)}
-    for row in records(table.filter(source="model")):
+    best = {row["input"]: row["min_f1"] for row in rows_of(free)}
+    for row in rows_of(table.filter(source="model")):
         yield row | {"best": best.get(row["input"], NO_ESTIMATE)}
 
 
@@ -571,7 +544,7 @@ def knockout_of(study: Study, taxonomy: str) -> Knockout | None:
         (line,) = statements([row])
         said[row["strength"] == spoken].append(_told(line, taxonomy))
     copies = {
-        choice: {row["class"]: row for row in records(rows.filter(choice=choice), "survival")}
+        choice: {row["class"]: row for row in rows_of(rows.filter(choice=choice))}
         for choice in ("copy", "copy, random", "copy, equal mass")
     }
     own, random, equal = copies.values()
@@ -580,8 +553,7 @@ def knockout_of(study: Study, taxonomy: str) -> Knockout | None:
         strengths=strengths,
         spoken=spoken,
         indices=[
-            row | {"broken_others": json.loads(row["broken_others"])}
-            for row in records(indices, "specificity")
+            row | {"broken_others": json.loads(row["broken_others"])} for row in rows_of(indices)
         ],
         copies=[row | {"random": random[one], "equal": equal[one]} for one, row in own.items()],
         statements=said[True],
@@ -607,7 +579,7 @@ def _panel(rows: pl.DataFrame, name: str) -> CutPanel:
     for choice, words in _CUTS.items():
         chosen = tried.filter(choice=choice).sort("strength", maintain_order=True)
         for edges_of in tried.filter(choice=choice)["edges_of"].unique(maintain_order=True):
-            points = list(records(chosen.filter(edges_of=edges_of), "survival"))
+            points = list(rows_of(chosen.filter(edges_of=edges_of)))
             curve = CutCurve(choice, edges_of, words.format(edges_of), points)
             is_drawn = choice == "decisive" or edges_of in ("", name)
             (curves if is_drawn else others).append(curve)

@@ -16,12 +16,14 @@ from mnemoscope.pipeline.causes import (
     graft_statements,
 )
 from mnemoscope.pipeline.graft import CURVES_FILE, GRAFT_FILE, INTO_MODEL, INTO_TWIN, PATCHES_FILE
-from mnemoscope.stats import NO_ESTIMATE, Estimate
+from mnemoscope.stats import NO_ESTIMATE, Estimate, rows_of
 from mnemoscope.study.folder import Study
 
 MOST_CURVES = 6
 """Parts whose dose curves are drawn."""
 _GRID = np.linspace(0, 1, 41)
+
+_SHARE = ["survive", "low", "high"]
 
 Record = dict[str, Any]
 
@@ -38,14 +40,14 @@ def graft_of(study: Study, taxonomy: str) -> Record | None:
     manifest = study.manifest("graft")
     if manifest is None or not study.is_done("graft"):
         return None
-    rows = study.read(GRAFT_FILE).filter(taxonomy=taxonomy)
+    rows = _shares(study.read(GRAFT_FILE).filter(taxonomy=taxonomy))
     if rows.is_empty():
         return None
     inside = rows.filter(pl.col("part") != "", direction=INTO_MODEL)
     every = study.read(GRAFT_SPECIFICITY_FILE)
     specific, by_truth = (every.filter(taxonomy=one) for one in (taxonomy, TRUTH))
     found: dict[str, Record] = {}
-    for row in by_weight(specific.to_dicts()):
+    for row in by_weight(list(rows_of(specific))):
         found.setdefault(row["part"], dict(row) | {"words": FINDINGS[finding_of(row)]})
     first = next(iter(found.values()), None)
     curves = study.read(CURVES_FILE).filter(taxonomy=taxonomy)
@@ -66,7 +68,7 @@ def graft_of(study: Study, taxonomy: str) -> Record | None:
         "draws": study.settings.graft.draws,
         "statement": " ".join(graft_statements(specific)),
         "truth": " ".join(graft_statements(by_truth)),
-        "by_truth": next(iter(by_weight(by_truth.to_dicts())), None),
+        "by_truth": next(iter(by_weight(list(rows_of(by_truth)))), None),
         "appear": [
             {name: row[name] for name in ("class", "part", "survive")}
             | {"alone": plain_twin[row["class"]]}
@@ -74,6 +76,11 @@ def graft_of(study: Study, taxonomy: str) -> Record | None:
         ],
         "patches": _patches_of(study, taxonomy),
     }
+
+
+def _shares(rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows with the share that survives and its ends as the columns `_SHARE`."""
+    return rows.unnest("survive").rename({"value": "survive"})
 
 
 def _parts(
@@ -98,7 +105,7 @@ def _parts(
             random = next((y - plain for _, y in _mean(walks, left)), None)
         yield {
             "part": part,
-            "cells": [Estimate.of(one, "survive", ends="") for one in own[part].to_dicts()],
+            "cells": [Estimate(*one) for one in own[part].select(_SHARE).iter_rows()],
             "found": row,
             "loss": None if loss is None or plain is None else loss - plain,
             "random_loss": random,
@@ -163,9 +170,10 @@ def _patches_of(study: Study, taxonomy: str) -> Record | None:
     if not study.settings.graft.patch:
         return None
     rows = study.read(PATCHES_FILE).filter(taxonomy=taxonomy, direction=INTO_MODEL)
+    rows = _shares(rows)
     keys = ("class", "positions")
     columns = rows.select(keys).unique(maintain_order=True).to_dicts()
-    means = rows.group_by("part", *keys, "control").agg(pl.col("survive", "low", "high").mean())
+    means = rows.group_by("part", *keys, "control").agg(pl.col(_SHARE).mean())
     found = {
         (row["part"], row["class"], row["positions"], row["control"]): row
         for row in means.iter_rows(named=True)
@@ -175,7 +183,7 @@ def _patches_of(study: Study, taxonomy: str) -> Record | None:
         cells = []
         for column in columns:
             twin, other = (found.get((part, *column.values(), name)) for name in ("twin", "other"))
-            twin_estimate = NO_ESTIMATE if twin is None else Estimate.of(twin, "survive", ends="")
-            cells.append({"twin": twin_estimate, "control": other and other["survive"]})
+            left = NO_ESTIMATE if twin is None else Estimate(*(twin[name] for name in _SHARE))
+            cells.append({"twin": left, "control": other and other["survive"]})
         shown.append({"part": part, "cells": cells})
     return {"columns": columns, "rows": shown} if shown else None

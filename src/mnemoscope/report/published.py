@@ -10,8 +10,8 @@ from rich.padding import Padding
 from rich.table import Table
 
 from mnemoscope.benchmark.published import Comparison, Conclusion, published_conclusions
-from mnemoscope.stats import Estimate, RankCorrelation
-from mnemoscope.words import UNKNOWN, decimal, figure, interval, percent, points
+from mnemoscope.stats import RankCorrelation, rows_of
+from mnemoscope.words import UNKNOWN, decimal, figure, percent
 
 WHOLES = {"catalogue": "of the 54 published taxonomies", "rho": "of the 27 settings of ρ"}
 """What each kind of row is one of."""
@@ -80,15 +80,12 @@ def published_view(
         return title or row_name(row)
 
     def shown(row: dict[str, Any]) -> dict[str, Any]:
-        names = ("mean_f1", "difference", "mean_f1_difference")
-        figures = {one: Estimate.of(row, one) for one in names}
-        figures["min_f1"] = Estimate.of(row, "min_f1", ends="")
-        return row | figures | {"name": name_of(row), "alias_of": _alias(row)}
+        return row | {"name": name_of(row), "alias_of": _alias(row)}
 
     parts = [
         part._asdict()
         | {
-            "rows": [shown(row) for row in part.measured.to_dicts()],
+            "rows": [shown(row) for row in rows_of(part.measured)],
             "missing": [
                 (row_name(row), row["state"], row["note"] or UNKNOWN)
                 for row in part.missing.to_dicts()
@@ -115,17 +112,14 @@ def published_view(
 
 def correlation_sentence(found: RankCorrelation, whole: str) -> str:
     """Say how far two orders agree, over how many `WHOLES`, and what is not given."""
-    if found.spearman is None or found.kendall is None:
+    if found.spearman.value is None or found.kendall.value is None:
         return f"Rank correlation with the published min-F1: not given ({found.note})."
     shown = []
-    for name in ("spearman", "kendall"):
-        value, *ends = (getattr(found, f"{name}{end}") for end in ("", "_low", "_high"))
-        known = [decimal(end) for end in ends if end is not None]
-        shown.append(
-            f"{name.title()} {decimal(value)}" + (f" [{', '.join(known)}]" if known else "")
-        )
+    for name, estimate in (("Spearman", found.spearman), ("Kendall", found.kendall)):
+        value, *ends = (decimal(one) for one in estimate if one is not None)
+        shown.append(f"{name} {value}" + (f" [{', '.join(ends)}]" if ends else ""))
     note = "names that share figures count once, with the mean of their published ones"
-    if found.spearman_low is not None:
+    if found.spearman.low is not None:
         note += "; 95 % intervals over evaluation sequences"
     return (
         f"Rank correlation with the published min-F1: {', '.join(shown)}, over {found.n} {whole} "
@@ -158,11 +152,6 @@ def console() -> Console:
     return found
 
 
-def difference_text(value: float | None, low: float | None, high: float | None) -> str:
-    """A difference in points and its interval."""
-    return f"{points(value)} {interval((value, low, high))}".strip()
-
-
 def print_comparison(comparison: Comparison, *, with_reasons: bool = True) -> None:
     """Print ours beside published, correlations, conclusions, and why some have no figure."""
     page = console()
@@ -189,11 +178,10 @@ def print_together(frame: pl.DataFrame, models: Sequence[str]) -> None:
     )
     notes = {}
     for name in frame["taxonomy"].unique(maintain_order=True):
-        rows = {row["model"]: row for row in frame.filter(taxonomy=name).iter_rows(named=True)}
+        rows = {row["model"]: row for row in rows_of(frame.filter(taxonomy=name))}
         total = rows["together"]
-        cells = [percent(rows[model]["min_f1"], unit=False) for model in models]
-        both = figure(total, "min_f1", ends=""), figure(total, "mean_f1")
-        table.add_row(short_name(name), *cells, *both)
+        cells = [percent(rows[model]["min_f1"].value, unit=False) for model in models]
+        table.add_row(short_name(name), *cells, figure(total["min_f1"]), figure(total["mean_f1"]))
         notes[name] = total["note"]
     page.print(table)
     for name, note in notes.items():
@@ -207,15 +195,15 @@ def _table(part: PublishedPart) -> Table:
     table = Table(
         *(first, "min-F1", "mean F1", "published", *models, "difference"), title=_TITLES[part.kind]
     )
-    for row in part.measured.iter_rows(named=True):
+    for row in rows_of(part.measured):
         alias = _alias(row)
         table.add_row(
             row_name(row) + (f"\n= {alias}" if alias else ""),
-            figure(row, "min_f1", ends=""),
-            figure(row, "mean_f1"),
+            figure(row["min_f1"]),
+            figure(row["mean_f1"]),
             " / ".join(percent(row[f"published_{one}_f1"], unit=False) for one in ("min", "mean")),
             *[percent(row[f"published_min_f1_{model}"], unit=False) for model in models],
-            figure(row, "difference", signed=True),
+            figure(row["difference"], signed=True),
         )
     table.caption = (
         "Published: min-F1 / mean F1"

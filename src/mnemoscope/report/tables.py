@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from mnemoscope.analysis.figures import Chart, Figure, Series, plain, series_of
+from mnemoscope.analysis.figures import Chart, Figure, series_of
 from mnemoscope.analysis.registry import read_frames, stored_results
 from mnemoscope.benchmark.levels import (
     MEMORIZED,
@@ -26,7 +26,7 @@ from mnemoscope.pipeline.causes import FINDINGS, GRAFT_SPECIFICITY_FILE, by_weig
 from mnemoscope.pipeline.label import LABELS_FILE, aliases_of, sharing_of
 from mnemoscope.pipeline.localize import AGREEMENT_FILE, REGIONS_FILE, SHAPES_FILE
 from mnemoscope.search.climb import SEARCH_FILE, chosen_figure, final_figure, search_words
-from mnemoscope.stats import Estimate
+from mnemoscope.stats import Estimate, rows_of
 from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import LocalizeSettings
 from mnemoscope.words import (
@@ -120,7 +120,7 @@ def table_of(name: str, frame: pl.DataFrame, file: str) -> Table:
     shown = frame.select(
         column for column, kind in frame.schema.items() if not isinstance(kind, pl.List | pl.Array)
     )
-    rows = [[_text(value) for value in row] for row in shown.head(_MOST_ROWS).rows()]
+    rows = [[_text(value) for value in row.values()] for row in rows_of(shown.head(_MOST_ROWS))]
     note = f": the first {len(rows)} of {count(frame.height)} rows, all of them in {file}"
     return Table(
         title=name.replace("_", " "),
@@ -135,6 +135,9 @@ def _text(value: Any) -> str:
         return UNKNOWN
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, Estimate):
+        ends = "" if value.low is None else f" [{number(value.low)}, {number(value.high)}]"
+        return f"{number(value.value)}{ends}"
     return number(value) if isinstance(value, int | float) else str(value)
 
 
@@ -145,14 +148,13 @@ def graft_tables(study: Study) -> Iterator[Table]:
     specific = study.read(GRAFT_SPECIFICITY_FILE)
     if specific.is_empty():
         return
-    own: dict[str, float] = {}
+    own: dict[str, float | None] = {}
     if study.is_done("benchmark"):
-        benchmark = study.benchmark.filter(source="model")
-        own = dict(benchmark.select("taxonomy", "min_f1").iter_rows())
+        own = _min_f1(study.benchmark.filter(source="model"))
     if study.is_done("search"):
-        own = dict(study.read(SEARCH_FILE).select("taxonomy", "min_f1").iter_rows()) | own
+        own = _min_f1(study.read(SEARCH_FILE)) | own
     groups = specific.group_by("taxonomy", maintain_order=True)
-    strongest = by_weight([by_weight(rows.to_dicts())[0] for _, rows in groups])
+    strongest = by_weight([by_weight(list(rows_of(rows)))[0] for _, rows in groups])
     yield Table(
         title="Taxonomies by cause",
         columns=(
@@ -164,10 +166,10 @@ def graft_tables(study: Study) -> Iterator[Table]:
                 row["taxonomy"] + (" (found)" if row["is_found"] else ""),
                 FINDINGS[finding_of(row)],
                 *(row[name] for name in ("part", "broken", "spared")),
-                points(row["specific"]),
-                interval((row["specific"], row["low"], row["high"])) or UNKNOWN,
+                points(row["specific"].value),
+                interval(row["specific"]) or UNKNOWN,
                 p_figure(row["p_value"]),
-                points(row["crude"]),
+                points(row["crude"].value),
                 own.get(row["taxonomy"]),
             )
             for row in strongest
@@ -178,6 +180,10 @@ def graft_tables(study: Study) -> Iterator[Table]:
         "equal, and min-F1, which maps show (of a taxonomy found by search on its final part). p "
         "is for all parts and pairs of a taxonomy, not for all taxonomies.",
     )
+
+
+def _min_f1(table: pl.DataFrame) -> dict[str, float | None]:
+    return {row["taxonomy"]: row["min_f1"].value for row in rows_of(table)}
 
 
 def truth_tables(table: pl.DataFrame) -> Iterator[Table]:
@@ -244,10 +250,9 @@ def sharing_tables(study: Study) -> Iterator[Table]:
     aliases = aliases_of(study)
     if not aliases:
         return
-    figures: dict[str, float] = {}
+    figures = {}
     if study.is_done("benchmark"):
-        table = study.benchmark.filter(source="model")
-        figures = dict(zip(table["taxonomy"], table["min_f1"], strict=True))
+        figures = _min_f1(study.benchmark.filter(source="model"))
     yield Table(
         title="Taxonomies with the figures of another",
         columns=("taxonomy", "trained as", "why", "min-F1"),
@@ -266,10 +271,10 @@ def search_tables(study: Study) -> Iterator[Table]:
     name = study.settings.search.objective
     is_shown = (pl.col("place").is_not_null()) | (pl.col("kind") == "beside")
     rows = []
-    for row in study.read(SEARCH_FILE).filter(is_shown).iter_rows(named=True):
+    for row in rows_of(study.read(SEARCH_FILE).filter(is_shown)):
         how = "beside" if row["place"] is None else f"found, {row['place']}"
         shown, *others = (final_figure(row, one) for one in (name, "min_f1", "excess", "auc"))
-        drop = points(_gap(row["full"], row[name]))
+        drop = points(_gap(row["full"], row[name].value))
         rows.append((row["taxonomy"], how, chosen_figure(row, name), shown, drop, *others))
     yield Table(
         title="Taxonomies found by search",
@@ -619,10 +624,10 @@ def level_section(study: Study) -> AnalysisSection | None:
 
 
 def _sentence(dose: pl.DataFrame, figures: pl.DataFrame) -> str:
-    first, last = dose.row(0, named=True), dose.row(-1, named=True)
+    first, *_, last = rows_of(dose)
     said = (
-        f"Memorized are {Estimate.of(first, 'share', ends='')} of the sequences that were never "
-        f"trained on, and {Estimate.of(last, 'share', ends='')} of those trained on "
+        f"Memorized are {first['share']} of the sequences that were never "
+        f"trained on, and {last['share']} of those trained on "
         f"{count(last['duplicates'])} times."
     )
     known = figures.drop_nulls("dose_excess")
@@ -630,9 +635,7 @@ def _sentence(dose: pl.DataFrame, figures: pl.DataFrame) -> str:
         return f"{said} No level has an excess over level 0: too few passages, or no control."
     own = known.filter(taxonomy=known["taxonomy"][0])
     shown = "; ".join(
-        f"{count(row['duplicates'])}: {points(row['dose_excess'])}"
-        + (f" {_ends(row, 'dose_excess')}" if row["dose_excess_low"] is not None else "")
-        for row in own.iter_rows(named=True)
+        f"{count(row['duplicates'])}: {_points(row['dose_excess'])}" for row in rows_of(own)
     )
     return (
         f"{said} How much better attention tells a level from level 0 than the best control does, "
@@ -640,8 +643,9 @@ def _sentence(dose: pl.DataFrame, figures: pl.DataFrame) -> str:
     )
 
 
-def _ends(row: dict[str, float], name: str = "excess") -> str:
-    return f"[{points(row[f'{name}_low'])}, {points(row[f'{name}_high'])}]"
+def _points(found: Estimate) -> str:
+    ends = "" if found.low is None else f" [{points(found.low)}, {points(found.high)}]"
+    return f"{points(found.value)}{ends}"
 
 
 def _charts(dose: pl.DataFrame, figures: pl.DataFrame, levels: list[int]) -> Iterator[Chart]:
@@ -657,7 +661,8 @@ def _charts(dose: pl.DataFrame, figures: pl.DataFrame, levels: list[int]) -> Ite
         ("dose_excess", "A level told from level 0: excess, points of AUC (95 %)"),
         ("excess", "Classes told apart within a level: excess, points of min-F1 (95 %)"),
     ):
-        known = figures.drop_nulls(name)
+        places = [levels.index(one) for one in figures["duplicates"]]
+        known = figures.with_columns(place=pl.Series(places, dtype=pl.Int64)).drop_nulls(name)
         if not known.is_empty():
             yield Chart(
                 title=title,
@@ -666,13 +671,7 @@ def _charts(dose: pl.DataFrame, figures: pl.DataFrame, levels: list[int]) -> Ite
                 percent=True,
                 form="points",
                 series=tuple(
-                    Series(
-                        name=str(taxonomy),
-                        x=plain(levels.index(one) for one in rows["duplicates"]),
-                        y=plain(rows[name]),
-                        low=plain(rows[f"{name}_low"]),
-                        high=plain(rows[f"{name}_high"]),
-                    )
+                    series_of(str(taxonomy), rows, name, x="place")
                     for (taxonomy,), rows in known.group_by("taxonomy", maintain_order=True)
                 ),
             )
@@ -685,9 +684,9 @@ def _share_table(shares: pl.DataFrame) -> Table:
             + (f" ({row['taxonomy']})" if row["taxonomy"] else ""),
             count(row["n"]),
             count(row["n_groups"]),
-            str(Estimate.of(row, "share", ends="")),
+            str(row["share"]),
         )
-        for row in shares.iter_rows(named=True)
+        for row in rows_of(shares)
     ]
     return Table(
         title="memorized and classes by level",
@@ -699,24 +698,23 @@ def _share_table(shares: pl.DataFrame) -> Table:
 def _figure_tables(figures: pl.DataFrame) -> Iterator[Table]:
     for (name,), own in figures.group_by("taxonomy", maintain_order=True):
         rows = []
-        for row in own.iter_rows(named=True):
+        for row in rows_of(own):
             auc = "; ".join(
-                f"{pair} {percent(value)}"
-                for pair, value in zip(row["auc_pairs"] or (), row["auc"] or (), strict=False)
+                f"{pair} {percent(found.value)}"
+                for pair, found in zip(row["auc_pairs"] or (), row["auc"], strict=False)
             )
-            excess = _ends(row) if row["excess_low"] is not None else ""
-            dose = "" if row["dose_excess_low"] is None else _ends(row, "dose_excess")
+            dose, min_f1 = row["dose_auc"], row["min_f1"]
             rows.append(
                 (
                     count(row["duplicates"]),
-                    str(Estimate.of(row, "dose_auc")) if row["dose_auc"] is not None else UNKNOWN,
-                    f"{points(row['dose_excess'])} {dose}".strip(),
+                    UNKNOWN if dose.value is None else str(dose),
+                    _points(row["dose_excess"]),
                     ", ".join(row["classes"] or ()) or UNKNOWN,
                     count(row["n_eval"]) if row["n_eval"] else UNKNOWN,
                     count(row["n_groups"]) if row["n_groups"] else UNKNOWN,
-                    str(Estimate.of(row, "min_f1")) if row["min_f1"] is not None else UNKNOWN,
+                    UNKNOWN if min_f1.value is None else str(min_f1),
                     auc or UNKNOWN,
-                    f"{points(row['excess'])} {excess}".strip(),
+                    _points(row["excess"]),
                     row["note"] or "",
                 )
             )

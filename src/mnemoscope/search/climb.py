@@ -52,6 +52,7 @@ from mnemoscope.pipeline.train import (
 from mnemoscope.pipeline.trainings import settings_of
 from mnemoscope.progress import say, track
 from mnemoscope.search.space import SearchSpace, check_optuna, find_columns, make_space, propose
+from mnemoscope.stats import FIGURE, frame_of, rows_of
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models, identity_of
 from mnemoscope.study.settings import SearchSettings
@@ -73,7 +74,6 @@ _SHARES = {"train": 0.5, "select": 0.2}  # the rest is final
 _MOST_PROPOSALS = 20
 """Most proposals per wanted candidate: most spaces have fewer divisions than names."""
 _FIGURES = (*OBJECTIVES, "lead")
-_FINAL_COLUMNS = [f"{name}{end}" for name in _FIGURES for end in ("", "_low", "_high")]
 _OBJECTIVES_IN_WORDS = {
     "excess": "excess alignment",
     "min_f1": "min-F1",
@@ -628,7 +628,7 @@ def _final_figures(study: Study, candidate: Candidate) -> dict[str, Any]:
     for name in OBJECTIVES:
         if _score(sources, name) is not None:
             found = measure_objective(sources, name, seed=seed, n_resamples=n_resamples)
-            figures |= found.columns(name)
+            figures[name] = found
     controls = {name: votes for name, votes in sources.items() if name != "model"}
     of_each = {name: _score({"model": one}, "min_f1") or 0.0 for name, one in controls.items()}
     return figures | {"strongest": max(of_each, key=of_each.__getitem__, default=None)}
@@ -643,7 +643,7 @@ def _lead(study: Study, best: Candidate, other: Candidate) -> dict[str, Any]:
     found = compare_objective(
         own, beside, wanted.objective, seed=wanted.seed, n_resamples=n_resamples
     )
-    return found.columns("lead")
+    return {"lead": found}
 
 
 def _table(
@@ -653,8 +653,9 @@ def _table(
     rest = [one for one in entries if one not in finalists]
     rest.sort(key=lambda one: (-len(one.scores), -(list(one.scores.values())[-1] or 0.0)))
     places = {id(one): place for place, one in enumerate(finalists, start=1)}
-    schema = {"taxonomy": pl.String, "classes": pl.Int64, "kind": pl.String, "place": pl.Int64}
-    schema |= dict.fromkeys(["cheap", "brief", "full", *_FINAL_COLUMNS], pl.Float64)
+    schema: dict[str, Any] = {"taxonomy": pl.String, "classes": pl.Int64, "kind": pl.String}
+    schema |= {"place": pl.Int64, **dict.fromkeys(("cheap", "brief", "full"), pl.Float64)}
+    schema |= dict.fromkeys(_FIGURES, FIGURE)
     schema |= {"strongest": pl.String} | dict.fromkeys([f"n_{part}" for part in PARTS], pl.Int64)
     rows = [
         {
@@ -662,14 +663,13 @@ def _table(
             "classes": len(one.candidate.taxonomy.classes),
             "kind": "beside" if one.is_beside else "found",
             "place": places.get(id(one)),
-            **dict.fromkeys(("cheap", "brief", "full", *_FINAL_COLUMNS, "strongest")),
             **one.scores,
             **one.final,
             **{f"n_{part}": one.candidate.counts[part] for part in PARTS},
         }
         for one in [*finalists, *references, *rest]
     ]
-    return pl.DataFrame(rows, schema=schema)
+    return frame_of(rows, schema)
 
 
 def _write_found(study: Study, space: SearchSpace, taxonomies: Sequence[Taxonomy]) -> None:
@@ -694,7 +694,7 @@ def search_words(study: Study) -> list[str]:
     manifest = study.manifest("search")
     assert manifest is not None
     counts, wanted, table = manifest["counts"], study.settings.search, study.read(SEARCH_FILE)
-    best = table.row(by_predicate=pl.col("place") == 1, named=True)
+    (best,) = rows_of(table.filter(place=1))
     parts = ", ".join(f"{counts[f'memorized_{part}']:,}" for part in PARTS)
     return [
         f"{counts['memorized']:,} memorized sequences with maps ({parts} for training, selection "
@@ -703,10 +703,7 @@ def search_words(study: Study) -> list[str]:
         f"{counts['too_small']:,} have a class of fewer than {wanted.minimum}).",
         _winner(best, wanted.objective),
         final_verdict(best, len(wanted.seeds)),
-        *(
-            _compared(row, wanted.objective)
-            for row in table.filter(kind="beside").iter_rows(named=True)
-        ),
+        *(_compared(row, wanted.objective) for row in rows_of(table.filter(kind="beside"))),
         *(
             f"{name}: a class has {min(smallest.values())} sequences in one of the parts."
             for name, smallest in counts["impossible_beside"].items()
@@ -722,11 +719,11 @@ def chosen_figure(row: Mapping[str, Any], objective: str) -> str:
 
 def final_figure(row: Mapping[str, Any], name: str) -> str:
     """A figure of the final part with its interval; differences in points, else per cent."""
-    return figure(row, name, signed="excess" in name, unit=True, gap=" ")
+    return figure(row[name], signed="excess" in name, unit=True, gap=" ")
 
 
 def _winner(best: Mapping[str, Any], objective: str) -> str:
-    words, chosen, final = _OBJECTIVES_IN_WORDS[objective], best["full"], best[objective]
+    words, chosen, final = _OBJECTIVES_IN_WORDS[objective], best["full"], best[objective].value
     if final is None:
         return f"Best by {words}: {best['taxonomy']}; nothing to hold it against on the final part."
     drop = chosen - final
@@ -740,19 +737,20 @@ def _winner(best: Mapping[str, Any], objective: str) -> str:
 
 def final_verdict(best: Mapping[str, Any], n_trainings: int) -> str:
     """What the winner's excess, on so many trainings a source, says about memory."""
-    if best["excess"] is None:
+    excess = best["excess"]
+    if excess.value is None:
         return "No control trained, so its figure may come from the text alone."
     shown = final_figure(best, "excess")
-    if best["excess_low"] is None:
+    if excess.low is None:
         return f"Its excess is {shown} points, of too few near duplicates' groups for an interval."
     if n_trainings < FEWEST_TRAININGS:
         return (
             f"Its excess is {shown} points, undecided, with {COUNTED[n_trainings]} a "
             "source (three are needed: search.seeds=[0, 1, 2])."
         )
-    if best["excess_low"] > 0:
+    if excess.low > 0:
         return f"Its excess is {shown} points: attention shows more of it than the text gives away."
-    if best["excess_high"] < 0:
+    if excess.high < 0:
         return f"Its excess is {shown} points: the text gives away more of it than attention shows."
     return (
         f"Its excess is {shown} points, an interval that spans zero: this search found no taxonomy "
@@ -762,11 +760,11 @@ def final_verdict(best: Mapping[str, Any], n_trainings: int) -> str:
 
 def _compared(row: Mapping[str, Any], name: str) -> str:
     """How a taxonomy that was given, not searched for, compares with the winner."""
-    if row[name] is None:
+    if row[name].value is None:
         return f"Beside it {row['taxonomy']}: no CNN trained."
     text = f"Beside it {row['taxonomy']}: {final_figure(row, name)} on the final part."
-    if row.get("lead_low") is None:  # too few groups
+    _, low, high = row["lead"]
+    if low is None:  # too few groups
         return text
-    low, high = row["lead_low"], row["lead_high"]
     said = "above it" if low > 0 else "below it" if high < 0 else "neither above nor below it"
-    return f"{text} The found one is {said} ({figure(row, 'lead', signed=True, gap=' ')} points)."
+    return f"{text} The found one is {said} ({figure(row['lead'], signed=True, gap=' ')} points)."

@@ -21,7 +21,7 @@ import polars as pl
 from typing_extensions import TypedDict
 
 from mnemoscope.errors import UserError
-from mnemoscope.stats import Floats, draw_within, interval_of
+from mnemoscope.stats import Estimate, Floats, draw_within, frame_of, interval_of
 from mnemoscope.store import Store
 from mnemoscope.training.windows import WatchedWindows
 
@@ -185,18 +185,16 @@ def survival(followed: pl.DataFrame, last_step: int) -> pl.DataFrame:
     are known to the distance of two checks.
 
     Returns:
-        `age` (steps), `survives`, `low`, `high` (share still memorized after that age, 95 %
-        log-log interval, NaN where it cannot be given), `at_risk` (windows seen to that age);
-        from age 0, where all do. Empty where nothing was memorized before the last step. Where
-        `followed` has `near_duplicates`, the interval draws these groups, and is NaN below
+        `age` (steps), `survives` (share still memorized after that age, 95 % log-log interval
+        where it can be given), `at_risk` (windows seen to that age); from age 0, where all do.
+        Empty where nothing was memorized before the last step. Where `followed` has
+        `near_duplicates`, the interval draws these groups, and there is none below
         `FEWEST_GROUPS`.
     """
     known = followed.filter(pl.col("first_memorized") < last_step)
-    start = pl.DataFrame(
-        {"age": [0], "survives": [1.0], "low": [1.0], "high": [1.0], "at_risk": [known.height]}
-    )
+    start = {"age": 0, "survives": Estimate(1.0, 1.0, 1.0), "at_risk": known.height}
     if known.is_empty():
-        return start.clear()
+        return frame_of([start]).clear()
     from scipy.stats import CensoredData, ecdf
 
     is_censored = known["forgotten"].is_null().to_numpy()
@@ -213,16 +211,11 @@ def survival(followed: pl.DataFrame, last_step: int) -> pl.DataFrame:
             warnings.simplefilter("ignore", RuntimeWarning)  # undefined ends are NaN, as is said
             reach = curve.confidence_interval(method="log-log")
         low, high = (end.evaluate(places) for end in (reach.low, reach.high))
-    found = pl.DataFrame(
-        {
-            "age": places.astype(np.int64),
-            "survives": survives,
-            "low": low,
-            "high": high,
-            "at_risk": [int((age >= place).sum()) for place in places],
-        }
+    found = (
+        {"age": int(place), "survives": Estimate(*one), "at_risk": int((age >= place).sum())}
+        for place, *one in zip(places, survives, low, high, strict=True)
     )
-    return pl.concat([start, found], how="vertical_relaxed")
+    return frame_of([start, *found])
 
 
 def _ends_over_groups(
