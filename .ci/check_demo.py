@@ -9,8 +9,8 @@ import polars as pl
 from mnemoscope.benchmark.sources import TABLE
 
 study = Path(sys.argv[1])
-table = pl.read_parquet(study / "sequences.parquet")
-assert table["is_memorized"].sum() > 0.2 * table.height, "hardly anything is memorized"
+verdicts = pl.read_parquet(study / "verdicts.parquet")
+assert verdicts["is_memorized"].sum() > 0.2 * verdicts.height, "hardly anything is memorized"
 samples = json.loads((study / "manifests" / "label.json").read_text())["counts"]["samples"]
 assert len(samples) == 2, samples.keys()
 assert not any("impossible" in entry for entry in samples.values()), samples
