@@ -281,6 +281,25 @@ def test_files_of_a_stage_that_is_to_be_run_again_are_told_with_its_verb(study, 
         assert f"{study}/manifests/{verb}.json: missing." in line
 
 
+KEPT = [f"manifests/{stage.name}" for stage in STAGES if stage.name != "sequences"]
+KEPT += ["decoded", "label_check", "cnn", "cnn/statistics", "graft", "knockout", "units/capture"]
+KEPT += ["search/measures", "analysis/length/result", "analysis/kept/logprobs"]
+
+
+def test_a_message_about_what_is_kept_names_a_command_that_there_is(study, call) -> None:
+    store = Study(study).store
+    for name in KEPT:
+        said = str(store.missing(store.record_path(name), name))
+        command = said.partition("run 'mnemoscope ")[2].partition("'")[0].split()
+        if name == "analysis/kept/logprobs":  # of any analysis
+            assert not command
+            continue
+        shown = call(command[0], "--help")
+        assert shown.status == 0, said
+        assert all(one in shown.out for one in command if one.startswith("-")), said
+        assert str(study) in command
+
+
 def test_a_table_that_is_damaged_or_gone_stops_what_reads_it_until_it_is_made_again(
     study, refused, call
 ) -> None:

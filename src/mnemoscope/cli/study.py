@@ -332,7 +332,7 @@ def _create(folder: Path, settings: StudySettings, *, quiet: bool) -> Study:
 
 
 def _check_labels(change: Callable[[StudySettings], StudySettings], out: Path, redo: bool) -> None:
-    """Found the study where it is not there, scan what has a label, and say what came of it."""
+    """Create the study if it is not there, scan what has a label, and say what came of it."""
     from mnemoscope.flow.run import run as run_study
     from mnemoscope.pipeline.sequences import CHECK_FILE, check_labels
     from mnemoscope.study.models import Models

@@ -81,14 +81,18 @@ class Study:
 
     def _remedy(self, name: str) -> str:
         """How an artefact is made again."""
-        room, _, rest = name.partition("/")
+        folder, _, rest = name.partition("/")
         last = rest.split("/")[0]
-        if (room, last) == ("manifests", "sequences"):
+        if (folder, last) == ("manifests", "sequences"):
             return "make the study anew in another folder"
-        if room == "analysis":
+        if name == "label_check":
+            return f"run 'mnemoscope run -o {self.folder} --check-labels'"
+        if (folder, last) == ("analysis", "kept"):
+            return "run the analysis again"
+        if folder == "analysis":
             return f"run 'mnemoscope analyze {last} {self.folder} --redo'"
-        verb = {"decoded": "capture", "cnn": "train --redo"}.get(room, room)
-        verb = last if room in ("manifests", "units") else verb
+        verb = {"decoded": "capture", "cnn": "train --redo"}.get(folder, folder)
+        verb = last if folder in ("manifests", "units") else verb
         return f"run 'mnemoscope {verb} {self.folder}'"
 
     def _read_settings(self) -> None:
@@ -335,26 +339,26 @@ class Study:
         from mnemoscope.data.table import fill_columns  # loads Polars
 
         sources = [("manifests/sequences", TABLE_FILE), *self._columns()]
-        wholes = tuple(self._sum(*one) for one in sources)
+        checksums = tuple(self._sha256_of(*one) for one in sources)
         names = tuple(file for _, file in sources)
         known, table = self._tables.get(names, ((), None))
-        if table is None or known != wholes:
+        if table is None or known != checksums:
             table = self.read(TABLE_FILE)
             for name in names[1:]:
                 table = fill_columns(table, self.read(name))
-            self._tables[names] = wholes, table
+            self._tables[names] = checksums, table
         return table.clone()  # so that changes by the caller stay with the caller
 
     def _columns(self) -> Iterator[tuple[str, str]]:
         """Record and file of each table that adds columns to that of the sequences."""
         for stage in STAGES:
             name = f"manifests/{stage.name}"
-            if stage.columns and self._sum(name, stage.columns):
+            if stage.columns and self._sha256_of(name, stage.columns):
                 yield name, stage.columns
             if stage.name == "continue" and self.store.has("decoded"):
                 yield "decoded", DECODED_FILE
 
-    def _sum(self, name: str, file: str) -> str:
+    def _sha256_of(self, name: str, file: str) -> str:
         """The SHA-256 of a file of an artefact; empty where it has none."""
         if self._making is not None and file in self._making.files:
             return self._making.files[file]
@@ -367,7 +371,7 @@ class Study:
         """SHA-256 of the files with what is known of each sequence, by name; no measures."""
         measured = {stage.columns for stage in STAGES if stage.name in ("label", "search")}
         sources = [("manifests/sequences", TABLE_FILE), *self._columns()]
-        return {file: self._sum(name, file) for name, file in sources if file not in measured}
+        return {file: self._sha256_of(name, file) for name, file in sources if file not in measured}
 
     @property
     def labels(self) -> "pl.DataFrame":
@@ -407,11 +411,11 @@ class Study:
         record, path = self._record_of(name), self.folder / name
         if self._making is None or name not in self._making.files:
             path = self.store.path(record, name)
-        whole = (self._sum(record, name),)
+        checksum = (self._sha256_of(record, name),)
         known, frame = self._tables.get((name,), ((), None))
-        if frame is None or known != whole:
+        if frame is None or known != checksum:
             frame = pl.read_parquet(path, glob=False)
-            self._tables[name,] = whole, frame
+            self._tables[name,] = checksum, frame
         return frame.clone()
 
     def write(self, name: str, value: "pl.DataFrame | bytes") -> None:
