@@ -42,6 +42,6 @@ def test_what_remains_is_said_at_the_pace_so_far() -> None:
 )
 def test_only_a_running_kernel_is_a_notebook(monkeypatch, shell, is_one) -> None:
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
-    assert progress._is_notebook() == is_one
+    assert progress.is_notebook() == is_one
     monkeypatch.delitem(sys.modules, "IPython")
-    assert not progress._is_notebook()
+    assert not progress.is_notebook()

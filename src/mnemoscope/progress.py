@@ -82,6 +82,11 @@ def track(label: str, *, total: int | None = None, unit: str = "sequences") -> I
         close()
 
 
+def is_shown() -> bool:
+    """Whether progress is shown."""
+    return bool(_openers)
+
+
 def say(message: str) -> None:
     """Print one line of what happens next to stderr, only where progress is shown."""
     if _openers:
@@ -92,7 +97,7 @@ def say(message: str) -> None:
 def show_progress(stream: TextIO | None = None) -> Iterator[None]:
     """Show progress inside this block: bars on a terminal (and notebooks), lines elsewhere."""
     stream = stream or sys.stderr
-    is_interactive = stream.isatty() or _is_notebook()
+    is_interactive = stream.isatty() or is_notebook()
     with follow_progress(_open_bar if is_interactive else partial(_open_lines, stream)):
         yield
 
@@ -107,7 +112,7 @@ def follow_progress(opener: Opener) -> Iterator[None]:
         _openers.remove(opener)
 
 
-def _is_notebook() -> bool:
+def is_notebook() -> bool:
     """Whether this process is a notebook's kernel, not one that has merely loaded its package."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return hasattr(shell, "kernel")

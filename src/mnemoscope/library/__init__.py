@@ -1,0 +1,1 @@
+"""What one types in a notebook: windows, scan, classify, capture, fit, excess."""

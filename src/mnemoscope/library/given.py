@@ -1,0 +1,312 @@
+"""What people hand over, as the rooms take it: a model, texts or windows, a batch size.
+
+A name, a path and a loaded model are the same argument everywhere; so are texts, in whatever they
+come. What does not fit is a `UserError` that says what was given and what is wanted.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from mnemoscope.data.hub import parse_hub_name
+from mnemoscope.data.read import WindowCutter
+from mnemoscope.data.rows import to_frame
+from mnemoscope.data.table import check_sequences, conform, has_values, whole_mask, without_padding
+from mnemoscope.embedded import place_of
+from mnemoscope.errors import UserError
+from mnemoscope.lm.hub import find_bos
+from mnemoscope.lm.load import load_model, load_tokenizer
+from mnemoscope.lm.model import LanguageModel, wrap_model
+from mnemoscope.progress import SILENT, Progress, is_notebook, is_shown, show_progress, track
+
+BatchSize = int | Literal["auto"]
+Shown = bool | Progress | None
+"""Whether progress is shown; None: in a notebook."""
+
+N_PREFIX, BOS_ID = "n_prefix", "bos_id"
+"""Columns of windows that say how they are read: tokens of the prefix; what the model reads first.
+
+The same in every row; `bos_id` is null where the tokenizer puts nothing before a text.
+"""
+_BATCH = 64
+_BATCH_ON_ACCELERATOR = 1024  # halved until it fits
+_CHECKED = 3  # rows whose tokens are compared with their text
+
+
+@contextmanager
+def opened_model(
+    model: Any, tokenizer: Any = None, *, table: pl.DataFrame | None = None, hashed: bool = False
+) -> Iterator[LanguageModel]:
+    """A model as the rooms take it, inside this block without dropout; as it was afterwards.
+
+    Args:
+        model: a folder, a hub name, a `.gguf` file or ``"embedded"``; or a loaded causal model of
+            transformers, quantized, on any devices, or wrapped by PEFT.
+        tokenizer: the model's, or its name; needed only where neither the name nor the windows
+            say what the model reads before a text.
+        table: windows that it is to read (`bos_id`).
+        hashed: compute the fingerprint of a loaded model, which reads all its weights.
+
+    Raises:
+        UserError: something else, a model that cannot be loaded, or the windows of another
+            tokenizer.
+    """
+    if isinstance(model, LanguageModel):
+        yield model
+        return
+    if isinstance(model, str | Path):
+        lm = load_model(place_of(str(model)))
+    else:
+        inner, was_training = _inner(model), [one for one in model.modules() if one.training]
+        given = None if tokenizer is None else as_tokenizer(tokenizer)
+        lm = wrap_model(inner, given, name=_name_of(inner), fingerprint=None if hashed else "")
+        if given is None:
+            lm = replace(lm, bos_id=_bos_of(inner, table))
+        for one in was_training:
+            one.training = True
+    _check_windows(lm, table)
+    modules = [one for one in lm.model.modules() if one.training]
+    lm.model.eval()
+    try:
+        yield lm
+    finally:
+        for one in modules:
+            one.training = True
+
+
+def _inner(model: Any) -> Any:
+    """The causal model inside a PEFT wrapper, with its adapter as it is; else the model."""
+    from transformers import PreTrainedModel
+
+    config = getattr(model, "active_peft_config", None)
+    if getattr(config, "is_prompt_learning", False):
+        raise UserError("model: a PEFT model that learns a prompt. Give one with LoRA, or merge it.")
+    inner = model.get_base_model() if config is not None else model
+    if not isinstance(inner, PreTrainedModel):
+        raise UserError(
+            f"model: a {type(model).__name__}; give a folder, a hub name, or a causal model of "
+            "transformers (AutoModelForCausalLM)."
+        )
+    if inner.get_output_embeddings() is None or inner.config.is_encoder_decoder:
+        raise UserError(
+            f"model: a {type(inner).__name__}, no causal language model with its head. Load it "
+            "with AutoModelForCausalLM."
+        )
+    return inner
+
+
+def _name_of(model: Any) -> str:
+    return str(getattr(model, "name_or_path", "") or type(model).__name__)
+
+
+def as_tokenizer(tokenizer: Any) -> Any:
+    """A tokenizer, or that of a name or a loaded model; UserError for anything else."""
+    if isinstance(tokenizer, str | Path):
+        return load_tokenizer(place_of(str(tokenizer)))
+    if isinstance(tokenizer, LanguageModel):
+        return tokenizer.tokenizer
+    if not callable(tokenizer) or not hasattr(tokenizer, "get_vocab"):
+        raise UserError(
+            f"tokenizer: a {type(tokenizer).__name__}; give a tokenizer of transformers "
+            "(AutoTokenizer), or its name."
+        )
+    return tokenizer
+
+
+def tokenizer_of(model: Any, tokenizer: Any = None) -> Any:
+    """The tokenizer that goes with a model; UserError where none is known."""
+    if tokenizer is not None:
+        return as_tokenizer(tokenizer)
+    if isinstance(model, str | Path | LanguageModel):
+        return as_tokenizer(model)
+    found = _cached_tokenizer(_inner(model))
+    if found is None:
+        raise UserError(f"{_name_of(_inner(model))}: its tokenizer is not known. Give tokenizer=.")
+    return found
+
+
+def _cached_tokenizer(model: Any) -> Any | None:
+    """The tokenizer beside a loaded model's weights, if they came from a folder or the cache."""
+    from transformers import AutoTokenizer
+
+    name = getattr(model, "name_or_path", "")
+    if not name:
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(name, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _bos_of(model: Any, table: pl.DataFrame | None) -> int | None:
+    """What a loaded model reads before a text, when nobody gave its tokenizer."""
+    if table is not None and BOS_ID in table.columns:
+        return _constant(table, BOS_ID)
+    tokenizer = _cached_tokenizer(model)
+    if tokenizer is not None:
+        return find_bos(tokenizer)
+    if model.config.get_text_config().bos_token_id is None:
+        return None
+    raise UserError(
+        f"{_name_of(model)}: whether it reads a token before a text is not known. Give tokenizer=, "
+        "or windows made by ms.windows."
+    )
+
+
+def _check_windows(lm: LanguageModel, table: pl.DataFrame | None) -> None:
+    """Refuse windows that were cut with the tokenizer of another model."""
+    if table is None or BOS_ID not in table.columns:
+        return
+    other = "Cut them with this model's: ms.windows(texts, tokenizer)."
+    if (bos_id := _constant(table, BOS_ID)) != lm.bos_id:
+        raise UserError(
+            f"windows: their tokenizer puts token {bos_id} before a text, that of {lm.name} "
+            f"{lm.bos_id}. {other}"
+        )
+    if lm.tokenizer is None or not has_values(table, "text"):
+        return
+    first = table.head(_CHECKED)
+    decoded = WindowCutter(lm.tokenizer).decode(without_padding(first))
+    for sequence_id, text, said in zip(first["sequence_id"], first["text"], decoded, strict=True):
+        if text != said:
+            raise UserError(
+                f"windows, sequence {sequence_id}: another text to the tokenizer of {lm.name} "
+                f"({said[:30]!r}, not {text[:30]!r}). {other}"
+            )
+
+
+def _constant(table: pl.DataFrame, column: str) -> Any:
+    values = table[column].unique()
+    if len(values) != 1:
+        raise UserError(
+            f"windows, column '{column}': {len(values)} values where one holds for all. Windows "
+            "made in different ways are asked one table at a time."
+        )
+    return values[0]
+
+
+# -- texts and windows --------------------------------------------------------------------------
+
+
+def as_source(texts: Any) -> Any:
+    """Texts as `read_sequences` takes them: a path, or a frame with a column `text` or `tokens`."""
+    if isinstance(texts, Path):
+        return texts
+    if isinstance(texts, str):
+        if parse_hub_name(texts) is not None or _exists(texts):
+            return texts
+        if not texts.strip() or len(texts.split()) < 2:
+            raise UserError(
+                f"texts: {texts[:40]!r} is no file, folder or data set of the hub, and no text "
+                "either. Give a path that exists, a text, or a list of texts."
+            )
+        return pl.DataFrame({"text": [texts], "document": ["text"]})
+    if isinstance(texts, np.ndarray):
+        return _of_tokens(texts)
+    if isinstance(texts, Mapping):
+        _check_texts(texts.values())
+        return pl.DataFrame(
+            {"text": list(texts.values()), "document": [str(name) for name in texts]},
+            schema={"text": pl.String, "document": pl.String},
+        )
+    if isinstance(texts, Sequence):
+        _check_texts(texts)
+        names = [f"text {number}" for number in range(len(texts))]
+        schema = {"text": pl.String, "document": pl.String}
+        return pl.DataFrame({"text": list(texts), "document": names}, schema=schema)
+    return to_frame(texts)
+
+
+def _exists(name: str) -> bool:
+    try:
+        return Path(name).exists()
+    except (OSError, ValueError):  # too long, or a zero byte: a text
+        return False
+
+
+def _check_texts(texts: Any) -> None:
+    texts = list(texts)
+    if not texts:
+        raise UserError("texts: none given.")
+    for number, one in enumerate(texts):
+        if not isinstance(one, str):
+            raise UserError(f"texts, number {number}: a {type(one).__name__} where a str is needed.")
+
+
+def _of_tokens(tokens: np.ndarray) -> pl.DataFrame:
+    if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer):
+        raise UserError(
+            f"windows: an array of {tokens.dtype}, shape {tokens.shape}, where token ids of shape "
+            "(sequences, tokens) are needed."
+        )
+    return pl.DataFrame({"tokens": tokens.astype(np.int64).tolist()})
+
+
+def as_table(windows: Any, *, where: str = "windows") -> pl.DataFrame:
+    """Windows as a Polars frame: `sequence_id`, `tokens` of one length, and all they came with.
+
+    Raises UserError: no frame or array, no column `tokens`, none or unequal ones, ids twice.
+    """
+    if isinstance(windows, str | Path | Mapping):
+        raise UserError(
+            f"{where}: a {type(windows).__name__}. Cut it first: ms.windows(texts, tokenizer)."
+        )
+    table = windows if isinstance(windows, pl.DataFrame) else as_source(windows)
+    if not has_values(table, "tokens"):
+        raise UserError(
+            f"{where}: no column 'tokens'. Cut texts first: ms.windows(texts, tokenizer)."
+        )
+    table = conform(table, where=where)
+    if "sequence_id" not in table.columns:
+        numbers = pl.int_range(pl.len(), dtype=pl.Int64).alias("sequence_id")
+        table = table.select(numbers, pl.all())
+    check_sequences(table, where=where, length=len(table["tokens"][0]))
+    return table
+
+
+def prefix_of(table: pl.DataFrame, prefix: int | None) -> int:
+    """Tokens of the prefix: as given, as the windows say, or half; UserError for none or all."""
+    if prefix is None:
+        given = _constant(table, N_PREFIX) if N_PREFIX in table.columns else None
+        prefix = len(table["tokens"][0]) // 2 if given is None else int(given)
+    if not 0 < prefix < len(table["tokens"][0]):
+        raise UserError(
+            f"prefix {prefix}: windows of {len(table['tokens'][0])} tokens have 1 to "
+            f"{len(table['tokens'][0]) - 1} of them."
+        )
+    return prefix
+
+
+def mask_of_windows(table: pl.DataFrame) -> np.ndarray | None:
+    """The `attention_mask` of padded windows, int64 (n, T); None where all are whole."""
+    return whole_mask(table)
+
+
+def rows_at_once(lm: LanguageModel, batch_size: BatchSize) -> int:
+    """The batch size; ``auto``: 64, on an accelerator 1,024 or what fits (it is halved)."""
+    if batch_size == "auto":
+        return _BATCH if lm.device == "cpu" else _BATCH_ON_ACCELERATOR
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+        raise UserError(f"batch_size {batch_size!r}: give a number of at least 1, or 'auto'.")
+    return batch_size
+
+
+@contextmanager
+def following(shown: Shown, label: str, total: int) -> Iterator[Progress]:
+    """What counts the sequences done: a bar in a notebook or where asked, else nothing."""
+    if isinstance(shown, bool | None):
+        if shown is False:
+            yield SILENT
+        elif is_shown() or not (shown or is_notebook()):
+            with track(label, total=total) as progress:
+                yield progress
+        else:
+            with show_progress(), track(label, total=total) as progress:
+                yield progress
+    else:
+        yield shown

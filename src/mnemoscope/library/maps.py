@@ -1,0 +1,287 @@
+"""The attention of a model on windows, pooled over heads: captured, held, and read as arrays."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+
+from mnemoscope.cnn.presets import INPUTS
+from mnemoscope.data.table import table_digest, token_matrix
+from mnemoscope.errors import UserError, nearest
+from mnemoscope.library.given import (
+    BatchSize,
+    Shown,
+    following,
+    mask_of_windows,
+    opened_model,
+    prefix_of,
+    rows_at_once,
+)
+from mnemoscope.library.sequences import as_windows, scan
+from mnemoscope.lm.attention import capture_pooled
+from mnemoscope.lm.model import LanguageModel
+from mnemoscope.maps.format import StoreMeta, pack_shard, pack_triangle, unpack_triangle
+from mnemoscope.maps.shape import POOLED
+from mnemoscope.maps.store import MapStore, MapWriter
+from mnemoscope.maps.views import MapSource, TensorMaps
+
+Pool = Literal["mean", "max", "both"]
+POOLS = tuple(name for name, one in INPUTS.items() if one.serves_audits)
+"""What of the heads can be seen: their mean, their maximum, or both side by side."""
+_SHARD_ROWS = 256
+
+
+@dataclass(frozen=True, repr=False)
+class Maps:
+    """Attention maps of windows, in their order; an array of float16 where one is wanted.
+
+    `maps[3]` and `maps[10:20]` are (layers, T, T) and (n, layers, T, T), query before key, zeros
+    above the diagonal; of the pool `both` the layers come twice, means first. Held packed, causal
+    half alone, in memory or in a folder; mean and maximum are both there, whichever is seen.
+
+    Attributes:
+        sequence_id: of each window, int64 (n,).
+        tokens: that the model read, int32 (n, T).
+        n_prefix: tokens of the prefix.
+        pool: what is seen of a layer's heads: ``mean``, ``max`` or ``both``.
+        sources: the packed maps of each pool.
+    """
+
+    sequence_id: npt.NDArray[np.int64]
+    tokens: npt.NDArray[np.int32]
+    n_prefix: int
+    pool: str
+    sources: dict[str, MapSource] = field(repr=False)
+    rows: npt.NDArray[np.int64] | None = None
+
+    @property
+    def source(self) -> MapSource:
+        """The packed maps, as the CNNs read them."""
+        seen = INPUTS[self.pool]
+        found = seen.view_of([self.sources[name] for name in seen.reads])
+        return found if self.rows is None else _Chosen(found, self.rows)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(windows, layers, query, key)."""
+        source = self.source
+        return len(self.sequence_id), source.n_layers, source.length, source.length
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the weights: float16."""
+        return np.dtype(np.float16)
+
+    def __len__(self) -> int:
+        return len(self.sequence_id)
+
+    def __getitem__(self, rows: Any) -> npt.NDArray[np.float16]:
+        """The maps at these positions: an int, a slice, or an array of positions or of bools."""
+        chosen = np.arange(len(self))[rows]
+        packed = self.source.read(torch.from_numpy(np.atleast_1d(chosen)))
+        maps: npt.NDArray[np.float16] = unpack_triangle(packed).numpy()
+        return maps[0] if np.ndim(chosen) == 0 else maps
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        """All maps at once."""
+        maps: npt.NDArray[Any] = self[:]
+        return maps if dtype is None else maps.astype(dtype)
+
+    def pooled(self, pool: Pool) -> "Maps":
+        """The same maps, pooled another way; UserError for a pool that there is not."""
+        check_pool(pool)
+        return replace(self, pool=pool)
+
+    def take(self, rows: Any) -> "Maps":
+        """The maps of some windows: positions, or a bool for each."""
+        chosen = np.arange(len(self))[np.asarray(rows)]
+        own = chosen if self.rows is None else self.rows[chosen]
+        return replace(
+            self, sequence_id=self.sequence_id[chosen], tokens=self.tokens[chosen], rows=own
+        )
+
+    def __repr__(self) -> str:
+        n, layers, length, _ = self.shape
+        return f"Maps({n:,} windows, {layers} layers, {length} tokens, pool {self.pool!r})"
+
+
+class _Chosen:
+    """Some rows of a source."""
+
+    def __init__(self, source: MapSource, rows: npt.NDArray[np.int64]) -> None:
+        self._source, self._rows = source, torch.from_numpy(rows)
+        self.n_layers, self.length = source.n_layers, source.length
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def read(self, rows: torch.Tensor) -> torch.Tensor:
+        """Packed maps at these positions; see `MapSource.read`."""
+        return self._source.read(self._rows[torch.as_tensor(rows, dtype=torch.long)])
+
+
+def check_pool(pool: str) -> None:
+    """Raise UserError for a pool that there is not."""
+    if pool not in POOLS:
+        raise UserError(
+            f"pool {pool!r}: give one of {', '.join(POOLS)}.{nearest(str(pool), POOLS)}"
+        )
+
+
+def capture(
+    model: Any,
+    windows: Any,
+    *,
+    pool: Pool = "mean",
+    suffix: Literal["true", "own"] = "true",
+    out: str | Path | None = None,
+    tokenizer: Any = None,
+    prefix: int | None = None,
+    batch_size: BatchSize = "auto",
+    progress: Shown = None,
+) -> Maps:
+    """Read windows with a model and keep its attention weights, pooled over the heads.
+
+    Args:
+        model, windows, tokenizer, prefix, batch_size, progress: as in `scan`.
+        pool: what is seen of the heads: their ``mean``, their ``max``, or ``both``. All are kept
+            (`Maps.pooled`).
+        suffix: what follows the prefix: the text's ``true`` suffix; or, of windows that are not
+            memorized, the model's ``own`` continuation (the paper's rule), which is decoded first
+            where the column `continuation` is not there.
+        out: a folder to keep the maps in, for what memory cannot hold. It is taken up again: what
+            it holds is not captured again.
+
+    Returns:
+        `Maps`, in the order of the windows. In memory a window takes 8,320 bytes a layer at 64
+        tokens.
+
+    Raises:
+        UserError: as `scan`; attention that is not finite, is missing in a layer or looks ahead; a
+            folder with maps of another model or other windows.
+        NoRoomError: memory or disk is full; what was written stays.
+
+    Source: arXiv 2508.02573, section 3; every head is pooled as it is computed.
+    """
+    check_pool(pool)
+    table = as_windows(windows, model, tokenizer)
+    n_shown = prefix_of(table, prefix)
+    tokens = token_matrix(table)
+    with opened_model(model, tokenizer, table=table, hashed=out is not None) as lm:
+        size = rows_at_once(lm, batch_size)
+        if suffix == "own":
+            tokens = _with_own_suffix(lm, table, tokens, n_shown, size)
+        elif suffix != "true":
+            raise UserError(f"suffix {suffix!r}: give 'true' or 'own'.")
+        mask = mask_of_windows(table)
+        with following(progress, "Capturing", table.height) as counted:
+            read = _Reading(lm, tokens, mask, size, counted)
+            if out is None:
+                sources = read.into_memory()
+            else:
+                sources = read.into_folder(Path(out), table, suffix)
+    return Maps(table["sequence_id"].to_numpy(), tokens, n_shown, pool, sources)
+
+
+def _with_own_suffix(
+    lm: LanguageModel,
+    table: pl.DataFrame,
+    tokens: npt.NDArray[np.int32],
+    n_prefix: int,
+    batch_size: int,
+) -> npt.NDArray[np.int32]:
+    """Put the model's continuation in place of the suffix where it is another."""
+    if "is_memorized" not in table.columns:
+        table = scan(lm, table, prefix=n_prefix, batch_size=batch_size)
+    own = np.flatnonzero(~table["is_memorized"].fill_null(True).to_numpy())
+    rows = table[own]
+    if "continuation" not in rows.columns or rows["continuation"].null_count():
+        rows = scan(lm, rows, decode=True, prefix=n_prefix, batch_size=batch_size)
+    tokens = tokens.copy()
+    if len(own):
+        tokens[own, n_prefix:] = np.array(rows["continuation"].to_list(), dtype=np.int32)
+    return tokens
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """Tokens (n, T) that a model reads, and where its maps go."""
+
+    lm: LanguageModel
+    tokens: npt.NDArray[np.int32]
+    mask: npt.NDArray[np.int64] | None
+    batch_size: int
+    counted: Any
+
+    def packed(self, rows: slice) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Means and maxima of rows, batch by batch, float32 (batch, layers, T, T)."""
+        mask = None if self.mask is None else self.mask[rows]
+        for maps in capture_pooled(
+            self.lm, self.tokens[rows], batch_size=self.batch_size, attention_mask=mask
+        ):
+            self.counted.advance(len(maps.mean))
+            yield maps.mean, maps.max
+
+    def into_memory(self) -> dict[str, MapSource]:
+        """All maps, packed as float16."""
+        kept: list[list[torch.Tensor]] = [[], []]
+        for batch in self.packed(slice(None)):
+            for into, maps in zip(kept, batch, strict=True):
+                into.append(pack_triangle(maps).to(torch.float16))
+        return {
+            name: TensorMaps(torch.cat(parts)) for name, parts in zip(POOLED, kept, strict=True)
+        }
+
+    def into_folder(self, folder: Path, table: pl.DataFrame, suffix: str) -> dict[str, MapSource]:
+        """Shards of maps that the folder lacks, then all of them from there."""
+        ids = table["sequence_id"].to_numpy()
+        meta = store_meta(self.lm, self.tokens.shape[1], table_digest(table))
+        writer = MapWriter(folder, meta)
+        lacking = writer.missing(ids, suffix)
+        for at in range(0, len(lacking), _SHARD_ROWS):
+            rows = lacking[at : at + _SHARD_ROWS]
+            some = replace(
+                self,
+                tokens=self.tokens[rows],
+                mask=None if self.mask is None else self.mask[rows],
+            )
+            parts = list(zip(*some.packed(slice(None)), strict=True))
+            tensors = {name: torch.cat(part) for name, part in zip(POOLED, parts, strict=True)}
+            shard = pack_shard(ids[rows], tensors, meta)
+            writer.take(shard, ids[rows], suffix, sha256=hashlib.sha256(shard).hexdigest())
+        store = MapStore(folder, verify=False)
+        return {name: store.dataset(ids, suffix, name) for name in POOLED}
+
+
+def store_meta(lm: LanguageModel, length: int, tokens: str) -> StoreMeta:
+    """What all maps of a folder have in common; `tokens` is the digest of the windows."""
+    model = {
+        "weights": lm.fingerprint,
+        "dtype": lm.dtype,
+        "device": lm.device.split(":")[0],
+        "bos_id": lm.bos_id,
+        "tokens": tokens,
+    }
+    return StoreMeta(lm.n_layers, length, model)
+
+
+def same_windows(maps: Maps, count: int, what: str) -> None:
+    """Raise UserError where something else than one a map was given."""
+    if count != len(maps):
+        raise UserError(f"{what}: {count:,} for {len(maps):,} maps. Give one for each, in order.")
+
+
+def check_maps(maps: object) -> Maps:
+    """Maps as they are; UserError for anything else."""
+    if not isinstance(maps, Maps):
+        raise UserError(
+            f"maps: a {type(maps).__name__}; give what ms.capture(model, windows) returns."
+        )
+    return maps
+

@@ -1,0 +1,714 @@
+"""Train readers that tell classes apart by attention, or by text alone, and hold one to the other.
+
+A reader is what is trained: CNNs, or a regression on a few statistics of the maps. What it shows is
+memory only as far as it is above readers that cannot have any: of the text, and of the attention of
+a model that never saw these windows (`excess`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from html import escape
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+
+from mnemoscope.benchmark import baselines
+from mnemoscope.benchmark.excess import Votes, measure_excess, why_no_interval
+from mnemoscope.benchmark.gain import measure_gain
+from mnemoscope.benchmark.sources import TABLE
+from mnemoscope.benchmark.verdict import BenchmarkFigures, give_verdict
+from mnemoscope.cnn.metrics import ScoreEstimates, confusion_matrix, estimate_scores
+from mnemoscope.cnn.presets import PRESETS, CnnSetting, check_kernel
+from mnemoscope.cnn.training import TrainedCnn, predict_logits, train_cnn
+from mnemoscope.errors import UserError, nearest
+from mnemoscope.library.given import Shown, as_table, following, prefix_of
+from mnemoscope.library.maps import Maps, check_maps, same_windows
+from mnemoscope.library.sequences import CLASS
+from mnemoscope.lm.placement import find_device
+from mnemoscope.localize.delta import average, decisiveness
+from mnemoscope.maps.views import MapSource
+from mnemoscope.stats import Estimate
+from mnemoscope.taxonomy.names import NON_MEMO, Taxonomy
+from mnemoscope.taxonomy.sample import (
+    MINIMUM,
+    PAPER_N_EVAL,
+    PAPER_N_TRAIN,
+    Impossible,
+    draw_sample,
+    order_table,
+)
+from mnemoscope.words import percent
+
+Kind = Literal["cnn", "regression", "ngrams"]
+_SOURCES = {
+    ("attention", "cnn"): ("model", "reference"),
+    ("attention", "regression"): ("statistics", "reference_statistics"),
+    ("text", "cnn"): ("blind", "blind"),
+    ("text", "regression"): ("blind_statistics", "blind_statistics"),
+    ("text", "ngrams"): ("ngram", "ngram"),
+}
+"""What a reader is called in `benchmark.sources`: of the model, of the reference."""
+_RESAMPLES = 1000
+
+
+class Fitted(NamedTuple):
+    """One training, and what it says of the evaluation windows.
+
+    `predicted` are class indices, int64 (epochs, n), every epoch where the preset counts them all;
+    `probabilities` float32 (n, classes), of the final weights.
+    """
+
+    trained: TrainedCnn
+    predicted: torch.Tensor
+    probabilities: torch.Tensor
+
+
+def fit_cnn(
+    training: MapSource,
+    labels: torch.Tensor,
+    evaluation: MapSource,
+    *,
+    n_classes: int,
+    setting: CnnSetting,
+    preset: str,
+    seed: int,
+    prefix: int,
+    device: torch.device | str = "cpu",
+) -> Fitted:
+    """Train one CNN and ask it about the evaluation maps; arguments and errors as `train_cnn`."""
+    by_epoch: list[torch.Tensor] = []
+
+    def after_epoch(_: int, trained: TrainedCnn) -> None:
+        if PRESETS[preset].scores_every_epoch:
+            by_epoch.append(predict_logits(trained, evaluation).argmax(dim=1))
+
+    trained = train_cnn(
+        training,
+        labels,
+        n_classes=n_classes,
+        setting=setting,
+        preset=PRESETS[preset],
+        seed=seed,
+        prefix=prefix,
+        on_epoch=after_epoch,
+        device=device,
+    )
+    logits = predict_logits(trained, evaluation)
+    predicted = torch.stack(by_epoch or [logits.argmax(dim=1)])
+    return Fitted(trained, predicted, logits.softmax(dim=1))
+
+
+@dataclass(frozen=True, repr=False)
+class Reader:
+    """Trained CNNs, or a regression, and how well they tell the classes of unseen windows apart.
+
+    Attributes:
+        classes: in the order of the class indices.
+        sample: one row a window that was used: `sequence_id`, `class`, `split` (train or eval),
+            `group`.
+        did_train: whether each training is above chance on its own training windows; figures of one
+            that is not mean nothing.
+        votes: every prediction for the evaluation windows, as the benchmark holds them.
+        reads: ``attention`` or ``text``.
+        kind: ``cnn``, ``regression`` or ``ngrams``.
+        cnns: the trained networks, one a seed; empty of other kinds.
+    """
+
+    classes: tuple[str, ...]
+    sample: pl.DataFrame
+    did_train: tuple[bool, ...]
+    votes: Votes = field(repr=False)
+    reads: Literal["attention", "text"]
+    kind: Kind
+    training_min_f1: float
+    cnns: tuple[TrainedCnn, ...] = field(default=(), repr=False)
+    scores: ScoreEstimates = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Score the evaluation windows once."""
+        votes = self.votes
+        found = estimate_scores(
+            votes.predicted,
+            votes.true,
+            n_classes=len(self.classes),
+            seed=0,
+            n_resamples=_RESAMPLES,
+            groups=votes.groups,
+        )
+        object.__setattr__(self, "scores", found)
+
+    @property
+    def min_f1(self) -> Estimate:
+        """Smallest F1 of any class on the evaluation windows, with its 95 % interval by group."""
+        return self.scores.min_f1
+
+    @property
+    def f1(self) -> dict[str, Estimate]:
+        """F1 of each class."""
+        return dict(zip(self.classes, self.scores.f1, strict=True))
+
+    @property
+    def confusion(self) -> npt.NDArray[np.int64]:
+        """Counts (classes, classes), rows true, summed over trainings and counted epochs."""
+        votes = self.votes
+        return confusion_matrix(votes.true, votes.predicted, len(self.classes))
+
+    def predict(self, maps: Maps) -> pl.DataFrame:
+        """Class and probabilities of other windows, the mean over the trainings.
+
+        Returns:
+            One row a window, in order: `sequence_id`, `class` (Enum) and a column float32 a class.
+
+        Raises:
+            UserError: maps of another shape, or a reader without CNNs.
+        """
+        self._check(maps)
+        logits = [predict_logits(one, maps.source).softmax(dim=1) for one in self.cnns]
+        shares = torch.stack(logits).mean(dim=0).numpy()
+        names = pl.Series([self.classes[k] for k in shares.argmax(axis=1)], dtype=pl.String)
+        columns = {"sequence_id": maps.sequence_id, CLASS: names.cast(pl.Enum(self.classes))}
+        return pl.DataFrame(columns | dict(zip(self.classes, shares.T, strict=True)))
+
+    def decisiveness(
+        self,
+        maps: Maps,
+        *,
+        attribution: Literal["gradient", "guided", "integrated", "occlusion"] = "gradient",
+        correct_only: bool = True,
+    ) -> npt.NDArray[np.float32]:
+        """Where in the attention each class is decided: Δ, the mean over the trainings.
+
+        Args:
+            maps: of the windows that the reader was fitted on; the evaluation windows count.
+            attribution: how the CNN's evidence is found; the last two need Captum.
+            correct_only: only windows that the CNN labels correctly.
+
+        Returns:
+            Fractions in [0, 1], float32 (classes, layers, query, key).
+
+        Raises:
+            UserError: maps of other windows or another shape, or a reader without CNNs.
+
+        Source: arXiv 2508.02573, section 5; see `localize.delta`.
+        """
+        self._check(maps)
+        asked = self.sample.filter(pl.col("split") == "eval")
+        places = {int(one): at for at, one in enumerate(maps.sequence_id)}
+        rows = [places.get(one, -1) for one in asked["sequence_id"]]
+        if -1 in rows:
+            raise UserError(
+                f"maps: evaluation window {asked['sequence_id'][rows.index(-1)]} is not among "
+                "them. Give the maps that the reader was fitted on."
+            )
+        own = maps.take(rows)
+        codes = asked[CLASS].cast(pl.Enum(self.classes)).to_physical().cast(pl.Int64)
+        truth = torch.tensor(codes.to_list())
+        found = [
+            decisiveness(
+                one,
+                own.source,
+                truth,
+                max_maps=own.pooled("max").source,
+                attribution=attribution,
+                correct_only=correct_only,
+            )
+            for one in self.cnns
+        ]
+        return average(found).delta.numpy()
+
+    def _check(self, maps: Maps) -> None:
+        check_maps(maps)
+        if not self.cnns:
+            raise UserError(f"a {self.kind} reader is fitted once, for its figures. Fit a CNN.")
+        network, (_, layers, length, _) = self.cnns[0].network, maps.shape
+        if (layers, length) != (network.n_layers, network.length):
+            raise UserError(
+                f"maps: {layers} layers of {length} tokens, pool {maps.pool!r}; the reader was "
+                f"fitted on {network.n_layers} of {network.length}. Give maps of the same model "
+                "and pool."
+            )
+
+    def __repr__(self) -> str:
+        trained = "" if all(self.did_train) else ", not above chance in training"
+        return f"Reader({', '.join(self.classes)}: min-F1 {self.min_f1}{trained})"
+
+    def _repr_html_(self) -> str:
+        counts = self.sample.group_by("split").len()
+        sizes = dict(zip(counts["split"], counts["len"], strict=True))
+        rows = "".join(
+            f"<tr><td>{escape(name)}</td><td>{percent(one.value)}</td><td>{_ends(one)}</td></tr>"
+            for name, one in self.f1.items()
+        )
+        said = f"{len(self.cnns)} CNNs" if self.cnns else f"a {self.kind} reader"
+        return (
+            f"<b>Min-F1 {escape(str(self.min_f1))}</b>: {said} of {self.reads}, trained on "
+            f"{sizes.get('train', 0):,} windows, asked about {sizes.get('eval', 0):,}"
+            f"<table><tr><th>class</th><th>F1</th><th>95 %</th></tr>{rows}</table>"
+        )
+
+
+def _ends(one: Estimate) -> str:
+    if one.low is None or one.high is None:
+        return "–"
+    return f"{percent(one.low, unit=False)} to {percent(one.high, unit=False)}"
+
+
+def fit(
+    maps: Maps,
+    labels: pl.Series | Sequence[str | None],
+    *,
+    groups: pl.Series | Sequence[Any] | None = None,
+    split: pl.Series | Sequence[str | None] | None = None,
+    kind: Literal["cnn", "regression"] = "cnn",
+    preset: Literal["small", "paper", "rows"] = "small",
+    kernel: int = 6,
+    filters: int = 10,
+    seed: int | Sequence[int] = 0,
+    n_train: int = PAPER_N_TRAIN,
+    n_eval: int = PAPER_N_EVAL,
+    minimum: int = MINIMUM,
+    draw_seed: int = 0,
+    device: str = "cpu",
+    progress: Shown = None,
+) -> Reader:
+    """Train CNNs that tell the classes of windows apart by the model's attention.
+
+    Args:
+        maps: as `capture` gives them.
+        labels: the class of each, such as ``windows["class"]``; null is left out. The order of the
+            classes is that of an Enum's categories, else that of their names, Non-Memo first.
+        groups: what must stay on one side of the split, such as ``windows["group"]``; near
+            duplicates are found unless given.
+        split: ``train``, ``eval`` or null for each; drawn unless given, the same number of every
+            class for each side.
+        kind: ``cnn``, or ``regression`` on statistics of the maps (mean and maximum over heads).
+        preset: ``small``, for hundreds of windows a class; ``paper``, to the letter of arXiv
+            2508.02573; ``rows``, of six statistics of each query.
+        kernel, filters: of both convolutions.
+        seed: one CNN a seed; of three or more a verdict takes sides.
+        n_train, n_eval: windows of every class on each side, at most.
+        minimum: windows of every class that are needed.
+        draw_seed: of the split.
+        device: where CNNs train.
+        progress: as in `scan`.
+
+    Returns:
+        A `Reader`: what it says of windows that it was not trained on.
+
+    Raises:
+        UserError: labels or groups of another number than the maps, fewer than two classes, or too
+            few windows of one.
+    """
+    check_maps(maps)
+    if kind not in ("cnn", "regression"):
+        raise UserError(f"kind {kind!r}: give 'cnn' or 'regression'.")
+    sides = _divide(maps, labels, groups, split, n_train, n_eval, minimum, draw_seed)
+    seeds = _checked_seeds(seed)
+    if kind == "regression":
+        seen = maps.pooled("both").source
+        values = baselines.all_statistics(seen, maps.tokens, maps.n_prefix).astype(np.float32)
+        return _fit_baseline(baselines.classify_statistics, values, sides, seeds[0], kind, "attention")
+    setting = CnnSetting(kernel, filters, maps.pool)
+    return _fit_cnns(
+        maps.source, maps, sides, setting, preset, seeds, device, progress, "attention"
+    )
+
+
+def fit_blind(
+    windows: Any,
+    labels: pl.Series | Sequence[str | None] | None = None,
+    *,
+    groups: pl.Series | Sequence[Any] | None = None,
+    split: pl.Series | Sequence[str | None] | None = None,
+    kind: Kind = "cnn",
+    preset: Literal["small", "paper", "rows"] = "small",
+    kernel: int = 6,
+    filters: int = 10,
+    seed: int | Sequence[int] = 0,
+    n_train: int = PAPER_N_TRAIN,
+    n_eval: int = PAPER_N_EVAL,
+    minimum: int = MINIMUM,
+    draw_seed: int = 0,
+    device: str = "cpu",
+    progress: Shown = None,
+) -> Reader:
+    """Train a reader of the text alone: what it tells apart needs no memory.
+
+    Args:
+        windows: a frame with `tokens` (and `class`, `group`), or maps, whose tokens are read.
+        labels, groups: as in `fit`; the columns `class` and `group` unless given.
+        kind: ``cnn`` on where tokens repeat, ``regression`` on statistics of that, or ``ngrams``.
+        split, preset, kernel, filters, seed, n_train, n_eval, minimum, draw_seed, device, progress:
+            as in `fit`; with the same, the same windows are drawn.
+
+    Returns:
+        A `Reader`.
+
+    Raises:
+        UserError: as `fit`; windows without classes.
+    """
+    if kind not in ("cnn", "regression", "ngrams"):
+        raise UserError(f"kind {kind!r}: give 'cnn', 'regression' or 'ngrams'.")
+    if isinstance(windows, Maps):
+        shown = windows
+    else:
+        table = as_table(windows)
+        labels = table[CLASS] if labels is None and CLASS in table.columns else labels
+        groups = table["group"] if groups is None and "group" in table.columns else groups
+        ids, tokens = table["sequence_id"].to_numpy(), np.array(table["tokens"].to_list(), np.int32)
+        shown = Maps(ids, tokens, prefix_of(table, None), "mean", {})
+    if labels is None:
+        raise UserError("labels: none given, and the windows have no column 'class'.")
+    sides = _divide(shown, labels, groups, split, n_train, n_eval, minimum, draw_seed)
+    seeds = _checked_seeds(seed)
+    if kind == "ngrams":
+        return _fit_baseline(baselines.ngram_logits, shown.tokens, sides, seeds[0], kind, "text")
+    seen = baselines.blind_maps(shown.tokens)
+    if kind == "regression":
+        values = baselines.all_statistics(seen, shown.tokens, shown.n_prefix).astype(np.float32)
+        return _fit_baseline(baselines.classify_statistics, values, sides, seeds[0], kind, "text")
+    setting = CnnSetting(kernel, filters, "mean")
+    return _fit_cnns(seen, shown, sides, setting, preset, seeds, device, progress, "text")
+
+
+# -- who is trained and asked -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Sides:
+    """Positions of the windows on either side, and their classes."""
+
+    classes: tuple[str, ...]
+    sample: pl.DataFrame  # sequence_id, class, split, group; training first
+    train: npt.NDArray[np.int64]
+    evaluation: npt.NDArray[np.int64]  # by sequence id, as votes are kept
+    codes: npt.NDArray[np.int64]  # of every window; -1 without a class
+    groups: npt.NDArray[np.int64]
+
+
+def _divide(
+    maps: Maps,
+    labels: pl.Series | Sequence[str | None],
+    groups: pl.Series | Sequence[Any] | None,
+    split: pl.Series | Sequence[str | None] | None,
+    n_train: int,
+    n_eval: int,
+    minimum: int,
+    draw_seed: int,
+) -> _Sides:
+    """Divide windows as they are told to be, or as a study draws them."""
+    given = _series(labels, "labels", maps).cast(pl.String)
+    classes = _classes(labels, given)
+    taxonomy = Taxonomy(", ".join(classes), classes, ())
+    columns = [pl.Series("sequence_id", maps.sequence_id)]
+    if groups is not None:
+        columns.append(_series(groups, "groups", maps).cast(pl.String).alias("group"))
+    else:
+        columns.append(pl.Series("tokens", maps.tokens.tolist()))
+    ordered = order_table(pl.DataFrame(columns), seed=draw_seed)
+    codes, owners = taxonomy.codes(given), np.empty(len(maps), dtype=np.int64)
+    first = ordered.rows.select(pl.col("sequence_id").min().over("group")).to_series()
+    owners[ordered.position] = first.to_numpy()
+    if split is None:
+        drawn = draw_sample(
+            ordered, given, taxonomy, n_train=n_train, n_eval=n_eval, minimum=minimum
+        )
+        if isinstance(drawn, Impossible):
+            counted = ", ".join(f"{name} {n:,}" for name, n in drawn.counts.items())
+            raise UserError(
+                f"labels: {drawn.reason} (given: {counted}). Give more windows, or set minimum."
+            )
+        place = {int(one): at for at, one in enumerate(maps.sequence_id)}
+        rows = np.array([place[one] for one in drawn.frame["sequence_id"]], dtype=np.int64)
+        sides = drawn.frame["split"]
+    else:
+        told = _series(split, "split", maps).cast(pl.String)
+        if unknown := set(told.drop_nulls()) - {"train", "eval"}:
+            raise UserError(f"split {sorted(unknown)[0]!r}: give 'train', 'eval' or null.")
+        rows = np.flatnonzero(told.is_not_null().to_numpy() & (codes >= 0))
+        sides = told.gather(rows)
+    is_training = (sides == "train").to_numpy()
+    train, asked = rows[is_training], rows[~is_training]
+    for name, part in (("train", train), ("eval", asked)):
+        absent = set(range(len(classes))) - set(codes[part].tolist())
+        if absent:
+            raise UserError(f"split: no {name} window of class {classes[min(absent)]}. Add some.")
+    sample = pl.DataFrame(
+        {
+            "sequence_id": maps.sequence_id[rows],
+            CLASS: given.gather(rows).cast(pl.Enum(classes)),
+            "split": sides,
+            "group": owners[rows],
+        }
+    )
+    asked = asked[np.argsort(maps.sequence_id[asked])]
+    return _Sides(classes, sample, train, asked, codes, owners)
+
+
+def _series(values: Any, what: str, maps: Maps) -> pl.Series:
+    if isinstance(values, str) or not hasattr(values, "__len__"):
+        raise UserError(f"{what}: a {type(values).__name__}; give one for each map, in order.")
+    same_windows(maps, len(values), what)
+    try:
+        return values if isinstance(values, pl.Series) else pl.Series(what, list(values))
+    except (TypeError, pl.exceptions.PolarsError) as error:
+        raise UserError(f"{what}: values of several kinds. Give names of classes.") from error
+
+
+def _classes(labels: Any, given: pl.Series) -> tuple[str, ...]:
+    """Names in their order."""
+    dtype = getattr(labels, "dtype", None)
+    found = set(given.drop_nulls())
+    if isinstance(dtype, pl.Enum):
+        names = [one for one in dtype.categories if one in found]
+    else:
+        names = sorted(found, key=lambda one: (one != NON_MEMO, one))
+    if len(names) < 2:
+        only = f" ({names[0]})" if names else ""
+        raise UserError(f"labels: {len(names)} class{'' if len(names) == 1 else 'es'}{only}; a "
+                        "reader tells two or more apart.")  # fmt: skip
+    return tuple(names)
+
+
+def _checked_seeds(seed: int | Sequence[int]) -> list[int]:
+    seeds = [seed] if isinstance(seed, int) else list(seed)
+    if not seeds or any(not isinstance(one, int) or one < 0 for one in seeds):
+        raise UserError(f"seed {seed!r}: give a number, 0 or more, or several.")
+    return seeds
+
+
+# -- training -----------------------------------------------------------------------------------
+
+
+def _fit_cnns(
+    source: MapSource,
+    maps: Maps,
+    sides: _Sides,
+    setting: CnnSetting,
+    preset: str,
+    seeds: Sequence[int],
+    device: str,
+    progress: Shown,
+    reads: Literal["attention", "text"],
+) -> Reader:
+    if preset not in PRESETS:
+        raise UserError(f"preset {preset!r}: give small, paper or rows.{nearest(preset, PRESETS)}")
+    check_kernel(setting.kernel, source.length)
+    training, evaluation = (_Rows(source, rows) for rows in (sides.train, sides.evaluation))
+    labels = torch.from_numpy(sides.codes[sides.train])
+    fits = []
+    with following(progress, "Training", len(seeds)) as counted:
+        for one in seeds:
+            fits.append(
+                fit_cnn(
+                    training,
+                    labels,
+                    evaluation,
+                    n_classes=len(sides.classes),
+                    setting=setting,
+                    preset=preset,
+                    seed=one,
+                    prefix=maps.n_prefix,
+                    device=find_device(device),
+                )
+            )
+            counted.advance()
+    votes = _votes(
+        sides,
+        np.concatenate([one.predicted.numpy() for one in fits]),
+        np.stack([one.probabilities.numpy() for one in fits]),
+        np.repeat(seeds, [len(one.predicted) for one in fits]),
+        np.asarray(seeds),
+    )
+    history = [one.trained.history for one in fits]
+    return Reader(
+        sides.classes,
+        sides.sample,
+        tuple(one.did_train for one in history),
+        votes,
+        reads,
+        "cnn",
+        float(np.mean([one.train_min_f1 for one in history])),
+        tuple(one.trained for one in fits),
+    )
+
+
+def _fit_baseline(
+    fit_one: Callable[..., baselines.BaselineFit],
+    inputs: np.ndarray,
+    sides: _Sides,
+    seed: int,
+    kind: Kind,
+    reads: Literal["attention", "text"],
+) -> Reader:
+    found = fit_one(inputs[sides.train], sides.codes[sides.train], inputs[sides.evaluation], seed)
+    kept, seeds = found.probabilities.astype(np.float32)[None], np.array([seed])
+    votes = _votes(sides, found.predicted[None], kept, seeds, seeds)
+    did_train = (found.did_train,)
+    return Reader(sides.classes, sides.sample, did_train, votes, reads, kind, found.train_min_f1)
+
+
+def _votes(
+    sides: _Sides,
+    predicted: np.ndarray,
+    probabilities: np.ndarray,
+    seeds: np.ndarray,
+    score_seeds: np.ndarray,
+) -> Votes:
+    """Predictions (runs, n) and probabilities (trainings, n, classes) as the benchmark takes them."""
+    ids = sides.sample.filter(pl.col("split") == "eval")["sequence_id"].sort().to_numpy()
+    return Votes(
+        ids,
+        sides.codes[sides.evaluation],
+        predicted.astype(np.int64),
+        seeds,
+        len(sides.classes),
+        probabilities=probabilities.mean(axis=0, dtype=np.float64),
+        scores=probabilities,
+        score_seeds=score_seeds,
+        groups=sides.groups[sides.evaluation],
+    )
+
+
+class _Rows:
+    """Some maps of a source."""
+
+    def __init__(self, source: MapSource, rows: npt.NDArray[np.int64]) -> None:
+        self._source, self._rows = source, torch.from_numpy(rows)
+        self.n_layers, self.length = source.n_layers, source.length
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def read(self, rows: torch.Tensor) -> torch.Tensor:
+        """Packed maps at these positions; see `MapSource.read`."""
+        return self._source.read(self._rows[torch.as_tensor(rows, dtype=torch.long)])
+
+
+# -- beside what needs no memory ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, repr=False)
+class Excess:
+    """What attention shows beyond readers that need no memory.
+
+    Attributes:
+        value: min-F1 of the model's reader minus the largest control's, with its 95 % interval over
+            groups of windows and trainings, paired; fractions.
+        over: the name of that control.
+        gain: what the model's attention adds to text and reference, nats a window; None without a
+            reference. The verdict rests on it.
+        kind: ``adds``, ``unclear``, ``nothing`` or ``cannot``.
+        verdict: in a sentence.
+        min_f1: of each reader, by its name.
+    """
+
+    value: Estimate
+    over: str
+    gain: Estimate | None
+    kind: str
+    verdict: str
+    min_f1: dict[str, Estimate]
+
+    def __repr__(self) -> str:
+        return f"Excess({self.value} over {self.over}: {self.verdict})"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{escape(name)}</td><td>{escape(str(one))}</td></tr>"
+            for name, one in self.min_f1.items()
+        )
+        return (
+            f"<b>{escape(self.verdict[:1].upper() + self.verdict[1:])}</b>"
+            f"<table><tr><th>reader</th><th>min-F1</th></tr>{rows}</table>"
+            f"Excess over {escape(self.over)}: {escape(str(self.value))}"
+        )
+
+
+def excess(
+    readers: Mapping[str, Reader], *, seed: int = 0, n_resamples: int = _RESAMPLES
+) -> Excess:
+    """Hold a reader of the model's attention beside readers that cannot have any memory.
+
+    Args:
+        readers: ``"model"`` is what is asked. ``"reference"`` is a reader of the attention of a
+            model that never saw these windows; all others read the text alone (`fit_blind`), under
+            any name. All were fitted with the same windows, split and seeds.
+        seed, n_resamples: of the bootstrap.
+
+    Returns:
+        An `Excess`. Without a reference there is no verdict: what looks like memory may be text
+        that the blind readers do not see.
+
+    Raises:
+        UserError: no reader ``"model"``, no control, or readers of other windows or classes.
+    """
+    named = _sources(readers)
+    model = readers["model"]
+    for name, one in readers.items():
+        if one.classes != model.classes or not np.array_equal(
+            one.votes.sequence_ids, model.votes.sequence_ids
+        ):
+            raise UserError(
+                f"readers: '{name}' was asked about other windows or classes than 'model'. Fit "
+                "both with the same labels, groups and draw_seed."
+            )
+    ran = {source: readers[name].votes for name, source in named.items() if name != "model"}
+    trained = {source: readers[name] for name, source in named.items() if name != "model"}
+    failed = tuple(source for source, one in trained.items() if not all(one.did_train))
+    own = named["model"]
+    found = measure_excess(model.votes, ran, n_resamples=n_resamples, seed=seed, reader=own)
+    stand_ins = {name: one for name, one in ran.items() if TABLE[name].needs_reference}
+    text = {name: one for name, one in ran.items() if name not in stand_ins}
+    note = why_no_interval(model.votes)
+    n_train = (model.sample["split"] == "train").sum()
+    gain = None
+    if stand_ins and note is None:
+        gain = measure_gain(model.votes, stand_ins, text, n_trained=n_train)
+    figures = BenchmarkFigures(
+        model.classes,
+        all(model.did_train),
+        f1=tuple(model.scores.f1),
+        gain=gain,
+        n_trainings=found.n_trainings,
+        controls=tuple(ran),
+        failed_controls=failed,
+        training_min_f1=model.training_min_f1,
+        interval_note=note,
+        reader="CNN" if model.kind == "cnn" else "regression",
+    )
+    given = give_verdict(figures)
+    by_source = {source: name for name, source in named.items()}
+    return Excess(
+        Estimate(found.value, found.low, found.high),
+        by_source[found.strongest],
+        None if gain is None else Estimate(gain.value, gain.low, gain.high),
+        given.kind,
+        given.sentence,
+        {name: one.min_f1 for name, one in readers.items()},
+    )
+
+
+def _sources(readers: Mapping[str, Reader]) -> dict[str, str]:
+    """What each reader is called in the benchmark's table of sources."""
+    if not isinstance(readers, Mapping) or not all(
+        isinstance(one, Reader) for one in readers.values()
+    ):
+        raise UserError("readers: give them by their names: {'model': reader, 'blind': blind}.")
+    if "model" not in readers or len(readers) < 2:
+        raise UserError(
+            "readers: give 'model' and at least one control, 'reference' or one of ms.fit_blind."
+        )
+    found: dict[str, str] = {}
+    for name, one in readers.items():
+        if (name in ("model", "reference")) != (one.reads == "attention"):
+            wanted = "attention (ms.fit)" if name in ("model", "reference") else "text (ms.fit_blind)"
+            raise UserError(f"readers, '{name}': reads {one.reads} where {wanted} is needed.")
+        source = _SOURCES[one.reads, one.kind][name == "reference"]
+        if source in found.values():
+            raise UserError(f"readers, '{name}': a second {one.kind} reader of {one.reads}.")
+        found[name] = source
+    return found
