@@ -40,7 +40,11 @@ _CHECKED = 3  # rows whose tokens are compared with their text
 
 @contextmanager
 def opened_model(
-    model: Any, tokenizer: Any = None, *, table: pl.DataFrame | None = None, hashed: bool = False
+    model: Any,
+    tokenizer: Any = None,
+    *,
+    table: pl.DataFrame | None = None,
+    for_study: bool = False,
 ) -> Iterator[LanguageModel]:
     """A model as the rooms take it, inside this block without dropout; as it was afterwards.
 
@@ -50,7 +54,7 @@ def opened_model(
         tokenizer: the model's, or its name; needed only where neither the name nor the windows
             say what the model reads before a text.
         table: windows that it is to read (`bos_id`).
-        hashed: compute the fingerprint of a loaded model, which reads all its weights.
+        for_study: with its tokenizer, and the fingerprint, which reads all its weights.
 
     Raises:
         UserError: something else, a model that cannot be loaded, or the windows of another
@@ -64,7 +68,9 @@ def opened_model(
     else:
         inner, was_training = _inner(model), [one for one in model.modules() if one.training]
         given = None if tokenizer is None else as_tokenizer(tokenizer)
-        lm = wrap_model(inner, given, name=_name_of(inner), fingerprint=None if hashed else "")
+        if given is None and for_study:
+            given = tokenizer_of(model)
+        lm = wrap_model(inner, given, name=_name_of(inner), fingerprint=None if for_study else "")
         if given is None:
             lm = replace(lm, bos_id=_bos_of(inner, table))
         for one in was_training:

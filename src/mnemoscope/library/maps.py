@@ -15,6 +15,8 @@ from mnemoscope.cnn.presets import INPUTS
 from mnemoscope.data.table import table_digest, token_matrix
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.library.given import (
+    BOS_ID,
+    N_PREFIX,
     BatchSize,
     Shown,
     following,
@@ -26,6 +28,7 @@ from mnemoscope.library.given import (
 from mnemoscope.library.sequences import as_windows, scan
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.model import LanguageModel
+from mnemoscope.lm.placement import fingerprint_model
 from mnemoscope.maps.format import StoreMeta, pack_shard, pack_triangle, unpack_triangle
 from mnemoscope.maps.shape import POOLED
 from mnemoscope.maps.store import MapStore, MapWriter
@@ -46,19 +49,31 @@ class Maps:
     half alone, in memory or in a folder; mean and maximum are both there, whichever is seen.
 
     Attributes:
-        sequence_id: of each window, int64 (n,).
-        tokens: that the model read, int32 (n, T).
-        n_prefix: tokens of the prefix.
+        windows: that the model read, one row a map: `sequence_id`, `tokens`, and `n_prefix`.
         pool: what is seen of a layer's heads: ``mean``, ``max`` or ``both``.
         sources: the packed maps of each pool.
+        rows: positions in the sources, int64 (n,); None: all.
     """
 
-    sequence_id: npt.NDArray[np.int64]
-    tokens: npt.NDArray[np.int32]
-    n_prefix: int
+    windows: pl.DataFrame
     pool: str
     sources: dict[str, MapSource] = field(repr=False)
     rows: npt.NDArray[np.int64] | None = None
+
+    @property
+    def sequence_id(self) -> npt.NDArray[np.int64]:
+        """Of each window, int64 (n,)."""
+        return self.windows["sequence_id"].to_numpy()
+
+    @property
+    def tokens(self) -> npt.NDArray[np.int32]:
+        """That the model read, int32 (n, T)."""
+        return token_matrix(self.windows)
+
+    @property
+    def n_prefix(self) -> int:
+        """Tokens of the prefix."""
+        return int(self.windows[N_PREFIX][0])
 
     @property
     def source(self) -> MapSource:
@@ -71,7 +86,7 @@ class Maps:
     def shape(self) -> tuple[int, int, int, int]:
         """(windows, layers, query, key)."""
         source = self.source
-        return len(self.sequence_id), source.n_layers, source.length, source.length
+        return len(self), source.n_layers, source.length, source.length
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -79,7 +94,7 @@ class Maps:
         return np.dtype(np.float16)
 
     def __len__(self) -> int:
-        return len(self.sequence_id)
+        return self.windows.height
 
     def __getitem__(self, rows: Any) -> npt.NDArray[np.float16]:
         """The maps at these positions: an int, a slice, or an array of positions or of bools."""
@@ -102,9 +117,7 @@ class Maps:
         """The maps of some windows: positions, or a bool for each."""
         chosen = np.arange(len(self))[np.asarray(rows)]
         own = chosen if self.rows is None else self.rows[chosen]
-        return replace(
-            self, sequence_id=self.sequence_id[chosen], tokens=self.tokens[chosen], rows=own
-        )
+        return replace(self, windows=self.windows[chosen], rows=own)
 
     def __repr__(self) -> str:
         n, layers, length, _ = self.shape
@@ -149,7 +162,8 @@ def capture(
     """Read windows with a model and keep its attention weights, pooled over the heads.
 
     Args:
-        model, windows, tokenizer, prefix, batch_size, progress: as in `scan`.
+        model, windows, tokenizer, prefix, batch_size, progress: as in `scan`. Other maps stand for
+            the windows that were read there, such as the model's for its reference.
         pool: what is seen of the heads: their ``mean``, their ``max``, or ``both``. All are kept
             (`Maps.pooled`).
         suffix: what follows the prefix: the text's ``true`` suffix; or, of windows that are not
@@ -170,10 +184,11 @@ def capture(
     Source: arXiv 2508.02573, section 3; every head is pooled as it is computed.
     """
     check_pool(pool)
+    windows = windows.windows if isinstance(windows, Maps) else windows
     table = as_windows(windows, model, tokenizer)
     n_shown = prefix_of(table, prefix)
     tokens = token_matrix(table)
-    with opened_model(model, tokenizer, table=table, hashed=out is not None) as lm:
+    with opened_model(model, tokenizer, table=table) as lm:
         size = rows_at_once(lm, batch_size)
         if suffix == "own":
             tokens = _with_own_suffix(lm, table, tokens, n_shown, size)
@@ -186,7 +201,18 @@ def capture(
                 sources = read.into_memory()
             else:
                 sources = read.into_folder(Path(out), table, suffix)
-    return Maps(table["sequence_id"].to_numpy(), tokens, n_shown, pool, sources)
+    return Maps(read_windows(table, tokens, n_shown), pool, sources)
+
+
+def read_windows(
+    table: pl.DataFrame, tokens: npt.NDArray[np.int32], n_prefix: int
+) -> pl.DataFrame:
+    """What was read of each window, and how."""
+    how = [name for name in ("attention_mask", BOS_ID) if name in table.columns]
+    return table.select("sequence_id", *how).with_columns(
+        pl.Series("tokens", tokens.tolist(), dtype=pl.List(pl.Int32)),
+        pl.lit(n_prefix, dtype=pl.Int32).alias(N_PREFIX),
+    )
 
 
 def _with_own_suffix(
@@ -241,7 +267,8 @@ class _Reading:
     def into_folder(self, folder: Path, table: pl.DataFrame, suffix: str) -> dict[str, MapSource]:
         """Shards of maps that the folder lacks, then all of them from there."""
         ids = table["sequence_id"].to_numpy()
-        meta = store_meta(self.lm, self.tokens.shape[1], table_digest(table))
+        weights = self.lm.fingerprint or fingerprint_model(self.lm.model)
+        meta = store_meta(self.lm, weights, self.tokens.shape[1], table_digest(table))
         writer = MapWriter(folder, meta)
         lacking = writer.missing(ids, suffix)
         for at in range(0, len(lacking), _SHARD_ROWS):
@@ -259,10 +286,10 @@ class _Reading:
         return {name: store.dataset(ids, suffix, name) for name in POOLED}
 
 
-def store_meta(lm: LanguageModel, length: int, tokens: str) -> StoreMeta:
-    """What all maps of a folder have in common; `tokens` is the digest of the windows."""
+def store_meta(lm: LanguageModel, weights: str, length: int, tokens: str) -> StoreMeta:
+    """What all maps of a folder have in common: a model's weights, windows by their digest."""
     model = {
-        "weights": lm.fingerprint,
+        "weights": weights,
         "dtype": lm.dtype,
         "device": lm.device.split(":")[0],
         "bos_id": lm.bos_id,

@@ -17,15 +17,16 @@ import torch
 
 from mnemoscope.benchmark import baselines
 from mnemoscope.benchmark.excess import Votes, measure_excess, why_no_interval
-from mnemoscope.benchmark.gain import measure_gain
+from mnemoscope.benchmark.gain import Gain, measure_gain
 from mnemoscope.benchmark.sources import TABLE
 from mnemoscope.benchmark.verdict import BenchmarkFigures, give_verdict
 from mnemoscope.cnn.metrics import ScoreEstimates, confusion_matrix, estimate_scores
 from mnemoscope.cnn.presets import PRESETS, CnnSetting, check_kernel
 from mnemoscope.cnn.training import TrainedCnn, predict_logits, train_cnn
+from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.library.given import Shown, as_table, following, prefix_of
-from mnemoscope.library.maps import Maps, check_maps, same_windows
+from mnemoscope.library.maps import Maps, check_maps, read_windows, same_windows
 from mnemoscope.library.sequences import CLASS
 from mnemoscope.lm.placement import find_device
 from mnemoscope.localize.delta import average, decisiveness
@@ -358,8 +359,7 @@ def fit_blind(
         table = as_table(windows)
         labels = table[CLASS] if labels is None and CLASS in table.columns else labels
         groups = table["group"] if groups is None and "group" in table.columns else groups
-        ids, tokens = table["sequence_id"].to_numpy(), np.array(table["tokens"].to_list(), np.int32)
-        shown = Maps(ids, tokens, prefix_of(table, None), "mean", {})
+        shown = Maps(read_windows(table, token_matrix(table), prefix_of(table, None)), "mean", {})
     if labels is None:
         raise UserError("labels: none given, and the windows have no column 'class'.")
     sides = _divide(shown, labels, groups, split, n_train, n_eval, minimum, draw_seed)
@@ -608,7 +608,7 @@ class Excess:
 
     value: Estimate
     over: str
-    gain: Estimate | None
+    gain: Gain | None
     kind: str
     verdict: str
     min_f1: dict[str, Estimate]
@@ -685,7 +685,7 @@ def excess(
     return Excess(
         Estimate(found.value, found.low, found.high),
         by_source[found.strongest],
-        None if gain is None else Estimate(gain.value, gain.low, gain.high),
+        gain,
         given.kind,
         given.sentence,
         {name: one.min_f1 for name, one in readers.items()},

@@ -16,9 +16,15 @@ from mnemoscope.study.settings import EMBEDDED, NO_MODEL, StudySettings, split_r
 class Models:
     """Loads the model and its reference on first use; a loaded model may be passed in."""
 
-    def __init__(self, settings: StudySettings, model: LanguageModel | None = None) -> None:
+    def __init__(
+        self,
+        settings: StudySettings,
+        model: LanguageModel | None = None,
+        reference: LanguageModel | None = None,
+    ) -> None:
+        given = {"model": model, "reference": reference}
         self.settings = settings
-        self._loaded: dict[str, LanguageModel] = {} if model is None else {"model": model}
+        self._loaded = {role: one for role, one in given.items() if one is not None}
 
     def __getstate__(self) -> dict[str, Any]:
         return {"settings": self.settings, "_loaded": {}}  # every process loads its own
@@ -73,8 +79,9 @@ class Models:
         """Raise UserError if the reference is missing or has another tokenizer, without weights."""
         name = self.settings.reference
         if name is not None and name != EMBEDDED and self.settings.benchmark.controls:
-            folder, revision = split_revision(name)
-            check_same_tokens(self.model(), name, load_tokenizer(folder, revision=revision))
+            loaded, (folder, revision) = self._loaded.get("reference"), split_revision(name)
+            tokenizer = loaded.tokenizer if loaded else load_tokenizer(folder, revision=revision)
+            check_same_tokens(self.model(), name, tokenizer)
 
     def _get(self, role: str, name: str, study: Study | None) -> LanguageModel:
         if role not in self._loaded:

@@ -1,0 +1,315 @@
+"""A study as one uses it in a notebook: made by `run` of a model and texts, and asked by methods."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import polars as pl
+
+from mnemoscope.benchmark.excess import FigureName, PairedDifference
+from mnemoscope.benchmark.gain import Gain
+from mnemoscope.benchmark.published import Conclusion, allocate
+from mnemoscope.benchmark.sources import headline_of
+from mnemoscope.data.rows import name_of
+from mnemoscope.errors import UserError
+from mnemoscope.flow.run import Wanted, run_stage
+from mnemoscope.flow.run import run as run_study
+from mnemoscope.library.given import N_PREFIX, as_source, opened_model
+from mnemoscope.library.reader import Excess
+from mnemoscope.lm.model import LanguageModel
+from mnemoscope.pipeline.benchmark import (
+    Together,
+    compare_taxonomies,
+    find_sample,
+    load_comparison,
+    put_together,
+)
+from mnemoscope.pipeline.label import samples_of
+from mnemoscope.pipeline.localize import StoredDelta, load_deltas
+from mnemoscope.report.page import REPORT_FILE
+from mnemoscope.stats import Estimate, rows_of
+from mnemoscope.study import folder
+from mnemoscope.study.models import Models
+from mnemoscope.study.settings import StudySettings, find_study, parse_settings
+from mnemoscope.taxonomy.groups import find_groups
+
+
+@dataclass(frozen=True)
+class Page:
+    """An HTML page that a notebook shows; `path` is the file, which opens in a browser."""
+
+    path: Path
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def _repr_html_(self) -> str:
+        """The page in a frame of its own, without its script reaching the notebook."""
+        from html import escape
+
+        page = escape(self.path.read_text(encoding="utf-8"))
+        return f'<iframe srcdoc="{page}" sandbox style="width:100%;height:42em;border:0"></iframe>'
+
+
+class Study(folder.Study):
+    """A study folder: its settings, its tables, its stages, and what it can be asked.
+
+    Raises:
+        UserError: the folder is missing or is not a study.
+        DamagedDataError: `study.yaml` cannot be read.
+    """
+
+    def excess(self, taxonomy: str | None = None) -> Excess:
+        """What the model's attention shows of a taxonomy beyond text and reference.
+
+        The first taxonomy unless named, in any spelling; of CNNs and regression the better, chosen
+        within the training sequences.
+
+        Raises:
+            UserError: the benchmark has not been run, there is no such taxonomy, or no control was
+                run.
+        """
+        self.require("benchmark")
+        name = self._sample(taxonomy)
+        rows = {row["source"]: row for row in rows_of(self.benchmark) if row["taxonomy"] == name}
+        if not rows:
+            raise UserError(f"{self.folder}: '{name}' has no figure. The report says why.")
+        row = rows[headline_of(rows)]
+        value, gain = row["excess"], row["gain"]
+        return Excess(
+            Estimate(value.value, value.low, value.high),
+            row["excess_over"] or "",
+            None
+            if gain.value is None
+            else Gain(
+                *gain,
+                seen=row["gain_seen"],
+                left=row["gain_left"],
+                over=row["gain_over"],
+                min_f1=row["pool_min_f1"],
+                min_f1_without=row["pool_min_f1_without"],
+            ),
+            row["verdict_kind"],
+            row["verdict"],
+            {source: one["min_f1"] for source, one in rows.items() if one["min_f1"]},
+        )
+
+    def decisiveness(
+        self, taxonomy: str | None = None, *, attribution: str = "gradient"
+    ) -> StoredDelta:
+        """Δ of a taxonomy (the first unless named), with its classes and counts.
+
+        Raises:
+            UserError: localize has not been run, or there is no such taxonomy or attribution.
+        """
+        self.require("localize")
+        name = self._sample(taxonomy)
+        for stored in load_deltas(self):
+            if stored.sample == name and stored.attribution == attribution:
+                return stored
+        raise UserError(
+            f"{self.folder}: no decisiveness of '{name}' with attribution '{attribution}' "
+            "(it was not asked for, or no CNN trained). See localize.attributions."
+        )
+
+    def compare(
+        self, first: str, second: str, *, figure: FigureName = "min_f1"
+    ) -> PairedDifference:
+        """A figure of one taxonomy minus that of another, on the sequences they share.
+
+        Raises:
+            UserError: a taxonomy is unknown or not trained, or both are one partition.
+        """
+        return compare_taxonomies(self, first, second, figure=figure)
+
+    def conclusions(self) -> tuple[Conclusion, ...]:
+        """Put the paper's conclusions to this study: verdict, reason and figures of each."""
+        return load_comparison(self).conclusions
+
+    def together(self, *others: folder.Study) -> Together:
+        """Sum the confusion matrices of this and other models' studies, taxonomy by taxonomy.
+
+        Raises:
+            UserError: a study is named twice, not benchmarked, or made with other settings.
+        """
+        return put_together([self, *others])
+
+    def allocation(self) -> pl.DataFrame:
+        """How the memorized sequences' classes flow from Prashanth et al.'s taxonomy to the paper's.
+
+        Columns `prashanth`, `paper`, `n`, `share`, `low`, `high`, `published` (fractions),
+        `n_groups`.
+
+        Raises:
+            UserError: the table lacks a feature that one of the taxonomies needs.
+        """
+        return allocate(self.sequences, find_groups(self.sequences))
+
+    def report(self, *, redo: bool = False) -> Page:
+        """The report: one page that opens offline; made where it is not there.
+
+        Raises:
+            UserError: a stage before it has not been run.
+        """
+        run_stage(self, "report", redo=redo)
+        return Page(self.folder / REPORT_FILE)
+
+    def graft(self, *, redo: bool = False, **settings: Any) -> pl.DataFrame:
+        """Put parts of the reference into the model, and see what it forgets; `graft.parquet`.
+
+        Args:
+            redo: make it anew.
+            settings: of the section `graft`: ``parts=["layers.0.mlp"]``, ``draws=9``.
+
+        Raises:
+            UserError: no reference, an unknown setting or part, or other settings without `redo`.
+        """
+        wanted = self.settings.as_dict()
+        wanted["graft"] |= settings
+        run_stage(self, "graft", parse_settings(wanted, where="graft"), redo=redo)
+        return self.read("graft.parquet")
+
+    def _sample(self, name: str | None) -> str:
+        known = list(samples_of(self))
+        if not known:
+            raise UserError(f"{self.folder}: nothing is labelled yet. Run the stage 'label' first.")
+        return known[0] if name is None else find_sample(self, name)
+
+    def __dir__(self) -> list[str]:
+        """What a reader of a study wants, for completion."""
+        asked = ["allocation", "compare", "conclusions", "decisiveness", "excess", "graft"]
+        return [*super().__dir__(), *asked, "report", "together"]
+
+
+Given = Wanted | Mapping[str, Any] | str | Path
+
+
+@overload
+def run(
+    model: Given,
+    texts: str | Path,
+    folder: None = None,
+    *,
+    redo: bool = ...,
+    until: str | None = ...,
+    also: Collection[str] = ...,
+) -> Study: ...
+
+
+@overload
+def run(
+    model: Any,
+    texts: Any,
+    folder: str | Path,
+    *,
+    reference: Any = ...,
+    tokenizer: Any = ...,
+    taxonomies: Sequence[str] | None = ...,
+    settings: Given | None = ...,
+    redo: bool = ...,
+    until: str | None = ...,
+    also: Collection[str] = ...,
+) -> Study: ...
+
+
+def run(
+    model: Any,
+    texts: Any = None,
+    folder: str | Path | None = None,
+    *,
+    reference: Any = None,
+    tokenizer: Any = None,
+    taxonomies: Sequence[str] | None = None,
+    settings: Given | None = None,
+    redo: bool = False,
+    until: str | None = None,
+    also: Collection[str] = (),
+) -> Study:
+    """Study how a model memorized texts: every stage that is missing, in order, in one folder.
+
+    Two ways to call it: ``run(model, texts, folder)``, or ``run(settings, folder)`` with settings,
+    a mapping of them, or the path of a study's YAML file.
+
+    Args:
+        model: a folder, a hub name, ``"embedded"``, or a loaded model, as in `scan`. A loaded one
+            must be given again to go on with the study.
+        texts: as in `windows`; windows are taken as they are.
+        folder: the study: a new or empty folder, or one to go on with.
+        reference: a model that never saw the texts, named or loaded; without one nothing is said
+            to be memory.
+        tokenizer: of a loaded model, where its name does not tell.
+        taxonomies: names, such as ``["Non-Memo, Guess, Recall"]``.
+        settings: all others: ``{"label": {"n_train": 200}}``, or by their keys,
+            ``{"label.n_train": 200}``; or a study's YAML file.
+        redo: run stages anew whose settings have changed.
+        until: the last stage.
+        also: stages that are not run unless asked for: ``"graft"``, ``"knockout"``, ``"search"``.
+
+    Returns:
+        The `Study`.
+
+    Raises:
+        UserError: what was given cannot be used; nothing is left behind. Where no taxonomy can be
+            trained the report is written before the error.
+        MnemoscopeError: damaged data, or a full disk; what was finished is kept.
+    """
+    flow = {"redo": redo, "until": until, "also": also}
+    if folder is None:
+        if texts is None or not isinstance(texts, str | Path):
+            raise UserError(
+                "run: give a model, texts and a folder for the study, or settings and a folder."
+            )
+        return _opened(run_study(_settings(model), texts, **flow))
+    wanted: dict[str, Any] = _settings(settings or {}).as_dict()
+    source = as_source(texts)
+    if isinstance(source, pl.DataFrame):
+        if N_PREFIX in source.columns and source.height:
+            prefix, length = int(source[N_PREFIX][0]), len(source["tokens"][0])
+            wanted["sequences"] |= {"prefix": prefix, "suffix": length - prefix, "length": length}
+        wanted["sequences"]["source"] = name_of(source)
+    else:
+        wanted["sequences"]["source"] = str(source)
+    if taxonomies is not None:
+        wanted["label"]["taxonomies"] = list(taxonomies)
+    loaded: dict[str, LanguageModel] = {}
+    wanted["model"]["name"] = _named("model", model, tokenizer, loaded)
+    if reference is not None:
+        wanted["capture"]["reference"] = _named("reference", reference, tokenizer, loaded)
+    chosen = parse_settings(wanted, where="run")
+    frame = source if isinstance(source, pl.DataFrame) else None
+    models = Models(chosen, **loaded)
+    return _opened(run_study(chosen, folder, models=models, sequences=frame, **flow))
+
+
+def _named(role: str, given: Any, tokenizer: Any, loaded: dict[str, LanguageModel]) -> str:
+    """The name of a model in settings; a loaded one is kept for its role."""
+    if isinstance(given, str | Path):
+        return str(given)
+    with opened_model(given, tokenizer, hashed=True, needs_tokenizer=True) as lm:
+        loaded[role] = lm
+    return lm.name
+
+
+def _settings(given: Given) -> StudySettings | Any:
+    """Settings of whatever they are given as."""
+    if isinstance(given, str | Path):
+        return find_study(Path(given))
+    if isinstance(given, Mapping):
+        values: dict[str, Any] = {}
+        for key, value in given.items():
+            section, _, name = str(key).partition(".")
+            if name:
+                values.setdefault(section, {})[name] = value
+            else:
+                values[section] = value
+        return parse_settings(values, where="settings")
+    if isinstance(given, StudySettings) or callable(given):
+        return given
+    raise UserError(
+        f"settings: a {type(given).__name__}; give ms.StudySettings, a mapping, or a YAML file."
+    )
+
+
+def _opened(made: folder.Study) -> Study:
+    return Study(made.folder)
