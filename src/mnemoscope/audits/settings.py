@@ -126,7 +126,8 @@ class EndpointSettings(BoundedSettings):
 def checked(kind: type[_Settings], values: dict[str, Any]) -> _Settings:
     """Settings of a kind, None for the default; UserError names what is unknown or out of range."""
     try:
-        return kind(**{key: value for key, value in values.items() if value is not None})
+        given = {key: value for key, value in values.items() if value is not None}
+        return kind.model_validate(given)
     except ValidationError as error:
         known = list(kind.model_fields)
         raise UserError(first_problem(error, flag_of, lambda _: known)) from None

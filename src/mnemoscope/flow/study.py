@@ -1,7 +1,8 @@
-"""A study as one uses it in a notebook: made by `run` of a model and texts, and asked by methods."""
+"""A study in a notebook: made by `run` of a model and texts, and asked by methods."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -33,6 +34,8 @@ from mnemoscope.study import folder
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import StudySettings, find_study, parse_settings
 from mnemoscope.taxonomy.groups import find_groups
+
+_OF_GAIN = ("gain_seen", "gain_left", "gain_over", "pool_min_f1", "pool_min_f1_without")
 
 
 @dataclass(frozen=True)
@@ -80,16 +83,7 @@ class Study(folder.Study):
         return Excess(
             Estimate(value.value, value.low, value.high),
             row["excess_over"] or "",
-            None
-            if gain.value is None
-            else Gain(
-                *gain,
-                seen=row["gain_seen"],
-                left=row["gain_left"],
-                over=row["gain_over"],
-                min_f1=row["pool_min_f1"],
-                min_f1_without=row["pool_min_f1_without"],
-            ),
+            None if gain.value is None else Gain(*gain, *(row[name] for name in _OF_GAIN)),
             row["verdict_kind"],
             row["verdict"],
             {source: one["min_f1"] for source, one in rows.items() if one["min_f1"]},
@@ -136,7 +130,7 @@ class Study(folder.Study):
         return put_together([self, *others])
 
     def allocation(self) -> pl.DataFrame:
-        """How the memorized sequences' classes flow from Prashanth et al.'s taxonomy to the paper's.
+        """How memorized sequences flow from Prashanth et al.'s classes to the paper's.
 
         Columns `prashanth`, `paper`, `n`, `share`, `low`, `high`, `published` (fractions),
         `n_groups`.
@@ -254,13 +248,13 @@ def run(
             trained the report is written before the error.
         MnemoscopeError: damaged data, or a full disk; what was finished is kept.
     """
-    flow = {"redo": redo, "until": until, "also": also}
+    finish = partial(run_study, redo=redo, until=until, also=also)
     if folder is None:
         if texts is None or not isinstance(texts, str | Path):
             raise UserError(
                 "run: give a model, texts and a folder for the study, or settings and a folder."
             )
-        return _opened(run_study(_settings(model), texts, **flow))
+        return _opened(finish(_settings(model), texts))
     wanted: dict[str, Any] = _settings(settings or {}).as_dict()
     source = as_source(texts)
     if isinstance(source, pl.DataFrame):
@@ -279,19 +273,19 @@ def run(
     chosen = parse_settings(wanted, where="run")
     frame = source if isinstance(source, pl.DataFrame) else None
     models = Models(chosen, **loaded)
-    return _opened(run_study(chosen, folder, models=models, sequences=frame, **flow))
+    return _opened(finish(chosen, folder, models=models, sequences=frame))
 
 
 def _named(role: str, given: Any, tokenizer: Any, loaded: dict[str, LanguageModel]) -> str:
     """The name of a model in settings; a loaded one is kept for its role."""
     if isinstance(given, str | Path):
         return str(given)
-    with opened_model(given, tokenizer, hashed=True, needs_tokenizer=True) as lm:
+    with opened_model(given, tokenizer, for_study=True) as lm:
         loaded[role] = lm
     return lm.name
 
 
-def _settings(given: Given) -> StudySettings | Any:
+def _settings(given: Given) -> Any:
     """Settings of whatever they are given as."""
     if isinstance(given, str | Path):
         return find_study(Path(given))

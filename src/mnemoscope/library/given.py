@@ -91,7 +91,7 @@ def _inner(model: Any) -> Any:
 
     config = getattr(model, "active_peft_config", None)
     if getattr(config, "is_prompt_learning", False):
-        raise UserError("model: a PEFT model that learns a prompt. Give one with LoRA, or merge it.")
+        raise UserError("model: its PEFT adapter learns a prompt. Give one with LoRA, or merge it.")
     inner = model.get_base_model() if config is not None else model
     if not isinstance(inner, PreTrainedModel):
         raise UserError(
@@ -152,7 +152,8 @@ def _cached_tokenizer(model: Any) -> Any | None:
 def _bos_of(model: Any, table: pl.DataFrame | None) -> int | None:
     """What a loaded model reads before a text, when nobody gave its tokenizer."""
     if table is not None and BOS_ID in table.columns:
-        return _constant(table, BOS_ID)
+        found: int | None = _constant(table, BOS_ID)
+        return found
     tokenizer = _cached_tokenizer(model)
     if tokenizer is not None:
         return find_bos(tokenizer)
@@ -241,7 +242,9 @@ def _check_texts(texts: Any) -> None:
         raise UserError("texts: none given.")
     for number, one in enumerate(texts):
         if not isinstance(one, str):
-            raise UserError(f"texts, number {number}: a {type(one).__name__} where a str is needed.")
+            raise UserError(
+                f"texts, number {number}: a {type(one).__name__} where a str is needed."
+            )
 
 
 def _of_tokens(tokens: np.ndarray) -> pl.DataFrame:

@@ -162,8 +162,9 @@ def capture(
     """Read windows with a model and keep its attention weights, pooled over the heads.
 
     Args:
-        model, windows, tokenizer, prefix, batch_size, progress: as in `scan`. Other maps stand for
-            the windows that were read there, such as the model's for its reference.
+        model: as in `scan`.
+        windows: as in `scan`; other maps stand for what was read there, such as the model's when
+            its reference is to read the same.
         pool: what is seen of the heads: their ``mean``, their ``max``, or ``both``. All are kept
             (`Maps.pooled`).
         suffix: what follows the prefix: the text's ``true`` suffix; or, of windows that are not
@@ -171,6 +172,10 @@ def capture(
             where the column `continuation` is not there.
         out: a folder to keep the maps in, for what memory cannot hold. It is taken up again: what
             it holds is not captured again.
+        tokenizer: as in `scan`.
+        prefix: as in `scan`.
+        batch_size: as in `scan`.
+        progress: as in `scan`.
 
     Returns:
         `Maps`, in the order of the windows. In memory a window takes 8,320 bytes a layer at 64
@@ -204,9 +209,7 @@ def capture(
     return Maps(read_windows(table, tokens, n_shown), pool, sources)
 
 
-def read_windows(
-    table: pl.DataFrame, tokens: npt.NDArray[np.int32], n_prefix: int
-) -> pl.DataFrame:
+def read_windows(table: pl.DataFrame, tokens: npt.NDArray[np.int32], n_prefix: int) -> pl.DataFrame:
     """What was read of each window, and how."""
     how = [name for name in ("attention_mask", BOS_ID) if name in table.columns]
     return table.select("sequence_id", *how).with_columns(
@@ -311,4 +314,3 @@ def check_maps(maps: object) -> Maps:
             f"maps: a {type(maps).__name__}; give what ms.capture(model, windows) returns."
         )
     return maps
-

@@ -6,7 +6,7 @@ a model that never saw these windows (`excess`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from html import escape
 from typing import Any, Literal, NamedTuple
 
@@ -288,9 +288,11 @@ def fit(
         kind: ``cnn``, or ``regression`` on statistics of the maps (mean and maximum over heads).
         preset: ``small``, for hundreds of windows a class; ``paper``, to the letter of arXiv
             2508.02573; ``rows``, of six statistics of each query.
-        kernel, filters: of both convolutions.
+        kernel: side of both convolutions.
+        filters: channels of both.
         seed: one CNN a seed; of three or more a verdict takes sides.
-        n_train, n_eval: windows of every class on each side, at most.
+        n_train: windows of every class to train on, at most.
+        n_eval: windows of every class to ask about, at most.
         minimum: windows of every class that are needed.
         draw_seed: of the split.
         device: where CNNs train.
@@ -311,7 +313,9 @@ def fit(
     if kind == "regression":
         seen = maps.pooled("both").source
         values = baselines.all_statistics(seen, maps.tokens, maps.n_prefix).astype(np.float32)
-        return _fit_baseline(baselines.classify_statistics, values, sides, seeds[0], kind, "attention")
+        return _fit_baseline(
+            baselines.classify_statistics, values, sides, seeds[0], kind, "attention"
+        )
     setting = CnnSetting(kernel, filters, maps.pool)
     return _fit_cnns(
         maps.source, maps, sides, setting, preset, seeds, device, progress, "attention"
@@ -340,10 +344,20 @@ def fit_blind(
 
     Args:
         windows: a frame with `tokens` (and `class`, `group`), or maps, whose tokens are read.
-        labels, groups: as in `fit`; the columns `class` and `group` unless given.
+        labels: as in `fit`; the column `class` unless given.
+        groups: as in `fit`; the column `group` unless given.
+        split: as in `fit`.
         kind: ``cnn`` on where tokens repeat, ``regression`` on statistics of that, or ``ngrams``.
-        split, preset, kernel, filters, seed, n_train, n_eval, minimum, draw_seed, device, progress:
-            as in `fit`; with the same, the same windows are drawn.
+        preset: as in `fit`, like all that follow; with the same, the same windows are drawn.
+        kernel: see `fit`.
+        filters: see `fit`.
+        seed: see `fit`.
+        n_train: see `fit`.
+        n_eval: see `fit`.
+        minimum: see `fit`.
+        draw_seed: see `fit`.
+        device: see `fit`.
+        progress: see `fit`.
 
     Returns:
         A `Reader`.
@@ -558,7 +572,7 @@ def _votes(
     seeds: np.ndarray,
     score_seeds: np.ndarray,
 ) -> Votes:
-    """Predictions (runs, n) and probabilities (trainings, n, classes) as the benchmark takes them."""
+    """Predictions (runs, n) and probabilities (trainings, n, classes), as the benchmark has them."""
     ids = sides.sample.filter(pl.col("split") == "eval")["sequence_id"].sort().to_numpy()
     return Votes(
         ids,
@@ -637,7 +651,8 @@ def excess(
         readers: ``"model"`` is what is asked. ``"reference"`` is a reader of the attention of a
             model that never saw these windows; all others read the text alone (`fit_blind`), under
             any name. All were fitted with the same windows, split and seeds.
-        seed, n_resamples: of the bootstrap.
+        seed: of the bootstrap.
+        n_resamples: of the bootstrap.
 
     Returns:
         An `Excess`. Without a reference there is no verdict: what looks like memory may be text
@@ -664,7 +679,7 @@ def excess(
     stand_ins = {name: one for name, one in ran.items() if TABLE[name].needs_reference}
     text = {name: one for name, one in ran.items() if name not in stand_ins}
     note = why_no_interval(model.votes)
-    n_train = (model.sample["split"] == "train").sum()
+    n_train = model.sample.filter(pl.col("split") == "train").height
     gain = None
     if stand_ins and note is None:
         gain = measure_gain(model.votes, stand_ins, text, n_trained=n_train)
@@ -705,7 +720,9 @@ def _sources(readers: Mapping[str, Reader]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, one in readers.items():
         if (name in ("model", "reference")) != (one.reads == "attention"):
-            wanted = "attention (ms.fit)" if name in ("model", "reference") else "text (ms.fit_blind)"
+            wanted = (
+                "attention (ms.fit)" if name in ("model", "reference") else "text (ms.fit_blind)"
+            )
             raise UserError(f"readers, '{name}': reads {one.reads} where {wanted} is needed.")
         source = _SOURCES[one.reads, one.kind][name == "reference"]
         if source in found.values():

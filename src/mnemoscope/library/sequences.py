@@ -55,7 +55,8 @@ def windows(
             with a column `text` (cut) or `tokens` (taken as they are); an integer array of tokens
             (n, T).
         tokenizer: of the model that will be asked, or its name.
-        prefix, suffix: tokens of each window that are shown, and that are to follow.
+        prefix: tokens of each window that are shown.
+        suffix: tokens that are to follow.
         stride: tokens from the start of one window to that of the next; a whole window unless
             given. The end of a text that fills no window is left out.
         limit: the first so many windows alone.

@@ -4,11 +4,13 @@ Flags override the file, which overrides defaults. Unknown keys raise an error w
 Shipped study files and the names in settings are looked up here, before torch is loaded.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
 import yaml
 from pydantic import (
@@ -58,7 +60,22 @@ _BatchSize = Annotated[int, Field(ge=1, le=65_536)]
 _Draws = Annotated[int, Field(ge=1, le=10_000)]
 
 
-class BoundedSettings(BaseModel):
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)  # which pydantic has under no public name
+
+
+class _OneLine(ModelMetaclass):
+    """Settings that are made in Python are refused in one line; what is read has a place too."""
+
+    def __call__(self, *args: Any, **values: Any) -> Any:
+        """Make settings; UserError says which value no run could use."""
+        with _said_in_one_line(cast("type[BaseModel]", self)):
+            return super().__call__(*args, **values)
+
+
+class BoundedSettings(BaseModel, metaclass=_OneLine):
     """Settings within bounds: no unknown key, and no value that no run could use.
 
     Whatever its field allows, a number is finite and at most 2^32 - 1, true is no number, a text
@@ -66,8 +83,22 @@ class BoundedSettings(BaseModel):
     """
 
     model_config = ConfigDict(
-        extra="forbid", strict=True, allow_inf_nan=False, validate_default=True
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        validate_default=True,
+        validate_assignment=True,
     )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Check a value where it is set; errors as on making."""
+        before = dict(self.__dict__)
+        try:
+            with _said_in_one_line(type(self)):
+                super().__setattr__(name, value)
+        except UserError:
+            self.__dict__.update(before)  # a validator of the whole is asked after the change
+            raise
 
     @field_validator("*")
     @classmethod
@@ -78,6 +109,18 @@ class BoundedSettings(BaseModel):
         return value
 
 
+@contextmanager
+def _said_in_one_line(kind: type[BaseModel]) -> Iterator[None]:
+    """Turn pydantic's error about settings into ours."""
+    try:
+        yield
+    except ValidationError as error:
+        own = kind.__name__.removesuffix("Settings").lower()
+        where = _SECTIONS.get(kind.__name__, own and f"{own}.").__add__
+        raise UserError(first_problem(error, where, partial(_known_keys, kind))) from None
+
+
+_SECTIONS = {"SequenceSettings": "sequences.", "FeatureSettings": "features.", "StudySettings": ""}
 _MAY_BE_EMPTY = ("title",)
 
 
@@ -198,7 +241,7 @@ class SequenceSettings(BoundedSettings):
             whole = self.prefix + self.suffix
             if self.length not in (whole, type(self).model_fields["length"].default):
                 raise ValueError(f"length {self.length} is not prefix + suffix, {whole}")
-            self.length = whole
+            self.__dict__["length"] = whole  # not checked again: it has just been made
         if self.length <= self.n_prefix or self.n_prefix < 1 or self.length < 8:
             raise ValueError(f"length {self.length} has no room for this prefix and suffix")
         if self.prefix is self.suffix is None and self.length % 2:
@@ -644,7 +687,9 @@ def parse_settings(values: dict[str, Any], *, where: str) -> StudySettings:
     try:
         return StudySettings.model_validate(values)
     except ValidationError as error:
-        raise UserError(first_problem(error, f"{where}, ".__add__, _known_keys)) from None
+        raise UserError(
+            first_problem(error, f"{where}, ".__add__, partial(_known_keys, StudySettings))
+        ) from None
 
 
 def first_problem(
@@ -659,21 +704,23 @@ def first_problem(
     problem = error.errors()[0]
     location = [str(part)[:100] for part in problem["loc"]]
     key = named(".".join(location) or "settings")
-    if problem["type"] == "extra_forbidden":
+    if problem["type"] in ("extra_forbidden", "no_such_attribute"):
         known = known_keys(location[:-1])
         hint = nearest(location[-1], known) or f" Known: {', '.join(known)}."
         return f"{key}: unknown key.{hint}"
     if problem["type"] == "missing":
         return f"{key}: is missing. Give it."
     got = repr(problem.get("input"))
+    if problem["type"] == "model_type":
+        inner = known_keys(location)
+        return f"{key}: a section of settings (got {got}). Write {key}: {{{inner[0]}: ...}}."
     got = got if len(got) <= _SHOWN else got[: _SHOWN - 1] + "…"
     said = problem["msg"].removeprefix("Value error, ")
     return f"{key}: {said} (got {got}). Correct the value."
 
 
-def _known_keys(location: list[str]) -> list[str]:
-    """Names of the settings at a place in the file."""
-    model: type[BaseModel] = StudySettings
+def _known_keys(model: type[BaseModel], location: list[str]) -> list[str]:
+    """Names of the settings at a place below these."""
     for part in location:
         for name, field in model.model_fields.items():
             if (field.alias or name) == part and isinstance(field.annotation, type):
