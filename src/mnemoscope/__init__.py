@@ -4,12 +4,19 @@ In a notebook:
 
     import mnemoscope as ms
 
-    study = ms.run(ms.demo_settings(), "demo")   # or ms.Study("demo") for one that is there
-    study.sequences                               # a Polars frame, with all columns so far
-    study.benchmark                               # one row a taxonomy and source
-    ms.benchmark_figure(study)                    # pictures (SVG) show themselves
-    ms.analyze(study, "length").frames            # a neighbouring analysis: its tables
-    ms.audit("embedded", "docs/", "audit").spans  # passages of documents that a model repeats
+    windows = ms.windows(texts, tokenizer)        # texts cut into 32 + 32 tokens
+    windows = ms.scan(model, windows)             # which of them does the model reproduce
+    windows = ms.classify(windows, "Non-Memo, Guess, Recall")
+    maps = ms.capture(model, windows)             # its attention, pooled over heads
+    reader = ms.fit(maps, windows["class"], groups=windows["group"])
+    blind = ms.fit_blind(windows)                 # the text alone, which needs no memory
+    ms.excess({"model": reader, "blind": blind})
+
+    ms.audit(model, {"chapter 1": text})          # passages that the model repeats
+    study = ms.run(model, texts, "study")         # all of it, in one folder, resumable
+    study.excess(), study.report()
+
+A model is a name, a path, or one that is loaded; so are texts. Mistakes are `ms.UserError`.
 """
 
 from importlib import import_module
@@ -18,75 +25,106 @@ from typing import TYPE_CHECKING, Any
 from mnemoscope.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from mnemoscope.audits.library import audit
+    from mnemoscope.audits.library import Audit, audit
+    from mnemoscope.errors import DamagedDataError, MnemoscopeError, NoRoomError, UserError
     from mnemoscope.flow.analyze import analyze
-    from mnemoscope.flow.run import demo_settings, run, run_stage
-    from mnemoscope.lm.graft import graft_parts, grafted, patched
+    from mnemoscope.flow.run import demo_settings, run_stage
+    from mnemoscope.flow.study import Study, run
+    from mnemoscope.library.maps import Maps, capture
+    from mnemoscope.library.reader import Excess, Reader, excess, fit, fit_blind
+    from mnemoscope.library.sequences import classify, scan, windows
+    from mnemoscope.lm.graft import graft_parts, grafted, patched_activations
     from mnemoscope.progress import show_progress
     from mnemoscope.report.notebook import (
-        allocation,
         allocation_figure,
         benchmark_figure,
-        compare,
-        conclusions,
-        decisiveness,
         delta_figure,
         layer_profile_figure,
-        together,
     )
-    from mnemoscope.study.folder import Study
+    from mnemoscope.stats import Estimate
     from mnemoscope.study.settings import StudySettings, load_settings
     from mnemoscope.training.history import read_history
     from mnemoscope.training.watch import MemorizationCallback, MemorizationWatch, make_canaries
     from mnemoscope.training.windows import WatchedWindows
 
 __all__ = [
+    "Audit",
+    "DamagedDataError",
+    "Estimate",
+    "Excess",
+    "Maps",
     "MemorizationCallback",
     "MemorizationWatch",
+    "MnemoscopeError",
+    "NoRoomError",
+    "Reader",
     "Study",
     "StudySettings",
+    "UserError",
     "WatchedWindows",
-    "allocation",
     "allocation_figure",
     "analyze",
     "audit",
     "benchmark_figure",
-    "compare",
-    "conclusions",
-    "decisiveness",
+    "capture",
+    "classify",
     "delta_figure",
     "demo_settings",
+    "excess",
+    "fit",
+    "fit_blind",
     "graft_parts",
     "grafted",
     "layer_profile_figure",
     "load_settings",
     "make_canaries",
-    "patched",
+    "patched_activations",
     "read_history",
     "run",
     "run_stage",
+    "scan",
     "show_progress",
-    "together",
+    "windows",
 ]
 
 _WHERE = {
-    "Study": "study.folder",
-    "StudySettings": "study.settings",
-    "load_settings": "study.settings",
-    "show_progress": "progress",
-    "analyze": "flow.analyze",
+    "Audit": "audits.library",
     "audit": "audits.library",
+    "DamagedDataError": "errors",
+    "MnemoscopeError": "errors",
+    "NoRoomError": "errors",
+    "UserError": "errors",
+    "analyze": "flow.analyze",
     "demo_settings": "flow.run",
-    "run": "flow.run",
     "run_stage": "flow.run",
+    "Study": "flow.study",
+    "run": "flow.study",
+    "Maps": "library.maps",
+    "capture": "library.maps",
+    "Excess": "library.reader",
+    "Reader": "library.reader",
+    "excess": "library.reader",
+    "fit": "library.reader",
+    "fit_blind": "library.reader",
+    "classify": "library.sequences",
+    "scan": "library.sequences",
+    "windows": "library.sequences",
     "graft_parts": "lm.graft",
     "grafted": "lm.graft",
-    "patched": "lm.graft",
+    "patched_activations": "lm.graft",
+    "show_progress": "progress",
+    "allocation_figure": "report.notebook",
+    "benchmark_figure": "report.notebook",
+    "delta_figure": "report.notebook",
+    "layer_profile_figure": "report.notebook",
+    "Estimate": "stats",
+    "StudySettings": "study.settings",
+    "load_settings": "study.settings",
+    "read_history": "training.history",
     "MemorizationCallback": "training.watch",
     "MemorizationWatch": "training.watch",
-    "WatchedWindows": "training.windows",
     "make_canaries": "training.watch",
-    "read_history": "training.history",
+    "WatchedWindows": "training.windows",
 }
 
 
@@ -94,7 +132,7 @@ def __getattr__(name: str) -> Any:
     """Resolve a name of `__all__` on first use, so that importing loads nothing heavy."""
     if name not in __all__:
         raise AttributeError(f"module 'mnemoscope' has no attribute '{name}'")
-    return getattr(import_module(f"mnemoscope.{_WHERE.get(name, 'report.notebook')}"), name)
+    return getattr(import_module(f"mnemoscope.{_WHERE[name]}"), name)
 
 
 def __dir__() -> list[str]:

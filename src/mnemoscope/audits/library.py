@@ -3,19 +3,24 @@
 Names are checked before torch is loaded, and a refusal leaves no empty folder behind.
 """
 
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from mnemoscope.audits.questions import audit_settings
+from mnemoscope.audits.rule import GUESS, RECALL
 from mnemoscope.audits.settings import AuditSettings, EndpointSettings, checked
 from mnemoscope.embedded import place_of
 from mnemoscope.errors import UserError
 from mnemoscope.lm.hub import check_device_name, check_dtype_name, check_model, find_bos
 from mnemoscope.progress import say
+from mnemoscope.stats import Estimate
 from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import EMBEDDED
 
@@ -30,26 +35,80 @@ if TYPE_CHECKING:
     from mnemoscope.lm.model import LanguageModel
 
 Documents = str | Path | Sequence[str | Path] | Mapping[str, str]
-"""Files, folders, tables and data sets of the hub, or texts by their names."""
+"""Files, folders, tables and data sets of the hub, or texts, by their names or without."""
 
 MAKE_STUDY = "auto"
 """Stands for a study that the audit makes itself."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Audit:
-    """A finished audit: its folder, what `audit.json` holds, and one row a passage."""
+    """A finished audit: its folder, what `audit.json` holds, and one row a passage.
+
+    An audit without a folder of its own is kept as long as this object is; `save` writes it down.
+    """
 
     folder: Path
     record: dict[str, Any]
-    spans: "pl.DataFrame"
+    passages: "pl.DataFrame"
+    held: Any = None  # what removes a folder that nobody asked for
+
+    @property
+    def recalled(self) -> "pl.DataFrame":
+        """The passages that are recalled."""
+        return self.passages.filter(verdict=RECALL)
+
+    @property
+    def guessed(self) -> "pl.DataFrame":
+        """The passages that come out, and that anyone could have guessed."""
+        return self.passages.filter(verdict=GUESS)
+
+    def save(self, folder: str | Path) -> Path:
+        """Copy page, report and tables into a new or empty folder, which is given back.
+
+        Raises UserError: the folder holds something.
+        """
+        folder = Path(folder)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"{folder}: is not empty. Choose another folder for the audit.")
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+        return folder
+
+    def _shares(self) -> dict[str, Estimate]:
+        """Shares of all characters that are recalled and guessed."""
+        summary = self.record["summary"]
+        kinds = ("recalled", "guessed")
+        return {
+            kind: Estimate(*(summary[kind][name] for name in ("share", "low", "high")))
+            for kind in kinds
+        }
+
+    def __repr__(self) -> str:
+        said = ", ".join(f"{kind} {share}" for kind, share in self._shares().items())
+        return f"Audit({self.passages.height} passages: {said})"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{escape(row['verdict'])}</td><td>{escape(str(row['document']))}</td>"
+            f"<td>{escape(row['text'][:_SHOWN])}</td></tr>"
+            for row in self.passages.head(_ROWS).iter_rows(named=True)
+        )
+        shares = "".join(f"<li>{kind}: {share}</li>" for kind, share in self._shares().items())
+        return (
+            f"<b>Audit of {escape(str(self.record['model']['name']))}</b><ul>{shares}</ul>"
+            f"<table><tr><th>verdict</th><th>document</th><th>passage</th></tr>{rows}</table>"
+        )
+
+
+_ROWS, _SHOWN = 10, 120  # passages, and characters of each, that a notebook shows
 
 
 @dataclass(frozen=True)
 class LocalChoice:
     """A model that runs here, as asked for: `name` is a folder, a hub name or ``"embedded"``.
 
-    Raises UserError: a number format or a device that there is not.
+    `loaded` is one that is in memory already. Raises UserError: a number format or a device that
+    there is not.
     """
 
     name: str
@@ -57,6 +116,7 @@ class LocalChoice:
     dtype: str = "float32"
     device: str = "auto"
     role: str = "model"
+    loaded: "LanguageModel | None" = None
 
     def __post_init__(self) -> None:
         """Refuse what torch would."""
@@ -65,7 +125,7 @@ class LocalChoice:
 
     def check(self) -> None:
         """Refuse a name that leads to no model, before anything is loaded."""
-        if self.name != EMBEDDED:
+        if self.name != EMBEDDED and self.loaded is None:
             check_model(self.name, self.revision)
 
     def beside(self, reference: str | Path | None) -> "LocalChoice | None":
@@ -76,6 +136,8 @@ class LocalChoice:
 
     def load(self) -> "LanguageModel":
         """The model."""
+        if self.loaded is not None:
+            return self.loaded
         from mnemoscope.lm.load import load_model
 
         say(f"Loading the {self.role} {self.name}")
@@ -83,12 +145,22 @@ class LocalChoice:
         return load_model(place, revision=self.revision, dtype=self.dtype, device=self.device)
 
 
+@contextmanager
+def _loaded(model: Any, tokenizer: Any, role: str) -> Iterator[LocalChoice]:
+    """A model that is in memory, without dropout inside this block."""
+    from mnemoscope.library.given import opened_model
+
+    with opened_model(model, tokenizer, for_study=True) as lm:
+        yield LocalChoice(lm.name, role=role, loaded=lm)
+
+
 def audit(
-    model: str | Path | LocalChoice,
+    model: Any,
     documents: Documents,
-    out: str | Path,
+    out: str | Path | None = None,
     *,
-    reference: str | Path | None = None,
+    tokenizer: Any = None,
+    reference: Any = None,
     study: str | Path | None = None,
     revision: str | None = None,
     dtype: str = "float32",
@@ -99,36 +171,86 @@ def audit(
     redo: bool = False,
     **settings: Any,
 ) -> Audit:
-    """Find the passages of documents that a model repeats; `mnemoscope audit` does the same.
+    """Find the passages of documents that a model repeats, and say which of them are guesses.
 
-    `model` is a folder, a hub name, a `.gguf` file or ``"embedded"``. `documents` are files,
-    folders, tables (`columns` by their paths) or data sets of the hub, or texts by their names.
-    `out` gets `audit.html`, `report.html`, tables and `audit.json`; a stopped audit goes on there,
-    `redo` writes over another one. `reference` is a model that never saw the documents;
-    ``"embedded"`` has its own. `study` is a finished study of the model, whose CNNs give
-    probabilities; ``"auto"`` makes one. `command` is recorded. Further names are settings of the
-    audit, as the flags are called (``stride=4``).
+    Args:
+        model: a folder, a hub name, a `.gguf` file, ``"embedded"``, or a loaded model, as in
+            `scan`.
+        documents: files, folders, tables or data sets of the hub; or texts: one, a list of them, or
+            by their names (dict).
+        out: a folder for `audit.html`, `report.html`, tables and `audit.json`, where a stopped
+            audit goes on; without it nothing is left behind but what `save` writes.
+        tokenizer: of a loaded model, where its name does not tell.
+        reference: a model that never saw the documents, named or loaded; ``"embedded"`` has its
+            own, ``"none"`` leaves it out.
+        study: a finished study of the model, whose CNNs give probabilities; ``"auto"`` makes one.
+        revision: of a hub name.
+        dtype: of the weights, where the model is named.
+        device: where a named model runs.
+        encoding: of text files.
+        columns: of tables, by their paths.
+        command: recorded in `audit.json`.
+        redo: write over another audit in the folder.
+        settings: of the audit, as the flags are called (``stride=4``).
 
-    Raises UserError: no such model or file, a setting that is unknown or out of range, another
-    audit in the folder, or no document as long as a window.
+    Returns:
+        An `Audit`: `passages`, those that are `recalled` and `guessed`, and the whole `record`.
+
+    Raises:
+        UserError: no such model or file, a setting that is unknown or out of range, another audit
+            in the folder, or no document as long as a window.
     """
-    own, folder = LocalChoice(str(model), revision, dtype, device), Path(out)
-    other, asked = own.beside(reference), audit_settings(**settings)
-    _check(own, other, documents)
-    if study not in (None, MAKE_STUDY):
-        Study(str(study))
-    if study is not None and asked.chat_template:
-        raise UserError(
-            f"--study {study}: its CNNs read plain text. Leave out --chat-template or --study."
-        )
-    with _kept_clean(folder):
+    held = TemporaryDirectory(prefix="audit-") if out is None else None
+    folder = Path(out if held is None else held.name)
+    asked, documents = audit_settings(**settings), _documents(documents)
+    with ExitStack() as stack:
+        if isinstance(model, str | Path):
+            own = LocalChoice(str(model), revision, dtype, device)
+        else:
+            own = stack.enter_context(_loaded(model, tokenizer, "model"))
+        if reference is None or isinstance(reference, str | Path):
+            other = own.beside(reference)
+        else:
+            other = stack.enter_context(_loaded(reference, None, "reference"))
+        _check(own, other, documents)
+        if study not in (None, MAKE_STUDY):
+            Study(str(study))
+        if study is not None and asked.chat_template:
+            raise UserError(
+                f"--study {study}: its CNNs read plain text. Leave out --chat-template or --study."
+            )
+        stack.enter_context(_kept_clean(folder))
         reading = _read(documents, folder, encoding, columns)
         from mnemoscope.audits.run import make_audit
 
         auditing = _local_audit(own, other, reading, asked)
         if study is not None:
             auditing.cnn = _cnns(str(study), own, auditing, folder, redo=redo)
-        return _made(folder, make_audit(auditing, reading, folder, command=command, redo=redo))
+        record = make_audit(auditing, reading, folder, command=command, redo=redo)
+        return replace(_made(folder, record), held=held)
+
+
+def _documents(documents: Documents) -> Documents:
+    """Texts by their names where texts were given; else as it is."""
+    if isinstance(documents, Mapping | Path):
+        return documents
+    if isinstance(documents, str):
+        return {"text": documents} if _is_text(documents) else documents
+    if not isinstance(documents, Sequence):
+        raise UserError(
+            f"documents: a {type(documents).__name__}; give files, or texts by their names."
+        )
+    if documents and all(isinstance(one, str) and _is_text(one) for one in documents):
+        return {f"text {number}": str(one) for number, one in enumerate(documents)}
+    return documents
+
+
+def _is_text(given: str) -> bool:
+    """Whether it is no path: several words, and no file of this name."""
+    try:
+        return len(given.split()) > 1 and not Path(given).exists()
+    except (OSError, ValueError):
+        return True
 
 
 def audit_api(

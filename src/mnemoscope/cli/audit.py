@@ -357,10 +357,10 @@ def _report(made: "Audit", gate: "Gate | None", junit: Path | None, answer: Answ
     from mnemoscope.files import write_text
 
     _print_record(made.folder, made.record)
-    spans = made.spans.select(_SPAN_FACTS)
+    spans = made.passages.select(_SPAN_FACTS)
     answer.facts.update({**made.record, "folder": made.folder, "spans": spans})
     if junit is not None:
-        write_text(junit, junit_xml(made.record, made.spans))
+        write_text(junit, junit_xml(made.record, made.passages))
         print(f"Wrote {junit}.")
     if gate is not None:
         is_failed = gate.is_failed(made.record["summary"])

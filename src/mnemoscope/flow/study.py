@@ -1,6 +1,7 @@
 """A study in a notebook: made by `run` of a model and texts, and asked by methods."""
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ import polars as pl
 
 from mnemoscope.benchmark.excess import FigureName, PairedDifference
 from mnemoscope.benchmark.gain import Gain
-from mnemoscope.benchmark.published import Conclusion, allocate
+from mnemoscope.benchmark.published import Conclusion
 from mnemoscope.benchmark.sources import headline_of
 from mnemoscope.data.rows import name_of
 from mnemoscope.errors import UserError
@@ -22,18 +23,16 @@ from mnemoscope.lm.model import LanguageModel
 from mnemoscope.pipeline.benchmark import (
     Together,
     compare_taxonomies,
-    find_sample,
     load_comparison,
     put_together,
 )
-from mnemoscope.pipeline.label import samples_of
-from mnemoscope.pipeline.localize import StoredDelta, load_deltas
+from mnemoscope.pipeline.localize import StoredDelta
+from mnemoscope.report.notebook import allocation_of, sample_named, stored_delta
 from mnemoscope.report.page import REPORT_FILE
 from mnemoscope.stats import Estimate, rows_of
 from mnemoscope.study import folder
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import StudySettings, find_study, parse_settings
-from mnemoscope.taxonomy.groups import find_groups
 
 _OF_GAIN = ("gain_seen", "gain_left", "gain_over", "pool_min_f1", "pool_min_f1_without")
 
@@ -74,7 +73,7 @@ class Study(folder.Study):
                 run.
         """
         self.require("benchmark")
-        name = self._sample(taxonomy)
+        name = sample_named(self, taxonomy)
         rows = {row["source"]: row for row in rows_of(self.benchmark) if row["taxonomy"] == name}
         if not rows:
             raise UserError(f"{self.folder}: '{name}' has no figure. The report says why.")
@@ -97,15 +96,7 @@ class Study(folder.Study):
         Raises:
             UserError: localize has not been run, or there is no such taxonomy or attribution.
         """
-        self.require("localize")
-        name = self._sample(taxonomy)
-        for stored in load_deltas(self):
-            if stored.sample == name and stored.attribution == attribution:
-                return stored
-        raise UserError(
-            f"{self.folder}: no decisiveness of '{name}' with attribution '{attribution}' "
-            "(it was not asked for, or no CNN trained). See localize.attributions."
-        )
+        return stored_delta(self, taxonomy, attribution=attribution)
 
     def compare(
         self, first: str, second: str, *, figure: FigureName = "min_f1"
@@ -138,7 +129,7 @@ class Study(folder.Study):
         Raises:
             UserError: the table lacks a feature that one of the taxonomies needs.
         """
-        return allocate(self.sequences, find_groups(self.sequences))
+        return allocation_of(self)
 
     def report(self, *, redo: bool = False) -> Page:
         """The report: one page that opens offline; made where it is not there.
@@ -163,12 +154,6 @@ class Study(folder.Study):
         wanted["graft"] |= settings
         run_stage(self, "graft", parse_settings(wanted, where="graft"), redo=redo)
         return self.read("graft.parquet")
-
-    def _sample(self, name: str | None) -> str:
-        known = list(samples_of(self))
-        if not known:
-            raise UserError(f"{self.folder}: nothing is labelled yet. Run the stage 'label' first.")
-        return known[0] if name is None else find_sample(self, name)
 
     def __dir__(self) -> list[str]:
         """What a reader of a study wants, for completion."""
@@ -266,23 +251,24 @@ def run(
         wanted["sequences"]["source"] = str(source)
     if taxonomies is not None:
         wanted["label"]["taxonomies"] = list(taxonomies)
-    loaded: dict[str, LanguageModel] = {}
-    wanted["model"]["name"] = _named("model", model, tokenizer, loaded)
-    if reference is not None:
-        wanted["capture"]["reference"] = _named("reference", reference, tokenizer, loaded)
-    chosen = parse_settings(wanted, where="run")
-    frame = source if isinstance(source, pl.DataFrame) else None
-    models = Models(chosen, **loaded)
-    return _opened(finish(chosen, folder, models=models, sequences=frame))
+    with ExitStack() as stack:
+        loaded: dict[str, LanguageModel] = {}
+        for role, section, key in _ROLES:
+            one = {"model": model, "reference": reference}[role]
+            if one is not None and not isinstance(one, str | Path):
+                opened = opened_model(one, tokenizer, for_study=True)
+                loaded[role] = stack.enter_context(opened)
+                one = loaded[role].name
+            if one is not None:
+                wanted[section][key] = str(one)
+        chosen = parse_settings(wanted, where="run")
+        frame = source if isinstance(source, pl.DataFrame) else None
+        models = Models(chosen, **loaded)
+        return _opened(finish(chosen, folder, models=models, sequences=frame))
 
 
-def _named(role: str, given: Any, tokenizer: Any, loaded: dict[str, LanguageModel]) -> str:
-    """The name of a model in settings; a loaded one is kept for its role."""
-    if isinstance(given, str | Path):
-        return str(given)
-    with opened_model(given, tokenizer, for_study=True) as lm:
-        loaded[role] = lm
-    return lm.name
+_ROLES = (("model", "model", "name"), ("reference", "capture", "reference"))
+"""Where the settings name each model."""
 
 
 def _settings(given: Given) -> Any:

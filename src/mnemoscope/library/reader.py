@@ -572,7 +572,7 @@ def _votes(
     seeds: np.ndarray,
     score_seeds: np.ndarray,
 ) -> Votes:
-    """Predictions (runs, n) and probabilities (trainings, n, classes), as the benchmark has them."""
+    """Predictions (runs, n) and probabilities (trainings, n, classes) as votes."""
     ids = sides.sample.filter(pl.col("split") == "eval")["sequence_id"].sort().to_numpy()
     return Votes(
         ids,

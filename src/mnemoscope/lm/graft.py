@@ -318,7 +318,7 @@ def grafted(
 
 
 @contextmanager
-def patched(
+def patched_activations(
     model: Any,
     twin: Any,
     place: Place,
@@ -433,7 +433,7 @@ def scan_patched(
     def step(both: Tensor) -> Patched:
         own, other = (prepend_bos(lm, one[:, :-1]) for one in (both[:, :length], both[:, length:]))
         wanted = both[:, prefix:length]
-        patch = patched(lm.model, twin.model, place, layer, shifted, tokens=other)
+        patch = patched_activations(lm.model, twin.model, place, layer, shifted, tokens=other)
         with patch, torch.no_grad():
             logits = last_logits(lm, own, wanted.shape[1])
             is_memorized, gap = compare(logits, wanted)

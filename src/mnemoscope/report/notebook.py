@@ -13,18 +13,11 @@ from typing import Any
 import polars as pl
 
 from mnemoscope.analysis.figures import Figure, HeatMap
-from mnemoscope.benchmark.published import Conclusion, allocate
+from mnemoscope.benchmark.published import allocate
 from mnemoscope.benchmark.sources import SOURCES, of_reader
 from mnemoscope.errors import UserError
 from mnemoscope.files import write_text
 from mnemoscope.localize.delta import layer_profile
-from mnemoscope.pipeline.benchmark import (
-    Together,
-    compare_taxonomies,
-    find_sample,
-    load_comparison,
-    put_together,
-)
 from mnemoscope.pipeline.label import samples_of
 from mnemoscope.pipeline.localize import StoredDelta, load_deltas
 from mnemoscope.report import charts
@@ -63,29 +56,16 @@ class Picture:
         return f'<img src="data:image/svg+xml;base64,{data}" style="max-width:100%">'
 
 
-def conclusions(study: Study) -> tuple[Conclusion, ...]:
-    """Put the paper's conclusions to this study: verdict, reason and figures of each."""
-    return load_comparison(study).conclusions
-
-
-compare = compare_taxonomies
-
-
-def together(*studies: Study) -> Together:
-    """Put several models' studies together as one; see `put_together`."""
-    return put_together(studies)
-
-
-def decisiveness(
+def stored_delta(
     study: Study, taxonomy: str | None = None, *, attribution: str = "gradient"
 ) -> StoredDelta:
-    """Δ of a taxonomy or sample (the study's first one when None), with its classes and counts.
+    """Δ of a taxonomy (the first unless named), with its classes and counts.
 
     Raises:
         UserError: localize has not been run, or there is no such taxonomy or attribution.
     """
     study.require("localize")
-    name = _sample(study, taxonomy)
+    name = sample_named(study, taxonomy)
     for stored in load_deltas(study):
         if stored.sample == name and stored.attribution == attribution:
             return stored
@@ -105,7 +85,7 @@ def benchmark_figure(study: Study, *taxonomies: str) -> Picture:
         UserError: a stage has not been run, there is no such taxonomy, or none was measured.
     """
     study.require("benchmark")
-    names = {_sample(study, name) for name in taxonomies}
+    names = {sample_named(study, name) for name in taxonomies}
     shown = [one for one in taxonomy_results(study) if not names or one.name in names]
     return draw_benchmarks(shown, str(study.record["models"]["model"]["name"]))
 
@@ -181,8 +161,8 @@ def _panel(taxonomy: TaxonomyResult, place: int, n_panels: int) -> Record:
 def delta_figure(
     study: Study, taxonomy: str | None = None, *, attribution: str = "gradient"
 ) -> Picture:
-    """Δ by layer and class, each layer scaled by its maximum; arguments as `decisiveness`."""
-    return draw_delta(decisiveness(study, taxonomy, attribution=attribution))
+    """Δ by layer and class, each layer scaled by its maximum; arguments as `stored_delta`."""
+    return draw_delta(stored_delta(study, taxonomy, attribution=attribution))
 
 
 def draw_delta(stored: StoredDelta) -> Picture:
@@ -203,8 +183,8 @@ def draw_delta(stored: StoredDelta) -> Picture:
     return _picture(title, y - 14, cells=cells, size=size)
 
 
-def allocation(study: Study) -> pl.DataFrame:
-    """How the memorized sequences' classes flow from Prashanth et al.'s taxonomy to the paper's.
+def allocation_of(study: Study) -> pl.DataFrame:
+    """How memorized sequences flow from Prashanth et al.'s classes to the paper's.
 
     Columns `prashanth`, `paper`, `n`, `share`, `low`, `high`, `published` (fractions), `n_groups`.
 
@@ -215,8 +195,8 @@ def allocation(study: Study) -> pl.DataFrame:
 
 
 def allocation_figure(study: Study) -> Picture:
-    """The flow of `allocation` as a Sankey diagram, shares in per cent; errors as `allocation`."""
-    view = charts.sankey_view(flows_of(allocation(study)))
+    """The flow of `allocation_of` as a Sankey diagram, shares in per cent; errors as there."""
+    view = charts.sankey_view(flows_of(allocation_of(study)))
     scale = (WIDTH - 2 * _MARGIN) / view["width"]
     title = "From Recite, Reconstruct and Recollect to Guess and Recall"
     return _picture(title, scale * view["height"] + 76, sankey=view, scale=scale)
@@ -225,8 +205,8 @@ def allocation_figure(study: Study) -> Picture:
 def layer_profile_figure(
     study: Study, taxonomy: str | None = None, *, attribution: str = "gradient"
 ) -> Picture:
-    """ΣΔ by layer and class, per cent of the largest; arguments as `decisiveness`."""
-    return draw_profile(decisiveness(study, taxonomy, attribution=attribution))
+    """ΣΔ by layer and class, per cent of the largest; arguments as `stored_delta`."""
+    return draw_profile(stored_delta(study, taxonomy, attribution=attribution))
 
 
 def draw_profile(stored: StoredDelta) -> Picture:
@@ -257,7 +237,7 @@ def _picture(title: str, height: float, **values: Any) -> Picture:
     return Picture(svg)
 
 
-def _sample(study: Study, name: str | None) -> str:
+def sample_named(study: Study, name: str | None) -> str:
     """A sample that the study has."""
     known = list(samples_of(study))
     if not known:
