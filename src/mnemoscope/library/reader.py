@@ -308,6 +308,7 @@ def fit(
     check_maps(maps)
     if kind not in ("cnn", "regression"):
         raise UserError(f"kind {kind!r}: give 'cnn' or 'regression'.")
+    _check_training(preset, kernel, maps.shape[-1], device)
     sides = _divide(maps, labels, groups, split, n_train, n_eval, minimum, draw_seed)
     seeds = _checked_seeds(seed)
     if kind == "regression":
@@ -376,6 +377,7 @@ def fit_blind(
         shown = Maps(read_windows(table, token_matrix(table), prefix_of(table, None)), "mean", {})
     if labels is None:
         raise UserError("labels: none given, and the windows have no column 'class'.")
+    _check_training(preset, kernel, shown.tokens.shape[1], device)
     sides = _divide(shown, labels, groups, split, n_train, n_eval, minimum, draw_seed)
     seeds = _checked_seeds(seed)
     if kind == "ngrams":
@@ -487,6 +489,14 @@ def _classes(labels: Any, given: pl.Series) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _check_training(preset: str, kernel: int, length: int, device: str) -> None:
+    """Raise UserError for what no CNN could be trained with, before anything is computed."""
+    if preset not in PRESETS:
+        raise UserError(f"preset {preset!r}: give small, paper or rows.{nearest(preset, PRESETS)}")
+    check_kernel(kernel, length)
+    find_device(device)
+
+
 def _checked_seeds(seed: int | Sequence[int]) -> list[int]:
     seeds = [seed] if isinstance(seed, int) else list(seed)
     if not seeds or any(not isinstance(one, int) or one < 0 for one in seeds):
@@ -508,9 +518,6 @@ def _fit_cnns(
     progress: Shown,
     reads: Literal["attention", "text"],
 ) -> Reader:
-    if preset not in PRESETS:
-        raise UserError(f"preset {preset!r}: give small, paper or rows.{nearest(preset, PRESETS)}")
-    check_kernel(setting.kernel, source.length)
     training, evaluation = (_Rows(source, rows) for rows in (sides.train, sides.evaluation))
     labels = torch.from_numpy(sides.codes[sides.train])
     fits = []

@@ -18,6 +18,7 @@ from mnemoscope.benchmark.sources import SOURCES, of_reader
 from mnemoscope.errors import UserError
 from mnemoscope.files import write_text
 from mnemoscope.localize.delta import layer_profile
+from mnemoscope.pipeline.benchmark import find_sample
 from mnemoscope.pipeline.label import samples_of
 from mnemoscope.pipeline.localize import StoredDelta, load_deltas
 from mnemoscope.report import charts

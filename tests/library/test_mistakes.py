@@ -1,0 +1,135 @@
+"""Mistakes in Python are met as on the command line: one line that says what to do."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+import mnemoscope as ms
+
+Case = Callable[[SimpleNamespace], object]
+CASES: dict[str, tuple[Case, str]] = {
+    "a number as model": (lambda h: ms.scan(7, h.windows), "a int; give a folder"),
+    "no such model": (lambda h: ms.scan("no/such/model/here", h.windows), "no/such/model/here"),
+    "a model without head": (lambda h: ms.scan(h.headless, h.windows), "AutoModelForCausalLM"),
+    "a module": (lambda h: ms.scan(torch.nn.Linear(2, 2), h.windows), "a Linear; give a folder"),
+    "a number as tokenizer": (lambda h: ms.windows(["a b"], 3), "tokenizer: a int"),
+    "no such text": (lambda h: ms.windows("nowhere", h.tokenizer), "is no file, folder or data"),
+    "a number as texts": (lambda h: ms.windows(3, h.tokenizer), "a int: no sequences"),
+    "a list of numbers": (lambda h: ms.windows([1, 2], h.tokenizer), "texts, number 0: a int"),
+    "no texts": (lambda h: ms.windows([], h.tokenizer), "texts: none given"),
+    "texts too short": (lambda h: ms.windows(["a b c"], h.tokenizer), "no text of 64 tokens"),
+    "no prefix": (lambda h: ms.windows(["a b"], h.tokenizer, prefix=0), "prefix 0"),
+    "other ids": (lambda h: ms.scan(h.model, h.windows.with_columns(pl.col("tokens").list.eval(
+        pl.element() + 400))), "outside the vocabulary"),
+    "windows of another tokenizer": (
+        lambda h: ms.scan(h.path, h.windows.with_columns(text=pl.lit("other"))),
+        "another text to the tokenizer"),
+    "windows with another token before": (
+        lambda h: ms.scan(h.path, h.windows.with_columns(bos_id=pl.lit(5))), "puts token 5 before"),
+    "two kinds of windows": (
+        lambda h: ms.scan(h.model, pl.concat([h.windows, h.windows.with_columns(
+            pl.col("sequence_id") + 1000, n_prefix=pl.lit(8, pl.Int32))])), "one holds for all"),
+    "longer than the model": (
+        lambda h: ms.scan(h.model, np.ones((2, 99), dtype=np.int64), tokenizer=h.tokenizer),
+        "has 80 positions"),
+    "fractions as tokens": (lambda h: ms.scan(h.model, np.ones((2, 9))), "token ids of shape"),
+    "a table without tokens": (
+        lambda h: ms.capture(h.model, pl.DataFrame({"tokns": [1]})), "text' nor 'tokens|no column"),
+    "the whole window as prefix": (
+        lambda h: ms.scan(h.model, h.windows, prefix=24), "have 1 to 23 of them"),
+    "a batch of none": (lambda h: ms.scan(h.model, h.windows, batch_size=0), "batch_size 0"),
+    "classes of what was not scanned": (
+        lambda h: ms.classify(h.windows, "Non-Memo, Guess, Recall"), "ms.scan"),
+    "an unknown taxonomy": (lambda h: ms.classify(h.scanned, "Non-Memo, Gues, Recall"), "Guess"),
+    "no taxonomy": (lambda h: ms.classify(h.scanned, []), "none given"),
+    "a number as taxonomy": (lambda h: ms.classify(h.scanned, [3]), "taxonomy: a int"),
+    "duplicates that nobody counted": (
+        lambda h: ms.classify(h.scanned, "Non-Memo, Recite[5], Others"), "Give corpus="),
+    "an unknown pool": (lambda h: ms.capture(h.model, h.windows, pool="men"), "mean"),
+    "an unknown suffix": (lambda h: ms.capture(h.model, h.windows, suffix="no"), "'true' or 'own'"),
+    "an array as maps": (lambda h: ms.fit(np.ones((2, 2)), ["a", "b"]), "maps: a ndarray"),
+    "labels of another length": (lambda h: ms.fit(h.maps, ["a", "b"]), "labels: 2 for"),
+    "groups of another length": (
+        lambda h: ms.fit(h.maps, h.labels, groups=[1]), "groups: 1 for"),
+    "one class": (lambda h: ms.fit(h.maps, ["a"] * len(h.maps)), "1 class \\(a\\)"),
+    "too few windows": (lambda h: ms.fit(h.maps, h.labels), "Give more windows"),
+    "an unknown side": (
+        lambda h: ms.fit(h.maps, h.labels, split=["test"] * len(h.maps)), "split 'test'"),
+    "nobody to ask": (
+        lambda h: ms.fit(h.maps, h.labels, split=["train"] * len(h.maps)), "no eval window"),
+    "an unknown preset": (
+        lambda h: ms.fit(h.maps, h.labels, minimum=6, kernel=2, preset="smal"), "small"),
+    "maps too small for the kernel": (
+        lambda h: ms.fit(h.maps, h.labels, minimum=6, kernel=12), "kernel 12"),
+    "an unknown device": (
+        lambda h: ms.fit(h.maps, h.labels, minimum=6, kernel=2, device="gpu"), "gpu"),
+    "maps of other layers": (lambda h: h.reader.predict(h.maps.pooled("both")), "fitted on 2"),
+    "maps of other windows": (
+        lambda h: h.reader.decisiveness(h.maps.take([0])), "is not among them"),
+    "no control": (lambda h: ms.excess({"model": h.reader}), "at least one control"),
+    "attention as text": (
+        lambda h: ms.excess({"model": h.reader, "blind": h.reader}), "ms.fit_blind"),
+    "maps of other windows in a folder": (
+        lambda h: (ms.capture(h.path, h.windows, out=h.folder),
+                   ms.capture(h.path, h.windows[:4], out=h.folder)), "made otherwise"),
+    "settings of no kind": (lambda h: ms.run(7, "x"), "settings: a int"),
+    "a model without texts": (lambda h: ms.run("gpt2"), "give a model, texts and a folder"),
+    "a study file that there is not": (lambda h: ms.run("mine.yaml", "x"), "no such file"),
+    "an unknown setting": (lambda h: ms.run({"labl": 1}, "x"), "Did you mean 'label'"),
+    "a section as a text": (lambda h: ms.StudySettings(model="gpt2"), "a section of settings"),
+    "documents of no kind": (lambda h: ms.audit(h.path, 3), "documents: a int"),
+    "no study": (lambda h: ms.Study("nowhere"), "no such folder"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def here(tiny, tmp_path_factory) -> SimpleNamespace:
+    """What the cases are made of."""
+    from transformers import AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(tiny.model)
+    tokenizer = AutoTokenizer.from_pretrained(tiny.model)
+    text = "def add(a, b):\n    return a + b\n" * 40
+    windows = ms.windows(text, tokenizer, prefix=12, suffix=12, stride=9)
+    windows = windows.with_columns(group=pl.col("sequence_id").cast(pl.String))
+    maps, labels = ms.capture(model, windows), ["a", "b"] * (windows.height // 2)
+    labels += ["a"] * (windows.height - len(labels))
+    given = {"groups": windows["group"], "minimum": 6, "kernel": 2, "preset": "paper"}
+    config = AutoConfig.from_pretrained(tiny.model)
+    return SimpleNamespace(
+        path=tiny.model,
+        model=model,
+        headless=AutoModel.from_config(config),
+        tokenizer=tokenizer,
+        windows=windows,
+        scanned=ms.scan(model, windows),
+        maps=maps,
+        labels=labels,
+        reader=ms.fit(maps, labels, **given),
+        folder=tmp_path_factory.mktemp("maps"),
+    )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_line_says_what_is_wrong(name, here, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    case, said = CASES[name]
+    with pytest.raises(ms.MnemoscopeError, match=said) as raised:
+        case(here)
+    assert len(str(raised.value).splitlines()) == 1
+    assert not any(tmp_path.iterdir())  # nothing is left behind
+
+
+def test_a_wrong_value_is_refused_where_it_is_set() -> None:
+    settings = ms.StudySettings()
+    for name, value in (("n_train", -1), ("taxonomies", "x"), ("n_trian", 1)):
+        with pytest.raises(ms.UserError, match=f"label.{name}"):
+            setattr(settings.label, name, value)
+    with pytest.raises(ms.UserError, match="length"):
+        settings.sequences.prefix = 500
+    assert settings == ms.StudySettings()

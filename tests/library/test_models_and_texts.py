@@ -1,0 +1,155 @@
+"""Models and texts as people have them: what is found is what transformers itself gives."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+import mnemoscope as ms
+from tiny_models import VOCABULARY, make_tokenizer
+
+FAMILIES = {
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 80},
+    "llama": {"num_key_value_heads": 2},
+    "gpt_neox": {},
+    "gemma3_text": {"head_dim": 8, "num_key_value_heads": 2, "sliding_window": 16},
+}
+_SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 80,
+    "initializer_range": 0.3,
+}
+TEXTS = ["def add(a, b):\n    return a + b\n" * 8, "The licence applies to works. " * 12]
+
+
+def random_model(family: str):
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, **{**_SIZES, **FAMILIES[family]})
+    return AutoModelForCausalLM.from_config(config)
+
+
+def adapted(model):
+    """The model in a LoRA adapter of random weights, as PEFT wraps it."""
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
+    return peft.get_peft_model(model, config)
+
+
+@pytest.fixture(scope="module", params=[*FAMILIES, "lora"])
+def asked(request) -> SimpleNamespace:
+    """A model in training mode, its tokenizer, and windows of which half are reproduced."""
+    name, tokenizer = request.param, make_tokenizer()
+    model = adapted(random_model("llama")) if name == "lora" else random_model(name)
+    model.train()
+    windows = ms.windows(TEXTS, tokenizer, prefix=16, suffix=8, stride=6)
+    return SimpleNamespace(model=model, tokenizer=tokenizer, windows=windows)
+
+
+def test_continuations_are_those_of_generate_and_scanning_agrees(asked) -> None:
+    decoded = ms.scan(asked.model, asked.windows, decode=True)
+    prompts = torch.tensor(asked.windows["tokens"].to_list())[:, :16]
+    with torch.no_grad():
+        asked.model.eval()
+        wanted = asked.model.generate(
+            input_ids=prompts, do_sample=False, min_new_tokens=8, max_new_tokens=8, pad_token_id=0
+        )[:, 16:]
+        asked.model.train()
+    assert decoded["continuation"].to_list() == wanted.tolist()
+    planted = decoded.with_columns(
+        pl.concat_list(pl.col("tokens").list.head(16), "continuation").alias("tokens")
+    )
+    mixed = pl.concat([asked.windows[:3], planted.select(asked.windows.columns)[3:]])
+    scanned = ms.scan(asked.model, mixed)
+    assert scanned["is_memorized"].to_list() == [False] * 3 + [True] * (mixed.height - 3)
+    assert all(one.training for one in asked.model.modules())  # left as it was
+
+
+def test_maps_are_the_means_and_maxima_of_eager_attention(asked) -> None:
+    maps = ms.capture(asked.model, asked.windows)
+    plain = asked.model.get_base_model() if hasattr(asked.model, "peft_config") else asked.model
+    before = plain.config._attn_implementation
+    plain.set_attn_implementation("eager")
+    with torch.no_grad():
+        plain.eval()
+        tokens = torch.tensor(asked.windows["tokens"].to_list())
+        weights = torch.stack(plain(tokens, output_attentions=True).attentions, dim=1)
+        plain.train()
+    plain.set_attn_implementation(before)
+    assert maps.shape == (len(tokens), 2, 24, 24)
+    np.testing.assert_allclose(maps, weights.mean(dim=2).numpy(), atol=1e-3)
+    np.testing.assert_allclose(maps.pooled("max")[:], weights.amax(dim=2).numpy(), atol=1e-3)
+    np.testing.assert_array_equal(maps.take([3, 1])[:], maps[[3, 1]])
+
+
+def test_a_reference_is_grafted_in_and_taken_out(asked) -> None:
+    if hasattr(asked.model, "peft_config"):
+        twin = None  # its own base
+    else:
+        twin = random_model(asked.model.config.model_type)
+        with torch.no_grad():
+            for weight in twin.parameters():
+                weight.mul_(0.5)
+    before = ms.scan(asked.model, asked.windows, decode=True)
+    with ms.grafted(asked.model, twin, "all"):
+        inside = ms.scan(asked.model, asked.windows, decode=True)
+    assert not inside["smallest_gap"].equals(before["smallest_gap"])
+    assert ms.scan(asked.model, asked.windows, decode=True).equals(before)
+
+
+def test_texts_in_every_form_are_the_same_windows(tmp_path) -> None:
+    datasets = pytest.importorskip("datasets")
+    pandas = pytest.importorskip("pandas")
+    tokenizer, columns = make_tokenizer(), {"text": TEXTS}
+    for number, text in enumerate(TEXTS):
+        (tmp_path / f"{number}.txt").write_text(text)
+    wanted = ms.windows(TEXTS, tokenizer, prefix=16, suffix=16)
+    forms = [
+        dict(zip("ab", TEXTS, strict=True)),
+        pl.DataFrame(columns),
+        pandas.DataFrame(columns),
+        datasets.Dataset.from_dict(columns),
+        tmp_path,
+        str(tmp_path),
+        np.array(wanted["tokens"].to_list()),
+    ]
+    for form in forms:
+        found = ms.windows(form, tokenizer, prefix=16, suffix=16)
+        assert found["tokens"].to_list() == wanted["tokens"].to_list(), type(form)
+        assert found["n_prefix"].unique().to_list() == [16]
+    alone = ms.windows(TEXTS[0], tokenizer, prefix=16, suffix=16)
+    assert alone["tokens"].to_list() == wanted["tokens"].to_list()[: alone.height]
+
+
+def test_a_name_a_path_and_a_loaded_model_say_the_same(tiny) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny.model)
+    wanted = ms.scan(tiny.model, tiny.folder / "sequences.parquet")
+    for given in (str(tiny.model), model):
+        assert ms.scan(given, pl.read_parquet(tiny.table)).equals(wanted)
+
+
+def test_a_quantized_model_is_asked_as_it_is(tmp_path) -> None:
+    pytest.importorskip("bitsandbytes")
+    from transformers import BitsAndBytesConfig
+
+    random_model("llama").save_pretrained(tmp_path)
+    settings = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            tmp_path, quantization_config=settings, device_map={"": "cpu"}
+        )
+    except (ImportError, RuntimeError, ValueError) as error:
+        pytest.skip(f"no 4-bit weights on this machine: {error}")
+    windows = ms.windows(TEXTS, make_tokenizer(), prefix=16, suffix=8)
+    decoded = ms.scan(model, windows, decode=True)
+    prompts = torch.tensor(windows["tokens"].to_list())[:, :16]
+    with torch.no_grad():
+        logits = model(prompts).logits[:, -1]
+    assert [one[0] for one in decoded["continuation"]] == logits.argmax(dim=-1).tolist()
+    assert ms.capture(model, windows).shape == (windows.height, 2, 24, 24)
