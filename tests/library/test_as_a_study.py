@@ -5,6 +5,8 @@ import polars as pl
 import pytest
 
 import mnemoscope as ms
+from mnemoscope.library.maps import read_windows
+from mnemoscope.pipeline.capture import open_maps, shown_tokens
 
 TAXONOMY = "Non-Memo, Recite[5], Recollect"
 
@@ -37,49 +39,76 @@ def test_verdicts_and_classes(study, tiny) -> None:
         assert named[feature].equals(table[feature]), feature
 
 
-def test_maps_readers_and_the_excess(study, sample, tiny, tmp_path) -> None:
+def test_maps(study, sample, tiny, tmp_path) -> None:
     maps = ms.capture(tiny.model, sample, suffix="own", batch_size=16)
-    stored = ms.capture(tiny.model, sample, suffix="own", batch_size=16, out=tmp_path / "maps")
-    np.testing.assert_array_equal(stored[:], maps[:])
-    from mnemoscope.pipeline.capture import open_maps
+    kept = stored(study, sample, "model")
+    for pool in ("mean", "max", "both"):
+        np.testing.assert_array_equal(maps.pooled(pool), kept.pooled(pool))
+    other = ms.capture(tiny.reference, maps, batch_size=16)
+    np.testing.assert_array_equal(other, stored(study, sample, "reference"))
+    folder = tmp_path / "maps"
+    for _ in range(2):  # the second time nothing is captured
+        in_folder = ms.capture(tiny.model, sample, suffix="own", batch_size=16, out=folder)
+        np.testing.assert_array_equal(in_folder, maps)
+        times = {one: one.stat().st_mtime_ns for one in folder.iterdir()}
+    assert times == {one: one.stat().st_mtime_ns for one in folder.iterdir()}
 
-    kept = open_maps(study, "model").dataset(
-        sample["sequence_id"].to_numpy(), sample["suffix"].to_list(), "mean"
-    )
-    import torch
 
-    rows = torch.arange(len(maps))
-    assert torch.equal(kept.read(rows), maps.source.read(rows))
+def stored(study: ms.Study, rows: pl.DataFrame, role: str, pool: str = "mean") -> ms.Maps:
+    """The maps that a study holds of these rows."""
+    store = open_maps(study, role)
+    ids, suffixes = rows["sequence_id"].to_numpy(), rows["suffix"].to_list()
+    sources = {name: store.dataset(ids, suffixes, name) for name in ("mean", "max")}
+    tokens = shown_tokens(study.sequences, rows.select("sequence_id", "suffix"))
+    read = read_windows(rows, tokens, study.settings.sequences.n_prefix)
+    return ms.Maps(read, pool, sources)
 
+
+def test_readers_their_figures_and_the_excess(small_demo) -> None:
+    study = ms.Study(small_demo)
+    table = study.benchmark
+    first = study.samples.row(0, named=True)
+    name = {key: first[key] for key in ("taxonomy", "variant")}
+    rows = study.samples.filter(**name)
+    classes = list(dict.fromkeys(rows.sort("class_index")["class"]))
+    labels = rows["class"].cast(pl.Enum(classes))
     given = {
-        "groups": sample["group"],
-        "split": sample["split"],
-        "preset": "paper",
-        "kernel": 3,
-        "filters": 6,
-        "seed": (0, 1),
+        **{"groups": rows["group"], "split": rows["split"], "preset": "paper"},
+        **{"kernel": 4, "filters": 16, "seed": 0},
     }
-    labels = sample["class"].cast(pl.Enum(["Non-Memo", "Recite[5]", "Recollect"]))
-    reader = ms.fit(maps, labels, **given)
-    other = ms.fit(ms.capture(tiny.reference, maps, batch_size=16), labels, **given)
-    blind = ms.fit_blind(maps, labels, **given)
-    rows_of_study = {row["source"]: row for row in study.benchmark.iter_rows(named=True)}
-    for name, one in (("model", reader), ("reference", other), ("blind", blind)):
-        of_study = rows_of_study[name]
-        runs = study.predictions.filter(pl.col("source") == name)
-        predicted = runs.sort("seed", "epoch", "sequence_id")["predicted"].to_numpy()
-        np.testing.assert_array_equal(one.votes.predicted.ravel(), predicted)
-        if all(one.did_train):
-            assert one.confusion.tolist() == of_study["confusion"]
-            assert one.min_f1.value == of_study["min_f1"]["value"]
+    maps = stored(study, rows, "model", "max")
+    readers = {
+        "model": ms.fit(maps, labels, **given),
+        "reference": ms.fit(stored(study, rows, "reference", "max"), labels, **given),
+        "blind": ms.fit_blind(maps, labels, **given),
+        "ngram": ms.fit_blind(maps, labels, kind="ngrams", **given),
+        "statistics": ms.fit(maps, labels, kind="regression", **given),
+        "blind_statistics": ms.fit_blind(maps, labels, kind="regression", **given),
+    }
+    of_study = {row["source"]: row for row in table.filter(**name).iter_rows(named=True)}
+    for source, reader in readers.items():
+        said = study.predictions.filter(source=source, **name).sort("epoch", "sequence_id")
+        np.testing.assert_array_equal(reader.votes.predicted.ravel(), said["predicted"].to_numpy())
+        assert reader.did_train == (of_study[source]["did_train"],)
+        if reader.did_train == (True,):
+            assert reader.confusion.tolist() == of_study[source]["confusion"]
+            assert reader.min_f1._asdict() == of_study[source]["min_f1"]
+    assert readers["model"].did_train == readers["blind"].did_train == (True,)
+    controls = [one for one in ("reference", "blind", "ngram") if all(readers[one].did_train)]
+    found = ms.excess({"model": readers["model"], **{one: readers[one] for one in controls}})
+    assert found.value._asdict() == of_study["model"]["excess"]
+    assert found.over == of_study["model"]["excess_over"]
+    if found.gain is not None:
+        assert found.gain.value == of_study["model"]["gain"]["value"]
 
-    shares = reader.predict(maps.take(sample["split"] == "eval"))
-    assert shares.select(reader.classes).sum_horizontal().is_close(1.0).all()
-    delta = reader.decisiveness(maps)
-    assert delta.shape == (3, 2, 64, 64)
-    wanted = study.decisiveness(attribution="gradient")
-    if wanted.source == "model" and all(reader.did_train):
-        np.testing.assert_array_equal(delta, wanted.delta)
+    shares = readers["model"].predict(maps.take(rows["split"] == "eval"))
+    total = shares.select(classes).sum_horizontal()
+    np.testing.assert_allclose(total, 1.0, atol=1e-5)
+    assert shares["class"].to_list() == [
+        classes[one] for one in shares.select(classes).to_numpy().argmax(axis=1)
+    ]
+    wanted = study.decisiveness(first["taxonomy"], attribution="gradient")
+    np.testing.assert_array_equal(readers["model"].decisiveness(maps), wanted.delta)
 
 
 def test_a_study_of_a_loaded_model_and_texts_is_the_one_of_their_names(

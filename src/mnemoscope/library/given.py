@@ -270,6 +270,8 @@ def as_table(windows: Any, *, where: str = "windows") -> pl.DataFrame:
         raise UserError(
             f"{where}: no column 'tokens'. Cut texts first: ms.windows(texts, tokenizer)."
         )
+    if "group" in table.columns and table["group"].dtype.is_integer():
+        table = table.with_columns(pl.col("group").cast(pl.String))
     table = conform(table, where=where)
     if "sequence_id" not in table.columns:
         numbers = pl.int_range(pl.len(), dtype=pl.Int64).alias("sequence_id")
