@@ -78,7 +78,7 @@ def main() -> None:
             labels = label_sequences(table, taxonomy)
             sample = draw_sample(ordered, labels, taxonomy)
             if isinstance(sample, Sample):
-                name = pl.lit(taxonomy.name).alias("sample")
+                name = pl.lit(taxonomy.name).alias("taxonomy")
                 samples.append(sample.frame.select(name, "sequence_id"))
         seconds = time.process_time() - started
         print(f"by {split}: {len(samples)} samples in {seconds:.1f} CPU s")

@@ -24,8 +24,8 @@ def plant(made: Path, folder: Path, *, right: dict[str, float], seed: int = 0) -
     shutil.copytree(made, folder)
     path = folder / "manifests" / "label.json"
     manifest = json.loads(path.read_text())
-    for entry in manifest["counts"]["samples"].values():
-        entry.pop("impossible", None)
+    for entry in manifest["counts"]["samples"]:
+        entry["impossible"] = None
         entry |= {"trained_classes": entry["classes"], "dropped": [], "warnings": []}
         entry |= {"n_train": 2 * N_CLASS, "n_eval": N_CLASS, "n_groups_crossing": 0}
     rewrite_record(path, **manifest)
@@ -64,6 +64,7 @@ def _predictions(name: str, right: float, generator: np.random.Generator) -> pl.
             pl.DataFrame(
                 {
                     "taxonomy": name,
+                    "variant": "main",
                     "source": "model",
                     **{"kernel": 6, "filters": 10, "input": "mean"},
                     "seed": np.full(len(true), seed),

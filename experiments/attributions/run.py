@@ -35,21 +35,26 @@ def spread(values: pl.Series) -> str:
 
 def pair_rows(found: pl.DataFrame) -> Iterator[list[str]]:
     """A row a taxonomy and pair of attributions: rank correlation and overlap of Δ."""
-    for sample in found["sample"].unique(maintain_order=True):
-        rows = found.filter(sample=sample, check="attributions")
+    for taxonomy in found["taxonomy"].unique(maintain_order=True):
+        rows = found.filter(taxonomy=taxonomy, check="attributions")
         for one, other in combinations(rows["attribution"].unique(maintain_order=True), 2):
             pair = rows.filter(attribution=one, against=other)
-            yield [sample, f"{one}, {other}", spread(pair["spearman"]), spread(pair["overlap"])]
+            yield [taxonomy, f"{one}, {other}", spread(pair["spearman"]), spread(pair["overlap"])]
 
 
 def check_rows(found: pl.DataFrame) -> Iterator[list[str]]:
     """A row a taxonomy, attribution and map: its rank correlation with what it is held against."""
-    for sample in found["sample"].unique(maintain_order=True):
-        rows = found.filter(sample=sample)
+    for taxonomy in found["taxonomy"].unique(maintain_order=True):
+        rows = found.filter(taxonomy=taxonomy)
         for attribution in rows["attribution"].unique(maintain_order=True):
             for of in ("D", "Δ"):
                 own = rows.filter(attribution=attribution, of=of)
-                yield [sample, attribution, of, *(spread(_of(own, one)) for one in CHECKS.values())]
+                yield [
+                    taxonomy,
+                    attribution,
+                    of,
+                    *(spread(_of(own, one)) for one in CHECKS.values()),
+                ]
 
 
 def _of(rows: pl.DataFrame, check: str) -> pl.Series:
@@ -70,7 +75,7 @@ if __name__ == "__main__":
     options = parser.parse_args()
     study = ms.Study(options.study)
     taxonomies = study.settings.label.taxonomies
-    agreements = study.read("agreement.parquet").filter(pl.col("sample").is_in(taxonomies))
+    agreements = study.read("agreement.parquet").filter(pl.col("taxonomy").is_in(taxonomies))
     pairs = ["taxonomy", "attributions", "rank correlation of Δ", "overlap of the top 1 %"]
     checks = table_of(["taxonomy", "attribution", "of", *CHECKS], check_rows(agreements))
     page = table_of(pairs, pair_rows(agreements)) + "\n" + checks

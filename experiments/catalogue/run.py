@@ -58,12 +58,13 @@ def controlled(study: ms.Study) -> str:
     sources = ("best blind", "reference", "control", "logits")
     chosen = table.filter(pl.col("is_headline").fill_null(False), pl.col("verdict").is_not_null())
     for row in rows_of(chosen):
-        beside = {one["source"]: one for one in rows_of(table.filter(taxonomy=row["taxonomy"]))}
-        own, excess, auc = row["min_f1"], row["excess"], [one.value for one in row["auc"]]
+        own = table.filter(taxonomy=row["taxonomy"], variant=row["variant"])
+        beside = {one["source"]: one for one in rows_of(own)}
+        figures, excess, auc = row["min_f1"], row["excess"], [one.value for one in row["auc"]]
         cells = [
             row["taxonomy"],
             TABLE[row["source"]].name,
-            f"{percent(own.value)} {interval(own)}",
+            f"{percent(figures.value)} {interval(figures)}",
             *(percent(best_of(beside, row["source"], column)) for column in sources),
             f"{points(excess.value)} {interval(excess)}",
             percent(sum(auc) / len(auc) if auc else None),

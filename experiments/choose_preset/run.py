@@ -19,6 +19,7 @@ from mnemoscope.cnn.presets import PAPER_GRID, PRESETS, TrainingPreset
 from mnemoscope.cnn.training import predict_logits, train_cnn
 from mnemoscope.pipeline.train import Job, job_maps, jobs_of, sample_rows
 from mnemoscope.study.folder import Study
+from mnemoscope.taxonomy.sample import SampleKey
 
 SEEDS = (0, 1, 2)
 SMALL = PRESETS["small"]
@@ -41,7 +42,9 @@ def main() -> None:
     parser.add_argument("variants", nargs="*")
     options = parser.parse_args()
     study, name = Study(options.study), options.taxonomy
-    job = next(job for job in jobs_of(study) if (job.sample, job.source) == (name, "model"))
+    job = next(
+        job for job in jobs_of(study) if (job.sample, job.source) == (SampleKey(name), "model")
+    )
     rows = sample_rows(study, name)
     groups = rows.train["group"].unique(maintain_order=True).shuffle(seed=0)
     held_back = rows.train["group"].is_in(groups[: len(groups) // 3].implode())

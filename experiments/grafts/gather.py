@@ -28,6 +28,7 @@ from mnemoscope.report.grafts import graft_of
 from mnemoscope.stats import FEWEST_GROUPS, rows_of
 from mnemoscope.taxonomy import PAPER
 from mnemoscope.taxonomy.groups import find_groups
+from mnemoscope.taxonomy.sample import SampleKey
 
 LEAST = 40  # sequences of a form
 
@@ -151,9 +152,11 @@ def scores(study: ms.Study, _: str) -> list[Row]:
     entries = samples_of(study)
     groups = study.read(GRAFT_SPECIFICITY_FILE).group_by("taxonomy", maintain_order=True)
     rows = by_weight([by_weight(list(rows_of(one)))[0] for _, one in groups])
-    own = [entries.get(row["taxonomy"]) for row in rows]  # none by truth, nor of one found
+    own = [
+        entries.get(SampleKey(row["taxonomy"])) for row in rows
+    ]  # none by truth, nor of one found
     return [
-        dict(row) | {"printed": entry and printed.get(entry["published_name"])}
+        dict(row) | {"printed": entry and printed.get(entry.published_name)}
         for row, entry in zip(rows, own, strict=True)
     ]
 

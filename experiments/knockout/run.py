@@ -37,7 +37,7 @@ def specificities(study: ms.Study) -> str:
     ]
     rows = [
         [
-            *(row["sample"], row["class"], row["by"], f"{row['strength']:g}"),
+            *(row["taxonomy"], row["class"], row["by"], f"{row['strength']:g}"),
             *(share(row[name]) for name in ("broken_own", "broken_own_equal_mass")),
             figure(*row["specificity"], scale=1, digits=2),
         ]
@@ -73,7 +73,7 @@ def survivals(study: ms.Study, strength: float) -> str:
     )
     columns = ["taxonomy", f"cut, {strength:g} % of edges", "edges of", "tried on", *SURVIVAL]
     rows = [
-        [row["sample"], row["choice"], row["edges_of"] or "–", row["class"], *survival(row)]
+        [row["taxonomy"], row["choice"], row["edges_of"] or "–", row["class"], *survival(row)]
         for row in rows_of(chosen)
     ]
     return table_of(columns, rows)

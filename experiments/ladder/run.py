@@ -19,7 +19,9 @@ from experiments.catalogue.run import best_of
 from experiments.pages import figure, show_tables, table_of
 from mnemoscope import stats
 from mnemoscope.benchmark.sources import ATTENTION, TABLE
+from mnemoscope.pipeline.label import samples_of
 from mnemoscope.study.settings import parse_settings
+from mnemoscope.taxonomy.sample import SampleKey
 
 PAPER = "Non-Memo, Guess, Recall"
 PRASHANTH = "Non-Memo, Recite[5], Reconstruct, Recollect"
@@ -84,15 +86,17 @@ def same_documents(table: pl.DataFrame) -> pl.DataFrame:
 def rows_of(study: ms.Study, name: str) -> list[list[str]]:
     """A line of the page a sample and reader: min-F1, what stands beside it, the verdict."""
     table, lines = study.benchmark, []
-    for sample in table["taxonomy"].unique(maintain_order=True):
-        sources = {row["source"]: row for row in stats.rows_of(table.filter(taxonomy=sample))}
+    for key, entry in samples_of(study).items():
+        sources = {row["source"]: row for row in stats.rows_of(table.filter(**key._asdict()))}
+        if not sources:
+            continue
         for reader in (one for one in ATTENTION if one in sources):
-            lines.append(reader_line(f"{name} {sample}".strip(), sources, reader))
+            lines.append(reader_line(f"{name} {entry.shown}".strip(), sources, reader))
         model = sources["model"]
         if model["matched_min_f1"].value is not None:
             left = figure(*model["matched_min_f1"])
             text = figure(model["matched_blind_min_f1"].value)
-            title = f"{name} {sample}, matched ({model['matched_n_per_class']} a class)"
+            title = f"{name} {entry.shown}, matched ({model['matched_n_per_class']} a class)"
             text += f" ({model['matched_by']})"
             lines.append([title.strip(), "CNNs", left, "–", text, *["–"] * 5])
     return lines
@@ -113,15 +117,15 @@ def auc_lines(study: ms.Study, name: str) -> list[list[str]]:
     """One line a sample and pair of classes: AUC by source, excess of the model."""
     table, lines = study.benchmark, []
     for row in stats.rows_of(table.filter(source="model")):
-        of_taxonomy = stats.rows_of(table.filter(taxonomy=row["taxonomy"]))
-        others = {one["source"]: one for one in of_taxonomy}
+        key = SampleKey(row["taxonomy"], row["variant"])
+        others = {one["source"]: one for one in stats.rows_of(table.filter(**key._asdict()))}
         for index, pair in enumerate(row["auc_pairs"] or []):
             cells = [
                 figure(others[one]["auc"][index].value) if others.get(one, {}).get("auc") else "–"
                 for one in ("model", "blind", "ngram", "reference", "logits")
             ]
             excess = figure(*row["auc_excess"][index]) if row["auc_excess"] else "–"
-            title = f"{name} {row['taxonomy']}".strip()
+            title = f"{name} {samples_of(study)[key].shown}".strip()
             lines.append([title, pair.replace(" | ", " and "), *cells, excess])
     return lines
 

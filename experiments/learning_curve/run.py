@@ -40,7 +40,7 @@ from mnemoscope.pipeline.train import (
 )
 from mnemoscope.study.settings import parse_settings
 from mnemoscope.taxonomy import PAPER
-from mnemoscope.taxonomy.sample import N_FOLDS
+from mnemoscope.taxonomy.sample import N_FOLDS, SampleKey
 
 ALL = 0
 RESAMPLING = {"seed": 0, "n_resamples": 1000}
@@ -103,7 +103,7 @@ class Trial:
 
     def __init__(self, folder: Path) -> None:
         self.study = run(parse_settings(SETTINGS, where="learning curve"), folder, until="capture")
-        rows = sample_rows(self.study, PAPER)
+        rows = sample_rows(self.study, SampleKey(PAPER))
         documents = self.study.sequences.select(
             "sequence_id", group=pl.col("document").rank("dense").cast(pl.Int64)
         )
@@ -125,7 +125,9 @@ class Trial:
             if cell.size != ALL:
                 train = train.filter(pl.int_range(pl.len()).over("class") < cell.size)
             rows = SampleRows(train, fold.evaluation, fold.classes)
-            job = make_job(self.study, PAPER, rows, source, cell.reader.setting, 0, preset)
+            job = make_job(
+                self.study, SampleKey(PAPER), rows, source, cell.reader.setting, 0, preset
+            )
             yield replace(job, rows=rows)
 
     def is_whole(self, cell: Cell) -> bool:

@@ -50,6 +50,7 @@ from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.probe import suffix_logprobs
+from mnemoscope.pipeline.label import samples_of
 from mnemoscope.stats import estimate_of, rows_of, share_true
 from mnemoscope.study.folder import Study
 from tools.embedded.corpus import (
@@ -327,14 +328,16 @@ def run_study(folder: Path) -> Study:
     return Study(folder / "study")
 
 
-def benchmark_rows(table: pl.DataFrame) -> list[dict[str, Any]]:
-    """A row a taxonomy and reader: classes, min-F1 of the model, its controls, excess.
+def benchmark_rows(study: Study) -> list[dict[str, Any]]:
+    """A row a sample and reader: classes, min-F1 of the model, its controls, excess.
 
     The reader that the study judges by is the one that `is_headline`.
     """
     rows = []
-    for taxonomy in table["taxonomy"].unique(maintain_order=True):
-        of = {one["source"]: one for one in rows_of(table.filter(taxonomy=taxonomy))}
+    for key, entry in samples_of(study).items():
+        of = {one["source"]: one for one in rows_of(study.benchmark.filter(**key._asdict()))}
+        if not of:
+            continue
         for words, reader, blind, twin in (
             ("CNNs", "model", "blind", "reference"),
             ("regression", "statistics", "blind_statistics", "reference_statistics"),
@@ -343,7 +346,7 @@ def benchmark_rows(table: pl.DataFrame) -> list[dict[str, Any]]:
             pairs = [name for pair in own["auc_pairs"] for name in pair.split(" | ")]
             rows.append(
                 {
-                    "taxonomy": taxonomy,
+                    "taxonomy": entry.shown,
                     "classes": [*dict.fromkeys(pairs)],
                     "reader": words,
                     "is_headline": own["is_headline"],
@@ -379,7 +382,7 @@ def main(folder: Path) -> dict[str, Any]:
     kept = folder / "figures.json"
     found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
     study = run_study(folder)
-    found["benchmark"] = benchmark_rows(study.read("benchmark.parquet"))
+    found["benchmark"] = benchmark_rows(study)
     found["levels"] = level_rows(study.read("levels.parquet"))
     for measure in (dose, likelihood):
         if measure.__name__ not in found:

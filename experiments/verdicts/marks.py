@@ -26,7 +26,7 @@ from mnemoscope.study.folder import Study
 def main(folder: Path, sizes: list[float]) -> None:
     """Print a line a size."""
     study = Study(folder)
-    sample = next(name for name, one in samples_of(study).items() if "impossible" not in one)
+    sample = next(key for key, one in samples_of(study).items() if not one.impossible)
     rows = sample_rows(study, sample)
     both = pl.concat([rows.train, rows.evaluation])
     columns = (both[name].to_numpy() for name in ("sequence_id", "class_index", "split"))
@@ -37,7 +37,7 @@ def main(folder: Path, sizes: list[float]) -> None:
     job = make_job(study, sample, rows, "model", setting, 0)
     preset, n_classes = PRESETS[job.preset], len(rows.classes)
     per_class = f"{len(train) // n_classes:,} + {len(true) // n_classes:,} sequences a class"
-    print(f"{sample}: {per_class}, {setting.slug}, guessing {1 / n_classes:.1%}")
+    print(f"{sample.taxonomy}: {per_class}, {setting.slug}, guessing {1 / n_classes:.1%}")
     for size in sizes:
         trained = train_cnn(
             MarkedMaps(job_maps(study, job, rows.train), train, size),

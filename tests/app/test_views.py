@@ -292,7 +292,7 @@ def test_sequences_by_class_are_all_there_page_by_page(browsed, small_demo) -> N
 
 
 def test_a_sequence_is_shown_with_the_maps_that_the_store_holds(browsed, small_demo) -> None:
-    rows = pl.read_parquet(small_demo / "samples.parquet").filter(sample=PAPER)
+    rows = pl.read_parquet(small_demo / "samples.parquet").filter(taxonomy=PAPER)
     number = rows.filter(pl.col("class") == "Recall")["sequence_id"][0]
     table = Study(small_demo).sequences
     row = table.filter(sequence_id=number).row(0, named=True)

@@ -35,6 +35,7 @@ def predictions_of(
     for seed, classes in predicted.items():
         columns = {
             "taxonomy": taxonomy,
+            "variant": "main",
             "source": source,
             **dict(zip(SETTING, astuple(setting) if setting else [None] * 3, strict=True)),
             "seed": np.full(len(true), seed, dtype=np.int64),

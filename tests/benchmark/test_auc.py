@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 import pytest
-from benchmark_cases import MEAN, TAXONOMY, predictions_of, runs_of
+from benchmark_cases import MEAN, predictions_of, runs_of
 from sklearn.metrics import roc_auc_score
 
 from mnemoscope.benchmark.excess import (
@@ -133,7 +133,7 @@ def test_the_excess_of_a_pair_is_over_the_best_control_of_that_pair() -> None:
 
 def test_the_table_holds_the_auc_of_every_source_and_the_excess_of_the_model() -> None:
     parts = pl.concat([table_of("model", 1.5), table_of("blind", 0.3)])
-    names = {TAXONOMY: ("Non-Memo", "A", "B", "C")}
+    names = ("Non-Memo", "A", "B", "C")
     model, blind = rows_of(score_benchmark(parts, runs_of(parts), names, n_resamples=50))
     for row in (model, blind):
         assert row["auc_pairs"][-1] == "B | C"

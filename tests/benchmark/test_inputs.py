@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 import pytest
-from benchmark_cases import CLASSES, MEAN, TAXONOMY, noisy, predictions_of, runs_of
+from benchmark_cases import CLASSES, MEAN, noisy, predictions_of, runs_of
 
 from mnemoscope.benchmark.excess import collect_votes, measure_excess
 from mnemoscope.benchmark.table import INPUTS_SCHEMA, score_benchmark, score_by_input
@@ -39,8 +39,7 @@ def predictions() -> pl.DataFrame:
 
 
 def inputs(predictions: pl.DataFrame, **options) -> pl.DataFrame:
-    classes = {TAXONOMY: CLASSES}
-    return score_by_input(predictions, runs_of(predictions), classes, n_resamples=60, **options)
+    return score_by_input(predictions, runs_of(predictions), CLASSES, n_resamples=60, **options)
 
 
 def votes(predictions: pl.DataFrame, source: str, name: str | None):
@@ -81,11 +80,11 @@ def test_an_input_is_held_against_the_reference_on_that_input(predictions) -> No
 
 def test_an_input_alone_gives_the_rows_of_the_benchmark_table(predictions: pl.DataFrame) -> None:
     alone = predictions.filter(~pl.col("input").is_in(["heads", "difference"]).fill_null(False))
-    table = score_benchmark(alone, runs_of(alone), {TAXONOMY: CLASSES}, n_resamples=60)
+    table = score_benchmark(alone, runs_of(alone), CLASSES, n_resamples=60)
     assert inputs(alone).drop("input").equals(table)
     logits = predictions_of("logits", TRUE, {0: TRUE}, setting=None)
     both = pl.concat([alone, logits])  # a single input takes the benchmark table over
-    whole = score_benchmark(both, runs_of(both), {TAXONOMY: CLASSES}, n_resamples=60)
+    whole = score_benchmark(both, runs_of(both), CLASSES, n_resamples=60)
     assert inputs(both, whole=whole).equals(inputs(alone))
 
 
@@ -94,7 +93,7 @@ def test_the_excess_counts_the_settings_that_the_controls_had(predictions: pl.Da
     table = score_benchmark(
         predictions,
         runs,
-        {TAXONOMY: CLASSES},
+        CLASSES,
         n_resamples=60,
         control_settings=[MEAN],
     )
@@ -124,9 +123,7 @@ def test_where_only_the_settings_without_controls_trained_there_is_no_excess(pre
     runs = runs_of(predictions).with_columns(
         did_train=~((pl.col("source") == "model") & (pl.col("input") == "mean"))
     )
-    table = score_benchmark(
-        predictions, runs, {TAXONOMY: CLASSES}, n_resamples=60, control_settings=[MEAN]
-    )
+    table = score_benchmark(predictions, runs, CLASSES, n_resamples=60, control_settings=[MEAN])
     row = row_of(table, source="model")
     assert row["min_f1"].value > 0.7
     assert row["excess"].value is None

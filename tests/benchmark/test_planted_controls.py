@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from benchmark_cases import TAXONOMY, predictions_of
+from benchmark_cases import predictions_of
 
 from mnemoscope.benchmark.baselines import blind_maps, ngram_logits, permute_labels
 from mnemoscope.benchmark.matched import BALANCED
@@ -132,7 +132,7 @@ def benchmark(planted: Planted, *others: str) -> pl.DataFrame:
     if "reference" in others:
         made.append(with_cnn("reference", planted.reference, LABELS))
     predictions, runs = pl.concat(one for one, _ in made), pl.DataFrame([run for _, run in made])
-    return score_benchmark(predictions, runs, {TAXONOMY: CLASSES}, n_resamples=300)
+    return score_benchmark(predictions, runs, CLASSES, n_resamples=300)
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,10 @@ import pytest
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
+from mnemoscope.pipeline.label import samples_of
 from mnemoscope.study.folder import Study
 from mnemoscope.study.stages import STAGES
+from mnemoscope.taxonomy.sample import SampleKey
 from tiny_models import VOCABULARY, save_model
 
 LONG = "The licence applies to works based on the library. " * 20
@@ -241,16 +243,16 @@ def test_an_impossible_taxonomy_is_said_and_the_others_go_on(study_at, tiny_stud
     said = "Non-Memo, Guess, Recall: impossible. 12 sequences of every class are needed, but Guess"
     assert result.status == 0
     assert said in result.err
-    entry = Study(folder).manifest("label")["counts"]["samples"]["Non-Memo, Guess, Recall"]
-    assert entry["counts"] == {"Non-Memo": 80, "Guess": 0, "Recall": 160}
-    assert "--drop-small-classes" in entry["impossible"]
+    entry = samples_of(Study(folder))[SampleKey("Non-Memo, Guess, Recall")]
+    assert entry.counts == {"Non-Memo": 80, "Guess": 0, "Recall": 160}
+    assert "--drop-small-classes" in entry.impossible
     whole = Study(tiny_studies["report"])
     found = whole.read("benchmark.parquet")
     assert found["taxonomy"].unique().to_list() == ["Non-Memo, Recite[5], Recollect"]
     assert "impossible" in (whole.folder / "report.html").read_text().lower()
     assert call("label", folder, "--drop-small-classes", "--redo", "-q").status == 0
-    entry = Study(folder).manifest("label")["counts"]["samples"]["Non-Memo, Guess, Recall"]
-    assert (entry["trained_classes"], entry["dropped"]) == (["Non-Memo", "Recall"], ["Guess"])
+    entry = samples_of(Study(folder))[SampleKey("Non-Memo, Guess, Recall")]
+    assert (entry.trained_classes, entry.dropped) == (["Non-Memo", "Recall"], ["Guess"])
 
 
 DEEP = "[" * 5000 + "]" * 5000

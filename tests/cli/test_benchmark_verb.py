@@ -171,7 +171,8 @@ def test_three_studies_together_sum_their_matrices(planted, call, tmp_path) -> N
 
 def test_a_taxonomy_that_one_model_cannot_fill_has_no_sum(copied, call, tmp_path) -> None:
     with changed_label(copied[1]) as counts:
-        counts["samples"][GUESS]["impossible"] = "Guess has 3"
+        (entry,) = (one for one in counts["samples"] if one["taxonomy"] == GUESS)
+        entry["impossible"] = "Guess has 3"
     result = call("benchmark", *copied, "-o", tmp_path / "out")
     assert result.status == 0
     assert "Guess, Recall: model-1: impossible: Guess has 3" in result.out

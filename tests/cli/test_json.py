@@ -6,7 +6,6 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from mnemoscope.pipeline.label import samples_of
 from mnemoscope.study.folder import Study
 from tiny_models import make_tokenizer
 
@@ -29,7 +28,7 @@ def test_benchmark_gives_the_rows_of_its_tables(answer, study_at) -> None:
     table = pl.read_parquet(study / "benchmark.parquet")
     again = pl.DataFrame(found["benchmark"], schema=table.schema)
     assert_frame_equal(again, table)
-    assert found["samples"] == samples_of(Study(study))
+    assert found["samples"] == Study(study).manifest("label")["counts"]["samples"]
     measured = pl.read_parquet(study / "comparison.parquet").filter(state="measured")
     assert [one["published_name"] for one in found["comparison"]] == list(
         measured["published_name"]

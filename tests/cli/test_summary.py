@@ -22,11 +22,13 @@ def study(tiny_studies, tmp_path) -> Study:
     path = folder / "manifests" / "label.json"
     manifest = json.loads(path.read_text())
     samples = manifest["counts"]["samples"]
-    samples[SAME] = samples[GUESS] | {"title": "same genre", "n_train": 30, "n_eval": 15}
+    (main,) = (one for one in samples if one["taxonomy"] == GUESS)
+    same = {"variant": "equal_shares", "title": "same genre", "n_train": 30, "n_eval": 15}
+    samples.append(main | same)
     rewrite_record(path, **manifest)
     for name in ("predictions.parquet", "runs.parquet"):
         rows = pl.read_parquet(folder / name)
-        again = rows.filter(pl.col("taxonomy") == GUESS).with_columns(taxonomy=pl.lit(SAME))
+        again = rows.filter(taxonomy=GUESS).with_columns(variant=pl.lit("equal_shares"))
         put_in_place(folder, **{name: pl.concat([rows, again])})
     run_stage(Study(folder), "benchmark")
     return Study(folder)

@@ -78,7 +78,7 @@ def test_every_source_is_scored_and_the_positive_control_sees_memory(study) -> N
 
 
 def test_no_group_stands_on_both_sides(study) -> None:
-    sides = study.samples.group_by("sample", "group").agg(pl.col("split").n_unique())
+    sides = study.samples.group_by("taxonomy", "variant", "group").agg(pl.col("split").n_unique())
     assert sides["split"].max() == 1
 
 

@@ -51,7 +51,7 @@ def evaluated(study):
     """Memorized evaluation sequences with the probabilities that the study itself kept."""
     said = study.read("predictions.parquet").filter(taxonomy=NAME, source="model")
     said = said.filter(pl.col("epoch") == pl.col("epoch").max())
-    rows = study.read("samples.parquet").filter(sample=NAME, split="eval")
+    rows = study.read("samples.parquet").filter(taxonomy=NAME, split="eval")
     rows = rows.filter(pl.col("class") != "Non-Memo")
     columns = said.select("sequence_id", "probabilities")
     return rows.join(columns, on="sequence_id").join(
@@ -80,7 +80,7 @@ def test_windows_get_what_the_study_said_of_the_same_sequences(ground, evaluated
 
 
 def test_what_is_reported_was_measured_apart_from_training_and_fit(ground, evaluated, study):
-    trained = study.read("samples.parquet").filter(sample=NAME, split="train")
+    trained = study.read("samples.parquet").filter(taxonomy=NAME, split="train")
     assert not set(trained["sequence_id"]) & set(evaluated["sequence_id"])
     facts = ground.facts["measured"]
     assert facts["n_guess"] + facts["n_recall"] == evaluated.height
@@ -114,7 +114,7 @@ def test_no_probability_has_its_reason(study, tiny_studies, lm, monkeypatch):
         outcome = load(job)
         return replace(outcome, facts=outcome.facts | {"did_train": False})
 
-    by_row = {key: one | {"split_by": "row"} for key, one in samples.items()}
+    by_row = {key: replace(one, split_by="row") for key, one in samples.items()}
     for name, value, reason in (
         ("ENOUGH_A_CLASS", 1000, "too few held-out sequences"),
         ("load_outcome", untrained, "did not train"),

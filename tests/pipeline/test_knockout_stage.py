@@ -23,6 +23,7 @@ from mnemoscope.study import models
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import StudySettings
+from mnemoscope.taxonomy.sample import SampleKey
 from study_files import put_in_place, settings_with
 
 SAMPLE = "Non-Memo, Recite[5], Recollect"
@@ -170,7 +171,7 @@ def test_the_edges_that_are_cut_are_those_that_the_row_names(study, asked) -> No
 
 def class_means_of(study: Study) -> dict[str, np.ndarray]:
     """Mean over heads and evaluation sequences of each memorized class, read from the store."""
-    rows = study.read("samples.parquet").filter(sample=SAMPLE, split="eval")
+    rows = study.read("samples.parquet").filter(taxonomy=SAMPLE, split="eval")
     store, found = MapStore(study.folder / "maps" / "model"), {}
     for name in ("Recite[5]", "Recollect"):
         own = rows.filter(pl.col("class") == name)
@@ -187,7 +188,7 @@ def test_another_ranking_is_measured_on_the_evaluation_sequences(study, asked) -
     model, means = Models(study.settings).model(study), {}
     rows = (
         study.read("samples.parquet")
-        .filter(sample=SAMPLE, split="eval")
+        .filter(taxonomy=SAMPLE, split="eval")
         .join(study.sequences, on="sequence_id", maintain_order="left")
     )
     for name in ("Recite[5]", "Recollect"):
@@ -221,7 +222,7 @@ def test_the_settings_reach_the_model_that_is_cut(study, asked, monkeypatch) -> 
     # Sequences on which Δ was measured come last.
     ids = {tuple(row): one for one, row in study.sequences.select("sequence_id", "tokens").rows()}
     tried = [ids[tuple(row)] for row in tokens.tolist()]
-    measured = study.read("samples.parquet").filter(sample=SAMPLE, split="eval")["sequence_id"]
+    measured = study.read("samples.parquet").filter(taxonomy=SAMPLE, split="eval")["sequence_id"]
     labels = dict(study.read("labels.parquet").select("sequence_id", SAMPLE).rows())
     assert [labels[one] for one in tried] == ["Recite[5]"] * 3 + ["Recollect"] * 3
     assert not set(tried) & set(measured)
@@ -278,7 +279,7 @@ def planted(tiny_studies, folder) -> Study:
 def plant(study: Study, repeats: int = 1, **changes) -> None:
     """Put a random Δ in the study's file, with some of its facts changed."""
     facts = {
-        "sample": SAMPLE,
+        **SampleKey(SAMPLE)._asdict(),
         "attribution": "gradient",
         "classes": ["Non-Memo", "Recite[5]", "Recollect"],
         "n_used": [5, 5, 5],

@@ -18,6 +18,7 @@ from mnemoscope.progress import show_progress
 from mnemoscope.stats import Estimate
 from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import parse_settings
+from mnemoscope.taxonomy.sample import SampleKey
 
 N = 360
 
@@ -77,18 +78,18 @@ def test_planted_near_copies_cross_by_row_and_never_by_group(prepared) -> None:
     table = table_with_copies()
     study = prepared(table, taxonomies=[RECITE], both_splits=True)
     rows = study.read("samples.parquet")
-    by_group = rows.filter(sample=RECITE)
-    by_row = rows.filter(sample=f"{RECITE} (row split)")
+    assert set(rows["taxonomy"]) == {RECITE}
+    by_group, by_row = (rows.filter(variant=one) for one in ("main", "row_split"))
     assert by_group.height == by_row.height == 180
     assert pairs_crossing(by_group, table) == 0
     assert pairs_crossing(by_row, table) > 10  # of 60 evaluated, half of the copies were drawn
     entries = samples_of(study)
-    assert entries[RECITE]["n_groups_crossing"] == 0
-    crossing = entries[f"{RECITE} (row split)"]
-    assert crossing["n_groups_crossing"] == pairs_crossing(by_row, table)
-    assert crossing["title"] == "split by row"
-    assert "leak, not memory" in crossing["note"]
-    assert entries[RECITE]["title"] != "split by row"
+    assert entries[SampleKey(RECITE)].n_groups_crossing == 0
+    crossing = entries[SampleKey(RECITE, "row_split")]
+    assert crossing.n_groups_crossing == pairs_crossing(by_row, table)
+    assert crossing.shown == f"{RECITE} (split by row)"
+    assert "leak, not memory" in crossing.note
+    assert entries[SampleKey(RECITE)].shown == RECITE
     facts = study.manifest("label")["counts"]["near_duplicates"]
     wanted = {"shingle": 5, "jaccard": 0.5, "groups": N // 2, "largest_group": 2}
     assert {name: facts[name] for name in wanted} == wanted
@@ -98,23 +99,22 @@ def test_repetition_by_the_other_split_trains_on_no_more_than_the_main_sample(pr
     """Two groups of 60 a class are too few for 80 + 40."""
     table = table_with_copies().with_columns(group=pl.Series([str(i // 2 % 6) for i in range(N)]))
     study = prepared(table, taxonomies=[RECITE], both_splits=True, n_train=80, n_eval=40)
-    main, other = (samples_of(study)[RECITE + one] for one in ("", " (row split)"))
-    assert main["n_train"] + main["n_eval"] < 120
-    assert (other["n_train"], other["n_eval"]) == (main["n_train"], main["n_eval"])
-    assert any("one group of near duplicates" in line for line in main["warnings"])
+    main, other = (samples_of(study)[SampleKey(RECITE, one)] for one in ("main", "row_split"))
+    assert main.n_train + main.n_eval < 120
+    assert (other.n_train, other.n_eval) == (main.n_train, main.n_eval)
+    assert any("one group of near duplicates" in line for line in main.warnings)
 
 
 def test_an_empty_class_makes_that_taxonomy_impossible_and_the_others_go_on(prepared) -> None:
     empty = ["Non-Memo, Recite[1k], Others", "Non-Memo, Guess, Recall"]
     study = prepared(table_with_copies(), taxonomies=[empty[0], RECITE, empty[1]])
-    entries = samples_of(study)
-    assert "Recite[1k] has 0" in entries[empty[0]]["impossible"]
-    counted = "(in the table: Non-Memo 120, Recite[1k] 0, Others 240)"
-    assert counted in entries[empty[0]]["impossible"]
-    assert entries[empty[0]]["counts"] == {"Non-Memo": 120, "Recite[1k]": 0, "Others": 240}
-    assert "Guess has 0" in entries[empty[1]]["impossible"]
-    assert "n_train" in entries[RECITE]
-    assert study.read("samples.parquet")["sample"].unique().to_list() == [RECITE]
+    recite, whole, guess = samples_of(study).values()
+    assert "Recite[1k] has 0" in recite.impossible
+    assert "(in the table: Non-Memo 120, Recite[1k] 0, Others 240)" in recite.impossible
+    assert recite.counts == {"Non-Memo": 120, "Recite[1k]": 0, "Others": 240}
+    assert "Guess has 0" in guess.impossible
+    assert whole.n_train > 0
+    assert study.read("samples.parquet")["taxonomy"].unique().to_list() == [RECITE]
     assert study.is_done("label")
     assert nothing_to_train(study) is None
 
@@ -123,13 +123,13 @@ def test_every_name_of_the_catalogue_is_a_sample_an_alias_or_impossible(prepared
     study = prepared(table_with_copies(), taxonomies=["catalogue", "Non-Memo, Recite[6], Others"])
     names = study.read("labels.parquet").columns[1:]
     assert len(names) == 55
-    entries, aliases = samples_of(study), aliases_of(study)
+    entries, aliases = {one.shown: one for one in samples_of(study).values()}, aliases_of(study)
     assert set(names) == set(entries) | set(aliases)
     assert not set(entries) & set(aliases)
     first = "Non-Memo, Recite[5], Others"
     assert aliases["Non-Memo, Recollect[5], Others"] == (first, "same rule", (0, 2, 1))
     assert aliases["Non-Memo, Recite[6], Others"] == (first, "same labels here", (0, 1, 2))
-    assert all("impossible" not in entries[alias.of] for alias in aliases.values())
+    assert all(not entries[alias.of].impossible for alias in aliases.values())
 
 
 def test_need_of_all_samples_is_said_in_the_manifest_and_on_the_terminal(prepared, capsys) -> None:

@@ -19,6 +19,7 @@ from mnemoscope.pipeline.localize import (
 )
 from mnemoscope.report import export
 from mnemoscope.study.folder import Study
+from mnemoscope.taxonomy.sample import SampleKey
 from study_files import put_in_place, rewrite_record
 
 SAMPLE = "Non-Memo, Recite[5], Recollect"
@@ -33,7 +34,8 @@ def plant(made: Path, folder: Path, value: float, n_says: tuple[int, ...], sourc
     for index in range(3):
         delta[index, index % 2, 40 + index, 5] = value if n_says[index] else 0
     one = StoredDelta(
-        sample=SAMPLE,
+        sample=SampleKey(SAMPLE),
+        shown=SAMPLE,
         attribution="gradient",
         classes=CLASSES,
         delta=delta,

@@ -19,6 +19,7 @@ from mnemoscope.report import export
 from mnemoscope.report.content import taxonomy_results
 from mnemoscope.report.tables import localize_tables
 from mnemoscope.study.folder import Study
+from mnemoscope.taxonomy.sample import SampleKey
 from study_files import put_in_place, settings_with
 
 SAMPLE = "Non-Memo, Recite[5], Recollect"
@@ -82,7 +83,7 @@ def test_every_source_has_its_delta_of_all_sequences_and_the_models_is_the_defau
 
 
 def evaluated(study: Study) -> pl.DataFrame:
-    return study.read("samples.parquet").filter(sample=SAMPLE, split="eval")
+    return study.read("samples.parquet").filter(taxonomy=SAMPLE, split="eval")
 
 
 def test_a_ranking_of_the_model_stands_beside_delta_and_needs_no_cnn(
@@ -153,7 +154,7 @@ def test_costly_attributions_read_a_seeded_few_of_each_class(done) -> None:
     def drawn(attribution, **changes):
         study = Study(done.folder)
         study.settings = settings_with(study, localize=changes)
-        return rows_read(study, sample_rows(study, SAMPLE).evaluation, attribution)
+        return rows_read(study, sample_rows(study, SampleKey(SAMPLE)).evaluation, attribution)
 
     whole = drawn("gradient", attribution_sequences=2)
     assert whole.equals(evaluated(done))
@@ -217,7 +218,7 @@ def test_the_page_says_of_checks_what_the_figures_carry(
     done, monkeypatch, top, verdict, said, overlap
 ) -> None:
     def row(attribution, check, against, of, pearson, overlap, name="Recollect") -> dict:
-        names = {"sample": SAMPLE, "attribution": attribution, "class": name, "check": check}
+        names = {"taxonomy": SAMPLE, "attribution": attribution, "class": name, "check": check}
         figures = {"pearson": pearson, "spearman": pearson - 0.1, "overlap": overlap}
         return names | {"against": against, "of": of} | figures
 

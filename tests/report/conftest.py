@@ -15,6 +15,7 @@ from mnemoscope.report import content as c
 from mnemoscope.report.page import render_report
 from mnemoscope.report.tables import Table
 from mnemoscope.stats import Estimate, rows_of
+from mnemoscope.taxonomy.sample import SampleKey
 
 NAMES = ("Non-Memo", "Guess", "Recall")
 FOUR = ("Non-Memo", "Recite", "Reconstruct", "Recollect")
@@ -132,7 +133,8 @@ def make_taxonomy(
     n = len(names)
     deltas = [
         StoredDelta(
-            sample=", ".join(names),
+            sample=SampleKey(", ".join(names)),
+            shown=", ".join(names),
             attribution=attribution,
             classes=names,
             delta=make_delta(n, n_layers, seed + index),

@@ -12,8 +12,10 @@ from mnemoscope.report.charts import WIDTH, chart_view, knockout_drawing
 from mnemoscope.report.content import knockout_of
 from mnemoscope.stats import NO_ESTIMATE, Estimate, frame_of
 from mnemoscope.study.settings import StudySettings
+from mnemoscope.taxonomy.sample import SampleKey
 
 NAMES = ("Non-Memo", "Guess", "Recall")
+KEY = SampleKey(", ".join(NAMES))
 STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0)
 FALL = {"random": 0.08, "equal mass": 0.2, "same layers": 0.13, "highest mass": 0.22}
 
@@ -38,7 +40,7 @@ def cut_rows():
 
 def cut(choice, edges_of, strength, name, survival, mass):
     return {
-        "sample": ", ".join(NAMES),
+        **KEY._asdict(),
         "by": "value_norm_contrast",
         "choice": choice,
         "edges_of": edges_of,
@@ -58,7 +60,7 @@ def index_rows():
     for strength in STRENGTHS:
         for own, other in (NAMES[1:], NAMES[:0:-1]):
             yield {
-                "sample": ", ".join(NAMES),
+                **KEY._asdict(),
                 "class": own,
                 "strength": strength,
                 "broken_own": 0.48,
@@ -86,7 +88,7 @@ def section(study, page_of, build_taxonomy):
     """Make the knockout's section of the page."""
 
     def section() -> str:
-        view = knockout_of(study, ", ".join(NAMES))
+        view = knockout_of(study, KEY)
         html = page_of(replace(build_taxonomy(n_layers=1), knockout=view))
         return html.split('-knockout">')[1].split("</section>")[0]
 
@@ -148,13 +150,13 @@ def test_a_single_memorized_class_has_its_shares_but_no_specificity(study, secti
 
 def test_without_a_knockout_the_page_says_nothing_of_it(study, page_of) -> None:
     assert "-knockout" not in page_of()
-    assert knockout_of(study, "Non-Memo, Code, Others") is None
+    assert knockout_of(study, SampleKey("Non-Memo, Code, Others")) is None
     study.is_done = lambda stage: False
-    assert knockout_of(study, ", ".join(NAMES)) is None
+    assert knockout_of(study, KEY) is None
 
 
 def test_one_strength_stands_in_the_middle_and_order_is_kept(study) -> None:
-    panel = knockout_of(study, ", ".join(NAMES)).panels[0]
+    panel = knockout_of(study, KEY).panels[0]
     view = chart_view(knockout_drawing(panel, NAMES))
     places = [tick.at for tick in view.x_ticks]
     assert [tick.text for tick in view.x_ticks] == ["0.1", "0.3", "1", "3", "10"]

@@ -337,7 +337,7 @@ def test_apportioning_keeps_the_sum_and_stays_within_one_of_the_exact_share(weig
 def test_sequences_maps_and_rows_without_sharing_are_counted():
     samples = pl.DataFrame(
         {
-            "sample": ["a", "a", "b", "b", "b"],
+            "taxonomy": ["a", "a", "b", "b", "b"],
             "sequence_id": [1, 2, 2, 3, 1],
             "suffix": ["true", "own", "true", "true", "true"],
         }

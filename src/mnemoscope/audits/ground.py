@@ -39,7 +39,7 @@ from mnemoscope.lm.model import LanguageModel
 from mnemoscope.maps.format import pack_triangle
 from mnemoscope.maps.shape import POOLED
 from mnemoscope.maps.views import TensorMaps
-from mnemoscope.pipeline.label import SAMPLES_FILE, aliases_of, samples_of
+from mnemoscope.pipeline.label import SAMPLES_FILE, SampleEntry, aliases_of, samples_of
 from mnemoscope.pipeline.train import PREDICTIONS_FILE, Job, jobs_of, load_outcome, trained_cnn
 from mnemoscope.progress import say
 from mnemoscope.stats import resampled_auc
@@ -53,6 +53,7 @@ from mnemoscope.study.settings import (
 )
 from mnemoscope.taxonomy import PAPER
 from mnemoscope.taxonomy.names import match_classes, parse_taxonomy, taxonomy_or_none
+from mnemoscope.taxonomy.sample import SampleKey
 
 USABLE_INPUTS = tuple(name for name, one in INPUTS.items() if one.serves_audits)
 """What the audited model alone gives; every head and a reference's maps are not kept."""
@@ -130,7 +131,7 @@ def check_study(folder: Path, model: dict[str, Any], settings: AuditSettings) ->
     """
     study = Study(folder)
     study.require("label")
-    if any("impossible" not in entry for entry in samples_of(study).values()):
+    if not all(entry.impossible for entry in samples_of(study).values()):
         study.require("train")
     known = study.record["models"]["model"]
     if (known["fingerprint"], known["bos_id"]) != (model["fingerprint"], model["bos_id"]):
@@ -161,16 +162,16 @@ def check_windows(name: str, read: SequenceSettings, settings: AuditSettings) ->
 def read_ground(study: Study) -> CnnGround:
     """Load the CNNs of the paper's taxonomy and calibrate them; `study` is from `check_study`."""
     by_rule = (
-        dict(entry["counts"])
+        dict(entry.counts)
         for entry in samples_of(study).values()
-        if _match(entry["taxonomy"]) is not None
+        if _match(entry.taxonomy) is not None
     )
     facts: dict[str, Any] = {"study": str(study.folder), "taxonomy": None, "reason": None}
     facts["sequences"] = next(by_rule, {})
     found = _find_sample(study)
     if isinstance(found, str):
         return CnnGround(facts | {"reason": found})
-    facts["taxonomy"] = found.sample
+    facts["taxonomy"] = found.sample.taxonomy
     jobs = [job for job in jobs_of(study) if (job.sample, job.source) == (found.sample, "model")]
     usable = [job for job in jobs if job.setting and job.setting.pooling in USABLE_INPUTS]
     usable = [job for job in usable if load_outcome(job).facts["did_train"]]
@@ -223,22 +224,21 @@ def read_ground(study: Study) -> CnnGround:
 class _Found(NamedTuple):
     """The sample whose CNNs tell Guess from Recall, and which of its classes those are."""
 
-    sample: str
+    sample: SampleKey
     guess: int
     recall: int
 
 
 def _find_sample(study: Study) -> _Found | str:
     entries, aliases = samples_of(study), aliases_of(study)
-    for name in [*(entry["taxonomy"] for entry in entries.values()), *aliases]:
+    for name in [*(key.taxonomy for key in entries), *aliases]:
         places = _match(name)
         if places is None:
             continue
-        sample = name
         if name in aliases:
-            sample, alias = aliases[name].of, aliases[name]
+            name, alias = aliases[name].of, aliases[name]
             places = (alias.classes[places[0]], alias.classes[places[1]])
-        return _place(sample, entries[sample], places)
+        return _place(entries[SampleKey(name)], places)
     return f"no taxonomy of the study tells Guess from Recall as '{PAPER}' does"
 
 
@@ -251,28 +251,26 @@ def _match(name: str) -> tuple[int, int] | None:
     return classes[1], classes[2]
 
 
-def _place(sample: str, entry: dict[str, Any], places: tuple[int, int]) -> _Found | str:
-    if "impossible" in entry:
-        why = entry["impossible"].partition(". ")[0]  # what follows is advice to who makes a study
-        return f"the study could not train {sample}: {why}"
-    if entry.get("split_by") == "row":
+def _place(entry: SampleEntry, places: tuple[int, int]) -> _Found | str:
+    if entry.impossible:
+        why = entry.impossible.partition(". ")[0]  # what follows is advice to who makes a study
+        return f"the study could not train {entry.taxonomy}: {why}"
+    if entry.split_by == "row":
         return "the study is split by row: near duplicates of what is held out trained its CNNs"
-    if entry.get("split_by") == "folds":
+    if entry.split_by == "folds":
         return "the study asks its sequences in folds, so no CNN speaks for all of them"
-    wanted = [entry["classes"][one] for one in places]
-    missing = [one for one in wanted if one not in entry["trained_classes"]]
+    wanted = [entry.classes[one] for one in places]
+    missing = [one for one in wanted if one not in entry.trained_classes]
     if missing:
         return f"class {missing[0]} was too small in the study, so no CNN was trained on it"
-    guess, recall = (entry["trained_classes"].index(one) for one in wanted)
-    return _Found(sample, guess, recall)
+    guess, recall = (entry.trained_classes.index(one) for one in wanted)
+    return _Found(entry.key, guess, recall)
 
 
 def _evaluation_rows(study: Study, found: _Found, jobs: list[Job]) -> pl.DataFrame:
     """Memorized evaluation sequences: `group`, `is_recall`, `odds` (averaged over the CNNs)."""
     asked = pl.DataFrame([{**job.setting_columns, "seed": job.seed} for job in jobs])
-    said = study.read(PREDICTIONS_FILE).filter(
-        pl.col("taxonomy") == found.sample, pl.col("source") == "model"
-    )
+    said = study.read(PREDICTIONS_FILE).filter(source="model", **found.sample._asdict())
     said = said.filter(pl.col("epoch") == pl.col("epoch").max())  # the final weights
     said = said.join(asked, on=asked.columns, how="semi")
     said = said.group_by("sequence_id", maintain_order=True).agg("probabilities")
@@ -281,9 +279,9 @@ def _evaluation_rows(study: Study, found: _Found, jobs: list[Job]) -> pl.DataFra
         for one in said["probabilities"].to_list()  # of each CNN those of the classes
     ]
     rows = study.read(SAMPLES_FILE).filter(
-        pl.col("sample") == found.sample,
-        pl.col("split") == "eval",
         pl.col("class_index").is_in([found.guess, found.recall]),
+        split="eval",
+        **found.sample._asdict(),
     )
     is_recall = (pl.col("class_index") == found.recall).alias("is_recall")
     joined = rows.join(
@@ -337,14 +335,14 @@ def make_study(
     )
     models = Models(settings, lm)
     study = run(settings, folder, until="label", models=models)
-    entry = samples_of(study)[PAPER]
-    counts = entry["counts"]
+    entry = samples_of(study)[SampleKey(PAPER)]
+    counts = entry.counts
     say(
         f"Of {sum(counts.values()):,} sequences the model has memorized "
         f"{counts['Guess'] + counts['Recall']:,}: {counts['Guess']:,} Guess, "
         f"{counts['Recall']:,} Recall."
     )
-    if "impossible" in entry:
+    if entry.impossible:
         say(f"No probabilities: each needs {MEMORIZED_A_CLASS} of them.")
         return study
     return run(settings, folder, until="train", models=models)
@@ -354,7 +352,7 @@ def _last_stage(study: Study) -> str:
     """The stage that ends it: where too few sequences are memorized nothing is trained."""
     if not study.is_done("label"):
         return "train"
-    return "label" if "impossible" in samples_of(study)[PAPER] else "train"
+    return "label" if samples_of(study)[SampleKey(PAPER)].impossible else "train"
 
 
 def study_settings(source: str, *, limit: int | None = None, **model: object) -> StudySettings:

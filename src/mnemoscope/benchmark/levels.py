@@ -17,13 +17,14 @@ from mnemoscope.benchmark.excess import Votes, estimate_auc, measure_excess, pai
 from mnemoscope.cnn.metrics import estimate_scores
 from mnemoscope.stats import FEWEST_GROUPS, FIGURE, FIGURES, Estimate, frame_of, share_true
 from mnemoscope.taxonomy.names import NON_MEMO
+from mnemoscope.taxonomy.sample import SampleKey
 
 MOST_LEVELS = 12
 """More different counts than this are counted, not set."""
 MEMORIZED = "memorized"
 
 LEVELS_SCHEMA: dict[str, pl.DataType] = {
-    "taxonomy": pl.String(),
+    **dict.fromkeys(SampleKey._fields, pl.String()),
     "duplicates": pl.Int64(),
     "source": pl.String(),
     "classes": pl.List(pl.String()),
@@ -95,7 +96,7 @@ def score_level(
     seed: int,
     at_zero: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Figures of one taxonomy on the evaluation sequences of one level; rows of `LEVELS_SCHEMA`.
+    """Figures of one sample on the evaluation sequences of one level; rows of `LEVELS_SCHEMA`.
 
     Two questions. Of the classes that have `FEWEST_GROUPS` groups at this level, which is a
     sequence of? And, by the probability that it is not Non-Memo, whatever its class: is it of this

@@ -28,6 +28,7 @@ from mnemoscope.cnn.metrics import (
 )
 from mnemoscope.cnn.presets import OF_TWO_MODELS, CnnSetting
 from mnemoscope.stats import FIGURE, FIGURES, Estimate, Floats, estimate_of, frame_of
+from mnemoscope.taxonomy.sample import SampleKey
 
 _Columns = dict[str, DataType | DataTypeClass]
 _SHARES = pl.List(pl.Float64)  # one a class, in the order of the classes
@@ -35,14 +36,13 @@ _MATRIX = pl.List(pl.List(pl.Int64))
 
 
 _COLUMNS: _Columns = {
-    "taxonomy": pl.String,
+    **dict.fromkeys(SampleKey._fields, pl.String),
     "source": pl.String,  # one of sources.SOURCES
-    # Trainings; those that left chance on their training set, which alone count below;
-    # the mean min-F1 of these on their training sets; training and evaluation sequences.
+    # Whether any training left chance on its training set (these alone count below); trainings;
+    # training sequences; the mean min-F1 of those that left chance on their training sets.
     "did_train": pl.Boolean,
     "n_runs": pl.Int64,
     "n_train": pl.Int64,
-    "n_trained": pl.Int64,
     "training_min_f1": pl.Float64,
     "n_eval": pl.Int64,
     # Groups of near duplicates among these, which are what an interval draws, and why there is no
@@ -64,10 +64,9 @@ _COLUMNS: _Columns = {
     # The least and the largest AUC of each pair in twenty draws of permuted classes.
     "auc_chance_least": _SHARES,
     "auc_chance_most": _SHARES,
-    # From here on in the rows of the model's attention alone. Min-F1 cross-validated within the
-    # training rows, by which the better of the two readers is chosen, and whether it is this one;
-    # with fewer than three trainings the CNNs are not chosen, as they cannot take a side.
-    "choice_min_f1": pl.Float64,
+    # From here on in the rows of the model's attention alone. Whether this is the better of the two
+    # readers within the training rows (choice.parquet); with fewer than three trainings the CNNs
+    # are not chosen, as they cannot take a side.
     "is_headline": pl.Boolean,
     # The control of the same reader that the excess is over; the kind of verdict ("adds",
     # "unclear", "nothing", "cannot") and its sentence.
@@ -108,8 +107,11 @@ _COLUMNS: _Columns = {
 
 BENCHMARK_SCHEMA = pl.Schema(_COLUMNS)
 
-INPUTS_SCHEMA = pl.Schema({"taxonomy": pl.String, "input": pl.String, **_COLUMNS})
-"""The columns of the benchmark table, and `input` after the taxonomy."""
+_AFTER_KEY = {"input": pl.String, **_COLUMNS}
+INPUTS_SCHEMA = pl.Schema(
+    {name: _AFTER_KEY[name] for name in (*SampleKey._fields, "input", *_COLUMNS)}
+)
+"""The columns of the benchmark table, and `input` after the sample's."""
 
 _TOGETHER: _Columns = {
     "taxonomy": pl.String,
@@ -129,7 +131,7 @@ _TOGETHER: _Columns = {
 TOGETHER_SCHEMA = pl.Schema(_TOGETHER)
 """Several models as one: their confusion matrices summed, as for the paper's headline figures."""
 
-RUN_KEY = ["taxonomy", "source", *excess.SETTING, "seed"]
+RUN_KEY = [*SampleKey._fields, "source", *excess.SETTING, "seed"]
 """What makes a training one of its own in predictions and runs."""
 
 
@@ -160,57 +162,48 @@ def score_together(confusions: Sequence[ArrayLike], draws: Sequence[Floats] = ()
 def score_benchmark(
     predictions: pl.DataFrame,
     runs: pl.DataFrame,
-    classes: Mapping[str, Sequence[str]],
+    classes: Sequence[str],
     *,
     n_resamples: int = 1000,
     seed: int = 0,
     control_settings: Sequence[CnnSetting] | None = None,
-    choice: Mapping[str, Mapping[str, float]] | None = None,
+    choice: Mapping[str, float] | None = None,
 ) -> pl.DataFrame:
-    """Judge every taxonomy on every source: columns as in `BENCHMARK_SCHEMA`, no row without runs.
+    """Judge one sample on every source: columns as in `BENCHMARK_SCHEMA`, no row without runs.
 
     Predictions are as `mnemoscope.benchmark.excess` describes; `runs` has a row a training:
-    `RUN_KEY`, n_train, did_train, train_min_f1; `classes` the names of each taxonomy in the order
-    of the indices. The excess counts the model's `control_settings` alone, all where None.
-    `choice` is for each taxonomy min-F1 of the readers (`model`, `statistics`) within the training
-    rows; the larger is the headline, the CNNs where they are equal or none is given, and the
-    regression where the CNNs have fewer than three trainings. Raises DamagedDataError: the
-    predictions are not whole.
+    `RUN_KEY`, n_train, did_train, train_min_f1; `classes` are named in the order of the indices.
+    The excess counts the model's `control_settings` alone, all where None. `choice` is min-F1 of
+    the readers (`model`, `statistics`) within the training rows; the larger is the headline, the
+    CNNs where they are equal or none is given, and the regression where the CNNs have fewer than
+    three trainings. Raises DamagedDataError: the predictions are not whole.
     """
-    rows = []
-    for taxonomy, names in classes.items():
-        own_runs = runs.filter(pl.col("taxonomy") == taxonomy)
-        votes = trained_votes(predictions, own_runs, taxonomy, len(names))
-        present = [source for source in sources.SOURCES if source in set(own_runs["source"])]
-        judged = {name: _SourceScores(one, n_resamples, seed) for name, one in votes.items()}
-        like = _like_controls(judged, predictions, own_runs, control_settings)
-        chosen = (choice or {}).get(taxonomy, {})
-        headline = max(_deciding(judged, own_runs), key=lambda one: chosen.get(one, 0.0))
-        for source in present:
-            row: dict[str, Any] = {
-                "taxonomy": taxonomy,
-                "source": source,
-                "auc_pairs": excess.pair_names(names),
-            }
-            row |= _training_columns(own_runs.filter(pl.col("source") == source))
-            if source in judged:
-                row |= judged[source].columns()
-            if source in sources.ATTENTION:
-                row["choice_min_f1"] = chosen.get(source)
-                row["is_headline"] = source == headline
-                of_excess = (
-                    like if source == "model" else _ComparableRuns(judged, [], row["n_runs"])
-                )
-                free = [
-                    name
-                    for name in sources.of_reader(sources.MEMORY_FREE, source)
-                    if name in present
-                ]
-                row |= _excess_columns(source, of_excess, free, present, tuple(names), row)
-                row |= _matched_columns(source, judged)
-            if source == "model":
-                row |= _regression_columns(judged)
-            rows.append(row)
+    rows, chosen = [], choice or {}
+    votes = trained_votes(predictions, runs, len(classes))
+    present = [source for source in sources.SOURCES if source in set(runs["source"])]
+    judged = {name: _SourceScores(one, n_resamples, seed) for name, one in votes.items()}
+    like = _like_controls(judged, predictions, runs, control_settings)
+    headline = max(_deciding(judged, runs), key=lambda one: chosen.get(one, 0.0))
+    for source in present:
+        row: dict[str, Any] = {
+            **runs.select(SampleKey._fields).row(0, named=True),
+            "source": source,
+            "auc_pairs": excess.pair_names(classes),
+        }
+        row |= _training_columns(runs.filter(pl.col("source") == source))
+        if source in judged:
+            row |= judged[source].columns()
+        if source in sources.ATTENTION:
+            row["is_headline"] = source == headline
+            of_excess = like if source == "model" else _ComparableRuns(judged, [], row["n_runs"])
+            free = [
+                name for name in sources.of_reader(sources.MEMORY_FREE, source) if name in present
+            ]
+            row |= _excess_columns(source, of_excess, free, present, tuple(classes), row)
+            row |= _matched_columns(source, judged)
+        if source == "model":
+            row |= _regression_columns(judged)
+        rows.append(row)
     return frame_of(rows, BENCHMARK_SCHEMA)
 
 
@@ -265,14 +258,14 @@ class _SourceScores:
 
 
 def trained_votes(
-    predictions: pl.DataFrame, runs: pl.DataFrame, taxonomy: str, n_classes: int
+    predictions: pl.DataFrame, runs: pl.DataFrame, n_classes: int
 ) -> dict[str, excess.Votes]:
-    """Arrange the predictions of the runs that left chance, for each source that has any."""
+    """Arrange the predictions of a sample's runs that left chance, by source."""
     trained = runs.filter(pl.col("did_train"))
     counted = predictions.join(trained, on=RUN_KEY, how="semi", nulls_equal=True)
     return {
         source: excess.collect_votes(
-            counted.filter(pl.col("source") == source), n_classes, where=f"'{taxonomy}', {source}"
+            counted.filter(pl.col("source") == source), n_classes, where=source
         )
         for source in trained["source"].unique(maintain_order=True)
     }
@@ -312,18 +305,17 @@ def _like_controls(
     if not kept["did_train"].any():
         return _ComparableRuns(rest, settings, kept.height)
     whole = judged["model"]
-    votes = trained_votes(predictions, kept, kept["taxonomy"][0], whole.votes.n_classes)
+    votes = trained_votes(predictions, kept, whole.votes.n_classes)
     model = _SourceScores(votes["model"], **whole.resampling)
     return _ComparableRuns(rest | {"model": model}, settings, kept.height)
 
 
 def _training_columns(runs: pl.DataFrame) -> dict[str, Any]:
-    """How many trainings there were, how many left chance, and their figure in training."""
+    """How many trainings there were, whether one left chance, and the figure in training."""
     trained = runs.filter(pl.col("did_train"))
     return {
         "did_train": trained.height > 0,
         "n_runs": runs.height,
-        "n_trained": trained.height,
         "n_train": round(float(runs["n_train"].mean())),  # type: ignore[arg-type]
         "training_min_f1": trained["train_min_f1"].mean(),
     }
@@ -453,18 +445,18 @@ def _regression_columns(judged: Mapping[str, _SourceScores]) -> dict[str, Any]:
 def score_by_input(
     predictions: pl.DataFrame,
     runs: pl.DataFrame,
-    classes: Mapping[str, Sequence[str]],
+    classes: Sequence[str],
     *,
     n_resamples: int = 1000,
     seed: int = 0,
     control_settings: Sequence[CnnSetting] | None = None,
     whole: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
-    """Judge every taxonomy once more for each kind of input, which tells what carries memory.
+    """Judge a sample once more for each kind of input, which tells what carries memory.
 
     Arguments as `score_benchmark`; its table `whole` is taken over where there is a single input.
-    Columns as in `INPUTS_SCHEMA`, one row a taxonomy, input and source (all but regression and
-    logits), taxonomies in the order of `classes`, inputs in that of the runs.
+    Columns as in `INPUTS_SCHEMA`, one row an input and source (all but regression and logits),
+    inputs in the order of the runs.
     """
     own = runs.filter(pl.col("source") == "model")
     inputs = own["input"].unique(maintain_order=True).to_list()
@@ -486,10 +478,7 @@ def score_by_input(
         tables.append(table.with_columns(pl.lit(name).alias("input")))
     if not tables:
         return pl.DataFrame(schema=INPUTS_SCHEMA)
-    order = {name: position for position, name in enumerate(classes)}
-    position = pl.col("taxonomy").replace_strict(order, return_dtype=pl.Int64)
-    judged = pl.concat(tables).select(INPUTS_SCHEMA.names())
-    return judged.sort(position, maintain_order=True)
+    return pl.concat(tables).select(INPUTS_SCHEMA.names())
 
 
 def _belongs_to(name: str) -> pl.Expr:

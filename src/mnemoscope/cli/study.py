@@ -488,7 +488,7 @@ def benchmark(
         answer.facts.update(
             {
                 "folder": folder,
-                "samples": samples_of(study),
+                "samples": [asdict(one) for one in samples_of(study).values()],
                 "aliases": {name: one.of for name, one in aliases_of(study).items()},
                 "benchmark": study.benchmark,
                 "comparison": comparison.frame.filter(state="measured"),

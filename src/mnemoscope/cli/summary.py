@@ -8,10 +8,11 @@ from rich.table import Table
 
 from mnemoscope.benchmark.sources import ATTENTION, SOURCES, TABLE, headline_of, of_reader
 from mnemoscope.pipeline.causes import GRAFT_SPECIFICITY_FILE, graft_statements
-from mnemoscope.pipeline.label import aliases_of, samples_of, sharing_of
+from mnemoscope.pipeline.label import SampleEntry, aliases_of, samples_of, sharing_of
 from mnemoscope.plan import Plan
 from mnemoscope.report.published import console
 from mnemoscope.study.folder import Study
+from mnemoscope.taxonomy.sample import SampleKey
 from mnemoscope.words import figure, percent
 
 # In one column the better of its sources counts.
@@ -25,16 +26,17 @@ def print_summary(study: Study) -> None:
     page = console()
     rows = _rows(study)
     samples = samples_of(study)
-    trained = [name for name, entry in samples.items() if "impossible" not in entry]
+    numbers = {key: str(number) for number, key in enumerate(samples, 1)}
+    trained = [key for key, entry in samples.items() if not entry.impossible]
     if trained and rows:
         table = Table("", "reader", "model", *_COLUMNS, "excess", title="min-F1, %")
-        for sample in trained:
-            found = rows.get(sample, {})
+        for key in trained:
+            found = rows.get(key, {})
             for reader in [one for one in ATTENTION if one in found]:
                 own = {one: found[one] for one in of_reader(SOURCES, reader) if one in found}
                 best = [percent(_best(own, one), unit=False) for one in _COLUMNS]
                 table.add_row(
-                    str(list(samples).index(sample) + 1) if reader == ATTENTION[0] else "",
+                    numbers[key] if reader == ATTENTION[0] else "",
                     TABLE[reader].name + (" *" if reader == headline_of(found) else ""),
                     figure(found[reader]["min_f1"]),
                     *best,
@@ -47,14 +49,14 @@ def print_summary(study: Study) -> None:
             "reader and n-grams, on the tokens alone. Logits are circular: memorized means that "
             "every suffix token is the likeliest one."
         )
-    for number, (sample, entry) in enumerate(samples.items(), 1):
-        found = rows.get(sample, {})
+    for key, entry in samples.items():
+        found = rows.get(key, {})
         row = found.get(headline_of(found), {})
-        page.print(f"{number}  {sample}: {_counts(sample, entry)}{_groups(row)}")
+        page.print(f"{numbers[key]}  {entry.shown}: {_counts(entry)}{_groups(row)}")
         if row.get("verdict"):
             page.print(f"   {TABLE[row['source']].name}: {row['verdict']}")
     for name, alias in aliases_of(study).items():
-        number = list(samples).index(alias.of) + 1
+        number = numbers[SampleKey(alias.of)]
         page.print(f"=  {name}: the figures of {number} ({alias.reason})")
     if study.is_done("graft"):
         for line in graft_statements(study.read(GRAFT_SPECIFICITY_FILE)):
@@ -67,20 +69,20 @@ def print_summary(study: Study) -> None:
         page.print(f"Report: {report}", soft_wrap=True)
 
 
-def _counts(sample: str, entry: dict[str, Any]) -> str:
+def _counts(entry: SampleEntry) -> str:
     """How many sequences there are of each class, and how many of each were drawn.
 
     A repetition on other sequences (same genre, say) draws its own from the same classes, so it
     says only what it drew.
     """
-    if "impossible" in entry:
-        return f"impossible. {entry['impossible']}"
-    drawn = f"{entry['n_train']:,} + {entry['n_eval']:,} of each class drawn"
-    if entry.get("split_by") == "folds":
-        drawn = f"{entry['n_eval']:,} of each class drawn, all asked in folds"
-    if sample != entry["taxonomy"]:
+    if entry.impossible:
+        return f"impossible. {entry.impossible}"
+    drawn = f"{entry.n_train:,} + {entry.n_eval:,} of each class drawn"
+    if entry.split_by == "folds":
+        drawn = f"{entry.n_eval:,} of each class drawn, all asked in folds"
+    if not entry.key.is_main:
         return drawn
-    return f"{', '.join(f'{name} {n:,}' for name, n in entry['counts'].items())}; {drawn}"
+    return f"{', '.join(f'{name} {n:,}' for name, n in entry.counts.items())}; {drawn}"
 
 
 def _groups(model: dict[str, Any]) -> str:
@@ -90,17 +92,18 @@ def _groups(model: dict[str, Any]) -> str:
     return f" ({model['n_eval']:,} for evaluation are {model['n_groups']:,} groups)"
 
 
-def _rows(study: Study) -> dict[str, dict[str, dict[str, Any]]]:
+def _rows(study: Study) -> dict[SampleKey, dict[str, dict[str, Any]]]:
     """Benchmark rows by sample and source; none before the benchmark has been run."""
     from mnemoscope.pipeline.benchmark import (  # with torch, which a plan needs not
         BENCHMARK_FILE,
     )
     from mnemoscope.stats import rows_of
 
-    found: dict[str, dict[str, dict[str, Any]]] = {}
+    found: dict[SampleKey, dict[str, dict[str, Any]]] = {}
     if (study.folder / BENCHMARK_FILE).is_file():
         for row in rows_of(study.benchmark):
-            found.setdefault(row["taxonomy"], {})[row["source"]] = row
+            key = SampleKey(row["taxonomy"], row["variant"])
+            found.setdefault(key, {})[row["source"]] = row
     return found
 
 

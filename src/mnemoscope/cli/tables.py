@@ -1,5 +1,6 @@
 """Verbs that also work on a table, and those that make a table or a model folder."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -125,7 +126,7 @@ def _labels_of(study: Study) -> dict[str, Any]:
     labels = study.read(LABELS_FILE).drop("sequence_id")
     return {
         "counts": {name: count_classes(labels[name]) for name in labels.columns},
-        "samples": samples_of(study),
+        "samples": [asdict(one) for one in samples_of(study).values()],
         "aliases": {name: one.of for name, one in aliases_of(study).items()},
     }
 

@@ -31,6 +31,7 @@ from mnemoscope.files import (
     write_parquet,
     write_text,
 )
+from mnemoscope.pipeline.label import samples_of
 from mnemoscope.report.content import ReportContent, model_facts, report_content
 from mnemoscope.report.page import write_report
 from mnemoscope.report.tables import BY_TRUTH
@@ -39,6 +40,7 @@ from mnemoscope.store import Store
 from mnemoscope.study.folder import Study, is_study
 from mnemoscope.taxonomy.labels import count_classes
 from mnemoscope.taxonomy.names import NON_MEMO
+from mnemoscope.taxonomy.sample import SampleKey
 from mnemoscope.version import __version__
 from mnemoscope.words import figure, percent
 
@@ -344,9 +346,10 @@ def _counts_of(labels: Mapping[str, pl.Series]) -> Iterator[str]:
 
 def _benchmark_of(study: Study) -> Iterator[str]:
     frame = study.benchmark.filter(pl.col("source").is_in(list(ATTENTION)))
+    samples = samples_of(study)
     rows = [
-        f"| {_cell(row['taxonomy'])} | {TABLE[row['source']].name} | "
-        f"{figure(row['min_f1'], gap=' ')} | "
+        f"| {_cell(samples[SampleKey(row['taxonomy'], row['variant'])].shown)} | "
+        f"{TABLE[row['source']].name} | {figure(row['min_f1'], gap=' ')} | "
         f"{figure(row['excess'], signed=True, gap=' ')} |"
         for row in rows_of(frame)
     ]

@@ -73,10 +73,11 @@ class Study(folder.Study):
                 run.
         """
         self.require("benchmark")
-        name = sample_named(self, taxonomy)
-        rows = {row["source"]: row for row in rows_of(self.benchmark) if row["taxonomy"] == name}
+        sample = sample_named(self, taxonomy)
+        table = self.benchmark.filter(**sample.key._asdict())
+        rows = {row["source"]: row for row in rows_of(table)}
         if not rows:
-            raise UserError(f"{self.folder}: '{name}' has no figure. The report says why.")
+            raise UserError(f"{self.folder}: '{sample.shown}' has no figure. The report says why.")
         row = rows[headline_of(rows)]
         value, gain = row["excess"], row["gain"]
         return Excess(

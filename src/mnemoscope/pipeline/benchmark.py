@@ -6,6 +6,7 @@ Also compares two taxonomies of a study, and sums several studies into one.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,11 +46,12 @@ from mnemoscope.benchmark.table import (
 )
 from mnemoscope.cluster.run import run_units
 from mnemoscope.cluster.units import Opened
+from mnemoscope.cnn.presets import CnnSetting
 from mnemoscope.data.table import look_up
 from mnemoscope.errors import UserError
 from mnemoscope.files import made_folder, write_json, write_parquet
 from mnemoscope.parse import read_json
-from mnemoscope.pipeline.label import SAMPLES_FILE, aliases_of, samples_of
+from mnemoscope.pipeline.label import SAMPLES_FILE, SampleEntry, aliases_of, samples_of
 from mnemoscope.pipeline.train import CHOICE_FILE, PREDICTIONS_FILE, RUNS_FILE
 from mnemoscope.progress import Progress
 from mnemoscope.stats import NO_ESTIMATE, Estimate, RankCorrelation, frame_of, rows_of
@@ -59,6 +61,7 @@ from mnemoscope.study.stages import stage_named
 from mnemoscope.taxonomy import PAPER
 from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.taxonomy.names import find_taxonomy, taxonomy_or_none
+from mnemoscope.taxonomy.sample import MAIN, SampleKey
 
 BENCHMARK_FILE = "benchmark.parquet"
 INPUTS_FILE = "inputs.parquet"
@@ -77,21 +80,34 @@ _ALSO = ("features.patterns", "sequences.length")
 
 @dataclass(frozen=True)
 class Scoring:
-    """One taxonomy to score, a unit of work; `options` are of `score_benchmark`."""
+    """One sample to score, a unit of work; arguments as of `score_benchmark`."""
 
     predictions: pl.DataFrame
     runs: pl.DataFrame
-    classes: dict[str, list[str]]
-    choice: dict[str, dict[str, float]]
-    options: dict[str, Any]
+    classes: Sequence[str]
+    choice: dict[str, float]
+    n_resamples: int
+    seed: int
+    control_settings: list[CnnSetting] | None
     key = ""  # not kept
     size = 1
 
-    def run(self, _: Any, progress: Progress) -> dict[str, pl.DataFrame]:  # noqa: ARG002
+    def run(self, _: object, progress: Progress) -> dict[str, pl.DataFrame]:  # noqa: ARG002
         """Its rows of the benchmark, and those of each input."""
-        known = self.predictions, self.runs, self.classes
-        frame = score_benchmark(*known, choice=self.choice, **self.options)
-        return {"rows": frame, "inputs": score_by_input(*known, whole=frame, **self.options)}
+        score, by_input = (
+            partial(
+                one,
+                self.predictions,
+                self.runs,
+                self.classes,
+                n_resamples=self.n_resamples,
+                seed=self.seed,
+                control_settings=self.control_settings,
+            )
+            for one in (score_benchmark, score_by_input)
+        )
+        frame = score(choice=self.choice)
+        return {"rows": frame, "inputs": by_input(whole=frame)}
 
 
 def benchmark_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all are called alike
@@ -105,48 +121,46 @@ def benchmark_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all
     settings = study.settings.benchmark
     with study.finishing("benchmark") as counts:
         runs, predictions = study.read(RUNS_FILE), _predictions(study)
-        options: dict[str, Any] = {
-            "n_resamples": settings.n_resamples,
-            "seed": settings.seed,
-            "control_settings": settings_of_runs(runs.filter(source="control")) or None,
-        }
-        chosen = _choice(study)
-        possible = {k: one for k, one in samples_of(study).items() if "impossible" not in one}
-        tasks = [
-            Scoring(
-                predictions.filter(pl.col("taxonomy") == name),
-                runs.filter(pl.col("taxonomy") == name),
-                {name: entry["trained_classes"]},
-                {name: chosen.get(entry["taxonomy"], {})},
-                options,
+        chosen = study.read(CHOICE_FILE)
+        tasks = {
+            key: Scoring(
+                predictions.filter(**key._asdict()),
+                runs.filter(**key._asdict()),
+                entry.trained_classes,
+                dict(chosen.filter(taxonomy=key.taxonomy).select("source", "min_f1").iter_rows()),
+                settings.n_resamples,
+                settings.seed,
+                settings_of_runs(runs.filter(source="control")) or None,
             )
-            for name, entry in possible.items()
-        ]
-        scored = list(run_units(tasks, None, Opened(dict), label="Scoring", noun="taxonomies"))
+            for key, entry in samples_of(study).items()
+            if not entry.impossible
+        }
+        units = list(tasks.values())
+        scored = list(run_units(units, None, Opened(dict), label="Scoring", noun="samples"))
         frame = pl.concat((one.values["rows"] for one in scored), rechunk=True)
         inputs = pl.concat((one.values["inputs"] for one in scored), rechunk=True)
         study.write(INPUTS_FILE, inputs)
         study.write(BENCHMARK_FILE, frame)
-        rows = {row["taxonomy"]: row for row in rows_of(frame.filter(source="model"))}
-        ours = list(_our_figures(study, rows, _main_draws(study)))
+        ours = list(_our_figures(study, _main_rows(frame), _main_draws(study)))
         comparison = compare_with_published(ours, _guessed(study))
         study.write(COMPARISON_FILE, comparison.frame)
         study.write(CONCLUSIONS_FILE, json.dumps(comparison.as_json(), indent=2).encode())
         if levels := levels_of(study.sequences):
-            names = [name for name, entry in possible.items() if entry["taxonomy"] == name]
-            found = [_by_level(study, tasks, frame, name, levels) for name in names]
+            found = [
+                _by_level(study, task, frame.filter(**key._asdict()), key, levels)
+                for key, task in tasks.items()
+                if key.is_main
+            ]
             study.write(LEVELS_FILE, pl.concat([pl.DataFrame(schema=LEVELS_SCHEMA), *found]))
         counts["rows"] = frame.height
 
 
 def _by_level(
-    study: Study, tasks: Sequence[Scoring], frame: pl.DataFrame, name: str, levels: Sequence[int]
+    study: Study, task: Scoring, rows: pl.DataFrame, key: SampleKey, levels: Sequence[int]
 ) -> pl.DataFrame:
-    """The headline's figures of one taxonomy at each level; no rows where it did not train."""
-    task = next(one for one in tasks if name in one.classes)
-    classes = task.classes[name]
-    votes = trained_votes(task.predictions, task.runs, name, len(classes))
-    rows = frame.filter(taxonomy=name, is_headline=True, did_train=True)
+    """The headline's figures of one sample at each level; no rows where it did not train."""
+    votes = trained_votes(task.predictions, task.runs, len(task.classes))
+    rows = rows.filter(is_headline=True, did_train=True)
     if rows.is_empty() or rows["source"][0] not in votes:
         return pl.DataFrame(schema=LEVELS_SCHEMA)
     source = rows["source"][0]
@@ -155,11 +169,11 @@ def _by_level(
     settings = study.settings.benchmark
     of_level = {one: (level == one).fill_null(False).to_numpy() for one in levels}
     made = [
-        {"taxonomy": name, "duplicates": one}
+        {**key._asdict(), "duplicates": one}
         | score_level(
             votes,
             of_level[one],
-            classes,
+            task.classes,
             at_zero=of_level[0] if one else None,
             source=source,
             controls=of_reader(MEMORY_FREE, source),
@@ -193,53 +207,41 @@ def load_comparison(study: Study) -> Comparison:
     return Comparison(study.read(COMPARISON_FILE), correlations, conclusions)
 
 
-def _choice(study: Study) -> dict[str, dict[str, float]]:
-    """What the headline is chosen by, by taxonomy."""
-    found: dict[str, dict[str, float]] = {}
-    for row in study.read(CHOICE_FILE).iter_rows(named=True):
-        found.setdefault(row["taxonomy"], {})[row["source"]] = row["min_f1"]
-    return found
-
-
 def _predictions(study: Study) -> pl.DataFrame:
     """All predictions, with the group of near duplicates that each sequence is in."""
-    groups = study.read(SAMPLES_FILE).select(
-        pl.col("sample").alias("taxonomy"), "sequence_id", "group"
-    )
-    keys = ["taxonomy", "sequence_id"]
-    found = study.read(PREDICTIONS_FILE).join(
-        groups.unique(keys), on=keys, how="left", maintain_order="left"
-    )
+    keys = [*SampleKey._fields, "sequence_id"]
+    groups = study.read(SAMPLES_FILE).select(*keys, "group").unique(keys)
+    found = study.read(PREDICTIONS_FILE).join(groups, on=keys, how="left", maintain_order="left")
     return found.with_columns(pl.col("group").fill_null(pl.col("sequence_id")))
 
 
-def _model_votes(study: Study, samples: list[str]) -> dict[str, Votes]:
+def _model_votes(study: Study, samples: Sequence[SampleEntry]) -> dict[SampleKey, Votes]:
     """Predictions of these samples by CNNs on the model's attention that are above chance."""
-    entries = samples_of(study)
-    trained = study.read(RUNS_FILE).filter(
-        (pl.col("source") == "model")
-        & pl.col("did_train")
-        & pl.col("taxonomy").is_in([name for name in samples if "impossible" not in entries[name]])
-    )
+    trained = study.read(RUNS_FILE).filter(pl.col("did_train"), source="model")
     counted = _predictions(study).drop("probabilities", strict=False)
-    parts = counted.join(trained, on=RUN_KEY, how="semi")
-    by_name = parts.partition_by("taxonomy", as_dict=True)
+    parts = counted.join(trained, on=RUN_KEY, how="semi").partition_by(
+        SampleKey._fields, as_dict=True
+    )
     return {
-        name: collect_votes(part, len(entries[name]["trained_classes"]), where=f"'{name}', model")
-        for name in samples
-        if (part := by_name.get((name,))) is not None
+        one.key: collect_votes(parts[one.key], len(one.trained_classes), where=f"'{one.shown}'")
+        for one in samples
+        if one.key in parts
     }
 
 
 def _main_draws(study: Study, *, stream: int = 0) -> dict[str, np.ndarray]:
-    """Resampled confusion matrices of each taxonomy's first draw, all with the same weights."""
+    """Resampled confusion matrices of each taxonomy's main sample, all with the same weights."""
     settings = study.settings.benchmark
-    names = [name for name, entry in samples_of(study).items() if entry["taxonomy"] == name]
-    votes = _model_votes(study, names)
+    votes = _model_votes(study, _main_samples(study))
     if not votes:
         return {}
     seed = settings.seed * _STREAMS + stream
-    return resample_jointly(votes, n_resamples=settings.n_resamples, seed=seed)
+    by_taxonomy = {key.taxonomy: one for key, one in votes.items()}
+    return resample_jointly(by_taxonomy, n_resamples=settings.n_resamples, seed=seed)
+
+
+def _main_samples(study: Study) -> list[SampleEntry]:
+    return [entry for key, entry in samples_of(study).items() if key.is_main]
 
 
 def compare_taxonomies(
@@ -251,56 +253,53 @@ def compare_taxonomies(
     trained, or both are the same.
     """
     study.require("train")
-    names = [find_sample(study, name) for name in (first, second)]
-    if names[0] == names[1]:
+    pair = [find_sample(study, name) for name in (first, second)]
+    if pair[0] == pair[1]:
         raise UserError(f"'{first}' and '{second}' are one partition: there is no difference.")
-    votes = _model_votes(study, names)
-    for name in names:
-        if name not in votes:
-            reason = samples_of(study)[name].get("impossible", "none of its CNNs left chance")
-            raise UserError(f"{study.folder}: '{name}' has no figure: {reason}")
+    votes = _model_votes(study, pair)
+    for one in pair:
+        if one.key not in votes:
+            reason = one.impossible or "none of its CNNs left chance"
+            raise UserError(f"{study.folder}: '{one.shown}' has no figure: {reason}")
     settings = study.settings.benchmark
     return compare_pair(
-        votes[names[0]],
-        votes[names[1]],
+        *(votes[one.key] for one in pair),
         n_resamples=settings.n_resamples,
         seed=settings.seed * _STREAMS,
         figure=figure,
     )
 
 
-def find_sample(study: Study, name: str) -> str:
-    """Find a sample by its name or by any name of its partition."""
-    entries = samples_of(study)
-    main = [sample for sample, entry in entries.items() if entry["taxonomy"] == sample]
-    names = {entries[sample]["published_name"]: sample for sample in main}
-    return find_taxonomy(name, names | {one: one for one in entries}, where=str(study.folder))
+def find_sample(study: Study, name: str) -> SampleEntry:
+    """Find a sample by the name that is shown of it, or by any name of its partition."""
+    entries = {one.shown: one for one in samples_of(study).values()}
+    names = {one.published_name: one.shown for one in _main_samples(study)}
+    names |= {one: one for one in entries}
+    return entries[find_taxonomy(name, names, where=str(study.folder))]
 
 
 def _our_figures(
     study: Study, rows: Mapping[str, dict[str, Any]], draws: dict[str, np.ndarray]
 ) -> Iterator[OurFigures]:
     """Every taxonomy of the study, with its figures or why it has none."""
-    for sample, entry in samples_of(study).items():
-        if entry["taxonomy"] != sample:
-            continue
-        name = entry["published_name"]
-        if "impossible" in entry:
-            yield OurFigures(sample, name, "impossible", entry["impossible"])
-        elif entry["dropped"]:
-            note = f"trained without {', '.join(entry['dropped'])}, which is another taxonomy"
-            yield OurFigures(sample, name, "dropped", note)
-        elif sample in rows:
-            yield ours_of_row(sample, name, rows[sample], draws.get(sample))
+    for entry in _main_samples(study):
+        taxonomy, name = entry.taxonomy, entry.published_name
+        if entry.impossible:
+            yield OurFigures(taxonomy, name, "impossible", entry.impossible)
+        elif entry.dropped:
+            note = f"trained without {', '.join(entry.dropped)}, which is another taxonomy"
+            yield OurFigures(taxonomy, name, "dropped", note)
+        elif taxonomy in rows:
+            yield ours_of_row(taxonomy, name, rows[taxonomy], draws.get(taxonomy))
     for name, alias in aliases_of(study).items():
-        taxonomy = taxonomy_or_none(name)
-        if alias.reason == "same rule" or taxonomy is None or alias.of not in rows:
+        known = taxonomy_or_none(name)
+        if alias.reason == "same rule" or known is None or alias.of not in rows:
             continue
         order = list(alias.classes)
         drawn = draws.get(alias.of)
         if drawn is not None:
             drawn = drawn[:, order][:, :, order]
-        one = ours_of_row(name, taxonomy.published_name, rows[alias.of], drawn)
+        one = ours_of_row(name, known.published_name, rows[alias.of], drawn)
         if one.confusion is None:
             yield replace(one, same_as=alias.of)
         else:
@@ -327,21 +326,20 @@ def put_together(studies: Sequence[Study]) -> Together:
     check_alike(studies)
     check_different_models(studies)
     models = name_models(studies)
-    tables = [_model_rows(study) for study in studies]
+    tables = [_main_rows(study.benchmark) for study in studies]
     draws = [_main_draws(study, stream=stream) for stream, study in enumerate(studies)]
-    entries = [samples_of(study) for study in studies]
     rows: list[dict[str, Any]] = []
     ours: list[OurFigures] = []
-    for sample, entry in entries[0].items():
-        if entry["taxonomy"] != sample:
-            continue
-        notes = [_why_not(table, own[sample]) for table, own in zip(tables, entries, strict=True)]
+    for entry in _main_samples(studies[0]):
+        own = [samples_of(study)[entry.key] for study in studies]
+        taxonomy = entry.taxonomy
+        notes = [_why_not(table, one) for table, one in zip(tables, own, strict=True)]
         for model, table, note in zip(models, tables, notes, strict=True):
-            row = table.get(sample, {}) if note is None else {}
-            rows.append({**row, "taxonomy": sample, "model": model, "note": note})
-        total = _sum(sample, models, tables, draws, notes)
+            row = table.get(taxonomy, {}) if note is None else {}
+            rows.append({**row, "taxonomy": taxonomy, "model": model, "note": note})
+        total = _sum(taxonomy, models, tables, draws, notes)
         rows.append(total)
-        ours.append(_as_ours(sample, entry["published_name"], total, draws, entries))
+        ours.append(_as_ours(entry, total, draws, any(one.impossible for one in own)))
     known = [{name: row.get(name) for name in TOGETHER_SCHEMA} for row in rows]
     frame = frame_of(known, TOGETHER_SCHEMA)
     return Together(frame, models, compare_with_published(ours))
@@ -403,10 +401,11 @@ def _rules(study: Study, also: Sequence[str]) -> dict[str, Any]:
 
 def _alone(here: Study, there: Study) -> Iterator[str]:
     """Samples that only one study has; some cannot be trained in the other."""
-    for name in sorted(set(samples_of(here)) - set(samples_of(there))):
-        alias = aliases_of(there).get(name)
+    ours, theirs = samples_of(here), samples_of(there)
+    for key in sorted(set(ours) - set(theirs)):
+        alias = aliases_of(there).get(key.taxonomy) if key.is_main else None
         why = f" (in {there.folder} it labels as '{alias.of}' does)" if alias else ""
-        yield f"'{name}' is in {here.folder} alone{why}"
+        yield f"'{ours[key].shown}' is in {here.folder} alone{why}"
 
 
 def check_different_models(studies: Sequence[Study]) -> None:
@@ -432,54 +431,54 @@ def name_models(studies: Sequence[Study]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _model_rows(study: Study) -> dict[str, dict[str, Any]]:
-    """Benchmark rows of the model's attention, by sample."""
-    return {row["taxonomy"]: row for row in rows_of(study.benchmark.filter(source="model"))}
+def _main_rows(benchmark: pl.DataFrame) -> dict[str, dict[str, Any]]:
+    """Rows of the CNNs on the model's attention of each taxonomy's main sample, by taxonomy."""
+    chosen = benchmark.filter(source="model", variant=MAIN)
+    return {row["taxonomy"]: row for row in rows_of(chosen)}
 
 
-def _why_not(table: dict[str, dict[str, Any]], entry: dict[str, Any]) -> str | None:
+def _why_not(table: dict[str, dict[str, Any]], entry: SampleEntry) -> str | None:
     """Why one model has no figure; None if it has one."""
-    if "impossible" in entry:
-        return f"impossible: {entry['impossible']}"
-    if entry["dropped"]:
-        return f"trained without {', '.join(entry['dropped'])}"
-    row = table.get(entry["taxonomy"])
+    if entry.impossible:
+        return f"impossible: {entry.impossible}"
+    if entry.dropped:
+        return f"trained without {', '.join(entry.dropped)}"
+    row = table.get(entry.taxonomy)
     if row is None or row["min_f1"].value is None:
         return "none of its CNNs left chance on its own training set"
     return None
 
 
 def _sum(
-    sample: str,
+    taxonomy: str,
     models: Sequence[str],
     tables: Sequence[dict[str, dict[str, Any]]],
     draws: Sequence[dict[str, np.ndarray]],
     notes: Sequence[str | None],
 ) -> dict[str, Any]:
-    row: dict[str, Any] = {"taxonomy": sample, "model": TOGETHER, "note": None}
+    row: dict[str, Any] = {"taxonomy": taxonomy, "model": TOGETHER, "note": None}
     if all(notes) and len(set(notes)) == 1:
         return row | {"note": f"on every model: {notes[0]}"}
     if any(notes):
         missing = [f"{model}: {note}" for model, note in zip(models, notes, strict=True) if note]
         return row | {"note": "; ".join(missing)}
-    own = [table[sample] for table in tables]
+    own = [table[taxonomy] for table in tables]
     row |= {name: sum(one[name] for one in own) for name in ("n_eval", "n_runs")}
-    drawn = [one[sample] for one in draws if sample in one]
+    drawn = [one[taxonomy] for one in draws if taxonomy in one]
     return row | score_together([one["confusion"] for one in own], drawn)
 
 
 def _as_ours(
-    sample: str,
-    published_name: str,
+    entry: SampleEntry,
     total: dict[str, Any],
     draws: Sequence[dict[str, np.ndarray]],
-    entries: Sequence[dict[str, dict[str, Any]]],
+    is_impossible: bool,
 ) -> OurFigures:
     """The sum as figures to compare with the published ones."""
+    taxonomy, name = entry.taxonomy, entry.published_name
     if total["note"] is None:
-        drawn = [one[sample] for one in draws if sample in one]
+        drawn = [one[taxonomy] for one in draws if taxonomy in one]
         summed = np.sum(drawn, axis=0) if len(drawn) == len(draws) else None
-        return ours_of_row(sample, published_name, total, summed)
-    is_impossible = any("impossible" in own[sample] for own in entries)
+        return ours_of_row(taxonomy, name, total, summed)
     state: State = "impossible" if is_impossible else "untrained"
-    return OurFigures(sample, published_name, state, total["note"])
+    return OurFigures(taxonomy, name, state, total["note"])

@@ -341,7 +341,7 @@ _READ = ("never read", "read")
 def _taxonomies(study: Study) -> dict[str, list[str]]:
     """The memorized classes of each taxonomy; where it is known what was read, by truth too."""
     found = {
-        entry["taxonomy"]: [one for one in entry["classes"] if one != NON_MEMO]
+        entry.taxonomy: [one for one in entry.classes if one != NON_MEMO]
         for entry in samples_of(study).values()
     }
     is_known = {"inserted", "held_out"} & set(study.sequences.columns)

@@ -45,6 +45,7 @@ from mnemoscope.stats import NO_ESTIMATE, frame_of, rows_of
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models, identity_of
 from mnemoscope.taxonomy.groups import find_groups
+from mnemoscope.taxonomy.sample import SampleKey
 
 KNOCKOUT_FILE = "knockout.parquet"
 SPECIFICITY_FILE = "specificity.parquet"
@@ -55,7 +56,7 @@ _N_RESAMPLES = 1000
 class Cut:
     """One set of edges to cut."""
 
-    sample: str
+    sample: SampleKey
     # `decisive` (first in the ranking), `highest mass`, `random`, `equal mass`, `same layers`,
     # `copy`, `copy, random`, `copy, equal mass`, `own` (each sequence's first by total effect),
     # `own, another's`, `own, equal mass` or `nothing`.
@@ -88,7 +89,7 @@ def cut_rows(
                 groups=parts[0]["group"].to_numpy(),
             )
             yield {
-                "sample": draws[0].sample,
+                **draws[0].sample._asdict(),
                 "by": by,
                 "choice": choice,
                 "edges_of": edges_of,
@@ -125,7 +126,7 @@ def specificity_rows(
             for name in others
         }
         row: dict[str, object] = {
-            "sample": decisive.sample,
+            **decisive.sample._asdict(),
             "by": by,
             "class": own,
             "strength": strength,
@@ -155,7 +156,7 @@ def statements(indices: list[dict[str, object]]) -> Iterator[str]:
         by_others = json.loads(str(row["broken_own_by_others"]))
         instead = "".join(f", the edges of {name} {one:.0%}" for name, one in by_others.items())
         yield (
-            f"{row['sample']}: cutting the {row['strength']:g} % edges most decisive for "
+            f"{row['taxonomy']}: cutting the {row['strength']:g} % edges most decisive for "
             f"{row['class']} (by {ranking_words(row)}) breaks {row['broken_own']:.0%} of "
             f"{row['class']}"
             + (f" and {said}" if said else "")
@@ -172,10 +173,10 @@ def ranking_words(row: Mapping[str, object]) -> str:
 
 def own_statements(rows: pl.DataFrame) -> Iterator[str]:
     """What each sequence's own edges break, from rows of `knockout.parquet`; empty if not tried."""
-    for sample, name in rows.select("sample", "class").unique(maintain_order=True).rows():
+    for taxonomy, name in rows.select("taxonomy", "class").unique(maintain_order=True).rows():
         found = {
             row["choice"]: row
-            for row in rows_of(rows.filter(pl.col("class") == name, sample=sample))
+            for row in rows_of(rows.filter(pl.col("class") == name, taxonomy=taxonomy))
             if row["choice"].startswith("own")
         }
         if not found:
@@ -185,7 +186,7 @@ def own_statements(rows: pl.DataFrame) -> Iterator[str]:
             for one in ("own", "own, another's", "own, equal mass")
         )
         yield (
-            f"{sample}: each sequence's own {found['own']['n_edges']:.0f} edges of largest total "
+            f"{taxonomy}: each sequence's own {found['own']['n_edges']:.0f} edges of largest total "
             f"effect break {own} of {name}; as heavy ones of its own {equal}, another sequence's "
             f"{another}."
         )
@@ -232,7 +233,7 @@ def knockout_stage(study: Study, models: Models) -> None:
                 units,
                 UnitStore(study.folder / "knockout", study.owner),
                 Opened(lambda: (study, model, subject)),  # noqa: B023 - used in this turn
-                label=f"Cutting ({subject.delta.sample})",
+                label=f"Cutting ({subject.delta.shown})",
                 noun="cuts",
                 executor=LocalExecutor(),
             )
@@ -246,7 +247,7 @@ def knockout_stage(study: Study, models: Models) -> None:
             indices += list(specificity_rows(names, outcomes, by=by, seed=seed))
         study.write(KNOCKOUT_FILE, frame_of(rows))
         study.write(SPECIFICITY_FILE, frame_of(indices))
-        counts |= {"rows": len(rows), "taxonomies": len({row["sample"] for row in rows})}
+        counts |= {"rows": len(rows), "taxonomies": len({row["taxonomy"] for row in rows})}
     study.forget("report")  # the report includes the knockout
     for line in (*statements(indices), *own_statements(study.read(KNOCKOUT_FILE))):
         say(line)
@@ -264,7 +265,7 @@ def _subjects(study: Study, model: LanguageModel) -> Iterator[_Subject]:
         for name, n_used in zip(delta.classes[1:], delta.n_used[1:], strict=True):
             if n_used == 0:  # its largest edges mean nothing
                 raise UserError(
-                    f"{study.folder}: {delta.sample}: no correctly classified sequence of class "
+                    f"{study.folder}: {delta.shown}: no correctly classified sequence of class "
                     f"'{name}', so there is no Δ of it. Train on more sequences."
                 )
         tried = _sequences_to_try(study, delta)
@@ -283,9 +284,7 @@ def _ranked(study: Study, model: LanguageModel) -> list[StoredDelta]:
     name = wanted.attribution if wanted.by == "delta" else wanted.by
     stored = {one.sample: one for one in load_deltas(study) if one.attribution == name}
     mains = [
-        sample
-        for sample, entry in samples_of(study).items()
-        if entry["taxonomy"] == sample and "impossible" not in entry
+        key for key, entry in samples_of(study).items() if key.is_main and not entry.impossible
     ]
     if wanted.by != "delta":
         return [stored.get(one) or rank_edges(study, model, one, name) for one in mains]
@@ -301,8 +300,8 @@ def _sequences_to_try(study: Study, delta: StoredDelta) -> pl.DataFrame:
     """Memorized sequences of each class, those not used to measure Δ first."""
     wanted = study.settings.knockout
     measured = sample_rows(study, delta.sample).evaluation["sequence_id"].implode()
-    taxonomy = samples_of(study)[delta.sample]["taxonomy"]
-    labels = study.read(LABELS_FILE).select("sequence_id", pl.col(taxonomy).alias("class"))
+    of_class = pl.col(delta.sample.taxonomy).alias("class")
+    labels = study.read(LABELS_FILE).select("sequence_id", of_class)
     labels = labels.sample(fraction=1.0, shuffle=True, seed=wanted.seed)
     labels = labels.sort(pl.col("sequence_id").is_in(measured), maintain_order=True)
     chosen = []
@@ -310,7 +309,7 @@ def _sequences_to_try(study: Study, delta: StoredDelta) -> pl.DataFrame:
         rows = labels.filter(pl.col("class") == name).head(wanted.n_sequences)
         if rows.height < 2:
             raise UserError(
-                f"{study.folder}: {delta.sample}: {rows.height} memorized sequences of class "
+                f"{study.folder}: {delta.shown}: {rows.height} memorized sequences of class "
                 f"'{name}'; cutting needs 2. Leave the class out (--drop-small-classes)."
             )
         chosen.append(rows)

@@ -1,9 +1,11 @@
 """Stage `label`: give each sequence a class under each taxonomy, draw samples and split them."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
+from pydantic import TypeAdapter
 
 from mnemoscope.data.features import TEXT_MEASURES, measure_text
 from mnemoscope.data.read import RESULTS
@@ -12,7 +14,7 @@ from mnemoscope.errors import UserError, nearest
 from mnemoscope.pipeline.published_split import fit_labels
 from mnemoscope.progress import say
 from mnemoscope.study.folder import Study
-from mnemoscope.study.settings import StudySettings, Variant, variants
+from mnemoscope.study.settings import StudySettings, Variant, VariantName, variants
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.groups import SHINGLE, SIMILARITY, find_groups
 from mnemoscope.taxonomy.labels import count_classes, label_sequences
@@ -20,6 +22,7 @@ from mnemoscope.taxonomy.names import NON_MEMO, Alias, Taxonomy, find_aliases
 from mnemoscope.taxonomy.sample import (
     Impossible,
     Sample,
+    SampleKey,
     SharedNeed,
     draw_sample,
     order_table,
@@ -34,7 +37,7 @@ SAMPLES_FILE = "samples.parquet"
 MEASURES_FILE = "measures.parquet"
 _MADE = ("duplicates", "is_code", "group")
 _SCHEMA = {
-    "sample": pl.String,
+    **dict.fromkeys(SampleKey._fields, pl.String),
     "sequence_id": pl.Int64,
     "class": pl.String,
     "class_index": pl.Int64,
@@ -42,6 +45,40 @@ _SCHEMA = {
     "group": pl.Int64,
     "suffix": pl.String,
 }
+
+
+@dataclass(frozen=True)
+class SampleEntry:
+    """What the manifest stores about one sample."""
+
+    taxonomy: str
+    variant: VariantName
+    published_name: str
+    title: str  # of the variant: which sequences, in a few words
+    note: str  # what is special about them, empty for the main sample
+    split_by: str  # `group`, `row` or `folds`
+    classes: Sequence[str]
+    meanings: Sequence[str]  # one a class, in words
+    counts: dict[str, int]  # sequences of the table a class
+    unlabelled: int
+    impossible: str | None = None  # why it cannot be trained; then nothing below is known
+    flags: str = ""  # of `run`: what would help, without other sequences
+    trained_classes: Sequence[str] = ()
+    dropped: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+    n_train: int = 0  # of every class
+    n_eval: int = 0
+    n_groups_crossing: int | None = None
+
+    @property
+    def key(self) -> SampleKey:
+        """What names it in tables."""
+        return SampleKey(self.taxonomy, self.variant)
+
+    @property
+    def shown(self) -> str:
+        """What it is called where people read it."""
+        return self.taxonomy if self.key.is_main else f"{self.taxonomy} ({self.title})"
 
 
 class Drawn(NamedTuple):
@@ -52,7 +89,7 @@ class Drawn(NamedTuple):
 
     labels: dict[str, pl.Series]
     aliases: dict[str, Alias]
-    entries: dict[str, dict[str, Any]]
+    entries: dict[SampleKey, SampleEntry]
     samples: pl.DataFrame
     need: SharedNeed
 
@@ -104,7 +141,7 @@ def label_stage(study: Study, models: "Models") -> None:  # noqa: ARG001 - all s
                 "sequences_with_relatives": int(sizes.filter(sizes > 1).sum()),
                 "largest_group": max(sizes.to_list(), default=0),
             },
-            "samples": drawn.entries,
+            "samples": [asdict(one) for one in drawn.entries.values()],
         }
         _tell(drawn, len(taxonomies))
         study.forget("capture")  # an earlier capture may lack what is sampled now
@@ -116,10 +153,13 @@ def text_measures(table: pl.DataFrame, asked: Collection[str]) -> pl.DataFrame |
     return table.select("sequence_id").hstack(measure_text(table, names)) if names else None
 
 
-def samples_of(study: Study) -> dict[str, dict[str, Any]]:
-    """The manifest's entry of each sample: taxonomy, classes, counts, why it is impossible."""
-    entries: dict[str, dict[str, Any]] = _counts_of(study).get("samples", {})
-    return entries
+_ENTRIES = TypeAdapter(list[SampleEntry])
+
+
+def samples_of(study: Study) -> dict[SampleKey, SampleEntry]:
+    """The manifest's entry of each sample, a taxonomy's main one first; none before the stage."""
+    entries = _ENTRIES.validate_python(_counts_of(study).get("samples", []))
+    return {one.key: one for one in entries}
 
 
 _REASONS_SAID = 3
@@ -134,14 +174,12 @@ def nothing_to_train(study: Study) -> str | None:
             "length alone would tell the classes. labels.parquet has them. To train, leave "
             "sequences.pad off."
         )
-    samples = samples_of(study)
-    reasons = [
-        f"{name}: {entry['impossible']}" for name, entry in samples.items() if "impossible" in entry
-    ]
+    samples = list(samples_of(study).values())
+    reasons = [f"{one.shown}: {one.impossible}" for one in samples if one.impossible]
     if len(reasons) < len(samples):
         return None
     if not study.sequences["is_memorized"].any():
-        reasons = [next(iter(samples.values()))["impossible"]]  # all have the same reason
+        reasons = [str(samples[0].impossible)]  # all have the same reason
     further = len(reasons) - _REASONS_SAID
     more = f" And {further:,} more, see manifests/label.json." if further > 0 else ""
     said = " ".join(reasons[:_REASONS_SAID])
@@ -185,11 +223,11 @@ def draw_samples(
     }
     labels = {taxonomy.name: label_sequences(frame, taxonomy) for taxonomy in taxonomies}
     aliases = find_aliases(taxonomies, labels)
-    entries: dict[str, dict[str, Any]] = {}
+    entries: dict[SampleKey, SampleEntry] = {}
     rows = [pl.DataFrame(schema=_SCHEMA)]
     for taxonomy in taxonomies:  # aliases come after the taxonomy they refer to
         alias = aliases.get(taxonomy.name)
-        if alias is not None and "impossible" not in entries[alias.of]:
+        if alias is not None and not entries[SampleKey(alias.of)].impossible:
             continue
         aliases.pop(taxonomy.name, None)  # it has its own reason why it cannot be trained
         given = labels[taxonomy.name]
@@ -205,64 +243,66 @@ def draw_samples(
                 drop_small_classes=wanted.drop_small_classes,
                 minimum=wanted.minimum,
             )
-            name = taxonomy.name + variant.suffix
-            entries[name] = _entry(taxonomy, variant, given, outcome)
+            entry = _entry(taxonomy, variant, given, outcome)
+            entries[entry.key] = entry
             if isinstance(outcome, Sample):
-                rows.append(_rows(name, outcome, variant))
-                if not variant.suffix:  # repetitions train on no more than the main sample
+                rows.append(_rows(entry.key, outcome, variant))
+                if entry.key.is_main:  # repetitions train on no more than the main sample
                     sizes = (outcome.n_train, outcome.n_eval)
     samples = pl.concat(rows)
     of = [alias.of for alias in aliases.values()]
-    n_names = {name: 1 + of.count(entry["taxonomy"]) for name, entry in entries.items()}
+    n_names = {one.taxonomy: 1 + of.count(one.taxonomy) for one in entries}
     return Drawn(labels, aliases, entries, samples, shared_need(samples, n_names))
 
 
 def _entry(
     taxonomy: Taxonomy, variant: Variant, labels: pl.Series, outcome: Sample | Impossible
-) -> dict[str, Any]:
-    """What the manifest stores about one sample."""
-    entry: dict[str, Any] = {
-        "taxonomy": taxonomy.name,
-        "published_name": taxonomy.published_name,
-        "title": variant.title,
-        "note": variant.note,
-        "split_by": variant.split,
-        "classes": list(taxonomy.classes),
-        "meanings": [
+) -> SampleEntry:
+    entry = SampleEntry(
+        taxonomy=taxonomy.name,
+        variant=variant.name,
+        published_name=taxonomy.published_name,
+        title=variant.title,
+        note=variant.note,
+        split_by=variant.split,
+        classes=taxonomy.classes,
+        meanings=[
             "the model's continuation differs from the text's suffix",
             *[f"memorized, and {node.meaning}" for node in taxonomy.nodes],
             "memorized, and none of the rules before holds",
         ],
-        "counts": count_classes(labels, taxonomy.classes),
-        "unlabelled": labels.null_count(),
-    }
+        counts=count_classes(labels, taxonomy.classes),
+        unlabelled=labels.null_count(),
+    )
     if isinstance(outcome, Impossible):
-        return entry | {"impossible": str(outcome), "flags": outcome.flags}
-    return entry | {
-        "trained_classes": list(outcome.classes),
-        "dropped": list(outcome.dropped),
-        "warnings": list(outcome.warnings),
-        "n_train": outcome.n_train,
-        "n_eval": outcome.n_eval,
-        "n_groups_crossing": outcome.n_groups_crossing,
-    }
+        return replace(entry, impossible=str(outcome), flags=outcome.flags)
+    return replace(
+        entry,
+        trained_classes=outcome.classes,
+        dropped=outcome.dropped,
+        warnings=outcome.warnings,
+        n_train=outcome.n_train,
+        n_eval=outcome.n_eval,
+        n_groups_crossing=outcome.n_groups_crossing,
+    )
 
 
-def _rows(name: str, sample: Sample, variant: Variant) -> pl.DataFrame:
+def _rows(key: SampleKey, sample: Sample, variant: Variant) -> pl.DataFrame:
     """A sample's rows, with what each sequence shows after its prefix."""
     shown = pl.when(pl.col("class") == NON_MEMO).then(pl.lit(variant.non_memo_suffix))
-    frame = sample.frame.with_columns(sample=pl.lit(name), suffix=shown.otherwise(pl.lit("true")))
+    names = {name: pl.lit(value) for name, value in key._asdict().items()}
+    frame = sample.frame.with_columns(suffix=shown.otherwise(pl.lit("true")), **names)
     return frame.select(pl.col(name).cast(dtype) for name, dtype in _SCHEMA.items())
 
 
 def _tell(drawn: Drawn, n_names: int) -> None:
     entries, n_aliases = drawn.entries, len(drawn.aliases)
-    impossible = [name for name, entry in entries.items() if "impossible" in entry]
+    impossible = [one for one in entries.values() if one.impossible]
     if len(impossible) == len(entries):
         say(f"None of {len(entries):,} samples can be drawn.")  # the next stage reports why
         return
-    for name in impossible:
-        say(f"{name}: impossible. {entries[name]['impossible']}")
+    for one in impossible:
+        say(f"{one.shown}: impossible. {one.impossible}")
     same = f" ({n_aliases} divide these sequences as another does)" if n_aliases else ""
     taxonomies = "1 taxonomy" if n_names == 1 else f"{n_names:,} taxonomies"
     samples = f"{len(entries):,} sample{'' if len(entries) == 1 else 's'}"

@@ -51,6 +51,7 @@ from mnemoscope.maps.views import rows_at_once
 from mnemoscope.parse import parse_json
 from mnemoscope.pipeline.benchmark import check_alike, check_different_models, name_models
 from mnemoscope.pipeline.capture import open_maps, shown_tokens
+from mnemoscope.pipeline.label import samples_of
 from mnemoscope.pipeline.train import (
     Job,
     cnn_store,
@@ -64,6 +65,7 @@ from mnemoscope.pipeline.train import (
 from mnemoscope.progress import track
 from mnemoscope.study.folder import Study, is_study
 from mnemoscope.study.models import Models
+from mnemoscope.taxonomy.sample import SampleKey
 
 DECISIVENESS_FILE = "decisiveness.safetensors"
 REGIONS_FILE = "regions.parquet"
@@ -73,17 +75,19 @@ MODELS_FILE = "models.parquet"
 SOURCES = ("model", "reference", "blind")
 _SANITY_SEQUENCES = 64  # per class: enough for a mean map, and cheap compared with training
 _AGREEMENT_SCHEMA = {
-    **dict.fromkeys(("sample", "attribution", "class", "check", "against", "of"), pl.String),
+    **dict.fromkeys(
+        (*SampleKey._fields, "attribution", "class", "check", "against", "of"), pl.String
+    ),
     **dict.fromkeys(("pearson", "spearman", "overlap"), pl.Float64),
 }
 _REGIONS_SCHEMA = {
-    **dict.fromkeys(("sample", "source", "attribution", "class", "region"), pl.String),
+    **dict.fromkeys((*SampleKey._fields, "source", "attribution", "class", "region"), pl.String),
     **dict.fromkeys(("share", "even", "ratio"), pl.Float64),
 }
 _RULES = tuple(
     f"localize.{name}" for name in ("attributions", "attribution_sequences", "correct_only")
 )
-_Key = tuple[str, str, str]  # sample, source, attribution
+_Key = tuple[SampleKey, str, str]  # sample, source, attribution
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,8 @@ class StoredDelta:
     a ranking; Δ is their mean.
     """
 
-    sample: str
+    sample: SampleKey
+    shown: str  # what the sample is called where people read it
     attribution: str
     classes: tuple[str, ...]
     delta: np.ndarray
@@ -110,7 +115,8 @@ class StoredDelta:
     @property
     def names(self) -> dict[str, str]:
         """Columns that identify its rows in a table."""
-        return {"sample": self.sample, "source": self.source, "attribution": self.attribution}
+        of = {"source": self.source, "attribution": self.attribution}
+        return self.sample._asdict() | of
 
 
 class LocalizedCnn(NamedTuple):
@@ -182,6 +188,7 @@ def load_deltas(study: Study, source: str = "model") -> Iterator[StoredDelta]:
                 for name, value in facts.items()
             }
             if plain["source"] == source:
+                plain["sample"] = SampleKey(*plain["sample"])
                 yield StoredDelta(delta=file.get_tensor(f"{number:04d}"), **plain)
 
 
@@ -248,7 +255,7 @@ def _delta_of(
     )
 
 
-def rank_edges(study: Study, model: LanguageModel, sample: str, name: str) -> StoredDelta:
+def rank_edges(study: Study, model: LanguageModel, sample: SampleKey, name: str) -> StoredDelta:
     """What a ranking gives each class's edges, over its evaluation sequences; clipped at 0 as Δ is.
 
     Raises UserError: the model's family has no such values.
@@ -266,6 +273,7 @@ def rank_edges(study: Study, model: LanguageModel, sample: str, name: str) -> St
     none = (0,) * len(n_used)
     return StoredDelta(
         sample=sample,
+        shown=samples_of(study)[sample].shown,
         attribution=name,
         classes=rows.classes,
         delta=torch.stack(values).clamp(min=0).numpy(),
@@ -284,7 +292,7 @@ def _of_maxima(job: Job) -> Job:
     return replace(job, setting=replace(job.setting, pooling="max"))
 
 
-def _averaged(study: Study, sample: str, found: list[LocalizedCnn]) -> Iterator[StoredDelta]:
+def _averaged(study: Study, sample: SampleKey, found: list[LocalizedCnn]) -> Iterator[StoredDelta]:
     """Δ averaged over the CNNs of each source and attribution."""
     for source in SOURCES:
         for attribution in study.settings.localize.attributions:
@@ -295,6 +303,7 @@ def _averaged(study: Study, sample: str, found: list[LocalizedCnn]) -> Iterator[
             mean = average(parts)
             yield StoredDelta(
                 sample=sample,
+                shown=samples_of(study)[sample].shown,
                 attribution=attribution,
                 classes=sample_rows(study, sample).classes,
                 delta=mean.delta.numpy(),
@@ -309,7 +318,7 @@ def _averaged(study: Study, sample: str, found: list[LocalizedCnn]) -> Iterator[
 
 
 def _agreement_rows(
-    study: Study, sample: str, found: list[LocalizedCnn]
+    study: Study, sample: SampleKey, found: list[LocalizedCnn]
 ) -> Iterator[dict[str, Any]]:
     """All checks of one sample, one row per class.
 
@@ -321,7 +330,7 @@ def _agreement_rows(
     """
     classes = sample_rows(study, sample).classes
     for index, row in _checks(study, found):
-        yield {"sample": sample, "class": classes[index], **row}
+        yield {**sample._asdict(), "class": classes[index], **row}
 
 
 def _checks(study: Study, found: list[LocalizedCnn]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -415,7 +424,7 @@ def _class_copies(study: Study, rows: pl.DataFrame) -> torch.Tensor:
     return copy_edges(torch.from_numpy(longer.astype(np.int64)), 1)[:, 0, :-1, :-1]
 
 
-def _shape_rows(study: Study, sample: str) -> Iterator[dict[str, Any]]:
+def _shape_rows(study: Study, sample: SampleKey) -> Iterator[dict[str, Any]]:
     """Shape of each class's mean attention over its evaluation sequences, one row per layer."""
     rows, prefix = sample_rows(study, sample), study.settings.sequences.n_prefix
     store = open_maps(study, "model")
@@ -427,10 +436,11 @@ def _shape_rows(study: Study, sample: str) -> Iterator[dict[str, Any]]:
         found = [attention_shape(unpack_triangle(maps.read(b)), copies[b], prefix) for b in batches]
         for layer, values in enumerate(torch.cat(found).mean(dim=0).tolist(), start=1):
             figures = dict(zip(SHAPES, values, strict=True))
-            yield {"sample": sample, "class": name, "layer": layer, "n": len(maps)} | figures
+            of = {"class": name, "layer": layer, "n": len(maps)}
+            yield sample._asdict() | of | figures
 
 
-def _mean_copies(study: Study, sample: str, name: str) -> np.ndarray:
+def _mean_copies(study: Study, sample: SampleKey, name: str) -> np.ndarray:
     """For each edge, the share of a class's evaluation sequences in which it is a copy edge."""
     rows = sample_rows(study, sample).evaluation.filter(pl.col("class") == name)
     mean: np.ndarray = _class_copies(study, rows).double().mean(dim=0).numpy()
@@ -574,7 +584,7 @@ def together_lines(together: TogetherDelta) -> Iterator[str]:
     for one in together.deltas:
         if (one.source, one.attribution) != ("model", first):
             continue
-        yield f"{one.sample} ({first}): Δ of {', '.join(together.names)}, {one.n_cnns} CNNs"
+        yield f"{one.shown} ({first}): Δ of {', '.join(together.names)}, {one.n_cnns} CNNs"
         for name in one.classes:
             here = {**one.names, "class": name}
             rows = regions.filter(**here).iter_rows(named=True)
@@ -622,10 +632,12 @@ def _shared(
         parts = [own.get(key) for own in stored]
         missing = [str(s.folder) for s, one in zip(studies, parts, strict=True) if one is None]
         classes = {one.classes for one in parts if one is not None}
+        shown = next(one.shown for one in parts if one is not None)
+        named = ", ".join((shown, *key[1:]))
         if missing:
-            left_out.append(f"{', '.join(key)}: no Δ in {', '.join(missing)}")
+            left_out.append(f"{named}: no Δ in {', '.join(missing)}")
         elif len(classes) > 1:
-            left_out.append(f"{', '.join(key)}: trained with other classes in some")
+            left_out.append(f"{named}: trained with other classes in some")
         else:
             keys.append(key)
     if not any(source == "model" for _, source, _ in keys):

@@ -4,7 +4,6 @@ Used by the dry run, before anything is made.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import polars as pl
 
@@ -12,7 +11,7 @@ from mnemoscope.benchmark.gain import POWER, SPREAD, expected_seen
 from mnemoscope.benchmark.verdict import EFFECT
 from mnemoscope.data.features import add_features, is_available
 from mnemoscope.data.table import has_values
-from mnemoscope.pipeline.label import SAMPLES_FILE, draw_samples, samples_of
+from mnemoscope.pipeline.label import SAMPLES_FILE, SampleEntry, draw_samples, samples_of
 from mnemoscope.pipeline.published_split import take_published_patterns
 from mnemoscope.pipeline.sources import PlannedData, verdict_column
 from mnemoscope.stats import FEWEST_GROUPS
@@ -22,7 +21,7 @@ from mnemoscope.study.settings import StudySettings, variants
 from mnemoscope.study.shapes import shape_facts
 from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.taxonomy.names import Taxonomy, count_class_sets, distinct_partitions
-from mnemoscope.taxonomy.sample import N_FOLDS
+from mnemoscope.taxonomy.sample import N_FOLDS, SampleKey
 from mnemoscope.words import nats, plural
 
 
@@ -66,19 +65,17 @@ def count_need(
     return _counted(drawn.samples, drawn.entries, "every sample drawn from the labels on disk")
 
 
-def _counted(samples: pl.DataFrame, entries: Mapping[str, Mapping[str, Any]], how: str) -> Need:
+def _counted(samples: pl.DataFrame, entries: Mapping[SampleKey, SampleEntry], how: str) -> Need:
     shown = samples.select("sequence_id", "suffix").unique()
-    trained = [one for one in entries.values() if "impossible" not in one]
+    trained = [one for one in entries.values() if not one.impossible]
     return Need(
         n_least=shown.height,
         n_maps=shown.height,
         n_texts=shown["sequence_id"].n_unique(),
         n_own=int((shown["suffix"] == "own").sum()),
         how=f"counted: {how}",
-        samples=[(one["taxonomy"], len(one["classes"])) for one in trained],
-        impossible={
-            name: str(one["impossible"]) for name, one in entries.items() if "impossible" in one
-        },
+        samples=[(one.taxonomy, len(one.classes)) for one in trained],
+        impossible={one.shown: one.impossible for one in entries.values() if one.impossible},
     )
 
 

@@ -77,7 +77,7 @@ from mnemoscope.store import Store
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models, identity_of
 from mnemoscope.taxonomy.names import NON_MEMO
-from mnemoscope.taxonomy.sample import N_FOLDS
+from mnemoscope.taxonomy.sample import N_FOLDS, SampleKey
 
 CHOICE_FILE = "choice.parquet"
 PREDICTIONS_FILE = "predictions.parquet"
@@ -102,7 +102,7 @@ class Job:
     """
 
     study: str
-    sample: str
+    sample: SampleKey
     source: str
     setting: CnnSetting | None
     preset: str
@@ -142,13 +142,13 @@ class SampleRows:
     classes: tuple[str, ...]
 
 
-def sample_rows(study: Study, sample: str) -> SampleRows:
+def sample_rows(study: Study, sample: SampleKey) -> SampleRows:
     """Rows of one sample, in the order in which they were drawn."""
-    rows = study.read(SAMPLES_FILE).filter(pl.col("sample") == sample)
+    rows = study.read(SAMPLES_FILE).filter(**sample._asdict())
     return SampleRows(
         train=rows.filter(pl.col("split") == "train"),
         evaluation=rows.filter(pl.col("split") == "eval"),
-        classes=tuple(samples_of(study)[sample]["trained_classes"]),
+        classes=tuple(samples_of(study)[sample].trained_classes),
     )
 
 
@@ -168,18 +168,18 @@ def jobs_of(study: Study) -> Iterator[Job]:
         aliases = aliases_of(study)
         controlled = {aliases[name].of if name in aliases else name for name in controlled}
     for sample, entry in samples_of(study).items():
-        if "impossible" in entry:
+        if entry.impossible:
             continue
         parts: dict[int | None, SampleRows] = {None: sample_rows(study, sample)}
-        if entry.get("split_by") == "folds":
+        if entry.split_by == "folds":
             folds = fold_rows(parts[None], N_FOLDS)
             if folds is None:
                 raise UserError(
-                    f"'{sample}' cannot be asked in {N_FOLDS} folds: a group of near duplicates "
-                    "holds most of a class. Set label.split: group."
+                    f"'{entry.shown}' cannot be asked in {N_FOLDS} folds: a group of near "
+                    "duplicates holds most of a class. Set label.split: group."
                 )
             parts = dict(enumerate(folds))
-        is_controlled = controlled is None or entry["taxonomy"] in controlled
+        is_controlled = controlled is None or entry.taxonomy in controlled
         for source in sources_of(settings, has_reference, is_controlled=is_controlled):
             for setting in settings_of(settings, source):
                 for seed in seeds_of(settings, source):
@@ -237,7 +237,7 @@ def choice_jobs(study: Study) -> Iterator[Job]:
     """
     settings = study.settings
     for sample, entry in samples_of(study).items():
-        if "impossible" in entry or entry["taxonomy"] != sample:
+        if entry.impossible or not sample.is_main:
             continue
         for fold, rows in enumerate(fold_rows(sample_rows(study, sample)) or []):
             for source in ATTENTION:
@@ -406,7 +406,7 @@ def _store_of(job: Job) -> Store:
 
 def make_job(
     study: Study,
-    sample: str,
+    sample: SampleKey,
     rows: SampleRows,
     source: str,
     setting: CnnSetting | None,
@@ -542,7 +542,7 @@ def _gather(study: Study, jobs: list[Job]) -> None:
     for job in jobs:
         outcome, rows = load_outcome(job), rows_of[job.sample, job.fold]
         names = {
-            "taxonomy": job.sample,
+            **job.sample._asdict(),
             "source": job.source,
             **job.setting_columns,
             "seed": job.seed,
@@ -589,7 +589,7 @@ def _chosen(study: Study, jobs: list[Job]) -> pl.DataFrame:
         rows = job_rows(study, job)
         predicted, n_classes = load_outcome(job).predicted, len(rows.classes)
         one = confusion_matrix(job_labels(job, rows)[1], predicted, n_classes)
-        key = job.sample, job.source
+        key = job.sample.taxonomy, job.source
         confusions[key] = confusions[key] + one if key in confusions else one
     return pl.DataFrame(
         [(*key, min_f1(one)) for key, one in confusions.items()],

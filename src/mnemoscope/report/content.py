@@ -62,6 +62,7 @@ from mnemoscope.study.settings import EMBEDDED, NO_MODEL
 from mnemoscope.study.stages import STAGES
 from mnemoscope.taxonomy import PAPER, PRASHANTH, SHIPPED
 from mnemoscope.taxonomy.groups import find_groups
+from mnemoscope.taxonomy.sample import SampleKey
 from mnemoscope.words import percent
 
 Record = dict[str, Any]
@@ -377,7 +378,7 @@ def missing_of(study: Study) -> Record | None:
         what = "No model was asked (model.name none), so attention was not looked at."
         return {"what": what, "command": another.format("MODEL", settings.sequences.source)}
     if study.is_done("label") and (reason := nothing_to_train(study)) is not None:
-        flags = next((one["flags"] for one in samples_of(study).values() if one.get("flags")), "")
+        flags = next((one.flags for one in samples_of(study).values() if one.flags), "")
         command = f"mnemoscope run -o {folder} {flags} --redo"
         if not flags:
             command = another.format(settings.model.name, "OTHER_TEXTS")
@@ -406,15 +407,15 @@ def taxonomy_results(
     deltas, reference = (
         list(load_deltas(study, one)) if is_trained else [] for one in ("model", "reference")
     )
-    entries = samples_of(study)
     published = published_table()
     printed = dict(zip(published["tax_name"], published["min_f1"], strict=True))
     benchmarks = _benchmarks(study) if is_trained else []
-    for name in dict.fromkeys(entry["taxonomy"] for entry in entries.values()):
-        main = entries[name]
-        classes = main.get("trained_classes", main["classes"])
-        meanings = dict(zip(main["classes"], main["meanings"], strict=True))
-        printed_min_f1 = printed.get(main["published_name"])
+    for key, main in samples_of(study).items():
+        if not key.is_main:
+            continue
+        name, classes = main.taxonomy, main.trained_classes or main.classes
+        meanings = dict(zip(main.classes, main.meanings, strict=True))
+        printed_min_f1 = printed.get(main.published_name)
         yield TaxonomyResult(
             name=name,
             title=TITLES.get(name, ""),
@@ -422,19 +423,19 @@ def taxonomy_results(
                 {
                     "name": one,
                     "meaning": meanings[one],
-                    "n_sequences": main["counts"].get(one, 0),
-                    "n_train": main.get("n_train"),
-                    "n_eval": main.get("n_eval"),
+                    "n_sequences": main.counts.get(one, 0),
+                    "n_train": None if main.impossible else main.n_train,
+                    "n_eval": None if main.impossible else main.n_eval,
                 }
                 for one in classes
             ],
-            impossible=main.get("impossible"),
-            dropped=[(one, main["counts"].get(one, 0)) for one in main.get("dropped", [])],
-            n_unlabelled=main["unlabelled"],
+            impossible=main.impossible,
+            dropped=[(one, main.counts.get(one, 0)) for one in main.dropped],
+            n_unlabelled=main.unlabelled,
             split=study.settings.label.split,
             non_memo_suffix=study.settings.label.non_memo_suffix,
             benchmarks=[one for owner, one in benchmarks if owner == name],
-            deltas=[one for one in deltas if one.sample == name],
+            deltas=[one for one in deltas if one.sample == key],
             published_min_f1=None if printed_min_f1 is None else printed_min_f1 / 100,
             examples=list(
                 _examples(
@@ -443,11 +444,11 @@ def taxonomy_results(
             )
             if tokenizer
             else (),
-            warnings=main.get("warnings", []),
+            warnings=main.warnings,
             graft=graft_of(study, name),
-            knockout=knockout_of(study, name),
-            beside=[one for one in reference if one.sample == name],
-            delta_tables=list(tables.localize_tables(study, name)) if is_trained else (),
+            knockout=knockout_of(study, key),
+            beside=[one for one in reference if one.sample == key],
+            delta_tables=list(tables.localize_tables(study, key)) if is_trained else (),
             published_profile=_published_profile() if name == PAPER and is_trained else None,
         )
 
@@ -476,22 +477,22 @@ def _benchmarks(study: Study) -> list[tuple[str, Benchmark]]:
     every = settings.pop("scores_every_epoch")
     settings["evaluated"] = "after every epoch, summed" if every else "after the last epoch"
     found = []
-    for sample, entry in samples_of(study).items():
-        title, note, name = entry["title"], entry["note"], entry["taxonomy"]
-        if "impossible" in entry:
-            if sample != name:  # an impossible taxonomy says so itself
-                found.append((name, Benchmark(title, note, entry["impossible"])))
+    for key, entry in samples_of(study).items():
+        title, note, name, of_key = entry.title, entry.note, entry.taxonomy, key._asdict()
+        if entry.impossible:
+            if not key.is_main:  # an impossible taxonomy says so itself
+                found.append((name, Benchmark(title, note, entry.impossible)))
             continue
-        own = runs.filter(taxonomy=sample)
+        own = runs.filter(**of_key)
         seconds = dict(own.group_by("source", maintain_order=True).agg(pl.sum("seconds")).rows())
         rows = {}
-        for row in rows_of(table.filter(taxonomy=sample)):
+        for row in rows_of(table.filter(**of_key)):
             known = TABLE[row["source"]]
             words = {"name": known.name, "detail": known.detail}
             rows[row["source"]] = row | words | {"seconds": seconds.get(row["source"])}
-        predicted = predictions.filter(taxonomy=sample, source="model")
-        of_model = list(_runs(own, predicted, len(entry["trained_classes"])))
-        views = list(_inputs(inputs.filter(taxonomy=sample)))
+        predicted = predictions.filter(source="model", **of_key)
+        of_model = list(_runs(own, predicted, len(entry.trained_classes)))
+        views = list(_inputs(inputs.filter(**of_key)))
         benchmark = Benchmark(title, note, None, rows, of_model, views, preset, settings)
         found.append((name, benchmark))
     return found
@@ -529,20 +530,20 @@ def _inputs(table: pl.DataFrame) -> Iterator[Record]:
         yield row | {"best": best.get(row["input"], NO_ESTIMATE)}
 
 
-def knockout_of(study: Study, taxonomy: str) -> Knockout | None:
-    """What cutting edges did to the classes of a taxonomy; None where it was not tried."""
+def knockout_of(study: Study, sample: SampleKey) -> Knockout | None:
+    """What cutting edges did to the classes of a sample; None where it was not tried."""
     if not study.is_done("knockout"):
         return None
-    rows = study.read(KNOCKOUT_FILE).filter(sample=taxonomy)
+    rows = study.read(KNOCKOUT_FILE).filter(**sample._asdict())
     if rows.is_empty():
         return None
-    indices = study.read(SPECIFICITY_FILE).filter(sample=taxonomy)
+    indices = study.read(SPECIFICITY_FILE).filter(**sample._asdict())
     strengths = sorted({one for one in rows["strength"].to_list() if one})
     spoken = min(strengths, key=lambda one: abs(math.log(one / _SPOKEN_OF)))
     said: dict[bool, list[str]] = {True: [], False: []}
     for row in indices.to_dicts():
         (line,) = statements([row])
-        said[row["strength"] == spoken].append(_told(line, taxonomy))
+        said[row["strength"] == spoken].append(_told(line, sample.taxonomy))
     copies = {
         choice: {row["class"]: row for row in rows_of(rows.filter(choice=choice))}
         for choice in ("copy", "copy, random", "copy, equal mass")
@@ -558,7 +559,7 @@ def knockout_of(study: Study, taxonomy: str) -> Knockout | None:
         copies=[row | {"random": random[one], "equal": equal[one]} for one, row in own.items()],
         statements=said[True],
         further=said[False],
-        own=[_told(line, taxonomy) for line in own_statements(rows)],
+        own=[_told(line, sample.taxonomy) for line in own_statements(rows)],
         ranking=ranking_words(rows.row(0, named=True)),
         attribution=study.settings.knockout.attribution,
         renormalize=study.settings.knockout.renormalize,

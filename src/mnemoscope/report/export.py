@@ -67,7 +67,7 @@ def check_matplotlib() -> None:
 def export_localization(study: Study, folder: Path | str) -> list[Path]:
     """Write every figure as SVG, PDF and PNG, and the numbers as Parquet; gives what was written.
 
-    `delta.parquet` (sample, source, attribution, class, layer, query, key, delta) and
+    `delta.parquet` (taxonomy, variant, source, attribution, class, layer, query, key, delta) and
     `profile.parquet` count layers and tokens from 1 as the figures do; `regions.parquet`,
     `agreement.parquet`, `attention.parquet`, `knockout.parquet` and `specificity.parquet` are the
     study's, where it has them. A missing folder is made; files of the same names are replaced.
@@ -89,14 +89,15 @@ def export_localization(study: Study, folder: Path | str) -> list[Path]:
             shutil.copyfile(study.folder / name, folder / name)
             made.append(folder / name)
     made += draw_deltas(deltas, folder, prefix=study.settings.sequences.n_prefix)
-    for sample, classes in {one.sample: one.classes for one in deltas}.items():
-        cut = knockout_of(study, sample)
+    for one in {one.sample: one for one in deltas}.values():
+        cut = knockout_of(study, one.sample)
         if cut is not None:
             panels = {
-                f"{one.name} ({one.n} sequences)": charts.knockout_drawing(one, classes)
-                for one in cut.panels
+                f"{panel.name} ({panel.n} sequences)": charts.knockout_drawing(panel, one.classes)
+                for panel in cut.panels
             }
-            made += _write(folder / f"{_slug(sample)}-knockout", drawn(chart_print(panels, sample)))
+            figure = chart_print(panels, one.shown)
+            made += _write(folder / f"{_slug(one.shown)}-knockout", drawn(figure))
     return made
 
 
@@ -108,8 +109,8 @@ def draw_deltas(
     for one in deltas:
         if one.source == "blind":
             continue  # two channels of token repetitions are no attention
-        title = f"{one.sample}: {_PANELS[one.source]}, {one.attribution}"
-        stem = f"{_slug(one.sample)}-{one.attribution}-{one.source}"
+        title = f"{one.shown}: {_PANELS[one.source]}, {one.attribution}"
+        stem = f"{_slug(one.shown)}-{one.attribution}-{one.source}"
         # All classes in one figure where each takes one row, else a figure a class.
         is_wide = one.delta.shape[1] > charts.MOST_LAYERS_IN_A_ROW
         for only in range(len(one.classes)) if is_wide else [None]:
@@ -125,8 +126,8 @@ def draw_deltas(
                 if other.source in _PANELS
                 and (other.sample, other.attribution) == (one.sample, one.attribution)
             }
-            figure = chart_print(beside, f"{one.sample}: {one.attribution}")
-            stem = f"{_slug(one.sample)}-{one.attribution}"
+            figure = chart_print(beside, f"{one.shown}: {one.attribution}")
+            stem = f"{_slug(one.shown)}-{one.attribution}"
             yield from _write(folder / f"{stem}-profile", drawn(figure))
 
 

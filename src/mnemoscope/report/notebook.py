@@ -19,7 +19,7 @@ from mnemoscope.errors import UserError
 from mnemoscope.files import write_text
 from mnemoscope.localize.delta import layer_profile
 from mnemoscope.pipeline.benchmark import find_sample
-from mnemoscope.pipeline.label import samples_of
+from mnemoscope.pipeline.label import SampleEntry, samples_of
 from mnemoscope.pipeline.localize import StoredDelta, load_deltas
 from mnemoscope.report import charts
 from mnemoscope.report.content import Record, TaxonomyResult, flows_of, taxonomy_results
@@ -66,12 +66,12 @@ def stored_delta(
         UserError: localize has not been run, or there is no such taxonomy or attribution.
     """
     study.require("localize")
-    name = sample_named(study, taxonomy)
+    sample = sample_named(study, taxonomy)
     for stored in load_deltas(study):
-        if stored.sample == name and stored.attribution == attribution:
+        if stored.sample == sample.key and stored.attribution == attribution:
             return stored
     raise UserError(
-        f"{study.folder}: no decisiveness of '{name}' with attribution '{attribution}' "
+        f"{study.folder}: no decisiveness of '{sample.shown}' with attribution '{attribution}' "
         "(it was not asked for, or no CNN trained). See localize.attributions."
     )
 
@@ -86,7 +86,7 @@ def benchmark_figure(study: Study, *taxonomies: str) -> Picture:
         UserError: a stage has not been run, there is no such taxonomy, or none was measured.
     """
     study.require("benchmark")
-    names = {sample_named(study, name) for name in taxonomies}
+    names = {sample_named(study, name).shown for name in taxonomies}
     shown = [one for one in taxonomy_results(study) if not names or one.name in names]
     return draw_benchmarks(shown, str(study.record["models"]["model"]["name"]))
 
@@ -180,7 +180,7 @@ def draw_delta(stored: StoredDelta) -> Picture:
             label = "" if layer else name
             cells.append((label, layer + 1, x, y, charts.png_uri(charts.png_ink(scaled, _INK))))
         y += size + 34
-    title = f"{stored.sample}: Δ by {stored.attribution}"
+    title = f"{stored.shown}: Δ by {stored.attribution}"
     return _picture(title, y - 14, cells=cells, size=size)
 
 
@@ -212,7 +212,7 @@ def layer_profile_figure(
 
 def draw_profile(stored: StoredDelta) -> Picture:
     """Draw the chart of `layer_profile_figure`."""
-    title = f"{stored.sample}: Δ by {stored.attribution}, summed over each layer"
+    title = f"{stored.shown}: Δ by {stored.attribution}, summed over each layer"
     profile = layer_profile(stored.delta)
     return draw_figure(charts.profile_drawing(stored.classes, profile, title=title))
 
@@ -238,9 +238,9 @@ def _picture(title: str, height: float, **values: Any) -> Picture:
     return Picture(svg)
 
 
-def sample_named(study: Study, name: str | None) -> str:
+def sample_named(study: Study, name: str | None) -> SampleEntry:
     """A sample that the study has."""
-    known = list(samples_of(study))
+    known = list(samples_of(study).values())
     if not known:
         raise UserError(f"{study.folder}: nothing is labelled yet. Run 'mnemoscope label' first.")
     if name is None:

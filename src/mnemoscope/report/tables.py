@@ -29,6 +29,7 @@ from mnemoscope.search.climb import SEARCH_FILE, chosen_figure, final_figure, se
 from mnemoscope.stats import Estimate, rows_of
 from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import LocalizeSettings
+from mnemoscope.taxonomy.sample import MAIN, SampleKey
 from mnemoscope.words import (
     UNKNOWN,
     count,
@@ -150,7 +151,7 @@ def graft_tables(study: Study) -> Iterator[Table]:
         return
     own: dict[str, float | None] = {}
     if study.is_done("benchmark"):
-        own = _min_f1(study.benchmark.filter(source="model"))
+        own = _min_f1(study.benchmark.filter(source="model", variant=MAIN))
     if study.is_done("search"):
         own = _min_f1(study.read(SEARCH_FILE)) | own
     groups = specific.group_by("taxonomy", maintain_order=True)
@@ -252,7 +253,7 @@ def sharing_tables(study: Study) -> Iterator[Table]:
         return
     figures = {}
     if study.is_done("benchmark"):
-        figures = _min_f1(study.benchmark.filter(source="model"))
+        figures = _min_f1(study.benchmark.filter(source="model", variant=MAIN))
     yield Table(
         title="Taxonomies with the figures of another",
         columns=("taxonomy", "trained as", "why", "min-F1"),
@@ -287,9 +288,9 @@ def search_tables(study: Study) -> Iterator[Table]:
     )
 
 
-def localize_tables(study: Study, sample: str) -> Iterator[Table]:
+def localize_tables(study: Study, sample: SampleKey) -> Iterator[Table]:
     """Tables below the decisiveness maps of one sample."""
-    regions = study.read(REGIONS_FILE).filter(sample=sample)
+    regions = study.read(REGIONS_FILE).filter(**sample._asdict())
     if regions.is_empty():
         return
     first = regions["attribution"][0]
@@ -297,12 +298,12 @@ def localize_tables(study: Study, sample: str) -> Iterator[Table]:
     yield _region_table(shown, first)
     if "reference" in shown["source"]:
         yield _layer_table(shown, first)
-    checks = study.read(AGREEMENT_FILE).filter(sample=sample)
+    checks = study.read(AGREEMENT_FILE).filter(**sample._asdict())
     for kinds, table in ((_STABLE, _stability_table), (_SANE, _sanity_table)):
         own = checks.filter(pl.col("check").is_in(kinds))
         if not own.is_empty():
             yield table(own, study.settings.localize)
-    yield _shape_table(study.read(SHAPES_FILE).filter(sample=sample))
+    yield _shape_table(study.read(SHAPES_FILE).filter(**sample._asdict()))
 
 
 def _region_table(regions: pl.DataFrame, attribution: str) -> Table:

@@ -62,6 +62,7 @@ from mnemoscope.taxonomy.groups import find_groups, other_rows
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import Taxonomy, label_digest
 from mnemoscope.taxonomy.nodes import UNION, is_node_file
+from mnemoscope.taxonomy.sample import SampleKey
 from mnemoscope.words import figure, percent, points
 
 SEARCH_FILE = "search.parquet"
@@ -604,13 +605,13 @@ def _collect(study: Study, candidate: Candidate, rung: Rung, part: str) -> dict[
 
 def _jobs(study: Study, candidate: Candidate, rung: Rung) -> list[Job]:
     """The trainings of one candidate: the model's and the controls of its excess."""
-    name, rows = candidate.taxonomy.name, candidate.rows
+    sample, rows = SampleKey(candidate.taxonomy.name), candidate.rows
     usable = "reference" in stored_roles(study)
     controls = [
         one for one in of_reader(MEMORY_FREE, "model") if usable or TABLE[one].reads != "reference"
     ]
     return [
-        replace(make_job(study, name, rows, source, setting, seed, rung.preset), rows=rows)
+        replace(make_job(study, sample, rows, source, setting, seed, rung.preset), rows=rows)
         for source in ("model", *controls)
         for setting in settings_of(study.settings, source)[:1]
         for seed in (rung.seeds[:1] if source in BASELINES else rung.seeds)

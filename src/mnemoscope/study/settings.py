@@ -845,16 +845,32 @@ _SPLIT_NOTES = {
 }
 
 
+VariantName = Literal[
+    "main", "own_suffix", "true_suffix", "row_split", "group_split", "equal_shares"
+]
+"""Column `variant` of every table of samples."""
+
+
 @dataclass(frozen=True)
 class Variant:
     """One choice of sequences on which every taxonomy is measured."""
 
-    suffix: str  # of the taxonomy's name in every table of the study
+    name: VariantName
     title: str  # which sequences, in a few words
     note: str  # what is special about them, empty for the main one
     match: str | None  # column whose values are equally frequent in every class
     non_memo_suffix: str  # what Non-Memo sequences show after the prefix: `own` or `true`
     split: Literal["group", "row", "folds"]  # how training and evaluation are kept apart
+
+
+_OTHER_SUFFIX: dict[str, tuple[str, VariantName]] = {
+    "own": ("true", "true_suffix"),
+    "true": ("own", "own_suffix"),
+}
+_OTHER_SPLIT: dict[str, tuple[Literal["group", "row"], VariantName]] = {
+    "group": ("row", "row_split"),
+    "row": ("group", "group_split"),
+}
 
 
 def variants(settings: LabelSettings) -> list[Variant]:
@@ -865,18 +881,15 @@ def variants(settings: LabelSettings) -> list[Variant]:
             "label.both_splits: with label.split: folds no sequence is held out, so there is no "
             "other split to compare. Leave one of the two out."
         )
-    found = [Variant("", "all sequences", "", None, own, split)]
+    found = [Variant("main", "all sequences", "", None, own, split)]
     if settings.both_suffixes:
-        other = "true" if own == "own" else "own"
-        found.append(
-            Variant(f" ({other} suffix)", _SUFFIX_TITLE[other], _SUFFIX_NOTE, None, other, split)
-        )
+        other, suffix = _OTHER_SUFFIX[own]
+        found.append(Variant(suffix, _SUFFIX_TITLE[other], _SUFFIX_NOTE, None, other, split))
     if settings.both_splits:
-        way: Literal["group", "row"] = "row" if split == "group" else "group"
-        title, note = f"split by {way}", _SPLIT_NOTES[way]
-        found.append(Variant(f" ({way} split)", title, note, None, own, way))
+        way, by = _OTHER_SPLIT[split]
+        found.append(Variant(by, f"split by {way}", _SPLIT_NOTES[way], None, own, way))
     if settings.match:
         column = settings.match
         note = f"Every class has the same number of sequences of each {column}."
-        found.append(Variant(f" (same {column})", f"same {column}", note, column, own, split))
+        found.append(Variant("equal_shares", f"same {column}", note, column, own, split))
     return found

@@ -29,6 +29,20 @@ share of one half is 0.4 wide (Wilson), so that fewer say next to nothing.
 N_FOLDS = 5
 """Parts into which all sequences are divided where each is asked by what trained on the others."""
 _LARGE_GROUP = 0.1
+MAIN = "main"
+"""Variant of the sample that a taxonomy is measured on first; repetitions have other names."""
+
+
+class SampleKey(NamedTuple):
+    """The two columns that name a sample in every table of what was measured on it."""
+
+    taxonomy: str
+    variant: str = MAIN
+
+    @property
+    def is_main(self) -> bool:
+        """Whether it is the taxonomy's first sample, no repetition."""
+        return self.variant == MAIN
 
 
 @dataclass(frozen=True)
@@ -447,11 +461,11 @@ def shared_need(samples: pl.DataFrame, n_names: Mapping[str, int] | None = None)
     """Count what samples need together and apart.
 
     `samples` has one row a sample and sequence, and a suffix where a sequence may be shown with
-    either. `n_names` says how many names a sample serves, 1 unless named: a partition with two
+    either. `n_names` says how many names a taxonomy serves, 1 unless named: a partition with two
     names is trained once, and apart would be sampled twice.
     """
     names = n_names or {}
-    sizes = samples.group_by("sample").len().rows()
+    sizes = samples.group_by("taxonomy").len().rows()
     shown = [name for name in ("sequence_id", "suffix") if name in samples.columns]
     return SharedNeed(
         n_sequences=samples["sequence_id"].n_unique(),
