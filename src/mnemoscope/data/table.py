@@ -371,6 +371,13 @@ def token_matrix(frame: pl.DataFrame, column: str = "tokens") -> np.ndarray:
     return flat.to_numpy().reshape(len(frame), -1).astype(np.int32)
 
 
+def token_table(tokens: np.ndarray, mask: np.ndarray | None = None) -> pl.DataFrame:
+    """Tokens (n, T), and what is padding, as a table of sequences that are numbered from 0."""
+    columns = {"sequence_id": np.arange(len(tokens)), "tokens": tokens.tolist()}
+    columns |= {} if mask is None else {"attention_mask": mask.tolist()}
+    return pl.DataFrame(columns, schema_overrides={name: COLUMNS[name].dtype for name in columns})
+
+
 def look_up(rows: pl.DataFrame, table: pl.DataFrame, *columns: str) -> pl.DataFrame:
     """Rows with these columns (all unless named) that a table holds of their `sequence_id`.
 

@@ -18,10 +18,10 @@ from mnemoscope.data.read import read_sequences
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.files import digest, made_folder, write_parquet
+from mnemoscope.library.sequences import scan
 from mnemoscope.lm.hub import describe_lacking, find_checkpoints
 from mnemoscope.lm.load import load_model, load_tokenizer
 from mnemoscope.lm.placement import check_dtype, find_device
-from mnemoscope.pipeline.questions import verdicts
 from mnemoscope.progress import track as show_track
 from mnemoscope.report.page import write_sections
 from mnemoscope.report.tables import AnalysisSection, table_of
@@ -96,9 +96,7 @@ def track_checkpoints(asked: TrackAsked, out: Path) -> None:
                     )
                 check = judge(model, windows, batch_size=asked.batch_size)
                 if asked.decode:
-                    decoded = verdicts(
-                        model, windows.tokens, scan=False, batch_size=asked.batch_size
-                    )
+                    decoded = scan(model, windows.tokens, decode=True, batch_size=asked.batch_size)
                     check = check.with_columns(decoded["memorization_score"])
                 history.add(one.step, check, key)
             progress.advance(1)

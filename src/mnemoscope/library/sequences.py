@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import Any, overload
 
-import numpy as np
 import polars as pl
 
 from mnemoscope.data.corpus import open_corpus
 from mnemoscope.data.features import add_features
 from mnemoscope.data.patterns import PatternMode
 from mnemoscope.data.read import read_sequences
+from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.library.given import (
     BOS_ID,
@@ -143,7 +143,7 @@ def scan(
     table = as_windows(windows, model, tokenizer)
     n_shown = prefix_of(table, prefix)
     with opened_model(model, tokenizer, table=table) as lm:
-        tokens = np.array(table["tokens"].to_list(), dtype=np.int32)
+        tokens = token_matrix(table)
         ask: Any = continue_sequences if decode else scan_memorized
         answers = ask(
             lm,

@@ -6,7 +6,7 @@ of maps (`capture.shard_rows`). It holds its tokens, so it can be done without t
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -19,21 +19,17 @@ import torch
 from mnemoscope.cluster.run import current_executor, run_units
 from mnemoscope.cluster.storage import SharedStore
 from mnemoscope.cluster.units import ALL, Needs, Opened, Result, Share, UnitStore
+from mnemoscope.data.table import token_table
 from mnemoscope.errors import UserError
+from mnemoscope.library.sequences import scan as scan_windows
 from mnemoscope.lm.attention import PooledMaps, capture_pooled
-from mnemoscope.lm.continue_ import (
-    Continuations,
-    Scan,
-    capture_and_scan,
-    continue_sequences,
-    scan_memorized,
-)
+from mnemoscope.lm.continue_ import Scan, capture_and_scan
 from mnemoscope.lm.model import HALVED, LanguageModel, note_halved, recording_batch_size
 from mnemoscope.lm.probe import next_tokens
 from mnemoscope.maps.format import StoreMeta, pack_shard
 from mnemoscope.maps.shape import POOLED
 from mnemoscope.parse import flatten
-from mnemoscope.progress import SILENT, Progress, say
+from mnemoscope.progress import Progress, say
 from mnemoscope.study.folder import Study, versions
 from mnemoscope.study.models import (
     Models,
@@ -43,6 +39,8 @@ from mnemoscope.study.models import (
     vocabulary_of,
 )
 
+VERDICTS = ("is_memorized", "memorization_score", "continuation", "smallest_gap")
+"""Columns that say which sequences the model reproduces."""
 DECODED = ("continuation", "memorization_score")
 """Columns that decoding fills in after a scan."""
 
@@ -102,16 +100,16 @@ class Question:
         raise NotImplementedError
 
     def verdicts(self, model: LanguageModel, progress: Progress, *, scan: bool) -> pl.DataFrame:
-        """As `verdicts`, of these sequences."""
-        return verdicts(
+        """The columns of `VERDICTS` of these sequences; a scan leaves Non-Memo undecoded."""
+        found = scan_windows(
             model,
-            self.tokens,
-            scan=scan,
-            mask=self.mask,
+            token_table(self.tokens, self.mask),
+            decode=not scan,
             batch_size=self.batch_size,
             prefix=self.prefix,
             progress=progress,
         )
+        return as_found(found) if scan else found.select(VERDICTS)
 
 
 class Verdicts(Question):
@@ -230,40 +228,6 @@ def check_same(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
                 f"{there.get(name)!r}. Go on where they were made, give all machines the same "
                 "model and kind of device, or delete the folder 'units' of the study."
             )
-
-
-def verdicts(
-    model: LanguageModel,
-    tokens: np.ndarray,
-    *,
-    scan: bool,
-    mask: np.ndarray | None = None,
-    batch_size: int,
-    prefix: int = 32,
-    progress: Progress = SILENT,
-) -> pl.DataFrame:
-    """Ask which sequences the model reproduces; `tokens` int32 (sequences, length).
-
-    They are padded where `mask` is 0. Gives columns `is_memorized`, `memorization_score` f32,
-    `continuation` list<i32> and `smallest_gap` f32 (between the two best logits of any step). A
-    `scan` by teacher forcing gives score 1 or null and no continuation: those of Non-Memo are
-    decoded later, for sampled sequences only.
-    """
-    ask: Callable[..., Iterator[Scan | Continuations]]
-    ask, frames = scan_memorized if scan else continue_sequences, []
-    for batch in ask(model, tokens, batch_size=batch_size, prefix=prefix, attention_mask=mask):
-        columns: dict[str, Any] = batch._asdict()
-        if isinstance(batch, Continuations):
-            written = [row[row >= 0].tolist() for row in batch.tokens]
-            columns = {
-                "is_memorized": batch.score == 1.0,
-                "memorization_score": batch.score,
-                "continuation": pl.Series(written, dtype=pl.List(pl.Int32)),
-                "smallest_gap": batch.smallest_gap,
-            }
-        frames.append(pl.DataFrame(columns))
-        progress.advance(frames[-1].height)
-    return as_found(pl.concat(frames)) if scan else pl.concat(frames)
 
 
 def as_found(verdicts: pl.DataFrame) -> pl.DataFrame:

@@ -21,11 +21,11 @@ from mnemoscope.data.table import (
 )
 from mnemoscope.errors import UserError
 from mnemoscope.files import atomic_folder
+from mnemoscope.library.sequences import scan
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.model import LanguageModel, check_padded
 from mnemoscope.pipeline.label import check_match
 from mnemoscope.pipeline.published_split import is_plain, read_published
-from mnemoscope.pipeline.questions import verdicts
 from mnemoscope.pipeline.sources import read_sources
 from mnemoscope.pipeline.trainings import check_inputs
 from mnemoscope.progress import say, track
@@ -144,14 +144,12 @@ def check_labels(study: Study, models: Models) -> tuple[str, ...]:
             "column is_memorized or memorization_score, or a split of the paper's data set."
         )
     rows = table.filter(pl.col(PUBLISHED_VERDICT).is_not_null())
-    tokens, batch_size = token_matrix(rows), study.settings.model.batch_size
-    with track("Checking labels", total=len(tokens)) as progress:
+    batch_size = study.settings.model.batch_size
+    with track("Checking labels", total=rows.height) as progress:
         model = models.model(study)
-        found = verdicts(
+        found = scan(
             model,
-            tokens,
-            scan=True,
-            mask=whole_mask(rows),
+            rows,
             batch_size=batch_size,
             prefix=study.settings.sequences.n_prefix,
             progress=progress,

@@ -37,11 +37,10 @@ from mnemoscope.cnn.training import (
     TrainedCnn,
     load_cnn,
     pack_cnn,
-    predict_logits,
-    train_cnn,
 )
 from mnemoscope.data.table import look_up
 from mnemoscope.errors import UserError
+from mnemoscope.library.reader import fit_cnn
 from mnemoscope.lm.placement import find_device
 from mnemoscope.maps.shape import ROW_STATISTICS
 from mnemoscope.maps.views import MapSource, MarkedMaps
@@ -256,30 +255,23 @@ def _train(study: Study, job: Job, rows: SampleRows) -> dict[str, Any]:
             MarkedMaps(maps, classes, mark, study.settings.sequences.n_prefix)
             for maps, classes in ((training, labels), (evaluation, true))
         )
-    predicted: list[torch.Tensor] = []
     device = find_device(job.device)
-
-    def after_epoch(_: int, trained: TrainedCnn) -> None:
-        if PRESETS[job.preset].scores_every_epoch:
-            predicted.append(predict_logits(trained, evaluation).argmax(dim=1))
-
-    trained = train_cnn(
+    fitted = fit_cnn(
         training,
         labels,
+        evaluation,
         n_classes=len(rows.classes),
         setting=job.setting,
-        preset=PRESETS[job.preset],
+        preset=job.preset,
         seed=job.seed,
         prefix=study.settings.sequences.n_prefix,
-        on_epoch=after_epoch,
         device=device,
     )
-    logits = predict_logits(trained, evaluation)
-    history = trained.history
+    trained, history = fitted.trained, fitted.trained.history
     facts = {"loss": history.loss[-1]} | {name: getattr(history, name) for name in _FACTS[1:]}
     made = _outcome(
-        torch.stack(predicted or [logits.argmax(dim=1)]),
-        logits.softmax(dim=1),
+        fitted.predicted,
+        fitted.probabilities,
         facts | {"device": str(device)},
         trained.seconds,
     )
