@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "analysis": {"data", "taxonomy", "lm", "maps", "study"},
     "training": {"data", "taxonomy", "lm"},
     "embedded": {"data", "lm"},
+    "library": {"data", "taxonomy", "lm", "maps", "cnn", "benchmark", "localize", "embedded"},
 }
 _METHOD = {*MAY_IMPORT}
 MAY_IMPORT["study"] = _METHOD - {"analysis", "training"}

@@ -11,10 +11,11 @@ from transformers import GPTNeoXModel
 
 from mnemoscope.cluster import units
 from mnemoscope.data.table import read_table, token_matrix
+from mnemoscope.library import sequences
+from mnemoscope.library.sequences import scan as ask
 from mnemoscope.lm.load import load_model
-from mnemoscope.pipeline import questions
 from mnemoscope.pipeline.continue_ import draw_rows
-from mnemoscope.pipeline.questions import disagreements, verdicts
+from mnemoscope.pipeline.questions import disagreements
 from mnemoscope.study.folder import Study
 from study_files import ending
 
@@ -60,7 +61,7 @@ def test_continue_takes_the_verdicts_of_the_capture_over(captured, call, monkeyp
     assert maps_of(both) == maps  # to the byte
     assert "Verdicts of 48 sequences found in the same forward" in done.err
     assert call("continue", plain, *SCAN).status == 0
-    monkeypatch.setattr(questions, "scan_memorized", no_scan)
+    monkeypatch.setattr(sequences, "scan_memorized", no_scan)
     found = call("continue", both)
     assert found.status == 0, found.err
     columns = ["sequence_id", "is_memorized", "memorization_score", "continuation"]
@@ -137,7 +138,7 @@ def test_a_halved_batch_is_on_record_also_of_a_killed_run(captured, call, tmp_pa
 
 def test_both_ways_agree_and_a_wrong_verdict_is_counted_with_its_gap(tiny) -> None:
     model, tokens = load_model(str(tiny.model)), token_matrix(read_table(tiny.table).head(48))
-    decoded = verdicts(model, tokens, scan=False, batch_size=48)
+    decoded = ask(model, tokens, decode=True, batch_size=48)
     assert decoded["is_memorized"].sum() == 32
     wrong = np.isin(np.arange(48), [5, 40])
     planted = decoded.with_columns(
@@ -145,7 +146,7 @@ def test_both_ways_agree_and_a_wrong_verdict_is_counted_with_its_gap(tiny) -> No
     )
     gap = decoded["smallest_gap"].to_numpy()[wrong].max()
     for scan in (True, False):
-        again = verdicts(model, tokens, scan=scan, batch_size=30)
+        again = ask(model, tokens, decode=not scan, batch_size=30)
         assert disagreements(decoded, again) == {"checked": 48, "disagree": 0}
         counts = disagreements(planted, again)
         assert (counts["checked"], counts["disagree"]) == (48, 2)

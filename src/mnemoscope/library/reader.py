@@ -426,8 +426,10 @@ def _divide(
         columns.append(pl.Series("tokens", maps.tokens.tolist()))
     ordered = order_table(pl.DataFrame(columns), seed=draw_seed)
     codes, owners = taxonomy.codes(given), np.empty(len(maps), dtype=np.int64)
-    first = ordered.rows.select(pl.col("sequence_id").min().over("group")).to_series()
-    owners[ordered.position] = first.to_numpy()
+    named = ordered.rows["group"].cast(pl.Int64, strict=False)
+    if named.null_count():  # names of the user's own; else ids, as `windows` and studies have them
+        named = ordered.rows.select(pl.col("sequence_id").min().over("group")).to_series()
+    owners[ordered.position] = named.to_numpy()
     if split is None:
         drawn = draw_sample(
             ordered, given, taxonomy, n_train=n_train, n_eval=n_eval, minimum=minimum
