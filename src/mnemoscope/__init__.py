@@ -19,6 +19,7 @@ In a notebook:
 A model is a name, a path, or one that is loaded; so are texts. Mistakes are `ms.UserError`.
 """
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -128,8 +129,17 @@ _WHERE = {
 }
 
 
+_RENAMED: dict[str, tuple[str, str]] = {}
+"""Names that are to go: what stands in their place, and the first version without them."""
+
+
 def __getattr__(name: str) -> Any:
-    """Resolve a name of `__all__` on first use, so that importing loads nothing heavy."""
+    """Resolve a public name on first use, so that importing loads nothing heavy."""
+    if name in _RENAMED:
+        instead, version = _RENAMED[name]
+        said = f"mnemoscope.{name} goes with version {version}; use mnemoscope.{instead}"
+        warnings.warn(said, DeprecationWarning, stacklevel=2)
+        name = instead
     if name not in __all__:
         raise AttributeError(f"module 'mnemoscope' has no attribute '{name}'")
     return getattr(import_module(f"mnemoscope.{_WHERE[name]}"), name)
