@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -18,7 +19,7 @@ def signatures() -> str:
     for name in sorted(ms.__all__):
         what = getattr(ms, name)
         if not inspect.isclass(what):
-            lines.append(f"{name}{inspect.signature(what)}")
+            lines.append(f"{name}{plain(what)}")
             continue
         lines.append(name if issubclass(what, Exception) else f"{name}{arguments(what)}")
         if not issubclass(what, Exception) and not hasattr(what, "model_fields"):
@@ -30,20 +31,29 @@ def arguments(kind: type) -> str:
     """Of a record its fields, whose types may be named in other ways; else those of the call."""
     if dataclasses.is_dataclass(kind):
         return f"({', '.join(one.name for one in dataclasses.fields(kind) if one.init)})"
-    return "(...)" if hasattr(kind, "model_fields") else str(inspect.signature(kind))
+    return "(...)" if hasattr(kind, "model_fields") else plain(kind)
+
+
+def plain(function: object) -> str:
+    """Arguments with their defaults; how types are spelled depends on the version of Python."""
+    signature = inspect.signature(function)
+    bare = [one.replace(annotation=one.empty) for one in signature.parameters.values()]
+    return str(inspect.Signature(bare))
 
 
 def members(kind: type) -> list[str]:
-    """Methods and properties of our own without a leading underscore."""
-    found = []
+    """Methods and properties of our own without a leading underscore; of a study what it offers."""
+    found = set()
     for base in kind.__mro__:
         if base.__module__.startswith("mnemoscope"):
-            found += [one for one in vars(base) if not one.startswith("_")]
+            found |= {one for one in vars(base) if not one.startswith("_")}
+    if kind is ms.Study:
+        with tempfile.TemporaryDirectory() as folder:
+            found &= {*dir(ms.Study.create(Path(folder) / "study", ms.StudySettings()))}
     shown = []
-    for one in sorted(set(found) - {"model_config"}):
-        value = inspect.getattr_static(kind, one)
-        is_method = callable(value) or isinstance(value, classmethod | staticmethod)
-        shown.append(f"{one}{inspect.signature(getattr(kind, one))}" if is_method else one)
+    for one in sorted(found):
+        is_method = callable(inspect.getattr_static(kind, one))
+        shown.append(f"{one}{plain(getattr(kind, one))}" if is_method else one)
     return shown
 
 
