@@ -8,7 +8,15 @@ import yaml
 import mnemoscope
 from mnemoscope.cli.app import verbs
 from mnemoscope.study.settings import StudySettings
-from tools.reference import command_line, python, settings
+from mnemoscope.study.stages import STAGES
+from tools.reference import (
+    STUDY_PAGE,
+    STUDY_TABLES,
+    command_line,
+    filled_study_page,
+    python,
+    settings,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -57,3 +65,13 @@ def test_every_page_stands_in_the_navigation() -> None:
         if path.parent.name != "reference"
     }
     assert {one for one in named if not one.startswith("reference/")} == pages
+
+
+def test_docs_have_the_tables_of_a_study_as_the_code_has_them() -> None:
+    page = STUDY_PAGE.read_text("utf-8")
+    assert page == filled_study_page(page)  # make docs writes them
+    shown = {name for files in STUDY_TABLES.values() for name in files}
+    written = {one for stage in STAGES for one in stage.outputs if one.endswith(".parquet")}
+    told_otherwise = {f"{one}.parquet" for one in ("sequences", "verdicts", "labels", "inputs")}
+    with_columns_of_nodes = {"features.parquet", "measures.parquet", "search_measures.parquet"}
+    assert written - shown == told_otherwise | with_columns_of_nodes

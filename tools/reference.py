@@ -4,7 +4,7 @@
 
 The command line from its verbs, the settings from their fields, the Python interface from the
 names that `mnemoscope` exports. `make docs` runs it; the pages are not kept in the repository. The
-tables of docs/audit-files.md are, and a test compares them.
+tables of docs/audit-files.md and docs/tables.md are, and tests compare them.
 """
 
 import sys
@@ -14,19 +14,61 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
 
+import polars as pl
 from pydantic import BaseModel
 from typer import Context
 from typer.cli import get_docs_for_click
 
 import mnemoscope
 from experiments.pages import split_page, table_of
-from mnemoscope.audits.asking import Column
 from mnemoscope.audits.passages import span_columns
 from mnemoscope.audits.questions import QUESTIONS, settings_class
+from mnemoscope.benchmark import levels, published, table
 from mnemoscope.cli.app import make_command
+from mnemoscope.columns import Column, Columns
+from mnemoscope.data.table import COLUMNS
+from mnemoscope.pipeline import benchmark, capture, graft, knockout, label, localize, train
+from mnemoscope.pipeline.causes import GRAFT_SPECIFICITY_FILE
+from mnemoscope.search import climb
+from mnemoscope.stats import FIGURE
 from mnemoscope.study.settings import StudySettings
 
-AUDIT_PAGE = Path(__file__).parents[1] / "docs" / "audit-files.md"
+DOCS = Path(__file__).parents[1] / "docs"
+AUDIT_PAGE, STUDY_PAGE = DOCS / "audit-files.md", DOCS / "tables.md"
+STUDY_TABLES: dict[str, dict[str, Columns]] = {
+    "samples": {label.SAMPLES_FILE: label.SAMPLE_COLUMNS},
+    "logprobs": {capture.LOGPROBS_FILE: capture.LOGPROB_COLUMNS},
+    "train": {
+        train.RUNS_FILE: train.TRAINING_COLUMNS,
+        train.PREDICTIONS_FILE: train.PREDICTION_COLUMNS,
+        train.CHOICE_FILE: train.CHOICE_COLUMNS,
+    },
+    "benchmark": {benchmark.BENCHMARK_FILE: table.BENCHMARK_COLUMNS},
+    "comparison": {
+        benchmark.COMPARISON_FILE: published.COMPARISON_COLUMNS,
+        benchmark.TOGETHER_FILE: table.TOGETHER_COLUMNS,
+        benchmark.LEVELS_FILE: levels.LEVEL_COLUMNS,
+    },
+    "localize": {
+        localize.REGIONS_FILE: localize.REGION_COLUMNS,
+        localize.AGREEMENT_FILE: localize.AGREEMENT_COLUMNS,
+        localize.SHAPES_FILE: localize.SHAPE_COLUMNS,
+        localize.MODELS_FILE: localize.MODEL_COLUMNS,
+    },
+    "knockout": {
+        knockout.KNOCKOUT_FILE: knockout.KNOCKOUT_COLUMNS,
+        knockout.SPECIFICITY_FILE: knockout.SPECIFICITY_COLUMNS,
+    },
+    "graft": {
+        graft.GRAFT_FILE: graft.GRAFT_COLUMNS,
+        GRAFT_SPECIFICITY_FILE: graft.SPECIFIC_COLUMNS,
+        graft.CURVES_FILE: graft.CURVE_COLUMNS,
+        graft.SEQUENCES_FILE: graft.SEQUENCE_COLUMNS,
+        graft.PATCHES_FILE: graft.PATCH_COLUMNS,
+    },
+    "search": {climb.SEARCH_FILE: climb.SEARCH_COLUMNS},
+}
+"""Tables of docs/tables.md, by section."""
 HEAD = {
     "command-line": "# Command line\n\nEvery verb with its options, as `mnemoscope VERB "
     "--help` prints them.\n\n```bash\nmnemoscope --help\n```\n\n",
@@ -104,20 +146,52 @@ def filled_audit_page(page: str) -> str:
         ),
         "settings": _table("", settings_class()) + "\n",
     }
+    return _filled(page, tables)
+
+
+def filled_study_page(page: str) -> str:
+    """The text of docs/tables.md, its tables as the code has them."""
+    sequences = {name: Column(one.dtype, one.meaning) for name, one in COLUMNS.items()}
+    tables = {"sequences": _typed_columns(sequences)}
+    for section, files in STUDY_TABLES.items():
+        tables[section] = "\n".join(
+            f"### `{name}`\n\n{_typed_columns(one)}" for name, one in files.items()
+        )
+    return _filled(page, tables)
+
+
+def _filled(page: str, tables: Mapping[str, str]) -> str:
     for name, text in tables.items():
         before, _, after = split_page(page, name)
         page = before + text + after
     return page
 
 
-def _columns(columns: Mapping[str, Column]) -> str:
+def _typed_columns(columns: Columns) -> str:
+    rows = [
+        [f"`{name}`", _type(one.type), one.meaning.replace("|", "\\|")]
+        for name, one in columns.items()
+    ]
+    return table_of(["column", "type", "content"], rows)
+
+
+def _type(dtype: Any) -> str:
+    if dtype == FIGURE:
+        return "figure"
+    if isinstance(dtype, pl.List):
+        return f"list of {_type(dtype.inner)}".replace("figure", "figures")
+    return {"Boolean": "bool"}.get(str(dtype), str(dtype).lower())
+
+
+def _columns(columns: Columns) -> str:
     rows = [[f"`{name}`", _cell(one.meaning)] for name, one in columns.items()]
     return table_of(["column", "content"], rows)
 
 
 def main(folder: Path) -> None:
-    """Write the three pages, and the tables of docs/audit-files.md."""
-    AUDIT_PAGE.write_text(filled_audit_page(AUDIT_PAGE.read_text("utf-8")), encoding="utf-8")
+    """Write the three pages, and the tables of docs/audit-files.md and docs/tables.md."""
+    for place, filled in ((AUDIT_PAGE, filled_audit_page), (STUDY_PAGE, filled_study_page)):
+        place.write_text(filled(place.read_text("utf-8")), encoding="utf-8")
     folder.mkdir(parents=True, exist_ok=True)
     pages = {"command-line": command_line, "settings": settings, "python": python}
     for name, body in pages.items():

@@ -130,10 +130,9 @@ def forms(study: ms.Study, taxonomy: str, share: float = 1.0) -> list[Row]:
         if n < LEAST or len(np.unique(tried.groups[classes == 0])) < FEWEST_GROUPS:
             continue
         for each in compare_classes(_parts_of(grafted, inside, share), tried, seed=0):
-            row = specific_row(each, [first, second])
-            if row["spared"] == first:
-                kept = {name: row[name] for name in ("part", "kept_spared")}
-                found.append({"form": one, "n": n, **kept, "beyond": list(row["specific"])})
+            if each.spared == 0:
+                kept = {"part": each.part, "kept_spared": each.kept_spared}
+                found.append({"form": one, "n": n, **kept, "beyond": list(each.value)})
     return found
 
 

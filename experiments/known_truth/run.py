@@ -191,7 +191,7 @@ def gain_of(texts: Texts, task: Task, rows: np.ndarray) -> Gain:
     votes = {name: votes_of(np.log(one)[None], true, owners) for name, one in shares.items()}
     model, reference = votes.pop("model"), votes.pop("reference")
     n = float(np.mean([len(kept) for kept, _ in folds]))
-    return measure_gain(model, {"reference": reference}, votes, n_trained=n)
+    return measure_gain(model, reference, list(votes.values()), n_trained=n)
 
 
 def text_alone(pairs: Iterator[Pair]) -> dict[str, dict[str, list[float | None]]]:

@@ -74,8 +74,8 @@ class Studied:
 
     def gain(self) -> Gain:
         """What the verdict rests on."""
-        over = {"reference": self.reference}
-        return measure_gain(self.model, over, self.text, n_trained=self.n_trained)
+        text = list(self.text.values())
+        return measure_gain(self.model, self.reference, text, n_trained=self.n_trained)
 
 
 def simulate(design: Design, rng: np.random.Generator) -> Studied:

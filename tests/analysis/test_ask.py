@@ -66,7 +66,7 @@ def test_the_flow_between_the_taxonomies_is_whole(own_study) -> None:
     bars = [(one.get("class") or "").startswith("column") for one in drawn.iter(f"{SVG}rect")]
     assert sum(bars) == 5
     view = sankey_view([Flow("a", "c", 0.25), Flow("a", "d", 0.25), Flow("b", "d", 0.5)])
-    heights = {node["name"]: node["height"] for node in view["nodes"]}
+    heights = {node["name"]: node["height"] for node in view.nodes}
     assert heights["a"] == pytest.approx(heights["b"])
     assert heights["d"] == pytest.approx(3 * heights["c"])
-    assert len(view["ribbons"]) == 3
+    assert len(view.ribbons) == 3

@@ -7,10 +7,11 @@ import polars as pl
 import pytest
 from pydantic import Field
 
-from mnemoscope.audits.asking import Answer, Column
+from mnemoscope.audits.asking import Answer
 from mnemoscope.audits.questions import QUESTIONS, Question, audit_settings
 from mnemoscope.audits.settings import AuditSettings
 from mnemoscope.cli.app import make_command
+from mnemoscope.columns import Column
 from mnemoscope.errors import UserError
 from tests.audits.conftest import BRIEF
 from tools.reference import AUDIT_PAGE, filled_audit_page

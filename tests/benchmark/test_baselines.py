@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss
+from sklearn.metrics import f1_score
 from threadpoolctl import threadpool_limits
 
 from mnemoscope.benchmark.baselines import (
@@ -154,13 +154,8 @@ def test_training_figures_equal_scikit_learn_and_what_learns_nothing_did_not_tra
     labels = np.arange(120) % 3
     inputs = np.random.default_rng(0).normal(size=(120, 4)) + labels[:, None] * 0.5
     fit = fit_baseline(LogisticRegression(), inputs, labels, inputs)
-    assert fit.train_balanced_accuracy == pytest.approx(
-        balanced_accuracy_score(labels, fit.predicted)
-    )
     assert fit.train_min_f1 == pytest.approx(f1_score(labels, fit.predicted, average=None).min())
-    assert fit.loss == pytest.approx(log_loss(labels, fit.probabilities))
     fit = fit_baseline(DummyClassifier(strategy="prior"), inputs, labels, inputs)
-    assert fit.train_balanced_accuracy == pytest.approx(1 / 3)
     assert fit.train_min_f1 == 0
     assert not fit.did_train
 

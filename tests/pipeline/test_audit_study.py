@@ -112,7 +112,7 @@ def test_no_probability_has_its_reason(study, tiny_studies, lm, monkeypatch):
 
     def untrained(job):
         outcome = load(job)
-        return replace(outcome, facts=outcome.facts | {"did_train": False})
+        return replace(outcome, facts=replace(outcome.facts, did_train=False))
 
     by_row = {key: replace(one, split_by="row") for key, one in samples.items()}
     for name, value, reason in (

@@ -279,7 +279,8 @@ def planted(tiny_studies, folder) -> Study:
 def plant(study: Study, repeats: int = 1, **changes) -> None:
     """Put a random Δ in the study's file, with some of its facts changed."""
     facts = {
-        **SampleKey(SAMPLE)._asdict(),
+        "sample": SampleKey(SAMPLE),
+        "shown": SAMPLE,
         "attribution": "gradient",
         "classes": ["Non-Memo", "Recite[5]", "Recollect"],
         "n_used": [5, 5, 5],

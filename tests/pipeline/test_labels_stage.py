@@ -6,6 +6,7 @@ import pytest
 from scipy.stats import entropy
 
 from mnemoscope.benchmark.published import compare_with_published
+from mnemoscope.benchmark.table import Scores
 from mnemoscope.pipeline.benchmark import _our_figures
 from mnemoscope.pipeline.label import (
     aliases_of,
@@ -160,10 +161,9 @@ def test_a_published_name_with_the_labels_of_another_is_compared_with_its_figure
     table = table_with_copies().with_columns(duplicates=pl.col("duplicates").replace(9, 90))
     study = prepared(table, taxonomies=names)
     assert aliases_of(study)[names[1]].classes == (0, 2, 1)
-    row = {"n_runs": 1, "n_eval": 60, "min_f1": Estimate(0.7), "mean_f1": Estimate(0.8)}
     confusion = np.arange(9).reshape(3, 3)
-    rows = {names[0]: row | {"confusion": confusion.tolist()}}
-    trained, alias = _our_figures(study, rows, {names[0]: confusion[None]})
+    scores = Scores(Estimate(0.7), Estimate(0.8), [], [], [], confusion.tolist(), 60, 1)
+    trained, alias = _our_figures(study, {names[0]: scores}, {names[0]: confusion[None]})
     assert (trained.state, alias.state) == ("measured", "alias")
     assert alias.confusion.tolist() == [[0, 2, 1], [6, 8, 7], [3, 5, 4]]
     assert alias.draws[0].tolist() == alias.confusion.tolist()

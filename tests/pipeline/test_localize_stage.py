@@ -32,7 +32,7 @@ def as_if_trained(monkeypatch) -> None:
 
     def outcome(job):
         found = load_outcome(job)
-        return dataclasses.replace(found, facts=found.facts | {"did_train": True})
+        return dataclasses.replace(found, facts=dataclasses.replace(found.facts, did_train=True))
 
     monkeypatch.setattr(localize, "load_outcome", outcome)
 
@@ -140,7 +140,7 @@ def test_every_check_is_made_for_every_class_and_attribution(done) -> None:
 
 
 def test_the_report_sets_it_all_below_the_maps(done) -> None:
-    tables = list(localize_tables(done, SAMPLE))
+    tables = list(localize_tables(done, SampleKey(SAMPLE)))
     assert len(tables) == 5
     for table in tables:
         assert {len(row) for row in table.rows} == {len(table.columns)}, table.title
@@ -218,7 +218,12 @@ def test_the_page_says_of_checks_what_the_figures_carry(
     done, monkeypatch, top, verdict, said, overlap
 ) -> None:
     def row(attribution, check, against, of, pearson, overlap, name="Recollect") -> dict:
-        names = {"taxonomy": SAMPLE, "attribution": attribution, "class": name, "check": check}
+        names = {
+            **SampleKey(SAMPLE)._asdict(),
+            "attribution": attribution,
+            "class": name,
+            "check": check,
+        }
         figures = {"pearson": pearson, "spearman": pearson - 0.1, "overlap": overlap}
         return names | {"against": against, "of": of} | figures
 
@@ -236,7 +241,7 @@ def test_the_page_says_of_checks_what_the_figures_carry(
     monkeypatch.setattr(
         done, "read", lambda name: agreement if name == "agreement.parquet" else read(name)
     )
-    tables = {table.title: table for table in localize_tables(done, SAMPLE)}
+    tables = {table.title: table for table in localize_tables(done, SampleKey(SAMPLE))}
     sane = tables["Does Δ depend on what the CNN learned?"]
     assert sane.gist == f"gradient {verdict}"
     assert said in sane.summary

@@ -26,7 +26,7 @@ def test_the_sign_never_contradicts_the_verdict(build_benchmark, value, is_class
         NAMES,
         did_train=True,
         f1=tuple(Estimate(one, one, one) for one in f1),
-        gain=Gain(value, value - 0.05, value + 0.05, 0.07, 0.9, "reference", 0.6, 0.5),
+        gain=Gain(value, value - 0.05, value + 0.05, 0.07, 0.9, 0.6, 0.5),
         controls=("blind", "ngram", "reference"),
     )
     verdict = give_verdict(figures)

@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import polars as pl
 import pytest
 
+from mnemoscope.columns import schema_of
 from mnemoscope.localize.grafts import Finding
 from mnemoscope.pipeline.causes import graft_statements
-from mnemoscope.pipeline.graft import _SPECIFICITY
+from mnemoscope.pipeline.graft import SPECIFIC_COLUMNS
 from mnemoscope.report.grafts import graft_of
 from mnemoscope.report.tables import graft_tables
 from mnemoscope.stats import Estimate, frame_of
@@ -70,7 +71,7 @@ def specific(finding=Finding.SPECIFIC, **changes):
     if finding in (Finding.OUT_OF_REACH, Finding.FEW):
         blank = {"specific": None, "p_value": None, "random_broken": None, "crude": None}
         rows = [row | blank | {"finding": finding.name} | changes for row in rows]
-    return frame_of(rows, _SPECIFICITY)
+    return frame_of(rows, schema_of(SPECIFIC_COLUMNS))
 
 
 @pytest.fixture

@@ -117,7 +117,8 @@ COUNTS = {
     "sequences": {"given": []},
     "label": {
         **dict.fromkeys(("distinct_sequences", "distinct_maps", "maps_without_sharing"), 0),
-        **{one: {} for one in ("aliases", "alias_details", "samples")},
+        "aliases": {},
+        "samples": [],
         "near_duplicates": dict.fromkeys(NEAR, 0),
     },
 }
@@ -144,7 +145,8 @@ def plant(folder: Path, maps: tuple[torch.Tensor, torch.Tensor], table: pl.DataF
         },
     }
     study = Study.create(folder, StudySettings.model_validate(values))
-    facts = {"dtype": "float32", "device": "cpu", "bos_id": None, "n_layers": 2, "n_heads": 1}
+    facts = dict.fromkeys(("revision", "device_map", "quantization", "bos_id"))
+    facts |= {"dtype": "float32", "device": "cpu", "n_layers": 2, "n_heads": 1, "vocab_size": 256}
     for role, weights in zip(("model", "reference"), maps, strict=True):
         study.remember_model(role, facts | {"name": role, "fingerprint": role})
         writer = MapWriter(folder / "maps" / role, StoreMeta(2, LENGTH, {"weights": role}))

@@ -90,7 +90,8 @@ def open_target(target: Path | None) -> tuple[BrowsedStudy | None, Result | None
     if target is None:
         return None, None
     if is_study(target):
-        name = str(Study(target).record["models"].get("model", {}).get("name", ""))
+        model = Study(target).record["models"].get("model")
+        name = "" if model is None else model["name"]
         folder = place_of(name)
         return BrowsedStudy(target, folder if Path(folder).exists() else None), None
     return None, open_audit(target)

@@ -159,13 +159,6 @@ class AskedModel(Protocol):
         """What it is."""
 
 
-class Column(NamedTuple):
-    """A column of a table: its type, and what it holds."""
-
-    type: Any
-    meaning: str
-
-
 class Answer(NamedTuple):
     """What came of a question: columns of the passages, a table, a key of `audit.json`."""
 

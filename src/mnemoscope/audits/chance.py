@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mnemoscope.audits.asking import Answer, Auditing, Choices, Column
+from mnemoscope.audits.asking import Answer, Auditing, Choices
 from mnemoscope.audits.scan import ask_in_parts, passage_prompts
+from mnemoscope.columns import Column
 
 COLUMNS = {
     "extraction_logprob": Column(

@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from mnemoscope.audits.asking import Answer, Auditing, Column
+from mnemoscope.audits.asking import Answer, Auditing
 from mnemoscope.audits.rule import GUESS, RECALL
+from mnemoscope.columns import Column
 
 if TYPE_CHECKING:  # what makes studies takes a second to import, and most audits ask none
     from mnemoscope.audits.ground import CnnGround

@@ -14,9 +14,10 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
-from mnemoscope.audits.asking import Answer, Auditing, Column
+from mnemoscope.audits.asking import Answer, Auditing
 from mnemoscope.audits.questions import EditSettings
 from mnemoscope.audits.sampling import drawable
+from mnemoscope.columns import Column
 from mnemoscope.lm.model import (
     LanguageModel,
     check_finite,

@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mnemoscope.audits.asking import Answer, Auditing, Column
+from mnemoscope.audits.asking import Answer, Auditing
 from mnemoscope.audits.rule import GUESS, RECALL
 from mnemoscope.audits.scan import ask_in_parts, passage_prompts
 from mnemoscope.audits.spans import counts_as_hit
+from mnemoscope.columns import Column
 from mnemoscope.errors import UserError
 from mnemoscope.lm.graft import Pair
 from mnemoscope.lm.model import LanguageModel

@@ -5,6 +5,7 @@ as they did at the study's sequences: prefix and the document's own suffix, pool
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -122,7 +123,7 @@ def _log_odds(
     return np.asarray(np.log(kept[:, recall]) - np.log(kept[:, guess]))
 
 
-def check_study(folder: Path, model: dict[str, Any], settings: AuditSettings) -> Study:
+def check_study(folder: Path, model: Mapping[str, Any], settings: AuditSettings) -> Study:
     """Open a study and refuse it where its CNNs cannot speak of this audit.
 
     `model` holds `fingerprint`, `bos_id`, `dtype` and `name` of the audited one. Raises UserError:
@@ -174,7 +175,7 @@ def read_ground(study: Study) -> CnnGround:
     facts["taxonomy"] = found.sample.taxonomy
     jobs = [job for job in jobs_of(study) if (job.sample, job.source) == (found.sample, "model")]
     usable = [job for job in jobs if job.setting and job.setting.pooling in USABLE_INPUTS]
-    usable = [job for job in usable if load_outcome(job).facts["did_train"]]
+    usable = [job for job in usable if load_outcome(job).facts.did_train]
     if not usable:
         reason = (
             "the study's CNNs did not train: on their own training sequences they are at chance"

@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from mnemoscope.audits.asking import Answer, Auditing, Column
+from mnemoscope.audits.asking import Answer, Auditing
 from mnemoscope.audits.questions import NearSettings
 from mnemoscope.audits.rule import Ruling, rule_windows
 from mnemoscope.audits.scan import ask_in_parts, prompts_at
 from mnemoscope.audits.tokens import Place, Text, Words, character_range, cut
+from mnemoscope.columns import Column
 
 SHORTEST_BLOCK = 3
 """Tokens of a matching block; shorter ones match by chance anywhere."""

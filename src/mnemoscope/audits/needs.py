@@ -12,9 +12,10 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
-from mnemoscope.audits.asking import Answer, Auditing, Column
+from mnemoscope.audits.asking import Answer, Auditing
 from mnemoscope.audits.rule import GUESS, MOST_COPIED, RECALL
 from mnemoscope.audits.tokens import token_texts
+from mnemoscope.columns import Column
 from mnemoscope.errors import NoRoomError, UnsupportedModelError
 from mnemoscope.lm.edges import total_effects
 from mnemoscope.lm.model import LanguageModel

@@ -16,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mnemoscope.audits.asking import Answer, Auditing, Column
+from mnemoscope.audits.asking import Answer, Auditing
 from mnemoscope.audits.questions import OrdinarySettings
 from mnemoscope.audits.sampling import prompts_shown
 from mnemoscope.audits.tokens import character_range
+from mnemoscope.columns import Column
 from mnemoscope.data.duplicates import SuffixIndex
 from mnemoscope.data.origins import as_bytes, places_of
 from mnemoscope.errors import UserError

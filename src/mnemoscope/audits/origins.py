@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from mnemoscope.audits.asking import Answer, Auditing, Column
+from mnemoscope.audits.asking import Answer, Auditing
 from mnemoscope.audits.questions import CorpusSettings
 from mnemoscope.audits.tokens import Words
+from mnemoscope.columns import Column
 from mnemoscope.data.corpus import Corpus, FlatFile, open_corpus
 from mnemoscope.data.origins import SCHEME, Needle, find_in_corpus, find_in_index
 from mnemoscope.errors import UserError

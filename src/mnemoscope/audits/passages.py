@@ -5,12 +5,12 @@ from typing import Any
 
 import polars as pl
 
-from mnemoscope.audits.asking import Column
 from mnemoscope.audits.questions import QUESTIONS
 from mnemoscope.audits.rule import decide
 from mnemoscope.audits.settings import AuditSettings
 from mnemoscope.audits.spans import Span
 from mnemoscope.audits.tokens import Text, character_range, token_texts
+from mnemoscope.columns import Column
 
 PASSAGE: dict[str, Column] = {
     "document": Column(pl.String, "its name: a path, of a table `path#row`"),

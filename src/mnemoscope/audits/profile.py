@@ -22,7 +22,7 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
-from mnemoscope.audits.asking import Answer, Auditing, Column
+from mnemoscope.audits.asking import Answer, Auditing
 from mnemoscope.audits.chance import tries_needed
 from mnemoscope.audits.heat import heat_maps
 from mnemoscope.audits.questions import ProfileSettings
@@ -32,6 +32,7 @@ from mnemoscope.audits.settings import AuditSettings
 from mnemoscope.audits.shares import covered
 from mnemoscope.audits.spans import coarse_starts
 from mnemoscope.audits.tokens import Place, Text, character_range, cut
+from mnemoscope.columns import Column
 from mnemoscope.lm.continue_ import run_lengths
 from mnemoscope.lm.model import (
     LanguageModel,

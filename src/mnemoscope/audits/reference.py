@@ -3,9 +3,10 @@
 import numpy as np
 import polars as pl
 
-from mnemoscope.audits.asking import Answer, AskedModel, Auditing, Column
+from mnemoscope.audits.asking import Answer, AskedModel, Auditing
 from mnemoscope.audits.rule import GUESS, RECALL
 from mnemoscope.audits.scan import ask_in_parts, passage_prompts
+from mnemoscope.columns import Column
 from mnemoscope.study.models import check_same_tokens
 
 COLUMNS = {

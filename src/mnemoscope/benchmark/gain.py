@@ -1,8 +1,8 @@
 """What attention adds to the text, beyond what the attention of a model without memory adds.
 
 The figure that the verdict rests on. Two pools tell the classes apart: the readers of the text with
-the reader of the model's attention, and the same with the reader of a stand-in's: the reference
-model's attention. A pool weighs its readers' log-probabilities,
+the reader of the model's attention, and the same with the reader of the reference model's. A pool
+weighs its readers' log-probabilities,
 p(class) ∝ exp(b_class + Σ weight · log p_reader(class)), and is fitted to other groups of near
 duplicates than it is asked of. The gain is the difference of their mean log scores, in nats a
 sequence, each group counted once: ten windows of one licence are one text.
@@ -17,7 +17,7 @@ The interval holds for other evaluation sequences (groups of near duplicates, cl
 size), for other training sequences (`OF_TRAINING`), and for other seeds (`between_trainings`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -47,59 +47,30 @@ _SHRINKAGE = 1.0  # of the weights; keeps them finite where classes are wholly t
 
 
 class Gain(NamedTuple):
-    """What the model's attention adds over the strongest stand-in; nats a sequence."""
+    """What the model's attention adds over the reference's; nats a sequence."""
 
     value: float
     low: float
     high: float
     seen: float  # the smallest true gain that such a study finds above zero in 80 % of cases
-    left: float  # log loss of text and stand-in: the most that could be gained
-    over: str  # the stand-in that leaves the least gain
+    left: float  # log loss of text and reference: the most that could be gained
     min_f1: float  # of the pool with the model, fraction
-    min_f1_without: float  # of the pool with the stand-in, fraction
+    min_f1_without: float  # of the pool with the reference, fraction
 
 
 def measure_gain(
-    model: Votes, stand_ins: Mapping[str, Votes], text: Mapping[str, Votes], *, n_trained: float
+    model: Votes, reference: Votes, text: Sequence[Votes], *, n_trained: float
 ) -> Gain:
-    """Measure what the model's attention adds to the text beyond each stand-in's; the least counts.
+    """Measure what the model's attention adds to the text beyond the reference's.
 
-    Of several stand-ins the interval's ends are the smallest of theirs: all must be led
-    (Berger 1982, Technometrics 24, 295). `n_trained` is the number of training sequences of each
-    fit. Sources with the same seeds are paired by these. Raises ValueError: no stand-in, a source
-    without probabilities, or one of other sequences or classes.
+    `text` are the readers of the text alone, `n_trained` is the number of training sequences of
+    each fit. Sources with the same seeds are paired by these. Raises ValueError: a source without
+    probabilities, or one of other sequences or classes.
     """
-    if not stand_ins:
-        raise ValueError("gain: no stand-in for the model's attention")
-    for name, votes in {"model": model, **stand_ins, **text}.items():
+    for votes in (model, reference, *text):
         same = np.array_equal(votes.sequence_ids, model.sequence_ids)
         if votes.scores is None or not same or not np.array_equal(votes.true, model.true):
-            raise ValueError(f"gain: {name} has no probabilities, or other sequences or classes")
-    found = [
-        _over(name, model, one, list(text.values()), n_trained) for name, one in stand_ins.items()
-    ]
-    least = min(found, key=lambda one: one.value)
-    return least._replace(
-        low=min(one.low for one in found),
-        high=min(one.high for one in found),
-        seen=max(one.seen for one in found),
-    )
-
-
-def expected_seen(n_asked: int, n_trained: float, n_classes: int) -> float:
-    """About the smallest gain that a study with so many sequences of each class would see, nats.
-
-    As if none had a near duplicate, trainings did not differ, and groups' gains had `SPREAD`.
-
-    >>> round(expected_seen(480, 384, 3), 3)
-    0.026
-    """
-    variance = SPREAD**2 / (n_asked * n_classes) * (1 + OF_TRAINING * n_asked / n_trained)
-    return stats.smallest_seen([(variance, max(1, n_asked - 1))], POWER)
-
-
-def _over(name: str, model: Votes, stand_in: Votes, text: list[Votes], n_trained: float) -> Gain:
-    """The gain over one stand-in."""
+            raise ValueError("gain: a source has no probabilities, or other sequences or classes")
     true, n_classes = model.true, model.n_classes
     _, first, group = np.unique(model.owners, return_index=True, return_inverse=True)
     sizes, class_of_group = np.bincount(group), true[first]
@@ -110,7 +81,7 @@ def _over(name: str, model: Votes, stand_in: Votes, text: list[Votes], n_trained
         return np.asarray(np.bincount(group, scores) / sizes)
 
     folds = pool_folds(true, model.owners)
-    pools = [Pool(true, folds, [*text, one]) for one in (model, stand_in)]
+    pools = [Pool(true, folds, [*text, one]) for one in (model, reference)]
     own, other = (one.predict() for one in pools)  # (n, classes)
     gains = by_group(own) - by_group(other)  # (groups,)
     value, n_groups = float(gains.mean()), len(gains)
@@ -132,10 +103,21 @@ def _over(name: str, model: Votes, stand_in: Votes, text: list[Votes], n_trained
         *stats.t_interval(value, parts),
         seen=stats.smallest_seen(parts, POWER),
         left=-float(by_group(other).mean()),
-        over=name,
         min_f1=min_f1(confusion_matrix(true, own.argmax(axis=1), n_classes)),
         min_f1_without=min_f1(confusion_matrix(true, other.argmax(axis=1), n_classes)),
     )
+
+
+def expected_seen(n_asked: int, n_trained: float, n_classes: int) -> float:
+    """About the smallest gain that a study with so many sequences of each class would see, nats.
+
+    As if none had a near duplicate, trainings did not differ, and groups' gains had `SPREAD`.
+
+    >>> round(expected_seen(480, 384, 3), 3)
+    0.026
+    """
+    variance = SPREAD**2 / (n_asked * n_classes) * (1 + OF_TRAINING * n_asked / n_trained)
+    return stats.smallest_seen([(variance, max(1, n_asked - 1))], POWER)
 
 
 def between_trainings(without: stats.Floats) -> float:

@@ -8,33 +8,38 @@ model's own continuation (`label.non_memo_suffix`). So only what exceeds the con
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import polars as pl
 
 from mnemoscope.benchmark.excess import Votes, estimate_auc, measure_excess, pair_names
 from mnemoscope.cnn.metrics import estimate_scores
+from mnemoscope.columns import Column, schema_of
 from mnemoscope.stats import FEWEST_GROUPS, FIGURE, FIGURES, Estimate, frame_of, share_true
 from mnemoscope.taxonomy.names import NON_MEMO
-from mnemoscope.taxonomy.sample import SampleKey
+from mnemoscope.taxonomy.sample import KEY_COLUMNS
 
 MOST_LEVELS = 12
 """More different counts than this are counted, not set."""
 MEMORIZED = "memorized"
 
-LEVELS_SCHEMA: dict[str, pl.DataType] = {
-    **dict.fromkeys(SampleKey._fields, pl.String()),
-    "duplicates": pl.Int64(),
-    "source": pl.String(),
-    "classes": pl.List(pl.String()),
-    "n_eval": pl.Int64(),
-    "n_groups": pl.Int64(),
-    **dict.fromkeys(("min_f1", "excess", "dose_auc", "dose_excess"), FIGURE),
-    "auc_pairs": pl.List(pl.String()),
-    **dict.fromkeys(("auc", "auc_excess"), FIGURES),
-    "note": pl.String(),
+LEVEL_COLUMNS = {
+    **KEY_COLUMNS,
+    "duplicates": Column(pl.Int64, "the level"),
+    "source": Column(pl.String, "the headline reader"),
+    "classes": Column(pl.List(pl.String), "those of 10 passages or more at this level"),
+    "n_eval": Column(pl.Int64, "evaluation sequences of these classes at this level"),
+    "n_groups": Column(pl.Int64, "their groups of near duplicates, which the intervals draw"),
+    "min_f1": Column(FIGURE, "smallest F1 of one of these classes"),
+    "excess": Column(FIGURE, "min-F1 minus that of the best control"),
+    "dose_auc": Column(FIGURE, "how well its probability of Non-Memo tells the level from level 0"),
+    "dose_excess": Column(FIGURE, "how much better than the best control does"),
+    "auc_pairs": Column(pl.List(pl.String), "names of the pairs of these classes"),
+    "auc": Column(FIGURES, "one a pair"),
+    "auc_excess": Column(FIGURES, "one a pair: AUC minus that of its best control"),
+    "note": Column(pl.String, "why there is no figure"),
 }
+LEVELS_SCHEMA = schema_of(LEVEL_COLUMNS)
 
 
 def levels_of(table: pl.DataFrame) -> list[int]:
@@ -79,9 +84,9 @@ def count_levels(table: pl.DataFrame, labels: pl.DataFrame, levels: Sequence[int
                 parts.append((name, each, memorized, (own == each).fill_null(False).to_numpy()))
         for taxonomy, name, of, flags in parts:
             groups = None if owners is None else owners[of]
-            row: dict[str, Any] = {"duplicates": one, "taxonomy": taxonomy, "class": name}
-            row |= {"n": int(of.sum()), "n_groups": _n_passages(groups, int(of.sum()))}
-            rows.append(row | {"share": share_true(flags[of], groups)})
+            n, share = int(of.sum()), share_true(flags[of], groups)
+            row = {"duplicates": one, "taxonomy": taxonomy, "class": name, "share": share}
+            rows.append(row | {"n": n, "n_groups": _n_passages(groups, n)})
     return frame_of(rows)
 
 
@@ -95,7 +100,7 @@ def score_level(
     n_resamples: int,
     seed: int,
     at_zero: np.ndarray | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Figures of one sample on the evaluation sequences of one level; rows of `LEVELS_SCHEMA`.
 
     Two questions. Of the classes that have `FEWEST_GROUPS` groups at this level, which is a
@@ -105,14 +110,14 @@ def score_level(
     (n,) bool, `at_zero` those of level 0; None at level 0 itself.
     """
     read = {name: sources[name] for name in (source, *controls) if name in sources}
-    options: dict[str, Any] = {"n_resamples": n_resamples, "seed": seed}
+    options = {"n_resamples": n_resamples, "seed": seed}
     votes = read[source]
     kept = [
         label
         for label in range(votes.n_classes)
         if len(np.unique(votes.owners[here & (votes.true == label)])) >= FEWEST_GROUPS
     ]
-    row: dict[str, Any] = {"source": source, "classes": [classes[one] for one in kept]}
+    row: dict[str, object] = {"source": source, "classes": [classes[one] for one in kept]}
     lacks_scores = [name for name, one in read.items() if one.scores is None]
     if lacks_scores:
         return row | {"note": f"no probabilities of {lacks_scores[0]}"}
@@ -141,7 +146,9 @@ def score_level(
     return row | {"excess": excess, "auc_excess": found.auc}
 
 
-def _dose(told: dict[str, Votes], *, reader: str, n_resamples: int, seed: int) -> dict[str, Any]:
+def _dose(
+    told: dict[str, Votes], *, reader: str, n_resamples: int, seed: int
+) -> dict[str, Estimate]:
     """AUC of a level against level 0, and its excess; none where a side has too few passages."""
     own = told[reader]
     if min(len(np.unique(own.owners[own.true == side])) for side in range(2)) < FEWEST_GROUPS:

@@ -15,10 +15,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from polars.datatypes import DataType, DataTypeClass
 
 from mnemoscope import stats
+from mnemoscope.benchmark.table import Scores
 from mnemoscope.cnn.metrics import f1_per_class
+from mnemoscope.columns import Column, schema_of
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.taxonomy import PAPER, PRASHANTH
 from mnemoscope.taxonomy.catalogue import rho_name
@@ -469,37 +470,31 @@ def _ends(estimate: stats.Estimate) -> str:
     return f"{interval(estimate, space=' ')} ".lstrip()
 
 
-_COLUMNS: dict[str, DataType | DataTypeClass] = {
-    "kind": pl.String,  # "catalogue": one of the 54; "rho": one of the 27 settings of ρ
-    "published_name": pl.String,
-    "n_classes": pl.Int64,
-    # A setting of ρ: which measures it uses, and ρ.
-    "rouge_l": pl.Boolean,
-    "rouge_3": pl.Boolean,
-    "threshold": pl.Float64,
-    # The sample of the study that the figures are of, null where it has none; one of `State`;
-    # why there is no figure, or the name that the partition was trained under.
-    "taxonomy": pl.String,
-    "state": pl.String,
-    "note": pl.String,
-    "n_eval": pl.Int64,
-    "min_f1": stats.FIGURE,
-    "mean_f1": stats.FIGURE,
-    # What ours is held against: "all" (three Pythia models summed), for ρ "12b".
-    "published_model": pl.String,
-    "published_min_f1": pl.Float64,
-    "published_mean_f1": pl.Float64,
+_PRINTED = "fraction, as the paper prints it"
+COMPARISON_COLUMNS = {
+    "kind": Column(pl.String, "`catalogue`: one of the 54; `rho`: one of the 27 settings of ρ"),
+    "published_name": Column(pl.String, "the name in the published table"),
+    "n_classes": Column(pl.Int64, "classes, Non-Memo among them"),
+    "rouge_l": Column(pl.Boolean, "a setting of ρ: whether it uses ROUGE-L"),
+    "rouge_3": Column(pl.Boolean, "whether it uses ROUGE-3"),
+    "threshold": Column(pl.Float64, "ρ"),
+    "taxonomy": Column(pl.String, "the study's taxonomy that the figures are of; its main sample"),
+    "state": Column(pl.String, "`measured`, `alias`, or why not"),
+    "note": Column(pl.String, "why not, or the name it was trained under"),
+    "n_eval": Column(pl.Int64, "evaluation sequences"),
+    "min_f1": Column(stats.FIGURE, "ours"),
+    "mean_f1": Column(stats.FIGURE, "ours"),
+    "published_min_f1": Column(pl.Float64, _PRINTED),
+    "published_mean_f1": Column(pl.Float64, _PRINTED),
     **{
-        f"published_{figure}_{model}": pl.Float64
+        f"published_{figure}_{model}": Column(pl.Float64, f"of Pythia {model}")
         for model in PUBLISHED_MODELS[1:]
         for figure in ("min_f1", "mean_f1")
     },
-    # Ours minus published; the interval is ours alone, the published figure is taken as it is.
-    "difference": stats.FIGURE,
-    "mean_f1_difference": stats.FIGURE,
+    "difference": Column(stats.FIGURE, "ours minus the published min-F1, which has no interval"),
+    "mean_f1_difference": Column(stats.FIGURE, "the same of mean F1"),
 }
-
-COMPARISON_SCHEMA = pl.Schema(_COLUMNS)
+COMPARISON_SCHEMA = schema_of(COMPARISON_COLUMNS)
 
 State = Literal["measured", "alias", "impossible", "untrained", "dropped", "absent"]
 """`alias`: measured under another name of the partition; `untrained`: its CNNs stayed at chance;
@@ -534,7 +529,7 @@ class Comparison(NamedTuple):
     correlations: dict[str, stats.RankCorrelation]
     conclusions: tuple[Conclusion, ...]  # the paper's, put to our figures
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """Correlations and conclusions as plain values, the published ones beside ours."""
         return {
             "correlations": {kind: one.as_json() for kind, one in self.correlations.items()},
@@ -543,22 +538,22 @@ class Comparison(NamedTuple):
         }
 
 
-def ours_of_row(
-    taxonomy: str, published_name: str, row: Mapping[str, Any], draws: stats.Floats | None
+def ours_of(
+    taxonomy: str, published_name: str, scored: Scores, draws: stats.Floats | None
 ) -> OurFigures:
-    """A row of the benchmark table (source `model`, by `rows_of`) as figures to compare."""
-    if row["min_f1"].value is None:
-        own = "its CNN did not leave" if row["n_runs"] == 1 else "none of its CNNs left"
+    """Figures to compare."""
+    if scored.min_f1.value is None:
+        own = "its CNN did not leave" if scored.n_runs == 1 else "none of its CNNs left"
         note = f"{own} chance on its own training set"
         return OurFigures(taxonomy, published_name, "untrained", note)
     return OurFigures(
         taxonomy,
         published_name,
         "measured",
-        n_eval=row["n_eval"],
-        min_f1=row["min_f1"],
-        mean_f1=row["mean_f1"],
-        confusion=np.array(row["confusion"], dtype=np.float64),
+        n_eval=scored.n_eval,
+        min_f1=scored.min_f1,
+        mean_f1=scored.mean_f1,
+        confusion=np.array(scored.confusion, dtype=np.float64),
         draws=draws,
     )
 
@@ -613,7 +608,7 @@ def _published_rows() -> tuple[dict[str, Any], ...]:
     rows = []
     for name, printed in tables["all"].items():
         row = {"kind": "catalogue", "published_name": name, "n_classes": printed["num_classes"]}
-        row |= {"published_model": "all"} | _published_figures("", printed)
+        row |= _published_figures("", printed)
         for model in PUBLISHED_MODELS[1:]:
             row |= _published_figures(f"_{model}", tables[model][name])
         rows.append(row)
@@ -621,7 +616,7 @@ def _published_rows() -> tuple[dict[str, Any], ...]:
         setting = (printed["Rouge-L"], printed["Rouge-3"], printed["Threshold"])
         row = {"kind": "rho", "published_name": published_rho_name(*setting), "n_classes": 3}
         row |= dict(zip(("rouge_l", "rouge_3", "threshold"), setting, strict=True))
-        row |= {"published_model": "12b"} | _published_figures("", printed)
+        row |= _published_figures("", printed)
         rows.append(row | _published_figures("_12b", printed))
     return tuple(rows)
 
@@ -634,7 +629,7 @@ def _published_figures(suffix: str, printed: Mapping[str, Any]) -> dict[str, flo
     }
 
 
-def _our_columns(published: Mapping[str, Any], one: OurFigures | None) -> dict[str, Any]:
+def _our_columns(published: Mapping[str, Any], one: OurFigures | None) -> dict[str, object]:
     if one is None:
         return {"state": "absent"}
     same = ""
@@ -643,11 +638,12 @@ def _our_columns(published: Mapping[str, Any], one: OurFigures | None) -> dict[s
     elif one.same_as:
         same = f"the same labels here as {one.same_as}"
     note = ": ".join(part for part in (same, one.note) if part) or None
-    row: dict[str, Any] = {"taxonomy": one.same_as or one.taxonomy}
-    row |= {"state": one.state, "note": note}
+    taxonomy = one.same_as or one.taxonomy
+    row: dict[str, object] = {"taxonomy": taxonomy, "state": one.state, "note": note}
     if one.min_f1.value is None:
         return row
-    return row | {
+    return {
+        **row,
         "state": "alias" if same else "measured",
         "n_eval": one.n_eval,
         "min_f1": one.min_f1,

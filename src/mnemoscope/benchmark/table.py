@@ -7,14 +7,13 @@ trainings with those settings alone: like is held against like.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike
-from polars.datatypes import DataType, DataTypeClass
 
 from mnemoscope.benchmark import excess, sources, verdict
 from mnemoscope.benchmark.gain import Gain, measure_gain
@@ -27,115 +26,117 @@ from mnemoscope.cnn.metrics import (
     precision_recall,
 )
 from mnemoscope.cnn.presets import OF_TWO_MODELS, CnnSetting
-from mnemoscope.stats import FIGURE, FIGURES, Estimate, Floats, estimate_of, frame_of
-from mnemoscope.taxonomy.sample import SampleKey
+from mnemoscope.columns import Column, schema_of
+from mnemoscope.stats import FIGURE, FIGURES, Estimate, Floats, estimate_of, frame_of, rows_of
+from mnemoscope.taxonomy.sample import KEY_COLUMNS, SampleKey
 
-_Columns = dict[str, DataType | DataTypeClass]
-_SHARES = pl.List(pl.Float64)  # one a class, in the order of the classes
-_MATRIX = pl.List(pl.List(pl.Int64))
-
-
-_COLUMNS: _Columns = {
-    **dict.fromkeys(SampleKey._fields, pl.String),
-    "source": pl.String,  # one of sources.SOURCES
-    # Whether any training left chance on its training set (these alone count below); trainings;
-    # training sequences; the mean min-F1 of those that left chance on their training sets.
-    "did_train": pl.Boolean,
-    "n_runs": pl.Int64,
-    "n_train": pl.Int64,
-    "training_min_f1": pl.Float64,
-    "n_eval": pl.Int64,
-    # Groups of near duplicates among these, which are what an interval draws, and why there is no
-    # interval.
-    "n_groups": pl.Int64,
-    "interval_note": pl.String,
-    "min_f1": FIGURE,
-    "mean_f1": FIGURE,
-    "f1": FIGURES,
-    "precision": FIGURES,
-    "recall": FIGURES,
-    # Rows true, columns predicted, summed over trained runs and epochs.
-    "confusion": _MATRIX,
-    # Pairs of classes in the order of excess.auc_pairs ("Guess | Recall"), and how well each two
-    # are told apart: area under the ROC curve of p_a / (p_a + p_b) on the sequences of the two,
-    # averaged over trained runs; one a pair.
-    "auc_pairs": pl.List(pl.String),
-    "auc": FIGURES,
-    # The least and the largest AUC of each pair in twenty draws of permuted classes.
-    "auc_chance_least": _SHARES,
-    "auc_chance_most": _SHARES,
-    # From here on in the rows of the model's attention alone. Whether this is the better of the two
-    # readers within the training rows (choice.parquet); with fewer than three trainings the CNNs
-    # are not chosen, as they cannot take a side.
-    "is_headline": pl.Boolean,
-    # The control of the same reader that the excess is over; the kind of verdict ("adds",
-    # "unclear", "nothing", "cannot") and its sentence.
-    "excess": FIGURE,
-    "excess_over": pl.String,
-    # Trainings of the CNN source that has fewest, of three on a side is taken.
-    "n_trainings": pl.Int64,
-    # The model's min-F1 that the excess is counted from: of its trainings with the CNN settings
-    # that the controls had too (excess_settings), same seeds. The excess of the AUC of each pair
-    # is over the largest control of that pair.
-    "excess_min_f1": pl.Float64,
-    "excess_settings": pl.List(pl.String),
-    "auc_excess": FIGURES,
-    # What the verdict rests on: `benchmark.gain`, in nats a sequence.
-    "gain": FIGURE,
-    "gain_over": pl.String,
-    "gain_seen": pl.Float64,
-    "gain_left": pl.Float64,
-    "pool_min_f1": pl.Float64,
-    "pool_min_f1_without": pl.Float64,
-    "verdict_kind": pl.String,
-    "verdict": pl.String,
-    # The model on the matched sequences; what the blind baseline that matched them
-    # (matched_by) still reaches there; sequences left a class; the largest standardized
-    # difference of its scores before and after; why there is no figure.
-    "matched_min_f1": FIGURE,
-    "matched_f1": FIGURES,
-    "matched_blind_min_f1": FIGURE,
-    "matched_by": pl.String,
-    "matched_n_per_class": pl.Int64,
-    "difference_before": pl.Float64,
-    "difference_after": pl.Float64,
-    "matched_note": pl.String,
-    # In the CNNs' row: their min-F1 minus that of the regression on statistics of the same maps,
-    # paired as the excess is.
-    "over_statistics": FIGURE,
+_SHARES = pl.List(pl.Float64)
+_PER_CLASS = Column(FIGURES, "one a class, in the order of the classes")
+_SCORES = {
+    "min_f1": Column(FIGURE, "smallest F1 of a class"),
+    "mean_f1": Column(FIGURE, "mean F1 of the classes"),
+    **dict.fromkeys(("f1", "precision", "recall"), _PER_CLASS),
+    "confusion": Column(pl.List(pl.List(pl.Int64)), "rows true, columns predicted"),
 }
-
-BENCHMARK_SCHEMA = pl.Schema(_COLUMNS)
-
-_AFTER_KEY = {"input": pl.String, **_COLUMNS}
-INPUTS_SCHEMA = pl.Schema(
-    {name: _AFTER_KEY[name] for name in (*SampleKey._fields, "input", *_COLUMNS)}
-)
-"""The columns of the benchmark table, and `input` after the sample's."""
-
-_TOGETHER: _Columns = {
-    "taxonomy": pl.String,
-    "model": pl.String,  # a model's name, or "together"
-    "n_eval": pl.Int64,
-    "n_runs": pl.Int64,
-    "min_f1": FIGURE,
-    "mean_f1": FIGURE,
-    "f1": FIGURES,
-    "precision": FIGURES,
-    "recall": FIGURES,
-    "confusion": _MATRIX,
-    # Why there is no figure.
-    "note": pl.String,
+_SCORED = {
+    "source": Column(pl.String, "what is scored"),
+    "did_train": Column(pl.Boolean, "a training left chance in training; only such count below"),
+    "n_runs": Column(pl.Int64, "trainings"),
+    "n_train": Column(pl.Int64, "training sequences"),
+    "training_min_f1": Column(pl.Float64, "mean min-F1 of the trainings on their training sets"),
+    "n_eval": Column(pl.Int64, "evaluation sequences"),
+    "n_groups": Column(pl.Int64, "groups of near duplicates among these, which the intervals draw"),
+    **_SCORES,
+    "auc_pairs": Column(pl.List(pl.String), "names of the pairs of classes (`Guess | Recall`)"),
+    "auc": Column(FIGURES, "of each pair: of p_a / (p_a + p_b), averaged over trainings"),
+    "auc_chance_least": Column(_SHARES, "least AUC of a pair in twenty draws of permuted classes"),
+    "auc_chance_most": Column(_SHARES, "the largest"),
+    # From here on in the rows of the model's attention alone.
+    "is_headline": Column(
+        pl.Boolean,
+        "the better of the two readers within the training sequences (`choice.parquet`); the "
+        "regression where the CNNs have fewer than three seeds",
+    ),
+    "excess": Column(FIGURE, "min-F1 minus that of the best control of the same reader"),
+    "excess_over": Column(pl.String, "that control"),
+    "excess_min_f1": Column(pl.Float64, "min-F1 that it is counted from, on `excess_settings`"),
+    "excess_settings": Column(pl.List(pl.String), "the CNN settings that the controls had too"),
+    "auc_excess": Column(FIGURES, "of each pair: AUC minus that of its best control"),
+    "gain": Column(
+        FIGURE,
+        "log score of the text's readers pooled with this one, minus that of the same with the "
+        "reference's, nats a sequence; the verdict rests on it",
+    ),
+    "gain_over": Column(pl.String, "the source of that reference"),
+    "gain_seen": Column(pl.Float64, "smallest gain that such a study sees in 80 % of cases"),
+    "pool_min_f1": Column(pl.Float64, "min-F1 of the pool with this reader"),
+    "pool_min_f1_without": Column(pl.Float64, "min-F1 of the pool with the reference"),
+    "verdict_kind": Column(pl.String, "`adds`, `unclear`, `nothing` or `cannot`"),
+    "verdict": Column(pl.String, "the same as a sentence"),
+    "matched_min_f1": Column(FIGURE, "on sequences that the best blind source finds alike"),
+    "matched_f1": Column(FIGURES, "of each class, there"),
+    "matched_blind_min_f1": Column(FIGURE, "what that blind source reaches there"),
+    "matched_by": Column(pl.String, "that blind source"),
+    "matched_n_per_class": Column(pl.Int64, "matched sequences of a class"),
+    "difference_before": Column(pl.Float64, "largest standardized difference of the blind scores"),
+    "difference_after": Column(pl.Float64, "the same once matched"),
+    "matched_note": Column(pl.String, "why there is no matched figure"),
+    "over_statistics": Column(FIGURE, "the CNNs' min-F1 minus the regression's, paired"),
 }
+BENCHMARK_COLUMNS = {**KEY_COLUMNS, **_SCORED}
+BENCHMARK_SCHEMA = schema_of(BENCHMARK_COLUMNS)
+INPUT_COLUMNS = {
+    **KEY_COLUMNS,
+    "input": Column(pl.String, "what the CNNs see: `mean`, `max`, `both`, `heads`, `difference`"),
+    **_SCORED,
+}
+INPUTS_SCHEMA = schema_of(INPUT_COLUMNS)
+TOGETHER_COLUMNS = {
+    "taxonomy": Column(pl.String, "its name; measured on its main sample"),
+    "model": Column(pl.String, "a model's name, or `together`"),
+    "n_eval": Column(pl.Int64, "evaluation sequences"),
+    "n_runs": Column(pl.Int64, "trainings"),
+    **_SCORES,
+    "note": Column(pl.String, "why there is no figure"),
+}
+TOGETHER_SCHEMA = schema_of(TOGETHER_COLUMNS)
 
-TOGETHER_SCHEMA = pl.Schema(_TOGETHER)
-"""Several models as one: their confusion matrices summed, as for the paper's headline figures."""
-
-RUN_KEY = [*SampleKey._fields, "source", *excess.SETTING, "seed"]
+RUN_COLUMNS = {
+    **KEY_COLUMNS,
+    "source": Column(pl.String, "what was trained on: see [the controls](memory-or-text.md)"),
+    "kernel": Column(pl.Int64, "kernel size of a CNN"),
+    "filters": Column(pl.Int64, "filters of a CNN"),
+    "input": Column(pl.String, "what a CNN sees"),
+    "seed": Column(pl.Int64, "of the training"),
+}
 """What makes a training one of its own in predictions and runs."""
+RUN_KEY = list(RUN_COLUMNS)
 
 
-def score_together(confusions: Sequence[ArrayLike], draws: Sequence[Floats] = ()) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Scores:
+    """The scores of one source of one sample, or of several models summed."""
+
+    min_f1: Estimate
+    mean_f1: Estimate
+    f1: Sequence[Estimate]  # one a class
+    precision: Sequence[Estimate]
+    recall: Sequence[Estimate]
+    confusion: Sequence[Sequence[int]] | None  # rows true, columns predicted; None: did not train
+    n_eval: int | None = None  # evaluation sequences
+    n_runs: int | None = None  # trainings
+
+
+def scores_of(benchmark: pl.DataFrame) -> dict[SampleKey, Scores]:
+    """The scores in rows of the benchmark table, those of one source, by sample."""
+    names = [one.name for one in fields(Scores)]
+    return {
+        SampleKey(row["taxonomy"], row["variant"]): Scores(**{name: row[name] for name in names})
+        for row in rows_of(benchmark)
+    }
+
+
+def score_together(confusions: Sequence[ArrayLike], draws: Sequence[Floats] = ()) -> Scores:
     """Sum the models' confusion matrices (classes in one order) and score the sum.
 
     As in the paper, except that a model with more evaluation sequences or CNNs counts for more.
@@ -149,14 +150,14 @@ def score_together(confusions: Sequence[ArrayLike], draws: Sequence[Floats] = ()
     f1, (precision, recall) = f1_per_class(total), precision_recall(total)
     drawn = f1_per_class(np.sum(draws, axis=0)) if len(draws) == len(confusions) else np.empty(0)
     lowest, mean = (drawn.min(axis=-1), drawn.mean(axis=-1)) if len(drawn) else (drawn, drawn)
-    return {
-        "min_f1": estimate_of(float(f1.min()), lowest),
-        "mean_f1": estimate_of(float(f1.mean()), mean),
-        "f1": list(map(Estimate, f1)),
-        "precision": list(map(Estimate, precision)),
-        "recall": list(map(Estimate, recall)),
-        "confusion": total.tolist(),
-    }
+    return Scores(
+        min_f1=estimate_of(float(f1.min()), lowest),
+        mean_f1=estimate_of(float(f1.mean()), mean),
+        f1=list(map(Estimate, f1)),
+        precision=list(map(Estimate, precision)),
+        recall=list(map(Estimate, recall)),
+        confusion=total.tolist(),
+    )
 
 
 def score_benchmark(
@@ -185,21 +186,22 @@ def score_benchmark(
     like = _like_controls(judged, predictions, runs, control_settings)
     headline = max(_deciding(judged, runs), key=lambda one: chosen.get(one, 0.0))
     for source in present:
-        row: dict[str, Any] = {
+        own = runs.filter(pl.col("source") == source)
+        row: dict[str, object] = {
             **runs.select(SampleKey._fields).row(0, named=True),
             "source": source,
             "auc_pairs": excess.pair_names(classes),
         }
-        row |= _training_columns(runs.filter(pl.col("source") == source))
+        row |= _training_columns(own)
         if source in judged:
             row |= judged[source].columns()
         if source in sources.ATTENTION:
             row["is_headline"] = source == headline
-            of_excess = like if source == "model" else _ComparableRuns(judged, [], row["n_runs"])
+            of_excess = like if source == "model" else _ComparableRuns(judged, [], own.height)
             free = [
                 name for name in sources.of_reader(sources.MEMORY_FREE, source) if name in present
             ]
-            row |= _excess_columns(source, of_excess, free, present, tuple(classes), row)
+            row |= _excess_columns(source, of_excess, free, present, tuple(classes), own)
             row |= _matched_columns(source, judged)
         if source == "model":
             row |= _regression_columns(judged)
@@ -236,7 +238,7 @@ class _SourceScores:
     def resampling(self) -> dict[str, int]:
         return {"seed": self.seed, "n_resamples": self.n_resamples}
 
-    def columns(self) -> dict[str, Any]:
+    def columns(self) -> dict[str, object]:
         """Figures of the table that every source has."""
         votes, found = self.votes, self.found
         auc = excess.estimate_auc(votes, **self.resampling)
@@ -244,7 +246,6 @@ class _SourceScores:
         return {
             "n_eval": len(votes.true),
             "n_groups": len(np.unique(votes.owners)),
-            "interval_note": excess.why_no_interval(votes),
             "min_f1": found.min_f1,
             "mean_f1": found.mean_f1,
             "f1": found.f1,
@@ -310,15 +311,24 @@ def _like_controls(
     return _ComparableRuns(rest | {"model": model}, settings, kept.height)
 
 
-def _training_columns(runs: pl.DataFrame) -> dict[str, Any]:
+def _training_columns(runs: pl.DataFrame) -> dict[str, object]:
     """How many trainings there were, whether one left chance, and the figure in training."""
-    trained = runs.filter(pl.col("did_train"))
     return {
-        "did_train": trained.height > 0,
+        "did_train": runs["did_train"].any(),
         "n_runs": runs.height,
-        "n_train": round(float(runs["n_train"].mean())),  # type: ignore[arg-type]
-        "training_min_f1": trained["train_min_f1"].mean(),
+        "n_train": _n_train(runs),
+        "training_min_f1": _training_min_f1(runs),
     }
+
+
+def _n_train(runs: pl.DataFrame) -> int:
+    return round(float(np.mean(runs["n_train"].to_numpy())))
+
+
+def _training_min_f1(runs: pl.DataFrame) -> float | None:
+    """Mean min-F1 in training of those that left chance; None where none did."""
+    trained = runs.filter("did_train")["train_min_f1"].to_numpy()
+    return float(np.mean(trained)) if len(trained) else None
 
 
 def _excess_columns(
@@ -327,8 +337,8 @@ def _excess_columns(
     free: Sequence[str],
     present: Sequence[str],
     names: tuple[str, ...],
-    row: Mapping[str, Any],
-) -> dict[str, Any]:
+    runs: pl.DataFrame,
+) -> dict[str, object]:
     """The excess of the model's attention over the controls `free`, and the verdict."""
     judged = like.judged
     reader = "CNN" if sources.TABLE[source].fit is None else "regression"
@@ -347,18 +357,18 @@ def _excess_columns(
     ran = {name: judged[name].votes for name in free if name in judged}
     found = excess.measure_excess(model.votes, ran, reader=source, **model.resampling)
     note = excess.why_no_interval(model.votes)
-    stand_ins = {name: one for name, one in ran.items() if sources.TABLE[name].needs_reference}
-    text = {name: one for name, one in ran.items() if name not in stand_ins}
+    reference = next((name for name in ran if sources.TABLE[name].needs_reference), None)
     has_scores = all(one.scores is not None for one in (model.votes, *ran.values()))
     gain = None
-    if stand_ins and has_scores and note is None:
-        gain = measure_gain(model.votes, stand_ins, text, n_trained=row["n_train"])
+    if reference is not None and has_scores and note is None:
+        text = [one for name, one in ran.items() if name != reference]
+        gain = measure_gain(model.votes, ran[reference], text, n_trained=_n_train(runs))
     figures = replace(
         figures,
         f1=model.found.f1,
         gain=gain,
         n_trainings=found.n_trainings,
-        training_min_f1=row["training_min_f1"],
+        training_min_f1=_training_min_f1(runs),
         interval_note=note,
         finds_mark=_finds_mark(source, judged, present),
     )
@@ -366,20 +376,17 @@ def _excess_columns(
         **_verdict_columns(figures),
         "excess": Estimate(found.value, found.low, found.high),
         "excess_over": found.strongest,
-        "n_trainings": found.n_trainings,
         "excess_min_f1": found.min_f1,
         "excess_settings": [one.slug for one in like.settings],
         "auc_excess": found.auc,
-        **(_gain_columns(gain) if gain else {}),
+        **(_gain_columns(gain) | {"gain_over": reference} if gain else {}),
     }
 
 
-def _gain_columns(gain: Gain) -> dict[str, Any]:
+def _gain_columns(gain: Gain) -> dict[str, object]:
     return {
         "gain": Estimate(gain.value, gain.low, gain.high),
-        "gain_over": gain.over,
         "gain_seen": gain.seen,
-        "gain_left": gain.left,
         "pool_min_f1": gain.min_f1,
         "pool_min_f1_without": gain.min_f1_without,
     }
@@ -398,12 +405,12 @@ def _finds_mark(
     )
 
 
-def _verdict_columns(figures: verdict.BenchmarkFigures) -> dict[str, Any]:
+def _verdict_columns(figures: verdict.BenchmarkFigures) -> dict[str, object]:
     given = verdict.give_verdict(figures)
     return {"verdict_kind": given.kind, "verdict": given.sentence}
 
 
-def _matched_columns(source: str, judged: Mapping[str, _SourceScores]) -> dict[str, Any]:
+def _matched_columns(source: str, judged: Mapping[str, _SourceScores]) -> dict[str, object]:
     """The model on sequences matched by the better blind baseline, and that baseline there."""
     blind = [name for name in sources.of_reader(sources.TEXT_ALONE, source) if name in judged]
     min_f1 = {name: judged[name].found.min_f1.value for name in blind}
@@ -433,7 +440,7 @@ def _matched_columns(source: str, judged: Mapping[str, _SourceScores]) -> dict[s
     }
 
 
-def _regression_columns(judged: Mapping[str, _SourceScores]) -> dict[str, Any]:
+def _regression_columns(judged: Mapping[str, _SourceScores]) -> dict[str, object]:
     """How far the CNNs are above a regression on a few statistics of the same maps."""
     pair = {name: judged[name].votes for name in ("model", "statistics") if name in judged}
     if len(pair) < 2:

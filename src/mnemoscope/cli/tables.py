@@ -374,9 +374,9 @@ def _describe_study(study: Study) -> dict[str, Any]:
     console.print(table)
     _describe_split(study, console)
     models = Table("role", "name", "layers × heads", "dtype", "weights", title="models")
-    for role, facts in study.record["models"].items():
-        shape = f"{facts['n_layers']} × {facts['n_heads']}"
-        models.add_row(role, facts["name"], shape, facts["dtype"], facts["fingerprint"][:12])
+    for role, model in study.record["models"].items():
+        shape = f"{model['n_layers']} × {model['n_heads']}"
+        models.add_row(role, model["name"], shape, model["dtype"], model["fingerprint"][:12])
     console.print(models)
     if (study.folder / "maps").is_dir():
         from mnemoscope.maps.format import read_meta
@@ -441,7 +441,7 @@ def _counts(manifest: dict[str, Any] | None) -> str:
     samples = counts.get("samples")
     if samples is not None:
         numbers["taxonomy samples"] = len(samples)
-        numbers["impossible"] = sum("impossible" in entry for entry in samples.values())
+        numbers["impossible"] = sum(bool(entry["impossible"]) for entry in samples)
     return ", ".join(f"{key.replace('_', ' ')} {value:,}" for key, value in numbers.items())
 
 

@@ -56,37 +56,27 @@ class Column(NamedTuple):
 
 
 COLUMNS: dict[str, Column] = {
-    "sequence_id": Column(_INTEGERS, pl.Int64(), "identifies one sequence; no two are equal"),
-    "text": Column(_STRINGS, pl.String(), "decode of the tokens"),
-    "tokens": Column(_TOKENS, pl.List(pl.Int32()), "token ids, as many in every sequence"),
-    "attention_mask": Column(
-        _MASK, pl.List(pl.Int64()), "1 for a token, 0 for padding on the left or right"
-    ),
-    "document": Column(_STRINGS, pl.String(), "the text the sequence was cut from"),
+    "sequence_id": Column(_INTEGERS, pl.Int64(), "unique"),
+    "text": Column(_STRINGS, pl.String(), "the text; longer texts are cut"),
+    "tokens": Column(_TOKENS, pl.List(pl.Int32()), "token ids, as many in every sequence: 64"),
+    "attention_mask": Column(_MASK, pl.List(pl.Int64()), "1 for a token, 0 for padding"),
+    "document": Column(_STRINGS, pl.String(), "the text that it was cut from"),
     "start": Column(_INTEGERS, pl.Int64(), "first character in the document"),
     "end": Column(_INTEGERS, pl.Int64(), "character after the last in the document"),
     "genre": Column(_STRINGS, pl.String(), "kind of text, such as code or prose"),
-    "group": Column(_STRINGS, pl.String(), "near duplicates share one group"),
+    "group": Column(_STRINGS, pl.String(), "near duplicates, kept on one side"),
     "held_out": Column(_BOOLEANS, pl.Boolean(), "known never to have been trained on"),
-    "duplicates": Column(
-        _INTEGERS, pl.Int64(), "exact occurrences of the suffix in the training corpus"
-    ),
+    "duplicates": Column(_INTEGERS, pl.Int64(), "occurrences of the suffix in the training data"),
     "is_code": Column(_BOOLEANS, pl.Boolean(), "the text is source code"),
-    "memorization_score": Column(
-        _NUMBERS, pl.Float32(), "share of positions where continuation and suffix agree"
-    ),
-    "is_memorized": Column(_BOOLEANS, pl.Boolean(), "the continuation is the suffix"),
-    "continuation": Column(
-        _TOKENS, pl.List(pl.Int32()), "the model's greedy tokens after the prefix"
-    ),
-    "smallest_gap": Column(
-        _NUMBERS, pl.Float32(), "smallest difference between the two best logits"
-    ),
+    "memorization_score": Column(_NUMBERS, pl.Float32(), "share of right tokens; null if scanned"),
+    "is_memorized": Column(_BOOLEANS, pl.Boolean(), "what the model writes greedily is the suffix"),
+    "continuation": Column(_TOKENS, pl.List(pl.Int32()), "what it writes; null if scanned"),
+    "smallest_gap": Column(_NUMBERS, pl.Float32(), "smallest gap of its two best logits"),
     "is_incrementing": Column(_BOOLEANS, pl.Boolean(), "the text counts up or down"),
     "is_repeating": Column(_BOOLEANS, pl.Boolean(), "the text repeats a short period"),
-    "rouge_l": Column(_NUMBERS, pl.Float64(), "ROUGE-L F of prefix and suffix, in [0, 1]"),
-    "rouge_3": Column(_NUMBERS, pl.Float64(), "ROUGE-3 F of prefix and suffix, in [0, 1]"),
-    PUBLISHED_VERDICT: Column(_BOOLEANS, pl.Boolean(), "is_memorized as the source gave it"),
+    "rouge_l": Column(_NUMBERS, pl.Float64(), "ROUGE-L of prefix and suffix on token ids: LCS/32"),
+    "rouge_3": Column(_NUMBERS, pl.Float64(), "ROUGE-3 of them: clipped common trigrams/30"),
+    PUBLISHED_VERDICT: Column(_BOOLEANS, pl.Boolean(), "`is_memorized` as the source has it"),
 }
 
 

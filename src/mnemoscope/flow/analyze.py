@@ -272,7 +272,7 @@ def _facts(
 ) -> dict[str, Any]:
     """Inputs that decide the result, as plain values that the result records."""
     facts: dict[str, Any] = {
-        "model": study.record["models"].get("model", {}).get("fingerprint"),
+        "model": study.fingerprint("model"),
         "table": study.table_sums,
         "label": study.key("label"),
     }

@@ -23,8 +23,9 @@ from mnemoscope.benchmark.excess import (
     compare_pair,
     resample_jointly,
 )
-from mnemoscope.benchmark.levels import LEVELS_SCHEMA, levels_of, score_level
+from mnemoscope.benchmark.levels import LEVEL_COLUMNS, LEVELS_SCHEMA, levels_of, score_level
 from mnemoscope.benchmark.published import (
+    COMPARISON_COLUMNS,
     Comparison,
     Conclusion,
     OurFigures,
@@ -32,15 +33,19 @@ from mnemoscope.benchmark.published import (
     compare_with_published,
     guessed_share,
     has_columns,
-    ours_of_row,
+    ours_of,
 )
 from mnemoscope.benchmark.sources import MEMORY_FREE, of_reader
 from mnemoscope.benchmark.table import (
+    BENCHMARK_COLUMNS,
+    INPUT_COLUMNS,
     RUN_KEY,
     TOGETHER_SCHEMA,
+    Scores,
     score_benchmark,
     score_by_input,
     score_together,
+    scores_of,
     settings_of_runs,
     trained_votes,
 )
@@ -54,7 +59,7 @@ from mnemoscope.parse import read_json
 from mnemoscope.pipeline.label import SAMPLES_FILE, SampleEntry, aliases_of, samples_of
 from mnemoscope.pipeline.train import CHOICE_FILE, PREDICTIONS_FILE, RUNS_FILE
 from mnemoscope.progress import Progress
-from mnemoscope.stats import NO_ESTIMATE, Estimate, RankCorrelation, frame_of, rows_of
+from mnemoscope.stats import NO_ESTIMATE, Estimate, RankCorrelation, frame_of
 from mnemoscope.study.folder import Study, is_study
 from mnemoscope.study.models import Models
 from mnemoscope.study.stages import stage_named
@@ -139,11 +144,11 @@ def benchmark_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all
         scored = list(run_units(units, None, Opened(dict), label="Scoring", noun="samples"))
         frame = pl.concat((one.values["rows"] for one in scored), rechunk=True)
         inputs = pl.concat((one.values["inputs"] for one in scored), rechunk=True)
-        study.write(INPUTS_FILE, inputs)
-        study.write(BENCHMARK_FILE, frame)
-        ours = list(_our_figures(study, _main_rows(frame), _main_draws(study)))
+        study.write(INPUTS_FILE, inputs, INPUT_COLUMNS)
+        study.write(BENCHMARK_FILE, frame, BENCHMARK_COLUMNS)
+        ours = list(_our_figures(study, _main_scores(frame), _main_draws(study)))
         comparison = compare_with_published(ours, _guessed(study))
-        study.write(COMPARISON_FILE, comparison.frame)
+        study.write(COMPARISON_FILE, comparison.frame, COMPARISON_COLUMNS)
         study.write(CONCLUSIONS_FILE, json.dumps(comparison.as_json(), indent=2).encode())
         if levels := levels_of(study.sequences):
             found = [
@@ -151,7 +156,8 @@ def benchmark_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all
                 for key, task in tasks.items()
                 if key.is_main
             ]
-            study.write(LEVELS_FILE, pl.concat([pl.DataFrame(schema=LEVELS_SCHEMA), *found]))
+            rows = pl.concat([pl.DataFrame(schema=LEVELS_SCHEMA), *found])
+            study.write(LEVELS_FILE, rows, LEVEL_COLUMNS)
         counts["rows"] = frame.height
 
 
@@ -279,7 +285,7 @@ def find_sample(study: Study, name: str) -> SampleEntry:
 
 
 def _our_figures(
-    study: Study, rows: Mapping[str, dict[str, Any]], draws: dict[str, np.ndarray]
+    study: Study, scores: Mapping[str, Scores], draws: Mapping[str, np.ndarray]
 ) -> Iterator[OurFigures]:
     """Every taxonomy of the study, with its figures or why it has none."""
     for entry in _main_samples(study):
@@ -289,17 +295,17 @@ def _our_figures(
         elif entry.dropped:
             note = f"trained without {', '.join(entry.dropped)}, which is another taxonomy"
             yield OurFigures(taxonomy, name, "dropped", note)
-        elif taxonomy in rows:
-            yield ours_of_row(taxonomy, name, rows[taxonomy], draws.get(taxonomy))
+        elif taxonomy in scores:
+            yield ours_of(taxonomy, name, scores[taxonomy], draws.get(taxonomy))
     for name, alias in aliases_of(study).items():
         known = taxonomy_or_none(name)
-        if alias.reason == "same rule" or known is None or alias.of not in rows:
+        if alias.reason == "same rule" or known is None or alias.of not in scores:
             continue
         order = list(alias.classes)
         drawn = draws.get(alias.of)
         if drawn is not None:
             drawn = drawn[:, order][:, :, order]
-        one = ours_of_row(name, known.published_name, rows[alias.of], drawn)
+        one = ours_of(name, known.published_name, scores[alias.of], drawn)
         if one.confusion is None:
             yield replace(one, same_as=alias.of)
         else:
@@ -326,22 +332,37 @@ def put_together(studies: Sequence[Study]) -> Together:
     check_alike(studies)
     check_different_models(studies)
     models = name_models(studies)
-    tables = [_main_rows(study.benchmark) for study in studies]
+    tables = [_main_scores(study.benchmark) for study in studies]
     draws = [_main_draws(study, stream=stream) for stream, study in enumerate(studies)]
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     ours: list[OurFigures] = []
     for entry in _main_samples(studies[0]):
+        taxonomy, name = entry.taxonomy, entry.published_name
         own = [samples_of(study)[entry.key] for study in studies]
-        taxonomy = entry.taxonomy
-        notes = [_why_not(table, one) for table, one in zip(tables, own, strict=True)]
-        for model, table, note in zip(models, tables, notes, strict=True):
-            row = table.get(taxonomy, {}) if note is None else {}
-            rows.append({**row, "taxonomy": taxonomy, "model": model, "note": note})
-        total = _sum(taxonomy, models, tables, draws, notes)
-        rows.append(total)
-        ours.append(_as_ours(entry, total, draws, any(one.impossible for one in own)))
-    known = [{name: row.get(name) for name in TOGETHER_SCHEMA} for row in rows]
-    frame = frame_of(known, TOGETHER_SCHEMA)
+        found = [table.get(taxonomy) for table in tables]
+        notes = [_why_not(scores, one) for scores, one in zip(found, own, strict=True)]
+        known = [one for one, note in zip(found, notes, strict=True) if one and note is None]
+        drawn = [one[taxonomy] for one in draws if taxonomy in one]
+        total, why = None, _why_no_sum(models, notes)
+        if why is None:
+            total = replace(
+                score_together([one.confusion or [] for one in known], drawn),
+                n_eval=sum(one.n_eval or 0 for one in known),
+                n_runs=sum(one.n_runs or 0 for one in known),
+            )
+            summed = np.sum(drawn, axis=0) if len(drawn) == len(draws) else None
+            ours.append(ours_of(taxonomy, name, total, summed))
+        else:
+            is_impossible = any(one.impossible for one in own)
+            state: State = "impossible" if is_impossible else "untrained"
+            ours.append(OurFigures(taxonomy, name, state, why))
+        lines = [*zip(models, found, notes, strict=True), (TOGETHER, total, why)]
+        rows += [
+            {"taxonomy": taxonomy, "model": model, "note": note}
+            | (vars(scores) if scores and note is None else {})
+            for model, scores, note in lines
+        ]
+    frame = frame_of(rows, TOGETHER_SCHEMA)
     return Together(frame, models, compare_with_published(ours))
 
 
@@ -387,7 +408,7 @@ def check_alike(studies: Sequence[Study], also: Sequence[str] = ()) -> None:
             )
 
 
-def _rules(study: Study, also: Sequence[str]) -> dict[str, Any]:
+def _rules(study: Study, also: Sequence[str]) -> dict[str, object]:
     """Settings that decide how classes are drawn and CNNs trained, and those in `also`."""
     values = study.settings.as_dict()
     names = [f"label.{key}" for key in values["label"]]
@@ -431,54 +452,26 @@ def name_models(studies: Sequence[Study]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _main_rows(benchmark: pl.DataFrame) -> dict[str, dict[str, Any]]:
-    """Rows of the CNNs on the model's attention of each taxonomy's main sample, by taxonomy."""
-    chosen = benchmark.filter(source="model", variant=MAIN)
-    return {row["taxonomy"]: row for row in rows_of(chosen)}
+def _main_scores(benchmark: pl.DataFrame) -> dict[str, Scores]:
+    """Scores of the CNNs on the model's attention, of each taxonomy's main sample."""
+    chosen = scores_of(benchmark.filter(source="model", variant=MAIN))
+    return {key.taxonomy: one for key, one in chosen.items()}
 
 
-def _why_not(table: dict[str, dict[str, Any]], entry: SampleEntry) -> str | None:
+def _why_not(scores: Scores | None, entry: SampleEntry) -> str | None:
     """Why one model has no figure; None if it has one."""
     if entry.impossible:
         return f"impossible: {entry.impossible}"
     if entry.dropped:
         return f"trained without {', '.join(entry.dropped)}"
-    row = table.get(entry.taxonomy)
-    if row is None or row["min_f1"].value is None:
+    if scores is None or scores.min_f1.value is None:
         return "none of its CNNs left chance on its own training set"
     return None
 
 
-def _sum(
-    taxonomy: str,
-    models: Sequence[str],
-    tables: Sequence[dict[str, dict[str, Any]]],
-    draws: Sequence[dict[str, np.ndarray]],
-    notes: Sequence[str | None],
-) -> dict[str, Any]:
-    row: dict[str, Any] = {"taxonomy": taxonomy, "model": TOGETHER, "note": None}
+def _why_no_sum(models: Sequence[str], notes: Sequence[str | None]) -> str | None:
+    """Why several models have no figure together; None if they have one."""
     if all(notes) and len(set(notes)) == 1:
-        return row | {"note": f"on every model: {notes[0]}"}
-    if any(notes):
-        missing = [f"{model}: {note}" for model, note in zip(models, notes, strict=True) if note]
-        return row | {"note": "; ".join(missing)}
-    own = [table[taxonomy] for table in tables]
-    row |= {name: sum(one[name] for one in own) for name in ("n_eval", "n_runs")}
-    drawn = [one[taxonomy] for one in draws if taxonomy in one]
-    return row | score_together([one["confusion"] for one in own], drawn)
-
-
-def _as_ours(
-    entry: SampleEntry,
-    total: dict[str, Any],
-    draws: Sequence[dict[str, np.ndarray]],
-    is_impossible: bool,
-) -> OurFigures:
-    """The sum as figures to compare with the published ones."""
-    taxonomy, name = entry.taxonomy, entry.published_name
-    if total["note"] is None:
-        drawn = [one[taxonomy] for one in draws if taxonomy in one]
-        summed = np.sum(drawn, axis=0) if len(drawn) == len(draws) else None
-        return ours_of_row(taxonomy, name, total, summed)
-    state: State = "impossible" if is_impossible else "untrained"
-    return OurFigures(taxonomy, name, state, total["note"])
+        return f"on every model: {notes[0]}"
+    missing = [f"{model}: {note}" for model, note in zip(models, notes, strict=True) if note]
+    return "; ".join(missing) or None

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from mnemoscope.cluster.units import ALL, Share
+from mnemoscope.columns import Column
 from mnemoscope.data.table import fill_columns, look_up, mask_of, token_matrix
 from mnemoscope.errors import DamagedDataError, MnemoscopeError, UserError
 from mnemoscope.lm.model import recording_batch_size
@@ -36,6 +37,11 @@ from mnemoscope.study.models import Models
 from mnemoscope.study.settings import StudySettings
 
 LOGPROBS_FILE = "logprobs.parquet"
+LOGPROB_COLUMNS = {
+    "sequence_id": Column(pl.Int64, "a sampled sequence, shown as its text has it"),
+    "logprobs": Column(pl.List(pl.Float32), "log-probability of each token of the suffix, nats"),
+    "prefix_best": Column(pl.List(pl.Float32), "of the likeliest at each place of the prefix"),
+}
 MOST_HEAD_BYTES = 8_000_000_000
 """Most bytes on disk for one model's maps of every head."""
 
@@ -157,8 +163,8 @@ def open_maps(study: Study, store: str, *, verify: bool = False) -> MapStore:
 
 def check_maps(study: Study, store: str, meta: StoreMeta) -> None:
     """Raise OutOfDateError if the maps of a role are another study's or another model's."""
-    facts = study.record["models"].get(store.removesuffix("-heads"), {})
-    wanted = {"tokens": study.tokens, "weights": facts.get("fingerprint")}
+    weights = study.fingerprint(store.removesuffix("-heads"))
+    wanted = {"tokens": study.tokens, "weights": weights}
     for name, value in wanted.items():
         if value and meta.model.get(name) != value:
             why = f"maps of other {name} than the study's"
@@ -269,12 +275,11 @@ def _fill(
     with_verdicts = store == "model" and mask is None and wants_verdicts(study)
     ends = list(accumulate(map(len, shards)))
     questions = [
-        Maps(
-            **asked.question(
-                tokens[end - len(rows) : end],
-                captured[end - len(rows) : end],
-                None if mask is None else mask[end - len(rows) : end],
-            ),
+        asked.question(
+            Maps,
+            tokens[end - len(rows) : end],
+            captured[end - len(rows) : end],
+            None if mask is None else mask[end - len(rows) : end],
             store=store,
             with_verdicts=with_verdicts,
         )
@@ -328,9 +333,7 @@ def decodings(
         own = [rows.filter(pl.col("suffix") == "own")["sequence_id"] for rows in shown]
         ids = set(chain.from_iterable(own))
         blocks = [one for one in blocks if not ids.isdisjoint(one["sequence_id"])]
-    return [
-        Decoded(**model.question(token_matrix(one), one.select("sequence_id"))) for one in blocks
-    ]
+    return [model.question(Decoded, token_matrix(one), one.select("sequence_id")) for one in blocks]
 
 
 def next_rows(study: Study, wanted: pl.DataFrame) -> list[pl.DataFrame]:
@@ -345,7 +348,7 @@ def next_rows(study: Study, wanted: pl.DataFrame) -> list[pl.DataFrame]:
 
 
 def _next_tokens(model: Asked, table: pl.DataFrame, rows: pl.DataFrame) -> NextTokens:
-    return NextTokens(**model.question(shown_tokens(table, rows), rows))
+    return model.question(NextTokens, shown_tokens(table, rows), rows)
 
 
 def _write_logprobs(study: Study, said: pl.DataFrame) -> None:
@@ -356,4 +359,4 @@ def _write_logprobs(study: Study, said: pl.DataFrame) -> None:
         pl.col("logprobs").list.slice(prefix - 1),
         pl.col("best").list.head(prefix).alias("prefix_best"),
     )
-    study.write(LOGPROBS_FILE, texts)
+    study.write(LOGPROBS_FILE, texts, LOGPROB_COLUMNS)

@@ -4,13 +4,12 @@ Also takes over verdicts that a capture found in its own forward passes. Each ch
 written when done, so a killed run resumes with the next one.
 """
 
-from typing import Any
-
 import numpy as np
 import polars as pl
 
 from mnemoscope.cluster.units import ALL, Result, Share, UnitStore
-from mnemoscope.data.table import look_up, token_matrix, whole_mask
+from mnemoscope.columns import Column
+from mnemoscope.data.table import COLUMNS, look_up, token_matrix, whole_mask
 from mnemoscope.lm.model import HALVED, recording_batch_size
 from mnemoscope.pipeline.questions import Asked, Check, Verdicts, as_found, clear_units, unit_store
 from mnemoscope.progress import say
@@ -18,6 +17,10 @@ from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
 
 VERDICTS_FILE = "verdicts.parquet"
+_RESULTS = ("is_memorized", "memorization_score", "continuation", "smallest_gap")
+VERDICT_COLUMNS = {
+    name: Column(COLUMNS[name].dtype, COLUMNS[name].meaning) for name in ("sequence_id", *_RESULTS)
+}
 _CHECK_SEED = 0
 _CHECKING = "Checking scan against decoding"
 
@@ -34,7 +37,7 @@ def continue_stage(study: Study, models: Models) -> None:
         model, tables = ask_verdicts(study, models)
         found = pl.concat(tables)
         ids = study.sequences["sequence_id"]
-        study.write(VERDICTS_FILE, found.select(ids, pl.all()))
+        study.write(VERDICTS_FILE, found.select(ids, pl.all()), VERDICT_COLUMNS)
         counts |= {
             "sequences": found.height,
             "memorized": int(found["is_memorized"].sum()),
@@ -46,7 +49,7 @@ def continue_stage(study: Study, models: Models) -> None:
             drawn = found[rows].select("is_memorized", "smallest_gap")
             tokens, mask = token_matrix(study.sequences), whole_mask(study.sequences)
             mask = None if mask is None else mask[rows]
-            question = Check(**model.question(tokens[rows], drawn, mask))
+            question = model.question(Check, tokens[rows], drawn, mask)
             (checked,) = model.answers([question], _CHECKING)
             counts["scan_check"] = {k: v for k, v in checked.values.items() if k != HALVED}
     clear_units(study, "continue")
@@ -72,10 +75,11 @@ def _chunks(study: Study, model: Asked) -> list[Verdicts]:
     tokens, mask = token_matrix(study.sequences), whole_mask(study.sequences)
     n = study.settings.continue_.part_rows
     return [
-        Verdicts(
-            **model.question(
-                tokens[at : at + n], pl.DataFrame(), None if mask is None else mask[at : at + n]
-            )
+        model.question(
+            Verdicts,
+            tokens[at : at + n],
+            pl.DataFrame(),
+            None if mask is None else mask[at : at + n],
         )
         for at in range(0, len(tokens), n)
     ]
@@ -132,7 +136,7 @@ def store_scan_verdicts(study: Study, model: Asked) -> None:
         chunk = known[start : start + question.size]
         start += question.size
         if not chunk["is_memorized"].null_count():
-            made: dict[str, Any] = {"parquet": as_found(chunk)}
+            made = {"parquet": as_found(chunk)}
             store.put(question.key, made | ({HALVED: min(halved)} if halved else {}))
             n_known += chunk.height
     say(

@@ -21,6 +21,7 @@ import polars as pl
 
 from mnemoscope.cluster.run import current_executor, run_units
 from mnemoscope.cluster.units import ALL, Needs, Opened, Share, UnitStore
+from mnemoscope.columns import Column, schema_of
 from mnemoscope.data.table import look_up, refuse_padding, token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.files import digest
@@ -36,6 +37,7 @@ from mnemoscope.progress import Progress, say
 from mnemoscope.stats import FEWEST_GROUPS, FIGURE, Estimate, frame_of
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models, facts_of, identity_of
+from mnemoscope.study.records import Model
 from mnemoscope.study.settings import PATCH_DRAWS, GraftSettings
 from mnemoscope.study.stages import stage_named
 from mnemoscope.taxonomy.catalogue import load_taxonomies
@@ -141,7 +143,7 @@ class _Anatomy:
     key: str
     size = 0  # it takes no time
 
-    def run(self, loaded: "Loaded", progress: Progress) -> dict[str, Any]:  # noqa: ARG002
+    def run(self, loaded: "Loaded", progress: Progress) -> dict[str, object]:  # noqa: ARG002
         """`facts` by role, and `parts`. UserError: a part that the model does not have."""
         return {"facts": loaded.facts, "parts": wanted_parts(loaded)}
 
@@ -409,7 +411,7 @@ class Loaded(NamedTuple):
     study: Study
     models: dict[str, LanguageModel]
     pairs: dict[str, Pair]
-    facts: dict[str, dict[str, Any]]  # by role
+    facts: dict[str, Model]  # by role
     basis: str
     tried: pl.DataFrame
     labels: pl.DataFrame
@@ -598,7 +600,7 @@ def _classes(
 
 def _conclude(
     study: Study, parts: Sequence[str], made: Mapping[Graft | Walk | Patch, pl.DataFrame]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Write what was made says of each taxonomy; returns what the manifest counts."""
     grafts = [one for one in made if isinstance(one, Graft)]
     patches = [one for one in made if isinstance(one, Patch)]
@@ -613,7 +615,7 @@ def _conclude(
     for one in found:
         labels = labels.with_columns(label_sequences(tried, one).alias(one.name))
         taxonomies[one.name] = [name for name in one.classes if name != NON_MEMO]
-    written: dict[str, list[dict[str, Any]]] = {one: [] for one in _TABLES}
+    written: dict[str, list[dict[str, object]]] = {one: [] for one in _TABLES}
     for classes in _classes(labels, taxonomies, survives[base], survives[alone]):
         inside = classes.places >= 0
         of_these = Tried(
@@ -655,11 +657,12 @@ def _conclude(
             ]
     of_weights: list[Graft | Walk] = [*grafts, *walks]
     kept_rows = [_sequence_rows(one, made[one]) for one in of_weights]
-    study.write(SEQUENCES_FILE, pl.concat(kept_rows))
+    study.write(SEQUENCES_FILE, pl.concat(kept_rows), SEQUENCE_COLUMNS)
     for name, rows in written.items():
         if rows or name != PATCHES_FILE:
-            frame = frame_of(rows, _TABLES[name])
-            study.write(name, frame.with_columns(pl.selectors.float().fill_nan(None)))
+            frame = frame_of(rows, schema_of(_TABLES[name]))
+            frame = frame.with_columns(pl.selectors.float().fill_nan(None))
+            study.write(name, frame, _TABLES[name])
     return {
         "grafts": len(grafts),
         "walks": len(walks),
@@ -696,33 +699,80 @@ def _curve(frame: pl.DataFrame) -> _Curve:
     return _Curve(at["scale"].to_numpy(), survives, at["heldout_loss"].to_list())
 
 
-_SPECIFICITY = {
-    "taxonomy": pl.String,
-    "is_found": pl.Boolean,
-    **dict.fromkeys(("part", "broken", "spared"), pl.String),
-    "n_walks": pl.Int64,
-    "largest_scale": pl.Float64,
-    **dict.fromkeys(("kept_broken", "kept_spared", "random_broken"), pl.Float64),
-    **dict.fromkeys(("specific", "crude", "equal_total"), FIGURE),
-    **dict.fromkeys(("scatter", "p_value"), pl.Float64),
-    "over_flip": FIGURE,
-    "finding": pl.String,
+_OF_CLASS = {
+    "taxonomy": Column(pl.String, "its name, or `truth`: by how often a text was read"),
+    "class": Column(pl.String, "the memorized class"),
 }
-_TABLES: dict[str, dict[str, Any] | None] = {
-    GRAFT_FILE: None,
-    GRAFT_SPECIFICITY_FILE: _SPECIFICITY,
-    CURVES_FILE: {
-        **dict.fromkeys(("taxonomy", "class", "part", "control"), pl.String),
-        "draw": pl.Int64,
-        **dict.fromkeys(("scale", "survive", "heldout_loss"), pl.Float64),
-    },
-    PATCHES_FILE: None,
+_TRIED = {
+    "n": Column(pl.Int64, "sequences of the class"),
+    "n_groups": Column(pl.Int64, "their groups of near duplicates, which the interval draws"),
+    "survive": Column(FIGURE, "share of them that is still reproduced"),
+    "heldout_loss": Column(pl.Float64, "loss on texts that are held out, nats a token"),
 }
-
-
-_KINDS = {
-    **dict.fromkeys(("part", "direction", "control"), pl.String),
-    **{"draw": pl.Int64, "share": pl.Float64, "scale": pl.Float64},
+_DIRECTION = Column(pl.String, "into which model: `twin_in_model` or `model_in_twin`")
+GRAFT_COLUMNS = {
+    **_OF_CLASS,
+    "part": Column(pl.String, "what is put in; empty: nothing, the twin alone"),
+    "direction": _DIRECTION,
+    "control": Column(pl.String, "`twin`, or `flip`: the same change in the other direction"),
+    "share": Column(pl.Float64, "1, or a dose of `graft.shares`"),
+    **_TRIED,
+}
+SPECIFIC_COLUMNS = {
+    "taxonomy": _OF_CLASS["taxonomy"],
+    "is_found": Column(pl.Boolean, "whether a search has found that taxonomy"),
+    "part": Column(pl.String, "what is put in"),
+    "broken": Column(pl.String, "the class that it is said to break"),
+    "spared": Column(pl.String, "the class that it is held against"),
+    "n_walks": Column(pl.Int64, "random changes that break as much of `spared`"),
+    "largest_scale": Column(pl.Float64, "largest random change that was tried"),
+    "kept_broken": Column(pl.Float64, "of `broken`, left by it; null without a common kind"),
+    "kept_spared": Column(pl.Float64, "of `spared`, left by it"),
+    "random_broken": Column(pl.Float64, "of `broken`, left by what spares as much"),
+    "specific": Column(FIGURE, "`random_broken` minus `kept_broken`, within kinds of text"),
+    "crude": Column(FIGURE, "the same with kinds not held equal"),
+    "equal_total": Column(FIGURE, "the same where as much is left of both classes together"),
+    "scatter": Column(pl.Float64, "standard deviation of single random directions"),
+    "p_value": Column(pl.Float64, "one-sided, for all parts and pairs of the taxonomy (Holm)"),
+    "over_flip": Column(FIGURE, "`specific` minus that of the flip"),
+    "finding": Column(pl.String, "what that says"),
+}
+CURVE_COLUMNS = {
+    **_OF_CLASS,
+    "part": Column(pl.String, "what is changed at random"),
+    "control": Column(pl.String, "how the random change is drawn"),
+    "draw": Column(pl.Int64, "its number"),
+    "scale": Column(pl.Float64, "size of the change, the twin's being 1"),
+    "survive": Column(pl.Float64, "share of the class that is still reproduced"),
+    "heldout_loss": _TRIED["heldout_loss"],
+}
+PATCH_COLUMNS = {
+    **_OF_CLASS,
+    "part": Column(pl.String, "a place such as `layers.2.residual`"),
+    "positions": Column(pl.String, "`all`, or such as `16-31`, from 0"),
+    "direction": _DIRECTION,
+    "control": Column(pl.String, "`twin`, or `other`: what another sequence activates"),
+    "draw": Column(pl.Int64, "number of that control"),
+    **_TRIED,
+}
+_OF_GRAFT = {
+    "part": Column(pl.String, "what is put in or changed; empty: nothing"),
+    "direction": _DIRECTION,
+    "control": Column(pl.String, "`twin`, `flip`, or how a random change is drawn"),
+    "draw": Column(pl.Int64, "number of a random change"),
+    "share": Column(pl.Float64, "dose of a graft"),
+    "scale": Column(pl.Float64, "size of a random change"),
+}
+SEQUENCE_COLUMNS = {
+    "sequence_id": Column(pl.Int64, "the memorized sequence"),
+    "survives": Column(pl.Boolean, "whether it is still reproduced"),
+    **_OF_GRAFT,
+}
+_TABLES = {
+    GRAFT_FILE: GRAFT_COLUMNS,
+    GRAFT_SPECIFICITY_FILE: SPECIFIC_COLUMNS,
+    CURVES_FILE: CURVE_COLUMNS,
+    PATCHES_FILE: PATCH_COLUMNS,
 }
 
 
@@ -730,8 +780,10 @@ def _sequence_rows(graft: Graft | Walk, frame: pl.DataFrame) -> pl.DataFrame:
     where = {"direction": INTO_MODEL, "draw": None, "share": None, "scale": None} | asdict(graft)
     if isinstance(graft, Walk):
         del where["scale"]  # a column of its own
-    columns = (pl.lit(value, dtype=_KINDS[name]).alias(name) for name, value in where.items())
-    return frame.with_columns(columns).select("sequence_id", "survives", *_KINDS)
+    columns = (
+        pl.lit(value, dtype=_OF_GRAFT[name].type).alias(name) for name, value in where.items()
+    )
+    return frame.with_columns(columns).select(list(SEQUENCE_COLUMNS))
 
 
 def _rows(
@@ -741,7 +793,7 @@ def _rows(
     losses: Mapping[Any, float | None],
     *,
     seed: int,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, object]]:
     """Share of each class that survives each graft or patch, with its interval over groups."""
     if not survives:
         return
@@ -761,7 +813,7 @@ def _rows(
             }
 
 
-def _curve_rows(classes: _Classes, walk: Walk, curve: _Curve) -> Iterator[dict[str, Any]]:
+def _curve_rows(classes: _Classes, walk: Walk, curve: _Curve) -> Iterator[dict[str, object]]:
     """Share of each class that is left at each scale of a walk."""
     for name, members in zip(classes.names, classes.members, strict=True):
         left = curve.survives[:, members].mean(axis=1)
@@ -776,10 +828,10 @@ def _curve_rows(classes: _Classes, walk: Walk, curve: _Curve) -> Iterator[dict[s
             }
 
 
-def specific_row(found: Specific, names: Sequence[str]) -> dict[str, Any]:
+def specific_row(found: Specific, names: Sequence[str]) -> dict[str, object]:
     """A row of `graft_specificity.parquet`, taxonomy apart."""
     return {
-        **{name: vars(found)[name] for name in _SPECIFICITY if name in vars(found)},
+        **{name: vars(found)[name] for name in SPECIFIC_COLUMNS if name in vars(found)},
         "broken": names[found.broken],
         "spared": names[found.spared],
         "specific": found.value,

@@ -17,6 +17,7 @@ import torch
 from mnemoscope.cluster.local import LocalExecutor
 from mnemoscope.cluster.run import run_units
 from mnemoscope.cluster.units import Opened, UnitStore
+from mnemoscope.columns import Column, schema_of
 from mnemoscope.data.table import look_up, token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.lm.attention import capture_pooled
@@ -41,15 +42,48 @@ from mnemoscope.pipeline.label import LABELS_FILE, samples_of
 from mnemoscope.pipeline.localize import StoredDelta, load_deltas, rank_edges
 from mnemoscope.pipeline.train import sample_rows
 from mnemoscope.progress import Progress, say
-from mnemoscope.stats import NO_ESTIMATE, frame_of, rows_of
+from mnemoscope.stats import FIGURE, NO_ESTIMATE, frame_of, rows_of
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models, identity_of
 from mnemoscope.taxonomy.groups import find_groups
-from mnemoscope.taxonomy.sample import SampleKey
+from mnemoscope.taxonomy.sample import KEY_COLUMNS, SampleKey
 
 KNOCKOUT_FILE = "knockout.parquet"
 SPECIFICITY_FILE = "specificity.parquet"
 _N_RESAMPLES = 1000
+_BY = Column(pl.String, "what ranked the edges: `delta`, or a ranking (`knockout.by`)")
+KNOCKOUT_COLUMNS = {
+    **KEY_COLUMNS,
+    "by": _BY,
+    "choice": Column(
+        pl.String,
+        "which edges were cut: `decisive` (first in the ranking), `highest mass`, `random`, `equal "
+        "mass`, `same layers`, `copy`, `copy, random`, `copy, equal mass`, `own` (each sequence's "
+        "first by total effect), `own, another's`, `own, equal mass` or `nothing`",
+    ),
+    "edges_of": Column(pl.String, "the class whose ranking or mass names them; empty if none"),
+    "strength": Column(pl.Float64, "per cent of all edges; null where each sequence has its own"),
+    "class": Column(pl.String, "the memorized class it was tried on"),
+    "n": Column(pl.Int64, "sequences of the class that were tried"),
+    "n_groups": Column(pl.Int64, "their groups of near duplicates, which the interval draws"),
+    "draws": Column(pl.Int64, "random draws that the figures are means of"),
+    "n_edges": Column(pl.Float64, "edges cut"),
+    "mass": Column(pl.Float64, "their share of all attention"),
+    "survival": Column(FIGURE, "share of the sequences that the model still reproduces"),
+    "score": Column(pl.Float64, "mean share of right tokens of the suffix"),
+    "logprob": Column(pl.Float64, "mean log-probability of a token of the suffix, nats"),
+}
+SPECIFICITY_COLUMNS = {
+    **KEY_COLUMNS,
+    "by": _BY,
+    "class": Column(pl.String, "the class whose decisive edges are cut"),
+    "strength": Column(pl.Float64, "per cent of all edges"),
+    "broken_own": Column(pl.Float64, "share of that class that they break"),
+    "broken_own_equal_mass": Column(pl.Float64, "share that random edges of equal mass break"),
+    "broken_others": Column(pl.String, "JSON: share of each other class that they break"),
+    "broken_own_by_others": Column(pl.String, "JSON: share that others' edges break"),
+    "specificity": Column(FIGURE, "own minus others, beyond edges of equal mass"),
+}
 
 
 @dataclass(frozen=True)
@@ -57,10 +91,7 @@ class Cut:
     """One set of edges to cut."""
 
     sample: SampleKey
-    # `decisive` (first in the ranking), `highest mass`, `random`, `equal mass`, `same layers`,
-    # `copy`, `copy, random`, `copy, equal mass`, `own` (each sequence's first by total effect),
-    # `own, another's`, `own, equal mass` or `nothing`.
-    choice: str
+    choice: str  # as in `KNOCKOUT_COLUMNS`
     # The class whose ranking or mass names the edges, empty if none does. Non-Memo only has
     # decisive edges, tried on the memorized classes.
     edges_of: str
@@ -245,8 +276,10 @@ def knockout_stage(study: Study, models: Models) -> None:
             names, by, seed = tuple(subject.mass), wanted.by, wanted.seed
             rows += list(cut_rows(names, outcomes, sizes, by=by, seed=seed))
             indices += list(specificity_rows(names, outcomes, by=by, seed=seed))
-        study.write(KNOCKOUT_FILE, frame_of(rows))
-        study.write(SPECIFICITY_FILE, frame_of(indices))
+        table = frame_of(rows, schema_of(KNOCKOUT_COLUMNS))
+        study.write(KNOCKOUT_FILE, table, KNOCKOUT_COLUMNS)
+        specific = frame_of(indices, schema_of(SPECIFICITY_COLUMNS))
+        study.write(SPECIFICITY_FILE, specific, SPECIFICITY_COLUMNS)
         counts |= {"rows": len(rows), "taxonomies": len({row["taxonomy"] for row in rows})}
     study.forget("report")  # the report includes the knockout
     for line in (*statements(indices), *own_statements(study.read(KNOCKOUT_FILE))):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import polars as pl
 from pydantic import TypeAdapter
 
+from mnemoscope.columns import Column, schema_of
 from mnemoscope.data.features import TEXT_MEASURES, measure_text
 from mnemoscope.data.read import RESULTS
 from mnemoscope.data.table import whole_mask
@@ -20,6 +21,7 @@ from mnemoscope.taxonomy.groups import SHINGLE, SIMILARITY, find_groups
 from mnemoscope.taxonomy.labels import count_classes, label_sequences
 from mnemoscope.taxonomy.names import NON_MEMO, Alias, Taxonomy, find_aliases
 from mnemoscope.taxonomy.sample import (
+    KEY_COLUMNS,
     Impossible,
     Sample,
     SampleKey,
@@ -36,15 +38,16 @@ LABELS_FILE = "labels.parquet"
 SAMPLES_FILE = "samples.parquet"
 MEASURES_FILE = "measures.parquet"
 _MADE = ("duplicates", "is_code", "group")
-_SCHEMA = {
-    **dict.fromkeys(SampleKey._fields, pl.String),
-    "sequence_id": pl.Int64,
-    "class": pl.String,
-    "class_index": pl.Int64,
-    "split": pl.String,
-    "group": pl.Int64,
-    "suffix": pl.String,
+SAMPLE_COLUMNS = {
+    **KEY_COLUMNS,
+    "sequence_id": Column(pl.Int64, "a sequence of the study"),
+    "class": Column(pl.String, "its class"),
+    "class_index": Column(pl.Int64, "number of that class among those that are trained, from 0"),
+    "split": Column(pl.String, "`train` or `eval`, each class alike; in folds `eval` alone"),
+    "group": Column(pl.Int64, "smallest `sequence_id` among its near duplicates"),
+    "suffix": Column(pl.String, "`true` or `own`: what is shown after the prefix"),
 }
+_SCHEMA = schema_of(SAMPLE_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -123,17 +126,13 @@ def label_stage(study: Study, models: "Models") -> None:  # noqa: ARG001 - all s
         frame = frame.with_columns(find_groups(frame).alias("group"))
         drawn = draw_samples(frame, taxonomies, study.settings)
         study.write(LABELS_FILE, frame.select("sequence_id").with_columns(**drawn.labels))
-        study.write(SAMPLES_FILE, drawn.samples)
+        study.write(SAMPLES_FILE, drawn.samples, SAMPLE_COLUMNS)
         sizes = frame["group"].value_counts(sort=True)["count"]
         counts |= {
             "distinct_sequences": drawn.need.n_sequences,
             "distinct_maps": drawn.need.n_maps,
             "maps_without_sharing": drawn.need.n_unshared,
-            "aliases": {name: alias.of for name, alias in drawn.aliases.items()},
-            "alias_details": {
-                name: {"reason": alias.reason, "classes": list(alias.classes)}
-                for name, alias in drawn.aliases.items()
-            },
+            "aliases": {name: alias._asdict() for name, alias in drawn.aliases.items()},
             "near_duplicates": {
                 "shingle": SHINGLE,
                 "jaccard": SIMILARITY,
@@ -154,6 +153,7 @@ def text_measures(table: pl.DataFrame, asked: Collection[str]) -> pl.DataFrame |
 
 
 _ENTRIES = TypeAdapter(list[SampleEntry])
+_ALIASES = TypeAdapter(dict[str, Alias])
 
 
 def samples_of(study: Study) -> dict[SampleKey, SampleEntry]:
@@ -188,12 +188,7 @@ def nothing_to_train(study: Study) -> str | None:
 
 def aliases_of(study: Study) -> dict[str, Alias]:
     """Taxonomies not trained because another divides these sequences alike, by name."""
-    counts = _counts_of(study)
-    found = {}
-    for name, of in counts.get("aliases", {}).items():
-        details = counts["alias_details"][name]
-        found[name] = Alias(of, details["reason"], tuple(details["classes"]))
-    return found
+    return _ALIASES.validate_python(_counts_of(study).get("aliases", {}))
 
 
 def sharing_of(study: Study) -> SharedNeed | None:
@@ -203,9 +198,8 @@ def sharing_of(study: Study) -> SharedNeed | None:
     return SharedNeed(*(counts[name] for name in names)) if counts else None
 
 
-def _counts_of(study: Study) -> dict[str, Any]:
-    counts: dict[str, Any] = (study.manifest("label") or {"counts": {}})["counts"]
-    return counts
+def _counts_of(study: Study) -> Any:
+    return (study.manifest("label") or {"counts": {}})["counts"]
 
 
 def draw_samples(

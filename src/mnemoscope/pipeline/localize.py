@@ -21,6 +21,7 @@ from safetensors.torch import save
 from mnemoscope.benchmark.baselines import BLIND_CHANNELS
 from mnemoscope.cnn.presets import INPUTS
 from mnemoscope.cnn.training import TrainedCnn
+from mnemoscope.columns import Column, schema_of
 from mnemoscope.errors import UserError
 from mnemoscope.files import made_folder, write_bytes, write_parquet
 from mnemoscope.lm.model import LanguageModel
@@ -65,7 +66,7 @@ from mnemoscope.pipeline.train import (
 from mnemoscope.progress import track
 from mnemoscope.study.folder import Study, is_study
 from mnemoscope.study.models import Models
-from mnemoscope.taxonomy.sample import SampleKey
+from mnemoscope.taxonomy.sample import KEY_COLUMNS, SampleKey
 
 DECISIVENESS_FILE = "decisiveness.safetensors"
 REGIONS_FILE = "regions.parquet"
@@ -74,16 +75,45 @@ SHAPES_FILE = "attention.parquet"
 MODELS_FILE = "models.parquet"
 SOURCES = ("model", "reference", "blind")
 _SANITY_SEQUENCES = 64  # per class: enough for a mean map, and cheap compared with training
-_AGREEMENT_SCHEMA = {
-    **dict.fromkeys(
-        (*SampleKey._fields, "attribution", "class", "check", "against", "of"), pl.String
+_ALIKE = {
+    "pearson": Column(pl.Float64, "correlation"),
+    "spearman": Column(pl.Float64, "correlation of ranks"),
+    "overlap": Column(pl.Float64, "share of the top 1 % of edges in common"),
+}
+_OF_MAP = {
+    **KEY_COLUMNS,
+    "source": Column(pl.String, "whose attention: `model`, `reference`, or `blind` (tokens)"),
+    "attribution": Column(pl.String, "attribution, or ranking of edges"),
+    "class": Column(pl.String, "the class that is decided"),
+}
+REGION_COLUMNS = {
+    **_OF_MAP,
+    "region": Column(pl.String, "a part of the map, such as a layer or the copy edges"),
+    "share": Column(pl.Float64, "share of Δ in it; null without a sequence"),
+    "even": Column(pl.Float64, "share that it would hold if Δ were even"),
+    "ratio": Column(pl.Float64, "the one divided by the other"),
+}
+AGREEMENT_COLUMNS = {
+    **KEY_COLUMNS,
+    "attribution": Column(pl.String, "the attribution"),
+    "class": Column(pl.String, "the class that is decided"),
+    "check": Column(
+        pl.String,
+        "`halves` of the sequences, `seeds`, `attributions`, `reference` (model), `attention` (the "
+        "mean map), `randomized` (the CNN from a layer on), `permuted` (the control task's CNN)",
     ),
-    **dict.fromkeys(("pearson", "spearman", "overlap"), pl.Float64),
+    "against": Column(pl.String, "what Δ is held against; of `randomized` the lowest layer"),
+    "of": Column(pl.String, "Δ, or D where its weights are compared without the attention"),
+    **_ALIKE,
 }
-_REGIONS_SCHEMA = {
-    **dict.fromkeys((*SampleKey._fields, "source", "attribution", "class", "region"), pl.String),
-    **dict.fromkeys(("share", "even", "ratio"), pl.Float64),
+SHAPE_COLUMNS = {
+    **KEY_COLUMNS,
+    "class": Column(pl.String, "the class"),
+    "layer": Column(pl.Int64, "from 1"),
+    "n": Column(pl.Int64, "evaluation sequences"),
+    **{name: Column(pl.Float64, "of the mean attention of the class") for name in SHAPES},
 }
+MODEL_COLUMNS = _OF_MAP | _ALIKE
 _RULES = tuple(
     f"localize.{name}" for name in ("attributions", "attribution_sequences", "correct_only")
 )
@@ -151,7 +181,7 @@ def localize_stage(study: Study, models: Models) -> None:
         ]
         samples = list(dict.fromkeys(job.sample for job in jobs))
         stored: list[StoredDelta] = []
-        agreements: list[dict[str, Any]] = []
+        agreements: list[dict[str, object]] = []
         total = len(jobs) * len(attributions)
         with track("Localizing", total=total, unit="CNNs and attributions") as progress:
             for sample in samples:
@@ -166,16 +196,19 @@ def localize_stage(study: Study, models: Models) -> None:
             model = models.model(study)
             stored += [rank_edges(study, model, sample, name) for sample in samples]
         counts["maps"] = len(stored)
-        regions: list[dict[str, Any]] = []
+        regions: list[dict[str, object]] = []
         for sample in samples:
             copies = cache(partial(_mean_copies, study, sample))
             for one in stored:
                 if one.sample == sample:
                     regions += _region_rows(one, copies, study.settings.sequences.n_prefix)
-        study.write(REGIONS_FILE, pl.DataFrame(regions, _REGIONS_SCHEMA))
         shapes = [row for one in samples for row in _shape_rows(study, one)]
-        study.write(SHAPES_FILE, pl.DataFrame(shapes))
-        study.write(AGREEMENT_FILE, pl.DataFrame(agreements, _AGREEMENT_SCHEMA))
+        for file, rows, columns in (
+            (REGIONS_FILE, regions, REGION_COLUMNS),
+            (SHAPES_FILE, shapes, SHAPE_COLUMNS),
+            (AGREEMENT_FILE, agreements, AGREEMENT_COLUMNS),
+        ):
+            study.write(file, pl.DataFrame(rows, schema_of(columns)), columns)
         study.write(DECISIVENESS_FILE, pack_deltas(stored))
 
 
@@ -183,12 +216,11 @@ def load_deltas(study: Study, source: str = "model") -> Iterator[StoredDelta]:
     """Read the stored Δ of one of `SOURCES`; errors as `Study.read`."""
     with safe_open(study.path(DECISIVENESS_FILE), framework="np") as file:
         for number, facts in enumerate(parse_json(file.metadata()["facts"])):
-            plain: dict[str, Any] = {
-                name: tuple(value) if isinstance(value, list) else value
-                for name, value in facts.items()
-            }
-            if plain["source"] == source:
-                plain["sample"] = SampleKey(*plain["sample"])
+            if facts["source"] == source:
+                plain: dict[str, Any] = {
+                    k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()
+                }
+                plain |= {"sample": SampleKey(*facts["sample"])}
                 yield StoredDelta(delta=file.get_tensor(f"{number:04d}"), **plain)
 
 
@@ -226,7 +258,7 @@ def in_halves(rows: pl.DataFrame) -> list[pl.DataFrame]:
 
 def _of_cnn(study: Study, job: Job) -> list[LocalizedCnn]:
     """Δ of one CNN by every attribution; empty if the CNN did not train."""
-    if not load_outcome(job).facts["did_train"]:
+    if not load_outcome(job).facts.did_train:
         return []
     trained, found = trained_cnn(job), []
     attributions = study.settings.localize.attributions
@@ -319,21 +351,17 @@ def _averaged(study: Study, sample: SampleKey, found: list[LocalizedCnn]) -> Ite
 
 def _agreement_rows(
     study: Study, sample: SampleKey, found: list[LocalizedCnn]
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, object]]:
     """All checks of one sample, one row per class.
 
-    `check` is `halves` (of the evaluation sequences), `seeds` (mean over pairs of CNN seeds),
-    `attributions`, `reference` (the model's Δ against the reference's), `attention` (Δ against the
-    mean attention itself), `randomized` (`against` names the lowest randomized layer) or
-    `permuted` (the control task's CNN). `of` is Δ, or D where the weights D of Δ = mean D · A are
-    compared without the attention.
+    Of `seeds` the mean over pairs; D are the weights of Δ = mean D · A.
     """
     classes = sample_rows(study, sample).classes
     for index, row in _checks(study, found):
         yield {**sample._asdict(), "class": classes[index], **row}
 
 
-def _checks(study: Study, found: list[LocalizedCnn]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _checks(study: Study, found: list[LocalizedCnn]) -> Iterator[tuple[int, dict[str, object]]]:
     """Index of the class and the rest of the row."""
     attributions = study.settings.localize.attributions
     of_model = {
@@ -366,7 +394,7 @@ def _checks(study: Study, found: list[LocalizedCnn]) -> Iterator[tuple[int, dict
 
 def _compared(
     maps: list[Decisiveness], attribution: str, check: str, against: str
-) -> Iterator[tuple[int, dict[str, Any]]]:
+) -> Iterator[tuple[int, dict[str, object]]]:
     """Agreement between maps by class; null figures for classes without sequences in a map."""
     for index in range(len(maps[0].delta)):
         known = [one.delta[index].numpy() for one in maps if one.n_used[index] > 0]
@@ -374,12 +402,14 @@ def _compared(
         yield index, _row(attribution, check, against, "Δ", found)
 
 
-def _row(attribution: str, check: str, against: str, of: str, found: Agreement) -> dict[str, Any]:
+def _row(
+    attribution: str, check: str, against: str, of: str, found: Agreement
+) -> dict[str, object]:
     names = {"attribution": attribution, "check": check, "against": against, "of": of}
-    return names | found._asdict()
+    return {**names, **found._asdict()}
 
 
-def _sane(study: Study, job: Job) -> Iterator[tuple[int, dict[str, Any]]]:
+def _sane(study: Study, job: Job) -> Iterator[tuple[int, dict[str, object]]]:
     """Compare D and Δ of a CNN with those of randomized CNNs and the control task's."""
     trained = trained_cnn(job)
     others = [("randomized", name, one) for name, one in randomized(trained)]
@@ -424,7 +454,7 @@ def _class_copies(study: Study, rows: pl.DataFrame) -> torch.Tensor:
     return copy_edges(torch.from_numpy(longer.astype(np.int64)), 1)[:, 0, :-1, :-1]
 
 
-def _shape_rows(study: Study, sample: SampleKey) -> Iterator[dict[str, Any]]:
+def _shape_rows(study: Study, sample: SampleKey) -> Iterator[dict[str, object]]:
     """Shape of each class's mean attention over its evaluation sequences, one row per layer."""
     rows, prefix = sample_rows(study, sample), study.settings.sequences.n_prefix
     store = open_maps(study, "model")
@@ -449,7 +479,7 @@ def _mean_copies(study: Study, sample: SampleKey, name: str) -> np.ndarray:
 
 def _region_rows(
     one: StoredDelta, copies: Callable[[str], np.ndarray], prefix: int
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, object]]:
     """Where Δ of each class is large, one row per region; `copies` is as `_mean_copies`."""
     channels = BLIND_CHANNELS if one.source == "blind" else ()
     for index, name in enumerate(one.classes):
@@ -510,14 +540,13 @@ def _profile_rows(one: StoredDelta) -> pl.DataFrame:
 class TogetherDelta(NamedTuple):
     """Δ of several models together; counts and CNNs are summed over the models.
 
-    `models` has a row per map, class and model: its counts, its CNNs, and how alike the models' Δ
-    are (means over pairs of models; null if no two can be compared). `left_out` is what some study
-    lacks, one line each.
+    `models` says how alike the models' Δ of each map and class are (means over pairs of models;
+    null if no two can be compared). `left_out` is what some study lacks, one line each.
     """
 
     deltas: tuple[StoredDelta, ...]
     models: pl.DataFrame
-    regions: tuple[dict[str, Any], ...]
+    regions: pl.DataFrame
     names: tuple[str, ...]
     left_out: tuple[str, ...]
 
@@ -549,11 +578,16 @@ def localize_together(studies: Sequence[Study]) -> TogetherDelta:
 
     return TogetherDelta(
         deltas=deltas,
-        models=pl.DataFrame([row for own in parts for row in _model_rows(names, own)]),
-        regions=tuple(
-            row
-            for one, own in zip(deltas, parts, strict=True)
-            for row in _region_rows(one, partial(averaged_copies, one, own), prefix)
+        models=pl.DataFrame(
+            [row for own in parts for row in _alike_rows(own)], schema_of(MODEL_COLUMNS)
+        ),
+        regions=pl.DataFrame(
+            [
+                row
+                for one, own in zip(deltas, parts, strict=True)
+                for row in _region_rows(one, partial(averaged_copies, one, own), prefix)
+            ],
+            schema_of(REGION_COLUMNS),
         ),
         names=names,
         left_out=left_out,
@@ -569,8 +603,7 @@ def write_localized_together(folder: Path, together: TogetherDelta) -> list[Path
         raise UserError(f"{folder}: is a study. Choose another folder with -o.")
     made_folder(folder)
     written = [*write_delta_tables(together.deltas, folder)]
-    regions = pl.DataFrame(list(together.regions), _REGIONS_SCHEMA)
-    for name, frame in ((REGIONS_FILE, regions), (MODELS_FILE, together.models)):
+    for name, frame in ((REGIONS_FILE, together.regions), (MODELS_FILE, together.models)):
         write_parquet(folder / name, frame)
         written.append(folder / name)
     write_bytes(folder / DECISIVENESS_FILE, pack_deltas(together.deltas))
@@ -580,14 +613,13 @@ def write_localized_together(folder: Path, together: TogetherDelta) -> list[Path
 def together_lines(together: TogetherDelta) -> Iterator[str]:
     """How alike the models are and where their Δ is large, by the first attribution."""
     first = together.deltas[0].attribution
-    regions = pl.DataFrame(together.regions, infer_schema_length=None)
     for one in together.deltas:
         if (one.source, one.attribution) != ("model", first):
             continue
         yield f"{one.shown} ({first}): Δ of {', '.join(together.names)}, {one.n_cnns} CNNs"
         for name in one.classes:
             here = {**one.names, "class": name}
-            rows = regions.filter(**here).iter_rows(named=True)
+            rows = together.regions.filter(**here).iter_rows(named=True)
             found = [Region(row["region"], row["share"] or 0.0, row["even"]) for row in rows]
             alike = together.models.filter(**here).row(0, named=True)
             said = ""
@@ -647,26 +679,23 @@ def _shared(
 
 def _average_stored(parts: Sequence[StoredDelta]) -> StoredDelta:
     delta, n_says = average_models([one.delta for one in parts], [one.n_says for one in parts])
-    counts: dict[str, Any] = {
-        name: tuple(int(n) for n in np.sum([getattr(one, name) for one in parts], axis=0))
+    n_used, n_skipped, n_wrong = (
+        tuple(int(n) for n in np.sum([getattr(one, name) for one in parts], axis=0))
         for name in COUNTS
-    }
-    n_cnns = sum(one.n_cnns for one in parts)
-    return replace(parts[0], delta=delta, n_says=n_says, n_cnns=n_cnns, **counts)
+    )
+    return replace(
+        parts[0],
+        delta=delta,
+        n_used=n_used,
+        n_skipped=n_skipped,
+        n_wrong=n_wrong,
+        n_cnns=sum(one.n_cnns for one in parts),
+        n_says=n_says,
+    )
 
 
-def _model_rows(names: Sequence[str], parts: Sequence[StoredDelta]) -> Iterator[dict[str, Any]]:
-    """Counts of every model, and how alike their maps are."""
-    for index, class_name in enumerate(parts[0].classes):
+def _alike_rows(parts: Sequence[StoredDelta]) -> Iterator[dict[str, object]]:
+    """How alike the models' maps of each class are."""
+    for index, name in enumerate(parts[0].classes):
         known = [one.delta[index] for one in parts if one.n_says[index]]
-        alike = mean_agreement(known)._asdict()
-        for name, one in zip(names, parts, strict=True):
-            yield {
-                **one.names,
-                "class": class_name,
-                "model": name,
-                **{count: getattr(one, count)[index] for count in COUNTS},
-                "n_cnns": one.n_cnns,
-                "n_says": one.n_says[index],
-                **alike,
-            }
+        yield {**parts[0].names, "class": name, **mean_agreement(known)._asdict()}

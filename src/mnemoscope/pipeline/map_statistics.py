@@ -9,7 +9,6 @@ import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -44,7 +43,7 @@ class Statistics:
         """Number of sequences."""
         return self.rows.height
 
-    def run(self, study: Study, progress: Progress) -> dict[str, Any]:  # noqa: ARG002
+    def run(self, study: Study, progress: Progress) -> dict[str, bytes]:  # noqa: ARG002
         """The statistics, as `ALL_STATISTICS`."""
         np.save(memory := io.BytesIO(), _compute(study, self.role, self.rows))
         return {"npy": memory.getvalue()}

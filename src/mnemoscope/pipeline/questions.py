@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -38,9 +38,11 @@ from mnemoscope.study.models import (
     other_tokens,
     vocabulary_of,
 )
+from mnemoscope.study.records import Model
 
 VERDICTS = ("is_memorized", "memorization_score", "continuation", "smallest_gap")
 """Columns that say which sequences the model reproduces."""
+Q = TypeVar("Q", bound="Question")
 DECODED = ("continuation", "memorization_score")
 """Columns that decoding fills in after a scan."""
 
@@ -87,15 +89,15 @@ class Question:
             digest.update(self.mask.tobytes())
         return f"{self.kind}-{digest.hexdigest()[:24]}"
 
-    def run(self, model: LanguageModel, progress: Progress) -> dict[str, Any]:
+    def run(self, model: LanguageModel, progress: Progress) -> dict[str, object]:
         """Ask the model; `HALVED` is in the result if memory forced a smaller batch size."""
         check_same(facts_of(model, ""), self.facts)
-        counts: dict[str, Any] = {}
+        counts: dict[str, object] = {}
         with recording_batch_size(counts):
             made = self.ask(model, progress)
-        return made | counts
+        return {**made, **counts}
 
-    def ask(self, model: LanguageModel, progress: Progress) -> dict[str, Any]:
+    def ask(self, model: LanguageModel, progress: Progress) -> Mapping[str, object]:
         """The results by name."""
         raise NotImplementedError
 
@@ -115,7 +117,7 @@ class Question:
 class Verdicts(Question):
     """Which sequences does the model reproduce."""
 
-    def ask(self, model: LanguageModel, progress: Progress) -> dict[str, Any]:
+    def ask(self, model: LanguageModel, progress: Progress) -> dict[str, pl.DataFrame]:
         """A table as `verdicts`."""
         return {"parquet": self.verdicts(model, progress, scan=self.scan)}
 
@@ -123,7 +125,7 @@ class Verdicts(Question):
 class Check(Question):
     """How often does the other way say otherwise; `rows` has `is_memorized`, `smallest_gap`."""
 
-    def ask(self, model: LanguageModel, progress: Progress) -> dict[str, Any]:
+    def ask(self, model: LanguageModel, progress: Progress) -> dict[str, int | float]:
         """As `disagreements`."""
         return disagreements(self.rows, self.verdicts(model, progress, scan=not self.scan))
 
@@ -131,7 +133,7 @@ class Check(Question):
 class Decoded(Question):
     """What does the model write in place of the suffix; `rows` has `sequence_id`."""
 
-    def ask(self, model: LanguageModel, progress: Progress) -> dict[str, Any]:
+    def ask(self, model: LanguageModel, progress: Progress) -> dict[str, pl.DataFrame]:
         """The rows with the columns of `DECODED`."""
         found = self.verdicts(model, progress, scan=False)
         return {"parquet": self.rows.hstack(found.select(DECODED))}
@@ -140,7 +142,7 @@ class Decoded(Question):
 class NextTokens(Question):
     """How likely is every token but the first."""
 
-    def ask(self, model: LanguageModel, progress: Progress) -> dict[str, Any]:
+    def ask(self, model: LanguageModel, progress: Progress) -> dict[str, pl.DataFrame]:
         """The rows with lists a token, as `next_tokens`."""
         said = next_tokens(model, self.tokens, batch_size=self.batch_size)
         columns = (
@@ -168,7 +170,7 @@ class Maps(Question):
         """Of which model and tensors, and whether with verdicts."""
         return f"maps-{self.store}{'-verdicts' if self.with_verdicts else ''}"
 
-    def ask(self, model: LanguageModel, progress: Progress) -> dict[str, Any]:
+    def ask(self, model: LanguageModel, progress: Progress) -> dict[str, bytes | pl.DataFrame]:
         """One shard, and the verdicts of its forward passes if wanted."""
         meta = store_meta(self.tokens.shape[1], self.store, self.facts)
         found: Iterable[tuple[PooledMaps, Scan | None]]
@@ -194,7 +196,9 @@ class Maps(Question):
             name: torch.cat([getattr(one, name) for one in batches]) for name in meta.tensors
         }
         ids = self.rows["sequence_id"]
-        files: dict[str, Any] = {"shard": pack_shard(ids.to_numpy(), tensors, meta)}
+        files: dict[str, bytes | pl.DataFrame] = {
+            "shard": pack_shard(ids.to_numpy(), tensors, meta)
+        }
         if scans:
             files["parquet"] = pl.concat(scans, rechunk=True).insert_column(0, ids)
         return files
@@ -208,12 +212,12 @@ class Facts:
     key = ""
     size = 0
 
-    def run(self, model: LanguageModel, progress: Progress) -> dict[str, Any]:  # noqa: ARG002
+    def run(self, model: LanguageModel, progress: Progress) -> dict[str, object]:  # noqa: ARG002
         """`facts` and the digest of the `vocabulary`."""
         return {"facts": facts_of(model, self.name), "vocabulary": vocabulary_of(model.tokenizer)}
 
 
-def _of_weights(facts: Mapping[str, Any]) -> dict[str, Any]:
+def _of_weights(facts: Mapping[str, object]) -> dict[str, object]:
     """What of a model's facts decides its answers: not where it lies."""
     return {name: value for name, value in facts.items() if name not in ("name", "revision")}
 
@@ -308,18 +312,15 @@ class Asked:
         self._study, self._models, self._role, self._share = study, models, role, share
         self._opened = Opened(partial(models.alone, role))
         self._is_loaded = False
-        self.facts: dict[str, Any] = {}
         known = study.record["models"].get(role)
-        if known and share == ALL and store.finished():
-            self.facts = known
-        else:
-            self._load()
+        is_known = known is not None and share == ALL and bool(store.finished())
+        self.facts: Model = known if known is not None and is_known else self._load()
 
     def answers(self, questions: Sequence[Question], label: str) -> Iterator[Result]:
         """The answers in order; errors as `run_units`."""
         lacking = [one.key for one in questions if not self.store.has(one.key)]
         if lacking and not self._is_loaded:
-            self._load()
+            self.facts = self._load(self.facts)
         if lacking and self._share == ALL:
             self._say_of_others(questions)
         for result in run_units(
@@ -334,19 +335,25 @@ class Asked:
         return [result.table for result in self.answers(questions, label)]
 
     def question(
-        self, tokens: np.ndarray, rows: pl.DataFrame, mask: np.ndarray | None = None
-    ) -> dict[str, Any]:
-        """What every question to this model holds."""
+        self,
+        kind: Callable[..., Q],
+        tokens: np.ndarray,
+        rows: pl.DataFrame,
+        mask: np.ndarray | None = None,
+        **more: object,
+    ) -> Q:
+        """A question to this model; `more` is of its `kind` alone."""
         settings = self._study.settings
-        return {
-            "facts": self.facts,
-            "tokens": tokens,
-            "mask": mask,
-            "rows": rows,
-            "prefix": settings.sequences.n_prefix,
-            "batch_size": settings.model.batch_size,
-            "scan": settings.continue_.scan,
-        }
+        return kind(
+            facts=self.facts,
+            tokens=tokens,
+            mask=mask,
+            rows=rows,
+            prefix=settings.sequences.n_prefix,
+            batch_size=settings.model.batch_size,
+            scan=settings.continue_.scan,
+            **more,
+        )
 
     def _say_of_others(self, questions: Sequence[Question]) -> None:
         """Say that the store holds answers that these questions do not use."""
@@ -362,19 +369,20 @@ class Asked:
         settings = self._study.settings.model
         return Needs(gpus=current_executor().gpus(settings.device, settings.device_map))
 
-    def _load(self) -> None:
+    def _load(self, asked_so_far: Model | None = None) -> Model:
         """Load the model where units run, record it, and compare a reference with the model."""
         settings, study = self._study.settings, self._study
         name = settings.model.name if self._role == "model" else settings.reference
         current_executor().check_sees(self.store)
         (found,) = run_units([Facts(str(name))], None, self._opened, needs=self._needs())
-        facts = found.values["facts"]
-        if self.facts:  # which questions have been made with
-            check_same(facts, self.facts)
+        facts: Model = found.values["facts"]
+        if asked_so_far is not None:
+            check_same(facts, asked_so_far)
         if self._role == "reference":
             model = study.record["models"]["model"]
             check_unlike(facts["name"], facts["fingerprint"], model["name"], model["fingerprint"])
             if found.values["vocabulary"] != vocabulary_of(self._models.tokenizer()):
                 raise other_tokens(facts["name"], model["name"])
         study.remember_model(self._role, facts)
-        self.facts, self._is_loaded = facts, True
+        self._is_loaded = True
+        return facts

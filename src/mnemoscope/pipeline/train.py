@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -27,7 +26,7 @@ from mnemoscope.benchmark.baselines import (
 )
 from mnemoscope.benchmark.excess import SETTING
 from mnemoscope.benchmark.sources import ATTENTION, TABLE
-from mnemoscope.benchmark.table import RUN_KEY
+from mnemoscope.benchmark.table import RUN_COLUMNS, RUN_KEY
 from mnemoscope.cluster.local import LocalExecutor, n_processes
 from mnemoscope.cluster.run import current_executor, run_units
 from mnemoscope.cluster.units import Needs, Opened, Share, UnitStore
@@ -38,6 +37,7 @@ from mnemoscope.cnn.training import (
     load_cnn,
     pack_cnn,
 )
+from mnemoscope.columns import Column, schema_of
 from mnemoscope.data.table import look_up
 from mnemoscope.errors import UserError
 from mnemoscope.library.reader import fit_cnn
@@ -81,12 +81,32 @@ from mnemoscope.taxonomy.sample import N_FOLDS, SampleKey
 CHOICE_FILE = "choice.parquet"
 PREDICTIONS_FILE = "predictions.parquet"
 RUNS_FILE = "runs.parquet"
+PREDICTION_COLUMNS = {
+    **RUN_COLUMNS,
+    "epoch": Column(pl.Int64, "from 0 where every epoch is evaluated, else -1: the last"),
+    "sequence_id": Column(pl.Int64, "the evaluation sequence"),
+    "true": Column(pl.Int64, "index of its class; of the control task of the permuted one"),
+    "predicted": Column(pl.Int64, "index of the class that was predicted"),
+    "probabilities": Column(pl.List(pl.Float32), "one a class, of the final weights"),
+}
+TRAINING_COLUMNS = {
+    **RUN_COLUMNS,
+    "n_train": Column(pl.Int64, "training sequences; in folds their mean"),
+    "device": Column(pl.String, "where it was trained"),
+    "train_min_f1": Column(pl.Float64, "on the training sequences"),
+    "did_train": Column(pl.Boolean, "whether it left chance there; only such count"),
+    "key": Column(pl.String, "names its files in `cnn/`; in folds one each, blanks between"),
+}
+CHOICE_COLUMNS = {
+    "taxonomy": Column(pl.String, "its name; of its main sample"),
+    "source": Column(pl.String, "`model` or `statistics`: CNNs or regression on the attention"),
+    "min_f1": Column(pl.Float64, "within the training sequences; the larger is the headline"),
+}
 _MOST_ON_ACCELERATOR = 4
 _ROLES = {"maps": "model", "reference": "reference", "tokens": TOKENS}
 """Whose maps a source reads."""
 _LOGPROBS = {"logprobs": "logprobs", "prefix": "prefix_best"}
 """Column of `LOGPROBS_FILE` that a source reads."""
-_FACTS = ("loss", "train_balanced_accuracy", "train_min_f1", "p_value", "did_train")
 
 
 @dataclass(frozen=True)
@@ -119,17 +139,26 @@ class Job:
         """The trained weights of a CNN."""
         return Path(self.study) / "cnn" / f"{self.key}.safetensors"
 
-    def run(self, study: Study, progress: Progress) -> dict[str, Any]:  # noqa: ARG002
+    def run(self, study: Study, progress: Progress) -> dict[str, object]:  # noqa: ARG002
         """Train and predict the evaluation sequences: weights, predictions, training figures."""
         rows = job_rows(study, self) if self.rows is None else self.rows
         return (_fit_baseline if self.setting is None else _train)(study, self, rows)
 
     @property
-    def setting_columns(self) -> dict[str, Any]:
+    def setting_columns(self) -> dict[str, int | str | None]:
         """The setting in tables."""
         return dict(
             zip(SETTING, astuple(self.setting) if self.setting else [None] * 3, strict=True)
         )
+
+
+@dataclass(frozen=True)
+class TrainingFacts:
+    """How a training went on its own training sequences, and where; columns of runs.parquet."""
+
+    train_min_f1: float
+    did_train: bool
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -245,7 +274,7 @@ def choice_jobs(study: Study) -> Iterator[Job]:
                 yield replace(job, fold=fold, n_folds=FOLDS)
 
 
-def _train(study: Study, job: Job, rows: SampleRows) -> dict[str, Any]:
+def _train(study: Study, job: Job, rows: SampleRows) -> dict[str, object]:
     """Train one CNN."""
     assert job.setting is not None
     labels, true = (torch.from_numpy(one) for one in job_labels(job, rows))
@@ -268,36 +297,36 @@ def _train(study: Study, job: Job, rows: SampleRows) -> dict[str, Any]:
         device=device,
     )
     trained, history = fitted.trained, fitted.trained.history
-    facts = {"loss": history.loss[-1]} | {name: getattr(history, name) for name in _FACTS[1:]}
-    made = _outcome(
-        fitted.predicted,
-        fitted.probabilities,
-        facts | {"device": str(device)},
-        trained.seconds,
-    )
+    assert history.train_min_f1 is not None
+    facts = TrainingFacts(history.train_min_f1, history.did_train, str(device))
+    made = _outcome(fitted.predicted, fitted.probabilities, facts, trained.seconds)
     return {"safetensors": pack_cnn(trained)} | made
 
 
-def _fit_baseline(study: Study, job: Job, rows: SampleRows) -> dict[str, Any]:
+def _fit_baseline(study: Study, job: Job, rows: SampleRows) -> dict[str, object]:
     """Fit a baseline's regression or boosting; the outcome is like a CNN's."""
     train, evaluation = _inputs(study, job, rows)
     fit = getattr(baselines, TABLE[job.source].fit or "")
     found: BaselineFit = fit(train, job_labels(job, rows)[0], evaluation, job.seed)
     predicted, probabilities = map(torch.from_numpy, (found.predicted[None], found.probabilities))
-    facts = {name: getattr(found, name) for name in _FACTS}
+    facts = TrainingFacts(found.train_min_f1, found.did_train)
     return _outcome(predicted, probabilities.float(), facts, found.seconds)
 
 
 def _outcome(
     predicted: torch.Tensor,
     probabilities: torch.Tensor,
-    facts: dict[str, Any],
+    facts: TrainingFacts,
     seconds: float | None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The predictions as a file, and what a unit's record says of the training."""
     tensors = {"predicted": predicted.to(torch.int16), "probabilities": probabilities}
     data = save({name: one.contiguous() for name, one in tensors.items()})
-    return {"outcome.safetensors": data, "facts": facts, "seconds": round(seconds or 0.0, 3)}
+    return {
+        "outcome.safetensors": data,
+        "facts": asdict(facts),
+        "seconds": round(seconds or 0.0, 3),
+    }
 
 
 def _inputs(study: Study, job: Job, rows: SampleRows) -> list[np.ndarray]:
@@ -364,7 +393,7 @@ class Outcome:
 
     predicted: np.ndarray
     probabilities: np.ndarray
-    facts: dict[str, Any]
+    facts: TrainingFacts
     seconds: float
 
 
@@ -381,7 +410,7 @@ def load_outcome(job: Job) -> Outcome:
     return Outcome(
         predicted=tensors["predicted"].numpy().astype(np.int64),
         probabilities=tensors["probabilities"].numpy(),
-        facts=said["facts"],
+        facts=TrainingFacts(**said["facts"]),
         seconds=said["seconds"],
     )
 
@@ -453,16 +482,14 @@ def _digest(rows: pl.DataFrame) -> str:
 def train_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all stages are called alike
     """Train what is missing, then collect all predictions and training figures.
 
-    Writes `cnn/`, `predictions.parquet` (`RUN_KEY`, epoch, sequence_id, true, predicted,
-    probabilities), `runs.parquet` (one row per training) and `choice.parquet`
-    (taxonomy, source, min_f1: cross-validated within the training rows).
+    Writes `cnn/`, `predictions.parquet`, `runs.parquet` (one row a training) and `choice.parquet`.
     """
     with study.finishing("train") as counts:
         _check_inputs(study)
         jobs, choosing = list(jobs_of(study)), list(choice_jobs(study))
         _train_all(study, [*jobs, *choosing])
         _gather(study, jobs)
-        study.write(CHOICE_FILE, _chosen(study, choosing))
+        study.write(CHOICE_FILE, _chosen(study, choosing), CHOICE_COLUMNS)
         counts |= {"trainings": len(jobs), "choosing": len(choosing)}
 
 
@@ -552,23 +579,19 @@ def _gather(study: Study, jobs: list[Job]) -> None:
         seeds = np.full(n_epochs * n_rows, job.seed, dtype=np.int64)
         table = pl.DataFrame(names | {"seed": seeds} | columns, schema_overrides=SETTING)
         predictions.append(table)
-        sizes = {"n_train": rows.train.height, "n_eval": rows.evaluation.height}
-        # Baselines are fitted on the CPU.
-        runs.append(names | sizes | {"device": "cpu"} | outcome.facts | {"key": job.key})
-    study.write(PREDICTIONS_FILE, pl.concat(predictions))
-    study.write(RUNS_FILE, _of_all_folds(pl.DataFrame(runs, schema_overrides=SETTING)))
+        facts = {"n_train": rows.train.height, **vars(outcome.facts), "key": job.key}
+        runs.append(names | facts)
+    study.write(PREDICTIONS_FILE, pl.concat(predictions), PREDICTION_COLUMNS)
+    trainings = pl.DataFrame(runs, schema_of(TRAINING_COLUMNS), orient="row")
+    study.write(RUNS_FILE, _of_all_folds(trainings), TRAINING_COLUMNS)
 
 
 def _of_all_folds(runs: pl.DataFrame) -> pl.DataFrame:
     """Merge folds into a row a source, setting and seed: sizes added, figures averaged."""
     return runs.group_by(RUN_KEY, maintain_order=True).agg(
         pl.col("n_train").mean().round().cast(pl.Int64),
-        pl.col("n_eval").sum(),
         pl.col("device").first(),
-        pl.col("loss").mean(),
-        pl.col("train_balanced_accuracy").mean(),
         pl.col("train_min_f1").mean(),
-        pl.col("p_value").max(),
         pl.col("did_train").all(),
         pl.col("key").str.join(" "),
     )
@@ -585,6 +608,6 @@ def _chosen(study: Study, jobs: list[Job]) -> pl.DataFrame:
         confusions[key] = confusions[key] + one if key in confusions else one
     return pl.DataFrame(
         [(*key, min_f1(one)) for key, one in confusions.items()],
-        schema={"taxonomy": pl.String, "source": pl.String, "min_f1": pl.Float64},
+        schema=schema_of(CHOICE_COLUMNS),
         orient="row",
     )

@@ -554,7 +554,16 @@ class Flow(NamedTuple):
     share: float
 
 
-def sankey_view(flows: Sequence[Flow]) -> dict[str, Any]:
+class SankeyView(NamedTuple):
+    """A flow chart with its places, in the chart's units."""
+
+    nodes: Sequence[Mapping[str, object]]
+    ribbons: Sequence[Mapping[str, object]]
+    width: float
+    height: float
+
+
+def sankey_view(flows: Sequence[Flow]) -> SankeyView:
     """Place flows whose shares add up to about 1: nodes on two sides, ribbons between them."""
     sides = [
         list(dict.fromkeys(names))
@@ -562,7 +571,7 @@ def sankey_view(flows: Sequence[Flow]) -> dict[str, Any]:
     ]
     scale = _FLOW_HEIGHT - _FLOW_GAP * (max(map(len, sides)) - 1)
     scale /= sum(flow.share for flow in flows) or 1.0
-    nodes: list[dict[str, Any]] = []
+    nodes: list[Mapping[str, object]] = []
     tops: list[dict[str, float]] = []
     for side, names in enumerate(sides):
         top: dict[str, float] = {}
@@ -590,9 +599,4 @@ def sankey_view(flows: Sequence[Flow]) -> dict[str, Any]:
         ribbons.append({"path": path, "flow": flow, "colour": colour})
         for top, name in zip(tops, ends, strict=True):
             top[name] += thick
-    return {
-        "nodes": nodes,
-        "ribbons": ribbons,
-        "width": WIDTH,
-        "height": _FLOW_TOP * 2 + _FLOW_HEIGHT,
-    }
+    return SankeyView(nodes, ribbons, WIDTH, _FLOW_TOP * 2 + _FLOW_HEIGHT)

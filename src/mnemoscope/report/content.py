@@ -58,6 +58,7 @@ from mnemoscope.report.published import published_view
 from mnemoscope.stats import NO_ESTIMATE, Estimate, rows_of
 from mnemoscope.store import Store
 from mnemoscope.study.folder import Study, versions
+from mnemoscope.study.records import Model
 from mnemoscope.study.settings import EMBEDDED, NO_MODEL
 from mnemoscope.study.stages import STAGES
 from mnemoscope.taxonomy import PAPER, PRASHANTH, SHIPPED
@@ -391,7 +392,7 @@ def missing_of(study: Study) -> Record | None:
     }
 
 
-def model_facts(models: Mapping[str, Record], role: str) -> Record:
+def model_facts(models: Mapping[str, Model], role: str) -> Record:
     """The study's record of a model, a reference of the same name told apart."""
     facts = models[role]
     note = _EMBEDDED_NOTES[role] if facts["name"] == EMBEDDED else ""

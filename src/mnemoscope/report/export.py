@@ -262,14 +262,17 @@ def _draw_lines(ax: "Axes", drawing: charts.Drawing) -> None:
     chart, n_series = drawing.chart, len(drawing.chart.series)
     for place, (series, stroke) in enumerate(zip(chart.series, drawing.strokes, strict=True)):
         colour = charts.LIGHT["other" if stroke.colour is None else f"class-{stroke.colour}"]
-        style: dict[str, Any] = {"color": colour, "ls": _LINES[stroke.dash]}
+        marker: str | None = None
         width, x = 1.8 if stroke.is_main else 1.0, np.array(series.x, float)
         y, low, high = (100 * np.array(one, float) for one in (series.y, series.low, series.high))
         if len(x) == 1:  # a curve of one point is no line: side by side, each its mark
             x = x * _APART ** (place - (n_series - 1) / 2)
-            style |= {"marker": _MARKS[place % len(_MARKS)], "ms": 3 * width}
+            marker = _MARKS[place % len(_MARKS)]
             ax.vlines(x, low, high, color=colour, lw=0.6)
-        ax.plot(x, y, lw=width, label=series.name, **style)
+        dash = _LINES[stroke.dash]
+        ax.plot(
+            x, y, lw=width, label=series.name, color=colour, ls=dash, marker=marker, ms=3 * width
+        )
         if len(low):
             ax.fill_between(x, low, high, color=colour, alpha=0.08, lw=0)
     if chart.log_x:

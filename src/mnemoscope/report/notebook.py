@@ -198,9 +198,9 @@ def allocation_of(study: Study) -> pl.DataFrame:
 def allocation_figure(study: Study) -> Picture:
     """The flow of `allocation_of` as a Sankey diagram, shares in per cent; errors as there."""
     view = charts.sankey_view(flows_of(allocation_of(study)))
-    scale = (WIDTH - 2 * _MARGIN) / view["width"]
+    scale = (WIDTH - 2 * _MARGIN) / view.width
     title = "From Recite, Reconstruct and Recollect to Guess and Recall"
-    return _picture(title, scale * view["height"] + 76, sankey=view, scale=scale)
+    return _picture(title, scale * view.height + 76, sankey=view, scale=scale)
 
 
 def layer_profile_figure(

@@ -79,8 +79,8 @@ def published_view(
         title = renamed.get(row["published_name"]) if row["kind"] == "catalogue" else None
         return title or row_name(row)
 
-    def shown(row: dict[str, Any]) -> dict[str, Any]:
-        return row | {"name": name_of(row), "alias_of": _alias(row)}
+    def shown(row: Mapping[str, Any]) -> dict[str, object]:
+        return {**row, "name": name_of(row), "alias_of": _alias(row)}
 
     parts = [
         part._asdict()

@@ -35,6 +35,7 @@ from mnemoscope.benchmark.excess import (
 )
 from mnemoscope.benchmark.sources import BASELINES, MEMORY_FREE, TABLE, of_reader
 from mnemoscope.benchmark.verdict import COUNTED, FEWEST_TRAININGS
+from mnemoscope.columns import Column, schema_of
 from mnemoscope.data.table import look_up, token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.lm.model import LanguageModel
@@ -74,12 +75,31 @@ MODEL_MEASURES = ("prefix_perplexity", "suffix_perplexity", "prior_gain")
 _SHARES = {"train": 0.5, "select": 0.2}  # the rest is final
 _MOST_PROPOSALS = 20
 """Most proposals per wanted candidate: most spaces have fewer divisions than names."""
-_FIGURES = (*OBJECTIVES, "lead")
 _OBJECTIVES_IN_WORDS = {
     "excess": "excess alignment",
     "min_f1": "min-F1",
     "auc": "mean pairwise AUC",
     "auc_excess": "excess of the mean pairwise AUC",
+}
+SEARCH_COLUMNS = {
+    "taxonomy": Column(pl.String, "its name"),
+    "classes": Column(pl.Int64, "how many it has, Non-Memo among them"),
+    "kind": Column(pl.String, "`found`, or `beside`: held against what was found"),
+    "place": Column(pl.Int64, "among the finalists, from 1"),
+    **{
+        rung: Column(pl.Float64, f"objective on the part `select`, after the {rung} rung")
+        for rung in ("cheap", "brief", "full")
+    },
+    **{
+        name: Column(FIGURE, f"{words} on the part `final`, of finalists and those beside them")
+        for name, words in _OBJECTIVES_IN_WORDS.items()
+    },
+    "lead": Column(FIGURE, "objective minus that of the best beside it, on the part `final`"),
+    "strongest": Column(pl.String, "the best control there"),
+    **{
+        f"n_{part}": Column(pl.Int64, f"sequences of a class in the part `{part}`")
+        for part in PARTS
+    },
 }
 
 
@@ -158,7 +178,7 @@ def search_stage(study: Study, models: Models) -> None:
             entry.final = _final_figures(study, entry.candidate)
         for entry in references:
             entry.final |= _lead(study, finalists[0].candidate, entry.candidate)
-        study.write(SEARCH_FILE, _table(proposals.entries, references, finalists))
+        study.write(SEARCH_FILE, _table(proposals.entries, references, finalists), SEARCH_COLUMNS)
         _write_found(study, space, [one.candidate.taxonomy for one in finalists])
         counts |= {
             "sequences": rows.height,
@@ -597,7 +617,7 @@ def _collect(study: Study, candidate: Candidate, rung: Rung, part: str) -> dict[
     found: dict[str, list[tuple[int, np.ndarray, np.ndarray]]] = {}
     for job in _jobs(study, candidate, rung):
         outcome = load_outcome(job)
-        if outcome.facts["did_train"]:
+        if outcome.facts.did_train:
             run = (job.seed, outcome.predicted[:, inside], outcome.probabilities[inside])
             found.setdefault(job.source, []).append(run)
     return {source: _votes(runs, rows) for source, runs in found.items()}
@@ -654,10 +674,6 @@ def _table(
     rest = [one for one in entries if one not in finalists]
     rest.sort(key=lambda one: (-len(one.scores), -(list(one.scores.values())[-1] or 0.0)))
     places = {id(one): place for place, one in enumerate(finalists, start=1)}
-    schema: dict[str, Any] = {"taxonomy": pl.String, "classes": pl.Int64, "kind": pl.String}
-    schema |= {"place": pl.Int64, **dict.fromkeys(("cheap", "brief", "full"), pl.Float64)}
-    schema |= dict.fromkeys(_FIGURES, FIGURE)
-    schema |= {"strongest": pl.String} | dict.fromkeys([f"n_{part}" for part in PARTS], pl.Int64)
     rows = [
         {
             "taxonomy": one.candidate.taxonomy.name,
@@ -670,7 +686,7 @@ def _table(
         }
         for one in [*finalists, *references, *rest]
     ]
-    return frame_of(rows, schema)
+    return frame_of(rows, schema_of(SEARCH_COLUMNS))
 
 
 def _write_found(study: Study, space: SearchSpace, taxonomies: Sequence[Taxonomy]) -> None:

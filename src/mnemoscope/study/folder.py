@@ -11,7 +11,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from html import escape
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from filelock import BaseFileLock, FileLock, Timeout
 
+from mnemoscope.columns import Columns, check_columns
 from mnemoscope.errors import (
     DamagedDataError,
     MissingError,
@@ -33,7 +34,7 @@ from mnemoscope.files import NO_ROOM, check_shape, digest, disk_full, made_folde
 from mnemoscope.parse import parse_json, parse_yaml, read_bounded
 from mnemoscope.plugins import Plugin
 from mnemoscope.store import Making, Store
-from mnemoscope.study.records import WithRecord
+from mnemoscope.study.records import Model, Record, WithRecord
 from mnemoscope.study.settings import StudySettings, parse_settings
 from mnemoscope.study.stages import STAGES, TABLE_FILE, Stage, stage_named
 from mnemoscope.version import __version__
@@ -107,7 +108,7 @@ class Study:
         try:
             values = parse_yaml(read_bounded(path))
             check_shape(values, WithRecord)
-            self.record: dict[str, Any] = values.pop("record")
+            self.record: Record = values.pop("record")
         except (OSError, ValueError) as error:
             raise DamagedDataError(
                 f"{path}: damaged ({first_line(error)}). Restore it from a copy, "
@@ -126,7 +127,7 @@ class Study:
         folder = Path(folder)
         check_free(folder)
         made_folder(folder)
-        record = {"study_version": STUDY_VERSION, "versions": versions(), "models": {}}
+        record = Record(study_version=STUDY_VERSION, versions=versions(), models={})
         _write_settings(folder, settings, record)
         return cls(folder)
 
@@ -198,14 +199,19 @@ class Study:
             if old.get(key) != new.get(key)
         ]
 
-    def remember_model(self, role: str, facts: dict[str, Any]) -> None:
+    def fingerprint(self, role: str) -> str | None:
+        """The digest of the weights of the model in a role; None where none is recorded."""
+        facts = self.record["models"].get(role)
+        return None if facts is None else facts["fingerprint"]
+
+    def remember_model(self, role: str, facts: Model) -> None:
         """Record which model (`facts_of`) serves a role; errors as `check_model`."""
         self.check_model(role, facts)
         if self.record["models"].get(role) != facts:
             self.record["models"][role] = facts
             _write_settings(self.folder, self.settings, self.record)
 
-    def check_model(self, role: str, facts: dict[str, Any]) -> None:
+    def check_model(self, role: str, facts: Model) -> None:
         """Raise UserError if the study was made with a model of other weights in this role."""
         known = self.record["models"].get(role)
         if known and known["fingerprint"] != facts["fingerprint"]:
@@ -228,7 +234,7 @@ class Study:
             found = self.store.record(name)
         except MissingError:
             return None
-        known = self.record["models"].get("model", {}).get("fingerprint")
+        known = self.fingerprint("model")
         if known is not None and found.get("model", known) != known:
             path = self.store.record_path(name)
             raise self.store.out_of_date(path, name, "made by another model")
@@ -267,12 +273,12 @@ class Study:
             )
 
     @contextmanager
-    def finishing(self, stage: str) -> Iterator[dict[str, Any]]:
+    def finishing(self, stage: str) -> Iterator[dict[str, object]]:
         """Time a stage and, if the block succeeds, write its manifest with the yielded counts.
 
         What the block writes (`write`) is the stage's, and named by the manifest.
         """
-        counts: dict[str, Any] = {}
+        counts: dict[str, object] = {}
         started = time.monotonic()
         self.store.forget(f"manifests/{stage}")
         with self.store.making(f"manifests/{stage}") as self._making:
@@ -418,9 +424,16 @@ class Study:
             self._tables[name,] = checksum, frame
         return frame.clone()
 
-    def write(self, name: str, value: "pl.DataFrame | bytes") -> None:
-        """Write one of the files of the stage that runs (`finishing`), whole or not at all."""
+    def write(
+        self, name: str, value: "pl.DataFrame | bytes", columns: Columns | None = None
+    ) -> None:
+        """Write one of the files of the stage that runs (`finishing`), whole or not at all.
+
+        Raises TypeError: a table that has not the `columns` that are declared for it.
+        """
         assert self._making is not None, f"{name}: no stage runs"
+        if columns is not None and not isinstance(value, bytes):
+            check_columns(name, value, columns)
         self._making.put(name, value)
 
     def path(self, name: str) -> Path:
@@ -613,7 +626,7 @@ def _asks_model(stage: Stage) -> bool:
     return own or any(_asks_model(stage_named(need)) for need in stage.needs)
 
 
-def _named(flat: dict[str, Any]) -> tuple[list[str], list[bytes]]:
+def _named(flat: Mapping[str, Any]) -> tuple[list[str], list[bytes]]:
     """Taxonomies and nodes that a stage's settings name, and the content of the files they name."""
     every = [one for key in _NAMING for one in flat.get(key, [])]
     files = [one for one in every if one.endswith((".yaml", ".yml")) and Path(one).is_file()]
@@ -633,15 +646,17 @@ def _plugins(names: list[str], files: list[bytes]) -> list[Plugin]:
 def _flatten(settings: StudySettings, stage: Stage) -> dict[str, Any]:
     """The settings that decide a stage's output, by dotted name."""
     values = settings.as_dict()
-    flat: dict[str, Any] = {}
-    for dotted in stage.settings:
-        head, _, tail = dotted.partition(".")
-        if tail:
-            flat[dotted] = values[head][tail]
-        elif isinstance(values[head], dict):
-            flat |= {f"{head}.{key}": value for key, value in values[head].items()}
-        else:
-            flat[head] = values[head]
+    every = {
+        f"{head}.{key}" if key else head: value
+        for head, section in values.items()
+        for key, value in (section if isinstance(section, dict) else {"": section}).items()
+    }
+    flat = {
+        name: value
+        for dotted in stage.settings
+        for name, value in every.items()
+        if dotted in (name, name.partition(".")[0])
+    }
     if "sequences.split" not in flat:
         return flat
     if flat["sequences.split"] is None:  # then split and margin decide nothing
@@ -652,7 +667,7 @@ def _flatten(settings: StudySettings, stage: Stage) -> dict[str, Any]:
     return flat | {f"label.{key}": values["label"][key] for key in needed}
 
 
-def _write_settings(folder: Path, settings: StudySettings, record: dict[str, Any]) -> None:
+def _write_settings(folder: Path, settings: StudySettings, record: Record) -> None:
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # six times as fast
     values = settings.as_dict() | {"record": record}
     text = yaml.dump(values, Dumper=dumper, sort_keys=False, allow_unicode=True, width=100)

@@ -10,6 +10,7 @@ from mnemoscope.lm.load import load_model, load_tokenizer
 from mnemoscope.lm.model import LanguageModel, check_fits
 from mnemoscope.progress import say
 from mnemoscope.study.folder import Study
+from mnemoscope.study.records import Model
 from mnemoscope.study.settings import EMBEDDED, NO_MODEL, StudySettings, split_revision
 
 
@@ -26,7 +27,7 @@ class Models:
         self.settings = settings
         self._loaded = {role: one for role, one in given.items() if one is not None}
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {"settings": self.settings, "_loaded": {}}  # every process loads its own
 
     def model(self, study: Study | None = None) -> LanguageModel:
@@ -120,7 +121,7 @@ def _load(role: str, name: str, settings: StudySettings) -> LanguageModel:
     return loaded
 
 
-def facts_of(loaded: LanguageModel, name: str) -> dict[str, Any]:
+def facts_of(loaded: LanguageModel, name: str) -> Model:
     """What a study records about a model, as plain values."""
     return {
         "name": name,

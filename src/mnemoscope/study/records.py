@@ -10,13 +10,21 @@ class Model(TypedDict):
     """A model, in `study.yaml`."""
 
     name: str
+    revision: str | None
     fingerprint: str
     dtype: str
+    device: str
+    device_map: str | None
+    quantization: str | None
     n_layers: NonNegativeInt
     n_heads: NonNegativeInt
+    vocab_size: int
+    bos_id: int | None
 
 
-class _Record(TypedDict):
+class Record(TypedDict):
+    """What a study knows of itself."""
+
     study_version: int
     models: dict[str, Model]
     versions: NotRequired[dict[str, str]]
@@ -26,4 +34,4 @@ class _Record(TypedDict):
 class WithRecord(TypedDict):
     """`study.yaml`, whose settings are checked elsewhere."""
 
-    record: _Record
+    record: Record

@@ -4,7 +4,7 @@ Flags override the file, which overrides defaults. Unknown keys raise an error w
 Shipped study files and the names in settings are looked up here, before torch is loaded.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -678,7 +678,7 @@ def load_settings(path: Path | str) -> StudySettings:
     return parse_settings(values, where=str(path))
 
 
-def parse_settings(values: dict[str, Any], *, where: str) -> StudySettings:
+def parse_settings(values: Mapping[str, object], *, where: str) -> StudySettings:
     """Validate a nested mapping, one entry per stage, and fill in the defaults.
 
     `where` is what an error names: a file, or "flags". Raises UserError: unknown key, wrong type or
@@ -829,7 +829,6 @@ def split_revision(name: str) -> tuple[str, str | None]:
     return source, revision
 
 
-_SUFFIX_TITLE = {"own": "Non-Memo with its continuation", "true": "Non-Memo with its true suffix"}
 _SUFFIX_NOTE = (
     "The same sequences; what Non-Memo shows after the prefix is exchanged, since greedy text "
     "loops and can give the class away."
@@ -863,16 +862,6 @@ class Variant:
     split: Literal["group", "row", "folds"]  # how training and evaluation are kept apart
 
 
-_OTHER_SUFFIX: dict[str, tuple[str, VariantName]] = {
-    "own": ("true", "true_suffix"),
-    "true": ("own", "own_suffix"),
-}
-_OTHER_SPLIT: dict[str, tuple[Literal["group", "row"], VariantName]] = {
-    "group": ("row", "row_split"),
-    "row": ("group", "group_split"),
-}
-
-
 def variants(settings: LabelSettings) -> list[Variant]:
     """The main choice of sequences, then the repetitions; UserError: `both_splits` of folds."""
     own, split = settings.non_memo_suffix, settings.split
@@ -883,11 +872,17 @@ def variants(settings: LabelSettings) -> list[Variant]:
         )
     found = [Variant("main", "all sequences", "", None, own, split)]
     if settings.both_suffixes:
-        other, suffix = _OTHER_SUFFIX[own]
-        found.append(Variant(suffix, _SUFFIX_TITLE[other], _SUFFIX_NOTE, None, other, split))
+        true = Variant(
+            "true_suffix", "Non-Memo with its true suffix", _SUFFIX_NOTE, None, "true", split
+        )
+        other = Variant(
+            "own_suffix", "Non-Memo with its continuation", _SUFFIX_NOTE, None, "own", split
+        )
+        found.append(true if own == "own" else other)
     if settings.both_splits:
-        way, by = _OTHER_SPLIT[split]
-        found.append(Variant(by, f"split by {way}", _SPLIT_NOTES[way], None, own, way))
+        row = Variant("row_split", "split by row", _SPLIT_NOTES["row"], None, own, "row")
+        group = Variant("group_split", "split by group", _SPLIT_NOTES["group"], None, own, "group")
+        found.append(row if split == "group" else group)
     if settings.match:
         column = settings.match
         note = f"Every class has the same number of sequences of each {column}."

@@ -84,8 +84,7 @@ def _time_capture(models: "Models", settings: StudySettings) -> float:
 def shape_facts(name: str) -> dict[str, Any]:
     """Package data of `pythia` or `suites`: `models`, `data`, and `splits` or `rates` by name."""
     text = resources.files("mnemoscope").joinpath(f"studies/shapes/{name}.yaml").read_text("utf-8")
-    facts: dict[str, Any] = yaml.safe_load(text)
-    return facts
+    return dict(yaml.safe_load(text))
 
 
 def find_shape(name: str) -> ModelShape | None:

@@ -5,7 +5,7 @@ Source: arXiv 2508.02573; in its tables ``Guess`` is Guess[0.5-0.5], ``1k`` is 1
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from csv import DictReader
 from importlib import resources
 from itertools import product
@@ -123,7 +123,7 @@ def read_nodes(path: Path | str) -> dict[str, tuple[Node, ...]]:
 
 
 def _read_nodes(
-    path: Path, content: dict[str, Any], expand: Callable[[str, object], list[object]]
+    path: Path, content: Mapping[str, object], expand: Callable[[str, object], list[object]]
 ) -> dict[str, tuple[Node, ...]]:
     """Nodes by the name of their entry, which `expand` makes one or several of."""
     own: dict[str, Node] = {}
@@ -177,14 +177,14 @@ def _load(path: Path) -> dict[str, Any]:
     return content
 
 
-def _check_keys(where: str, entry: dict[str, Any], known: Sequence[str]) -> None:
+def _check_keys(where: str, entry: Mapping[str, object], known: Sequence[str]) -> None:
     for key in entry:
         if key not in known:
             hint = nearest(str(key), known)
             raise UserError(f"{where}: unknown key '{key}'.{hint} Known: {', '.join(known)}.")
 
 
-def _as_list(path: Path, content: dict[str, Any], key: str) -> list[Any]:
+def _as_list(path: Path, content: Mapping[str, object], key: str) -> list[Any]:
     """The list under a key; empty where the key is missing."""
     value = content.get(key) or []
     if not isinstance(value, list):

@@ -7,11 +7,12 @@ Where a sample cannot be drawn, `Impossible` says which class is in the way and 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
+from mnemoscope.columns import Column
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.taxonomy.draw import Draw, Pool, draw_balanced, draw_lots, order_keys
 from mnemoscope.taxonomy.groups import find_groups
@@ -43,6 +44,16 @@ class SampleKey(NamedTuple):
     def is_main(self) -> bool:
         """Whether it is the taxonomy's first sample, no repetition."""
         return self.variant == MAIN
+
+
+KEY_COLUMNS = {
+    "taxonomy": Column(pl.String, "its name"),
+    "variant": Column(
+        pl.String,
+        "on which sequences: `main`, or of a repetition `own_suffix`, `true_suffix`, `row_split`, "
+        "`group_split`, `equal_shares` (`label.match`)",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -308,20 +319,21 @@ def _warn_large_groups(
         .filter(pl.max_horizontal("share", "drawn") > _LARGE_GROUP)
         .sort("class", "len", "example")
     )
-    return [_say_large(row) for row in large.iter_rows(named=True)]
+    named = large.select("class", "example", "share", "drawn")
+    return [_say_large(*row) for row in named.iter_rows()]
 
 
-def _say_large(row: dict[str, Any]) -> str:
+def _say_large(name: str, example: int, share: float, drawn_share: float) -> str:
     holds = (
-        f"class {row['class']}: one group of near duplicates (such as sequence {row['example']}) "
-        f"holds {row['share']:.0%} of its sequences"
+        f"class {name}: one group of near duplicates (such as sequence {example}) holds "
+        f"{share:.0%} of its sequences"
     )
-    if row["drawn"] > _LARGE_GROUP:
+    if drawn_share > _LARGE_GROUP:
         return (
-            f"{holds} and {row['drawn']:.0%} of its sample; its figures speak of that text more "
+            f"{holds} and {drawn_share:.0%} of its sample; its figures speak of that text more "
             "than of the class."
         )
-    return f"{holds}; the sample takes {row['drawn']:.1%} from it and speaks of the others."
+    return f"{holds}; the sample takes {drawn_share:.1%} from it and speaks of the others."
 
 
 def _explain(
