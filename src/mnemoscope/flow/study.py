@@ -10,7 +10,6 @@ from typing import Any, overload
 import polars as pl
 
 from mnemoscope.benchmark.excess import FigureName, PairedDifference
-from mnemoscope.benchmark.gain import Gain
 from mnemoscope.benchmark.published import Conclusion
 from mnemoscope.benchmark.sources import headline_of
 from mnemoscope.data.rows import name_of
@@ -29,12 +28,10 @@ from mnemoscope.pipeline.benchmark import (
 from mnemoscope.pipeline.localize import StoredDelta
 from mnemoscope.report.notebook import allocation_of, sample_named, stored_delta
 from mnemoscope.report.page import REPORT_FILE
-from mnemoscope.stats import Estimate, rows_of
+from mnemoscope.stats import rows_of
 from mnemoscope.study import folder
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import StudySettings, find_study, parse_settings
-
-_OF_GAIN = ("gain_seen", "gain_left", "gain_over", "pool_min_f1", "pool_min_f1_without")
 
 
 @dataclass(frozen=True)
@@ -81,9 +78,9 @@ class Study(folder.Study):
         row = rows[headline_of(rows)]
         value, gain = row["excess"], row["gain"]
         return Excess(
-            Estimate(value.value, value.low, value.high),
+            value,
             row["excess_over"] or "",
-            None if gain.value is None else Gain(*gain, *(row[name] for name in _OF_GAIN)),
+            None if gain.value is None else gain,
             row["verdict_kind"],
             row["verdict"],
             {source: one["min_f1"] for source, one in rows.items() if one["min_f1"]},

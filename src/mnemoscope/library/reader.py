@@ -17,7 +17,7 @@ import torch
 
 from mnemoscope.benchmark import baselines
 from mnemoscope.benchmark.excess import Votes, measure_excess, why_no_interval
-from mnemoscope.benchmark.gain import Gain, measure_gain
+from mnemoscope.benchmark.gain import measure_gain
 from mnemoscope.benchmark.sources import TABLE
 from mnemoscope.benchmark.verdict import BenchmarkFigures, give_verdict
 from mnemoscope.cnn.metrics import ScoreEstimates, confusion_matrix, estimate_scores
@@ -29,7 +29,7 @@ from mnemoscope.library.given import Shown, as_table, following, prefix_of
 from mnemoscope.library.maps import Maps, check_maps, read_windows, same_windows
 from mnemoscope.library.sequences import CLASS
 from mnemoscope.lm.placement import find_device
-from mnemoscope.localize.delta import average, decisiveness
+from mnemoscope.localize.delta import Decisiveness, average, decisiveness, pooled
 from mnemoscope.maps.views import MapSource
 from mnemoscope.stats import Estimate
 from mnemoscope.taxonomy.names import NON_MEMO, Taxonomy
@@ -204,21 +204,28 @@ class Reader:
                 f"maps: evaluation window {asked['sequence_id'][rows.index(-1)]} is not among "
                 "them. Give the maps that the reader was fitted on."
             )
-        own = maps.take(rows)
-        codes = asked[CLASS].cast(pl.Enum(self.classes)).to_physical().cast(pl.Int64)
-        truth = torch.tensor(codes.to_list())
+        asked = asked.with_columns(place=pl.Series(rows))
+        trained = [one for one in self.cnns if one.did_train] or self.cnns
+        halves = in_halves(asked)  # as a study, which compares them
         found = [
-            decisiveness(
-                one,
-                own.source,
-                truth,
-                max_maps=own.pooled("max").source,
-                attribution=attribution,
-                correct_only=correct_only,
-            )
-            for one in self.cnns
+            pooled([self._delta_of(one, maps, half, attribution, correct_only) for half in halves])
+            for one in trained
         ]
         return average(found).delta.numpy()
+
+    def _delta_of(
+        self, trained: TrainedCnn, maps: Maps, rows: pl.DataFrame, attribution: str, correct: bool
+    ) -> Decisiveness:
+        own = maps.take(rows["place"].to_numpy())
+        codes = rows[CLASS].cast(pl.Enum(self.classes)).to_physical().cast(pl.Int64)
+        return decisiveness(
+            trained,
+            own.source,
+            torch.tensor(codes.to_list()),
+            max_maps=own.pooled("max").source,
+            attribution=attribution,
+            correct_only=correct,
+        )
 
     def _check(self, maps: Maps) -> None:
         check_maps(maps)
@@ -249,6 +256,12 @@ class Reader:
             f"{sizes.get('train', 0):,} windows, asked about {sizes.get('eval', 0):,}"
             f"<table><tr><th>class</th><th>F1</th><th>95 %</th></tr>{rows}</table>"
         )
+
+
+def in_halves(rows: pl.DataFrame) -> list[pl.DataFrame]:
+    """Split every class in two halves; near duplicates (one group) stay together."""
+    turn = pl.col("group").rank("dense").over("class") % 2
+    return [rows.filter(turn == 1), rows.filter(turn == 0)]
 
 
 def _ends(one: Estimate) -> str:
@@ -622,8 +635,8 @@ class Excess:
         value: min-F1 of the model's reader minus the largest control's, with its 95 % interval over
             groups of windows and trainings, paired; fractions.
         over: the name of that control.
-        gain: what the model's attention adds to text and reference, nats a window; None without a
-            reference. The verdict rests on it.
+        gain: what the model's attention adds to text and reference, nats a window, with its 95 %
+            interval; None without a reference. The verdict rests on it.
         kind: ``adds``, ``unclear``, ``nothing`` or ``cannot``.
         verdict: in a sentence.
         min_f1: of each reader, by its name.
@@ -631,7 +644,7 @@ class Excess:
 
     value: Estimate
     over: str
-    gain: Gain | None
+    gain: Estimate | None
     kind: str
     verdict: str
     min_f1: dict[str, Estimate]
@@ -685,13 +698,13 @@ def excess(
     failed = tuple(source for source, one in trained.items() if not all(one.did_train))
     own = named["model"]
     found = measure_excess(model.votes, ran, n_resamples=n_resamples, seed=seed, reader=own)
-    stand_ins = {name: one for name, one in ran.items() if TABLE[name].needs_reference}
-    text = {name: one for name, one in ran.items() if name not in stand_ins}
+    stand_ins = [one for name, one in ran.items() if TABLE[name].needs_reference]
+    text = [one for name, one in ran.items() if not TABLE[name].needs_reference]
     note = why_no_interval(model.votes)
     n_train = model.sample.filter(pl.col("split") == "train").height
     gain = None
     if stand_ins and note is None:
-        gain = measure_gain(model.votes, stand_ins, text, n_trained=n_train)
+        gain = measure_gain(model.votes, *stand_ins, text, n_trained=n_train)
     figures = BenchmarkFigures(
         model.classes,
         all(model.did_train),
@@ -709,7 +722,7 @@ def excess(
     return Excess(
         Estimate(found.value, found.low, found.high),
         by_source[found.strongest],
-        gain,
+        None if gain is None else Estimate(gain.value, gain.low, gain.high),
         given.kind,
         given.sentence,
         {name: one.min_f1 for name, one in readers.items()},

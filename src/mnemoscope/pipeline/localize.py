@@ -24,6 +24,7 @@ from mnemoscope.cnn.training import TrainedCnn
 from mnemoscope.columns import Column, schema_of
 from mnemoscope.errors import UserError
 from mnemoscope.files import made_folder, write_bytes, write_parquet
+from mnemoscope.library.reader import in_halves
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.localize.cut import RANKINGS, class_mean, contrasted
 from mnemoscope.localize.delta import (
@@ -248,12 +249,6 @@ def rows_read(study: Study, rows: pl.DataFrame, *attributions: str) -> pl.DataFr
     lot = pl.Series("lot", np.random.default_rng(wanted.seed).permutation(rows.height))
     place = pl.col("lot").rank("ordinal").over("class")
     return rows.with_columns(lot).filter(place <= wanted.attribution_sequences).drop("lot")
-
-
-def in_halves(rows: pl.DataFrame) -> list[pl.DataFrame]:
-    """Split every class in two halves; near duplicates (one group) stay together."""
-    turn = pl.col("group").rank("dense").over("class") % 2
-    return [rows.filter(turn == 1), rows.filter(turn == 0)]
 
 
 def _of_cnn(study: Study, job: Job) -> list[LocalizedCnn]:
