@@ -80,8 +80,9 @@ def test_commands_of_the_quick_start_run(folder, monkeypatch, call) -> None:
 def test_python_of_the_docs_runs(folder, monkeypatch) -> None:
     monkeypatch.chdir(folder)
     for page in PAGES:
+        names: dict = {}  # a page goes on with what it has
         for block in blocks(page, "python"):
-            exec(compile(block, str(page), "exec"), {})
+            exec(compile(block, str(page), "exec"), names)
 
 
 def test_verbs_and_make_targets_of_the_docs_exist() -> None:

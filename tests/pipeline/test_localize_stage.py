@@ -13,7 +13,8 @@ from mnemoscope.flow.run import run_stage
 from mnemoscope.maps.format import unpack_triangle
 from mnemoscope.maps.store import MapStore
 from mnemoscope.pipeline import localize
-from mnemoscope.pipeline.localize import in_halves, load_deltas, pack_deltas, rows_read
+from mnemoscope.library.reader import in_halves
+from mnemoscope.pipeline.localize import load_deltas, pack_deltas, rows_read
 from mnemoscope.pipeline.train import load_outcome, sample_rows
 from mnemoscope.report import export
 from mnemoscope.report.content import taxonomy_results
