@@ -60,7 +60,7 @@ def test_every_form_of_a_figure_is_drawn() -> None:
 def test_the_flow_between_the_taxonomies_is_whole(own_study) -> None:
     """Ribbons of a Sankey diagram are as thick as the shares, on both sides."""
     study = ms.Study(own_study)
-    found = ms.allocation(study)
+    found = study.allocation()
     assert found["n"].sum() == study.sequences["is_memorized"].sum() == 160
     drawn = ElementTree.fromstring(ms.allocation_figure(study).svg)
     bars = [(one.get("class") or "").startswith("column") for one in drawn.iter(f"{SVG}rect")]

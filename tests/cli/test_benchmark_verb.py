@@ -106,10 +106,10 @@ def test_the_tables_are_written_into_the_study_and_python_gives_the_same(planted
     assert {one["verdict"] for one in kept["published_conclusions"]} == {"holds"}
     study = ms.Study(planted[0])
     assert study.comparison.equals(frame)
-    assert [one.key for one in ms.conclusions(study)] == KEYS
+    assert [one.key for one in study.conclusions()] == KEYS
     wanted = min_f1(confusion_of(planted[0], GUESS)) - min_f1(confusion_of(planted[0], RECITE))
-    assert ms.compare(study, GUESS, RECITE).value == pytest.approx(wanted)
-    together = ms.together(*[ms.Study(folder) for folder in planted])
+    assert study.compare(GUESS, RECITE).value == pytest.approx(wanted)
+    together = ms.Study(planted[0]).together(*[ms.Study(one) for one in planted[1:]])
     assert together.frame.filter(pl.col("model") == "together").height == 2
 
 

@@ -94,7 +94,7 @@ def test_predictions_give_the_confusion_of_the_benchmark(study) -> None:
 
 def test_decisiveness_has_every_class_and_stays_below_the_diagonal(study) -> None:
     for attribution in ("gradient", "guided"):
-        stored = ms.decisiveness(study, attribution=attribution)
+        stored = study.decisiveness(attribution=attribution)
         assert stored.delta.shape == (len(stored.classes), 4, 64, 64)
         assert stored.delta.min() >= 0
         assert stored.delta.max() > 0
