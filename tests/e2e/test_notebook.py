@@ -9,7 +9,8 @@ import pytest
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
 
-NOTEBOOK = Path(__file__).parents[2] / "docs" / "notebooks" / "first_study.ipynb"
+NOTEBOOKS = Path(__file__).parents[2] / "docs" / "notebooks"
+NOTEBOOK = NOTEBOOKS / "first_study.ipynb"
 SETTINGS = (
     "settings = ms.demo_settings(small=True)\n"
     'settings.label.taxonomies = ["Non-Memo, Guess, Recall"]\n'
@@ -18,9 +19,9 @@ OWN_SETTINGS = 'settings = ms.Study("demo").settings\n'
 THREE_MINUTES_OF_TWO_CORES = 360.0  # CPU seconds: a clock would count other work too
 
 
-def run(folder: Path, old: str = "", new: str = "") -> list:
+def run(folder: Path, old: str = "", new: str = "", *, notebook: Path = NOTEBOOK) -> list:
     """The code cells after they were run, some source exchanged; one that raises fails the test."""
-    book = nbformat.read(NOTEBOOK, as_version=4)
+    book = nbformat.read(notebook, as_version=4)
     for cell in book.cells:
         cell.source = cell.source.replace(old, new)
     nbclient.NotebookClient(
@@ -43,6 +44,20 @@ def test_notebook_runs_on_a_finished_study(small_demo, tmp_path) -> None:
     check(run(tmp_path, SETTINGS, OWN_SETTINGS))
 
 
+@pytest.mark.parametrize("name", ["scan_and_classify", "reader_and_controls", "audit_a_text"])
+def test_notebooks_of_the_library_run_and_end_in_what_they_promise(name, tmp_path) -> None:
+    cells = run(tmp_path, notebook=NOTEBOOKS / f"{name}.ipynb")
+    shown = [out["data"] for cell in cells for out in cell.outputs if "data" in out]
+    assert sum("text/html" in one for one in shown) >= 3
+    said = " ".join(str(one.get("text/html", "")) + one["text/plain"] for one in shown)
+    assert {
+        "scan_and_classify": "recalled windows are left",
+        "reader_and_controls": "undecided, with one training",
+        "audit_a_text": "recalled",
+    }[name] in said
+    assert not any("Error" in out.get("name", "") for cell in cells for out in cell.outputs)
+
+
 @pytest.mark.slow
 def test_notebook_runs_from_nothing_in_three_minutes_of_two_cores(tmp_path) -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -54,8 +69,9 @@ def test_notebook_runs_from_nothing_in_three_minutes_of_two_cores(tmp_path) -> N
     assert (tmp_path / "demo" / "report.html").is_file()
 
 
-def test_notebook_is_kept_without_outputs() -> None:
-    book = nbformat.read(NOTEBOOK, as_version=4)
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda one: one.stem)
+def test_notebooks_are_kept_without_outputs(path) -> None:
+    book = nbformat.read(path, as_version=4)
     code = [cell for cell in book.cells if cell.cell_type == "code"]
     assert code
     assert not any(cell.outputs or cell.execution_count for cell in code)
