@@ -38,10 +38,10 @@ from mnemoscope.audits.tokens import Tokens, character_range, tokenize
 from mnemoscope.data.read import WindowCutter
 from mnemoscope.embedded.templates import forms_of, write_text
 from mnemoscope.embedded.texts import Segment, _licences, read_segments
+from mnemoscope.flow.study import Study
 from mnemoscope.lm.continue_ import scan_memorized
 from mnemoscope.lm.model import LanguageModel, wrap_model
 from mnemoscope.stats import Estimate, clopper_pearson
-from mnemoscope.study.folder import Study
 from mnemoscope.training.history import read_history
 from mnemoscope.training.watch import MemorizationWatch
 from mnemoscope.training.windows import WatchedWindows

@@ -200,8 +200,11 @@ def audit(
         UserError: no such model or file, a setting that is unknown or out of range, another audit
             in the folder, or no document as long as a window.
     """
-    held = TemporaryDirectory(prefix="audit-") if out is None else None
-    folder = Path(out if held is None else held.name)
+    held = None
+    if out is None:
+        held = TemporaryDirectory(prefix="audit-")
+        out = held.name
+    folder = Path(out)
     asked, documents = audit_settings(**settings), _documents(documents)
     with ExitStack() as stack:
         if isinstance(model, str | Path):

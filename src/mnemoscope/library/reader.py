@@ -704,7 +704,7 @@ def excess(
     n_train = model.sample.filter(pl.col("split") == "train").height
     gain = None
     if stand_ins and note is None:
-        gain = measure_gain(model.votes, *stand_ins, text, n_trained=n_train)
+        gain = measure_gain(model.votes, stand_ins[0], text, n_trained=n_train)
     figures = BenchmarkFigures(
         model.classes,
         all(model.did_train),
