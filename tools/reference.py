@@ -54,6 +54,8 @@ STUDY_TABLES: dict[str, dict[str, Columns]] = {
         localize.AGREEMENT_FILE: localize.AGREEMENT_COLUMNS,
         localize.SHAPES_FILE: localize.SHAPE_COLUMNS,
         localize.MODELS_FILE: localize.MODEL_COLUMNS,
+        "delta.parquet": localize.DELTA_COLUMNS,
+        "profile.parquet": localize.PROFILE_COLUMNS,
     },
     "knockout": {
         knockout.KNOCKOUT_FILE: knockout.KNOCKOUT_COLUMNS,

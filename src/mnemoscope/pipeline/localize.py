@@ -115,6 +115,18 @@ SHAPE_COLUMNS = {
     **{name: Column(pl.Float64, "of the mean attention of the class") for name in SHAPES},
 }
 MODEL_COLUMNS = _OF_MAP | _ALIKE
+DELTA_COLUMNS = {
+    **_OF_MAP,
+    "layer": Column(pl.Int32, "from 1"),
+    "query": Column(pl.Int32, "the token that looks, from 1"),
+    "key": Column(pl.Int32, "the token that is looked at, from 1"),
+    "delta": Column(pl.Float32, "Δ of that edge"),
+}
+PROFILE_COLUMNS = {
+    **_OF_MAP,
+    "layer": DELTA_COLUMNS["layer"],
+    "profile": Column(pl.Float64, "ΣΔ of the layer divided by the largest of all classes"),
+}
 _RULES = tuple(
     f"localize.{name}" for name in ("attributions", "attribution_sequences", "correct_only")
 )
@@ -507,11 +519,12 @@ def _delta_rows(one: StoredDelta) -> pl.DataFrame:
         {
             **one.names,
             "class": np.array(one.classes)[index],
-            "layer": (layer + 1).astype(np.int32),
-            "query": np.broadcast_to(query + 1, shape).ravel().astype(np.int32),
-            "key": np.broadcast_to(key + 1, shape).ravel().astype(np.int32),
+            "layer": layer + 1,
+            "query": np.broadcast_to(query + 1, shape).ravel(),
+            "key": np.broadcast_to(key + 1, shape).ravel(),
             "delta": one.delta[:, :, query, key].ravel(),
-        }
+        },
+        schema_of(DELTA_COLUMNS),
     )
 
 
@@ -523,9 +536,10 @@ def _profile_rows(one: StoredDelta) -> pl.DataFrame:
         {
             **one.names,
             "class": np.array(one.classes)[index],
-            "layer": (layer + 1).astype(np.int32),
+            "layer": layer + 1,
             "profile": profile.ravel(),
-        }
+        },
+        schema_of(PROFILE_COLUMNS),
     )
 
 

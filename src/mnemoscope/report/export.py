@@ -67,10 +67,9 @@ def check_matplotlib() -> None:
 def export_localization(study: Study, folder: Path | str) -> list[Path]:
     """Write every figure as SVG, PDF and PNG, and the numbers as Parquet; gives what was written.
 
-    `delta.parquet` (taxonomy, variant, source, attribution, class, layer, query, key, delta) and
-    `profile.parquet` count layers and tokens from 1 as the figures do; `regions.parquet`,
-    `agreement.parquet`, `attention.parquet`, `knockout.parquet` and `specificity.parquet` are the
-    study's, where it has them. A missing folder is made; files of the same names are replaced.
+    `delta.parquet` and `profile.parquet` count layers and tokens from 1 as the figures do; the
+    tables of regions, checks, shapes and cuts are the study's, where it has them. A missing folder
+    is made; files of the same names are replaced.
     Raises UserError: no Matplotlib, no Δ in the study, or a folder that cannot be made.
     """
     check_matplotlib()
