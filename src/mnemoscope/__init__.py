@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         conclusions,
         decisiveness,
         delta_figure,
+        graft_figure,
         layer_profile_figure,
         together,
     )
@@ -56,6 +57,7 @@ __all__ = [
     "decisiveness",
     "delta_figure",
     "demo_settings",
+    "graft_figure",
     "graft_parts",
     "grafted",
     "layer_profile_figure",

@@ -8,7 +8,7 @@ import base64
 import math
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -59,9 +59,12 @@ CLASS_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 N_CLASS_COLOURS = 6
 
 # From nothing to the most: one hue, luminance steadily falling (light) or rising (dark).
-_RAMP_LIGHT = ("#f3f1ec", "#cfe0f1", "#8fbce3", "#4a8fd0", "#1f5bb5", "#12346f", "#081a3c")
+RAMP_LIGHT = ("#f3f1ec", "#cfe0f1", "#8fbce3", "#4a8fd0", "#1f5bb5", "#12346f", "#081a3c")
 _RAMP_DARK = ("#20252c", "#1f3b63", "#2a60a8", "#4a8fe0", "#86bbf7", "#c8e1fd", "#fbfdff")
+_MAP_STEP, _MAP_GAP = 180.0, 12.0
+_STRIP_STEP = 104.0  # from map to map on the page
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 14.0, 22.0, 44.0
+_APART = 1.05  # from one point to the next where there is a single strength
 _MOST_NAMES = 16
 _MOST_LAYERS_NAMED = 12
 _CUT_DASHES = {"random": "dot", "equal mass": "dash", "same layers": "dashdot"}
@@ -75,7 +78,7 @@ def css_variables(colours: Mapping[str, str]) -> str:
 
 def map_ramp(positions: Sequence[float] | np.ndarray, *, dark: bool = False) -> np.ndarray:
     """Colours of Δ from 0 (nothing) to 1 (the most in a layer): RGB fractions, (positions, 3)."""
-    ramp = _RAMP_DARK if dark else _RAMP_LIGHT
+    ramp = _RAMP_DARK if dark else RAMP_LIGHT
     stops = np.array([list(bytes.fromhex(colour[1:])) for colour in ramp]) / 255
     places = np.linspace(0, 1, len(stops))
     return np.stack([np.interp(positions, places, stops[:, channel]) for channel in range(3)], 1)
@@ -136,6 +139,15 @@ def png_ink(scaled: np.ndarray, colour: tuple[int, int, int]) -> bytes:
     return _png(alpha, colour_type=3, palette=palette, alphas=b"tRNS" + bytes(range(256)))
 
 
+def png_ramp(scaled: np.ndarray) -> bytes:
+    """Encode one scaled map in the light colours of Δ, transparent above the diagonal."""
+    places = 1 + np.rint(254 * scaled).astype(np.uint8)
+    shades = np.rint(255 * map_ramp(np.linspace(0, 1, 255))).astype(np.uint8)
+    palette = b"PLTE" + bytes(3) + shades.tobytes()
+    shown = np.where(np.tri(len(scaled), dtype=bool), places, 0).astype(np.uint8)
+    return _png(shown, colour_type=3, palette=palette, alphas=b"tRNS\0")
+
+
 def png_uri(png: bytes) -> str:
     """Write a PNG as an address that holds it."""
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
@@ -182,6 +194,11 @@ def class_stroke(index: int, *, is_main: bool = False) -> Stroke:
     """The stroke of a class; beyond six colours come round again."""
     place = index % N_CLASS_COLOURS
     return Stroke(place, CLASS_DASHES[place], is_main)
+
+
+def class_ink(classes: Sequence[str], name: str) -> str:
+    """The style of a class by its name; one that is none of `classes` looks as the first."""
+    return f"class-{(classes.index(name) if name in classes else 0) % N_CLASS_COLOURS}"
 
 
 def profile_drawing(classes: Sequence[str], profile: np.ndarray, *, title: str = "") -> Drawing:
@@ -233,11 +250,17 @@ def cut_stroke(curve: CutCurve, classes: Sequence[str], panel: str) -> Stroke:
 
 
 def knockout_drawing(panel: CutPanel, classes: Sequence[str]) -> Drawing:
-    """Survival of one class by the strength of each cut, with intervals; axis logarithmic."""
+    """Survival of one class by the strength of each cut, with intervals; axis logarithmic.
+
+    A single strength makes no curve: its points stand side by side.
+    """
+    ticks = sorted({one["strength"] for curve in panel.curves for one in curve.points})
+    apart = _APART if len(ticks) == 1 else 1.0
     series = []
-    for curve in panel.curves:
+    for place, curve in enumerate(panel.curves):
         values = series_of_estimates(curve.name, [one["survival"] for one in curve.points])
-        x = plain(one["strength"] for one in curve.points)
+        shift = apart ** (place - (len(panel.curves) - 1) / 2)
+        x = plain(shift * one["strength"] for one in curve.points)
         series.append(values.model_copy(update={"x": x}))
     chart = Chart(
         title=f"share of {panel.n:,} memorized sequences that survive, per cent, by the per cent "
@@ -245,12 +268,74 @@ def knockout_drawing(panel: CutPanel, classes: Sequence[str]) -> Drawing:
         series=tuple(series),
         x_label="edges cut, %",
         y_label="survive, %",
+        form="points" if len(ticks) == 1 else "line",
         percent=True,
         log_x=True,
     )
     strokes = [cut_stroke(curve, classes, panel.name) for curve in panel.curves]
-    ticks = sorted({one["strength"] for curve in panel.curves for one in curve.points})
     return Drawing(chart, strokes, ticks, (0.0, 1.0))
+
+
+class PlacedMap(NamedTuple):
+    """The map of a class and layer, both counted from 0, at its place in pixels."""
+
+    index: int
+    name: str
+    layer: int
+    x: float
+    y: float
+    picture: str
+
+
+class MapGrid(NamedTuple):
+    """Maps of Δ of `size` pixels, each class under its name, of which `border` are prefix."""
+
+    maps: Sequence[PlacedMap]
+    names: Sequence[tuple[float, float, int, str]]  # x, y, number of the class, its name
+    size: float
+    border: float
+    width: float
+    height: float
+
+
+def map_pictures(
+    delta: np.ndarray, encode: Callable[[np.ndarray], bytes] = png_ramp
+) -> list[list[str]]:
+    """Scale Δ, (classes, layers, query, key), and draw it: addresses of PNGs by class and layer."""
+    return [[png_uri(encode(one)) for one in of] for of in scale_by_layer(delta)]
+
+
+def map_grid(
+    classes: Sequence[str],
+    pictures: Sequence[Sequence[str]],
+    *,
+    width: float,
+    share: float = 0.5,
+    only: int | None = None,
+    layer: int | None = None,
+) -> MapGrid:
+    """Place the pictures of `map_pictures`: a class below the other, at most eight layers a row.
+
+    `share` of the tokens are prefix. `only` is the one class that is shown. Where the pictures are
+    of one `layer`, the classes stand side by side.
+    """
+    n_columns = len(classes) if layer is not None else min(len(pictures[0]), MOST_LAYERS_IN_A_ROW)
+    step = min(_MAP_STEP, width / n_columns)
+    size = step - _MAP_GAP
+    maps, names, y = [], [], 0.0
+    for index, (name, of) in enumerate(zip(classes, pictures, strict=True)):
+        if only not in (None, index):
+            continue
+        x = 0.0 if layer is None else index * step
+        names.append((x, y + 11, index, name))
+        for at, picture in enumerate(of):
+            row, column = divmod(at, n_columns)
+            place = x + column * step, y + 33 + row * (size + 22)
+            maps.append(PlacedMap(index, name, at if layer is None else layer, *place, picture))
+        if layer is None:
+            y = maps[-1].y + size + 14
+    height = maps[-1].y + size + 2
+    return MapGrid(maps, names, size, share * size, n_columns * step, height)
 
 
 class DeltaView(NamedTuple):
@@ -264,6 +349,7 @@ class DeltaView(NamedTuple):
     ranking: str  # in words, where it is none of the CNNs
     strongest: int
     pictures: Sequence[Sequence[str]]
+    grid: MapGrid | None
     values: Sequence[Sequence[float]]  # the profile by class and layer
     profile: Drawing
     shares: Sequence[Mapping[str, float] | None]
@@ -278,13 +364,17 @@ def delta_view(maps: StoredDelta, *, prefix: int = 32, with_pictures: bool = Fal
     """Scale, draw and count the decisiveness of one attribution."""
     delta = np.asarray(maps.delta)
     values, ranking = layer_profile(delta), RANKINGS.get(maps.attribution)
-    scaled = scale_by_layer(delta) if with_pictures else ()
+    pictures = map_pictures(delta, png_grey) if with_pictures else []
+    share = prefix / delta.shape[-1]
+    width = _STRIP_STEP * min(delta.shape[1], MOST_LAYERS_IN_A_ROW)
+    grid = map_grid(maps.classes, pictures, share=share, width=width) if pictures else None
     return DeltaView(
         maps,
         prefix,
         ranking=ranking.words if ranking else "",
         strongest=strongest_layer(delta),
-        pictures=[[png_uri(png_grey(one)) for one in of] for of in scaled],
+        pictures=pictures,
+        grid=grid,
         values=values.tolist(),
         profile=profile_drawing(maps.classes, values),
         shares=zone_shares(delta, prefix),
@@ -377,7 +467,7 @@ class PlacedSeries(NamedTuple):
 
 
 class ChartView(NamedTuple):
-    """A chart with everything placed, in a frame of `WIDTH` × `height` pixels."""
+    """A chart with everything placed, in a frame of `width` × `height` pixels."""
 
     chart: Chart
     x_ticks: Sequence[Tick]
@@ -387,6 +477,7 @@ class ChartView(NamedTuple):
     zero: float
     bar_width: float
     is_slanted: bool
+    width: float
 
     @property
     def height(self) -> float:
@@ -394,7 +485,7 @@ class ChartView(NamedTuple):
         return HEIGHT + 40 * self.is_slanted
 
 
-def chart_view(drawn: Chart | Drawing) -> ChartView:
+def chart_view(drawn: Chart | Drawing, *, width: float = WIDTH) -> ChartView:
     """Place a chart: ticks, marks, and points; series of a bare one have the colours from 1 on."""
     if isinstance(drawn, Chart):
         # Colour 0 is the grey of Non-Memo; dashes begin with the first all the same.
@@ -402,7 +493,7 @@ def chart_view(drawn: Chart | Drawing) -> ChartView:
         strokes = [Stroke(one, class_stroke(index).dash) for index, one in enumerate(colours)]
         drawn = Drawing(drawn, strokes)
     chart = drawn.chart
-    x_axis, y_axis = _x_axis(chart), _y_axis(chart, drawn.y_ends)
+    x_axis, y_axis = _x_axis(chart, width), _y_axis(chart, drawn.y_ends)
     step = (x_axis.end - x_axis.start) / max(len(chart.x_names), 1)
     bar_width = 0.8 * step / len(chart.series) if chart.form == "bars" else 0.0
     x_ticks = [(at, number(at)) for at in x_axis.round_steps()]
@@ -429,11 +520,12 @@ def chart_view(drawn: Chart | Drawing) -> ChartView:
         zero=y_axis.place(zero),
         bar_width=bar_width,
         is_slanted=sum(map(len, chart.x_names)) > 80,
+        width=width,
     )
 
 
-def _x_axis(chart: Chart) -> _Axis:
-    ends = (_LEFT, WIDTH - _RIGHT)
+def _x_axis(chart: Chart, width: float) -> _Axis:
+    ends = (_LEFT, width - _RIGHT)
     if chart.x_names:
         return _Axis(-0.5, len(chart.x_names) - 0.5, *ends)
     values = [x for one in chart.series for x in one.x if x is not None]

@@ -23,6 +23,7 @@ from mnemoscope.pipeline.causes import by_weight
 from mnemoscope.progress import say
 from mnemoscope.report import answer, charts
 from mnemoscope.report.content import ReportContent, TaxonomyResult, report_content, visible
+from mnemoscope.report.grafts import DOSE_SIGNS
 from mnemoscope.report.tables import AnalysisSection
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
@@ -101,9 +102,14 @@ def asset(name: str) -> Markup:
     return Markup(folder.joinpath(name).read_text("utf-8"))
 
 
+def style_sheet(*names: str) -> Markup:
+    """The marks of all charts, and style sheets of pages."""
+    return Markup("").join(map(asset, ("charts.css", *names)))
+
+
 def _render(template: str, **values: Any) -> str:
     made = environment().get_template(template)
-    return words.fill(made, version=__version__, style=asset("report.css"), **values)
+    return words.fill(made, version=__version__, style=style_sheet("report.css"), **values)
 
 
 @cache
@@ -125,12 +131,19 @@ def environment() -> jinja2.Environment:
         *(answer.answer, answer.balance_sentence, answer.benchmark_sentence, answer.conclusion),
         answer.like_with_like,
         *(charts.chart_view, charts.css_variables, charts.delta_view, charts.heat_view),
-        *(charts.cut_stroke, charts.knockout_drawing, words.part_words, words.share),
+        *(
+            charts.class_ink,
+            charts.cut_stroke,
+            charts.knockout_drawing,
+            words.part_words,
+            words.share,
+        ),
         *(by_excess, largest_graft, ramp_tables, setting_lines),
         written_runs,
     )
     made.globals |= {one.__name__: one for one in functions} | {
         "dark": charts.DARK,
+        "dose_signs": DOSE_SIGNS,
         "inputs": INPUTS,
         "light": charts.LIGHT,
         "most_parts": MOST_PARTS,
