@@ -5,12 +5,8 @@ sign. What is not known is a dash, never a zero.
 """
 
 import re
-from typing import TYPE_CHECKING, Any
 
 from mnemoscope.stats import Estimate
-
-if TYPE_CHECKING:
-    import jinja2
 
 UNKNOWN = "–"
 MINUS = "\N{MINUS SIGN}"
@@ -216,24 +212,6 @@ def size(n_bytes: float, *, least: str = "B", whole_below: float = 1e3, space: s
     shown = n_bytes / 1000**place
     digits = 0 if n_bytes < whole_below else 2 if shown < 1 else 1
     return f"{shown:.{digits}f}{space}{_UNITS[place]}"
-
-
-def template_environment(*packages: str) -> "jinja2.Environment":
-    """Make the templates of these packages ready; all is escaped, unknown names are errors."""
-    import jinja2
-
-    return jinja2.Environment(
-        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(package) for package in packages]),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-
-
-def fill(template: "jinja2.Template", **values: Any) -> str:
-    """Fill a template that may hold any text."""
-    return whole_characters(template.render(**values))
 
 
 def whole_characters(text: str) -> str:

@@ -9,7 +9,6 @@ import pytest
 from mnemoscope.analysis.figures import Chart, Series
 from mnemoscope.localize.delta import layer_profile
 from mnemoscope.report.charts import (
-    RAMP_LIGHT,
     chart_view,
     png_grey,
     png_ink,
@@ -18,6 +17,7 @@ from mnemoscope.report.charts import (
     strongest_layer,
     zone_shares,
 )
+from mnemoscope.report.style import RAMP_LIGHT
 
 
 def read_png(data: bytes) -> tuple[np.ndarray, dict[bytes, bytes]]:

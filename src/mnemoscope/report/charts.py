@@ -1,4 +1,4 @@
-"""Pictures as data: colours, decisiveness maps, layer profiles, placed charts and heat maps.
+"""Pictures as data: decisiveness maps, layer profiles, placed charts and heat maps.
 
 A map is a small PNG a class and layer, each layer scaled by its maximum over the classes: a pixel
 holds the square root of the scaled value in 8 bits. The templates draw charts in 640 × 300.
@@ -18,6 +18,7 @@ from mnemoscope.analysis.figures import Chart, HeatMap, Series, plain, series_of
 from mnemoscope.localize.cut import RANKINGS
 from mnemoscope.localize.delta import layer_profile
 from mnemoscope.pipeline.localize import StoredDelta
+from mnemoscope.report.style import N_CLASS_COLOURS, map_ramp
 from mnemoscope.words import NARROW, UNKNOWN, number
 
 # Above this further taxonomies keep their layer profile and tables alone: a page of tens of
@@ -28,39 +29,7 @@ WIDTH, HEIGHT = 640.0, 300.0
 MOST_LAYERS_IN_A_ROW = 8
 """Of Δ, in a picture of its own."""
 
-_COLOURS = {  # light, dark
-    "page": ("#faf9f6", "#14171b"),
-    "surface": ("#ffffff", "#1b1f25"),
-    "ink": ("#1b1e24", "#e8e6e1"),
-    "muted": ("#575d69", "#a5abb6"),
-    "line": ("#dcd8cf", "#343a43"),
-    "grid": ("#e9e6df", "#282d35"),
-    "model": ("#1f5bb5", "#7db3ff"),
-    "other": ("#4c5360", "#b4bac5"),
-    "text-band": ("#ece7dc", "#2b2a26"),
-    "text-hatch": ("#d9d1bf", "#403d35"),
-    "text-edge": ("#85754f", "#b5a577"),
-    "beyond": ("#0f6b52", "#5fd0a8"),
-    "undecided": ("#8a5300", "#f0b45c"),
-    "prefix": ("#575d69", "#a5abb6"),
-    "suffix-ground": ("#e4edf9", "#1d2d44"),
-    "differs-ground": ("#fbe3d3", "#47281a"),
-    "differs": ("#94380a", "#ffb38a"),
-    "class-0": ("#6b7280", "#9aa3af"),
-    "class-1": ("#0068a8", "#5fb8f0"),
-    "class-2": ("#c04f00", "#f59a5c"),
-    "class-3": ("#007f5c", "#3cc99b"),
-    "class-4": ("#9a4a94", "#d99bd3"),
-    "class-5": ("#7a6a00", "#d6c24a"),
-}
-LIGHT = {name: light for name, (light, _) in _COLOURS.items()}
-DARK = {name: dark for name, (_, dark) in _COLOURS.items()}
 CLASS_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-N_CLASS_COLOURS = 6
-
-# From nothing to the most: one hue, luminance steadily falling (light) or rising (dark).
-RAMP_LIGHT = ("#f3f1ec", "#cfe0f1", "#8fbce3", "#4a8fd0", "#1f5bb5", "#12346f", "#081a3c")
-_RAMP_DARK = ("#20252c", "#1f3b63", "#2a60a8", "#4a8fe0", "#86bbf7", "#c8e1fd", "#fbfdff")
 _MAP_STEP, _MAP_GAP = 180.0, 12.0
 _STRIP_STEP = 104.0  # from map to map on the page
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 14.0, 22.0, 44.0
@@ -69,19 +38,6 @@ _MOST_NAMES = 16
 _MOST_LAYERS_NAMED = 12
 _CUT_DASHES = {"random": "dot", "equal mass": "dash", "same layers": "dashdot"}
 _EMPTY = {False: (0.0, 1.0), True: (1.0, 10.0)}  # ends of an axis without values, log or not
-
-
-def css_variables(colours: Mapping[str, str]) -> str:
-    """Write colours as CSS custom properties: `--ink: #000000;`."""
-    return " ".join(f"--{name}: {value};" for name, value in colours.items())
-
-
-def map_ramp(positions: Sequence[float] | np.ndarray, *, dark: bool = False) -> np.ndarray:
-    """Colours of Δ from 0 (nothing) to 1 (the most in a layer): RGB fractions, (positions, 3)."""
-    ramp = _RAMP_DARK if dark else RAMP_LIGHT
-    stops = np.array([list(bytes.fromhex(colour[1:])) for colour in ramp]) / 255
-    places = np.linspace(0, 1, len(stops))
-    return np.stack([np.interp(positions, places, stops[:, channel]) for channel in range(3)], 1)
 
 
 def scale_by_layer(delta: np.ndarray) -> np.ndarray:
@@ -277,9 +233,8 @@ def knockout_drawing(panel: CutPanel, classes: Sequence[str]) -> Drawing:
 
 
 class PlacedMap(NamedTuple):
-    """The map of a class and layer, both counted from 0, at its place in pixels."""
+    """The map of a class and a layer, counted from 0, at its place in pixels."""
 
-    index: int
     name: str
     layer: int
     x: float
@@ -331,7 +286,7 @@ def map_grid(
         for at, picture in enumerate(of):
             row, column = divmod(at, n_columns)
             place = x + column * step, y + 33 + row * (size + 22)
-            maps.append(PlacedMap(index, name, at if layer is None else layer, *place, picture))
+            maps.append(PlacedMap(name, at if layer is None else layer, *place, picture))
         if layer is None:
             y = maps[-1].y + size + 14
     height = maps[-1].y + size + 2

@@ -21,7 +21,15 @@ from mnemoscope.files import write_text
 from mnemoscope.report import charts
 from mnemoscope.report.content import Record, TaxonomyResult
 from mnemoscope.report.grafts import DOSE_SIGNS
-from mnemoscope.report.page import asset, environment
+from mnemoscope.report.style import (
+    DARK,
+    FONTS,
+    LIGHT,
+    RAMP_LIGHT,
+    asset,
+    css_variables,
+    environment,
+)
 from mnemoscope.words import figure, part_words
 
 WIDTH = 920
@@ -29,15 +37,15 @@ _MARGIN, _GAP, _TOP = 28, 40, 60.0
 _INSIDE = WIDTH - 2 * _MARGIN
 _LABEL, _LINE, _KEY_LINE = 138.0, 25.0, 20.0
 _SCREEN = (
-    f"svg {{ {charts.css_variables(charts.LIGHT)} }}\n"
-    f"@media (prefers-color-scheme: dark) {{ svg {{ {charts.css_variables(charts.DARK)} }} "
+    f"svg {{ {css_variables(LIGHT)} }}\n"
+    f"@media (prefers-color-scheme: dark) {{ svg {{ {css_variables(DARK)} }} "
     ".map { filter: invert(1) hue-rotate(180deg); } }"
 )
 _PRINT_WIDTH = 504  # points: seven inches, the text width of a two-column page
-_DOTS_AN_INCH = 300
+_DOTS_AN_INCH = 300.0
 _SHEET = f"""#set page(width: auto, height: auto, margin: 0pt, fill: white)
 #set document(date: none)
-#image(read("picture.svg", encoding: none), format: "svg", width: {_PRINT_WIDTH}pt)"""
+#image(bytes(sys.inputs.svg), format: "svg", width: {_PRINT_WIDTH}pt)"""
 
 
 @dataclass(frozen=True)
@@ -67,10 +75,13 @@ class Picture:
         import typst
 
         svg = self.svg.replace(_SCREEN, "").replace('class="ground"', 'fill="#ffffff"')
-        svg = re.sub(r"var\(--([\w-]+)\)", lambda found: charts.LIGHT[found[1]], svg)
-        files = {"main": _SHEET.encode("utf-8"), "picture.svg": svg.encode("utf-8")}
-        pages = {one: typst.compile(files, format=one, ppi=_DOTS_AN_INCH) for one in ("pdf", "png")}
-        return {"svg": files["picture.svg"], **pages}
+        svg = re.sub(r"var\(--([\w-]+)\)", lambda found: LIGHT[found[1]], svg)
+        sheet, given = _SHEET.encode("utf-8"), {"svg": svg}
+        return {
+            "svg": svg.encode("utf-8"),
+            "pdf": typst.compile(sheet, format="pdf", sys_inputs=given),
+            "png": typst.compile(sheet, format="png", sys_inputs=given, ppi=_DOTS_AN_INCH),
+        }
 
     def _repr_svg_(self) -> str:
         return self.svg
@@ -183,7 +194,7 @@ def draw_maps(
     border = n_tokens // 2 if prefix is None else prefix
     share = border / n_tokens
     grid = charts.map_grid(classes, pictures, share=share, width=_INSIDE, only=only)
-    ramp = _marks("ramp_marks", charts.RAMP_LIGHT, border, n_tokens)
+    ramp = _marks("ramp_marks", RAMP_LIGHT, border, n_tokens)
     y = _TOP + grid.height + 14
     parts = [
         _Part(_marks("map_marks", grid), _MARGIN, _TOP, grid.width, grid.height),
@@ -295,9 +306,7 @@ def _marks(name: str, *placed: Any) -> Markup:
 
 
 def _picture(title: str, height: float, parts: Sequence[_Part], description: str = "") -> Picture:
-    template = environment().get_template("picture.svg.j2")
-    values = {"width": WIDTH, "height": height, "margin": _MARGIN, "screen": Markup(_SCREEN)}
-    style = asset("charts.css")
-    return Picture(
-        template.render(title=title, description=description, parts=parts, style=style, **values)
-    )
+    svg = environment().get_template("picture.svg.j2")
+    look = {"screen": Markup(_SCREEN), "style": asset("charts.css"), "sans": FONTS["sans"]}
+    size = {"width": WIDTH, "height": height, "margin": _MARGIN}
+    return Picture(svg.render(title=title, description=description, parts=parts, **size, **look))
