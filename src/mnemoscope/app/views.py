@@ -17,7 +17,7 @@ from mnemoscope.errors import UserError
 from mnemoscope.pipeline.label import LABELS_FILE
 from mnemoscope.report import style
 from mnemoscope.study.folder import Study
-from mnemoscope.words import UNKNOWN, interval, percent
+from mnemoscope.words import UNKNOWN, interval, mark_hidden, percent
 
 if TYPE_CHECKING:  # torch is imported where a study or a map is shown
     from mnemoscope.audits.ground import CnnGround
@@ -187,7 +187,7 @@ def render_maps(maps: SequenceMaps, delta: ClassDelta | None = None, note: str =
         delta=delta,
         note=note,
         length=maps.mean.shape[-1],
-        pieces=["".join(one.text for one in page.mark_hidden(text)) for text in maps.pieces],
+        pieces=["".join(one.text for one in mark_hidden(text)) for text in maps.pieces],
         edges=[
             edge._asdict()
             | {"query_text": maps.pieces[edge.query - 1], "key_text": maps.pieces[edge.key - 1]}

@@ -5,10 +5,8 @@ Every text is escaped. What a question adds is drawn by its template (`questions
 
 import math
 import shlex
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
-from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -33,8 +31,6 @@ _CARDS_OPEN = 10
 _ROWS = 10  # of a table that has no view of its own
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _CONTEXT = 600  # characters around a span that are shown of longer ones
-_HIDDEN = {*range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF}
-_CONTROLS = ("Cc", "Cs", "Co")
 
 
 class Stretch(NamedTuple):
@@ -173,7 +169,6 @@ def environment(*first: str) -> jinja2.Environment:
         "chance": chance,
         "large": _large,
         "shell": shlex.join,
-        "marks": mark_hidden,
         "figure": _figure,
     }
     made.globals |= {
@@ -285,33 +280,3 @@ def _token_rows(row: Mapping[str, Any]) -> list[dict[str, Any]]:
         }
         for wanted, written, token, other, logprob, beside, choices in columns
     ]
-
-
-class Mark(NamedTuple):
-    """A run of characters as shown; a sign stands for a hidden one."""
-
-    is_sign: bool
-    text: str
-
-
-def mark_hidden(text: str) -> list[Mark]:
-    r"""Split a text into runs shown as they stand and signs for controls and what cannot be seen.
-
-    Line breaks and tabs stay.
-
-    >>> mark_hidden("a\u202e")
-    [Mark(is_sign=False, text='a'), Mark(is_sign=True, text='U+202E')]
-    """
-    found: list[Mark] = []
-    for is_sign, run in groupby(text, key=_is_hidden):
-        if is_sign:
-            found += (Mark(True, f"U+{ord(one):04X}") for one in run)
-        else:
-            found.append(Mark(False, "".join(run)))
-    return found
-
-
-def _is_hidden(character: str) -> bool:
-    if character in "\n\t\r\f" or " " <= character <= "~":
-        return False
-    return ord(character) in _HIDDEN or unicodedata.category(character) in _CONTROLS

@@ -20,7 +20,7 @@ from mnemoscope.parse import flatten
 from mnemoscope.pipeline.causes import by_weight
 from mnemoscope.progress import say
 from mnemoscope.report import answer, charts, style
-from mnemoscope.report.content import ReportContent, TaxonomyResult, report_content, visible
+from mnemoscope.report.content import ReportContent, TaxonomyResult, report_content
 from mnemoscope.report.grafts import DOSE_SIGNS
 from mnemoscope.report.tables import AnalysisSection
 from mnemoscope.study.folder import Study
@@ -106,7 +106,6 @@ def environment() -> jinja2.Environment:
         "nats": words.nats,
         "points": words.points,
         "seconds": words.duration,
-        "visible": visible,
         "sentence": answer.as_sentence,
     }
     functions = (
@@ -162,10 +161,13 @@ def setting_lines(settings: Mapping[str, Any]) -> list[tuple[str, list[tuple[str
     return [(name, lines) for name, lines in sections.items() if name or lines]
 
 
-def written_runs(written: Sequence[tuple[str, bool]]) -> list[tuple[bool, list[tuple[str, str]]]]:
+def written_runs(written: Sequence[tuple[str, bool]]) -> list[tuple[bool, list[words.Mark]]]:
     """Group what the model wrote into runs that are the suffix's and runs that differ."""
     runs = groupby(written, key=lambda one: one[1])
-    return [(differs, visible("".join(text for text, _ in run))) for differs, run in runs]
+    return [
+        (differs, words.mark_hidden("".join(text for text, _ in run), breaks=True))
+        for differs, run in runs
+    ]
 
 
 def _setting(value: Any) -> str:

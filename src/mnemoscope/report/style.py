@@ -95,6 +95,7 @@ def environment(*packages: str) -> jinja2.Environment:
         "percent": words.percent,
         "interval": words.interval,
         "count": words.count,
+        "marks": words.mark_hidden,
         "part_words": words.part_words,
         "x": _coordinate,
     }
