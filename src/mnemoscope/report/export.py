@@ -75,7 +75,10 @@ def _effects(study: Study, deltas: Sequence[StoredDelta]) -> Iterator[tuple[str,
                 f"{panel.name} ({panel.n} sequences)": charts.knockout_drawing(panel, one.classes)
                 for panel in cut.panels
             }
-            yield f"{_slug(one.shown)}-knockout", draw_charts(panels, f"{one.shown}: what cuts leave")
+            yield (
+                f"{_slug(one.shown)}-knockout",
+                draw_charts(panels, f"{one.shown}: what cuts leave"),
+            )
         if grafts is not None and grafts["doses"]:
             title = f"{one.shown}: what is left with parts of the twin"
             yield f"{_slug(one.shown)}-grafts", draw_doses(grafts["doses"], one.classes, title)
