@@ -22,7 +22,6 @@ def delta(build_delta) -> np.ndarray:
 
 
 def test_every_format_is_what_its_name_says_and_repeats_to_the_byte(delta) -> None:
-    pytest.importorskip("typst")
     drawing = profile_drawing(CLASSES, layer_profile(delta))
     picture = draw_charts({"model": drawing, "reference model": drawing}, "ΣΔ of a < b")
     first, again = picture.printed(), picture.printed()
