@@ -71,6 +71,7 @@ def test_survival_is_drawn_by_strength_and_one_strength_alone_is_seen() -> None:
     assert len(points) == 2
     assert len({one.get("cx") for one in points}) == 2
     assert len({one.get("cy") for one in points}) == 1
+    assert points[0].find(f"{SVG}title").text == "Guess's, 1: 60 [50, 70]"
     assert not curves(root)
 
 

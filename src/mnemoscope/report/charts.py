@@ -33,7 +33,6 @@ CLASS_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _MAP_STEP, _MAP_GAP = 180.0, 12.0
 _STRIP_STEP = 104.0  # from map to map on the page
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 14.0, 22.0, 44.0
-_APART = 1.05  # from one point to the next where there is a single strength
 _MOST_NAMES = 16
 _MOST_LAYERS_NAMED = 12
 _CUT_DASHES = {"random": "dot", "equal mass": "dash", "same layers": "dashdot"}
@@ -208,28 +207,29 @@ def cut_stroke(curve: CutCurve, classes: Sequence[str], panel: str) -> Stroke:
 def knockout_drawing(panel: CutPanel, classes: Sequence[str]) -> Drawing:
     """Survival of one class by the strength of each cut, with intervals; axis logarithmic.
 
-    A single strength makes no curve: its points stand side by side.
+    A single strength makes no curve: its points stand side by side, in the order of the key.
     """
     ticks = sorted({one["strength"] for curve in panel.curves for one in curve.points})
-    apart = _APART if len(ticks) == 1 else 1.0
+    is_single = len(ticks) == 1
     series = []
     for place, curve in enumerate(panel.curves):
         values = series_of_estimates(curve.name, [one["survival"] for one in curve.points])
-        shift = apart ** (place - (len(panel.curves) - 1) / 2)
-        x = plain(shift * one["strength"] for one in curve.points)
+        beside = 0.6 * (place / max(len(panel.curves) - 1, 1) - 0.5)
+        x = plain([beside] if is_single else [one["strength"] for one in curve.points])
         series.append(values.model_copy(update={"x": x}))
     chart = Chart(
         title=f"share of {panel.n:,} memorized sequences that survive, per cent, by the per cent "
         f"of edges cut (band: 95{NARROW}% interval)",
         series=tuple(series),
-        x_label="edges cut, %",
+        x_label="edges cut, %" + (" (in the order of the key)" if is_single else ""),
         y_label="survive, %",
-        form="points" if len(ticks) == 1 else "line",
+        form="points" if is_single else "line",
+        x_names=tuple(f"{one:g}" for one in ticks) if is_single else (),
         percent=True,
-        log_x=True,
+        log_x=not is_single,
     )
     strokes = [cut_stroke(curve, classes, panel.name) for curve in panel.curves]
-    return Drawing(chart, strokes, ticks, (0.0, 1.0))
+    return Drawing(chart, strokes, [] if is_single else ticks, (0.0, 1.0))
 
 
 class PlacedMap(NamedTuple):
