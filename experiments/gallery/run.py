@@ -19,8 +19,10 @@ from pathlib import Path
 
 from experiments.pages import results_of
 from experiments.small_hubble.tables import ROLES
-from mnemoscope.report.export import drawn, export_localization
+from mnemoscope.analysis.figures import Chart, Series, plain
+from mnemoscope.report.export import export_localization
 from mnemoscope.report.notebook import benchmark_figure
+from mnemoscope.report.pictures import draw_charts
 from mnemoscope.study.folder import Study
 from mnemoscope.taxonomy import PAPER
 from mnemoscope.taxonomy.names import NON_MEMO
@@ -94,22 +96,26 @@ def export(demo: Path, out: Path) -> None:
 
 def dose() -> bytes:
     """Draw share and AUC by how often a passage of the small Hubble was inserted."""
-    from matplotlib.figure import Figure
-
     rows = results_of("small_hubble")["dose"]
-    inserted = [str(row["count"]) for row in rows]
-    figure = Figure(figsize=(7.0, 2.8), layout="constrained")
-    titles = "come out word for word", "AUC of attention against passages never inserted"
-    for ax, title, shown in zip(figure.subplots(1, 2), titles, ("out", "auc"), strict=True):
-        for role, name, line in zip(ROLES, ("model", "twin"), "-:", strict=True):
-            middle, low, high = zip(*(row[shown][role] for row in rows), strict=True)
-            ax.plot(inserted, middle, line, marker="o", ms=3, label=name)
-            ax.fill_between(inserted, low, high, alpha=0.15, lw=0)
-        ax.set_title(title, fontsize=9)
-        ax.set_xlabel("times inserted")
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.legend(frameon=False, fontsize=8)
-    return drawn(figure)["svg"]
+    panels = {}
+    titles = "come out word for word, %", "AUC of attention against passages never inserted"
+    for title, shown in zip(titles, ("out", "auc"), strict=True):
+        series = []
+        for role, name in zip(ROLES, ("model", "twin"), strict=True):
+            y, low, high = (
+                plain(one) for one in zip(*(row[shown][role] for row in rows), strict=True)
+            )
+            x = plain(range(len(rows)))
+            series.append(Series(name=name, x=x, y=y, low=low, high=high))
+        panels[title] = Chart(
+            title=title,
+            series=tuple(series),
+            x_label="times inserted",
+            x_names=tuple(str(row["count"]) for row in rows),
+            percent=shown == "out",
+        )
+    title = "The small Hubble: passages by how often they were inserted"
+    return draw_charts(panels, title).printed()["svg"]
 
 
 def main() -> None:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         allocation_figure,
         benchmark_figure,
         delta_figure,
+        graft_figure,
         layer_profile_figure,
     )
     from mnemoscope.stats import Estimate
@@ -74,6 +75,7 @@ __all__ = [
     "excess",
     "fit",
     "fit_blind",
+    "graft_figure",
     "graft_parts",
     "grafted",
     "layer_profile_figure",
@@ -117,6 +119,7 @@ _WHERE = {
     "allocation_figure": "report.notebook",
     "benchmark_figure": "report.notebook",
     "delta_figure": "report.notebook",
+    "graft_figure": "report.notebook",
     "layer_profile_figure": "report.notebook",
     "Estimate": "stats",
     "StudySettings": "study.settings",

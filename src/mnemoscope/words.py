@@ -5,12 +5,10 @@ sign. What is not known is a dash, never a zero.
 """
 
 import re
-from typing import TYPE_CHECKING, Any
+import unicodedata
+from typing import NamedTuple
 
 from mnemoscope.stats import Estimate
-
-if TYPE_CHECKING:
-    import jinja2
 
 UNKNOWN = "–"
 MINUS = "\N{MINUS SIGN}"
@@ -218,27 +216,56 @@ def size(n_bytes: float, *, least: str = "B", whole_below: float = 1e3, space: s
     return f"{shown:.{digits}f}{space}{_UNITS[place]}"
 
 
-def template_environment(*packages: str) -> "jinja2.Environment":
-    """Make the templates of these packages ready; all is escaped, unknown names are errors."""
-    import jinja2
-
-    return jinja2.Environment(
-        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(package) for package in packages]),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-
-
-def fill(template: "jinja2.Template", **values: Any) -> str:
-    """Fill a template that may hold any text."""
-    return whole_characters(template.render(**values))
-
-
 def whole_characters(text: str) -> str:
     """A text without halves of surrogate pairs (JSON can hold one), which are no characters."""
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+# Zero-width and direction-changing characters: the category Cf alone would also catch Arabic signs
+# that belong to the text.
+_HIDDEN = {*range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF, 0xAD}
+_BREAKS = {"\n": "↵", "\r": "␍", "\t": "⇥", "\x0b": "␋", "\x0c": "␌", "\u2028": "↵", "\u2029": "¶"}
+
+
+class Mark(NamedTuple):
+    """A run of characters as shown; a sign stands for a hidden one."""
+
+    is_sign: bool
+    text: str
+
+
+def mark_hidden(text: str, *, breaks: bool = False) -> list[Mark]:
+    r"""Split a text into runs shown as they stand and signs for controls and what cannot be seen.
+
+    Line breaks and tabs stay; with `breaks` each has a sign before it.
+
+    >>> mark_hidden("a\u202e")
+    [Mark(is_sign=False, text='a'), Mark(is_sign=True, text='U+202E')]
+    >>> [one.text for one in mark_hidden("a\tb", breaks=True)]
+    ['a', '⇥', '\tb']
+    """
+    found: list[Mark] = []
+    run = ""
+    for character in text:
+        sign = _sign(character, breaks=breaks)
+        if sign is None:
+            run += character
+            continue
+        if run:
+            found.append(Mark(False, run))
+        found.append(Mark(True, sign))
+        run = character if breaks and character in "\n\t" else ""
+    return [*found, Mark(False, run)] if run else found
+
+
+def _sign(character: str, *, breaks: bool) -> str | None:
+    """The sign of a character that cannot be seen, None for all others."""
+    if " " <= character <= "~":
+        return None
+    if character in (_BREAKS if breaks else "\n\t\r\f"):
+        return _BREAKS[character] if breaks else None
+    is_hidden = ord(character) in _HIDDEN or unicodedata.category(character) in ("Cc", "Cs", "Co")
+    return f"U+{ord(character):04X}" if is_hidden else None
 
 
 _KIND_WORDS = {

@@ -16,9 +16,10 @@ from mnemoscope.audits.brief import render_brief
 from mnemoscope.audits.documents import read_documents
 from mnemoscope.audits.exports import junit_xml, sarif_log
 from mnemoscope.audits.ordinary import summarize_ordinary
-from mnemoscope.audits.page import chance, mark_hidden, render_page, stretches
+from mnemoscope.audits.page import chance, render_page, stretches
 from mnemoscope.audits.questions import audit_settings, settings_class
 from mnemoscope.audits.settings import checked
+from mnemoscope.words import mark_hidden
 from tests.audits.conftest import BRIEF, audit_documents
 
 

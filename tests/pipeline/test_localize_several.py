@@ -81,7 +81,7 @@ def two(tiny_studies, tmp_path) -> list[Path]:
 
 def test_delta_is_the_mean_over_the_cnns_of_both(two, call, tmp_path, monkeypatch) -> None:
     drawn = {"svg": b"<svg/>", "pdf": b"%PDF", "png": b"png"}
-    monkeypatch.setattr(export, "drawn", lambda figure: drawn)  # drawn in tests/report
+    monkeypatch.setattr(export.Picture, "printed", lambda picture: drawn)  # in tests/report
     out, figures = tmp_path / "new" / "both", tmp_path / "figures"
     result = call("localize", *two, "-o", out, "--export", figures)
     assert result.status == 0, result.err

@@ -254,7 +254,7 @@ def test_the_page_says_of_checks_what_the_figures_carry(
 
 def test_the_export_holds_every_figure_and_the_numbers(call, done, tmp_path, monkeypatch) -> None:
     drawn = {"svg": b"<svg/>", "pdf": b"%PDF", "png": b"png"}
-    monkeypatch.setattr(export, "drawn", lambda figure: drawn)  # drawn in tests/report
+    monkeypatch.setattr(export.Picture, "printed", lambda picture: drawn)  # in tests/report
     folder = tmp_path / "new" / "figures"
     result = call("localize", done.folder, "-q", "--export", folder)
     assert result.status == 0, result.err

@@ -12,10 +12,12 @@ from mnemoscope.report.charts import (
     chart_view,
     png_grey,
     png_ink,
+    png_ramp,
     scale_by_layer,
     strongest_layer,
     zone_shares,
 )
+from mnemoscope.report.style import RAMP_LIGHT
 
 
 def read_png(data: bytes) -> tuple[np.ndarray, dict[bytes, bytes]]:
@@ -64,6 +66,18 @@ def test_ink_is_as_dense_as_the_value(build_delta) -> None:
     assert chunks[b"PLTE"] == bytes((10, 20, 30)) * 256
     assert chunks[b"tRNS"] == bytes(range(256))
     np.testing.assert_allclose(pixels[:, :, 0] / 255, np.sqrt(scaled), atol=0.5 / 255 + 1e-6)
+
+
+def test_the_ramp_shows_the_value_and_nothing_above_the_diagonal(build_delta) -> None:
+    scaled = scale_by_layer(build_delta(3, 2, seed=4))[1, 0]
+    pixels, chunks = read_png(png_ramp(scaled))
+    below = np.tri(len(scaled), dtype=bool)
+    np.testing.assert_allclose((pixels[below, 0] - 1) / 254, scaled[below], atol=0.5 / 254 + 1e-6)
+    assert (pixels[~below] == 0).all()
+    assert chunks[b"tRNS"] == b"\0"  # the first colour alone is transparent
+    shades = np.frombuffer(chunks[b"PLTE"], np.uint8).reshape(-1, 3)[1:]
+    assert bytes(shades[0]).hex() == RAMP_LIGHT[0][1:]
+    assert bytes(shades[-1]).hex() == RAMP_LIGHT[-1][1:]
 
 
 def test_planted_decisiveness_lies_in_its_zone() -> None:

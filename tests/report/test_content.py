@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from mnemoscope.errors import UserError
 from mnemoscope.pipeline.benchmark import _guessed
 from mnemoscope.report import content as c
-from mnemoscope.report.content import decode_pieces, model_facts, visible
+from mnemoscope.report.content import decode_pieces, model_facts
 from mnemoscope.report.page import setting_lines, written_runs
 from mnemoscope.report.tables import truth_tables
 from mnemoscope.stats import NO_ESTIMATE, Estimate
-from mnemoscope.words import UNKNOWN
+from mnemoscope.words import UNKNOWN, mark_hidden
 
 PAIRS = ["Non-Memo | Guess", "Non-Memo | Recall", "Guess | Recall"]
 
@@ -136,9 +136,9 @@ def test_examples_of_the_docstrings() -> None:
 
 @given(st.text())
 def test_plain_runs_hold_every_character_that_can_be_seen(text: str) -> None:
-    pieces = visible(text)
-    plain = "".join(run for kind, run in pieces if kind == "text")
-    signs = sum(kind == "mark" for kind, _ in pieces)
+    pieces = mark_hidden(text, breaks=True)
+    plain = "".join(one.text for one in pieces if not one.is_sign)
+    signs = sum(one.is_sign for one in pieces)
     n_kept_breaks = sum(character in "\n\t" for character in text)
     assert len(plain) + signs - n_kept_breaks == len(text)
     assert all(character in text for character in plain)
@@ -146,9 +146,11 @@ def test_plain_runs_hold_every_character_that_can_be_seen(text: str) -> None:
 
 @given(st.text(alphabet="ab \n\t<&\"'"))
 def test_white_space_and_markup_stand_as_they_are_and_hidden_characters_are_named(text) -> None:
-    assert "".join(run for kind, run in visible(text) if kind == "text") == text
-    shown = [run for _, run in visible("a\u202eb\x00c\u200bd\x1b\x7f")]
-    assert shown == ["a", "[U+202E]", "b", "␀", "c", "[U+200B]", "d", "␛", "␡"]
+    for breaks in (True, False):
+        assert "".join(run for sign, run in mark_hidden(text, breaks=breaks) if not sign) == text
+    shown = [run for _, run in mark_hidden("a\u202eb\x00c\u200bd\x1b\x7f\n", breaks=True)]
+    codes = ("U+202E", "U+0000", "U+200B", "U+001B", "U+007F", "↵")
+    assert [one for one in shown if one not in {*"abcd\n"}] == [*codes]
 
 
 class Bytes:

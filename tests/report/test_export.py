@@ -1,22 +1,19 @@
-"""Figures for paper show the page's numbers, in three formats, the same bytes every time."""
+"""Figures for paper are the notebook's, in three formats, the same bytes every time."""
+
+import re
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 from mnemoscope.errors import UserError
 from mnemoscope.localize.delta import layer_profile
-from mnemoscope.report.charts import (
-    CutCurve,
-    CutPanel,
-    Drawing,
-    knockout_drawing,
-    profile_drawing,
-    scale_by_layer,
-)
-from mnemoscope.report.export import chart_print, check_matplotlib, drawn, maps_print
+from mnemoscope.report.charts import CutCurve, CutPanel, knockout_drawing, profile_drawing
+from mnemoscope.report.pictures import check_print, draw_charts
 from mnemoscope.stats import Estimate
 
 CLASSES = ("Non-Memo", "Guess", "Recall")
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.fixture(scope="module")
@@ -24,82 +21,61 @@ def delta(build_delta) -> np.ndarray:
     return build_delta(3, 2, seed=0, length=16)
 
 
-def profile(delta: np.ndarray) -> Drawing:
-    return profile_drawing(CLASSES, layer_profile(delta))
-
-
 def test_every_format_is_what_its_name_says_and_repeats_to_the_byte(delta) -> None:
-    figures = [chart_print({"model": profile(delta)}) for _ in range(2)]
-    first, again = (drawn(figure) for figure in figures)
+    drawing = profile_drawing(CLASSES, layer_profile(delta))
+    picture = draw_charts({"model": drawing, "reference model": drawing}, "ΣΔ of a < b")
+    first, again = picture.printed(), picture.printed()
     assert first == again
-    assert first["svg"].lstrip().startswith(b"<?xml")
     assert first["pdf"].startswith(b"%PDF-")
     assert first["png"].startswith(b"\x89PNG")
     width = int.from_bytes(first["png"][16:20], "big")
     assert width == 7 * 300  # inches, dots an inch
+    svg = first["svg"].decode("utf-8")
+    ElementTree.fromstring(svg)
+    # Programs for print know neither variables nor themes.
+    assert not re.search(r"var\(|@media|--\w", svg)
 
 
-def test_maps_are_the_scaled_ones_and_nothing_stands_above_the_diagonal(delta) -> None:
-    figure = maps_print(delta, CLASSES)
-    scaled = scale_by_layer(delta)
-    causal = np.tri(16, dtype=bool)
-    panels = [ax for ax in figure.axes if ax.images]
-    assert len(panels) == 3 * 2
-    for place, ax in enumerate(panels):
-        shown = np.ma.filled(ax.images[0].get_array().astype(float), np.nan)
-        np.testing.assert_array_equal(shown[causal], scaled[place // 2, place % 2][causal])
-        assert np.isnan(shown[~causal]).all()
-        assert ax.images[0].get_clim() == (0, 1)
-    assert "maximum over the classes" in figure.axes[-1].get_ylabel()
-    deep = np.concatenate([delta] * 5, axis=1)  # 10 layers: two rows
-    panels = [ax for ax in maps_print(deep, CLASSES, only=2).axes if ax.images]
-    assert [ax.get_title() for ax in panels] == [f"layer {n}" for n in range(1, 11)]
-    # One class alone keeps the scale of all.
-    assert panels[0].images[0].get_array().max() == pytest.approx(scaled[2, 0].max())
+def curves(element: ElementTree.Element) -> list[ElementTree.Element]:
+    return [one for one in element.iter(f"{SVG}polyline") if "curve" in one.get("class", "")]
 
 
-def test_the_profile_is_the_pages(delta) -> None:
-    figure = chart_print({"model": profile(delta), "reference model": profile(delta[:, ::-1])})
-    lines = figure.axes[0].lines
-    np.testing.assert_allclose([line.get_ydata() for line in lines], 100 * layer_profile(delta))
-    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == list(CLASSES)
-    assert figure.axes[1].get_title() == "reference model"
-
-
-def knockout(*survived: tuple[float, float], name: str = "Guess") -> Drawing:
+def knockout(*survived: tuple[float, float], name: str = "Guess"):
     """Two curves of one class, (strength, survival) each."""
     points = [
         {"strength": strength, "survival": Estimate(value, value - 0.1, value + 0.1)}
         for strength, value in survived
     ]
-    curves = [
+    cuts = [
         CutCurve("decisive", "Guess", "Guess's", points),
         CutCurve("random", "", "random edges", points),
     ]
-    return knockout_drawing(CutPanel(name, 40, curves), CLASSES)
+    return knockout_drawing(CutPanel(name, 40, cuts), CLASSES)
 
 
 def test_survival_is_drawn_by_strength_and_one_strength_alone_is_seen() -> None:
     survived = ((0.1, 0.9), (1.0, 0.6), (10.0, 0.2))
-    figure = chart_print({one: knockout(*survived, name=one) for one in CLASSES[1:]})
-    for ax in figure.axes:
-        assert ax.lines[0].get_xdata().tolist() == [0.1, 1.0, 10.0]
-        assert ax.lines[0].get_ydata().tolist() == pytest.approx([90, 60, 20])
-        assert ax.lines[0].get_color() != ax.lines[1].get_color()
-    assert figure.axes[0].lines[0].get_linewidth() > figure.axes[1].lines[0].get_linewidth()
-    # A line through one point draws nothing: each curve is a mark beside the others.
-    (ax,) = chart_print({"Guess": knockout((1.0, 0.6))}).axes
-    assert [line.get_ydata().tolist() for line in ax.lines] == [pytest.approx([60])] * 2
-    assert len({line.get_marker() for line in ax.lines} - {"None"}) == 2
-    places = [line.get_xdata()[0] for line in ax.lines]
-    assert places[0] < 1.0 < places[1]
-    low, high = ax.get_xlim()
-    assert low < places[0]
-    assert places[1] < high
-    assert ax.get_xticks().tolist() == [1.0]
+    panels = {one: knockout(*survived, name=one) for one in CLASSES[1:]}
+    root = ElementTree.fromstring(draw_charts(panels, "cuts").svg)
+    drawn = [one for one in curves(root) if one.get("points")]
+    assert ["own" in one.get("class") for one in drawn] == [True, False, False, False]
+    places = [float(one.split(",")[0]) for one in drawn[0].get("points").split()]
+    assert places[1] - places[0] == pytest.approx(places[2] - places[1], abs=0.2)  # logarithmic
+    said = [one.text for one in root.iter(f"{SVG}title")]
+    assert [one for one in said if one.startswith("Guess's")] == [
+        f"Guess's, {x}: {y} [{y - 10}, {y + 10}]" for x, y in ((0.1, 90), (1, 60), (10, 20))
+    ] * 2
+    # A line through one point draws nothing: each curve is a point beside the others.
+    root = ElementTree.fromstring(draw_charts({"Guess": knockout((1.0, 0.6))}, "cut").svg)
+    points = [one for one in root.iter(f"{SVG}circle") if one.find(f"{SVG}title") is not None]
+    assert len(points) == 2
+    assert len({one.get("cx") for one in points}) == 2
+    assert len({one.get("cy") for one in points}) == 1
+    assert points[0].find(f"{SVG}title").text == "Guess's, 1: 60 [50, 70]"
+    assert not curves(root)
 
 
-def test_without_matplotlib_the_way_to_it_is_said(hide) -> None:
-    hide("matplotlib")
+def test_without_typst_the_way_to_it_is_said(hide) -> None:
+    hide("typst")
     with pytest.raises(UserError, match=r"pip install 'mnemoscope\[figures\]'"):
-        check_matplotlib()
+        check_print()

@@ -1,5 +1,6 @@
 """The page shows what parts of the reference break of each class, and says what that allows."""
 
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ from mnemoscope.localize.grafts import Finding
 from mnemoscope.pipeline.causes import graft_statements
 from mnemoscope.pipeline.graft import SPECIFIC_COLUMNS
 from mnemoscope.report.grafts import graft_of
+from mnemoscope.report.pictures import draw_doses
 from mnemoscope.report.tables import graft_tables
 from mnemoscope.stats import Estimate, frame_of
 from mnemoscope.study.settings import StudySettings
@@ -123,6 +125,12 @@ def test_dose_curves_place_walks_twin_and_flip(study, page_of, build_taxonomy):
     assert 'class="mark class" cx="156.0" cy="192.0" r="5.5"' in figure  # 78 and 4 of 200
     assert 'class="mark class-hollow" cx="178.0" cy="96.0"' in figure
     assert figure.count('<polyline class="walk"') == 2
+    # The picture for notebook and print has the very marks of the page, in its class's colour.
+    svg = draw_doses(view["doses"], TAXONOMY.split(", "), "<b>").svg
+    assert "<b>" not in svg
+    for line in re.findall(r"<(?:circle|polyline)[^>]+>", figure):
+        assert line in svg
+    assert 'class="class-2"' in svg.split('class="walk"')[0]
 
 
 def test_a_mean_curve_ends_where_half_of_the_walks_end(study):

@@ -4,12 +4,13 @@ import re
 from dataclasses import replace
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from mnemoscope.errors import UserError
 from mnemoscope.localize.delta import layer_profile
-from mnemoscope.report.charts import png_ink, png_uri, scale_by_layer
-from mnemoscope.report.notebook import draw_benchmarks, draw_delta, draw_profile
+from mnemoscope.report.charts import map_pictures, profile_drawing
+from mnemoscope.report.pictures import draw_benchmarks, draw_figure, draw_maps
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -31,29 +32,32 @@ def test_every_taxonomy_has_its_panel_and_maps(content, build_taxonomy) -> None:
     assert len(images) == sum(len(one.classes) for one in taxonomies)
     assert all(address.startswith("data:image/png;base64,") for address in images)
     said = root.find(f"{SVG}desc").text
-    assert "Prashanth et al.: Too little beyond the text. CNNs min-F1 31.2" in said
+    assert "Prashanth et al.: Too little beyond the text. CNNs 31.2" in said
     assert "<x>&: " in said
-    panel = root.find(f"{SVG}g")
-    lines = panel.iter(f"{SVG}line")
-    grid = [float(line.get("x1")) for line in lines if line.get("class") == "grid"]
-    dot = next(g for g in panel.iter(f"{SVG}g") if g.find(f"{SVG}circle") is not None)
-    x = float(re.match(r"translate\(([\d.]+)", dot.get("transform")).group(1))
-    # coordinates are printed to a tenth of a pixel, the axis is 230 px long
-    assert (x - grid[0]) / (grid[-1] - grid[0]) == pytest.approx(0.312, abs=0.001)
+    # Each row is as wide as the axis from 0 to 1; its mark stands at the figure.
+    marks = [one for one in root.iter(f"{SVG}svg") if (one.find(f"{SVG}circle") is not None)]
+    assert marks[0].find(f"{SVG}circle").get("class") == "mark model"
+    assert marks[0].get("x") == "31.20%"
     with pytest.raises(UserError, match="nothing to draw"):
         draw_benchmarks([replace(content.taxonomies[0], benchmarks=())], "model")
 
 
 def test_every_layer_of_every_class_has_its_map(content) -> None:
     stored = content.taxonomies[0].deltas[0]
-    images = [image.get("href") for image in read(draw_delta(stored)).iter(f"{SVG}image")]
-    scaled = scale_by_layer(stored.delta)
-    assert images == [png_uri(png_ink(one, (74, 140, 224))) for of in scaled for one in of]
+    maps = map_pictures(stored.delta)
+    for only, shown in ((None, [one for of in maps for one in of]), (1, maps[1])):
+        root = read(draw_maps(stored.delta, stored.classes, title="Δ", only=only))
+        assert [image.get("href") for image in root.iter(f"{SVG}image")] == shown
+    deep = np.concatenate([stored.delta] * 5, axis=1)
+    cells = read(draw_maps(deep, stored.classes, title="Δ")).iter(f"{SVG}g")
+    places = [one.get("transform") for one in cells if one.get("class") == "map-cell"]
+    assert len({*places}) == len(places) == deep.shape[0] * deep.shape[1]
+    assert len({one.split()[0] for one in places}) == 8  # layers in a row
 
 
 def test_the_profile_is_the_pages_and_saved_whole(content, tmp_path) -> None:
     stored = content.taxonomies[0].deltas[0]
-    picture = draw_profile(stored)
+    picture = draw_figure(profile_drawing(stored.classes, layer_profile(stored.delta)))
     titles = [title.text for title in read(picture).iter(f"{SVG}title")][1:]
     shown = [float(title.rpartition(" ")[2]) for title in titles]
     assert shown == pytest.approx((100 * layer_profile(stored.delta)).ravel(), abs=0.05)

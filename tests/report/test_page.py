@@ -191,7 +191,7 @@ def test_all_maps_are_there_without_a_script_but_beyond_the_budget(page, content
         for taxonomy in content.taxonomies
         for maps in taxonomy.deltas
     )
-    assert len(page.all("img")) == wanted
+    assert len(page.all("img")) + len(page.all("image")) == wanted
     views = delta_views([one.deltas for one in content.taxonomies], budget_bytes=1)
     assert views[0][0].pictures
     assert not views[0][1].pictures

@@ -5,7 +5,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from mnemoscope.report.charts import DARK, LIGHT, class_stroke, map_ramp
+from mnemoscope.report.charts import class_stroke
+from mnemoscope.report.style import DARK, LIGHT, map_ramp
 
 # Machado, Oliveira and Fernandes (2009), full severity, for linear RGB.
 VISIONS = {  # each a matrix, row by row

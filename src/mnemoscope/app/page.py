@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
-from importlib import resources
 from pathlib import Path
 from secrets import token_urlsafe
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from mnemoscope.audits.settings import checked
 from mnemoscope.embedded import place_of, reference_path, sequences_path
 from mnemoscope.errors import MnemoscopeError, UserError
 from mnemoscope.progress import Progress, follow_progress, time_left
+from mnemoscope.report import style
 from mnemoscope.study.settings import EMBEDDED
 from mnemoscope.taxonomy import PAPER
 
@@ -104,12 +104,13 @@ watch('value', () => {
 
 def head() -> str:
     """What goes into the page's head: all styles."""
-    theirs, ours = (
-        resources.files(package).joinpath(f"templates/{name}").read_text("utf-8")
-        for package, name in (("mnemoscope.audits", "audit.css"), ("mnemoscope.app", "app.css"))
-    )
+    light, dark, fonts = map(style.css_variables, (style.LIGHT, style.DARK, style.FONTS))
+    theirs = style.asset("page.css") + style.asset("audit.css", "mnemoscope.audits")
+    ours = style.asset("app.css", "mnemoscope.app")
     # Rules about the whole page match nothing inside; what is left cannot reach the rest.
-    return f"<style>.mnemoscope{{{theirs}}}\n{ours}</style>"
+    return (
+        f"<style>.mnemoscope{{{fonts}{light}{theirs}}}\n.dark .mnemoscope{{{dark}}}\n{ours}</style>"
+    )
 
 
 def theme() -> Any:

@@ -15,8 +15,9 @@ from mnemoscope.audits.records import read_audit
 from mnemoscope.audits.verify import read_again
 from mnemoscope.errors import UserError
 from mnemoscope.pipeline.label import LABELS_FILE
+from mnemoscope.report import style
 from mnemoscope.study.folder import Study
-from mnemoscope.words import UNKNOWN, fill, interval, percent
+from mnemoscope.words import UNKNOWN, interval, mark_hidden, percent
 
 if TYPE_CHECKING:  # torch is imported where a study or a map is shown
     from mnemoscope.audits.ground import CnnGround
@@ -116,7 +117,7 @@ def render_card(result: Result, number: Any) -> str:
 
 def render(template: str, **values: Any) -> str:
     """Fill one of our templates; every text is escaped."""
-    return fill(page.environment("mnemoscope.app").get_template(template), **values)
+    return style.fill(page.environment("mnemoscope.app").get_template(template), **values)
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ def render_maps(maps: SequenceMaps, delta: ClassDelta | None = None, note: str =
         delta=delta,
         note=note,
         length=maps.mean.shape[-1],
-        pieces=["".join(one.text for one in page.mark_hidden(text)) for text in maps.pieces],
+        pieces=["".join(one.text for one in mark_hidden(text)) for text in maps.pieces],
         edges=[
             edge._asdict()
             | {"query_text": maps.pieces[edge.query - 1], "key_text": maps.pieces[edge.key - 1]}

@@ -5,25 +5,22 @@ Every text is escaped. What a question adds is drawn by its template (`questions
 
 import math
 import shlex
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
-from importlib import resources
-from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 import jinja2
 import polars as pl
-from markupsafe import Markup
 
 from mnemoscope.audits.chance import tries_needed
 from mnemoscope.audits.heat import COLUMNS, LEVELS
 from mnemoscope.audits.questions import QUESTIONS
 from mnemoscope.audits.rule import MOST_COPIED, RECALL
 from mnemoscope.audits.settings import flag_of
+from mnemoscope.report import style
 from mnemoscope.stats import FEWEST_GROUPS
-from mnemoscope.words import count, fill, part_words, percent, template_environment
+from mnemoscope.words import count, percent
 
 MOST_CARDS = 200
 """Spans shown with their evidence; all of them stand in `spans.parquet`."""
@@ -34,8 +31,6 @@ _CARDS_OPEN = 10
 _ROWS = 10  # of a table that has no view of its own
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _CONTEXT = 600  # characters around a span that are shown of longer ones
-_HIDDEN = {*range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF}
-_CONTROLS = ("Cc", "Cs", "Co")
 
 
 class Stretch(NamedTuple):
@@ -116,9 +111,9 @@ def _parts(kind: str) -> list[tuple[str, Callable[..., str]]]:
 
 def render(name: str, **values: Any) -> str:
     """Fill a template of this room by its name, with the style sheet that bears the same name."""
-    style = resources.files(__package__).joinpath(f"templates/{name}.css").read_text("utf-8")
     template = environment().get_template(f"{name}.html.j2")
-    return fill(template, style=Markup(style), **values)
+    values["version"] = values["record"]["versions"]["mnemoscope"]
+    return style.fill(template, style=style.asset(f"{name}.css", "mnemoscope.audits"), **values)
 
 
 def _near_marks(near: pl.DataFrame | None, document: str) -> list[dict[str, Any]]:
@@ -167,17 +162,14 @@ def _between(
 @cache
 def environment(*first: str) -> jinja2.Environment:
     """Give the templates of an audit, its cards among them, behind those of other packages."""
-    made = template_environment(*first, "mnemoscope.audits")
+    made = style.environment(*first, "mnemoscope.audits")
     made.filters |= {
-        "percent": _percent,
-        "interval": _interval,
-        "count": count,
+        "share": _share,
+        "ends": _ends,
         "chance": chance,
         "large": _large,
         "shell": shlex.join,
-        "marks": mark_hidden,
         "figure": _figure,
-        "part_words": part_words,
     }
     made.globals |= {
         "exp": math.exp,
@@ -196,7 +188,7 @@ def environment(*first: str) -> jinja2.Environment:
     return made
 
 
-def _interval(share: Mapping[str, Any]) -> str:
+def _ends(share: Mapping[str, Any]) -> str:
     if share.get("low") is None:
         return ""
     return f"{100 * share['low']:.1f} to {100 * share['high']:.1f}\u00a0%"
@@ -223,7 +215,7 @@ def _unit_of(record: Mapping[str, Any]) -> str:
     return "words" if is_words else "tokens"
 
 
-def _percent(value: float) -> str:
+def _share(value: float) -> str:
     """A share as a percentage that does not round something to nothing."""
     if 0 < value < 0.0005:
         return "<\u00a00.1\u00a0%"
@@ -288,33 +280,3 @@ def _token_rows(row: Mapping[str, Any]) -> list[dict[str, Any]]:
         }
         for wanted, written, token, other, logprob, beside, choices in columns
     ]
-
-
-class Mark(NamedTuple):
-    """A run of characters as shown; a sign stands for a hidden one."""
-
-    is_sign: bool
-    text: str
-
-
-def mark_hidden(text: str) -> list[Mark]:
-    r"""Split a text into runs shown as they stand and signs for controls and what cannot be seen.
-
-    Line breaks and tabs stay.
-
-    >>> mark_hidden("a\u202e")
-    [Mark(is_sign=False, text='a'), Mark(is_sign=True, text='U+202E')]
-    """
-    found: list[Mark] = []
-    for is_sign, run in groupby(text, key=_is_hidden):
-        if is_sign:
-            found += (Mark(True, f"U+{ord(one):04X}") for one in run)
-        else:
-            found.append(Mark(False, "".join(run)))
-    return found
-
-
-def _is_hidden(character: str) -> bool:
-    if character in "\n\t\r\f" or " " <= character <= "~":
-        return False
-    return ord(character) in _HIDDEN or unicodedata.category(character) in _CONTROLS

@@ -402,9 +402,9 @@ def localize(
             "Give them in a run of their own."
         )
     if export is not None:
-        from mnemoscope.report.export import check_matplotlib
+        from mnemoscope.report.pictures import check_print
 
-        check_matplotlib()
+        check_print()
     if out is not None:
         _localize_together(studies, out, export)
         return

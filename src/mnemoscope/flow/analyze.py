@@ -22,7 +22,7 @@ from mnemoscope.pipeline.capture import maps_folder, open_maps
 from mnemoscope.pipeline.label import LABELS_FILE
 from mnemoscope.pipeline.published_split import VERDICT_NAME, is_plain
 from mnemoscope.progress import say
-from mnemoscope.report.notebook import Picture, draw_figure
+from mnemoscope.report.pictures import Picture, draw_figure
 from mnemoscope.stats import FEWEST_GROUPS
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models

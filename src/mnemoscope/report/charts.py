@@ -1,4 +1,4 @@
-"""Pictures as data: colours, decisiveness maps, layer profiles, placed charts and heat maps.
+"""Pictures as data: decisiveness maps, layer profiles, placed charts and heat maps.
 
 A map is a small PNG a class and layer, each layer scaled by its maximum over the classes: a pixel
 holds the square root of the scaled value in 8 bits. The templates draw charts in 640 × 300.
@@ -8,7 +8,7 @@ import base64
 import math
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from mnemoscope.analysis.figures import Chart, HeatMap, Series, plain, series_of
 from mnemoscope.localize.cut import RANKINGS
 from mnemoscope.localize.delta import layer_profile
 from mnemoscope.pipeline.localize import StoredDelta
+from mnemoscope.report.style import N_CLASS_COLOURS, map_ramp
 from mnemoscope.words import NARROW, UNKNOWN, number
 
 # Above this further taxonomies keep their layer profile and tables alone: a page of tens of
@@ -28,57 +29,14 @@ WIDTH, HEIGHT = 640.0, 300.0
 MOST_LAYERS_IN_A_ROW = 8
 """Of Δ, in a picture of its own."""
 
-_COLOURS = {  # light, dark
-    "page": ("#faf9f6", "#14171b"),
-    "surface": ("#ffffff", "#1b1f25"),
-    "ink": ("#1b1e24", "#e8e6e1"),
-    "muted": ("#575d69", "#a5abb6"),
-    "line": ("#dcd8cf", "#343a43"),
-    "grid": ("#e9e6df", "#282d35"),
-    "model": ("#1f5bb5", "#7db3ff"),
-    "other": ("#4c5360", "#b4bac5"),
-    "text-band": ("#ece7dc", "#2b2a26"),
-    "text-hatch": ("#d9d1bf", "#403d35"),
-    "text-edge": ("#85754f", "#b5a577"),
-    "beyond": ("#0f6b52", "#5fd0a8"),
-    "undecided": ("#8a5300", "#f0b45c"),
-    "prefix": ("#575d69", "#a5abb6"),
-    "suffix-ground": ("#e4edf9", "#1d2d44"),
-    "differs-ground": ("#fbe3d3", "#47281a"),
-    "differs": ("#94380a", "#ffb38a"),
-    "class-0": ("#6b7280", "#9aa3af"),
-    "class-1": ("#0068a8", "#5fb8f0"),
-    "class-2": ("#c04f00", "#f59a5c"),
-    "class-3": ("#007f5c", "#3cc99b"),
-    "class-4": ("#9a4a94", "#d99bd3"),
-    "class-5": ("#7a6a00", "#d6c24a"),
-}
-LIGHT = {name: light for name, (light, _) in _COLOURS.items()}
-DARK = {name: dark for name, (_, dark) in _COLOURS.items()}
 CLASS_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-N_CLASS_COLOURS = 6
-
-# From nothing to the most: one hue, luminance steadily falling (light) or rising (dark).
-_RAMP_LIGHT = ("#f3f1ec", "#cfe0f1", "#8fbce3", "#4a8fd0", "#1f5bb5", "#12346f", "#081a3c")
-_RAMP_DARK = ("#20252c", "#1f3b63", "#2a60a8", "#4a8fe0", "#86bbf7", "#c8e1fd", "#fbfdff")
+_MAP_STEP, _MAP_GAP = 180.0, 12.0
+_STRIP_STEP = 104.0  # from map to map on the page
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 14.0, 22.0, 44.0
 _MOST_NAMES = 16
 _MOST_LAYERS_NAMED = 12
 _CUT_DASHES = {"random": "dot", "equal mass": "dash", "same layers": "dashdot"}
 _EMPTY = {False: (0.0, 1.0), True: (1.0, 10.0)}  # ends of an axis without values, log or not
-
-
-def css_variables(colours: Mapping[str, str]) -> str:
-    """Write colours as CSS custom properties: `--ink: #000000;`."""
-    return " ".join(f"--{name}: {value};" for name, value in colours.items())
-
-
-def map_ramp(positions: Sequence[float] | np.ndarray, *, dark: bool = False) -> np.ndarray:
-    """Colours of Δ from 0 (nothing) to 1 (the most in a layer): RGB fractions, (positions, 3)."""
-    ramp = _RAMP_DARK if dark else _RAMP_LIGHT
-    stops = np.array([list(bytes.fromhex(colour[1:])) for colour in ramp]) / 255
-    places = np.linspace(0, 1, len(stops))
-    return np.stack([np.interp(positions, places, stops[:, channel]) for channel in range(3)], 1)
 
 
 def scale_by_layer(delta: np.ndarray) -> np.ndarray:
@@ -136,6 +94,15 @@ def png_ink(scaled: np.ndarray, colour: tuple[int, int, int]) -> bytes:
     return _png(alpha, colour_type=3, palette=palette, alphas=b"tRNS" + bytes(range(256)))
 
 
+def png_ramp(scaled: np.ndarray) -> bytes:
+    """Encode one scaled map in the light colours of Δ, transparent above the diagonal."""
+    places = 1 + np.rint(254 * scaled).astype(np.uint8)
+    shades = np.rint(255 * map_ramp(np.linspace(0, 1, 255))).astype(np.uint8)
+    palette = b"PLTE" + bytes(3) + shades.tobytes()
+    shown = np.where(np.tri(len(scaled), dtype=bool), places, 0).astype(np.uint8)
+    return _png(shown, colour_type=3, palette=palette, alphas=b"tRNS\0")
+
+
 def png_uri(png: bytes) -> str:
     """Write a PNG as an address that holds it."""
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
@@ -182,6 +149,11 @@ def class_stroke(index: int, *, is_main: bool = False) -> Stroke:
     """The stroke of a class; beyond six colours come round again."""
     place = index % N_CLASS_COLOURS
     return Stroke(place, CLASS_DASHES[place], is_main)
+
+
+def class_ink(classes: Sequence[str], name: str) -> str:
+    """The style of a class by its name; one that is none of `classes` looks as the first."""
+    return f"class-{(classes.index(name) if name in classes else 0) % N_CLASS_COLOURS}"
 
 
 def profile_drawing(classes: Sequence[str], profile: np.ndarray, *, title: str = "") -> Drawing:
@@ -233,24 +205,92 @@ def cut_stroke(curve: CutCurve, classes: Sequence[str], panel: str) -> Stroke:
 
 
 def knockout_drawing(panel: CutPanel, classes: Sequence[str]) -> Drawing:
-    """Survival of one class by the strength of each cut, with intervals; axis logarithmic."""
+    """Survival of one class by the strength of each cut, with intervals; axis logarithmic.
+
+    A single strength makes no curve: its points stand side by side, in the order of the key.
+    """
+    ticks = sorted({one["strength"] for curve in panel.curves for one in curve.points})
+    is_single = len(ticks) == 1
     series = []
-    for curve in panel.curves:
+    for place, curve in enumerate(panel.curves):
         values = series_of_estimates(curve.name, [one["survival"] for one in curve.points])
-        x = plain(one["strength"] for one in curve.points)
+        beside = 0.6 * (place / max(len(panel.curves) - 1, 1) - 0.5)
+        x = plain([beside] if is_single else [one["strength"] for one in curve.points])
         series.append(values.model_copy(update={"x": x}))
     chart = Chart(
         title=f"share of {panel.n:,} memorized sequences that survive, per cent, by the per cent "
         f"of edges cut (band: 95{NARROW}% interval)",
         series=tuple(series),
-        x_label="edges cut, %",
+        x_label="edges cut, %" + (" (in the order of the key)" if is_single else ""),
         y_label="survive, %",
+        form="points" if is_single else "line",
+        x_names=tuple(f"{one:g}" for one in ticks) if is_single else (),
         percent=True,
-        log_x=True,
+        log_x=not is_single,
     )
     strokes = [cut_stroke(curve, classes, panel.name) for curve in panel.curves]
-    ticks = sorted({one["strength"] for curve in panel.curves for one in curve.points})
-    return Drawing(chart, strokes, ticks, (0.0, 1.0))
+    return Drawing(chart, strokes, [] if is_single else ticks, (0.0, 1.0))
+
+
+class PlacedMap(NamedTuple):
+    """The map of a class and a layer, counted from 0, at its place in pixels."""
+
+    name: str
+    layer: int
+    x: float
+    y: float
+    picture: str
+
+
+class MapGrid(NamedTuple):
+    """Maps of Δ of `size` pixels, each class under its name, of which `border` are prefix."""
+
+    maps: Sequence[PlacedMap]
+    names: Sequence[tuple[float, float, int, str]]  # x, y, number of the class, its name
+    size: float
+    border: float
+    width: float
+    height: float
+
+
+def map_pictures(
+    delta: np.ndarray, encode: Callable[[np.ndarray], bytes] = png_ramp
+) -> list[list[str]]:
+    """Scale Δ, (classes, layers, query, key), and draw it: addresses of PNGs by class and layer."""
+    return [[png_uri(encode(one)) for one in of] for of in scale_by_layer(delta)]
+
+
+def map_grid(
+    classes: Sequence[str],
+    pictures: Sequence[Sequence[str]],
+    *,
+    width: float,
+    share: float = 0.5,
+    only: int | None = None,
+    layer: int | None = None,
+) -> MapGrid:
+    """Place the pictures of `map_pictures`: a class below the other, at most eight layers a row.
+
+    `share` of the tokens are prefix. `only` is the one class that is shown. Where the pictures are
+    of one `layer`, the classes stand side by side.
+    """
+    n_columns = len(classes) if layer is not None else min(len(pictures[0]), MOST_LAYERS_IN_A_ROW)
+    step = min(_MAP_STEP, width / n_columns)
+    size = step - _MAP_GAP
+    maps, names, y = [], [], 0.0
+    for index, (name, of) in enumerate(zip(classes, pictures, strict=True)):
+        if only not in (None, index):
+            continue
+        x = 0.0 if layer is None else index * step
+        names.append((x, y + 11, index, name))
+        for at, picture in enumerate(of):
+            row, column = divmod(at, n_columns)
+            place = x + column * step, y + 33 + row * (size + 22)
+            maps.append(PlacedMap(name, at if layer is None else layer, *place, picture))
+        if layer is None:
+            y = maps[-1].y + size + 14
+    height = maps[-1].y + size + 2
+    return MapGrid(maps, names, size, share * size, n_columns * step, height)
 
 
 class DeltaView(NamedTuple):
@@ -264,6 +304,7 @@ class DeltaView(NamedTuple):
     ranking: str  # in words, where it is none of the CNNs
     strongest: int
     pictures: Sequence[Sequence[str]]
+    grid: MapGrid | None
     values: Sequence[Sequence[float]]  # the profile by class and layer
     profile: Drawing
     shares: Sequence[Mapping[str, float] | None]
@@ -278,13 +319,17 @@ def delta_view(maps: StoredDelta, *, prefix: int = 32, with_pictures: bool = Fal
     """Scale, draw and count the decisiveness of one attribution."""
     delta = np.asarray(maps.delta)
     values, ranking = layer_profile(delta), RANKINGS.get(maps.attribution)
-    scaled = scale_by_layer(delta) if with_pictures else ()
+    pictures = map_pictures(delta, png_grey) if with_pictures else []
+    share = prefix / delta.shape[-1]
+    width = _STRIP_STEP * min(delta.shape[1], MOST_LAYERS_IN_A_ROW)
+    grid = map_grid(maps.classes, pictures, share=share, width=width) if pictures else None
     return DeltaView(
         maps,
         prefix,
         ranking=ranking.words if ranking else "",
         strongest=strongest_layer(delta),
-        pictures=[[png_uri(png_grey(one)) for one in of] for of in scaled],
+        pictures=pictures,
+        grid=grid,
         values=values.tolist(),
         profile=profile_drawing(maps.classes, values),
         shares=zone_shares(delta, prefix),
@@ -377,7 +422,7 @@ class PlacedSeries(NamedTuple):
 
 
 class ChartView(NamedTuple):
-    """A chart with everything placed, in a frame of `WIDTH` × `height` pixels."""
+    """A chart with everything placed, in a frame of `width` × `height` pixels."""
 
     chart: Chart
     x_ticks: Sequence[Tick]
@@ -387,6 +432,7 @@ class ChartView(NamedTuple):
     zero: float
     bar_width: float
     is_slanted: bool
+    width: float
 
     @property
     def height(self) -> float:
@@ -394,7 +440,7 @@ class ChartView(NamedTuple):
         return HEIGHT + 40 * self.is_slanted
 
 
-def chart_view(drawn: Chart | Drawing) -> ChartView:
+def chart_view(drawn: Chart | Drawing, *, width: float = WIDTH) -> ChartView:
     """Place a chart: ticks, marks, and points; series of a bare one have the colours from 1 on."""
     if isinstance(drawn, Chart):
         # Colour 0 is the grey of Non-Memo; dashes begin with the first all the same.
@@ -402,7 +448,7 @@ def chart_view(drawn: Chart | Drawing) -> ChartView:
         strokes = [Stroke(one, class_stroke(index).dash) for index, one in enumerate(colours)]
         drawn = Drawing(drawn, strokes)
     chart = drawn.chart
-    x_axis, y_axis = _x_axis(chart), _y_axis(chart, drawn.y_ends)
+    x_axis, y_axis = _x_axis(chart, width), _y_axis(chart, drawn.y_ends)
     step = (x_axis.end - x_axis.start) / max(len(chart.x_names), 1)
     bar_width = 0.8 * step / len(chart.series) if chart.form == "bars" else 0.0
     x_ticks = [(at, number(at)) for at in x_axis.round_steps()]
@@ -429,11 +475,12 @@ def chart_view(drawn: Chart | Drawing) -> ChartView:
         zero=y_axis.place(zero),
         bar_width=bar_width,
         is_slanted=sum(map(len, chart.x_names)) > 80,
+        width=width,
     )
 
 
-def _x_axis(chart: Chart) -> _Axis:
-    ends = (_LEFT, WIDTH - _RIGHT)
+def _x_axis(chart: Chart, width: float) -> _Axis:
+    ends = (_LEFT, width - _RIGHT)
     if chart.x_names:
         return _Axis(-0.5, len(chart.x_names) - 0.5, *ends)
     values = [x for one in chart.series for x in one.x if x is not None]

@@ -6,7 +6,6 @@ Shares are fractions; None means "not measured" and is shown as a dash.
 import json
 import math
 import shlex
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
@@ -103,13 +102,6 @@ _CUTS = {
     "highest mass": "highest attention mass in {}",
 }
 _SPOKEN_OF = 1.0  # per cent of edges: fixed beforehand, not the strength that looks best
-# Zero-width and direction-changing characters: the category Cf alone would also catch the soft
-# hyphen and Arabic signs that belong to the text.
-_HIDDEN = {*range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF, 0xAD}
-_SIGNS = {
-    **{"\n": "↵", "\r": "␍", "\t": "⇥", "\x0b": "␋", "\x0c": "␌", "\x7f": "␡"},
-    **{"\u2028": "↵", "\u2029": "¶"},
-}
 
 
 class Standing(Enum):
@@ -638,39 +630,6 @@ def decode_pieces(tokenizer: Any, tokens: Sequence[int]) -> tuple[str, ...]:
         pieces.append(text[len(shown) :] if is_complete else "")
         shown = text if is_complete else shown
     return tuple(pieces)
-
-
-def visible(text: str) -> list[tuple[str, str]]:
-    r"""Split text into runs to be shown as they stand and signs for what cannot be seen.
-
-    A line break gives its sign and then the break itself, so that lines stay lines.
-
-    >>> visible("a\tb")
-    [('text', 'a'), ('mark', '⇥'), ('text', '\tb')]
-    """
-    pieces: list[tuple[str, str]] = []
-    run = ""
-    for character in text:
-        sign = _sign(character)
-        if sign is None:
-            run += character
-            continue
-        if run:
-            pieces.append(("text", run))
-        pieces.append(("mark", sign))
-        run = character if character in "\n\t" else ""
-    return [*pieces, ("text", run)] if run else pieces
-
-
-def _sign(character: str) -> str | None:
-    """The sign of a character that cannot be seen, None for all others."""
-    if character in _SIGNS:
-        return _SIGNS[character]
-    code = ord(character)
-    if code < 0x20:
-        return chr(0x2400 + code)
-    is_hidden = code in _HIDDEN or unicodedata.category(character) in ("Cc", "Cs")
-    return f"[U+{code:04X}]" if is_hidden else None
 
 
 def _counts(table: pl.DataFrame) -> Record:

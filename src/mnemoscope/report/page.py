@@ -7,13 +7,11 @@ import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib import resources
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 
 from mnemoscope import words
 from mnemoscope.cnn.presets import INPUTS
@@ -21,8 +19,9 @@ from mnemoscope.files import write_bytes, write_text
 from mnemoscope.parse import flatten
 from mnemoscope.pipeline.causes import by_weight
 from mnemoscope.progress import say
-from mnemoscope.report import answer, charts
-from mnemoscope.report.content import ReportContent, TaxonomyResult, report_content, visible
+from mnemoscope.report import answer, charts, style
+from mnemoscope.report.content import ReportContent, TaxonomyResult, report_content
+from mnemoscope.report.grafts import DOSE_SIGNS
 from mnemoscope.report.tables import AnalysisSection
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
@@ -69,7 +68,7 @@ def write_report(path: Path | str, content: ReportContent) -> int:
 
 def render_report(content: ReportContent) -> str:
     """Render a report as one HTML page; the same content always gives the same page."""
-    script = asset("report.js")
+    script = style.asset("report.js")
     digest = hashlib.sha256(script.encode("utf-8")).digest()
     html = _render(
         "report.html.j2",
@@ -95,48 +94,40 @@ def page_size(n_bytes: int) -> str:
     return words.size(n_bytes, least="kB", whole_below=1e6, space=words.NARROW)
 
 
-def asset(name: str) -> Markup:
-    """Read one of our own files that go into the page."""
-    folder = resources.files("mnemoscope.report") / "templates"
-    return Markup(folder.joinpath(name).read_text("utf-8"))
-
-
 def _render(template: str, **values: Any) -> str:
-    made = environment().get_template(template)
-    return words.fill(made, version=__version__, style=asset("report.css"), **values)
+    return style.fill(environment().get_template(template), version=__version__, **values)
 
 
 @cache
 def environment() -> jinja2.Environment:
-    """The templates with everything they may call; every text is escaped."""
-    made = words.template_environment("mnemoscope.report")
+    """The templates of a report with everything that they may call."""
+    made = style.environment()
     made.filters |= {
-        "percent": words.percent,
         "nats": words.nats,
         "points": words.points,
-        "interval": words.interval,
-        "count": words.count,
         "seconds": words.duration,
-        "visible": visible,
         "sentence": answer.as_sentence,
-        "x": _coordinate,
     }
     functions = (
         *(answer.answer, answer.balance_sentence, answer.benchmark_sentence, answer.conclusion),
         answer.like_with_like,
-        *(charts.chart_view, charts.css_variables, charts.delta_view, charts.heat_view),
-        *(charts.cut_stroke, charts.knockout_drawing, words.part_words, words.share),
+        *(charts.chart_view, charts.delta_view, charts.heat_view),
+        *(
+            charts.class_ink,
+            charts.cut_stroke,
+            charts.knockout_drawing,
+            words.part_words,
+            words.share,
+        ),
         *(by_excess, largest_graft, ramp_tables, setting_lines),
         written_runs,
     )
     made.globals |= {one.__name__: one for one in functions} | {
-        "dark": charts.DARK,
+        "dose_signs": DOSE_SIGNS,
         "inputs": INPUTS,
-        "light": charts.LIGHT,
         "most_parts": MOST_PARTS,
         "patch_draws": PATCH_DRAWS,
         "most_summarized": MOST_SUMMARIZED,
-        "n_class_colours": charts.N_CLASS_COLOURS,
     }
     return made
 
@@ -170,10 +161,13 @@ def setting_lines(settings: Mapping[str, Any]) -> list[tuple[str, list[tuple[str
     return [(name, lines) for name, lines in sections.items() if name or lines]
 
 
-def written_runs(written: Sequence[tuple[str, bool]]) -> list[tuple[bool, list[tuple[str, str]]]]:
+def written_runs(written: Sequence[tuple[str, bool]]) -> list[tuple[bool, list[words.Mark]]]:
     """Group what the model wrote into runs that are the suffix's and runs that differ."""
     runs = groupby(written, key=lambda one: one[1])
-    return [(differs, visible("".join(text for text, _ in run))) for differs, run in runs]
+    return [
+        (differs, words.mark_hidden("".join(text for text, _ in run), breaks=True))
+        for differs, run in runs
+    ]
 
 
 def _setting(value: Any) -> str:
@@ -183,16 +177,11 @@ def _setting(value: Any) -> str:
     return words.UNKNOWN if value is None else str(value)
 
 
-def _coordinate(value: float) -> str:
-    """Place a fraction on an axis from 0 to 1 that is 100 % wide."""
-    return f"{100 * min(max(value, 0.0), 1.0):.2f}%"
-
-
 def ramp_tables(*, is_dark: bool, is_linear: bool) -> list[str]:
     """Red, green and blue for grey pictures of Δ, which hold 1 - sqrt(Δ); linear: of Δ itself."""
     grey = [step / (_RAMP_STEPS - 1) for step in range(_RAMP_STEPS)]
     positions = [(1 - level) ** 2 if is_linear else 1 - level for level in grey]
     return [
         " ".join(f"{value:.3f}" for value in channel)
-        for channel in charts.map_ramp(positions, dark=is_dark).T
+        for channel in style.map_ramp(positions, dark=is_dark).T
     ]

@@ -28,13 +28,12 @@ class Attribution {
     this.length = Number(root.dataset.length);
     this.prefix = Number(root.dataset.prefix);
     this.frames = [...root.querySelectorAll(".frame")];
-    this.rows = [...root.querySelectorAll(".strip tbody tr")];
+    this.cells = [...root.querySelectorAll(".strip .map-cell")];
     this.where = root.querySelector("[data-where]");
     this.live = root.querySelector("[data-live]");
     this.marks = this.frames.map((frame) => this.prepare(frame));
-    this.rows.forEach((row) =>
-      [...row.querySelectorAll("td")].forEach((cell, layer) =>
-        cell.addEventListener("click", () => this.onPick && this.onPick(layer))));
+    this.cells.forEach((cell) =>
+      cell.addEventListener("click", () => this.onPick && this.onPick(Number(cell.dataset.mapLayer))));
   }
 
   prepare(frame) {
@@ -107,25 +106,24 @@ class Attribution {
   }
 
   choose(layer) {
+    const chosen = this.cells.filter((cell) => Number(cell.dataset.mapLayer) === layer);
     this.frames.forEach((frame, index) => {
-      const picture = this.rows[index].querySelectorAll("img")[layer];
       const image = frame.querySelector("img");
-      image.src = picture.src;
+      image.src = chosen[index].querySelector("image").getAttribute("href");
       image.alt = `Decisiveness map of ${frame.dataset.class}, layer ${layer + 1}`;
     });
     this.root.querySelectorAll("[data-layer]").forEach((text) => { text.textContent = layer + 1; });
-    this.rows.forEach((row) => [...row.querySelectorAll("td")].forEach((cell, each) =>
-      cell.classList.toggle("chosen", each === layer)));
-    this.bringIntoView(layer);
+    this.cells.forEach((cell) => cell.classList.toggle("chosen", chosen.includes(cell)));
+    this.bringIntoView(chosen[0]);
     if (this.at) this.show(...this.at);
   }
 
   // Scrolls the strip only, never the page.
-  bringIntoView(layer) {
-    const cell = this.rows[0].querySelectorAll("td")[layer];
-    const box = this.root.querySelector(".strip").parentNode;
-    const inset = cell.offsetLeft - (box.clientWidth - cell.offsetWidth) / 2;
-    box.scrollTo({ left: inset, behavior: "instant" });
+  bringIntoView(cell) {
+    const box = this.root.querySelector(".strip .scroll");
+    const [seen, wanted] = [box, cell].map((one) => one.getBoundingClientRect());
+    const inset = wanted.left - seen.left - (seen.width - wanted.width) / 2;
+    box.scrollBy({ left: inset, behavior: "instant" });
   }
 }
 
