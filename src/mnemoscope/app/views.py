@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from mnemoscope.audits import page
-from mnemoscope.audits.records import read_audit
+from mnemoscope.audits.records import Record, read_audit
 from mnemoscope.audits.verify import read_again
 from mnemoscope.errors import UserError
 from mnemoscope.pipeline.label import LABELS_FILE
@@ -46,34 +46,34 @@ _FEATURES = (
 class Result:
     """An audit that has been made or opened.
 
-    `record` is that of `audit.json`, `rows` the table of spans, each with its `number` from 1;
+    `record` is that of `audit.json`, `spans` the table of spans, each with its `number` from 1;
     `texts` gives every document by its name, None where it is not there any more; `files` are
     those that can be downloaded.
     """
 
-    record: Mapping[str, Any]
-    rows: list[dict[str, Any]] = field(repr=False)
+    record: Record
+    spans: pl.DataFrame = field(repr=False)
     texts: Mapping[str, str | None] = field(repr=False)
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
         cls,
-        record: Mapping[str, Any],
+        record: Record,
         frame: pl.DataFrame,
         texts: Mapping[str, str | None],
         folder: Path,
     ) -> "Result":
         """Number the rows of a table of spans; of the audit's folder `DOWNLOADS` are kept."""
-        rows = [{"number": n, **row} for n, row in enumerate(frame.iter_rows(named=True), 1)]
         paths = [path for path in map(folder.joinpath, DOWNLOADS) if path.is_file()]
-        return cls(record, rows, texts, {path.name: path.read_bytes() for path in paths})
+        spans = frame.with_row_index("number", offset=1)
+        return cls(record, spans, texts, {path.name: path.read_bytes() for path in paths})
 
-    def row(self, number: Any) -> dict[str, Any]:
-        """The span of a number that came from a page; UserError if there is none."""
-        if type(number) is not int or not 1 <= number <= len(self.rows):
+    def row(self, number: Any) -> pl.DataFrame:
+        """The one row of a number that came from a page; UserError if there is none."""
+        if type(number) is not int or not 1 <= number <= self.spans.height:
             raise UserError("no such passage.")
-        return self.rows[number - 1]
+        return self.spans[number - 1]
 
 
 def open_audit(folder: Path) -> Result:
@@ -97,9 +97,13 @@ def render_result(result: Result) -> str:
     is_whole = sum(map(len, texts)) <= page.WHOLE_UP_TO
     documents = []
     for summary in result.record["documents"]:
-        own = [row for row in result.rows if row["document"] == summary["document"]]
+        own = result.spans.filter(document=summary["document"]).rows(named=True)
         text = result.texts.get(summary["document"])
-        pieces = None if text is None else list(page.stretches(text, own, is_whole=is_whole))
+        pieces = (
+            None
+            if text is None
+            else list(page.stretches(text, page.marks_of(own), is_whole=is_whole))
+        )
         documents.append({**summary, "pieces": pieces, "rows": own})
     # In the page itself, so that nothing of a visitor's document stands on disk.
     downloads = [
@@ -111,7 +115,9 @@ def render_result(result: Result) -> str:
 
 def render_card(result: Result, number: Any) -> str:
     """Render the evidence of one passage; UserError if there is no such passage."""
-    return render("evidence.html.j2", record=result.record, row=result.row(number))
+    return render(
+        "evidence.html.j2", record=result.record, row=result.row(number).row(0, named=True)
+    )
 
 
 def render(template: str, **values: Any) -> str:
@@ -215,10 +221,9 @@ class BrowsedStudy:
         self._model_folder = model_folder
         self.grounds: dict[str, CnnGround] = {}  # by the fingerprint of an audited model
 
-    @property
-    def model(self) -> dict[str, Any]:
-        """The study's record of its model."""
-        return dict(self.study.record["models"]["model"])
+    def model(self, fact: str) -> str:
+        """What the study records of its model: `name` or `fingerprint`."""
+        return str(self.study.record["models"]["model"][fact])
 
     @cached_property
     def taxonomies(self) -> "dict[str, TaxonomyResult]":

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mnemoscope.audits.asking import AskedModel, Auditing
     from mnemoscope.audits.documents import Reading
     from mnemoscope.audits.ground import CnnGround
+    from mnemoscope.audits.records import Record
     from mnemoscope.audits.service import ServedModel
     from mnemoscope.audits.verify import Verification
     from mnemoscope.lm.model import LanguageModel
@@ -41,7 +42,7 @@ class Audit:
     """A finished audit: its folder, what `audit.json` holds, and one row a passage."""
 
     folder: Path
-    record: dict[str, Any]
+    record: "Record"
     spans: "pl.DataFrame"
 
 
@@ -183,13 +184,14 @@ def verify(folder: str | Path, *, device: str = "auto") -> "Verification":
     from mnemoscope.audits.local import LocalModel
     from mnemoscope.audits.verify import verify_audit
 
-    def load(record: Mapping[str, Any], settings: AuditSettings) -> "AskedModel":
+    def load(record: "Record", settings: AuditSettings) -> "AskedModel":
         facts, api = record["model"], record.get("api")
         if not api:
-            own = LocalChoice(facts["name"], facts["revision"], facts["dtype"], device)
+            dtype = facts["dtype"] or "float32"
+            own = LocalChoice(facts["name"], facts["revision"], dtype, device)
             return LocalModel(own.load(), settings)
         place = {"url": api["endpoint"], "model": facts["name"]}
-        service = checked(EndpointSettings, api["settings"] | place)
+        service = checked(EndpointSettings, **api["settings"], **place)
         return _served(service, settings, api["tokenizer"], api["tokenizer_revision"], None)
 
     return verify_audit(Path(folder), load)
@@ -298,7 +300,6 @@ def _cnns(
     from mnemoscope.audits.ground import check_study, make_study, read_ground
     from mnemoscope.audits.run import audit_key, check_no_other
     from mnemoscope.audits.scan import check_long_enough
-    from mnemoscope.study.models import facts_of
 
     lm, folder = auditing.lm, Path(study)
     if study == MAKE_STUDY:  # at length, so what would be refused then is refused now
@@ -314,7 +315,7 @@ def _cnns(
             device=own.device,
             lm=lm,
         ).folder
-    ground = read_ground(check_study(folder, facts_of(lm, lm.name), auditing.settings))
+    ground = read_ground(check_study(folder, lm, auditing.settings))
     if ground.facts["reason"] is not None:
         say(f"No probabilities from {folder}: {ground.facts['reason']}.")
         return ground
@@ -356,7 +357,7 @@ def _served(
     )
 
 
-def _made(folder: Path, record: dict[str, Any]) -> Audit:
+def _made(folder: Path, record: "Record") -> Audit:
     from mnemoscope.audits.records import read_audit
 
     return Audit(folder, record, read_audit(folder)[1])
