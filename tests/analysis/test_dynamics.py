@@ -38,7 +38,7 @@ def test_epochs_kinds_and_insertions_of_tables_made_by_hand() -> None:
     # Four letters, of which two right and one more a letter; one digit, wrong kind.
     kinds = np.array([KINDS.index(one) for one in ("letters", "letters", "digits", "signs")])
     tokens = np.array([[0, 0, 1, 1, 2]]), np.array([[0, 1, 1, 3, 3]])
-    rows = {row["kind"]: row for row in right_by_kind(*tokens, kinds)}
+    rows = {row.kind: row._asdict() for row in right_by_kind(*tokens, kinds)}
     assert set(rows) == {"letters", "digits"}
     found = {
         name: [row[one].value for one in ("right_token", "right_kind")]

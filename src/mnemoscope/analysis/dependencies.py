@@ -9,7 +9,6 @@ Run it: mnemoscope analyze dependencies STUDY
 from collections.abc import Iterator
 from importlib.resources import files
 from itertools import product
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -123,9 +122,8 @@ def coefficient_table(
     """
     found = []
     names = ("feature", "kind", "category", "coefficient")
-    schema: dict[str, Any] = dict.fromkeys(names, pl.String)
-    schema |= {"value": stats.FIGURE}
-    schema |= dict.fromkeys(("n", "n_memorized", "n_groups"), pl.Int64)
+    counts = dict.fromkeys(("n", "n_memorized", "n_groups"), pl.Int64())
+    schema = {**dict.fromkeys(names, pl.String()), "value": stats.FIGURE, **counts}
     everywhere = pl.repeat(True, len(memorized), eager=True)
     kinds = {"all": everywhere} | {name: kind == name for name in ("text", "code")}
     categories = {name: category == name for name in category.drop_nulls().unique().sort()}

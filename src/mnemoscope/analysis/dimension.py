@@ -12,7 +12,6 @@ Run it: mnemoscope analyze dimension STUDY
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -441,13 +440,13 @@ def _sentence(classes: pl.DataFrame, kinds: pl.DataFrame, aucs: pl.DataFrame) ->
         f"Continuations of Recall span {one_class(RECALL, KINDS[0])}, of Guess "
         f"{one_class(GUESS, KINDS[1])}; the difference tells Recall from Guess with ROC AUC "
         f"{gap}, that of the entropies with {entropy}, the log-probability ratio, which needs the "
-        f"text, with {ratio}; {_adds(by['entropy_gap'])}."
+        f"text, with {ratio}; {_adds(by['entropy_gap']['added'])}."
     )
 
 
-def _adds(row: dict[str, Any]) -> str:
-    _, low, high = row["added"]
-    figure = ranged(row["added"], digits=3)
+def _adds(added: stats.Estimate) -> str:
+    _, low, high = added
+    figure = ranged(added, digits=3)
     if low is None or high is None:
         return f"what geometry adds to the entropies, {figure}, has no interval"
     if low > 0:

@@ -429,10 +429,10 @@ def sentence_of(shares: pl.DataFrame, kinds: pl.DataFrame, control: str) -> str:
             f"Of the teacher's {label} sequences no student{of_many} reproduces more than the "
             f"control, {base}"
         )
-    told: dict[str, dict[str, Any]] = {}
-    if not kinds.is_empty():
-        kind = _headline(kinds["kind"])
-        told = {row["model"]: row for row in stats.rows_of(kinds.filter(kind=kind))}
+    kind = "" if kinds.is_empty() else _headline(kinds["kind"])
+    shown = kinds if kinds.is_empty() else kinds.filter(kind=kind)
+    told = {row["model"]: row for row in stats.rows_of(shown)}
+    if told:
         # A student that finds seen text no likelier than the control does has inherited nothing.
         first = max(told, key=lambda one: (told[one]["gain"].value > 0, told[one]["auc"].value))
         said += (

@@ -10,7 +10,7 @@ Run it: mnemoscope analyze ending STUDY
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -377,45 +377,48 @@ def _places(one: _Measured, prefix: int) -> Iterator[dict[str, object]]:
 # -- words and figures ----------------------------------------------------------------------
 
 
-def _row(frame: pl.DataFrame, **wanted: object) -> dict[str, Any]:
-    return next(stats.rows_of(frame.filter(pl.col("layer").is_null(), **wanted)))
+class _Beside(NamedTuple):
+    """An AUC of the model, of the reference, and their difference, over all layers."""
+
+    model: stats.Estimate
+    reference: stats.Estimate
+    difference: stats.Estimate
+
+
+def _whole(aucs: pl.DataFrame, measure: str, on: str = ENDING) -> _Beside:
+    rows = aucs.filter(pl.col("layer").is_null(), measure=measure, on=on, of=MEMORIZED)
+    row = next(stats.rows_of(rows))
+    return _Beside(*(row[name] for name in _Beside._fields))
 
 
 def _sentence(classes: pl.DataFrame, aucs: pl.DataFrame) -> str:
     def said(measure: str) -> str:
-        means = " and ".join(
-            ranged(
-                _row(classes, measure=measure, on=ENDING, model=OWN, **{"class": name})["mean"],
-                scale=100,
-                unit=" %",
-            )
-            + words
-            for name, words in ((MEMORIZED, " where memorized"), (OTHERS, " where not"))
-        )
-        row = _row(aucs, measure=measure, on=ENDING, of=MEMORIZED)
-        return f"{means} (ROC AUC {_compared(row)})"
+        rows = classes.filter(pl.col("layer").is_null(), measure=measure, on=ENDING, model=OWN)
+        mean = {
+            row["class"]: ranged(row["mean"], scale=100, unit=" %") for row in stats.rows_of(rows)
+        }
+        means = f"{mean[MEMORIZED]} where memorized and {mean[OTHERS]} where not"
+        return f"{means} (ROC AUC {_compared(_whole(aucs, measure))})"
 
-    row = _row(aucs, measure=ATTENTION, on=ENDING, of=MEMORIZED)
+    verdict = _verdict(_whole(aucs, ATTENTION))
     return (
-        f"{_verdict(row)}: of what suffixes attend to, the last prefix token gets "
+        f"{verdict}: of what suffixes attend to, the last prefix token gets "
         f"{said(ATTENTION)}; of the total effect on their logits, {said(EFFECT)}."
     )
 
 
-def _compared(row: dict[str, Any]) -> str:
-    own = ranged(row["model"], digits=3)
-    if row["reference"].value is None:
+def _compared(found: _Beside) -> str:
+    own = ranged(found.model, digits=3)
+    if found.reference.value is None:
         return own
-    return (
-        f"{own}, the reference {ranged(row['reference'], digits=3)}, difference "
-        f"{ranged(row['difference'], digits=3)}"
-    )
+    reference, difference = (ranged(one, digits=3) for one in found[1:])
+    return f"{own}, the reference {reference}, difference {difference}"
 
 
-def _verdict(row: dict[str, Any]) -> str:
+def _verdict(found: _Beside) -> str:
     """What attention to the last prefix token says of memory."""
-    _, low, high = row["difference"]
-    if row["reference"].value is None:
+    _, low, high = found.difference
+    if found.reference.value is None:
         return "Whether the ending is bright cannot be said without a reference"
     if low is None or high is None:
         return "Whether the ending is bright cannot be said of so few"
@@ -441,10 +444,10 @@ def _further(
         )
     for measure in (ATTENTION, EFFECT):
         for cell in CELLS:
-            row = _row(aucs, measure=measure, on=cell, of=MEMORIZED)
-            yield f"{measure.capitalize()}, {cell}: ROC AUC for memorized {_compared(row)}."
-    row = _row(aucs, measure=LOGPROB, on=SHOWN, of=MEMORIZED)
-    yield f"Beside them the log-probability of the shown suffix: ROC AUC {_compared(row)}."
+            auc = _compared(_whole(aucs, measure, cell))
+            yield f"{measure.capitalize()}, {cell}: ROC AUC for memorized {auc}."
+    auc = _compared(_whole(aucs, LOGPROB, SHOWN))
+    yield f"Beside them the log-probability of the shown suffix: ROC AUC {auc}."
     for (measure,), part in places.filter(model=OWN).group_by("measure", maintain_order=True):
         farthest = part.with_columns(apart=(pl.col("auc") - 0.5).abs()).sort("apart")
         best, last = farthest.row(-1, named=True), part.row(-1, named=True)

@@ -123,7 +123,7 @@ def count_forwards(lm: "LanguageModel", forwards: Forwards) -> "LanguageModel":
     if (before := getattr(base, "_mnemoscope_counter", None)) is not None:
         before.remove()
 
-    def count(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def count(_module: Any, args: Any, kwargs: Any) -> None:
         first = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs_embeds"))
         caches = [one for name in _CACHES if (one := kwargs.get(name)) is not None]
         if first is not None and not any(one.get_seq_length() for one in caches):

@@ -8,7 +8,7 @@ Run it: mnemoscope analyze psmi STUDY --second MODEL
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -349,12 +349,8 @@ def _class_means(
     return stats.frame_of(lines)
 
 
-def _last(layers: pl.DataFrame, model: str) -> dict[str, Any]:
-    return next(stats.rows_of(layers.filter(model=model)[-1:]))
-
-
 def _sentence(layers: pl.DataFrame) -> str:
-    last = _last(layers, OWN)
+    (last,) = stats.rows_of(layers.filter(model=OWN)[-1:])
     if last["auc"].low is None:
         words = "too few groups of near duplicates tell whether PSMI goes with memorization"
     elif last["auc"].low > 0.5:
@@ -378,7 +374,8 @@ def _further(
         f"{settings.minimum} share; {named['label'].n_unique()} first tokens of the suffix are the "
         "labels."
     )
-    own, last = layers.filter(model=OWN), _last(layers, OWN)
+    own = layers.filter(model=OWN)
+    (last,) = stats.rows_of(own[-1:])
     yield (
         "Where .75 of the memorized are flagged as low, "
         f"{ranged(last['fpr'], scale=100, unit=' %')} of the others are too "
@@ -394,7 +391,7 @@ def _further(
     if parts:
         yield f"AUC of each class against what is not memorized: {'; '.join(parts)}."
     for name in layers["model"].unique(maintain_order=True).to_list()[1:]:
-        other = _last(layers, name)
+        (other,) = stats.rows_of(layers.filter(model=name)[-1:])
         yield (
             f"The same of {name}: AUC {ranged(other['auc'], digits=3)}. A model that never saw "
             "the sequences shows what the texts alone give."

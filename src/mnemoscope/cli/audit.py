@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import BaseModel
@@ -174,7 +174,7 @@ def audit(
             columns=parse_columns(column),
             command=["mnemoscope", *sys.argv[1:]],
             redo=redo,
-            **_settings(settings, fields),
+            **_settings(settings, **fields),
         )
     _report(made, gate, junit, answer)
 
@@ -214,7 +214,7 @@ def audit_api(
     """
     from mnemoscope.audits.library import audit_api as make
 
-    given = _settings(settings, fields)
+    given = _settings(settings, **fields)
     service = {name: given.pop(name) for name in {*EndpointSettings.model_fields} & {*given}}
     if service.get("chat") and service.get("prompt_as") == "tokens":
         raise UserError("--prompt-as tokens: a chat is asked in text. Leave it out.")
@@ -324,7 +324,7 @@ def _out(out: Path | None) -> Path:
     return out
 
 
-def _settings(file: Path | None, fields: dict[str, Any]) -> dict[str, Any]:
+def _settings(file: Path | None, **fields: Any) -> dict[str, Any]:
     """Settings of a file, and flags over them; what was not given is left out."""
     named: Any = {}
     if file is not None:
@@ -335,7 +335,7 @@ def _settings(file: Path | None, fields: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(named, dict):
             raise UserError(f"{file}: not settings. Write a line for each, such as stride: 4.")
     given = {name: one for name, one in fields.items() if one is not None and one is not False}
-    return cast(dict[str, Any], {str(k).replace("-", "_"): v for k, v in named.items()} | given)
+    return {str(k).replace("-", "_"): v for k, v in named.items()} | given
 
 
 def _gate(fail_if: str | None, junit: Path | None, *, has_near: bool) -> "Gate | None":
