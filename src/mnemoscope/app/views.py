@@ -331,7 +331,7 @@ class BrowsedStudy:
 
     def render_sequence(self, sequence_id: Any) -> str:
         """Render a sequence's text and features; UserError if the study has no such sequence."""
-        row = self._row(sequence_id)
+        row = self._row(sequence_id).row(0, named=True)
         pieces = self._pieces(row["tokens"])
         half = self.study.settings.sequences.n_prefix
         written = self._pieces(row["continuation"] or [])
@@ -358,7 +358,7 @@ class BrowsedStudy:
 
         from mnemoscope.maps.format import unpack_triangle
 
-        row = self._row(sequence_id)
+        row = self._row(sequence_id).row(0, named=True)
         number = row["sequence_id"]
         suffixes = self._store.index.filter(sequence_id=number)["suffix"].to_list()
         if not suffixes:
@@ -371,13 +371,13 @@ class BrowsedStudy:
 
         return SequenceMaps(read("mean"), read("max"), self._pieces(row["tokens"]))
 
-    def _row(self, sequence_id: Any) -> dict[str, Any]:
+    def _row(self, sequence_id: Any) -> pl.DataFrame:
         found = self._table.clear()
         if type(sequence_id) is int:
             found = self._table.filter(sequence_id=sequence_id)
         if found.is_empty():
             raise UserError("no such sequence in this study.")
-        return found.row(0, named=True)
+        return found[:1]
 
     def _pieces(self, tokens: Sequence[int]) -> tuple[str, ...]:
         """Text of each token; its number where the tokenizer is not on this machine."""
