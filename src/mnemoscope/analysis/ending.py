@@ -1,11 +1,11 @@
 """Is there a bright ending in text? What a suffix takes from the end of its prompt.
 
 Source: Chen et al. 2024, arXiv 2410.21665; section 9 of the related work. In text-to-image models
-patches of memorized regions look at the last text token in the last denoising step. That measure is
-here as functions; a language model has neither patches nor denoising steps. Asked of it is what its
-suffix queries take from each prefix token (the last one is the ending) and from copy edges, in
-attention and in total effect on the suffix's logits, where memorized and where not, beside a
-reference that never saw the sequences and reads the same tokens.
+patches of memorized regions look at the last text token in the last denoising step; a language
+model has neither patches nor denoising steps. Asked of it is what its suffix queries take from each
+prefix token (the last one is the ending) and from copy edges, in attention and in total effect on
+the suffix's logits, where memorized and where not, beside a reference that never saw the sequences
+and reads the same tokens.
 Run it: mnemoscope analyze ending STUDY
 """
 
@@ -67,63 +67,7 @@ class Settings(AnalysisSettings):
     n_resamples: int = Field(default=500, ge=20, description="Resamples behind an interval.")
 
 
-# -- the published measure ------------------------------------------------------------------
-
-
-def ending_mask(attention: npt.ArrayLike, last: npt.ArrayLike) -> stats.Floats:
-    """Give the bright ending: how much each image patch looks at the last text token, (n, patches).
-
-    `attention` is cross-attention at the last denoising step, softmax over the text's tokens, of
-    the conditioned half of a batch, (n, layers, heads, patches, tokens); `last` the place of the
-    last token of each text (its end token), a number or (n,).
-
-    Source: Chen et al. 2024, arXiv 2410.21665, as its public code (chenchen-usyd/BE-PRSS) has it:
-        the mean over heads and layers (there 8 heads of the two layers of 64 × 64 on the way down),
-        a soft mask without a threshold.
-    """
-    maps = np.asarray(attention, dtype=np.float64).mean(axis=(1, 2))
-    return np.asarray(maps[np.arange(len(maps)), :, np.asarray(last)])
-
-
-def noise_norm(
-    text: npt.ArrayLike, empty: npt.ArrayLike, mask: npt.ArrayLike | None = None
-) -> stats.Floats:
-    """Give ‖(ε(text) − ε(empty)) ⊙ m‖₂ / mean(m) of each image, (n,): large where memorized.
-
-    Noise predicted with the text and with the empty one is (n, channels, height, width); m, not
-    negative and nowhere all 0, (n, height, width), None to leave it out.
-
-    Source: LD of Chen et al. 2024, arXiv 2410.21665, as its public code has it, of one denoising
-        step; without a mask the norm of Wen et al. 2024 (ICLR, "Detecting, Explaining, and
-        Mitigating Memorization in Diffusion Models").
-    """
-    apart = np.asarray(text, dtype=np.float64) - np.asarray(empty, dtype=np.float64)
-    return _masked_norm(apart, mask)
-
-
-def local_similarity(
-    generated: npt.ArrayLike, trained: npt.ArrayLike, mask: npt.ArrayLike | None = None
-) -> stats.Floats:
-    """Give −‖(x − y) ⊙ m‖₂ / mean(m) of generated and training images, (n,): 0 where m is copied.
-
-    Shapes as in `noise_norm`. Whatever differs where the mask is dark counts little.
-
-    Source: LS of Chen et al. 2024, arXiv 2410.21665. Its public code holds no LS; the Euclidean
-        distance, and the mask scaled as in LD, are our reading.
-    """
-    apart = np.asarray(generated, dtype=np.float64) - np.asarray(trained, dtype=np.float64)
-    return -_masked_norm(apart, mask)
-
-
-def _masked_norm(apart: stats.Floats, mask: npt.ArrayLike | None) -> stats.Floats:
-    if mask is None:
-        return np.asarray(np.sqrt((apart**2).sum(axis=(1, 2, 3))))
-    soft = np.asarray(mask, dtype=np.float64)
-    norm = np.sqrt(((apart * soft[:, None]) ** 2).sum(axis=(1, 2, 3)))
-    return np.asarray(norm / soft.mean(axis=(1, 2)))
-
-
-# -- the same of a language model -----------------------------------------------------------
+# -- what suffixes take ---------------------------------------------------------------------
 
 
 def suffix_shares(edges: npt.ArrayLike, copies: npt.ArrayLike, prefix: int) -> stats.Floats:
