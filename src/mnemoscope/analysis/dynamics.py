@@ -206,8 +206,7 @@ def _memorized_tokens(inputs: AnalysisInputs, settings: Settings) -> dict[str, p
         near = inputs.near_duplicates(rows["sequence_id"].filter(mask))
         found.append(
             {"group": name, "n": int(mask.sum()), "n_groups": stats.n_groups(near)}
-            | {"contexts": right.size}
-            | {"m": stats.resampled_mean(right.mean(axis=1), near)}
+            | {"contexts": right.size, "m": stats.resampled_mean(right.mean(axis=1), near)}
             | {"m_suffix": stats.resampled_mean(right[:, inputs.prefix - 1 :].mean(axis=1), near)}
             | {"mean_run": mean_run(right, near)}
         )

@@ -216,8 +216,7 @@ def _by_prompt(answers: pl.DataFrame, groups: pl.DataFrame) -> pl.DataFrame:
         best = best_of(part).join(groups, on="sequence_id", maintain_order="right")
         rows += [
             {"prompt": length, "group": name, "n": inside.height}
-            | {"n_groups": n_groups(_near(inside))}
-            | {"share": _hits(inside)}
+            | {"n_groups": n_groups(_near(inside)), "share": _hits(inside)}
             | {"mean": inside["length"].mean()}
             for name, inside in _parts(best, groups)
         ]
@@ -236,8 +235,7 @@ def _shares(lengths: pl.DataFrame) -> pl.DataFrame:
     return frame_of(
         [
             {"group": name, "n": inside.height, "n_groups": n_groups(_near(inside))}
-            | {"share": _hits(inside)}
-            | {"share_with_copies": _hits(inside, "with_copies").value}
+            | {"share": _hits(inside), "share_with_copies": _hits(inside, "with_copies").value}
             | {"median": inside["length"].median(), "longest": inside["length"].max()}
             for name, inside in _parts(lengths, lengths)
         ]

@@ -453,8 +453,7 @@ def _frames(
         whole = share_true(part["tokens"] == part["of"], near)
         prompts.append(
             {"group": group, "kind": kind, "n": part.height, "n_groups": n_groups(near)}
-            | {"tokens": resampled_mean(part["tokens"], near)}
-            | {"whole": whole}
+            | {"tokens": resampled_mean(part["tokens"], near), "whole": whole}
         )
     recovered = {
         str(name): recovery(part) for (name,), part in runs.group_by("group", maintain_order=True)

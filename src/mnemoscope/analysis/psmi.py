@@ -284,13 +284,10 @@ def _of_model(
             lines.append(
                 {"model": model, "layer": layer, "n": rows.height, "n_groups": stats.n_groups(near)}
                 | {"memorized": _mean(found.values[memorized])}
-                | {"not_memorized": _mean(found.values[~memorized])}
-                | {"shuffled": _mean(null.values)}
+                | {"not_memorized": _mean(found.values[~memorized]), "shuffled": _mean(null.values)}
                 | {"not_finite": int((~np.isfinite(found.values)).sum())}
-                | {"n_directions": found.n_directions, "settled": found.settled}
-                | {"auc": flat.auc}
-                | {"fpr": flat.fpr}
-                | {"within": within}
+                | {"n_directions": found.n_directions, "settled": found.settled, "auc": flat.auc}
+                | {"fpr": flat.fpr, "within": within}
             )
             columns.append(pl.Series(f"{model}, layer {layer}", found.values))
             progress.advance()
@@ -342,8 +339,7 @@ def _class_means(
             model, layer = column.rsplit(", layer ", 1)
             lines.append(
                 {"model": model, "layer": int(layer), "class": name, "n": len(kept)}
-                | {"n_groups": stats.n_groups(None if near is None else near[finite])}
-                | {"psmi": mean}
+                | {"n_groups": stats.n_groups(None if near is None else near[finite]), "psmi": mean}
                 | {"auc": auc}
             )
     return stats.frame_of(lines)
