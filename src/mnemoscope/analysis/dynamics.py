@@ -248,7 +248,6 @@ def _learning(
     """Teach each model some sequences, epoch by epoch, beside others it is not taught."""
     special, others = (token_matrix(rows).astype(np.int32) for rows in (taught, beside))
     near = [inputs.near_duplicates(rows["sequence_id"]) for rows in (taught, beside)]
-    known = [one for one in near if one is not None]
     steps = -(-len(special) // settings.batch_size)
     chosen = settings.model_dump(mode="json", include=_LEARNING)
     curves, thresholds = [], []
@@ -256,7 +255,7 @@ def _learning(
         basis = {
             **model_basis(lm),
             "settings": chosen,
-            "rows": hash_arrays(special, others, *known),
+            "rows": hash_arrays(special, others, *near),
         }
         learn = partial(_learn, lm, name, settings, special, others, near)
         curve = inputs.shelf("learning", basis, learn)
@@ -291,7 +290,7 @@ def _learn(
     settings: Settings,
     special: Rows,
     others: Rows,
-    near: Sequence[npt.NDArray[np.int64] | None],
+    near: Sequence[npt.NDArray[np.int64]],
 ) -> pl.DataFrame:
     """M of what is taught and of the others, after 0, 1, 2, … epochs, up to the threshold."""
     tuning = settings.tuning(lm)

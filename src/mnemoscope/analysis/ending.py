@@ -142,7 +142,7 @@ class _Measured(NamedTuple):
 
     measure: str
     rows: pl.DataFrame
-    near: npt.NDArray[np.int64] | None
+    near: npt.NDArray[np.int64]
     models: list[str]
     values: list[stats.Floats]  # (n, layers, prefix + 2) as `suffix_shares`, or (n,)
 
@@ -279,7 +279,7 @@ def _by_class(one: _Measured, prefix: int) -> Iterator[dict[str, object]]:
     """Mean share of each class and model, its interval over groups of near duplicates."""
     for cell, layer, values in one.cells(prefix):
         for name, here in one.sides():
-            near = None if one.near is None else one.near[here]
+            near = one.near[here]
             for model, numbers in zip(one.models, values, strict=True):
                 mean = stats.resampled_mean(numbers[here], near)
                 line: dict[str, object] = {"measure": one.measure, "on": cell, "layer": layer}
@@ -292,7 +292,7 @@ def _aucs(one: _Measured, prefix: int, settings: Settings) -> Iterator[dict[str,
     is_other = (one.rows["class"] == OTHERS).to_numpy()
     for name, own in list(one.sides())[:-1]:
         here = own | is_other
-        near = None if one.near is None else one.near[here]
+        near = one.near[here]
         generator = np.random.default_rng(settings.seed)
         drawn = stats.draw_within(own[here], generator, settings.n_resamples, groups=near)
         for cell, layer, values in one.cells(prefix):

@@ -284,7 +284,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         **model_basis(lm),
         "settings": settings.model_dump(mode="json"),
         "ids": [hash_ids(rows) for rows in groups.values()],
-        "groups": [hash_arrays(near) for near in owners if near is not None],
+        "groups": [hash_arrays(near) for near in owners],
     }
     first = {name: prompts for name, prompts in asked.items() if name != "unlearned"}
     before = inputs.shelf("prompted", basis, lambda: _ask(inputs, lm, first))

@@ -328,7 +328,7 @@ def _class_means(
                 np.zeros(len(kept)),
                 generator,
                 settings.n_resamples,
-                groups=None if near is None else near[finite],
+                groups=near[finite],
             )
             mean = stats.estimate_of(
                 float(kept.mean()), weights @ kept / weights.sum(axis=1), 0.025
@@ -339,7 +339,7 @@ def _class_means(
             model, layer = column.rsplit(", layer ", 1)
             lines.append(
                 {"model": model, "layer": int(layer), "class": name, "n": len(kept)}
-                | {"n_groups": stats.n_groups(None if near is None else near[finite]), "psmi": mean}
+                | {"n_groups": stats.n_groups(near[finite]), "psmi": mean}
                 | {"auc": auc}
             )
     return stats.frame_of(lines)
