@@ -73,7 +73,7 @@ def test_the_floor_is_the_lowest_from_the_peak_after_the_last_reading_on() -> No
 
 def test_what_is_read_is_learnt_and_before_it_an_arm_is_the_control(taught) -> None:
     readings = {"n_repeats": 6, "gap": 2, "steps_before": 1, "steps_after": 5}
-    taught_by = {"n_special": 8, "batch_size": 8, "learning_rate": 1e-2, "epochs": 3}
+    taught_by = {"n_special": 10, "batch_size": 10, "learning_rate": 1e-2, "epochs": 3}
     frames = analyse(taught, Settings(**readings, **taught_by)).frames
     # The planted two thirds: M of their suffix is 1, and scan and M agree on all.
     tokens = {row["group"]: row for row in apart(frames["tokens"]).iter_rows(named=True)}
