@@ -85,7 +85,7 @@ class LocalChoice:
 
 
 def audit(
-    model: str | Path | LocalChoice,
+    model: str | Path,
     documents: Documents,
     out: str | Path,
     *,
@@ -198,7 +198,7 @@ def verify(folder: str | Path, *, device: str = "auto") -> "Verification":
 
 
 def rank(
-    model: str | Path | LocalChoice,
+    model: str | Path,
     documents: Documents,
     out: str | Path,
     *,
