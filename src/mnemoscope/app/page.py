@@ -456,7 +456,7 @@ def delta_for(
     """Δ of the study for a passage's verdict, or why there is none."""
     if browsed is None:
         return None, "Start the app with a study of this model to see Δ over them."
-    if browsed.model("fingerprint") != result.record["model"]["fingerprint"]:
+    if browsed.model["fingerprint"] != result.record["model"]["fingerprint"]:
         return None, "The study is of another model, so its Δ is not shown."
     if PAPER not in browsed.taxonomies:
         return None, f"The study has no taxonomy '{PAPER}', so there is no Δ to show."
@@ -564,7 +564,7 @@ def make_blocks(shop: Shop) -> gr.Blocks:
 
 def _audit_tab(shop: Shop, blocks: gr.Blocks) -> None:
     """Bring a document, choose a model, watch, read."""
-    offered = choices(None if shop.browsed is None else shop.browsed.model("name"))
+    offered = choices(None if shop.browsed is None else shop.browsed.model["name"])
     with gr.Row():
         with gr.Column(scale=2):
             pasted = gr.Textbox(

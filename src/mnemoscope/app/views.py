@@ -16,6 +16,7 @@ from mnemoscope.audits.verify import read_again
 from mnemoscope.errors import UserError
 from mnemoscope.pipeline.label import LABELS_FILE
 from mnemoscope.study.folder import Study
+from mnemoscope.study.records import Model
 from mnemoscope.words import UNKNOWN, fill, interval, percent
 
 if TYPE_CHECKING:  # torch is imported where a study or a map is shown
@@ -221,9 +222,10 @@ class BrowsedStudy:
         self._model_folder = model_folder
         self.grounds: dict[str, CnnGround] = {}  # by the fingerprint of an audited model
 
-    def model(self, fact: str) -> str:
-        """What the study records of its model: `name` or `fingerprint`."""
-        return str(self.study.record["models"]["model"][fact])
+    @property
+    def model(self) -> Model:
+        """The study's record of its model."""
+        return self.study.record["models"]["model"]
 
     @cached_property
     def taxonomies(self) -> "dict[str, TaxonomyResult]":

@@ -5,7 +5,6 @@ as they did at the study's sequences: prefix and the document's own suffix, pool
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple

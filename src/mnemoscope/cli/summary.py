@@ -1,7 +1,6 @@
 """What `run` prints on the terminal: its plan (`--dry-run`) and the table at its end."""
 
 import sys
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -29,8 +28,8 @@ def print_summary(study: Study) -> None:
     if (study.folder / "benchmark.parquet").is_file():
         names = "taxonomy", "variant"
         for (taxonomy, variant), part in study.benchmark.group_by(*names, maintain_order=True):
-            own = {row["source"]: row for row in rows_of(part)}
-            rows[SampleKey(str(taxonomy), str(variant))] = own
+            key = SampleKey(str(taxonomy), str(variant))
+            rows[key] = {row["source"]: row for row in rows_of(part)}
     samples = samples_of(study)
     numbers = {key: str(number) for number, key in enumerate(samples, 1)}
     trained = [key for key, entry in samples.items() if not entry.impossible]
