@@ -20,12 +20,17 @@ from itertools import pairwise
 from statistics import mean, stdev
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
-from mnemoscope.analysis.dimension import Score, flipd, normal_bundle
 from mnemoscope.stats import Floats
 
+Score = Callable[[Floats], Floats]
+"""Gradient of the log-density at one noise level, of points (n, dimensions) each."""
+
+_STEP = 0.01  # of the noise level: the error of the central difference is its square
+_NORMAL = 0.5  # between 0 and 1, the singular values of tangents and normals
 SIGMA = 0.1
 POINT = [3.0, 0.0]
 BALL = [0.0, 4.0]
@@ -34,6 +39,48 @@ _BANDS = 5  # waves of each coordinate that a network reads: without, it is too 
 _ASKED = 60  # points a place
 _NOISE = (0.05, 3.0)
 _DRAWN = 4000  # points that stand for an endless circle in the exact score
+
+
+def flipd(score: Score, points: npt.ArrayLike, sigma: float, *, scale: float = 1.0) -> Floats:
+    """Give the local intrinsic dimension at points, (n, D), from a score function: (n,).
+
+    D + σ² (tr ∇s + |s|²) at `scale` times the point, s the score of scale·x plus noise of σ: the
+    rate at which the log-density falls with log σ. The trace is by central differences.
+
+    Source: FLIPD, Kamkari et al. 2024, arXiv 2406.03537 (there the trace is Hutchinson's).
+    """
+    at = scale * np.asarray(points, dtype=np.float64)
+    width, step = at.shape[1], _STEP * sigma
+    trace = np.zeros(len(at))
+    for axis, shift in enumerate(step * np.eye(width)):
+        trace += (score(at + shift) - score(at - shift))[:, axis] / (2 * step)
+    return np.asarray(width + sigma**2 * (trace + (score(at) ** 2).sum(axis=1)))
+
+
+def normal_bundle(
+    score: Score,
+    points: npt.ArrayLike,
+    sigma: float,
+    *,
+    scale: float = 1.0,
+    n_scores: int | None = None,
+    seed: int = 0,
+) -> npt.NDArray[np.int64]:
+    """Count the directions, (n,), in which scores around points (n, D) do not point back.
+
+    Of `n_scores` scores around a point (None: 4 D, at least 256) the singular values, times
+    σ / √n_scores, are near 1 along normals and near 0 along tangents; those below ½ are counted.
+
+    Source: Stanczuk et al. 2022, arXiv 2212.12611, algorithm 1. There the largest drop between
+        singular values is looked for, which can never give dimension 0.
+    """
+    at = scale * np.asarray(points, dtype=np.float64)
+    n, width = at.shape
+    many = max(4 * width, 256) if n_scores is None else n_scores
+    noise = np.random.default_rng(seed).normal(0, sigma, (n, many, width))
+    scores = score((at[:, None] + noise).reshape(-1, width)).reshape(n, many, width)
+    values = np.linalg.svd(scores, compute_uv=False) * sigma / np.sqrt(many)
+    return np.asarray(width - (values >= _NORMAL).sum(axis=1))
 
 
 class Denoiser(nn.Module):

@@ -135,7 +135,9 @@ def test_bands_are_compared_by_an_auc_of_closed_form() -> None:
         parts.append((np.full(n, duplicates), memorized, np.exp(logs)))
     duplicates, memorized, perplexity = (np.concatenate(one) for one in zip(*parts, strict=True))
     features = pl.DataFrame({"duplicates": duplicates, "generation_perplexity": perplexity})
-    found = apart(divergence_table(features, memorized, Settings(n_resamples=50)))
+    found = apart(
+        divergence_table(features, memorized, Settings(n_resamples=50), np.arange(len(memorized)))
+    )
     truth = float(scipy.stats.norm.cdf(1 / np.sqrt(2)))
     assert ((found["auc_low"] < truth) & (truth < found["auc_high"])).all()
     assert found["ceiling"].n_unique() == 1
@@ -160,7 +162,8 @@ def test_tables_of_planted_features() -> None:
     features, memorized = _planted()
     kind = pl.Series("kind", ["text"] * 300 + ["code"] * 300)
     category = pl.Series("category", ["A"] * 590 + ["B"] * 10)
-    table = coefficient_table(features, memorized, kind, category, Settings(n_resamples=50))
+    settings = Settings(n_resamples=50)
+    table = coefficient_table(features, memorized, kind, category, settings, np.arange(600))
     table = apart(table)
     assert table.filter(feature="n_near").is_empty()  # no variance: left out
     assert table.filter(category="B").is_empty()  # ten rows: too few
@@ -168,7 +171,9 @@ def test_tables_of_planted_features() -> None:
     strongest = pearson.sort(pl.col("value").abs())["feature"].to_list()[-2:]
     assert set(strongest) == {"duplicates", "generation_perplexity"}
     assert pearson.filter(feature="generation_perplexity")["value"].item() < -0.9
-    found = apart(divergence_table(features, memorized, Settings(n_resamples=50)))
+    found = apart(
+        divergence_table(features, memorized, Settings(n_resamples=50), np.arange(len(memorized)))
+    )
     assert found["duplicates"].to_list() == ["6–10"]
     assert found["auc"].item() == 1
     assert found["kl"].item() == pytest.approx(found["ceiling"].item())
@@ -196,9 +201,11 @@ def test_shares_stand_beside_the_published_ones_of_the_same_split_only() -> None
     assert row is not None
     assert row["Recite[5]"] == pytest.approx(0.837, abs=5e-4)
     category = pl.Series(["Recite[5]", "Recollect", "Recollect", None, "Reconstruct"])
-    own = own_proportions(category, pl.Series([True, True, False, True, True]))
+    own = own_proportions(category, pl.Series([True, True, False, True, True]), None, np.arange(5))
     assert own["n"].to_list() == [1, 1, 1]
-    others = own_proportions(pl.Series(["Recall", "Guess", "Recall"]), pl.Series([True] * 3))
+    others = own_proportions(
+        pl.Series(["Recall", "Guess", "Recall"]), pl.Series([True] * 3), None, np.arange(3)
+    )
     assert others.select("category", "n").rows() == [("Guess", 1), ("Recall", 2)]
 
 

@@ -8,15 +8,13 @@ import pytest
 from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
 
+from experiments.dimension.run import flipd, normal_bundle
 from figure_columns import apart
 from mnemoscope.analysis.dimension import (
     KINDS,
     Settings,
     analyse,
-    flipd,
     kinds_of_memory,
-    levina_bickel,
-    normal_bundle,
     participation_ratio,
     two_nn,
 )
@@ -115,18 +113,17 @@ def _flat(rng, n, dimension, width=10):
     return ball @ np.linalg.qr(rng.normal(size=(width, width)))[0][:dimension]
 
 
-@pytest.mark.parametrize("estimate", [two_nn, levina_bickel])
-def test_neighbours_find_the_dimension_of_balls_circles_and_points(estimate) -> None:
+def test_neighbours_find_the_dimension_of_balls_circles_and_points() -> None:
     """Mean over seeds; a ball's border makes it look thinner, by up to 10 % in 5 dimensions."""
     for dimension in (1, 2, 5):
-        found = [estimate(_flat(np.random.default_rng(seed), 600, dimension)) for seed in range(6)]
+        found = [two_nn(_flat(np.random.default_rng(seed), 600, dimension)) for seed in range(6)]
         assert np.mean(found) == pytest.approx(dimension, rel=0.1)
         assert np.std(found) < 0.1 * dimension
     circle = _on_circle(np.random.default_rng(1), 600)
-    assert estimate(circle) == pytest.approx(1, rel=0.15)
-    assert estimate(5 + 3 * circle) == pytest.approx(estimate(circle))
-    assert estimate(np.ones((30, 4))) == 0.0
-    assert np.isnan(estimate(np.ones((2, 4))))
+    assert two_nn(circle) == pytest.approx(1, rel=0.15)
+    assert two_nn(5 + 3 * circle) == pytest.approx(two_nn(circle))
+    assert two_nn(np.ones((30, 4))) == 0.0
+    assert np.isnan(two_nn(np.ones((2, 4))))
 
 
 def test_kinds_are_told_by_what_is_small_beside_the_control() -> None:

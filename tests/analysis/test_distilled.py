@@ -160,9 +160,9 @@ def test_a_gain_that_depends_on_ease_alone_tells_nothing() -> None:
     inputs = replace(inputs, table=table, labels=labels)
 
     def told(rows, gain, settings):
-        return apart(told_by_kind(rows, judge_by(gain), "control", None, settings)).row(
-            0, named=True
-        )
+        near = np.arange(rows.height)
+        found = apart(told_by_kind(rows, judge_by(gain), "control", near, settings))
+        return found.row(0, named=True)
 
     rows, classes, _ = choose(inputs, Settings())
     gain = ease[rows["sequence_id"].to_numpy()]
@@ -192,7 +192,7 @@ def test_the_best_of_many_students_is_judged_as_one_of_many() -> None:
         judged = {TEACHER: StudentScores(~base, level), "control": StudentScores(base, level)}
         judged |= {f"idle {one}": StudentScores(base, level) for one in range(n - 1)}
         shares = shares_of(
-            all_of_them, judged | {"best": StudentScores(right, level)}, "control", None
+            all_of_them, judged | {"best": StudentScores(right, level)}, "control", np.arange(95)
         )
         said.append(sentence_of(shares, pl.DataFrame(), "control"))
     assert said[0].endswith("memorized text comes along by best.")

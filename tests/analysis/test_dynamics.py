@@ -38,7 +38,7 @@ def test_epochs_kinds_and_insertions_of_tables_made_by_hand() -> None:
     # Four letters, of which two right and one more a letter; one digit, wrong kind.
     kinds = np.array([KINDS.index(one) for one in ("letters", "letters", "digits", "signs")])
     tokens = np.array([[0, 0, 1, 1, 2]]), np.array([[0, 1, 1, 3, 3]])
-    rows = {row["kind"]: row for row in right_by_kind(*tokens, kinds)}
+    rows = {row.kind: row._asdict() for row in right_by_kind(*tokens, kinds)}
     assert set(rows) == {"letters", "digits"}
     found = {
         name: [row[one].value for one in ("right_token", "right_kind")]
@@ -73,7 +73,7 @@ def test_the_floor_is_the_lowest_from_the_peak_after_the_last_reading_on() -> No
 
 def test_what_is_read_is_learnt_and_before_it_an_arm_is_the_control(taught) -> None:
     readings = {"n_repeats": 6, "gap": 2, "steps_before": 1, "steps_after": 5}
-    taught_by = {"n_special": 8, "batch_size": 8, "learning_rate": 1e-2, "epochs": 3}
+    taught_by = {"n_special": 10, "batch_size": 10, "learning_rate": 1e-2, "epochs": 3}
     frames = analyse(taught, Settings(**readings, **taught_by)).frames
     # The planted two thirds: M of their suffix is 1, and scan and M agree on all.
     tokens = {row["group"]: row for row in apart(frames["tokens"]).iter_rows(named=True)}

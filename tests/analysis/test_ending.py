@@ -7,15 +7,13 @@ import polars as pl
 import pytest
 import torch
 
+from experiments.bright_ending.run import ending_mask, local_similarity, noise_norm
 from figure_columns import apart
 from mnemoscope.analysis.ending import (
     CELLS,
     Settings,
     _rows,
     analyse,
-    ending_mask,
-    local_similarity,
-    noise_norm,
     suffix_shares,
 )
 from mnemoscope.analysis.inputs import OtherModel

@@ -205,6 +205,7 @@ def _planted_data(n: int = 900) -> Data:
         (duplicates == 1).astype(np.int64),
         ("even", "odd"),
         np.arange(n) % 5 == 0,
+        np.arange(n),
     )
 
 

@@ -109,8 +109,8 @@ def test_what_asks_of_one_model_is_made_of_each_that_is_given(taught, tmp_path) 
     inputs = replace(taught, others=(OtherModel("untaught", lambda: untaught),))
     settings = {"n_sequences": None, "prompt_lengths": [32]}
     entry = entry_named("length")
-    result = run_analysis(entry, inputs, entry.settings(settings))
-    alone = run_analysis(entry, taught, entry.settings(settings))
+    result = run_analysis(entry, inputs, entry.settings(**settings))
+    alone = run_analysis(entry, taught, entry.settings(**settings))
     for table, frame in result.frames.items():
         assert frame.filter(model="this model").drop("model").equals(alone.frames[table])
     lengths = result.frames["lengths"].group_by("model").agg(pl.col("is_memorized").sum())

@@ -100,14 +100,14 @@ def result(models, document, tmp_path_factory) -> Result:
 
 
 def test_an_audit_finds_the_passages(result, passages) -> None:
-    recalled = [row["text"] for row in result.rows if row["verdict"] == "recall"]
+    recalled = [row["text"] for row in result.spans.rows(named=True) if row["verdict"] == "recall"]
     for text in passages[:2]:  # the first half of each is what the model is shown
         tail = text[3 * len(text) // 4 :].strip()
         assert any(tail[:20] in one for one in recalled)
 
 
 def test_a_hostile_document_is_shown_and_does_nothing(result) -> None:
-    assert result.rows
+    assert result.spans.height
     page = Page(render_result(result))
     page.assert_harmless()
     for shown in ("<script>window.hurt = 1</script>", "${window.hurt = 1}", "{{value}}", "</pre>"):
@@ -115,7 +115,7 @@ def test_a_hostile_document_is_shown_and_does_nothing(result) -> None:
     assert "U+202E" in page.text
     assert "U+200B" in page.text
     assert "\u202e" not in page.text
-    assert page.picks == [row["number"] for row in result.rows]
+    assert page.picks == [row["number"] for row in result.spans.rows(named=True)]
 
 
 def test_what_is_downloaded_is_the_audit_s_own_files(result) -> None:
@@ -144,7 +144,7 @@ def test_the_example_holds_passages_that_the_embedded_model_recalls(tmp_path) ->
 
 def test_every_text_of_an_audit_is_escaped(result) -> None:
     evil = "<img src=x onerror=alert(1)>"
-    row = dict(result.rows[0])
+    row = result.spans.row(0, named=True)
     row |= {name: evil for name, value in row.items() if isinstance(value, str)}
     row |= {"verdict": "recall", "document": evil}
     row |= {"suffix_pieces": [evil] * len(row["suffix_pieces"])}
@@ -154,7 +154,7 @@ def test_every_text_of_an_audit_is_escaped(result) -> None:
     record["documents"][0]["document"] = evil
     record["skipped"] = [{"document": evil, "reason": evil}]
     record["cnn"] = {"reason": evil, "study": evil}
-    made = Result(record, [row], {evil: evil * 40})
+    made = Result(record, pl.DataFrame([row], result.spans.schema), {evil: evil * 40})
     for html in (render_result(made), render_card(made, 1), status(evil, is_error=True)):
         Page(html).assert_harmless()
         assert "<img src=x" not in html
@@ -169,21 +169,21 @@ def test_a_number_that_a_page_made_up_is_refused(result, number) -> None:
 
 def test_the_maps_of_a_passage_are_those_of_its_window(models, result) -> None:
     maps = passage_maps(models, result, 1)
-    tokens = result.row(1)["window_tokens"]
+    tokens = result.row(1)["window_tokens"][0].to_list()
     wanted = next(capture_pooled(load_model(model_path()), [tokens], batch_size=1))
     np.testing.assert_allclose(maps.mean, wanted.mean[0].numpy(), atol=1e-6)
     np.testing.assert_allclose(maps.max, wanted.max[0].numpy(), atol=1e-6)
-    assert result.row(1)["suffix_pieces"][5] == maps.pieces[32 + 5]
+    assert result.row(1)["suffix_pieces"][0][5] == maps.pieces[32 + 5]
 
 
 def test_maps_of_other_weights_are_not_shown(models, result) -> None:
     record = json.loads(json.dumps(result.record))
     record["model"]["fingerprint"] = "0" * 64
     with pytest.raises(UserError, match="other weights"):
-        passage_maps(models, Result(record, result.rows, result.texts), 1)
+        passage_maps(models, Result(record, result.spans, result.texts), 1)
     record["model"]["name"] = "hub/model"
     with pytest.raises(UserError, match="no such folder"):
-        passage_maps(models, Result(record, result.rows, result.texts), 1)
+        passage_maps(models, Result(record, result.spans, result.texts), 1)
 
 
 def hand_made() -> tuple[SequenceMaps, ClassDelta]:
@@ -249,7 +249,7 @@ def test_a_changed_document_is_not_shown_but_its_passages_are(audit_folder, pass
     audit_folder.source.write_text(passages[0], encoding="utf-8")
     assert "was changed since" in page.text
     assert "something else" not in page.text
-    assert page.picks == [row["number"] for row in opened.rows] != []
+    assert page.picks == [row["number"] for row in opened.spans.rows(named=True)] != []
 
 
 def test_a_text_outside_the_audit_folder_is_not_read(audit_folder, tmp_path) -> None:
@@ -319,7 +319,7 @@ def test_what_a_page_made_up_is_refused(browsed) -> None:
 def test_delta_is_that_of_the_verdict(browsed, result) -> None:
     delta, note = delta_for(browsed, result, 1)
     assert note == ""
-    assert delta.name.lower() == result.row(1)["verdict"]
+    assert delta.name.lower() == result.row(1)["verdict"][0]
     stored = browsed.taxonomy(PAPER).deltas[0].delta
     index = ["non-memo", "guess", "recall"].index(delta.name.lower())
     largest = stored.max(axis=(0, 2, 3))

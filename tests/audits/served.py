@@ -16,7 +16,7 @@ KEY = "sk-test-0123456789-secret"
 
 def endpoint(**values):
     """Settings of a service."""
-    return checked(EndpointSettings, values)
+    return checked(EndpointSettings, **values)
 
 
 @lru_cache(maxsize=4096)

@@ -16,7 +16,7 @@ from mnemoscope.audits.brief import render_brief
 from mnemoscope.audits.documents import read_documents
 from mnemoscope.audits.exports import junit_xml, sarif_log
 from mnemoscope.audits.ordinary import summarize_ordinary
-from mnemoscope.audits.page import chance, render_page, stretches
+from mnemoscope.audits.page import Passage, chance, render_page, stretches
 from mnemoscope.audits.questions import audit_settings, settings_class
 from mnemoscope.audits.settings import checked
 from mnemoscope.words import mark_hidden
@@ -130,7 +130,7 @@ def test_the_pages_go_without_what_nobody_asked(made):
                 record |= {"summary": whole, "documents": rows}
             if "ordinary" in asked and reference is None:
                 tables["ordinary"] = tables["ordinary"].filter(by="model")
-                settings = checked(settings_class(), record["settings"])
+                settings = checked(settings_class(), **record["settings"])
                 own = summarize_ordinary(tables["ordinary"], settings, is_chat=False)
                 record["ordinary"] = own
             page = render_page(record, made.spans, texts, tables)
@@ -142,9 +142,9 @@ def test_the_pages_go_without_what_nobody_asked(made):
 def test_pieces_joined_are_the_text_and_signs_stand_for_what_cannot_be_seen():
     text = "0123456789" * 500
     rows = [
-        {"number": 1, "start": 100, "end": 200, "verdict": "guess"},
-        {"number": 2, "start": 199, "end": 300, "verdict": "recall"},
-        {"number": 3, "start": 4000, "end": 4100, "verdict": "recall"},
+        Passage(100, 200, "guess", 1),
+        Passage(199, 300, "recall", 2),
+        Passage(4000, 4100, "recall", 3),
     ]
     whole = list(stretches(text, rows, is_whole=True))
     assert "".join(piece.text for piece in whole) == text

@@ -105,9 +105,9 @@ def test_what_was_trained_on_comes_out_and_cells_hold_the_largest_chance(lm, oft
         if cell.logprob is not None:
             limits = np.array([0.001, 0.01, 0.1, 0.5])
             assert cell.level == int((math.exp(cell.logprob) >= limits - 1e-15).sum())
-    ends = [(row["suffix_start"], row["end"]) for row in found.likeliest]
+    ends = [(row.suffix_start, row.end) for row in found.likeliest]
     assert all(a[1] <= b[0] or b[1] <= a[0] for a in ends for b in ends if a is not b)
-    assert found.likeliest[0]["extraction_logprob"] == own["extraction_logprob"].max()
+    assert found.likeliest[0].extraction_logprob == own["extraction_logprob"].max()
 
 
 def test_equal_windows_are_read_once_and_a_stopped_profile_goes_on(

@@ -395,7 +395,7 @@ def test_without_ray_the_extra_is_named(whole, tmp_path, refused, hide):
 def test_gpus_are_handed_out_one_a_worker(cluster):
     with pytest.raises(UserError, match="Write --device cuda"):
         cluster.gpus("cuda:1")
-    with pytest.raises(UserError, match="Leave one of the two out"):
+    with pytest.raises(UserError, match="Write --device cuda, and no map"):
         cluster.gpus("auto", "auto")
     assert cluster.gpus("cpu") == cluster.gpus("auto") == 0.0
     assert cluster.gpus("cuda") == 1.0

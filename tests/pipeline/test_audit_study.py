@@ -24,7 +24,6 @@ from mnemoscope.embedded import model_path, sequences_path
 from mnemoscope.errors import UserError
 from mnemoscope.lm.load import load_model
 from mnemoscope.study.folder import Study
-from mnemoscope.study.models import facts_of
 
 NAME = "Non-Memo, Guess, Recall"
 PLAIN = ("--reference", "none", "--edits", 0, "--near-length", 0)
@@ -38,7 +37,7 @@ def lm():
 
 @pytest.fixture(scope="module")
 def study(small_demo, lm):
-    return check_study(small_demo, facts_of(lm, "embedded"), audit_settings())
+    return check_study(small_demo, lm, audit_settings())
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +97,7 @@ def test_what_is_reported_was_measured_apart_from_training_and_fit(ground, evalu
 @pytest.mark.parametrize("settings", [{"prefix": 16}, {"chat_template": True}])
 def test_other_windows_are_refused_before_any_work(small_demo, lm, settings, tmp_path):
     with pytest.raises(UserError, match=r"32|plain text"):
-        check_study(small_demo, facts_of(lm, "embedded"), audit_settings(**settings))
+        check_study(small_demo, lm, audit_settings(**settings))
     with pytest.raises(UserError, match=r"32|plain text"):
         make_study(tmp_path, audit_settings(**settings), model="embedded")
     assert not list(tmp_path.iterdir())
@@ -187,7 +186,7 @@ def test_auto_says_how_many_it_found_and_gives_nothing_on_too_few(tmp_path, monk
     again = make_study(tmp_path, audit_settings(), model="embedded", device="cpu", lm=lm, limit=30)
     assert before == times(again.folder, "*.parquet")
     assert "already there" in said[3]
-    found = check_study(again.folder, facts_of(lm, "embedded"), audit_settings())
+    found = check_study(again.folder, lm, audit_settings())
     assert "could not train" in read_ground(found).facts["reason"]
 
 

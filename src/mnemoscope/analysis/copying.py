@@ -496,10 +496,8 @@ def _attention(inputs: AnalysisInputs, settings: Settings) -> pl.DataFrame | Non
             ).auc
             lines.append(
                 {"measure": measure, "layer": layer + 1, "n": len(label)}
-                | {"n_groups": n_groups(near)}
-                | {"memorized": float(values[label].mean())}
-                | {"not_memorized": float(values[~label].mean())}
-                | {"auc": flat}
+                | {"n_groups": n_groups(near), "memorized": float(values[label].mean())}
+                | {"not_memorized": float(values[~label].mean()), "auc": flat}
             )
     return frame_of(lines)
 

@@ -9,7 +9,6 @@ Run it: mnemoscope analyze dependencies STUDY
 from collections.abc import Iterator
 from importlib.resources import files
 from itertools import product
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -112,20 +111,19 @@ def coefficient_table(
     kind: pl.Series,
     category: pl.Series,
     settings: Settings,
-    near: npt.NDArray[np.int64] | None = None,
+    near: npt.NDArray[np.int64],
 ) -> pl.DataFrame:
     """Give the three coefficients of every feature in every group that is large enough.
 
     From columns `FEATURES`, and of every row its label, `text`, `code` or null, its category or
-    null, and where known its group of near duplicates. A feature without variance in a group has no
+    null, and its group of near duplicates. A feature without variance in a group has no
     coefficient there. Gives a row a feature, kind, category and coefficient: `value`, `n`,
     `n_memorized`, `n_groups`.
     """
     found = []
     names = ("feature", "kind", "category", "coefficient")
-    schema: dict[str, Any] = dict.fromkeys(names, pl.String)
-    schema |= {"value": stats.FIGURE}
-    schema |= dict.fromkeys(("n", "n_memorized", "n_groups"), pl.Int64)
+    counts = dict.fromkeys(("n", "n_memorized", "n_groups"), pl.Int64())
+    schema = {**dict.fromkeys(names, pl.String()), "value": stats.FIGURE, **counts}
     everywhere = pl.repeat(True, len(memorized), eager=True)
     kinds = {"all": everywhere} | {name: kind == name for name in ("text", "code")}
     categories = {name: category == name for name in category.drop_nulls().unique().sort()}
@@ -137,7 +135,7 @@ def coefficient_table(
         n, n_yes = len(x), int(y.sum())
         if min(n_yes, n - n_yes) < settings.minimum or x.min() == x.max():
             continue
-        owners = None if near is None else near[rows]
+        owners = near[rows]
         given = coefficients(
             x, y, seed=settings.seed, n_resamples=settings.n_resamples, groups=owners
         )
@@ -244,7 +242,7 @@ def divergence_table(
     features: pl.DataFrame,
     memorized: npt.NDArray[np.bool_],
     settings: Settings,
-    near: npt.NDArray[np.int64] | None = None,
+    near: npt.NDArray[np.int64],
 ) -> pl.DataFrame:
     """Compare the perplexity of memorized and other sequences at each band of duplicates.
 
@@ -268,7 +266,7 @@ def divergence_table(
     asked = settings.model_dump(include={"n_resamples", "seed"})
     found = []
     for (name, rows), (first, second) in zip(bands, sides, strict=True):
-        owners = None if near is None else near[rows]
+        owners = near[rows]
         auc = stats.separation(values[rows], memorized[rows], groups=owners, **asked).auc
         kl = kl_at(first, second, (equal[0], equal[1]), n_bins=settings.n_bins, **asked)
         medians = (float(np.exp(np.median(one))) for one in (first, second))
@@ -379,8 +377,8 @@ def published_row(split: str | None) -> dict[str, float] | None:
 def own_proportions(
     category: pl.Series,
     memorized: pl.Series,
-    published: dict[str, float] | None = None,
-    groups: npt.NDArray[np.int64] | None = None,
+    published: dict[str, float] | None,
+    groups: npt.NDArray[np.int64],
 ) -> pl.DataFrame:
     """Count the categories of the memorized sequences, the published ones or a taxonomy's own.
 
@@ -389,7 +387,7 @@ def own_proportions(
     """
     is_chosen = memorized.fill_null(False) & category.is_not_null()
     chosen = category.filter(is_chosen)
-    owners = None if groups is None else groups[is_chosen.to_numpy()]
+    owners = groups[is_chosen.to_numpy()]
     is_theirs = set(chosen) <= set(CATEGORIES)
     rows = [
         {"category": name, "n": n, "n_groups": stats.n_groups(owners)}

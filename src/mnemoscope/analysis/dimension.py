@@ -11,8 +11,7 @@ itself gets right, and the rule that calls a sequence Guess.
 Run it: mnemoscope analyze dimension STUDY
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -39,9 +38,6 @@ from mnemoscope.lm.probe import hidden_states, teacher_forced
 from mnemoscope.progress import Progress
 from mnemoscope.words import ranged
 
-Score = Callable[[stats.Floats], stats.Floats]
-"""Gradient of the log-density at one noise level, of points (n, dimensions) each."""
-
 RECALL, GUESS, RIGHT_UNSEEN = "Recall", "Guess", "unseen, reproduced"
 RIGHT_SEEN = "seen, reproduced"
 SEEN, UNSEEN = "seen, not reproduced", "not reproduced"
@@ -50,8 +46,6 @@ CLASSES = (RECALL, GUESS, RIGHT_UNSEEN, SEEN, UNSEEN)
 
 KINDS = ("OD-Mem", "DD-Mem", "neither")
 
-_STEP = 0.01  # of the noise level: the error of the central difference is its square
-_NORMAL = 0.5  # between 0 and 1, the singular values of tangents and normals
 _DISCARDED = 0.1  # Facco et al. leave out the largest tenth of the ratios
 _SMALL = 0.1  # share of the control below which a dimension is called small
 _BLOCK = 20  # sequences kept at once, each with all its draws
@@ -91,48 +85,6 @@ class Settings(AnalysisSettings):
 # -- estimators -----------------------------------------------------------------------------
 
 
-def flipd(score: Score, points: npt.ArrayLike, sigma: float, *, scale: float = 1.0) -> stats.Floats:
-    """Give the local intrinsic dimension at points, (n, D), from a score function: (n,).
-
-    D + σ² (tr ∇s + |s|²) at `scale` times the point, s the score of scale·x plus noise of σ: the
-    rate at which the log-density falls with log σ. The trace is by central differences.
-
-    Source: FLIPD, Kamkari et al. 2024, arXiv 2406.03537 (there the trace is Hutchinson's).
-    """
-    at = scale * np.asarray(points, dtype=np.float64)
-    width, step = at.shape[1], _STEP * sigma
-    trace = np.zeros(len(at))
-    for axis, shift in enumerate(step * np.eye(width)):
-        trace += (score(at + shift) - score(at - shift))[:, axis] / (2 * step)
-    return np.asarray(width + sigma**2 * (trace + (score(at) ** 2).sum(axis=1)))
-
-
-def normal_bundle(
-    score: Score,
-    points: npt.ArrayLike,
-    sigma: float,
-    *,
-    scale: float = 1.0,
-    n_scores: int | None = None,
-    seed: int = 0,
-) -> npt.NDArray[np.int64]:
-    """Count the directions, (n,), in which scores around points (n, D) do not point back.
-
-    Of `n_scores` scores around a point (None: 4 D, at least 256) the singular values, times
-    σ / √n_scores, are near 1 along normals and near 0 along tangents; those below ½ are counted.
-
-    Source: Stanczuk et al. 2022, arXiv 2212.12611, algorithm 1. There the largest drop between
-        singular values is looked for, which can never give dimension 0.
-    """
-    at = scale * np.asarray(points, dtype=np.float64)
-    n, width = at.shape
-    many = max(4 * width, 256) if n_scores is None else n_scores
-    noise = np.random.default_rng(seed).normal(0, sigma, (n, many, width))
-    scores = score((at[:, None] + noise).reshape(-1, width)).reshape(n, many, width)
-    values = np.linalg.svd(scores, compute_uv=False) * sigma / np.sqrt(many)
-    return np.asarray(width - (values >= _NORMAL).sum(axis=1))
-
-
 def participation_ratio(points: npt.ArrayLike) -> float:
     """Give (Σ λ)² / Σ λ² of the covariance's eigenvalues λ, points (n, D); 0 where all are one.
 
@@ -159,45 +111,19 @@ def two_nn(points: npt.ArrayLike) -> float:
 
     Source: TwoNN, Facco et al. 2017, Scientific Reports 7, 12140.
     """
-    near = _nearest(points, 2)
-    n = len(near)
+    cloud = np.asarray(points, dtype=np.float64)
+    n = len(cloud)
     if n < 3:
         return float("nan")
+    _, first, second = np.sort(cdist(cloud, cloud), axis=1).T[:3]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = np.where(first > 0, np.log(second / first), np.inf)
     kept = int(n * (1 - _DISCARDED))
-    ratio = np.sort(_log_ratio(near[:, 1:], near[:, :1])[:, 0])[:kept]
+    ratio = np.sort(ratios)[:kept]
     if np.isinf(ratio).any():
         return 0.0
     share = -np.log(1 - np.arange(1, kept + 1) / n)
     return float((ratio @ share) / (ratio @ ratio))
-
-
-def levina_bickel(points: npt.ArrayLike, n_neighbours: int = 10) -> float:
-    """Give the maximum-likelihood dimension of a cloud (n, D); NaN without so many neighbours.
-
-    1 over the mean of log(T_k / T_j), T_j the distance of neighbour j below k; 0, the limit, where
-    a point has a twin.
-
-    Source: Levina and Bickel 2004 (NIPS 17); the mean over points is of inverses, MacKay and
-        Ghahramani 2005.
-    """
-    near = _nearest(points, n_neighbours)
-    if near.shape[1] < n_neighbours:
-        return float("nan")
-    return float(1 / _log_ratio(near[:, -1:], near[:, :-1]).mean())
-
-
-def _nearest(points: npt.ArrayLike, most: int) -> stats.Floats:
-    """Distances of each point, (n, D), to its nearest others, ascending: (n, at most `most`)."""
-    cloud = np.asarray(points, dtype=np.float64)
-    apart: stats.Floats = np.sort(cdist(cloud, cloud), axis=1)
-    return apart[:, 1 : most + 1]
-
-
-def _log_ratio(far: stats.Floats, near: stats.Floats) -> stats.Floats:
-    """Log of far over near, infinite where the near one is at no distance."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        found: stats.Floats = np.where(near > 0, np.log(far / near), np.inf)
-    return found
 
 
 # -- verdicts -------------------------------------------------------------------------------
@@ -441,13 +367,13 @@ def _sentence(classes: pl.DataFrame, kinds: pl.DataFrame, aucs: pl.DataFrame) ->
         f"Continuations of Recall span {one_class(RECALL, KINDS[0])}, of Guess "
         f"{one_class(GUESS, KINDS[1])}; the difference tells Recall from Guess with ROC AUC "
         f"{gap}, that of the entropies with {entropy}, the log-probability ratio, which needs the "
-        f"text, with {ratio}; {_adds(by['entropy_gap'])}."
+        f"text, with {ratio}; {_adds(by['entropy_gap']['added'])}."
     )
 
 
-def _adds(row: dict[str, Any]) -> str:
-    _, low, high = row["added"]
-    figure = ranged(row["added"], digits=3)
+def _adds(added: stats.Estimate) -> str:
+    _, low, high = added
+    figure = ranged(added, digits=3)
     if low is None or high is None:
         return f"what geometry adds to the entropies, {figure}, has no interval"
     if low > 0:

@@ -214,14 +214,14 @@ def shares_of(
     classes: Mapping[str, Bools],
     judged: Mapping[str, StudentScores],
     control: str,
-    near: npt.NDArray[np.int64] | None,
+    near: npt.NDArray[np.int64],
 ) -> pl.DataFrame:
     """Each model and class: share reproduced, share above the control, and gain over it."""
     base, lines = judged[control], []
     n_judged = _n_students(judged)
     for name, one in judged.items():
         for label, here in classes.items():
-            owners = None if near is None else near[here]
+            owners = near[here]
             line: dict[str, object] = {"model": name, "class": label, "n": int(here.sum())}
             line["n_groups"] = stats.n_groups(owners)
             line |= {"share": stats.share_true(one.right[here], owners)}
@@ -241,7 +241,7 @@ def told_by_kind(
     rows: pl.DataFrame,
     judged: Mapping[str, StudentScores],
     control: str,
-    near: npt.NDArray[np.int64] | None,
+    near: npt.NDArray[np.int64],
     settings: Settings,
 ) -> pl.DataFrame:
     """Each student and kind: gain on seen and unseen text, and how well it tells them apart (AUC).
@@ -255,7 +255,7 @@ def told_by_kind(
         seen = rows["seen"].to_numpy()[here]
         if min(seen.sum(), (~seen).sum()) < settings.minimum:
             continue
-        owners = None if near is None else near[here]
+        owners = near[here]
         generator, many = np.random.default_rng(settings.seed), settings.n_resamples * n_judged
         drawn = stats.draw_within(~seen, generator, many, groups=owners)
         for name, one in judged.items():
@@ -265,8 +265,8 @@ def told_by_kind(
             line: dict[str, object] = {"model": name, "kind": kind, "n_seen": int(seen.sum())}
             line |= {"n_unseen": int((~seen).sum()), "n_groups": stats.n_groups(owners)}
             for column, side in (("gain", seen), ("gain_unseen", ~seen)):
-                theirs = None if owners is None else owners[side]
-                line |= {column: stats.resampled_mean(gain[side], theirs, n_judged=n_judged)}
+                mean = stats.resampled_mean(gain[side], owners[side], n_judged=n_judged)
+                line |= {column: mean}
             auc = stats.resampled_auc(gain, seen, drawn)
             told = stats.estimate_of(float(auc[0]), auc[1:], 0.025 / n_judged)
             lines.append(line | {"auc": told})
@@ -429,10 +429,10 @@ def sentence_of(shares: pl.DataFrame, kinds: pl.DataFrame, control: str) -> str:
             f"Of the teacher's {label} sequences no student{of_many} reproduces more than the "
             f"control, {base}"
         )
-    told: dict[str, dict[str, Any]] = {}
-    if not kinds.is_empty():
-        kind = _headline(kinds["kind"])
-        told = {row["model"]: row for row in stats.rows_of(kinds.filter(kind=kind))}
+    kind = "" if kinds.is_empty() else _headline(kinds["kind"])
+    shown = kinds if kinds.is_empty() else kinds.filter(kind=kind)
+    told = {row["model"]: row for row in stats.rows_of(shown)}
+    if told:
         # A student that finds seen text no likelier than the control does has inherited nothing.
         first = max(told, key=lambda one: (told[one]["gain"].value > 0, told[one]["auc"].value))
         said += (

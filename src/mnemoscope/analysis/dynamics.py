@@ -9,7 +9,7 @@ Run it: mnemoscope analyze dynamics STUDY
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -87,17 +87,24 @@ class Settings(AnalysisSettings):
         return FineTuning(lm, StepSettings(self.learning_rate, seed=self.seed))
 
 
+class KindRight(NamedTuple):
+    """R and R_mem of one kind of token."""
+
+    kind: str
+    n: int
+    right_kind: stats.Estimate  # R: share of n for which the model says a token of that kind
+    right_token: stats.Estimate  # R_mem: for which it says the token
+
+
 def right_by_kind(
     wanted: npt.NDArray[np.integer[Any]],
     best: npt.NDArray[np.integer[Any]],
     kinds: npt.NDArray[np.int64],
     groups: npt.ArrayLike | None = None,
-) -> list[dict[str, Any]]:
+) -> list[KindRight]:
     """R and R_mem of each kind of token, of true tokens, (n, T), and the model's argmax there.
 
-    From the number of the kind of each token id. Gives a row a kind that occurs: `kind`, `n`,
-    `right_kind` (R: share of its tokens for which the model says a token of that kind),
-    `right_token` (R_mem: for which it says the token).
+    From the number of the kind of each token id, for each kind that occurs.
     """
     truth, said, rows = kinds[wanted], kinds[best], []
     for number, name in enumerate(KINDS):
@@ -107,8 +114,7 @@ def right_by_kind(
                 stats.resampled_ratio((here & so).sum(axis=1), here.sum(axis=1), groups)
                 for so in (said == number, wanted == best)
             )
-            right = {"right_kind": kind} | {"right_token": token}
-            rows.append({"kind": name, "n": int(here.sum()), **right})
+            rows.append(KindRight(name, int(here.sum()), kind, token))
     return rows
 
 
@@ -200,8 +206,7 @@ def _memorized_tokens(inputs: AnalysisInputs, settings: Settings) -> dict[str, p
         near = inputs.near_duplicates(rows["sequence_id"].filter(mask))
         found.append(
             {"group": name, "n": int(mask.sum()), "n_groups": stats.n_groups(near)}
-            | {"contexts": right.size}
-            | {"m": stats.resampled_mean(right.mean(axis=1), near)}
+            | {"contexts": right.size, "m": stats.resampled_mean(right.mean(axis=1), near)}
             | {"m_suffix": stats.resampled_mean(right[:, inputs.prefix - 1 :].mean(axis=1), near)}
             | {"mean_run": mean_run(right, near)}
         )
@@ -210,7 +215,8 @@ def _memorized_tokens(inputs: AnalysisInputs, settings: Settings) -> dict[str, p
             for place, value in enumerate(right.mean(axis=0).tolist(), start=1)
         ]
         by_kind += [
-            {"group": name} | row for row in right_by_kind(wanted[mask], best[mask], kinds, near)
+            {"group": name, **one._asdict()}
+            for one in right_by_kind(wanted[mask], best[mask], kinds, near)
         ]
     suffix_right = (wanted == best)[:, inputs.prefix - 1 :].all(axis=1)
     disagree = suffix_right != rows["is_memorized"].to_numpy()
@@ -242,7 +248,6 @@ def _learning(
     """Teach each model some sequences, epoch by epoch, beside others it is not taught."""
     special, others = (token_matrix(rows).astype(np.int32) for rows in (taught, beside))
     near = [inputs.near_duplicates(rows["sequence_id"]) for rows in (taught, beside)]
-    known = [one for one in near if one is not None]
     steps = -(-len(special) // settings.batch_size)
     chosen = settings.model_dump(mode="json", include=_LEARNING)
     curves, thresholds = [], []
@@ -250,7 +255,7 @@ def _learning(
         basis = {
             **model_basis(lm),
             "settings": chosen,
-            "rows": hash_arrays(special, others, *known),
+            "rows": hash_arrays(special, others, *near),
         }
         learn = partial(_learn, lm, name, settings, special, others, near)
         curve = inputs.shelf("learning", basis, learn)
@@ -267,32 +272,44 @@ def _learning(
     return pl.concat(curves), pl.DataFrame(thresholds, infer_schema_length=None)
 
 
+class LearningLook(NamedTuple):
+    """What is right after some steps of what is taught, and of other sequences."""
+
+    steps: int
+    n_groups: int | None
+    m: stats.Estimate
+    other_m: stats.Estimate
+    mean_run: float | None
+    loss: float
+    other_loss: float
+
+
 def _learn(
     lm: LanguageModel,
     name: str,
     settings: Settings,
     special: Rows,
     others: Rows,
-    near: Sequence[npt.NDArray[np.int64] | None],
+    near: Sequence[npt.NDArray[np.int64]],
 ) -> pl.DataFrame:
     """M of what is taught and of the others, after 0, 1, 2, … epochs, up to the threshold."""
     tuning = settings.tuning(lm)
     rng = np.random.default_rng(settings.seed)
 
-    def look() -> dict[str, Any]:
+    def look() -> LearningLook:
         taught, other = (
             teacher_forced(tuning.lm, rows, batch_size=settings.batch_size, prefix=1)
             for rows in (special, others)
         )
-        return {
-            "steps": tuning.step,
-            "n_groups": stats.n_groups(near[0]),
-            "m": stats.resampled_mean(taught.is_right.mean(axis=1), near[0]),
-            "other_m": stats.resampled_mean(other.is_right.mean(axis=1), near[1]),
-            "mean_run": mean_run(taught.is_right).value,
-            "loss": float(-taught.logprobs.mean(dtype=np.float64)),
-            "other_loss": float(-other.logprobs.mean(dtype=np.float64)),
-        }
+        return LearningLook(
+            steps=tuning.step,
+            n_groups=stats.n_groups(near[0]),
+            m=stats.resampled_mean(taught.is_right.mean(axis=1), near[0]),
+            other_m=stats.resampled_mean(other.is_right.mean(axis=1), near[1]),
+            mean_run=mean_run(taught.is_right).value,
+            loss=float(-taught.logprobs.mean(dtype=np.float64)),
+            other_loss=float(-other.logprobs.mean(dtype=np.float64)),
+        )
 
     rows = [look()]
     with track(f"Teaching {name}", total=settings.epochs, unit="epochs") as progress:
@@ -302,9 +319,9 @@ def _learn(
                 tuning.train(special[order[start : start + settings.batch_size]])
             rows.append(look())
             progress.advance()
-            if rows[-1]["m"].value >= settings.threshold:
+            if (rows[-1].m.value or 0.0) >= settings.threshold:
                 break
-    return stats.frame_of(rows).with_row_index("epoch")
+    return stats.frame_of(row._asdict() for row in rows).with_row_index("epoch")
 
 
 def insertions_of(arm: str, special: Rows, settings: Settings) -> Insertions:
@@ -341,18 +358,19 @@ def _train(
 ) -> pl.DataFrame:
     """One arm: M of every special sequence on the way, and the weights at its end."""
 
-    def look(now: LanguageModel, step: int) -> dict[str, Any] | None:
+    def look(now: LanguageModel, step: int) -> pl.DataFrame:
         if step % settings.every and step not in (settings.last_reading + 1, len(stream)):
-            return None
+            return pl.DataFrame()
         right = right_tokens(now, special, batch_size=settings.batch_size, prefix=1)
-        return {"arm": arm, "step": step, "m": right.mean(axis=1).tolist()}
+        return pl.DataFrame({"arm": [arm], "step": [step], "m": [right.mean(axis=1).tolist()]})
 
     tuning = settings.tuning(lm)
     with track(f"Training on, special batch {arm}", total=len(stream), unit="steps") as progress:
         insertions = insertions_of(arm, special, settings)
         found = run_arm(tuning, stream, insertions, look, every=1, progress=progress)
-    frame = pl.DataFrame([row for row in found if row is not None])
-    return frame.with_columns(pl.lit(tuning.digest()).alias("weights_at_end"))
+    return pl.concat(one for one in found if one.height).with_columns(
+        pl.lit(tuning.digest()).alias("weights_at_end")
+    )
 
 
 def _forgetting_frames(

@@ -217,18 +217,18 @@ def _followed(
     level: _Levels,
     levels: list[int],
     settings: Settings,
-    near: npt.NDArray[np.int64] | None,
+    near: npt.NDArray[np.int64],
 ) -> pl.DataFrame:
     """Distance of every level from the top one at every step."""
     is_top, frames = level == levels[-1], []
     draws = settings.model_dump(include={"n_resamples", "seed"})
     for one in levels[:-1]:
         here = level == one
-        owners = None if near is None else np.concatenate([near[here], near[is_top]])
+        owners = np.concatenate([near[here], near[is_top]])
         about = {
             "level": pl.lit(one, pl.Int64),
             "n": pl.lit(int(here.sum()), pl.Int64),
-            "n_groups": pl.lit(n_groups(None if near is None else near[here]), pl.Int64),
+            "n_groups": pl.lit(n_groups(near[here]), pl.Int64),
         }
         found = from_top(states[here], states[is_top], groups=owners, **draws)
         frames.append(found.with_columns(**about))

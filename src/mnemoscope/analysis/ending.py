@@ -1,16 +1,16 @@
 """Is there a bright ending in text? What a suffix takes from the end of its prompt.
 
 Source: Chen et al. 2024, arXiv 2410.21665; section 9 of the related work. In text-to-image models
-patches of memorized regions look at the last text token in the last denoising step. That measure is
-here as functions; a language model has neither patches nor denoising steps. Asked of it is what its
-suffix queries take from each prefix token (the last one is the ending) and from copy edges, in
-attention and in total effect on the suffix's logits, where memorized and where not, beside a
-reference that never saw the sequences and reads the same tokens.
+patches of memorized regions look at the last text token in the last denoising step; a language
+model has neither patches nor denoising steps. Asked of it is what its suffix queries take from each
+prefix token (the last one is the ending) and from copy edges, in attention and in total effect on
+the suffix's logits, where memorized and where not, beside a reference that never saw the sequences
+and reads the same tokens.
 Run it: mnemoscope analyze ending STUDY
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -67,63 +67,7 @@ class Settings(AnalysisSettings):
     n_resamples: int = Field(default=500, ge=20, description="Resamples behind an interval.")
 
 
-# -- the published measure ------------------------------------------------------------------
-
-
-def ending_mask(attention: npt.ArrayLike, last: npt.ArrayLike) -> stats.Floats:
-    """Give the bright ending: how much each image patch looks at the last text token, (n, patches).
-
-    `attention` is cross-attention at the last denoising step, softmax over the text's tokens, of
-    the conditioned half of a batch, (n, layers, heads, patches, tokens); `last` the place of the
-    last token of each text (its end token), a number or (n,).
-
-    Source: Chen et al. 2024, arXiv 2410.21665, as its public code (chenchen-usyd/BE-PRSS) has it:
-        the mean over heads and layers (there 8 heads of the two layers of 64 × 64 on the way down),
-        a soft mask without a threshold.
-    """
-    maps = np.asarray(attention, dtype=np.float64).mean(axis=(1, 2))
-    return np.asarray(maps[np.arange(len(maps)), :, np.asarray(last)])
-
-
-def noise_norm(
-    text: npt.ArrayLike, empty: npt.ArrayLike, mask: npt.ArrayLike | None = None
-) -> stats.Floats:
-    """Give ‖(ε(text) − ε(empty)) ⊙ m‖₂ / mean(m) of each image, (n,): large where memorized.
-
-    Noise predicted with the text and with the empty one is (n, channels, height, width); m, not
-    negative and nowhere all 0, (n, height, width), None to leave it out.
-
-    Source: LD of Chen et al. 2024, arXiv 2410.21665, as its public code has it, of one denoising
-        step; without a mask the norm of Wen et al. 2024 (ICLR, "Detecting, Explaining, and
-        Mitigating Memorization in Diffusion Models").
-    """
-    apart = np.asarray(text, dtype=np.float64) - np.asarray(empty, dtype=np.float64)
-    return _masked_norm(apart, mask)
-
-
-def local_similarity(
-    generated: npt.ArrayLike, trained: npt.ArrayLike, mask: npt.ArrayLike | None = None
-) -> stats.Floats:
-    """Give −‖(x − y) ⊙ m‖₂ / mean(m) of generated and training images, (n,): 0 where m is copied.
-
-    Shapes as in `noise_norm`. Whatever differs where the mask is dark counts little.
-
-    Source: LS of Chen et al. 2024, arXiv 2410.21665. Its public code holds no LS; the Euclidean
-        distance, and the mask scaled as in LD, are our reading.
-    """
-    apart = np.asarray(generated, dtype=np.float64) - np.asarray(trained, dtype=np.float64)
-    return -_masked_norm(apart, mask)
-
-
-def _masked_norm(apart: stats.Floats, mask: npt.ArrayLike | None) -> stats.Floats:
-    if mask is None:
-        return np.asarray(np.sqrt((apart**2).sum(axis=(1, 2, 3))))
-    soft = np.asarray(mask, dtype=np.float64)
-    norm = np.sqrt(((apart * soft[:, None]) ** 2).sum(axis=(1, 2, 3)))
-    return np.asarray(norm / soft.mean(axis=(1, 2)))
-
-
-# -- the same of a language model -----------------------------------------------------------
+# -- what suffixes take ---------------------------------------------------------------------
 
 
 def suffix_shares(edges: npt.ArrayLike, copies: npt.ArrayLike, prefix: int) -> stats.Floats:
@@ -198,7 +142,7 @@ class _Measured(NamedTuple):
 
     measure: str
     rows: pl.DataFrame
-    near: npt.NDArray[np.int64] | None
+    near: npt.NDArray[np.int64]
     models: list[str]
     values: list[stats.Floats]  # (n, layers, prefix + 2) as `suffix_shares`, or (n,)
 
@@ -335,7 +279,7 @@ def _by_class(one: _Measured, prefix: int) -> Iterator[dict[str, object]]:
     """Mean share of each class and model, its interval over groups of near duplicates."""
     for cell, layer, values in one.cells(prefix):
         for name, here in one.sides():
-            near = None if one.near is None else one.near[here]
+            near = one.near[here]
             for model, numbers in zip(one.models, values, strict=True):
                 mean = stats.resampled_mean(numbers[here], near)
                 line: dict[str, object] = {"measure": one.measure, "on": cell, "layer": layer}
@@ -348,7 +292,7 @@ def _aucs(one: _Measured, prefix: int, settings: Settings) -> Iterator[dict[str,
     is_other = (one.rows["class"] == OTHERS).to_numpy()
     for name, own in list(one.sides())[:-1]:
         here = own | is_other
-        near = None if one.near is None else one.near[here]
+        near = one.near[here]
         generator = np.random.default_rng(settings.seed)
         drawn = stats.draw_within(own[here], generator, settings.n_resamples, groups=near)
         for cell, layer, values in one.cells(prefix):
@@ -377,45 +321,48 @@ def _places(one: _Measured, prefix: int) -> Iterator[dict[str, object]]:
 # -- words and figures ----------------------------------------------------------------------
 
 
-def _row(frame: pl.DataFrame, **wanted: object) -> dict[str, Any]:
-    return next(stats.rows_of(frame.filter(pl.col("layer").is_null(), **wanted)))
+class _Beside(NamedTuple):
+    """An AUC of the model, of the reference, and their difference, over all layers."""
+
+    model: stats.Estimate
+    reference: stats.Estimate
+    difference: stats.Estimate
+
+
+def _whole(aucs: pl.DataFrame, measure: str, on: str = ENDING) -> _Beside:
+    rows = aucs.filter(pl.col("layer").is_null(), measure=measure, on=on, of=MEMORIZED)
+    row = next(stats.rows_of(rows))
+    return _Beside(*(row[name] for name in _Beside._fields))
 
 
 def _sentence(classes: pl.DataFrame, aucs: pl.DataFrame) -> str:
     def said(measure: str) -> str:
-        means = " and ".join(
-            ranged(
-                _row(classes, measure=measure, on=ENDING, model=OWN, **{"class": name})["mean"],
-                scale=100,
-                unit=" %",
-            )
-            + words
-            for name, words in ((MEMORIZED, " where memorized"), (OTHERS, " where not"))
-        )
-        row = _row(aucs, measure=measure, on=ENDING, of=MEMORIZED)
-        return f"{means} (ROC AUC {_compared(row)})"
+        rows = classes.filter(pl.col("layer").is_null(), measure=measure, on=ENDING, model=OWN)
+        mean = {
+            row["class"]: ranged(row["mean"], scale=100, unit=" %") for row in stats.rows_of(rows)
+        }
+        means = f"{mean[MEMORIZED]} where memorized and {mean[OTHERS]} where not"
+        return f"{means} (ROC AUC {_compared(_whole(aucs, measure))})"
 
-    row = _row(aucs, measure=ATTENTION, on=ENDING, of=MEMORIZED)
+    verdict = _verdict(_whole(aucs, ATTENTION))
     return (
-        f"{_verdict(row)}: of what suffixes attend to, the last prefix token gets "
+        f"{verdict}: of what suffixes attend to, the last prefix token gets "
         f"{said(ATTENTION)}; of the total effect on their logits, {said(EFFECT)}."
     )
 
 
-def _compared(row: dict[str, Any]) -> str:
-    own = ranged(row["model"], digits=3)
-    if row["reference"].value is None:
+def _compared(found: _Beside) -> str:
+    own = ranged(found.model, digits=3)
+    if found.reference.value is None:
         return own
-    return (
-        f"{own}, the reference {ranged(row['reference'], digits=3)}, difference "
-        f"{ranged(row['difference'], digits=3)}"
-    )
+    reference, difference = (ranged(one, digits=3) for one in found[1:])
+    return f"{own}, the reference {reference}, difference {difference}"
 
 
-def _verdict(row: dict[str, Any]) -> str:
+def _verdict(found: _Beside) -> str:
     """What attention to the last prefix token says of memory."""
-    _, low, high = row["difference"]
-    if row["reference"].value is None:
+    _, low, high = found.difference
+    if found.reference.value is None:
         return "Whether the ending is bright cannot be said without a reference"
     if low is None or high is None:
         return "Whether the ending is bright cannot be said of so few"
@@ -441,10 +388,10 @@ def _further(
         )
     for measure in (ATTENTION, EFFECT):
         for cell in CELLS:
-            row = _row(aucs, measure=measure, on=cell, of=MEMORIZED)
-            yield f"{measure.capitalize()}, {cell}: ROC AUC for memorized {_compared(row)}."
-    row = _row(aucs, measure=LOGPROB, on=SHOWN, of=MEMORIZED)
-    yield f"Beside them the log-probability of the shown suffix: ROC AUC {_compared(row)}."
+            auc = _compared(_whole(aucs, measure, cell))
+            yield f"{measure.capitalize()}, {cell}: ROC AUC for memorized {auc}."
+    auc = _compared(_whole(aucs, LOGPROB, SHOWN))
+    yield f"Beside them the log-probability of the shown suffix: ROC AUC {auc}."
     for (measure,), part in places.filter(model=OWN).group_by("measure", maintain_order=True):
         farthest = part.with_columns(apart=(pl.col("auc") - 0.5).abs()).sort("apart")
         best, last = farthest.row(-1, named=True), part.row(-1, named=True)

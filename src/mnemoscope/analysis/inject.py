@@ -176,8 +176,7 @@ def _unseen_texts(inputs: AnalysisInputs, settings: Settings) -> list[Injected]:
     unseen = unseen_rows(inputs, 2 * settings.n_texts, settings.seed, where="analyze inject")
     rng = np.random.default_rng(settings.seed)
     rows, names = token_matrix(unseen).astype(np.int32), unseen["sequence_id"].to_list()
-    near = inputs.near_duplicates(unseen["sequence_id"])
-    owners = [None] * len(names) if near is None else near.tolist()
+    owners = inputs.near_duplicates(unseen["sequence_id"]).tolist()
     texts = [
         Injected(str(name), PLAIN, row, owner)
         for name, row, owner in zip(names, rows, owners, strict=True)

@@ -85,13 +85,13 @@ class AnalysisInputs:
     shelf: ResultCache = lambda _name, _basis, make: make()
     forwards: Forwards = field(default_factory=Forwards)  # counts what goes through the models
 
-    def near_duplicates(self, ids: pl.Series) -> "npt.NDArray[np.int64] | None":
-        """Group of near duplicates of each sequence, (n,), which intervals draw; None if unknown.
+    def near_duplicates(self, ids: pl.Series) -> "npt.NDArray[np.int64]":
+        """Group of near duplicates of each sequence, (n,), which intervals draw.
 
-        From the table's column `near_duplicates`.
+        From the table's column `near_duplicates`; without it each sequence is a group of its own.
         """
         if "near_duplicates" not in self.table.columns:
-            return None
+            return ids.to_numpy()
         rows = look_up(ids.to_frame("sequence_id"), self.table, "near_duplicates")
         return rows["near_duplicates"].to_numpy()
 
@@ -123,7 +123,7 @@ def count_forwards(lm: "LanguageModel", forwards: Forwards) -> "LanguageModel":
     if (before := getattr(base, "_mnemoscope_counter", None)) is not None:
         before.remove()
 
-    def count(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def count(_module: Any, args: Any, kwargs: Any) -> None:
         first = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs_embeds"))
         caches = [one for name in _CACHES if (one := kwargs.get(name)) is not None]
         if first is not None and not any(one.get_seq_length() for one in caches):

@@ -164,14 +164,14 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         )
     rows = draw_rows(inputs.table, settings.n_sequences, settings.seed)
     answers = _answers(inputs, rows, prompts, settings)
-    known = [name for name in ("near_duplicates",) if name in rows.columns]
-    groups = rows.select("sequence_id", "is_memorized", *known).with_columns(groups_of(rows))
+    near = pl.Series("near_duplicates", inputs.near_duplicates(rows["sequence_id"]))
+    groups = rows.select("sequence_id", "is_memorized").with_columns(near, groups_of(rows))
     lengths = groups.join(best_of(answers), on="sequence_id", maintain_order="left")
     by_prompt = _by_prompt(answers, groups)
     frames = {"shares": _shares(lengths), "by_prompt": by_prompt}
     return AnalysisResult(
         sentence=_sentence(lengths, prompts),
-        frames=frames | {"lengths": lengths.drop(known), "answers": answers},
+        frames=frames | {"lengths": lengths.drop("near_duplicates"), "answers": answers},
         figures=(
             _survival_chart(lengths),
             bars_by(
@@ -216,8 +216,7 @@ def _by_prompt(answers: pl.DataFrame, groups: pl.DataFrame) -> pl.DataFrame:
         best = best_of(part).join(groups, on="sequence_id", maintain_order="right")
         rows += [
             {"prompt": length, "group": name, "n": inside.height}
-            | {"n_groups": n_groups(_near(inside))}
-            | {"share": _hits(inside)}
+            | {"n_groups": n_groups(inside["near_duplicates"]), "share": _hits(inside)}
             | {"mean": inside["length"].mean()}
             for name, inside in _parts(best, groups)
         ]
@@ -235,9 +234,8 @@ def _shares(lengths: pl.DataFrame) -> pl.DataFrame:
     """Hits, median and longest of each group, with and without what is copied."""
     return frame_of(
         [
-            {"group": name, "n": inside.height, "n_groups": n_groups(_near(inside))}
-            | {"share": _hits(inside)}
-            | {"share_with_copies": _hits(inside, "with_copies").value}
+            {"group": name, "n": inside.height, "n_groups": n_groups(inside["near_duplicates"])}
+            | {"share": _hits(inside), "share_with_copies": _hits(inside, "with_copies").value}
             | {"median": inside["length"].median(), "longest": inside["length"].max()}
             for name, inside in _parts(lengths, lengths)
         ]
@@ -245,12 +243,7 @@ def _shares(lengths: pl.DataFrame) -> pl.DataFrame:
 
 
 def _hits(rows: pl.DataFrame, column: str = "length") -> Estimate:
-    return share_true(rows[column] >= HIT, _near(rows))
-
-
-def _near(rows: pl.DataFrame) -> pl.Series | None:
-    """Their groups of near duplicates, where these are known."""
-    return rows["near_duplicates"] if "near_duplicates" in rows.columns else None
+    return share_true(rows[column] >= HIT, rows["near_duplicates"])
 
 
 def _sentence(lengths: pl.DataFrame, prompts: list[Prompt]) -> str:
@@ -268,12 +261,11 @@ def _sentence(lengths: pl.DataFrame, prompts: list[Prompt]) -> str:
 
 def _survival_chart(lengths: pl.DataFrame) -> Chart:
     """Share of each group that comes out for at least so many tokens."""
-    values, near = lengths["length"].to_numpy(), _near(lengths)
+    values, near = (lengths[one].to_numpy() for one in ("length", "near_duplicates"))
     longest = int(values.max(initial=1))
 
     def shares(places: Any) -> list[Estimate]:
-        owners = None if near is None else near.to_numpy()[places]
-        return [share_true(values[places] >= n, owners) for n in range(1, longest + 1)]
+        return [share_true(values[places] >= n, near[places]) for n in range(1, longest + 1)]
 
     return Chart(
         title="Sequences of which at least so many tokens come out, per cent (95 % interval)",

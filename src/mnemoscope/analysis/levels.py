@@ -28,7 +28,7 @@ _ROUNDING = 1e-6
 
 _Scores = Mapping[str, npt.NDArray[np.float64]]
 """By model: the score of every sequence."""
-_Groups = npt.NDArray[np.int64] | None
+_Groups = npt.NDArray[np.int64]
 
 
 class Settings(AnalysisSettings):
@@ -196,7 +196,7 @@ def _transition_frame(scores: _Scores, groups: _Groups) -> pl.DataFrame:
             zip(LEVELS, transitions(before, after), strict=True)
         ):
             here = was == number
-            owners = None if groups is None else groups[here]
+            owners = groups[here]
             for to, (other, count) in enumerate(zip(LEVELS, line.tolist(), strict=True)):
                 share = share_true(is_now[here] == to, owners)
                 between = {"from_model": first, "to_model": second, "from": level, "to": other}
@@ -212,7 +212,7 @@ def _patterns(rows: pl.DataFrame, scores: _Scores, groups: _Groups) -> Iterator[
     name, before = list(scores.items())[-2]
     whole = before == 1
     if whole.any():
-        both, owners = is_pattern[whole], None if groups is None else groups[whole]
+        both, owners = is_pattern[whole], groups[whole]
         yield (
             f"Of {len(both):,} sequences that {name} reproduces whole, {both.sum():,} are "
             f"incrementing or repeating ({share_true(both, owners)}): patterns are continued "

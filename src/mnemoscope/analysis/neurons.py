@@ -286,8 +286,7 @@ def _of_model(
     prefixes = token_matrix(rows)[:, : inputs.prefix]
     batches = neuron_activations(lm, prefixes, batch_size=inputs.batch_size)
     activations = np.concatenate(list(batches))
-    n, known = rows.height // len(groups), inputs.near_duplicates(rows["sequence_id"])
-    owners = np.arange(rows.height) if known is None else known
+    n, owners = rows.height // len(groups), inputs.near_duplicates(rows["sequence_id"])
     classes, n_halves = np.repeat(np.arange(len(groups)), n), settings.n_halves
     halves = draw_halves(owners, classes, n_halves=n_halves, seed=settings.seed)
     asked, layers = settings.model_dump(include={"n_bins", "seed"}), []

@@ -284,7 +284,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         **model_basis(lm),
         "settings": settings.model_dump(mode="json"),
         "ids": [hash_ids(rows) for rows in groups.values()],
-        "groups": [hash_arrays(near) for near in owners if near is not None],
+        "groups": [hash_arrays(near) for near in owners],
     }
     first = {name: prompts for name, prompts in asked.items() if name != "unlearned"}
     before = inputs.shelf("prompted", basis, lambda: _ask(inputs, lm, first))
@@ -365,6 +365,16 @@ def _ask(inputs: AnalysisInputs, lm: LanguageModel, asked: _Asked) -> pl.DataFra
     )
 
 
+class Look(NamedTuple):
+    """What is left on the way: share of the suffixes' tokens, and of suffixes that are whole."""
+
+    step: int
+    loss: float | None
+    share: float
+    memorized: float
+    tokens: Estimate  # right in a row, from the beginning
+
+
 def _unlearn(
     inputs: AnalysisInputs, settings: Settings, groups: dict[str, pl.DataFrame], asked: _Asked
 ) -> dict[str, pl.DataFrame]:
@@ -372,30 +382,29 @@ def _unlearn(
     steps = StepSettings(settings.learning_rate, ascent=True, seed=settings.seed)
     tuning, batch_size = FineTuning(inputs.model(), steps), inputs.batch_size
 
-    def reproduced(rows: pl.DataFrame) -> tuple[npt.NDArray[np.bool_], Estimate]:
-        """Right tokens of each suffix, and how many are right in a row from its beginning."""
+    def reproduced(rows: pl.DataFrame) -> npt.NDArray[np.bool_]:
+        """Right tokens of each suffix."""
         tokens, prefix = token_matrix(rows), inputs.prefix
-        right = right_tokens(tuning.lm, tokens, batch_size=batch_size, prefix=prefix)
-        near = inputs.near_duplicates(rows["sequence_id"])
-        return right, resampled_mean(run_lengths(right), near)
+        return right_tokens(tuning.lm, tokens, batch_size=batch_size, prefix=prefix)
 
     def beside() -> pl.DataFrame:
-        found: list[dict[str, Any]] = []
+        found = []
         for name in (_OTHERS, "Guess", "unseen"):
             if name in groups:
                 rows = groups[name][: settings.n_unlearned]
-                near = inputs.near_duplicates(rows["sequence_id"])
-                right, tokens = reproduced(rows)
-                mean = {"right": resampled_mean(right.mean(axis=1), near)}
-                about = {"group": name, "n": len(right), "n_groups": n_groups(near)}
-                found.append({**about, "tokens": tokens, **mean})
+                right, near = reproduced(rows), inputs.near_duplicates(rows["sequence_id"])
+                found.append(
+                    {"group": name, "n": len(right), "n_groups": n_groups(near)}
+                    | {"tokens": resampled_mean(run_lengths(right), near)}
+                    | {"right": resampled_mean(right.mean(axis=1), near)}
+                )
         return frame_of(found)
 
-    def look(loss: float | None) -> dict[str, Any]:
-        right, tokens = reproduced(groups["unlearned"])
-        about = {"step": tuning.step, "loss": loss, "share": tokens.value / right.shape[1]}
-        whole = {"memorized": float(right.all(axis=1).mean())}
-        return {**about, **whole, "tokens": tokens}
+    def look(loss: float | None) -> Look:
+        right = reproduced(groups["unlearned"])
+        near = inputs.near_duplicates(groups["unlearned"]["sequence_id"])
+        tokens, memorized = resampled_mean(run_lengths(right), near), right.all(axis=1).mean()
+        return Look(tuning.step, loss, tokens.value / right.shape[1], float(memorized), tokens)
 
     first = beside()
     looks = _climb(tuning, token_matrix(groups["unlearned"]), inputs.prefix, settings, look)
@@ -405,7 +414,7 @@ def _unlearn(
         .rename(lambda name: name if name == "group" else f"after_{name}")
     )
     return {
-        "steps": frame_of(looks),
+        "steps": frame_of(look._asdict() for look in looks),
         "beside": first.join(last, on="group", maintain_order="left"),
         "after": _ask(inputs, tuning.lm, {name: asked[name] for name in ("unlearned", "unseen")}),
     }
@@ -416,13 +425,13 @@ def _climb(
     rows: npt.NDArray[np.int32],
     prefix: int,
     settings: Settings,
-    look: Callable[[float | None], dict[str, Any]],
-) -> list[dict[str, Any]]:
+    look: Callable[[float | None], Look],
+) -> list[Look]:
     """Go up the loss of the suffixes until so little is left; look at it on the way."""
     counted = np.broadcast_to(np.arange(rows.shape[1]) >= prefix, rows.shape)
     rng, order, looks = np.random.default_rng(settings.seed), list[int](), [look(None)]
     with track("Unlearning", total=settings.max_steps, unit="steps") as progress:
-        while tuning.step < settings.max_steps and looks[-1]["share"] > settings.forgotten:
+        while tuning.step < settings.max_steps and looks[-1].share > settings.forgotten:
             order = order or rng.permutation(len(rows)).tolist()
             batch, order = order[: settings.batch_size], order[settings.batch_size :]
             loss = tuning.train(rows[batch], counted[batch])
@@ -444,8 +453,7 @@ def _frames(
         whole = share_true(part["tokens"] == part["of"], near)
         prompts.append(
             {"group": group, "kind": kind, "n": part.height, "n_groups": n_groups(near)}
-            | {"tokens": resampled_mean(part["tokens"], near)}
-            | {"whole": whole}
+            | {"tokens": resampled_mean(part["tokens"], near), "whole": whole}
         )
     recovered = {
         str(name): recovery(part) for (name,), part in runs.group_by("group", maintain_order=True)

@@ -120,8 +120,8 @@ class Data:
     category: _Parts  # number of a name below
     names: tuple[str, ...]
     is_test: _Flags
+    groups: npt.NDArray[np.int64]  # of near duplicates
     n_unknown: int = 0  # rows that were left out, having no category
-    groups: npt.NDArray[np.int64] | None = None  # of near duplicates, each row its own if None
 
     def matrix(self, names: Sequence[str]) -> Floats:
         """Columns of features, shape (n, features)."""
@@ -223,9 +223,9 @@ def _data(inputs: AnalysisInputs, settings: Settings) -> Data:
     for side, words in ((is_test, "put aside"), (~is_test, "left to fit")):
         least = max(2, settings.minimum // 5)
         refuse_one_sided(label[side], least, where=f"analyze predict, sequences {words}")
-    n_unknown = rows.height - whole.height
     numbered = groups.cast(pl.Int64).to_numpy()
-    return Data(features, label, category, names, is_test, n_unknown, numbered)
+    n_unknown = rows.height - whole.height
+    return Data(features, label, category, names, is_test, numbered, n_unknown)
 
 
 def split_rows(label: _Flags, category: _Parts, groups: Sequence[str], *, seed: int) -> _Flags:
@@ -411,8 +411,8 @@ def scores_of(
         p, y, n = probabilities[rows], label[rows], int(rows.sum())
         if not n:
             continue
-        owners = None if data.groups is None else data.groups[data.is_test][rows]
-        is_few = owners is not None and fewest_groups(y, owners) < FEWEST_GROUPS
+        owners = data.groups[data.is_test][rows]
+        is_few = fewest_groups(y, owners) < FEWEST_GROUPS
         generator, many = np.random.default_rng(settings.seed), settings.n_resamples * (not is_few)
         weights = draw_within(np.zeros(n), generator, many, groups=owners)
         pieces = np.array_split(weights, 1 + weights.size // _WEIGHTS_AT_ONCE)

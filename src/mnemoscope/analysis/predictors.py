@@ -6,7 +6,6 @@ counts of similar texts are replaced by n-gram ones, which bear other names.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +49,7 @@ _GIVEN_COUNTS = "published_frequencies"
 def add_predictors(inputs: AnalysisInputs, rows: pl.DataFrame) -> pl.DataFrame:
     """Give `sequence_id` and `FEATURES`, float64, of rows with `tokens`; null what is not known."""
     tokens = token_matrix(rows)
-    columns: dict[str, Any] = {**frequency_columns(tokens, count_tokens(inputs))}
+    columns = frequency_columns(tokens, count_tokens(inputs))
     if inputs.has_model:
         columns |= three_perplexities(_logprobs(inputs, rows), inputs.prefix)
     else:
@@ -60,17 +59,16 @@ def add_predictors(inputs: AnalysisInputs, rows: pl.DataFrame) -> pl.DataFrame:
         basis = {"ids": hash_ids(rows), "of": "char 3-grams"}
         kept = inputs.shelf("similar", basis, lambda: pl.DataFrame(similar_texts(texts)))
         columns |= {name: kept[name].to_numpy() for name in ("n_similar", "n_near")}
-        columns["shannon_length"] = [shannon_length(text) for text in texts]
-    for name in ("duplicates", "n_similar", "n_near"):
-        if name in rows.columns:  # a user's own column knows better
-            columns[name] = rows[name].cast(pl.Float64)
+        columns["shannon_length"] = np.array([shannon_length(text) for text in texts])
+    given = [name for name in ("duplicates", "n_similar", "n_near") if name in rows.columns]
+    made = rows.select("sequence_id").with_columns(
+        pl.Series(name, columns[name] if name in columns else [None] * rows.height, pl.Float64)
+        for name in FEATURES
+    )
     if {"is_incrementing", "is_repeating"} <= set(rows.columns):
         either = rows["is_incrementing"] | rows["is_repeating"]
-        columns["is_templating"] = either.cast(pl.Float64)
-    unknown = [None] * rows.height
-    return rows.select("sequence_id").with_columns(
-        pl.Series(name, columns.get(name, unknown)).cast(pl.Float64) for name in FEATURES
-    )
+        made = made.with_columns(is_templating=either.cast(pl.Float64))
+    return made.with_columns(rows[name].cast(pl.Float64) for name in given)  # these know better
 
 
 def count_tokens(inputs: AnalysisInputs) -> _Counts:

@@ -8,7 +8,7 @@ Run it: mnemoscope analyze psmi STUDY --second MODEL
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -284,13 +284,10 @@ def _of_model(
             lines.append(
                 {"model": model, "layer": layer, "n": rows.height, "n_groups": stats.n_groups(near)}
                 | {"memorized": _mean(found.values[memorized])}
-                | {"not_memorized": _mean(found.values[~memorized])}
-                | {"shuffled": _mean(null.values)}
+                | {"not_memorized": _mean(found.values[~memorized]), "shuffled": _mean(null.values)}
                 | {"not_finite": int((~np.isfinite(found.values)).sum())}
-                | {"n_directions": found.n_directions, "settled": found.settled}
-                | {"auc": flat.auc}
-                | {"fpr": flat.fpr}
-                | {"within": within}
+                | {"n_directions": found.n_directions, "settled": found.settled, "auc": flat.auc}
+                | {"fpr": flat.fpr, "within": within}
             )
             columns.append(pl.Series(f"{model}, layer {layer}", found.values))
             progress.advance()
@@ -331,7 +328,7 @@ def _class_means(
                 np.zeros(len(kept)),
                 generator,
                 settings.n_resamples,
-                groups=None if near is None else near[finite],
+                groups=near[finite],
             )
             mean = stats.estimate_of(
                 float(kept.mean()), weights @ kept / weights.sum(axis=1), 0.025
@@ -342,19 +339,14 @@ def _class_means(
             model, layer = column.rsplit(", layer ", 1)
             lines.append(
                 {"model": model, "layer": int(layer), "class": name, "n": len(kept)}
-                | {"n_groups": stats.n_groups(None if near is None else near[finite])}
-                | {"psmi": mean}
+                | {"n_groups": stats.n_groups(near[finite]), "psmi": mean}
                 | {"auc": auc}
             )
     return stats.frame_of(lines)
 
 
-def _last(layers: pl.DataFrame, model: str) -> dict[str, Any]:
-    return next(stats.rows_of(layers.filter(model=model)[-1:]))
-
-
 def _sentence(layers: pl.DataFrame) -> str:
-    last = _last(layers, OWN)
+    (last,) = stats.rows_of(layers.filter(model=OWN)[-1:])
     if last["auc"].low is None:
         words = "too few groups of near duplicates tell whether PSMI goes with memorization"
     elif last["auc"].low > 0.5:
@@ -378,7 +370,8 @@ def _further(
         f"{settings.minimum} share; {named['label'].n_unique()} first tokens of the suffix are the "
         "labels."
     )
-    own, last = layers.filter(model=OWN), _last(layers, OWN)
+    own = layers.filter(model=OWN)
+    (last,) = stats.rows_of(own[-1:])
     yield (
         "Where .75 of the memorized are flagged as low, "
         f"{ranged(last['fpr'], scale=100, unit=' %')} of the others are too "
@@ -394,7 +387,7 @@ def _further(
     if parts:
         yield f"AUC of each class against what is not memorized: {'; '.join(parts)}."
     for name in layers["model"].unique(maintain_order=True).to_list()[1:]:
-        other = _last(layers, name)
+        (other,) = stats.rows_of(layers.filter(model=name)[-1:])
         yield (
             f"The same of {name}: AUC {ranged(other['auc'], digits=3)}. A model that never saw "
             "the sequences shows what the texts alone give."

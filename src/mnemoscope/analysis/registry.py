@@ -125,7 +125,7 @@ class Entry:
             return load_plugin(self.plugin, _check_module)
         return import_module(f"mnemoscope.analysis.{self.name}")
 
-    def settings(self, values: dict[str, Any]) -> AnalysisSettings:
+    def settings(self, **values: Any) -> AnalysisSettings:
         """Fill in the defaults; UserError: an unknown key (with the nearest) or a bad value."""
         kind: type[AnalysisSettings] = self.module().Settings
         try:
@@ -433,7 +433,7 @@ class StoredResult(BaseModel):
     frames: dict[str, int] = Field(description="Rows of each table, by name.")
     seconds: float
     forward_passes: int
-    versions: dict[str, Any]
+    versions: dict[str, str]
 
 
 def result_folder(study: Study, entry: Entry) -> Path:

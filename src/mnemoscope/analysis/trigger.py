@@ -139,7 +139,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
             {"group": name, "n": len(places), "n_groups": n_groups(owners), "tokens": what}
             | {"share": resampled_mean(values[places], owners)}
             for name, places in {"all": [*range(rows.height)], **groups}.items()
-            for owners in [near if near is None else near[places]]
+            for owners in [near[places]]
             for what, values in changes.shares().items()
         ]
     )
@@ -170,8 +170,7 @@ def _changes(inputs: AnalysisInputs, rows: pl.DataFrame, seed: int) -> Changes:
     """What each replaced state changes, kept in blocks of sequences."""
     lm, half = inputs.model(), inputs.prefix
     ids = inputs.table["sequence_id"]
-    near = inputs.near_duplicates(ids)
-    donors = inputs.table[other_rows(ids if near is None else near, 1, seed=seed)[0]]
+    donors = inputs.table[other_rows(inputs.near_duplicates(ids), 1, seed=seed)[0]]
     drawn = donors.select(ids, donor_id="sequence_id", donor="tokens")
     both = look_up(rows.select("sequence_id", "tokens"), drawn)
 
@@ -269,7 +268,7 @@ def _figures(
     changes: Changes,
     tokens: pl.DataFrame,
     groups: dict[str, list[int]],
-    near: npt.NDArray[np.int64] | None,
+    near: npt.NDArray[np.int64],
 ) -> Iterator[Chart | HeatMap]:
     by_state = changes.by_state.mean(axis=0)
     depths = ("embedding", *(f"after layer {layer}" for layer in range(1, len(by_state))))
@@ -307,7 +306,7 @@ def _figures(
         series=tuple(
             series_of_estimates(
                 f"{name} ({len(places):,})",
-                resampled_means(values[places], near if near is None else near[places]),
+                resampled_means(values[places], near[places]),
             )
             for name, places in groups.items()
         ),

@@ -332,10 +332,10 @@ def choices(study_model: str | None) -> list[tuple[str, str]]:
 class Models:
     """Loaded models, the last few kept; used by one job at a time.
 
-    `study_model` is the study's record of its model (`name`, `dtype`).
+    `study_model` is the name of the study's model.
     """
 
-    def __init__(self, study_model: dict[str, Any] | None = None, device: str = "auto") -> None:
+    def __init__(self, study_model: str | None = None, device: str = "auto") -> None:
         self._study_model = study_model
         self._device = device
         self._load = lru_cache(_MOST_LOADED)(self._read)
@@ -348,7 +348,7 @@ class Models:
     def named(self, choice: str, folder: str | None = None) -> str:
         """Name of a chosen model: `embedded` or a folder; UserError: no such choice or folder."""
         if choice == OF_STUDY and self._study_model is not None:
-            return self.checked(str(self._study_model["name"]))
+            return self.checked(self._study_model)
         if choice == FOLDER:
             if not (folder or "").strip():
                 raise UserError("Type the folder of the model.")
@@ -407,12 +407,11 @@ def audit_work(
 def _ground(browsed: views.BrowsedStudy, lm: "LanguageModel") -> "CnnGround":
     """The study's CNNs, or why they give no probability; read once a model, as settings are one."""
     from mnemoscope.audits.ground import CnnGround, check_study, read_ground
-    from mnemoscope.study.models import facts_of
 
     known = browsed.grounds
     if lm.fingerprint not in known:
         try:
-            study = check_study(browsed.study.folder, facts_of(lm, lm.name), audit_settings())
+            study = check_study(browsed.study.folder, lm, audit_settings())
             known[lm.fingerprint] = read_ground(study)
         except UserError as error:
             why = str(error).split(" Give ")[0].rstrip(".")
@@ -443,10 +442,10 @@ def passage_maps(models: Models, result: views.Result, number: Any) -> views.Seq
     lm = models.load(models.checked(name), str(record["model"]["dtype"]))
     if lm.fingerprint != record["model"]["fingerprint"]:
         raise UserError(f"{name}: other weights than those that were audited.")
-    settings = checked(settings_class(), record["settings"])
+    settings = checked(settings_class(), **record["settings"])
     if settings.chat_template:
         lm = in_chat(lm, settings.instruction)
-    tokens = list(row["window_tokens"])
+    tokens = row["window_tokens"][0].to_list()
     maps = next(capture_pooled(lm, np.array([tokens], dtype=np.int64), batch_size=1))
     pieces = decode_pieces(lm.tokenizer, tokens)
     return views.SequenceMaps(maps.mean[0].numpy(), maps.max[0].numpy(), pieces)
@@ -462,7 +461,7 @@ def delta_for(
         return None, "The study is of another model, so its Δ is not shown."
     if PAPER not in browsed.taxonomies:
         return None, f"The study has no taxonomy '{PAPER}', so there is no Δ to show."
-    wanted = str(result.row(number)["verdict"])
+    wanted = str(result.row(number)["verdict"][0])
     for one in browsed.deltas(PAPER):
         if one.name.lower() == wanted:
             return one, ""
@@ -566,7 +565,7 @@ def make_blocks(shop: Shop) -> gr.Blocks:
 
 def _audit_tab(shop: Shop, blocks: gr.Blocks) -> None:
     """Bring a document, choose a model, watch, read."""
-    offered = choices(None if shop.browsed is None else str(shop.browsed.model["name"]))
+    offered = choices(None if shop.browsed is None else shop.browsed.model["name"])
     with gr.Row():
         with gr.Column(scale=2):
             pasted = gr.Textbox(

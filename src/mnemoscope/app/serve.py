@@ -100,7 +100,7 @@ def open_target(target: Path | None) -> tuple[BrowsedStudy | None, Result | None
 def make_app(browsed: BrowsedStudy | None, opened: Result | None, device: str = "auto") -> Guard:
     """The whole app, for any ASGI server; `device` is where models are loaded."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    shop = Shop(Models(None if browsed is None else browsed.model, device), browsed, opened)
+    shop = Shop(Models(browsed.model["name"] if browsed else None, device), browsed, opened)
     app = gr.mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
         make_blocks(shop),

@@ -11,12 +11,13 @@ import numpy as np
 import polars as pl
 
 from mnemoscope.audits import page
-from mnemoscope.audits.records import read_audit
+from mnemoscope.audits.records import Record, read_audit
 from mnemoscope.audits.verify import read_again
 from mnemoscope.errors import UserError
 from mnemoscope.pipeline.label import LABELS_FILE
 from mnemoscope.report import style
 from mnemoscope.study.folder import Study
+from mnemoscope.study.records import Model
 from mnemoscope.words import UNKNOWN, interval, mark_hidden, percent
 
 if TYPE_CHECKING:  # torch is imported where a study or a map is shown
@@ -47,34 +48,34 @@ _FEATURES = (
 class Result:
     """An audit that has been made or opened.
 
-    `record` is that of `audit.json`, `rows` the table of spans, each with its `number` from 1;
+    `record` is that of `audit.json`, `spans` the table of spans, each with its `number` from 1;
     `texts` gives every document by its name, None where it is not there any more; `files` are
     those that can be downloaded.
     """
 
-    record: Mapping[str, Any]
-    rows: list[dict[str, Any]] = field(repr=False)
+    record: Record
+    spans: pl.DataFrame = field(repr=False)
     texts: Mapping[str, str | None] = field(repr=False)
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
         cls,
-        record: Mapping[str, Any],
+        record: Record,
         frame: pl.DataFrame,
         texts: Mapping[str, str | None],
         folder: Path,
     ) -> "Result":
         """Number the rows of a table of spans; of the audit's folder `DOWNLOADS` are kept."""
-        rows = [{"number": n, **row} for n, row in enumerate(frame.iter_rows(named=True), 1)]
         paths = [path for path in map(folder.joinpath, DOWNLOADS) if path.is_file()]
-        return cls(record, rows, texts, {path.name: path.read_bytes() for path in paths})
+        spans = frame.with_row_index("number", offset=1)
+        return cls(record, spans, texts, {path.name: path.read_bytes() for path in paths})
 
-    def row(self, number: Any) -> dict[str, Any]:
-        """The span of a number that came from a page; UserError if there is none."""
-        if type(number) is not int or not 1 <= number <= len(self.rows):
+    def row(self, number: Any) -> pl.DataFrame:
+        """The one row of a number that came from a page; UserError if there is none."""
+        if type(number) is not int or not 1 <= number <= self.spans.height:
             raise UserError("no such passage.")
-        return self.rows[number - 1]
+        return self.spans[number - 1]
 
 
 def open_audit(folder: Path) -> Result:
@@ -98,9 +99,13 @@ def render_result(result: Result) -> str:
     is_whole = sum(map(len, texts)) <= page.WHOLE_UP_TO
     documents = []
     for summary in result.record["documents"]:
-        own = [row for row in result.rows if row["document"] == summary["document"]]
+        own = result.spans.filter(document=summary["document"]).rows(named=True)
         text = result.texts.get(summary["document"])
-        pieces = None if text is None else list(page.stretches(text, own, is_whole=is_whole))
+        pieces = (
+            None
+            if text is None
+            else list(page.stretches(text, page.marks_of(own), is_whole=is_whole))
+        )
         documents.append({**summary, "pieces": pieces, "rows": own})
     # In the page itself, so that nothing of a visitor's document stands on disk.
     downloads = [
@@ -112,7 +117,9 @@ def render_result(result: Result) -> str:
 
 def render_card(result: Result, number: Any) -> str:
     """Render the evidence of one passage; UserError if there is no such passage."""
-    return render("evidence.html.j2", record=result.record, row=result.row(number))
+    return render(
+        "evidence.html.j2", record=result.record, row=result.row(number).row(0, named=True)
+    )
 
 
 def render(template: str, **values: Any) -> str:
@@ -217,9 +224,9 @@ class BrowsedStudy:
         self.grounds: dict[str, CnnGround] = {}  # by the fingerprint of an audited model
 
     @property
-    def model(self) -> dict[str, Any]:
+    def model(self) -> Model:
         """The study's record of its model."""
-        return dict(self.study.record["models"]["model"])
+        return self.study.record["models"]["model"]
 
     @cached_property
     def taxonomies(self) -> "dict[str, TaxonomyResult]":
@@ -327,7 +334,7 @@ class BrowsedStudy:
 
     def render_sequence(self, sequence_id: Any) -> str:
         """Render a sequence's text and features; UserError if the study has no such sequence."""
-        row = self._row(sequence_id)
+        row = self._row(sequence_id).row(0, named=True)
         pieces = self._pieces(row["tokens"])
         half = self.study.settings.sequences.n_prefix
         written = self._pieces(row["continuation"] or [])
@@ -354,7 +361,7 @@ class BrowsedStudy:
 
         from mnemoscope.maps.format import unpack_triangle
 
-        row = self._row(sequence_id)
+        row = self._row(sequence_id).row(0, named=True)
         number = row["sequence_id"]
         suffixes = self._store.index.filter(sequence_id=number)["suffix"].to_list()
         if not suffixes:
@@ -367,13 +374,13 @@ class BrowsedStudy:
 
         return SequenceMaps(read("mean"), read("max"), self._pieces(row["tokens"]))
 
-    def _row(self, sequence_id: Any) -> dict[str, Any]:
+    def _row(self, sequence_id: Any) -> pl.DataFrame:
         found = self._table.clear()
         if type(sequence_id) is int:
             found = self._table.filter(sequence_id=sequence_id)
         if found.is_empty():
             raise UserError("no such sequence in this study.")
-        return found.row(0, named=True)
+        return found[:1]
 
     def _pieces(self, tokens: Sequence[int]) -> tuple[str, ...]:
         """Text of each token; its number where the tokenizer is not on this machine."""

@@ -7,7 +7,7 @@ what it is. One runs here (`local`), another behind an API (`service`).
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, NotRequired, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from mnemoscope.audits.questions import QUESTIONS, Question, Where
-from mnemoscope.audits.settings import AuditSettings
+from mnemoscope.audits.settings import AuditSettings, Value
 from mnemoscope.audits.tokens import Splitter, Text, Tokens
 from mnemoscope.progress import SILENT, Progress
 
@@ -107,6 +107,26 @@ class TokenScores(NamedTuple):
     choices: Callable[[int], Choices]
 
 
+class ModelRecord(TypedDict):
+    """What `audit.json` holds of a model, as far as anything reads it."""
+
+    name: str
+    revision: str | None
+    dtype: str | None
+    fingerprint: str | None
+    files: NotRequired[dict[str, str]]
+
+
+class ApiRecord(TypedDict):
+    """What `audit.json` holds of a service, as far as anything reads it."""
+
+    endpoint: str
+    settings: dict[str, Value]
+    pieces: Literal["tokens", "words"]
+    tokenizer: str | None
+    tokenizer_revision: str | None
+
+
 class ModelFacts(NamedTuple):
     """What a model is.
 
@@ -116,9 +136,9 @@ class ModelFacts(NamedTuple):
         api: `api` of `audit.json`; None of a model that runs here.
     """
 
-    identity: dict[str, Any]
-    record: dict[str, Any]
-    api: dict[str, Any] | None = None
+    identity: dict[str, list[Any]]
+    record: ModelRecord
+    api: ApiRecord | None = None
 
 
 class AskedModel(Protocol):

@@ -5,12 +5,13 @@ It quotes the strongest passages, says in words what the figures are, and how to
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
-from mnemoscope.audits.page import render, views_of
+from mnemoscope.audits.page import render, view_of
 from mnemoscope.audits.passages import GROUNDS
+from mnemoscope.audits.records import Record
 from mnemoscope.audits.rule import RECALL
 
 REPORT = "report.html"
@@ -22,9 +23,7 @@ _BEFORE = 110  # characters of what the model was shown
 _DOCUMENTS = 6
 
 
-def render_brief(
-    record: Mapping[str, Any], spans: pl.DataFrame, tables: Mapping[str, pl.DataFrame]
-) -> str:
+def render_brief(record: Record, spans: pl.DataFrame, tables: Mapping[str, pl.DataFrame]) -> str:
     """Render the report from `audit.json`, `spans.parquet` and the tables beside it."""
     rows = [{"number": number, **row} for number, row in enumerate(spans.rows(named=True), 1)]
     recalled = sorted(
@@ -35,14 +34,14 @@ def render_brief(
             row["number"],
         ),
     )
-    origins = {name: one for name, one in tables.items() if name == "origins"}
+    origins = tables.get("origins")
     return render(
         "brief",
         record=record,
         whole=record["summary"],
-        views={"origins": None} | views_of(origins, {}),
+        views={"origins": view_of("origins", origins, {}) if origins is not None else None},
         recalled=recalled,
-        quoted=[_quotation(row) for row in recalled[:_QUOTED]],
+        quoted=[row | _shortened(row)._asdict() for row in recalled[:_QUOTED]],
         has_third_ground=any(row[name] for row in rows for name in GROUNDS[1:]),
         n_also=sum(bool(row["reference_reproduces"]) for row in recalled),
         documents=record["documents"][:_DOCUMENTS],
@@ -50,16 +49,21 @@ def render_brief(
     )
 
 
-def _quotation(row: dict[str, Any]) -> dict[str, Any]:
-    """A passage with what was shown before it, both shortened."""
+class Quotation(NamedTuple):
+    """What was shown before a passage, and the passage."""
+
+    shown: str
+    quoted: str
+
+
+def _shortened(row: Mapping[str, Any]) -> Quotation:
     begin = row["suffix_start"] - row["window_start"]
     shown = row["prefix_text"][:begin]
     text = "".join(row["continuation_pieces"])
     # Of few lines as well: three passages of many short ones would not fit on the two sheets.
     before = "\n".join(shown[-_BEFORE:].split("\n")[-_LINES_BEFORE:])
     quoted = "\n".join(text[:_LONGEST].split("\n")[:_MOST_LINES])
-    return {
-        **row,
-        "shown": ("…" if len(before) < len(shown) else "") + before,
-        "quoted": quoted + ("…" if len(quoted) < len(text) else ""),
-    }
+    return Quotation(
+        ("…" if len(before) < len(shown) else "") + before,
+        quoted + ("…" if len(quoted) < len(text) else ""),
+    )

@@ -14,7 +14,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
@@ -280,23 +280,18 @@ class Client:
             name: body for name, body in zip(names, bodies, strict=True) if name not in found
         }
         progress.advance(len(bodies) - len(missing))
-        found |= self._ask(missing, progress.advance)
-        return [found[name] for name in names]
-
-    def _ask(self, missing: dict[str, Any], advance: Callable[[], None]) -> dict[str, Answer]:
-        found: dict[str, Answer] = {}
         pace = _Pace(self.settings.requests_per_minute)
         with ThreadPoolExecutor(self.settings.concurrency) as pool:
             futures = {pool.submit(self._one, body, pace): name for name, body in missing.items()}
             try:
                 for future in as_completed(futures):
                     found[futures[future]] = future.result()
-                    advance()
+                    progress.advance()
             except BaseException:
                 pace.stop()
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
-        return found
+        return [found[name] for name in names]
 
     def _one(self, body: Any, pace: _Pace) -> Answer:
         """One answer, after as many tries as it takes; kept as soon as it is there."""

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import polars as pl
 
+from mnemoscope.audits.records import Record
 from mnemoscope.audits.rule import RECALL
 from mnemoscope.data.formats import table_ending
 from mnemoscope.data.hub import parse_hub_name
@@ -68,27 +69,29 @@ def sarif_log(frame: pl.DataFrame, texts: Mapping[str, str]) -> dict[str, Any]:
             {
                 "tool": {"driver": driver},
                 "columnKind": "unicodeCodePoints",
-                "results": [_result(row, lines[row["document"]]) for row in rows],
+                "results": [
+                    {
+                        "ruleId": _RULE["id"],
+                        "level": "warning",
+                        "message": {"text": f"Recalled, {row['tokens']} tokens: {row['reason']}."},
+                        "locations": [{"physicalLocation": _location(row, lines)}],
+                    }
+                    for row in rows
+                ],
             }
         ],
     }
 
 
-def _result(row: Mapping[str, Any], lines: list[int]) -> dict[str, Any]:
-    region: dict[str, int] = {}
+def _location(
+    row: Mapping[str, Any], lines: Mapping[str, list[int]]
+) -> dict[str, dict[str, str] | dict[str, int]]:
+    region = {"charOffset": row["start"], "charLength": row["end"] - row["start"]}
     for end in ("start", "end"):
-        line = bisect_right(lines, row[end])
-        region |= {f"{end}Line": line, f"{end}Column": row[end] - lines[line - 1] + 1}
-    region |= {"charOffset": row["start"], "charLength": row["end"] - row["start"]}
-    uri = _address(row["document"])
-    return {
-        "ruleId": _RULE["id"],
-        "level": "warning",
-        "message": {"text": f"Recalled, {row['tokens']} tokens: {row['reason']}."},
-        "locations": [
-            {"physicalLocation": {"artifactLocation": {"uri": uri}, "region": region}},
-        ],
-    }
+        begins = lines[row["document"]]
+        line = bisect_right(begins, row[end])
+        region |= {f"{end}Line": line, f"{end}Column": row[end] - begins[line - 1] + 1}
+    return {"artifactLocation": {"uri": _address(row["document"])}, "region": region}
 
 
 def _address(document: str) -> str:
@@ -100,7 +103,7 @@ def _address(document: str) -> str:
     return (path.as_uri() if path.is_absolute() else quote(name)) + fragment
 
 
-def junit_xml(record: Mapping[str, Any], frame: pl.DataFrame) -> str:
+def junit_xml(record: Record, frame: pl.DataFrame) -> str:
     """Make a JUnit report: a document fails where a passage of it is called recall.
 
     Documents that were too short or not read are skipped tests. Characters that XML 1.0 forbids
@@ -138,9 +141,9 @@ def junit_xml(record: Mapping[str, Any], frame: pl.DataFrame) -> str:
                 for one in rows.iter_rows(named=True)
             )
             failure.text = _clean("\n".join(lines))
-    for row in record["skipped"]:
-        message = _clean(f"not read: {row['reason']}")
-        ElementTree.SubElement(case(row["document"]), "skipped", message=message)
+    for one in record["skipped"]:
+        message = _clean(f"not read: {one['reason']}")
+        ElementTree.SubElement(case(one["document"]), "skipped", message=message)
     ElementTree.indent(suite)
     text = ElementTree.tostring(suite, encoding="unicode")
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}'

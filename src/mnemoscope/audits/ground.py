@@ -5,7 +5,6 @@ as they did at the study's sequences: prefix and the document's own suffix, pool
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -123,23 +122,22 @@ def _log_odds(
     return np.asarray(np.log(kept[:, recall]) - np.log(kept[:, guess]))
 
 
-def check_study(folder: Path, model: Mapping[str, Any], settings: AuditSettings) -> Study:
+def check_study(folder: Path, lm: LanguageModel, settings: AuditSettings) -> Study:
     """Open a study and refuse it where its CNNs cannot speak of this audit.
 
-    `model` holds `fingerprint`, `bos_id`, `dtype` and `name` of the audited one. Raises UserError:
-    no study, not trained, of another model, of other windows, or of plain text where the audit
-    speaks in a chat.
+    `lm` is the audited model. Raises UserError: no study, not trained, of another model, of other
+    windows, or of plain text where the audit speaks in a chat.
     """
     study = Study(folder)
     study.require("label")
     if not all(entry.impossible for entry in samples_of(study).values()):
         study.require("train")
     known = study.record["models"]["model"]
-    if (known["fingerprint"], known["bos_id"]) != (model["fingerprint"], model["bos_id"]):
+    if (known["fingerprint"], known["bos_id"]) != (lm.fingerprint, lm.bos_id):
         raise UserError(
             f"--study {folder}: a study of another model ({known['name']}, {known['dtype']}, "
-            f"weights {known['fingerprint'][:12]}; audited is {model['name']}, {model['dtype']}, "
-            f"{model['fingerprint'][:12]}). Give one of this model, or --study auto."
+            f"weights {known['fingerprint'][:12]}; audited is {lm.name}, {lm.dtype}, "
+            f"{lm.fingerprint[:12]}). Give one of this model, or --study auto."
         )
     check_windows(str(folder), study.settings.sequences, settings)
     return study
@@ -167,12 +165,11 @@ def read_ground(study: Study) -> CnnGround:
         for entry in samples_of(study).values()
         if _match(entry.taxonomy) is not None
     )
-    facts: dict[str, Any] = {"study": str(study.folder), "taxonomy": None, "reason": None}
-    facts["sequences"] = next(by_rule, {})
     found = _find_sample(study)
+    facts = {"study": str(study.folder), "taxonomy": None, "sequences": next(by_rule, {})}
     if isinstance(found, str):
         return CnnGround(facts | {"reason": found})
-    facts["taxonomy"] = found.sample.taxonomy
+    facts |= {"taxonomy": found.sample.taxonomy, "reason": None}
     jobs = [job for job in jobs_of(study) if (job.sample, job.source) == (found.sample, "model")]
     usable = [job for job in jobs if job.setting and job.setting.pooling in USABLE_INPUTS]
     usable = [job for job in usable if load_outcome(job).facts.did_train]
@@ -201,7 +198,9 @@ def read_ground(study: Study) -> CnnGround:
     choice = choose_calibration(odds, truth, groups)
     # Probabilities that the sequences had no part in, and those without a calibration.
     said, raw = cross_fitted(odds, truth, groups), apply_calibration(AS_IT_IS, odds)
-    facts |= {
+    cnns = tuple(trained_cnn(job) for job in usable)
+    whole = {
+        **facts,
         "cnns": [
             {"setting": one.setting and one.setting.slug, "seed": one.seed, "key": one.key}
             for one in usable
@@ -218,8 +217,7 @@ def read_ground(study: Study) -> CnnGround:
             **held,
         },
     }
-    cnns = tuple(trained_cnn(job) for job in usable)
-    return CnnGround(facts, cnns, found.guess, found.recall, choice.calibration)
+    return CnnGround(whole, cnns, found.guess, found.recall, choice.calibration)
 
 
 class _Found(NamedTuple):

@@ -5,7 +5,7 @@ Source: as in arXiv 2505.12546.
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import polars as pl
 
@@ -19,6 +19,7 @@ _MOST_CELLS = 900  # of a document
 _MOST_DOCUMENTS = 20
 _LIKELIEST = 5
 _LONGEST_SHOWN = 160  # characters
+_SPOT = ("suffix_start", "end", "extraction_logprob")
 
 
 class Cell(NamedTuple):
@@ -33,17 +34,32 @@ class Cell(NamedTuple):
     level: int | None
 
 
+class Likely(NamedTuple):
+    """A likely window: characters and text of its suffix, and the chance."""
+
+    suffix_start: int
+    end: int
+    extraction_logprob: float
+    text: str
+
+
 class HeatMap(NamedTuple):
-    """One document: lines of cells, rows of the likeliest windows, and what those ask for."""
+    """One document: lines of cells, and its likeliest windows."""
 
     document: str
     lines: list[list[Cell]]
-    likeliest: list[dict[str, Any]]
-    texts: list[str]
+    likeliest: list[Likely]
 
 
-def heat_maps(profile: pl.DataFrame, texts: Mapping[str, str]) -> tuple[list[HeatMap], int]:
-    """The heat maps of those documents with the largest chances, and how many are left out."""
+class HeatMaps(NamedTuple):
+    """The documents with the largest chances, and how many more there are."""
+
+    maps: list[HeatMap]
+    n_more: int
+
+
+def heat_maps(profile: pl.DataFrame, texts: Mapping[str, str]) -> HeatMaps:
+    """The heat maps of a page."""
     best = (
         profile.group_by("document", maintain_order=True)
         .agg(pl.col("extraction_logprob").max())
@@ -53,20 +69,16 @@ def heat_maps(profile: pl.DataFrame, texts: Mapping[str, str]) -> tuple[list[Hea
     found = []
     for name in names[:_MOST_DOCUMENTS]:
         rows = profile.filter(pl.col("document") == name)
-        likeliest = _likeliest(rows)
-        parts = [texts[name][row["suffix_start"] : row["end"]] for row in likeliest]
         cells = _cells(rows, len(texts[name]))
         lines = [cells[start : start + COLUMNS] for start in range(0, len(cells), COLUMNS)]
-        shown = [part[:_LONGEST_SHOWN] for part in parts]
-        found.append(HeatMap(name, lines, likeliest, shown))
-    return found, len(names) - len(found)
+        found.append(HeatMap(name, lines, _likeliest(rows, texts[name])))
+    return HeatMaps(found, len(names) - len(found))
 
 
 def _cells(rows: pl.DataFrame, n_characters: int) -> list[Cell]:
     width = max(-(-n_characters // min(_MOST_CELLS, max(rows.height, 1))), 1)
     values: list[float | None] = [None] * -(-n_characters // width)
-    spots = rows.select("suffix_start", "end", "extraction_logprob").iter_rows()
-    for start, end, value in spots:
+    for start, end, value in rows.select(_SPOT).iter_rows():
         for cell in range(start // width, (end - 1) // width + 1):
             own = values[cell]
             values[cell] = value if own is None else max(own, value)
@@ -80,16 +92,14 @@ def _level(logprob: float | None) -> int | None:
     return None if logprob is None else sum(logprob >= math.log(one) for one in LEVELS)
 
 
-def _likeliest(rows: pl.DataFrame) -> list[dict[str, Any]]:
+def _likeliest(rows: pl.DataFrame, text: str) -> list[Likely]:
     """The windows of the largest chances whose suffixes do not overlap."""
-    found: list[dict[str, Any]] = []
+    found: list[Likely] = []
     possible = rows.filter(pl.col("extraction_logprob") >= math.log(LEVELS[0]))
     order = possible.sort("extraction_logprob", descending=True, maintain_order=True)
-    for row in order.iter_rows(named=True):
-        if all(
-            row["end"] <= one["suffix_start"] or one["end"] <= row["suffix_start"] for one in found
-        ):
-            found.append(row)
+    for start, end, logprob in order.select(_SPOT).iter_rows():
+        if all(end <= one.suffix_start or one.end <= start for one in found):
+            found.append(Likely(start, end, logprob, text[start:end][:_LONGEST_SHOWN]))
         if len(found) == _LIKELIEST:
             break
     return found

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mnemoscope.audits.asking import AskedModel, Auditing
     from mnemoscope.audits.documents import Reading
     from mnemoscope.audits.ground import CnnGround
+    from mnemoscope.audits.records import Record
     from mnemoscope.audits.service import ServedModel
     from mnemoscope.audits.verify import Verification
     from mnemoscope.lm.model import LanguageModel
@@ -49,7 +50,7 @@ class Audit:
     """
 
     folder: Path
-    record: dict[str, Any]
+    record: "Record"
     passages: "pl.DataFrame"
     held: Any = None  # what removes a folder that nobody asked for
 
@@ -77,10 +78,10 @@ class Audit:
     def _shares(self) -> dict[str, Estimate]:
         """Shares of all characters that are recalled and guessed."""
         summary = self.record["summary"]
-        kinds = ("recalled", "guessed")
+        found = {"recalled": summary["recalled"], "guessed": summary["guessed"]}
         return {
-            kind: Estimate(*(summary[kind][name] for name in ("share", "low", "high")))
-            for kind in kinds
+            kind: Estimate(one["share"], one.get("low"), one.get("high"))
+            for kind, one in found.items()
         }
 
     def __repr__(self) -> str:
@@ -308,20 +309,21 @@ def verify(folder: str | Path, *, device: str = "auto") -> "Verification":
     from mnemoscope.audits.local import LocalModel
     from mnemoscope.audits.verify import verify_audit
 
-    def load(record: Mapping[str, Any], settings: AuditSettings) -> "AskedModel":
+    def load(record: "Record", settings: AuditSettings) -> "AskedModel":
         facts, api = record["model"], record.get("api")
         if not api:
-            own = LocalChoice(facts["name"], facts["revision"], facts["dtype"], device)
+            dtype = facts["dtype"] or "float32"
+            own = LocalChoice(facts["name"], facts["revision"], dtype, device)
             return LocalModel(own.load(), settings)
         place = {"url": api["endpoint"], "model": facts["name"]}
-        service = checked(EndpointSettings, api["settings"] | place)
+        service = checked(EndpointSettings, **api["settings"], **place)
         return _served(service, settings, api["tokenizer"], api["tokenizer_revision"], None)
 
     return verify_audit(Path(folder), load)
 
 
 def rank(
-    model: str | Path | LocalChoice,
+    model: str | Path,
     documents: Documents,
     out: str | Path,
     *,
@@ -423,7 +425,6 @@ def _cnns(
     from mnemoscope.audits.ground import check_study, make_study, read_ground
     from mnemoscope.audits.run import audit_key, check_no_other
     from mnemoscope.audits.scan import check_long_enough
-    from mnemoscope.study.models import facts_of
 
     lm, folder = auditing.lm, Path(study)
     if study == MAKE_STUDY:  # at length, so what would be refused then is refused now
@@ -439,7 +440,7 @@ def _cnns(
             device=own.device,
             lm=lm,
         ).folder
-    ground = read_ground(check_study(folder, facts_of(lm, lm.name), auditing.settings))
+    ground = read_ground(check_study(folder, lm, auditing.settings))
     if ground.facts["reason"] is not None:
         say(f"No probabilities from {folder}: {ground.facts['reason']}.")
         return ground
@@ -481,7 +482,7 @@ def _served(
     )
 
 
-def _made(folder: Path, record: dict[str, Any]) -> Audit:
+def _made(folder: Path, record: "Record") -> Audit:
     from mnemoscope.audits.records import read_audit
 
     return Audit(folder, record, read_audit(folder)[1])

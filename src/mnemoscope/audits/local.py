@@ -6,14 +6,22 @@ Windows are continued greedily, and left as soon as they cannot become a hit.
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from transformers import DynamicCache
 
-from mnemoscope.audits.asking import Auditing, ModelFacts, Prompt, TokenScores, Until, Written
+from mnemoscope.audits.asking import (
+    Auditing,
+    ModelFacts,
+    ModelRecord,
+    Prompt,
+    TokenScores,
+    Until,
+    Written,
+)
 from mnemoscope.audits.documents import Document
 from mnemoscope.audits.questions import OrdinarySettings, Where
 from mnemoscope.audits.sampling import draw_answers, is_chat_model, score_rows
@@ -69,7 +77,8 @@ class LocalModel:
         """What it is; the fingerprint is over weights and configuration as loaded."""
         lm = self.lm
         record = facts_of(lm, self._name) | {"files": model_files(Path(lm.name))}
-        return ModelFacts({"model": [lm.fingerprint, lm.dtype, lm.bos_id]}, record)
+        identity = {"model": [lm.fingerprint, lm.dtype, lm.bos_id]}
+        return ModelFacts(identity, cast(ModelRecord, record))
 
     def continue_(
         self,

@@ -19,7 +19,7 @@ from mnemoscope.audits.questions import NearSettings
 from mnemoscope.audits.rule import Ruling, rule_windows
 from mnemoscope.audits.scan import ask_in_parts, prompts_at
 from mnemoscope.audits.tokens import Place, Text, Words, character_range, cut
-from mnemoscope.columns import Column
+from mnemoscope.columns import Column, schema_of
 
 SHORTEST_BLOCK = 3
 """Tokens of a matching block; shorter ones match by chance anywhere."""
@@ -136,11 +136,6 @@ def check(audit: Auditing, table: pl.DataFrame) -> list[str]:
     ]
 
 
-def show(table: pl.DataFrame, _: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The rows for the page."""
-    return table.rows(named=True)
-
-
 def _is_written(tokenizer: Any, written: list[int], row: Mapping[str, Any]) -> bool:
     """Whether a model writes a near copy again; words have other numbers each time."""
     if isinstance(tokenizer, Words):
@@ -245,7 +240,7 @@ def near_table(
                 "pieces": list(_pieces(tokenizer, ids, others)),
             }
         )
-    return pl.DataFrame(rows, schema={name: one.type for name, one in TABLE.items()})
+    return pl.DataFrame(rows, schema=schema_of(TABLE))
 
 
 def _rule(audit: Auditing, one: NearCopy) -> Ruling:

@@ -38,10 +38,18 @@ COLUMNS = {
 _N_TOKENS = 5  # that are named
 
 
+class Needed(NamedTuple):
+    """A token of a window, its text, and the total effect of looking at it."""
+
+    token: int
+    text: str
+    effect: float
+
+
 class Needs(NamedTuple):
     """What the suffix of a window needs: the tokens, and how much of it is read off the text."""
 
-    needed: list[dict[str, Any]]
+    needed: list[Needed]
     copied: float
 
 
@@ -62,7 +70,7 @@ def ask(audit: Auditing) -> Answer:
         return Answer(facts={"reason": str(error)})
     copied = [one.copied for one in found]
     columns: dict[str, Sequence[Any]] = {
-        "needed": [one.needed for one in found],
+        "needed": [[one._asdict() for one in each.needed] for each in found],
         "needed_copied": copied,
         "needs_say": [RECALL if one < MOST_COPIED else GUESS for one in copied],
     }
@@ -109,14 +117,8 @@ def copied_shares(
     return found
 
 
-def _named(
-    tokenizer: Any, window: npt.NDArray[np.int32], owed: torch.Tensor
-) -> list[dict[str, Any]]:
+def _named(tokenizer: Any, window: npt.NDArray[np.int32], owed: torch.Tensor) -> list[Needed]:
     """The tokens with the largest positive effects."""
     texts = token_texts(tokenizer, window)
     order = owed.argsort(descending=True, stable=True)[:_N_TOKENS].tolist()
-    return [
-        {"token": place, "text": texts[place], "effect": float(owed[place])}
-        for place in order
-        if owed[place] > 0
-    ]
+    return [Needed(place, texts[place], float(owed[place])) for place in order if owed[place] > 0]

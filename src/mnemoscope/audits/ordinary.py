@@ -8,7 +8,6 @@ compared with the documents: does it hold n tokens in a row that stand in one of
 import hashlib
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +19,7 @@ from mnemoscope.audits.asking import Answer, Auditing
 from mnemoscope.audits.questions import OrdinarySettings
 from mnemoscope.audits.sampling import prompts_shown
 from mnemoscope.audits.tokens import character_range
-from mnemoscope.columns import Column
+from mnemoscope.columns import Column, schema_of
 from mnemoscope.data.duplicates import SuffixIndex
 from mnemoscope.data.origins import as_bytes, places_of
 from mnemoscope.errors import UserError
@@ -104,17 +103,16 @@ def ask(audit: Auditing) -> Answer:
         )
         for prompt, answer, own, one in zip(prompts, answers, split, overlaps, strict=True):
             rows.append((prompt, by, answer, len(own.ids), *_place(audit, one)))
-    schema = {name: one.type for name, one in TABLE.items()}
-    frame = pl.DataFrame(rows, schema=schema, orient="row")
+    frame = pl.DataFrame(rows, schema=schema_of(TABLE), orient="row")
     facts = summarize_ordinary(frame, settings, is_chat=audit.model.is_chat)
     return Answer(table=frame, facts=facts)
 
 
-def show(table: pl.DataFrame, _: Mapping[str, str]) -> list[dict[str, Any]]:
+def show(table: pl.DataFrame, _: Mapping[str, str]) -> pl.DataFrame:
     """Answers that repeat a document, the longest overlaps first."""
     rows = table.filter(pl.col("overlap") > 0, pl.col("by") == "model")
     rows = rows.sort("overlap", descending=True, maintain_order=True)
-    return rows.head(_ANSWERS).rows(named=True)
+    return rows.head(_ANSWERS)
 
 
 def _settings(audit: Auditing) -> OrdinarySettings:
@@ -181,17 +179,17 @@ def summarize_ordinary(
     frame: pl.DataFrame, settings: OrdinarySettings, *, is_chat: bool
 ) -> dict[str, Any]:
     """What `audit.json` says of ordinary use: the share of answers that repeat, with intervals."""
-    found: dict[str, Any] = {
+    of_each = {}
+    for by in frame["by"].unique().sort():
+        lengths = frame.filter(by=by)["overlap"].to_list()
+        n = sum(one > 0 for one in lengths)
+        share = clopper_pearson(n, len(lengths))
+        of_each[by] = {"answers": len(lengths), "repeating": n, "longest": max(lengths)}
+        of_each[by] |= {"share": share.value, "low": share.low, "high": share.high}
+    return {
         "prompts": frame.filter(by="model").height,
         "overlap": settings.overlap,
         "answer_tokens": settings.answer_tokens,
         "is_chat": is_chat,
+        **of_each,
     }
-    rows = sorted(frame.select("by", "overlap").iter_rows())
-    for by, some in groupby(rows, key=lambda row: row[0]):
-        lengths = [overlap for _, overlap in some]
-        n = sum(one > 0 for one in lengths)
-        share = clopper_pearson(n, len(lengths))
-        found[by] = {"answers": len(lengths), "repeating": n, "longest": max(lengths)}
-        found[by] |= {"share": share.value, "low": share.low, "high": share.high}
-    return found

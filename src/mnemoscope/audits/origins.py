@@ -5,9 +5,6 @@ speaks for it, since a passage may run over what stands in two places.
 """
 
 from collections.abc import Mapping
-from itertools import groupby
-from operator import itemgetter
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -15,7 +12,7 @@ import polars as pl
 from mnemoscope.audits.asking import Answer, Auditing
 from mnemoscope.audits.questions import CorpusSettings
 from mnemoscope.audits.tokens import Words
-from mnemoscope.columns import Column
+from mnemoscope.columns import Column, schema_of
 from mnemoscope.data.corpus import Corpus, FlatFile, open_corpus
 from mnemoscope.data.origins import SCHEME, Needle, find_in_corpus, find_in_index
 from mnemoscope.errors import UserError
@@ -74,12 +71,11 @@ def ask(audit: Auditing) -> Answer:
         for kind, one in zip(("passage", "suffix"), both, strict=True):
             spot_of = (number, row["document"], row["start"], row["end"], kind, one.n)
             made += [(*spot_of, *spot) for spot in one.spots]
-    schema = {name: one.type for name, one in TABLE.items()}
     counts = {
         "origin_count": [one.n for one in wholes],
         "origin_suffix_count": [one.n for one in suffixes],
     }
-    return Answer(counts, pl.DataFrame(made, schema=schema, orient="row"))
+    return Answer(counts, pl.DataFrame(made, schema=schema_of(TABLE), orient="row"))
 
 
 def open_asked(audit: Auditing) -> Corpus | None:
@@ -103,11 +99,8 @@ def _corpus(audit: Auditing) -> tuple[str, str | None]:
     return settings.corpus or "", settings.corpus_dtype
 
 
-def show(table: pl.DataFrame, _: Mapping[str, str]) -> dict[int, list[dict[str, Any]]]:
-    """The first places of each passage, by its number; of its suffix where the whole is nowhere."""
-    found = {}
-    for number, rows in groupby(table.rows(named=True), key=itemgetter("span")):
-        some = list(rows)
-        whole = [row for row in some if row["found"] == "passage"]
-        found[number] = (whole or some)[:_SHOWN]
-    return found
+def show(table: pl.DataFrame, _: Mapping[str, str]) -> pl.DataFrame:
+    """The first places of each passage; of its suffix where the whole is nowhere."""
+    is_whole = pl.col("found") == "passage"
+    shown = table.filter(is_whole | ~is_whole.any().over("span"))
+    return shown.group_by("span", maintain_order=True).head(_SHOWN)

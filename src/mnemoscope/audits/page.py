@@ -5,17 +5,19 @@ Every text is escaped. What a question adds is drawn by its template (`questions
 
 import math
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
-from operator import itemgetter
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import jinja2
 import polars as pl
 
+from mnemoscope.audits.asking import Choice
 from mnemoscope.audits.chance import tries_needed
 from mnemoscope.audits.heat import COLUMNS, LEVELS
 from mnemoscope.audits.questions import QUESTIONS
+from mnemoscope.audits.records import Record
 from mnemoscope.audits.rule import MOST_COPIED, RECALL
 from mnemoscope.audits.settings import flag_of
 from mnemoscope.report import style
@@ -45,7 +47,7 @@ class Stretch(NamedTuple):
 
 
 def render_page(
-    record: Mapping[str, Any],
+    record: Record,
     frame: pl.DataFrame,
     texts: Mapping[str, str],
     tables: Mapping[str, pl.DataFrame] | None = None,
@@ -68,9 +70,9 @@ def render_page(
     is_whole = sum(map(len, texts.values())) <= WHOLE_UP_TO
     documents = []
     for summary in record["documents"]:
-        own = [row for row in rows if row["document"] == summary["document"]]
+        own = marks_of(row for row in rows if row["document"] == summary["document"])
         near = _near_marks(tables.get("near"), summary["document"])
-        marked = sorted([*own, *near], key=itemgetter("start"))
+        marked = sorted([*own, *near], key=attrgetter("start"))
         pieces = list(stretches(texts[summary["document"]], marked, is_whole=is_whole))
         n_shown = sum(len(one.text) for one in pieces)
         is_open = n_shown <= _OPEN_UP_TO and (bool(marked) or len(record["documents"]) == 1)
@@ -78,7 +80,7 @@ def render_page(
     return render(
         "audit",
         record=record,
-        views=views_of(tables, texts),
+        views={name: view_of(name, table, texts) for name, table in tables.items()},
         rows=rows,
         recalled=[row for row in shown if row["verdict"] == RECALL],
         guessed=[row for row in shown if row["verdict"] != RECALL],
@@ -89,13 +91,12 @@ def render_page(
     )
 
 
-def views_of(tables: Mapping[str, pl.DataFrame], texts: Mapping[str, str]) -> dict[str, Any]:
-    """What the templates of questions are given of their tables, by the questions' names."""
-    found = {}
-    for name, table in tables.items():
-        show = QUESTIONS[name].part("show")
-        found[name] = show(table, texts) if show else table.head(_ROWS).rows(named=True)
-    return found
+def view_of(name: str, table: pl.DataFrame, texts: Mapping[str, str]) -> Any:
+    """What the template of a question is given of its table: rows, unless its `show` says else."""
+    question = QUESTIONS[name]
+    show = question.part("show")
+    found = show(table, texts) if show else table if question.template else table.head(_ROWS)
+    return found.rows(named=True) if isinstance(found, pl.DataFrame) else found
 
 
 def _parts(kind: str) -> list[tuple[str, Callable[..., str]]]:
@@ -116,18 +117,29 @@ def render(name: str, **values: Any) -> str:
     return style.fill(template, style=style.asset(f"{name}.css", "mnemoscope.audits"), **values)
 
 
-def _near_marks(near: pl.DataFrame | None, document: str) -> list[dict[str, Any]]:
-    """Where near copies stand that touch no span, as `stretches` takes them."""
+class Passage(NamedTuple):
+    """A stretch of a document, in characters, with what is said of it; a span has its number."""
+
+    start: int
+    end: int
+    verdict: str
+    number: int | None = None
+
+
+def marks_of(rows: Iterable[Mapping[str, Any]]) -> list[Passage]:
+    """Rows of the table of spans, each with its `number`, as `stretches` takes them."""
+    return [Passage(*(row[name] for name in Passage._fields)) for row in rows]
+
+
+def _near_marks(near: pl.DataFrame | None, document: str) -> list[Passage]:
+    """Where near copies stand that touch no span."""
     if near is None:
         return []
     rows = near.filter(pl.col("document") == document, pl.col("strict_characters") == 0)
-    return [
-        {"start": row["start"], "end": row["end"], "verdict": "near", "number": None}
-        for row in rows.iter_rows(named=True)
-    ]
+    return [Passage(start, end, "near") for start, end in rows.select("start", "end").rows()]
 
 
-def stretches(text: str, rows: list[dict[str, Any]], *, is_whole: bool) -> Iterator[Stretch]:
+def stretches(text: str, rows: Sequence[Passage], *, is_whole: bool) -> Iterator[Stretch]:
     """Split a document's text at its spans, given in order; joined, the pieces are the text.
 
     Unless `is_whole`, only what is near a span is shown, and the rest is ``left_out``.
@@ -135,10 +147,10 @@ def stretches(text: str, rows: list[dict[str, Any]], *, is_whole: bool) -> Itera
     seen = 0
     for row in rows:
         # A character of several bytes may end one span and begin the next; it is shown once.
-        start = max(row["start"], seen)
+        start = max(row.start, seen)
         yield from _between(text, seen, start, is_whole, is_first=seen == 0)
-        yield Stretch(row["verdict"], text[start : row["end"]], row["number"])
-        seen = max(row["end"], seen)
+        yield Stretch(row.verdict, text[start : row.end], row.number)
+        seen = max(row.end, seen)
     yield from _between(text, seen, len(text), is_whole, is_first=not rows, is_last=True)
 
 
@@ -194,12 +206,10 @@ def _ends(share: Mapping[str, Any]) -> str:
     return f"{100 * share['low']:.1f} to {100 * share['high']:.1f}\u00a0%"
 
 
-def _settings_said(record: Mapping[str, Any]) -> Iterator[list[str]]:
+def _settings_said(record: Record) -> Iterator[list[str]]:
     """Settings as flags, each with its value; those that played no part are left out."""
     settings = record["settings"]
-    in_chat = settings["chat_template"] or (record.get("api") or {"settings": {}})["settings"].get(
-        "chat"
-    )
+    in_chat = settings["chat_template"] or ("api" in record and record["api"]["settings"]["chat"])
     off = set() if in_chat else {"instruction"}
     for question in QUESTIONS.values():
         if question.fields and not settings.get(question.fields[0]):
@@ -209,9 +219,9 @@ def _settings_said(record: Mapping[str, Any]) -> Iterator[list[str]]:
             yield [flag_of(name), *([] if value is True else [str(value)])]
 
 
-def _unit_of(record: Mapping[str, Any]) -> str:
+def _unit_of(record: Record) -> str:
     """What windows are counted in."""
-    is_words = record.get("api") and record["api"]["pieces"] == "words"
+    is_words = "api" in record and record["api"]["pieces"] == "words"
     return "words" if is_words else "tokens"
 
 
@@ -256,7 +266,19 @@ def _figure(value: float | None, digits: int = 2) -> str:
     return f"{value:,.{digits}f}" if abs(value) < 1e6 else f"{value:.1e}"
 
 
-def _token_rows(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+class TokenRow(NamedTuple):
+    """A token that was asked for, what was written in its place, and how likely it is."""
+
+    wanted: str
+    written: str
+    is_right: bool
+    logprob: float | None
+    reference: float | None
+    ratio: float | None
+    alternatives: list[Choice]
+
+
+def _token_rows(row: Mapping[str, Any]) -> list[TokenRow]:
     n = len(row["suffix_pieces"])
     columns = zip(
         row["suffix_pieces"],
@@ -269,14 +291,14 @@ def _token_rows(row: Mapping[str, Any]) -> list[dict[str, Any]]:
         strict=True,
     )
     return [
-        {
-            "wanted": wanted,
-            "written": written,
-            "is_right": token == other,
-            "logprob": logprob,
-            "reference": beside,
-            "ratio": None if beside is None or logprob is None else logprob - beside,
-            "alternatives": [one for one in choices if one["text"] != wanted][:2],
-        }
+        TokenRow(
+            wanted,
+            written,
+            token == other,
+            logprob,
+            beside,
+            None if beside is None or logprob is None else logprob - beside,
+            [one for one in choices if one["text"] != wanted][:2],
+        )
         for wanted, written, token, other, logprob, beside, choices in columns
     ]

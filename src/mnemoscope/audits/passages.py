@@ -10,7 +10,7 @@ from mnemoscope.audits.rule import decide
 from mnemoscope.audits.settings import AuditSettings
 from mnemoscope.audits.spans import Span
 from mnemoscope.audits.tokens import Text, character_range, token_texts
-from mnemoscope.columns import Column
+from mnemoscope.columns import Column, schema_of
 
 PASSAGE: dict[str, Column] = {
     "document": Column(pl.String, "its name: a path, of a table `path#row`"),
@@ -56,9 +56,9 @@ def span_columns() -> dict[str, Column]:
     return every
 
 
-def span_schema() -> dict[str, Any]:
+def span_schema() -> pl.Schema:
     """Types of the columns of `spans.parquet`."""
-    return {name: one.type for name, one in span_columns().items()}
+    return schema_of(span_columns())
 
 
 def passage_table(
@@ -71,44 +71,45 @@ def passage_table(
 
     The verdict is the rule's, and what questions answer is null.
     """
-    rows = [_row(texts[number], span, settings, tokenizer) for number, span in spans]
-    return pl.DataFrame(rows, schema=span_schema())
-
-
-def _row(text: Text, span: Span, settings: AuditSettings, tokenizer: Any) -> dict[str, Any]:
-    hit, ruling, own = span.hit, span.hit.ruling, text.tokens
-    start, end = character_range(own, span.first, span.last)
-    window = own.ids[hit.first : hit.first + settings.length]
-    window_start, window_end = character_range(own, hit.first, hit.first + settings.length)
-    suffix_start = int(own.starts[hit.first + settings.prefix])
+    rows = []
     copied = "; all that the model writes stands in the prefix already"
-    return {
-        "document": text.name,
-        "start": start,
-        "end": end,
-        "verdict": span.verdict,
-        "reason": ruling.reason + (copied if span.is_copied else ""),
-        "tokens": span.last - span.first,
-        "score": hit.score,
-        "text": text.document.text[start:end],
-        "verbatim_length": span.verbatim_length,
-        "is_copied": span.is_copied,
-        "windows": span.n_hits,
-        "rouge_l": ruling.rouge_l,
-        "rouge_3": ruling.rouge_3,
-        "is_incrementing": ruling.is_incrementing,
-        "is_repeating": ruling.is_repeating,
-        "rule_says": ruling.verdict,
-        "window_token": hit.first,
-        "window_start": window_start,
-        "suffix_start": suffix_start,
-        "window_end": window_end,
-        "window_tokens": window.tolist(),
-        "continuation_tokens": hit.continuation,
-        "prefix_text": text.document.text[window_start:suffix_start],
-        "suffix_pieces": token_texts(tokenizer, window[settings.prefix :]),
-        "continuation_pieces": hit.pieces or token_texts(tokenizer, hit.continuation),
-    }
+    for number, span in spans:
+        text, hit, ruling = texts[number], span.hit, span.hit.ruling
+        own = text.tokens
+        start, end = character_range(own, span.first, span.last)
+        window = own.ids[hit.first : hit.first + settings.length]
+        window_start, window_end = character_range(own, hit.first, hit.first + settings.length)
+        suffix_start = int(own.starts[hit.first + settings.prefix])
+        rows.append(
+            {
+                "document": text.name,
+                "start": start,
+                "end": end,
+                "verdict": span.verdict,
+                "reason": ruling.reason + (copied if span.is_copied else ""),
+                "tokens": span.last - span.first,
+                "score": hit.score,
+                "text": text.document.text[start:end],
+                "verbatim_length": span.verbatim_length,
+                "is_copied": span.is_copied,
+                "windows": span.n_hits,
+                "rouge_l": ruling.rouge_l,
+                "rouge_3": ruling.rouge_3,
+                "is_incrementing": ruling.is_incrementing,
+                "is_repeating": ruling.is_repeating,
+                "rule_says": ruling.verdict,
+                "window_token": hit.first,
+                "window_start": window_start,
+                "suffix_start": suffix_start,
+                "window_end": window_end,
+                "window_tokens": window.tolist(),
+                "continuation_tokens": hit.continuation,
+                "prefix_text": text.document.text[window_start:suffix_start],
+                "suffix_pieces": token_texts(tokenizer, window[settings.prefix :]),
+                "continuation_pieces": hit.pieces or token_texts(tokenizer, hit.continuation),
+            }
+        )
+    return pl.DataFrame(rows, schema=span_schema())
 
 
 def with_verdicts(passages: pl.DataFrame) -> pl.DataFrame:

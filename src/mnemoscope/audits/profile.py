@@ -13,7 +13,7 @@ Source: (n, p)-discoverable extraction, Hayes et al., arXiv 2410.19482; slid ove
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,6 +69,8 @@ TRIES = (1, 10, 100, 1_000, 10_000)
 _LONGEST = 2048  # tokens read at once of a model whose positions have no limit
 _SAME_CHANCE = 1e-3  # another machine or batch rounds otherwise
 _CHANCES = {name: TABLE[name].type for name in ("extraction_logprob", "logprob", "run")}
+
+show = heat_maps
 
 
 def ask(audit: Auditing) -> Answer:
@@ -281,9 +283,3 @@ def check(audit: Auditing, kept: pl.DataFrame) -> list[str]:
     return (
         [f"profile.parquet: {n:,} of {kept.height:,} chances do not come out again."] if n else []
     )
-
-
-def show(table: pl.DataFrame, texts: Mapping[str, str]) -> dict[str, Any]:
-    """The heat maps of a page, and how many more documents there are."""
-    maps, n_more = heat_maps(table, texts)
-    return {"maps": maps, "n_more": n_more}

@@ -187,7 +187,7 @@ def audit_settings(where: Where = "here", **values: Any) -> AuditSettings:
     What is given is an instance of every question's settings. Raises UserError: an unknown name, a
     value out of range, or a setting that such a model, or a question that is off, would pass over.
     """
-    settings = checked(settings_class(), values)
+    settings = checked(settings_class(), **values)
     needs: dict[str, str] = {}
     if where != "chat" and not settings.chat_template:
         needs["instruction"] = "--chat-template" if where == "here" else "--chat"

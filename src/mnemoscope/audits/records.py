@@ -1,17 +1,17 @@
 """The folder of an audit: `audit.json`, and the files that it names."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NotRequired
+from typing import NotRequired, cast
 
 import polars as pl
-from pydantic import NonNegativeInt
 from typing_extensions import TypedDict
 
+from mnemoscope.audits.asking import ApiRecord, ModelRecord
 from mnemoscope.audits.passages import span_schema
 from mnemoscope.audits.questions import settings_class
-from mnemoscope.audits.settings import checked
+from mnemoscope.audits.settings import Value, checked
+from mnemoscope.audits.shares import DocumentCounts, Summary
 from mnemoscope.errors import DamagedDataError, UserError, first_line
 from mnemoscope.files import made_folder, read_parquet
 from mnemoscope.store import Store
@@ -27,59 +27,23 @@ PARTS = "parts"
 """Folder of what is done of an audit that is not finished."""
 
 
-class _Part(TypedDict):
-    characters: NonNegativeInt
-    share: float
-    low: NotRequired[float | None]
-    high: NotRequired[float | None]
+class DocumentRow(DocumentCounts):
+    """What is said of a document."""
 
-
-class _Counts(TypedDict):
-    characters: NonNegativeInt
-    windows: NonNegativeInt
-    guess_spans: NonNegativeInt
-    recall_spans: NonNegativeInt
-    near_spans: NotRequired[NonNegativeInt | None]
-    reproduced: _Part
-    guessed: _Part
-    recalled: _Part
-    near: NotRequired[_Part]
-
-
-class _Row(_Counts):
-    document: str
     sha256: str
     text_file: str | None
     is_too_short: bool
 
 
-class _Skipped(TypedDict):
+class Skipped(TypedDict):
+    """What was not read, and why."""
+
     document: str
     reason: str
 
 
-class _Whole(_Counts):
-    documents: NonNegativeInt
-
-
-class _Model(TypedDict):
-    name: str
-    revision: str | None
-    dtype: str | None
-    fingerprint: str | None
-    files: NotRequired[dict[str, str]]
-
-
 class _Cnn(TypedDict):
     reason: str | None
-
-
-class _Api(TypedDict):
-    endpoint: str
-    settings: dict[str, Any]
-    pieces: Literal["tokens", "words"]
-    tokenizer: str | None
-    tokenizer_revision: str | None
 
 
 class Record(TypedDict):
@@ -87,16 +51,16 @@ class Record(TypedDict):
 
     schema_version: int
     key: str
-    model: _Model
-    reference: _Model | None
+    model: ModelRecord
+    reference: ModelRecord | None
     cnn: _Cnn | None
-    api: NotRequired[_Api]
-    settings: dict[str, Any]
+    api: NotRequired[ApiRecord]
+    settings: dict[str, Value]
     encoding: str
     columns: NotRequired[dict[str, str]]
-    documents: list[_Row]
-    skipped: list[_Skipped]
-    summary: _Whole
+    documents: list[DocumentRow]
+    skipped: list[Skipped]
+    summary: Summary
     files: dict[str, str]
 
 
@@ -116,7 +80,7 @@ def prepare_folder(out: Path) -> None:
             raise UserError(f"{out / name}: a link that leaves the output folder. Remove it.")
 
 
-def read_audit_record(out: Path) -> dict[str, Any]:
+def read_audit_record(out: Path) -> Record:
     """What `audit.json` holds, seen to be as it was written.
 
     Raises UserError: no audit there, or one of another version of mnemoscope. DamagedDataError:
@@ -125,10 +89,10 @@ def read_audit_record(out: Path) -> dict[str, Any]:
     store = audit_store(out)
     if store.record(ARTEFACT).get("schema_version") != SCHEMA_VERSION:
         raise UserError(f"{out / RECORD}: of another mnemoscope. Make the audit again.")
-    return dict(store.record(ARTEFACT, shape=Record))
+    return cast(Record, store.record(ARTEFACT, shape=Record))
 
 
-def read_audit(out: Path, *, as_it_is: bool = False) -> tuple[dict[str, Any], pl.DataFrame]:
+def read_audit(out: Path, *, as_it_is: bool = False) -> tuple[Record, pl.DataFrame]:
     """Read `audit.json` and `spans.parquet` of a folder; the table also if changed, `as_it_is`.
 
     Raises UserError: no audit there, or one of another version. DamagedDataError: a file that
@@ -138,7 +102,7 @@ def read_audit(out: Path, *, as_it_is: bool = False) -> tuple[dict[str, Any], pl
     record, store = read_audit_record(out), audit_store(out)
     try:
         spans = read_parquet(out / SPANS) if as_it_is else store.frame(ARTEFACT, SPANS)
-        checked(settings_class(), record["settings"])
+        checked(settings_class(), **record["settings"])
         return record, spans.select(*span_schema())
     except (ValueError, OSError, UserError, pl.exceptions.PolarsError) as error:
         raise store.damaged(out, ARTEFACT, first_line(error)) from error
@@ -150,7 +114,7 @@ def check_is_audit(out: Path) -> None:
         raise UserError(f"{out}: contains no audit (audit.json). Make one with 'mnemoscope audit'.")
 
 
-def changed_files(out: Path, record: Mapping[str, Any]) -> dict[str, str]:
+def changed_files(out: Path, record: Record) -> dict[str, str]:
     """What is wrong with files that are gone or not as they were written, by their names."""
     found, store = {}, audit_store(out)
     for file in record["files"]:

@@ -8,11 +8,11 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import polars as pl
 
-from mnemoscope.audits.asking import Auditing
+from mnemoscope.audits.asking import Answer, Auditing
 from mnemoscope.audits.brief import REPORT, render_brief
 from mnemoscope.audits.documents import Reading
 from mnemoscope.audits.exports import sarif_log
@@ -24,6 +24,8 @@ from mnemoscope.audits.records import (
     PARTS,
     RECORD,
     SCHEMA_VERSION,
+    DocumentRow,
+    Record,
     audit_store,
     changed_files,
     other_audit,
@@ -48,7 +50,7 @@ def make_audit(
     *,
     command: Sequence[str] = (),
     redo: bool = False,
-) -> dict[str, Any]:
+) -> Record:
     """Audit the documents of `reading`, which are the texts of `audit`; a stopped run goes on.
 
     Gives what `audit.json` holds. `command` is recorded; `redo` writes over an audit of other
@@ -65,7 +67,8 @@ def make_audit(
     if audit.model.kind == "here":  # the answers of a service are kept each by itself
         audit.kept = made_folder(out / PARTS / key[:16])
     find_passages(audit)
-    tables, facts = ask_questions(audit)
+    answers = ask_questions(audit)
+    tables = {name: one.table for name, one in answers.items() if one.table is not None}
     others = {"reference": audit.reference.facts().record if audit.reference else None, "cnn": None}
     model = audit.model.facts()
     record = {
@@ -80,10 +83,12 @@ def make_audit(
         "settings": audit.settings.model_dump(),
         "encoding": reading.encoding,
         **({"columns": dict(reading.columns)} if reading.columns else {}),
-        **_summaries(audit, reading, tables.get("near")),
-        **facts,
+        "documents": (rows := _document_rows(audit, tables.get("near"))),
+        "skipped": [{"document": one.name, "reason": one.reason} for one in reading.skipped],
+        "summary": overall(rows),
+        **{name: dict(one.facts) for name, one in answers.items() if one.facts is not None},
     }
-    _write(out, record, audit, tables)
+    _write(out, cast(Record, record), audit, tables)
     shutil.rmtree(out / PARTS, ignore_errors=True)
     return read_audit_record(out)
 
@@ -101,23 +106,18 @@ def find_passages(audit: Auditing) -> None:
     audit.passages = passage_table(audit.texts, spans, audit.settings, audit.tokenizer)
 
 
-def ask_questions(audit: Auditing) -> tuple[dict[str, pl.DataFrame], dict[str, Any]]:
-    """Ask every question that is on: passages get columns and verdicts; gives tables and facts."""
-    tables: dict[str, pl.DataFrame] = {}
-    facts: dict[str, Any] = {}
+def ask_questions(audit: Auditing) -> dict[str, Answer]:
+    """Ask every question that is on, and give the answers; passages get columns and verdicts."""
+    answers: dict[str, Answer] = {}
     schema = span_schema()
     for name, question in audit.asked().items():
-        answer = question.part("ask")(audit)
+        answer = answers[name] = question.part("ask")(audit)
         audit.passages = audit.passages.with_columns(
             pl.Series(column, list(values), dtype=schema[column])
             for column, values in answer.columns.items()
         )
-        if answer.table is not None:
-            tables[name] = answer.table
-        if answer.facts is not None:
-            facts[name] = dict(answer.facts)
     audit.passages = with_verdicts(audit.passages)
-    return tables, facts
+    return answers
 
 
 def audit_key(audit: Auditing) -> str:
@@ -139,17 +139,17 @@ def audit_key(audit: Auditing) -> str:
     return whole.hexdigest()
 
 
-def _finished_audit(out: Path, key: str, *, redo: bool) -> dict[str, Any] | None:
+def _finished_audit(out: Path, key: str, *, redo: bool) -> Record | None:
     """The audit that is already there, if it is this one; another one only goes with `redo`."""
     if not (out / RECORD).is_file():
         return None
     try:
         record = read_audit_record(out)
         is_this = record["key"] == key
+        if is_this and not changed_files(out, record):
+            return record
     except (DamagedDataError, UserError):
-        record, is_this = {}, False
-    if is_this and not changed_files(out, record):
-        return record
+        is_this = False
     if not redo and is_this:
         raise UserError(
             f"{out}: files of this audit are missing or were changed. --redo makes it again."
@@ -172,14 +172,15 @@ def check_no_other(out: Path, *, redo: bool) -> None:
         raise other_audit(out)
 
 
-def _summaries(audit: Auditing, reading: Reading, near: pl.DataFrame | None) -> dict[str, Any]:
-    """Documents with their shares, what was passed over, and the whole."""
-    rows, place = [], ("start", "end", "verdict")
+def _document_rows(audit: Auditing, near: pl.DataFrame | None) -> list[DocumentRow]:
+    """Documents with their shares."""
+    rows: list[DocumentRow] = []
+    place = ("start", "end", "verdict")
     for number, text in enumerate(audit.texts):
         document, n_tokens = text.document, len(text.tokens.ids)
         found = audit.passages.filter(pl.col("document") == text.name)
         nearly = None if near is None else near.filter(pl.col("document") == text.name)
-        row = summarize(
+        counts = summarize(
             text.name,
             n_characters=len(document.text),
             n_tokens=n_tokens,
@@ -187,19 +188,15 @@ def _summaries(audit: Auditing, reading: Reading, near: pl.DataFrame | None) -> 
             spans=found.select(place).rows(),
             near=None if nearly is None else nearly.select(place).rows(),
         )
-        row |= {
-            "sha256": document.sha256,
-            "text_file": f"texts/{number + 1:05d}.txt" if document.is_extracted else None,
-            "is_too_short": n_tokens < audit.settings.length,
-        }
-        rows.append(row)
-    skipped = [{"document": one.name, "reason": one.reason} for one in reading.skipped]
-    return {"documents": rows, "skipped": skipped, "summary": overall(rows)}
+        file = f"texts/{number + 1:05d}.txt" if document.is_extracted else None
+        is_short = n_tokens < audit.settings.length
+        rows.append(
+            {**counts, "sha256": document.sha256, "text_file": file, "is_too_short": is_short}
+        )
+    return rows
 
 
-def _write(
-    out: Path, record: dict[str, Any], audit: Auditing, tables: Mapping[str, pl.DataFrame]
-) -> None:
+def _write(out: Path, record: Record, audit: Auditing, tables: Mapping[str, pl.DataFrame]) -> None:
     """Write everything, `audit.json` last."""
     for name in QUESTIONS:
         (out / f"{name}.parquet").unlink(missing_ok=True)

@@ -2,13 +2,22 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from mnemoscope.audits.align import Aligned, align_answer, ends_inside, pieces_of_text
-from mnemoscope.audits.asking import Auditing, ModelFacts, Prompt, TokenScores, Until, Written
+from mnemoscope.audits.asking import (
+    ApiRecord,
+    Auditing,
+    ModelFacts,
+    ModelRecord,
+    Prompt,
+    TokenScores,
+    Until,
+    Written,
+)
 from mnemoscope.audits.client import Answer, Client, RefusedRequestError
 from mnemoscope.audits.ordinary import read_prompts
 from mnemoscope.audits.questions import QUESTIONS, OrdinarySettings, Where
@@ -70,8 +79,8 @@ class ServedModel:
         asked = [service.url, service.model, service.prompt_as, service.logprobs, service.chat]
         pieces = [type(self.splitter).__name__, self.splitter.bos_id]
         unknown = dict.fromkeys(("revision", "fingerprint", "dtype", "device", "vocab_size"))
-        record: dict[str, Any] = {"name": service.model, **unknown, "files": {}}
-        record["bos_id"] = self.splitter.bos_id
+        named = {"name": service.model, "bos_id": self.splitter.bos_id}
+        record = cast(ModelRecord, {**named, **unknown, "files": dict[str, str]()})
         api = {
             **self._named,
             "endpoint": service.url,
@@ -84,7 +93,8 @@ class ServedModel:
             "answers_cut": self._n_cut,
             "notes": self._notes(),
         }
-        return ModelFacts({"endpoint": asked, "pieces": pieces}, record, api)
+        identity: dict[str, list[Any]] = {"endpoint": asked, "pieces": pieces}
+        return ModelFacts(identity, record, cast(ApiRecord, api))
 
     def _notes(self) -> list[str]:
         notes = [

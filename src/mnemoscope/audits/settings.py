@@ -14,6 +14,9 @@ from mnemoscope.study.settings import BoundedSettings, first_problem
 
 _Settings = TypeVar("_Settings", bound=BoundedSettings)
 
+Value = str | int | float | bool | None
+"""What a setting may be."""
+
 
 class AuditSettings(BoundedSettings):
     """Settings of one audit; they stand in `audit.json`."""
@@ -123,7 +126,7 @@ class EndpointSettings(BoundedSettings):
         return f"{parts.scheme}://{parts.netloc}{path if path.endswith('/v1') else path + '/v1'}"
 
 
-def checked(kind: type[_Settings], values: dict[str, Any]) -> _Settings:
+def checked(kind: type[_Settings], /, **values: Any) -> _Settings:
     """Settings of a kind, None for the default; UserError names what is unknown or out of range."""
     try:
         given = {key: value for key, value in values.items() if value is not None}

@@ -3,7 +3,10 @@
 import re
 from collections.abc import Callable, Iterable, Sequence
 from operator import ge, gt
-from typing import Any, NamedTuple
+from typing import NamedTuple, NotRequired, cast
+
+from pydantic import NonNegativeInt
+from typing_extensions import TypedDict
 
 from mnemoscope.audits.rule import GUESS, RECALL
 from mnemoscope.errors import UserError, nearest
@@ -14,6 +17,43 @@ _KINDS = ("reproduced", "guessed", "recalled", "near")
 _COMPARE: dict[str, Callable[[float, float], bool]] = {">": gt, ">=": ge}
 
 
+class Share(TypedDict):
+    """Characters of one kind and their share; with an interval, if of all documents."""
+
+    characters: NonNegativeInt
+    share: float
+    low: NotRequired[float | None]
+    high: NotRequired[float | None]
+
+
+class Counts(TypedDict):
+    """What is counted of one document, and of all of them."""
+
+    characters: NonNegativeInt
+    tokens: NonNegativeInt
+    windows: NonNegativeInt
+    guess_spans: NonNegativeInt
+    recall_spans: NonNegativeInt
+    near_spans: NotRequired[NonNegativeInt | None]
+    reproduced: Share
+    guessed: Share
+    recalled: Share
+    near: NotRequired[Share]
+
+
+class DocumentCounts(Counts):
+    """The counts of a document."""
+
+    document: str
+
+
+class Summary(Counts):
+    """The counts of all documents, of which `asked` had windows."""
+
+    documents: NonNegativeInt
+    asked: NonNegativeInt
+
+
 class Gate(NamedTuple):
     """A condition under which an audit fails, such as `recalled > 0.5%`."""
 
@@ -22,9 +62,15 @@ class Gate(NamedTuple):
     sign: str
     share: float
 
-    def is_failed(self, summary: dict[str, Any]) -> bool:
+    def is_failed(self, summary: Summary) -> bool:
         """True when the whole audit's share is beyond the limit."""
-        return _COMPARE[self.sign](summary[self.kind]["share"], self.share)
+        return _COMPARE[self.sign](share_of(summary, self.kind)["share"], self.share)
+
+
+def share_of(counts: Counts, kind: str) -> Share:
+    """The share of a kind: ``reproduced``, ``guessed``, ``recalled`` or ``near``."""
+    found: Share = counts[kind]  # type: ignore[literal-required]
+    return found
 
 
 def parse_gate(text: str) -> Gate:
@@ -57,7 +103,7 @@ def summarize(
     n_windows: int,
     spans: Sequence[tuple[int, int, str]],
     near: Sequence[tuple[int, int, str]] | None = None,
-) -> dict[str, Any]:
+) -> DocumentCounts:
     """Count one document: for each of reproduced, guessed, recalled its characters and share.
 
     `spans` are start, end (characters) and verdict; none overlap but in a character that two
@@ -75,7 +121,7 @@ def summarize(
     if near is not None:
         recalled = [(start, end) for start, end, verdict in (*spans, *near) if verdict == RECALL]
         parts.append(covered(recalled))
-    return {
+    made = {
         "document": name,
         "characters": n_characters,
         "tokens": n_tokens,
@@ -88,6 +134,7 @@ def summarize(
         },
         "near_spans": None if near is None else len(near),
     }
+    return cast(DocumentCounts, made)
 
 
 def covered(ranges: Iterable[tuple[int, int]]) -> int:
@@ -99,7 +146,7 @@ def covered(ranges: Iterable[tuple[int, int]]) -> int:
     return n
 
 
-def overall(documents: Iterable[dict[str, Any]]) -> dict[str, Any]:
+def overall(documents: Iterable[Counts]) -> Summary:
     """Add up what `summarize` gave; `asked` are the documents with windows.
 
     Passages of one document are not independent, so intervals draw documents; their ends are None
@@ -107,17 +154,13 @@ def overall(documents: Iterable[dict[str, Any]]) -> dict[str, Any]:
     everything, they are those of so many documents of which none, or each, has any.
     """
     rows = list(documents)
-    names = ("characters", "tokens", "windows", "guess_spans", "recall_spans")
-    total: dict[str, Any] = {name: sum(row[name] for row in rows) for name in names}
     asked = sum(row["windows"] > 0 for row in rows)
     wholes = [row["characters"] for row in rows]
-    total["near_spans"] = None
+    whole, shares = sum(wholes), {}
     kinds = [kind for kind in _KINDS if rows and kind in rows[0]]
-    if _KINDS[-1] in kinds:
-        total["near_spans"] = sum(row["near_spans"] for row in rows)
     for kind in kinds:
-        parts = [row[kind]["characters"] for row in rows]
-        part, whole = sum(parts), total["characters"]
+        parts = [share_of(row, kind)["characters"] for row in rows]
+        part = sum(parts)
         share = part / whole if whole else 0.0
         if asked < FEWEST_GROUPS:
             found = Estimate(share)
@@ -125,5 +168,16 @@ def overall(documents: Iterable[dict[str, Any]]) -> dict[str, Any]:
             found = clopper_pearson(share * asked, asked)
         else:
             found = resampled_ratio(parts, wholes, range(len(rows)))
-        total[kind] = {"characters": part, "share": share, "low": found.low, "high": found.high}
-    return {"documents": len(rows), "asked": asked, **total}
+        shares[kind] = {"characters": part, "share": share, "low": found.low, "high": found.high}
+    made = {
+        "documents": len(rows),
+        "asked": asked,
+        "characters": whole,
+        "tokens": sum(row["tokens"] for row in rows),
+        "windows": sum(row["windows"] for row in rows),
+        "guess_spans": sum(row["guess_spans"] for row in rows),
+        "recall_spans": sum(row["recall_spans"] for row in rows),
+        "near_spans": sum(row["near_spans"] or 0 for row in rows) if "near" in shares else None,
+        **shares,
+    }
+    return cast(Summary, made)

@@ -17,14 +17,16 @@ from mnemoscope.audits.rule import GUESS, RECALL, Ruling, rule_windows
 from mnemoscope.audits.settings import AuditSettings
 from mnemoscope.audits.tokens import Place, Text, cut
 
-WINDOW_COLUMNS: dict[str, Any] = {
-    "document": pl.Int64,
-    "first": pl.Int64,
-    "common": pl.Int32,
-    "score": pl.Float64,
-    "continuation": pl.List(pl.Int32),
-    "pieces": pl.List(pl.String),
-}
+WINDOW_COLUMNS = pl.Schema(
+    {
+        "document": pl.Int64(),
+        "first": pl.Int64(),
+        "common": pl.Int32(),
+        "score": pl.Float64(),
+        "continuation": pl.List(pl.Int32),
+        "pieces": pl.List(pl.String),
+    }
+)
 """Continued windows: place, tokens of the longest common prefix, share of right tokens (null where
 the window was left early), and of a hit what the model wrote, as ids and, where ids do not say all,
 as text (else null)."""

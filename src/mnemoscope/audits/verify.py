@@ -12,7 +12,7 @@ from mnemoscope.audits.asking import AskedModel, Auditing, Prompt
 from mnemoscope.audits.documents import Document, read_documents
 from mnemoscope.audits.passages import GROUNDS
 from mnemoscope.audits.questions import settings_class
-from mnemoscope.audits.records import ARTEFACT, audit_store, changed_files, read_audit
+from mnemoscope.audits.records import ARTEFACT, Record, audit_store, changed_files, read_audit
 from mnemoscope.audits.rule import decide, rule_windows
 from mnemoscope.audits.scan import ask_in_parts, prompts_at
 from mnemoscope.audits.settings import AuditSettings, checked
@@ -20,7 +20,7 @@ from mnemoscope.audits.tokens import Text, Tokens, Words, character_range, cut_t
 from mnemoscope.data.formats import is_there
 from mnemoscope.errors import MnemoscopeError
 
-Load = Callable[[Mapping[str, Any], AuditSettings], AskedModel]
+Load = Callable[[Record, AuditSettings], AskedModel]
 """Gives the model that an audit's record speaks of."""
 
 
@@ -47,7 +47,7 @@ def verify_audit(out: Path, load: Load) -> Verification:
     documents, problems, notes = _check_documents(out, record)
     changed = changed_files(out, record)
     problems += changed.values()
-    settings = checked(settings_class(), record["settings"])
+    settings = checked(settings_class(), **record["settings"])
     model = load(record, settings)
     fingerprint = model.facts().record["fingerprint"]
     if fingerprint is None:
@@ -135,9 +135,7 @@ def _stands(audit: Auditing, row: Mapping[str, Any], numbers: Mapping[str, int])
     )
 
 
-def _check_documents(
-    out: Path, record: dict[str, Any]
-) -> tuple[list[Document], list[str], list[str]]:
+def _check_documents(out: Path, record: Record) -> tuple[list[Document], list[str], list[str]]:
     """Compare every document with its hash: those that are the same, problems, notes."""
     same: list[Document] = []
     problems, notes, there = [], [], read_again(out, record, copies=False)
@@ -154,7 +152,7 @@ def _check_documents(
     return same, problems, notes
 
 
-def read_again(out: Path, record: dict[str, Any], *, copies: bool) -> dict[str, Document]:
+def read_again(out: Path, record: Record, *, copies: bool) -> dict[str, Document]:
     """The documents of an audit as they are now, by name; those that cannot be read are left out.
 
     Standard input, and with `copies` all that is no plain text, is read from the audit's folder.
@@ -165,7 +163,7 @@ def read_again(out: Path, record: dict[str, Any], *, copies: bool) -> dict[str, 
         name = row["document"]
         source = name.rpartition("#")[0] if not is_there(name) and "#" in name else name
         if name == "-" or (copies and row["text_file"] is not None):
-            found |= _kept_text(out, row)
+            found |= _kept_text(out, name, str(row["text_file"]))
         elif source not in seen:
             seen.add(source)
             with suppress(MnemoscopeError):
@@ -178,8 +176,8 @@ def read_again(out: Path, record: dict[str, Any], *, copies: bool) -> dict[str, 
     return found
 
 
-def _kept_text(out: Path, row: dict[str, Any]) -> dict[str, Document]:
-    path = (out / "texts" / Path(str(row["text_file"])).name).resolve()
+def _kept_text(out: Path, name: str, file: str) -> dict[str, Document]:
+    path = (out / "texts" / Path(file).name).resolve()
     if not path.is_relative_to(out.resolve()):
         return {}
     try:
@@ -187,4 +185,4 @@ def _kept_text(out: Path, row: dict[str, Any]) -> dict[str, Document]:
         text = data.decode("utf-8")
     except (OSError, UnicodeDecodeError):
         return {}
-    return {row["document"]: Document(row["document"], text, hashlib.sha256(data).hexdigest())}
+    return {name: Document(name, text, hashlib.sha256(data).hexdigest())}

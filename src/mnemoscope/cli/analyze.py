@@ -1,7 +1,7 @@
 """The verbs analyze, track and distill: further questions, to a study, a run and a student."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
@@ -58,7 +58,7 @@ def analyze(
         )
     if second is not None and checkpoint:
         raise UserError("analyze: --second and --checkpoint say the same thing. Give one of them.")
-    values: dict[str, Any] = dict(map(assignment, set_ or []))
+    values = dict(map(assignment, set_ or []))
     if name == "all" and values:
         raise UserError("analyze all: --set is of one analysis. Run that one by its name.")
     values |= {"seed": seed} if seed is not None else {}

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import BaseModel
@@ -28,7 +28,8 @@ from mnemoscope.parse import parse_yaml, read_bounded
 
 if TYPE_CHECKING:
     from mnemoscope.audits.library import Audit
-    from mnemoscope.audits.shares import Gate
+    from mnemoscope.audits.records import Record
+    from mnemoscope.audits.shares import Gate, Share
 
 _GATE_FAILED = 3
 _SPAN_FACTS = ["document", "start", "end", "tokens", "verdict", "reason", "text"]
@@ -173,7 +174,7 @@ def audit(
             columns=parse_columns(column),
             command=["mnemoscope", *sys.argv[1:]],
             redo=redo,
-            **_settings(settings, fields),
+            **_settings(settings, **fields),
         )
     _report(made, gate, junit, answer)
 
@@ -213,13 +214,13 @@ def audit_api(
     """
     from mnemoscope.audits.library import audit_api as make
 
-    given = _settings(settings, fields)
+    given = _settings(settings, **fields)
     service = {name: given.pop(name) for name in {*EndpointSettings.model_fields} & {*given}}
     if service.get("chat") and service.get("prompt_as") == "tokens":
         raise UserError("--prompt-as tokens: a chat is asked in text. Leave it out.")
     is_text = service.get("chat") or not tokenizer
     service["prompt_as"] = service.get("prompt_as") or ("text" if is_text else "tokens")
-    asked = checked(EndpointSettings, {"url": url, "model": model, **service})
+    asked = checked(EndpointSettings, url=url, model=model, **service)
     has_near = asked.chat and given.get("near_length") != 0
     gate, folder = _gate(fail_if, junit, has_near=has_near), out if dry_run else _out(out)
     with shown(quiet):
@@ -323,7 +324,7 @@ def _out(out: Path | None) -> Path:
     return out
 
 
-def _settings(file: Path | None, fields: dict[str, Any]) -> dict[str, Any]:
+def _settings(file: Path | None, **fields: Any) -> dict[str, Any]:
     """Settings of a file, and flags over them; what was not given is left out."""
     named: Any = {}
     if file is not None:
@@ -334,7 +335,7 @@ def _settings(file: Path | None, fields: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(named, dict):
             raise UserError(f"{file}: not settings. Write a line for each, such as stride: 4.")
     given = {name: one for name, one in fields.items() if one is not None and one is not False}
-    return cast(dict[str, Any], {str(k).replace("-", "_"): v for k, v in named.items()} | given)
+    return {str(k).replace("-", "_"): v for k, v in named.items()} | given
 
 
 def _gate(fail_if: str | None, junit: Path | None, *, has_near: bool) -> "Gate | None":
@@ -368,15 +369,15 @@ def _report(made: "Audit", gate: "Gate | None", junit: Path | None, answer: Answ
         _judge(gate, made.record)
 
 
-def _print_record(out: Path, record: dict[str, Any]) -> None:
+def _print_record(out: Path, record: "Record") -> None:
     """Say what was not asked, the shares, and where the audit is."""
     from mnemoscope.words import plural
 
     for row in record["documents"]:
         if row["is_too_short"]:
             print(f"{row['document']}: shorter than one window, not asked.")
-    for row in record["skipped"]:
-        print(f"{row['document']}: not read: {row['reason']}")
+    for one in record["skipped"]:
+        print(f"{one['document']}: not read: {one['reason']}")
     whole = record["summary"]
     print(
         f"{plural(whole['documents'], 'document')}, {whole['characters']:,} characters: "
@@ -393,18 +394,21 @@ def _print_record(out: Path, record: dict[str, Any]) -> None:
     print(f"Open {out / 'audit.html'} in a browser; spans.parquet and audit.json are beside it.")
 
 
-def _share(share: dict[str, float]) -> str:
+def _share(share: "Share") -> str:
     from mnemoscope.stats import Estimate
 
-    return str(Estimate(share["share"], share["low"], share["high"]))
+    return str(Estimate(share["share"], share.get("low"), share.get("high")))
 
 
-def _judge(gate: "Gate", record: dict[str, Any]) -> None:
+def _judge(gate: "Gate", record: "Record") -> None:
     """Leave with status 3 if the condition holds."""
+    from mnemoscope.audits.shares import share_of
+
+    said = _share(share_of(record["summary"], gate.kind))
     if not gate.is_failed(record["summary"]):
-        print(f"Passed ({gate.kind} {_share(record['summary'][gate.kind])}): not {gate.text}.")
+        print(f"Passed ({gate.kind} {said}): not {gate.text}.")
         return
-    print(f"Failed: {gate.text} ({_share(record['summary'][gate.kind])}).")
+    print(f"Failed: {gate.text} ({said}).")
     raise typer.Exit(_GATE_FAILED)
 
 

@@ -6,7 +6,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -113,6 +113,10 @@ Patterns = Annotated[
 ]
 
 
+Flag = str | int | Path | Sequence[str] | Mapping[str, str] | None
+"""What a flag may give as a setting; None, False or an empty one: it was not given."""
+
+
 @dataclass(frozen=True)
 class ModelFlags:
     """Flags of every verb that loads a model."""
@@ -128,7 +132,7 @@ class ModelFlags:
         int | None, Option("--batch-size", help="Sequences in a forward pass (default 64).")
     ] = None
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Flag]:
         """The settings they stand for, by dotted name."""
         return {
             "model.name" if key == "model" else f"model.{key}": value
@@ -221,12 +225,12 @@ def expanded(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 def merge_flags(
-    base: StudySettings | None, flags: dict[str, Any], assignments: list[str] | None
+    base: StudySettings | None, flags: Mapping[str, Flag], assignments: list[str] | None
 ) -> StudySettings:
     """Lay flags (by dotted setting name) and assignments over settings, and check the result.
 
-    A flag that is None, False or an empty list was not given; `assignments` are texts of `--set`.
-    Raises UserError: an unknown key or a bad value, named as the user wrote it.
+    `assignments` are texts of `--set`. Raises UserError: an unknown key or a bad value, named as
+    the user wrote it.
     """
     values = (base or StudySettings()).as_dict()
     given = {
@@ -239,7 +243,9 @@ def merge_flags(
         _place(values, key, value)
     names = {key for key, _ in placed}
     if names & {"sequences.prefix", "sequences.suffix"} and "sequences.length" not in names:
-        _forget_length(values["sequences"])
+        cut = values["sequences"]  # a length that they made gives way where one of them is changed
+        if cut.get("prefix") is not None and cut.get("suffix") is not None:
+            cut.pop("length", None)
     return parse_settings(values, where="settings")
 
 
@@ -278,12 +284,6 @@ def _place(values: dict[str, Any], dotted: str, value: Any) -> None:
     if not isinstance(section, dict):
         raise UserError(f"--set {dotted}: '{head}' is a single setting. Write {head}=VALUE.")
     _place(section, tail, value)
-
-
-def _forget_length(sequences: dict[str, Any]) -> None:
-    """A length that prefix and suffix made gives way where one of them is changed."""
-    if sequences.get("prefix") is not None and sequences.get("suffix") is not None:
-        sequences.pop("length", None)
 
 
 @contextmanager

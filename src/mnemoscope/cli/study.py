@@ -2,11 +2,11 @@
 
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from typer import Argument, Option
 
@@ -271,7 +271,7 @@ def plain_verb(entry: Stage) -> Callable[..., None]:
 def stage_verb(
     folder: Path,
     name: str,
-    flags: dict[str, Any],
+    flags: Mapping[str, options.Flag],
     stage: options.StageFlags,
     *,
     part: str | None = None,
@@ -468,11 +468,11 @@ def benchmark(
             "--compare only read. Give them in a run of their own."
         )
     if len(studies) > 1:
-        answer.facts.update(_score_together(studies, out))
+        _score_together(studies, out, answer)
         return
     folder = studies[0]
     if compare is not None:
-        answer.facts.update(_compare(Study(folder), *compare))
+        _compare(Study(folder), *compare, answer)
         return
     stage_verb(folder, "benchmark", {}, stage, where=where)
     from mnemoscope.cli.summary import print_summary
@@ -506,27 +506,26 @@ def _refuse_out_of_one(verb: str, studies: list[Path], out: Path | None) -> None
         )
 
 
-def _compare(study: Study, first: str, second: str) -> dict[str, Any]:
-    """Print both differences of two taxonomies, and give them."""
+def _compare(study: Study, first: str, second: str, answer: options.Answer) -> None:
+    """Print both differences of two taxonomies."""
     from mnemoscope import words
     from mnemoscope.pipeline.benchmark import compare_taxonomies
     from mnemoscope.stats import Estimate
 
-    facts: dict[str, Any] = {"folder": study.folder, "first": first, "second": second}
+    answer.facts.update(folder=study.folder, first=first, second=second)
     for figure, title in (("min_f1", "min-F1"), ("mean_f1", "mean F1")):
         found = compare_taxonomies(study, first, second, figure=figure)  # type: ignore[arg-type]
         shown = words.figure(Estimate(found.value, *(found.interval or ())), signed=True, gap=" ")
         print(f"{title} of '{first}' minus '{second}': {shown} points")
-        facts[figure] = asdict(found)
+        answer.facts[figure] = asdict(found)
     print(
         f"95 % intervals, paired over sequences: {found.n_shared:,} of {found.n_first:,} and "
         f"{found.n_second:,} evaluation sequences are shared."
     )
-    return facts
 
 
-def _score_together(folders: list[Path], out: Path | None) -> dict[str, Any]:
-    """Print several studies as one, write what was asked for, and give the figures."""
+def _score_together(folders: list[Path], out: Path | None, answer: options.Answer) -> None:
+    """Print several studies as one, and write what was asked for."""
     from mnemoscope.pipeline.benchmark import put_together, write_together
     from mnemoscope.report.published import print_comparison, print_together
 
@@ -535,13 +534,13 @@ def _score_together(folders: list[Path], out: Path | None) -> dict[str, Any]:
     print_comparison(together.comparison, with_reasons=False)
     if out is not None:
         print(f"Wrote {', '.join(map(str, write_together(out, together)))}.")
-    return {
-        "folders": folders,
-        "models": together.models,
-        "together": together.frame,
-        "comparison": together.comparison.frame.filter(state="measured"),
+    answer.facts.update(
+        folders=folders,
+        models=together.models,
+        together=together.frame,
+        comparison=together.comparison.frame.filter(state="measured"),
         **together.comparison.as_json(),
-    }
+    )
 
 
 def search(
@@ -567,7 +566,7 @@ def search(
 
     Example: mnemoscope search my-study --capture-all
     """
-    flags: dict[str, Any] = {
+    flags: dict[str, options.Flag] = {
         "search.nodes": node,
         "search.objective": objective,
         "search.candidates": candidates,

@@ -1,7 +1,6 @@
 """What `run` prints on the terminal: its plan (`--dry-run`) and the table at its end."""
 
 import sys
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -11,6 +10,7 @@ from mnemoscope.pipeline.causes import GRAFT_SPECIFICITY_FILE, graft_statements
 from mnemoscope.pipeline.label import SampleEntry, aliases_of, samples_of, sharing_of
 from mnemoscope.plan import Plan
 from mnemoscope.report.published import console
+from mnemoscope.stats import Estimate, rows_of
 from mnemoscope.study.folder import Study
 from mnemoscope.taxonomy.sample import SampleKey
 from mnemoscope.words import figure, percent
@@ -24,7 +24,12 @@ _COLUMNS = list(
 def print_summary(study: Study) -> None:
     """Print, for each sample, min-F1 beside its controls and the excess; then counts a class."""
     page = console()
-    rows = _rows(study)
+    rows = {}
+    if (study.folder / "benchmark.parquet").is_file():
+        names = "taxonomy", "variant"
+        for (taxonomy, variant), part in study.benchmark.group_by(*names, maintain_order=True):
+            key = SampleKey(str(taxonomy), str(variant))
+            rows[key] = {row["source"]: row for row in rows_of(part)}
     samples = samples_of(study)
     numbers = {key: str(number) for number, key in enumerate(samples, 1)}
     trained = [key for key, entry in samples.items() if not entry.impossible]
@@ -33,7 +38,8 @@ def print_summary(study: Study) -> None:
         for key in trained:
             found = rows.get(key, {})
             for reader in [one for one in ATTENTION if one in found]:
-                own = {one: found[one] for one in of_reader(SOURCES, reader) if one in found}
+                sources = [one for one in of_reader(SOURCES, reader) if one in found]
+                own = {one: found[one]["min_f1"] for one in sources}
                 best = [percent(_best(own, one), unit=False) for one in _COLUMNS]
                 table.add_row(
                     numbers[key] if reader == ATTENTION[0] else "",
@@ -52,7 +58,8 @@ def print_summary(study: Study) -> None:
     for key, entry in samples.items():
         found = rows.get(key, {})
         row = found.get(headline_of(found), {})
-        page.print(f"{numbers[key]}  {entry.shown}: {_counts(entry)}{_groups(row)}")
+        groups = _groups(row.get("n_eval"), row.get("n_groups"))
+        page.print(f"{numbers[key]}  {entry.shown}: {_counts(entry)}{groups}")
         if row.get("verdict"):
             page.print(f"   {TABLE[row['source']].name}: {row['verdict']}")
     for name, alias in aliases_of(study).items():
@@ -85,31 +92,14 @@ def _counts(entry: SampleEntry) -> str:
     return f"{', '.join(f'{name} {n:,}' for name, n in entry.counts.items())}; {drawn}"
 
 
-def _groups(model: dict[str, Any]) -> str:
+def _groups(n: int | None, n_groups: int | None) -> str:
     """How many groups of near duplicates the evaluation sequences are."""
-    if model.get("n_groups") in (None, model.get("n_eval")):
-        return ""
-    return f" ({model['n_eval']:,} for evaluation are {model['n_groups']:,} groups)"
+    return "" if n_groups in (None, n) else f" ({n:,} for evaluation are {n_groups:,} groups)"
 
 
-def _rows(study: Study) -> dict[SampleKey, dict[str, dict[str, Any]]]:
-    """Benchmark rows by sample and source; none before the benchmark has been run."""
-    from mnemoscope.pipeline.benchmark import (  # with torch, which a plan needs not
-        BENCHMARK_FILE,
-    )
-    from mnemoscope.stats import rows_of
-
-    found: dict[SampleKey, dict[str, dict[str, Any]]] = {}
-    if (study.folder / BENCHMARK_FILE).is_file():
-        for row in rows_of(study.benchmark):
-            key = SampleKey(row["taxonomy"], row["variant"])
-            found.setdefault(key, {})[row["source"]] = row
-    return found
-
-
-def _best(found: dict[str, dict[str, Any]], column: str) -> float | None:
+def _best(found: dict[str, Estimate], column: str) -> float | None:
     """The largest min-F1 of a column's sources."""
-    every = (row["min_f1"].value for source, row in found.items() if TABLE[source].column == column)
+    every = (one.value for source, one in found.items() if TABLE[source].column == column)
     return max((value for value in every if value is not None), default=None)
 
 

@@ -111,33 +111,31 @@ def label(
         flags = {"label.taxonomies": taxonomy, "label.drop_small_classes": drop_small_classes}
         stage_verb(target, "label", flags, stage)
         if answer.as_json:
-            answer.facts.update(folder=target, **_labels_of(Study(target)))
+            _say_labels(Study(target), answer)
         return
     _only_for_studies("label", stage.set_, redo=stage.redo or drop_small_classes)
     columns = options.parse_columns(column)
-    answer.facts.update(out=out, **_label_table(target, out, taxonomy or [], columns))
+    _label_table(target, out, taxonomy or [], columns, answer)
 
 
-def _labels_of(study: Study) -> dict[str, Any]:
+def _say_labels(study: Study, answer: options.Answer) -> None:
     """Counts a class of each taxonomy of a study, and what was drawn."""
     from mnemoscope.pipeline.label import LABELS_FILE, aliases_of, samples_of
     from mnemoscope.taxonomy.labels import count_classes
 
     labels = study.read(LABELS_FILE).drop("sequence_id")
-    return {
-        "counts": {name: count_classes(labels[name]) for name in labels.columns},
-        "samples": [asdict(one) for one in samples_of(study).values()],
-        "aliases": {name: one.of for name, one in aliases_of(study).items()},
-    }
+    answer.facts.update(
+        folder=study.folder,
+        counts={name: count_classes(labels[name]) for name in labels.columns},
+        samples=[asdict(one) for one in samples_of(study).values()],
+        aliases={name: one.of for name, one in aliases_of(study).items()},
+    )
 
 
 def _label_table(
-    target: Path, out: Path, names: list[str], columns: dict[str, str]
-) -> dict[str, Any]:
-    """One taxonomy adds the column `class`; several make a table with a column each.
-
-    Gives the counts of each, and the columns that are missing for some.
-    """
+    target: Path, out: Path, names: list[str], columns: dict[str, str], answer: options.Answer
+) -> None:
+    """One taxonomy adds the column `class`; several make a table with a column each."""
     from mnemoscope.data.rows import scan_rows
     from mnemoscope.data.table import write_table
     from mnemoscope.taxonomy.catalogue import load_taxonomies
@@ -163,7 +161,8 @@ def _label_table(
         print(f"Wrote {out}.")
         counts = count_classes(labels)
         _print_counts("class", counts)
-        return {"counts": {taxonomies[0].name: counts}, "missing_columns": {}}
+        answer.facts.update(out=out, counts={taxonomies[0].name: counts}, missing_columns={})
+        return
     labelled = label_table(target, out, names, columns)
     print(f"Wrote {out}.")
     for name, counts in labelled.counts.items():
@@ -174,7 +173,7 @@ def _label_table(
             f"{target} has no column {', '.join(lacking)}: null throughout are the "
             f"{len(labelled.unlabelled)} taxonomies that need one of them."
         )
-    return {"counts": labelled.counts, "missing_columns": labelled.unlabelled}
+    answer.facts.update(out=out, counts=labelled.counts, missing_columns=labelled.unlabelled)
 
 
 def _print_counts(name: str, counts: dict[str, int]) -> None:
@@ -332,13 +331,13 @@ def describe(
     Example: mnemoscope describe my-study
     """
     if is_study(target):
-        facts = _describe_study(Study(target))
+        _describe_study(Study(target), answer)
         if verify:
-            facts["problems"] = _verified(Study(target))
+            answer.facts["problems"] = _verified(Study(target))
     elif (target / "meta.json").is_file():
-        facts = _describe_maps(target)
+        _describe_maps(target, answer)
     elif target.is_file():
-        facts = _describe_table(target)
+        _describe_table(target, answer)
     elif (target / "audit.json").is_file():
         raise UserError(
             f"{target}: an audit. Open {target / 'audit.html'} in a browser; "
@@ -351,12 +350,11 @@ def describe(
         )
     else:
         raise UserError(f"{target}: no such file or folder. Check the path.")
-    answer.facts.update(facts)
-    if facts.get("problems"):
+    if answer.facts.get("problems"):
         raise Exit(1)
 
 
-def _describe_study(study: Study) -> dict[str, Any]:
+def _describe_study(study: Study, answer: options.Answer) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -391,14 +389,14 @@ def _describe_study(study: Study) -> dict[str, Any]:
             sizes.add_row(path.name, _size(sizes_of[path.name]))
     console.print(sizes)
     console.print("Settings: " + str(study.folder / "study.yaml"), highlight=False)
-    return {
-        "kind": "study",
-        "folder": study.folder,
-        "stages": stages,
-        "models": study.record["models"],
-        "bytes": sizes_of,
-        "settings": study.settings.as_dict(),
-    }
+    answer.facts.update(
+        kind="study",
+        folder=study.folder,
+        stages=stages,
+        models=study.record["models"],
+        bytes=sizes_of,
+        settings=study.settings.as_dict(),
+    )
 
 
 def _verified(study: Study) -> list[str]:
@@ -445,7 +443,7 @@ def _counts(manifest: dict[str, Any] | None) -> str:
     return ", ".join(f"{key.replace('_', ' ')} {value:,}" for key, value in numbers.items())
 
 
-def _describe_maps(folder: Path) -> dict[str, Any]:
+def _describe_maps(folder: Path, answer: options.Answer) -> None:
     from mnemoscope.maps.store import MapStore
 
     store = MapStore(folder, verify=False)
@@ -455,19 +453,19 @@ def _describe_maps(folder: Path) -> dict[str, Any]:
     print(f"{folder}: {store.index.height:,} maps, {meta.n_layers} layers, length {meta.length}")
     print("suffix: " + ", ".join(f"{key} {value:,}" for key, value in sorted(by_suffix.items())))
     print(f"shards: {n_shards}, {_size(n_bytes)} on disk, checksums right")
-    return {
-        "kind": "maps",
-        "folder": folder,
-        "maps": store.index.height,
-        "layers": meta.n_layers,
-        "length": meta.length,
-        "by_suffix": by_suffix,
-        "shards": n_shards,
-        "bytes": n_bytes,
-    }
+    answer.facts.update(
+        kind="maps",
+        folder=folder,
+        maps=store.index.height,
+        layers=meta.n_layers,
+        length=meta.length,
+        by_suffix=by_suffix,
+        shards=n_shards,
+        bytes=n_bytes,
+    )
 
 
-def _describe_table(path: Path) -> dict[str, Any]:
+def _describe_table(path: Path, answer: options.Answer) -> None:
     from mnemoscope.data.table import read_table
 
     frame, n_bytes, columns = read_table(path), _bytes(path), []
@@ -477,13 +475,7 @@ def _describe_table(path: Path) -> dict[str, Any]:
         note = f", {missing:,} missing" if missing else ""
         print(f"  {name}: {dtype}{note}")
         columns.append({"name": name, "type": str(dtype), "missing": missing})
-    return {
-        "kind": "table",
-        "file": path,
-        "rows": frame.height,
-        "bytes": n_bytes,
-        "columns": columns,
-    }
+    answer.facts.update(kind="table", file=path, rows=frame.height, bytes=n_bytes, columns=columns)
 
 
 def _bytes(path: Path) -> int:

@@ -3,6 +3,8 @@
 import os
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
+from operator import itemgetter
 from typing import Any
 
 from mnemoscope.cluster.local import n_processes
@@ -23,32 +25,30 @@ def connect(address: str | None, n_workers: int) -> None:
     _check_reachable(address or "local")
     import ray
 
-    options: dict[str, Any] = {"address": address}
+    start = partial(
+        ray.init, address=address or "local", logging_level="ERROR", log_to_driver=False
+    )
     if address is None:
-        options = {
-            "address": "local",
-            "num_cpus": max(n_processes(0), n_workers * n_threads()),
-            "object_store_memory": 200_000_000,  # units hold tokens; results are files
-            "include_dashboard": False,
-        }
+        n_cpus = max(n_processes(0), n_workers * n_threads())
+        start = partial(start, num_cpus=n_cpus, include_dashboard=False)
+        start = partial(start, object_store_memory=200_000_000)  # units hold tokens; results: files
     try:
-        ray.init(**options, logging_level="ERROR", log_to_driver=False)
+        start()
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        hint = ""
-        if address is not None and os.environ.get("RAY_AUTH_MODE") != "token":
-            hint = (  # Ray does not report missing authentication
-                "If its head was started with token authentication, set RAY_AUTH_MODE=token "
-                "here too, with the same ~/.ray/auth_token. "
-            )
-        raise _unreachable(address or "local", str(error), hint) from None
+        hint = (  # Ray does not report missing authentication
+            "If its head was started with token authentication, set RAY_AUTH_MODE=token here too, "
+            "with the same ~/.ray/auth_token. "
+        )
+        is_known = address is None or os.environ.get("RAY_AUTH_MODE") == "token"
+        raise _unreachable(address or "local", str(error), "" if is_known else hint) from None
 
 
-def get_result(reference: Any) -> Any:
-    """Result of a Ray task; errors of ours are raised as they were."""
+def result_of(get: Callable[[], Any]) -> Any:
+    """Get the result of a Ray task; errors of ours are raised as they were."""
     import ray
 
     try:
-        return ray.get(reference)
+        return get()
     except ray.exceptions.RayTaskError as error:
         cause: Any = error.cause
         if isinstance(cause, MnemoscopeError | MemoryError):
@@ -66,30 +66,26 @@ def get_result(reference: Any) -> Any:
         ) from None
 
 
-def _nodes() -> list[dict[str, Any]]:
-    import ray
-
-    return [node for node in ray.nodes() if node["Alive"]]
-
-
-def on_every_machine(function: Callable[..., Any], *arguments: Any) -> Iterator[tuple[str, Any]]:
+def on_every_machine(function: Callable[[], Any]) -> Iterator[tuple[str, Any]]:
     """Call a function once on every machine; gives each machine's name and the result."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     asked = []
-    for node in _nodes():
+    for node in filter(itemgetter("Alive"), ray.nodes()):
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         remote = ray.remote(function).options(num_cpus=0, scheduling_strategy=there)
-        asked.append((node["NodeManagerHostname"], remote.remote(*arguments)))
+        asked.append((node["NodeManagerHostname"], remote.remote()))
     for name, reference in asked:
-        yield name, get_result(reference)
+        yield name, result_of(partial(ray.get, reference))
 
 
 def n_fitting(cpus: int, gpus: float) -> int:
     """Workers that the cluster has room for; UserError if there is room for none."""
+    import ray
+
     n = 0
-    for node in _nodes():
+    for node in filter(itemgetter("Alive"), ray.nodes()):
         has = node["Resources"]
         rooms = [has.get("CPU", 0) // cpus, *([has.get("GPU", 0) // gpus] if gpus else [])]
         n += int(min(rooms))

@@ -62,7 +62,7 @@ def find_hub_files(asked: HubName) -> HubFiles:
     that is not there or not named where there are several.
     """
     folder, names = _list(asked)
-    chosen = _choose(asked, names, _card(asked, folder, names))
+    chosen = _choose(asked, names, _configs(asked, folder, names))
     if folder is None or not all((folder / name).is_file() for name in chosen):
         say(f"Fetching {len(chosen)} files of {asked.name}")
         folder = _snapshot(asked, chosen)
@@ -120,24 +120,47 @@ def _snapshot(asked: HubName, names: list[str]) -> Path:
     return Path(found)
 
 
-def _card(asked: HubName, folder: Path | None, names: list[str]) -> dict[str, Any]:
-    """The head of the data set's card; empty where it has none."""
+class _Config(NamedTuple):
+    """A config as a card describes it: for each split patterns of its files."""
+
+    name: str
+    is_default: bool
+    splits: list[tuple[str, list[re.Pattern[str]]]]
+
+
+def _configs(asked: HubName, folder: Path | None, names: list[str]) -> list[_Config]:
+    """What the head of the data set's card describes; nothing where it has none."""
     if _CARD not in names:
-        return {}
+        return []
     path = (_snapshot(asked, [_CARD]) if folder is None else folder) / _CARD
     head = re.match(r"---\s*\n(.*?)\n---\s*\n", path.read_text("utf-8", "replace"), re.DOTALL)
     try:
         values = parse_yaml(head[1]) if head else None
     except ValueError:
         values = None
-    return values if isinstance(values, dict) else {}
+    found = values.get("configs") if isinstance(values, dict) else None
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        return []
+    return [_config_of(one) for one in found]
 
 
-def _choose(asked: HubName, names: list[str], card: dict[str, Any]) -> list[str]:
+def _config_of(said: Any) -> _Config:
+    files, folder, splits = said.get("data_files", []), Path(str(said.get("data_dir", "."))), []
+    has_splits = isinstance(files, list) and any(isinstance(one, dict) for one in files)
+    for one in files if has_splits else [files]:
+        entry = one if isinstance(one, dict) else {"path": one}
+        paths = entry.get("path")
+        patterns = [
+            _pattern((folder / str(path)).as_posix())
+            for path in (paths if isinstance(paths, list) else [paths])
+        ]
+        splits.append((str(entry.get("split", "train")), patterns))
+    return _Config(str(said.get("config_name", "default")), bool(said.get("default")), splits)
+
+
+def _choose(asked: HubName, names: list[str], configs: list[_Config]) -> list[str]:
     """Files of the config and split that were asked for, or of the only ones."""
-    configs: Any = card.get("configs")
-    by_card = isinstance(configs, list) and configs and all(isinstance(x, dict) for x in configs)
-    splits = _of_card(asked, names, configs) if by_card else _of_names(asked, names)
+    splits = _of_card(asked, names, configs) if configs else _of_names(asked, names)
     if not splits:
         raise UserError(
             f"{_shown(asked)}: holds no file of rows ({', '.join(TABLE_ENDINGS)}). "
@@ -145,7 +168,7 @@ def _choose(asked: HubName, names: list[str], card: dict[str, Any]) -> list[str]
         )
     split = _pick(asked, "split", asked.split, sorted(splits))
     check_whole(splits[split], _shown(asked))
-    if not by_card:
+    if not configs:
         _check_one_folder(asked, split, splits[split])
     return splits[split]
 
@@ -166,24 +189,15 @@ def _pick(asked: HubName, kind: str, wanted: str | None, known: list[str]) -> st
     return wanted
 
 
-def _of_card(
-    asked: HubName, names: list[str], configs: list[dict[str, Any]]
-) -> dict[str, list[str]]:
-    """Splits of a config as the card's `configs` describe them."""
-    by_name = {str(one.get("config_name", "default")): one for one in configs}
-    main = next((name for name, one in by_name.items() if one.get("default")), None)
+def _of_card(asked: HubName, names: list[str], configs: list[_Config]) -> dict[str, list[str]]:
+    """Splits of a config as the card describes them."""
+    by_name = {one.name: one for one in configs}
+    main = next((name for name, one in by_name.items() if one.is_default), None)
     main = main or ("default" if "default" in by_name else None)
     config = by_name[_pick(asked, "config", asked.config or main, list(by_name))]
-    said = config.get("data_files", [])
-    entries = said if isinstance(said, list) and any(isinstance(x, dict) for x in said) else [said]
     splits: defaultdict[str, list[str]] = defaultdict(list)
-    for entry in entries:
-        entry = entry if isinstance(entry, dict) else {"path": entry}
-        split, paths = str(entry.get("split", "train")), entry.get("path")
-        paths = paths if isinstance(paths, list) else [paths]
-        folder = Path(str(config.get("data_dir", ".")))
-        wanted = [_pattern((folder / str(one)).as_posix()) for one in paths]
-        rows = [name for name in names if _is_rows(name)]
+    rows = [name for name in names if _is_rows(name)]
+    for split, wanted in config.splits:
         splits[split] += [name for name in rows if any(one.fullmatch(name) for one in wanted)]
     return {split: found for split, found in splits.items() if found}
 

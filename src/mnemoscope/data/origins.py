@@ -151,7 +151,7 @@ _opener = make_opener()
 _MOST_SHOWN = 100_000  # tokens of a document that an index of this machine is asked to show
 _MOST_SHOWN_BY_API = 10_000  # as many as its documentation allows
 
-_Ask = Callable[[str, dict[str, Any]], Any]
+_Ask = Callable[..., Any]
 """Asks an index one kind of question (`count`, `find`, `get_doc_by_rank`) with its values."""
 
 
@@ -171,7 +171,7 @@ def count_in_index(
     that does not answer.
     """
     ask = _open_index(place, dtype)
-    n_tokens = _exact(ask("count", {"query_ids": []}), place)  # the empty query counts all tokens
+    n_tokens = _exact(ask("count", query_ids=[]), place)  # the empty query counts all tokens
     distinct, which = np.unique(suffixes, axis=0, return_inverse=True)
     digest = hashlib.sha256(np.ascontiguousarray(distinct).data).hexdigest()
     key = hashlib.sha256(f"{place} {dtype} {distinct.shape} {digest}".encode()).hexdigest()
@@ -181,7 +181,7 @@ def count_in_index(
     with track("duplicates", total=len(distinct) - begun, unit="suffixes") as shown:
         for row in range(begun, len(distinct)):
             try:
-                answer = ask("count", {"query_ids": distinct[row].tolist()})
+                answer = ask("count", query_ids=distinct[row].tolist())
                 counts[row] = _exact(answer, place)
             except UserError:
                 progress.save(counts, Place(position=row), 0)
@@ -210,7 +210,7 @@ def find_in_index(
     found = []
     with track("Looking for origins", total=len(needles), unit="passages") as progress:
         for needle in needles:
-            answer = ask("find", {"query_ids": needle.ids.tolist()})
+            answer = ask("find", query_ids=needle.ids.tolist())
             segments = _field(answer, "segment_by_shard", place)
             if not isinstance(segments, list) or not all(_is_numbers(one, 2) for one in segments):
                 raise UserError(f"{place}: an answer without segments ({repr(segments)[:80]}).")
@@ -218,7 +218,7 @@ def find_in_index(
                 (s, rank) for s, (start, end) in enumerate(segments) for rank in range(start, end)
             )
             spots = [
-                _spot(ask("get_doc_by_rank", {"s": s, "rank": rank}), needle, place, decode)
+                _spot(ask("get_doc_by_rank", s=s, rank=rank), needle, place, decode)
                 for s, rank in islice(ranks, MOST_PLACES)
             ]
             found.append(Origin(_number(answer, "cnt", place), spots))
@@ -274,7 +274,7 @@ def _open_index(place: str, dtype: str | None) -> _Ask:
     url, index = _address(place)
     asked: list[int] = []
 
-    def ask(kind: str, values: dict[str, Any]) -> Any:
+    def ask(kind: str, **values: Any) -> Any:
         asked[:] = values.get("query_ids", asked)
         body = {"index": index, "query_type": kind, "query_ids": asked, **values}
         if kind == "get_doc_by_rank":
@@ -319,7 +319,7 @@ def _open_folder(place: str, dtype: str | None) -> _Ask:
         index_dir=[str(folder)], eos_token_id=0, vocab_size=most, token_dtype=width
     )
 
-    def ask(kind: str, values: dict[str, Any]) -> Any:
+    def ask(kind: str, **values: Any) -> Any:
         if kind == "get_doc_by_rank":
             return engine.get_doc_by_rank(**values, max_disp_len=_MOST_SHOWN)
         ids = values["query_ids"]

@@ -52,14 +52,13 @@ def read_rows(source: Any, columns: Mapping[str, str], *, prefix: int | None) ->
     Says which fields look like a count of duplicates and are passed over. Errors as
     `read_sequences`.
     """
-    facts: dict[str, Any] = {}
-    tables: list[Path] = []
+    hub_facts, readers, tables = None, None, list[Path]()
     if not isinstance(source, str | Path):
         frame, where = to_frame(source), f"the {type(source).__name__}"
         frame = conform(take_columns(frame, columns, where=where), where=where)
     elif (hub := parse_hub_name(str(source))) is not None:
         found, where = find_hub_files(hub), hub.name
-        facts["hub"] = {"name": hub.name, "commit": found.commit}
+        hub_facts = {"name": hub.name, "commit": found.commit}
         tables = found.files
         frame = _read_tables(tables, columns)
     else:
@@ -70,15 +69,12 @@ def read_rows(source: Any, columns: Mapping[str, str], *, prefix: int | None) ->
         elif tables := find_tables(path):
             frame = _read_tables(tables, columns)
             endings = {ending[1:] for table in tables if (ending := table_ending(table))}
-            if read := [
-                plugin_readers()[one].facts for one in sorted(endings & {*plugin_readers()})
-            ]:
-                facts["readers"] = read
+            readers = [plugin_readers()[one].facts for one in sorted(endings & {*plugin_readers()})]
         else:
             return None
-    if counts := _say_passed_over(frame, where):
-        facts["passed_over"] = counts
-    return Rows(frame, where, facts, frozenset([Path(where).name, *_names(tables)]))
+    facts = {"hub": hub_facts, "readers": readers, "passed_over": _say_passed_over(frame, where)}
+    given = {name: one for name, one in facts.items() if one}
+    return Rows(frame, where, given, frozenset([Path(where).name, *_names(tables)]))
 
 
 def _say_passed_over(frame: pl.DataFrame, where: str) -> list[str]:

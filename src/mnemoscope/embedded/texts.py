@@ -142,13 +142,6 @@ def _ascii_parts(text: str) -> Iterator[tuple[int, str]]:
 
 MOST_CHARACTERS = 20_000  # of one licence file: some list those of a hundred libraries
 KINDS = ("template", "licence", "prose", "code")
-ROW: dict[str, Any] = {
-    "tokens": pl.List(pl.Int32),
-    **dict.fromkeys(("text", "document"), pl.String),
-    **dict.fromkeys(("start", "end"), pl.Int64),
-    **dict.fromkeys(("genre", "group"), pl.String),
-}
-"""Columns of a window, its place in the document counted in characters."""
 
 
 class Text(NamedTuple):
@@ -157,6 +150,22 @@ class Text(NamedTuple):
     document: str
     start: int
     text: str
+
+
+class Row(NamedTuple):
+    """A window of a document; its place is counted in characters."""
+
+    tokens: list[int]
+    text: str
+    document: str
+    start: int | None
+    end: int | None
+    genre: str
+    group: str | None
+
+
+_ROW = {"tokens": pl.List(pl.Int32()), **dict.fromkeys(Row._fields[1:], pl.String())}
+_ROW |= dict.fromkeys(("start", "end"), pl.Int64())
 
 
 def find_texts(tokenizer: Any, *, n: int = 600, length: int = 64, seed: int = 0) -> pl.DataFrame:
@@ -186,19 +195,15 @@ def window_rows(
     *,
     most: int | None = None,
     grouped: bool = False,
-) -> Iterator[dict[str, Any]]:
-    """Cut texts into rows of `ROW`, at most `most` of each; `grouped` by their document."""
+) -> Iterator[Row]:
+    """Cut texts into rows, at most `most` of each; `grouped` by their document."""
     for document, start, text in texts:
         for window in cutter.cut(text)[:most]:
-            yield {
-                "tokens": window.tokens,
-                "text": window.text,
-                "document": document,
-                "start": None if window.start is None else start + window.start,
-                "end": None if window.end is None else start + window.end,
-                "genre": genre,
-                "group": document if grouped else None,
-            }
+            first, last = (
+                None if one is None else start + one for one in (window.start, window.end)
+            )
+            group = document if grouped else None
+            yield Row(window.tokens, window.text, document, first, last, genre, group)
 
 
 def form_texts(name: str, kinds: Sequence[str], n: int, seed: str) -> Iterator[Text]:
@@ -208,9 +213,9 @@ def form_texts(name: str, kinds: Sequence[str], n: int, seed: str) -> Iterator[T
         yield Text(f"{name}:{form}", 0, write_text(form, f"{seed}:{number}"))
 
 
-def _take(rows: Iterator[dict[str, Any]], kind: str, n: int, seed: int) -> pl.DataFrame:
+def _take(rows: Iterator[Row], kind: str, n: int, seed: int) -> pl.DataFrame:
     """A seeded choice of windows that differ in their text."""
-    frame = pl.DataFrame(list(rows), schema=ROW).unique("text", maintain_order=True)
+    frame = pl.DataFrame(list(rows), _ROW, orient="row").unique("text", maintain_order=True)
     if frame.is_empty():
         raise UserError(f"no {kind} text was found on this machine. Give a folder of your own.")
     return frame.sample(min(n, frame.height), seed=seed, shuffle=True)
@@ -276,6 +281,7 @@ def audit_texts(tokenizer: Any, *, n: int = 600, length: int = 64, seed: int = 0
     known = window_rows(overlapping, shipped, "known", grouped=True)
     cutter = WindowCutter(tokenizer, length=length, stride=length)
     written = form_texts("new", ("record", "register"), n // 2, f"audit:{seed}")
-    added = pl.DataFrame([*known, *window_rows(cutter, written, "new", most=1)], schema=ROW)
+    new = window_rows(cutter, written, "new", most=1)
+    added = pl.DataFrame([*known, *new], _ROW, orient="row")
     whole = pl.concat([found, added]).unique("text", maintain_order=True)
     return whole.with_row_index("sequence_id").with_columns(pl.col("sequence_id").cast(pl.Int64))

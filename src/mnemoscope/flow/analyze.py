@@ -72,7 +72,7 @@ def run_or_read(
 
     Raises UserError: the study lacks something, or a setting or input cannot be used.
     """
-    settings = entry.settings(asked.values)
+    settings = entry.settings(**asked.values)
     others, gaps = _others(study, entry, asked)
     _check_needs(study, entry, others)
     rows = rows_for(study, entry)
@@ -151,7 +151,7 @@ class Rows:
 
     table: pl.DataFrame
     lines: tuple[str, ...] = ()
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
 
 
 def rows_for(study: Study, entry: registry.Entry) -> Rows:
@@ -271,24 +271,24 @@ def _facts(
     corpus: str | None,
 ) -> dict[str, Any]:
     """Inputs that decide the result, as plain values that the result records."""
-    facts: dict[str, Any] = {
+    by, sentences = (getattr(settings, name, None) for name in ("by", "sentence_model"))
+    has_others = others or (entry.wants("second model") and not entry.each_model)
+    facts = {
+        "plugin": entry.plugin and entry.plugin.facts,
+        "others": [[name, _signature(name)] for name in others] if has_others else None,
+        "corpus": [corpus, _signature(corpus)] if corpus else None,
+        "maps": study.key("capture") if entry.wants("maps") else None,
+        "by": digest(study.sequences[by].cast(pl.String).to_list())
+        if by in study.sequences.columns
+        else None,
+        "sentence_model": [sentences, _signature(sentences)] if sentences else None,
+    }
+    return {
         "model": study.fingerprint("model"),
         "table": study.table_sums,
         "label": study.key("label"),
+        **{name: one for name, one in facts.items() if one is not None},
     }
-    if entry.plugin is not None:
-        facts["plugin"] = entry.plugin.facts
-    if others or (entry.wants("second model") and not entry.each_model):
-        facts["others"] = [[name, _signature(name)] for name in others]
-    if corpus:
-        facts["corpus"] = [corpus, _signature(corpus)]
-    if entry.wants("maps"):
-        facts["maps"] = study.key("capture")
-    if (by := getattr(settings, "by", None)) in study.sequences.columns:
-        facts["by"] = digest(study.sequences[by].cast(pl.String).to_list())
-    if (name := getattr(settings, "sentence_model", None)) is not None:
-        facts["sentence_model"] = [name, _signature(name)]
-    return facts
 
 
 def _signature(name: str) -> str | None:

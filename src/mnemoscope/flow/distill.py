@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -68,7 +68,31 @@ class DistillAsked:
     trust_remote_code: bool = False
 
 
-def distill(asked: DistillAsked, out: Path, *, teacher: Teacher | None = None) -> dict[str, Any]:
+class _Texts(TypedDict):
+    sha256: str
+    windows: int
+
+
+class _Student(TypedDict):
+    num_hidden_layers: int
+    hidden_size: int
+    parameters: int
+    fingerprint_before: str
+
+
+class Card(TypedDict):
+    """`distilled.json`, as far as anything reads it."""
+
+    losses: list[str]
+    texts: _Texts
+    student: _Student
+    steps: int
+    history: list[dict[str, float]]
+    seconds: float
+    training: dict[str, Any]
+
+
+def distill(asked: DistillAsked, out: Path, *, teacher: Teacher | None = None) -> Card:
     """Train a student and write it into the folder `out`; returns its card (`distilled.json`).
 
     The folder must not exist; it appears when it is whole. `teacher` is what the teacher shows of a
@@ -80,18 +104,32 @@ def distill(asked: DistillAsked, out: Path, *, teacher: Teacher | None = None) -
     started = time.monotonic()
     lm = _load(asked.teacher, asked)
     check_fits(lm, asked.length)
-    rows, texts = _training_rows(asked, lm)
-    student, of = _student(asked, lm)
+    rows, n_excluded = _training_rows(asked, lm)
+    student = _student(asked, lm)
     needs_teacher = any(one.name != "data" for one in asked.settings.losses)
-    facts: dict[str, Any] = {
+    facts = {
         "teacher": {"name": asked.teacher, "fingerprint": lm.fingerprint},
-        "student": {**of, "fingerprint_before": fingerprint_model(student)},
+        "student": {
+            "begun_from": asked.student,
+            "num_hidden_layers": student.config.num_hidden_layers,
+            "hidden_size": student.config.hidden_size,
+            "parameters": student.num_parameters(),
+            "fingerprint_before": fingerprint_model(student),
+        },
         "losses": [str(one) for one in asked.settings.losses],
         "training": {key: one for key, one in asdict(asked.settings).items() if key != "losses"},
-        "texts": texts,
+        "texts": {
+            "sources": list(asked.texts),
+            "sha256": hashlib.sha256(np.ascontiguousarray(rows, dtype="<i4").tobytes()).hexdigest(),
+            "windows": len(rows),
+            "length": asked.length,
+            "excluded": n_excluded,
+            "exclude": list(asked.exclude),
+            "shared": asked.shared if asked.exclude else None,
+        },
     }
     made_folder(out.parent)
-    work = _work_folder(out, facts)
+    work = _work_folder(out, digest(facts))
     before = np.tile(np.array(lm.before, dtype=np.int32), (len(rows), 1))
     n_layers = student.config.num_hidden_layers
     trained = train_student(
@@ -104,13 +142,14 @@ def distill(asked: DistillAsked, out: Path, *, teacher: Teacher | None = None) -
         n_layers=lm.n_layers,
         device=lm.device,
     )
-    card = facts | {
+    made = facts | {
         "steps": trained.steps,
         "history": list(trained.history),
         "fingerprint": fingerprint_model(student),
         "seconds": round(time.monotonic() - started, 1),
         "versions": versions("accelerate"),
     }
+    card = cast(Card, made)
     with atomic_folder(out) as temporary, quiet_transformers():
         student.save_pretrained(temporary)
         lm.tokenizer.save_pretrained(temporary)
@@ -119,27 +158,12 @@ def distill(asked: DistillAsked, out: Path, *, teacher: Teacher | None = None) -
     return card
 
 
-class _Texts(TypedDict):
-    sha256: str
-
-
-class _Student(TypedDict):
-    fingerprint_before: str
-
-
-class _Card(TypedDict):
-    losses: list[str]
-    texts: _Texts
-    student: _Student
-    steps: int
-    training: dict[str, Any]
-
-
-def read_card(folder: Path | str) -> dict[str, Any] | None:
+def read_card(folder: Path | str) -> Card | None:
     """The card of a student that `distill` made; None for any other model."""
     if not (Path(folder) / CARD).is_file():
         return None
-    return Store(folder, remedy=lambda _: "train the student again").record(_CARD, shape=_Card)
+    store = Store(folder, remedy=lambda _: "train the student again")
+    return cast(Card, store.record(_CARD, shape=Card))
 
 
 def student_names(students: Sequence[str]) -> list[str]:
@@ -196,25 +220,19 @@ def _load(name: str, asked: DistillAsked) -> LanguageModel:
     )
 
 
-def _student(asked: DistillAsked, teacher: LanguageModel) -> tuple[Any, dict[str, Any]]:
-    """The student before training, and what its card says of where it comes from."""
+def _student(asked: DistillAsked, teacher: LanguageModel) -> Any:
+    """The student before training."""
     if asked.student is None:
         config = student_config(teacher.model.config, layers=asked.layers, width=asked.width)
-        model = new_student(config, asked.settings.seed).to(teacher.device)
-        begun: str | None = None
-    else:
-        lm = _load(asked.student, asked)
-        check_same_tokens(teacher, asked.student, lm.tokenizer)
-        check_fits(lm, asked.length)
-        model, begun = lm.model.float(), asked.student
-    shape = {name: getattr(model.config, name) for name in ("num_hidden_layers", "hidden_size")}
-    return model, {"begun_from": begun, **shape, "parameters": model.num_parameters()}
+        return new_student(config, asked.settings.seed).to(teacher.device)
+    lm = _load(asked.student, asked)
+    check_same_tokens(teacher, asked.student, lm.tokenizer)
+    check_fits(lm, asked.length)
+    return lm.model.float()
 
 
-def _training_rows(
-    asked: DistillAsked, lm: LanguageModel
-) -> tuple[npt.NDArray[np.int32], dict[str, Any]]:
-    """Windows to train on, (n, length), and what the card says of them."""
+def _training_rows(asked: DistillAsked, lm: LanguageModel) -> tuple[npt.NDArray[np.int32], int]:
+    """Windows to train on, (n, length), and how many were left out."""
     found = [
         token_matrix(
             read_sequences(
@@ -236,15 +254,7 @@ def _training_rows(
                 "what is excluded. Give other texts, or raise --shared."
             )
         say(f"Left out {len(rows) - len(kept):,} of {len(rows):,} windows (--exclude).")
-    return kept, {
-        "sources": list(asked.texts),
-        "sha256": hashlib.sha256(np.ascontiguousarray(kept, dtype="<i4").tobytes()).hexdigest(),
-        "windows": len(kept),
-        "length": asked.length,
-        "excluded": len(rows) - len(kept),
-        "exclude": list(asked.exclude),
-        "shared": asked.shared if asked.exclude else None,
-    }
+    return kept, len(rows) - len(kept)
 
 
 def exclude_windows(
@@ -281,10 +291,9 @@ def _memorized(source: str, asked: DistillAsked, lm: LanguageModel) -> npt.NDArr
     return token_matrix(frame)
 
 
-def _work_folder(out: Path, facts: dict[str, Any]) -> Path:
+def _work_folder(out: Path, key: str) -> Path:
     """Where checkpoints lie until the student is whole; emptied of those of another training."""
     work = out.with_name(f".{out.name}.training")
-    key = digest(facts)
     if Store(work).kept(_TRAINING, "the training", key=key) is None:
         shutil.rmtree(work, ignore_errors=True)
         Store(work).put(_TRAINING, {}, key=key)

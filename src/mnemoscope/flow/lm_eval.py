@@ -8,7 +8,7 @@ only sequences whose prefix survives being decoded and read again are asked abou
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -116,14 +116,17 @@ def shown_rows(
         kept = kept.drop_nulls("class")
     n_unlabelled = frame.height - kept.height
     texts = [_texts(tokenizer, tokens[row], n_prefix) for row in kept["row"]]
-    kept = kept.with_columns(pl.Series("texts", texts, dtype=_TEXTS)).drop_nulls("texts")
+    kept = kept.with_columns(
+        pl.Series(name, [one and one[place] for one in texts], kind)
+        for place, (name, kind) in enumerate(_TEXTS.items())
+    ).drop_nulls("prefix")
     n_altered = frame.height - n_unlabelled - kept.height
     if kept.is_empty():
         raise UserError(
             f"{where}: no sequence is left: {n_unlabelled:,} have no class, and the texts of "
             f"{n_altered:,} give other tokens. Is it the tokenizer that cut them?"
         )
-    kept = kept.unnest("texts").drop("row")
+    kept = kept.drop("row")
     if most is not None:
         lots = pl.Series("lot", np.random.default_rng(seed).permutation(kept.height))
         place = pl.col("lot").rank("ordinal").over("class")
@@ -144,21 +147,28 @@ def write_task(shown: Shown, out: Path, *, name: str) -> str:
     name = _slug(name)
     labels = shown.rows["class"].drop_nulls()
     if labels.is_empty():
-        _write_yaml(out, _task(name, None, shown.n_suffix))
-        return name
-    tasks = [_task(f"{name}_{_slug(one)}", one, shown.n_suffix) for one in count_classes(labels)]
-    for task in tasks:
-        _write_yaml(out, task)
+        return _write_task(out, name, None, shown.n_suffix)
+    tasks = [
+        _write_task(out, f"{name}_{_slug(one)}", one, shown.n_suffix)
+        for one in count_classes(labels)
+    ]
     means = [{"metric": metric, "weight_by_size": True} for metric in _METRICS]
-    group = {"group": name, "task": [one["task"] for one in tasks]}
-    _write_yaml(out, group | {"aggregate_metric_list": means, "metadata": {"version": _VERSION}})
-    return name
+    version = {"version": _VERSION}
+    return _write_yaml(out, group=name, task=tasks, aggregate_metric_list=means, metadata=version)
 
 
-_TEXTS = pl.Struct({"prefix": pl.String, "suffix": pl.String, "ends": pl.List(pl.Int32)})
+class _Texts(NamedTuple):
+    """Both texts, and where in the suffix each of its tokens ends."""
+
+    prefix: str
+    suffix: str
+    ends: list[int]
 
 
-def _texts(tokenizer: Any, tokens: np.ndarray, n_prefix: int) -> dict[str, Any] | None:
+_TEXTS = {"prefix": pl.String(), "suffix": pl.String(), "ends": pl.List(pl.Int32())}
+
+
+def _texts(tokenizer: Any, tokens: np.ndarray, n_prefix: int) -> _Texts | None:
     """Prefix, suffix (decoded by itself) and where its tokens end; None if they do not hold."""
     shown, asked = tokens[:n_prefix].tolist(), tokens[n_prefix:].tolist()
     prefix = tokenizer.decode(shown, clean_up_tokenization_spaces=False)
@@ -171,33 +181,38 @@ def _texts(tokenizer: Any, tokens: np.ndarray, n_prefix: int) -> dict[str, Any] 
     ]
     # The rest of a character comes with a later token; until then it is a replacement character.
     ends = [len(text.rstrip("\ufffd")) for text in decoded[:-1]]
-    return {"prefix": prefix, "suffix": decoded[-1], "ends": [*ends, len(decoded[-1])]}
+    return _Texts(prefix, decoded[-1], [*ends, len(decoded[-1])])
 
 
-def _task(name: str, label: str | None, n_suffix: int) -> dict[str, Any]:
-    """One task as its YAML file has it; `!function` is put in when it is written."""
-    return {
-        "task": name,
-        **({} if label is None else {"task_alias": label, "dataset_kwargs": {"label": label}}),
-        "custom_dataset": "!function lm_eval_score.load",
-        "test_split": "test",
-        "output_type": "generate_until",
-        "doc_to_text": "prefix",
-        "doc_to_target": "suffix",
-        "generation_kwargs": {"do_sample": False, "until": [], "max_gen_toks": n_suffix},
-        "process_results": "!function lm_eval_score.process_results",
-        "metric_list": [
+def _write_task(out: Path, name: str, label: str | None, n_suffix: int) -> str:
+    """Write one task; its name."""
+    of_class = {} if label is None else {"task_alias": label, "dataset_kwargs": {"label": label}}
+    return _write_yaml(
+        out,
+        task=name,
+        **of_class,
+        custom_dataset="!function lm_eval_score.load",
+        test_split="test",
+        output_type="generate_until",
+        doc_to_text="prefix",
+        doc_to_target="suffix",
+        generation_kwargs={"do_sample": False, "until": [], "max_gen_toks": n_suffix},
+        process_results="!function lm_eval_score.process_results",
+        metric_list=[
             {"metric": metric, "aggregation": "mean", "higher_is_better": False}
             for metric in _METRICS
         ],
-        "metadata": {"version": _VERSION},
-    }
+        metadata={"version": _VERSION},
+    )
 
 
-def _write_yaml(out: Path, values: dict[str, Any]) -> None:
+def _write_yaml(out: Path, **values: Any) -> str:
+    """Write a task or group; its name."""
+    name = str(values.get("group") or values["task"])
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     text = re.sub(r"'(!function [\w.]+)'", r"\1", text)
-    write_text(out / f"{values.get('task' if 'group' not in values else 'group')}.yaml", text)
+    write_text(out / f"{name}.yaml", text)
+    return name
 
 
 def _slug(name: str) -> str:

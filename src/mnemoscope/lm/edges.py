@@ -208,9 +208,7 @@ class _Product(TorchFunctionMode):
         self._watch, self._n_keys = watch, n_keys
         self._weights: torch.Tensor | None = None
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if func in SOFTMAX:
             self._weights = result

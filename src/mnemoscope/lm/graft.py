@@ -364,7 +364,7 @@ def patched_activations(
         rows[:, list(positions)] = others[:, list(positions)].to(state)
         return changed
 
-    def run_twin(_module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+    def run_twin(_module: nn.Module, args: Any, kwargs: Any) -> None:
         if any(kwargs.get(one) for one in ("past_key_values", "cache")):
             raise UserError(
                 "patched: the input is not a whole sequence. Decode with use_cache=False."

@@ -156,9 +156,7 @@ class AtSoftmax(TorchFunctionMode):
         super().__init__()
         self._change = change
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = kwargs or {}
         result = func(*args, **given)
         if func not in SOFTMAX:

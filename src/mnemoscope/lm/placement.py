@@ -156,7 +156,7 @@ def quantization_settings(model: Any) -> dict[str, Any]:
     if getattr(model, "hf_quantizer", None) is None:
         return {}
     config = model.config.quantization_config
-    settings: dict[str, Any] = config if isinstance(config, dict) else config.to_dict()
+    settings = config if isinstance(config, dict) else config.to_dict()
     method = settings.get("quant_method", "unknown")
     name = str(getattr(method, "value", method))
     return {} if name == "gguf" else {**settings, "quant_method": name}
@@ -218,7 +218,7 @@ def fingerprint_model(model: Any) -> str:
     else:
         with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
             digests = list(pool.map(lambda item: _digest(item[1]), tensors))
-    whole = hashlib.sha256(json.dumps(_stable_config(model), sort_keys=True).encode())
+    whole = hashlib.sha256(_stable_config(model).encode())
     for (name, tensor), digest in zip(tensors, digests, strict=True):
         whole.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)} {digest}".encode())
     return whole.hexdigest()
@@ -243,8 +243,8 @@ def _digest(tensor: torch.Tensor) -> str:
     return hashlib.sha256(flat.numpy().data).hexdigest()
 
 
-def _stable_config(model: Any) -> dict[str, Any]:
-    """What the configuration sets apart from its family's defaults, at every depth."""
+def _stable_config(model: Any) -> str:
+    """What the configuration sets apart from its family's defaults, at every depth, as JSON."""
     config = json.loads(model.config.to_json_string(use_diff=False))
     try:
         defaults = json.loads(type(model.config)().to_json_string(use_diff=False))
@@ -256,7 +256,7 @@ def _stable_config(model: Any) -> dict[str, Any]:
     if quantization:
         kept = {key: str(value) for key, value in quantization.items() if key not in _STORAGE}
         stable["quantization"] = kept
-    return stable
+    return json.dumps(stable, sort_keys=True)
 
 
 def _without_volatile(value: Any) -> Any:

@@ -208,9 +208,7 @@ def entering(hooks: dict[nn.Module, _OnState]) -> Iterator[None]:
         yield
 
 
-def _entered(
-    function: _OnState, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
+def _entered(function: _OnState, _module: nn.Module, args: Any, kwargs: Any) -> Any:
     """A layer's pre-hook: families give the state as the first argument, or by its name."""
     if args:
         return (function(args[0]), *args[1:]), kwargs

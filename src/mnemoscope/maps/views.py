@@ -88,16 +88,14 @@ class StoredMaps:
     ) -> None:
         """Point at rows of shards; places (2, n) are each map's shard in `shards` and row there."""
         self.n_layers, self.length, self.pooling = meta.n_layers, meta.length, pooling
+        self._meta = meta
         self._shards = list(shards)
         self._places = places
         self._open: dict[int, tuple[BinaryIO, int]] = {}  # file and start, the latest opened last
         self._lock = threading.Lock()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_open", "_lock")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _open={}, _lock=threading.Lock())
+    def __reduce__(self) -> tuple[Any, ...]:  # a copy opens files of its own
+        return type(self), (self._shards, self._places, self._meta, self.pooling)
 
     def __del__(self) -> None:
         for file, _ in getattr(self, "_open", {}).values():

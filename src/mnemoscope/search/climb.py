@@ -53,7 +53,7 @@ from mnemoscope.pipeline.train import (
 from mnemoscope.pipeline.trainings import settings_of
 from mnemoscope.progress import say, track
 from mnemoscope.search.space import SearchSpace, check_optuna, find_columns, make_space, propose
-from mnemoscope.stats import FIGURE, frame_of, rows_of
+from mnemoscope.stats import FIGURE, Estimate, frame_of, rows_of
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models, identity_of
 from mnemoscope.study.settings import SearchSettings
@@ -133,7 +133,8 @@ class Entry:
     candidate: Candidate
     is_beside: bool = False
     scores: dict[str, float | None] = field(default_factory=dict)
-    final: dict[str, Any] = field(default_factory=dict)
+    final: dict[str, Estimate] = field(default_factory=dict)  # figures of the final part
+    strongest: str | None = None  # of the controls there
 
 
 @dataclass
@@ -175,9 +176,9 @@ def search_stage(study: Study, models: Models) -> None:
                 impossible[taxonomy.name] = candidate
         finalists = _climb(study, proposals.entries, references)
         for entry in [*finalists, *references]:
-            entry.final = _final_figures(study, entry.candidate)
+            _measure(study, entry)
         for entry in references:
-            entry.final |= _lead(study, finalists[0].candidate, entry.candidate)
+            _compare(study, finalists[0].candidate, entry)
         study.write(SEARCH_FILE, _table(proposals.entries, references, finalists), SEARCH_COLUMNS)
         _write_found(study, space, [one.candidate.taxonomy for one in finalists])
         counts |= {
@@ -641,30 +642,29 @@ def _jobs(study: Study, candidate: Candidate, rung: Rung) -> list[Job]:
 # Results as tables and in words.
 
 
-def _final_figures(study: Study, candidate: Candidate) -> dict[str, Any]:
-    """Every figure of one taxonomy on the final part, with intervals."""
+def _measure(study: Study, entry: Entry) -> None:
+    """Give an entry every figure of its taxonomy on the final part, with intervals."""
     seed, n_resamples = study.settings.search.seed, study.settings.benchmark.n_resamples
-    sources = _collect(study, candidate, _full_rung(study), "final")
-    figures: dict[str, Any] = {}
-    for name in OBJECTIVES:
-        if _score(sources, name) is not None:
-            found = measure_objective(sources, name, seed=seed, n_resamples=n_resamples)
-            figures[name] = found
+    sources = _collect(study, entry.candidate, _full_rung(study), "final")
+    entry.final = {
+        name: measure_objective(sources, name, seed=seed, n_resamples=n_resamples)
+        for name in OBJECTIVES
+        if _score(sources, name) is not None
+    }
     controls = {name: votes for name, votes in sources.items() if name != "model"}
     of_each = {name: _score({"model": one}, "min_f1") or 0.0 for name, one in controls.items()}
-    return figures | {"strongest": max(of_each, key=of_each.__getitem__, default=None)}
+    entry.strongest = max(of_each, key=of_each.__getitem__, default=None)
 
 
-def _lead(study: Study, best: Candidate, other: Candidate) -> dict[str, Any]:
-    """By how much the winner's objective is above another's on the final part, paired."""
+def _compare(study: Study, best: Candidate, entry: Entry) -> None:
+    """Give an entry how much the winner is above it on the final part, paired: its `lead`."""
     wanted, n_resamples = study.settings.search, study.settings.benchmark.n_resamples
-    own, beside = (_collect(study, one, _full_rung(study), "final") for one in (best, other))
-    if None in (_score(one, wanted.objective) for one in (own, beside)):
-        return {}
-    found = compare_objective(
-        own, beside, wanted.objective, seed=wanted.seed, n_resamples=n_resamples
-    )
-    return {"lead": found}
+    both = best, entry.candidate
+    own, beside = (_collect(study, one, _full_rung(study), "final") for one in both)
+    if None not in (_score(one, wanted.objective) for one in (own, beside)):
+        entry.final["lead"] = compare_objective(
+            own, beside, wanted.objective, seed=wanted.seed, n_resamples=n_resamples
+        )
 
 
 def _table(
@@ -682,6 +682,7 @@ def _table(
             "place": places.get(id(one)),
             **one.scores,
             **one.final,
+            "strongest": one.strongest,
             **{f"n_{part}": one.candidate.counts[part] for part in PARTS},
         }
         for one in [*finalists, *references, *rest]
@@ -698,8 +699,8 @@ def _write_found(study: Study, space: SearchSpace, taxonomies: Sequence[Taxonomy
         for name, node in space.own.items()
         if name in named
     ]
-    content: dict[str, Any] = {"nodes": own} if own else {}
-    content["taxonomies"] = [one.name for one in taxonomies]
+    names = {"taxonomies": [one.name for one in taxonomies]}
+    content = {"nodes": own, **names} if own else names
     head = f"# Found by 'mnemoscope search {study.folder.name}'; use: -t {FOUND_FILE}\n"
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=10_000)
     study.write(FOUND_FILE, (head + text).encode())

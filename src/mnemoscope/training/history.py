@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import Any, NotRequired, cast
 
 import numpy as np
 import polars as pl
@@ -114,14 +114,14 @@ def read_history(folder: Path | str) -> History:
     return History(store.frame(WATCH, _WINDOWS), pl.concat(checks, how="diagonal"), run)
 
 
-def _read_record(folder: Path) -> dict[str, Any]:
+def _read_record(folder: Path) -> _Watch:
     store = _store_of(folder)
     if not store.record_path(WATCH).is_file():
         raise UserError(
             f"{folder}: holds no history of memorization (no watch.json). To look at checkpoints, "
             f"name what is watched: mnemoscope track {folder} --sequences PATH."
         )
-    return store.record(WATCH, shape=_Watch)
+    return cast(_Watch, store.record(WATCH, shape=_Watch))
 
 
 def _steps(folder: Path) -> list[int]:
