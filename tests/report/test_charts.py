@@ -38,7 +38,7 @@ def read_png(data: bytes) -> tuple[np.ndarray, dict[bytes, bytes]]:
     return lines[:, 1:].reshape(height, width, channels), chunks
 
 
-def test_every_layer_is_scaled_by_its_own_maximum_over_classes(build_delta) -> None:
+def test_every_layer_is_scaled_by_its_own_maximum_over_classes(build_delta):
     delta = build_delta(3, 5, seed=1)
     scaled = scale_by_layer(delta)
     np.testing.assert_allclose(scaled.max(axis=(0, 2, 3)), 1)
@@ -48,7 +48,7 @@ def test_every_layer_is_scaled_by_its_own_maximum_over_classes(build_delta) -> N
     assert layer_profile(np.zeros_like(delta)).max() == 0
 
 
-def test_pixels_give_the_scaled_value_back(build_delta) -> None:
+def test_pixels_give_the_scaled_value_back(build_delta):
     scaled = scale_by_layer(build_delta(3, 2, seed=4))[1, 0]
     pixels, _ = read_png(png_grey(scaled))
     root = 1 - pixels[:, :, 0] / 255
@@ -58,7 +58,7 @@ def test_pixels_give_the_scaled_value_back(build_delta) -> None:
     assert (pixels[:, :, 1] == np.where(below, 255, 0)).all()
 
 
-def test_ink_is_as_dense_as_the_value(build_delta) -> None:
+def test_ink_is_as_dense_as_the_value(build_delta):
     scaled = scale_by_layer(build_delta(3, 2, seed=4))[1, 0]
     pixels, chunks = read_png(png_ink(scaled, (10, 20, 30)))
     assert chunks[b"PLTE"] == bytes((10, 20, 30)) * 256
@@ -66,7 +66,7 @@ def test_ink_is_as_dense_as_the_value(build_delta) -> None:
     np.testing.assert_allclose(pixels[:, :, 0] / 255, np.sqrt(scaled), atol=0.5 / 255 + 1e-6)
 
 
-def test_planted_decisiveness_lies_in_its_zone() -> None:
+def test_planted_decisiveness_lies_in_its_zone():
     for query, key, zone in ((31, 31, "prefix"), (32, 31, "suffix_to_prefix"), (32, 32, "suffix")):
         delta = np.zeros((2, 3, 64, 64), np.float32)
         delta[0, 1, query, key] = 0.3
@@ -77,7 +77,7 @@ def test_planted_decisiveness_lies_in_its_zone() -> None:
         assert strongest_layer(delta) == 1
 
 
-def test_the_profile_is_the_sum_of_each_layer_over_the_largest(build_delta) -> None:
+def test_the_profile_is_the_sum_of_each_layer_over_the_largest(build_delta):
     delta = build_delta(3, 4, seed=2)
     sums = np.array([[float(layer.sum()) for layer in of_class] for of_class in delta])
     # float32 against float64 sums of 4,096 terms
@@ -86,7 +86,7 @@ def test_the_profile_is_the_sum_of_each_layer_over_the_largest(build_delta) -> N
 
 @pytest.mark.parametrize("form", ["line", "points", "bars"])
 @pytest.mark.parametrize("axes", [{}, {"log_x": True}, {"log_y": True}])
-def test_a_chart_without_a_value_is_drawn_empty(form, axes) -> None:
+def test_a_chart_without_a_value_is_drawn_empty(form, axes):
     gap = Series(name="gap", x=(None,), y=(None,))
     view = chart_view(Chart(title="nothing", series=(gap,), form=form, **axes))
     assert view.series[0].points == []

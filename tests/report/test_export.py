@@ -1,4 +1,8 @@
-"""Figures for paper show the page's numbers, in three formats, the same bytes every time."""
+"""Figures for paper and for a notebook show the page's numbers and need nothing else."""
+
+import re
+from dataclasses import replace
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -10,25 +14,29 @@ from mnemoscope.report.charts import (
     CutPanel,
     Drawing,
     knockout_drawing,
+    png_ink,
+    png_uri,
     profile_drawing,
     scale_by_layer,
 )
 from mnemoscope.report.export import chart_print, check_matplotlib, drawn, maps_print
+from mnemoscope.report.notebook import draw_benchmarks, draw_delta, draw_profile
 from mnemoscope.stats import Estimate
+from tests.report.conftest import make_delta, make_taxonomy
 
 CLASSES = ("Non-Memo", "Guess", "Recall")
 
 
 @pytest.fixture(scope="module")
-def delta(build_delta) -> np.ndarray:
-    return build_delta(3, 2, seed=0, length=16)
+def delta() -> np.ndarray:
+    return make_delta(3, 2, seed=0, length=16)
 
 
 def profile(delta: np.ndarray) -> Drawing:
     return profile_drawing(CLASSES, layer_profile(delta))
 
 
-def test_every_format_is_what_its_name_says_and_repeats_to_the_byte(delta) -> None:
+def test_every_format_is_what_its_name_says_and_repeats_to_the_byte(delta):
     figures = [chart_print({"model": profile(delta)}) for _ in range(2)]
     first, again = (drawn(figure) for figure in figures)
     assert first == again
@@ -39,7 +47,7 @@ def test_every_format_is_what_its_name_says_and_repeats_to_the_byte(delta) -> No
     assert width == 7 * 300  # inches, dots an inch
 
 
-def test_maps_are_the_scaled_ones_and_nothing_stands_above_the_diagonal(delta) -> None:
+def test_maps_are_the_scaled_ones_and_nothing_stands_above_the_diagonal(delta):
     figure = maps_print(delta, CLASSES)
     scaled = scale_by_layer(delta)
     causal = np.tri(16, dtype=bool)
@@ -58,7 +66,7 @@ def test_maps_are_the_scaled_ones_and_nothing_stands_above_the_diagonal(delta) -
     assert panels[0].images[0].get_array().max() == pytest.approx(scaled[2, 0].max())
 
 
-def test_the_profile_is_the_pages(delta) -> None:
+def test_the_profile_is_the_pages(delta):
     figure = chart_print({"model": profile(delta), "reference model": profile(delta[:, ::-1])})
     lines = figure.axes[0].lines
     np.testing.assert_allclose([line.get_ydata() for line in lines], 100 * layer_profile(delta))
@@ -79,7 +87,7 @@ def knockout(*survived: tuple[float, float], name: str = "Guess") -> Drawing:
     return knockout_drawing(CutPanel(name, 40, curves), CLASSES)
 
 
-def test_survival_is_drawn_by_strength_and_one_strength_alone_is_seen() -> None:
+def test_survival_is_drawn_by_strength_and_one_strength_alone_is_seen():
     survived = ((0.1, 0.9), (1.0, 0.6), (10.0, 0.2))
     figure = chart_print({one: knockout(*survived, name=one) for one in CLASSES[1:]})
     for ax in figure.axes:
@@ -99,7 +107,58 @@ def test_survival_is_drawn_by_strength_and_one_strength_alone_is_seen() -> None:
     assert ax.get_xticks().tolist() == [1.0]
 
 
-def test_without_matplotlib_the_way_to_it_is_said(hide) -> None:
+def test_without_matplotlib_the_way_to_it_is_said(hide):
     hide("matplotlib")
     with pytest.raises(UserError, match=r"pip install 'mnemoscope\[figures\]'"):
         check_matplotlib()
+
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def read(picture) -> ElementTree.Element:
+    """The picture, once it is sure that it needs nothing from outside."""
+    assert set(re.findall(r"https?://[^\s\"']+", picture.svg)) == {"http://www.w3.org/2000/svg"}
+    assert "prefers-color-scheme: dark" in picture.svg
+    root = ElementTree.fromstring(picture.svg)
+    assert not list(root.iter(f"{SVG}script"))
+    return root
+
+
+def test_every_taxonomy_has_its_panel_and_maps(content):
+    hostile = make_taxonomy(("A<b", '"c"', "d&"), title="<x>&", n_layers=1)
+    taxonomies = [*content.taxonomies, hostile]
+    root = read(draw_benchmarks(taxonomies, "a <model>"))
+    images = [image.get("href") for image in root.iter(f"{SVG}image")]
+    assert len(images) == sum(len(one.classes) for one in taxonomies)
+    assert all(address.startswith("data:image/png;base64,") for address in images)
+    said = root.find(f"{SVG}desc").text
+    assert "Prashanth et al.: Too little beyond the text. CNNs min-F1 31.2" in said
+    assert "<x>&: " in said
+    panel = root.find(f"{SVG}g")
+    lines = panel.iter(f"{SVG}line")
+    grid = [float(line.get("x1")) for line in lines if line.get("class") == "grid"]
+    dot = next(g for g in panel.iter(f"{SVG}g") if g.find(f"{SVG}circle") is not None)
+    x = float(re.match(r"translate\(([\d.]+)", dot.get("transform")).group(1))
+    # coordinates are printed to a tenth of a pixel, the axis is 230 px long
+    assert (x - grid[0]) / (grid[-1] - grid[0]) == pytest.approx(0.312, abs=0.001)
+    with pytest.raises(UserError, match="nothing to draw"):
+        draw_benchmarks([replace(content.taxonomies[0], benchmarks=())], "model")
+
+
+def test_every_layer_of_every_class_has_its_map(content):
+    stored = content.taxonomies[0].deltas[0]
+    images = [image.get("href") for image in read(draw_delta(stored)).iter(f"{SVG}image")]
+    scaled = scale_by_layer(stored.delta)
+    assert images == [png_uri(png_ink(one, (74, 140, 224))) for of in scaled for one in of]
+
+
+def test_the_profile_is_the_pages_and_saved_whole(content, tmp_path):
+    stored = content.taxonomies[0].deltas[0]
+    picture = draw_profile(stored)
+    titles = [title.text for title in read(picture).iter(f"{SVG}title")][1:]
+    shown = [float(title.rpartition(" ")[2]) for title in titles]
+    assert shown == pytest.approx((100 * layer_profile(stored.delta)).ravel(), abs=0.05)
+    assert picture._repr_html_().startswith('<img src="data:image/svg+xml;base64,')
+    picture.save(tmp_path / "profile.svg")
+    assert (tmp_path / "profile.svg").read_text("utf-8") == picture.svg == picture._repr_svg_()
