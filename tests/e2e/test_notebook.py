@@ -37,14 +37,14 @@ def check(cells: list) -> None:
     assert sum("text/html" in one for one in shown) >= 5
 
 
-def test_notebook_runs_on_a_finished_study(small_demo, tmp_path) -> None:
+def test_notebook_runs_on_a_finished_study(small_demo, tmp_path):
     shutil.copytree(small_demo, tmp_path / "demo")  # so that its first cell finds all done
     assert SETTINGS in nbformat.read(NOTEBOOK, as_version=4).cells[2].source
     check(run(tmp_path, SETTINGS, OWN_SETTINGS))
 
 
 @pytest.mark.slow
-def test_notebook_runs_from_nothing_in_three_minutes_of_two_cores(tmp_path) -> None:
+def test_notebook_runs_from_nothing_in_three_minutes_of_two_cores(tmp_path):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     check(run(tmp_path))
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -54,7 +54,7 @@ def test_notebook_runs_from_nothing_in_three_minutes_of_two_cores(tmp_path) -> N
     assert (tmp_path / "demo" / "report.html").is_file()
 
 
-def test_notebook_is_kept_without_outputs() -> None:
+def test_notebook_is_kept_without_outputs():
     book = nbformat.read(NOTEBOOK, as_version=4)
     code = [cell for cell in book.cells if cell.cell_type == "code"]
     assert code
