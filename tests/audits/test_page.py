@@ -14,7 +14,7 @@ from chromium import NEEDS_CHROMIUM, UNFOLD, hard_to_use
 from mnemoscope.audits.brief import render_brief
 from mnemoscope.audits.documents import read_documents
 from mnemoscope.audits.exports import junit_xml, sarif_log
-from mnemoscope.audits.page import chance, mark_hidden, stretches
+from mnemoscope.audits.page import chance, mark_hidden, render_page, stretches
 from mnemoscope.audits.questions import audit_settings
 from pages import Page
 from tests.audits.conftest import BRIEF, audit_documents
@@ -108,6 +108,17 @@ def test_of_nothing_found_the_pages_say_a_bound_and_a_long_document_stands_folde
     assert (summary["asked"], summary["reproduced"]["characters"]) == (10, 0)
     page = words_of((tmp_path / "ten" / "audit.html").read_text())
     assert "at most 30.8 % of the text would" in page
+
+
+def test_without_a_reference_nothing_is_said_of_one(made):
+    own = {name: one for name, one in made.record["ordinary"].items() if name != "reference"}
+    texts = {made.names[name]: text for name, text in made.texts.items()}
+    tables = {"ordinary": made.ordinary.filter(by="model"), "origins": made.origins}
+    for ordinary, reference in ((made.record["ordinary"], made.record["reference"]), (own, None)):
+        record = made.record | {"ordinary": ordinary, "reference": reference}
+        assert ("named as one" in render_page(record, made.spans, texts, tables)) == bool(reference)
+        said = render_brief(record, made.spans, tables)
+        assert ("Of the reference model's" in said) == bool(reference)
 
 
 def test_pieces_joined_are_the_text_and_signs_stand_for_what_cannot_be_seen():
