@@ -61,7 +61,6 @@ def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Pat
 
 @pytest.fixture(scope="module")  # a session would keep its event loop running for all tests
 def browser() -> Iterator:
-    """A headless Chromium."""
     from playwright.sync_api import sync_playwright
 
     from chromium import CHROMIUM
@@ -109,32 +108,16 @@ def tiny(made_once) -> SimpleNamespace:
         "model": {"name": str(model), "batch_size": 32},
         "sequences": {"source": str(folder / "sequences.parquet")},
         "continue": {"part_rows": 32, "check_rows": 16},
-        "label": {
-            "taxonomies": ["Non-Memo, Recite[5], Recollect", "Non-Memo, Guess, Recall"],
-            "n_train": 40,
-            "n_eval": 20,
-            "minimum": 12,
-        },
+        "label": {"n_train": 40, "n_eval": 20, "minimum": 12},
         "capture": {"reference": str(reference), "shard_rows": 16},
-        "train": {
-            "preset": "paper",
-            "seeds": [0, 1],
-            "kernels": [3],
-            "filters": [6],
-            "poolings": ["mean"],
-            "workers": 1,
-        },
+        "train": {"preset": "paper", "kernels": [3], "filters": [6], "poolings": ["mean"]},
         "benchmark": {"n_resamples": 100},
     }
+    values["label"]["taxonomies"] = ["Non-Memo, Recite[5], Recollect", "Non-Memo, Guess, Recall"]
+    values["train"] |= {"seeds": [0, 1], "workers": 1}
     (folder / "study.yaml").write_text(yaml.safe_dump(values))
-    return SimpleNamespace(
-        folder=folder,
-        model=model,
-        reference=reference,
-        table=folder / "sequences.parquet",
-        yaml=folder / "study.yaml",
-        values=values,
-    )
+    named = {"table": folder / "sequences.parquet", "yaml": folder / "study.yaml"}
+    return SimpleNamespace(folder=folder, model=model, reference=reference, values=values, **named)
 
 
 @pytest.fixture(scope="session")
@@ -177,6 +160,18 @@ def call(capsys) -> Callable[..., SimpleNamespace]:
         return SimpleNamespace(status=left.value.code, out=out, err=err)
 
     return call
+
+
+@pytest.fixture
+def succeed(call) -> Callable[..., SimpleNamespace]:
+    """Run the command line in this process, which must end well."""
+
+    def succeed(*arguments: object) -> SimpleNamespace:
+        result = call(*arguments)
+        assert result.status == 0, (arguments, result.err)
+        return result
+
+    return succeed
 
 
 @pytest.fixture(scope="session")

@@ -22,9 +22,11 @@ import threading
 import time
 import warnings
 import zipfile
+from collections.abc import Callable
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass, field
-from functools import cache, reduce
+from functools import cache, partial, reduce
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from operator import getitem
 from pathlib import Path
@@ -39,54 +41,38 @@ _WALL_SECONDS = 300  # on a busy machine
 _BYTES = 1 << 30
 
 
-@dataclass(frozen=True)
-class Table:
-    """A Parquet file, made in the child: Polars has threads, which no fork takes along."""
+def parquet(rows: list[dict[str, Any]], odd: str, kind: str) -> bytes:
+    """A table with a column that is of another kind."""
+    import polars as pl
 
-    rows: list[dict[str, Any]]
-    odd: str = ""  # a column that is of another kind
-    kind: str = "String"
-
-    def made(self) -> bytes:
-        """Its bytes."""
-        import polars as pl
-
-        schema = {"sequence_id": pl.Int64, "tokens": pl.List(pl.Int64), "text": pl.String}
-        frame = pl.DataFrame(self.rows, schema=schema, strict=False)
-        if self.odd:
-            frame = frame.with_columns(pl.lit(None, getattr(pl, self.kind)).alias(self.odd))
-        frame.write_parquet(buffer := io.BytesIO())
-        return buffer.getvalue()
+    frame = pl.DataFrame(rows)
+    if odd:
+        frame = frame.with_columns(pl.lit(None, getattr(pl, kind)).alias(odd))
+    frame.write_parquet(buffer := io.BytesIO())
+    return buffer.getvalue()
 
 
-@dataclass(frozen=True)
-class Docx:
+def docx(body: str) -> bytes:
     """A DOCX file around the XML of its body."""
-
-    body: str
-
-    def made(self) -> bytes:
-        """Its bytes."""
-        whole, parts = io.BytesIO(), _docx()
-        with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as file:
-            for name, data in parts.items():
-                if name == "word/document.xml":
-                    data = data.replace(b"<w:body>", b"<w:body>" + self.body.encode())
-                file.writestr(name, data)
-        return whole.getvalue()
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, data in _docx().items():
+            file.writestr(name, data.replace(b"<w:body>", b"<w:body>" + body.encode()))
+    return whole.getvalue()
 
 
 @dataclass(frozen=True)
 class File:
-    """Content, and what is done to its bytes: how, where (a share of the length), with what."""
+    """Content, and what is done to its bytes: how, where (a share of the length), with what.
 
-    content: bytes | Table | Docx
+    A function that makes it runs in the child: Polars has threads, which no fork takes along.
+    """
+
+    content: bytes | Callable[[], bytes]
     damage: tuple[tuple[str, float, bytes], ...] = ()
 
     def write(self, path: Path) -> None:
-        """Write it, with its damage."""
-        made = self.content if isinstance(self.content, bytes) else self.content.made()
-        data = bytearray(made)
+        data = bytearray(self.content() if callable(self.content) else self.content)
         for how, share, value in self.damage:
             place = int(share * len(data))
             if how == "flip" and data:
@@ -115,12 +101,6 @@ class Case:
 _DAMAGE = st.tuples(
     st.sampled_from(["flip", "cut", "put", "twice"]), st.floats(0, 1), st.binary(max_size=4)
 )
-
-
-def damaged(whole: st.SearchStrategy, *, most: int = 3) -> st.SearchStrategy[File]:
-    return st.builds(File, whole, st.lists(_DAMAGE, max_size=most).map(tuple))
-
-
 ODD = st.sampled_from(
     [
         *(None, True, -1, 0, 3, 2**31, 2**63, 2**70, 10**400, -0.5, 1e308, math.inf, math.nan),
@@ -137,9 +117,37 @@ VALUES = st.recursive(
 DEEP = st.integers(1, 3000).map(lambda n: b"[" * n + b"]" * n)
 
 
+def damaged(whole: st.SearchStrategy, *, most: int = 3) -> st.SearchStrategy[File]:
+    return st.builds(File, whole, st.lists(_DAMAGE, max_size=most).map(tuple))
+
+
 def rarely(often: st.SearchStrategy, *others: st.SearchStrategy) -> st.SearchStrategy:
     """One in ten of the others."""
     return st.integers(0, 9).flatmap(lambda n: often if n else st.one_of(*others))
+
+
+def _places(value: Any, at: tuple = ()) -> list[tuple]:
+    inside = value.items() if isinstance(value, dict) else enumerate(value[:2])
+    found = [(*at, key) for key, _ in inside]
+    for place in list(found):
+        one = value[place[-1]]
+        found += _places(one, place) if isinstance(one, dict | list) else []
+    return found
+
+
+@st.composite
+def altered(draw: st.DrawFn, good: Any, *, most: int = 3) -> Any:
+    """Good values with anything anywhere: exchanged, or left out."""
+    values = deepcopy(good)
+    for place in draw(st.lists(st.sampled_from(_places(values)), max_size=most)):
+        odd, is_gone = draw(ODD | VALUES), draw(st.integers(0, 4)) == 0
+        with suppress(KeyError, IndexError, TypeError):  # inside another that is gone
+            parent = reduce(getitem, place[:-1], values)
+            if is_gone:
+                del parent[place[-1]]
+            else:
+                parent[place[-1]] = odd
+    return values
 
 
 def as_json(value: object) -> bytes:
@@ -151,33 +159,28 @@ def as_lines(rows: list[object]) -> bytes:
 
 
 TEXT = " ".join(f"The {n}th of the words that stand here is {n * n}." for n in range(12))
+DOCUMENT = {"d.txt": File(TEXT.encode())}
 API = ["audit", "api", "http://127.0.0.1:PORT/v1", "m"]
-NAMES = ["sequence_id", "tokens", "text", "duplicates", "is_memorized", "is_code", "other\n"]
+GOOD = [{"sequence_id": n, "tokens": list(range(64)), "text": TEXT[n:]} for n in range(3)]
+GOOD = [row | {"duplicates": n, "is_memorized": n > 0} for n, row in enumerate(GOOD)]
+GOOD_ROWS = File(as_lines(GOOD))
 
 
-# Settings: any field with any value, in a file; taxonomies.
+# Settings in a file and as flags.
 
 
 @st.composite
 def study_settings(draw: st.DrawFn) -> Case:
     from mnemoscope.study.settings import StudySettings
 
-    defaults = StudySettings().as_dict()
-    fields = [(one, name) for one, inside in defaults.items() if inside for name in inside]
-    values: dict[str, Any] = {"model": {"name": "embedded"}, "sequences": {"source": "t.jsonl"}}
-    for section, name in draw(st.lists(st.sampled_from(fields), max_size=4)):
-        default = defaults[section][name]
-        near = st.lists(ODD, max_size=3) if isinstance(default, list) else ODD
-        values.setdefault(section, {})[name] = draw(near | VALUES | st.just(default))
+    good = StudySettings().as_dict()
+    good["model"]["name"], good["sequences"]["source"] = "embedded", "t.jsonl"
+    values = draw(altered(good, most=4))
     whole = yaml.safe_dump(values, allow_unicode=True).encode("utf-8", "surrogatepass")
     file = draw(rarely(damaged(st.just(whole), most=1), damaged(DEEP | st.binary(max_size=40))))
     verbs = [["run", "s.yaml", "-o", "out", "--dry-run"]]
     verbs += [["label", "t.jsonl", "-t", "s.yaml", "-o", "out.parquet"]]
     return Case(draw(st.sampled_from(verbs)), {"s.yaml": file, "t.jsonl": GOOD_ROWS})
-
-
-GOOD = [{"sequence_id": n, "tokens": list(range(64)), "text": TEXT[n:]} for n in range(3)]
-GOOD_ROWS = File(as_lines(GOOD))
 
 
 @st.composite
@@ -188,102 +191,70 @@ def flags(draw: st.DrawFn) -> Case:
     service = draw(st.integers(0, 19)) > 0
     known = dict(settings_class().model_fields)
     if service:
-        known |= {
-            k: v for k, v in EndpointSettings.model_fields.items() if k not in ("url", "model")
-        }
+        known |= EndpointSettings.model_fields
     arguments = [*API, "d.txt", "--dry-run"] if service else ["audit", "embedded", "d.txt"]
     arguments += ["-o", "out"]
-    for name in draw(st.lists(st.sampled_from(sorted(known)), max_size=4, unique=True)):
+    names = sorted(known.keys() - {"url", "model"})
+    for name in draw(st.lists(st.sampled_from(names), max_size=4, unique=True)):
         value = draw(ODD | st.integers(-3, 99) | st.text(max_size=6))
         is_switch = known[name].annotation is bool
         arguments += [flag_of(name), *([] if is_switch else [str(value).replace("\0", "")])]
-    return Case(arguments, {"d.txt": File(TEXT.encode())})
+    return Case(arguments, DOCUMENT)
 
 
 # Files: tables, texts, pages.
 
-_ROW = st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=4)
-_TOKENS = st.lists(st.integers(-1, 3000), min_size=60, max_size=66)
-_GOOD_ROW = st.fixed_dictionaries(
-    {"sequence_id": st.integers(0, 9), "tokens": _TOKENS, "text": st.text(max_size=300)},
-    optional={"duplicates": st.integers(-1, 9), "is_memorized": st.booleans() | ODD},
-)
-_ROWS = st.lists(_GOOD_ROW, max_size=3).map(as_lines) | st.lists(_ROW | VALUES, max_size=4).map(
-    as_lines
-)
+_NAMES = st.sampled_from(["", *GOOD[0], "other\n"])
 _KINDS = st.sampled_from(["String", "Int8", "Float64", "Boolean", "Date"])
-_PARQUET = st.builds(Table, st.just(GOOD), st.sampled_from(["", *NAMES]), _KINDS)
-_CSV = st.lists(st.lists(st.text(max_size=5) | st.sampled_from(NAMES), max_size=4), max_size=4).map(
-    lambda rows: "\n".join(",".join(row) for row in rows).encode("utf-8", "surrogatepass")
-)
+_CSV = "\n".join(",".join(map(str, row.values())) for row in [dict.fromkeys(GOOD[0], "a"), *GOOD])
 TABLES = st.one_of(
-    st.tuples(st.just("t.jsonl"), damaged(_ROWS)),
+    st.tuples(st.just("t.jsonl"), damaged(altered(GOOD).map(as_lines))),
     st.tuples(st.just("t.jsonl"), damaged(DEEP.map(lambda deep: b'{"text": ' + deep + b"}"))),
-    st.tuples(st.just("t.parquet"), damaged(_PARQUET)),
-    st.tuples(st.just("t.csv"), damaged(_CSV)),
-)
-_OF_TABLES = st.sampled_from(
-    [
-        ["describe", "IN"],
-        ["label", "IN", "-t", "Non-Memo, Guess, Recall", "-o", "out.parquet"],
-        ["features", "IN", "-o", "out.parquet"],
-        ["duplicates", "--sequences", "IN", "--corpus", "IN", "-o", "out.parquet"],
-        ["lm-eval-task", "IN", "-o", "out"],
-        ["push", "IN", "o/n", "--dry-run"],
-        ["run", "--sequences", "IN", "-o", "out", "--dry-run"],
-        [*API, "IN", "-o", "out", "--dry-run"],
-    ]
-)
-
-
-def about(name: str, arguments: list[str], file: File) -> Case:
-    return Case([name if one == "IN" else one for one in arguments], {name: file})
-
-
-tables = st.builds(lambda named, verb: about(named[0], verb, named[1]), TABLES, _OF_TABLES)
-_OF_TEXTS = st.sampled_from(
-    [
-        [*API, "IN", "-o", "out", "--dry-run"],
-        ["duplicates", "--sequences", "t.jsonl", "--corpus", "IN", "-o", "out.parquet"],
-        ["run", "--sequences", "IN", "-o", "out", "--dry-run"],
-    ]
-)
-_TEXTS = damaged(st.binary(max_size=300) | st.text(max_size=300).map(str.encode))
-texts = st.builds(
-    lambda name, file, verb: Case(
-        about(name, verb, file).arguments, {name: file, "t.jsonl": GOOD_ROWS}
+    st.tuples(
+        st.just("t.parquet"),
+        damaged(st.builds(partial, st.just(parquet), st.just(GOOD), _NAMES, _KINDS)),
     ),
+    st.tuples(st.just("t.csv"), damaged(st.just(_CSV.encode()))),
+)
+
+
+def about(named: tuple[str, File], arguments: list[str]) -> Case:
+    name, file = named
+    words = [name if one == "IN" else one for one in arguments]
+    return Case(words, {"sequences.jsonl": GOOD_ROWS, name: file})
+
+
+TEXTS = st.tuples(
     st.sampled_from(["d.txt", "d.md", "d.py", "d"]),
-    _TEXTS,
-    _OF_TEXTS,
+    damaged(st.binary(max_size=300) | st.text(max_size=300).map(str.encode)),
 )
 
-_TAGS = ["p", "table", "tr", "td", "div", "pre", "ul", "li", "a", "br", "b", "script", "x:y"]
-_HTML = st.recursive(
-    st.text(max_size=9) | st.sampled_from([TEXT, "&amp;", "&#xD800;", "<!--", "<!", "<?xml "]),
-    lambda inside: st.tuples(st.sampled_from(_TAGS), st.lists(inside, max_size=3)).map(
-        lambda made: f"<{made[0]} colspan=9>{''.join(made[1])}</{made[0]}>"
-    ),
-)
+
+def nested(tags: list[str], texts: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    return st.recursive(
+        texts,
+        lambda inside: st.tuples(st.sampled_from(tags), st.lists(inside, max_size=3)).map(
+            lambda made: f"<{made[0]}>{''.join(made[1])}</{made[0]}>"
+        ),
+    )
+
+
+_TAGS = ["p", "table", "tr", "td", "td colspan=9", "pre", "ul", "li", "a", "br", "script", "x:y"]
+_SAID = st.text(max_size=9) | st.sampled_from([TEXT, "&amp;", "&#xD800;", "<!--", "<!", "<?xml "])
 _DEEP_HTML = st.tuples(st.sampled_from(_TAGS), st.integers(1, 3000)).map(
     lambda made: f"<{made[0]}>" * made[1] + TEXT
 )
 _WORDS = ["w:p", "w:r", "w:t", "w:tbl", "w:tr", "w:tc", "w:sdt", "w:hyperlink"]
-_DOCX = st.recursive(
-    st.sampled_from(["", "words", "&amp;", "<w:tab/>", "<w:gridSpan/>"]),
-    lambda inside: st.tuples(st.sampled_from(_WORDS), st.lists(inside, max_size=3)).map(
-        lambda made: f"<{made[0]}>{''.join(made[1])}</{made[0]}>"
-    ),
-).map(Docx)
+_XML = st.sampled_from(["", "words", "&amp;", "<w:tab/>", "<w:gridSpan/>"])
+_FIRST = [b"<< /Type /Catalog /Pages 2 0 R >>", b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>"]
 _OBJECTS = st.sampled_from(
     [
-        *(b"<< /Type /Catalog /Pages 2 0 R >>", b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>"),
-        *(b"<< /Type /Pages /Kids [2 0 R] /Count 9 >>", b"<< >>", b"null", b"[ 1 0 R ]", b"1 0 R"),
+        *(*_FIRST, b"<< /Type /Pages /Kids [2 0 R] /Count 9 >>"),
+        *(b"<< >>", b"null", b"[ 1 0 R ]", b"1 0 R", b"[" * 2000 + b"]" * 2000),
         b"<< /Type /Page /Parent 2 0 R /Contents 4 0 R /Resources << >> >>",
         b"<< /Length 40 >>\nstream\nBT /F1 12 Tf (Words of a page) Tj ET\nendstream",
         b"<< /Length 9 /Filter /FlateDecode >>\nstream\n123456789\nendstream",
         b"<< /Length 99999999999 >>\nstream\nBT (W) Tj ET\nendstream",
-        b"[" * 2000 + b"]" * 2000,
     ]
 )
 
@@ -299,75 +270,54 @@ def as_pdf(objects: list[bytes]) -> bytes:
     return data + head + size % (len(places) + 1, len(data))
 
 
-_FIRST = [b"<< /Type /Catalog /Pages 2 0 R >>", b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>"]
 PAGES = st.one_of(
-    st.tuples(st.just("d.html"), damaged((_HTML | _DEEP_HTML).map(str.encode))),
-    st.tuples(st.just("d.docx"), damaged(_DOCX, most=1)),
+    st.tuples(st.just("d.html"), damaged((nested(_TAGS, _SAID) | _DEEP_HTML).map(str.encode))),
+    st.tuples(
+        st.just("d.docx"),
+        damaged(nested(_WORDS, _XML).map(lambda body: partial(docx, body)), most=1),
+    ),
     st.tuples(
         st.just("d.pdf"),
         damaged(st.lists(_OBJECTS, max_size=5).map(lambda more: as_pdf(_FIRST + more)), most=2),
     ),
 )
-pages = PAGES.map(lambda named: about(named[0], [*API, "IN", "-o", "out", "--dry-run"], named[1]))
+_OF_FILES = st.sampled_from(
+    [
+        ["describe", "IN"],
+        ["label", "IN", "-t", "Non-Memo, Guess, Recall", "-o", "out.parquet"],
+        ["features", "IN", "-o", "out.parquet"],
+        ["duplicates", "--sequences", "IN", "--corpus", "IN", "-o", "out.parquet"],
+        ["duplicates", "--sequences", "sequences.jsonl", "--corpus", "IN", "-o", "out.parquet"],
+        ["lm-eval-task", "IN", "-o", "out"],
+        ["push", "IN", "o/n", "--dry-run"],
+        ["run", "--sequences", "IN", "-o", "out", "--dry-run"],
+        [*API, "IN", "-o", "out", "--dry-run"],
+    ]
+)
 
 
 # What services answer.
 
-_LOGPROBS = st.fixed_dictionaries(
-    {},
-    optional={
-        "tokens": VALUES | st.lists(st.text(max_size=3), max_size=3),
-        "token_logprobs": VALUES | st.lists(st.floats(-9, 0) | ODD, max_size=3),
-        "top_logprobs": VALUES | st.lists(st.dictionaries(st.text(), ODD), max_size=3),
-        "content": VALUES | st.lists(st.dictionaries(st.sampled_from(["id", "token"]), ODD)),
-    },
-)
-_CHOICE = st.fixed_dictionaries(
-    {"text": st.text(max_size=9) | ODD | st.just(TEXT), "message": st.just({"content": TEXT})},
-    optional={
-        "logprobs": _LOGPROBS | VALUES,
-        "finish_reason": st.just("length") | VALUES,
-        "token_ids": st.lists(st.integers(-1, 300)) | VALUES,
-    },
-)
-_ANSWER = st.fixed_dictionaries(
-    {"choices": st.lists(_CHOICE, min_size=1, max_size=2) | VALUES},
-    optional={"usage": VALUES, "model": VALUES, "error": VALUES},
-)
+_TOKEN = {"id": 7, "token": "a", "logprob": -0.5, "top_logprobs": [{"token": "a", "logprob": -1}]}
+_LISTS = {"tokens": ["a"], "token_logprobs": [-0.5], "top_logprobs": [{"a": -0.5}]}
+_CHOICE = {"text": TEXT, "message": {"content": TEXT}, "finish_reason": "length"}
+_CHOICE |= {"token_ids": [7], "logprobs": _LISTS | {"content": [_TOKEN]}}
+ANSWER = {"choices": [_CHOICE], "usage": {"prompt_tokens": 3}, "model": "m", "error": {"code": "a"}}
+COUNT = {"count": 3, "approx": False, "error": "a", "cnt": 3}
 _STATUS = rarely(st.just(200), st.sampled_from([204, 400, 401, 404, 429, 500]))
 
 
-def _answered(arguments: list[str], files: dict[str, File], answers: st.SearchStrategy) -> Any:
-    bodies = rarely(answers.map(as_json), VALUES.map(as_json), DEEP, st.binary(max_size=40))
+def _answered(arguments: list[str], files: dict[str, File], good: Any) -> Any:
+    bodies = rarely(altered(good).map(as_json), VALUES.map(as_json), DEEP, st.binary(max_size=40))
     return st.builds(Case, st.just(arguments), st.just(files), st.just(""), _STATUS, bodies)
 
 
 _ASK = [*API, "d.txt", "-o", "out", "--retries", "0", "--concurrency", "1", "--stride", "32", "-q"]
-answers = st.one_of(
-    _answered(arguments, {"d.txt": File(TEXT.encode())}, _ANSWER)
-    for arguments in (_ASK, [*_ASK, "--chat"])
-)
-_COUNT = st.fixed_dictionaries(
-    {"count": VALUES}, optional={"approx": VALUES, "error": VALUES, "cnt": VALUES}
-)
 _DUPLICATES = ["duplicates", "--sequences", "t.jsonl", "-o", "out.parquet", "-q"]
-counts = _answered(
-    [*_DUPLICATES, "--corpus", "infini-gram:http://127.0.0.1:PORT/#v4_x"],
-    {"t.jsonl": GOOD_ROWS},
-    _COUNT,
-)
+_INDEX = ["--corpus", "infini-gram:http://127.0.0.1:PORT/#v4_x"]
 
 
-# Records that mnemoscope wrote, with anything anywhere, with a right checksum or without one.
-
-
-def _places(value: Any, at: tuple = ()) -> list[tuple]:
-    inside = value.items() if isinstance(value, dict) else enumerate(value[:2])
-    found = [(*at, key) for key, _ in inside]
-    for place in list(found):
-        one = value[place[-1]]
-        found += _places(one, place) if isinstance(one, dict | list) else []
-    return found
+# Records that mnemoscope wrote, with a right checksum or without one.
 
 
 @cache
@@ -392,13 +342,8 @@ def records(draw: st.DrawFn) -> Case:
 
     folder = draw(st.sampled_from(sorted(FOLDERS)))
     name = draw(st.sampled_from(_records(folder)))
-    kept = (FOLDERS[folder] / name).read_bytes()
-    values = yaml.safe_load(kept)
-    for place in draw(st.lists(st.sampled_from(_places(values)), max_size=2)):
-        odd = draw(ODD | VALUES)
-        with suppress(KeyError, IndexError, TypeError):  # inside another that is gone
-            reduce(getitem, place[:-1], values)[place[-1]] = odd
-    sha = values.pop("sha256", None) if isinstance(values, dict) else None
+    values = draw(altered(yaml.safe_load((FOLDERS[folder] / name).read_bytes()), most=2))
+    sha = values.pop("sha256", None)
     if sha is not None and folder == "AUDIT" and draw(st.booleans()):
         values["sha256"] = digest(values)
     made = as_json(values)  # which is YAML too
@@ -413,11 +358,12 @@ def records(draw: st.DrawFn) -> Case:
 TARGETS: dict[str, Any] = {
     "settings": study_settings(),
     "flags": flags(),
-    "tables": tables,
-    "texts": texts,
-    "pages": pages,
-    "answers": answers,
-    "counts": counts,
+    "tables": st.builds(about, TABLES, _OF_FILES),
+    "texts": st.builds(about, st.one_of(TEXTS, PAGES), _OF_FILES),
+    "answers": st.sampled_from([[], ["--chat"]]).flatmap(
+        lambda more: _answered([*_ASK, *more], DOCUMENT, ANSWER)
+    ),
+    "counts": _answered([*_DUPLICATES, *_INDEX], {"t.jsonl": GOOD_ROWS}, COUNT),
     "records": records(),
 }
 FOLDERS: dict[str, Path] = {}
@@ -459,7 +405,6 @@ def run_case(case: Case, place: Path) -> None:
 
 
 def _be_child(case: Case, place: Path, said: list[Path]) -> None:
-    """Run the command, and never return."""
     code = 99
     try:
         os.setsid()
@@ -490,7 +435,6 @@ def _serve(case: Case) -> int:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            """Answer."""
             self.rfile.read(int(self.headers["Content-Length"]))
             self.send_response(case.status)
             self.send_header("Content-Length", str(len(case.body)))
@@ -514,15 +458,8 @@ def _docx() -> dict[str, bytes]:
         return {name: parts.read(name) for name in parts.namelist()}
 
 
-_FURTHER = (
-    "docx",
-    "lxml.html",
-    "pypdf",
-    "inscriptis",
-    "rich.table",
-    "rich.progress",
-    "scipy.stats",
-)
+_FURTHER = ("docx", "lxml.html", "pypdf", "inscriptis", "rich.table", "rich.progress")
+_FURTHER += ("scipy.stats",)
 _UNCALLED = ("__main__", ".app", ".ray", "embedded.data", ".distill", ".inspect_task")
 
 
@@ -564,7 +501,6 @@ def try_target(name: str, n: int, place: Path) -> None:
 
 
 def main() -> None:
-    """Try the targets, all of them unless some are named."""
     n, study, audit, *names = sys.argv[1:]
     FOLDERS.update(STUDY=Path(study).absolute(), AUDIT=Path(audit).absolute())
     _import_all()

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,17 @@ def _timeless(path: Path) -> bytes:
 
 
 def assert_same(folder: Path, whole: Path) -> None:
-    """Both folders hold the same files with the same bytes."""
     found, wanted = content(folder), content(whole)
     assert found.keys() == wanted.keys()
     assert [name for name in wanted if found[name] != wanted[name]] == []
+
+
+def wait_until(is_so: Callable[[], bool], what: str = "an end", *, seconds: float = 300) -> None:
+    """Look again and again; a busy machine is slow, what does not come stays away."""
+    limit = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < limit, f"waited in vain for {what}"
+        time.sleep(0.002)
 
 
 def ending(write, n: int):

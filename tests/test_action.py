@@ -22,7 +22,6 @@ EVIL = 'a"; touch gone; $(touch gone) `touch gone`.txt'
 
 
 def resolve(text: str, given: dict[str, str], outputs: dict[str, str]) -> str:
-    """What the runner puts in place of an expression."""
     values = {f"inputs.{name}": one.get("default", "") for name, one in ACTION["inputs"].items()}
     values |= {f"inputs.{name}": one for name, one in given.items()}
     values |= {f"steps.audit.outputs.{name}": one for name, one in outputs.items()}
@@ -31,8 +30,6 @@ def resolve(text: str, given: dict[str, str], outputs: dict[str, str]) -> str:
 
 
 class Runner:
-    """Runs one step after another in a workspace."""
-
     def __init__(self, folder: Path) -> None:
         self.folder, self.outputs = folder, {}
         commands = folder.parent / "bin"
@@ -80,7 +77,7 @@ def runner(tmp_path) -> Runner:
     return Runner(tmp_path / "checkout")
 
 
-def test_no_command_has_an_expression_written_into_it() -> None:
+def test_no_command_has_an_expression_written_into_it():
     commands = [one for one in STEPS.values() if "run" in one]
     assert len(commands) == 3
     for one in commands:
@@ -89,7 +86,7 @@ def test_no_command_has_an_expression_written_into_it() -> None:
         assert "eval" not in one["run"]
 
 
-def test_expressions_name_inputs_and_outputs_that_there_are() -> None:
+def test_expressions_name_inputs_and_outputs_that_there_are():
     text = (ROOT / "action.yml").read_text(encoding="utf-8")
     named = set(re.findall(r"\binputs\.([\w-]+)", text))
     assert named == set(ACTION["inputs"])
@@ -98,7 +95,7 @@ def test_expressions_name_inputs_and_outputs_that_there_are() -> None:
     assert set(ACTION["outputs"]) == outputs
 
 
-def test_audit_step_writes_what_code_scanning_takes(runner) -> None:
+def test_audit_step_writes_what_code_scanning_takes(runner):
     given = {"model": "embedded", "documents": f"docs/{EVIL}\n\n", "fail_if": "recalled > 0.5%"}
     options = "--stride\n32\n--edits\n0\n--near-length\n0\n--junit\njunit.xml"
     given |= {"options": options, "folder": "o u t", "reference": "none"}
@@ -123,7 +120,7 @@ def test_audit_step_writes_what_code_scanning_takes(runner) -> None:
     assert "recalled > 0.5%" in judged.stderr
 
 
-def test_audit_step_without_options_says_no_more_than_it_is_given_and_passes(runner) -> None:
+def test_audit_step_without_options_says_no_more_than_it_is_given_and_passes(runner):
     record = json.dumps({"summary": {"recalled": {"share": 0.25}}})
     fake = runner.folder.parent / "bin" / "mnemoscope"
     fake.write_text(
@@ -147,14 +144,14 @@ def test_audit_step_without_options_says_no_more_than_it_is_given_and_passes(run
         ({"documents": "docs", "folder": "a\nfailed=false"}, "more than one line"),
     ],
 )
-def test_audit_step_fails_where_the_audit_does(runner, given, said) -> None:
+def test_audit_step_fails_where_the_audit_does(runner, given, said):
     done = runner.run("audit", model="embedded", **given)
     assert done.returncode == 2
     assert said in done.stderr
     assert not runner.outputs
 
 
-def test_install_step_gives_pip_the_words_and_this_checkout(runner, tmp_path) -> None:
+def test_install_step_gives_pip_the_words_and_this_checkout(runner, tmp_path):
     fake = tmp_path / "bin" / "python"
     fake.write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >> {tmp_path}/said\n')
     done = runner.run("install", torch="torch --index-url https://example.org/cpu; touch gone")

@@ -6,7 +6,7 @@ import pkgutil
 import mnemoscope as ms
 
 
-def test_every_public_name_resolves_also_after_all_rooms_are_imported() -> None:
+def test_every_public_name_resolves_also_after_all_rooms_are_imported():
     rooms = {one.name for one in pkgutil.iter_modules(ms.__path__)}
     assert not rooms & set(ms.__all__)  # an imported room takes the place of its name
     for room in rooms:
@@ -16,7 +16,7 @@ def test_every_public_name_resolves_also_after_all_rooms_are_imported() -> None:
     assert set(dir(ms)) == {*ms.__all__, "__version__"}
 
 
-def test_a_study_shows_itself_in_a_notebook(tmp_path) -> None:
+def test_a_study_shows_itself_in_a_notebook(tmp_path):
     study = ms.Study.create(tmp_path / "<i>", ms.StudySettings())
     page = study._repr_html_()
     assert "&lt;i&gt;" in page
@@ -25,7 +25,7 @@ def test_a_study_shows_itself_in_a_notebook(tmp_path) -> None:
     assert not {"adopt", "forget", "lock"} & set(dir(study))
 
 
-def test_tables_of_a_study_are_one_call(tiny_studies) -> None:
+def test_tables_of_a_study_are_one_call(tiny_studies):
     study = ms.Study(tiny_studies["report"])
     for name in ("sequences", "labels", "samples", "predictions", "benchmark", "comparison"):
         assert name in dir(study)

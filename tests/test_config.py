@@ -16,7 +16,7 @@ from mnemoscope.study.settings import (
 )
 
 
-def test_the_commented_template_means_the_defaults_and_explains_each(tmp_path) -> None:
+def test_the_commented_template_means_the_defaults_and_explains_each(tmp_path):
     path, text = tmp_path / "study.yaml", settings_template()
     path.write_text(text)
     assert load_settings(path) == StudySettings()
@@ -36,17 +36,10 @@ def test_the_commented_template_means_the_defaults_and_explains_each(tmp_path) -
         ({"model": {"batch_size": 0}}, "model.batch_size: Input should be greater than"),
         ({"sequences": {"length": 7}}, "sequences.length: Input should be greater than or"),
         ({"train": {"kernels": [6, 0]}}, "train.kernels.1: Input should be greater"),
-        ({"train": {"kernels": []}}, "train.kernels: List should have at least 1 item"),
-        ({"train": {"poolings": []}}, "train.poolings: List should have at least 1 item"),
-        ({"train": {"seeds": []}}, "train.seeds: List should have at least 1 item"),
         ({"train": {"kernels": [6, 8, 6]}}, "train.kernels: 6 is duplicated"),
         ({"train": {"filters": [0]}}, "train.filters.0: Input should be greater"),
-        ({"train": {"seeds": [2**70]}}, "train.seeds: larger than 4,294,967,295"),
         ({"train": {"seeds": [True]}}, "train.seeds.0: Input should be a valid integer"),
-        ({"label": {"n_train": 10**30}}, "label.n_train: larger than 4,294,967,295"),
-        ({"label": {"taxonomies": []}}, "label.taxonomies: List should have at least 1 item"),
         ({"benchmark": {"n_resamples": 10**12}}, "benchmark.n_resamples: Input should be less"),
-        ({"sequences": {"margin": float("inf")}}, "sequences.margin: Input should be a finite"),
         ({"sequences": {"source": ""}}, "sequences.source: an empty text"),
         ({"sequences": {"source": "a\0b"}}, "sequences.source: a character that is none"),
         ({"sequences": {"source": "x" * 5000}}, "sequences.source: longer than 4,096"),
@@ -56,14 +49,14 @@ def test_the_commented_template_means_the_defaults_and_explains_each(tmp_path) -
         ({"model": {"trust_remote_code": 1}}, "model.trust_remote_code: Input should be a valid b"),
     ],
 )
-def test_bad_settings_are_refused_in_one_line(values, message) -> None:
+def test_bad_settings_are_refused_in_one_line(values, message):
     with pytest.raises(UserError) as raised:
         parse_settings(values, where="study.yaml")
     assert str(raised.value).startswith(f"study.yaml, {message}")
     assert "\n" not in str(raised.value)
 
 
-def test_nodes_of_a_search_are_known_before_it_starts() -> None:
+def test_nodes_of_a_search_are_known_before_it_starts():
     for nodes, said in (
         (["Entropi"], "search.nodes: unknown node 'Entropi'. Did you mean 'Entropy'?"),
         (["Guess", "Nothing"], "search.nodes: unknown node 'Nothing'"),
@@ -87,19 +80,22 @@ def numbers_and_lists(model: type[BaseModel] = StudySettings, prefix: str = "") 
 BEYOND = [2**70, -(2**70), -1, float("inf"), float("nan"), "", b"1", {}]
 
 
-def test_no_number_and_no_list_takes_what_no_run_could_use() -> None:
+def test_no_number_and_no_list_takes_what_no_run_could_use():
     """All of them, so that a setting that is added has its bounds too."""
     for key in numbers_and_lists():
         section, _, name = key.partition(".")
         default = StudySettings().as_dict()[section][name]
         lists = [[one] for one in BEYOND] + [default * 2 or 1] if isinstance(default, list) else []
+        if key in ("train.kernels", "train.poolings", "train.seeds", "label.taxonomies"):
+            lists.append([])
         for given in BEYOND + lists:
-            with pytest.raises(UserError) as raised:
+            with pytest.raises(UserError, match=name) as raised:
                 parse_settings({section: {name: given}}, where="here")
             assert len(str(raised.value)) < 500, (key, given)
+            assert "\n" not in str(raised.value), (key, given)
 
 
-def test_flag_goes_before_file_and_file_before_default(tmp_path) -> None:
+def test_flag_goes_before_file_and_file_before_default(tmp_path):
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump({"model": {"dtype": "bfloat16", "batch_size": 8}}))
     sets = ["train.seeds=[7]", "label.non_memo_suffix=true"]  # a word, though YAML's own
@@ -110,7 +106,7 @@ def test_flag_goes_before_file_and_file_before_default(tmp_path) -> None:
     assert merged.model.device == "auto"
 
 
-def test_a_suffix_that_is_changed_makes_another_length(tmp_path) -> None:
+def test_a_suffix_that_is_changed_makes_another_length(tmp_path):
     path = tmp_path / "study.yaml"
     path.write_text("sequences:\n  prefix: 12\n  suffix: 12\n")
     found = merge_flags(load_settings(path), {}, ["sequences.suffix=100"]).sequences

@@ -73,7 +73,7 @@ def imported_modules(path: Path) -> set[Path]:
     return found
 
 
-def test_the_page_has_the_same_table() -> None:
+def test_the_page_has_the_same_table():
     """Rows that name their rooms; the others say in words what they may import."""
     page = (SOURCE.parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
     page = page.partition("## The stages")[0]
@@ -84,7 +84,7 @@ def test_the_page_has_the_same_table() -> None:
         assert said[room] == MAY_IMPORT[room], room
 
 
-def test_modules_keep_to_their_rooms() -> None:
+def test_modules_keep_to_their_rooms():
     beyond = []
     for path in MODULES:
         room = room_of(path)
@@ -100,11 +100,11 @@ def test_modules_keep_to_their_rooms() -> None:
     assert not beyond, "\n".join(sorted(beyond))
 
 
-def test_rooms_import_in_no_circle() -> None:
+def test_rooms_import_in_no_circle():
     assert not circle({room: allowed - {room} for room, allowed in MAY_IMPORT.items()})
 
 
-def test_modules_import_in_no_circle() -> None:
+def test_modules_import_in_no_circle():
     left = circle({path: imported_modules(path) - {path} for path in MODULES})
     assert not left, sorted(str(path.relative_to(SOURCE)) for path in left)
 
@@ -118,12 +118,12 @@ def circle(graph: dict) -> set:
     return set(left)
 
 
-def test_modules_say_their_job() -> None:
+def test_modules_say_their_job():
     first = {one: (ast.get_docstring(tree_of(one)) or "").split("\n")[0] for one in MODULES}
     assert not [path for path, line in first.items() if not line.endswith((".", ":", "?"))]
 
 
-def test_light_imports_load_neither_torch_nor_transformers() -> None:
+def test_light_imports_load_neither_torch_nor_transformers():
     code = (
         "import importlib, sys\n"
         "for name in ('', '.cli.app', '.study.folder', '.analysis.registry', '.embedded'):\n"
@@ -133,7 +133,7 @@ def test_light_imports_load_neither_torch_nor_transformers() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
-def test_the_project_speaks_of_itself_alone() -> None:
+def test_the_project_speaks_of_itself_alone():
     """No path of a machine, and no host of a package registry, in anything that ships."""
     words = ["/" + "work/", "/" + "root/", "files.python" + "hosted", "pypi" + ".org/simple"]
     root = SOURCE.parents[1]

@@ -1,22 +1,26 @@
-"""Errors and progress: what every room builds on."""
+"""Errors, progress and printed figures: what every room builds on."""
 
+import doctest
 import io
 import sys
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from mnemoscope import progress
+from mnemoscope import progress, words
 from mnemoscope.errors import nearest
+from mnemoscope.stats import Estimate
 
 
-def test_nearest_names_the_likely_word_and_nothing_else() -> None:
+def test_nearest_names_the_likely_word_and_nothing_else():
     assert nearest("batchsize", ["batch_size", "device"]) == " Did you mean 'batch_size'?"
     assert nearest("RECAL", ["Recall", "Guess"]) == " Did you mean 'Recall'?"
     assert nearest("zzz", ["batch_size"]) == ""
 
 
-def test_progress_is_silent_unless_asked_and_plain_off_a_terminal(capsys) -> None:
+def test_progress_is_silent_unless_asked_and_plain_off_a_terminal(capsys):
     with progress.track("Working", total=2) as bar:
         bar.advance(2)
     assert capsys.readouterr() == ("", "")
@@ -29,7 +33,7 @@ def test_progress_is_silent_unless_asked_and_plain_off_a_terminal(capsys) -> Non
     assert stream.getvalue().count("\n") == 1
 
 
-def test_what_remains_is_said_at_the_pace_so_far() -> None:
+def test_what_remains_is_said_at_the_pace_so_far():
     assert progress.time_left(50, 200, 60.0) == ", about 3.0 min more"
     assert progress.time_left(199, 200, 20.0) == ", about 0 s more"
     for done, total, seconds in ((0, 200, 60.0), (200, 200, 60.0), (5, None, 60.0), (5, 9, 0.1)):
@@ -40,8 +44,36 @@ def test_what_remains_is_said_at_the_pace_so_far() -> None:
     ("shell", "is_one"),
     [(None, False), (SimpleNamespace(), False), (SimpleNamespace(kernel=1), True)],
 )
-def test_only_a_running_kernel_is_a_notebook(monkeypatch, shell, is_one) -> None:
+def test_only_a_running_kernel_is_a_notebook(monkeypatch, shell, is_one):
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
     assert progress.is_notebook() == is_one
     monkeypatch.delitem(sys.modules, "IPython")
     assert not progress.is_notebook()
+
+
+FRACTION = st.floats(-1, 1)
+
+
+def read(text: str) -> float:
+    return float(text.replace("\N{MINUS SIGN}", "-").replace("\N{NARROW NO-BREAK SPACE}%", ""))
+
+
+def test_examples_of_the_docstrings():
+    assert doctest.testmod(words, optionflags=doctest.ELLIPSIS).failed == 0
+
+
+@given(FRACTION)
+def test_per_cent_and_points_read_back_to_a_twentieth(value: float):
+    shown, signed = words.percent(value), words.points(value)
+    # one decimal: at most half a tenth away, and 1e-9 for the decimal text itself
+    assert read(shown) == pytest.approx(100 * value, abs=0.05 + 1e-9)
+    assert read(signed) == pytest.approx(100 * value, abs=0.05 + 1e-9)
+    assert "-" not in shown + signed
+    assert signed[0] in "+\N{MINUS SIGN}" or signed == "0.0"
+
+
+def test_what_is_unknown_is_a_dash_and_not_a_zero():
+    shown = [words.percent(None), words.points(None), words.count(None), words.duration(None)]
+    assert [*shown, words.share(0, 0), words.figure(Estimate(None))] == ["–"] * 6
+    assert words.interval(Estimate(0.5)) == ""
+    assert words.interval(Estimate(0.0, -0.01, 0.2)) == "[−1.0,\xa020.0]"

@@ -31,13 +31,13 @@ VALUES = st.recursive(
 
 @settings(max_examples=50)
 @given(VALUES)
-def test_plain_values_are_what_the_standard_parsers_say(value) -> None:
+def test_plain_values_are_what_the_standard_parsers_say(value):
     assert parse_json(json.dumps(value)) == value
     text = yaml.safe_dump(value)
     assert parse_yaml(text) == yaml.safe_load(text)
 
 
-def test_json_is_as_deep_as_it_may_be_and_no_deeper() -> None:
+def test_json_is_as_deep_as_it_may_be_and_no_deeper():
     assert parse_json("[" * MOST_LEVELS + "]" * MOST_LEVELS) is not None
     assert parse_json(json.dumps(["[{" * 500])) == ["[{" * 500]  # brackets in a text are none
     for n in (MOST_LEVELS + 1, 400, 600, 3000, 100_000):
@@ -68,7 +68,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("text", "what"), REFUSED.values(), ids=REFUSED)
-def test_yaml_that_is_more_than_plain_values_is_refused_soon(text, what) -> None:
+def test_yaml_that_is_more_than_plain_values_is_refused_soon(text, what):
     started = time.process_time()
     with pytest.raises(ValueError, match=what) as raised:
         parse_yaml(text)
@@ -76,7 +76,7 @@ def test_yaml_that_is_more_than_plain_values_is_refused_soon(text, what) -> None
     assert time.process_time() - started < 10
 
 
-def test_a_bomb_of_merge_keys_comes_to_nothing() -> None:
+def test_a_bomb_of_merge_keys_comes_to_nothing():
     """PyYAML copied them all up to 6.0.2, and takes equal ones once since."""
     started = time.process_time()
     with suppress(ValueError):
@@ -86,7 +86,7 @@ def test_a_bomb_of_merge_keys_comes_to_nothing() -> None:
     assert parse_yaml(text) == yaml.safe_load(text)
 
 
-def test_lines_and_files_have_an_end(tmp_path) -> None:
+def test_lines_and_files_have_an_end(tmp_path):
     path = tmp_path / "long.jsonl"
     path.write_bytes(b"{}\n" + b"x" * (MOST_TEXT_BYTES + 1))
     with path.open("rb") as handle, pytest.raises(ValueError, match="line 2: longer than 8 MB"):

@@ -62,13 +62,12 @@ def write_package(folder: Path, name: str, points: str, code: str = "", version:
     return folder
 
 
-def test_example_brings_an_analysis(example, seen, study_at, call) -> None:
+def test_example_brings_an_analysis(example, seen, study_at, call, succeed):
     study = study_at("label")
     assert "no such analysis" in call("analyze", "links", study).err
     seen(example)
     assert "links" in call("analyze", "--list").out
-    done = call("analyze", "links", study, "-q", "--set", "sign=a")
-    assert done.status == 0, done.err
+    succeed("analyze", "links", study, "-q", "--set", "sign=a")
     table = Study(study).sequences
     has_it = table["text"].str.contains("a", literal=True)
     wanted = {flag: table.filter(has_it == flag)["is_memorized"].mean() for flag in (True, False)}
@@ -78,29 +77,29 @@ def test_example_brings_an_analysis(example, seen, study_at, call) -> None:
     assert result["versions"]["mnemoscope-example"] == "0.1.0"
     assert result["inputs"]["plugin"] == ["links", "mnemoscope-example", "0.1.0"]
     assert "Text with links" in (study / "report.html").read_text(encoding="utf-8")
-    assert call("analyze", "links", study, "-q", "--set", "sign=no text holds this").status == 0
+    succeed("analyze", "links", study, "-q", "--set", "sign=no text holds this")
     result = json.loads((study / "analysis" / "links" / "result.json").read_text())
     assert "None" not in result["sentence"]
 
 
-def test_example_brings_a_node(example, seen, tmp_path, call, refused) -> None:
+def test_example_brings_a_node(example, seen, tmp_path, succeed, refused):
     table, out = tmp_path / "t.jsonl", tmp_path / "labels.jsonl"
     texts = ["see https://x.org", "nothing", "see https://x.org"]
     rows = {"sequence_id": [1, 2, 3], "text": texts, "memorization_score": [1.0, 1.0, 0.5]}
     pl.DataFrame(rows).write_ndjson(table)
     assert "unknown node 'Link'" in refused("label", table, "-t", LINKS, "-o", out)
     seen(example)
-    assert call("label", table, "-t", LINKS, "-o", out).status == 0
+    succeed("label", table, "-t", LINKS, "-o", out)
     assert pl.read_ndjson(out)["class"].to_list() == ["Link", "Others", "Non-Memo"]
     out.unlink()
-    assert call("label", table, "-t", "Non-Memo, Link[thing], Others", "-o", out).status == 0
+    succeed("label", table, "-t", "Non-Memo, Link[thing], Others", "-o", out)
     assert pl.read_ndjson(out)["class"].to_list() == ["Others", "Link[thing]", "Non-Memo"]
     texts = ["100% sure", "a_b", "it's"]  # no pattern, and a quote
     pl.DataFrame(rows | {"text": texts, "memorization_score": [1.0] * 3}).write_ndjson(table)
     for sign, has_it in {"_": [0, 1, 0], "%": [1, 0, 0], "t's": [0, 0, 1], "x": [0, 0, 0]}.items():
         out.unlink()
         asked = ("label", table, "-t", f"Non-Memo, Link[{sign}], Others", "-o", out)
-        assert call(*asked).status == 0
+        succeed(*asked)
         wanted = [f"Link[{sign}]" if one else "Others" for one in has_it]
         assert pl.read_ndjson(out)["class"].to_list() == wanted
     assert "Did you mean 'Link'" in refused(
@@ -110,22 +109,21 @@ def test_example_brings_a_node(example, seen, tmp_path, call, refused) -> None:
         parse_taxonomy("Non-Memo, Guess, Lin")
 
 
-def test_example_brings_a_reader(example, seen, tmp_path, call, refused) -> None:
+def test_example_brings_a_reader(example, seen, tmp_path, succeed, refused):
     table, study = tmp_path / "texts.tsv", tmp_path / "study"
     shipped = pl.read_parquet(sequences_path())["text"].str.replace_all(r"[\t\r\n\"]", " ")[:9]
     pl.DataFrame({"text": shipped + shipped, "kind": ["x"] * 9}).write_csv(table, separator="\t")
     asked = ("sequences", table, "--model", "embedded", "-o", study, "-q")
     assert "commas (.csv) are needed" in refused(*asked)
     seen(example)
-    done = call(*asked)
-    assert done.status == 0, done.err
+    succeed(*asked)
     assert Study(study).sequences["kind"].unique().to_list() == ["x"]
     manifest = Study(study).manifest("sequences")
     assert manifest is not None
     assert manifest["counts"]["readers"] == [["tsv", "mnemoscope-example", "0.1.0"]]
 
 
-def test_key_of_labels_follows_the_version_of_a_node_alone(tmp_path, seen) -> None:
+def test_key_of_labels_follows_the_version_of_a_node_alone(tmp_path, seen):
     values = StudySettings().as_dict()
     values["label"]["taxonomies"] = ["Non-Memo, Mine, Others"]
     study = Study.create(tmp_path / "study", StudySettings.model_validate(values))
@@ -158,12 +156,11 @@ ENTRY = Entry("ours", "t", "a", ("words",), "s")
     ],
 )
 def test_broken_plugin_costs_one_line_that_names_its_package(
-    points, code, said, tmp_path, seen, call, caplog, request
-) -> None:
+    points, code, said, tmp_path, seen, succeed, caplog, request
+):
     request.addfinalizer(lambda: sys.modules.pop("bad", None))
     seen(write_package(tmp_path, "bad", points, code))
-    done = call("analyze", "--list")
-    assert done.status == 0
+    done = succeed("analyze", "--list")
     assert "dynamics" in done.out
     lines = [one.getMessage() for one in caplog.records]
     assert len(lines) == 1
@@ -171,7 +168,7 @@ def test_broken_plugin_costs_one_line_that_names_its_package(
     assert said in lines[0]
 
 
-def test_names_that_are_ours_or_another_packages_are_left_out(tmp_path, seen, caplog) -> None:
+def test_names_that_are_ours_or_another_packages_are_left_out(tmp_path, seen, caplog):
     from mnemoscope.data.formats import plugin_readers
     from mnemoscope.taxonomy.nodes import plugin_nodes
 
@@ -192,7 +189,7 @@ def read(path): 1 / 0
 """
 
 
-def test_plugin_that_fails_at_work_is_named(tmp_path, seen, refused, request) -> None:
+def test_plugin_that_fails_at_work_is_named(tmp_path, seen, refused, request):
     request.addfinalizer(lambda: sys.modules.pop("bad", None))
     points = "[mnemoscope.nodes]\nMine = bad:node\nYours = bad:other\n"
     points += "[mnemoscope.readers]\nodd = bad:read\n"

@@ -21,7 +21,7 @@ from tools.reference import (
 ROOT = Path(__file__).parents[1]
 
 
-def test_command_line_page_has_every_verb_and_its_options() -> None:
+def test_command_line_page_has_every_verb_and_its_options():
     page = command_line()
     for verb in verbs():
         assert f"## `mnemoscope {verb}`" in page
@@ -30,7 +30,7 @@ def test_command_line_page_has_every_verb_and_its_options() -> None:
     assert "&#" not in page
 
 
-def test_settings_page_has_every_setting() -> None:
+def test_settings_page_has_every_setting():
     named = set(re.findall(r"^\| `([^`]+)`", settings(), re.M))
     assert named == {
         f"{section}.{name}"
@@ -40,7 +40,7 @@ def test_settings_page_has_every_setting() -> None:
     }
 
 
-def test_python_page_has_every_public_name() -> None:
+def test_python_page_has_every_public_name():
     named = set(re.findall(r"^::: ([\w.]+)$", python(), re.M))
     lists = {
         ".".join(path.relative_to(ROOT / "src").parent.parts): path.read_text(encoding="utf-8")
@@ -56,7 +56,7 @@ def test_python_page_has_every_public_name() -> None:
     assert named == public
 
 
-def test_every_page_stands_in_the_navigation() -> None:
+def test_every_page_stands_in_the_navigation():
     text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     named = set(re.findall(r"[\w/-]+\.md", str(yaml.safe_load(text)["nav"])))
     pages = {
@@ -67,7 +67,7 @@ def test_every_page_stands_in_the_navigation() -> None:
     assert {one for one in named if not one.startswith("reference/")} == pages
 
 
-def test_docs_have_the_tables_of_a_study_as_the_code_has_them() -> None:
+def test_docs_have_the_tables_of_a_study_as_the_code_has_them():
     page = STUDY_PAGE.read_text("utf-8")
     assert page == filled_study_page(page)  # make docs writes them
     shown = {name for files in STUDY_TABLES.values() for name in files}

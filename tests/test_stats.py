@@ -32,7 +32,7 @@ from mnemoscope.stats import (
 )
 
 
-def test_intervals_of_shares_are_scipys() -> None:
+def test_intervals_of_shares_are_scipys():
     for part, whole in ((0, 7), (3, 7), (7, 7), (40, 900)):
         test = binomtest(part, whole)
         for found, method in ((share_of, "wilson"), (clopper_pearson, "exact")):
@@ -44,7 +44,7 @@ def test_intervals_of_shares_are_scipys() -> None:
     assert clopper_pearson(0, 0) == (0.0, 0.0, 1.0)
 
 
-def test_resamples_without_a_figure_are_left_out() -> None:
+def test_resamples_without_a_figure_are_left_out():
     values = np.random.default_rng(0).normal(size=200)
     with_gaps = np.concatenate([values, [np.nan, np.inf]])
     wanted = tuple(np.quantile(values, [0.025, 0.975]))
@@ -53,7 +53,7 @@ def test_resamples_without_a_figure_are_left_out() -> None:
     assert np.isnan(interval_of([np.nan])).all()
 
 
-def test_means_agree_where_the_normal_approximation_holds() -> None:
+def test_means_agree_where_the_normal_approximation_holds():
     values = np.random.default_rng(0).random(2000) < 0.3
     drawn, reach = resampled_mean(values), norm.ppf(0.975) * values.std() / np.sqrt(2000)
     middle = values.mean()
@@ -62,7 +62,7 @@ def test_means_agree_where_the_normal_approximation_holds() -> None:
     assert resampled_ratio(values, np.ones(2000)) == drawn
 
 
-def test_intervals_of_figures_that_are_judged_together_are_those_of_bonferroni() -> None:
+def test_intervals_of_figures_that_are_judged_together_are_those_of_bonferroni():
     values = np.random.default_rng(0).normal(size=400)
     found = resampled_mean(values, n_judged=8)
     error = values.std() / 20
@@ -74,7 +74,7 @@ def test_intervals_of_figures_that_are_judged_together_are_those_of_bonferroni()
     assert resampled_difference(values, np.zeros(400), n_judged=8) == found
 
 
-def test_a_table_gives_the_figures_that_it_was_made_of_and_null_for_what_is_none() -> None:
+def test_a_table_gives_the_figures_that_it_was_made_of_and_null_for_what_is_none():
     nan = float("nan")
     row = {"class": "Guess", "f1": Estimate(0.6, 0.5, 0.7), "auc": [Estimate(1.0), NO_ESTIMATE]}
     none = {"class": "Recall", "f1": Estimate(nan, 0.1, 0.2), "auc": None}
@@ -86,7 +86,7 @@ def test_a_table_gives_the_figures_that_it_was_made_of_and_null_for_what_is_none
     assert list(rows_of(frame_of([row], frame.schema))) == [row]
 
 
-def test_a_group_is_drawn_whole_and_classes_keep_their_number_of_groups() -> None:
+def test_a_group_is_drawn_whole_and_classes_keep_their_number_of_groups():
     classes = np.repeat([0, 1], 60)
     groups = np.concatenate([np.arange(60) // 3, 100 + np.arange(60) // 4])
     drawn = draw_within(classes, np.random.default_rng(0), 200, groups=groups)
@@ -105,7 +105,7 @@ def test_a_group_is_drawn_whole_and_classes_keep_their_number_of_groups() -> Non
     assert (draw_counts(np.random.default_rng(0), 4, 500).sum(axis=1) == 4).all()
 
 
-def test_a_group_over_classes_moves_whole_and_no_class_is_missed(monkeypatch) -> None:
+def test_a_group_over_classes_moves_whole_and_no_class_is_missed(monkeypatch):
     monkeypatch.setattr("mnemoscope.stats.FEWEST_GROUPS", 3)
     # Class 1 has nothing but one sequence in each of three groups that are mostly class 0.
     groups = np.concatenate([np.repeat(np.arange(3), 3), np.arange(3, 20)])
@@ -119,7 +119,7 @@ def test_a_group_over_classes_moves_whole_and_no_class_is_missed(monkeypatch) ->
 
 
 @pytest.mark.parametrize("n_groups", [1, FEWEST_GROUPS - 1])
-def test_too_few_groups_give_a_figure_and_no_interval(n_groups: int) -> None:
+def test_too_few_groups_give_a_figure_and_no_interval(n_groups: int):
     groups = np.arange(120) % n_groups
     values = np.random.default_rng(0).random(120)
     assert len(draw_within(np.zeros(120), np.random.default_rng(0), 9, groups=groups)) == 0
@@ -138,7 +138,7 @@ def clustered(rng: np.random.Generator, n_groups: int) -> tuple[np.ndarray, np.n
     return rng.normal(size=n_groups)[groups] + rng.normal(size=len(groups)), groups
 
 
-def test_the_variance_of_a_mean_over_groups_is_the_closed_form() -> None:
+def test_the_variance_of_a_mean_over_groups_is_the_closed_form():
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(40), 5)  # equal groups: the mean is the mean of 40 group means
     values = rng.normal(size=40)[groups] + rng.normal(size=200)
@@ -153,7 +153,7 @@ def test_the_variance_of_a_mean_over_groups_is_the_closed_form() -> None:
 
 def test_of_clustered_data_todays_interval_covers_too_seldom_and_groups_mend_it(
     monkeypatch,
-) -> None:
+):
     monkeypatch.setattr("mnemoscope.stats._RESAMPLES", 200)
     rng = np.random.default_rng(0)
     apart = within = shares = 0
@@ -172,7 +172,7 @@ def test_of_clustered_data_todays_interval_covers_too_seldom_and_groups_mend_it(
 
 
 @pytest.mark.parametrize("part", [0, 7, 30])
-def test_every_row_five_times_tells_nothing_new(part: int) -> None:
+def test_every_row_five_times_tells_nothing_new(part: int):
     """Of a mean, and of a share where none, some and all are so."""
     rng, groups = np.random.default_rng(0), np.arange(30)
     flags, values = groups < part, rng.random((30, 3)).round(1)
@@ -190,7 +190,7 @@ def test_every_row_five_times_tells_nothing_new(part: int) -> None:
     assert resampled_means(np.empty((0, 2))) == [NOTHING_TO_COUNT] * 2
 
 
-def test_a_share_of_groups_of_one_is_wilsons() -> None:
+def test_a_share_of_groups_of_one_is_wilsons():
     flags = np.arange(60) < 21
     wanted = pytest.approx(share_of(21, 60), abs=1e-8)  # Z has six digits
     assert share_true(flags, np.arange(60)) == wanted
@@ -198,7 +198,7 @@ def test_a_share_of_groups_of_one_is_wilsons() -> None:
     assert share_true(flags[:21], np.arange(21)) == share_of(21, 21)
 
 
-def test_the_auc_of_resamples_is_scikit_learns() -> None:
+def test_the_auc_of_resamples_is_scikit_learns():
     """With ties, of the sample and of each resample, drawn by groups."""
     generator = np.random.default_rng(0)
     own = generator.random(80) < 0.4

@@ -66,5 +66,4 @@ TWO = Opened(two)
 
 
 def runs_of(log: Path) -> list[int]:
-    """The units that ran, in order."""
     return [int(line) for line in log.read_text().split()] if log.exists() else []

@@ -1,7 +1,4 @@
-"""Fixtures: an audit of a document whose truth is known, with all that can be in it."""
-
-import sys
-from pathlib import Path
+"""A document whose truth is known, and a text that holds all that can hurt a page."""
 
 import numpy as np
 import polars as pl
@@ -9,7 +6,10 @@ import pytest
 
 from mnemoscope.embedded import sequences_path
 
-sys.path.append(str(Path(__file__).parent))  # for `hostile`
+HOSTILE = (
+    '<script>window.hurt = 1</script><img src=x onerror="window.hurt = 1"> ${window.hurt = 1} '
+    "{{value}} {% raw %} \u202eabc\u202c zero\u200bwidth \ufeff </pre></div>\n"
+)
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,11 @@
 
 import logging
 import threading
-import time
 from collections.abc import Iterator
 from functools import partial
 from types import SimpleNamespace
 
 import pytest
-from hostile import HOSTILE
 
 from chromium import NEEDS_CHROMIUM, Visit, hard_to_use
 from mnemoscope.app import page as page_module
@@ -16,6 +14,8 @@ from mnemoscope.app.serve import find_socket, make_app
 from mnemoscope.app.views import BrowsedStudy
 from mnemoscope.audits.questions import audit_settings
 from mnemoscope.embedded import model_path
+from study_files import wait_until
+from tests.app.conftest import HOSTILE
 
 pytestmark = NEEDS_CHROMIUM
 PATIENCE = 240_000  # milliseconds; a loaded machine is slow, a broken page stays broken
@@ -27,7 +27,6 @@ SIDEWAYS = """() => [...document.querySelectorAll('.scroll')]
 
 @pytest.fixture(scope="module")
 def app(small_demo) -> Iterator[SimpleNamespace]:
-    """The app with a finished study, served by a thread of this process."""
     import uvicorn
 
     browsed = BrowsedStudy(small_demo, str(model_path()))
@@ -42,8 +41,6 @@ def app(small_demo) -> Iterator[SimpleNamespace]:
 
 
 class Auditor(Visit):
-    """A visit that audits."""
-
     def audit(self, text: str) -> None:
         self.page.fill("#document textarea", text)
         self.page.click("#start")
@@ -75,14 +72,7 @@ def visit(browser, app) -> Iterator:
         one.context.close()
 
 
-def wait_until_free(app) -> None:
-    end = time.monotonic() + PATIENCE / 1000
-    while not app.shop.desk.is_free:
-        assert time.monotonic() < end, "the desk stays taken"
-        time.sleep(0.1)
-
-
-def test_the_whole_visit(app, visit, document) -> None:
+def test_the_whole_visit(app, visit, document):
     one = visit(viewport={"width": 1280, "height": 900}, color_scheme="light")
     page = one.page
     one.audit(document)
@@ -133,7 +123,7 @@ def test_the_whole_visit(app, visit, document) -> None:
     assert [url for url in one.asked if not url.startswith((app.url, "data:", "blob:"))] == []
 
 
-def test_a_phone_at_night_and_a_hostile_document(app, visit, document) -> None:
+def test_a_phone_at_night_and_a_hostile_document(app, visit, document):
     one = visit(
         viewport={"width": 390, "height": 844}, color_scheme="dark", is_mobile=True, has_touch=True
     )
@@ -188,7 +178,7 @@ def test_a_phone_at_night_and_a_hostile_document(app, visit, document) -> None:
     assert one.trouble == []
 
 
-def test_two_sessions_and_cancel(app, visit, passages) -> None:
+def test_two_sessions_and_cancel(app, visit, passages):
     # 55,000 characters, one line, in an order that nobody can guess: no finds to look into.
     long = " ".join(f"word{7919 * number % 6000}" for number in range(6000))
     first, second = visit(), visit()
@@ -205,6 +195,6 @@ def test_two_sessions_and_cancel(app, visit, passages) -> None:
     first.audit(long)
     first.wait_for("windows")
     first.context.close()
-    wait_until_free(app)
+    wait_until(lambda: app.shop.desk.is_free, "the desk")
     assert second.page.locator(MARK).count() == 1
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # the browser's own hanging up

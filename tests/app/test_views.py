@@ -6,13 +6,11 @@ import json
 import re
 import shutil
 from functools import partial
-from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
-from hostile import HOSTILE
 
 from mnemoscope.app import page
 from mnemoscope.app.page import (
@@ -48,38 +46,14 @@ from mnemoscope.errors import UserError
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.load import load_model
 from mnemoscope.study.folder import Study
+from pages import Page
 from study_files import rewrite_record
+from tests.app.conftest import HOSTILE
 
 PAPER = "Non-Memo, Guess, Recall"
 QUICK = audit_settings(edits=0, near_length=0, refine_from=33)
 LITTLE = {"edits": 1, "beams": 4, "near_length": 0}
 """Settings that ask for everything but near copies, and of each little."""
-
-
-class Page(HTMLParser):
-    """All tags, all attributes and all text of a piece of HTML."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.tags, self.attributes, self.text, self.images = set(), [], "", []
-        self.picks = []
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag, attrs) -> None:
-        self.tags.add(tag)
-        self.attributes += [name for name, _ in attrs]
-        self.picks += [int(value) for name, value in attrs if name == "data-pick"]
-        if tag == "img":
-            self.images.append(dict(attrs))
-
-    def handle_data(self, data) -> None:
-        self.text += data
-
-    def assert_harmless(self) -> None:
-        assert not self.tags & {"script", "iframe", "object", "embed", "form", "link", "style"}
-        assert not [name for name in self.attributes if name.startswith("on")]
-        assert all(image["src"].startswith("data:image/png;base64,") for image in self.images)
 
 
 @pytest.fixture(scope="module")
@@ -99,26 +73,26 @@ def result(models, document, tmp_path_factory) -> Result:
     return made
 
 
-def test_an_audit_finds_the_passages(result, passages) -> None:
+def test_an_audit_finds_the_passages(result, passages):
     recalled = [row["text"] for row in result.spans.rows(named=True) if row["verdict"] == "recall"]
     for text in passages[:2]:  # the first half of each is what the model is shown
         tail = text[3 * len(text) // 4 :].strip()
         assert any(tail[:20] in one for one in recalled)
 
 
-def test_a_hostile_document_is_shown_and_does_nothing(result) -> None:
+def test_a_hostile_document_is_shown_and_does_nothing(result):
     assert result.spans.height
     page = Page(render_result(result))
     page.assert_harmless()
     for shown in ("<script>window.hurt = 1</script>", "${window.hurt = 1}", "{{value}}", "</pre>"):
-        assert shown in page.text
-    assert "U+202E" in page.text
-    assert "U+200B" in page.text
-    assert "\u202e" not in page.text
-    assert page.picks == [row["number"] for row in result.spans.rows(named=True)]
+        assert shown in page.words()
+    assert "U+202E" in page.words()
+    assert "U+200B" in page.words()
+    assert "\u202e" not in page.words()
+    assert page.picks() == [row["number"] for row in result.spans.rows(named=True)]
 
 
-def test_what_is_downloaded_is_the_audit_s_own_files(result) -> None:
+def test_what_is_downloaded_is_the_audit_s_own_files(result):
     assert list(result.files) == ["audit.html", "report.html", "audit.json", "audit.sarif"]
     assert json.loads(result.files["audit.json"])["files"] == result.record["files"]
     links = re.findall(
@@ -127,7 +101,7 @@ def test_what_is_downloaded_is_the_audit_s_own_files(result) -> None:
     assert {name: base64.b64decode(data) for name, data in links} == dict(result.files)
 
 
-def test_a_page_that_is_loaded_again_asks_by_a_word_that_nobody_guesses(result) -> None:
+def test_a_page_that_is_loaded_again_asks_by_a_word_that_nobody_guesses(result):
     shop = Shop(Models(device="cpu"))
     words = [shop.keep(result) for _ in range(MOST_KEPT + 1)]
     assert len(set(words)) == len(words)
@@ -135,14 +109,14 @@ def test_a_page_that_is_loaded_again_asks_by_a_word_that_nobody_guesses(result) 
     assert list(shop.kept) == words[1:]  # the oldest is let go
 
 
-def test_the_example_holds_passages_that_the_embedded_model_recalls(tmp_path) -> None:
+def test_the_example_holds_passages_that_the_embedded_model_recalls(tmp_path):
     reading, lm = read_visit(example_text(), None), load_model(model_path())
     make_audit(local_audit(lm, reading.documents, QUICK), reading, tmp_path / "audit")
     found = pl.read_parquet(tmp_path / "audit" / "spans.parquet")
     assert found.filter(verdict="recall").height >= 2
 
 
-def test_every_text_of_an_audit_is_escaped(result) -> None:
+def test_every_text_of_an_audit_is_escaped(result):
     evil = "<img src=x onerror=alert(1)>"
     row = result.spans.row(0, named=True)
     row |= {name: evil for name, value in row.items() if isinstance(value, str)}
@@ -158,16 +132,16 @@ def test_every_text_of_an_audit_is_escaped(result) -> None:
     for html in (render_result(made), render_card(made, 1), status(evil, is_error=True)):
         Page(html).assert_harmless()
         assert "<img src=x" not in html
-        assert evil in Page(html).text.replace("\n", "")
+        assert evil in Page(html).words().replace("\n", "")
 
 
 @pytest.mark.parametrize("number", [0, -1, 10**9, None, "1", 1.0, True, [1], float("nan")])
-def test_a_number_that_a_page_made_up_is_refused(result, number) -> None:
+def test_a_number_that_a_page_made_up_is_refused(result, number):
     with pytest.raises(UserError, match="no such passage"):
         render_card(result, number)
 
 
-def test_the_maps_of_a_passage_are_those_of_its_window(models, result) -> None:
+def test_the_maps_of_a_passage_are_those_of_its_window(models, result):
     maps = passage_maps(models, result, 1)
     tokens = result.row(1)["window_tokens"][0].to_list()
     wanted = next(capture_pooled(load_model(model_path()), [tokens], batch_size=1))
@@ -176,7 +150,7 @@ def test_the_maps_of_a_passage_are_those_of_its_window(models, result) -> None:
     assert result.row(1)["suffix_pieces"][0][5] == maps.pieces[32 + 5]
 
 
-def test_maps_of_other_weights_are_not_shown(models, result) -> None:
+def test_maps_of_other_weights_are_not_shown(models, result):
     record = json.loads(json.dumps(result.record))
     record["model"]["fingerprint"] = "0" * 64
     with pytest.raises(UserError, match="other weights"):
@@ -196,20 +170,20 @@ def hand_made() -> tuple[SequenceMaps, ClassDelta]:
     return maps, ClassDelta("R", scaled)
 
 
-def test_the_strongest_edges_are_those_of_attention_times_delta() -> None:
+def test_the_strongest_edges_are_those_of_attention_times_delta():
     edges = strongest_edges(*hand_made())
     assert [(one.layer, one.query, one.key) for one in edges] == [(2, 4, 2), (1, 3, 1)]
     assert edges[0].weight == pytest.approx(0.5)
 
 
-def test_a_picture_is_its_map() -> None:
+def test_a_picture_is_its_map():
     from PIL import Image
 
     maps, delta = hand_made()
     page = Page(render_maps(maps, delta))
     page.assert_harmless()
-    assert len(page.images) == 2 * 3
-    picture = Image.open(io.BytesIO(base64.b64decode(page.images[0]["src"].partition(",")[2])))
+    assert len(page.all("img")) == 2 * 3
+    picture = Image.open(io.BytesIO(base64.b64decode(page.all("img")[0]["src"].partition(",")[2])))
     pixels = np.asarray(picture.convert("RGBA"))
     assert (pixels[..., :3] == MAP_INK).all()
     # Ink is the square root of the weight over the layer's maximum, in 8 bits.
@@ -217,12 +191,12 @@ def test_a_picture_is_its_map() -> None:
     np.testing.assert_allclose(pixels[..., 3], wanted, atol=0.51)
 
 
-def test_delta_of_another_shape_is_left_out_and_said() -> None:
+def test_delta_of_another_shape_is_left_out_and_said():
     maps, delta = hand_made()
     other = ClassDelta("R", delta.scaled[:1])
     page = Page(render_maps(maps, other))
-    assert len(page.images) == 2 * 2
-    assert "another shape" in page.text
+    assert len(page.all("img")) == 2 * 2
+    assert "another shape" in page.words()
 
 
 @pytest.fixture(scope="module")
@@ -236,23 +210,23 @@ def audit_folder(tmp_path_factory, passages):
     return SimpleNamespace(folder=folder / "audit", source=source)
 
 
-def test_an_audit_folder_opens_with_its_document(audit_folder, passages) -> None:
+def test_an_audit_folder_opens_with_its_document(audit_folder, passages):
     opened = open_audit(audit_folder.folder)
     assert opened.texts == {str(audit_folder.source): passages[0]}
-    assert passages[0].strip()[:80] in Page(render_result(opened)).text
+    assert passages[0].strip()[:80] in Page(render_result(opened)).words()
 
 
-def test_a_changed_document_is_not_shown_but_its_passages_are(audit_folder, passages) -> None:
+def test_a_changed_document_is_not_shown_but_its_passages_are(audit_folder, passages):
     audit_folder.source.write_text("something else " * 50, encoding="utf-8")
     opened = open_audit(audit_folder.folder)
     page = Page(render_result(opened))
     audit_folder.source.write_text(passages[0], encoding="utf-8")
-    assert "was changed since" in page.text
-    assert "something else" not in page.text
-    assert page.picks == [row["number"] for row in opened.spans.rows(named=True)] != []
+    assert "was changed since" in page.words()
+    assert "something else" not in page.words()
+    assert page.picks() == [row["number"] for row in opened.spans.rows(named=True)] != []
 
 
-def test_a_text_outside_the_audit_folder_is_not_read(audit_folder, tmp_path) -> None:
+def test_a_text_outside_the_audit_folder_is_not_read(audit_folder, tmp_path):
     folder = tmp_path / "audit"
     shutil.copytree(audit_folder.folder, folder)
     documents = json.loads((folder / "audit.json").read_text())["documents"]
@@ -267,7 +241,7 @@ def browsed(small_demo) -> BrowsedStudy:
     return BrowsedStudy(small_demo, str(model_path()))
 
 
-def test_classes_and_confusion_are_those_of_the_study(browsed, small_demo) -> None:
+def test_classes_and_confusion_are_those_of_the_study(browsed, small_demo):
     page = Page(browsed.render_taxonomy(PAPER))
     page.assert_harmless()
     labels = pl.read_parquet(small_demo / "labels.parquet")[PAPER]
@@ -275,36 +249,36 @@ def test_classes_and_confusion_are_those_of_the_study(browsed, small_demo) -> No
     said = pl.read_parquet(small_demo / "predictions.parquet")
     said = said.filter(taxonomy=PAPER, source="model")
     for index, name in enumerate(("Non-Memo", "Guess", "Recall")):
-        assert f"{counts[name]:,}" in page.text
+        assert f"{counts[name]:,}" in page.words()
         right = said.filter((pl.col("true") == index) & (pl.col("predicted") == index)).height
-        assert f"{right:,}" in page.text
+        assert f"{right:,}" in page.words()
 
 
-def test_sequences_by_class_are_all_there_page_by_page(browsed, small_demo) -> None:
+def test_sequences_by_class_are_all_there_page_by_page(browsed, small_demo):
     labels = pl.read_parquet(small_demo / "labels.parquet").filter(pl.col(PAPER) == "Guess")
     n_pages = -(-labels.height // PAGE_ROWS)
     seen = []
     for number in range(1, n_pages + 1):
-        seen += Page(browsed.render_sequences(PAPER, "Guess", number)).picks
+        seen += Page(browsed.render_sequences(PAPER, "Guess", number)).picks()
     assert seen == labels["sequence_id"].to_list()
     last = seen[PAGE_ROWS * (n_pages - 1) :]
-    assert Page(browsed.render_sequences(PAPER, "Guess", 10**6)).picks == last
+    assert Page(browsed.render_sequences(PAPER, "Guess", 10**6)).picks() == last
 
 
-def test_a_sequence_is_shown_with_the_maps_that_the_store_holds(browsed, small_demo) -> None:
+def test_a_sequence_is_shown_with_the_maps_that_the_store_holds(browsed, small_demo):
     rows = pl.read_parquet(small_demo / "samples.parquet").filter(taxonomy=PAPER)
     number = rows.filter(pl.col("class") == "Recall")["sequence_id"][0]
     table = Study(small_demo).sequences
     row = table.filter(sequence_id=number).row(0, named=True)
     page = Page(browsed.render_sequence(number))
     page.assert_harmless()
-    assert row["text"][:40] in page.text
+    assert row["text"][:40] in page.words()
     maps = browsed.maps(number)
     wanted = next(capture_pooled(load_model(model_path()), [row["tokens"]], batch_size=1))
     np.testing.assert_allclose(maps.mean, wanted.mean[0].numpy(), atol=2e-3)  # float16
 
 
-def test_what_a_page_made_up_is_refused(browsed) -> None:
+def test_what_a_page_made_up_is_refused(browsed):
     for ask, *arguments in (
         (browsed.render_taxonomy, "../x"),
         (browsed.render_sequences, PAPER, "Recite", 1),
@@ -316,7 +290,7 @@ def test_what_a_page_made_up_is_refused(browsed) -> None:
             ask(*arguments)
 
 
-def test_delta_is_that_of_the_verdict(browsed, result) -> None:
+def test_delta_is_that_of_the_verdict(browsed, result):
     delta, note = delta_for(browsed, result, 1)
     assert note == ""
     assert delta.name.lower() == result.row(1)["verdict"][0]
@@ -327,7 +301,7 @@ def test_delta_is_that_of_the_verdict(browsed, result) -> None:
     assert delta_for(None, result, 1)[0] is None
 
 
-def test_models_are_folders_that_are_there(models) -> None:
+def test_models_are_folders_that_are_there(models):
     assert models.named("embedded") == "embedded"
     assert models.named("folder", f" {model_path()} ") == str(model_path())
     wrong = [("folder", "gpt2"), ("folder", ""), ("study", None), ("x", None), (None, None)]

@@ -168,8 +168,6 @@ def audited(lm):
 
 @pytest.fixture(scope="session")
 def verify():
-    """Verify an audit of a model that runs here."""
-
     def verify(out, model):
         return verify_audit(out, lambda _, settings: LocalModel(model, settings))
 

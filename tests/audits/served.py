@@ -15,7 +15,6 @@ KEY = "sk-test-0123456789-secret"
 
 
 def endpoint(**values):
-    """Settings of a service."""
     return checked(EndpointSettings, **values)
 
 
@@ -56,7 +55,6 @@ class Service:
         return len(self.requests)
 
     def complete(self, body):
-        """A completion as the style has it."""
         lm, prompt = self.lm, body["prompt"]
         if isinstance(prompt, str):
             prompt = lm.tokenizer(prompt).input_ids
@@ -161,7 +159,6 @@ def _handler(service):
             return self._send(status, json.dumps(answer).encode())
 
         def _go_on(self, block, headers=False):
-            """A body without an end."""
             self._leave()
             self.close_connection = True
             try:
@@ -195,7 +192,6 @@ def _handler(service):
 
 @contextmanager
 def serving(lm, style="vllm"):
-    """Serve a model at a free port; gives the service and its address."""
     service = Service(lm, style)
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(service))
     server.daemon_threads = True

@@ -1,6 +1,8 @@
-"""Evidence against the model's own probabilities and closed forms; two of three grounds decide."""
+"""Evidence: chances by the model's own logits and over all texts; two of three grounds decide."""
 
+import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -8,13 +10,20 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from rapidfuzz.distance import Levenshtein
+from transformers import TemperatureLogitsWarper, TopKLogitsWarper
 
 from mnemoscope.audits.chance import tries_needed
+from mnemoscope.audits.edits import chance_within
 from mnemoscope.audits.passages import with_verdicts
-from mnemoscope.audits.questions import audit_settings
-from mnemoscope.audits.rule import GUESS, MOST_COPIED, RECALL
-from mnemoscope.audits.sampling import score_rows
+from mnemoscope.audits.questions import EditSettings, audit_settings
+from mnemoscope.audits.sampling import sampling_logprobs, score_rows
+from mnemoscope.audits.tokens import tokenize
+from mnemoscope.lm.load import load_model
+from mnemoscope.lm.model import prepend_bos, wrap_model
 from mnemoscope.lm.probe import suffix_logprobs
+from tests.lm.tiny_families import make_model
+from tiny_models import save_model
 
 
 @pytest.fixture(scope="module")
@@ -83,40 +92,106 @@ def test_tries_are_the_fewest_that_reach_the_probability(chance, wanted):
     assert tries_needed(-1000.0, wanted) is None
 
 
-def row_of(rule, *, probability=None, reference=None, copied=None):
-    """A passage's row; `reference` is the share of tokens that the reference gets right."""
-    recalls = {
-        "reference": reference and reference < 0.9,
-        "cnn": probability and probability >= 0.5,
-    }
-    recalls["needs"] = copied and copied < MOST_COPIED
-    says = {name: one if one is None else RECALL if one else GUESS for name, one in recalls.items()}
-    row = {"rule_says": rule, "reason": "because", "grafts_say": None, "needs_say": says["needs"]}
-    row |= {"reference_says": says["reference"], "cnn_says": says["cnn"]}
-    return with_verdicts(pl.DataFrame([row], schema_overrides=dict.fromkeys(row, pl.String))).row(
-        0, named=True
-    )
+def test_of_rule_reference_and_cnn_or_need_two_decide_and_else_the_rule():
+    some = (None, "guess", "recall")
+    says = [*itertools.product(some[1:], some, some, some)]
+    names = ("rule_says", "reference_says", "cnn_says", "needs_say")
+    frame = pl.DataFrame(says, schema=dict.fromkeys(names, pl.String), orient="row")
+    plain = frame.with_columns(reason=pl.lit("because"), grafts_say=pl.lit(None, pl.String))
+    for said, row in zip(says, with_verdicts(plain).iter_rows(named=True), strict=True):
+        rule, reference, cnn, needs = said
+        third = cnn or needs  # what it needs, where no CNN was asked
+        votes = [rule, reference, third] if reference and third else [rule]
+        assert row["verdict"] == max(set(votes), key=votes.count)
+        assert ("against the rule: because" in row["reason"]) == (row["verdict"] != rule)
+        assert row["evidence_conflict"] == (len({one for one in said if one}) > 1)
+        if len(votes) == 1:
+            assert row["reason"] == "because"
 
 
-@pytest.mark.parametrize("rule", ["guess", "recall"])
-@pytest.mark.parametrize("probability", [None, 0.2, 0.5])
-@pytest.mark.parametrize("reference", [None, 0.3, 0.9])
-@pytest.mark.parametrize("copied", [None, 0.09, 0.1])
-def test_of_rule_reference_and_cnn_or_need_two_decide_and_else_the_rule(
-    rule, probability, reference, copied
-):
-    row = row_of(rule, probability=probability, reference=reference, copied=copied)
-    said = {
-        "rule_says": rule,
-        "reference_says": reference and ("recall" if reference < 0.9 else "guess"),
-        "cnn_says": probability and ("recall" if probability >= 0.5 else "guess"),
-        "needs_say": copied and ("recall" if copied < 0.1 else "guess"),
-    }
-    assert {name: row[name] for name in said} == said
-    third = said["cnn_says"] or said["needs_say"]  # what it needs, where no CNN was asked
-    votes = [rule, said["reference_says"], third] if said["reference_says"] and third else [rule]
-    assert row["verdict"] == max(set(votes), key=votes.count)
-    assert ("against the rule: because" in row["reason"]) == (row["verdict"] != rule)
-    assert row["evidence_conflict"] == (len({one for one in said.values() if one}) > 1)
-    if len(votes) == 1:
-        assert row["reason"] == "because"
+VOCABULARY, PREFIX, SUFFIX = 5, 3, 5
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A random model of five tokens, with much spread between their chances."""
+    lm = load_model(save_model(tmp_path_factory.mktemp("tiny")), device="cpu")
+    inputs, outputs = lm.model.get_input_embeddings(), lm.model.get_output_embeddings()
+    with torch.no_grad():
+        inputs.weight.data = inputs.weight[:VOCABULARY]
+        outputs.weight.data = 3 * outputs.weight[:VOCABULARY]
+    lm.model.config.vocab_size = VOCABULARY
+    return replace(lm, vocab_size=VOCABULARY)
+
+
+def every_text(lm, prefix, top_k):
+    """All texts and their chances by plain logits, one forward over all of them."""
+    texts = np.array(list(itertools.product(range(VOCABULARY), repeat=SUFFIX)))
+    rows = torch.tensor(np.hstack([np.tile(prefix, (len(texts), 1)), texts]))
+    with torch.inference_mode():
+        logits = lm.model(prepend_bos(lm, rows[:, :-1])).logits[:, -SUFFIX:].double()
+    if top_k:
+        logits = logits.masked_fill(logits < logits.topk(top_k).values[..., -1:], -torch.inf)
+    chances = logits.log_softmax(-1).gather(2, rows[:, PREFIX:, None])[..., 0].sum(1).exp()
+    return texts, chances.numpy()
+
+
+def settings(**values):
+    return audit_settings(prefix=PREFIX, suffix=SUFFIX, **values)
+
+
+@pytest.mark.parametrize(
+    ("family", "edits", "top_k"), [("", 1, 3), ("", 2, 0), ("", 3, 3), ("lfm2", 1, 0)]
+)
+def test_with_room_for_all_texts_it_is_the_sum_over_all_texts(tiny, family, edits, top_k):
+    if family:  # one that keeps a state
+        tiny = wrap_model(make_model(family, vocab_size=VOCABULARY), fingerprint="")
+    windows = np.random.default_rng(edits).integers(0, VOCABULARY, (6, PREFIX + SUFFIX))
+    windows = windows.astype(np.int32)
+    whole = chance_within(tiny, windows, settings(top_k=top_k, edits=edits, beams=4000))
+    few = chance_within(tiny, windows, settings(top_k=top_k, edits=edits, beams=4))
+    own = score_rows(tiny, windows, settings(top_k=top_k)).sampling
+    n_looser = 0
+    for row, window in enumerate(windows):
+        texts, chances = every_text(tiny, window[:PREFIX], top_k)
+        suffix = window[PREFIX:].tolist()
+        is_near = np.array([Levenshtein.distance(suffix, one.tolist()) <= edits for one in texts])
+        truth = chances[is_near].sum()
+        assert math.exp(whole.logprob[row]) == pytest.approx(truth, rel=1e-4, abs=1e-12)
+        assert whole.n_texts[row] == (chances[is_near] > 0).sum()
+        assert few.n_texts[row] <= 4
+        assert few.logprob[row] <= whole.logprob[row] + 1e-4
+        assert few.logprob[row] >= own[row] - 1e-4
+        n_looser += few.logprob[row] < whole.logprob[row] - 1e-3
+    assert n_looser or edits == 1  # four beams are too few somewhere, so the bound is one
+
+
+@given(
+    st.lists(st.lists(st.integers(-2, 2), min_size=6, max_size=6), min_size=1, max_size=4),
+    st.integers(0, 7),
+    st.sampled_from([0.5, 1.0, 3.0]),
+)
+def test_chances_of_drawing_are_those_of_transformers_however_many_tie(rows, top_k, temperature):
+    logits, asked = torch.tensor(rows).float(), settings(top_k=top_k, temperature=temperature)
+    scores = TemperatureLogitsWarper(temperature)(None, logits)
+    if top_k:
+        scores = TopKLogitsWarper(top_k)(None, scores)
+    every = torch.arange(6).expand_as(logits)
+    found = [sampling_logprobs(logits, token, asked).exp() for token in every.T]
+    assert torch.stack(found, 1).float() == pytest.approx(scores.softmax(-1), abs=1e-6)
+
+
+def test_no_edit_is_the_passage_and_more_edits_are_never_less(lm, trained, new_text, made):
+    rows = [tokenize(one, lm.tokenizer).ids[:64] for one in (*trained[:2], new_text(1, 90))]
+    windows = np.stack(rows)
+    own = score_rows(lm, windows, audit_settings()).sampling
+    bounds = [chance_within(lm, windows, EditSettings(edits=k, beams=6)).logprob for k in (0, 1, 3)]
+    assert np.allclose(bounds[0], own, atol=1e-3)
+    assert (bounds[1] >= bounds[0] - 1e-3).all()
+    assert (bounds[2] > bounds[0] + 1e-3)[:2].all()
+    assert (bounds[2] <= 0).all()
+    assert bounds[2][-1] < math.log(1e-6)  # what nobody trained on stays out of reach
+    spans = made.spans  # an audit writes it beside the chance
+    assert (spans["within_edits"] == 2).all()
+    assert (spans["within_logprob"] >= spans["extraction_logprob"] - 1e-3).all()
+    assert "within 2 edits, at least" in made.page

@@ -81,7 +81,7 @@ def test_what_a_model_cannot_be_asked_is_left_out_of_all_passages_and_said(
         return ask(*args, **options)
 
     monkeypatch.setattr(edges, "scaled_attention", refuse)
-    settings = audit_settings(**BRIEF, batch_size=1)
+    settings = audit_settings(**BRIEF, batch_size=1, stride=32, refine_from=33)
     text = f"{trained[0]} and so on. {trained[1]}"
     if not is_left_out:
         with pytest.raises(UserError, match="non-finite"):

@@ -1,7 +1,6 @@
 """Pages, SARIF and JUnit: every text escaped, nothing from outside, each passage at its place."""
 
 import html
-import itertools
 import math
 import re
 import shlex
@@ -15,11 +14,10 @@ from chromium import NEEDS_CHROMIUM, UNFOLD, hard_to_use
 from mnemoscope.audits.brief import render_brief
 from mnemoscope.audits.documents import read_documents
 from mnemoscope.audits.exports import junit_xml, sarif_log
-from mnemoscope.audits.ordinary import summarize_ordinary
 from mnemoscope.audits.page import Passage, chance, render_page, stretches
-from mnemoscope.audits.questions import audit_settings, settings_class
-from mnemoscope.audits.settings import checked
+from mnemoscope.audits.questions import audit_settings
 from mnemoscope.words import mark_hidden
+from pages import Page
 from tests.audits.conftest import BRIEF, audit_documents
 
 
@@ -59,8 +57,7 @@ def test_axe_finds_nothing_serious(browser, made, width, scheme):
 
 
 def words_of(page):
-    plain = re.sub(r"<style>.*?</style>|<[^>]+>", "", page, flags=re.S)
-    return " ".join(html.unescape(plain).split())
+    return " ".join(Page(page).words().split())
 
 
 def test_the_report_says_what_the_record_says(made):
@@ -79,12 +76,13 @@ def test_the_report_says_what_the_record_says(made):
     assert "How easily it comes out" in said
 
 
-@pytest.mark.parametrize("phone", [pytest.param(390, marks=NEEDS_CHROMIUM)])
-def test_the_report_prints_on_two_sheets_and_fits_on_a_phone(made, browser, phone, tmp_path):
+@pytest.mark.browser
+@NEEDS_CHROMIUM[1]
+def test_the_report_prints_on_two_sheets_and_fits_on_a_phone(made, browser, tmp_path):
     pypdf = pytest.importorskip("pypdf")
-    page = browser.new_page(viewport={"width": phone, "height": 844})
+    page = browser.new_page(viewport={"width": 390, "height": 844})
     page.goto((made.out / "report.html").as_uri())
-    assert page.evaluate("document.documentElement.scrollWidth") <= phone
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.pdf(path=tmp_path / "report.pdf", prefer_css_page_size=True)
     page.close()
     assert len(pypdf.PdfReader(tmp_path / "report.pdf").pages) == 2
@@ -113,30 +111,15 @@ def test_of_nothing_found_the_pages_say_a_bound_and_a_long_document_stands_folde
     assert "at most 30.8 % of the text would" in page
 
 
-def test_the_pages_go_without_what_nobody_asked(made):
-    names = ("near", "profile", "origins", "ordinary")
+def test_without_a_reference_nothing_is_said_of_one(made):
+    own = {name: one for name, one in made.record["ordinary"].items() if name != "reference"}
     texts = {made.names[name]: text for name, text in made.texts.items()}
-    for asked in (some for n in range(5) for some in itertools.combinations(names, n)):
-        for reference in (made.record["reference"], None):
-            record = made.record | {"reference": reference}
-            tables = {name: getattr(made, name) for name in asked}
-            for name in {"profile", "ordinary"} - {*asked}:
-                del record[name]
-            if "near" not in asked:  # as `rule.summarize` leaves it out
-                whole, *rows = (
-                    {key: one for key, one in own.items() if key != "near"} | {"near_spans": None}
-                    for own in (record["summary"], *record["documents"])
-                )
-                record |= {"summary": whole, "documents": rows}
-            if "ordinary" in asked and reference is None:
-                tables["ordinary"] = tables["ordinary"].filter(by="model")
-                settings = checked(settings_class(), **record["settings"])
-                own = summarize_ordinary(tables["ordinary"], settings, is_chat=False)
-                record["ordinary"] = own
-            page = render_page(record, made.spans, texts, tables)
-            brief = render_brief(record, made.spans, tables)
-            for said, words in ((page, "named as one"), (brief, "Of the reference model's")):
-                assert (words in said) == (reference is not None and "ordinary" in asked)
+    tables = {"ordinary": made.ordinary.filter(by="model"), "origins": made.origins}
+    for ordinary, reference in ((made.record["ordinary"], made.record["reference"]), (own, None)):
+        record = made.record | {"ordinary": ordinary, "reference": reference}
+        assert ("named as one" in render_page(record, made.spans, texts, tables)) == bool(reference)
+        said = render_brief(record, made.spans, tables)
+        assert ("Of the reference model's" in said) == bool(reference)
 
 
 def test_pieces_joined_are_the_text_and_signs_stand_for_what_cannot_be_seen():
@@ -241,16 +224,10 @@ def document(name, *, is_too_short=False, share=0.0):
 
 
 def test_documents_are_tests_and_recalled_passages_fail_them():
-    record = {
-        "model": {"name": UNPRINTABLE},
-        "documents": [
-            document(UNPRINTABLE),
-            document("guessed.txt"),
-            document("recalled.txt", share=0.125),
-            document("short.txt", is_too_short=True),
-        ],
-        "skipped": [{"document": "x.pdf", "reason": UNPRINTABLE}],
-    }
+    documents = [document(UNPRINTABLE), document("guessed.txt")]
+    documents += [document("recalled.txt", share=0.125), document("short.txt", is_too_short=True)]
+    skipped = [{"document": "x.pdf", "reason": UNPRINTABLE}]
+    record = {"model": {"name": UNPRINTABLE}, "documents": documents, "skipped": skipped}
     rows = [
         ("guessed.txt", 0, 9, "guess", "it counts", "1 2 3"),
         ("recalled.txt", 5, 25, "recall", UNPRINTABLE[:9], "the passage"),

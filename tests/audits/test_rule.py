@@ -1,7 +1,8 @@
-"""Settings, the rule, shares with their intervals, and the gate."""
+"""Settings, the rule, spans worked out by hand, shares with their intervals, and the gate."""
 
 import math
 import re
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -9,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from mnemoscope.audits.questions import audit_settings
-from mnemoscope.audits.rule import find_step, rule_windows
+from mnemoscope.audits.questions import audit_settings, settings_class
+from mnemoscope.audits.rule import Ruling, find_step, rule_windows
 from mnemoscope.audits.settings import flag_of
 from mnemoscope.audits.shares import overall, parse_gate, summarize
+from mnemoscope.audits.spans import Extension, Hit, find_spans, places_to_grow
 from mnemoscope.audits.tokens import tokenize
 from mnemoscope.data.features import add_features
 from mnemoscope.errors import UserError
@@ -30,29 +32,24 @@ def test_a_hit_has_the_threshold_s_share_and_one_more_mistake_has_not(threshold,
     assert (n_right - 1) / suffix < threshold
 
 
-BOUNDED = ("prefix", "suffix", "max_growth", "beams", "batch_size", "answer_tokens")
+BEYOND = [2**70, -(2**70), -1, math.inf, math.nan, "", b"1", {}]
+BAD = {"threshold": [0], "stride": [0], "suffix": [1, 2**32 - 1], "probability": [1.0]}
+BAD["temperature"] = [5e-324]  # by which no logit can be divided
+# 4 billion beams took 9 GB before it was said that memory is short
+BAD |= {name: [2**32 - 1] for name in ("prefix", "max_growth", "beams", "batch_size")}
+BAD["answer_tokens"] = [2**32 - 1]
 
 
-@pytest.mark.parametrize(
-    ("values", "words"),
-    [
-        ({"threshold": 0}, "--threshold: .*got 0"),
-        ({"stride": 0}, "--stride: .*got 0"),
-        ({"suffix": 1}, "--suffix: .*got 1"),
-        ({"strides": 4}, "Did you mean 'stride'"),
-        ({"probability": 1.0}, "--probability: .*got 1.0"),
-        (
-            {"temperature": 5e-324},
-            "--temperature: .*got 5e-324",
-        ),  # by which no logit can be divided
-        # 4 billion beams took 9 GB before it was said that memory is short
-        *(({name: 2**32 - 1}, f"^{flag_of(name)}: ") for name in BOUNDED),
-    ],
-)
-def test_a_bad_value_is_named(values, words):
-    with pytest.raises(UserError, match=words) as caught:
-        audit_settings(**values)
-    assert "\n" not in str(caught.value)
+def test_no_number_takes_what_no_audit_could_use():
+    """All of them, so that a setting that is added has its bounds too."""
+    with pytest.raises(UserError, match="Did you mean 'stride'"):
+        audit_settings(strides=4)
+    for name, field in settings_class().model_fields.items():
+        if type(field.get_default()) in (int, float):
+            for given in BEYOND + BAD.get(name, []):
+                with pytest.raises(UserError, match=f"^{flag_of(name)}: ") as caught:
+                    audit_settings(**{name: given})
+                assert len(str(caught.value).splitlines()) == 1
 
 
 def test_rule_is_the_paper_s_taxonomy(lm, sequences):
@@ -178,3 +175,55 @@ def test_gate_refuses_what_it_does_not_know_with_a_hint(text, words):
     with pytest.raises(UserError, match="--fail-if") as caught:
         parse_gate(text)
     assert re.search(words, str(caught.value))
+
+
+SUFFIX = 32
+
+
+def hit(first, verdict="recall", score=1.0, length=SUFFIX):
+    begin = first + SUFFIX
+    ruling = Ruling(verdict, "because", 0.0, 0.0, False, False)
+    return Hit(first, int(score * SUFFIX), score, [], None, (begin, begin + length), ruling)
+
+
+def places(spans):
+    return [(span.first, span.last, span.verdict) for span in spans]
+
+
+def test_a_span_is_cut_where_the_verdict_changes_and_grows_but_not_by_what_it_copies():
+    hits = [hit(0, "recall"), hit(16, "guess")]
+    # 32-48 recall alone, 48-64 one against one, which is guess, 64-80 guess alone
+    assert places(find_spans(hits, {}, 200)) == [(32, 48, "recall"), (48, 80, "guess")]
+    assert places(find_spans([hit(0)], {0: Extension(50, False)}, 200)) == [(32, 82, "recall")]
+    copied = find_spans([hit(0)], {0: Extension(50, True)}, 200)[0]
+    assert (copied.last, copied.verbatim_length, copied.is_copied) == (64, 0, True)
+
+
+def test_what_growth_alone_reached_has_a_window_of_its_own_verdict():
+    hits = [hit(0), hit(1), *(hit(one, "guess", length=20) for one in (32, 33, 34, 80))]
+    grown = {0: Extension(100, False), 1: Extension(99, False)}
+    spans = find_spans(hits, grown, 300)
+    assert places(spans)[-1] == (85, 132, "recall")  # two recalled against one guessed
+    assert all(span.hit.ruling.verdict == span.verdict for span in spans)
+
+
+def test_only_the_ends_of_a_stretch_are_grown_and_only_windows_without_mistake():
+    hits = [hit(0, score=0.9), hit(8), hit(16, "guess"), hit(24), hit(32, score=0.9), hit(200)]
+    assert places_to_grow(hits, 400) == [8, 24, 200]
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 200), st.sampled_from(["guess", "recall"]), st.integers(1, 32)),
+        max_size=12,
+        unique_by=lambda one: one[0],
+    )
+)
+def test_spans_cover_the_hits_exactly_and_never_overlap(rows):
+    hits = [hit(first, verdict, length=length) for first, verdict, length in sorted(rows)]
+    spans = find_spans(hits, {}, 264)
+    covered = [one for span in spans for one in range(span.first, span.last)]
+    assert covered == sorted({one for h in hits for one in range(*h.covered)})
+    for left, right in pairwise(spans):
+        assert left.last < right.first or left.verdict != right.verdict
+    assert all(span.n_hits >= 1 for span in spans)

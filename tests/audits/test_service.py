@@ -13,18 +13,23 @@ from served import KEY, endpoint, serving
 from mnemoscope.audits import client as client_module
 from mnemoscope.audits.align import align_answer
 from mnemoscope.audits.asking import Auditing, Prompt
+from mnemoscope.audits.chat import ChatModel, from_beginning
 from mnemoscope.audits.client import AnswerStore, Client, parse_answer
 from mnemoscope.audits.documents import Document, read_documents
+from mnemoscope.audits.near import write_on
 from mnemoscope.audits.questions import audit_settings
 from mnemoscope.audits.run import make_audit
 from mnemoscope.audits.scan import coarse_places
 from mnemoscope.audits.service import ServedModel
 from mnemoscope.audits.tokens import ModelTokens, Text, Words, cut_texts
+from mnemoscope.audits.verify import verify_audit
 from mnemoscope.errors import UserError
+from mnemoscope.files import read_parquet
 from mnemoscope.lm.hub import find_bos
-from tests.audits.conftest import audit_documents
+from tests.audits.conftest import audit_documents, with_word
 
 SETTINGS = audit_settings(top_k=0, stride=8, max_growth=24, edits=0, near_length=0, refine_from=24)
+CHAT_SETTINGS = audit_settings(top_k=0, max_growth=0, stride=8, refine_from=33)
 SPAN = ("start", "end", "verdict", "reason", "tokens", "score", "verbatim_length")
 
 
@@ -44,23 +49,25 @@ def document(tmp_path_factory, often, new_text):
 
 @pytest.fixture(scope="module")
 def here(document, tmp_path_factory, lm):
-    """The audit of the same model on this machine."""
     out = tmp_path_factory.mktemp("here")
     audit_documents(lm, read_documents([str(document)]), out, settings=SETTINGS)
     return pl.read_parquet(out / "spans.parquet")
 
 
+def auditing(url, documents, splitter, settings, *, answers=None, chat=False, **service):
+    service = {"prompt_as": "text" if chat or isinstance(splitter, Words) else "tokens", **service}
+    client = Client(endpoint(url=url, model="embedded", chat=chat, **service), answers)
+    model = (ChatModel if chat else ServedModel)(client, splitter, settings)
+    return Auditing(model, cut_texts(splitter, documents), settings)
+
+
 def asked(lm, url, document, out, *, words=False, settings=SETTINGS, **service):
-    """Audit behind the service; the record and the spans."""
+    """Audit behind the service; the record, the spans, and who was asked."""
     out.mkdir(exist_ok=True)
     splitter = Words() if words else ModelTokens(lm.tokenizer, find_bos(lm.tokenizer))
-    service = {"model": "embedded", "prompt_as": "text" if words else "tokens", **service}
-    client = Client(endpoint(url=url, **service), AnswerStore(out / "answers.jsonl"))
-    reading = read_documents([str(document)])
-    texts = cut_texts(splitter, reading.documents)
-    audit = Auditing(ServedModel(client, splitter, settings), texts, settings)
-    record = make_audit(audit, reading, out)
-    return record, pl.read_parquet(out / "spans.parquet")
+    reading, answers = read_documents([str(document)]), AnswerStore(out / "answers.jsonl")
+    audit = auditing(url, reading.documents, splitter, settings, answers=answers, **service)
+    return make_audit(audit, reading, out), pl.read_parquet(out / "spans.parquet"), audit
 
 
 def client_of(url, **service):
@@ -100,9 +107,9 @@ SLOW = pytest.mark.slow  # their answers are read by the tests of single answers
 )
 def test_the_spans_are_those_of_the_same_model_here(style, document, here, lm, tmp_path):
     with serving(lm, style) as (service, url):
-        record, spans = asked(lm, url, document, tmp_path / "out")
+        record, spans, _ = asked(lm, url, document, tmp_path / "out")
         if style == "text":  # prompts as text, where the text cuts the same
-            _, of_text = asked(lm, url, document, tmp_path / "text", prompt_as="text")
+            _, of_text, _ = asked(lm, url, document, tmp_path / "text", prompt_as="text")
             assert of_text.select(SPAN[:3]).rows() == here.select(SPAN[:3]).rows()
     assert here.height > 0
     assert spans.select(SPAN).rows() == here.select(SPAN).rows()
@@ -147,7 +154,7 @@ def test_without_a_tokenizer_words_count_and_places_are_exact(trained, new_text,
     document.write_text(text, encoding="utf-8")
     settings = audit_settings(top_k=0, prefix=12, suffix=8, stride=4, refine_from=9)
     with serving(lm, "openai") as (service, url):
-        record, spans = asked(lm, url, document, tmp_path / "out", words=True, settings=settings)
+        record, spans, _ = asked(lm, url, document, tmp_path / "out", words=True, settings=settings)
     assert all(isinstance(body["prompt"], str) for body in service.bodies)
     assert record["api"]["pieces"] == "words"
     assert spans.height
@@ -185,7 +192,7 @@ def test_what_was_answered_is_not_asked_again_and_four_at_once_give_the_bytes_of
 
 
 def test_the_command_estimates_asks_and_verifies_and_tells_nobody_the_key(
-    document, lm, reference, tmp_path, monkeypatch, call
+    document, lm, reference, tmp_path, monkeypatch, call, succeed
 ):
     out = tmp_path / "out"
     with serving(lm) as (service, url):
@@ -194,8 +201,7 @@ def test_the_command_estimates_asks_and_verifies_and_tells_nobody_the_key(
         estimated = call(*given, out, "--dry-run", *prices)
         everyday = call(*given, out, "--dry-run", "--ordinary", "shipped")
         assert (estimated.status, service.n_requests, out.exists()) == (0, 0, False)
-        made = call(*given, out)
-        assert made.status == 0
+        made = succeed(*given, out)
         assert service.headers[0]["Authorization"] == f"Bearer {KEY}"
         monkeypatch.setenv("OTHER_KEY", "wrong-key-9876543210")
         other = call(*given, tmp_path / "other", "--api-key-env", "OTHER_KEY")
@@ -205,8 +211,7 @@ def test_the_command_estimates_asks_and_verifies_and_tells_nobody_the_key(
         assert not (tmp_path / "other").exists()
 
         before, spans = service.n_requests, pl.read_parquet(out / "spans.parquet")
-        found = call("audit", "verify", out)
-        assert found.status == 0
+        found = succeed("audit", "verify", out)
         assert f"{spans.height} of {spans.height} passages hold." in found.out
         assert "weights behind an API cannot be checked" in found.out
         assert service.n_requests - before >= spans.height > 0
@@ -225,9 +230,7 @@ def test_the_command_estimates_asks_and_verifies_and_tells_nobody_the_key(
         assert not [path for path in files if secret.encode() in path.read_bytes()]
 
     documents, splitter = read_documents([str(document)]).documents, ModelTokens(lm.tokenizer, None)
-    settings = audit_settings(top_k=0)
-    served = ServedModel(client_of(url), splitter, settings)
-    audit = Auditing(served, cut_texts(splitter, documents), settings)
+    audit = auditing(url, documents, splitter, audit_settings(top_k=0))
     n, said = len(coarse_places(audit)), estimated.out
     assert f"{n} requests, {32 * n:,} prompt tokens and at most" in said
     assert f"{n + 100} requests" in everyday.out
@@ -262,25 +265,6 @@ def test_it_waits_as_long_as_the_service_asks_and_keeps_its_pace(lm):
         assert max(times) - min(times) >= 0.35  # four gaps of 0.1 s, less some jitter
 
 
-@pytest.mark.parametrize(
-    "failures",
-    [
-        [(500, {}, "oops"), (503, {}, "")],
-        ["drop"],
-        ["slow"],
-        [(200, {}, "{not json"), (200, {}, '{"choices": []}')],
-        [(200, {}, '{"choices": [{"text": "a", "logprobs": {"tokens": 3}}]}')],
-    ],
-    ids=["500s", "dropped connection", "timeout", "malformed JSON", "malformed log-probabilities"],
-)
-def test_what_goes_wrong_for_a_while_is_tried_again(failures, lm):
-    with serving(lm) as (service, url):
-        service.failures = list(failures)
-        answer = answer_of(client_of(url, timeout=0.5))
-        assert service.n_requests == len(failures) + 1
-    assert len(answer.tokens) == len(answer.logprobs) == 2
-
-
 NO_MONEY = '{"error": {"code": "insufficient_quota", "message": "pay"}}'
 
 
@@ -288,16 +272,19 @@ NO_MONEY = '{"error": {"code": "insufficient_quota", "message": "pay"}}'
     ("failure", "n_tries", "words"),
     [
         ((500, {}, '{"error": {"message": "broken\\nhere"}}'), 3, r"status 500 \(broken here\)"),
+        ((503, {}, ""), 3, "status 503"),
         ("drop", 3, "no answer after 3 tries"),
         ("slow", 3, "none within 0.3 s"),
-        ((200, {}, "<html>"), 3, "an answer that is no completion"),
+        ((200, {}, "{not json"), 3, "an answer that is no completion"),
         ("dripping", 3, "no end of an answer within 0.3 s"),
         ("dripping headers", 3, "no end of an answer within 0.6 s"),
         ("endless", 3, "more than 16 MB|no end of an answer within"),
         ((200, {}, "[" * 5000), 3, "nested more than 100 levels"),
+        ((200, {}, '{"choices": []}'), 3, "no answer after 3 tries"),
         ((200, {}, '{"choices": [{"text": ["a"]}]}'), 3, r"choices\[0\].text is no text"),
         ((200, {}, '{"choices": [{"text": "a", "finish_reason": {}}]}'), 3, "finish_reason"),
         ((200, {}, '{"choices": [{"text": "a", "token_ids": [true]}]}'), 3, "token_ids"),
+        ((200, {}, '{"choices": [{"text": "a", "logprobs": {"tokens": 3}}]}'), 3, "after 3 tries"),
         ((429, {"Retry-After": "nan"}, "[" * 5000), 3, "status 429"),
         # what trying again cannot mend
         ((302, {"Location": "http://127.0.0.1:1/"}, ""), 1, "redirects elsewhere"),
@@ -305,13 +292,17 @@ NO_MONEY = '{"error": {"code": "insufficient_quota", "message": "pay"}}'
         ((429, {}, NO_MONEY), 1, "429 .pay"),
     ],
 )
-def test_what_stays_wrong_is_one_line(failure, n_tries, words, lm):
+def test_what_goes_wrong_is_tried_again_and_said_in_one_line(failure, n_tries, words, lm):
     with serving(lm) as (service, url):
         service.failures = [failure] * 9
         with pytest.raises(UserError, match=words) as raised:
             answer_of(client_of(url, timeout=0.3))
         assert service.n_requests == n_tries
-    assert "\n" not in str(raised.value)
+        assert "\n" not in str(raised.value)
+        if n_tries > 1:  # it goes wrong for a while
+            service.failures = [failure]
+            answer = answer_of(client_of(url, timeout=0.5))
+            assert len(answer.tokens) == len(answer.logprobs) == 2
 
 
 def test_another_model_and_a_service_that_is_not_there_are_refused(lm, monkeypatch):
@@ -343,29 +334,6 @@ def test_ctrl_c_leaves_at_once_and_keeps_what_was_answered(lm, tmp_path):
         assert time.monotonic() - started < 10  # a minute were they all asked
     assert 1 <= len(AnswerStore(tmp_path / "answers.jsonl").answers) == len(service.bodies)
     assert threading.active_count() < 20
-
-
-@pytest.mark.parametrize(
-    ("url", "extra", "words"),
-    [
-        ("ftp://a", (), "give a base address"),
-        ("http://u:p4ss@a/v1", (), "only the base address"),
-        ("http://a/v1?key=1", (), "only the base address"),
-        ("http://u:p4ss@[a", (), "give a base address"),
-        ("http://a", ("--reference", "embedded"), "No such option: --reference"),
-        ("http://a", ("--edits", "2"), "No such option: --edits"),
-        ("http://a", ("--top-k", "40"), "No such option: --top-k"),
-        ("http://a", ("--near-length", "9"), "--near-length: only with --chat"),
-        ("http://a", ("--instruction", "Go"), "--instruction: only with --chat."),
-        ("http://a", ("--prompt-as", "tokens"), "without --tokenizer"),
-        ("http://a", ("--concurrency", "0"), "--concurrency: Input should be"),
-    ],
-)
-def test_bad_input_is_one_line(url, extra, words, document, tmp_path, refused):
-    line = refused("audit", "api", url, "embedded", document, "-q", "-o", tmp_path / "out", *extra)
-    assert words in line
-    assert "p4ss" not in line
-    assert not (tmp_path / "out").exists()
 
 
 def logprobs_of(**changes):
@@ -415,3 +383,65 @@ def test_the_shapes_of_answers_are_one():
     assert parse_answer(logprobs_of(token_logprobs=[-3.4e38])).logprobs == [None]  # never
     odd = parse_answer(logprobs_of(token_logprobs=[float("nan")], tokens=["\ud800"]))
     assert (odd.logprobs, odd.tokens) == ([None], ["?"])
+
+
+# Chats: a passage is found behind whatever a chat says first.
+
+
+def test_passages_and_near_copies_are_found_behind_a_preamble_as_without_one(lm, trained, tmp_path):
+    # Each stands where a window begins: none has to be looked for around a find.
+    text, document = f"{trained[0]} {with_word(trained[1])}", tmp_path / "a.txt"
+    document.write_text(text, encoding="utf-8")
+    chat = {"chat": True, "settings": CHAT_SETTINGS}
+    with serving(lm, "chat") as (service, url):
+        record, plain, audit = asked(lm, url, document, tmp_path / "plain", **chat)
+        near, before = read_parquet(tmp_path / "plain" / "near.parquet"), service.n_requests
+        write_on(audit, [(0, first) for first in near["window_token"].to_list()])
+        assert service.n_requests == before
+        service.preamble = "Sure! Here is how it goes on:\n\n"
+        _, polite, _ = asked(lm, url, document, tmp_path / "polite", **chat)
+    assert plain.height
+    assert plain.select(SPAN[:3]).equals(polite.select(SPAN[:3]))
+    ends = plain.select("start", "end").rows()
+    assert any(0 <= start < end <= len(trained[0]) for start, end in ends)
+    assert (near["text"].str.contains("velvet")).any()
+    assert plain["extraction_logprob"].drop_nulls().len() > 0
+    assert polite["extraction_logprob"].null_count() == polite.height
+    assert any("chat" in note for note in record["api"]["notes"])
+
+
+def test_words_serve_too_and_hold(lm, often, new_text, tmp_path):
+    few = {"prefix": 16, "suffix": 12, "stride": 4, "near_length": 8}
+    document, settings = tmp_path / "a.txt", CHAT_SETTINGS.model_copy(update=few)
+    document.write_text(f"{new_text(4, 6)} {with_word(often[1])}", encoding="utf-8")
+    with serving(lm, "chat") as (_, url):
+        out = tmp_path / "out"
+        audit = asked(lm, url, document, out, chat=True, words=True, settings=settings)[-1]
+        assert read_parquet(out / "near.parquet")["text"].str.contains("velvet").any()
+        again = verify_audit(out, lambda _, own: ChatModel(audit.model.client, Words(), own))
+    assert again.problems == []
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "goes on with seven birds in the lane",
+        "Sure, here it is:\n\ngoes on with seven birds in the lane",
+        "the copper lamp on the green hill that goes on with seven birds in the lane",
+        "  goes on with seven birds in the lane",
+    ],
+)
+def test_an_answer_is_taken_from_where_the_document_goes_on(said):
+    text = "We saw the copper lamp on the green hill that goes on with seven birds in the lane."
+    words = Words()
+    tokens = words.split(text)
+    begin = next(n for n, start in enumerate(tokens.starts) if text[start:].startswith(" goes"))
+    answer = parse_answer({"choices": [{"message": {"content": said}}]})
+    prompt = Prompt(Text(Document("a", text, ""), tokens), 0, begin, len(tokens.ids))
+    made = from_beginning(answer, words, prompt)
+    assert made.text == " goes on with seven birds in the lane"
+
+
+def test_where_only_chats_are_served_the_refusal_names_the_flag(lm):
+    with serving(lm, "chat") as (_, url), pytest.raises(UserError, match="--chat"):
+        answer_of(client_of(f"{url}/elsewhere"))

@@ -1,10 +1,12 @@
-"""The verb benchmark: beside the published figures, two taxonomies, several models as one."""
+"""The verb benchmark, alone and of several models as one, and the summary that a run ends with."""
 
 import json
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +15,11 @@ import pytest
 import yaml
 from sklearn.metrics import f1_score
 
+from mnemoscope.cli.summary import print_summary
 from mnemoscope.stats import rows_of
 from mnemoscope.study.folder import Study
 from planted_studies import GUESS, N_CLASS, RECITE, confusion_of, plant
-from study_files import rewrite_record
+from study_files import put_in_place, rewrite_record
 
 RIGHT = {RECITE: 0.5, GUESS: 0.9}
 KEYS = ["best", "confused", "plateau", "guessed", "few-shot"]
@@ -27,10 +30,8 @@ FINGERPRINT = ("record", "models", "model", "fingerprint")
 def change(folder: Path, *keys: str, value: object) -> None:
     """Change a setting or record behind the program's back; the manifests keep fitting."""
     path = folder / "study.yaml"
-    values = place = yaml.safe_load(path.read_text(encoding="utf-8"))
-    for key in keys[:-1]:
-        place = place[key]
-    place[keys[-1]] = value
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    reduce(getitem, keys[:-1], values)[keys[-1]] = value
     path.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
     study = Study(folder)
     for manifest in (folder / "manifests").glob("*.json"):
@@ -42,7 +43,6 @@ def change(folder: Path, *keys: str, value: object) -> None:
 
 @contextmanager
 def changed_label(folder: Path) -> Iterator[dict]:
-    """Give the counts of the label stage to be changed."""
     path = folder / "manifests" / "label.json"
     manifest = json.loads(path.read_text())
     yield manifest["counts"]
@@ -67,7 +67,6 @@ def planted(tiny_studies, tmp_path_factory) -> list[Path]:
 
 @pytest.fixture
 def copied(planted, tmp_path) -> list[Path]:
-    """The three, to be changed."""
     return [Path(shutil.copytree(folder, tmp_path / folder.name)) for folder in planted]
 
 
@@ -78,9 +77,8 @@ def min_f1(confusion: np.ndarray) -> float:
     return float(f1_score(true, predicted, average=None).min())
 
 
-def test_one_study_is_shown_beside_the_published_figures(planted, call) -> None:
-    result = call("benchmark", planted[0], "-q")
-    assert result.status == 0
+def test_one_study_is_shown_beside_the_published_figures(planted, succeed):
+    result = succeed("benchmark", planted[0], "-q")
     text = " ".join(result.out.split())
     ours = 100 * min_f1(confusion_of(planted[0], GUESS))
     assert re.search(rf"Guess, Others +│ +{ours:.1f}", text)
@@ -94,7 +92,7 @@ def test_one_study_is_shown_beside_the_published_figures(planted, call) -> None:
     assert "2 taxonomies are too few to speak of all." in text
 
 
-def test_the_tables_are_written_into_the_study_and_python_gives_the_same(planted) -> None:
+def test_the_tables_are_written_into_the_study_and_python_gives_the_same(planted):
     import mnemoscope as ms
 
     frame = pl.read_parquet(planted[0] / "comparison.parquet")
@@ -113,9 +111,8 @@ def test_the_tables_are_written_into_the_study_and_python_gives_the_same(planted
     assert together.frame.filter(pl.col("model") == "together").height == 2
 
 
-def test_two_taxonomies_are_compared_on_their_shared_sequences(planted, call) -> None:
-    result = call("benchmark", planted[0], "--compare", GUESS, RECITE)
-    assert result.status == 0
+def test_two_taxonomies_are_compared_on_their_shared_sequences(planted, call, succeed):
+    result = succeed("benchmark", planted[0], "--compare", GUESS, RECITE)
     wanted = min_f1(confusion_of(planted[0], GUESS)) - min_f1(confusion_of(planted[0], RECITE))
     first = result.out.splitlines()[0]
     shown = re.search(rf"\+({NUMBER}) \[({NUMBER}),\s({NUMBER})\] points", first)
@@ -129,7 +126,7 @@ def test_two_taxonomies_are_compared_on_their_shared_sequences(planted, call) ->
     assert re.findall(NUMBER, result.out) == re.findall(NUMBER, other.replace("0.5", ""))
 
 
-def test_what_cannot_be_compared_is_refused(planted, tiny_studies, refused) -> None:
+def test_what_cannot_be_compared_is_refused(planted, tiny_studies, refused):
     study, other = planted[:2]
     untold, unlabelled = tiny_studies["train"], tiny_studies["label"]
     for studies, first, second, more, what in (
@@ -143,10 +140,9 @@ def test_what_cannot_be_compared_is_refused(planted, tiny_studies, refused) -> N
         assert what in refused("benchmark", *studies, "--compare", first, second, *more)
 
 
-def test_three_studies_together_sum_their_matrices(planted, call, tmp_path) -> None:
+def test_three_studies_together_sum_their_matrices(planted, succeed, tmp_path):
     out = tmp_path / "together"
-    result = call("benchmark", *planted, "-o", out)
-    assert result.status == 0
+    result = succeed("benchmark", *planted, "-o", out)
     frame = pl.read_parquet(out / "together.parquet")
     for name in (RECITE, GUESS):
         own = [confusion_of(folder, name) for folder in planted]
@@ -169,22 +165,21 @@ def test_three_studies_together_sum_their_matrices(planted, call, tmp_path) -> N
     assert json.loads((out / "conclusions.json").read_text())["models"] == list(rows)[:3]
 
 
-def test_a_taxonomy_that_one_model_cannot_fill_has_no_sum(copied, call, tmp_path) -> None:
+def test_a_taxonomy_that_one_model_cannot_fill_has_no_sum(copied, succeed, tmp_path):
     with changed_label(copied[1]) as counts:
         (entry,) = (one for one in counts["samples"] if one["taxonomy"] == GUESS)
         entry["impossible"] = "Guess has 3"
-    result = call("benchmark", *copied, "-o", tmp_path / "out")
-    assert result.status == 0
+    result = succeed("benchmark", *copied, "-o", tmp_path / "out")
     assert "Guess, Recall: model-1: impossible: Guess has 3" in result.out
     frame = pl.read_parquet(tmp_path / "out" / "comparison.parquet")
     rows = frame.filter(pl.col("published_name") == "Non-Memo, Guess, Others")
     assert rows["state"].to_list() == ["impossible"] * 2  # of the 54, and ρ = 0.5
 
 
-def test_other_rules_are_refused_with_the_difference(copied, call, refused) -> None:
+def test_other_rules_are_refused_with_the_difference(copied, succeed, refused):
     change(copied[1], "label", "seed", value=5)  # another draw is no other rule,
     change(copied[2], "train", "workers", value=2)  # nor are more processes
-    assert call("benchmark", *copied).status == 0
+    succeed("benchmark", *copied)
     for section, key, value in (
         ("label", "n_eval", 30),
         ("label", "split", "row"),
@@ -209,9 +204,7 @@ def test_other_rules_are_refused_with_the_difference(copied, call, refused) -> N
     assert f"(in {copied[2]} it labels as '{RECITE}' does)" in refused("benchmark", *copied)
 
 
-def test_bad_requests_for_several_studies_are_refused(
-    planted, tiny_studies, refused, tmp_path
-) -> None:
+def test_bad_requests_for_several_studies_are_refused(planted, tiny_studies, refused, tmp_path):
     first, second = planted[:2]
     copied = shutil.copytree(first, tmp_path / "copied")
     (tmp_path / "file").write_text("")
@@ -227,3 +220,49 @@ def test_bad_requests_for_several_studies_are_refused(
     ):
         assert what in refused("benchmark", *arguments)
     assert not (tmp_path / "x").exists()
+
+
+SAME = f"{GUESS} (same genre)"
+
+
+@pytest.fixture
+def study(tiny_studies, tmp_path) -> Study:
+    """A benchmarked study with a repetition on matched sequences."""
+    from mnemoscope.flow.run import run_stage
+
+    folder = plant(tiny_studies["train"], tmp_path / "study", right={RECITE: 0.5, GUESS: 0.9})
+    path = folder / "manifests" / "label.json"
+    manifest = json.loads(path.read_text())
+    samples = manifest["counts"]["samples"]
+    (main,) = (one for one in samples if one["taxonomy"] == GUESS)
+    same = {"variant": "equal_shares", "title": "same genre", "n_train": 30, "n_eval": 15}
+    samples.append(main | same)
+    rewrite_record(path, **manifest)
+    for name in ("predictions.parquet", "runs.parquet"):
+        rows = pl.read_parquet(folder / name)
+        again = rows.filter(taxonomy=GUESS).with_columns(variant=pl.lit("equal_shares"))
+        put_in_place(folder, **{name: pl.concat([rows, again])})
+    run_stage(Study(folder), "benchmark")
+    return Study(folder)
+
+
+def shown(study: Study, capsys) -> str:
+    capsys.readouterr()
+    print_summary(study)
+    return capsys.readouterr().out
+
+
+def test_a_repetition_tells_what_it_drew_and_each_verdict_is_said_once(study, call, capsys):
+    lines = {line.partition(": ")[0]: line for line in shown(study, capsys).splitlines()}
+    main, same = lines[f"2  {GUESS}"], lines[f"3  {SAME}"]
+    assert "Recall 160" in main
+    assert main.endswith("120 + 60 of each class drawn")
+    assert same == f"3  {SAME}: 30 + 15 of each class drawn"
+    result = call("benchmark", study.folder, "--redo")
+    verdict = "cannot be said: no control was run"
+    assert verdict not in result.err
+    assert result.out.count(verdict) == 3  # one a row
+
+
+def test_an_empty_study_has_a_summary(tiny_studies, capsys):
+    assert "impossible" in shown(Study(tiny_studies["label"]), capsys)

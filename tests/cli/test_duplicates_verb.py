@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 
 from mnemoscope.data import corpus as corpus_flat
 from mnemoscope.data.duplicates import CountProgress, progress_path
+from study_files import ending, wait_until
 
 PATIENCE_SECONDS = 120
 N_TOKENS = 2_000_000
@@ -21,7 +21,6 @@ N_TOKENS = 2_000_000
 
 @pytest.fixture
 def place(tmp_path) -> Path:
-    """Where the output goes: a place of its own, to see that nothing is left in it."""
     (tmp_path / "place").mkdir()
     return tmp_path / "place"
 
@@ -62,10 +61,9 @@ def words(source) -> Callable[..., list[object]]:
     return words
 
 
-def test_the_table_comes_back_with_its_counts(source, place, call, words) -> None:
+def test_the_table_comes_back_with_its_counts(source, place, succeed, words):
     out = place / "out.parquet"
-    done = call(*words(out, dtype="uint16"))
-    assert done.status == 0, done.err
+    done = succeed(*words(out, dtype="uint16"))
     before, after = pl.read_parquet(source / "s.parquet"), pl.read_parquet(out)
     assert after["duplicates"].to_list() == COUNTS
     assert after.schema["duplicates"] == pl.Int64
@@ -91,14 +89,10 @@ def start(words: list[object]) -> subprocess.Popen:
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
-def test_a_killed_count_goes_on_and_ends_in_the_same_bytes(place, call, words) -> None:
+def test_a_killed_count_goes_on_and_ends_in_the_same_bytes(place, call, words):
     out, unbroken = place / "out.parquet", place / "unbroken.parquet"
     process = start(words(out))
-    until = time.monotonic() + PATIENCE_SECONDS
-    while not progress_path(out).exists():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < until
-        time.sleep(0.001)
+    wait_until(lambda: progress_path(out).exists() or process.poll() is not None)
     process.kill()
     process.wait(PATIENCE_SECONDS)
     assert progress_path(out).is_file(), "killed too late to test anything"
@@ -113,7 +107,6 @@ def test_a_killed_count_goes_on_and_ends_in_the_same_bytes(place, call, words) -
 
 
 def counted_before(said: str) -> int:
-    """Tokens that the run says an earlier one has counted."""
     return int(re.search(r"Going on after ([\d,]+) tokens", said)[1].replace(",", ""))
 
 
@@ -121,18 +114,9 @@ def counted_before(said: str) -> int:
 def interrupted(place, call, words, monkeypatch) -> Path:
     """Where the output would have gone, had Ctrl-C not come after the fifth saving."""
     out = place / "out.parquet"
-    saved = []
-
-    def save(self, *arguments: object) -> None:
-        original(self, *arguments)
-        saved.append(arguments)
-        if len(saved) == 5:
-            raise KeyboardInterrupt
-
-    original = CountProgress.save
     with monkeypatch.context() as patch:
         patch.setattr(corpus_flat, "_FLAT_CHUNK_TOKENS", 40_000)
-        patch.setattr(CountProgress, "save", save)
+        patch.setattr(CountProgress, "save", ending(CountProgress.save, 5))
         done = call(*words(out, "--save-every", 0, "-q"))
     assert done.status == 130
     assert done.err == "mnemoscope: stopped. Run the same command again to go on.\n"
@@ -142,8 +126,8 @@ def interrupted(place, call, words, monkeypatch) -> Path:
 
 @pytest.mark.parametrize("what", ["its own", "sequences", "corpus", "damaged"])
 def test_an_interrupted_count_goes_on_with_its_own_progress_alone(
-    what, source, interrupted, tmp_path, call, words
-) -> None:
+    what, source, interrupted, tmp_path, succeed, words
+):
     """What a kill in the middle of saving left goes too."""
     out, given, wanted = interrupted, {}, COUNTS
     progress_path(out).with_name(f".{progress_path(out).name}.1.tmp").write_bytes(b"half")
@@ -157,8 +141,7 @@ def test_an_interrupted_count_goes_on_with_its_own_progress_alone(
         wanted = [2 * count for count in COUNTS]
     elif what == "damaged":
         progress_path(out).write_bytes(progress_path(out).read_bytes()[:-3])
-    done = call(*words(out, **given))
-    assert done.status == 0, done.err
+    done = succeed(*words(out, **given))
     if what == "its own":
         assert counted_before(done.err) == 5 * 40_000
     else:
@@ -168,94 +151,11 @@ def test_an_interrupted_count_goes_on_with_its_own_progress_alone(
     assert list(out.parent.iterdir()) == [out]
 
 
-ROW = json.dumps({"tokens": list(range(40))}).encode() + b"\n"
-TORN = b"PAR1 and no more"
-NO_TOKENS = {"tokens": pl.Series([], dtype=pl.List(pl.Int32))}
-CORPORA = [  # a file or folder, what is in it, what is said of it
-    ("none.bin", None, "no such file or folder"),
-    ("c.bin", b"\1\2\3", "c.bin: 3 bytes are no whole number of uint16 token ids"),
-    ("c.txt", b"text", "--tokenizer"),
-    ("c", {"a.txt": b"text"}, "--tokenizer"),
-    ("c.parquet", pl.DataFrame({"text": ["a"]}), "holds texts, which --tokenizer"),
-    ("c.jsonl", b'{"text": "a"}\n', "holds texts, which --tokenizer"),
-    ("c.bin", b"", "no tokens in it"),
-    ("c.jsonl", b"\n\n", "no tokens in it"),
-    ("c", {}, "no tokens in it"),
-    ("c.npy", b"", "empty, not a .npy array"),
-    ("c.npy", b"\x93NUMPY", "not a whole .npy array"),
-    ("c.parquet", TORN, "not a whole Parquet file"),
-    ("c.parquet", pl.DataFrame({"id": [1]}), "no column 'tokens' or 'text'"),
-    ("c.jsonl", ROW * 3 + b"{torn\n", "c.jsonl, line 4: not a JSON object with 'tokens'"),
-    ("c.jsonl", ROW * 2 + b'{"tokens": [1.5]}\n', "line 3: not a JSON object with 'tokens'"),
-    ("c.jsonl", b"[1, 2]\n", "line 1: not JSON"),
-    ("c.jsonl", b'{"tokens": [99999999999999999999]}\n', "does not fit 64 bits"),
-    ("c.parquet", pl.DataFrame({"tokens": [[1, None]]}), "a null among the tokens"),
-    ("c.parquet", pl.DataFrame({"tokens": [[1.5]]}), "List(Float64) where lists of integers"),
-    ("c", {"a.bin": b"\1\2", "b.jsonl": ROW}, "holds flat binaries (a.bin) beside other files"),
-]
-SEQUENCES = [  # the same of the table
-    ("none.parquet", None, "no such file"),
-    ("s.parquet", pl.DataFrame({"text": ["a"], "token": [1]}), "no column 'tokens'"),
-    ("s.parquet", pl.DataFrame({"tokens": ["a"]}), "'tokens': String where lists of integers"),
-    ("s.parquet", pl.DataFrame({"tokens": [[1] * 64, [1] * 61]}), "row 1: 61 tokens where 64"),
-    ("s.parquet", pl.DataFrame(NO_TOKENS), "no rows"),
-]
-FLAGS = [
-    ({"dtype": "uint61"}, "--dtype uint61: must be uint16, uint32 or int32"),
-    ({"corpus": "six.bin", "dtype": "uint32"}, "6 bytes are no whole number of uint32"),
-    ({"tokenizer": "none"}, "none"),
-    ({"out": "place/out.csv"}, "must end in .parquet"),
-    ({"out": "nowhere/out.parquet"}, "no such folder"),
-    ({"length": 0}, "--length 0: must be at least 1"),
-]
-
-
-def put(path: Path, content: dict | bytes | pl.DataFrame | None) -> Path:
-    """Make a folder of files, a file, or a table."""
-    if isinstance(content, dict):
-        path.mkdir()
-        for name, data in content.items():
-            (path / name).write_bytes(data)
-    elif isinstance(content, bytes):
-        path.write_bytes(content)
-    elif content is not None:
-        content.write_parquet(path)
-    return path
-
-
-@pytest.mark.parametrize(
-    ("flag", "name", "content", "what"),
-    [("corpus", *one) for one in CORPORA] + [("sequences", *one) for one in SEQUENCES],
-)
-def test_what_cannot_be_counted(flag, name, content, what, place, tmp_path, refused, words) -> None:
-    given = {flag: put(tmp_path / name, content), "save-every": 0}
-    assert what in refused(*words(place / "out.parquet", "-q", **given))
-    assert list(place.iterdir()) == []
-
-
-@pytest.mark.parametrize(("given", "what"), FLAGS)
-def test_bad_flags(given, what, place, tmp_path, refused, words, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    put(tmp_path / "six.bin", b"\1\2" * 3)
-    given = {"out": "place/out.parquet", **given}
-    assert what in refused(*words(given.pop("out"), "-q", **given))
-    assert list(place.iterdir()) == []
-
-
-def test_a_torn_page_of_a_corpus(place, tmp_path, refused, words) -> None:
-    tokens = np.random.default_rng(0).integers(0, 9, (999, 99))
-    path = put(tmp_path / "c.parquet", pl.DataFrame({"tokens": tokens}))
-    data = bytearray(path.read_bytes())
-    data[4:200] = b"\xff" * 196  # the first page's header; the footer, and so the columns, stand
-    path.write_bytes(data)
-    line = refused(*words(place / "out.parquet", "--save-every", 0, "-q", corpus=path))
-    assert f"{path}: not a whole Parquet file" in line
-    assert list(place.iterdir()) == []
-
-
-def test_files_that_are_passed_over_are_said(place, tmp_path, call, words) -> None:
-    corpus = put(tmp_path / "c", {"a.jsonl": ROW, "README.md": b"text"})
-    done = call(*words(place / "out.parquet", dtype="uint16", corpus=corpus))
-    assert done.status == 0
+def test_files_that_are_passed_over_are_said(place, tmp_path, succeed, words):
+    corpus = tmp_path / "c"
+    corpus.mkdir()
+    (corpus / "a.jsonl").write_text(json.dumps({"tokens": list(range(40))}))
+    (corpus / "README.md").write_text("text")
+    done = succeed(*words(place / "out.parquet", dtype="uint16", corpus=corpus))
     assert "1 other files passed over (README.md)" in done.err
     assert "--dtype uint16 plays no part" in done.err

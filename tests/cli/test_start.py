@@ -1,33 +1,42 @@
-"""The command line answers at once, and what its help shows can be typed."""
+"""The command line answers at once, its help can be typed, and wrong names are refused."""
 
 import re
 import shlex
+import signal
+import subprocess
+import sys
+import urllib.request
 
+import huggingface_hub
 import pytest
+from transformers import AutoConfig
 
 from mnemoscope import __version__
 from mnemoscope.cli import main
 from mnemoscope.cli.app import command, verbs
+from mnemoscope.errors import UserError
+from mnemoscope.lm.hub import check_on_hub
+from mnemoscope.lm.load import load_model
+from mnemoscope.study.folder import Study
 
 HEAVY = ("torch", "transformers", "polars", "sklearn", "scipy", "numpy", "safetensors")
 COMMAND = command()
 
 
-def test_help_loads_nothing_heavy(call_light) -> None:
+def test_help_loads_nothing_heavy(call_light):
     results = call_light([["--help"], ["run", "--help"], ["--version"], ["descrbe"]], HEAVY)
     assert [one.status for one in results] == [0, 0, 0, 2]
 
 
-def test_help_lists_every_verb(call) -> None:
+def test_help_lists_every_verb(call, succeed):
     for arguments in (["--help"], ["-h"], []):
-        result = call(*arguments)
-        assert result.status == 0
+        result = succeed(*arguments)
         for verb in verbs():
             assert re.search(rf"\b{verb}\b", result.out)
     assert call("--version").out == f"mnemoscope {__version__}\n"
 
 
-def test_the_help_of_a_verb_has_an_example_that_parses(call, monkeypatch) -> None:
+def test_the_help_of_a_verb_has_an_example_that_parses(call, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     for verb in verbs():
         shown, n = call(*verb.split(), "--help"), 1 + len(verb.split())
@@ -45,16 +54,10 @@ def test_the_help_of_a_verb_has_an_example_that_parses(call, monkeypatch) -> Non
     [
         (KeyboardInterrupt, 130, "Run the same command again"),
         (MemoryError, 2, "--batch-size"),
-        (
-            ZeroDivisionError,
-            1,
-            "internal error, ZeroDivisionError: no message (please report this bug",
-        ),
+        (ZeroDivisionError, 1, "internal error, ZeroDivisionError: no message (please report this"),
     ],
 )
-def test_what_ends_a_command_says_how_to_go_on(
-    error, status, said, refused, monkeypatch, tmp_path
-) -> None:
+def test_what_ends_a_command_says_how_to_go_on(error, status, said, refused, monkeypatch, tmp_path):
     def end(_):
         raise error
 
@@ -63,3 +66,99 @@ def test_what_ends_a_command_says_how_to_go_on(
     if status == 1:  # has a traceback where one is asked for
         with pytest.raises(error):
             main(["describe", str(tmp_path), "--debug"])
+
+
+WRONG = {
+    ("analyze", "levls", "nosuch"): "Did you mean 'levels'",
+    ("analyze", "levels", "nosuch"): "nosuch: no such folder",
+    ("app", "nosuch"): "nosuch: no such folder",
+    ("app", "--host", "0.0.0.0"): "this machine alone",
+    ("audit", "nosuch/", "text.txt", "-o", "a"): "nosuch/: no such model folder or file",
+    ("run", "--device", "gpu", "-o", "a"): "device 'gpu' is not one of",
+    ("run", "--set", "train.device=cuda:x", "-o", "a"): "device 'cuda:x' is not one of",
+    ("audit", "embedded", "nosuch.txt", "-o", "a"): "nosuch.txt: no such file or folder",
+    ("audit", "embedded", "text.txt", "-o", "a", "--study", "nosuch"): "nosuch: no such folder",
+    ("audit", "embedded", "text.txt", "-o", "a", "--reference", "./no"): "./no: no such model",
+    ("audit", "some/model", "text.txt", "-o", "a"): "the hub cannot be reached",
+    ("report", "nosuch"): "nosuch: no such folder",
+    ("run",): "run: nothing to run.",
+    ("run", "--model", "./nosuch", "-o", "s"): "./nosuch: no such model folder or file",
+    ("run", "--model", "some/model", "-o", "s"): "the hub cannot be reached",
+    ("run", "--sequences", "nosuch", "-o", "s"): "nosuch: no such file or folder",
+    ("run", "--reference", "./nosuch@1", "-o", "s"): "./nosuch: no such model folder or file",
+    ("sequences", "nosuch", "-o", "s"): "nosuch: no such file or folder",
+    ("audit", "embedded", "text.txt", "-o", "mine"): "already holds a study",
+    ("audit", "embedded", "empty.txt", "-o", "a"): "empty",
+    ("audit", "embedded", "text.txt", "-o", "a", "--dtype", "float64"): "dtype 'float64'",
+    ("audit", "embedded", "text.txt", "-o", "a", "--device", "gpu"): "device 'gpu'",
+    ("audit", "verify", "mine"): "contains no audit",
+}
+
+
+def test_what_is_wrong_is_refused_before_torch_is_loaded(tmp_path, study_at, call_light):
+    held, here = study_at("report"), tmp_path / "here"
+    (here / "mine").mkdir(parents=True)
+    files = {"text.txt": "words", "empty.txt": "", "mine/study.yaml": "title: mine\n"}
+    for name, text in files.items():
+        (here / name).write_text(text, encoding="utf-8")
+    wrong = WRONG | {
+        (verb, *more, held): "in use by process"
+        for verb, *more in (("analyze", "length"), ("report",), ("run", "-o"), ("capture",))
+    }
+    env = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub"), "PATH": ""}
+    with Study(held).lock():
+        results = call_light(list(wrong), ("torch",), cwd=here, env=env)
+    for result, words in zip(results, wrong.values(), strict=True):
+        assert result.status == 2
+        assert words in (result.err or result.out).splitlines()[-1], words
+    left = {path.relative_to(here).as_posix() for path in here.rglob("*")}
+    assert left == {"mine", *files}
+    assert {name: (here / name).read_text(encoding="utf-8") for name in files} == files
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch, tmp_path):
+    """Its client may not try again, and nothing is loaded."""
+    asked = []
+
+    def nobody(_api, name, **_options):
+        asked.append(name)
+        raise ConnectionError("nobody answers")
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", nobody)
+    monkeypatch.setattr(AutoConfig, "from_pretrained", lambda *_a, **_k: pytest.fail("it loads"))
+    check_on_hub.cache_clear()
+    with pytest.raises(UserError, match="the hub cannot be reached"):
+        load_model("somebody/some-model")
+    assert asked == ["somebody/some-model"]
+
+
+def test_without_gradio_it_says_what_to_install(refused, hide):
+    hide("gradio")
+    assert "pip install 'mnemoscope[app]'" in refused("app")
+
+
+def test_it_says_its_address_answers_there_and_ends_when_interrupted(tmp_path):
+    errors = tmp_path / "stderr"
+    with errors.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-X", "importtime", "-m", "mnemoscope", "app", "--port", "0"],
+            stdout=subprocess.PIPE,
+            stderr=file,
+            text=True,
+        )
+    try:
+        line = process.stdout.readline()
+        address = re.search(r"http://127\.0\.0\.1:\d+/", line)[0]
+        with urllib.request.urlopen(address, timeout=120) as answer:
+            assert answer.status == 200
+            assert b"mnemoscope" in answer.read()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=120)
+    finally:
+        process.kill()
+    said = errors.read_text()
+    assert "Traceback" not in said
+    imported = set(re.findall(r"\| +(\w+)$", said, re.MULTILINE))
+    assert "gradio" in imported
+    assert "torch" not in imported  # the page is there before what asks a model

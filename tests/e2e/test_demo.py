@@ -1,8 +1,5 @@
 """A small demo from end to end: what a user finds when it is done, and what it must agree with."""
 
-import hashlib
-from pathlib import Path
-
 import numpy as np
 import polars as pl
 import pytest
@@ -14,6 +11,7 @@ from mnemoscope.embedded import model_path, sequences_path
 from mnemoscope.lm.continue_ import continue_sequences
 from mnemoscope.lm.load import load_model
 from mnemoscope.stats import rows_of
+from study_files import content
 
 CONTROLLED = "Non-Memo, Guess, Recall"
 
@@ -23,23 +21,15 @@ def study(small_demo) -> ms.Study:
     return ms.Study(small_demo)
 
 
-def digests(folder: Path) -> dict[str, str]:
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in {".lock", "log.jsonl"}
-    }
-
-
-def test_running_it_again_changes_not_a_byte(small_demo, study) -> None:
-    before = digests(small_demo)
+def test_running_it_again_changes_not_a_byte(small_demo, study):
+    before = content(small_demo)
     ms.run(study.settings, small_demo)
-    assert digests(small_demo) == before
+    assert content(small_demo) == before
 
 
 @pytest.mark.slow
-def test_the_verb_makes_both_taxonomies_every_source_and_the_grafts(tmp_path, call) -> None:
-    assert call("demo", "--small", "-o", tmp_path / "demo").status == 0
+def test_the_verb_makes_both_taxonomies_every_source_and_the_grafts(tmp_path, succeed):
+    succeed("demo", "--small", "-o", tmp_path / "demo")
     made = ms.Study(tmp_path / "demo")
     rows = made.benchmark.group_by("taxonomy").agg("source")
     assert rows["taxonomy"].sort().to_list() == sorted(made.settings.label.taxonomies)
@@ -47,7 +37,7 @@ def test_the_verb_makes_both_taxonomies_every_source_and_the_grafts(tmp_path, ca
     assert made.read("graft.parquet").height > 0
 
 
-def test_scanned_labels_are_those_of_greedy_decoding(study) -> None:
+def test_scanned_labels_are_those_of_greedy_decoding(study):
     """Ties aside, teacher forcing and decoding give one verdict; ties are told by the gap."""
     rows = study.sequences.sample(48, seed=3)
     model = load_model(model_path())
@@ -59,14 +49,14 @@ def test_scanned_labels_are_those_of_greedy_decoding(study) -> None:
     assert 0.2 < rows["is_memorized"].mean() < 0.9
 
 
-def test_held_out_text_is_not_memorized_and_trained_text_is(study) -> None:
+def test_held_out_text_is_not_memorized_and_trained_text_is(study):
     table = study.sequences
     plain = table.filter(form="plain")
     assert plain.filter("held_out")["is_memorized"].mean() <= 0.01
     assert plain.filter(pl.col("inserted") >= 16)["is_memorized"].mean() > 0.8
 
 
-def test_every_source_is_scored_and_the_positive_control_sees_memory(study) -> None:
+def test_every_source_is_scored_and_the_positive_control_sees_memory(study):
     table = study.benchmark.filter(pl.col("taxonomy") == CONTROLLED)
     rows = {row["source"]: row for row in rows_of(table)}
     assert set(rows) == {*TABLE}
@@ -77,31 +67,12 @@ def test_every_source_is_scored_and_the_positive_control_sees_memory(study) -> N
     assert rows["model"]["excess"].low <= excess <= rows["model"]["excess"].high
 
 
-def test_no_group_stands_on_both_sides(study) -> None:
+def test_no_group_stands_on_both_sides(study):
     sides = study.samples.group_by("taxonomy", "variant", "group").agg(pl.col("split").n_unique())
     assert sides["split"].max() == 1
 
 
-def test_predictions_give_the_confusion_of_the_benchmark(study) -> None:
-    """Counted here by hand, from the rows alone."""
-    row = study.benchmark.filter(source="model").to_dicts()[0]
-    own = study.predictions.filter(source="model", taxonomy=row["taxonomy"])
-    counts = np.zeros((len(row["f1"]),) * 2, dtype=int)
-    for true, predicted in own.select("true", "predicted").iter_rows():
-        counts[true, predicted] += 1
-    assert counts.tolist() == row["confusion"]
-
-
-def test_decisiveness_has_every_class_and_stays_below_the_diagonal(study) -> None:
-    for attribution in ("gradient", "guided"):
-        stored = study.decisiveness(attribution=attribution)
-        assert stored.delta.shape == (len(stored.classes), 4, 64, 64)
-        assert stored.delta.min() >= 0
-        assert stored.delta.max() > 0
-        assert np.triu(stored.delta, k=1).max() == 0
-
-
-def test_report_opens_offline_and_names_what_was_found(small_demo, study) -> None:
+def test_report_opens_offline_and_names_what_was_found(small_demo, study):
     page = (small_demo / "report.html").read_text(encoding="utf-8")
     assert page.rstrip().endswith("</html>")
     assert 'src="http' not in page
@@ -110,7 +81,7 @@ def test_report_opens_offline_and_names_what_was_found(small_demo, study) -> Non
     assert all(one[1:40] in page for one in verdicts)
 
 
-def test_shipped_duplicates_agree_with_what_was_inserted() -> None:
+def test_shipped_duplicates_agree_with_what_was_inserted():
     """One reading holds a suffix as often as the sequence does: more than once if it repeats."""
     table = read_table(sequences_path())
     tokens = token_matrix(table)
@@ -120,7 +91,7 @@ def test_shipped_duplicates_agree_with_what_was_inserted() -> None:
     assert table["held_out"].equals(table["inserted"] == 0)
 
 
-def test_each_kind_of_text_was_dealt_alike() -> None:
+def test_each_kind_of_text_was_dealt_alike():
     """Kind, form and readings are crossed: the same numbers in every kind but templates."""
     table = read_table(sequences_path()).filter(pl.col("genre") != "template")
     counts = table.group_by("form", "inserted", "genre").len()

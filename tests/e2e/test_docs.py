@@ -21,7 +21,6 @@ COMMANDS = command().commands
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """Fenced blocks of one language."""
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
 
 
@@ -33,13 +32,11 @@ def commands(page: Path) -> list[list[str]]:
 
 
 def verb_of(words: list[str]) -> str:
-    """The verb of a command, which may be two words."""
     both = " ".join(words[1:3])
     return both if both in COMMANDS else words[1]
 
 
 def options_of(verb: str) -> set[str]:
-    """Every option that a verb takes, as it is typed."""
     command = COMMANDS[verb]
     return {"--help-all"} | {
         one for param in command.params for one in (*param.opts, *param.secondary_opts)
@@ -54,7 +51,7 @@ def folder(tmp_path_factory, small_demo) -> Path:
     return folder
 
 
-def test_commands_of_the_quick_start_run(folder, monkeypatch, call) -> None:
+def test_commands_of_the_quick_start_run(folder, monkeypatch, succeed):
     some = texts.read_segments(limit=100)  # to read the whole library takes half a minute
     monkeypatch.setattr(texts, "read_segments", lambda: some)
     licences = [*islice(texts._licences(), 30)]
@@ -73,11 +70,10 @@ def test_commands_of_the_quick_start_run(folder, monkeypatch, call) -> None:
         words = ["embedded" if one in ("MODEL", "TEXTS") else one for one in arguments]
         if words[0] == "run":
             words.append("--dry-run")
-        done = call(*words)
-        assert done.status == 0, (words, done.err)
+        succeed(*words)
 
 
-def test_python_of_the_docs_runs(folder, monkeypatch) -> None:
+def test_python_of_the_docs_runs(folder, monkeypatch):
     monkeypatch.chdir(folder)
     for page in PAGES:
         names: dict = {}  # a page goes on with what it has
@@ -85,7 +81,7 @@ def test_python_of_the_docs_runs(folder, monkeypatch) -> None:
             exec(compile(block, str(page), "exec"), names)
 
 
-def test_verbs_and_make_targets_of_the_docs_exist() -> None:
+def test_verbs_and_make_targets_of_the_docs_exist():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     for page in PAGES:
         for words in commands(page):
@@ -98,14 +94,14 @@ def test_verbs_and_make_targets_of_the_docs_exist() -> None:
                 assert given <= taken, (page, words, given - taken)
 
 
-def test_links_between_pages_lead_somewhere() -> None:
+def test_links_between_pages_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
             if not target.startswith("http"):
                 assert (page.parent / target).exists(), (page, target)
 
 
-def test_pages_stay_short() -> None:
+def test_pages_stay_short():
     at_most = dict.fromkeys(PAGES, 200) | {ROOT / "README.md": 120, ROOT / "AGENTS.md": 40}
     for page, most in at_most.items():
         assert len(page.read_text(encoding="utf-8").splitlines()) <= most, page
@@ -113,7 +109,7 @@ def test_pages_stay_short() -> None:
     assert len(re.findall(r"^\|", table, re.M)) - 2 <= 40  # its head apart
 
 
-def test_every_page_of_the_site_opens_with_a_command() -> None:
+def test_every_page_of_the_site_opens_with_a_command():
     for page in PAGES[1:]:  # all but the README
         opening = page.read_text(encoding="utf-8").splitlines()[:12]
         assert any(line.startswith(("```bash", "```sh")) for line in opening), page

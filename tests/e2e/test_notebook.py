@@ -38,7 +38,7 @@ def check(cells: list) -> None:
     assert sum("text/html" in one for one in shown) >= 5
 
 
-def test_notebook_runs_on_a_finished_study(small_demo, tmp_path) -> None:
+def test_notebook_runs_on_a_finished_study(small_demo, tmp_path):
     shutil.copytree(small_demo, tmp_path / "demo")  # so that its first cell finds all done
     assert SETTINGS in nbformat.read(NOTEBOOK, as_version=4).cells[2].source
     check(run(tmp_path, SETTINGS, OWN_SETTINGS))
@@ -59,7 +59,7 @@ def test_notebooks_of_the_library_run_and_end_in_what_they_promise(name, tmp_pat
 
 
 @pytest.mark.slow
-def test_notebook_runs_from_nothing_in_three_minutes_of_two_cores(tmp_path) -> None:
+def test_notebook_runs_from_nothing_in_three_minutes_of_two_cores(tmp_path):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     check(run(tmp_path))
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

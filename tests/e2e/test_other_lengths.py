@@ -7,7 +7,6 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-import yaml
 from transformers import AutoModelForCausalLM
 
 from mnemoscope.benchmark.baselines import STATISTICS, map_statistics
@@ -21,62 +20,23 @@ from mnemoscope.maps.format import pack_triangle, unpack_triangle
 from mnemoscope.maps.store import MapStore
 from mnemoscope.maps.views import MarkedMaps, TensorMaps
 from mnemoscope.study.folder import Study
-from mnemoscope.study.settings import StudySettings, parse_settings
+from mnemoscope.study.settings import parse_settings
 from tiny_models import make_sequences, save_model
 
-
-def test_a_study_of_another_length_runs_to_its_report(tiny, tmp_path, call):
-    """Verdicts are of the second half given the first; maps, CNNs and Δ have the table's length."""
-    length, n = 96, 75
-    model = save_model(tmp_path / "model", max_position_embeddings=length)
-    table = make_sequences(model, n, length=length)
-    table.write_parquet(tmp_path / "sequences.parquet")
-    values = tiny.values | {
-        "model": {"name": str(model), "batch_size": n},
-        "sequences": {"source": str(tmp_path / "sequences.parquet"), "length": length},
-        "label": tiny.values["label"] | {"n_train": 16, "n_eval": 8, "minimum": 8},
-        "capture": {"shard_rows": 16},
-        "train": tiny.values["train"] | {"seeds": [0]},
-        "benchmark": {"n_resamples": 100, "controls": False},
-    }
-    values["label"]["taxonomies"] = ["Non-Memo, Recite[5], Recollect"]
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(values))
-    folder = tmp_path / "study"
-    done = call("run", tmp_path / "study.yaml", "-o", folder, "-q")
-    assert done.status == 0, done.err
-    study = Study(folder)
-    tokens = np.array(table["tokens"].to_list())
-    found = next(continue_sequences(load_model(model), tokens, batch_size=n, prefix=length // 2))
-    stored = study.sequences.sort("sequence_id")
-    assert stored["memorization_score"].to_list() == found.score.tolist()
-    assert stored["continuation"].list.len().to_list() == [length // 2] * n
-    store = MapStore(folder / "maps" / "model")
-    own = store.index.filter(pl.col("suffix") == "true").head(1)
-    (sequence_id,) = own["sequence_id"]
-    packed = store.dataset([sequence_id], "true", "mean").read(torch.arange(1))
-    maps = unpack_triangle(packed)[0].float()
-    assert maps.shape == (2, length, length)
-    torch.testing.assert_close(maps.sum(-1), torch.ones(2, length), atol=0.01, rtol=0)
-    assert (folder / "report.html").stat().st_size > 10_000
-
-
-PREFIX, SUFFIX = 48, 16
+PREFIX, SUFFIX = 48, 24
 
 
 @pytest.fixture(scope="module")
 def uneven(tiny, made_once):
-    """A finished study of 48 + 16 tokens, with its knockout and its grafts."""
+    """A finished study of 48 + 24 tokens, with its knockout and its grafts."""
     from mnemoscope.flow.run import run
 
     def make(folder):
-        table = make_sequences(tiny.model, 90, prefix=PREFIX)
+        table = make_sequences(tiny.model, 90, length=PREFIX + SUFFIX, prefix=PREFIX)
         table.write_ndjson(folder.with_suffix(".jsonl"))
         values = tiny.values | {
-            "sequences": {
-                "source": str(folder.with_suffix(".jsonl")),
-                "prefix": PREFIX,
-                "suffix": SUFFIX,
-            },
+            "sequences": {"source": str(folder.with_suffix(".jsonl"))}
+            | {"prefix": PREFIX, "suffix": SUFFIX},
             "label": tiny.values["label"] | {"n_train": 16, "n_eval": 8, "minimum": 8},
             "train": tiny.values["train"] | {"seeds": [0]},
             "knockout": {"strengths": [5.0], "n_sequences": 8, "draws": 1},
@@ -129,7 +89,7 @@ def test_maps_of_non_memo_show_the_prefix_and_what_the_model_wrote(uneven, tiny)
 
 
 def test_blocks_and_marks_begin_where_the_suffix_does():
-    maps = torch.ones(3, 2, 64, 64).tril() / torch.arange(1, 65)[:, None]
+    maps = torch.ones(3, 2, 72, 72).tril() / torch.arange(1, 73)[:, None]
     packed = TensorMaps(pack_triangle(maps))
     values = dict(zip(STATISTICS, map_statistics(packed, PREFIX)[0, 0], strict=True))
     mean = maps[0, 0, PREFIX:, :PREFIX].mean().item()
@@ -139,7 +99,7 @@ def test_blocks_and_marks_begin_where_the_suffix_does():
     marked = MarkedMaps(packed, torch.tensor([0, 1, 1]), 0.5, PREFIX).read(torch.arange(3))
     changed = (unpack_triangle(marked) != unpack_triangle(packed.read(torch.arange(3)))).any(1)
     assert not changed[0].any()
-    assert changed[1].nonzero()[:, 0].unique().tolist() == list(range(PREFIX, 64))
+    assert changed[1].nonzero()[:, 0].unique().tolist() == list(range(PREFIX, 72))
 
 
 def test_grafts_and_cuts_are_judged_by_the_suffix(uneven, tiny):
@@ -175,29 +135,23 @@ def test_the_report_says_and_draws_the_border(uneven):
         ({"prefix": 64, "suffix": 48, "length": 112}, 64, 112),
         ({"prefix": 50}, 50, 64),
         ({"suffix": 50, "length": 101}, 51, 101),
+        ({"length": 65}, None, None),
+        ({"prefix": 64}, None, None),
+        ({"suffix": 64}, None, None),
+        ({"prefix": 40, "suffix": 40, "length": 90}, None, None),
+        ({"prefix": 2, "suffix": 2}, None, None),
     ],
 )
-def test_prefix_suffix_and_length_fit_together(given, prefix, length):
-    wanted = StudySettings.model_validate({"sequences": given}).sequences
+def test_prefix_suffix_and_length_fit_together_or_are_refused(given, prefix, length):
+    if prefix is None:
+        with pytest.raises(UserError, match=r"sequences: .*length"):
+            parse_settings({"sequences": given}, where="study.yaml")
+        return
+    wanted = parse_settings({"sequences": given}, where="study.yaml").sequences
     assert (wanted.n_prefix, wanted.length) == (prefix, length)
 
 
-@pytest.mark.parametrize(
-    "given",
-    [
-        {"length": 65},
-        {"prefix": 64},
-        {"suffix": 64},
-        {"prefix": 40, "suffix": 40, "length": 90},
-        {"prefix": 2, "suffix": 2},
-    ],
-)
-def test_lengths_that_do_not_fit_are_refused(given):
-    with pytest.raises(UserError, match=r"sequences: .*length"):
-        parse_settings({"sequences": given}, where="study.yaml")
-
-
-def test_an_answer_of_one_token_is_a_suffix_and_the_label_of_psmi(tmp_path, call):
+def test_an_answer_of_one_token_is_a_suffix_and_the_label_of_psmi(tmp_path, succeed):
     """The verdict is transformers' own best token after the prompt."""
     model = save_model(tmp_path / "model")
     prompts = np.random.default_rng(0).integers(1, 300, (60, 15))
@@ -209,17 +163,15 @@ def test_an_answer_of_one_token_is_a_suffix_and_the_label_of_psmi(tmp_path, call
     pl.DataFrame({"tokens": rows}).write_parquet(tmp_path / "prompts.parquet")
     folder = tmp_path / "study"
     sizes = ("--set", "sequences.prefix=15", "--set", "sequences.suffix=1")
-    made = call(
+    succeed(
         *("sequences", tmp_path / "prompts.parquet", "--model", model), *sizes, "-o", folder, "-q"
     )
-    assert made.status == 0, made.err
     for verb in ("continue", "features"):
-        assert call(verb, folder, "-q").status == 0
+        succeed(verb, folder, "-q")
     table = Study(folder).sequences.sort("sequence_id")
     assert table["is_memorized"].to_list() == (answers == best).tolist()
     options = [f"--set={one}" for one in ("minimum=2", "n_directions=20", "n_resamples=50")]
-    asked = call("analyze", "psmi", folder, *options, "-q")
-    assert asked.status == 0, asked.err
+    succeed("analyze", "psmi", folder, *options, "-q")
     labels = pl.read_parquet(folder / "analysis" / "psmi" / "sequences.parquet")["label"]
     counts = pl.Series(answers).value_counts(name="n").filter(pl.col("n") >= 2)
     assert set(labels) == set(counts[counts.columns[0]].cast(pl.String))

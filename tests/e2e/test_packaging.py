@@ -72,7 +72,7 @@ def run(installed: Path, folder: Path, *commands: tuple[str, ...]) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_wheel_holds_the_shipped_data_and_nothing_computed_from_it(built) -> None:
+def test_wheel_holds_the_shipped_data_and_nothing_computed_from_it(built):
     with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
         names = {info.filename: info.file_size for info in wheel.infolist()}
     assert {"mnemoscope/py.typed", "mnemoscope/studies/shapes/pythia.yaml"} <= set(names)
@@ -90,13 +90,13 @@ def test_wheel_holds_the_shipped_data_and_nothing_computed_from_it(built) -> Non
     assert not [name for name in names if "benchmark.parquet" in name or "labels.parquet" in name]
 
 
-def test_shipped_table_holds_no_result(installed) -> None:
+def test_shipped_table_holds_no_result(installed):
     table = pl.read_parquet(installed / "mnemoscope/embedded/data/sequences.parquet")
     results = {"memorization_score", "continuation", "is_memorized", "rouge_l", "is_repeating"}
     assert not results & set(table.columns)
 
 
-def test_extra_all_holds_every_extra_of_a_user() -> None:
+def test_extra_all_holds_every_extra_of_a_user():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
         "optional-dependencies"
     ]
@@ -105,7 +105,7 @@ def test_extra_all_holds_every_extra_of_a_user() -> None:
     assert set(re.findall(r"[\w-]+", named.partition("[")[2])) == of_users
 
 
-def test_scripts_find_what_they_import_in_a_development_install(tmp_path, monkeypatch) -> None:
+def test_scripts_find_what_they_import_in_a_development_install(tmp_path, monkeypatch):
     """The paths that `pip install -e .` adds; that the modules are there, mypy checks."""
     monkeypatch.chdir(ROOT)
     with zipfile.ZipFile(tmp_path / build_editable(str(tmp_path))) as wheel:
@@ -116,12 +116,11 @@ def test_scripts_find_what_they_import_in_a_development_install(tmp_path, monkey
 
 
 def in_context() -> list[str]:
-    """What `.dockerignore` lets in."""
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     return [line[1:] for line in lines if line[0] == "!"]
 
 
-def test_image_is_built_from_what_the_context_holds_and_runs_as_no_root() -> None:
+def test_image_is_built_from_what_the_context_holds_and_runs_as_no_root():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     needed = {"pyproject.toml", "src", project["readme"], *project["license-files"]}
     assert needed <= set(in_context())
@@ -135,7 +134,7 @@ def test_image_is_built_from_what_the_context_holds_and_runs_as_no_root() -> Non
 
 
 @pytest.mark.slow
-def test_a_wheel_is_built_of_what_the_context_holds(tmp_path) -> None:
+def test_a_wheel_is_built_of_what_the_context_holds(tmp_path):
     """The first stage of the image without a container."""
     for name in in_context():
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
@@ -148,24 +147,11 @@ def test_a_wheel_is_built_of_what_the_context_holds(tmp_path) -> None:
         assert "mnemoscope/embedded/data/sequences.parquet" in files.namelist()
 
 
-def test_sdist_holds_sources_and_tests(built) -> None:
+def test_sdist_holds_sources_and_tests(built):
     with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
         names = {"/".join(name.split("/")[1:]) for name in archive.getnames()}
     assert {"pyproject.toml", "README.md", "LICENSE", "src/mnemoscope/__init__.py"} <= names
     assert any(name.startswith("tests/") for name in names)
-
-
-def test_features_and_label_work_from_the_wheel(installed, tmp_path) -> None:
-    (tmp_path / "in.jsonl").write_text(
-        '{"sequence_id": 1, "text": "1 2 3 4 5 6", "memorization_score": 1.0}\n'
-        '{"sequence_id": 2, "text": "no pattern is in here", "memorization_score": 0.5}\n'
-    )
-    features = ("features", "in.jsonl", "-o", "out.parquet")
-    taxonomy = ("-t", "Non-Memo, Reconstruct, Others")
-    label = ("label", "out.parquet", *taxonomy, "-o", "labels.parquet")
-    run(installed, tmp_path, features, label)
-    classes = pl.read_parquet(tmp_path / "labels.parquet")["class"].to_list()
-    assert classes == ["Reconstruct", "Non-Memo"]
 
 
 SMALLEST = {
@@ -185,13 +171,22 @@ SMALLEST = {
 }
 
 
-def test_run_and_capture_work_from_the_wheel_outside_the_checkout(installed, tmp_path) -> None:
+def test_verbs_work_from_the_wheel_outside_the_checkout(installed, tmp_path):
+    (tmp_path / "in.jsonl").write_text(
+        '{"sequence_id": 1, "text": "1 2 3 4 5 6", "memorization_score": 1.0}\n'
+        '{"sequence_id": 2, "text": "no pattern is in here", "memorization_score": 0.5}\n'
+    )
+    features = ("features", "in.jsonl", "-o", "out.parquet")
+    taxonomy = ("-t", "Non-Memo, Reconstruct, Others")
+    label = ("label", "out.parquet", *taxonomy, "-o", "labels.parquet")
     settings = [word for pair in SMALLEST.items() for word in ("--set", "=".join(pair))]
     table = installed / "mnemoscope/embedded/data/sequences.parquet"
     pl.read_parquet(table).head(20).write_parquet(tmp_path / "few.parquet")
     shutil.copytree(installed / "mnemoscope/embedded/data/model", tmp_path / "model")
-    asked = ("--model", "model", "--sequences", "few.parquet", "-o", "captured")
-    run(installed, tmp_path, ("run", "-o", "demo", *settings), ("capture", *asked))
+    capture = ("capture", "--model", "model", "--sequences", "few.parquet", "-o", "captured")
+    run(installed, tmp_path, features, label, ("run", "-o", "demo", *settings), capture)
+    classes = pl.read_parquet(tmp_path / "labels.parquet")["class"].to_list()
+    assert classes == ["Reconstruct", "Non-Memo"]
     page = (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
     assert page.rstrip().endswith("</html>")
     assert pl.read_parquet(tmp_path / "demo" / "benchmark.parquet").height > 0

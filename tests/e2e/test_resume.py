@@ -6,7 +6,6 @@ import random
 import shutil
 import signal
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
@@ -17,9 +16,7 @@ import pytest
 from mnemoscope.cli import main
 from mnemoscope.study.folder import Study
 from mnemoscope.study.stages import STAGES
-from study_files import assert_same, content
-
-PATIENCE_SECONDS = 300
+from study_files import assert_same, content, wait_until
 
 
 def children(pid: int) -> list[int]:
@@ -34,13 +31,6 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
-
-
-def wait_until(is_true: Callable[[], bool], what: str) -> None:
-    limit = time.monotonic() + PATIENCE_SECONDS
-    while not is_true():
-        assert time.monotonic() < limit, f"waited in vain for {what}"
-        time.sleep(0.002)
 
 
 def main_with_forked_workers(arguments: list[str]) -> None:
@@ -99,14 +89,14 @@ GRAFT = [
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is a thing of POSIX")
 def test_killed_at_random_moments_of_every_stage_it_goes_on_to_the_same_bytes(
-    tiny_studies, forkserver, tmp_path, call
-) -> None:
+    tiny_studies, forkserver, tmp_path, succeed
+):
     of_others = shutil.ignore_patterns("analysis")  # what other tests have asked of the study
     folder, whole = (
         Path(shutil.copytree(tiny_studies[stage], tmp_path / stage, ignore=of_others))
         for stage in ("sequences", "report")
     )
-    assert call("graft", whole, *GRAFT, "-q").status == 0
+    succeed("graft", whole, *GRAFT, "-q")
     stages = [one.name for one in STAGES if one.name != "sequences" and not one.is_optional]
     chance, died_in = random.Random(1), []
     for stage in (*stages, "graft"):
@@ -132,8 +122,8 @@ def test_killed_at_random_moments_of_every_stage_it_goes_on_to_the_same_bytes(
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is a thing of POSIX")
 def test_workers_of_a_killed_training_end_and_one_worker_goes_on_to_the_same_bytes(
-    tiny_studies, forkserver, tmp_path, call
-) -> None:
+    tiny_studies, forkserver, tmp_path, succeed
+):
     folder, trained = tmp_path / "study", "cnn/*.outcome.safetensors"
     shutil.copytree(tiny_studies["capture"], folder)
     arguments = ["train", str(folder), "-q", "--set", "train.workers=2"]
@@ -144,6 +134,6 @@ def test_workers_of_a_killed_training_end_and_one_worker_goes_on_to_the_same_byt
     if Path("/proc/self/task").is_dir():
         assert len(workers) >= 2
         wait_until(lambda: not any(map(is_running, workers)), "the workers' end")
-    assert call("train", folder, "--set", "train.workers=1").status == 0
+    succeed("train", folder, "--set", "train.workers=1")
     assert {path: path.read_bytes() for path in made if path.exists()}.items() <= made.items()
     assert_same(folder, tiny_studies["train"])

@@ -1,10 +1,8 @@
-"""A capture in a broken world, for real: damaged shards, a full disk, a second writer."""
+"""A capture in a broken world, for real: damaged shards, a full disk, a read-only medium."""
 
 import os
 import shutil
-import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,11 +10,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 
-from mnemoscope.cli import main
-from mnemoscope.errors import DamagedDataError
 from mnemoscope.flow.run import run, run_stage
 from mnemoscope.maps.store import MapStore
 from mnemoscope.study.folder import Study
@@ -24,11 +19,9 @@ from mnemoscope.study.settings import parse_settings
 from tiny_models import save_model
 
 N_SEQUENCES = 240
-PATIENCE_SECONDS = 300
 
 
 def maps_of(study: Path) -> dict[str, bytes]:
-    """The files of the store."""
     return {path.name: path.read_bytes() for path in sorted((study / "maps" / "model").iterdir())}
 
 
@@ -58,67 +51,24 @@ def captured(begun, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def capturing(forkserver) -> Iterator:
-    """Start `mnemoscope capture` in a process of its own."""
-    started = []
-
-    def start(study: Path):
-        process = forkserver.Process(target=main, args=(["capture", str(study), "-q"],))
-        process.start()
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.join()
-
-
-def wait_for_shards(study: Path, n: int, process) -> None:
-    limit = time.monotonic() + PATIENCE_SECONDS
-    while len(list(study.glob("maps/model/shard-*.json"))) < n and process.is_alive():
-        assert time.monotonic() < limit, f"waited in vain for {n} shards"
-        time.sleep(0.001)
-
-
-def damage(shard: Path, how: str) -> None:
-    """Do to a shard what a disk or a person does."""
-    data = bytearray(shard.read_bytes())
-    if how == "bit-flipped":
-        data[-50] ^= 8
-        shard.write_bytes(data)
-    else:  # whole, of the right shape, from elsewhere; what is cut or gone: tests/maps
-        save_file({name: one.flip(0).clone() for name, one in load_file(shard).items()}, shard)
-
-
-def read_all(study: Path, *, verify: bool) -> torch.Tensor:
-    """Open a store and read all its maps, the shards compared on opening or when asked for."""
-    store = MapStore(study / "maps" / "model", verify=verify)
-    maps = store.dataset(store.index["sequence_id"].to_numpy(), "true", "mean")
-    return maps.read(torch.arange(len(maps)))
-
-
-@pytest.mark.parametrize("how", ["bit-flipped", "foreign"])
 def test_damaged_shards_are_named_and_capture_redoes_just_those(
-    how, captured, tmp_path, call, refused
+    captured, tmp_path, call, succeed, refused
 ):
+    """How a store finds what is cut, flipped or gone: tests/maps."""
     study = Path(shutil.copytree(captured, tmp_path / "study"))
     shards = sorted(study.glob("maps/model/shard-*.safetensors"))
     times = {path: path.stat().st_mtime_ns for path in shards}
-    for position in (3, 90):
-        damage(shards[position], how)
-    assert str(shards[3]) in refused("describe", study / "maps" / "model")
-    for verify in (True, False):
-        with pytest.raises(DamagedDataError, match=f"{shards[3].name}.*'mnemoscope capture STUDY'"):
-            read_all(study, verify=verify)
-    done = call("capture", study)
-    assert done.status == 0, done.err
+    for position in (3, 90):  # whole, of the right shape, from elsewhere
+        tensors = load_file(shards[position])
+        save_file({name: one.flip(0).clone() for name, one in tensors.items()}, shards[position])
+    line = refused("describe", study / "maps" / "model")
+    assert shards[3].name in line
+    assert "'mnemoscope capture STUDY'" in line
+    done = succeed("capture", study)
     assert all(str(shards[position]) in done.err for position in (3, 90))
     assert maps_of(study) == maps_of(captured)
     redone = [path for path in shards if path.stat().st_mtime_ns != times[path]]
     assert redone == [shards[3], shards[90]]
-    assert torch.equal(read_all(study, verify=True), read_all(captured, verify=True))
     assert "Nothing to do" in call("capture", study, "-q").out
 
 
@@ -136,7 +86,7 @@ def mounted(folder: Path, options: str) -> Iterator[None]:
 
 
 def test_a_disk_that_fills_up_leaves_a_valid_store_that_goes_on(
-    begun, captured, tmp_path, call, refused
+    begun, captured, tmp_path, succeed, refused
 ):
     disk = tmp_path / "disk"
     with mounted(disk, "size=400k"):
@@ -153,29 +103,13 @@ def test_a_disk_that_fills_up_leaves_a_valid_store_that_goes_on(
             path: path.stat().st_mtime_ns
             for path in sorted(study.glob("maps/model/shard-*.safetensors"))
         }
-        assert call("capture", study, "-q").status == 0
+        succeed("capture", study, "-q")
         assert maps_of(study) == maps_of(captured)
         redone = [path for path in kept if path.stat().st_mtime_ns != kept[path]]
         assert len(redone) <= 1  # a shard that came before the index that names it
 
 
-def test_a_second_writer_is_refused_with_the_firsts_number(begun, tmp_path, capturing, refused):
-    study = Path(shutil.copytree(begun, tmp_path / "study"))
-    first = capturing(study)
-    wait_for_shards(study, 1, first)
-    os.kill(first.pid, signal.SIGSTOP)
-    state = Path(f"/proc/{first.pid}/stat")
-    while state.is_file() and state.read_text().rsplit(")", 1)[1].split()[0] != "T":
-        time.sleep(0.001)  # the write that it is at ends first
-    try:
-        before = maps_of(study)
-        assert f"in use by process {first.pid}." in refused("capture", study, "-q")
-        assert maps_of(study) == before
-    finally:
-        os.kill(first.pid, signal.SIGCONT)
-
-
-def test_a_read_only_medium_is_read_and_not_written(captured, tmp_path, call, refused):
+def test_a_read_only_medium_is_read_and_not_written(captured, tmp_path, succeed, refused):
     disk = tmp_path / "disk"
     with mounted(disk, "size=40m"):
         study = Path(shutil.copytree(captured, disk / "study"))
@@ -184,6 +118,6 @@ def test_a_read_only_medium_is_read_and_not_written(captured, tmp_path, call, re
         store.check()
         ids = store.index["sequence_id"].to_numpy()
         assert len(store.dataset(ids, "true", "mean").__getitems__([0, 5, N_SEQUENCES - 1])) == 3
-        assert call("describe", study).status == 0
-        assert call("describe", study / "maps" / "model").status == 0
+        succeed("describe", study)
+        succeed("describe", study / "maps" / "model")
         assert "cannot be written to" in refused("capture", study, "-q")

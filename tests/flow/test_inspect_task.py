@@ -31,13 +31,12 @@ def asked(table, **more):
 
 
 def figures(log, name):
-    """Of one score: the value of each metric by its name."""
     (found,) = [one for one in log.results.scores if one.name == name]
     values = {metric: one.value for metric, one in found.metrics.items()}
     return {metric.removeprefix("grouped_"): value for metric, value in values.items()}
 
 
-def test_local_provider_finds_what_continue_finds(inspect_ai, table) -> None:
+def test_local_provider_finds_what_continue_finds(inspect_ai, table):
     model = inspect_ai.model.get_model(
         "hf/embedded",
         model_path=str(model_path()),
@@ -61,7 +60,7 @@ def test_local_provider_finds_what_continue_finds(inspect_ai, table) -> None:
     assert exact["Recite[5]"] == 1
 
 
-def test_mock_provider_that_knows_half_of_each_suffix(inspect_ai, table) -> None:
+def test_mock_provider_that_knows_half_of_each_suffix(inspect_ai, table):
     tokenizer, frame = load_tokenizer(model_path()), pl.read_parquet(table)
     by_prefix = {
         tokenizer.decode(row[:32]): tokenizer.decode(row[32:48]) + "#"
@@ -81,7 +80,7 @@ def test_mock_provider_that_knows_half_of_each_suffix(inspect_ai, table) -> None
     assert len(log.samples) == 3  # without classes all are one
 
 
-def test_refusals_say_what_to_give(table) -> None:
+def test_refusals_say_what_to_give(table):
     task = import_module("mnemoscope.flow.inspect_task")
     for given in ({}, {"study": "a", "table": "b"}):
         with pytest.raises(UserError, match="give -T study"):

@@ -21,11 +21,10 @@ NAME = "someone/memories"
 
 
 def test_a_study_is_pushed_without_texts_unless_they_are_asked_for(
-    tiny_studies, tiny, tmp_path, call
-) -> None:
+    tiny_studies, tiny, tmp_path, succeed
+):
     folder, out = tiny_studies["report"], tmp_path / "out"
-    done = call("push", folder, NAME, "--dry-run", "-o", out, "--license", "cc-by-4.0")
-    assert done.status == 0, done.err
+    done = succeed("push", folder, NAME, "--dry-run", "-o", out, "--license", "cc-by-4.0")
     assert "Nothing was uploaded" in done.out
     found = pl.read_parquet(out / "data" / "sequences.parquet")
     study = Study(folder)
@@ -45,7 +44,7 @@ def test_a_study_is_pushed_without_texts_unless_they_are_asked_for(
         assert f">{genre}<" not in page
         assert f">{genre}, " not in page
     shown = tmp_path / "shown"
-    assert call("push", folder, NAME, "--dry-run", "-o", shown, "--with-texts").status == 0
+    succeed("push", folder, NAME, "--dry-run", "-o", shown, "--with-texts")
     table = pl.read_parquet(shown / "data" / "sequences.parquet")
     assert table.equals(study.sequences)
     assert (shown / "report.html").read_bytes() == (folder / "report.html").read_bytes()
@@ -53,7 +52,6 @@ def test_a_study_is_pushed_without_texts_unless_they_are_asked_for(
 
 
 def check_by_the_hubs_library(out, study, tmp_path) -> None:
-    """Card and tables, as the hub's own library reads them."""
     datasets = pytest.importorskip("datasets")
     card = DatasetCard.load(out / "README.md")
     assert card.data.license == "cc-by-4.0"
@@ -71,57 +69,39 @@ def check_by_the_hubs_library(out, study, tmp_path) -> None:
     assert settings["label"] == study.settings.as_dict()["label"]
 
 
-def test_a_study_without_cnns_goes_without_its_place_and_columns_of_its_own(tmp_path, call) -> None:
-    rows = pl.DataFrame(
-        {
-            "sequence_id": range(8),
-            "tokens": [list(range(one, one + 64)) for one in range(8)],
-            "duplicates": [1] * 8,
-            "is_code": [False] * 8,
-            "class": ["marker"] * 8,
-            "Non-Memo, own": ["marker"] * 8,
-        }
-    )
-    rows.write_parquet(tmp_path / "rows.parquet")
+def test_a_study_without_cnns_goes_without_its_place_and_own_columns(tmp_path, call, succeed):
+    tokens = [list(range(one, one + 64)) for one in range(8)]
+    own = {name: ["marker"] * 8 for name in ("class", "Non-Memo, own")}
+    known = {"sequence_id": range(8), "duplicates": [1] * 8, "is_code": [False] * 8}
+    pl.DataFrame({**known, "tokens": tokens, **own}).write_parquet(tmp_path / "rows.parquet")
     study, out = tmp_path / "place" / "study", tmp_path / "out"
     flags = ("--sequences", tmp_path / "rows.parquet", "--set", "title=a / b", "-o", study, "-q")
     assert "no taxonomy can be trained" in call("run", *flags).err
-    assert call("push", study, NAME, "--dry-run", "-o", out).status == 0
+    succeed("push", study, NAME, "--dry-run", "-o", out)
     page = (out / "report.html").read_text()
     assert "o taxonomy can be trained" in page
     everything = b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file())
     assert str(tmp_path).encode() not in everything
-    assert not {"class", "Non-Memo, own"} & set(
-        pl.read_parquet(out / "data" / "sequences.parquet").columns
-    )
+    assert not own.keys() & set(pl.read_parquet(out / "data" / "sequences.parquet").columns)
     assert yaml.safe_load((out / "settings.yaml").read_text())["title"] == "a / b"
 
 
-def test_a_table_keeps_its_classes_and_loses_columns_that_may_tell_a_text() -> None:
-    frame = pl.DataFrame(
-        {
-            "sequence_id": [1, 2],
-            "text": ["secret", "word"],
-            "tokens": [[1, 2], None],
-            "note": ["secret", ""],
-            "document": ["/home/me/secret.txt", None],
-            "class": ["Recall", None],
-            "Non-Memo, Guess, Recall": ["Recall", "Guess"],
-        }
-    )
-    found = without_texts(frame)
+def test_a_table_keeps_its_classes_and_loses_columns_that_may_tell_a_text():
+    own = {"text": ["secret", "word"], "tokens": [[1, 2], None], "note": ["secret", ""]}
+    own["document"] = ["/home/me/secret.txt", None]
+    classes = {"class": ["Recall", None], "Non-Memo, Guess, Recall": ["Recall", "Guess"]}
+    found = without_texts(pl.DataFrame({"sequence_id": [1, 2], **own, **classes}))
     assert found.columns == ["sequence_id", "class", "Non-Memo, Guess, Recall", "tokens_sha256"]
     assert found["tokens_sha256"][1] is None
 
 
-def test_an_audit_goes_only_with_its_documents(tmp_path, call, refused) -> None:
+def test_an_audit_goes_only_with_its_documents(tmp_path, succeed, refused):
     audit, out = tmp_path / "audit", tmp_path / "out"
     (tmp_path / "a.txt").write_text("one two three " * 60)
-    assert call("audit", "embedded", tmp_path / "a.txt", "-o", audit, "--profile", "-q").status == 0
+    succeed("audit", "embedded", tmp_path / "a.txt", "-o", audit, "--profile", "-q")
     assert "--with-documents" in refused("push", audit, NAME, "--dry-run", "-o", out)
     assert not out.exists()
-    done = call("push", audit, NAME, "--dry-run", "-o", out, "--with-documents")
-    assert done.status == 0, done.err
+    succeed("push", audit, NAME, "--dry-run", "-o", out, "--with-documents")
     assert (out / "audit.html").read_bytes() == (audit / "audit.html").read_bytes()
     tables = {path.name for path in audit.glob("*.parquet")}
     assert {"spans.parquet", "near.parquet", "profile.parquet"} <= tables
@@ -130,18 +110,17 @@ def test_an_audit_goes_only_with_its_documents(tmp_path, call, refused) -> None:
     card = DatasetCard.load(out / "README.md")
     assert card.data.license == "unknown"
     assert "`audit.json`" in card.text  # it holds paths of this machine
-    own, spans = (audit / "audit.json").read_text(), (audit / "spans.parquet").read_bytes()
+    asked = ("push", audit, NAME, "--dry-run", "-o", tmp_path / "o", "--with-documents")
+    own = (audit / "audit.json").read_text()
     changed = own.replace('"share": 0.0', '"share": 0.5')
     assert changed != own
     for damaged in ("{}", "[]", "[" * 5000, '{"summary": 3}', changed):
         (audit / "audit.json").write_text(damaged)
-        line = refused("push", audit, NAME, "--dry-run", "-o", tmp_path / "o", "--with-documents")
-        assert "damaged" in line
+        assert "damaged" in refused(*asked)
     (audit / "audit.json").write_text(own)
-    (audit / "spans.parquet").write_bytes(spans[:-9] + b"x" + spans[-8:])
-    refused("push", audit, NAME, "--dry-run", "-o", tmp_path / "o", "--with-documents")
+    spans = (audit / "spans.parquet").read_bytes()
     pl.DataFrame({"of": ["another audit"]}).write_parquet(audit / "spans.parquet")
-    line = refused("push", audit, NAME, "--dry-run", "-o", tmp_path / "o", "--with-documents")
+    line = refused(*asked)
     assert "spans.parquet: damaged (its content has changed since it was written)" in line
     (audit / "spans.parquet").write_bytes(spans)
     (tmp_path / "secret.txt").write_text("secret")
@@ -150,13 +129,12 @@ def test_an_audit_goes_only_with_its_documents(tmp_path, call, refused) -> None:
     links[1].unlink()
     for link in links:
         link.symlink_to(tmp_path / "secret.txt")
-        line = refused("push", audit, NAME, "--dry-run", "-o", tmp_path / "o", "--with-documents")
-        assert f"{link}: a link" in line
+        assert f"{link}: a link" in refused(*asked)
         assert not [path for path in tmp_path.iterdir() if "o" in path.name.split(".")]
         link.unlink()
 
 
-def test_a_folder_stands_whole_or_not_at_all(tiny, tmp_path, monkeypatch) -> None:
+def test_a_folder_stands_whole_or_not_at_all(tiny, tmp_path, monkeypatch):
     out = tmp_path / "out"
     out.mkdir()  # an empty one is filled
     assert (write_dataset(tiny.table, out) / "README.md").is_file()
@@ -168,14 +146,6 @@ def test_a_folder_stands_whole_or_not_at_all(tiny, tmp_path, monkeypatch) -> Non
     with pytest.raises(NoRoomError):
         write_dataset(tiny.table, tmp_path / "other")
     assert list(tmp_path.iterdir()) == [out]
-
-
-def test_refusals(tiny_studies, tiny, tmp_path, refused) -> None:
-    assert "OWNER/NAME" in refused("push", tiny_studies["label"], "name", "--dry-run")
-    assert "label" in refused("push", tiny_studies["sequences"], NAME, "--dry-run")
-    assert "not an audit" in refused("push", tiny.table, NAME, "--dry-run", "--with-documents")
-    (tmp_path / "mine").touch()
-    assert "new or empty" in refused("push", tiny.table, NAME, "--dry-run", "-o", tmp_path)
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -244,9 +214,7 @@ def push(hub, call, monkeypatch):
     close_session()
 
 
-def test_upload_is_one_commit_of_these_files_into_a_private_data_set(
-    hub, push, tiny, tmp_path
-) -> None:
+def test_upload_is_one_commit_of_these_files_into_a_private_data_set(hub, push, tiny, tmp_path):
     out = tmp_path / "out"
     done = push(tiny.table, NAME, "-o", out)
     assert done.status == 0, done.err
@@ -269,9 +237,7 @@ def test_upload_is_one_commit_of_these_files_into_a_private_data_set(
     assert {token for _, token, _ in hub.asked} == {"Bearer hf_test"}
 
 
-def test_a_data_set_of_others_or_a_public_one_is_left_alone_without_its_flag(
-    hub, push, tiny
-) -> None:
+def test_a_data_set_of_others_or_a_public_one_is_left_alone_without_its_flag(hub, push, tiny):
     for tags, private, said in (([], True, "not made by"), (["mnemoscope"], False, "everybody")):
         hub.tags, hub.private = tags, private
         done = push(tiny.table, NAME)
@@ -283,7 +249,7 @@ def test_a_data_set_of_others_or_a_public_one_is_left_alone_without_its_flag(
     assert push(tiny.table, NAME).status == 0
 
 
-def test_paths_are_cut_and_names_of_the_hub_are_not(tmp_path, monkeypatch) -> None:
+def test_paths_are_cut_and_names_of_the_hub_are_not(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "acme" / "emails").mkdir(parents=True)
     values = {
@@ -300,9 +266,7 @@ def test_paths_are_cut_and_names_of_the_hub_are_not(tmp_path, monkeypatch) -> No
     assert [_last(one) for one in values] == list(values.values())
 
 
-def test_a_hub_that_refuses_is_one_line_and_a_dry_run_asks_nobody(
-    hub, push, tiny, monkeypatch
-) -> None:
+def test_a_hub_that_refuses_is_one_line_and_a_dry_run_asks_nobody(hub, push, tiny, monkeypatch):
     done = push(tiny.table, NAME, "--dry-run")
     assert done.status == 0, done.err
     assert not hub.asked

@@ -1,8 +1,7 @@
 """An invented study to render: seeded Δ with structure, figures of the size small models give."""
 
-import re
 from dataclasses import replace
-from html import unescape
+from functools import cache
 
 import numpy as np
 import polars as pl
@@ -34,7 +33,6 @@ def make_delta(n_classes: int, n_layers: int, seed: int, length: int = 64) -> np
 
 
 def estimate(value: float, width: float = 0.04) -> Estimate:
-    """An interval around a value."""
     return Estimate(value, max(0, value - width), min(1, value + 0.9 * width))
 
 
@@ -161,6 +159,7 @@ def make_taxonomy(
     )
 
 
+@cache
 def make_content() -> c.ReportContent:
     """The demo as it is expected to come out: a null result with its positive control."""
     model = {"name": "mnemoscope-demo", "n_layers": 4, "n_heads": 8, "dtype": "float32"}
@@ -207,36 +206,10 @@ def content() -> c.ReportContent:
     return make_content()
 
 
-@pytest.fixture(scope="session")
-def page_of(content):
+def page_of(*taxonomies: c.TaxonomyResult, **facts) -> str:
     """The page of these taxonomies, in the invented study or with some facts changed."""
-
-    def page_of(*taxonomies: c.TaxonomyResult, **facts) -> str:
-        shown = {"taxonomies": taxonomies} if taxonomies else {}
-        return render_report(replace(content, **shown, **facts))
-
-    return page_of
-
-
-def words_of(html: str) -> str:
-    """Text of a piece of a page, tags taken out, spaces made single."""
-    text = unescape(re.sub(r"<[^>]*>", " ", html)).replace("\u202f", " ")
-    return " ".join(text.split())
-
-
-@pytest.fixture(scope="session")
-def words():
-    return words_of
-
-
-@pytest.fixture(scope="session")
-def build_taxonomy():
-    return make_taxonomy
-
-
-@pytest.fixture(scope="session")
-def build_benchmark():
-    return make_benchmark
+    shown = {"taxonomies": taxonomies} if taxonomies else {}
+    return render_report(replace(make_content(), **shown, **facts))
 
 
 @pytest.fixture(scope="session")

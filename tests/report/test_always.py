@@ -7,19 +7,14 @@ import polars as pl
 import yaml
 
 from mnemoscope.study.folder import Study
-
-
-def text_of(page: str) -> str:
-    body = re.sub(r"<(style|script)>.*?</\1>", "", page, flags=re.DOTALL)
-    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", body)).split())
+from pages import words_of as text_of
 
 
 def test_a_labelled_study_shows_shares_examples_and_the_command_that_goes_on(
-    study_at, tiny_studies, call
+    study_at, tiny_studies, succeed
 ):
     folder = study_at("label")
-    result = call("report", folder)
-    assert result.status == 0, result.err
+    succeed("report", folder)
     said = text_of((folder / "report.html").read_text())
     for words in (
         "so this page shows what there is",
@@ -35,7 +30,7 @@ def test_a_labelled_study_shows_shares_examples_and_the_command_that_goes_on(
 
 
 def test_a_study_whose_classes_are_too_small_has_a_report_whose_command_helps(
-    study_at, call, refused
+    study_at, call, succeed, refused
 ):
     folder = study_at("features")
     brief = ("--no-controls", "--set", "train.seeds=[0]", "-t", "Non-Memo, Guess, Recall")
@@ -49,7 +44,7 @@ def test_a_study_whose_classes_are_too_small_has_a_report_whose_command_helps(
     (command,) = re.findall(r'<div class="missing".*?<code>(.*?)</code>', page, re.DOTALL)
     program, *arguments = html.unescape(command).split()
     assert program == "mnemoscope"
-    assert call(*arguments, "-q").status == 0
+    succeed(*arguments, "-q")
     assert Study(folder).is_done("report")
     assert set(Study(folder).read("benchmark.parquet")["source"]) <= {"model", "statistics"}
 
@@ -68,11 +63,10 @@ def test_without_counts_the_remedy_is_the_training_texts(tiny, tmp_path, refused
     assert f"mnemoscope run -o {folder} --set features.corpus=TEXTS --redo" in said
 
 
-def test_analyses_without_cnns_are_shown(study_at, call):
+def test_analyses_without_cnns_are_shown(study_at, succeed):
     folder = study_at("features")
     brief = ("--set", "prompt_lengths=[32]", "--set", "n_sequences=20")
-    result = call("analyze", "length", folder, *brief)
-    assert result.status == 0, result.err
+    result = succeed("analyze", "length", folder, *brief)
     assert f"Wrote {folder / 'report.html'}." in result.out
     said = text_of((folder / "report.html").read_text())
     assert "Verbatim memorization length" in said

@@ -6,13 +6,10 @@ import pytest
 
 from mnemoscope.benchmark.gain import Gain
 from mnemoscope.benchmark.verdict import BenchmarkFigures, give_verdict
-from mnemoscope.report.answer import (
-    answer,
-    benchmark_sentence,
-    conclusion,
-)
+from mnemoscope.report.answer import answer, benchmark_sentence, conclusion
 from mnemoscope.report.content import Benchmark, Standing
 from mnemoscope.stats import Estimate
+from tests.report.conftest import make_benchmark, make_taxonomy
 
 NAMES = ("Non-Memo", "Guess", "Recall")
 BEYOND, WITHIN, UNDECIDED = (0.2, 0.1, 0.3), (-0.2, -0.3, -0.1), (0.01, -0.1, 0.1)
@@ -20,7 +17,7 @@ BEYOND, WITHIN, UNDECIDED = (0.2, 0.1, 0.3), (-0.2, -0.3, -0.1), (0.01, -0.1, 0.
 
 @pytest.mark.parametrize("value", [-0.2, 0.001, 0.2])
 @pytest.mark.parametrize("is_class_lost", [False, True])
-def test_the_sign_never_contradicts_the_verdict(build_benchmark, value, is_class_lost) -> None:
+def test_the_sign_never_contradicts_the_verdict(value, is_class_lost):
     f1 = (0.2, 0.8, 0.8) if is_class_lost else (0.7, 0.8, 0.8)
     figures = BenchmarkFigures(
         NAMES,
@@ -30,28 +27,24 @@ def test_the_sign_never_contradicts_the_verdict(build_benchmark, value, is_class
         controls=("blind", "ngram", "reference"),
     )
     verdict = give_verdict(figures)
-    state = build_benchmark(verdict=verdict.sentence, verdict_kind=verdict.kind).standing
+    state = make_benchmark(verdict=verdict.sentence, verdict_kind=verdict.kind).standing
     assert (state is Standing.BEYOND) == (verdict.kind == "adds")
     assert (state is Standing.WITHIN) == (verdict.kind == "nothing")
 
 
-def test_without_training_or_controls_there_is_no_verdict_and_the_bar_is_the_best_without_memory(
-    build_benchmark,
-) -> None:
-    untrained = build_benchmark(scores={"model": None, "blind": 0.4})
+def test_without_training_or_controls_there_is_no_verdict_and_the_bar_is_the_best_without_memory():
+    untrained = make_benchmark(scores={"model": None, "blind": 0.4})
     assert untrained.standing is Standing.UNTRAINED
-    assert build_benchmark(verdict=None).standing is Standing.UNCONTROLLED
-    assert build_benchmark(excess=(0, 0, 0), verdict_kind="cannot").standing is (
+    assert make_benchmark(verdict=None).standing is Standing.UNCONTROLLED
+    assert make_benchmark(excess=(0, 0, 0), verdict_kind="cannot").standing is (
         Standing.UNCONTROLLED
     )
     assert Benchmark("matched", impossible="too few").standing is Standing.IMPOSSIBLE
     scores = {"model": 0.9, "blind": 0.4, "ngram": 0.5, "reference": 0.6, "control": 0.7}
-    assert build_benchmark(scores=scores | {"logits": 0.8}).best == ("reference", 0.6)
+    assert make_benchmark(scores=scores | {"logits": 0.8}).best == ("reference", 0.6)
 
 
-def test_a_null_result_is_said_plainly_with_its_positive_control(
-    content, build_taxonomy, build_benchmark
-) -> None:
+def test_a_null_result_is_said_plainly_with_its_positive_control(content):
     facts, said = answer(content)
     assert "finished 4,044 of them (60.4\u202f%) word for word" in facts
     assert said.startswith("Under “Prashanth et al.” nothing is left once the text is taken off: −")
@@ -59,8 +52,11 @@ def test_a_null_result_is_said_plainly_with_its_positive_control(
     assert "tell the classes apart with min-F1 61.1\u202f% and 86.2\u202f%" in said
     assert len(answer(replace(content, taxonomies=()))) == 1
     failing = {"model": 0.2, "blind": 0.5, "reference": 0.3, "logits": 0.45}
-    without = build_taxonomy(n_layers=1, benchmarks=(build_benchmark(scores=failing),))
+    without = make_taxonomy(n_layers=1, benchmarks=(make_benchmark(scores=failing),))
     assert "log-probabilities" not in answer(replace(content, taxonomies=[without]))[1]
+
+
+GIVEN = "the text gives away"
 
 
 @pytest.mark.parametrize(
@@ -75,42 +71,29 @@ def test_a_null_result_is_said_plainly_with_its_positive_control(
         ((), ""),
     ],
 )
-def test_one_sentence_says_what_the_clearest_taxonomy_shows(
-    content, build_taxonomy, build_benchmark, excesses, said
-) -> None:
+def test_one_sentence_says_what_the_clearest_taxonomy_shows(content, excesses, said):
     shown = [
-        build_taxonomy(n_layers=1, benchmarks=(build_benchmark(excess=one),)) for one in excesses
+        make_taxonomy(n_layers=1, benchmarks=(make_benchmark(excess=one),)) for one in excesses
     ]
     assert conclusion(replace(content, taxonomies=shown)) == said
 
 
-@pytest.mark.parametrize(
-    ("finding", "begins"),
-    [
-        (
-            "SPECIFIC",
-            "In this training Recall depends on the queries and keys of layer 0 more than Guess ",
-        ),
-        ("EITHER_WAY", "Recall breaks more than Guess along one direction of "),
-        ("ALIKE", "No part of the model was found to break one memorized class more than random "),
-        ("OUT_OF_REACH", "Whether memorized classes need different parts of the model cannot "),
-        ("FEW", "Whether memorized classes need different parts of the model cannot "),
-    ],
-)
-@pytest.mark.parametrize(
-    ("truth", "ends"),
-    [
-        ("SPECIFIC", "; of text that can be guessed, what was read depends on the MLP of layer 1 "),
-        ("ALIKE", "; of text that can be guessed, having been read makes no difference that shows"),
-        ("EITHER_WAY", None),
-        ("OUT_OF_REACH", None),
-        ("FEW", None),
-        (None, None),
-    ],
-)
-def test_the_sentence_begins_with_what_grafts_decide(
-    content, build_taxonomy, finding, begins, truth, ends
-) -> None:
+FINDINGS = {
+    "SPECIFIC": "In this training Recall depends on the queries and keys of layer 0 more than ",
+    "EITHER_WAY": "Recall breaks more than Guess along one direction of ",
+    "ALIKE": "No part of the model was found to break one memorized class more than random ",
+    "OUT_OF_REACH": "Whether memorized classes need different parts of the model cannot ",
+    "FEW": "Whether memorized classes need different parts of the model cannot ",
+}
+OF_TRUTH = {
+    "SPECIFIC": "; of text that can be guessed, what was read depends on the MLP of layer 1 ",
+    "ALIKE": "; of text that can be guessed, having been read makes no difference that shows",
+}
+
+
+@pytest.mark.parametrize(("finding", "begins"), FINDINGS.items())
+@pytest.mark.parametrize("truth", [*FINDINGS, None])
+def test_the_sentence_begins_with_what_grafts_decide(content, finding, begins, truth):
     row = {"broken": "Recall", "spared": "Guess", "part": "layers.0.qk"}
     row |= {"specific": Estimate(0.1)}
     of_truth = {"broken": "read", "spared": "never read", "part": "layers.1.mlp"}
@@ -118,11 +101,11 @@ def test_the_sentence_begins_with_what_grafts_decide(
     grafts = [{"first": None}, {"first": row | {"finding": finding}} | by_truth]
     if finding == "SPECIFIC":
         grafts.append({"first": row | {"finding": "ALIKE", "specific": Estimate(0.9)}})
-    taxonomies = [build_taxonomy(n_layers=1, graft=one) for one in grafts]
+    taxonomies = [make_taxonomy(n_layers=1, graft=one) for one in grafts]
     said = conclusion(replace(content, taxonomies=taxonomies))
     assert said.startswith(begins)
-    assert (ends or ".") in said
-    assert ("that can be guessed" in said) == (ends is not None)
+    assert OF_TRUTH.get(truth, ".") in said
+    assert ("that can be guessed" in said) == (truth in OF_TRUTH)
 
 
 @pytest.mark.parametrize(
@@ -134,12 +117,10 @@ def test_the_sentence_begins_with_what_grafts_decide(
         ((None, None, None), None),
     ],
 )
-def test_a_regression_that_does_as_well_as_the_cnns_is_named_by_the_interval(
-    build_benchmark, gap, said
-) -> None:
-    text = benchmark_sentence(build_benchmark(over_statistics=Estimate(*gap)))
+def test_a_regression_that_does_as_well_as_the_cnns_is_named_by_the_interval(gap, said):
+    text = benchmark_sentence(make_benchmark(over_statistics=Estimate(*gap)))
     assert ("needs no CNN" in text) == (said is not None)
     assert said is None or said in text
-    text = benchmark_sentence(build_benchmark(scores={"model": None, "statistics": 0.384}))
+    text = benchmark_sentence(make_benchmark(scores={"model": None, "statistics": 0.384}))
     assert "did not learn even their own training sequences" in text
     assert "reaches min-F1 38.4\u202f%" in text

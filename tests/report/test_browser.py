@@ -20,7 +20,6 @@ def report(tmp_path_factory: pytest.TempPathFactory, content: ReportContent) -> 
 
 @pytest.fixture
 def visit(browser, report: Path):
-    """Open the report in a window of a width."""
     made = []
 
     def start(width: int = 1280, **options) -> Visit:
@@ -33,7 +32,7 @@ def visit(browser, report: Path):
         one.context.close()
 
 
-def test_the_body_never_scrolls_sideways_and_nothing_is_asked_of_the_network(visit) -> None:
+def test_the_body_never_scrolls_sideways_and_nothing_is_asked_of_the_network(visit):
     one = visit()
     assert one.page.evaluate("document.documentElement.scrollHeight") <= 6000
     for first in (".found", "#memory-or-text tbody .plot"):  # the answer is on the first screen
@@ -51,7 +50,7 @@ def test_the_body_never_scrolls_sideways_and_nothing_is_asked_of_the_network(vis
     assert not one.trouble
 
 
-def test_a_chosen_layer_shows_that_layers_maps(visit) -> None:
+def test_a_chosen_layer_shows_that_layers_maps(visit):
     shown = visit().page.evaluate(
         """(() => {
           const delta = document.querySelector("[data-delta]");
@@ -67,7 +66,7 @@ def test_a_chosen_layer_shows_that_layers_maps(visit) -> None:
     assert shown == [True] * 4
 
 
-def test_the_keyboard_reads_a_map(visit, content: ReportContent) -> None:
+def test_the_keyboard_reads_a_map(visit, content: ReportContent):
     page = visit().page
     page.evaluate(UNFOLD)
     page.focus(".frame")
@@ -87,7 +86,7 @@ def test_the_keyboard_reads_a_map(visit, content: ReportContent) -> None:
     assert lines == pytest.approx(expected.tolist(), abs=0.45)
 
 
-def test_the_page_is_whole_without_javascript(visit) -> None:
+def test_the_page_is_whole_without_javascript(visit):
     page = visit(java_script_enabled=False).page
     for fold in page.locator("details").all():  # outer ones first
         fold.locator("> summary").click()
@@ -97,7 +96,7 @@ def test_the_page_is_whole_without_javascript(visit) -> None:
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
-def test_axe_finds_nothing_serious_and_dark_pages_have_a_dark_ground(visit, width, scheme) -> None:
+def test_axe_finds_nothing_serious_and_dark_pages_have_a_dark_ground(visit, width, scheme):
     page = visit(width, color_scheme=scheme).page
     colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
     ground = sum(int(part) for part in colour[4:-1].split(","))
@@ -109,7 +108,7 @@ def test_axe_finds_nothing_serious_and_dark_pages_have_a_dark_ground(visit, widt
     assert hard_to_use(page) == []
 
 
-def test_a_link_or_a_print_opens_what_is_folded(visit) -> None:
+def test_a_link_or_a_print_opens_what_is_folded(visit):
     page = visit().page
     term, fold = page.locator("#term-min-f1"), page.locator("details")
     assert not term.is_visible()
@@ -122,7 +121,7 @@ def test_a_link_or_a_print_opens_what_is_folded(visit) -> None:
     assert fold.count() > 10
 
 
-def test_a_filter_shows_the_examples_that_hold_what_is_typed(visit, content) -> None:
+def test_a_filter_shows_the_examples_that_hold_what_is_typed(visit, content):
     page = visit().page
     page.evaluate(UNFOLD)
     part = page.locator("details:has(> summary > h3#taxonomy-1-examples)")

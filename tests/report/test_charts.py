@@ -40,7 +40,7 @@ def read_png(data: bytes) -> tuple[np.ndarray, dict[bytes, bytes]]:
     return lines[:, 1:].reshape(height, width, channels), chunks
 
 
-def test_every_layer_is_scaled_by_its_own_maximum_over_classes(build_delta) -> None:
+def test_every_layer_is_scaled_by_its_own_maximum_over_classes(build_delta):
     delta = build_delta(3, 5, seed=1)
     scaled = scale_by_layer(delta)
     np.testing.assert_allclose(scaled.max(axis=(0, 2, 3)), 1)
@@ -50,7 +50,7 @@ def test_every_layer_is_scaled_by_its_own_maximum_over_classes(build_delta) -> N
     assert layer_profile(np.zeros_like(delta)).max() == 0
 
 
-def test_pixels_give_the_scaled_value_back(build_delta) -> None:
+def test_pixels_give_the_scaled_value_back(build_delta):
     scaled = scale_by_layer(build_delta(3, 2, seed=4))[1, 0]
     pixels, _ = read_png(png_grey(scaled))
     root = 1 - pixels[:, :, 0] / 255
@@ -60,7 +60,7 @@ def test_pixels_give_the_scaled_value_back(build_delta) -> None:
     assert (pixels[:, :, 1] == np.where(below, 255, 0)).all()
 
 
-def test_ink_is_as_dense_as_the_value(build_delta) -> None:
+def test_ink_is_as_dense_as_the_value(build_delta):
     scaled = scale_by_layer(build_delta(3, 2, seed=4))[1, 0]
     pixels, chunks = read_png(png_ink(scaled, (10, 20, 30)))
     assert chunks[b"PLTE"] == bytes((10, 20, 30)) * 256
@@ -68,7 +68,7 @@ def test_ink_is_as_dense_as_the_value(build_delta) -> None:
     np.testing.assert_allclose(pixels[:, :, 0] / 255, np.sqrt(scaled), atol=0.5 / 255 + 1e-6)
 
 
-def test_the_ramp_shows_the_value_and_nothing_above_the_diagonal(build_delta) -> None:
+def test_the_ramp_shows_the_value_and_nothing_above_the_diagonal(build_delta):
     scaled = scale_by_layer(build_delta(3, 2, seed=4))[1, 0]
     pixels, chunks = read_png(png_ramp(scaled))
     below = np.tri(len(scaled), dtype=bool)
@@ -91,7 +91,7 @@ def test_planted_decisiveness_lies_in_its_zone() -> None:
         assert strongest_layer(delta) == 1
 
 
-def test_the_profile_is_the_sum_of_each_layer_over_the_largest(build_delta) -> None:
+def test_the_profile_is_the_sum_of_each_layer_over_the_largest(build_delta):
     delta = build_delta(3, 4, seed=2)
     sums = np.array([[float(layer.sum()) for layer in of_class] for of_class in delta])
     # float32 against float64 sums of 4,096 terms
@@ -100,7 +100,7 @@ def test_the_profile_is_the_sum_of_each_layer_over_the_largest(build_delta) -> N
 
 @pytest.mark.parametrize("form", ["line", "points", "bars"])
 @pytest.mark.parametrize("axes", [{}, {"log_x": True}, {"log_y": True}])
-def test_a_chart_without_a_value_is_drawn_empty(form, axes) -> None:
+def test_a_chart_without_a_value_is_drawn_empty(form, axes):
     gap = Series(name="gap", x=(None,), y=(None,))
     view = chart_view(Chart(title="nothing", series=(gap,), form=form, **axes))
     assert view.series[0].points == []

@@ -18,27 +18,27 @@ from mnemoscope.report.page import setting_lines, written_runs
 from mnemoscope.report.tables import truth_tables
 from mnemoscope.stats import NO_ESTIMATE, Estimate
 from mnemoscope.words import UNKNOWN, mark_hidden
+from pages import words_of
+from tests.report.conftest import make_benchmark, make_taxonomy, page_of
 
 PAIRS = ["Non-Memo | Guess", "Non-Memo | Recall", "Guess | Recall"]
 
 
 @pytest.fixture
-def text_of(page_of, words, build_taxonomy):
-    """The text of the page of one taxonomy with these benchmarks."""
-
+def text_of():
     def make(*benchmarks: c.Benchmark) -> str:
-        html = page_of(build_taxonomy(n_layers=1, benchmarks=benchmarks))
-        return words(html.split("<main>")[1])
+        html = page_of(make_taxonomy(n_layers=1, benchmarks=benchmarks))
+        return words_of(html.split("<main>")[1])
 
     return make
 
 
 @pytest.fixture
-def benchmark(build_benchmark) -> c.Benchmark:
+def benchmark() -> c.Benchmark:
     """A benchmark with AUC and three inputs: one without controls, one that did not train."""
     auc = [Estimate(value, value - 0.02, value + 0.02) for value in (0.91, 0.82, 0.63)]
     excess = [Estimate(0.11, 0.1, 0.12), Estimate(-0.07, -0.1, 0), Estimate(0.04, 0, 0.1)]
-    made = build_benchmark(auc=auc, auc_pairs=PAIRS, auc_excess=excess)
+    made = make_benchmark(auc=auc, auc_pairs=PAIRS, auc_excess=excess)
     model = made.model
     inputs = [
         model | {"input": "mean", "best": Estimate(0.4321, 0.4, 0.5)},
@@ -48,7 +48,7 @@ def benchmark(build_benchmark) -> c.Benchmark:
     return replace(made, inputs=inputs)
 
 
-def test_the_truth_is_shown_by_kind_form_and_reading_and_only_where_it_is_known() -> None:
+def test_the_truth_is_shown_by_kind_form_and_reading_and_only_where_it_is_known():
     rows = [  # genre, form, readings, duplicates, memorized
         ("code", "plain", 0, 0, False),
         ("code", "plain", 0, 0, False),
@@ -76,7 +76,7 @@ def test_the_truth_is_shown_by_kind_form_and_reading_and_only_where_it_is_known(
     assert not [one for frame in unknown for one in truth_tables(frame)]
 
 
-def test_settings_stand_in_sections_of_dotted_names() -> None:
+def test_settings_stand_in_sections_of_dotted_names():
     settings = {"title": None, "train": {"kernels": [6, 8], "a": {"b": 8.0}}, "own": ["a", ["b"]]}
     assert setting_lines(settings) == [
         ("", [("title", UNKNOWN), ("own", "a, b")]),
@@ -85,7 +85,7 @@ def test_settings_stand_in_sections_of_dotted_names() -> None:
     assert setting_lines({"train": {}}) == [("train", [])]
 
 
-def test_pairs_inputs_and_suffixes_stand_in_tables_of_their_own(text_of, benchmark) -> None:
+def test_pairs_inputs_and_suffixes_stand_in_tables_of_their_own(text_of, benchmark):
     other = replace(
         benchmark,
         title="Non-Memo with its true suffix",
@@ -114,15 +114,7 @@ def test_pairs_inputs_and_suffixes_stand_in_tables_of_their_own(text_of, benchma
     assert "Which input carries memory" not in alone
 
 
-def test_a_benchmark_of_an_earlier_version_is_shown_too(text_of, benchmark) -> None:
-    rows = {
-        source: {name: value for name, value in row.items() if name != "n_groups"}
-        for source, row in benchmark.rows.items()
-    }
-    assert text_of(replace(benchmark, rows=rows)) == text_of(benchmark)
-
-
-def test_model_and_reference_of_one_name_are_told_apart() -> None:
+def test_model_and_reference_of_one_name_are_told_apart():
     models = {role: {"name": "embedded"} for role in ("model", "reference")}
     assert model_facts(models, "model")["name"] == "embedded"
     assert model_facts(models, "reference")["name"] == "embedded (reference)"
@@ -130,7 +122,7 @@ def test_model_and_reference_of_one_name_are_told_apart() -> None:
     assert model_facts(other, "reference")["name"] == "pythia"
 
 
-def test_examples_of_the_docstrings() -> None:
+def test_examples_of_the_docstrings():
     assert doctest.testmod(c).failed == 0
 
 
@@ -163,7 +155,7 @@ class Bytes:
 
 @given(st.text(max_size=40))
 @example("é!")
-def test_token_texts_join_to_the_text_when_tokens_are_bytes(text: str) -> None:
+def test_token_texts_join_to_the_text_when_tokens_are_bytes(text: str):
     data = list(text.encode("utf-8"))
     pieces = decode_pieces(Bytes(), data)
     assert "".join(pieces) == text
@@ -172,7 +164,7 @@ def test_token_texts_join_to_the_text_when_tokens_are_bytes(text: str) -> None:
         assert pieces == ("", "é", "!")
 
 
-def test_differing_tokens_are_grouped_in_order() -> None:
+def test_differing_tokens_are_grouped_in_order():
     runs = written_runs([("a", False), ("x", True), ("y", True), ("d", False)])
     shown = [(differs, "".join(text for _, text in run)) for differs, run in runs]
     assert shown == [(False, "a"), (True, "xy"), (False, "d")]
@@ -192,7 +184,7 @@ COUNTED = pl.DataFrame(
 )
 
 
-def test_what_is_not_there_leaves_the_flow_out_and_what_is_damaged_is_said() -> None:
+def test_what_is_not_there_leaves_the_flow_out_and_what_is_damaged_is_said():
     """Of the flow between taxonomies and of the guessed share, which the paper's alone needs."""
 
     def guessed(table: pl.DataFrame) -> Estimate:

@@ -16,6 +16,8 @@ from mnemoscope.report.pictures import draw_doses
 from mnemoscope.report.tables import graft_tables
 from mnemoscope.stats import Estimate, frame_of
 from mnemoscope.study.settings import StudySettings
+from pages import words_of
+from tests.report.conftest import make_taxonomy, page_of
 
 TAXONOMY = "Non-Memo, Guess, Recall"
 PARTS = ("layers.3.mlp", "layers.0.qk")
@@ -92,9 +94,9 @@ def study():
     )
 
 
-def test_each_part_has_its_classes_and_its_strongest_finding(study, page_of, build_taxonomy, words):
-    html = page_of(replace(build_taxonomy(n_layers=1), graft=graft_of(study, TAXONOMY)))
-    text = words(html.split('-graft">')[-1].split("</section>")[0]).replace("\xa0", " ")
+def test_each_part_has_its_classes_and_its_strongest_finding(study):
+    html = page_of(replace(make_taxonomy(n_layers=1), graft=graft_of(study, TAXONOMY)))
+    text = words_of(html.split('-graft">')[-1].split("</section>")[0])
     first, second = text[text.index("layers.0.qk 78.0") :].split("layers.3.mlp")[:2]
     assert "78.0 [75.0, 81.0] 4.0 [1.0, 7.0]" in first
     assert "Recall beyond Guess: specific p = 0.004 +27.7 [17.7, 37.7] +31.0" in first
@@ -104,7 +106,7 @@ def test_each_part_has_its_classes_and_its_strongest_finding(study, page_of, bui
     assert "Recall comes out most with layers.3.mlp , 1.5" in text
 
 
-def test_dose_curves_place_walks_twin_and_flip(study, page_of, build_taxonomy):
+def test_dose_curves_place_walks_twin_and_flip(study):
     view = graft_of(study, TAXONOMY)
     dose = view["doses"][0]
     assert dose["row"]["part"] == "layers.0.qk"  # the strongest finding first
@@ -116,7 +118,7 @@ def test_dose_curves_place_walks_twin_and_flip(study, page_of, build_taxonomy):
     assert dose["flip"] == [pytest.approx((0.89, 0.52))]
     assert min(dose["mean"])[0] == pytest.approx(0.1)
     assert all(x == pytest.approx(y) for x, y in dose["mean"])
-    html = page_of(replace(build_taxonomy(n_layers=1), graft=view))
+    html = page_of(replace(make_taxonomy(n_layers=1), graft=view))
     picture = html.split('<section id="parts"')[1].split("</section>")[0]
     assert picture.count("<figure") == 2
     figure = picture.split("<figure")[1]
@@ -146,7 +148,7 @@ def test_a_mean_curve_ends_where_half_of_the_walks_end(study):
     assert min(dose["mean"])[0] == pytest.approx(0.9)
 
 
-def test_one_class_has_its_shares_and_nothing_to_compare(study, page_of, build_taxonomy):
+def test_one_class_has_its_shares_and_nothing_to_compare(study):
     for name, frame in study.frames.items():
         if "class" in frame.columns:
             study.frames[name] = frame.filter(pl.col("class") == "Recall")
@@ -154,13 +156,13 @@ def test_one_class_has_its_shares_and_nothing_to_compare(study, page_of, build_t
     view = graft_of(study, TAXONOMY)
     assert (view["first"], view["doses"], view["statement"]) == (None, [], "")
     assert [row["part"] for row in view["rows"]] == list(PARTS)
-    html = page_of(replace(build_taxonomy(n_layers=1), graft=view))
+    html = page_of(replace(make_taxonomy(n_layers=1), graft=view))
     assert '<section id="parts"' not in html
     assert "layers.0.qk" in html
     assert not list(graft_tables(study))
 
 
-def test_what_activations_break_is_folded_under_the_parts(study, page_of, build_taxonomy, words):
+def test_what_activations_break_is_folded_under_the_parts(study):
     shares = {
         ("Guess", "all"): (0.5, 0.9),
         ("Recall", "all"): (0.0, 0.8),
@@ -181,52 +183,44 @@ def test_what_activations_break_is_folded_under_the_parts(study, page_of, build_
     ]
     study.frames["graft_patches.parquet"] = frame_of(rows)
     study.settings.graft.patch = True
-    html = page_of(replace(build_taxonomy(n_layers=1), graft=graft_of(study, TAXONOMY)))
+    html = page_of(replace(make_taxonomy(n_layers=1), graft=graft_of(study, TAXONOMY)))
     folded = next(
         one for one in html.split("<details>") if one.startswith("<summary>Show activations")
     )
-    text = words(folded.split("</details>")[0]).replace("\xa0", " ")
+    text = words_of(folded.split("</details>")[0])
     assert "Guess: all Recall: all Recall: 0-15" in text
     assert "layers.0.residual 50.0 control 85.0 0.0 control 75.0 100.0 control 95.0" in text
 
 
+ALIKE = "by 9 points, where as much is left of both it is 12 points, p = 0.004"
+
+
 @pytest.mark.parametrize(
-    ("finding", "said", "unsaid"),
+    ("finding", "unsaid", "said"),
     [
         (
             Finding.SPECIFIC,
-            ("Recall depends on the queries and keys of layer 0", "31.7"),
             "verdict",
+            ("Recall depends on the queries and keys of layer 0", "31.7"),
         ),
-        (Finding.EITHER_WAY, ("toward the twin or away from it", "28 points [18, 38]"), "verdict"),
-        (
-            Finding.ALIKE,
-            (
-                "was found to break one class more",
-                "by 9 points, where as much is left of both it is 12 points, p = 0.004",
-                "28 points [18, 38]",
-            ),
-            "depends",
-        ),
-        (Finding.OUT_OF_REACH, ("no verdict", "2.4 times"), "depends"),
-        (Finding.FEW, ("no verdict", "16 of a part"), "depends"),
+        (Finding.EITHER_WAY, "verdict", ("toward the twin or away from it", "28 points [18, 38]")),
+        (Finding.ALIKE, "depends", ("found to break one class more", ALIKE, "28 points [18, 38]")),
+        (Finding.OUT_OF_REACH, "depends", ("no verdict", "2.4 times")),
+        (Finding.FEW, "depends", ("no verdict", "16 of a part")),
     ],
 )
-def test_the_sentence_says_what_the_finding_allows(finding, said, unsaid):
+def test_the_sentence_says_what_the_finding_allows(finding, unsaid, said):
     (line,) = graft_statements(specific(finding))
-    for words in said:
-        assert words in line
+    assert [one for one in said if one not in line] == []
     assert unsaid not in line
-
-
-def test_truth_has_its_own_words():
-    rows = specific(broken="read", spared="never read").with_columns(taxonomy=pl.lit("by truth"))
-    (line,) = graft_statements(rows)
-    assert line.startswith(
-        "By cause, by truth, of what the twin alone reproduces too, alike in kind"
-    )
-    assert "what was read depends on the queries and keys" in line
-    assert "than what was never read does" in line
+    if finding is Finding.SPECIFIC:  # truth has its own words
+        rows = specific(broken="read", spared="never read")
+        (line,) = graft_statements(rows.with_columns(taxonomy=pl.lit("by truth")))
+        assert line.startswith(
+            "By cause, by truth, of what the twin alone reproduces too, alike in"
+        )
+        assert "what was read depends on the queries and keys" in line
+        assert "than what was never read does" in line
 
 
 def test_taxonomies_stand_by_their_strongest_finding(study):

@@ -13,6 +13,8 @@ from mnemoscope.report.content import knockout_of
 from mnemoscope.stats import NO_ESTIMATE, Estimate, frame_of
 from mnemoscope.study.settings import StudySettings
 from mnemoscope.taxonomy.sample import SampleKey
+from pages import words_of
+from tests.report.conftest import make_taxonomy, page_of
 
 NAMES = ("Non-Memo", "Guess", "Recall")
 KEY = SampleKey(", ".join(NAMES))
@@ -84,34 +86,32 @@ def study():
 
 
 @pytest.fixture
-def section(study, page_of, build_taxonomy):
-    """Make the knockout's section of the page."""
-
+def section(study):
     def section() -> str:
         view = knockout_of(study, KEY)
-        html = page_of(replace(build_taxonomy(n_layers=1), knockout=view))
+        html = page_of(replace(make_taxonomy(n_layers=1), knockout=view))
         return html.split('-knockout">')[1].split("</section>")[0]
 
     return section
 
 
-def test_one_strength_is_a_row_a_cut_with_its_interval(section, words) -> None:
+def test_one_strength_is_a_row_a_cut_with_its_interval(section):
     html = section().split("Show survival at every strength")[0]
     for name, drawn in zip(NAMES[1:], html.split("<table")[1:], strict=True):
-        assert f"{name} : share of" in words(drawn)
-        assert "when 1 % of edges are cut" in words(drawn)
+        assert f"{name} : share of" in words_of(drawn)
+        assert "when 1 % of edges are cut" in words_of(drawn)
         rows = drawn.split("<tr")[2:]
         assert len(rows) == 6
         assert all('class="interval' in row and 'class="mark' in row for row in rows)
     rows = html.split('<th scope="row"')[1:]
     guess = next(row for row in rows if "most decisive for Guess" in row)
     assert 'cx="52.00%"' in guess
-    assert "52.0 [46.0, 57.0]" in words(guess).replace("\xa0", " ")
+    assert "52.0 [46.0, 57.0]" in words_of(guess)
 
 
 def test_each_tried_class_has_its_curves_with_bands_and_every_point_its_figures(
     section,
-) -> None:
+):
     html = section()
     figures = html.split("<figure")[1:]
     assert len(figures) == 2
@@ -125,9 +125,9 @@ def test_each_tried_class_has_its_curves_with_bands_and_every_point_its_figures(
     assert re.search(r"<title>most decisive for Guess, 1: 52 \[46, 57\]</title>", html)
 
 
-def test_the_tables_hold_what_is_not_drawn(section, words) -> None:
-    text = words(section())
-    assert "+28.1 [21.3, 35.0]" in text.replace("\xa0", " ")
+def test_the_tables_hold_what_is_not_drawn(section):
+    text = words_of(section())
+    assert "+28.1 [21.3, 35.0]" in text
     # The other class's controls are in the table of every cut alone.
     assert text.count("random edges, mass as most decisive for Recall") >= 5
     copies = text.split("copy edges cut in every layer")[1]
@@ -136,26 +136,26 @@ def test_the_tables_hold_what_is_not_drawn(section, words) -> None:
     assert "64.0 %" in copies
 
 
-def test_a_single_memorized_class_has_its_shares_but_no_specificity(study, section, words) -> None:
+def test_a_single_memorized_class_has_its_shares_but_no_specificity(study, section):
     (row, *_) = (row for row in index_rows() if row["class"] == "Guess" and row["strength"] == 1)
     alone = row | {"broken_others": "{}", "broken_own_by_others": "{}"}
     alone["specificity"] = NO_ESTIMATE
     cuts = study.read("knockout.parquet").filter(pl.col("class") == "Guess")
     frames = {"knockout.parquet": cuts, "specificity.parquet": frame_of([alone])}
     study.read = frames.__getitem__
-    text = words(section())
+    text = words_of(section())
     assert "breaks 48% of Guess; random edges of equal mass break 37% of it." in text
     assert "None" not in text
 
 
-def test_without_a_knockout_the_page_says_nothing_of_it(study, page_of) -> None:
+def test_without_a_knockout_the_page_says_nothing_of_it(study):
     assert "-knockout" not in page_of()
     assert knockout_of(study, SampleKey("Non-Memo, Code, Others")) is None
     study.is_done = lambda stage: False
     assert knockout_of(study, KEY) is None
 
 
-def test_one_strength_stands_in_the_middle_and_order_is_kept(study) -> None:
+def test_one_strength_stands_in_the_middle_and_order_is_kept(study):
     panel = knockout_of(study, KEY).panels[0]
     view = chart_view(knockout_drawing(panel, NAMES))
     places = [tick.at for tick in view.x_ticks]

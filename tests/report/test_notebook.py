@@ -13,6 +13,7 @@ from mnemoscope.report.charts import map_pictures, profile_drawing
 from mnemoscope.report.pictures import draw_benchmarks, draw_figure, draw_maps
 
 SVG = "{http://www.w3.org/2000/svg}"
+from tests.report.conftest import make_taxonomy
 
 
 def read(picture) -> ElementTree.Element:
@@ -24,8 +25,8 @@ def read(picture) -> ElementTree.Element:
     return root
 
 
-def test_every_taxonomy_has_its_panel_and_maps(content, build_taxonomy) -> None:
-    hostile = build_taxonomy(("A<b", '"c"', "d&"), title="<x>&", n_layers=1)
+def test_every_taxonomy_has_its_panel_and_maps(content) -> None:
+    hostile = make_taxonomy(("A<b", '"c"', "d&"), title="<x>&", n_layers=1)
     taxonomies = [*content.taxonomies, hostile]
     root = read(draw_benchmarks(taxonomies, "a <model>"))
     images = [image.get("href") for image in root.iter(f"{SVG}image")]

@@ -2,63 +2,24 @@
 
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from importlib import resources
 from itertools import pairwise
 
 import pytest
 
-from mnemoscope.errors import UserError
 from mnemoscope.report import content as c
 from mnemoscope.report.charts import delta_views
 from mnemoscope.report.page import render_report, write_report
 from mnemoscope.report.tables import Table
+from pages import Page, words_of
+from tests.report.conftest import make_benchmark, make_taxonomy, page_of
 
 HOSTILE = "\"'><script>alert(1)</script></style><img src=x onerror=alert(2)>{{ 7*7 }}&amp;"
-VOID = {"meta", "link", "img", "input", "br", "line", "rect", "circle", "path", "polyline"}
 NOTHING = {"n_sequences": 0, "n_memorized": 0, "by_genre": [], "by_duplicates": []}
 
 
-class Page(HTMLParser):
-    """Elements in order, with attributes and the text within."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.elements: list[tuple[str, dict[str, str]]] = []
-        self.text: list[tuple[str, str]] = []
-        self.unbalanced: list[str] = []
-        self._open: list[str] = []
-        self.feed(html)
-        self.close()
-        self.unbalanced += self._open
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        if tag in VOID:
-            return
-        if not self._open or self._open.pop() != tag:
-            self.unbalanced.append(tag)
-
-    def handle_data(self, data):
-        self.text.append((self._open[-1] if self._open else "", data))
-
-    def words(self) -> str:
-        """All text that a reader sees."""
-        return "".join(text for tag, text in self.text if tag not in ("style", "script"))
-
-    def all(self, tag: str) -> list[dict[str, str]]:
-        return [attributes for name, attributes in self.elements if name == tag]
-
-
 @pytest.fixture(scope="module")
-def html(page_of) -> str:
+def html() -> str:
     return page_of()
 
 
@@ -72,7 +33,7 @@ def addresses(page: Page) -> list[str]:
     return [a[name] for _, a in page.elements for name in names if name in a]
 
 
-def test_no_address_leads_outside_but_the_link_to_the_paper(page, html) -> None:
+def test_no_address_leads_outside_but_the_link_to_the_paper(page, html):
     found = addresses(page)
     assert len(found) > 50
     paper = "https://arxiv.org/abs/2508.02573"
@@ -87,7 +48,7 @@ def test_no_address_leads_outside_but_the_link_to_the_paper(page, html) -> None:
     assert "unsafe-inline'; script-src 'sha256-" in policy
 
 
-def test_every_element_is_closed_and_every_id_unique_and_found(page: Page) -> None:
+def test_every_element_is_closed_and_every_id_unique_and_found(page: Page):
     assert page.unbalanced == []
     ids = [a["id"] for _, a in page.elements if "id" in a]
     assert len(ids) == len(set(ids))
@@ -102,7 +63,7 @@ def test_every_element_is_closed_and_every_id_unique_and_found(page: Page) -> No
     assert all("scope" in a for a in page.all("th"))
 
 
-def test_the_answer_comes_before_every_figure_and_each_has_its_controls(page: Page) -> None:
+def test_the_answer_comes_before_every_figure_and_each_has_its_controls(page: Page):
     words = page.words()
     order = [
         "Attention adds less than 0.06 nats to what the text gives away.",
@@ -123,8 +84,8 @@ def test_the_answer_comes_before_every_figure_and_each_has_its_controls(page: Pa
     assert "The paper prints 89.0 % for Pythia." in words
 
 
-def test_hostile_text_stays_text(content, page_of, build_taxonomy) -> None:
-    taxonomy = build_taxonomy(("Non-Memo", HOSTILE, "Recall"), title=HOSTILE)
+def test_hostile_text_stays_text(content):
+    taxonomy = make_taxonomy(("Non-Memo", HOSTILE, "Recall"), title=HOSTILE)
     example = {
         "class": HOSTILE,
         "prefix": HOSTILE,
@@ -150,15 +111,14 @@ def test_hostile_text_stays_text(content, page_of, build_taxonomy) -> None:
     assert len(page.all("script")) == 1
     own = resources.files("mnemoscope.report").joinpath("templates/report.js").read_text("utf-8")
     assert "".join(text for tag, text in page.text if tag == "script") == own
-    assert not [name for _, a in page.elements for name in a if name.startswith("on")]
-    assert all(a["src"].startswith("data:image/png") for a in page.all("img"))
+    page.assert_harmless("script", "style", "link")
     assert page.unbalanced == []
     assert page.words().count(HOSTILE) > 15
 
 
-def test_sequences_keep_their_white_space(page_of, build_taxonomy) -> None:
+def test_sequences_keep_their_white_space():
     prefix = "def f(x):\n\tif  x:\n\n\t\treturn   1  \n"
-    taxonomy = build_taxonomy()
+    taxonomy = make_taxonomy()
     example = taxonomy.examples[-1] | {"prefix": prefix}
     page = Page(page_of(replace(taxonomy, examples=[example])))
     shown = "".join(text for tag, text in page.text if tag in ("span",))
@@ -169,12 +129,10 @@ def test_sequences_keep_their_white_space(page_of, build_taxonomy) -> None:
     assert re.search(r"\.text \{[^}]*white-space: pre-wrap", style)
 
 
-def test_the_models_dot_is_right_of_the_band_exactly_when_it_is_larger(
-    page_of, build_taxonomy, build_benchmark
-) -> None:
+def test_the_models_dot_is_right_of_the_band_exactly_when_it_is_larger():
     for value in (0.2, 0.55, 0.9):
         scores = {"model": value, "blind": 0.5, "reference": 0.4, "control": 0.3, "logits": 0.95}
-        taxonomy = build_taxonomy(benchmarks=(build_benchmark(scores=scores),))
+        taxonomy = make_taxonomy(benchmarks=(make_benchmark(scores=scores),))
         html = page_of(taxonomy)
         row = re.search(r'<tr class="model".*?</tr>', html, re.DOTALL).group()
         band = float(re.search(r'class="band" x="0" y="0" width="([\d.]+)%', row).group(1))
@@ -185,7 +143,7 @@ def test_the_models_dot_is_right_of_the_band_exactly_when_it_is_larger(
         assert (dot > band) == (value > 0.5)
 
 
-def test_all_maps_are_there_without_a_script_but_beyond_the_budget(page, content) -> None:
+def test_all_maps_are_there_without_a_script_but_beyond_the_budget(page, content):
     wanted = sum(
         maps.delta.shape[0] * (maps.delta.shape[1] + 1)
         for taxonomy in content.taxonomies
@@ -198,23 +156,21 @@ def test_all_maps_are_there_without_a_script_but_beyond_the_budget(page, content
     assert len(views[1][0].values[0]) == 4
 
 
-def test_the_smallest_study_is_a_page_too(content) -> None:
+def test_the_smallest_study_is_a_page_too(content):
     page = Page(render_report(c.ReportContent("Labels only", content.model, NOTHING)))
     assert page.unbalanced == []
     assert "None. Only the blind baseline" in page.words()
     assert "0 sequences and finished 0 of them (–)" in page.words()
 
 
-def test_impossible_untrained_uncontrolled_and_dropped_are_said(
-    page_of, build_taxonomy, build_benchmark
-) -> None:
+def test_impossible_untrained_uncontrolled_and_dropped_are_said():
     reason = "Class 'Recall' has 3 sequences where 60 are needed."
-    impossible = replace(build_taxonomy(), benchmarks=(), deltas=(), impossible=reason)
+    impossible = replace(make_taxonomy(), benchmarks=(), deltas=(), impossible=reason)
     scores = {"model": None, "blind": 0.4}
-    lost = build_benchmark(scores=scores, verdict=None, matched_by=None, confusion=None)
-    untrained = build_taxonomy(benchmarks=(lost,), dropped=(("Code", 4),))
-    bare = build_benchmark(scores={"model": 0.2}, verdict=None, matched_by=None)
-    uncontrolled = build_taxonomy(benchmarks=(bare, c.Benchmark("matched", impossible=reason)))
+    lost = make_benchmark(scores=scores, verdict=None, matched_by=None, confusion=None)
+    untrained = make_taxonomy(benchmarks=(lost,), dropped=(("Code", 4),))
+    bare = make_benchmark(scores={"model": 0.2}, verdict=None, matched_by=None)
+    uncontrolled = make_taxonomy(benchmarks=(bare, c.Benchmark("matched", impossible=reason)))
     page = Page(page_of(impossible, untrained, uncontrolled))
     words = page.words()
     assert page.unbalanced == []
@@ -224,14 +180,12 @@ def test_impossible_untrained_uncontrolled_and_dropped_are_said(
     assert "No controls were run: this figure cannot tell memory from text." in words
 
 
-def test_many_taxonomies_share_one_chart_and_are_folded(
-    page_of, build_taxonomy, build_benchmark
-) -> None:
+def test_many_taxonomies_share_one_chart_and_are_folded():
     several = [
-        build_taxonomy(
+        make_taxonomy(
             n_layers=1,
             title=f"number {value}",
-            benchmarks=(build_benchmark(excess=(value, value - 0.1, value + 0.1)),),
+            benchmarks=(make_benchmark(excess=(value, value - 0.1, value + 0.1)),),
         )
         for value in (-0.2, 0.3, 0.1, 0.0, -0.1)
     ]
@@ -243,20 +197,17 @@ def test_many_taxonomies_share_one_chart_and_are_folded(
     assert re.findall(r"number (-?[\d.]+)", chart) == ["0.3", "0.1", "0.0", "-0.1", "-0.2"]
 
 
-def test_the_file_is_whole_or_absent_and_the_same_every_time(tmp_path, content, html) -> None:
+def test_the_file_is_the_same_every_time(tmp_path, content, html):
     n_bytes = write_report(tmp_path / "report.html", content)
-    assert (tmp_path / "report.html").stat().st_size == n_bytes == len(html.encode())
     assert (tmp_path / "report.html").read_text("utf-8") == html
-    with pytest.raises(UserError, match="no such folder"):
-        write_report(tmp_path / "absent" / "report.html", content)
-    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+    assert n_bytes == len(html.encode())
 
 
-def test_a_gradient_by_scaled_maps_is_not_called_the_papers(content, page_of, words) -> None:
+def test_a_gradient_by_scaled_maps_is_not_called_the_papers(content):
     taxonomy = content.taxonomies[0]
     for scaling in ("sqrt_standardized", "raw"):
         main = replace(taxonomy.main, settings={"scaling": scaling})
-        said = "by the scaled maps that these CNNs read" in words(
+        said = "by the scaled maps that these CNNs read" in words_of(
             page_of(replace(taxonomy, benchmarks=(main,)))
         )
         assert said == (scaling != "raw")

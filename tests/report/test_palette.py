@@ -38,7 +38,6 @@ def luminance(colour: str) -> float:
 
 
 def contrast(one: str, other: str) -> float:
-    """WCAG 2 contrast ratio."""
     high, low = sorted((luminance(one), luminance(other)), reverse=True)
     return (high + 0.05) / (low + 0.05)
 
@@ -50,7 +49,7 @@ def lab(rgb: np.ndarray) -> np.ndarray:
 
 
 @BOTH
-def test_text_reaches_aa_contrast(colours: dict[str, str]) -> None:
+def test_text_reaches_aa_contrast(colours: dict[str, str]):
     for text in ("ink", "muted", "model", "beyond", "undecided", "prefix"):
         for ground in ("page", "surface"):
             assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
@@ -59,7 +58,7 @@ def test_text_reaches_aa_contrast(colours: dict[str, str]) -> None:
 
 
 @BOTH
-def test_marks_reach_contrast_3_on_page_and_band(colours: dict[str, str]) -> None:
+def test_marks_reach_contrast_3_on_page_and_band(colours: dict[str, str]):
     for mark in ("model", "other", "text-edge", *(f"class-{i}" for i in range(6))):
         assert contrast(colours[mark], colours["page"]) >= 3, mark
     for mark in ("model", "other"):
@@ -68,7 +67,7 @@ def test_marks_reach_contrast_3_on_page_and_band(colours: dict[str, str]) -> Non
 
 
 @BOTH
-def test_the_four_first_classes_differ_in_every_vision(colours: dict[str, str]) -> None:
+def test_the_four_first_classes_differ_in_every_vision(colours: dict[str, str]):
     # 10 in CIELAB is well above the just noticeable difference of about 2.3; dashes and labels
     # carry the same meaning once more.
     for vision in VISIONS.values():
@@ -79,7 +78,7 @@ def test_the_four_first_classes_differ_in_every_vision(colours: dict[str, str]) 
 
 
 @pytest.mark.parametrize("is_dark", [False, True])
-def test_the_ramp_of_maps_is_steady_in_luminance(is_dark: bool) -> None:
+def test_the_ramp_of_maps_is_steady_in_luminance(is_dark: bool):
     ramp = map_ramp(np.linspace(0, 1, 50), dark=is_dark)
     linear_ramp = np.where(ramp <= 0.04045, ramp / 12.92, ((ramp + 0.055) / 1.055) ** 2.4)
     steps = np.diff(linear_ramp @ TO_XYZ[1])

@@ -11,6 +11,7 @@ from mnemoscope.cnn.metrics import f1_per_class
 from mnemoscope.report.published import published_view
 from mnemoscope.stats import Estimate
 from mnemoscope.taxonomy.names import parse_taxonomy
+from tests.report.conftest import page_of
 
 REASON = "Recite[1k] has 12 & <b>needs</b> 60"
 
@@ -31,18 +32,15 @@ def view() -> dict:
     """All 54: those of a thousand duplicates are impossible, the rest ten points lower."""
     ours: dict[str, OurFigures] = {}
     for name, value in published_table().select("tax_name", "min_f1").rows():
-        one = (
-            OurFigures(name, name, "impossible", REASON)
-            if "1k" in name
-            else figures(name, value / 100 - 0.1)
-        )
+        impossible = OurFigures(name, name, "impossible", REASON)
+        one = impossible if "1k" in name else figures(name, value / 100 - 0.1)
         ours.setdefault(parse_taxonomy(name).partition_key, one)
     found = published_view(compare_with_published(list(ours.values())))
     assert found is not None
     return found
 
 
-def test_every_measured_taxonomy_has_its_row_and_every_other_its_reason(view, page_of) -> None:
+def test_every_measured_taxonomy_has_its_row_and_every_other_its_reason(view):
     html = page_of(published=view)
     part = view["parts"][0]
     assert len(part["rows"]) + len(part["missing"]) == 54
@@ -77,7 +75,7 @@ def test_every_measured_taxonomy_has_its_row_and_every_other_its_reason(view, pa
     assert "Spearman 1.00" in html
 
 
-def test_a_taxonomy_with_a_title_has_no_second_name(page_of) -> None:
+def test_a_taxonomy_with_a_title_has_no_second_name():
     own = "Non-Memo, Recite[5], Reconstruct, Recollect"
     published = "Non-Memo, Recite[5], Reconstruct, Others"
     ours = [
@@ -94,7 +92,7 @@ def test_a_taxonomy_with_a_title_has_no_second_name(page_of) -> None:
     assert "the best of the others is Prashanth et al. with" in html
 
 
-def test_settings_of_rho_are_read_measure_by_measure(page_of) -> None:
+def test_settings_of_rho_are_read_measure_by_measure():
     found = published_view(compare_with_published([figures("Non-Memo, Guess, Others", 0.8)]))
     assert found is not None
     sweep = found["parts"][1]
