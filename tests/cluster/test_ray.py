@@ -166,18 +166,6 @@ def by_ray(cluster, units, store, context=TWO, needs=Needs(threads=1)) -> list: 
         return list(run_units(units, store, context, needs=needs))
 
 
-def test_units_give_what_one_process_gives_though_a_worker_dies(cluster, tmp_path) -> None:
-    alone = list(run_units(powers(), UnitStore(tmp_path / "alone"), TWO))
-    mark, log = tmp_path / "died", tmp_path / "log"
-    found = by_ray(cluster, powers(log=log, mark=mark), UnitStore(tmp_path / "ray"))
-    assert mark.exists()
-    assert [one.values for one in found] == [one.values for one in alone]
-    assert content(tmp_path / "ray") == content(tmp_path / "alone")
-    assert sorted(runs_of(log)) == list(range(12))  # the one that died had not written
-    by_ray(cluster, powers(log=log), UnitStore(tmp_path / "ray"))
-    assert len(runs_of(log)) == 12
-
-
 def test_workers_and_what_they_opened_outlive_their_units(cluster, tmp_path) -> None:
     log = tmp_path / "opened"
 
@@ -191,14 +179,6 @@ def test_workers_and_what_they_opened_outlive_their_units(cluster, tmp_path) -> 
         by_ray(cluster, powers(4), UnitStore(tmp_path / f"{number}"), once)
     opened = log.read_text().split()
     assert len(opened) == len(set(opened)) <= 2
-
-
-def test_a_unit_that_kills_every_worker_ends_the_work_and_keeps_the_rest(cluster, tmp_path) -> None:
-    store = UnitStore(tmp_path / "store")
-    units = [*powers(3), Evaluated("__import__('os').kill(__import__('os').getpid(), 9)")]
-    with pytest.raises(UserError, match="a worker died again and again"):
-        by_ray(cluster, units, store)
-    assert len(store.finished()) == 3
 
 
 def test_a_bucket_keeps_units_as_a_folder_does(cluster, bucket, tmp_path) -> None:
@@ -414,3 +394,20 @@ class Elsewhere(UnitStore):
 
     def __getstate__(self):
         return {"url": f"{self.url}-of-another-machine"}
+
+
+def test_units_give_what_one_process_gives_though_workers_die(cluster, tmp_path) -> None:
+    """One dies once, and a unit that kills every worker ends the work and keeps the rest.
+
+    The last test of these: each worker takes seconds to start.
+    """
+    alone = list(run_units(powers(), UnitStore(tmp_path / "alone"), TWO))
+    mark, log, store = tmp_path / "died", tmp_path / "log", UnitStore(tmp_path / "ray")
+    killer = Evaluated("__import__('os').kill(__import__('os').getpid(), 9)")
+    with pytest.raises(UserError, match="a worker died again and again"):
+        by_ray(cluster, [*powers(log=log, mark=mark), killer], store)
+    assert mark.exists()
+    found = by_ray(cluster, powers(log=log), store)
+    assert [one.values for one in found] == [one.values for one in alone]
+    assert content(tmp_path / "ray") == content(tmp_path / "alone")
+    assert sorted(runs_of(log)) == list(range(12))  # the one that died had not written

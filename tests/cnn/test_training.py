@@ -37,50 +37,38 @@ def weights(trained: TrainedCnn) -> torch.Tensor:
     return torch.cat([value.flatten() for value in trained.network.state_dict().values()])
 
 
-def test_a_seed_gives_the_same_bits_watched_or_not_whatever_state_and_memory(monkeypatch) -> None:
-    problem, seen = planted(50, seed=0), []
+@pytest.mark.parametrize("preset", [PAPER, QUICK], ids=lambda preset: preset.name)
+def test_a_seed_gives_the_same_bits_watched_or_not_whatever_state_and_memory(
+    preset, monkeypatch
+) -> None:
+    """Also where others are trained on the same maps in its midst."""
+    problem, seen = planted(40, seed=0, length=20), []
     torch.manual_seed(1)
     np.random.seed(1)
-    first = train(problem)
+    first = train(problem, preset)
 
     def watch(epoch: int, trained: TrainedCnn) -> None:
         torch.rand(7)
         predict_logits(trained, problem.maps)
+        for sizes in ({"filters": 3}, {"kernel": 5}):
+            turned = Problem(problem.maps, problem.labels.flip(0))
+            train(turned, preset, setting=replace(SETTING, **sizes), seed=1)
         seen.append((epoch, trained.history, trained.network.training))
 
     torch.manual_seed(2)
-    watched = train(problem, on_epoch=watch)
+    watched = train(problem, preset, on_epoch=watch)
     assert [epoch for epoch, _, _ in seen] == list(range(len(first.history.loss)))
     assert seen[-1][1].loss == first.history.loss
-    assert seen[0][1].train_balanced_accuracy is None
+    assert preset is PAPER or seen[0][1].train_balanced_accuracy is None
     assert not any(training for _, _, training in seen)
     monkeypatch.setattr("mnemoscope.cnn.training.KEPT_BYTES", 0)
     state = torch.get_rng_state()
-    second = train(problem)
+    second = train(problem, preset)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(weights(first), weights(second))
     assert torch.equal(weights(first), weights(watched))
     assert first.history == second.history
-    assert not torch.equal(weights(train(problem, seed=1)), weights(first))
-
-
-@pytest.mark.parametrize("preset", [PAPER, QUICK], ids=lambda preset: preset.name)
-def test_a_cnn_trained_in_the_midst_of_others_is_the_one_trained_alone(preset) -> None:
-    """Other settings, seeds and labels on the same maps, between its epochs."""
-    problem = planted(40, seed=0, length=20)
-    others = (
-        {"setting": replace(SETTING, filters=3)},
-        {"seed": 1},
-        {"setting": replace(SETTING, kernel=5)},
-    )
-
-    def train_others(*_: object) -> None:
-        for options in others:
-            train(Problem(problem.maps, problem.labels.flip(0)), preset, **options)
-
-    alone, among = train(problem, preset), train(problem, preset, on_epoch=train_others)
-    assert torch.equal(weights(alone), weights(among))
-    assert alone.history == among.history
+    assert not torch.equal(weights(train(problem, preset, seed=1)), weights(first))
 
 
 def test_without_dropout_training_is_the_plain_loop_written_here() -> None:

@@ -24,6 +24,12 @@ def build():
     return build
 
 
+@pytest.fixture
+def lm(build, family):
+    """A tiny model of each family, every other one with a BOS token."""
+    return build(family, adds_bos=[*FAMILIES].index(family) % 2 == 1)
+
+
 @pytest.fixture(scope="session")
 def tokens():
     return random_tokens

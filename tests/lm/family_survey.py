@@ -64,17 +64,30 @@ def settings_to_try(family: str) -> list[dict]:
     return [_ANY, latent, ungrouped, COMMON]
 
 
-def build_family(family: str, settings: dict | None = None) -> LanguageModel:
-    """A random model of three layers, as small as the family's settings allow."""
-    config = AutoConfig.for_model(family, **(settings or settings_to_try(family)[0]))
+def build_family(family: str, *, dtype=torch.float32, **changes) -> LanguageModel:
+    """A random model of three layers, with the first settings of which the family makes a model."""
+    errors = []
+    for settings in settings_to_try(family):
+        try:
+            model = _build(family, settings | changes).to(dtype)
+            with torch.no_grad():
+                model(input_ids=torch.from_numpy(random_tokens(2)).long(), use_cache=False)
+        except Exception as error:
+            errors.append(error)
+        else:
+            return wrap_model(model, name=family)
+    raise errors[0]
+
+
+def _build(family: str, settings: dict):
+    config = AutoConfig.for_model(family, **settings)
     with torch.device("meta"):
         size = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
     if size > MOST_PARAMETERS:
         raise ValueError(f"{size / 1e6:,.0f} million parameters with these settings")
     torch.manual_seed(7)
     backend = {"attn_implementation": "eager"} if family == "falcon" else {}
-    model = AutoModelForCausalLM.from_config(config, **backend).eval()
-    return wrap_model(model, name=family)
+    return AutoModelForCausalLM.from_config(config, **backend).eval()
 
 
 def largest_difference(lm: LanguageModel, n: int = 3) -> float:
@@ -131,7 +144,7 @@ def _examine(family: str, settings: dict) -> Finding:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            lm = build_family(family, settings)
+            lm = wrap_model(_build(family, settings), name=family)
             route = lm.attention_route
             difference = largest_difference(lm)
             if difference == 0.0:

@@ -82,17 +82,6 @@ def test_bos_is_seen_by_the_model_and_left_out_of_the_maps(build, tokens):
     assert mean.sum(dim=-1).min() < 0.99  # what went to the BOS token is missing
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_weights_are_pooled_in_float32(tokens, build, dtype):
-    lm = wrap_model(build("llama").model.to(dtype), name="half")
-    mean, maximum = capture(lm, tokens(2), 2)
-    weights = own_attention(lm, tokens(2), 2)
-    assert weights.dtype == dtype
-    assert mean.dtype == maximum.dtype == torch.float32
-    assert torch.equal(mean, weights.float().mean(dim=2))
-    assert torch.equal(maximum, weights.float().amax(dim=2))
-
-
 def test_maps_may_take_part_in_a_gradient(build, tokens):
     mean, _, _ = next(capture_pooled(build("gpt_neox"), tokens(2), batch_size=2))
     scale = torch.ones((), requires_grad=True)

@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 from mnemoscope.errors import DamagedDataError, NoRoomError, UserError
 from mnemoscope.lm.load import load_model, load_tokenizer
 from mnemoscope.lm.model import check_fits, wrap_model
+from refusals import refusal
 
 
 @pytest.fixture
@@ -86,14 +87,6 @@ def test_the_fingerprint_is_of_weights_configuration_and_dtype_alone(
     assert len(prints) == 4
 
 
-def refusal(error_type, *args, **kwargs):
-    with pytest.raises(error_type) as caught:
-        load_model(*args, **kwargs)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
-
 def save_other(family, **changes):
     """Put another model's configuration and weights in a folder."""
 
@@ -161,25 +154,27 @@ UNMERGEABLE = {"type": "BPE", "vocab": {"a": 0}, "merges": [["b", "c"]]}
 )
 def test_what_is_no_whole_causal_model_is_refused(folder, spoil, words):
     spoil(folder)
-    assert words in refusal(UserError, folder, device="cpu")
+    assert words in refusal(load_model, folder, device="cpu")
 
 
 def test_what_is_no_model_folder_is_refused(tmp_path):
     file = tmp_path / "model.safetensors"
     file.write_bytes(b"x")
-    assert "nowhere: no such model folder or file" in refusal(UserError, tmp_path / "nowhere")
-    assert "Give the folder" in refusal(UserError, file)
-    assert "no config.json and no .gguf" in refusal(UserError, tmp_path)
+    assert "nowhere: no such model folder or file" in refusal(load_model, tmp_path / "nowhere")
+    assert "Give the folder" in refusal(load_model, file)
+    assert "no config.json and no .gguf" in refusal(load_model, tmp_path)
     for name in ("a.gguf", "b.gguf"):
         (tmp_path / name).touch()
-    assert "holds 2 .gguf files. Give one: a.gguf, b.gguf" in refusal(UserError, tmp_path)
+    assert "holds 2 .gguf files. Give one: a.gguf, b.gguf" in refusal(load_model, tmp_path)
 
 
 @pytest.mark.parametrize("size", [0, 5, 1000, -1])
 def test_torn_weights_are_damaged_data(folder, size):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:size])
-    assert "its weights cannot be read" in refusal(DamagedDataError, folder, device="cpu")
+    assert "its weights cannot be read" in refusal(
+        load_model, folder, device="cpu", error=DamagedDataError
+    )
 
 
 @pytest.mark.parametrize(
@@ -201,10 +196,10 @@ def test_what_the_hub_answers_is_said_in_our_words(monkeypatch, kind, message):
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_args, **_kwargs: None)
     monkeypatch.setattr(AutoConfig, "from_pretrained", fail)
-    assert message in refusal(UserError, "somebody/some-model")
+    assert message in refusal(load_model, "somebody/some-model")
     monkeypatch.undo()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert "hub cannot be reached" in refusal(UserError, f"somebody/{kind.__name__}")  # not asked
+    assert "hub cannot be reached" in refusal(load_model, f"somebody/{kind.__name__}")  # not asked
 
 
 @pytest.mark.parametrize(
@@ -228,7 +223,7 @@ def test_a_model_too_large_for_the_device_is_refused(model_folder, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(torch.nn.Module, "to", fail)
-    message = refusal(NoRoomError, model_folder, device="cpu")
+    message = refusal(load_model, model_folder, device="cpu", error=NoRoomError)
     assert "does not fit into the device's memory" in message
 
 

@@ -14,6 +14,7 @@ from mnemoscope.taxonomy import PAPER
 from mnemoscope.taxonomy.catalogue import read_taxonomies
 from mnemoscope.taxonomy.labels import count_classes, label_sequences, label_table
 from mnemoscope.taxonomy.names import parse_taxonomy
+from refusals import refusal
 
 NAN = float("nan")
 
@@ -162,13 +163,11 @@ def test_what_cannot_be_labelled_is_refused_and_nothing_written(tmp_path):
         ("sequence_id", ["catalogue"], "no column 'sequence_id'"),
     ):
         table.head(9).drop(drop).write_parquet(source)
-        with pytest.raises(UserError) as refused:
-            label_table(source, out, names)
-        assert says in str(refused.value)
+        assert says in refusal(label_table, source, out, names)
     table.write_parquet(source, compression="uncompressed")
     source.write_bytes(source.read_bytes()[:9999])
-    with pytest.raises(DamagedDataError, match=r"in\.parquet: not a whole Parquet file"):
-        label_table(source, out, ["catalogue"])
+    said = refusal(label_table, source, out, ["catalogue"], error=DamagedDataError)
+    assert "in.parquet: not a whole Parquet file" in said
     assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]
 
 
