@@ -120,8 +120,6 @@ def test_min_f1_interval_equals_scipys() -> None:
     )
 
 
-
-
 def test_resampled_matrices_equal_matrices_counted_one_by_one() -> None:
     generator = np.random.default_rng(0)
     true = generator.permutation(np.repeat(np.arange(3), (5, 9, 7)))

@@ -9,7 +9,7 @@ from scipy.stats import binomtest
 from torch import nn
 
 from mnemoscope.cnn.network import AttentionCnn, SeededDropout, feature_side
-from mnemoscope.cnn.presets import PAPER_GRID, CnnSetting
+from mnemoscope.cnn.presets import PAPER_GRID, PRESETS, CnnSetting
 from mnemoscope.errors import UserError
 
 
@@ -138,3 +138,22 @@ def test_gradient_flows_through_kept_units_only_and_unseeded_it_is_torchs_own() 
     assert torch.equal(seeded(0.5).eval()(units), units)
     for p in (0.0, 1.0):
         assert torch.equal(seeded(p)(units), units * (1 - p))
+
+
+def test_grid_and_preset_are_kept_to_the_papers_letter() -> None:
+    grid = {(setting.kernel, setting.filters, setting.pooling) for setting in PAPER_GRID}
+    assert grid == set(product((6, 8), (10, 16), ("mean", "max")))
+    assert len(PAPER_GRID) == len({setting.slug for setting in PAPER_GRID}) == 8
+    paper = PRESETS["paper"]
+    assert (paper.epochs, paper.min_steps, paper.batch_size) == (3, 0, 16)
+    assert (paper.learning_rate, paper.weight_decay, paper.dropout) == (1e-3, 0.1, 0.5)
+    assert (paper.schedule, paper.scaling, paper.scores_every_epoch) == ("constant", "raw", True)
+    for n_classes, n_steps in ((3, 2_250), (4, 3_000)):  # published
+        assert paper.n_epochs(4_000 * n_classes) * 4_000 * n_classes / 16 == n_steps
+
+
+def test_small_makes_at_least_800_steps() -> None:
+    small = PRESETS["small"]
+    for n_maps in (16, 100, 333, 1_000, 5_000):
+        assert small.n_epochs(n_maps) * -(-n_maps // small.batch_size) >= 800
+        assert small.n_epochs(n_maps) >= small.epochs

@@ -61,7 +61,14 @@ def test_tokens_give_rouge_and_texts_give_patterns():
 
 
 def test_a_feature_without_its_column_is_null_of_its_type():
+    """As is ROUGE of a padded row without a prefix or a suffix."""
     for columns, wanted in (
+        ({"tokens": [[7] * 64], "attention_mask": [[0] * 32 + [1] * 32]}, (None,) * 6),
+        ({"tokens": [[7] * 64], "attention_mask": [[1] * 32 + [0] * 32]}, (None,) * 6),
+        (
+            {"tokens": [[7] * 64], "attention_mask": [[0] * 31 + [1] * 33]},
+            (2 / 33, 0.0, None, None, None, None),
+        ),
         ({"text": ["1 5 2"]}, (None, None, True, False, None, None)),
         ({"tokens": [[7] * 64]}, (1.0, 1.0, None, None, None, None)),
         ({"text": [None]}, (None,) * 6),
@@ -82,14 +89,6 @@ def test_another_length_must_be_asked_for_and_an_odd_one_has_the_shorter_prefix(
     found = add_features(frame, length=length, corpus=corpus)
     np.testing.assert_array_equal(found["rouge_l"], rouge_l(prefixes, suffixes))
     np.testing.assert_array_equal(found["duplicates"], count_duplicates(suffixes, corpus))
-
-
-def test_a_padded_row_without_a_prefix_or_suffix_has_no_rouge():
-    masks = [[0] * 32 + [1] * 32, [1] * 32 + [0] * 32, [0] * 31 + [1] * 33]
-    frame = pl.DataFrame({"sequence_id": range(3), "tokens": tokens_of(3).tolist()})
-    found = add_features(frame.with_columns(attention_mask=pl.Series(masks)))
-    for name in ("rouge_l", "rouge_3"):
-        assert found[name].is_null().to_list() == [True, True, False]
 
 
 def test_own_duplicates_and_code_are_kept_and_all_else_is_made_anew():

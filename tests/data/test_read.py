@@ -1,13 +1,11 @@
 """Readers: what is read, what is passed over and counted, what is refused."""
 
-import numpy as np
 import polars as pl
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mnemoscope.data.corpus import open_corpus
-from mnemoscope.data.duplicates import count_duplicates
 from mnemoscope.data.read import WindowCutter, read_sequences
 from mnemoscope.data.rows import scan_rows
 from mnemoscope.data.table import check_sequences, write_table
@@ -213,15 +211,6 @@ def test_tables_that_give_no_sequences_are_refused(tmp_path, tokenizer, columns,
     pl.DataFrame(columns).write_parquet(tmp_path / "t.parquet")
     with pytest.raises(UserError, match=words):
         read_sequences(tmp_path / "t.parquet", tokenizer)
-
-
-def test_every_sequence_is_found_in_its_own_corpus(folder, whole, tokenizer):
-    suffixes = np.array(whole.frame["tokens"].to_list())[:, 32:]
-    corpus = open_corpus(folder, tokenizer=tokenizer, dtype=None)
-    counts = count_duplicates(suffixes, corpus)
-    assert counts.min() >= 1
-    prose = whole.frame["document"].is_in(["LICENSE", "a.txt"]).to_numpy()
-    assert counts[prose].min() >= 2  # the two files hold the same text
 
 
 ASCII = "def add(a, b):\n    return a + b\n\n\n  # the library of the works\n" * 12

@@ -1,6 +1,5 @@
 """Fixtures: tiny random models of many families, and one model that has memorized."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -47,16 +46,6 @@ def model_folder(tmp_path_factory):
     make_model("llama").save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     return folder
-
-
-@pytest.fixture(scope="session")
-def edit():
-    """Change what a JSON file says: `edit(folder / "config.json", model_type="t5")`."""
-
-    def edit(path, **changes):
-        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-    return edit
 
 
 @pytest.fixture(scope="session")

@@ -49,6 +49,11 @@ def logits(model):
         return model(input_ids=IDS).logits
 
 
+def logits_with(model, twin, parts):
+    with grafted(model, twin, parts):
+        return logits(model)
+
+
 def weights(model):
     return {name: weight.detach().clone() for name, weight in model.named_parameters()}
 
@@ -71,8 +76,7 @@ def test_all_parts_make_the_twin_and_none_the_model_bit_for_bit(pair):
         with grafted(model, twin, parts):
             assert torch.equal(logits(model), logits(twin))
             assert is_same(weights(twin), model)
-    with grafted(model, twin, []):
-        assert torch.equal(logits(model), own)
+    assert torch.equal(logits_with(model, twin, []), own)
     assert is_same(before, model)
     counted = {name: torch.zeros(weight.shape) for name, weight in model.named_parameters()}
     for name, axis, places in (one for part in Anatomy(model).parts.values() for one in part):
@@ -115,29 +119,31 @@ def test_a_head_owns_its_map_and_no_other(of):
     assert differs.tolist() == [False, True, False, False]
 
 
-@pytest.mark.parametrize("of", ["gpt2", "codegen", "gpt_neox", "opt"])
-def test_all_heads_are_queries_keys_values_and_what_reads_them(of):
-    """Where keys are not grouped, heads are everything of attention but the bias after it."""
+HEADS = [f"layers.0.heads.{head}" for head in range(4)]
+BLOCKS = [f"layers.2.neurons.{block}/4" for block in (1, 2, 3, 4)]
+ATTENTION = ["layers.0.qk", "layers.0.values", "layers.0.output"]
+
+
+@pytest.mark.parametrize(
+    ("of", "parts", "whole"),
+    [
+        *((of, HEADS, ATTENTION) for of in ("gpt2", "codegen", "gpt_neox", "opt")),
+        ("llama", BLOCKS, "layers.2.mlp"),
+    ],
+)
+def test_heads_and_blocks_of_neurons_are_all_of_attention_and_mlp(of, parts, whole):
+    """Where keys are not grouped; but for the bias after attention, which is of no head."""
     model = build(of)
     twin = changed(model, lambda name: not name.endswith("bias"))
-    with grafted(model, twin, [f"layers.0.heads.{head}" for head in range(4)]):
-        by_head = logits(model)
-    with grafted(model, twin, ["layers.0.qk", "layers.0.values", "layers.0.output"]):
-        assert torch.equal(logits(model), by_head)
+    assert torch.equal(logits_with(model, twin, parts), logits_with(model, twin, whole))
 
 
-def test_complements_and_blocks_of_neurons_are_sums_of_parts():
-    """All but a part is that part of the model in the twin; the first block differs most."""
+def test_complements_are_sums_of_parts_and_the_first_block_of_neurons_differs_most():
+    """All but a part is that part of the model in the twin."""
     model = build("llama")
     twin, changes = changed(model), []
-    with grafted(twin, model, "layers.1.mlp"):
-        there = logits(twin)
-    with grafted(model, twin, "all but layers.1.mlp"):
-        assert torch.equal(logits(model), there)
-    with grafted(model, twin, [f"layers.2.neurons.{block}/4" for block in (1, 2, 3, 4)]):
-        by_block = logits(model)
-    with grafted(model, twin, "layers.2.mlp"):
-        assert torch.equal(logits(model), by_block)
+    there = logits_with(twin, model, "layers.1.mlp")
+    assert torch.equal(logits_with(model, twin, "all but layers.1.mlp"), there)
     for block in (1, 4):
         found = change_by_name(model, twin, f"layers.2.neurons.{block}/4")
         changes.append(sum(float(change.square().sum()) for change, _ in found.values()))
@@ -149,18 +155,17 @@ def test_neurons_are_found_where_the_mlp_is_as_wide_as_the_model_or_half_as_wide
     """By hand: a neuron's weights are a column of what reads it, and a row of what makes it."""
     options = {"intermediate_size": width} if of == "llama" else {"n_inner": width}
     model = make_model(of, **options)
-    twin, before = changed(model, lambda name: "mlp" in name), weights(model)
-    with grafted(model, twin, "layers.0.neurons.1/4"):
-        now = weights(model)
-    for name, own in before.items():
+    twin = changed(model, lambda name: "mlp" in name)
+    for name, (change, _) in change_by_name(model, twin, "layers.0.neurons.1/4").items():
+        is_other = change != 0
         if "0.mlp" not in name:
-            assert torch.equal(now[name], own)
-        elif own.ndim == 2:
+            assert not is_other.any()
+        elif change.ndim == 2:
             axis = 1 if "down_proj" in name or name.endswith("c_fc.weight") else 0
-            is_other = (now[name] != own).movedim(axis, 0).flatten(1)
+            is_other = is_other.movedim(axis, 0).flatten(1)
             assert is_other.all(dim=1).sum() == is_other.any(dim=1).sum() == width // 4
         else:
-            assert int((now[name] != own).sum()) == (width // 4 if "c_fc" in name else 0)
+            assert int(is_other.sum()) == (width // 4 if "c_fc" in name else 0)
 
 
 CONTROLS = ("random", "spectrum", "permuted")
@@ -331,8 +336,7 @@ def test_buffers_that_are_saved_go_with_their_part():
     for name, buffer in twin.named_buffers():
         if name.endswith("e_score_correction_bias"):
             buffer.copy_(torch.randn(buffer.shape, generator=torch.Generator().manual_seed(1)))
-    with grafted(model, twin, "all"):
-        assert torch.equal(logits(model), logits(twin))
+    assert torch.equal(logits_with(model, twin, "all"), logits(twin))
 
 
 def test_the_model_is_whole_again_after_an_error():
@@ -366,10 +370,8 @@ def test_an_adapter_off_part_by_part_is_the_base_model():
         (["qk", "values", "mlp"], plain),
         (["output", "norms", "embedding"], adapted),
     ):
-        with grafted(model, None, parts):
-            assert torch.equal(logits(model), wanted)
-    with grafted(model, None, "layers.0.values"):
-        assert not torch.equal(logits(model), adapted)
+        assert torch.equal(logits_with(model, None, parts), wanted)
+    assert not torch.equal(logits_with(model, None, "layers.0.values"), adapted)
 
 
 def test_half_of_an_adapter_is_half_of_its_change():
@@ -404,7 +406,7 @@ def test_a_head_of_an_adapter_reads_nothing_where_the_output_is_adapted():
     assert torch.equal(now[:, ~is_own], whole[:, ~is_own])
     base = build("gpt2")
     both = with_lora(base, target_modules=["c_attn", "attn.c_proj"], fan_in_fan_out=True)
-    with grafted(both, None, [f"layers.0.heads.{head}" for head in range(4)]):
+    with grafted(both, None, HEADS):
         for module in both.base_model.model.transformer.h[0].attn.children():
             if hasattr(module, "get_delta_weight"):
                 assert not module.get_delta_weight("default").any()
@@ -418,8 +420,8 @@ def test_an_adapter_of_the_head_is_no_embedding():
     for part, name in (("unembedding", "lm_head"), ("embedding", "embed_tokens")):
         own = logits(adapted[name])
         for other in ("embedding", "unembedding"):
-            with grafted(adapted[name], None, other):
-                assert torch.equal(logits(adapted[name]), logits(base) if other == part else own)
+            wanted = logits(base) if other == part else own
+            assert torch.equal(logits_with(adapted[name], None, other), wanted)
 
 
 def test_what_the_twin_has_at_a_layer_makes_the_twin_from_there_on():

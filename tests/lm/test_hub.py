@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny_families import edit_json
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mnemoscope.errors import UserError
@@ -109,7 +110,7 @@ def test_an_adapter_with_a_tokenizer_of_its_own_is_asked_in_it(base, adapter):
         load_tokenizer(adapter)
 
 
-def test_tokens_that_the_base_itself_cannot_embed_are_let_be(base, adapter, tmp_path, edit):
+def test_tokens_that_the_base_itself_cannot_embed_are_let_be(base, adapter, tmp_path):
     """As Gemma 3's token of images in its models without any."""
     beyond = Path(shutil.copytree(base, tmp_path / "beyond"))
     tokenizer = AutoTokenizer.from_pretrained(beyond)
@@ -117,20 +118,20 @@ def test_tokens_that_the_base_itself_cannot_embed_are_let_be(base, adapter, tmp_
     tokenizer.add_tokens([f"<{n}>" for n in range(n_rows + 1 - len(tokenizer))])
     for folder in (beyond, adapter):
         tokenizer.save_pretrained(folder)
-    edit(adapter / "adapter_config.json", base_model_name_or_path=str(beyond))
+    edit_json(adapter / "adapter_config.json", base_model_name_or_path=str(beyond))
     assert len(load_model(adapter).tokenizer) == n_rows + 1
 
 
-def test_what_is_no_whole_adapter_is_refused(adapter, tmp_path, edit, hide, monkeypatch):
+def test_what_is_no_whole_adapter_is_refused(adapter, tmp_path, hide, monkeypatch):
     hide("peft")
     with pytest.raises(UserError, match=r"pip install 'mnemoscope\[peft\]'"):
         load_model(adapter)
     monkeypatch.undo()
     config, weights = adapter / "adapter_config.json", adapter / "adapter_model.safetensors"
     for spoil, words in (
-        (lambda: edit(config, r=5), "cannot be merged into"),
+        (lambda: edit_json(config, r=5), "cannot be merged into"),
         (
-            lambda: edit(config, base_model_name_or_path=str(tmp_path / "gone")),
+            lambda: edit_json(config, base_model_name_or_path=str(tmp_path / "gone")),
             "gone: no such model folder",
         ),
         (lambda: weights.rename(adapter / "adapter_model.bin"), "pickled weights are not read"),
@@ -142,25 +143,23 @@ def test_what_is_no_whole_adapter_is_refused(adapter, tmp_path, edit, hide, monk
 
 
 @pytest.fixture
-def quantized(base, tmp_path, edit):
+def quantized(base, tmp_path):
     """A folder whose configuration says how its weights are quantized."""
 
     def quantized(**settings) -> Path:
         folder = Path(shutil.copytree(base, tmp_path / "quantized"))
-        edit(folder / "config.json", quantization_config=settings)
+        edit_json(folder / "config.json", quantization_config=settings)
         return folder
 
     return quantized
 
 
-def test_an_adapter_is_not_merged_on_several_devices_nor_into_quantized_weights(
-    adapter, quantized, edit
-):
+def test_an_adapter_is_not_merged_on_several_devices_nor_into_quantized_weights(adapter, quantized):
     with pytest.raises(UserError, match="merged on one device"):
         load_model(adapter, device_map="auto")
     pytest.importorskip("bitsandbytes")
     folder = quantized(quant_method="bitsandbytes", load_in_8bit=True)
-    edit(adapter / "adapter_config.json", base_model_name_or_path=str(folder))
+    edit_json(adapter / "adapter_config.json", base_model_name_or_path=str(folder))
     with pytest.raises(UserError, match="merging an adapter would round"):
         load_model(adapter)
 

@@ -1,5 +1,7 @@
 """Tiny random models of many families, a tiny tokenizer, random tokens."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -106,6 +108,11 @@ def make_tokenizer(adds_bos=False):
 
 def random_tokens(n, length=64, seed=0):
     return np.random.default_rng(seed).integers(3, VOCABULARY, (n, length)).astype(np.int32)
+
+
+def edit_json(path, **changes):
+    """Change what a JSON file says: `edit_json(folder / "config.json", model_type="t5")`."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def own_attention(lm, tokens, batch_size=4, **arguments):

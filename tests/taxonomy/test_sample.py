@@ -276,7 +276,9 @@ def test_a_group_may_hold_a_tenth_of_a_class_and_no_more_without_a_warning():
         assert [line.split(":")[0] for line in sample.warnings] == ["class Non-Memo"] * warned
 
 
-def test_class_of_a_single_group_is_impossible_by_group_and_possible_by_row():
+def test_classes_of_few_groups_are_impossible_by_group_and_by_folds_and_possible_by_row():
+    frame, labels = make(memo(60, 60, 60), groups=[str(at // 15) for at in range(180)])
+    assert "form 4 groups" in str(impossible(frame, labels, split="folds"))
     groups = ["a"] * 300 + [None] * 800
     frame, labels = make(memo(300, 400, 400), groups)
     outcome = impossible(frame, labels)
@@ -361,8 +363,3 @@ def test_folds_take_all_of_the_smallest_class_and_as_many_of_the_others(n_groups
     fewer = sampled(frame, labels, seed=seed, split="folds", n_train=n_groups, minimum=2)
     assert fewer.frame.height == len(NAMES) * n_groups
     assert set(fewer.frame["sequence_id"]) <= set(frame["sequence_id"])
-
-
-def test_folds_want_a_group_for_each():
-    frame, labels = make(memo(60, 60, 60), groups=[str(at // 15) for at in range(180)])
-    assert "form 4 groups" in str(impossible(frame, labels, split="folds"))

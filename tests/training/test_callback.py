@@ -95,25 +95,6 @@ def test_the_trainers_own_log_is_what_it_is_without_us(
     assert own_log(True) == without
 
 
-def test_tensorboard_draws_what_the_callback_logs(
-    network, rows, windows, tmp_path, monkeypatch
-) -> None:
-    """Trainer's own logger writes, TensorBoard's own reader reads."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "events"))
-    trainer = make_trainer(network, rows, tmp_path, report_to=["tensorboard"], max_steps=2)
-    trainer.add_callback(MemorizationCallback(trainer, windows, every=1))
-    trainer.train()
-    events = EventAccumulator(str(tmp_path / "events")).Reload()
-    drawn = events.Scalars("train/memorization/recall_logprob")
-    logged = [entry for entry in trainer.state.log_history if "memorization/guess" in entry]
-    assert [one.step for one in drawn] == [0, 1, 2]
-    assert [one.value for one in drawn] == pytest.approx(
-        [entry["memorization/recall_logprob"] for entry in logged], rel=1e-6
-    )
-
-
 def test_steps_are_optimizer_steps_and_the_last_is_looked_at(network, rows, windows, tmp_path):
     accumulated = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 3}
     trainer = make_trainer(network, rows, tmp_path, max_steps=5, **accumulated)
