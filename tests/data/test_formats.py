@@ -599,6 +599,22 @@ FOLDERS = [  # files, which of them is given, words of the one line
     ({"a.jsonl/.hidden": b""}, "a.jsonl", "without a file"),
     ({"train-00000-of-00002.jsonl": _rows()}, "", "1 of 2 files of 'train'"),
     ({"a_prefix.npy": BOMB, "a_suffix.npy": BOMB}, "", "not a whole .npy array"),
+    ({".hidden": LONG.encode()}, "", r"a folder without a file \(hidden"),
+    ({"a.bin": b"\0\1"}, "", r"no text in it \(1 files"),
+    ({"a.txt": b"short", "b.txt": b""}, "", "no text of 64 tokens"),
+    ({"a.bin": b"\0"}, "a.bin", "a.bin: not a text in UTF-8"),
+    ({}, "gone", "gone: no such file or folder"),
+    ({"a.txt": b"a b " * (9 << 18)}, "a.txt", r"longer than 8 MB\. Divide"),
+]
+TABLES = [  # the columns of a table, words of the one line
+    ({"mine": [1, 2]}, "no column 'text'"),
+    ({"tokens": [[1] * 64, [1] * 61]}, "row 1: 61 tokens where 64"),
+    ({"sequence_id": [1, 1], "tokens": [[1] * 64] * 2}, "row 1: sequence_id 1 is there"),
+    ({"sequence_id": [1, 1], "text": [LONG, LONG]}, "row 1: sequence_id 1 is there"),
+    ({"sequence_id": [1, None], "text": [LONG, LONG]}, "row 1: no sequence_id"),
+    ({"text": ["a", None]}, "no text of 64 tokens"),
+    ({"text": [1, 2]}, "column 'text'"),
+    ({"text": ["a b " * (9 << 18)]}, r"longer than 8 MB\. Divide"),
 ]
 
 
@@ -607,6 +623,7 @@ FOLDERS = [  # files, which of them is given, words of the one line
     [
         *(({name: data}, name, words, dict(*columns)) for name, data, words, *columns in MISREAD),
         *((files, given, words, {}) for files, given, words in FOLDERS),
+        *(({"t.parquet": columns}, "t.parquet", words, {}) for columns, words in TABLES),
     ],
 )
 def test_what_could_be_misread_is_refused_in_one_line(
@@ -616,12 +633,15 @@ def test_what_could_be_misread_is_refused_in_one_line(
         (tmp_path / name).parent.mkdir(exist_ok=True)
         if isinstance(data, bytes):
             (tmp_path / name).write_bytes(data)
+        elif isinstance(data, dict):
+            pl.DataFrame(data).write_parquet(tmp_path / name)
         else:
             np.save(tmp_path / name, data)
     with pytest.raises(MnemoscopeError, match=words) as caught:
         read_sequences(tmp_path / given, tokenizer, columns=columns)
     assert "\n" not in str(caught.value)
-    assert str(tmp_path) in str(caught.value)
+    said = str(caught.value)
+    assert str(tmp_path) in said or "text that begins with 'a b a b" in said
 
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path, tokenizer):

@@ -78,25 +78,6 @@ def test_neither_the_order_of_files_nor_links_to_nowhere_or_in_a_circle_matter(
     assert read_sequences(other, tokenizer).frame.equals(whole.frame)
 
 
-@pytest.mark.parametrize(
-    ("files", "given", "words"),
-    [
-        ({}, "", r"a folder without a file \(hidden"),
-        ({"a.bin": b"\0\1"}, "", r"no text in it \(1 files"),
-        ({".hidden": LONG.encode()}, "", r"a folder without a file \(hidden"),
-        ({"a.txt": b"short", "b.txt": b""}, "", "no text of 64 tokens"),
-        ({"a.bin": b"\0"}, "a.bin", "a.bin: not a text in UTF-8"),
-        ({}, "gone", "gone: no such file or folder"),
-        ({"a.txt": b"a b " * (9 << 18)}, "a.txt", r"longer than 8 MB\. Divide"),
-    ],
-)
-def test_a_source_without_sequences_is_refused(tmp_path, tokenizer, files, given, words):
-    for name, data in files.items():
-        (tmp_path / name).write_bytes(data)
-    with pytest.raises(UserError, match=words):
-        read_sequences(tmp_path / given, tokenizer)
-
-
 @pytest.mark.parametrize("text", ["word " * 200, "a/b " * 2000, "漢字" * 100, f"{'a' * 300}/b"])
 def test_a_text_in_place_of_its_name_is_no_file_or_folder(tokenizer, text):
     for read in (
@@ -192,25 +173,6 @@ def test_tokens_of_a_table_are_taken_as_they_are(tmp_path, tokenizer):
     bare = read_sequences(tmp_path / "t.parquet", None, limit=1)
     assert bare.frame.columns == ["sequence_id", "tokens", "group", "mine"]
     assert (len(bare.frame), bare.n_documents) == (1, 1)
-
-
-@pytest.mark.parametrize(
-    ("columns", "words"),
-    [
-        ({"mine": [1, 2]}, "no column 'text'"),
-        ({"tokens": [[1] * 64, [1] * 61]}, "row 1: 61 tokens where 64"),
-        ({"sequence_id": [1, 1], "tokens": [[1] * 64] * 2}, "row 1: sequence_id 1 is there"),
-        ({"sequence_id": [1, 1], "text": [LONG, LONG]}, "row 1: sequence_id 1 is there"),
-        ({"sequence_id": [1, None], "text": [LONG, LONG]}, "row 1: no sequence_id"),
-        ({"text": ["a", None]}, "no text of 64 tokens"),
-        ({"text": [1, 2]}, "column 'text'"),
-        ({"text": ["a b " * (9 << 18)]}, r"longer than 8 MB\. Divide"),
-    ],
-)
-def test_tables_that_give_no_sequences_are_refused(tmp_path, tokenizer, columns, words):
-    pl.DataFrame(columns).write_parquet(tmp_path / "t.parquet")
-    with pytest.raises(UserError, match=words):
-        read_sequences(tmp_path / "t.parquet", tokenizer)
 
 
 ASCII = "def add(a, b):\n    return a + b\n\n\n  # the library of the works\n" * 12
