@@ -74,7 +74,6 @@ def limit_memory(patch, rows: int) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """This process and the workers use one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -115,7 +114,6 @@ def whole(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def port() -> int:
-    """Where the server of the bucket listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
@@ -138,7 +136,6 @@ def cluster(port):
 
 @pytest.fixture(scope="module")
 def bucket(port, cluster):
-    """An S3 bucket of a server on this machine; gives a client of it."""
     moto = pytest.importorskip("moto.server", reason="moto is not installed")
     s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed")
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
@@ -237,7 +234,6 @@ class RoomForSix(questions.Maps):
 def test_one_worker_captures_through_a_bucket_as_one_process(
     cluster, bucket, whole, tmp_path, monkeypatch
 ):
-    """An S3 server: nothing of a shard stays there."""
     monkeypatch.setattr(cluster, "_n_workers", 1)
     monkeypatch.setattr(cluster, "storage", "s3://shards/study")
     study = Study(shutil.copytree(whole["sequences"], tmp_path / "study"))

@@ -29,7 +29,6 @@ def run(folder: Path, units=None, needs=Needs(), store=UnitStore) -> list:  # no
 
 @pytest.fixture
 def whole(tmp_path) -> dict[str, bytes]:
-    """The files that an undisturbed run of this process leaves."""
     run(tmp_path / "whole")
     return content(tmp_path / "whole")
 

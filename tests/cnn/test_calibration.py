@@ -183,7 +183,6 @@ def test_where_one_class_is_one_group_nothing_is_chosen():
 
 
 def test_an_interval_draws_groups_and_is_none_of_few():
-    """Every case five times: the score stays, and so does its interval where groups are drawn."""
     logits, is_so, groups = cases(100)
     once = over_groups(brier, raw(logits), is_so, groups)
     five = [np.tile(one, 5) for one in (raw(logits), is_so, groups)]

@@ -185,7 +185,6 @@ def test_pairs_of_arrays_are_prefix_and_suffix(tmp_path):
 
 
 def told(source, tokenizer, columns=None):
-    """What is said while a source is read."""
     heard = io.StringIO()
     with redirect_stderr(heard), show_progress(io.StringIO()):
         found = read_sequences(source, tokenizer, columns=columns)
@@ -321,7 +320,6 @@ def cache(root, name, files):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """An empty cache, and no network."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))

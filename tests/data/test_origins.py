@@ -147,7 +147,6 @@ def table(path, corpus, k=6):
 
 
 def places_of(ids, corpus):
-    """All (document, place) of ids in documents."""
     every = ((number, place) for number, one in enumerate(corpus) for place in range(len(one)))
     return [(n, at) for n, at in every if corpus[n][at : at + len(ids)].tolist() == list(ids)]
 
@@ -336,7 +335,6 @@ def test_an_answer_without_an_end_is_refused_in_time(api, monkeypatch):
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory):
-    """An index of the documents' bytes, built by the package itself."""
     pytest.importorskip("infini_gram")
     root = tmp_path_factory.mktemp("infini")
     for name in ("data", "index"):

@@ -40,13 +40,11 @@ def copy(tmp_path_factory):
 
 @pytest.fixture
 def changed(copy, tmp_path):
-    """A copy that a test may spoil."""
     shutil.copytree(copy, tmp_path / "copy")
     return tmp_path / "copy"
 
 
 def raw(folder, split):
-    """All rows of a split by Polars alone."""
     return pl.concat(pl.read_parquet(one) for one in sorted((folder / "data").glob(f"{split}*")))
 
 

@@ -41,7 +41,6 @@ def tokenizer():
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory):
-    """A tiny Llama with its tokenizer, saved as a user would."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     make_model("llama").save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)

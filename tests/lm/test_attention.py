@@ -30,7 +30,6 @@ def assert_is_own(lm, tokens, mean, largest):
 
 
 def state_of(model):
-    """Whatever capture touches."""
     return (
         [(id(m), m.training) for m in model.modules()],
         [len(m._forward_hooks) for m in model.modules()],

@@ -6,7 +6,6 @@ So does the forward of a capture.
 import numpy as np
 import pytest
 import torch
-from family_survey import build_family
 from tiny_families import HYBRIDS, joined
 
 from mnemoscope.errors import UserError
@@ -92,7 +91,7 @@ def test_every_family_continues_as_generate_and_is_scanned_and_captured_so(lm, t
 
 @pytest.mark.parametrize("of", [*HYBRIDS, "deepseek_v4"])
 def test_where_a_state_is_kept_one_forward_without_a_cache_says_the_same(build, tokens, of):
-    lm, table = build(of) if of in HYBRIDS else build_family(of), tokens(6, 24)
+    lm, table = build(of), tokens(6, 24)
     decoded, _, _ = decode(lm, table, prefix=12)
     np.testing.assert_array_equal(decoded, generate(lm, table, prefix=12))
     table[[0, 2], 12:] = decoded[[0, 2]]

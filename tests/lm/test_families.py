@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from family_survey import Finding, build_family, examine, largest_difference
-from tiny_families import named
+from family_survey import Finding, examine, largest_difference
+from tiny_families import make_model, named
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from mnemoscope.lm.model import wrap_model
 
 PAGE = Path(__file__).parents[2] / "docs" / "families.md"
 NAMED = (
@@ -72,8 +74,7 @@ def test_maps_are_the_models_own_attention_pooled_and_cutting_nothing_changes_no
 
 @pytest.mark.parametrize("name", named(NAMED, OF_EACH_ROUNDING))
 def test_in_bfloat16_only_the_pooling_rounds(name):
-    """Mean and max of bfloat16 weights, accumulated in float32: nothing is rounded again."""
-    assert largest_difference(build_family(name, dtype=torch.bfloat16)) == 0.0
+    assert largest_difference(wrap_model(make_model(name, dtype=torch.bfloat16), name=name)) == 0.0
 
 
 @pytest.mark.parametrize(

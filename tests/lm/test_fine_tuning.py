@@ -81,7 +81,6 @@ def test_dropout_is_that_of_the_step_and_outside_numbers_go_on(tmp_path) -> None
 
 
 def test_only_counted_tokens_move_the_weights(lm) -> None:
-    """Two batches that differ in the last token, which is not counted, train alike."""
     first = batches(1)[0]
     second = first.copy()
     second[:, -1] = (second[:, -1] + 1) % 300
@@ -98,7 +97,6 @@ def test_only_counted_tokens_move_the_weights(lm) -> None:
 
 
 def test_best_tokens_follow_greedy_decoding_up_to_the_first_other(lm) -> None:
-    """A continuation is what the model says at each place; generate of transformers says it too."""
     prompt = torch.from_numpy(batches(1)[0][:, :8]).long()
     written = lm.model.generate(prompt, max_new_tokens=12, min_new_tokens=12, do_sample=False)
     tokens = written.numpy()

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from family_survey import build_family
 from test_families import NAMED
 from tiny_families import make_model, named, random_tokens
 
@@ -28,10 +27,6 @@ from mnemoscope.lm.model import wrap_model
 from mnemoscope.lm.probe import suffix_logprobs
 
 IDS = torch.from_numpy(random_tokens(2, 24)).long()
-
-
-def build(family, **changes):
-    return build_family(family, **changes).model
 
 
 def changed(model, wanted=lambda _: True, seed=0):
@@ -64,8 +59,7 @@ def is_same(before, model):
 
 @pytest.fixture(scope="module", params=named(NAMED))
 def pair(request):
-    """A model of one family and its twin."""
-    model = build(request.param)
+    model = make_model(request.param)
     return model, changed(model)
 
 
@@ -106,7 +100,7 @@ def test_queries_and_keys_alone_decide_where_a_layer_looks(pair):
 @pytest.mark.parametrize("of", ["gpt2", "gpt_neox", "codegen", "llama", "phi3", "bloom"])
 def test_a_head_owns_its_map_and_no_other(of):
     """With the twin's head in the model, that head alone looks elsewhere; grouped keys stay."""
-    model = build(of)
+    model = make_model(of)
     twin, lm = changed(model), wrap_model(model)
 
     def heads():
@@ -133,14 +127,14 @@ ATTENTION = ["layers.0.qk", "layers.0.values", "layers.0.output"]
 )
 def test_heads_and_blocks_of_neurons_are_all_of_attention_and_mlp(of, parts, whole):
     """Where keys are not grouped; but for the bias after attention, which is of no head."""
-    model = build(of)
+    model = make_model(of)
     twin = changed(model, lambda name: not name.endswith("bias"))
     assert torch.equal(logits_with(model, twin, parts), logits_with(model, twin, whole))
 
 
 def test_complements_are_sums_of_parts_and_the_first_block_of_neurons_differs_most():
     """All but a part is that part of the model in the twin."""
-    model = build("llama")
+    model = make_model("llama")
     twin, changes = changed(model), []
     there = logits_with(twin, model, "layers.1.mlp")
     assert torch.equal(logits_with(model, twin, "all but layers.1.mlp"), there)
@@ -183,7 +177,7 @@ def change_by_name(model, twin, part, **options):
 
 @pytest.mark.parametrize("control", CONTROLS)
 def test_a_change_that_knows_nothing_of_the_twin_has_its_norm(control):
-    model = build("gpt2")
+    model = make_model("gpt2")
     twin = changed(model)
     found, again, other = (
         change_by_name(model, twin, "layers.0.mlp", control=control, seed=seed)
@@ -201,7 +195,7 @@ def test_a_change_that_knows_nothing_of_the_twin_has_its_norm(control):
 @pytest.mark.parametrize("control", [*CONTROLS, "flip", "twin"])
 def test_a_change_has_one_direction_at_every_size(control):
     """That of the twin goes straight to it, that of `flip` straight away from it."""
-    model = build("llama")
+    model = make_model("llama")
     twin = changed(model)
     parts = ["layers.0.qk", "norms"]
     walk = Pair(model, twin).walk(parts, control=control, seed=3)
@@ -222,7 +216,7 @@ def test_a_change_has_one_direction_at_every_size(control):
 
 def test_the_same_spectrum_with_other_singular_vectors():
     """Outside oracle: numpy's decomposition. The directions are uniform: their overlaps are."""
-    model = build("llama")
+    model = make_model("llama")
     twin = changed(model, lambda name: "layers.0.mlp" in name)
     with torch.no_grad():  # of rank 2: a Gaussian has every rank
         weight = twin.model.layers[0].mlp.up_proj.weight
@@ -255,7 +249,7 @@ def test_singular_vectors_are_uniform():
 
 def test_permuted_changes_have_the_twins_rows_and_columns_in_another_order():
     """Those of a vector go up or down: a shift of all gains must be found in its control too."""
-    model, signs = build("llama"), set()
+    model, signs = make_model("llama"), set()
     twin = changed(model)
     for seed in range(12):
         found = change_by_name(model, twin, "norms", control="permuted", seed=seed)
@@ -279,7 +273,7 @@ def test_permuted_changes_have_the_twins_rows_and_columns_in_another_order():
 @pytest.mark.parametrize("control", CONTROLS)
 def test_in_half_precision_the_norm_is_that_after_rounding(control):
     """A twin less than half a step of bfloat16 away: noise of that size would be rounded off."""
-    model = build("llama").to(torch.bfloat16)
+    model = make_model("llama").to(torch.bfloat16)
     twin, before = copy.deepcopy(model), weights(model)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -309,7 +303,7 @@ def test_a_single_number_is_changed_as_a_vector_of_one(control):
 
 
 def test_parts_are_found_where_no_gradient_is_kept_and_a_training_model_stays_one():
-    model = build("llama").train()
+    model = make_model("llama").train()
     for context in (torch.enable_grad, torch.no_grad, torch.inference_mode):
         with context():
             assert graft_parts(model)
@@ -318,7 +312,7 @@ def test_parts_are_found_where_no_gradient_is_kept_and_a_training_model_stays_on
 
 def test_both_directions_take_the_same_weights():
     """A twin whose queries are zero reads its keys nowhere; the model does."""
-    model = build("gpt_neox")
+    model = make_model("gpt_neox")
     twin = changed(model)
     with torch.no_grad():
         for layer in twin.gpt_neox.layers:
@@ -331,7 +325,7 @@ def test_both_directions_take_the_same_weights():
 
 def test_buffers_that_are_saved_go_with_their_part():
     """A router's correction is no parameter; without it the twin's experts are others."""
-    model = build("deepseek_v3", first_k_dense_replace=0)
+    model = make_model("deepseek_v3", first_k_dense_replace=0)
     twin = changed(model)
     for name, buffer in twin.named_buffers():
         if name.endswith("e_score_correction_bias"):
@@ -340,7 +334,7 @@ def test_buffers_that_are_saved_go_with_their_part():
 
 
 def test_the_model_is_whole_again_after_an_error():
-    model = build("gpt2")
+    model = make_model("gpt2")
     twin, before = changed(model), weights(model)
     parts = ["qk", "layers.0-1.mlp"]
     with pytest.raises(ZeroDivisionError, match="False"), grafted(model, twin, parts):
@@ -349,7 +343,6 @@ def test_the_model_is_whole_again_after_an_error():
 
 
 def with_lora(base, **options):
-    """A copy of the model with an adapter far from zero."""
     peft = pytest.importorskip("peft")
     config = peft.LoraConfig(r=2, **options)
     model = peft.get_peft_model(copy.deepcopy(base), config).eval()
@@ -361,7 +354,7 @@ def with_lora(base, **options):
 
 
 def test_an_adapter_off_part_by_part_is_the_base_model():
-    base = build("llama")
+    base = make_model("llama")
     model, plain = with_lora(base, target_modules=["q_proj", "v_proj", "down_proj"]), logits(base)
     adapted = logits(model)
     assert not torch.equal(adapted, plain)
@@ -375,7 +368,7 @@ def test_an_adapter_off_part_by_part_is_the_base_model():
 
 
 def test_half_of_an_adapter_is_half_of_its_change():
-    base = build("gpt2")
+    base = make_model("gpt2")
     model = with_lora(base, target_modules=["c_attn"], fan_in_fan_out=True)
 
     def change():
@@ -396,7 +389,7 @@ def test_half_of_an_adapter_is_half_of_its_change():
 
 def test_a_head_of_an_adapter_reads_nothing_where_the_output_is_adapted():
     """PEFT's own change of the weights: without the head's columns, and all heads are all of it."""
-    model = with_lora(build("llama"), target_modules=["o_proj"])
+    model = with_lora(make_model("llama"), target_modules=["o_proj"])
     module = model.base_model.model.model.layers[0].self_attn.o_proj
     whole = module.get_delta_weight("default").detach().clone()
     with grafted(model, None, "layers.0.heads.1"):
@@ -404,7 +397,7 @@ def test_a_head_of_an_adapter_reads_nothing_where_the_output_is_adapted():
     assert not now[:, 8:16].any()
     is_own = torch.arange(32) // 8 == 1
     assert torch.equal(now[:, ~is_own], whole[:, ~is_own])
-    base = build("gpt2")
+    base = make_model("gpt2")
     both = with_lora(base, target_modules=["c_attn", "attn.c_proj"], fan_in_fan_out=True)
     with grafted(both, None, HEADS):
         for module in both.base_model.model.transformer.h[0].attn.children():
@@ -413,7 +406,7 @@ def test_a_head_of_an_adapter_reads_nothing_where_the_output_is_adapted():
 
 
 def test_an_adapter_of_the_head_is_no_embedding():
-    base = build("llama")
+    base = make_model("llama")
     model = with_lora(base, target_modules=["lm_head", "embed_tokens"])
     assert graft_parts(model) == graft_parts(base)
     adapted = {name: with_lora(base, target_modules=[name]) for name in ("lm_head", "embed_tokens")}
@@ -426,7 +419,7 @@ def test_an_adapter_of_the_head_is_no_embedding():
 
 def test_what_the_twin_has_at_a_layer_makes_the_twin_from_there_on():
     """Residual of the twin and the twin's later layers are the twin; its parts add up to it."""
-    model = build("llama")
+    model = make_model("llama")
     twin = changed(model)
     later = ["layers.1-2", "norms", "unembedding"]
     with grafted(model, twin, later), patched(model, twin, "residual", 1):
@@ -449,7 +442,7 @@ def test_what_the_twin_has_at_a_layer_makes_the_twin_from_there_on():
 )
 def test_a_patch_takes_over_what_attention_or_mlp_adds_and_no_residual_stream(of, attention, mlp):
     """A twin that adds nothing there, and differs everywhere, is the model that adds nothing."""
-    model = build(of)
+    model = make_model(of)
     for place, last in (("attention", attention), ("mlp", mlp)):
         silent = [copy.deepcopy(model), changed(model)]
         for one in silent:
@@ -476,7 +469,7 @@ def test_a_patch_at_late_positions_changes_nothing_before(pair):
 
 
 def test_the_ids_are_found_whatever_stands_before_them():
-    model, others = build("llama"), IDS.flip(0, 1)
+    model, others = make_model("llama"), IDS.flip(0, 1)
     twin, mask = changed(model), torch.ones_like(IDS)
     with torch.no_grad(), patched(model, twin, "mlp", 1, tokens=others):
         wanted = model(input_ids=IDS, attention_mask=mask).logits
@@ -486,7 +479,7 @@ def test_the_ids_are_found_whatever_stands_before_them():
 
 def memorized(bos_id=None):
     """A model, and sequences that it continues: (6, 16) tokens of which 8 are its own."""
-    lm = replace(wrap_model(build("llama"), bos="never", fingerprint=""), bos_id=bos_id)
+    lm = replace(wrap_model(make_model("llama"), bos="never", fingerprint=""), bos_id=bos_id)
     prefixes = torch.from_numpy(random_tokens(6, 8)).long()
     tokens = torch.cat([prefixes, greedy_tokens(lm, prefixes, 8)[0]], dim=1)
     return lm, tokens.numpy()
@@ -536,7 +529,7 @@ def test_a_patch_at_the_last_token_that_is_read_breaks_the_last_alone(bos_id):
 
 
 def test_parts_that_are_not_there_and_models_that_cannot_lend_them_are_refused():
-    model = build("llama")
+    model = make_model("llama")
     twin, away = changed(model), changed(model)
     away.to("meta")
     narrow = make_model("llama", hidden_size=16)

@@ -58,7 +58,6 @@ def base(tmp_path_factory):
 
 @pytest.fixture
 def adapter(base, tmp_path):
-    """A LoRA on the attention's projections, far from zero."""
     torch.manual_seed(3)
     config = peft.LoraConfig(r=4, target_modules=["query_key_value"], init_lora_weights=False)
     model = AutoModelForCausalLM.from_pretrained(base)
@@ -144,7 +143,6 @@ def test_what_is_no_whole_adapter_is_refused(adapter, tmp_path, hide, monkeypatc
 
 @pytest.fixture
 def quantized(base, tmp_path):
-    """A folder whose configuration says how its weights are quantized."""
 
     def quantized(**settings) -> Path:
         folder = Path(shutil.copytree(base, tmp_path / "quantized"))

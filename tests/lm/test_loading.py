@@ -21,7 +21,6 @@ from refusals import refusal
 
 @pytest.fixture
 def folder(model_folder, tmp_path):
-    """A copy of the tiny model's folder, to spoil."""
     return shutil.copytree(model_folder, tmp_path / "model")
 
 
@@ -90,7 +89,6 @@ def test_the_fingerprint_is_of_weights_configuration_and_dtype_alone(
 
 
 def save_other(family, **changes):
-    """Put another model's configuration and weights in a folder."""
 
     def save(folder):
         config = AutoConfig.for_model(
@@ -102,7 +100,6 @@ def save_other(family, **changes):
 
 
 def own_code(folder):
-    """A configuration that names Python code beside it."""
     named = {"AutoConfig": "c.C", "AutoModelForCausalLM": "c.M"}
     edit_json(folder / "config.json", model_type="strange", auto_map=named)
     (folder / "c.py").write_text("raise SystemExit('was run')")

@@ -21,7 +21,6 @@ SIDES = ("left", "right")
 
 
 def padded(tokens, length: int, side: str, filler: int = 0):
-    """The rows with padding around, and their mask."""
     n_more = length - tokens.shape[1]
     around = ((0, 0), (n_more, 0) if side == "left" else (0, n_more))
     return (

@@ -34,7 +34,6 @@ def folders(tmp_path_factory):
 
 
 def half_on_disk(folder) -> dict[str, str]:
-    """The first layer in memory, the others on disk."""
     model = AutoModelForCausalLM.from_pretrained(folder)
     base = model.base_model_prefix
     where = {name: "cpu" for name, _ in model.named_children() if name != base}
@@ -69,7 +68,6 @@ def test_a_spread_model_gives_what_it_gives_on_one_device(folders, name):
 
 @pytest.mark.parametrize("name", ["llama", "bloom"])
 def test_a_spread_model_is_left_as_it_was_found(folders, name):
-    """What accelerate brought is gone again, and its hooks are still there."""
     spread = load_model(folders[name], device_map=half_on_disk(folders[name]))
     before = [(key, value.device) for key, value in spread.model.state_dict().items()]
     edges = torch.zeros(3, 64, 64, dtype=torch.bool)
@@ -119,7 +117,6 @@ def save_quantized(plain, folder, **settings):
 
 @pytest.fixture(scope="module")
 def quantized(tmp_path_factory):
-    """A model saved in 4 bits and one in 8, as bitsandbytes stores them."""
     pytest.importorskip("bitsandbytes")
     parent = tmp_path_factory.mktemp("quantized")
     plain = make_model("llama", hidden_size=64, intermediate_size=128, head_dim=16)

@@ -61,7 +61,6 @@ def test_torn_shard_is_named_and_only_its_rows_are_redone(tmp_path, keep):
 
 
 def flip(path: Path, at: int = -5) -> None:
-    """Change one bit of a file where it stands; its length stays."""
     data = bytearray(path.read_bytes())
     data[at] ^= 1
     path.write_bytes(data)

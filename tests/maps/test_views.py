@@ -26,7 +26,6 @@ from mnemoscope.maps.views import (
 
 
 def stored(folder: Path, n: int, *, shard_rows: int = 4) -> StoredMaps:
-    """The pooled means of so many maps, captured just now."""
     capture(folder, range(n), shard_rows=shard_rows)
     return MapStore(folder).dataset(range(n), "own", "mean")
 

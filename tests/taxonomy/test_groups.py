@@ -26,7 +26,6 @@ def compare_every_pair(tokens, similarity):
 
 
 def name_by_first(components):
-    """The same components, named by their smallest row."""
     first: dict[int, int] = {}
     return [first.setdefault(component, row) for row, component in enumerate(components.tolist())]
 
@@ -81,7 +80,6 @@ RNG = np.random.default_rng(0)
 
 
 def table(n, **columns):
-    """Sequences that share nothing, with the columns given."""
     tokens = RNG.integers(0, 10**6, (n, 64)).tolist()
     return pl.DataFrame({"sequence_id": range(n), "tokens": tokens}).with_columns(**columns)
 

@@ -80,7 +80,6 @@ PUBLISHED = [row["tax_name"] for row in rows_of("taxonomies_all.csv")]
 
 
 def every_kind_of_row():
-    """All combinations of values on both sides of each threshold and of nulls: 5,103 rows."""
     flags = [True, False, None]
     counts = [5, 6, 50, 51, 1000, 1001, None]
     rouge = [0.46875, 0.5, None], [0.4999999, 0.5, None]

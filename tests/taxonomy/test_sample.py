@@ -38,7 +38,6 @@ def outcome_of(frame, labels, taxonomy=TAXONOMY, *, seed=0, split="group", match
 
 
 def memo(n_guess, n_recall, n_other):
-    """So many of each class."""
     return ["Guess"] * n_guess + ["Recall"] * n_recall + ["Non-Memo"] * n_other
 
 

@@ -44,7 +44,6 @@ def make_trainer(network, rows, folder, **settings) -> Trainer:
 
 
 def means_of_canaries(folder, column) -> dict[int, float]:
-    """A column of the history at each step, the mean of what is trained on."""
     seen = read_history(folder / "memorization").joined().filter(source="canary")
     means = seen.group_by("step", maintain_order=True).agg(pl.col(column).mean())
     return dict(means.iter_rows())

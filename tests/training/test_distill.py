@@ -245,7 +245,6 @@ def _train(teacher, rows, folder, *, losses=EVERY, seed=0, steps=5):
 def test_a_stopped_training_goes_on_to_the_very_same_student(
     teacher, rows, tmp_path, stopped_at
 ) -> None:
-    """Ctrl-C in step 4 of 5: what is trained after is what would have been."""
     torch.set_num_threads(1)
     whole, trained = _train(teacher, rows, tmp_path / "whole")
     assert trained.steps == 5

@@ -15,7 +15,6 @@ from mnemoscope.training.windows import WatchedWindows
 
 
 def train(network, rows, n_steps, watch=None, every=5):
-    """A loop of one's own; gives the losses."""
     torch.manual_seed(1)
     network.train()
     batch = torch.tensor([row["input_ids"] for row in rows])
