@@ -74,16 +74,6 @@ def test_runs_are_summed_as_published() -> None:
     np.testing.assert_array_equal(confusion_matrix(true, runs, 3), separate)
 
 
-@pytest.mark.parametrize(
-    ("confusion", "message"),
-    [([[1, 2, 3], [4, 5, 6]], "square"), ([[1, 0], [0, 0]], "without"), ([[1, -1], [0, 1]], "neg")],
-)
-def test_what_is_no_confusion_matrix_is_refused(confusion, message) -> None:
-    for figure in (f1_per_class, precision_recall):
-        with pytest.raises(ValueError, match=message):
-            figure(confusion)
-
-
 def predict(
     generator: np.random.Generator, true: np.ndarray, runs: int, right: float
 ) -> np.ndarray:
@@ -146,6 +136,14 @@ def test_repeating_a_run_narrows_nothing_and_blocks_of_runs_do_not_show(monkeypa
 
 
 def test_classes_and_shapes_that_do_not_fit_are_refused() -> None:
+    for wrong, said in (
+        ([[1, 2, 3], [4, 5, 6]], "square"),
+        ([[1, 0], [0, 0]], "without"),
+        ([[1, -1], [0, 1]], "neg"),
+    ):
+        for figure in (f1_per_class, precision_recall):
+            with pytest.raises(ValueError, match=said):
+                figure(wrong)
     true = np.array([0, 1])
     drawn = np.ones((3, 2), dtype=np.int32)
     for truth, said in (([0, 2], [0, 1]), ([0, 1], [0, -1])):

@@ -89,7 +89,7 @@ def named(names, fast=OF_EACH_KIND):
 
 def settings_to_try(family: str) -> list[dict]:
     """Our own choice where there is one, else ever plainer ones."""
-    if family in (own := FAMILIES | HYBRIDS | _SPECIAL):
+    if family in (own := FAMILIES | _SPECIAL):
         return [own[family]]
     ungrouped = {**_ANY, "num_key_value_heads": 4}
     latent = {**ungrouped, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8,
@@ -101,7 +101,7 @@ def settings_to_try(family: str) -> list[dict]:
 def make_model(family: str, *, dtype=torch.float32, **changes):
     """A random model of three layers, with the first settings of which the family makes a model."""
     errors = []
-    for settings in settings_to_try(family):
+    for settings in [HYBRIDS[family]] if family in HYBRIDS else settings_to_try(family):
         try:
             model = build_with(family, settings | changes).to(dtype)
             with torch.no_grad():

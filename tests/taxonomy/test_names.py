@@ -58,30 +58,51 @@ def test_of_two_nodes_that_are_near_the_nearer_is_meant():
     assert node_meant("Recolects", own=["Recollects"]) == "Recollects"
 
 
+WRONG_TAXONOMIES = [
+    ("", "begins with the class Non-Memo"),
+    ("NonMemo, Guess, Recall", "Did you mean 'Non-Memo'?"),
+    ("Non-Memo", "only one class"),
+    ("Non-Memo,", "a class has no name"),
+    ("Non-Memo, Guess, Non-memo", "is taken"),
+    ("Non-Memo, Guess, null", "is taken"),
+    ("Non-Memo, Guess, Guess[0.5-0.5], Recall", "twice"),
+    ("Non-Memo, Recite[1k], Recite[1000], Recall", "twice"),
+    ("Non-Memo, Recitte[5], Recall", "Did you mean 'Recite[5]'?"),
+    ("Non-Memo, Recall, Others", "unknown node 'Recall'"),
+    *(
+        (f"Non-Memo, Reconstruct, {last}", "written like a node")
+        for last in ("Guess", "Guess[0.4-off]", "Recite[7]", "Code-or-Recite[5]", "X[3]")
+    ),
+    ("Non-Memo, Recite[1,000], Recall", "unknown node 'Recite[1'"),
+]
+WRONG_NODES = [
+    ("Reconstrct", "Did you mean 'Reconstruct'?"),
+    ("Recite[5", "Did you mean 'Recite[5]'?"),
+    ("Recite", "Write Recite[5]"),
+    ("Recite[]", "whole number"),
+    ("Recite[2.5]", "whole number"),
+    ("Guess[0.5]", "two thresholds"),
+    ("Guess[0.5-1.5]", "threshold '1.5' is not a number in [0, 1]"),
+    ("Guess[-0.1-0.5]", "two thresholds"),
+    ("Guess[nan-0.5]", "threshold 'nan'"),
+    ("Reconstruct[5]", "takes no threshold"),
+    ("Guess-or-Guess[0.5-0.5]", "twice"),
+    ("Guess-or-", "unknown node ''"),
+    ("Verbatim", "Known: Recite[δ]"),
+]
+
+
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("read", "name", "says"),
     [
-        ("", "begins with the class Non-Memo"),
-        ("NonMemo, Guess, Recall", "Did you mean 'Non-Memo'?"),
-        ("Non-Memo", "only one class"),
-        ("Non-Memo,", "a class has no name"),
-        ("Non-Memo, Guess, Non-memo", "is taken"),
-        ("Non-Memo, Guess, null", "is taken"),
-        ("Non-Memo, Guess, Guess[0.5-0.5], Recall", "twice"),
-        ("Non-Memo, Recite[1k], Recite[1000], Recall", "twice"),
-        ("Non-Memo, Recitte[5], Recall", "Did you mean 'Recite[5]'?"),
-        ("Non-Memo, Recall, Others", "unknown node 'Recall'"),
-        *(
-            (f"Non-Memo, Reconstruct, {last}", "written like a node")
-            for last in ("Guess", "Guess[0.4-off]", "Recite[7]", "Code-or-Recite[5]", "X[3]")
-        ),
-        ("Non-Memo, Recite[1,000], Recall", "unknown node 'Recite[1'"),
+        *((parse_taxonomy, name, says) for name, says in WRONG_TAXONOMIES),
+        *((parse_node, name, says) for name, says in WRONG_NODES),
     ],
 )
-def test_wrong_taxonomy_is_refused_in_one_line_with_its_name(name, says):
-    said = refusal(parse_taxonomy, name)
+def test_wrong_names_are_refused_in_one_line_with_the_name(read, name, says):
+    said = refusal(read, name)
     assert says in said
-    assert f"'{name}'" in said
+    assert f"'{name}'" in said or read is parse_node
 
 
 def test_slugs_are_safe_for_files_and_all_different():
@@ -252,25 +273,3 @@ def test_first_yes_stops_at_null_but_not_after_a_yes():
     frame = pl.DataFrame({"a": [True, None, False, False], "b": [None, True, None, False]})
     found = frame.select(first_yes([pl.col("a"), pl.col("b")])).to_series()
     assert found.to_list() == [0, None, None, 2]
-
-
-@pytest.mark.parametrize(
-    ("name", "says"),
-    [
-        ("Reconstrct", "Did you mean 'Reconstruct'?"),
-        ("Recite[5", "Did you mean 'Recite[5]'?"),
-        ("Recite", "Write Recite[5]"),
-        ("Recite[]", "whole number"),
-        ("Recite[2.5]", "whole number"),
-        ("Guess[0.5]", "two thresholds"),
-        ("Guess[0.5-1.5]", "threshold '1.5' is not a number in [0, 1]"),
-        ("Guess[-0.1-0.5]", "two thresholds"),
-        ("Guess[nan-0.5]", "threshold 'nan'"),
-        ("Reconstruct[5]", "takes no threshold"),
-        ("Guess-or-Guess[0.5-0.5]", "twice"),
-        ("Guess-or-", "unknown node ''"),
-        ("Verbatim", "Known: Recite[δ]"),
-    ],
-)
-def test_wrong_node_is_refused_in_one_line(name, says):
-    assert says in refusal(parse_node, name)

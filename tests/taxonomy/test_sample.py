@@ -2,6 +2,7 @@
 
 import numpy as np
 import polars as pl
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -192,31 +193,27 @@ def test_sample_keeps_all_its_promises_on_any_table(case):
         assert (held.group_by("genre", "split").len()["len"] == len(sample.classes)).all()
 
 
-def test_too_small_a_class_is_impossible_with_counts_and_remedy():
-    frame, labels = make(["Non-Memo"] * 900 + ["Guess"] * 59 + ["Recall"] * 700 + [None] * 5)
-    outcome = impossible(frame, labels)
+TAKE = "Take sequences that the model"
+IMPOSSIBLE = [  # classes, whether small ones may be dropped, the reason, the remedy
+    (memo(59, 700, 900), False, "60 sequences of every class are needed, but Guess has 59",
+     "--set label.minimum=59 --redo"),
+    (memo(0, 0, 900), False, "but none of the 900 sequences", TAKE),
+    (memo(0, 0, 900), True, "but none of the 900 sequences", TAKE),
+    (memo(400, 500, 0), False, "but all 900 sequences with a class", "Add sequences"),
+    ([None] * 3, False, "but no sequence has a class", "Add the features that are missing."),
+    (memo(0, 500, 400), False, "Guess has 0", "other nodes or thresholds"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("classes", "may_drop", "reason", "remedy"), IMPOSSIBLE)
+def test_the_remedy_fits_the_reason(classes, may_drop, reason, remedy):
+    outcome = impossible(*make([*classes, None]), drop_small_classes=may_drop)
+    assert reason in outcome.reason
+    assert remedy in outcome.remedy
+    assert "fewer" not in outcome.remedy
+    assert (outcome.flags == "--drop-small-classes") == ("Guess has" in reason)
     assert outcome.needed == 60
-    assert outcome.counts == {"Non-Memo": 900, "Guess": 59, "Recall": 700, "null": 5}
-    assert "60 sequences of every class are needed, but Guess has 59" in outcome.reason
-    assert "--set label.minimum=59 --redo" in outcome.remedy
-    assert outcome.flags == "--drop-small-classes"
-
-
-def test_the_remedy_fits_the_reason():
-    take = "Take sequences that the model"
-    for classes, may_drop, reason, remedy in (
-        (memo(0, 0, 900), False, "but none of the 900 sequences", take),
-        (memo(0, 0, 900), True, "but none of the 900 sequences", take),
-        (memo(400, 500, 0), False, "but all 900 sequences with a class", "Add sequences"),
-        ([None] * 3, False, "but no sequence has a class", "Add the features that are missing."),
-        (memo(0, 500, 400), False, "Guess has 0", ""),
-    ):
-        outcome = impossible(*make(classes), drop_small_classes=may_drop)
-        assert reason in outcome.reason
-        assert outcome.remedy.startswith(remedy)
-        assert "fewer" not in outcome.remedy
-        assert not remedy or "--drop-small-classes" not in outcome.remedy
-    assert "other nodes or thresholds" in outcome.remedy
+    assert outcome.counts["null"] == classes.count(None) + 1
 
 
 def test_small_classes_are_dropped_on_request_and_said():
