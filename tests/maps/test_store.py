@@ -51,17 +51,6 @@ def test_shards_are_plain_safetensors_and_their_records_say_what_is_where(tmp_pa
         assert set(record["suffixes"]) == {"own"}
 
 
-def test_what_is_stored_is_not_asked_for_again(tmp_path):
-    assert capture(tmp_path, [1, 2, 3, 4, 5]) == [1, 2, 3, 4, 5]
-    before = content(tmp_path)
-    assert capture(tmp_path, [5, 1]) == []
-    assert content(tmp_path) == before
-    assert capture(tmp_path, [6, 1, 7]) == [6, 7]
-    assert {name: content(tmp_path)[name] for name in before if name.startswith("shard")} == {
-        name: data for name, data in before.items() if name.startswith("shard")
-    }
-
-
 def test_own_and_true_suffix_are_two_maps(tmp_path):
     capture(tmp_path, [1, 2], suffix="own")
     writer = writer_of(tmp_path)

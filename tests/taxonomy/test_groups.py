@@ -69,13 +69,6 @@ def test_no_pair_is_missed_when_the_work_is_cut_into_blocks(monkeypatch):
     assert name_by_first(find_near_duplicates(tokens)) == expected
 
 
-def test_windows_of_one_text_are_near_up_to_a_shift_of_20():
-    text = np.arange(200)
-    for shift, alike in ((0, True), (20, True), (21, False)):
-        first, second = find_near_duplicates(np.stack([text[:64], text[shift : shift + 64]]))
-        assert (first == second) == alike
-
-
 RNG = np.random.default_rng(0)
 
 
