@@ -26,6 +26,7 @@ from mnemoscope.data.features import (
 )
 from mnemoscope.data.rouge import rouge_3, rouge_l
 from mnemoscope.errors import UserError
+from refusals import refusal
 
 ADDED = ["rouge_l", "rouge_3", "is_incrementing", "is_repeating", "duplicates", "is_code"]
 
@@ -115,7 +116,7 @@ def test_own_duplicates_and_code_are_kept_and_all_else_is_made_anew():
         ({"sequence_id": [1], "token": [[1]]}, "Did you mean 'token'"),
         ({"sequence_id": [1, 1], "text": ["a", "b"]}, "row 1: sequence_id 1 is there already"),
         ({"sequence_id": [1], "tokens": [[1] * 63 + [None]]}, "row 0: a null among the tokens"),
-        ({"code": "of"}, r"no mode 'of'\. Did you mean 'off'"),
+        ({"code": "of"}, "no mode 'of'. Did you mean 'off'"),
         ({"patterns": "public"}, "no mode 'public'"),
         ({"length": 1}, "length 1"),
         ({"prefix": 0}, "prefix 0"),
@@ -125,8 +126,7 @@ def test_own_duplicates_and_code_are_kept_and_all_else_is_made_anew():
 def test_tables_and_settings_that_cannot_be_used_are_refused(columns, words):
     asked = {} if columns.keys() & {"sequence_id", "text"} else columns
     columns = {"sequence_id": [1], "tokens": [[1] * 64]} if asked else columns
-    with pytest.raises(UserError, match=words):
-        add_features(pl.DataFrame(columns), **asked)
+    assert words in refusal(add_features, pl.DataFrame(columns), **asked)
 
 
 @pytest.mark.parametrize(
@@ -159,8 +159,7 @@ def test_a_file_that_cannot_be_used_is_refused_by_its_row_and_leaves_nothing(tmp
     source, out = tmp_path / "in.parquet", tmp_path / "out.parquet"
     for tokens, words in [([1] * 63, "row 1: 63 tokens"), ([-1] * 64, "a number is below 0")]:
         pl.DataFrame({"sequence_id": [1, 2], "tokens": [[1] * 64, tokens]}).write_parquet(source)
-        with pytest.raises(UserError, match=words):
-            write_features(source, out)
+        assert words in refusal(write_features, source, out)
         assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]
 
 
@@ -217,5 +216,4 @@ def test_without_magika_it_is_null_and_a_demand_is_refused():
     frame = pl.DataFrame({"sequence_id": [1], "text": ["x = 1"]})
     assert not is_available()
     assert add_features(frame)["is_code"].to_list() == [None]
-    with pytest.raises(UserError, match=r"pip install 'mnemoscope\[code\]'"):
-        add_features(frame, code="magika")
+    assert "pip install 'mnemoscope[code]'" in refusal(add_features, frame, code="magika")

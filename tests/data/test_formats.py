@@ -33,6 +33,7 @@ from mnemoscope.data.table import read_table, scan_table
 from mnemoscope.errors import DamagedDataError, MnemoscopeError, UserError
 from mnemoscope.progress import show_progress
 from mnemoscope.taxonomy.groups import find_groups
+from refusals import refusal
 
 LONG = "The licence applies to the library and to the works that are based on it.\n" * 8
 NEXT = 'def add(a, b):\n    return "a, b"  # é\n' * 12
@@ -120,8 +121,7 @@ def test_zstd_is_read_as_what_it_packs(tmp_path, tokenizer):
     path.write_bytes(b"".join(zstandard.ZstdCompressor().compress(one) for one in halves))
     assert read_table(path).equals(read_table(plain))
     path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(DamagedDataError, match=r"a\.jsonl\.zst: not a whole"):
-        read_table(path)
+    assert "a.jsonl.zst: not a whole" in refusal(read_table, path, error=DamagedDataError)
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "csv", "parquet"])
@@ -507,8 +507,7 @@ def test_configs_splits_and_shards_are_told_apart(hub):
             find_hub_files(parse_hub_name(asked))
     del files["data/train-00001-of-00003.parquet"], files["README.md"]
     cache(hub, "lab/torn", files)
-    with pytest.raises(UserError, match="2 of 3 files"):
-        find_hub_files(parse_hub_name("lab/torn#train"))
+    assert "2 of 3 files" in refusal(find_hub_files, parse_hub_name("lab/torn#train"))
 
 
 @pytest.mark.parametrize(
@@ -644,8 +643,7 @@ def test_what_could_be_misread_is_refused_in_one_line(
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path, tokenizer):
     os.mkfifo(tmp_path / "a.jsonl")
-    with pytest.raises(UserError, match="a pipe or device"):
-        read_sequences(tmp_path / "a.jsonl", tokenizer)
+    assert "a pipe or device" in refusal(read_sequences, tmp_path / "a.jsonl", tokenizer)
 
 
 def test_frames_that_are_no_table_are_refused(tokenizer):

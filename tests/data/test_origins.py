@@ -27,6 +27,7 @@ from mnemoscope.data.origins import (
     find_in_index,
 )
 from mnemoscope.errors import UserError
+from refusals import refusal
 
 PASSAGE = "the seventh heron — painted twice"
 IDS = np.array([7, 8, 7, 8, 7], dtype=np.int32)
@@ -256,8 +257,7 @@ def test_a_count_that_broke_off_goes_on(api, tmp_path, monkeypatch):
         return real(url, body, place)
 
     monkeypatch.setattr(origins, "_post", breaks)
-    with pytest.raises(UserError, match="no answer"):
-        count_in_index(suffixes, **asked)
+    assert "no answer" in refusal(count_in_index, suffixes, **asked)
     monkeypatch.setattr(origins, "_post", real)
     before = api.n_asked
     found = count_in_index(suffixes, **asked)
@@ -275,12 +275,10 @@ def test_what_is_no_exact_count_is_refused(api, tmp_path):
         str(tmp_path / "gone"): "no such folder",
         str(tmp_path): "no whole infini-gram index",
     }.items():
-        with pytest.raises(UserError, match=words):
-            count_in_index(suffixes, place, **asked)
+        assert words in refusal(count_in_index, suffixes, place, **asked)
     api.is_approx = True
     for api.faults, words in (([], "approximate"), ([404], "HTTP 404"), ([503] * 5, "HTTP 503")):
-        with pytest.raises(UserError, match=words):
-            count_in_index(suffixes, f"{api.url}#{INDEX}", **asked)
+        assert words in refusal(count_in_index, suffixes, f"{api.url}#{INDEX}", **asked)
     with pytest.raises(UserError, match="--dtype float16"):
         count_in_index(suffixes, str(tmp_path), dtype="float16", progress_file=tmp_path / "p")
 
@@ -364,8 +362,7 @@ def test_an_index_counts_as_the_own_counter_and_one_that_is_not_whole_is_refused
         count_in_index(np.full((1, 6), 300, np.int32), str(index), **asked)
     shutil.copytree(index, tmp_path / "torn")
     (tmp_path / "torn" / "table.0").unlink()
-    with pytest.raises(UserError, match=r"no table\.0"):
-        count_in_index(suffixes, str(tmp_path / "torn"), **asked)
+    assert "no table.0" in refusal(count_in_index, suffixes, str(tmp_path / "torn"), **asked)
 
 
 def test_an_index_gives_the_places_of_a_passage(index):

@@ -25,6 +25,7 @@ from mnemoscope.lm.graft import (
 )
 from mnemoscope.lm.model import wrap_model
 from mnemoscope.lm.probe import suffix_logprobs
+from refusals import refusal
 
 IDS = torch.from_numpy(random_tokens(2, 24)).long()
 
@@ -547,8 +548,7 @@ def test_parts_that_are_not_there_and_models_that_cannot_lend_them_are_refused()
     ):
         with pytest.raises(UserError, match=words), grafted(model, other, part):
             pass
-    with pytest.raises(UserError, match="offloaded"):
-        graft_parts(away)
+    assert "offloaded" in refusal(graft_parts, away)
     for share in (0.0, -1.0, float("inf")):
         with pytest.raises(UserError, match="positive"), grafted(model, twin, "qk", share=share):
             pass

@@ -14,6 +14,7 @@ from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.hub import find_bos
 from mnemoscope.lm.load import load_model, load_tokenizer
 from mnemoscope.lm.model import wrap_model
+from refusals import refusal
 from tiny_models import save_model
 
 
@@ -33,8 +34,7 @@ def test_mode_and_tokenizer_decide(tokenizer):
         (Echo(), "auto", None),
     ):
         assert find_bos(given, mode) == expected
-    with pytest.raises(UserError, match="no beginning-of-sequence token"):
-        find_bos(bare, "always")
+    assert "no beginning-of-sequence token" in refusal(find_bos, bare, "always")
     with pytest.raises(UserError, match=r"'awto'.*Did you mean 'auto'\?"):
         find_bos(tokenizer(), "awto")
 
@@ -105,8 +105,7 @@ def test_an_adapter_with_a_tokenizer_of_its_own_is_asked_in_it(base, adapter):
     ):
         load_model(adapter)
     (adapter / "tokenizer.json").write_text("{")
-    with pytest.raises(UserError, match="adapter: its tokenizer cannot be read"):
-        load_tokenizer(adapter)
+    assert "adapter: its tokenizer cannot be read" in refusal(load_tokenizer, adapter)
 
 
 def test_tokens_that_the_base_itself_cannot_embed_are_let_be(base, adapter, tmp_path):
@@ -123,8 +122,7 @@ def test_tokens_that_the_base_itself_cannot_embed_are_let_be(base, adapter, tmp_
 
 def test_what_is_no_whole_adapter_is_refused(adapter, tmp_path, hide, monkeypatch):
     hide("peft")
-    with pytest.raises(UserError, match=r"pip install 'mnemoscope\[peft\]'"):
-        load_model(adapter)
+    assert "pip install 'mnemoscope[peft]'" in refusal(load_model, adapter)
     monkeypatch.undo()
     config, weights = adapter / "adapter_config.json", adapter / "adapter_model.safetensors"
     for spoil, words in (
@@ -137,8 +135,7 @@ def test_what_is_no_whole_adapter_is_refused(adapter, tmp_path, hide, monkeypatc
         (lambda: config.write_text("{}"), "names no base model"),
     ):
         spoil()
-        with pytest.raises(UserError, match=words):
-            load_model(adapter)
+        assert words in refusal(load_model, adapter)
 
 
 @pytest.fixture
@@ -153,13 +150,11 @@ def quantized(base, tmp_path):
 
 
 def test_an_adapter_is_not_merged_on_several_devices_nor_into_quantized_weights(adapter, quantized):
-    with pytest.raises(UserError, match="merged on one device"):
-        load_model(adapter, device_map="auto")
+    assert "merged on one device" in refusal(load_model, adapter, device_map="auto")
     pytest.importorskip("bitsandbytes")
     folder = quantized(quant_method="bitsandbytes", load_in_8bit=True)
     edit_json(adapter / "adapter_config.json", base_model_name_or_path=str(folder))
-    with pytest.raises(UserError, match="merging an adapter would round"):
-        load_model(adapter)
+    assert "merging an adapter would round" in refusal(load_model, adapter)
 
 
 def test_weights_that_are_quantized_or_moved_apart_are_refused(base, quantized):
@@ -167,5 +162,4 @@ def test_weights_that_are_quantized_or_moved_apart_are_refused(base, quantized):
         load_model(quantized(quant_method="gptq", bits=4))
     model = AutoModelForCausalLM.from_pretrained(base)
     model.gpt_neox.layers[1].to("meta")
-    with pytest.raises(UserError, match=r"spread over several devices \(cpu, meta\)"):
-        wrap_model(model)
+    assert "spread over several devices (cpu, meta)" in refusal(wrap_model, model)

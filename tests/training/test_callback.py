@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
-from mnemoscope.errors import UserError
 from mnemoscope.training.history import read_history
 from mnemoscope.training.watch import MemorizationCallback
 from mnemoscope.training.windows import WatchedWindows
+from refusals import refusal
 
 
 class Logger(TrainerCallback):
@@ -138,8 +138,6 @@ def test_bad_settings_and_spread_models_are_refused(
         (windows, {"stop_recall": -0.1}, "share from 0 to 1"),
         (guesses, {"stop_recall": 0.1}, "none of the watched windows"),
     ):
-        with pytest.raises(UserError, match=words):
-            MemorizationCallback(trainer, watched, **settings)
+        assert words in refusal(MemorizationCallback, trainer, watched, **settings)
     trainer.is_fsdp_enabled = True
-    with pytest.raises(UserError, match="FSDP"):
-        MemorizationCallback(trainer, guesses)
+    assert "FSDP" in refusal(MemorizationCallback, trainer, guesses)

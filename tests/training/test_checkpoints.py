@@ -21,8 +21,8 @@ def test_checkpoints_are_read_in_the_order_of_their_steps(tmp_path):
         ([run], [(f"{run}/checkpoint-{step}", None, step) for step in (90, 200, 1000)]),
         ([named / "then", named / "first"],
          [(f"{named}/then", None, 0), (f"{named}/first", None, 1)]),
-        ([f"{hub}-70m@step{step}" for step in (143000, 1000)],
-         [(f"{hub}-70m", f"step{step}", step) for step in (1000, 143000)]),
+        ([f"{hub}-70m@v2-step{step}" for step in (143000, 1000)],
+         [(f"{hub}-70m", f"v2-step{step}", step) for step in (1000, 143000)]),
         (sizes, [(sizes[0], None, 0), (sizes[1], None, 1)]),
     ):  # fmt: skip
         assert find_checkpoints(list(map(str, given))) == wanted
