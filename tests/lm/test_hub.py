@@ -140,7 +140,6 @@ def test_what_is_no_whole_adapter_is_refused(adapter, tmp_path, hide, monkeypatc
 
 @pytest.fixture
 def quantized(base, tmp_path):
-
     def quantized(**settings) -> Path:
         folder = Path(shutil.copytree(base, tmp_path / "quantized"))
         edit_json(folder / "config.json", quantization_config=settings)

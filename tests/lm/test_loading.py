@@ -89,7 +89,6 @@ def test_the_fingerprint_is_of_weights_configuration_and_dtype_alone(
 
 
 def save_other(family, **changes):
-
     def save(folder):
         config = AutoConfig.for_model(
             family, vocab_size=96, hidden_size=32, num_hidden_layers=2, **changes
