@@ -138,27 +138,23 @@ def test_what_is_no_whole_adapter_is_refused(adapter, tmp_path, hide, monkeypatc
         assert words in refusal(load_model, adapter)
 
 
-@pytest.fixture
-def quantized(base, tmp_path):
-    def quantized(**settings) -> Path:
-        folder = Path(shutil.copytree(base, tmp_path / "quantized"))
-        edit_json(folder / "config.json", quantization_config=settings)
-        return folder
-
-    return quantized
+def quantized(base, folder, **settings) -> Path:
+    """A copy whose configuration says how its weights are quantized."""
+    shutil.copytree(base, folder)
+    edit_json(folder / "config.json", quantization_config=settings)
+    return folder
 
 
-def test_an_adapter_is_not_merged_on_several_devices_nor_into_quantized_weights(adapter, quantized):
+def test_weights_quantized_or_on_several_devices_are_not_merged_and_may_not_be_read(
+    base, adapter, tmp_path
+):
     assert "merged on one device" in refusal(load_model, adapter, device_map="auto")
-    pytest.importorskip("bitsandbytes")
-    folder = quantized(quant_method="bitsandbytes", load_in_8bit=True)
-    edit_json(adapter / "adapter_config.json", base_model_name_or_path=str(folder))
-    assert "merging an adapter would round" in refusal(load_model, adapter)
-
-
-def test_weights_that_are_quantized_or_moved_apart_are_refused(base, quantized):
-    with pytest.raises(UserError, match=r"quantized weights \(gptq\) are not read"):
-        load_model(quantized(quant_method="gptq", bits=4))
+    gptq = quantized(base, tmp_path / "gptq", quant_method="gptq", bits=4)
+    assert "quantized weights (gptq) are not read" in refusal(load_model, gptq)
     model = AutoModelForCausalLM.from_pretrained(base)
     model.gpt_neox.layers[1].to("meta")
     assert "spread over several devices (cpu, meta)" in refusal(wrap_model, model)
+    pytest.importorskip("bitsandbytes")
+    eight = quantized(base, tmp_path / "8", quant_method="bitsandbytes", load_in_8bit=True)
+    edit_json(adapter / "adapter_config.json", base_model_name_or_path=str(eight))
+    assert "merging an adapter would round" in refusal(load_model, adapter)

@@ -18,7 +18,6 @@ from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import wrap_model
 from mnemoscope.lm.placement import fingerprint_model
 from mnemoscope.progress import show_progress
-from refusals import refusal
 
 BITS_4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
 FAMILIES = ("llama", "gpt_neox", "gpt2", "bloom")
@@ -52,12 +51,13 @@ def first_maps(lm):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_spread_model_gives_what_it_gives_on_one_device(folders, name):
+def test_a_spread_model_gives_what_it_gives_on_one_device_and_is_left_as_it_was(folders, name):
     """No number differs: the same code on the same weights, wherever these wait."""
     alone = load_model(folders[name])
     spread = load_model(folders[name], device_map=half_on_disk(folders[name]))
     assert spread.device_map.endswith("disk: 2 modules")
     assert (spread.device, spread.fingerprint) == ("cpu", alone.fingerprint)
+    before = [(key, value.device) for key, value in spread.model.state_dict().items()]
     for found, wanted in zip(first_maps(spread), first_maps(alone), strict=True):
         assert torch.equal(found.mean, wanted.mean)
         assert torch.equal(found.max, wanted.max)
@@ -65,34 +65,12 @@ def test_a_spread_model_gives_what_it_gives_on_one_device(folders, name):
     for ask in (continue_sequences, scan_memorized):
         found, wanted = (next(ask(lm, tokens, batch_size=4)) for lm in (spread, alone))
         assert all(np.array_equal(a, b) for a, b in zip(found, wanted, strict=True))
-
-
-@pytest.mark.parametrize("name", ["llama", "bloom"])
-def test_a_spread_model_is_left_as_it_was_found(folders, name):
-    spread = load_model(folders[name], device_map=half_on_disk(folders[name]))
-    before = [(key, value.device) for key, value in spread.model.state_dict().items()]
     edges = torch.zeros(3, 64, 64, dtype=torch.bool)
     edges[1, 40, 3] = True
-    tokens = random_tokens(2)
-    maps = next(capture_pooled(spread, tokens, batch_size=2))
     with cut_attention(spread, edges):
-        next(continue_sequences(spread, tokens, batch_size=2))
+        next(continue_sequences(spread, tokens, batch_size=4))
     assert [(key, value.device) for key, value in spread.model.state_dict().items()] == before
-    assert torch.equal(next(capture_pooled(spread, tokens, batch_size=2)).mean, maps.mean)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ({"device_map": "autos"}, "Did you mean 'auto'"),
-        ({"device_map": "auto", "device": "cpu"}, "give one of the two"),
-        ({"device_map": {"": "gpu"}}, "device 'gpu'"),
-        ({"device_map": {"": 99}}, "device 'cuda:99'"),
-        ({"device_map": {"lm_head": "cpu", "nowhere": "disk"}}, "cannot be loaded"),
-    ],
-)
-def test_a_device_map_that_cannot_be_followed_is_refused(folders, arguments, words):
-    assert words in refusal(load_model, folders["llama"], **arguments)
+    assert torch.equal(first_maps(spread)[0].mean, first_maps(alone)[0].mean)
 
 
 def test_auto_on_one_device_is_that_device_and_needs_accelerate(folders, hide):
