@@ -168,14 +168,6 @@ def test_full_disk_keeps_what_was_there(tmp_path, monkeypatch, full_at):
     assert content(tmp_path / "maps") == content(tmp_path / "whole")
 
 
-def test_damaged_meta_is_named(tmp_path):
-    capture(tmp_path, range(5))
-    for data in (b"", b"PAR1 nothing PAR1", b"{}", b"[1]", b"\xff\xfe"):
-        (tmp_path / "meta.json").write_bytes(data)
-        for opening in (MapStore, writer_of):
-            assert "meta.json" in refusal(opening, tmp_path, error=DamagedDataError)
-
-
 def test_a_record_alone_can_be_lost_or_be_of_other_maps(tmp_path):
     capture(tmp_path, range(5))
     whole = content(tmp_path)
@@ -190,10 +182,15 @@ def test_a_record_alone_can_be_lost_or_be_of_other_maps(tmp_path):
     assert content(tmp_path) == whole
 
 
-def test_newer_format_and_a_folder_that_cannot_be_made_are_the_users_mistakes(tmp_path):
-    capture(tmp_path, range(2))
+def test_damaged_or_newer_meta_is_named_and_a_folder_that_cannot_be_made(tmp_path):
+    capture(tmp_path, range(5))
     meta = tmp_path / "meta.json"
-    meta.write_text(meta.read_text().replace('"version": 1', '"version": 2'))
+    newer = meta.read_text().replace('"version": 1', '"version": 2').encode()
+    for data in (b"", b"PAR1 nothing PAR1", b"{}", b"[1]", b"\xff\xfe"):
+        meta.write_bytes(data)
+        for opening in (MapStore, writer_of):
+            assert "meta.json" in refusal(opening, tmp_path, error=DamagedDataError)
+    meta.write_bytes(newer)
     assert "format version 2" in refusal(MapStore, tmp_path)
     (tmp_path / "file").write_text("in the way")
     assert "cannot be made" in refusal(capture, tmp_path / "file" / "maps", [1])
