@@ -29,7 +29,6 @@ def run(folder: Path, units=None, needs=Needs(), store=UnitStore) -> list:  # no
 
 @pytest.fixture
 def whole(tmp_path) -> dict[str, bytes]:
-    """The files that an undisturbed run of this process leaves."""
     run(tmp_path / "whole")
     return content(tmp_path / "whole")
 
@@ -95,29 +94,16 @@ def test_shares_in_folders_of_their_own_copied_together_are_one_run(n, whole, tm
     assert ALL.of(units) == units
 
 
-def flip(path: Path, _: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 4
-    path.write_bytes(data)
+DAMAGE = {  # of the bytes of a file, beside which another unit's are
+    "flipped": lambda data, _: data[:40] + bytes([data[40] ^ 4]) + data[41:],
+    "cut": lambda data, _: data[:-7],
+    "empty": lambda *_: b"",
+    "gone": lambda *_: None,
+    "swapped": lambda _, other: other,
+}
 
 
-def cut(path: Path, _: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-7])
-
-
-def empty(path: Path, _: Path) -> None:
-    path.write_bytes(b"")
-
-
-def delete(path: Path, _: Path) -> None:
-    path.unlink()
-
-
-def swap(path: Path, other: Path) -> None:
-    shutil.copyfile(other, path)
-
-
-@pytest.mark.parametrize("damage", [flip, cut, empty, delete, swap])
+@pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("name", ["parquet", "bin", "json"])
 @pytest.mark.parametrize("store", [UnitStore, SharedStore])
 def test_what_is_damaged_is_made_again_and_nothing_else(
@@ -125,19 +111,20 @@ def test_what_is_damaged_is_made_again_and_nothing_else(
 ) -> None:
     folder, log = tmp_path / "store", tmp_path / "log"
     run(folder, store=store)
-    damage(folder / f"power-5.{name}", folder / f"power-6.{name}")
+    path, other = (folder / f"power-{n}.{name}" for n in (5, 6))
+    damaged = DAMAGE[damage](path.read_bytes(), other.read_bytes())
+    path.unlink() if damaged is None else path.write_bytes(damaged)
     with follow_progress(lambda *_: (_Counted(), lambda: None)):
         found = run(folder, powers(log=log), store=store)
     assert [one.values["n"] for one in found] == [*range(12)]
     assert runs_of(log) == [5]
-    is_gone = name == "json" and damage is delete  # then the unit is as if it had not run
+    is_gone = name == "json" and damaged is None  # then the unit is as if it had not run
     assert ("power-5: damaged" in capsys.readouterr().err) is not is_gone
     assert content(folder) == whole
 
 
 class _Counted:
-    def __init__(self) -> None:
-        self.n = 0
+    n = 0
 
     def advance(self, n: int = 1) -> None:
         self.n += n

@@ -9,7 +9,7 @@ from scipy.stats import binomtest
 from torch import nn
 
 from mnemoscope.cnn.network import AttentionCnn, SeededDropout, feature_side
-from mnemoscope.cnn.presets import PAPER_GRID, CnnSetting
+from mnemoscope.cnn.presets import PAPER_GRID, PRESETS, CnnSetting
 from mnemoscope.errors import UserError
 
 
@@ -25,24 +25,9 @@ def test_parameters_are_counted_by_the_closed_form_and_as_published() -> None:
         sizes = {"kernel": setting.kernel, "filters": setting.filters}
         network = AttentionCnn(n_layers, n_classes, **sizes, length=64)
         assert network.n_parameters() == closed_form(n_layers, n_classes, **sizes)
+        assert feature_side(64, setting.kernel) == {6: 12, 8: 10}[setting.kernel]
     # Pythia 12b with four classes
     assert AttentionCnn(36, 4, kernel=6, filters=10).n_parameters() == 109_064
-
-
-@pytest.mark.parametrize(
-    ("kernel", "sides"),
-    [(6, [59, 59, 59, 29, 24, 24, 24, 12]), (8, [57, 57, 57, 28, 21, 21, 21, 10])],
-)
-def test_layers_have_the_papers_shapes(kernel: int, sides: list[int]) -> None:
-    network = AttentionCnn(36, 4, kernel=kernel, filters=16)
-    maps = torch.zeros(2, 36, 64, 64)
-    shapes = []
-    for module in [*network.features, *network.classifier]:
-        maps = module(maps)
-        shapes.append(tuple(maps.shape))
-    wide = [(2, width) for width in (16 * sides[-1] ** 2, 64, 64, 64, 4)]
-    assert shapes == [(2, 16, side, side) for side in sides] + wide
-    assert feature_side(64, kernel) == sides[-1]
 
 
 def test_modules_stand_in_the_papers_order_and_are_used_once() -> None:
@@ -115,22 +100,18 @@ def seeded(p: float, seed: int = 0) -> SeededDropout:
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
-def test_a_unit_is_dropped_with_the_share_asked_for_and_the_rest_scaled(p: float) -> None:
-    units = torch.ones(64, 10, 59, 29)
-    after = seeded(p)(units)
-    n_dropped = int((after == 0).sum())
+def test_units_are_dropped_independently_with_the_share_asked_for_and_the_rest_scaled(p) -> None:
+    dropout = seeded(p)
+    after, again = (dropout(torch.ones(64, 10, 59, 29)) for _ in range(2))
+    dropped, other = (after == 0).flatten(), (again == 0).flatten()
     # 1.1 million units: a share off by 0.2 points would fail; 1e-6 makes a false alarm rare
-    assert binomtest(n_dropped, units.numel(), p).pvalue > 1e-6
+    assert binomtest(int(dropped.sum()), dropped.numel(), p).pvalue > 1e-6
     kept = after[after != 0].unique()
     assert kept.numel() == 1
     assert float(kept) == pytest.approx(1 / (1 - p), rel=1e-4)  # p is rounded to 1/65,536
-
-
-def test_neighbours_and_draws_are_independent() -> None:
-    dropout = seeded(0.5)
-    first, second = (dropout(torch.ones(1 << 16)) == 0 for _ in range(2))
-    for a, b in ((first[:-1], first[1:]), (first[::4], first[1::4]), (first, second)):
-        assert binomtest(int((a & b).sum()), a.numel(), 0.25).pvalue > 1e-6
+    neighbours = [(dropped[:-1], dropped[1:]), (dropped[::4], dropped[1::4])]
+    for a, b in [*neighbours, (dropped, other)]:
+        assert binomtest(int((a & b).sum()), a.numel(), p * p).pvalue > 1e-6
 
 
 def test_equal_seeds_give_equal_masks_whatever_the_global_state() -> None:
@@ -157,3 +138,22 @@ def test_gradient_flows_through_kept_units_only_and_unseeded_it_is_torchs_own() 
     assert torch.equal(seeded(0.5).eval()(units), units)
     for p in (0.0, 1.0):
         assert torch.equal(seeded(p)(units), units * (1 - p))
+
+
+def test_grid_and_preset_are_kept_to_the_papers_letter() -> None:
+    grid = {(setting.kernel, setting.filters, setting.pooling) for setting in PAPER_GRID}
+    assert grid == set(product((6, 8), (10, 16), ("mean", "max")))
+    assert len(PAPER_GRID) == len({setting.slug for setting in PAPER_GRID}) == 8
+    paper = PRESETS["paper"]
+    assert (paper.epochs, paper.min_steps, paper.batch_size) == (3, 0, 16)
+    assert (paper.learning_rate, paper.weight_decay, paper.dropout) == (1e-3, 0.1, 0.5)
+    assert (paper.schedule, paper.scaling, paper.scores_every_epoch) == ("constant", "raw", True)
+    for n_classes, n_steps in ((3, 2_250), (4, 3_000)):  # published
+        assert paper.n_epochs(4_000 * n_classes) * 4_000 * n_classes / 16 == n_steps
+
+
+def test_small_makes_at_least_800_steps() -> None:
+    small = PRESETS["small"]
+    for n_maps in (16, 100, 333, 1_000, 5_000):
+        assert small.n_epochs(n_maps) * -(-n_maps // small.batch_size) >= 800
+        assert small.n_epochs(n_maps) >= small.epochs

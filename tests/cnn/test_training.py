@@ -1,30 +1,39 @@
-"""Training: the paper's loop, the same bits for a seed, a planted truth found, chance called so."""
+"""Training: the paper's loop, the same bits for a seed, a planted truth found; files, scaling."""
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from cnn_problems import QUICK, SETTING, Problem, planted
+from cnn_problems import QUICK, SETTING, Problem, attention, planted
+from safetensors.torch import save_file
 from scipy.stats import binom
 
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 from mnemoscope.cnn.network import AttentionCnn
 from mnemoscope.cnn.presets import PRESETS, TrainingPreset
 from mnemoscope.cnn.training import (
+    NetworkInputs,
     TrainedCnn,
     chance_test,
     evaluation_mode,
+    fit_scaling,
+    load_cnn,
+    pack_cnn,
     predict_logits,
+    scale_maps,
     train_cnn,
 )
 from mnemoscope.errors import DamagedDataError
-from mnemoscope.maps.format import unpack_triangle
+from mnemoscope.maps.format import pack_triangle, unpack_triangle
+from mnemoscope.maps.shape import row_statistics
 from mnemoscope.maps.views import TensorMaps
+from refusals import refusal
 
-PAPER, SMALL = PRESETS["paper"], PRESETS["small"]
+SMALL, PAPER, ROWS = PRESETS["small"], PRESETS["paper"], PRESETS["rows"]
 SOONER = replace(SMALL, epochs=1, min_steps=300)
 
 
@@ -37,50 +46,38 @@ def weights(trained: TrainedCnn) -> torch.Tensor:
     return torch.cat([value.flatten() for value in trained.network.state_dict().values()])
 
 
-def test_a_seed_gives_the_same_bits_watched_or_not_whatever_state_and_memory(monkeypatch) -> None:
-    problem, seen = planted(50, seed=0), []
+@pytest.mark.parametrize("preset", [PAPER, QUICK], ids=lambda preset: preset.name)
+def test_a_seed_gives_the_same_bits_watched_or_not_whatever_state_and_memory(
+    preset, monkeypatch
+) -> None:
+    """Also where others are trained on the same maps in its midst."""
+    problem, seen = planted(40, seed=0, length=20), []
     torch.manual_seed(1)
     np.random.seed(1)
-    first = train(problem)
+    first = train(problem, preset)
 
     def watch(epoch: int, trained: TrainedCnn) -> None:
         torch.rand(7)
         predict_logits(trained, problem.maps)
+        for sizes in ({"filters": 3}, {"kernel": 5}):
+            turned = Problem(problem.maps, problem.labels.flip(0))
+            train(turned, preset, setting=replace(SETTING, **sizes), seed=1)
         seen.append((epoch, trained.history, trained.network.training))
 
     torch.manual_seed(2)
-    watched = train(problem, on_epoch=watch)
+    watched = train(problem, preset, on_epoch=watch)
     assert [epoch for epoch, _, _ in seen] == list(range(len(first.history.loss)))
     assert seen[-1][1].loss == first.history.loss
-    assert seen[0][1].train_balanced_accuracy is None
+    assert preset is PAPER or seen[0][1].train_balanced_accuracy is None
     assert not any(training for _, _, training in seen)
     monkeypatch.setattr("mnemoscope.cnn.training.KEPT_BYTES", 0)
     state = torch.get_rng_state()
-    second = train(problem)
+    second = train(problem, preset)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(weights(first), weights(second))
     assert torch.equal(weights(first), weights(watched))
     assert first.history == second.history
-    assert not torch.equal(weights(train(problem, seed=1)), weights(first))
-
-
-@pytest.mark.parametrize("preset", [PAPER, QUICK], ids=lambda preset: preset.name)
-def test_a_cnn_trained_in_the_midst_of_others_is_the_one_trained_alone(preset) -> None:
-    """Other settings, seeds and labels on the same maps, between its epochs."""
-    problem = planted(40, seed=0, length=20)
-    others = (
-        {"setting": replace(SETTING, filters=3)},
-        {"seed": 1},
-        {"setting": replace(SETTING, kernel=5)},
-    )
-
-    def train_others(*_: object) -> None:
-        for options in others:
-            train(Problem(problem.maps, problem.labels.flip(0)), preset, **options)
-
-    alone, among = train(problem, preset), train(problem, preset, on_epoch=train_others)
-    assert torch.equal(weights(alone), weights(among))
-    assert alone.history == among.history
+    assert not torch.equal(weights(train(problem, preset, seed=1)), weights(first))
 
 
 def test_without_dropout_training_is_the_plain_loop_written_here() -> None:
@@ -151,15 +148,11 @@ def test_with_shuffled_labels_it_stays_at_chance() -> None:
     assert min_f1(confusion_matrix(true, predicted, 3)) <= high / 600
 
 
-def test_a_cnn_that_did_not_leave_chance_is_called_so() -> None:
+def test_the_check_is_made_on_the_training_maps_and_calls_chance_so() -> None:
     problem = planted(90, seed=0)
     untouched = train(problem, replace(QUICK, learning_rate=0.0))
     assert not untouched.did_train
     assert untouched.history.p_value >= 0.01
-
-
-def test_the_check_is_made_on_the_training_maps_in_evaluation_mode() -> None:
-    problem = planted(90, seed=0)
     trained = train(problem, replace(QUICK, min_steps=60))
     predicted = predict_logits(trained, problem.maps).argmax(1)
     recalls = [float((predicted[problem.labels == c] == c).float().mean()) for c in range(3)]
@@ -234,3 +227,118 @@ def test_an_accelerator_finds_what_the_cpu_finds() -> None:
     found = min_f1(confusion_matrix(evaluation.labels.numpy(), predicted.numpy(), 3))
     assert found > 0.95
     assert trained.did_train
+
+
+PROBLEM = planted(48, seed=0)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "cnn.safetensors"
+    path.write_bytes(pack_cnn(train(PROBLEM)))
+    return path
+
+
+@pytest.mark.parametrize(
+    "preset", [QUICK, PRESETS["paper"], PRESETS["rows"]], ids=lambda preset: preset.name
+)
+def test_a_loaded_cnn_gives_identical_logits_and_facts(preset, tmp_path: Path) -> None:
+    trained = train(PROBLEM, preset)
+    path = tmp_path / "cnn.safetensors"
+    path.write_bytes(pack_cnn(trained))
+    state = torch.get_rng_state()
+    loaded = load_cnn(path)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(predict_logits(loaded, PROBLEM.maps), predict_logits(trained, PROBLEM.maps))
+    for fact in ("setting", "preset", "seed", "history"):
+        assert getattr(loaded, fact) == getattr(trained, fact)
+    assert loaded.seconds is None
+    assert not loaded.network.training
+
+
+def test_equal_runs_and_a_loaded_cnn_give_equal_bytes(file: Path) -> None:
+    again, loaded, other = map(pack_cnn, (train(PROBLEM), load_cnn(file), train(PROBLEM, seed=1)))
+    assert again == loaded == file.read_bytes() != other
+
+
+def test_a_file_cut_short_or_no_cnn_of_this_format_is_refused(file: Path) -> None:
+    """A changed byte is found by the store (`tests/test_store.py`)."""
+    whole = file.read_bytes()
+    for share in (0.0, 0.001, 0.01, 0.5, 0.9999):
+        file.write_bytes(whole[: int(share * len(whole))])
+        assert "cnn.safetensors" in refusal(load_cnn, file, error=DamagedDataError)
+    file.write_bytes(whole.replace(b'\\"format\\": 1', b'\\"format\\": 2'))
+    assert "format 2" in refusal(load_cnn, file)
+    save_file({"weights": torch.zeros(3)}, file)
+    assert "not a whole CNN" in refusal(load_cnn, file, error=DamagedDataError)
+
+
+def test_a_missing_file_is_the_users_mistake(tmp_path) -> None:
+    assert "no such file" in refusal(load_cnn, tmp_path / "nothing")
+
+
+def source(n: int = 300, seed: int = 0) -> TensorMaps:
+    return TensorMaps(pack_triangle(attention(n, 2, 16, seed)))
+
+
+def all_of(maps: TensorMaps) -> torch.Tensor:
+    return maps.read(torch.arange(len(maps)))
+
+
+def test_small_is_square_root_then_standardised_per_position() -> None:
+    train, other = source(), source(50, 1)
+    roots = np.sqrt(all_of(train).numpy().astype(np.float64))
+    mean, deviation = roots.mean(0), np.maximum(roots.std(0), 1e-3)
+    expected = (np.sqrt(all_of(other).numpy().astype(np.float64)) - mean) / deviation
+    got = pack_triangle(scale_maps(fit_scaling(train, SMALL), all_of(other)))
+    # float32: a root below 1 is off by 6e-8, divided by the smallest deviation here (about 0.05)
+    np.testing.assert_allclose(got.numpy(), np.clip(expected, -8, 8), atol=1e-4)
+
+
+def test_nothing_stands_above_the_diagonal_constants_become_0_and_extremes_are_clamped() -> None:
+    maps = source()
+    scaling = fit_scaling(maps, SMALL)
+    scaled = scale_maps(scaling, all_of(maps))
+    assert not torch.triu(scaled, 1).any()
+    assert not scaled[:, :, 0, 0].any()  # the first token attends to itself with weight 1
+    assert scaled.shape == (300, 2, 16, 16)
+    extreme = torch.zeros(2, 2, 136)
+    extreme[0] = 4.0
+    scaled = scale_maps(scaling, extreme)
+    assert (float(scaled.min()), float(scaled.max())) == (-SMALL.clamp, SMALL.clamp)
+
+
+def test_paper_leaves_maps_raw() -> None:
+    maps = source()
+    scaled = scale_maps(fit_scaling(maps, PAPER), all_of(maps))
+    assert torch.equal(pack_triangle(scaled), all_of(maps).float())
+
+
+def test_rows_are_standardised_statistics_of_rows() -> None:
+    train, other = source(), source(50, 1)
+    of = [row_statistics(unpack_triangle(all_of(maps).double())).numpy() for maps in (train, other)]
+    mean, deviation = of[0].mean(0), np.maximum(of[0].std(0), 1e-3)
+    expected = ((of[1] - mean) / deviation).reshape(50, 12, 16)
+    got = scale_maps(fit_scaling(train, ROWS), all_of(other))
+    # float32: a share of 1 is off by 1.2e-7, divided by the smallest deviation there is (1e-3)
+    np.testing.assert_allclose(got.numpy(), np.clip(expected, -8, 8), atol=2e-4)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -0.1])
+def test_what_cannot_be_attention_is_refused_with_its_layer(value: float) -> None:
+    packed = all_of(source()).clone()
+    packed[7, 1, 40] = value
+    assert "layer 1" in refusal(fit_scaling, TensorMaps(packed), SMALL, error=DamagedDataError)
+
+
+@pytest.mark.parametrize("preset", [SMALL, PAPER, ROWS], ids=lambda preset: preset.name)
+def test_kept_inputs_equal_inputs_made_a_batch_at_a_time(preset) -> None:
+    maps = source(600)
+    scaling = fit_scaling(maps, preset)
+    kept = NetworkInputs(maps, scaling, keep_bytes=1 << 30)
+    made = NetworkInputs(maps, scaling, keep_bytes=0)
+    rows = torch.tensor([5, 599, 0, 256, 255, 5])
+    assert torch.equal(kept.batch(rows), made.batch(rows))
+    assert torch.equal(made.batch(rows), scale_maps(scaling, maps.read(rows)))
+    is_map = kept.batch(rows).ndim == 4
+    assert not is_map or kept.batch(rows).is_contiguous(memory_format=torch.channels_last)

@@ -26,6 +26,7 @@ from mnemoscope.data.features import (
 )
 from mnemoscope.data.rouge import rouge_3, rouge_l
 from mnemoscope.errors import UserError
+from refusals import refusal
 
 ADDED = ["rouge_l", "rouge_3", "is_incrementing", "is_repeating", "duplicates", "is_code"]
 
@@ -60,19 +61,23 @@ def test_tokens_give_rouge_and_texts_give_patterns():
         assert lacking[name].drop_nulls().to_list() == whole[name].to_list()
 
 
-@pytest.mark.parametrize(
-    ("columns", "wanted"),
-    [
+def test_a_feature_without_its_column_is_null_of_its_type():
+    """As is ROUGE of a padded row without a prefix or a suffix."""
+    for columns, wanted in (
+        ({"tokens": [[7] * 64], "attention_mask": [[0] * 32 + [1] * 32]}, (None,) * 6),
+        ({"tokens": [[7] * 64], "attention_mask": [[1] * 32 + [0] * 32]}, (None,) * 6),
+        (
+            {"tokens": [[7] * 64], "attention_mask": [[0] * 31 + [1] * 33]},
+            (2 / 33, 0.0, None, None, None, None),
+        ),
         ({"text": ["1 5 2"]}, (None, None, True, False, None, None)),
         ({"tokens": [[7] * 64]}, (1.0, 1.0, None, None, None, None)),
         ({"text": [None]}, (None,) * 6),
-    ],
-)
-def test_a_feature_without_its_column_is_null_of_its_type(columns, wanted):
-    found = add_features(pl.DataFrame({"sequence_id": [1], **columns})).select(ADDED)
-    assert found.rows() == [wanted]
-    kinds = [pl.Float64, pl.Float64, pl.Boolean, pl.Boolean, pl.Int64, pl.Boolean]
-    assert found.dtypes == kinds
+    ):
+        found = add_features(pl.DataFrame({"sequence_id": [1], **columns})).select(ADDED)
+        assert found.rows() == [wanted]
+        kinds = [pl.Float64, pl.Float64, pl.Boolean, pl.Boolean, pl.Int64, pl.Boolean]
+        assert found.dtypes == kinds
 
 
 @pytest.mark.parametrize("length", [2, 7])
@@ -85,14 +90,6 @@ def test_another_length_must_be_asked_for_and_an_odd_one_has_the_shorter_prefix(
     found = add_features(frame, length=length, corpus=corpus)
     np.testing.assert_array_equal(found["rouge_l"], rouge_l(prefixes, suffixes))
     np.testing.assert_array_equal(found["duplicates"], count_duplicates(suffixes, corpus))
-
-
-def test_a_padded_row_without_a_prefix_or_suffix_has_no_rouge():
-    masks = [[0] * 32 + [1] * 32, [1] * 32 + [0] * 32, [0] * 31 + [1] * 33]
-    frame = pl.DataFrame({"sequence_id": range(3), "tokens": tokens_of(3).tolist()})
-    found = add_features(frame.with_columns(attention_mask=pl.Series(masks)))
-    for name in ("rouge_l", "rouge_3"):
-        assert found[name].is_null().to_list() == [True, True, False]
 
 
 def test_own_duplicates_and_code_are_kept_and_all_else_is_made_anew():
@@ -113,26 +110,23 @@ def test_own_duplicates_and_code_are_kept_and_all_else_is_made_anew():
     ("columns", "words"),
     [
         ({"text": ["a"]}, "no column 'sequence_id'"),
-        ({"sequence_id": ["a"], "text": ["a"]}, "column 'sequence_id'"),
         ({"sequence_id": [1], "text": [5]}, "column 'text'"),
         ({"sequence_id": [], "text": []}, "no rows"),
         ({"sequence_id": [1]}, "neither a column 'text' nor 'tokens'"),
         ({"sequence_id": [1], "token": [[1]]}, "Did you mean 'token'"),
         ({"sequence_id": [1, 1], "text": ["a", "b"]}, "row 1: sequence_id 1 is there already"),
         ({"sequence_id": [1], "tokens": [[1] * 63 + [None]]}, "row 0: a null among the tokens"),
-        ({"code": "of"}, r"no mode 'of'\. Did you mean 'off'"),
+        ({"code": "of"}, "no mode 'of'. Did you mean 'off'"),
         ({"patterns": "public"}, "no mode 'public'"),
         ({"length": 1}, "length 1"),
         ({"prefix": 0}, "prefix 0"),
-        ({"prefix": -1}, "prefix -1"),
         ({"prefix": 64}, "prefix 64"),
     ],
 )
 def test_tables_and_settings_that_cannot_be_used_are_refused(columns, words):
     asked = {} if columns.keys() & {"sequence_id", "text"} else columns
     columns = {"sequence_id": [1], "tokens": [[1] * 64]} if asked else columns
-    with pytest.raises(UserError, match=words):
-        add_features(pl.DataFrame(columns), **asked)
+    assert words in refusal(add_features, pl.DataFrame(columns), **asked)
 
 
 @pytest.mark.parametrize(
@@ -165,8 +159,7 @@ def test_a_file_that_cannot_be_used_is_refused_by_its_row_and_leaves_nothing(tmp
     source, out = tmp_path / "in.parquet", tmp_path / "out.parquet"
     for tokens, words in [([1] * 63, "row 1: 63 tokens"), ([-1] * 64, "a number is below 0")]:
         pl.DataFrame({"sequence_id": [1, 2], "tokens": [[1] * 64, tokens]}).write_parquet(source)
-        with pytest.raises(UserError, match=words):
-            write_features(source, out)
+        assert words in refusal(write_features, source, out)
         assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]
 
 
@@ -223,5 +216,4 @@ def test_without_magika_it_is_null_and_a_demand_is_refused():
     frame = pl.DataFrame({"sequence_id": [1], "text": ["x = 1"]})
     assert not is_available()
     assert add_features(frame)["is_code"].to_list() == [None]
-    with pytest.raises(UserError, match=r"pip install 'mnemoscope\[code\]'"):
-        add_features(frame, code="magika")
+    assert "pip install 'mnemoscope[code]'" in refusal(add_features, frame, code="magika")

@@ -33,6 +33,7 @@ from mnemoscope.data.table import read_table, scan_table
 from mnemoscope.errors import DamagedDataError, MnemoscopeError, UserError
 from mnemoscope.progress import show_progress
 from mnemoscope.taxonomy.groups import find_groups
+from refusals import refusal
 
 LONG = "The licence applies to the library and to the works that are based on it.\n" * 8
 NEXT = 'def add(a, b):\n    return "a, b"  # é\n' * 12
@@ -120,8 +121,7 @@ def test_zstd_is_read_as_what_it_packs(tmp_path, tokenizer):
     path.write_bytes(b"".join(zstandard.ZstdCompressor().compress(one) for one in halves))
     assert read_table(path).equals(read_table(plain))
     path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(DamagedDataError, match=r"a\.jsonl\.zst: not a whole"):
-        read_table(path)
+    assert "a.jsonl.zst: not a whole" in refusal(read_table, path, error=DamagedDataError)
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "csv", "parquet"])
@@ -185,7 +185,6 @@ def test_pairs_of_arrays_are_prefix_and_suffix(tmp_path):
 
 
 def told(source, tokenizer, columns=None):
-    """What is said while a source is read."""
     heard = io.StringIO()
     with redirect_stderr(heard), show_progress(io.StringIO()):
         found = read_sequences(source, tokenizer, columns=columns)
@@ -252,25 +251,6 @@ def test_equal_is_what_the_values_say_and_not_how_they_are_written(values, wante
             take_columns(frame, asked, where="t")
     else:
         assert take_columns(frame, asked, where="t")["x"].to_list() == expected
-
-
-def test_equal_says_of_a_csv_what_it_says_of_the_table(tmp_path):
-    """As pandas writes it: numbers with gaps are fractions, flags are True and False."""
-    columns = {
-        "n": [0, None, 4],
-        "flag": [True, False, True],
-        "score": [0.0, 0.5, 1.0],
-        "s": [*"ab0"],
-    }
-    frame = {"text": [LONG] * 3} | columns
-    pd.DataFrame(frame).to_csv(tmp_path / "a.csv", index=False)
-    pl.DataFrame(frame).write_parquet(tmp_path / "a.parquet")
-    for path in ("n==0", "n==4.0", "flag==true", "flag==False", "score==1", "s==a", "s==0"):
-        csv, table = (
-            read_table(tmp_path / name, {"x": path})["x"].to_list()
-            for name in ("a.csv", "a.parquet")
-        )
-        assert csv == table, path
 
 
 def test_whole_numbers_among_fractions_are_fractions(tmp_path):
@@ -340,7 +320,6 @@ def cache(root, name, files):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """An empty cache, and no network."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -528,8 +507,7 @@ def test_configs_splits_and_shards_are_told_apart(hub):
             find_hub_files(parse_hub_name(asked))
     del files["data/train-00001-of-00003.parquet"], files["README.md"]
     cache(hub, "lab/torn", files)
-    with pytest.raises(UserError, match="2 of 3 files"):
-        find_hub_files(parse_hub_name("lab/torn#train"))
+    assert "2 of 3 files" in refusal(find_hub_files, parse_hub_name("lab/torn#train"))
 
 
 @pytest.mark.parametrize(
@@ -549,16 +527,8 @@ def test_a_split_in_several_folders_wants_a_configuration(names, hub):
 def test_what_is_a_path_is_no_name_of_the_hub(tmp_path, monkeypatch):
     (tmp_path / "owner").mkdir()
     monkeypatch.chdir(tmp_path)
-    for source in [
-        "owner/none",
-        "./a/b",
-        "~/a/b",
-        "/a/b",
-        "a/b.txt",
-        "a/b.jsonl.gz",
-        "plain",
-        "a/b/c",
-    ]:
+    paths = "owner/none", "./a/b", "~/a/b", "/a/b", "a/b.txt", "a/b.jsonl.gz", "plain", "a/b/c"
+    for source in paths:
         assert parse_hub_name(source) is None, source
     assert parse_hub_name("a/b:c@v1.0#d") == ("a/b", "c", "v1.0", "d")
 
@@ -583,17 +553,11 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0a\nsize 1234
 BOMB = npy_header({"descr": "<u2", "fortran_order": False, "shape": (10**13, 32)}) + bytes(64)
 MISREAD = [  # a file and what is in it, words of the one line, columns asked for
     ("a.csv", b"a,b\n1,2\n", "--column text=NAME"),
-    ("a.csv", b"4139,0,0\n12,2,0\n", "'0' is empty or stands"),
-    ("a.csv", LONG.encode(), "without a column 'text'"),
     ("a.csv", b"id;text\n1;x\n", "divided by ';'"),
-    ("a.csv", b"id\ttext\n1\tx\n", r"divided by '\\t'"),
     ("a.csv", b"id,text\n1,a, b\n", "line 2: 3 fields"),
-    ("a.csv", b"id,text\n1\n", "line 2: 1 fields"),
     ("a.csv", b'text\n"a\nb\n', "not CSV"),
-    ("a.csv", b'text\n"a"b"\n', "not CSV"),
     ("a.csv", b"text,text\na,b\n", "'text' is empty"),
     ("a.csv", "text\né\n".encode("latin-1"), "not UTF-8"),
-    ("a.csv", "text\na\n".encode("utf-16"), "not UTF-8"),
     ("a.csv", b"text,duplicates\na,many\n", "row 0, 'duplicates': 'many'"),
     ("a.csv", b"text,duplicates\na,1.5\n", "'1.5'"),
     ("a.csv", b'text,tokens\na,[1]\nb,"[1, 18446744073709551616]"\n', "'tokens': a number does"),
@@ -632,6 +596,22 @@ FOLDERS = [  # files, which of them is given, words of the one line
     ({"a.jsonl/.hidden": b""}, "a.jsonl", "without a file"),
     ({"train-00000-of-00002.jsonl": _rows()}, "", "1 of 2 files of 'train'"),
     ({"a_prefix.npy": BOMB, "a_suffix.npy": BOMB}, "", "not a whole .npy array"),
+    ({".hidden": LONG.encode()}, "", r"a folder without a file \(hidden"),
+    ({"a.bin": b"\0\1"}, "", r"no text in it \(1 files"),
+    ({"a.txt": b"short", "b.txt": b""}, "", "no text of 64 tokens"),
+    ({"a.bin": b"\0"}, "a.bin", "a.bin: not a text in UTF-8"),
+    ({}, "gone", "gone: no such file or folder"),
+    ({"a.txt": b"a b " * (9 << 18)}, "a.txt", r"longer than 8 MB\. Divide"),
+]
+TABLES = [  # the columns of a table, words of the one line
+    ({"mine": [1, 2]}, "no column 'text'"),
+    ({"tokens": [[1] * 64, [1] * 61]}, "row 1: 61 tokens where 64"),
+    ({"sequence_id": [1, 1], "tokens": [[1] * 64] * 2}, "row 1: sequence_id 1 is there"),
+    ({"sequence_id": [1, 1], "text": [LONG, LONG]}, "row 1: sequence_id 1 is there"),
+    ({"sequence_id": [1, None], "text": [LONG, LONG]}, "row 1: no sequence_id"),
+    ({"text": ["a", None]}, "no text of 64 tokens"),
+    ({"text": [1, 2]}, "column 'text'"),
+    ({"text": ["a b " * (9 << 18)]}, r"longer than 8 MB\. Divide"),
 ]
 
 
@@ -640,6 +620,7 @@ FOLDERS = [  # files, which of them is given, words of the one line
     [
         *(({name: data}, name, words, dict(*columns)) for name, data, words, *columns in MISREAD),
         *((files, given, words, {}) for files, given, words in FOLDERS),
+        *(({"t.parquet": columns}, "t.parquet", words, {}) for columns, words in TABLES),
     ],
 )
 def test_what_could_be_misread_is_refused_in_one_line(
@@ -649,18 +630,20 @@ def test_what_could_be_misread_is_refused_in_one_line(
         (tmp_path / name).parent.mkdir(exist_ok=True)
         if isinstance(data, bytes):
             (tmp_path / name).write_bytes(data)
+        elif isinstance(data, dict):
+            pl.DataFrame(data).write_parquet(tmp_path / name)
         else:
             np.save(tmp_path / name, data)
     with pytest.raises(MnemoscopeError, match=words) as caught:
         read_sequences(tmp_path / given, tokenizer, columns=columns)
     assert "\n" not in str(caught.value)
-    assert str(tmp_path) in str(caught.value)
+    said = str(caught.value)
+    assert str(tmp_path) in said or "text that begins with 'a b a b" in said
 
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path, tokenizer):
     os.mkfifo(tmp_path / "a.jsonl")
-    with pytest.raises(UserError, match="a pipe or device"):
-        read_sequences(tmp_path / "a.jsonl", tokenizer)
+    assert "a pipe or device" in refusal(read_sequences, tmp_path / "a.jsonl", tokenizer)
 
 
 def test_frames_that_are_no_table_are_refused(tokenizer):

@@ -2,7 +2,6 @@
 
 import itertools
 import re
-from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
@@ -184,22 +183,6 @@ def test_equals_the_transcribed_rules_and_lone_words_are_never_in_a_text_that_co
         wanted = transcribed_pattern(text, mode)
         assert find_pattern(text, mode) == wanted
         assert not (has_lone_words(text) and wanted == INCREMENTING)
-
-
-def test_pieces_of_source_files_equal_the_transcribed_rules():
-    """Real text: code and prose, most of it without a pattern; tables of numbers with one."""
-    folder = Path(__file__).parents[2]
-    files = [*sorted((folder / "src").rglob("*.py"))[::24], *sorted(folder.glob("*.md"))]
-    files += [*(folder / "src").rglob("rho.csv")]
-    pieces = [
-        text[start : start + 40 + start % 200]
-        for text in (file.read_text(encoding="utf-8") for file in files)
-        for start in range(0, len(text), 173)
-    ]
-    assert len(pieces) > 400
-    assert 0.3 < sum(map(has_lone_words, pieces)) / len(pieces) < 1
-    for piece in pieces:
-        assert find_pattern(piece) == transcribed_pattern(piece, "published")
 
 
 @given(st.text(alphabet="ab", max_size=60), st.integers(1, 8), st.integers(0, 8))

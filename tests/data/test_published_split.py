@@ -20,6 +20,7 @@ from mnemoscope.data.published_split import (
 )
 from mnemoscope.data.rouge import rouge_3, rouge_l
 from mnemoscope.errors import DamagedDataError, UserError
+from refusals import refusal
 
 N_PILE, N_MEMORIES = 2000, 301
 PILE, MEMORIES = "pile_deduped_12b", "memories_deduped_12b"
@@ -39,13 +40,11 @@ def copy(tmp_path_factory):
 
 @pytest.fixture
 def changed(copy, tmp_path):
-    """A copy that a test may spoil."""
     shutil.copytree(copy, tmp_path / "copy")
     return tmp_path / "copy"
 
 
 def raw(folder, split):
-    """All rows of a split by Polars alone."""
     return pl.concat(pl.read_parquet(one) for one in sorted((folder / "data").glob(f"{split}*")))
 
 
@@ -59,11 +58,8 @@ def rows(n=20, first=0, is_memorized=True):
     return make_rows(ids, np.full(n, is_memorized), seed=3, vocab_size=300)
 
 
-def refusal(source, split=MEMORIES, error=UserError):
-    with pytest.raises(error) as raised:
-        read_split(str(source), split)
-    assert "\n" not in str(raised.value)
-    return str(raised.value)
+def said_of(source, split=MEMORIES, error=UserError):
+    return refusal(read_split, str(source), split, error=error)
 
 
 def test_both_parts_are_one_table_with_unique_ids_and_the_pile_row_kept(copy):
@@ -182,7 +178,7 @@ def test_the_hubs_name_fetches_only_the_files_of_the_split(copy, monkeypatch, tm
         raise ConnectionError("no network\nat all")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    said = refusal(HUB_NAME, "deduped_12b")
+    said = said_of(HUB_NAME, "deduped_12b")
     assert re.search("hf download usvsnsp/semantic-filters .*--local-dir", said)
     assert "ConnectionError" in said
 
@@ -195,43 +191,67 @@ def test_what_is_not_there_is_named(changed, tmp_path):
         "": "no split ''",
         "../data": "no split",
     }.items():
-        assert words in refusal(changed, split)
-        assert str(changed) in refusal(changed, split)
+        assert words in said_of(changed, split)
+        assert str(changed) in said_of(changed, split)
     first, second = sorted((changed / "data").glob("pile*"))
     second.unlink()
-    assert f"1 of 2 files of '{PILE}'" in refusal(changed, PILE)
+    assert f"1 of 2 files of '{PILE}'" in said_of(changed, PILE)
     twice = first.with_name(first.name.replace(".parquet", "-aaa1.parquet"))
     shutil.copy(first, twice)  # the first again is not the second
-    assert f"2 of 4 files of '{PILE}'" in refusal(changed, PILE)
+    assert f"2 of 4 files of '{PILE}'" in said_of(changed, PILE)
     twice.unlink()
     assert read_split(str(changed), MEMORIES).rows.height == N_MEMORIES
     first.unlink()
-    said = refusal(changed, "deduped_12b")  # half of a pair is not taken for the pair
+    said = said_of(changed, "deduped_12b")  # half of a pair is not taken for the pair
     assert "needs 'pile_deduped_12b', which is not there" in said
     (tmp_path / "file").write_text("x")
     for name in ("none", "file"):
-        assert "no such folder" in refusal(tmp_path / name)
+        assert "no such folder" in said_of(tmp_path / name)
     (tmp_path / "empty").mkdir()
-    assert "holds no split of usvsnsp/semantic-filters" in refusal(tmp_path / "empty")
+    assert "holds no split of usvsnsp/semantic-filters" in said_of(tmp_path / "empty")
 
 
-@pytest.mark.parametrize(
-    ("column", "dtype", "said"),
-    [
-        ("sequence_id", None, ": no column 'sequence_id'"),
-        ("nl_scores", None, ": no column 'nl_scores'"),
-        ("sequence_id", pl.String, ", column 'sequence_id': String where integers"),
-        ("is_repeating", pl.Int8, ", column 'is_repeating': Int8 where true or false"),
-        ("nl_scores", pl.String, ", column 'nl_scores': String where numbers"),
-        ("tokens", pl.List(pl.String), ", column 'tokens': List(String) where lists of integers"),
-    ],
-)
-def test_a_column_missing_or_of_another_type_is_named_with_its_file(changed, column, dtype, said):
+def cast(column, dtype):
+    return lambda frame: frame.with_columns(pl.col(column).cast(dtype))
+
+
+def in_row_13(column, value):
+    def put(frame):
+        values = frame[column].to_list()
+        values[13] = value
+        dtype = pl.List(pl.Int64) if column == "tokens" else frame.schema[column]
+        return frame.with_columns(pl.Series(column, values, dtype=dtype))
+
+    return put
+
+
+SPOILT = [
+    (lambda frame: frame.drop("sequence_id"), ": no column 'sequence_id'"),
+    (lambda frame: frame.drop("nl_scores"), ": no column 'nl_scores'"),
+    (cast("sequence_id", pl.String), ", column 'sequence_id': String where integers"),
+    (cast("is_repeating", pl.Int8), ", column 'is_repeating': Int8 where true or false"),
+    (cast("nl_scores", pl.String), ", column 'nl_scores': String where numbers"),
+    (cast("tokens", pl.List(pl.String)), ", column 'tokens': List(String) where lists of integers"),
+    (in_row_13("sequence_id", None), ", column 'sequence_id', row 13: null"),
+    (in_row_13("tokens", [1] * 63), ", column 'tokens', row 13: 63 tokens where 64 are needed"),
+    (in_row_13("tokens", None), ", column 'tokens', row 13: 0 tokens where 64 are needed"),
+    *(
+        (in_row_13("tokens", [1] * 63 + [one]), f", column 'tokens', row 13: {one} is no token id")
+        for one in (None, -1, 2**31)
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), SPOILT)
+def test_a_file_that_cannot_be_read_is_named_with_column_and_row(changed, change, said):
     path = changed / "data" / f"{MEMORIES}-00001-of-00002.parquet"
-    frame = pl.read_parquet(path)
-    spoilt = frame.drop(column) if dtype is None else frame.with_columns(pl.col(column).cast(dtype))
-    spoilt.write_parquet(path)
-    assert refusal(changed, "deduped_12b").startswith(f"{path}{said}")
+    change(pl.read_parquet(path)).write_parquet(path)
+    assert said_of(changed, "deduped_12b").startswith(f"{path}{said}")
+
+
+def test_a_split_without_rows_is_refused(tmp_path):
+    write_frame(tmp_path, MEMORIES, rows(5).clear())
+    assert "has no rows" in said_of(tmp_path)
 
 
 @pytest.mark.parametrize("keep", [0, 0.3, -1, "no middle"])
@@ -243,35 +263,8 @@ def test_a_torn_file_is_damage_and_named(changed, keep):
         path.write_bytes(whole[:4] + bytes(n_empty) + whole[4 + n_empty :])
     else:
         path.write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else keep])
-    said = refusal(changed, error=DamagedDataError)
+    said = said_of(changed, error=DamagedDataError)
     assert said.startswith(f"{path}: not a whole Parquet file")
-
-
-@pytest.mark.parametrize(
-    ("tokens", "said"),
-    [
-        ([1] * 63, "63 tokens where 64 are needed"),
-        (None, "0 tokens where 64 are needed"),
-        *(([1] * 63 + [one], "no token id") for one in (None, -1, 2**31)),
-    ],
-)
-def test_tokens_that_are_not_64_ids_are_named_with_file_and_row(tmp_path, tokens, said):
-    frame = rows(20)
-    lists = frame["tokens"].to_list()
-    lists[13] = tokens
-    frame = frame.with_columns(pl.Series("tokens", lists, dtype=pl.List(pl.Int64)))
-    path = write_frame(tmp_path, MEMORIES, frame)
-    assert refusal(tmp_path).startswith(f"{path}, column 'tokens', row 13: ")
-    assert said in refusal(tmp_path)
-
-
-def test_an_id_that_is_null_and_a_split_without_rows_are_refused(tmp_path):
-    frame = rows(5)
-    ids = pl.Series("sequence_id", [0, 1, None, 3, 4])
-    path = write_frame(tmp_path, MEMORIES, frame.with_columns(ids))
-    assert refusal(tmp_path).startswith(f"{path}, column 'sequence_id', row 2: null")
-    write_frame(tmp_path, MEMORIES, frame.clear())
-    assert "has no rows" in refusal(tmp_path)
 
 
 def test_tokens_in_an_array_column_are_read_as_lists_are(tmp_path):

@@ -1,19 +1,16 @@
 """Readers: what is read, what is passed over and counted, what is refused."""
 
-import itertools
-
-import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mnemoscope.data.corpus import open_corpus
-from mnemoscope.data.duplicates import count_duplicates
 from mnemoscope.data.read import WindowCutter, read_sequences
 from mnemoscope.data.rows import scan_rows
 from mnemoscope.data.table import check_sequences, write_table
 from mnemoscope.errors import UserError
+from refusals import refusal
 
 LONG = "The licence applies to the library and to the works that are based on it.\n" * 8
 CODE = "def add(a, b):\n    return a + b\n" * 12
@@ -82,25 +79,6 @@ def test_neither_the_order_of_files_nor_links_to_nowhere_or_in_a_circle_matter(
     assert read_sequences(other, tokenizer).frame.equals(whole.frame)
 
 
-@pytest.mark.parametrize(
-    ("files", "given", "words"),
-    [
-        ({}, "", r"a folder without a file \(hidden"),
-        ({"a.bin": b"\0\1"}, "", r"no text in it \(1 files"),
-        ({".hidden": LONG.encode()}, "", r"a folder without a file \(hidden"),
-        ({"a.txt": b"short", "b.txt": b""}, "", "no text of 64 tokens"),
-        ({"a.bin": b"\0"}, "a.bin", "a.bin: not a text in UTF-8"),
-        ({}, "gone", "gone: no such file or folder"),
-        ({"a.txt": b"a b " * (9 << 18)}, "a.txt", r"longer than 8 MB\. Divide"),
-    ],
-)
-def test_a_source_without_sequences_is_refused(tmp_path, tokenizer, files, given, words):
-    for name, data in files.items():
-        (tmp_path / name).write_bytes(data)
-    with pytest.raises(UserError, match=words):
-        read_sequences(tmp_path / given, tokenizer)
-
-
 @pytest.mark.parametrize("text", ["word " * 200, "a/b " * 2000, "漢字" * 100, f"{'a' * 300}/b"])
 def test_a_text_in_place_of_its_name_is_no_file_or_folder(tokenizer, text):
     for read in (
@@ -125,10 +103,8 @@ def test_a_file_that_may_not_be_read_is_counted(tmp_path, tokenizer, monkeypatch
     monkeypatch.setattr("mnemoscope.data.formats.open", guarded, raising=False)
     result = read_sequences(tmp_path, tokenizer)
     assert (result.n_documents, result.n_unreadable) == (1, 1)
-    with pytest.raises(UserError, match="need a tokenizer"):
-        read_sequences(tmp_path / "a.txt", None)
-    with pytest.raises(UserError, match=r"b\.txt: no permission"):
-        read_sequences(tmp_path / "b.txt", tokenizer)
+    assert "need a tokenizer" in refusal(read_sequences, tmp_path / "a.txt", None)
+    assert "b.txt: no permission" in refusal(read_sequences, tmp_path / "b.txt", tokenizer)
 
 
 @pytest.mark.parametrize("name", ["t.jsonl", "t.parquet"])
@@ -198,65 +174,16 @@ def test_tokens_of_a_table_are_taken_as_they_are(tmp_path, tokenizer):
     assert (len(bare.frame), bare.n_documents) == (1, 1)
 
 
-@pytest.mark.parametrize(
-    ("columns", "words"),
-    [
-        ({"mine": [1, 2]}, "no column 'text'"),
-        ({"tokens": [[1] * 64, [1] * 61]}, "row 1: 61 tokens where 64"),
-        ({"tokens": [[1] * 64, [-1] * 64]}, "row 1, token 0: id -1"),
-        ({"sequence_id": [1, 1], "tokens": [[1] * 64] * 2}, "row 1: sequence_id 1 is there"),
-        ({"sequence_id": [1, 1], "text": [LONG, LONG]}, "row 1: sequence_id 1 is there"),
-        ({"sequence_id": [1, None], "text": [LONG, LONG]}, "row 1: no sequence_id"),
-        ({"text": ["a", None]}, "no text of 64 tokens"),
-        ({"text": [1, 2]}, "column 'text'"),
-        ({"text": ["a b " * (9 << 18)]}, r"longer than 8 MB\. Divide"),
-    ],
-)
-def test_tables_that_give_no_sequences_are_refused(tmp_path, tokenizer, columns, words):
-    pl.DataFrame(columns).write_parquet(tmp_path / "t.parquet")
-    with pytest.raises(UserError, match=words):
-        read_sequences(tmp_path / "t.parquet", tokenizer)
-
-
-def test_every_sequence_is_found_in_its_own_corpus(folder, whole, tokenizer):
-    suffixes = np.array(whole.frame["tokens"].to_list())[:, 32:]
-    corpus = open_corpus(folder, tokenizer=tokenizer, dtype=None)
-    counts = count_duplicates(suffixes, corpus)
-    assert counts.min() >= 1
-    prose = whole.frame["document"].is_in(["LICENSE", "a.txt"]).to_numpy()
-    assert counts[prose].min() >= 2  # the two files hold the same text
-
-
 ASCII = "def add(a, b):\n    return a + b\n\n\n  # the library of the works\n" * 12
 
 
-def own_ids(tokenizer, text):
-    """What the tokenizer itself says, through transformers."""
-    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-
-
-def test_stride_below_the_length_overlaps(tokenizer):
-    ids = own_ids(tokenizer, ASCII)
-    windows = WindowCutter(tokenizer, length=64, stride=10).cut(ASCII)
-    assert len(windows) == (len(ids) - 64) // 10 + 1
-    assert all(w.tokens == ids[10 * i : 10 * i + 64] for i, w in enumerate(windows))
-
-
-def test_text_is_the_decode_and_the_tokenizer_stays_as_it_was(tokenizer):
+def test_truncation_and_padding_of_the_tokenizer_do_not_cut_documents_and_it_stays_as_it_was(
+    tokenizer,
+):
     before = tokenizer("a b", return_offsets_mapping=True)
     assert before["input_ids"][0] == tokenizer.bos_token_id
-    windows = WindowCutter(tokenizer, length=5, stride=5).cut(ASCII)
-    assert windows[0].start == 0
-    assert all(window.end == later.start for window, later in itertools.pairwise(windows))
-    for window in windows:
-        assert ASCII[window.start : window.end] == window.text
-        assert tokenizer.decode(window.tokens) == window.text
-        assert tokenizer.bos_token_id not in window.tokens
-    assert tokenizer("a b", return_offsets_mapping=True) == before
-
-
-def test_truncation_and_padding_of_the_tokenizer_do_not_cut_documents(tokenizer):
     whole = WindowCutter(tokenizer).cut(ASCII)
+    assert tokenizer("a b", return_offsets_mapping=True) == before
     tokenizer.backend_tokenizer.enable_truncation(10)
     tokenizer.backend_tokenizer.enable_padding(length=100)
     try:
@@ -269,19 +196,23 @@ def test_truncation_and_padding_of_the_tokenizer_do_not_cut_documents(tokenizer)
 ANY = st.one_of(st.characters(codec="utf-8"), st.sampled_from(" \n日é🎉a"))
 
 
-@given(st.text(ANY, max_size=60), st.integers(1, 9))
+@given(st.text(ANY, max_size=60), st.integers(1, 9), st.integers(1, 12))
 @settings(max_examples=150)
-def test_any_text_gives_ordered_offsets_around_its_windows(tokenizer, text, length):
-    windows = WindowCutter(tokenizer, length=length, stride=length).cut(text)
-    ids = own_ids(tokenizer, text)
-    assert [w.tokens for w in windows] == [
-        ids[i : i + length] for i in range(0, len(ids) - length + 1, length)
-    ]
+@example(ASCII, 5, 5)
+def test_any_text_gives_ordered_offsets_around_its_windows(tokenizer, text, length, stride):
+    windows = WindowCutter(tokenizer, length=length, stride=stride).cut(text)
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    starts = range(0, len(ids) - length + 1, stride)
+    assert [w.tokens for w in windows] == [ids[i : i + length] for i in starts]
     previous_end = 0
     for window in windows:
-        assert previous_end - 1 <= window.start <= previous_end
+        assert window.text == tokenizer.decode(window.tokens)
+        if stride == length:
+            assert previous_end - 1 <= window.start <= previous_end
         assert window.start < window.end <= len(text)
         assert window.text.strip("\ufffd") in text[window.start : window.end]
+        if text.isascii():
+            assert text[window.start : window.end] == window.text
         previous_end = window.end
 
 
@@ -298,5 +229,4 @@ def test_a_tokenizer_without_offsets_leaves_them_open():
         ([99, 100], "cd", None, None),
     ]
     for length, stride in ((0, 1), (1, 0)):
-        with pytest.raises(UserError, match="at least 1"):
-            WindowCutter(Letters(), length=length, stride=stride)
+        assert "at least 1" in refusal(WindowCutter, Letters(), length=length, stride=stride)

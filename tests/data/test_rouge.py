@@ -51,26 +51,18 @@ def test_random_pairs_equal_rouge_score(ids):
     assert_equals_oracle(pairs[:, :32], pairs[:, 32:])
 
 
-@pytest.mark.parametrize(
-    "lengths",
-    [
-        (0, 3),
-        (3, 0),
-        (1, 1),
-        (1, 2),
-        (2, 3),
-        (3, 3),
-        (3, 60),
-        (15, 16),
-        (31, 33),
-        (64, 65),
-        (65, 32),
-    ],
-)
-def test_any_lengths_equal_rouge_score(lengths):
+LENGTHS = [(0, 3), (3, 0), (1, 1), (1, 2), (2, 3), (3, 3), (3, 60), (31, 33), (64, 65), (65, 32)]
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_any_lengths_equal_rouge_score_and_no_rows_give_no_scores(lengths):
     rng = np.random.default_rng(0)
     prefixes, suffixes = (rng.integers(0, 3, (60, length)) for length in lengths)
     assert_equals_oracle(prefixes, suffixes)
+    none = prefixes[:0], suffixes[:0]
+    assert [one.shape for one in (rouge_l(*none), rouge_3(*none), *rouge_scores(*none))] == 4 * [
+        (0,)
+    ]
 
 
 def test_blocks_do_not_change_a_score(monkeypatch):
@@ -88,12 +80,6 @@ def test_ids_of_any_form_score_the_same(form):
     other.setflags(write=False)
     ours = rouge_scores(other[:, :32], other[:, ::-1][:, :32])
     np.testing.assert_array_equal(ours, rouge_scores(ids[:, :32], ids[:, ::-1][:, :32]))
-
-
-def test_no_rows_give_no_scores():
-    empty = np.empty((0, 32), dtype=np.int32)
-    assert rouge_l(empty, empty).shape == rouge_3(empty, empty).shape == (0,)
-    assert [one.shape for one in rouge_scores(empty, empty)] == [(0,), (0,)]
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((2, 4)), np.zeros(4, dtype=int), np.zeros((3, 4), int)])

@@ -1,6 +1,5 @@
 """Fixtures: tiny random models of many families, and one model that has memorized."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -24,6 +23,12 @@ def build():
     return build
 
 
+@pytest.fixture
+def lm(build, family):
+    """A tiny model of each family, every other one with a BOS token."""
+    return build(family, adds_bos=[*FAMILIES].index(family) % 2 == 1)
+
+
 @pytest.fixture(scope="session")
 def tokens():
     return random_tokens
@@ -36,21 +41,10 @@ def tokenizer():
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory):
-    """A tiny Llama with its tokenizer, saved as a user would."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     make_model("llama").save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     return folder
-
-
-@pytest.fixture(scope="session")
-def edit():
-    """Change what a JSON file says: `edit(folder / "config.json", model_type="t5")`."""
-
-    def edit(path, **changes):
-        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-    return edit
 
 
 @pytest.fixture(scope="session")

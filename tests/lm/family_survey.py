@@ -7,74 +7,22 @@ import warnings
 from typing import NamedTuple
 
 import torch
-from tiny_families import COMMON, FAMILIES, GROUPED, own_attention, random_tokens
-from transformers import AutoConfig, AutoModelForCausalLM
+from tiny_families import build_with, own_attention, random_tokens, settings_to_try
 
 from mnemoscope.errors import UserError
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.intervene import cut_attention
 from mnemoscope.lm.model import LanguageModel, last_logits, wrap_model
 
-MOST_PARAMETERS = 15_000_000
-
-# What the families call the same few things.
-_ANY = {
-    **GROUPED, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 80, "d_model": 32,
-    "num_layers": 3, "num_heads": 4, "rotary_dim": 8, "ffn_dim": 48, "word_embed_proj_dim": 32,
-    "decoder_layers": 3, "decoder_attention_heads": 4, "decoder_ffn_dim": 48,
-    "attention_heads": 4, "is_decoder": True,
-    "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "num_experts_per_tok": 2,
-    "moe_intermediate_size": 16, "n_shared_experts": 1, "n_group": 1, "topk_group": 1,
-}  # fmt: skip
-_SPECIAL = {
-    "gemma3_text": {**GROUPED, "sliding_window": 24, "query_pre_attn_scalar": 8,
-                    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
-    "gpt_oss": {**_ANY, "sliding_window": 24},
-    "mixtral": {**GROUPED, "num_local_experts": 4, "sliding_window": 24},
-}  # fmt: skip
-
 
 class Finding(NamedTuple):
-    """What capture does with one family.
-
-    Attributes:
-        family: transformers' `model_type`.
-        route: `interface`, `hooks`, or `-` where none was tried.
-        verdict: `exact`, `differs`, `refused` or `not built`.
-        knockout: `exact` where cutting no edge changes no logit and cutting some does, else
-            `differs`, `refused`, or `-` where capture is not exact.
-        note: the refusal, the difference, or why no tiny model of it can be built.
-    """
+    """What capture does with one family, and knockout where capture is exact."""
 
     family: str
-    route: str
-    verdict: str
+    route: str  # `interface`, `hooks`, or `-` where none was tried
+    verdict: str  # `exact`, `differs`, `refused` or `not built`
     knockout: str = "-"
-    note: str = ""
-
-
-def settings_to_try(family: str) -> list[dict]:
-    """Our own choice where there is one, else ever plainer ones."""
-    if family in FAMILIES or family in _SPECIAL:
-        return [FAMILIES.get(family) or _SPECIAL[family]]
-    ungrouped = {**_ANY, "num_key_value_heads": 4}
-    latent = {**ungrouped, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8,
-              "qk_nope_head_dim": 8, "v_head_dim": 8, "qk_head_dim": 16}  # fmt: skip
-    del latent["head_dim"]
-    return [_ANY, latent, ungrouped, COMMON]
-
-
-def build_family(family: str, settings: dict | None = None) -> LanguageModel:
-    """A random model of three layers, as small as the family's settings allow."""
-    config = AutoConfig.for_model(family, **(settings or settings_to_try(family)[0]))
-    with torch.device("meta"):
-        size = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
-    if size > MOST_PARAMETERS:
-        raise ValueError(f"{size / 1e6:,.0f} million parameters with these settings")
-    torch.manual_seed(7)
-    backend = {"attn_implementation": "eager"} if family == "falcon" else {}
-    model = AutoModelForCausalLM.from_config(config, **backend).eval()
-    return wrap_model(model, name=family)
+    note: str = ""  # the refusal, the difference, or why no tiny model of it can be built
 
 
 def largest_difference(lm: LanguageModel, n: int = 3) -> float:
@@ -131,7 +79,7 @@ def _examine(family: str, settings: dict) -> Finding:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            lm = build_family(family, settings)
+            lm = wrap_model(build_with(family, settings), name=family)
             route = lm.attention_route
             difference = largest_difference(lm)
             if difference == 0.0:

@@ -23,8 +23,13 @@ def capture(lm, tokens, batch_size=4):
     return joined(capture_pooled(lm, tokens, batch_size=batch_size))
 
 
+def assert_is_own(lm, tokens, mean, largest):
+    weights = own_attention(lm, tokens).float()
+    assert torch.equal(mean, weights.mean(dim=2))
+    assert torch.equal(largest, weights.amax(dim=2))
+
+
 def state_of(model):
-    """Whatever capture touches."""
     return (
         [(id(m), m.training) for m in model.modules()],
         [len(m._forward_hooks) for m in model.modules()],
@@ -53,10 +58,7 @@ def test_capture_leaves_no_trace_also_after_an_error_in_the_middle(build, tokens
     for _ in capture_pooled(lm, tokens(4), batch_size=2):
         assert state_of(lm.model) == before
     lm.model.eval()
-    mean, largest = capture(lm, tokens(2))
-    weights = own_attention(lm, tokens(2), 2)
-    assert torch.equal(mean, weights.mean(dim=2))
-    assert torch.equal(largest, weights.amax(dim=2))
+    assert_is_own(lm, tokens(2), *capture(lm, tokens(2)))
 
 
 def test_a_forward_ends_early_only_where_nothing_is_missed(build, tokens):
@@ -80,17 +82,6 @@ def test_bos_is_seen_by_the_model_and_left_out_of_the_maps(build, tokens):
     assert torch.equal(mean, weights.mean(dim=2))
     assert torch.equal(maximum, weights.amax(dim=2))
     assert mean.sum(dim=-1).min() < 0.99  # what went to the BOS token is missing
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_weights_are_pooled_in_float32(tokens, build, dtype):
-    lm = wrap_model(build("llama").model.to(dtype), name="half")
-    mean, maximum = capture(lm, tokens(2), 2)
-    weights = own_attention(lm, tokens(2), 2)
-    assert weights.dtype == dtype
-    assert mean.dtype == maximum.dtype == torch.float32
-    assert torch.equal(mean, weights.float().mean(dim=2))
-    assert torch.equal(maximum, weights.float().amax(dim=2))
 
 
 def test_maps_may_take_part_in_a_gradient(build, tokens):
@@ -121,10 +112,8 @@ def test_two_threads_capture_two_models_at_once_and_do_not_mix(build, tokens):
         found = list(pool.map(lambda lm: capture(lm, tokens(2)), models))
     assert left == [0, 0]
     assert [state_of(lm.model) for lm in models] == before
-    for lm, (mean, largest, *_) in zip(models, found, strict=True):
-        wanted = own_attention(lm, tokens(2), 2)
-        assert torch.equal(mean, wanted.mean(dim=2))
-        assert torch.equal(largest, wanted.amax(dim=2))
+    for lm, maps in zip(models, found, strict=True):
+        assert_is_own(lm, tokens(2), *maps)
     twice = pooled_attention(models[0])
     with pooled_attention(models[0]), pytest.raises(RuntimeError, match="already being"), twice:
         pass
@@ -151,5 +140,4 @@ def test_attention_that_cannot_be_pooled_is_refused_by_layer(build, tokens):
 def test_gpt2_that_upcasts_its_attention_is_captured_from_its_own_code(build, tokens):
     lm = build("gpt2", reorder_and_upcast_attn=True)
     assert lm.attention_route == "hooks"
-    mean, _ = capture(lm, tokens(2))
-    assert torch.equal(mean, own_attention(lm, tokens(2), 2).mean(dim=2))
+    assert_is_own(lm, tokens(2), *capture(lm, tokens(2)))

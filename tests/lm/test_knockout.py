@@ -115,9 +115,8 @@ def test_decoding_with_a_cut_is_full_recomputation_with_that_cut(build, tokens, 
     assert not np.array_equal(cached, whole)
 
 
-def test_edges_of_each_sequence_cut_that_sequence_alone(build, tokens, family):
-    lm, table = build(family), tokens(3)
-    edges = some_edges(0.3, 3)
+def test_edges_of_each_sequence_cut_that_sequence_alone(lm, tokens):
+    table, edges = tokens(3), some_edges(0.3, 3)
     together = logits_of(lm, table, edges)
     for row in range(3):
         alone = logits_of(lm, table[row : row + 1], edges[row])
@@ -146,17 +145,15 @@ def test_the_model_is_as_before_also_after_an_error(build, tokens, name):
 
 
 def test_edges_that_fit_no_model_are_refused(build):
-    lm = build("gpt_neox")
+    lm, tokens = build("gpt_neox"), torch.from_numpy(random_tokens(6)).long()
+    later = no_edges()
+    later[0, 1, 2] = True
     for edges, said in (
-        (torch.zeros(2, T, T, dtype=torch.bool), "2 layers, but gpt_neox has 3"),
-        (torch.zeros(LAYERS, T, T), "wanted bool"),
-        (torch.ones(LAYERS, T, T, dtype=torch.bool), "later key"),
+        (no_edges()[:2], "2 layers, but gpt_neox has 3"),
+        (no_edges().float(), "wanted bool"),
+        (later, "later key"),
+        (no_edges()[:, :16, :16], "edges are given for 16"),
+        (no_edges(2), r"of 2 sequences.* 6 rows"),
     ):
         with pytest.raises(UserError, match=said), cut_attention(lm, edges):
-            pass
-    edges = torch.zeros(LAYERS, 16, 16, dtype=torch.bool)  # of sequences that are shorter
-    with pytest.raises(UserError, match="edges are given for 16"), cut_attention(lm, edges):
-        last_logits(lm, torch.from_numpy(random_tokens(2)).long(), 1)
-    edges = torch.zeros(2, LAYERS, T, T, dtype=torch.bool)  # of two sequences, six are read
-    with pytest.raises(UserError, match=r"of 2 sequences.* 6 rows"), cut_attention(lm, edges):
-        last_logits(lm, torch.from_numpy(random_tokens(6)).long(), 1)
+            last_logits(lm, tokens, 1)

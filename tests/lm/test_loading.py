@@ -1,6 +1,5 @@
-"""A model is loaded as it was saved, quietly, or refused in one line."""
+"""A model is loaded as it was saved, quietly, from a folder or a GGUF file, or refused."""
 
-import json
 import logging
 import os
 import shutil
@@ -8,17 +7,19 @@ import shutil
 import huggingface_hub
 import pytest
 import torch
+from tiny_families import edit_json
+from tokenizers import pre_tokenizers
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from mnemoscope.errors import DamagedDataError, NoRoomError, UserError
-from mnemoscope.lm.load import load_model, load_tokenizer
+from mnemoscope.lm.load import convert_gguf, load_model, load_tokenizer
 from mnemoscope.lm.model import check_fits, wrap_model
+from refusals import refusal
 
 
 @pytest.fixture
 def folder(model_folder, tmp_path):
-    """A copy of the tiny model's folder, to spoil."""
     return shutil.copytree(model_folder, tmp_path / "model")
 
 
@@ -63,7 +64,7 @@ def test_family_that_fixes_its_attention_when_built_is_loaded_eager(build, tmp_p
 
 
 def test_the_fingerprint_is_of_weights_configuration_and_dtype_alone(
-    model_folder, folder, build, edit, tmp_path
+    model_folder, folder, build, tmp_path
 ):
     """Not of path, shards or memory."""
     first = load_model(model_folder, device="cpu")
@@ -76,7 +77,7 @@ def test_the_fingerprint_is_of_weights_configuration_and_dtype_alone(
     assert changed.fingerprint == first.fingerprint
     with torch.no_grad():
         changed.model.model.layers[2].mlp.down_proj.weight[0, 0] += 1e-3
-    edit(folder / "config.json", rms_norm_eps=1e-3)
+    edit_json(folder / "config.json", rms_norm_eps=1e-3)
     prints = {
         first.fingerprint,
         load_model(folder, device="cpu").fingerprint,
@@ -86,17 +87,7 @@ def test_the_fingerprint_is_of_weights_configuration_and_dtype_alone(
     assert len(prints) == 4
 
 
-def refusal(error_type, *args, **kwargs):
-    with pytest.raises(error_type) as caught:
-        load_model(*args, **kwargs)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
-
 def save_other(family, **changes):
-    """Put another model's configuration and weights in a folder."""
-
     def save(folder):
         config = AutoConfig.for_model(
             family, vocab_size=96, hidden_size=32, num_hidden_layers=2, **changes
@@ -107,14 +98,9 @@ def save_other(family, **changes):
 
 
 def own_code(folder):
-    """A configuration that names Python code beside it."""
     named = {"AutoConfig": "c.C", "AutoModelForCausalLM": "c.M"}
-    merge(folder / "config.json", model_type="strange", auto_map=named)
+    edit_json(folder / "config.json", model_type="strange", auto_map=named)
     (folder / "c.py").write_text("raise SystemExit('was run')")
-
-
-def merge(path, **changes):
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def config_is(data: bytes):
@@ -124,62 +110,53 @@ def config_is(data: bytes):
 UNMERGEABLE = {"type": "BPE", "vocab": {"a": 0}, "merges": [["b", "c"]]}
 
 
-@pytest.mark.parametrize(
-    ("spoil", "words"),
-    [
-        (config_is(b"{"), "config.json cannot be read"),
-        (config_is(b"[]"), "config.json cannot be read"),
-        (config_is(b"\x80"), "config.json cannot be read"),
-        (config_is(b'{"model_type": "gramophone"}'), "gramophone"),
-        (
-            lambda folder: AutoConfig.for_model("t5").save_pretrained(folder),
-            "model type 't5' is no causal language model",
-        ),
-        (
-            save_other("bert", num_attention_heads=4, intermediate_size=48, initializer_range=0.3),
-            "depends on later tokens",
-        ),
-        (save_other("mamba", state_size=4), "has no attention"),
-        (
-            lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
-            "only pickled weights",
-        ),
-        (lambda folder: (folder / "model.safetensors").unlink(), "holds no weights"),
-        (
-            # without its language-modelling head
-            lambda folder: AutoModel.from_pretrained(folder).save_pretrained(folder),
-            "1 weights are missing, lm_head.weight first",
-        ),
-        (lambda folder: (folder / "tokenizer.json").unlink(), "holds no tokenizer"),
-        (lambda folder: (folder / "tokenizer.json").write_text("{}"), "tokenizer"),
-        (
-            lambda folder: merge(folder / "tokenizer.json", model=UNMERGEABLE),
-            "its tokenizer cannot be read",
-        ),
-        (own_code, "--trust-remote-code"),
-    ],
-)
+SMALL_BERT = {"num_attention_heads": 4, "intermediate_size": 48, "initializer_range": 0.3}
+WEIGHTS = "model.safetensors"
+SPOILT = [
+    (config_is(b"{"), "config.json cannot be read"),
+    (config_is(b"[]"), "config.json cannot be read"),
+    (config_is(b"\x80"), "config.json cannot be read"),
+    (config_is(b'{"model_type": "gramophone"}'), "gramophone"),
+    (lambda at: AutoConfig.for_model("t5").save_pretrained(at), "'t5' is no causal language model"),
+    (save_other("bert", **SMALL_BERT), "depends on later tokens"),
+    (save_other("mamba", state_size=4), "has no attention"),
+    (lambda at: (at / WEIGHTS).rename(at / "pytorch_model.bin"), "only pickled weights"),
+    (lambda at: (at / WEIGHTS).unlink(), "holds no weights"),
+    (
+        lambda at: AutoModel.from_pretrained(at).save_pretrained(at),
+        "1 weights are missing, lm_head",
+    ),
+    (lambda at: (at / "tokenizer.json").unlink(), "holds no tokenizer"),
+    (lambda at: (at / "tokenizer.json").write_text("{}"), "tokenizer"),
+    (lambda at: edit_json(at / "tokenizer.json", model=UNMERGEABLE), "tokenizer cannot be read"),
+    (own_code, "--trust-remote-code"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "words"), SPOILT)
 def test_what_is_no_whole_causal_model_is_refused(folder, spoil, words):
     spoil(folder)
-    assert words in refusal(UserError, folder, device="cpu")
+    assert words in refusal(load_model, folder, device="cpu")
 
 
 def test_what_is_no_model_folder_is_refused(tmp_path):
     file = tmp_path / "model.safetensors"
     file.write_bytes(b"x")
-    assert "nowhere: no such model folder or file" in refusal(UserError, tmp_path / "nowhere")
-    assert "Give the folder" in refusal(UserError, file)
-    assert "no config.json and no .gguf" in refusal(UserError, tmp_path)
+    assert "nowhere: no such model folder or file" in refusal(load_model, tmp_path / "nowhere")
+    assert "Give the folder" in refusal(load_model, file)
+    assert "no config.json and no .gguf" in refusal(load_model, tmp_path)
     for name in ("a.gguf", "b.gguf"):
         (tmp_path / name).touch()
-    assert "holds 2 .gguf files. Give one: a.gguf, b.gguf" in refusal(UserError, tmp_path)
+    assert "holds 2 .gguf files. Give one: a.gguf, b.gguf" in refusal(load_model, tmp_path)
 
 
 @pytest.mark.parametrize("size", [0, 5, 1000, -1])
 def test_torn_weights_are_damaged_data(folder, size):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:size])
-    assert "its weights cannot be read" in refusal(DamagedDataError, folder, device="cpu")
+    assert "its weights cannot be read" in refusal(
+        load_model, folder, device="cpu", error=DamagedDataError
+    )
 
 
 @pytest.mark.parametrize(
@@ -201,10 +178,10 @@ def test_what_the_hub_answers_is_said_in_our_words(monkeypatch, kind, message):
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_args, **_kwargs: None)
     monkeypatch.setattr(AutoConfig, "from_pretrained", fail)
-    assert message in refusal(UserError, "somebody/some-model")
+    assert message in refusal(load_model, "somebody/some-model")
     monkeypatch.undo()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert "hub cannot be reached" in refusal(UserError, f"somebody/{kind.__name__}")  # not asked
+    assert "hub cannot be reached" in refusal(load_model, f"somebody/{kind.__name__}")  # not asked
 
 
 @pytest.mark.parametrize(
@@ -216,6 +193,11 @@ def test_what_the_hub_answers_is_said_in_our_words(monkeypatch, kind, message):
         ({"device": "cpu:1"}, "device 'cpu:1' is not one of"),
         ({"bos": "perhaps"}, "bos 'perhaps' is not one of"),
         ({"revision": "main"}, "no revision 'main'"),
+        ({"device_map": "autos"}, "Did you mean 'auto'"),
+        ({"device_map": "auto", "device": "cpu"}, "give one of the two"),
+        ({"device_map": {"": "gpu"}}, "device 'gpu'"),
+        ({"device_map": {"": 99}}, "device 'cuda:99'"),
+        ({"device_map": {"lm_head": "cpu", "nowhere": "disk"}}, "cannot be loaded"),
     ],
 )
 def test_unknown_settings_are_refused(model_folder, setting, message):
@@ -228,7 +210,7 @@ def test_a_model_too_large_for_the_device_is_refused(model_folder, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(torch.nn.Module, "to", fail)
-    message = refusal(NoRoomError, model_folder, device="cpu")
+    message = refusal(load_model, model_folder, device="cpu", error=NoRoomError)
     assert "does not fit into the device's memory" in message
 
 
@@ -244,3 +226,122 @@ def test_positions_and_the_bos_token_count(build):
     lm = wrap_model(lm.model)
     assert lm.max_positions is None
     check_fits(lm, 10**6)
+
+
+# transformers' names of a Qwen2 layer and GGUF's; Qwen2's tensors are stored as they are.
+_LAYER = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+}
+_WHOLE = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+}
+
+
+def gguf_name(name):
+    stem, kind = name.rsplit(".", 1)
+    if stem in _WHOLE:
+        return f"{_WHOLE[stem]}.{kind}"
+    _, _, layer, part = stem.split(".", 3)
+    return f"blk.{layer}.{_LAYER[part]}.{kind}"
+
+
+@pytest.fixture(scope="module")
+def original(build):
+    return build("qwen2", vocab_size=260, rope_theta=10000.0, rms_norm_eps=1e-6).model
+
+
+@pytest.fixture(scope="module")
+def file(original, tmp_path_factory):
+    """The tiny Qwen2 written by the reference writer of the format, in float32."""
+    gguf = pytest.importorskip("gguf")
+    path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+    config = original.config
+    writer = gguf.GGUFWriter(path, "qwen2")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(
+        [*sorted(pre_tokenizers.ByteLevel.alphabet()), "ab", "<s>", "</s>", "<pad>"]
+    )
+    writer.add_token_types([1] * 257 + [3] * 3)
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(257)
+    writer.add_eos_token_id(258)
+    writer.add_pad_token_id(259)
+    for name, tensor in original.state_dict().items():
+        writer.add_tensor(gguf_name(name), tensor.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_a_gguf_and_the_folder_made_of_it_hold_the_original_model(original, file, tmp_path):
+    converted = convert_gguf(file, tmp_path / "deep" / "folder")
+    first, second = load_model(file, device="cpu"), load_model(converted, device="cpu")
+    expected = original.state_dict()
+    for lm in (first, second):
+        assert lm.model.state_dict().keys() == expected.keys()
+        assert all(torch.equal(expected[k], v) for k, v in lm.model.state_dict().items())
+        assert lm.tokenizer("ab").input_ids == [256]
+    assert load_model(file.parent, device="cpu").fingerprint == first.fingerprint
+    assert second.fingerprint == first.fingerprint
+    assert second.bos_id == first.bos_id
+    text = "Hello, 12 worlds:\n\tend"
+    assert second.tokenizer(text).input_ids == first.tokenizer(text).input_ids
+    assert not list(converted.parent.glob(".*"))
+    (tmp_path / "new").touch()  # files have the mode of any new one
+    mode = (tmp_path / "new").stat().st_mode
+    assert {one.stat().st_mode for one in converted.iterdir()} == {mode}
+
+
+def test_convert_makes_a_folder_of_a_gguf(file, tmp_path, call, refused):
+    made = tmp_path / "made"
+    result = call("convert", file, "-o", made)
+    assert (result.status, result.err) == (0, "")
+    assert f"Wrote {made}." in result.out
+    assert (made / "model.safetensors").is_file()
+    assert "already there" in refused("convert", file, "-o", made)
+
+
+@pytest.mark.parametrize("size", [0, 6, 2000, -1000])
+def test_a_torn_gguf_is_refused_and_leaves_nothing_behind(file, tmp_path, refused, size):
+    torn = tmp_path / "torn.gguf"
+    torn.write_bytes(file.read_bytes()[:size])
+    said = refused("convert", torn, "-o", tmp_path / "out" / "folder")
+    assert "torn.gguf: its weights cannot be read" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["torn.gguf"]
+
+
+def test_a_gguf_on_a_full_disk_leaves_nothing_behind(file, tmp_path, monkeypatch):
+    from transformers import PreTrainedTokenizerBase
+
+    def fail(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(PreTrainedTokenizerBase, "save_pretrained", fail)
+    assert "disk is full" in refusal(convert_gguf, file, tmp_path / "folder", error=NoRoomError)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_the_package_gguf_the_command_is_given(file, hide):
+    hide("gguf")
+    assert ".gguf needs gguf: pip install 'mnemoscope[gguf]'" in refusal(load_model, file)

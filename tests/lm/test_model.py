@@ -26,6 +26,7 @@ from mnemoscope.lm.model import (
     run_batches,
     wrap_model,
 )
+from refusals import refusal
 
 
 class Model:
@@ -226,5 +227,4 @@ def test_what_cannot_be_a_chat_is_refused(plain, chat, rows, monkeypatch):
         next(continue_sequences(chat, long, batch_size=5))
     refusing = "{{ raise_exception('only turns of two') }}"
     monkeypatch.setattr(plain.tokenizer, "chat_template", refusing)
-    with pytest.raises(UserError, match="only turns of two"):
-        in_chat(plain, "x")
+    assert "only turns of two" in refusal(in_chat, plain, "x")

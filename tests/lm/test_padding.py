@@ -18,12 +18,9 @@ FAMILIES = (
     "bloom", "falcon", "mpt", "gpt_neo",
 )  # fmt: skip
 SIDES = ("left", "right")
-# Another batch size sums the products of matrices in another order.
-ROUNDING = 1e-5
 
 
 def padded(tokens, length: int, side: str, filler: int = 0):
-    """The rows with padding around, and their mask."""
     n_more = length - tokens.shape[1]
     around = ((0, 0), (n_more, 0) if side == "left" else (0, n_more))
     return (
@@ -52,34 +49,22 @@ def test_maps_are_those_of_the_sequence_alone_and_zero_around(build, tokens, nam
         assert not found.any()
 
 
-def test_rows_of_many_lengths_come_back_in_the_order_of_the_table(build, tokens):
-    lm, length = build("gemma2"), 32
+@pytest.mark.parametrize(("name", "batch_size"), [("gemma2", 1), ("gpt2", 7), ("bloom", 100)])
+def test_rows_of_many_lengths_come_back_in_the_order_of_the_table(build, tokens, name, batch_size):
+    lm, length = build(name), 32
     lengths = np.random.default_rng(0).integers(1, length + 1, 280)
+    lengths[::7] = length  # some have no padding
     table, mask = tokens(280, length=length), np.zeros((280, length), dtype=bool)
     for row, n_tokens in enumerate(lengths):
         mask[row, place(SIDES[row % 2], n_tokens, length)] = True
-    _, found = joined(capture_pooled(lm, table, attention_mask=mask, batch_size=1))
+    _, found = joined(capture_pooled(lm, table, attention_mask=mask, batch_size=batch_size))
+    near = 0 if batch_size == 1 else 1e-5  # larger products are summed in another order
     for row in (0, 1, 17, 255, 256, 279):
         alone = next(capture_pooled(lm, table[row][mask[row]][None], batch_size=1))
         inside = place(SIDES[row % 2], lengths[row], length)
-        assert torch.equal(found[row, :, inside, inside], alone.max[0])
+        there = found[row, :, inside, inside]
+        torch.testing.assert_close(there, alone.max[0], atol=near, rtol=0)
     assert torch.equal(found.sum(dim=1).diagonal(dim1=1, dim2=2) > 0, torch.from_numpy(mask))
-
-
-@pytest.mark.parametrize("name", ["llama", "gpt2", "bloom"])
-def test_batch_sizes_give_the_same_maps_but_for_rounding(build, tokens, name):
-    lm = build(name)
-    table, mask = tokens(7), np.ones((7, 64), dtype=int)
-    mask[::3, 50:] = 0
-    mask[1::3, :9] = 0
-    whole, _ = joined(capture_pooled(lm, table, batch_size=7))
-    alone, *others = (
-        joined(capture_pooled(lm, table, attention_mask=mask, batch_size=size))[0]
-        for size in (1, 2, 7)
-    )
-    torch.testing.assert_close(alone[2::3], whole[2::3], atol=ROUNDING, rtol=0)
-    for maps in others:
-        torch.testing.assert_close(maps, alone, atol=ROUNDING, rtol=0)
 
 
 @pytest.mark.parametrize("length", [8, 65, 80])
@@ -87,14 +72,6 @@ def test_every_length_gives_the_models_own_attention(build, tokens, length):
     lm, rows = build("gemma2"), tokens(4, length=length)
     found = next(capture_pooled(lm, rows, batch_size=4))
     assert torch.equal(found.mean, own_attention(lm, rows).mean(dim=2))
-
-
-def test_a_mask_without_padding_changes_nothing(build, tokens):
-    lm, rows = build("gpt_neox"), tokens(300, length=16)
-    mask = np.ones_like(rows)
-    plain, _ = joined(capture_pooled(lm, rows, batch_size=100))
-    masked, _ = joined(capture_pooled(lm, rows, attention_mask=mask, batch_size=100))
-    assert torch.equal(masked, plain)
 
 
 def test_continuations_and_scan_are_those_of_the_sequences_alone(memorizer, tokens):

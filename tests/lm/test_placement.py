@@ -16,7 +16,7 @@ from mnemoscope.lm.continue_ import continue_sequences, scan_memorized
 from mnemoscope.lm.intervene import cut_attention
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import wrap_model
-from mnemoscope.lm.placement import fingerprint_model, slowdown
+from mnemoscope.lm.placement import fingerprint_model
 from mnemoscope.progress import show_progress
 
 BITS_4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
@@ -34,7 +34,6 @@ def folders(tmp_path_factory):
 
 
 def half_on_disk(folder) -> dict[str, str]:
-    """The first layer in memory, the others on disk."""
     model = AutoModelForCausalLM.from_pretrained(folder)
     base = model.base_model_prefix
     where = {name: "cpu" for name, _ in model.named_children() if name != base}
@@ -52,12 +51,13 @@ def first_maps(lm):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_spread_model_gives_what_it_gives_on_one_device(folders, name):
+def test_a_spread_model_gives_what_it_gives_on_one_device_and_is_left_as_it_was(folders, name):
     """No number differs: the same code on the same weights, wherever these wait."""
     alone = load_model(folders[name])
     spread = load_model(folders[name], device_map=half_on_disk(folders[name]))
     assert spread.device_map.endswith("disk: 2 modules")
     assert (spread.device, spread.fingerprint) == ("cpu", alone.fingerprint)
+    before = [(key, value.device) for key, value in spread.model.state_dict().items()]
     for found, wanted in zip(first_maps(spread), first_maps(alone), strict=True):
         assert torch.equal(found.mean, wanted.mean)
         assert torch.equal(found.max, wanted.max)
@@ -65,36 +65,12 @@ def test_a_spread_model_gives_what_it_gives_on_one_device(folders, name):
     for ask in (continue_sequences, scan_memorized):
         found, wanted = (next(ask(lm, tokens, batch_size=4)) for lm in (spread, alone))
         assert all(np.array_equal(a, b) for a, b in zip(found, wanted, strict=True))
-
-
-@pytest.mark.parametrize("name", ["llama", "bloom"])
-def test_a_spread_model_is_left_as_it_was_found(folders, name):
-    """What accelerate brought is gone again, and its hooks are still there."""
-    spread = load_model(folders[name], device_map=half_on_disk(folders[name]))
-    before = [(key, value.device) for key, value in spread.model.state_dict().items()]
     edges = torch.zeros(3, 64, 64, dtype=torch.bool)
     edges[1, 40, 3] = True
-    tokens = random_tokens(2)
-    maps = next(capture_pooled(spread, tokens, batch_size=2))
     with cut_attention(spread, edges):
-        next(continue_sequences(spread, tokens, batch_size=2))
+        next(continue_sequences(spread, tokens, batch_size=4))
     assert [(key, value.device) for key, value in spread.model.state_dict().items()] == before
-    assert torch.equal(next(capture_pooled(spread, tokens, batch_size=2)).mean, maps.mean)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ({"device_map": "autos"}, "Did you mean 'auto'"),
-        ({"device_map": "auto", "device": "cpu"}, "give one of the two"),
-        ({"device_map": {"": "gpu"}}, "device 'gpu'"),
-        ({"device_map": {"": 99}}, "device 'cuda:99'"),
-        ({"device_map": {"lm_head": "cpu", "nowhere": "disk"}}, "cannot be loaded"),
-    ],
-)
-def test_a_device_map_that_cannot_be_followed_is_refused(folders, arguments, words):
-    with pytest.raises(UserError, match=words):
-        load_model(folders["llama"], **arguments)
+    assert torch.equal(first_maps(spread)[0].mean, first_maps(alone)[0].mean)
 
 
 def test_auto_on_one_device_is_that_device_and_needs_accelerate(folders, hide):
@@ -119,7 +95,6 @@ def save_quantized(plain, folder, **settings):
 
 @pytest.fixture(scope="module")
 def quantized(tmp_path_factory):
-    """A model saved in 4 bits and one in 8, as bitsandbytes stores them."""
     pytest.importorskip("bitsandbytes")
     parent = tmp_path_factory.mktemp("quantized")
     plain = make_model("llama", hidden_size=64, intermediate_size=128, head_dim=16)
@@ -204,21 +179,13 @@ def test_without_bitsandbytes_the_remedy_is_said(quantized, hide, package):
     [("bfloat16", 70.0, "about 70 times"), ("bfloat16", 1.2, ""), ("float32", 70.0, "")],
 )
 def test_an_emulated_dtype_is_said(folders, monkeypatch, capsys, dtype, factor, said):
-    monkeypatch.setattr("mnemoscope.lm.placement.slowdown", lambda dtype: factor)
+    def repeat(product, **_):  # seconds of three products; the fastest counts
+        is_asked = product().dtype == getattr(torch, dtype)
+        return [9 * factor, 4 * factor] if is_asked else [4.0, 8.0]
+
+    monkeypatch.setattr("mnemoscope.lm.placement.timeit.repeat", repeat)
     with show_progress():
         load_model(folders["llama"], dtype=dtype, device="cpu")
     printed = capsys.readouterr().err
     assert said in printed
     assert bool(said) == ("only emulates" in printed)
-
-
-def test_the_slowdown_is_the_ratio_of_the_fastest_products(monkeypatch):
-    seen = []
-
-    def repeat(product, number, repeat):
-        seen.append(product().dtype)
-        return [[6.0, 4.0, 5.0], [2.0, 0.5, 1.0]][len(seen) - 1]
-
-    monkeypatch.setattr("mnemoscope.lm.placement.timeit.repeat", repeat)
-    assert slowdown(torch.bfloat16) == 8
-    assert seen == [torch.bfloat16, torch.float32]

@@ -14,6 +14,7 @@ from mnemoscope import store
 from mnemoscope.errors import DamagedDataError, NoRoomError, OutOfDateError, UserError
 from mnemoscope.maps.format import unpack_triangle
 from mnemoscope.maps.store import MapStore
+from refusals import refusal
 from study_files import content, rewrite_record
 
 
@@ -43,13 +44,23 @@ def test_killed_and_resumed_equals_unbroken(tmp_path, forkserver, name, before, 
     assert content(tmp_path / "cut") == content(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("keep", [0, 7, 8, 100, -1, None])
-def test_torn_shard_is_named_and_only_its_rows_are_redone(tmp_path, keep):
+def flip(path: Path, at: int = -5) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("keep", [0, 7, 8, 100, -1, "gone", "flipped"])
+def test_torn_or_altered_shard_is_named_and_only_its_rows_are_redone(tmp_path, keep):
     capture(tmp_path, range(11))
     whole = content(tmp_path)
     path = tmp_path / "shard-00001.safetensors"
-    if keep is None:
+    if keep == "gone":
         path.unlink()
+    elif keep == "flipped":
+        flip(path)
+        assert len(MapStore(tmp_path, verify=False).damaged()) == 1
+        assert len(writer_of(tmp_path).damaged) == 1
     else:
         path.write_bytes(path.read_bytes()[:keep])
     said = rf"{path}.*its sequences are captured again"
@@ -57,25 +68,6 @@ def test_torn_shard_is_named_and_only_its_rows_are_redone(tmp_path, keep):
         MapStore(tmp_path)
     assert "\n" not in str(refused.value)
     assert capture(tmp_path, range(11)) == [4, 5, 6, 7]
-    assert content(tmp_path) == whole
-
-
-def flip(path: Path, at: int = -5) -> None:
-    """Change one bit of a file where it stands; its length stays."""
-    data = bytearray(path.read_bytes())
-    data[at] ^= 1
-    path.write_bytes(data)
-
-
-def test_a_flipped_bit_is_found_on_opening_and_redone(tmp_path):
-    capture(tmp_path, range(11))
-    whole = content(tmp_path)
-    flip(tmp_path / "shard-00002.safetensors")
-    with pytest.raises(DamagedDataError, match=r"shard-00002.*content has changed.*its seq"):
-        MapStore(tmp_path)
-    assert len(MapStore(tmp_path, verify=False).damaged()) == 1
-    assert len(writer_of(tmp_path).damaged) == 1
-    assert capture(tmp_path, range(11)) == [8, 9, 10]
     assert content(tmp_path) == whole
     MapStore(tmp_path).check()
 
@@ -111,8 +103,7 @@ def test_foreign_shard_is_found(tmp_path):
             path.write_text("a text that is longer than any header\n" * 50)
         else:
             save_file(tensors, path)
-        with pytest.raises(DamagedDataError, match="shard-00000"):
-            MapStore(tmp_path)
+        assert "shard-00000" in refusal(MapStore, tmp_path, error=DamagedDataError)
         assert capture(tmp_path, range(8)) == [0, 1, 2, 3]
         MapStore(tmp_path).check()
 
@@ -167,8 +158,7 @@ def test_full_disk_keeps_what_was_there(tmp_path, monkeypatch, full_at):
         return real(path, data)
 
     monkeypatch.setattr(Path, "write_bytes", write)
-    with pytest.raises(NoRoomError, match="disk is full"):
-        capture(tmp_path / "maps", range(12))
+    assert "disk is full" in refusal(capture, tmp_path / "maps", range(12), error=NoRoomError)
     monkeypatch.undo()
     after = content(tmp_path / "maps")
     after.pop("shard-00001.safetensors", None)  # complete, but no record names it
@@ -176,15 +166,6 @@ def test_full_disk_keeps_what_was_there(tmp_path, monkeypatch, full_at):
     MapStore(tmp_path / "maps").check()
     assert capture(tmp_path / "maps", range(12)) == list(range(4, 12))
     assert content(tmp_path / "maps") == content(tmp_path / "whole")
-
-
-def test_damaged_meta_is_named(tmp_path):
-    capture(tmp_path, range(5))
-    for data in (b"", b"PAR1 nothing PAR1", b"{}", b"[1]", b"\xff\xfe"):
-        (tmp_path / "meta.json").write_bytes(data)
-        for opening in (MapStore, writer_of):
-            with pytest.raises(DamagedDataError, match=r"meta\.json"):
-                opening(tmp_path)
 
 
 def test_a_record_alone_can_be_lost_or_be_of_other_maps(tmp_path):
@@ -196,18 +177,20 @@ def test_a_record_alone_can_be_lost_or_be_of_other_maps(tmp_path):
     assert capture(tmp_path, range(5)) == [4]
     rewrite_record(path, key="0" * 64)
     for verify in (True, False):  # the record alone says so
-        with pytest.raises(OutOfDateError, match="shard-00001"):
-            MapStore(tmp_path, verify=verify)
+        assert "shard-00001" in refusal(MapStore, tmp_path, verify=verify, error=OutOfDateError)
     assert capture(tmp_path, range(5)) == [4]
     assert content(tmp_path) == whole
 
 
-def test_newer_format_and_a_folder_that_cannot_be_made_are_the_users_mistakes(tmp_path):
-    capture(tmp_path, range(2))
+def test_damaged_or_newer_meta_is_named_and_a_folder_that_cannot_be_made(tmp_path):
+    capture(tmp_path, range(5))
     meta = tmp_path / "meta.json"
-    meta.write_text(meta.read_text().replace('"version": 1', '"version": 2'))
-    with pytest.raises(UserError, match="format version 2"):
-        MapStore(tmp_path)
+    newer = meta.read_text().replace('"version": 1', '"version": 2').encode()
+    for data in (b"", b"PAR1 nothing PAR1", b"{}", b"[1]", b"\xff\xfe"):
+        meta.write_bytes(data)
+        for opening in (MapStore, writer_of):
+            assert "meta.json" in refusal(opening, tmp_path, error=DamagedDataError)
+    meta.write_bytes(newer)
+    assert "format version 2" in refusal(MapStore, tmp_path)
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match="cannot be made"):
-        capture(tmp_path / "file" / "maps", [1])
+    assert "cannot be made" in refusal(capture, tmp_path / "file" / "maps", [1])

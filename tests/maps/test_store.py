@@ -1,4 +1,4 @@
-"""The store: what went in comes out, in the order asked for; bytes depend on the maps alone."""
+"""The store: what went in comes out, bytes depend on the maps alone; triangles are exact."""
 
 import json
 import struct
@@ -6,32 +6,28 @@ import struct
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from map_folders import (
     FINGERPRINT,
     LENGTH,
-    N_LAYERS,
     add_shard,
     capture,
     maps_of,
     writer_of,
 )
 from mnemoscope.errors import UserError
-from mnemoscope.maps.format import unpack_triangle
+from mnemoscope.maps.format import (
+    pack_triangle,
+    triangle_length,
+    unpack_channels_last,
+    unpack_triangle,
+)
+from mnemoscope.maps.shape import triangle_size
 from mnemoscope.maps.store import MapStore
+from refusals import refusal
 from study_files import content
-
-
-@pytest.mark.parametrize("pooling", ["mean", "max"])
-def test_maps_come_back_in_the_order_asked_for(tmp_path, pooling):
-    capture(tmp_path / "maps", range(30))
-    order = np.random.default_rng(0).permutation(30)
-    maps = MapStore(tmp_path / "maps").dataset(order, "own", pooling)
-    rows = torch.tensor([29, 0, 0, 13, 7])
-    read = maps.read(rows)
-    assert read.dtype == torch.float16
-    assert torch.equal(unpack_triangle(read), maps_of(order[rows.numpy()], pooling).half())
-    assert (len(maps), maps.n_layers, maps.length) == (30, N_LAYERS, LENGTH)
 
 
 def test_shards_are_plain_safetensors_and_their_records_say_what_is_where(tmp_path):
@@ -55,17 +51,6 @@ def test_shards_are_plain_safetensors_and_their_records_say_what_is_where(tmp_pa
         assert set(record["suffixes"]) == {"own"}
 
 
-def test_what_is_stored_is_not_asked_for_again(tmp_path):
-    assert capture(tmp_path, [1, 2, 3, 4, 5]) == [1, 2, 3, 4, 5]
-    before = content(tmp_path)
-    assert capture(tmp_path, [5, 1]) == []
-    assert content(tmp_path) == before
-    assert capture(tmp_path, [6, 1, 7]) == [6, 7]
-    assert {name: content(tmp_path)[name] for name in before if name.startswith("shard")} == {
-        name: data for name, data in before.items() if name.startswith("shard")
-    }
-
-
 def test_own_and_true_suffix_are_two_maps(tmp_path):
     capture(tmp_path, [1, 2], suffix="own")
     writer = writer_of(tmp_path)
@@ -86,10 +71,7 @@ def test_another_model_or_setting_is_refused_with_the_difference(tmp_path):
         (half, "model.capture.dtype is 'float32' there, 'bfloat16' here"),
         ({"revision": "v2"}, "model.revision is 'absent' there, 'v2' here"),
     ):
-        with pytest.raises(UserError) as refused:
-            writer_of(tmp_path, fingerprint=FINGERPRINT | change)
-        assert shown in str(refused.value)
-        assert "\n" not in str(refused.value)
+        assert shown in refusal(writer_of, tmp_path, fingerprint=FINGERPRINT | change)
         assert content(tmp_path) == before
 
 
@@ -98,8 +80,7 @@ def test_planning_writes_nothing_and_a_folder_without_maps_is_the_users_mistake(
     assert writer.missing(range(3), "own").tolist() == [0, 1, 2]
     assert list(tmp_path.iterdir()) == []
     for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(UserError, match="no maps here"):
-            MapStore(folder)
+        assert "no maps here" in refusal(MapStore, folder)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max"])
@@ -121,3 +102,51 @@ def test_wrong_shapes_and_keys_are_refused(tmp_path):
     add_shard(writer, [1], "own", **one)
     with pytest.raises(ValueError, match="already stored"):
         add_shard(writer, [1], "own", **one)
+
+
+@settings(max_examples=40)
+@given(
+    length=st.integers(1, 20),
+    lead=st.lists(st.integers(0, 3), max_size=2),
+    dtype=st.sampled_from([torch.float16, torch.float32, torch.float64]),
+    seed=st.integers(0, 2**20),
+)
+def test_unpack_undoes_pack(length, lead, dtype, seed):
+    generator = torch.Generator().manual_seed(seed)
+    maps = torch.rand(*lead, length, length, generator=generator).tril().to(dtype)
+    packed = pack_triangle(maps)
+    assert packed.shape == (*lead, triangle_size(length))
+    assert packed.dtype == dtype
+    assert torch.equal(unpack_triangle(packed), maps)
+    assert triangle_length(packed.shape[-1]) == length
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize(("n_maps", "n_layers", "length"), [(0, 2, 8), (1, 1, 5), (5, 36, 64)])
+def test_channels_last_holds_the_same_maps_in_the_order_of_convolutions(
+    n_maps, n_layers, length, dtype
+):
+    maps = torch.rand(n_maps, n_layers, length, length).tril().to(dtype)
+    unpacked = unpack_channels_last(pack_triangle(maps))
+    assert torch.equal(unpacked, maps)
+    assert unpacked.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_order_is_numpys_lower_triangle_and_what_is_above_is_refused():
+    maps = torch.rand(3, 64, 64).tril()
+    query, key = np.tril_indices(64)
+    assert np.array_equal(pack_triangle(maps).numpy(), maps.numpy()[:, query, key])
+    for value in (1e-30, -1.0, float("nan"), float("inf")):
+        maps[1, 3, 4] = value
+        assert "later tokens" in refusal(pack_triangle, maps)
+
+
+def test_sizes_without_a_triangle_are_refused():
+    for size in (0, 2, 4, 2079, 2081):
+        with pytest.raises(ValueError, match="no triangle"):
+            unpack_triangle(torch.zeros(2, size))
+        with pytest.raises(ValueError, match="no triangle"):
+            unpack_channels_last(torch.zeros(2, 3, size))
+    for shape in ((8,), (8, 7)):
+        with pytest.raises(ValueError, match="query and key"):
+            pack_triangle(torch.zeros(shape))

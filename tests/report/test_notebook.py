@@ -11,9 +11,9 @@ from mnemoscope.errors import UserError
 from mnemoscope.localize.delta import layer_profile
 from mnemoscope.report.charts import map_pictures, profile_drawing
 from mnemoscope.report.pictures import draw_benchmarks, draw_figure, draw_maps
+from tests.report.conftest import make_taxonomy
 
 SVG = "{http://www.w3.org/2000/svg}"
-from tests.report.conftest import make_taxonomy
 
 
 def read(picture) -> ElementTree.Element:

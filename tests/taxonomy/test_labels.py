@@ -14,6 +14,7 @@ from mnemoscope.taxonomy import PAPER
 from mnemoscope.taxonomy.catalogue import read_taxonomies
 from mnemoscope.taxonomy.labels import count_classes, label_sequences, label_table
 from mnemoscope.taxonomy.names import parse_taxonomy
+from refusals import refusal
 
 NAN = float("nan")
 
@@ -79,7 +80,6 @@ PUBLISHED = [row["tax_name"] for row in rows_of("taxonomies_all.csv")]
 
 
 def every_kind_of_row():
-    """All combinations of values on both sides of each threshold and of nulls: 5,103 rows."""
     flags = [True, False, None]
     counts = [5, 6, 50, 51, 1000, 1001, None]
     rouge = [0.46875, 0.5, None], [0.4999999, 0.5, None]
@@ -153,40 +153,42 @@ def test_without_a_column_the_taxonomies_that_need_it_are_null_and_the_others_wh
             assert found[name].equals(whole[name])
 
 
-def test_what_cannot_be_labelled_is_refused_and_nothing_written(tmp_path):
-    source, out, table = tmp_path / "in.parquet", tmp_path / "out.parquet", every_kind_of_row()
-    for drop, names, says in (
-        ("is_code", ["rho", "Non-Memo, Code, Others"], "no column 'is_code', which Code needs"),
-        ("memorization_score", ["catalogue"], "neither is_memorized nor memorization_score"),
-        ("is_repeating", ["rho"], "no column 'is_repeating', which Guess[0.6-0.6] needs"),
-        ("sequence_id", ["catalogue"], "no column 'sequence_id'"),
-    ):
-        table.head(9).drop(drop).write_parquet(source)
-        with pytest.raises(UserError) as refused:
-            label_table(source, out, names)
-        assert says in str(refused.value)
-    table.write_parquet(source, compression="uncompressed")
-    source.write_bytes(source.read_bytes()[:9999])
-    with pytest.raises(DamagedDataError, match=r"in\.parquet: not a whole Parquet file"):
-        label_table(source, out, ["catalogue"])
+CODE, GUESS, ALL = "Non-Memo, Code, Others", "Non-Memo, Guess, Recall", "catalogue"
+WRONG = [  # column, its values or None where it is not there, asked for, words of the one line
+    ("is_code", None, ["rho", CODE], "no column 'is_code', which Code needs"),
+    ("memorization_score", None, [ALL], "neither is_memorized nor memorization_score"),
+    ("is_repeating", None, ["rho"], "no column 'is_repeating', which Guess[0.6-0.6] needs"),
+    ("sequence_id", None, [ALL], "no column 'sequence_id'"),
+    ("sequence_id", [1, 1], [GUESS, ALL], "sequence_id 1 is there already"),
+    ("sequence_id", [1, None], [GUESS, ALL], "no sequence_id"),
+    ("memorization_score", [32.0, 1.0], [GUESS, ALL], "'memorization_score': 32 where"),
+    ("rouge_l", [0.5, 50.0], [GUESS, ALL], "'rouge_l': 50 where a value between 0 and 1"),
+    ("duplicates", [-1, 2], [GUESS, ALL], "'duplicates': -1 where "),
+]
+
+
+@pytest.mark.parametrize(("column", "values", "names", "said"), WRONG)
+def test_what_cannot_be_labelled_is_refused_and_nothing_written(
+    tmp_path, refused, column, values, names, said
+):
+    source, out = tmp_path / "in.parquet", tmp_path / "out.parquet"
+    rows = [(1.0, 3, False, False, 0.1, 0.1, True), (0.5, 4, False, False, 0.2, NAN, False)]
+    frame = make_table(rows).drop(column)
+    if values is not None:
+        frame = frame.with_columns(pl.Series(column, values))
+    frame.write_parquet(source)
+    for name in names if values else [names[-1]]:
+        assert said in refused("label", source, "-t", name, "-o", out)
     assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]
 
 
-def test_values_that_cannot_be_are_refused(tmp_path, refused):
-    rows = [(1.0, 3, False, False, 0.1, 0.1, True), (0.5, 4, False, False, 0.2, NAN, False)]
-    out = tmp_path / "out.parquet"
-    for column, values, said in (
-        ("sequence_id", [1, 1], "sequence_id 1 is there already"),
-        ("sequence_id", [1, None], "no sequence_id"),
-        ("memorization_score", [32.0, 1.0], "'memorization_score': 32 where"),
-        ("rouge_l", [0.5, 50.0], "'rouge_l': 50 where a value between 0 and 1"),
-        ("duplicates", [-1, 2], "'duplicates': -1 where "),
-    ):
-        frame = make_table(rows).with_columns(pl.Series(column, values))
-        frame.write_parquet(tmp_path / "in.parquet")
-        for name in ("Non-Memo, Guess, Recall", "catalogue"):
-            assert said in refused("label", tmp_path / "in.parquet", "-t", name, "-o", out)
-            assert not out.exists()
+def test_a_torn_table_is_damaged_data(tmp_path):
+    source, out = tmp_path / "in.parquet", tmp_path / "out.parquet"
+    every_kind_of_row().write_parquet(source, compression="uncompressed")
+    source.write_bytes(source.read_bytes()[:9999])
+    said = refusal(label_table, source, out, ["catalogue"], error=DamagedDataError)
+    assert "in.parquet: not a whole Parquet file" in said
+    assert not out.exists()
 
 
 def test_a_measure_of_the_text_is_made_of_a_table_that_lacks_it(tmp_path):

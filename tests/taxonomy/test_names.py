@@ -1,13 +1,14 @@
-"""A taxonomy is read from its name; what may be a misspelt node is never taken for a class."""
+"""A taxonomy is read from its name, a node says what its row of the table of nodes says."""
 
 import re
 from itertools import combinations, product
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from taxonomy_tables import make_table
+from taxonomy_tables import ask, make_table
 
 from mnemoscope.errors import UserError
 from mnemoscope.taxonomy import PAPER, PRASHANTH
@@ -20,9 +21,13 @@ from mnemoscope.taxonomy.names import (
     node_meant,
     parse_taxonomy,
 )
+from mnemoscope.taxonomy.nodes import first_yes, parse_node, read_range
+from refusals import refusal
 
 
-def test_classes_are_named_as_written_without_spaces():
+def test_classes_are_named_as_written_without_spaces_and_the_last_is_free():
+    for last in ("Recall", "Recollect", "Others", "Recal", "Rest", "Rote", "Memo"):
+        assert parse_taxonomy(f"Non-Memo, Code, {last}").classes[-1] == last
     prashanth = parse_taxonomy(PRASHANTH)
     assert prashanth.classes == ("Non-Memo", "Recite[5]", "Reconstruct", "Recollect")
     assert [node.name for node in prashanth.nodes] == ["Recite[5]", "Reconstruct"]
@@ -33,67 +38,62 @@ def test_classes_are_named_as_written_without_spaces():
     assert taxonomy.published_name == "Non-Memo, Guess, Others"
 
 
-def test_last_class_is_free():
-    for last in ("Recall", "Recollect", "Others", "Recal", "Rest", "Rote", "Memo"):
-        assert parse_taxonomy(f"Non-Memo, Code, {last}").classes[-1] == last
-
-
-@pytest.mark.parametrize(
-    ("last", "meant"),
-    [
-        ("Recolect[5]", "Recollect[5]"),
-        ("Recollect[5", "Recollect[5]"),
-        ("Recolect", "Recollect[5]"),
-        ("Recite", "Recite[5]"),
-        ("recite[50]", "Recite[50]"),
-        ("Geuss", "Guess"),
-        ("Gues[0.4-0.4]", "Guess[0.4-0.4]"),
-        ("Reconstruction", "Reconstruct"),
-        ("code", "Code"),
-        ("Gues-or-Recollect[5]", "Guess-or-Recollect[5]"),
-    ],
-)
-def test_last_class_near_a_node_is_refused_with_the_node(last, meant):
-    with pytest.raises(UserError, match=re.escape(f"Did you mean '{meant}'?")):
-        parse_taxonomy(f"Non-Memo, {last}")
-
-
 def test_of_two_nodes_that_are_near_the_nearer_is_meant():
     assert node_meant("Recolect", own=["Recollects"]) == "Recollect[5]"
     assert node_meant("Recolects", own=["Recollects"]) == "Recollects"
 
 
+WRONG_TAXONOMIES = [
+    ("Non-Memo, Recolect[5]", "Did you mean 'Recollect[5]'?"),
+    ("Non-Memo, Recolect", "Did you mean 'Recollect[5]'?"),
+    ("Non-Memo, recite[50]", "Did you mean 'Recite[50]'?"),
+    ("Non-Memo, Geuss", "Did you mean 'Guess'?"),
+    ("Non-Memo, Reconstruction", "Did you mean 'Reconstruct'?"),
+    ("Non-Memo, Gues-or-Recollect[5]", "Did you mean 'Guess-or-Recollect[5]'?"),
+    ("", "begins with the class Non-Memo"),
+    ("NonMemo, Guess, Recall", "Did you mean 'Non-Memo'?"),
+    ("Non-Memo", "only one class"),
+    ("Non-Memo,", "a class has no name"),
+    ("Non-Memo, Guess, Non-memo", "is taken"),
+    ("Non-Memo, Guess, null", "is taken"),
+    ("Non-Memo, Guess, Guess[0.5-0.5], Recall", "twice"),
+    ("Non-Memo, Recite[1k], Recite[1000], Recall", "twice"),
+    ("Non-Memo, Recitte[5], Recall", "Did you mean 'Recite[5]'?"),
+    ("Non-Memo, Recall, Others", "unknown node 'Recall'"),
+    *(
+        (f"Non-Memo, Reconstruct, {last}", "written like a node")
+        for last in ("Guess", "Guess[0.4-off]", "Recite[7]", "Code-or-Recite[5]", "X[3]")
+    ),
+    ("Non-Memo, Recite[1,000], Recall", "unknown node 'Recite[1'"),
+]
+WRONG_NODES = [
+    ("Reconstrct", "Did you mean 'Reconstruct'?"),
+    ("Recite[5", "Did you mean 'Recite[5]'?"),
+    ("Recite", "Write Recite[5]"),
+    ("Recite[]", "whole number"),
+    ("Recite[2.5]", "whole number"),
+    ("Guess[0.5]", "two thresholds"),
+    ("Guess[0.5-1.5]", "threshold '1.5' is not a number in [0, 1]"),
+    ("Guess[-0.1-0.5]", "two thresholds"),
+    ("Guess[nan-0.5]", "threshold 'nan'"),
+    ("Reconstruct[5]", "takes no threshold"),
+    ("Guess-or-Guess[0.5-0.5]", "twice"),
+    ("Guess-or-", "unknown node ''"),
+    ("Verbatim", "Known: Recite[δ]"),
+]
+
+
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("read", "name", "says"),
     [
-        ("", "begins with the class Non-Memo"),
-        ("Guess, Recall", "begins with the class Non-Memo"),
-        ("NonMemo, Guess, Recall", "Did you mean 'Non-Memo'?"),
-        ("Guess, Non-Memo, Recall", "begins with the class Non-Memo"),
-        ("Non-Memo", "only one class"),
-        ("Non-Memo,", "a class has no name"),
-        ("Non-Memo, , Recall", "a class has no name"),
-        ("Non-Memo, Non-Memo", "is taken"),
-        ("Non-Memo, Guess, Non-memo", "is taken"),
-        ("Non-Memo, Guess, null", "is taken"),
-        ("Non-Memo, Guess, Guess, Recall", "twice"),
-        ("Non-Memo, Guess, Guess[0.5-0.5], Recall", "twice"),
-        ("Non-Memo, Recite[1k], Recite[1000], Recall", "twice"),
-        ("Non-Memo, Recitte[5], Recall", "Did you mean 'Recite[5]'?"),
-        ("Non-Memo, Recall, Others", "unknown node 'Recall'"),
-        *(
-            (f"Non-Memo, Reconstruct, {last}", "written like a node")
-            for last in ("Guess", "Guess[0.4-off]", "Recite[7]", "Code-or-Recite[5]", "X[3]")
-        ),
-        ("Non-Memo, Recite[1,000], Recall", "unknown node 'Recite[1'"),
+        *((parse_taxonomy, name, says) for name, says in WRONG_TAXONOMIES),
+        *((parse_node, name, says) for name, says in WRONG_NODES),
     ],
 )
-def test_wrong_taxonomy_is_refused_in_one_line_with_its_name(name, says):
-    with pytest.raises(UserError) as refused:
-        parse_taxonomy(name)
-    assert says in str(refused.value)
-    assert f"'{name}'" in str(refused.value)
-    assert "\n" not in str(refused.value)
+def test_wrong_names_are_refused_in_one_line_with_the_name(read, name, says):
+    said = refusal(read, name)
+    assert says in said
+    assert f"'{name}'" in said or read is parse_node
 
 
 def test_slugs_are_safe_for_files_and_all_different():
@@ -222,3 +222,45 @@ def test_two_thresholds_with_no_sequence_between_them_are_one_partition_here():
     }
     one, other = np.array([[0, 1, -1], [0, -1, 1]])  # -1: no class, so it is none of the other's
     assert label_digest(one) != label_digest(other)
+
+
+FLAGS, LIMITS = [True, False, None], [0, 5, 6, 50, 51, 1000, 1001, None]
+VALUES = ([1.0], LIMITS, FLAGS, FLAGS, [0.25, 0.5, None], [0.4, 0.5, None], FLAGS)
+NODES = """
+Recite[5] Recite[50] Recite[1k] Recite[0] Recollect[5] Recollect[1000] Reconstruct Code
+Guess Guess[0.5-0.5] Guess[off-0.5] Guess[0.5-off] Guess[off-off] Guess[0.3-1]
+Guess-or-Recollect[5] Recite[1k]-or-Code Code-or-Reconstruct-or-Recite[50]
+"""
+
+
+def test_node_answers_as_its_definition_on_every_combination():
+    frame = make_table(list(product(*VALUES)))
+    for name in NODES.split():
+        answers = frame.select(parse_node(name).expression).to_series().to_list()
+        assert answers == [ask(name, row) for row in frame.iter_rows(named=True)], name
+
+
+def test_published_shorthands_mean_the_same_rule():
+    assert parse_node("Guess").canonical == parse_node("Guess[0.5-0.50]").canonical == "Guess"
+    assert parse_node("Recite[1000]").canonical == parse_node("Recite[1k]").canonical
+    assert parse_node(" Recollect[ 5 ] ").name == "Recollect[5]"
+    assert parse_node("Guess[off-.6]").canonical == "Guess[off-0.6]"
+
+
+def test_a_range_counts_in_thousands_too():
+    for text, wanted in {"1.5k..3k": (1500.0, 3000.0), "5..1k": (5.0, 1000.0)}.items():
+        assert read_range(f"Recite[{text}]") == ("Recite", *wanted)
+
+
+def test_node_says_which_columns_it_needs_and_what_it_means():
+    node = parse_node("Guess[off-0.5]-or-Recite[1k]")
+    assert node.columns == ("is_incrementing", "is_repeating", "rouge_3", "duplicates")
+    assert set(node.columns) == set(node.expression.meta.root_names())
+    assert "ROUGE-3" in node.meaning
+    assert "1,000" in node.meaning
+
+
+def test_first_yes_stops_at_null_but_not_after_a_yes():
+    frame = pl.DataFrame({"a": [True, None, False, False], "b": [None, True, None, False]})
+    found = frame.select(first_yes([pl.col("a"), pl.col("b")])).to_series()
+    assert found.to_list() == [0, None, None, 2]

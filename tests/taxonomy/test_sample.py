@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mnemoscope.errors import UserError
 from mnemoscope.taxonomy import PAPER, PRASHANTH
 from mnemoscope.taxonomy.draw import apportion, order_keys
 from mnemoscope.taxonomy.names import parse_taxonomy
@@ -18,6 +17,7 @@ from mnemoscope.taxonomy.sample import (
     order_table,
     shared_need,
 )
+from refusals import refusal
 
 TAXONOMY = parse_taxonomy(PAPER)
 NAMES = list(TAXONOMY.classes)
@@ -39,7 +39,6 @@ def outcome_of(frame, labels, taxonomy=TAXONOMY, *, seed=0, split="group", match
 
 
 def memo(n_guess, n_recall, n_other):
-    """So many of each class."""
     return ["Guess"] * n_guess + ["Recall"] * n_recall + ["Non-Memo"] * n_other
 
 
@@ -194,31 +193,27 @@ def test_sample_keeps_all_its_promises_on_any_table(case):
         assert (held.group_by("genre", "split").len()["len"] == len(sample.classes)).all()
 
 
-def test_too_small_a_class_is_impossible_with_counts_and_remedy():
-    frame, labels = make(["Non-Memo"] * 900 + ["Guess"] * 59 + ["Recall"] * 700 + [None] * 5)
-    outcome = impossible(frame, labels)
+TAKE = "Take sequences that the model"
+IMPOSSIBLE = [  # classes, whether small ones may be dropped, the reason, the remedy
+    (memo(59, 700, 900), False, "60 sequences of every class are needed, but Guess has 59",
+     "--set label.minimum=59 --redo"),
+    (memo(0, 0, 900), False, "but none of the 900 sequences", TAKE),
+    (memo(0, 0, 900), True, "but none of the 900 sequences", TAKE),
+    (memo(400, 500, 0), False, "but all 900 sequences with a class", "Add sequences"),
+    ([None] * 3, False, "but no sequence has a class", "Add the features that are missing."),
+    (memo(0, 500, 400), False, "Guess has 0", "other nodes or thresholds"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("classes", "may_drop", "reason", "remedy"), IMPOSSIBLE)
+def test_the_remedy_fits_the_reason(classes, may_drop, reason, remedy):
+    outcome = impossible(*make([*classes, None]), drop_small_classes=may_drop)
+    assert reason in outcome.reason
+    assert remedy in outcome.remedy
+    assert "fewer" not in outcome.remedy
+    assert (outcome.flags == "--drop-small-classes") == ("Guess has" in reason)
     assert outcome.needed == 60
-    assert outcome.counts == {"Non-Memo": 900, "Guess": 59, "Recall": 700, "null": 5}
-    assert "60 sequences of every class are needed, but Guess has 59" in outcome.reason
-    assert "--set label.minimum=59 --redo" in outcome.remedy
-    assert outcome.flags == "--drop-small-classes"
-
-
-def test_the_remedy_fits_the_reason():
-    take = "Take sequences that the model"
-    for classes, may_drop, reason, remedy in (
-        (memo(0, 0, 900), False, "but none of the 900 sequences", take),
-        (memo(0, 0, 900), True, "but none of the 900 sequences", take),
-        (memo(400, 500, 0), False, "but all 900 sequences with a class", "Add sequences"),
-        ([None] * 3, False, "but no sequence has a class", "Add the features that are missing."),
-        (memo(0, 500, 400), False, "Guess has 0", ""),
-    ):
-        outcome = impossible(*make(classes), drop_small_classes=may_drop)
-        assert reason in outcome.reason
-        assert outcome.remedy.startswith(remedy)
-        assert "fewer" not in outcome.remedy
-        assert not remedy or "--drop-small-classes" not in outcome.remedy
-    assert "other nodes or thresholds" in outcome.remedy
+    assert outcome.counts["null"] == classes.count(None) + 1
 
 
 def test_small_classes_are_dropped_on_request_and_said():
@@ -277,7 +272,9 @@ def test_a_group_may_hold_a_tenth_of_a_class_and_no_more_without_a_warning():
         assert [line.split(":")[0] for line in sample.warnings] == ["class Non-Memo"] * warned
 
 
-def test_class_of_a_single_group_is_impossible_by_group_and_possible_by_row():
+def test_classes_of_few_groups_are_impossible_by_group_and_by_folds_and_possible_by_row():
+    frame, labels = make(memo(60, 60, 60), groups=[str(at // 15) for at in range(180)])
+    assert "form 4 groups" in str(impossible(frame, labels, split="folds"))
     groups = ["a"] * 300 + [None] * 800
     frame, labels = make(memo(300, 400, 400), groups)
     outcome = impossible(frame, labels)
@@ -317,11 +314,9 @@ def test_wrong_requests_are_refused():
         ({"n_train": 0}, "at least one sequence"),
         ({"match": "gnre"}, "no such column. Did you mean 'genre'?"),
     ):
-        with pytest.raises(UserError) as refused:
-            outcome_of(frame, labels, **wrong)
-        assert says in str(refused.value)
-    with pytest.raises(UserError, match="an id twice"):
-        order_table(pl.DataFrame({"sequence_id": [1, 1], "group": [None, None]}), seed=0)
+        assert says in refusal(outcome_of, frame, labels, **wrong)
+    twice = pl.DataFrame({"sequence_id": [1, 1], "group": [None, None]})
+    assert "an id twice" in refusal(order_table, twice, seed=0)
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=8), st.integers(0, 500))
@@ -364,8 +359,3 @@ def test_folds_take_all_of_the_smallest_class_and_as_many_of_the_others(n_groups
     fewer = sampled(frame, labels, seed=seed, split="folds", n_train=n_groups, minimum=2)
     assert fewer.frame.height == len(NAMES) * n_groups
     assert set(fewer.frame["sequence_id"]) <= set(frame["sequence_id"])
-
-
-def test_folds_want_a_group_for_each():
-    frame, labels = make(memo(60, 60, 60), groups=[str(at // 15) for at in range(180)])
-    assert "form 4 groups" in str(impossible(frame, labels, split="folds"))

@@ -28,7 +28,6 @@ def tokenizer():
 
 @pytest.fixture(scope="session")
 def texts(tokenizer) -> SimpleNamespace:
-    """Texts that are trained on, twins that are not, and one that can be guessed."""
     return SimpleNamespace(
         trained=make_canaries(tokenizer, N_TEXTS, seed=0),
         held_out=make_canaries(tokenizer, N_TEXTS, seed=1),
@@ -72,7 +71,6 @@ def network(tokenizer) -> GPTNeoXForCausalLM:
 
 @pytest.fixture(scope="session")
 def rows(texts, tokenizer) -> list[dict[str, list[int]]]:
-    """Training examples: the first window of each trained text."""
     ids = [tokenizer(text)["input_ids"][:64] for text in texts.trained]
     assert np.shape(ids) == (N_TEXTS, 64)
     return [{"input_ids": one, "labels": one} for one in ids]

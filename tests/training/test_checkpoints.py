@@ -13,28 +13,19 @@ def make(folder, *names):
 
 
 def test_checkpoints_are_read_in_the_order_of_their_steps(tmp_path):
-    run, named = tmp_path / "run", tmp_path / "named"
-    make(run, "checkpoint-1000", "checkpoint-90", "checkpoint-200")
-    (run / "runs").mkdir()
-    found = find_checkpoints([str(run)])
-    assert [one.step for one in found] == [90, 200, 1000]
-    assert found[0].name == str(run / "checkpoint-90")
-    assert {one.revision for one in found} == {None}
-    make(named, "first", "then")  # without numbers they keep their order
-    found = find_checkpoints([str(named / "then"), str(named / "first")])
-    assert [(one.step, one.name) for one in found] == [
-        (0, str(named / "then")),
-        (1, str(named / "first")),
-    ]
-    found = find_checkpoints([f"EleutherAI/pythia-70m@step{step}" for step in (143000, 1000)])
-    assert {one.name for one in found} == {"EleutherAI/pythia-70m"}
-    wanted = [("step1000", 1000), ("step143000", 143000)]
-    assert [(one.revision, one.step) for one in found] == wanted
-    sizes = ["EleutherAI/pythia-410m", "EleutherAI/pythia-160m"]  # numbers of models, not of steps
-    assert [(one.name, one.step) for one in find_checkpoints(sizes)] == [
-        (sizes[0], 0),
-        (sizes[1], 1),
-    ]
+    run, named, hub = tmp_path / "run", tmp_path / "named", "EleutherAI/pythia"
+    make(run, "checkpoint-1000", "checkpoint-90", "checkpoint-200", "runs/of-tensorboard")
+    make(named, "first", "then")
+    sizes = [f"{hub}-410m", f"{hub}-160m"]  # numbers of models, not of steps
+    for given, wanted in (
+        ([run], [(f"{run}/checkpoint-{step}", None, step) for step in (90, 200, 1000)]),
+        ([named / "then", named / "first"],
+         [(f"{named}/then", None, 0), (f"{named}/first", None, 1)]),
+        ([f"{hub}-70m@v2-step{step}" for step in (143000, 1000)],
+         [(f"{hub}-70m", f"v2-step{step}", step) for step in (1000, 143000)]),
+        (sizes, [(sizes[0], None, 0), (sizes[1], None, 1)]),
+    ):  # fmt: skip
+        assert find_checkpoints(list(map(str, given))) == wanted
 
 
 @pytest.mark.parametrize(
