@@ -36,6 +36,8 @@ from mnemoscope.analysis.copying import (
 from mnemoscope.analysis.inputs import AnalysisInputs
 from mnemoscope.errors import UserError
 from mnemoscope.maps.format import pack_triangle
+from mnemoscope.stats import rows_of
+from tests.analysis.conftest import assert_copies_tell_nothing_new
 
 N = 40
 VECTORS = {"x": [1.0, 0.0], "y": [0.6, 0.8], "z": [0.0, 1.0], "w": [-1.0, 0.0]}
@@ -89,19 +91,6 @@ def test_a_planted_copy_is_found_and_a_shuffled_one_not() -> None:
     assert scores[0] > 0.8 > max(scores[1:])
     assert PassageIndex(["ab"], 50).longest("ab").source == -1  # too short for anything
     assert nearest_texts(["a"], ["b", ""], 10).shape == (1, 2)
-
-
-def test_each_kind_of_copy_is_named_and_the_prompts_own_is_none() -> None:
-    texts = [sentence(seed) for seed in range(20)]
-    near = texts[4].split()
-    near[2], near[9] = "zzz", "yyyy"
-    said = [texts[3][5:80], " ".join(near), sentence(500), texts[6][5:80], texts[3][5:40]]
-    prompts = ["x", "x", "x", "it says " + texts[6], "x"]
-    found = copies(said, prompts, texts, Settings(near=0.75))
-    assert found["kind"].to_list() == ["verbatim", "near", None, None, None]
-    assert found["source"].to_list()[0] == 3
-    assert found["n_characters"].to_list()[0] == 75
-    assert found["idea"].null_count() == 5
 
 
 @pytest.fixture
@@ -312,24 +301,18 @@ def test_a_copy_in_idea_is_long_and_unlike_its_prompt(inputs_with) -> None:
     assert "(median cosine 1.00 and 0.00)" in lines[0]
 
 
-def test_every_continuation_five_times_tells_nothing_new_of_ideas(inputs_with) -> None:
-    """Of 40 continuations ten are copies in idea; five times each they are as many groups."""
-    rows = pl.DataFrame({"sequence_id": range(40), "idea": [0.9] * 10 + [0.1] * 30})
-    idea = pl.when(pl.col("idea") > 0.5).then(pl.lit("idea"))
-    rows = rows.with_columns(
-        kind=idea, idea_random=0.0, idea_prompt=0.0, is_long=True, model=pl.lit("m"), trained=True
-    )
-    five = pl.concat([rows] * 5).with_columns(sequence_id=pl.int_range(pl.len()))
+def test_intervals_of_ideas_draw_groups(inputs_with) -> None:
+    table = pl.DataFrame({"idea": [0.9] * 10 + [0.1] * 30}).with_columns(
+        kind=pl.when(pl.col("idea") > 0.5).then(pl.lit("idea")),
+        idea_random=0.0, idea_prompt=0.0, is_long=True, model=pl.lit("m"), trained=True,
+    )  # fmt: skip
 
-    def found(part, n_groups):
-        near = part.select("sequence_id", near_duplicates=pl.col("sequence_id") % n_groups)
-        return apart(compare_ideas(inputs_with(near), part, 0.8)).row(0, named=True)
+    def measure(rows, groups):
+        part = table[rows].with_columns(sequence_id=pl.int_range(pl.len()))
+        near = part.select("sequence_id", near_duplicates=pl.Series(groups))
+        return [next(rows_of(compare_ideas(inputs_with(near), part, 0.8)))["share"]]
 
-    once, again = found(rows, 40), found(five, 40)
-    assert (again["n"], again["of"], again["n_groups"]) == (50, 200, 40)
-    for end in ("share", "share_low", "share_high"):
-        assert again[end] == pytest.approx(once[end], abs=0.005)
-    assert (found(five, 8)["share_low"], found(five, 8)["n_groups"]) == (None, 8)
+    assert_copies_tell_nothing_new(measure, 40, rel=0.05)
 
 
 def test_the_real_model_finds_what_is_said_in_other_words() -> None:

@@ -35,7 +35,7 @@ from mnemoscope.analysis.predict import (
 )
 from mnemoscope.analysis.predictors import frequency_columns, similar_texts
 from mnemoscope.errors import UserError
-from mnemoscope.stats import frame_of
+from tests.analysis.conftest import assert_copies_tell_nothing_new
 
 COEFFICIENTS = np.array([1.5, -1.0, 0.0])
 
@@ -156,22 +156,21 @@ def test_figures_of_resamples_are_scikit_learns() -> None:
     assert np.isnan([found["roc_auc"][-1], found["pr_auc"][-1]]).all()
 
 
-def test_a_label_of_few_groups_has_no_interval_and_copies_do_not_narrow_it() -> None:
-    """Every row five times, as one group: 12 groups of the rarer label are enough, 9 are not."""
+def test_intervals_draw_groups_and_a_label_of_few_has_none() -> None:
+    """Of 60 groups 12 of the rarer label are enough, 9 are not."""
     chance = np.random.default_rng(0).random(60)
 
-    def found(n_memorized, copies):
-        rows = np.tile(np.arange(60), copies)
-        label, one = rows < n_memorized, np.zeros(len(rows), dtype=int)
-        data = Data({}, label, one, ("any",), np.ones(len(rows), bool), groups=rows)
-        given = scores_of("m", chance[rows], data, Settings())
-        return apart(frame_of(one for one in given if one["category"] == "all"))
+    def of(n_memorized):
+        def measure(rows, groups):
+            label, one = rows < n_memorized, np.zeros(len(rows), dtype=int)
+            data = Data({}, label, one, ("any",), np.ones(len(rows), bool), groups=groups)
+            given = scores_of("m", chance[rows], data, Settings())
+            return [one["value"] for one in given if one["category"] == "all"]
 
-    once, again = found(12, 1), found(12, 5)
-    numbers = pl.col("value", "value_low", "value_high")
-    np.testing.assert_allclose(again.select(numbers), once.select(numbers), atol=1e-9)
-    assert (set(again["n"]), set(again["n_groups"])) == ({300}, {60})
-    assert found(9, 5)["value_low"].null_count() == again.height
+        return measure
+
+    assert_copies_tell_nothing_new(of(12), 60)
+    assert {one.low for one in of(9)(np.arange(60), np.arange(60))} == {None}
 
 
 def test_there_are_810_candidates_and_their_parts_are_disjoint() -> None:

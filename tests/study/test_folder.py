@@ -31,6 +31,7 @@ from mnemoscope.study.stages import STAGES, stage_named
 from study_files import ending, put_in_place
 
 OWNERS = ("sequences", "verdicts", "features")
+ENDS = ("outcome.safetensors", "safetensors")
 NAMES = [stage.name for stage in STAGES if not stage.is_optional]
 
 
@@ -122,17 +123,6 @@ def test_each_column_has_one_owner_and_a_study_shows_them_in_one_table(study) ->
     assert "is_memorized" not in study.sequences.columns
 
 
-def test_a_training_damaged_after_its_stage_is_named_and_trained_again(study) -> None:
-    path = sorted(study.folder.glob("cnn/*.outcome.safetensors"))[0]
-    whole = path.read_bytes()
-    path.write_bytes(whole[:20])
-    job = next(job for job in jobs_of(study) if job.key in path.name)
-    with refused(rf"{path.name}: damaged .*mnemoscope train .* --redo'"):
-        load_outcome(job)
-    run_stage(study, "train", redo=True)
-    assert path.read_bytes() == whole
-
-
 def test_settings_that_change_no_figure_are_taken_over(study) -> None:
     other = {"model": {"batch_size": 7}, "capture": {"shard_rows": 3}, "train": {"workers": 2}}
     settings = changed(study, **other)
@@ -216,13 +206,11 @@ def test_a_stage_stopped_half_way_goes_on_with_its_own_settings_only(
 
 def test_a_change_of_labels_outdates_what_follows_and_keeps_the_maps(study) -> None:
     maps = {path: path.read_bytes() for path in (study.folder / "maps").rglob("*.safetensors")}
-    assert maps
     study.adopt(changed(study, label={"seed": 1}), redo=True)
     assert done(study) == ["sequences", "continue", "features"]
-    assert {path: path.read_bytes() for path in maps} == maps
     run_stage(study, "label")
     run_stage(study, "capture")
-    assert {path: path.read_bytes() for path in maps} == maps
+    assert {path: path.read_bytes() for path in maps} == maps != {}
 
 
 def test_a_key_depends_on_the_stages_own_settings_and_on_those_before(study) -> None:
@@ -373,19 +361,18 @@ def test_controls_may_be_asked_for_afterwards(study) -> None:
     assert len(open_maps(study, "reference"))
 
 
-def test_a_cnn_that_was_deleted_is_trained_again(study) -> None:
-    first, second = study.read("runs.parquet").filter(source="model")["key"]
-    lost = {
-        path: path.read_bytes()
-        for path in (
-            study.folder / "cnn" / f"{first}.outcome.safetensors",
-            study.folder / "cnn" / f"{second}.safetensors",
-        )
-    }
-    for path in lost:
-        path.unlink()
+def test_a_training_that_was_damaged_or_deleted_is_named_and_made_again(study) -> None:
+    first, second = (job for job in jobs_of(study) if job.source == "model")
+    torn, gone = (study.folder / "cnn" / f"{first.key}.{end}" for end in ENDS)
+    of_other = study.folder / "cnn" / f"{second.key}.safetensors"
+    whole = {path: path.read_bytes() for path in (torn, gone, of_other)}
+    torn.write_bytes(whole[torn][:20])
+    with refused(rf"{torn.name}: damaged .*mnemoscope train .* --redo'"):
+        load_outcome(first)
+    gone.unlink()
+    of_other.unlink()
     run_stage(study, "train", redo=True)
-    assert {path: path.read_bytes() for path in lost} == lost
+    assert {path: path.read_bytes() for path in whole} == whole
 
 
 def test_a_study_founded_meanwhile_by_another_process_is_left_alone(tiny, tmp_path) -> None:
