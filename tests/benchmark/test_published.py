@@ -98,6 +98,7 @@ def sweep(inside: float, slope: float, noise: float | None = None, wobble: float
         value = inside - slope * max(0.0, round(10 * (0.5 - rho)))
         value += wobble * (rho == 0.7)
         name = published_rho_name(rouge_l, rouge_3, rho)
+        assert parse_taxonomy(name).published_name == name
         found[name] = measured(name, value, noise, seed=place)
     return found
 
@@ -120,12 +121,6 @@ def test_the_papers_conclusions_hold_with_the_figures_of_its_tables() -> None:
     spread, drop = (found[2].figures[f"ROUGE-L or ROUGE-3 {name}"] for name in ("spread", "drop"))
     assert 100 * spread == pytest.approx(max(inside) - min(inside))
     assert 100 * drop["value"] == pytest.approx(np.mean(inside) - sweep[0.1])
-
-
-def test_a_setting_of_rho_is_named_as_our_taxonomies_are() -> None:
-    for setting in SETTINGS:
-        name = published_rho_name(*setting)
-        assert parse_taxonomy(name).published_name == name
 
 
 def test_each_pair_error_is_the_share_of_wrong_names_between_the_two() -> None:
@@ -153,14 +148,11 @@ def test_guess_is_the_best_where_its_lead_is_beyond_the_noise(f1, noise, verdict
 def test_a_name_that_shares_the_figures_of_the_best_is_no_rival_of_it() -> None:
     best = measured(GUESS, 0.9, 0.001)
     alias = replace(best, name="Non-Memo, Recite[50]-or-Guess, Others", trained_as=GUESS)
-    rivals = others(0.75, 0.001)
-    found = draw_conclusions(named([best, alias, *rivals]), {})[0]
-    assert found.verdict == "holds"
-    assert found.figures["n"] == 1 + len(rivals)
+    found = draw_conclusions(named([best, alias, *(rivals := others(0.75, 0.001))]), {})[0]
+    assert (found.verdict, found.figures["n"]) == ("holds", 1 + len(rivals))
     assert alias.name not in found.reason
-    few = named([measured(GUESS, 0.9, 0.001), *rivals[:2]])
-    for known in ({}, named(rivals), few, named([measured(GUESS, 0.9)])):
-        assert draw_conclusions(known, {})[0].verdict == "cannot be told"
+    for known in ([], rivals, [best, *rivals[:2]], [measured(GUESS, 0.9)]):
+        assert draw_conclusions(named(known), {})[0].verdict == "cannot be told"
 
 
 def test_among_equals_the_best_by_chance_is_not_called_better() -> None:
