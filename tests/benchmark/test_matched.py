@@ -50,8 +50,7 @@ def test_the_blind_baseline_is_at_chance_on_what_it_matched() -> None:
     # Equally many of each class are taken for each class: a third is right, up to rounding.
     assert abs(right[match.rows].mean() - 1 / 3) < 0.03
     # Scores that say nothing keep most sequences.
-    probabilities, labels = blind_scores(800, 2, 0.0, 2)
-    assert match_on_scores(probabilities, labels).n_per_class > 320
+    assert match_on_scores(*blind_scores(800, 2, 0.0, 2)).n_per_class > 320
 
 
 def test_scores_that_say_everything_leave_none_and_say_so() -> None:
@@ -68,16 +67,15 @@ def test_scores_that_say_everything_leave_none_and_say_so() -> None:
     assert f"{match.n_per_class} a class" in match.reason
 
 
-def test_vote_shares_are_balanced_too() -> None:
-    """Coarse scores, as the votes of four CNNs give."""
+def test_of_coarse_scores_no_fewer_are_matched_than_share_a_score() -> None:
+    """As the votes of four CNNs give: equal votes with equal votes is one balanced choice."""
     generator = np.random.default_rng(0)
     labels = np.arange(400) % 2
     votes = generator.binomial(4, np.where(labels == 1, 0.6, 0.4)) / 4
     match = match_on_scores(np.column_stack([1 - votes, votes]), labels)
-    at_most = [min((votes[labels == c] == v).sum() for c in range(2)) for v in np.unique(votes)]
+    shared = sum(min((votes[labels == c] == v).sum() for c in range(2)) for v in np.unique(votes))
     assert match.difference_after < BALANCED
-    # Matching equal votes with equal votes is one balanced choice: the largest is no smaller.
-    assert match.n_per_class >= sum(at_most)
+    assert match.n_per_class >= shared
 
 
 @settings(max_examples=30)

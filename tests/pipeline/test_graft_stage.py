@@ -94,25 +94,19 @@ def test_survival_is_that_of_a_graft_made_by_hand(done, tiny):
     every = done.read("graft_sequences.parquet").filter(
         part="layers.0.mlp", direction="twin_in_model"
     )
-    for share in (0.25, 1.0):
-        found = every.filter(control="twin", share=share)
-        assert found["survives"].to_list() == by_hand(done, found, tiny, share=share)
-    flipped = every.filter(control="flip")
-    assert flipped["survives"].to_list() == by_hand(done, flipped, tiny, control="flip")
-    for (control, draw, scale), found in every.filter(pl.col("scale").is_not_null()).group_by(
-        "control", "draw", "scale"
-    ):
-        made = {"control": control, "seed": draw, "share": scale}
-        assert found["survives"].to_list() == by_hand(done, found, tiny, **made)
+    tried = every.group_by("control", "draw", "scale", "share", maintain_order=True)
+    for (control, draw, scale, share), found in tried:
+        made = {"share": share} if scale is None else {"seed": draw, "share": scale}
+        made |= {} if control == "twin" else {"control": control}
+        made = {"control": "flip"} if control == "flip" else made
+        assert found["survives"].to_list() == by_hand(done, found, tiny, **made), made
     found = every.filter(control="twin", share=0.25)
     share = done.read("graft.parquet").filter(
         taxonomy=TAXONOMY, part="layers.0.mlp", direction="twin_in_model", share=0.25
     )
     weighted = (share["survive"].struct.field("value") * share["n"]).sum() / share["n"].sum()
-    labels = done.read("labels.parquet").select("sequence_id", TAXONOMY)
-    inside = found.join(labels, on="sequence_id").filter(
-        pl.col(TAXONOMY).is_in(["Recite[5]", "Recollect"])
-    )
+    inside = found.join(done.read("labels.parquet"), on="sequence_id")
+    inside = inside.filter(pl.col(TAXONOMY).is_in(["Recite[5]", "Recollect"]))
     assert weighted == pytest.approx(inside["survives"].mean())
 
 

@@ -93,25 +93,24 @@ def test_edges_of_every_sequence_stand_beside_as_many_and_as_heavy_ones(done) ->
 
 
 def test_specificity_follows_from_the_shares(done) -> None:
-    table = done.read("specificity.parquet")
     cuts = done.read("knockout.parquet").with_columns(pl.col("survival").struct.field("value"))
-    cuts = cuts.drop("survival").rename({"value": "survival"})
-    for row in rows_of(table):
-        chosen = cuts.filter(choice="decisive", edges_of=row["class"], strength=row["strength"])
-        survival = dict(chosen.select("class", "survival").rows())
-        assert row["broken_own"] == pytest.approx(1 - survival[row["class"]])
-        equal = cuts.filter(choice="equal mass", edges_of=row["class"], strength=row["strength"])
-        equal = dict(equal.select("class", "survival").rows())
-        assert row["broken_own_equal_mass"] == pytest.approx(1 - equal[row["class"]])
-        (other,) = set(survival) - {row["class"]}
-        assert json.loads(row["broken_others"]) == {other: pytest.approx(1 - survival[other])}
-        of_other = cuts.filter(choice="decisive", edges_of=other, strength=row["strength"])
-        of_other = dict(of_other.select("class", "survival").rows())
-        by_other = {other: pytest.approx(1 - of_other[row["class"]])}
+    for row in rows_of(done.read("specificity.parquet")):
+
+        def survival(choice, edges_of, strength=row["strength"]) -> dict[str, float]:
+            asked = cuts.filter(choice=choice, edges_of=edges_of, strength=strength)
+            return dict(asked.select("class", "value").rows())
+
+        own = row["class"]
+        decisive, equal = survival("decisive", own), survival("equal mass", own)
+        (other,) = set(decisive) - {own}
+        assert row["broken_own"] == pytest.approx(1 - decisive[own])
+        assert row["broken_own_equal_mass"] == pytest.approx(1 - equal[own])
+        assert json.loads(row["broken_others"]) == {other: pytest.approx(1 - decisive[other])}
+        by_other = {other: pytest.approx(1 - survival("decisive", other)[own])}
         assert json.loads(row["broken_own_by_others"]) == by_other
-        gains = {name: equal[name] - survival[name] for name in survival}
+        gains = {name: equal[name] - decisive[name] for name in decisive}
         value, low, high = row["specificity"]
-        assert value == pytest.approx(gains[row["class"]] - gains[other])
+        assert value == pytest.approx(gains[own] - gains[other])
         assert low <= value <= high
 
 
