@@ -130,20 +130,6 @@ def test_texts_that_share_no_ngram_have_no_dimension_and_are_read_at_chance() ->
     assert not fit.did_train
 
 
-def test_planted_token_classes_are_found_wherever_they_stand() -> None:
-    """Class 1 holds token 5 somewhere, class 2 the pair (6, 7), class 0 neither."""
-    generator = np.random.default_rng(0)
-    tokens, labels = generator.integers(10, 60, (450, 32)), np.arange(450) % 3
-    at = generator.integers(0, 31, 450)
-    one, two = labels == 1, labels == 2
-    tokens[one, at[one]] = 5
-    tokens[two, at[two]], tokens[two, at[two] + 1] = 6, 7
-    fit = ngram_logits(tokens[:300], labels[:300], tokens[300:], 0)
-    assert (fit.predicted == labels[300:]).mean() > 0.95
-    assert fit.did_train
-    np.testing.assert_allclose(fit.probabilities.sum(axis=1), 1)
-
-
 def test_training_figures_equal_scikit_learn_and_what_learns_nothing_did_not_train() -> None:
     labels = np.arange(120) % 3
     inputs = np.random.default_rng(0).normal(size=(120, 4)) + labels[:, None] * 0.5

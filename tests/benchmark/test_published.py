@@ -17,7 +17,6 @@ from mnemoscope.benchmark.published import (
     draw_conclusions,
     guessed_share,
     pair_auc,
-    pair_errors,
     published_allocation,
     published_conclusions,
     published_confusions,
@@ -121,13 +120,6 @@ def test_the_papers_conclusions_hold_with_the_figures_of_its_tables() -> None:
     spread, drop = (found[2].figures[f"ROUGE-L or ROUGE-3 {name}"] for name in ("spread", "drop"))
     assert 100 * spread == pytest.approx(max(inside) - min(inside))
     assert 100 * drop["value"] == pytest.approx(np.mean(inside) - sweep[0.1])
-
-
-def test_each_pair_error_is_the_share_of_wrong_names_between_the_two() -> None:
-    errors = pair_errors(np.array([[8.0, 2, 0], [1, 5, 4], [0, 6, 4]]))
-    assert errors[0, 1] == pytest.approx(3 / 16)
-    assert errors[1, 2] == pytest.approx(10 / 19)
-    assert errors[0, 2] == 0
 
 
 def test_a_name_that_shares_the_figures_of_the_best_is_no_rival_of_it() -> None:
@@ -285,19 +277,6 @@ def test_every_memorized_sequence_flows_once() -> None:
         allocate(frame.drop("duplicates"))
 
 
-def test_a_sweep_of_one_measure_cannot_speak_for_all() -> None:
-    thresholds = np.arange(1, 10) / 10
-    both, few = (
-        {published_rho_name(True, True, rho) for rho in chosen}
-        for chosen in (thresholds, [0.1, 0.2, 0.3, 0.4])
-    )
-    whole = sweep(0.85, 0.03, 0.002)
-    for kept, said in ((both, "holds"), (few, "too few")):
-        found = draw_conclusions({}, {name: whole[name] for name in kept})[2]
-        assert found.verdict == "cannot be told"
-        assert said in found.reason
-
-
 def ours(name: str, confusion: np.ndarray, taxonomy: str | None = None, draws=None) -> OurFigures:
     """A measured taxonomy with an interval of one point either side."""
     f1 = f1_per_class(confusion)
@@ -391,14 +370,6 @@ def test_rules_that_label_these_sequences_alike_share_figures_and_count_once() -
     assert comparison.correlations["catalogue"].n == 1
     # A name of the best's own partition is no rival of it.
     assert comparison.conclusions[0].reason == "No other published taxonomy was measured."
-
-
-def test_our_last_class_may_have_any_name_and_guess_any_spelling() -> None:
-    name = parse_taxonomy("Non-Memo, Guess[0.5-0.5], Recall").published_name
-    frame = compare_with_published([ours(name, np.eye(3) * 9, "Non-Memo, Guess, Recall")]).frame
-    found = frame.filter(state="measured")
-    assert found["kind"].to_list() == ["catalogue", "rho"]  # ρ = 0.5 is one of the 54 too
-    assert set(found["taxonomy"]) == {"Non-Memo, Guess, Recall"}
 
 
 def test_what_has_no_figure_keeps_its_reason() -> None:
