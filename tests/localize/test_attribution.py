@@ -52,11 +52,6 @@ def test_attribution_equals_captum(attribution, n_classes, kernel, filters):
     assert torch.equal(found.logits, network(inputs).detach())
 
 
-def test_contrast_is_the_logit_minus_the_mean_of_the_others():
-    logits = torch.tensor([[1.0, 5.0, 3.0], [1.0, 5.0, 3.0]])
-    assert class_contrast(logits, torch.tensor([0, 1])).tolist() == [-3.0, 3.0]
-
-
 @pytest.mark.parametrize("attribution", ["gradient", "guided"])
 @pytest.mark.parametrize("fails", [False, True])
 def test_network_is_given_back_as_it_was(attribution, fails):

@@ -24,7 +24,6 @@ from mnemoscope.localize.cut import (
     contrasted,
     count_edges,
     cut_and_continue,
-    cut_and_judge,
     equal_mass_edges,
     largest_edges,
     mean_share,
@@ -220,21 +219,6 @@ def test_survivors_and_scores_are_those_of_decoding_every_sequence(lm, tokens) -
         decoded = [batch.score for batch in continue_sequences(lm, tokens, batch_size=24)]
     assert 0 < found.survives.sum() < len(tokens)
     np.testing.assert_array_equal(found.score, np.concatenate(decoded))
-
-
-def test_its_own_few_edges_of_largest_effect_break_a_sequence(lm, tokens) -> None:
-    """As heavy edges of its own and another sequence's hardly do."""
-    effects = torch.cat(list(total_effects(lm, tokens, batch_size=24)))
-    (maps,) = capture_pooled(lm, tokens, batch_size=24)
-    own, drawn = torch.stack([largest_edges(one, 4) for one in effects]), generator()
-    equal = [equal_mass_edges(*pair, drawn) for pair in zip(own, maps.mean, strict=True)]
-    broken, by_mass, by_another, by_none = (
-        1 - cut_and_judge(lm, tokens, one, renormalize=False, batch_size=24).is_right.all(1).mean()
-        for one in (own, torch.stack(equal), own.roll(1, dims=0), torch.zeros_like(own))
-    )
-    assert broken > 0.7
-    assert broken > max(by_mass, by_another) + 0.4
-    assert np.isclose(by_none, 0)
 
 
 # -- rankings -----------------------------------------------------------------------------------

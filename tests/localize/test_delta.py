@@ -361,18 +361,6 @@ def test_an_even_delta_has_every_region_at_its_even_share():
     assert found["near the diagonal (|q−k| ≤ 4)"].even == pytest.approx((5 * 16 - 10) / n)
 
 
-def test_copies_count_by_their_sequences_and_channels_are_named_in_place_of_layers():
-    delta = np.zeros((2, LENGTH, LENGTH))
-    delta[1, 9, 4] = delta[1, 10, 5] = 1.0
-    copies = NOTHING.copy()
-    copies[9, 4] = 0.5
-    assert shares(delta, copies)["copy diagonals"].share == 0.25
-    found = shares(delta, channels=("same token earlier", "after the same token"))
-    assert found["after the same token"].share == 1
-    assert found["same token earlier"].even == 0.5
-    assert not [name for name in found if "layer" in name]
-
-
 def test_the_sentence_names_what_is_much_and_what_is_little():
     delta, even = np.zeros((6, LENGTH, LENGTH)), np.tri(LENGTH)[None].repeat(6, 0)
     nothing = region_sentence("Guess", find_regions(delta, NOTHING))

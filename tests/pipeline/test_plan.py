@@ -141,7 +141,7 @@ def random_table(seed: int, n: int) -> pl.DataFrame:
 
 
 @settings(max_examples=2)
-@given(seed=st.integers(0, 1000), n=st.integers(400, 1500))
+@given(seed=st.integers(0, 1000), n=st.integers(400, 600))
 def test_what_is_drawn_lies_below_the_bound(seed, n) -> None:
     values = {"taxonomies": ["catalogue"], "split": "row", "n_train": 8, "n_eval": 4, "minimum": 6}
     whole = chosen(label=values, sequences={"source": "table.parquet", "split": None})
