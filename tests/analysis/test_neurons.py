@@ -140,23 +140,6 @@ def test_the_interval_of_halves_is_the_spread_of_new_samples() -> None:
         assert 0.67 * wanted < found < 2.5 * wanted
 
 
-def test_halves_keep_near_duplicates_together_in_every_class() -> None:
-    """Groups of 1 to 4 rows, some in both classes; a class of nine groups has no half."""
-    classes = np.repeat([0, 1, 2], [60, 60, 27])
-    groups = np.concatenate([np.arange(120) % 30, 100 + np.arange(27) % 9])
-    groups[60:80] += 30
-    halves = draw_halves(groups, classes, n_halves=50, seed=0)
-    for one in np.unique(groups[:120]):
-        own = halves[:, groups == one]
-        assert (own == own[:, :1]).all() or {0, 1} == set(classes[groups == one])
-    for one, n in ((0, 30), (1, 50)):
-        first = np.unique(groups[classes == one], return_index=True)[1]
-        own = halves[:, classes == one]
-        assert (own[:, first].sum(axis=1) == n // 2).all()
-        assert 0.3 < own.mean(axis=0).min() < own.mean(axis=0).max() < 0.7
-    assert not halves[:, classes == 2].any()
-
-
 def test_every_row_five_times_does_not_narrow_the_interval(planted_inputs) -> None:
     classes = np.repeat(["Non-Memo", "Guess"], 60)
     free = np.random.default_rng(0).standard_normal((2, 120, 2, 20)).astype(np.float32)

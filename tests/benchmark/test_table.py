@@ -152,7 +152,7 @@ def test_the_headline_is_the_reader_that_did_better_in_training(
     predictions, choice: dict[str, float] | None, headline: str
 ) -> None:
     """On the evaluation sequences the CNNs do better, and that does not count."""
-    table = score(predictions, choice=choice)
+    table = score(predictions, choice=choice, n_resamples=20)
     rows = {name: row_of(table, name) for name in ("model", "statistics")}
     assert rows["model"]["min_f1"].value > rows["statistics"]["min_f1"].value
     assert [name for name, row in rows.items() if row["is_headline"]] == [headline]
@@ -198,7 +198,7 @@ def test_only_the_runs_that_trained_count_and_epochs_are_summed(predictions) -> 
     runs = runs_of(predictions).with_columns(
         did_train=~((pl.col("source") == "model") & (pl.col("seed") > 0))
     )
-    row = row_of(score(predictions, runs), "model")
+    row = row_of(score(predictions, runs, n_resamples=20), "model")
     own = predictions.filter((pl.col("source") == "model") & (pl.col("seed") == 0))
     assert row["n_runs"] == 6
     assert row["confusion"] == confusion_matrix(own["true"], own["predicted"]).tolist()
@@ -206,7 +206,7 @@ def test_only_the_runs_that_trained_count_and_epochs_are_summed(predictions) -> 
         predictions_of("model", TRUE, {0: noisy(TRUE, 0.3 * (epoch + 1), epoch)}, epoch=epoch)
         for epoch in range(3)
     )
-    row = row_of(score(by_epoch), "model")
+    row = row_of(score(by_epoch, n_resamples=20), "model")
     assert np.sum(row["confusion"]) == 3 * 240
     assert (row["n_runs"], row["n_eval"]) == (1, 240)
 
@@ -240,7 +240,7 @@ def test_three_models_that_sum_to_a_published_matrix_give_its_printed_figures() 
     labels = np.indices(published.confusion.shape).reshape(2, -1)
     figures = precision_recall_fscore_support(*labels, sample_weight=weights)
     for name, wanted in zip(("precision", "recall", "f1"), figures, strict=False):
-        assert np.allclose([one.value for one in found[name]], wanted, atol=1e-12)
+        assert np.allclose([one.value for one in getattr(found, name)], wanted, atol=1e-12)
     # Not the mean of the models' figures: one errs one way and one the other, by far.
     found = score_together([np.array([[10, 0], [10, 0]]), np.array([[0, 10], [0, 10]])])
     assert found.min_f1.value == pytest.approx(0.5)
