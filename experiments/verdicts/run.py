@@ -10,7 +10,7 @@ text; the model's also shows memory, by its class, more of one text than of anot
 ridge regressions on these views, fitted to other groups than they are asked of; a CNN is one on
 random features, drawn anew in each training.
 
-Makes `docs/appendix/verdicts.md`; `tests/benchmark/test_verdicts.py` runs some.
+Makes `docs/appendix/verdicts.md`; `tests/benchmark/test_gain.py` has its readers.
 """
 
 import argparse

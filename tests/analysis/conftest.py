@@ -36,6 +36,22 @@ def inputs_of(lm, tokens, is_memorized=False, **more) -> AnalysisInputs:
     return AnalysisInputs(where="", table=table, load_model=lambda: lm, **more)
 
 
+def assert_copies_tell_nothing_new(measure, n: int, *, rel: float = 1e-6) -> None:
+    """Every row five times: figures stay, and so do their intervals, for groups are drawn.
+
+    `measure(rows, groups)` gives estimates. Were copies drawn one by one their intervals would be
+    narrower; of nine groups there is none.
+    """
+    rows, five = np.arange(n), np.tile(np.arange(n), 5)
+    asked = ((rows, rows), (five, five), (five, np.arange(5 * n)), (five, five % 9))
+    for once, grouped, alone, few in zip(*(measure(*one) for one in asked), strict=True):
+        assert grouped.value == pytest.approx(once.value)
+        width = grouped.high - grouped.low
+        assert width == pytest.approx(once.high - once.low, rel=rel, abs=1e-9)
+        assert width >= 1.7 * (alone.high - alone.low) - 1e-9
+        assert few.low is None or np.isnan([few.low, few.high]).all()
+
+
 @pytest.fixture
 def inputs_with(monkeypatch):
     """A study of a table whose models only stand for themselves: nothing counts their forwards."""

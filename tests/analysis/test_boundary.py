@@ -16,7 +16,8 @@ from mnemoscope.analysis.inputs import AnalysisInputs
 from mnemoscope.data.corpus import group_documents
 from mnemoscope.errors import UserError
 from mnemoscope.lm.model import wrap_model
-from tests.analysis.conftest import inputs_of
+from mnemoscope.stats import rows_of
+from tests.analysis.conftest import assert_copies_tell_nothing_new, inputs_of
 
 
 @pytest.fixture(scope="module")
@@ -102,28 +103,21 @@ def test_planted_frequencies_come_back_and_entropy_does_not_move(lm) -> None:
         analyse(replace(inputs, table=_planted(4)), Settings())
 
 
-def test_sequences_five_times_do_not_narrow_the_difference(lm) -> None:
-    rows = _planted(20)
+def test_intervals_draw_groups(lm) -> None:
     changed = pl.Series([[3, 3, 3, i % 3 + 1, 2, 3, 3, 3] for i in range(40)])
-    rows = rows.with_columns(tokens=changed.cast(pl.List(pl.Int32)), near_duplicates="sequence_id")
-    five = pl.concat([rows] * 5).with_columns(sequence_id=pl.int_range(pl.len()))
-    few = five.with_columns(pl.col("near_duplicates") % 9)
+    table = _planted(20).with_columns(tokens=changed.cast(pl.List(pl.Int32)))
     corpus = _Corpus([1] * 10 + [2] * 30 + [3] * 60)
-    found = []
-    for table in (rows, five, few):
-        inputs = AnalysisInputs(
-            where="", table=table, load_model=lambda: lm, length=8, corpus=corpus
-        )
-        frames = analyse(inputs, Settings()).frames
-        found.append(apart(frames["differences"]).row(0, named=True))
-        known = apart(frames["curves"]).drop_nulls("mean")
-        assert (known["mean_low"].null_count() > 0) == (table is few)
-    once, again, none = found
-    assert (again["n"], again["n_groups"], once["n_groups"]) == (100, 20, 20)
-    for end in ("difference", "difference_low", "difference_high"):
-        assert again[end] == pytest.approx(once[end])
-    assert once["difference_high"] - once["difference_low"] > 5
-    assert (none["difference_low"], none["difference_high"], none["n_groups"]) == (None, None, 9)
+    inputs = inputs_of(lm, [[0]], length=8, corpus=corpus)
+
+    def measure(rows, groups):
+        near = pl.Series("near_duplicates", groups)
+        chosen = table[rows].with_columns(near, sequence_id=pl.int_range(pl.len()))
+        frames = analyse(replace(inputs, table=chosen), Settings()).frames
+        differences = [row["difference"] for row in rows_of(frames["differences"])]
+        curves = (row["mean"] for row in rows_of(frames["curves"]) if row["mean"].value is not None)
+        return [differences[0], *curves]
+
+    assert_copies_tell_nothing_new(measure, 40)
 
 
 def test_pairs_are_counted_in_every_document_and_across_none() -> None:

@@ -21,7 +21,6 @@ from mnemoscope.analysis.dependencies import (
     coefficients,
     divergence_table,
     kl_at,
-    own_proportions,
     published_row,
     published_shares,
     read_proportions,
@@ -29,6 +28,7 @@ from mnemoscope.analysis.dependencies import (
 from mnemoscope.analysis.inputs import AnalysisResult
 from mnemoscope.analysis.predictors import FEATURES
 from mnemoscope.errors import UserError
+from tests.analysis.conftest import assert_copies_tell_nothing_new
 
 
 def test_xi_is_scipys() -> None:
@@ -79,16 +79,12 @@ def test_pearson_and_spearman_are_scipys_and_intervals_draw_groups() -> None:
     assert found["pearson"].high == pytest.approx(fisher.high, abs=0.03)
     for one in found.values():
         assert one.low < one.value < one.high
-    # Every row five times: values stay, and so do intervals where groups are drawn.
-    five_x, five_y, owners = (np.tile(one, 5) for one in (x, y, np.arange(400)))
-    grouped = coefficients(five_x, five_y, n_resamples=100, groups=owners)
-    loose = coefficients(five_x, five_y, n_resamples=100)
-    assert grouped["pearson"] == pytest.approx(found["pearson"])
-    for name in ("pearson", "spearman"):
-        assert grouped[name].high - grouped[name].low > 1.8 * (loose[name].high - loose[name].low)
-    few = coefficients(five_x, five_y, n_resamples=100, groups=owners % 9)
-    for name, one in few.items():
-        assert (one.value, one.low) == (grouped[name].value, None)
+
+    def measure(rows, groups):
+        found = coefficients(x[rows], y[rows], n_resamples=100, groups=groups)
+        return [found["pearson"], found["spearman"]]
+
+    assert_copies_tell_nothing_new(measure, 400)
 
 
 @pytest.mark.parametrize("kind", ["independent", "dependent", "tied"])
@@ -193,22 +189,6 @@ def test_published_shares_are_those_of_their_counts_and_the_last_row_pools_every
     assert abs(PUBLISHED_LAST_ROW[2] - 13.35) > 2  # what the pooling did
 
 
-def test_shares_stand_beside_the_published_ones_of_the_same_split_only() -> None:
-    assert published_row(None) is None
-    assert published_row("duped_12b") is None
-    row = published_row("deduped_12b")
-    assert row == published_row("memories_deduped_12b")
-    assert row is not None
-    assert row["Recite[5]"] == pytest.approx(0.837, abs=5e-4)
-    category = pl.Series(["Recite[5]", "Recollect", "Recollect", None, "Reconstruct"])
-    own = own_proportions(category, pl.Series([True, True, False, True, True]), None, np.arange(5))
-    assert own["n"].to_list() == [1, 1, 1]
-    others = own_proportions(
-        pl.Series(["Recall", "Guess", "Recall"]), pl.Series([True] * 3), None, np.arange(3)
-    )
-    assert others.select("category", "n").rows() == [("Guess", 1), ("Recall", 2)]
-
-
 @pytest.fixture
 def result_of(monkeypatch, inputs_with):
     """The analysis on features that are given, of a study that reads a split."""
@@ -232,14 +212,16 @@ def test_the_published_tables_and_their_artefact_stand_beside_the_same_split(
 ) -> None:
     """Over size one checkpoint, over training one size; the pooled row is named and in neither."""
 
-    def of_split(split, taxonomy):
+    theirs = Settings().taxonomy
+
+    def of_split(split, taxonomy=theirs):
         parts = ["Recite[5]", "Reconstruct", "Recollect"] if "Recite" in taxonomy else ["Guess"] * 3
         category = pl.Series("category", (parts * 40)[:100])
         monkeypatch.setattr(dependencies, "categories_of", lambda rows, taxonomy: category)
         return result_of(*_planted(100), split=split, taxonomy=taxonomy)
 
-    theirs = Settings().taxonomy
-    found = of_split("deduped_1b", theirs)
+    assert published_row("deduped_12b") == published_row("memories_deduped_12b")
+    found = of_split("deduped_1b")
     assert found.frames["proportions"]["published"].sum() == pytest.approx(1)
     assert found.libraries == ("rapidfuzz",)  # edits between texts
     shares = found.frames["published_shares"]
@@ -250,8 +232,8 @@ def test_the_published_tables_and_their_artefact_stand_beside_the_same_split(
     assert over_training["step_share"].to_list() == [0.16, 0.3, 0.44, 0.58, 0.72, 0.86, 1.0]
     assert 11.34 not in shares["recollection_percent"].to_list()
     assert any("84.56 / 4.10 / 11.34 %" in line for line in found.further)
-    for split, taxonomy in ((None, theirs), ("deduped_1b", "Non-Memo, Guess, Recall")):
-        other = of_split(split, taxonomy)
+    for asked in ((None,), ("duped_12b",), ("deduped_1b", "Non-Memo, Guess, Recall")):
+        other = of_split(*asked)
         assert "published_shares" not in other.frames
         assert other.frames["proportions"]["published"].null_count() > 0
         assert not any("84.56" in line for line in other.further)

@@ -201,10 +201,11 @@ def test_each_value_stands_beside_geometry_with_the_auc_of_scikit_learn(guessabl
 
 
 def test_bad_input_is_refused_in_one_line(guessable) -> None:
-    with pytest.raises(UserError, match="0 models to compare with; one that never saw"):
-        analyse(guessable, SMALL)
-    inputs = replace(guessable, others=(OtherModel("itself", guessable.load_model),))
-    with pytest.raises(UserError, match="33 tokens, but suffixes of 32"):
-        analyse(inputs, Settings(n_tokens=33))
-    with pytest.raises(UserError, match=r"30 sequences of class 'Recall'; 50 are needed"):
-        analyse(inputs, Settings(minimum=50))
+    itself = replace(guessable, others=(OtherModel("itself", guessable.load_model),))
+    for inputs, settings, said in (
+        (guessable, SMALL, "0 models to compare with; one that never saw"),
+        (itself, Settings(n_tokens=33), "33 tokens, but suffixes of 32"),
+        (itself, Settings(minimum=50), r"30 sequences of class 'Recall'; 50 are needed"),
+    ):
+        with pytest.raises(UserError, match=said):
+            analyse(inputs, settings)

@@ -24,6 +24,7 @@ from mnemoscope.analysis.distilled import (
 from mnemoscope.analysis.inputs import OtherModel
 from mnemoscope.errors import UserError
 from mnemoscope.lm.load import load_model
+from mnemoscope.stats import rows_of
 from tests.analysis.conftest import inputs_of
 from tests.tiny_models import save_model
 
@@ -70,37 +71,31 @@ def of(result, name, model):
 def test_the_teacher_as_its_own_student_inherits_all_and_the_control_nothing(study, tmp_path):
     control = load_model(save_model(tmp_path / "control", seed=5))
     again = load_model(control.name)
-    others = (
-        OtherModel("control", lambda: control),
-        OtherModel("itself", study.load_model),
-        OtherModel("twin", lambda: again),
-    )
+    loads = {"control": lambda: control, "itself": study.load_model, "twin": lambda: again}
+    others = tuple(OtherModel(*one) for one in loads.items())
     result = analyse(replace(study, others=others), SMALL)
-    own = of(result, "shares", "itself")
+    own, twin = (of(result, "shares", name) for name in ("itself", "twin"))
     assert own["class"].to_list() == ["Guess", "Recall", "Others", "Recite[5]", "unseen"]
     assert own["n"].to_list() == [30, 30, 30, 30, 30]
     assert own["share"].to_list() == [1, 1, 1, 1, 0]
     assert own["above"][:4].to_list() == [1] * 4  # a stranger reproduces none
     assert (own["gain"][:4] > 0).all()
-    kinds = of(result, "kinds", "itself").select("kind", "n_seen", "n_unseen").rows()
-    assert kinds == [("Guess", 30, 15), ("Recall", 30, 15)]
-    assert (of(result, "kinds", "itself")["auc"] > 0.95).all()
     assert of(result, "shares", "teacher").drop("model").equals(own.drop("model"))
+    assert (twin["above"] == 0).all()
+    assert (twin["gain"] == 0).all()
+    kinds, of_twin = (of(result, "kinds", name) for name in ("itself", "twin"))
+    counted = kinds.select("kind", "n_seen", "n_unseen").rows()
+    assert counted == [("Guess", 30, 15), ("Recall", 30, 15)]
+    assert (kinds["auc"] > 0.95).all()
+    assert of_twin.select("auc", "auc_low", "auc_high").rows() == [(0.5, 0.5, 0.5)] * 2
     maps = of(result, "maps", "itself")
     assert maps["js"].to_list() == pytest.approx([0, 0], abs=1e-9)
     assert (maps["js_closer_low"] > 0).all()
+    assert (of(result, "maps", "twin")["mse_closer"] == 0).all()
+    assert (of(result, "grafts", "twin")["specific"] == 0).all()
     assert "the student by itself, most of 2, reproduces 100.0 %" in result.sentence
     assert result.sentence.endswith("memorized text comes along by itself.")
     assert len(result.figures) == 3
-
-    twin = of(result, "shares", "twin")
-    assert (twin["above"] == 0).all()
-    assert (twin["gain"] == 0).all()
-    kinds = of(result, "kinds", "twin").select("auc", "auc_low", "auc_high").rows()
-    assert kinds == [(0.5, 0.5, 0.5)] * 2
-    assert (of(result, "maps", "twin")["mse_closer"] == 0).all()
-    assert (of(result, "grafts", "twin")["specific"] == 0).all()
-
     # The control in every part of the student is the control: what is lost is the gain.
     frame = result.frames["sequences"].filter(kind="Recall").sort("sequence_id")
     gain, base = (frame.filter(model=name)["logprob"].to_numpy() for name in ("itself", "control"))
@@ -110,8 +105,8 @@ def test_the_teacher_as_its_own_student_inherits_all_and_the_control_nothing(stu
     assert whole["lost_seen"] == pytest.approx((gain - base)[seen].mean(), abs=1e-5)
     assert whole["lost_unseen"] == pytest.approx((gain - base)[~seen].mean(), abs=1e-5)
     assert whole["specific"] == pytest.approx(whole["lost_seen"] - whole["lost_unseen"])
-    kinds = {"embedding", "qk", "values", "output", "mlp", "norms", "unembedding"}
-    assert set(grafts["part"]) == {"all", *kinds}
+    parts = {"embedding", "qk", "values", "output", "mlp", "norms", "unembedding"}
+    assert set(grafts["part"]) == {"all", *parts}
 
 
 def test_a_student_of_another_shape_has_no_grafts_and_says_so(study, tmp_path) -> None:
@@ -138,12 +133,6 @@ def test_what_is_not_reproduced_stands_for_unseen_and_what_is_missing_is_said(st
         analyse(replace(study, others=others), Settings(minimum=31))
 
 
-def judge_by(gain) -> dict[str, StudentScores]:
-    none = np.zeros(len(gain), dtype=bool)
-    control, student = StudentScores(none, np.zeros(len(gain))), StudentScores(none, gain)
-    return {TEACHER: control, "control": control, "student": student}
-
-
 def test_a_gain_that_depends_on_ease_alone_tells_nothing() -> None:
     """Better language helps where text is easy: seen and unseen text of a kind alike.
 
@@ -159,26 +148,25 @@ def test_a_gain_that_depends_on_ease_alone_tells_nothing() -> None:
     labels = table.select("sequence_id", label.alias("Non-Memo, Guess, Recall"))
     inputs = replace(inputs, table=table, labels=labels)
 
-    def told(rows, gain, settings):
+    def told(settings, of_seen=0.0):
+        rows, classes, _ = choose(inputs, settings)
+        gain = ease[rows["sequence_id"].to_numpy()] + of_seen * rows["seen"].to_numpy()
         near = np.arange(rows.height)
-        found = apart(told_by_kind(rows, judge_by(gain), "control", near, settings))
-        return found.row(0, named=True)
+        none = StudentScores(np.zeros(len(gain), dtype=bool), np.zeros(len(gain)))
+        judged = {TEACHER: none, "control": none, "student": none._replace(logprob=gain)}
+        return next(rows_of(told_by_kind(rows, judged, "control", near, settings))), gain, classes
 
-    rows, classes, _ = choose(inputs, Settings())
-    gain = ease[rows["sequence_id"].to_numpy()]
-    found = told(rows, gain, Settings())
+    found, gain, classes = told(Settings())
     assert (found["n_seen"], found["n_unseen"]) == (400, 400)
-    assert found["auc"] == pytest.approx(0.5, abs=1e-12)
+    assert found["auc"].value == pytest.approx(0.5, abs=1e-12)
     # What the teacher reproduces, against the unseen text that it does not, would be "told".
     assert gain[classes["Recall"]].min() > gain[classes[UNSEEN]].max()
-    assert told(rows, gain + 0.5 * rows["seen"].to_numpy(), Settings())["auc_low"] > 0.8
+    assert told(Settings(), of_seen=0.5)[0]["auc"].low > 0.8
     # A hundred a side are drawn of seen and unseen, beside those drawn for classes.
-    settings = Settings(per_class=100)
-    rows, classes, _ = choose(inputs, settings)
+    found, _, classes = told(Settings(per_class=100))
     assert classes["Recall"].sum() > 100
-    found = told(rows, ease[rows["sequence_id"].to_numpy()], settings)
     assert (found["n_seen"], found["n_unseen"]) == (100, 100)
-    assert found["auc_low"] < 0.5 < found["auc_high"]
+    assert found["auc"].low < 0.5 < found["auc"].high
 
 
 def test_the_best_of_many_students_is_judged_as_one_of_many() -> None:

@@ -15,13 +15,15 @@ from mnemoscope.analysis.embeddings import (
     mean_states,
     project,
 )
-from mnemoscope.analysis.rows import Generated, choose_levels
+from mnemoscope.analysis.rows import Generated
 from mnemoscope.errors import UserError
+from mnemoscope.stats import rows_of
+from tests.analysis.conftest import assert_copies_tell_nothing_new
 
 RNG = np.random.default_rng(0)
 
 
-def test_means_and_distances_are_the_closed_forms() -> None:
+def test_means_distances_and_projection_are_the_closed_forms() -> None:
     states, level = RNG.normal(size=(30, 4, 6)), np.arange(30) % 3
     means = mean_states(states, level, [0, 2])
     np.testing.assert_allclose(means, [states[0::3].mean(axis=0), states[2::3].mean(axis=0)])
@@ -33,10 +35,7 @@ def test_means_and_distances_are_the_closed_forms() -> None:
         "euclidean": [[0, 5, 6], [5, 0, 5], [6, 5, 0]],
     }.items():
         np.testing.assert_allclose(distances(points, metric), [wanted, np.zeros((3, 3))], atol=1e-9)
-
-
-def test_the_projection_is_the_closed_form() -> None:
-    """Singular vectors of the centred matrix; the signs of components are free."""
+    # Singular vectors of the centred matrix; the signs of components are free.
     means = RNG.normal(size=(3, 5, 8)) * np.arange(8, 0, -1)
     places, explained = project(means)
     flat = means.reshape(15, 8)
@@ -93,14 +92,6 @@ def test_groups_that_part_at_a_step_are_told_from_chance_there_alone() -> None:
     assert apart(from_top(one, top, n_resamples=200, seed=1)).equals(found)
 
 
-def test_levels_are_drawn_evenly_by_the_seed() -> None:
-    level = np.array([0] * 50 + [3] * 4 + [16] * 30)
-    chosen = choose_levels(level, per_level=10, seed=5)
-    assert np.bincount(level[chosen])[[0, 3, 16]].tolist() == [10, 4, 10]
-    assert (np.diff(chosen) > 0).all()
-    assert choose_levels(level, per_level=10, seed=6).tolist() != chosen.tolist()
-
-
 def test_the_analysis_orders_levels_that_are_planted_on_a_line(monkeypatch, inputs_with) -> None:
     """Levels at angles in their order, from the second step on: rank correlation 1."""
 
@@ -133,23 +124,15 @@ def test_the_analysis_orders_levels_that_are_planted_on_a_line(monkeypatch, inpu
 
 
 def test_the_interval_of_a_distance_draws_groups() -> None:
-    """Every sequence five times: the interval stays where groups are drawn; none of nine groups."""
     rng = np.random.default_rng(3)
-    one, top = rng.normal(0, 1, (30, 2, 4)), rng.normal(0, 1, (40, 2, 4))
-    one[..., 0] += 5
-    top[..., 1] += 5
-    once = apart(from_top(one, top, n_resamples=200, seed=1))
-    many = [np.tile(part, (5, 1, 1)) for part in (one, top)]
-    owners = np.concatenate([np.tile(np.arange(30), 5), np.tile(30 + np.arange(40), 5)])
-    grouped = apart(from_top(*many, n_resamples=200, seed=1, groups=owners))
-    assert grouped["plain"].to_list() == pytest.approx(once["plain"].to_list())
-    loose = apart(from_top(*many, n_resamples=200, seed=1))
-    reach = [
-        (frame["freed_high"] - frame["freed_low"]).to_numpy() for frame in (once, grouped, loose)
-    ]
-    assert reach[1] == pytest.approx(reach[0], rel=0.25)
-    for column, rel in (("freed", 1e-9), ("chance", 0.25)):
-        assert grouped[column].to_list() == pytest.approx(once[column].to_list(), rel=rel)
-    assert (reach[1] > 1.7 * reach[2]).all()
-    few = apart(from_top(*many, n_resamples=200, seed=1, groups=owners % 9))
-    assert few["freed_low"].null_count() == few["freed_high"].null_count() == few.height
+    states, is_one = rng.normal(0, 1, (70, 2, 4)), np.arange(70) < 30
+    states[is_one, :, 0] += 5
+    states[~is_one, :, 1] += 5
+
+    def measure(rows, groups):
+        one = is_one[rows]
+        sides, owners = (states[rows[one]], states[rows[~one]]), [*groups[one], *groups[~one]]
+        found = rows_of(from_top(*sides, n_resamples=200, seed=1, groups=np.array(owners)))
+        return [row["freed"] for row in found]
+
+    assert_copies_tell_nothing_new(measure, 70, rel=0.25)

@@ -1,6 +1,5 @@
 """The one shape of all analyses: figures through JSON, settings, entries, refusals, resuming."""
 
-import copy
 import json
 import shutil
 from contextlib import nullcontext
@@ -18,7 +17,6 @@ from mnemoscope.analysis.inputs import (
     AnalysisSettings,
     Forwards,
     OtherModel,
-    count_forwards,
 )
 from mnemoscope.analysis.registry import (
     ENTRIES,
@@ -81,17 +79,6 @@ def test_every_entry_has_its_module_settings_source_and_known_needs() -> None:
     assert {use for entry in ENTRIES for use in entry.uses} == set(USES)
     names = [entry.name for entry in ENTRIES]
     assert len(set(names)) == len(names)
-
-
-def test_forwards_are_counted_by_sequences_and_once(taught) -> None:
-    lm, first, second = taught.load_model(), Forwards(), Forwards()
-    own = replace(lm, model=copy.deepcopy(lm.model))
-    for forwards in (first, first, second, first):
-        forwards.n = 0
-        counted = count_forwards(own, forwards)
-        suffix_logprobs(counted, [[1] * 8] * 5, batch_size=2, prefix=4)
-        assert forwards.n == 5
-    assert second.n == 5
 
 
 @pytest.mark.parametrize("fails", [False, True])

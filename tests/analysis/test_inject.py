@@ -10,10 +10,9 @@ import torch
 
 from figure_columns import apart
 from mnemoscope.analysis.inject import Injected, Settings, analyse, insertions_of, verbatim_lengths
-from mnemoscope.analysis.rows import run_arm, stream_rows, training_rows
+from mnemoscope.analysis.rows import stream_rows, training_rows
 from mnemoscope.data.corpus import open_corpus
 from mnemoscope.errors import UserError
-from mnemoscope.lm.fine_tuning import FineTuning, StepSettings
 from mnemoscope.lm.placement import fingerprint_model
 
 RUN = {"every": 3, "n_insertions": 16, "steps_after": 2, "batch_size": 4, "learning_rate": 1e-2}
@@ -54,19 +53,6 @@ def test_what_is_put_in_is_learnt_and_the_control_is_an_undisturbed_run_bit_for_
     assert (apart(frames["effect"]).filter(step=48)["more"] > 10).all()
     assert apart(frames["lengths"]).filter(arm="control")["length"].max() < 8
     assert (frames["texts"]["after_last"] > frames["texts"]["before"]).all()
-
-
-def test_the_treated_run_is_the_plain_loop_with_those_rows_replaced(taught) -> None:
-    lm = taught.load_model()
-    rng = np.random.default_rng(5)
-    stream = rng.integers(1, 300, (6, 4, 64)).astype(np.int32)
-    text = Injected("planted", "text", rng.integers(1, 300, 64).astype(np.int32))
-    settings = SETTINGS.model_copy(update={"n_insertions": 2})
-    put = insertions_of([text], settings, length=64)
-    assert sorted(put) == [0, 3]
-    tuning = FineTuning(lm, StepSettings(1e-2))
-    run_arm(tuning, stream, put, lambda now, step: None, every=3)
-    assert tuning.digest() == plain_digest(lm, stream, put)
 
 
 def test_texts_take_turns_every_n_steps() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mnemoscope.analysis.length import Settings, analyse, best_of, words_in_common
+from mnemoscope.analysis.length import Settings, analyse, words_in_common
 from mnemoscope.errors import UserError
 from mnemoscope.lm.continue_ import continue_sequences
 from mnemoscope.lm.load import load_model
@@ -41,6 +41,10 @@ def test_exactly_the_planted_tokens_come_out(lm) -> None:
     best = result.frames["lengths"]["with_copies"].to_numpy()
     assert (best >= planted).all()
     assert (best[np.array(planted) < 16] < 16).all()
+    for row in result.frames["lengths"].drop_nulls("prompt").iter_rows(named=True):
+        own = result.frames["answers"].filter(sequence_id=row["sequence_id"])
+        chosen = own.filter(prompt=row["prompt"], start=row["start"])
+        assert chosen["n_tokens"].item() == row["length"] == own["n_tokens"].max()
 
 
 def test_every_prompt_is_what_greedy_decoding_says(lm) -> None:
@@ -74,19 +78,6 @@ def test_what_is_copied_from_the_prompt_does_not_count() -> None:
     assert "0.0 % [0.0, " in result.sentence
 
 
-def test_the_best_prompt_of_a_table_made_by_hand() -> None:
-    answers = pl.DataFrame(
-        {
-            "sequence_id": [7, 7, 7, 9, 9],
-            "prompt": [8, 8, 16, 8, 16],
-            "start": [0, 1, 0, 0, 0],
-            "n_tokens": [3, 12, 30, 6, 0],
-            "is_copied": [False, False, True, True, False],
-        }
-    )
-    assert best_of(answers).rows() == [(7, 12, 8, 1, 30, 1), (9, 0, None, None, 6, 1)]
-
-
 def test_words_forgive_punctuation(lm) -> None:
     """'alpha, beta; gamma' and 'alpha beta gamma' are the same words."""
     tokenizer = make_tokenizer()
@@ -105,9 +96,9 @@ def test_words_forgive_punctuation(lm) -> None:
 
 
 def test_no_room_for_any_prompt_is_refused_in_one_line(lm) -> None:
-    inputs = inputs_of(lm, _planted(lm, [0]))
-    with pytest.raises(UserError, match="leave no 64 tokens after a prompt of 8") as error:
-        analyse(inputs, Settings(least=64))
-    assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match="a prompt of 0 tokens"):
-        analyse(inputs, Settings(prompt_lengths=(0, 8)))
+    for settings, said in (
+        ({"least": 64}, "leave no 64 tokens after a prompt of 8"),
+        ({"prompt_lengths": (0, 8)}, "a prompt of 0 tokens"),
+    ):
+        with pytest.raises(UserError, match=said):
+            analyse(inputs_of(lm, _planted(lm, [0])), Settings(**settings))

@@ -35,7 +35,7 @@ from mnemoscope.analysis.predict import (
 )
 from mnemoscope.analysis.predictors import frequency_columns, similar_texts
 from mnemoscope.errors import UserError
-from mnemoscope.stats import frame_of
+from tests.analysis.conftest import assert_copies_tell_nothing_new
 
 COEFFICIENTS = np.array([1.5, -1.0, 0.0])
 
@@ -116,20 +116,17 @@ def test_likelihood_ratios_are_refused_where_they_are_not_valid() -> None:
 
 
 def test_calibration_error_and_figures_by_hand() -> None:
-    """Two bins in use: .65 confident and right half the time, .95 and always right."""
-    probabilities = np.array([0.65, 0.65, 0.05, 0.95])
-    label = np.array([True, False, False, True])
-    assert figures_of(probabilities, label)["ece"] == pytest.approx(0.5 * 0.15 + 0.5 * 0.05)
-    # five bins: .65 and .75 fall into one, where a right and a wrong answer cancel in part
-    one_bin = figures_of(np.array([0.65, 0.75]), np.array([True, False]))
-    assert one_bin["ece"] == pytest.approx(0.2)
+    for probabilities, right, wanted in (
+        # Two bins in use: .65 confident and right half the time, .95 and always right.
+        ([0.65, 0.65, 0.05, 0.95], [1, 0, 0, 1], 0.5 * 0.15 + 0.5 * 0.05),
+        # Five bins: .65 and .75 fall into one, where a right and a wrong answer cancel in part.
+        ([0.65, 0.75], [1, 0], 0.2),
+    ):
+        found = figures_of(np.array(probabilities), np.array(right, dtype=bool))
+        assert found["ece"] == pytest.approx(wanted)
     calibrated = np.random.default_rng(0).random(50_000)
     drawn = np.random.default_rng(1).random(50_000) < calibrated
     assert figures_of(calibrated, drawn)["ece"] < 0.01
-    found = figures_of(np.array([0.9, 0.6, 0.8, 0.1]), np.array([True, False, True, False]))
-    assert (found["roc_auc"], found["precision"], found["recall"]) == (1.0, pytest.approx(2 / 3), 1)
-    assert found["f1"] == pytest.approx(0.8)
-    assert np.isnan(figures_of(np.full(4, 0.7), np.ones(4, dtype=bool))["roc_auc"])
     nothing = figures_of(np.full(4, 0.2), np.ones(4, dtype=bool))
     assert [float(nothing[one][0]) for one in ("precision", "recall", "f1")] == [0, 0, 0]
     assert np.isnan([*nothing["roc_auc"], *nothing["pr_auc"]]).all()
@@ -156,22 +153,21 @@ def test_figures_of_resamples_are_scikit_learns() -> None:
     assert np.isnan([found["roc_auc"][-1], found["pr_auc"][-1]]).all()
 
 
-def test_a_label_of_few_groups_has_no_interval_and_copies_do_not_narrow_it() -> None:
-    """Every row five times, as one group: 12 groups of the rarer label are enough, 9 are not."""
+def test_intervals_draw_groups_and_a_label_of_few_has_none() -> None:
+    """Of 60 groups 12 of the rarer label are enough, 9 are not."""
     chance = np.random.default_rng(0).random(60)
 
-    def found(n_memorized, copies):
-        rows = np.tile(np.arange(60), copies)
-        label, one = rows < n_memorized, np.zeros(len(rows), dtype=int)
-        data = Data({}, label, one, ("any",), np.ones(len(rows), bool), groups=rows)
-        given = scores_of("m", chance[rows], data, Settings())
-        return apart(frame_of(one for one in given if one["category"] == "all"))
+    def of(n_memorized):
+        def measure(rows, groups):
+            label, one = rows < n_memorized, np.zeros(len(rows), dtype=int)
+            data = Data({}, label, one, ("any",), np.ones(len(rows), bool), groups=groups)
+            given = scores_of("m", chance[rows], data, Settings())
+            return [one["value"] for one in given if one["category"] == "all"]
 
-    once, again = found(12, 1), found(12, 5)
-    numbers = pl.col("value", "value_low", "value_high")
-    np.testing.assert_allclose(again.select(numbers), once.select(numbers), atol=1e-9)
-    assert (set(again["n"]), set(again["n_groups"])) == ({300}, {60})
-    assert found(9, 5)["value_low"].null_count() == again.height
+        return measure
+
+    assert_copies_tell_nothing_new(of(12), 60)
+    assert {one.low for one in of(9)(np.arange(60), np.arange(60))} == {None}
 
 
 def test_there_are_810_candidates_and_their_parts_are_disjoint() -> None:
@@ -242,14 +238,11 @@ def test_near_duplicates_stay_on_one_side() -> None:
 
 
 def test_token_frequencies_count_multiplicity() -> None:
-    counts = np.array([0, 10, 20, 40])
+    counts = np.array([0, 10, 20, 40])  # 9 was never seen
     found = frequency_columns(np.array([[1, 1, 2, 3], [1, 1, 1, 9]], dtype=np.int32), counts)
-    assert found["avg_frequency"].tolist() == [20.0, 7.5]
-    assert found["median_frequency"].tolist() == [15.0, 10.0]
-    assert found["min_frequency"].tolist() == [10.0, 0.0]  # 9 was never seen
-    assert found["max_frequency"].tolist() == [40.0, 10.0]
-    assert found["p25_frequency"].tolist() == [10.0, 0.0]  # elements of the list itself
-    assert found["p75_frequency"].tolist() == [20.0, 10.0]
+    wanted = {"avg": [20.0, 7.5], "median": [15.0, 10.0], "min": [10.0, 0.0], "max": [40.0, 10.0]}
+    wanted |= {"p25": [10.0, 0.0], "p75": [20.0, 10.0]}  # elements of the list itself
+    assert {name: found[f"{name}_frequency"].tolist() for name in wanted} == wanted
 
 
 def test_columns_of_the_table_count_before_what_is_made_of_it(monkeypatch, inputs_with) -> None:

@@ -13,7 +13,6 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score, roc_curve
 from transformers import AutoModelForCausalLM
 
-from figure_columns import apart
 from mnemoscope.analysis.psmi import Settings, analyse, sliced_information, within_labels
 from mnemoscope.analysis.registry import entry_named
 from mnemoscope.data.table import read_table, without_padding
@@ -21,10 +20,11 @@ from mnemoscope.embedded import model_path, sequences_path
 from mnemoscope.errors import UserError
 from mnemoscope.flow.analyze import AnalysisRequest, run_or_read
 from mnemoscope.flow.run import run
-from mnemoscope.stats import separation
+from mnemoscope.stats import rows_of, separation
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import parse_settings
+from tests.analysis.conftest import assert_copies_tell_nothing_new
 
 FAST = {"n_directions": 200, "n_resamples": 50, "minimum": 5}
 
@@ -95,16 +95,17 @@ def test_the_automatic_stop_is_near_many_directions() -> None:
 def test_what_would_underflow_is_finite_and_what_has_no_answer_is_refused() -> None:
     """A row 200 spreads off, and a label whose rows are all one point."""
     vectors, labels = gaussian_classes(2_000, 1.0)
-    vectors[0] = 200.0
-    assert np.isfinite(sliced_information(vectors, labels, seed=0, n_directions=2).values).all()
-    vectors[labels == 1] = 2.0
-    assert np.isfinite(sliced_information(vectors, labels, seed=0, n_directions=2).values).all()
+    for rows, value in ((labels * 0 == np.arange(4_000), 200.0), (labels == 1, 2.0)):
+        vectors[rows] = value
+        found = sliced_information(vectors, labels, seed=0, n_directions=2)
+        assert np.isfinite(found.values).all()
     vectors, labels = gaussian_classes(10, 1.0)
+    torn = np.where(np.arange(20)[:, None] == 3, np.nan, vectors)
     for bad, of, words in (
         (vectors, np.zeros(20), "1 labels"),
         (vectors, [*labels[:-1], 7], "smallest of 1"),
         (vectors, labels[:-1], "do not fit"),
-        (np.where(np.arange(20)[:, None] == 3, np.nan, vectors), labels, "not finite"),
+        (torn, labels, "not finite"),
     ):
         with pytest.raises(UserError, match=words):
             sliced_information(bad, of, seed=0)
@@ -137,19 +138,14 @@ def test_within_labels_a_label_alone_gives_nothing_and_pairs_are_drawn_by_group(
     weights = [memorized[p].sum() * (~memorized[p]).sum() for p in parts]
     wanted = np.average([roc_auc_score(memorized[p], -values[p]) for p in parts], weights=weights)
     assert inside.value == pytest.approx(wanted)
-    # Every sequence five times: the AUC stays, and so does its interval where groups are drawn.
     labels, memorized = generator.integers(0, 3, 90), np.arange(90) % 2 == 0
     values = generator.standard_normal(90) - 0.6 * memorized
-    asked = {"seed": 0, "n_resamples": 300}
-    once = within_labels(values, memorized, labels, **asked)
-    five = [np.tile(one, 5) for one in (values, memorized, labels, np.arange(90))]
-    grouped = within_labels(*five[:3], groups=five[3], **asked)
-    assert grouped == pytest.approx(once)
-    loose = within_labels(*five[:3], **asked)
-    assert grouped.high - grouped.low > 1.8 * (loose.high - loose.low)
-    few = within_labels(*five[:3], groups=five[3] % 18, **asked)  # nine groups a side
-    assert few.value == grouped.value
-    assert np.isnan([few.low, few.high]).all()
+
+    def measure(rows, groups):
+        asked = {"seed": 0, "n_resamples": 300, "groups": groups}
+        return [within_labels(values[rows], memorized[rows], labels[rows], **asked)]
+
+    assert_copies_tell_nothing_new(measure, 90)
 
 
 @pytest.fixture
@@ -178,13 +174,13 @@ def planted(monkeypatch, inputs_with):
 
 def test_a_planted_relation_is_found_at_its_layer(planted) -> None:
     result = analyse(planted, Settings(**FAST))
-    layers = apart(result.frames["layers"]).filter(model="this model")
-    assert layers["auc_low"][1] > 0.7
+    first, second = rows_of(result.frames["layers"].filter(model="this model"))
+    assert second["auc"].low > 0.7
     # in-sample fit of two labels gives next to nothing
-    assert layers["auc_low"][0] < 0.52
-    assert layers["auc_high"][0] > 0.48
-    assert abs(layers["shuffled"][1]) < 0.02
-    assert layers["memorized"][1] < 0 < layers["not_memorized"][1]
+    assert first["auc"].low < 0.52
+    assert first["auc"].high > 0.48
+    assert abs(second["shuffled"]) < 0.02
+    assert second["memorized"] < 0 < second["not_memorized"]
     assert result.sentence.startswith("At the last layer low PSMI goes with memorization")
     assert result.frames["sequences"].height == 400
     models = result.frames["layers"]["model"].unique(maintain_order=True)
@@ -249,10 +245,3 @@ def test_prompts_of_many_lengths_are_each_read_alone(questions: Study) -> None:
     wanted = sliced_information(np.stack(states)[kept], answers, seed=0, n_directions=50)
     ours = pl.read_parquet(done.folder / "sequences.parquet")["this model, layer 4"].to_numpy()
     assert ours == pytest.approx(wanted.values, abs=1e-4)
-
-
-def test_analyses_that_read_whole_rows_still_refuse_padded_ones(questions: Study) -> None:
-    with pytest.raises(UserError, match="of 40 sequences are padded"):
-        run_or_read(
-            questions, entry_named("boundary"), AnalysisRequest(), Models(questions.settings)
-        )

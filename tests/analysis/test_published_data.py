@@ -213,40 +213,37 @@ def test_without_a_model_what_needs_one_says_so(study, source, tmp_path, refused
     assert not out.exists()
 
 
+ONE = pl.col("frequencies").list
+LETTERS = pl.lit("a").alias("sequence_perplexity"), pl.lit(0).alias("loss")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ([ONE.head(63)], "column 'frequencies', row 0: 64 counts"),
+        (LETTERS, "column 'sequence_perplexity': String where numbers are needed"),
+        (None, "needs perplexities"),
+    ],
+)
 def test_a_copy_without_perplexities_or_with_torn_counts_is_refused(
-    source, tmp_path, refused
+    source, tmp_path, refused, change, said
 ) -> None:
-    def rewritten(name: str, *change) -> Path:
-        (tmp_path / name / "data").mkdir(parents=True)
-        for path in (source / "data").glob("*.parquet"):
-            frame = pl.read_parquet(path).with_columns(*change)
-            if name == "bare":
-                frame = frame.drop(*PERPLEXITIES)
-            frame.write_parquet(tmp_path / name / "data" / path.name)
-        return tmp_path / name
-
-    folder = tmp_path / "of-bare"
-    run_verb("sequences", rewritten("bare"), *SPLIT, "-o", folder)
-    run_verb("features", folder)
-    assert "needs perplexities" in refused("analyze", "predict", folder)
-    for name, change, said in (
-        ("torn", pl.col("frequencies").list.head(63), "column 'frequencies', row 0: 64 counts"),
-        (
-            "text",
-            pl.lit("a").alias("sequence_perplexity"),
-            "column 'sequence_perplexity': String where numbers are needed",
-        ),
-    ):
-        copy = rewritten(name, change, *([pl.lit(0).alias("loss")] if name == "text" else []))
-        assert said in refused("sequences", copy, *SPLIT, "-o", tmp_path / f"of-{name}")
+    copy, folder = tmp_path / "copy", tmp_path / "study"
+    (copy / "data").mkdir(parents=True)
+    for path in (source / "data").glob("*.parquet"):
+        frame = pl.read_parquet(path)
+        frame = frame.drop(PERPLEXITIES) if change is None else frame.with_columns(*change)
+        frame.write_parquet(copy / "data" / path.name)
+    words = "sequences", copy, *SPLIT, "-o", folder
+    if change is None:
+        run_verb(*words)
+        run_verb("features", folder)
+        words = "analyze", "predict", folder
+    assert said in refused(*words)
 
 
-def test_levels_and_frequencies_of_a_split_are_the_planted_ones(own_study, tiny, call) -> None:
-    """Two thirds of 240 are the model's own continuations: from it to itself they all stay."""
-    run_verb("analyze", "levels", own_study, "--second", tiny.model)
-    stays = apart(pl.read_parquet(own_study / "analysis" / "levels" / "stays.parquet"))
-    row = stays.filter(what="memorized").row(0, named=True)
-    assert (row["n_before"], row["share"]) == (160, 1.0)
+def test_frequencies_of_a_split_are_the_planted_ones(own_study, call) -> None:
+    """Two thirds of 240 are the model's own continuations."""
     # Mean of count(first of the suffix) - count(last of the prefix), from the files' lists.
     result = call("analyze", "boundary", own_study, "--set", "tolerance=0.12", "-q")
     assert result.status == 0, result.err

@@ -20,6 +20,7 @@ from mnemoscope.analysis.tokens import (
     train_predictor,
 )
 from mnemoscope.errors import UserError
+from tests.analysis.conftest import assert_copies_tell_nothing_new
 
 SMALL = Training(n_layers=1, n_heads=2, feedforward=16, n_epochs=12, learning_rate=3e-3)
 
@@ -121,16 +122,12 @@ def test_groups_stay_on_one_side_and_sizes_are_kept() -> None:
     assert sides.held_back.sum() == pytest.approx(60, abs=3)
 
 
-def test_accuracies_of_a_table_made_by_hand() -> None:
-    right = np.array([[True, True], [False, True], [False, False], [True, False]])
-    guess = np.array([[True, True], [True, True], [False, False], [False, True]])
-    tokens, full = score(guess, right, "x")
-    assert (tokens["accuracy"].value, full["accuracy"].value) == (0.625, 0.5)
-    four = [
-        score(np.tile(guess, (k, 1)), np.tile(right, (k, 1)), "x", np.arange(4 * k) % 20)
-        for k in (5, 25)
-    ]
-    for once, again in zip(*four, strict=True):  # 20 groups either way
-        assert (again["n"], again["n_groups"]) == (100, 20)
-        once, again = (one["accuracy"].high - one["accuracy"].low for one in (once, again))
-        assert again > 0.95 * once > 0
+def test_accuracies_of_a_table_made_by_hand_and_their_intervals_draw_groups() -> None:
+    right = np.array([[True, True], [False, True], [False, False], [True, False]] * 5)
+    guess = np.array([[True, True], [True, True], [False, False], [False, True]] * 5)
+
+    def measure(rows, groups):
+        return [one["accuracy"] for one in score(guess[rows], right[rows], "x", groups)]
+
+    assert [one.value for one in measure(np.arange(20), np.arange(20))] == [0.625, 0.5]
+    assert_copies_tell_nothing_new(measure, 20, rel=0.1)

@@ -12,7 +12,6 @@ from mnemoscope.benchmark.excess import (
     auc_pairs,
     collect_votes,
     estimate_auc,
-    measure_excess,
 )
 from mnemoscope.benchmark.table import score_benchmark
 from mnemoscope.cnn.presets import CnnSetting
@@ -100,35 +99,6 @@ def test_a_probability_of_zero_is_the_surest_and_two_of_them_tie() -> None:
     table = predictions_of("model", true, {0: true}, probabilities=lost)
     found = estimate_auc(collect_votes(table, 3, where="x"), seed=0, n_resamples=10)
     assert values(found) == [0.5, 0.5, 0.5]
-
-
-def test_the_interval_holds_the_true_value_about_as_often_as_it_says() -> None:
-    """Scores of two normal populations one deviation apart: AUC is Φ(1 / √2) = 0.7602."""
-    true = np.repeat([0, 1], 60)
-    generator = np.random.default_rng(0)
-    hits = 0
-    for _ in range(60):
-        logits = generator.normal(size=120) + (true == 0)
-        p = 1 / (1 + np.exp(-logits))
-        table = predictions_of("m", true, {0: true}, probabilities=np.stack([p, 1 - p], axis=1))
-        votes = collect_votes(table, 2, where="x")
-        _, low, high = estimate_auc(votes, seed=1, n_resamples=200)[0]
-        hits += low <= 0.7602 <= high
-    # Of 60 intervals 57 are expected; fewer than 51 has a probability below 0.01 at 95 %.
-    assert hits >= 51
-
-
-def test_the_excess_of_a_pair_is_over_the_best_control_of_that_pair() -> None:
-    model = votes_of("model", 1.5)
-    controls = {"blind": votes_of("blind", 0.3), "reference": votes_of("reference", 0.6)}
-    found = measure_excess(model, controls, n_resamples=100, seed=0)
-    own = values(estimate_auc(model, seed=0, n_resamples=10))
-    others = [values(estimate_auc(one, seed=0, n_resamples=10)) for one in controls.values()]
-    wanted = np.array(own) - np.max(others, axis=0)
-    np.testing.assert_allclose(values(found.auc), wanted, atol=1e-12)
-    assert all(one.low < one.value < one.high for one in found.auc)
-    same = measure_excess(model, {"blind": model}, n_resamples=50, seed=0)
-    assert set(same.auc) == {(0.0, 0.0, 0.0)}  # paired: every draw cancels
 
 
 def test_the_table_holds_the_auc_of_every_source_and_the_excess_of_the_model() -> None:

@@ -79,15 +79,6 @@ def test_the_gain_is_the_difference_of_log_losses_and_its_interval_student_s() -
     assert before == pytest.approx(found.seen, rel=1e-9)
 
 
-def test_model_and_reference_exchanged_turn_the_sign_and_one_for_itself_gains_nothing() -> None:
-    model, reference = reader(1.2, 3, n_trainings=3), reader(1.0, 4, n_trainings=3)
-    one, other = gain(model, reference), gain(reference, model)
-    assert one.value == pytest.approx(-other.value, abs=1e-12)
-    assert one.low == pytest.approx(-other.high, abs=1e-12)
-    same = gain(model, model)
-    assert (same.value, same.low, same.high) == (0, 0, 0)
-
-
 def test_sequences_five_times_over_in_one_group_count_once() -> None:
     once = gain(reader(1.2, 3), reader(1.0, 4))
     model, reference, text = (

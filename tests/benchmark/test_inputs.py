@@ -89,31 +89,23 @@ def test_an_input_alone_gives_the_rows_of_the_benchmark_table(predictions: pl.Da
 
 
 def test_the_excess_counts_the_settings_that_the_controls_had(predictions: pl.DataFrame) -> None:
-    runs = runs_of(predictions)
-    table = score_benchmark(
-        predictions,
-        runs,
-        CLASSES,
-        n_resamples=60,
-        control_settings=[MEAN],
-    )
+    asked = {"n_resamples": 60, "control_settings": [MEAN]}
+    table = score_benchmark(predictions, runs_of(predictions), CLASSES, **asked)
     row = row_of(table, source="model")
     assert row["excess_settings"] == ["k6-f10-mean"]
     assert row["n_runs"] == 6  # the figure of the model is still that of all its trainings
-    mean = votes(predictions, "model", "mean")
+    of_reference = predictions.filter(pl.col("source") == "reference")
     controls = {
         "blind": votes(predictions, "blind", "mean"),
         "ngram": votes(predictions, "ngram", None),
-        "reference": collect_votes(
-            predictions.filter(pl.col("source") == "reference"), 3, where="x"
-        ),
+        "reference": collect_votes(of_reference, 3, where="x"),
     }
+    mean = votes(predictions, "model", "mean")
     wanted = measure_excess(mean, controls, n_resamples=60, seed=0)
     assert row["excess"].value == wanted.value
     assert row["excess_min_f1"] == wanted.min_f1 < row["min_f1"].value
-    table = inputs(predictions, control_settings=[MEAN])
-    row = row_of(table, input="heads", source="model")  # has no controls of its own
-    assert row["min_f1"].value > 0.8
+    row = row_of(inputs(predictions, control_settings=[MEAN]), input="heads", source="model")
+    assert row["min_f1"].value > 0.8  # has no controls of its own
     assert row["excess"].value is None
     assert row["verdict_kind"] == "cannot"
     assert "not trained with this setting" in row["verdict"]

@@ -56,99 +56,77 @@ def test_shares_by_level_are_counted_over_passages():
     assert first == pytest.approx(alone, abs=0.02)
 
 
-def votes(accuracy, *, seed, n_trainings=3) -> tuple[Votes, np.ndarray]:
+def votes_of(true: np.ndarray, scores: np.ndarray) -> Votes:
+    """A source of these probabilities, (trainings, n, classes); sequences stand in pairs."""
+    n_trainings, n, n_classes = scores.shape
+    return Votes(
+        sequence_ids=np.arange(n), true=true, predicted=scores.argmax(-1),
+        seeds=np.arange(n_trainings), n_classes=n_classes, probabilities=scores.mean(0),
+        scores=scores.astype(np.float32), score_seeds=np.arange(n_trainings),
+        groups=np.arange(n) // 2 * 2,
+    )  # fmt: skip
+
+
+LEVEL = np.repeat(LEVELS, N)
+TRUE = np.tile(np.arange(3), len(LEVEL) // 3)
+
+
+def votes(accuracy, *, seed) -> Votes:
     """A source that holds the right class likeliest in a share of the sequences of each level."""
     rng = np.random.default_rng(seed)
-    level = np.repeat(LEVELS, N)
-    true = np.tile(np.arange(3), len(level) // 3)
-    right = rng.random((n_trainings, len(level))) < np.repeat(accuracy, N)
-    picked = np.where(right, true, rng.integers(0, 3, right.shape))
-    scores = np.eye(3)[picked] * 0.5 + rng.dirichlet([1, 1, 1], right.shape) * 0.5
-    return (
-        Votes(
-            sequence_ids=np.arange(len(level)),
-            true=true,
-            predicted=scores.argmax(-1),
-            seeds=np.arange(n_trainings),
-            n_classes=3,
-            probabilities=scores.mean(0),
-            scores=scores.astype(np.float32),
-            score_seeds=np.arange(n_trainings),
-            groups=np.arange(len(level)) // 2 * 2,
-        ),
-        level,
-    )
+    right = rng.random((3, len(LEVEL))) < np.repeat(accuracy, N)
+    picked = np.where(right, TRUE, rng.integers(0, 3, right.shape))
+    return votes_of(TRUE, np.eye(3)[picked] * 0.5 + rng.dirichlet([1, 1, 1], right.shape) * 0.5)
 
 
 def test_a_planted_dose_shows_by_level_and_nothing_where_nothing_is():
     """The model's attention leads the controls by nothing at 0, some at 4, much at 64."""
-    model, level = votes([0.4, 0.6, 0.95], seed=0)
-    blind, _ = votes([0.4, 0.4, 0.4], seed=1)
-    reference, _ = votes([0.35, 0.35, 0.35], seed=2)
-    sources = {"model": model, "blind": blind, "reference": reference}
-    rows = [
-        score_level(
-            sources, level == one, CLASSES,
-            source="model", controls=("blind", "reference"), n_resamples=300, seed=0,
-        )
-        for one in LEVELS
-    ]  # fmt: skip
+    accuracies = {"model": [0.4, 0.6, 0.95], "blind": [0.4] * 3, "reference": [0.35] * 3}
+    sources = {name: votes(one, seed=at) for at, (name, one) in enumerate(accuracies.items())}
+    asked = {"source": "model", "controls": ("blind", "reference"), "n_resamples": 300, "seed": 0}
+    rows = [score_level(sources, one == LEVEL, CLASSES, **asked) for one in LEVELS]
     assert [row["n_eval"] for row in rows] == [N] * 3
     assert all(row["classes"] == list(CLASSES) for row in rows)
-    assert rows[0]["excess"].low < 0
-    assert rows[1]["excess"].low > 0
+    assert rows[0]["excess"].low < 0 < rows[1]["excess"].low
     assert rows[2]["excess"].value > rows[1]["excess"].value > rows[0]["excess"].value
     assert all(row["excess"].low <= row["excess"].value <= row["excess"].high for row in rows)
-    right = (among(model, level == 64, [0, 1, 2]).predicted == model.true[level == 64]).mean()
+    model = sources["model"]
+    right = (among(model, LEVEL == 64, [0, 1, 2]).predicted == model.true[LEVEL == 64]).mean()
     assert rows[2]["min_f1"].value == pytest.approx(right, abs=0.05)
 
 
 def test_a_class_that_does_not_occur_at_a_level_is_not_asked_for():
-    model, level = votes([0.9, 0.9, 0.9], seed=0)
-    here = (level == 0) & (model.true < 2)
+    model = votes([0.9, 0.9, 0.9], seed=0)
+    here = (LEVEL == 0) & (TRUE < 2)
     asked = among(model, here, [0, 1])
     assert asked.n_classes == 2
-    assert set(np.unique(asked.predicted)) <= {0, 1}
-    second = model.scores[:, here][..., :2]
-    np.testing.assert_array_equal(asked.predicted, second.argmax(-1))
-    lonely = (level == 0) & ((model.true == 0) | (np.arange(len(level)) < 12))
-    row = score_level(
-        {"model": model}, lonely, CLASSES, source="model", controls=(), n_resamples=100, seed=0
-    )
+    np.testing.assert_array_equal(asked.predicted, model.scores[:, here][..., :2].argmax(-1))
+    lonely = (LEVEL == 0) & ((TRUE == 0) | (np.arange(len(LEVEL)) < 12))
+    asked = {"source": "model", "controls": (), "n_resamples": 100, "seed": 0}
+    row = score_level({"model": model}, lonely, CLASSES, **asked)
     assert row["classes"] == ["Non-Memo"]
     assert "fewer than two classes" in row["note"]
 
 
-def dosed(level, share, *, seed) -> Votes:
+def dosed(share, *, seed) -> Votes:
     """A reader of three classes that holds Non-Memo less likely by a share of its level's rows."""
     rng = np.random.default_rng(seed)
-    n = len(level)
-    memorized = rng.random((3, n)) < np.array([share[one] for one in level])
-    nothing = np.where(memorized, 0.2, 0.6) + rng.normal(0, 0.02, (3, n))
-    scores = np.stack([nothing, (1 - nothing) / 2, (1 - nothing) / 2], axis=-1)
-    return Votes(
-        sequence_ids=np.arange(n), true=np.tile(np.arange(3), n // 3),
-        predicted=scores.argmax(-1), seeds=np.arange(3), n_classes=3,
-        probabilities=scores.mean(0), scores=scores.astype(np.float32),
-        score_seeds=np.arange(3), groups=np.arange(n) // 2 * 2,
-    )  # fmt: skip
+    memorized = rng.random((3, len(LEVEL))) < np.repeat(share, N)
+    nothing = np.where(memorized, 0.2, 0.6) + rng.normal(0, 0.02, memorized.shape)
+    return votes_of(TRUE, np.stack([nothing, (1 - nothing) / 2, (1 - nothing) / 2], axis=-1))
 
 
 def test_a_level_is_told_from_none_by_what_was_planted_and_not_otherwise():
     """Two flat shares p and q overlap in closed form: AUC = 1/2 + (q - p) / 2."""
-    level = np.repeat(LEVELS, N)
-    sources = {
-        "model": dosed(level, {0: 0.1, 4: 0.1, 64: 0.9}, seed=0),
-        "blind": dosed(level, {0: 0.1, 4: 0.1, 64: 0.1}, seed=1),
-        "reference": dosed(level, {0: 0.1, 4: 0.1, 64: 0.1}, seed=2),
-    }
+    shares = {"model": [0.1, 0.1, 0.9], "blind": [0.1] * 3, "reference": [0.1] * 3}
+    sources = {name: dosed(one, seed=at) for at, (name, one) in enumerate(shares.items())}
+    asked = {"source": "model", "controls": ("blind", "reference"), "n_resamples": 300, "seed": 0}
     rows = {
         one: score_level(
-            sources, level == one, CLASSES, source="model", controls=("blind", "reference"),
-            n_resamples=300, seed=0, at_zero=level == 0 if one else None,
+            sources, one == LEVEL, CLASSES, at_zero=LEVEL == 0 if one else None, **asked
         )
         for one in LEVELS
-    }  # fmt: skip
+    }
     assert "dose_auc" not in rows[0]
     assert rows[64]["dose_auc"].value == pytest.approx(0.9, abs=0.04)
     assert rows[64]["dose_excess"].low > 0.3

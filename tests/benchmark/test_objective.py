@@ -54,13 +54,6 @@ def test_min_f1_and_auc_are_scikit_learn_s() -> None:
     assert measure_objective(SOURCES, "auc").value == pytest.approx(np.mean(areas))
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_the_interval_holds_the_figure_and_repeats(name: str) -> None:
-    found = measure_objective(SOURCES, name, seed=1, n_resamples=100)
-    assert found.low < found.value < found.high
-    assert measure_objective(SOURCES, name, seed=1, n_resamples=100) == found
-
-
 OTHERS = {"model": scored(0.7, 20), "blind": scored(0.45, 25), "reference": scored(0.3, 29)}
 
 

@@ -52,11 +52,6 @@ def test_attribution_equals_captum(attribution, n_classes, kernel, filters):
     assert torch.equal(found.logits, network(inputs).detach())
 
 
-def test_contrast_is_the_logit_minus_the_mean_of_the_others():
-    logits = torch.tensor([[1.0, 5.0, 3.0], [1.0, 5.0, 3.0]])
-    assert class_contrast(logits, torch.tensor([0, 1])).tolist() == [-3.0, 3.0]
-
-
 @pytest.mark.parametrize("attribution", ["gradient", "guided"])
 @pytest.mark.parametrize("fails", [False, True])
 def test_network_is_given_back_as_it_was(attribution, fails):
@@ -102,13 +97,10 @@ class _Weighted(nn.Module):
 
 def test_integrated_gradients_of_a_linear_network_are_its_weights():
     """To 1e-6: the mean of 16 equal float32 gradients."""
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(2, 2, 16, 16, generator=generator)
-    inputs = torch.rand(5, 2, 16, 16, generator=generator)
+    weight, inputs = torch.randn(2, 2, 16, 16), torch.rand(5, 2, 16, 16)
     classes = torch.tensor([0, 1, 1, 0, 1])
     found = contrast_gradients(_Weighted(weight), inputs, classes, attribution="integrated")
-    wanted = torch.stack([weight[c] - weight[1 - c] for c in classes.tolist()])
-    assert (found.gradients - wanted).abs().max() < 1e-6
+    assert (found.gradients - (weight[classes] - weight[1 - classes])).abs().max() < 1e-6
 
 
 def test_occlusion_is_how_far_the_contrast_falls_without_a_block():

@@ -16,11 +16,13 @@ from mnemoscope.localize.delta import (
     average_models,
     class_means,
     decisiveness,
+    find_regions,
     layer_profile,
     mean_agreement,
     normalized_gradients,
     pooled,
     randomized,
+    region_sentence,
 )
 from mnemoscope.maps.format import pack_triangle
 from mnemoscope.maps.views import TensorMaps
@@ -110,76 +112,51 @@ def test_delta_equals_the_per_head_procedure(pooling):
         assert found.n_used[label] + found.n_skipped[label] == (of_class & is_right).sum()
 
 
-class Linear(nn.Module):
-    """Logits are weighted sums of the map, so every gradient can be read off."""
+class Gated(nn.Module):
+    """Class 0 is told by how far the sum of a map exceeds one half; below that nothing speaks."""
 
-    def __init__(self, weight: torch.Tensor, bias: list[float]) -> None:
+    n_layers, length, n_classes = 1, 2, 2
+
+    def __init__(self) -> None:
         super().__init__()
-        self.n_layers, self.length, self.n_classes = weight.shape[1], weight.shape[2], len(weight)
-        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(torch.tensor(bias))
+        self.bias = nn.Parameter(torch.tensor([9.0, 0.0]))
 
     def forward(self, maps):
-        return torch.einsum("blqk,clqk->bc", maps, self.weight) + self.bias
+        excess = nn.functional.relu(maps.sum(dim=(1, 2, 3)) - 0.5)
+        return torch.stack([excess, torch.zeros_like(excess)], dim=1) + self.bias
 
 
-def test_delta_worked_out_by_hand():
-    """C of class 0 is w0 − w1 = (4, −2, 1) on the triangle; D = (1, 0, 1/4); class 1 opposite."""
-    weight = torch.zeros(2, 1, 2, 2)
-    weight[0, 0] = torch.tensor([[4.0, 0.0], [-2.0, 1.0]])
-    mean = torch.tensor([[[[0.5, 0.0], [0.25, 0.25]]], [[[0.25, 0.0], [1.0, 0.0]]]])
-    maximum = torch.tensor([[[[1.0, 0.0], [0.5, 0.5]]], [[[0.5, 0.0], [1.0, 0.25]]]])
-    both = [TensorMaps(pack_triangle(maps)) for maps in (mean, maximum)]
-    trained = trained_of(Linear(weight, [0.0, 0.0]))
-    found = decisiveness(trained, both[0], torch.tensor([0, 1]), max_maps=both[1])
-    assert found.delta[0, 0].tolist() == [[1.0, 0.0], [0.0, 0.125]]
-    assert found.delta[1, 0].tolist() == [[0.0, 0.0], [1.0, 0.0]]
-    assert (found.n_used.tolist(), found.n_wrong.tolist()) == ([1, 1], [0, 0])
-
-
-def test_sequences_without_evidence_and_wrong_ones_are_counted_and_left_out():
-    """Class 0 wins by its bias alone: every cell speaks against it."""
-    weight = torch.zeros(2, 1, 2, 2)
-    weight[0] = -1.0
-    maps = TensorMaps(pack_triangle(torch.full((3, 1, 2, 2), 0.25).tril()))
-    trained = trained_of(Linear(weight, [9.0, 0.0]))
+def test_a_mean_is_over_the_sequences_used_and_the_others_are_counted():
+    """Sums of .75 and .375: the second is skipped. The third is of the class that never wins."""
+    weights = torch.tensor([0.25, 0.125, 0.25])[:, None, None, None]
+    maps, trained = (
+        TensorMaps(pack_triangle(weights.expand(3, 1, 2, 2).tril())),
+        trained_of(Gated()),
+    )
     found = decisiveness(trained, maps, torch.tensor([0, 0, 1]), max_maps=maps)
-    assert found.n_skipped.tolist() == [2, 0]
-    assert found.n_wrong.tolist() == [0, 1]
-    assert found.n_used.tolist() == [0, 0]
-    assert torch.equal(found.delta, torch.zeros(2, 1, 2, 2))
+    counts = (found.n_used.tolist(), found.n_skipped.tolist(), found.n_wrong.tolist())
+    assert counts == ([1, 0], [1, 0], [0, 1])
+    assert found.delta[:, 0].tolist() == [[[0.25, 0.0], [0.25, 0.25]], [[0.0, 0.0], [0.0, 0.0]]]
     gradients = torch.stack([torch.full((1, 2, 2), -1.0), torch.ones(1, 2, 2)])
     assert normalized_gradients(gradients).amax(dim=(1, 2, 3)).tolist() == [0.0, 1.0]
-
-
-def test_scaled_input_is_differentiated_where_the_network_sees_it():
-    """D from the network's own input, A as stored: the promise of the docstring, row by row."""
-    heads = some_heads(12)
-    maps = TensorMaps(pack_triangle(heads.mean(2)))
-    scaling = fit_scaling(maps, PRESETS["small"])
-    scaled = scale_maps(scaling, pack_triangle(heads.mean(2)))
-    network = a_network(scaled)
-    labels = network(scaled).argmax(1)
-    found = decisiveness(
-        trained_of(network, scaling),
-        maps,
-        labels,
-        max_maps=TensorMaps(pack_triangle(heads.amax(2))),
-    )
-    wanted = torch.zeros_like(found.delta)
-    for row, label in enumerate(labels):
-        leaf = scaled[row : row + 1].clone().requires_grad_()
-        logits = network(leaf)[0]
-        (logits[label] * 1.5 - logits.sum() / 2).backward()
-        decisive = (leaf.grad[0] / leaf.grad.max()).clamp(min=0)
-        wanted[label] += decisive * heads[row].amax(1) / (labels == label).sum()
-    assert (found.delta - wanted).abs().max() <= 1e-6
+    with pytest.raises(ValueError, match="3 maps, 2 labels, 3 maxima"):
+        decisiveness(trained, maps, torch.zeros(2), max_maps=maps)
 
 
 @pytest.mark.parametrize(
-    ("pooling", "over_rows"), [("both", False), ("mean", True), ("both", True)]
+    ("pooling", "preset", "within"),
+    [
+        ("mean", "small", 1e-6),
+        ("both", "paper", 1e-5),
+        ("mean", "rows", 1e-5),
+        ("both", "rows", 1e-5),
+    ],
 )
-def test_an_edge_is_moved_in_every_head_alike(pooling, over_rows):
-    """What Δ asks of two poolings, by an offset that all heads share, and of rows, by a factor."""
+def test_a_gradient_is_that_of_what_moves_an_edge(pooling, preset, within):
+    """An edge of a scaled map where the network sees it, a stored one in every head alike.
+
+    Of rows by a factor, and of two poolings by an offset, that all heads share.
+    """
     heads = some_heads(12)
     poolings = {"mean": [POOL["mean"]], "both": [POOL["mean"], POOL["max"]]}[pooling]
 
@@ -187,44 +164,72 @@ def test_an_edge_is_moved_in_every_head_alike(pooling, over_rows):
         return torch.cat([pool(weights) for pool in poolings], dim=1)
 
     maps, largest = (TensorMaps(pack_triangle(one)) for one in (pooled(heads), heads.amax(2)))
-    scaling = fit_scaling(maps, PRESETS["rows"]) if over_rows else RAW
+    scaling = RAW if preset == "paper" else fit_scaling(maps, PRESETS[preset])
     torch.manual_seed(3)
     network = AttentionCnn(
-        maps.n_layers, N_CLASSES, kernel=6, filters=10, over_rows=over_rows
+        maps.n_layers, N_CLASSES, kernel=6, filters=10, over_rows=preset == "rows"
     ).eval()
+
+    def seen(own, leaf):
+        if preset == "small":
+            return scale_maps(scaling, pack_triangle(pooled(own))) + leaf[:, :, 0]
+        return scaling.of_rows(pooled(own * (1 + leaf))) if preset == "rows" else pooled(own + leaf)
+
     trained, labels = trained_of(network, scaling, pooling), torch.arange(12) % N_CLASSES
     wanted = torch.zeros(N_CLASSES, N_LAYERS, 64, 64)
     for row, label in enumerate(labels):
         own = heads[row : row + 1]
         leaf = torch.zeros(1, N_LAYERS, 1, 64, 64, requires_grad=True)
-        logits = network(
-            scaling.of_rows(pooled(own * (1 + leaf))) if over_rows else pooled(own + leaf)
-        )
+        logits = network(seen(own, leaf))
         (logits[0, label] * 1.5 - logits.sum() / 2).backward()
         decisive = (leaf.grad / leaf.grad.max()).clamp(min=0)
         wanted[label] += decisive[0, :, 0] * own[0].amax(1) / 4
     found = decisiveness(trained, maps, labels, max_maps=largest, correct_only=False)
     means = class_means(trained, maps, labels, max_maps=largest, attribution="gradient")
     assert wanted.amax() > 0.1
-    assert (found.delta - wanted).abs().max() <= 1e-5
-    assert (means.delta - wanted).abs().max() <= 1e-5
+    assert found.n_used.tolist() == [4, 4, 4]
+    assert (found.delta - wanted).abs().max() <= within
+    assert (means.delta - wanted).abs().max() <= within
+    ones = TensorMaps(torch.ones(12, N_LAYERS, 64 * 65 // 2))
+    alone = decisiveness(trained, maps, labels, max_maps=ones, correct_only=False)
+    torch.testing.assert_close(means.weights.tril(), alone.delta, rtol=2**-23, atol=1e-7)
 
 
-def part(values, n_used):
-    """Δ that is one value a class, and its counts."""
-    delta = torch.tensor(values).reshape(-1, 1, 1, 1).expand(-1, 2, 2, 2).clone()
-    counts = torch.tensor(n_used)
+SHAPE = (4, 2, 8, 8)  # classes, layers, query, key
+
+
+def of_cnn(seed: int, used: tuple[int, ...]) -> Decisiveness:
+    """Random Δ of one CNN; zero of a class that it used no sequence of."""
+    delta = torch.rand(SHAPE, generator=torch.Generator().manual_seed(seed))
+    counts = torch.tensor(used)
+    delta *= (counts > 0)[:, None, None, None]
     return Decisiveness(delta, counts, counts + 1, counts + 2)
 
 
-def test_a_cnn_that_never_saw_a_class_does_not_pull_its_average_down():
-    found = average([part([0.2, 0.0, 0.0], [4, 0, 0]), part([0.4, 0.6, 0.0], [2, 1, 0])])
-    assert found.delta[:, 0, 0, 0].tolist() == pytest.approx([0.3, 0.6, 0.0], abs=1e-7)
-    assert found.n_used.tolist() == [6, 1, 0]
-    assert found.n_skipped.tolist() == [8, 3, 2]
-    assert found.n_wrong.tolist() == [10, 5, 4]
+def test_the_mean_of_models_is_the_mean_of_all_cnns_that_know_the_class() -> None:
+    """The first model knows nothing of the third class, and no CNN of the last."""
+    first, second = (
+        [of_cnn(10 * number + seed, used) for seed, used in enumerate(of_model)]
+        for number, of_model in enumerate(
+            [[(5, 5, 0, 0), (5, 4, 0, 0)], [(5, 5, 5, 0), (5, 0, 2, 0), (5, 5, 0, 0)]]
+        )
+    )
+    whole = average([*first, *second])
+    says = [5, 4, 2, 1]  # CNNs; of the last class none, and zeros stand there
+    for place, n in enumerate(says):
+        wanted = sum(one.delta[place] for one in (*first, *second)) / n
+        torch.testing.assert_close(whole.delta[place], wanted, atol=1e-6, rtol=0)
+    assert whole.n_used.tolist() == [25, 19, 7, 0]
+    assert whole.n_skipped.tolist() == [30, 24, 12, 5]
+    assert whole.n_wrong.tolist() == [35, 29, 17, 10]
+    means = [average(parts).delta.numpy() for parts in (first, second)]
+    delta, n_says = average_models(means, [(2, 2, 0, 0), (3, 2, 2, 0)])
+    assert n_says == (5, 4, 2, 0)
+    np.testing.assert_allclose(delta, whole.delta.numpy(), atol=1e-6)  # float32 means in between
     with pytest.raises(ValueError, match="no decisiveness"):
         average([])
+    with pytest.raises(ValueError, match="cannot be averaged"):
+        average_models([np.zeros(SHAPE), np.zeros((4, 3, 8, 8))], [(1, 1, 1, 1)] * 2)
 
 
 def test_layer_profile_is_the_share_of_the_largest_layer():
@@ -234,58 +239,29 @@ def test_layer_profile_is_the_share_of_the_largest_layer():
     assert layer_profile(np.zeros((2, 2, 3, 3))).tolist() == [[0.0, 0.0], [0.0, 0.0]]
 
 
-class Gated(Linear):
-    """Class 0 is told by how far the sum of a map exceeds one half; below that nothing speaks."""
-
-    def forward(self, maps):
-        excess = nn.functional.relu(torch.einsum("blqk,clqk->bc", maps, self.weight) - 0.5)
-        return excess + self.bias
-
-
-def test_a_mean_is_over_the_sequences_used_not_over_the_skipped_ones():
-    """Sums of .75 and .375: the second sequence is skipped, so Δ is the first one's attention."""
-    weight = torch.zeros(2, 1, 2, 2)
-    weight[0] = 1.0
-    whole = torch.tensor([0.25, 0.125])[:, None, None, None] * torch.ones(2, 1, 2, 2).tril()
-    maps = TensorMaps(pack_triangle(whole))
-    found = decisiveness(
-        trained_of(Gated(weight, [9.0, 0.0])), maps, torch.tensor([0, 0]), max_maps=maps
-    )
-    assert (found.n_used.tolist(), found.n_skipped.tolist()) == ([1, 0], [1, 0])
-    assert found.delta[0, 0].tolist() == [[0.25, 0.0], [0.25, 0.25]]
-    with pytest.raises(ValueError, match="2 maps, 3 labels, 2 maxima"):
-        decisiveness(trained_of(Gated(weight, [9.0, 0.0])), maps, torch.zeros(3), max_maps=maps)
-
-
-def test_all_sequences_count_where_that_is_asked_and_halves_make_the_whole():
+@pytest.mark.parametrize("correct_only", [False, True])
+def test_halves_make_the_whole_and_all_sequences_count_where_that_is_asked(correct_only):
     """To 1e-7: the halves' float32 means against one float64 sum."""
     heads = some_heads(12)
-    pooled_maps = heads.mean(2)
-    network = a_network(pooled_maps)
-    predicted = network(pooled_maps).argmax(1)
-    labels = (predicted + (torch.arange(12) % 2)) % N_CLASSES
-    maps = TensorMaps(pack_triangle(pooled_maps))
-    largest = TensorMaps(pack_triangle(heads.amax(2)))
-    trained = trained_of(network)
-    every = decisiveness(trained, maps, labels, max_maps=largest, correct_only=False)
-    assert (every.n_used + every.n_skipped).sum() == 12
-    assert every.n_wrong.sum() == 6
-    for correct_only, whole in ((False, every), (True, None)):
-        halves = [
-            decisiveness(
-                trained,
-                TensorMaps(maps.read(rows)),
-                labels[rows],
-                max_maps=TensorMaps(largest.read(rows)),
-                correct_only=correct_only,
-            )
-            for rows in (torch.arange(0, 7), torch.arange(7, 12))
-        ]
-        whole = whole or decisiveness(trained, maps, labels, max_maps=largest)
-        together = pooled(halves)
-        assert (together.delta - whole.delta).abs().max() <= 1e-7
-        assert torch.equal(together.n_used, whole.n_used)
-        assert torch.equal(together.n_wrong, whole.n_wrong)
+    maps, largest = (TensorMaps(pack_triangle(one)) for one in (heads.mean(2), heads.amax(2)))
+    network = a_network(heads.mean(2))
+    labels = (network(heads.mean(2)).argmax(1) + torch.arange(12) % 2) % N_CLASSES
+    whole, *halves = (
+        decisiveness(
+            trained_of(network),
+            TensorMaps(maps.read(rows)),
+            labels[rows],
+            max_maps=TensorMaps(largest.read(rows)),
+            correct_only=correct_only,
+        )
+        for rows in (torch.arange(12), torch.arange(7), torch.arange(7, 12))
+    )
+    assert (whole.n_used + whole.n_skipped).sum() == (6 if correct_only else 12)
+    assert whole.n_wrong.sum() == 6
+    together = pooled(halves)
+    assert (together.delta - whole.delta).abs().max() <= 1e-7
+    assert torch.equal(together.n_used, whole.n_used)
+    assert torch.equal(together.n_wrong, whole.n_wrong)
 
 
 def a_map(seed: int) -> np.ndarray:
@@ -293,13 +269,14 @@ def a_map(seed: int) -> np.ndarray:
     return np.tril(np.random.default_rng(seed).random((3, 20, 20))).round(2)
 
 
-def test_correlations_are_scipys_over_the_causal_edges():
-    first, second = a_map(0), a_map(0) + 0.5 * a_map(1)
-    causal = np.tri(20, dtype=bool)
-    left, right = first[:, causal].ravel(), second[:, causal].ravel()
-    found = agreement(first, second)
-    assert found.pearson == pytest.approx(pearsonr(left, right).statistic)
-    assert found.spearman == pytest.approx(spearmanr(left, right).statistic)
+def test_agreement_is_scipys_over_the_causal_edges_and_the_mean_is_over_all_pairs():
+    maps, causal = [a_map(0), a_map(0) + 0.5 * a_map(1), a_map(2)], np.tri(20, dtype=bool)
+    pairs = [agreement(maps[i], maps[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
+    left, right = (one[:, causal].ravel() for one in maps[:2])
+    assert pairs[0].pearson == pytest.approx(pearsonr(left, right).statistic)
+    assert pairs[0].spearman == pytest.approx(spearmanr(left, right).statistic)
+    assert mean_agreement(maps) == pytest.approx(np.mean(pairs, axis=0))
+    assert mean_agreement([]) == mean_agreement(maps[:1]) == (None, None, None)
 
 
 def test_agreement_in_closed_form():
@@ -311,48 +288,8 @@ def test_agreement_in_closed_form():
     second[0, 6, 1], second[0, 7, 1] = 2.0, 1.0
     assert agreement(first, second).overlap == 0.5
     assert agreement(a_map(0), np.ones((3, 20, 20))) == (None, None, None)
-    assert mean_agreement([]) == mean_agreement([a_map(0)]) == (None, None, None)
     with pytest.raises(ValueError, match="shape"):
         agreement(a_map(0), a_map(0)[:2])
-
-
-def test_the_mean_is_over_all_pairs():
-    maps = [a_map(seed) for seed in range(3)]
-    pairs = [agreement(maps[i], maps[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
-    assert mean_agreement(maps) == pytest.approx(np.mean(pairs, axis=0))
-
-
-SHAPE = (3, 2, 8, 8)  # classes, layers, query, key
-
-
-def of_cnn(seed: int, used: tuple[int, ...] = (5, 5, 5)) -> Decisiveness:
-    """Random Δ of one CNN; zero of a class that it used no sequence of."""
-    delta = torch.rand(SHAPE, generator=torch.Generator().manual_seed(seed))
-    counts = torch.tensor(used)
-    none = torch.zeros(3, dtype=torch.int64)
-    return Decisiveness(delta * (counts > 0)[:, None, None, None], counts, none, none)
-
-
-def test_the_mean_of_models_is_the_mean_of_all_their_cnns() -> None:
-    """One model has two CNNs and the other four, of which two know nothing of the last class."""
-    first = [of_cnn(0), of_cnn(1)]
-    second = [of_cnn(2), of_cnn(3, (5, 5, 0)), of_cnn(4), of_cnn(5, (5, 0, 0))]
-    whole = average([*first, *second])
-    means = [average(parts).delta.numpy() for parts in (first, second)]
-    delta, n_says = average_models(means, [(2, 2, 2), (4, 3, 2)])
-    assert n_says == (6, 5, 4)
-    np.testing.assert_allclose(delta, whole.delta.numpy(), atol=1e-6)  # float32 means in between
-
-
-def test_a_class_that_one_model_knows_nothing_of_is_the_others() -> None:
-    ones, threes = np.full(SHAPE, 1.0, np.float32), np.full(SHAPE, 3.0, np.float32)
-    delta, n_says = average_models([ones, threes], [(2, 2, 0), (2, 6, 1)])
-    assert [float(one.max()) for one in delta] == [2.0, 2.5, 3.0]
-    assert n_says == (4, 8, 1)
-    nothing, _ = average_models([ones * 0, threes * 0], [(0, 0, 0), (0, 0, 0)])
-    assert (nothing == 0).all()
-    with pytest.raises(ValueError, match="cannot be averaged"):
-        average_models([np.zeros(SHAPE), np.zeros((3, 4, 8, 8))], [(1, 1, 1)] * 2)
 
 
 # -- the sanity checks: an attribution of the network, or of the input --------------------------
@@ -383,14 +320,57 @@ def test_layers_are_drawn_anew_from_the_top_by_a_seed_and_stay_so() -> None:
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_means_of_all_sequences_are_delta_of_all_sequences() -> None:
-    """To the last bit: float64 sums of the same float32 numbers, in another order of rows."""
-    heads, labels = some_heads(9), torch.arange(9) % N_CLASSES
-    maps, trained = TensorMaps(pack_triangle(heads.mean(2))), trained_of(a_network(heads.mean(2)))
-    found = class_means(trained, maps, labels, max_maps=maps, attribution="gradient", batch_size=4)
-    same = decisiveness(trained, maps, labels, max_maps=maps, correct_only=False)
-    assert same.n_used.tolist() == [3, 3, 3]
-    assert (found.delta - same.delta).abs().max() <= 1e-7
-    ones = TensorMaps(torch.ones(9, N_LAYERS, 64 * 65 // 2))
-    alone = decisiveness(trained, maps, labels, max_maps=ones, correct_only=False)
-    torch.testing.assert_close(found.weights.tril(), alone.delta, rtol=2**-23, atol=1e-7)
+# -- regions in numbers and words, against counts made by hand ----------------------------------
+
+LENGTH = 16
+NOTHING = np.zeros((LENGTH, LENGTH))
+
+
+def shares(delta, copies=NOTHING, **options):
+    return {one.name: one for one in find_regions(delta, copies, **options)}
+
+
+@pytest.mark.parametrize(
+    ("place", "names"),
+    [
+        ((0, 3, 0), ["first third of the layers", "prefix → prefix", "first token", "layer 1"]),
+        ((2, 12, 2), ["middle third of the layers", "suffix → prefix", "layer 3"]),
+        ((5, 15, 14), ["last third of the layers", "suffix → suffix", "layer 6"]),
+    ],
+)
+def test_one_edge_lies_in_its_regions_alone(place, names):
+    delta = np.zeros((6, LENGTH, LENGTH), np.float32)
+    delta[place] = 0.4
+    near = ["near the diagonal (|q−k| ≤ 4)"] if place[1] - place[2] <= 4 else []
+    found = shares(delta)
+    assert {name for name, one in found.items() if one.share == 1} == {*names, *near}
+    assert {one.share for one in found.values()} == {0.0, 1.0}
+
+
+def test_an_even_delta_has_every_region_at_its_even_share():
+    delta = np.broadcast_to(np.tri(LENGTH), (6, LENGTH, LENGTH))
+    copies = np.random.default_rng(0).random((LENGTH, LENGTH))
+    found = shares(delta, copies)
+    assert found == shares(np.ones_like(delta), copies)  # above the diagonal nothing counts
+    for one in found.values():
+        assert one.share == pytest.approx(one.even)
+        assert one.ratio == pytest.approx(1)
+    n = LENGTH * (LENGTH + 1) / 2
+    assert found["first token"].even == pytest.approx(LENGTH / n)
+    assert found["suffix → prefix"].even == pytest.approx(8 * 8 / n)
+    assert found["near the diagonal (|q−k| ≤ 4)"].even == pytest.approx((5 * 16 - 10) / n)
+
+
+def test_the_sentence_names_what_is_much_and_what_is_little():
+    delta, even = np.zeros((6, LENGTH, LENGTH)), np.tri(LENGTH)[None].repeat(6, 0)
+    nothing = region_sentence("Guess", find_regions(delta, NOTHING))
+    delta[5, 12, 0] = 1.0
+    said = region_sentence("Recall", find_regions(delta, NOTHING))
+    assert "“last third of the layers” (100.0% where an even spread gives 33.3%)" in said
+    for words, sentence in (
+        ("much of Δ lies in “first token”", said),
+        ("little in", said),
+        ("about evenly", region_sentence("Guess", find_regions(even, np.tri(LENGTH)))),
+        ("no Δ", nothing),
+    ):
+        assert words in sentence

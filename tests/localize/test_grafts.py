@@ -25,27 +25,28 @@ def column(*values):
     return np.array(values, dtype=np.float64)[:, None]
 
 
+HALF_WAY = (1, 0.5, 0), (1, 0.8, 0.1)
+
+
 @pytest.mark.parametrize(
-    ("level", "expected"),
+    ("path", "values", "level", "expected"),
     [
-        (0.75, 0.9),  # half way between two steps
-        (0.5, 0.8),
-        (1.0, 1.0),
-        (0.25, 0.45),  # half way from 0.8 to 0.1
-        (0.0, 0.1),
-        (-0.02, 0.1),  # the path ends a little above
-        (-0.2, np.nan),  # and never comes so far
+        (*HALF_WAY, 0.75, 0.9),  # half way between two steps
+        (*HALF_WAY, 0.5, 0.8),
+        (*HALF_WAY, 1.0, 1.0),
+        (*HALF_WAY, 0.25, 0.45),  # half way from 0.8 to 0.1
+        (*HALF_WAY, 0.0, 0.1),
+        (*HALF_WAY, -0.02, 0.1),  # the path ends a little above
+        (*HALF_WAY, -0.2, np.nan),  # and never comes so far
+        # The spared class stays whole for two steps while the other breaks: the last place counts.
+        ((1, 1, 0.5), (1, 0.6, 0.2), 1.0, 0.6),
     ],
 )
-def test_values_are_read_in_proportion_where_the_path_is_at_the_level(level, expected):
-    found = _at_level(column(1, 0.5, 0), np.array([level]), column(1, 0.8, 0.1))
+def test_values_are_read_in_proportion_where_the_path_last_is_at_the_level(
+    path, values, level, expected
+):
+    found = _at_level(column(*path), np.array([level]), column(*values))
     np.testing.assert_allclose(found, [expected])
-
-
-def test_the_last_place_at_a_level_counts_against_a_finding():
-    # The spared class stays whole for two steps while the other breaks.
-    found = _at_level(column(1, 1, 0.5), np.array([1.0]), column(1, 0.6, 0.2))
-    np.testing.assert_allclose(found, [0.6])
 
 
 def test_holm_gives_what_p_adjust_of_r_gives():
@@ -80,9 +81,13 @@ def planted(*, flip_too=False, kinds=None, n=200, n_walks=12):
     return [Part("one", twin.ravel(), flip.ravel(), walks)], tried
 
 
-def test_a_part_that_breaks_one_class_beyond_equal_harm_is_specific():
-    into_0, into_1 = compare_classes(*planted(), seed=0)
-    assert (into_1.broken, into_1.spared, into_1.finding) == (1, 0, Finding.SPECIFIC)
+@pytest.mark.parametrize("flip_too", [False, True])
+def test_a_part_that_breaks_one_class_beyond_equal_harm_is_specific(flip_too):
+    """What the flip does too is no sign of the twin."""
+    into_0, into_1 = compare_classes(*planted(flip_too=flip_too), seed=0)
+    assert (into_1.broken, into_1.spared) == (1, 0)
+    assert into_1.finding is (Finding.EITHER_WAY if flip_too else Finding.SPECIFIC)
+    assert into_1.over_flip.value == pytest.approx(0.0 if flip_too else 0.4, abs=0.02)
     # Directions leave half of both; the twin half of one and a tenth of the other.
     assert into_1.random_broken == pytest.approx(0.5, abs=0.02)
     assert into_1.value.value == pytest.approx(0.4, abs=0.02)
@@ -91,31 +96,31 @@ def test_a_part_that_breaks_one_class_beyond_equal_harm_is_specific():
     assert into_0.value.value < 0
 
 
-def test_what_the_flip_does_too_is_no_sign_of_the_twin():
-    found = compare_classes(*planted(flip_too=True), seed=0)[1]
-    assert found.finding is Finding.EITHER_WAY
-    assert found.over_flip.value == pytest.approx(0.0)
+def of_kinds(n):
+    """As many groups of class 0 have the kind of class 1."""
+    return {"kinds": np.repeat([0, 1, 1], [200 - n, n, 200])}
 
 
-def test_without_a_kind_in_common_or_with_few_directions_there_is_no_verdict():
-    parts, tried = planted(kinds=np.repeat([0, 1], 200))
-    assert {one.finding for one in compare_classes(parts, tried, seed=0)} == {Finding.FEW}
-    parts, tried = planted(n_walks=5)
-    assert {one.finding for one in compare_classes(parts, tried, seed=0)} == {Finding.FEW}
+HEAVY = np.where(np.arange(400) < 185, 0, np.arange(400))  # 16 groups in class 0, one of them large
 
 
-@pytest.mark.parametrize(("n", "has_verdict"), [(9, False), (10, True), (30, True)])
-def test_only_groups_of_a_kind_in_common_count(n, has_verdict):
-    kinds = np.repeat([0, 1, 1], [200 - n, n, 200])
-    found = compare_classes(*planted(kinds=kinds), seed=0)
-    assert (Finding.FEW not in {one.finding for one in found}) == has_verdict
-
-
-def test_a_group_that_outweighs_all_others_counts_little():
-    parts, tried = planted()
-    groups = np.where(np.arange(400) < 185, 0, np.arange(400))  # 16 groups in class 0
-    found = compare_classes(parts, replace(tried, groups=groups), seed=0)
-    assert {one.finding for one in found} == {Finding.FEW}
+@pytest.mark.parametrize(
+    ("changes", "groups", "has_verdict"),
+    [
+        (of_kinds(0), None, False),
+        (of_kinds(9), None, False),
+        (of_kinds(10), None, True),
+        ({"n_walks": 5}, None, False),
+        ({}, HEAVY, False),
+    ],
+)
+def test_a_verdict_needs_groups_of_equal_weight_of_a_kind_in_common_and_directions(
+    changes, groups, has_verdict
+):
+    parts, tried = planted(**changes)
+    tried = tried if groups is None else replace(tried, groups=groups)
+    found = {one.finding for one in compare_classes(parts, tried, seed=0)}
+    assert Finding.FEW not in found if has_verdict else found == {Finding.FEW}
 
 
 def test_where_no_random_change_breaks_as_much_nothing_is_said():

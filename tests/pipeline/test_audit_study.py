@@ -243,16 +243,3 @@ def test_auto_goes_to_its_end_on_where_it_was_stopped_and_serves_again(
     assert kept == times(out, "cnn/*")
     other = json.loads((out / "audit.json").read_text())
     assert other["cnn"]["measured"] == record["cnn"]["measured"]
-
-
-def test_auto_makes_no_study_for_an_audit_that_would_be_refused(
-    refused, document, small_auto, tmp_path, tiny
-):
-    short = tmp_path / "short.txt"
-    short.write_text("Too short.")
-    auto = ("-o", tmp_path / "a", "-q", "--study", "auto")
-    assert "shorter than one window" in refused("audit", "embedded", short, *auto)
-    other = ("--reference", tiny.model)
-    assert "uses a different tokenizer" in refused("audit", "embedded", document, *auto, *other)
-    assert not list(tmp_path.rglob("study.yaml"))
-    assert not (tmp_path / "a" / "audit.json").exists()

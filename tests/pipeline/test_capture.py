@@ -11,7 +11,6 @@ from transformers import AutoModelForCausalLM
 from mnemoscope.maps.format import unpack_triangle
 from mnemoscope.maps.store import MapStore
 from mnemoscope.study.folder import Study
-from study_files import content
 
 PADDING = ("--set", "sequences.pad=true")
 
@@ -164,17 +163,3 @@ def test_a_mask_of_ones_or_none_at_all_is_no_padding(tokens_table, captured, one
     folder, _ = captured(tokens_table(attention_mask=ones))
     for pooling in ("mean", "max"):
         assert torch.equal(stored(folder, pooling), stored(plain, pooling))
-
-
-def test_a_spread_model_gives_the_same_store_and_is_recorded(tokens_table, captured):
-    """The second layer waits on disk; nothing of the maps may change."""
-    where = dict.fromkeys(
-        ("gpt_neox.embed_in", "gpt_neox.final_layer_norm", "gpt_neox.rotary_emb", "lm_head",
-         "gpt_neox.emb_dropout", "gpt_neox.layers.0"), "cpu",
-    )  # fmt: skip
-    chosen = f"model.device_map={json.dumps(where | {'gpt_neox.layers.1': 'disk'})}"
-    apart, _ = captured(tokens_table(), "--set", chosen, name="spread")
-    alone, _ = captured(tokens_table(), name="alone")
-    assert content(apart / "maps" / "model") == content(alone / "maps" / "model")
-    spread = Study(apart).record["models"]["model"]
-    assert (spread["device_map"], spread["quantization"]) == ("cpu: 6, disk: 1 modules", None)

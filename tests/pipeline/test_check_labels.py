@@ -13,7 +13,7 @@ from mnemoscope.flow.run import run, run_stage
 from mnemoscope.pipeline.sequences import CHECK_FILE, GAPS, check_labels
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
-from mnemoscope.study.settings import StudySettings, load_settings, parse_settings
+from mnemoscope.study.settings import load_settings, parse_settings
 from mnemoscope.taxonomy.draw import order_keys
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import parse_taxonomy
@@ -170,28 +170,25 @@ def test_what_decided_the_table_cannot_change_under_it(labelled, tiny, source) -
     run(settings_for(tiny, source, label={"minimum": 7}), labelled.folder, redo=True, until="label")
 
 
-def test_split_and_margin_decide_nothing_without_a_split(tmp_path) -> None:
-    """A study made before there were splits is still what it was."""
-    study = Study.create(tmp_path / "study", StudySettings())
-    sequences, label = study.settings.sequences, study.settings.label
-    key = study.key("sequences")
-    sequences.margin, label.seed = 3.0, 3
-    assert study.key("sequences") == key
-    sequences.split = PILE
-    of_split = study.key("sequences")
-    label.seed = 4
-    assert len({key, of_split, study.key("sequences")}) == 3
+OF_SPLIT = ["--sequences", "{source}", "--split"]
 
 
-def test_a_split_that_cannot_be_read_founds_nothing(refused, tiny, source, tmp_path) -> None:
-    base = ["run", "--model", tiny.model, "-o", tmp_path / "study", "-q"]
-    of_split = [*base, "--sequences", source]
-    assert "Did you mean 'deduped_12b'" in refused(*of_split, "--split", "dedupd_12b")
-    assert "which split?" in refused(*of_split)
-    assert "which split?" in refused(*base, "--sequences", "usvsnsp/semantic-filters")
-    assert "no such folder" in refused(*base, "--sequences", "embedded", "--split", PILE)
-    assert "64 tokens" in refused(*of_split, "--split", PILE, "--set", "sequences.length=32")
-    assert "margin" in refused(*of_split, "--split", PILE, "--set", "sequences.margin=0.5")
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([*OF_SPLIT, "dedupd_12b"], "Did you mean 'deduped_12b'"),
+        (OF_SPLIT[:2], "which split?"),
+        (["--sequences", "usvsnsp/semantic-filters"], "which split?"),
+        (["--sequences", "embedded", "--split", PILE], "no such folder"),
+        ([*OF_SPLIT, PILE, "--set", "sequences.length=32"], "64 tokens"),
+        ([*OF_SPLIT, PILE, "--set", "sequences.margin=0.5"], "margin"),
+    ],
+)
+def test_a_split_that_cannot_be_read_founds_nothing(
+    refused, tiny, source, tmp_path, words, said
+) -> None:
+    words = [word.format(source=source) for word in words]
+    assert said in refused("run", "--model", tiny.model, "-o", tmp_path / "study", "-q", *words)
     assert not (tmp_path / "study").exists()
 
 
@@ -250,22 +247,19 @@ def test_a_finished_study_can_be_checked_and_stays_finished(call, labelled) -> N
 
 @pytest.mark.parametrize("column", ["is_memorized", "memorization_score"])
 def test_labels_of_any_table_of_tokens_are_checked(tiny, tmp_path, column) -> None:
-    table = make_sequences(tiny.model, 60)
     is_memorized = np.arange(60) % 3 < 2
     is_memorized[4] = not is_memorized[4]
-    score = [1.0 if one else 0.5 for one in is_memorized]
-    score[9] = None  # says nothing
-    table = table.with_columns(memorization_score=pl.Series(score))
-    if column == "is_memorized":
-        table = table.with_columns(is_memorized=pl.col("memorization_score") == 1).drop(
-            "memorization_score"
-        )
+    score = [None if at == 9 else 1.0 if one else 0.5 for at, one in enumerate(is_memorized)]
+    given = pl.Series(
+        column, score if column != "is_memorized" else [one and one == 1 for one in score]
+    )
+    table = make_sequences(tiny.model, 60).with_columns(given)
     table.write_parquet(tmp_path / "table.parquet")
     values = {**tiny.values, "sequences": {"source": str(tmp_path / "table.parquet")}}
     study = run(parse_settings(values, where="test"), tmp_path / "study", until="sequences")
     lines = check_labels(study, Models(study.settings))
     frame = study.read(CHECK_FILE)
-    assert frame.height == 59
+    assert frame.height == 59  # the tenth says nothing
     wrong = frame.filter(pl.col("published_is_memorized") != pl.col("is_memorized"))
     assert wrong["sequence_id"].to_list() == [table["sequence_id"][4]]
     assert frame["is_plain"].all()

@@ -2,7 +2,6 @@
 
 import shutil
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -22,7 +21,7 @@ from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import StudySettings
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.labels import label_sequences
-from study_files import assert_same, put_in_place
+from study_files import put_in_place, settings_with
 
 FEW = {"n_sequences": 12, "draws": 2, "n_heldout": 4}
 BOTH = ["twin_in_model", "model_in_twin"]
@@ -32,9 +31,7 @@ TABLES = ("graft", "graft_specificity", "graft_curves", "graft_sequences")
 
 
 def settings_of(study: Study, **changes) -> StudySettings:
-    values = study.settings.as_dict()
-    values["graft"] |= FEW | changes
-    return StudySettings.model_validate(values)
+    return settings_with(study, graft=FEW | changes)
 
 
 def copied(tiny_studies, folder) -> Study:
@@ -97,25 +94,19 @@ def test_survival_is_that_of_a_graft_made_by_hand(done, tiny):
     every = done.read("graft_sequences.parquet").filter(
         part="layers.0.mlp", direction="twin_in_model"
     )
-    for share in (0.25, 1.0):
-        found = every.filter(control="twin", share=share)
-        assert found["survives"].to_list() == by_hand(done, found, tiny, share=share)
-    flipped = every.filter(control="flip")
-    assert flipped["survives"].to_list() == by_hand(done, flipped, tiny, control="flip")
-    for (control, draw, scale), found in every.filter(pl.col("scale").is_not_null()).group_by(
-        "control", "draw", "scale"
-    ):
-        made = {"control": control, "seed": draw, "share": scale}
-        assert found["survives"].to_list() == by_hand(done, found, tiny, **made)
+    tried = every.group_by("control", "draw", "scale", "share", maintain_order=True)
+    for (control, draw, scale, share), found in tried:
+        made = {"share": share} if scale is None else {"seed": draw, "share": scale}
+        made |= {} if control == "twin" else {"control": control}
+        made = {"control": "flip"} if control == "flip" else made
+        assert found["survives"].to_list() == by_hand(done, found, tiny, **made), made
     found = every.filter(control="twin", share=0.25)
     share = done.read("graft.parquet").filter(
         taxonomy=TAXONOMY, part="layers.0.mlp", direction="twin_in_model", share=0.25
     )
     weighted = (share["survive"].struct.field("value") * share["n"]).sum() / share["n"].sum()
-    labels = done.read("labels.parquet").select("sequence_id", TAXONOMY)
-    inside = found.join(labels, on="sequence_id").filter(
-        pl.col(TAXONOMY).is_in(["Recite[5]", "Recollect"])
-    )
+    inside = found.join(done.read("labels.parquet"), on="sequence_id")
+    inside = inside.filter(pl.col(TAXONOMY).is_in(["Recite[5]", "Recollect"]))
     assert weighted == pytest.approx(inside["survives"].mean())
 
 
@@ -168,31 +159,27 @@ FIRM = {"Recite[5]": np.linspace(0.3, 3.0, 12), "Recollect": np.linspace(0.3, 3.
 
 
 @pytest.mark.parametrize(
-    ("harm", "largest", "first", "last"),
+    ("harm", "changes", "first", "last"),
     [
-        ({"Recite[5]": 0.0, "Recollect": 0.0}, 8.0, 0, 0),  # nothing breaks: nothing to compare
-        ({"Recite[5]": 1.0, "Recollect": 1.0}, 8.0, 0, 1),  # as much at once, and a step more
-        ({"Recite[5]": 1.0, "Recollect": 2.2}, 8.0, 0, 4),  # 1.4 ** 3 > 2.2 in one class
-        ({"Recite[5]": 0.5, "Recollect": 2.2}, 8.0, -2, 4),  # 1.4 ** -2 < .55, the next break
-        ({"Recite[5]": 1.0, "Recollect": 9.0}, 8.0, 0, 4),  # all broken: 1.4 ** 4 > 3
-        ({"Recite[5]": 1.0, "Recollect": 9.0}, 2.0, 0, 2),  # no further than allowed
-        ({"Recite[5]": 0.0, "Recollect": 9.0}, 8.0, -4, 4),  # down to where nothing breaks
+        ({"Recite[5]": 0.0, "Recollect": 0.0}, {}, 0, 0),  # nothing breaks: nothing to compare
+        ({"Recite[5]": 1.0, "Recollect": 1.0}, {}, 0, 1),  # as much at once, and a step more
+        ({"Recite[5]": 1.0, "Recollect": 2.2}, {}, 0, 4),  # 1.4 ** 3 > 2.2 in one class
+        ({"Recite[5]": 0.5, "Recollect": 2.2}, {}, -2, 4),  # 1.4 ** -2 < .55, the next break
+        ({"Recite[5]": 1.0, "Recollect": 9.0}, {}, 0, 4),  # all broken: 1.4 ** 4 > 3
+        ({"Recite[5]": 1.0, "Recollect": 9.0}, {"largest_scale": 2.0}, 0, 2),
+        # Classes too small for a verdict lengthen no walk.
+        ({"Recite[5]": 1.0, "Recollect": 9.0}, {"n_sequences": 3}, 0, 0),
+        ({"Recite[5]": 0.0, "Recollect": 9.0}, {}, -4, 4),  # down to where nothing breaks
     ],
 )
 def test_a_walk_goes_as_far_as_the_twin_breaks_and_no_further(
-    study, planted, harm, largest, first, last
+    study, planted, harm, changes, first, last
 ):
     planted(FIRM, harm)
-    run_stage(study, "graft", settings_of(study, **ONE_PART, largest_scale=largest))
+    run_stage(study, "graft", settings_of(study, **ONE_PART | {"largest_scale": 8.0} | changes))
     found = scales_of(Study(study.folder))
     wanted = [graft.WALK_STEP**step for step in range(first, last + 1)]
     assert found == pytest.approx(wanted)
-
-
-def test_classes_too_small_for_a_verdict_lengthen_no_walk(study, planted):
-    planted(FIRM, {"Recite[5]": 1.0, "Recollect": 9.0})
-    run_stage(study, "graft", settings_of(study, **ONE_PART | {"n_sequences": 3}))
-    assert scales_of(Study(study.folder)) == (1.0,)
 
 
 def test_curves_hold_the_shares_that_walks_leave(study, planted):
@@ -297,14 +284,10 @@ def test_patched_activations_stand_beside_those_of_other_sequences(study):
     assert set(table["positions"]) == {"all", "0-31", "32-62"}
     assert table.height == len(parts) * 3 * 2 * 2 * 2
     assert table["heldout_loss"].is_not_null().all()
-    columns = ["class", "direction", "n", "n_groups", "survive"]
+    columns = ["class", "direction", "n", "n_groups", "survive", "heldout_loss"]
     grafts = found.read("graft.parquet").filter(taxonomy=TAXONOMY, part="embedding", control="twin")
     patches = table.filter(part="layers.0.residual", positions="all", control="twin")
-    assert_frame_equal(
-        patches.select(*columns, "heldout_loss"),
-        grafts.select(*columns, "heldout_loss"),
-        check_row_order=False,
-    )
+    assert_frame_equal(patches.select(columns), grafts.select(columns), check_row_order=False)
     view = graft_of(found, TAXONOMY)["patches"]
     assert [one["positions"] for one in view["columns"]] == ["all", "0-31", "32-62"] * 2
     others = table.filter(
@@ -314,50 +297,6 @@ def test_patched_activations_stand_beside_those_of_other_sequences(study):
     at = [(one["class"], one["positions"]) for one in view["columns"]].index(("Recollect", "0-31"))
     mean = others.filter(pl.col("class") == "Recollect")["survive"].struct.field("value").mean()
     assert shown["cells"][at]["control"] == pytest.approx(mean)
-
-
-FLAGS = [
-    flag
-    for one in ("n_sequences=12", "draws=1", "n_heldout=2", "parts=[layers.0.qk]", "patch=true",
-                "shares=[1]", "patch_blocks=1")
-    for flag in ("--set", f"graft.{one}")
-]  # fmt: skip
-
-
-def test_shares_in_copies_of_a_study_copied_together_are_one_run(
-    tiny_studies, tmp_path, call, stopped_at
-):
-    whole, one, other = (
-        Path(shutil.copytree(tiny_studies["label"], tmp_path / name)) for name in ("w", "1", "2")
-    )
-    assert call("graft", whole, *FLAGS, "-q").status == 0
-    assert call("graft", one, *FLAGS, "--part", "1/2", "-q").status == 0
-    assert call("graft", other, *FLAGS, "--part", "2/2", "-q").status == 0
-    assert not list(other.glob("graft*.parquet"))
-    shutil.copytree(other, one, dirs_exist_ok=True)
-    torn = sorted((one / "graft").glob("*.parquet"))[0]
-    torn.write_bytes(torn.read_bytes()[:50])
-    with stopped_at(graft.Task, "run") as made:
-        assert call("graft", one, "-q").status == 0  # with the settings of its shares
-    assert [task.key for task, *_ in made] == [torn.stem]
-    assert_same(one, whole)
-
-
-def test_a_killed_run_goes_on_to_the_same_bits(study, tmp_path, stopped_at):
-    wanted = settings_of(study, parts=["layers.0.qk", "layers.1.mlp"])
-    whole = Study(shutil.copytree(study.folder, tmp_path / "whole"))
-    run_stage(whole, "graft", wanted)
-    with stopped_at(graft.Task, "run", 14), pytest.raises(KeyboardInterrupt):
-        run_stage(study, "graft", wanted)
-    kept = {path: path.stat().st_mtime_ns for path in study.folder.glob("graft/*.parquet")}
-    assert len(kept) == 13  # two of nothing, four shares and a flip of each part, a walk
-    torn = next(iter(kept))
-    torn.write_bytes(torn.read_bytes()[:100])
-    run_stage(Study(study.folder), "graft", wanted)
-    for name in TABLES:
-        found, by_one = (Study(one.folder).read(f"{name}.parquet") for one in (study, whole))
-        assert_frame_equal(found, by_one)
-    assert all(path.stat().st_mtime_ns == at for path, at in kept.items() if path != torn)
 
 
 def test_other_settings_make_other_grafts_and_keep_those_that_are_the_same(study):
@@ -372,36 +311,32 @@ def test_other_settings_make_other_grafts_and_keep_those_that_are_the_same(study
     before, table = made()
     assert len(before) == 5  # nothing twice, the twin's part, its flip, a walk
     assert set(table["part"]) == {"", "layers.0.qk"}
-    both = ["layers.0.qk", "all"]
-    after, again = made(parts=both, shares=[0.01])
+    after, again = made(parts=["layers.0.qk", "all"], shares=[0.01])
     assert before < after
     assert len(after) == 10  # two doses, and the whole of the twin with its flip and its walk
-    assert set(again["part"]) == {"", *both}
+    assert set(again["part"]) == {"", "layers.0.qk", "all"}
     assert again.is_unique().all()
-    twin = again.filter(control="twin", taxonomy=TAXONOMY, part="all")
-    kept = dict(
-        twin.group_by("share").agg(pl.col("survive").struct.field("value").mean()).iter_rows()
+    twin = again.filter(control="twin", taxonomy=TAXONOMY, part="all").sort("share")
+    kept = twin.group_by("share", maintain_order=True).agg(
+        pl.col("survive").struct.field("value").mean()
     )
-    assert kept.keys() == {0.01, 1.0}
-    assert kept[0.01] > kept[1.0]
+    assert kept["share"].to_list() == [0.01, 1.0]
+    assert kept["value"][0] > kept["value"][1]
     _, without = made(n_heldout=0)
     assert without["heldout_loss"].is_null().all()
     (row,) = graft_of(Study(study.folder), TAXONOMY)["rows"]
     assert row["loss"] is None
 
 
-def test_what_cannot_be_grafted_is_refused(study):
-    for section, change, words in (
+@pytest.mark.parametrize(
+    ("section", "change", "words"),
+    [
         ("graft", {"parts": ["layers.7.qk"]}, "has no such part"),
-        (
-            "graft",
-            {"parts": ["layers.0.mlp", "layers.9.neurons.1/8"]},
-            "has no such part",
-        ),
+        ("graft", {"parts": ["layers.0.mlp", "layers.9.neurons.1/8"]}, "has no such part"),
         ("capture", {"reference": None}, "grafting needs a twin"),
-    ):
-        values = study.settings.as_dict()
-        values[section] |= change
-        with pytest.raises(UserError, match=words):
-            run_stage(study, "graft", StudySettings.model_validate(values), redo=True)
-        assert not (study.folder / "graft.parquet").exists()
+    ],
+)
+def test_what_cannot_be_grafted_is_refused(study, section, change, words):
+    with pytest.raises(UserError, match=words):
+        run_stage(study, "graft", settings_with(study, **{section: change}), redo=True)
+    assert not (study.folder / "graft.parquet").exists()

@@ -117,20 +117,6 @@ def maps_of(study: Study, source: str, pooling: str = "mean") -> torch.Tensor:
 # -- what is shown, and what each source sees ---------------------------------------------------
 
 
-def test_own_shows_what_the_model_wrote_and_true_what_the_text_holds(tiny_study) -> None:
-    table = tiny_study.sequences
-    ids = table.filter(~pl.col("is_memorized"))["sequence_id"].to_list()[::-1]
-    wanted = pl.DataFrame({"sequence_id": ids + ids, "suffix": ["own", "true"] * len(ids)})
-    rows = {row["sequence_id"]: row for row in table.to_dicts()}
-    for (number, suffix), tokens in zip(wanted.rows(), shown_tokens(table, wanted), strict=True):
-        row = rows[number]
-        second = row["continuation"] if suffix == "own" else row["tokens"][32:]
-        assert tokens.tolist() == row["tokens"][:32] + second
-        assert row["continuation"] != row["tokens"][32:]
-    shown = tiny_study.read("samples.parquet").select("suffix", pl.col("class") == "Non-Memo")
-    assert set(shown.rows()) == {("own", True), ("true", False)}
-
-
 def test_models_see_their_stored_maps_and_a_control_the_models(study) -> None:
     seen = {name: maps_of(study, name) for name in ("model", "reference", "control", "blind")}
     rows = evaluated_by(study, job_of(study, "model"))
@@ -231,34 +217,28 @@ def test_every_training_that_was_counted_was_made_and_no_other(study) -> None:
     assert counted.pop("total") == runs.height
     assert dict(runs.group_by("source").len().iter_rows()) == counted
     table = study.read("inputs.parquet")
-    assert table["input"].unique(maintain_order=True).to_list() == list(INPUTS)
     sources = {"model", "blind", "ngram", "reference", "control", "planted"}
-    for _, part in table.group_by("input"):
-        assert set(part["source"]) == sources
-
-
-def test_controls_go_to_the_taxonomies_named(study) -> None:
+    found = table.group_by("input", maintain_order=True).agg("source")
+    assert found["input"].to_list() == list(INPUTS)
+    assert all(set(each) == sources for each in found["source"])
     trainable, impossible = study.settings.label.taxonomies
-    for name, sources in ((impossible, {"model", "statistics"}), (trainable, {*TABLE})):
+    for name, wanted in ((impossible, {"model", "statistics"}), (trainable, {*TABLE})):
         study.settings = settings_with(study, benchmark={"control_taxonomies": [name]})
-        assert {job.source for job in jobs_of(study)} == sources
+        assert {job.source for job in jobs_of(study)} == wanted
 
 
 def test_further_inputs_and_new_settings_leave_the_present_trainings_valid(tiny_study) -> None:
-    names = ("capture", "train", "benchmark")
-    keys, before = {name: tiny_study.key(name) for name in names}, {*trained_keys(tiny_study)}
-    tiny_study.settings = settings_with(tiny_study, benchmark={"control_settings": 2})
-    assert tiny_study.key("capture") == keys["capture"]
-    assert tiny_study.key("train") != keys["train"]
-    tiny_study.settings = settings_with(tiny_study, benchmark={"control_settings": 1})
-    assert {name: tiny_study.key(name) for name in names} == keys
-    more = {"train": {"poolings": list(INPUTS)}, "capture": {"per_head": True}}
-    tiny_study.settings = settings_with(tiny_study, **more)
-    assert before < {*trained_keys(tiny_study)}
+    def keys(**changes) -> dict[str, str]:
+        tiny_study.settings = settings_with(tiny_study, **changes)
+        return {name: tiny_study.key(name) for name in ("capture", "train", "benchmark")}
 
-
-def trained_keys(study: Study) -> list[str]:
-    return [job.key for job in jobs_of(study)]
+    before, trained = keys(), {job.key for job in jobs_of(tiny_study)}
+    more = keys(benchmark={"control_settings": 2})
+    assert more["capture"] == before["capture"]
+    assert more["train"] != before["train"]
+    assert keys(benchmark={"control_settings": 1}) == before
+    keys(train={"poolings": list(INPUTS)}, capture={"per_head": True})
+    assert trained < {job.key for job in jobs_of(tiny_study)}
 
 
 def test_the_choice_is_kept_and_names_the_headline(study) -> None:

@@ -146,11 +146,9 @@ def test_need_of_all_samples_is_said_in_the_manifest_and_on_the_terminal(prepare
 
 
 def test_nothing_memorized_is_said_once_with_a_remedy_that_fits(prepared) -> None:
-    table = table_with_copies().with_columns(
-        is_memorized=pl.lit(False), memorization_score=pl.lit(0.0, dtype=pl.Float32)
-    )
-    study = prepared(table, taxonomies=["catalogue"])
-    line = nothing_to_train(study)
+    score = pl.lit(0.0, dtype=pl.Float32)
+    table = table_with_copies().with_columns(is_memorized=pl.lit(False), memorization_score=score)
+    line = nothing_to_train(prepared(table, taxonomies=["catalogue"]))
     assert line.count("none of the 360 sequences with a class is memorized") == 1
     assert "Take sequences that the model saw in training" in line
     assert "fewer" not in line

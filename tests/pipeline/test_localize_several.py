@@ -109,14 +109,14 @@ def test_delta_is_the_mean_over_the_cnns_of_both(two, call, tmp_path, monkeypatc
 
 
 def test_counts_add_up_in_any_order(two) -> None:
-    deltas = localize_together([Study(folder) for folder in two]).deltas
+    deltas, again = (
+        localize_together([Study(folder) for folder in folders]).deltas
+        for folders in (two, two[::-1])
+    )
     assert {one.source for one in deltas} == set(SOURCES)
-    for one in deltas:
-        assert (one.n_cnns, one.n_says) == (8, (8, 4, 2))
-        assert one.n_used == (80, 40, 20)
-        assert (one.n_skipped, one.n_wrong) == ((2, 0, 0), (4, 6, 8))
-    again = localize_together([Study(folder) for folder in reversed(two)]).deltas
     for one, other in zip(deltas, again, strict=True):
+        assert (one.n_cnns, one.n_says, one.n_used) == (8, (8, 4, 2), (80, 40, 20))
+        assert (one.n_skipped, one.n_wrong) == ((2, 0, 0), (4, 6, 8))
         np.testing.assert_allclose(one.delta, other.delta, atol=1e-7)
 
 

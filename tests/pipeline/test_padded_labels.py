@@ -93,20 +93,6 @@ def test_verdicts_and_scores_are_those_of_the_row_alone(rows, studies, alone) ->
         assert checked == {"checked": len(rows), "disagree": 0}
 
 
-@pytest.mark.parametrize("scan", [True, False])
-def test_parts_make_what_one_process_makes(studies, scan, tmp_path, call) -> None:
-    folder, wanted = tmp_path / "parts", studies[scan]
-    small = wanted.settings.model_copy(
-        update={"continue_": wanted.settings.continue_.model_copy(update={"part_rows": 7})}
-    )
-    run(small, folder, until="sequences")
-    for part in ("1/2", "2/2"):
-        assert call("continue", folder, "--part", part, "-q").status == 0
-    assert call("continue", folder, "-q").status == 0
-    columns = ["is_memorized", "memorization_score", "continuation"]
-    assert Study(folder).sequences.select(columns).equals(wanted.sequences.select(columns))
-
-
 def test_labels_of_others_are_checked_without_padding(
     rows, studies, settings, tmp_path, call
 ) -> None:

@@ -9,14 +9,12 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-import yaml
 
-from mnemoscope.cluster import local, units
+from mnemoscope.cluster import local
 from mnemoscope.data.table import table_digest
-from mnemoscope.lm import model as batching
 from mnemoscope.pipeline import questions
 from mnemoscope.study.folder import Study
-from study_files import assert_same, content, ending
+from study_files import assert_same, content
 
 
 @pytest.fixture
@@ -73,15 +71,6 @@ def test_shares_in_copies_of_a_study_copied_together_are_one_run(
     assert "Nothing to do" in do(stage, copies[0], "--part", "1/2")
 
 
-def test_what_has_all_answers_loads_no_model(tiny_studies, tmp_path, do, monkeypatch):
-    study = shutil.copytree(tiny_studies["label"], tmp_path / "study")
-    for number in (1, 2):
-        do("capture", study, "--part", f"{number}/2")
-    monkeypatch.setattr("mnemoscope.study.models.load_model", None)
-    do("capture", study)
-    assert_same(study, tiny_studies["capture"])
-
-
 def test_the_study_takes_the_settings_of_its_shares_over(tiny_studies, tmp_path, call, do):
     study = shutil.copytree(tiny_studies["sequences"], tmp_path / "study")
     do("continue", study, "--part", "1/2", "--batch-size", 7)
@@ -90,14 +79,6 @@ def test_the_study_takes_the_settings_of_its_shares_over(tiny_studies, tmp_path,
     assert done.status == 0
     assert "results there are of other settings, another model" in done.err
     assert not (study / "units" / "continue").exists()
-
-
-def test_a_share_is_not_begun_with_another_model_of_the_same_name(tiny_studies, tmp_path, refused):
-    study = shutil.copytree(tiny_studies["label"], tmp_path / "study")
-    values = yaml.safe_load((study / "study.yaml").read_text(encoding="utf-8"))
-    values["record"]["models"]["model"]["fingerprint"] = "other"
-    (study / "study.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
-    assert "made by another model" in refused("capture", study, "--part", "3/3", "-q")
 
 
 def test_answers_of_a_model_elsewhere_are_not_mixed_with_those_of_one_here(
@@ -164,20 +145,3 @@ def test_shares_hold_the_maps_and_verdicts_of_one_forward(founded, do, asked):
     do("continue", parted)
     assert "Verdicts" not in asked
     assert_same(parted, one)
-
-
-def test_a_halved_batch_of_a_killed_run_is_on_record_of_the_run_that_goes_on(
-    founded, call, do, monkeypatch
-):
-    study, attempt = founded("study"), batching._try
-
-    def lacking(step, batch, device):
-        return attempt(step, batch, device) if len(batch) <= 3 else None
-
-    with monkeypatch.context() as patch:
-        patch.setattr(batching, "_try", lacking)
-        patch.setattr(units, "write_bytes", ending(units.write_bytes, 2))
-        assert call("continue", study, "-q").status != 0
-    do("continue", study)
-    assert Study(study).manifest("continue")["counts"]["batch_size_halved_to"] == 3
-    assert Study(study).sequences["is_memorized"].sum() == 48

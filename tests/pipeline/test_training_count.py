@@ -1,6 +1,7 @@
 """The trainings that are counted are those the settings mean; what cannot be is refused at once."""
 
 import shutil
+from contextlib import nullcontext
 
 import pytest
 
@@ -33,17 +34,42 @@ def slugs(chosen: StudySettings, source: str) -> list[str]:
     return [one.slug if one else "-" for one in settings_of(chosen, source)]
 
 
-def test_controls_take_the_first_setting_of_the_grid_unless_more_are_asked_for() -> None:
-    one, two, every = (
-        settings(train=PAPER_GRID, benchmark={"control_settings": n}) for n in (1, 2, 0)
-    )
-    assert len(slugs(one, "model")) == 8
-    assert slugs(one, "control") == slugs(one, "blind") == slugs(one, "reference")
-    assert slugs(one, "control") == ["k6-f10-mean"]
-    assert slugs(two, "reference") == ["k6-f10-mean", "k6-f10-max"]
-    assert slugs(two, "blind") == ["k6-f10-mean"]  # tokens alone have no heads to pool
-    assert slugs(every, "control") == slugs(every, "model")
-    assert len(slugs(every, "blind")) == 4
+EACH = {
+    "train": {"poolings": ["heads", "difference", "both", "mean"]},
+    "capture": {"per_head": True},
+}
+
+
+@pytest.mark.parametrize(
+    ("sections", "n_controls", "expected"),
+    [
+        ({"train": PAPER_GRID}, 1, {"model": 8, "control": ["k6-f10-mean"], "blind": 1}),
+        # Tokens alone have no heads to pool.
+        (
+            {"train": PAPER_GRID},
+            2,
+            {"reference": ["k6-f10-mean", "k6-f10-max"], "blind": ["k6-f10-mean"]},
+        ),
+        ({"train": PAPER_GRID}, 0, {"control": 8, "blind": 4, "ngram": ["-"]}),
+        # A reference has no difference from itself: its means stand in, trained once.
+        (
+            EACH,
+            0,
+            {
+                "model": [f"k6-f10-{n}" for n in EACH["train"]["poolings"]],
+                "reference": ["k6-f10-heads", "k6-f10-mean", "k6-f10-both"],
+                "blind": ["k6-f10-mean"],
+            },
+        ),
+    ],
+)
+def test_controls_take_the_first_settings_of_the_grid_that_they_can(
+    sections, n_controls, expected
+) -> None:
+    chosen = settings(**sections, benchmark={"control_settings": n_controls})
+    for source, wanted in expected.items():
+        found = slugs(chosen, source)
+        assert (len(found) if isinstance(wanted, int) else found) == wanted, source
 
 
 def test_the_count_is_the_product_written_out() -> None:
@@ -68,21 +94,6 @@ def test_the_count_is_the_product_written_out() -> None:
     assert (counted["model"], counted["blind"]) == (6 * 3, 2 * 3)
     bare = n_trainings(settings(benchmark={"controls": False}), 5, False, 5)
     assert bare == {"model": 15, "statistics": 5, "total": 20}
-
-
-def test_inputs_of_the_reference_and_of_the_blind_maps() -> None:
-    chosen = settings(
-        train={"poolings": ["heads", "difference", "both", "mean"]},
-        capture={"per_head": True},
-        benchmark={"control_settings": 0},
-    )
-    assert slugs(chosen, "model") == [
-        f"k6-f10-{n}" for n in ("heads", "difference", "both", "mean")
-    ]
-    # A reference has no difference from itself: its means stand in, trained once.
-    assert slugs(chosen, "reference") == ["k6-f10-heads", "k6-f10-mean", "k6-f10-both"]
-    assert slugs(chosen, "blind") == ["k6-f10-mean"]
-    assert slugs(chosen, "ngram") == ["-"]
 
 
 def test_seeds_of_baselines_and_of_the_control_task() -> None:
@@ -119,22 +130,24 @@ def test_no_name_means_all_and_an_unknown_one_is_refused_with_the_nearest() -> N
         controlled_taxonomies(settings(benchmark={"control_taxonomies": ["x"]}))
 
 
-def test_inputs_that_were_not_captured_are_refused() -> None:
-    with pytest.raises(UserError, match="heads needs every head's maps"):
-        check_inputs(settings(train={"poolings": ["heads"]}), True)
-    difference = settings(train={"poolings": ["difference"]})
-    check_inputs(difference, True)
-    with pytest.raises(UserError, match="difference needs the maps of a reference model"):
-        check_inputs(difference, False)
-    bare = settings(train={"poolings": ["difference"]}, benchmark={"controls": False})
-    with pytest.raises(UserError, match="difference needs"):
-        check_inputs(bare, True)
-
-
-def test_a_number_of_settings_that_is_none_is_refused() -> None:
-    for value in (-1, "some"):
-        with pytest.raises(UserError, match=r"benchmark\.control_settings"):
-            settings(benchmark={"control_settings": value})
+@pytest.mark.parametrize(
+    ("sections", "has_reference", "said"),
+    [
+        ({"train": {"poolings": ["heads"]}}, True, "heads needs every head's maps"),
+        ({"train": {"poolings": ["difference"]}}, True, None),
+        ({"train": {"poolings": ["difference"]}}, False, "needs the maps of a reference model"),
+        (
+            {"train": {"poolings": ["difference"]}, "benchmark": {"controls": False}},
+            True,
+            "difference needs",
+        ),
+        ({"benchmark": {"control_settings": -1}}, True, r"benchmark\.control_settings"),
+        ({"benchmark": {"control_settings": "some"}}, True, r"benchmark\.control_settings"),
+    ],
+)
+def test_inputs_that_were_not_captured_are_refused(sections, has_reference, said) -> None:
+    with pytest.raises(UserError, match=said) if said else nullcontext():
+        check_inputs(settings(**sections), has_reference)
 
 
 def test_another_device_trains_cnns_anew_and_keeps_baselines_or_is_refused(study_at) -> None:

@@ -76,20 +76,9 @@ def test_continue_takes_the_verdicts_of_the_capture_over(captured, call, monkeyp
     assert maps_of(both) == maps_of(plain) == maps  # and they are still there
 
 
-def test_a_killed_capture_keeps_its_verdicts_and_a_torn_file_is_left_to_the_scan(
-    captured, monkeypatch, call, tmp_path
-):
+def test_a_torn_file_of_a_captures_verdicts_is_left_to_the_scan(captured, monkeypatch, call):
     whole, _ = captured("whole", *SCAN)
-    with monkeypatch.context() as patch:
-        patch.setattr(units, "write_bytes", ending(units.write_bytes, 5))
-        with pytest.raises(AssertionError):
-            captured("killed", *SCAN)
-    killed, torn = tmp_path / "killed", tmp_path / "torn"
-    assert call("capture", killed).status == 0
-    for study in (killed, whole):
-        assert call("continue", study).status == 0
-    assert_frame_equal(Study(killed).sequences, Study(whole).sequences)
-
+    assert call("continue", whole).status == 0
     write, noted = units.write_bytes, []
 
     def tear(path, data):
@@ -99,7 +88,7 @@ def test_a_killed_capture_keeps_its_verdicts_and_a_torn_file_is_left_to_the_scan
         write(path, data)
 
     monkeypatch.setattr(units, "write_bytes", tear)
-    _, done = captured("torn", *SCAN)
+    torn, done = captured("torn", *SCAN)
     assert f"{noted[0].with_suffix('')}: damaged" in done.err
     assert "Verdicts of 16 sequences found in the same forward" in done.err
     assert call("continue", torn).status == 0

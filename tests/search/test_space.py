@@ -120,12 +120,14 @@ def test_a_node_that_divides_nothing_is_left_out() -> None:
         make_space(["Code", "Entropy"], table)
 
 
-def test_shapes_follow_the_classes() -> None:
-    assert make_space(["Recite"], TABLE, classes=[3]).shapes == ("one", "either")
-    assert make_space(["Recite"], TABLE, classes=[4]).shapes == ("two",)
-    only_four = make_space(SEARCHED, TABLE, classes=[4])
-    sizes = {len(found.classes) for seed in range(50) if (found := propose(only_four, Dice(seed)))}
-    assert sizes == {4}
+@pytest.mark.parametrize(
+    ("classes", "shapes", "sizes"), [([3], ("one", "either"), {3}), ([4], ("two",), {4})]
+)
+def test_shapes_follow_the_classes(classes, shapes, sizes) -> None:
+    space = make_space(SEARCHED, TABLE, classes=classes)
+    assert space.shapes == shapes
+    found = (propose(space, Dice(seed)) for seed in range(50))
+    assert {len(one.classes) for one in found if one} == sizes
 
 
 def test_nodes_of_one_s_own_come_with_their_thresholds(tmp_path: Path) -> None:
@@ -141,21 +143,20 @@ def test_nodes_of_one_s_own_come_with_their_thresholds(tmp_path: Path) -> None:
     assert ((label_sequences(TABLE, taxonomy) == "Long-30") == longer).all()
 
 
-def test_bad_thresholds_are_refused(tmp_path: Path) -> None:
-    path, part = tmp_path / "own.yaml", "thresholds: [30, 10.5]"
-    wrong = {OWN.replace(part, f"thresholds: {one}"): "a list of num" for one in ("[]", "[a]", "3")}
-    wrong[OWN.replace("length(text) > {threshold} AND ", "")] = r"write \{threshold\} in yes_when"
-    wrong[OWN.replace("name: Long\n    ", "")] = "node 1: 'name' is missing"
-    for text, said in wrong.items():
-        path.write_text(text)
-        with pytest.raises(UserError, match=said):
-            read_nodes(path)
-
-
-def test_a_node_called_as_the_rest_is_would_be_one_class_with_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("part", "instead", "said"),
+    [
+        *(("[30, 10.5]", one, "a list of num") for one in ("[]", "[a]", "3")),
+        ("length(text) > {threshold} AND ", "", r"write \{threshold\} in yes_when"),
+        ("name: Long\n    ", "", "node 1: 'name' is missing"),
+        # One class with the rest:
+        ("Licence", "Others", r"own\.yaml: node 'Others'"),
+    ],
+)
+def test_nodes_that_cannot_be_read_are_refused(tmp_path: Path, part, instead, said) -> None:
     path = tmp_path / "own.yaml"
-    path.write_text(OWN.replace("Licence", "Others"))
-    with pytest.raises(UserError, match=r"own\.yaml: node 'Others'"):
+    path.write_text(OWN.replace(part, instead))
+    with pytest.raises(UserError, match=said):
         make_space(["Recite", str(path)], TABLE)
 
 

@@ -123,16 +123,16 @@ def test_the_deal_of_readings_changes_no_sequence_and_no_other_cell(tiny_build, 
     assert sorted(two["plain"]["inserted"]) == [0, 0, 1, 4, 16, 64]
 
 
-def test_the_published_rule_says_yes_of_all_but_plain_text(tiny_build):
+def test_refrains_repeat_every_4_to_16_tokens_and_the_published_rule_is_of_all_but_plain_text(
+    tiny_build,
+):
+    low, high = PERIODS
     study = tiny_build.corpus.study
     windows = [Window(tokens, "") for tokens in study["tokens"].to_list()]
     assert calls_guess(tiny_build.tokenizer, windows) == (study["form"] != "plain").to_list()
-
-
-def test_refrains_repeat_every_4_to_16_tokens_and_plain_text_never(tiny_build):
-    low, high = PERIODS
-    for row in tiny_build.corpus.study.iter_rows(named=True):
+    for row in study.iter_rows(named=True):
         tokens = np.array(row["tokens"])
+        assert tiny_build.tokenizer.encode(row["text"]).ids == row["tokens"]
         found = [p for p in range(low, high + 1) if (tokens[p:] == tokens[:-p]).all()]
         if row["form"] == "refrain":
             assert found, row["text"]
@@ -168,20 +168,14 @@ def test_counted_duplicates_equal_brute_force_and_a_closed_form(tiny_build):
         assert row["duplicates"] == row["inserted"] * (PREFIX // period + 1)
 
 
-def test_rows_encode_to_their_tokens(tiny_build):
-    for row in tiny_build.corpus.study.iter_rows(named=True):
-        assert tiny_build.tokenizer.encode(row["text"]).ids == row["tokens"]
-
-
-def test_windows_of_text_lie_in_one_segment_each(tiny_windows):
+def test_windows_of_text_lie_in_one_segment_each_whose_licence_is_on_the_card(
+    tiny_windows, tiny_segments
+):
     of_one = dict[int, int]()
     spans = (tiny_windows[name].tolist() for name in ("segment", "start", "end"))
     for segment, start, end in zip(*spans, strict=True):
         assert of_one.get(segment, -1) <= start < end
         of_one[segment] = end
-
-
-def test_every_licence_of_the_text_is_on_the_card(tiny_segments):
     assert {one.licence for one in tiny_segments} <= {licence for _, _, licence in LICENCES}
 
 

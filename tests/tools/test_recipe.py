@@ -20,7 +20,7 @@ def data(tiny_out, tmp_path_factory):
     return run_recipe(out, TINY)
 
 
-def test_files_are_the_ones_the_card_names_and_every_cell_is_counted(data):
+def test_the_card_names_the_files_and_shows_every_cell_reading_and_licence(data):
     card = json.loads((data / "card.json").read_text(encoding="utf-8"))
     for name, file in card["files"].items():
         assert hashlib.sha256((data / name).read_bytes()).hexdigest() == file["sha256"]
@@ -38,11 +38,7 @@ def test_files_are_the_ones_the_card_names_and_every_cell_is_counted(data):
     steps = (table["inserted"].sum() + sum(TINY.second_rows)) // TINY.second_batch_size
     assert [card["phases"][role]["steps"] for role in ("model", "reference")] == [steps, steps]
     assert {one.name for one in (data.parent / "first").iterdir()} >= {"model.safetensors"}
-
-
-def test_the_card_shows_every_reading_and_every_licence(data):
     page = (data / "CARD.md").read_text(encoding="utf-8")
-    card = json.loads((data / "card.json").read_text(encoding="utf-8"))
     for row in card["readings"]:
         assert f"| {row['genre']} | {row['form']} | {row['inserted']} | {row['n']} |" in page
     for kind, text, licence in LICENCES:
