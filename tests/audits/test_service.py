@@ -324,13 +324,15 @@ def test_ctrl_c_leaves_at_once_and_keeps_what_was_answered(lm, tmp_path):
         settings = endpoint(url=url, model="embedded", requests_per_minute=60)
         client = Client(settings, AnswerStore(tmp_path / "answers.jsonl"))
 
-        def advance():
-            raise KeyboardInterrupt
+        class Interrupted:
+            def advance(self, n=1):
+                if n:
+                    raise KeyboardInterrupt
 
-        bodies = {str(one): client.body([one], 1) for one in range(60)}
+        bodies = [client.body([one], 1) for one in range(60)]
         started = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
-            client._ask(bodies, advance)
+            client.ask(bodies, Interrupted())
         assert time.monotonic() - started < 10  # a minute were they all asked
     assert 1 <= len(AnswerStore(tmp_path / "answers.jsonl").answers) == len(service.bodies)
     assert threading.active_count() < 20
