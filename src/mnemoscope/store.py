@@ -68,7 +68,7 @@ class Store:
         owner: Callable[[], Mapping[str, str]] = dict,
         remedy: Callable[[str], str] = lambda _: "run the same command again",
     ) -> None:
-        self.folder = Path(folder)
+        self.folder: Path = Path(folder)
         self._owner, self._remedy = owner, remedy
 
     # -- write ------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ Models are loaded when they are first asked for. Every sequence put through one 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from weakref import WeakKeyDictionary
 
 import polars as pl
@@ -156,6 +156,6 @@ class AnalysisResult:
 class AnalysisSettings(BoundedSettings):
     """Settings that each analysis adds its own to."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
 
     seed: int = Field(default=0, ge=0, description="Seed of all that is drawn at random.")

@@ -16,7 +16,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -422,7 +422,7 @@ def _beside_others(
 class StoredResult(BaseModel):
     """What `result.json` holds of a result; the tables lie beside it as Parquet files."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
 
     key: str
     settings: dict[str, Any]

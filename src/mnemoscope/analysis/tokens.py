@@ -186,17 +186,19 @@ class Predictor(nn.Module):
         super().__init__()
         n_heads = math.gcd(training.n_heads, width)
         layer = nn.TransformerEncoderLayer(width, n_heads, training.feedforward, batch_first=True)
-        self.encoder = nn.TransformerEncoder(layer, training.n_layers, enable_nested_tensor=False)
-        self.narrow = nn.Linear(width, _HIDDEN)
-        self.head = nn.Linear(_HIDDEN + 1, 2)
+        self.encoder: nn.TransformerEncoder = nn.TransformerEncoder(
+            layer, training.n_layers, enable_nested_tensor=False
+        )
+        self.narrow: nn.Linear = nn.Linear(width, _HIDDEN)
+        self.head: nn.Linear = nn.Linear(_HIDDEN + 1, 2)
         self.register_buffer("center", torch.zeros(width + 1))
         self.register_buffer("scale", torch.ones(width + 1))
 
     def fit_scale(self, states: torch.Tensor, entropy: torch.Tensor) -> None:
         """Take mean and spread of the training rows, to which inputs are scaled from now on."""
         both = torch.cat([states, entropy[..., None]], dim=-1).flatten(0, 1)
-        self.center = both.mean(dim=0)
-        self.scale = both.std(dim=0).clamp_min(1e-6)
+        self.center: torch.Tensor = both.mean(dim=0)
+        self.scale: torch.Tensor = both.std(dim=0).clamp_min(1e-6)
 
     def forward(self, states: torch.Tensor, entropy: torch.Tensor) -> torch.Tensor:
         """States (batch, steps, width) and entropy (batch, steps) to (batch, steps, 2)."""

@@ -214,7 +214,7 @@ class Job:
     def __init__(self, work: Callable[[], Any]) -> None:
         self._work = work
         self._cancelled = threading.Event()
-        self.ended = threading.Event()
+        self.ended: threading.Event = threading.Event()
         self._result: Any = None
         self._error: BaseException | None = None
         self.standing = Standing()
@@ -259,7 +259,7 @@ class Job:
     def advance(self, n: int = 1) -> None:
         """Count units of work, or stop."""
         self.check()
-        self.standing = replace(self.standing, done=self.standing.done + n)
+        self.standing: Standing = replace(self.standing, done=self.standing.done + n)
 
 
 class Desk:

@@ -217,7 +217,7 @@ class BrowsedStudy:
     """
 
     def __init__(self, folder: Path, model_folder: str | None = None) -> None:
-        self.study = Study(folder)
+        self.study: Study = Study(folder)
         for stage in ("benchmark", "localize"):
             self.study.require(stage)
         self._model_folder = model_folder

@@ -61,6 +61,9 @@ class LocalModel:
     Raises UserError: no tokenizer, too few positions, or no chat template where one is wanted.
     """
 
+    lm: LanguageModel
+    settings: AuditSettings
+
     kind: Where = "here"
 
     def __init__(self, lm: LanguageModel, settings: AuditSettings, *, name: str = "") -> None:
@@ -70,8 +73,8 @@ class LocalModel:
             raise UserError(f"{lm.name}: has no tokenizer. Save it with the model.")
         check_fits(lm, settings.length)
         self.lm, self.settings, self._name = lm, settings, name or lm.name
-        self.splitter = ModelTokens(lm.tokenizer, lm.bos_id)
-        self.is_chat = is_chat_model(lm)
+        self.splitter: ModelTokens = ModelTokens(lm.tokenizer, lm.bos_id)
+        self.is_chat: bool = is_chat_model(lm)
 
     def facts(self) -> ModelFacts:
         """What it is; the fingerprint is over weights and configuration as loaded."""

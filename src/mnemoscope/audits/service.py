@@ -45,6 +45,10 @@ class ServedModel:
     and there is no tokenizer; or settings that a service cannot follow.
     """
 
+    client: Client
+    splitter: Splitter
+    settings: AuditSettings
+
     kind: Where = "api"
     is_chat = False
 

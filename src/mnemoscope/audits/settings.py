@@ -4,7 +4,7 @@ A field's description is the help of the flag that is made from it (`cli.audit`)
 default. What single questions can be told stands with them in `questions`.
 """
 
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field, ValidationError, field_validator
@@ -21,7 +21,7 @@ Value = str | int | float | bool | None
 class AuditSettings(BoundedSettings):
     """Settings of one audit; they stand in `audit.json`."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
 
     prefix: int = Field(default=32, ge=1, le=65_536, description="Tokens the model is shown.")
     suffix: int = Field(default=32, ge=2, le=65_536, description="Tokens that it must write.")
@@ -82,7 +82,7 @@ def flag_of(name: str) -> str:
 class EndpointSettings(BoundedSettings):
     """How a service is asked; nothing here is secret, it stands in `audit.json`."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
 
     url: str = Field(description="Base address of the API.")
     model: str = Field(min_length=1, description="The service's name for the model.")

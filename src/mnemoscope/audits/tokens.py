@@ -79,6 +79,9 @@ def token_texts(tokenizer: Any, ids: npt.ArrayLike) -> list[str]:
 class ModelTokens:
     """Cuts by the tokenizer of the model; `bos_id` goes before its token ids, None for none."""
 
+    tokenizer: Any
+    bos_id: int | None
+
     def __init__(self, tokenizer: Any, bos_id: int | None) -> None:
         self.tokenizer, self.bos_id = tokenizer, bos_id
         self._cutter = WindowCutter(tokenizer)

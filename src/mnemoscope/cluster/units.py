@@ -100,7 +100,7 @@ class Opened:
 
     def __init__(self, load: Callable[[], Any], loaded: Any = None) -> None:
         self._load, self._loaded = load, loaded
-        self.name = uuid.uuid4().hex  # under which a process knows it
+        self.name: str = uuid.uuid4().hex  # under which a process knows it
 
     def __call__(self) -> Any:
         """What is loaded."""
@@ -139,7 +139,7 @@ class UnitStore:
     """
 
     def __init__(self, url: str | Path, owner: Mapping[str, str] | None = None) -> None:
-        self.url = str(url)
+        self.url: str = str(url)
         self._owner = dict(owner or {})
 
     def has(self, key: str) -> bool:

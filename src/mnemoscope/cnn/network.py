@@ -65,6 +65,13 @@ class AttentionCnn(nn.Module):
     for two convolutions.
     """
 
+    n_layers: int
+    n_classes: int
+    length: int
+    kernel: int
+    filters: int
+    dropout: float
+
     def __init__(
         self,
         n_layers: int,
@@ -92,7 +99,7 @@ class AttentionCnn(nn.Module):
         if over_rows:
             pools = [nn.AvgPool1d(2), nn.AdaptiveAvgPool1d(_HALVES)]
             n_channels, n_places = n_layers * len(ROW_STATISTICS), _HALVES
-        self.features = nn.Sequential(
+        self.features: nn.Sequential = nn.Sequential(
             convolve(n_channels, filters, kernel),
             nn.ReLU(),
             SeededDropout(dropout),
@@ -102,7 +109,7 @@ class AttentionCnn(nn.Module):
             SeededDropout(dropout),
             pools[1],
         )
-        self.classifier = nn.Sequential(
+        self.classifier: nn.Sequential = nn.Sequential(
             nn.Flatten(),
             nn.Linear(filters * n_places, HIDDEN_UNITS),
             nn.ReLU(),

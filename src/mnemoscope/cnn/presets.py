@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from mnemoscope.errors import UserError
 from mnemoscope.maps.shape import POOLED
@@ -57,7 +57,10 @@ None is computed with the next token in hand, such as contributions to its logit
 the token's log-probability by another name, and need a control that shows it without attention.
 """
 
-CnnInput: Any = Literal[tuple(INPUTS)]
+if TYPE_CHECKING:
+    CnnInput = str
+else:
+    CnnInput = Literal[tuple(INPUTS)]
 OF_TWO_MODELS = tuple(name for name, one in INPUTS.items() if one.is_of_two)
 
 

@@ -268,6 +268,10 @@ _BATCH_ROWS = 512  # documents may be long
 class Documents:
     """A table with one document a row, in `column`: `tokens`, or `text` with a cutter."""
 
+    path: Path
+    column: str
+    cutter: WindowCutter | None
+
     def __init__(self, path: Path, column: str, cutter: WindowCutter | None) -> None:
         self.path, self.column, self.cutter = path, column, cutter
 

@@ -111,7 +111,7 @@ class SuffixIndex:
 
     def __init__(self, suffixes: np.ndarray) -> None:
         """Sort the suffixes, token ids of shape (sequences, k); kept, not copied."""
-        self.k = suffixes.shape[1]
+        self.k: int = suffixes.shape[1]
         self._rows = suffixes
         hashes = _hash_rows(suffixes)
         self._hashes, self._heads, self._which = _number(suffixes, hashes)

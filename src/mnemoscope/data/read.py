@@ -104,7 +104,7 @@ class WindowCutter:
             raise UserError(f"length {length}, stride {stride}: both must be at least 1.")
         self.length = length
         self._tokenizer, self._stride = tokenizer, stride
-        self.least = length if least is None else least
+        self.least: int = length if least is None else least
         self._backend = _copy_backend(tokenizer)
 
     def cut(self, text: str) -> list[Window]:
@@ -171,6 +171,9 @@ _COLUMNS = ("text", "tokens", "start", "end")
 
 class WindowCollector:
     """Windows in the order of their texts; `n_too_short` texts of `n_texts` gave none."""
+
+    n_too_short: int
+    n_texts: int
 
     def __init__(self, cutter: WindowCutter, *, limit: int | None = None, pad: Pad = False) -> None:
         self.n_texts = 0

@@ -37,6 +37,8 @@ class FineTuning:
     `digest` gives the current one.
     """
 
+    step: int
+
     def __init__(self, lm: LanguageModel, settings: StepSettings) -> None:
         """Copy the model. Raises UserError: quantized or spread. NoRoomError: no room for it."""
         if lm.quantization is not None or lm.device_map is not None:
@@ -49,7 +51,7 @@ class FineTuning:
             model = copy.deepcopy(lm.model).float()
         for weight in model.parameters():
             weight.requires_grad_(True)
-        self.lm = replace(lm, model=model.eval(), dtype="float32")
+        self.lm: LanguageModel = replace(lm, model=model.eval(), dtype="float32")
         self.step = 0
         self._settings = settings
         self._optimizer = torch.optim.AdamW(

@@ -88,6 +88,8 @@ class Anatomy:
     Raises UserError: quantized or offloaded weights, or a family whose parts are not found.
     """
 
+    model: Any
+
     def __init__(self, model: Any, like: "Anatomy | None" = None) -> None:
         self.model, was_training = model, [one for one in model.modules() if one.training]
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -104,7 +106,7 @@ class Anatomy:
             )
         for module in was_training:
             module.training = True
-        self.weights = _weights_of(model)
+        self.weights: dict[str, Tensor] = _weights_of(model)
         self._names = {id(weight): name for name, weight in self.weights.items()}
         self._layers = decoder_layers(self._lm)
         self.parts: dict[str, list[Slice]] = {}
@@ -501,8 +503,8 @@ class Pair:
             _check_adapter(model)
         else:
             _check_alike(model, twin)
-        self.twin = None if twin is None else Anatomy(twin)
-        self.anatomy = Anatomy(model, self.twin)
+        self.twin: Anatomy | None = None if twin is None else Anatomy(twin)
+        self.anatomy: Anatomy = Anatomy(model, self.twin)
         self._ours, self._is_adapter = self.anatomy.weights, twin is None
         theirs = self._ours if self.twin is None else self.twin.weights
         shapes, others = (

@@ -72,6 +72,8 @@ def _shards(index: pl.DataFrame) -> list[str]:
 class MapStore:
     """An existing folder of maps, opened for reading."""
 
+    index: pl.DataFrame
+
     def __init__(self, folder: Path | str, *, verify: bool = True) -> None:
         """Open a folder and compare the content of its shards with their records.
 
@@ -80,8 +82,8 @@ class MapStore:
         whose maps it gives. Raises UserError: no maps there, or a shard is missing or another
         model's. DamagedDataError: a shard has changed, or its record.
         """
-        self.folder = Path(folder)
-        self.meta = read_meta(self.folder)
+        self.folder: Path = Path(folder)
+        self.meta: StoreMeta = read_meta(self.folder)
         self.index, damaged = read_index(self.folder, self.meta)
         _require_whole(damaged)
         if self.index.is_empty():
@@ -137,6 +139,8 @@ class MapStore:
 class MapWriter:
     """Add shards of maps to a folder; what it already holds is not asked for again."""
 
+    damaged: list[MnemoscopeError]
+
     def __init__(self, folder: Path | str, meta: StoreMeta) -> None:
         """Open a folder, or plan a new one: nothing is written before the first shard.
 
@@ -145,7 +149,7 @@ class MapWriter:
         folder holds maps of another model, settings or shape. DamagedDataError: `meta.json` is
         damaged.
         """
-        self.folder = Path(folder)
+        self.folder: Path = Path(folder)
         self.meta = meta
         if (self.folder / META_NAME).exists():
             read_meta(self.folder).require(meta, self.folder)

@@ -56,8 +56,8 @@ class TensorMaps:
         """Hold packed maps (n, layers, triangle) as float16; `ValueError` for other shapes."""
         if packed.ndim != 3:
             raise ValueError(f"packed maps of shape {tuple(packed.shape)}: 3 axes are needed")
-        self.n_layers = packed.shape[1]
-        self.length = triangle_length(packed.shape[2])
+        self.n_layers: int = packed.shape[1]
+        self.length: int = triangle_length(packed.shape[2])
         self._packed = packed.detach().to("cpu", torch.float16)
 
     def __len__(self) -> int:
@@ -78,6 +78,10 @@ class StoredMaps:
     memory map: a mapped file that is cut short ends the process. Threads take turns, since opening
     one shard may close another.
     """
+
+    n_layers: int
+    length: int
+    pooling: str
 
     def __init__(
         self,
@@ -167,8 +171,8 @@ class _Combined:
                 f"{len(first)} maps of {first.length} tokens, {len(second)} of {second.length}"
             )
         self._first, self._second = first, second
-        self.n_layers = first.n_layers + second.n_layers
-        self.length = first.length
+        self.n_layers: int = first.n_layers + second.n_layers
+        self.length: int = first.length
 
     def __len__(self) -> int:
         return len(self._first)
@@ -209,6 +213,9 @@ class MarkedMaps:
     themselves, in class 2 to the token before, in class 3 to the one before that, and so on; class
     0 is left as it is. Maps of weights so marked, pooled by mean or maximum, are these, exactly.
     """
+
+    n_layers: int
+    length: int
 
     def __init__(
         self, maps: MapSource, classes: torch.Tensor, share: float, prefix: int | None = None

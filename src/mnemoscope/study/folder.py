@@ -69,8 +69,8 @@ class Study:
     """
 
     def __init__(self, folder: Path | str) -> None:
-        self.folder = Path(folder)
-        self.store = Store(self.folder, lambda: self.owner, self._remedy)
+        self.folder: Path = Path(folder)
+        self.store: Store = Store(self.folder, lambda: self.owner, self._remedy)
         self._making: Making | None = None  # the manifest being written, while a stage runs
         self._tables: dict[tuple[str, ...], tuple[tuple[str, ...], pl.DataFrame]] = {}
         self._read_settings()
@@ -160,7 +160,7 @@ class Study:
         for name in self.changed_stages(settings, redo=redo):
             self.forget(name)
         self._drop_unfinished(settings)
-        self.settings = settings
+        self.settings: StudySettings = settings
         _write_settings(self.folder, settings, self.record)
 
     def changed_stages(self, settings: StudySettings, *, redo: bool = False) -> list[str]:

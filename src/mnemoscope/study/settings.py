@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast
 
 import yaml
 from pydantic import (
@@ -82,7 +82,7 @@ class BoundedSettings(BaseModel, metaclass=_OneLine):
     is one that a file system and UTF-8 can hold, and a list names nothing twice.
     """
 
-    model_config = ConfigDict(
+    model_config: ClassVar[ConfigDict] = ConfigDict(
         extra="forbid",
         strict=True,
         allow_inf_nan=False,

@@ -67,7 +67,7 @@ class HistoryWriter:
     """
 
     def __init__(self, folder: Path | str, windows: WatchedWindows, **facts: Any) -> None:
-        self.folder = Path(folder)
+        self.folder: Path = Path(folder)
         self._store = _store_of(self.folder)
         if self._store.record_path(WATCH).exists():
             if _read_record(self.folder)["windows"] != windows.digest:
