@@ -137,7 +137,7 @@ def audits(tmp_path_factory) -> list[Path]:
         folder = tmp_path_factory.mktemp(f"audit-{number}")
         (folder / "a.html").write_text(f"<pre>{text} A heron stood by the copper lane.</pre>")
         made = audit("embedded", folder / "a.html", folder / "out", edits=0, profile=True)
-        assert made.spans.height == 1 - number
+        assert made.passages.height == 1 - number
         folders.append(folder / "out")
     return folders
 

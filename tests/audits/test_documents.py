@@ -181,10 +181,14 @@ def test_the_encoding_can_be_named(tmp_path):
         read_one(tmp_path / "missing.txt")
 
 
-def test_a_text_in_place_of_its_name_is_refused_with_the_way_to_give_one(tmp_path):
-    with pytest.raises(UserError, match=r"no such file or folder\. .*\{name: text\}") as refused:
-        ms.audit("embedded", "word " * 200, tmp_path)
-    assert len(str(refused.value)) < 200
+def test_a_text_is_audited_and_a_mistyped_name_is_refused():
+    made = ms.audit("embedded", "word " * 200, edits=0, near_length=0)
+    assert [one["document"] for one in made.record["documents"]] == ["text"]
+    folder = made.folder
+    del made
+    assert not folder.exists()  # nothing is left behind
+    with pytest.raises(UserError, match=r"no such file or folder\. .*\{name: text\}"):
+        ms.audit("embedded", "my notes of the year.txt")
 
 
 def test_a_name_that_is_not_utf_8_is_said_and_the_others_go_on(tmp_path):

@@ -108,12 +108,12 @@ def test_python_and_the_command_line_give_the_same_audit(tmp_path, monkeypatch, 
     made = ms.audit("embedded", "a.txt", "out", **few)
     flags = ("--edits", 0, "--near-length", 0, "--suffix", 8)
     succeed("audit", "embedded", "a.txt", "-o", "typed", *flags)
-    assert made.spans.equals(pl.read_parquet("typed/spans.parquet"))
+    assert made.passages.equals(pl.read_parquet("typed/spans.parquet"))
     assert made.record["key"] == json.loads(Path("typed/audit.json").read_text())["key"]
     assert made.record["reference"]["name"] == "embedded"
     of_text = ms.audit("embedded", {"a.txt": trained[0]}, "texts", **few)
-    assert not made.spans.is_empty()
-    assert of_text.spans.equals(made.spans)
+    assert not made.passages.is_empty()
+    assert of_text.passages.equals(made.passages)
     assert (tmp_path / "texts" / "texts" / "00001.txt").read_text() == trained[0]
     with pytest.raises(UserError, match="strid"):
         ms.audit("embedded", {"a": "text"}, "other", strid=4)

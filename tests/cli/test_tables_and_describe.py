@@ -193,16 +193,18 @@ def test_a_count_that_nobody_asked_for_is_said_and_kept(tiny, tmp_path, call, su
 
 def test_a_frame_founds_the_study_that_its_file_would(tiny, tmp_path):
     settings, frame = load_settings(tiny.yaml), pl.read_parquet(tiny.table)
-    study = ms.run(settings, tmp_path / "frame", until="sequences", sequences=frame)
+    model = settings.model.name
+    given = {"settings": settings, "until": "sequences"}
+    study = ms.run(model, frame, tmp_path / "frame", **given)
     other = ms.run(settings, tmp_path / "file", until="sequences")
     assert study.sequences.equals(other.sequences)
     assert study.settings.sequences.source.startswith("frame:")
-    ms.run(settings, tmp_path / "frame", until="sequences", sequences=frame)  # goes on
+    ms.run(model, frame, tmp_path / "frame", **given)  # goes on
     rows = pytest.importorskip("datasets").Dataset.from_dict(frame.to_dict(as_series=False))
-    third = ms.run(settings, tmp_path / "rows", until="sequences", sequences=rows)
+    third = ms.run(model, rows, tmp_path / "rows", **given)
     assert third.sequences.equals(other.sequences)
     with pytest.raises(UserError, match=r"sequences\.source: the study has 'frame:"):
-        ms.run(settings, tmp_path / "frame", until="sequences", sequences=frame.head(50))
+        ms.run(model, frame.head(50), tmp_path / "frame", **given)
 
 
 def test_a_bad_table_is_refused_before_weights_are_loaded(tiny, tmp_path, refused, monkeypatch):

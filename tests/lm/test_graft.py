@@ -20,8 +20,10 @@ from mnemoscope.lm.graft import (
     _orthonormal,
     graft_parts,
     grafted,
-    patched,
     scan_patched,
+)
+from mnemoscope.lm.graft import (
+    patched_activations as patched,
 )
 from mnemoscope.lm.model import wrap_model
 from mnemoscope.lm.probe import suffix_logprobs
@@ -558,7 +560,13 @@ def test_parts_that_are_not_there_and_models_that_cannot_lend_them_are_refused()
         ({"positions": [40]}, "position 40 of 24"),
         ({"tokens": torch.ones(1, 3, dtype=torch.long)}, r"shape \(1, 3\) for an input of"),
     ):
-        with pytest.raises(UserError, match=words), patched(model, twin, "mlp", 0, **options):
+        with (
+            pytest.raises(UserError, match=words),
+            patched(model, twin, "mlp", 0, **options),
+        ):
             logits(model)
-    with pytest.raises(UserError, match="use_cache=False"), patched(model, twin, "mlp", 0):
+    with (
+        pytest.raises(UserError, match="use_cache=False"),
+        patched(model, twin, "mlp", 0),
+    ):
         model.generate(IDS, max_new_tokens=2)

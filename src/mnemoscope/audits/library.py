@@ -101,6 +101,7 @@ class Audit:
         )
 
 
+_WORDS_OF_NAME = 20
 _ROWS, _SHOWN = 10, 120  # passages, and characters of each, that a notebook shows
 
 
@@ -250,11 +251,8 @@ def _documents(documents: Documents) -> Documents:
 
 
 def _is_text(given: str) -> bool:
-    """Whether it is no path: several words, and no file of this name."""
-    try:
-        return len(given.split()) > 1 and not Path(given).exists()
-    except (OSError, ValueError):
-        return True
+    """Whether it is no mistyped name: several lines, or more words than any name has."""
+    return "\n" in given.strip() or len(given.split()) > _WORDS_OF_NAME
 
 
 def audit_api(
