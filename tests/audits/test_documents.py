@@ -187,7 +187,7 @@ def test_a_text_is_audited_and_a_mistyped_name_is_refused():
     folder = made.folder
     del made
     assert not folder.exists()  # nothing is left behind
-    with pytest.raises(UserError, match=r"no such file or folder\. .*\{name: text\}"):
+    with pytest.raises(UserError, match="no such file or folder"):
         ms.audit("embedded", "my notes of the year.txt")
 
 

@@ -217,7 +217,7 @@ class Job:
         self.ended: threading.Event = threading.Event()
         self._result: Any = None
         self._error: BaseException | None = None
-        self.standing = Standing()
+        self.standing: Standing = Standing()
 
     def cancel(self) -> None:
         """Stop it at the next step, or where it waits."""
@@ -259,7 +259,7 @@ class Job:
     def advance(self, n: int = 1) -> None:
         """Count units of work, or stop."""
         self.check()
-        self.standing: Standing = replace(self.standing, done=self.standing.done + n)
+        self.standing = replace(self.standing, done=self.standing.done + n)
 
 
 class Desk:

@@ -119,7 +119,7 @@ class Study:
                 f"{path}: study version {self.record.get('study_version')}, this program knows "
                 f"{STUDY_VERSION}. Use the mnemoscope that made it."
             )
-        self.settings = parse_settings(values, where=str(path))
+        self.settings: StudySettings = parse_settings(values, where=str(path))
 
     @classmethod
     def create(cls, folder: Path | str, settings: StudySettings) -> "Study":
@@ -160,7 +160,7 @@ class Study:
         for name in self.changed_stages(settings, redo=redo):
             self.forget(name)
         self._drop_unfinished(settings)
-        self.settings: StudySettings = settings
+        self.settings = settings
         _write_settings(self.folder, settings, self.record)
 
     def changed_stages(self, settings: StudySettings, *, redo: bool = False) -> list[str]:
