@@ -30,6 +30,7 @@ _METHOD = {*MAY_IMPORT}
 MAY_IMPORT["study"] = _METHOD - {"analysis", "training"}
 MAY_IMPORT["pipeline"] = _METHOD - {"analysis", "training"} | {"study"}
 MAY_IMPORT["search"] = MAY_IMPORT["pipeline"] | {"pipeline"}
+MAY_IMPORT["plugin"] = {"analysis", "taxonomy"}
 MAY_IMPORT["plan"] = MAY_IMPORT["pipeline"] | {"pipeline"}
 MAY_IMPORT["audits"] = _METHOD - {"analysis", "training"} | {"study", "pipeline", "report", "flow"}
 MAY_IMPORT["report"] = _METHOD - {"training"} | {"study", "pipeline", "search"}
@@ -141,3 +142,11 @@ def test_the_project_speaks_of_itself_alone():
     for path in files:
         text = path.read_text(encoding="utf-8")
         assert not [word for word in words if word in text], path
+
+
+def test_the_example_plugin_needs_nothing_internal():
+    text = (SOURCE.parents[1] / "examples/mnemoscope-example/mnemoscope_example.py").read_text()
+    nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
+    ours = [(node.module, name.name) for node in nodes for name in node.names]
+    assert [one for one in ours if one[0].startswith("mnemoscope")] == [("mnemoscope", "plugin")]
+    assert sum(bool(line.strip()) for line in text.splitlines()) <= 30
