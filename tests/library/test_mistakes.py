@@ -24,8 +24,9 @@ CASES: dict[str, tuple[Case, str]] = {
     "no texts": (lambda h: ms.windows([], h.tokenizer), "texts: none given"),
     "texts too short": (lambda h: ms.windows(["a b c"], h.tokenizer), "no text of 64 tokens"),
     "no prefix": (lambda h: ms.windows(["a b"], h.tokenizer, prefix=0), "prefix 0"),
-    "other ids": (lambda h: ms.scan(h.model, h.windows.with_columns(pl.col("tokens").list.eval(
-        pl.element() + 400))), "outside the vocabulary"),
+    "other ids": (
+        lambda h: ms.scan(h.model, h.windows.drop("text").with_columns(
+            pl.col("tokens").list.eval(pl.element() + 400))), "outside the vocabulary"),
     "windows of another tokenizer": (
         lambda h: ms.scan(h.path, h.windows.with_columns(text=pl.lit("other"))),
         "another text to the tokenizer"),
@@ -68,7 +69,34 @@ CASES: dict[str, tuple[Case, str]] = {
         lambda h: ms.fit(h.maps, h.labels, minimum=6, kernel=12), "kernel 12"),
     "an unknown device": (
         lambda h: ms.fit(h.maps, h.labels, minimum=6, kernel=2, device="gpu"), "gpu"),
-    "maps of other layers": (lambda h: h.reader.predict(h.maps.pooled("both")), "fitted on 2"),
+    "maps of another pool": (lambda h: h.reader.predict(h.maps.pooled("max")), "fitted on 'mean'"),
+    "maps for a reader of text": (
+        lambda h: ms.fit_blind(h.maps, h.labels, groups=h.windows["group"], minimum=6, kernel=2,
+                               preset="paper").predict(h.maps), "text alone"),
+    "a control of other sides": (
+        lambda h: ms.excess({"model": h.reader, "blind": ms.fit_blind(
+            h.maps, h.labels, kind="ngrams", groups=h.windows["group"], minimum=6, draw_seed=3)}),
+        "other windows, classes, groups or sides"),
+    "a model that did not train": (
+        lambda h: ms.excess({"model": h.reader, "blind": ms.fit_blind(
+            h.maps, h.labels, kind="ngrams", groups=h.windows["group"], minimum=6)}),
+        "mean nothing"),
+    "a fraction as seed": (lambda h: ms.fit(h.maps, h.labels, seed=0.5), "seed 0.5"),
+    "one seed twice": (lambda h: ms.fit(h.maps, h.labels, seed=(1, 1)), "several that differ"),
+    "no filters": (lambda h: ms.fit(h.maps, h.labels, filters=0), "filters 0"),
+    "a text as size": (lambda h: ms.fit(h.maps, h.labels, n_train="x"), "n_train 'x'"),
+    "rows that there are not": (lambda h: h.maps.take([10_000]), "no such rows"),
+    "a taxonomy twice": (
+        lambda h: ms.classify(h.scanned, ["Non-Memo, Guess, Recall"] * 2), "named twice"),
+    "a number as folder": (lambda h: ms.capture(h.model, h.windows, out=5), "out: a int"),
+    "a number as text of a document": (lambda h: ms.audit(h.path, {"a": 5}), "'a': a int"),
+    "a loaded model and no folder": (lambda h: ms.run(h.model, "x.txt"), "settings: a GPTNeoX"),
+    "a stage that there is not": (
+        lambda h: ms.run(h.path, h.windows, "x", until="sequnces"), "no stage 'sequnces'"),
+    "another prefix than the windows": (
+        lambda h: ms.run(h.path, h.windows, "x", settings={"sequences.prefix": 9}), "have 12"),
+    "settings by place": (lambda h: ms.StudySettings(7), "by name"),
+    "no windows": (lambda h: ms.scan(h.model, h.windows.head(0)), "windows: none"),
     "maps of other windows": (
         lambda h: h.reader.decisiveness(h.maps.take([0])), "is not among them"),
     "no control": (lambda h: ms.excess({"model": h.reader}), "at least one control"),

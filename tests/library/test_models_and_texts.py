@@ -156,3 +156,49 @@ def test_a_quantized_model_is_asked_as_it_is(tmp_path) -> None:
         logits = model(prompts).logits[:, -1]
     assert [one[0] for one in decoded["continuation"]] == logits.argmax(dim=-1).tolist()
     assert ms.capture(model, windows).shape == (windows.height, 2, 24, 24)
+
+
+def test_what_a_folder_holds_is_of_these_weights_adapters_and_tokens_alone(tmp_path) -> None:
+    model = adapted(random_model("llama"))
+    windows = ms.windows(TEXTS, make_tokenizer(), prefix=16, suffix=8)
+    with_adapter = ms.capture(model, windows, out=tmp_path / "true")
+    with model.disable_adapter(), pytest.raises(ms.UserError, match="made otherwise"):
+        ms.capture(model, windows, out=tmp_path / "true")
+    again = ms.capture(model, windows, out=tmp_path / "true")
+    np.testing.assert_array_equal(again, with_adapter)
+    ms.capture(model, windows, suffix="own", out=tmp_path / "own")
+    with pytest.raises(ms.UserError, match="made otherwise"):
+        ms.capture(model, windows, suffix="own", prefix=8, out=tmp_path / "own")
+
+
+def test_one_scan_does_not_speak_of_another() -> None:
+    first, second = random_model("llama"), random_model("gpt_neox")
+    windows = ms.windows(TEXTS, make_tokenizer(), prefix=16, suffix=8)
+    again = ms.scan(second, ms.scan(first, windows, decode=True), prefix=12)
+    assert not {"continuation", "memorization_score"} & {*again.columns}
+    assert again["n_prefix"].unique().to_list() == [12]
+    assert ms.capture(second, again).n_prefix == 12
+    maps = ms.capture(second, again, suffix="own")
+    fresh = ms.scan(second, windows.drop("n_prefix"), decode=True, prefix=12)
+    is_own = ~fresh["is_memorized"].to_numpy()
+    wanted = np.array(fresh["continuation"].to_list())
+    np.testing.assert_array_equal(maps.tokens[is_own, 12:], wanted[is_own])
+    classified = ms.classify(again, "Non-Memo, Guess, Recall")
+    other = ms.classify(classified, "Non-Memo, Guess, Recall", prefix=4)
+    assert not other["rouge_l"].equals(classified["rouge_l"])
+
+
+def test_a_refusal_leaves_the_model_in_training() -> None:
+    model = random_model("gpt2")
+    model.train()
+    model.config.bos_token_id = 0  # whether it is read is not known without a tokenizer
+    with pytest.raises(ms.UserError, match="Give tokenizer="):
+        ms.scan(model, np.zeros((2, 8), dtype=np.int64))
+    assert all(one.training for one in model.modules())
+
+
+def test_texts_without_blanks_are_texts_and_nothing_is_no_text() -> None:
+    tokenizer = make_tokenizer()
+    assert ms.windows("\u8fd9\u662f" * 300, tokenizer).height > 1
+    with pytest.raises(ms.UserError, match="no file"):
+        ms.windows("", tokenizer)

@@ -101,7 +101,7 @@ class Audit:
         )
 
 
-_WORDS_OF_NAME = 20
+_WORDS_OF_NAME, _LONGEST_NAME = 20, 255
 _ROWS, _SHOWN = 10, 120  # passages, and characters of each, that a notebook shows
 
 
@@ -202,6 +202,8 @@ def audit(
         UserError: no such model or file, a setting that is unknown or out of range, another audit
             in the folder, or no document as long as a window.
     """
+    if out is not None and not isinstance(out, str | Path):
+        raise UserError(f"out: a {type(out).__name__}; give a folder.")
     held = None
     if out is None:
         held = TemporaryDirectory(prefix="audit-")
@@ -216,7 +218,7 @@ def audit(
         if reference is None or isinstance(reference, str | Path):
             other = own.beside(reference)
         else:
-            other = stack.enter_context(_loaded(reference, None, "reference"))
+            other = stack.enter_context(_loaded(reference, tokenizer, "reference"))
         _check(own, other, documents)
         if study not in (None, MAKE_STUDY):
             Study(str(study))
@@ -237,7 +239,12 @@ def audit(
 
 def _documents(documents: Documents) -> Documents:
     """Texts by their names where texts were given; else as it is."""
-    if isinstance(documents, Mapping | Path):
+    if isinstance(documents, Mapping):
+        for name, text in documents.items():
+            if not isinstance(text, str):
+                raise UserError(f"documents, {name!r}: a {type(text).__name__}; give its text.")
+        return {str(name): text for name, text in documents.items()}
+    if isinstance(documents, Path):
         return documents
     if isinstance(documents, str):
         return {"text": documents} if _is_text(documents) else documents
@@ -252,7 +259,8 @@ def _documents(documents: Documents) -> Documents:
 
 def _is_text(given: str) -> bool:
     """Whether it is no mistyped name: several lines, or more words than any name has."""
-    return "\n" in given.strip() or len(given.split()) > _WORDS_OF_NAME
+    is_long = len(given) > _LONGEST_NAME or len(given.split()) > _WORDS_OF_NAME
+    return is_long or "\n" in given.strip()
 
 
 def audit_api(

@@ -13,10 +13,10 @@ from mnemoscope.benchmark.excess import FigureName, PairedDifference
 from mnemoscope.benchmark.published import Conclusion
 from mnemoscope.benchmark.sources import headline_of
 from mnemoscope.data.rows import name_of
-from mnemoscope.errors import UserError
+from mnemoscope.errors import UserError, nearest
 from mnemoscope.flow.run import Wanted, run_stage
 from mnemoscope.flow.run import run as run_study
-from mnemoscope.library.given import N_PREFIX, as_source, opened_model
+from mnemoscope.library.given import N_PREFIX, as_source, as_table, opened_model, prefix_of
 from mnemoscope.library.reader import Excess
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.pipeline.benchmark import (
@@ -32,6 +32,7 @@ from mnemoscope.stats import rows_of
 from mnemoscope.study import folder
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import StudySettings, find_study, parse_settings
+from mnemoscope.study.stages import STAGES
 
 
 @dataclass(frozen=True)
@@ -231,6 +232,12 @@ def run(
             trained the report is written before the error.
         MnemoscopeError: damaged data, or a full disk; what was finished is kept.
     """
+    known = [one.name for one in STAGES]
+    for name in (*also, *([until] if until else [])):
+        if name not in known:
+            raise UserError(
+                f"run: no stage '{name}'.{nearest(name, known)} Known: {', '.join(known)}."
+            )
     finish = partial(run_study, redo=redo, until=until, also=also)
     if folder is None:
         if texts is None or not isinstance(texts, str | Path):
@@ -241,8 +248,15 @@ def run(
     wanted: dict[str, Any] = _settings(settings or {}).as_dict()
     source = as_source(texts)
     if isinstance(source, pl.DataFrame):
-        if N_PREFIX in source.columns and source.height:
-            prefix, length = int(source[N_PREFIX][0]), len(source["tokens"][0])
+        if {N_PREFIX, "tokens"} <= {*source.columns}:
+            source = as_table(source)
+            prefix, length = prefix_of(source, None), len(source["tokens"][0])
+            given = wanted["sequences"]["prefix"]
+            if given not in (None, prefix):
+                raise UserError(
+                    f"sequences.prefix {given}: the windows have {prefix}. Cut them anew, or leave "
+                    "the setting out."
+                )
             wanted["sequences"] |= {"prefix": prefix, "suffix": length - prefix, "length": length}
         wanted["sequences"]["source"] = name_of(source)
     else:
@@ -278,11 +292,17 @@ def _settings(given: Given) -> Any:
         for key, value in given.items():
             section, _, name = str(key).partition(".")
             if name:
-                values.setdefault(section, {})[name] = value
+                part = values.setdefault(section, {})
+                if not isinstance(part, dict):
+                    raise UserError(
+                        f"settings: '{section}' stands beside '{key}'. Give one of them."
+                    )
+                part[name] = value
             else:
                 values[section] = value
         return parse_settings(values, where="settings")
-    if isinstance(given, StudySettings) or callable(given):
+    is_change = callable(given) and not hasattr(given, "parameters")
+    if isinstance(given, StudySettings) or is_change:
         return given
     raise UserError(
         f"settings: a {type(given).__name__}; give ms.StudySettings, a mapping, or a YAML file."

@@ -7,6 +7,8 @@ come. What does not fit is a `UserError` that says what was given and what is wa
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
+from operator import index
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +21,6 @@ from mnemoscope.data.rows import to_frame
 from mnemoscope.data.table import check_sequences, conform, has_values, whole_mask, without_padding
 from mnemoscope.embedded import place_of
 from mnemoscope.errors import UserError
-from mnemoscope.lm.hub import find_bos
 from mnemoscope.lm.load import load_model, load_tokenizer
 from mnemoscope.lm.model import LanguageModel, wrap_model
 from mnemoscope.progress import SILENT, Progress, is_notebook, is_shown, show_progress, track
@@ -35,7 +36,8 @@ The same in every row; `bos_id` is null where the tokenizer puts nothing before 
 """
 _BATCH = 64
 _BATCH_ON_ACCELERATOR = 1024  # halved until it fits
-_CHECKED = 3  # rows whose tokens are compared with their text
+_CHECKED = 64  # rows, from first to last, whose tokens are compared with their text
+_LONGEST_NAME = 255  # characters of a file's name
 
 
 @contextmanager
@@ -65,24 +67,30 @@ def opened_model(
         return
     if isinstance(model, str | Path):
         lm = load_model(place_of(str(model)))
-    else:
-        inner, was_training = _inner(model), [one for one in model.modules() if one.training]
-        given = None if tokenizer is None else as_tokenizer(tokenizer)
-        if given is None and for_study:
-            given = tokenizer_of(model)
-        lm = wrap_model(inner, given, name=_name_of(inner), fingerprint=None if for_study else "")
-        if given is None:
-            lm = replace(lm, bos_id=_bos_of(inner, table))
-        for one in was_training:
-            one.training = True
-    _check_windows(lm, table)
-    modules = [one for one in lm.model.modules() if one.training]
-    lm.model.eval()
-    try:
+        _check_windows(lm, table)
         yield lm
+        return
+    inner = _inner(model)
+    modules = [one for one in inner.modules() if one.training]
+    try:
+        yield _described(inner, tokenizer, table, for_study)
     finally:
         for one in modules:
             one.training = True
+
+
+def _described(
+    model: Any, tokenizer: Any, table: pl.DataFrame | None, for_study: bool
+) -> LanguageModel:
+    """A loaded model, in evaluation mode, with its tokenizer as far as it is known."""
+    given = _cached_tokenizer(model) if tokenizer is None else as_tokenizer(tokenizer)
+    if given is None and for_study:
+        given = tokenizer_of(model)
+    lm = wrap_model(model, given, name=_name_of(model), fingerprint=None if for_study else "")
+    if given is None:
+        lm = replace(lm, bos_id=_bos_of(model, table))
+    _check_windows(lm, table)
+    return lm
 
 
 def _inner(model: Any) -> Any:
@@ -138,9 +146,13 @@ def tokenizer_of(model: Any, tokenizer: Any = None) -> Any:
 
 def _cached_tokenizer(model: Any) -> Any | None:
     """The tokenizer beside a loaded model's weights, if they came from a folder or the cache."""
+    return _tokenizer_beside(str(getattr(model, "name_or_path", "") or ""))
+
+
+@lru_cache(maxsize=4)
+def _tokenizer_beside(name: str) -> Any | None:
     from transformers import AutoTokenizer
 
-    name = getattr(model, "name_or_path", "")
     if not name:
         return None
     try:
@@ -154,9 +166,6 @@ def _bos_of(model: Any, table: pl.DataFrame | None) -> int | None:
     if table is not None and BOS_ID in table.columns:
         found: int | None = _constant(table, BOS_ID)
         return found
-    tokenizer = _cached_tokenizer(model)
-    if tokenizer is not None:
-        return find_bos(tokenizer)
     if model.config.get_text_config().bos_token_id is None:
         return None
     raise UserError(
@@ -177,7 +186,7 @@ def _check_windows(lm: LanguageModel, table: pl.DataFrame | None) -> None:
         )
     if lm.tokenizer is None or not has_values(table, "text"):
         return
-    first = table.head(_CHECKED)
+    first = table.gather_every(max(1, table.height // _CHECKED))
     decoded = WindowCutter(lm.tokenizer).decode(without_padding(first))
     for sequence_id, text, said in zip(first["sequence_id"], first["text"], decoded, strict=True):
         if text != said:
@@ -205,9 +214,9 @@ def as_source(texts: Any) -> Any:
     if isinstance(texts, Path):
         return texts
     if isinstance(texts, str):
-        if parse_hub_name(texts) is not None or _exists(texts):
+        if texts.strip() and (parse_hub_name(texts) is not None or _exists(texts)):
             return texts
-        if not texts.strip() or len(texts.split()) < 2:
+        if len(texts) <= _LONGEST_NAME and len(texts.split()) < 2:
             raise UserError(
                 f"texts: {texts[:40]!r} is no file, folder or data set of the hub, and no text "
                 "either. Give a path that exists, a text, or a list of texts."
@@ -266,6 +275,8 @@ def as_table(windows: Any, *, where: str = "windows") -> pl.DataFrame:
             f"{where}: a {type(windows).__name__}. Cut it first: ms.windows(texts, tokenizer)."
         )
     table = windows if isinstance(windows, pl.DataFrame) else as_source(windows)
+    if isinstance(table, pl.DataFrame) and table.is_empty():
+        raise UserError(f"{where}: none. Give at least one.")
     if not has_values(table, "tokens"):
         raise UserError(
             f"{where}: no column 'tokens'. Cut texts first: ms.windows(texts, tokenizer)."
@@ -284,7 +295,8 @@ def prefix_of(table: pl.DataFrame, prefix: int | None) -> int:
     """Tokens of the prefix: as given, as the windows say, or half; UserError for none or all."""
     if prefix is None:
         given = _constant(table, N_PREFIX) if N_PREFIX in table.columns else None
-        prefix = len(table["tokens"][0]) // 2 if given is None else int(given)
+        prefix = len(table["tokens"][0]) // 2 if given is None else given
+    prefix = whole_number(prefix, "prefix")
     if not 0 < prefix < len(table["tokens"][0]):
         raise UserError(
             f"prefix {prefix}: windows of {len(table['tokens'][0])} tokens have 1 to "
@@ -298,13 +310,22 @@ def mask_of_windows(table: pl.DataFrame) -> np.ndarray | None:
     return whole_mask(table)
 
 
+def whole_number(value: Any, name: str, *, least: int = 1) -> int:
+    """A whole number of Python or NumPy; UserError for anything else, or less."""
+    try:
+        number = index(value)
+    except TypeError:
+        number = least - 1
+    if isinstance(value, bool) or number < least:
+        raise UserError(f"{name} {value!r}: give a whole number, at least {least}.")
+    return number
+
+
 def rows_at_once(lm: LanguageModel, batch_size: BatchSize) -> int:
     """The batch size; ``auto``: 64, on an accelerator 1,024 or what fits (it is halved)."""
     if batch_size == "auto":
         return _BATCH if lm.device == "cpu" else _BATCH_ON_ACCELERATOR
-    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
-        raise UserError(f"batch_size {batch_size!r}: give a number of at least 1, or 'auto'.")
-    return batch_size
+    return whole_number(batch_size, "batch_size")
 
 
 @contextmanager

@@ -98,7 +98,7 @@ class Maps:
 
     def __getitem__(self, rows: Any) -> npt.NDArray[np.float16]:
         """The maps at these positions: an int, a slice, or an array of positions or of bools."""
-        chosen = np.arange(len(self))[rows]
+        chosen = np.arange(len(self))[_positions(rows, len(self))]
         packed = self.source.read(torch.from_numpy(np.atleast_1d(chosen)))
         maps: npt.NDArray[np.float16] = unpack_triangle(packed).numpy()
         return maps[0] if np.ndim(chosen) == 0 else maps
@@ -115,13 +115,27 @@ class Maps:
 
     def take(self, rows: Any) -> "Maps":
         """The maps of some windows: positions, or a bool for each."""
-        chosen = np.arange(len(self))[np.asarray(rows)]
+        chosen = np.arange(len(self))[_positions(rows, len(self))]
         own = chosen if self.rows is None else self.rows[chosen]
         return replace(self, windows=self.windows[chosen], rows=own)
 
     def __repr__(self) -> str:
         n, layers, length, _ = self.shape
         return f"Maps({n:,} windows, {layers} layers, {length} tokens, pool {self.pool!r})"
+
+
+def _positions(rows: Any, n: int) -> Any:
+    """Positions as NumPy takes them; UserError for what is none."""
+    if isinstance(rows, slice | int | np.integer) and not isinstance(rows, bool):
+        found: Any = rows
+    else:
+        found = np.asarray(rows)
+        found = found.astype(np.int64) if found.size == 0 else found
+    try:
+        np.arange(n)[found]
+    except (IndexError, TypeError) as error:
+        raise UserError(f"maps: no such rows among {n:,} ({error}).") from None
+    return found
 
 
 class _Chosen:
@@ -189,6 +203,8 @@ def capture(
     Source: arXiv 2508.02573, section 3; every head is pooled as it is computed.
     """
     check_pool(pool)
+    if out is not None and not isinstance(out, str | Path):
+        raise UserError(f"out: a {type(out).__name__}; give a folder.")
     windows = windows.windows if isinstance(windows, Maps) else windows
     table = as_windows(windows, model, tokenizer)
     n_shown = prefix_of(table, prefix)
@@ -199,14 +215,14 @@ def capture(
             tokens = _with_own_suffix(lm, table, tokens, n_shown, size)
         elif suffix != "true":
             raise UserError(f"suffix {suffix!r}: give 'true' or 'own'.")
-        mask = mask_of_windows(table)
+        mask, seen = mask_of_windows(table), read_windows(table, tokens, n_shown)
         with following(progress, "Capturing", table.height) as counted:
             read = _Reading(lm, tokens, mask, size, counted)
             if out is None:
                 sources = read.into_memory()
             else:
-                sources = read.into_folder(Path(out), table, suffix)
-    return Maps(read_windows(table, tokens, n_shown), pool, sources)
+                sources = read.into_folder(Path(out), seen, suffix)
+    return Maps(seen, pool, sources)
 
 
 def read_windows(table: pl.DataFrame, tokens: npt.NDArray[np.int32], n_prefix: int) -> pl.DataFrame:
@@ -226,11 +242,17 @@ def _with_own_suffix(
     batch_size: int,
 ) -> npt.NDArray[np.int32]:
     """Put the model's continuation in place of the suffix where it is another."""
+    if mask_of_windows(table) is not None:
+        raise UserError("suffix 'own': some windows are padded. Give whole ones, or suffix='true'.")
     if "is_memorized" not in table.columns:
         table = scan(lm, table, prefix=n_prefix, batch_size=batch_size)
     own = np.flatnonzero(~table["is_memorized"].fill_null(True).to_numpy())
     rows = table[own]
-    if "continuation" not in rows.columns or rows["continuation"].null_count():
+    n_suffix = tokens.shape[1] - n_prefix
+    if (
+        "continuation" not in rows.columns
+        or not (rows["continuation"].list.len() == n_suffix).fill_null(False).all()
+    ):
         rows = scan(lm, rows, decode=True, prefix=n_prefix, batch_size=batch_size)
     tokens = tokens.copy()
     if len(own):
@@ -271,6 +293,8 @@ class _Reading:
         """Shards of maps that the folder lacks, then all of them from there."""
         ids = table["sequence_id"].to_numpy()
         weights = self.lm.fingerprint or fingerprint_model(self.lm.model)
+        if adapters := active_adapters(self.lm.model):
+            weights = hashlib.sha256(f"{weights} {adapters}".encode()).hexdigest()
         meta = store_meta(self.lm, weights, self.tokens.shape[1], table_digest(table))
         writer = MapWriter(folder, meta)
         lacking = writer.missing(ids, suffix)
@@ -287,6 +311,17 @@ class _Reading:
             writer.take(shard, ids[rows], suffix, sha256=hashlib.sha256(shard).hexdigest())
         store = MapStore(folder, verify=False)
         return {name: store.dataset(ids, suffix, name) for name in POOLED}
+
+
+def active_adapters(model: Any) -> list[str]:
+    """Which adapters of PEFT are switched on in which layers: the weights do not show it."""
+    return sorted(
+        {
+            f"{one.active_adapters} {'off' if one.disable_adapters else 'on'}"
+            for one in model.modules()
+            if hasattr(one, "active_adapters") and hasattr(one, "disable_adapters")
+        }
+    )
 
 
 def store_meta(lm: LanguageModel, weights: str, length: int, tokens: str) -> StoreMeta:

@@ -5,7 +5,8 @@ memory only as far as it is above readers that cannot have any: of the text, and
 a model that never saw these windows (`excess`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any, Literal, NamedTuple
@@ -25,13 +26,13 @@ from mnemoscope.cnn.presets import PRESETS, CnnSetting, check_kernel
 from mnemoscope.cnn.training import TrainedCnn, predict_logits, train_cnn
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError, nearest
-from mnemoscope.library.given import Shown, as_table, following, prefix_of
+from mnemoscope.library.given import Shown, as_table, following, prefix_of, whole_number
 from mnemoscope.library.maps import Maps, check_maps, read_windows, same_windows
 from mnemoscope.library.sequences import CLASS
 from mnemoscope.lm.placement import find_device
 from mnemoscope.localize.delta import Decisiveness, average, decisiveness, pooled
 from mnemoscope.maps.views import MapSource
-from mnemoscope.stats import Estimate
+from mnemoscope.stats import NO_ESTIMATE, Estimate
 from mnemoscope.taxonomy.names import NON_MEMO, Taxonomy
 from mnemoscope.taxonomy.sample import (
     MINIMUM,
@@ -41,7 +42,7 @@ from mnemoscope.taxonomy.sample import (
     draw_sample,
     order_table,
 )
-from mnemoscope.words import percent
+from mnemoscope.words import nats, percent
 
 Kind = Literal["cnn", "regression", "ngrams"]
 _SOURCES = {
@@ -53,6 +54,26 @@ _SOURCES = {
 }
 """What a reader is called in `benchmark.sources`: of the model, of the reference."""
 _RESAMPLES = 1000
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute on one thread inside this block, as a study's workers do: the same bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class InNats(Estimate):
+    """A figure in nats, with its interval."""
+
+    def __str__(self) -> str:
+        """Print it: `0.025 nats [−0.006, 0.055]`."""
+        value, low, high = (nats(one or 0.0) for one in self)
+        return f"{value} nats [{low}, {high}]"
 
 
 class Fitted(NamedTuple):
@@ -106,13 +127,16 @@ def fit_cnn(
 class Reader:
     """Trained CNNs, or a regression, and how well they tell the classes of unseen windows apart.
 
+    Trainings that are not above chance on their own training windows do not count, as in a study;
+    where none is, there is no figure.
+
     Attributes:
         classes: in the order of the class indices.
         sample: one row a window that was used: `sequence_id`, `class`, `split` (train or eval),
             `group`.
-        did_train: whether each training is above chance on its own training windows; figures of one
-            that is not mean nothing.
-        votes: every prediction for the evaluation windows, as the benchmark holds them.
+        did_train: whether each training is above chance on its own training windows.
+        votes: the predictions of those that are, as the benchmark holds them; of all where none is.
+        pool: what it sees of a layer's heads; empty of the text.
         reads: ``attention`` or ``text``.
         kind: ``cnn``, ``regression`` or ``ngrams``.
         cnns: the trained networks, one a seed; empty of other kinds.
@@ -124,6 +148,7 @@ class Reader:
     votes: Votes = field(repr=False)
     reads: Literal["attention", "text"]
     kind: Kind
+    pool: str
     training_min_f1: float
     cnns: tuple[TrainedCnn, ...] = field(default=(), repr=False)
     scores: ScoreEstimates = field(init=False, repr=False)
@@ -144,12 +169,13 @@ class Reader:
     @property
     def min_f1(self) -> Estimate:
         """Smallest F1 of any class on the evaluation windows, with its 95 % interval by group."""
-        return self.scores.min_f1
+        return self.scores.min_f1 if any(self.did_train) else NO_ESTIMATE
 
     @property
     def f1(self) -> dict[str, Estimate]:
         """F1 of each class."""
-        return dict(zip(self.classes, self.scores.f1, strict=True))
+        found = self.scores.f1 if any(self.did_train) else [NO_ESTIMATE] * len(self.classes)
+        return dict(zip(self.classes, found, strict=True))
 
     @property
     def confusion(self) -> npt.NDArray[np.int64]:
@@ -158,7 +184,7 @@ class Reader:
         return confusion_matrix(votes.true, votes.predicted, len(self.classes))
 
     def predict(self, maps: Maps) -> pl.DataFrame:
-        """Class and probabilities of other windows, the mean over the trainings.
+        """Class and probabilities of other windows, the mean over what is trained.
 
         Returns:
             One row a window, in order: `sequence_id`, `class` (Enum) and a column float32 a class.
@@ -167,7 +193,7 @@ class Reader:
             UserError: maps of another shape, or a reader without CNNs.
         """
         self._check(maps)
-        logits = [predict_logits(one, maps.source).softmax(dim=1) for one in self.cnns]
+        logits = [predict_logits(one, maps.source).softmax(dim=1) for one in self._trained()]
         shares = torch.stack(logits).mean(dim=0).numpy()
         names = pl.Series([self.classes[k] for k in shares.argmax(axis=1)], dtype=pl.String)
         columns = {"sequence_id": maps.sequence_id, CLASS: names.cast(pl.Enum(self.classes))}
@@ -180,7 +206,7 @@ class Reader:
         attribution: Literal["gradient", "guided", "integrated", "occlusion"] = "gradient",
         correct_only: bool = True,
     ) -> npt.NDArray[np.float32]:
-        """Where in the attention each class is decided: Δ, the mean over the trainings.
+        """Where in the attention each class is decided: Δ, the mean over what is trained.
 
         Args:
             maps: of the windows that the reader was fitted on; the evaluation windows count.
@@ -205,13 +231,19 @@ class Reader:
                 "them. Give the maps that the reader was fitted on."
             )
         asked = asked.with_columns(place=pl.Series(rows))
-        trained = [one for one in self.cnns if one.did_train] or self.cnns
         halves = in_halves(asked)  # as a study, which compares them
-        found = [
-            pooled([self._delta_of(one, maps, half, attribution, correct_only) for half in halves])
-            for one in trained
-        ]
+        with one_thread():
+            found = [
+                pooled(
+                    [self._delta_of(one, maps, own, attribution, correct_only) for own in halves]
+                )
+                for one in self._trained()
+            ]
         return average(found).delta.numpy()
+
+    def _trained(self) -> Sequence[TrainedCnn]:
+        """Those that are above chance in training; all where none is."""
+        return [one for one in self.cnns if one.did_train] or self.cnns
 
     def _delta_of(
         self, trained: TrainedCnn, maps: Maps, rows: pl.DataFrame, attribution: str, correct: bool
@@ -231,12 +263,18 @@ class Reader:
         check_maps(maps)
         if not self.cnns:
             raise UserError(f"a {self.kind} reader is fitted once, for its figures. Fit a CNN.")
+        if self.reads == "text":
+            raise UserError("a reader of the text alone: it has seen no maps. Fit one with ms.fit.")
+        if maps.pool != self.pool:
+            raise UserError(
+                f"maps of pool {maps.pool!r}; the reader was fitted on {self.pool!r}. Give "
+                f"maps.pooled({self.pool!r})."
+            )
         network, (_, layers, length, _) = self.cnns[0].network, maps.shape
         if (layers, length) != (network.n_layers, network.length):
             raise UserError(
-                f"maps: {layers} layers of {length} tokens, pool {maps.pool!r}; the reader was "
-                f"fitted on {network.n_layers} of {network.length}. Give maps of the same model "
-                "and pool."
+                f"maps: {layers} layers of {length} tokens; the reader was fitted on "
+                f"{network.n_layers} of {network.length}. Give maps of the same model."
             )
 
     def __repr__(self) -> str:
@@ -250,7 +288,8 @@ class Reader:
             f"<tr><td>{escape(name)}</td><td>{percent(one.value)}</td><td>{_ends(one)}</td></tr>"
             for name, one in self.f1.items()
         )
-        said = f"{len(self.cnns)} CNNs" if self.cnns else f"a {self.kind} reader"
+        n_cnns = f"{len(self.cnns)} CNN{'' if len(self.cnns) == 1 else 's'}"
+        said = n_cnns if self.cnns else f"a {self.kind} reader"
         return (
             f"<b>Min-F1 {escape(str(self.min_f1))}</b>: {said} of {self.reads}, trained on "
             f"{sizes.get('train', 0):,} windows, asked about {sizes.get('eval', 0):,}"
@@ -319,11 +358,12 @@ def fit(
             few windows of one.
     """
     check_maps(maps)
+    n_train, n_eval, minimum, draw_seed = _checked_sizes(n_train, n_eval, minimum, draw_seed)
     if kind not in ("cnn", "regression"):
         raise UserError(f"kind {kind!r}: give 'cnn' or 'regression'.")
-    _check_training(preset, kernel, maps.shape[-1], device)
+    _check_training(preset, kernel, filters, maps.shape[-1], device)
     sides = _divide(maps, labels, groups, split, n_train, n_eval, minimum, draw_seed)
-    seeds = _checked_seeds(seed)
+    seeds = _checked_seeds(seed, kind)
     if kind == "regression":
         seen = maps.pooled("both").source
         values = baselines.all_statistics(seen, maps.tokens, maps.n_prefix).astype(np.float32)
@@ -379,6 +419,7 @@ def fit_blind(
     Raises:
         UserError: as `fit`; windows without classes.
     """
+    n_train, n_eval, minimum, draw_seed = _checked_sizes(n_train, n_eval, minimum, draw_seed)
     if kind not in ("cnn", "regression", "ngrams"):
         raise UserError(f"kind {kind!r}: give 'cnn', 'regression' or 'ngrams'.")
     if isinstance(windows, Maps):
@@ -390,9 +431,9 @@ def fit_blind(
         shown = Maps(read_windows(table, token_matrix(table), prefix_of(table, None)), "mean", {})
     if labels is None:
         raise UserError("labels: none given, and the windows have no column 'class'.")
-    _check_training(preset, kernel, shown.tokens.shape[1], device)
+    _check_training(preset, kernel, filters, shown.tokens.shape[1], device)
     sides = _divide(shown, labels, groups, split, n_train, n_eval, minimum, draw_seed)
-    seeds = _checked_seeds(seed)
+    seeds = _checked_seeds(seed, kind)
     if kind == "ngrams":
         return _fit_baseline(baselines.ngram_logits, shown.tokens, sides, seeds[0], kind, "text")
     seen = baselines.blind_maps(shown.tokens)
@@ -434,13 +475,14 @@ def _divide(
     taxonomy = Taxonomy(", ".join(classes), classes, ())
     columns = [pl.Series("sequence_id", maps.sequence_id)]
     if groups is not None:
-        columns.append(_series(groups, "groups", maps).cast(pl.String).alias("group"))
+        columns.append(_groups(_series(groups, "groups", maps)))
     else:
         columns.append(pl.Series("tokens", maps.tokens.tolist()))
     ordered = order_table(pl.DataFrame(columns), seed=draw_seed)
     codes, owners = taxonomy.codes(given), np.empty(len(maps), dtype=np.int64)
     named = ordered.rows["group"].cast(pl.Int64, strict=False)
-    if named.null_count():  # names of the user's own; else ids, as `windows` and studies have them
+    is_id = named.cast(pl.String) == ordered.rows["group"]
+    if not is_id.fill_null(False).all():  # names of the user's own, not ids as a study has them
         named = ordered.rows.select(pl.col("sequence_id").min().over("group")).to_series()
     owners[ordered.position] = named.to_numpy()
     if split is None:
@@ -489,6 +531,13 @@ def _series(values: Any, what: str, maps: Maps) -> pl.Series:
         raise UserError(f"{what}: values of several kinds. Give names of classes.") from error
 
 
+def _groups(given: pl.Series) -> pl.Series:
+    """Names of groups; a window without one is alone, whatever the others are called."""
+    named = given.cast(pl.String).alias("group")
+    alone = pl.Series([f"alone {row}" for row in range(len(given))])
+    return named.fill_null(alone) if named.null_count() < len(named) else named
+
+
 def _classes(labels: Any, given: pl.Series) -> tuple[str, ...]:
     """Names in their order."""
     dtype = getattr(labels, "dtype", None)
@@ -504,18 +553,32 @@ def _classes(labels: Any, given: pl.Series) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _check_training(preset: str, kernel: int, length: int, device: str) -> None:
+def _check_training(preset: str, kernel: int, filters: int, length: int, device: str) -> None:
     """Raise UserError for what no CNN could be trained with, before anything is computed."""
     if preset not in PRESETS:
-        raise UserError(f"preset {preset!r}: give small, paper or rows.{nearest(preset, PRESETS)}")
-    check_kernel(kernel, length)
-    find_device(device)
+        hint = nearest(str(preset), PRESETS)
+        raise UserError(f"preset {preset!r}: give small, paper or rows.{hint}")
+    whole_number(filters, "filters")
+    check_kernel(whole_number(kernel, "kernel"), length)
+    find_device(str(device))
 
 
-def _checked_seeds(seed: int | Sequence[int]) -> list[int]:
-    seeds = [seed] if isinstance(seed, int) else list(seed)
-    if not seeds or any(not isinstance(one, int) or one < 0 for one in seeds):
-        raise UserError(f"seed {seed!r}: give a number, 0 or more, or several.")
+def _checked_sizes(n_train: Any, n_eval: Any, minimum: Any, draw_seed: Any) -> tuple[int, ...]:
+    return (
+        whole_number(n_train, "n_train"),
+        whole_number(n_eval, "n_eval"),
+        whole_number(minimum, "minimum"),
+        whole_number(draw_seed, "draw_seed", least=0),
+    )
+
+
+def _checked_seeds(seed: Any, kind: Kind) -> list[int]:
+    given = seed if isinstance(seed, Sequence | np.ndarray) else [seed]
+    seeds = [whole_number(one, "seed", least=0) for one in given]
+    if not seeds or len({*seeds}) < len(seeds):
+        raise UserError(f"seed {seed!r}: give one, or several that differ.")
+    if kind != "cnn" and len(seeds) > 1:
+        raise UserError(f"seed {seed!r}: kind {kind!r} is fitted once. Give one seed.")
     return seeds
 
 
@@ -536,7 +599,7 @@ def _fit_cnns(
     training, evaluation = (_Rows(source, rows) for rows in (sides.train, sides.evaluation))
     labels = torch.from_numpy(sides.codes[sides.train])
     fits = []
-    with following(progress, "Training", len(seeds)) as counted:
+    with one_thread(), following(progress, "Training", len(seeds)) as counted:
         for one in seeds:
             fits.append(
                 fit_cnn(
@@ -552,14 +615,16 @@ def _fit_cnns(
                 )
             )
             counted.advance()
+    history = [one.trained.history for one in fits]
+    counted_seeds = [(one, k) for one, k in zip(fits, seeds, strict=True) if one.trained.did_train]
+    counts, those = zip(*(counted_seeds or zip(fits, seeds, strict=True)), strict=True)
     votes = _votes(
         sides,
-        np.concatenate([one.predicted.numpy() for one in fits]),
-        np.stack([one.probabilities.numpy() for one in fits]),
-        np.repeat(seeds, [len(one.predicted) for one in fits]),
-        np.asarray(seeds),
+        np.concatenate([one.predicted.numpy() for one in counts]),
+        np.stack([one.probabilities.numpy() for one in counts]),
+        np.repeat(those, [len(one.predicted) for one in counts]),
+        np.asarray(those),
     )
-    history = [one.trained.history for one in fits]
     return Reader(
         sides.classes,
         sides.sample,
@@ -567,7 +632,8 @@ def _fit_cnns(
         votes,
         reads,
         "cnn",
-        float(np.mean([one.train_min_f1 for one in history])),
+        maps.pool if reads == "attention" else "",
+        float(np.mean([one.trained.history.train_min_f1 for one in counts])),
         tuple(one.trained for one in fits),
     )
 
@@ -583,8 +649,10 @@ def _fit_baseline(
     found = fit_one(inputs[sides.train], sides.codes[sides.train], inputs[sides.evaluation], seed)
     kept, seeds = found.probabilities.astype(np.float32)[None], np.array([seed])
     votes = _votes(sides, found.predicted[None], kept, seeds, seeds)
-    did_train = (found.did_train,)
-    return Reader(sides.classes, sides.sample, did_train, votes, reads, kind, found.train_min_f1)
+    did_train, seen = (found.did_train,), "both" if reads == "attention" else ""
+    return Reader(
+        sides.classes, sides.sample, did_train, votes, reads, kind, seen, found.train_min_f1
+    )
 
 
 def _votes(
@@ -644,7 +712,7 @@ class Excess:
 
     value: Estimate
     over: str
-    gain: Estimate | None
+    gain: InNats | None
     kind: str
     verdict: str
     min_f1: dict[str, Estimate]
@@ -685,18 +753,27 @@ def excess(
     """
     named = _sources(readers)
     model = readers["model"]
+    whole_number(seed, "seed", least=0)
+    whole_number(n_resamples, "n_resamples", least=100)
+    wanted = model.sample.sort("sequence_id")
     for name, one in readers.items():
-        if one.classes != model.classes or not np.array_equal(
-            one.votes.sequence_ids, model.votes.sequence_ids
-        ):
+        if not one.sample.sort("sequence_id").equals(wanted):
             raise UserError(
-                f"readers: '{name}' was asked about other windows or classes than 'model'. Fit "
-                "both with the same labels, groups and draw_seed."
+                f"readers: '{name}' was fitted on other windows, classes, groups or sides than "
+                "'model'. Fit both with the same labels, groups, sizes and draw_seed."
             )
-    ran = {source: readers[name].votes for name, source in named.items() if name != "model"}
-    trained = {source: readers[name] for name, source in named.items() if name != "model"}
-    failed = tuple(source for source, one in trained.items() if not all(one.did_train))
+        if one.kind == model.kind == "cnn" and len(one.did_train) != len(model.did_train):
+            raise UserError(f"readers: '{name}' has other seeds than 'model'. Give both the same.")
+    controls = {source: readers[name] for name, source in named.items() if name != "model"}
+    failed = tuple(source for source, one in controls.items() if not any(one.did_train))
+    ran = {source: one.votes for source, one in controls.items() if source not in failed}
     own = named["model"]
+    if not ran or not any(model.did_train):
+        which = "'model'" if ran else "every control"
+        raise UserError(
+            f"readers: {which} is not above chance on its own training windows, so its figures "
+            "mean nothing. Give more windows, or another preset."
+        )
     found = measure_excess(model.votes, ran, n_resamples=n_resamples, seed=seed, reader=own)
     stand_ins = [one for name, one in ran.items() if TABLE[name].needs_reference]
     text = [one for name, one in ran.items() if not TABLE[name].needs_reference]
@@ -707,11 +784,11 @@ def excess(
         gain = measure_gain(model.votes, stand_ins[0], text, n_trained=n_train)
     figures = BenchmarkFigures(
         model.classes,
-        all(model.did_train),
+        True,
         f1=tuple(model.scores.f1),
         gain=gain,
         n_trainings=found.n_trainings,
-        controls=tuple(ran),
+        controls=tuple(controls),
         failed_controls=failed,
         training_min_f1=model.training_min_f1,
         interval_note=note,
@@ -722,7 +799,7 @@ def excess(
     return Excess(
         Estimate(found.value, found.low, found.high),
         by_source[found.strongest],
-        None if gain is None else Estimate(gain.value, gain.low, gain.high),
+        None if gain is None else InNats(gain.value, gain.low, gain.high),
         given.kind,
         given.sentence,
         {name: one.min_f1 for name, one in readers.items()},

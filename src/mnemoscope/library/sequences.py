@@ -25,6 +25,7 @@ from mnemoscope.library.given import (
     prefix_of,
     rows_at_once,
     tokenizer_of,
+    whole_number,
 )
 from mnemoscope.lm.continue_ import continue_sequences, scan_memorized
 from mnemoscope.lm.hub import find_bos
@@ -34,6 +35,9 @@ from mnemoscope.taxonomy.labels import has_verdict, label_lazily, missing_column
 from mnemoscope.taxonomy.names import Taxonomy
 
 CLASS = "class"
+VERDICTS = ("is_memorized", "memorization_score", "continuation", "smallest_gap")
+"""Columns that say which windows a model reproduces."""
+_BY_PREFIX = ("rouge_l", "rouge_3", "duplicates")  # features that depend on where the suffix begins
 FEATURES = ("rouge_l", "rouge_3", "is_incrementing", "is_repeating", "duplicates", "is_code")
 """What taxonomies ask of a text, and `classify` computes."""
 
@@ -63,8 +67,8 @@ def windows(
 
     Returns:
         A frame, one row a window: `sequence_id` int64, `text`, `tokens` list of int32 (length
-        prefix + suffix), `document`, `start` and `end` (characters), `genre`, `group` (near
-        duplicates and overlapping windows share one), `n_prefix` and `bos_id`, which tell the
+        prefix + suffix), `document`, `start` and `end` (characters), `genre` of files, `group`
+        (near duplicates and overlapping windows share one), `n_prefix` and `bos_id`, which tell the
         functions that follow how the windows are read, and the columns that the texts came with.
 
     Raises:
@@ -73,9 +77,9 @@ def windows(
 
     Source: arXiv 2508.02573 shows 32 tokens and asks for 32.
     """
-    for name, value in (("prefix", prefix), ("suffix", suffix)):
-        if not isinstance(value, int) or value < 1:
-            raise UserError(f"{name} {value!r}: give a number of tokens, at least 1.")
+    prefix, suffix = whole_number(prefix, "prefix"), whole_number(suffix, "suffix")
+    stride = None if stride is None else whole_number(stride, "stride")
+    limit = None if limit is None else whole_number(limit, "limit")
     tokenizer, length = as_tokenizer(tokenizer), prefix + suffix
     result = read_sequences(
         as_source(texts),
@@ -142,6 +146,9 @@ def scan(
     """
     table = as_windows(windows, model, tokenizer)
     n_shown = prefix_of(table, prefix)
+    table = table.drop(VERDICTS, strict=False)  # which may be another model's
+    if N_PREFIX in table.columns or prefix is not None:
+        table = table.with_columns(pl.lit(n_shown, dtype=pl.Int32).alias(N_PREFIX))
     with opened_model(model, tokenizer, table=table) as lm:
         tokens = token_matrix(table)
         ask: Any = continue_sequences if decode else scan_memorized
@@ -209,7 +216,7 @@ def classify(
     """Give every scanned window its class under a taxonomy, and compute what its nodes ask.
 
     Args:
-        windows: a frame with `is_memorized`, as `scan` gives it, and `tokens` or `text`.
+        windows: a frame with `is_memorized`, as `scan` gives it, and `tokens`.
         taxonomy: a name such as ``"Non-Memo, Guess, Recall"``, or several; ``"catalogue"`` stands
             for the 54 published ones.
         corpus: the training texts, for nodes that ask how often a suffix occurs there: a folder or
@@ -230,6 +237,10 @@ def classify(
     Source: the decision lists of arXiv 2508.02573, section 4.
     """
     table, taxonomies = as_table(windows), _taxonomies(taxonomy)
+    n_shown = prefix_of(table, prefix)
+    if n_shown != prefix_of(table, None):
+        table = table.drop(_BY_PREFIX, strict=False)
+        table = table.with_columns(pl.lit(n_shown, dtype=pl.Int32).alias(N_PREFIX))
     if not has_verdict(table.columns):
         raise UserError(
             "windows: whether they are memorized is not known. Ask first: ms.scan(model, windows)."
@@ -251,7 +262,7 @@ def classify(
             table.drop(computed, strict=False),
             patterns=patterns,
             length=len(table["tokens"][0]),
-            prefix=prefix_of(table, prefix),
+            prefix=n_shown,
             corpus=where,
             where="windows",
         )
@@ -272,6 +283,8 @@ def _taxonomies(given: str | Taxonomy | Sequence[str | Taxonomy]) -> list[Taxono
                 f"taxonomy: a {type(one).__name__}; give a name, such as 'Non-Memo, Guess, Recall'."
             )
         found += [one] if isinstance(one, Taxonomy) else load_taxonomies([one])
+    if len({one.name for one in found}) < len(found):
+        raise UserError("taxonomy: one of them is named twice. Name each once.")
     if not found:
         raise UserError("taxonomy: none given. Name one, such as 'Non-Memo, Guess, Recall'.")
     return found

@@ -71,6 +71,8 @@ class _OneLine(ModelMetaclass):
 
     def __call__(self, *args: Any, **values: Any) -> Any:
         """Make settings; UserError says which value no run could use."""
+        if args:
+            raise UserError(f"settings: {args[0]!r:.40}; give them by name: model={{'name': ...}}.")
         with _said_in_one_line(cast("type[BaseModel]", self)):
             return super().__call__(*args, **values)
 
