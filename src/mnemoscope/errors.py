@@ -53,6 +53,16 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" Did you mean '{by_lower[found[0]]}'?" if found else ""
 
 
+def a_kind(value: object) -> str:
+    """What something is, with its article.
+
+    >>> a_kind(7)
+    'an int'
+    """
+    name = type(value).__name__
+    return f"an {name}" if name[0].lower() in "aeiou" else f"a {name}"
+
+
 def first_line(error: BaseException, most: int = 200) -> str:
     """The first line of what an error says, or its type where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:most]

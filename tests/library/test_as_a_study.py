@@ -139,3 +139,26 @@ def test_a_study_answers(study) -> None:
     with pytest.raises(ms.UserError, match="partz"):
         study.graft(partz=["qk"])
     assert {"excess", "report", "graft", "decisiveness"} <= set(dir(study))
+
+
+def test_a_study_of_loaded_models_goes_on_with_them(tiny, tmp_path) -> None:
+    """They are no longer what their folder holds, as a fine-tuned model is not."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model, twin = (
+        AutoModelForCausalLM.from_pretrained(one) for one in (tiny.model, tiny.reference)
+    )
+    with torch.no_grad():
+        for weight in (*model.parameters(), *twin.parameters()):
+            weight.mul_(1.001)
+    values = {key: one for key, one in tiny.values.items() if key not in ("model", "sequences")}
+    values |= {"capture": {"shard_rows": 16}, "graft": {"n_sequences": 12, "draws": 1}}
+    table = pl.read_parquet(tiny.table)
+    study = ms.run(
+        model, table, tmp_path / "s", reference=twin, settings=values, taxonomies=TAXONOMY
+    )
+    assert study.settings.label.taxonomies == [TAXONOMY]
+    assert study.graft(parts=["layers.1.qk"]).height
+    again = ms.run(model, table, tmp_path / "s", reference=twin)  # with the settings it has
+    assert again.settings == study.settings

@@ -13,14 +13,14 @@ import mnemoscope as ms
 
 Case = Callable[[SimpleNamespace], object]
 CASES: dict[str, tuple[Case, str]] = {
-    "a number as model": (lambda h: ms.scan(7, h.windows), "a int; give a folder"),
+    "a number as model": (lambda h: ms.scan(7, h.windows), "an int; give a folder"),
     "no such model": (lambda h: ms.scan("no/such/model/here", h.windows), "no/such/model/here"),
     "a model without head": (lambda h: ms.scan(h.headless, h.windows), "AutoModelForCausalLM"),
     "a module": (lambda h: ms.scan(torch.nn.Linear(2, 2), h.windows), "a Linear; give a folder"),
-    "a number as tokenizer": (lambda h: ms.windows(["a b"], 3), "tokenizer: a int"),
+    "a number as tokenizer": (lambda h: ms.windows(["a b"], 3), "tokenizer: an int"),
     "no such text": (lambda h: ms.windows("nowhere", h.tokenizer), "is no file, folder or data"),
     "a number as texts": (lambda h: ms.windows(3, h.tokenizer), "a int: no sequences"),
-    "a list of numbers": (lambda h: ms.windows([1, 2], h.tokenizer), "texts, number 0: a int"),
+    "a list of numbers": (lambda h: ms.windows([1, 2], h.tokenizer), "texts, number 0: an int"),
     "no texts": (lambda h: ms.windows([], h.tokenizer), "texts: none given"),
     "texts too short": (lambda h: ms.windows(["a b c"], h.tokenizer), "no text of 64 tokens"),
     "no prefix": (lambda h: ms.windows(["a b"], h.tokenizer, prefix=0), "prefix 0"),
@@ -48,7 +48,7 @@ CASES: dict[str, tuple[Case, str]] = {
         lambda h: ms.classify(h.windows, "Non-Memo, Guess, Recall"), "ms.scan"),
     "an unknown taxonomy": (lambda h: ms.classify(h.scanned, "Non-Memo, Gues, Recall"), "Guess"),
     "no taxonomy": (lambda h: ms.classify(h.scanned, []), "none given"),
-    "a number as taxonomy": (lambda h: ms.classify(h.scanned, [3]), "taxonomy: a int"),
+    "a number as taxonomy": (lambda h: ms.classify(h.scanned, [3]), "taxonomy: an int"),
     "duplicates that nobody counted": (
         lambda h: ms.classify(h.scanned, "Non-Memo, Recite[5], Others"), "Give corpus="),
     "an unknown pool": (lambda h: ms.capture(h.model, h.windows, pool="men"), "mean"),
@@ -88,15 +88,15 @@ CASES: dict[str, tuple[Case, str]] = {
     "rows that there are not": (lambda h: h.maps.take([10_000]), "no such rows"),
     "a taxonomy twice": (
         lambda h: ms.classify(h.scanned, ["Non-Memo, Guess, Recall"] * 2), "named twice"),
-    "a number as folder": (lambda h: ms.capture(h.model, h.windows, out=5), "out: a int"),
-    "a number as text of a document": (lambda h: ms.audit(h.path, {"a": 5}), "'a': a int"),
+    "a number as folder": (lambda h: ms.capture(h.model, h.windows, out=5), "out: an int"),
+    "a number as text of a document": (lambda h: ms.audit(h.path, {"a": 5}), "'a': an int"),
     "a loaded model and no folder": (lambda h: ms.run(h.model, "x.txt"), "settings: a GPTNeoX"),
     "a stage that there is not": (
         lambda h: ms.run(h.path, h.windows, "x", until="sequnces"), "no stage 'sequnces'"),
     "another prefix than the windows": (
         lambda h: ms.run(h.path, h.windows, "x", settings={"sequences.prefix": 9}), "have 12"),
     "settings by place": (lambda h: ms.StudySettings(7), "by name"),
-    "no windows": (lambda h: ms.scan(h.model, h.windows.head(0)), "windows: none"),
+    "no windows": (lambda h: ms.capture(h.model, h.windows.head(0)), "windows: none"),
     "maps of other windows": (
         lambda h: h.reader.decisiveness(h.maps.take([0])), "is not among them"),
     "no control": (lambda h: ms.excess({"model": h.reader}), "at least one control"),
@@ -105,12 +105,12 @@ CASES: dict[str, tuple[Case, str]] = {
     "maps of other windows in a folder": (
         lambda h: (ms.capture(h.path, h.windows, out=h.folder),
                    ms.capture(h.path, h.windows[:4], out=h.folder)), "made otherwise"),
-    "settings of no kind": (lambda h: ms.run(7, "x"), "settings: a int"),
+    "settings of no kind": (lambda h: ms.run(7, "x"), "settings: an int"),
     "a model without texts": (lambda h: ms.run("gpt2"), "give a model, texts and a folder"),
     "a study file that there is not": (lambda h: ms.run("mine.yaml", "x"), "no such file"),
     "an unknown setting": (lambda h: ms.run({"labl": 1}, "x"), "Did you mean 'label'"),
     "a section as a text": (lambda h: ms.StudySettings(model="gpt2"), "a section of settings"),
-    "documents of no kind": (lambda h: ms.audit(h.path, 3), "documents: a int"),
+    "documents of no kind": (lambda h: ms.audit(h.path, 3), "documents: an int"),
     "no study": (lambda h: ms.Study("nowhere"), "no such folder"),
 }  # fmt: skip
 

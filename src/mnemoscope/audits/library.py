@@ -17,7 +17,7 @@ from mnemoscope.audits.questions import audit_settings
 from mnemoscope.audits.rule import GUESS, RECALL
 from mnemoscope.audits.settings import AuditSettings, EndpointSettings, checked
 from mnemoscope.embedded import place_of
-from mnemoscope.errors import UserError
+from mnemoscope.errors import UserError, a_kind
 from mnemoscope.lm.hub import check_device_name, check_dtype_name, check_model, find_bos
 from mnemoscope.progress import say
 from mnemoscope.stats import Estimate
@@ -171,6 +171,7 @@ def audit(
     columns: Mapping[str, str] | None = None,
     command: Sequence[str] = (),
     redo: bool = False,
+    progress: bool | None = None,
     **settings: Any,
 ) -> Audit:
     """Find the passages of documents that a model repeats, and say which of them are guesses.
@@ -184,7 +185,7 @@ def audit(
             audit goes on; without it nothing is left behind but what `save` writes.
         tokenizer: of a loaded model, where its name does not tell.
         reference: a model that never saw the documents, named or loaded; ``"embedded"`` has its
-            own, ``"none"`` leaves it out.
+            own (the shipped twin), and any other model none, unless given.
         study: a finished study of the model, whose CNNs give probabilities; ``"auto"`` makes one.
         revision: of a hub name.
         dtype: of the weights, where the model is named.
@@ -193,6 +194,7 @@ def audit(
         columns: of tables, by their paths.
         command: recorded in `audit.json`.
         redo: write over another audit in the folder.
+        progress: whether to show how far it is; None: in a notebook.
         settings: of the audit, as the flags are called (``stride=4``).
 
     Returns:
@@ -203,14 +205,17 @@ def audit(
             in the folder, or no document as long as a window.
     """
     if out is not None and not isinstance(out, str | Path):
-        raise UserError(f"out: a {type(out).__name__}; give a folder.")
+        raise UserError(f"out: {a_kind(out)}; give a folder.")
     held = None
     if out is None:
         held = TemporaryDirectory(prefix="audit-")
         out = held.name
     folder = Path(out)
     asked, documents = audit_settings(**settings), _documents(documents)
+    from mnemoscope.library.given import progress_shown
+
     with ExitStack() as stack:
+        stack.enter_context(progress_shown(progress))
         if isinstance(model, str | Path):
             own = LocalChoice(str(model), revision, dtype, device)
         else:
@@ -242,17 +247,17 @@ def _documents(documents: Documents) -> Documents:
     if isinstance(documents, Mapping):
         for name, text in documents.items():
             if not isinstance(text, str):
-                raise UserError(f"documents, {name!r}: a {type(text).__name__}; give its text.")
+                raise UserError(f"documents, {name!r}: {a_kind(text)}; give its text.")
         return {str(name): text for name, text in documents.items()}
     if isinstance(documents, Path):
         return documents
+    if isinstance(documents, str) and not documents.strip():
+        raise UserError("documents: an empty text. Give files, or texts by their names.")
     if isinstance(documents, str):
         return {"text": documents} if _is_text(documents) else documents
     if not isinstance(documents, Sequence):
-        raise UserError(
-            f"documents: a {type(documents).__name__}; give files, or texts by their names."
-        )
-    if documents and all(isinstance(one, str) and _is_text(one) for one in documents):
+        raise UserError(f"documents: {a_kind(documents)}; give files, or texts by their names.")
+    if any(isinstance(one, str) and _is_text(one) for one in documents):
         return {f"text {number}": str(one) for number, one in enumerate(documents)}
     return documents
 

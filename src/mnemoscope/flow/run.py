@@ -76,12 +76,18 @@ def run(
 
 
 def run_stage(
-    study: Study, stage: str, settings: Wanted | None = None, *, redo: bool = False
+    study: Study,
+    stage: str,
+    settings: Wanted | None = None,
+    *,
+    redo: bool = False,
+    models: Models | None = None,
 ) -> bool:
     """Run one stage of a study unless it is done; False when there was nothing to do.
 
     `settings` are changed ones, or a function of the study's. A finished capture is verified, and
-    damaged shards are captured again; `redo` runs a stage that is done.
+    damaged shards are captured again; `redo` runs a stage that is done; `models` were loaded
+    before.
 
     Raises:
         UserError: an earlier stage is missing, or was made with other settings.
@@ -92,11 +98,11 @@ def run_stage(
         if redo:
             study.forget(stage)
         if not study.is_done(stage):
-            stage_named(stage).load()(study, Models(study.settings))
+            stage_named(stage).load()(study, models or Models(study.settings))
         elif stage == "capture" and (damaged := damaged_maps(study)):
             for error in damaged:
                 say(f"Repairing: {error}")
-            repair_maps(study, Models(study.settings))
+            repair_maps(study, models or Models(study.settings))
         else:
             return False
     return True

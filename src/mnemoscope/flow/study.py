@@ -11,12 +11,19 @@ import polars as pl
 
 from mnemoscope.benchmark.excess import FigureName, PairedDifference
 from mnemoscope.benchmark.published import Conclusion
-from mnemoscope.benchmark.sources import headline_of
+from mnemoscope.benchmark.sources import SOURCES, headline_of, of_reader
 from mnemoscope.data.rows import name_of
-from mnemoscope.errors import UserError, nearest
+from mnemoscope.errors import UserError, a_kind, nearest
 from mnemoscope.flow.run import Wanted, run_stage
 from mnemoscope.flow.run import run as run_study
-from mnemoscope.library.given import N_PREFIX, as_source, as_table, opened_model, prefix_of
+from mnemoscope.library.given import (
+    N_PREFIX,
+    as_source,
+    as_table,
+    opened_model,
+    prefix_of,
+    progress_shown,
+)
 from mnemoscope.library.reader import Excess
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.pipeline.benchmark import (
@@ -29,7 +36,8 @@ from mnemoscope.pipeline.localize import StoredDelta
 from mnemoscope.report.notebook import allocation_of, sample_named, stored_delta
 from mnemoscope.report.page import REPORT_FILE
 from mnemoscope.stats import rows_of
-from mnemoscope.study import folder
+from mnemoscope.study import folder as folder_
+from mnemoscope.study.folder import is_study
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import StudySettings, find_study, parse_settings
 from mnemoscope.study.stages import STAGES
@@ -52,13 +60,17 @@ class Page:
         return f'<iframe srcdoc="{page}" sandbox style="width:100%;height:42em;border:0"></iframe>'
 
 
-class Study(folder.Study):
+class Study(folder_.Study):
     """A study folder: its settings, its tables, its stages, and what it can be asked.
 
     Raises:
         UserError: the folder is missing or is not a study.
         DamagedDataError: `study.yaml` cannot be read.
     """
+
+    def __init__(self, folder: Path | str) -> None:
+        super().__init__(folder)
+        self._given: dict[str, tuple[Any, Any]] = {}  # loaded models by role, with their tokenizer
 
     def excess(self, taxonomy: str | None = None) -> Excess:
         """What the model's attention shows of a taxonomy beyond text and reference.
@@ -84,7 +96,11 @@ class Study(folder.Study):
             None if gain.value is None else gain,
             row["verdict_kind"],
             row["verdict"],
-            {source: one["min_f1"] for source, one in rows.items() if one["min_f1"]},
+            {
+                source: rows[source]["min_f1"]
+                for source in of_reader(SOURCES, row["source"])
+                if source in rows and rows[source]["min_f1"].value is not None
+            },
         )
 
     def decisiveness(
@@ -111,7 +127,7 @@ class Study(folder.Study):
         """Put the paper's conclusions to this study: verdict, reason and figures of each."""
         return load_comparison(self).conclusions
 
-    def together(self, *others: folder.Study) -> Together:
+    def together(self, *others: folder_.Study) -> Together:
         """Sum the confusion matrices of this and other models' studies, taxonomy by taxonomy.
 
         Raises:
@@ -136,7 +152,7 @@ class Study(folder.Study):
         Raises:
             UserError: a stage before it has not been run.
         """
-        run_stage(self, "report", redo=redo)
+        self._run("report", redo=redo)
         return Page(self.folder / REPORT_FILE)
 
     def graft(self, *, redo: bool = False, **settings: Any) -> pl.DataFrame:
@@ -151,8 +167,18 @@ class Study(folder.Study):
         """
         wanted = self.settings.as_dict()
         wanted["graft"] |= settings
-        run_stage(self, "graft", parse_settings(wanted, where="graft"), redo=redo)
+        self._run("graft", parse_settings(wanted, where="graft"), redo=redo)
         return self.read("graft.parquet")
+
+    def _run(self, stage: str, settings: StudySettings | None = None, *, redo: bool) -> None:
+        """Run a stage with the models that the study was made with in this process, if any."""
+        with ExitStack() as stack:
+            loaded = {
+                role: stack.enter_context(opened_model(*one, for_study=True))
+                for role, one in self._given.items()
+            }
+            models = Models(settings or self.settings, **loaded)
+            run_stage(self, stage, settings, redo=redo, models=models)
 
     def __dir__(self) -> list[str]:
         """What a reader of a study wants, for completion."""
@@ -172,6 +198,7 @@ def run(
     redo: bool = ...,
     until: str | None = ...,
     also: Collection[str] = ...,
+    progress: bool | None = ...,
 ) -> Study: ...
 
 
@@ -183,11 +210,12 @@ def run(
     *,
     reference: Any = ...,
     tokenizer: Any = ...,
-    taxonomies: Sequence[str] | None = ...,
+    taxonomies: str | Sequence[str] | None = ...,
     settings: Given | None = ...,
     redo: bool = ...,
     until: str | None = ...,
     also: Collection[str] = ...,
+    progress: bool | None = ...,
 ) -> Study: ...
 
 
@@ -198,11 +226,12 @@ def run(
     *,
     reference: Any = None,
     tokenizer: Any = None,
-    taxonomies: Sequence[str] | None = None,
+    taxonomies: str | Sequence[str] | None = None,
     settings: Given | None = None,
     redo: bool = False,
     until: str | None = None,
     also: Collection[str] = (),
+    progress: bool | None = None,
 ) -> Study:
     """Study how a model memorized texts: every stage that is missing, in order, in one folder.
 
@@ -214,15 +243,18 @@ def run(
             must be given again to go on with the study.
         texts: as in `windows`; windows are taken as they are.
         folder: the study: a new or empty folder, or one to go on with.
-        reference: a model that never saw the texts, named or loaded; without one nothing is said
-            to be memory.
+        reference: a model that never saw the texts, named or loaded; without one the study gives
+            no verdict about memory.
         tokenizer: of a loaded model, where its name does not tell.
-        taxonomies: names, such as ``["Non-Memo, Guess, Recall"]``.
+        taxonomies: a name, or several, such as ``["Non-Memo, Guess, Recall"]``.
         settings: all others: ``{"label": {"n_train": 200}}``, or by their keys,
             ``{"label.n_train": 200}``; or a study's YAML file.
         redo: run stages anew whose settings have changed.
-        until: the last stage.
+        until: the last stage: ``"sequences"``, ``"continue"``, ``"features"``, ``"label"``,
+            ``"capture"``, ``"train"``, ``"benchmark"``, ``"localize"`` or ``"report"``.
         also: stages that are not run unless asked for: ``"graft"``, ``"knockout"``, ``"search"``.
+
+        progress: whether to show how far it is; None: in a notebook.
 
     Returns:
         The `Study`.
@@ -244,17 +276,19 @@ def run(
             raise UserError(
                 "run: give a model, texts and a folder for the study, or settings and a folder."
             )
-        return _opened(finish(_settings(model), texts))
-    wanted: dict[str, Any] = _settings(settings or {}).as_dict()
+        with progress_shown(progress):
+            return _opened(finish(_settings(model), texts))
+    base = folder_.Study(folder).settings if is_study(Path(folder)) else StudySettings()
+    wanted: dict[str, Any] = _settings(settings, base).as_dict()
     source = as_source(texts)
     if isinstance(source, pl.DataFrame):
         if {N_PREFIX, "tokens"} <= {*source.columns}:
             source = as_table(source)
             prefix, length = prefix_of(source, None), len(source["tokens"][0])
-            given = wanted["sequences"]["prefix"]
-            if given not in (None, prefix):
+            asked = wanted["sequences"]["prefix"]
+            if asked not in (None, prefix):
                 raise UserError(
-                    f"sequences.prefix {given}: the windows have {prefix}. Cut them anew, or leave "
+                    f"sequences.prefix {asked}: the windows have {prefix}. Cut them anew, or leave "
                     "the setting out."
                 )
             wanted["sequences"] |= {"prefix": prefix, "suffix": length - prefix, "length": length}
@@ -262,33 +296,43 @@ def run(
     else:
         wanted["sequences"]["source"] = str(source)
     if taxonomies is not None:
-        wanted["label"]["taxonomies"] = list(taxonomies)
+        named = [taxonomies] if isinstance(taxonomies, str) else taxonomies
+        wanted["label"]["taxonomies"] = list(named)
     with ExitStack() as stack:
+        stack.enter_context(progress_shown(progress))
         loaded: dict[str, LanguageModel] = {}
+        given: dict[str, tuple[Any, Any]] = {}
         for role, section, key in _ROLES:
             one = {"model": model, "reference": reference}[role]
             if one is not None and not isinstance(one, str | Path):
-                opened = opened_model(one, tokenizer, for_study=True)
-                loaded[role] = stack.enter_context(opened)
+                given[role] = one, tokenizer
+                loaded[role] = stack.enter_context(opened_model(one, tokenizer, for_study=True))
                 one = loaded[role].name
+                if role == "model" and loaded[role].dtype in FLOATS:
+                    wanted["model"]["dtype"] = loaded[role].dtype
             if one is not None:
                 wanted[section][key] = str(one)
         chosen = parse_settings(wanted, where="run")
         frame = source if isinstance(source, pl.DataFrame) else None
         models = Models(chosen, **loaded)
-        return _opened(finish(chosen, folder, models=models, sequences=frame))
+        study = _opened(finish(chosen, folder, models=models, sequences=frame))
+    study._given = given
+    return study
 
 
+FLOATS = ("float32", "float16", "bfloat16")
 _ROLES = (("model", "model", "name"), ("reference", "capture", "reference"))
 """Where the settings name each model."""
 
 
-def _settings(given: Given) -> Any:
-    """Settings of whatever they are given as."""
+def _settings(given: Given | None, base: StudySettings | None = None) -> Any:
+    """Settings of whatever they are given as; a mapping changes those of `base`."""
+    if given is None:
+        return base or StudySettings()
     if isinstance(given, str | Path):
         return find_study(Path(given))
     if isinstance(given, Mapping):
-        values: dict[str, Any] = {}
+        values: dict[str, Any] = {} if base is None else base.as_dict()
         for key, value in given.items():
             section, _, name = str(key).partition(".")
             if name:
@@ -298,16 +342,16 @@ def _settings(given: Given) -> Any:
                         f"settings: '{section}' stands beside '{key}'. Give one of them."
                     )
                 part[name] = value
+            elif isinstance(value, Mapping) and isinstance(values.get(section), dict):
+                values[section] |= value
             else:
                 values[section] = value
         return parse_settings(values, where="settings")
     is_change = callable(given) and not hasattr(given, "parameters")
     if isinstance(given, StudySettings) or is_change:
         return given
-    raise UserError(
-        f"settings: a {type(given).__name__}; give ms.StudySettings, a mapping, or a YAML file."
-    )
+    raise UserError(f"settings: {a_kind(given)}; give ms.StudySettings, a mapping, or a YAML file.")
 
 
-def _opened(made: folder.Study) -> Study:
+def _opened(made: folder_.Study) -> Study:
     return Study(made.folder)

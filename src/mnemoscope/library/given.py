@@ -20,7 +20,7 @@ from mnemoscope.data.read import WindowCutter
 from mnemoscope.data.rows import to_frame
 from mnemoscope.data.table import check_sequences, conform, has_values, whole_mask, without_padding
 from mnemoscope.embedded import place_of
-from mnemoscope.errors import UserError
+from mnemoscope.errors import UserError, a_kind
 from mnemoscope.lm.load import load_model, load_tokenizer
 from mnemoscope.lm.model import LanguageModel, wrap_model
 from mnemoscope.progress import SILENT, Progress, is_notebook, is_shown, show_progress, track
@@ -103,12 +103,12 @@ def _inner(model: Any) -> Any:
     inner = model.get_base_model() if config is not None else model
     if not isinstance(inner, PreTrainedModel):
         raise UserError(
-            f"model: a {type(model).__name__}; give a folder, a hub name, or a causal model of "
+            f"model: {a_kind(model)}; give a folder, a hub name, or a causal model of "
             "transformers (AutoModelForCausalLM)."
         )
     if inner.get_output_embeddings() is None or inner.config.is_encoder_decoder:
         raise UserError(
-            f"model: a {type(inner).__name__}, no causal language model with its head. Load it "
+            f"model: {a_kind(inner)}, no causal language model with its head. Load it "
             "with AutoModelForCausalLM."
         )
     return inner
@@ -121,12 +121,14 @@ def _name_of(model: Any) -> str:
 def as_tokenizer(tokenizer: Any) -> Any:
     """A tokenizer, or that of a name or a loaded model; UserError for anything else."""
     if isinstance(tokenizer, str | Path):
+        if len(str(tokenizer)) > _LONGEST_NAME:
+            raise UserError("tokenizer: a long text. Give a tokenizer, or a model's name.")
         return load_tokenizer(place_of(str(tokenizer)))
     if isinstance(tokenizer, LanguageModel):
         return tokenizer.tokenizer
     if not callable(tokenizer) or not hasattr(tokenizer, "get_vocab"):
         raise UserError(
-            f"tokenizer: a {type(tokenizer).__name__}; give a tokenizer of transformers "
+            f"tokenizer: {a_kind(tokenizer)}; give a tokenizer of transformers "
             "(AutoTokenizer), or its name."
         )
     return tokenizer
@@ -222,6 +224,12 @@ def as_source(texts: Any) -> Any:
                 "either. Give a path that exists, a text, or a list of texts."
             )
         return pl.DataFrame({"text": [texts], "document": ["text"]})
+    if type(texts).__name__ == "Series" and hasattr(texts, "to_list"):  # Polars' or pandas'
+        return as_source(texts.to_list())
+    if isinstance(texts, np.ndarray) and texts.dtype.kind in "UO" and texts.ndim == 1:
+        return as_source(texts.tolist())
+    if isinstance(texts, bytes):
+        raise UserError("texts: bytes; decode them first (.decode('utf-8')).")
     if isinstance(texts, np.ndarray):
         return _of_tokens(texts)
     if isinstance(texts, Mapping):
@@ -251,9 +259,7 @@ def _check_texts(texts: Any) -> None:
         raise UserError("texts: none given.")
     for number, one in enumerate(texts):
         if not isinstance(one, str):
-            raise UserError(
-                f"texts, number {number}: a {type(one).__name__} where a str is needed."
-            )
+            raise UserError(f"texts, number {number}: {a_kind(one)} where a str is needed.")
 
 
 def _of_tokens(tokens: np.ndarray) -> pl.DataFrame:
@@ -271,9 +277,7 @@ def as_table(windows: Any, *, where: str = "windows") -> pl.DataFrame:
     Raises UserError: no frame or array, no column `tokens`, none or unequal ones, ids twice.
     """
     if isinstance(windows, str | Path | Mapping):
-        raise UserError(
-            f"{where}: a {type(windows).__name__}. Cut it first: ms.windows(texts, tokenizer)."
-        )
+        raise UserError(f"{where}: {a_kind(windows)}. Cut it first: ms.windows(texts, tokenizer).")
     table = windows if isinstance(windows, pl.DataFrame) else as_source(windows)
     if isinstance(table, pl.DataFrame) and table.is_empty():
         raise UserError(f"{where}: none. Give at least one.")
@@ -329,16 +333,22 @@ def rows_at_once(lm: LanguageModel, batch_size: BatchSize) -> int:
 
 
 @contextmanager
+def progress_shown(shown: bool | None) -> Iterator[None]:
+    """Show progress inside this block: where asked, in a notebook unless refused."""
+    if shown is False or is_shown() or not (shown or is_notebook()):
+        yield
+    else:
+        with show_progress():
+            yield
+
+
+@contextmanager
 def following(shown: Shown, label: str, total: int) -> Iterator[Progress]:
     """What counts the sequences done: a bar in a notebook or where asked, else nothing."""
-    if isinstance(shown, bool | None):
-        if shown is False:
-            yield SILENT
-        elif is_shown() or not (shown or is_notebook()):
-            with track(label, total=total) as progress:
-                yield progress
-        else:
-            with show_progress(), track(label, total=total) as progress:
-                yield progress
+    if shown is False:
+        yield SILENT
+    elif isinstance(shown, bool | None):
+        with progress_shown(shown), track(label, total=total) as progress:
+            yield progress
     else:
         yield shown

@@ -13,7 +13,7 @@ import torch
 
 from mnemoscope.cnn.presets import INPUTS
 from mnemoscope.data.table import table_digest, token_matrix
-from mnemoscope.errors import UserError, nearest
+from mnemoscope.errors import UserError, a_kind, nearest
 from mnemoscope.library.given import (
     BOS_ID,
     N_PREFIX,
@@ -204,7 +204,7 @@ def capture(
     """
     check_pool(pool)
     if out is not None and not isinstance(out, str | Path):
-        raise UserError(f"out: a {type(out).__name__}; give a folder.")
+        raise UserError(f"out: {a_kind(out)}; give a folder.")
     windows = windows.windows if isinstance(windows, Maps) else windows
     table = as_windows(windows, model, tokenizer)
     n_shown = prefix_of(table, prefix)
@@ -345,7 +345,5 @@ def same_windows(maps: Maps, count: int, what: str) -> None:
 def check_maps(maps: object) -> Maps:
     """Maps as they are; UserError for anything else."""
     if not isinstance(maps, Maps):
-        raise UserError(
-            f"maps: a {type(maps).__name__}; give what ms.capture(model, windows) returns."
-        )
+        raise UserError(f"maps: {a_kind(maps)}; give what ms.capture(model, windows) returns.")
     return maps

@@ -25,7 +25,7 @@ from mnemoscope.cnn.metrics import ScoreEstimates, confusion_matrix, estimate_sc
 from mnemoscope.cnn.presets import PRESETS, CnnSetting, check_kernel
 from mnemoscope.cnn.training import TrainedCnn, predict_logits, train_cnn
 from mnemoscope.data.table import token_matrix
-from mnemoscope.errors import UserError, nearest
+from mnemoscope.errors import UserError, a_kind, nearest
 from mnemoscope.library.given import Shown, as_table, following, prefix_of, whole_number
 from mnemoscope.library.maps import Maps, check_maps, read_windows, same_windows
 from mnemoscope.library.sequences import CLASS
@@ -36,7 +36,6 @@ from mnemoscope.stats import NO_ESTIMATE, Estimate
 from mnemoscope.taxonomy.names import NON_MEMO, Taxonomy
 from mnemoscope.taxonomy.sample import (
     MINIMUM,
-    PAPER_N_EVAL,
     PAPER_N_TRAIN,
     Impossible,
     draw_sample,
@@ -54,6 +53,7 @@ _SOURCES = {
 }
 """What a reader is called in `benchmark.sources`: of the model, of the reference."""
 _RESAMPLES = 1000
+_MOST_CLASSES = 100
 
 
 @contextmanager
@@ -151,6 +151,7 @@ class Reader:
     pool: str
     training_min_f1: float
     cnns: tuple[TrainedCnn, ...] = field(default=(), repr=False)
+    seen: pl.Series = field(default_factory=pl.Series, repr=False)  # hashes of what it was asked
     scores: ScoreEstimates = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -231,6 +232,10 @@ class Reader:
                 "them. Give the maps that the reader was fitted on."
             )
         asked = asked.with_columns(place=pl.Series(rows))
+        if not maps.take(rows).windows["tokens"].hash().equals(self.seen):
+            raise UserError(
+                "maps: of other tokens than the reader was fitted on. Give the maps of its windows."
+            )
         halves = in_halves(asked)  # as a study, which compares them
         with one_thread():
             found = [
@@ -262,7 +267,7 @@ class Reader:
     def _check(self, maps: Maps) -> None:
         check_maps(maps)
         if not self.cnns:
-            raise UserError(f"a {self.kind} reader is fitted once, for its figures. Fit a CNN.")
+            raise UserError("only CNNs predict and have a Δ: fit one (kind='cnn').")
         if self.reads == "text":
             raise UserError("a reader of the text alone: it has seen no maps. Fit one with ms.fit.")
         if maps.pool != self.pool:
@@ -292,7 +297,8 @@ class Reader:
         said = n_cnns if self.cnns else f"a {self.kind} reader"
         return (
             f"<b>Min-F1 {escape(str(self.min_f1))}</b>: {said} of {self.reads}, trained on "
-            f"{sizes.get('train', 0):,} windows, asked about {sizes.get('eval', 0):,}"
+            f"{sizes.get('train', 0):,} windows, asked about {sizes.get('eval', 0):,}; guessing "
+            f"gives {percent(1 / len(self.classes))}. Whether it is memory: <code>ms.excess</code>"
             f"<table><tr><th>class</th><th>F1</th><th>95 %</th></tr>{rows}</table>"
         )
 
@@ -320,8 +326,8 @@ def fit(
     kernel: int = 6,
     filters: int = 10,
     seed: int | Sequence[int] = 0,
-    n_train: int = PAPER_N_TRAIN,
-    n_eval: int = PAPER_N_EVAL,
+    n_train: int | None = None,
+    n_eval: int | None = None,
     minimum: int = MINIMUM,
     draw_seed: int = 0,
     device: str = "cpu",
@@ -343,9 +349,10 @@ def fit(
         kernel: side of both convolutions.
         filters: channels of both.
         seed: one CNN a seed; of three or more a verdict takes sides.
-        n_train: windows of every class to train on, at most.
-        n_eval: windows of every class to ask about, at most.
-        minimum: windows of every class that are needed.
+        n_train: windows of every class to train on, at most; 4,000, or twice `n_eval`, unless
+            given. Where a class has fewer, both sides shrink in proportion.
+        n_eval: windows of every class to ask about, at most; half of `n_train` unless given.
+        minimum: fewest windows of a class, both sides together.
         draw_seed: of the split.
         device: where CNNs train.
         progress: as in `scan`.
@@ -362,8 +369,8 @@ def fit(
     if kind not in ("cnn", "regression"):
         raise UserError(f"kind {kind!r}: give 'cnn' or 'regression'.")
     _check_training(preset, kernel, filters, maps.shape[-1], device)
-    sides = _divide(maps, labels, groups, split, n_train, n_eval, minimum, draw_seed)
     seeds = _checked_seeds(seed, kind)
+    sides = _divide(maps, labels, groups, split, n_train, n_eval, minimum, draw_seed)
     if kind == "regression":
         seen = maps.pooled("both").source
         values = baselines.all_statistics(seen, maps.tokens, maps.n_prefix).astype(np.float32)
@@ -387,8 +394,8 @@ def fit_blind(
     kernel: int = 6,
     filters: int = 10,
     seed: int | Sequence[int] = 0,
-    n_train: int = PAPER_N_TRAIN,
-    n_eval: int = PAPER_N_EVAL,
+    n_train: int | None = None,
+    n_eval: int | None = None,
     minimum: int = MINIMUM,
     draw_seed: int = 0,
     device: str = "cpu",
@@ -432,8 +439,8 @@ def fit_blind(
     if labels is None:
         raise UserError("labels: none given, and the windows have no column 'class'.")
     _check_training(preset, kernel, filters, shown.tokens.shape[1], device)
-    sides = _divide(shown, labels, groups, split, n_train, n_eval, minimum, draw_seed)
     seeds = _checked_seeds(seed, kind)
+    sides = _divide(shown, labels, groups, split, n_train, n_eval, minimum, draw_seed)
     if kind == "ngrams":
         return _fit_baseline(baselines.ngram_logits, shown.tokens, sides, seeds[0], kind, "text")
     seen = baselines.blind_maps(shown.tokens)
@@ -523,10 +530,15 @@ def _divide(
 
 def _series(values: Any, what: str, maps: Maps) -> pl.Series:
     if isinstance(values, str) or not hasattr(values, "__len__"):
-        raise UserError(f"{what}: a {type(values).__name__}; give one for each map, in order.")
+        raise UserError(f"{what}: {a_kind(values)}; give one for each map, in order.")
+    if isinstance(values, pl.DataFrame) or getattr(values, "ndim", 1) != 1:
+        raise UserError(f"{what}: a table; give one column, such as windows['class'].")
     same_windows(maps, len(values), what)
     try:
-        return values if isinstance(values, pl.Series) else pl.Series(what, list(values))
+        found = values if isinstance(values, pl.Series) else pl.Series(what, list(values))
+        if found.dtype.is_nested() or found.dtype == pl.Object:
+            raise TypeError
+        return found
     except (TypeError, pl.exceptions.PolarsError) as error:
         raise UserError(f"{what}: values of several kinds. Give names of classes.") from error
 
@@ -546,6 +558,8 @@ def _classes(labels: Any, given: pl.Series) -> tuple[str, ...]:
         names = [one for one in dtype.categories if one in found]
     else:
         names = sorted(found, key=lambda one: (one != NON_MEMO, one))
+    if len(names) > _MOST_CLASSES:
+        raise UserError(f"labels: {len(names):,} classes in {len(given):,} windows; give names.")
     if len(names) < 2:
         only = f" ({names[0]})" if names else ""
         raise UserError(f"labels: {len(names)} class{'' if len(names) == 1 else 'es'}{only}; a "
@@ -564,9 +578,12 @@ def _check_training(preset: str, kernel: int, filters: int, length: int, device:
 
 
 def _checked_sizes(n_train: Any, n_eval: Any, minimum: Any, draw_seed: Any) -> tuple[int, ...]:
+    if n_train is None:
+        n_train = PAPER_N_TRAIN if n_eval is None else 2 * whole_number(n_eval, "n_eval")
+    n_train = whole_number(n_train, "n_train")
     return (
-        whole_number(n_train, "n_train"),
-        whole_number(n_eval, "n_eval"),
+        n_train,
+        max(1, n_train // 2) if n_eval is None else whole_number(n_eval, "n_eval"),
         whole_number(minimum, "minimum"),
         whole_number(draw_seed, "draw_seed", least=0),
     )
@@ -635,7 +652,15 @@ def _fit_cnns(
         maps.pool if reads == "attention" else "",
         float(np.mean([one.trained.history.train_min_f1 for one in counts])),
         tuple(one.trained for one in fits),
+        maps.take(_places(maps, sides)).windows["tokens"].hash(),
     )
+
+
+def _places(maps: Maps, sides: _Sides) -> list[int]:
+    """Positions of the evaluation windows, in the order of the sample."""
+    place = {int(one): at for at, one in enumerate(maps.sequence_id)}
+    asked = sides.sample.filter(pl.col("split") == "eval")["sequence_id"]
+    return [place[one] for one in asked]
 
 
 def _fit_baseline(

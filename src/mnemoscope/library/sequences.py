@@ -9,8 +9,8 @@ from mnemoscope.data.corpus import open_corpus
 from mnemoscope.data.features import add_features
 from mnemoscope.data.patterns import PatternMode
 from mnemoscope.data.read import read_sequences
-from mnemoscope.data.table import token_matrix
-from mnemoscope.errors import UserError
+from mnemoscope.data.table import COLUMNS, has_values, token_matrix
+from mnemoscope.errors import UserError, a_kind
 from mnemoscope.library.given import (
     BOS_ID,
     N_PREFIX,
@@ -144,6 +144,8 @@ def scan(
 
     Source: the extraction of arXiv 2508.02573: 32 greedy tokens that equal the suffix.
     """
+    if isinstance(windows, pl.DataFrame) and windows.is_empty() and "tokens" in windows.columns:
+        return _nothing(windows, decode)
     table = as_windows(windows, model, tokenizer)
     n_shown = prefix_of(table, prefix)
     table = table.drop(VERDICTS, strict=False)  # which may be another model's
@@ -165,6 +167,14 @@ def scan(
                 frames.append(_decoded(answer) if decode else pl.DataFrame(answer._asdict()))
                 counted.advance(frames[-1].height)
     return table.with_columns(pl.concat(frames, rechunk=True).get_columns())
+
+
+def _nothing(table: pl.DataFrame, decode: bool) -> pl.DataFrame:
+    """No windows, with the columns that a scan gives."""
+    schema = {name: COLUMNS[name].dtype for name in VERDICTS}
+    kept = VERDICTS if decode else ("is_memorized", "smallest_gap")
+    made = (pl.Series(name, [], dtype=schema[name]) for name in kept)
+    return table.drop(VERDICTS, strict=False).with_columns(made)
 
 
 def _decoded(batch: Any) -> pl.DataFrame:
@@ -247,6 +257,10 @@ def classify(
         )
     lacking = missing_columns(table.columns, taxonomies)
     needed = {column for columns in lacking.values() for column in columns}
+    if {"is_incrementing", "is_repeating"} & needed and not has_values(table, "text"):
+        raise UserError(
+            "windows: no column 'text', in which patterns are sought. Keep it from ms.windows."
+        )
     if computed := [name for name in FEATURES if name in needed]:
         where = None
         if corpus is not None:
@@ -277,10 +291,12 @@ def classify(
 
 def _taxonomies(given: str | Taxonomy | Sequence[str | Taxonomy]) -> list[Taxonomy]:
     found: list[Taxonomy] = []
-    for one in [given] if isinstance(given, str | Taxonomy) else given:
+    many: Any = given  # whatever was handed over
+    is_one = isinstance(many, str | Taxonomy) or not isinstance(many, Sequence)
+    for one in [many] if is_one else many:
         if not isinstance(one, str | Taxonomy):
             raise UserError(
-                f"taxonomy: a {type(one).__name__}; give a name, such as 'Non-Memo, Guess, Recall'."
+                f"taxonomy: {a_kind(one)}; give a name, such as 'Non-Memo, Guess, Recall'."
             )
         found += [one] if isinstance(one, Taxonomy) else load_taxonomies([one])
     if len({one.name for one in found}) < len(found):

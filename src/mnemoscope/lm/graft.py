@@ -18,14 +18,14 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from itertools import chain
 from math import inf
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from mnemoscope.errors import UserError, nearest
+from mnemoscope.errors import UserError, a_kind, nearest
 from mnemoscope.lm.continue_ import compare
 from mnemoscope.lm.intervene import AtSoftmax, around_attention
 from mnemoscope.lm.model import (
@@ -314,6 +314,13 @@ def grafted(
         UserError: models of different shapes, quantized weights, an unknown part, or a share that
             is not positive.
     """
+    for role, one in (("model", model), ("twin", twin)):
+        if one is not None and not isinstance(one, nn.Module):
+            raise UserError(
+                f"{role}: {a_kind(one)}; give a loaded model, whose weights are changed."
+            )
+    if control not in get_args(Control):
+        raise UserError(f"control {control!r}: give one of {', '.join(get_args(Control))}.")
     pair = Pair(model, twin)
     with pair.grafted(parts, control=control, seed=seed, share=share):
         yield model

@@ -175,6 +175,7 @@ def make_grafts(
     opened = Opened(partial(open_pair, study.folder, models))
     values = wanted.as_dict()
     named = [values["model"], wanted.reference, wanted.graft.parts, wanted.graft.patch]
+    named += sorted(models.given.values())
     anatomy = _Anatomy(f"anatomy-{digest([_VERSION, *named])[:20]}")
     needs = Needs(
         threads=1, gpus=current_executor().gpus(wanted.model.device, wanted.model.device_map)
@@ -189,7 +190,8 @@ def make_grafts(
         f"scales); {sum(store.has(task.key) for task in tasks):,} are there."
     )
     tasks = share.of(tasks)
-    if share == ALL and known.values["facts"]["model"]["device"] == "cpu":
+    is_here = known.values["facts"]["model"]["device"] == "cpu" and not models.given
+    if share == ALL and is_here:
         needs = replace(needs, processes=wanted.train.workers)
     made = run_units(tasks, store, opened, label="Grafting", noun="scans", needs=needs)
     return known.values["parts"], {

@@ -26,9 +26,15 @@ class Models:
         given = {"model": model, "reference": reference}
         self.settings = settings
         self._loaded = {role: one for role, one in given.items() if one is not None}
+        self.given = {role: one.fingerprint for role, one in self._loaded.items()}
+        """Fingerprints of models that were passed in, which no other process could load."""
 
     def __getstate__(self) -> dict[str, object]:
-        return {"settings": self.settings, "_loaded": {}}  # every process loads its own
+        return {
+            "settings": self.settings,
+            "_loaded": {},
+            "given": {},
+        }  # every process loads its own
 
     def model(self, study: Study | None = None) -> LanguageModel:
         """The model under study; recorded in the study, or compared with its record.
