@@ -25,14 +25,12 @@ class RayExecutor:
     UserError: no Ray, no such cluster, or a storage that cannot be written to.
     """
 
-    storage: str | None
-
     def __init__(
         self, address: str | None = None, *, n_workers: int = 0, storage: str | None = None
     ) -> None:
         self.address: str | None = address or os.environ.get("RAY_ADDRESS") or None
-        self.storage, self._n_workers = storage, n_workers
-        self._actors, self._kind = list[Any](), tuple[float, ...]()
+        self.storage: str | None = storage
+        self._n_workers, self._kind, self._actors = n_workers, tuple[float, ...](), list[Any]()
 
     def __enter__(self) -> "RayExecutor":
         check_installed("--engine ray needs", "ray", extra="ray")

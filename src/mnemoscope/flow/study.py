@@ -253,7 +253,6 @@ def run(
         until: the last stage: ``"sequences"``, ``"continue"``, ``"features"``, ``"label"``,
             ``"capture"``, ``"train"``, ``"benchmark"``, ``"localize"`` or ``"report"``.
         also: stages that are not run unless asked for: ``"graft"``, ``"knockout"``, ``"search"``.
-
         progress: whether to show how far it is; None: in a notebook.
 
     Returns:
@@ -279,22 +278,7 @@ def run(
         with progress_shown(progress):
             return _opened(finish(_settings(model), texts))
     base = folder_.Study(folder).settings if is_study(Path(folder)) else StudySettings()
-    wanted: dict[str, Any] = _settings(settings, base).as_dict()
-    source = as_source(texts)
-    if isinstance(source, pl.DataFrame):
-        if {N_PREFIX, "tokens"} <= {*source.columns}:
-            source = as_table(source)
-            prefix, length = prefix_of(source, None), len(source["tokens"][0])
-            asked = wanted["sequences"]["prefix"]
-            if asked not in (None, prefix):
-                raise UserError(
-                    f"sequences.prefix {asked}: the windows have {prefix}. Cut them anew, or leave "
-                    "the setting out."
-                )
-            wanted["sequences"] |= {"prefix": prefix, "suffix": length - prefix, "length": length}
-        wanted["sequences"]["source"] = name_of(source)
-    else:
-        wanted["sequences"]["source"] = str(source)
+    wanted, frame = _asked(_settings(settings, base), texts)
     if taxonomies is not None:
         named = [taxonomies] if isinstance(taxonomies, str) else taxonomies
         wanted["label"]["taxonomies"] = list(named)
@@ -313,11 +297,31 @@ def run(
             if one is not None:
                 wanted[section][key] = str(one)
         chosen = parse_settings(wanted, where="run")
-        frame = source if isinstance(source, pl.DataFrame) else None
         models = Models(chosen, **loaded)
         study = _opened(finish(chosen, folder, models=models, sequences=frame))
     study._given = given
     return study
+
+
+def _asked(settings: StudySettings, texts: Any) -> tuple[dict[str, Any], pl.DataFrame | None]:
+    """Settings of a study of these texts, and the frame that they are, if they are no path."""
+    wanted = settings.as_dict()
+    source = as_source(texts)
+    if not isinstance(source, pl.DataFrame):
+        wanted["sequences"]["source"] = str(source)
+        return wanted, None
+    if {N_PREFIX, "tokens"} <= {*source.columns}:
+        source = as_table(source)
+        prefix, length = prefix_of(source, None), len(source["tokens"][0])
+        asked = wanted["sequences"]["prefix"]
+        if asked not in (None, prefix):
+            raise UserError(
+                f"sequences.prefix {asked}: the windows have {prefix}. Cut them anew, or leave "
+                "the setting out."
+            )
+        wanted["sequences"] |= {"prefix": prefix, "suffix": length - prefix, "length": length}
+    wanted["sequences"]["source"] = name_of(source)
+    return wanted, source
 
 
 FLOATS = ("float32", "float16", "bfloat16")
