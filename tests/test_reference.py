@@ -46,6 +46,8 @@ def test_python_page_has_every_public_name():
         ".".join(path.relative_to(ROOT / "src").parent.parts): path.read_text(encoding="utf-8")
         for path in (ROOT / "src").rglob("__init__.py")
     }
+    plugin = ROOT / "src" / "mnemoscope" / "plugin.py"
+    lists["mnemoscope.plugin"] = plugin.read_text(encoding="utf-8")
     public = {
         f"{room}.{name}"
         for room, text in lists.items()

@@ -112,6 +112,16 @@ def follow_progress(opener: Opener) -> Iterator[None]:
         _openers.remove(opener)
 
 
+@contextmanager
+def progress_shown(shown: bool | None) -> Iterator[None]:
+    """Show progress inside this block: where asked, in a notebook unless refused."""
+    if shown is False or is_shown() or not (shown or is_notebook()):
+        yield
+    else:
+        with show_progress():
+            yield
+
+
 def is_notebook() -> bool:
     """Whether this process is a notebook's kernel, not one that has merely loaded its package."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()

@@ -52,7 +52,7 @@ def test_notebooks_of_the_library_run_and_end_in_what_they_promise(name, tmp_pat
     said = " ".join(str(one.get("text/html", "")) + one["text/plain"] for one in shown)
     assert {
         "scan_and_classify": "recalled windows are left",
-        "reader_and_controls": "undecided, with one training",
+        "reader_and_controls": "undecided",
         "audit_a_text": "recalled",
     }[name] in said
     assert not any("Error" in out.get("name", "") for cell in cells for out in cell.outputs)

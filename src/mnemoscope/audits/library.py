@@ -19,7 +19,7 @@ from mnemoscope.audits.settings import AuditSettings, EndpointSettings, checked
 from mnemoscope.embedded import place_of
 from mnemoscope.errors import UserError, a_kind
 from mnemoscope.lm.hub import check_device_name, check_dtype_name, check_model, find_bos
-from mnemoscope.progress import say
+from mnemoscope.progress import progress_shown, say
 from mnemoscope.stats import Estimate
 from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import EMBEDDED
@@ -212,8 +212,6 @@ def audit(
         out = held.name
     folder = Path(out)
     asked, documents = audit_settings(**settings), _documents(documents)
-    from mnemoscope.library.given import progress_shown
-
     with ExitStack() as stack:
         stack.enter_context(progress_shown(progress))
         if isinstance(model, str | Path):

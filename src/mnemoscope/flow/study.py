@@ -22,7 +22,6 @@ from mnemoscope.library.given import (
     as_table,
     opened_model,
     prefix_of,
-    progress_shown,
 )
 from mnemoscope.library.reader import Excess
 from mnemoscope.lm.model import LanguageModel
@@ -33,6 +32,7 @@ from mnemoscope.pipeline.benchmark import (
     put_together,
 )
 from mnemoscope.pipeline.localize import StoredDelta
+from mnemoscope.progress import progress_shown
 from mnemoscope.report.notebook import allocation_of, sample_named, stored_delta
 from mnemoscope.report.page import REPORT_FILE
 from mnemoscope.stats import rows_of

@@ -23,7 +23,7 @@ from mnemoscope.embedded import place_of
 from mnemoscope.errors import UserError, a_kind
 from mnemoscope.lm.load import load_model, load_tokenizer
 from mnemoscope.lm.model import LanguageModel, wrap_model
-from mnemoscope.progress import SILENT, Progress, is_notebook, is_shown, show_progress, track
+from mnemoscope.progress import SILENT, Progress, progress_shown, track
 
 BatchSize = int | Literal["auto"]
 Shown = bool | Progress | None
@@ -330,16 +330,6 @@ def rows_at_once(lm: LanguageModel, batch_size: BatchSize) -> int:
     if batch_size == "auto":
         return _BATCH if lm.device == "cpu" else _BATCH_ON_ACCELERATOR
     return whole_number(batch_size, "batch_size")
-
-
-@contextmanager
-def progress_shown(shown: bool | None) -> Iterator[None]:
-    """Show progress inside this block: where asked, in a notebook unless refused."""
-    if shown is False or is_shown() or not (shown or is_notebook()):
-        yield
-    else:
-        with show_progress():
-            yield
 
 
 @contextmanager
