@@ -12,11 +12,12 @@ study = Path(sys.argv[1])
 verdicts = pl.read_parquet(study / "verdicts.parquet")
 assert verdicts["is_memorized"].sum() > 0.2 * verdicts.height, "hardly anything is memorized"
 samples = json.loads((study / "manifests" / "label.json").read_text())["counts"]["samples"]
-assert len(samples) == 2, samples.keys()
-assert not any("impossible" in entry for entry in samples.values()), samples
+assert len(samples) == 2, samples
+assert not any(entry["impossible"] for entry in samples), samples
 scores = pl.read_parquet(study / "benchmark.parquet")
-for sample in samples:
-    rows = scores.filter(pl.col("taxonomy") == sample)
+for entry in samples:
+    sample = {name: entry[name] for name in ("taxonomy", "variant")}
+    rows = scores.filter(**sample)
     sources = set(rows["source"])
     assert sources == set(TABLE), (sample, sources)
     logits = rows.filter(pl.col("source") == "logits")["min_f1"].item()["value"]
