@@ -24,6 +24,7 @@ from mnemoscope.library.given import (
     prefix_of,
 )
 from mnemoscope.library.reader import Excess
+from mnemoscope.lm.hub import DTYPES
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.pipeline.benchmark import (
     Together,
@@ -138,7 +139,7 @@ class Study(folder_.Study):
     def allocation(self) -> pl.DataFrame:
         """How memorized sequences flow from Prashanth et al.'s classes to the paper's.
 
-        Columns `prashanth`, `paper`, `n`, `share`, `low`, `high`, `published` (fractions),
+        Columns `prashanth`, `paper`, `n`, `share` with its interval, `published` (fractions),
         `n_groups`.
 
         Raises:
@@ -292,7 +293,7 @@ def run(
                 given[role] = one, tokenizer
                 loaded[role] = stack.enter_context(opened_model(one, tokenizer, for_study=True))
                 one = loaded[role].name
-                if role == "model" and loaded[role].dtype in FLOATS:
+                if role == "model" and loaded[role].dtype in DTYPES:
                     wanted["model"]["dtype"] = loaded[role].dtype
             if one is not None:
                 wanted[section][key] = str(one)
@@ -324,7 +325,6 @@ def _asked(settings: StudySettings, texts: Any) -> tuple[dict[str, Any], pl.Data
     return wanted, source
 
 
-FLOATS = ("float32", "float16", "bfloat16")
 _ROLES = (("model", "model", "name"), ("reference", "capture", "reference"))
 """Where the settings name each model."""
 

@@ -18,11 +18,11 @@ import polars as pl
 from mnemoscope.data.hub import parse_hub_name
 from mnemoscope.data.read import WindowCutter
 from mnemoscope.data.rows import to_frame
-from mnemoscope.data.table import check_sequences, conform, has_values, whole_mask, without_padding
+from mnemoscope.data.table import check_sequences, conform, has_values, without_padding
 from mnemoscope.embedded import place_of
 from mnemoscope.errors import UserError, a_kind
 from mnemoscope.lm.load import load_model, load_tokenizer
-from mnemoscope.lm.model import LanguageModel, wrap_model
+from mnemoscope.lm.model import LanguageModel, evaluation_mode, wrap_model
 from mnemoscope.progress import SILENT, Progress, progress_shown, track
 
 BatchSize = int | Literal["auto"]
@@ -71,12 +71,8 @@ def opened_model(
         yield lm
         return
     inner = _inner(model)
-    modules = [one for one in inner.modules() if one.training]
-    try:
+    with evaluation_mode(inner):
         yield _described(inner, tokenizer, table, for_study)
-    finally:
-        for one in modules:
-            one.training = True
 
 
 def _described(
@@ -307,11 +303,6 @@ def prefix_of(table: pl.DataFrame, prefix: int | None) -> int:
             f"{len(table['tokens'][0]) - 1} of them."
         )
     return prefix
-
-
-def mask_of_windows(table: pl.DataFrame) -> np.ndarray | None:
-    """The `attention_mask` of padded windows, int64 (n, T); None where all are whole."""
-    return whole_mask(table)
 
 
 def whole_number(value: Any, name: str, *, least: int = 1) -> int:

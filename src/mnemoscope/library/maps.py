@@ -1,7 +1,7 @@
 """The attention of a model on windows, pooled over heads: captured, held, and read as arrays."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ import polars as pl
 import torch
 
 from mnemoscope.cnn.presets import INPUTS
-from mnemoscope.data.table import table_digest, token_matrix
+from mnemoscope.data.table import table_digest, token_matrix, whole_mask
 from mnemoscope.errors import UserError, a_kind, nearest
 from mnemoscope.library.given import (
     BOS_ID,
@@ -20,7 +20,6 @@ from mnemoscope.library.given import (
     BatchSize,
     Shown,
     following,
-    mask_of_windows,
     opened_model,
     prefix_of,
     rows_at_once,
@@ -32,7 +31,7 @@ from mnemoscope.lm.placement import fingerprint_model
 from mnemoscope.maps.format import StoreMeta, pack_shard, pack_triangle, unpack_triangle
 from mnemoscope.maps.shape import POOLED
 from mnemoscope.maps.store import MapStore, MapWriter
-from mnemoscope.maps.views import MapSource, TensorMaps
+from mnemoscope.maps.views import ChosenMaps, MapSource, TensorMaps
 
 Pool = Literal["mean", "max", "both"]
 POOLS = tuple(name for name, one in INPUTS.items() if one.serves_audits)
@@ -80,7 +79,7 @@ class Maps:
         """The packed maps, as the CNNs read them."""
         seen = INPUTS[self.pool]
         found = seen.view_of([self.sources[name] for name in seen.reads])
-        return found if self.rows is None else _Chosen(found, self.rows)
+        return found if self.rows is None else ChosenMaps(found, self.rows)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -136,21 +135,6 @@ def _positions(rows: Any, n: int) -> Any:
     except (IndexError, TypeError) as error:
         raise UserError(f"maps: no such rows among {n:,} ({error}).") from None
     return found
-
-
-class _Chosen:
-    """Some rows of a source."""
-
-    def __init__(self, source: MapSource, rows: npt.NDArray[np.int64]) -> None:
-        self._source, self._rows = source, torch.from_numpy(rows)
-        self.n_layers, self.length = source.n_layers, source.length
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def read(self, rows: torch.Tensor) -> torch.Tensor:
-        """Packed maps at these positions; see `MapSource.read`."""
-        return self._source.read(self._rows[torch.as_tensor(rows, dtype=torch.long)])
 
 
 def check_pool(pool: str) -> None:
@@ -215,7 +199,7 @@ def capture(
             tokens = _with_own_suffix(lm, table, tokens, n_shown, size)
         elif suffix != "true":
             raise UserError(f"suffix {suffix!r}: give 'true' or 'own'.")
-        mask, seen = mask_of_windows(table), read_windows(table, tokens, n_shown)
+        mask, seen = whole_mask(table), read_windows(table, tokens, n_shown)
         with following(progress, "Capturing", table.height) as counted:
             read = _Reading(lm, tokens, mask, size, counted)
             if out is None:
@@ -242,7 +226,7 @@ def _with_own_suffix(
     batch_size: int,
 ) -> npt.NDArray[np.int32]:
     """Put the model's continuation in place of the suffix where it is another."""
-    if mask_of_windows(table) is not None:
+    if whole_mask(table) is not None:
         raise UserError("suffix 'own': some windows are padded. Give whole ones, or suffix='true'.")
     if "is_memorized" not in table.columns:
         table = scan(lm, table, prefix=n_prefix, batch_size=batch_size)
@@ -295,7 +279,9 @@ class _Reading:
         weights = self.lm.fingerprint or fingerprint_model(self.lm.model)
         if adapters := active_adapters(self.lm.model):
             weights = hashlib.sha256(f"{weights} {adapters}".encode()).hexdigest()
-        meta = store_meta(self.lm, weights, self.tokens.shape[1], table_digest(table))
+        facts = {name: getattr(self.lm, name) for name in ("n_layers", "dtype", "device", "bos_id")}
+        facts |= {"fingerprint": weights}
+        meta = store_meta(self.tokens.shape[1], "model", facts, table_digest(table))
         writer = MapWriter(folder, meta)
         lacking = writer.missing(ids, suffix)
         for at in range(0, len(lacking), _SHARD_ROWS):
@@ -324,16 +310,26 @@ def active_adapters(model: Any) -> list[str]:
     )
 
 
-def store_meta(lm: LanguageModel, weights: str, length: int, tokens: str) -> StoreMeta:
-    """What all maps of a folder have in common: a model's weights, windows by their digest."""
-    model = {
-        "weights": weights,
-        "dtype": lm.dtype,
-        "device": lm.device.split(":")[0],
-        "bos_id": lm.bos_id,
-        "tokens": tokens,
-    }
-    return StoreMeta(lm.n_layers, length, model)
+def store_meta(
+    length: int, store: str, facts: Mapping[str, Any], tokens: str | None = None
+) -> StoreMeta:
+    """The metadata of one folder of maps of sequences of `length`, for a model with these facts.
+
+    `tokens` is the digest of the sequences (`data.table.table_digest`).
+    """
+    is_heads = store.endswith("-heads")
+    return StoreMeta(
+        facts["n_layers"] * (facts["n_heads"] if is_heads else 1),
+        length,
+        {
+            "weights": facts["fingerprint"],
+            "dtype": facts["dtype"],
+            "device": facts["device"].split(":")[0],
+            "bos_id": facts["bos_id"],
+            **({} if tokens is None else {"tokens": tokens}),
+        },
+        tensors=("heads",) if is_heads else POOLED,
+    )
 
 
 def same_windows(maps: Maps, count: int, what: str) -> None:

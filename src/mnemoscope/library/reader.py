@@ -5,8 +5,7 @@ memory only as far as it is above readers that cannot have any: of the text, and
 a model that never saw these windows (`excess`).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any, Literal, NamedTuple
@@ -29,9 +28,10 @@ from mnemoscope.errors import UserError, a_kind, nearest
 from mnemoscope.library.given import Shown, as_table, following, prefix_of, whole_number
 from mnemoscope.library.maps import Maps, check_maps, read_windows, same_windows
 from mnemoscope.library.sequences import CLASS
+from mnemoscope.lm.fine_tuning import one_thread
 from mnemoscope.lm.placement import find_device
 from mnemoscope.localize.delta import Decisiveness, average, decisiveness, pooled
-from mnemoscope.maps.views import MapSource
+from mnemoscope.maps.views import ChosenMaps, MapSource
 from mnemoscope.stats import NO_ESTIMATE, Estimate
 from mnemoscope.taxonomy.names import NON_MEMO, Taxonomy
 from mnemoscope.taxonomy.sample import (
@@ -54,17 +54,6 @@ _SOURCES = {
 """What a reader is called in `benchmark.sources`: of the model, of the reference."""
 _RESAMPLES = 1000
 _MOST_CLASSES = 100
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch compute on one thread inside this block, as a study's workers do: the same bits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class InNats(Estimate):
@@ -613,7 +602,7 @@ def _fit_cnns(
     progress: Shown,
     reads: Literal["attention", "text"],
 ) -> Reader:
-    training, evaluation = (_Rows(source, rows) for rows in (sides.train, sides.evaluation))
+    training, evaluation = (ChosenMaps(source, rows) for rows in (sides.train, sides.evaluation))
     labels = torch.from_numpy(sides.codes[sides.train])
     fits = []
     with one_thread(), following(progress, "Training", len(seeds)) as counted:
@@ -700,21 +689,6 @@ def _votes(
         score_seeds=score_seeds,
         groups=sides.groups[sides.evaluation],
     )
-
-
-class _Rows:
-    """Some maps of a source."""
-
-    def __init__(self, source: MapSource, rows: npt.NDArray[np.int64]) -> None:
-        self._source, self._rows = source, torch.from_numpy(rows)
-        self.n_layers, self.length = source.n_layers, source.length
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def read(self, rows: torch.Tensor) -> torch.Tensor:
-        """Packed maps at these positions; see `MapSource.read`."""
-        return self._source.read(self._rows[torch.as_tensor(rows, dtype=torch.long)])
 
 
 # -- beside what needs no memory ----------------------------------------------------------------

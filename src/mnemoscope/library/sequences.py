@@ -9,7 +9,7 @@ from mnemoscope.data.corpus import open_corpus
 from mnemoscope.data.features import add_features
 from mnemoscope.data.patterns import PatternMode
 from mnemoscope.data.read import read_sequences
-from mnemoscope.data.table import COLUMNS, has_values, token_matrix
+from mnemoscope.data.table import COLUMNS, has_values, token_matrix, whole_mask
 from mnemoscope.errors import UserError, a_kind
 from mnemoscope.library.given import (
     BOS_ID,
@@ -20,7 +20,6 @@ from mnemoscope.library.given import (
     as_table,
     as_tokenizer,
     following,
-    mask_of_windows,
     opened_model,
     prefix_of,
     rows_at_once,
@@ -159,7 +158,7 @@ def scan(
             tokens,
             batch_size=rows_at_once(lm, batch_size),
             prefix=n_shown,
-            attention_mask=mask_of_windows(table),
+            attention_mask=whole_mask(table),
         )
         frames = []
         with following(progress, "Scanning", table.height) as counted:

@@ -161,6 +161,22 @@ def _read_into(file: BinaryIO, target: memoryview, start: int) -> int:
     return file.readinto(target)  # type: ignore[attr-defined, no-any-return]
 
 
+class ChosenMaps:
+    """Some maps of a source, at these positions, int64 (n,), in their order."""
+
+    def __init__(self, source: MapSource, rows: npt.NDArray[np.int64]) -> None:
+        self._source, self._rows = source, torch.from_numpy(rows)
+        self.n_layers: int = source.n_layers
+        self.length: int = source.length
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def read(self, rows: torch.Tensor) -> torch.Tensor:
+        """Packed maps at these positions; see `MapSource.read`."""
+        return self._source.read(self._rows[torch.as_tensor(rows, dtype=torch.long)])
+
+
 class _Combined:
     """Two sources of the same sequences, in the same order."""
 

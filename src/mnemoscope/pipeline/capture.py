@@ -16,6 +16,7 @@ from mnemoscope.cluster.units import ALL, Share
 from mnemoscope.columns import Column
 from mnemoscope.data.table import fill_columns, look_up, mask_of, token_matrix
 from mnemoscope.errors import DamagedDataError, MnemoscopeError, UserError
+from mnemoscope.library.maps import store_meta
 from mnemoscope.lm.model import recording_batch_size
 from mnemoscope.maps.format import StoreMeta, find_rows, read_meta
 from mnemoscope.maps.shape import map_bytes
@@ -28,7 +29,6 @@ from mnemoscope.pipeline.questions import (
     Maps,
     NextTokens,
     clear_units,
-    store_meta,
     unit_store,
 )
 from mnemoscope.progress import say

@@ -6,6 +6,7 @@ from mnemoscope.data.corpus import open_corpus
 from mnemoscope.data.features import add_features, is_available
 from mnemoscope.data.patterns import compare_modes, describe_agreement
 from mnemoscope.data.table import has_values
+from mnemoscope.library.sequences import FEATURES
 from mnemoscope.pipeline.published_split import PUBLISHED_PATTERNS, take_published_patterns
 from mnemoscope.pipeline.sequences import GIVEN
 from mnemoscope.progress import say
@@ -14,7 +15,6 @@ from mnemoscope.study.models import Models
 from mnemoscope.study.stages import TABLE_FILE
 
 FEATURES_FILE = "features.parquet"
-FEATURES = ("rouge_l", "rouge_3", "is_incrementing", "is_repeating", "duplicates", "is_code")
 
 
 def features_stage(study: Study, models: Models) -> None:

@@ -21,13 +21,14 @@ from mnemoscope.cluster.storage import SharedStore
 from mnemoscope.cluster.units import ALL, Needs, Opened, Result, Share, UnitStore
 from mnemoscope.data.table import token_table
 from mnemoscope.errors import UserError
+from mnemoscope.library.maps import store_meta
+from mnemoscope.library.sequences import VERDICTS
 from mnemoscope.library.sequences import scan as scan_windows
 from mnemoscope.lm.attention import PooledMaps, capture_pooled
 from mnemoscope.lm.continue_ import Scan, capture_and_scan
 from mnemoscope.lm.model import HALVED, LanguageModel, note_halved, recording_batch_size
 from mnemoscope.lm.probe import next_tokens
-from mnemoscope.maps.format import StoreMeta, pack_shard
-from mnemoscope.maps.shape import POOLED
+from mnemoscope.maps.format import pack_shard
 from mnemoscope.parse import flatten
 from mnemoscope.progress import Progress, say
 from mnemoscope.study.folder import Study, versions
@@ -40,8 +41,6 @@ from mnemoscope.study.models import (
 )
 from mnemoscope.study.records import Model
 
-VERDICTS = ("is_memorized", "memorization_score", "continuation", "smallest_gap")
-"""Columns that say which sequences the model reproduces."""
 Q = TypeVar("Q", bound="Question")
 DECODED = ("continuation", "memorization_score")
 """Columns that decoding fills in after a scan."""
@@ -255,28 +254,6 @@ def disagreements(found: pl.DataFrame, again: pl.DataFrame) -> dict[str, int | f
     if differs.height:
         counts["largest_gap_of_these"] = float(differs["smallest_gap"].to_numpy().max())
     return counts
-
-
-def store_meta(
-    length: int, store: str, facts: Mapping[str, Any], tokens: str | None = None
-) -> StoreMeta:
-    """The metadata of one folder of maps of sequences of `length`, for a model with these facts.
-
-    `tokens` is the digest of the sequences (`Study.tokens`).
-    """
-    is_heads = store.endswith("-heads")
-    return StoreMeta(
-        facts["n_layers"] * (facts["n_heads"] if is_heads else 1),
-        length,
-        {
-            "weights": facts["fingerprint"],
-            "dtype": facts["dtype"],
-            "device": facts["device"].split(":")[0],
-            "bos_id": facts["bos_id"],
-            **({} if tokens is None else {"tokens": tokens}),
-        },
-        tensors=("heads",) if is_heads else POOLED,
-    )
 
 
 # -- who asks ---------------------------------------------------------------------------------

@@ -73,7 +73,8 @@ def delta_figure(
 def allocation_of(study: Study) -> pl.DataFrame:
     """How memorized sequences flow from Prashanth et al.'s classes to the paper's.
 
-    Columns `prashanth`, `paper`, `n`, `share`, `low`, `high`, `published` (fractions), `n_groups`.
+    Columns `prashanth`, `paper`, `n`, `share` with its interval, `published` (fractions),
+    `n_groups`.
 
     Raises:
         UserError: the table lacks a feature that one of the taxonomies needs.
