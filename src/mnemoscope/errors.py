@@ -4,6 +4,7 @@ A message is one line: what is wrong, where, and what to do. The library raises,
 command line prints.
 """
 
+import importlib.metadata
 import importlib.util
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -72,4 +73,25 @@ def check_installed(what: str, *packages: str, extra: str) -> None:
     """Raise a `UserError` if packages of an extra are missing; `what` ends in "needs"."""
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"{what} {' and '.join(missing)}: pip install 'mnemoscope[{extra}]'")
+        raise UserError(f"{what} {' and '.join(missing)}: {pip_install(extra)}")
+
+
+def pip_install(extra: str) -> str:
+    """The command that installs the packages of an extra, each by its own name.
+
+    >>> pip_install("code")
+    "pip install 'magika>=0.6'"
+    """
+    from packaging.requirements import Requirement
+
+    found = list[str]()
+    for line in importlib.metadata.requires("mnemoscope") or ():
+        one = Requirement(line)
+        if one.marker and one.marker.evaluate({"extra": extra}) > one.marker.evaluate(
+            {"extra": ""}
+        ):
+            if one.name == "mnemoscope":  # an extra that takes another in
+                found += [pip_install(name).removeprefix("pip install ") for name in one.extras]
+            else:
+                found.append(f"'{one.name}{one.specifier}'")
+    return f"pip install {' '.join(found)}"

@@ -103,6 +103,7 @@ def atomic_folder(
 def _held(temporary: Path, folder: Path) -> Iterator[None]:
     """Hold the file beside it, `.lock` in place of `.tmp`; UserError where another does."""
     lock = temporary.with_suffix(".lock")
+    lock.touch()  # raises where nothing can be written, which acquiring calls in use
     held = FileLock(lock, thread_local=False)
     try:
         held.acquire(timeout=0)

@@ -18,7 +18,7 @@ from mnemoscope.pipeline.need import (
     n_unshared,
     taxonomy_lines,
 )
-from mnemoscope.pipeline.sources import find_data
+from mnemoscope.pipeline.sources import HUB_NAME, find_data
 from mnemoscope.pipeline.trainings import check_inputs, check_kernels, controlled_taxonomies
 from mnemoscope.study.cost import (
     ASSUMED_FLOPS,
@@ -110,7 +110,7 @@ def plan(settings: StudySettings, folder: Path, *, redo: bool = False) -> Plan:
             *taxonomy_lines(settings, taxonomies, need, lacking, is_found=is_found),
             _stages_said(todo),
         ],
-        rows=_rows(costs),
+        rows=_rows(costs, beside_paper=settings.sequences.source == HUB_NAME),
         notes=[
             captured,
             *_time_notes(settings, counts, costs),
@@ -151,8 +151,8 @@ def _summary(settings: StudySettings, counts: Counts, costs: Sequence[Cost]) -> 
     )
 
 
-def _rows(costs: Sequence[Cost]) -> list[Row]:
-    """The costs of all stages, then their times."""
+def _rows(costs: Sequence[Cost], *, beside_paper: bool) -> list[Row]:
+    """The costs of all stages, then their times; beside the paper's where its data are studied."""
     rows = [row for cost in costs for row in cost.rows]
     seconds, published = Counter[str](), Counter[str]()
     for cost in costs:
@@ -162,7 +162,7 @@ def _rows(costs: Sequence[Cost]) -> list[Row]:
         if kind in seconds:
             theirs = about(published[kind]) if kind in published else "none"
             rows.append(Row(f"time: {kind}", about(seconds[kind]), theirs))
-    return rows
+    return rows if beside_paper else [one._replace(published="") for one in rows]
 
 
 def _time_notes(settings: StudySettings, counts: Counts, costs: Sequence[Cost]) -> Iterator[str]:

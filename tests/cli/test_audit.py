@@ -24,7 +24,7 @@ def document(tmp_path_factory):
 BRIEFLY = ("--edits", 0, "--near-length", 0)
 
 
-def test_an_audit_is_answered_kept_repeated_and_verified(call, document, tmp_path):
+def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, document, tmp_path):
     own, out = shutil.copy(document, tmp_path / "own.txt"), tmp_path / "out"
     asked = ("audit", "embedded", own, "-o", out, *BRIEFLY)
     done = call(*asked, "--fail-if", "recalled > 0.5%", "--json")
@@ -33,7 +33,7 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, document, tmp_pat
     assert record["model"]["name"] == record["reference"]["name"] == "embedded"
     assert LocalChoice("of-ones-own").beside(None) is None
     assert {key: found[key] for key in record} == record
-    assert found["gate"] == {"text": "recalled > 0.5%", "failed": True}
+    assert (found["gate"]["text"], found["gate"]["failed"]) == ("recalled > 0.5%", True)
     spans = pl.read_parquet(out / "spans.parquet")
     assert spans["reference_reproduces"].null_count() == 0
     assert found["spans"] == spans.select(found["spans"][0].keys()).to_dicts()
@@ -46,6 +46,11 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, document, tmp_pat
     assert str(out / "audit.html") in done.out
     assert "holds an audit of other" in call(*asked, "--reference", "none").err
     assert {path: path.read_bytes() for path in out.iterdir()} == before
+    gate = ("audit", "gate", out, "--fail-if", "recalled >= 1 passage in doc")
+    (failed,) = call_light([gate], ("torch", "transformers"))
+    assert (failed.status, "; so in 1 document)" in failed.out) == (3, True)
+    passed = call(*gate, "--baseline", out)  # nothing that was not there before
+    assert (passed.status, ": 0 passages; so in 0 documents" in passed.out) == (0, True)
     verify = ("audit", "verify", out, "-q")
     verified = json.loads(call(*verify, "--json").out)
     assert verified["n_hold"] == verified["n_spans"] == spans.height

@@ -135,7 +135,7 @@ def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch, tmp_path):
 
 def test_without_gradio_it_says_what_to_install(refused, hide):
     hide("gradio")
-    assert "pip install 'mnemoscope[app]'" in refused("app")
+    assert "'gradio>=6.31'" in refused("app")
 
 
 def test_it_says_its_address_answers_there_and_ends_when_interrupted(tmp_path):

@@ -361,11 +361,11 @@ def test_what_only_reads_studies_takes_no_cluster(whole, refused):
     assert "several studies and --compare only read" in refused(*both, "--engine", "ray", "-q")
 
 
-def test_without_ray_the_extra_is_named(whole, tmp_path, refused, hide):
+def test_without_ray_the_command_is_given(whole, tmp_path, refused, hide):
     hide("ray")
     study = begun(whole, "continue", tmp_path)
     line = refused("continue", study.folder, "--engine", "ray", "-q")
-    assert "pip install 'mnemoscope[ray]'" in line
+    assert "pip install 'ray>=2.40'" in line
 
 
 def test_gpus_are_handed_out_one_a_worker(cluster):

@@ -216,4 +216,4 @@ def test_without_magika_it_is_null_and_a_demand_is_refused():
     frame = pl.DataFrame({"sequence_id": [1], "text": ["x = 1"]})
     assert not is_available()
     assert add_features(frame)["is_code"].to_list() == [None]
-    assert "pip install 'mnemoscope[code]'" in refusal(add_features, frame, code="magika")
+    assert "pip install 'magika>=0.6'" in refusal(add_features, frame, code="magika")

@@ -76,7 +76,7 @@ def test_a_study_without_cnns_goes_without_its_place_and_own_columns(tmp_path, c
     pl.DataFrame({**known, "tokens": tokens, **own}).write_parquet(tmp_path / "rows.parquet")
     study, out = tmp_path / "place" / "study", tmp_path / "out"
     flags = ("--sequences", tmp_path / "rows.parquet", "--set", "title=a / b", "-o", study, "-q")
-    assert "no taxonomy can be trained" in call("run", *flags).err
+    assert "no CNN can be trained" in call("run", *flags).out
     succeed("push", study, NAME, "--dry-run", "-o", out)
     page = (out / "report.html").read_text()
     assert "o taxonomy can be trained" in page

@@ -281,4 +281,4 @@ def test_what_cannot_be_asked_for_is_refused(refused, tiny_studies, done, tmp_pa
     assert not (tmp_path / "out").exists()
     hide("captum")
     said = refused("localize", empty, "-q", "--redo", "--set", "localize.attributions=[occlusion]")
-    assert "pip install 'mnemoscope[attribution]'" in said
+    assert "pip install 'captum>=0.7'" in said

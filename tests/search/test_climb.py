@@ -327,7 +327,7 @@ def test_without_optuna_the_extra_is_named(refused, bare, monkeypatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "optuna", None)
     # Said before the stages, and so torch, are loaded.
     monkeypatch.setattr("mnemoscope.cli.study.stage_verb", lambda *_, **__: pytest.fail("loaded"))
-    assert "mnemoscope[search]" in refused("search", bare, "-q")
+    assert "optuna>=4.0" in refused("search", bare, "-q")
 
 
 def test_perplexity_and_prior_are_those_of_the_logits(tiny) -> None:

@@ -1,11 +1,14 @@
 """Samples are balanced to the last sequence, fixed by the seed alone, and never leak a group."""
 
+import re
+
 import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mnemoscope.stats import FEWEST_GROUPS
 from mnemoscope.taxonomy import PAPER, PRASHANTH
 from mnemoscope.taxonomy.draw import apportion, order_keys
 from mnemoscope.taxonomy.names import parse_taxonomy
@@ -144,6 +147,11 @@ def test_common_order_is_random_and_of_two_sequences_does_not_depend_on_the_othe
     assert abs(low - 2500) < 4 * np.sqrt(10_000 / 16)
 
 
+FLAGS = {
+    "--drop-small-classes": lambda _: {"drop_small_classes": True},
+    "--set label.minimum": lambda flags: {"minimum": int(flags.split("=")[1])},
+    "--set label.match": lambda _: {"match": None},
+}
 CASE = st.tuples(
     st.integers(0, 2**32 - 1),
     st.sampled_from(["group", "row"]),
@@ -174,6 +182,10 @@ def test_sample_keeps_all_its_promises_on_any_table(case):
         assert "\n" not in str(sample)
         assert str(again) == str(sample)
         assert sample.needed == max(2, min(minimum, n_train + n_eval))
+        for flags in re.findall(r"with (--.+?) --redo", sample.remedy):
+            advised = sampled(frame, labels, **asked | FLAGS[flags.split("=")[0]](flags))
+            groups = advised.frame.filter(split="eval").group_by("class").agg(pl.col("group"))
+            assert min(len(set(one)) for one in groups["group"]) >= FEWEST_GROUPS
         return
     assert isinstance(again, Sample)
     assert again.frame.equals(sample.frame)
@@ -279,7 +291,7 @@ def test_classes_of_few_groups_are_impossible_by_group_and_by_folds_and_possible
     frame, labels = make(memo(300, 400, 400), groups)
     outcome = impossible(frame, labels)
     assert "the sequences of Guess form 1 group" in outcome.reason
-    assert "split by row" in outcome.remedy
+    assert "label.split" not in outcome.remedy  # by row too, one group says nothing of a class
     by_row = sampled(frame, labels, split="row")
     assert by_row.n_groups_crossing == 1
 

@@ -22,7 +22,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from mnemoscope.analysis.figures import Chart, bars_by, series_by
 from mnemoscope.analysis.inputs import OWN, AnalysisInputs, AnalysisResult, AnalysisSettings
 from mnemoscope.analysis.rows import counts_duplicates, decode_rows, draw_rows, seen_in_training
-from mnemoscope.errors import UserError, nearest
+from mnemoscope.errors import UserError, nearest, pip_install
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.maps.format import unpack_triangle
 from mnemoscope.maps.shape import attention_shape
@@ -185,8 +185,8 @@ class SentenceModel:
             from sentence_transformers import SentenceTransformer
         except ImportError:
             raise UserError(
-                "analyze copying: idea copies need sentence-transformers. Install the extra: "
-                "pip install 'mnemoscope[sentences]', or leave sentence_model out."
+                "analyze copying: idea copies need sentence-transformers: "
+                f"{pip_install('sentences')}, or leave sentence_model out."
             ) from None
         # The library takes any other folder too, a causal model's say, and pools it by the mean.
         if Path(name).is_dir() and not (Path(name) / _MODULES_FILE).is_file():

@@ -26,7 +26,7 @@ from mnemoscope.analysis.figures import Chart, series_beside, series_of
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
 from mnemoscope.analysis.predictors import FEATURES, add_predictors, frequency_source, libraries_of
 from mnemoscope.analysis.rows import categories_of, draw_rows, refuse_one_sided
-from mnemoscope.errors import UserError
+from mnemoscope.errors import UserError, pip_install
 from mnemoscope.progress import track
 from mnemoscope.stats import (
     FEWEST_GROUPS,
@@ -513,8 +513,8 @@ def likelihood_ratio(smaller: Floats, larger: Floats, label: _Flags) -> RatioTes
         from scipy.stats import chi2
     except ImportError:
         raise UserError(
-            "analyze predict: tests need statsmodels. Install it: pip install "
-            "'mnemoscope[analysis]', or leave them out with --set tests=false."
+            f"analyze predict: tests need statsmodels: {pip_install('analysis')}, or leave them "
+            "out with --set tests=false."
         ) from None
     designs = [sm.add_constant(one, has_constant="add") for one in (smaller, larger)]
     ranks = [int(np.linalg.matrix_rank(one)) for one in designs]

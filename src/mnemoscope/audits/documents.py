@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from mnemoscope.data.formats import check_there, list_files, table_ending
 from mnemoscope.data.hub import find_hub_files, parse_hub_name
 from mnemoscope.data.table import read_table
-from mnemoscope.errors import MnemoscopeError, UserError
+from mnemoscope.errors import MnemoscopeError, UserError, pip_install
 from mnemoscope.parse import MOST_BYTES, MOST_TEXT_BYTES, TOO_LONG, read_bounded
 from mnemoscope.words import whole_characters
 
@@ -285,7 +285,7 @@ def _library(module: str, package: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise UserError(f"needs {package} to be read: pip install 'mnemoscope[audit]'") from None
+        raise UserError(f"needs {package} to be read: {pip_install('audit')}") from None
 
 
 _EXTRACTORS: dict[str, tuple[str, Callable[[bytes], str]]] = {

@@ -64,6 +64,10 @@ class Record(TypedDict):
     files: dict[str, str]
 
 
+PLACE = ("document", "start", "end", "verdict", "text")
+"""Columns of `spans.parquet` that say what was found where."""
+
+
 def audit_store(out: Path) -> Store:
     """The store of an audit's folder: one artefact, `ARTEFACT`, of all its files."""
     return Store(out, remedy=lambda _: "make the audit again with --redo")
@@ -106,6 +110,15 @@ def read_audit(out: Path, *, as_it_is: bool = False) -> tuple[Record, pl.DataFra
         return record, spans.select(*span_schema())
     except (ValueError, OSError, UserError, pl.exceptions.PolarsError) as error:
         raise store.damaged(out, ARTEFACT, first_line(error)) from error
+
+
+def read_verdicts(out: Path) -> tuple[Record, pl.DataFrame]:
+    """Read `audit.json`, and of each passage `PLACE`, without loading what questions need.
+
+    Raises as `read_audit`.
+    """
+    check_is_audit(out)
+    return read_audit_record(out), audit_store(out).frame(ARTEFACT, SPANS).select(PLACE)
 
 
 def check_is_audit(out: Path) -> None:

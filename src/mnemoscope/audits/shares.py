@@ -1,20 +1,15 @@
-"""Shares of documents that are reproduced, guessed and recalled, and a condition on them."""
+"""Shares of documents that are reproduced, guessed and recalled."""
 
-import re
-from collections.abc import Callable, Iterable, Sequence
-from operator import ge, gt
-from typing import NamedTuple, NotRequired, cast
+from collections.abc import Iterable, Sequence
+from typing import NotRequired, cast
 
 from pydantic import NonNegativeInt
 from typing_extensions import TypedDict
 
 from mnemoscope.audits.rule import GUESS, RECALL
-from mnemoscope.errors import UserError, nearest
 from mnemoscope.stats import FEWEST_GROUPS, Estimate, clopper_pearson, resampled_ratio
 
-_GATE = re.compile(r"\s*(\w+)\s*(>=|>)\s*(\d+(?:\.\d+)?)\s*(%?)\s*")
-_KINDS = ("reproduced", "guessed", "recalled", "near")
-_COMPARE: dict[str, Callable[[float, float], bool]] = {">": gt, ">=": ge}
+KINDS = ("reproduced", "guessed", "recalled", "near")
 
 
 class Share(TypedDict):
@@ -54,45 +49,10 @@ class Summary(Counts):
     asked: NonNegativeInt
 
 
-class Gate(NamedTuple):
-    """A condition under which an audit fails, such as `recalled > 0.5%`."""
-
-    text: str
-    kind: str
-    sign: str
-    share: float
-
-    def is_failed(self, summary: Summary) -> bool:
-        """True when the whole audit's share is beyond the limit."""
-        return _COMPARE[self.sign](share_of(summary, self.kind)["share"], self.share)
-
-
 def share_of(counts: Counts, kind: str) -> Share:
     """The share of a kind: ``reproduced``, ``guessed``, ``recalled`` or ``near``."""
     found: Share = counts[kind]  # type: ignore[literal-required]
     return found
-
-
-def parse_gate(text: str) -> Gate:
-    """Read a condition: a kind of share, `>` or `>=`, a percentage or a fraction.
-
-    Raises UserError: anything else.
-
-    >>> parse_gate("recalled > 0.5%").share
-    0.005
-    """
-    match = _GATE.fullmatch(text)
-    if match is None or match[1] not in _KINDS:
-        hint = nearest(match[1], _KINDS) if match else ""
-        raise UserError(
-            f"--fail-if '{text}': not understood.{hint} Write for example 'recalled > 0.5%' "
-            "(reproduced, guessed, recalled or near; > or >=; percent or a fraction)."
-        )
-    limit = float(match[3]) / (100 if match[4] else 1)
-    if limit > 1 or (limit == 1 and match[2] == ">"):  # a gate that lets everything through
-        hint = "" if match[4] else f" Did you mean {match[3]}%?"
-        raise UserError(f"--fail-if '{text}': more than the whole text.{hint}")
-    return Gate(text.strip(), match[1], match[2], limit)
 
 
 def summarize(
@@ -130,7 +90,7 @@ def summarize(
         "recall_spans": n_spans[RECALL],
         **{
             kind: {"characters": part, "share": part / n_characters if n_characters else 0.0}
-            for kind, part in zip(_KINDS, parts, strict=False)
+            for kind, part in zip(KINDS, parts, strict=False)
         },
         "near_spans": None if near is None else len(near),
     }
@@ -157,7 +117,7 @@ def overall(documents: Iterable[Counts]) -> Summary:
     asked = sum(row["windows"] > 0 for row in rows)
     wholes = [row["characters"] for row in rows]
     whole, shares = sum(wholes), {}
-    kinds = [kind for kind in _KINDS if rows and kind in rows[0]]
+    kinds = [kind for kind in KINDS if rows and kind in rows[0]]
     for kind in kinds:
         parts = [share_of(row, kind)["characters"] for row in rows]
         part = sum(parts)

@@ -138,7 +138,7 @@ def track(
         list[str],
         Argument(
             help="Checkpoints: folders, MODEL@REVISION, or one folder that holds them all. Or the "
-            "folder that a MemorizationCallback wrote, whose page is then drawn."
+            "folder that a MemorizationCallback wrote, or its trainer's, whose page is then drawn."
         ),
     ],
     sequences: str | None = Option(
@@ -173,11 +173,12 @@ def track(
     Example: mnemoscope track out/ --sequences texts/ --control held-out/ -o track
     """
     from mnemoscope.flow.track import PAGE, TrackAsked, track_checkpoints, write_track_page
+    from mnemoscope.training.history import history_folder
 
     if sequences is None:
         if len(checkpoints) > 1 or control is not None:
             raise UserError("track: --sequences is missing. Name the texts or the table to watch.")
-        history = Path(checkpoints[0])
+        history = history_folder(checkpoints[0])
     else:
         history = out or Path("track")
         asked = TrackAsked(

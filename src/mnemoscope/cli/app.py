@@ -103,6 +103,7 @@ def panels() -> dict[str, dict[str, Callable[..., None]]]:
             "run": study.run,
             "audit": audit.with_settings(audit.audit),
             "audit api": audit.with_settings(audit.audit_api),
+            "audit gate": audit.audit_gate,
             "audit verify": audit.audit_verify,
             "audit rank": audit.with_settings(audit.audit_rank),
             "app": audit.app,

@@ -27,9 +27,12 @@ from mnemoscope.errors import UserError, check_installed
 from mnemoscope.parse import parse_yaml, read_bounded
 
 if TYPE_CHECKING:
+    import polars as pl
+
+    from mnemoscope.audits.gate import Gate
     from mnemoscope.audits.library import Audit
     from mnemoscope.audits.records import Record
-    from mnemoscope.audits.shares import Gate, Share
+    from mnemoscope.audits.shares import Share
 
 _GATE_FAILED = 3
 _SPAN_FACTS = ["document", "start", "end", "tokens", "verdict", "reason", "text"]
@@ -53,6 +56,9 @@ Reference = Annotated[
     Option("--reference", help="A model that never saw them, or 'none'."),
 ]
 FailIf = Annotated[str | None, Option("--fail-if", help="Status 3 if so: 'recalled > 0.5%'.")]
+Baseline = Annotated[
+    Path | None, Option("--baseline", help="An older audit: --fail-if counts new passages alone.")
+]
 Junit = Annotated[Path | None, Option("--junit", help="A file for a JUnit report.", hidden=True)]
 Column = Annotated[
     list[str] | None,
@@ -141,6 +147,7 @@ def audit(
         Option("--study", help="A study of the model; 'auto' makes one."),
     ] = None,
     fail_if: FailIf = None,
+    baseline: Baseline = None,
     junit: Junit = None,
     encoding: Encoding = "utf-8",
     column: Column = None,
@@ -159,7 +166,8 @@ def audit(
     """
     from mnemoscope.audits.library import audit as make
 
-    gate, folder = _gate(fail_if, junit, has_near=fields.get("near_length") != 0), _out(out)
+    has_near = fields.get("near_length") != 0
+    gate, folder = _gate(fail_if, baseline, junit, has_near=has_near), _out(out)
     with shown(quiet):
         made = make(
             model,
@@ -176,7 +184,7 @@ def audit(
             redo=redo,
             **_settings(settings, **fields),
         )
-    _report(made, gate, junit, answer)
+    _report(made, gate, baseline, junit, answer)
 
 
 def audit_api(
@@ -198,6 +206,7 @@ def audit_api(
         float | None, Option("--price-out", help="Price of a million completion tokens.")
     ] = None,
     fail_if: FailIf = None,
+    baseline: Baseline = None,
     junit: Junit = None,
     encoding: Encoding = "utf-8",
     column: Column = None,
@@ -222,7 +231,8 @@ def audit_api(
     service["prompt_as"] = service.get("prompt_as") or ("text" if is_text else "tokens")
     asked = checked(EndpointSettings, url=url, model=model, **service)
     has_near = asked.chat and given.get("near_length") != 0
-    gate, folder = _gate(fail_if, junit, has_near=has_near), out if dry_run else _out(out)
+    gate = _gate(fail_if, baseline, junit, has_near=has_near)
+    folder = out if dry_run else _out(out)
     with shown(quiet):
         made = make(
             asked,
@@ -242,7 +252,24 @@ def audit_api(
         print(made)
         answer.facts["estimate"] = made
         return
-    _report(made, gate, junit, answer)
+    _report(made, gate, baseline, junit, answer)
+
+
+def audit_gate(
+    folder: Annotated[Path, Argument(help="The folder of a finished audit.")],
+    fail_if: Annotated[str, Option("--fail-if", help="Status 3 if so: 'recalled > 0.5%'.")],
+    baseline: Baseline = None,
+    answer: Answer = ANSWER,
+) -> None:
+    """Put a condition to a finished audit; no model is loaded.
+
+    Example: mnemoscope audit gate audit --fail-if 'recalled >= 1 passage in doc'
+    """
+    from mnemoscope.audits.records import read_verdicts
+
+    gate = _gate(fail_if, baseline, None, has_near=True)
+    assert gate is not None
+    _judge(gate, *read_verdicts(folder), baseline, answer)
 
 
 def audit_verify(
@@ -338,10 +365,17 @@ def _settings(file: Path | None, **fields: Any) -> dict[str, Any]:
     return {str(k).replace("-", "_"): v for k, v in named.items()} | given
 
 
-def _gate(fail_if: str | None, junit: Path | None, *, has_near: bool) -> "Gate | None":
-    """The condition, and whether what is asked for beside the audit can be written."""
-    from mnemoscope.audits.shares import parse_gate
+def _gate(
+    fail_if: str | None, baseline: Path | None, junit: Path | None, *, has_near: bool
+) -> "Gate | None":
+    """The condition, and whether what is asked for beside the audit can be read and written."""
+    from mnemoscope.audits.gate import parse_gate
+    from mnemoscope.audits.records import check_is_audit
 
+    if baseline is not None and fail_if is None:
+        raise UserError("--baseline: for a condition on new passages. Add --fail-if.")
+    if baseline is not None:
+        check_is_audit(baseline)
     if junit is not None and not junit.absolute().parent.is_dir():
         raise UserError(f"--junit {junit}: no such folder. Make it first.")
     if junit is not None and junit.is_dir():
@@ -352,7 +386,13 @@ def _gate(fail_if: str | None, junit: Path | None, *, has_near: bool) -> "Gate |
     return gate
 
 
-def _report(made: "Audit", gate: "Gate | None", junit: Path | None, answer: Answer) -> None:
+def _report(
+    made: "Audit",
+    gate: "Gate | None",
+    baseline: Path | None,
+    junit: Path | None,
+    answer: Answer,
+) -> None:
     """Say what came of an audit, write what was asked for beside it, and judge it."""
     from mnemoscope.audits.exports import junit_xml
     from mnemoscope.files import write_text
@@ -364,9 +404,7 @@ def _report(made: "Audit", gate: "Gate | None", junit: Path | None, answer: Answ
         write_text(junit, junit_xml(made.record, made.passages))
         print(f"Wrote {junit}.")
     if gate is not None:
-        is_failed = gate.is_failed(made.record["summary"])
-        answer.facts["gate"] = {"text": gate.text, "failed": is_failed}
-        _judge(gate, made.record)
+        _judge(gate, made.record, made.passages, baseline, answer)
 
 
 def _print_record(out: Path, record: "Record") -> None:
@@ -400,15 +438,22 @@ def _share(share: "Share") -> str:
     return str(Estimate(share["share"], share.get("low"), share.get("high")))
 
 
-def _judge(gate: "Gate", record: "Record") -> None:
+def _judge(
+    gate: "Gate",
+    record: "Record",
+    passages: "pl.DataFrame",
+    baseline: Path | None,
+    answer: Answer,
+) -> None:
     """Leave with status 3 if the condition holds."""
-    from mnemoscope.audits.shares import share_of
+    from mnemoscope.audits.gate import judge
 
-    said = _share(share_of(record["summary"], gate.kind))
-    if not gate.is_failed(record["summary"]):
-        print(f"Passed ({gate.kind} {said}): not {gate.text}.")
+    found = judge(gate, record, passages, baseline)
+    answer.facts["gate"] = {"text": gate.text, "failed": found.is_failed, "said": found.said}
+    if not found.is_failed:
+        print(f"Passed ({found.said}): not {gate.text}.")
         return
-    print(f"Failed: {gate.text} ({said}).")
+    print(f"Failed: {gate.text} ({found.said}).")
     raise typer.Exit(_GATE_FAILED)
 
 

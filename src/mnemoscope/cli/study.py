@@ -14,7 +14,7 @@ from mnemoscope.cli import options
 from mnemoscope.errors import UserError
 from mnemoscope.files import made_folder
 from mnemoscope.progress import say, show_progress
-from mnemoscope.study.folder import Study, is_study
+from mnemoscope.study.folder import Study, check_free, is_study
 from mnemoscope.study.settings import (
     EMBEDDED,
     NO_MODEL,
@@ -113,7 +113,7 @@ def run(
         print_plan(plan(chosen, out, redo=stage.redo))
         return
     with shown(stage.quiet):
-        _announce(chosen, out)
+        _announce(chosen, out, given=None if settings or stage.set_ else (model.model, sequences))
     from mnemoscope.cli.summary import print_summary
     from mnemoscope.flow.run import run as run_study
 
@@ -125,8 +125,13 @@ def run(
     print_summary(study)
 
 
-def _announce(settings: StudySettings, out: Path) -> None:
-    """Refuse names that stand for nothing, and say what will be done, before torch is loaded."""
+def _announce(
+    settings: StudySettings, out: Path, *, given: tuple[str | None, str | None] | None
+) -> None:
+    """Refuse names that stand for nothing, and say what will be done, before torch is loaded.
+
+    `given` are model and texts where flags alone say what to study: neither is guessed.
+    """
     if is_study(out):
         Study(out).refuse_locked()
         say(f"Going on with the study {out}.")
@@ -139,6 +144,14 @@ def _announce(settings: StudySettings, out: Path) -> None:
         )
     check_names(settings)
     source = settings.sequences.source
+    if given and given[0] not in (None, EMBEDDED) and given[1] is None:
+        raise UserError("run: --model without texts. Add --sequences TEXTS: a folder or a table.")
+    if given and given[0] is None and given[1] is not None:
+        raise UserError(
+            f"run: --sequences without a model. Add --model NAME, or --model {EMBEDDED} for the "
+            "small one that ships."
+        )
+    check_free(out)
     say(
         f"Reading {'the shipped sequences' if source == EMBEDDED else source} for a new study of "
         f"{settings.model.name} in {out}, up to {out}/report.html. --dry-run says what it takes."

@@ -13,7 +13,7 @@ from mnemoscope.report.published import console
 from mnemoscope.stats import Estimate, rows_of
 from mnemoscope.study.folder import Study
 from mnemoscope.taxonomy.sample import SampleKey
-from mnemoscope.words import figure, percent
+from mnemoscope.words import figure, percent, plural
 
 # In one column the better of its sources counts.
 _COLUMNS = list(
@@ -24,6 +24,9 @@ _COLUMNS = list(
 def print_summary(study: Study) -> None:
     """Print, for each sample, min-F1 beside its controls and the excess; then counts a class."""
     page = console()
+    if (said := study.sequences["is_memorized"]).len():
+        n = int(said.sum())
+        page.print(f"{n:,} of {plural(said.len(), 'sequence')} repeated word for word.")
     rows = {}
     if (study.folder / "benchmark.parquet").is_file():
         names = "taxonomy", "variant"
@@ -68,8 +71,10 @@ def print_summary(study: Study) -> None:
     if study.is_done("graft"):
         for line in graft_statements(study.read(GRAFT_SPECIFICITY_FILE)):
             page.print(line)
+    elif samples and not trained and study.settings.reference is not None:
+        page.print(f"Grafts need no CNN: mnemoscope graft {study.folder}", soft_wrap=True)
     need = sharing_of(study)
-    if need and len(samples) > 1:
+    if need and len(trained) > 1:
         page.print(f"Samples: {need}.")
     report = study.folder / "report.html"
     if report.is_file():
@@ -83,7 +88,7 @@ def _counts(entry: SampleEntry) -> str:
     says only what it drew.
     """
     if entry.impossible:
-        return f"impossible. {entry.impossible}"
+        return f"no CNN can be trained. {entry.impossible}"
     drawn = f"{entry.n_train:,} + {entry.n_eval:,} of each class drawn"
     if entry.split_by == "folds":
         drawn = f"{entry.n_eval:,} of each class drawn, all asked in folds"
@@ -106,7 +111,9 @@ def _best(found: dict[str, Estimate], column: str) -> float | None:
 def print_plan(plan: Plan) -> None:
     """Print a plan; the table folds its cells on a narrow terminal."""
     print("\n".join(plan.lines))
-    rows = [("cost", "this study", "published pipeline"), *plan.rows] if plan.rows else []
+    rows = [tuple(row) for row in (("cost", "this study", "published pipeline"), *plan.rows)]
+    if not any(row.published for row in plan.rows):
+        rows = [row[:2] for row in rows] if plan.rows else []
     if rows and sys.stdout.isatty():
         table = Table(box=None, pad_edge=False)
         for head in rows[0]:

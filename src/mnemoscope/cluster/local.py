@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from mnemoscope.cluster.units import Needs, Opened, Result, Unit, UnitStore, do_unit
-from mnemoscope.progress import Progress
+from mnemoscope.progress import Progress, say
 
 
 class LocalExecutor:
@@ -45,6 +45,9 @@ class LocalExecutor:
                 places = {pool.submit(_do, unit): place for place, unit in enumerate(units)}
             for future in as_completed(places):
                 yield places[future], future.result()
+        except KeyboardInterrupt:
+            say("Stopping when what is running now is done; what is finished is kept.")
+            raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

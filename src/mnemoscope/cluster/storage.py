@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mnemoscope.cluster.units import UnitStore
-from mnemoscope.errors import NoRoomError, UserError
+from mnemoscope.errors import NoRoomError, UserError, pip_install
 
 
 class SharedStore(UnitStore):
@@ -94,9 +94,7 @@ def _open(url: str) -> tuple[Any, str]:
     try:
         import fsspec
     except ImportError:
-        raise UserError(
-            f"{url}: shared storage needs fsspec: pip install 'mnemoscope[ray]'"
-        ) from None
+        raise UserError(f"{url}: shared storage needs fsspec: {pip_install('ray')}") from None
     try:
         system, root = fsspec.core.url_to_fs(url)
     except Exception as error:

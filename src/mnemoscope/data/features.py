@@ -30,7 +30,7 @@ from mnemoscope.data.table import (
     sink_table,
     token_matrix,
 )
-from mnemoscope.errors import DamagedDataError, UserError, nearest
+from mnemoscope.errors import DamagedDataError, UserError, nearest, pip_install
 from mnemoscope.progress import Progress, track
 
 # Numbers that a sequence's text or tokens give by themselves: code length, entropy, frequency.
@@ -115,7 +115,7 @@ def classify_code(texts: Iterable[str | None]) -> list[bool | None]:
     so its Code classes can differ. Raises UserError: magika is not installed.
     """
     if not is_available():
-        raise UserError("is_code needs magika: pip install 'mnemoscope[code]'.")
+        raise UserError(f"is_code needs magika: {pip_install('code')}")
     from magika import Magika
 
     magika = Magika()

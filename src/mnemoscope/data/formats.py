@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import polars as pl
 
-from mnemoscope.errors import DamagedDataError, UserError, first_line, nearest
+from mnemoscope.errors import DamagedDataError, UserError, first_line, nearest, pip_install
 from mnemoscope.parse import parse_json
 from mnemoscope.plugins import Plugin, call_plugin, find_plugins, load_plugin, lower
 
@@ -240,9 +240,7 @@ def _zstd_decoder(path: Path) -> Any:
     try:
         return import_module("zstandard").ZstdDecompressor().decompressobj()
     except ImportError:
-        raise UserError(
-            f"{path}: needs zstandard to be unpacked: pip install 'mnemoscope[zstd]'"
-        ) from None
+        raise UserError(f"{path}: needs zstandard to be unpacked: {pip_install('zstd')}") from None
 
 
 # CSV: one row a document, every value a text until its column says otherwise.

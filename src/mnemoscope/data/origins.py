@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from mnemoscope.data.corpus import Corpus, FlatFile, Place
 from mnemoscope.data.duplicates import CorpusCount, CountProgress
-from mnemoscope.errors import UserError
+from mnemoscope.errors import UserError, pip_install
 from mnemoscope.parse import parse_json
 from mnemoscope.progress import track
 from mnemoscope.web import exchange, make_opener
@@ -312,7 +312,7 @@ def _open_folder(place: str, dtype: str | None) -> _Ask:
         engines = import_module("infini_gram.engine")
     except ImportError:
         raise UserError(
-            f"{place}: needs the package infini-gram (Linux): pip install 'mnemoscope[infinigram]'"
+            f"{place}: needs the package infini-gram (Linux): {pip_install('infinigram')}"
         ) from None
     most = 2 ** (8 * item) - 1
     engine = engines.InfiniGramEngine(

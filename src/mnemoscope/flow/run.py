@@ -6,7 +6,6 @@ from typing import Any
 
 from mnemoscope.cluster.units import Share
 from mnemoscope.data.rows import name_of
-from mnemoscope.errors import UserError
 from mnemoscope.pipeline.capture import damaged_maps, repair_maps
 from mnemoscope.pipeline.label import nothing_to_train
 from mnemoscope.pipeline.sequences import create_study
@@ -43,8 +42,10 @@ def run(
 
     Raises:
         MnemoscopeError: an error the user can fix, damaged data, or a full disk; finished stages
-            and finished parts of the current one are kept. Where no taxonomy can be trained the
-            report is written before the error.
+            and finished parts of the current one are kept.
+
+    Where no taxonomy can be trained, capture and what follows it are left out, and the report
+    shows what can be said without CNNs: the counts of each class and the passages.
     """
     folder = Path(folder)
     if sequences is not None:
@@ -65,9 +66,10 @@ def run(
         wanted = wanted[: names.index(until) + 1 if until else len(names)]
         missing = [one for one in wanted if one.function and not study.is_done(one.name)]
         for stage in wanted:
-            if stage.name == "capture" and until is None and (reason := nothing_to_train(study)):
+            if stage.name == "capture" and until is None and nothing_to_train(study):
+                say("No CNN can be trained; what needs none goes into the report, with the reason.")
                 write_report(folder / REPORT_FILE, report_content(study, models.tokenizer()))
-                raise UserError(f"{reason} {folder / REPORT_FILE} shows what there is.")
+                break
             if stage in missing:
                 place = f"{missing.index(stage) + 1} of {len(missing)}"
                 say(f"Stage {place}, {stage.name}: {stage.purpose}")

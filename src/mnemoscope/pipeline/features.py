@@ -6,6 +6,7 @@ from mnemoscope.data.corpus import open_corpus
 from mnemoscope.data.features import add_features, is_available
 from mnemoscope.data.patterns import compare_modes, describe_agreement
 from mnemoscope.data.table import has_values
+from mnemoscope.errors import pip_install
 from mnemoscope.library.sequences import FEATURES
 from mnemoscope.pipeline.published_split import PUBLISHED_PATTERNS, take_published_patterns
 from mnemoscope.pipeline.sequences import GIVEN
@@ -61,7 +62,7 @@ def features_stage(study: Study, models: Models) -> None:
             "the training texts with --set features.corpus=FOLDER, or a column 'duplicates'."
         )
     if frame["is_code"].null_count() == frame.height and not is_available():
-        say("is_code is not known: pip install 'mnemoscope[code]' if a taxonomy asks for Code.")
+        say(f"is_code is not known: {pip_install('code')} if a taxonomy asks for Code.")
 
 
 def _source(frame: pl.DataFrame, name: str, given: set[str], ours: str) -> str | None:

@@ -293,10 +293,9 @@ def _tell(drawn: Drawn, n_names: int) -> None:
     entries, n_aliases = drawn.entries, len(drawn.aliases)
     impossible = [one for one in entries.values() if one.impossible]
     if len(impossible) == len(entries):
-        say(f"None of {len(entries):,} samples can be drawn.")  # the next stage reports why
-        return
+        return  # the next stage says why
     for one in impossible:
-        say(f"{one.shown}: impossible. {one.impossible}")
+        say(f"{one.shown}: no CNN can be trained. {one.impossible}")
     same = f" ({n_aliases} divide these sequences as another does)" if n_aliases else ""
     taxonomies = "1 taxonomy" if n_names == 1 else f"{n_names:,} taxonomies"
     samples = f"{len(entries):,} sample{'' if len(entries) == 1 else 's'}"

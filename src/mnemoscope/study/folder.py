@@ -589,13 +589,16 @@ def _in_use(folder: Path, holder: str) -> UserError:
 
 
 def check_free(folder: Path) -> None:
-    """Raise UserError for a path that is a file, a broken link or a folder with other content."""
+    """Raise UserError for a file, a broken link, other content, or where nothing can be made."""
     if folder.is_symlink() and not folder.exists():
         raise UserError(f"{folder}: a link to what is not there. Remove it, or choose another.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(
             f"{folder}: exists and is not a study. Choose a new or empty folder with -o."
         )
+    above = next(one for one in folder.absolute().parents if one.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(f"{folder}: nothing can be written to {above}. Choose another with -o.")
 
 
 def is_study(folder: Path) -> bool:

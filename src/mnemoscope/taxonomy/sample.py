@@ -14,6 +14,7 @@ import polars as pl
 
 from mnemoscope.columns import Column
 from mnemoscope.errors import UserError, nearest
+from mnemoscope.stats import FEWEST_GROUPS
 from mnemoscope.taxonomy.draw import Draw, Pool, draw_balanced, draw_lots, order_keys
 from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.taxonomy.labels import count_classes
@@ -78,9 +79,6 @@ class Sample:
     warnings: tuple[str, ...]
 
 
-_FEWEST = 6
-"""Sequences a class below which no setting allows training."""
-
 _GIVE = {"duplicates": "--set features.corpus=TEXTS"}
 
 
@@ -120,6 +118,7 @@ class Ordered:
     lot: np.ndarray
     split: str
     match: str | None
+    seed: int
 
 
 def order_table(
@@ -166,6 +165,7 @@ def order_table(
         lot=kept["lot"].to_numpy(),
         split=split,
         match=match,
+        seed=seed,
     )
 
 
@@ -194,19 +194,13 @@ def draw_sample(
             f"n_train {n_train}, n_eval {n_eval}: at least one sequence a class is needed on "
             "each side."
         )
+    asked = _Asked(ordered, labels, taxonomy, n_train, n_eval, minimum, drop_small_classes)
+    counts, n_folds = count_classes(labels, taxonomy.classes), asked.n_folds
     rows, pool = _label_pool(ordered, labels, taxonomy)
-    counts = count_classes(labels, taxonomy.classes)
-    n_folds = N_FOLDS if ordered.split == "folds" else 0
-    n_eval = 0 if n_folds else n_eval
-    needed = max(2, min(minimum, n_train + n_eval))
-    draw = full = draw_balanced(pool, range(len(taxonomy.classes)), n_train=n_train, n_eval=n_eval)
-    while (
-        drop_small_classes and not draw.is_enough(needed, n_folds=n_folds) and len(draw.classes) > 2
-    ):
-        draw = _drop_one(pool, draw, n_train=n_train, n_eval=n_eval)
+    draw = asked.draw(pool)
     missing, lacking = _explain_null(ordered.frame, labels, taxonomy)
-    if not draw.is_enough(needed, n_folds=n_folds):
-        told = _explain(full, taxonomy, counts, ordered, needed, not drop_small_classes, lacking)
+    if not draw.is_enough(asked.needed, n_folds=n_folds):
+        told = _explain(asked, pool, counts, lacking)
         return replace(told, reason=f"{told.reason}; {missing}") if missing else told
     sampled = _make_frame(rows, draw, taxonomy, n_train=0 if n_folds else draw.n_train)
     sides = sampled.group_by("group").agg(pl.col("split").n_unique())
@@ -223,7 +217,7 @@ def draw_sample(
         dropped=dropped,
         n_groups_crossing=int((sides["split"] > 1).sum()) if has_groups else None,
         warnings=(
-            *_warn_small(draw, classes, counts, (n_train, n_eval)),
+            *_warn_small(draw, classes, counts, (n_train, asked.sizes["n_eval"])),
             *(
                 f"class {one} is left out: {counts[one]:,} sequences are too few."
                 for one in dropped
@@ -232,6 +226,55 @@ def draw_sample(
             *_warn_large_groups(rows, sampled, classes),
         ),
     )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked of a table, so that a remedy can be tried before it is advised."""
+
+    ordered: Ordered
+    labels: pl.Series
+    taxonomy: Taxonomy
+    n_train: int
+    n_eval: int
+    minimum: int
+    drop_small_classes: bool
+
+    @property
+    def n_folds(self) -> int:
+        return N_FOLDS if self.ordered.split == "folds" else 0
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Sequences of every class on either side; folds have one."""
+        return {"n_train": self.n_train, "n_eval": 0 if self.n_folds else self.n_eval}
+
+    @property
+    def needed(self) -> int:
+        """Sequences that every class must have, both sides together."""
+        return max(2, min(self.minimum, sum(self.sizes.values())))
+
+    def draw(self, pool: Pool) -> Draw:
+        """Draw of all classes, or of those that are left where small ones may be left out."""
+        draw = draw_balanced(pool, range(len(self.taxonomy.classes)), **self.sizes)
+        while (
+            self.drop_small_classes
+            and not draw.is_enough(self.needed, n_folds=self.n_folds)
+            and len(draw.classes) > 2
+        ):
+            draw = _drop_one(pool, draw, **self.sizes)
+        return draw
+
+    def reaches_a_verdict(self) -> bool:
+        """Whether a sample comes of it, with groups enough on its evaluation side for intervals."""
+        rows, pool = _label_pool(self.ordered, self.labels, self.taxonomy)
+        draw = self.draw(pool)
+        if not draw.is_enough(self.needed, n_folds=self.n_folds):
+            return False
+        n_train = 0 if self.n_folds else draw.n_train
+        drawn = _make_frame(rows, draw, self.taxonomy, n_train=n_train).filter(split="eval")
+        n_groups = drawn.group_by("class").agg(pl.col("group").n_unique())["group"]
+        return n_groups.min() >= FEWEST_GROUPS
 
 
 def _check_table(frame: pl.DataFrame, *, split: str, match: str | None) -> None:
@@ -336,16 +379,9 @@ def _say_large(name: str, example: int, share: float, drawn_share: float) -> str
     return f"{holds}; the sample takes {drawn_share:.1%} from it and speaks of the others."
 
 
-def _explain(
-    draw: Draw,
-    taxonomy: Taxonomy,
-    counts: dict[str, int],
-    ordered: Ordered,
-    needed: int,
-    may_drop: bool,
-    lacking: list[str],
-) -> Impossible:
+def _explain(asked: _Asked, pool: Pool, counts: dict[str, int], lacking: list[str]) -> Impossible:
     """What is in the way and what helps; `lacking` are columns without which there is no class."""
+    taxonomy, needed = asked.taxonomy, asked.needed
     n_other = counts[taxonomy.classes[0]]
     n_memorized = sum(counts[name] for name in taxonomy.classes[1:])
     if not n_memorized or not n_other:
@@ -355,8 +391,12 @@ def _explain(
             remedy, flags = f"{_give(lacking)}.", _GIVE.get(lacking[0], "")
     else:
         small = [name for name in taxonomy.classes if counts[name] < needed]
-        reason = _name_cause(draw, taxonomy, counts, small, ordered.match)
-        ways = _find_ways(taxonomy, counts, small, ordered, may_drop)
+        whole = replace(asked, drop_small_classes=False).draw(pool)
+        reason = _name_cause(whole, taxonomy, counts, small, asked.ordered.match)
+        ways = [(_more(counts, small, needed), "")]
+        if not min(counts[name] for name in taxonomy.classes):
+            ways.append(("choose other nodes or thresholds", ""))
+        ways += _ways_that_work(asked, whole)
         flags = next((flags for _, flags in ways if flags), "")
         if lacking:
             ways.insert(0, (_give(lacking), ""))
@@ -393,31 +433,32 @@ def _name_one_sided(n_other: int, n_memorized: int) -> tuple[str, str]:
     return "no sequence has a class", "add the features that are missing."
 
 
-def _find_ways(
-    taxonomy: Taxonomy,
-    counts: dict[str, int],
-    small: list[str],
-    ordered: Ordered,
-    may_drop: bool,
-) -> list[tuple[str, str]]:
-    """What helps, in words, and the flags of `run` that do it where some do."""
-    fewest = min(counts[name] for name in taxonomy.classes)
-    ways = [("add sequences", "")]
-    if fewest == 0:
-        ways.append(("choose other nodes or thresholds", ""))
-    if may_drop and len(taxonomy.classes) - max(len(small), 1) >= 2:
-        ways.append(("leave small classes out", "--drop-small-classes"))
-    if ordered.match is not None and not small:
-        ways.append((f"do not match by {ordered.match}", "--set label.match=null"))
-    if ordered.split != "row" and not small:
-        ways.append(("split by row", "--set label.split=row"))
-    if fewest >= _FEWEST:
-        ways.append(
-            (f"ask for no more than {fewest:,}", f"--set label.minimum={fewest}")
-            if small
-            else ("ask for fewer", "")
-        )
-    return ways
+def _more(counts: dict[str, int], small: list[str], needed: int) -> str:
+    """How many sequences are wanting."""
+    wanting = [f"{needed - counts[name]:,} of {name}" for name in small]
+    return f"add sequences ({', '.join(wanting)})" if wanting else "add other texts"
+
+
+def _ways_that_work(asked: _Asked, whole: Draw) -> list[tuple[str, str]]:
+    """Settings that give a sample on which a verdict can be reached, each tried, and their flags.
+
+    `whole` is what can be drawn of all classes.
+    """
+    trials = []
+    n_usable = whole.n_train + whole.n_eval
+    fewer = replace(asked, minimum=n_usable)
+    if not asked.drop_small_classes and len(asked.taxonomy.classes) > 2:
+        dropping = replace(asked, drop_small_classes=True)
+        trials.append((dropping, "leave small classes out", "--drop-small-classes"))
+    here = asked.ordered
+    if here.match is not None:
+        ordered = order_table(here.frame, seed=here.seed, split=here.split)
+        said = f"do not match by {here.match}"
+        trials.append((replace(asked, ordered=ordered), said, "--set label.match=null"))
+    if 0 < n_usable < asked.needed:
+        flags = f"--set label.minimum={n_usable}"
+        trials.append((fewer, f"ask for no more than {n_usable:,}", flags))
+    return [(words, flags) for trial, words, flags in trials if trial.reaches_a_verdict()]
 
 
 def _name_cause(

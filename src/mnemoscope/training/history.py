@@ -97,9 +97,23 @@ class HistoryWriter:
         return len(late)
 
 
+FOLDER = "memorization"
+"""Of a history, in a trainer's output folder."""
+
+
+def history_folder(given: Path | str) -> Path:
+    """The folder of a history: the given one, or `FOLDER` in it, as a trainer's output has it."""
+    given = Path(given)
+    has_it = [_store_of(one).record_path(WATCH).is_file() for one in (given, given / FOLDER)]
+    return given / FOLDER if has_it == [False, True] else given
+
+
 def read_history(folder: Path | str) -> History:
-    """Read what was watched; UserError without a check, DamagedDataError if torn."""
-    folder = Path(folder)
+    """Read what was watched, in this folder or as `history_folder` finds it.
+
+    Raises UserError without a check, DamagedDataError if torn.
+    """
+    folder = history_folder(folder)
     facts = _read_record(folder)
     store = _store_of(folder)
     checks = [

@@ -18,7 +18,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from mnemoscope.errors import UserError
 from mnemoscope.lm.model import LanguageModel, evaluation_mode, wrap_model
 from mnemoscope.lm.probe import teacher_forced
-from mnemoscope.training.history import HistoryWriter
+from mnemoscope.training.history import FOLDER, HistoryWriter
 from mnemoscope.training.windows import CONTROL, GUESS, RECALL, WatchedWindows
 
 PREFIX = "memorization/"
@@ -184,7 +184,7 @@ class MemorizationCallback(TrainerCallback):  # type: ignore[misc]
                 "process can look at it. Track its checkpoints: mnemoscope track."
             )
         self._trainer, self._windows, self._every = trainer, windows, every
-        self._folder = Path(folder or Path(trainer.args.output_dir) / "memorization")
+        self._folder = Path(folder or Path(trainer.args.output_dir) / FOLDER)
         self._batch_size, self._stop_recall = batch_size, stop_recall
         self._watch: MemorizationWatch | None = None
         self._last: int | None = None

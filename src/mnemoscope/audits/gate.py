@@ -1,0 +1,148 @@
+"""Conditions under which an audit fails: a share or a number of passages, in all or in each."""
+
+import re
+from collections.abc import Callable, Sequence
+from operator import ge, gt
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+
+from mnemoscope.audits.records import DocumentRow, Record, read_verdicts
+from mnemoscope.audits.shares import KINDS, Counts, overall, share_of, summarize
+from mnemoscope.errors import UserError, nearest
+from mnemoscope.stats import Estimate
+from mnemoscope.words import percent, plural
+
+_GATE = re.compile(r"(\w+)\s*(>=|>)\s*(\d+(?:\.\d+)?)\s*(%|passages?)?(?:\s+(in doc))?")
+_COMPARE: dict[str, Callable[[float, float], bool]] = {">": gt, ">=": ge}
+
+
+class Gate(NamedTuple):
+    """A condition under which an audit fails, such as ``recalled > 0.5%``.
+
+    `limit` is a fraction of the characters, or a number of passages; `in_each` document, or in all.
+    """
+
+    text: str
+    kind: str
+    sign: str
+    limit: float
+    of_passages: bool
+    in_each: bool
+
+    def holds_of(self, counts: Counts) -> bool:
+        """Whether a document, or all of them, are beyond the limit."""
+        return _COMPARE[self.sign](self.amount(counts), self.limit)
+
+    def amount(self, counts: Counts) -> float:
+        """What is compared: a fraction of the characters, or a number of passages."""
+        if not self.of_passages:
+            return share_of(counts, self.kind)["share"]
+        numbers = {"guessed": counts["guess_spans"], "recalled": counts["recall_spans"]}
+        numbers["reproduced"] = sum(numbers.values())
+        numbers["near"] = numbers["recalled"] + (counts.get("near_spans") or 0)
+        return numbers[self.kind]
+
+    def say(self, counts: Counts) -> str:
+        """The amount in words."""
+        amount = self.amount(counts)
+        return plural(int(amount), "passage") if self.of_passages else percent(amount)
+
+
+class Judged(NamedTuple):
+    """Whether the condition holds, and the figures in a line."""
+
+    is_failed: bool
+    said: str
+
+
+def parse_gate(text: str) -> Gate:
+    """Read a condition: a kind, `>` or `>=`, a number with its unit, and `in doc` for each one.
+
+    Raises UserError: anything else, a number without a unit too.
+
+    >>> parse_gate("recalled > 0.5%").limit, parse_gate("recalled > 3 passages in doc").in_each
+    (0.005, True)
+    """
+    match = _GATE.fullmatch(text.strip())
+    if match is None or match[1] not in KINDS:
+        hint = nearest(match[1], KINDS) if match else ""
+        raise UserError(
+            f"--fail-if '{text}': not understood.{hint} Write for example 'recalled > 0.5%', "
+            "'recalled > 3 passages' or 'recalled >= 1 passage in doc' (reproduced, guessed, "
+            "recalled or near; > or >=)."
+        )
+    kind, sign, number, unit = match[1], match[2], float(match[3]), match[4]
+    if unit is None:
+        raise UserError(
+            f"--fail-if '{text}': {match[3]} of what? Write {match[3]}% of all characters, or "
+            f"{match[3]} passages."
+        )
+    if unit == "%" and (number > 100 or (number == 100 and sign == ">")):
+        raise UserError(f"--fail-if '{text}': more than the whole text, so it never fails.")
+    if unit != "%" and not number.is_integer():
+        raise UserError(f"--fail-if '{text}': passages are counted. Give a whole number.")
+    limit = number / 100 if unit == "%" else number
+    return Gate(text.strip(), kind, sign, limit, unit != "%", match[5] is not None)
+
+
+def judge(gate: Gate, record: Record, passages: pl.DataFrame, baseline: Path | None) -> Judged:
+    """Put the condition to an audit; with `baseline` to those passages that it did not have.
+
+    Raises UserError: the audit did not look for what is asked, or `baseline` is no audit.
+    DamagedDataError: it cannot be read.
+    """
+    rows: Sequence[Counts] = record["documents"]
+    new = ""
+    if baseline is not None:
+        if gate.kind == "near":
+            raise UserError("--baseline: near copies have none. Choose recalled.")
+        passages = passages.filter(~_is_known(passages, read_verdicts(baseline)[1]))
+        rows, new = [_count(row, passages) for row in record["documents"]], "new "
+    if gate.kind == "near" and "near" not in record["summary"]:
+        raise UserError("--fail-if near: near copies were not looked for here. Choose recalled.")
+    if gate.in_each:
+        names = [row["document"] for row in record["documents"]]
+        found = {name: row for name, row in zip(names, rows, strict=True) if gate.holds_of(row)}
+        name, most = max(zip(names, rows, strict=True), key=lambda one: gate.amount(one[1]))
+        said = f"{new}{gate.kind} most in {name}: {gate.say(most)}"
+        return Judged(bool(found), f"{said}; so in {plural(len(found), 'document')}")
+    whole = overall(rows)
+    said = gate.say(whole)
+    if not gate.of_passages and baseline is None:
+        share = share_of(record["summary"], gate.kind)
+        said = str(Estimate(share["share"], share.get("low"), share.get("high")))
+    return Judged(gate.holds_of(whole), f"{new}{gate.kind} {said}")
+
+
+def _is_known(passages: pl.DataFrame, before: pl.DataFrame) -> pl.Series:
+    """Which passages an earlier audit had with the same verdict, whole or as part of a longer one.
+
+    By their words, wherever they stand now: documents are edited and renamed.
+    """
+    known = {
+        verdict: "\0".join(_words(text) for text in part["text"])
+        for (verdict,), part in before.group_by("verdict")
+    }
+    found = [
+        _words(text) in known.get(verdict, "")
+        for verdict, text in passages.select("verdict", "text").iter_rows()
+    ]
+    return pl.Series("known", found, dtype=pl.Boolean)
+
+
+def _words(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _count(row: DocumentRow, passages: pl.DataFrame) -> Counts:
+    """The counts of a document, of these passages alone."""
+    own = passages.filter(pl.col("document") == row["document"])
+    return summarize(
+        row["document"],
+        n_characters=row["characters"],
+        n_tokens=row["tokens"],
+        n_windows=row["windows"],
+        spans=own.select("start", "end", "verdict").rows(),
+    )
