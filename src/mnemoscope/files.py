@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from mnemoscope.errors import DamagedDataError, NoRoomError, UserError, first_line
+from mnemoscope.errors import DamagedDataError, MnemoscopeError, NoRoomError, UserError, first_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,7 +103,10 @@ def atomic_folder(
 def _held(temporary: Path, folder: Path) -> Iterator[None]:
     """Hold the file beside it, `.lock` in place of `.tmp`; UserError where another does."""
     lock = temporary.with_suffix(".lock")
-    lock.touch()  # raises where nothing can be written, which acquiring calls in use
+    try:
+        lock.touch()  # acquiring a lock that cannot be written says that it is in use
+    except OSError as error:
+        raise _unmade(folder, error) from None
     held = FileLock(lock, thread_local=False)
     try:
         held.acquire(timeout=0)
@@ -130,10 +133,14 @@ def made_folder(folder: Path | str) -> Path:
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        if error.errno in NO_ROOM:
-            raise disk_full(folder) from error
-        raise UserError(f"{folder}: cannot be made ({error.strerror}). Choose another.") from None
+        raise _unmade(folder, error) from None
     return Path(folder)
+
+
+def _unmade(folder: Path | str, error: OSError) -> MnemoscopeError:
+    if error.errno in NO_ROOM:
+        return disk_full(folder)
+    return UserError(f"{folder}: cannot be made ({error.strerror}). Choose another.")
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:
