@@ -444,7 +444,7 @@ def test_a_finished_study_has_nothing_to_do_and_redo_takes_another_setting(study
 def test_an_impossible_taxonomy_is_said_and_the_others_go_on(study_at, tiny_studies, call, succeed):
     folder = study_at("features")
     result = call("label", folder)
-    said = "Non-Memo, Guess, Recall: no CNN can be trained. 12 sequences of every class are needed, but Guess"
+    said = "Non-Memo, Guess, Recall: no CNN can be trained. 12 sequences of every class are needed"
     assert result.status == 0
     assert said in result.err
     entry = samples_of(Study(folder))[SampleKey("Non-Memo, Guess, Recall")]

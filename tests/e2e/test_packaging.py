@@ -122,7 +122,8 @@ def in_context() -> list[str]:
 
 def test_image_is_built_from_what_the_context_holds_and_runs_as_no_root():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    needed = {"pyproject.toml", "src", project["readme"], *project["license-files"]}
+    licences = (name.partition("/")[0] for name in project["license-files"])
+    needed = {"pyproject.toml", "src", project["readme"], *licences}
     assert needed <= set(in_context())
     lines = (ROOT / "Dockerfile").read_text().splitlines()
     last = lines[max(number for number, line in enumerate(lines) if line.startswith("FROM ")) :]
@@ -150,7 +151,8 @@ def test_a_wheel_is_built_of_what_the_context_holds(tmp_path):
 def test_sdist_holds_sources_and_tests(built):
     with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
         names = {"/".join(name.split("/")[1:]) for name in archive.getnames()}
-    assert {"pyproject.toml", "README.md", "LICENSE", "src/mnemoscope/__init__.py"} <= names
+    wanted = {"pyproject.toml", "README.md", "LICENSE", "LICENSES/PSF-2.0.txt", "SECURITY.md"}
+    assert {*wanted, ".ci/run", "src/mnemoscope/__init__.py"} <= names
     assert any(name.startswith("tests/") for name in names)
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from mnemoscope.data.table import check_sequences
-from mnemoscope.embedded import model_path, texts
+from mnemoscope.data.table import check_sequences, read_table
+from mnemoscope.embedded import model_path, sequences_path, texts
 from mnemoscope.embedded import texts as module
 from mnemoscope.embedded.templates import FORMS, forms_of, write_text
 from mnemoscope.embedded.texts import audit_texts, known_texts, read_segments, split_source
 from mnemoscope.lm.load import load_tokenizer
+from tools.embedded.notices import own_notices, quoted_files
 
 KINDS = ("counting", "periodic", "missed", "record", "register")
 
@@ -133,3 +134,21 @@ def test_a_seed_decides_what_is_new_and_nothing_else_does(table, monkeypatch):
     new, others = (one.filter(pl.col("genre") == "new")["text"] for one in (table, other))
     assert len(new) == len(others) == 6
     assert not set(new) & set(others)
+
+
+def test_every_shipped_text_has_a_licence_and_the_notices_of_its_file():
+    """Windows are made by templates, or are of Python's library, whose licence ships."""
+    licences = Path(__file__).parents[2] / "LICENSES"
+    assert "PYTHON SOFTWARE FOUNDATION LICENSE" in (licences / "PSF-2.0.txt").read_text()
+    documents = read_table(sequences_path())["document"].unique().sort().to_list()
+    for name in documents:
+        of_python = (
+            r"[\w./-]+\.py|pydoc_data/topics:.+|LICENSE\.txt|(pip|setuptools)-.+\.whl:.+LICENSE.*"
+        )
+        assert re.fullmatch(rf"(template|record):.+|{of_python}", name), name
+    noted = set(re.findall("^== (.+) ==$", (licences / "notices.txt").read_text(), re.MULTILINE))
+    assert noted <= set(documents)
+    library = Path(sysconfig.get_path("stdlib"))
+    for path in quoted_files(library):  # of this Python, whichever it is
+        if own_notices(path.read_text(encoding="utf-8")):
+            assert path.relative_to(library).as_posix() in noted
