@@ -1,4 +1,4 @@
-"""Tokens a second and peak memory of `mnemoscope duplicates` as the corpus and the table grow.
+"""Tokens a second and peak memory of `mnemoscope data duplicates` as the corpus and the table grow.
 
 Run: .venv/bin/python benchmarks/bench_duplicates.py [--tokens 10 100 1000] [--sequences 100000]
 (millions of tokens; uint16 ids, made in pieces with planted suffixes whose counts are checked;

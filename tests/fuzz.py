@@ -283,13 +283,22 @@ PAGES = st.one_of(
 )
 _OF_FILES = st.sampled_from(
     [
-        ["describe", "IN"],
+        ["status", "IN"],
         ["label", "IN", "-t", "Non-Memo, Guess, Recall", "-o", "out.parquet"],
         ["features", "IN", "-o", "out.parquet"],
-        ["duplicates", "--sequences", "IN", "--corpus", "IN", "-o", "out.parquet"],
-        ["duplicates", "--sequences", "sequences.jsonl", "--corpus", "IN", "-o", "out.parquet"],
-        ["lm-eval-task", "IN", "-o", "out"],
-        ["push", "IN", "o/n", "--dry-run"],
+        ["data", "duplicates", "--sequences", "IN", "--corpus", "IN", "-o", "out.parquet"],
+        [
+            "data",
+            "duplicates",
+            "--sequences",
+            "sequences.jsonl",
+            "--corpus",
+            "IN",
+            "-o",
+            "out.parquet",
+        ],
+        ["export", "lm-eval-task", "IN", "-o", "out"],
+        ["export", "push", "IN", "o/n", "--dry-run"],
         ["run", "--sequences", "IN", "-o", "out", "--dry-run"],
         [*API, "IN", "-o", "out", "--dry-run"],
     ]
@@ -313,7 +322,7 @@ def _answered(arguments: list[str], files: dict[str, File], good: Any) -> Any:
 
 
 _ASK = [*API, "d.txt", "-o", "out", "--retries", "0", "--concurrency", "1", "--stride", "32", "-q"]
-_DUPLICATES = ["duplicates", "--sequences", "t.jsonl", "-o", "out.parquet", "-q"]
+_DUPLICATES = ["data", "duplicates", "--sequences", "t.jsonl", "-o", "out.parquet", "-q"]
 _INDEX = ["--corpus", "infini-gram:http://127.0.0.1:PORT/#v4_x"]
 
 
@@ -328,9 +337,13 @@ def _records(folder: str) -> list[str]:
 
 
 _OF_FOLDERS = {
-    "STUDY": [["describe", "STUDY"], ["benchmark", "STUDY"], ["push", "STUDY", "o/n", "--dry-run"]],
+    "STUDY": [
+        ["status", "STUDY"],
+        ["benchmark", "STUDY"],
+        ["export", "push", "STUDY", "o/n", "--dry-run"],
+    ],
     "AUDIT": [
-        ["push", "AUDIT", "o/n", "--with-documents", "--dry-run"],
+        ["export", "push", "AUDIT", "o/n", "--with-documents", "--dry-run"],
         ["audit", "MODEL", "AUDIT/d.txt", "-o", "AUDIT", "-q"],
     ],
 }

@@ -198,4 +198,4 @@ def test_plugin_that_fails_at_work_is_named(tmp_path, seen, refused, request):
         with pytest.raises(UserError, match=re.escape(said)):
             parse_taxonomy(f"Non-Memo, {name}, Others")
     (tmp_path / "t.odd").write_text("x")
-    assert "bad fails (ZeroDivisionError" in refused("describe", tmp_path / "t.odd")
+    assert "bad fails (ZeroDivisionError" in refused("status", tmp_path / "t.odd")

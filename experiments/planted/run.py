@@ -9,7 +9,7 @@ python -m experiments.planted.run cross smollm2 -o planted   # then docs/appendi
 `train` cuts 33 freely licensed works of this Python installation (licence files, documentation,
 library code) into passages of 128 tokens, plants a random half of each work's passages, and
 fine-tunes the model on these, mixed with passages of other works and with templates. A
-`MemorizationWatch` looks on: `mnemoscope track planted/watch` draws its page. `documents/` holds
+`MemorizationWatch` looks on: `mnemoscope watch planted/watch` draws its page. `documents/` holds
 a quarter of the works as they stand, planted and unplanted passages in their order. `score` lays
 the spans of the audit beside `truth.parquet`. `passages` writes the beginnings of all passages,
 planted or not, and new templates as sequences of a study. `cross` plants sequences in which kind of

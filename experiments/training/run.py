@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingA
 from benchmarks.given import given
 from mnemoscope.data.table import token_matrix
 from mnemoscope.embedded import reference_path, sequences_path
-from mnemoscope.flow.track import write_track_page
+from mnemoscope.flow.watch import write_watch_page
 from mnemoscope.training.watch import MemorizationCallback, make_canaries
 from mnemoscope.training.windows import WatchedWindows
 
@@ -65,7 +65,7 @@ def main() -> None:
     trainer._get_train_sampler = lambda *_: None
     trainer.add_callback(MemorizationCallback(trainer, watched, every=EVERY))
     trainer.train()
-    results = write_track_page(out / "memorization")
+    results = write_watch_page(out / "memorization")
     print(results.sentence, *results.further, sep="\n")
     with pl.Config(tbl_rows=-1):
         print(results.frames["shares"].sort("source", "class", "step"))

@@ -65,7 +65,7 @@ FILES = {  # files, tables by their columns, and folders that a command names
     "list.yaml": b"- 1",
 }
 VERBS = ("continue", "features", "label", "capture", "train", "benchmark", "localize", "report")
-COUNT = "duplicates -q -o out.parquet --save-every 0 --sequences"
+COUNT = "data duplicates -q -o out.parquet --save-every 0 --sequences"
 AUDIT = "audit embedded text.txt -q -o out"
 ALONE = "-q -o out --reference none"
 API = "audit api -q -o out"
@@ -73,7 +73,9 @@ STUDENT = "distill MODEL -q --batch-size 4 --steps 3 --width 0.5 --layers 1 -o o
 GUESS = "-t 'Non-Memo, Gess, Recall'"
 
 REFUSED = [  # a command, and what its line says: the file, flag or key, and what to do
-    ("describ", "describ: no such verb.", "Did you mean 'describe'?"),
+    ("statu", "statu: no such verb.", "Did you mean 'status'?"),
+    ("data", "data: say what", "data convert"),
+    ("run -o mine --only trian", "no such stage", "Did you mean 'train'?"),
     ("zzz", "zzz: no such verb.", "See 'mnemoscope --help'."),
     ("run --modle x", "--modle", "--model"),
     ("run --batch-size many", "--batch-size", ". See 'mnemoscope run --help'."),
@@ -122,8 +124,8 @@ REFUSED = [  # a command, and what its line says: the file, flag or key, and wha
     (f"sequences {'x' * 300} --model MODEL -o out", "xxx: no such file or folder"),
     (f"sequences TABLE --model MODEL -q -o {'x' * 300}", "too long"),
     ("sequences TABLE --model MODEL -q -o link", "link: a link to what is not there"),
-    (f"describe {'x' * 300}", "too long"),
-    ("describe a\udcff", "not UTF-8"),
+    (f"status {'x' * 300}", "too long"),
+    ("status a\udcff", "not UTF-8"),
     # models; what else is no model is refused in tests/lm
     *(
         (f"{verb} TABLE --model {model} -q -o out", *said)
@@ -137,8 +139,8 @@ REFUSED = [  # a command, and what its line says: the file, flag or key, and wha
     ),
     # a folder that is no study
     *((f"{verb} mine", "mine", "not a study") for verb in VERBS),
-    *((f"{verb} none", "none: no such") for verb in (*VERBS, "describe")),
-    ("describe mine", "mine", "neither a study"),
+    *((f"{verb} none", "none: no such") for verb in (*VERBS, "status")),
+    ("status mine", "mine", "neither a study"),
     *(
         (f"{verb} -q -o mine", "mine: exists and is not a study. Choose a new or empty folder")
         for verb in ("run YAML", "sequences TABLE", "capture --sequences TABLE", "demo")
@@ -295,14 +297,14 @@ REFUSED = [  # a command, and what its line says: the file, flag or key, and wha
         )
     ),
     # what leaves the machine or is made for another harness
-    ("push LABEL name --dry-run", "OWNER/NAME"),
-    ("push SEQUENCES o/n --dry-run", "label"),
-    ("push TABLE o/n --dry-run --with-documents", "not an audit"),
-    ("push TABLE o/n --dry-run -o mine", "new or empty"),
-    ("lm-eval-task TABLE -o out", "--tokenizer"),
-    ("lm-eval-task TABLE -t catalogue --tokenizer embedded -o out", "names 54"),
-    ("lm-eval-task TABLE --prefix 64 --tokenizer embedded -o out", "64 tokens"),
-    ("lm-eval-task TABLE --tokenizer embedded -o mine", "new or empty folder"),
+    ("export push LABEL name --dry-run", "OWNER/NAME"),
+    ("export push SEQUENCES o/n --dry-run", "label"),
+    ("export push TABLE o/n --dry-run --with-documents", "not an audit"),
+    ("export push TABLE o/n --dry-run -o mine", "new or empty"),
+    ("export lm-eval-task TABLE -o out", "--tokenizer"),
+    ("export lm-eval-task TABLE -t catalogue --tokenizer embedded -o out", "names 54"),
+    ("export lm-eval-task TABLE --prefix 64 --tokenizer embedded -o out", "64 tokens"),
+    ("export lm-eval-task TABLE --tokenizer embedded -o mine", "new or empty folder"),
     # distill
     ("distill none/at/all --texts good.parquet -o out", "none/at/all"),
     *(
@@ -467,7 +469,7 @@ def test_a_damaged_manifest_is_named_by_every_verb_and_may_be_deleted(study, ref
     path = study / "manifests" / "benchmark.json"
     for text in RECORDS:
         path.write_text(text)
-        for verb in ("describe", "report", "benchmark") if text == "{" else ("describe",):
+        for verb in ("status", "report", "benchmark") if text == "{" else ("status",):
             line = refused(verb, study)
             assert f"{path}: damaged" in line
             assert f"delete it and run 'mnemoscope benchmark {study}'" in line
@@ -478,7 +480,7 @@ def test_a_damaged_manifest_is_named_by_every_verb_and_may_be_deleted(study, ref
 
 def test_files_of_a_stage_that_is_to_be_run_again_are_told_with_its_verb(study, call, succeed):
     succeed("label", study, "--redo", "-q")  # what follows is to be made again
-    found = call("describe", study, "--verify")
+    found = call("status", study, "--verify")
     assert found.status == 1
     missed = [one for one in (found.out + found.err).splitlines() if ": missing." in one]
     told = {line.rpartition("run 'mnemoscope ")[2].split()[0]: line for line in missed}
@@ -514,7 +516,7 @@ def test_a_table_that_is_damaged_or_gone_stops_what_reads_it_until_it_is_made_ag
     Study(study).forget("benchmark")
     before = content(study)
     assert f"{path}: damaged" in refused("benchmark", study, "-q")
-    assert call("describe", study, "--verify").status == 1
+    assert call("status", study, "--verify").status == 1
     assert content(study) == before
     path.unlink()
     assert "stage 'train' lacks files" in refused("benchmark", study, "-q")
@@ -532,7 +534,7 @@ def test_odd_records_of_a_study_are_named_and_foreign_lines_passed_over(study, r
     manifests = study / "manifests"
     manifests.rename(study / "elsewhere too")
     manifests.touch()
-    assert f"{manifests}" in refused("describe", study)
+    assert f"{manifests}" in refused("status", study)
 
 
 def test_what_another_job_made_is_not_taken_for_ones_own(study, refused, call):
@@ -547,7 +549,7 @@ def test_what_another_job_made_is_not_taken_for_ones_own(study, refused, call):
     reference = study / "maps" / "reference"
     shutil.rmtree(reference)
     shutil.copytree(study / "maps" / "model", reference)
-    for words in (["train", study, "-q"], ["describe", study]):
+    for words in (["train", study, "-q"], ["status", study]):
         assert f"{reference}: out of date (maps of other weights" in refused(*words)
 
 

@@ -265,4 +265,4 @@ def test_a_repetition_tells_what_it_drew_and_each_verdict_is_said_once(study, ca
 
 
 def test_an_empty_study_has_a_summary(tiny_studies, capsys):
-    assert "impossible" in shown(Study(tiny_studies["label"]), capsys)
+    assert "no CNN can be trained" in shown(Study(tiny_studies["label"]), capsys)

@@ -56,7 +56,7 @@ def words(source) -> Callable[..., list[object]]:
     def words(out: Path, *more: object, **given: object) -> list[object]:
         flags = {"sequences": source / "s.parquet", "corpus": source / "train.bin", **given}
         named = [one for name, value in flags.items() for one in (f"--{name}", value)]
-        return ["duplicates", *named, "-o", out, *more]
+        return ["data", "duplicates", *named, "-o", out, *more]
 
     return words
 

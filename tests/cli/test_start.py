@@ -62,10 +62,10 @@ def test_what_ends_a_command_says_how_to_go_on(error, status, said, refused, mon
         raise error
 
     monkeypatch.setattr("mnemoscope.cli.tables.is_study", end)
-    assert said in refused("describe", tmp_path, status=status)
+    assert said in refused("status", tmp_path, status=status)
     if status == 1:  # has a traceback where one is asked for
         with pytest.raises(error):
-            main(["describe", str(tmp_path), "--debug"])
+            main(["status", str(tmp_path), "--debug"])
 
 
 WRONG = {

@@ -227,7 +227,9 @@ def count_by_verb(tmp_path, call):
 
     def count(corpus, *flags):
         files = "--sequences", tmp_path / "s.parquet", "-o", tmp_path / "o.parquet"
-        result = call("duplicates", *files, "--corpus", corpus, *flags, "--length", 12, "-q")
+        result = call(
+            "data", "duplicates", *files, "--corpus", corpus, *flags, "--length", 12, "-q"
+        )
         assert result.status == 0, result.err
         return pl.read_parquet(tmp_path / "o.parquet")["duplicates"].to_list(), result.out
 

@@ -61,7 +61,7 @@ def test_damaged_shards_are_named_and_capture_redoes_just_those(
     for position in (3, 90):  # whole, of the right shape, from elsewhere
         tensors = load_file(shards[position])
         save_file({name: one.flip(0).clone() for name, one in tensors.items()}, shards[position])
-    line = refused("describe", study / "maps" / "model")
+    line = refused("status", study / "maps" / "model")
     assert shards[3].name in line
     assert "'mnemoscope capture STUDY'" in line
     done = succeed("capture", study)
@@ -118,6 +118,6 @@ def test_a_read_only_medium_is_read_and_not_written(captured, tmp_path, succeed,
         store.check()
         ids = store.index["sequence_id"].to_numpy()
         assert len(store.dataset(ids, "true", "mean").__getitems__([0, 5, N_SEQUENCES - 1])) == 3
-        succeed("describe", study)
-        succeed("describe", study / "maps" / "model")
+        succeed("status", study)
+        succeed("status", study / "maps" / "model")
         assert "cannot be written to" in refused("capture", study, "-q")

@@ -21,7 +21,7 @@ def read(out):
 
 def test_task_holds_each_class_and_texts_that_give_the_tokens_again(table, tmp_path, succeed):
     out = tmp_path / "task"
-    succeed("lm-eval-task", table, "-t", TAXONOMY, "--tokenizer", "embedded", "-o", out)
+    succeed("export", "lm-eval-task", table, "-t", TAXONOMY, "--tokenizer", "embedded", "-o", out)
     group = yaml.safe_load((out / "mnemoscope_some.yaml").read_text())
     assert {f"{name}.yaml" for name in group["task"]} < {path.name for path in out.iterdir()}
     tokenizer, frame = load_tokenizer(model_path()), pl.read_parquet(table)
@@ -40,7 +40,7 @@ def test_most_draws_as_many_of_each_class_by_the_seed(table, tmp_path, succeed):
     flags = ["-t", TAXONOMY, "--tokenizer", "embedded", "--most", 2]
     drawn = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        succeed("lm-eval-task", table, *flags, "--seed", seed, "-o", tmp_path / name)
+        succeed("export", "lm-eval-task", table, *flags, "--seed", seed, "-o", tmp_path / name)
         drawn.append(read(tmp_path / name))
         counts = Counter(row["class"] for row in drawn[-1])
         assert counts == {"Non-Memo": 2, "Recite[5]": 2, "Others": 2}
@@ -57,7 +57,7 @@ def test_sequences_that_texts_cannot_carry_are_left_out(table, tmp_path, call):
     rows[1][:32] = letters * 16
     source, out = tmp_path / "t.parquet", tmp_path / "out"
     frame.with_columns(tokens=pl.Series(rows, dtype=pl.List(pl.Int32))).write_parquet(source)
-    done = call("lm-eval-task", source, "--tokenizer", "embedded", "-o", out)
+    done = call("export", "lm-eval-task", source, "--tokenizer", "embedded", "-o", out)
     assert "Left out: 2 sequences whose text gives other tokens." in done.out
     assert [row["sequence_id"] for row in read(out)] == [frame["sequence_id"][2]]
 
@@ -78,7 +78,7 @@ def test_harness_finds_what_continue_finds(table, tmp_path, call):
     harness = pytest.importorskip("lm_eval")
     tasks = pytest.importorskip("lm_eval.tasks")
     out = tmp_path / "task"
-    call("lm-eval-task", table, "-t", TAXONOMY, "--tokenizer", "embedded", "-o", out)
+    call("export", "lm-eval-task", table, "-t", TAXONOMY, "--tokenizer", "embedded", "-o", out)
     results = harness.simple_evaluate(
         model="hf",
         model_args=f"pretrained={model_path()},dtype=float32",

@@ -24,7 +24,7 @@ def test_a_study_is_pushed_without_texts_unless_they_are_asked_for(
     tiny_studies, tiny, tmp_path, succeed
 ):
     folder, out = tiny_studies["report"], tmp_path / "out"
-    done = succeed("push", folder, NAME, "--dry-run", "-o", out, "--license", "cc-by-4.0")
+    done = succeed("export", "push", folder, NAME, "--dry-run", "-o", out, "--license", "cc-by-4.0")
     assert "Nothing was uploaded" in done.out
     found = pl.read_parquet(out / "data" / "sequences.parquet")
     study = Study(folder)
@@ -44,7 +44,7 @@ def test_a_study_is_pushed_without_texts_unless_they_are_asked_for(
         assert f">{genre}<" not in page
         assert f">{genre}, " not in page
     shown = tmp_path / "shown"
-    succeed("push", folder, NAME, "--dry-run", "-o", shown, "--with-texts")
+    succeed("export", "push", folder, NAME, "--dry-run", "-o", shown, "--with-texts")
     table = pl.read_parquet(shown / "data" / "sequences.parquet")
     assert table.equals(study.sequences)
     assert (shown / "report.html").read_bytes() == (folder / "report.html").read_bytes()
@@ -77,7 +77,7 @@ def test_a_study_without_cnns_goes_without_its_place_and_own_columns(tmp_path, c
     study, out = tmp_path / "place" / "study", tmp_path / "out"
     flags = ("--sequences", tmp_path / "rows.parquet", "--set", "title=a / b", "-o", study, "-q")
     assert "no CNN can be trained" in call("run", *flags).out
-    succeed("push", study, NAME, "--dry-run", "-o", out)
+    succeed("export", "push", study, NAME, "--dry-run", "-o", out)
     page = (out / "report.html").read_text()
     assert "o taxonomy can be trained" in page
     everything = b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file())
@@ -99,9 +99,9 @@ def test_an_audit_goes_only_with_its_documents(tmp_path, succeed, refused):
     audit, out = tmp_path / "audit", tmp_path / "out"
     (tmp_path / "a.txt").write_text("one two three " * 60)
     succeed("audit", "embedded", tmp_path / "a.txt", "-o", audit, "--profile", "-q")
-    assert "--with-documents" in refused("push", audit, NAME, "--dry-run", "-o", out)
+    assert "--with-documents" in refused("export", "push", audit, NAME, "--dry-run", "-o", out)
     assert not out.exists()
-    succeed("push", audit, NAME, "--dry-run", "-o", out, "--with-documents")
+    succeed("export", "push", audit, NAME, "--dry-run", "-o", out, "--with-documents")
     assert (out / "audit.html").read_bytes() == (audit / "audit.html").read_bytes()
     tables = {path.name for path in audit.glob("*.parquet")}
     assert {"spans.parquet", "near.parquet", "profile.parquet"} <= tables
@@ -110,7 +110,7 @@ def test_an_audit_goes_only_with_its_documents(tmp_path, succeed, refused):
     card = DatasetCard.load(out / "README.md")
     assert card.data.license == "unknown"
     assert "`audit.json`" in card.text  # it holds paths of this machine
-    asked = ("push", audit, NAME, "--dry-run", "-o", tmp_path / "o", "--with-documents")
+    asked = ("export", "push", audit, NAME, "--dry-run", "-o", tmp_path / "o", "--with-documents")
     own = (audit / "audit.json").read_text()
     changed = own.replace('"share": 0.0', '"share": 0.5')
     assert changed != own
@@ -210,7 +210,7 @@ def push(hub, call, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_TOKEN", "hf_test")
     close_session()  # a client made offline stays so
-    yield lambda *arguments: call("push", *arguments)
+    yield lambda *arguments: call("export", "push", *arguments)
     close_session()
 
 

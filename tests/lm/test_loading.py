@@ -315,18 +315,18 @@ def test_a_gguf_and_the_folder_made_of_it_hold_the_original_model(original, file
 
 def test_convert_makes_a_folder_of_a_gguf(file, tmp_path, call, refused):
     made = tmp_path / "made"
-    result = call("convert", file, "-o", made)
+    result = call("data", "convert", file, "-o", made)
     assert (result.status, result.err) == (0, "")
     assert f"Wrote {made}." in result.out
     assert (made / "model.safetensors").is_file()
-    assert "already there" in refused("convert", file, "-o", made)
+    assert "already there" in refused("data", "convert", file, "-o", made)
 
 
 @pytest.mark.parametrize("size", [0, 6, 2000, -1000])
 def test_a_torn_gguf_is_refused_and_leaves_nothing_behind(file, tmp_path, refused, size):
     torn = tmp_path / "torn.gguf"
     torn.write_bytes(file.read_bytes()[:size])
-    said = refused("convert", torn, "-o", tmp_path / "out" / "folder")
+    said = refused("data", "convert", torn, "-o", tmp_path / "out" / "folder")
     assert "torn.gguf: its weights cannot be read" in said
     assert [path.name for path in tmp_path.iterdir()] == ["torn.gguf"]
 

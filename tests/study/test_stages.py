@@ -55,8 +55,8 @@ def test_a_stage_of_one_entry_is_found_everywhere(toy, study_at, call) -> None:
     assert "toy)" in planned.out or "toy," in planned.out
     n_maps = re.search(r"sequences captured \| (\d+)", planned.out)
     assert n_maps is not None
-    assert f"\ntoys | {n_maps[1]} | none\n" in planned.out
-    assert "toy" in call("describe", folder).out
+    assert f"\ntoys | {n_maps[1]}\n" in planned.out
+    assert "toy" in call("status", folder).out
     helped = call("toy", "--help").out
     assert "How many rows there are." in helped
     assert "--part" not in helped

@@ -374,7 +374,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     if not texts:
         raise UserError(
             f"analyze copying: {inputs.where} holds no training text (duplicates above 0). "
-            "Count them: mnemoscope duplicates."
+            "Count them: mnemoscope data duplicates."
         )
 
     def search(model: str, of: pl.DataFrame, said: list[str]) -> pl.DataFrame:

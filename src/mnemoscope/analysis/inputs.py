@@ -73,7 +73,7 @@ class AnalysisInputs:
     batch_size: int = 64  # sequences a forward pass
     # the second model, the checkpoints in their order, or the control and students
     others: tuple[OtherModel, ...] = ()
-    # the training texts, as `mnemoscope duplicates --corpus` takes them
+    # the training texts, as `mnemoscope data duplicates --corpus` takes them
     corpus: "Corpus | None" = None
     split: str | None = None  # which published split the table is, for example `deduped_12b`
     # whether there is a model to ask; else labels and perplexities are the table's

@@ -69,14 +69,18 @@ def _call(arguments: list[str]) -> int:
             raise UserError(f"{one!r}: not UTF-8. Rename it, or name the folder that it is in.")
     usage_error: Any = typer.BadParameter.__mro__[1]  # click's, wherever typer keeps it
     verb = next((one for one in arguments if not one.startswith("-")), None)
-    if verb is not None and arguments[0] == verb and verb not in verbs():
+    both = " ".join(arguments[:2])
+    if verb is not None and arguments[0] == verb and not {verb, both} & {*verbs()}:
+        further = [one.removeprefix(f"{verb} ") for one in verbs() if one.startswith(f"{verb} ")]
+        if further:
+            raise UserError(f"{verb}: say what: {verb} {f', {verb} '.join(further)}.")
         hint = nearest(verb, verbs()) or " See 'mnemoscope --help'."
         raise UserError(f"{verb}: no such verb.{hint}")
     try:
         status = command()(arguments or ["--help"], prog_name="mnemoscope", standalone_mode=False)
     except usage_error as error:
         message = " ".join(error.format_message().split())
-        name = verb if verb in verbs() else ""
+        name = next((one for one in (both, verb) if one in verbs()), "")
         said = f"mnemoscope {name}".strip()
         message += "" if message.endswith((".", "?", "!")) else "."
         raise UserError(f"{message} See '{said} --help'.") from None

@@ -1,4 +1,4 @@
-"""The verbs analyze, track and distill: further questions, to a study, a run and a student."""
+"""The verbs analyze, watch and distill: further questions, to a study, a run and a student."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -133,7 +133,7 @@ def _print_list() -> None:
     )
 
 
-def track(
+def watch(
     checkpoints: Annotated[
         list[str],
         Argument(
@@ -150,7 +150,7 @@ def track(
         None,
         "-o",
         "--out",
-        help="Folder for history, tables and page (default: track, or the callback's folder).",
+        help="Folder for history, tables and page (default: watch, or the callback's folder).",
     ),
     most: int | None = Option(
         2000, min=1, help="Most windows of --sequences and of --control, drawn at random."
@@ -170,18 +170,18 @@ def track(
 ) -> None:
     """See which windows become memorized and which are forgotten, over checkpoints of one run.
 
-    Example: mnemoscope track out/ --sequences texts/ --control held-out/ -o track
+    Example: mnemoscope watch out/ --sequences texts/ --control held-out/ -o watch
     """
-    from mnemoscope.flow.track import PAGE, TrackAsked, track_checkpoints, write_track_page
+    from mnemoscope.flow.watch import PAGE, WatchAsked, watch_checkpoints, write_watch_page
     from mnemoscope.training.history import history_folder
 
     if sequences is None:
         if len(checkpoints) > 1 or control is not None:
-            raise UserError("track: --sequences is missing. Name the texts or the table to watch.")
+            raise UserError("watch: --sequences is missing. Name the texts or the table to watch.")
         history = history_folder(checkpoints[0])
     else:
-        history = out or Path("track")
-        asked = TrackAsked(
+        history = out or Path("watch")
+        asked = WatchAsked(
             checkpoints=tuple(checkpoints),
             sequences=sequences,
             control=control,
@@ -196,9 +196,9 @@ def track(
             trust_remote_code=trust_remote_code,
         )
         with shown(quiet):
-            track_checkpoints(asked, history)
+            watch_checkpoints(asked, history)
     out = out or history
-    results = write_track_page(history, out)
+    results = write_watch_page(history, out)
     print(results.sentence)
     for line in results.further:
         print(line)

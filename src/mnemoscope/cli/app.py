@@ -87,6 +87,9 @@ _OWN_FLAGS: dict[str, Callable[..., None]] = {
 """Verbs of stages that have flags of their own."""
 
 
+_STAGE_NAMES = [one.name for one in STAGES if not one.is_optional]
+
+
 def panels() -> dict[str, dict[str, Callable[..., None]]]:
     """All verbs by the heading that they stand under in the help; every stage has one."""
 
@@ -112,17 +115,17 @@ def panels() -> dict[str, dict[str, Callable[..., None]]]:
         "Further questions to a study": {
             **of_stages(is_optional=True),
             "analyze": analyze.analyze,
-            "track": analyze.track,
+            "watch": analyze.watch,
         },
         "Tools": {
             "init": study.init,
-            "describe": tables.describe,
-            "duplicates": tables.duplicates,
-            "convert": tables.convert,
-            "texts": tables.texts,
+            "status": tables.status,
+            "data duplicates": tables.duplicates,
+            "data convert": tables.convert,
+            "data texts": tables.texts,
             "distill": analyze.distill,
-            "lm-eval-task": tables.lm_eval_task,
-            "push": tables.push,
+            "export push": tables.push,
+            "export lm-eval-task": tables.lm_eval_task,
         },
     }
 
@@ -134,6 +137,8 @@ def make_command() -> Any:
         cls=_Root,
         help="How a language model memorized what it repeats: guessed or recalled, and where in "
         "the attention it is decided.\n\nStart with: mnemoscope demo",
+        epilog=f"One stage at a time, each with a --help of its own: {', '.join(_STAGE_NAMES)}. "
+        "mnemoscope STAGE STUDY, or mnemoscope run -o STUDY --only STAGE.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -141,7 +146,8 @@ def make_command() -> Any:
     app.callback()(_root)
     for panel, group in panels().items():
         for name, verb in group.items():
-            app.command(name, cls=_Verb, rich_help_panel=panel)(expanded(verb))
+            is_stage = name in _STAGE_NAMES
+            app.command(name, cls=_Verb, rich_help_panel=panel, hidden=is_stage)(expanded(verb))
     return get_command(app)
 
 

@@ -11,7 +11,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from mnemoscope.cli import options
-from mnemoscope.errors import UserError
+from mnemoscope.errors import UserError, nearest
 from mnemoscope.files import made_folder
 from mnemoscope.progress import say, show_progress
 from mnemoscope.study.folder import Study, check_free, is_study
@@ -76,6 +76,7 @@ def run(
         help="Only say how many of the table's labels this model confirms, and how near a "
         "tie the others are.",
     ),
+    only: str | None = Option(None, "--only", help="Run one stage of a study and no other."),
     where: options.EngineFlags = options.LOCAL,
     stage: options.StageFlags = options.STAGE,
 ) -> None:
@@ -99,6 +100,13 @@ def run(
         "features.patterns": patterns,
         "label.drop_small_classes": drop_small_classes,
     }
+    if only is not None:
+        known = [one.name for one in STAGES if one.function]
+        if only not in known:
+            hint = nearest(only, known)
+            raise UserError(f"run --only {only}: no such stage.{hint} Choose {', '.join(known)}.")
+        stage_verb(out, only, flags, stage, where=where)
+        return
     base = find_study(settings) if settings else None
     assignments = _with_controls(stage.set_, no_controls)
 

@@ -269,7 +269,7 @@ def duplicates(
 ) -> None:
     """Count how often each sequence's suffix stands in a corpus.
 
-    Example: mnemoscope duplicates --sequences S.parquet --corpus train.bin -o out.parquet
+    Example: mnemoscope data duplicates --sequences S.parquet --corpus train.bin -o out.parquet
     """
     from mnemoscope.data.corpus import open_corpus
     from mnemoscope.data.duplicates import (
@@ -321,14 +321,14 @@ def duplicates(
     )
 
 
-def describe(
+def status(
     target: Annotated[Path, Argument(help="A study, a maps folder, or a table.")],
     verify: Annotated[bool, Option("--verify", help="Read every file of a study.")] = False,
     answer: options.Answer = options.ANSWER,
 ) -> None:
     """Show what a study or table holds: stages, counts, settings, sizes on disk.
 
-    Example: mnemoscope describe my-study
+    Example: mnemoscope status my-study
     """
     if is_study(target):
         _describe_study(Study(target), answer)
@@ -495,7 +495,7 @@ def convert(
 ) -> None:
     """Turn a GGUF file into an ordinary model folder, which loads many times faster.
 
-    Example: mnemoscope convert model.gguf -o model
+    Example: mnemoscope data convert model.gguf -o model
     """
     from mnemoscope.lm.load import convert_gguf
 
@@ -510,7 +510,7 @@ def texts(
 ) -> None:
     """Gather free text of this machine: templates, licences, Python's documentation and code.
 
-    Example: mnemoscope texts --model smollm2 -o texts.parquet
+    Example: mnemoscope data texts --model smollm2 -o texts.parquet
     """
     from mnemoscope.data.table import write_table
     from mnemoscope.embedded.texts import KINDS, find_texts
@@ -545,7 +545,7 @@ def lm_eval_task(
 ) -> None:
     """Write a task for lm-evaluation-harness: how much of each class does a model reproduce?
 
-    Example: mnemoscope lm-eval-task my-study -o task
+    Example: mnemoscope export lm-eval-task my-study -o task
     """
     from mnemoscope.flow.lm_eval import asked_of, shown_rows, write_task
     from mnemoscope.taxonomy.labels import count_classes
@@ -591,7 +591,7 @@ def push(
 ) -> None:
     """Publish a study's labels and figures as a data set of the Hugging Face hub, without texts.
 
-    Example: mnemoscope push my-study OWNER/NAME --dry-run -o dataset
+    Example: mnemoscope export push my-study OWNER/NAME --dry-run -o dataset
     """
     from tempfile import TemporaryDirectory
 

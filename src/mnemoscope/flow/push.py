@@ -175,7 +175,7 @@ def _check_there(found: Any, *, public: bool) -> None:
     names = {one.rfilename for one in found.siblings or ()}
     if _TAG not in (found.tags or ()) and names - {".gitattributes"}:
         raise UserError(
-            f"{found.id}: there already, and not made by 'mnemoscope push'. Choose another name."
+            f"{found.id}: there already, not made by 'mnemoscope export push'. Choose another name."
         )
     if found.private is False and not public:
         raise UserError(f"{found.id}: there already, and everybody may read it. Add --public.")

@@ -328,7 +328,7 @@ def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
         commands=(
             f"mnemoscope run {name}/study.yaml -o {name}-again",
             *(f"mnemoscope {verb} {name}-again" for verb in further),
-            f"mnemoscope describe {name}",
+            f"mnemoscope status {name}",
         ),
         next_steps=list(_next_steps(study)),
         published=published_view(load_comparison(study), TITLES) if is_trained else None,

@@ -133,7 +133,7 @@ def _read_record(folder: Path) -> _Watch:
     if not store.record_path(WATCH).is_file():
         raise UserError(
             f"{folder}: holds no history of memorization (no watch.json). To look at checkpoints, "
-            f"name what is watched: mnemoscope track {folder} --sequences PATH."
+            f"name what is watched: mnemoscope watch {folder} --sequences PATH."
         )
     return cast(_Watch, store.record(WATCH, shape=_Watch))
 

@@ -131,7 +131,7 @@ def _unwrapped(model: Any) -> Any:
     if "FSDP" in type(model).__name__ or any(hasattr(one, "ds_id") for one in model.parameters()):
         raise UserError(
             "the model's weights are spread over several processes (FSDP, ZeRO-3), where no one "
-            "process can look at it. Track its checkpoints: mnemoscope track."
+            "process can look at it. Track its checkpoints: mnemoscope watch."
         )
     return model
 
@@ -149,7 +149,7 @@ class MemorizationCallback(TrainerCallback):  # type: ignore[misc]
 
     The metrics (`metrics_of`) go through `trainer.log`, so to TensorBoard, Weights & Biases,
     MLflow or whatever `report_to` names; every check is kept in Parquet too, from which
-    `mnemoscope track FOLDER` draws a page. It looks before the first step, after every N-th
+    `mnemoscope watch FOLDER` draws a page. It looks before the first step, after every N-th
     optimizer step and after the last. Under DDP the main process looks; the others wait for it.
     """
 
@@ -181,7 +181,7 @@ class MemorizationCallback(TrainerCallback):  # type: ignore[misc]
         if any(getattr(trainer, f"is_{one}_enabled", False) for one in ("fsdp", "deepspeed")):
             raise UserError(
                 "the trainer spreads the model over processes (FSDP, DeepSpeed), where no one "
-                "process can look at it. Track its checkpoints: mnemoscope track."
+                "process can look at it. Track its checkpoints: mnemoscope watch."
             )
         self._trainer, self._windows, self._every = trainer, windows, every
         self._folder = Path(folder or Path(trainer.args.output_dir) / FOLDER)

@@ -1,4 +1,4 @@
-"""The verb `track`: which of a fixed set of windows each checkpoint of a run reproduces.
+"""The verb `watch`: which of a fixed set of windows each checkpoint of a run reproduces.
 
 Each checkpoint is loaded once and its results are written at once, so a killed run goes on.
 """
@@ -38,12 +38,12 @@ from mnemoscope.training.history import (
 from mnemoscope.training.watch import judge
 from mnemoscope.training.windows import CONTROL, GUESS, RECALL, WatchedWindows
 
-PAGE = "track.html"
+PAGE = "watch.html"
 _KINDS = {RECALL: "cannot be guessed from their text", GUESS: "can be guessed from their text"}
 
 
 @dataclass(frozen=True)
-class TrackAsked:
+class WatchAsked:
     """What the user asked for."""
 
     checkpoints: tuple[str, ...]  # as for `find_checkpoints`
@@ -62,7 +62,7 @@ class TrackAsked:
     trust_remote_code: bool = False
 
 
-def track_checkpoints(asked: TrackAsked, out: Path) -> None:
+def watch_checkpoints(asked: WatchAsked, out: Path) -> None:
     """Check every checkpoint that has not been checked yet; `out` is the history's folder.
 
     Raises UserError: as `find_checkpoints`, `read_sequences`, `load_model`; checkpoints with
@@ -91,8 +91,8 @@ def track_checkpoints(asked: TrackAsked, out: Path) -> None:
                 )
                 if model.tokenizer.get_vocab() != tokenizer.get_vocab():
                     raise UserError(
-                        f"track: step {one.step} ({one.name}) has another tokenizer than step "
-                        f"{first.step}. Track checkpoints of one run."
+                        f"watch: step {one.step} ({one.name}) has another tokenizer than step "
+                        f"{first.step}. Give checkpoints of one run."
                     )
                 check = judge(model, windows, batch_size=asked.batch_size)
                 if asked.decode:
@@ -102,7 +102,7 @@ def track_checkpoints(asked: TrackAsked, out: Path) -> None:
             progress.advance(1)
 
 
-def _windows(asked: TrackAsked, path: str, source: str, tokenizer: Any) -> WatchedWindows:
+def _windows(asked: WatchAsked, path: str, source: str, tokenizer: Any) -> WatchedWindows:
     length = asked.length
     read = read_sequences(path, tokenizer, length=length, stride=length, columns=asked.columns)
     frame = read.frame
@@ -117,20 +117,20 @@ Group = tuple[str, str]
 """A source and a class."""
 
 
-def write_track_page(history: Path, out: Path | None = None) -> AnalysisResult:
+def write_watch_page(history: Path, out: Path | None = None) -> AnalysisResult:
     """Write a history's tables and page into its folder, or into another.
 
     Raises UserError: there is no history, or the folder cannot be made. DamagedDataError: a torn
     file.
     """
     read = read_history(history)
-    results = track_results(read)
+    results = watch_results(read)
     folder = out or history
     made_folder(folder)
     for name, frame in results.frames.items():
         write_parquet(folder / f"{name}.parquet", frame)
     section = AnalysisSection(
-        name="track",
+        name="watch",
         title="What comes out, what stays, what is forgotten",
         question="Which windows does the model reproduce at which step, and which does it forget?",
         sentence=results.sentence,
@@ -144,7 +144,7 @@ def write_track_page(history: Path, out: Path | None = None) -> AnalysisResult:
     return results
 
 
-def track_results(history: History) -> AnalysisResult:
+def watch_results(history: History) -> AnalysisResult:
     """Summarize a history of at least one check; intervals draw groups of near duplicates.
 
     Frames are `shares`, `windows`, `turnover`, `survival` and, of decoded windows, `levels`.

@@ -106,21 +106,21 @@ def test_columns_are_taken_by_their_paths(tmp_path, succeed):
 
 def test_describe_a_study_and_a_folder_of_maps(tiny_studies, study_at, call, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    text = call("describe", tiny_studies["report"]).out
+    text = call("status", tiny_studies["report"]).out
     fingerprint = Study(tiny_studies["report"]).record["models"]["reference"]["fingerprint"]
     for word in ("sequences", "report", "done", "memorized 160", "2 × 4", "maps", "study.yaml"):
         assert word in text
     assert fingerprint[:12] in text
     assert "outdated" not in text
-    assert "memorized 160" in call("describe", tiny_studies["continue"]).out
-    text = call("describe", tiny_studies["capture"] / "maps" / "model").out
+    assert "memorized 160" in call("status", tiny_studies["continue"]).out
+    text = call("status", tiny_studies["capture"] / "maps" / "model").out
     for word in ("180 maps, 2 layers, length 64", "own 60, true 120", "checksums right"):
         assert word in text
     path = study_at("report") / "study.yaml"
     values = yaml.safe_load(path.read_text())
     values["localize"]["attributions"] = ["gradient"]
     path.write_text(yaml.safe_dump(values))
-    states = [line for line in call("describe", path.parent).out.splitlines() if "outdated" in line]
+    states = [line for line in call("status", path.parent).out.splitlines() if "outdated" in line]
     assert len(states) == 2  # localize, and the report that shows it
 
 
@@ -243,17 +243,17 @@ def test_benchmark_gives_the_rows_of_its_tables(answer, study_at):
 
 def test_describe_gives_stages_models_and_sizes(answer, call, tiny_studies, tiny):
     folder = tiny_studies["label"]
-    found = answer("describe", folder)
+    found = answer("status", folder)
     states = {one["name"]: one["state"] for one in found["stages"]}
     assert states["label"] == "done"
     assert states["capture"] == "missing"
     assert found["models"] == Study(folder).record["models"]
     assert found["bytes"]["labels.parquet"] == (folder / "labels.parquet").stat().st_size
-    columns = {one["name"]: one["type"] for one in answer("describe", tiny.table)["columns"]}
+    columns = {one["name"]: one["type"] for one in answer("status", tiny.table)["columns"]}
     assert columns["duplicates"] == "Int64"
-    maps = answer("describe", tiny_studies["capture"] / "maps" / "model")
+    maps = answer("status", tiny_studies["capture"] / "maps" / "model")
     assert sum(maps["by_suffix"].values()) == maps["maps"] > 0
-    refused = call("describe", folder / "none", "--json")
+    refused = call("status", folder / "none", "--json")
     assert (refused.status, refused.out) == (2, "")
 
 
@@ -268,7 +268,7 @@ def test_duplicates_gives_the_counts_of_texts_cut_by_a_tokenizer(answer, tiny, t
     out = tmp_path / "out.jsonl"
     given = ("--sequences", tmp_path / "s.jsonl", "--corpus", tmp_path / "texts", "-o", out)
     flags = ("--tokenizer", tiny.model, "--column", "tokens=ids")
-    found = answer("duplicates", *given, *flags)
+    found = answer("data", "duplicates", *given, *flags)
     assert (found["sequences"], found["occurring"]) == (2, 1)
     assert "tokens_per_second" not in found  # an index is asked, not read
     wanted = 2 * sum(ids[i : i + 32] == ids[32:64] for i in range(len(ids) - 31))

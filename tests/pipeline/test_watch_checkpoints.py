@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 
 from mnemoscope.errors import UserError
-from mnemoscope.flow import track
-from mnemoscope.flow.track import TrackAsked, track_checkpoints, track_results, write_track_page
+from mnemoscope.flow import watch
+from mnemoscope.flow.watch import WatchAsked, watch_checkpoints, watch_results, write_watch_page
 from mnemoscope.training.history import read_history
 from tiny_models import save_model
 
@@ -23,16 +23,16 @@ def run(tiny, tmp_path_factory):
     return folder
 
 
-def asked(tiny, run, **changes) -> TrackAsked:
+def asked(tiny, run, **changes) -> WatchAsked:
     values = {"checkpoints": (str(run),), "sequences": str(tiny.table), "batch_size": 240}
-    return TrackAsked(**values | changes)
+    return WatchAsked(**values | changes)
 
 
 @pytest.fixture(scope="module")
 def tracked(tiny, run, tmp_path_factory):
     out = tmp_path_factory.mktemp("tracked") / "t"
-    track_checkpoints(asked(tiny, run), out)
-    write_track_page(out)
+    watch_checkpoints(asked(tiny, run), out)
+    write_watch_page(out)
     return out
 
 
@@ -63,8 +63,8 @@ def test_a_second_run_loads_nothing_but_what_is_lost_or_changed(tiny, run, tmp_p
     copy, out = shutil.copytree(run, tmp_path / "run"), tmp_path / "t"
 
     def checks() -> tuple[dict[str, bytes], list[str]]:
-        with stopped_at(track, "load_model") as loaded:
-            track_checkpoints(asked(tiny, copy, decode=False), out)
+        with stopped_at(watch, "load_model") as loaded:
+            watch_checkpoints(asked(tiny, copy, decode=False), out)
         found = {path.stem: path.read_bytes() for path in (out / "checks").iterdir()}
         return found, [name.rsplit("/", 1)[-1] for name, *_ in loaded]
 
@@ -76,10 +76,10 @@ def test_a_second_run_loads_nothing_but_what_is_lost_or_changed(tiny, run, tmp_p
     assert loaded == ["checkpoint-200", "checkpoint-300"]
     assert again["step-000000200"] == before["step-000000200"]
     assert again["step-000000300"] != before["step-000000300"]
-    assert not any("No check of" in line for line in write_track_page(out).further)
+    assert not any("No check of" in line for line in write_watch_page(out).further)
     shutil.copytree(tiny.model, copy / "checkpoint-500")
     checks()
-    assert any("No check of step 400:" in line for line in write_track_page(out).further)
+    assert any("No check of step 400:" in line for line in write_watch_page(out).further)
 
 
 def test_control_windows_stand_beside(tiny, run, tmp_path):
@@ -88,8 +88,8 @@ def test_control_windows_stand_beside(tiny, run, tmp_path):
     table[2::3].with_columns(pl.col("sequence_id") + 1000).write_parquet(tmp_path / "c.parquet")
     table[:90].write_parquet(tmp_path / "s.parquet")
     files = {"sequences": str(tmp_path / "s.parquet"), "control": str(tmp_path / "c.parquet")}
-    track_checkpoints(asked(tiny, run, **files, decode=False), out)
-    results = track_results(read_history(out))
+    watch_checkpoints(asked(tiny, run, **files, decode=False), out)
+    results = watch_results(read_history(out))
     at_200 = results.frames["shares"].filter(pl.col("step") == 200)
     kept_out = at_200.filter(pl.col("source") == "control")
     assert (kept_out["n"].sum(), kept_out["memorized"].sum()) == (80, 0)
@@ -106,14 +106,14 @@ def test_another_tokenizer_is_refused_and_what_was_seen_stays(tiny, run, tmp_pat
     vocabulary["x"], vocabulary["y"] = vocabulary["y"], vocabulary["x"]
     path.write_text(json.dumps(tokenizer))
     with pytest.raises(UserError, match=r"step 300 .* another tokenizer"):
-        track_checkpoints(asked(tiny, copy, decode=False, most=30), tmp_path / "t")
+        watch_checkpoints(asked(tiny, copy, decode=False, most=30), tmp_path / "t")
     assert read_history(tmp_path / "t").steps == [100, 200]
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["missing"], "name what is watched: mnemoscope track missing --sequences PATH"),
+        (["missing"], "name what is watched: mnemoscope watch missing --sequences PATH"),
         (["{run}", "other"], "--sequences is missing"),
         (["{run}/checkpoint-100", "--sequences", "{table}"], "1 checkpoint named"),
         (["{run}", "--sequences", "nothing.parquet"], "nothing.parquet"),
@@ -125,17 +125,17 @@ def test_another_tokenizer_is_refused_and_what_was_seen_stays(tiny, run, tmp_pat
 def test_bad_input_is_one_line(tiny, run, tmp_path, monkeypatch, refused, arguments, words):
     monkeypatch.chdir(tmp_path)
     filled = [each.format(run=run, table=tiny.table) for each in arguments]
-    assert words in refused("track", *filled, "-q")
-    assert not (tmp_path / "track").exists()
+    assert words in refused("watch", *filled, "-q")
+    assert not (tmp_path / "watch").exists()
 
 
 def test_command_tracks_and_draws_again(tiny, run, tmp_path, monkeypatch, call):
     monkeypatch.chdir(tmp_path)
-    first = call("track", run, "--sequences", tiny.table, "--scan", "--quiet")
+    first = call("watch", run, "--sequences", tiny.table, "--scan", "--quiet")
     assert first.status == 0, first.err
-    page = tmp_path / "track" / "track.html"
+    page = tmp_path / "watch" / "watch.html"
     page.unlink()
-    assert call("track", "track").out == first.out
+    assert call("watch", "watch").out == first.out
     for words in (
         "At step 300 the model reproduces 0.0 %",
         "No window was kept out",
@@ -143,9 +143,9 @@ def test_command_tracks_and_draws_again(tiny, run, tmp_path, monkeypatch, call):
     ):
         assert words.lower() in page.read_text().lower()
     assert "<script" not in page.read_text()
-    elsewhere = call("track", "track", "-o", "elsewhere").out
-    assert elsewhere == first.out.replace("Wrote track/", "Wrote elsewhere/")
-    assert (tmp_path / "elsewhere" / "track.html").read_text() == page.read_text()
+    elsewhere = call("watch", "watch", "-o", "elsewhere").out
+    assert elsewhere == first.out.replace("Wrote watch/", "Wrote elsewhere/")
+    assert (tmp_path / "elsewhere" / "watch.html").read_text() == page.read_text()
     assert not (tmp_path / "elsewhere" / "checks").exists()
 
 
@@ -154,7 +154,7 @@ def test_windows_of_a_text_are_the_whole_text_once(tiny, run, tmp_path, length):
     text = " ".join(map(str, range(300)))
     (tmp_path / "a.txt").write_text(text)
     changes = {"sequences": str(tmp_path / "a.txt"), "length": length, "decode": False}
-    track_checkpoints(asked(tiny, run, **changes), tmp_path / "t")
+    watch_checkpoints(asked(tiny, run, **changes), tmp_path / "t")
     watched = "".join(read_history(tmp_path / "t").windows["text"])
     assert text.startswith(watched)
     assert len(text) - len(watched) < length
