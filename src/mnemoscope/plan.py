@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from mnemoscope.data.published_split import HUB_NAME
 from mnemoscope.pipeline.label import check_match
 from mnemoscope.pipeline.need import (
     expected_lines,
@@ -18,7 +19,7 @@ from mnemoscope.pipeline.need import (
     n_unshared,
     taxonomy_lines,
 )
-from mnemoscope.pipeline.sources import HUB_NAME, find_data
+from mnemoscope.pipeline.sources import find_data
 from mnemoscope.pipeline.trainings import check_inputs, check_kernels, controlled_taxonomies
 from mnemoscope.study.cost import (
     ASSUMED_FLOPS,

@@ -274,7 +274,7 @@ class _Asked:
         n_train = 0 if self.n_folds else draw.n_train
         drawn = _make_frame(rows, draw, self.taxonomy, n_train=n_train).filter(split="eval")
         n_groups = drawn.group_by("class").agg(pl.col("group").n_unique())["group"]
-        return n_groups.min() >= FEWEST_GROUPS
+        return min(n_groups.to_list()) >= FEWEST_GROUPS
 
 
 def _check_table(frame: pl.DataFrame, *, split: str, match: str | None) -> None:
