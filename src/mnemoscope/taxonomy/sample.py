@@ -273,8 +273,8 @@ class _Asked:
             return False
         n_train = 0 if self.n_folds else draw.n_train
         drawn = _make_frame(rows, draw, self.taxonomy, n_train=n_train).filter(split="eval")
-        n_groups = drawn.group_by("class").agg(pl.col("group").n_unique())["group"]
-        return min(n_groups.to_list()) >= FEWEST_GROUPS
+        n_groups: pl.Series = drawn.group_by("class").agg(pl.col("group").n_unique())["group"]
+        return bool((n_groups >= FEWEST_GROUPS).all())
 
 
 def _check_table(frame: pl.DataFrame, *, split: str, match: str | None) -> None:
