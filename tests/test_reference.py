@@ -6,13 +6,16 @@ from pathlib import Path
 import yaml
 
 import mnemoscope
+from mnemoscope import plugin
 from mnemoscope.cli.app import verbs
 from mnemoscope.study.settings import StudySettings
 from mnemoscope.study.stages import STAGES
 from tools.reference import (
+    PLUGIN_PAGE,
     STUDY_PAGE,
     STUDY_TABLES,
     command_line,
+    filled_plugin_page,
     filled_study_page,
     python,
     settings,
@@ -46,9 +49,7 @@ def test_python_page_has_every_public_name():
         ".".join(path.relative_to(ROOT / "src").parent.parts): path.read_text(encoding="utf-8")
         for path in (ROOT / "src").rglob("__init__.py")
     }
-    plugin = ROOT / "src" / "mnemoscope" / "plugin.py"
-    lists["mnemoscope.plugin"] = plugin.read_text(encoding="utf-8")
-    public = {
+    public = {f"mnemoscope.plugin.{name}" for name in plugin.__all__} | {
         f"{room}.{name}"
         for room, text in lists.items()
         for names in re.findall(r"^__all__ = \[(.*?)\]", text, re.M | re.S)
@@ -67,6 +68,13 @@ def test_every_page_stands_in_the_navigation():
         if path.parent.name != "reference"
     }
     assert {one for one in named if not one.startswith("reference/")} == pages
+
+
+def test_docs_list_the_tool_box_of_plugins_as_it_is():
+    page = PLUGIN_PAGE.read_text("utf-8")
+    assert page == filled_plugin_page(page)  # make docs writes it
+    listed = page.partition("tool box -->")[2]
+    assert re.findall(r"^\| `(\w+)` \| \S", listed, re.M) == plugin.__all__
 
 
 def test_docs_have_the_tables_of_a_study_as_the_code_has_them():

@@ -22,7 +22,6 @@ from mnemoscope.stats import (
     grouped_variance,
     interval_of,
     resampled_auc,
-    resampled_difference,
     resampled_mean,
     resampled_means,
     resampled_ratio,
@@ -71,7 +70,6 @@ def test_intervals_of_figures_that_are_judged_together_are_those_of_bonferroni()
     wanted = norm.ppf(1 - 0.025 / 8)
     assert (found.value - found.low) / error == pytest.approx(wanted, abs=0.25)
     assert (found.high - found.value) / error == pytest.approx(wanted, abs=0.25)
-    assert resampled_difference(values, np.zeros(400), n_judged=8) == found
 
 
 def test_a_table_gives_the_figures_that_it_was_made_of_and_null_for_what_is_none():

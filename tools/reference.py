@@ -4,12 +4,15 @@
 
 The command line from its verbs, the settings from their fields, the Python interface from the
 names that `mnemoscope` exports. `make docs` runs it; the pages are not kept in the repository. The
-tables of docs/audit-files.md and docs/tables.md are, and tests compare them.
+tables of docs/audit-files.md, docs/plugins.md and docs/tables.md are, and tests compare them.
 """
 
+import ast
+import inspect
 import sys
 from collections.abc import Mapping
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
@@ -21,6 +24,7 @@ from typer.cli import get_docs_for_click
 
 import mnemoscope
 from experiments.pages import split_page, table_of
+from mnemoscope import plugin
 from mnemoscope.audits.passages import span_columns
 from mnemoscope.audits.questions import QUESTIONS, settings_class
 from mnemoscope.benchmark import levels, published, table
@@ -35,6 +39,7 @@ from mnemoscope.study.settings import StudySettings
 
 DOCS = Path(__file__).parents[1] / "docs"
 AUDIT_PAGE, STUDY_PAGE = DOCS / "audit-files.md", DOCS / "tables.md"
+PLUGIN_PAGE = DOCS / "plugins.md"
 STUDY_TABLES: dict[str, dict[str, Columns]] = {
     "samples": {label.SAMPLES_FILE: label.SAMPLE_COLUMNS},
     "logprobs": {capture.LOGPROBS_FILE: capture.LOGPROB_COLUMNS},
@@ -162,6 +167,30 @@ def filled_study_page(page: str) -> str:
     return _filled(page, tables)
 
 
+def filled_plugin_page(page: str) -> str:
+    """The text of docs/plugins.md, its list of names as `mnemoscope.plugin` has them."""
+    parts = []
+    for section, rooms in plugin.SECTIONS.items():
+        names = [(name, room) for room, names in rooms.items() for name in names.split()]
+        rows = [[f"`{name}`", _cell(said_of(room, name))] for name, room in names]
+        parts.append(f"### {section}\n\n{table_of(['name', 'what it is'], rows)}")
+    return _filled(page, {"tool box": "\n".join(parts)})
+
+
+def said_of(room: str, name: str) -> str:
+    """The first line that a public name says of itself; of a constant that of the text below it."""
+    module = import_module(f"mnemoscope.{room}")
+    found = getattr(module, name)
+    if inspect.isclass(found) or inspect.isfunction(found):
+        return (inspect.getdoc(found) or "").split("\n")[0]
+    for one, below in pairwise(ast.parse(inspect.getsource(module)).body):
+        targets = one.targets if isinstance(one, ast.Assign) else [getattr(one, "target", None)]
+        if any(getattr(target, "id", "") == name for target in targets):
+            text = getattr(getattr(below, "value", None), "value", "")
+            return str(text).split("\n")[0]
+    return ""
+
+
 def _filled(page: str, tables: Mapping[str, str]) -> str:
     for name, text in tables.items():
         before, _, after = split_page(page, name)
@@ -191,8 +220,12 @@ def _columns(columns: Columns) -> str:
 
 
 def main(folder: Path) -> None:
-    """Write the three pages, and the tables of docs/audit-files.md and docs/tables.md."""
-    for place, filled in ((AUDIT_PAGE, filled_audit_page), (STUDY_PAGE, filled_study_page)):
+    """Write the three pages, and the tables of those that are kept."""
+    for place, filled in (
+        (AUDIT_PAGE, filled_audit_page),
+        (PLUGIN_PAGE, filled_plugin_page),
+        (STUDY_PAGE, filled_study_page),
+    ):
         place.write_text(filled(place.read_text("utf-8")), encoding="utf-8")
     folder.mkdir(parents=True, exist_ok=True)
     pages = {"command-line": command_line, "settings": settings, "python": python}

@@ -61,7 +61,7 @@ from mnemoscope.localize.cut import (
     largest_edges,
 )
 from mnemoscope.maps.views import DifferenceMaps, StackedMaps, TensorMaps
-from mnemoscope.stats import estimate_of, resampled_difference, resampled_mean
+from mnemoscope.stats import estimate_of, resampled_mean
 from tools.embedded.corpus import NgramSet, choose_study, cut_segments
 from tools.embedded.pretrain import Phase, prefers_bfloat16, train_phase
 from tools.embedded.settings import FULL, Share
@@ -266,10 +266,11 @@ def cuts(lms: dict[str, LanguageModel], windows: pl.DataFrame) -> list[dict[str,
                     for own, other in (HALVES, HALVES[::-1])
                 ]
                 of = {choice: np.concatenate([one[choice] for one in found]) for choice in found[0]}
+                beyond = 1.0 * of["ranked"] - of["equal_mass"]
                 rows.append(
                     {"ranking": ranking, "strength": strength}
                     | {choice: [*resampled_mean(one, documents)] for choice, one in of.items()}
-                    | {"beyond": [*resampled_difference(of["ranked"], of["equal_mass"], documents)]}
+                    | {"beyond": [*resampled_mean(beyond, documents)]}
                 )
     return rows
 

@@ -14,7 +14,7 @@ _LINE_EVERY_SECONDS = 10.0
 
 
 class Progress(Protocol):
-    """One running computation."""
+    """One running computation, as `track` gives it."""
 
     def advance(self, n: int = 1) -> None:
         """Say that `n` more units are done."""
@@ -71,7 +71,10 @@ _openers: list[Opener] = []
 
 @contextmanager
 def track(label: str, *, total: int | None = None, unit: str = "sequences") -> Iterator[Progress]:
-    """Follow one computation of `total` units; `advance(n)` is called as they are finished."""
+    """Follow one computation of `total` units; `advance(n)` is called as they are finished.
+
+    A bar in a terminal and a notebook, lines elsewhere, nothing where nobody asked.
+    """
     if not _openers:
         yield SILENT
         return

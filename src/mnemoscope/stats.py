@@ -2,7 +2,7 @@
 
 What to use: `share_of` for k of n (Wilson), `share_true` for the same of a list; `clopper_pearson`
 where a share of 0 must keep an upper bound; `resampled_mean` for one value a sequence (of many
-columns `resampled_means`), `resampled_difference` for two values of the same sequences,
+columns `resampled_means`; of two values of the same sequences give it their differences),
 `resampled_ratio` for a sum over a sum. For a figure of your own: draw resamples with `draw_within`
 (how often each sequence counts, class by class), put the figure of every resample into
 `estimate_of`, which keeps both. In a table a figure is one column, a struct `{value, low, high}`
@@ -95,7 +95,7 @@ def _cell(estimate: Estimate) -> Estimate | None:
 
 
 def rows_of(frame: pl.DataFrame) -> Iterator[dict[str, Any]]:
-    """Read a table's rows as `frame_of` takes them: `NO_ESTIMATE`, or no figures, where null.
+    """Read a table's rows as `frame_of` takes them: an `Estimate` of None, or no figures, for null.
 
     >>> next(rows_of(frame_of([{"f1": [Estimate(0.6, 0.5, 0.7)]}])))
     {'f1': [Estimate(value=0.6, low=0.5, high=0.7)]}
@@ -134,7 +134,11 @@ def interval_of(values: ArrayLike, tail: float = TAIL) -> Interval:
 
 
 def estimate_of(value: float, draws: ArrayLike, tail: float = TAIL) -> Estimate:
-    """A figure with the `interval_of` its resamples (resamples,); no ends where none was drawn."""
+    """A figure with the percentile interval of its resamples, (resamples,).
+
+    `tail` is left out on either side: 0.025 gives 95 %. Resamples without a finite figure are left
+    out; there are no ends where none was drawn.
+    """
     drawn = np.asarray(draws)
     return Estimate(value, *interval_of(drawn, tail)) if len(drawn) else Estimate(value)
 
@@ -201,6 +205,8 @@ def resampled_mean(
 ) -> Estimate:
     """Mean of one value a sequence, (n,), its interval by the bootstrap over their groups.
 
+    `groups` of near duplicates (n,) are drawn whole. Of two values of the same sequences give it
+    their differences.
     The intervals of `n_judged` figures hold together (Bonferroni): each has so many times smaller
     tails, of as many times more resamples.
     """
@@ -227,18 +233,14 @@ def resampled_means(columns: ArrayLike, groups: ArrayLike | None = None) -> list
     return found
 
 
-def resampled_difference(
-    first: ArrayLike, second: ArrayLike, groups: ArrayLike | None = None, *, n_judged: int = 1
-) -> Estimate:
-    """Mean of first minus second, paired: both are of the same sequences in the same order."""
-    apart = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
-    return resampled_mean(apart, groups, n_judged=n_judged)
-
-
 def resampled_ratio(
     parts: ArrayLike, wholes: ArrayLike, groups: ArrayLike | None = None, *, n_judged: int = 1
 ) -> Estimate:
-    """Sum of parts over sum of wholes, one of either a sequence, (n,), resampled by group."""
+    """Sum of parts over sum of wholes, one of either a sequence, (n,), resampled by group.
+
+    `groups` of near duplicates (n,) are drawn whole; `n_judged` is as in `resampled_mean`. NaN
+    where the wholes sum to 0.
+    """
     part, whole = np.asarray(parts, dtype=np.float64), np.asarray(wholes, dtype=np.float64)
     if not whole.sum():
         return NOTHING_TO_COUNT
@@ -295,7 +297,10 @@ def draw_within(
 
 
 def fewest_groups(classes: ArrayLike, groups: ArrayLike) -> int:
-    """Groups of the class that has fewest, classes and groups (n,); a group may be in several."""
+    """Groups of the class that has fewest, classes and groups (n,); a group may be in several.
+
+    Below `FEWEST_GROUPS` there is no interval.
+    """
     labels, owners = np.unique(np.asarray(classes), return_inverse=True)[1], _number_groups(groups)
     return min(len(np.unique(owners[labels == one])) for one in np.unique(labels))
 
@@ -404,7 +409,8 @@ def correlate_ranks(
     """Correlate two lists (n,) by rank; ties share their mean rank.
 
     `draws` resamples the first list, (resamples, n), and adds its own noise, so the interval of
-    noisy values lies below the figure. Only `n` and a note below `FEWEST` pairs or without order.
+    noisy values lies below the figure. Gives `n`, `spearman`, `kendall` and `note`, which says why
+    there is neither: fewer than 4 pairs, or no order.
     """
     first = np.asarray(values, dtype=np.float64)
     second = np.asarray(others, dtype=np.float64)
@@ -472,7 +478,7 @@ def separation(
 
     In values (n,) −inf is lowest and NaN left out; resamples are drawn within memorized and others,
     by `groups` of near duplicates as `draw_within` does, with NaN for ends where these are too few.
-    `NOT_SEPARATED` where one side is empty.
+    Gives `auc` and `fpr`; NaN where one side is empty.
     """
     every, sides = np.asarray(values, dtype=np.float64), np.asarray(memorized, dtype=bool)
     kept = np.flatnonzero(~np.isnan(every))

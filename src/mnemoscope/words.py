@@ -108,15 +108,33 @@ def p_figure(value: float | None) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def ranged(found: Estimate, *, scale: float = 1, unit: str = "", digits: int = 1) -> str:
-    """Print a figure as `plain_figure` does, by default as it is.
+def ranged(
+    found: Estimate,
+    *,
+    scale: float = 1,
+    unit: str = "",
+    digits: int = 1,
+    sign: str = "-",
+    minus: str = "-",
+) -> str:
+    """Print a figure with its interval in a sentence, as `plain_figure` does; by default as it is.
 
-    >>> ranged(Estimate(2, 0.25, 4.8))
-    '2.0 [0.2, 4.8]'
+    Args:
+        found: value and ends; without ends the value alone, without a value `nan`.
+        scale: what both are multiplied by: 100 for a fraction as per cent.
+        unit: written after the value, with the space before it: `" %"`.
+        digits: after the point.
+        sign: `"+"` gives a positive figure its sign.
+        minus: how a minus is written.
+
+    >>> ranged(Estimate(2, 0.25, 4.8)), ranged(Estimate(0.5), scale=100, unit=" %", sign="+")
+    ('2.0 [0.2, 4.8]', '+50.0 %')
     """
     value, low, high = found
     shown = float("nan") if value is None else value
-    return plain_figure(shown, low, high, scale=scale, unit=unit, digits=digits)
+    return plain_figure(
+        shown, low, high, scale=scale, unit=unit, digits=digits, sign=sign, minus=minus
+    )
 
 
 def count(value: int | None) -> str:

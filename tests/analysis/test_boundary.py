@@ -11,8 +11,9 @@ import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from figure_columns import apart
-from mnemoscope.analysis.boundary import Settings, analyse, count_pairs, group_of
+from mnemoscope.analysis.boundary import Settings, analyse, group_of
 from mnemoscope.analysis.inputs import AnalysisInputs
+from mnemoscope.analysis.predictors import count_ngrams
 from mnemoscope.data.corpus import group_documents
 from mnemoscope.errors import UserError
 from mnemoscope.lm.model import wrap_model
@@ -126,11 +127,11 @@ def test_pairs_are_counted_in_every_document_and_across_none() -> None:
     documents = [generator.integers(0, 5, n).tolist() for n in (40, 1, 17)]
     by_hand = Counter(pair for one in documents for pair in pairwise(one))
     tokens = generator.integers(0, 6, (7, 9)).astype(np.int32)  # 5 is never seen
-    found = count_pairs(inputs_of(None, tokens, corpus=_Corpus(*documents)), tokens)
+    found = count_ngrams(inputs_of(None, tokens, corpus=_Corpus(*documents)), tokens, 2)
     assert found.total == 39 + 0 + 16
     rows = [list(pairwise(row)) for row in tokens.tolist()]
     assert found.each.tolist() == [[by_hand[pair] for pair in row] for row in rows]
     own = Counter(pair for row in rows for pair in row)
-    alone = count_pairs(inputs_of(None, tokens), tokens)
+    alone = count_ngrams(inputs_of(None, tokens), tokens, 2)
     assert alone.total == 7 * 8
     assert alone.each.tolist() == [[own[pair] for pair in row] for row in rows]

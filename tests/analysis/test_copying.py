@@ -193,7 +193,7 @@ def test_flat_attention_is_found_by_layer(planted, monkeypatch, tmp_path) -> Non
     maps = torch.stack([torch.stack([even, even if one else one_key]) for one in memorized])
     ids = np.arange(N + 1)[::-1]
     add_shard(MapWriter(tmp_path, StoreMeta(2, length)), ids, "true", mean=maps.flip(0), max=maps)
-    monkeypatch.setattr("mnemoscope.analysis.copying.rows_at_once", lambda maps: 16)
+    monkeypatch.setattr("mnemoscope.maps.views.rows_at_once", lambda maps: 16)
     inputs = replace(planted, maps=MapStore(tmp_path))
     frame = apart(analyse(inputs, Settings()).frames["attention"])
     assert frame["auc"].to_list() == [0.5, 1.0, 0.5, 1.0]

@@ -4,7 +4,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mnemoscope.analysis.length import Settings, analyse, words_in_common
+from mnemoscope.analysis.length import Settings, analyse
+from mnemoscope.analysis.rows import words_in_common
 from mnemoscope.errors import UserError
 from mnemoscope.lm.continue_ import continue_sequences
 from mnemoscope.lm.load import load_model

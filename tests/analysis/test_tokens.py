@@ -20,6 +20,7 @@ from mnemoscope.analysis.tokens import (
     train_predictor,
 )
 from mnemoscope.errors import UserError
+from mnemoscope.progress import SILENT
 from tests.analysis.conftest import assert_copies_tell_nothing_new
 
 SMALL = Training(n_layers=1, n_heads=2, feedforward=16, n_epochs=12, learning_rate=3e-3)
@@ -38,7 +39,7 @@ def test_planted_signals_are_learnt_and_what_says_nothing_is_at_chance() -> None
     is_test, held_back = np.arange(400) >= 300, np.arange(300) >= 260
 
     def learnt(right):
-        model = train_predictor(states[:300], entropy[:300], right[:300], held_back, SMALL)
+        model = train_predictor(states[:300], entropy[:300], right[:300], held_back, SMALL, SILENT)
         return predict_probabilities(model, states[300:], entropy[300:], batch_size=32)
 
     def accuracy(chance, right):
@@ -62,9 +63,10 @@ def test_what_is_held_back_is_not_learnt_from() -> None:
     states, entropy, is_right = _planted(80)
     held_back = np.arange(80) >= 60
     other = np.where(held_back[:, None], ~is_right, is_right)
+    once = replace(SMALL, n_epochs=1)
     far = states + 100 * held_back[:, None, None].astype(np.float32)
     first, *others = (
-        train_predictor(given, entropy, right, held_back, replace(SMALL, n_epochs=1)).state_dict()
+        train_predictor(given, entropy, right, held_back, once, SILENT).state_dict()
         for given, right in ((states, is_right), (states, other), (far, is_right))
     )
     for weights in others:

@@ -9,6 +9,7 @@ import pytest
 from figure_columns import apart
 from mnemoscope.analysis.trigger import Changes, Settings, analyse, find_changes
 from mnemoscope.errors import UserError
+from mnemoscope.progress import SILENT
 from mnemoscope.taxonomy.groups import other_rows
 from tests.analysis.built_networks import COPYING_LAYER, copying_network
 from tests.analysis.conftest import inputs_of
@@ -47,7 +48,7 @@ def _wanted(tokens: np.ndarray, donors: np.ndarray) -> np.ndarray:
 
 def test_the_states_that_are_built_in_are_found_and_no_others(lm) -> None:
     tokens, donors = _sequences(12), _sequences(12, seed=5)[:, :PREFIX]
-    found = find_changes(lm, tokens, donors, batch_size=7)
+    found = find_changes(lm, tokens, donors, batch_size=7, progress=SILENT)
     assert found.is_right.all()
     wanted = _wanted(tokens, donors)
     assert wanted.sum() > 80
@@ -57,7 +58,7 @@ def test_the_states_that_are_built_in_are_found_and_no_others(lm) -> None:
     np.testing.assert_array_equal(found.all_of_layer[:, 2], wanted[:, 2].any(axis=1))
     # The first token of the suffix is another than the network says: it never counts as changed.
     tokens[:, PREFIX] = (tokens[:, PREFIX] + 1) % VOCABULARY
-    found = find_changes(lm, tokens, donors, batch_size=64)
+    found = find_changes(lm, tokens, donors, batch_size=64, progress=SILENT)
     assert (found.is_right[:, :4] == [False, True, True, True]).all()
     assert not found.all_of_layer[..., 0].any()
     wanted[..., 0] = False

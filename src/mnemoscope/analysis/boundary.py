@@ -6,26 +6,36 @@ whole, in half, in a quarter and not at all.
 Run it: mnemoscope analyze boundary STUDY --corpus TEXTS
 """
 
-import hashlib
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.figures import Chart, series_by, series_of
-from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
-from mnemoscope.analysis.predictors import count_tokens, counts_of, frequency_source
-from mnemoscope.analysis.rows import complete_rows, draw_rows, entropy_of
-from mnemoscope.data.corpus import Place
-from mnemoscope.data.duplicates import SuffixIndex
-from mnemoscope.data.table import token_matrix
-from mnemoscope.errors import UserError
-from mnemoscope.progress import track
-from mnemoscope.stats import Floats, frame_of, n_groups, resampled_mean, resampled_means, rows_of
-from mnemoscope.words import MINUS, plain_figure
+from mnemoscope import UserError
+from mnemoscope.plugin import (
+    AnalysisInputs,
+    AnalysisResult,
+    AnalysisSettings,
+    Chart,
+    complete_rows,
+    count_ngrams,
+    draw_rows,
+    entropy_of,
+    frame_of,
+    frequency_source,
+    n_groups,
+    ranged,
+    resampled_mean,
+    resampled_means,
+    rows_of,
+    series_by,
+    series_of,
+    token_matrix,
+)
+
+_Floats = npt.NDArray[np.float64]
 
 GROUPS = {"memorized": 1.0, "half": 0.5, "quarter": 0.25, "not memorized": 0.0}
 """Groups and the score in their middle."""
@@ -82,9 +92,9 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     tokens = np.concatenate(
         [token_matrix(rows)[:, :half], token_matrix(rows, "continuation")], axis=1
     )
-    counts, pairs = count_tokens(inputs), count_pairs(inputs, tokens)
-    measured: dict[str, Floats] = {
-        "frequency": 100.0 * counts_of(tokens, counts) / max(int(counts.sum()), 1),
+    single, pairs = count_ngrams(inputs, tokens, 1), count_ngrams(inputs, tokens, 2)
+    measured: dict[str, _Floats] = {
+        "frequency": 100.0 * single.each / max(single.total, 1),
         "2-gram frequency": _later(1000.0 * pairs.each / max(pairs.total, 1)),
         "entropy": _later(entropy_of(inputs, "entropy", rows, tokens)),
     }
@@ -121,54 +131,9 @@ def group_of(scores: npt.ArrayLike, *, tolerance: float) -> list[str | None]:
     ]
 
 
-def _later(values: Floats) -> Floats:
+def _later(values: _Floats) -> _Floats:
     """Values of all tokens but the first, which has none (NaN)."""
     return np.pad(values, ((0, 0), (1, 0)), constant_values=np.nan)
-
-
-class PairCounts(NamedTuple):
-    """Counts of the 2-grams of some sequences."""
-
-    each: npt.NDArray[np.int64]  # of the 2-gram that ends at each token but the first, (n, T - 1)
-    total: int  # 2-grams in all that was counted
-
-
-def count_pairs(inputs: AnalysisInputs, tokens: npt.NDArray[np.int32]) -> PairCounts:
-    """Count the 2-grams of sequences, (n, T), none across two, in the corpus or else the study."""
-    pairs = np.stack([tokens[:, :-1], tokens[:, 1:]], axis=-1).reshape(-1, 2)
-    different, which = np.unique(pairs, axis=0, return_inverse=True)
-
-    def make() -> pl.DataFrame:
-        index, total = SuffixIndex(different), 0
-        for piece, ends in _pieces(inputs):
-            index.count(piece, ends)
-            total += int(np.maximum(np.diff(ends, prepend=0) - 1, 0).sum())
-        found = pl.DataFrame({"count": index.counts_of_rows()})
-        return found.with_columns(total=pl.lit(total, dtype=pl.Int64))
-
-    if inputs.corpus is None:
-        kept = make()
-    else:
-        basis = {
-            "corpus": inputs.corpus.identity(),
-            "pairs": hashlib.sha256(different.tobytes()).hexdigest(),
-        }
-        kept = inputs.shelf("pairs", basis, make)
-    each = kept["count"].to_numpy()[which.ravel()].reshape(len(tokens), -1)
-    return PairCounts(each, int(kept["total"][0]))
-
-
-def _pieces(inputs: AnalysisInputs) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Tokens and the ends of their documents."""
-    if inputs.corpus is None:
-        table = token_matrix(inputs.table)
-        yield table.ravel(), np.arange(1, len(table) + 1) * table.shape[1]
-        return
-    with track("Counting 2-grams", total=inputs.corpus.n_tokens, unit="tokens") as progress:
-        for chunk, _ in inputs.corpus.chunks(Place(), 2):
-            ends = np.array([len(chunk.tokens)]) if chunk.ends is None else chunk.ends
-            yield chunk.tokens, ends
-            progress.advance(chunk.n_new)
 
 
 def _sentence(differences: pl.DataFrame) -> str:
@@ -177,7 +142,7 @@ def _sentence(differences: pl.DataFrame) -> str:
         shown = []
         for name in ("memorized", "not memorized"):
             row = next(rows_of(differences.filter(what=what, group=name)))["difference"]
-            figure = plain_figure(*row, scale=1, unit="", digits=2, sign="+", minus=MINUS)
+            figure = ranged(row, digits=2, sign="+", minus="\N{MINUS SIGN}")
             shown.append(f"{figure} where {name}")
         said.append(f"{what} changes by {' and '.join(shown)} ({unit})")
     text = "; ".join(said)
@@ -211,4 +176,4 @@ def _further(inputs: AnalysisInputs, kept: dict[str, int], settings: Settings) -
         yield f"Fewer than {settings.minimum} sequences, left out: {', '.join(missing)}."
     yield f"Token frequencies are those of {frequency_source(inputs)}."
     if inputs.corpus is None:
-        yield "2-grams are counted in the study's own sequences; --corpus counts them in a corpus."
+        yield "2-grams are counted in the study's own sequences; give a corpus to count in that."

@@ -18,26 +18,32 @@ import polars as pl
 import torch
 from pydantic import Field
 from sklearn.feature_extraction.text import TfidfVectorizer
+from torch import Tensor
 
-from mnemoscope.analysis.figures import Chart, bars_by, series_by
-from mnemoscope.analysis.inputs import OWN, AnalysisInputs, AnalysisResult, AnalysisSettings
-from mnemoscope.analysis.rows import counts_duplicates, decode_rows, draw_rows, seen_in_training
-from mnemoscope.errors import UserError, nearest, pip_install
-from mnemoscope.lm.model import LanguageModel
-from mnemoscope.maps.format import unpack_triangle
-from mnemoscope.maps.shape import attention_shape
-from mnemoscope.maps.store import MapStore
-from mnemoscope.maps.views import rows_at_once
-from mnemoscope.progress import track
-from mnemoscope.stats import (
-    NO_ESTIMATE,
+from mnemoscope import Estimate, UserError
+from mnemoscope.plugin import (
+    OWN,
+    AnalysisInputs,
+    AnalysisResult,
+    AnalysisSettings,
+    Chart,
+    LanguageModel,
+    attention_shape,
+    bars_by,
+    decode_rows,
+    draw_rows,
     frame_of,
     n_groups,
+    nearest,
+    pip_install,
+    ranged,
     rows_of,
+    seen_in_training,
     separation,
+    series_by,
     share_true,
+    track,
 )
-from mnemoscope.words import ranged
 
 KINDS = ("verbatim", "near", "idea")
 """Kinds of copies; each continuation has the first that holds."""
@@ -415,7 +421,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         ),
         further=(
             *_further(shares, found, ideas, attention, len(texts), settings),
-            *([] if counts_duplicates(inputs.table) else [_NOT_COUNTED]),
+            *([] if seen_in_training(inputs.table).count() else [_NOT_COUNTED]),
         ),
         libraries=("rapidfuzz", *(("sentence-transformers",) if embed is not None else ())),
     )
@@ -423,7 +429,8 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
 
 def _trained(table: pl.DataFrame) -> pl.Series:
     """Which rows the model was trained on: those with duplicates, all where none are counted."""
-    return seen_in_training(table).fill_null(not counts_duplicates(table))
+    seen = seen_in_training(table)
+    return seen.fill_null(not seen.count())
 
 
 def _decoded(lm: LanguageModel, tokens: list[list[int]]) -> list[str]:
@@ -441,7 +448,7 @@ def _shares(inputs: AnalysisInputs, found: pl.DataFrame) -> pl.DataFrame:
             is_asked = kind != "idea" or part["idea"].null_count() < part.height
             is_kind = part["kind"] == kind
             n = int(is_kind.sum()) if is_asked else None
-            share = NO_ESTIMATE if n is None else share_true(is_kind, near)
+            share = Estimate(None) if n is None else share_true(is_kind, near)
             about = {"model": model, "rows": ROWS[trained], "kind": kind}
             of = {"n": n, "of": part.height, "n_groups": n_groups(near)}
             lines.append({**about, **of, "share": share})
@@ -471,18 +478,16 @@ def _by_value_chart(by_value: pl.DataFrame, by: str) -> Chart:
 
 def _attention(inputs: AnalysisInputs, settings: Settings) -> pl.DataFrame | None:
     """How concentrated attention is where memorized and where not, by layer; None without maps."""
-    if inputs.maps is None:
+    stored = inputs.captured()
+    if stored is None:
         return None
     memorized = inputs.table.filter(pl.col("is_memorized").is_not_null())
-    stored = inputs.maps.index.select("sequence_id", "suffix").unique(
-        "sequence_id", keep="first", maintain_order=True
-    )
     memorized = memorized.select("sequence_id", "is_memorized")
     rows = stored.join(memorized, on="sequence_id", maintain_order="right")
     label = rows["is_memorized"].to_numpy()
-    if not label.any() or label.all():
+    if not label.any() or label.all() or (maps := inputs.stored_maps(rows)) is None:
         return None
-    shapes, near = _shapes(inputs.maps, rows), inputs.near_duplicates(rows["sequence_id"])
+    shapes, near = _shapes(maps), inputs.near_duplicates(rows["sequence_id"])
     lines = []
     for measure, number, sign in (("entropy", 0, -1.0), ("Gini", 1, 1.0)):
         for layer in range(shapes.shape[1]):
@@ -502,12 +507,10 @@ def _attention(inputs: AnalysisInputs, settings: Settings) -> pl.DataFrame | Non
     return frame_of(lines)
 
 
-def _shapes(store: MapStore, rows: pl.DataFrame) -> npt.NDArray[np.float64]:
+def _shapes(maps: Iterator[Tensor]) -> npt.NDArray[np.float64]:
     """Entropy and Gini coefficient of each map and layer, (n, layers, 2), mean over heads."""
-    maps = store.dataset(rows["sequence_id"].to_numpy(), rows["suffix"].to_list(), "mean")
     parts = []
-    for batch in torch.split(torch.arange(len(maps)), rows_at_once(maps)):
-        whole = unpack_triangle(maps.read(batch))
+    for whole in maps:
         none = torch.zeros(len(whole), *whole.shape[-2:], dtype=torch.bool)
         parts.append(attention_shape(whole, none)[..., :2])
     return np.asarray(torch.cat(parts).numpy())
@@ -548,7 +551,7 @@ def _further(
         "no copy."
     )
     if ideas is None:
-        yield "Idea copies were not looked for: no --set sentence_model=FOLDER."
+        yield "Idea copies were not looked for: no sentence_model is set."
     else:
         yield from idea_words(ideas.filter(model=OWN), settings.idea)
     if attention is not None:

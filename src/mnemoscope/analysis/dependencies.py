@@ -16,14 +16,35 @@ import polars as pl
 from pydantic import Field
 from scipy.stats import rankdata
 
-from mnemoscope import stats
-from mnemoscope.analysis.figures import Chart, HeatMap, series_beside, series_of
-from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
-from mnemoscope.analysis.predictors import FEATURES, add_predictors, frequency_source, libraries_of
-from mnemoscope.analysis.rows import categories_of, draw_rows, kinds_of, refuse_one_sided
-from mnemoscope.errors import UserError
-from mnemoscope.taxonomy import PRASHANTH
-from mnemoscope.words import MINUS, plain_figure
+from mnemoscope import Estimate, UserError
+from mnemoscope.plugin import (
+    FEATURES,
+    FEWEST_GROUPS,
+    FIGURE,
+    PRASHANTH,
+    AnalysisInputs,
+    AnalysisResult,
+    AnalysisSettings,
+    Chart,
+    HeatMap,
+    add_predictors,
+    categories_of,
+    draw_rows,
+    draw_within,
+    estimate_of,
+    fewest_groups,
+    frame_of,
+    frequency_source,
+    libraries_of,
+    n_groups,
+    ranged,
+    refuse_one_sided,
+    rows_of,
+    separation,
+    series_beside,
+    series_of,
+    share_true,
+)
 
 _Floats = npt.NDArray[np.float64]
 
@@ -72,7 +93,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     features = add_predictors(inputs, rows)
     memorized = rows["is_memorized"].to_numpy()
     refuse_one_sided(memorized, settings.minimum, where="analyze dependencies")
-    category, kind = categories_of(rows, settings.taxonomy), kinds_of(rows)
+    category, kind = categories_of(rows, settings.taxonomy), _kinds_of(rows)
     near = inputs.near_duplicates(rows["sequence_id"])
     table = coefficient_table(features, memorized, kind, category, settings, near)
     if table.filter(kind="all", category="all").is_empty():
@@ -102,6 +123,14 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     )
 
 
+def _kinds_of(rows: pl.DataFrame) -> pl.Series:
+    """Say of each row whether it is `code` or `text`; null where that is unknown."""
+    if "is_code" not in rows.columns:
+        return pl.Series("kind", [None] * rows.height, dtype=pl.String)
+    names = {True: "code", False: "text"}
+    return rows["is_code"].replace_strict(names, return_dtype=pl.String).alias("kind")
+
+
 # -- coefficients ---------------------------------------------------------------------------
 
 
@@ -123,7 +152,7 @@ def coefficient_table(
     found = []
     names = ("feature", "kind", "category", "coefficient")
     counts = dict.fromkeys(("n", "n_memorized", "n_groups"), pl.Int64())
-    schema = {**dict.fromkeys(names, pl.String()), "value": stats.FIGURE, **counts}
+    schema = {**dict.fromkeys(names, pl.String()), "value": FIGURE, **counts}
     everywhere = pl.repeat(True, len(memorized), eager=True)
     kinds = {"all": everywhere} | {name: kind == name for name in ("text", "code")}
     categories = {name: category == name for name in category.drop_nulls().unique().sort()}
@@ -139,9 +168,9 @@ def coefficient_table(
         given = coefficients(
             x, y, seed=settings.seed, n_resamples=settings.n_resamples, groups=owners
         )
-        about, counted = (feature, kind_name, category_name), (n, n_yes, stats.n_groups(owners))
+        about, counted = (feature, kind_name, category_name), (n, n_yes, n_groups(owners))
         found += [(*about, name, one, *counted) for name, one in given.items()]
-    return stats.frame_of((dict(zip(schema, row, strict=True)) for row in found), schema)
+    return frame_of((dict(zip(schema, row, strict=True)) for row in found), schema)
 
 
 def coefficients(
@@ -151,7 +180,7 @@ def coefficients(
     seed: int = 0,
     n_resamples: int = 200,
     groups: npt.ArrayLike | None = None,
-) -> dict[str, stats.Estimate]:
+) -> dict[str, Estimate]:
     """Give `pearson`, `spearman` and `xi` of a feature and a label, neither constant, (n,).
 
     The first two have percentile intervals over resamples, in which ranks keep their places in
@@ -162,17 +191,17 @@ def coefficients(
     first, second = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     n = len(first)
     owners = np.unique(np.arange(n) if groups is None else groups, return_inverse=True)[1]
-    if groups is not None and stats.fewest_groups(second, owners) < stats.FEWEST_GROUPS:
+    if groups is not None and fewest_groups(second, owners) < FEWEST_GROUPS:
         n_resamples = 0
     generator = np.random.default_rng(seed)
-    drawn = stats.draw_within(np.zeros(n), generator, n_resamples, groups=owners)
+    drawn = draw_within(np.zeros(n), generator, n_resamples, groups=owners)
     draws = [np.repeat(np.arange(n), one) for one in drawn]
     found = {}
     for name, (a, b) in {
         "pearson": (first, second),
         "spearman": (rankdata(first), rankdata(second)),
     }.items():
-        found[name] = stats.estimate_of(
+        found[name] = estimate_of(
             _correlation(a, b), [_correlation(a[rows], b[rows]) for rows in draws], 0.025
         )
     value, units = chatterjee_xi(first, second), int(owners.max()) + 1
@@ -182,11 +211,11 @@ def coefficients(
         rows = np.isin(owners, generator.choice(units, m, replace=False))
         parts.append(chatterjee_xi(first[rows], second[rows]))
     if not parts:
-        return {**found, "xi": stats.Estimate(value)}
+        return {**found, "xi": Estimate(value)}
     roots = np.sqrt(m / (units - m)) * (np.array(parts) - np.nanmean(parts))
-    ends = stats.interval_of(roots, 0.025)
-    low, high = np.clip([value - ends.high, value - ends.low], *_RANGE_OF_XI).tolist()
-    return {**found, "xi": stats.Estimate(value, low, high)}
+    ends = np.array(estimate_of(value, roots, 0.025)[1:], dtype=np.float64)
+    low, high = np.clip(value - ends[::-1], *_RANGE_OF_XI).tolist()
+    return {**found, "xi": Estimate(value, low, high)}
 
 
 def _correlation(first: _Floats, second: _Floats) -> float:
@@ -267,19 +296,19 @@ def divergence_table(
     found = []
     for (name, rows), (first, second) in zip(bands, sides, strict=True):
         owners = near[rows]
-        auc = stats.separation(values[rows], memorized[rows], groups=owners, **asked).auc
+        auc = separation(values[rows], memorized[rows], groups=owners, **asked).auc
         kl = kl_at(first, second, (equal[0], equal[1]), n_bins=settings.n_bins, **asked)
         medians = (float(np.exp(np.median(one))) for one in (first, second))
-        counted = (len(first), len(second), stats.n_groups(owners))
+        counted = (len(first), len(second), n_groups(owners))
         found.append((name, *counted, auc, *kl, *medians))
     numbers = ("kl", "shuffled", "ceiling", "memorized_median", "other_median")
     schema = {
         "duplicates": pl.String,
         **dict.fromkeys(("n_memorized", "n_other", "n_groups"), pl.Int64),
-        "auc": stats.FIGURE,
+        "auc": FIGURE,
         **dict.fromkeys(numbers, pl.Float64),
     }
-    return stats.frame_of((dict(zip(schema, row, strict=True)) for row in found), schema)
+    return frame_of((dict(zip(schema, row, strict=True)) for row in found), schema)
 
 
 def kl_at(
@@ -390,14 +419,14 @@ def own_proportions(
     owners = groups[is_chosen.to_numpy()]
     is_theirs = set(chosen) <= set(CATEGORIES)
     rows = [
-        {"category": name, "n": n, "n_groups": stats.n_groups(owners)}
-        | {"share": stats.share_true(chosen == name, owners)}
+        {"category": name, "n": n, "n_groups": n_groups(owners)}
+        | {"share": share_true(chosen == name, owners)}
         | {"published": (published or {}).get(name)}
         for name in (CATEGORIES if is_theirs else chosen.unique().sort())
         for n in [int((chosen == name).sum())]
     ]
-    schema = {"category": pl.String, "n": pl.Int64, "n_groups": pl.Int64, "share": stats.FIGURE}
-    return stats.frame_of(rows, {**schema, "published": pl.Float64})
+    schema = {"category": pl.String, "n": pl.Int64, "n_groups": pl.Int64, "share": FIGURE}
+    return frame_of(rows, {**schema, "published": pl.Float64})
 
 
 # -- what is said and drawn -----------------------------------------------------------------
@@ -408,8 +437,8 @@ def _sentence(table: pl.DataFrame) -> str:
     said = []
     for name, words in _NAMES.items():
         size = pl.col("value").struct.field("value").abs()
-        row = next(stats.rows_of(whole.filter(coefficient=name).sort(size, descending=True)))
-        shown = plain_figure(*row["value"], scale=1, unit="", digits=2, minus=MINUS)
+        row = next(rows_of(whole.filter(coefficient=name).sort(size, descending=True)))
+        shown = ranged(row["value"], digits=2, minus="\N{MINUS SIGN}")
         said.append(f"{row['feature'].replace('_', ' ')} by {words} ({shown})")
     return f"Over all sequences, what goes most with being memorized: {', '.join(said)}."
 
@@ -431,7 +460,7 @@ def _figures(table: pl.DataFrame, perplexity: pl.DataFrame) -> Iterator[Chart | 
     groups = pearson.select("kind", "category").unique(maintain_order=True).rows()
     found = {
         (row["feature"], row["kind"], row["category"]): row["value"].value
-        for row in stats.rows_of(pearson)
+        for row in rows_of(pearson)
     }
     yield HeatMap(
         title="Pearson by kind of text and category (a blank: too few, or no variance)",

@@ -20,23 +20,34 @@ from pydantic import Field
 from scipy.spatial.distance import cdist
 from scipy.stats import rankdata
 
-from mnemoscope import stats
-from mnemoscope.analysis.figures import Chart, Series, bars_by, plain
-from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
-from mnemoscope.analysis.rows import (
+from mnemoscope import Estimate, UserError
+from mnemoscope.plugin import (
+    AnalysisInputs,
+    AnalysisResult,
+    AnalysisSettings,
+    Chart,
+    LanguageModel,
+    Progress,
+    Series,
+    bars_by,
+    draw_continuations,
     draw_rows,
+    draw_within,
+    estimate_of,
+    frame_of,
     groups_of,
+    hidden_states,
     keep_blocks,
-    model_basis,
+    n_groups,
+    plain,
+    ranged,
+    resampled_auc,
+    rows_of,
     seen_in_training,
+    share_true,
+    teacher_forced,
+    token_matrix,
 )
-from mnemoscope.data.table import token_matrix
-from mnemoscope.errors import UserError
-from mnemoscope.lm.continue_ import draw_continuations
-from mnemoscope.lm.model import LanguageModel
-from mnemoscope.lm.probe import hidden_states, teacher_forced
-from mnemoscope.progress import Progress
-from mnemoscope.words import ranged
 
 RECALL, GUESS, RIGHT_UNSEEN = "Recall", "Guess", "unseen, reproduced"
 RIGHT_SEEN = "seen, reproduced"
@@ -255,7 +266,7 @@ def _clouds(
         )
 
     basis = settings.model_dump(include={"seed", "n_draws", "n_tokens"})
-    basis |= {"prefix": inputs.prefix, "space": model_basis(reference)}
+    basis |= {"prefix": inputs.prefix, "space": reference.basis}
     return keep_blocks(inputs, lm, rows, "clouds", make, label=label, size=_BLOCK, **basis)
 
 
@@ -285,7 +296,7 @@ def _by_class(inputs: AnalysisInputs, found: pl.DataFrame, settings: Settings) -
     lines = []
     for (name,), part in found.group_by("class", maintain_order=True):
         owners = inputs.near_duplicates(part["sequence_id"])
-        drawn = stats.draw_within(
+        drawn = draw_within(
             np.zeros(part.height),
             np.random.default_rng(settings.seed),
             settings.n_resamples,
@@ -297,10 +308,10 @@ def _by_class(inputs: AnalysisInputs, found: pl.DataFrame, settings: Settings) -
                 draws = [np.median(np.repeat(values, one)) for one in drawn]
                 lines.append(
                     {"class": name, "measure": measure, "under": under, "n": part.height}
-                    | {"n_groups": stats.n_groups(owners)}
-                    | {"median": stats.estimate_of(float(np.median(values)), draws, 0.025)}
+                    | {"n_groups": n_groups(owners)}
+                    | {"median": estimate_of(float(np.median(values)), draws, 0.025)}
                 )
-    return stats.frame_of(lines)
+    return frame_of(lines)
 
 
 def _kind_shares(inputs: AnalysisInputs, found: pl.DataFrame) -> pl.DataFrame:
@@ -309,10 +320,10 @@ def _kind_shares(inputs: AnalysisInputs, found: pl.DataFrame) -> pl.DataFrame:
         owners = inputs.near_duplicates(part["sequence_id"])
         for kind in KINDS:
             lines.append(
-                {"class": name, "kind": kind, "n": part.height, "n_groups": stats.n_groups(owners)}
-                | {"share": stats.share_true(part["kind"] == kind, owners)}
+                {"class": name, "kind": kind, "n": part.height, "n_groups": n_groups(owners)}
+                | {"share": share_true(part["kind"] == kind, owners)}
             )
-    return stats.frame_of(lines)
+    return frame_of(lines)
 
 
 def _aucs(inputs: AnalysisInputs, found: pl.DataFrame, settings: Settings) -> pl.DataFrame:
@@ -331,35 +342,35 @@ def _aucs(inputs: AnalysisInputs, found: pl.DataFrame, settings: Settings) -> pl
         part = found.filter(pl.col("class").is_in([*own, against]))
         owners = inputs.near_duplicates(part["sequence_id"])
         is_own = (part["class"] != against).to_numpy()
-        drawn = stats.draw_within(
+        drawn = draw_within(
             is_own, np.random.default_rng(settings.seed), settings.n_resamples, groups=owners
         )
         geometry = rankdata(part["dimension_gap"])
         for value in VALUES:
             numbers = part[value].to_numpy() * (-1.0 if value in _FALLING else 1.0)
-            auc = stats.resampled_auc(numbers, is_own, drawn)
-            told = stats.estimate_of(float(auc[0]), auc[1:], 0.025)
-            added = stats.Estimate(None)
+            auc = resampled_auc(numbers, is_own, drawn)
+            told = estimate_of(float(auc[0]), auc[1:], 0.025)
+            added = Estimate(None)
             if value not in _GEOMETRY:
-                more = stats.resampled_auc(geometry + rankdata(numbers), is_own, drawn) - auc
-                added = stats.estimate_of(float(more[0]), more[1:], 0.025)
+                more = resampled_auc(geometry + rankdata(numbers), is_own, drawn) - auc
+                added = estimate_of(float(more[0]), more[1:], 0.025)
             line: dict[str, object] = {"of": name, "against": against, "value": value}
-            line |= {"n": part.height, "n_groups": stats.n_groups(owners)}
+            line |= {"n": part.height, "n_groups": n_groups(owners)}
             lines.append(line | {"auc": told} | {"added": added})
-    return stats.frame_of(lines)
+    return frame_of(lines)
 
 
 def _sentence(classes: pl.DataFrame, kinds: pl.DataFrame, aucs: pl.DataFrame) -> str:
     def one_class(name: str, kind: str) -> str:
         own, data = (
             ranged(row["median"])
-            for row in stats.rows_of(classes.filter(pl.col("class") == name, measure="dimension"))
+            for row in rows_of(classes.filter(pl.col("class") == name, measure="dimension"))
         )
-        share = next(stats.rows_of(kinds.filter(pl.col("class") == name, kind=kind)))
+        share = next(rows_of(kinds.filter(pl.col("class") == name, kind=kind)))
         shown = ranged(share["share"], scale=100, unit=" %", digits=0)
         return f"{own} dimensions under the model and {data} under the reference ({kind}: {shown})"
 
-    by = {row["value"]: row for row in stats.rows_of(aucs.filter(against=GUESS))}
+    by = {row["value"]: row for row in rows_of(aucs.filter(against=GUESS))}
     gap, entropy, ratio = (
         ranged(by[name]["auc"], digits=3) for name in ("dimension_gap", "entropy_gap", "log_ratio")
     )
@@ -371,7 +382,7 @@ def _sentence(classes: pl.DataFrame, kinds: pl.DataFrame, aucs: pl.DataFrame) ->
     )
 
 
-def _adds(added: stats.Estimate) -> str:
+def _adds(added: Estimate) -> str:
     _, low, high = added
     figure = ranged(added, digits=3)
     if low is None or high is None:
@@ -401,7 +412,7 @@ def _further(
     if seen_in_training(inputs.table).count() == 0:
         yield (f"No duplicates are counted, so '{UNSEEN}' may hold sequences that training had.")
     for (name, against), part in aucs.group_by("of", "against", maintain_order=True):
-        by = {row["value"]: row for row in stats.rows_of(part)}
+        by = {row["value"]: row for row in rows_of(part)}
         said = ", ".join(
             f"{words} {ranged(by[value]['auc'], digits=3)}"
             for value, words in VALUES.items()

@@ -23,24 +23,36 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mnemoscope import stats
-from mnemoscope.analysis.figures import Chart, bars_by
-from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
-from mnemoscope.analysis.rows import (
+from mnemoscope import Estimate, UserError, graft_parts, grafted
+from mnemoscope.plugin import (
+    AnalysisInputs,
+    AnalysisResult,
+    AnalysisSettings,
+    Chart,
+    LanguageModel,
+    Progress,
+    bars_by,
+    capture_pooled,
     categories_of,
     draw_rows,
+    draw_within,
+    estimate_of,
+    frame_of,
     keep_blocks,
+    look_up,
+    matched_layers,
+    n_groups,
+    ranged,
+    resampled_auc,
+    resampled_mean,
+    rows_of,
     seen_in_training,
+    share_true,
+    teacher_forced,
+    token_matrix,
 )
-from mnemoscope.data.table import look_up, token_matrix
-from mnemoscope.errors import UserError
-from mnemoscope.lm.attention import capture_pooled
-from mnemoscope.lm.graft import Pair, graft_parts
-from mnemoscope.lm.model import LanguageModel
-from mnemoscope.lm.probe import matched_layers, suffix_logprobs, teacher_forced
-from mnemoscope.progress import Progress
-from mnemoscope.taxonomy.names import NON_MEMO
-from mnemoscope.words import ranged
+
+_Floats = npt.NDArray[np.float64]
 
 TEACHER = "teacher"
 UNSEEN, UNSEEN_RIGHT = "unseen", "unseen, reproduced"
@@ -69,7 +81,7 @@ class StudentScores(NamedTuple):
     """What a model makes of each sequence: reproduced, and nats of a suffix token, (n,) each."""
 
     right: Bools
-    logprob: stats.Floats
+    logprob: _Floats
 
 
 def divergence_of_maps(first: Tensor, second: Tensor) -> Tensor:
@@ -146,7 +158,7 @@ def choose(
     members: dict[str, pl.Series] = {}
     for taxonomy in labels.columns[1:]:
         for name in labels[taxonomy].drop_nulls().unique().sort():
-            if name != NON_MEMO and name not in members:
+            if name != "Non-Memo" and name not in members:
                 members[name] = (labels[taxonomy] == name).fill_null(False) & is_right & seen
     members[UNSEEN_RIGHT] = is_right & ~seen
     members[UNSEEN] = ~is_right & ~seen
@@ -223,18 +235,17 @@ def shares_of(
         for label, here in classes.items():
             owners = near[here]
             line: dict[str, object] = {"model": name, "class": label, "n": int(here.sum())}
-            line["n_groups"] = stats.n_groups(owners)
-            line |= {"share": stats.share_true(one.right[here], owners)}
-            above = added = stats.Estimate(None)
+            line["n_groups"] = n_groups(owners)
+            line |= {"share": share_true(one.right[here], owners)}
+            above = added = Estimate(None)
             if name != control:
-                above = stats.resampled_difference(
-                    one.right[here], base.right[here], owners, n_judged=n_judged
-                )
-                added = stats.resampled_mean(
+                more = one.right.astype(np.float64) - base.right
+                above = resampled_mean(more[here], owners, n_judged=n_judged)
+                added = resampled_mean(
                     (one.logprob - base.logprob)[here], owners, n_judged=n_judged
                 )
             lines.append(line | {"above": above} | {"gain": added})
-    return stats.frame_of(lines)
+    return frame_of(lines)
 
 
 def told_by_kind(
@@ -257,20 +268,20 @@ def told_by_kind(
             continue
         owners = near[here]
         generator, many = np.random.default_rng(settings.seed), settings.n_resamples * n_judged
-        drawn = stats.draw_within(~seen, generator, many, groups=owners)
+        drawn = draw_within(~seen, generator, many, groups=owners)
         for name, one in judged.items():
             if name in (TEACHER, control):
                 continue
             gain = (one.logprob - judged[control].logprob)[here]
             line: dict[str, object] = {"model": name, "kind": kind, "n_seen": int(seen.sum())}
-            line |= {"n_unseen": int((~seen).sum()), "n_groups": stats.n_groups(owners)}
+            line |= {"n_unseen": int((~seen).sum()), "n_groups": n_groups(owners)}
             for column, side in (("gain", seen), ("gain_unseen", ~seen)):
-                mean = stats.resampled_mean(gain[side], owners[side], n_judged=n_judged)
+                mean = resampled_mean(gain[side], owners[side], n_judged=n_judged)
                 line |= {column: mean}
-            auc = stats.resampled_auc(gain, seen, drawn)
-            told = stats.estimate_of(float(auc[0]), auc[1:], 0.025 / n_judged)
+            auc = resampled_auc(gain, seen, drawn)
+            told = estimate_of(float(auc[0]), auc[1:], 0.025 / n_judged)
             lines.append(line | {"auc": told})
-    return stats.frame_of(lines)
+    return frame_of(lines)
 
 
 def _n_students(judged: Mapping[str, StudentScores]) -> int:
@@ -295,7 +306,7 @@ def _agreement(
     for side, part in sides:
         tokens = token_matrix(part)
         owners = inputs.near_duplicates(part["sequence_id"])
-        found: dict[str, stats.Floats] = {name: np.empty((part.height, 2)) for name in models}
+        found: dict[str, _Floats] = {name: np.empty((part.height, 2)) for name in models}
         for start in range(0, part.height, _MAPS_BLOCK):
             block = tokens[start : start + _MAPS_BLOCK]
 
@@ -315,18 +326,16 @@ def _agreement(
                 found[name][start : start + len(block)] = np.stack([squared, apart], axis=1)
         for name in (one for one in models if one != TEACHER):
             line: dict[str, object] = {"model": name, "sequences": side, "n": part.height}
-            line["n_groups"] = stats.n_groups(owners)
+            line["n_groups"] = n_groups(owners)
             for number, measure in enumerate(("mse", "js")):
                 own_values, base = found[name][:, number], found[control][:, number]
-                line |= {measure: stats.resampled_mean(own_values, owners)}
+                line |= {measure: resampled_mean(own_values, owners)}
                 closer = (
-                    stats.Estimate(None)
-                    if name == control
-                    else stats.resampled_difference(base, own_values, owners)
+                    Estimate(None) if name == control else resampled_mean(base - own_values, owners)
                 )
                 line[f"{measure}_closer"] = closer
             lines.append(line)
-    return stats.frame_of(lines)
+    return frame_of(lines)
 
 
 def _grafts(
@@ -354,13 +363,13 @@ def _grafts(
     tokens, near = token_matrix(some), inputs.near_duplicates(some["sequence_id"])
     n_judged = (len(models) - 2) * (1 + len(_PARTS))
     generator, many = np.random.default_rng(settings.seed), settings.n_resamples * n_judged
-    drawn = stats.draw_within(~seen, generator, many, groups=near)
+    drawn = draw_within(~seen, generator, many, groups=near)
 
-    def logprobs(lm: LanguageModel) -> stats.Floats:
-        found = suffix_logprobs(lm, tokens, batch_size=inputs.batch_size, prefix=inputs.prefix)
-        return np.asarray(found.mean(axis=1, dtype=np.float64))
+    def logprobs(lm: LanguageModel) -> _Floats:
+        found = teacher_forced(lm, tokens, batch_size=inputs.batch_size, prefix=inputs.prefix)
+        return np.asarray(found.logprobs.mean(axis=1, dtype=np.float64))
 
-    def specific(lost: stats.Floats) -> stats.Estimate:
+    def specific(lost: _Floats) -> Estimate:
         """Mean loss of seen sequences less that of unseen ones."""
         weights = np.concatenate([np.ones((1, len(lost)), dtype=np.int32), drawn])
         sides = [weights[:, one] for one in (seen, ~seen)]
@@ -369,29 +378,31 @@ def _grafts(
             for side, one in zip(sides, (seen, ~seen), strict=True)
         )
         figures = of_seen - of_unseen
-        return stats.estimate_of(float(figures[0]), figures[1:], 0.025 / n_judged)
+        return estimate_of(float(figures[0]), figures[1:], 0.025 / n_judged)
 
     lines, gaps = [], []
     for name, lm in models.items():
         if name in (TEACHER, control):
             continue
+        pair = (lm.model, models[control].model)
         try:
-            pair = Pair(lm.model, models[control].model)
+            with grafted(*pair, "all"):
+                pass
         except UserError:
             gaps.append(f"{name}: of another shape than the control, so no grafts.")
             continue
         own = logprobs(lm)
         known = {one.rpartition(".")[2] for one in graft_parts(lm.model)}
         for part in ("all", *(one for one in _PARTS if one in known)):
-            with pair.grafted(part):
+            with grafted(*pair, part):
                 lost = own - logprobs(lm)
-            with pair.grafted(part, control="random", seed=settings.seed):
+            with grafted(*pair, part, control="random", seed=settings.seed):
                 random = own - logprobs(lm)
             line: dict[str, object] = {"model": name, "part": part, "n": len(own)}
             line |= {"lost_seen": lost[seen].mean(), "lost_unseen": lost[~seen].mean()}
             line |= {"specific": specific(lost)}
             lines.append(line | {"random": specific(random)})
-    return stats.frame_of(lines), gaps
+    return frame_of(lines), gaps
 
 
 # -- in words -------------------------------------------------------------------------------
@@ -411,7 +422,7 @@ def _headline(names: pl.Series) -> str:
 def sentence_of(shares: pl.DataFrame, kinds: pl.DataFrame, control: str) -> str:
     """What students reproduce beside the control, what they find likelier, and who inherits."""
     label = _headline(shares["class"])
-    of = {row["model"]: row for row in stats.rows_of(shares.filter(pl.col("class") == label))}
+    of = {row["model"]: row for row in rows_of(shares.filter(pl.col("class") == label))}
     students = _students(shares, control)
     many = f", most of {len(students)}," if len(students) > 1 else ""
     together = f", intervals that hold for all {len(students)} students" if many else ""
@@ -431,7 +442,7 @@ def sentence_of(shares: pl.DataFrame, kinds: pl.DataFrame, control: str) -> str:
         )
     kind = "" if kinds.is_empty() else _headline(kinds["kind"])
     shown = kinds if kinds.is_empty() else kinds.filter(kind=kind)
-    told = {row["model"]: row for row in stats.rows_of(shown)}
+    told = {row["model"]: row for row in rows_of(shown)}
     if told:
         # A student that finds seen text no likelier than the control does has inherited nothing.
         first = max(told, key=lambda one: (told[one]["gain"].value > 0, told[one]["auc"].value))
@@ -477,7 +488,7 @@ def _further(
 ) -> Iterator[str]:
     for name in _students(shares, control):
         parts = []
-        for row in stats.rows_of(shares.filter(model=name)):
+        for row in rows_of(shares.filter(model=name)):
             if row["class"] == UNSEEN:
                 continue
             shown = ranged(row["share"], scale=100, unit=" %")
@@ -487,10 +498,10 @@ def _further(
             )
         told = "".join(
             f"; {row['kind']} AUC {ranged(row['auc'], digits=3)}"
-            for row in stats.rows_of(kinds.filter(model=name) if not kinds.is_empty() else kinds)
+            for row in rows_of(kinds.filter(model=name) if not kinds.is_empty() else kinds)
         )
         yield f"{name}: {', '.join(parts)}{told}."
-    counts = stats.rows_of(shares.filter(model=TEACHER))
+    counts = rows_of(shares.filter(model=TEACHER))
     sizes = ", ".join(f"{row['n']} {row['class']}" for row in counts)
     yield f"Sequences: {sizes}."
     if (n := len(_students(shares, control))) > 1:
@@ -502,7 +513,7 @@ def _further(
         said = ", ".join(
             f"{row['n_seen']} and {row['n_unseen']} that could {'not ' * (row['kind'] != 'Guess')}"
             "be guessed"
-            for row in stats.rows_of(kinds.unique("kind", maintain_order=True))
+            for row in rows_of(kinds.unique("kind", maintain_order=True))
         )
         yield (
             "AUC: of text that the teacher was trained on against unseen text of its kind, "
@@ -516,7 +527,7 @@ def _further(
         )
     if not grafts.is_empty():
         parts_only = grafts.filter(pl.col("part") != "all")
-        row = max(stats.rows_of(parts_only), key=lambda one: one["specific"].value or -math.inf)
+        row = max(rows_of(parts_only), key=lambda one: one["specific"].value or -math.inf)
         yield (
             f"Grafts: the control's {row['part']} in the student by {row['model']} takes "
             f"{ranged(row['specific'], digits=3)} nats a token more from seen text than from "

@@ -7,7 +7,7 @@ repeated and spaced, mean run of right tokens. Kinds of token stand for their pa
 Run it: mnemoscope analyze dynamics STUDY
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,32 +16,40 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope import stats
-from mnemoscope.analysis.figures import Chart, Figure, series_by, series_of
-from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
-from mnemoscope.analysis.rows import (
-    UNCOUNTED,
-    Insertions,
-    Rows,
-    counts_duplicates,
+from mnemoscope import Estimate, UserError
+from mnemoscope.plugin import (
+    AnalysisInputs,
+    AnalysisResult,
+    AnalysisSettings,
+    Chart,
+    FineTuning,
+    LanguageModel,
+    StepSettings,
+    best_tokens,
     draw_rows,
+    frame_of,
     hash_arrays,
-    hash_ids,
-    model_basis,
+    n_groups,
+    ranged,
+    resampled_mean,
+    resampled_ratio,
+    right_tokens,
+    rows_of,
     run_arm,
     seen_in_training,
+    series_by,
+    series_of,
     stream_rows,
+    teacher_forced,
+    token_matrix,
+    track,
     training_rows,
+    unseen_note,
     unseen_rows,
 )
-from mnemoscope.data.table import token_matrix
-from mnemoscope.errors import UserError
-from mnemoscope.lm.continue_ import best_tokens, right_tokens
-from mnemoscope.lm.fine_tuning import FineTuning, StepSettings
-from mnemoscope.lm.model import LanguageModel
-from mnemoscope.lm.probe import teacher_forced
-from mnemoscope.progress import track
-from mnemoscope.words import ranged
+
+_Rows = npt.NDArray[np.int32]
+_Insertions = Mapping[int, Mapping[int, npt.NDArray[np.int32]]]
 
 KINDS = ("letters", "digits", "signs", "white space", "mixed")
 """What a token is written with, white space around it aside."""
@@ -92,8 +100,8 @@ class KindRight(NamedTuple):
 
     kind: str
     n: int
-    right_kind: stats.Estimate  # R: share of n for which the model says a token of that kind
-    right_token: stats.Estimate  # R_mem: for which it says the token
+    right_kind: Estimate  # R: share of n for which the model says a token of that kind
+    right_token: Estimate  # R_mem: for which it says the token
 
 
 def right_by_kind(
@@ -111,14 +119,14 @@ def right_by_kind(
         here = truth == number
         if here.any():
             kind, token = (
-                stats.resampled_ratio((here & so).sum(axis=1), here.sum(axis=1), groups)
+                resampled_ratio((here & so).sum(axis=1), here.sum(axis=1), groups)
                 for so in (said == number, wanted == best)
             )
             rows.append(KindRight(name, int(here.sum()), kind, token))
     return rows
 
 
-def mean_run(is_right: npt.ArrayLike, groups: npt.ArrayLike | None = None) -> stats.Estimate:
+def mean_run(is_right: npt.ArrayLike, groups: npt.ArrayLike | None = None) -> Estimate:
     """Memory-unit length: the mean run of right tokens, (n, T); a run ends with its sequence.
 
     >>> mean_run([[True, True, False, True], [False] * 4]).value
@@ -126,7 +134,7 @@ def mean_run(is_right: npt.ArrayLike, groups: npt.ArrayLike | None = None) -> st
     """
     right = np.asarray(is_right, dtype=bool)
     before = np.pad(right[:, :-1], ((0, 0), (1, 0)))
-    return stats.resampled_ratio(right.sum(axis=1), (right & ~before).sum(axis=1), groups)
+    return resampled_ratio(right.sum(axis=1), (right & ~before).sum(axis=1), groups)
 
 
 def kind_of(text: str) -> str:
@@ -179,7 +187,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         figures=_charts(frames, settings),
         further=(
             *_further(frames, settings),
-            *([] if counts_duplicates(inputs.table) else [UNCOUNTED]),
+            *unseen_note(inputs.table),
         ),
     )
 
@@ -194,7 +202,7 @@ def _memorized_tokens(inputs: AnalysisInputs, settings: Settings) -> dict[str, p
         best = best_tokens(lm, tokens, batch_size=inputs.batch_size)
         return pl.DataFrame({"best": pl.Series(best.tolist(), dtype=pl.List(pl.Int32))})
 
-    basis = {**model_basis(lm), "length": inputs.length, "ids": hash_ids(rows)}
+    basis = {**lm.basis, "length": inputs.length, "ids": hash_arrays(rows["sequence_id"])}
     wanted, best = tokens[:, 1:], token_matrix(inputs.shelf("best", basis, make), "best")
     n_known = min(len(lm.tokenizer), lm.vocab_size)
     kinds = np.full(lm.vocab_size, KINDS.index("mixed"), dtype=np.int64)  # also what is unknown
@@ -205,9 +213,9 @@ def _memorized_tokens(inputs: AnalysisInputs, settings: Settings) -> dict[str, p
         right = wanted[mask] == best[mask]
         near = inputs.near_duplicates(rows["sequence_id"].filter(mask))
         found.append(
-            {"group": name, "n": int(mask.sum()), "n_groups": stats.n_groups(near)}
-            | {"contexts": right.size, "m": stats.resampled_mean(right.mean(axis=1), near)}
-            | {"m_suffix": stats.resampled_mean(right[:, inputs.prefix - 1 :].mean(axis=1), near)}
+            {"group": name, "n": int(mask.sum()), "n_groups": n_groups(near)}
+            | {"contexts": right.size, "m": resampled_mean(right.mean(axis=1), near)}
+            | {"m_suffix": resampled_mean(right[:, inputs.prefix - 1 :].mean(axis=1), near)}
             | {"mean_run": mean_run(right, near)}
         )
         places += [
@@ -221,8 +229,8 @@ def _memorized_tokens(inputs: AnalysisInputs, settings: Settings) -> dict[str, p
     suffix_right = (wanted == best)[:, inputs.prefix - 1 :].all(axis=1)
     disagree = suffix_right != rows["is_memorized"].to_numpy()
     return {
-        "tokens": stats.frame_of(found),
-        "kinds": stats.frame_of(by_kind),
+        "tokens": frame_of(found),
+        "kinds": frame_of(by_kind),
         "positions": pl.DataFrame(places),
         "agreement": pl.DataFrame({"n": [rows.height], "disagree": [int(disagree.sum())]}),
     }
@@ -232,8 +240,8 @@ def _groups(rows: pl.DataFrame) -> dict[str, npt.NDArray[np.bool_]]:
     """Memorized, and the rest, each by seen in training or not where duplicates are counted."""
     memorized = rows["is_memorized"].to_numpy().astype(bool)
     groups = {"all": np.ones(rows.height, dtype=bool), "memorized": memorized}
-    if counts_duplicates(rows):
-        seen = seen_in_training(rows)
+    seen = seen_in_training(rows)
+    if seen.count():
         for kind, own in (("memorized", memorized), ("not memorized", ~memorized)):
             groups[f"{kind}, trained on"] = own & seen.fill_null(False).to_numpy()
             groups[f"{kind}, not trained on"] = own & ~seen.fill_null(True).to_numpy()
@@ -253,7 +261,7 @@ def _learning(
     curves, thresholds = [], []
     for name, lm in inputs.models():
         basis = {
-            **model_basis(lm),
+            **lm.basis,
             "settings": chosen,
             "rows": hash_arrays(special, others, *near),
         }
@@ -277,8 +285,8 @@ class LearningLook(NamedTuple):
 
     steps: int
     n_groups: int | None
-    m: stats.Estimate
-    other_m: stats.Estimate
+    m: Estimate
+    other_m: Estimate
     mean_run: float | None
     loss: float
     other_loss: float
@@ -288,8 +296,8 @@ def _learn(
     lm: LanguageModel,
     name: str,
     settings: Settings,
-    special: Rows,
-    others: Rows,
+    special: _Rows,
+    others: _Rows,
     near: Sequence[npt.NDArray[np.int64]],
 ) -> pl.DataFrame:
     """M of what is taught and of the others, after 0, 1, 2, … epochs, up to the threshold."""
@@ -303,9 +311,9 @@ def _learn(
         )
         return LearningLook(
             steps=tuning.step,
-            n_groups=stats.n_groups(near[0]),
-            m=stats.resampled_mean(taught.is_right.mean(axis=1), near[0]),
-            other_m=stats.resampled_mean(other.is_right.mean(axis=1), near[1]),
+            n_groups=n_groups(near[0]),
+            m=resampled_mean(taught.is_right.mean(axis=1), near[0]),
+            other_m=resampled_mean(other.is_right.mean(axis=1), near[1]),
             mean_run=mean_run(taught.is_right).value,
             loss=float(-taught.logprobs.mean(dtype=np.float64)),
             other_loss=float(-other.logprobs.mean(dtype=np.float64)),
@@ -321,10 +329,10 @@ def _learn(
             progress.advance()
             if (rows[-1].m.value or 0.0) >= settings.threshold:
                 break
-    return stats.frame_of(row._asdict() for row in rows).with_row_index("epoch")
+    return frame_of(row._asdict() for row in rows).with_row_index("epoch")
 
 
-def insertions_of(arm: str, special: Rows, settings: Settings) -> Insertions:
+def insertions_of(arm: str, special: _Rows, settings: Settings) -> _Insertions:
     """When an arm reads the special batch, (batch, length): the last reading at the same step."""
     last = settings.last_reading
     steps = {
@@ -336,14 +344,14 @@ def insertions_of(arm: str, special: Rows, settings: Settings) -> Insertions:
     return {step: dict(enumerate(special)) for step in steps}
 
 
-def _forgetting(inputs: AnalysisInputs, settings: Settings, special: Rows) -> pl.DataFrame:
+def _forgetting(inputs: AnalysisInputs, settings: Settings, special: _Rows) -> pl.DataFrame:
     """M of every special sequence at every look of every arm."""
     n_steps = settings.last_reading + 1 + settings.steps_after
     rows = training_rows(inputs, n_steps * settings.batch_size, where="analyze dynamics")
     stream = stream_rows(rows, n_steps, settings.batch_size, settings.seed)
     lm = inputs.model()
     basis = {
-        **model_basis(lm),
+        **lm.basis,
         "settings": settings.model_dump(mode="json", include=_FORGETTING),
         "rows": hash_arrays(special, rows),
     }
@@ -354,7 +362,7 @@ def _forgetting(inputs: AnalysisInputs, settings: Settings, special: Rows) -> pl
 
 
 def _train(
-    lm: LanguageModel, settings: Settings, special: Rows, stream: npt.NDArray[np.int32], arm: str
+    lm: LanguageModel, settings: Settings, special: _Rows, stream: npt.NDArray[np.int32], arm: str
 ) -> pl.DataFrame:
     """One arm: M of every special sequence on the way, and the weights at its end."""
 
@@ -387,7 +395,7 @@ def _forgetting_frames(
         part = curves.filter(arm=arm)
         matrix = np.array(part["m"].to_list())
         rows += [
-            {"arm": arm, "step": step} | {"m": stats.resampled_mean(values, near)}
+            {"arm": arm, "step": step} | {"m": resampled_mean(values, near)}
             for step, values in zip(part["step"].to_list(), matrix, strict=True)
         ]
         later = part["step"].to_numpy() > settings.last_reading
@@ -398,21 +406,21 @@ def _forgetting_frames(
         floors.append(
             {"arm": arm, "peak": float(means[peak]), "peak_at_step": int(part["step"][peak])}
             | {"floor_at_step": int(part["step"][lowest])}
-            | {"n": matrix.shape[1], "n_groups": stats.n_groups(near)}
-            | {"floor": stats.resampled_mean(matrix[lowest], near)}
+            | {"n": matrix.shape[1], "n_groups": n_groups(near)}
+            | {"floor": resampled_mean(matrix[lowest], near)}
             | {"weights_at_end": part["weights_at_end"][0]}
         )
     for arm, row in zip(ARMS, floors, strict=True):
         for other in ("never", "once"):
-            above = stats.resampled_difference(at_floor[arm], at_floor[other], near)
+            above = resampled_mean(at_floor[arm] - at_floor[other], near)
             row[f"above_{other}"] = above
-    return stats.frame_of(rows), stats.frame_of(floors)
+    return frame_of(rows), frame_of(floors)
 
 
 def _sentence(frames: dict[str, pl.DataFrame], settings: Settings) -> str:
-    whole = next(stats.rows_of(frames["tokens"]))
-    learnt = next(stats.rows_of(frames["thresholds"]))
-    floors = {row["arm"]: row for row in stats.rows_of(frames["floors"])}
+    whole = next(rows_of(frames["tokens"]))
+    learnt = next(rows_of(frames["thresholds"]))
+    floors = {row["arm"]: row for row in rows_of(frames["floors"])}
     time = (
         f"does not reach M = {settings.threshold:g} on unseen sequences in {settings.epochs} epochs"
         if learnt["epochs"] is None
@@ -429,7 +437,7 @@ def _sentence(frames: dict[str, pl.DataFrame], settings: Settings) -> str:
     )
 
 
-def _charts(frames: dict[str, pl.DataFrame], settings: Settings) -> tuple[Figure, ...]:
+def _charts(frames: dict[str, pl.DataFrame], settings: Settings) -> tuple[Chart, ...]:
     kinds = frames["kinds"].filter(group="all")
     return (
         Chart(

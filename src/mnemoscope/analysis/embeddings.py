@@ -17,21 +17,28 @@ from scipy.spatial.distance import cdist
 from scipy.stats import spearmanr
 from sklearn.decomposition import PCA
 
-from mnemoscope.analysis.figures import Chart, HeatMap, Series, plain, series_of
-from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult
-from mnemoscope.analysis.rows import LevelSettings, generate_by_level, states_of
-from mnemoscope.errors import UserError
-from mnemoscope.stats import (
-    Estimate,
-    Floats,
+from mnemoscope import Estimate, UserError
+from mnemoscope.plugin import (
+    AnalysisInputs,
+    AnalysisResult,
+    Chart,
+    HeatMap,
+    LevelSettings,
+    Series,
     Z,
     draw_within,
     frame_of,
+    generate_by_level,
     grouped_variance,
     n_groups,
+    plain,
+    ranged,
     rows_of,
+    series_of,
+    states_of,
 )
-from mnemoscope.words import ranged
+
+_Floats = npt.NDArray[np.float64]
 
 METRICS = ("cosine", "euclidean")
 
@@ -50,7 +57,7 @@ class Settings(LevelSettings):
     )
 
 
-def mean_states(states: npt.NDArray[np.floating], level: _Levels, levels: list[int]) -> Floats:
+def mean_states(states: npt.NDArray[np.floating], level: _Levels, levels: list[int]) -> _Floats:
     """Average states, (n, steps, width), over each level's sequences: (levels, steps, width)."""
     return np.stack([states[level == one].mean(axis=0, dtype=np.float64) for one in levels])
 
@@ -60,7 +67,7 @@ def mean_noise(
     level: _Levels,
     levels: list[int],
     groups: npt.ArrayLike | None = None,
-) -> Floats:
+) -> _Floats:
     """Summed variance of each mean state over `groups` (n,), its expected squared error.
 
     Shape (levels, steps).
@@ -70,7 +77,7 @@ def mean_noise(
     return np.stack([grouped_variance(states[x], owners[x]).sum(axis=-1) for x in sides])
 
 
-def distances(means: Floats, metric: str, noise: Floats | None = None) -> Floats:
+def distances(means: _Floats, metric: str, noise: _Floats | None = None) -> _Floats:
     """Give the distance of every two levels at every step, shape (steps, levels, levels).
 
     The metric is `cosine` (1 - cosine of the angle) or `euclidean`, means are of shape (levels,
@@ -91,14 +98,14 @@ def distances(means: Floats, metric: str, noise: Floats | None = None) -> Floats
     return freed
 
 
-def _scale(means: Floats, noise: Floats) -> Floats:
+def _scale(means: _Floats, noise: _Floats) -> _Floats:
     """Length of each mean over what its length is without noise, (levels, steps)."""
     squared = (means**2).sum(axis=-1)
     left = np.where(squared > noise, squared - noise, np.nan)
     return np.asarray(np.sqrt(squared / left))
 
 
-def project(means: Floats) -> tuple[Floats, Floats]:
+def project(means: _Floats) -> tuple[_Floats, _Floats]:
     """Project mean states, (levels, steps, width), on the two principal components of them all.
 
     Gives places, shape (levels, steps, 2), and the share of the variance of each component.
@@ -162,7 +169,7 @@ def _deviation(draws: npt.NDArray[np.float64]) -> float:
 
 
 def _apart(
-    states: Floats, weights: Floats, is_one: npt.NDArray[np.bool_]
+    states: _Floats, weights: _Floats, is_one: npt.NDArray[np.bool_]
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Distances of the weighted means of two groups, for each row of weights (rows, n + m)."""
     first, second = (np.where(side, weights, 0) @ states for side in (is_one, ~is_one))
@@ -236,7 +243,7 @@ def _followed(
     return pl.concat(frames).select(*first, pl.exclude(first))
 
 
-def _pairs(means: Floats, noise: Floats, levels: list[int]) -> pl.DataFrame:
+def _pairs(means: _Floats, noise: _Floats, levels: list[int]) -> pl.DataFrame:
     """Distance of every two levels at every step, plain and freed of noise."""
     by_metric = {metric: distances(means, metric) for metric in METRICS}
     by_metric |= {f"{metric}_freed": distances(means, metric, noise) for metric in METRICS}
@@ -303,7 +310,7 @@ def _distance_chart(followed: pl.DataFrame, metric: str, levels: list[int], n_st
     )
 
 
-def _pair_map(means: Floats, noise: Floats, levels: list[int]) -> HeatMap:
+def _pair_map(means: _Floats, noise: _Floats, levels: list[int]) -> HeatMap:
     values = distances(means, "euclidean", noise)[-1]
     names = tuple(str(level) for level in levels)
     return HeatMap(
@@ -317,7 +324,7 @@ def _pair_map(means: Floats, noise: Floats, levels: list[int]) -> HeatMap:
     )
 
 
-def _place_chart(places: Floats, explained: Floats, levels: list[int]) -> Chart:
+def _place_chart(places: _Floats, explained: _Floats, levels: list[int]) -> Chart:
     """Every level's mean states as points on two components; no order of steps is drawn."""
     shown = _spread(levels, 6)
     return Chart(

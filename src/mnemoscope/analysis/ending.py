@@ -19,29 +19,40 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mnemoscope import stats
-from mnemoscope.analysis.figures import Chart, series_by, series_of
-from mnemoscope.analysis.inputs import OWN, AnalysisInputs, AnalysisResult, AnalysisSettings
-from mnemoscope.analysis.rows import (
+from mnemoscope import Estimate, UserError
+from mnemoscope.plugin import (
+    OWN,
+    AnalysisInputs,
+    AnalysisResult,
+    AnalysisSettings,
+    Chart,
+    LanguageModel,
+    Progress,
+    capture_pooled,
     complete_rows,
+    copy_edges,
     draw_rows,
+    draw_within,
+    estimate_of,
+    frame_of,
     groups_of,
     hash_arrays,
     keep_blocks,
+    look_up,
+    n_groups,
+    ranged,
     refuse_one_sided,
+    resampled_auc,
+    resampled_mean,
+    rows_of,
+    series_by,
+    series_of,
+    teacher_forced,
+    token_matrix,
+    total_effects,
 )
-from mnemoscope.data.table import look_up, token_matrix
-from mnemoscope.errors import UserError
-from mnemoscope.lm.attention import capture_pooled
-from mnemoscope.lm.edges import total_effects
-from mnemoscope.lm.model import LanguageModel
-from mnemoscope.lm.probe import suffix_logprobs
-from mnemoscope.maps.format import find_rows, key_frame, unpack_triangle
-from mnemoscope.maps.shape import copy_edges
-from mnemoscope.maps.store import MapStore
-from mnemoscope.maps.views import rows_at_once
-from mnemoscope.progress import Progress
-from mnemoscope.words import ranged
+
+_Floats = npt.NDArray[np.float64]
 
 ENDING, FIRST, COPIES = "last prefix token", "first token", "copy edges"
 AT_LAST = "last prefix token, last query"
@@ -70,7 +81,7 @@ class Settings(AnalysisSettings):
 # -- what suffixes take ---------------------------------------------------------------------
 
 
-def suffix_shares(edges: npt.ArrayLike, copies: npt.ArrayLike, prefix: int) -> stats.Floats:
+def suffix_shares(edges: npt.ArrayLike, copies: npt.ArrayLike, prefix: int) -> _Floats:
     """Give what suffix queries take from the prefix: (n, layers, prefix + 2), shares of 1.
 
     From attention, or the size of effects, (n, layers, T, T) query by key, and each sequence's copy
@@ -111,8 +122,11 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         draw_rows(part, settings.per_class, settings.seed)
         for _, part in rows.group_by("class", maintain_order=True)
     )
-    models = [(OWN, inputs.model(), inputs.maps)]
-    models += [(name, lm, inputs.reference_maps) for name, lm in inputs.other_models()]
+    models = [(OWN, inputs.model(), inputs.stored_maps(rows))]
+    models += [
+        (name, lm, inputs.stored_maps(rows, of_reference=True))
+        for name, lm in inputs.other_models()
+    ]
     named = [name for name, _, _ in models]
     attention = [_attention(inputs, *one, rows) for one in models]
     effects = [_effects(inputs, lm, sample, name) for name, lm, _ in models]
@@ -125,9 +139,9 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
             (LOGPROB, sample, logprobs),
         )
     ]
-    classes = stats.frame_of(line for one in measured[:2] for line in _by_class(one, inputs.prefix))
+    classes = frame_of(line for one in measured[:2] for line in _by_class(one, inputs.prefix))
     lines = [line for one in measured for line in _aucs(one, inputs.prefix, settings)]
-    aucs = stats.frame_of(lines)
+    aucs = frame_of(lines)
     places = pl.DataFrame(line for one in measured[:2] for line in _places(one, inputs.prefix))
     return AnalysisResult(
         sentence=_sentence(classes, aucs),
@@ -144,9 +158,9 @@ class _Measured(NamedTuple):
     rows: pl.DataFrame
     near: npt.NDArray[np.int64]
     models: list[str]
-    values: list[stats.Floats]  # (n, layers, prefix + 2) as `suffix_shares`, or (n,)
+    values: list[_Floats]  # (n, layers, prefix + 2) as `suffix_shares`, or (n,)
 
-    def cells(self, prefix: int) -> Iterator[tuple[str, int | None, list[stats.Floats]]]:
+    def cells(self, prefix: int) -> Iterator[tuple[str, int | None, list[_Floats]]]:
         """Cell, layer from 1 (None: mean of layers) and one value a sequence of each model."""
         if self.values[0].ndim == 1:
             yield SHOWN, None, self.values
@@ -171,12 +185,11 @@ def _rows(inputs: AnalysisInputs, settings: Settings) -> pl.DataFrame:
     As in the maps, what is not memorized is shown with the model's own continuation.
     """
     table = inputs.table.filter(pl.col("is_memorized").is_not_null())
-    if inputs.maps is None:
+    stored = inputs.captured()
+    if stored is None:
         suffix = pl.when("is_memorized").then(pl.lit("true")).otherwise(pl.lit("own"))
         table = table.with_columns(suffix.alias("suffix"))
     else:
-        stored = inputs.maps.index.select("sequence_id", "suffix").sort("sequence_id", "suffix")
-        stored = stored.unique("sequence_id", keep="first")
         table = table.join(stored, on="sequence_id", maintain_order="left")
     rows = draw_rows(table, settings.n_sequences, settings.seed)
     refuse_one_sided(rows["is_memorized"].to_numpy(), settings.minimum, where="analyze ending")
@@ -194,17 +207,15 @@ def _rows(inputs: AnalysisInputs, settings: Settings) -> pl.DataFrame:
 
 
 def _attention(
-    inputs: AnalysisInputs, name: str, lm: LanguageModel, store: MapStore | None, rows: pl.DataFrame
-) -> stats.Floats:
+    inputs: AnalysisInputs,
+    name: str,
+    lm: LanguageModel,
+    stored: Iterator[Tensor] | None,
+    rows: pl.DataFrame,
+) -> _Floats:
     """Shares of attention, (n, layers, prefix + 2): of stored maps, else of maps made now."""
-    keys = (rows["sequence_id"].to_numpy(), rows["suffix"].to_list())
-    if store is not None and not find_rows(store.index, key_frame(*keys)).null_count():
-        import torch
-
-        maps = store.dataset(*keys, "mean")
-        batches = torch.split(torch.arange(len(maps)), rows_at_once(maps))
-        read = (unpack_triangle(maps.read(one)) for one in batches)
-        return _shares(token_matrix(rows, "shown"), read, inputs.prefix)
+    if stored is not None:
+        return _shares(token_matrix(rows, "shown"), stored, inputs.prefix)
 
     def make(tokens: npt.NDArray[np.int32]) -> Iterator[Tensor]:
         return (one.mean for one in capture_pooled(lm, tokens, batch_size=inputs.batch_size))
@@ -212,9 +223,7 @@ def _attention(
     return _kept(inputs, lm, rows, "ending_attention", make, label=f"Attention, {name}")
 
 
-def _effects(
-    inputs: AnalysisInputs, lm: LanguageModel, rows: pl.DataFrame, name: str
-) -> stats.Floats:
+def _effects(inputs: AnalysisInputs, lm: LanguageModel, rows: pl.DataFrame, name: str) -> _Floats:
     """Shares of total effect on the suffix's logits, (n, layers, prefix + 2)."""
 
     def make(tokens: npt.NDArray[np.int32]) -> Iterator[Tensor]:
@@ -231,7 +240,7 @@ def _kept(
     make: Callable[[npt.NDArray[np.int32]], Iterator[Tensor]],
     *,
     label: str,
-) -> stats.Floats:
+) -> _Floats:
     """Shares of the edges that a model gives of rows, in kept blocks."""
 
     def share(block: pl.DataFrame, progress: Progress) -> pl.DataFrame:
@@ -258,7 +267,7 @@ def _kept(
     return found["shares"].to_numpy().reshape(rows.height, -1, inputs.prefix + 2)
 
 
-def _shares(tokens: npt.NDArray[np.int32], batches: Iterable[Tensor], prefix: int) -> stats.Floats:
+def _shares(tokens: npt.NDArray[np.int32], batches: Iterable[Tensor], prefix: int) -> _Floats:
     """`suffix_shares` of batches of edges (b, layers, T, T), in the order of tokens (n, T)."""
     parts, start = [], 0
     for batch in batches:
@@ -268,11 +277,11 @@ def _shares(tokens: npt.NDArray[np.int32], batches: Iterable[Tensor], prefix: in
     return np.concatenate(parts)
 
 
-def _logprobs(inputs: AnalysisInputs, lm: LanguageModel, rows: pl.DataFrame) -> stats.Floats:
+def _logprobs(inputs: AnalysisInputs, lm: LanguageModel, rows: pl.DataFrame) -> _Floats:
     """Log-probability of each suffix that is shown, nats, (n,)."""
     shown = token_matrix(rows, "shown")
-    found = suffix_logprobs(lm, shown, batch_size=inputs.batch_size, prefix=inputs.prefix)
-    return np.asarray(found.sum(axis=1, dtype=np.float64))
+    found = teacher_forced(lm, shown, batch_size=inputs.batch_size, prefix=inputs.prefix)
+    return np.asarray(found.logprobs.sum(axis=1, dtype=np.float64))
 
 
 def _by_class(one: _Measured, prefix: int) -> Iterator[dict[str, object]]:
@@ -281,10 +290,10 @@ def _by_class(one: _Measured, prefix: int) -> Iterator[dict[str, object]]:
         for name, here in one.sides():
             near = one.near[here]
             for model, numbers in zip(one.models, values, strict=True):
-                mean = stats.resampled_mean(numbers[here], near)
+                mean = resampled_mean(numbers[here], near)
                 line: dict[str, object] = {"measure": one.measure, "on": cell, "layer": layer}
                 line |= {"class": name, "model": model, "n": int(here.sum())}
-                yield line | {"n_groups": stats.n_groups(near)} | {"mean": mean}
+                yield line | {"n_groups": n_groups(near)} | {"mean": mean}
 
 
 def _aucs(one: _Measured, prefix: int, settings: Settings) -> Iterator[dict[str, object]]:
@@ -294,17 +303,17 @@ def _aucs(one: _Measured, prefix: int, settings: Settings) -> Iterator[dict[str,
         here = own | is_other
         near = one.near[here]
         generator = np.random.default_rng(settings.seed)
-        drawn = stats.draw_within(own[here], generator, settings.n_resamples, groups=near)
+        drawn = draw_within(own[here], generator, settings.n_resamples, groups=near)
         for cell, layer, values in one.cells(prefix):
             if layer is not None and name != MEMORIZED:
                 continue
-            found = [stats.resampled_auc(numbers[here], own[here], drawn) for numbers in values]
+            found = [resampled_auc(numbers[here], own[here], drawn) for numbers in values]
             beside = found[1] if len(found) > 1 else np.full_like(found[0], np.nan)
             figures = (found[0], beside, found[0] - beside)
             line: dict[str, object] = {"measure": one.measure, "on": cell, "layer": layer}
-            line |= {"of": name, "n": int(here.sum()), "n_groups": stats.n_groups(near)}
+            line |= {"of": name, "n": int(here.sum()), "n_groups": n_groups(near)}
             for stem, auc in zip(("model", "reference", "difference"), figures, strict=True):
-                line |= {stem: stats.estimate_of(float(auc[0]), auc[1:], 0.025)}
+                line |= {stem: estimate_of(float(auc[0]), auc[1:], 0.025)}
             yield line
 
 
@@ -313,7 +322,7 @@ def _places(one: _Measured, prefix: int) -> Iterator[dict[str, object]]:
     own, none = (one.rows["class"] != OTHERS).to_numpy(), np.empty((0, one.rows.height))
     for model, values in zip(one.models, one.values, strict=True):
         for place in range(prefix):
-            auc = stats.resampled_auc(values[..., place].mean(axis=1), own, none)
+            auc = resampled_auc(values[..., place].mean(axis=1), own, none)
             line: dict[str, object] = {"measure": one.measure, "model": model}
             yield line | {"place": place + 1, "auc": float(auc[0])}
 
@@ -324,23 +333,21 @@ def _places(one: _Measured, prefix: int) -> Iterator[dict[str, object]]:
 class _Beside(NamedTuple):
     """An AUC of the model, of the reference, and their difference, over all layers."""
 
-    model: stats.Estimate
-    reference: stats.Estimate
-    difference: stats.Estimate
+    model: Estimate
+    reference: Estimate
+    difference: Estimate
 
 
 def _whole(aucs: pl.DataFrame, measure: str, on: str = ENDING) -> _Beside:
     rows = aucs.filter(pl.col("layer").is_null(), measure=measure, on=on, of=MEMORIZED)
-    row = next(stats.rows_of(rows))
+    row = next(rows_of(rows))
     return _Beside(*(row[name] for name in _Beside._fields))
 
 
 def _sentence(classes: pl.DataFrame, aucs: pl.DataFrame) -> str:
     def said(measure: str) -> str:
         rows = classes.filter(pl.col("layer").is_null(), measure=measure, on=ENDING, model=OWN)
-        mean = {
-            row["class"]: ranged(row["mean"], scale=100, unit=" %") for row in stats.rows_of(rows)
-        }
+        mean = {row["class"]: ranged(row["mean"], scale=100, unit=" %") for row in rows_of(rows)}
         means = f"{mean[MEMORIZED]} where memorized and {mean[OTHERS]} where not"
         return f"{means} (ROC AUC {_compared(_whole(aucs, measure))})"
 

@@ -124,9 +124,10 @@ def series_of_estimates(name: str, estimates: Sequence["Estimate"], first: int =
 def series_beside(
     name: str, rows: "pl.DataFrame", column: str, keys: Iterable[str], shift: float
 ) -> Series:
-    """Make a series of `value`, each row at the number of its key plus `shift`.
+    """Make a series of the column `value`, each row at the number of its key plus `shift`.
 
-    The rows, at most one a key, have their key in `column`; shifted series stand side by side.
+    The rows, at most one a key, have their key in `column`; `keys` are all of them in the order of
+    the chart's `x_names`. Series of other shifts stand side by side.
     """
     places = {key: place + shift for place, key in enumerate(keys)}
     x = plain(places[key] for key in rows[column])
@@ -141,7 +142,10 @@ def series_by(
     x: str | None = None,
     name: str | None = None,
 ) -> tuple[Series, ...]:
-    """Make a series for each value of a column (or of several), as they come; `name` holds it."""
+    """Make a series for each value of a column (or of several), in the order that they come in.
+
+    `y` and `x` are as in `series_of`; `name` has a `{}` for the value of each column, or is these.
+    """
     columns = [by] if isinstance(by, str) else by
     shown = ", ".join(["{}"] * len(columns)) if name is None else name
     return tuple(

@@ -7,7 +7,7 @@ texts stand others whose tokens are shuffled, to be learnt without being languag
 Run it: mnemoscope analyze inject STUDY
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -16,28 +16,34 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.figures import Chart, series_of
-from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
-from mnemoscope.analysis.rows import (
-    UNCOUNTED,
-    Insertions,
+from mnemoscope import UserError
+from mnemoscope.plugin import (
+    AnalysisInputs,
+    AnalysisResult,
+    AnalysisSettings,
+    Chart,
+    FineTuning,
+    LanguageModel,
     Prompt,
+    StepSettings,
     ask_exactly,
-    counts_duplicates,
+    frame_of,
     hash_arrays,
-    model_basis,
+    n_groups,
+    ranged,
+    resampled_mean,
+    rows_of,
     run_arm,
+    series_of,
     stream_rows,
+    token_matrix,
+    track,
     training_rows,
+    unseen_note,
     unseen_rows,
 )
-from mnemoscope.data.table import token_matrix
-from mnemoscope.errors import UserError
-from mnemoscope.lm.fine_tuning import FineTuning, StepSettings
-from mnemoscope.lm.model import LanguageModel
-from mnemoscope.progress import track
-from mnemoscope.stats import frame_of, n_groups, resampled_difference, resampled_mean, rows_of
-from mnemoscope.words import ranged
+
+_Insertions = Mapping[int, Mapping[int, npt.NDArray[np.int32]]]
 
 ARMS = ("control", "treated")
 PLAIN, SHUFFLED = "text", "shuffled text"
@@ -84,7 +90,7 @@ class Injected(NamedTuple):
     near: int | None = None  # its group of near duplicates
 
 
-def insertions_of(texts: Sequence[Injected], settings: Settings, *, length: int) -> Insertions:
+def insertions_of(texts: Sequence[Injected], settings: Settings, *, length: int) -> _Insertions:
     """Say which text replaces which row: text j at every step s with s ≡ j (mod N).
 
     Padding stands before a text shorter than a row of `length` tokens. Texts of one step take the
@@ -150,7 +156,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
             f"batches of {settings.batch_size}. Take fewer texts, a larger batch_size or every."
         )
     basis = {
-        **model_basis(inputs.model()),
+        **inputs.model().basis,
         "settings": settings.model_dump(mode="json"),
         "rows": hash_arrays(stream, *(text.ids for text in texts)),
     }
@@ -166,7 +172,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         figures=(_chart(frames["lengths"], settings),),
         further=(
             *_further(texts, settings),
-            *([] if own is not None or counts_duplicates(inputs.table) else [UNCOUNTED]),
+            *(unseen_note(inputs.table) if own is None else ()),
         ),
     )
 
@@ -207,7 +213,7 @@ def _train(
     texts: Sequence[Injected],
     stream: npt.NDArray[np.int32],
     arm: str,
-    insertions: Insertions,
+    insertions: _Insertions,
 ) -> pl.DataFrame:
     """One run: the length of every text each N steps, and the weights at its end."""
     names, kinds, ids, _ = (list(column) for column in zip(*texts, strict=True))
@@ -254,7 +260,7 @@ def _frames(
         effects.append(
             {"kind": kind, "step": step, "n": len(treated), "n_groups": n_groups(near_of(kind))}
             | {"insertions": put_in(step)}
-            | {"more": resampled_difference(treated, control, near_of(kind))}
+            | {"more": resampled_mean(treated - control, near_of(kind))}
         )
     end = int(looks["step"].to_numpy().max())
     wanted = {

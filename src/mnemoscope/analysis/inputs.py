@@ -3,7 +3,7 @@
 Models are loaded when they are first asked for. Every sequence put through one is counted.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from weakref import WeakKeyDictionary
@@ -18,6 +18,7 @@ from mnemoscope.study.settings import BoundedSettings
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    from torch import Tensor
 
     from mnemoscope.data.corpus import Corpus
     from mnemoscope.lm.model import LanguageModel
@@ -26,12 +27,13 @@ if TYPE_CHECKING:
 _CACHES = ("past_key_values", "cache")
 
 OWN = "this model"
-"""What the study's own model is called beside others."""
+"""What the study's own model is called beside others, in tables and sentences."""
 
 ResultCache = Callable[[str, Mapping[str, Any], Callable[[], pl.DataFrame]], pl.DataFrame]
 """`shelf(name, basis, make)`: the frame kept under the hash of name and basis, else made and kept.
 
-The basis holds everything that decides the frame (model fingerprint, sequence ids, settings).
+The basis holds everything that decides the frame (`LanguageModel.basis`, the ids of the sequences,
+settings), as plain values.
 """
 
 
@@ -60,30 +62,45 @@ class Forwards:
 
 @dataclass(frozen=True)
 class AnalysisInputs:
-    """All that an analysis may look at."""
+    """All that an analysis may look at.
 
-    where: str  # the study's folder, for messages
-    # one row a sequence, columns of the study's table; `memorization_score` is null where it was
-    # only scanned
+    Attributes:
+        where: the study's folder, for messages.
+        table: one row a sequence, with the columns of the study's table: `sequence_id`, `tokens`,
+            `is_memorized`, …; `memorization_score` is null where it was only scanned.
+        load_model: loads the study's model, once; `model()` counts what goes through it too.
+        labels: `sequence_id` and one column of class names a taxonomy.
+        length: tokens of a sequence.
+        n_prefix: tokens of the prefix; None is half of the sequence. See `prefix`.
+        batch_size: sequences a forward pass.
+        others: the second model, the checkpoints in their order, or the control and students.
+        corpus: the training texts, if they were given.
+        split: which published split the table is, for example `deduped_12b`.
+        has_model: whether there is a model to ask; else labels and perplexities are the table's.
+        maps: the model's stored attention, None without stage capture; read it by `stored_maps`.
+        reference_maps: the reference's, where it was captured and is the one of `others`.
+        shelf: keeps frames that are expensive to compute, across analyses and runs:
+            `shelf(name, basis, make)` gives the frame kept under the hash of name and basis, else
+            what `make()` gives. The basis holds all that decides the frame: `lm.basis`, ids
+            (`hash_arrays`), settings.
+        forwards: counts what goes through the models.
+    """
+
+    where: str
     table: pl.DataFrame
-    load_model: "Callable[[], LanguageModel]"  # loads the study's model, once
-    labels: pl.DataFrame | None = None  # `sequence_id` and one column of class names a taxonomy
-    length: int = 64  # tokens of a sequence
-    n_prefix: int | None = None  # tokens of the prefix; None is half of the sequence
-    batch_size: int = 64  # sequences a forward pass
-    # the second model, the checkpoints in their order, or the control and students
+    load_model: "Callable[[], LanguageModel]"
+    labels: pl.DataFrame | None = None
+    length: int = 64
+    n_prefix: int | None = None
+    batch_size: int = 64
     others: tuple[OtherModel, ...] = ()
-    # the training texts, as `mnemoscope data duplicates --corpus` takes them
     corpus: "Corpus | None" = None
-    split: str | None = None  # which published split the table is, for example `deduped_12b`
-    # whether there is a model to ask; else labels and perplexities are the table's
+    split: str | None = None
     has_model: bool = True
-    maps: "MapStore | None" = None  # the model's pooled attention, None without stage capture
-    # the reference's, where it was captured and is the one of `others`
+    maps: "MapStore | None" = None
     reference_maps: "MapStore | None" = None
-    # keeps frames that are expensive to compute, across analyses and runs
     shelf: ResultCache = lambda _name, _basis, make: make()
-    forwards: Forwards = field(default_factory=Forwards)  # counts what goes through the models
+    forwards: Forwards = field(default_factory=Forwards)
 
     def near_duplicates(self, ids: pl.Series) -> "npt.NDArray[np.int64]":
         """Group of near duplicates of each sequence, (n,), which intervals draw.
@@ -94,6 +111,40 @@ class AnalysisInputs:
             return ids.to_numpy()
         rows = look_up(ids.to_frame("sequence_id"), self.table, "near_duplicates")
         return rows["near_duplicates"].to_numpy()
+
+    def captured(self) -> pl.DataFrame | None:
+        """Sequences whose attention is stored, one row each; None without stage capture.
+
+        Columns `sequence_id` and `suffix`: what the model read after the prefix, the text's own
+        (`true`) or its continuation (`own`, which comes first where both are stored).
+        """
+        if self.maps is None:
+            return None
+        index = self.maps.index.select("sequence_id", "suffix").sort("sequence_id", "suffix")
+        return index.unique("sequence_id", keep="first", maintain_order=True)
+
+    def stored_maps(
+        self, rows: pl.DataFrame, *, of_reference: bool = False
+    ) -> "Iterator[Tensor] | None":
+        """Stored attention of rows (`sequence_id`, `suffix`) in their order, mean over heads.
+
+        Batches (batch, layers, query, key), float16, zeros above the diagonal; None where the map
+        of any row is not stored.
+        """
+        store = self.reference_maps if of_reference else self.maps
+        if store is None:
+            return None
+        import torch
+
+        from mnemoscope.maps.format import find_rows, key_frame, unpack_triangle
+        from mnemoscope.maps.views import rows_at_once
+
+        keys = (rows["sequence_id"].to_numpy(), rows["suffix"].to_list())
+        if find_rows(store.index, key_frame(*keys)).null_count():
+            return None
+        maps = store.dataset(*keys, "mean")
+        batches = torch.split(torch.arange(len(maps)), rows_at_once(maps))
+        return (unpack_triangle(maps.read(one)) for one in batches)
 
     @property
     def prefix(self) -> int:
@@ -143,18 +194,30 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class AnalysisResult:
-    """The result of one analysis."""
+    """The result of one analysis.
 
-    sentence: str  # the result with its 95 % interval
-    frames: Mapping[str, pl.DataFrame]  # tables by the name of their file
-    figures: tuple[Figure, ...] = ()  # the most important first
-    further: tuple[str, ...] = ()  # what was left out, what cannot be said
-    cost: Cost = field(default=Cost(0.0, 0))  # filled in by `registry.run_analysis`
-    libraries: tuple[str, ...] = ()  # distributions that made it beside those of every study
+    Attributes:
+        sentence: the result with its 95 % interval.
+        frames: tables by the name of their file.
+        figures: the most important first.
+        further: what was left out, what cannot be said.
+        cost: filled in where the analysis is run.
+        libraries: distributions that made it beside those of every study; their versions are kept.
+    """
+
+    sentence: str
+    frames: Mapping[str, pl.DataFrame]
+    figures: tuple[Figure, ...] = ()
+    further: tuple[str, ...] = ()
+    cost: Cost = field(default=Cost(0.0, 0))
+    libraries: tuple[str, ...] = ()
 
 
 class AnalysisSettings(BoundedSettings):
-    """Settings that each analysis adds its own to."""
+    """Settings that each analysis adds its own to: fields of pydantic, with a description.
+
+    What `--set` gives is checked by them. Add fields with `pydantic.Field`.
+    """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
 

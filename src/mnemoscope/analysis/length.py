@@ -7,30 +7,32 @@ Run it: mnemoscope analyze length STUDY
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.figures import Chart, bars_by, series_of_estimates
-from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
-from mnemoscope.analysis.rows import (
-    Answer,
+from mnemoscope import Estimate, UserError
+from mnemoscope.plugin import (
+    AnalysisInputs,
+    AnalysisResult,
+    AnalysisSettings,
+    Chart,
+    Progress,
     Prompt,
+    ask_by_words,
     ask_exactly,
+    bars_by,
     draw_rows,
+    frame_of,
     groups_of,
     keep_blocks,
     members,
+    n_groups,
+    series_of,
+    share_true,
+    token_matrix,
 )
-from mnemoscope.data.table import token_matrix
-from mnemoscope.errors import UserError
-from mnemoscope.lm.continue_ import as_words, greedy_tokens, is_copied
-from mnemoscope.lm.model import LanguageModel, check_tokens, run_batches
-from mnemoscope.progress import Progress
-from mnemoscope.stats import Estimate, frame_of, n_groups, share_true
 
 HIT = 16
 """Tokens from which on the published script prints a sequence as memorized."""
@@ -81,48 +83,6 @@ def prompts_of(n_tokens: int, lengths: Sequence[int], *, least: int) -> list[Pro
         for length in sorted(lengths)
         for start in range(n_tokens - length - least + 1)
     ]
-
-
-def ask_by_words(
-    lm: LanguageModel,
-    table: npt.NDArray[np.integer[Any]],
-    prompts: Sequence[Prompt],
-    *,
-    n_decoded: int,
-    batch_size: int,
-    progress: Progress,
-) -> Iterator[Answer]:
-    """As `ask_exactly`, but decode after each prompt and compare the words of both texts."""
-    for prompt in prompts:
-        shown = table[:, prompt.start : prompt.start + prompt.length]
-        most = n_decoded
-        if lm.max_positions is not None:
-            most = min(most, lm.max_positions - len(lm.before) - prompt.length)
-        batches = run_batches(
-            lm,
-            check_tokens(lm, shown),
-            batch_size,
-            lambda batch, most=most: greedy_tokens(lm, batch, most)[0].cpu().numpy(),  # type: ignore[misc]
-        )
-        written = np.concatenate(list(batches))
-        progress.advance(len(table))
-        for row, ids in enumerate(written.tolist()):
-            label = table[row, prompt.start + prompt.length :][:n_decoded]
-            n = words_in_common(lm.tokenizer, ids, label)
-            yield Answer(row, prompt, n, is_copied(lm.tokenizer, shown[row], label[:n]))
-
-
-def words_in_common(tokenizer: Any, written: npt.ArrayLike, label: npt.ArrayLike) -> int:
-    """Count the tokens of the true text, `label`, whose words begin the written one."""
-    text, ids = as_words(tokenizer, written), np.asarray(label)
-    low, high = 0, len(ids)
-    while low < high:  # what fits, fits for fewer tokens too
-        middle = (low + high + 1) // 2
-        if text.startswith(as_words(tokenizer, ids[:middle])):
-            low = middle
-        else:
-            high = middle - 1
-    return low
 
 
 def best_of(answers: pl.DataFrame) -> pl.DataFrame:
@@ -264,14 +224,17 @@ def _survival_chart(lengths: pl.DataFrame) -> Chart:
     values, near = (lengths[one].to_numpy() for one in ("length", "near_duplicates"))
     longest = int(values.max(initial=1))
 
-    def shares(places: Any) -> list[Estimate]:
-        return [share_true(values[places] >= n, near[places]) for n in range(1, longest + 1)]
+    def shares(places: list[int]) -> pl.DataFrame:
+        return frame_of(
+            {"tokens": n, "share": share_true(values[places] >= n, near[places])}
+            for n in range(1, longest + 1)
+        )
 
     return Chart(
         title="Sequences of which at least so many tokens come out, per cent (95 % interval)",
         x_label="tokens in a row, from the best prompt",
         series=tuple(
-            series_of_estimates(f"{name} ({len(places):,})", shares(places), first=1)
+            series_of(f"{name} ({len(places):,})", shares(places), "share", x="tokens")
             for name, places in members(lengths["group"]).items()
         ),
         percent=True,

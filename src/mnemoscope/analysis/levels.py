@@ -14,11 +14,27 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.figures import Chart, HeatMap, bars_by, plain, series_by
-from mnemoscope.analysis.inputs import OWN, AnalysisInputs, AnalysisResult, AnalysisSettings
-from mnemoscope.analysis.rows import complete_rows, decode_rows, draw_rows
-from mnemoscope.data.table import token_matrix
-from mnemoscope.stats import FIGURE, Estimate, frame_of, n_groups, resampled_mean, share_true
+from mnemoscope import Estimate
+from mnemoscope.plugin import (
+    FIGURE,
+    OWN,
+    AnalysisInputs,
+    AnalysisResult,
+    AnalysisSettings,
+    Chart,
+    HeatMap,
+    bars_by,
+    complete_rows,
+    decode_rows,
+    draw_rows,
+    frame_of,
+    n_groups,
+    plain,
+    resampled_mean,
+    series_by,
+    share_true,
+    token_matrix,
+)
 
 LEVELS = ("very low", "low", "medium", "high", "very high")
 """Up to .2, .4, .6, .8 and 1 of the positions right; the upper end belongs to the level."""

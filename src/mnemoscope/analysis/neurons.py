@@ -15,29 +15,33 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.figures import Chart, series_by
-from mnemoscope.analysis.inputs import OWN, AnalysisInputs, AnalysisResult, AnalysisSettings
-from mnemoscope.analysis.rows import classes_of
-from mnemoscope.data.table import token_matrix
-from mnemoscope.errors import UserError
-from mnemoscope.lm.continue_ import right_tokens
-from mnemoscope.lm.model import LanguageModel
-from mnemoscope.lm.probe import neuron_activations
-from mnemoscope.progress import track
-from mnemoscope.stats import (
-    FEWEST,
+from mnemoscope import Estimate, UserError
+from mnemoscope.plugin import (
     FEWEST_GROUPS,
-    Estimate,
-    Floats,
+    OWN,
+    AnalysisInputs,
+    AnalysisResult,
+    AnalysisSettings,
+    Chart,
+    LanguageModel,
     Z,
+    classes_of,
     correlate_ranks,
     frame_of,
     n_groups,
+    neuron_activations,
+    ranged,
+    right_tokens,
     rows_of,
+    series_by,
+    token_matrix,
+    track,
 )
-from mnemoscope.words import plain_figure, ranged
+
+_Floats = npt.NDArray[np.float64]
 
 OTHERS = "Non-Memo"
+_MODELS_TO_RANK = 4  # three can only be ordered in six ways
 
 Codes = npt.NDArray[np.int64]
 """Number of the bin of every sample and neuron, shape (samples, neurons)."""
@@ -88,7 +92,7 @@ def binned(activations: npt.ArrayLike, n_bins: int, kind: Literal["quantile", "w
     return codes
 
 
-def entropies(codes: Codes, n_bins: int) -> Floats:
+def entropies(codes: Codes, n_bins: int) -> _Floats:
     """Give each neuron's entropy, nats, shape (neurons,)."""
     n_neurons = codes.shape[1]
     places = (codes * n_neurons + np.arange(n_neurons)).ravel()
@@ -120,7 +124,7 @@ class Measured(NamedTuple):
     """A measure of one class, nats: its value, and those of random halves, shape (halves,)."""
 
     value: float
-    halves: Floats
+    halves: _Floats
 
     def __sub__(self, other: "Measured") -> "Measured":
         """The difference of both, half by half."""
@@ -234,7 +238,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     )
     differences = frame_of(_differences(found, list(groups)))
     ranked = {}
-    if len(found) >= FEWEST:
+    if len(found) >= _MODELS_TO_RANK:
         checkpoints, ranking = _ranking(inputs, found, pl.concat(groups.values()))
         ranked = {"checkpoints": checkpoints, "ranking": ranking}
     return AnalysisResult(
@@ -391,7 +395,7 @@ def _ranking_words(ranking: pl.DataFrame) -> Iterator[str]:
 def _words(differences: pl.DataFrame, of: str) -> str:
     words: dict[str, list[str]] = {}
     for row in rows_of(differences.filter(of=of)):
-        shown = plain_figure(*row["difference"], scale=1, unit="", digits=3, sign="+")
+        shown = ranged(row["difference"], digits=3, sign="+")
         words.setdefault(row["class"], []).append(f"{row['measure']} {shown}")
     return "; ".join(f"{name} {', '.join(values)}" for name, values in words.items())
 

@@ -17,25 +17,32 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.figures import Chart, Figure, bars_by, series_of
-from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
-from mnemoscope.analysis.rows import (
-    UNCOUNTED,
-    counts_duplicates,
+from mnemoscope import Estimate, UserError
+from mnemoscope.plugin import (
+    AnalysisInputs,
+    AnalysisResult,
+    AnalysisSettings,
+    Chart,
+    FineTuning,
+    LanguageModel,
+    StepSettings,
+    bars_by,
+    frame_of,
+    guessable,
     hash_arrays,
-    hash_ids,
-    model_basis,
+    n_groups,
+    ranged,
+    resampled_mean,
+    right_tokens,
+    rows_of,
+    run_lengths,
+    series_of,
+    share_true,
+    token_matrix,
+    track,
+    unseen_note,
     unseen_rows,
 )
-from mnemoscope.data.table import token_matrix
-from mnemoscope.errors import UserError
-from mnemoscope.lm.continue_ import right_tokens, run_lengths
-from mnemoscope.lm.fine_tuning import FineTuning, StepSettings
-from mnemoscope.lm.model import LanguageModel
-from mnemoscope.progress import track
-from mnemoscope.stats import Estimate, frame_of, n_groups, resampled_mean, rows_of, share_true
-from mnemoscope.taxonomy.nodes import parse_node
-from mnemoscope.words import ranged
 
 AS_IT_IS = "as it is"
 WORD_KINDS = ("near-synonym", "random word", "case", "typo")
@@ -281,9 +288,9 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     }
     owners = [inputs.near_duplicates(rows["sequence_id"]) for rows in groups.values()]
     basis = {
-        **model_basis(lm),
+        **lm.basis,
         "settings": settings.model_dump(mode="json"),
-        "ids": [hash_ids(rows) for rows in groups.values()],
+        "ids": [hash_arrays(rows["sequence_id"]) for rows in groups.values()],
         "groups": [hash_arrays(near) for near in owners],
     }
     first = {name: prompts for name, prompts in asked.items() if name != "unlearned"}
@@ -299,7 +306,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         figures=_charts(frames),
         further=(
             *_further(frames, groups, settings),
-            *([] if counts_duplicates(inputs.table) else [UNCOUNTED]),
+            *unseen_note(inputs.table),
         ),
     )
 
@@ -310,7 +317,7 @@ def _groups(inputs: AnalysisInputs, settings: Settings) -> dict[str, pl.DataFram
     What is unlearned is among the recalled ones; `_OTHERS` are as many others.
     """
     table = inputs.table.filter(pl.col("is_memorized"))
-    is_guess = parse_node("Guess").expression.fill_null(True)
+    is_guess = guessable()
     rng = np.random.default_rng(settings.seed)
     drawn = {
         name: part[rng.permutation(part.height)]
@@ -498,7 +505,7 @@ def _sentence(frames: dict[str, pl.DataFrame], settings: Settings) -> str:
     )
 
 
-def _charts(frames: dict[str, pl.DataFrame]) -> tuple[Figure, ...]:
+def _charts(frames: dict[str, pl.DataFrame]) -> tuple[Chart, ...]:
     prompts, memorized = frames["prompts"], ["Recall", "Guess"]
     return (
         bars_by(

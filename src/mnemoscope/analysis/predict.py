@@ -22,27 +22,38 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from mnemoscope.analysis.figures import Chart, series_beside, series_of
-from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
-from mnemoscope.analysis.predictors import FEATURES, add_predictors, frequency_source, libraries_of
-from mnemoscope.analysis.rows import categories_of, draw_rows, refuse_one_sided
-from mnemoscope.errors import UserError, pip_install
-from mnemoscope.progress import track
-from mnemoscope.stats import (
+from mnemoscope import UserError
+from mnemoscope.plugin import (
+    FEATURES,
     FEWEST_GROUPS,
-    Floats,
+    PRASHANTH,
+    AnalysisInputs,
+    AnalysisResult,
+    AnalysisSettings,
+    Chart,
+    add_predictors,
+    categories_of,
+    draw_rows,
     draw_within,
     estimate_of,
     fewest_groups,
+    find_groups,
     frame_of,
+    frequency_source,
+    libraries_of,
     n_groups,
+    parse_taxonomy,
+    pip_install,
+    ranged,
+    refuse_one_sided,
     resampled_auc,
     rows_of,
+    series_beside,
+    series_of,
+    track,
 )
-from mnemoscope.taxonomy import PRASHANTH
-from mnemoscope.taxonomy.groups import find_groups
-from mnemoscope.taxonomy.names import parse_taxonomy
-from mnemoscope.words import plain_figure
+
+_Floats = npt.NDArray[np.float64]
 
 _Flags = npt.NDArray[np.bool_]
 _Parts = npt.NDArray[np.int64]
@@ -115,7 +126,7 @@ class Settings(AnalysisSettings):
 class Data:
     """What the models see: values of each feature by name, and what is known of each row, (n,)."""
 
-    features: Mapping[str, Floats]
+    features: Mapping[str, _Floats]
     label: _Flags
     category: _Parts  # number of a name below
     names: tuple[str, ...]
@@ -123,7 +134,7 @@ class Data:
     groups: npt.NDArray[np.int64]  # of near duplicates
     n_unknown: int = 0  # rows that were left out, having no category
 
-    def matrix(self, names: Sequence[str]) -> Floats:
+    def matrix(self, names: Sequence[str]) -> _Floats:
         """Columns of features, shape (n, features)."""
         return np.stack([self.features[name] for name in names], axis=1)
 
@@ -289,7 +300,7 @@ class PartModels(NamedTuple):
     models: dict[int, Any]  # pipeline, or the constant probability, of each part
     fallback: float  # share of memorized training rows, for a part that training did not hold
 
-    def predict(self, values: Floats, parts: _Parts) -> Floats:
+    def predict(self, values: _Floats, parts: _Parts) -> _Floats:
         """Probability of being memorized, (n,), of features (n, features) and parts (n,)."""
         found = np.full(len(values), self.fallback)
         for part, model in self.models.items():
@@ -299,7 +310,7 @@ class PartModels(NamedTuple):
                 found[rows] = model if is_constant else model.predict_proba(values[rows])[:, 1]
         return found
 
-    def weights(self, n_features: int) -> dict[int, Floats]:
+    def weights(self, n_features: int) -> dict[int, _Floats]:
         """Weight of each standardised feature in each part; NaN of a constant part."""
         nothing = np.full(n_features, _NAN)
         return {
@@ -309,7 +320,7 @@ class PartModels(NamedTuple):
 
 
 def fit_parts(
-    values: Floats, label: _Flags, parts: _Parts, *, unscaled: tuple[int, ...] = ()
+    values: _Floats, label: _Flags, parts: _Parts, *, unscaled: tuple[int, ...] = ()
 ) -> PartModels:
     """Fit one logistic model a part on standardised features, (n, features).
 
@@ -339,7 +350,7 @@ def _unscaled(names: Sequence[str]) -> tuple[int, ...]:
 # -- the optimal partition: three parts by two thresholds, out of 810 ------------------------
 
 
-def candidates(memorized: Mapping[str, Floats]) -> Iterator[Candidate]:
+def candidates(memorized: Mapping[str, _Floats]) -> Iterator[Candidate]:
     """Give every ordered pair of two features at a quantile each: 810 of ten features.
 
     `memorized` holds the values of each feature among the memorized training sequences.
@@ -355,7 +366,7 @@ def candidates(memorized: Mapping[str, Floats]) -> Iterator[Candidate]:
             yield Candidate(first, second)
 
 
-def assign_parts(candidate: Candidate, values: Mapping[str, Floats]) -> _Parts:
+def assign_parts(candidate: Candidate, values: Mapping[str, _Floats]) -> _Parts:
     """Give every row its part: 0, 1 or 2, shape (n,)."""
     is_first, is_second = (values[one.feature] >= one.value for one in candidate)
     return np.asarray(np.where(is_first, 0, np.where(is_second, 1, 2)))
@@ -398,7 +409,7 @@ def best_partition(data: Data, settings: Settings) -> Partition:
 
 
 def scores_of(
-    model: str, probabilities: Floats, data: Data, settings: Settings
+    model: str, probabilities: _Floats, data: Data, settings: Settings
 ) -> Iterator[dict[str, object]]:
     """One model's figures over all test rows and by category; the same seed pairs two models.
 
@@ -426,8 +437,8 @@ def scores_of(
 
 
 def figures_of(
-    probabilities: Floats, label: _Flags, drawn: npt.ArrayLike = ()
-) -> dict[str, Floats]:
+    probabilities: _Floats, label: _Flags, drawn: npt.ArrayLike = ()
+) -> dict[str, _Floats]:
     """Give `FIGURES` of probabilities of being memorized, (n,), each (1 + resamples,).
 
     The first is of the sample; `drawn` (resamples, n) says how often each counts. An AUC of one
@@ -453,7 +464,7 @@ def figures_of(
         }
 
 
-def _average_precision(probabilities: Floats, label: _Flags, counts: Floats) -> Floats:
+def _average_precision(probabilities: _Floats, label: _Flags, counts: _Floats) -> _Floats:
     """Precision averaged over the gains in recall, from the likeliest on; NaN for one label."""
     order = np.argsort(-probabilities, kind="stable")
     ends = np.flatnonzero(np.diff(probabilities[order], append=-1.0))  # equal ones come together
@@ -500,7 +511,7 @@ def _tests(data: Data, names: list[str]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema_overrides={"reason": pl.String})
 
 
-def likelihood_ratio(smaller: Floats, larger: Floats, label: _Flags) -> RatioTest:
+def likelihood_ratio(smaller: _Floats, larger: _Floats, label: _Flags) -> RatioTest:
     """Test whether the columns that `larger`, (n, m), has beyond `smaller`, (n, k), add to the fit.
 
     Both are fitted without penalty and without class weights, with an intercept. The test is valid
@@ -535,7 +546,7 @@ def likelihood_ratio(smaller: Floats, larger: Floats, label: _Flags) -> RatioTes
     return RatioTest(statistic, dof, float(chi2.sf(statistic, dof)))
 
 
-def separating_features(values: Floats, label: _Flags) -> list[int]:
+def separating_features(values: _Floats, label: _Flags) -> list[int]:
     """Give columns, out of (n, k), without which nothing separates the labels."""
     kept, found = list(range(values.shape[1])), []
     while kept:
@@ -547,7 +558,7 @@ def separating_features(values: Floats, label: _Flags) -> list[int]:
     return sorted(found)
 
 
-def separating_plane(design: Floats, label: _Flags) -> Floats:
+def separating_plane(design: _Floats, label: _Flags) -> _Floats:
     """Weights of a plane that separates the labels but for rows on it, all 0 where there is none.
 
     Exactly where there is one a logistic model has no finite maximum-likelihood fit (Albert and
@@ -562,7 +573,7 @@ def separating_plane(design: Floats, label: _Flags) -> Floats:
     return np.asarray(np.where(np.abs(found.x) > _NO_PLANE, found.x, 0.0))
 
 
-def _independent(design: Floats) -> Floats:
+def _independent(design: _Floats) -> _Floats:
     """Columns that span what all of them span."""
     _, r, order = qr(design, mode="economic", pivoting=True)
     size = np.abs(np.diag(r))
@@ -592,7 +603,9 @@ def _log_likelihood(model: Any) -> tuple[float, str]:
 
 def _sentence(scores: pl.DataFrame) -> str:
     rows = rows_of(scores.filter(figure="f1", category="all"))
-    said = ", ".join(f"{_WORDS[row['model']]} {plain_figure(*row['value'])}" for row in rows)
+    said = ", ".join(
+        f"{_WORDS[row['model']]} {ranged(row['value'], scale=100, unit=' %')}" for row in rows
+    )
     return (
         "How well logistic models of simple features say whether a sequence is memorized, by F1 "
         f"(precision and recall in one) on sequences put aside: {said}."

@@ -5,7 +5,8 @@ the corpus is not at hand, frequencies are those of the study's own table; the s
 counts of similar texts are replaced by n-gram ones, which bear other names.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +14,9 @@ import polars as pl
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from mnemoscope.analysis.inputs import AnalysisInputs
-from mnemoscope.analysis.rows import hash_ids, keep_blocks
+from mnemoscope.analysis.rows import hash_arrays, keep_blocks
 from mnemoscope.data.corpus import Place
+from mnemoscope.data.duplicates import SuffixIndex
 from mnemoscope.data.features import shannon_length
 from mnemoscope.data.table import token_matrix
 from mnemoscope.lm.probe import suffix_logprobs
@@ -47,7 +49,11 @@ _GIVEN_COUNTS = "published_frequencies"
 
 
 def add_predictors(inputs: AnalysisInputs, rows: pl.DataFrame) -> pl.DataFrame:
-    """Give `sequence_id` and `FEATURES`, float64, of rows with `tokens`; null what is not known."""
+    """Give `sequence_id` and `FEATURES`, float64, of rows with `tokens`; null what is not known.
+
+    One row a sequence, in order. The study's model is asked for perplexities, once through each
+    sequence, in kept blocks; without one they are the table's.
+    """
     tokens = token_matrix(rows)
     columns = frequency_columns(tokens, count_tokens(inputs))
     if inputs.has_model:
@@ -56,7 +62,7 @@ def add_predictors(inputs: AnalysisInputs, rows: pl.DataFrame) -> pl.DataFrame:
         columns |= given_perplexities(rows, tokens)
     if _has_texts(rows):
         texts = rows["text"].to_list()
-        basis = {"ids": hash_ids(rows), "of": "char 3-grams"}
+        basis = {"ids": hash_arrays(rows["sequence_id"]), "of": "char 3-grams"}
         kept = inputs.shelf("similar", basis, lambda: pl.DataFrame(similar_texts(texts)))
         columns |= {name: kept[name].to_numpy() for name in ("n_similar", "n_near")}
         columns["shannon_length"] = np.array([shannon_length(text) for text in texts])
@@ -97,18 +103,76 @@ def count_tokens(inputs: AnalysisInputs) -> _Counts:
 
 
 def frequency_source(inputs: AnalysisInputs) -> str:
-    """Say of what text the counts of `count_tokens` are, as the end of a sentence."""
+    """Say of what text the frequencies of tokens are, as the end of a sentence.
+
+    Those of `add_predictors` and, with `n` 1, of `count_ngrams`.
+    """
     if inputs.corpus is not None:
         return "the corpus"
     if _GIVEN_COUNTS in inputs.table.columns:
         return "the data set's own, counted in the model's whole training text"
-    return "the study's own sequences, which are few and chosen (--corpus counts in the corpus)"
+    return "the study's own sequences, which are few and chosen (give a corpus to count in that)"
 
 
 def counts_of(tokens: npt.NDArray[np.int32], counts: _Counts) -> _Counts:
     """Give the count of every token, (n, T); an id beyond the end was never seen."""
     padded = np.pad(counts, (0, max(0, int(tokens.max(initial=0)) + 1 - len(counts))))
     return np.asarray(padded[tokens])
+
+
+class NgramCounts(NamedTuple):
+    """How often n-grams of some sequences stand in a text."""
+
+    each: npt.NDArray[np.int64]  # that which ends at each token but the first n - 1, (rows, places)
+    total: int  # n-grams in all that was counted
+
+
+def count_ngrams(
+    inputs: AnalysisInputs, tokens: npt.NDArray[np.int32], n: Literal[1, 2]
+) -> NgramCounts:
+    """Count the tokens (`n` 1) or 2-grams (`n` 2) of sequences, int32 (rows, T), in the corpus.
+
+    Without a corpus in the study's own sequences, tokens where the data set brings its own counts
+    in these (`frequency_source`). No 2-gram stands across two documents.
+
+    Returns:
+        `each`, int64 (rows, T - n + 1): how often that stands there which ends at each token;
+        `total`: n-grams in all that was counted.
+    """
+    if n == 1:
+        counts = count_tokens(inputs)
+        return NgramCounts(counts_of(tokens, counts), int(counts.sum()))
+    pairs = np.stack([tokens[:, :-1], tokens[:, 1:]], axis=-1).reshape(-1, 2)
+    different, which = np.unique(pairs, axis=0, return_inverse=True)
+
+    def make() -> pl.DataFrame:
+        index, total = SuffixIndex(different), 0
+        for piece, ends in _pieces(inputs):
+            index.count(piece, ends)
+            total += int(np.maximum(np.diff(ends, prepend=0) - 1, 0).sum())
+        found = pl.DataFrame({"count": index.counts_of_rows()})
+        return found.with_columns(total=pl.lit(total, dtype=pl.Int64))
+
+    if inputs.corpus is None:
+        kept = make()
+    else:
+        basis = {"corpus": inputs.corpus.identity(), "pairs": hash_arrays(different)}
+        kept = inputs.shelf("pairs", basis, make)
+    each = kept["count"].to_numpy()[which.ravel()].reshape(len(tokens), -1)
+    return NgramCounts(each, int(kept["total"][0]))
+
+
+def _pieces(inputs: AnalysisInputs) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Tokens and the ends of their documents."""
+    if inputs.corpus is None:
+        table = token_matrix(inputs.table)
+        yield table.ravel(), np.arange(1, len(table) + 1) * table.shape[1]
+        return
+    with track("Counting 2-grams", total=inputs.corpus.n_tokens, unit="tokens") as progress:
+        for chunk, _ in inputs.corpus.chunks(Place(), 2):
+            ends = np.array([len(chunk.tokens)]) if chunk.ends is None else chunk.ends
+            yield chunk.tokens, ends
+            progress.advance(chunk.n_new)
 
 
 def frequency_columns(tokens: npt.NDArray[np.int32], counts: _Counts) -> dict[str, _Floats]:
@@ -182,7 +246,7 @@ def _has_texts(rows: pl.DataFrame) -> bool:
 
 
 def libraries_of(rows: pl.DataFrame) -> tuple[str, ...]:
-    """Distributions that `add_predictors` uses on these rows beside those of every study."""
+    """Distributions that `add_predictors` uses on these rows, for `AnalysisResult.libraries`."""
     return ("rapidfuzz",) if _has_texts(rows) else ()
 
 

@@ -15,16 +15,32 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope import stats
-from mnemoscope.analysis.figures import Chart, Series, plain, series_by
-from mnemoscope.analysis.inputs import OWN, AnalysisInputs, AnalysisResult, AnalysisSettings
-from mnemoscope.analysis.rows import classes_of, draw_rows
-from mnemoscope.data.table import look_up, token_matrix, whole_mask
-from mnemoscope.errors import UserError
-from mnemoscope.lm.model import LanguageModel
-from mnemoscope.lm.probe import hidden_states
-from mnemoscope.progress import track
-from mnemoscope.words import ranged
+from mnemoscope import Estimate, UserError
+from mnemoscope.plugin import (
+    OWN,
+    AnalysisInputs,
+    AnalysisResult,
+    AnalysisSettings,
+    Chart,
+    LanguageModel,
+    Series,
+    classes_of,
+    draw_rows,
+    draw_within,
+    estimate_of,
+    frame_of,
+    hidden_states,
+    look_up,
+    n_groups,
+    plain,
+    ranged,
+    rows_of,
+    separation,
+    series_by,
+    token_matrix,
+    track,
+    whole_mask,
+)
 
 PUBLISHED_FPR = 0.073
 """Average FPR at TPR .75 that the paper gives for fine-tuned 7B models."""
@@ -163,6 +179,13 @@ def _is_enough(blocks: _Floats) -> bool:
     return bool(change.mean() <= _CHANGE)
 
 
+def _auc(memorized: _Floats, others: _Floats) -> float:
+    """ROC AUC of low meaning memorized; both sorted, ties count half."""
+    up_to = np.searchsorted(others, memorized, side="right")
+    ties = up_to - np.searchsorted(others, memorized)
+    return float((len(others) - up_to + 0.5 * ties).mean() / len(others))
+
+
 def within_labels(
     values: npt.ArrayLike,
     memorized: npt.ArrayLike,
@@ -171,11 +194,11 @@ def within_labels(
     seed: int,
     n_resamples: int,
     groups: npt.ArrayLike | None = None,
-) -> stats.Estimate:
+) -> Estimate:
     """Give the AUC of pairs that share their label: a rare label alone makes a value high.
 
     Low values speak for memorized, (n,) each; every pair of one label counts alike. Resamples are
-    drawn within memorized and others, by `groups` as `separation` does. NaN where no label has
+    drawn within memorized and others, by `groups` as `separation` does. No value where no label has
     both.
     """
     found, is_memorized = np.asarray(values, dtype=np.float64), np.asarray(memorized, dtype=bool)
@@ -193,18 +216,16 @@ def within_labels(
             [np.repeat(found[side], counts[side]) for side in pair] for pair in sides
         ):
             if len(low) and len(high):
-                aucs.append(stats.auc_and_fpr(low, high)[0])
+                aucs.append(_auc(low, high))
                 weights.append(float(len(low) * len(high)))
         return float(np.average(aucs, weights=weights)) if weights else float("nan")
 
     whole = auc(np.ones(len(found), dtype=np.int64))
     if np.isnan(whole):
-        return stats.NOTHING_TO_COUNT
+        return Estimate(None)
     owners = None if groups is None else np.asarray(groups)[kept]
-    drawn = stats.draw_within(
-        ~is_memorized, np.random.default_rng(seed), n_resamples, groups=owners
-    )
-    return stats.Estimate(whole, *stats.interval_of([auc(one) for one in drawn], 0.025))
+    drawn = draw_within(~is_memorized, np.random.default_rng(seed), n_resamples, groups=owners)
+    return estimate_of(whole, [auc(one) for one in drawn], 0.025)
 
 
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
@@ -280,9 +301,9 @@ def _of_model(
             found = sliced_information(seen, label, n_directions=settings.n_directions, **asked)
             null = sliced_information(seen, shuffled, n_directions=500, **asked)
             within = within_labels(found.values, memorized, label, groups=near, **draws)
-            flat = stats.separation(found.values, memorized, groups=near, **draws)
+            flat = separation(found.values, memorized, groups=near, **draws)
             lines.append(
-                {"model": model, "layer": layer, "n": rows.height, "n_groups": stats.n_groups(near)}
+                {"model": model, "layer": layer, "n": rows.height, "n_groups": n_groups(near)}
                 | {"memorized": _mean(found.values[memorized])}
                 | {"not_memorized": _mean(found.values[~memorized]), "shuffled": _mean(null.values)}
                 | {"not_finite": int((~np.isfinite(found.values)).sum())}
@@ -291,7 +312,7 @@ def _of_model(
             )
             columns.append(pl.Series(f"{model}, layer {layer}", found.values))
             progress.advance()
-    return stats.frame_of(lines), columns
+    return frame_of(lines), columns
 
 
 def _layers(n_layers: int, most: int) -> list[int]:
@@ -324,29 +345,27 @@ def _class_means(
             kept = every[finite]
             if not len(kept):
                 continue
-            weights = stats.draw_within(
+            weights = draw_within(
                 np.zeros(len(kept)),
                 generator,
                 settings.n_resamples,
                 groups=near[finite],
             )
-            mean = stats.estimate_of(
-                float(kept.mean()), weights @ kept / weights.sum(axis=1), 0.025
-            )
-            auc = stats.NOTHING_TO_COUNT
+            mean = estimate_of(float(kept.mean()), weights @ kept / weights.sum(axis=1), 0.025)
+            auc = Estimate(None)
             if memorized.any():
-                auc = stats.separation(beside[column], memorized, groups=near_beside, **draws).auc
+                auc = separation(beside[column], memorized, groups=near_beside, **draws).auc
             model, layer = column.rsplit(", layer ", 1)
             lines.append(
                 {"model": model, "layer": int(layer), "class": name, "n": len(kept)}
-                | {"n_groups": stats.n_groups(near[finite]), "psmi": mean}
+                | {"n_groups": n_groups(near[finite]), "psmi": mean}
                 | {"auc": auc}
             )
-    return stats.frame_of(lines)
+    return frame_of(lines)
 
 
 def _sentence(layers: pl.DataFrame) -> str:
-    (last,) = stats.rows_of(layers.filter(model=OWN)[-1:])
+    (last,) = rows_of(layers.filter(model=OWN)[-1:])
     if last["auc"].low is None:
         words = "too few groups of near duplicates tell whether PSMI goes with memorization"
     elif last["auc"].low > 0.5:
@@ -371,7 +390,7 @@ def _further(
         "labels."
     )
     own = layers.filter(model=OWN)
-    (last,) = stats.rows_of(own[-1:])
+    (last,) = rows_of(own[-1:])
     yield (
         "Where .75 of the memorized are flagged as low, "
         f"{ranged(last['fpr'], scale=100, unit=' %')} of the others are too "
@@ -383,11 +402,11 @@ def _further(
     )
     known = means.filter((pl.col("model") == OWN) & pl.col("auc").is_not_null())
     at_last = known.filter(pl.col("layer") == pl.col("layer").max())
-    parts = [f"{row['class']} {ranged(row['auc'], digits=3)}" for row in stats.rows_of(at_last)]
+    parts = [f"{row['class']} {ranged(row['auc'], digits=3)}" for row in rows_of(at_last)]
     if parts:
         yield f"AUC of each class against what is not memorized: {'; '.join(parts)}."
     for name in layers["model"].unique(maintain_order=True).to_list()[1:]:
-        (other,) = stats.rows_of(layers.filter(model=name)[-1:])
+        (other,) = rows_of(layers.filter(model=name)[-1:])
         yield (
             f"The same of {name}: AUC {ranged(other['auc'], digits=3)}. A model that never saw "
             "the sequences shows what the texts alone give."

@@ -101,19 +101,35 @@ USES: dict[Use, str] = {
 
 @dataclass(frozen=True)
 class Entry:
-    """One analysis."""
+    """One analysis, as `mnemoscope analyze --list` and the report name it.
 
-    name: str  # as the user types it; the module's name too
-    title: str  # heading in the report
-    answers: str  # the question in one line
+    Attributes:
+        name: as the user types it; the module's name too.
+        title: heading in the report.
+        answers: the question in one line.
+        needs: what it cannot do without, of `scores`, `features`, `classes`, `perplexities`,
+            `model`, `second model` and `students`.
+        source: paper and arXiv number.
+        uses: what it looks at where it is there, and does without elsewhere: of `features`,
+            `classes`, `duplicates`, `maps`, `second model` and `corpus`.
+        each_model: it is of one model, and with a second one or checkpoints made of each.
+        padded: it reads rows of several lengths (`attention_mask`).
+        cost: what it asks of the model, in words; each result says what it took.
+        version: raised when the numbers change, so that stored results are made anew.
+        plugin: that brings it; filled in where it is found.
+    """
+
+    name: str
+    title: str
+    answers: str
     needs: tuple[Need, ...]
-    source: str  # paper and arXiv number
-    uses: tuple[Use, ...] = ()  # where it is there; it does without elsewhere
-    each_model: bool = False  # of one model; with a second one or checkpoints made of each
-    padded: bool = False  # whether it reads rows of several lengths (`attention_mask`)
-    cost: str = "about once through each sequence"  # of the model; each says what it took
-    version: int = 1  # raised when the numbers change, so that stored results are made anew
-    plugin: Plugin | None = None  # that brings it; None of ours
+    source: str
+    uses: tuple[Use, ...] = ()
+    each_model: bool = False
+    padded: bool = False
+    cost: str = "about once through each sequence"
+    version: int = 1
+    plugin: Plugin | None = None
 
     def wants(self, what: Need | Use) -> bool:
         """Whether it looks at this at all."""
@@ -324,12 +340,12 @@ def every_entry() -> list[Entry]:
 def _check_module(found: Any) -> str:
     """What keeps a plugin's module from being an analysis; nothing where it is one."""
     if not isinstance(getattr(found, "ENTRY", None), Entry):
-        return "no ENTRY, the mnemoscope.analysis.registry.Entry that describes it"
+        return "no ENTRY, the mnemoscope.plugin.Entry that describes it"
     if unknown := {*found.ENTRY.needs} - {*NEEDS}:
         return f"ENTRY needs {', '.join(sorted(map(str, unknown)))}; known are {', '.join(NEEDS)}"
     settings = getattr(found, "Settings", None)
     if not (isinstance(settings, type) and issubclass(settings, AnalysisSettings)):
-        return "no Settings, a class of mnemoscope.analysis.inputs.AnalysisSettings"
+        return "no Settings, a class of mnemoscope.plugin.AnalysisSettings"
     return "" if callable(getattr(found, "analyse", None)) else "no function analyse"
 
 

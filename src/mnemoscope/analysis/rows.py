@@ -20,9 +20,16 @@ from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisSettings, OtherMo
 from mnemoscope.data.corpus import Corpus, Place
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
-from mnemoscope.lm.continue_ import continue_sequences, is_copied, right_tokens, run_lengths
+from mnemoscope.lm.continue_ import (
+    as_words,
+    continue_sequences,
+    greedy_tokens,
+    is_copied,
+    right_tokens,
+    run_lengths,
+)
 from mnemoscope.lm.fine_tuning import FineTuning
-from mnemoscope.lm.model import LanguageModel
+from mnemoscope.lm.model import LanguageModel, check_tokens, run_batches
 from mnemoscope.lm.probe import hidden_states, next_token_entropy
 from mnemoscope.progress import SILENT, Progress, track
 from mnemoscope.taxonomy import PRASHANTH
@@ -49,7 +56,8 @@ def draw_rows(table: pl.DataFrame, n: int | None, seed: int) -> pl.DataFrame:
 def categories_of(rows: pl.DataFrame, taxonomy: str = PRASHANTH) -> pl.Series:
     """Give each row the class it has, or would have were it memorized; null without its features.
 
-    Raises UserError: a column that the taxonomy needs is missing.
+    A String column `category`, in the order of the rows. Raises UserError: a column that the
+    taxonomy needs is missing, or it is unknown.
     """
     asked = rows.with_columns(is_memorized=pl.lit(True))
     return label_sequences(asked, parse_taxonomy(taxonomy)).alias("category")
@@ -77,16 +85,19 @@ def classes_of(
     return inputs.labels.select("sequence_id", pl.col(name).alias("class"))
 
 
-def kinds_of(rows: pl.DataFrame) -> pl.Series:
-    """Say of each row whether it is `code` or `text`; null where that is unknown."""
-    if "is_code" not in rows.columns:
-        return pl.Series("kind", [None] * rows.height, dtype=pl.String)
-    names = {True: "code", False: "text"}
-    return rows["is_code"].replace_strict(names, return_dtype=pl.String).alias("kind")
+def guessable() -> pl.Expr:
+    """Whether a row can be guessed: the node `Guess`, true where its features are not known.
+
+    For `filter`, on a table with `is_incrementing`, `is_repeating`, `rouge_l` and `rouge_3`.
+    """
+    return parse_node("Guess").expression.fill_null(True)
 
 
 def groups_of(rows: pl.DataFrame) -> pl.Series:
-    """Group each row: `Guess`, `Recall` or `Non-Memo`, and `memorized` without its features."""
+    """Group each row: `Guess`, `Recall` or `Non-Memo`; `memorized` without the features of Guess.
+
+    A String column `group`, in the order of the rows, which have `is_memorized`.
+    """
     has_features = all(name in rows.columns for name in _GROUP_FEATURES)
     kinds = categories_of(rows, _GROUPS) if has_features else pl.Series([None] * rows.height)
     short = kinds.cast(pl.String).str.split("[").list.first().fill_null("memorized")
@@ -95,13 +106,19 @@ def groups_of(rows: pl.DataFrame) -> pl.Series:
 
 
 def members(groups: pl.Series) -> dict[str, list[int]]:
-    """Row numbers of each group of `groups_of` that has any, in a fixed order."""
+    """Row numbers of each group of `groups_of` that has any, by its name.
+
+    Guess, Recall, memorized, Non-Memo, in this order.
+    """
     found = {name: (groups == name).arg_true().to_list() for name in _GROUP_ORDER}
     return {name: places for name, places in found.items() if places}
 
 
 def refuse_one_sided(memorized: npt.NDArray[np.bool_], minimum: int, *, where: str) -> None:
-    """Refuse (UserError) rows of which fewer than `minimum` are memorized, or are not."""
+    """Refuse rows of which fewer than `minimum` are memorized, (n,), or fewer are not.
+
+    Raises UserError, whose message begins with `where`.
+    """
     n_yes = int(memorized.sum())
     n_no = len(memorized) - n_yes
     if min(n_yes, n_no) < minimum:
@@ -114,22 +131,12 @@ def refuse_one_sided(memorized: npt.NDArray[np.bool_], minimum: int, *, where: s
 # -- what is kept ---------------------------------------------------------------------------
 
 
-def hash_ids(rows: pl.DataFrame, column: str = "sequence_id") -> str:
-    """Hash of the rows' sequence ids, for a basis of the shelf."""
-    return hashlib.sha256(rows[column].to_numpy().tobytes()).hexdigest()
-
-
-def hash_arrays(*arrays: npt.NDArray[Any]) -> str:
-    """Hash of shapes and values, for a basis of the shelf."""
+def hash_arrays(*arrays: npt.NDArray[Any] | pl.Series) -> str:
+    """Hash of shapes and values, such as ids or tokens, for a basis of the shelf."""
     digest = hashlib.sha256()
-    for array in arrays:
+    for array in map(np.asarray, arrays):
         digest.update(repr(array.shape).encode() + np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
-
-
-def model_basis(lm: LanguageModel) -> dict[str, object]:
-    """What of a model decides its numbers, for a basis of the shelf."""
-    return {name: getattr(lm, name) for name in ("fingerprint", "dtype", "device", "bos_id")}
 
 
 def keep_blocks(
@@ -145,10 +152,22 @@ def keep_blocks(
     of_block: Callable[[pl.DataFrame], Mapping[str, object]] = lambda _block: {},
     **basis: object,
 ) -> pl.DataFrame:
-    """Make a frame of rows in blocks of `size`; a block once made is kept under `name`.
+    """Make a frame of rows in blocks; a block once made is kept, and an interrupted run goes on.
 
-    `make` gives the frame of one block and advances the progress, `units` a row, itself; the basis,
-    with what `of_block` adds, says what decides a block's numbers beside the model and its ids.
+    Args:
+        inputs: whose shelf keeps them.
+        lm: the model that is asked; its `basis` is part of what decides a block.
+        rows: with a column `sequence_id`, part of it too.
+        name: what the blocks are kept under; the same name and basis in two analyses share them.
+        make: gives the frame of one block, and advances the progress `units` a row itself.
+        label: what the progress is called.
+        size: rows of a block.
+        units: steps of the progress that a row takes.
+        of_block: what else decides a block, from its rows.
+        basis: what else decides all of them, as plain values.
+
+    Returns:
+        The frames of all blocks, one below the other, in the order of the rows.
     """
     frames, made = [], []
     with track(label, total=rows.height * units) as progress:
@@ -159,7 +178,8 @@ def keep_blocks(
 
         for block in rows.iter_slices(size):
             n_made = len(made)
-            decisive = {**model_basis(lm), **basis, **of_block(block), "ids": hash_ids(block)}
+            ids = hash_arrays(block["sequence_id"])
+            decisive = {**lm.basis, **basis, **of_block(block), "ids": ids}
             frames.append(inputs.shelf(name, decisive, partial(make_now, block)))
             if len(made) == n_made:  # it was kept
                 progress.advance(block.height * units)
@@ -199,7 +219,8 @@ def complete_rows(
 ) -> pl.DataFrame:
     """Give every row its `continuation` or `memorization_score`, decoded where it is not known.
 
-    The continuation of a memorized row is its suffix.
+    `wanted` are one or both of these; the study's model is asked, in kept blocks. The continuation
+    of a memorized row is its suffix. All rows, in order, with these columns added or filled.
     """
     known = rows
     if "continuation" in wanted:
@@ -243,7 +264,10 @@ def scanned_by(inputs: AnalysisInputs, other: OtherModel) -> pl.DataFrame:
 
 
 class LevelSettings(AnalysisSettings):
-    """Settings of what looks at sequences by how many of their generated tokens are right."""
+    """Settings of what looks at sequences by how many of their generated tokens are right.
+
+    Those of `generate_by_level`; an analysis adds its own.
+    """
 
     n_sequences: int | None = Field(
         default=5000, ge=10, description="Sequences looked at, drawn by the seed; null: all."
@@ -260,11 +284,17 @@ class LevelSettings(AnalysisSettings):
 
 @dataclass(frozen=True)
 class Generated:
-    """Sequences with the first tokens that the model writes after their prefix."""
+    """Sequences with the first tokens that the model writes after their prefix.
 
-    rows: pl.DataFrame  # of the study's table, n of them
-    tokens: npt.NDArray[np.int32]  # prefix and generated tokens, shape (n, prefix + steps)
-    is_right: npt.NDArray[np.bool_]  # the generated token is the sequence's own, shape (n, steps)
+    Attributes:
+        rows: of the study's table, n of them.
+        tokens: prefix and generated tokens, int32 (n, prefix + steps).
+        is_right: whether each generated token is the sequence's own, bool (n, steps).
+    """
+
+    rows: pl.DataFrame
+    tokens: npt.NDArray[np.int32]
+    is_right: npt.NDArray[np.bool_]
 
     @property
     def n_steps(self) -> int:
@@ -310,7 +340,8 @@ def choose_levels(
 def states_of(inputs: AnalysisInputs, generated: Generated) -> npt.NDArray[np.float32]:
     """Give the last hidden state from which each generated token is chosen, in kept blocks.
 
-    Shape (n, steps, width): step i is chosen from the state of the token before it.
+    Float32 (n, steps, width), of the study's model: step i is chosen from the state of the token
+    before it.
     """
     lm, n_steps = inputs.model(), generated.n_steps
     read = generated.tokens[:, :-1].tolist()  # the last token is chosen, not read
@@ -340,7 +371,8 @@ def entropy_of(
 ) -> npt.NDArray[np.float64]:
     """Give the entropy of the prediction of every token, (n, T), but the first; kept by `name`.
 
-    The basis holds what decides the tokens beside the model, the rows and the prefix.
+    Nats, float64 (n, T - 1), of the study's model. The basis holds what decides the tokens beside
+    the model, the rows and the prefix.
     """
     lm = inputs.model()
 
@@ -349,7 +381,7 @@ def entropy_of(
         entropy = pl.Series("entropy", values.tolist(), dtype=pl.List(pl.Float32))
         return rows.select("sequence_id", entropy)
 
-    basis |= {**model_basis(lm), "ids": hash_ids(rows), "prefix": inputs.prefix}
+    basis |= {**lm.basis, "ids": hash_arrays(rows["sequence_id"]), "prefix": inputs.prefix}
     return np.array(inputs.shelf(name, basis, make)["entropy"].to_list(), dtype=np.float64)
 
 
@@ -357,7 +389,7 @@ def entropy_of(
 
 
 class Prompt(NamedTuple):
-    """A place in a sequence to ask from: so many tokens, from this one on."""
+    """A part of a sequence that the model is shown: `length` tokens from token `start` on."""
 
     length: int
     start: int
@@ -383,8 +415,9 @@ def ask_exactly(
 ) -> Iterator[Answer]:
     """Count right tokens in a row, at most `n_decoded`, after each prompt of each sequence, (n, T).
 
-    One teacher-forced forward a start serves prompts of every length: as long as every token is the
-    model's own choice, it is what greedy decoding writes.
+    Gives an `Answer` for each: `row`, `prompt`, `n_tokens`, and `is_copied`, whether they stand in
+    the prompt already. One teacher-forced forward a start serves prompts of every length: as long
+    as every token is the model's own choice, it is what greedy decoding writes.
     """
     for start in sorted({one.start for one in prompts}):
         lengths = [one.length for one in prompts if one.start == start]
@@ -397,6 +430,52 @@ def ask_exactly(
                 copied = is_copied(lm.tokenizer, prompt, written)
                 yield Answer(row, Prompt(length, start), n, copied)
         progress.advance(len(table))
+
+
+def ask_by_words(
+    lm: LanguageModel,
+    table: npt.NDArray[np.integer[Any]],
+    prompts: Sequence[Prompt],
+    *,
+    n_decoded: int,
+    batch_size: int,
+    progress: Progress = SILENT,
+) -> Iterator[Answer]:
+    """As `ask_exactly`, but decode after each prompt and compare the words of both texts.
+
+    Words are runs of letters and digits, so white space and punctuation do not count. It costs a
+    decoding of every prompt.
+    """
+    for prompt in prompts:
+        shown = table[:, prompt.start : prompt.start + prompt.length]
+        most = n_decoded
+        if lm.max_positions is not None:
+            most = min(most, lm.max_positions - len(lm.before) - prompt.length)
+        batches = run_batches(
+            lm,
+            check_tokens(lm, shown),
+            batch_size,
+            lambda batch, most=most: greedy_tokens(lm, batch, most)[0].cpu().numpy(),  # type: ignore[misc]
+        )
+        written = np.concatenate(list(batches))
+        progress.advance(len(table))
+        for row, ids in enumerate(written.tolist()):
+            label = table[row, prompt.start + prompt.length :][:n_decoded]
+            n = words_in_common(lm.tokenizer, ids, label)
+            yield Answer(row, prompt, n, is_copied(lm.tokenizer, shown[row], label[:n]))
+
+
+def words_in_common(tokenizer: Any, written: npt.ArrayLike, label: npt.ArrayLike) -> int:
+    """Count the tokens of the true text, `label`, whose words begin the written one."""
+    text, ids = as_words(tokenizer, written), np.asarray(label)
+    low, high = 0, len(ids)
+    while low < high:  # what fits, fits for fewer tokens too
+        middle = (low + high + 1) // 2
+        if text.startswith(as_words(tokenizer, ids[:middle])):
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 # -- training continued ---------------------------------------------------------------------
@@ -420,11 +499,21 @@ def run_arm(
     pad: int = 0,
     progress: Progress = SILENT,
 ) -> list[_Look]:
-    """Train a copy through the stream, (steps, batch, length), and give what each look at it gave.
+    """Train a copy through a stream of batches, and give what each look at it gave.
 
-    Looks are at the model and how many steps it has made: before any step, each `every` steps, and
-    at the end. Of the insertions, rows that replace others, an id below 0 is padding, read as `pad`
-    and not counted in the loss.
+    Args:
+        tuning: the copy, which is trained.
+        stream: token ids, int32 (steps, batch, length).
+        insertions: by step (from 0) and place in its batch, the row that stands there instead; an
+            id below 0 is padding, read as `pad` and not counted in the loss.
+        look: asked with the model and how many steps it has made: before any step, each `every`
+            steps, and at the end.
+        every: steps from one look to the next.
+        pad: what padding is read as.
+        progress: advanced with each step.
+
+    Returns:
+        What the looks gave, in order.
     """
     found = [look(tuning.lm, 0)]
     for step, batch in enumerate(stream):
@@ -439,7 +528,10 @@ def run_arm(
 
 
 def stream_rows(rows: Rows, n_steps: int, batch_size: int, seed: int) -> npt.NDArray[np.int32]:
-    """Batch rows in a seeded order, all of them before any comes again: (steps, batch, length)."""
+    """Batch rows (n, length) in a seeded order, all of them before any comes again.
+
+    Int32 (steps, batch, length): the stream of `run_arm`.
+    """
     rng = np.random.default_rng(seed)
     wanted = n_steps * batch_size
     n_rounds = -(-wanted // len(rows))
@@ -453,7 +545,10 @@ def counts_duplicates(table: pl.DataFrame) -> bool:
 
 
 def seen_in_training(table: pl.DataFrame) -> pl.Series:
-    """Whether training held each row, by `duplicates`; null where these were not counted."""
+    """Whether training held each row, by `duplicates`; null where these were not counted.
+
+    A Boolean column in the order of the rows; its `count()` is 0 where none were counted.
+    """
     if not counts_duplicates(table):
         return pl.repeat(None, table.height, dtype=pl.Boolean, eager=True)
     return table["duplicates"] > 0
@@ -467,6 +562,11 @@ UNCOUNTED = (
 """What an analysis says that draws unseen sequences without knowing."""
 
 
+def unseen_note(table: pl.DataFrame) -> tuple[str, ...]:
+    """What to say of `unseen_rows` in `AnalysisResult.further`: nothing where they are counted."""
+    return () if counts_duplicates(table) else (UNCOUNTED,)
+
+
 def unseen_rows(inputs: AnalysisInputs, n: int, seed: int, *, where: str) -> pl.DataFrame:
     """Draw sequences that the model cannot know: not memorized, not guessable, not trained on.
 
@@ -474,7 +574,7 @@ def unseen_rows(inputs: AnalysisInputs, n: int, seed: int, *, where: str) -> pl.
     UserError: there are fewer than `n`; the message begins with `where`.
     """
     is_counted = counts_duplicates(inputs.table)
-    rule = ~pl.col("is_memorized") & ~parse_node("Guess").expression.fill_null(True)
+    rule = ~pl.col("is_memorized") & ~guessable()
     if is_counted:
         rule &= ~seen_in_training(inputs.table).fill_null(True)
     found = inputs.table.filter(rule)
@@ -507,7 +607,7 @@ def training_rows(inputs: AnalysisInputs, n: int, *, where: str) -> Rows:
         raise UserError(
             f"{where}: {inputs.corpus.path}: no text of {inputs.length} tokens. Give longer ones."
         )
-    rule = pl.col("is_memorized") | parse_node("Guess").expression.fill_null(True)
+    rule = pl.col("is_memorized") | guessable()
     seen = seen_in_training(inputs.table)
     found = inputs.table.filter(seen.fill_null(False) if seen.count() else rule)
     if found.is_empty():

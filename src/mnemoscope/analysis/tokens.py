@@ -21,19 +21,28 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from mnemoscope.analysis.figures import Chart, bars_by, series_by, series_of
-from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult
-from mnemoscope.analysis.rows import (
+from mnemoscope import UserError
+from mnemoscope.plugin import (
+    AnalysisInputs,
+    AnalysisResult,
+    Chart,
     Generated,
     LevelSettings,
+    Progress,
+    bars_by,
     entropy_of,
+    find_groups,
+    frame_of,
     generate_by_level,
+    n_groups,
+    resampled_mean,
+    rows_of,
+    series_by,
+    series_of,
+    share_true,
     states_of,
+    track,
 )
-from mnemoscope.errors import UserError
-from mnemoscope.progress import SILENT, Progress, track
-from mnemoscope.stats import frame_of, n_groups, resampled_mean, rows_of, share_true
-from mnemoscope.taxonomy.groups import find_groups
 
 _Floats = npt.NDArray[np.floating]
 _Bools = npt.NDArray[np.bool_]
@@ -215,7 +224,7 @@ def train_predictor(
     is_right: _Bools,
     held_back: _Bools,
     training: Training,
-    progress: Progress = SILENT,
+    progress: Progress,
 ) -> Predictor:
     """Train on some sequences and keep the weights that do best on those held back.
 

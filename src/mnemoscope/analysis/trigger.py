@@ -13,22 +13,39 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-import torch
 from pydantic import Field
 
-from mnemoscope.analysis.figures import Chart, HeatMap, plain, series_of, series_of_estimates
-from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
-from mnemoscope.analysis.rows import draw_rows, groups_of, hash_ids, keep_blocks, members
-from mnemoscope.data.table import look_up, token_matrix
-from mnemoscope.errors import UserError
-from mnemoscope.lm.continue_ import right_tokens
-from mnemoscope.lm.intervene import patched_states
-from mnemoscope.lm.model import LanguageModel, check_tokens, last_logits, prepend_bos, run_batches
-from mnemoscope.lm.probe import hidden_states
-from mnemoscope.progress import SILENT, Progress
-from mnemoscope.stats import frame_of, n_groups, resampled_mean, resampled_means, rows_of
-from mnemoscope.taxonomy.groups import other_rows
-from mnemoscope.words import ranged
+from mnemoscope import UserError
+from mnemoscope.plugin import (
+    AnalysisInputs,
+    AnalysisResult,
+    AnalysisSettings,
+    Chart,
+    HeatMap,
+    LanguageModel,
+    Progress,
+    draw_rows,
+    frame_of,
+    groups_of,
+    hash_arrays,
+    hidden_states,
+    keep_blocks,
+    look_up,
+    members,
+    n_groups,
+    other_rows,
+    plain,
+    ranged,
+    resampled_mean,
+    resampled_means,
+    right_tokens,
+    right_with_states,
+    rows_of,
+    series_of,
+    token_matrix,
+)
+
+_Places = npt.NDArray[np.int64]
 
 _BLOCK = 16
 _MINIMUM = 2
@@ -78,7 +95,7 @@ def find_changes(
     donors: npt.NDArray[np.integer[Any]],
     *,
     batch_size: int,
-    progress: Progress = SILENT,
+    progress: Progress,
 ) -> Changes:
     """Replace every state of every prefix, one by one, by the donor's at the same place.
 
@@ -90,33 +107,26 @@ def find_changes(
     n, prefix = donors.shape
     layers = range(lm.n_layers)
     batches = hidden_states(lm, donors, batch_size=batch_size, layers=layers)
-    states = torch.from_numpy(np.concatenate(list(batches))).transpose(0, 1)
-    table = check_tokens(lm, tokens, prefix=prefix)
+    states = np.concatenate(list(batches)).swapaxes(0, 1)
     is_right = right_tokens(lm, tokens, batch_size=batch_size, prefix=prefix)
 
-    def changed(layer: int, rows: torch.Tensor, positions: torch.Tensor) -> npt.NDArray[np.bool_]:
+    def changed(layer: int, rows: _Places, places: _Places) -> npt.NDArray[np.bool_]:
         """Tokens that are no longer the best ones, (rows, suffix)."""
+        new = states[layer][rows[:, None], places]
+        parts = []
+        for right in right_with_states(
+            lm, tokens[rows], layer, places, new, batch_size=batch_size, prefix=prefix
+        ):
+            parts.append(~right)
+            progress.advance(len(right))
+        return np.concatenate(parts)
 
-        def step(numbers: torch.Tensor) -> npt.NDArray[np.bool_]:
-            one = numbers[:, 0].cpu()
-            row, places = rows[one], positions[one]
-            batch = table[row].to(numbers.device)
-            wanted = batch[:, prefix:]
-            new = states[layer][row[:, None], places]
-            with torch.inference_mode(), patched_states(lm, layer, places, new):
-                logits = last_logits(lm, prepend_bos(lm, batch[:, :-1]), wanted.shape[1])
-            progress.advance(len(one))
-            return np.asarray((logits.argmax(dim=-1) != wanted).cpu().numpy())
-
-        numbers = torch.arange(len(rows))[:, None]
-        return np.concatenate(list(run_batches(lm, numbers, batch_size, step)))
-
-    each, every = torch.arange(n), torch.arange(prefix)
-    rows, places = each.repeat_interleave(prefix), every.repeat(n)[:, None]
+    each, every = np.arange(n), np.arange(prefix)
+    rows, places = each.repeat(prefix), np.tile(every, n)[:, None]
     single, whole = [], []
     for layer in layers:
         single.append(changed(layer, rows, places).reshape(n, prefix, -1) & is_right[:, None])
-        whole.append(changed(layer, each, every.expand(n, prefix)) & is_right)
+        whole.append(changed(layer, each, np.tile(every, (n, 1))) & is_right)
     return Changes(np.stack(single, axis=1), np.stack(whole, axis=1), is_right)
 
 
@@ -200,7 +210,7 @@ def _changes(inputs: AnalysisInputs, rows: pl.DataFrame, seed: int) -> Changes:
         label="Replacing states",
         size=_BLOCK,
         units=lm.n_layers * (half + 1),
-        of_block=lambda block: {"donors": hash_ids(block, "donor_id")},
+        of_block=lambda block: {"donors": hash_arrays(block["donor_id"])},
         prefix=half,
     )
     n, suffix = rows.height, inputs.length - half
@@ -304,9 +314,10 @@ def _figures(
         x_names=depths,
         percent=True,
         series=tuple(
-            series_of_estimates(
+            series_of(
                 f"{name} ({len(places):,})",
-                resampled_means(values[places], near[places]),
+                frame_of({"share": one} for one in resampled_means(values[places], near[places])),
+                "share",
             )
             for name, places in groups.items()
         ),

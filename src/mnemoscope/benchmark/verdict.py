@@ -126,7 +126,7 @@ def _say_missing(figures: BenchmarkFigures) -> str:
         return "no control was run, so the figure may come from the text alone"
     if not any(TABLE[one].needs_reference for one in figures.controls):
         return (
-            "without a reference model (--reference), what attention adds to the text may be text "
+            "without a reference model, what attention adds to the text may be text "
             "that the blind baselines do not see"
         )
     if figures.failed_controls:

@@ -206,8 +206,9 @@ def capture_pooled(
 ) -> Iterator[PooledMaps]:
     """Capture the attention of whole sequences (n, T), pooled over heads, in row order.
 
-    Between two batches the model is as before. Batches are halved, with a log message, when memory
-    runs out. `attention_mask` (n, T) is 1 for a token, 0 for padding on either side: maps are 0 in
+    Gives batches with `mean` and `max`, float32 (batch, layers, query, key), on the CPU. Between
+    two batches the model is as before. Batches are halved, with a log message, when memory runs
+    out. `attention_mask` (n, T) is 1 for a token, 0 for padding on either side: maps are 0 in
     padded rows and columns and otherwise those of the sequence alone (bit for bit at equal batch
     size). `keep_heads` returns every head's maps too. A BOS token's row and column are left out, so
     rows do not sum to one there. Raises UserError: tokens that do not fit the model (at once); a

@@ -242,7 +242,12 @@ def compare(logits: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, t
 def best_tokens(
     lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int, prefix: int = 1
 ) -> npt.NDArray[np.int32]:
-    """Argmax at every place from `prefix` on, after the true tokens: int32 (n, T - prefix)."""
+    """Give the token that the model finds best at every place from `prefix` on.
+
+    Each after the true tokens before it, of sequences (n, T): int32 (n, T - prefix). One forward a
+    sequence. Raises UserError: tokens that do not fit the model. NoRoomError: not even one sequence
+    fits into memory.
+    """
     table = check_tokens(lm, tokens, prefix=prefix)
 
     def step(batch: torch.Tensor) -> npt.NDArray[np.int32]:
@@ -259,7 +264,10 @@ def best_tokens(
 def right_tokens(
     lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int, prefix: int
 ) -> npt.NDArray[np.bool_]:
-    """Say of every token after the prefix whether it is the best of `best_tokens`; as there."""
+    """Say of every token after the prefix whether it is the best of `best_tokens`.
+
+    Bool (n, T - prefix); a row right throughout is memorized, up to ties. Errors as there.
+    """
     best = best_tokens(lm, tokens, batch_size=batch_size, prefix=prefix)
     return best == np.asarray(tokens)[:, prefix:]  # type: ignore[no-any-return]
 

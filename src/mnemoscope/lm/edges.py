@@ -34,11 +34,12 @@ def total_effects(
 ) -> Iterator[torch.Tensor]:
     """Give α · ∂(sum of the suffix tokens' logits) / ∂α of every edge, summed over heads.
 
-    The suffix tokens of (n, T) are those from `prefix` on, each after the true ones before it. It
-    is the first-order estimate of what these logits lose when the edge is cut in all heads, along
-    every path through the later layers; with G the gradient at the attention's output before the
-    output projection, of each head α · (G · v). Raises UserError: tokens that do not fit the model,
-    or a family whose edges cannot be changed. NoRoomError: not even one sequence fits into memory.
+    Batches float32 (batch, layers, query, key), on the CPU, in row order. The suffix tokens of (n,
+    T) are those from `prefix` on, each after the true ones before it. It is the first-order
+    estimate of what these logits lose when the edge is cut in all heads, along every path through
+    the later layers; with G the gradient at the attention's output before the output projection, of
+    each head α · (G · v). Raises UserError: tokens that do not fit the model, or a family whose
+    edges cannot be changed. NoRoomError: not even one sequence fits into memory.
     """
     return run_batches(
         lm,

@@ -20,7 +20,10 @@ from mnemoscope.lm.placement import fingerprint_model
 
 @dataclass(frozen=True)
 class StepSettings:
-    """AdamW, constant rate, gradients clipped; `ascent` unlearns, `seed` is of the dropout."""
+    """How `FineTuning` steps: AdamW at a constant rate, gradients clipped.
+
+    `ascent` goes up the loss, which unlearns; `seed` is of the dropout.
+    """
 
     learning_rate: float
     weight_decay: float = 0.01

@@ -8,12 +8,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from mnemoscope.errors import UnsupportedModelError, UserError
-from mnemoscope.lm.model import LanguageModel, attention_modules, claimed, eager_attention, rerouted
+from mnemoscope.lm.model import (
+    LanguageModel,
+    attention_modules,
+    check_tokens,
+    claimed,
+    eager_attention,
+    last_logits,
+    prepend_bos,
+    rerouted,
+    run_batches,
+)
 from mnemoscope.lm.probe import check_state, decoder_layers, entering
 
 _IMPLEMENTATION = "mnemoscope_changed"
@@ -242,3 +254,46 @@ def patched_states(
 
     with entering({decoder_layers(lm)[layer]: replace}):
         yield
+
+
+def right_with_states(
+    lm: LanguageModel,
+    tokens: npt.ArrayLike,
+    layer: int,
+    positions: npt.ArrayLike,
+    states: npt.ArrayLike,
+    *,
+    batch_size: int,
+    prefix: int,
+) -> Iterator[npt.NDArray[np.bool_]]:
+    """Say of every token after the prefix whether it is the best one with other states put in.
+
+    Args:
+        lm: the model; it is left as it was.
+        tokens: sequences, integers (n, T); each token is judged after the true ones before it.
+        layer: which state is replaced: 0, the embedding, to `n_layers` - 1 (`hidden_states`).
+        positions: where, int64 (n, k), counted without a BOS token.
+        states: what is put there, float32 (n, k, width).
+        batch_size: sequences a forward pass.
+        prefix: tokens before the first that is judged.
+
+    Yields:
+        Bool (batch, T - prefix), in the order of the rows.
+
+    Raises:
+        UserError: tokens that do not fit the model, a state that it does not have, or shapes that
+            do not fit. NoRoomError: not even one sequence fits into memory.
+    """
+    table = check_tokens(lm, tokens, prefix=prefix)
+    places = torch.from_numpy(np.asarray(positions, dtype=np.int64))
+    new = torch.from_numpy(np.asarray(states, dtype=np.float32))
+
+    def step(numbers: torch.Tensor) -> npt.NDArray[np.bool_]:
+        rows = numbers[:, 0].cpu()
+        batch = table[rows].to(numbers.device)
+        wanted = batch[:, prefix:]
+        with torch.inference_mode(), patched_states(lm, layer, places[rows], new[rows]):
+            logits = last_logits(lm, prepend_bos(lm, batch[:, :-1]), wanted.shape[1])
+        return np.asarray((logits.argmax(dim=-1) == wanted).cpu().numpy())
+
+    return run_batches(lm, torch.arange(len(table))[:, None], batch_size, step)

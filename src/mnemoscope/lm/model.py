@@ -249,6 +249,11 @@ class LanguageModel:
     chat: tuple[int, ...] = ()
 
     @property
+    def basis(self) -> dict[str, object]:
+        """What of the model decides its numbers, for the key of what is kept of it."""
+        return {name: getattr(self, name) for name in ("fingerprint", "dtype", "device", "bos_id")}
+
+    @property
     def before(self) -> tuple[int, ...]:
         """Tokens that stand before every sequence and are none of its own."""
         return self.chat or (() if self.bos_id is None else (self.bos_id,))

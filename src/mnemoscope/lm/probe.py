@@ -74,8 +74,9 @@ def teacher_forced(
 ) -> TeacherForced:
     """Judge every suffix token of sequences (n, T) after the true tokens before it.
 
-    Raises UserError: tokens that do not fit the model. NoRoomError: not even one sequence fits into
-    memory.
+    Gives `is_right`, bool, whether it is the model's best one, and `logprobs`, float32, nats, both
+    (n, T - prefix), from one forward a sequence. Raises UserError: tokens that do not fit the
+    model. NoRoomError: not even one sequence fits into memory.
     """
     table = check_tokens(lm, tokens, prefix=prefix)
     shape = 0, table.shape[1] - prefix

@@ -72,6 +72,9 @@ def copy_edges(tokens: "Tensor", n_layers: int) -> "Tensor":
 def attention_shape(maps: "Tensor", copies: "Tensor", prefix: int | None = None) -> "Tensor":
     """Sum up each layer of each map: float64 (n, layers, 8), in the order of `SHAPES`.
 
+    That is: entropy of a row (nats), its Gini coefficient, and the shares of a map's weight on the
+    first token, near the diagonal, on copy edges, prefix to prefix, suffix to prefix, suffix to
+    suffix.
     Maps are (n, layers, query, key), not negative, zero above the diagonal; `copies`, bool (n,
     query, key), their copy edges. Entropy and Gini are means over queries 1 and later, each row
     scaled to sum 1. Gini is over the keys a query may look at: 0 where all draw alike, near 1 where

@@ -61,7 +61,10 @@ def find_groups(frame: pl.DataFrame) -> pl.Series:
 
 
 def other_rows(groups: npt.ArrayLike, n_others: int, *, seed: int) -> npt.NDArray[np.int64]:
-    """Draw rows of other groups for every row, other rows in a single group: (n_others, rows)."""
+    """Draw rows of other groups for every row, by a seed: row numbers, int64 (n_others, rows).
+
+    Other rows where all are of one group.
+    """
     named = np.unique(np.asarray(groups), return_inverse=True)[1]
     generator, n_rows = np.random.default_rng(seed), len(named)
     rows = np.arange(n_rows)

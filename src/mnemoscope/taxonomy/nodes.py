@@ -58,16 +58,25 @@ class Cut:
 
 @dataclass(frozen=True)
 class Node:
-    """One yes/no rule; its name, as the user wrote it without spaces, names the class."""
+    """One yes/no rule; its name, as the user wrote it without spaces, names the class.
+
+    Attributes:
+        name: of the class.
+        expression: the rule, Boolean with nulls.
+        meaning: when the answer is yes, in words.
+        columns: feature columns that it needs.
+        canonical: the published spelling of the same rule (``Recite[1000]`` is ``Recite[1k]``).
+        cuts: where the answer may change.
+        probe: the expression on columns named by `cuts`; other than `expression` only for a user's
+            own rule, of which nothing is known but that it says yes or no.
+    """
 
     name: str
-    expression: pl.Expr = field(compare=False, repr=False)  # Polars expression, boolean with nulls
-    meaning: str  # when the answer is yes, in words
-    columns: tuple[str, ...]  # feature columns that it needs
-    canonical: str  # the published spelling of the same rule (``Recite[1000]`` is ``Recite[1k]``)
-    cuts: tuple[Cut, ...]  # where the answer may change
-    # The expression on columns named by `cuts`; other than `expression` only for a user's own rule,
-    # of which nothing is known but that it says yes or no.
+    expression: pl.Expr = field(compare=False, repr=False)
+    meaning: str
+    columns: tuple[str, ...]
+    canonical: str
+    cuts: tuple[Cut, ...]
     probe: pl.Expr = field(compare=False, repr=False)
 
 
