@@ -1,13 +1,45 @@
 """The few error types: the user's mistake, damaged data, no room.
 
 A message is one line: what is wrong, where, and what to do. The library raises, only the
-command line prints.
+command line prints. Where it says what to give, it names the flag; outside the command line that
+is read as the argument: `--set label.minimum=9` as `label.minimum=9`, `--dtype` as `dtype`.
 """
 
 import importlib.metadata
 import importlib.util
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
+
+# A command in quotes stays as it is.
+_SPOKEN = re.compile(r"'(?:mnemoscope|hf|ray) [^']*'| with -o\b|--set |(?<![\w-])--([a-z][\w-]*)")
+_flags_are_typed = False
+
+
+@contextmanager
+def flags_as_typed() -> Iterator[None]:
+    """Let messages name flags as they are typed, in this process: for the command line."""
+    global _flags_are_typed
+    before, _flags_are_typed = _flags_are_typed, True
+    try:
+        yield
+    finally:
+        _flags_are_typed = before
+
+
+def as_arguments(message: str) -> str:
+    """Flags in a message as the arguments of functions.
+
+    >>> as_arguments("Use --batch-size 8, or run 'mnemoscope label STUDY --redo'.")
+    "Use batch_size 8, or run 'mnemoscope label STUDY --redo'."
+    """
+
+    def spoken(match: re.Match[str]) -> str:
+        found = match[0]
+        return found if found.startswith("'") else (match[1] or "").replace("-", "_")
+
+    return _SPOKEN.sub(spoken, message)
 
 
 class MnemoscopeError(Exception):
@@ -15,7 +47,8 @@ class MnemoscopeError(Exception):
 
     def __str__(self) -> str:
         """The message on one line, also where a name in it holds a line break."""
-        return " ".join(super().__str__().splitlines())
+        said = " ".join(super().__str__().splitlines())
+        return said if _flags_are_typed else as_arguments(said)
 
 
 class UserError(MnemoscopeError):
@@ -44,6 +77,8 @@ class NoRoomError(MnemoscopeError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Say which known name the user probably meant, after a space; nothing when none is near.
+
+    For the end of a message.
 
     >>> nearest("batchsize", ["batch_size", "device"])
     " Did you mean 'batch_size'?"

@@ -146,7 +146,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "stats": (
             "FIGURE FEWEST_GROUPS Z frame_of rows_of share_true resampled_mean "
             "resampled_means resampled_ratio draw_within estimate_of resampled_auc "
-            "auc_and_fpr separation correlate_ranks grouped_variance n_groups fewest_groups"
+            "separation correlate_ranks grouped_variance n_groups fewest_groups"
         ),
     },
     "Figures": {

@@ -312,7 +312,7 @@ ONE_TEXT_OF_MEMORIZED = [[20] * 64 if i % 2 == 0 else [1 + i // 10 % 4] * 64 for
         (_rows(HALF, tokens=ONE_TEXT_OF_MEMORIZED), VARYING, "predict, sequences .* 4 of each are"),
         (_rows(HALF), {}, "nothing to predict from"),
         (_rows(HALF), GAP, "nothing to predict from"),
-        (_rows(HALF, **UNKNOWN), {}, "since duplicates is not known of any.*without it: taxonomy=NAMES"),
+        (_rows(HALF, **UNKNOWN), {}, "since duplicates is not known.*it: taxonomy=NAMES"),
     ],
 )
 def test_groups_too_small_one_sided_labels_and_features_without_variance_are_refused(

@@ -79,7 +79,7 @@ def test_a_port_in_use_is_said_and_without_a_wish_the_next_is_taken():
             find_socket(port)
     with find_socket(None) as first, find_socket(None) as second:
         assert first.getsockname()[1] != second.getsockname()[1]
-    with pytest.raises(UserError, match="--port"):
+    with pytest.raises(UserError, match="port"):
         find_socket(700_000)
 
 

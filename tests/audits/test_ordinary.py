@@ -65,7 +65,7 @@ def test_what_prompts_cannot_be_put_in_is_refused_before_any_window(lm, tmp_path
     broken, documents = replace(lm, tokenizer=tokenizer), [Document("a", "some text " * 40, "")]
     asked = audit_settings(ordinary=SHIPPED)
     for model, other in ((broken, lm), (lm, broken)):
-        with pytest.raises(UserError, match=r"only turns of two.*--ordinary"):
+        with pytest.raises(UserError, match=r"only turns of two.*ordinary"):
             depends(local_audit(model, documents, asked, reference=other))
     prompts = tmp_path / "p.txt"
     prompts.write_text("short\n" + "a long one " * 200)

@@ -49,9 +49,9 @@ def test_it_is_in_flags_refusals_columns_json_page_and_docs(toy, audited, traine
     flags = {verb: {one for p in commands[verb].params for one in p.opts} for verb in commands}
     assert {"--vowels", "--vowel-weight"} <= flags["audit"]
     assert not {"--vowels"} & (flags["audit api"] | flags["audit rank"])
-    with pytest.raises(UserError, match="--vowel-weight: only with --vowels"):
+    with pytest.raises(UserError, match="vowel_weight: only with vowels"):
         audit_settings(vowel_weight=2)
-    with pytest.raises(UserError, match=r"--vowel-weight: .*got -1"):
+    with pytest.raises(UserError, match=r"vowel_weight: .*got -1"):
         audit_settings(vowels="a", vowel_weight=-1)
 
     asked = audit_settings(**BRIEF, vowels="ae", vowel_weight=3)

@@ -14,7 +14,6 @@ from scipy.stats import binomtest
 from mnemoscope.audits.gate import judge, parse_gate
 from mnemoscope.audits.questions import audit_settings, settings_class
 from mnemoscope.audits.rule import Ruling, find_step, rule_windows
-from mnemoscope.audits.settings import flag_of
 from mnemoscope.audits.shares import overall, summarize
 from mnemoscope.audits.spans import Extension, Hit, find_spans, places_to_grow
 from mnemoscope.audits.tokens import tokenize
@@ -49,7 +48,7 @@ def test_no_number_takes_what_no_audit_could_use():
     for name, field in settings_class().model_fields.items():
         if type(field.get_default()) in (int, float):
             for given in BEYOND + BAD.get(name, []):
-                with pytest.raises(UserError, match=f"^{flag_of(name)}: ") as caught:
+                with pytest.raises(UserError, match=f"^{name}: ") as caught:
                     audit_settings(**{name: given})
                 assert len(str(caught.value).splitlines()) == 1
 
@@ -186,7 +185,7 @@ def test_a_gate_asks_for_a_share_or_a_number_of_all_or_of_each_document():
     ],
 )
 def test_gate_refuses_what_it_does_not_know_with_a_hint(text, words):
-    with pytest.raises(UserError, match="--fail-if") as caught:
+    with pytest.raises(UserError, match="fail_if") as caught:
         parse_gate(text)
     assert re.search(words, str(caught.value))
 

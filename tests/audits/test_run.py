@@ -153,7 +153,7 @@ def test_another_audit_is_not_written_over_unless_asked(tmp_path, audited, new_t
     stamps = [(out / name).stat().st_mtime_ns for name in files]
     assert audited(tmp_path, text, settings=plain)[0] == first
     assert [(out / name).stat().st_mtime_ns for name in files] == stamps
-    with pytest.raises(UserError, match=r"holds an audit of other documents.*--redo"):
+    with pytest.raises(UserError, match=r"holds an audit of other documents.*redo"):
         audited(tmp_path, text, settings=audit_settings(stride=4))
     for name in ("spans.parquet", "near.parquet", "audit.html"):
         (out / name).unlink()

@@ -288,7 +288,7 @@ NO_MONEY = '{"error": {"code": "insufficient_quota", "message": "pay"}}'
         ((429, {"Retry-After": "nan"}, "[" * 5000), 3, "status 429"),
         # what trying again cannot mend
         ((302, {"Location": "http://127.0.0.1:1/"}, ""), 1, "redirects elsewhere"),
-        ((400, {}, '{"error": {"message": "no ids"}}'), 1, r"\(no ids\).*--prompt-as text"),
+        ((400, {}, '{"error": {"message": "no ids"}}'), 1, r"\(no ids\).*prompt_as text"),
         ((429, {}, NO_MONEY), 1, "429 .pay"),
     ],
 )
@@ -445,5 +445,5 @@ def test_an_answer_is_taken_from_where_the_document_goes_on(said):
 
 
 def test_where_only_chats_are_served_the_refusal_names_the_flag(lm):
-    with serving(lm, "chat") as (_, url), pytest.raises(UserError, match="--chat"):
+    with serving(lm, "chat") as (_, url), pytest.raises(UserError, match="add chat"):
         answer_of(client_of(f"{url}/elsewhere"))

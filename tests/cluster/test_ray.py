@@ -369,8 +369,8 @@ def test_without_ray_the_command_is_given(whole, tmp_path, refused, hide):
 
 
 def test_gpus_are_handed_out_one_a_worker(cluster):
-    assert "Write --device cuda" in refusal(cluster.gpus, "cuda:1")
-    assert "Write --device cuda, and no map" in refusal(cluster.gpus, "auto", "auto")
+    assert "Write device cuda" in refusal(cluster.gpus, "cuda:1")
+    assert "Write device cuda, and no map" in refusal(cluster.gpus, "auto", "auto")
     assert cluster.gpus("cpu") == cluster.gpus("auto") == 0.0
     assert cluster.gpus("cuda") == 1.0
     with pytest.raises(UserError, match="no machine of the cluster has room"):
@@ -378,7 +378,7 @@ def test_gpus_are_handed_out_one_a_worker(cluster):
 
 
 def test_a_machine_that_does_not_see_the_store_is_named(cluster, tmp_path):
-    with pytest.raises(UserError, match=r"machine .* of the cluster does not see .*--storage"):
+    with pytest.raises(UserError, match=r"machine .* of the cluster does not see .*storage"):
         cluster.check_sees(Elsewhere(tmp_path / "store"))
     assert list(tmp_path.glob("store/*")) == []
 

@@ -161,7 +161,7 @@ def test_a_unit_that_fails_keeps_its_words_and_what_was_before_it(tmp_path) -> N
 
 
 def test_a_result_that_is_not_where_it_was_put_is_named(tmp_path) -> None:
-    with pytest.raises(UserError, match=r"power-0: .* it is not there. Give --storage"):
+    with pytest.raises(UserError, match=r"power-0: .* it is not there. Give storage"):
         run(tmp_path / "store", powers(2), Needs(processes=2), Forgetful)
 
 

@@ -260,9 +260,9 @@ def test_an_index_that_does_not_fit_is_refused(what, tmp_path):
 
 def test_what_the_index_says_already_is_not_asked_otherwise(tmp_path):
     write_megatron(tmp_path / "c.bin", [[1, 2, 3]])
-    with pytest.raises(UserError, match="holds uint16 where --dtype says int32"):
+    with pytest.raises(UserError, match="holds uint16 where dtype says int32"):
         opened(tmp_path / "c.bin", dtype="int32")
-    assert "Leave --separator out" in refusal(counted, [[1]], tmp_path / "c.bin", separator=0)
+    assert "Leave separator out" in refusal(counted, [[1]], tmp_path / "c.bin", separator=0)
 
 
 @given(st.lists(st.integers(0, 2), min_size=12, max_size=12), st.integers(2, 6))

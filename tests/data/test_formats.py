@@ -552,7 +552,7 @@ MIXED = _rows(meta='{"n": 1}') + _rows(meta='{"n": "one"}')
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0a\nsize 12345\n"
 BOMB = npy_header({"descr": "<u2", "fortran_order": False, "shape": (10**13, 32)}) + bytes(64)
 MISREAD = [  # a file and what is in it, words of the one line, columns asked for
-    ("a.csv", b"a,b\n1,2\n", "--column text=NAME"),
+    ("a.csv", b"a,b\n1,2\n", "column text=NAME"),
     ("a.csv", b"id;text\n1;x\n", "divided by ';'"),
     ("a.csv", b"id,text\n1,a, b\n", "line 2: 3 fields"),
     ("a.csv", b'text\n"a\nb\n', "not CSV"),

@@ -281,7 +281,7 @@ def test_what_is_no_exact_count_is_refused(api, tmp_path):
     api.is_approx = True
     for api.faults, words in (([], "approximate"), ([404], "HTTP 404"), ([503] * 5, "HTTP 503")):
         assert words in refusal(count_in_index, suffixes, f"{api.url}#{INDEX}", **asked)
-    with pytest.raises(UserError, match="--dtype float16"):
+    with pytest.raises(UserError, match="dtype float16"):
         count_in_index(suffixes, str(tmp_path), dtype="float16", progress_file=tmp_path / "p")
 
 
@@ -358,7 +358,7 @@ def test_an_index_counts_as_the_own_counter_and_one_that_is_not_whole_is_refused
     assert found == expected.tolist()
     asked = {"dtype": "uint8", "progress_file": tmp_path / "p"}
     for dtype in (None, "uint32"):  # the engine would end the process
-        with pytest.raises(UserError, match=r"no index of uint.* ids\. Name its --dtype"):
+        with pytest.raises(UserError, match=r"no index of uint.* ids\. Name its dtype"):
             count_in_index(suffixes, str(index), **asked | {"dtype": dtype})
     with pytest.raises(UserError, match="token id 300 does not fit"):
         count_in_index(np.full((1, 6), 300, np.int32), str(index), **asked)

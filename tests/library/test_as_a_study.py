@@ -1,5 +1,7 @@
 """Both ways: what the functions say is what a study says, to the bit."""
 
+from html import escape
+
 import numpy as np
 import polars as pl
 import pytest
@@ -64,7 +66,7 @@ def stored(study: ms.Study, rows: pl.DataFrame, role: str, pool: str = "mean") -
     return ms.Maps(read, pool, sources)
 
 
-def test_readers_their_figures_and_the_excess(small_demo) -> None:
+def test_readers_their_figures_and_the_excess(small_demo, tmp_path) -> None:
     study = ms.Study(small_demo)
     table = study.benchmark
     name = {"taxonomy": "Non-Memo, Guess, Recall", "variant": "main"}
@@ -111,6 +113,39 @@ def test_readers_their_figures_and_the_excess(small_demo) -> None:
     wanted = study.decisiveness(name["taxonomy"], attribution="gradient")
     np.testing.assert_array_equal(readers["model"].decisiveness(maps), wanted.delta)
 
+    kept = {one: ms.Reader.load(reader.save(tmp_path / one)) for one, reader in readers.items()}
+    for one, reader in readers.items():
+        assert kept[one].sample.equals(reader.sample)
+        assert kept[one].f1 == reader.f1
+        np.testing.assert_array_equal(kept[one].votes.scores, reader.votes.scores)
+    assert kept["model"].predict(maps).equals(readers["model"].predict(maps))
+    np.testing.assert_array_equal(kept["model"].decisiveness(maps), wanted.delta)
+    assert ms.excess({one: kept[one] for one in ("model", *controls)}) == found
+    with pytest.raises(ms.UserError, match="is not empty"):
+        readers["model"].save(tmp_path / "model")
+    file = tmp_path / "model" / "reader.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    with pytest.raises(ms.DamagedDataError, match=r"reader\.safetensors: damaged"):
+        ms.Reader.load(tmp_path / "model")
+
+    shown = readers["model"]._repr_html_()
+    for n in readers["model"].confusion.ravel():
+        assert f"<td>{n:,}</td>" in shown
+
+
+def test_labels_may_be_a_table_in_any_order(small_demo) -> None:
+    study = ms.Study(small_demo)
+    rows = study.samples.filter(taxonomy="Non-Memo, Guess, Recall", variant="main")
+    maps, labels = stored(study, rows, "model", "max"), rows.select("sequence_id", "class")
+    given = {"groups": rows["group"], "split": rows["split"], "kind": "regression"}
+    by_place = ms.fit(maps, labels["class"], **given)
+    for table in (labels, labels.rename({"class": "Non-Memo, Guess, Recall"})):
+        by_id = ms.fit(maps, table.sample(fraction=1.0, shuffle=True, seed=1), **given)
+        assert by_id.sample.equals(by_place.sample)
+        np.testing.assert_array_equal(by_id.votes.scores, by_place.votes.scores)
+    without = ms.fit(maps, labels[10:], **given)
+    assert without.sample.height == by_place.sample.height - 10
+
 
 def test_a_study_of_a_loaded_model_and_texts_is_the_one_of_their_names(
     study, tiny, tmp_path
@@ -138,6 +173,13 @@ def test_a_study_answers(study) -> None:
     assert "<iframe" in study.report()._repr_html_()
     with pytest.raises(ms.UserError, match="partz"):
         study.graft(partz=["qk"])
+    with pytest.raises(ms.UserError, match=r"no table 'benchmak\.parquet'\. Did you mean 'ben"):
+        study.read("benchmak.parquet")
+    page = study._repr_html_()
+    memorized = int(study.sequences["is_memorized"].sum())
+    assert f"{study.sequences.height:,} sequences, {memorized:,} memorized" in page
+    assert escape(row["verdict"]) in page
+    assert all(f"{name} " in page for name in study.samples["class"].unique())
     assert {"excess", "report", "graft", "decisiveness"} <= set(dir(study))
 
 

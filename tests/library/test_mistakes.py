@@ -112,6 +112,27 @@ CASES: dict[str, tuple[Case, str]] = {
     "a section as a text": (lambda h: ms.StudySettings(model="gpt2"), "a section of settings"),
     "documents of no kind": (lambda h: ms.audit(h.path, 3), "documents: an int"),
     "no study": (lambda h: ms.Study("nowhere"), "no such folder"),
+    "a function as settings": (
+        lambda h: ms.run(h.path, h.windows, "x", settings=lambda one: one), "settings: a function"),
+    "an unknown taxonomy in a run": (
+        lambda h: ms.run("no/such/model", h.windows, "x", taxonomies="Non-Memo, Gues, Recall"),
+        "Did you mean 'Guess'"),
+    "a kernel too large for a run": (
+        lambda h: ms.run("no/such/model", h.windows, "x", settings={"train.kernels": [12]}),
+        "kernel 12"),
+    "classes of other windows": (
+        lambda h: ms.fit(h.maps, pl.DataFrame({"sequence_id": [9999], "class": ["a"]})),
+        "of other windows"),
+    "a table without classes": (
+        lambda h: ms.fit(h.maps, h.windows), "one with sequence_id and class"),
+    "a window with two classes": (
+        lambda h: ms.fit(h.maps, pl.DataFrame({"sequence_id": [1, 1], "class": ["a", "b"]})),
+        "names a sequence_id twice"),
+    "an argument that there is not": (
+        lambda h: ms.fit(h.maps, h.labels, kernal=3), "Did you mean 'kernel'"),
+    "a reader that was not kept": (lambda h: ms.Reader.load("nowhere"), "reader.json: missing"),
+    "a device that there is not": (
+        lambda h: ms.fit(h.maps, h.labels, minimum=6, kernel=2, device="mps"), "Use device cpu"),
 }  # fmt: skip
 
 
@@ -150,6 +171,7 @@ def test_one_line_says_what_is_wrong(name, here, tmp_path, monkeypatch) -> None:
     with pytest.raises(ms.MnemoscopeError, match=said) as raised:
         case(here)
     assert len(str(raised.value).splitlines()) == 1
+    assert " --" not in str(raised.value)  # nobody types flags here
     assert not any(tmp_path.iterdir())  # nothing is left behind
 
 
@@ -158,6 +180,24 @@ def test_a_wrong_value_is_refused_where_it_is_set() -> None:
     for name, value in (("n_train", -1), ("taxonomies", "x"), ("n_trian", 1)):
         with pytest.raises(ms.UserError, match=f"label.{name}"):
             setattr(settings.label, name, value)
-    with pytest.raises(ms.UserError, match="length"):
-        settings.sequences.prefix = 500
+    with pytest.raises(ms.UserError, match=r"label\.taxonomies|Did you mean 'Guess'"):
+        settings.label.taxonomies = ["Non-Memo, Gues, Recall"]
+    with pytest.raises(ms.UserError, match="Did you mean 'Guess'"):
+        ms.StudySettings(label={"taxonomies": ["Non-Memo, Gues, Recall"]})
+    with pytest.raises(ms.UserError, match="suffix"):
+        settings.sequences.suffix = 0
     assert settings == ms.StudySettings()
+
+
+def test_prefix_and_suffix_are_set_one_after_another() -> None:
+    sequences = ms.StudySettings().sequences
+    for prefix, suffix in ((40, 40), (100, 100), (16, 48), (32, 500)):
+        sequences.prefix = prefix
+        sequences.suffix = suffix
+        assert (sequences.n_prefix, sequences.length) == (prefix, prefix + suffix)
+    given = ms.StudySettings(sequences={"prefix": 16, "suffix": 48, "length": 64}).sequences
+    given.suffix = 16
+    given.prefix = 8
+    assert given.length == 24
+    with pytest.raises(ms.UserError, match="length 32 has no room"):
+        ms.StudySettings(sequences={"length": 32, "prefix": 40})

@@ -1,7 +1,9 @@
 """What is public keeps its form: every signature stands in a list, and renaming is announced."""
 
+import ast
 import dataclasses
 import inspect
+import re
 import tempfile
 import warnings
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import mnemoscope as ms
+from mnemoscope import plugin
 
 LIST = Path(__file__).parent / "public_names.txt"
 
@@ -16,10 +19,11 @@ LIST = Path(__file__).parent / "public_names.txt"
 def signatures() -> str:
     """Every public name with its arguments, and the attributes and methods of a class."""
     lines = []
-    for name in sorted(ms.__all__):
-        what = getattr(ms, name)
+    public = [(name, getattr(ms, name)) for name in sorted(ms.__all__)]
+    public += [(f"plugin.{name}", getattr(plugin, name)) for name in sorted(plugin.__all__)]
+    for name, what in public:
         if not inspect.isclass(what):
-            lines.append(f"{name}{plain(what)}")
+            lines.append(f"{name}{plain(what) if callable(what) else ''}")
             continue
         lines.append(name if issubclass(what, Exception) else f"{name}{arguments(what)}")
         if not issubclass(what, Exception) and not hasattr(what, "model_fields"):
@@ -31,14 +35,14 @@ def arguments(kind: type) -> str:
     """Of a record its fields, whose types may be named in other ways; else those of the call."""
     if dataclasses.is_dataclass(kind):
         return f"({', '.join(one.name for one in dataclasses.fields(kind) if one.init)})"
-    return "(...)" if hasattr(kind, "model_fields") else plain(kind)
+    return f"({', '.join(kind.model_fields)})" if hasattr(kind, "model_fields") else plain(kind)
 
 
 def plain(function: object) -> str:
     """Arguments with their defaults; how types are spelled depends on the version of Python."""
     signature = inspect.signature(function)
     bare = [one.replace(annotation=one.empty) for one in signature.parameters.values()]
-    return str(inspect.Signature(bare))
+    return re.sub(r" at 0x\w+", "", str(inspect.Signature(bare)))
 
 
 def members(kind: type) -> list[str]:
@@ -62,7 +66,32 @@ def test_signatures_are_those_of_the_list() -> None:
     assert signatures() == LIST.read_text(encoding="utf-8")
 
 
+def test_the_tool_box_says_twice_alike_where_a_name_is() -> None:
+    """To type checkers in imports, to whoever uses it in `SECTIONS`; `__all__` has every name."""
+    tree = ast.parse(Path(plugin.__file__).read_text(encoding="utf-8"))
+    (block,) = (one for one in tree.body if isinstance(one, ast.If))
+    typed = {(one.module, alias.name) for one in block.body for alias in one.names}
+    found = {
+        (f"mnemoscope.{room}", name)
+        for rooms in plugin.SECTIONS.values()
+        for room, names in rooms.items()
+        for name in names.split()
+    }
+    assert typed == found
+    assert {name for _, name in found} == set(plugin.__all__)
+    assert len(plugin.__all__) <= 90  # a tool box, no attic
+    assert not set(plugin.__all__) & set(ms.__all__)
+    with pytest.raises(AttributeError, match="plugin' has no attribute 'fit'"):
+        plugin.fit  # noqa: B018
+
+
 def test_every_public_name_is_explained_and_importing_is_light() -> None:
+    from tools.reference import said_of  # not where this file writes the list
+
+    for rooms in plugin.SECTIONS.values():
+        for room, names in rooms.items():
+            for name in names.split():
+                assert len(said_of(room, name)) > 20, name
     for name in ms.__all__:
         said = inspect.getdoc(getattr(ms, name)) or ""
         assert len(said.splitlines()[0]) > 20, name

@@ -129,7 +129,7 @@ SPOILT = [
     (lambda at: (at / "tokenizer.json").unlink(), "holds no tokenizer"),
     (lambda at: (at / "tokenizer.json").write_text("{}"), "tokenizer"),
     (lambda at: edit_json(at / "tokenizer.json", model=UNMERGEABLE), "tokenizer cannot be read"),
-    (own_code, "--trust-remote-code"),
+    (own_code, "trust_remote_code"),
 ]
 
 

@@ -204,7 +204,7 @@ def test_cost_of_the_controls_is_stated_apart_and_falls_away_with_them(tmp_path)
     ("changes", "words"),
     [
         ({"sequences": {"split": "deduped_12"}}, ["deduped_12b"]),
-        ({"sequences": {"split": None}}, ["which split", "--split"]),
+        ({"sequences": {"split": None}}, ["which split", "'split deduped_12b'"]),
         ({"sequences": {"source": "nowhere.parquet", "split": None}}, ["nowhere.parquet"]),
         ({"label": {"taxonomies": ["catalog"]}}, ["catalogue"]),
         ({"benchmark": {"control_taxonomies": ["Non-Memo, Recite[7], Others"]}}, ["Recite[7]"]),

@@ -180,7 +180,7 @@ def test_a_student_has_the_share_that_was_asked_also_of_what_is_set_by_layer(
 
 
 def test_the_students_shape_is_checked_before_it_is_trained_and_its_weights_are_plain() -> None:
-    with pytest.raises(UserError, match=r"--width 0\.5: transformers cannot store a bamba .*Mamba"):
+    with pytest.raises(UserError, match=r"width 0\.5: transformers cannot store a bamba .*Mamba"):
         student_config(AutoConfig.for_model("bamba"), layers=0.5, width=0.5)
     teacher = AutoConfig.for_model("gpt2", quantization_config={"quant_method": "gguf"})
     assert not hasattr(student_config(teacher, layers=0.5, width=0.5), "quantization_config")
@@ -188,10 +188,10 @@ def test_the_students_shape_is_checked_before_it_is_trained_and_its_weights_are_
 
 def test_shapes_that_cannot_be_are_refused(teacher) -> None:
     for layers, width, said in (
-        (3, 0.5, "--layers 3: must be 1 to 2"),
-        (0.1, 0.5, "--layers 0.1: must be 1 to 2"),
-        (1, 12, "--width 12: makes 12; must be a multiple of 8"),
-        (1, 64, "--width 64"),
+        (3, 0.5, "layers 3: must be 1 to 2"),
+        (0.1, 0.5, "layers 0.1: must be 1 to 2"),
+        (1, 12, "width 12: makes 12; must be a multiple of 8"),
+        (1, 64, "width 64"),
     ):
         assert said in refusal(student_config, teacher.model.config, layers=layers, width=width)
 

@@ -23,7 +23,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     is_debug = "--debug" in arguments
-    sys.exit(_run([one for one in arguments if one != "--debug"], is_debug=is_debug))
+    from mnemoscope.errors import flags_as_typed
+
+    with flags_as_typed():
+        status = _run([one for one in arguments if one != "--debug"], is_debug=is_debug)
+    sys.exit(status)
 
 
 def _run(arguments: list[str], *, is_debug: bool) -> int:

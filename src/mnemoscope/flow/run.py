@@ -9,7 +9,7 @@ from mnemoscope.data.rows import name_of
 from mnemoscope.pipeline.capture import damaged_maps, repair_maps
 from mnemoscope.pipeline.label import nothing_to_train
 from mnemoscope.pipeline.sequences import create_study
-from mnemoscope.pipeline.trainings import check_kernels
+from mnemoscope.pipeline.trainings import check_wanted
 from mnemoscope.progress import say
 from mnemoscope.report.content import report_content
 from mnemoscope.report.page import REPORT_FILE, write_report
@@ -52,11 +52,12 @@ def run(
         settings = _of_frame(_settle(settings, StudySettings()), name_of(sequences))
     if is_study(folder):
         study = Study(folder)
+        if (changed := _settle(settings, study.settings)) != study.settings:
+            check_wanted(changed, until)
     else:
         settings = _settle(settings, StudySettings())
+        check_wanted(settings, until)
         models = models or Models(settings)
-        if until is None:  # what trains nothing needs no kernel that fits
-            check_kernels(settings)
         study = create_study(folder, settings, models, needs_both_sides=True, source=sequences)
     with study.lock():
         study.adopt(_settle(settings, study.settings), redo=redo)

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from html import escape
 from pathlib import Path
 from typing import Any, overload
 
@@ -14,8 +15,8 @@ from mnemoscope.benchmark.published import Conclusion
 from mnemoscope.benchmark.sources import SOURCES, headline_of, of_reader
 from mnemoscope.data.rows import name_of
 from mnemoscope.errors import UserError, a_kind, nearest
-from mnemoscope.flow.run import Wanted, run_stage
 from mnemoscope.flow.run import run as run_study
+from mnemoscope.flow.run import run_stage
 from mnemoscope.library.given import (
     N_PREFIX,
     as_source,
@@ -32,7 +33,9 @@ from mnemoscope.pipeline.benchmark import (
     load_comparison,
     put_together,
 )
+from mnemoscope.pipeline.label import samples_of
 from mnemoscope.pipeline.localize import StoredDelta
+from mnemoscope.pipeline.trainings import check_wanted
 from mnemoscope.progress import progress_shown
 from mnemoscope.report.notebook import allocation_of, sample_named, stored_delta
 from mnemoscope.report.page import REPORT_FILE
@@ -42,6 +45,7 @@ from mnemoscope.study.folder import is_study
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import StudySettings, find_study, parse_settings
 from mnemoscope.study.stages import STAGES
+from mnemoscope.words import UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,6 @@ class Page:
 
     def _repr_html_(self) -> str:
         """The page in a frame of its own, without its script reaching the notebook."""
-        from html import escape
-
         page = escape(self.path.read_text(encoding="utf-8"))
         return f'<iframe srcdoc="{page}" sandbox style="width:100%;height:42em;border:0"></iframe>'
 
@@ -171,6 +173,39 @@ class Study(folder_.Study):
         self._run("graft", parse_settings(wanted, where="graft"), redo=redo)
         return self.read("graft.parquet")
 
+    def _repr_html_(self) -> str:
+        """Stages, how many sequences are memorized, and the verdict of each taxonomy."""
+        return f"{super()._repr_html_()}{self._counted()}{self._verdicts()}"
+
+    def _counted(self) -> str:
+        """Sequences, and those that are memorized, as far as they are known."""
+        said = []
+        for stage, name in (("sequences", "sequences"), ("continue", "memorized")):
+            manifest = self.manifest(stage) if self.is_done(stage) else None
+            if manifest is not None and name in manifest["counts"]:
+                said.append(f"{manifest['counts'][name]:,} {name}")
+        return ", ".join(said)
+
+    def _verdicts(self) -> str:
+        """A table: the classes of each taxonomy with their sizes, its min-F1 and its verdict."""
+        if not self.is_done("label"):
+            return ""
+        table = self.benchmark.filter("is_headline") if self.is_done("benchmark") else None
+        headlines = (
+            {}
+            if table is None
+            else {(row["taxonomy"], row["variant"]): row for row in rows_of(table)}
+        )
+        lines = []
+        for key, sample in samples_of(self).items():
+            row = headlines.get((key.taxonomy, key.variant), {})
+            classes = ", ".join(f"{name} {n:,}" for name, n in sample.counts.items())
+            verdict = row.get("verdict") or sample.impossible or "not benchmarked yet"
+            cells = (sample.shown, classes, row.get("min_f1", UNKNOWN), verdict)
+            lines.append("".join(f"<td>{escape(str(cell))}</td>" for cell in cells))
+        heads = "".join(f"<th>{one}</th>" for one in ("taxonomy", "classes", "min-F1", "verdict"))
+        return f"<table><tr>{heads}</tr>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+
     def _run(self, stage: str, settings: StudySettings | None = None, *, redo: bool) -> None:
         """Run a stage with the models that the study was made with in this process, if any."""
         with ExitStack() as stack:
@@ -187,7 +222,7 @@ class Study(folder_.Study):
         return [*super().__dir__(), *asked, "report", "together"]
 
 
-Given = Wanted | Mapping[str, Any] | str | Path
+Given = StudySettings | Mapping[str, Any] | str | Path
 
 
 @overload
@@ -278,11 +313,13 @@ def run(
             )
         with progress_shown(progress):
             return _opened(finish(_settings(model), texts))
-    base = folder_.Study(folder).settings if is_study(Path(folder)) else StudySettings()
-    wanted, frame = _asked(_settings(settings, base), texts)
+    present = folder_.Study(folder).settings if is_study(Path(folder)) else None
+    wanted, frame = _asked(_settings(settings, present or StudySettings()), texts)
     if taxonomies is not None:
         named = [taxonomies] if isinstance(taxonomies, str) else taxonomies
         wanted["label"]["taxonomies"] = list(named)
+    if (asked := parse_settings(wanted, where="run")) != present:
+        check_wanted(asked, until)
     with ExitStack() as stack:
         stack.enter_context(progress_shown(progress))
         loaded: dict[str, LanguageModel] = {}
@@ -329,7 +366,7 @@ _ROLES = (("model", "model", "name"), ("reference", "capture", "reference"))
 """Where the settings name each model."""
 
 
-def _settings(given: Given | None, base: StudySettings | None = None) -> Any:
+def _settings(given: Given | None, base: StudySettings | None = None) -> StudySettings:
     """Settings of whatever they are given as; a mapping changes those of `base`."""
     if given is None:
         return base or StudySettings()
@@ -351,8 +388,7 @@ def _settings(given: Given | None, base: StudySettings | None = None) -> Any:
             else:
                 values[section] = value
         return parse_settings(values, where="settings")
-    is_change = callable(given) and not hasattr(given, "parameters")
-    if isinstance(given, StudySettings) or is_change:
+    if isinstance(given, StudySettings):
         return given
     raise UserError(f"settings: {a_kind(given)}; give ms.StudySettings, a mapping, or a YAML file.")
 

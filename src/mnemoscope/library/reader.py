@@ -5,15 +5,21 @@ memory only as far as it is above readers that cannot have any: of the text, and
 a model that never saw these windows (`excess`).
 """
 
+import hashlib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from typing import Any, Literal, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar, Unpack
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+from typing_extensions import TypedDict
 
 from mnemoscope.benchmark import baselines
 from mnemoscope.benchmark.excess import Votes, measure_excess, why_no_interval
@@ -22,9 +28,10 @@ from mnemoscope.benchmark.sources import TABLE
 from mnemoscope.benchmark.verdict import BenchmarkFigures, give_verdict
 from mnemoscope.cnn.metrics import ScoreEstimates, confusion_matrix, estimate_scores
 from mnemoscope.cnn.presets import PRESETS, CnnSetting, check_kernel
-from mnemoscope.cnn.training import TrainedCnn, predict_logits, train_cnn
-from mnemoscope.data.table import token_matrix
-from mnemoscope.errors import UserError, a_kind, nearest
+from mnemoscope.cnn.training import TrainedCnn, load_cnn, pack_cnn, predict_logits, train_cnn
+from mnemoscope.data.rows import to_frame
+from mnemoscope.data.table import look_up, token_matrix
+from mnemoscope.errors import DamagedDataError, UserError, a_kind, first_line, nearest
 from mnemoscope.library.given import Shown, as_table, following, prefix_of, whole_number
 from mnemoscope.library.maps import Maps, check_maps, read_windows, same_windows
 from mnemoscope.library.sequences import CLASS
@@ -33,6 +40,7 @@ from mnemoscope.lm.placement import find_device
 from mnemoscope.localize.delta import Decisiveness, average, decisiveness, pooled
 from mnemoscope.maps.views import ChosenMaps, MapSource
 from mnemoscope.stats import NO_ESTIMATE, Estimate
+from mnemoscope.store import Store
 from mnemoscope.taxonomy.names import NON_MEMO, Taxonomy
 from mnemoscope.taxonomy.sample import (
     MINIMUM,
@@ -54,6 +62,13 @@ _SOURCES = {
 """What a reader is called in `benchmark.sources`: of the model, of the reference."""
 _RESAMPLES = 1000
 _MOST_CLASSES = 100
+_ARTEFACT = "reader"
+_VERSION = 1  # of what `Reader.save` writes
+_NUMBERS = "reader.safetensors"
+_OF_VOTES = (
+    *("sequence_ids", "true", "predicted", "seeds", "probabilities", "scores", "score_seeds"),
+    "groups",
+)
 
 
 class InNats(Estimate):
@@ -140,7 +155,7 @@ class Reader:
     pool: str
     training_min_f1: float
     cnns: tuple[TrainedCnn, ...] = field(default=(), repr=False)
-    seen: pl.Series = field(default_factory=pl.Series, repr=False)  # hashes of what it was asked
+    seen: str = field(default="", repr=False)  # digest of the tokens that it was asked about
     scores: ScoreEstimates = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -221,7 +236,7 @@ class Reader:
                 "them. Give the maps that the reader was fitted on."
             )
         asked = asked.with_columns(place=pl.Series(rows))
-        if not maps.take(rows).windows["tokens"].hash().equals(self.seen):
+        if _digest(maps.take(rows)) != self.seen:
             raise UserError(
                 "maps: of other tokens than the reader was fitted on. Give the maps of its windows."
             )
@@ -235,6 +250,67 @@ class Reader:
             ]
         return average(found).delta.numpy()
 
+    def save(self, folder: str | Path) -> Path:
+        """Keep it in a new or empty folder, which is given back: safetensors and JSON, no pickle.
+
+        Raises:
+            UserError: the folder holds something, or cannot be written to.
+            NoRoomError: the disk is full.
+        """
+        folder = Path(folder)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"{folder}: is not empty. Choose another folder for the reader.")
+        numbers = {
+            "sample.sequence_id": self.sample["sequence_id"].to_numpy(),
+            "sample.class": _codes(self.sample, self.classes),
+            "sample.is_training": (self.sample["split"] == "train").to_numpy(),
+            "sample.group": self.sample["group"].to_numpy(),
+            **{f"votes.{name}": getattr(self.votes, name) for name in _OF_VOTES},
+        }
+        files = {_NUMBERS: save({name: np.ascontiguousarray(one) for name, one in numbers.items()})}
+        files |= {_cnn_file(number): pack_cnn(one) for number, one in enumerate(self.cnns)}
+        facts = {name: getattr(self, name) for name in _ReaderFacts.__annotations__}
+        facts |= {"did_train": list(map(bool, self.did_train))}
+        Store(folder).put(_ARTEFACT, files, version=_VERSION, **facts)
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Reader":
+        """Read what `save` kept: it predicts what the saved one predicts, bit for bit.
+
+        Raises:
+            UserError: no reader there, or one of another version.
+            DamagedDataError: a file cannot be read, or was changed.
+        """
+        store = Store(folder, remedy=lambda _: "fit the reader again")
+        record = store.record(_ARTEFACT)
+        if record.get("version") != _VERSION:
+            raise UserError(f"{folder}: a reader of another mnemoscope. Fit it again.")
+        facts = store.record(_ARTEFACT, shape=_ReaderFacts)
+        numbers = store.path(_ARTEFACT, _NUMBERS)
+        n_cnns = len(facts["files"]) - 1
+        trained = [load_cnn(store.path(_ARTEFACT, _cnn_file(one))) for one in range(n_cnns)]
+        try:
+            found, classes = load_file(numbers), tuple(facts["classes"])
+            names = [classes[code] for code in found["sample.class"]]
+            sides = ["train" if one else "eval" for one in found["sample.is_training"]]
+            sample = {
+                "sequence_id": found["sample.sequence_id"],
+                CLASS: pl.Series(names, dtype=pl.Enum(classes)),
+                "split": sides,
+                "group": found["sample.group"],
+            }
+            votes = Votes(
+                **{name: found[f"votes.{name}"] for name in _OF_VOTES}, n_classes=len(classes)
+            )
+            told = {name: facts[name] for name in _ReaderFacts.__annotations__}
+            told |= {"classes": classes, "did_train": tuple(facts["did_train"])}
+            return cls(sample=pl.DataFrame(sample), votes=votes, cnns=tuple(trained), **told)
+        except (SafetensorError, LookupError, TypeError, ValueError) as error:
+            raise DamagedDataError(
+                f"{numbers}: not a whole reader ({first_line(error, 80)}). Fit it again."
+            ) from error
+
     def _trained(self) -> Sequence[TrainedCnn]:
         """Those that are above chance in training; all where none is."""
         return [one for one in self.cnns if one.did_train] or self.cnns
@@ -243,11 +319,10 @@ class Reader:
         self, trained: TrainedCnn, maps: Maps, rows: pl.DataFrame, attribution: str, correct: bool
     ) -> Decisiveness:
         own = maps.take(rows["place"].to_numpy())
-        codes = rows[CLASS].cast(pl.Enum(self.classes)).to_physical().cast(pl.Int64)
         return decisiveness(
             trained,
             own.source,
-            torch.tensor(codes.to_list()),
+            torch.from_numpy(_codes(rows, self.classes)),
             max_maps=own.pooled("max").source,
             attribution=attribution,
             correct_only=correct,
@@ -282,6 +357,11 @@ class Reader:
             f"<tr><td>{escape(name)}</td><td>{percent(one.value)}</td><td>{_ends(one)}</td></tr>"
             for name, one in self.f1.items()
         )
+        heads = "".join(f"<th>{escape(name)}</th>" for name in self.classes)
+        counts_of = "".join(
+            f"<tr><th>{escape(name)}</th>{''.join(f'<td>{n:,}</td>' for n in row)}</tr>"
+            for name, row in zip(self.classes, self.confusion.tolist(), strict=True)
+        )
         n_cnns = f"{len(self.cnns)} CNN{'' if len(self.cnns) == 1 else 's'}"
         said = n_cnns if self.cnns else f"a {self.kind} reader"
         return (
@@ -289,7 +369,31 @@ class Reader:
             f"{sizes.get('train', 0):,} windows, asked about {sizes.get('eval', 0):,}; guessing "
             f"gives {percent(1 / len(self.classes))}. Whether it is memory: <code>ms.excess</code>"
             f"<table><tr><th>class</th><th>F1</th><th>95 %</th></tr>{rows}</table>"
+            "Confusion: a row a true class, a column a predicted one, summed over trainings"
+            f"<table><tr><th></th>{heads}</tr>{counts_of}</table>"
         )
+
+
+class _ReaderFacts(TypedDict):
+    """Of a reader what is neither a tensor nor a table."""
+
+    classes: list[str]
+    did_train: list[bool]
+    reads: Literal["attention", "text"]
+    kind: Kind
+    pool: str
+    training_min_f1: float
+    seen: str
+
+
+def _cnn_file(number: int) -> str:
+    return f"cnn-{number}.safetensors"
+
+
+def _codes(rows: pl.DataFrame, classes: tuple[str, ...]) -> npt.NDArray[np.int64]:
+    """The index of the class of each row, (n,)."""
+    codes = rows[CLASS].cast(pl.Enum(classes)).to_physical().cast(pl.Int64)
+    return np.array(codes.to_list(), dtype=np.int64)
 
 
 def in_halves(rows: pl.DataFrame) -> list[pl.DataFrame]:
@@ -304,35 +408,74 @@ def _ends(one: Estimate) -> str:
     return f"{percent(one.low, unit=False)} to {percent(one.high, unit=False)}"
 
 
+class Fitting(TypedDict, total=False):
+    """What `fit` and `fit_blind` can be told beside what they read; `fit` says what each is."""
+
+    groups: pl.Series | Sequence[Any] | None
+    split: pl.Series | Sequence[str | None] | None
+    preset: Literal["small", "paper", "rows"]
+    kernel: int
+    filters: int
+    seed: int | Sequence[int]
+    n_train: int | None
+    n_eval: int | None
+    minimum: int
+    draw_seed: int
+    device: str
+    progress: Shown
+
+
+_DEFAULTS: Fitting = {
+    "groups": None,
+    "split": None,
+    "preset": "small",
+    "kernel": 6,
+    "filters": 10,
+    "seed": 0,
+    "n_train": None,
+    "n_eval": None,
+    "minimum": MINIMUM,
+    "draw_seed": 0,
+    "device": "cpu",
+    "progress": None,
+}
+_Fit = TypeVar("_Fit", bound=Callable[..., Reader])
+Labels = pl.Series | Sequence[str | None] | pl.DataFrame
+
+
+def _with_defaults(function: _Fit) -> _Fit:
+    """Show the parameters of `Fitting` one by one where a signature is asked for, as in `help`."""
+    own = inspect.signature(function)
+    kept = [one for one in own.parameters.values() if one.kind is not one.VAR_KEYWORD]
+    further = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+        for name, default in _DEFAULTS.items()
+    ]
+    function.__signature__ = own.replace(parameters=[*kept, *further])  # type: ignore[attr-defined]
+    return function
+
+
+@_with_defaults
 def fit(
     maps: Maps,
-    labels: pl.Series | Sequence[str | None],
+    labels: Labels,
     *,
-    groups: pl.Series | Sequence[Any] | None = None,
-    split: pl.Series | Sequence[str | None] | None = None,
     kind: Literal["cnn", "regression"] = "cnn",
-    preset: Literal["small", "paper", "rows"] = "small",
-    kernel: int = 6,
-    filters: int = 10,
-    seed: int | Sequence[int] = 0,
-    n_train: int | None = None,
-    n_eval: int | None = None,
-    minimum: int = MINIMUM,
-    draw_seed: int = 0,
-    device: str = "cpu",
-    progress: Shown = None,
+    **given: Unpack[Fitting],
 ) -> Reader:
     """Train CNNs that tell the classes of windows apart by the model's attention.
 
     Args:
         maps: as `capture` gives them.
-        labels: the class of each, such as ``windows["class"]``; null is left out. The order of the
-            classes is that of an Enum's categories, else that of their names, Non-Memo first.
+        labels: the class of each, such as ``windows["class"]``, in order; or a table with
+            `sequence_id` and `class` (or one other column), in any order. Null is left out, and so
+            is a map without a row. The order of the classes is that of an Enum's categories, else
+            that of their names, Non-Memo first.
+        kind: ``cnn``, or ``regression`` on statistics of the maps (mean and maximum over heads).
         groups: what must stay on one side of the split, such as ``windows["group"]``; near
             duplicates are found unless given.
         split: ``train``, ``eval`` or null for each; drawn unless given, the same number of every
             class for each side.
-        kind: ``cnn``, or ``regression`` on statistics of the maps (mean and maximum over heads).
         preset: ``small``, for hundreds of windows a class; ``paper``, to the letter of arXiv
             2508.02573; ``rows``, of six statistics of each query.
         kernel: side of both convolutions.
@@ -354,60 +497,24 @@ def fit(
             few windows of one.
     """
     check_maps(maps)
-    n_train, n_eval, minimum, draw_seed = _checked_sizes(n_train, n_eval, minimum, draw_seed)
-    if kind not in ("cnn", "regression"):
-        raise UserError(f"kind {kind!r}: give 'cnn' or 'regression'.")
-    _check_training(preset, kernel, filters, maps.shape[-1], device)
-    seeds = _checked_seeds(seed, kind)
-    sides = _divide(maps, labels, groups, split, n_train, n_eval, minimum, draw_seed)
+    task = _prepared(maps, labels, kind, ("cnn", "regression"), given)
     if kind == "regression":
-        seen = maps.pooled("both").source
-        values = baselines.all_statistics(seen, maps.tokens, maps.n_prefix).astype(np.float32)
-        return _fit_baseline(
-            baselines.classify_statistics, values, sides, seeds[0], kind, "attention"
-        )
-    setting = CnnSetting(kernel, filters, maps.pool)
-    return _fit_cnns(
-        maps.source, maps, sides, setting, preset, seeds, device, progress, "attention"
-    )
+        return _fit_statistics(maps.pooled("both").source, maps, task, "attention")
+    return _fit_cnns(maps.source, maps, task, maps.pool, "attention")
 
 
+@_with_defaults
 def fit_blind(
-    windows: Any,
-    labels: pl.Series | Sequence[str | None] | None = None,
-    *,
-    groups: pl.Series | Sequence[Any] | None = None,
-    split: pl.Series | Sequence[str | None] | None = None,
-    kind: Kind = "cnn",
-    preset: Literal["small", "paper", "rows"] = "small",
-    kernel: int = 6,
-    filters: int = 10,
-    seed: int | Sequence[int] = 0,
-    n_train: int | None = None,
-    n_eval: int | None = None,
-    minimum: int = MINIMUM,
-    draw_seed: int = 0,
-    device: str = "cpu",
-    progress: Shown = None,
+    windows: Any, labels: Labels | None = None, *, kind: Kind = "cnn", **given: Unpack[Fitting]
 ) -> Reader:
     """Train a reader of the text alone: what it tells apart needs no memory.
 
     Args:
         windows: a frame with `tokens` (and `class`, `group`), or maps, whose tokens are read.
         labels: as in `fit`; the column `class` unless given.
-        groups: as in `fit`; the column `group` unless given.
-        split: as in `fit`.
         kind: ``cnn`` on where tokens repeat, ``regression`` on statistics of that, or ``ngrams``.
-        preset: as in `fit`, like all that follow; with the same, the same windows are drawn.
-        kernel: see `fit`.
-        filters: see `fit`.
-        seed: see `fit`.
-        n_train: see `fit`.
-        n_eval: see `fit`.
-        minimum: see `fit`.
-        draw_seed: see `fit`.
-        device: see `fit`.
-        progress: see `fit`.
+        given: as in `fit`, by the same names; with the same, the same windows are drawn. `groups`
+            is the column `group` unless given.
 
     Returns:
         A `Reader`.
@@ -415,29 +522,23 @@ def fit_blind(
     Raises:
         UserError: as `fit`; windows without classes.
     """
-    n_train, n_eval, minimum, draw_seed = _checked_sizes(n_train, n_eval, minimum, draw_seed)
-    if kind not in ("cnn", "regression", "ngrams"):
-        raise UserError(f"kind {kind!r}: give 'cnn', 'regression' or 'ngrams'.")
     if isinstance(windows, Maps):
         shown = windows
     else:
         table = as_table(windows)
         labels = table[CLASS] if labels is None and CLASS in table.columns else labels
-        groups = table["group"] if groups is None and "group" in table.columns else groups
+        if given.get("groups") is None and "group" in table.columns:
+            given["groups"] = table["group"]
         shown = Maps(read_windows(table, token_matrix(table), prefix_of(table, None)), "mean", {})
     if labels is None:
         raise UserError("labels: none given, and the windows have no column 'class'.")
-    _check_training(preset, kernel, filters, shown.tokens.shape[1], device)
-    seeds = _checked_seeds(seed, kind)
-    sides = _divide(shown, labels, groups, split, n_train, n_eval, minimum, draw_seed)
+    task = _prepared(shown, labels, kind, ("cnn", "regression", "ngrams"), given)
     if kind == "ngrams":
-        return _fit_baseline(baselines.ngram_logits, shown.tokens, sides, seeds[0], kind, "text")
+        return _fit_baseline(baselines.ngram_logits, shown.tokens, task, "text")
     seen = baselines.blind_maps(shown.tokens)
     if kind == "regression":
-        values = baselines.all_statistics(seen, shown.tokens, shown.n_prefix).astype(np.float32)
-        return _fit_baseline(baselines.classify_statistics, values, sides, seeds[0], kind, "text")
-    setting = CnnSetting(kernel, filters, "mean")
-    return _fit_cnns(seen, shown, sides, setting, preset, seeds, device, progress, "text")
+        return _fit_statistics(seen, shown, task, "text")
+    return _fit_cnns(seen, shown, task, "mean", "text")
 
 
 # -- who is trained and asked -------------------------------------------------------------------
@@ -453,6 +554,60 @@ class _Sides:
     evaluation: npt.NDArray[np.int64]  # by sequence id, as votes are kept
     codes: npt.NDArray[np.int64]  # of every window; -1 without a class
     groups: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is to be trained, all of it checked: which windows, and how."""
+
+    kind: Kind
+    sides: _Sides
+    seeds: list[int]
+    preset: str
+    kernel: int
+    filters: int
+    device: str
+    progress: Shown
+
+
+def _prepared(
+    maps: Maps, labels: Labels, kind: Kind, kinds: tuple[Kind, ...], given: Fitting
+) -> _Task:
+    """Check what was given, in place of what was not, and divide the windows."""
+    for name in given:
+        if name not in _DEFAULTS:
+            raise UserError(f"fit: no argument '{name}'.{nearest(name, _DEFAULTS)}")
+    asked: Fitting = {**_DEFAULTS, **given}
+    sizes = _checked_sizes(asked["n_train"], asked["n_eval"], asked["minimum"], asked["draw_seed"])
+    if kind not in kinds:
+        words = [repr(one) for one in kinds]
+        raise UserError(f"kind {kind!r}: give {', '.join(words[:-1])} or {words[-1]}.")
+    how = (asked["preset"], asked["kernel"], asked["filters"])
+    _check_training(*how, maps.tokens.shape[1], asked["device"])
+    seeds = _checked_seeds(asked["seed"], kind)
+    sides = _divide(maps, _by_id(labels, maps), asked["groups"], asked["split"], *sizes)
+    return _Task(kind, sides, seeds, *how, asked["device"], asked["progress"])
+
+
+def _by_id(labels: Labels, maps: Maps) -> pl.Series | Sequence[str | None]:
+    """Labels of a table in the order of the maps, null for a map without a row; others as given."""
+    if isinstance(labels, pl.Series) or not hasattr(labels, "columns"):
+        return labels
+    table = to_frame(labels)
+    names = [name for name in table.columns if name != "sequence_id"]
+    column = CLASS if CLASS in names else names[0] if len(names) == 1 else None
+    if column is None or len(names) == len(table.columns):
+        raise UserError(
+            f"labels: a table of {', '.join(table.columns)}; give one with sequence_id and class, "
+            "or a class for each map, such as windows['class']."
+        )
+    if table["sequence_id"].is_duplicated().any():
+        raise UserError("labels: a table that names a sequence_id twice. Give each one row.")
+    ids = pl.DataFrame({"sequence_id": maps.sequence_id})
+    found = look_up(ids, table.cast({"sequence_id": pl.Int64}), column)[column]
+    if found.null_count() == len(found):
+        raise UserError("labels: a table of other windows than the maps. Give these a class.")
+    return found
 
 
 def _divide(
@@ -592,20 +747,14 @@ def _checked_seeds(seed: Any, kind: Kind) -> list[int]:
 
 
 def _fit_cnns(
-    source: MapSource,
-    maps: Maps,
-    sides: _Sides,
-    setting: CnnSetting,
-    preset: str,
-    seeds: Sequence[int],
-    device: str,
-    progress: Shown,
-    reads: Literal["attention", "text"],
+    source: MapSource, maps: Maps, task: _Task, pool: str, reads: Literal["attention", "text"]
 ) -> Reader:
+    sides, setting = task.sides, CnnSetting(task.kernel, task.filters, pool)
     training, evaluation = (ChosenMaps(source, rows) for rows in (sides.train, sides.evaluation))
     labels = torch.from_numpy(sides.codes[sides.train])
     fits = []
-    with one_thread(), following(progress, "Training", len(seeds)) as counted:
+    seeds = task.seeds
+    with one_thread(), following(task.progress, "Training", len(seeds)) as counted:
         for one in seeds:
             fits.append(
                 fit_cnn(
@@ -614,10 +763,10 @@ def _fit_cnns(
                     evaluation,
                     n_classes=len(sides.classes),
                     setting=setting,
-                    preset=preset,
+                    preset=task.preset,
                     seed=one,
                     prefix=maps.n_prefix,
-                    device=find_device(device),
+                    device=find_device(task.device),
                 )
             )
             counted.advance()
@@ -641,8 +790,13 @@ def _fit_cnns(
         maps.pool if reads == "attention" else "",
         float(np.mean([one.trained.history.train_min_f1 for one in counts])),
         tuple(one.trained for one in fits),
-        maps.take(_places(maps, sides)).windows["tokens"].hash(),
+        _digest(maps.take(_places(maps, sides))),
     )
+
+
+def _digest(maps: Maps) -> str:
+    """SHA-256 of the tokens of windows, in order."""
+    return hashlib.sha256(maps.tokens.tobytes()).hexdigest()
 
 
 def _places(maps: Maps, sides: _Sides) -> list[int]:
@@ -652,14 +806,20 @@ def _places(maps: Maps, sides: _Sides) -> list[int]:
     return [place[one] for one in asked]
 
 
+def _fit_statistics(
+    source: MapSource, maps: Maps, task: _Task, reads: Literal["attention", "text"]
+) -> Reader:
+    values = baselines.all_statistics(source, maps.tokens, maps.n_prefix).astype(np.float32)
+    return _fit_baseline(baselines.classify_statistics, values, task, reads)
+
+
 def _fit_baseline(
     fit_one: Callable[..., baselines.BaselineFit],
     inputs: np.ndarray,
-    sides: _Sides,
-    seed: int,
-    kind: Kind,
+    task: _Task,
     reads: Literal["attention", "text"],
 ) -> Reader:
+    sides, seed, kind = task.sides, task.seeds[0], task.kind
     found = fit_one(inputs[sides.train], sides.codes[sides.train], inputs[sides.evaluation], seed)
     kept, seeds = found.probabilities.astype(np.float32)[None], np.array([seed])
     votes = _votes(sides, found.predicted[None], kept, seeds, seeds)

@@ -30,7 +30,7 @@ from mnemoscope.lm.continue_ import continue_sequences, scan_memorized
 from mnemoscope.lm.hub import find_bos
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.groups import find_groups
-from mnemoscope.taxonomy.labels import has_verdict, label_lazily, missing_columns
+from mnemoscope.taxonomy.labels import has_verdict, label_sequences, missing_columns
 from mnemoscope.taxonomy.names import Taxonomy
 
 CLASS = "class"
@@ -280,10 +280,9 @@ def classify(
             where="windows",
         )
         table = table.with_columns(made.select(computed).get_columns())
-    labels = label_lazily(table.lazy(), taxonomies).collect()
     is_one = isinstance(taxonomy, str | Taxonomy) and len(taxonomies) == 1
     return table.with_columns(
-        labels[one.name].cast(pl.Enum(one.classes)).alias(CLASS if is_one else one.name)
+        label_sequences(table, one).cast(pl.Enum(one.classes)).alias(CLASS if is_one else one.name)
         for one in taxonomies
     )
 

@@ -59,7 +59,7 @@ def features_stage(study: Study, models: Models) -> None:
     if frame["duplicates"].null_count() == frame.height:
         say(
             "No duplicate counts: taxonomies with Recite or Recollect[δ] cannot be labelled. Give "
-            "the training texts with --set features.corpus=FOLDER, or a column 'duplicates'."
+            "the training texts (features.corpus), or a column 'duplicates'."
         )
     if frame["is_code"].null_count() == frame.height and not is_available():
         say(f"is_code is not known: {pip_install('code')} if a taxonomy asks for Code.")

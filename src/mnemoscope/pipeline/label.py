@@ -18,7 +18,7 @@ from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import StudySettings, Variant, VariantName, variants
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.groups import SHINGLE, SIMILARITY, find_groups
-from mnemoscope.taxonomy.labels import count_classes, label_sequences
+from mnemoscope.taxonomy.labels import count_classes
 from mnemoscope.taxonomy.names import NON_MEMO, Alias, Taxonomy, find_aliases
 from mnemoscope.taxonomy.sample import (
     KEY_COLUMNS,
@@ -114,6 +114,9 @@ def label_stage(study: Study, models: "Models") -> None:  # noqa: ARG001 - all s
     The manifest lists taxonomies that cannot be trained with the reason, and those that divide
     these sequences like another as its aliases.
     """
+    from mnemoscope.library.given import N_PREFIX  # with torch, which the dry run does without
+    from mnemoscope.library.sequences import classify
+
     study.require("continue")
     study.require("features")
     with study.finishing("label") as counts:
@@ -123,8 +126,11 @@ def label_stage(study: Study, models: "Models") -> None:  # noqa: ARG001 - all s
         if (measures := text_measures(frame, asked)) is not None:
             study.write(MEASURES_FILE, measures)
             frame = study.sequences
+        prefix = pl.lit(study.settings.sequences.n_prefix).alias(N_PREFIX)
+        classed = classify(frame.with_columns(prefix), taxonomies)
+        labels = {one.name: classed[one.name].cast(pl.String) for one in taxonomies}
         frame = frame.with_columns(find_groups(frame).alias("group"))
-        drawn = draw_samples(frame, taxonomies, study.settings)
+        drawn = draw_samples(frame, taxonomies, labels, study.settings)
         study.write(LABELS_FILE, frame.select("sequence_id").with_columns(**drawn.labels))
         study.write(SAMPLES_FILE, drawn.samples, SAMPLE_COLUMNS)
         sizes = frame["group"].value_counts(sort=True)["count"]
@@ -203,19 +209,21 @@ def _counts_of(study: Study) -> Any:
 
 
 def draw_samples(
-    frame: pl.DataFrame, taxonomies: Sequence[Taxonomy], settings: StudySettings
+    frame: pl.DataFrame,
+    taxonomies: Sequence[Taxonomy],
+    labels: dict[str, pl.Series],
+    settings: StudySettings,
 ) -> Drawn:
-    """Label a table under every taxonomy and sample each partition once, in every variant.
+    """Sample each partition of a table once, in every variant.
 
-    `frame` needs labels of memorization, the taxonomies' features, and `group` if split by group.
-    Raises UserError: a column is missing.
+    `labels` are the class of each row under each taxonomy, by its name. `frame` needs `group` if
+    split by group, and the column that classes are matched by. Raises UserError: one is missing.
     """
     wanted = settings.label
     tables = {
         variant: order_table(frame, seed=wanted.seed, split=variant.split, match=variant.match)
         for variant in variants(wanted)
     }
-    labels = {taxonomy.name: label_sequences(frame, taxonomy) for taxonomy in taxonomies}
     aliases = find_aliases(taxonomies, labels)
     entries: dict[SampleKey, SampleEntry] = {}
     rows = [pl.DataFrame(schema=_SCHEMA)]

@@ -20,6 +20,7 @@ from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import StudySettings, variants
 from mnemoscope.study.shapes import shape_facts
 from mnemoscope.taxonomy.groups import find_groups
+from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import Taxonomy, count_class_sets, distinct_partitions
 from mnemoscope.taxonomy.sample import N_FOLDS, SampleKey
 from mnemoscope.words import nats, plural
@@ -61,7 +62,8 @@ def count_need(
     """Draw every sample as stage `label` will, and count what they need together."""
     if any(variant.split != "row" for variant in variants(settings.label)):
         frame = frame.with_columns(find_groups(frame).alias("group"))
-    drawn = draw_samples(frame, taxonomies, settings)
+    labels = {one.name: label_sequences(frame, one) for one in taxonomies}
+    drawn = draw_samples(frame, taxonomies, labels, settings)
     return _counted(drawn.samples, drawn.entries, "every sample drawn from the labels on disk")
 
 

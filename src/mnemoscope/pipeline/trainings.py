@@ -22,6 +22,7 @@ from mnemoscope.errors import UserError
 from mnemoscope.maps.shape import POOLED
 from mnemoscope.study.cost import CNN, Cost, Counts, Row, control_of, device_kind
 from mnemoscope.study.settings import StudySettings
+from mnemoscope.study.stages import STAGES
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.names import find_taxonomy
 from mnemoscope.taxonomy.sample import N_FOLDS
@@ -92,6 +93,18 @@ def seeds_of(settings: StudySettings, source: str) -> list[int]:
         return seeds[:1]
     is_check = TABLE[source].group == "check"
     return seeds[: settings.benchmark.control_seeds] if is_check else seeds
+
+
+def check_wanted(settings: StudySettings, until: str | None) -> None:
+    """Refuse what no stage up to `until` could use, before anything is read or loaded.
+
+    Raises UserError: an unknown taxonomy, or a kernel that leaves nothing of a map. What trains
+    nothing needs no kernel that fits.
+    """
+    load_taxonomies(settings.label.taxonomies)
+    names = [one.name for one in STAGES]
+    if until is None or names.index(until) >= names.index("train"):
+        check_kernels(settings)
 
 
 def check_kernels(settings: StudySettings) -> None:

@@ -29,6 +29,7 @@ from mnemoscope.errors import (
     MnemoscopeError,
     UserError,
     first_line,
+    nearest,
 )
 from mnemoscope.files import NO_ROOM, check_shape, digest, disk_full, made_folder, write_text
 from mnemoscope.parse import parse_json, parse_yaml, read_bounded
@@ -410,10 +411,17 @@ class Study:
 
         Raises:
             MissingError: the file does not exist yet.
+            UserError: no stage makes a file of this name.
             DamagedDataError: it cannot be read, or is another study's.
         """
         import polars as pl
 
+        tables = [one for stage in STAGES for one in stage.outputs if one.endswith(".parquet")]
+        if name not in tables and not self.store.has(self._record_of(name)):
+            hint = nearest(name, tables)
+            raise UserError(
+                f"{self.folder}: a study has no table '{name}'.{hint} It has {', '.join(tables)}."
+            )
         record, path = self._record_of(name), self.folder / name
         if self._making is None or name not in self._making.files:
             path = self.store.path(record, name)

@@ -74,7 +74,9 @@ class _OneLine(ModelMetaclass):
         if args:
             raise UserError(f"settings: {args[0]!r:.40}; give them by name: model={{'name': ...}}.")
         with _said_in_one_line(cast("type[BaseModel]", self)):
-            return super().__call__(*args, **values)
+            made = super().__call__(*args, **values)
+        made.check_names()
+        return made
 
 
 class BoundedSettings(BaseModel, metaclass=_OneLine):
@@ -94,13 +96,28 @@ class BoundedSettings(BaseModel, metaclass=_OneLine):
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Check a value where it is set; errors as on making."""
-        before = dict(self.__dict__)
+        before, given = dict(self.__dict__), set(self.model_fields_set)
         try:
             with _said_in_one_line(type(self)):
-                super().__setattr__(name, value)
+                self._change(name, value)
+            self.check_names()
         except UserError:
             self.__dict__.update(before)  # a validator of the whole is asked after the change
+            self.model_fields_set.clear()
+            self.model_fields_set.update(given)
             raise
+
+    def _change(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+
+    def check_names(self) -> None:
+        """Raise UserError for names that nothing here knows, where settings are made or changed.
+
+        Not where they are read: a study opens without the plugin that knows a name.
+        """
+        for value in self.__dict__.values():
+            if isinstance(value, BoundedSettings):
+                value.check_names()
 
     @field_validator("*")
     @classmethod
@@ -236,14 +253,29 @@ class SequenceSettings(BoundedSettings):
     )
     seed: _Seed = Field(default=0, description="Seed of that draw.")
 
+    def _change(self, name: str, value: Any) -> None:
+        """Prefix and suffix that are set one after another make the length, whatever it was."""
+        halves = {"prefix": self.prefix, "suffix": self.suffix, name: value}
+        if name in ("prefix", "suffix") and None not in halves.values():
+            self.model_fields_set.discard("length")
+        super()._change(name, value)
+
     @model_validator(mode="after")
     def _fit(self) -> Self:
-        """Prefix and suffix make the length; a length at its default gives way to them."""
+        """Prefix and suffix make the length; one at its default, or not given, gives way to them.
+
+        One of them that leaves no room in a length that is not given is half of it.
+        """
+        default = type(self).model_fields["length"].default
+        if is_free := "length" not in self.model_fields_set:
+            self.__dict__["length"] = default  # not checked again, here and below
         if self.prefix is not None and self.suffix is not None:
             whole = self.prefix + self.suffix
-            if self.length not in (whole, type(self).model_fields["length"].default):
+            if self.length not in (whole, default):
                 raise ValueError(f"length {self.length} is not prefix + suffix, {whole}")
-            self.__dict__["length"] = whole  # not checked again: it has just been made
+            self.__dict__["length"] = whole
+        elif is_free and (half := self.prefix or self.suffix or 0) >= self.length:
+            self.__dict__["length"] = 2 * half
         if self.length <= self.n_prefix or self.n_prefix < 1 or self.length < 8:
             raise ValueError(f"length {self.length} has no room for this prefix and suffix")
         if self.prefix is self.suffix is None and self.length % 2:
@@ -344,6 +376,13 @@ class LabelSettings(BoundedSettings):
     def _unquoted(cls, value: object) -> object:
         """YAML reads `true` without quotes as a truth value."""
         return "true" if value is True else value
+
+    def check_names(self) -> None:
+        """Raise UserError for a taxonomy that is unknown, with the nearest that is known."""
+        if self.taxonomies != type(self).model_fields["taxonomies"].default:
+            from mnemoscope.taxonomy.catalogue import load_taxonomies
+
+            load_taxonomies(self.taxonomies)
 
     @property
     def per_class(self) -> int:
