@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnemoscope import progress, words
-from mnemoscope.errors import nearest
+from mnemoscope.errors import UserError, flags_as_typed, nearest
 from mnemoscope.stats import Estimate
 
 
@@ -18,6 +18,19 @@ def test_nearest_names_the_likely_word_and_nothing_else():
     assert nearest("batchsize", ["batch_size", "device"]) == " Did you mean 'batch_size'?"
     assert nearest("RECAL", ["Recall", "Guess"]) == " Did you mean 'Recall'?"
     assert nearest("zzz", ["batch_size"]) == ""
+
+
+def test_a_message_names_flags_on_the_command_line_and_arguments_elsewhere():
+    fetch = "'hf download x --include 'data/a-*' --include 'b' --local-dir FOLDER', then"
+    command = "run 'mnemoscope label STUDY --redo' first"
+    typed = f"--set label.minimum=9 or --batch-size 8; {command}; {fetch} --source; a--b with -o."
+    error = UserError(typed)
+    spoken = f"label.minimum=9 or batch_size 8; {command}; {fetch} source; a--b."
+    assert str(error) == spoken
+    with pytest.raises(UserError), flags_as_typed():
+        assert str(error) == typed
+        raise error
+    assert str(error) == spoken
 
 
 def test_progress_is_silent_unless_asked_and_plain_off_a_terminal(capsys):

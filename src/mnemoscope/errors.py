@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 
-# A command in quotes stays as it is.
-_SPOKEN = re.compile(r"'(?:mnemoscope|hf|ray) [^']*'| with -o\b|--set |(?<![\w-])--([a-z][\w-]*)")
+# A command in quotes, which may hold others, stays as it is.
+_COMMAND = r"'(?:mnemoscope|hf|ray) .*?'(?! --)(?!\w)"
+_SPOKEN = re.compile(_COMMAND + r"| with -o\b|--set |(?<![\w-])--([a-z][\w-]*)")
 _flags_are_typed = False
 
 
