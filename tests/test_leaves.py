@@ -27,9 +27,8 @@ def test_a_message_names_flags_on_the_command_line_and_arguments_elsewhere():
     error = UserError(typed)
     spoken = f"label.minimum=9 or batch_size 8; {command}; {fetch} source; a--b."
     assert str(error) == spoken
-    with pytest.raises(UserError), flags_as_typed():
+    with flags_as_typed():
         assert str(error) == typed
-        raise error
     assert str(error) == spoken
 
 
