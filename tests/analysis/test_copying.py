@@ -245,7 +245,7 @@ def test_without_library_or_model_it_is_refused(encoded, monkeypatch, tmp_path) 
         with pytest.raises(UserError, match=said):
             SentenceModel(name)
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(UserError, match=r"mnemoscope\[sentences\]"):
+    with pytest.raises(UserError, match="pip install 'sentence-transformers"):
         SentenceModel("m")
 
 
