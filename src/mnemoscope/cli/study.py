@@ -384,8 +384,8 @@ def demo(
     """
     from mnemoscope.cli.summary import print_summary
     from mnemoscope.flow.run import demo_settings, run
-    from mnemoscope.report.answer import conclusion
     from mnemoscope.report.content import report_content
+    from mnemoscope.report.lead import conclusion
 
     started = time.monotonic()
     with shown(quiet):
