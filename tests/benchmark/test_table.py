@@ -303,7 +303,12 @@ VERDICTS = [  # figures, kind, the first words, what follows
     (UNSURE, "unclear", "undecided (a gain of up to 0.060 nats cannot be excluded)", ""),
     (replace(QUIET, finds_mark=False), "unclear", f"undecided {SILENT}", ""),
     (replace(QUIET, finds_mark=None), "unclear", UNTOLD, ""),
-    (LOST, "unclear", f"{BETTER}, but Non-Memo is told apart no better than", "guessing gives 33"),
+    (
+        LOST,
+        "unclear",
+        f"{BETTER} (Non-Memo is told apart no better than by guessing)",
+        "guessing gives 33",
+    ),
     # A gain or an excess on one side of zero is never undecided.
     (LESS, "nothing", WORSE, "−0.100 nats"),
     (replace(LESS, finds_mark=False), "unclear", f"{WORSE} {SILENT}", ""),

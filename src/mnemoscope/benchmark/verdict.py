@@ -92,7 +92,7 @@ def give_verdict(figures: BenchmarkFigures) -> Verdict:
     if gain.low > 0:
         lost = _say_lost(figures)
         if lost:
-            return Verdict("unclear", f"{_BETTER}, {lost}: {details}")
+            return Verdict("unclear", f"{_BETTER} ({lost}; {details}")
         return Verdict("adds", f"attention adds to the text: {details}")
     why = _say_unclear(figures, gain)
     if why is None:
@@ -136,8 +136,8 @@ def _say_lost(figures: BenchmarkFigures) -> str:
     if f1.low is not None and f1.low > chance:
         return ""
     return (
-        f"but {weakest} is told apart no better than by guessing (F1 {_points(f1.value)}, guessing "
-        f"gives {_points(chance)})"
+        f"{weakest} is told apart no better than by guessing): its F1 is {_points(f1.value)}, "
+        f"guessing gives {_points(chance)}"
     )
 
 
