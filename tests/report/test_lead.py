@@ -129,3 +129,17 @@ def test_a_badge_says_what_grafts_decide(content, finding, said, truth):
     assert OF_TRUTH.get(truth, "") in whole
     assert ("Read or not" in whole) == (truth in OF_TRUTH)
     assert lead_of(shown).badges[0].target == "taxonomy-2-graft"
+
+
+def test_among_equal_findings_the_leading_taxonomy_speaks(content):
+    row = {"broken": "B", "spared": "C", "part": "layers.0.qk", "specific": Estimate(0.9)}
+    own = row | {"broken": "Recall", "spared": "Guess", "specific": Estimate(0.1)}
+    for finding, number, name in (("SPECIFIC", 2, "Recall"), ("ALIKE", 1, "B")):
+        grafts = [row | {"finding": "SPECIFIC"}, own | {"finding": finding}]
+        shown = [
+            replace(taxonomy, graft={"first": one, "by_truth": None, "doses": []})
+            for taxonomy, one in zip(content.taxonomies, grafts, strict=True)
+        ]
+        lead = lead_of(replace(content, taxonomies=shown))
+        assert (lead.grafted, lead.badges[0].target) == (number, f"taxonomy-{number}-graft")
+        assert f"{name} depends on" in lead.badges[0].answer

@@ -1,8 +1,8 @@
 """The first screen: the count in a line and a bar, a passage of each class, short answers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mnemoscope.localize.grafts import Finding
 from mnemoscope.pipeline.causes import by_weight, depends, finding_of
@@ -51,6 +51,7 @@ class Lead:
     headline: str  # "2,873 of 5,000 sequences repeated: 1,318 guessable, 1,555 recalled"
     parts: Sequence[Part]  # empty where there are no sequences
     number: int | None
+    grafted: int | None  # the number of the taxonomy whose grafts stand first
     passages: Sequence[tuple[int, Record, Record]]  # place, facts and example of a class
     badges: Sequence[Badge]
 
@@ -73,8 +74,9 @@ def lead_of(content: ReportContent) -> Lead:
         headline,
         [Part(a, f"{count(n)} {words}", n / whole, place) for a, words, n, place in counted if n],
         number,
+        _grafted(content, number),
         list(_passages(taxonomy)) if taxonomy else [],
-        list(_badges(content)),
+        list(_badges(content, number)),
     )
 
 
@@ -99,7 +101,7 @@ def _repeated(
     if not n_memorized or left < 0:
         return
     for name, n, at in found:
-        yield name, _IN_WORDS.get(name, name), n, at
+        yield name, _IN_WORDS.get(name) or str(name), n, at
     if left:
         yield "", "without a class", left, None
 
@@ -113,30 +115,53 @@ def _passages(taxonomy: TaxonomyResult) -> Iterator[tuple[int, Record, Record]]:
             yield at, facts, example
 
 
-def _badges(content: ReportContent) -> Iterator[Badge]:
+def _grafted(content: ReportContent, lead: int | None) -> int | None:
+    """Number the taxonomy whose grafts say most, the leading one where others say no more."""
+    found = {
+        number: one.graft["first"]
+        for number, one in enumerate(content.taxonomies, 1)
+        if one.graft and one.graft["first"]
+    }
+    if not found:
+        return None
+    first = by_weight(list(found.values()))[0]
+    if lead in found and finding_of(found[lead]) is finding_of(first):
+        return lead
+    return next(number for number, row in found.items() if row is first)
+
+
+def _badges(content: ReportContent, lead: int | None) -> Iterator[Badge]:
     """What grafts say by cause and by truth, and what attention shows beyond the text."""
-    numbered = list(enumerate(content.taxonomies, 1))
-    grafts = [(number, one.graft) for number, one in numbered if one.graft and one.graft["first"]]
-    if grafts:
-        rows = [graft["first"] for _, graft in grafts]
-        first = by_weight(rows)[0]
-        target = f"taxonomy-{grafts[rows.index(first)][0]}-graft"
-        yield Badge("Mechanism", _mechanism(first), _LOOKS[finding_of(first)], target)
-        truth = grafts[0][1]["by_truth"]
+    number = _grafted(content, lead)
+    graft = content.taxonomies[number - 1].graft if number else None
+    if number and graft:
+        said, finding = _mechanism(graft["first"]), finding_of(graft["first"])
+        target = f"taxonomy-{number}-graft"
+        yield Badge("Mechanism", said + _under(content, number), _LOOKS[finding], target)
+        truth = graft["by_truth"]
         if truth and finding_of(truth) in (Finding.SPECIFIC, Finding.ALIKE):
             alike = "having been read makes no difference that shows"
             said = depends(truth) if finding_of(truth) is Finding.SPECIFIC else alike
             said = f"of text that can be guessed, {said}"
             yield Badge("Read or not", said, _LOOKS[finding_of(truth)], target)
-    asked = [(number, one) for number, one in numbered if one.standing in _CLEAREST]
+    asked = [
+        (_CLEAREST.index(one.standing), number != lead, number, one)
+        for number, one in enumerate(content.taxonomies, 1)
+        if one.standing in _CLEAREST
+    ]
     if asked and not content.missing:
-        number, clearest = min(asked, key=lambda one: _CLEAREST.index(one[1].standing))
-        said = clearest.brief.removeprefix("attention ")
-        under = f", under “{clearest.label}”" if len(numbered) > 1 else ""
-        yield Badge("Attention", said + under, clearest.standing, f"taxonomy-{number}")
+        *_, number, clearest = min(asked, key=lambda one: one[:3])
+        said = clearest.brief.removeprefix("attention ") + _under(content, number)
+        yield Badge("Attention", said, clearest.standing, f"taxonomy-{number}")
 
 
-def _mechanism(row: Record) -> str:
+def _under(content: ReportContent, number: int) -> str:
+    """Name the taxonomy that an answer is of, where there are several."""
+    several = len(content.taxonomies) > 1
+    return f", under “{content.taxonomies[number - 1].label}”" if several else ""
+
+
+def _mechanism(row: Mapping[str, Any]) -> str:
     """What a finding says of memorized classes."""
     match finding_of(row):
         case Finding.SPECIFIC:

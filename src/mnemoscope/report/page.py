@@ -18,7 +18,6 @@ from mnemoscope import words
 from mnemoscope.cnn.presets import INPUTS
 from mnemoscope.files import write_bytes, write_text
 from mnemoscope.parse import flatten
-from mnemoscope.pipeline.causes import by_weight
 from mnemoscope.progress import say
 from mnemoscope.report import answer, charts, style
 from mnemoscope.report.content import ReportContent, TaxonomyResult, report_content
@@ -124,7 +123,7 @@ def environment() -> jinja2.Environment:
             words.part_words,
             words.share,
         ),
-        *(by_excess, largest_graft, ramp_tables, setting_lines),
+        *(by_excess, ramp_tables, setting_lines),
         written_runs,
     )
     made.globals |= {one.__name__: one for one in functions} | {
@@ -146,13 +145,6 @@ def by_excess(taxonomies: Sequence[TaxonomyResult]) -> list[tuple[int, TaxonomyR
         return float("inf") if value is None else -value
 
     return sorted(enumerate(taxonomies, 1), key=rank)
-
-
-def largest_graft(taxonomies: Sequence[TaxonomyResult]) -> TaxonomyResult | None:
-    """The taxonomy whose dose curves stand first: that of the strongest finding."""
-    drawn = [one for one in taxonomies if one.graft and one.graft["doses"]]
-    rows = [one.graft["first"] for one in drawn if one.graft]
-    return drawn[rows.index(by_weight(rows)[0])] if drawn else None
 
 
 def setting_lines(settings: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:

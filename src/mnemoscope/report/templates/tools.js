@@ -60,14 +60,15 @@ const copyText = async (text, from) => {
 };
 
 document.querySelectorAll("main table:not(.sequences)").forEach((table) => {
-  const box = table.closest(".scroll, .chart-box, .paired-box") || table;
+  const box = table.closest(".chart-box, .paired-box, .scroll") || table;
   const make = button("CSV", () => {
     const lines = [...table.rows].map((row) => [...row.cells].flatMap((cell) =>
       [wordsOf(cell), ...Array(cell.colSpan - 1).fill("")]));
     save(fileName(table.caption ? wordsOf(table.caption) : "", "csv"), "text/csv", csvOf(lines));
   });
   make.setAttribute("aria-label", `CSV: ${table.caption ? wordsOf(table.caption).slice(0, 80) : "this table"}`);
-  box.after(make);
+  if (box.matches(".scroll, table")) box.after(make);
+  else box.append(make);
 });
 document.querySelectorAll("figure svg[viewBox]:not(.legend svg)").forEach((svg) => {
   const figure = svg.closest("figure");
