@@ -50,13 +50,15 @@
     return breaks && "\n\t".includes(part) ? [sign, part] : [sign];
   });
 
-  const marked = (row, breaks) => [
-    make("span", "prefix", ...visible(row.prefix, breaks)),
-    make("span", "suffix", ...visible(row.suffix, breaks)),
+  // In a line of the table a long prefix begins late, so that the suffix can be seen.
+  const marked = (row, isWhole) => [
+    make("span", "prefix", ...visible(isWhole ? row.prefix : ending(row.prefix), isWhole)),
+    make("span", "suffix", ...visible(row.suffix, isWhole)),
   ];
+  const ending = (text) => (text.length > 32 ? `…${text.slice(-30)}` : text);
 
   const valueOf = (row, name) => (name === "class" ? row.classes[state.taxonomy] : row[name]);
-  const number = (value) => (value === null || value === undefined ? "–" : String(value));
+  const number = (value) => String(value ?? "–");
   const percent = (name, value) => (value === null || name === "duplicates"
     ? number(value) : `${(100 * value).toFixed(1)}\u202f%`);
 
@@ -78,9 +80,9 @@
       return name === "genre" ? make("td", "", number(row.genre))
         : make("td", "number", percent(name, row[name]));
     });
-    const text = make("td", "line", ...(isOpen ? whole(row) : marked(row, false)));
-    const made = make("tr", isOpen ? "open" : "", head, ...cells, text);
-    return made;
+    const text = make("div", "line", ...(isOpen ? whole(row) : marked(row, false)));
+    cells.splice(columns.includes("class") ? 1 : 0, 0, make("td", "of-text", text));
+    return make("tr", isOpen ? "open" : "", head, ...cells);
   };
 
   const whole = (row) => {
