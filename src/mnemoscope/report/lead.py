@@ -81,10 +81,10 @@ def lead_of(content: ReportContent) -> Lead:
 
 
 def conclusion(content: ReportContent) -> str:
-    """What was found, for a terminal: the count and each question's answer, as sentences."""
+    """What was found, for a terminal: the count and each question's answer, a line each."""
     lead = lead_of(content)
     said = [lead.headline, *(f"{one.question}: {one.answer}" for one in lead.badges)]
-    return " ".join(map(as_sentence, said))
+    return "\n".join(map(as_sentence, said))
 
 
 def _repeated(
