@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -129,6 +130,7 @@ def test_a_link_opens_what_is_folded_and_print_gives_the_summary(visit):
     assert shown.count() == 0
     for part in (".whole", ".passage", ".questions", ".chart.summary", ".keep > p"):
         assert page.locator(part).first.is_visible()
+    assert len(re.findall(rb"/Type\s*/Page\b", page.pdf(format="A4"))) <= 4
     page.evaluate("window.print = () => { window.printed = true; }")
     page.emulate_media(media="screen")
     page.click("[data-print]")

@@ -1,15 +1,18 @@
 """The page: one file without outside addresses, every text escaped, nothing left unsaid."""
 
+import json
 import re
 from dataclasses import replace
 from importlib import resources
 from itertools import pairwise
+from urllib.parse import parse_qs
 
 import pytest
 
 from mnemoscope.report import content as c
 from mnemoscope.report.charts import delta_views
 from mnemoscope.report.page import render_report, write_report
+from mnemoscope.report.sequences import BrowsedSequences
 from mnemoscope.report.tables import Table
 from pages import Page, words_of
 from tests.report.conftest import make_benchmark, make_taxonomy, page_of
@@ -108,6 +111,7 @@ def test_hostile_text_stays_text(content):
         warnings=(HOSTILE,),
         settings={HOSTILE: {HOSTILE: HOSTILE}},
         commands=(HOSTILE,),
+        browser=BrowsedSequences("", 1, 2, ("genre",)),
     )
     page = Page(html)
     assert len(page.all("script")) == 1
@@ -117,6 +121,11 @@ def test_hostile_text_stays_text(content):
     page.assert_harmless("script", "style", "link")
     assert page.unbalanced == []
     assert page.words().count(HOSTILE) > 15
+    (packed,) = [one for _, one in page.elements if one.get("id") == "packed"]
+    assert json.loads(packed["data-classes"]) == [["Non-Memo", HOSTILE, "Recall"]]
+    links = [parse_qs(one["data-browse"]) for _, one in page.elements if "data-browse" in one]
+    assert {"genre": [HOSTILE]} in links
+    assert {"taxonomy": ["0"], "class": [HOSTILE]} in links
 
 
 def test_sequences_keep_their_white_space():
