@@ -16,7 +16,13 @@ from mnemoscope.benchmark.gain import Gain, measure_gain
 from mnemoscope.benchmark.published import published_confusions
 from mnemoscope.benchmark.sources import SOURCES
 from mnemoscope.benchmark.table import BENCHMARK_SCHEMA, score_benchmark, score_together
-from mnemoscope.benchmark.verdict import EFFECT, BenchmarkFigures, give_verdict
+from mnemoscope.benchmark.verdict import (
+    EFFECT,
+    WORSE,
+    BenchmarkFigures,
+    brief_of,
+    give_verdict,
+)
 from mnemoscope.cnn.presets import CnnSetting
 from mnemoscope.stats import NO_ESTIMATE, Estimate, rows_of
 
@@ -280,39 +286,84 @@ def of_gain(figures: BenchmarkFigures, **changes) -> BenchmarkFigures:
 
 
 UNSURE = of_gain(QUIET, high=EFFECT)
-VERDICTS = [
-    (SEEN, "adds", "0.061 nats a sequence [0.020, 0.102] to what the text and the attention of a"),
-    (SEEN, "adds", "0.770 were left to gain, such a study sees 0.058 in 80 % of cases"),
-    (of_gain(SEEN, low=-0.02), "unclear", "up to 0.102 nats a sequence cannot be excluded"),
-    (QUIET, "nothing", "less than 0.06 nats, the least that counts, is left beyond"),
-    (of_gain(QUIET, high=EFFECT - 1e-9), "nothing", ""),
-    (UNSURE, "unclear", "up to 0.060 nats"),
-    (replace(QUIET, finds_mark=False), "unclear", "mark of 2 %"),
-    (replace(QUIET, finds_mark=None), "unclear", "not tried"),
+LOST = replace(SEEN, f1=(Estimate(0.23, 0.18, 0.28), *SEEN.f1[1:]))
+LESS = of_gain(QUIET, value=-0.1, low=-0.15, high=-0.02)
+FEWER = replace(QUIET, excess=Estimate(-0.149, -0.251, -0.023))
+BETTER = "attention did better than the text"
+UNTOLD = "undecided (whether the CNN would find a planted mark was not tried)"
+SILENT = "(the CNN does not find a planted mark of 2 % either)"
+ONE = "(one training; three needed for a verdict)"
+LITTLE = "attention adds less than 0.06 nats, the least that counts"
+VERDICTS = [  # figures, kind, the first words, what follows
+    (SEEN, "adds", "attention adds to the text", "0.061 nats a sequence [0.020, 0.102] beyond"),
+    (SEEN, "adds", "", "0.770 were left to gain, such a study sees 0.058 in 80 % of cases"),
+    (of_gain(SEEN, low=-0.02), "unclear", "undecided (a gain of up to 0.102 nats cannot be", ""),
+    (QUIET, "nothing", LITTLE, "−0.011 nats a sequence [−0.040, 0.032] beyond"),
+    (of_gain(QUIET, high=EFFECT - 1e-9), "nothing", LITTLE, ""),
+    (UNSURE, "unclear", "undecided (a gain of up to 0.060 nats cannot be excluded)", ""),
+    (replace(QUIET, finds_mark=False), "unclear", f"undecided {SILENT}", ""),
+    (replace(QUIET, finds_mark=None), "unclear", UNTOLD, ""),
     (
-        replace(SEEN, f1=(Estimate(0.23, 0.18, 0.28), *SEEN.f1[1:])),
+        LOST,
         "unclear",
+        f"{BETTER} (Non-Memo is told apart no better than by guessing)",
         "guessing gives 33",
     ),
-    (replace(SEEN, n_trainings=1), "unclear", "one training"),
-    (replace(QUIET, n_trainings=2), "unclear", "two trainings"),
-    (replace(SEEN, n_trainings=3), "adds", ""),
-    (replace(QUIET, n_trainings=3), "nothing", ""),
-    (BenchmarkFigures(SEEN.classes, False, controls=ALL), "cannot", "did not train"),
-    (BenchmarkFigures(SEEN.classes, True), "cannot", "no control was run"),
-    (replace(SEEN, gain=None, controls=ALL[:2]), "cannot", "without a reference model"),
-    (replace(FAILED, gain=None), "cannot", "no control trained (reference)"),
-    (replace(SEEN, failed_controls=ALL[:1]), "adds", "(blind did not train, "),
-    (replace(SEEN, controls=ALL[2:]), "adds", "(no blind baseline, "),
-    (replace(SEEN, training_min_f1=0.0), "cannot", "on its own training set"),
-    (replace(SEEN, training_min_f1=0.4), "adds", ""),
+    # A gain or an excess on one side of zero is never undecided.
+    (LESS, "nothing", WORSE, "−0.100 nats"),
+    (replace(LESS, finds_mark=False), "unclear", f"{WORSE} {SILENT}", ""),
+    (replace(LESS, n_trainings=1), "unclear", f"{WORSE} {ONE}", ""),
+    (FEWER, "nothing", WORSE, "−14.9 points of min-F1 [−25.1,\xa0−2.3]; −0.011 nats"),
+    (replace(FEWER, n_trainings=1), "unclear", f"{WORSE} {ONE}", "−14.9 points of min-F1"),
+    (of_gain(FEWER, high=0.09), "unclear", f"{WORSE} (a gain of up to 0.090 nats", ""),
+    (replace(FEWER, gain=None), "cannot", WORSE, "−14.9 points"),
+    (replace(SEEN, excess=FEWER.excess), "adds", "attention adds to the text", "0.061 nats"),
+    (replace(SEEN, n_trainings=1), "unclear", f"{BETTER} {ONE}", ""),
+    (replace(QUIET, n_trainings=2), "unclear", "undecided (two trainings; three needed", ""),
+    (replace(SEEN, n_trainings=3), "adds", "", ""),
+    (replace(QUIET, n_trainings=3), "nothing", "", ""),
+    (BenchmarkFigures(SEEN.classes, False, controls=ALL), "cannot", "", "did not train"),
+    (BenchmarkFigures(SEEN.classes, True), "cannot", "", "no control was run"),
+    (replace(SEEN, gain=None, controls=ALL[:2]), "cannot", "", "without a reference model"),
+    (replace(FAILED, gain=None), "cannot", "", "no control trained (reference)"),
+    (replace(SEEN, failed_controls=ALL[:1]), "adds", "", "(blind did not train, "),
+    (replace(SEEN, controls=ALL[2:]), "adds", "", "(no blind baseline, "),
+    (replace(SEEN, training_min_f1=0.0), "cannot", "cannot be said", "on its own training set"),
+    (replace(SEEN, training_min_f1=0.4), "adds", "", ""),
 ]
 
 
-@pytest.mark.parametrize(("figures", "kind", "said"), VERDICTS)
-def test_a_verdict_takes_the_side_that_its_figures_carry(figures, kind: str, said: str) -> None:
+@pytest.mark.parametrize(("figures", "kind", "brief", "said"), VERDICTS)
+def test_a_verdict_takes_the_side_that_its_figures_carry(figures, kind, brief, said) -> None:
     verdict = give_verdict(figures)
-    assert (verdict.kind, said in verdict.sentence) == (kind, True), verdict
+    assert verdict.kind == kind
+    assert brief_of(verdict.sentence).startswith(brief), verdict
+    assert said in verdict.sentence.partition(": ")[2], verdict
+
+
+SIDES = {"better": (0.02, 0.1), "none": (-0.03, 0.03), "wide": (-0.1, 0.1), "worse": (-0.1, -0.02)}
+
+
+@pytest.mark.parametrize("gain", [None, *SIDES])
+@pytest.mark.parametrize("excess", [None, *SIDES])
+@pytest.mark.parametrize("n_trainings", [None, 1, 3])
+@pytest.mark.parametrize("finds_mark", [None, False, True])
+def test_no_interval_on_one_side_of_zero_is_called_undecided(
+    gain, excess, n_trainings, finds_mark
+) -> None:
+    ends = {name: (sum(pair) / 2, *pair) for name, pair in SIDES.items()}
+    figures = replace(
+        SEEN,
+        gain=gain and Gain(*ends[gain], 0.05, 0.7, 0.6, 0.5),
+        excess=excess and Estimate(*ends[excess]),
+        n_trainings=n_trainings,
+        finds_mark=finds_mark,
+    )
+    said = brief_of(give_verdict(figures).sentence)
+    if gain == "better":
+        assert said.startswith(BETTER if n_trainings == 1 else "attention adds to the text")
+    else:
+        assert said.startswith(WORSE) == ("worse" in (gain, excess))
 
 
 def test_a_mark_that_the_cnns_find_is_seen_in_the_table(predictions: pl.DataFrame) -> None:

@@ -63,7 +63,8 @@ def make_benchmark(
     n, low, high = len(names), *excess[1:]
     kind = "adds" if low > 0 else "nothing" if high < 0 else "unclear"
     ends = ", ".join(f"{100 * one:.1f}".replace("-", "−") for one in excess[1:])
-    say = f"nothing is left once the text is taken off: {100 * excess[0]:.1f} points [{ends}]"
+    brief = {"adds": "attention adds to the text", "nothing": "attention did worse than the text"}
+    say = f"{brief.get(kind, 'undecided')}: {100 * excess[0]:.1f} points [{ends}]"
     confusion = generator.integers(40, 160, (n, n)) + np.diag(generator.integers(200, 700, n))
     of_model = {
         "excess": Estimate(*excess),

@@ -1,12 +1,19 @@
 """The report in a real browser: no network, no overflow, interaction, and without JavaScript."""
 
+import base64
+import json
+import re
+import zlib
+from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from chromium import NEEDS_CHROMIUM, UNFOLD, Visit, hard_to_use
 from mnemoscope.report.content import ReportContent
 from mnemoscope.report.page import write_report
+from mnemoscope.report.sequences import BrowsedSequences
 
 pytestmark = NEEDS_CHROMIUM
 
@@ -35,7 +42,7 @@ def visit(browser, report: Path):
 def test_the_body_never_scrolls_sideways_and_nothing_is_asked_of_the_network(visit):
     one = visit()
     assert one.page.evaluate("document.documentElement.scrollHeight") <= 6000
-    for first in (".found", "#memory-or-text tbody .plot"):  # the answer is on the first screen
+    for first in (".whole", ".passage .text", ".questions li"):  # the answer is on the first screen
         box = one.page.locator(first).first.bounding_box()
         assert box["y"] + box["height"] <= 800
     for width in (1280, 768, 390, 320):
@@ -108,28 +115,159 @@ def test_axe_finds_nothing_serious_and_dark_pages_have_a_dark_ground(visit, widt
     assert hard_to_use(page) == []
 
 
-def test_a_link_or_a_print_opens_what_is_folded(visit):
+def test_a_link_opens_what_is_folded_and_print_gives_the_summary(visit):
     page = visit().page
-    term, fold = page.locator("#term-min-f1"), page.locator("details")
+    term = page.locator("#term-gain")
     assert not term.is_visible()
-    page.click('#memory-or-text a[href="#term-min-f1"]')
+    page.click('#memory-or-text a[href="#term-gain"]')
     assert term.is_visible()
     assert page.evaluate("document.getElementById('terms-title').closest('details').open")
+    page.reload()
+    assert term.is_visible()
+    page.goto(page.url.split("#")[0])
     page.emulate_media(media="print")
-    page.evaluate("dispatchEvent(new Event('beforeprint'))")
-    assert page.evaluate("[...document.querySelectorAll('details')].every((one) => one.open)")
-    assert fold.count() > 10
+    shown = page.locator(".fold:visible")
+    assert shown.count() == 0
+    for part in (".whole", ".passage", ".questions", ".chart.summary", ".keep > p"):
+        assert page.locator(part).first.is_visible()
+    assert len(re.findall(rb"/Type\s*/Page\b", page.pdf(format="A4"))) <= 4
+    page.evaluate("window.print = () => { window.printed = true; }")
+    page.emulate_media(media="screen")
+    page.click("[data-print]")
+    page.emulate_media(media="print")
+    assert page.evaluate("window.printed")
+    assert shown.count() > 5
 
 
-def test_a_filter_shows_the_examples_that_hold_what_is_typed(visit, content):
+def test_the_contents_lead_to_every_section(visit):
     page = visit().page
+    links = page.locator(".contents a")
+    ids = [one.get_attribute("href")[1:] for one in links.all()]
+    assert ids == page.evaluate(
+        "[...document.querySelectorAll('.fold > section')].map((one) => one.id)"
+    )
+    links.nth(len(ids) - 1).click()
+    assert page.locator(f"#{ids[-1]}").is_visible()
+
+
+def test_a_word_is_explained_in_place_without_a_script(visit):
+    page = visit(java_script_enabled=False).page
+    for name in ("Guess", "Recall", "min-f1", "taxonomy"):
+        words = page.locator(f"#short-{name}")
+        assert not words.is_visible()
+        page.locator(f'[popovertarget="short-{name}"]:visible').first.click()
+        assert words.is_visible()
+        page.keyboard.press("Escape")
+        assert not words.is_visible()
+
+
+SMALLEST = """() => {
+  const sizes = [];
+  const labels = "svg text, .ticks span, .side span, .axis span, small";
+  for (const one of document.querySelectorAll(labels)) {
+    if (!one.textContent.trim() || !one.checkVisibility()) continue;
+    const scale = one instanceof SVGElement ? one.getScreenCTM().a || one.getScreenCTM().b : 1;
+    sizes.push([Math.abs(scale) * parseFloat(getComputedStyle(one).fontSize), one.textContent]);
+  }
+  return sizes.sort((a, b) => a[0] - b[0]).slice(0, 3);
+}"""
+
+
+def test_no_label_is_below_ten_pixels_on_a_phone(visit):
+    page = visit(390).page
     page.evaluate(UNFOLD)
-    part = page.locator("details:has(> summary > h3#taxonomy-1-examples)")
-    examples = content.taxonomies[0].examples
-    wanted = [one for one in examples if "self.table" in one["prefix"] + "".join(one["suffix"])]
-    assert 0 < len(wanted) < len(examples)
-    part.locator("[data-filter]").fill("SELF.table")
-    assert part.locator(".example:visible").count() == len(wanted)
-    assert part.locator("output").text_content() == f"{len(wanted)} of {len(examples)}"
-    part.locator("[data-filter]").fill("")
-    assert part.locator("output").text_content() == ""
+    smallest = page.evaluate(SMALLEST)
+    assert smallest[0][0] >= 10, smallest
+
+
+def test_tables_and_charts_can_be_taken_along(visit):
+    page = visit(accept_downloads=True).page
+    page.evaluate(UNFOLD)
+    with page.expect_download() as found:
+        page.locator(".classes").first.locator(
+            "xpath=ancestor::div[1]/following-sibling::button"
+        ).first.click()
+    lines = Path(found.value.path()).read_text("utf-8").splitlines()
+    assert lines[0] == "Class,What it means,sequences,training,evaluation"
+    assert lines[1] == "Non-Memo,a rule,900 25.0 %,333,166"
+    with page.expect_download() as found:
+        page.locator("figure.drawn .tool").first.click()
+    svg = Path(found.value.path()).read_text("utf-8")
+    assert svg.startswith('<svg xmlns="http://www.w3.org/2000/svg"')
+    assert "var(--" not in svg
+    assert ElementTree.fromstring(svg).get("viewBox")
+
+
+SEQUENCES = [  # number, class, genre, prefix, suffix, written
+    (1, "Guess", "code", "aaa", " aaa", ""),
+    (2, "Recall", "prose", "an onion", " painted <b>blue</b>", ""),
+    (3, "Non-Memo", "prose", "a heron", " came\u202e back", " went"),
+    (4, "Recall", "code", "an onion", " in code", ""),
+]
+
+
+@pytest.fixture
+def browse(browser, tmp_path, content):
+    """A page whose browser holds `SEQUENCES`, at an address that ends with what is given."""
+    columns = dict(
+        zip(
+            ("id", "class", "genre", "prefix", "suffix", "written"),
+            zip(*SEQUENCES, strict=True),
+            strict=True,
+        )
+    )
+    columns |= {"classes": [columns.pop("class")], "rouge_l": [0.9, 0.1, None, 0.05]}
+    data = base64.b64encode(zlib.compress(json.dumps(columns).encode())).decode()
+    packed = BrowsedSequences(data, 4, 4, ("rouge_l", "genre"))
+    path = tmp_path / "report.html"
+    write_report(path, replace(content, browser=packed, taxonomies=content.taxonomies[1:]))
+    made = []
+
+    def start(end: str = "") -> Visit:
+        made.append(Visit(browser, path.as_uri() + end, accept_downloads=True))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.context.close()
+
+
+def numbers(page) -> list[str]:
+    page.locator(".sequences tbody tr").first.wait_for()
+    return page.locator(".sequences tbody th").all_text_contents()
+
+
+def test_sequences_are_sorted_filtered_and_linked_to(browse):
+    one = browse("#browser?sort=-rouge_l")
+    page = one.page
+    assert numbers(page) == ["1", "2", "4", "3"]  # what has no figure is last
+    assert page.locator('[aria-sort="descending"]').text_content() == "ROUGE-L"
+    page.click('[data-sort="rouge_l"]')
+    assert numbers(page) == ["4", "2", "1", "3"]
+    page.fill('[name="q"]', "ONION")
+    assert numbers(page) == ["4", "2"]
+    assert page.locator(".choices output").text_content() == "2 of 4"
+    page.select_option('[name="genre"]', "prose")
+    assert numbers(page) == ["2"]
+    page.click(".sequences tbody a")
+    assert page.locator("tr.open .suffix").text_content() == " painted <b>blue</b>"
+    other = browse(f"#{page.url.split('#')[1]}").page  # the address leads to the same view
+    assert numbers(other) == ["2"]
+    assert other.locator("tr.open .suffix").text_content() == " painted <b>blue</b>"
+    other.goto(other.url.split("#")[0] + "#browser?id=3")
+    other.locator("tr.open .code").wait_for()
+    assert other.locator("tr.open .code").text_content() == "U+202E"
+    assert "went" in other.locator("tr.open").text_content()
+    assert not one.trouble
+    assert hard_to_use(other) == []
+
+
+def test_a_chart_leads_to_its_passages_and_they_can_be_taken_along(browse):
+    page = browse().page
+    page.click(".top .legend a >> text=recalled")
+    assert numbers(page) == ["2", "4"]
+    with page.expect_download() as found:
+        page.click("[data-csv]")
+    lines = Path(found.value.path()).read_text("utf-8").splitlines()
+    assert lines[0] == "id,genre,prefix,suffix,written,rouge_l,class 1"
+    assert lines[1] == "2,prose,an onion, painted <b>blue</b>,,0.1,Recall"

@@ -15,6 +15,7 @@ from mnemoscope.report.charts import (
     png_ramp,
     scale_by_layer,
     strongest_layer,
+    token_ticks,
     zone_shares,
 )
 from mnemoscope.report.style import RAMP_LIGHT
@@ -106,3 +107,32 @@ def test_a_chart_without_a_value_is_drawn_empty(form, axes):
     assert view.series[0].points == []
     assert view.x_ticks
     assert view.y_ticks
+
+
+@pytest.mark.parametrize(
+    ("names", "form", "colours"),
+    [
+        (("planted, Recall (5)", "planted, Guess (4)"), "line", [2, 1]),
+        (("control, Recall", "planted, Recall", "Guess", "Non-Memo"), "line", [2, 2, 1, 0]),
+        (("Recall", "Guess"), "bars", [2, 1]),
+        (("Recall, mean", "Recall, max"), "bars", [1, 2]),  # bars have no dashes to tell them by
+        (("Recall", "the twin"), "line", [1, 2]),
+        (("Recalled", "Guessing"), "line", [1, 2]),
+    ],
+)
+def test_guess_is_blue_and_recall_orange_in_every_chart(names, form, colours):
+    series = tuple(Series(name=name, x=(0,), y=(1,)) for name in names)
+    chart = Chart(title="", series=series, form=form, x_names=("a",) if form == "bars" else ())
+    strokes = [one.stroke for one in chart_view(chart).series]
+    assert [one.colour for one in strokes] == colours
+    assert len({(one.colour, one.dash) for one in strokes}) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("length", "prefix", "named"),
+    [(64, 32, "1 16 32 48 64"), (80, 16, "1 8 16 48 80"), (3, 1, "1 2 3"), (2, 1, "1 2")],
+)
+def test_ticks_name_tokens_at_the_middle_of_their_pixels(length, prefix, named):
+    ticks = token_ticks(length, prefix)
+    assert [one.text for one in ticks] == named.split()
+    assert [one.at for one in ticks] == [(int(one.text) - 0.5) / length for one in ticks]

@@ -33,7 +33,7 @@ def test_every_taxonomy_has_its_panel_and_maps(content) -> None:
     assert len(images) == sum(len(one.classes) for one in taxonomies)
     assert all(address.startswith("data:image/png;base64,") for address in images)
     said = root.find(f"{SVG}desc").text
-    assert "Prashanth et al.: Too little beyond the text. CNNs 31.2" in said
+    assert "Prashanth et al.: Attention did worse than the text. CNNs 31.2" in said
     assert "<x>&: " in said
     # Each row is as wide as the axis from 0 to 1; its mark stands at the figure.
     marks = [one for one in root.iter(f"{SVG}svg") if (one.find(f"{SVG}circle") is not None)]

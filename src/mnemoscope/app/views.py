@@ -25,8 +25,9 @@ if TYPE_CHECKING:  # torch is imported where a study or a map is shown
     from mnemoscope.maps.store import MapStore
     from mnemoscope.report.content import TaxonomyResult
 
-MAP_INK = (59, 125, 216)
-DELTA_INK = (214, 90, 12)
+MAP_INK = (120, 126, 138)
+DELTA_INK = (59, 125, 216)
+"""Red, green and blue that can be seen on light and dark; Δ is blue as in the report."""
 DOWNLOADS = {
     "audit.html": "text/html",
     "report.html": "text/html",

@@ -356,6 +356,7 @@ def _excess_columns(
     model = judged[source]
     ran = {name: judged[name].votes for name in free if name in judged}
     found = excess.measure_excess(model.votes, ran, reader=source, **model.resampling)
+    whole = Estimate(found.value, found.low, found.high)
     note = excess.why_no_interval(model.votes)
     reference = next((name for name in ran if sources.TABLE[name].needs_reference), None)
     has_scores = all(one.scores is not None for one in (model.votes, *ran.values()))
@@ -367,6 +368,7 @@ def _excess_columns(
         figures,
         f1=model.found.f1,
         gain=gain,
+        excess=whole,
         n_trainings=found.n_trainings,
         training_min_f1=_training_min_f1(runs),
         interval_note=note,
@@ -374,7 +376,7 @@ def _excess_columns(
     )
     return {
         **_verdict_columns(figures),
-        "excess": Estimate(found.value, found.low, found.high),
+        "excess": whole,
         "excess_over": found.strongest,
         "excess_min_f1": found.min_f1,
         "excess_settings": [one.slug for one in like.settings],

@@ -4,7 +4,10 @@ For page, terminal and table alike. It rests on the gain (`benchmark.gain`) and 
 on three trainings of each CNN, beside a reference model. "Adds" wants the interval above zero, and
 every class told apart better than by guessing. "Nothing" wants two things: the reader finds a mark
 that was planted in maps of this size, so that its silence says something, and the upper end of the
-interval lies below `EFFECT`. All else is undecided, and how much cannot be excluded is said.
+interval lies below `EFFECT`. All else is unclear, and why is said.
+
+The first words of a sentence, up to its colon, answer alone (`brief_of`). An interval on one side
+of zero is never called undecided: they say on which side it lies.
 """
 
 from dataclasses import dataclass
@@ -14,7 +17,7 @@ from typing import Literal
 from mnemoscope.benchmark.gain import POWER, Gain
 from mnemoscope.benchmark.sources import BEYOND, MARK, TABLE, TEXT_ALONE
 from mnemoscope.stats import Estimate
-from mnemoscope.words import nats, percent
+from mnemoscope.words import interval, nats, percent, points
 
 Kind = Literal["adds", "unclear", "nothing", "cannot"]
 
@@ -26,6 +29,8 @@ What a lead of 5 points of min-F1 over equal controls is worth (`experiments/ver
 FEWEST_TRAININGS = 3
 """Trainings a source that a side is taken on: of one the noise between trainings is unknown."""
 
+WORSE = "attention did worse than the text"
+_BETTER = "attention did better than the text"
 COUNTED = ("no training", "one training", "two trainings")
 
 _points = partial(percent, unit=False)
@@ -39,6 +44,7 @@ class BenchmarkFigures:
     did_train: bool  # whether a CNN on the model's attention left chance on its training set
     f1: tuple[Estimate, ...] = ()  # of each class, on the model's attention
     gain: Gain | None = None  # what attention adds
+    excess: Estimate | None = None  # min-F1 minus the best control's
     n_trainings: int | None = None  # of the CNN source that has fewest; None without CNNs
     controls: tuple[str, ...] = ()  # the sources without memory that ran
     failed_controls: tuple[str, ...] = ()  # those of them that did not train
@@ -68,36 +74,58 @@ def give_verdict(figures: BenchmarkFigures) -> Verdict:
             f"cannot be said: the {figures.reader} never finds one of the classes, on its own "
             "training set either, so it has not learned to tell them apart",
         )
+    excess = figures.excess
+    is_worse = did_worse(gain, excess)
+    less = ""
+    if is_worse and excess is not None and excess.value is not None:
+        less = f"{points(excess.value)} points of min-F1 {interval(excess)}".strip()
     if gain is None:
-        return Verdict("cannot", f"cannot be said: {_say_missing(figures)}")
-    amount = f"{nats(gain.value)} nats a sequence [{nats(gain.low)}, {nats(gain.high)}]"
-    adds = f"attention adds {amount} to {BEYOND}"
-    found = adds if gain.value > 0 else f"{amount} beyond {BEYOND}"
-    note = _say_limits(figures, gain)
+        missing = _say_missing(figures)
+        said = f"{WORSE}: {less}; {missing}" if is_worse else f"cannot be said: {missing}"
+        return Verdict("cannot", said)
+    found = f"{nats(gain.value)} nats a sequence [{nats(gain.low)}, {nats(gain.high)}]"
+    details = f"{less and less + '; '}{found} beyond {BEYOND}{_say_limits(figures, gain)}"
+    side = _BETTER if gain.low > 0 else WORSE if is_worse else "undecided"
     if figures.n_trainings is not None and figures.n_trainings < FEWEST_TRAININGS:
-        return Verdict(
-            "unclear",
-            f"undecided, with {COUNTED[figures.n_trainings]} a source (three are needed): "
-            f"{found}{note}",
-        )
+        trained = f"{COUNTED[figures.n_trainings]}; three needed for a verdict"
+        return Verdict("unclear", f"{side} ({trained}): {details}")
     if gain.low > 0:
         lost = _say_lost(figures)
-        return Verdict("unclear", f"{lost}{adds}{note}") if lost else Verdict("adds", adds + note)
+        if lost:
+            return Verdict("unclear", f"{_BETTER} ({lost}; {details}")
+        return Verdict("adds", f"attention adds to the text: {details}")
+    why = _say_unclear(figures, gain)
+    if why is None:
+        little = f"attention adds less than {EFFECT:g} nats, the least that counts"
+        return Verdict("nothing", f"{WORSE if is_worse else little}: {details}")
+    return Verdict("unclear", f"{side} ({why}): {details}")
+
+
+def did_worse(gain: Gain | Estimate | None, excess: Estimate | None) -> bool:
+    """Whether the interval of the gain lies below zero, or, of no better gain, the excess's."""
+    ends = [None if one is None else one.high for one in (gain, excess)]
+    is_better = gain is not None and gain.low is not None and gain.low > 0
+    return not is_better and any(high is not None and high < 0 for high in ends)
+
+
+def brief_of(sentence: str) -> str:
+    """The first words of a verdict's sentence, which answer alone.
+
+    >>> brief_of("undecided (one training; three needed for a verdict): 0.031 nats a sequence")
+    'undecided (one training; three needed for a verdict)'
+    """
+    return sentence.partition(": ")[0]
+
+
+def _say_unclear(figures: BenchmarkFigures, gain: Gain) -> str | None:
+    """Why a gain that does not lie above zero is not called nothing; None where it is."""
     if gain.high >= EFFECT:
-        most = f"up to {nats(gain.high)} nats a sequence"
-        return Verdict("unclear", f"undecided, {most} cannot be excluded: {found}{note}")
+        return f"a gain of up to {nats(gain.high)} nats cannot be excluded"
+    if figures.finds_mark is None:
+        return f"whether the {figures.reader} would find a planted mark was not tried"
     if not figures.finds_mark:
-        why = (
-            f"the {figures.reader} does not find a planted mark of {100 * MARK:g} % either"
-            if figures.finds_mark is False
-            else f"whether the {figures.reader} would find a planted mark was not tried"
-        )
-        return Verdict("unclear", f"undecided, as {why}: {found}{note}")
-    return Verdict(
-        "nothing",
-        f"less than {EFFECT:g} nats, the least that counts, is left beyond {BEYOND}: "
-        f"{amount}{note}",
-    )
+        return f"the {figures.reader} does not find a planted mark of {100 * MARK:g} % either"
+    return None
 
 
 def _say_lost(figures: BenchmarkFigures) -> str:
@@ -108,9 +136,8 @@ def _say_lost(figures: BenchmarkFigures) -> str:
     if f1.low is not None and f1.low > chance:
         return ""
     return (
-        f"{weakest} is told apart no better than by guessing "
-        f"(F1 {_points(f1.value)}, guessing gives {_points(chance)}), so it means "
-        "little that "
+        f"{weakest} is told apart no better than by guessing): its F1 is {_points(f1.value)}, "
+        f"guessing gives {_points(chance)}"
     )
 
 

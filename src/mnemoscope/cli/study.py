@@ -376,6 +376,7 @@ def demo(
     thorough: bool = Option(
         False, "--thorough", help="Takes longer: all sequences, larger samples, three seeds."
     ),
+    verbose: bool = Option(False, "--verbose", help="Print the table of all figures too."),
     quiet: options.Quiet = False,
 ) -> None:
     """Show the whole method on the shipped model: three minutes on two idle cores.
@@ -384,14 +385,15 @@ def demo(
     """
     from mnemoscope.cli.summary import print_summary
     from mnemoscope.flow.run import demo_settings, run
-    from mnemoscope.report.answer import conclusion
     from mnemoscope.report.content import report_content
+    from mnemoscope.report.lead import conclusion
 
     started = time.monotonic()
     with shown(quiet):
         study = run(demo_settings(small=small, thorough=thorough), out, also=("graft",))
-    print_summary(study)
-    print(f"In short: {conclusion(report_content(study, None))}")
+    if verbose:
+        print_summary(study)
+    print(conclusion(report_content(study, None)))
     print(f"Took {time.monotonic() - started:.0f} s. Open {out / 'report.html'} in a browser.")
     print("Next, your own model: mnemoscope run --model MODEL --sequences TEXTS -o STUDY")
 

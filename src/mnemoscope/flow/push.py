@@ -243,7 +243,7 @@ def _report(study: Study, models: Mapping[str, Any]) -> ReportContent:
     settings = study.settings
     return replace(
         content,
-        title=settings.title or f"{_last(settings.model.name)}: guessed or recalled?",
+        title=settings.title or _last(settings.model.name),
         model=model_facts(models, "model") if "model" in models else None,
         reference=model_facts(models, "reference") if "reference" in models else None,
         counts={**content.counts, "by_genre": []},

@@ -936,6 +936,7 @@ def excess(
     found = measure_excess(model.votes, ran, n_resamples=n_resamples, seed=seed, reader=own)
     stand_ins = [one for name, one in ran.items() if TABLE[name].needs_reference]
     text = [one for name, one in ran.items() if not TABLE[name].needs_reference]
+    whole = Estimate(found.value, found.low, found.high)
     note = why_no_interval(model.votes)
     n_train = model.sample.filter(pl.col("split") == "train").height
     gain = None
@@ -946,6 +947,7 @@ def excess(
         True,
         f1=tuple(model.scores.f1),
         gain=gain,
+        excess=whole,
         n_trainings=found.n_trainings,
         controls=tuple(controls),
         failed_controls=failed,
@@ -956,7 +958,7 @@ def excess(
     given = give_verdict(figures)
     by_source = {source: name for name, source in named.items()}
     return Excess(
-        Estimate(found.value, found.low, found.high),
+        whole,
         by_source[found.strongest],
         None if gain is None else InNats(gain.value, gain.low, gain.high),
         given.kind,

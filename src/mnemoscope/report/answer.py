@@ -1,80 +1,24 @@
 """The report's sentences: what was asked of which model, and what was found.
 
-A null result has words as plain as a positive one.
+A null result has words as plain as a positive one. What the first screen says is in `lead.py`.
 """
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from mnemoscope.benchmark.gain import POWER
 from mnemoscope.benchmark.sources import TABLE
 from mnemoscope.benchmark.verdict import EFFECT
-from mnemoscope.localize.grafts import Finding
-from mnemoscope.pipeline.causes import by_weight, depends, finding_of
 from mnemoscope.report.content import Benchmark, ReportContent, Standing, TaxonomyResult
-from mnemoscope.words import count, interval, nats, part_words, percent, points, share
+from mnemoscope.words import count, interval, nats, percent, points, share
 
 _MOST_NAMED = 3
 _COUNTED = {
     Standing.BEYOND: "attention adds to what can be told without any memory",
     Standing.WITHIN: f"it adds less than {EFFECT:g} nats a sequence",
+    Standing.WORSE: "it did worse than the text",
     Standing.UNDECIDED: "the answer is undecided",
 }
-
-
-def conclusion(content: ReportContent) -> str:
-    """Answer the study's question in one sentence; empty where nothing was measured."""
-    parts = [_cause(content.taxonomies)]
-    if not content.missing:
-        parts.append(_attention({one.standing for one in content.taxonomies}))
-    return as_sentence("; ".join(filter(None, parts)))
-
-
-def _cause(taxonomies: Sequence[TaxonomyResult]) -> str:
-    """What grafts say of memorized classes, the taxonomy that says most first, and by truth."""
-    grafts = [one.graft for one in taxonomies if one.graft and one.graft["first"]]
-    if not grafts:
-        return ""
-    first = by_weight([one["first"] for one in grafts])[0]
-    match finding_of(first):
-        case Finding.SPECIFIC:
-            said = f"in this training {depends(first)}, beyond random changes of equal harm"
-        case Finding.EITHER_WAY:
-            said = (
-                f"{first['broken']} breaks more than {first['spared']} along one direction of "
-                f"{part_words(first['part'])}, toward the twin or away from it"
-            )
-        case Finding.ALIKE:
-            said = (
-                "no part of the model was found to break one memorized class more than random "
-                "changes of equal harm do"
-            )
-        case _:
-            said = "whether memorized classes need different parts of the model cannot be told yet"
-    truth = grafts[0]["by_truth"]
-    match truth and finding_of(truth):
-        case Finding.SPECIFIC:
-            return f"{said}; of text that can be guessed, {depends(truth)}"
-        case Finding.ALIKE:
-            return (
-                f"{said}; of text that can be guessed, having been read makes no difference that "
-                "shows"
-            )
-    return said
-
-
-def _attention(standings: set[Standing]) -> str:
-    """What attention shows beyond the text, the taxonomy that says most first."""
-    if Standing.BEYOND in standings:
-        return "attention shows more than the text alone gives away"
-    if Standing.UNDECIDED in standings:
-        return "whether attention shows more than the text gives away is undecided"
-    if Standing.WITHIN in standings:
-        return f"attention adds less than {EFFECT:g} nats to what the text gives away"
-    if standings & {Standing.UNTRAINED, Standing.UNCONTROLLED}:
-        return "whether attention shows more than the text gives away cannot be told from this run"
-    return ""
 
 
 def answer(content: ReportContent) -> list[str]:

@@ -6,6 +6,7 @@ holds the square root of the scaled value in 8 bits. The templates draw charts i
 
 import base64
 import math
+import re
 import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,7 @@ MOST_LAYERS_IN_A_ROW = 8
 """Of Δ, in a picture of its own."""
 
 CLASS_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+_PAPER_COLOURS = (("Non-Memo", 0), ("Guess", 1), ("Recall", 2))
 _MAP_STEP, _MAP_GAP = 180.0, 12.0
 _STRIP_STEP = 104.0  # from map to map on the page
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 14.0, 22.0, 44.0
@@ -247,6 +249,7 @@ class MapGrid(NamedTuple):
 
     maps: Sequence[PlacedMap]
     names: Sequence[tuple[float, float, int, str]]  # x, y, number of the class, its name
+    ticks: Sequence["Tick"]  # of the keys
     size: float
     border: float
     width: float
@@ -265,14 +268,15 @@ def map_grid(
     pictures: Sequence[Sequence[str]],
     *,
     width: float,
-    share: float = 0.5,
+    n_tokens: int,
+    prefix: int,
     only: int | None = None,
     layer: int | None = None,
 ) -> MapGrid:
     """Place the pictures of `map_pictures`: a class below the other, at most eight layers a row.
 
-    `share` of the tokens are prefix. `only` is the one class that is shown. Where the pictures are
-    of one `layer`, the classes stand side by side.
+    `prefix` of the `n_tokens` are prefix. `only` is the one class that is shown. Where the
+    pictures are of one `layer`, the classes stand side by side.
     """
     n_columns = len(classes) if layer is not None else min(len(pictures[0]), MOST_LAYERS_IN_A_ROW)
     step = min(_MAP_STEP, width / n_columns)
@@ -285,12 +289,19 @@ def map_grid(
         names.append((x, y + 11, index, name))
         for at, picture in enumerate(of):
             row, column = divmod(at, n_columns)
-            place = x + column * step, y + 33 + row * (size + 22)
+            place = x + column * step, y + 33 + row * (size + 38)
             maps.append(PlacedMap(name, at if layer is None else layer, *place, picture))
         if layer is None:
-            y = maps[-1].y + size + 14
-    height = maps[-1].y + size + 2
-    return MapGrid(maps, names, size, share * size, n_columns * step, height)
+            y = maps[-1].y + size + 30
+    ticks = [Tick(tick.at * size, tick.text) for tick in token_ticks(n_tokens, prefix)[::2]]
+    height = maps[-1].y + size + 18
+    return MapGrid(maps, names, ticks, size, prefix / n_tokens * size, n_columns * step, height)
+
+
+def token_ticks(n_tokens: int, prefix: int) -> list["Tick"]:
+    """Name five tokens along a map, from 1: where prefix and suffix begin, halve and end."""
+    halves = (prefix // 2, prefix, prefix + (n_tokens - prefix) // 2, n_tokens)
+    return [Tick((one - 0.5) / n_tokens, str(one)) for one in sorted({1, *halves} - {0})]
 
 
 class DeltaView(NamedTuple):
@@ -305,6 +316,7 @@ class DeltaView(NamedTuple):
     strongest: int
     pictures: Sequence[Sequence[str]]
     grid: MapGrid | None
+    ticks: Sequence["Tick"]  # along a map, as shares
     values: Sequence[Sequence[float]]  # the profile by class and layer
     profile: Drawing
     shares: Sequence[Mapping[str, float] | None]
@@ -320,9 +332,12 @@ def delta_view(maps: StoredDelta, *, prefix: int = 32, with_pictures: bool = Fal
     delta = np.asarray(maps.delta)
     values, ranking = layer_profile(delta), RANKINGS.get(maps.attribution)
     pictures = map_pictures(delta, png_grey) if with_pictures else []
-    share = prefix / delta.shape[-1]
-    width = _STRIP_STEP * min(delta.shape[1], MOST_LAYERS_IN_A_ROW)
-    grid = map_grid(maps.classes, pictures, share=share, width=width) if pictures else None
+    width, n_tokens = _STRIP_STEP * min(delta.shape[1], MOST_LAYERS_IN_A_ROW), delta.shape[-1]
+    grid = (
+        map_grid(maps.classes, pictures, n_tokens=n_tokens, prefix=prefix, width=width)
+        if pictures
+        else None
+    )
     return DeltaView(
         maps,
         prefix,
@@ -330,6 +345,7 @@ def delta_view(maps: StoredDelta, *, prefix: int = 32, with_pictures: bool = Fal
         strongest=strongest_layer(delta),
         pictures=pictures,
         grid=grid,
+        ticks=token_ticks(n_tokens, prefix),
         values=values.tolist(),
         profile=profile_drawing(maps.classes, values),
         shares=zone_shares(delta, prefix),
@@ -441,11 +457,11 @@ class ChartView(NamedTuple):
 
 
 def chart_view(drawn: Chart | Drawing, *, width: float = WIDTH) -> ChartView:
-    """Place a chart: ticks, marks, and points; series of a bare one have the colours from 1 on."""
+    """Place a chart: ticks, marks, and points; a bare one gets its strokes here."""
     if isinstance(drawn, Chart):
-        # Colour 0 is the grey of Non-Memo; dashes begin with the first all the same.
-        colours = [(index + 1) % N_CLASS_COLOURS for index in range(len(drawn.series))]
-        strokes = [Stroke(one, class_stroke(index).dash) for index, one in enumerate(colours)]
+        strokes = [
+            Stroke(one, class_stroke(index).dash) for index, one in enumerate(_colours(drawn))
+        ]
         drawn = Drawing(drawn, strokes)
     chart = drawn.chart
     x_axis, y_axis = _x_axis(chart, width), _y_axis(chart, drawn.y_ends)
@@ -477,6 +493,20 @@ def chart_view(drawn: Chart | Drawing, *, width: float = WIDTH) -> ChartView:
         is_slanted=sum(map(len, chart.x_names)) > 80,
         width=width,
     )
+
+
+def _colours(chart: Chart) -> list[int]:
+    """Series named after the paper's classes have the colours of these; others from 1 on."""
+    named = [
+        next((at for word, at in _PAPER_COLOURS if re.search(rf"\b{word}\b", one.name)), None)
+        for one in chart.series
+    ]
+    colours = [one for one in named if one is not None]
+    is_clear = chart.form == "line" or len({*colours}) == len(colours)  # lines differ in dash too
+    if len(colours) == len(chart.series) and is_clear:
+        return colours
+    # Colour 0 is the grey of Non-Memo.
+    return [(index + 1) % N_CLASS_COLOURS for index in range(len(chart.series))]
 
 
 def _x_axis(chart: Chart, width: float) -> _Axis:
@@ -618,6 +648,7 @@ def sankey_view(flows: Sequence[Flow]) -> SankeyView:
     ]
     scale = _FLOW_HEIGHT - _FLOW_GAP * (max(map(len, sides)) - 1)
     scale /= sum(flow.share for flow in flows) or 1.0
+    colours = {name: at for at, name in enumerate([*sides[1], *sides[0]], 1)}
     nodes: list[Mapping[str, object]] = []
     tops: list[dict[str, float]] = []
     for side, names in enumerate(sides):
@@ -628,7 +659,7 @@ def sankey_view(flows: Sequence[Flow]) -> SankeyView:
             top[name] = y
             nodes.append(
                 {"name": name, "share": share, "side": side, "x": _FLOW_X[side], "y": y}
-                | {"width": _FLOW_NODE, "height": scale * share, "colour": len(nodes)}
+                | {"width": _FLOW_NODE, "height": scale * share, "colour": colours[name]}
             )
             y += scale * share + _FLOW_GAP
         tops.append(top)
@@ -642,8 +673,7 @@ def sankey_view(flows: Sequence[Flow]) -> SankeyView:
             f"{right:.1f} {other:.1f}v{thick:.1f}C{middle:.1f} {other + thick:.1f} "
             f"{middle:.1f} {one + thick:.1f} {left:.1f} {one + thick:.1f}z"
         )
-        colour = len(sides[0]) + sides[1].index(flow.target)
-        ribbons.append({"path": path, "flow": flow, "colour": colour})
+        ribbons.append({"path": path, "flow": flow, "colour": colours[flow.target]})
         for top, name in zip(tops, ends, strict=True):
             top[name] += thick
     return SankeyView(nodes, ribbons, WIDTH, _FLOW_TOP * 2 + _FLOW_HEIGHT)

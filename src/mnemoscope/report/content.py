@@ -29,6 +29,7 @@ from mnemoscope.benchmark.sources import (
     headline_of,
     of_reader,
 )
+from mnemoscope.benchmark.verdict import brief_of, did_worse
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 from mnemoscope.cnn.presets import PRESETS
 from mnemoscope.data.table import PUBLISHED_VERDICT
@@ -54,6 +55,7 @@ from mnemoscope.report.charts import (
 )
 from mnemoscope.report.grafts import graft_of
 from mnemoscope.report.published import published_view
+from mnemoscope.report.sequences import BrowsedSequences, browsed
 from mnemoscope.stats import NO_ESTIMATE, Estimate, rows_of
 from mnemoscope.store import Store
 from mnemoscope.study.folder import Study, versions
@@ -109,6 +111,7 @@ class Standing(Enum):
 
     BEYOND = "Beyond the text"
     WITHIN = "Too little beyond the text"
+    WORSE = "Worse than the text"
     UNDECIDED = "Undecided"
     UNTRAINED = "Did not train"
     UNCONTROLLED = "Cannot be said"
@@ -208,7 +211,15 @@ class Benchmark:
             return Standing.UNTRAINED
         if self.excess is None or self.excess.value is None:
             return Standing.UNCONTROLLED
-        return _OF_KIND[row["verdict_kind"]]
+        kind = row["verdict_kind"]
+        is_worse = kind != "adds" and did_worse(self.gain, self.excess)
+        return Standing.WORSE if is_worse else _OF_KIND[kind]
+
+    @property
+    def brief(self) -> str:
+        """The standing in a few words: the first of the verdict, where it has one."""
+        has_words = self.standing not in (Standing.IMPOSSIBLE, Standing.UNTRAINED)
+        return brief_of(self.verdict) if has_words and self.verdict else self.standing.value
 
 
 @dataclass(frozen=True)
@@ -268,6 +279,11 @@ class TaxonomyResult:
             return Standing.IMPOSSIBLE
         return self.main.standing if self.main else Standing.UNRUN
 
+    @property
+    def brief(self) -> str:
+        """The standing in a few words."""
+        return self.main.brief if self.main and not self.impossible else self.standing.value
+
 
 @dataclass(frozen=True)
 class ReportContent:
@@ -293,6 +309,7 @@ class ReportContent:
     analyses: Sequence[tables.AnalysisSection] = ()
     levels: tables.AnalysisSection | None = None  # where duplicates are few set levels
     allocation: Record | None = None  # as `allocation_of` gives it
+    browser: BrowsedSequences | None = None  # None without a tokenizer
     missing: Record | None = None  # without CNNs: `what` is missing, the `command` that helps
 
 
@@ -306,14 +323,17 @@ def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
     settings = study.settings.as_dict()
     settings.pop("title")
     further = ("graft", "report") if study.is_done("graft") else ()
+    taxonomies = (
+        list(taxonomy_results(study, tokenizer, is_trained=is_trained))
+        if is_trained or study.is_done("label")
+        else []
+    )
     return ReportContent(
-        title=study.settings.title or f"{study.settings.model.name}: guessed or recalled?",
+        title=study.settings.title or study.settings.model.name,
         model=model_facts(models, "model") if "model" in models else None,
         reference=model_facts(models, "reference") if "reference" in models else None,
         counts=_counts(table),
-        taxonomies=list(taxonomy_results(study, tokenizer, is_trained=is_trained))
-        if is_trained or study.is_done("label")
-        else (),
+        taxonomies=taxonomies,
         length=study.settings.sequences.length,
         prefix=study.settings.sequences.n_prefix,
         checks=[
@@ -335,8 +355,18 @@ def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
         analyses=list(tables.analysis_sections(study)),
         levels=tables.level_section(study) if is_trained else None,
         allocation=allocation_of(table),
+        browser=_browser(study, table, taxonomies, tokenizer) if tokenizer else None,
         missing=missing,
     )
+
+
+def _browser(
+    study: Study, table: pl.DataFrame, taxonomies: Sequence[TaxonomyResult], tokenizer: Any
+) -> BrowsedSequences | None:
+    """All sequences with their classes, for the page's browser."""
+    labels = study.read(LABELS_FILE) if taxonomies else None
+    own = [] if labels is None else [labels[one.name] for one in taxonomies]
+    return browsed(table, own, tokenizer, study.settings.sequences.n_prefix)
 
 
 def allocation_of(table: pl.DataFrame) -> Record | None:

@@ -21,12 +21,6 @@ from mnemoscope.study.folder import Study
 
 MOST_CURVES = 6
 """Parts whose dose curves are drawn."""
-DOSE_SIGNS = (
-    "random changes at growing size, and their mean",
-    "toward the twin, and all of its part",
-    "as far away from the twin (flip)",
-)
-"""What the signs of dose curves mean, in the order of their key."""
 _GRID = np.linspace(0, 1, 41)
 
 _SHARE = ["survive", "low", "high"]

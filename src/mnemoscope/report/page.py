@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from mnemoscope import words
 from mnemoscope.cnn.presets import INPUTS
 from mnemoscope.files import write_bytes, write_text
 from mnemoscope.parse import flatten
-from mnemoscope.pipeline.causes import by_weight
 from mnemoscope.progress import say
 from mnemoscope.report import answer, charts, style
 from mnemoscope.report.content import ReportContent, TaxonomyResult, report_content
-from mnemoscope.report.grafts import DOSE_SIGNS
+from mnemoscope.report.lead import lead_of
+from mnemoscope.report.sequences import FIGURES
 from mnemoscope.report.tables import AnalysisSection
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
@@ -36,6 +37,7 @@ MOST_PARTS = 2
 
 _SIZE_MARK = "\N{OBJECT REPLACEMENT CHARACTER}size\N{OBJECT REPLACEMENT CHARACTER}"
 _RAMP_STEPS = 65
+_SCRIPTS = ("report.js", "tools.js", "browse.js")
 
 
 def report_stage(study: Study, models: Models) -> None:
@@ -68,11 +70,13 @@ def write_report(path: Path | str, content: ReportContent) -> int:
 
 def render_report(content: ReportContent) -> str:
     """Render a report as one HTML page; the same content always gives the same page."""
-    script = style.asset("report.js")
+    script = Markup("").join(map(style.asset, _SCRIPTS))
     digest = hashlib.sha256(script.encode("utf-8")).digest()
     html = _render(
         "report.html.j2",
         content=content,
+        contents=[],  # sections add themselves: id and title
+        lead=lead_of(content),
         script=script,
         script_hash="sha256-" + base64.b64encode(digest).decode("ascii"),
         deltas=charts.delta_views(
@@ -109,7 +113,7 @@ def environment() -> jinja2.Environment:
         "sentence": answer.as_sentence,
     }
     functions = (
-        *(answer.answer, answer.balance_sentence, answer.benchmark_sentence, answer.conclusion),
+        *(answer.answer, answer.balance_sentence, answer.benchmark_sentence),
         answer.like_with_like,
         *(charts.chart_view, charts.delta_view, charts.heat_view),
         *(
@@ -119,11 +123,11 @@ def environment() -> jinja2.Environment:
             words.part_words,
             words.share,
         ),
-        *(by_excess, largest_graft, ramp_tables, setting_lines),
+        *(by_excess, ramp_tables, setting_lines),
         written_runs,
     )
     made.globals |= {one.__name__: one for one in functions} | {
-        "dose_signs": DOSE_SIGNS,
+        "browsed_figures": FIGURES,
         "inputs": INPUTS,
         "most_parts": MOST_PARTS,
         "patch_draws": PATCH_DRAWS,
@@ -141,13 +145,6 @@ def by_excess(taxonomies: Sequence[TaxonomyResult]) -> list[tuple[int, TaxonomyR
         return float("inf") if value is None else -value
 
     return sorted(enumerate(taxonomies, 1), key=rank)
-
-
-def largest_graft(taxonomies: Sequence[TaxonomyResult]) -> TaxonomyResult | None:
-    """The taxonomy whose dose curves stand first: that of the strongest finding."""
-    drawn = [one for one in taxonomies if one.graft and one.graft["doses"]]
-    rows = [one.graft["first"] for one in drawn if one.graft]
-    return drawn[rows.index(by_weight(rows)[0])] if drawn else None
 
 
 def setting_lines(settings: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:

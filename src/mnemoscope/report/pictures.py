@@ -19,8 +19,8 @@ from mnemoscope.benchmark.sources import SOURCES, of_reader
 from mnemoscope.errors import UserError, check_installed
 from mnemoscope.files import write_text
 from mnemoscope.report import charts
+from mnemoscope.report.answer import as_sentence
 from mnemoscope.report.content import Record, TaxonomyResult
-from mnemoscope.report.grafts import DOSE_SIGNS
 from mnemoscope.report.style import (
     DARK,
     FONTS,
@@ -135,7 +135,10 @@ def draw_benchmarks(taxonomies: Sequence[TaxonomyResult], model: str) -> Picture
                 delta = np.asarray(one.deltas[0].delta)
                 layer = charts.strongest_layer(delta)
                 pictures = [[of[layer]] for of in charts.map_pictures(delta)]
-                grid = charts.map_grid(one.deltas[0].classes, pictures, width=width, layer=layer)
+                n, names = delta.shape[-1], one.deltas[0].classes
+                grid = charts.map_grid(
+                    names, pictures, n_tokens=n, prefix=n // 2, width=width, layer=layer
+                )
                 below = y + height + 20
                 parts.append(_Part(_marks("map_marks", grid), x, below, grid.width, grid.height))
                 end = max(end, below + grid.height + 24)
@@ -167,7 +170,7 @@ def _benchmark_panel(taxonomy: TaxonomyResult, width: float) -> Record:
     shown = {*of_reader(SOURCES, headline["source"] if headline else "model")}
     return {
         "title": taxonomy.label,
-        "verdict": taxonomy.standing.value,
+        "verdict": as_sentence(taxonomy.brief.partition(" (")[0]).rstrip("."),
         "left": _LABEL,
         "width": width - _LABEL - 44,
         "line": _LINE,
@@ -192,8 +195,9 @@ def draw_maps(
     pictures = charts.map_pictures(delta)
     n_tokens = delta.shape[-1]
     border = n_tokens // 2 if prefix is None else prefix
-    share = border / n_tokens
-    grid = charts.map_grid(classes, pictures, share=share, width=_INSIDE, only=only)
+    grid = charts.map_grid(
+        classes, pictures, n_tokens=n_tokens, prefix=border, width=_INSIDE, only=only
+    )
     ramp = _marks("ramp_marks", RAMP_LIGHT, border, n_tokens)
     y = _TOP + grid.height + 14
     parts = [
@@ -263,9 +267,7 @@ def draw_doses(doses: Sequence[Mapping[str, Any]], classes: Sequence[str], title
         parts.append(_note(row_of["words"], y + 30, x))
         marks = _marks("dose_marks", dose)
         parts.append(_Part(marks, x, y + 44, 248, 236, left=-38, ink=ink))
-    keys = [(_marks("dose_key", at), inks[0], said) for at, said in enumerate(DOSE_SIGNS)]
-    parts += _legend(keys, _MARGIN, y + 296, _INSIDE)
-    return _picture(title, y + 312 + _KEY_LINE * _n_lines(keys, _INSIDE), parts)
+    return _picture(title, y + 300, parts)
 
 
 def _legend(

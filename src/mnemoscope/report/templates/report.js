@@ -152,31 +152,12 @@ document.querySelectorAll("[data-delta]").forEach((delta) => {
   delta.querySelector(".controls").hidden = false;
 });
 
-// The examples of a taxonomy that hold what is typed, wherever they are folded.
-document.querySelectorAll("[data-filter]").forEach((input) => {
-  const root = input.closest("details");
-  const examples = [...root.querySelectorAll(".example")];
-  const texts = examples.map((one) => one.textContent.toLowerCase());
-  input.closest(".filter").hidden = false;
-  input.addEventListener("input", () => {
-    const wanted = input.value.trim().toLowerCase();
-    examples.forEach((one, index) => { one.hidden = !texts[index].includes(wanted); });
-    root.querySelectorAll("details").forEach((more) => {
-      more.open = Boolean(wanted) && more.querySelector(".example:not([hidden])") !== null;
-    });
-    const n = examples.filter((one) => !one.hidden).length;
-    root.querySelector("output").textContent = wanted ? `${n} of ${examples.length}` : "";
-  });
-});
-
-// A link into a folded part opens it; a printed page shows everything.
-const unfold = () => {
-  const target = location.hash && document.getElementById(location.hash.slice(1));
+// A link into a folded part opens it. A printed page shows what is open.
+const reveal = (id) => {
+  const target = document.getElementById(id);
   for (let node = target; node; node = node.parentElement) if (node.localName === "details") node.open = true;
   if (target) target.scrollIntoView();
 };
+const unfold = () => reveal(location.hash.slice(1));
 addEventListener("hashchange", unfold);
-unfold();
-addEventListener("beforeprint", () => {
-  document.querySelectorAll("details").forEach((part) => { part.open = true; });
-});
+if (location.hash) unfold();

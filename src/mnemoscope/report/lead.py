@@ -1,0 +1,179 @@
+"""The first screen: the count in a line and a bar, a passage of each class, short answers."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from mnemoscope.localize.grafts import Finding
+from mnemoscope.pipeline.causes import by_weight, depends, finding_of
+from mnemoscope.report.answer import as_sentence
+from mnemoscope.report.content import Record, ReportContent, Standing, TaxonomyResult
+from mnemoscope.taxonomy import PAPER
+from mnemoscope.taxonomy.names import NON_MEMO
+from mnemoscope.words import count, part_words
+
+_IN_WORDS = {"Guess": "guessable", "Recall": "recalled"}
+_CLEAREST = (
+    *(Standing.BEYOND, Standing.UNDECIDED, Standing.WITHIN, Standing.WORSE),
+    *(Standing.UNCONTROLLED, Standing.UNTRAINED),
+)
+_LOOKS = {
+    Finding.SPECIFIC: Standing.BEYOND,
+    Finding.EITHER_WAY: Standing.BEYOND,
+    Finding.ALIKE: Standing.WITHIN,
+    Finding.OUT_OF_REACH: Standing.UNCONTROLLED,
+    Finding.FEW: Standing.UNCONTROLLED,
+}
+
+
+class Part(NamedTuple):
+    """A part of the bar: a class, or what has none (`name` is empty)."""
+
+    name: str
+    words: str  # "1,318 guessable"
+    share: float  # of all sequences
+    colour: int | None  # the class's place in its taxonomy
+
+
+class Badge(NamedTuple):
+    """A question and its answer in a few words; `target` is where the page says it in full."""
+
+    question: str
+    answer: str
+    standing: Standing  # how it looks
+    target: str
+
+
+@dataclass(frozen=True)
+class Lead:
+    """What the first screen says; `number` is the taxonomy's whose classes it counts, from 1."""
+
+    headline: str  # "2,873 of 5,000 sequences repeated: 1,318 guessable, 1,555 recalled"
+    parts: Sequence[Part]  # empty where there are no sequences
+    number: int | None
+    grafted: int | None  # the number of the taxonomy whose grafts stand first
+    passages: Sequence[tuple[int, Record, Record]]  # place, facts and example of a class
+    badges: Sequence[Badge]
+
+
+def lead_of(content: ReportContent) -> Lead:
+    """Say first what matters: counts, a passage of each class, answers."""
+    names = [one.name for one in content.taxonomies]
+    number = (names.index(PAPER) if PAPER in names else 0) + 1 if names else None
+    taxonomy = content.taxonomies[number - 1] if number else None
+    whole, part = content.counts["n_sequences"], content.counts["n_memorized"]
+    repeated = list(_repeated(taxonomy, part)) if taxonomy else []
+    verb = "repeated" if content.model else "memorized"
+    headline = f"{count(part)} of {count(whole)} sequences {verb}"
+    if repeated:
+        headline += f": {', '.join(f'{count(n)} {words}' for _, words, n, _ in repeated)}"
+    else:
+        repeated = [("", verb, part, 1)]
+    counted = [*repeated, (NON_MEMO, f"not {verb}", whole - part, 0)]
+    return Lead(
+        headline,
+        [Part(a, f"{count(n)} {words}", n / whole, place) for a, words, n, place in counted if n],
+        number,
+        _grafted(content, number),
+        list(_passages(taxonomy)) if taxonomy else [],
+        list(_badges(content, number)),
+    )
+
+
+def conclusion(content: ReportContent) -> str:
+    """What was found, for a terminal: the count and each question's answer, a line each."""
+    lead = lead_of(content)
+    said = [lead.headline, *(f"{one.question}: {one.answer}" for one in lead.badges)]
+    return "\n".join(map(as_sentence, said))
+
+
+def _repeated(
+    taxonomy: TaxonomyResult, n_memorized: int
+) -> Iterator[tuple[str, str, int, int | None]]:
+    """Name, words, number and place of each class of memorized sequences, and of those without.
+
+    Nothing where the labels do not add up to what is memorized.
+    """
+    classes = [(one["name"], one["n_sequences"], at) for at, one in enumerate(taxonomy.classes)]
+    every = [*classes, *((name, n, None) for name, n in taxonomy.dropped)]
+    found = [one for one in every if one[0] != NON_MEMO]
+    left = n_memorized - sum(n for _, n, _ in found)
+    if not n_memorized or left < 0:
+        return
+    for name, n, at in found:
+        yield name, _IN_WORDS.get(name) or str(name), n, at
+    if left:
+        yield "", "without a class", left, None
+
+
+def _passages(taxonomy: TaxonomyResult) -> Iterator[tuple[int, Record, Record]]:
+    """The first example of each class, memorized ones first."""
+    places = range(len(taxonomy.classes))
+    for at in sorted(places, key=lambda at: taxonomy.classes[at]["name"] == NON_MEMO):
+        facts = taxonomy.classes[at]
+        for example in [one for one in taxonomy.examples if one["class"] == facts["name"]][:1]:
+            yield at, facts, example
+
+
+def _grafted(content: ReportContent, lead: int | None) -> int | None:
+    """Number the taxonomy whose grafts say most, the leading one where others say no more."""
+    found = {
+        number: one.graft["first"]
+        for number, one in enumerate(content.taxonomies, 1)
+        if one.graft and one.graft["first"]
+    }
+    if not found:
+        return None
+    first = by_weight(list(found.values()))[0]
+    if lead in found and finding_of(found[lead]) is finding_of(first):
+        return lead
+    return next(number for number, row in found.items() if row is first)
+
+
+def _badges(content: ReportContent, lead: int | None) -> Iterator[Badge]:
+    """What grafts say by cause and by truth, and what attention shows beyond the text."""
+    number = _grafted(content, lead)
+    graft = content.taxonomies[number - 1].graft if number else None
+    if number and graft:
+        said, finding = _mechanism(graft["first"]), finding_of(graft["first"])
+        target = f"taxonomy-{number}-graft"
+        yield Badge("Mechanism", said + _under(content, number), _LOOKS[finding], target)
+        truth = graft["by_truth"]
+        if truth and finding_of(truth) in (Finding.SPECIFIC, Finding.ALIKE):
+            alike = "having been read makes no difference that shows"
+            said = depends(truth) if finding_of(truth) is Finding.SPECIFIC else alike
+            said = f"of text that can be guessed, {said}"
+            yield Badge("Read or not", said, _LOOKS[finding_of(truth)], target)
+    asked = [
+        (_CLEAREST.index(one.standing), number != lead, number, one)
+        for number, one in enumerate(content.taxonomies, 1)
+        if one.standing in _CLEAREST
+    ]
+    if asked and not content.missing:
+        *_, number, clearest = min(asked, key=lambda one: one[:3])
+        said = clearest.brief.removeprefix("attention ") + _under(content, number)
+        yield Badge("Attention", said, clearest.standing, f"taxonomy-{number}")
+
+
+def _under(content: ReportContent, number: int) -> str:
+    """Name the taxonomy that an answer is of, where there are several."""
+    several = len(content.taxonomies) > 1
+    return f", under “{content.taxonomies[number - 1].label}”" if several else ""
+
+
+def _mechanism(row: Mapping[str, Any]) -> str:
+    """What a finding says of memorized classes."""
+    match finding_of(row):
+        case Finding.SPECIFIC:
+            return f"in this training {depends(row)}, beyond random changes of equal harm"
+        case Finding.EITHER_WAY:
+            return (
+                f"{row['broken']} breaks more than {row['spared']} along one direction of "
+                f"{part_words(row['part'])}, toward the twin or away from it"
+            )
+        case Finding.ALIKE:
+            return "no part of the model breaks one class more than random changes of equal harm do"
+        case Finding.OUT_OF_REACH:
+            return "cannot be told (random changes never break as much as the twin’s parts)"
+        case Finding.FEW:
+            return "cannot be told (too few groups of near duplicates, or random changes)"

@@ -1,0 +1,145 @@
+"""The first screen: counts that add up, a passage of each class, answers as the figures say."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from mnemoscope.report.content import ReportContent
+from mnemoscope.report.lead import conclusion, lead_of
+from mnemoscope.stats import Estimate
+from pages import Page, words_of
+from tests.report.conftest import make_benchmark, make_taxonomy, page_of
+
+BEYOND, WORSE, UNDECIDED = (0.2, 0.1, 0.3), (-0.2, -0.3, -0.1), (0.01, -0.1, 0.1)
+
+
+def counted(content, n: int, n_memorized: int, *, classes=(), **facts) -> ReportContent:
+    """A study of so many sequences, `classes` of which are counted by one taxonomy."""
+    taxonomy = make_taxonomy(n_layers=1)
+    shown = [
+        one | {"n_sequences": size} for one, size in zip(taxonomy.classes, classes, strict=False)
+    ]
+    counts = content.counts | {"n_sequences": n, "n_memorized": n_memorized}
+    taxonomies = [replace(taxonomy, classes=shown, **facts)] if classes else []
+    return replace(content, counts=counts, taxonomies=taxonomies)
+
+
+@pytest.mark.parametrize(
+    ("n", "n_memorized", "classes", "dropped", "headline", "shares"),
+    [
+        (
+            *(5000, 2873, (2127, 1318, 1555), ()),
+            "2,873 of 5,000 sequences repeated: 1,318 guessable, 1,555 recalled",
+            [0.2636, 0.311, 0.4254],
+        ),
+        (
+            *(100, 50, (50, 20, 25), (("Code", 3),)),
+            "50 of 100 sequences repeated: 20 guessable, 25 recalled, 3 Code, 2 without a class",
+            [0.2, 0.25, 0.03, 0.02, 0.5],
+        ),
+        # Labels that do not belong to these counts are not counted.
+        (100, 10, (50, 20, 30), (), "10 of 100 sequences repeated", [0.1, 0.9]),
+        (100, 0, (100, 0, 0), (), "0 of 100 sequences repeated", [1.0]),
+        (100, 30, (), (), "30 of 100 sequences repeated", [0.3, 0.7]),
+        (0, 0, (), (), "0 of 0 sequences repeated", []),
+    ],
+)
+def test_the_headline_and_the_bar_say_the_counts(
+    content, n, n_memorized, classes, dropped, headline, shares
+):
+    shown = counted(content, n, n_memorized, classes=classes, dropped=dropped)
+    lead = lead_of(shown)
+    assert lead.headline == headline
+    assert [part.share for part in lead.parts] == pytest.approx(shares)
+    page = Page(page_of(taxonomies=shown.taxonomies, counts=shown.counts))
+    assert page.unbalanced == []
+    bars = [one for one in page.all("svg") if one.get("class") == "whole"]
+    assert [one["aria-label"] for one in bars] == [headline] * bool(shares)
+
+
+def test_a_passage_of_each_class_stands_first_and_says_how_its_suffix_came_out(content):
+    html = page_of()
+    first = html.split('<section class="passages"')[1].split("</section>")[0]
+    guess, recall, other = first.split("</article>")[:3]
+    assert 'popovertarget="short-Guess"' in guess
+    assert 'popovertarget="short-Recall"' in recall
+    assert re.search(r'class="suffix">.*self\.table', recall, re.DOTALL)
+    assert "<mark>" not in guess + recall
+    assert "The model wrote instead" in other
+    assert "<mark>" in other
+    bare = replace(content, taxonomies=[replace(content.taxonomies[1], examples=())])
+    assert 'class="passages"' not in page_of(taxonomies=bare.taxonomies)
+
+
+def test_what_has_no_cnns_has_its_counts_and_passages(content):
+    missing = {"what": "Not done yet: train.", "command": "mnemoscope run -o study"}
+    taxonomy = make_taxonomy(n_layers=1)
+    untrained = replace(taxonomy, benchmarks=(), deltas=())
+    html = page_of(untrained, missing=missing)
+    assert 'class="passages"' in html
+    assert '<ul class="questions"' not in html
+    assert "so this page shows what there is" in words_of(html)
+
+
+@pytest.mark.parametrize(
+    ("excesses", "said"),
+    [
+        ((WORSE, BEYOND), "Attention: adds to the text, under “Non-Memo, Guess, Recall”."),
+        ((WORSE, UNDECIDED), "Attention: undecided, under “Non-Memo, Guess, Recall”."),
+        ((WORSE,), "Attention: did worse than the text."),
+        ((), ""),
+    ],
+)
+def test_one_badge_says_what_the_clearest_taxonomy_shows(content, excesses, said):
+    shown = [
+        make_taxonomy(n_layers=1, benchmarks=(make_benchmark(excess=one),)) for one in excesses
+    ]
+    whole = conclusion(replace(content, taxonomies=shown))
+    assert whole.endswith(said)
+    assert ("Attention" in whole) == bool(said)
+
+
+FINDINGS = {
+    "SPECIFIC": "Mechanism: in this training Recall depends on the queries and keys of layer 0 ",
+    "EITHER_WAY": "Mechanism: Recall breaks more than Guess along one direction of ",
+    "ALIKE": "Mechanism: no part of the model breaks one class more than random ",
+    "OUT_OF_REACH": "Mechanism: cannot be told (random changes never break as much",
+    "FEW": "Mechanism: cannot be told (too few groups",
+}
+OF_TRUTH = {
+    "SPECIFIC": "Read or not: of text that can be guessed, what was read depends on the MLP of ",
+    "ALIKE": "Read or not: of text that can be guessed, having been read makes no difference",
+}
+
+
+@pytest.mark.parametrize(("finding", "said"), FINDINGS.items())
+@pytest.mark.parametrize("truth", [*FINDINGS, None])
+def test_a_badge_says_what_grafts_decide(content, finding, said, truth):
+    row = {"broken": "Recall", "spared": "Guess", "part": "layers.0.qk"}
+    row |= {"specific": Estimate(0.1)}
+    of_truth = {"broken": "read", "spared": "never read", "part": "layers.1.mlp"}
+    by_truth = {"by_truth": truth and of_truth | {"specific": Estimate(0.2), "finding": truth}}
+    grafts = [{"first": None}, {"first": row | {"finding": finding}} | by_truth]
+    if finding == "SPECIFIC":
+        grafts.append({"first": row | {"finding": "ALIKE", "specific": Estimate(0.9)}})
+    shown = replace(content, taxonomies=[make_taxonomy(n_layers=1, graft=one) for one in grafts])
+    whole = conclusion(shown)
+    assert said in whole
+    assert OF_TRUTH.get(truth, "") in whole
+    assert ("Read or not" in whole) == (truth in OF_TRUTH)
+    assert lead_of(shown).badges[0].target == "taxonomy-2-graft"
+
+
+def test_among_equal_findings_the_leading_taxonomy_speaks(content):
+    row = {"broken": "B", "spared": "C", "part": "layers.0.qk", "specific": Estimate(0.9)}
+    own = row | {"broken": "Recall", "spared": "Guess", "specific": Estimate(0.1)}
+    for finding, number, name in (("SPECIFIC", 2, "Recall"), ("ALIKE", 1, "B")):
+        grafts = [row | {"finding": "SPECIFIC"}, own | {"finding": finding}]
+        shown = [
+            replace(taxonomy, graft={"first": one, "by_truth": None, "doses": []})
+            for taxonomy, one in zip(content.taxonomies, grafts, strict=True)
+        ]
+        lead = lead_of(replace(content, taxonomies=shown))
+        assert (lead.grafted, lead.badges[0].target) == (number, f"taxonomy-{number}-graft")
+        assert f"{name} depends on" in lead.badges[0].answer
