@@ -69,7 +69,7 @@ def trained_of(network: AttentionCnn) -> TrainedCnn:
         network=network,
         scaling=RAW,
         setting=CnnSetting(6, 10, "mean"),
-        preset=PRESETS["paper"],
+        preset=PRESETS["as_run"],
         seed=0,
         history=TrainingHistory((), 0),
     )

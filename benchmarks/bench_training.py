@@ -194,7 +194,7 @@ def memory(folder: Path, n_sequences: int) -> None:
     watcher = threading.Thread(target=watch)
     watcher.start()
     size = sum(shard.stat().st_size for shard in shards) / 1e9
-    for name in ("paper", "small"):
+    for name in ("as_run", "small"):
         preset = replace(PRESETS[name], epochs=1, min_steps=0)
         labels, setting = positions % CLASSES, CnnSetting(6, 10, "mean")
         peak[0], started = 0, time.perf_counter()

@@ -86,7 +86,7 @@ def small_demo(made_once) -> Path:
     values["sequences"]["limit"] = 1400
     values["continue"]["check_rows"] = 16
     values["label"] |= {"n_train": 88, "n_eval": 42}
-    values["train"] |= {"preset": "paper", "kernels": [4], "filters": [16], "poolings": ["max"]}
+    values["train"] |= {"preset": "as_run", "kernels": [4], "filters": [16], "poolings": ["max"]}
     values["train"] |= {"seeds": [0], "workers": 1}
     values["benchmark"]["control_taxonomies"] = ["Non-Memo, Guess, Recall"]
     values["localize"]["sanity"] = False
@@ -110,7 +110,7 @@ def tiny(made_once) -> SimpleNamespace:
         "continue": {"part_rows": 32, "check_rows": 16},
         "label": {"n_train": 40, "n_eval": 20, "minimum": 12},
         "capture": {"reference": str(reference), "shard_rows": 16},
-        "train": {"preset": "paper", "kernels": [3], "filters": [6], "poolings": ["mean"]},
+        "train": {"preset": "as_run", "kernels": [3], "filters": [6], "poolings": ["mean"]},
         "benchmark": {"n_resamples": 100},
     }
     values["label"]["taxonomies"] = ["Non-Memo, Recite[5], Recollect", "Non-Memo, Guess, Recall"]

@@ -23,7 +23,8 @@ def test_the_commented_template_means_the_defaults_and_explains_each(tmp_path):
     lines = text.splitlines()
     for stage, values in StudySettings().as_dict().items():
         for key in values if isinstance(values, dict) else [stage]:
-            index = next(i for i, line in enumerate(lines) if line.strip().startswith(f"{key}:"))
+            known = (f"{key}:", f"# {key}:")
+            index = next(i for i, line in enumerate(lines) if line.strip().startswith(known))
             assert lines[index - 1].strip().startswith("# "), key
 
 
@@ -32,7 +33,7 @@ def test_the_commented_template_means_the_defaults_and_explains_each(tmp_path):
     [
         ({"capture": {"shardrows": 3}}, "capture.shardrows: unknown key. Did you mean 'shard_rows"),
         ({"lable": {}}, "lable: unknown key. Did you mean 'label'?"),
-        ({"train": {"preset": "papr"}}, "train.preset: Input should be 'small', 'paper' or 'rows'"),
+        ({"train": {"preset": "papr"}}, "train.preset: Input should be 'small', 'as_run', 'as_wr"),
         ({"model": {"batch_size": 0}}, "model.batch_size: Input should be greater than"),
         ({"sequences": {"length": 7}}, "sequences.length: Input should be greater than or"),
         ({"train": {"kernels": [6, 0]}}, "train.kernels.1: Input should be greater"),
@@ -116,3 +117,23 @@ def test_a_suffix_that_is_changed_makes_another_length(tmp_path):
     path.write_text("sequences:\n  length: 128\n")
     found = merge_flags(load_settings(path), {}, ["sequences.prefix=32"]).sequences
     assert (found.n_prefix, found.length) == (32, 128)
+
+
+def test_a_preset_gives_the_grid_that_is_not_set():
+    def grid_of(**train: object) -> list[list]:
+        found = parse_settings({"train": train}, where="test").train
+        return [found.kernels, found.filters, found.poolings, found.seeds]
+
+    assert grid_of() == [[6], [10], ["both"], [0, 1, 2]]
+    assert grid_of(preset="as_run") == [[6, 8], [10, 16], ["mean"], [0, 1]]
+    assert grid_of(preset="as_written") == [[6, 8], [10, 16], ["mean", "max"], [0]]
+    assert grid_of(preset="as_run", seeds=[7]) == [[6, 8], [10, 16], ["mean"], [7]]
+    known = parse_settings({"train": {"preset": "as_run"}}, where="test").train
+    assert known.in_words == "as_run: 4 settings × 2 seeds, the preset's grid"
+    # A file with every setting has a grid too: it goes with its preset, and what was set stays.
+    base = parse_settings({"train": {"filters": [3]}}, where="test")
+    changed = merge_flags(base, {}, ["train.preset=as_written"]).train
+    assert (changed.kernels, changed.filters, changed.poolings) == ([6, 8], [3], ["mean", "max"])
+    assert changed.seeds == [0]
+    assert changed.in_words == "as_written: 4 settings × 1 seed, another grid"
+    assert merge_flags(base, {}, ["train.preset=as_run", "train.seeds=[0]"]).train.seeds == [0]

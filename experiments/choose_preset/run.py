@@ -15,7 +15,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from benchmarks.given import parser_of
-from mnemoscope.cnn.presets import PAPER_GRID, PRESETS, TrainingPreset
+from mnemoscope.cnn.presets import GRIDS, PRESETS, TrainingPreset
 from mnemoscope.cnn.training import predict_logits, train_cnn
 from mnemoscope.pipeline.train import Job, job_maps, jobs_of, sample_rows
 from mnemoscope.study.folder import Study
@@ -30,7 +30,7 @@ VARIANTS: dict[str, TrainingPreset] = {
     "small, dropout .5": replace(SMALL, dropout=0.5),
     "batch 16, 12 epochs, rate 1e-3": replace(SMALL, batch_size=16, epochs=12, learning_rate=1e-3),
     "batch 16, 24 epochs, rate 3e-3": replace(SMALL, batch_size=16, epochs=24, learning_rate=3e-3),
-    "paper": PRESETS["paper"],
+    "as_run": PRESETS["as_run"],
 }
 
 
@@ -70,7 +70,7 @@ def _compare(
             maps["train"],
             labels["train"],
             n_classes=n_classes,
-            setting=PAPER_GRID[0],
+            setting=GRIDS["as_written"].settings[0],
             preset=preset,
             seed=seed,
         )

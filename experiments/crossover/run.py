@@ -42,7 +42,7 @@ from experiments.memory_in_weights.run import (
     verdicts,
 )
 from experiments.pages import publish
-from mnemoscope.cnn.presets import PAPER_GRID, PRESETS, CnnSetting
+from mnemoscope.cnn.presets import GRIDS, PRESETS, CnnSetting
 from mnemoscope.cnn.training import predict_logits, train_cnn
 from mnemoscope.data.duplicates import hash_ngrams
 from mnemoscope.data.table import read_table, token_matrix
@@ -199,7 +199,7 @@ def by_cnn(maps: dict[str, Maps], trial: Trial, folder: Path) -> dict[str, list[
     def area(role: str, setting: CnnSetting) -> float:
         cnn = train_cnn(
             view(role, setting.pooling, train), torch.from_numpy(trial.labels[train]),
-            n_classes=2, setting=setting, preset=PRESETS["paper"], seed=0,
+            n_classes=2, setting=setting, preset=PRESETS["as_run"], seed=0,
         )  # fmt: skip
         logits = predict_logits(cnn, view(role, setting.pooling, asked))
         scores = logits.softmax(dim=1)[:, 1].numpy().astype(np.float64)
@@ -208,7 +208,7 @@ def by_cnn(maps: dict[str, Maps], trial: Trial, folder: Path) -> dict[str, list[
     return {
         role: [
             kept_in(folder / f"{role}-{one.slug}.json", partial(area, role, one))
-            for one in PAPER_GRID
+            for one in GRIDS["as_written"].settings
         ]
         for role in ("A minus B", *maps)
     }

@@ -76,7 +76,7 @@ READERS = (
     Reader("regression on statistics", None, None, OF_REGRESSION),
     Reader("CNN over rows (`rows`, both poolings)", "rows", "both", OF_CNN),
     Reader("CNN (`small`, mean)", "small", "mean", OF_CNN),
-    Reader("CNN, the paper's own preset (`paper`, mean)", "paper", "mean", OF_CNN, (ALL,)),
+    Reader("CNN, the paper's training (`as_run`, mean)", "as_run", "mean", OF_CNN, (ALL,)),
 )
 COLUMNS = tuple(OF_CNN)
 

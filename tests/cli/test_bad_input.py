@@ -88,7 +88,7 @@ REFUSED = [  # a command, and what its line says: the file, flag or key, and wha
     ("init YAML", "exists. Choose another name, or --force"),
     ("run YAML -o out --set train.sedes=[1]", "train.sedes: unknown key", "'seeds'"),
     ("run YAML -o out --set title.x=1", "'title' is a single setting", "title=VALUE"),
-    ("run YAML -o out --set train.seeds", "needs KEY=VALUE", "--set train.preset=paper"),
+    ("run YAML -o out --set train.seeds", "needs KEY=VALUE", "--set train.preset=as_run"),
     ("run YAML -o out --set train.seeds=[1", "not valid YAML", "quotes"),
     ("run YAML -o out --dtype float12", "model.dtype: Input should be", "(got 'float12')"),
     (f"run YAML -o out {GUESS}", "unknown node 'Gess'", "'Guess'"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mnemoscope.cnn.presets import PAPER_GRID, CnnSetting
+from mnemoscope.cnn.presets import GRIDS, CnnSetting
 from mnemoscope.errors import UserError
 from mnemoscope.pipeline.trainings import controlled_taxonomies, settings_of
 from mnemoscope.study.folder import Study
@@ -39,9 +39,9 @@ def test_the_papers_recipe_to_the_letter():
         assert (settings.label.n_train, settings.label.n_eval) == (4000, 2000)
         assert settings.label.split == "row"
         assert settings.capture.reference == f"{model}@step1000"
-        assert settings.train.preset == "paper"
+        assert settings.train.preset == "as_written"
         grid = [one for one in settings_of(settings, "model") if isinstance(one, CnnSetting)]
-        assert set(grid) == set(PAPER_GRID)
+        assert set(grid) == set(GRIDS["as_written"].settings)
         assert len(settings.train.seeds) == 1
         assert len(load_taxonomies(settings.label.taxonomies)) == 54 + 27
         assert find_shape(model) is not None

@@ -44,7 +44,7 @@ VALUES = {
         "minimum": 12,
     },
     "capture": {"shard_rows": 16},
-    "train": {"preset": "paper", "seeds": [0], "kernels": [3], "filters": [6]},
+    "train": {"preset": "as_run", "seeds": [0], "kernels": [3], "filters": [6]},
     "benchmark": {"n_resamples": 100},
     "localize": {"attributions": ["gradient"], "sanity": False},
     "search": {

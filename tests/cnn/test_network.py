@@ -1,5 +1,6 @@
 """The network is the paper's; its seeded dropout is torch's with another source of chance."""
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -9,8 +10,11 @@ from scipy.stats import binomtest
 from torch import nn
 
 from mnemoscope.cnn.network import AttentionCnn, SeededDropout, feature_side
-from mnemoscope.cnn.presets import PAPER_GRID, PRESETS, CnnSetting
+from mnemoscope.cnn.presets import GRIDS, PRESETS, CnnSetting
 from mnemoscope.errors import UserError
+from mnemoscope.maps.shape import POOLED
+
+AS_WRITTEN = GRIDS["as_written"].settings
 
 
 def closed_form(n_layers: int, n_classes: int, kernel: int, filters: int) -> int:
@@ -21,7 +25,7 @@ def closed_form(n_layers: int, n_classes: int, kernel: int, filters: int) -> int
 
 
 def test_parameters_are_counted_by_the_closed_form_and_as_published() -> None:
-    for setting, n_layers, n_classes in product(PAPER_GRID, (32, 36), (2, 3, 4)):
+    for setting, n_layers, n_classes in product(AS_WRITTEN, (32, 36), (2, 3, 4)):
         sizes = {"kernel": setting.kernel, "filters": setting.filters}
         network = AttentionCnn(n_layers, n_classes, **sizes, length=64)
         assert network.n_parameters() == closed_form(n_layers, n_classes, **sizes)
@@ -41,7 +45,7 @@ def test_modules_stand_in_the_papers_order_and_are_used_once() -> None:
     assert {module.p for module in every if isinstance(module, nn.Dropout)} == {0.5}
 
 
-@pytest.mark.parametrize("setting", PAPER_GRID[::3], ids=lambda setting: setting.slug)
+@pytest.mark.parametrize("setting", AS_WRITTEN[::3], ids=lambda setting: setting.slug)
 def test_logits_equal_the_formula_written_out(setting: CnnSetting) -> None:
     torch.manual_seed(0)
     network = AttentionCnn(5, 3, kernel=setting.kernel, filters=setting.filters).double().eval()
@@ -140,11 +144,16 @@ def test_gradient_flows_through_kept_units_only_and_unseeded_it_is_torchs_own() 
         assert torch.equal(seeded(p)(units), units * (1 - p))
 
 
-def test_grid_and_preset_are_kept_to_the_papers_letter() -> None:
-    grid = {(setting.kernel, setting.filters, setting.pooling) for setting in PAPER_GRID}
-    assert grid == set(product((6, 8), (10, 16), ("mean", "max")))
-    assert len(PAPER_GRID) == len({setting.slug for setting in PAPER_GRID}) == 8
-    paper = PRESETS["paper"]
+def test_grids_and_training_are_those_that_ran_and_that_are_described() -> None:
+    """Eight trainings either way: four settings over the mean, each twice; or eight, each once."""
+    for name, poolings, seeds in (("as_run", ["mean"], [0, 1]), ("as_written", POOLED, [0])):
+        grid = GRIDS[name].settings
+        wanted = product((6, 8), (10, 16), poolings)
+        assert {(one.kernel, one.filters, one.pooling) for one in grid} == set(wanted)
+        assert list(GRIDS[name].seeds) == seeds
+        assert len({one.slug for one in grid}) * len(seeds) == 8
+    paper = PRESETS["as_run"]
+    assert replace(paper, name="as_written") == PRESETS["as_written"]
     assert (paper.epochs, paper.min_steps, paper.batch_size) == (3, 0, 16)
     assert (paper.learning_rate, paper.weight_decay, paper.dropout) == (1e-3, 0.1, 0.5)
     assert (paper.schedule, paper.scaling, paper.scores_every_epoch) == ("constant", "raw", True)

@@ -33,7 +33,7 @@ from mnemoscope.maps.shape import row_statistics
 from mnemoscope.maps.views import TensorMaps
 from refusals import refusal
 
-SMALL, PAPER, ROWS = PRESETS["small"], PRESETS["paper"], PRESETS["rows"]
+SMALL, PAPER, ROWS = PRESETS["small"], PRESETS["as_run"], PRESETS["rows"]
 SOONER = replace(SMALL, epochs=1, min_steps=300)
 
 
@@ -240,7 +240,7 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "preset", [QUICK, PRESETS["paper"], PRESETS["rows"]], ids=lambda preset: preset.name
+    "preset", [QUICK, PRESETS["as_run"], PRESETS["rows"]], ids=lambda preset: preset.name
 )
 def test_a_loaded_cnn_gives_identical_logits_and_facts(preset, tmp_path: Path) -> None:
     trained = train(PROBLEM, preset)

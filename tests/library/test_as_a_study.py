@@ -74,7 +74,7 @@ def test_readers_their_figures_and_the_excess(small_demo, tmp_path) -> None:
     classes = list(dict.fromkeys(rows.sort("class_index")["class"]))
     labels = rows["class"].cast(pl.Enum(classes))
     given = {
-        **{"groups": rows["group"], "split": rows["split"], "preset": "paper"},
+        **{"groups": rows["group"], "split": rows["split"], "preset": "as_run"},
         **{"kernel": 4, "filters": 16, "seed": 0},
     }
     maps = stored(study, rows, "model", "max")

@@ -72,7 +72,7 @@ CASES: dict[str, tuple[Case, str]] = {
     "maps of another pool": (lambda h: h.reader.predict(h.maps.pooled("max")), "fitted on 'mean'"),
     "maps for a reader of text": (
         lambda h: ms.fit_blind(h.maps, h.labels, groups=h.windows["group"], minimum=6, kernel=2,
-                               preset="paper").predict(h.maps), "text alone"),
+                               preset="as_run").predict(h.maps), "text alone"),
     "a control of other sides": (
         lambda h: ms.excess({"model": h.reader, "blind": ms.fit_blind(
             h.maps, h.labels, kind="ngrams", groups=h.windows["group"], minimum=6, draw_seed=3)}),
@@ -148,7 +148,7 @@ def here(tiny, tmp_path_factory) -> SimpleNamespace:
     windows = windows.with_columns(group=pl.col("sequence_id").cast(pl.String))
     maps, labels = ms.capture(model, windows), ["a", "b"] * (windows.height // 2)
     labels += ["a"] * (windows.height - len(labels))
-    given = {"groups": windows["group"], "minimum": 6, "kernel": 2, "preset": "paper"}
+    given = {"groups": windows["group"], "minimum": 6, "kernel": 2, "preset": "as_run"}
     config = AutoConfig.from_pretrained(tiny.model)
     return SimpleNamespace(
         path=tiny.model,

@@ -26,7 +26,7 @@ class Drawn:
 
 torch.set_num_threads(1)
 network = AttentionCnn({N_LAYERS}, 3, kernel=3, filters=2)
-trained = TrainedCnn(network=network, scaling=Scaling(None, None, 0.0), preset=PRESETS["paper"],
+trained = TrainedCnn(network=network, scaling=Scaling(None, None, 0.0), preset=PRESETS["as_run"],
                      setting=CnnSetting(3, 2, "max"), seed=0, history=TrainingHistory((), 0))
 for n in (130, {N_SEQUENCES}):
     maps = Drawn(n)

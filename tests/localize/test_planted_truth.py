@@ -39,10 +39,10 @@ def held_out() -> tuple[torch.Tensor, torch.Tensor]:
     return planted_maps(60, seed=2)
 
 
-@pytest.fixture(scope="module", params=["small", "paper"])
+@pytest.fixture(scope="module", params=["small", "as_run"])
 def trained(request) -> TrainedCnn:
     """A quick training; raw maps need the more steps."""
-    steps = {"small": 80, "paper": 110, "rows": 160}[request.param]
+    steps = {"small": 80, "as_run": 110, "rows": 160}[request.param]
     preset = replace(PRESETS[request.param], epochs=1, min_steps=steps, dropout=0.0)
     maps, labels = planted_maps(120, seed=1)
     return train_cnn(

@@ -53,7 +53,7 @@ def make(tiny_studies, tmp_path_factory) -> Iterator:
 
     load_outcome = localize.load_outcome
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(PRESETS, "small", replace(PRESETS["paper"], name="small", epochs=1))
+        patch.setitem(PRESETS, "small", replace(PRESETS["as_run"], name="small", epochs=1))
         patch.setitem(PRESETS, "rows", replace(PRESETS["rows"], epochs=1, min_steps=20))
         patch.setattr(localize, "load_outcome", outcome)
         yield make

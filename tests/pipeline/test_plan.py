@@ -31,13 +31,7 @@ PAPER = {
     "sequences": PUBLISHED,
     "continue": {"scan": True},
     "label": {"taxonomies": ["catalogue"], "split": "row"},
-    "train": {
-        "preset": "paper",
-        "kernels": [6, 8],
-        "filters": [10, 16],
-        "poolings": ["mean", "max"],
-        "seeds": [0],
-    },
+    "train": {"preset": "as_written"},
 }
 
 

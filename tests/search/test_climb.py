@@ -381,7 +381,7 @@ def test_measures_of_the_model_are_kept_and_everything_can_be_captured(
 
 
 @pytest.mark.parametrize(
-    ("preset", "brief"), [("small", "brief"), ("paper", "brief"), ("rows", "rows")]
+    ("preset", "brief"), [("small", "brief"), ("as_run", "brief"), ("rows", "rows")]
 )
 def test_the_brief_rung_sees_rows_where_the_study_does(preset, brief, monkeypatch) -> None:
     seen: list[str] = []

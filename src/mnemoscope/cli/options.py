@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Exit, Option
 
+from mnemoscope.cnn.presets import GRIDS
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.parse import parse_yaml
 from mnemoscope.study.settings import StudySettings, parse_settings
@@ -72,7 +73,7 @@ Set = Annotated[
     Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Any setting of the YAML file, for example train.preset=paper; repeatable.",
+        help="Any setting of the YAML file, for example train.preset=as_run; repeatable.",
     ),
 ]
 Redo = Annotated[bool, Option("--redo", help="Redo stages that were made with other settings.")]
@@ -239,9 +240,12 @@ def merge_flags(
         if value is not None and value is not False and value not in ([], {})  # a 0 was given
     }
     placed = [*given.items(), *map(assignment, assignments or [])]
+    names = {key for key, _ in placed}
+    if "train.preset" in names:  # with it goes what is of the former one's grid
+        former, grid = values["train"], GRIDS[values["train"]["preset"]]._asdict()
+        values["train"] = {k: v for k, v in former.items() if v != list(grid.get(k, ()))}
     for key, value in placed:
         _place(values, key, value)
-    names = {key for key, _ in placed}
     if names & {"sequences.prefix", "sequences.suffix"} and "sequences.length" not in names:
         cut = values["sequences"]  # a length that they made gives way where one of them is changed
         if cut.get("prefix") is not None and cut.get("suffix") is not None:
@@ -266,7 +270,7 @@ def assignment(text: str) -> tuple[str, Any]:
     """`train.seeds=[0, 1]` as a dotted key and a value."""
     key, separator, value = text.partition("=")
     if not separator:
-        raise UserError(f"--set {text}: needs KEY=VALUE, for example --set train.preset=paper.")
+        raise UserError(f"--set {text}: needs KEY=VALUE, for example --set train.preset=as_run.")
     try:
         return key.strip(), parse_yaml(value)
     except ValueError as error:

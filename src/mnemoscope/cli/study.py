@@ -252,7 +252,7 @@ def train(
 ) -> None:
     """Train the CNNs and the controls beside them.
 
-    Example: mnemoscope train my-study --set train.preset=paper
+    Example: mnemoscope train my-study --set train.preset=as_run
     """
     stage = replace(stage, set_=_with_controls(stage.set_, no_controls))
     stage_verb(study, "train", {}, stage, part=part, where=where)

@@ -371,6 +371,7 @@ def _describe_study(study: Study, answer: options.Answer) -> None:
         stages.append(facts | {"seconds": seconds.get(stage.name)})
     console.print(table)
     _describe_split(study, console)
+    console.print(f"CNNs, preset {study.settings.train.in_words}.", highlight=False)
     models = Table("role", "name", "layers × heads", "dtype", "weights", title="models")
     for role, model in study.record["models"].items():
         shape = f"{model['n_layers']} × {model['n_heads']}"

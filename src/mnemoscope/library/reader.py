@@ -27,7 +27,7 @@ from mnemoscope.benchmark.gain import measure_gain
 from mnemoscope.benchmark.sources import TABLE
 from mnemoscope.benchmark.verdict import BenchmarkFigures, give_verdict
 from mnemoscope.cnn.metrics import ScoreEstimates, confusion_matrix, estimate_scores
-from mnemoscope.cnn.presets import PRESETS, CnnSetting, check_kernel
+from mnemoscope.cnn.presets import GRIDS, PRESETS, CnnSetting, PresetName, check_kernel
 from mnemoscope.cnn.training import TrainedCnn, load_cnn, pack_cnn, predict_logits, train_cnn
 from mnemoscope.data.rows import to_frame
 from mnemoscope.data.table import look_up, token_matrix
@@ -413,7 +413,7 @@ class Fitting(TypedDict, total=False):
 
     groups: pl.Series | Sequence[Any] | None
     split: pl.Series | Sequence[str | None] | None
-    preset: Literal["small", "paper", "rows"]
+    preset: PresetName
     kernel: int
     filters: int
     seed: int | Sequence[int]
@@ -476,8 +476,9 @@ def fit(
             duplicates are found unless given.
         split: ``train``, ``eval`` or null for each; drawn unless given, the same number of every
             class for each side.
-        preset: ``small``, for hundreds of windows a class; ``paper``, to the letter of arXiv
-            2508.02573; ``rows``, of six statistics of each query.
+        preset: ``small``, for hundreds of windows a class; ``as_run`` (or ``as_written``, which
+            differs in a study's grid alone), as arXiv 2508.02573 trains; ``rows``, of six
+            statistics of each query.
         kernel: side of both convolutions.
         filters: channels of both.
         seed: one CNN a seed; of three or more a verdict takes sides.
@@ -713,9 +714,9 @@ def _classes(labels: Any, given: pl.Series) -> tuple[str, ...]:
 
 def _check_training(preset: str, kernel: int, filters: int, length: int, device: str) -> None:
     """Raise UserError for what no CNN could be trained with, before anything is computed."""
-    if preset not in PRESETS:
-        hint = nearest(str(preset), PRESETS)
-        raise UserError(f"preset {preset!r}: give small, paper or rows.{hint}")
+    if preset not in GRIDS:
+        hint = nearest(str(preset), GRIDS)
+        raise UserError(f"preset {preset!r}: give {', '.join(GRIDS)}.{hint}")
     whole_number(filters, "filters")
     check_kernel(whole_number(kernel, "kernel"), length)
     find_device(str(device))

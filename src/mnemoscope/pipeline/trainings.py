@@ -10,9 +10,9 @@ from dataclasses import replace
 from mnemoscope.benchmark.sources import ATTENTION, BASELINES, CNNS, TABLE
 from mnemoscope.cluster.local import n_processes
 from mnemoscope.cnn.presets import (
+    GRIDS,
     INPUTS,
     OF_TWO_MODELS,
-    PAPER_GRID,
     PRESETS,
     CnnSetting,
     check_kernel,
@@ -161,7 +161,8 @@ def train_cost(settings: StudySettings, counts: Counts) -> Cost:
         if name not in ATTENTION:
             controls[TABLE[name].name] += made.get(name, 0)
     said = ", ".join(f"{name} {n:,}" for name, n in controls.items() if n)
-    n_published = counts.n_jobs * len(PAPER_GRID)
+    published = GRIDS["as_run"]
+    n_published = counts.n_jobs * len(published.settings) * len(published.seeds)
     cost.n_cnns = made.get("model", 0)
     cost.rows = [
         Row("CNNs for the figures", f"{cost.n_cnns:,}", f"{n_published:,}"),
@@ -181,7 +182,7 @@ def train_cost(settings: StudySettings, counts: Counts) -> Cost:
             cost.seconds[kind] += n_choosing * _flops(counts, settings, grid[:1], preset) / rate
     if not settings.benchmark.controls:
         del cost.seconds[control_of(CNN)]
-    cost.published[CNN] = n_published * _flops(counts, settings, PAPER_GRID, "paper") / rate
+    cost.published[CNN] = n_published * _flops(counts, settings, published.settings, "as_run") / rate
     cost.notes = [
         f"CNNs: their convolutions' operations at {shown}, at full sample sizes, the published "
         "ones likewise. Baselines come on top."

@@ -144,7 +144,7 @@ class Benchmark:
     rows: Mapping[str, Record] = field(default_factory=dict)
     runs: Sequence[Record] = ()  # of the model's CNNs, with `eval_min_f1` and `seconds`
     inputs: Sequence[Record] = ()  # the model's row for each, with the `best` without memory
-    preset: str = ""  # of the CNNs
+    preset: str = ""  # of the CNNs, and its grid in words
     settings: Mapping[str, Any] = field(default_factory=dict)  # what the preset means
 
     @property
@@ -495,8 +495,8 @@ def _benchmarks(study: Study) -> list[tuple[str, Benchmark]]:
     runs = runs.with_columns(
         pl.Series("seconds", [seconds_of(study, key) for key in runs["key"]], dtype=pl.Float64)
     )
-    preset = study.settings.train.preset
-    settings = asdict(PRESETS[preset])
+    preset = study.settings.train.in_words
+    settings = asdict(PRESETS[study.settings.train.preset])
     every = settings.pop("scores_every_epoch")
     settings["evaluated"] = "after every epoch, summed" if every else "after the last epoch"
     found = []

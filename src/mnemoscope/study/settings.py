@@ -24,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from mnemoscope.cnn.presets import INPUTS, CnnInput
+from mnemoscope.cnn.presets import GRIDS, INPUTS, CnnInput, Grid, PresetName
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.lm.hub import check_device_name, check_model
 from mnemoscope.parse import parse_yaml, read_bounded
@@ -406,30 +406,43 @@ class CaptureSettings(BoundedSettings):
     )
 
 
+def _of_preset(part: str, given: dict[str, Any]) -> list[Any]:
+    """The preset's part of the grid."""
+    return list(getattr(GRIDS[given.get("preset", "small")], part))
+
+
 class TrainSettings(BoundedSettings):
     """The CNNs."""
 
-    preset: Literal["small", "paper", "rows"] = Field(
+    preset: PresetName = Field(
         default="small",
         description="small: scaled input, trained by steps, for hundreds of sequences a class; "
-        "paper: raw maps, 3 epochs, to the letter; rows: trained as small, but over six statistics "
-        "of each query's row of weights, in one dimension.",
+        "as_run and as_written: raw maps, 3 epochs, with the grid that the paper's code ran or the "
+        "one that the paper describes; rows: trained as small, but over six statistics of each "
+        "query's row of weights, in one dimension. It gives the grid too: kernels, filters, "
+        "poolings and seeds that are not set.",
     )
     kernels: list[_Kernel] = Field(
-        default=[6], min_length=1, description="Kernel sizes; the paper: 6 and 8."
+        default_factory=partial(_of_preset, "kernels"),
+        min_length=1,
+        description="Kernel sizes; as_run and as_written: 6 and 8.",
     )
     filters: list[_Filters] = Field(
-        default=[10], min_length=1, description="Filters; the paper: 10 and 16."
+        default_factory=partial(_of_preset, "filters"),
+        min_length=1,
+        description="Filters; as_run and as_written: 10 and 16.",
     )
     poolings: list[CnnInput] = Field(
-        default=["both"],
+        default_factory=partial(_of_preset, "poolings"),
         min_length=1,
         description="What a CNN sees: "
         + "; ".join(f"{name} ({one.words})" for name, one in INPUTS.items())
-        + ". The paper: mean and max. What reads heads needs capture.per_head.",
+        + ". as_run: mean; as_written: mean and max. What reads heads needs capture.per_head.",
     )
     seeds: list[_Seed] = Field(
-        default=[0, 1, 2], min_length=1, description="One CNN a setting and seed."
+        default_factory=partial(_of_preset, "seeds"),
+        min_length=1,
+        description="One CNN a setting and seed; as_run: 0 and 1; as_written: 0.",
     )
     device: _Device = Field(
         default="cpu",
@@ -443,6 +456,17 @@ class TrainSettings(BoundedSettings):
         description="Processes that train at once; 0 is one a processor core, at most 4 on an "
         "accelerator.",
     )
+
+    @property
+    def in_words(self) -> str:
+        """Preset and grid, such as ``as_run: 4 settings × 2 seeds, the preset's grid``."""
+        grid = Grid(*(tuple(getattr(self, part)) for part in Grid._fields))
+        whose = "the preset's grid" if grid == GRIDS[self.preset] else "another grid"
+        n_settings, n_seeds = len(grid.settings), len(grid.seeds)
+        counts = [
+            f"{n} {word}{'s' * (n > 1)}" for n, word in ((n_settings, "setting"), (n_seeds, "seed"))
+        ]
+        return f"{self.preset}: {' × '.join(counts)}, {whose}"
 
 
 class BenchmarkSettings(BoundedSettings):
@@ -770,7 +794,10 @@ def _known_keys(model: type[BaseModel], location: list[str]) -> list[str]:
 
 
 def settings_template() -> str:
-    """A YAML file with every setting, its default and one line that explains it."""
+    """A YAML file with every setting, its default and one line that explains it.
+
+    What another setting gives a default stands there as a comment.
+    """
     values = StudySettings().as_dict()
     lines = ["# A mnemoscope study. Run it with: mnemoscope run THIS_FILE -o STUDY", ""]
     for name, field in StudySettings.model_fields.items():
@@ -780,8 +807,9 @@ def settings_template() -> str:
             continue
         lines += [f"# {(field.annotation.__doc__ or '').strip()}", f"{key}:"]
         for inner, inner_field in field.annotation.model_fields.items():
+            of_other = "# " if inner_field.default_factory else ""  # set, it would stay as it is
             lines.append(f"  # {inner_field.description}")
-            lines.append(f"  {inner}: {_scalar(values[key][inner])}")
+            lines.append(f"  {of_other}{inner}: {_scalar(values[key][inner])}")
         lines.append("")
     return "\n".join(lines)
 
