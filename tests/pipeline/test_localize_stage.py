@@ -24,7 +24,7 @@ from mnemoscope.taxonomy.sample import SampleKey
 from study_files import put_in_place, settings_with
 
 SAMPLE = "Non-Memo, Recite[5], Recollect"
-OF_CNNS = {"rankings": [], "correct_only": False}
+OF_CNNS = {"rankings": [], "rows": "evaluation"}
 EVERY_ROW = OF_CNNS | {"sanity": False}
 
 
@@ -77,7 +77,7 @@ def test_every_source_has_its_delta_of_all_sequences_and_the_models_is_the_defau
         assert [one.attribution for one in found] == ["gradient", "guided"]
         assert {one.delta.shape for one in found} == {(3, 2, 64, 64)}
         assert {one.n_cnns for one in found} == {2}
-        for one in found:  # `correct_only` is off
+        for one in found:  # right or wrong
             assert sum(one.n_used) + sum(one.n_skipped) == 2 * n_eval
             assert sum(one.n_wrong) > 0
     assert [one.source for one in load_deltas(done)] == ["model", "model"]
@@ -88,6 +88,33 @@ def test_every_source_has_its_delta_of_all_sequences_and_the_models_is_the_defau
 
 def evaluated(study: Study) -> pl.DataFrame:
     return study.read("samples.parquet").filter(taxonomy=SAMPLE, split="eval")
+
+
+def test_rows_as_run_are_the_first_of_each_class_and_every_cnn_counts(
+    tiny_studies, tmp_path, monkeypatch
+) -> None:
+    """As the paper's notebook takes them: by position, training sequences first, right or wrong."""
+    monkeypatch.setattr(localize, "AS_RUN", 45)
+    study = Study(shutil.copytree(tiny_studies["report"], tmp_path / "study"))
+    wanted = settings_with(study, localize=EVERY_ROW | {"rows": "as_run"})
+    run_stage(study, "localize", wanted, redo=True)
+    expected: dict[str, list[int]] = {}
+    samples = study.read("samples.parquet").filter(taxonomy=SAMPLE)
+    for side in ("train", "eval"):
+        for name, one in samples.filter(split=side).select("class", "sequence_id").iter_rows():
+            if len(expected.setdefault(name, [])) < 45:
+                expected[name].append(one)
+    (job, *_) = (job for job in localize.jobs_of(study) if job.source == "model")
+    found = localize.localized_rows(study, job)
+    assert {name: set(ids) for name, ids in expected.items()} == {
+        name: set(found.filter(pl.col("class") == name)["sequence_id"]) for name in expected
+    }
+    n_train = samples.filter(split="train").height // len(expected)
+    assert min(n_train, 45) * len(expected) == found.filter(split="train").height
+    assert 0 < n_train < 45 < samples.height // len(expected)
+    for one in load_deltas(study):  # none of its CNNs left chance
+        assert one.n_cnns == 2
+        assert sum(one.n_used) + sum(one.n_skipped) == 2 * found.height
 
 
 def test_a_ranking_of_the_model_stands_beside_delta_and_needs_no_cnn(

@@ -40,7 +40,7 @@ _SCORES = {
 }
 _SCORED = {
     "source": Column(pl.String, "what is scored"),
-    "did_train": Column(pl.Boolean, "a training left chance in training; only such count below"),
+    "did_train": Column(pl.Boolean, "a training counts: it left chance in training, or all are to"),
     "n_runs": Column(pl.Int64, "trainings"),
     "n_train": Column(pl.Int64, "training sequences"),
     "training_min_f1": Column(pl.Float64, "mean min-F1 of the trainings on their training sets"),

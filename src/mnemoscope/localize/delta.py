@@ -1,6 +1,6 @@
 """Decisiveness Δ: where a CNN reads each class, weighed by the attention that stands there.
 
-For class o, over the correctly labelled sequences of o:
+For class o, over sequences of o:
 C = gradient of (logit_o − mean of the other logits) by the network's input;
 D = max(C, 0) / max C, a sequence with max C ≤ 0 skipped; Δ_o = mean of D · (max over heads of A).
 One backward pass serves all rows, each with the contrast of its own class.
@@ -159,7 +159,7 @@ TOP_SHARE = 0.01
 """Part of all causal edges whose overlap is counted."""
 
 COUNTS = ("n_used", "n_skipped", "n_wrong")
-"""Of the evaluation sequences of a class."""
+"""Of the sequences of a class."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def decisiveness(
     max over heads of (D · A) is D · (max over heads of A), for both poolings. Where a CNN sees
     mean and maximum, an edge's gradient is their sum: what moving it in every head alike does.
 
-    The gradient is taken by what the network sees. With the preset `paper` that is the pooled map
+    The gradient is taken by what the network sees. With the paper's training (`as_run`) that is the pooled map
     itself: the published definition. With a scaled input (square root, then standardised per
     cell) it is the scaled map, and only A is as stored. The chain back to the stored map would
     multiply by the root's slope, infinite at weight 0, and divide by the cell's spread: cells that
@@ -206,8 +206,8 @@ def decisiveness(
 
     `maps` are as the CNN reads them (of `both`, the layers twice), `max_maps` the maxima over heads
     of the same sequences, the same object where the CNN's pooling is max. `correct_only` takes only
-    sequences that the CNN labels correctly, as published. Raises UserError: unknown attribution, or
-    a damaged store. ValueError: maps, labels and maxima of different numbers.
+    sequences that the CNN labels correctly, since the others show why it errs; the paper takes
+    all. Raises UserError: unknown attribution, or a damaged store. ValueError: maps, labels and maxima of different numbers.
     """
     if not len(maps) == len(labels) == len(max_maps):
         raise ValueError(f"{len(maps)} maps, {len(labels)} labels, {len(max_maps)} maxima")

@@ -125,7 +125,7 @@ def benchmark_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all
     study.require("train")
     settings = study.settings.benchmark
     with study.finishing("benchmark") as counts:
-        runs, predictions = study.read(RUNS_FILE), _predictions(study)
+        runs, predictions = counted_runs(study), _predictions(study)
         chosen = study.read(CHOICE_FILE)
         tasks = {
             key: Scoring(
@@ -159,6 +159,14 @@ def benchmark_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all
             rows = pl.concat([pl.DataFrame(schema=LEVELS_SCHEMA), *found])
             study.write(LEVELS_FILE, rows, LEVEL_COLUMNS)
         counts["rows"] = frame.height
+        counts["trainings_at_chance"] = int((~study.read(RUNS_FILE)["did_train"]).sum())
+
+
+def counted_runs(study: Study) -> pl.DataFrame:
+    """The trainings; `did_train` says which count, all with `benchmark.untrained: count`."""
+    runs = study.read(RUNS_FILE)
+    counts_all = study.settings.benchmark.untrained == "count"
+    return runs.with_columns(did_train=pl.lit(True)) if counts_all else runs
 
 
 def _by_level(
@@ -222,8 +230,8 @@ def _predictions(study: Study) -> pl.DataFrame:
 
 
 def _model_votes(study: Study, samples: Sequence[SampleEntry]) -> dict[SampleKey, Votes]:
-    """Predictions of these samples by CNNs on the model's attention that are above chance."""
-    trained = study.read(RUNS_FILE).filter(pl.col("did_train"), source="model")
+    """Predictions of these samples by those CNNs on the model's attention that count."""
+    trained = counted_runs(study).filter(pl.col("did_train"), source="model")
     counted = _predictions(study).drop("probabilities", strict=False)
     parts = counted.join(trained, on=RUN_KEY, how="semi").partition_by(
         SampleKey._fields, as_dict=True

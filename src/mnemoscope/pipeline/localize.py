@@ -128,7 +128,7 @@ PROFILE_COLUMNS = {
     "profile": Column(pl.Float64, "ΣΔ of the layer divided by the largest of all classes"),
 }
 _RULES = tuple(
-    f"localize.{name}" for name in ("attributions", "attribution_sequences", "correct_only")
+    f"localize.{name}" for name in ("attributions", "attribution_sequences", "rows")
 )
 _Key = tuple[SampleKey, str, str]  # sample, source, attribution
 
@@ -138,7 +138,7 @@ class StoredDelta:
     """Δ of one sample, source and attribution (or ranking), which names the edges' values.
 
     `delta` is float32 (classes, layers, query, key), not negative; the blind baseline has two
-    channels instead of layers. Counts are of evaluation sequences per class, summed over `n_cnns`,
+    channels instead of layers. Counts are of sequences per class, summed over `n_cnns`,
     0 for a ranking. `n_says` is for each class the number of CNNs that used a sequence of it, 1 for
     a ranking; Δ is their mean.
     """
@@ -163,7 +163,7 @@ class StoredDelta:
 
 
 class LocalizedCnn(NamedTuple):
-    """Δ of one CNN by one attribution: from each half of its evaluation sequences, and from both.
+    """Δ of one CNN by one attribution: from each half of its sequences, and from both.
 
     `shared` is from the sequences that all attributions use, to compare them.
     """
@@ -246,11 +246,24 @@ def pack_deltas(stored: Sequence[StoredDelta]) -> bytes:
     return data
 
 
-# Δ of each CNN, from the evaluation sequences that its attribution uses.
+# Δ of each CNN, from the sequences that its attribution uses.
+
+
+AS_RUN = 200
+"""Sequences of a class that the code of arXiv 2508.02573 averages Δ over."""
+
+
+def localized_rows(study: Study, job: Job) -> pl.DataFrame:
+    """The sequences that `localize.rows` names, before a CNN is asked whether it is right."""
+    rows = job_rows(study, job)
+    if study.settings.localize.rows != "as_run":
+        return rows.evaluation
+    drawn = pl.concat([rows.train, rows.evaluation])
+    return drawn.filter(pl.int_range(pl.len()).over("class") < AS_RUN)
 
 
 def rows_read(study: Study, rows: pl.DataFrame, *attributions: str) -> pl.DataFrame:
-    """Those of the evaluation sequences that all these attributions use, in their order.
+    """Those of the sequences that all these attributions use, in their order.
 
     Costly attributions use a random draw of `localize.attribution_sequences` per class.
     """
@@ -264,12 +277,12 @@ def rows_read(study: Study, rows: pl.DataFrame, *attributions: str) -> pl.DataFr
 
 
 def _of_cnn(study: Study, job: Job) -> list[LocalizedCnn]:
-    """Δ of one CNN by every attribution; empty if the CNN did not train."""
-    if not load_outcome(job).facts.did_train:
+    """Δ of one CNN by every attribution; empty if it did not train, unless rows are as run."""
+    if study.settings.localize.rows != "as_run" and not load_outcome(job).facts.did_train:
         return []
     trained, found = trained_cnn(job), []
     attributions = study.settings.localize.attributions
-    asked = job_rows(study, job).evaluation
+    asked = localized_rows(study, job)
     for_all = rows_read(study, asked, *attributions)
     for attribution in attributions:
         rows = rows_read(study, asked, attribution)
@@ -290,7 +303,7 @@ def _delta_of(
         torch.from_numpy(rows["class_index"].to_numpy().copy()),
         attribution=attribution,
         max_maps=job_maps(study, _of_maxima(job), rows),
-        correct_only=study.settings.localize.correct_only,
+        correct_only=study.settings.localize.rows == "correct",
     )
 
 
@@ -438,8 +451,8 @@ def _sane(study: Study, job: Job) -> Iterator[tuple[int, dict[str, object]]]:
 
 
 def _first_means(study: Study, job: Job, trained: TrainedCnn, attribution: str) -> ClassMeans:
-    """D, Δ and attention of the first evaluation sequences of each class."""
-    rows = rows_read(study, job_rows(study, job).evaluation, attribution)
+    """D, Δ and attention of the first sequences of each class."""
+    rows = rows_read(study, localized_rows(study, job), attribution)
     rows = rows.filter(pl.int_range(pl.len()).over("class") < _SANITY_SEQUENCES)
     return class_means(
         trained,

@@ -94,7 +94,7 @@ TRAINING_COLUMNS = {
     "n_train": Column(pl.Int64, "training sequences; in folds their mean"),
     "device": Column(pl.String, "where it was trained"),
     "train_min_f1": Column(pl.Float64, "on the training sequences"),
-    "did_train": Column(pl.Boolean, "whether it left chance there; only such count"),
+    "did_train": Column(pl.Boolean, "whether it left chance there"),
     "key": Column(pl.String, "names its files in `cnn/`; in folds one each, blanks between"),
 }
 CHOICE_COLUMNS = {

@@ -514,7 +514,8 @@ def _benchmarks(study: Study) -> list[tuple[str, Benchmark]]:
             words = {"name": known.name, "detail": known.detail}
             rows[row["source"]] = row | words | {"seconds": seconds.get(row["source"])}
         predicted = predictions.filter(source="model", **of_key)
-        of_model = list(_runs(own, predicted, len(entry.trained_classes)))
+        counts_all = study.settings.benchmark.untrained == "count"
+        of_model = list(_runs(own, predicted, len(entry.trained_classes), counts_all))
         views = list(_inputs(inputs.filter(**of_key)))
         benchmark = Benchmark(title, note, None, rows, of_model, views, preset, settings)
         found.append((name, benchmark))
@@ -528,8 +529,10 @@ def seconds_of(study: Study, key: str) -> float:
     return sum(float(one["values"]["seconds"]) for one in there)
 
 
-def _runs(runs: pl.DataFrame, predictions: pl.DataFrame, n_classes: int) -> Iterator[Record]:
-    """Every CNN on the model's attention, its min-F1 on the evaluation sequences beside it."""
+def _runs(
+    runs: pl.DataFrame, predictions: pl.DataFrame, n_classes: int, counts_all: bool
+) -> Iterator[Record]:
+    """Every CNN on the model's attention, its min-F1 on the evaluation sequences if it counts."""
     for run in runs.filter(source="model").iter_rows(named=True):
         key = ("kernel", "filters", "input", "seed")
         own = predictions.filter(**{name: run[name] for name in key})
@@ -537,7 +540,7 @@ def _runs(runs: pl.DataFrame, predictions: pl.DataFrame, n_classes: int) -> Iter
         yield run | {
             "words": f"{run['kernel']}, {run['filters']}, {run['input']}",
             "training_min_f1": run["train_min_f1"] if run["did_train"] else None,
-            "eval_min_f1": min_f1(confusion) if run["did_train"] else None,
+            "eval_min_f1": min_f1(confusion) if run["did_train"] or counts_all else None,
         }
 
 

@@ -419,15 +419,20 @@ def _shape_table(shapes: pl.DataFrame) -> Table:
     )
 
 
+_COUNTED = {
+    "correct": "Of the evaluation sequences, correctly classified ones alone count.",
+    "evaluation": "All evaluation sequences count, rightly classified or not.",
+    "as_run": "The first 200 sequences of each class count, as in the paper's code: training "
+    "sequences, rightly classified or not.",
+}
+
+
 def _stability_table(checks: pl.DataFrame, settings: LocalizeSettings) -> Table:
     """How alike Δ is between halves, seeds, attributions, models, and to the attention."""
     keys = checks.select("check", "against").unique(maintain_order=True).rows()
     means = {one: _mean(checks.filter(check=one)["pearson"]) for one in _STABLE[:3]}
     known = [f"{word} {mean:.2f}" for word, mean in means.items() if mean is not None]
     gist = [f"mean correlation between {', '.join(known)}"] if known else []
-    counted = "All evaluation sequences count, rightly classified or not."
-    if settings.correct_only:
-        counted = "Correctly classified sequences alone count."
     apart = [f"{one} and {two}" for one, two, _ in _apart(checks.filter(check="attributions"))]
     gist += [f"other edges by {', '.join(apart)}"] if apart else []
     return Table(
@@ -436,11 +441,11 @@ def _stability_table(checks: pl.DataFrame, settings: LocalizeSettings) -> Table:
         rows=[(name, *_correlations(own, keys, "Δ")) for name, own in _one_by_one(checks)],
         summary=(
             f"{_disagreement(checks)}Pearson and Spearman correlation over all causal edges of all "
-            "layers, then the overlap of the top 1 % of edges. Halves are of the evaluation "
+            "layers, then the overlap of the top 1 % of edges. Halves are of the "
             "sequences, near duplicates on one side; a dash: a single seed, or no sequence that "
             "counts. "
             f"{_few_read(checks, settings)}Attributions are compared on what all of them read. "
-            f"{counted}"
+            f"{_COUNTED[settings.rows]}"
         ),
         gist="; ".join(gist),
     )

@@ -488,6 +488,11 @@ class BenchmarkSettings(BoundedSettings):
         "and reference are trained with; 0: all. The excess counts the model's trainings with "
         "these settings alone.",
     )
+    untrained: Literal["withhold", "count"] = Field(
+        default="withhold",
+        description="Trainings that are at chance on their own training sequences: withhold leaves "
+        "them out of every figure, count sums them with the others, as the paper does.",
+    )
     n_resamples: _Resamples = Field(default=1000, description="Bootstrap resamples.")
     seed: _Seed = Field(default=0, description="Seed of bootstrap, matching and control task.")
 
@@ -526,10 +531,12 @@ class LocalizeSettings(BoundedSettings):
         "guided always read all.",
     )
     seed: _Seed = Field(default=0, description="Seed of that draw.")
-    correct_only: bool = Field(
-        default=True,
-        description="Only evaluation sequences that the CNN classifies correctly (the paper's "
-        "rule); false takes all.",
+    rows: Literal["correct", "evaluation", "as_run"] = Field(
+        default="correct",
+        description="Sequences that Δ is the mean of: correct (evaluation sequences that the CNN "
+        "classifies correctly), evaluation (all of them), as_run (the first 200 of each class by "
+        "position, training sequences first, right or wrong, and CNNs that did not train too, as "
+        "the paper's code does).",
     )
     sanity: bool = Field(
         default=True,
