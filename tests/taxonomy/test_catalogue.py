@@ -1,5 +1,6 @@
 """The catalogue is the published one, and taxonomies come as users ask for them."""
 
+from itertools import product
 from pathlib import Path
 
 import polars as pl
@@ -17,6 +18,7 @@ from mnemoscope.taxonomy.catalogue import (
 )
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import parse_taxonomy
+from mnemoscope.taxonomy.nodes import parse_node
 from refusals import refusal
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "published_taxonomies.txt"
@@ -47,6 +49,47 @@ def test_rho_sweep_follows_the_rows_of_the_published_table():
     assert names[:2] == ["Non-Memo, Guess[0.6-0.6], Recall", "Non-Memo, Guess[0.6-off], Recall"]
     assert names[7] == "Non-Memo, Guess[off-0.5], Recall"
     assert [taxonomy.name for taxonomy in load_taxonomies(["rho"])] == names
+
+
+def theirs(threshold: str, rouge_l: float, rouge_3: float) -> bool:
+    """The published code's rule, from its description: 0.6 both, 1.6 ROUGE-L, 2.6 ROUGE-3."""
+    given = float(threshold)
+    place = int(given)
+    if place == 0:
+        return rouge_l >= given or rouge_3 >= given
+    return (rouge_l if place == 1 else rouge_3) >= given - place
+
+
+def test_rho_as_run_compares_as_the_published_arithmetic_does():
+    """Scores of halves of 32 tokens, by our formula and in rouge-score's order of operations."""
+    shares = [k / 30 for k in range(31)]
+    for rouge_3 in (shares, [p and 2 * p * p / (p + p) for p in shares]):
+        pairs = list(product([k / 32 for k in range(33)], rouge_3))
+        frame = pl.DataFrame(pairs, schema=["rouge_l", "rouge_3"], orient="row").with_columns(
+            is_memorized=True, is_incrementing=False, is_repeating=False
+        )
+        differ = []
+        for place, tenth in product(range(3), range(1, 10)):
+            uses = {"rouge_l": place < 2, "rouge_3": place != 1}
+            as_run, exact = (
+                label_sequences(frame, parse_taxonomy(rho_name(tenth / 10, **uses, **mode)))
+                for mode in ({"as_run": True}, {})
+            )
+            wanted = [theirs(f"{place}.{tenth}", *pair) for pair in pairs]
+            assert [one != "Recall" for one in as_run] == wanted
+            if [one != "Recall" for one in exact] != wanted:
+                differ.append((place, tenth))
+        assert differ == [(2, 1), (2, 2), (2, 6), (2, 7)]
+
+
+def test_rho_as_run_stands_for_the_published_rows():
+    exact, as_run = load_taxonomies(["rho"]), load_taxonomies(["rho_as_run"])
+    assert [one.published_name for one in exact] == [one.published_name for one in as_run]
+    renamed = [one.name for one in as_run if "published" in one.name]
+    assert len(renamed) == 18
+    assert "Non-Memo, Guess[off-0.6-published], Recall" in renamed
+    node = parse_node("Guess[off-0.6-published]")
+    assert "ROUGE-3 of prefix and suffix is at least 0.6000000000000001" in node.meaning
 
 
 def test_unknown_taxonomies_are_refused(tmp_path):

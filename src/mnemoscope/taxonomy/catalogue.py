@@ -233,6 +233,8 @@ CATALOGUE = "catalogue"
 """The word that stands for all 54 wherever taxonomies are named."""
 RHO = "rho"
 """The word that stands for the 27 settings of the ρ sweep."""
+RHO_AS_RUN = "rho_as_run"
+"""The same settings, one ROUGE alone compared as the paper's code does (see the Guess node)."""
 
 _LIMITS = ("5", "50", "1k")
 _COMPLETIONS = ("Reconstruct", "Guess", "Code")
@@ -248,7 +250,7 @@ def catalogue() -> list[Taxonomy]:
     return [parse_taxonomy(", ".join([NON_MEMO, nodes, _REST])) for nodes in _list_nodes()]
 
 
-def rho_sweep() -> list[Taxonomy]:
+def rho_sweep(*, as_run: bool = False) -> list[Taxonomy]:
     """One ``Non-Memo, Guess[λ-γ], Recall`` a row of the published sweep of ρ, in its order."""
     table = resources.files("mnemoscope") / "benchmark" / "data" / "rho.csv"
     rows = DictReader(table.read_text(encoding="utf-8").splitlines())
@@ -258,30 +260,34 @@ def rho_sweep() -> list[Taxonomy]:
                 float(row["Threshold"]),
                 rouge_l=row["Rouge-L"] == "Yes",
                 rouge_3=row["Rouge-3"] == "Yes",
+                as_run=as_run,
             )
         )
         for row in rows
     ]
 
 
-def rho_name(threshold: float, *, rouge_l: bool, rouge_3: bool) -> str:
+def rho_name(threshold: float, *, rouge_l: bool, rouge_3: bool, as_run: bool = False) -> str:
     """Name the taxonomy of one setting of the ρ sweep: which ROUGE of at least ρ makes a guess.
 
     >>> rho_name(0.6, rouge_l=True, rouge_3=False)
     'Non-Memo, Guess[0.6-off], Recall'
+    >>> rho_name(0.6, rouge_l=False, rouge_3=True, as_run=True)
+    'Non-Memo, Guess[off-0.6-published], Recall'
     """
     if not 0 <= threshold <= 1:
         raise UserError(f"ρ is {threshold:g}. Choose a threshold in [0, 1].")
     limits = [f"{threshold:g}" if is_used else "off" for is_used in (rouge_l, rouge_3)]
-    return f"{NON_MEMO}, Guess[{'-'.join(limits)}], Recall"
+    mode = ["published"] if as_run and not (rouge_l and rouge_3) else []
+    return f"{NON_MEMO}, Guess[{'-'.join([*limits, *mode])}], Recall"
 
 
 def load_taxonomies(spec: Sequence[str]) -> list[Taxonomy]:
     """Read taxonomies as a user asks for them, each name once.
 
-    An entry is the name of a taxonomy, the word ``catalogue`` or ``rho``, or the path of a YAML
-    file with the user's own (`read_taxonomies`). Raises UserError: an unknown name with the nearest
-    known one, a file that cannot be read, or nothing asked for.
+    An entry is the name of a taxonomy, a word (``catalogue``, ``rho``, ``rho_as_run``), or the path
+    of a YAML file with the user's own (`read_taxonomies`). Raises UserError: an unknown name with
+    the nearest known one, a file that cannot be read, or nothing asked for.
     """
     found = [taxonomy for entry in spec for taxonomy in _load_entry(entry.strip())]
     if not found:
@@ -294,11 +300,11 @@ def load_taxonomies(spec: Sequence[str]) -> list[Taxonomy]:
 def _load_entry(entry: str) -> list[Taxonomy]:
     if entry == CATALOGUE:
         return catalogue()
-    if entry == RHO:
-        return rho_sweep()
+    if entry in (RHO, RHO_AS_RUN):
+        return rho_sweep(as_run=entry == RHO_AS_RUN)
     if entry.lower().endswith((".yaml", ".yml")):
         return read_taxonomies(Path(entry))
-    if "," not in entry and (hint := nearest(entry, [CATALOGUE, RHO])):
+    if "," not in entry and (hint := nearest(entry, [CATALOGUE, RHO, RHO_AS_RUN])):
         raise UserError(f"unknown taxonomy '{entry}'.{hint}")
     return [parse_taxonomy(entry)]
 

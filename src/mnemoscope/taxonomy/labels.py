@@ -14,7 +14,7 @@ from mnemoscope.data.features import TEXT_MEASURES, measure_text
 from mnemoscope.data.rows import scan_rows
 from mnemoscope.data.table import check_columns, check_ids, scan_table, sink_table
 from mnemoscope.errors import UserError, first_line, nearest
-from mnemoscope.taxonomy.catalogue import CATALOGUE, RHO, load_taxonomies
+from mnemoscope.taxonomy.catalogue import CATALOGUE, RHO, RHO_AS_RUN, load_taxonomies
 from mnemoscope.taxonomy.names import NULL, Taxonomy
 from mnemoscope.taxonomy.nodes import MEASURES, first_yes
 
@@ -213,7 +213,7 @@ def label_table(
         made = measure_text(table.select(given).collect(), measures)
         table = table.with_columns(made.get_columns())
         lacking = missing_columns(table.collect_schema().names(), taxonomies)
-    named = [name for name in names if name.strip() not in (CATALOGUE, RHO)]
+    named = [name for name in names if name.strip() not in (CATALOGUE, RHO, RHO_AS_RUN)]
     needed = load_taxonomies(named) if named else []
     label_lazily(table, taxonomies if len(lacking) == len(taxonomies) else needed)
     labels = label_lazily(table, taxonomies, keep=["sequence_id"], allow_missing=True)

@@ -181,15 +181,26 @@ def _reconstruct(name: str, argument: str | None) -> Node:
 
 
 def _guess(name: str, argument: str | None) -> Node:
-    """Guess[λ-γ]: the suffix follows from a pattern or stands in the prefix already."""
-    thresholds = ("0.5-0.5" if argument is None else argument).split("-")
+    """Guess[λ-γ]: the suffix follows from a pattern or stands in the prefix already.
+
+    Guess[off-γ-published] compares as the code of arXiv 2508.02573: it writes which ROUGE is used
+    into the threshold, 1 + λ or 2 + γ, and takes that off again in floats. At γ of .1, .2, .6 and
+    .7 what is left is larger, so that a ROUGE-3 of exactly γ is below it.
+    """
+    written = "0.5-0.5" if argument is None else argument
+    plain = written.removesuffix("-published")
+    thresholds = plain.split("-")
     if len(thresholds) != 2:
         raise UserError(
             f"node '{name}': Guess takes two thresholds, ROUGE-L and ROUGE-3, each a number in "
             "[0, 1] or off. Write Guess[0.5-0.5] or Guess[off-0.5]."
         )
     limits = [_read_threshold(name, threshold) for threshold in thresholds]
-    rouge = zip(("rouge_l", "rouge_3"), ("ROUGE-L", "ROUGE-3"), limits, strict=True)
+    compared = limits
+    if plain != written and None in limits:
+        both = zip(limits, (1, 2), strict=True)
+        compared = [None if limit is None else limit + place - place for limit, place in both]
+    rouge = zip(("rouge_l", "rouge_3"), ("ROUGE-L", "ROUGE-3"), compared, strict=True)
     parts = [_reconstruct("Reconstruct", None)]
     parts += [
         _at_least(column, label, limit) for column, label, limit in rouge if limit is not None
@@ -200,7 +211,7 @@ def _guess(name: str, argument: str | None) -> Node:
 
 def _at_least(column: str, label: str, limit: float) -> Node:
     below = () if limit == 0 else (math.nextafter(limit, -1),)
-    meaning = f"{label} of prefix and suffix is at least {limit:g}"
+    meaning = f"{label} of prefix and suffix is at least {f'{limit}'.removesuffix('.0')}"
     return _simple(column, pl.col(column) >= limit, meaning, Cut(column, (*below, limit)))
 
 
