@@ -320,6 +320,8 @@ def test_each_published_figure_stands_in_its_row() -> None:
     assert set(sweep["kind"]) == {"rho"}
     printed = published_rho()["min_f1"].to_list()
     assert (sweep["published_min_f1"] * 100).round(1).to_list() == printed
+    # It sums three models, so that none has a figure of its own.
+    assert sweep.select("^published_.*b$").null_count().row(0) == (27,) * 6
 
 
 def test_published_matrices_as_ours_differ_by_rounding_and_aliases_count_once() -> None:

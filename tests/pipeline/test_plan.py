@@ -150,15 +150,15 @@ def test_what_is_drawn_lies_below_the_bound(seed, n) -> None:
 
 
 def test_a_dry_run_without_model_and_data_says_where_its_figures_are_from(tmp_path) -> None:
-    """The sums of the published pipeline from the paper's counts: 54 taxonomies, 180 jobs."""
+    """The sums of the published pipeline from its scripts: 20 names at three δ, 27 of ρ."""
     settings = chosen()
     made = text(plan(settings, tmp_path / "study"))
-    sequence_bytes = 36 * 40 * 64 * 64 * 2
-    classes = [len(one.classes) for one in catalogue()]
-    per_job = 6000 * sum(classes) // len(classes)
-    assert per_job == 21_000
+    heads = [find_shape(f"pythia-{size}-deduped-v0") for size in ("12b", "6.9b", "2.8b")]
+    a_sequence = sum(one.n_layers * one.n_heads * 64 * 64 * 2 for one in heads)
+    of_names = 3 * (9 * 4 + 11 * 3) * 6000  # nine names of four classes, eleven of three
+    terabytes = [n * a_sequence / 1e12 for n in (of_names, 27 * 3 * 6000)]
     for word in (
-        f"180 × {per_job:,} × 11.8 MB = {180 * per_job * sequence_bytes / 1e12:.1f} TB",
+        "180 jobs of taxonomies are {:.1f} TB and 81 of ρ {:.1f} TB".format(*terabytes),
         "36 layers, 40 heads, 11,846,072,320 parameters (not on disk",
         "pile 5,000,000 + memories 1,871,216 rows, as published (not on disk",
         "Taxonomies: 54, 51 of them distinct",

@@ -10,6 +10,7 @@ from mnemoscope.benchmark.published import OurFigures, compare_with_published, p
 from mnemoscope.cnn.metrics import f1_per_class
 from mnemoscope.report.published import published_view
 from mnemoscope.stats import Estimate
+from mnemoscope.taxonomy.catalogue import catalogue
 from mnemoscope.taxonomy.names import parse_taxonomy
 from tests.report.conftest import page_of
 
@@ -99,5 +100,12 @@ def test_settings_of_rho_are_read_measure_by_measure():
     assert [row["name"] for row in sweep["rows"]] == ["ROUGE-L or ROUGE-3, ρ = 0.5"]
     assert sweep["absent"] == "26 of the 27 settings of ρ are not in this study."
     assert sweep["models"] == ()
+    assert sweep["beside"].startswith("The published figures sum Pythia 12b, 6.9b and 2.8b")
+    assert found["parts"][0]["beside"] == ""  # no taxonomy with Code
+    of_code = published_view(compare_with_published([figures("Non-Memo, Code, Others", 0.8)]))
+    assert of_code is not None
+    assert "the 16 taxonomies with Code divide otherwise" in of_code["parts"][0]["beside"]
+    assert sum("Code" in one.published_name for one in catalogue()) == 16
+    assert "code-natural-language-fasttext-classifier" in page_of(published=of_code)
     assert published_view(compare_with_published([])) is None
     assert 'id="published"' not in page_of()

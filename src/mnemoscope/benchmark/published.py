@@ -28,7 +28,7 @@ from mnemoscope.taxonomy.names import match_classes, parse_taxonomy, taxonomy_or
 from mnemoscope.words import interval, percent
 
 PUBLISHED_MODELS = ("all", "12b", "6.9b", "2.8b")
-"""Pythia sizes with a table of their own; ``all`` sums the three."""
+"""Pythia sizes with a table of their own; ``all`` sums the three, as the sweep of ρ does."""
 
 
 class PublishedConfusion(NamedTuple):
@@ -63,7 +63,7 @@ def published_table(model: str = "all") -> pl.DataFrame:
 
 
 def published_rho() -> pl.DataFrame:
-    """The published sweep of the ROUGE threshold of the Guess node (Pythia 12b).
+    """The published sweep of the ROUGE threshold of the Guess node, three models summed.
 
     Columns ``Rouge-L``, ``Rouge-3`` (bool: is it used), ``Threshold`` (ρ, a fraction) and the
     figures of `published_table`.
@@ -76,7 +76,7 @@ def published_rho() -> pl.DataFrame:
 def published_confusions() -> tuple[PublishedConfusion, ...]:
     """The 54 published confusion matrices, in the order of the file.
 
-    Each is summed over three models, eight CNN settings and three epochs: 144,000
+    Each is summed over three models, eight CNNs (`presets.GRIDS`) and three epochs: 144,000
     predictions a row, made on 2,000 evaluation sequences a class and model.
     """
     return tuple(
@@ -484,10 +484,10 @@ COMPARISON_COLUMNS = {
     "n_eval": Column(pl.Int64, "evaluation sequences"),
     "min_f1": Column(stats.FIGURE, "ours"),
     "mean_f1": Column(stats.FIGURE, "ours"),
-    "published_min_f1": Column(pl.Float64, _PRINTED),
+    "published_min_f1": Column(pl.Float64, f"{_PRINTED}; three models summed"),
     "published_mean_f1": Column(pl.Float64, _PRINTED),
     **{
-        f"published_{figure}_{model}": Column(pl.Float64, f"of Pythia {model}")
+        f"published_{figure}_{model}": Column(pl.Float64, f"of Pythia {model}; not of ρ")
         for model in PUBLISHED_MODELS[1:]
         for figure in ("min_f1", "mean_f1")
     },
@@ -617,7 +617,7 @@ def _published_rows() -> tuple[dict[str, Any], ...]:
         row = {"kind": "rho", "published_name": published_rho_name(*setting), "n_classes": 3}
         row |= dict(zip(("rouge_l", "rouge_3", "threshold"), setting, strict=True))
         row |= _published_figures("", printed)
-        rows.append(row | _published_figures("_12b", printed))
+        rows.append(row)
     return tuple(rows)
 
 
