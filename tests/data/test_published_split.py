@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.synthetic_semantic_filters import SCHEMA, make_rows, write_copy, write_split
 from mnemoscope.data import published_split
+from mnemoscope.data.features import add_features
 from mnemoscope.data.published_split import (
     HUB_NAME,
     SPLITS,
@@ -125,6 +126,23 @@ def test_what_a_score_says_and_that_no_number_says_nothing(tmp_path):
         write_frame(tmp_path, MEMORIES, rows(len(scores)).with_columns(scores))
         found = read_split(str(tmp_path), MEMORIES).rows[ours].to_list()
         assert found == [*said.values(), None, None]
+
+
+def test_the_label_of_the_papers_classifier_goes_before_the_score(tmp_path):
+    """Code, or LaTeX that the classifier calls natural language; other text is no code."""
+    labels = ["__label__Code", "Code", "__label__NaturalLanguage", "NaturalLanguage", None, None]
+    texts = ["x", "x", "x", r"a \usepackage{b}", r"\usepackage{b}", r"\usepackage[c]{b}"]
+    columns = [pl.Series("code_label", labels), pl.Series("text", texts)]
+    scores = pl.Series("nl_scores", [0.9, None, 0.1, 0.9, 0.9, 0.1], dtype=SCHEMA["nl_scores"])
+    frame = rows(6).with_columns(*columns, scores)
+    (tmp_path / "data").mkdir()
+    frame.write_parquet(tmp_path / "data" / f"{MEMORIES}-00000-of-00001.parquet")
+    expected = [True, True, False, True, True, None]
+    assert read_split(str(tmp_path), MEMORIES).rows["is_code"].to_list() == expected
+    table = pl.DataFrame([pl.Series("sequence_id", range(6)), *columns])
+    assert add_features(table)["is_code"].to_list() == expected
+    bare = add_features(table.drop("text").with_columns(tokens=frame["tokens"]))
+    assert bare["is_code"].to_list() == [True, True, False, False, None, None]
 
 
 def test_limit_draws_from_the_whole_split_by_its_seed(copy):

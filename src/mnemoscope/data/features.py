@@ -18,10 +18,12 @@ from mnemoscope.data.rouge import rouge_scores
 from mnemoscope.data.rows import scan_rows
 from mnemoscope.data.table import (
     BATCH_ROWS,
+    CODE_LABEL,
     COLUMNS,
     check_columns,
     check_ids,
     check_lengths,
+    code_by_label,
     conform,
     has_values,
     map_table,
@@ -111,8 +113,9 @@ def classify_code(texts: Iterable[str | None]) -> list[bool | None]:
     """Say of each text whether it is source code; None where magika cannot tell.
 
     magika's group ``code`` holds programming, markup and data languages (Python, HTML, JSON, CSV);
-    it calls short texts it is not sure of text. The paper's fastText classifier is not published,
-    so its Code classes can differ. Raises UserError: magika is not installed.
+    it calls short texts it is not sure of text. The paper asks another classifier
+    (`data.table.code_by_label`), so its Code classes differ. Raises UserError: magika is not
+    installed.
     """
     if not is_available():
         raise UserError(f"is_code needs magika: {pip_install('code')}")
@@ -146,10 +149,11 @@ def add_features(
     first `prefix` (half unless given) are the prefix. `rouge_l`, `rouge_3` (from the tokens),
     `is_incrementing` and `is_repeating` (from the text) are made anew; `duplicates` (of the suffix
     in `corpus`, opened or as arrays of ids) and `is_code` only where the table has no values for
-    them. `code` "auto" asks magika where it is installed, "magika" demands it, "off" leaves it out.
-    A padded row without a token of its prefix or suffix has no ROUGE. Raises UserError: columns
-    missing or of another kind, no rows, duplicate ids, sequences of another length, a prefix of
-    none or all of their tokens, an unknown mode.
+    them. `is_code` is by `code_label` where the table has it; else `code` "auto" asks magika where
+    it is installed, "magika" demands it, "off" leaves it out. A padded row without a token of its
+    prefix or suffix has no ROUGE. Raises UserError: columns missing or of another kind, no rows,
+    duplicate ids, sequences of another length, a prefix of none or all of their tokens, an unknown
+    mode.
     """
     check_mode(patterns)
     if code not in get_args(CodeMode):
@@ -295,9 +299,13 @@ def _pattern_columns(frame: pl.DataFrame, mode: PatternMode) -> list[pl.Series]:
 
 
 def _code_column(table: pl.LazyFrame, n_rows: int, code: CodeMode) -> pl.Series:
-    """`is_code` by magika, null where it is not asked, not installed or has no text."""
+    """`is_code` by label or magika, null where neither is there or no text."""
+    names = table.collect_schema().names()
+    if CODE_LABEL in names:
+        made = code_by_label(has_text="text" in names).alias("is_code")
+        return table.select(made).collect().to_series()
     is_asked = code == "magika" or (code == "auto" and is_available())
-    if not is_asked or "text" not in table.collect_schema().names():
+    if not is_asked or "text" not in names:
         return _null_column(n_rows, "is_code")
     texts = table.select("text")
     batches = (texts.slice(row, BATCH_ROWS).collect() for row in range(0, n_rows, BATCH_ROWS))

@@ -16,7 +16,14 @@ import polars.selectors as cs
 
 from mnemoscope.data.hub import check_whole
 from mnemoscope.data.rouge import rouge_scores
-from mnemoscope.data.table import COLUMNS, is_kind, token_matrix, whole_parquet
+from mnemoscope.data.table import (
+    CODE_LABEL,
+    COLUMNS,
+    code_by_label,
+    is_kind,
+    token_matrix,
+    whole_parquet,
+)
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.progress import say, track
 
@@ -276,9 +283,8 @@ def _scalars(path: Path, also: Sequence[str]) -> pl.DataFrame:
     taken = [pl.col(name).cast(COLUMNS[ours].dtype).alias(ours) for name, ours in _SCALARS.items()]
     extra = [pl.col(name) for name in also if name in schema and name not in _KINDS]
     score = pl.col(_NL_SCORES).fill_nan(None)
-    code = (
-        pl.when(score <= CODE_AT_MOST).then(True).when(score >= PROSE_AT_LEAST).then(False)
-    ).alias("is_code")
+    by_score = pl.when(score <= CODE_AT_MOST).then(True).when(score >= PROSE_AT_LEAST).then(False)
+    code = (code_by_label() if CODE_LABEL in schema else by_score).alias("is_code")
     frame = _collect(pl.scan_parquet(path, glob=False).select(*taken, code, *extra), path)
     ids = frame["sequence_id"]
     if ids.null_count():
@@ -295,7 +301,7 @@ def _check_schema(path: Path) -> None:
             raise UserError(
                 f"{path}: no column '{name}'. The files of the data set hold it; copy them again."
             )
-    for name, kind in {**_KINDS, **FURTHER}.items():
+    for name, kind in {**_KINDS, **FURTHER, CODE_LABEL: COLUMNS[CODE_LABEL].kind}.items():
         if name in schema and not is_kind(schema[name], kind):
             raise UserError(f"{path}, column '{name}': {schema[name]} where {kind} are needed.")
 

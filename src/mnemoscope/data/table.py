@@ -32,6 +32,9 @@ from mnemoscope.parse import parse_json, read_lines
 
 PUBLISHED_VERDICT = "published_is_memorized"
 """What a source says of a sequence; the study's own verdict is `is_memorized`."""
+CODE_LABEL = "code_label"
+"""What the fastText classifier of arXiv 2508.02573 says of a text: `Code` or `NaturalLanguage`, or
+that behind `__label__`; it is kenhktsui/code-natural-language-fasttext-classifier."""
 
 _INTEGERS = "integers"
 _NUMBERS = "numbers"
@@ -68,6 +71,7 @@ COLUMNS: dict[str, Column] = {
     "held_out": Column(_BOOLEANS, pl.Boolean(), "known never to have been trained on"),
     "duplicates": Column(_INTEGERS, pl.Int64(), "occurrences of the suffix in the training data"),
     "is_code": Column(_BOOLEANS, pl.Boolean(), "the text is source code"),
+    CODE_LABEL: Column(_STRINGS, pl.String(), "what the paper's classifier of code calls it"),
     "memorization_score": Column(_NUMBERS, pl.Float32(), "share of right tokens; null if scanned"),
     "is_memorized": Column(_BOOLEANS, pl.Boolean(), "what the model writes greedily is the suffix"),
     "continuation": Column(_TOKENS, pl.List(pl.Int32()), "what it writes; null if scanned"),
@@ -295,6 +299,17 @@ def parquet_metadata(path: Path) -> dict[str, str]:
 def has_values(frame: pl.DataFrame, name: str) -> bool:
     """True of a column that is there and not all null."""
     return name in frame.columns and frame[name].null_count() < frame.height
+
+
+def code_by_label(*, has_text: bool = True) -> pl.Expr:
+    r"""`is_code` as in arXiv 2508.02573: `CODE_LABEL` says Code, or the text has ``\usepackage{``.
+
+    Null without a label, unless the text settles it.
+    """
+    is_code = pl.col(CODE_LABEL).str.strip_prefix("__label__") == "Code"
+    if not has_text:
+        return is_code
+    return is_code | pl.col("text").str.contains(r"\usepackage{", literal=True)
 
 
 def check_columns(frame: pl.DataFrame, *needed: str, where: str) -> None:

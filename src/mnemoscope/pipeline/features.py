@@ -5,7 +5,7 @@ import polars as pl
 from mnemoscope.data.corpus import open_corpus
 from mnemoscope.data.features import add_features, is_available
 from mnemoscope.data.patterns import compare_modes, describe_agreement
-from mnemoscope.data.table import has_values
+from mnemoscope.data.table import CODE_LABEL, has_values
 from mnemoscope.errors import pip_install
 from mnemoscope.library.sequences import FEATURES
 from mnemoscope.pipeline.published_split import PUBLISHED_PATTERNS, take_published_patterns
@@ -49,7 +49,9 @@ def features_stage(study: Study, models: Models) -> None:
         study.write(FEATURES_FILE, frame.select("sequence_id", *made_here))
         for name in FEATURES:
             counts[f"{name}_null"] = frame[name].null_count()
-        counts["is_code_from"] = _source(frame, "is_code", given, "magika")
+        counts["is_code_from"] = _source(
+            frame, "is_code", given, CODE_LABEL if CODE_LABEL in frame.columns else "magika"
+        )
         counts["duplicates_from"] = _source(frame, "duplicates", given, "corpus")
         if has_values(frame, "text"):
             agreement = compare_modes(frame["text"])
