@@ -90,6 +90,53 @@ def test_every_family_continues_as_generate_and_is_scanned_and_captured_so(lm, t
     assert not lm.model.base_model.config._attn_implementation.startswith("mnemoscope")
 
 
+@pytest.mark.parametrize("of", ["gpt_neox", "gpt2", "llama"])
+def test_published_decoding_is_generate_with_a_least_length_and_the_end_hidden(build, tokens, of):
+    """The oracle is called as the paper's code calls it; the end of text is token 2 here.
+
+    Where it ends the prefix, versions of transformers differ: 4.46, which that code pins, counts
+    the tokens that are shown in every step, later ones go on from the last position.
+    """
+    lm, table = build(of), tokens(12)
+    end = lm.model.config.eos_token_id
+    table[3, 5], table[4, 0], table[5, 31], table[6, 7:9] = end, end, end, end
+    usual = np.bincount(decode(lm, table)[0].ravel()).argmax()
+    with torch.no_grad():  # the end of text is likely, so that it matters whether it is banned
+        head = lm.model.get_output_embeddings().weight
+        head[end] = 1.2 * head[usual]
+    prompt = torch.from_numpy(table[:, :32]).long()
+    wanted = lm.model.generate(
+        prompt,
+        attention_mask=(prompt != end).long(),
+        do_sample=False,
+        max_length=64,
+        min_length=64,
+        pad_token_id=end,
+    )[:, 32:].numpy()
+    whole = prompt[5:6]
+    for _ in range(32):  # without a cache
+        shown = torch.nn.functional.pad(
+            (prompt[5:6] != end).long(), (0, whole.shape[1] - 32), value=1
+        )
+        places = (shown.cumsum(-1) - 1).masked_fill(shown == 0, 1)
+        with torch.no_grad():
+            logits = lm.model(whole, attention_mask=shown, position_ids=places).logits[:, -1]
+        logits[:, end] = -torch.inf
+        whole = torch.cat([whole, logits.argmax(dim=-1, keepdim=True)], dim=1)
+    wanted[5] = whole[0, 32:]
+    for size in (12, 5):
+        found = joined(continue_sequences(lm, table, batch_size=size, decoding="published"))
+        np.testing.assert_array_equal(found[0], wanted)
+    plain, *_ = decode(lm, table)
+    assert (plain == end).any()
+    assert not (wanted == end).any()
+    untouched = ~(plain == end).any(axis=1) & ~(table[:, :32] == end).any(axis=1)
+    np.testing.assert_array_equal(plain[untouched], wanted[untouched])
+    lm.model.config.eos_token_id = None
+    said = refusal(lambda: next(continue_sequences(lm, table, batch_size=3, decoding="published")))
+    assert "names no end-of-text token" in said
+
+
 @pytest.mark.parametrize("of", [*HYBRIDS, "deepseek_v4"])
 def test_where_a_state_is_kept_one_forward_without_a_cache_says_the_same(build, tokens, of):
     lm, table = build(of), tokens(6, 24)

@@ -129,6 +129,32 @@ def test_published_labels_stay_beside_the_models_own_and_none_disputed_is_sample
     assert "3 duplicate ids" in told
 
 
+def test_published_labels_are_taken_where_asked_and_the_models_verdict_stands_beside(
+    tiny, source, labelled, tmp_path
+) -> None:
+    """As the paper does; then sequences that the two dispute about are sampled too."""
+    asked = {"continue": tiny.values.get("continue", {}) | {"labels": "published"}}
+    study = run(settings_for(tiny, source, **asked), tmp_path / "study", until="label")
+    table, own = study.sequences, labelled.sequences["is_memorized"]
+    assert table["is_memorized"].to_list() == table["published_is_memorized"].to_list()
+    assert table["own_verdict"].to_list() == own.to_list()
+    disputed = table.filter(pl.col("own_verdict") != pl.col("is_memorized"))
+    counts = study.manifest("continue")["counts"]
+    assert counts["confirmed"] == table.height - disputed.height < table.height
+    assert counts["memorized"] == table["is_memorized"].sum()
+    rows = study.read("samples.parquet").join(disputed, on="sequence_id", how="semi")
+    assert rows.height > 0
+
+
+def test_published_labels_are_refused_where_the_source_has_none(tiny, tmp_path) -> None:
+    settings = parse_settings(
+        tiny.values | {"continue": tiny.values.get("continue", {}) | {"labels": "published"}},
+        where="test",
+    )
+    with pytest.raises(UserError, match=r"continue\.labels is published, but the source has no"):
+        run(settings, tmp_path / "study", until="label")
+
+
 def test_strict_patterns_are_ours_and_not_the_published(tiny, source, tmp_path) -> None:
     few = {"sequences": {"limit": 200}, "continue": {"scan": True}}
     settings = settings_for(tiny, source, features={"patterns": "strict"}, **few)

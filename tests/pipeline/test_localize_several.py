@@ -133,7 +133,7 @@ def test_a_source_that_not_all_have_is_left_out_and_said(tiny_studies, two, call
     ("section", "changes", "said"),
     [
         ("record", {"n_layers": 5}, "model of another depth: 5 layers"),
-        ("localize", {"rows": "as_run"}, "localize.rows: correct in"),
+        ("localize", {"rows": "as_run"}, "localize.rows: 'correct' in"),
         ("label", {"n_train": 39}, "label.n_train: 40 in"),
         ("record", {"fingerprint": "0.2"}, "made of the same model"),
     ],

@@ -3,8 +3,10 @@
 import shutil
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
 
+import mnemoscope as ms
 from mnemoscope.errors import UserError
 from mnemoscope.flow.run import run_stage
 from mnemoscope.pipeline.train import Job, jobs_of
@@ -15,6 +17,7 @@ from mnemoscope.pipeline.trainings import (
     seeds_of,
     settings_of,
 )
+from mnemoscope.report.content import _benchmarks
 from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import StudySettings, parse_settings
 from study_files import settings_with
@@ -172,3 +175,24 @@ def test_another_device_trains_cnns_anew_and_keeps_baselines_or_is_refused(study
     with pytest.raises(UserError, match="cuda:99"):
         run_stage(study, "train")
     assert not any((study.folder / "cnn").glob("*"))
+
+
+def test_trainings_at_chance_are_withheld_or_summed_as_is_asked(tiny_studies, tmp_path) -> None:
+    """Against all predictions counted by hand: settings, seeds and epochs, as the paper sums."""
+    study = ms.Study(shutil.copytree(tiny_studies["train"], tmp_path / "study"))
+    runs = study.read("runs.parquet").filter(source="model")
+    assert not runs["did_train"].any()
+    run_stage(study, "benchmark")
+    withheld = study.benchmark.filter(source="model")
+    assert withheld["min_f1"].struct.field("value").to_list() == [None]
+    run_stage(study, "benchmark", settings_with(study, benchmark={"untrained": "count"}), redo=True)
+    (row,) = study.benchmark.filter(source="model").to_dicts()
+    predicted = study.read("predictions.parquet").filter(source="model")
+    expected = np.zeros((3, 3), dtype=int)
+    np.add.at(expected, (predicted["true"].to_numpy(), predicted["predicted"].to_numpy()), 1)
+    assert row["confusion"] == expected.tolist()
+    assert row["n_runs"] == runs.height
+    assert study.manifest("benchmark")["counts"]["trainings_at_chance"] >= runs.height
+    benchmark = dict(_benchmarks(study))[row["taxonomy"]]
+    assert {one["did_train"] for one in benchmark.runs} == {False}
+    assert all(one["eval_min_f1"] is not None for one in benchmark.runs)

@@ -1,6 +1,7 @@
 """Cut texts into windows, ask a model which of them it reproduces, and give each its class."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, overload
 
 import polars as pl
@@ -26,7 +27,7 @@ from mnemoscope.library.given import (
     tokenizer_of,
     whole_number,
 )
-from mnemoscope.lm.continue_ import continue_sequences, scan_memorized
+from mnemoscope.lm.continue_ import Decoding, continue_sequences, scan_memorized
 from mnemoscope.lm.hub import find_bos
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.groups import find_groups
@@ -112,6 +113,7 @@ def scan(
     decode: bool = False,
     prefix: int | None = None,
     batch_size: BatchSize = "auto",
+    decoding: Decoding = "plain",
     progress: Shown = None,
 ) -> pl.DataFrame:
     """Say of every window whether the model continues its prefix with its suffix, greedily.
@@ -128,6 +130,8 @@ def scan(
         prefix: tokens shown; as the windows say, or half, unless given.
         batch_size: windows at once. ``auto`` is 64 on a processor; on an accelerator the largest
             that fits, found by halving from 1,024. Near ties may depend on it.
+        decoding: of `decode`: ``plain``, or ``published``: the end-of-text token is never written,
+            and hidden in the prefix, as the code of arXiv 2508.02573 does.
         progress: whether to show how far it is; None: in a notebook.
 
     Returns:
@@ -152,7 +156,9 @@ def scan(
         table = table.with_columns(pl.lit(n_shown, dtype=pl.Int32).alias(N_PREFIX))
     with opened_model(model, tokenizer, table=table) as lm:
         tokens = token_matrix(table)
-        ask: Any = continue_sequences if decode else scan_memorized
+        ask: Any = scan_memorized
+        if decode:
+            ask = partial(continue_sequences, decoding=decoding)
         answers = ask(
             lm,
             tokens,

@@ -6,12 +6,13 @@ the gap between the two best logits is wanted.
 
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from mnemoscope.errors import UserError
 from mnemoscope.lm.attention import PooledMaps, capture_batch, pooled_attention
 from mnemoscope.lm.model import (
     LanguageModel,
@@ -34,6 +35,8 @@ from mnemoscope.lm.model import (
 _STEPS = (1, 4)
 # A family without a key-value cache reads the prefix again in every step.
 _STEPS_WITHOUT_CACHE = (4,)
+
+Decoding = Literal["plain", "published"]
 
 _SHORTEST_COPY = 5  # tokens; a shorter match proves nothing either way (their script)
 _SHOWN_CHARACTERS = 32
@@ -60,20 +63,23 @@ def continue_sequences(
     batch_size: int,
     prefix: int = 32,
     attention_mask: npt.ArrayLike | None = None,
+    decoding: Decoding = "plain",
 ) -> Iterator[Continuations]:
     """Continue the prefix of every sequence (n, T) greedily and compare with its suffix.
 
     The model shows `prefix` tokens and continues T - prefix more by its native attention. Batches
     are in row order, and halved, with a log message, when memory runs out. `attention_mask` (n, T)
     is 1 for a token, 0 for padding on either side: prefix and suffix are then the tokens before and
-    from column `prefix` on. Raises UserError: tokens that do not fit the model (at once),
-    non-finite logits (on the way). NoRoomError: not even one sequence fits into memory.
+    from column `prefix` on. `decoding` as `greedy_tokens`. Raises UserError: tokens that do not fit
+    the model, or no end-of-text token to decode as published (at once), non-finite logits (on the
+    way). NoRoomError: not even one sequence fits into memory.
     """
+    end = end_of_text(lm) if decoding == "published" else None
 
     def step(batch: torch.Tensor, span: Span) -> Continuations:
         n_shown = prefix - span.first
         suffixes = batch[:, n_shown:]
-        decoded, gap = greedy_tokens(lm, batch[:, :n_shown], suffixes.shape[1])
+        decoded, gap = greedy_tokens(lm, batch[:, :n_shown], suffixes.shape[1], end=end)
         check_finite(lm, gap)
         score = (decoded == suffixes).float().mean(dim=1)
         # As many tokens as the table's suffix has columns.
@@ -84,20 +90,40 @@ def continue_sequences(
     return run_sequences(lm, tokens, batch_size, step, attention_mask=attention_mask, prefix=prefix)
 
 
+def end_of_text(lm: LanguageModel) -> int:
+    """The model's end-of-text token, by its configuration; UserError where it names none."""
+    named = lm.model.config.get_text_config().eos_token_id
+    if named is None:
+        raise UserError(
+            f"{lm.name}: its configuration names no end-of-text token, which decoding as published "
+            "hides and leaves out. Set continue.decoding: plain."
+        )
+    return int(named[0] if isinstance(named, list) else named)
+
+
 def greedy_tokens(
-    lm: LanguageModel, prefixes: torch.Tensor, n_tokens: int
+    lm: LanguageModel, prefixes: torch.Tensor, n_tokens: int, *, end: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Decode greedily with a key-value cache; an end-of-text token is a token like any other.
+
+    With its id, `end`, as the code of arXiv 2508.02573 calls `generate`: the token is never written
+    (a least length of all tokens), and where it stands in the prefix it is hidden by the attention
+    mask and has no position of its own.
 
     From prefixes (batch, prefix) int64 on the model's device, without BOS, to tokens
     (batch, n_tokens) int64 and smallest gaps (batch,) float32, on the device.
     """
     cache = new_cache(lm, prefixes.shape[1] + n_tokens - 1, by_token=True)
     fed = prepend_bos(lm, prefixes)
+    shown = None if end is None else (fed != end).long()
     steps: list[tuple[torch.Tensor, torch.Tensor]] = []
     with torch.inference_mode():
         for _ in range(n_tokens):
-            best, gap = best_two(last_logits(lm, fed, 1, cache))
+            logits = last_logits(lm, fed, 1, cache, shown=shown)
+            if shown is not None:
+                logits[..., end] = -torch.inf
+                shown = torch.nn.functional.pad(shown, (0, 1), value=1)
+            best, gap = best_two(logits)
             steps.append((best, gap))
             # Families without a cache read everything again.
             fed = best if cache is not None else torch.cat([fed, best], dim=1)

@@ -499,10 +499,13 @@ def last_logits(
     cache: DynamicCache | None = None,
     *,
     output_attentions: bool = False,
+    shown: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Run one forward; give the logits of the last positions, (batch, n_last, vocabulary).
 
-    Input ids are (batch, length) int64 without padding; `cache` is extended in place.
+    Input ids are (batch, length) int64 without padding; `cache` is extended in place. `shown`,
+    int64 (batch, all tokens so far), is 0 for tokens that are hidden and take no position, as
+    `generate` of transformers 4.46 has it of an attention mask.
     `output_attentions` has the family's eager code give its weights, for hooks to take.
     """
     arguments: dict[str, Any] = {"output_attentions": True} if output_attentions else {}
@@ -511,6 +514,11 @@ def last_logits(
     # The head is the largest matrix of a small model; most positions' logits are not needed.
     if name := find_argument(lm.model.__class__, "logits_to_keep", "num_logits_to_keep"):
         arguments[name] = n_last
+    if shown is not None:
+        arguments["attention_mask"] = shown
+        if find_argument(lm.model.__class__, "position_ids"):
+            places = (shown.cumsum(-1) - 1).masked_fill(shown == 0, 1)
+            arguments["position_ids"] = places[:, -input_ids.shape[1] :]
     logits: torch.Tensor = lm.model(input_ids=input_ids, **arguments).logits
     return logits[:, -n_last:]
 

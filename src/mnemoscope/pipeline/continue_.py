@@ -9,7 +9,15 @@ import polars as pl
 
 from mnemoscope.cluster.units import ALL, Result, Share, UnitStore
 from mnemoscope.columns import Column
-from mnemoscope.data.table import COLUMNS, look_up, token_matrix, whole_mask
+from mnemoscope.data.table import (
+    COLUMNS,
+    PUBLISHED_VERDICT,
+    has_values,
+    look_up,
+    token_matrix,
+    whole_mask,
+)
+from mnemoscope.errors import UserError
 from mnemoscope.lm.model import HALVED, recording_batch_size
 from mnemoscope.pipeline.questions import Asked, Check, Verdicts, as_found, clear_units, unit_store
 from mnemoscope.progress import say
@@ -20,6 +28,9 @@ VERDICTS_FILE = "verdicts.parquet"
 _RESULTS = ("is_memorized", "memorization_score", "continuation", "smallest_gap")
 VERDICT_COLUMNS = {
     name: Column(COLUMNS[name].dtype, COLUMNS[name].meaning) for name in ("sequence_id", *_RESULTS)
+}
+OWN_COLUMN = {
+    "own_verdict": Column(pl.Boolean, "this model's verdict, where `is_memorized` is the source's")
 }
 _CHECK_SEED = 0
 _CHECKING = "Checking scan against decoding"
@@ -33,14 +44,21 @@ def continue_stage(study: Study, models: Models) -> None:
     """
     study.require("sequences")
     settings = study.settings.continue_
+    published = _published(study) if settings.labels == "published" else None
     with study.finishing("continue") as counts, recording_batch_size(counts):
         model, tables = ask_verdicts(study, models)
         found = pl.concat(tables)
+        labelled, columns = found, VERDICT_COLUMNS
+        if published is not None:
+            own = found["is_memorized"].alias("own_verdict")
+            labelled = found.with_columns(own, is_memorized=published.fill_null(own))
+            columns = VERDICT_COLUMNS | OWN_COLUMN
+            counts["confirmed"] = int((own == labelled["is_memorized"]).sum())
         ids = study.sequences["sequence_id"]
-        study.write(VERDICTS_FILE, found.select(ids, pl.all()), VERDICT_COLUMNS)
+        study.write(VERDICTS_FILE, labelled.select(ids, pl.all()), columns)
         counts |= {
             "sequences": found.height,
-            "memorized": int(found["is_memorized"].sum()),
+            "memorized": int(labelled["is_memorized"].sum()),
             "batch_size": study.settings.model.batch_size,
             "scan_check": {"checked": 0, "disagree": 0},
         }
@@ -53,6 +71,17 @@ def continue_stage(study: Study, models: Models) -> None:
             (checked,) = model.answers([question], _CHECKING)
             counts["scan_check"] = {k: v for k, v in checked.values.items() if k != HALVED}
     clear_units(study, "continue")
+
+
+def _published(study: Study) -> pl.Series:
+    """What the source says of each sequence; UserError where it says nothing."""
+    if not has_values(study.sequences, PUBLISHED_VERDICT):
+        raise UserError(
+            f"{study.folder}: continue.labels is published, but the source has no labels: it must "
+            "be a table of tokens with is_memorized or memorization_score, or a split of the "
+            "paper's data set. Set continue.labels: own."
+        )
+    return study.sequences[PUBLISHED_VERDICT]
 
 
 def ask_verdicts(

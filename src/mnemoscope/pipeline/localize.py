@@ -127,9 +127,7 @@ PROFILE_COLUMNS = {
     "layer": DELTA_COLUMNS["layer"],
     "profile": Column(pl.Float64, "ΣΔ of the layer divided by the largest of all classes"),
 }
-_RULES = tuple(
-    f"localize.{name}" for name in ("attributions", "attribution_sequences", "rows")
-)
+_RULES = tuple(f"localize.{name}" for name in ("attributions", "attribution_sequences", "rows"))
 _Key = tuple[SampleKey, str, str]  # sample, source, attribution
 
 

@@ -25,7 +25,7 @@ from mnemoscope.library.maps import store_meta
 from mnemoscope.library.sequences import VERDICTS
 from mnemoscope.library.sequences import scan as scan_windows
 from mnemoscope.lm.attention import PooledMaps, capture_pooled
-from mnemoscope.lm.continue_ import Scan, capture_and_scan
+from mnemoscope.lm.continue_ import Decoding, Scan, capture_and_scan
 from mnemoscope.lm.model import HALVED, LanguageModel, note_halved, recording_batch_size
 from mnemoscope.lm.probe import next_tokens
 from mnemoscope.maps.format import pack_shard
@@ -57,6 +57,7 @@ class Question:
         rows: columns that go into the result, or decide it.
         prefix, batch_size: as in the settings.
         scan: whether verdicts are found by teacher forcing.
+        decoding: how continuations are written, as `lm.continue_.greedy_tokens`.
     """
 
     facts: Mapping[str, Any]
@@ -66,6 +67,7 @@ class Question:
     prefix: int
     batch_size: int
     scan: bool
+    decoding: Decoding
 
     @property
     def size(self) -> int:
@@ -80,7 +82,8 @@ class Question:
     @cached_property
     def key(self) -> str:
         """Kind of question, and hash of all that decides the answer."""
-        basis = [_of_weights(self.facts), self.prefix, self.batch_size, self.scan, versions()]
+        basis = [_of_weights(self.facts), self.prefix, self.batch_size, self.scan, self.decoding]
+        basis.append(versions())
         digest = hashlib.sha256(json.dumps([self.kind, *basis]).encode())
         digest.update(repr(self.tokens.shape).encode() + self.tokens.tobytes())
         digest.update(self.rows.write_json().encode())
@@ -108,6 +111,7 @@ class Question:
             decode=not scan,
             batch_size=self.batch_size,
             prefix=self.prefix,
+            decoding=self.decoding,
             progress=progress,
         )
         return as_found(found) if scan else found.select(VERDICTS)
@@ -329,6 +333,7 @@ class Asked:
             prefix=settings.sequences.n_prefix,
             batch_size=settings.model.batch_size,
             scan=settings.continue_.scan,
+            decoding=settings.continue_.decoding,
             **more,
         )
 

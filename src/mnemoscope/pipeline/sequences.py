@@ -32,6 +32,7 @@ from mnemoscope.progress import say, track
 from mnemoscope.study.folder import Study, check_free
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import NO_MODEL, StudySettings, check_corpus
+from mnemoscope.study.shapes import other_suite
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 
 CHECK_FILE = "label_check.parquet"
@@ -181,9 +182,23 @@ def _lines(frame: pl.DataFrame, study: Study, model: LanguageModel) -> tuple[str
             )
         verdict = "not reproduced" if is_memorized else "called memorized by the scan"
         lines.append(f"  {_gaps(others, verdict)}")
-        if is_memorized:
+        if is_memorized and given.height:
+            lines.append(f"  {_whose(others, settings.model.name)}")
             lines.append(f"  {_gaps(same, 'reproduced (at risk where near a tie)')}")
     return tuple(lines)
+
+
+def _whose(missed: pl.DataFrame, name: str) -> str:
+    """Whether the labels are this model's, by memorized ones that it misses by more than a tie."""
+    n_far = int((missed["smallest_gap"] >= GAPS[-1]).sum())
+    if not n_far:
+        return f"None is missed by a gap of {GAPS[-1]:g} or more: the labels fit {name}."
+    other = other_suite(name)
+    at = f"{other}, the other suite of Pythia" if other else "another revision or tokenizer"
+    return (
+        f"{n_far:,} are missed by a gap of {GAPS[-1]:g} or more, which no rounding explains: the "
+        f"labels are of another model. Check them with {at}; they belong to what confirms them."
+    )
 
 
 def _share(part: int, whole: int) -> str:

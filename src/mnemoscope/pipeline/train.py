@@ -386,9 +386,9 @@ def job_maps(study: Study, job: Job, rows: pl.DataFrame) -> MapSource:
 class Outcome:
     """Results of a finished job.
 
-    `predicted` are class indices, int64 (epochs, evaluation sequences), every epoch under preset
-    `paper`, else the last;
-    `probabilities`, float32 (evaluation sequences, classes), are of the final weights.
+    `predicted` are class indices, int64 (epochs, evaluation sequences), every epoch where the
+    preset counts them all, else the last; `probabilities`, float32 (evaluation sequences, classes),
+    are of the final weights.
     """
 
     predicted: np.ndarray

@@ -182,7 +182,9 @@ def train_cost(settings: StudySettings, counts: Counts) -> Cost:
             cost.seconds[kind] += n_choosing * _flops(counts, settings, grid[:1], preset) / rate
     if not settings.benchmark.controls:
         del cost.seconds[control_of(CNN)]
-    cost.published[CNN] = n_published * _flops(counts, settings, published.settings, "as_run") / rate
+    cost.published[CNN] = (
+        n_published * _flops(counts, settings, published.settings, "as_run") / rate
+    )
     cost.notes = [
         f"CNNs: their convolutions' operations at {shown}, at full sample sizes, the published "
         "ones likewise. Baselines come on top."

@@ -298,6 +298,16 @@ class ContinueSettings(BoundedSettings):
         description="Find memorized sequences by teacher forcing, decode only what is sampled; "
         "for large tables.",
     )
+    decoding: Literal["plain", "published"] = Field(
+        default="plain",
+        description="How the model writes on: plain, or published: the end-of-text token is never "
+        "written and hidden in the prefix, as the paper's code does. A scan reads plainly.",
+    )
+    labels: Literal["own", "published"] = Field(
+        default="own",
+        description="Which sequences count as memorized: own (this model's verdict), or published "
+        "(what the source says, as in the paper; the model's verdict stands beside it).",
+    )
     part_rows: int = Field(
         default=1024, ge=1, description="Sequences a part; a killed run goes on with the next."
     )
@@ -831,7 +841,7 @@ _PYTHIA_SIZES = ("70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b")
 
 
 def shipped_names() -> list[str]:
-    """Names of the shipped studies, without suffix, sorted; one file serves all sizes of Pythia."""
+    """Names of the shipped studies, without suffix, sorted; one file may serve all Pythias."""
     stems = [path.stem for path in _folder().glob("*.yaml")]
     sizes = {one: _PYTHIA_SIZES if "SIZE" in one else ("",) for one in stems}
     return sorted(one.replace("SIZE", size) for one in stems for size in sizes[one])
@@ -853,8 +863,9 @@ def shipped_text(name: str) -> str:
             f"Shipped: {', '.join(known)}. 'mnemoscope init {stem}.yaml' writes a new one."
         )
     family, _, size = stem.partition("-")
-    file = "pythia-SIZE" if family == "pythia" else stem
-    return (_folder() / f"{file}.yaml").read_text(encoding="utf-8").replace("SIZE", size)
+    of_sizes = _folder() / f"{family}-SIZE.yaml"
+    path = of_sizes if of_sizes.exists() else _folder() / f"{stem}.yaml"
+    return path.read_text(encoding="utf-8").replace("SIZE", size)
 
 
 def find_study(given: Path) -> StudySettings:

@@ -20,6 +20,17 @@ if TYPE_CHECKING:
 _PYTHIA = re.compile(r"(?:EleutherAI/)?pythia-([\d.]+[mb])(?:-deduped)?(?:-v0)?", re.IGNORECASE)
 
 
+def other_suite(name: str) -> str | None:
+    """The same Pythia of the other training run, with or without ``-v0``; None for other names.
+
+    >>> other_suite("EleutherAI/pythia-12b-deduped")
+    'EleutherAI/pythia-12b-deduped-v0'
+    """
+    if _PYTHIA.fullmatch(name) is None:
+        return None
+    return name.removesuffix("-v0") if name.endswith("-v0") else f"{name}-v0"
+
+
 TIMED_SEQUENCES = 64
 """Sequences whose capture is timed where the model is on disk."""
 

@@ -85,7 +85,7 @@ STAGES: list[Stage] = [
         "continue",
         "which sequences does the model reproduce from their prefix",
         needs=("sequences",),
-        settings=(*_MODEL, "continue.scan"),
+        settings=(*_MODEL, "continue.scan", "continue.decoding", "continue.labels"),
         function="mnemoscope.pipeline.continue_:continue_stage",
         part="mnemoscope.pipeline.continue_:ask_verdicts",
         cost="mnemoscope.pipeline.passes:continue_cost",
