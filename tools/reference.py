@@ -80,7 +80,8 @@ HEAD = {
     "command-line": "# Command line\n\nEvery verb with its options, as `mnemoscope VERB "
     "--help` prints them.\n\n```bash\nmnemoscope --help\n```\n\n",
     "settings": "# Settings\n\nEvery setting of a study file. As a flag: `--set "
-    "train.preset=as_run`; a file with all of them:\n\n```bash\nmnemoscope init study.yaml\n```\n\n",
+    "train.preset=as_run`; a file with all of them:\n\n```bash\nmnemoscope init study.yaml\n```"
+    "\n\n",
     "python": "# Python\n\nEverything that `import mnemoscope as ms` offers, then what "
     "single rooms do.\n\n"
     '```python\nimport mnemoscope as ms\n\nstudy = ms.Study("demo")\nstudy.sequences\n```\n\n',

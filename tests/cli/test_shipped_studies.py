@@ -15,7 +15,6 @@ from mnemoscope.study.shapes import find_shape
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 
 SIZES = ("70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b")
-PYTHIA = [f"pythia-{size}" for size in SIZES]
 SUITES = ["hubble-1b", "hubble-8b", "lm-extraction", "comma", "tofu"]
 
 
@@ -29,7 +28,31 @@ def test_a_shipped_study_is_valid_and_commented(name):
     assert f"mnemoscope run {name} --dry-run" in text
 
 
-def test_the_papers_recipe_to_the_letter():
+def test_the_papers_code_to_the_letter():
+    """What its scripts and modules set; docs/letter.md names them."""
+    for size in SIZES:
+        settings, model = find_study(Path(f"letter-{size}")), f"EleutherAI/pythia-{size}-deduped-v0"
+        ours = find_study(Path(f"pythia-{size}"))
+        assert (settings.model.name, settings.model.dtype) == (model, "float16")
+        assert settings.sequences == ours.sequences
+        assert (settings.continue_.labels, settings.continue_.decoding) == ("published",) * 2
+        assert settings.features.patterns == "published"
+        assert settings.label.non_memo_suffix == "own"
+        names = [one.published_name for one in load_taxonomies(settings.label.taxonomies)]
+        assert names == [one.published_name for one in load_taxonomies(ours.label.taxonomies)]
+        assert settings.label.model_copy(update={"taxonomies": ours.label.taxonomies}) == ours.label
+        grid = settings_of(settings, "model")
+        assert {(one.kernel, one.filters, one.pooling) for one in grid} == {
+            (6, 10, "mean"), (6, 16, "mean"), (8, 10, "mean"), (8, 16, "mean")
+        }  # fmt: skip
+        assert len(settings.train.seeds) == 2
+        assert (settings.benchmark.untrained, settings.benchmark.controls) == ("count", False)
+        assert (settings.localize.rows, settings.localize.attributions) == ("as_run", ["gradient"])
+        assert settings.reference is None
+        assert find_shape(model) is not None
+
+
+def test_the_papers_recipe_as_it_is_described():
     for size in SIZES:
         model = f"EleutherAI/pythia-{size}-deduped"
         settings = find_study(Path(f"pythia-{size}"))
@@ -71,7 +94,7 @@ def test_init_copies_a_shipped_study_and_an_unknown_name_is_refused_with_the_lis
 def test_dry_runs_of_the_shipped_studies_need_nothing_on_disk(tmp_path, monkeypatch, succeed):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("shutil.which", lambda _name: None)
-    for name in (PYTHIA[-1], *SUITES):
+    for name in ("pythia-12b", "letter-12b", *SUITES):
         result = succeed("run", name, "--dry-run")
         assert "\nExpected: " in result.out
         assert "\nPower: " in result.out

@@ -203,7 +203,7 @@ PRESETS: dict[str, TrainingPreset] = {
 PRESETS["as_written"] = replace(PRESETS["as_run"], name="as_written")
 PRESETS["rows"] = replace(PRESETS["small"], name="rows", scaling="rows")
 PRESETS["brief"] = replace(PRESETS["small"], name="brief", epochs=1, min_steps=200)
-"""`as_run` and `as_written`: the paper's training, for either of its grids. `small`: for studies with
+"""`as_run`, `as_written`: the paper's training, for either of its grids. `small`: for studies with
 hundreds of sequences a class. `brief`: a quarter of its steps, with which a search tells hopeless
 taxonomies apart; no study trains with it.
 

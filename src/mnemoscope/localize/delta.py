@@ -194,8 +194,8 @@ def decisiveness(
     max over heads of (D · A) is D · (max over heads of A), for both poolings. Where a CNN sees
     mean and maximum, an edge's gradient is their sum: what moving it in every head alike does.
 
-    The gradient is taken by what the network sees. With the paper's training (`as_run`) that is the pooled map
-    itself: the published definition. With a scaled input (square root, then standardised per
+    The gradient is taken by what the network sees. With the paper's training that is the pooled
+    map itself: the published definition. With a scaled input (square root, then standardised per
     cell) it is the scaled map, and only A is as stored. The chain back to the stored map would
     multiply by the root's slope, infinite at weight 0, and divide by the cell's spread: cells that
     hold little attention or hardly vary would take the largest C. In the scaled map a cell's unit
@@ -207,7 +207,8 @@ def decisiveness(
     `maps` are as the CNN reads them (of `both`, the layers twice), `max_maps` the maxima over heads
     of the same sequences, the same object where the CNN's pooling is max. `correct_only` takes only
     sequences that the CNN labels correctly, since the others show why it errs; the paper takes
-    all. Raises UserError: unknown attribution, or a damaged store. ValueError: maps, labels and maxima of different numbers.
+    all. Raises UserError: unknown attribution, or a damaged store. ValueError: maps, labels and
+    maxima of different numbers.
     """
     if not len(maps) == len(labels) == len(max_maps):
         raise ValueError(f"{len(maps)} maps, {len(labels)} labels, {len(max_maps)} maxima")
