@@ -112,6 +112,7 @@ def test_describe_a_study_and_a_folder_of_maps(tiny_studies, study_at, call, mon
         assert word in text
     assert fingerprint[:12] in text
     assert "outdated" not in text
+    assert "CNNs, preset as_run: 1 setting × 2 seeds, another grid." in text
     assert "memorized 160" in call("status", tiny_studies["continue"]).out
     text = call("status", tiny_studies["capture"] / "maps" / "model").out
     for word in ("180 maps, 2 layers, length 64", "own 60, true 120", "checksums right"):

@@ -10,6 +10,7 @@ import yaml
 from benchmarks.synthetic_semantic_filters import make_rows, write_split
 from mnemoscope.errors import UserError
 from mnemoscope.flow.run import run, run_stage
+from mnemoscope.pipeline import sequences
 from mnemoscope.pipeline.sequences import CHECK_FILE, GAPS, check_labels
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
@@ -290,6 +291,24 @@ def test_labels_of_any_table_of_tokens_are_checked(tiny, tmp_path, column) -> No
     assert wrong["sequence_id"].to_list() == [table["sequence_id"][4]]
     assert frame["is_plain"].all()
     assert not any("uniform sample" in line for line in lines)
+    assert f"the labels fit {study.settings.model.name}." in " ".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("gaps", "said"),
+    [
+        ([], "the labels fit EleutherAI/pythia-1b-deduped-v0."),
+        ([0.2, 0.99], "the labels fit"),
+        ([0.2, 1.0, 3.0], "2 are missed by a gap of 1 or more"),
+        ([3.0], "Check them with EleutherAI/pythia-1b-deduped, the other suite of Pythia"),
+    ],
+)
+def test_labels_missed_by_more_than_a_tie_are_another_models(gaps, said) -> None:
+    missed = pl.DataFrame({"smallest_gap": pl.Series(gaps, dtype=pl.Float32)})
+    assert said in sequences._whose(missed, "EleutherAI/pythia-1b-deduped-v0")
+    assert sequences._whose(missed, "my/model").count("another revision") == any(
+        one >= 1 for one in gaps
+    )
 
 
 def test_a_table_without_labels_is_refused_and_windows_of_a_text_have_none(
