@@ -79,7 +79,7 @@ def test_what_cannot_be_attributed_is_refused(hide):
         with pytest.raises(UserError, match=words):
             contrast_gradients(network, inputs, zero, attribution=name)
     hide("captum")
-    with pytest.raises(UserError, match=r"pip install 'mnemoscope\[attribution\]'"):
+    with pytest.raises(UserError, match=r"pip install 'captum>=0.7'"):
         check_attributions(["gradient", "occlusion"])
     check_attributions(["gradient", "guided"])
 
