@@ -40,8 +40,7 @@ def pytest_collection(session):
     finally:
         gc.freeze()
         gc.enable()
-        is_asked = any("forkserver" in item.fixturenames for item in session.items)
-        if is_asked and sys.platform == "linux":
+        if any("forkserver" in item.fixturenames for item in session.items):
             from forking import start_fork_server
 
             start_fork_server()
