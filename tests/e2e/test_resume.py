@@ -97,7 +97,7 @@ def test_killed_at_random_moments_of_every_stage_it_goes_on_to_the_same_bytes(
             assert process.exitcode == -signal.SIGKILL
             assert not Study(folder).is_done(stage)
             died_in.append(stage)
-            n = 9
+            n += 5  # or the longest stages would be killed dozens of times
     assert set(died_in) == {*stages, "graft"}
     assert len(died_in) >= 30
     found, wanted = content(folder), content(whole)
