@@ -32,7 +32,7 @@ os.fsync = lambda descriptor: None
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection():
+def pytest_collection(session):
     """A million objects come with the imports and stay: look through none of them for garbage."""
     gc.disable()
     try:
@@ -40,6 +40,16 @@ def pytest_collection():
     finally:
         gc.freeze()
         gc.enable()
+        if any("forkserver" in item.fixturenames for item in session.items):
+            from forking import start_fork_server
+
+            start_fork_server()
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """First the modules that look at the demo: one worker makes it, and no other waits for it."""
+    first = {item.path for item in items if "small_demo" in item.fixturenames}
+    items.sort(key=lambda item: item.path not in first)
 
 
 @pytest.fixture(scope="session")
@@ -176,12 +186,10 @@ def succeed(call) -> Callable[..., SimpleNamespace]:
 
 @pytest.fixture(scope="session")
 def forkserver():
-    """Processes that have their imports done already."""
+    """Processes that have the imports of the tests done already."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         pytest.skip("this system cannot fork")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mnemoscope.flow.run", "mnemoscope.cli.study"])
-    return context
+    return multiprocessing.get_context("forkserver")
 
 
 @pytest.fixture

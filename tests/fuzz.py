@@ -513,8 +513,8 @@ def try_target(name: str, n: int, place: Path) -> None:
     try_all()
 
 
-def main() -> None:
-    n, study, audit, *names = sys.argv[1:]
+def main(n: str, study: str, audit: str, *names: str) -> None:
+    """Try so many cases of each target; leaves with the names of those that failed."""
     FOLDERS.update(STUDY=Path(study).absolute(), AUDIT=Path(audit).absolute())
     _import_all()
     failed = []
@@ -532,4 +532,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

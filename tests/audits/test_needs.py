@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 
+from mnemoscope.audits import needs
 from mnemoscope.audits.documents import Document
 from mnemoscope.audits.grafts import standard_parts, survivals
 from mnemoscope.audits.local import local_audit
@@ -80,8 +81,12 @@ def test_what_a_model_cannot_be_asked_is_left_out_of_all_passages_and_said(
             raise error
         return ask(*args, **options)
 
+    def one_by_one(lm, windows, **options):
+        return total_effects(lm, windows, **options | {"batch_size": 1})
+
     monkeypatch.setattr(edges, "scaled_attention", refuse)
-    settings = audit_settings(**BRIEF, batch_size=1, stride=32, refine_from=33)
+    monkeypatch.setattr(needs, "total_effects", one_by_one)
+    settings = audit_settings(**BRIEF, stride=32, refine_from=33)
     text = f"{trained[0]} and so on. {trained[1]}"
     if not is_left_out:
         with pytest.raises(UserError, match="non-finite"):

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,11 +9,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from mnemoscope.cli import main
 from mnemoscope.data import corpus as corpus_flat
 from mnemoscope.data.duplicates import CountProgress, progress_path
 from study_files import ending, wait_until
 
-PATIENCE_SECONDS = 120
 N_TOKENS = 2_000_000
 
 
@@ -74,33 +72,23 @@ def test_the_table_comes_back_with_its_counts(source, place, succeed, words):
     assert [path.name for path in place.iterdir()] == ["out.parquet"]
 
 
-SLOW = """
-import sys
-from mnemoscope.data import corpus as corpus_flat
-corpus_flat._FLAT_CHUNK_TOKENS = 40_000
-from mnemoscope.cli import main
-main(sys.argv[1:])
-"""
+def count_slowly(arguments: list[str]) -> None:
+    """The verb in 50 pieces, each saved."""
+    corpus_flat._FLAT_CHUNK_TOKENS = 40_000
+    main([*arguments, "--save-every", "0", "-q"])
 
 
-def start(words: list[object]) -> subprocess.Popen:
-    """The verb in a process of its own, in 50 pieces, each saved."""
-    command = [sys.executable, "-c", SLOW, *map(str, words), "--save-every", "0"]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-
-
-def test_a_killed_count_goes_on_and_ends_in_the_same_bytes(place, call, words):
+def test_a_killed_count_goes_on_and_ends_in_the_same_bytes(place, succeed, words, forkserver):
     out, unbroken = place / "out.parquet", place / "unbroken.parquet"
-    process = start(words(out))
-    wait_until(lambda: progress_path(out).exists() or process.poll() is not None)
+    process = forkserver.Process(target=count_slowly, args=([*map(str, words(out))],))
+    process.start()
+    wait_until(lambda: progress_path(out).exists() or not process.is_alive())
     process.kill()
-    process.wait(PATIENCE_SECONDS)
+    process.join()
     assert progress_path(out).is_file(), "killed too late to test anything"
     assert not out.exists()
-    again = start(words(out))
-    assert again.wait(PATIENCE_SECONDS) == 0
-    assert 0 < counted_before(again.stderr.read()) < N_TOKENS
-    call(*words(unbroken))
+    assert 0 < counted_before(succeed(*words(out)).err) < N_TOKENS
+    succeed(*words(unbroken))
     assert out.read_bytes() == unbroken.read_bytes()
     assert pl.read_parquet(out)["duplicates"].to_list() == COUNTS
     assert not progress_path(out).exists()

@@ -229,35 +229,39 @@ def test_an_accelerator_finds_what_the_cpu_finds() -> None:
     assert trained.did_train
 
 
-PROBLEM = planted(48, seed=0)
+@pytest.fixture(scope="module")
+def problem() -> Problem:
+    return planted(48, seed=0)
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
+def file(problem: Problem, tmp_path: Path) -> Path:
     path = tmp_path / "cnn.safetensors"
-    path.write_bytes(pack_cnn(train(PROBLEM)))
+    path.write_bytes(pack_cnn(train(problem)))
     return path
 
 
 @pytest.mark.parametrize(
     "preset", [QUICK, PRESETS["as_run"], PRESETS["rows"]], ids=lambda preset: preset.name
 )
-def test_a_loaded_cnn_gives_identical_logits_and_facts(preset, tmp_path: Path) -> None:
-    trained = train(PROBLEM, preset)
+def test_a_loaded_cnn_gives_identical_logits_and_facts(
+    preset, problem: Problem, tmp_path: Path
+) -> None:
+    trained = train(problem, preset)
     path = tmp_path / "cnn.safetensors"
     path.write_bytes(pack_cnn(trained))
     state = torch.get_rng_state()
     loaded = load_cnn(path)
     assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(predict_logits(loaded, PROBLEM.maps), predict_logits(trained, PROBLEM.maps))
+    assert torch.equal(predict_logits(loaded, problem.maps), predict_logits(trained, problem.maps))
     for fact in ("setting", "preset", "seed", "history"):
         assert getattr(loaded, fact) == getattr(trained, fact)
     assert loaded.seconds is None
     assert not loaded.network.training
 
 
-def test_equal_runs_and_a_loaded_cnn_give_equal_bytes(file: Path) -> None:
-    again, loaded, other = map(pack_cnn, (train(PROBLEM), load_cnn(file), train(PROBLEM, seed=1)))
+def test_equal_runs_and_a_loaded_cnn_give_equal_bytes(file: Path, problem: Problem) -> None:
+    again, loaded, other = map(pack_cnn, (train(problem), load_cnn(file), train(problem, seed=1)))
     assert again == loaded == file.read_bytes() != other
 
 

@@ -176,7 +176,7 @@ def test_a_file_that_may_not_be_read_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("frame", "words"),
     [
-        (table().drop("tokens"), "t: no column 'tokens'. It holds: sequence_id."),
+        (pl.DataFrame({"sequence_id": [10]}), "t: no column 'tokens'. It holds: sequence_id."),
         (table().clear(), "t: no rows"),
         (table(tokens=[[0.5] * 64] * 3), "lists of integers"),
         (table(sequence_id=["a", "b", "c"]), "column 'sequence_id': String where integers"),

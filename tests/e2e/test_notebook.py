@@ -1,7 +1,8 @@
-"""The notebook of the documentation, run cell by cell."""
+"""The notebooks of the documentation, run cell by cell."""
 
 import resource
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,15 +20,24 @@ OWN_SETTINGS = 'settings = ms.Study("demo").settings\n'
 THREE_MINUTES_OF_TWO_CORES = 360.0  # CPU seconds: a clock would count other work too
 
 
-def run(folder: Path, old: str = "", new: str = "", *, notebook: Path = NOTEBOOK) -> list:
+@pytest.fixture(scope="module")
+def kernel() -> Iterator:
+    """One kernel for all notebooks, which empty it first: its imports take seconds."""
+    client = nbclient.NotebookClient(nbformat.v4.new_notebook(), kernel_name="python3")
+    with client.setup_kernel():
+        yield client.km
+
+
+def run(folder: Path, old: str = "", new: str = "", *, notebook: Path = NOTEBOOK, km=None) -> list:
     """The code cells after they were run, some source exchanged; one that raises fails the test."""
     book = nbformat.read(notebook, as_version=4)
     for cell in book.cells:
         cell.source = cell.source.replace(old, new)
-    nbclient.NotebookClient(
-        book, timeout=3600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
-    ).execute()
-    return [cell for cell in book.cells if cell.cell_type == "code"]
+    code = [cell for cell in book.cells if cell.cell_type == "code"]
+    emptied = nbformat.v4.new_code_cell(f"%reset -f\n%cd -q {folder}")
+    book.cells.insert(0, emptied)
+    nbclient.NotebookClient(book, timeout=3600, kernel_name="python3", km=km).execute()
+    return code
 
 
 def check(cells: list) -> None:
@@ -38,15 +48,15 @@ def check(cells: list) -> None:
     assert sum("text/html" in one for one in shown) >= 5
 
 
-def test_notebook_runs_on_a_finished_study(small_demo, tmp_path):
+def test_notebook_runs_on_a_finished_study(small_demo, tmp_path, kernel):
     shutil.copytree(small_demo, tmp_path / "demo")  # so that its first cell finds all done
     assert SETTINGS in nbformat.read(NOTEBOOK, as_version=4).cells[2].source
-    check(run(tmp_path, SETTINGS, OWN_SETTINGS))
+    check(run(tmp_path, SETTINGS, OWN_SETTINGS, km=kernel))
 
 
 @pytest.mark.parametrize("name", ["scan_and_classify", "reader_and_controls", "audit_a_text"])
-def test_notebooks_of_the_library_run_and_end_in_what_they_promise(name, tmp_path) -> None:
-    cells = run(tmp_path, notebook=NOTEBOOKS / f"{name}.ipynb")
+def test_notebooks_of_the_library_run_and_end_in_what_they_promise(name, tmp_path, kernel) -> None:
+    cells = run(tmp_path, notebook=NOTEBOOKS / f"{name}.ipynb", km=kernel)
     shown = [out["data"] for cell in cells for out in cell.outputs if "data" in out]
     assert sum("text/html" in one for one in shown) >= 3
     said = " ".join(str(one.get("text/html", "")) + one["text/plain"] for one in shown)

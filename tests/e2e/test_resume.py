@@ -1,18 +1,16 @@
 """A run killed anywhere and started again ends byte for byte where an unbroken one ends."""
 
-import multiprocessing.forkserver
 import os
 import random
 import shutil
 import signal
-import sys
 from collections.abc import Callable
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from forking import start_fork_server
 from mnemoscope.cli import main
 from mnemoscope.study.folder import Study
 from mnemoscope.study.stages import STAGES
@@ -35,18 +33,7 @@ def is_running(pid: int) -> bool:
 
 def main_with_forked_workers(arguments: list[str]) -> None:
     """Run the command line; its fork server is forked from here, where the imports are done."""
-
-    def fork(_, command: list[str], kept: list[int]) -> int:
-        if pid := os.fork():
-            return pid
-        for one, following in pairwise([2, *sorted(kept), os.sysconf("SC_OPEN_MAX")]):
-            os.closerange(one + 1, following)
-        exec(command[-1], {})
-        os._exit(0)
-
-    assert "ray" not in sys.modules  # with all stages imported: nobody asked for a cluster
-    multiprocessing.util.spawnv_passfds = fork
-    multiprocessing.forkserver.ensure_running()
+    start_fork_server()
     main(arguments)
 
 
@@ -110,7 +97,7 @@ def test_killed_at_random_moments_of_every_stage_it_goes_on_to_the_same_bytes(
             assert process.exitcode == -signal.SIGKILL
             assert not Study(folder).is_done(stage)
             died_in.append(stage)
-            n = 9
+            n += 5  # or the longest stages would be killed dozens of times
     assert set(died_in) == {*stages, "graft"}
     assert len(died_in) >= 30
     found, wanted = content(folder), content(whole)

@@ -197,10 +197,9 @@ def test_a_study_of_loaded_models_goes_on_with_them(tiny, tmp_path) -> None:
     values = {key: one for key, one in tiny.values.items() if key not in ("model", "sequences")}
     values |= {"capture": {"shard_rows": 16}, "graft": {"n_sequences": 12, "draws": 1}}
     table = pl.read_parquet(tiny.table)
-    study = ms.run(
-        model, table, tmp_path / "s", reference=twin, settings=values, taxonomies=TAXONOMY
-    )
+    asked = {"reference": twin, "until": "label"}
+    study = ms.run(model, table, tmp_path / "s", settings=values, taxonomies=TAXONOMY, **asked)
     assert study.settings.label.taxonomies == [TAXONOMY]
     assert study.graft(parts=["layers.1.qk"]).height
-    again = ms.run(model, table, tmp_path / "s", reference=twin)  # with the settings it has
+    again = ms.run(model, table, tmp_path / "s", **asked)  # with the settings it has
     assert again.settings == study.settings

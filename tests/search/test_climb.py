@@ -6,6 +6,7 @@ No language model: a study folder is written as the stages before would have lef
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -52,6 +53,7 @@ nodes:
 """
 
 
+@cache
 def make_table() -> pl.DataFrame:
     """A third not memorized; a hidden feature that no text shows, and texts of two kinds."""
     generator = np.random.default_rng(0)
@@ -76,9 +78,6 @@ def make_table() -> pl.DataFrame:
         }
     )
     return add_features(frame, length=LENGTH)
-
-
-TABLE = make_table()
 
 
 def random_weights(seed: int) -> torch.Tensor:
@@ -172,7 +171,7 @@ def quick() -> Iterator[None]:
 def found(quick, tmp_path_factory) -> Study:
     """A finished search where attention follows the hidden feature."""
     folder = tmp_path_factory.mktemp("search") / "study"
-    study = plant(folder, marked_by_hidden(TABLE), TABLE)
+    study = plant(folder, marked_by_hidden(make_table()), make_table())
     run_stage(study, "search")
     return Study(folder)
 
@@ -267,7 +266,7 @@ def test_a_stopped_search_goes_on_and_gives_the_same_bytes(found, tmp_path, stop
 
 @pytest.mark.parametrize("objective", [pytest.param("excess", marks=pytest.mark.slow), "min_f1"])
 def test_where_attention_follows_the_text_alone_nothing_is_claimed(tmp_path, objective) -> None:
-    study = plant(tmp_path / "study", shown_text(TABLE), TABLE)
+    study = plant(tmp_path / "study", shown_text(make_table()), make_table())
     values = study.settings.as_dict()
     values["search"] |= {"nodes": ["Entropy"], "candidates": 4, "finalists": 1, "beside": []}
     values["search"] |= {"objective": objective}
@@ -300,7 +299,7 @@ def test_the_winners_excess_takes_a_side_on_three_trainings(ends, n_trainings, s
 def bare(tmp_path_factory) -> Path:
     """A study whose capture is done and nothing more; a test that changes it copies it."""
     folder = tmp_path_factory.mktemp("bare") / "study"
-    plant(folder, (random_weights(0), random_weights(1)), TABLE)
+    plant(folder, (random_weights(0), random_weights(1)), make_table())
     return folder
 
 

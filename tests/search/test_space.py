@@ -1,5 +1,6 @@
 """What a search may propose: ordinary taxonomies, with thresholds that divide the sequences."""
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnemoscope.errors import UserError
-from mnemoscope.search.space import SEARCHED, make_space, propose
+from mnemoscope.search.space import SEARCHED, SearchSpace, make_space, propose
 from mnemoscope.taxonomy.catalogue import read_nodes
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import parse_taxonomy
@@ -61,12 +62,16 @@ def make_table() -> pl.DataFrame:
 
 
 TABLE = make_table()
-SPACE = make_space(SEARCHED, TABLE)
+
+
+@cache
+def whole_space() -> SearchSpace:
+    return make_space(SEARCHED, TABLE)
 
 
 @given(st.integers(0, 10_000))
 def test_every_proposal_is_an_ordinary_taxonomy(seed: int) -> None:
-    found = propose(SPACE, Dice(seed))
+    found = propose(whole_space(), Dice(seed))
     if found is None:
         return
     again = parse_taxonomy(found.name)
@@ -76,7 +81,7 @@ def test_every_proposal_is_an_ordinary_taxonomy(seed: int) -> None:
 
 
 def test_every_threshold_leaves_sequences_on_both_sides() -> None:
-    for family, names in SPACE.nodes.items():
+    for family, names in whole_space().nodes.items():
         for name in names:
             labels = label_sequences(TABLE, parse_taxonomy(f"Non-Memo, {name}, Others"))
             assert labels.n_unique() == 2 or family.startswith("Guess"), name

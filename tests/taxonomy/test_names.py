@@ -120,7 +120,6 @@ def test_any_last_name_is_taken_as_it_is_or_refused(last):
 
 FLAG, ROUGE = [True, False], [0.1, 0.5, 0.6]
 COUNTS = [1, 5, 6, 7, 50, 51, 1000, 1001]
-GRID = make_table(list(product([1.0], COUNTS, FLAG, FLAG, ROUGE, ROUGE, FLAG)))
 OTHERS = [
     "Non-Memo, Guess, Recollect[5], Rest",
     "Non-Memo, Recollect[5], Recite[50], Rest",
@@ -142,7 +141,8 @@ OTHERS = [
 
 def test_key_is_shared_exactly_by_taxonomies_that_divide_alike_and_matches_their_classes():
     taxonomies, n_alike = [*catalogue(), *map(parse_taxonomy, OTHERS)], 0
-    labels = label_all(GRID, taxonomies)
+    grid = make_table(list(product([1.0], COUNTS, FLAG, FLAG, ROUGE, ROUGE, FLAG)))
+    labels = label_all(grid, taxonomies)
     for first, second in combinations(taxonomies, 2):
         alike = corresponds(labels[first.name], labels[second.name]) is not None
         alike &= len(first.classes) == len(second.classes)

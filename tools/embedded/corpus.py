@@ -32,7 +32,7 @@ MAX_OFFSET = 24  # a template's window begins so many tokens into its text at mo
 PERIODS = (4, 16)  # tokens that a refrain repeats: at least, at most
 NEW_TEMPLATE_MIX = {"counting": 0.58, "periodic": 0.40, "missed": 0.02}
 GUESS = parse_taxonomy("Non-Memo, Guess, Recall")
-_AT_ONCE = 2000  # candidates whose features are computed together
+_AT_ONCE = 200  # candidates whose features are computed together
 _ENOUGH = 800  # characters of a written text, of which a window is cut
 Draw = Callable[[random.Random], "Window | None"]
 
