@@ -344,6 +344,6 @@ def test_a_gguf_on_a_full_disk_leaves_nothing_behind(file, tmp_path, monkeypatch
 
 def test_without_the_package_gguf_the_command_is_given(file, hide):
     hide("gguf")
-    assert ".gguf needs gguf: pip install 'gguf>=0.10' 'accelerate>=1.0'" in refusal(
-        load_model, file
-    )
+    said = refusal(load_model, file)
+    assert "needs gguf: pip install '" in said
+    assert "'gguf>=0.10'" in said

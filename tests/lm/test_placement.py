@@ -78,7 +78,7 @@ def test_auto_on_one_device_is_that_device_and_needs_accelerate(folders, hide):
     assert lm.device_map is None
     assert lm.fingerprint == load_model(folders["llama"]).fingerprint
     hide("accelerate")
-    with pytest.raises(UserError, match=r"pip install 'mnemoscope\[devices\]'"):
+    with pytest.raises(UserError, match="needs accelerate: pip install 'accelerate"):
         load_model(folders["llama"], device_map="auto")
 
 
@@ -170,7 +170,7 @@ def test_4_bit_widths_that_this_processor_does_not_compute_are_refused(tmp_path)
 @pytest.mark.parametrize("package", ["bitsandbytes", "accelerate"])
 def test_without_bitsandbytes_the_remedy_is_said(quantized, hide, package):
     hide(package)
-    with pytest.raises(UserError, match=rf"need {package}: pip install 'mnemoscope\[bitsandb"):
+    with pytest.raises(UserError, match=rf"need {package}: pip install .*'bitsandbytes>="):
         load_model(quantized / "8bit")
 
 

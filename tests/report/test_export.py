@@ -77,5 +77,5 @@ def test_survival_is_drawn_by_strength_and_one_strength_alone_is_seen() -> None:
 
 def test_without_typst_the_way_to_it_is_said(hide) -> None:
     hide("typst")
-    with pytest.raises(UserError, match=r"pip install 'mnemoscope\[figures\]'"):
+    with pytest.raises(UserError, match="typst: pip install 'typst"):
         check_print()
