@@ -10,24 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from experiments.pages import publish
+from mnemoscope.benchmark.verdict import EFFECT
 from mnemoscope.stats import rows_of
 from mnemoscope.study.folder import Study
 from mnemoscope.taxonomy import PAPER
 
 
 def figures_of(demo: Study) -> dict[str, Any]:
-    """The verdict of the paper's taxonomy, min-F1 of both readers and the best of the text."""
-    rows = list(rows_of(demo.benchmark.filter(taxonomy=PAPER)))
-    of = {row["source"]: row for row in rows}
-    return {
-        "verdict": next(row["verdict"] for row in rows if row["is_headline"]),
-        **{
-            words: list(of[source]["min_f1"])
-            for words, source in (("CNN", "model"), ("regression", "statistics"))
-        },
-        "reference": [of[name]["min_f1"].value for name in ("reference", "reference_statistics")],
-        "text": max(of[name]["min_f1"].value for name in ("blind", "blind_statistics", "ngram")),
-    }
+    """The gain that the verdict on the paper's taxonomy rests on, and the least that counts."""
+    rows = rows_of(demo.benchmark.filter(taxonomy=PAPER))
+    return {"gain": list(next(row["gain"] for row in rows if row["is_headline"])), "least": EFFECT}
 
 
 if __name__ == "__main__":
