@@ -69,9 +69,10 @@ def causes(studies: Mapping[str, Any]) -> tuple[str, str]:
         raise ValueError("the grafts say something else now: write the README's first row anew")
     most = 100 * max(high for *_, high in natural)
     return (
-        f"{part_words(first.part)}: {_range([value for value, *_ in natural])} points more of "
-        f"{first.broken} than of {first.spared} of the same form (at most {most:.1f})",
-        f"{_range([value for value, *_ in refrains])} points beside refrains that nobody read",
+        f"Swapping {part_words(first.part)} for the twin's breaks "
+        f"{_range([value for value, *_ in natural])} points more of {first.broken} than of "
+        f"{first.spared} of the same form (at most {most:.1f})",
+        f"of another form (refrains nobody read): {_range([one for one, *_ in refrains])} points",
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from mnemoscope.report.content import ReportContent
+from mnemoscope.report.content import ReportContent, Standing
 from mnemoscope.report.lead import conclusion, lead_of
 from mnemoscope.stats import Estimate
 from pages import Page, words_of
@@ -128,7 +128,21 @@ def test_a_badge_says_what_grafts_decide(content, finding, said, truth):
     assert said in whole
     assert OF_TRUTH.get(truth, "") in whole
     assert ("Read or not" in whole) == (truth in OF_TRUTH)
-    assert lead_of(shown).badges[0].target == "taxonomy-2-graft"
+    badge = lead_of(shown).badges[0]
+    assert badge.target == "taxonomy-2-graft"
+    # A rule on the text makes Guess: its form may be what the part holds.
+    assert ("form may be the reason" in badge.answer) == (finding in ("SPECIFIC", "EITHER_WAY"))
+    assert badge.standing is not Standing.BEYOND
+
+
+def test_classes_of_one_form_are_told_apart_without_a_reservation(content):
+    row = {"broken": "Recite[5]", "spared": "Recollect", "part": "layers.0.qk"}
+    row |= {"specific": Estimate(0.1), "finding": "SPECIFIC"}
+    graft = {"first": row, "by_truth": None}
+    shown = replace(content, taxonomies=[make_taxonomy(n_layers=1, graft=graft)])
+    badge = lead_of(shown).badges[0]
+    assert badge.standing is Standing.BEYOND
+    assert "form" not in badge.answer
 
 
 def test_among_equal_findings_the_leading_taxonomy_speaks(content):

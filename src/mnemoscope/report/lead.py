@@ -12,6 +12,7 @@ from mnemoscope.taxonomy import PAPER
 from mnemoscope.taxonomy.names import NON_MEMO
 from mnemoscope.words import count, part_words
 
+_OF_FORM = ("Guess", "Reconstruct", "Code")
 _IN_WORDS = {"Guess": "guessable", "Recall": "recalled"}
 _CLEAREST = (
     *(Standing.BEYOND, Standing.UNDECIDED, Standing.WITHIN, Standing.WORSE),
@@ -135,9 +136,12 @@ def _badges(content: ReportContent, lead: int | None) -> Iterator[Badge]:
     number = _grafted(content, lead)
     graft = content.taxonomies[number - 1].graft if number else None
     if number and graft:
-        said, finding = _mechanism(graft["first"]), finding_of(graft["first"])
-        target = f"taxonomy-{number}-graft"
-        yield Badge("Mechanism", said + _under(content, number), _LOOKS[finding], target)
+        row, target = graft["first"], f"taxonomy-{number}-graft"
+        said, looks = _mechanism(row) + _under(content, number), _LOOKS[finding_of(row)]
+        if looks is Standing.BEYOND and _differ_in_form(row):
+            said += "; a rule on the text divides them, so form may be the reason, not memory"
+            looks = Standing.UNDECIDED
+        yield Badge("Mechanism", said, looks, target)
         truth = graft["by_truth"]
         if truth and finding_of(truth) in (Finding.SPECIFIC, Finding.ALIKE):
             alike = "having been read makes no difference that shows"
@@ -153,6 +157,11 @@ def _badges(content: ReportContent, lead: int | None) -> Iterator[Badge]:
         *_, number, clearest = min(asked, key=lambda one: one[:3])
         said = clearest.brief.removeprefix("attention ") + _under(content, number)
         yield Badge("Attention", said, clearest.standing, f"taxonomy-{number}")
+
+
+def _differ_in_form(row: Mapping[str, Any]) -> bool:
+    """Whether one of two classes is copying or code by definition."""
+    return any(row[side].startswith(_OF_FORM) for side in ("broken", "spared"))
 
 
 def _under(content: ReportContent, number: int) -> str:
