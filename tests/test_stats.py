@@ -208,3 +208,8 @@ def test_the_auc_of_resamples_is_scikit_learns():
     for auc, counts in zip(found[1:], drawn, strict=True):
         assert auc == pytest.approx(roc_auc_score(own, values, sample_weight=counts))
     assert resampled_auc(np.ones(80), own, drawn).tolist() == [0.5] * 31
+
+
+def test_a_figure_shows_itself_in_a_notebook() -> None:
+    assert Estimate(0.5, 0.25, 0.75)._repr_html_() == "50.0 % [25.0, 75.0]"
+    assert Estimate(None)._repr_html_() == "none to count"

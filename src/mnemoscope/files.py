@@ -25,7 +25,14 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from mnemoscope.errors import DamagedDataError, MnemoscopeError, NoRoomError, UserError, first_line
+from mnemoscope.errors import (
+    DamagedDataError,
+    MnemoscopeError,
+    NoRoomError,
+    UserError,
+    a_kind,
+    first_line,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -126,6 +133,13 @@ def refuse_filled(folder: Path) -> None:
     """Raise UserError where an output folder is there and not empty."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: holds something already. Choose a new or empty folder with -o.")
+
+
+def as_path(given: object, what: str) -> Path:
+    """The path that was given; UserError for anything else."""
+    if not isinstance(given, str | os.PathLike):
+        raise UserError(f"{what}: {a_kind(given)}; give a path.")
+    return Path(given)
 
 
 def made_folder(folder: Path | str) -> Path:

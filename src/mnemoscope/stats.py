@@ -57,6 +57,10 @@ class Estimate(NamedTuple):
         shown = ", ".join(f"{100 * one:.1f}" for one in ends if one is not None)
         return f"{100 * self.value:.1f} %" + (f" [{shown}]" if shown else "")
 
+    def _repr_html_(self) -> str:
+        """The same in a notebook."""
+        return str(self)
+
 
 NO_ESTIMATE = Estimate(None)
 NOTHING_TO_COUNT = Estimate(*[float("nan")] * 3)

@@ -131,6 +131,52 @@ CASES: dict[str, tuple[Case, str]] = {
     "an argument that there is not": (
         lambda h: ms.fit(h.maps, h.labels, kernal=3), "Did you mean 'kernel'"),
     "a reader that was not kept": (lambda h: ms.Reader.load("nowhere"), "reader.json: missing"),
+    "another prefix than was scanned": (
+        lambda h: ms.classify(h.scanned, "Non-Memo, Guess, Recall", prefix=8), "scanned with 12"),
+    "a control that read other tokens": (
+        lambda h: ms.excess({"model": h.reader, "blind": ms.fit_blind(
+            h.windows.with_columns(pl.col("tokens").list.reverse()), h.labels, kind="ngrams",
+            minimum=6)}), "other tokens"),
+    "two indices of maps": (lambda h: h.maps[0, 1], "one index, of windows"),
+    "maps of no window": (lambda h: h.reader.predict(h.maps.take([])), "of no window"),
+    "several presets": (
+        lambda h: ms.fit(h.maps, h.labels, minimum=6, kernel=2, preset=["paper"]), "give small"),
+    "a number as folder of a reader": (lambda h: h.reader.save(5), "folder: an int"),
+    "a file above the folder": (
+        lambda h: h.reader.save(h.path / "config.json" / "x"), "cannot be made"),
+    "a reader to be read from a number": (lambda h: ms.Reader.load(5), "folder: an int"),
+    "a text as progress": (
+        lambda h: ms.scan(h.model, h.windows, progress="x"), "give True, False or None"),
+    "a model without its weights": (
+        lambda h: ms.scan(h.hollow, h.windows), "on the device meta"),
+    "a number as corpus": (
+        lambda h: ms.classify(h.scanned, "Non-Memo, Recite[5], Others", corpus=3),
+        "corpus: an int"),
+    "texts as corpus": (
+        lambda h: ms.classify(h.scanned, "Non-Memo, Recite[5], Others", corpus=["a b"]),
+        "corpus, number 0: a str"),
+    "a number as part": (
+        lambda h: ms.grafted(h.model, h.model, 3).__enter__(), "parts: an int"),
+    "parts of a number": (lambda h: ms.graft_parts(3), "model: an int"),
+    "no text among documents": (
+        lambda h: ms.audit(h.path, ["a\nb", None]), "number 1: a NoneType"),
+    "a path among texts": (
+        lambda h: ms.audit(h.path, ["a\nb", h.path / "config.json"]), "number 1: the path"),
+    "no documents": (lambda h: ms.audit(h.path, []), "documents: none given"),
+    "documents without texts": (
+        lambda h: ms.audit(h.path, pl.DataFrame({"txt": ["a"]})), "without a column text"),
+    "a number as encoding": (
+        lambda h: ms.audit(h.path, h.path / "config.json", encoding=3), "encoding: an int"),
+    "a path as study": (lambda h: ms.analyze("study", "length"), "study: a str; give ms.Study"),
+    "a path as study of a figure": (lambda h: ms.benchmark_figure("study"), "study: a str"),
+    "a path as study of a stage": (lambda h: ms.run_stage("study", "train"), "study: a str"),
+    "a number as study": (lambda h: ms.Study(3), "study: an int"),
+    "a number as settings file": (lambda h: ms.load_settings(3), "settings: an int"),
+    "a number as history": (lambda h: ms.read_history(3), "folder: an int"),
+    "a number as folder of a run": (lambda h: ms.run(h.path, h.windows, 3), "folder: an int"),
+    "a number as taxonomy of a run": (
+        lambda h: ms.run(h.path, h.windows, "x", taxonomies=3), "taxonomies"),
+    "a number as stage": (lambda h: ms.run(h.path, h.windows, "x", until=3), "no stage '3'"),
     "a device that there is not": (
         lambda h: ms.fit(h.maps, h.labels, minimum=6, kernel=2, device="mps"), "Use device cpu"),
 }  # fmt: skip
@@ -154,6 +200,7 @@ def here(tiny, tmp_path_factory) -> SimpleNamespace:
         path=tiny.model,
         model=model,
         headless=AutoModel.from_config(config),
+        hollow=AutoModelForCausalLM.from_config(config).to("meta"),
         tokenizer=tokenizer,
         windows=windows,
         scanned=ms.scan(model, windows),

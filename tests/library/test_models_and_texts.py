@@ -184,8 +184,31 @@ def test_one_scan_does_not_speak_of_another() -> None:
     wanted = np.array(fresh["continuation"].to_list())
     np.testing.assert_array_equal(maps.tokens[is_own, 12:], wanted[is_own])
     classified = ms.classify(again, "Non-Memo, Guess, Recall")
-    other = ms.classify(classified, "Non-Memo, Guess, Recall", prefix=4)
+    with pytest.raises(ms.UserError, match="scanned with 12"):
+        ms.classify(classified, "Non-Memo, Guess, Recall", prefix=4)
+    other = ms.scan(second, classified, prefix=4)
+    assert "class" not in other.columns
+    other = ms.classify(other, "Non-Memo, Guess, Recall")
+    afresh = ms.scan(second, windows.drop("n_prefix"), prefix=4)
+    assert other["rouge_l"].equals(ms.classify(afresh, "Non-Memo, Guess, Recall")["rouge_l"])
     assert not other["rouge_l"].equals(classified["rouge_l"])
+
+
+def test_maps_are_gone_through_window_by_window() -> None:
+    windows = ms.windows(TEXTS, make_tokenizer(), prefix=8, suffix=8, limit=5)
+    maps = ms.capture(random_model("gpt2"), windows)
+    np.testing.assert_array_equal(np.stack(list(maps)), np.asarray(maps))
+
+
+def test_an_audit_takes_a_frame_and_names_its_texts() -> None:
+    model, text = random_model("gpt2"), "".join(TEXTS)
+    given = {"tokenizer": make_tokenizer(), "prefix": 8, "suffix": 8}
+    named = pl.DataFrame({"text": [text, text[::-1]], "document": ["one", "two"]})
+    for frame in (named, named.to_pandas()):
+        record = ms.audit(model, frame, **given).record
+        assert [one["document"] for one in record["documents"]] == ["one", "two"]
+    bare = ms.audit(model, named.select("text"), **given).record
+    assert [one["document"] for one in bare["documents"]] == ["text 0", "text 1"]
 
 
 def test_a_refusal_leaves_the_model_in_training() -> None:

@@ -26,7 +26,14 @@ class _Frozen(BaseModel):
 
 
 class Series(_Frozen):
-    """One curve, one set of points or one row of bars, with its interval where there is one."""
+    """One curve, one set of points or one row of bars, with its interval where there is one.
+
+    Attributes:
+        name: what it shows, for the legend.
+        x: n places, or numbers of categories from 0.
+        y: n values, None for a gap.
+        low, high: n ends of the intervals each, or none.
+    """
 
     name: str = Field(description="What it shows, for the legend.")
     x: Values = Field(description="Places, or numbers of categories from 0.")
@@ -43,7 +50,18 @@ class Series(_Frozen):
 
 
 class Chart(_Frozen):
-    """Curves, points or bars over one axis."""
+    """Curves, points or bars over one axis.
+
+    Attributes:
+        title: what is seen, with its unit.
+        series: what is drawn, at least one.
+        form: `line`, `points` or `bars`.
+        x_label, y_label: of the axes.
+        x_names: categories; x counts from 0.
+        marks: upright lines at an x, each with a word.
+        percent: y are fractions, shown as per cent.
+        log_x, log_y: logarithmic axes; all values above 0.
+    """
 
     kind: Literal["chart"] = "chart"
     title: str = Field(description="What is seen, with its unit.")
@@ -69,7 +87,16 @@ class Chart(_Frozen):
 
 
 class HeatMap(_Frozen):
-    """A table of values as colours."""
+    """A table of values as colours.
+
+    Attributes:
+        title: what is seen, with its unit.
+        values: row by row, None for a gap.
+        row_names, column_names: one a row, one a column.
+        row_label, column_label: what rows and columns are.
+        percent: values are fractions, shown as per cent.
+        diverging: two colours, one for each sign.
+    """
 
     kind: Literal["heat"] = "heat"
     title: str = Field(description="What is seen, with its unit.")

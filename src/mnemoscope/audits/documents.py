@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from mnemoscope.data.formats import check_there, list_files, table_ending
 from mnemoscope.data.hub import find_hub_files, parse_hub_name
 from mnemoscope.data.table import read_table
-from mnemoscope.errors import MnemoscopeError, UserError, pip_install
+from mnemoscope.errors import MnemoscopeError, UserError, a_kind, pip_install
 from mnemoscope.parse import MOST_BYTES, MOST_TEXT_BYTES, TOO_LONG, read_bounded
 from mnemoscope.words import whole_characters
 
@@ -77,6 +77,8 @@ def read_documents(
     study's are (`take_columns`). Raises UserError: a source that does not exist, an encoding nobody
     knows, or nothing readable.
     """
+    if not isinstance(encoding, str):
+        raise UserError(f"--encoding: {a_kind(encoding)}; give a name, such as latin-1.")
     try:
         " ".encode(encoding)  # codecs.lookup also knows rot13 and zip, which give no characters
     except (LookupError, ValueError):

@@ -18,6 +18,7 @@ from mnemoscope.audits.rule import GUESS, RECALL
 from mnemoscope.audits.settings import AuditSettings, EndpointSettings, checked
 from mnemoscope.embedded import place_of
 from mnemoscope.errors import UserError, a_kind
+from mnemoscope.files import as_path, made_folder
 from mnemoscope.lm.hub import check_device_name, check_dtype_name, check_model, find_bos
 from mnemoscope.progress import progress_shown, say
 from mnemoscope.stats import Estimate
@@ -67,12 +68,12 @@ class Audit:
     def save(self, folder: str | Path) -> Path:
         """Copy page, report and tables into a new or empty folder, which is given back.
 
-        Raises UserError: the folder holds something.
+        Raises UserError: the folder holds something, or cannot be made.
         """
-        folder = Path(folder)
+        folder = as_path(folder, "folder")
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"{folder}: is not empty. Choose another folder for the audit.")
-        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+        shutil.copytree(self.folder, made_folder(folder), dirs_exist_ok=True)
         return folder
 
     def _shares(self) -> dict[str, Estimate]:
@@ -158,7 +159,7 @@ def _loaded(model: Any, tokenizer: Any, role: str) -> Iterator[LocalChoice]:
 
 def audit(
     model: Any,
-    documents: Documents,
+    documents: Any,
     out: str | Path | None = None,
     *,
     tokenizer: Any = None,
@@ -180,7 +181,8 @@ def audit(
         model: a folder, a hub name, a `.gguf` file, ``"embedded"``, or a loaded model, as in
             `scan`.
         documents: files, folders, tables or data sets of the hub; or texts: one, a list of them, or
-            by their names (dict).
+            by their names (dict), or in the column `text` of a frame of Polars or pandas or a
+            `datasets.Dataset`, named by its column `document`, if any.
         out: a folder for `audit.html`, `report.html`, tables and `audit.json`, where a stopped
             audit goes on; without it nothing is left behind but what `save` writes.
         tokenizer: of a loaded model, where its name does not tell.
@@ -215,7 +217,7 @@ def audit(
     with ExitStack() as stack:
         stack.enter_context(progress_shown(progress))
         if isinstance(model, str | Path):
-            own = LocalChoice(str(model), revision, dtype, device)
+            own = LocalChoice(str(model), revision, dtype, str(device))
         else:
             own = stack.enter_context(_loaded(model, tokenizer, "model"))
         if reference is None or isinstance(reference, str | Path):
@@ -240,8 +242,10 @@ def audit(
         return replace(_made(folder, record), held=held)
 
 
-def _documents(documents: Documents) -> Documents:
+def _documents(documents: Any) -> Documents:
     """Texts by their names where texts were given; else as it is."""
+    if hasattr(documents, "columns") or hasattr(documents, "column_names"):
+        documents = _texts_of(documents)
     if isinstance(documents, Mapping):
         for name, text in documents.items():
             if not isinstance(text, str):
@@ -255,9 +259,34 @@ def _documents(documents: Documents) -> Documents:
         return {"text": documents} if _is_text(documents) else documents
     if not isinstance(documents, Sequence):
         raise UserError(f"documents: {a_kind(documents)}; give files, or texts by their names.")
-    if any(isinstance(one, str) and _is_text(one) for one in documents):
-        return {f"text {number}": str(one) for number, one in enumerate(documents)}
-    return documents
+    if not documents:
+        raise UserError("documents: none given.")
+    for number, one in enumerate(documents):
+        if not isinstance(one, str | Path):
+            raise UserError(f"documents, number {number}: {a_kind(one)}; give a text, or a path.")
+    if not any(isinstance(one, str) and _is_text(one) for one in documents):
+        return documents
+    for number, one in enumerate(documents):
+        if isinstance(one, Path) or (not _is_text(one) and Path(one).exists()):
+            raise UserError(
+                f"documents, number {number}: the path {str(one)!r} among texts. Give one or the "
+                "other."
+            )
+    return {f"text {number}": str(one) for number, one in enumerate(documents)}
+
+
+def _texts_of(table: Any) -> dict[str, str]:
+    """Texts of a frame or a `datasets.Dataset`, by `document` where no two have the same."""
+    from mnemoscope.data.rows import to_frame
+
+    frame = to_frame(table)
+    if "text" not in frame.columns:
+        raise UserError(f"documents: a table of {', '.join(frame.columns)}, without a column text.")
+    frame = frame.drop_nulls("text")
+    names = [f"text {number}" for number in range(frame.height)]
+    if "document" in frame.columns and frame["document"].n_unique() == frame.height:
+        names = [str(one) for one in frame["document"]]
+    return dict(zip(names, frame["text"], strict=True))
 
 
 def _is_text(given: str) -> bool:

@@ -24,7 +24,7 @@ from mnemoscope.pipeline.published_split import VERDICT_NAME, is_plain
 from mnemoscope.progress import say
 from mnemoscope.report.pictures import Picture, draw_figure
 from mnemoscope.stats import FEWEST_GROUPS
-from mnemoscope.study.folder import Study
+from mnemoscope.study.folder import Study, check_study
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import NO_MODEL
 from mnemoscope.taxonomy.groups import find_groups
@@ -343,7 +343,8 @@ def analyze(
         UserError: no such analysis or setting, an input that it has no use for, or something that
             the study lacks.
     """
-    entry = registry.entry_named(name)
+    check_study(study)
+    entry = registry.entry_named(str(name))
     asked = AnalysisRequest(
         second, tuple(checkpoints), corpus, settings, redo, tuple(students), control
     )

@@ -13,7 +13,7 @@ from mnemoscope.pipeline.trainings import check_wanted
 from mnemoscope.progress import say
 from mnemoscope.report.content import report_content
 from mnemoscope.report.page import REPORT_FILE, write_report
-from mnemoscope.study.folder import Study, is_study
+from mnemoscope.study.folder import Study, check_study, is_study
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import StudySettings, parse_settings
 from mnemoscope.study.stages import STAGES, stage_named
@@ -96,7 +96,7 @@ def run_stage(
         UserError: an earlier stage is missing, or was made with other settings.
         MnemoscopeError: as `run`.
     """
-    with study.lock():
+    with check_study(study).lock():
         study.adopt(_settle(settings or study.settings, study.settings), redo=redo)
         if redo:
             study.forget(stage)

@@ -15,6 +15,7 @@ from mnemoscope.benchmark.published import Conclusion
 from mnemoscope.benchmark.sources import SOURCES, headline_of, of_reader
 from mnemoscope.data.rows import name_of
 from mnemoscope.errors import UserError, a_kind, nearest
+from mnemoscope.files import as_path
 from mnemoscope.flow.run import run as run_study
 from mnemoscope.flow.run import run_stage
 from mnemoscope.library.given import (
@@ -136,7 +137,7 @@ class Study(folder_.Study):
         Raises:
             UserError: a study is named twice, not benchmarked, or made with other settings.
         """
-        return put_together([self, *others])
+        return put_together([self, *map(folder_.check_study, others)])
 
     def allocation(self) -> pl.DataFrame:
         """How memorized sequences flow from Prashanth et al.'s classes to the paper's.
@@ -300,10 +301,11 @@ def run(
         MnemoscopeError: damaged data, or a full disk; what was finished is kept.
     """
     known = [one.name for one in STAGES]
+    also = [also] if isinstance(also, str) else also
     for name in (*also, *([until] if until else [])):
         if name not in known:
             raise UserError(
-                f"run: no stage '{name}'.{nearest(name, known)} Known: {', '.join(known)}."
+                f"run: no stage '{name}'.{nearest(str(name), known)} Known: {', '.join(known)}."
             )
     finish = partial(run_study, redo=redo, until=until, also=also)
     if folder is None:
@@ -313,11 +315,12 @@ def run(
             )
         with progress_shown(progress):
             return _opened(finish(_settings(model), texts))
-    present = folder_.Study(folder).settings if is_study(Path(folder)) else None
+    folder = as_path(folder, "folder")
+    present = folder_.Study(folder).settings if is_study(folder) else None
     wanted, frame = _asked(_settings(settings, present or StudySettings()), texts)
     if taxonomies is not None:
-        named = [taxonomies] if isinstance(taxonomies, str) else taxonomies
-        wanted["label"]["taxonomies"] = list(named)
+        is_list = isinstance(taxonomies, Sequence) and not isinstance(taxonomies, str)
+        wanted["label"]["taxonomies"] = list(taxonomies) if is_list else [taxonomies]
     if (asked := parse_settings(wanted, where="run")) != present:
         check_wanted(asked, until)
     with ExitStack() as stack:

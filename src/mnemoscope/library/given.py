@@ -102,6 +102,10 @@ def _inner(model: Any) -> Any:
             f"model: {a_kind(model)}; give a folder, a hub name, or a causal model of "
             "transformers (AutoModelForCausalLM)."
         )
+    if any(one.is_meta for one in inner.parameters()) and not hasattr(inner, "hf_device_map"):
+        raise UserError(
+            f"model: {a_kind(inner)} on the device meta, without its weights. Load these first."
+        )
     if inner.get_output_embeddings() is None or inner.config.is_encoder_decoder:
         raise UserError(
             f"model: {a_kind(inner)}, no causal language model with its head. Load it "
@@ -331,5 +335,7 @@ def following(shown: Shown, label: str, total: int) -> Iterator[Progress]:
     elif isinstance(shown, bool | None):
         with progress_shown(shown), track(label, total=total) as progress:
             yield progress
-    else:
+    elif hasattr(shown, "advance"):
         yield shown
+    else:
+        raise UserError(f"progress: {a_kind(shown)}; give True, False or None.")

@@ -102,6 +102,9 @@ class Maps:
         maps: npt.NDArray[np.float16] = unpack_triangle(packed).numpy()
         return maps[0] if np.ndim(chosen) == 0 else maps
 
+    def __iter__(self) -> Iterator[npt.NDArray[np.float16]]:
+        return (self[at] for at in range(len(self)))
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         """All maps at once."""
         maps: npt.NDArray[Any] = self[:]
@@ -125,6 +128,8 @@ class Maps:
 
 def _positions(rows: Any, n: int) -> Any:
     """Positions as NumPy takes them; UserError for what is none."""
+    if isinstance(rows, tuple):
+        raise UserError("maps: one index, of windows; np.asarray(maps) has all axes.")
     if isinstance(rows, slice | int | np.integer) and not isinstance(rows, bool):
         found: Any = rows
     else:
@@ -228,7 +233,7 @@ def _with_own_suffix(
     """Put the model's continuation in place of the suffix where it is another."""
     if whole_mask(table) is not None:
         raise UserError("suffix 'own': some windows are padded. Give whole ones, or suffix='true'.")
-    if "is_memorized" not in table.columns:
+    if "is_memorized" not in table.columns or n_prefix != prefix_of(table, None):
         table = scan(lm, table, prefix=n_prefix, batch_size=batch_size)
     own = np.flatnonzero(~table["is_memorized"].fill_null(True).to_numpy())
     rows = table[own]

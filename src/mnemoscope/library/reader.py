@@ -32,6 +32,7 @@ from mnemoscope.cnn.training import TrainedCnn, load_cnn, pack_cnn, predict_logi
 from mnemoscope.data.rows import to_frame
 from mnemoscope.data.table import look_up, token_matrix
 from mnemoscope.errors import DamagedDataError, UserError, a_kind, first_line, nearest
+from mnemoscope.files import as_path, made_folder
 from mnemoscope.library.given import Shown, as_table, following, prefix_of, whole_number
 from mnemoscope.library.maps import Maps, check_maps, read_windows, same_windows
 from mnemoscope.library.sequences import CLASS
@@ -76,8 +77,10 @@ class InNats(Estimate):
 
     def __str__(self) -> str:
         """Print it: `0.025 nats [−0.006, 0.055]`."""
-        value, low, high = (nats(one or 0.0) for one in self)
-        return f"{value} nats [{low}, {high}]"
+        if self.value is None or self.value != self.value:
+            return super().__str__()
+        ends = ", ".join(nats(one) for one in (self.low, self.high) if one is not None)
+        return f"{nats(self.value)} nats" + (f" [{ends}]" if ends else "")
 
 
 class Fitted(NamedTuple):
@@ -155,7 +158,7 @@ class Reader:
     pool: str
     training_min_f1: float
     cnns: tuple[TrainedCnn, ...] = field(default=(), repr=False)
-    seen: str = field(default="", repr=False)  # digest of the tokens that it was asked about
+    seen: str = field(default="", repr=False)  # digest of the tokens of the evaluation windows
     scores: ScoreEstimates = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -257,9 +260,10 @@ class Reader:
             UserError: the folder holds something, or cannot be written to.
             NoRoomError: the disk is full.
         """
-        folder = Path(folder)
+        folder = as_path(folder, "folder")
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"{folder}: is not empty. Choose another folder for the reader.")
+        made_folder(folder)
         numbers = {
             "sample.sequence_id": self.sample["sequence_id"].to_numpy(),
             "sample.class": _codes(self.sample, self.classes),
@@ -282,7 +286,7 @@ class Reader:
             UserError: no reader there, or one of another version.
             DamagedDataError: a file cannot be read, or was changed.
         """
-        store = Store(folder, remedy=lambda _: "fit the reader again")
+        store = Store(as_path(folder, "folder"), remedy=lambda _: "fit the reader again")
         record = store.record(_ARTEFACT)
         if record.get("version") != _VERSION:
             raise UserError(f"{folder}: a reader of another mnemoscope. Fit it again.")
@@ -329,7 +333,8 @@ class Reader:
         )
 
     def _check(self, maps: Maps) -> None:
-        check_maps(maps)
+        if not len(check_maps(maps)):
+            raise UserError("maps: of no window. Give at least one.")
         if not self.cnns:
             raise UserError("only CNNs predict and have a Δ: fit one (kind='cnn').")
         if self.reads == "text":
@@ -535,7 +540,7 @@ def fit_blind(
         raise UserError("labels: none given, and the windows have no column 'class'.")
     task = _prepared(shown, labels, kind, ("cnn", "regression", "ngrams"), given)
     if kind == "ngrams":
-        return _fit_baseline(baselines.ngram_logits, shown.tokens, task, "text")
+        return _fit_baseline(baselines.ngram_logits, shown.tokens, shown, task, "text")
     seen = baselines.blind_maps(shown.tokens)
     if kind == "regression":
         return _fit_statistics(seen, shown, task, "text")
@@ -714,7 +719,7 @@ def _classes(labels: Any, given: pl.Series) -> tuple[str, ...]:
 
 def _check_training(preset: str, kernel: int, filters: int, length: int, device: str) -> None:
     """Raise UserError for what no CNN could be trained with, before anything is computed."""
-    if preset not in GRIDS:
+    if not isinstance(preset, str) or preset not in GRIDS:
         hint = nearest(str(preset), GRIDS)
         raise UserError(f"preset {preset!r}: give {', '.join(GRIDS)}.{hint}")
     whole_number(filters, "filters")
@@ -791,32 +796,26 @@ def _fit_cnns(
         maps.pool if reads == "attention" else "",
         float(np.mean([one.trained.history.train_min_f1 for one in counts])),
         tuple(one.trained for one in fits),
-        _digest(maps.take(_places(maps, sides))),
+        _digest(maps.take(sides.evaluation)),
     )
 
 
 def _digest(maps: Maps) -> str:
-    """SHA-256 of the tokens of windows, in order."""
-    return hashlib.sha256(maps.tokens.tobytes()).hexdigest()
-
-
-def _places(maps: Maps, sides: _Sides) -> list[int]:
-    """Positions of the evaluation windows, in the order of the sample."""
-    place = {int(one): at for at, one in enumerate(maps.sequence_id)}
-    asked = sides.sample.filter(pl.col("split") == "eval")["sequence_id"]
-    return [place[one] for one in asked]
+    """SHA-256 of the tokens of windows, in the order of their ids."""
+    return hashlib.sha256(maps.tokens[np.argsort(maps.sequence_id)].tobytes()).hexdigest()
 
 
 def _fit_statistics(
     source: MapSource, maps: Maps, task: _Task, reads: Literal["attention", "text"]
 ) -> Reader:
     values = baselines.all_statistics(source, maps.tokens, maps.n_prefix).astype(np.float32)
-    return _fit_baseline(baselines.classify_statistics, values, task, reads)
+    return _fit_baseline(baselines.classify_statistics, values, maps, task, reads)
 
 
 def _fit_baseline(
     fit_one: Callable[..., baselines.BaselineFit],
     inputs: np.ndarray,
+    maps: Maps,
     task: _Task,
     reads: Literal["attention", "text"],
 ) -> Reader:
@@ -825,8 +824,17 @@ def _fit_baseline(
     kept, seeds = found.probabilities.astype(np.float32)[None], np.array([seed])
     votes = _votes(sides, found.predicted[None], kept, seeds, seeds)
     did_train, seen = (found.did_train,), "both" if reads == "attention" else ""
+    read = _digest(maps.take(sides.evaluation))
     return Reader(
-        sides.classes, sides.sample, did_train, votes, reads, kind, seen, found.train_min_f1
+        sides.classes,
+        sides.sample,
+        did_train,
+        votes,
+        reads,
+        kind,
+        seen,
+        found.train_min_f1,
+        seen=read,
     )
 
 
@@ -921,6 +929,11 @@ def excess(
             raise UserError(
                 f"readers: '{name}' was fitted on other windows, classes, groups or sides than "
                 "'model'. Fit both with the same labels, groups, sizes and draw_seed."
+            )
+        if one.seen != model.seen:
+            raise UserError(
+                f"readers: '{name}' read other tokens than 'model'. Give both the same windows: "
+                "ms.capture(reference, maps), ms.fit_blind(maps, labels)."
             )
         if one.kind == model.kind == "cnn" and len(one.did_train) != len(model.did_train):
             raise UserError(f"readers: '{name}' has other seeds than 'model'. Give both the same.")

@@ -1,12 +1,13 @@
 """Cut texts into windows, ask a model which of them it reproduces, and give each its class."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, overload
 
+import numpy as np
 import polars as pl
 
-from mnemoscope.data.corpus import open_corpus
+from mnemoscope.data.corpus import Corpus, open_corpus
 from mnemoscope.data.features import add_features
 from mnemoscope.data.patterns import PatternMode
 from mnemoscope.data.read import read_sequences
@@ -32,7 +33,7 @@ from mnemoscope.lm.hub import find_bos
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.taxonomy.labels import has_verdict, label_sequences, missing_columns
-from mnemoscope.taxonomy.names import Taxonomy
+from mnemoscope.taxonomy.names import NON_MEMO, Taxonomy
 
 CLASS = "class"
 VERDICTS = ("is_memorized", "memorization_score", "continuation", "smallest_gap")
@@ -138,7 +139,8 @@ def scan(
         The windows with `is_memorized` bool and `smallest_gap` float32, the smallest difference
         between the two best logits up to the first wrong token: near 0, rounding could flip the
         verdict. With `decode` also `memorization_score` float32, the share of positions that agree,
-        and `continuation`, list of int32.
+        and `continuation`, list of int32. What an earlier scan said of them, and classes, are
+        left out.
 
     Raises:
         UserError: windows of another model's tokenizer, longer than the model's positions, or
@@ -151,7 +153,7 @@ def scan(
         return _nothing(windows, decode)
     table = as_windows(windows, model, tokenizer)
     n_shown = prefix_of(table, prefix)
-    table = table.drop(VERDICTS, strict=False)  # which may be another model's
+    table = _without_answers(table, n_shown)  # which may be another model's
     if N_PREFIX in table.columns or prefix is not None:
         table = table.with_columns(pl.lit(n_shown, dtype=pl.Int32).alias(N_PREFIX))
     with opened_model(model, tokenizer, table=table) as lm:
@@ -174,12 +176,23 @@ def scan(
     return table.with_columns(pl.concat(frames, rechunk=True).get_columns())
 
 
+def _without_answers(table: pl.DataFrame, prefix: int | None) -> pl.DataFrame:
+    """Windows without an earlier scan's answers, its classes, and features of other prefixes."""
+    classes = [
+        name
+        for name, dtype in table.schema.items()
+        if isinstance(dtype, pl.Enum) and NON_MEMO in dtype.categories
+    ]
+    is_other = prefix is not None and N_PREFIX in table.columns and prefix_of(table, None) != prefix
+    return table.drop(*VERDICTS, *classes, *(_BY_PREFIX if is_other else ()), strict=False)
+
+
 def _nothing(table: pl.DataFrame, decode: bool) -> pl.DataFrame:
     """No windows, with the columns that a scan gives."""
     schema = {name: COLUMNS[name].dtype for name in VERDICTS}
     kept = VERDICTS if decode else ("is_memorized", "smallest_gap")
     made = (pl.Series(name, [], dtype=schema[name]) for name in kept)
-    return table.drop(VERDICTS, strict=False).with_columns(made)
+    return _without_answers(table, None).with_columns(made)
 
 
 def _decoded(batch: Any) -> pl.DataFrame:
@@ -238,7 +251,7 @@ def classify(
             a packed file of tokens, or arrays of token ids; a column `duplicates` does as well.
         tokenizer: the model's, to read a corpus of texts.
         patterns: rules for `is_incrementing` and `is_repeating`: the paper's, or ``"strict"``.
-        prefix: tokens shown; as the windows say, or half, unless given.
+        prefix: tokens shown, of windows that do not say it (`n_prefix`); else half.
 
     Returns:
         The windows with the features that were asked for (`rouge_l`, `is_repeating`, ...) and a
@@ -253,7 +266,12 @@ def classify(
     """
     table, taxonomies = as_table(windows), _taxonomies(taxonomy)
     n_shown = prefix_of(table, prefix)
-    if n_shown != prefix_of(table, None):
+    if n_shown != (scanned := prefix_of(table, None)):
+        if N_PREFIX in table.columns:
+            raise UserError(
+                f"prefix {n_shown}: the windows were scanned with {scanned}. Scan them with this "
+                "one first: ms.scan(model, windows, prefix=...)."
+            )
         table = table.drop(_BY_PREFIX, strict=False)
         table = table.with_columns(pl.lit(n_shown, dtype=pl.Int32).alias(N_PREFIX))
     if not has_verdict(table.columns):
@@ -267,11 +285,14 @@ def classify(
             "windows: no column 'text', in which patterns are sought. Keep it from ms.windows."
         )
     if computed := [name for name in FEATURES if name in needed]:
-        where = None
+        where: Any = None
         if corpus is not None:
             known = None if tokenizer is None else as_tokenizer(tokenizer)
             is_place = isinstance(corpus, str) or hasattr(corpus, "__fspath__")
-            where = open_corpus(corpus, tokenizer=known, dtype=None) if is_place else corpus
+            if is_place:
+                where = open_corpus(corpus, tokenizer=known, dtype=None)
+            else:
+                where = corpus if isinstance(corpus, Corpus) else _documents(corpus)
         if "duplicates" in needed and where is None:
             raise UserError(
                 f"taxonomy '{next(iter(lacking))}': how often a suffix occurs in the training "
@@ -291,6 +312,18 @@ def classify(
         label_sequences(table, one).cast(pl.Enum(one.classes)).alias(CLASS if is_one else one.name)
         for one in taxonomies
     )
+
+
+def _documents(corpus: Any) -> Iterator[np.ndarray]:
+    """Documents as arrays of token ids; UserError for anything else."""
+    wanted = "give a folder, a file, or a list of arrays of token ids, one a document."
+    if not isinstance(corpus, Iterable):
+        raise UserError(f"corpus: {a_kind(corpus)}; {wanted}")
+    for number, one in enumerate(corpus):
+        document = np.array([one]) if isinstance(one, str) else np.asarray(one)
+        if document.ndim != 1 or (document.size and document.dtype.kind not in "iu"):
+            raise UserError(f"corpus, number {number}: {a_kind(one)}; {wanted}")
+        yield document
 
 
 def _taxonomies(given: str | Taxonomy | Sequence[str | Taxonomy]) -> list[Taxonomy]:

@@ -151,11 +151,13 @@ def draw_continuations(
 ) -> Iterator[Draws]:
     """Draw one continuation of every prefix (n, prefix), at temperature 1 from all tokens.
 
-    `uniforms`, (n, steps) in [0, 1), are all the randomness: a token is the first at which the
-    distribution function passes its number, so draws do not depend on the batch size, and two
-    models that are told the same numbers differ in what they know alone. Raises UserError: tokens
-    that do not fit the model (at once), non-finite logits (on the way). NoRoomError: not even one
-    sequence fits into memory.
+    Gives batches in row order: `tokens`, int32, and `entropy` of the distribution that each was
+    drawn from, nats, float32, both (batch, steps). `uniforms`, float64 (n, steps) in [0, 1),
+    are all the randomness: a token is the first at which the distribution function passes its
+    number, so draws do not depend on the batch size, and two models that are told the same
+    numbers differ in what they know alone. Raises UserError: tokens that do not fit the model
+    (at once), non-finite logits (on the way). NoRoomError: not even one sequence fits into
+    memory.
     """
     n_steps = uniforms.shape[1]
     check_fits(lm, np.asarray(prefixes).shape[1] + n_steps - 1)  # the last token is not read
@@ -299,7 +301,7 @@ def right_tokens(
 
 
 def run_lengths(is_right: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Count the right tokens in a row from the first on; bool (..., n).
+    """Count the right tokens in a row from the first on, int64 (...); of bool (..., n).
 
     >>> run_lengths([[True, True, False, True]]).tolist()
     [2]

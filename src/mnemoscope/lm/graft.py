@@ -282,6 +282,8 @@ def graft_parts(model: Any) -> list[str]:
     Raises:
         UserError: quantized weights, or a family whose parts are not found.
     """
+    if not isinstance(model, nn.Module):
+        raise UserError(f"model: {a_kind(model)}; give a loaded model.")
     return list(Anatomy(model).parts)
 
 
@@ -548,7 +550,9 @@ class Pair:
         return lambda share: self._swapped(slices, control, directions, share)
 
     def _slices(self, parts: str | Iterable[str]) -> list[Slice]:
-        names = [parts] if isinstance(parts, str) else list(parts)
+        if not isinstance(parts, Iterable):
+            raise UserError(f"parts: {a_kind(parts)}; give names of parts, see ms.graft_parts.")
+        names = [parts] if isinstance(parts, str) else [str(one) for one in parts]
         found = (self.anatomy.find(name, self.twin) for name in names)
         return _merged(chain.from_iterable(found), self._ours)
 

@@ -51,6 +51,7 @@ def check_dtype_name(name: str) -> None:
 
 def check_device_name(name: str) -> None:
     """Raise a `UserError` for what is no device's name; whether it is there, torch must say."""
+    name = str(name)  # torch.device too
     kind, colon, index = name.partition(":")
     if name in _DEVICES or (kind == "cuda" and colon and index.isdigit()):
         return

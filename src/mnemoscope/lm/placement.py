@@ -63,7 +63,7 @@ def check_dtype(name: str) -> str | torch.dtype:
 
 def find_device(name: str) -> torch.device:
     """Turn `auto`, `cpu`, `cuda`, `cuda:1` or `mps` into a device that exists, else UserError."""
-    check_device_name(name)
+    check_device_name(name := str(name))
     kind, _, index = name.partition(":")
     if name == "auto":
         if torch.cuda.is_available():

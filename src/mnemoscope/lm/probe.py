@@ -164,11 +164,11 @@ def hidden_states(
 ) -> Iterator[npt.NDArray[np.float32]]:
     """Give teacher-forced hidden states, batches (batch, layers, positions, width) in row order.
 
-    States are numbered 0 to `n_layers`; None gives the last. A position's state has read its token
-    and predicts the next; the BOS token is no position. `attention_mask` is that of a padded table,
-    (n, T): a row's states are those it has alone, and 0 where it is padded. Raises UserError:
-    tokens or a mask that do not fit, or a state that the model does not have. NoRoomError: not even
-    one sequence fits into memory.
+    Float32, of sequences (n, T). States are numbered 0 to `n_layers`; None gives the last. A
+    position's state has read its token and predicts the next; the BOS token is no position.
+    `attention_mask` is that of a padded table, (n, T): a row's states are those it has alone,
+    and 0 where it is padded. Raises UserError: tokens or a mask that do not fit, or a state
+    that the model does not have. NoRoomError: not even one sequence fits into memory.
     """
     wanted = [lm.n_layers] if layers is None else [check_state(lm, one) for one in layers]
     inner = [layer for layer in wanted if layer < lm.n_layers]
@@ -251,11 +251,11 @@ def check_state(lm: LanguageModel, layer: int, *, last: bool = True) -> int:
 def neuron_activations(
     lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int
 ) -> Iterator[npt.NDArray[np.float32]]:
-    """Activations of all neurons at each sequence's last token, (batch, layers, neurons).
+    """Activations of all neurons at each sequence's last token, of sequences (n, T).
 
-    Hooks are removed after every batch, also after an error. Raises UserError: tokens that do not
-    fit the model, or layers without exactly one MLP (experts). NoRoomError: not even one sequence
-    fits into memory.
+    Float32 (batch, layers, neurons), in row order. Hooks are removed after every batch, also after
+    an error. Raises UserError: tokens that do not fit the model, or layers without exactly one
+    MLP (experts). NoRoomError: not even one sequence fits into memory.
     """
     matrices = output_matrices(lm)
 

@@ -22,7 +22,7 @@ from mnemoscope.report.pictures import (
     draw_flows,
     draw_maps,
 )
-from mnemoscope.study.folder import Study
+from mnemoscope.study.folder import Study, check_study
 from mnemoscope.taxonomy.groups import find_groups
 
 
@@ -34,7 +34,7 @@ def stored_delta(
     Raises:
         UserError: localize has not been run, or there is no such taxonomy or attribution.
     """
-    study.require("localize")
+    check_study(study).require("localize")
     sample = sample_named(study, taxonomy)
     for stored in load_deltas(study):
         if stored.sample == sample.key and stored.attribution == attribution:
@@ -54,7 +54,7 @@ def benchmark_figure(study: Study, *taxonomies: str) -> Picture:
     Raises:
         UserError: a stage has not been run, there is no such taxonomy, or none was measured.
     """
-    study.require("benchmark")
+    check_study(study).require("benchmark")
     names = {sample_named(study, name).shown for name in taxonomies}
     shown = [one for one in taxonomy_results(study) if not names or one.name in names]
     return draw_benchmarks(shown, str(study.record["models"]["model"]["name"]))
@@ -79,6 +79,7 @@ def allocation_of(study: Study) -> pl.DataFrame:
     Raises:
         UserError: the table lacks a feature that one of the taxonomies needs.
     """
+    check_study(study)
     return allocate(study.sequences, find_groups(study.sequences))
 
 
@@ -104,7 +105,7 @@ def graft_figure(study: Study, taxonomy: str | None = None) -> Picture:
     Raises:
         UserError: graft has not been run, or no part was tried on two classes of this taxonomy.
     """
-    study.require("graft")
+    check_study(study).require("graft")
     sample = sample_named(study, taxonomy)
     found = graft_of(study, sample.taxonomy)
     if found is None or not found["doses"]:
@@ -121,4 +122,4 @@ def sample_named(study: Study, name: str | None) -> SampleEntry:
         raise UserError(f"{study.folder}: nothing is labelled yet. Run 'mnemoscope label' first.")
     if name is None:
         return known[0]
-    return find_sample(study, name)
+    return find_sample(study, str(name))

@@ -28,10 +28,19 @@ from mnemoscope.errors import (
     MissingError,
     MnemoscopeError,
     UserError,
+    a_kind,
     first_line,
     nearest,
 )
-from mnemoscope.files import NO_ROOM, check_shape, digest, disk_full, made_folder, write_text
+from mnemoscope.files import (
+    NO_ROOM,
+    as_path,
+    check_shape,
+    digest,
+    disk_full,
+    made_folder,
+    write_text,
+)
 from mnemoscope.parse import parse_json, parse_yaml, read_bounded
 from mnemoscope.plugins import Plugin
 from mnemoscope.store import Making, Store
@@ -70,7 +79,7 @@ class Study:
     """
 
     def __init__(self, folder: Path | str) -> None:
-        self.folder: Path = Path(folder)
+        self.folder: Path = as_path(folder, "study")
         self.store: Store = Store(self.folder, lambda: self.owner, self._remedy)
         self._making: Making | None = None  # the manifest being written, while a stage runs
         self._tables: dict[tuple[str, ...], tuple[tuple[str, ...], pl.DataFrame]] = {}
@@ -683,3 +692,10 @@ def _write_settings(folder: Path, settings: StudySettings, record: Record) -> No
     values = settings.as_dict() | {"record": record}
     text = yaml.dump(values, Dumper=dumper, sort_keys=False, allow_unicode=True, width=100)
     write_text(folder / SETTINGS_FILE, text)
+
+
+def check_study(given: object) -> Study:
+    """A study as it is; UserError for anything else, such as its path."""
+    if not isinstance(given, Study):
+        raise UserError(f"study: {a_kind(given)}; give ms.Study(folder), or what ms.run returns.")
+    return given

@@ -26,6 +26,7 @@ from pydantic import (
 
 from mnemoscope.cnn.presets import GRIDS, INPUTS, CnnInput, Grid, PresetName
 from mnemoscope.errors import UserError, nearest
+from mnemoscope.files import as_path
 from mnemoscope.lm.hub import check_device_name, check_model
 from mnemoscope.parse import parse_yaml, read_bounded
 from mnemoscope.taxonomy import PAPER, PRASHANTH
@@ -744,7 +745,7 @@ def load_settings(path: Path | str) -> StudySettings:
         UserError: missing or unreadable file, invalid YAML, unknown key (with the nearest known
             one), or a value out of range.
     """
-    path = Path(path)
+    path = as_path(path, "settings")
     try:
         values = parse_yaml(read_bounded(path))
     except FileNotFoundError:

@@ -21,6 +21,7 @@ import polars as pl
 from typing_extensions import TypedDict
 
 from mnemoscope.errors import UserError
+from mnemoscope.files import as_path
 from mnemoscope.stats import Estimate, Floats, draw_within, frame_of, interval_of
 from mnemoscope.store import Store
 from mnemoscope.training.windows import WatchedWindows
@@ -103,7 +104,7 @@ FOLDER = "memorization"
 
 def history_folder(given: Path | str) -> Path:
     """The folder of a history: the given one, or `FOLDER` in it, as a trainer's output has it."""
-    given = Path(given)
+    given = as_path(given, "folder")
     has_it = [_store_of(one).record_path(WATCH).is_file() for one in (given, given / FOLDER)]
     return given / FOLDER if has_it == [False, True] else given
 
