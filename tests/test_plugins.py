@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from mnemoscope import plugin
 from mnemoscope.embedded import sequences_path
 from mnemoscope.errors import UserError
 from mnemoscope.plugins import find_plugins, load_plugin
@@ -187,6 +188,11 @@ def node(name, argument): 1 / 0
 def other(name, argument): return name
 def read(path): 1 / 0
 """
+
+
+def test_a_result_holds_frames_alone():
+    with pytest.raises(TypeError, match="'shares': no Polars frame"):
+        plugin.AnalysisResult("Half of them.", {"shares": 0.5})
 
 
 def test_plugin_that_fails_at_work_is_named(tmp_path, seen, refused, request):

@@ -203,6 +203,9 @@ class AnalysisResult:
         further: what was left out, what cannot be said.
         cost: filled in where the analysis is run.
         libraries: distributions that made it beside those of every study; their versions are kept.
+
+    Raises:
+        TypeError: something else than a Polars frame among the frames.
     """
 
     sentence: str
@@ -211,6 +214,12 @@ class AnalysisResult:
     further: tuple[str, ...] = ()
     cost: Cost = field(default=Cost(0.0, 0))
     libraries: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what could not be stored, where it is made."""
+        for name, frame in self.frames.items():
+            if not isinstance(frame, pl.DataFrame):
+                raise TypeError(f"AnalysisResult.frames, '{name}': no Polars frame")
 
 
 class AnalysisSettings(BoundedSettings):
