@@ -200,6 +200,19 @@ def test_maps_are_gone_through_window_by_window() -> None:
     np.testing.assert_array_equal(np.stack(list(maps)), np.asarray(maps))
 
 
+def test_what_pandas_and_numpy_write_for_no_class_is_no_class() -> None:
+    windows = ms.windows(TEXTS, make_tokenizer(), prefix=8, suffix=8)
+    names = [("a", "b", None)[row % 3] for row in range(windows.height)]
+    numbers = np.array([(0.0, 1.0, np.nan)[row % 3] for row in range(windows.height)])
+    series = pl.Series(names).to_pandas()
+    given = {"kind": "ngrams", "minimum": 2, "groups": windows["sequence_id"]}
+    wanted = ms.fit_blind(windows, names, **given)
+    for labels in (series, series.astype("string"), series.astype("category"), numbers):
+        found = ms.fit_blind(windows, labels, **given)
+        assert found.sample["sequence_id"].equals(wanted.sample["sequence_id"])
+        assert len(found.classes) == 2
+
+
 def test_an_audit_takes_a_frame_and_names_its_texts() -> None:
     model, text = random_model("gpt2"), "".join(TEXTS)
     given = {"tokenizer": make_tokenizer(), "prefix": 8, "suffix": 8}

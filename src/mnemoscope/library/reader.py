@@ -589,7 +589,7 @@ def _prepared(
         words = [repr(one) for one in kinds]
         raise UserError(f"kind {kind!r}: give {', '.join(words[:-1])} or {words[-1]}.")
     how = (asked["preset"], asked["kernel"], asked["filters"])
-    _check_training(*how, maps.tokens.shape[1], asked["device"])
+    _check_training(kind, *how, maps.tokens.shape[1], asked["device"])
     seeds = _checked_seeds(asked["seed"], kind)
     sides = _divide(maps, _by_id(labels, maps), asked["groups"], asked["split"], *sizes)
     return _Task(kind, sides, seeds, *how, asked["device"], asked["progress"])
@@ -685,12 +685,19 @@ def _series(values: Any, what: str, maps: Maps) -> pl.Series:
         raise UserError(f"{what}: a table; give one column, such as windows['class'].")
     same_windows(maps, len(values), what)
     try:
-        found = values if isinstance(values, pl.Series) else pl.Series(what, list(values))
+        given = values if isinstance(values, pl.Series) else [_or_null(one) for one in values]
+        found = given if isinstance(given, pl.Series) else pl.Series(what, given)
         if found.dtype.is_nested() or found.dtype == pl.Object:
             raise TypeError
-        return found
+        return found.fill_nan(None) if found.dtype.is_float() else found
     except (TypeError, pl.exceptions.PolarsError) as error:
         raise UserError(f"{what}: values of several kinds. Give names of classes.") from error
+
+
+def _or_null(value: Any) -> Any:
+    """A value, or None for what stands for none in pandas."""
+    is_nan = isinstance(value, float) and value != value
+    return None if is_nan or type(value).__name__ == "NAType" else value
 
 
 def _groups(given: pl.Series) -> pl.Series:
@@ -717,13 +724,17 @@ def _classes(labels: Any, given: pl.Series) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _check_training(preset: str, kernel: int, filters: int, length: int, device: str) -> None:
-    """Raise UserError for what no CNN could be trained with, before anything is computed."""
+def _check_training(
+    kind: Kind, preset: str, kernel: int, filters: int, length: int, device: str
+) -> None:
+    """Raise UserError for what no reader could be trained with, before anything is computed."""
     if not isinstance(preset, str) or preset not in GRIDS:
         hint = nearest(str(preset), GRIDS)
         raise UserError(f"preset {preset!r}: give {', '.join(GRIDS)}.{hint}")
     whole_number(filters, "filters")
-    check_kernel(whole_number(kernel, "kernel"), length)
+    whole_number(kernel, "kernel")
+    if kind == "cnn":
+        check_kernel(kernel, length)
     find_device(str(device))
 
 
