@@ -17,7 +17,7 @@ def tables(found: dict[str, Any]) -> dict[tuple[str, str], str]:
     )
     readers = [
         *("AUC of half A against half B", "regression on statistics"),
-        "CNN of the paper, median of its grid of eight (range)",
+        "CNN of the paper, median of the eight settings that its text names (range)",
         "CNN over rows",
     ]
     read = []

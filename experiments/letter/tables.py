@@ -169,7 +169,7 @@ _LINES = [
     (
         "table of ρ",
         "sums 12b, 6.9b and 2.8b (`scripts/optimize_rho.sh:39`; notebook 04, cells 11 to 18: 648 "
-        "runs, no filter)",
+        "runs of the group optimize_rho since 25 March 2025, of every size)",
         "the main text names no model",
         "compared as that sum",
         _counted,

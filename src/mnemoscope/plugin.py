@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from mnemoscope.analysis.rows import training_rows as training_rows
     from mnemoscope.analysis.rows import unseen_note as unseen_note
     from mnemoscope.analysis.rows import unseen_rows as unseen_rows
+    from mnemoscope.benchmark.table import score_benchmark as score_benchmark
+    from mnemoscope.data.features import add_features as add_features
     from mnemoscope.data.table import look_up as look_up
     from mnemoscope.data.table import token_matrix as token_matrix
     from mnemoscope.data.table import whole_mask as whole_mask
@@ -112,6 +114,7 @@ SECTIONS: dict[str, dict[str, str]] = {
             "draw_rows groups_of members categories_of classes_of guessable refuse_one_sided "
             "seen_in_training unseen_rows unseen_note training_rows"
         ),
+        "data.features": "add_features",
         "taxonomy": "PRASHANTH",
         "taxonomy.names": "parse_taxonomy",
         "taxonomy.groups": "find_groups other_rows",
@@ -134,10 +137,11 @@ SECTIONS: dict[str, dict[str, str]] = {
         "lm.fine_tuning": "FineTuning StepSettings",
         "analysis.rows": "run_arm stream_rows",
     },
-    "Attention maps": {
+    "Attention maps, and readers of them": {
         "lm.attention": "capture_pooled",
         "lm.edges": "total_effects",
         "maps.shape": "attention_shape copy_edges",
+        "benchmark.table": "score_benchmark",
     },
     "What predicts memorization": {
         "analysis.predictors": "FEATURES add_predictors count_ngrams frequency_source libraries_of",

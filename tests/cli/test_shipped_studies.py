@@ -38,6 +38,9 @@ def test_the_papers_code_to_the_letter():
         assert (settings.continue_.labels, settings.continue_.decoding) == ("published",) * 2
         assert settings.features.patterns == "published"
         assert settings.label.non_memo_suffix == "own"
+        assert settings.label.taxonomies == ["catalogue", "rho_as_run"]
+        assert settings.train.preset == "as_run"
+        assert (settings.localize.rankings, settings.localize.sanity) == ([], False)
         names = [one.published_name for one in load_taxonomies(settings.label.taxonomies)]
         assert names == [one.published_name for one in load_taxonomies(ours.label.taxonomies)]
         assert settings.label.model_copy(update={"taxonomies": ours.label.taxonomies}) == ours.label

@@ -12,6 +12,9 @@ from mnemoscope.errors import UserError
 from mnemoscope.flow.run import run, run_stage
 from mnemoscope.pipeline import sequences
 from mnemoscope.pipeline.sequences import CHECK_FILE, GAPS, check_labels
+from mnemoscope.report.answer import answer
+from mnemoscope.report.content import report_content
+from mnemoscope.report.lead import lead_of
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import load_settings, parse_settings
@@ -145,6 +148,12 @@ def test_published_labels_are_taken_where_asked_and_the_models_verdict_stands_be
     assert counts["memorized"] == table["is_memorized"].sum()
     rows = study.read("samples.parquet").join(disputed, on="sequence_id", how="semi")
     assert rows.height > 0
+    content = report_content(study, None)
+    said = " ".join([lead_of(content).headline, *answer(content)])
+    assert "sequences memorized" in said
+    assert "The published labels call" in said
+    assert "says the same of" in said
+    assert content.fragile is None
 
 
 def test_published_labels_are_refused_where_the_source_has_none(tiny, tmp_path) -> None:

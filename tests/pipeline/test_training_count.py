@@ -30,7 +30,7 @@ def settings(**sections) -> StudySettings:
     return parse_settings({"label": {"taxonomies": [FOUR, THREE]}, **sections}, where="test")
 
 
-PAPER_GRID = {"kernels": [6, 8], "filters": [10, 16], "poolings": ["mean", "max"]}
+AS_WRITTEN = {"kernels": [6, 8], "filters": [10, 16], "poolings": ["mean", "max"]}
 
 
 def slugs(chosen: StudySettings, source: str) -> list[str]:
@@ -46,14 +46,14 @@ EACH = {
 @pytest.mark.parametrize(
     ("sections", "n_controls", "expected"),
     [
-        ({"train": PAPER_GRID}, 1, {"model": 8, "control": ["k6-f10-mean"], "blind": 1}),
+        ({"train": AS_WRITTEN}, 1, {"model": 8, "control": ["k6-f10-mean"], "blind": 1}),
         # Tokens alone have no heads to pool.
         (
-            {"train": PAPER_GRID},
+            {"train": AS_WRITTEN},
             2,
             {"reference": ["k6-f10-mean", "k6-f10-max"], "blind": ["k6-f10-mean"]},
         ),
-        ({"train": PAPER_GRID}, 0, {"control": 8, "blind": 4, "ngram": ["-"]}),
+        ({"train": AS_WRITTEN}, 0, {"control": 8, "blind": 4, "ngram": ["-"]}),
         # A reference has no difference from itself: its means stand in, trained once.
         (
             EACH,
@@ -76,7 +76,7 @@ def test_controls_take_the_first_settings_of_the_grid_that_they_can(
 
 
 def test_the_count_is_the_product_written_out() -> None:
-    chosen = settings(train=PAPER_GRID | {"seeds": [0, 1, 2]}, benchmark={"control_seeds": 2})
+    chosen = settings(train=AS_WRITTEN | {"seeds": [0, 1, 2]}, benchmark={"control_seeds": 2})
     assert n_trainings(chosen, 5, has_reference=True, n_controlled=5) == {
         "model": 5 * 8 * 3,
         "statistics": 5,

@@ -187,7 +187,7 @@ def decisiveness(
     batch_size: int = 64,
     correct_only: bool = True,
 ) -> Decisiveness:
-    """Δ of one trained CNN, from sequences it was not trained on.
+    """Δ of one trained CNN.
 
     Nothing per head is needed. The gradient through mean pooling is the same for every head,
     through max pooling it is nonzero at the largest head only, and D ≥ 0, so the published
@@ -206,9 +206,9 @@ def decisiveness(
 
     `maps` are as the CNN reads them (of `both`, the layers twice), `max_maps` the maxima over heads
     of the same sequences, the same object where the CNN's pooling is max. `correct_only` takes only
-    sequences that the CNN labels correctly, since the others show why it errs; the paper takes
-    all. Raises UserError: unknown attribution, or a damaged store. ValueError: maps, labels and
-    maxima of different numbers.
+    sequences that the CNN labels correctly, since the others show why it errs; the paper's text
+    takes all, its code the first 200 of each class. Raises UserError: unknown attribution, or a
+    damaged store. ValueError: maps, labels and maxima of different numbers.
     """
     if not len(maps) == len(labels) == len(max_maps):
         raise ValueError(f"{len(maps)} maps, {len(labels)} labels, {len(max_maps)} maxima")

@@ -80,7 +80,10 @@ _STREAMS = 1000
 """Most studies that can be summed without sharing random draws."""
 _FREE = ("label.taxonomies", "label.seed")
 """Settings that may differ: taxonomies are matched one by one, draws are per model."""
-_ALSO = ("features.patterns", "sequences.length")
+_ALSO = (
+    *("features.patterns", "sequences.length"),
+    *("continue.labels", "continue.decoding", "benchmark.untrained"),
+)
 
 
 @dataclass(frozen=True)

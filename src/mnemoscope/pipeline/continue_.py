@@ -29,8 +29,9 @@ _RESULTS = ("is_memorized", "memorization_score", "continuation", "smallest_gap"
 VERDICT_COLUMNS = {
     name: Column(COLUMNS[name].dtype, COLUMNS[name].meaning) for name in ("sequence_id", *_RESULTS)
 }
+OWN_VERDICT = "own_verdict"
 OWN_COLUMN = {
-    "own_verdict": Column(pl.Boolean, "this model's verdict, where `is_memorized` is the source's")
+    OWN_VERDICT: Column(pl.Boolean, "this model's verdict, where `is_memorized` is the source's")
 }
 _CHECK_SEED = 0
 _CHECKING = "Checking scan against decoding"
@@ -50,10 +51,11 @@ def continue_stage(study: Study, models: Models) -> None:
         found = pl.concat(tables)
         labelled, columns = found, VERDICT_COLUMNS
         if published is not None:
-            own = found["is_memorized"].alias("own_verdict")
+            own = found["is_memorized"].alias(OWN_VERDICT)
             labelled = found.with_columns(own, is_memorized=published.fill_null(own))
             columns = VERDICT_COLUMNS | OWN_COLUMN
-            counts["confirmed"] = int((own == labelled["is_memorized"]).sum())
+            counts["confirmed"] = int((own == published).sum())
+            counts["unlabelled"] = published.null_count()
         ids = study.sequences["sequence_id"]
         study.write(VERDICTS_FILE, labelled.select(ids, pl.all()), columns)
         counts |= {

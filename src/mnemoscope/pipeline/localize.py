@@ -56,6 +56,7 @@ from mnemoscope.pipeline.capture import open_maps, shown_tokens
 from mnemoscope.pipeline.label import samples_of
 from mnemoscope.pipeline.train import (
     Job,
+    SampleRows,
     cnn_store,
     job_maps,
     job_rows,
@@ -253,7 +254,10 @@ AS_RUN = 200
 
 def localized_rows(study: Study, job: Job) -> pl.DataFrame:
     """The sequences that `localize.rows` names, before a CNN is asked whether it is right."""
-    rows = job_rows(study, job)
+    return _named(study, job_rows(study, job))
+
+
+def _named(study: Study, rows: SampleRows) -> pl.DataFrame:
     if study.settings.localize.rows != "as_run":
         return rows.evaluation
     drawn = pl.concat([rows.train, rows.evaluation])
@@ -489,8 +493,8 @@ def _shape_rows(study: Study, sample: SampleKey) -> Iterator[dict[str, object]]:
 
 
 def _mean_copies(study: Study, sample: SampleKey, name: str) -> np.ndarray:
-    """For each edge, the share of a class's evaluation sequences in which it is a copy edge."""
-    rows = sample_rows(study, sample).evaluation.filter(pl.col("class") == name)
+    """For each edge, the share of a class's sequences of Δ in which it is a copy edge."""
+    rows = _named(study, sample_rows(study, sample)).filter(pl.col("class") == name)
     mean: np.ndarray = _class_copies(study, rows).double().mean(dim=0).numpy()
     return mean
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
@@ -129,8 +129,9 @@ class Check(Question):
     """How often does the other way say otherwise; `rows` has `is_memorized`, `smallest_gap`."""
 
     def ask(self, model: LanguageModel, progress: Progress) -> dict[str, int | float]:
-        """As `disagreements`."""
-        return disagreements(self.rows, self.verdicts(model, progress, scan=not self.scan))
+        """As `disagreements`; what is written plainly, for a scan knows no other way."""
+        plain = replace(self, decoding="plain")
+        return disagreements(self.rows, plain.verdicts(model, progress, scan=not self.scan))
 
 
 class Decoded(Question):

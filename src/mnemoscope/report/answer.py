@@ -29,7 +29,11 @@ def answer(content: ReportContent) -> list[str]:
     """
     whole, part = content.counts["n_sequences"], content.counts["n_memorized"]
     facts = (
-        f"The model “{content.model['name']}” was given the first {content.prefix} tokens of "
+        f"The published labels call {count(part)} of {count(whole)} sequences "
+        f"({share(part, whole)}) memorized; the model “{content.model['name']}” says the same of "
+        f"{count(content.confirmed)} sequences."
+        if content.model and content.confirmed is not None
+        else f"The model “{content.model['name']}” was given the first {content.prefix} tokens of "
         f"{count(whole)} sequences and finished {count(part)} of them ({share(part, whole)}) word "
         "for word: these it has memorized."
         if content.model

@@ -34,6 +34,7 @@ from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 from mnemoscope.cnn.presets import PRESETS
 from mnemoscope.data.table import PUBLISHED_VERDICT
 from mnemoscope.pipeline.benchmark import INPUTS_FILE, load_comparison
+from mnemoscope.pipeline.continue_ import OWN_VERDICT
 from mnemoscope.pipeline.knockout import (
     KNOCKOUT_FILE,
     SPECIFICITY_FILE,
@@ -301,6 +302,7 @@ class ReportContent:
     prefix: int = 32  # of these, that the model was shown
     checks: Sequence[tables.Table] = ()  # such as the ground truth of the embedded model
     fragile: Record | None = None  # labels that rounding could flip
+    confirmed: int | None = None  # published labels that are the model's own verdict, if they count
     warnings: Sequence[str] = ()  # about the whole study
     settings: Mapping[str, Any] = field(default_factory=dict)  # nested, versions among them
     commands: Sequence[str] = ()  # shell lines that make this report again
@@ -343,6 +345,7 @@ def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
             *tables.search_tables(study),
         ],
         fragile=_fragile(study, table),
+        confirmed=_confirmed(table),
         warnings=list(_warnings(study)),
         settings=settings | {"models": models, "versions": versions()},
         commands=(
@@ -686,9 +689,16 @@ def _counts(table: pl.DataFrame) -> Record:
     return band("All", table) | {"by_genre": genres, "by_duplicates": known}
 
 
+def _confirmed(table: pl.DataFrame) -> int | None:
+    """How many published labels are the model's own verdict; None where the verdicts are its."""
+    if OWN_VERDICT not in table.columns:
+        return None
+    return int((table["is_memorized"] == table[OWN_VERDICT]).sum())
+
+
 def _fragile(study: Study, table: pl.DataFrame) -> Record | None:
     """Labels that rounding could flip, and whether scan and decoding agree on them."""
-    if "smallest_gap" not in table.columns:
+    if "smallest_gap" not in table.columns or OWN_VERDICT in table.columns:
         return None
     check = (study.manifest("continue") or {"counts": {}})["counts"].get("scan_check", {})
     return {

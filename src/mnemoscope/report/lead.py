@@ -64,7 +64,7 @@ def lead_of(content: ReportContent) -> Lead:
     taxonomy = content.taxonomies[number - 1] if number else None
     whole, part = content.counts["n_sequences"], content.counts["n_memorized"]
     repeated = list(_repeated(taxonomy, part)) if taxonomy else []
-    verb = "repeated" if content.model else "memorized"
+    verb = "repeated" if content.model and content.confirmed is None else "memorized"
     headline = f"{count(part)} of {count(whole)} sequences {verb}"
     if repeated:
         headline += f": {', '.join(f'{count(n)} {words}' for _, words, n, _ in repeated)}"

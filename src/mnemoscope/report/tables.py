@@ -343,7 +343,7 @@ def _region_table(regions: pl.DataFrame, attribution: str) -> Table:
         rows=rows,
         summary=" ".join(said)
         + " Copy diagonals: the key one past an earlier occurrence of the query’s token, averaged "
-        "over the evaluation sequences as Δ is. The tokens alone are the blind baseline’s maps: "
+        "over the sequences of Δ (localize.rows). The tokens alone are the blind baseline’s maps: "
         "two channels in place of layers. A region that the reference model shows as strongly "
         "belongs to the text.",
         gist="; ".join(

@@ -502,7 +502,8 @@ class BenchmarkSettings(BoundedSettings):
     untrained: Literal["withhold", "count"] = Field(
         default="withhold",
         description="Trainings that are at chance on their own training sequences: withhold leaves "
-        "them out of every figure, count sums them with the others, as the paper does.",
+        "them out of every figure but Δ under localize.rows: as_run, count sums them with the "
+        "others, as the paper does.",
     )
     n_resamples: _Resamples = Field(default=1000, description="Bootstrap resamples.")
     seed: _Seed = Field(default=0, description="Seed of bootstrap, matching and control task.")
