@@ -15,7 +15,7 @@ from mnemoscope.audits.rule import RECALL
 from mnemoscope.data.formats import table_ending
 from mnemoscope.data.hub import parse_hub_name
 from mnemoscope.version import __version__
-from mnemoscope.words import percent
+from mnemoscope.words import percent, plural
 
 _FORBIDDEN = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that XML 1.0 has no way to write."""
@@ -132,7 +132,7 @@ def junit_xml(record: Record, frame: pl.DataFrame) -> str:
             ElementTree.SubElement(own, "skipped", message="shorter than one window")
         elif rows.height:
             share = percent(row["recalled"]["share"], unit=False)
-            message = f"{rows.height} passages, {share} % recalled"
+            message = f"{plural(rows.height, 'passage')}, {share} % recalled"
             failure = ElementTree.SubElement(
                 own, "failure", type="recalled-passage", message=message
             )
