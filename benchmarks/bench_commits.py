@@ -17,8 +17,7 @@ from pathlib import Path
 
 N = 256  # sequences of the shipped model, 64 tokens each
 
-_MODEL = (
-    """
+_MODEL = f"""
 import sys, time, numpy as np, torch
 from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.embedded import model_path, sequences_path
@@ -28,10 +27,8 @@ from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import implementation, prepend_bos
 torch.set_num_threads(1)
 lm = load_model(model_path())
-tokens = token_matrix(read_table(sequences_path()).sample(%d, seed=0))
+tokens = token_matrix(read_table(sequences_path()).sample({N}, seed=0))
 """
-    % N
-)
 
 _ASK = """
 for _ in range(2):
