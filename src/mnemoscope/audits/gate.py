@@ -9,9 +9,15 @@ from typing import NamedTuple
 import polars as pl
 
 from mnemoscope.audits.records import DocumentRow, Record, read_verdicts
-from mnemoscope.audits.shares import KINDS, Counts, overall, share_of, summarize
+from mnemoscope.audits.shares import (
+    KINDS,
+    Counts,
+    estimate_of,
+    overall,
+    share_of,
+    summarize,
+)
 from mnemoscope.errors import UserError, nearest
-from mnemoscope.stats import Estimate
 from mnemoscope.words import percent, plural
 
 _GATE = re.compile(r"(\w+)\s*(>=|>)\s*(\d+(?:\.\d+)?)\s*(%|passages?)?(?:\s+(in doc))?")
@@ -111,8 +117,7 @@ def judge(gate: Gate, record: Record, passages: pl.DataFrame, baseline: Path | N
     whole = overall(rows)
     said = gate.say(whole)
     if not gate.of_passages and baseline is None:
-        share = share_of(record["summary"], gate.kind)
-        said = str(Estimate(share["share"], share.get("low"), share.get("high")))
+        said = str(estimate_of(share_of(record["summary"], gate.kind)))
     return Judged(gate.holds_of(whole), f"{new}{gate.kind} {said}")
 
 

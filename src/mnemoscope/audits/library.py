@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mnemoscope.audits.questions import audit_settings
 from mnemoscope.audits.rule import GUESS, RECALL
 from mnemoscope.audits.settings import AuditSettings, EndpointSettings, checked
+from mnemoscope.audits.shares import estimate_of
 from mnemoscope.embedded import place_of
 from mnemoscope.errors import UserError, a_kind
 from mnemoscope.files import as_path, made_folder
@@ -80,10 +81,7 @@ class Audit:
         """Shares of all characters that are recalled and guessed."""
         summary = self.record["summary"]
         found = {"recalled": summary["recalled"], "guessed": summary["guessed"]}
-        return {
-            kind: Estimate(one["share"], one.get("low"), one.get("high"))
-            for kind, one in found.items()
-        }
+        return {kind: estimate_of(one) for kind, one in found.items()}
 
     def __repr__(self) -> str:
         said = ", ".join(f"{kind} {share}" for kind, share in self._shares().items())

@@ -49,6 +49,11 @@ class Summary(Counts):
     asked: NonNegativeInt
 
 
+def estimate_of(share: Share) -> Estimate:
+    """A share with its ends; None where it has none."""
+    return Estimate(share["share"], share.get("low"), share.get("high"))
+
+
 def share_of(counts: Counts, kind: str) -> Share:
     """The share of a kind: ``reproduced``, ``guessed``, ``recalled`` or ``near``."""
     found: Share = counts[kind]  # type: ignore[literal-required]

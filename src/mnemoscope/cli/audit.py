@@ -433,9 +433,9 @@ def _print_record(out: Path, record: "Record") -> None:
 
 
 def _share(share: "Share") -> str:
-    from mnemoscope.stats import Estimate
+    from mnemoscope.audits.shares import estimate_of
 
-    return str(Estimate(share["share"], share.get("low"), share.get("high")))
+    return str(estimate_of(share))
 
 
 def _judge(

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from mnemoscope.benchmark.sources import ATTENTION, SOURCES, TABLE, headline_of, of_reader
 from mnemoscope.pipeline.causes import GRAFT_SPECIFICITY_FILE, graft_statements
+from mnemoscope.pipeline.continue_ import OWN_VERDICT
 from mnemoscope.pipeline.label import SampleEntry, aliases_of, samples_of, sharing_of
 from mnemoscope.plan import Plan
 from mnemoscope.report.published import console
@@ -24,9 +25,16 @@ _COLUMNS = list(
 def print_summary(study: Study) -> None:
     """Print, for each sample, min-F1 beside its controls and the excess; then counts a class."""
     page = console()
-    if (said := study.sequences["is_memorized"]).len():
-        n = int(said.sum())
-        page.print(f"{n:,} of {plural(said.len(), 'sequence')} repeated word for word.")
+    sequences = study.sequences
+    n_memorized = int(sequences["is_memorized"].sum())
+    if sequences.height:
+        # Published labels are no answer of this model.
+        way = (
+            "memorized as published"
+            if OWN_VERDICT in sequences.columns
+            else "repeated word for word"
+        )
+        page.print(f"{n_memorized:,} of {plural(sequences.height, 'sequence')} {way}.")
     rows = {}
     if (study.folder / "benchmark.parquet").is_file():
         names = "taxonomy", "variant"
@@ -71,7 +79,7 @@ def print_summary(study: Study) -> None:
     if study.is_done("graft"):
         for line in graft_statements(study.read(GRAFT_SPECIFICITY_FILE)):
             page.print(line)
-    elif samples and not trained and study.settings.reference is not None:
+    elif samples and not trained and study.settings.reference is not None and n_memorized > 1:
         page.print(f"Grafts need no CNN: mnemoscope graft {study.folder}", soft_wrap=True)
     need = sharing_of(study)
     if need and len(trained) > 1:

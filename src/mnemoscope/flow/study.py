@@ -296,9 +296,10 @@ def run(
         The `Study`.
 
     Raises:
-        UserError: what was given cannot be used; nothing is left behind. Where no taxonomy can be
-            trained the report is written before the error.
+        UserError: what was given cannot be used; nothing is left behind.
         MnemoscopeError: damaged data, or a full disk; what was finished is kept.
+
+    Where no taxonomy can be trained, the study ends with its counts, passages and report.
     """
     known = [one.name for one in STAGES]
     also = [also] if isinstance(also, str) else also
