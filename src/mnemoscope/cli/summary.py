@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mnemoscope.benchmark.sources import ATTENTION, SOURCES, TABLE, headline_of, of_reader
+from mnemoscope.data.table import OWN_VERDICT
 from mnemoscope.pipeline.causes import GRAFT_SPECIFICITY_FILE, graft_statements
-from mnemoscope.pipeline.continue_ import OWN_VERDICT
 from mnemoscope.pipeline.label import SampleEntry, aliases_of, samples_of, sharing_of
 from mnemoscope.plan import Plan
 from mnemoscope.report.published import console

@@ -32,6 +32,8 @@ from mnemoscope.parse import parse_json, read_lines
 
 PUBLISHED_VERDICT = "published_is_memorized"
 """What a source says of a sequence; the study's own verdict is `is_memorized`."""
+OWN_VERDICT = "own_verdict"
+"""What the study's model says of it, where `is_memorized` is the source's word."""
 CODE_LABEL = "code_label"
 """What the fastText classifier of arXiv 2508.02573 says of a text: `Code` or `NaturalLanguage`, or
 that behind `__label__`; it is kenhktsui/code-natural-language-fasttext-classifier."""

@@ -11,6 +11,7 @@ from mnemoscope.cluster.units import ALL, Result, Share, UnitStore
 from mnemoscope.columns import Column
 from mnemoscope.data.table import (
     COLUMNS,
+    OWN_VERDICT,
     PUBLISHED_VERDICT,
     has_values,
     look_up,
@@ -29,7 +30,6 @@ _RESULTS = ("is_memorized", "memorization_score", "continuation", "smallest_gap"
 VERDICT_COLUMNS = {
     name: Column(COLUMNS[name].dtype, COLUMNS[name].meaning) for name in ("sequence_id", *_RESULTS)
 }
-OWN_VERDICT = "own_verdict"
 OWN_COLUMN = {
     OWN_VERDICT: Column(pl.Boolean, "this model's verdict, where `is_memorized` is the source's")
 }

@@ -32,9 +32,8 @@ from mnemoscope.benchmark.sources import (
 from mnemoscope.benchmark.verdict import brief_of, did_worse
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 from mnemoscope.cnn.presets import PRESETS
-from mnemoscope.data.table import PUBLISHED_VERDICT
+from mnemoscope.data.table import OWN_VERDICT, PUBLISHED_VERDICT
 from mnemoscope.pipeline.benchmark import INPUTS_FILE, load_comparison
-from mnemoscope.pipeline.continue_ import OWN_VERDICT
 from mnemoscope.pipeline.knockout import (
     KNOCKOUT_FILE,
     SPECIFICITY_FILE,
