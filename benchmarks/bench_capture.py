@@ -27,9 +27,10 @@ from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.continue_ import capture_and_scan, continue_sequences, scan_memorized
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import LanguageModel, implementation, prepend_bos, wrap_model
-from mnemoscope.maps.format import StoreMeta, pack_shard
+from mnemoscope.maps.format import StoreMeta
 from mnemoscope.maps.shape import POOLED
 from mnemoscope.maps.store import MapWriter
+from mnemoscope.maps.triangle import pack_shard
 
 LENGTH = 64
 PYTHIA_160M = {

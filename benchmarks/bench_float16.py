@@ -19,7 +19,7 @@ from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.continue_ import continue_sequences
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import LanguageModel
-from mnemoscope.maps.format import pack_triangle
+from mnemoscope.maps.triangle import pack_triangle
 from mnemoscope.maps.views import TensorMaps
 
 SETTING = CnnSetting(6, 10, "mean")

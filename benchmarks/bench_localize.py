@@ -17,7 +17,7 @@ from mnemoscope.cnn.network import AttentionCnn
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
 from mnemoscope.cnn.training import NetworkInputs, Scaling, TrainedCnn, TrainingHistory
 from mnemoscope.localize.delta import class_contrast, decisiveness
-from mnemoscope.maps.format import pack_triangle
+from mnemoscope.maps.triangle import pack_triangle
 from mnemoscope.maps.views import TensorMaps
 
 N_LAYERS, N_HEADS, LENGTH, N_CLASSES, BATCH, ROUNDS = 36, 40, 64, 4, 64, 3

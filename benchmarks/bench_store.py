@@ -20,14 +20,10 @@ import numpy as np
 import torch
 
 from benchmarks.given import parser_of
-from mnemoscope.maps.format import (
-    StoreMeta,
-    pack_shard,
-    tensor_start,
-    unpack_triangle,
-)
+from mnemoscope.maps.format import StoreMeta, tensor_start
 from mnemoscope.maps.shape import triangle_size
 from mnemoscope.maps.store import MapStore, MapWriter
+from mnemoscope.maps.triangle import pack_shard, unpack_triangle
 
 N_ROWS, REPETITIONS, BATCH = 512, 21, 32
 

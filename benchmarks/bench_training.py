@@ -29,8 +29,9 @@ from torch import nn
 from mnemoscope.cnn.network import AttentionCnn
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
 from mnemoscope.cnn.training import NetworkInputs, Scaling, keep_freed_memory, train_cnn
-from mnemoscope.maps.format import StoreMeta, pack_shard
+from mnemoscope.maps.format import StoreMeta
 from mnemoscope.maps.store import MapStore, MapWriter
+from mnemoscope.maps.triangle import pack_shard
 from mnemoscope.maps.views import StoredMaps
 
 LAYERS, HEADS, LENGTH, BATCH, CLASSES = 36, 40, 64, 16, 4

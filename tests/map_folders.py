@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from mnemoscope import store
-from mnemoscope.maps.format import StoreMeta, pack_shard
+from mnemoscope.maps.format import StoreMeta
 from mnemoscope.maps.store import MapWriter
+from mnemoscope.maps.triangle import pack_shard
 
 N_LAYERS = 3
 LENGTH = 8

@@ -14,7 +14,7 @@ from mnemoscope import store as module
 from mnemoscope.audits.records import RECORD, changed_files, read_audit_record
 from mnemoscope.embedded import sequences_path
 from mnemoscope.errors import DamagedDataError, MissingError, OutOfDateError
-from mnemoscope.pipeline.capture import damaged_maps
+from mnemoscope.pipeline.stored_maps import damaged_maps
 from mnemoscope.store import Store, keep_table, kept_table
 from mnemoscope.study.folder import Study, is_study
 from study_files import content, rewrite_record

@@ -31,7 +31,7 @@ from mnemoscope.benchmark import levels, published, table
 from mnemoscope.cli.app import make_command
 from mnemoscope.columns import Column, Columns
 from mnemoscope.data.table import COLUMNS
-from mnemoscope.pipeline import benchmark, capture, graft, knockout, label, localize, train
+from mnemoscope.pipeline import benchmark, capture, graft, knockout, label, localize, train, trainings
 from mnemoscope.pipeline.causes import GRAFT_SPECIFICITY_FILE
 from mnemoscope.search import climb
 from mnemoscope.stats import FIGURE
@@ -44,9 +44,9 @@ STUDY_TABLES: dict[str, dict[str, Columns]] = {
     "samples": {label.SAMPLES_FILE: label.SAMPLE_COLUMNS},
     "logprobs": {capture.LOGPROBS_FILE: capture.LOGPROB_COLUMNS},
     "train": {
-        train.RUNS_FILE: train.TRAINING_COLUMNS,
-        train.PREDICTIONS_FILE: train.PREDICTION_COLUMNS,
-        train.CHOICE_FILE: train.CHOICE_COLUMNS,
+        trainings.RUNS_FILE: train.TRAINING_COLUMNS,
+        trainings.PREDICTIONS_FILE: train.PREDICTION_COLUMNS,
+        trainings.CHOICE_FILE: train.CHOICE_COLUMNS,
     },
     "benchmark": {benchmark.BENCHMARK_FILE: table.BENCHMARK_COLUMNS},
     "comparison": {

@@ -27,8 +27,8 @@ from mnemoscope.lm.attention import PooledMaps, capture_pooled
 from mnemoscope.lm.continue_ import capture_and_scan, scan_memorized
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import LanguageModel
-from mnemoscope.maps.format import pack_triangle, unpack_triangle
 from mnemoscope.maps.shape import row_statistics
+from mnemoscope.maps.triangle import pack_triangle, unpack_triangle
 from mnemoscope.maps.views import StackedMaps, TensorMaps
 from mnemoscope.stats import Estimate, draw_within, estimate_of
 

@@ -29,8 +29,8 @@ from mnemoscope.benchmark.baselines import (
     ngram_logits,
     permute_labels,
 )
-from mnemoscope.maps.format import pack_triangle, unpack_triangle
 from mnemoscope.maps.shape import attention_shape
+from mnemoscope.maps.triangle import pack_triangle, unpack_triangle
 from mnemoscope.maps.views import TensorMaps
 
 FEW_TOKENS = hnp.arrays(

@@ -17,7 +17,7 @@ from mnemoscope.benchmark.matched import BALANCED
 from mnemoscope.benchmark.table import RUN_KEY, score_benchmark
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
 from mnemoscope.cnn.training import predict_logits, train_cnn
-from mnemoscope.maps.format import pack_triangle, unpack_triangle
+from mnemoscope.maps.triangle import pack_triangle, unpack_triangle
 from mnemoscope.maps.views import MapSource, TensorMaps
 from mnemoscope.stats import rows_of
 

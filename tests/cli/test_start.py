@@ -18,14 +18,29 @@ from mnemoscope.errors import UserError
 from mnemoscope.lm.hub import check_on_hub
 from mnemoscope.lm.load import load_model
 from mnemoscope.study.folder import Study
+from mnemoscope.study.stages import STAGES
 
 HEAVY = ("torch", "transformers", "polars", "sklearn", "scipy", "numpy", "safetensors")
+MODELS = ("torch", "transformers")
+STATISTICS = ("sklearn", "scipy.stats", "pandas", "sympy")
 COMMAND = command()
 
 
 def test_help_loads_nothing_heavy(call_light):
     results = call_light([["--help"], ["run", "--help"], ["--version"], ["descrbe"]], HEAVY)
     assert [one.status for one in results] == [0, 0, 0, 2]
+
+
+def test_a_verb_with_nothing_to_do_loads_no_library_that_it_does_not_use(study_at, call_light):
+    study = study_at("report")
+    stages = [one.name for one in STAGES if one.function and Study(study).is_done(one.name)]
+    assert len(stages) > 7
+    reading = [["status", study], ["run", "-o", study], *([one, study] for one in stages)]
+    results = call_light(reading, (*MODELS, *STATISTICS))
+    assert [one.status for one in results] == [0] * len(reading)
+    # The report writes tokens as text, which takes the model's tokenizer, and no more of it.
+    (written,) = call_light([["report", study, "--redo"]], (*STATISTICS, "torch._dynamo"))
+    assert written.status == 0
 
 
 def test_help_lists_every_verb(call, succeed):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
-from mnemoscope.maps.format import pack_triangle
+from mnemoscope.maps.triangle import pack_triangle
 from mnemoscope.maps.views import TensorMaps
 
 SETTING = CnnSetting(6, 10, "mean")

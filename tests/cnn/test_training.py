@@ -28,8 +28,8 @@ from mnemoscope.cnn.training import (
     train_cnn,
 )
 from mnemoscope.errors import DamagedDataError
-from mnemoscope.maps.format import pack_triangle, unpack_triangle
 from mnemoscope.maps.shape import row_statistics
+from mnemoscope.maps.triangle import pack_triangle, unpack_triangle
 from mnemoscope.maps.views import TensorMaps
 from refusals import refusal
 

@@ -16,8 +16,8 @@ from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.continue_ import continue_sequences, scan_memorized
 from mnemoscope.lm.graft import grafted
 from mnemoscope.lm.load import load_model
-from mnemoscope.maps.format import pack_triangle, unpack_triangle
 from mnemoscope.maps.store import MapStore
+from mnemoscope.maps.triangle import pack_triangle, unpack_triangle
 from mnemoscope.maps.views import MarkedMaps, TensorMaps
 from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import parse_settings

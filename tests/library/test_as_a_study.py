@@ -8,7 +8,8 @@ import pytest
 
 import mnemoscope as ms
 from mnemoscope.library.maps import read_windows
-from mnemoscope.pipeline.capture import open_maps, shown_tokens
+from mnemoscope.pipeline.capture import shown_tokens
+from mnemoscope.pipeline.stored_maps import open_maps
 
 TAXONOMY = "Non-Memo, Recite[5], Recollect"
 

@@ -32,8 +32,8 @@ from mnemoscope.localize.cut import (
     same_layer_edges,
     specificity,
 )
-from mnemoscope.maps.format import unpack_triangle
 from mnemoscope.maps.shape import copy_edges
+from mnemoscope.maps.triangle import unpack_triangle
 from mnemoscope.study.settings import KnockoutSettings, LocalizeSettings
 
 L, T = 3, 16

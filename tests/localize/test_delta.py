@@ -24,7 +24,7 @@ from mnemoscope.localize.delta import (
     randomized,
     region_sentence,
 )
-from mnemoscope.maps.format import pack_triangle
+from mnemoscope.maps.triangle import pack_triangle
 from mnemoscope.maps.views import TensorMaps
 
 RAW = Scaling(None, None, 0.0)

@@ -13,7 +13,7 @@ from mnemoscope.localize.delta import (
     layer_profile,
     normalized_gradients,
 )
-from mnemoscope.maps.format import pack_triangle, unpack_triangle
+from mnemoscope.maps.triangle import pack_triangle, unpack_triangle
 from mnemoscope.maps.views import TensorMaps
 
 N_LAYERS, LENGTH, N_CLASSES = 3, 64, 3

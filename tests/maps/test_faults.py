@@ -12,8 +12,8 @@ import torch
 from map_folders import capture, capture_and_die, maps_of, writer_of
 from mnemoscope import store
 from mnemoscope.errors import DamagedDataError, NoRoomError, OutOfDateError, UserError
-from mnemoscope.maps.format import unpack_triangle
 from mnemoscope.maps.store import MapStore
+from mnemoscope.maps.triangle import unpack_triangle
 from refusals import refusal
 from study_files import content, rewrite_record
 

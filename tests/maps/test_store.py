@@ -18,14 +18,9 @@ from map_folders import (
     writer_of,
 )
 from mnemoscope.errors import UserError
-from mnemoscope.maps.format import (
-    pack_triangle,
-    triangle_length,
-    unpack_channels_last,
-    unpack_triangle,
-)
-from mnemoscope.maps.shape import triangle_size
+from mnemoscope.maps.shape import triangle_length, triangle_size
 from mnemoscope.maps.store import MapStore
+from mnemoscope.maps.triangle import pack_triangle, unpack_channels_last, unpack_triangle
 from refusals import refusal
 from study_files import content
 

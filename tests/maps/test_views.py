@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader
 
 from map_folders import add_shard, capture, maps_of
 from mnemoscope.errors import DamagedDataError
-from mnemoscope.maps.format import StoreMeta, pack_triangle, unpack_triangle
+from mnemoscope.maps.format import StoreMeta
 from mnemoscope.maps.store import MapStore, MapWriter
+from mnemoscope.maps.triangle import pack_triangle, unpack_triangle
 from mnemoscope.maps.views import (
     DifferenceMaps,
     MarkedMaps,

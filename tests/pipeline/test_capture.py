@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from mnemoscope.maps.format import unpack_triangle
 from mnemoscope.maps.store import MapStore
+from mnemoscope.maps.triangle import unpack_triangle
 from mnemoscope.study.folder import Study
 
 PADDING = ("--set", "sequences.pad=true")

@@ -13,8 +13,8 @@ from mnemoscope.data.table import token_matrix
 from mnemoscope.flow.run import run_stage
 from mnemoscope.lm.edges import total_effects
 from mnemoscope.localize.cut import CutOutcome, count_edges
-from mnemoscope.maps.format import unpack_triangle
 from mnemoscope.maps.store import MapStore
+from mnemoscope.maps.triangle import unpack_triangle
 from mnemoscope.pipeline import knockout
 from mnemoscope.pipeline.knockout import own_statements, statements
 from mnemoscope.pipeline.localize import StoredDelta, pack_deltas

@@ -11,8 +11,8 @@ import torch
 from mnemoscope.errors import DamagedDataError
 from mnemoscope.flow.run import run_stage
 from mnemoscope.library.reader import in_halves
-from mnemoscope.maps.format import unpack_triangle
 from mnemoscope.maps.store import MapStore
+from mnemoscope.maps.triangle import unpack_triangle
 from mnemoscope.pipeline import localize
 from mnemoscope.pipeline.localize import load_deltas, pack_deltas, rows_read
 from mnemoscope.pipeline.train import load_outcome, sample_rows

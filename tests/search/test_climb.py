@@ -22,8 +22,9 @@ from mnemoscope.data.features import add_features
 from mnemoscope.data.table import fill_columns
 from mnemoscope.errors import UserError
 from mnemoscope.flow.run import run_stage
-from mnemoscope.maps.format import StoreMeta, unpack_triangle
+from mnemoscope.maps.format import StoreMeta
 from mnemoscope.maps.store import MapStore, MapWriter
+from mnemoscope.maps.triangle import unpack_triangle
 from mnemoscope.report.tables import search_tables
 from mnemoscope.search import climb
 from mnemoscope.search.climb import (

@@ -19,8 +19,8 @@ from mnemoscope.cli.study import stage_verb
 from mnemoscope.cluster import units
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.flow.run import run, run_stage
-from mnemoscope.pipeline.capture import open_maps
 from mnemoscope.pipeline.sequences import create_study
+from mnemoscope.pipeline.stored_maps import open_maps
 from mnemoscope.pipeline.train import jobs_of, load_outcome
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models

@@ -136,7 +136,8 @@ class AnalysisInputs:
             return None
         import torch
 
-        from mnemoscope.maps.format import find_rows, key_frame, unpack_triangle
+        from mnemoscope.maps.format import find_rows, key_frame
+        from mnemoscope.maps.triangle import unpack_triangle
         from mnemoscope.maps.views import rows_at_once
 
         keys = (rows["sequence_id"].to_numpy(), rows["suffix"].to_list())

@@ -246,7 +246,7 @@ class BrowsedStudy:
 
     @cached_property
     def _store(self) -> "MapStore":
-        from mnemoscope.pipeline.capture import open_maps
+        from mnemoscope.pipeline.stored_maps import open_maps
 
         return open_maps(self.study, "model")
 
@@ -360,7 +360,7 @@ class BrowsedStudy:
         """The maps of a sequence with its own suffix, or as stored; None if never captured."""
         import torch
 
-        from mnemoscope.maps.format import unpack_triangle
+        from mnemoscope.maps.triangle import unpack_triangle
 
         row = self._row(sequence_id).row(0, named=True)
         number = row["sequence_id"]

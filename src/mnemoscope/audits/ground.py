@@ -36,11 +36,12 @@ from mnemoscope.flow.run import run
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.load import load_tokenizer
 from mnemoscope.lm.model import LanguageModel
-from mnemoscope.maps.format import pack_triangle
 from mnemoscope.maps.shape import POOLED
+from mnemoscope.maps.triangle import pack_triangle
 from mnemoscope.maps.views import TensorMaps
 from mnemoscope.pipeline.label import SAMPLES_FILE, SampleEntry, aliases_of, samples_of
-from mnemoscope.pipeline.train import PREDICTIONS_FILE, Job, jobs_of, load_outcome, trained_cnn
+from mnemoscope.pipeline.train import Job, jobs_of, load_outcome, trained_cnn
+from mnemoscope.pipeline.trainings import PREDICTIONS_FILE
 from mnemoscope.progress import say
 from mnemoscope.stats import resampled_auc
 from mnemoscope.study.folder import Study, is_study

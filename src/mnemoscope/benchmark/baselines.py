@@ -8,24 +8,20 @@ the model; the better of the two counts.
 import time
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy import sparse
-from sklearn.decomposition import TruncatedSVD
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 from mnemoscope.cnn.training import CHANCE_LEVEL, chance_test
-from mnemoscope.maps.format import unpack_triangle
 from mnemoscope.maps.shape import SHAPES, attention_shape
+from mnemoscope.maps.triangle import unpack_triangle
 from mnemoscope.maps.views import MapSource, TensorMaps
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 BLIND_CHANNELS = ("same token earlier", "after the same token")
 """What the two channels of a blind map mark, in order."""
@@ -76,6 +72,8 @@ def fit_baseline(
     the estimator, so that nothing of the evaluation leaks in. Every class occurs in `train_labels`.
     Raises ValueError: labels and inputs differ in number, or the labels are not 0 to classes - 1.
     """
+    from sklearn.exceptions import ConvergenceWarning
+
     started = time.perf_counter()
     labels = np.asarray(train_labels, dtype=np.int64)
     present = np.unique(labels)
@@ -130,6 +128,8 @@ def ngram_logits(
 
     Tokens (n_train, T) and (n_eval, T), integer.
     """
+    from sklearn.linear_model import LogisticRegression
+
     train_counts, eval_counts = count_ngrams(train_tokens, eval_tokens)
     estimator = LogisticRegression(C=0.3, max_iter=500, random_state=seed)
     return fit_baseline(estimator, train_counts.log1p(), train_labels, eval_counts.log1p())
@@ -137,7 +137,7 @@ def ngram_logits(
 
 def count_ngrams(
     train_tokens: np.ndarray, eval_tokens: np.ndarray, *, limit: int = MAX_NGRAMS
-) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
+) -> tuple["csr_matrix", "csr_matrix"]:
     """Count the 1- and 2-grams of token ids that two training sequences share.
 
     Gives training and evaluation counts, (n, columns). An n-gram of one training sequence says
@@ -165,6 +165,8 @@ def ngram_dimensions(
     Found on the training sequences by singular value decomposition (latent semantic analysis).
     No column where fewer than two n-grams or sequences are there.
     """
+    from sklearn.decomposition import TruncatedSVD
+
     counts = [one.log1p() for one in count_ngrams(train_tokens, eval_tokens)]
     dimensions = min(TEXT_DIMENSIONS, counts[0].shape[1] - 1, counts[0].shape[0] - 1)
     if dimensions < 1:
@@ -185,15 +187,17 @@ def _codes(tokens: np.ndarray, base: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _matrix(
     rows: np.ndarray, codes: np.ndarray, vocabulary: np.ndarray, n_rows: int
-) -> sparse.csr_matrix:
+) -> "csr_matrix":
     """Count the codes of the vocabulary, one matrix row a sequence."""
+    from scipy.sparse import csr_matrix
+
     shape = (n_rows, max(1, len(vocabulary)))
     if len(vocabulary) == 0:
-        return sparse.csr_matrix(shape, dtype=np.float64)
+        return csr_matrix(shape, dtype=np.float64)
     column = np.minimum(np.searchsorted(vocabulary, codes), len(vocabulary) - 1)
     known = vocabulary[column] == codes
     ones = np.ones(int(known.sum()))
-    return sparse.csr_matrix((ones, (rows[known], column[known])), shape=shape)
+    return csr_matrix((ones, (rows[known], column[known])), shape=shape)
 
 
 def classify_logprobs(
@@ -205,6 +209,8 @@ def classify_logprobs(
     they are a positive control, and circular: memorized *means* that every suffix token is the best
     one. Of the best token at each place of the prefix they are not.
     """
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
     if not (np.isfinite(train_logprobs).all() and np.isfinite(eval_logprobs).all()):
         raise ValueError("logits: a log-probability is not finite")
     estimator = HistGradientBoostingClassifier(
@@ -261,6 +267,10 @@ def classify_statistics(
     Every statistic is standardized over the training sequences, then multinomial logistic
     regression (L2, C = 1). Statistics are (n, layers, figures), or (n, columns).
     """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     estimator = make_pipeline(
         StandardScaler(), LogisticRegression(C=1.0, max_iter=1000, random_state=seed)
     )

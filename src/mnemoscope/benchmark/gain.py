@@ -22,7 +22,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 
 from mnemoscope import stats
 from mnemoscope.benchmark.excess import Votes
@@ -191,6 +190,8 @@ def fit_pool(known: stats.Floats, true: NDArray[np.int64]) -> stats.Floats:
     conditional logit with the readers' log-probabilities `known` (readers, n, classes), with an L2
     penalty on the weights.
     """
+    from scipy.optimize import minimize
+
     n_readers, n, n_classes = known.shape
     is_true = np.eye(n_classes)[true]
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import linprog
 
 BALANCED = 0.1
 """Largest standardized difference that counts as balanced (the usual threshold)."""
@@ -132,6 +131,8 @@ def _thirds(column: np.ndarray) -> np.ndarray:
 
 def _choose(constraints: _Constraints, labels: np.ndarray, tolerance: float) -> np.ndarray:
     """Find the largest choice by linear programming: ascending positions."""
+    from scipy.optimize import linprog
+
     near = constraints.near.copy()
     near[:, -1] = -tolerance
     solution = linprog(

@@ -379,7 +379,7 @@ def _describe_study(study: Study, answer: options.Answer) -> None:
     console.print(models)
     if (study.folder / "maps").is_dir():
         from mnemoscope.maps.format import read_meta
-        from mnemoscope.pipeline.capture import check_maps, maps_folder, stores
+        from mnemoscope.pipeline.stored_maps import check_maps, maps_folder, stores
 
         for store in stores(study):  # figures rest on predictions, so no other verb may look
             check_maps(study, store, read_meta(maps_folder(study, store)))
@@ -402,7 +402,7 @@ def _describe_study(study: Study, answer: options.Answer) -> None:
 
 def _verified(study: Study) -> list[str]:
     """Say what is wrong with the files of a study."""
-    from mnemoscope.pipeline.capture import damaged_maps
+    from mnemoscope.pipeline.stored_maps import damaged_maps
 
     found = [str(one) for one in [*study.verify(), *damaged_maps(study)]]
     print(*(found or ["Every file is as it was written."]), sep="\n")

@@ -20,15 +20,14 @@ import torch
 from numpy.typing import ArrayLike
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
-from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1, precision_recall
 from mnemoscope.cnn.network import AttentionCnn
 from mnemoscope.cnn.presets import CnnSetting, TrainingPreset
 from mnemoscope.errors import DamagedDataError, UserError, first_line
-from mnemoscope.maps.format import unpack_channels_last, unpack_triangle
 from mnemoscope.maps.shape import ROW_STATISTICS, row_statistics
+from mnemoscope.maps.triangle import unpack_channels_last, unpack_triangle
 from mnemoscope.maps.views import MapSource, rows_at_once
 from mnemoscope.parse import parse_json
 
@@ -344,12 +343,15 @@ def chance_test(confusion: ArrayLike) -> ChanceTest:
     Blind balanced accuracy is 1 / classes on average and varies at most as a binomial share of
     classes x (size of the smallest class) trials: exact for equal classes, careful for others.
     """
+    from scipy.special import betainc
+
     counts = np.asarray(confusion)
     accuracy = float(precision_recall(counts).recall.mean())
     n_trials = len(counts) * int(counts.sum(axis=1).min())
     n_right = math.floor(accuracy * n_trials + 1e-9)  # a whole number for equal classes
-    test = binomtest(n_right, n_trials, 1 / len(counts), alternative="greater")
-    return ChanceTest(accuracy, float(test.pvalue))
+    # The binomial chance of as many or more, as an incomplete beta integral.
+    p_value = betainc(n_right, n_trials - n_right + 1, 1 / len(counts)) if n_right else 1.0
+    return ChanceTest(accuracy, float(p_value))
 
 
 def _epochs(

@@ -35,6 +35,11 @@ from mnemoscope.data.table import (
 from mnemoscope.errors import DamagedDataError, UserError, nearest, pip_install
 from mnemoscope.progress import Progress, track
 
+FEATURES = ("rouge_l", "rouge_3", "is_incrementing", "is_repeating", "duplicates", "is_code")
+"""What taxonomies ask of a text."""
+GIVEN = ("duplicates", "is_code")
+"""Those that are taken from the user's table if it has them."""
+
 # Numbers that a sequence's text or tokens give by themselves: code length, entropy, frequency.
 
 _ROUNDING = 1e-9

@@ -18,9 +18,9 @@ from mnemoscope.data.table import PUBLISHED_VERDICT, refuse_padding
 from mnemoscope.errors import UserError
 from mnemoscope.files import digest
 from mnemoscope.lm.hub import describe_lacking, find_checkpoints
-from mnemoscope.pipeline.capture import maps_folder, open_maps
 from mnemoscope.pipeline.label import LABELS_FILE
 from mnemoscope.pipeline.published_split import VERDICT_NAME, is_plain
+from mnemoscope.pipeline.stored_maps import maps_folder, open_maps
 from mnemoscope.progress import say
 from mnemoscope.report.pictures import Picture, draw_figure
 from mnemoscope.stats import FEWEST_GROUPS

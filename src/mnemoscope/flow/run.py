@@ -6,13 +6,11 @@ from typing import Any
 
 from mnemoscope.cluster.units import Share
 from mnemoscope.data.rows import name_of
-from mnemoscope.pipeline.capture import damaged_maps, repair_maps
 from mnemoscope.pipeline.label import nothing_to_train
 from mnemoscope.pipeline.sequences import create_study
+from mnemoscope.pipeline.stored_maps import damaged_maps
 from mnemoscope.pipeline.trainings import check_wanted
 from mnemoscope.progress import say
-from mnemoscope.report.content import report_content
-from mnemoscope.report.page import REPORT_FILE, write_report
 from mnemoscope.study.folder import Study, check_study, is_study
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import StudySettings, parse_settings
@@ -69,13 +67,20 @@ def run(
         for stage in wanted:
             if stage.name == "capture" and until is None and nothing_to_train(study):
                 say("No CNN can be trained; what needs none goes into the report, with the reason.")
-                write_report(folder / REPORT_FILE, report_content(study, models.tokenizer()))
+                _report_without_cnns(study, models)
                 break
             if stage in missing:
                 place = f"{missing.index(stage) + 1} of {len(missing)}"
                 say(f"Stage {place}, {stage.name}: {stage.purpose}")
                 stage.load()(study, models)
     return study
+
+
+def _report_without_cnns(study: Study, models: Models) -> None:
+    from mnemoscope.report.content import report_content
+    from mnemoscope.report.page import REPORT_FILE, write_report
+
+    write_report(study.folder / REPORT_FILE, report_content(study, models.tokenizer()))
 
 
 def run_stage(
@@ -103,6 +108,8 @@ def run_stage(
         if not study.is_done(stage):
             stage_named(stage).load()(study, models or Models(study.settings))
         elif stage == "capture" and (damaged := damaged_maps(study)):
+            from mnemoscope.pipeline.capture import repair_maps
+
             for error in damaged:
                 say(f"Repairing: {error}")
             repair_maps(study, models or Models(study.settings))

@@ -28,9 +28,10 @@ from mnemoscope.library.sequences import as_windows, scan
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.placement import fingerprint_model
-from mnemoscope.maps.format import StoreMeta, pack_shard, pack_triangle, unpack_triangle
+from mnemoscope.maps.format import StoreMeta
 from mnemoscope.maps.shape import POOLED
 from mnemoscope.maps.store import MapStore, MapWriter
+from mnemoscope.maps.triangle import pack_shard, pack_triangle, unpack_triangle
 from mnemoscope.maps.views import ChosenMaps, MapSource, TensorMaps
 
 Pool = Literal["mean", "max", "both"]

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from mnemoscope.data.corpus import Corpus, open_corpus
-from mnemoscope.data.features import add_features
+from mnemoscope.data.features import FEATURES, add_features
 from mnemoscope.data.patterns import PatternMode
 from mnemoscope.data.read import read_sequences
 from mnemoscope.data.table import COLUMNS, has_values, token_matrix, whole_mask
@@ -39,8 +39,6 @@ CLASS = "class"
 VERDICTS = ("is_memorized", "memorization_score", "continuation", "smallest_gap")
 """Columns that say which windows a model reproduces."""
 _BY_PREFIX = ("rouge_l", "rouge_3", "duplicates")  # features that depend on where the suffix begins
-FEATURES = ("rouge_l", "rouge_3", "is_incrementing", "is_repeating", "duplicates", "is_code")
-"""What taxonomies ask of a text, and `classify` computes."""
 
 
 def windows(

@@ -11,8 +11,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from mnemoscope.errors import (
     DamagedDataError,
@@ -77,6 +75,8 @@ def load_model(
                 "plain safetensors, or name one device."
             )
     with _loading(source):
+        from transformers import AutoConfig
+
         config = AutoConfig.from_pretrained(source.location, **arguments)
         _check_is_causal(source, config)
         if _is_quantized(source, config) and device_map is None:
@@ -107,6 +107,8 @@ def load_tokenizer(
 def _read_tokenizer(source: Source, trust_remote_code: bool) -> Any:
     name, place, arguments = source.name, source.location, source.arguments()
     arguments["trust_remote_code"] = trust_remote_code
+    from transformers import AutoConfig, AutoTokenizer
+
     adapter = source.adapter
     if adapter is not None and adapter.has_tokenizer:
         # The base's configuration says of which family the files are; the folder has none.
@@ -147,6 +149,8 @@ def _check_embedded(source: Source, tokenizer: Any, model: Any, trust_remote_cod
 
 def _read_weights(source: Source, **arguments: Any) -> Any:
     """Load the weights and refuse a model of which some were made up."""
+    from transformers import AutoModelForCausalLM
+
     if source.gguf_file is None:
         arguments["use_safetensors"] = True
     model, report = AutoModelForCausalLM.from_pretrained(
@@ -203,6 +207,8 @@ def _reason(error: Exception, source: Source) -> str:
 
 
 def _check_is_causal(source: Source, config: Any) -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
     has_own_code = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
     if config.is_encoder_decoder or not (
         has_own_code or config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES

@@ -17,15 +17,12 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
-from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
-from transformers.masking_utils import eager_mask
 
 from mnemoscope.errors import NoRoomError, UnsupportedModelError, UserError, first_line
 from mnemoscope.files import write_text
@@ -37,6 +34,9 @@ from mnemoscope.lm.placement import (
     input_device,
     is_spread,
 )
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache, PreTrainedModel
 
 _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
@@ -58,43 +58,6 @@ HALVED = "batch_size_halved_to"
 _halved: ContextVar[Callable[[int], None] | None] = ContextVar("halved", default=None)
 
 
-class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
-    """Keys and values are views of the used part of their rooms: others copy all for each token."""
-
-    keys: torch.Tensor
-    values: torch.Tensor
-
-    def __init__(self, n_tokens: int) -> None:
-        super().__init__()
-        self._n_tokens = n_tokens
-        self._rooms: tuple[torch.Tensor, torch.Tensor] | None = None
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write new states (batch, heads, tokens, size) behind the others; give all of them."""
-        start = self.get_seq_length()
-        end = start + key_states.shape[-2]
-        if end > self._n_tokens:
-            return super().update(key_states, value_states, *args, **kwargs)  # type: ignore[no-any-return]
-        new = key_states, value_states
-        # Whatever changes the rows of a cache puts new tensors in place of the views.
-        if self._rooms is None or self.keys.data_ptr() != self._rooms[0].data_ptr():
-            if not self.is_initialized:
-                self.lazy_initialization(key_states, value_states)
-            key_room, value_room = (
-                states.new_empty(*states.shape[:2], self._n_tokens, states.shape[3])
-                for states in new
-            )
-            if start:
-                key_room[:, :, :start], value_room[:, :, :start] = self.keys, self.values
-            self._rooms = key_room, value_room
-        for room, states in zip(self._rooms, new, strict=True):
-            room[:, :, start:end] = states
-        self.keys, self.values = (room[:, :, :end] for room in self._rooms)
-        return self.keys, self.values
-
-
 @contextmanager
 def rerouted(
     lm: "LanguageModel",
@@ -113,6 +76,9 @@ def rerouted(
     with ExitStack() as stack:
         stack.enter_context(evaluation_mode(lm.model))
         if lm.attention_route == "interface":
+            from transformers import AttentionInterface, AttentionMaskInterface
+            from transformers.masking_utils import eager_mask
+
             AttentionInterface.register(name, function)
             # Without it transformers passes no mask and every token sees the later ones.
             AttentionMaskInterface.register(name, eager_mask)
@@ -124,7 +90,7 @@ def rerouted(
         yield
 
 
-def attention_route(model: PreTrainedModel) -> str:
+def attention_route(model: "PreTrainedModel") -> str:
     """Say how a model's attention is captured: ``interface``, or ``hooks`` on its eager code."""
     upcasts = getattr(model.config, "reorder_and_upcast_attn", False)  # GPT-2: only its eager code
     return "interface" if model._can_set_attn_implementation() and not upcasts else "hooks"
@@ -202,6 +168,8 @@ def implementation(lm: "LanguageModel", name: str) -> Iterator[None]:
 
 def _implementations(model: nn.Module) -> list[tuple[Any, str | None]]:
     """Every configuration inside a model, outermost first, with its attention implementation."""
+    from transformers import PreTrainedModel
+
     configs = {
         id(module.config): module.config
         for module in model.modules()
@@ -444,7 +412,7 @@ def find_argument(module_class: Any, *names: str) -> str | None:
 
 def new_cache(
     lm: LanguageModel, n_tokens: int = 0, *, by_token: bool = False
-) -> DynamicCache | None:
+) -> "DynamicCache | None":
     """Make an empty key-value cache, or None for a family that has none.
 
     Its plain layers have room for `n_tokens` and those put before them, more may still come; layers
@@ -454,6 +422,10 @@ def new_cache(
     """
     if not find_argument(lm.model.__class__, *_CACHE):
         return None
+    from transformers.cache_utils import DynamicCache, DynamicLayer
+
+    from mnemoscope.lm.cache import PreallocatedLayer
+
     cache, n_tokens = DynamicCache(config=lm.model.config), n_tokens + len(lm.before)
     if not (by_token or all(map(_holds_keys_alone, cache.layers))):
         return None
@@ -466,11 +438,11 @@ def new_cache(
 
 def _holds_keys_alone(layer: Any) -> bool:
     """Whether a cache's layer has nothing but keys and values: no state of a convolution or SSM."""
-    is_of_family = type(layer).__module__ != DynamicLayer.__module__
+    is_of_family = type(layer).__module__ != "transformers.cache_utils"
     return not (is_of_family or hasattr(layer, "conv_states"))
 
 
-def with_rows(lm: LanguageModel, cache: DynamicCache, rows: torch.Tensor) -> DynamicCache:
+def with_rows(lm: LanguageModel, cache: "DynamicCache", rows: torch.Tensor) -> "DynamicCache":
     """A cache of these rows alone, (n,) int64; the given one stays as it is."""
     found = copy(cache)
     found.layers = [copy(layer) for layer in cache.layers]
@@ -484,6 +456,8 @@ def reorder_rows(cache: Any, rows: torch.Tensor, *, shared: int) -> None:
 
     Where as many rows stay, only what follows those tokens is copied.
     """
+    from mnemoscope.lm.cache import PreallocatedLayer
+
     for layer in cache.layers:
         if isinstance(layer, PreallocatedLayer) and len(layer.keys) == len(rows):
             for states in (layer.keys, layer.values):
@@ -496,7 +470,7 @@ def last_logits(
     lm: LanguageModel,
     input_ids: torch.Tensor,
     n_last: int,
-    cache: DynamicCache | None = None,
+    cache: "DynamicCache | None" = None,
     *,
     output_attentions: bool = False,
     shown: torch.Tensor | None = None,

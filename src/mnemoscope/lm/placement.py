@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
-from transformers.utils import logging
 
 from mnemoscope.errors import UserError, check_installed, nearest
 from mnemoscope.lm.hub import check_device_name, check_dtype_name
@@ -183,6 +182,8 @@ def quiet_transformers(*, reads_gguf: bool = False) -> Iterator[None]:
 
     `reads_gguf` silences stderr too: no setting switches off the GGUF reader's bar.
     """
+    from transformers.utils import logging
+
     conversion = os.environ.get(_NO_CONVERSION)
     with warnings.catch_warnings(action="ignore"), ExitStack() as stack:
         if reads_gguf:

@@ -17,13 +17,12 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from mnemoscope.cnn.training import NetworkInputs, Scaling, TrainedCnn, evaluation_mode
 from mnemoscope.errors import UserError, check_installed, nearest
-from mnemoscope.maps.format import unpack_triangle
 from mnemoscope.maps.shape import NEAR_DIAGONAL
+from mnemoscope.maps.triangle import unpack_triangle
 from mnemoscope.maps.views import MapSource
 
 Attribution = Literal["gradient", "guided", "integrated", "occlusion"]
@@ -377,6 +376,8 @@ class Agreement(NamedTuple):
 
 def agreement(first: np.ndarray, second: np.ndarray) -> Agreement:
     """Compare two maps of one class, both (layers, query, key)."""
+    from scipy.stats import rankdata
+
     if first.shape != second.shape:
         raise ValueError(f"maps of shape {first.shape} and {second.shape}")
     causal = np.tri(first.shape[-1], dtype=bool)

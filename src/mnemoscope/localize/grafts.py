@@ -250,11 +250,11 @@ def _find(value: Estimate, over_flip: Estimate, in_halves: Floats) -> Finding:
 
 def _chance(distances: Floats) -> float:
     """One-sided p of the twin as one more draw: its distances (m,) from m single directions."""
-    from scipy.stats import t
+    from scipy.special import stdtr
 
     scatter = max(float(distances.std(ddof=1)), _LEAST_SCATTER)
     m = len(distances)
-    return float(t.sf(distances.mean() / (scatter * np.sqrt(1 + 1 / m)), m - 1))
+    return float(stdtr(m - 1, -distances.mean() / (scatter * np.sqrt(1 + 1 / m))))
 
 
 def _holm(p_values: Sequence[float]) -> list[float]:

@@ -1,28 +1,19 @@
-"""The files of a map folder: packed triangles in shards, and what all maps have in common.
-
-A map keeps its causal half alone, (layers, 64, 64) as (layers, 2080), row by row: query 0 with
-key 0, query 1 with keys 0 and 1, and so on. Exact both ways.
-"""
+"""The files of a map folder: shards with their records, and what all maps have in common."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from itertools import count
-from math import isqrt
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
-import torch
-from safetensors.torch import save
 from typing_extensions import TypedDict
 
 from mnemoscope.errors import DamagedDataError, MnemoscopeError, UserError
 from mnemoscope.files import digest, write_json
-from mnemoscope.maps.shape import POOLED, triangle_size
+from mnemoscope.maps.shape import POOLED
 from mnemoscope.parse import MOST_BYTES, flatten, parse_json, read_json
 from mnemoscope.store import Store
 
@@ -40,74 +31,6 @@ INDEX_SCHEMA = pl.Schema(
     }
 )
 _KEY = ["sequence_id", "suffix"]
-
-
-def triangle_length(size: int) -> int:
-    """Sequence length whose triangle has `size` weights; `ValueError` where there is none.
-
-    >>> triangle_length(2080)
-    64
-    """
-    length = (isqrt(8 * size + 1) - 1) // 2
-    if size < 1 or triangle_size(length) != size:
-        raise ValueError(f"{size} weights are no triangle; 64 tokens have {triangle_size(64)}")
-    return length
-
-
-def pack_triangle(maps: torch.Tensor) -> torch.Tensor:
-    """Copy the weights on and below the diagonal: (..., T, T) to (..., T·(T+1)/2).
-
-    Raises ValueError: the last two axes differ. UserError: a weight above the diagonal is not zero
-    (the model saw later tokens).
-    """
-    length = maps.shape[-1]
-    if maps.ndim < 2 or maps.shape[-2] != length:
-        raise ValueError(f"maps of shape {tuple(maps.shape)}: axes query and key must be equal")
-    if torch.triu(maps, diagonal=1).any():
-        raise UserError(
-            "attention weights above the diagonal: this model looks at later tokens. "
-            "Only causal language models can be captured."
-        )
-    packed = maps.new_empty(*maps.shape[:-2], triangle_size(length))
-    for query in range(length):
-        packed[..., triangle_size(query) : triangle_size(query + 1)] = maps[..., query, : query + 1]
-    return packed
-
-
-def unpack_triangle(packed: torch.Tensor) -> torch.Tensor:
-    """Put packed weights back in place, zeros above the diagonal: (..., T·(T+1)/2) to (..., T, T).
-
-    Row by row is fastest: 16 maps of 36 layers take 1.7 ms on one core, an index over all 2,080
-    places 4 to 30 ms. `ValueError` where the last axis is no triangle.
-    """
-    length = triangle_length(packed.shape[-1])
-    maps = packed.new_zeros(*packed.shape[:-1], length, length)
-    for query in range(length):
-        maps[..., query, : query + 1] = packed[..., triangle_size(query) : triangle_size(query + 1)]
-    return maps
-
-
-def unpack_channels_last(packed: torch.Tensor) -> torch.Tensor:
-    """`unpack_triangle` of (batch, layers, triangle) in channels-last memory.
-
-    Turning the triangle round first makes every place a run of all layers: 16 maps of 36 layers
-    take 1 ms on one core, `unpack_triangle` and reordering 7 ms (`benchmarks/bench_training.py`).
-    """
-    n_maps, n_layers, size = packed.shape
-    length = triangle_length(size)
-    turned = packed.new_empty(n_maps, size + 1, n_layers)
-    turned[:, :size] = packed.transpose(1, 2)
-    turned[:, size] = 0
-    maps = turned.index_select(1, _places(length, packed.device))
-    return maps.view(n_maps, length, length, n_layers).permute(0, 3, 1, 2)
-
-
-@lru_cache(maxsize=8)
-def _places(length: int, device: torch.device) -> torch.Tensor:
-    """For each (query, key) its place in the triangle, or one past its end; (length²,) int64."""
-    query, key = torch.arange(length)[:, None], torch.arange(length)
-    inside = query * (query + 1) // 2 + key
-    return torch.where(key <= query, inside, triangle_size(length)).flatten().to(device)
 
 
 @dataclass(frozen=True)
@@ -192,31 +115,6 @@ def write_meta(folder: Path, meta: StoreMeta) -> None:
 def _damaged(path: Path) -> DamagedDataError:
     why = "not a description of maps as mnemoscope writes it"
     return shard_store(path.parent).damaged(path, path.stem, why)
-
-
-def pack_shard(
-    sequence_ids: npt.NDArray[np.int64], maps: Mapping[str, torch.Tensor], meta: StoreMeta
-) -> bytes:
-    """The bytes of a shard: maps (rows, layers, query, key) as float16 triangles.
-
-    Raises UserError: a weight that is not finite (says which layer) or above the diagonal.
-    ValueError: other tensors than the folder's, or a wrong shape.
-    """
-    if set(maps) != set(meta.tensors):
-        raise ValueError(f"maps {sorted(maps)}, the folder holds {sorted(meta.tensors)}")
-    shape = (len(sequence_ids), meta.n_layers, meta.length, meta.length)
-    packed = {}
-    for name, each in sorted(maps.items()):  # equal maps give equal bytes
-        if tuple(each.shape) != shape:
-            raise ValueError(f"maps of shape {tuple(each.shape)}, wanted {shape}")
-        packed[name] = pack_triangle(each.detach()).to("cpu", torch.float16).contiguous()
-        if not torch.isfinite(packed[name]).all():
-            row, layer, _ = torch.nonzero(~torch.isfinite(packed[name]))[0].tolist()
-            raise UserError(
-                f"sequence {sequence_ids[row]}, layer {layer}: attention is not finite. "
-                "Capture with --dtype float32, or look at the model's weights."
-            )
-    return cast(bytes, save(packed))
 
 
 def tensor_start(path: Path, name: str) -> int:

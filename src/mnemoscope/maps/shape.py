@@ -4,6 +4,7 @@ Nothing is learned here, unlike Δ. The benchmark's baseline `statistics` reads 
 among others, CNNs of the preset `rows` read how each query looks back.
 """
 
+from math import isqrt
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -46,6 +47,18 @@ def triangle_size(length: int) -> int:
     2080
     """
     return length * (length + 1) // 2
+
+
+def triangle_length(size: int) -> int:
+    """Sequence length whose triangle has `size` weights; `ValueError` where there is none.
+
+    >>> triangle_length(2080)
+    64
+    """
+    length = (isqrt(8 * size + 1) - 1) // 2
+    if size < 1 or triangle_size(length) != size:
+        raise ValueError(f"{size} weights are no triangle; 64 tokens have {triangle_size(64)}")
+    return length
 
 
 def map_bytes(n_layers: int, length: int, *, n_tensors: int = 2) -> int:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -23,7 +24,9 @@ from mnemoscope.maps.format import (
     shard_store,
     write_meta,
 )
-from mnemoscope.maps.views import StoredMaps
+
+if TYPE_CHECKING:
+    from mnemoscope.maps.views import StoredMaps
 
 _FACTS = ("sequence_ids", "suffixes")
 _MAX_THREADS = 8
@@ -121,12 +124,14 @@ class MapStore:
         sequence_ids: Sequence[int] | np.ndarray,
         suffixes: Sequence[str] | str,
         pooling: str,
-    ) -> StoredMaps:
+    ) -> "StoredMaps":
         """These maps as the CNNs read them, in the order given; their shards are whole.
 
         Raises UserError: a map is not stored. DamagedDataError: one of their shards has changed
         since it was written.
         """
+        from mnemoscope.maps.views import StoredMaps
+
         chosen = self.index[self.rows(sequence_ids, suffixes)]
         names = sorted(chosen["shard"].unique())
         number = {name: position for position, name in enumerate(names)}

@@ -13,13 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mnemoscope.maps.format import (
-    StoreMeta,
-    shard_vanished,
-    tensor_start,
-    triangle_length,
-)
-from mnemoscope.maps.shape import triangle_size
+from mnemoscope.maps.format import StoreMeta, shard_vanished, tensor_start
+from mnemoscope.maps.shape import triangle_length, triangle_size
 
 _MOST_ROWS = 256
 _MOST_WEIGHTS = _MOST_ROWS * 4 * 64 * 64

@@ -57,7 +57,7 @@ from mnemoscope.errors import UserError
 from mnemoscope.files import made_folder, write_json, write_parquet
 from mnemoscope.parse import read_json
 from mnemoscope.pipeline.label import SAMPLES_FILE, SampleEntry, aliases_of, samples_of
-from mnemoscope.pipeline.train import CHOICE_FILE, PREDICTIONS_FILE, RUNS_FILE
+from mnemoscope.pipeline.trainings import CHOICE_FILE, PREDICTIONS_FILE, RUNS_FILE
 from mnemoscope.progress import Progress
 from mnemoscope.stats import NO_ESTIMATE, Estimate, RankCorrelation, frame_of
 from mnemoscope.study.folder import Study, is_study

@@ -6,7 +6,6 @@ and finds log-probabilities that the samples need.
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,14 +14,12 @@ import polars as pl
 from mnemoscope.cluster.units import ALL, Share
 from mnemoscope.columns import Column
 from mnemoscope.data.table import fill_columns, look_up, mask_of, token_matrix
-from mnemoscope.errors import DamagedDataError, MnemoscopeError, UserError
+from mnemoscope.errors import UserError
 from mnemoscope.library.maps import store_meta
 from mnemoscope.lm.model import recording_batch_size
-from mnemoscope.maps.format import StoreMeta, find_rows, read_meta
 from mnemoscope.maps.shape import map_bytes
-from mnemoscope.maps.store import MapStore, MapWriter, find_damage
+from mnemoscope.maps.store import MapWriter
 from mnemoscope.pipeline.continue_ import note_verdicts, store_scan_verdicts, wants_verdicts
-from mnemoscope.pipeline.label import SAMPLES_FILE, nothing_to_train
 from mnemoscope.pipeline.questions import (
     Asked,
     Decoded,
@@ -30,6 +27,13 @@ from mnemoscope.pipeline.questions import (
     NextTokens,
     clear_units,
     unit_store,
+)
+from mnemoscope.pipeline.stored_maps import (
+    captured_roles,
+    maps_folder,
+    store_roles,
+    wanted_maps,
+    wants_controls,
 )
 from mnemoscope.progress import say
 from mnemoscope.study.folder import DECODED_FILE, Study
@@ -100,30 +104,6 @@ def ask_maps(study: Study, models: Models, share: Share = ALL) -> None:
             store_scan_verdicts(study, asked)
 
 
-def damaged_maps(study: Study) -> list[MnemoscopeError]:
-    """Errors in the stores of a finished study; reads every shard (about 1 GB/s)."""
-    found: list[MnemoscopeError] = []
-    for store in stores(study):
-        folder = maps_folder(study, store)
-        try:
-            meta = read_meta(folder)
-            check_maps(study, store, meta)
-            index, damaged = find_damage(folder, meta)
-            found += damaged.values()
-            wanted = wanted_maps(study)
-            if n := find_rows(index, wanted).null_count():
-                why = f"{n} of {wanted.height} maps are missing or damaged"
-                found.append(study.store.out_of_date(folder, "manifests/capture", why))
-        except (DamagedDataError, UserError) as error:
-            found.append(error)
-    return found
-
-
-def stores(study: Study) -> list[str]:
-    """The roles whose maps are there, in part or whole."""
-    return sorted(path.name for path in study.folder.glob("maps/*") if path.is_dir())
-
-
 def repair_maps(study: Study, models: Models) -> None:
     """Capture again only what the stores of a finished study have lost."""
     roles = [one for one in ("model", "reference") if maps_folder(study, one).is_dir()]
@@ -144,63 +124,6 @@ def _capture_rows(study: Study, models: Models, wanted: pl.DataFrame, roles: Seq
             shards = missing_shards(writer, wanted, study.settings)
             _fill(study, asked, writer, one, study.sequences, wanted, shards)
     clear_units(study, "capture")
-
-
-# -- what is wanted ---------------------------------------------------------------------------
-
-
-def maps_folder(study: Study, role: str) -> Path:
-    """Folder of the maps of a role: `model`, `reference`, or with all heads `model-heads`."""
-    return study.folder / "maps" / role
-
-
-def open_maps(study: Study, store: str, *, verify: bool = False) -> MapStore:
-    """Open the maps of a role, as `MapStore`; errors also as `check_maps`."""
-    found = MapStore(maps_folder(study, store), verify=verify)
-    check_maps(study, store, found.meta)
-    return found
-
-
-def check_maps(study: Study, store: str, meta: StoreMeta) -> None:
-    """Raise OutOfDateError if the maps of a role are another study's or another model's."""
-    weights = study.fingerprint(store.removesuffix("-heads"))
-    wanted = {"tokens": study.tokens, "weights": weights}
-    for name, value in wanted.items():
-        if value and meta.model.get(name) != value:
-            why = f"maps of other {name} than the study's"
-            raise study.store.out_of_date(maps_folder(study, store), "capture", why)
-
-
-def heads_role(role: str) -> str:
-    """Name of the folder with all heads of a role."""
-    return f"{role}-heads"
-
-
-def store_roles(settings: StudySettings, role: str) -> list[str]:
-    """Folders for a model's maps: pooled, and all heads if the settings ask for them."""
-    return [role, heads_role(role)] if settings.capture.per_head else [role]
-
-
-def wants_controls(study: Study) -> bool:
-    """True if the benchmark adds controls to the model's maps of the samples."""
-    return study.is_done("label") and study.settings.benchmark.controls
-
-
-def captured_roles(study: Study) -> tuple[str, ...]:
-    """The models whose attention is to be captured."""
-    has_reference = wants_controls(study) and study.settings.reference is not None
-    return ("model", "reference") if has_reference else ("model",)
-
-
-def wanted_maps(study: Study) -> pl.DataFrame:
-    """What to capture: `sequence_id`, `suffix`; true suffixes first, then by id."""
-    if study.is_done("label"):
-        if (reason := nothing_to_train(study)) is not None:
-            raise UserError(reason)
-        rows = study.read(SAMPLES_FILE).select("sequence_id", "suffix").unique()
-    else:
-        rows = study.sequences.select("sequence_id", pl.lit("true").alias("suffix"))
-    return rows.sort("suffix", "sequence_id", descending=[True, False])
 
 
 def check_head_bytes(facts: Mapping[str, Any], n_rows: int, settings: StudySettings) -> None:

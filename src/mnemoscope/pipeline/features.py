@@ -3,13 +3,11 @@
 import polars as pl
 
 from mnemoscope.data.corpus import open_corpus
-from mnemoscope.data.features import add_features, is_available
+from mnemoscope.data.features import FEATURES, GIVEN, add_features, is_available
 from mnemoscope.data.patterns import compare_modes, describe_agreement
 from mnemoscope.data.table import CODE_LABEL, has_values
 from mnemoscope.errors import pip_install
-from mnemoscope.library.sequences import FEATURES
 from mnemoscope.pipeline.published_split import PUBLISHED_PATTERNS, take_published_patterns
-from mnemoscope.pipeline.sequences import GIVEN
 from mnemoscope.progress import say
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models

@@ -35,11 +35,11 @@ from mnemoscope.localize.cut import (
     same_layer_edges,
     specificity,
 )
-from mnemoscope.maps.format import unpack_triangle
 from mnemoscope.maps.shape import copy_edges
-from mnemoscope.pipeline.capture import open_maps
+from mnemoscope.maps.triangle import unpack_triangle
 from mnemoscope.pipeline.label import LABELS_FILE, samples_of
 from mnemoscope.pipeline.localize import StoredDelta, load_deltas, rank_edges
+from mnemoscope.pipeline.stored_maps import open_maps
 from mnemoscope.pipeline.train import sample_rows
 from mnemoscope.progress import Progress, say
 from mnemoscope.stats import FIGURE, NO_ESTIMATE, frame_of, rows_of

@@ -47,13 +47,14 @@ from mnemoscope.localize.delta import (
     randomized,
     region_sentence,
 )
-from mnemoscope.maps.format import unpack_triangle
 from mnemoscope.maps.shape import SHAPES, attention_shape, copy_edges
+from mnemoscope.maps.triangle import unpack_triangle
 from mnemoscope.maps.views import rows_at_once
 from mnemoscope.parse import parse_json
 from mnemoscope.pipeline.benchmark import check_alike, check_different_models, name_models
-from mnemoscope.pipeline.capture import open_maps, shown_tokens
+from mnemoscope.pipeline.capture import shown_tokens
 from mnemoscope.pipeline.label import samples_of
+from mnemoscope.pipeline.stored_maps import open_maps
 from mnemoscope.pipeline.train import (
     Job,
     SampleRows,

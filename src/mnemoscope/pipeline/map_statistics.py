@@ -17,8 +17,9 @@ from mnemoscope.benchmark.baselines import ALL_STATISTICS, all_statistics, blind
 from mnemoscope.cluster.units import UnitStore
 from mnemoscope.maps.shape import POOLED
 from mnemoscope.maps.views import MapSource, StackedMaps
-from mnemoscope.pipeline.capture import heads_role, open_maps, shown_tokens
+from mnemoscope.pipeline.capture import shown_tokens
 from mnemoscope.pipeline.label import SAMPLES_FILE
+from mnemoscope.pipeline.stored_maps import heads_role, open_maps
 from mnemoscope.progress import Progress
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import identity_of

@@ -28,7 +28,7 @@ from mnemoscope.lm.attention import PooledMaps, capture_pooled
 from mnemoscope.lm.continue_ import Decoding, Scan, capture_and_scan
 from mnemoscope.lm.model import HALVED, LanguageModel, note_halved, recording_batch_size
 from mnemoscope.lm.probe import next_tokens
-from mnemoscope.maps.format import pack_shard
+from mnemoscope.maps.triangle import pack_shard
 from mnemoscope.parse import flatten
 from mnemoscope.progress import Progress, say
 from mnemoscope.study.folder import Study, versions

@@ -5,11 +5,12 @@ labels with the model's own verdicts (`check_labels`).
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
+from mnemoscope.data.features import GIVEN
 from mnemoscope.data.published_split import HUB_NAME
 from mnemoscope.data.read import ReadResult
 from mnemoscope.data.table import (
@@ -21,9 +22,6 @@ from mnemoscope.data.table import (
 )
 from mnemoscope.errors import UserError
 from mnemoscope.files import atomic_folder
-from mnemoscope.library.sequences import scan
-from mnemoscope.lm.attention import capture_pooled
-from mnemoscope.lm.model import LanguageModel, check_padded
 from mnemoscope.pipeline.label import check_match
 from mnemoscope.pipeline.published_split import is_plain, read_published
 from mnemoscope.pipeline.sources import read_sources
@@ -35,12 +33,13 @@ from mnemoscope.study.settings import NO_MODEL, StudySettings, check_corpus
 from mnemoscope.study.shapes import other_suite
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 
+if TYPE_CHECKING:
+    from mnemoscope.lm.model import LanguageModel
+
 CHECK_FILE = "label_check.parquet"
 GAPS = (0.01, 0.1, 1.0)
 """Differences of the two best logits below which near ties are counted."""
 _QUANTILES = (0.05, 0.5, 0.95)
-GIVEN = ("duplicates", "is_code")
-"""Features that are taken from the user's table if it has them."""
 
 
 def create_study(
@@ -99,6 +98,8 @@ def check_sources(
         result = read_published(settings)
         check_sequences(result.frame, where=wanted.source, length=wanted.length)
         return result
+    from mnemoscope.lm.attention import capture_pooled
+
     check_inputs(settings, has_reference=settings.reference is not None)
     result = read_sources(settings, models.tokenizer, source)  # before minutes of loading weights
     frame = result.frame
@@ -117,9 +118,11 @@ def check_sources(
 
 
 def _checked_mask(
-    frame: pl.DataFrame, model: LanguageModel, where: str, prefix: int | None
+    frame: pl.DataFrame, model: "LanguageModel", where: str, prefix: int | None
 ) -> np.ndarray | None:
     """The table's `attention_mask` if rows are padded; errors as `check_padded`, with the row."""
+    from mnemoscope.lm.model import check_padded
+
     try:
         mask = whole_mask(frame)
         if mask is not None:
@@ -138,6 +141,8 @@ def check_labels(study: Study, models: Models) -> tuple[str, ...]:
     uniform sample of its label; always true for a table read whole). Raises UserError: the table
     has no labels; as `scan_memorized`.
     """
+    from mnemoscope.library.sequences import scan
+
     table = study.sequences
     if not has_values(table, PUBLISHED_VERDICT):
         raise UserError(
@@ -162,7 +167,7 @@ def check_labels(study: Study, models: Models) -> tuple[str, ...]:
     return _lines(frame, study, model)
 
 
-def _lines(frame: pl.DataFrame, study: Study, model: LanguageModel) -> tuple[str, ...]:
+def _lines(frame: pl.DataFrame, study: Study, model: "LanguageModel") -> tuple[str, ...]:
     settings = study.settings
     lines = [
         f"{settings.model.name}, {model.dtype} on {model.device}, batch size "

@@ -14,7 +14,6 @@ import numpy as np
 import polars as pl
 import torch
 from safetensors.torch import load_file, save
-from sklearn.model_selection import StratifiedGroupKFold
 
 from mnemoscope.benchmark import baselines
 from mnemoscope.benchmark.baselines import (
@@ -44,13 +43,7 @@ from mnemoscope.library.reader import fit_cnn
 from mnemoscope.lm.placement import find_device
 from mnemoscope.maps.shape import ROW_STATISTICS
 from mnemoscope.maps.views import MapSource, MarkedMaps
-from mnemoscope.pipeline.capture import (
-    LOGPROBS_FILE,
-    heads_role,
-    maps_folder,
-    open_maps,
-    shown_tokens,
-)
+from mnemoscope.pipeline.capture import LOGPROBS_FILE, shown_tokens
 from mnemoscope.pipeline.label import SAMPLES_FILE, aliases_of, samples_of
 from mnemoscope.pipeline.map_statistics import (
     POOLINGS_READ,
@@ -62,8 +55,12 @@ from mnemoscope.pipeline.map_statistics import (
     statistics_units,
     stored_maps,
 )
+from mnemoscope.pipeline.stored_maps import heads_role, maps_folder, open_maps
 from mnemoscope.pipeline.trainings import (
+    CHOICE_FILE,
     FOLDS,
+    PREDICTIONS_FILE,
+    RUNS_FILE,
     check_inputs,
     check_kernels,
     controlled_taxonomies,
@@ -78,9 +75,6 @@ from mnemoscope.study.models import Models, identity_of
 from mnemoscope.taxonomy.names import NON_MEMO
 from mnemoscope.taxonomy.sample import N_FOLDS, SampleKey
 
-CHOICE_FILE = "choice.parquet"
-PREDICTIONS_FILE = "predictions.parquet"
-RUNS_FILE = "runs.parquet"
 PREDICTION_COLUMNS = {
     **RUN_COLUMNS,
     "epoch": Column(pl.Int64, "from 0 where every epoch is evaluated, else -1: the last"),
@@ -241,6 +235,8 @@ def fold_rows(rows: SampleRows, n_folds: int = FOLDS) -> list[SampleRows] | None
 @lru_cache(maxsize=8)  # every job of a sample asks for the same
 def _sides(classes: bytes, groups: bytes, n_folds: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Rows of either side of each fold, of int64 arrays."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
     truth, owners = (np.frombuffer(one, dtype=np.int64) for one in (classes, groups))
     folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=0)
     return list(folds.split(truth, truth, owners))

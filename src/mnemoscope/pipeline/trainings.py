@@ -27,6 +27,10 @@ from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.names import find_taxonomy
 from mnemoscope.taxonomy.sample import N_FOLDS
 
+CHOICE_FILE = "choice.parquet"
+PREDICTIONS_FILE = "predictions.parquet"
+RUNS_FILE = "runs.parquet"
+
 ASSUMED_CNN_FLOPS = {"cpu": 5e10, "cuda": 1e12, "mps": 5e11}
 """Operations per second of training CNNs: on one CPU core about half of what
 `benchmarks/bench_plan.py` measures for a step alone."""

@@ -43,7 +43,7 @@ from mnemoscope.pipeline.knockout import (
 )
 from mnemoscope.pipeline.label import LABELS_FILE, nothing_to_train, samples_of
 from mnemoscope.pipeline.localize import StoredDelta, load_deltas
-from mnemoscope.pipeline.train import PREDICTIONS_FILE, RUNS_FILE
+from mnemoscope.pipeline.trainings import PREDICTIONS_FILE, RUNS_FILE
 from mnemoscope.report import tables
 from mnemoscope.report.charts import (
     CutCurve,

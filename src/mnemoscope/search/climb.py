@@ -40,9 +40,10 @@ from mnemoscope.data.table import look_up, token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.probe import suffix_logprobs
-from mnemoscope.pipeline.capture import capture_rows, maps_folder, open_maps, shown_tokens
+from mnemoscope.pipeline.capture import capture_rows, shown_tokens
 from mnemoscope.pipeline.graft import score_grafts_again
 from mnemoscope.pipeline.label import text_measures
+from mnemoscope.pipeline.stored_maps import maps_folder, open_maps
 from mnemoscope.pipeline.train import (
     Job,
     SampleRows,

@@ -2,16 +2,17 @@
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mnemoscope.embedded import place_of
 from mnemoscope.errors import UserError
-from mnemoscope.lm.load import load_model, load_tokenizer
-from mnemoscope.lm.model import LanguageModel, check_fits
 from mnemoscope.progress import say
 from mnemoscope.study.folder import Study
 from mnemoscope.study.records import Model
 from mnemoscope.study.settings import EMBEDDED, NO_MODEL, StudySettings, split_revision
+
+if TYPE_CHECKING:
+    from mnemoscope.lm.model import LanguageModel
 
 
 class Models:
@@ -20,8 +21,8 @@ class Models:
     def __init__(
         self,
         settings: StudySettings,
-        model: LanguageModel | None = None,
-        reference: LanguageModel | None = None,
+        model: "LanguageModel | None" = None,
+        reference: "LanguageModel | None" = None,
     ) -> None:
         given = {"model": model, "reference": reference}
         self.settings = settings
@@ -36,7 +37,7 @@ class Models:
             "given": {},
         }  # every process loads its own
 
-    def model(self, study: Study | None = None) -> LanguageModel:
+    def model(self, study: Study | None = None) -> "LanguageModel":
         """The model under study; recorded in the study, or compared with its record.
 
         Raises UserError: it cannot be loaded, does not fit the sequences, or did not make the
@@ -44,7 +45,7 @@ class Models:
         """
         return self._get("model", self.settings.model.name, study)
 
-    def reference(self, study: Study | None) -> LanguageModel | None:
+    def reference(self, study: Study | None) -> "LanguageModel | None":
         """The model that never saw the sequences, None if there is none; errors as `model`."""
         name = self.settings.reference
         if name is None:
@@ -54,13 +55,13 @@ class Models:
         check_unlike(name, loaded.fingerprint, model.name, model.fingerprint)
         return loaded
 
-    def alone(self, role: str) -> LanguageModel:
+    def alone(self, role: str) -> "LanguageModel":
         """The model of one role, for a worker that serves only this role; not compared."""
         name = self.settings.model.name if role == "model" else self.settings.reference
         assert name is not None
         return self._get(role, name, None)
 
-    def other(self, name: str) -> LanguageModel:
+    def other(self, name: str) -> "LanguageModel":
         """Another model with the same tokenizer, a folder or NAME@REVISION; not recorded."""
         if name not in self._loaded:
             say(f"Loading {name}")
@@ -75,6 +76,8 @@ class Models:
             return self._loaded["model"].tokenizer
         name = self.settings.model.name
         _refuse_none(name)
+        from mnemoscope.lm.load import load_tokenizer
+
         wanted = self.settings.model
         return load_tokenizer(
             place_of(name),
@@ -86,11 +89,13 @@ class Models:
         """Raise UserError if the reference is missing or has another tokenizer, without weights."""
         name = self.settings.reference
         if name is not None and name != EMBEDDED and self.settings.benchmark.controls:
+            from mnemoscope.lm.load import load_tokenizer
+
             loaded, (folder, revision) = self._loaded.get("reference"), split_revision(name)
             tokenizer = loaded.tokenizer if loaded else load_tokenizer(folder, revision=revision)
             check_same_tokens(self.model(), name, tokenizer)
 
-    def _get(self, role: str, name: str, study: Study | None) -> LanguageModel:
+    def _get(self, role: str, name: str, study: Study | None) -> "LanguageModel":
         if role not in self._loaded:
             _refuse_none(name)
             say(f"Loading the {role} {name}")
@@ -109,7 +114,10 @@ def _refuse_none(name: str) -> None:
         )
 
 
-def _load(role: str, name: str, settings: StudySettings) -> LanguageModel:
+def _load(role: str, name: str, settings: StudySettings) -> "LanguageModel":
+    from mnemoscope.lm.load import load_model
+    from mnemoscope.lm.model import check_fits
+
     wanted = settings.model
     source, revision = name, wanted.revision
     if role == "reference":
@@ -127,7 +135,7 @@ def _load(role: str, name: str, settings: StudySettings) -> LanguageModel:
     return loaded
 
 
-def facts_of(loaded: LanguageModel, name: str) -> Model:
+def facts_of(loaded: "LanguageModel", name: str) -> Model:
     """What a study records about a model, as plain values."""
     return {
         "name": name,
@@ -164,7 +172,7 @@ def check_unlike(name: str, fingerprint: str, model: str, model_fingerprint: str
         )
 
 
-def check_same_tokens(model: LanguageModel, name: str, tokenizer: Any) -> None:
+def check_same_tokens(model: "LanguageModel", name: str, tokenizer: Any) -> None:
     """Raise UserError if the token ids of another model have other meanings."""
     if model.tokenizer.get_vocab() != tokenizer.get_vocab():
         raise other_tokens(name, model.name)

@@ -7,15 +7,17 @@ first few. Only those are indexed, so that frequent 5-grams cost nothing.
 """
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from scipy.sparse import coo_array, csr_array
-from scipy.sparse.csgraph import connected_components
 
 from mnemoscope.data.table import token_matrix, whole_mask
 from mnemoscope.errors import UserError
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 SHINGLE = 5
 """Tokens in one shingle."""
@@ -121,6 +123,9 @@ def find_near_duplicates(
 
 def connect(n: int, pairs: np.ndarray) -> np.ndarray:
     """Component of every one of `n` things, given pairs of connected ones, shape (pairs, 2)."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     graph = coo_array((np.ones(len(pairs), dtype=bool), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
     components: np.ndarray = connected_components(graph, directed=False)[1]
     return components
@@ -145,8 +150,10 @@ def _hash_shingles(tokens: np.ndarray) -> np.ndarray:
     return np.where(is_cut, np.where(is_cut.min(axis=1, keepdims=True), alone, first), hashes)
 
 
-def _sort_by_rarity(hashes: np.ndarray) -> csr_array:
+def _sort_by_rarity(hashes: np.ndarray) -> "csr_array":
     """Sets as rows; columns are 5-grams from rare to frequent."""
+    from scipy.sparse import csr_array
+
     ordered = np.sort(hashes, axis=1)
     is_new = np.ones(ordered.shape, dtype=bool)
     is_new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
@@ -160,7 +167,7 @@ def _sort_by_rarity(hashes: np.ndarray) -> csr_array:
     return sets
 
 
-def _find_candidates(sets: csr_array, similarity: float) -> Iterator[np.ndarray]:
+def _find_candidates(sets: "csr_array", similarity: float) -> Iterator[np.ndarray]:
     """Pairs that may be similar, shape (pairs, 2), block by block."""
     sizes = np.diff(sets.indptr)
     unindexed = np.maximum(np.ceil(similarity * sizes - _ROUNDING).astype(np.int64), 1) - 1
@@ -177,8 +184,10 @@ def _find_candidates(sets: csr_array, similarity: float) -> Iterator[np.ndarray]
         yield np.column_stack([first[keep], second[keep]])[best_first]
 
 
-def _keep_first(sets: csr_array, lengths: np.ndarray) -> csr_array:
+def _keep_first(sets: "csr_array", lengths: np.ndarray) -> "csr_array":
     """The first `lengths` columns of every row, rarest first."""
+    from scipy.sparse import csr_array
+
     position = np.arange(sets.nnz) - np.repeat(sets.indptr[:-1], np.diff(sets.indptr))
     keep = position < np.repeat(lengths, np.diff(sets.indptr))
     indptr = np.concatenate([[0], np.cumsum(lengths)])
@@ -204,7 +213,7 @@ def _least_shared(first: np.ndarray, second: np.ndarray, similarity: float) -> n
 
 
 def _join_similar(
-    sets: csr_array, pairs: np.ndarray, components: np.ndarray, similarity: float
+    sets: "csr_array", pairs: np.ndarray, components: np.ndarray, similarity: float
 ) -> np.ndarray:
     """Connect the candidates that are similar; what is connected already is not looked at."""
     sizes = np.diff(sets.indptr)
