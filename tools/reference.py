@@ -31,7 +31,16 @@ from mnemoscope.benchmark import levels, published, table
 from mnemoscope.cli.app import make_command
 from mnemoscope.columns import Column, Columns
 from mnemoscope.data.table import COLUMNS
-from mnemoscope.pipeline import benchmark, capture, graft, knockout, label, localize, train, trainings
+from mnemoscope.pipeline import (
+    benchmark,
+    capture,
+    graft,
+    knockout,
+    label,
+    localize,
+    train,
+    trainings,
+)
 from mnemoscope.pipeline.causes import GRAFT_SPECIFICITY_FILE
 from mnemoscope.search import climb
 from mnemoscope.stats import FIGURE
