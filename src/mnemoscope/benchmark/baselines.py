@@ -8,6 +8,7 @@ the model; the better of the two counts.
 import time
 import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,9 +17,9 @@ from threadpoolctl import threadpool_limits
 
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 from mnemoscope.cnn.training import CHANCE_LEVEL, chance_test
-from mnemoscope.maps.shape import SHAPES, attention_shape
+from mnemoscope.maps.shape import NEAR_DIAGONAL, SHAPES
 from mnemoscope.maps.triangle import unpack_triangle
-from mnemoscope.maps.views import MapSource, TensorMaps
+from mnemoscope.maps.views import MapSource, TensorMaps, rows_at_once
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -48,7 +49,6 @@ ALL_STATISTICS = (*STATISTICS, *SHAPES)
 """What `all_statistics` gives of each layer, in order."""
 
 _ROWS_AT_ONCE = 1024
-_MAPS_AT_ONCE = 256
 _SMALLEST = 1e-12
 
 
@@ -240,8 +240,8 @@ def map_statistics(maps: MapSource, prefix: int | None = None) -> np.ndarray:
     and on the first key (queries 1 and later). The prefix is half of the map unless given.
     """
     parts = [
-        _summarize(unpack_triangle(maps.read(rows)), prefix)
-        for rows in torch.split(torch.arange(len(maps)), _MAPS_AT_ONCE)
+        _Sums(maps.read(rows), maps.length, prefix).statistics()
+        for rows in torch.split(torch.arange(len(maps)), rows_at_once(maps))
     ]
     return torch.cat(parts).numpy()
 
@@ -251,12 +251,89 @@ def all_statistics(maps: MapSource, tokens: np.ndarray, prefix: int | None = Non
 
     The shape is that of `maps.shape`; tokens (n, T) tell which edges are copies.
     """
-    marks = blind_maps(tokens)
-    shapes = []
-    for rows in torch.split(torch.arange(len(maps)), _MAPS_AT_ONCE):
-        copies = unpack_triangle(marks.read(rows)[:, 1]) > 0
-        shapes.append(attention_shape(unpack_triangle(maps.read(rows)), copies, prefix))
-    return np.concatenate([map_statistics(maps, prefix), torch.cat(shapes).numpy()], axis=-1)
+    marks, parts = blind_maps(tokens), []
+    for rows in torch.split(torch.arange(len(maps)), rows_at_once(maps)):
+        sums = _Sums(maps.read(rows), maps.length, prefix)
+        parts += [torch.cat([sums.statistics(), sums.shape(marks.read(rows)[:, 1] > 0)], dim=-1)]
+    return torch.cat(parts).numpy()
+
+
+class _Sums:
+    """Weights and their sums over parts of the triangle, of packed maps (n, layers, triangle)."""
+
+    def __init__(self, packed: torch.Tensor, length: int, prefix: int | None) -> None:
+        self.packed, self.length = packed, length
+        self.half = length // 2 if prefix is None else prefix
+        self.weights = packed.double()
+        self.cells = _cells(length, self.half)
+        of_cells = self.weights @ self.cells
+        self.blocks, self.lines = of_cells[..., :3], of_cells[..., 3:_N_CELLS]
+        self.rows = of_cells[..., _N_CELLS:]
+        self.scale = self.rows.clamp_min(_SMALLEST)
+        # Of a row scaled to sum 1, from its weights as they are.
+        of_rows = torch.special.entr(self.weights) @ self.cells[:, _N_CELLS:]
+        self.entropy = of_rows / self.scale + self.rows / self.scale * self.scale.log()
+
+    def statistics(self) -> torch.Tensor:
+        """As `map_statistics`."""
+        cells = self.cells[:, :3]
+        mean = self.blocks / cells.sum(0)
+        squares = self.weights.square() @ cells / cells.sum(0)
+        inside = [cells[:, each].bool() for each in range(3)]
+        largest = torch.stack([self.weights[..., each].amax(-1) for each in inside], dim=-1)
+        deviation = (squares - mean.square()).clamp_min(0).sqrt()
+        blocks = torch.stack([mean, deviation, largest], dim=-1).flatten(-2)
+        halves = [self.entropy[..., : self.half], self.entropy[..., self.half :]]
+        entropy = torch.stack([each.mean(-1) for each in halves], dim=-1)
+        length = self.length
+        lines = self.lines[..., :3] / torch.tensor([length, length - 1, length - 1])
+        return torch.cat([blocks, entropy, lines], dim=-1)
+
+    def shape(self, copies: torch.Tensor) -> torch.Tensor:
+        """As `maps.shape.attention_shape`, with copy edges packed, bool (n, triangle)."""
+        on_copies = torch.einsum("nlt,nt->nl", self.weights, copies.double())
+        masses = [self.lines[..., 3], self.lines[..., 4], on_copies, *self.blocks.unbind(-1)]
+        shares = torch.stack(masses, dim=-1) / self.rows.sum(-1, keepdim=True).clamp_min(_SMALLEST)
+        entropy = self.entropy[..., 1:].mean(-1)
+        return torch.cat([torch.stack([entropy, self._gini()], dim=-1), shares], dim=-1)
+
+    def _gini(self) -> torch.Tensor:
+        """Mean Gini coefficient of the rows of queries 1 and later."""
+        square = unpack_triangle(self.packed).numpy()
+        # Float16 that is not negative is in the order of its bits, which sort faster.
+        bits = square.view(np.uint16) if square.dtype == np.float16 else square
+        ordered = torch.from_numpy(np.sort(bits).view(square.dtype)).double()
+        n_keys = torch.arange(1, self.length + 1, dtype=torch.float64)
+        # Zeros above the diagonal sort first, so a row of q + 1 keys ends the sorted row.
+        rank = (n_keys - (self.length - n_keys[:, None])).clamp(min=0)
+        weighted = torch.einsum("nlqk,qk->nlq", ordered, rank) / self.scale
+        total = n_keys * (self.rows / self.scale).clamp_min(_SMALLEST)
+        return (2 * weighted / total - (n_keys + 1) / n_keys)[..., 1:].mean(-1)
+
+
+_N_CELLS = 8
+
+
+@lru_cache(maxsize=8)
+def _cells(length: int, half: int) -> torch.Tensor:
+    """Parts of the triangle as columns of 0 and 1, float64 (triangle, 8 + length).
+
+    The three blocks; the diagonal, the one below it, the first key of queries 1 and later, the
+    first key, near the diagonal; then each query's row.
+    """
+    query, key = torch.tril_indices(length, length)
+    parts = [
+        (query < half) & (key < half),
+        (query >= half) & (key < half),
+        (query >= half) & (key >= half),
+        query == key,
+        query - key == 1,
+        (key == 0) & (query > 0),
+        key == 0,
+        query - key <= NEAR_DIAGONAL,
+    ]
+    assert len(parts) == _N_CELLS
+    return torch.stack([*parts, *(query == row for row in range(length))], dim=1).double()
 
 
 def classify_statistics(
@@ -280,27 +357,6 @@ def classify_statistics(
         train_labels,
         eval_statistics.reshape(len(eval_statistics), -1),
     )
-
-
-def _summarize(maps: torch.Tensor, prefix: int | None) -> torch.Tensor:
-    """Summarize unpacked maps, (n, layers, T, T) to (n, layers, 14)."""
-    maps = maps.double()
-    length = maps.shape[-1]
-    half = length // 2 if prefix is None else prefix
-    causal = torch.ones(length, length, dtype=torch.bool).tril()
-    blocks = [
-        maps[..., :half, :half][..., causal[:half, :half]],
-        maps[..., half:, :half].flatten(-2),
-        maps[..., half:, half:][..., causal[half:, half:]],
-    ]
-    figures = []
-    for block in blocks:
-        figures += [block.mean(-1), block.std(-1, correction=0), block.amax(-1)]
-    rows = maps / maps.sum(-1, keepdim=True).clamp_min(_SMALLEST)
-    entropy = torch.special.entr(rows).sum(-1)
-    figures += [entropy[..., :half].mean(-1), entropy[..., half:].mean(-1)]
-    figures += [maps.diagonal(offset, -2, -1).mean(-1) for offset in (0, -1)]
-    return torch.stack([*figures, maps[..., 1:, 0].mean(-1)], dim=-1)
 
 
 def permute_labels(
