@@ -48,6 +48,7 @@ def asked(monkeypatch) -> list[str]:
         ("continue", "sequences", 3, {"Facts", "Check"}),
         ("capture", "label", 7, set()),  # more shares than there are shards
         ("train", "capture", 2, set()),
+        ("localize", "benchmark", 2, set()),
     ],
 )
 def test_shares_in_copies_of_a_study_copied_together_are_one_run(

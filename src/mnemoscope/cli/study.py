@@ -406,6 +406,8 @@ def localize(
     export: Path | None = Option(
         None, help="Folder for figures at print quality (SVG, PDF, PNG) and the numbers (Parquet)."
     ),
+    part: options.PartOption = None,
+    where: options.EngineFlags = options.LOCAL,
     stage: options.StageFlags = options.STAGE,
 ) -> None:
     """Find where in the attention each class is decided.
@@ -419,10 +421,10 @@ def localize(
         raise UserError(
             "localize: several studies need a folder for what they give. Add -o FOLDER."
         )
-    if len(studies) > 1 and (stage.set_ or stage.redo):
+    if len(studies) > 1 and (stage.set_ or stage.redo or part or where != options.LOCAL):
         raise UserError(
-            "localize: --set and --redo change a study; several studies are only read. "
-            "Give them in a run of their own."
+            "localize: --set, --redo, --part and --engine are for one study; several are only "
+            "read. Give them in a run of their own."
         )
     if export is not None:
         from mnemoscope.report.pictures import check_print
@@ -432,8 +434,8 @@ def localize(
         _localize_together(studies, out, export)
         return
     (study,) = studies
-    stage_verb(study, "localize", {}, stage)
-    if export is not None:
+    stage_verb(study, "localize", {}, stage, part=part, where=where)
+    if export is not None and part is None:
         from mnemoscope.report.export import export_localization
 
         written = export_localization(Study(study), export)

@@ -9,23 +9,27 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import polars as pl
 import torch
 from safetensors import safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 
 from mnemoscope.benchmark.baselines import BLIND_CHANNELS
+from mnemoscope.cluster.run import run_units
+from mnemoscope.cluster.units import Result, Share
 from mnemoscope.cnn.presets import INPUTS
 from mnemoscope.cnn.training import TrainedCnn
 from mnemoscope.columns import Column, schema_of
 from mnemoscope.errors import UserError
-from mnemoscope.files import made_folder, write_bytes, write_parquet
+from mnemoscope.files import digest, made_folder, write_bytes, write_parquet
 from mnemoscope.library.reader import in_halves
 from mnemoscope.lm.model import LanguageModel
+from mnemoscope.lm.placement import find_device
 from mnemoscope.localize.cut import RANKINGS, class_mean, contrasted
 from mnemoscope.localize.delta import (
     COSTLY,
@@ -54,19 +58,23 @@ from mnemoscope.parse import parse_json
 from mnemoscope.pipeline.benchmark import check_alike, check_different_models, name_models
 from mnemoscope.pipeline.capture import shown_tokens
 from mnemoscope.pipeline.label import samples_of
+from mnemoscope.pipeline.questions import clear_units, unit_store
 from mnemoscope.pipeline.stored_maps import open_maps
 from mnemoscope.pipeline.train import (
     Job,
     SampleRows,
     cnn_store,
+    device_here,
     job_maps,
     job_rows,
     jobs_of,
     load_outcome,
+    needs_of_cnns,
+    opened,
     sample_rows,
     trained_cnn,
 )
-from mnemoscope.progress import track
+from mnemoscope.progress import Progress
 from mnemoscope.study.folder import Study, is_study
 from mnemoscope.study.models import Models
 from mnemoscope.taxonomy.sample import KEY_COLUMNS, SampleKey
@@ -77,6 +85,7 @@ AGREEMENT_FILE = "agreement.parquet"
 SHAPES_FILE = "attention.parquet"
 MODELS_FILE = "models.parquet"
 SOURCES = ("model", "reference", "blind")
+_HALVES = ("first", "second")
 _SANITY_SEQUENCES = 64  # per class: enough for a mean map, and cheap compared with training
 _ALIKE = {
     "pearson": Column(pl.Float64, "correlation"),
@@ -175,6 +184,41 @@ class LocalizedCnn(NamedTuple):
     shared: Decisiveness
 
 
+@dataclass(frozen=True)
+class Localization:
+    """Δ of one CNN by every attribution: a unit of work on the study."""
+
+    key: str
+    job: Job
+    size: int
+    device: str
+
+    def run(self, study: Study, progress: Progress) -> dict[str, bytes]:
+        """Δ and counts of the parts of each attribution; nothing of a CNN that does not count."""
+        made: dict[str, torch.Tensor] = {}
+        for attribution, parts in _of_cnn(study, self.job, self.device):
+            for part, found in parts.items():
+                made |= {f"{attribution} {part} {name}": one for name, one in vars(found).items()}
+            progress.advance()
+        return {"safetensors": save(made)}
+
+    def read(self, result: Result, attributions: Sequence[str]) -> Iterator[LocalizedCnn]:
+        """What `run` made."""
+        file = result.files["safetensors"]
+        tensors = load(file.read_bytes() if isinstance(file, Path) else cast(bytes, file))
+        for attribution in attributions if tensors else ():
+            parts = {
+                part: Decisiveness(
+                    *(tensors[f"{attribution} {part} {name}"] for name in ("delta", *COUNTS))
+                )
+                for part in (*_HALVES, "shared")
+                if f"{attribution} {part} delta" in tensors
+            }
+            halves = tuple(parts[half] for half in _HALVES)
+            whole = pooled(halves)
+            yield LocalizedCnn(self.job, attribution, halves, whole, parts.get("shared", whole))
+
+
 def localize_stage(study: Study, models: Models) -> None:
     """Write Δ of each sample, source and attribution, its regions, and checks of it.
 
@@ -187,24 +231,17 @@ def localize_stage(study: Study, models: Models) -> None:
     attributions = study.settings.localize.attributions
     check_attributions(attributions)
     with study.finishing("localize") as counts:
-        jobs = [
-            job
-            for job in jobs_of(study)
-            if job.source in SOURCES and job.setting and INPUTS[job.setting.pooling].is_by_layer
-        ]
-        samples = list(dict.fromkeys(job.sample for job in jobs))
+        jobs = list(jobs_of(study))
+        units = _localizations(study, jobs)
         stored: list[StoredDelta] = []
         agreements: list[dict[str, object]] = []
-        total = len(jobs) * len(attributions)
-        with track("Localizing", total=total, unit="CNNs and attributions") as progress:
-            for sample in samples:
-                found: list[LocalizedCnn] = []
-                for job in jobs:
-                    if job.sample == sample:
-                        found += _of_cnn(study, job)
-                        progress.advance(len(attributions))
-                stored += _averaged(study, sample, found)
-                agreements += _agreement_rows(study, sample, found)
+        results = zip(units, _localized(study, units), strict=True)
+        for sample, parts in groupby(results, lambda one: one[0].job.sample):
+            found = [one for unit, made in parts for one in unit.read(made, attributions)]
+            stored += _averaged(study, sample, found)
+            permuted = [one for one in jobs if (one.sample, one.source) == (sample, "control")]
+            agreements += _agreement_rows(study, sample, found, permuted)
+        samples = list(dict.fromkeys(unit.job.sample for unit in units))
         for name in study.settings.localize.rankings:
             model = models.model(study)
             stored += [rank_edges(study, model, sample, name) for sample in samples]
@@ -223,6 +260,35 @@ def localize_stage(study: Study, models: Models) -> None:
         ):
             study.write(file, pl.DataFrame(rows, schema_of(columns)), columns)
         study.write(DECISIVENESS_FILE, pack_deltas(stored))
+    clear_units(study, "localize")
+
+
+def localize_share(study: Study, models: Models, share: Share) -> None:  # noqa: ARG001
+    """Find Δ of a share of the CNNs; errors as `localize_stage`."""
+    study.require("train")
+    check_attributions(study.settings.localize.attributions)
+    for _ in _localized(study, share.of(_localizations(study, list(jobs_of(study))))):
+        pass
+
+
+def _localizations(study: Study, jobs: Sequence[Job]) -> list[Localization]:
+    """The CNNs that read maps by layer, sample by sample."""
+    wanted = study.settings.localize
+    basis = wanted.model_dump_json(
+        include={"attributions", "attribution_sequences", "rows", "seed"}
+    )
+    device = device_here(study)
+    return [
+        Localization(digest([job.key, basis]), job, len(wanted.attributions), device)
+        for job in jobs
+        if job.source in SOURCES and job.setting and INPUTS[job.setting.pooling].is_by_layer
+    ]
+
+
+def _localized(study: Study, units: Sequence[Localization]) -> Iterator[Result]:
+    store = unit_store(study, "localize")
+    noun, needs = "CNNs and attributions", needs_of_cnns(study, units[0].device if units else "cpu")
+    yield from run_units(units, store, opened(study), label="Localizing", noun=noun, needs=needs)
 
 
 def load_deltas(study: Study, source: str = "model") -> Iterator[StoredDelta]:
@@ -279,22 +345,23 @@ def rows_read(study: Study, rows: pl.DataFrame, *attributions: str) -> pl.DataFr
     return rows.with_columns(lot).filter(place <= wanted.attribution_sequences).drop("lot")
 
 
-def _of_cnn(study: Study, job: Job) -> list[LocalizedCnn]:
-    """Δ of one CNN by every attribution; empty if it did not train, unless rows are as run."""
+def _of_cnn(study: Study, job: Job, device: str) -> Iterator[tuple[str, dict[str, Decisiveness]]]:
+    """Δ of one CNN by every attribution, from each half of its sequences and from the shared ones.
+
+    Nothing if it did not train, unless rows are as run; nothing shared where all are shared.
+    """
     if study.settings.localize.rows != "as_run" and not load_outcome(job).facts.did_train:
-        return []
-    trained, found = trained_cnn(job), []
+        return
+    trained, where = trained_cnn(job), find_device(device)
+    trained = replace(trained, network=trained.network.to(where), scaling=trained.scaling.to(where))
     attributions = study.settings.localize.attributions
     asked = localized_rows(study, job)
     for_all = rows_read(study, asked, *attributions)
     for attribution in attributions:
         rows = rows_read(study, asked, attribution)
         ask = partial(_delta_of, study, job, trained, attribution)
-        halves = tuple(ask(half) for half in in_halves(rows))
-        whole = pooled(halves)
-        shared = whole if len(rows) == len(for_all) else ask(for_all)
-        found.append(LocalizedCnn(job, attribution, halves, whole, shared))
-    return found
+        parts = {name: ask(half) for name, half in zip(_HALVES, in_halves(rows), strict=True)}
+        yield attribution, parts if len(rows) == len(for_all) else parts | {"shared": ask(for_all)}
 
 
 def _delta_of(
@@ -373,18 +440,20 @@ def _averaged(study: Study, sample: SampleKey, found: list[LocalizedCnn]) -> Ite
 
 
 def _agreement_rows(
-    study: Study, sample: SampleKey, found: list[LocalizedCnn]
+    study: Study, sample: SampleKey, found: list[LocalizedCnn], permuted: Sequence[Job]
 ) -> Iterator[dict[str, object]]:
-    """All checks of one sample, one row per class.
+    """All checks of one sample, one row per class; `permuted` are its trainings of the control.
 
     Of `seeds` the mean over pairs; D are the weights of Δ = mean D · A.
     """
     classes = sample_rows(study, sample).classes
-    for index, row in _checks(study, found):
+    for index, row in _checks(study, found, permuted):
         yield {**sample._asdict(), "class": classes[index], **row}
 
 
-def _checks(study: Study, found: list[LocalizedCnn]) -> Iterator[tuple[int, dict[str, object]]]:
+def _checks(
+    study: Study, found: list[LocalizedCnn], permuted: Sequence[Job]
+) -> Iterator[tuple[int, dict[str, object]]]:
     """Index of the class and the rest of the row."""
     attributions = study.settings.localize.attributions
     of_model = {
@@ -412,7 +481,7 @@ def _checks(study: Study, found: list[LocalizedCnn]) -> Iterator[tuple[int, dict
             pair = [average([one.whole for one in own]), average(reference)]
             yield from _compared(pair, attribution, "reference", "the reference model")
     if study.settings.localize.sanity:
-        yield from _sane(study, of_model[attributions[0]][0].job)
+        yield from _sane(study, of_model[attributions[0]][0].job, permuted)
 
 
 def _compared(
@@ -432,13 +501,15 @@ def _row(
     return {**names, **found._asdict()}
 
 
-def _sane(study: Study, job: Job) -> Iterator[tuple[int, dict[str, object]]]:
+def _sane(
+    study: Study, job: Job, permuted: Sequence[Job]
+) -> Iterator[tuple[int, dict[str, object]]]:
     """Compare D and Δ of a CNN with those of randomized CNNs and the control task's."""
     trained = trained_cnn(job)
     others = [("randomized", name, one) for name, one in randomized(trained)]
-    for other in jobs_of(study):
+    for other in permuted:
         alike = replace(other, source=job.source, key=job.key) == job
-        if alike and other.source == "control" and cnn_store(study).has(other.key):
+        if alike and cnn_store(study).has(other.key):
             others.append(("permuted", "labels permuted", trained_cnn(other)))
     for attribution in study.settings.localize.attributions:
         before = _first_means(study, job, trained, attribution)

@@ -68,7 +68,7 @@ from mnemoscope.pipeline.trainings import (
     settings_of,
     sources_of,
 )
-from mnemoscope.progress import Progress
+from mnemoscope.progress import Progress, say
 from mnemoscope.store import Store
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models, identity_of
@@ -518,7 +518,7 @@ def _train_all(study: Study, jobs: Sequence[Job]) -> None:
     units = _statistics_units(study, [job for job in jobs if not store.has(job.key)])
     needs = Needs(study.settings.train.workers, threads=1)
     for _ in run_units(
-        units, statistics_store(study), _opened(study), label="Statistics of maps", needs=needs
+        units, statistics_store(study), opened(study), label="Statistics of maps", needs=needs
     ):
         pass
     run_jobs(study, jobs, "Training")
@@ -526,16 +526,34 @@ def _train_all(study: Study, jobs: Sequence[Job]) -> None:
 
 def run_jobs(study: Study, jobs: Sequence[Job], label: str) -> None:
     """Train what is missing of these, several at once; by default four share a GPU."""
-    device, processes = study.settings.train.device, study.settings.train.workers
-    if processes == 0 and _is_local() and find_device(device).type != "cpu":
-        processes = min(n_processes(0), _MOST_ON_ACCELERATOR)
-    gpus = current_executor().gpus(device) / _MOST_ON_ACCELERATOR
-    needs, noun = Needs(processes, threads=1, gpus=gpus), "CNNs and baselines"
-    for _ in run_units(jobs, cnn_store(study), _opened(study), label=label, noun=noun, needs=needs):
+    needs, noun = needs_of_cnns(study, study.settings.train.device), "CNNs and baselines"
+    for _ in run_units(jobs, cnn_store(study), opened(study), label=label, noun=noun, needs=needs):
         pass
 
 
-def _opened(study: Study) -> Opened:
+def needs_of_cnns(study: Study, device: str) -> Needs:
+    """What units with a CNN on a device need of where they run."""
+    processes = study.settings.train.workers
+    if processes == 0 and _is_local() and find_device(device).type != "cpu":
+        processes = min(n_processes(0), _MOST_ON_ACCELERATOR)
+    gpus = current_executor().gpus(device) / _MOST_ON_ACCELERATOR
+    return Needs(processes, threads=1, gpus=gpus)
+
+
+def device_here(study: Study) -> str:
+    """Where CNNs are asked: `train.device`, or the processor where this machine has no such."""
+    wanted = study.settings.train.device
+    if _is_local():
+        try:
+            find_device(wanted)
+        except UserError as error:
+            say(f"{error} What is trained already is asked on the processor.")
+            return "cpu"
+    return wanted
+
+
+def opened(study: Study) -> Opened:
+    """A study as the context of units: each process opens its own."""
     return Opened(partial(Study, study.folder))
 
 

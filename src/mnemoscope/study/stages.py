@@ -163,6 +163,8 @@ STAGES: list[Stage] = [
             "agreement.parquet",
             "attention.parquet",
         ),
+        part="mnemoscope.pipeline.localize:localize_share",
+        has_engine=True,
     ),
     Stage(
         "knockout",
