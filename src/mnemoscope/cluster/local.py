@@ -68,6 +68,16 @@ def n_processes(asked: int) -> int:
     return os.cpu_count() or 1
 
 
+def start_server() -> None:
+    """Begin the imports that all workers share, in a process of their own; returns at once."""
+    if sys.platform == "linux":
+        from multiprocessing.forkserver import ensure_running
+
+        with _main_hidden():
+            _start()
+            ensure_running()
+
+
 @contextmanager
 def _main_hidden() -> Iterator[None]:
     """Start workers that do not run the user's script again, which may lack a main guard."""

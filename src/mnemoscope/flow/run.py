@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+from mnemoscope.cluster.local import start_server
 from mnemoscope.cluster.units import Share
 from mnemoscope.data.rows import name_of
 from mnemoscope.pipeline.label import nothing_to_train
@@ -48,6 +49,8 @@ def run(
     folder = Path(folder)
     if sequences is not None:
         settings = _of_frame(_settle(settings, StudySettings()), name_of(sequences))
+    if until is None and not (is_study(folder) and Study(folder).is_done("train")):
+        start_server()  # the workers of the trainings are ready when the model has been asked
     if is_study(folder):
         study = Study(folder)
         if (changed := _settle(settings, study.settings)) != study.settings:

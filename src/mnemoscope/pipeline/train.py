@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass, field, replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +162,11 @@ class SampleRows:
     train: pl.DataFrame
     evaluation: pl.DataFrame
     classes: tuple[str, ...]
+
+    @cached_property
+    def digests(self) -> list[str]:
+        """Hash of ids, classes and shown suffixes of either side, in order."""
+        return [_digest(self.train), _digest(self.evaluation)]
 
 
 def sample_rows(study: Study, sample: SampleKey) -> SampleRows:
@@ -434,8 +439,7 @@ def make_job(
     preset = preset or study.settings.train.preset
     control_seed = study.settings.benchmark.seed
     basis = [
-        _digest(rows.train),
-        _digest(rows.evaluation),
+        *rows.digests,
         rows.classes,
         source,
         _source_identity(study, source, setting),
@@ -468,7 +472,6 @@ def _source_identity(study: Study, source: str, setting: CnnSetting | None) -> l
 
 
 def _digest(rows: pl.DataFrame) -> str:
-    """Hash of ids, classes and shown suffixes, in order."""
     digest = hashlib.sha256(rows["sequence_id"].to_numpy().tobytes())
     digest.update(rows["class_index"].to_numpy().tobytes())
     digest.update(",".join(rows["suffix"]).encode())
