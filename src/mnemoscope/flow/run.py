@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from mnemoscope.cluster.local import start_server
+from mnemoscope.cluster.local import n_processes, start_server
 from mnemoscope.cluster.units import Share
 from mnemoscope.data.rows import name_of
 from mnemoscope.pipeline.label import nothing_to_train
@@ -49,8 +49,6 @@ def run(
     folder = Path(folder)
     if sequences is not None:
         settings = _of_frame(_settle(settings, StudySettings()), name_of(sequences))
-    if until is None and not (is_study(folder) and Study(folder).is_done("train")):
-        start_server()  # the workers of the trainings are ready when the model has been asked
     if is_study(folder):
         study = Study(folder)
         if (changed := _settle(settings, study.settings)) != study.settings:
@@ -58,6 +56,8 @@ def run(
     else:
         settings = _settle(settings, StudySettings())
         check_wanted(settings, until)
+        if until is None and n_processes(settings.train.workers) > 1:
+            start_server()  # the workers of the trainings are ready when the model has been asked
         models = models or Models(settings)
         study = create_study(folder, settings, models, needs_both_sides=True, source=sequences)
     with study.lock():
