@@ -16,6 +16,8 @@ from mnemoscope.flow.run import run, run_stage
 from mnemoscope.maps.store import MapStore
 from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import parse_settings
+from mnemoscope.study.stages import STAGES
+from study_files import assert_same
 from tiny_models import save_model
 
 N_SEQUENCES = 240
@@ -70,6 +72,27 @@ def test_damaged_shards_are_named_and_capture_redoes_just_those(
     redone = [path for path in shards if path.stat().st_mtime_ns != times[path]]
     assert redone == [shards[3], shards[90]]
     assert "Nothing to do" in call("capture", study, "-q").out
+
+
+def test_a_finished_study_that_runs_again_has_every_file_as_it_was(study_at, tiny_studies, succeed):
+    study, whole = study_at("report"), tiny_studies["report"]
+    stages = [one.name for one in STAGES if one.function and Study(study).is_done(one.name)]
+    named = {name: Study(study).store.record(f"manifests/{name}")["files"] for name in stages}
+    files = sorted(study / file for each in named.values() for file in each)
+    assert len(files) > 12
+    for number, path in enumerate(files):  # one is gone, one cut short, one has a bit flipped
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes((b"", data[:-9], data)[number % 3])
+        if number % 3 == 0:
+            path.unlink()
+    (study / "manifests" / "train.json").write_text("{")
+    (study / "manifests" / "label.json").unlink()
+    said = succeed("run", "-o", study).err
+    assert "Redoing what is damaged" in said
+    assert "manifests/train.json" in said
+    assert_same(study, whole)
+    assert "Redoing" not in succeed("run", "-o", study).err
 
 
 @contextmanager

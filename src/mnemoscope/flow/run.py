@@ -61,6 +61,8 @@ def run(
         models = models or Models(settings)
         study = create_study(folder, settings, models, needs_both_sides=True, source=sequences)
     with study.lock():
+        for error in study.drop_damaged():
+            say(f"Redoing what is damaged: {error}")
         study.adopt(_settle(settings, study.settings), redo=redo)
         models = models or Models(study.settings)
         wanted = [one for one in STAGES if not one.is_optional or one.name in also]

@@ -270,6 +270,23 @@ class Study:
             and self.store.has(f"manifests/{stage}")
         )
 
+    def drop_damaged(self) -> list[DamagedDataError]:
+        """Forget each stage whose record or a file of it is not as it was written; says what is.
+
+        What depends on it stays: made again it has the same bytes. Missing files are not damage:
+        their stage is not done.
+        """
+        found: list[DamagedDataError] = []
+        for stage in (one.name for one in STAGES if one.function):
+            name = f"manifests/{stage}"
+            try:
+                for file in self.store.record(name)["files"] if self.is_done(stage) else ():
+                    self.store.path(name, file)
+            except DamagedDataError as error:
+                found.append(error)
+                self.store.forget(name)
+        return found
+
     def require(self, stage: str) -> None:
         """Raise UserError if a stage is not done, with the command that runs it."""
         if not self.is_done(stage):
