@@ -209,7 +209,7 @@ def test_a_frame_founds_the_study_that_its_file_would(tiny, tmp_path):
 
 
 def test_a_bad_table_is_refused_before_weights_are_loaded(tiny, tmp_path, refused, monkeypatch):
-    monkeypatch.setattr("mnemoscope.study.models.load_model", None)  # a call would be an error
+    monkeypatch.setattr("mnemoscope.lm.load.load_model", None)  # a call would be an error
     (tmp_path / "a.csv").write_text("title,body\n1,2\n")
     line = refused(
         "run", "--model", tiny.model, "--sequences", tmp_path / "a.csv", "-o", tmp_path / "s", "-q"

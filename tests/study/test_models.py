@@ -5,7 +5,6 @@ import shutil
 import pytest
 
 from mnemoscope.errors import UserError
-from mnemoscope.study import models
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import StudySettings
 
@@ -30,7 +29,7 @@ def test_a_revision_is_named_behind_the_reference(tiny, tmp_path, monkeypatch) -
 
     first = Models(settings_of(tiny, tiny.reference))
     models_loaded = {str(tiny.model): first.model(), "org/model": first.reference(None)}
-    monkeypatch.setattr(models, "load_model", load)
+    monkeypatch.setattr("mnemoscope.lm.load.load_model", load)
     Models(settings_of(tiny, "org/model@step1000")).reference(None)
     assert asked == {"org/model": "step1000", str(tiny.model): None}
 
