@@ -100,6 +100,18 @@ def a_kind(value: object) -> str:
     return f"an {name}" if name[0].lower() in "aeiou" else f"a {name}"
 
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    r"""One line of text that no character of ends, or turns the terminal; these are escaped.
+
+    >>> printable("a\n::error::b")
+    'a\\n::error::b'
+    """
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
 def first_line(error: BaseException, most: int = 200) -> str:
     """The first line of what an error says, or its type where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:most]

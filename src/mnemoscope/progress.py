@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Protocol, TextIO
 
+from mnemoscope.errors import printable
+
 _LINE_EVERY_SECONDS = 10.0
 
 
@@ -93,7 +95,7 @@ def is_shown() -> bool:
 def say(message: str) -> None:
     """Print one line of what happens next to stderr, only where progress is shown."""
     if _openers:
-        print(message, file=sys.stderr, flush=True)
+        print(printable(message), file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The command line answers at once, its help can be typed, and wrong names are refused."""
 
+import os
 import re
 import shlex
 import signal
@@ -14,7 +15,8 @@ from transformers import AutoConfig
 from mnemoscope import __version__
 from mnemoscope.cli import main
 from mnemoscope.cli.app import command, verbs
-from mnemoscope.errors import UserError
+from mnemoscope.data.formats import name_below
+from mnemoscope.errors import UserError, printable
 from mnemoscope.lm.hub import check_on_hub
 from mnemoscope.lm.load import load_model
 from mnemoscope.study.folder import Study
@@ -49,6 +51,30 @@ def test_help_lists_every_verb(call, succeed):
         for verb in verbs():
             assert re.search(rf"\b{verb}\b", result.out)
     assert call("--version").out == f"mnemoscope {__version__}\n"
+
+
+def test_no_verb_prints_the_control_characters_of_a_name(call, tmp_path):
+    path = tmp_path / "a\n::error::b\x1b[31m.txt"
+    path.write_text("a text")
+    for verb in verbs():
+        result = call(*verb.split(), path)
+        assert result.status == 2
+        assert "control characters" in result.err
+        assert printable(result.err.rstrip("\n")) == result.err.rstrip("\n")
+    assert name_below(path, tmp_path) == r"a\n::error::b\x1b[31m.txt"
+
+
+def test_a_pipe_is_refused_and_not_waited_for(refused, study_at, tmp_path):
+    os.mkfifo(pipe := tmp_path / "pipe.csv")
+    out, table = tmp_path / "out.parquet", study_at("features") / "sequences.parquet"
+    for words in (
+        ["audit", "embedded", pipe, "-o", out],
+        ["audit", "rank", "embedded", pipe, "-o", out],
+        ["run", "--model", "embedded", "--sequences", pipe, "-o", out],
+        ["data", "duplicates", "--sequences", table, "--corpus", pipe, "-o", out],
+        ["data", "duplicates", "--sequences", pipe, "--corpus", table, "-o", out],
+    ):
+        assert "a pipe or device" in refused(*words)
 
 
 def test_the_help_of_a_verb_has_an_example_that_parses(call, monkeypatch):

@@ -6,6 +6,7 @@ Exit status 2 for the user's mistakes, 1 for ours; no traceback unless `--debug`
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 __all__ = ["main"]
@@ -64,11 +65,13 @@ def _call(arguments: list[str]) -> int:
     import typer
 
     from mnemoscope.cli.app import command, verbs
-    from mnemoscope.errors import UserError, nearest
+    from mnemoscope.errors import UserError, nearest, printable
 
     for one in arguments:
         if not one:
             raise UserError("an empty argument (''). Name a file, a folder or a value.")
+        if printable(one) != one and Path(one).exists():
+            raise UserError(f"{one!r}: control characters in a name. Rename it.")
         if any("\ud800" <= character <= "\udfff" for character in one):
             raise UserError(f"{one!r}: not UTF-8. Rename it, or name the folder that it is in.")
     usage_error: Any = typer.BadParameter.__mro__[1]  # click's, wherever typer keeps it
@@ -97,7 +100,9 @@ def _call(arguments: list[str]) -> int:
 
 def _complain(message: str, *, status: int) -> int:
     """Print one line to stderr, the middle of a very long one left out."""
-    line = " ".join(message.split())
+    from mnemoscope.errors import printable
+
+    line = printable(" ".join(message.split()))
     if len(line) > _LONGEST_LINE:
         line = f"{line[: _LONGEST_LINE // 2]} … {line[-_LONGEST_LINE // 2 :]}"
     print(f"mnemoscope: {line}", file=sys.stderr)

@@ -15,7 +15,14 @@ from typing import Any, BinaryIO
 
 import polars as pl
 
-from mnemoscope.errors import DamagedDataError, UserError, first_line, nearest, pip_install
+from mnemoscope.errors import (
+    DamagedDataError,
+    UserError,
+    first_line,
+    nearest,
+    pip_install,
+    printable,
+)
 from mnemoscope.parse import parse_json
 from mnemoscope.plugins import Plugin, call_plugin, find_plugins, load_plugin, lower
 
@@ -59,11 +66,13 @@ def is_there(path: Path | str) -> bool:
 
 
 def check_there(path: Path | str, of_text: str = "") -> None:
-    """Raise UserError where no file or folder is there.
+    """Raise UserError where no file or folder is there, or a pipe or device.
 
     `of_text` says how to give a text, where one may have been given in place of its name.
     """
     if is_there(path):
+        if not Path(path).is_file() and not Path(path).is_dir():
+            raise UserError(f"{path}: a pipe or device, which can be read once. Save it as a file.")
         return
     name, hint = str(path), ""
     if len(name.encode("utf-8", "replace")) > _LONGEST_NAME:
@@ -82,8 +91,9 @@ def list_files(folder: Path) -> list[Path]:
 
 
 def name_below(path: Path, folder: Path) -> str:
-    """A file's path below a folder; bytes that are not UTF-8 are escaped."""
-    return path.relative_to(folder).as_posix().encode("utf-8", "backslashreplace").decode()
+    """A file's path below a folder; control characters and bytes that are not UTF-8 are escaped."""
+    name = path.relative_to(folder).as_posix().encode("utf-8", "backslashreplace").decode()
+    return printable(name)
 
 
 def table_ending(path: Path) -> str | None:

@@ -126,8 +126,6 @@ def existing(path: Path | str) -> Path:
     """A path of a file or folder that is there; UserError if not."""
     path = Path(path)
     check_there(path, "Give a text as a file, or in a frame with a column 'text'.")
-    if not path.is_file() and not path.is_dir():
-        raise UserError(f"{path}: a pipe or device, which can be read once. Save it as a file.")
     return path
 
 
