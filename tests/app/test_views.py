@@ -308,7 +308,7 @@ def test_grafts_are_shown_of_a_taxonomy_and_of_a_sequence(study_at):
         ] == broken
 
 
-def test_a_study_without_cnns_shows_what_there_is_and_says_why(untrained, succeed):
+def test_a_study_without_cnns_shows_what_there_is_and_says_why(untrained, succeed, tmp_path):
     browsed = BrowsedStudy(untrained)
     name = next(iter(browsed.taxonomies))
     words = Page(browsed.render_taxonomy(name)).words()
@@ -332,6 +332,9 @@ def test_a_study_without_cnns_shows_what_there_is_and_says_why(untrained, succee
             ask()
     (line,) = [one for one in succeed("status", untrained).out.splitlines() if "│ report " in one]
     assert "no CNNs" in line
+    said = succeed("report", shutil.copytree(untrained, tmp_path / "copy"))
+    assert "Guess has 0" in said.err
+    assert max(map(len, said.err.splitlines())) <= 100 + len(str(tmp_path))
 
 
 def test_a_sequence_is_shown_with_the_maps_that_the_store_holds(browsed, small_demo):

@@ -49,6 +49,16 @@ def test_the_command_can_be_pasted_into_a_shell(made):
     assert {"--stride", "--refine-from", "--max-growth", "--overlap"} <= flags
 
 
+def test_no_flag_is_named_but_in_the_command_and_its_settings(made):
+    before, _, _ = made.page.partition("How to check and repeat it")
+    report = (made.out / "report.html").read_text(encoding="utf-8")
+    without_command = re.sub(r"<tr><th>Command</th>.*?</tr>", "", report)
+    assert without_command != report
+    for page in (before, without_command):
+        words = words_of(page.partition("<body>")[2])
+        assert re.search(r"(?<!\w)--[a-z]", words) is None
+
+
 @pytest.mark.parametrize(
     ("width", "scheme"),
     [pytest.param(*one, marks=NEEDS_CHROMIUM) for one in ((1280, "light"), (390, "dark"))],
