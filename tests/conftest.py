@@ -151,6 +151,17 @@ def tiny_studies(tiny, made_once) -> dict[str, Path]:
     return {stage: folder / stage for stage in stages}
 
 
+@pytest.fixture(scope="session")
+def untrained(tiny, made_once) -> Path:
+    """A study of one taxonomy that no CNN can be trained on, with its report; read only."""
+    from mnemoscope.flow.run import run
+    from mnemoscope.study.settings import parse_settings
+
+    label = tiny.values["label"] | {"taxonomies": ["Non-Memo, Guess, Recall"]}
+    settings = parse_settings(tiny.values | {"label": label}, where="untrained")
+    return made_once("untrained", lambda folder: run(settings, folder))
+
+
 @pytest.fixture
 def study_at(tiny_studies, tmp_path) -> Callable[[str], Path]:
     """Copy the study that has come to a stage, to be changed: `study_at("label")`."""

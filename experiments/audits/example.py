@@ -20,7 +20,7 @@ from pathlib import Path
 from experiments.audits.finds import write_new
 
 FLAGS = "-o audit --stride 16 --profile --ordinary shipped --answer-tokens 48 --corpus library "
-COMMAND = ["audit", "embedded", "texts", *FLAGS.split()]
+COMMAND = ["audit", "embedded", "texts", *FLAGS.split(), "--case", "An example: two texts"]
 CHARACTERS = 40_000
 
 

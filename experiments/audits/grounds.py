@@ -1,31 +1,32 @@
 """Each ground of an audit against what the embedded model was trained on, on two halves.
 
-python -m experiments.audits.grounds [--half 1] [--keep FOLDER] [--write docs/audit-evidence.md]
+python -m experiments.audits.grounds [--half 1] [--halves FOLDER] [--keep]
 
 The halves share no near duplicate and no form of template. One half is asked; the CNNs come from a
-study of the other. `--keep` keeps what each half said and reads it where it is there already;
-`--half` makes one of them, without tables.
+study of the other. `--halves` keeps what each half said and reads it where it is there already;
+`--half` makes one of them, without tables; `--keep` stores the results and writes their pages.
 """
 
 import argparse
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
-from scipy.stats import binomtest
 
 from experiments.audits.finds import share_drawn
-from experiments.pages import table_of, write_tables
+from experiments.pages import publish
 from mnemoscope.audits.documents import Document
 from mnemoscope.audits.ground import read_ground, recall_probabilities, study_settings
 from mnemoscope.audits.local import local_audit
 from mnemoscope.audits.needs import copied_shares
 from mnemoscope.audits.passages import passage_table
+from mnemoscope.audits.questions import audit_settings
 from mnemoscope.audits.rule import MOST_COPIED, rule_windows
 from mnemoscope.audits.run import ask_questions
-from mnemoscope.audits.settings import AuditSettings
 from mnemoscope.audits.spans import Hit, Span
 from mnemoscope.audits.tokens import Text, Tokens
 from mnemoscope.embedded import model_path, reference_path, sequences_path
@@ -36,9 +37,8 @@ from mnemoscope.lm.model import LanguageModel
 from mnemoscope.stats import separation, share_true
 from mnemoscope.study.settings import EMBEDDED
 from mnemoscope.taxonomy.groups import find_groups
-from mnemoscope.words import interval
 
-SETTINGS = AuditSettings()
+SETTINGS = audit_settings(edits=0, near_length=0)
 Half = dict[str, np.ndarray]
 MOST_PAIRS = 0.03
 """Share of the text's pairs: of 2, 3 and 5 % the largest without an error of recall on half 1."""
@@ -165,75 +165,86 @@ def grounds_of(half: Half) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
     }
 
 
-def by_passage(halves: list[Half], truth: list[np.ndarray], names: list[str]) -> str:
-    """A table of grounds against a truth, one for each half."""
-    heads = ["ground", "AUC", '"recall" that is right, %', 'of the true ones it calls "recall", %']
-    heads.append("more right, more wrong than the rule, both halves")
-    rows = []
+def by_passage(
+    halves: list[Half], truth: list[np.ndarray], names: list[str]
+) -> dict[str, dict[str, Any]]:
+    """Each ground against a truth, one for each half.
+
+    Of each half its `auc` (null without a graded figure) and, with their intervals, `right` of
+    those called recall and `found` of the true ones; over both how many it judges right where the
+    rule is wrong (`better`), and the other way (`worse`).
+    """
+    rows = {}
     for name in names:
-        cells, better, worse = [], 0, 0
+        row: dict[str, Any] = {"auc": [], "right": [], "found": [], "better": 0, "worse": 0}
         for half, true in zip(halves, truth, strict=True):
             (says, graded), group = grounds_of(half)[name], half["group"]
             right, rule = says == true, half["rule"] == true
-            better, worse = better + (right & ~rule).sum(), worse + (~right & rule).sum()
+            row["better"] += int((right & ~rule).sum())
+            row["worse"] += int((~right & rule).sum())
             n = int((says & true).sum())
-            cells.append(
-                (
-                    "" if graded is None else auc(true, graded, group),
-                    f"{n} of {int(says.sum())} {ends(true[says], group[says])}",
-                    f"{n} of {int(true.sum())} {ends(says[true], group[true])}",
-                )
-            )
-        beside = ""
-        if better + worse:
-            p = f"{binomtest(better, better + worse).pvalue:.2g}"
-            p = "p < .001" if float(p) < 0.001 else f"p = {p.removeprefix('0')}"
-            beside = f"{better}, {worse}: {p}"
-        columns = ("; ".join(filter(None, column)) for column in zip(*cells, strict=True))
-        rows.append([name, *columns, beside])
-    return table_of(heads, rows)
+            row["auc"].append(None if graded is None else auc(true, graded, group))
+            row["right"].append([n, int(says.sum()), *ends(true[says], group[says])])
+            row["found"].append([n, int(true.sum()), *ends(says[true], group[true])])
+        rows[name] = row
+    return rows
 
 
-def by_character(halves: list[Half], names: list[str]) -> str:
-    """A table by character, where the truth is what was trained on."""
-    heads = ["ground", "called recall that was trained on", "trained on that is called recall"]
-    rows = []
+def by_character(halves: list[Half], names: list[str]) -> dict[str, dict[str, Any]]:
+    """Shares by character, where the truth is what was trained on: `right` and `found`."""
+    rows = {}
     for name in names:
-        cells = []
+        row: dict[str, Any] = {"right": [], "found": []}
         for half in halves:
             says, true, size = grounds_of(half)[name][0], half["is_trained"], half["characters"]
             both = size * (says & true)
-            shares = (share_drawn(both[own], size[own], half["group"][own]) for own in (says, true))
-            cells.append([str(one).replace(" %", "") for one in shares])
-        rows.append([name, *("; ".join(column) for column in zip(*cells, strict=True))])
-    return table_of(heads, rows)
+            for key, own in (("right", says), ("found", true)):
+                share = share_drawn(both[own], size[own], half["group"][own])
+                row[key].append(rounded(share))
+        rows[name] = row
+    return rows
 
 
-def ends(flags: np.ndarray, group: np.ndarray) -> str:
-    """The interval of the share of true flags, in per cent."""
-    return interval(share_true(flags, group), space=" ")
+def ends(flags: np.ndarray, group: np.ndarray) -> list[float]:
+    """The ends of the interval of the share of true flags."""
+    return rounded(share_true(flags, group))[1:]
 
 
-def auc(truth: np.ndarray, graded: np.ndarray, group: np.ndarray) -> str:
+def auc(truth: np.ndarray, graded: np.ndarray, group: np.ndarray) -> list[float]:
     """AUC with an interval over groups of near duplicates."""
-    found = separation(-graded, truth, seed=0, n_resamples=1000, groups=group).auc
-    shown = (f"{one:.3f}".removeprefix("0") for one in found)
-    return "{} [{}, {}]".format(*shown)
+    return rounded(separation(-graded, truth, seed=0, n_resamples=1000, groups=group).auc)
+
+
+def rounded(figures: Iterable[float | None]) -> list[float]:
+    return [round(float(one), 4) for one in figures if one is not None]
+
+
+def facts_of(half: Half) -> dict[str, Any]:
+    """What a half holds, and how its CNNs were calibrated."""
+    trained, group = half["is_trained"], half["group"]
+    return {
+        "sequences": len(trained),
+        "trained": int(trained.sum()),
+        "groups_trained": len(np.unique(group[trained])),
+        "groups_never": len(np.unique(group[~trained])),
+        "reference": int((half["score"] >= SETTINGS.threshold).sum()),
+        "calibration": str(half["calibration"]),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sequences", type=int, default=240)
     parser.add_argument("--half", type=int, choices=[1, 2], help="make one half, without tables")
-    parser.add_argument("--keep", type=Path, help="a folder for what each half said")
-    parser.add_argument("--write", type=Path, help="a page with marks for the tables")
+    parser.add_argument("--halves", type=Path, help="a folder for what each half said")
+    parser.add_argument("--keep", action="store_true", help="store the results, write the page")
     wanted = parser.parse_args()
     lm = load_model(str(model_path()), device="cpu")
     reference = load_model(str(reference_path()), device="cpu")
     sequences = pl.read_parquet(sequences_path())
     halves = []
     for number in [wanted.half] if wanted.half else [1, 2]:
-        kept = wanted.keep and wanted.keep / f"half-{number}-{wanted.sequences}.npz"
+        kept = wanted.halves and wanted.halves / f"half-{number}-{wanted.sequences}.npz"
         if kept is None or not kept.is_file():
             asked, others = halves_by_group(sequences)[:: 1 if number == 1 else -1]
             half = ask_half(lm, reference, asked, others, wanted.sequences)
@@ -242,30 +253,21 @@ def main() -> None:
                 np.savez(kept, **half)  # type: ignore[arg-type]  # taken for allow_pickle
         else:
             half = dict(np.load(kept))
-        trained, group = half["is_trained"], half["group"]
-        print(
-            f"half {number}: {len(trained)} reproduced sequences, {int(trained.sum())} trained "
-            f"more than five times, {int((~trained).sum())} never (held-out templates), in "
-            f"{len(np.unique(group[trained]))} and {len(np.unique(group[~trained]))} groups; the "
-            f"reference reproduces {int((half['score'] >= SETTINGS.threshold).sum())}; "
-            f"{half['calibration']}",
-            flush=True,
-        )
+        print(f"half {number}: {facts_of(half)}", flush=True)
         halves.append(half)
     if wanted.half:
         return
     names = list(grounds_of(halves[0]))
     apart = [one for one in names[:8] if one != "reference"]
     not_by_reference = [half["score"] < SETTINGS.threshold for half in halves]
-    tables = {
-        "grounds": by_passage(halves, [half["is_trained"] for half in halves], names),
-        "grounds by character": by_character(halves, [*names[:8], *names[-3:]]),
-        "grounds and the reference": by_passage(halves, not_by_reference, apart),
+    found = {
+        "model": lm.fingerprint,
+        "halves": [facts_of(one) for one in halves],
+        "trained": by_passage(halves, [half["is_trained"] for half in halves], names),
+        "reference": by_passage(halves, not_by_reference, apart),
+        "characters": by_character(halves, [*names[:6], *names[-3:]]),
     }
-    for name, table in tables.items():
-        print(f"{name}\n{table}")
-        if wanted.write is not None:
-            write_tables(wanted.write, table, name)
+    publish("audits", found, keep=wanted.keep)
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def test_the_whole_visit(app, visit, document):
     assert "recalled" in page.inner_text(".result")
 
     # By keyboard alone: Tab reaches a passage, Enter chooses it.
-    page.focus(".result summary")
+    page.focus(".result .document summary")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.tagName") in ("PRE", "MARK")
     if page.evaluate("document.activeElement.tagName") == "PRE":  # it scrolls, so it has focus
@@ -91,6 +91,19 @@ def test_the_whole_visit(app, visit, document):
     page.wait_for_selector(".pictures .stack img.delta")
     assert "Chance of one try" in page.inner_text(".evidence")
     assert page.locator(".pictures .stack").count() == 4
+    chosen = ".result [aria-current]"
+    numbers = {one.get_attribute("data-pick") for one in page.locator(chosen).all()}
+    assert (page.locator(chosen).count(), numbers) == (2, {"1"})  # in the list and the document
+    n = page.locator(".passages button[data-pick]").count()
+    page.locator(".passages button[data-pick]").first.click()
+    for step, place in ((1, 2), (-1, 1)):
+        page.click(f".evidence [data-step='{step}']")
+        page.wait_for_function(
+            "words => document.querySelector('.evidence').innerText.includes(words)",
+            arg=f"Passage {place} of {n}",
+        )
+    assert page.locator(".evidence [data-step='-1']").is_disabled()
+    page.wait_for_selector(".pictures .stack img.delta")
     delta = page.locator(".pictures .stack img.delta").first
     assert delta.is_visible()
     page.uncheck(".pictures .with-delta")
@@ -114,6 +127,11 @@ def test_the_whole_visit(app, visit, document):
     page.get_by_label("Guess", exact=True).check()
     page.wait_for_function(
         "() => document.querySelector('#sequences').innerText.includes('sequences of Guess')"
+    )
+    page.get_by_label("All", exact=True).check()
+    page.fill("#search input, #search textarea", "the")
+    page.wait_for_function(
+        "() => document.querySelector('#sequences').innerText.includes('sequences with “the”')"
     )
     page.locator("#sequences button[data-pick]").first.click()
     page.wait_for_selector("#sequence-maps .stack, #sequence-maps .status")
@@ -165,6 +183,12 @@ def test_a_phone_at_night_and_a_hostile_document(app, visit, document):
     )
     page.click("#start")
     one.wait_for("4.1 MB, more than the 4 MB")
+
+    # The example runs, and nothing is left of the error.
+    page.click("#example")
+    one.wait_for("Done.")
+    assert page.locator("#status [role=alert]").count() == 0
+    assert page.locator(f"{MARK}.recall").count() == 3
 
     # Nor do the tables of a study scroll sideways.
     page.get_by_role("tab", name="The study").click()

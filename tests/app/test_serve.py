@@ -88,7 +88,7 @@ def test_what_is_no_study_and_no_audit_is_refused(tmp_path, tiny_studies):
     for target, said in (
         (tmp_path / "none", "no such folder"),
         (tmp_path, "neither a study"),
-        (tiny_studies["capture"], "benchmark"),
+        (tiny_studies["features"], "label"),
     ):
         with pytest.raises(UserError, match=said):
             open_target(target)

@@ -5,14 +5,13 @@ import io
 import json
 import re
 import shutil
-from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
 
-from mnemoscope.app import page
+import mnemoscope as ms
 from mnemoscope.app.page import (
     MOST_KEPT,
     Models,
@@ -20,11 +19,13 @@ from mnemoscope.app.page import (
     audit_work,
     delta_for,
     example_text,
+    in_browser,
     passage_maps,
     read_visit,
     status,
 )
 from mnemoscope.app.views import (
+    EVERY_CLASS,
     MAP_INK,
     PAGE_ROWS,
     BrowsedStudy,
@@ -39,12 +40,15 @@ from mnemoscope.app.views import (
 )
 from mnemoscope.audits.documents import read_documents
 from mnemoscope.audits.local import local_audit
+from mnemoscope.audits.page import strongest
 from mnemoscope.audits.questions import audit_settings
 from mnemoscope.audits.run import make_audit
+from mnemoscope.audits.verdict import error_rate
 from mnemoscope.embedded import model_path
 from mnemoscope.errors import UserError
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.load import load_model
+from mnemoscope.pipeline.label import samples_of
 from mnemoscope.study.folder import Study
 from pages import Page
 from study_files import rewrite_record
@@ -67,9 +71,8 @@ def result(models, document, tmp_path_factory) -> Result:
     reading, used = read_visit(HOSTILE + document + HOSTILE, None), tmp_path_factory.mktemp("used")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tempfile.tempdir", str(used))
-        patch.setattr(page, "audit_settings", partial(audit_settings, **LITTLE))
-        made = audit_work(models, None, reading, "embedded")()
-    assert not list(used.iterdir())
+        made = audit_work(models, None, reading, "embedded", audit_settings(**LITTLE))()
+    assert not [one for one in used.rglob("*") if one.is_file()]  # torch may leave a folder
     return made
 
 
@@ -89,7 +92,17 @@ def test_a_hostile_document_is_shown_and_does_nothing(result):
     assert "U+202E" in page.words()
     assert "U+200B" in page.words()
     assert "\u202e" not in page.words()
-    assert page.picks() == [row["number"] for row in result.spans.rows(named=True)]
+    order = [row["number"] for row in strongest(result.spans.rows(named=True))]
+    numbers = [row["number"] for row in result.spans.rows(named=True)]
+    assert page.picks() == [*order, *numbers]  # the list, then the document
+    assert result.record["verdict"]["sentence"] in page.words()
+    assert error_rate(result.record["verdict"]) in page.words()
+    assert "What this proves, and what it does not" in page.words()
+    for place, number in enumerate(order, 1):
+        steps = Page(render_card(result, number)).all("button")
+        assert [("disabled" in one) for one in steps] == [place == 1, place == len(order)]
+        said = Page(render_card(result, number)).words()
+        assert f"Passage {place} of {len(order)}" in said
 
 
 def test_what_is_downloaded_is_the_audit_s_own_files(result):
@@ -223,7 +236,8 @@ def test_a_changed_document_is_not_shown_but_its_passages_are(audit_folder, pass
     audit_folder.source.write_text(passages[0], encoding="utf-8")
     assert "was changed since" in page.words()
     assert "something else" not in page.words()
-    assert page.picks() == [row["number"] for row in opened.spans.rows(named=True)] != []
+    numbers = [row["number"] for row in opened.spans.rows(named=True)]
+    assert sorted(page.picks()) == sorted(2 * numbers) != []
 
 
 def test_a_text_outside_the_audit_folder_is_not_read(audit_folder, tmp_path):
@@ -265,6 +279,64 @@ def test_sequences_by_class_are_all_there_page_by_page(browsed, small_demo):
     assert Page(browsed.render_sequences(PAPER, "Guess", 10**6)).picks() == last
 
 
+def test_sequences_of_all_classes_are_searched_by_their_words(browsed, small_demo):
+    texts = Study(small_demo).sequences
+    wanted = texts.filter(pl.col("text").str.to_lowercase().str.contains("(self", literal=True))
+    found = browsed.sequences(PAPER, EVERY_CLASS, " (SELF ")
+    assert found["sequence_id"].to_list() == wanted["sequence_id"].to_list() != []
+    page = Page(browsed.render_sequences(PAPER, EVERY_CLASS, 1, HOSTILE))
+    page.assert_harmless()
+    assert "0 sequences with" in page.words()
+    assert browsed.sequences(PAPER, EVERY_CLASS).height == texts.height
+
+
+def test_grafts_are_shown_of_a_taxonomy_and_of_a_sequence(study_at):
+    study = ms.Study(study_at("label"))
+    assert "No grafts were made" in Page(BrowsedStudy(study.folder).render_taxonomy(PAPER)).words()
+    study.graft(parts=["layers.0.mlp", "layers.1.mlp"], draws=2, shares=[1.0], n_sequences=8)
+    browsed, rows = BrowsedStudy(study.folder), study.read("graft_sequences.parquet")
+    rows = rows.filter(pl.col("part") != "", control="twin", share=1.0)
+    assert set(rows["survives"]) >= {False}
+    words = Page(browsed.render_taxonomy(next(iter(browsed.taxonomies)))).words()
+    assert "the MLP of layer 1" in words
+    for number in rows["sequence_id"].unique():
+        broken = rows.filter(~pl.col("survives"), sequence_id=number)["part"].to_list()
+        words = Page(browsed.render_sequence(number)).words()
+        assert "with 2 parts of the reference" in words
+        assert [
+            f"layers.{layer}.mlp" for layer in (0, 1) if f"the MLP of layer {layer}" in words
+        ] == broken
+
+
+def test_a_study_without_cnns_shows_what_there_is_and_says_why(untrained, succeed, tmp_path):
+    browsed = BrowsedStudy(untrained)
+    name = next(iter(browsed.taxonomies))
+    words = Page(browsed.render_taxonomy(name)).words()
+    assert "This study has no CNNs." in words
+    (why,) = (one.impossible for one in samples_of(browsed.study).values())
+    assert why in words
+    number = browsed.sequences(name, EVERY_CLASS)["sequence_id"][0]
+    shop = Shop(Models(device="cpu"), browsed)
+    text, maps = shop.sequence(number, name, EVERY_CLASS)
+    assert f"Sequence {number}" in text
+    assert "captured no attention" in maps
+    study = ms.Study(untrained)
+    for ask in (
+        study.excess,
+        study.decisiveness,
+        study.conclusions,
+        lambda: study.benchmark,
+        lambda: study.read("predictions.parquet"),
+    ):
+        with pytest.raises(UserError, match=r"no CNN can be trained .*Guess 0.*study\.report"):
+            ask()
+    (line,) = [one for one in succeed("status", untrained).out.splitlines() if "│ report " in one]
+    assert "no CNNs" in line
+    said = succeed("report", shutil.copytree(untrained, tmp_path / "copy"))
+    assert "Guess has 0" in said.err
+    assert max(map(len, said.err.splitlines())) <= 100 + len(str(tmp_path))
+
+
 def test_a_sequence_is_shown_with_the_maps_that_the_store_holds(browsed, small_demo):
     rows = pl.read_parquet(small_demo / "samples.parquet").filter(taxonomy=PAPER)
     number = rows.filter(pl.col("class") == "Recall")["sequence_id"][0]
@@ -280,6 +352,7 @@ def test_a_sequence_is_shown_with_the_maps_that_the_store_holds(browsed, small_d
 
 def test_what_a_page_made_up_is_refused(browsed):
     for ask, *arguments in (
+        (browsed.render_sequences, "../x", EVERY_CLASS, 1),
         (browsed.render_taxonomy, "../x"),
         (browsed.render_sequences, PAPER, "Recite", 1),
         (browsed.render_sequence, -1),
@@ -299,6 +372,45 @@ def test_delta_is_that_of_the_verdict(browsed, result):
     largest = stored.max(axis=(0, 2, 3))
     np.testing.assert_allclose(delta.scaled, stored[index] / largest[:, None, None], atol=1e-6)
     assert delta_for(None, result, 1)[0] is None
+
+
+@pytest.mark.parametrize(
+    ("pasted", "prefix", "said"),
+    [
+        ("Too short.", 32, "one window of 64 tokens"),
+        ("Too short.", 16, "one window of 48 tokens"),
+        ("Too short.", 7, "one window of 64 tokens"),  # no beginning that the page offers
+    ],
+)
+def test_what_is_refused_is_said_in_words_of_the_page(models, pasted, prefix, said):
+    shop = Shop(models)
+    *_, (last, nothing) = shop.audit(pasted, None, "embedded", "", "session", prefix)
+    assert nothing is None
+    words = " ".join(Page(last).words().split())
+    assert said in words
+    assert words.endswith("Bring a longer text, or show a shorter beginning.")
+
+
+def test_no_flag_is_named_to_who_has_none(tmp_path, models):
+    for error in FLAGS:
+        for said in (error, error.replace("--", "")):  # as Python says it
+            assert re.search("--|Give|prefix", in_browser(UserError(said))) is None
+    (tmp_path / "t.jsonl").write_text('{"a": "b"}\n')
+    with pytest.raises(UserError, match="column text=NAME") as refused:
+        read_visit(None, tmp_path / "t.jsonl")
+    assert in_browser(refused.value).endswith("without a column 'text'. Call it so; it has a.")
+    (tmp_path / "t.txt").write_bytes(b"caf\xe9 \xff" * 50)
+    with pytest.raises(UserError, match="its encoding") as refused:
+        read_visit(None, tmp_path / "t.txt")
+    assert in_browser(refused.value).endswith("Save it as UTF-8.")
+
+
+FLAGS = (
+    "--study s: its CNNs read 32 + 32 tokens; this audit shows 16 and asks for 32. Give --prefix "
+    "32 --suffix 32.",
+    "--study s: a study of another model (a, b, weights c; audited is d). Give one of this model, "
+    "or --study auto.",
+)
 
 
 def test_models_are_folders_that_are_there(models):

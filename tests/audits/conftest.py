@@ -31,10 +31,11 @@ BRIEF = {"edits": 0, "near_length": 0}
 """Settings of an audit that asks for spans alone."""
 
 
-def audit_documents(lm, reading, out, *, settings=None, reference=None, **options):
+def audit_documents(lm, reading, out, *, settings=None, reference=None, case=None, **options):
     """Audit what was read with a loaded model: what `audit.json` holds."""
     asked = settings or audit_settings()
     audit = local_audit(lm, reading.documents, asked, reference=reference)
+    audit.case = case
     return make_audit(audit, reading, out, **options)
 
 
@@ -135,6 +136,7 @@ def made(made_once, lm, reference, trained, new_text, counting):
             settings=settings,
             reference=reference,
             command=command,
+            case=_HOSTILE,
         )
 
     folder = made_once("audit", make)

@@ -13,12 +13,15 @@ from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper
 
+from experiments.audits.tables import counts_of
+from experiments.pages import HERE, results_of
 from mnemoscope.audits.chance import tries_needed
 from mnemoscope.audits.edits import chance_within
 from mnemoscope.audits.passages import with_verdicts
 from mnemoscope.audits.questions import EditSettings, audit_settings
 from mnemoscope.audits.sampling import sampling_logprobs, score_rows
 from mnemoscope.audits.tokens import tokenize
+from mnemoscope.audits.verdict import EVIDENCE_PAGE, RULES
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import prepend_bos, wrap_model
 from mnemoscope.lm.probe import suffix_logprobs
@@ -195,3 +198,11 @@ def test_no_edit_is_the_passage_and_more_edits_are_never_less(lm, trained, new_t
     assert (spans["within_edits"] == 2).all()
     assert (spans["within_logprob"] >= spans["extraction_logprob"] - 1e-3).all()
     assert "within 2 edits, at least" in made.page
+
+
+def test_the_error_rates_that_audits_show_were_measured_on_the_model_that_ships(lm):
+    found = results_of("audits")
+    assert found["model"] == lm.fingerprint  # of another one they must be measured again
+    measured = {name: counts_of(found["trained"], name) for name in RULES}
+    assert {name: (*one.tested.values(),) for name, one in RULES.items()} == measured
+    assert (HERE.parent / EVIDENCE_PAGE).is_file()

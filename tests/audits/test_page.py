@@ -1,6 +1,7 @@
 """Pages, SARIF and JUnit: every text escaped, nothing from outside, each passage at its place."""
 
 import html
+import json
 import math
 import re
 import shlex
@@ -13,12 +14,17 @@ import pytest
 from chromium import NEEDS_CHROMIUM, UNFOLD, hard_to_use
 from mnemoscope.audits.brief import render_brief
 from mnemoscope.audits.documents import read_documents
-from mnemoscope.audits.exports import junit_xml, sarif_log
-from mnemoscope.audits.page import Passage, chance, render_page, stretches
+from mnemoscope.audits.exports import about, junit_xml, sarif_log
+from mnemoscope.audits.page import Passage, chance, quoted, render_page, stretches, strongest
 from mnemoscope.audits.questions import audit_settings
+from mnemoscope.audits.verdict import LEARNED, RULES, error_rate, sentence_of, verdict_of
 from mnemoscope.words import mark_hidden
 from pages import Page
 from tests.audits.conftest import BRIEF, audit_documents
+
+VERDICT = {"sentence": "“m” recalls 2 passages.", "tested": RULES["rule"].tested, "tested_on": "m"}
+UNPRINTABLE = 'a&b <c> "d" ]]> \x00\x1b\ud800\ufffe é😀'
+RECORD = {"case": UNPRINTABLE, "operator": None, "date": "2026-11-30T21:00:00Z", "verdict": VERDICT}
 
 
 def test_hostile_text_is_only_text_and_nothing_comes_from_outside(made):
@@ -43,6 +49,16 @@ def test_the_command_can_be_pasted_into_a_shell(made):
     assert {"--stride", "--refine-from", "--max-growth", "--overlap"} <= flags
 
 
+def test_no_flag_is_named_but_in_the_command_and_its_settings(made):
+    before, _, _ = made.page.partition("How to check and repeat it")
+    report = (made.out / "report.html").read_text(encoding="utf-8")
+    without_command = re.sub(r"<tr><th>Command</th>.*?</tr>", "", report)
+    assert without_command != report
+    for page in (before, without_command):
+        words = words_of(page.partition("<body>")[2])
+        assert re.search(r"(?<!\w)--[a-z]", words) is None
+
+
 @pytest.mark.parametrize(
     ("width", "scheme"),
     [pytest.param(*one, marks=NEEDS_CHROMIUM) for one in ((1280, "light"), (390, "dark"))],
@@ -63,17 +79,98 @@ def words_of(page):
 def test_the_report_says_what_the_record_says(made):
     said = words_of((made.out / "report.html").read_text(encoding="utf-8"))
     recalled = made.spans.filter(verdict="recall")
-    assert f"writes {recalled.height} passage" in said
-    own = recalled.filter(~pl.col("reference_reproduces"))
-    likeliest = own.sort("extraction_logprob", descending=True)["continuation_pieces"].head(3)
-    quotes = [" ".join("".join(pieces)[:150].split()) for pieces in likeliest]
-    places = [said.index(quote) for quote in quotes]
-    assert places == sorted(places)
+    assert f"recalls {recalled.height} passage" in said
+    rows = strongest(recalled.with_row_index("number", offset=1).rows(named=True))
+    assert all(row["evidence_conflict"] is False for row in rows)
+    lengths = [len("".join(row["text"].split())) for row in rows]
+    assert lengths == sorted(lengths, reverse=True)
+    for quotes in (
+        [f"characters {one['start']:,} to {one['end']:,}: " for one in rows[:3]],
+        [" ".join(one["text"][:150].split()) for one in rows[:3]],
+    ):
+        places = [said.index(one) for one in quotes]
+        assert places == sorted(places)
+    assert all(one["sha256"] in said for one in made.record["documents"])
     assert made.record["model"]["fingerprint"] in said
     assert made.record["files"]["spans.parquet"] in said
     assert f"{int((recalled['origin_count'] > 0).sum())} stand word for word" in said
     assert "1 everyday prompts" in said
     assert "How easily it comes out" in said
+
+
+def test_one_verdict_is_said_everywhere_and_each_passage_has_one_place(made):
+    record, verdict = made.record, made.record["verdict"]
+    assert verdict["sentence"] == sentence_of(record["model"]["name"], record["summary"])
+    assert verdict["decided_by"] == "grafts"
+    assert "evidence that it learned them" in verdict["sentence"]
+    sarif = json.loads((made.out / "audit.sarif").read_text(encoding="utf-8"))["runs"][0]
+    properties = sarif["properties"]
+    assert properties == about(record)
+    error = error_rate(verdict)
+    for name in ("audit.html", "report.html"):
+        said = words_of((made.out / name).read_text(encoding="utf-8"))
+        assert "It learned" not in said
+        for one in (verdict["sentence"], error, made.record["case"][:20], "UTC"):
+            assert one in said
+        places = set(re.findall(r"characters ([\d,]+ to [\d,]+)", said))
+        recalled = made.spans.filter(verdict="recall").rows(named=True)
+        assert {f"{one['start']:,} to {one['end']:,}" for one in recalled[:3]} <= places
+    for row in made.spans.rows(named=True):
+        pieces = list(quoted(row))
+        assert "".join(one.text for one in pieces if one.is_passage) == row["text"]
+        assert "".join(one.text for one in pieces if one.is_shown) == row["prefix_text"]
+
+
+def test_a_passage_that_reaches_out_of_its_window_is_quoted_whole():
+    text = "before shown wrong after beyond"
+    row = {
+        **{"text": text[7:], "start": 7, "end": len(text)},
+        **{"window_start": 7, "prefix_text": "shown ", "window_tokens": [1, 2, 3]},
+        **{"suffix_pieces": ["wrong", " after"], "continuation_pieces": ["right", " after"]},
+        "continuation_tokens": [9, 3],
+    }
+    for start in (7, 0, 9, 13, 19):
+        given = row | {"start": start, "text": text[start:]}
+        pieces = list(quoted(given))
+        assert "".join(one.text for one in pieces if one.is_passage) == text[start:]
+        assert [one.written for one in pieces if one.written] == ["right"]
+        assert "".join(one.text for one in pieces if one.is_shown) == "shown "
+
+
+def summary(**given):
+    none = {"characters": 0, "share": 0.0}
+    counts = {"documents": 2, "recall_spans": 0, "guess_spans": 0}
+    return counts | dict.fromkeys(("recalled", "near"), none) | given
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ({"recall_spans": 1, "recalled": {"share": 0.0001}}, "recalls 1 passage, < 0.1 %"),
+        ({"near": {"characters": 9, "share": 0.02}}, "recalls 2.0 % of the documents nearly"),
+        ({"guess_spans": 2}, "no evidence that it learned them"),
+        ({}, "no evidence that it learned them, and none that it did not"),
+    ],
+)
+def test_the_verdict_says_what_it_is_evidence_of(found, said):
+    sentence = sentence_of("a/b", summary(**found))
+    assert said in sentence
+    assert sentence.startswith("“a/b” ")
+
+
+@pytest.mark.parametrize("third", ["", "cnn", "grafts", "needs"])
+def test_the_error_rate_is_that_of_the_rule_that_decided(made, third):
+    names = {"cnn": "cnn_says", "grafts": "grafts_say", "needs": "needs_say"}
+    off = [pl.lit(None).alias(one) for key, one in names.items() if key != third]
+    frame = made.spans.with_columns(off).with_columns(
+        pl.lit("recall").alias(names.get(third, "needs_say"))
+    )
+    if not third:
+        frame = frame.with_columns(reference_says=None)
+    verdict = verdict_of("x", made.record["summary"], frame)
+    assert verdict["tested"] == RULES[third or "rule"].tested
+    wrong = f"wrong {verdict['tested']['wrong']} of {verdict['tested']['called']} times"
+    assert wrong in error_rate(verdict)
 
 
 @pytest.mark.browser
@@ -98,7 +195,8 @@ def test_of_nothing_found_the_pages_say_a_bound_and_a_long_document_stands_folde
         assert ('<details class="document" id="document-1" open>' in page) == is_open
         assert new_text(7, n_words) in page  # folded, not left out
     said = words_of(render_brief(record, spans, {}))
-    assert "No passage of the document was brought out" in said
+    assert "recalls no passage of the document" in said
+    assert "and none that it did not" in said
     assert "does not show that the model was not trained on" in said
     for words in ("How easily", "ordinary use", "Where the passages stand"):  # nobody asked
         assert words not in said
@@ -166,7 +264,7 @@ def test_recalled_passages_stand_at_their_lines_as_the_standard_requires():
         {"document": "a b/ü.txt", "start": 0, "end": 5, "verdict": "guess"},
     ]
     frame = pl.DataFrame(rows).with_columns(tokens=3, reason=pl.lit("because"))
-    log = sarif_log(frame, {"a b/ü.txt": text})
+    log = sarif_log(RECORD, frame, {"a b/ü.txt": text})
     (run,) = log["runs"]
     (result,), driver = run["results"], run["tool"]["driver"]
     physical = result["locations"][0]["physicalLocation"]
@@ -181,7 +279,7 @@ def test_recalled_passages_stand_at_their_lines_as_the_standard_requires():
     ends = {"startLine", "startColumn", "endLine", "endColumn", "charOffset", "charLength"}
     for found, required, known in [  # of OASIS' schema: names required, and all that are used here
         (log, {"version", "runs"}, {"$schema"}),
-        (run, {"tool"}, {"columnKind", "results"}),
+        (run, {"tool"}, {"columnKind", "results", "properties"}),
         (driver, {"name"}, {"version", "rules", "informationUri"}),
         (driver["rules"][0], {"id"}, rule),
         (driver["rules"][0]["help"], {"text"}, {"markdown"}),
@@ -210,13 +308,11 @@ def test_recalled_passages_stand_at_their_lines_as_the_standard_requires():
 def test_an_address_names_the_file_and_a_row_of_a_table_as_its_fragment(name, path, row):
     text = "recalled"
     spans = {"document": name, "start": 0, "end": len(text), "verdict": "recall", "tokens": 3}
-    log = sarif_log(pl.DataFrame([spans]).with_columns(reason=pl.lit("because")), {name: text})
+    frame = pl.DataFrame([spans]).with_columns(reason=pl.lit("because"))
+    log = sarif_log(RECORD, frame, {name: text})
     place = log["runs"][0]["results"][0]["locations"][0]["physicalLocation"]
     uri = urlsplit(place["artifactLocation"]["uri"])
     assert (unquote(uri.path), uri.fragment) == (path, row)
-
-
-UNPRINTABLE = 'a&b <c> "d" ]]> \x00\x1b\ud800\ufffe é😀'
 
 
 def document(name, *, is_too_short=False, share=0.0):
@@ -227,7 +323,7 @@ def test_documents_are_tests_and_recalled_passages_fail_them():
     documents = [document(UNPRINTABLE), document("guessed.txt")]
     documents += [document("recalled.txt", share=0.125), document("short.txt", is_too_short=True)]
     skipped = [{"document": "x.pdf", "reason": UNPRINTABLE}]
-    record = {"model": {"name": UNPRINTABLE}, "documents": documents, "skipped": skipped}
+    record = RECORD | {"model": {"name": UNPRINTABLE}, "documents": documents, "skipped": skipped}
     rows = [
         ("guessed.txt", 0, 9, "guess", "it counts", "1 2 3"),
         ("recalled.txt", 5, 25, "recall", UNPRINTABLE[:9], "the passage"),
@@ -240,18 +336,22 @@ def test_documents_are_tests_and_recalled_passages_fail_them():
     counts = [suite.get(name) for name in ("tests", "failures", "skipped", "errors")]
     assert counts == ["5", "1", "2", "0"]
     shown = UNPRINTABLE.translate(dict.fromkeys([0x00, 0x1B, 0xD800, 0xFFFE], "\ufffd"))
-    assert [(case.get("name"), *(one.tag for one in case)) for case in suite] == [
+    assert [(case.get("name"), *(one.tag for one in case)) for case in suite.iter("testcase")] == [
         (shown,),
         ("guessed.txt",),
         ("recalled.txt", "failure"),
         ("short.txt", "skipped"),
         ("x.pdf", "skipped"),
     ]
-    assert suite[4][0].get("message") == f"not read: {shown}"
+    assert suite.findall("testcase")[4][0].get("message") == f"not read: {shown}"
     # what the schema that Jenkins reads by (junit-10.xsd) requires of a suite and of a case
     assert {"name", "tests", "failures", "errors"} <= set(suite.keys())
-    assert {tuple(sorted(case.keys())) for case in suite} == {("classname", "name")}
+    assert {tuple(sorted(case.keys())) for case in suite.iter("testcase")} == {
+        ("classname", "name")
+    }
     failure = suite.find("testcase[@name='recalled.txt']/failure")
-    assert failure.get("message") == "2 passages, 12.5 % recalled"
+    assert failure.get("message") == f"2 passages, 12.5 % recalled: {LEARNED}"
+    said = {one.get("name"): one.get("value") for one in suite.iter("property")}
+    assert said == {**about(RECORD), "case": shown}
     assert f"characters 5 to 25: {UNPRINTABLE[:9]}" in failure.text
     assert "another" in failure.text

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
@@ -165,6 +165,20 @@ def test_a_gate_asks_for_a_share_or_a_number_of_all_or_of_each_document():
         "guessed > 5% in doc": False,
     }.items():  # fmt: skip
         assert judge(parse_gate(text), record, pl.DataFrame(), None).is_failed == holds, text
+
+
+@given(st.integers(0, 10**6), st.integers(0, 999), st.sampled_from((">", ">=")))
+@example(7000, 7, ">")  # 0.7 / 100 is less than 0.007
+@example(4500, 5, ">")
+def test_the_figure_of_a_gate_agrees_with_its_verdict(part, tenths, sign):
+    characters = 10**6
+    counts = summarize("a", n_characters=characters, n_tokens=1, n_windows=1, spans=[])
+    counts["recalled"] = {"characters": part, "share": part / characters}
+    gate = parse_gate(f"recalled {sign} {tenths / 10}%")
+    printed = round(float(gate.say(counts).removesuffix(" %")) * 10**6)
+    limit, exact = tenths * 10**5, part * 100  # millionths of a per cent
+    assert gate.holds_of(counts) == (exact > limit or (sign == ">=" and exact == limit))
+    assert (printed > limit, printed < limit) == (exact > limit, exact < limit)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from study_files import rewrite_record
 from tests.audits.conftest import BRIEF, audit_documents, with_word
 
 SPANS = audit_settings(**BRIEF)
+FIRST_DAY, NEXT_DAY = "2026-01-01T00:00:00+00:00", "2026-01-02T00:00:00+00:00"
 FILES = ("audit.json", "audit.html", "audit.sarif", "report.html", "spans.parquet")
 
 
@@ -111,7 +112,13 @@ def test_python_and_the_command_line_give_the_same_audit(tmp_path, monkeypatch, 
     assert made.passages.equals(pl.read_parquet("typed/spans.parquet"))
     assert made.record["key"] == json.loads(Path("typed/audit.json").read_text())["key"]
     assert made.record["reference"]["name"] == "embedded"
-    of_text = ms.audit("embedded", {"a.txt": trained[0]}, "texts", **few)
+    lines = {"case": " 12/3:\n<b> ", "operator": "J. Doe"}
+    of_text = ms.audit("embedded", {"a.txt": trained[0]}, "texts", **lines, **few)
+    assert [of_text.record[one] for one in lines] == ["12/3: <b>", "J. Doe"]
+    assert (made.record["case"], made.record["operator"]) == (None, None)
+    for wrong in ("", " \n", "x" * 301, 3):
+        with pytest.raises(UserError, match="operator: give a line"):
+            ms.audit("embedded", "a.txt", "other", operator=wrong)
     assert not made.passages.is_empty()
     assert of_text.passages.equals(made.passages)
     assert (tmp_path / "texts" / "texts" / "00001.txt").read_text() == trained[0]
@@ -126,6 +133,10 @@ def test_a_killed_audit_goes_on_and_gives_the_same_bytes(
     monkeypatch.setattr(scan, "BATCHES_A_PART", 1)
     for name, text in (("a.txt", trained[0] + new_text(2, 40)), ("b.txt", new_text(3, 80))):
         (tmp_path / name).write_text(text)
+
+    # What goes on asks for no date; the text that nobody asked about before is begun later.
+    begun = iter([FIRST_DAY] * 3 + [NEXT_DAY] * 2)
+    monkeypatch.setattr(run, "_now", lambda: next(begun))
 
     def audit(out, dies_at=None, text="a.txt"):
         reading = read_documents([str(tmp_path / text)])
@@ -143,9 +154,13 @@ def test_a_killed_audit_goes_on_and_gives_the_same_bytes(
     assert n_again == n_parts - 2  # the two finished parts were not made again
     assert not (tmp_path / "killed" / "parts").exists()
     assert audit("taken", text="b.txt") == audit("fresh", text="b.txt")  # parts of another text
+    days = [read_audit(tmp_path / one)[0]["date"] for one in ("whole", "killed", "taken", "fresh")]
+    assert days == [FIRST_DAY] * 2 + [NEXT_DAY] * 2
+    assert next(begun, None) is None
 
 
-def test_another_audit_is_not_written_over_unless_asked(tmp_path, audited, new_text):
+def test_another_audit_is_not_written_over_unless_asked(tmp_path, audited, new_text, monkeypatch):
+    monkeypatch.setattr(run, "_now", lambda: FIRST_DAY)
     out, text, plain = tmp_path / "out", new_text(1, 80), audit_settings(stride=64)
     files = [*FILES, "near.parquet"]
     first, _ = audited(tmp_path, text, settings=plain)
@@ -153,8 +168,9 @@ def test_another_audit_is_not_written_over_unless_asked(tmp_path, audited, new_t
     stamps = [(out / name).stat().st_mtime_ns for name in files]
     assert audited(tmp_path, text, settings=plain)[0] == first
     assert [(out / name).stat().st_mtime_ns for name in files] == stamps
-    with pytest.raises(UserError, match=r"holds an audit of other documents.*redo"):
-        audited(tmp_path, text, settings=audit_settings(stride=4))
+    for other in ({"settings": audit_settings(stride=4)}, {"settings": plain, "case": "mine"}):
+        with pytest.raises(UserError, match=r"holds an audit of other documents.*redo"):
+            audited(tmp_path, text, **other)
     for name in ("spans.parquet", "near.parquet", "audit.html"):
         (out / name).unlink()
         with pytest.raises(UserError, match="missing or were changed"):

@@ -8,6 +8,7 @@ import pytest
 
 from mnemoscope.audits.library import LocalChoice
 from mnemoscope.audits.records import read_audit_record
+from mnemoscope.audits.verdict import error_rate
 from mnemoscope.embedded import sequences_path
 
 
@@ -43,7 +44,11 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     assert "this audit is already there" in call(*asked).err
     done = call(*asked, "--fail-if", "recalled > 0.5%", "-q")
     assert (done.status, "Failed: recalled > 0.5%" in done.out) == (3, True)
-    assert str(out / "audit.html") in done.out
+    named = {word.strip("(),.") for line in done.out.splitlines()[-3:-1] for word in line.split()}
+    files = ("report.html", "audit.html", "audit.json", "spans.parquet", "audit.sarif")
+    assert {str(out / name) for name in files} <= named
+    assert record["verdict"]["sentence"] in done.out.splitlines()
+    assert error_rate(record["verdict"]) in done.out.splitlines()
     assert "holds an audit of other" in call(*asked, "--reference", "none").err
     assert {path: path.read_bytes() for path in out.iterdir()} == before
     gate = ("audit", "gate", out, "--fail-if", "recalled >= 1 passage in doc")

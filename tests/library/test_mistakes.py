@@ -22,6 +22,8 @@ CASES: dict[str, tuple[Case, str]] = {
     "a number as texts": (lambda h: ms.windows(3, h.tokenizer), "a int: no sequences"),
     "a list of numbers": (lambda h: ms.windows([1, 2], h.tokenizer), "texts, number 0: an int"),
     "no texts": (lambda h: ms.windows([], h.tokenizer), "texts: none given"),
+    "a list of texts too short": (
+        lambda h: ms.scan(h.path, ["a b", "c"]), r"^texts \(text 0, text 1\): no text of 64"),
     "texts too short": (lambda h: ms.windows(["a b c"], h.tokenizer), "no text of 64 tokens"),
     "no prefix": (lambda h: ms.windows(["a b"], h.tokenizer, prefix=0), "prefix 0"),
     "other ids": (

@@ -154,7 +154,7 @@ def test_the_verb_gives_probabilities_and_shows_what_they_are_worth(
     assert scores[facts["calibration"]["method"]] <= scores["none"]
     assert "<testsuite" in (tmp_path / "junit.xml").read_text()
     assert (out / "audit.html").read_text().count("<circle") == len(facts["measured"]["bins"])
-    assert "other documents, settings" in call(*arguments).err
+    assert "other documents or settings" in call(*arguments).err
 
 
 def test_a_study_that_is_none_of_this_model_or_was_not_trained_is_refused(

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 import tempfile
 import threading
 import time
@@ -20,7 +21,7 @@ import polars as pl
 from mnemoscope.app import views
 from mnemoscope.audits.documents import Reading, read_documents
 from mnemoscope.audits.questions import audit_settings, settings_class
-from mnemoscope.audits.settings import checked
+from mnemoscope.audits.settings import AuditSettings, checked
 from mnemoscope.embedded import place_of, reference_path, sequences_path
 from mnemoscope.errors import MnemoscopeError, UserError
 from mnemoscope.progress import Progress, follow_progress, time_left
@@ -36,6 +37,8 @@ MOST_BYTES = 4_000_000
 """Most bytes of an uploaded file, and of a pasted text in UTF-8."""
 MOST_CHARACTERS = 300_000
 """Most characters of all its texts together: a PDF or a DOCX holds more than its size tells."""
+BEGINNINGS = {"usual: 32 tokens": 32, "shorter: 16": 16, "longer: 64": 64}
+"""Tokens that the model is shown of a passage, by what the page calls them."""
 TYPES = (
     *(".txt", ".md", ".rst", ".csv", ".json", ".html", ".htm", ".pdf", ".docx", ".jsonl"),
     *(".parquet", ".py", ".c", ".h", ".cpp", ".java", ".js", ".ts", ".go", ".rs", ".sh", ".tex"),
@@ -56,6 +59,10 @@ _BETWEEN = (
 _POLL_SECONDS = 0.2
 _MOST_LOADED = 3
 _KEEP_UPLOADS = (600, 3600)  # seconds: look every, remove what is older
+_SHIPPED = (
+    "The small model has 4 million parameters and learned texts of Python's library and templates: "
+    "it is there to try the audit. For your own model give its folder."
+)
 _FAILED = "that failed; the terminal in which the app runs says why."
 _WAITING = "Its maps come once the running audit has ended."
 _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -71,13 +78,19 @@ const pick = (event) => {
   if (!one || (event.type === 'keydown' && event.key !== 'Enter' && event.key !== ' ')) return;
   event.preventDefault();
   element.querySelectorAll('[aria-current]').forEach((old) => old.removeAttribute('aria-current'));
-  one.setAttribute('aria-current', 'true');
+  element.querySelectorAll(`[data-pick="${one.dataset.pick}"]`).forEach((same) => {
+    same.setAttribute('aria-current', 'true');
+    if (same !== one) same.scrollIntoView({block: 'nearest'});
+  });
   trigger('select', {number: Number(one.dataset.pick)});
 };
 element.addEventListener('click', pick);
 element.addEventListener('keydown', pick);
 """
-"""Tells the server which element with `data-pick` was clicked, or chosen with Enter or space."""
+"""Tells the server which element with `data-pick` was clicked, or chosen with Enter or space.
+
+All elements of the same number are marked.
+"""
 
 POINT_SCRIPT = """
 element.addEventListener('pointermove', (event) => {
@@ -93,6 +106,17 @@ element.addEventListener('pointermove', (event) => {
 });
 """
 """Says which tokens lie under the pointer on a map."""
+
+STEP_SCRIPT = """
+element.addEventListener('click', (event) => {
+  const step = event.target.closest('[data-step]');
+  if (!step) return;
+  const list = element.closest('.row').querySelectorAll('.passages [data-pick]');
+  const at = [...list].findIndex((one) => one.hasAttribute('aria-current'));
+  list[at + Number(step.dataset.step)]?.click();
+});
+"""
+"""Goes to the passage before or after the chosen one, in the list beside the evidence."""
 
 REVEAL_SCRIPT = """
 watch('value', () => {
@@ -158,8 +182,8 @@ def read_visit(pasted: str | None, upload: str | Path | None) -> Reading:
     n = sum(len(document.text) for document in reading.documents)
     if n > MOST_CHARACTERS:
         raise UserError(
-            f"{n:,} characters, more than the {MOST_CHARACTERS:,} allowed here. Use "
-            "'mnemoscope audit', which has no limit."
+            f"{n:,} characters, more than the {MOST_CHARACTERS:,} allowed here. Bring it in parts; "
+            "the command “mnemoscope audit” has no limit."
         )
     return replace(
         reading,
@@ -168,6 +192,28 @@ def read_visit(pasted: str | None, upload: str | Path | None) -> Reading:
         ],
         skipped=[replace(one, name=one.name.replace(source, name, 1)) for one in reading.skipped],
     )
+
+
+def in_browser(error: Exception) -> str:
+    """What went wrong, in words of this page: it has no flags."""
+    text = str(error)
+    for said, instead in _IN_BROWSER:
+        text = re.sub(said, instead, text)
+    return text
+
+
+_IN_BROWSER = (
+    (r"Give longer ones, or a smaller .*", "Bring a longer text, or show a shorter beginning."),
+    (r"Convert it to UTF-8, or name its encoding.*", "Save it as UTF-8."),
+    (r"Name the column of the texts with .*; it has", "Call it so; it has"),
+    (
+        r"(--)?study (.*?): its CNNs read (.*?); this audit.*",
+        r"the CNNs of \2 read \3, and another beginning was asked for",
+    ),
+    (r"(--)?study (.*?): a study", r"\2 is a study"),
+    (r" Give one of this model, or .*", ""),
+)
+"""What the audit says of flags, and what this page says instead."""
 
 
 def example_text() -> str:
@@ -183,7 +229,7 @@ def _check_bytes(n: int, name: str) -> None:
     if n > MOST_BYTES:
         raise UserError(
             f"{name}: {n / 1e6:.1f} MB, more than the {MOST_BYTES / 1e6:.0f} MB allowed "
-            "here. Use 'mnemoscope audit', which has no limit."
+            "here. Bring it in parts; the command “mnemoscope audit” has no limit."
         )
 
 
@@ -321,11 +367,11 @@ class Desk:
 
 def choices(study_model: str | None) -> list[tuple[str, str]]:
     """What the page offers, as (shown, value); the study's model first where there is one."""
-    offered = [("Embedded model", EMBEDDED), ("A folder on this machine", FOLDER)]
+    offered = [("The small model that ships", EMBEDDED), ("A folder on this machine", FOLDER)]
     if study_model is None:
         return offered
     if study_model == EMBEDDED:
-        return [("The embedded model, as in the study", EMBEDDED), offered[-1]]
+        return [("The small model that ships, as in the study", EMBEDDED), offered[-1]]
     return [(f"The study's: {study_model}", OF_STUDY), *offered]
 
 
@@ -375,7 +421,11 @@ class Models:
 
 
 def audit_work(
-    models: Models, browsed: views.BrowsedStudy | None, reading: Reading, name: str
+    models: Models,
+    browsed: views.BrowsedStudy | None,
+    reading: Reading,
+    name: str,
+    settings: AuditSettings,
 ) -> Callable[[], views.Result]:
     """The audit of a visitor's document, with the CNNs of a study of this model; nothing stays."""
 
@@ -385,11 +435,11 @@ def audit_work(
         from mnemoscope.audits.run import make_audit
 
         lm, reference = models.load(name), models.reference(name)
-        cnn = None if browsed is None else _ground(browsed, lm)
+        cnn = None if browsed is None else _ground(browsed, lm, settings)
         audit = local_audit(
             lm,
             reading.documents,
-            audit_settings(),
+            settings,
             reference=reference,
             cnn=cnn,
             names=(name, EMBEDDED),
@@ -404,26 +454,21 @@ def audit_work(
     return work
 
 
-def _ground(browsed: views.BrowsedStudy, lm: "LanguageModel") -> "CnnGround":
-    """The study's CNNs, or why they give no probability; read once a model, as settings are one."""
+def _ground(
+    browsed: views.BrowsedStudy, lm: "LanguageModel", settings: AuditSettings
+) -> "CnnGround":
+    """The study's CNNs, or why they give no probability; read once a model and beginning."""
     from mnemoscope.audits.ground import CnnGround, check_study, read_ground
 
-    known = browsed.grounds
-    if lm.fingerprint not in known:
+    known, key = browsed.grounds, (lm.fingerprint, settings.prefix)
+    if key not in known:
         try:
-            study = check_study(browsed.study.folder, lm, audit_settings())
-            known[lm.fingerprint] = read_ground(study)
+            known[key] = read_ground(check_study(browsed.study.folder, lm, settings))
         except UserError as error:
-            why = str(error).split(" Give ")[0].rstrip(".")
-            known[lm.fingerprint] = CnnGround(
-                {
-                    "study": str(browsed.study.folder),
-                    "taxonomy": None,
-                    "sequences": {},
-                    "reason": why,
-                }
-            )
-    return known[lm.fingerprint]
+            place, why = str(browsed.study.folder), in_browser(error).rstrip(".")
+            facts: dict[str, Any] = {"study": place, "taxonomy": None, "sequences": {}}
+            known[key] = CnnGround(facts | {"reason": why})
+    return known[key]
 
 
 def passage_maps(models: Models, result: views.Result, number: Any) -> views.SequenceMaps:
@@ -457,7 +502,8 @@ def delta_for(
     """Δ of the study for a passage's verdict, or why there is none."""
     if browsed is None:
         return None, "Start the app with a study of this model to see Δ over them."
-    if browsed.model["fingerprint"] != result.record["model"]["fingerprint"]:
+    own = browsed.model
+    if own is None or own["fingerprint"] != result.record["model"]["fingerprint"]:
         return None, "The study is of another model, so its Δ is not shown."
     if PAPER not in browsed.taxonomies:
         return None, f"The study has no taxonomy '{PAPER}', so there is no Δ to show."
@@ -488,13 +534,20 @@ class Shop:
         return word
 
     def audit(
-        self, pasted: str, upload: str | None, choice: str, folder: str, session: str
+        self,
+        pasted: str,
+        upload: str | None,
+        choice: str,
+        folder: str,
+        session: str,
+        prefix: Any = None,
     ) -> Iterator[tuple[str, views.Result | None]]:
         """Audit a visitor's document: how it stands, and at the end the result."""
         try:
             reading = read_visit(pasted, upload)
             name = self.models.named(choice, folder)
-            job = Job(audit_work(self.models, self.browsed, reading, name))
+            settings = audit_settings(prefix=prefix if prefix in BEGINNINGS.values() else None)
+            job = Job(audit_work(self.models, self.browsed, reading, name, settings))
             self.leave(session)
             self.jobs[session] = job
             for standing in self.desk.follow(job):
@@ -505,7 +558,7 @@ class Shop:
         except Cancelled:
             yield status("Cancelled."), None
         except MnemoscopeError as error:
-            yield status(str(error), is_error=True), None
+            yield status(in_browser(error), is_error=True), None
         except Exception:
             _log.exception("an audit failed")
             yield status(_FAILED, is_error=True), None
@@ -529,7 +582,9 @@ class Shop:
             raise UserError("no study is shown.")
         text, maps = self.browsed.render_sequence(number), self.browsed.maps(number)
         if maps is None:
-            return text, status("It has no maps: no sample holds it.")
+            is_captured = self.browsed.study.is_done("capture")
+            why = "no sample holds it" if is_captured else "this study captured no attention"
+            return text, status(f"It has no maps: {why}.")
         deltas = [one for one in self.browsed.deltas(taxonomy) if one.name == class_name]
         return text, views.render_maps(maps, deltas[0] if deltas else None)
 
@@ -565,7 +620,8 @@ def make_blocks(shop: Shop) -> gr.Blocks:
 
 def _audit_tab(shop: Shop, blocks: gr.Blocks) -> None:
     """Bring a document, choose a model, watch, read."""
-    offered = choices(None if shop.browsed is None else shop.browsed.model["name"])
+    own = None if shop.browsed is None else shop.browsed.model
+    offered = choices(None if own is None else own["name"])
     with gr.Row():
         with gr.Column(scale=2):
             pasted = gr.Textbox(
@@ -584,26 +640,34 @@ def _audit_tab(shop: Shop, blocks: gr.Blocks) -> None:
                 height=140,
                 elem_id="upload",
             )
-            choice = gr.Radio(offered, value=offered[0][1], label="Model", elem_id="model")
+            choice = gr.Radio(
+                offered, value=offered[0][1], label="Model", elem_id="model", info=_SHIPPED
+            )
             folder = gr.Textbox(label="Folder of the model", visible=False, elem_id="folder")
+            beginning = gr.Radio(
+                list(BEGINNINGS.items()),
+                value=32,
+                label="Beginning that the model is shown",
+                elem_id="beginning",
+            )
     with gr.Row(elem_id="buttons"):
         start = gr.Button("Audit", variant="primary", scale=0, min_width=180, elem_id="start")
         cancel = gr.Button("Cancel", interactive=False, scale=0, min_width=120, elem_id="cancel")
-        example = gr.Button("An example", scale=0, min_width=160, elem_id="example")
+        example = gr.Button("Try an example", scale=0, min_width=160, elem_id="example")
     line = _html(status("Nothing is running."), elem_id="status")
     state, word = gr.State(None), gr.BrowserState(None, storage_key="mnemoscope-result")
     shown, clear = _result_view(shop, state, "")
-    example.click(example_text, None, pasted, **_AT_ONCE)
     choice.change(lambda value: gr.update(visible=value == FOLDER), choice, folder, **_AT_ONCE)
 
     def audit(
-        text: str, path: str | None, chosen: str, typed: str, request: gr.Request
+        text: str, path: str | None, chosen: str, typed: str, prefix: Any, request: gr.Request
     ) -> Iterator[tuple[Any, ...]]:
         """Audit, and show the result in place of the last one."""
         kept = [gr.skip() for _ in clear]
         busy, idle, same = gr.update(interactive=True), gr.update(interactive=False), gr.skip()
         yield status("Reading the document …"), busy, None, None, "", *clear
-        for now, result in shop.audit(text, path, chosen, typed, str(request.session_hash)):
+        session = str(request.session_hash)
+        for now, result in shop.audit(text, path, chosen, typed, session, prefix):
             if result is None:
                 yield now, same, same, same, same, *kept
             else:
@@ -627,14 +691,15 @@ def _audit_tab(shop: Shop, blocks: gr.Blocks) -> None:
         shop.leave(str(request.session_hash))
         return gr.update(interactive=False)
 
-    start.click(
-        audit,
-        [pasted, upload, choice, folder],
-        [line, cancel, word, state, *shown],
-        **_QUIET,
-        concurrency_limit=None,
-        trigger_mode="once",
-    )
+    asked = [pasted, upload, choice, folder, beginning]
+    working: dict[str, Any] = _QUIET | {"concurrency_limit": None, "trigger_mode": "once"}
+    start.click(audit, asked, [line, cancel, word, state, *shown], **working)
+    example.click(
+        lambda: (example_text(), None, EMBEDDED, gr.update(visible=False), 32),
+        None,
+        asked,
+        **_AT_ONCE,
+    ).then(audit, asked, [line, cancel, word, state, *shown], **_QUIET, concurrency_limit=None)
     cancel.click(stop, None, cancel, **_AT_ONCE)
     blocks.load(again, word, [line, state, *shown], **_AT_ONCE)
 
@@ -646,7 +711,8 @@ def _result_view(shop: Shop, state: gr.State, html: str) -> tuple[list[gr.HTML],
         with gr.Column(scale=3, min_width=300):
             result = _html(html, js_on_load=PICK_SCRIPT, elem_classes="result")
         with gr.Column(scale=2, min_width=300):
-            card = _html("", js_on_load=REVEAL_SCRIPT, elem_classes="evidence")
+            scripts = REVEAL_SCRIPT + STEP_SCRIPT
+            card = _html("", js_on_load=scripts, elem_classes="evidence")
             maps = _html("", js_on_load=POINT_SCRIPT, elem_classes="pictures")
 
     def choose(audited: views.Result | None, event: gr.EventData) -> Iterator[tuple[Any, Any]]:
@@ -654,11 +720,14 @@ def _result_view(shop: Shop, state: gr.State, html: str) -> tuple[list[gr.HTML],
             yield empty
             return
         try:
-            yield from shop.passage(audited, _number(event))
+            found = shop.passage(audited, _number(event))
+            yield next(found)
+            yield from ((gr.skip(), maps) for _, maps in found)
         except MnemoscopeError as error:
-            yield gr.skip(), status(str(error), is_error=True)
+            yield gr.skip(), status(in_browser(error), is_error=True)
 
-    result.select(choose, state, [card, maps], **_QUIET, trigger_mode="always_last")
+    # Of quick choices each is answered, in their order: the desk does their maps one by one.
+    result.select(choose, state, [card, maps], **_QUIET, trigger_mode="multiple")
     return [result, card, maps], empty
 
 
@@ -666,16 +735,19 @@ def _study_tab(shop: Shop, browsed: views.BrowsedStudy) -> None:
     """Taxonomies with their figures; sequences by class with their maps."""
     names = list(browsed.taxonomies)
     first = PAPER if PAPER in names else names[0]
-    classes = [one["name"] for one in browsed.taxonomy(first).classes]
     taxonomy = gr.Dropdown(names, value=first, label="Taxonomy", elem_id="taxonomy")
     figures = _html(browsed.render_taxonomy(first), elem_id="figures")
     with gr.Row():
-        class_name = gr.Radio(classes, value=classes[-1], label="Class", elem_id="class")
+        classes = _classes_of(browsed, first)
+        class_name = gr.Radio(classes, value=classes[-1][1], label="Class", elem_id="class")
+        words = gr.Textbox(
+            label="Search", placeholder="Words of the text", max_lines=1, elem_id="search"
+        )
         page = gr.Number(1, label="Page", minimum=1, precision=0, elem_id="page")
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             listed = _html(
-                browsed.render_sequences(first, classes[-1], 1),
+                browsed.render_sequences(first, classes[-1][1], 1),
                 js_on_load=PICK_SCRIPT,
                 elem_id="sequences",
             )
@@ -683,27 +755,38 @@ def _study_tab(shop: Shop, browsed: views.BrowsedStudy) -> None:
             text = _html("", js_on_load=REVEAL_SCRIPT, elem_id="sequence")
             maps = _html("", js_on_load=POINT_SCRIPT, elem_id="sequence-maps")
 
-    def other_taxonomy(name: str) -> tuple[Any, ...]:
-        found = [one["name"] for one in browsed.taxonomy(name).classes]
-        radio = gr.update(choices=found, value=found[-1])
-        listing = browsed.render_sequences(name, found[-1], 1)
+    def other_taxonomy(name: str, searched: str) -> tuple[Any, ...]:
+        found = _classes_of(browsed, name)
+        radio = gr.update(choices=found, value=found[-1][1])
+        listing = browsed.render_sequences(name, found[-1][1], 1, searched)
         return browsed.render_taxonomy(name), radio, 1, listing
 
-    def other_page(name: str, chosen: str, number: float | None) -> str:
-        return browsed.render_sequences(name, chosen, number or 1)
+    def other_page(name: str, chosen: str, searched: str, number: float | None) -> str:
+        return browsed.render_sequences(name, chosen, number or 1, searched)
 
     def choose(name: str, chosen: str, event: gr.EventData) -> tuple[str, str]:
         return shop.sequence(_number(event), name, chosen)
 
-    taxonomy.input(other_taxonomy, taxonomy, [figures, class_name, page, listed], **_AT_ONCE)
-    class_name.input(
-        lambda name, chosen: (1, other_page(name, chosen, 1)),
-        [taxonomy, class_name],
+    asked = [taxonomy, class_name, words]
+    taxonomy.input(
+        other_taxonomy, [taxonomy, words], [figures, class_name, page, listed], **_AT_ONCE
+    )
+    gr.on(
+        [class_name.input, words.change],
+        lambda name, chosen, searched: (1, other_page(name, chosen, searched, 1)),
+        asked,
         [page, listed],
         **_AT_ONCE,
+        trigger_mode="always_last",
     )
-    page.input(other_page, [taxonomy, class_name, page], listed, **_AT_ONCE)
+    page.input(other_page, [*asked, page], listed, **_AT_ONCE)
     listed.select(choose, [taxonomy, class_name], [text, maps], **_AT_ONCE)
+
+
+def _classes_of(browsed: views.BrowsedStudy, name: str) -> list[tuple[str, str]]:
+    """What can be listed, as (shown, value): all, then each class."""
+    own = [one["name"] for one in browsed.taxonomy(name).classes]
+    return [("All", views.EVERY_CLASS), *((one, one) for one in own)]
 
 
 def _number(event: gr.EventData) -> Any:

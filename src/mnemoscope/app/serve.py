@@ -85,7 +85,7 @@ async def _refuse(send: _Send, code: int, reason: str) -> None:
 
 
 def open_target(target: Path | None) -> tuple[BrowsedStudy | None, Result | None]:
-    """Open a study, an audit or nothing; UserError: it is neither, or the study is not finished."""
+    """Open a study, an audit or nothing; UserError: it is neither, or the study is not labelled."""
     check_target(target)
     if target is None:
         return None, None
@@ -100,7 +100,8 @@ def open_target(target: Path | None) -> tuple[BrowsedStudy | None, Result | None
 def make_app(browsed: BrowsedStudy | None, opened: Result | None, device: str = "auto") -> Guard:
     """The whole app, for any ASGI server; `device` is where models are loaded."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    shop = Shop(Models(browsed.model["name"] if browsed else None, device), browsed, opened)
+    own = browsed.model if browsed else None
+    shop = Shop(Models(own["name"] if own else None, device), browsed, opened)
     app = gr.mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
         make_blocks(shop),

@@ -35,10 +35,13 @@ DOWNLOADS = {
     "audit.sarif": "application/json",
 }
 """Files of an audit that a visitor can take along, with their types."""
+EVERY_CLASS = "all"
+"""Stands for every class of a taxonomy, and for what has none."""
 PAGE_ROWS = 12
 """Sequences on a page."""
 
 _MOST_EDGES = 6
+_MOST_WORDS = 200  # characters of what is searched
 _FEATURES = (
     *("duplicates", "memorization_score", "rouge_l", "rouge_3"),
     *("is_incrementing", "is_repeating", "is_code", "genre", "form", "inserted", "document"),
@@ -113,14 +116,24 @@ def render_result(result: Result) -> str:
         {"name": name, "uri": f"data:{DOWNLOADS[name]};base64,{b64encode(data).decode()}"}
         for name, data in result.files.items()
     ]
-    return render("result.html.j2", record=result.record, documents=documents, downloads=downloads)
+    return render(
+        "result.html.j2",
+        record=result.record,
+        documents=documents,
+        downloads=downloads,
+        passages=page.strongest(result.spans.iter_rows(named=True)),
+    )
 
 
 def render_card(result: Result, number: Any) -> str:
-    """Render the evidence of one passage; UserError if there is no such passage."""
-    return render(
-        "evidence.html.j2", record=result.record, row=result.row(number).row(0, named=True)
-    )
+    """Render the evidence of one passage, and which of how many it is in the list.
+
+    Raises UserError: there is no such passage.
+    """
+    row = result.row(number).row(0, named=True)
+    order = [one["number"] for one in page.strongest(result.spans.iter_rows(named=True))]
+    place, n = order.index(row["number"]) + 1, len(order)
+    return render("evidence.html.j2", record=result.record, row=row, place=place, n=n)
 
 
 def render(template: str, **values: Any) -> str:
@@ -213,28 +226,32 @@ def _ink(scaled: np.ndarray, colour: tuple[int, int, int]) -> str:
 class BrowsedStudy:
     """A study as the app shows it; what is read is kept.
 
-    All stages up to the report must be done. `model_folder`, for the tokenizer, is None where the
-    model is not on this machine. Raises UserError: no study, or not finished.
+    Its sequences must be labelled; where it has no CNNs, `missing` says why. `model_folder`, for
+    the tokenizer, is None where the model is not on this machine. Raises UserError: no study, or
+    not labelled.
     """
 
     def __init__(self, folder: Path, model_folder: str | None = None) -> None:
+        from mnemoscope.report.content import missing_of
+
         self.study: Study = Study(folder)
-        for stage in ("benchmark", "localize"):
-            self.study.require(stage)
+        self.study.require("label")
+        self.missing: Mapping[str, Any] | None = missing_of(self.study)
         self._model_folder = model_folder
-        self.grounds: dict[str, CnnGround] = {}  # by the fingerprint of an audited model
+        self.grounds: dict[tuple[str, int], CnnGround] = {}  # by weights and tokens shown
 
     @property
-    def model(self) -> Model:
-        """The study's record of its model."""
-        return self.study.record["models"]["model"]
+    def model(self) -> Model | None:
+        """The study's record of its model; None where none was asked."""
+        return self.study.record["models"].get("model")
 
     @cached_property
     def taxonomies(self) -> "dict[str, TaxonomyResult]":
         """Results by name."""
         from mnemoscope.report.content import taxonomy_results
 
-        return {one.name: one for one in taxonomy_results(self.study)}
+        is_trained = self.missing is None
+        return {one.name: one for one in taxonomy_results(self.study, is_trained=is_trained)}
 
     @cached_property
     def _table(self) -> pl.DataFrame:
@@ -276,13 +293,18 @@ class BrowsedStudy:
         ]
 
     def render_taxonomy(self, name: Any) -> str:
-        """Render classes, figures, confusion matrix and Δ of a taxonomy."""
+        """Render classes, figures, confusion matrix, Δ and grafts of a taxonomy."""
+        from mnemoscope.report.grafts import graft_of
+
         result = self.taxonomy(name)
         main = result.main
         return render(
             "taxonomy.html.j2",
             result=result,
+            missing=self.missing,
             main=main,
+            graft=graft_of(self.study, result.name),
+            folder=self.study.folder,
             names=[one["name"] for one in result.classes],
             figures=[
                 {
@@ -308,26 +330,36 @@ class BrowsedStudy:
             ],
         )
 
-    def sequences(self, name: Any, class_name: Any) -> pl.DataFrame:
-        """The sequences of a class, in the table's order; UserError for what is not there."""
-        result = self.taxonomy(name)
-        if class_name not in [one["name"] for one in result.classes]:
-            raise UserError("no such class in this taxonomy.")
-        chosen = self._labels.filter(pl.col(result.name) == class_name)
-        return self._table.join(
-            chosen.select("sequence_id"), on="sequence_id", how="semi", maintain_order="left"
-        )
+    def sequences(self, name: Any, class_name: Any, words: str = "") -> pl.DataFrame:
+        """The sequences of a class, or of all, that hold these words, in the table's order.
 
-    def render_sequences(self, name: Any, class_name: Any, page: Any) -> str:
+        Raises UserError: no such taxonomy or class.
+        """
+        result = self.taxonomy(name)
+        if class_name not in [EVERY_CLASS, *(one["name"] for one in result.classes)]:
+            raise UserError("no such class in this taxonomy.")
+        found = self._table
+        if class_name != EVERY_CLASS:
+            chosen = self._labels.filter(pl.col(result.name) == class_name).select("sequence_id")
+            found = found.join(chosen, on="sequence_id", how="semi", maintain_order="left")
+        if wanted := words.strip().lower():
+            found = found.filter(
+                pl.col("text").str.to_lowercase().str.contains(wanted, literal=True)
+            )
+        return found
+
+    def render_sequences(self, name: Any, class_name: Any, page: Any, words: Any = "") -> str:
         """Render one page of a class's sequences; each carries its number in `data-pick`."""
-        rows = self.sequences(name, class_name)
+        words = str(words or "")[:_MOST_WORDS]
+        rows = self.sequences(name, class_name, words)
         n_pages = max(1, -(-rows.height // PAGE_ROWS))
         shown = min(max(int(page), 1), n_pages)
         part = rows.slice((shown - 1) * PAGE_ROWS, PAGE_ROWS)
         return render(
             "sequences.html.j2",
             rows=part.select("sequence_id", "text").to_dicts(),
-            class_name=class_name,
+            class_name="" if class_name == EVERY_CLASS else class_name,
+            words=words.strip(),
             n=rows.height,
             page=shown,
             n_pages=n_pages,
@@ -354,6 +386,29 @@ class BrowsedStudy:
                 for key in _FEATURES
                 if row.get(key) is not None
             ],
+            grafts=self._grafts_of(sequence_id),
+        )
+
+    def _grafts_of(self, sequence_id: int) -> tuple[int, list[str]] | None:
+        """With how many parts of the reference a sequence was asked for, and those that break it.
+
+        None where that was not tried.
+        """
+        from mnemoscope.pipeline.graft import INTO_MODEL, SEQUENCES_FILE
+
+        if not self.study.is_done("graft"):
+            return None
+        own = self.study.read(SEQUENCES_FILE).filter(
+            pl.col("part") != "",
+            sequence_id=sequence_id,
+            direction=INTO_MODEL,
+            control="twin",
+            share=1.0,
+        )
+        return (
+            None
+            if own.is_empty()
+            else (own.height, own.filter(~pl.col("survives"))["part"].to_list())
         )
 
     def maps(self, sequence_id: Any) -> SequenceMaps | None:
@@ -363,6 +418,8 @@ class BrowsedStudy:
         from mnemoscope.maps.triangle import unpack_triangle
 
         row = self._row(sequence_id).row(0, named=True)
+        if not self.study.is_done("capture"):
+            return None
         number = row["sequence_id"]
         suffixes = self._store.index.filter(sequence_id=number)["suffix"].to_list()
         if not suffixes:

@@ -196,6 +196,7 @@ class Auditing:
         texts: the documents with their tokens.
         reference: a model that never saw them.
         cnn: CNNs of a study of the audited model.
+        case, operator: what it is for and who makes it, as they asked for it to be written down.
         kept: a folder for finished parts; None keeps nothing.
         scanned: the windows that were continued (`spans.WINDOW_COLUMNS`).
         passages: one row a passage, with what was answered so far (`passages.span_schema`).
@@ -206,6 +207,8 @@ class Auditing:
     settings: AuditSettings
     reference: AskedModel | None = None
     cnn: "CnnGround | None" = None
+    case: str | None = None
+    operator: str | None = None
     kept: Path | None = None
     scanned: pl.DataFrame = field(default_factory=pl.DataFrame)
     passages: pl.DataFrame = field(default_factory=pl.DataFrame)

@@ -3,13 +3,13 @@
 It quotes the strongest passages, says in words what the figures are, and how to check them.
 """
 
-import math
 from collections.abc import Mapping
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import polars as pl
 
-from mnemoscope.audits.page import render, view_of
+from mnemoscope.audits.page import quoted, render, strongest, view_of
 from mnemoscope.audits.passages import GROUNDS
 from mnemoscope.audits.records import Record
 from mnemoscope.audits.rule import RECALL
@@ -17,31 +17,25 @@ from mnemoscope.audits.rule import RECALL
 REPORT = "report.html"
 
 _QUOTED = 3
-_LONGEST, _MOST_LINES = 240, 5  # characters and lines of a quotation
+_LONGEST, _MOST_LINES = 240, 4  # characters and lines of a quotation
 _LINES_BEFORE = 2
-_BEFORE = 110  # characters of what the model was shown
+_BEFORE = 110  # characters of what stands before
 _DOCUMENTS = 6
 
 
 def render_brief(record: Record, spans: pl.DataFrame, tables: Mapping[str, pl.DataFrame]) -> str:
     """Render the report from `audit.json`, `spans.parquet` and the tables beside it."""
     rows = [{"number": number, **row} for number, row in enumerate(spans.rows(named=True), 1)]
-    recalled = sorted(
-        (row for row in rows if row["verdict"] == RECALL),
-        key=lambda row: (
-            bool(row["reference_reproduces"]),
-            -(-math.inf if row["extraction_logprob"] is None else row["extraction_logprob"]),
-            row["number"],
-        ),
-    )
+    recalled = [row for row in strongest(rows) if row["verdict"] == RECALL]
     origins = tables.get("origins")
     return render(
         "brief",
         record=record,
         whole=record["summary"],
         views={"origins": view_of("origins", origins, {}) if origins is not None else None},
+        rows=rows,
         recalled=recalled,
-        quoted=[row | _shortened(row)._asdict() for row in recalled[:_QUOTED]],
+        quoted=[{**row, **_shortened(row)._asdict()} for row in recalled[:_QUOTED]],
         has_third_ground=any(row[name] for row in rows for name in GROUNDS[1:]),
         n_also=sum(bool(row["reference_reproduces"]) for row in recalled),
         documents=record["documents"][:_DOCUMENTS],
@@ -50,20 +44,18 @@ def render_brief(record: Record, spans: pl.DataFrame, tables: Mapping[str, pl.Da
 
 
 class Quotation(NamedTuple):
-    """What was shown before a passage, and the passage."""
+    """The end of the text before a passage, and the passage."""
 
-    shown: str
+    before: str
     quoted: str
 
 
 def _shortened(row: Mapping[str, Any]) -> Quotation:
-    begin = row["suffix_start"] - row["window_start"]
-    shown = row["prefix_text"][:begin]
-    text = "".join(row["continuation_pieces"])
+    before = "".join(one.text for one in takewhile(lambda one: not one.is_passage, quoted(row)))
     # Of few lines as well: three passages of many short ones would not fit on the two sheets.
-    before = "\n".join(shown[-_BEFORE:].split("\n")[-_LINES_BEFORE:])
-    quoted = "\n".join(text[:_LONGEST].split("\n")[:_MOST_LINES])
+    end = "\n".join(before[-_BEFORE:].split("\n")[-_LINES_BEFORE:])
+    text = "\n".join(row["text"][:_LONGEST].split("\n")[:_MOST_LINES])
     return Quotation(
-        ("…" if len(before) < len(shown) else "") + before,
-        quoted + ("…" if len(quoted) < len(text) else ""),
+        ("…" if len(end) < len(before) else "") + end,
+        text.rstrip() + (" …" if len(text) < len(row["text"]) else ""),
     )

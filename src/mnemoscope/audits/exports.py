@@ -12,6 +12,7 @@ import polars as pl
 
 from mnemoscope.audits.records import Record
 from mnemoscope.audits.rule import RECALL
+from mnemoscope.audits.verdict import LEARNED, error_rate
 from mnemoscope.data.formats import table_ending
 from mnemoscope.data.hub import parse_hub_name
 from mnemoscope.version import __version__
@@ -23,10 +24,11 @@ _SOURCE = "https://arxiv.org/abs/2508.02573"
 _HELP = (
     "Shown the text before this passage, the model writes the passage word for word. The verdict "
     "recall says that it does not follow from that text: no pattern goes on, and few of its tokens "
-    "stand there already. The likely reason is that the passage stood in the training data.",
+    "stand there already. That is evidence that the model learned these words, from this text or "
+    "another that holds them.",
     "Was the model meant to be trained on this document? If not, find where the training data "
     "got it. If the passage is a common one, such as a licence, compare with a model that cannot "
-    "have seen the document (--reference). audit.html shows the evidence of each passage, token by "
+    "have seen the document. audit.html shows the evidence of each passage, token by "
     "token; mnemoscope audit verify FOLDER repeats it.",
 )
 _RULE = {
@@ -44,7 +46,7 @@ _RULE = {
 }
 
 
-def sarif_log(frame: pl.DataFrame, texts: Mapping[str, str]) -> dict[str, Any]:
+def sarif_log(record: Record, frame: pl.DataFrame, texts: Mapping[str, str]) -> dict[str, Any]:
     """Make a SARIF log of the spans called recall; guesses are no finding.
 
     Lines and columns count from 1, columns in characters; line ends are those of the text.
@@ -69,11 +71,12 @@ def sarif_log(frame: pl.DataFrame, texts: Mapping[str, str]) -> dict[str, Any]:
             {
                 "tool": {"driver": driver},
                 "columnKind": "unicodeCodePoints",
+                "properties": about(record),
                 "results": [
                     {
                         "ruleId": _RULE["id"],
                         "level": "warning",
-                        "message": {"text": f"Recalled, {row['tokens']} tokens: {row['reason']}."},
+                        "message": {"text": f"{_message(row)}."},
                         "locations": [{"physicalLocation": _location(row, lines)}],
                     }
                     for row in rows
@@ -81,6 +84,18 @@ def sarif_log(frame: pl.DataFrame, texts: Mapping[str, str]) -> dict[str, Any]:
             }
         ],
     }
+
+
+def about(record: Record) -> dict[str, str]:
+    """What an audit is, and what it says, in a few lines."""
+    facts = {"case": record["case"], "operator": record["operator"], "date": record["date"]}
+    verdict = record["verdict"]
+    said = {"verdict": verdict["sentence"], "error rate": error_rate(verdict)}
+    return {name: one for name, one in {**facts, **said}.items() if one is not None}
+
+
+def _message(row: Mapping[str, Any]) -> str:
+    return f"Recalled, {plural(row['end'] - row['start'], 'character')}: {LEARNED}; {row['reason']}"
 
 
 def _location(
@@ -120,6 +135,10 @@ def junit_xml(record: Record, frame: pl.DataFrame) -> str:
         skipped=str(n_skipped),
     )
 
+    properties = ElementTree.SubElement(suite, "properties")
+    for name, value in about(record).items():
+        ElementTree.SubElement(properties, "property", name=name, value=_clean(value))
+
     def case(document: str) -> ElementTree.Element:
         return ElementTree.SubElement(
             suite, "testcase", classname="mnemoscope.audits", name=_clean(document)
@@ -132,7 +151,7 @@ def junit_xml(record: Record, frame: pl.DataFrame) -> str:
             ElementTree.SubElement(own, "skipped", message="shorter than one window")
         elif rows.height:
             share = percent(row["recalled"]["share"], unit=False)
-            message = f"{plural(rows.height, 'passage')}, {share} % recalled"
+            message = f"{plural(rows.height, 'passage')}, {share} % recalled: {LEARNED}"
             failure = ElementTree.SubElement(
                 own, "failure", type="recalled-passage", message=message
             )

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from math import isclose
 from operator import ge, gt
 from pathlib import Path
 from typing import NamedTuple
@@ -18,9 +19,11 @@ from mnemoscope.audits.shares import (
     summarize,
 )
 from mnemoscope.errors import UserError, nearest
-from mnemoscope.words import percent, plural
+from mnemoscope.stats import Estimate
+from mnemoscope.words import plain_figure, plural
 
 _GATE = re.compile(r"(\w+)\s*(>=|>)\s*(\d+(?:\.\d+)?)\s*(%|passages?)?(?:\s+(in doc))?")
+_MOST_DIGITS = 12
 _COMPARE: dict[str, Callable[[float, float], bool]] = {">": gt, ">=": ge}
 
 
@@ -39,7 +42,7 @@ class Gate(NamedTuple):
 
     def holds_of(self, counts: Counts) -> bool:
         """Whether a document, or all of them, are beyond the limit."""
-        return _COMPARE[self.sign](self.amount(counts), self.limit)
+        return _COMPARE[self.sign](_sign(self.amount(counts), self.limit), 0)
 
     def amount(self, counts: Counts) -> float:
         """What is compared: a fraction of the characters, or a number of passages."""
@@ -52,8 +55,17 @@ class Gate(NamedTuple):
 
     def say(self, counts: Counts) -> str:
         """The amount in words."""
-        amount = self.amount(counts)
-        return plural(int(amount), "passage") if self.of_passages else percent(amount)
+        if self.of_passages:
+            return plural(int(self.amount(counts)), "passage")
+        return self.say_share(Estimate(self.amount(counts)))
+
+    def say_share(self, share: Estimate) -> str:
+        """A share with so many digits that what is read is beyond the limit where the share is."""
+        value, limit = share.value or 0.0, 100 * self.limit
+        shown = (round(100 * value, digits) for digits in range(1, _MOST_DIGITS))
+        wanted = _sign(100 * value, limit)
+        digits = next((n for n, one in enumerate(shown, 1) if _sign(one, limit) == wanted), 1)
+        return plain_figure(value, share.low, share.high, digits=digits)
 
 
 class Judged(NamedTuple):
@@ -117,7 +129,7 @@ def judge(gate: Gate, record: Record, passages: pl.DataFrame, baseline: Path | N
     whole = overall(rows)
     said = gate.say(whole)
     if not gate.of_passages and baseline is None:
-        said = str(estimate_of(share_of(record["summary"], gate.kind)))
+        said = gate.say_share(estimate_of(share_of(record["summary"], gate.kind)))
     return Judged(gate.holds_of(whole), f"{new}{gate.kind} {said}")
 
 
@@ -135,6 +147,11 @@ def _is_known(passages: pl.DataFrame, before: pl.DataFrame) -> pl.Series:
         for verdict, text in passages.select("verdict", "text").iter_rows()
     ]
     return pl.Series("known", found, dtype=pl.Boolean)
+
+
+def _sign(value: float, limit: float) -> int:
+    """Whether a share is above (1), at (0) or below (-1) a limit, but for the last digits."""
+    return 0 if isclose(value, limit, rel_tol=1e-12) else 1 if value > limit else -1
 
 
 def _words(text: str) -> str:

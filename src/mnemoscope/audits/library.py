@@ -25,6 +25,7 @@ from mnemoscope.progress import progress_shown, say
 from mnemoscope.stats import Estimate
 from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import EMBEDDED
+from mnemoscope.words import whole_characters
 
 if TYPE_CHECKING:
     import polars as pl
@@ -95,12 +96,13 @@ class Audit:
         )
         shares = "".join(f"<li>{kind}: {share}</li>" for kind, share in self._shares().items())
         return (
-            f"<b>Audit of {escape(str(self.record['model']['name']))}</b><ul>{shares}</ul>"
+            f"<b>{escape(self.record['verdict']['sentence'])}</b><ul>{shares}</ul>"
             f"<table><tr><th>verdict</th><th>document</th><th>passage</th></tr>{rows}</table>"
         )
 
 
 _WORDS_OF_NAME, _LONGEST_NAME = 20, 255
+_LONGEST_LINE = 300
 _ROWS, _SHOWN = 10, 120  # passages, and characters of each, that a notebook shows
 
 
@@ -168,6 +170,8 @@ def audit(
     device: str = "auto",
     encoding: str = "utf-8",
     columns: Mapping[str, str] | None = None,
+    case: str | None = None,
+    operator: str | None = None,
     command: Sequence[str] = (),
     redo: bool = False,
     progress: bool | None = None,
@@ -192,6 +196,8 @@ def audit(
         device: where a named model runs.
         encoding: of text files.
         columns: of tables, by their paths.
+        case: what the audit is for, a line that page, report and record show.
+        operator: who makes it, likewise.
         command: recorded in `audit.json`.
         redo: write over another audit in the folder.
         progress: whether to show how far it is; None: in a notebook.
@@ -212,6 +218,7 @@ def audit(
         out = held.name
     folder = Path(out)
     asked, documents = audit_settings(**settings), _documents(documents)
+    lines = _line("case", case), _line("operator", operator)
     with ExitStack() as stack:
         stack.enter_context(progress_shown(progress))
         if isinstance(model, str | Path):
@@ -234,10 +241,20 @@ def audit(
         from mnemoscope.audits.run import make_audit
 
         auditing = _local_audit(own, other, reading, asked)
+        auditing.case, auditing.operator = lines
         if study is not None:
             auditing.cnn = _cnns(str(study), own, auditing, folder, redo=redo)
         record = make_audit(auditing, reading, folder, command=command, redo=redo)
         return replace(_made(folder, record), held=held)
+
+
+def _line(name: str, text: Any) -> str | None:
+    """What is written into the record as it is given, on one line."""
+    if text is None:
+        return None
+    if not isinstance(text, str) or not text.split() or len(text) > _LONGEST_LINE:
+        raise UserError(f"{name}: give a line of at most {_LONGEST_LINE} characters.")
+    return whole_characters(" ".join(text.split()))
 
 
 def _documents(documents: Any) -> Documents:
@@ -304,6 +321,8 @@ def audit_api(
     dry_run: bool = False,
     encoding: str = "utf-8",
     columns: Mapping[str, str] | None = None,
+    case: str | None = None,
+    operator: str | None = None,
     command: Sequence[str] = (),
     redo: bool = False,
     **settings: Any,
@@ -315,6 +334,7 @@ def audit_api(
     UserError: as there, and a service that refuses or gives no answer.
     """
     asked = audit_settings("chat" if service.chat else "api", **{"top_k": 0, **settings})
+    lines = _line("case", case), _line("operator", operator)
     folder = None if out is None else Path(out)
     with _kept_clean(None if dry_run else folder):
         from mnemoscope.audits.asking import Auditing
@@ -325,6 +345,7 @@ def audit_api(
         reading = _read(documents, folder, encoding, columns)
         model = _served(service, asked, tokenizer, revision, folder)
         auditing = Auditing(model, cut_texts(model.splitter, reading.documents), asked)
+        auditing.case, auditing.operator = lines
         estimate = estimate_cost(auditing, price_in=prices[0], price_out=prices[1])
         if dry_run or folder is None:
             return estimate
@@ -410,19 +431,20 @@ def _sources(documents: "str | Path | Sequence[str | Path]") -> list[str]:
 
 @contextmanager
 def _kept_clean(out: Path | None) -> Iterator[None]:
-    """Make the folder; leave no empty one behind a refusal."""
+    """Make the folder; leave none behind a refusal in which nothing of the audit is kept."""
     if out is None:
         yield
         return
-    from mnemoscope.audits.records import prepare_folder
+    from mnemoscope.audits.records import FOUNDED, prepare_folder
 
     was_there = out.exists()
     try:
         prepare_folder(out)
         yield
     except BaseException:
-        if not was_there and out.is_dir() and not any(out.iterdir()):
-            out.rmdir()
+        files = [one for one in out.rglob("*") if not one.is_dir()]
+        if not was_there and all(one.name.startswith(FOUNDED) for one in files):
+            shutil.rmtree(out, ignore_errors=True)
         raise
 
 

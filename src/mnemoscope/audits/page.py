@@ -6,7 +6,9 @@ Every text is escaped. What a question adds is drawn by its template (`questions
 import math
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from functools import cache, partial
+from itertools import pairwise
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -20,9 +22,11 @@ from mnemoscope.audits.questions import QUESTIONS
 from mnemoscope.audits.records import Record
 from mnemoscope.audits.rule import MOST_COPIED, RECALL
 from mnemoscope.audits.settings import flag_of
+from mnemoscope.audits.shares import share_words
+from mnemoscope.audits.verdict import error_rate
 from mnemoscope.report import style
 from mnemoscope.stats import FEWEST_GROUPS
-from mnemoscope.words import count, percent
+from mnemoscope.words import JOINT, count
 
 MOST_CARDS = 200
 """Spans shown with their evidence; all of them stand in `spans.parquet`."""
@@ -58,15 +62,7 @@ def render_page(
     """
     tables = tables or {}
     rows = [{"number": number, **row} for number, row in enumerate(frame.iter_rows(named=True), 1)]
-    # Recalled before guessed, the easiest first; a chance that nobody knows comes last.
-    shown = sorted(
-        rows,
-        key=lambda row: (
-            row["verdict"] != RECALL,
-            math.inf if row["extraction_logprob"] is None else -row["extraction_logprob"],
-            row["number"],
-        ),
-    )[:MOST_CARDS]
+    shown = strongest(rows)[:MOST_CARDS]
     is_whole = sum(map(len, texts.values())) <= WHOLE_UP_TO
     documents = []
     for summary in record["documents"]:
@@ -89,6 +85,55 @@ def render_page(
         cards_open=_CARDS_OPEN,
         documents=documents,
     )
+
+
+def strongest(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Passages by the strength of their evidence, recalled before guessed.
+
+    Of each those first on which all grounds agree, then the longest, spaces not counted.
+    """
+    return sorted(
+        rows,
+        key=lambda row: (
+            row["verdict"] != RECALL,
+            row["evidence_conflict"],
+            -len("".join(row["text"].split())),
+            row["number"],
+        ),
+    )
+
+
+class Quoted(NamedTuple):
+    """A piece of the text around a passage: what the document has there.
+
+    `written` is what the model wrote in its place (None: the same), `is_shown` whether the model
+    had it before it, `is_passage` whether it lies in the passage.
+    """
+
+    text: str
+    written: str | None
+    is_shown: bool
+    is_passage: bool
+
+
+def quoted(row: Mapping[str, Any]) -> Iterator[Quoted]:
+    """The passage and the window that speaks for it, piece by piece, in the document's order.
+
+    A passage may reach beyond its window: what other windows brought out is part of it.
+    """
+    start, end, place = row["start"], row["end"], row["window_start"]
+    if start < place:
+        yield Quoted(row["text"][: place - start], None, False, True)
+    pieces: list[tuple[str, str | None, bool]] = [(row["prefix_text"], None, True)]
+    pieces += [(one.wanted, None if one.is_right else one.written, False) for one in _tokens(row)]
+    for text, written, is_shown in pieces:
+        cuts = [0, *(one - place for one in (start, end) if place < one < place + len(text))]
+        for first, last in pairwise([*cuts, len(text)] if written is None else [0, len(text)]):
+            inside = place + first < end and place + last > start
+            yield Quoted(text[first:last], written, is_shown, inside)
+        place += len(text)
+    if end > place:
+        yield Quoted(row["text"][place - start :], None, False, True)
 
 
 def view_of(name: str, table: pl.DataFrame, texts: Mapping[str, str]) -> Any:
@@ -176,12 +221,14 @@ def environment(*first: str) -> jinja2.Environment:
     """Give the templates of an audit, its cards among them, behind those of other packages."""
     made = style.environment(*first, "mnemoscope.audits")
     made.filters |= {
-        "share": _share,
+        "share": partial(share_words, space=JOINT),
         "ends": _ends,
         "chance": chance,
         "large": _large,
         "shell": shlex.join,
         "figure": _figure,
+        "moment": _moment,
+        "tested": error_rate,
     }
     made.globals |= {
         "exp": math.exp,
@@ -190,6 +237,7 @@ def environment(*first: str) -> jinja2.Environment:
         "unit_of": _unit_of,
         "settings_said": _settings_said,
         "token_rows": _token_rows,
+        "quoted": quoted,
         "most_cards": MOST_CARDS,
         "most_copied": MOST_COPIED,
         "heat_levels": LEVELS,
@@ -198,6 +246,12 @@ def environment(*first: str) -> jinja2.Environment:
         "fewest_documents": FEWEST_GROUPS,
     }
     return made
+
+
+def _moment(date: str) -> str:
+    """A date of `audit.json` in words: `30 November 2026, 21:55 UTC`."""
+    found = datetime.fromisoformat(date)
+    return f"{found.day} {found:%B %Y, %H:%M} UTC"
 
 
 def _ends(share: Mapping[str, Any]) -> str:
@@ -223,13 +277,6 @@ def _unit_of(record: Record) -> str:
     """What windows are counted in."""
     is_words = "api" in record and record["api"]["pieces"] == "words"
     return "words" if is_words else "tokens"
-
-
-def _share(value: float) -> str:
-    """A share as a percentage that does not round something to nothing."""
-    if 0 < value < 0.0005:
-        return "<\u00a00.1\u00a0%"
-    return f"{percent(value, unit=False)}\u00a0%"  # no line breaks before the sign
 
 
 def chance(logprob: float | None) -> str:
@@ -278,13 +325,29 @@ class TokenRow(NamedTuple):
     alternatives: list[Choice]
 
 
-def _token_rows(row: Mapping[str, Any]) -> list[TokenRow]:
+class _Token(NamedTuple):
+    wanted: str
+    written: str
+    is_right: bool
+
+
+def _tokens(row: Mapping[str, Any]) -> list[_Token]:
+    """Each token that was asked for, and what was written in its place."""
     n = len(row["suffix_pieces"])
     columns = zip(
         row["suffix_pieces"],
         row["continuation_pieces"],
         row["window_tokens"][-n:],
         row["continuation_tokens"],
+        strict=True,
+    )
+    return [_Token(wanted, written, own == other) for wanted, written, own, other in columns]
+
+
+def _token_rows(row: Mapping[str, Any]) -> list[TokenRow]:
+    n = len(row["suffix_pieces"])
+    columns = zip(
+        _tokens(row),
         row["token_logprobs"] or [None] * n,
         row["reference_logprobs"] or [None] * n,
         row["alternatives"] or [[]] * n,
@@ -292,13 +355,11 @@ def _token_rows(row: Mapping[str, Any]) -> list[TokenRow]:
     )
     return [
         TokenRow(
-            wanted,
-            written,
-            token == other,
+            *token,
             logprob,
             beside,
             None if beside is None or logprob is None else logprob - beside,
-            [one for one in choices if one["text"] != wanted][:2],
+            [one for one in choices if one["text"] != token.wanted][:2],
         )
-        for wanted, written, token, other, logprob, beside, choices in columns
+        for token, logprob, beside, choices in columns
     ]

@@ -11,8 +11,9 @@ read this table. It is light: the work is named, and imported when it is asked f
 - `check(audit, table)`: what of the table does not come out again, for `audit verify`;
 - `show(table, texts)`: what its template is given of the table, in place of the first rows.
 
-`template` is a file with macros: `figures` and `notes` of a passage's card, `reading` that explains
-them, `section` of the page, `brief` of the report. Without one, figures are shown as they are.
+`template` is a file with macros: of a passage's card `main` (one of its four figures) and `notes`,
+and folded `figures` and `more`; `reading` that explains them; `section` of the page, `brief` of the
+report. Without one, figures are shown as they are.
 """
 
 from dataclasses import dataclass

@@ -12,11 +12,12 @@ from mnemoscope.audits.passages import span_schema
 from mnemoscope.audits.questions import settings_class
 from mnemoscope.audits.settings import Value, checked
 from mnemoscope.audits.shares import DocumentCounts, Summary
+from mnemoscope.audits.verdict import Verdict
 from mnemoscope.errors import DamagedDataError, UserError, first_line
 from mnemoscope.files import made_folder, read_parquet
 from mnemoscope.store import Store
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Of `audit.json` and the tables; raised when a column or key changes its meaning."""
 
 ARTEFACT = "audit"
@@ -25,6 +26,10 @@ SPANS = "spans.parquet"
 
 PARTS = "parts"
 """Folder of what is done of an audit that is not finished."""
+
+
+FOUNDED = "founded-"
+"""Beginning of the record in there of when an audit was begun."""
 
 
 class DocumentRow(DocumentCounts):
@@ -51,6 +56,12 @@ class Record(TypedDict):
 
     schema_version: int
     key: str
+    date: str
+    case: str | None
+    operator: str | None
+    command: list[str]
+    versions: dict[str, str]
+    verdict: Verdict
     model: ModelRecord
     reference: ModelRecord | None
     cnn: _Cnn | None
@@ -141,6 +152,6 @@ def changed_files(out: Path, record: Record) -> dict[str, str]:
 def other_audit(out: Path) -> UserError:
     """What to say of a folder with another audit in it."""
     return UserError(
-        f"{out}: holds an audit of other documents, settings or another model. Choose another "
-        "folder with -o, or --redo to write over it."
+        f"{out}: holds an audit of other documents or settings, another model or case. Choose "
+        "another folder with -o, or --redo to write over it."
     )

@@ -7,6 +7,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
@@ -21,6 +22,7 @@ from mnemoscope.audits.passages import passage_table, span_schema, with_verdicts
 from mnemoscope.audits.questions import QUESTIONS
 from mnemoscope.audits.records import (
     ARTEFACT,
+    FOUNDED,
     PARTS,
     RECORD,
     SCHEMA_VERSION,
@@ -35,9 +37,11 @@ from mnemoscope.audits.records import (
 from mnemoscope.audits.scan import check_long_enough, extend, scan_windows
 from mnemoscope.audits.shares import overall, summarize
 from mnemoscope.audits.spans import spans_of
-from mnemoscope.errors import DamagedDataError, UserError
+from mnemoscope.audits.verdict import verdict_of
+from mnemoscope.errors import DamagedDataError, MissingError, UserError
 from mnemoscope.files import json_bytes, made_folder
 from mnemoscope.progress import say
+from mnemoscope.store import Store
 from mnemoscope.study.folder import versions
 
 _READERS = ("pypdf", "python-docx", "inscriptis")
@@ -66,6 +70,7 @@ def make_audit(
         return done
     if audit.model.kind == "here":  # the answers of a service are kept each by itself
         audit.kept = made_folder(out / PARTS / key[:16])
+    date = _founded(out, key)
     find_passages(audit)
     answers = ask_questions(audit)
     tables = {name: one.table for name, one in answers.items() if one.table is not None}
@@ -75,6 +80,9 @@ def make_audit(
         "schema": "mnemoscope audit",
         "schema_version": SCHEMA_VERSION,
         "key": key,
+        "date": date,
+        "case": audit.case,
+        "operator": audit.operator,
         "command": [one.encode("utf-8", "backslashreplace").decode() for one in command],
         "versions": versions("tokenizers", *_READERS),
         "model": model.record,
@@ -85,12 +93,27 @@ def make_audit(
         **({"columns": dict(reading.columns)} if reading.columns else {}),
         "documents": (rows := _document_rows(audit, tables.get("near"))),
         "skipped": [{"document": one.name, "reason": one.reason} for one in reading.skipped],
-        "summary": overall(rows),
+        "summary": (summary := overall(rows)),
+        "verdict": verdict_of(model.record["name"], summary, audit.passages),
         **{name: dict(one.facts) for name, one in answers.items() if one.facts is not None},
     }
     _write(out, cast(Record, record), audit, tables)
     shutil.rmtree(out / PARTS, ignore_errors=True)
     return read_audit_record(out)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _founded(out: Path, key: str) -> str:
+    """When this audit was begun, in UTC; one that goes on has the date of its beginning."""
+    store, name = Store(out / PARTS), f"{FOUNDED}{key[:16]}"
+    try:
+        return str(store.record(name, key=key)["date"])
+    except MissingError:
+        store.put(name, {}, key=key, date=(date := _now()))
+        return date
 
 
 def find_passages(audit: Auditing) -> None:
@@ -128,6 +151,7 @@ def audit_key(audit: Auditing) -> str:
         "schema_version": SCHEMA_VERSION,
         **audit.model.facts().identity,
         "settings": audit.settings.model_dump(),
+        "case": [audit.case, audit.operator],
         "questions": {name: of(audit) if of else None for name, of in depends.items()},
         "documents": [[text.name, text.document.sha256] for text in audit.texts],
     }
@@ -210,5 +234,5 @@ def _write(out: Path, record: Record, audit: Auditing, tables: Mapping[str, pl.D
         texts = {text.name: text.document.text for text in audit.texts}
         made.put("audit.html", render_page(record, audit.passages, texts, tables).encode())
         made.put(REPORT, render_brief(record, audit.passages, tables).encode())
-        made.put("audit.sarif", json_bytes(sarif_log(audit.passages, texts)))
+        made.put("audit.sarif", json_bytes(sarif_log(record, audit.passages, texts)))
         made.facts |= record

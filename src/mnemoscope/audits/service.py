@@ -126,8 +126,8 @@ class ServedModel:
             said = f"The service gives no log-probabilities of a prompt: {missing}"
             if not self._can_judge:
                 said = (
-                    f"It was not asked to judge a given text: {missing} That takes --tokenizer, "
-                    "prompts as tokens and log-probabilities."
+                    f"It was not asked to judge a given text: {missing} That takes the model's "
+                    "tokenizer, prompts as tokens and log-probabilities."
                 )
             notes.append(
                 f"{said} The chance of one try is known where the service gave log-probabilities "

@@ -8,6 +8,7 @@ from typing_extensions import TypedDict
 
 from mnemoscope.audits.rule import GUESS, RECALL
 from mnemoscope.stats import FEWEST_GROUPS, Estimate, clopper_pearson, resampled_ratio
+from mnemoscope.words import percent
 
 KINDS = ("reproduced", "guessed", "recalled", "near")
 
@@ -52,6 +53,17 @@ class Summary(Counts):
 def estimate_of(share: Share) -> Estimate:
     """A share with its ends; None where it has none."""
     return Estimate(share["share"], share.get("low"), share.get("high"))
+
+
+def share_words(share: float, *, space: str = " ") -> str:
+    """Print a share as per cent that does not round something to nothing.
+
+    >>> share_words(0.0523), share_words(0.0001)
+    ('5.2 %', '< 0.1 %')
+    """
+    if 0 < share < 0.0005:
+        return f"<{space}0.1{space}%"
+    return f"{percent(share, unit=False)}{space}%"
 
 
 def share_of(counts: Counts, kind: str) -> Share:

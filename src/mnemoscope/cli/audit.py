@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 _GATE_FAILED = 3
 _SPAN_FACTS = ["document", "start", "end", "tokens", "verdict", "reason", "text"]
+_KINDS = ("recalled", "guessed")
+_DOCUMENTS = 10  # that are printed, the most recalled first
 _SUREST, _SHOWN = 5, 60  # windows that `audit rank` prints, characters of each
 _RANKED = ("prefix", "suffix", "stride", "batch_size", "chat_template", "instruction")
 _USUAL = (
@@ -57,7 +59,7 @@ Reference = Annotated[
 ]
 FailIf = Annotated[str | None, Option("--fail-if", help="Status 3 if so: 'recalled > 0.5%'.")]
 Baseline = Annotated[
-    Path | None, Option("--baseline", help="An older audit: --fail-if counts new passages alone.")
+    Path | None, Option("--baseline", help="An older audit: only new passages count.")
 ]
 Junit = Annotated[Path | None, Option("--junit", help="A file for a JUnit report.", hidden=True)]
 Column = Annotated[
@@ -69,6 +71,8 @@ Encoding = Annotated[str, Option("--encoding", help="Encoding of text files.", h
 Revision = Annotated[
     str | None, Option("--revision", help="Hub revision of the model.", hidden=True)
 ]
+Case = Annotated[str | None, Option("--case", metavar="TEXT", help="A line on what it is for.")]
+Operator = Annotated[str | None, Option("--operator", metavar="NAME", help="Who makes it.")]
 SettingsFile = Annotated[
     Path | None, Option("--settings", help="YAML with settings, named as the flags.")
 ]
@@ -142,6 +146,8 @@ def audit(
     documents: DocumentNames,
     out: Folder = None,
     reference: Reference = None,
+    case: Case = None,
+    operator: Operator = None,
     study: Annotated[
         str | None,
         Option("--study", help="A study of the model; 'auto' makes one."),
@@ -180,6 +186,8 @@ def audit(
             device=device or "auto",
             encoding=encoding,
             columns=parse_columns(column),
+            case=case,
+            operator=operator,
             command=["mnemoscope", *sys.argv[1:]],
             redo=redo,
             **_settings(settings, **fields),
@@ -205,6 +213,8 @@ def audit_api(
     price_out: Annotated[
         float | None, Option("--price-out", help="Price of a million completion tokens.")
     ] = None,
+    case: Case = None,
+    operator: Operator = None,
     fail_if: FailIf = None,
     baseline: Baseline = None,
     junit: Junit = None,
@@ -244,6 +254,8 @@ def audit_api(
             dry_run=dry_run,
             encoding=encoding,
             columns=parse_columns(column),
+            case=case,
+            operator=operator,
             command=["mnemoscope", *sys.argv[1:]],
             redo=redo,
             **given,
@@ -408,7 +420,9 @@ def _report(
 
 
 def _print_record(out: Path, record: "Record") -> None:
-    """Say what was not asked, the shares, and where the audit is."""
+    """Say what was not asked, the verdict, the shares, and where the audit is."""
+    from mnemoscope.audits.shares import share_words
+    from mnemoscope.audits.verdict import error_rate
     from mnemoscope.words import plural
 
     for row in record["documents"]:
@@ -417,6 +431,14 @@ def _print_record(out: Path, record: "Record") -> None:
     for one in record["skipped"]:
         print(f"{one['document']}: not read: {one['reason']}")
     whole = record["summary"]
+    found = [row for row in record["documents"] if row["reproduced"]["characters"]]
+    if whole["documents"] > 1:
+        found.sort(key=lambda row: -row["recalled"]["share"])
+        for row in found[:_DOCUMENTS]:
+            shares = (f"{share_words(row[kind]['share'])} {kind}" for kind in _KINDS)  # type: ignore[literal-required]
+            print(f"{row['document']}: {', '.join(shares)}")
+        if len(found) > _DOCUMENTS:
+            print(f"... and {plural(len(found) - _DOCUMENTS, 'more document')}.")
     print(
         f"{plural(whole['documents'], 'document')}, {whole['characters']:,} characters: "
         f"{_share(whole['reproduced'])} reproduced, {_share(whole['guessed'])} guessed "
@@ -429,7 +451,12 @@ def _print_record(out: Path, record: "Record") -> None:
             f"With {n:,} near cop{'y' if n == 1 else 'ies'}: {_share(whole['near'])} recalled word "
             "for word or nearly so."
         )
-    print(f"Open {out / 'audit.html'} in a browser; spans.parquet and audit.json are beside it.")
+    print(record["verdict"]["sentence"])
+    if found:
+        print(error_rate(record["verdict"]))
+    print(f"Read {out / 'report.html'} (two pages), then {out / 'audit.html'} (every passage).")
+    beside = [out / name for name in ("audit.json", "spans.parquet", "audit.sarif")]
+    print(f"For programs: {', '.join(map(str, beside))}.")
 
 
 def _share(share: "Share") -> str:

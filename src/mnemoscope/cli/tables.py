@@ -364,6 +364,12 @@ def _describe_study(study: Study, answer: options.Answer) -> None:
     for stage in STAGES:
         manifest = study.manifest(stage.name)
         state = "-" if manifest is None else "done" if study.is_done(stage.name) else "outdated"
+        if (
+            manifest is None
+            and stage.name == "report"
+            and (study.folder / stage.outputs[0]).is_file()
+        ):
+            state = "no CNNs"  # it shows what there is
         taken = f"{seconds[stage.name]:.1f}" if stage.name in seconds else ""
         table.add_row(stage.name, state, _counts(manifest), taken)
         counts = {} if manifest is None else manifest["counts"]

@@ -54,7 +54,8 @@ def read_rows(source: Any, columns: Mapping[str, str], *, prefix: int | None) ->
     """
     hub_facts, readers, tables = None, None, list[Path]()
     if not isinstance(source, str | Path):
-        frame, where = to_frame(source), f"the {type(source).__name__}"
+        frame = to_frame(source)
+        where = _texts_named(frame) or f"the {type(source).__name__}"
         frame = conform(take_columns(frame, columns, where=where), where=where)
     elif (hub := parse_hub_name(str(source))) is not None:
         found, where = find_hub_files(hub), hub.name
@@ -129,6 +130,7 @@ def existing(path: Path | str) -> Path:
     return path
 
 
+_NAMES_SAID = 3
 _DRESSING = re.compile(
     r"(readme|license|licence|dataset_infos?|citation|_(success|(common_)?metadata|started|committed)).*",
     re.IGNORECASE,
@@ -250,6 +252,14 @@ def _array(path: Path) -> np.ndarray:
             "tokens) are needed."
         )
     return array
+
+
+def _texts_named(frame: pl.DataFrame) -> str | None:
+    """Texts by the first of their names, where a frame holds nothing else."""
+    if {*frame.columns} != {"text", "document"}:
+        return None
+    names = [str(one) for one in frame["document"].head(_NAMES_SAID + 1)]
+    return f"texts ({', '.join(names[:_NAMES_SAID])}{', …' * (len(names) > _NAMES_SAID)})"
 
 
 def to_frame(source: Any) -> pl.DataFrame:

@@ -34,7 +34,7 @@ from mnemoscope.pipeline.benchmark import (
     load_comparison,
     put_together,
 )
-from mnemoscope.pipeline.label import samples_of
+from mnemoscope.pipeline.label import nothing_to_train, samples_of
 from mnemoscope.pipeline.localize import StoredDelta
 from mnemoscope.pipeline.trainings import check_wanted
 from mnemoscope.progress import progress_shown
@@ -47,6 +47,8 @@ from mnemoscope.study.models import Models
 from mnemoscope.study.settings import StudySettings, find_study, parse_settings
 from mnemoscope.study.stages import STAGES
 from mnemoscope.words import UNKNOWN
+
+_WITH_CNNS = ("train", "benchmark", "localize", "knockout")
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,29 @@ class Study(folder_.Study):
     def __init__(self, folder: Path | str) -> None:
         super().__init__(folder)
         self._given: dict[str, tuple[Any, Any]] = {}  # loaded models by role, with their tokenizer
+
+    def require(self, stage: str) -> None:
+        """Raise UserError if a stage is not done; where no CNN can be trained it says so."""
+        if self._lacks_cnns(stage):
+            sample = next(iter(samples_of(self).values()))
+            counts = ", ".join(f"{name} {n:,}" for name, n in sample.counts.items())
+            raise UserError(
+                f"{self.folder}: no '{stage}', since no CNN can be trained on these sequences "
+                f"({sample.shown}: {counts}). study.report() says why, and shows what there is."
+            )
+        super().require(stage)
+
+    def read(self, name: str) -> pl.DataFrame:
+        """Read a table, as every study does; where no CNN can be trained it says so."""
+        for stage in STAGES:
+            if name in stage.outputs and self._lacks_cnns(stage.name):
+                self.require(stage.name)
+        return super().read(name)
+
+    def _lacks_cnns(self, stage: str) -> bool:
+        """Whether a stage needs CNNs, and none can be trained."""
+        is_open = stage in _WITH_CNNS and not self.is_done(stage) and self.is_done("label")
+        return is_open and nothing_to_train(self) is not None
 
     def excess(self, taxonomy: str | None = None) -> Excess:
         """What the model's attention shows of a taxonomy beyond text and reference.

@@ -5,6 +5,7 @@ Styles, script and pictures are within it, and its content security policy forbi
 
 import base64
 import hashlib
+import textwrap
 from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import groupby
@@ -37,6 +38,7 @@ MOST_PARTS = 2
 
 _SIZE_MARK = "\N{OBJECT REPLACEMENT CHARACTER}size\N{OBJECT REPLACEMENT CHARACTER}"
 _RAMP_STEPS = 65
+_LINE = 100  # characters of a line on the terminal
 _SCRIPTS = ("report.js", "tools.js", "browse.js")
 
 
@@ -53,7 +55,9 @@ def report_stage(study: Study, models: Models) -> None:
     path = study.folder / REPORT_FILE
     if content.missing is not None:
         write_report(path, content)
-        say(f"{path} shows what there is. {content.missing['what']}")
+        say(f"{path} shows what there is.")
+        for line in textwrap.wrap(content.missing["what"], _LINE):
+            say(line)
         return
     with study.finishing("report") as counts:
         page = render_report(content).encode("utf-8")

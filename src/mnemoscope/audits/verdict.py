@@ -1,0 +1,129 @@
+"""What an audit says in one sentence, and how often its rule was wrong where the truth is known.
+
+Page, report, terminal, `audit.json`, SARIF, JUnit and app all say this sentence.
+"""
+
+from typing import NamedTuple
+
+import polars as pl
+from typing_extensions import TypedDict
+
+from mnemoscope.audits.passages import GROUNDS
+from mnemoscope.audits.shares import Summary, share_words
+from mnemoscope.stats import clopper_pearson
+from mnemoscope.words import plural
+
+LEARNED = "evidence that the model learned these words, from this text or another that holds them"
+"""What a recalled passage is."""
+EVIDENCE_PAGE = "docs/audit-evidence.md"
+TESTED_ON = "the model of 4 million parameters that ships with mnemoscope"
+
+
+class Tested(TypedDict):
+    """Passages whose truth is known: half were trained on, half never, and all come out.
+
+    `wrong` of those `called` recalled were never trained on; `missed` of those `trained` on were
+    called guessed.
+    """
+
+    called: int
+    wrong: int
+    trained: int
+    missed: int
+
+
+class Rule(NamedTuple):
+    """What decides of the verdicts of an audit, in words, and how it was tested."""
+
+    words: str
+    tested: Tested
+
+
+_TWO = "at least two of three grounds: nothing that was shown gives it away, the reference model "
+_TWO += "cannot write it, and "
+RULES = {
+    "rule": Rule(
+        "one ground: nothing that was shown gives it away",
+        Tested(called=85, wrong=0, trained=240, missed=155),
+    ),
+    "cnn": Rule(
+        f"{_TWO}the model's attention looks like recall to the CNNs of a study",
+        Tested(called=92, wrong=0, trained=240, missed=148),
+    ),
+    "grafts": Rule(
+        f"{_TWO}it no longer comes out with parts of the reference put in the model's place",
+        Tested(called=113, wrong=0, trained=240, missed=127),
+    ),
+    "needs": Rule(
+        f"{_TWO}the model reads little of it off the text",
+        Tested(called=85, wrong=0, trained=240, missed=155),
+    ),
+}
+"""By the name of the third ground. Figures of `experiments/audits/results.json`, as a test sees."""
+
+
+class Verdict(TypedDict):
+    """`verdict` of `audit.json`; `decided_by` is a name of `RULES`."""
+
+    sentence: str
+    decided_by: str
+    words: str
+    tested: Tested
+    tested_on: str
+    page: str
+
+
+def verdict_of(name: str, summary: Summary, passages: pl.DataFrame) -> Verdict:
+    """The verdict on documents, from their sums and the passages with what each ground says."""
+    rule = decided_by(passages)
+    return {
+        "sentence": sentence_of(name, summary),
+        "decided_by": rule,
+        "words": RULES[rule].words,
+        "tested": RULES[rule].tested,
+        "tested_on": TESTED_ON,
+        "page": EVIDENCE_PAGE,
+    }
+
+
+def decided_by(passages: pl.DataFrame) -> str:
+    """Which rule gave the verdicts, as `rule.decide` takes them: a name of `RULES`."""
+    asked = [one for one in GROUNDS if passages[one].null_count() < passages.height]
+    if len(asked) < 2 or asked[0] != GROUNDS[0]:
+        return "rule"
+    return asked[1].partition("_")[0]
+
+
+def sentence_of(name: str, summary: Summary) -> str:
+    """What was found, and what it is evidence of."""
+    these = "the document" if summary["documents"] == 1 else "the documents"
+    model, recalled, near = f"“{name}”", summary["recalled"], summary.get("near")
+    source = f"from {these} or from another text that holds the same words"
+    if summary["recall_spans"]:
+        found = f"{plural(summary['recall_spans'], 'passage')}, {share_words(recalled['share'])}"
+        return f"{model} recalls {found} of {these}: evidence that it learned them, {source}."
+    if near and near["characters"]:
+        found = f"{share_words(near['share'])} of {these} nearly word for word"
+        return f"{model} recalls {found}: evidence that it learned them, {source}."
+    if summary["guess_spans"]:
+        found = plural(summary["guess_spans"], "passage")
+        return (
+            f"{model} repeats {found} of {these}, all of which can be guessed from what it was "
+            "shown: no evidence that it learned them."
+        )
+    return (
+        f"{model} repeats nothing of {these} when it is asked in this way: no evidence that it "
+        "learned them, and none that it did not."
+    )
+
+
+def error_rate(verdict: Verdict) -> str:
+    """How often the rule was wrong on known truth, in a sentence."""
+    tested = verdict["tested"]
+    bound = clopper_pearson(float(tested["wrong"]), tested["called"]).high or 0.0
+    return (
+        f"On known truth this rule was wrong {tested['wrong']} of {tested['called']} times that it "
+        f"called a passage recalled (95 % interval up to {share_words(bound)}), and it called "
+        f"{tested['missed']} of {tested['trained']} trained passages guessed. Measured on "
+        f"{verdict['tested_on']}."
+    )
