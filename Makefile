@@ -12,7 +12,7 @@ export TOKENIZERS_PARALLELISM := false
 export OMP_WAIT_POLICY := PASSIVE
 unexport PYTHONDONTWRITEBYTECODE  # tests start many processes: each would compile all of it anew
 
-.PHONY: setup demo docs fix check test tests test-all bench embedded clean
+.PHONY: setup demo docs check-docs fix check test tests test-all bench embedded clean
 
 demo: $(VENV)/.runtime
 	env -u OMP_NUM_THREADS $(BIN)/mnemoscope demo -o demo
@@ -48,6 +48,9 @@ docs: $(VENV)/.documents
 	$(BIN)/zensical build --clean --strict
 	$(BIN)/python -m tools.site build/site README.md
 	@echo "Open build/site/index.html"
+
+check-docs: docs $(VENV)/.development
+	$(BIN)/python -m tools.site_in_browser build/site
 
 fix: $(VENV)/.development
 	$(BIN)/ruff check --fix src tests benchmarks experiments tools examples

@@ -43,20 +43,15 @@ def test_settings_page_has_every_setting():
     }
 
 
-def test_python_page_has_every_public_name():
-    named = set(re.findall(r"^::: ([\w.]+)$", python(), re.M))
-    lists = {
-        ".".join(path.relative_to(ROOT / "src").parent.parts): path.read_text(encoding="utf-8")
-        for path in (ROOT / "src").rglob("__init__.py")
-    }
-    public = {f"mnemoscope.plugin.{name}" for name in plugin.__all__} | {
-        f"{room}.{name}"
-        for room, text in lists.items()
-        for names in re.findall(r"^__all__ = \[(.*?)\]", text, re.M | re.S)
-        for name in re.findall(r'"(\w+)"', names)
-    }
-    assert {f"mnemoscope.{name}" for name in mnemoscope.__all__} <= public
-    assert named == public
+def test_python_pages_have_every_public_name_once_and_an_overview_links_to_it():
+    overview, *pages = python().values()
+    named = [name for page in pages for name in re.findall(r"^::: ([\w.]+)$", page, re.M)]
+    public = [f"{one.__name__}.{name}" for one in (mnemoscope, plugin) for name in one.__all__]
+    assert sorted(named) == sorted(public)
+    linked = re.findall(r"^\| \[`\w+`\]\([\w-]+\.md#([\w.]+)\) \| \S", overview, re.M)
+    first, rest = linked[:4], linked[4:]
+    assert first == [f"mnemoscope.{name}" for name in ("run", "audit", "scan", "Study")]
+    assert rest == [name for name in named if not name.startswith("mnemoscope.plugin.")]
 
 
 def test_every_page_stands_in_the_navigation():
@@ -67,7 +62,8 @@ def test_every_page_stands_in_the_navigation():
         for path in (ROOT / "docs").rglob("*.md")
         if path.parent.name != "reference"
     }
-    assert {one for one in named if not one.startswith("reference/")} == pages
+    made = {f"reference/{name}.md" for name in ("command-line", "settings", *python())}
+    assert named == pages | made
 
 
 def test_docs_list_the_tool_box_of_plugins_as_it_is():

@@ -3,18 +3,19 @@
     python -m tools.reference docs/reference
 
 The command line from its verbs, the settings from their fields, the Python interface from the
-names that `mnemoscope` exports. `make docs` runs it; the pages are not kept in the repository. The
-tables of docs/audit-files.md, docs/plugins.md and docs/tables.md are, and tests compare them.
+names that `mnemoscope` and `mnemoscope.plugin` export, in the order of use. `make docs` runs it;
+the pages are not kept in the repository. The tables of docs/audit-files.md, docs/plugins.md and
+docs/tables.md are, and tests compare them.
 """
 
 import ast
 import inspect
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
-from pkgutil import iter_modules
 from typing import Any
 
 import polars as pl
@@ -85,27 +86,65 @@ STUDY_TABLES: dict[str, dict[str, Columns]] = {
     "search": {climb.SEARCH_FILE: climb.SEARCH_COLUMNS},
 }
 """Tables of docs/tables.md, by section."""
+NAMES = {
+    "Run, and open a study": (
+        "run Study load_settings StudySettings demo_settings run_stage analyze"
+    ),
+    "Audit documents": "audit Audit",
+    "Windows, scan, classes, maps": "windows scan classify capture Maps",
+    "Readers of maps": "fit fit_blind Reader excess Excess Estimate",
+    "Grafts": "graft_parts grafted patched_activations",
+    "Watch a training run": (
+        "MemorizationCallback MemorizationWatch make_canaries WatchedWindows read_history"
+    ),
+    "Figures, progress, errors": (
+        "benchmark_figure delta_figure layer_profile_figure graft_figure allocation_figure "
+        "show_progress MnemoscopeError UserError DamagedDataError NoRoomError"
+    ),
+}
+"""What `import mnemoscope as ms` offers, in the order of use: a page each."""
+FIRST = "run audit scan Study"
+PYTHON = """# Python
+
+Everything that `import mnemoscope as ms` offers. These four do most:
+
+```python
+import mnemoscope as ms
+
+study = ms.run("gpt2", ["a text", "another"], "my-study")   # a whole study; resumes
+ms.audit("gpt2", {"a book": "its text"}).passages           # what the model repeats of a document
+ms.Study("demo").report()                                   # open a study that is there
+```
+"""
+TOOL_BOX = """## `mnemoscope.plugin`
+
+For an analysis, a reader or a node of your own: [Plugins](../plugins.md) names every function.
+"""
 HEAD = {
     "command-line": "# Command line\n\nEvery verb with its options, as `mnemoscope VERB "
     "--help` prints them.\n\n```bash\nmnemoscope --help\n```\n\n",
     "settings": "# Settings\n\nEvery setting of a study file. As a flag: `--set "
     "train.preset=as_run`; a file with all of them:\n\n```bash\nmnemoscope init study.yaml\n```"
     "\n\n",
-    "python": "# Python\n\nEverything that `import mnemoscope as ms` offers, then what "
-    "single rooms do.\n\n"
-    '```python\nimport mnemoscope as ms\n\nstudy = ms.Study("demo")\nstudy.sequences\n```\n\n',
 }
 
 
 def command_line() -> str:
-    """Typer's own page of all verbs, its first heading left out."""
+    """Typer's own page of all verbs, its first heading left out, options folded."""
     root = make_command()  # changed below
     for verb in root.commands.values():
         verb.short_help = verb.help.split("\n\n")[0]  # Typer cuts it to 45 characters
     page = get_docs_for_click(obj=root, ctx=Context(root), name="mnemoscope")
     parts = page.split("\n", 1)[1].strip().split("`")
     parts[::2] = [text.replace("][", "]\\[") for text in parts[::2]]  # no link of two brackets
-    return "`".join(parts)
+    return "".join(map(_folded, re.split(r"^(?=## )", "`".join(parts), flags=re.M)))
+
+
+def _folded(verb: str) -> str:
+    """A verb whose usage, arguments and options open below what it does."""
+    does, usage, options = verb.rstrip().partition("**Usage**")
+    opened = '<details markdown="1"><summary>Usage and options</summary>'
+    return f"{does}{opened}\n\n{usage}{options}\n\n</details>\n\n"
 
 
 def settings() -> str:
@@ -144,13 +183,34 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("[", "\\[")
 
 
-def python() -> str:
-    """A directive for each name of a public `__all__`: the package's own, then its rooms'."""
-    names = [f"mnemoscope.{name}" for name in sorted(mnemoscope.__all__)]
-    for room in sorted(one.name for one in iter_modules(mnemoscope.__path__)):
-        public = getattr(import_module(f"mnemoscope.{room}"), "__all__", [])
-        names += [f"mnemoscope.{room}.{name}" for name in sorted(public)]
-    return "\n\n".join(f"::: {name}" for name in names)
+def python() -> dict[str, str]:
+    """The pages of the Python interface by file name: an overview, then a page a use."""
+    tool_box = {title: " ".join(rooms.values()) for title, rooms in plugin.SECTIONS.items()}
+    uses = {"mnemoscope": NAMES, "mnemoscope.plugin": tool_box}
+    pages, place = {}, {}
+    for package, sections in uses.items():
+        for title, names in sections.items():
+            file = "-".join([*package.split(".")[1:], *re.findall(r"\w+", title.lower())])
+            pages[f"python-{file}"] = _page_of(title, package, names.split())
+            place |= dict.fromkeys(names.split(), f"python-{file}.md")
+    parts = [PYTHON, _names_table(FIRST, place)]
+    parts += [f"## {title}\n\n{_names_table(names, place)}" for title, names in NAMES.items()]
+    links = [f"- [{title}]({place[names.split()[0]]})" for title, names in tool_box.items()]
+    return {"python": "\n".join([*parts, TOOL_BOX, *links, ""])} | pages
+
+
+def _page_of(title: str, package: str, names: Sequence[str]) -> str:
+    """A directive for each name."""
+    return "\n\n".join([f"# {title}", *(f"::: {package}.{name}" for name in names)]) + "\n"
+
+
+def _names_table(names: str, place: Mapping[str, str]) -> str:
+    """Public names of `mnemoscope`, each with what it says of itself."""
+    rows = []
+    for name in names.split():
+        room = getattr(mnemoscope, name).__module__.removeprefix("mnemoscope.")
+        rows.append([f"[`{name}`]({place[name]}#mnemoscope.{name})", _cell(said_of(room, name))])
+    return table_of(["name", "what it is"], rows)
 
 
 def filled_audit_page(page: str) -> str:
@@ -230,7 +290,7 @@ def _columns(columns: Columns) -> str:
 
 
 def main(folder: Path) -> None:
-    """Write the three pages, and the tables of those that are kept."""
+    """Write the pages, and the tables of those that are kept."""
     for place, filled in (
         (AUDIT_PAGE, filled_audit_page),
         (PLUGIN_PAGE, filled_plugin_page),
@@ -238,9 +298,12 @@ def main(folder: Path) -> None:
     ):
         place.write_text(filled(place.read_text("utf-8")), encoding="utf-8")
     folder.mkdir(parents=True, exist_ok=True)
-    pages = {"command-line": command_line, "settings": settings, "python": python}
-    for name, body in pages.items():
-        (folder / f"{name}.md").write_text(f"{HEAD[name]}{body()}\n", encoding="utf-8")
+    pages = {"command-line": command_line(), "settings": settings()}
+    for name, text in {
+        **{name: HEAD[name] + body for name, body in pages.items()},
+        **python(),
+    }.items():
+        (folder / f"{name}.md").write_text(text.rstrip() + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

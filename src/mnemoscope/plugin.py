@@ -130,6 +130,8 @@ SECTIONS: dict[str, dict[str, str]] = {
             "Generated generate_by_level states_of entropy_of"
         ),
         "lm.continue_": "best_tokens right_tokens run_lengths draw_continuations",
+    },
+    "Look inside the model": {
         "lm.probe": "teacher_forced hidden_states neuron_activations matched_layers",
         "lm.intervene": "right_with_states",
     },
