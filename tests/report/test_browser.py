@@ -8,12 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+import polars as pl
 import pytest
 
 from chromium import NEEDS_CHROMIUM, UNFOLD, Visit, hard_to_use
+from mnemoscope.report.charts import Flow, sankey_view
 from mnemoscope.report.content import ReportContent
 from mnemoscope.report.page import write_report
-from mnemoscope.report.sequences import BrowsedSequences
+from mnemoscope.report.sequences import BrowsedSequences, Division
+from mnemoscope.stats import Estimate
 
 pytestmark = NEEDS_CHROMIUM
 
@@ -198,11 +201,11 @@ def test_tables_and_charts_can_be_taken_along(visit):
     assert ElementTree.fromstring(svg).get("viewBox")
 
 
-SEQUENCES = [  # number, class, genre, prefix, suffix, written
-    (1, "Guess", "code", "aaa", " aaa", ""),
-    (2, "Recall", "prose", "an onion", " painted <b>blue</b>", ""),
-    (3, "Non-Memo", "prose", "a heron", " came\u202e back", " went"),
-    (4, "Recall", "code", "an onion", " in code", ""),
+SEQUENCES = [  # number, class, read as, flow, genre, prefix, suffix, written
+    (1, "Guess", ["Guess"], "Reconstruct to Guess", "code", "aaa", " aaa", ""),
+    (2, "Recall", ["Guess"], None, "prose", "an onion", " painted <b>blue</b>", ""),
+    (3, "Non-Memo", None, None, "prose", "a heron", " came\u202e back", " went"),
+    (4, "Recall", ["Recall", "Guess"], "Recite to Recall", "code", "an onion", " in code", ""),
 ]
 
 
@@ -211,16 +214,32 @@ def browse(browser, tmp_path, content):
     """A page whose browser holds `SEQUENCES`, at an address that ends with what is given."""
     columns = dict(
         zip(
-            ("id", "class", "genre", "prefix", "suffix", "written"),
+            ("id", "class", "read", "flow", "genre", "prefix", "suffix", "written"),
             zip(*SEQUENCES, strict=True),
             strict=True,
         )
     )
-    columns |= {"classes": [columns.pop("class")], "rouge_l": [0.9, 0.1, None, 0.05]}
+    read, flows = columns["read"], columns.pop("flow")
+    columns |= {"classes": [columns.pop("class"), flows], "read": [read, [None] * 4]}
+    columns |= {"rouge_l": [0.9, 0.1, None, 0.05]}
+    known = [one["name"] for one in content.taxonomies[1].classes]
+    names = ["Recite to Recall", "Reconstruct to Guess"]
+    divisions = (
+        Division("Guess or recall", known, pl.Series(columns["classes"][0]), pl.Series(read)),
+        Division("Flows", names, pl.Series(flows)),
+    )
     data = base64.b64encode(zlib.compress(json.dumps(columns).encode())).decode()
-    packed = BrowsedSequences(data, 4, 4, ("rouge_l", "genre"))
+    packed = BrowsedSequences(data, 4, 4, ("rouge_l", "genre"), divisions)
+    pairs = [name.split(" to ") for name in names]
+    flow = sankey_view([Flow(*pair, 0.5) for pair in pairs])
+    rows = [
+        {"prashanth": one, "paper": other, "n": 1, "share": Estimate(0.5), "published": 0.5}
+        for one, other in pairs
+    ]
+    allocation = {"rows": rows, "ours": flow, "published": flow, "sentence": "A sentence."}
+    more = {"browser": packed, "taxonomies": content.taxonomies[1:], "allocation": allocation}
     path = tmp_path / "report.html"
-    write_report(path, replace(content, browser=packed, taxonomies=content.taxonomies[1:]))
+    write_report(path, replace(content, **more))
     made = []
 
     def start(end: str = "") -> Visit:
@@ -269,5 +288,38 @@ def test_a_chart_leads_to_its_passages_and_they_can_be_taken_along(browse):
     with page.expect_download() as found:
         page.click("[data-csv]")
     lines = Path(found.value.path()).read_text("utf-8").splitlines()
-    assert lines[0] == "id,genre,prefix,suffix,written,rouge_l,class 1"
-    assert lines[1] == "2,prose,an onion, painted <b>blue</b>,,0.1,Recall"
+    assert lines[0] == "id,genre,prefix,suffix,written,rouge_l,class 1,class 2"
+    assert lines[1] == "2,prose,an onion, painted <b>blue</b>,,0.1,Recall,"
+
+
+def test_a_cell_of_a_confusion_matrix_leads_to_its_sequences_by_keyboard(browse):
+    page = browse().page
+    page.evaluate(UNFOLD)
+    cell = page.locator(".confusion").first.get_by_role("link", name="Recall read as Guess")
+    cell.focus()
+    page.keyboard.press("Enter")
+    assert numbers(page) == ["2", "4"]  # of several readers one is enough
+    assert page.locator('[name="read"]').input_value() == "Guess"
+    page.click(".sequences tbody a >> text=4")
+    assert "as: Recall, Guess" in page.locator("tr.open").text_content()
+    page.select_option('[name="read"]', "Recall")
+    assert numbers(page) == ["4"]
+    assert page.url.endswith("class=Recall&read=Recall")
+    # Repetitions are other samples: their cells lead nowhere.
+    assert page.locator(".confusion").nth(1).locator("a").count() == 0
+
+
+def test_a_flow_leads_to_its_sequences_by_keyboard(browse):
+    one = browse()
+    page = one.page
+    page.evaluate(UNFOLD)
+    ribbons = page.locator("#allocation svg").first.get_by_role("link")
+    assert ribbons.count() == 2
+    assert page.locator("#allocation svg").nth(1).get_by_role("link").count() == 0  # published
+    ribbons.nth(1).focus()
+    page.keyboard.press("Enter")
+    assert numbers(page) == ["1"]
+    page.click("#allocation td a >> nth=0")
+    assert numbers(page) == ["4"]
+    assert not one.trouble
+    assert hard_to_use(page) == []

@@ -2,6 +2,7 @@
 
 import doctest
 import re
+from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -17,6 +18,8 @@ from mnemoscope.report.content import decode_pieces, model_facts
 from mnemoscope.report.page import setting_lines, written_runs
 from mnemoscope.report.tables import truth_tables
 from mnemoscope.stats import NO_ESTIMATE, Estimate
+from mnemoscope.study.folder import Study
+from mnemoscope.study.models import Models
 from mnemoscope.words import UNKNOWN, mark_hidden
 from pages import words_of
 from tests.report.conftest import make_benchmark, make_taxonomy, page_of
@@ -205,3 +208,36 @@ def test_what_is_not_there_leaves_the_flow_out_and_what_is_damaged_is_said():
         for asked in (c.allocation_of, guessed):
             with pytest.raises(UserError, match=said):
                 asked(table)
+
+
+def test_the_browser_holds_who_was_read_as_what_and_the_flows(small_demo):
+    """The counts of a confusion matrix and of the flow, counted anew from what is packed."""
+    study = Study(small_demo)
+    made = c.report_content(study, Models(study.settings).tokenizer())
+    *divisions, flows = made.browser.divisions
+    for taxonomy, own in zip(made.taxonomies, divisions, strict=True):
+        counts: Counter[tuple[str, str]] = Counter()
+        for one, read in zip(own.labels, own.read, strict=True):
+            counts.update((one, other) for other in ([] if read is None else read))
+        row = taxonomy.main.headline
+        assert row["n_runs"] == 1  # else a sequence may be counted twice in the matrix
+        for one, line in zip(own.classes, row["confusion"], strict=True):
+            assert [counts[one, other] for other in own.classes] == line
+    found = Counter(flows.labels.drop_nulls())
+    shown = {f"{one['prashanth']} to {one['paper']}": one["n"] for one in made.allocation["rows"]}
+    assert found == Counter(shown)
+    assert set(flows.classes) == {name for name, n in shown.items() if n}
+
+
+def test_a_taxonomy_without_any_class_comes_last(monkeypatch, small_demo):
+    """As where the table lacks the duplicates that it asks for."""
+    empty = [{"name": name, "n_sequences": 0} for name in ("Non-Memo", "Recite", "Recollect")]
+    full = make_taxonomy()
+    results = [
+        replace(full, name="lacks a column", classes=empty, impossible="no duplicates"),
+        replace(full, name="too few", impossible="too few"),
+        full,
+    ]
+    monkeypatch.setattr(c, "taxonomy_results", lambda *_, **__: results)
+    shown = c.report_content(Study(small_demo), None).taxonomies
+    assert [one.name for one in shown] == [full.name, "too few", "lacks a column"]

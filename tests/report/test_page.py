@@ -7,12 +7,13 @@ from importlib import resources
 from itertools import pairwise
 from urllib.parse import parse_qs
 
+import polars as pl
 import pytest
 
 from mnemoscope.report import content as c
 from mnemoscope.report.charts import delta_views
 from mnemoscope.report.page import render_report, write_report
-from mnemoscope.report.sequences import BrowsedSequences
+from mnemoscope.report.sequences import BrowsedSequences, Division
 from mnemoscope.report.tables import Table
 from pages import Page, words_of
 from tests.report.conftest import make_benchmark, make_taxonomy, page_of
@@ -102,6 +103,8 @@ def test_hostile_text_stays_text(content):
         **dict.fromkeys(("sequence_id", "memorization_score", "rouge_l", "rouge_3")),
     }
     counted = {"name": HOSTILE, "n_sequences": 10, "n_memorized": 5}
+    names = pl.Series(["Non-Memo", HOSTILE, "Recall"])
+    division = Division(HOSTILE, names.to_list(), names, names.reshape((3, 1)))
     html = page_of(
         replace(taxonomy, examples=(example,), warnings=(HOSTILE,)),
         title=HOSTILE,
@@ -111,7 +114,7 @@ def test_hostile_text_stays_text(content):
         warnings=(HOSTILE,),
         settings={HOSTILE: {HOSTILE: HOSTILE}},
         commands=(HOSTILE,),
-        browser=BrowsedSequences("", 1, 2, ("genre",)),
+        browser=BrowsedSequences("", 1, 2, ("genre",), [division]),
     )
     page = Page(html)
     assert len(page.all("script")) == 1

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnemoscope.report import sequences
-from mnemoscope.report.sequences import BrowsedSequences, browsed
+from mnemoscope.report.sequences import BrowsedSequences, Division, browsed
 
 
 class Bytes:
@@ -50,8 +50,11 @@ def test_classes_figures_and_what_was_written_stand_beside_the_text():
         genre=["code", "prose"],
         attention_mask=[[1, 1, 1, 1], [0, 1, 1, 1]],
     )
-    labels = [pl.Series(["Recall", "Non-Memo"]), pl.Series([None, "Non-Memo"])]
-    made = browsed(table, labels, Bytes(), 2)
+    divisions = [
+        Division("a", ["Recall", "Non-Memo"], pl.Series(["Recall", "Non-Memo"])),
+        Division("b", ["x"], pl.Series([None, "x"]), pl.Series([None, ["x"]])),
+    ]
+    made = browsed(table, divisions, Bytes(), 2)
     assert (made.n, made.n_all, made.columns) == (2, 2, ["rouge_l", "genre"])
     assert unpacked(made) == {
         "id": [0, 1],
@@ -60,9 +63,10 @@ def test_classes_figures_and_what_was_written_stand_beside_the_text():
         "written": ["", "xy"],
         "rouge_l": [0.1235, None],
         "genre": ["code", "prose"],
-        "classes": [["Recall", "Non-Memo"], [None, "Non-Memo"]],
+        "classes": [["Recall", "Non-Memo"], [None, "x"]],
+        "read": [[None, None], [None, ["x"]]],
     }
-    assert browsed(table.clear(), labels, Bytes(), 2) is None
+    assert browsed(table.clear(), divisions, Bytes(), 2) is None
 
 
 @pytest.mark.parametrize("most", [4, 11, 12, 400])

@@ -720,6 +720,25 @@ def has_columns(frame: pl.DataFrame, *names: str) -> bool:
     return has_verdict(frame.columns) and not missing_columns(frame.columns, needed)
 
 
+def label_twice(frame: pl.DataFrame) -> pl.DataFrame:
+    """The class of each sequence in Prashanth et al.'s taxonomy (`prashanth`) and in the `paper`'s.
+
+    Both are null where the sequence is not memorized or one of the classes is not known. Raises
+    UserError: a column that one of the taxonomies needs is missing.
+    """
+    theirs, ours = (parse_taxonomy(name) for name in (PRASHANTH, PAPER))
+    both = pl.DataFrame(
+        {
+            "prashanth": label_sequences(frame, theirs).cast(pl.String),
+            "paper": label_sequences(frame, ours).cast(pl.String),
+        }
+    )
+    is_known = pl.col("prashanth").is_in(theirs.classes[1:]) & pl.col("paper").is_in(
+        ours.classes[1:]
+    )
+    return both.select(pl.when(is_known).then(pl.all()))
+
+
 def allocate(frame: pl.DataFrame, groups: npt.ArrayLike | None = None) -> pl.DataFrame:
     """Count the memorized sequences by their class in both taxonomies, Prashanth et al.'s and ours.
 
@@ -729,17 +748,11 @@ def allocate(frame: pl.DataFrame, groups: npt.ArrayLike | None = None) -> pl.Dat
     both classes. Raises UserError: a column that one of the taxonomies needs is missing.
     """
     theirs, ours = (parse_taxonomy(name) for name in (PRASHANTH, PAPER))
-    both = pl.DataFrame(
-        {
-            "prashanth": label_sequences(frame, theirs).cast(pl.String),
-            "paper": label_sequences(frame, ours).cast(pl.String),
-        }
-    )
-    is_known = both["prashanth"].is_in(theirs.classes[1:]) & both["paper"].is_in(ours.classes[1:])
-    known = both.filter(is_known.fill_null(False))
+    both = label_twice(frame)
+    known = both.drop_nulls()
     owners = None
     if groups is not None:
-        owners = np.asarray(groups)[is_known.fill_null(False).to_numpy()]
+        owners = np.asarray(groups)[both["paper"].is_not_null().to_numpy()]
     published, rows = published_allocation(), []
     for first, second in product(theirs.classes[1:], ours.classes[1:]) if known.height else ():
         is_here = (known["prashanth"] == first) & (known["paper"] == second)

@@ -18,6 +18,7 @@ from mnemoscope.benchmark.published import (
     allocate,
     guessed_share,
     has_columns,
+    label_twice,
     published_profile,
     published_table,
 )
@@ -29,6 +30,7 @@ from mnemoscope.benchmark.sources import (
     headline_of,
     of_reader,
 )
+from mnemoscope.benchmark.table import RUN_KEY
 from mnemoscope.benchmark.verdict import brief_of, did_worse
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 from mnemoscope.cnn.presets import PRESETS
@@ -55,7 +57,7 @@ from mnemoscope.report.charts import (
 )
 from mnemoscope.report.grafts import graft_of
 from mnemoscope.report.published import published_view
-from mnemoscope.report.sequences import BrowsedSequences, browsed
+from mnemoscope.report.sequences import BrowsedSequences, Division, browsed
 from mnemoscope.stats import NO_ESTIMATE, Estimate, rows_of
 from mnemoscope.store import Store
 from mnemoscope.study.folder import Study, versions
@@ -81,6 +83,7 @@ TITLES = {
     SHIPPED: "Prashanth et al. with more duplicates",
     PAPER: "Guess or Recall (the paper's)",
 }
+FLOWS = "From Recite, Reconstruct and Recollect to Guess and Recall"
 EXAMPLES_A_CLASS = 3
 GAP_TOLERANCE = 1e-3
 """Difference of the two best logits below which a label is fragile."""
@@ -268,6 +271,11 @@ class TaxonomyResult:
         return self.title or self.name
 
     @property
+    def is_empty(self) -> bool:
+        """Whether no sequence has a class, as where the table lacks a column that it needs."""
+        return not any(one["n_sequences"] for one in self.classes)
+
+    @property
     def main(self) -> Benchmark | None:
         """The benchmark that the headline speaks of, None for a taxonomy without one."""
         return self.benchmarks[0] if self.benchmarks else None
@@ -324,11 +332,10 @@ def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
     settings = study.settings.as_dict()
     settings.pop("title")
     further = ("graft", "report") if study.is_done("graft") else ()
-    taxonomies = (
-        list(taxonomy_results(study, tokenizer, is_trained=is_trained))
-        if is_trained or study.is_done("label")
-        else []
-    )
+    taxonomies = []
+    if is_trained or study.is_done("label"):
+        results = taxonomy_results(study, tokenizer, is_trained=is_trained)
+        taxonomies = sorted(results, key=lambda one: (one.is_empty, bool(one.impossible)))
     return ReportContent(
         title=study.settings.title or study.settings.model.name,
         model=model_facts(models, "model") if "model" in models else None,
@@ -365,10 +372,34 @@ def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
 def _browser(
     study: Study, table: pl.DataFrame, taxonomies: Sequence[TaxonomyResult], tokenizer: Any
 ) -> BrowsedSequences | None:
-    """All sequences with their classes, for the page's browser."""
-    labels = study.read(LABELS_FILE) if taxonomies else None
-    own = [] if labels is None else [labels[one.name] for one in taxonomies]
-    return browsed(table, own, tokenizer, study.settings.sequences.n_prefix)
+    """All sequences with their classes, for the page's browser; the flows come last."""
+    divisions = [_division(study, table, one) for one in taxonomies]
+    if has_columns(table, PRASHANTH, PAPER):
+        both = label_twice(table)
+        flows = pl.Series([a and f"{a} to {b}" for a, b in both.rows()], dtype=pl.String)
+        divisions.append(Division(FLOWS, flows.drop_nulls().unique().sort().to_list(), flows))
+    return browsed(table, divisions, tokenizer, study.settings.sequences.n_prefix)
+
+
+def _division(study: Study, table: pl.DataFrame, taxonomy: TaxonomyResult) -> Division:
+    """A taxonomy's classes, and what the headline's reader took evaluation sequences for."""
+    names = [one["name"] for one in taxonomy.classes]
+    labels = study.read(LABELS_FILE)[taxonomy.name]
+    row = taxonomy.main.headline if taxonomy.main else None
+    if row is None or not row["confusion"]:
+        return Division(taxonomy.label, names, labels)
+    key = {"source": row["source"], **SampleKey(taxonomy.name)._asdict()}
+    trained = study.read(RUNS_FILE).filter("did_train", **key)
+    predictions = study.read(PREDICTIONS_FILE).filter(**key)
+    read = (
+        predictions.join(trained, on=RUN_KEY, how="semi", nulls_equal=True)
+        .with_columns(pl.col("predicted").replace_strict(dict(enumerate(names))))
+        .group_by("sequence_id")
+        .agg(pl.col("predicted").unique(maintain_order=True))
+    )
+    rows = table.select("sequence_id")
+    found = rows.join(read, on="sequence_id", how="left", maintain_order="left")
+    return Division(taxonomy.label, names, labels, found["predicted"])
 
 
 def allocation_of(table: pl.DataFrame) -> Record | None:

@@ -12,7 +12,7 @@ from mnemoscope.pipeline.benchmark import find_sample
 from mnemoscope.pipeline.label import SampleEntry, samples_of
 from mnemoscope.pipeline.localize import StoredDelta, load_deltas
 from mnemoscope.report.charts import profile_drawing
-from mnemoscope.report.content import flows_of, taxonomy_results
+from mnemoscope.report.content import FLOWS, flows_of, taxonomy_results
 from mnemoscope.report.grafts import graft_of
 from mnemoscope.report.pictures import (
     Picture,
@@ -85,8 +85,7 @@ def allocation_of(study: Study) -> pl.DataFrame:
 
 def allocation_figure(study: Study) -> Picture:
     """The flow of `allocation_of` as a Sankey diagram, shares in per cent; errors as there."""
-    title = "From Recite, Reconstruct and Recollect to Guess and Recall"
-    return draw_flows(flows_of(allocation_of(study)), title)
+    return draw_flows(flows_of(allocation_of(study)), FLOWS)
 
 
 def layer_profile_figure(

@@ -21,7 +21,7 @@ from mnemoscope.files import write_bytes, write_text
 from mnemoscope.parse import flatten
 from mnemoscope.progress import say
 from mnemoscope.report import answer, charts, style
-from mnemoscope.report.content import ReportContent, TaxonomyResult, report_content
+from mnemoscope.report.content import FLOWS, ReportContent, TaxonomyResult, report_content
 from mnemoscope.report.lead import lead_of
 from mnemoscope.report.sequences import FIGURES
 from mnemoscope.report.tables import AnalysisSection
@@ -132,6 +132,7 @@ def environment() -> jinja2.Environment:
     )
     made.globals |= {one.__name__: one for one in functions} | {
         "browsed_figures": FIGURES,
+        "flows_title": FLOWS,
         "inputs": INPUTS,
         "most_parts": MOST_PARTS,
         "patch_draws": PATCH_DRAWS,

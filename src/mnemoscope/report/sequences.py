@@ -1,11 +1,14 @@
-"""The sequences of a study as data for the page's browser: texts, classes, figures, compressed."""
+"""The sequences of a study as data for the page's browser: texts, classes, figures, compressed.
+
+What they are divided by is a `Division`: the classes of a taxonomy, or the flows between two.
+"""
 
 import base64
 import json
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -21,6 +24,19 @@ FIGURES = {
 _WORDS = ("genre", "document")
 
 
+class Division(NamedTuple):
+    """What divides the sequences into classes, each by its name; rows in the table's order.
+
+    `read` are the classes that a reader of the attention took an evaluation sequence for, each
+    once; null of other sequences. It is None where there is no such reader.
+    """
+
+    label: str
+    classes: Sequence[str]
+    labels: pl.Series  # of strings
+    read: pl.Series | None = None  # of lists of strings
+
+
 @dataclass(frozen=True)
 class BrowsedSequences:
     """`data` is base64 of a zlib stream of JSON: a list a column, one entry a sequence."""
@@ -29,20 +45,27 @@ class BrowsedSequences:
     n: int  # sequences in it
     n_all: int  # of the study
     columns: Sequence[str]  # those of the table that it holds
+    divisions: Sequence[Division]
 
 
 def browsed(
-    table: pl.DataFrame, labels: Sequence[pl.Series], tokenizer: Any, prefix: int
+    table: pl.DataFrame, divisions: Sequence[Division], tokenizer: Any, prefix: int
 ) -> BrowsedSequences | None:
     """Pack the sequences of a study; None where there are none.
 
-    `labels` are the classes under each taxonomy, in the table's order; the first `prefix` tokens of
-    a sequence are its prefix.
+    The first `prefix` tokens of a sequence are its prefix.
     """
     if table.is_empty():
         return None
-    names = [f"class {at}" for at in range(len(labels))]
-    rows = table.with_columns(one.alias(name) for one, name in zip(labels, names, strict=True))
+    names = [f"class {at}" for at in range(len(divisions))]
+    readings = [f"read {at}" for at in range(len(divisions))]
+    rows = table.with_columns(
+        *(one.labels.alias(name) for one, name in zip(divisions, names, strict=True)),
+        *(
+            pl.lit(None).alias(name) if one.read is None else one.read.alias(name)
+            for one, name in zip(divisions, readings, strict=True)
+        ),
+    )
     most = max(1, MOST_TOKENS // max(1, int(rows["tokens"].list.len().max() or 1)))  # type: ignore[arg-type]
     if rows.height > most:
         rows = rows.with_row_index("row").sample(most, seed=0).sort("row")
@@ -59,9 +82,10 @@ def browsed(
         values = rows[name]
         packed[name] = (values.round(4) if values.dtype.is_float() else values).to_list()
     packed["classes"] = [rows[name].to_list() for name in names]
+    packed["read"] = [rows[name].to_list() for name in readings]
     text = json.dumps(packed, ensure_ascii=False, separators=(",", ":"), default=str)
     data = base64.b64encode(zlib.compress(text.encode("utf-8", "replace"), 9))
-    return BrowsedSequences(data.decode("ascii"), rows.height, table.height, known)
+    return BrowsedSequences(data.decode("ascii"), rows.height, table.height, known, divisions)
 
 
 def _texts(rows: pl.DataFrame, tokenizer: Any, prefix: int) -> Iterator[list[str]]:

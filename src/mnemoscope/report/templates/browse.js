@@ -8,7 +8,8 @@
   const fields = Object.fromEntries([...root.querySelectorAll("[name]")].map((one) => [one.name, one]));
   const classes = JSON.parse(packed.dataset.classes);
   const shown = 50;
-  const start = { taxonomy: "0", class: "", genre: "", q: "", sort: "id", page: "0", id: "" };
+  const nested = ["classes", "read"];  // a list a taxonomy
+  const start = { taxonomy: "0", class: "", read: "", genre: "", q: "", sort: "id", page: "0", id: "" };
   let state = { ...start };
   let rows = null;
   let found = [];
@@ -19,8 +20,10 @@
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
     const columns = JSON.parse(await new Response(stream).text());
     rows = columns.id.map((_, at) => {
-      const row = { classes: columns.classes.map((one) => one[at]) };
-      for (const name in columns) if (name !== "classes") row[name] = columns[name][at];
+      const row = {};
+      for (const name in columns) {
+        row[name] = nested.includes(name) ? columns[name].map((one) => one[at]) : columns[name][at];
+      }
       row.all = [row.prefix + row.suffix, row.written, row.document || ""].join("\n").toLowerCase();
       return row;
     });
@@ -91,6 +94,8 @@
       parts.push(make("p", "label", "The model wrote instead:"),
         make("p", "text", ...visible(row.written, true)));
     }
+    const read = row.read[state.taxonomy];
+    if (read) parts.push(make("p", "label", `Read from the attention as: ${read.join(", ")}`));
     if (row.document) parts.push(make("p", "label", `Document: ${row.document}`));
     return parts;
   };
@@ -105,6 +110,7 @@
     const name = state.sort.replace(/^-/, "");
     const sign = state.sort.startsWith("-") ? -1 : 1;
     found = rows.filter((row) => (!state.class || row.classes[state.taxonomy] === state.class)
+      && (!state.read || (row.read[state.taxonomy] || []).includes(state.read))
       && (!state.genre || row.genre === state.genre) && (!wanted || row.all.includes(wanted)));
     found.sort((one, other) => {
       const [a, b] = [valueOf(one, name) ?? null, valueOf(other, name) ?? null];
@@ -139,6 +145,7 @@
   const show = async () => {
     if (!rows) await unpack();
     if (fields.class) fill(fields.class, classes[state.taxonomy] || []);
+    if (fields.read) fill(fields.read, classes[state.taxonomy] || []);
     for (const name in fields) fields[name].value = state[name];
     draw();
   };
@@ -161,7 +168,7 @@
 
   for (const name in fields) {
     fields[name].addEventListener("input", () =>
-      go({ [name]: fields[name].value, ...(name === "taxonomy" ? { class: "" } : {}) }));
+      go({ [name]: fields[name].value, ...(name === "taxonomy" ? { class: "", read: "" } : {}) }));
   }
   table.querySelectorAll("[data-sort]").forEach((button) => button.addEventListener("click", () => {
     const name = button.dataset.sort;
@@ -170,12 +177,12 @@
   root.querySelectorAll("[data-step]").forEach((button) => button.addEventListener("click", () =>
     go({ page: String(Number(state.page) + Number(button.dataset.step)) })));
   root.querySelector("[data-csv]").addEventListener("click", () => {
-    const names = Object.keys(rows[0] || {}).filter((name) => name !== "all" && name !== "classes");
+    const names = Object.keys(rows[0] || {}).filter((name) => name !== "all" && !nested.includes(name));
     const lines = found.map((row) => [...names.map((name) => row[name]), ...row.classes]);
     save("sequences.csv", "text/csv", csvOf([[...names, ...classes.map((_, at) => `class ${at + 1}`)], ...lines]));
   });
   document.querySelectorAll("[data-browse]").forEach((link) => {
-    link.href = `#browser?${link.dataset.browse}`;
+    link.setAttribute("href", `#browser?${link.dataset.browse}`);
   });
   root.closest("details").addEventListener("toggle", () => { if (!rows) show(); });
   addEventListener("hashchange", follow);
