@@ -40,6 +40,8 @@ from mnemoscope.study.stages import STAGES
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.words import about, plural
 
+UNTRAINED = ("sequences", "continue", "features", "label", "report")
+"""Stages of a run that finds nothing to train on."""
 _TIMES = (LANGUAGE_MODEL, CNN, control_of(LANGUAGE_MODEL), control_of(CNN))
 
 
@@ -94,12 +96,16 @@ def plan(settings: StudySettings, folder: Path, *, redo: bool = False) -> Plan:
         speed=known.speed,
     )
     costs = [one.load_cost()(settings, counts) for one in STAGES if one.cost]
-    n_alone = n_unshared(settings, possible)
-    captured = (
-        f"Captured: {need.how}; {need.n_maps:,} are {need.n_maps / max(1, n_alone):.0%} of the "
-        f"{n_alone:,} that the taxonomies need without sharing (taxonomies × classes × sequences "
-        "a class)."
-    )
+    beside_paper = settings.sequences.source == HUB_NAME
+    published = []
+    if beside_paper:
+        n_alone = n_unshared(settings, possible)
+        published = [
+            f"Captured: {need.how}; {need.n_maps:,} are {need.n_maps / max(1, n_alone):.0%} of the "
+            f"{n_alone:,} that the taxonomies need without sharing (taxonomies × classes × "
+            "sequences a class).",
+            *(note for cost in costs for note in cost.published_notes),
+        ]
     is_found = study is not None and study.is_done("continue")
     return Plan(
         lines=[
@@ -109,13 +115,13 @@ def plan(settings: StudySettings, folder: Path, *, redo: bool = False) -> Plan:
             *data.lines,
             *expected_lines(settings, data, possible),
             *taxonomy_lines(settings, taxonomies, need, lacking, is_found=is_found),
-            _stages_said(todo),
+            _stages_said(todo if need.samples else [one for one in todo if one in UNTRAINED]),
         ],
-        rows=_rows(costs, beside_paper=settings.sequences.source == HUB_NAME),
+        rows=_rows(costs, beside_paper=beside_paper),
         notes=[
-            captured,
             *_time_notes(settings, counts, costs),
             *[note for cost in costs for note in cost.notes],
+            *published,
         ],
     )
 
@@ -133,6 +139,8 @@ def _summary(settings: StudySettings, counts: Counts, costs: Sequence[Cost]) -> 
     maps = bounds(f"{counts.need.n_least:,}", f"{counts.need.n_maps:,}")
     n_cnns = sum(cost.n_cnns for cost in costs)
     what = f"attention of {maps} sequences, {plural(n_cnns, 'CNN')}{controls}"
+    if not counts.need.samples:
+        what = "the sequences are continued and labelled, and nothing is trained"
     if counts.shape is None:
         name = settings.model.name
         return f"In short: {what}; what it takes is not known, for {name} is not on this disk."

@@ -222,12 +222,17 @@ def test_a_table_on_disk_gives_exact_counts_or_what_it_lacks(tmp_path) -> None:
     assert "need 'duplicates', which the table lacks" in made
     assert "50, each scanned" in made
     assert "Power: none. 50 sequences cannot give" in made
+    assert "nothing is trained" in made.splitlines()[0]
+    assert "CNNs for the figures | 0 | " in made
+    assert "then 4 more (continue, features, label, report)" in made
+    assert "For a verdict give more texts." in made
     assert [one.name for one in tmp_path.iterdir()] == ["table.parquet"]
     twice = from_file(path) | {"also": [str(path)]}
     assert "100, each scanned" in text(plan(chosen(sequences=twice), tmp_path / "study"))
     few = [one | {"limit": 30} for one in (from_file(path), twice)]
     for made in (plan(chosen(sequences=one), tmp_path / "study") for one in few):
         assert "30, each scanned" in text(made)
+        assert "For a verdict give a larger sequences.limit." in text(made)
 
     tokens = np.random.default_rng(0).integers(0, 99, (900, 64)).tolist()
     frame = frame.with_columns(pl.Series("tokens", tokens, dtype=pl.List(pl.Int32)))
@@ -235,7 +240,8 @@ def test_a_table_on_disk_gives_exact_counts_or_what_it_lacks(tmp_path) -> None:
     values = {"taxonomies": ["Non-Memo, Recite[5], Others"], "n_train": 8, "n_eval": 4}
     made = text(plan(chosen(sequences=from_file(path), label=values), tmp_path / "study"))
     assert "sequences captured | 36 | \n" in made
-    assert "counted: every sample drawn from the labels on disk" in made
+    assert "Published: " not in made  # only beside the paper's data
+    assert "Captured: " not in made
     assert "Impossible" not in made
     larger = values | {"n_train": 800, "minimum": 600}
     made = text(plan(chosen(sequences=from_file(path), label=larger), tmp_path / "study"))

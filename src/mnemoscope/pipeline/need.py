@@ -91,7 +91,11 @@ def bound_need(
     """
     label = settings.label
     per_class = label.per_class
-    partitions = distinct_partitions(taxonomies)
+    partitions = [
+        one
+        for one in distinct_partitions(taxonomies)
+        if n_sequences is None or n_sequences >= label.minimum * _fewest_classes(settings, one)
+    ]
     n_apart = max((len(taxonomy.classes) for taxonomy in partitions), default=0)
     n_sets = sum(len(taxonomy.classes) for taxonomy in partitions)
     rule = "the classes of every distinct taxonomy, none shared"
@@ -114,6 +118,11 @@ def bound_need(
         samples=[(one.name, len(one.classes)) for one in partitions for _ in variants(label)],
         impossible={},
     )
+
+
+def _fewest_classes(settings: StudySettings, taxonomy: Taxonomy) -> int:
+    """How many classes of a taxonomy must be large enough, so that it can be trained on."""
+    return 2 if settings.label.drop_small_classes else len(taxonomy.classes)
 
 
 def n_unshared(settings: StudySettings, taxonomies: Sequence[Taxonomy]) -> int:
@@ -181,43 +190,45 @@ def expected_lines(
 ) -> Iterator[str]:
     """How many sequences of a class to expect, and the smallest gain that they should show."""
     label = settings.label
+    drawn = f"{label.n_train:,} train and {label.n_eval:,} test"
     if label.split == "folds":
-        asked = f"{label.per_class:,} are asked, in folds"
-    else:
-        asked = f"{label.n_train:,} train and {label.n_eval:,} are asked"
-    wants = f"of each class up to {asked}; it must have at least {label.minimum:,}."
+        drawn = f"{label.per_class:,} are used, in folds"
+    wants = f"A class needs at least {label.minimum:,} sequences; of each class at most {drawn}."
     rate = shape_facts("suites")["rates"].get(settings.model.name)
     split = (settings.sequences.split or "").removeprefix("memories_")
     published = shape_facts("pythia")["splits"].get(split, {}).get("memories")
     expected = (
-        "what this model reproduces of these sequences is not published; 'mnemoscope continue' "
-        "finds it first: "
+        "how many of these sequences the model repeats is not known before the stage 'continue' "
+        "has run."
     )
     if data.frame is None and rate is not None and data.n_memorized is not None:
         expected = (
             f"about {data.n_memorized:,} memorized ({rate['share']:.0%}: {rate['of']}), the others "
-            "Non-Memo; "
+            "Non-Memo."
         )
     elif data.frame is None and published is not None:
         expected = (
-            f"{published:,} memorized sequences are published; a class of "
-            f"{label.per_class / published:.1%} of them or more can be drawn in full: "
+            f"{published:,} memorized sequences are published. A class is large enough for a "
+            f"sample in full where it has {label.per_class / published:.1%} of them."
         )
     if data.frame is None or data.n_memorized is None:
-        yield f"Expected: {expected}{wants}"
+        yield f"Expected: {expected} {wants}"
     yield f"Power: {_power(settings, data.n_sequences, taxonomies)}"
 
 
 def _power(settings: StudySettings, n_sequences: int | None, taxonomies: Sequence[Taxonomy]) -> str:
     """The smallest gain that a study should show."""
     label, is_folds = settings.label, settings.label.split == "folds"
-    n_classes = min((len(one.classes) for one in taxonomies), default=2)
+    n_classes = min((_fewest_classes(settings, one) for one in taxonomies), default=2)
     n_most = label.per_class if n_sequences is None else n_sequences // n_classes
     if n_most < label.minimum:
+        limit = settings.sequences.limit
+        is_cut = limit is not None and n_sequences == limit
+        more = "a larger sequences.limit" if is_cut else "more texts"
         return (
             f"none. {n_sequences:,} sequences cannot give {n_classes} classes of "
-            f"{label.minimum:,} each (label.minimum), so nothing can be trained. Take more, or a "
-            "larger sequences.limit."
+            f"{label.minimum:,} each (label.minimum), so nothing will be trained: the run ends "
+            f"with counts, passages and a report. For a verdict give {more}."
         )
     n_asked, sees = [], []
     for n_drawn in (min(n_most, label.per_class), min(label.minimum, label.per_class)):

@@ -62,12 +62,14 @@ def capture_cost(settings: StudySettings, counts: Counts) -> Cost:
         Row("memory: weights + a batch", memory, "the same weights"),
     ]
     cost.published[LANGUAGE_MODEL] = n_theirs * length * cost.seconds_a_token(shape)
-    cost.notes = [
+    cost.published_notes = [
         f"Published: {counts.n_jobs} jobs, each captures for itself: sequences × {shape.n_layers} "
         f"layers × {shape.n_heads} heads × {length} × {length} × 2 B = {all_theirs}. The paper "
         "has three models: 180 jobs of taxonomies are 35.5 TB and 81 of ρ 13.9 TB, where its "
-        "authors say 30 and 15. Its labels come with the data set.",
-        f"Memory: weights × bytes, and the larger of capture and scan at batch size {batch_size}.",
+        "authors say 30 and 15. Its labels come with the data set."
+    ]
+    cost.notes = [
+        f"Memory: weights × bytes, and the larger of capture and scan at batch size {batch_size}."
     ]
     return cost
 

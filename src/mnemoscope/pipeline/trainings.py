@@ -155,7 +155,7 @@ def controlled_taxonomies(settings: StudySettings) -> set[str] | None:
 
 
 def train_cost(settings: StudySettings, counts: Counts) -> Cost:
-    """CNNs, baselines and the time of stage `train`, at full sample sizes."""
+    """CNNs, baselines and the time of stage `train`, on samples as large as there can be."""
     cost, need, preset = Cost(settings, counts), counts.need, settings.train.preset
     has_reference = settings.reference is not None
     made = n_trainings(settings, len(need.samples), has_reference, counts.n_controlled)
@@ -190,8 +190,8 @@ def train_cost(settings: StudySettings, counts: Counts) -> Cost:
         n_published * _flops(counts, settings, published.settings, "as_run") / rate
     )
     cost.notes = [
-        f"CNNs: their convolutions' operations at {shown}, at full sample sizes, the published "
-        "ones likewise. Baselines come on top."
+        f"CNNs: their convolutions' operations at {shown}, on samples as large as there can be. "
+        "Baselines come on top."
     ]
     return cost
 
@@ -206,8 +206,10 @@ def _flops(
     """Mean operations of a CNN: 3 forward passes a training map and epoch, and the evaluation."""
     assert counts.shape is not None
     samples, preset, label = counts.need.samples, PRESETS[preset_name], settings.label
-    mean_classes = sum(n for _, n in samples) / max(1, len(samples))
-    n_train, n_eval = round(label.n_train * mean_classes), round(label.n_eval * mean_classes)
+    n_drawn = label.per_class * sum(n for _, n in samples) / max(1, len(samples))
+    if counts.n_sequences:
+        n_drawn = min(n_drawn, counts.n_sequences)
+    n_train, n_eval = (round(n_drawn * n / label.per_class) for n in (label.n_train, label.n_eval))
     epochs = preset.n_epochs(max(n_train, 1))  # of nothing to train, no forward at all
     n_forward = 3 * n_train * epochs + n_train
     n_forward += n_eval * (epochs if preset.scores_every_epoch else 1)

@@ -79,6 +79,7 @@ class Cost:
         seconds: by `LANGUAGE_MODEL` and `CNN`, of controls apart (`control_of`).
         published: the same of the published pipeline.
         notes: how its figures were computed, in sentences.
+        published_notes: the same of the published pipeline's.
         n_tokens: tokens that go through the language model.
         n_cnns: CNNs for the figures.
         stored: bytes on disk, at least and at most.
@@ -91,6 +92,7 @@ class Cost:
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     published: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     notes: list[str] = field(default_factory=list)
+    published_notes: list[str] = field(default_factory=list)
     n_tokens: int = 0
     n_cnns: int = 0
     stored: tuple[int, int] = (0, 0)
