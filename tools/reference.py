@@ -229,12 +229,17 @@ def filled_audit_page(page: str) -> str:
 def filled_study_page(page: str) -> str:
     """The text of docs/tables.md, its tables as the code has them."""
     sequences = {name: Column(one.dtype, one.meaning) for name, one in COLUMNS.items()}
-    tables = {"sequences": _typed_columns(sequences)}
+    tables = {"sequences": _folded_columns(sequences)}
     for section, files in STUDY_TABLES.items():
-        tables[section] = "\n".join(
-            f"### `{name}`\n\n{_typed_columns(one)}" for name, one in files.items()
-        )
+        parts = [f"### `{name}`\n\n{_folded_columns(one)}" for name, one in files.items()]
+        tables[section] = "\n".join(parts)
     return _filled(page, tables)
+
+
+def _folded_columns(columns: Columns) -> str:
+    """A table of columns that opens below their number."""
+    opened = f'<details markdown="1"><summary>{len(columns)} columns</summary>'
+    return f"{opened}\n\n{_typed_columns(columns)}\n</details>\n"
 
 
 def filled_plugin_page(page: str) -> str:
