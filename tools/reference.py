@@ -187,7 +187,8 @@ def python() -> dict[str, str]:
     """The pages of the Python interface by file name: an overview, then a page a use."""
     tool_box = {title: " ".join(rooms.values()) for title, rooms in plugin.SECTIONS.items()}
     uses = {"mnemoscope": NAMES, "mnemoscope.plugin": tool_box}
-    pages, place = {}, {}
+    pages: dict[str, str] = {}
+    place: dict[str, str] = {}
     for package, sections in uses.items():
         for title, names in sections.items():
             file = "-".join([*package.split(".")[1:], *re.findall(r"\w+", title.lower())])

@@ -10,6 +10,7 @@ from mnemoscope.benchmark.table import Scores
 from mnemoscope.pipeline.benchmark import _our_figures
 from mnemoscope.pipeline.label import (
     aliases_of,
+    in_shown_order,
     label_stage,
     nothing_to_train,
     samples_of,
@@ -118,6 +119,18 @@ def test_an_empty_class_makes_that_taxonomy_impossible_and_the_others_go_on(prep
     assert study.read("samples.parquet")["taxonomy"].unique().to_list() == [RECITE]
     assert study.is_done("label")
     assert nothing_to_train(study) is None
+
+
+def test_what_can_be_trained_is_shown_first_and_what_lacks_a_column_last(prepared) -> None:
+    table = table_with_copies().with_columns(
+        rouge_l=pl.when(pl.col("duplicates") == 9).then(0.1).otherwise(0.0),
+        duplicates=pl.lit(None, dtype=pl.Int64),
+    )
+    few, enough = "Non-Memo, Guess, Recall", "Non-Memo, Guess[0.05-0.5], Recall"
+    study = prepared(table, taxonomies=[RECITE, few, enough], both_suffixes=True)
+    shown = list(in_shown_order(samples_of(study)))
+    assert [key.taxonomy for key in shown if key.is_main] == [enough, few, RECITE]
+    assert [key.is_main for key in shown if key.taxonomy == enough] == [True, False]
 
 
 def test_every_name_of_the_catalogue_is_a_sample_an_alias_or_impossible(prepared) -> None:

@@ -227,17 +227,3 @@ def test_the_browser_holds_who_was_read_as_what_and_the_flows(small_demo):
     shown = {f"{one['prashanth']} to {one['paper']}": one["n"] for one in made.allocation["rows"]}
     assert found == Counter(shown)
     assert set(flows.classes) == {name for name, n in shown.items() if n}
-
-
-def test_a_taxonomy_without_any_class_comes_last(monkeypatch, small_demo):
-    """As where the table lacks the duplicates that it asks for."""
-    empty = [{"name": name, "n_sequences": 0} for name in ("Non-Memo", "Recite", "Recollect")]
-    full = make_taxonomy()
-    results = [
-        replace(full, name="lacks a column", classes=empty, impossible="no duplicates"),
-        replace(full, name="too few", impossible="too few"),
-        full,
-    ]
-    monkeypatch.setattr(c, "taxonomy_results", lambda *_, **__: results)
-    shown = c.report_content(Study(small_demo), None).taxonomies
-    assert [one.name for one in shown] == [full.name, "too few", "lacks a column"]

@@ -8,7 +8,13 @@ from rich.table import Table
 from mnemoscope.benchmark.sources import ATTENTION, SOURCES, TABLE, headline_of, of_reader
 from mnemoscope.data.table import OWN_VERDICT
 from mnemoscope.pipeline.causes import GRAFT_SPECIFICITY_FILE, graft_statements
-from mnemoscope.pipeline.label import SampleEntry, aliases_of, samples_of, sharing_of
+from mnemoscope.pipeline.label import (
+    SampleEntry,
+    aliases_of,
+    in_shown_order,
+    samples_of,
+    sharing_of,
+)
 from mnemoscope.plan import Plan
 from mnemoscope.report.published import console
 from mnemoscope.stats import Estimate, rows_of
@@ -41,7 +47,7 @@ def print_summary(study: Study) -> None:
         for (taxonomy, variant), part in study.benchmark.group_by(*names, maintain_order=True):
             key = SampleKey(str(taxonomy), str(variant))
             rows[key] = {row["source"]: row for row in rows_of(part)}
-    samples = samples_of(study)
+    samples = in_shown_order(samples_of(study))
     numbers = {key: str(number) for number, key in enumerate(samples, 1)}
     trained = [key for key, entry in samples.items() if not entry.impossible]
     if trained and rows:

@@ -1,6 +1,6 @@
 """Stage `label`: give each sequence a class under each taxonomy, draw samples and split them."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -166,6 +166,17 @@ def samples_of(study: Study) -> dict[SampleKey, SampleEntry]:
     """The manifest's entry of each sample, a taxonomy's main one first; none before the stage."""
     entries = _ENTRIES.validate_python(_counts_of(study).get("samples", []))
     return {one.key: one for one in entries}
+
+
+def in_shown_order(samples: Mapping[SampleKey, SampleEntry]) -> dict[SampleKey, SampleEntry]:
+    """Samples as people see them: what can be trained first, last what lacks a column."""
+    mains = {key.taxonomy: one for key, one in samples.items() if key.is_main}
+
+    def rank(key: SampleKey) -> tuple[bool, bool]:
+        main = mains[key.taxonomy]
+        return bool(main.impossible), main.unlabelled > 0
+
+    return {key: samples[key] for key in sorted(samples, key=rank)}
 
 
 _REASONS_SAID = 3

@@ -43,7 +43,7 @@ from mnemoscope.pipeline.knockout import (
     ranking_words,
     statements,
 )
-from mnemoscope.pipeline.label import LABELS_FILE, nothing_to_train, samples_of
+from mnemoscope.pipeline.label import LABELS_FILE, in_shown_order, nothing_to_train, samples_of
 from mnemoscope.pipeline.localize import StoredDelta, load_deltas
 from mnemoscope.pipeline.trainings import PREDICTIONS_FILE, RUNS_FILE
 from mnemoscope.report import tables
@@ -271,11 +271,6 @@ class TaxonomyResult:
         return self.title or self.name
 
     @property
-    def is_empty(self) -> bool:
-        """Whether no sequence has a class, as where the table lacks a column that it needs."""
-        return not any(one["n_sequences"] for one in self.classes)
-
-    @property
     def main(self) -> Benchmark | None:
         """The benchmark that the headline speaks of, None for a taxonomy without one."""
         return self.benchmarks[0] if self.benchmarks else None
@@ -332,10 +327,11 @@ def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
     settings = study.settings.as_dict()
     settings.pop("title")
     further = ("graft", "report") if study.is_done("graft") else ()
-    taxonomies = []
-    if is_trained or study.is_done("label"):
-        results = taxonomy_results(study, tokenizer, is_trained=is_trained)
-        taxonomies = sorted(results, key=lambda one: (one.is_empty, bool(one.impossible)))
+    taxonomies = (
+        list(taxonomy_results(study, tokenizer, is_trained=is_trained))
+        if is_trained or study.is_done("label")
+        else []
+    )
     return ReportContent(
         title=study.settings.title or study.settings.model.name,
         model=model_facts(models, "model") if "model" in models else None,
@@ -466,7 +462,7 @@ def taxonomy_results(
     published = published_table()
     printed = dict(zip(published["tax_name"], published["min_f1"], strict=True))
     benchmarks = _benchmarks(study) if is_trained else []
-    for key, main in samples_of(study).items():
+    for key, main in in_shown_order(samples_of(study)).items():
         if not key.is_main:
             continue
         name, classes = main.taxonomy, main.trained_classes or main.classes
