@@ -208,8 +208,8 @@ def expected_lines(
         )
     elif data.frame is None and published is not None:
         expected = (
-            f"{published:,} memorized sequences are published. A class is large enough for a "
-            f"sample in full where it has {label.per_class / published:.1%} of them."
+            f"{published:,} memorized sequences are published. A class with "
+            f"{label.per_class / published:.1%} of them fills its sample."
         )
     if data.frame is None or data.n_memorized is None:
         yield f"Expected: {expected} {wants}"
@@ -246,9 +246,8 @@ def _power(settings: StudySettings, n_sequences: int | None, taxonomies: Sequenc
             f"least, and here are {n_asked[0]:,}. Take more sequences."
         )
     return (
-        f"the verdict rests on a gain in nats a sequence; {EFFECT:g} is the least that "
-        f"counts. With {n_asked[0]:,} evaluation sequences of each class a study sees {sees[0]} in "
-        f"{100 * POWER:g} % of cases; with {n_asked[1]:,}, the fewest it takes, {sees[1]}. That is "
-        f"if gains differ by {SPREAD:g} nats (standard deviation) from sequence to sequence; what "
-        "they do is known only afterwards. Near duplicates count once."
+        f"the least gain that counts is {EFFECT:g} nats a sequence. With {n_asked[0]:,} evaluation "
+        f"sequences of each class a study sees {sees[0]} in {100 * POWER:g} % of cases; with "
+        f"{n_asked[1]:,}, the fewest it takes, {sees[1]}. Near duplicates count once. Assumed: "
+        f"gains differ by {SPREAD:g} nats (standard deviation) from sequence to sequence."
     )
