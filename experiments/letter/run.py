@@ -2,21 +2,24 @@
 
     python -m experiments.letter.run WORK --labels [--keep]     # labels that differ: minutes
     python -m experiments.letter.run WORK --keep                # and all 54 taxonomies: hours
-    python -m experiments.letter.run WORK --taxonomies "Non-Memo, Code, Others" --repeats 1
+    python -m experiments.letter.run WORK --taxonomies "Non-Memo, Code, Others" --repeats-of-these 1
+    python -m experiments.letter.run WORK --kept --keep         # tables of what is in WORK so far
 
-CNNs of each `VARIANTS`, in `--repeats` seeds, on as many sequences a class as the model has: the
+CNNs of each of `VARIANTS`, in `--repeats` seeds, on as many sequences a class as the model has: the
 order of the taxonomies by min-F1, the paper's conclusions, and the layer profile of Δ by either
-rule. Guess or Recall and Prashanth et al.'s taxonomy are always among them. Every CNN and every
-repeat is kept in WORK as it ends: a stopped run goes on. Of texts that the embedded model read 5
-times or less it memorized templates alone, so Prashanth et al.'s taxonomy stands there at δ = 50
-too; 34 of the 54 can be trained. Makes the tables of `docs/letter.md`.
+rule. Guess or Recall and Prashanth et al.'s taxonomy are always among them and come first. What a
+variant gave of a taxonomy in a repeat is kept in WORK as it ends: a stopped run goes on. Of texts
+that the embedded model read 5 times or less it memorized templates alone, so Prashanth et al.'s
+taxonomy stands there at δ = 50 too; 34 of the 54 can be trained. Makes the tables of
+`docs/letter.md`.
 """
 
 import argparse
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +36,7 @@ from mnemoscope.data.table import token_matrix
 from mnemoscope.embedded import model_path
 from mnemoscope.files import write_parquet, write_text
 from mnemoscope.localize.delta import average, decisiveness, layer_profile
-from mnemoscope.pipeline.label import samples_of
+from mnemoscope.pipeline.label import SampleEntry, samples_of
 from mnemoscope.pipeline.localize import localized_rows
 from mnemoscope.pipeline.train import (
     Job,
@@ -47,13 +50,17 @@ from mnemoscope.pipeline.train import (
 from mnemoscope.progress import say
 from mnemoscope.study.settings import StudySettings, parse_settings
 from mnemoscope.taxonomy import PAPER, PRASHANTH
-from mnemoscope.taxonomy.catalogue import rho_name
+from mnemoscope.taxonomy.catalogue import load_taxonomies, rho_name
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import parse_taxonomy
-from mnemoscope.taxonomy.sample import SampleKey
 
 NAME = "letter"
-ALWAYS = (PAPER, PRASHANTH, "Non-Memo, Recite[50], Reconstruct, Recollect")
+ALWAYS = (
+    PAPER,
+    PRASHANTH,
+    "Non-Memo, Recite[50], Reconstruct, Recollect",
+    "Non-Memo, Recite[1k], Reconstruct, Recollect",
+)
 PART = 2048  # sequences that are kept together
 END = 0  # of a text, in the tokenizers of the embedded model and of Pythia
 
@@ -68,6 +75,7 @@ class Variant(NamedTuple):
 
 VARIANTS = {
     "as run": Variant("row", "as_run", True),
+    "as run, by group": Variant("group", "as_run", True),
     "as written": Variant("row", "as_written", True),
     "ours": Variant("group", "small", False),
 }
@@ -131,40 +139,27 @@ def _guessed(table: pl.DataFrame, is_memorized: pl.Series) -> float:
     return (labels == "Guess").to_numpy().sum() / is_memorized.to_numpy().sum()  # type: ignore[no-any-return]
 
 
-def settings_for(variant: Variant, taxonomies: Sequence[str], repeat: int) -> StudySettings:
+def settings_for(
+    variant: Variant, taxonomies: Sequence[str], repeat: int, workers: int = 1
+) -> StudySettings:
     """A study of the embedded model; each repeat has other seeds, as many as the preset's grid."""
-    n_seeds = len(GRIDS[variant.preset].seeds) if variant.counts_untrained else 1
+    n_seeds = len(GRIDS[variant.preset].seeds)
     seeds = [repeat * n_seeds + one for one in range(n_seeds)]
     values = {
         "title": NAME,
         "continue": {"scan": True},
         "label": {"taxonomies": list(taxonomies), "split": variant.split},
-        "train": {"preset": variant.preset, "seeds": seeds},
+        "train": {"preset": variant.preset, "seeds": seeds, "workers": workers},
         "benchmark": {"controls": False},
         "localize": {"attributions": ["gradient"], "rankings": [], "sanity": False},
     }
     return parse_settings(values, where=NAME)
 
 
-def digest_of(taxonomies: Sequence[str]) -> str:
-    """What tells one list of taxonomies from another in WORK."""
-    return hashlib.sha256("\n".join(taxonomies).encode()).hexdigest()[:8]
-
-
-def opened(work: Path, settings: StudySettings) -> ms.Study:
-    """The study of a split, labelled and captured, with these settings of its CNNs."""
-    folder = work / f"{settings.label.split}-{digest_of(settings.label.taxonomies)}"
-    study = ms.run(settings, folder, until="capture", redo=True)
-    with study.lock():
-        study.adopt(settings, redo=True)
-    return study
-
-
-def trained(study: ms.Study) -> dict[SampleKey, list[Job]]:
-    """The CNNs of every taxonomy that can be trained, trained where they are not there."""
-    jobs = [job for job in jobs_of(study) if job.source == "model"]
-    run_jobs(study, jobs, "Training")
-    return {key: [job for job in jobs if job.sample == key] for key in {j.sample: 0 for j in jobs}}
+def opened(work: Path, split: str, taxonomies: Sequence[str]) -> ms.Study:
+    """The study of a split, labelled and captured."""
+    variant = next(one for one in VARIANTS.values() if one.split == split)
+    return ms.run(settings_for(variant, taxonomies, 0), work / split, until="capture", redo=True)
 
 
 def confusion_of(study: ms.Study, jobs: Sequence[Job], n_classes: int) -> np.ndarray:
@@ -199,55 +194,104 @@ def profile_of(study: ms.Study, jobs: Sequence[Job], rows: str) -> list[list[flo
     return layer_profile(average(parts).delta.numpy()).round(4).tolist() if parts else None
 
 
-def measured(work: Path, name: str, taxonomies: Sequence[str], repeat: int) -> dict[str, Any]:
-    """One variant in one repeat: min-F1 by published name, conclusions, profiles, seconds."""
-    variant = VARIANTS[name]
-    study = opened(work, settings_for(variant, taxonomies, repeat))
-    every, entries = trained(study), samples_of(study)
-    catalogue: dict[str, Measured] = {}
-    facts: dict[str, Any] = {"min_f1": {}, "untrained": 0, "seconds": 0.0, "cnns": 0}
-    for key, jobs in every.items():
-        outcomes = [load_outcome(job) for job in jobs]
-        facts["cnns"] += len(jobs)
-        facts["seconds"] += sum(one.seconds for one in outcomes)
-        counted = [
-            job
-            for job, one in zip(jobs, outcomes, strict=True)
-            if variant.counts_untrained or one.facts.did_train
-        ]
-        facts["untrained"] += sum(not one.facts.did_train for one in outcomes)
-        if not counted:
-            continue
-        entry = entries[key]
-        confusion = confusion_of(study, counted, len(entry.trained_classes))
-        published, value = entry.published_name, min_f1(confusion)
-        facts["min_f1"][published] = round(value, 4)
-        catalogue[published] = Measured(published, value, confusion.astype(np.float64))
-    facts["conclusions"] = {
-        one.key: one.verdict
-        for one in draw_conclusions(catalogue, {}, by_sign=True)
-        if one.key in ("best", "confused", "few-shot")
+def kept_file(work: Path, name: str, taxonomy: str, repeat: int) -> Path:
+    """Where WORK holds what a variant gave of a taxonomy in a repeat."""
+    digest = hashlib.sha256(taxonomy.encode()).hexdigest()[:8]
+    return work / f"{name.replace(', ', '-').replace(' ', '-')}-{digest}-{repeat}.json"
+
+
+def measured(study: ms.Study, entry: SampleEntry) -> dict[str, Any]:
+    """What the CNNs of one taxonomy gave, trained where they are not there."""
+    jobs = [job for job in jobs_of(study) if job.source == "model" and job.sample == entry.key]
+    run_jobs(study, jobs, "Training")
+    outcomes = [load_outcome(job) for job in jobs]
+    did_train = [job for job, one in zip(jobs, outcomes, strict=True) if one.facts.did_train]
+    n_classes = len(entry.trained_classes)
+    found: dict[str, Any] = {
+        "taxonomy": entry.published_name,
+        "classes": list(entry.trained_classes),
+        "n_train": entry.n_train,
+        "n_eval": entry.n_eval,
+        "cnns": len(jobs),
+        "untrained": len(jobs) - len(did_train),
+        "seconds": round(sum(one.seconds for one in outcomes), 1),
+        "every": confusion_of(study, jobs, n_classes).tolist(),
+        "trained": confusion_of(study, did_train, n_classes).tolist(),
     }
-    own = next(jobs for key, jobs in every.items() if key.taxonomy == PAPER)
-    facts["profiles"] = {rows: profile_of(study, own, rows) for rows in ("as_run", "correct")}
-    paper = entries[own[0].sample]
-    facts["n_train"], facts["classes"] = paper.n_train, list(paper.trained_classes)
+    if entry.taxonomy == PAPER:
+        found["profiles"] = {rows: profile_of(study, jobs, rows) for rows in ("as_run", "correct")}
+    return found
+
+
+def train_all(
+    work: Path, taxonomies: Sequence[str], repeats: int, further: int, workers: int
+) -> None:
+    """Measure every variant in every repeat and keep it: `ALWAYS`, then one taxonomy by one."""
+    splits = {one.split for one in VARIANTS.values()}
+    studies = {split: opened(work, split, taxonomies) for split in sorted(splits)}
+    entries = samples_of(studies["row"]).values()
+    impossible = [one.published_name for one in entries if one.impossible]
+    write_text(work / "impossible.json", json.dumps(impossible))
+    rounds = [(ALWAYS, repeats), *(((one,), further) for one in taxonomies)]
+    for asked, n_repeats in rounds:
+        for repeat, (name, variant) in product(range(n_repeats), VARIANTS.items()):
+            study = studies[variant.split]
+            with study.lock():
+                study.adopt(settings_for(variant, taxonomies, repeat, workers), redo=True)
+            for entry in samples_of(study).values():
+                path = kept_file(work, name, entry.taxonomy, repeat)
+                if entry.impossible or entry.taxonomy not in asked or path.exists():
+                    continue
+                done = measured(study, entry)
+                write_text(path, json.dumps(done))
+                seconds = done["seconds"] / done["cnns"]
+                say(f"{name}, repeat {repeat}: {entry.taxonomy}, {seconds:.1f} s a CNN")
+
+
+def collected(work: Path, taxonomies: Sequence[str], repeats: int) -> dict[str, Any]:
+    """What every variant gave in every repeat, of the taxonomies that WORK holds of all variants.
+
+    Of each repeat: min-F1 by published name and the paper's conclusions, of what the variant counts
+    and of the CNNs that trained; the profile of Δ; how many CNNs, and how long they took.
+    """
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in VARIANTS}
+    for repeat in range(repeats):
+        whole = [
+            one
+            for one in taxonomies
+            if all(kept_file(work, name, one, repeat).exists() for name in VARIANTS)
+        ]
+        for name in VARIANTS if whole else ():
+            paths = [kept_file(work, name, one, repeat) for one in whole]
+            parts = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+            found[name].append(summed(parts))
+    impossible = json.loads((work / "impossible.json").read_text(encoding="utf-8"))
+    return {"impossible": impossible, "variants": found}
+
+
+def summed(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One variant in one repeat, of what `measured` gave of each taxonomy."""
+    own = next(one for one in parts if "profiles" in one)
+    facts: dict[str, Any] = {key: own[key] for key in ("classes", "profiles")}
+    facts |= {key: sum(one[key] for one in parts) for key in ("cnns", "untrained")}
+    facts["seconds"] = round(sum(one["seconds"] for one in parts))
+    facts["sequences"] = {one["taxonomy"]: [one["n_train"], one["n_eval"]] for one in parts}
+    for counted in ("every", "trained"):
+        catalogue = {}
+        for one in parts:
+            confusion = np.array(one[counted], dtype=np.float64)
+            if confusion.any():
+                value = min_f1(confusion)
+                catalogue[one["taxonomy"]] = Measured(one["taxonomy"], value, confusion)
+        facts[counted] = {
+            "min_f1": {name: round(one.min_f1, 4) for name, one in catalogue.items()},
+            "conclusions": {
+                one.key: one.verdict
+                for one in draw_conclusions(catalogue, {}, by_sign=True)
+                if one.key in ("best", "confused", "few-shot")
+            },
+        }
     return facts
-
-
-def everything(work: Path, taxonomies: Sequence[str], repeats: int) -> Iterator[tuple[str, Any]]:
-    """What every variant gave in every repeat, read where it is kept."""
-    for name in VARIANTS:
-        found = []
-        for repeat in range(repeats):
-            path = work / f"{name.replace(' ', '-')}-{digest_of(taxonomies)}-{repeat}.json"
-            if not path.exists():
-                write_text(path, json.dumps(measured(work, name, taxonomies, repeat)))
-            found.append(json.loads(path.read_text(encoding="utf-8")))
-            done = found[-1]
-            seconds = done["seconds"] / max(1, done["cnns"])
-            say(f"{name}, repeat {repeat}: {done['cnns']} CNNs, {seconds:.1f} s each")
-        yield name, found
 
 
 def main() -> None:
@@ -257,16 +301,23 @@ def main() -> None:
     )
     parser.add_argument("work", type=Path)
     parser.add_argument("--labels", action="store_true", help="count labels alone; no CNN")
+    parser.add_argument("--kept", action="store_true", help="train nothing; collect what is kept")
     parser.add_argument("--taxonomies", nargs="+", default=["catalogue"])
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats-of-these", type=int, help="of --taxonomies; else as --repeats")
+    parser.add_argument("--workers", type=int, default=1, help="CNNs that train at a time")
     parser.add_argument("--keep", action="store_true", help="store the results, write the page")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     before = results_of(NAME) if NAME in stored() else {}
     found = before | {"labels": counted_labels(options.work)}
     if not options.labels:
-        names = [*dict.fromkeys([*ALWAYS, *options.taxonomies])]
-        found["variants"] = dict(everything(options.work, names, options.repeats))
+        every = [one.name for one in load_taxonomies([*ALWAYS, *options.taxonomies])]
+        repeats = options.repeats
+        if not options.kept:
+            further = options.repeats_of_these or repeats
+            train_all(options.work, every, repeats, further, options.workers)
+        found |= collected(options.work, every, repeats)
     publish(NAME, found, keep=options.keep)
 
 
