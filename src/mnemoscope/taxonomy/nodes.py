@@ -197,7 +197,12 @@ def _guess(name: str, argument: str | None) -> Node:
         )
     limits = [_read_threshold(name, threshold) for threshold in thresholds]
     compared = limits
-    if plain != written and None in limits:
+    if plain != written:
+        if limits.count(None) != 1:
+            raise UserError(
+                f"node '{name}': the paper's code compares in its own way only where one ROUGE "
+                f"alone is used. Write Guess[{plain}], or off for one of the two."
+            )
         both = zip(limits, (1, 2), strict=True)
         compared = [None if limit is None else limit + place - place for limit, place in both]
     rouge = zip(("rouge_l", "rouge_3"), ("ROUGE-L", "ROUGE-3"), compared, strict=True)
