@@ -300,24 +300,38 @@ def test_labels_of_any_table_of_tokens_are_checked(tiny, tmp_path, column) -> No
     assert wrong["sequence_id"].to_list() == [table["sequence_id"][4]]
     assert frame["is_plain"].all()
     assert not any("uniform sample" in line for line in lines)
-    assert f"the labels fit {study.settings.model.name}." in " ".join(lines)
+    assert "0 of 38 are missed by a gap of 1 or more" in " ".join(lines)
+    assert f"too few labels to tell whether they are of {study.settings.model.name}." in " ".join(
+        lines
+    )
 
 
 @pytest.mark.parametrize(
-    ("gaps", "said"),
+    ("n_far", "n_given", "said"),
     [
-        ([], "the labels fit EleutherAI/pythia-1b-deduped-v0."),
-        ([0.2, 0.99], "the labels fit"),
-        ([0.2, 1.0, 3.0], "2 are missed by a gap of 1 or more"),
-        ([3.0], "Check them with EleutherAI/pythia-1b-deduped, the other suite of Pythia"),
+        (0, 1000, "the labels fit EleutherAI/pythia-1b-deduped-v0."),
+        (1, 1000, "the labels fit"),  # one damaged row is not another model
+        (36, 1000, "the labels fit"),
+        (37, 1000, "too few labels to tell"),  # Wilson's interval reaches 5 %
+        (63, 1000, "too few labels to tell"),
+        (
+            64,
+            1000,
+            "64 of 1,000 are missed by a gap of 1 or more (6.4 % [5.0, 8.1]), more than 5 %",
+        ),
+        (64, 1000, "Check them with EleutherAI/pythia-1b-deduped, the other suite of Pythia"),
+        (0, 40, "too few labels to tell"),
     ],
 )
-def test_labels_missed_by_more_than_a_tie_are_another_models(gaps, said) -> None:
-    missed = pl.DataFrame({"smallest_gap": pl.Series(gaps, dtype=pl.Float32)})
-    assert said in sequences._whose(missed, "EleutherAI/pythia-1b-deduped-v0")
-    assert sequences._whose(missed, "my/model").count("another revision") == any(
-        one >= 1 for one in gaps
-    )
+def test_labels_are_another_models_where_more_than_a_few_are_missed_by_far(
+    n_far, n_given, said
+) -> None:
+    gaps = [0.2, 0.99] + [1.0, 3.0] * n_far
+    missed = pl.DataFrame({"smallest_gap": pl.Series(gaps[: 2 + n_far], dtype=pl.Float32)})
+    assert said in sequences._whose(missed, n_given, "EleutherAI/pythia-1b-deduped-v0")
+    own = sequences._whose(missed, n_given, "my/model")
+    assert ("another revision" in own) == ("labels fit" not in said)
+    assert ("of another model" in own) == (n_far == 64)
 
 
 def test_a_table_without_labels_is_refused_and_windows_of_a_text_have_none(

@@ -27,6 +27,7 @@ from mnemoscope.pipeline.published_split import is_plain, read_published
 from mnemoscope.pipeline.sources import read_sources
 from mnemoscope.pipeline.trainings import check_inputs
 from mnemoscope.progress import say, track
+from mnemoscope.stats import share_of
 from mnemoscope.study.folder import Study, check_free
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import NO_MODEL, StudySettings, check_corpus
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 CHECK_FILE = "label_check.parquet"
 GAPS = (0.01, 0.1, 1.0)
 """Differences of the two best logits below which near ties are counted."""
+MOST_FAR = 0.05
+"""Share of a model's own labels that it may miss by more than a tie: rows that were damaged on the
+way, or decoded with weights rounded otherwise. Another training remembers other texts."""
 _QUANTILES = (0.05, 0.5, 0.95)
 
 
@@ -188,21 +192,33 @@ def _lines(frame: pl.DataFrame, study: Study, model: "LanguageModel") -> tuple[s
         verdict = "not reproduced" if is_memorized else "called memorized by the scan"
         lines.append(f"  {_gaps(others, verdict)}")
         if is_memorized and given.height:
-            lines.append(f"  {_whose(others, settings.model.name)}")
+            lines.append(f"  {_whose(others, given.height, settings.model.name)}")
             lines.append(f"  {_gaps(same, 'reproduced (at risk where near a tie)')}")
     return tuple(lines)
 
 
-def _whose(missed: pl.DataFrame, name: str) -> str:
-    """Whether the labels are this model's, by memorized ones that it misses by more than a tie."""
+def _whose(missed: pl.DataFrame, n_given: int, name: str) -> str:
+    """Whether the labels are this model's, by the share of memorized ones that it misses by far.
+
+    Theirs are another model's where the 95 % interval lies above `MOST_FAR`, this one's where it
+    lies below.
+    """
     n_far = int((missed["smallest_gap"] >= GAPS[-1]).sum())
-    if not n_far:
-        return f"None is missed by a gap of {GAPS[-1]:g} or more: the labels fit {name}."
+    far = share_of(n_far, n_given)
+    assert far.low is not None
+    assert far.high is not None
+    few = f"{100 * MOST_FAR:g} %"
+    said = f"{n_far:,} of {n_given:,} are missed by a gap of {GAPS[-1]:g} or more ({far})"
+    if far.high <= MOST_FAR:
+        return f"{said}, no more than {few}: the labels fit {name}."
     other = other_suite(name)
     at = f"{other}, the other suite of Pythia" if other else "another revision or tokenizer"
+    check = f"Check them with {at}; they belong to what confirms them."
+    if far.low <= MOST_FAR:
+        return f"{said}: too few labels to tell whether they are of {name}. {check}"
     return (
-        f"{n_far:,} are missed by a gap of {GAPS[-1]:g} or more, which no rounding explains: the "
-        f"labels are of another model. Check them with {at}; they belong to what confirms them."
+        f"{said}, more than {few}, which no rounding explains: the labels are of another model. "
+        f"{check}"
     )
 
 
