@@ -185,6 +185,9 @@ def test_other_rules_are_refused_with_the_difference(copied, succeed, refused):
         ("label", "split", "row"),
         ("train", "preset", "small"),
         ("features", "patterns", "strict"),
+        ("continue", "labels", "published"),
+        ("continue", "decoding", "published"),
+        ("benchmark", "untrained", "count"),
     ):
         own = Study(copied[1]).settings.as_dict()[section][key]
         change(copied[1], section, key, value=value)
