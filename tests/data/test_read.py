@@ -164,7 +164,8 @@ def test_a_users_columns_survive_whatever_their_names(tmp_path, tokenizer):
 
 def test_tokens_of_a_table_are_taken_as_they_are(tmp_path, tokenizer):
     columns = {"tokens": [[5] * 64, [6] * 64], "group": ["g", None], "mine": [1.5, None]}
-    write_table(tmp_path / "t.parquet", pl.DataFrame(columns | {"rouge_l": [0.5, 0.5]}))
+    of_rows = {"rouge_l": [0.5, 0.5], "own_verdict": [True, False]}  # results are measured anew
+    write_table(tmp_path / "t.parquet", pl.DataFrame(columns | of_rows))
     frame = read_sequences(tmp_path / "t.parquet", tokenizer).frame
     assert frame.columns == ["sequence_id", "text", *columns]
     assert frame["text"].to_list() == [tokenizer.decode(row) for row in columns["tokens"]]

@@ -12,6 +12,7 @@ from mnemoscope.data.formats import list_files, name_below, open_raw, refuse_as_
 from mnemoscope.data.rows import read_rows
 from mnemoscope.data.table import (
     COLUMNS,
+    OWN_VERDICT,
     PUBLISHED_VERDICT,
     check_columns,
     check_ids,
@@ -478,7 +479,7 @@ def _read_rows(
 ) -> ReadResult:
     # A table of texts loses its labels: they were given to rows, not to windows.
     frame = keep_verdicts(frame) if has_values(frame, "tokens") else frame
-    frame = frame.drop(RESULTS, strict=False)
+    frame = frame.drop(*RESULTS, OWN_VERDICT, strict=False)
     check_columns(frame, where=where)
     if "sequence_id" in frame.columns:
         check_ids(frame["sequence_id"], where)

@@ -75,7 +75,15 @@ COLUMNS: dict[str, Column] = {
     "is_code": Column(_BOOLEANS, pl.Boolean(), "the text is source code"),
     CODE_LABEL: Column(_STRINGS, pl.String(), "what the paper's classifier of code calls it"),
     "memorization_score": Column(_NUMBERS, pl.Float32(), "share of right tokens; null if scanned"),
-    "is_memorized": Column(_BOOLEANS, pl.Boolean(), "what the model writes greedily is the suffix"),
+    "is_memorized": Column(
+        _BOOLEANS,
+        pl.Boolean(),
+        "what the model writes greedily is the suffix; under `continue.labels: published` the "
+        "source's word, if it has one",
+    ),
+    OWN_VERDICT: Column(
+        _BOOLEANS, pl.Boolean(), "what the model writes is the suffix; under those labels alone"
+    ),
     "continuation": Column(_TOKENS, pl.List(pl.Int32()), "what it writes; null if scanned"),
     "smallest_gap": Column(_NUMBERS, pl.Float32(), "smallest gap of its two best logits"),
     "is_incrementing": Column(_BOOLEANS, pl.Boolean(), "the text counts up or down"),

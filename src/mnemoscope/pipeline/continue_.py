@@ -30,9 +30,7 @@ _RESULTS = ("is_memorized", "memorization_score", "continuation", "smallest_gap"
 VERDICT_COLUMNS = {
     name: Column(COLUMNS[name].dtype, COLUMNS[name].meaning) for name in ("sequence_id", *_RESULTS)
 }
-OWN_COLUMN = {
-    OWN_VERDICT: Column(pl.Boolean, "this model's verdict, where `is_memorized` is the source's")
-}
+OWN_COLUMN = {OWN_VERDICT: Column(COLUMNS[OWN_VERDICT].dtype, COLUMNS[OWN_VERDICT].meaning)}
 _CHECK_SEED = 0
 _CHECKING = "Checking scan against decoding"
 
