@@ -1,22 +1,26 @@
 """Verdicts: asked by scan and by decoding, handed by a capture to `continue`, on record."""
 
 import functools
+import json
+import shutil
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
 from polars.testing import assert_frame_equal
-from transformers import GPTNeoXModel
+from transformers import AutoModelForCausalLM, GPTNeoXModel
 
 from mnemoscope.cluster import units
 from mnemoscope.data.table import read_table, token_matrix
+from mnemoscope.flow.run import run
 from mnemoscope.library import sequences
 from mnemoscope.library.sequences import scan as ask
 from mnemoscope.lm.load import load_model
 from mnemoscope.pipeline.continue_ import draw_rows
 from mnemoscope.pipeline.questions import disagreements
 from mnemoscope.study.folder import Study
+from mnemoscope.study.settings import parse_settings
 from study_files import ending
 
 SCAN = ("--set", "continue.scan=true", "--set", "continue.part_rows=32")
@@ -140,6 +144,64 @@ def test_both_ways_agree_and_a_wrong_verdict_is_counted_with_its_gap(tiny) -> No
         counts = disagreements(planted, again)
         assert (counts["checked"], counts["disagree"]) == (48, 2)
         assert counts["largest_gap_of_these"] == pytest.approx(gap)
+
+
+@pytest.fixture(scope="module")
+def likely_end(tiny, tmp_path_factory):
+    """`tiny` with the token that it writes most as end of text, which begins some prompts too.
+
+    With the table's tokens, and what `generate` writes as the paper's code calls it.
+    """
+    folder = tmp_path_factory.mktemp("likely-end")
+    frame = pl.read_parquet(tiny.table).head(60)
+    tokens = token_matrix(frame)
+    model = AutoModelForCausalLM.from_pretrained(tiny.model).eval()
+    end = int(
+        np.bincount(tokens[:, 32:][frame["sequence_id"].to_numpy() % 3 != 0].ravel()).argmax()
+    )
+    tokens[:12, 0], tokens[:, 31] = end, np.where(tokens[:, 31] == end, end + 1, tokens[:, 31])
+    shutil.copytree(tiny.model, folder / "model")
+    named = json.loads((folder / "model" / "config.json").read_text()) | {"eos_token_id": end}
+    (folder / "model" / "config.json").write_text(json.dumps(named))
+    frame = frame.with_columns(tokens=pl.Series(tokens.tolist(), dtype=pl.List(pl.Int32)))
+    frame.write_parquet(folder / "tokens.parquet")
+    prompt = torch.from_numpy(tokens[:, :32]).long()
+    lengths = {"max_length": 64, "min_length": 64, "eos_token_id": end, "pad_token_id": end}
+    mask = (prompt != end).long()
+    with torch.no_grad():
+        written = model.generate(prompt, attention_mask=mask, do_sample=False, **lengths)
+    return folder, end, tokens, written[:, 32:].numpy()
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_the_stage_decodes_as_it_is_told(tiny, likely_end, tmp_path, scan) -> None:
+    """Plain or as published; after a scan, which reads plainly, those that are shown."""
+    folder, end, tokens, written = likely_end
+    found = {}
+    for decoding in ("plain", "published"):
+        asked = {"decoding": decoding, "scan": scan, "check_rows": 0}
+        values = tiny.values | {
+            "model": tiny.values["model"] | {"name": str(folder / "model")},
+            "sequences": {"source": str(folder / "tokens.parquet")},
+            "continue": tiny.values["continue"] | asked,
+            "capture": {"shard_rows": 16},
+        }
+        settings = parse_settings(values, where="test")
+        study = run(settings, tmp_path / decoding, until="capture" if scan else "continue")
+        found[decoding] = study.sequences
+    plain, published = found["plain"], found["published"]
+    shown = published["continuation"].is_not_null().to_numpy()
+    assert shown.all() if not scan else 0 < shown.sum() < len(shown)
+    told = np.array(published["continuation"].to_list(), dtype=object)
+    assert [list(one) for one in told[shown]] == written[shown].tolist()
+    usual = np.array(plain["continuation"].to_list(), dtype=object)
+    assert any(end in one for one in usual[shown])
+    if scan:
+        assert_frame_equal(plain.select("is_memorized"), published.select("is_memorized"))
+    else:
+        right = (written == tokens[:, 32:]).all(axis=1)
+        assert published["is_memorized"].to_list() == right.tolist()
+        assert plain["is_memorized"].sum() > right.sum() > 0
 
 
 @pytest.mark.parametrize(
