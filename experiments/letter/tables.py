@@ -1,21 +1,41 @@
 """The tables of `docs/letter.md`."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import spearmanr
 
 from experiments.pages import figure, table_of
+from mnemoscope.stats import FEWEST
+from mnemoscope.words import UNKNOWN
 
 PAGE = "docs/letter.md"
 UNMEASURED = "not measured"
+IMPOSSIBLE = "cannot be trained here"
 _PAPER = "Non-Memo, Guess, Others"
 _PRASHANTH = {
     limit: f"Non-Memo, Recite[{limit}], Reconstruct, Others" for limit in ("5", "50", "1k")
 }
+_TRAINABLE = 34  # of the 54 names, on the embedded model
 _Found = Mapping[str, Any]
+
+
+class _Figures(NamedTuple):
+    """A column: figures of a variant, of every CNN or of those that trained."""
+
+    title: str
+    variant: str
+    counted: str
+
+
+_AS_RUN = _Figures("as run", "as run", "every")
+_TRAINED = _Figures("as run, without CNNs that did not train", "as run", "trained")
+_GROUP = _Figures("as run, split by group", "as run, by group", "every")
+_WRITTEN = _Figures("as written", "as written", "every")
+_OURS = _Figures("ours", "ours", "trained")
+_COLUMNS = (_AS_RUN, _TRAINED, _GROUP, _WRITTEN, _OURS)
 
 
 def tables(found: _Found) -> dict[tuple[str, str], str]:
@@ -23,12 +43,10 @@ def tables(found: _Found) -> dict[tuple[str, str], str]:
     variants = found.get("variants")
     lines = [[*row[:4], row[4](found)] for row in _LINES]
     heads = ["", "as run", "as written", "ours", "effect measured here"]
+    columns = ["finding of the paper", *(one.title for one in _COLUMNS)]
     return {
         (PAGE, "lines"): table_of(heads, lines),
-        (PAGE, "findings"): table_of(
-            ["finding of the paper", "as run", "as written", "ours"],
-            _findings(variants, found.get("labels")),
-        ),
+        (PAGE, "findings"): table_of(columns, _findings(found)),
         (PAGE, "profile"): table_of(
             ["class", "Δ of CNNs as run, layer by layer: rows as run", "rows of ours"],
             _profile(variants),
@@ -36,31 +54,49 @@ def tables(found: _Found) -> dict[tuple[str, str], str]:
     }
 
 
-def _spearman(first: _Found, second: _Found) -> float | None:
-    """Rank correlation of min-F1 over the taxonomies that both measured."""
-    names = [name for name in first["min_f1"] if name in second["min_f1"]]
-    if len(names) < 3:
+def _f1(run: _Found, column: _Figures) -> dict[str, float]:
+    """Min-F1 by taxonomy."""
+    return run[column.counted]["min_f1"]  # type: ignore[no-any-return]
+
+
+def _spearman(first: dict[str, float], second: dict[str, float]) -> float | None:
+    """Rank correlation of min-F1 over the taxonomies that both measured; None of fewer than 4."""
+    names = [name for name in first if name in second]
+    if len(names) < FEWEST:
         return None
-    pair = [[one["min_f1"][name] for name in names] for one in (first, second)]
-    return float(spearmanr(*pair).statistic)
+    return float(spearmanr(*([one[name] for name in names] for one in (first, second))).statistic)
 
 
-def _range(values: Sequence[float | None], *, scale: float = 1, digits: int = 2) -> str:
+def _range(values: Iterable[float | None], *, scale: float = 1, digits: int = 2) -> str:
     """Mean and range of what several repeats gave."""
     known = [one for one in values if one is not None]
     if not known:
         return UNMEASURED
-    return figure(float(np.mean(known)), min(known), max(known), scale=scale, digits=digits)
+    ends = (min(known), max(known)) if len(known) > 1 else ()
+    return figure(float(np.mean(known)), *ends, scale=scale, digits=digits)
 
 
-def _orders(variants: _Found | None, first: str, second: str) -> str:
-    """How alike two variants order the taxonomies; of one, between its repeats."""
-    if variants is None:
-        return UNMEASURED
-    pairs = zip(variants[first], variants[second], strict=True)
-    if first == second:
-        pairs = combinations(variants[first], 2)  # type: ignore[assignment]
-    return _range([_spearman(*pair) for pair in pairs])
+def _order(variants: _Found, first: _Figures, second: _Figures) -> str:
+    """How alike two columns order the taxonomies, repeat by repeat; of one, between its repeats."""
+    runs = [[_f1(run, one) for run in variants[one.variant]] for one in (first, second)]
+    pairs = list(combinations(runs[0], 2) if first == second else zip(*runs, strict=True))
+    common = [len(one.keys() & other.keys()) for one, other in pairs]
+    if max(common, default=0) < FEWEST:
+        why = f"fewer than {FEWEST} taxonomies in common" if common else "one repeat"
+        return f"cannot be said: {why}"
+    sizes = " or ".join(str(n) for n in sorted({n for n in common if n >= FEWEST}))
+    return f"{_range(_spearman(*pair) for pair in pairs)} of {sizes} taxonomies"
+
+
+def _difference(variants: _Found, first: _Figures, second: _Figures) -> str:
+    """Points of min-F1 that the second column has more than the first, of every taxonomy's mean."""
+    means = []
+    for one in (first, second):
+        runs = [_f1(run, one) for run in variants[one.variant]]
+        names = {name for run in runs for name in run}
+        means.append({n: np.mean([run[n] for run in runs if n in run]) for n in names})
+    known = [100 * float(means[1][name] - means[0][name]) for name in means[0].keys() & means[1]]
+    return f"{_range(known, digits=1)}, mean and range of {len(known)} taxonomies"
 
 
 def _of_grid(found: _Found) -> str:
@@ -68,12 +104,9 @@ def _of_grid(found: _Found) -> str:
     if variants is None:
         return UNMEASURED
     return (
-        f"order of the taxonomies, Spearman with as written {_orders(variants, *_BOTH)}; between "
-        f"repeats {_orders(variants, 'as run', 'as run')}"
+        f"min-F1 as written less as run, points: {_difference(variants, _AS_RUN, _WRITTEN)}; order "
+        f"of the taxonomies, Spearman {_order(variants, _AS_RUN, _WRITTEN)}"
     )
-
-
-_BOTH = ("as run", "as written")
 
 
 def _of_rouge(found: _Found) -> str:
@@ -105,9 +138,12 @@ def _of_untrained(found: _Found) -> str:
     variants = found.get("variants")
     if variants is None:
         return UNMEASURED
-    runs = variants["as run"]
-    n, whole = (sum(one[key] for one in runs) for key in ("untrained", "cnns"))
-    return f"{n:,} of {whole:,} CNNs did not train"
+    counts = []
+    for name in dict.fromkeys(one.variant for one in _COLUMNS):
+        n, whole = (sum(run[key] for run in variants[name]) for key in ("untrained", "cnns"))
+        counts.append(f"{n:,} of {whole:,} {name}")
+    without = _difference(variants, _AS_RUN, _TRAINED)
+    return f"did not train: {', '.join(counts)}; min-F1 as run without them, points more: {without}"
 
 
 def _of_profile(found: _Found) -> str:
@@ -125,12 +161,9 @@ def _gap(profiles: _Found) -> float | None:
     return float(np.abs(as_run - ours).max())
 
 
-def _unmeasured(found: _Found) -> str:  # noqa: ARG001 - as all effects are called
-    return UNMEASURED
-
-
-def _counted(found: _Found) -> str:  # noqa: ARG001
-    return "none: arithmetic"
+def _said(words: str) -> Callable[[_Found], str]:
+    """What stands in place of a figure."""
+    return lambda _: words
 
 
 _LINES = [
@@ -156,7 +189,7 @@ _LINES = [
         "`pythia-SIZE-deduped-v0` (`patterns/models.py:43, 51`)",
         "Pythia; the suite is not named",
         "`pythia-SIZE`: `pythia-SIZE-deduped`, a later training; `letter-SIZE`: `-v0`",
-        _unmeasured,
+        _said("cannot be measured here: it needs both suites of Pythia"),
     ),
     (
         "Code",
@@ -164,7 +197,7 @@ _LINES = [
         r"`\usepackage{` (`patterns/datasets.py:172-189`)",
         "is source code",
         "`nl_scores` or magika; with a column `code_label` as theirs",
-        _unmeasured,
+        _said("cannot be measured here: it needs the classifier, which does not ship"),
     ),
     (
         "table of ρ",
@@ -172,14 +205,14 @@ _LINES = [
         "runs of the group optimize_rho since 25 March 2025, of every size)",
         "the main text names no model",
         "compared as that sum",
-        _counted,
+        _said("none: arithmetic"),
     ),
     (
         "storage",
         "35.5 TB of taxonomies and 13.9 TB of ρ, counted; its README says 30 and 15",
         "not named",
         "one capture for all: [storage](storage.md)",
-        _counted,
+        _said("none: arithmetic"),
     ),
     (
         "one ROUGE alone",
@@ -202,7 +235,7 @@ _LINES = [
         "the published score (`patterns/datasets.py:236-281`)",
         "the published 32-extractable samples",
         "the model's own verdict, where the published agrees; `continue.labels: published`",
-        _unmeasured,
+        _said("cannot be measured here: nobody else has labelled what the embedded model holds"),
     ),
     (
         "runs that did not train",
@@ -217,28 +250,40 @@ _LINES = [
         "calls functions (`detect/cnn_2d.py:141-154`)",
         "guided backpropagation",
         "both; [what the checks said](localize.md)",
-        _unmeasured,
+        _said(
+            "of the decisive edges, the top hundredth, both name 90 % alike under Prashanth et "
+            "al.'s taxonomy and 64 % under Guess or Recall ([the demo](localize.md))"
+        ),
     ),
 ]
 
 
-def _findings(variants: _Found | None, labels: _Found | None) -> Iterator[list[str]]:
-    """One row a finding, its figures by variant: mean and range of the repeats."""
-    names = ("as run", "as written", "ours")
+def _findings(found: _Found) -> Iterator[list[str]]:
+    """One row a finding, its figures by column: mean and range of the repeats."""
+    variants, labels = found.get("variants"), found.get("labels")
 
-    def row(words: str, cell: Any) -> list[str]:
-        cells = [UNMEASURED if variants is None else cell(variants[name]) for name in names]
-        return [words, *cells]
+    def row(words: str, cell: Callable[[_Figures, _Found], str]) -> list[str]:
+        return [words, *(cell(one, variants) if variants else UNMEASURED for one in _COLUMNS)]
 
-    def f1_of(taxonomy: str) -> Any:
-        return lambda runs: _range(
-            [one["min_f1"].get(taxonomy) for one in runs], scale=100, digits=1
+    def f1_of(taxonomy: str) -> Callable[[_Figures, _Found], str]:
+        if taxonomy in found.get("impossible", ()):
+            return lambda _, __: IMPOSSIBLE
+        return lambda column, variants: _range(
+            (_f1(run, column).get(taxonomy) for run in variants[column.variant]),
+            scale=100,
+            digits=1,
         )
 
-    yield [
-        "order of the taxonomies, Spearman with as run",
-        *(_orders(variants, "as run", name) for name in names),
-    ]
+    yield row(
+        "order of the taxonomies: Spearman with as run, of as run between its repeats",
+        lambda column, variants: _order(variants, _AS_RUN, column),
+    )
+    yield row(
+        "min-F1 less that of as run, points",
+        lambda column, variants: (
+            UNKNOWN if column == _AS_RUN else _difference(variants, _AS_RUN, column)
+        ),
+    )
     yield row("min-F1 of Guess or Recall, % (published 89.0)", f1_of(_PAPER))
     for limit, name in _PRASHANTH.items():
         published = " (published 64.7)" if limit == "5" else ""
@@ -248,21 +293,40 @@ def _findings(variants: _Found | None, labels: _Found | None) -> Iterator[list[s
         ("confused", "Recite and Recollect are confused most"),
         ("few-shot", "few-shot recollection is no mechanism of its own"),
     ):
-        yield row(words, lambda runs, key=key: _holds([one["conclusions"][key] for one in runs]))
+        yield row(words, lambda column, variants, key=key: _holds(column, variants, key))  # type: ignore[misc]
     shares = labels["guessed"] if labels else {}
+    own = (figure(shares.get("plain")) for _ in _COLUMNS[3:])
     yield [
         "share of extractable text that is guessed, % (published 28.3)",
-        *(figure(shares.get(one)) for one in ("published", "plain", "plain")),
+        *(figure(shares.get("published")) for _ in _COLUMNS[:3]),
+        *own,
     ]
-    yield row("taxonomies measured", lambda runs: ", ".join(_counts(runs)))
+    yield row("taxonomies measured, by repeat", _n_taxonomies)
+    yield row("CNNs", _n_cnns)
 
 
-def _holds(verdicts: Sequence[str]) -> str:
-    return ", ".join(f"{verdicts.count(one)} × {one}" for one in dict.fromkeys(verdicts))
+def _holds(column: _Figures, variants: _Found, key: str) -> str:
+    """In how many repeats a finding holds, and of how many taxonomies."""
+    counts: dict[str, list[int]] = {}
+    for run in variants[column.variant]:
+        word = run[column.counted]["conclusions"][key]
+        counts.setdefault(word, []).append(len(_f1(run, column)))
+    shown = (
+        f"{word}: {len(sizes)} × (of {', '.join(map(str, sorted(set(sizes))))})"
+        for word, sizes in counts.items()
+    )
+    return "; ".join(shown)
 
 
-def _counts(runs: Sequence[_Found]) -> Iterator[str]:
-    return (str(n) for n in dict.fromkeys(len(one["min_f1"]) for one in runs))
+def _n_taxonomies(column: _Figures, variants: _Found) -> str:
+    sizes = (str(len(_f1(run, column))) for run in variants[column.variant])
+    return f"{', '.join(sizes)} of {_TRAINABLE}"
+
+
+def _n_cnns(column: _Figures, variants: _Found) -> str:
+    runs = variants[column.variant]
+    n = sum(run["cnns"] for run in runs)
+    return f"{n - sum(run['untrained'] for run in runs if column.counted == 'trained'):,}"
 
 
 def _profile(variants: _Found | None) -> Iterator[list[str]]:

@@ -1,0 +1,120 @@
+"""Tables of the paper to the letter, on made-up results: what is counted, of how many, and how."""
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from experiments.letter.run import summed
+from experiments.letter.tables import PAGE, tables
+
+PAPER = "Non-Memo, Guess, Others"
+NAMES = [PAPER, "B, Others", "C, Others", "D, Others", "E, Others"]
+WRITTEN = [0.50, 0.46, 0.30, 0.25, 0.41]
+OURS = "Non-Memo, Recite[50], Reconstruct, Others"
+
+
+def run_of(values, *, untrained=0, best="holds", names=NAMES):
+    """One repeat of a variant, with min-F1 in the order of `names`."""
+    figures = {
+        "min_f1": dict(zip(names, values, strict=True)),
+        "conclusions": {"best": best, "confused": "does not hold", "few-shot": "cannot be told"},
+    }
+    return {
+        "classes": ["Non-Memo", "Guess", "Recall"],
+        "profiles": {"as_run": [[0.5, 1.0]] * 3, "correct": [[0.4, 1.0]] * 3},
+        "cnns": 40,
+        "untrained": untrained,
+        "seconds": 1,
+        "sequences": {name: [10, 5] for name in names},
+        "every": figures,
+        "trained": figures,
+    }
+
+
+@pytest.fixture
+def found():
+    first = [0.48, 0.40, 0.30, 0.20, 0.45]
+    second = [0.52, 0.44, 0.30, 0.20, 0.41]
+    return {
+        "impossible": ["Non-Memo, Recite[5], Reconstruct, Others"],
+        "variants": {
+            "as run": [run_of(first, untrained=3), run_of(second, best="does not hold")],
+            "as run, by group": [run_of(WRITTEN), run_of(WRITTEN[::-1])],
+            "as written": [run_of(WRITTEN), run_of(WRITTEN)],
+            "ours": [
+                run_of([0.6, 0.5], names=[PAPER, OURS]),
+                run_of([0.7, 0.6], names=[PAPER, OURS]),
+            ],
+        },
+    }
+
+
+def cells(text):
+    """Rows of a table by their first cell."""
+    rows = [line.strip("| \n").split(" | ") for line in text.splitlines()]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_figures_are_means_with_their_range_and_say_of_how_many(found) -> None:
+    made = tables(found)
+    rows = cells(made[PAGE, "findings"])
+    assert rows["min-F1 of Guess or Recall, % (published 89.0)"][0] == "50.0 [48.0, 52.0]"
+    assert rows["taxonomies measured, by repeat"] == [*["5, 5 of 34"] * 4, "2, 2 of 34"]
+    assert rows["CNNs"] == ["80", "77", "80", "80", "80"]
+    assert rows["Guess or Recall is the best of all"][0] == (
+        "holds: 1 × (of 5); does not hold: 1 × (of 5)"
+    )
+    runs = found["variants"]["as run"]
+    values = [list(one["every"]["min_f1"].values()) for one in runs]
+    wanted = [spearmanr(one, WRITTEN).statistic for one in values]
+    order = rows["order of the taxonomies: Spearman with as run, of as run between its repeats"]
+    assert order[0] == f"{spearmanr(*values).statistic:.2f} of 5 taxonomies"
+    ends = f"{np.mean(wanted):.2f} [{min(wanted):.2f}, {max(wanted):.2f}]"
+    assert order[3] == f"{ends} of 5 taxonomies"
+    assert "3 of 80 as run" in made[PAGE, "lines"]
+    assert "largest difference of a layer's profile 0.10" in made[PAGE, "lines"]
+    more = np.array(WRITTEN) - np.mean(values, axis=0)
+    said = f"{100 * more.mean():.1f} [{100 * more.min():.1f}, {100 * more.max():.1f}]".replace(
+        "-", "−"
+    )
+    assert (
+        rows["min-F1 less that of as run, points"][3] == f"{said}, mean and range of 5 taxonomies"
+    )
+
+
+def test_what_cannot_be_asked_here_is_no_gap_of_the_measurement(found) -> None:
+    made = tables(found)
+    rows = cells(made[PAGE, "findings"])
+    assert set(rows["min-F1 of Prashanth et al. at δ = 5, % (published 64.7)"]) == {
+        "cannot be trained here"
+    }
+    at_50 = rows["min-F1 of Prashanth et al. at δ = 50, %"]
+    assert at_50[0] == "not measured"
+    assert at_50[-1] == "55.0 [50.0, 60.0]"
+    order = rows["order of the taxonomies: Spearman with as run, of as run between its repeats"]
+    assert order[-1] == "cannot be said: fewer than 4 taxonomies in common"
+    assert "not measured" in tables({})[PAGE, "findings"]
+
+
+def test_cnns_that_did_not_train_are_summed_apart() -> None:
+    def part(name, every, trained, untrained):
+        return {
+            "taxonomy": name,
+            "classes": ["Non-Memo", "Guess", "Recall"],
+            "n_train": 10,
+            "n_eval": 5,
+            "cnns": 8,
+            "untrained": untrained,
+            "seconds": 1.0,
+            "every": every,
+            "trained": trained,
+            "profiles": {},
+        }
+
+    right, none = [[10, 0], [0, 10]], [[0, 0], [0, 0]]
+    half = [[15, 5], [5, 15]]
+    facts = summed([part("A", half, right, 4), part("B", half, none, 8)])
+    assert facts["every"]["min_f1"] == {"A": 0.75, "B": 0.75}
+    assert facts["trained"]["min_f1"] == {"A": 1.0}  # of B none trained
+    assert (facts["cnns"], facts["untrained"]) == (16, 12)
+    assert facts["sequences"] == {"A": [10, 5], "B": [10, 5]}
