@@ -19,6 +19,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -75,9 +76,9 @@ class Variant(NamedTuple):
 
 VARIANTS = {
     "as run": Variant("row", "as_run", True),
-    "as run, by group": Variant("group", "as_run", True),
     "as written": Variant("row", "as_written", True),
     "ours": Variant("group", "small", False),
+    "as run, by group": Variant("group", "as_run", True),
 }
 
 
@@ -240,15 +241,14 @@ def train_all(
     work: Path, taxonomies: Sequence[str], repeats: int, further: int, workers: int
 ) -> None:
     """Measure every variant in every repeat and keep it: `ALWAYS`, then one taxonomy by one."""
-    splits = {one.split for one in VARIANTS.values()}
-    studies = {split: opened(work, split, taxonomies) for split in sorted(splits)}
-    entries = samples_of(studies["row"]).values()
+    study_of = cache(partial(opened, work, taxonomies=tuple(taxonomies)))
+    entries = samples_of(study_of("row")).values()
     impossible = [one.published_name for one in entries if one.impossible]
     write_text(work / "impossible.json", json.dumps(impossible))
     rounds = [(ALWAYS, repeats), *(((one,), further) for one in taxonomies)]
     for asked, n_repeats in rounds:
         for repeat, (name, variant) in product(range(n_repeats), VARIANTS.items()):
-            study = studies[variant.split]
+            study = study_of(variant.split)
             with study.lock():
                 study.adopt(settings_for(variant, taxonomies, repeat, workers), redo=True)
             for entry in samples_of(study).values():
