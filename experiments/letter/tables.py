@@ -36,6 +36,14 @@ _GROUP = _Figures("as run, split by group", "as run, by group", "every")
 _WRITTEN = _Figures("as written", "as written", "every")
 _OURS = _Figures("ours", "ours", "trained")
 _COLUMNS = (_AS_RUN, _TRAINED, _GROUP, _WRITTEN, _OURS)
+_PROFILES = {
+    "as run, rows as run": ("as run", "as_run"),
+    "as run, rows of ours": ("as run", "correct"),
+    "as run, split by group, rows as run": ("as run, by group", "as_run"),
+    "as written, rows as run": ("as written", "as_run"),
+    "ours, rows of ours": ("ours", "correct"),
+}
+"""Variant and `localize.rows` of each column of the layer profile."""
 
 
 def tables(found: _Found) -> dict[tuple[str, str], str]:
@@ -47,10 +55,7 @@ def tables(found: _Found) -> dict[tuple[str, str], str]:
     return {
         (PAGE, "lines"): table_of(heads, lines),
         (PAGE, "findings"): table_of(columns, _findings(found)),
-        (PAGE, "profile"): table_of(
-            ["class", "Δ of CNNs as run, layer by layer: rows as run", "rows of ours"],
-            _profile(variants),
-        ),
+        (PAGE, "profile"): table_of(["class", *_PROFILES], _profile(variants)),
     }
 
 
@@ -77,9 +82,12 @@ def _range(values: Iterable[float | None], *, scale: float = 1, digits: int = 2)
 
 
 def _order(variants: _Found, first: _Figures, second: _Figures) -> str:
-    """How alike two columns order the taxonomies, repeat by repeat; of one, between its repeats."""
+    """How alike two columns order the taxonomies, repeat by repeat; of one, between its repeats.
+
+    A repeat that only one of the two has is passed over.
+    """
     runs = [[_f1(run, one) for run in variants[one.variant]] for one in (first, second)]
-    pairs = list(combinations(runs[0], 2) if first == second else zip(*runs, strict=True))
+    pairs = list(combinations(runs[0], 2) if first == second else zip(*runs, strict=False))
     common = [len(one.keys() & other.keys()) for one, other in pairs]
     if max(common, default=0) < FEWEST:
         why = f"fewer than {FEWEST} taxonomies in common" if common else "one repeat"
@@ -330,15 +338,15 @@ def _n_cnns(column: _Figures, variants: _Found) -> str:
 
 
 def _profile(variants: _Found | None) -> Iterator[list[str]]:
-    """The profile of each class by either rule, mean of the repeats."""
+    """The layer profile of each class, mean of the repeats."""
     if variants is None:
-        yield ["Non-Memo, Guess, Recall", UNMEASURED, UNMEASURED]
+        yield ["Non-Memo, Guess, Recall", *(UNMEASURED for _ in _PROFILES)]
         return
-    runs = variants["as run"]
-    for index, name in enumerate(runs[0]["classes"]):
+    for index, name in enumerate(variants["as run"][0]["classes"]):
         cells = []
-        for rows in ("as_run", "correct"):
-            known = [one["profiles"][rows][index] for one in runs if one["profiles"][rows]]
+        for variant, rows in _PROFILES.values():
+            profiles = [run["profiles"][rows] for run in variants[variant]]
+            known = [one[index] for one in profiles if one is not None]
             shown = np.mean(known, axis=0) if known else []
             cells.append(", ".join(f"{value:.2f}" for value in shown) or UNMEASURED)
         yield [name, *cells]

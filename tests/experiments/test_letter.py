@@ -73,6 +73,13 @@ def test_figures_are_means_with_their_range_and_say_of_how_many(found) -> None:
     assert order[3] == f"{ends} of 5 taxonomies"
     assert "3 of 80 as run" in made[PAGE, "lines"]
     assert "largest difference of a layer's profile 0.10" in made[PAGE, "lines"]
+    assert cells(made[PAGE, "profile"])["Guess"] == [
+        "0.50, 1.00",
+        "0.40, 1.00",
+        "0.50, 1.00",
+        "0.50, 1.00",
+        "0.40, 1.00",
+    ]
     more = np.array(WRITTEN) - np.mean(values, axis=0)
     said = f"{100 * more.mean():.1f} [{100 * more.min():.1f}, {100 * more.max():.1f}]".replace(
         "-", "−"
