@@ -262,19 +262,14 @@ def train_all(
 
 
 def collected(work: Path, taxonomies: Sequence[str], repeats: int) -> dict[str, Any]:
-    """What every variant gave in every repeat, of the taxonomies that all have of the first.
+    """What WORK holds of every variant in every repeat, of whichever taxonomies.
 
     Of each repeat: min-F1 by published name and the paper's conclusions, of all CNNs and of those
     that trained; the profile of Δ; how many CNNs, and how long they took.
     """
-    kept = [
-        one
-        for one in taxonomies
-        if all(kept_file(work, name, one, 0).exists() for name in VARIANTS)
-    ]
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in VARIANTS}
     for name, repeat in product(VARIANTS, range(repeats)):
-        paths = [kept_file(work, name, one, repeat) for one in kept]
+        paths = [kept_file(work, name, one, repeat) for one in taxonomies]
         parts = [json.loads(one.read_text(encoding="utf-8")) for one in paths if one.exists()]
         if any("profiles" in one for one in parts):
             found[name].append(summed(parts))

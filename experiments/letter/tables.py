@@ -315,15 +315,16 @@ def _findings(found: _Found) -> Iterator[list[str]]:
 
 def _holds(column: _Figures, variants: _Found, key: str) -> str:
     """In how many repeats a finding holds, and of how many taxonomies."""
-    counts: dict[str, list[int]] = {}
-    for run in variants[column.variant]:
-        word = run[column.counted]["conclusions"][key]
-        counts.setdefault(word, []).append(len(_f1(run, column)))
-    shown = (
-        f"{word}: {len(sizes)} × (of {', '.join(map(str, sorted(set(sizes))))})"
-        for word, sizes in counts.items()
+    runs = variants[column.variant]
+    counts: dict[tuple[str, int], int] = {}
+    for run in runs:
+        one = run[column.counted]["conclusions"][key], len(_f1(run, column))
+        counts[one] = counts.get(one, 0) + 1
+    every = "one repeat" if len(runs) == 1 else f"of {len(runs)} repeats"
+    return "; ".join(
+        f"{word} ({every if len(runs) == 1 else f'{n} {every}'}, {size} taxonomies)"
+        for (word, size), n in counts.items()
     )
-    return "; ".join(shown)
 
 
 def _n_taxonomies(column: _Figures, variants: _Found) -> str:
