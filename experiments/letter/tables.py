@@ -297,9 +297,9 @@ def _findings(found: _Found) -> Iterator[list[str]]:
         published = " (published 64.7)" if limit == "5" else ""
         yield row(f"min-F1 of Prashanth et al. at δ = {limit}, %{published}", f1_of(name))
     for key, words in (
-        ("best", "Guess or Recall is the best of all"),
-        ("confused", "Recite and Recollect are confused most"),
-        ("few-shot", "few-shot recollection is no mechanism of its own"),
+        ("best", "Guess or Recall is the best of all: in how many repeats"),
+        ("confused", "Recite and Recollect are confused most: in how many repeats"),
+        ("few-shot", "few-shot recollection is no mechanism of its own: in how many repeats"),
     ):
         yield row(words, lambda column, variants, key=key: _holds(column, variants, key))  # type: ignore[misc]
     shares = labels["guessed"] if labels else {}
@@ -316,14 +316,13 @@ def _findings(found: _Found) -> Iterator[list[str]]:
 def _holds(column: _Figures, variants: _Found, key: str) -> str:
     """In how many repeats a finding holds, and of how many taxonomies."""
     runs = variants[column.variant]
-    counts: dict[tuple[str, int], int] = {}
+    sizes: dict[str, list[int]] = {}
     for run in runs:
-        one = run[column.counted]["conclusions"][key], len(_f1(run, column))
-        counts[one] = counts.get(one, 0) + 1
-    every = "one repeat" if len(runs) == 1 else f"of {len(runs)} repeats"
+        word = run[column.counted]["conclusions"][key]
+        sizes.setdefault(word, []).append(len(_f1(run, column)))
     return "; ".join(
-        f"{word} ({every if len(runs) == 1 else f'{n} {every}'}, {size} taxonomies)"
-        for (word, size), n in counts.items()
+        f"{word} ({len(ns)} of {len(runs)}; {' and '.join(map(str, ns))} taxonomies)"
+        for word, ns in sizes.items()
     )
 
 

@@ -61,8 +61,8 @@ def test_figures_are_means_with_their_range_and_say_of_how_many(found) -> None:
     assert rows["min-F1 of Guess or Recall, % (published 89.0)"][0] == "50.0 [48.0, 52.0]"
     assert rows["taxonomies measured, by repeat"] == [*["5, 5 of 34"] * 4, "2, 2 of 34"]
     assert rows["CNNs"] == ["80", "77", "80", "80", "80"]
-    assert rows["Guess or Recall is the best of all"][0] == (
-        "holds (1 of 2 repeats, 5 taxonomies); does not hold (1 of 2 repeats, 5 taxonomies)"
+    assert rows["Guess or Recall is the best of all: in how many repeats"][0] == (
+        "holds (1 of 2; 5 taxonomies); does not hold (1 of 2; 5 taxonomies)"
     )
     runs = found["variants"]["as run"]
     values = [list(one["every"]["min_f1"].values()) for one in runs]
