@@ -275,6 +275,6 @@ def _profile(variants: _Found | None) -> Iterator[list[str]]:
         cells = []
         for rows in ("as_run", "correct"):
             known = [one["profiles"][rows][index] for one in runs if one["profiles"][rows]]
-            shown = np.mean(known, axis=0) if known else []
+            shown: list[float] = np.mean(known, axis=0).tolist() if known else []
             cells.append(", ".join(f"{value:.2f}" for value in shown) or UNMEASURED)
         yield [name, *cells]
