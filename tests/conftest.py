@@ -233,7 +233,9 @@ from contextlib import redirect_stderr, redirect_stdout
 from importlib.machinery import PathFinder
 unloaded, hidden, found = json.loads(sys.argv[1]), json.loads(sys.argv[3]), []
 find = PathFinder.find_spec
-PathFinder.find_spec = lambda name, *a: None if name.split(".")[0] in hidden else find(name, *a)
+PathFinder.find_spec = staticmethod(
+    lambda name, *a: None if name.split(".")[0] in hidden else find(name, *a)
+)
 from mnemoscope.cli import main
 for words in json.loads(sys.argv[2]):
     with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
