@@ -1,8 +1,10 @@
 # make demo: the whole method on the shipped model.   make test: every check and test.
-# Both make .venv and install what they need. On Linux a plain install of torch brings CUDA;
-# for the small CPU build set TORCH, see "Install" in the README.
+# Both make .venv and install the versions of locks/; `make LOCK= test` takes the newest of all.
+# On Linux a plain install of torch brings CUDA; for the small CPU build set TORCH, see "Install"
+# in the README.
 
 PYTHON ?= python3
+LOCK ?= locks
 TORCH ?= torch>=2.6
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,13 +14,24 @@ export TOKENIZERS_PARALLELISM := false
 export OMP_WAIT_POLICY := PASSIVE
 unexport PYTHONDONTWRITEBYTECODE  # tests start many processes: each would compile all of it anew
 
-.PHONY: setup demo docs check-docs fix check test tests test-all bench embedded clean
+# $(call install,FILE,EXTRAS): all of locks/FILE.txt, or what the package with EXTRAS asks for.
+PIP := $(BIN)/pip install --quiet
+LOCKED := $(PIP) --no-deps --no-build-isolation
+torch = $(PIP) $(foreach word,$(TORCH),'$(word)')
+install = $(LOCKED) --require-hashes -r $(LOCK)/build.txt && \
+  $(LOCKED) --require-hashes --use-pep517 -r $(LOCK)/$(1).txt && \
+  $(torch) -c $(LOCK)/torch.txt && $(LOCKED) -e .
+ifeq ($(LOCK),)
+install = $(torch) && $(PIP) -e '.$(2)'
+endif
+
+.PHONY: setup demo docs check-docs fix check test tests test-all bench embedded lock clean
 
 demo: $(VENV)/.runtime
 	env -u OMP_NUM_THREADS $(BIN)/mnemoscope demo -o demo
 
 setup: $(VENV)/.development
-	$(BIN)/pip install --quiet pre-commit && $(BIN)/pre-commit install
+	$(PIP) pre-commit && $(BIN)/pre-commit install
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -26,24 +39,17 @@ $(VENV)/.python:
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
-$(VENV)/.torch: $(VENV)/.python
+$(VENV)/.runtime: $(VENV)/.python pyproject.toml $(wildcard $(LOCK:%=%/*.txt))
 	@echo "Installing PyTorch and the rest into $(VENV), once: some minutes."
-	$(BIN)/pip install --quiet $(foreach word,$(TORCH),'$(word)')
+	$(call install,run)
 	touch $@
 
-$(VENV)/.runtime: $(VENV)/.torch pyproject.toml
-	$(BIN)/pip install --quiet -e .
-	touch $@
-
-$(VENV)/.development: $(VENV)/.torch pyproject.toml
-	$(BIN)/pip install --quiet -e '.[test]'
+$(VENV)/.development: $(VENV)/.python pyproject.toml $(wildcard $(LOCK:%=%/*.txt))
+	@echo "Installing PyTorch and all that the tests need into $(VENV), once: some minutes."
+	$(call install,test,[docs,test])
 	touch $@ $(VENV)/.runtime
 
-$(VENV)/.documents: $(VENV)/.torch pyproject.toml
-	$(BIN)/pip install --quiet -e '.[docs]'
-	touch $@ $(VENV)/.runtime
-
-docs: $(VENV)/.documents
+docs: $(VENV)/.development
 	$(BIN)/python -m tools.reference docs/reference
 	$(BIN)/zensical build --clean --strict
 	$(BIN)/python -m tools.site build/site README.md
@@ -60,6 +66,10 @@ check: $(VENV)/.development
 	$(BIN)/ruff check src tests benchmarks experiments tools examples
 	$(BIN)/ruff format --check src tests benchmarks experiments tools examples
 	$(BIN)/mypy
+	$(BIN)/deptry src
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-actions action.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 
 test: $(VENV)/.development
 	@$(MAKE) --no-print-directory --jobs 2 check tests  # a core is idle where a test waits
@@ -71,11 +81,14 @@ test-all: check
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 bench: $(VENV)/.development
-	$(BIN)/pip install --quiet -e '.[bench]'
+	$(PIP) -e '.[bench]'
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
 embedded: $(VENV)/.runtime
 	$(BIN)/python -m tools.embedded.recipe --out embedded-build --setting full
+
+lock: $(VENV)/.python
+	$(PIP) uv && PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tools.lock
 
 clean:
 	rm -rf $(VENV) build dist demo docs/reference .pytest_cache .mypy_cache .ruff_cache

@@ -14,9 +14,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from mnemoscope.parse import read_json
+from mnemoscope.study.folder import versions
 from mnemoscope.words import MINUS, UNKNOWN, plain_figure
 
 HERE = Path(__file__).parent
+VERSIONS = "versions.json"
 END = "<!-- end of tables -->\n"
 
 
@@ -59,7 +62,10 @@ def stored() -> list[str]:
 
 
 def publish(name: str, results: Mapping[str, Any], *, keep: bool) -> None:
-    """Print an experiment's tables; with `keep` store its results and write its pages."""
+    """Print an experiment's tables; with `keep` store its results and write its pages.
+
+    What versions the results were made with goes into `versions.json`, under the experiment's name.
+    """
     if not keep:
         print("\n".join(import_module(f"experiments.{name}.tables").tables(results).values()))
         return
@@ -69,6 +75,9 @@ def publish(name: str, results: Mapping[str, Any], *, keep: bool) -> None:
     )
     text = "{\n" + ",\n".join(lines) + "\n}\n"
     (HERE / name / "results.json").write_text(text, encoding="utf-8")
+    noted = read_json(HERE / VERSIONS) if (HERE / VERSIONS).exists() else {}
+    made = dict(sorted((noted | {name: versions()}).items()))
+    (HERE / VERSIONS).write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
     write_pages(name)
 
 

@@ -230,8 +230,13 @@ def stopped_at(monkeypatch) -> Callable:
 LIGHT = """
 import io, json, sys
 from contextlib import redirect_stderr, redirect_stdout
+from importlib.machinery import PathFinder
+unloaded, hidden, found = json.loads(sys.argv[1]), json.loads(sys.argv[3]), []
+find = PathFinder.find_spec
+PathFinder.find_spec = staticmethod(
+    lambda name, *a: None if name.split(".")[0] in hidden else find(name, *a)
+)
 from mnemoscope.cli import main
-unloaded, found = json.loads(sys.argv[1]), []
 for words in json.loads(sys.argv[2]):
     with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
         try:
@@ -249,15 +254,20 @@ print(json.dumps(found))
 def call_light() -> Callable[..., list[SimpleNamespace]]:
     """Run command lines one after another in a process of its own, in which torch stays unloaded.
 
-    `call_light([words, words], cwd=folder)` gives `.status`, `.out`, `.err` of each.
+    `call_light([words, words], cwd=folder)` gives `.status`, `.out`, `.err` of each. Packages that
+    are `hidden` cannot be imported.
     """
 
     def call_light(
-        commands: list, unloaded: tuple[str, ...] = ("torch", "transformers"), **options: object
+        commands: list,
+        unloaded: tuple[str, ...] = ("torch", "transformers"),
+        *,
+        hidden: tuple[str, ...] = (),
+        **options: object,
     ) -> list[SimpleNamespace]:
         words = [[str(one) for one in command] for command in commands]
         done = subprocess.run(
-            [sys.executable, "-c", LIGHT, json.dumps(unloaded), json.dumps(words)],
+            [sys.executable, "-c", LIGHT, *map(json.dumps, (unloaded, words, hidden))],
             capture_output=True,
             text=True,
             timeout=300,

@@ -36,7 +36,7 @@ from mnemoscope.audits.chance import tries_needed
 from mnemoscope.audits.chat import ChatModel
 from mnemoscope.audits.client import AnswerStore, Client
 from mnemoscope.audits.documents import read_documents
-from mnemoscope.audits.edits import chance_within
+from mnemoscope.audits.edit_search import chance_within
 from mnemoscope.audits.local import local_audit
 from mnemoscope.audits.ordinary import SHIPPED, find_overlaps, read_prompts
 from mnemoscope.audits.profile import TRIES

@@ -27,7 +27,7 @@ from mnemoscope.audits.spans import coarse_starts
 from mnemoscope.audits.tokens import Tokens, character_range, tokenize
 from mnemoscope.embedded.templates import forms_of, write_text
 from mnemoscope.embedded.texts import known_texts
-from mnemoscope.lm.load import load_tokenizer
+from mnemoscope.lm.tokenizer import load_tokenizer
 from mnemoscope.stats import clopper_pearson
 
 TEMPLATE_CHARACTERS = 200  # two or three windows: around what comes out every start is tried

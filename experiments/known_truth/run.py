@@ -114,7 +114,7 @@ def tasks_of(table: pl.DataFrame) -> Iterator[Task]:
 def draw(task: Task, owners: np.ndarray, seed: int) -> np.ndarray | None:
     """Rows of equally many sequences of each class; None where one is too small."""
     numbers = np.bincount(task.labels[task.labels >= 0], minlength=3)
-    n = min(MOST, numbers.min())
+    n = min(MOST, int(numbers.min()))
     if n < LEAST:
         return None
     rng = np.random.default_rng(seed)

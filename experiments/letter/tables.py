@@ -347,6 +347,6 @@ def _profile(variants: _Found | None) -> Iterator[list[str]]:
         for variant, rows in _PROFILES.values():
             profiles = [run["profiles"][rows] for run in variants[variant]]
             known = [one[index] for one in profiles if one is not None]
-            shown = np.mean(known, axis=0) if known else []
+            shown: list[float] = np.mean(known, axis=0).tolist() if known else []
             cells.append(", ".join(f"{value:.2f}" for value in shown) or UNMEASURED)
         yield [name, *cells]

@@ -22,7 +22,7 @@ from mnemoscope.audits.documents import read_documents
 from mnemoscope.audits.tokens import character_range, tokenize
 from mnemoscope.embedded import model_path
 from mnemoscope.errors import UserError
-from mnemoscope.lm.load import load_tokenizer
+from mnemoscope.lm.tokenizer import load_tokenizer
 
 docx = pytest.importorskip("docx")
 pypdf = pytest.importorskip("pypdf")

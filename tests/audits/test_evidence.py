@@ -16,7 +16,7 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper
 from experiments.audits.tables import counts_of
 from experiments.pages import HERE, results_of
 from mnemoscope.audits.chance import tries_needed
-from mnemoscope.audits.edits import chance_within
+from mnemoscope.audits.edit_search import chance_within
 from mnemoscope.audits.passages import with_verdicts
 from mnemoscope.audits.questions import EditSettings, audit_settings
 from mnemoscope.audits.sampling import sampling_logprobs, score_rows

@@ -11,7 +11,6 @@ import pytest
 import torch
 import transformers
 
-from mnemoscope.audits import needs
 from mnemoscope.audits.documents import Document
 from mnemoscope.audits.grafts import standard_parts, survivals
 from mnemoscope.audits.local import local_audit
@@ -85,7 +84,7 @@ def test_what_a_model_cannot_be_asked_is_left_out_of_all_passages_and_said(
         return total_effects(lm, windows, **options | {"batch_size": 1})
 
     monkeypatch.setattr(edges, "scaled_attention", refuse)
-    monkeypatch.setattr(needs, "total_effects", one_by_one)
+    monkeypatch.setattr(edges, "total_effects", one_by_one)
     settings = audit_settings(**BRIEF, stride=32, refine_from=33)
     text = f"{trained[0]} and so on. {trained[1]}"
     if not is_left_out:

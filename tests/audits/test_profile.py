@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from mnemoscope.audits import profile as module
+from mnemoscope.audits import profile_chances as module
 from mnemoscope.audits.documents import Document
 from mnemoscope.audits.heat import heat_maps
 from mnemoscope.audits.profile import TABLE, profile_documents, summarize_profile

@@ -18,8 +18,8 @@ from mnemoscope.audits.shares import overall, summarize
 from mnemoscope.audits.spans import Extension, Hit, find_spans, places_to_grow
 from mnemoscope.audits.tokens import tokenize
 from mnemoscope.data.features import add_features
+from mnemoscope.data.read import is_copied
 from mnemoscope.errors import UserError
-from mnemoscope.lm.continue_ import is_copied
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import parse_taxonomy
 

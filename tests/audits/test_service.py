@@ -102,6 +102,39 @@ def test_what_a_llama_cpp_server_was_asked_and_answered_is_read():
 SLOW = pytest.mark.slow  # their answers are read by the tests of single answers below
 
 
+def test_without_torch_a_service_is_audited_and_what_needs_torch_says_so(
+    document, here, lm, tmp_path, call_light
+):
+    flags = ("--stride", 8, "--max-growth", 24, "--refine-from", 24)
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("What is a list?\n", encoding="utf-8")
+    with serving(lm) as (_, url):
+        given = ("audit", "api", url, "embedded", document, "--tokenizer", "embedded", *flags)
+        asked = ("--ordinary", prompts, "--corpus", document, "-o", tmp_path / "out")
+        made, verified, gate, other = call_light(
+            [
+                [*given, *asked],
+                ["audit", "verify", tmp_path / "out"],
+                ["audit", "gate", tmp_path / "out", "--fail-if", "recalled > 0.5%"],
+                ["audit", "embedded", document, "-o", tmp_path / "other"],
+            ],
+            ("torch",),
+            hidden=("torch",),
+        )
+        (words,) = call_light(
+            [["audit", "api", url, "embedded", document, "-o", tmp_path / "words", "--dry-run"]],
+            hidden=("torch", "transformers"),
+        )
+    assert (made.status, verified.status, gate.status, words.status) == (0, 0, 3, 0), made.err
+    assert f"{here.height} of {here.height} passages hold." in verified.out
+    spans = pl.read_parquet(tmp_path / "out" / "spans.parquet")
+    assert spans.select(SPAN).rows() == here.select(SPAN).rows()
+    assert spans["origin_count"].null_count() == 0
+    assert other.status == 2
+    assert "needs PyTorch" in other.err
+    assert not (tmp_path / "other").exists()
+
+
 @pytest.mark.parametrize(
     "style", ["vllm", "text", pytest.param("llama", marks=SLOW), pytest.param("openai", marks=SLOW)]
 )
@@ -279,7 +312,7 @@ NO_MONEY = '{"error": {"code": "insufficient_quota", "message": "pay"}}'
         ("dripping", 3, "no end of an answer within 0.3 s"),
         ("dripping headers", 3, "no end of an answer within 0.6 s"),
         ("endless", 3, "more than 16 MB|no end of an answer within"),
-        ((200, {}, "[" * 5000), 3, "nested more than 100 levels"),
+        ((200, {}, "[" * 5000 + "]" * 5000), 3, "nested more than 100 levels"),
         ((200, {}, '{"choices": []}'), 3, "no answer after 3 tries"),
         ((200, {}, '{"choices": [{"text": ["a"]}]}'), 3, r"choices\[0\].text is no text"),
         ((200, {}, '{"choices": [{"text": "a", "finish_reason": {}}]}'), 3, "finish_reason"),

@@ -153,7 +153,8 @@ def test_sdist_holds_sources_and_tests(built):
     with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
         names = {"/".join(name.split("/")[1:]) for name in archive.getnames()}
     wanted = {"pyproject.toml", "README.md", "LICENSE", "LICENSES/PSF-2.0.txt", "SECURITY.md"}
-    assert {*wanted, ".ci/run", "src/mnemoscope/__init__.py"} <= names
+    wanted |= {".ci/run", "AGENTS.md", "locks/run.txt", "src/mnemoscope/__init__.py"}
+    assert wanted <= names
     assert any(name.startswith("tests/") for name in names)
 
 

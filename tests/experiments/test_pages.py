@@ -1,10 +1,14 @@
 """Pages show what the stored results of their experiments say, and the README knows them all."""
 
+import importlib.metadata
 import re
+import shutil
 
 import pytest
 
+from experiments import pages as module
 from experiments.pages import HERE, rendered, split_page, stored
+from mnemoscope.parse import read_json
 
 ROOT = HERE.parent
 ROWS = [
@@ -40,3 +44,23 @@ def test_the_readme_has_every_script_page_and_stored_result() -> None:
     }
     assert guarded == {page for page in marked & pages.keys() if pages[page][-1] == "yes"}
     assert all((ROOT / page).is_file() for page in pages)
+
+
+def test_keep_notes_the_versions_and_writes_the_pages(tmp_path, monkeypatch):
+    name = "known_truth"
+    results = module.results_of(name)
+    for page, _, _ in [*rendered(name)]:
+        copy = tmp_path / page.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(page, copy)
+    monkeypatch.setattr(module, "HERE", tmp_path / "experiments")
+    (tmp_path / "experiments" / name).mkdir(parents=True)
+    noted = tmp_path / "experiments" / "versions.json"
+    noted.write_text('{"other": {"python": "3.11.7"}}', encoding="utf-8")
+    module.publish(name, results, keep=True)
+    assert module.results_of(name) == results
+    found = read_json(noted)
+    assert found["other"] == {"python": "3.11.7"}
+    assert found[name]["torch"] == importlib.metadata.version("torch")
+    for page, which, text in rendered(name):
+        assert split_page(page.read_text(encoding="utf-8"), which)[1] == text

@@ -9,7 +9,7 @@ import pytest
 
 from mnemoscope.embedded import model_path
 from mnemoscope.errors import UserError
-from mnemoscope.lm.load import load_tokenizer
+from mnemoscope.lm.tokenizer import load_tokenizer
 
 ROOT = Path(__file__).parents[2]
 POINTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]

@@ -9,7 +9,7 @@ import yaml
 
 from mnemoscope.embedded import model_path
 from mnemoscope.flow.lm_eval_score import process_results
-from mnemoscope.lm.load import load_tokenizer
+from mnemoscope.lm.tokenizer import load_tokenizer
 
 TAXONOMY = "Non-Memo, Recite[5], Others"
 

@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from mnemoscope.errors import UserError
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.hub import find_bos
-from mnemoscope.lm.load import load_model, load_tokenizer
+from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import wrap_model
+from mnemoscope.lm.tokenizer import load_tokenizer
 from refusals import refusal
 from tiny_models import save_model
 

@@ -13,8 +13,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from mnemoscope.errors import DamagedDataError, NoRoomError, UserError
-from mnemoscope.lm.load import convert_gguf, load_model, load_tokenizer
+from mnemoscope.lm.load import convert_gguf, load_model
 from mnemoscope.lm.model import check_fits, wrap_model
+from mnemoscope.lm.tokenizer import load_tokenizer
 from refusals import refusal
 
 

@@ -304,7 +304,7 @@ def write_card(card: Card, data: Path) -> None:
 
 
 def render_card(card: Card) -> str:
-    """Return the card as Markdown: sentences and tables, every figure from `card`."""
+    """Return the card as Markdown: front matter for a hub, then sentences and tables of `card`."""
     sections = (
         _opening(card),
         _requirements(card),
@@ -321,9 +321,22 @@ def render_card(card: Card) -> str:
     return "\n\n".join(sections) + "\n"
 
 
+_FRONT = """---
+license: other  # weights and texts: Apache-2.0 AND PSF-2.0
+license_name: apache-2.0-and-psf-2.0
+license_link: LICENSES/PSF-2.0.txt
+language: [en, code]
+library_name: transformers
+pipeline_tag: text-generation
+tags: [memorization, interpretability, gpt_neox, test-model]
+---
+
+"""
+
+
 def _opening(card: Card) -> str:
     return (
-        "# The embedded model\n\n"
+        _FRONT + "# The embedded model\n\n"
         "A GPT-NeoX trained from scratch on freely licensed text. Within each kind of text it was "
         f"dealt at random how often each of {card['n_sequences']:,} sequences is read, whether it "
         "can be guessed or not; occurrences are counted in what was trained on. `model/` read the "

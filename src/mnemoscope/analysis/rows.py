@@ -18,13 +18,12 @@ from pydantic import Field
 
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisSettings, OtherModel, count_forwards
 from mnemoscope.data.corpus import Corpus, Place
+from mnemoscope.data.read import as_words, is_copied
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.lm.continue_ import (
-    as_words,
     continue_sequences,
     greedy_tokens,
-    is_copied,
     right_tokens,
     run_lengths,
 )

@@ -269,7 +269,7 @@ class BrowsedStudy:
 
     @cached_property
     def _tokenizer(self) -> Any:
-        from mnemoscope.lm.load import load_tokenizer
+        from mnemoscope.lm.tokenizer import load_tokenizer
 
         return None if self._model_folder is None else load_tokenizer(self._model_folder)
 

@@ -6,7 +6,7 @@ once a part that holds them comes from the reference, and what anyone could gues
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +18,11 @@ from mnemoscope.audits.scan import ask_in_parts, passage_prompts
 from mnemoscope.audits.spans import counts_as_hit
 from mnemoscope.columns import Column
 from mnemoscope.errors import UserError
-from mnemoscope.lm.graft import Pair
-from mnemoscope.lm.model import LanguageModel
-from mnemoscope.lm.probe import decoder_layers
 from mnemoscope.progress import say
+
+if TYPE_CHECKING:
+    from mnemoscope.lm.graft import Pair
+    from mnemoscope.lm.model import LanguageModel
 
 COLUMNS = {
     "grafts": Column(pl.Int64, "with how many parts of the reference it was asked for"),
@@ -56,19 +57,22 @@ def ask(audit: Auditing) -> Answer:
     return Answer(columns, facts={"parts": parts, "reason": None})
 
 
-def open_pair(lm: LanguageModel, reference: LanguageModel) -> tuple[Pair, list[str]]:
+def open_pair(lm: "LanguageModel", reference: "LanguageModel") -> tuple["Pair", list[str]]:
     """Lay a model and its reference out, and name the parts that are tried.
 
     These are queries and keys, and the MLP, of each layer or block of layers. Raises UserError:
     models of different shapes, quantized weights, a family whose parts are unknown.
     """
+    from mnemoscope.lm.graft import Pair
+    from mnemoscope.lm.probe import decoder_layers
+
     pair, parts = Pair(lm.model, reference.model), standard_parts(len(decoder_layers(lm)))
     for part in parts:
         pair.anatomy.find(part)
     return pair, parts
 
 
-def survivals(audit: Auditing, pair: Pair, parts: Sequence[str]) -> npt.NDArray[np.bool_]:
+def survivals(audit: Auditing, pair: "Pair", parts: Sequence[str]) -> npt.NDArray[np.bool_]:
     """Whether each passage comes out with each part in place, shape (passages, parts), bool.
 
     Raises UserError: logits that are not finite with a part in place.

@@ -34,8 +34,8 @@ from mnemoscope.embedded.texts import audit_texts
 from mnemoscope.errors import UserError
 from mnemoscope.flow.run import run
 from mnemoscope.lm.attention import capture_pooled
-from mnemoscope.lm.load import load_tokenizer
 from mnemoscope.lm.model import LanguageModel
+from mnemoscope.lm.tokenizer import load_tokenizer
 from mnemoscope.maps.shape import POOLED
 from mnemoscope.maps.triangle import pack_triangle
 from mnemoscope.maps.views import TensorMaps

@@ -363,12 +363,13 @@ def verify(folder: str | Path, *, device: str = "auto") -> "Verification":
 
     check_device_name(device)
     check_is_audit(Path(folder))
-    from mnemoscope.audits.local import LocalModel
     from mnemoscope.audits.verify import verify_audit
 
     def load(record: "Record", settings: AuditSettings) -> "AskedModel":
         facts, api = record["model"], record.get("api")
         if not api:
+            from mnemoscope.audits.local import LocalModel
+
             dtype = facts["dtype"] or "float32"
             own = LocalChoice(facts["name"], facts["revision"], dtype, device)
             return LocalModel(own.load(), settings)
@@ -527,7 +528,7 @@ def _served(
 
     splitter: Splitter = Words()
     if tokenizer is not None:
-        from mnemoscope.lm.load import load_tokenizer
+        from mnemoscope.lm.tokenizer import load_tokenizer
 
         found = load_tokenizer(place_of(tokenizer), revision)
         splitter = ModelTokens(found, find_bos(found))

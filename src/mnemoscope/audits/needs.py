@@ -5,21 +5,23 @@ reads the next token off the text, a memory does not.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-import torch
 
 from mnemoscope.audits.asking import Answer, Auditing
 from mnemoscope.audits.rule import GUESS, MOST_COPIED, RECALL
 from mnemoscope.audits.tokens import token_texts
 from mnemoscope.columns import Column
 from mnemoscope.errors import NoRoomError, UnsupportedModelError
-from mnemoscope.lm.edges import total_effects
-from mnemoscope.lm.model import LanguageModel
 from mnemoscope.progress import say, track
+
+if TYPE_CHECKING:
+    import torch
+
+    from mnemoscope.lm.model import LanguageModel
 
 COLUMNS = {
     "needed": Column(
@@ -78,7 +80,7 @@ def ask(audit: Auditing) -> Answer:
 
 
 def find_needs(
-    lm: LanguageModel, windows: npt.NDArray[np.int32], *, prefix: int, batch_size: int
+    lm: "LanguageModel", windows: npt.NDArray[np.int32], *, prefix: int, batch_size: int
 ) -> Iterator[Needs]:
     """What the tokens from `prefix` on need, of each window (n, length), in order.
 
@@ -86,6 +88,8 @@ def find_needs(
     UnsupportedModelError: a family whose edges cannot be changed. NoRoomError: not even one window
     fits into memory.
     """
+    from mnemoscope.lm.edges import total_effects
+
     start = 0
     for effects in total_effects(lm, windows, batch_size=batch_size, prefix=prefix):
         some = windows[start : start + len(effects)]
@@ -97,7 +101,7 @@ def find_needs(
 
 
 def copied_shares(
-    windows: npt.NDArray[np.int32], effects: torch.Tensor, *, prefix: int
+    windows: npt.NDArray[np.int32], effects: "torch.Tensor", *, prefix: int
 ) -> npt.NDArray[np.float64]:
     """Share of what windows (n, T) need that they read off themselves: (n,), 0 to 1.
 
@@ -106,6 +110,8 @@ def copied_shares(
     and followed this one before, which is where an induction head looks (Olsson et al. 2022, arXiv
     2209.11895). 0 where nothing is needed. It takes no pass beyond that of the effects.
     """
+    import torch
+
     tokens = torch.from_numpy(windows).long()
     looks = effects.tril(diagonal=-1).clamp(min=0).sum(dim=1)[:, prefix - 1 : -1].double()
     here, then = tokens[:, prefix - 1 : -1, None], tokens[:, prefix:, None]
@@ -117,7 +123,7 @@ def copied_shares(
     return found
 
 
-def _named(tokenizer: Any, window: npt.NDArray[np.int32], owed: torch.Tensor) -> list[Needed]:
+def _named(tokenizer: Any, window: npt.NDArray[np.int32], owed: "torch.Tensor") -> list[Needed]:
     """The tokens with the largest positive effects."""
     texts = token_texts(tokenizer, window)
     order = owed.argsort(descending=True, stable=True)[:_N_TOKENS].tolist()

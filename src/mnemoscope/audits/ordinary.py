@@ -17,7 +17,6 @@ import polars as pl
 
 from mnemoscope.audits.asking import Answer, Auditing
 from mnemoscope.audits.questions import OrdinarySettings
-from mnemoscope.audits.sampling import prompts_shown
 from mnemoscope.audits.tokens import character_range
 from mnemoscope.columns import Column, schema_of
 from mnemoscope.data.duplicates import SuffixIndex
@@ -78,9 +77,12 @@ def read_prompts(source: str) -> list[str]:
 def depends(audit: Auditing) -> object:
     """The prompts; UserError: unreadable, or too long for the model. Before anything is asked."""
     prompts = read_prompts(_settings(audit).ordinary or "")
-    for lm in (audit.lm, audit.other_lm) if audit.model.kind == "here" else ():
-        if lm is not None:
-            prompts_shown(lm, prompts)
+    if audit.model.kind == "here":
+        from mnemoscope.audits.sampling import prompts_shown  # torch, which a service needs not
+
+        for lm in (audit.lm, audit.other_lm):
+            if lm is not None:
+                prompts_shown(lm, prompts)
     return hashlib.sha256("\n".join(prompts).encode()).hexdigest()
 
 

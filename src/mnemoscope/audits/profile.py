@@ -15,37 +15,28 @@ Source: (n, p)-discoverable extraction, Hayes et al., arXiv 2410.19482; slid ove
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-import torch
 
 from mnemoscope.audits.asking import Answer, Auditing
 from mnemoscope.audits.chance import tries_needed
 from mnemoscope.audits.heat import heat_maps
 from mnemoscope.audits.questions import ProfileSettings
-from mnemoscope.audits.sampling import Chances, score_tokens
 from mnemoscope.audits.scan import BATCHES_A_PART
 from mnemoscope.audits.settings import AuditSettings
 from mnemoscope.audits.shares import covered
 from mnemoscope.audits.spans import coarse_starts
 from mnemoscope.audits.tokens import Place, Text, character_range, cut
 from mnemoscope.columns import Column
-from mnemoscope.lm.continue_ import run_lengths
-from mnemoscope.lm.model import (
-    LanguageModel,
-    check_tokens,
-    last_logits,
-    new_cache,
-    prepend_bos,
-    run_batches,
-    within_logits,
-)
 from mnemoscope.progress import say, track
 from mnemoscope.store import keep_table, kept_table
 from mnemoscope.words import about
+
+if TYPE_CHECKING:
+    from mnemoscope.lm.model import LanguageModel
 
 TABLE = {
     "document": Column(pl.String, "its name"),
@@ -89,15 +80,24 @@ class _Block(NamedTuple):
     end: int
     firsts: list[int]
 
+    def ids(self, texts: Sequence[Text]) -> npt.NDArray[np.int32]:
+        return texts[self.number].tokens.ids[self.begin : self.end]
+
+    def suffixes(self, settings: AuditSettings) -> list[int]:
+        """Where the suffixes of its windows begin in `ids`."""
+        return [first + settings.prefix - self.begin for first in self.firsts]
+
 
 def profile_documents(
-    lm: LanguageModel, texts: Sequence[Text], settings: ProfileSettings, kept: Path | None = None
+    lm: "LanguageModel", texts: Sequence[Text], settings: ProfileSettings, kept: Path | None = None
 ) -> pl.DataFrame:
     """The chance of every stride-th window's suffix; columns `TABLE`.
 
     In `kept` finished parts stand, and are not asked again. What it takes is said first. Raises
     UserError: logits that are not finite.
     """
+    from mnemoscope.audits.profile_chances import chances_of_block, chances_of_windows
+
     places = [
         (number, first)
         for number, text in enumerate(texts)
@@ -107,14 +107,19 @@ def profile_documents(
     if settings.profile_prefix == "all":
         blocks = list(_blocks(lm, places, settings))
         begins = [block.begin for block in blocks for _ in block.firsts]
-        jobs = [lambda block=block: _ask_block(lm, texts, block, settings) for block in blocks]
+        jobs = [
+            lambda block=block: chances_of_block(
+                lm, block.ids(texts), block.suffixes(settings), settings
+            )
+            for block in blocks
+        ]
         n_tokens, order = sum(block.end - block.begin for block in blocks), None
     else:
         windows = cut(texts, places, settings.length)
         distinct, order = np.unique(windows, axis=0, return_inverse=True)
         size = settings.batch_size * BATCHES_A_PART
         parts = [distinct[start : start + size] for start in range(0, len(distinct), size)]
-        jobs = [lambda part=part: _ask_windows(lm, part, settings) for part in parts]
+        jobs = [lambda part=part: chances_of_windows(lm, part, settings) for part in parts]
         n_tokens = distinct.size
     say(f"Profile: {len(places):,} windows, {n_tokens:,} tokens to be read.")
     frame = _run(jobs, kept)
@@ -177,67 +182,8 @@ def _run(jobs: Sequence[Callable[[], pl.DataFrame]], kept: Path | None) -> pl.Da
     return pl.concat(made)
 
 
-def _ask_windows(
-    lm: LanguageModel, rows: npt.NDArray[np.int32], settings: AuditSettings
-) -> pl.DataFrame:
-    """Chances of the suffixes of windows (n, length), batch by batch."""
-
-    def ask(batch: torch.Tensor) -> pl.DataFrame:
-        with torch.inference_mode():
-            logits = last_logits(lm, prepend_bos(lm, batch[:, :-1]), settings.suffix)
-            found = score_tokens(lm, logits, batch[:, -settings.suffix :], settings)
-        return _summed(found)
-
-    table = check_tokens(lm, rows)
-    return pl.concat(run_batches(lm, table, settings.batch_size, ask, places=settings.suffix))
-
-
-def _ask_block(
-    lm: LanguageModel, texts: Sequence[Text], block: _Block, settings: AuditSettings
-) -> pl.DataFrame:
-    """Chances of the suffixes of all windows of a block, from one reading of it."""
-    row = check_tokens(lm, texts[block.number].tokens.ids[None, block.begin : block.end])
-    begin = block.firsts[0] + settings.prefix
-    found = next(
-        run_batches(lm, row, 1, lambda one: _read_on(lm, one, begin - block.begin, settings))
-    )
-    shifts = [first + settings.prefix - begin for first in block.firsts]
-    views = (np.lib.stride_tricks.sliding_window_view(one[0], settings.suffix) for one in found)
-    return _summed(Chances(*(view[shifts] for view in views)))
-
-
-def _read_on(lm: LanguageModel, row: torch.Tensor, begin: int, settings: AuditSettings) -> Chances:
-    """Chances of the tokens of one row (1, T) from `begin` on; few logits stand at once."""
-    n_at_once = within_logits(lm)
-    cache = new_cache(lm, row.shape[1] - 1)
-    made: list[Chances] = []
-    n_before = len(lm.before)
-    shown = prepend_bos(lm, row[:, :-1])
-    with torch.inference_mode():
-        for start in range(begin, row.shape[1], n_at_once):
-            end = min(start + n_at_once, row.shape[1])
-            fed = shown[:, : end - 1 + n_before]
-            if cache is not None and made:  # what was read before stands in the cache
-                fed = fed[:, start - 1 + n_before :]
-            logits = last_logits(lm, fed, end - start, cache)
-            made.append(score_tokens(lm, logits, row[:, start:end], settings))
-    return Chances(*(np.concatenate(one, axis=1) for one in zip(*made, strict=True)))
-
-
-def _summed(found: Chances) -> pl.DataFrame:
-    """Those of suffixes (n, suffix) whole, and the tokens right before the first wrong one."""
-    return pl.DataFrame(
-        {
-            "extraction_logprob": found.sampled.sum(axis=1),
-            "logprob": found.logprobs.sum(axis=1),
-            "run": run_lengths(found.is_best),
-        },
-        schema=_CHANCES,
-    )
-
-
 def _blocks(
-    lm: LanguageModel, places: Sequence[Place], settings: AuditSettings
+    lm: "LanguageModel", places: Sequence[Place], settings: AuditSettings
 ) -> Iterator[_Block]:
     """Pieces of documents; before each suffix stands half of what the model can hold, or all."""
     room = _LONGEST if lm.max_positions is None else lm.max_positions - len(lm.before)

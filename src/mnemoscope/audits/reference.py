@@ -7,7 +7,6 @@ from mnemoscope.audits.asking import Answer, AskedModel, Auditing
 from mnemoscope.audits.rule import GUESS, RECALL
 from mnemoscope.audits.scan import ask_in_parts, passage_prompts
 from mnemoscope.columns import Column
-from mnemoscope.study.models import check_same_tokens
 
 COLUMNS = {
     "reference_score": Column(pl.Float64, "share of the suffix that the reference gets right"),
@@ -27,6 +26,8 @@ def _of(audit: Auditing) -> AskedModel:
 
 def depends(audit: Auditing) -> object:
     """What the reference is; UserError: its token ids mean something else."""
+    from mnemoscope.study.models import check_same_tokens
+
     other = _of(audit)
     facts = other.facts()
     check_same_tokens(audit.lm, str(facts.record["name"]), other.splitter.tokenizer)

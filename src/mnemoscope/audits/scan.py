@@ -13,6 +13,7 @@ from mnemoscope.audits.spans import (
     fine_starts,
 )
 from mnemoscope.audits.tokens import Place
+from mnemoscope.data.read import is_copied
 from mnemoscope.errors import UserError
 from mnemoscope.progress import Progress, track
 from mnemoscope.store import keep_table, kept_table
@@ -96,8 +97,6 @@ def ask_in_parts(
 
 def extend(audit: Auditing, places: Sequence[Place]) -> list[Extension]:
     """How far the model goes on from places, as far as document and `max_growth` reach."""
-    from mnemoscope.lm.continue_ import is_copied  # with torch, and pages are drawn without it
-
     n = audit.settings.suffix + audit.settings.max_growth
     prompts = [
         one._replace(end=min(one.end, len(one.tokens.ids))) for one in prompts_at(audit, places, n)

@@ -19,6 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit status."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # we fork no tokenizers; no warning
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that there is no torch
     # Threads that wait for each other asleep: spinning ones starve on a machine that is shared
     # (one forward pass took 14 ms so, and 50 ms with the default, beside another busy process).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -52,6 +53,9 @@ def _run(arguments: list[str], *, is_debug: bool) -> int:
             # The system refuses, which is no fault of the program: a name too long, a file gone.
             where = f"{error.filename}: " if error.filename else ""
             return _complain(f"{where}{error.strerror} (--debug shows where).", status=2)
+        if isinstance(error, ModuleNotFoundError) and error.name == "torch":
+            wanted = "this command needs PyTorch, as all do but audits of a service"
+            return _complain(f"{wanted}. Install it: pip install torch", status=2)
         text = " ".join(str(error).split()) or "no message"
         return _complain(
             f"internal error, {type(error).__name__}: {text[:300]} "

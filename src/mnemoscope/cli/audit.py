@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
 from typer import Argument, Option
 
 from mnemoscope.audits.questions import QUESTIONS, settings_class
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
 
 _GATE_FAILED = 3
 _SPAN_FACTS = ["document", "start", "end", "tokens", "verdict", "reason", "text"]
+_SPAN_FACTS += ["window_start", "suffix_start"]  # the beginning that brings it out
 _KINDS = ("recalled", "guessed")
 _DOCUMENTS = 10  # that are printed, the most recalled first
 _SUREST, _SHOWN = 5, 60  # windows that `audit rank` prints, characters of each
@@ -90,7 +90,7 @@ def flag_parameters(
         default = False if field.default is False else None
         if kind is bool and default is None:
             flag = f"{flag}/--no-{name}"
-        elif field.default not in (None, False, PydanticUndefined):
+        elif not field.is_required() and field.get_default() not in (None, False):
             help_text = f"{help_text.removesuffix('.')} (default {field.default})."
         wanted = bool if default is False else kind | None
         option = Option(flag, help=help_text, hidden=name not in usual)

@@ -187,7 +187,7 @@ def load_tokenizer_named(name: str | None, revision: str | None = None) -> Any:
     """The tokenizer of a model by folder or hub name; None, for a corpus of tokens, gives None."""
     if name is None:
         return None
-    from mnemoscope.lm.load import load_tokenizer
+    from mnemoscope.lm.tokenizer import load_tokenizer
 
     return load_tokenizer(place_of(name), revision)
 

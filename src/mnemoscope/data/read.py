@@ -1,11 +1,14 @@
 """Read sequences, or a corpus, from texts, tables, arrays, frames, or a data set of the hub."""
 
 import copy
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from mnemoscope.data.formats import list_files, name_below, open_raw, refuse_as_prose, table_ending
@@ -41,6 +44,10 @@ _PROSE_NAMES = frozenset(
     ["authors", "changelog", "contributing", "copying", "license", "news", "notice", "readme"]
 )
 _SNIFFED_BYTES = 8192
+
+_SHORTEST_COPY = 5  # tokens; a shorter match proves nothing either way (their script)
+_SHOWN_CHARACTERS = 32
+_WORD = re.compile(r"[^\W_]+")
 
 
 def read_text(path: Path) -> str | None:
@@ -168,6 +175,24 @@ def _copy_backend(tokenizer: Any) -> Any | None:
 # Gather the windows of many texts into one table, and count the texts that give none.
 
 _COLUMNS = ("text", "tokens", "start", "end")
+
+
+def is_copied(tokenizer: Any, prompt: npt.ArrayLike, written: npt.ArrayLike) -> bool:
+    """True if the prompt already holds what was written, or its first 32 characters.
+
+    Texts are compared as words of letters and digits; five or fewer tokens never count as copied.
+    """
+    written = np.asarray(written)
+    if len(written) <= _SHORTEST_COPY:
+        return False
+    shown, text = as_words(tokenizer, prompt), as_words(tokenizer, written)
+    return bool(text) and (text in shown or text[:_SHOWN_CHARACTERS] in shown)
+
+
+def as_words(tokenizer: Any, ids: npt.ArrayLike) -> str:
+    """Give tokens as their words of letters and digits, one space between them."""
+    text = tokenizer.decode([int(one) for one in np.asarray(ids)], skip_special_tokens=False)
+    return " ".join(_WORD.findall(text))
 
 
 class WindowCollector:

@@ -29,7 +29,8 @@ from mnemoscope.files import (
 )
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import LanguageModel, check_fits, check_tokens
-from mnemoscope.lm.placement import fingerprint_model, quiet_transformers
+from mnemoscope.lm.placement import fingerprint_model
+from mnemoscope.lm.tokenizer import quiet_transformers
 from mnemoscope.progress import say
 from mnemoscope.store import Store
 from mnemoscope.study.folder import SETTINGS_FILE, Study, versions

@@ -19,7 +19,7 @@ from mnemoscope.embedded import place_of
 from mnemoscope.errors import UserError
 from mnemoscope.flow.lm_eval import asked_of, shown_rows
 from mnemoscope.flow.lm_eval_score import process_results
-from mnemoscope.lm.load import load_tokenizer
+from mnemoscope.lm.tokenizer import load_tokenizer
 
 _BY_CLASS = [grouped(mean(), "class", all_label="all sequences")]
 

@@ -20,8 +20,9 @@ from mnemoscope.errors import UserError
 from mnemoscope.files import digest, made_folder, write_parquet
 from mnemoscope.library.sequences import scan
 from mnemoscope.lm.hub import describe_lacking, find_checkpoints
-from mnemoscope.lm.load import load_model, load_tokenizer
+from mnemoscope.lm.load import load_model
 from mnemoscope.lm.placement import check_dtype, find_device
+from mnemoscope.lm.tokenizer import load_tokenizer
 from mnemoscope.progress import track as show_track
 from mnemoscope.report.page import write_sections
 from mnemoscope.report.tables import AnalysisSection, table_of

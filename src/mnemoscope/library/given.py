@@ -21,8 +21,9 @@ from mnemoscope.data.rows import to_frame
 from mnemoscope.data.table import check_sequences, conform, has_values, without_padding
 from mnemoscope.embedded import place_of
 from mnemoscope.errors import UserError, a_kind
-from mnemoscope.lm.load import load_model, load_tokenizer
+from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import LanguageModel, evaluation_mode, wrap_model
+from mnemoscope.lm.tokenizer import load_tokenizer
 from mnemoscope.progress import SILENT, Progress, progress_shown, track
 
 BatchSize = int | Literal["auto"]

@@ -4,7 +4,6 @@ Not `generate`: a model's generation settings may sample, penalise repetition or
 the gap between the two best logits is wanted.
 """
 
-import re
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -37,10 +36,6 @@ _STEPS = (1, 4)
 _STEPS_WITHOUT_CACHE = (4,)
 
 Decoding = Literal["plain", "published"]
-
-_SHORTEST_COPY = 5  # tokens; a shorter match proves nothing either way (their script)
-_SHOWN_CHARACTERS = 32
-_WORD = re.compile(r"[^\W_]+")
 
 
 class Continuations(NamedTuple):
@@ -306,25 +301,9 @@ def run_lengths(is_right: npt.ArrayLike) -> npt.NDArray[np.int64]:
     >>> run_lengths([[True, True, False, True]]).tolist()
     [2]
     """
-    return np.cumprod(np.asarray(is_right, dtype=np.int64), axis=-1).sum(axis=-1)  # type: ignore[no-any-return]
-
-
-def is_copied(tokenizer: Any, prompt: npt.ArrayLike, written: npt.ArrayLike) -> bool:
-    """True if the prompt already holds what was written, or its first 32 characters.
-
-    Texts are compared as words of letters and digits; five or fewer tokens never count as copied.
-    """
-    written = np.asarray(written)
-    if len(written) <= _SHORTEST_COPY:
-        return False
-    shown, text = as_words(tokenizer, prompt), as_words(tokenizer, written)
-    return bool(text) and (text in shown or text[:_SHOWN_CHARACTERS] in shown)
-
-
-def as_words(tokenizer: Any, ids: npt.ArrayLike) -> str:
-    """Give tokens as their words of letters and digits, one space between them."""
-    text = tokenizer.decode([int(one) for one in np.asarray(ids)], skip_special_tokens=False)
-    return " ".join(_WORD.findall(text))
+    right = np.asarray(is_right, dtype=np.int64)
+    found: npt.NDArray[np.int64] = np.cumprod(right, axis=-1).sum(axis=-1)
+    return found
 
 
 def capture_and_scan(

@@ -10,25 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from mnemoscope.errors import (
-    DamagedDataError,
-    MnemoscopeError,
     NoRoomError,
     UserError,
     check_installed,
     first_line,
-    nearest,
 )
 from mnemoscope.files import atomic_folder, refuse_existing
 from mnemoscope.lm.hub import (
-    NO_FILE,
-    UNREACHABLE,
     Source,
-    check_on_hub,
     find_source,
-    hub_reason,
     merge_adapter,
 )
 from mnemoscope.lm.model import LanguageModel, wrap_model
@@ -36,9 +28,9 @@ from mnemoscope.lm.placement import (
     check_device_map,
     check_dtype,
     find_device,
-    quiet_transformers,
     warn_if_emulated,
 )
+from mnemoscope.lm.tokenizer import loading, quiet_transformers, read_tokenizer
 from mnemoscope.progress import say
 
 
@@ -82,7 +74,7 @@ def load_model(
         if _is_quantized(source, config) and device_map is None:
             device_map = {"": str(torch_device)}  # bitsandbytes' weights are not moved afterwards
         placement = {} if device_map is None else {"device_map": device_map}
-        tokenizer = _read_tokenizer(source, trust_remote_code)
+        tokenizer = read_tokenizer(source, trust_remote_code)
         model = _read_weights(source, dtype=torch_dtype, **placement, **arguments)
         if source.adapter is not None:
             _check_embedded(source, tokenizer, model, trust_remote_code)
@@ -95,41 +87,6 @@ def load_model(
     return lm
 
 
-def load_tokenizer(
-    name: str | Path, revision: str | None = None, *, trust_remote_code: bool = False
-) -> Any:
-    """Load only the tokenizer of a model; names and errors as `load_model`."""
-    source = find_source(name, revision, needs_weights=False)
-    with _loading(source):
-        return _read_tokenizer(source, trust_remote_code)
-
-
-def _read_tokenizer(source: Source, trust_remote_code: bool) -> Any:
-    name, place, arguments = source.name, source.location, source.arguments()
-    arguments["trust_remote_code"] = trust_remote_code
-    from transformers import AutoConfig, AutoTokenizer
-
-    adapter = source.adapter
-    if adapter is not None and adapter.has_tokenizer:
-        # The base's configuration says of which family the files are; the folder has none.
-        config = AutoConfig.from_pretrained(place, **arguments)
-        name = place = str(adapter.folder)
-        arguments = {"config": config, "trust_remote_code": trust_remote_code}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(place, **arguments)
-    except Exception as error:
-        known = isinstance(error, ValueError | KeyError | TypeError | AttributeError)
-        if not known and type(error) is not Exception:  # what the tokenizers library raises
-            raise
-        raise UserError(
-            f"{name}: its tokenizer cannot be read ({first_line(error)}). Copy the files "
-            "of the model's tokenizer again."
-        ) from error
-    if not len(tokenizer):
-        raise UserError(f"{name}: its tokenizer is empty. Copy the files again.")
-    return tokenizer
-
-
 def _check_embedded(source: Source, tokenizer: Any, model: Any, trust_remote_code: bool) -> None:
     """Refuse an adapter with tokens of its own that the base model has no embedding for."""
     adapter, n_rows = source.adapter, model.get_input_embeddings().num_embeddings
@@ -138,7 +95,7 @@ def _check_embedded(source: Source, tokenizer: Any, model: Any, trust_remote_cod
     beyond = {token for token, index in tokenizer.get_vocab().items() if index >= n_rows}
     # Some bases have such tokens themselves: Gemma 3's of images, in its models without any.
     if beyond and beyond - set(
-        _read_tokenizer(replace(source, adapter=None), trust_remote_code).get_vocab()
+        read_tokenizer(replace(source, adapter=None), trust_remote_code).get_vocab()
     ):
         raise UserError(
             f"{adapter.folder}: its tokenizer has {len(tokenizer)} tokens, the embedding of "
@@ -170,40 +127,15 @@ def _read_weights(source: Source, **arguments: Any) -> Any:
 
 @contextmanager
 def _loading(source: Source) -> Iterator[None]:
-    """Quiet transformers, and say what went wrong in one line of ours."""
-    if source.gguf_file is not None:
-        check_installed(f"{source.name}: reading .gguf needs", "gguf", "accelerate", extra="gguf")
-    try:
-        if not source.is_local:
-            check_on_hub(source.location, source.revision)
-        with quiet_transformers(reads_gguf=source.gguf_file is not None):
+    """As `loading`; NoRoomError: the device's memory is too small."""
+    with loading(source):
+        try:
             yield
-    except torch.OutOfMemoryError as error:
-        raise NoRoomError(
-            f"{source.name}: does not fit into the device's memory. Use --dtype bfloat16 or "
-            "--device cpu."
-        ) from error
-    except MnemoscopeError:
-        raise
-    except Exception as error:
-        is_torn_gguf = source.gguf_file is not None and not isinstance(error, ImportError)
-        if is_torn_gguf or isinstance(error, SafetensorError):  # of GGUF the reader fails anyhow
-            raise DamagedDataError(
-                f"{source.name}: its weights cannot be read ({first_line(error)}). Copy them again."
+        except torch.OutOfMemoryError as error:
+            raise NoRoomError(
+                f"{source.name}: does not fit into the device's memory. Use --dtype bfloat16 or "
+                "--device cpu."
             ) from error
-        if not isinstance(error, OSError | ValueError | KeyError | ImportError):
-            raise
-        meant = "" if source.is_local else nearest(source.name, ["embedded"])
-        raise UserError(f"{source.name}: {_reason(error, source)}{meant}") from error
-
-
-def _reason(error: Exception, source: Source) -> str:
-    """Say in our words why transformers could not load something."""
-    if "trust_remote_code" in str(error):
-        return "comes with Python code of its own. If you trust it, use --trust-remote-code."
-    if source.is_local or not isinstance(error, OSError):
-        return f"cannot be loaded ({first_line(error)}). Is it a causal language model?"
-    return hub_reason(error) or (NO_FILE if "safetensors" in str(error) else UNREACHABLE)
 
 
 def _check_is_causal(source: Source, config: Any) -> None:

@@ -7,26 +7,18 @@ import hashlib
 import json
 import os
 import timeit
-import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, redirect_stderr
-from io import StringIO
 from typing import Any
 
 import torch
-from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
 
 from mnemoscope.errors import UserError, check_installed, nearest
 from mnemoscope.lm.hub import check_device_name, check_dtype_name
 from mnemoscope.progress import say
 
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
-
-# Unless this is set, a hub model without safetensors makes transformers ask a service outside to
-# convert it and to publish the result as a pull request.
-_NO_CONVERSION = "DISABLE_SAFETENSORS_CONVERSION"
 
 # Keys that say where a model came from or how it is run, not what it computes.
 _VOLATILE = {
@@ -174,34 +166,6 @@ def describe_quantization(model: Any) -> str | None:
         words += ["twice"] if settings.get("bnb_4bit_use_double_quant") else []
         words[-1] += f", computed in {settings.get('bnb_4bit_compute_dtype', 'float32')}"
     return " ".join(word for word in words if word)
-
-
-@contextmanager
-def quiet_transformers(*, reads_gguf: bool = False) -> Iterator[None]:
-    """Silence progress bars and warnings in this block; the caller must check for missing weights.
-
-    `reads_gguf` silences stderr too: no setting switches off the GGUF reader's bar.
-    """
-    from transformers.utils import logging
-
-    conversion = os.environ.get(_NO_CONVERSION)
-    with warnings.catch_warnings(action="ignore"), ExitStack() as stack:
-        if reads_gguf:
-            stack.enter_context(redirect_stderr(StringIO()))
-        if are_progress_bars_disabled():
-            stack.callback(disable_progress_bars)
-        if logging.is_progress_bar_enabled():
-            stack.callback(logging.enable_progress_bar)
-        stack.callback(logging.set_verbosity, logging.get_verbosity())
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-        os.environ[_NO_CONVERSION] = "1"
-        try:
-            yield
-        finally:
-            os.environ.pop(_NO_CONVERSION)
-            if conversion is not None:
-                os.environ[_NO_CONVERSION] = conversion
 
 
 def fingerprint_model(model: Any) -> str:

@@ -76,7 +76,7 @@ class Models:
             return self._loaded["model"].tokenizer
         name = self.settings.model.name
         _refuse_none(name)
-        from mnemoscope.lm.load import load_tokenizer
+        from mnemoscope.lm.tokenizer import load_tokenizer
 
         wanted = self.settings.model
         return load_tokenizer(
@@ -89,7 +89,7 @@ class Models:
         """Raise UserError if the reference is missing or has another tokenizer, without weights."""
         name = self.settings.reference
         if name is not None and name != EMBEDDED and self.settings.benchmark.controls:
-            from mnemoscope.lm.load import load_tokenizer
+            from mnemoscope.lm.tokenizer import load_tokenizer
 
             loaded, (folder, revision) = self._loaded.get("reference"), split_revision(name)
             tokenizer = loaded.tokenizer if loaded else load_tokenizer(folder, revision=revision)

@@ -29,8 +29,8 @@ from transformers import (
 from mnemoscope.errors import UserError, check_installed, first_line, nearest
 from mnemoscope.files import made_folder
 from mnemoscope.lm.model import LanguageModel
-from mnemoscope.lm.placement import quiet_transformers
 from mnemoscope.lm.probe import Match, matched_layers
+from mnemoscope.lm.tokenizer import quiet_transformers
 from mnemoscope.progress import track
 
 KINDS: dict[str, tuple[str, ...]] = {

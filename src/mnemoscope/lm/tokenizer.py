@@ -1,0 +1,123 @@
+"""Read a model's tokenizer, and say what could not be loaded, without importing torch."""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
+from safetensors import SafetensorError
+
+from mnemoscope.errors import (
+    DamagedDataError,
+    MnemoscopeError,
+    UserError,
+    check_installed,
+    first_line,
+    nearest,
+)
+from mnemoscope.lm.hub import NO_FILE, UNREACHABLE, Source, check_on_hub, find_source, hub_reason
+
+# Unless this is set, a hub model without safetensors makes transformers ask a service outside to
+# convert it and to publish the result as a pull request.
+_NO_CONVERSION = "DISABLE_SAFETENSORS_CONVERSION"
+
+
+def load_tokenizer(
+    name: str | Path, revision: str | None = None, *, trust_remote_code: bool = False
+) -> Any:
+    """Load only the tokenizer of a model; named and refused as in `load.load_model`."""
+    source = find_source(name, revision, needs_weights=False)
+    with loading(source):
+        return read_tokenizer(source, trust_remote_code)
+
+
+def read_tokenizer(source: Source, trust_remote_code: bool) -> Any:
+    """Read the tokenizer of a model that was found; UserError: it cannot be read, or is empty."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    name, place, arguments = source.name, source.location, source.arguments()
+    arguments["trust_remote_code"] = trust_remote_code
+    adapter = source.adapter
+    if adapter is not None and adapter.has_tokenizer:
+        # The base's configuration says of which family the files are; the folder has none.
+        config = AutoConfig.from_pretrained(place, **arguments)
+        name = place = str(adapter.folder)
+        arguments = {"config": config, "trust_remote_code": trust_remote_code}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, **arguments)
+    except Exception as error:
+        known = isinstance(error, ValueError | KeyError | TypeError | AttributeError)
+        if not known and type(error) is not Exception:  # what the tokenizers library raises
+            raise
+        raise UserError(
+            f"{name}: its tokenizer cannot be read ({first_line(error)}). Copy the files "
+            "of the model's tokenizer again."
+        ) from error
+    if not len(tokenizer):
+        raise UserError(f"{name}: its tokenizer is empty. Copy the files again.")
+    return tokenizer
+
+
+@contextmanager
+def loading(source: Source) -> Iterator[None]:
+    """Quiet transformers, and say what went wrong in one line of ours."""
+    if source.gguf_file is not None:
+        check_installed(f"{source.name}: reading .gguf needs", "gguf", "accelerate", extra="gguf")
+    try:
+        if not source.is_local:
+            check_on_hub(source.location, source.revision)
+        with quiet_transformers(reads_gguf=source.gguf_file is not None):
+            yield
+    except MnemoscopeError:
+        raise
+    except Exception as error:
+        is_torn_gguf = source.gguf_file is not None and not isinstance(error, ImportError)
+        if is_torn_gguf or isinstance(error, SafetensorError):  # of GGUF the reader fails anyhow
+            raise DamagedDataError(
+                f"{source.name}: its weights cannot be read ({first_line(error)}). Copy them again."
+            ) from error
+        if not isinstance(error, OSError | ValueError | KeyError | ImportError):
+            raise
+        meant = "" if source.is_local else nearest(source.name, ["embedded"])
+        raise UserError(f"{source.name}: {_reason(error, source)}{meant}") from error
+
+
+def _reason(error: Exception, source: Source) -> str:
+    """Say in our words why transformers could not load something."""
+    if "trust_remote_code" in str(error):
+        return "comes with Python code of its own. If you trust it, use --trust-remote-code."
+    if source.is_local or not isinstance(error, OSError):
+        return f"cannot be loaded ({first_line(error)}). Is it a causal language model?"
+    return hub_reason(error) or (NO_FILE if "safetensors" in str(error) else UNREACHABLE)
+
+
+@contextmanager
+def quiet_transformers(*, reads_gguf: bool = False) -> Iterator[None]:
+    """Silence progress bars and warnings in this block; the caller must check for missing weights.
+
+    `reads_gguf` silences stderr too: no setting switches off the GGUF reader's bar.
+    """
+    from transformers.utils import logging
+
+    conversion = os.environ.get(_NO_CONVERSION)
+    with warnings.catch_warnings(action="ignore"), ExitStack() as stack:
+        if reads_gguf:
+            stack.enter_context(redirect_stderr(StringIO()))
+        if are_progress_bars_disabled():
+            stack.callback(disable_progress_bars)
+        if logging.is_progress_bar_enabled():
+            stack.callback(logging.enable_progress_bar)
+        stack.callback(logging.set_verbosity, logging.get_verbosity())
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        os.environ[_NO_CONVERSION] = "1"
+        try:
+            yield
+        finally:
+            os.environ.pop(_NO_CONVERSION)
+            if conversion is not None:
+                os.environ[_NO_CONVERSION] = conversion
