@@ -36,11 +36,15 @@ from mnemoscope.study.cost import (
 from mnemoscope.study.folder import Study, check_free, is_study
 from mnemoscope.study.settings import StudySettings, check_corpus
 from mnemoscope.study.shapes import find_models
-from mnemoscope.study.stages import STAGES
+from mnemoscope.study.stages import STAGES, rests_on
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.words import about, plural
 
-UNTRAINED = ("sequences", "continue", "features", "label", "report")
+UNTRAINED = [
+    one.name
+    for one in STAGES
+    if one.name == "report" or not (one.is_optional or rests_on(one.name, "capture"))
+]
 """Stages of a run that finds nothing to train on."""
 _TIMES = (LANGUAGE_MODEL, CNN, control_of(LANGUAGE_MODEL), control_of(CNN))
 

@@ -51,8 +51,8 @@ def study(source, tmp_path_factory) -> Path:
     run_verb("sequences", source, *SPLIT, "-o", folder)
     run_verb("features", folder)
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("load_model", "load_tokenizer"):
-            patch.setattr(f"mnemoscope.lm.load.{name}", lambda *_, **__: pytest.fail("asked"))
+        for name in ("load.load_model", "tokenizer.load_tokenizer"):
+            patch.setattr(f"mnemoscope.lm.{name}", lambda *_, **__: pytest.fail("asked"))
         run_verb("analyze", "dependencies", folder, "--set", "n_resamples=50")
         options = ["partition=false", "tests=false", "n_resamples=50", "logarithms=true"]
         sets = [one for option in options for one in ("--set", option)]

@@ -45,10 +45,8 @@ from mnemoscope.study import folder as folder_
 from mnemoscope.study.folder import is_study
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import StudySettings, find_study, parse_settings
-from mnemoscope.study.stages import STAGES
+from mnemoscope.study.stages import STAGES, rests_on
 from mnemoscope.words import UNKNOWN
-
-_WITH_CNNS = ("train", "benchmark", "localize", "knockout")
 
 
 @dataclass(frozen=True)
@@ -97,8 +95,9 @@ class Study(folder_.Study):
         return super().read(name)
 
     def _lacks_cnns(self, stage: str) -> bool:
-        """Whether a stage needs CNNs, and none can be trained."""
-        is_open = stage in _WITH_CNNS and not self.is_done(stage) and self.is_done("label")
+        """Whether a stage needs CNNs, and none can be trained; the report is written without."""
+        is_of_cnns = stage != "report" and rests_on(stage, "train")
+        is_open = is_of_cnns and not self.is_done(stage) and self.is_done("label")
         return is_open and nothing_to_train(self) is not None
 
     def excess(self, taxonomy: str | None = None) -> Excess:

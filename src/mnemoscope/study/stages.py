@@ -218,3 +218,8 @@ STAGES: list[Stage] = [
 def stage_named(name: str) -> Stage:
     """The stage of this name; KeyError if there is none."""
     return {stage.name: stage for stage in STAGES}[name]
+
+
+def rests_on(name: str, before: str) -> bool:
+    """Whether a stage is `before`, or needs it, or needs what does."""
+    return name == before or any(rests_on(need, before) for need in stage_named(name).needs)
