@@ -6,7 +6,7 @@ a base class, and stands here in its place. All three were run once with the too
 
 import difflib
 import importlib.util
-import os
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -16,12 +16,17 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def commands():
-    """`mnemoscope` on the path, as after an install."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-        yield
+@pytest.fixture(autouse=True)
+def commands(call, monkeypatch):
+    """`mnemoscope` in this process, where an example starts it."""
+
+    def run(words, **_):
+        assert words[0] == "mnemoscope"
+        done = call(*words[1:])
+        assert done.status == 0, done.err
+        return SimpleNamespace(stdout=done.out)
+
+    monkeypatch.setattr(subprocess, "run", run)
 
 
 @pytest.fixture
