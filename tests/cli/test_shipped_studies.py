@@ -98,7 +98,7 @@ def test_dry_runs_of_the_shipped_studies_need_nothing_on_disk(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("shutil.which", lambda _name: None)
     for name in ("pythia-12b", "letter-12b", *SUITES):
-        result = succeed("run", name, "--dry-run")
+        result = succeed("run", name, "--dry-run", "--verbose")
         assert "\nExpected: " in result.out
         assert "\nPower: " in result.out
         assert "not on disk" in result.out
@@ -116,6 +116,9 @@ def test_a_dry_run_of_a_finished_study_refuses_other_settings_or_says_what_is_ma
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     asked = ("run", tiny.yaml, "-o", folder, "--dry-run")
     assert "Stages to run: none" in call(*asked).out
+    brief = call("run", tiny.yaml, "-o", folder.parent / "new", "--dry-run").out
+    assert len(brief.splitlines()) < 14
+    assert " | " not in brief
     result = succeed(*asked, "--redo", "--set", "benchmark.n_resamples=101")
     stages = next(line for line in result.out.splitlines() if line.startswith("Stages to run"))
     assert ("benchmark" in stages, "capture" in stages) == (True, False)

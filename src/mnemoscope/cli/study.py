@@ -70,6 +70,7 @@ def run(
     no_controls: options.NoControls = False,
     drop_small_classes: options.DropSmallClasses = False,
     dry_run: bool = Option(False, "--dry-run", help="Only say what the run would do and take."),
+    verbose: bool = Option(False, "--verbose", help="With --dry-run: what each step takes, too."),
     check_labels: bool = Option(
         False,
         "--check-labels",
@@ -118,7 +119,7 @@ def run(
         from mnemoscope.cli.summary import print_plan
         from mnemoscope.plan import plan
 
-        print_plan(plan(chosen, out, redo=stage.redo))
+        print_plan(plan(chosen, out, redo=stage.redo), verbose=verbose)
         return
     with shown(stage.quiet):
         _announce(chosen, out, given=None if settings or stage.set_ else (model.model, sequences))

@@ -122,11 +122,18 @@ def _best(found: dict[str, Estimate], column: str) -> float | None:
     return max((value for value in every if value is not None), default=None)
 
 
-def print_plan(plan: Plan) -> None:
-    """Print a plan; the table folds its cells on a narrow terminal."""
+def print_plan(plan: Plan, *, verbose: bool = False) -> None:
+    """Print a plan; the table folds its cells on a narrow terminal.
+
+    What each step takes is printed if it is asked for, or beside what is published.
+    """
     print("\n".join(plan.lines))
+    is_published = any(row.published for row in plan.rows)
+    if plan.rows and not (verbose or is_published):
+        print("Each step, and how this was computed: add --verbose.")
+        plan = Plan(plan.lines, [], [])
     rows = [tuple(row) for row in (("cost", "this study", "published pipeline"), *plan.rows)]
-    if not any(row.published for row in plan.rows):
+    if not is_published:
         rows = [row[:2] for row in rows] if plan.rows else []
     if rows and sys.stdout.isatty():
         table = Table(box=None, pad_edge=False)
@@ -138,5 +145,6 @@ def print_plan(plan: Plan) -> None:
         Console(highlight=False).print(table)
     elif rows:
         print("", *map(" | ".join, rows), sep="\n")
-    print(*(["", *plan.notes] if plan.notes else []), sep="\n")
+    if plan.notes:
+        print("", *plan.notes, sep="\n")
     print("Nothing was written, downloaded or changed.")
