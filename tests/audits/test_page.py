@@ -102,7 +102,7 @@ def test_one_verdict_is_said_everywhere_and_each_passage_has_one_place(made):
     record, verdict = made.record, made.record["verdict"]
     assert verdict["sentence"] == sentence_of(record["model"]["name"], record["summary"])
     assert verdict["decided_by"] == "grafts"
-    assert "evidence that it learned them" in verdict["sentence"]
+    assert "evidence that it learned these words" in verdict["sentence"]
     sarif = json.loads((made.out / "audit.sarif").read_text(encoding="utf-8"))["runs"][0]
     properties = sarif["properties"]
     assert properties == about(record)
@@ -148,8 +148,8 @@ def summary(**given):
     [
         ({"recall_spans": 1, "recalled": {"share": 0.0001}}, "recalls 1 passage, < 0.1 %"),
         ({"near": {"characters": 9, "share": 0.02}}, "recalls 2.0 % of the documents nearly"),
-        ({"guess_spans": 2}, "no evidence that it learned them"),
-        ({}, "no evidence that it learned them, and none that it did not"),
+        ({"guess_spans": 2}, "no evidence that it learned these words"),
+        ({}, "no evidence that it learned the documents, and none that it did not"),
     ],
 )
 def test_the_verdict_says_what_it_is_evidence_of(found, said):

@@ -278,6 +278,24 @@ def test_verify_sees_a_change_whose_hash_was_made_new(
     assert all(said in one for one in found.problems)
 
 
+def test_verify_counts_again_and_compares_the_pages(small, tmp_path, lm, verify):
+    out, record = Path(shutil.copytree(small[0] / "out", tmp_path / "out")), small[1]
+    assert verify(out, lm).problems == []
+    more = record["summary"] | {"recall_spans": 280}
+    sentence = record["verdict"] | {"sentence": "It learned everything."}
+    for forged in ({"summary": more}, {"verdict": sentence}):
+        shutil.copy(small[0] / "out" / "audit.json", out)
+        rewrite_record(out / "audit.json", **forged)
+        assert "do not follow from the passages" in verify(out, lm).problems[0]
+    for file in ("audit.html", "report.html", "audit.sarif"):
+        page = (out / file).read_bytes()
+        (out / file).write_bytes(page.replace(b"recall", b"RECALL"))
+        shutil.copy(small[0] / "out" / "audit.json", out)
+        rewrite_record(out / "audit.json", files=record["files"] | {file: file_sha256(out / file)})
+        assert verify(out, lm).problems == [f"{file}: does not say what the passages say."]
+        (out / file).write_bytes(page)
+
+
 def test_verify_reads_standard_input_where_the_audit_kept_it(tmp_path, lm, trained, verify):
     reading = read_documents(["-"], stdin=io.BytesIO(trained[0].encode()))
     audit_documents(lm, reading, tmp_path / "out", settings=SPANS)

@@ -35,7 +35,7 @@ from mnemoscope.audits.records import (
     read_audit_record,
 )
 from mnemoscope.audits.scan import check_long_enough, extend, scan_windows
-from mnemoscope.audits.shares import overall, summarize
+from mnemoscope.audits.shares import DocumentCounts, overall, summarize
 from mnemoscope.audits.spans import spans_of
 from mnemoscope.audits.verdict import verdict_of
 from mnemoscope.errors import DamagedDataError, MissingError, UserError
@@ -199,25 +199,52 @@ def check_no_other(out: Path, *, redo: bool) -> None:
 def _document_rows(audit: Auditing, near: pl.DataFrame | None) -> list[DocumentRow]:
     """Documents with their shares."""
     rows: list[DocumentRow] = []
-    place = ("start", "end", "verdict")
     for number, text in enumerate(audit.texts):
         document, n_tokens = text.document, len(text.tokens.ids)
-        found = audit.passages.filter(pl.col("document") == text.name)
-        nearly = None if near is None else near.filter(pl.col("document") == text.name)
-        counts = summarize(
-            text.name,
-            n_characters=len(document.text),
-            n_tokens=n_tokens,
-            n_windows=audit.scanned.filter(pl.col("document") == number).height,
-            spans=found.select(place).rows(),
-            near=None if nearly is None else nearly.select(place).rows(),
-        )
+        n_windows = audit.scanned.filter(pl.col("document") == number).height
+        sizes = (len(document.text), n_tokens, n_windows)
+        counts = count_document(text.name, sizes, audit.passages, near)
         file = f"texts/{number + 1:05d}.txt" if document.is_extracted else None
         is_short = n_tokens < audit.settings.length
         rows.append(
             {**counts, "sha256": document.sha256, "text_file": file, "is_too_short": is_short}
         )
     return rows
+
+
+def count_document(
+    name: str, sizes: tuple[int, int, int], passages: pl.DataFrame, near: pl.DataFrame | None
+) -> DocumentCounts:
+    """Counts of one document of these characters, tokens and windows, as `summarize`."""
+    found = [
+        None
+        if one is None
+        else one.filter(pl.col("document") == name).select("start", "end", "verdict").rows()
+        for one in (passages, near)
+    ]
+    n_characters, n_tokens, n_windows = sizes
+    return summarize(
+        name,
+        n_characters=n_characters,
+        n_tokens=n_tokens,
+        n_windows=n_windows,
+        spans=found[0] or [],
+        near=found[1],
+    )
+
+
+def pages_of(
+    record: Record,
+    passages: pl.DataFrame,
+    tables: Mapping[str, pl.DataFrame],
+    texts: Mapping[str, str],
+) -> dict[str, bytes]:
+    """What people and other tools read of an audit, by file: always the same of the same audit."""
+    return {
+        "audit.html": render_page(record, passages, texts, tables).encode(),
+        REPORT: render_brief(record, passages, tables).encode(),
+        "audit.sarif": json_bytes(sarif_log(record, passages, texts)),
+    }
 
 
 def _write(out: Path, record: Record, audit: Auditing, tables: Mapping[str, pl.DataFrame]) -> None:
@@ -232,7 +259,6 @@ def _write(out: Path, record: Record, audit: Auditing, tables: Mapping[str, pl.D
             made.put(f"{name}.parquet", table)
         record["files"] = made.files
         texts = {text.name: text.document.text for text in audit.texts}
-        made.put("audit.html", render_page(record, audit.passages, texts, tables).encode())
-        made.put(REPORT, render_brief(record, audit.passages, tables).encode())
-        made.put("audit.sarif", json_bytes(sarif_log(record, audit.passages, texts)))
+        for file, data in pages_of(record, audit.passages, tables, texts).items():
+            made.put(file, data)
         made.facts |= record

@@ -109,7 +109,7 @@ def summarize(
             kind: {"characters": part, "share": part / n_characters if n_characters else 0.0}
             for kind, part in zip(KINDS, parts, strict=False)
         },
-        "near_spans": None if near is None else len(near),
+        "near_spans": None if near is None else sum(one[2] == RECALL for one in near),
     }
     return cast(DocumentCounts, made)
 

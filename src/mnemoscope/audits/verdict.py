@@ -23,13 +23,14 @@ class Tested(TypedDict):
     """Passages whose truth is known: half were trained on, half never, and all come out.
 
     `wrong` of those `called` recalled were never trained on; `missed` of those `trained` on were
-    called guessed.
+    called guessed; `never` were never trained on.
     """
 
     called: int
     wrong: int
     trained: int
     missed: int
+    never: int
 
 
 class Rule(NamedTuple):
@@ -44,19 +45,19 @@ _TWO += "cannot write it, and "
 RULES = {
     "rule": Rule(
         "one ground: nothing that was shown gives it away",
-        Tested(called=85, wrong=0, trained=240, missed=155),
+        Tested(called=85, wrong=0, trained=240, missed=155, never=240),
     ),
     "cnn": Rule(
         f"{_TWO}the model's attention looks like recall to the CNNs of a study",
-        Tested(called=92, wrong=0, trained=240, missed=148),
+        Tested(called=92, wrong=0, trained=240, missed=148, never=240),
     ),
     "grafts": Rule(
         f"{_TWO}it no longer comes out with parts of the reference put in the model's place",
-        Tested(called=113, wrong=0, trained=240, missed=127),
+        Tested(called=113, wrong=0, trained=240, missed=127, never=240),
     ),
     "needs": Rule(
         f"{_TWO}the model reads little of it off the text",
-        Tested(called=85, wrong=0, trained=240, missed=155),
+        Tested(called=85, wrong=0, trained=240, missed=155, never=240),
     ),
 }
 """By the name of the third ground. Figures of `experiments/audits/results.json`, as a test sees."""
@@ -98,22 +99,23 @@ def sentence_of(name: str, summary: Summary) -> str:
     """What was found, and what it is evidence of."""
     these = "the document" if summary["documents"] == 1 else "the documents"
     model, recalled, near = f"“{name}”", summary["recalled"], summary.get("near")
-    source = f"from {these} or from another text that holds the same words"
+    learned = f"evidence that it learned these words, from {these} or from another text that "
+    learned += "holds the same words."
     if summary["recall_spans"]:
         found = f"{plural(summary['recall_spans'], 'passage')}, {share_words(recalled['share'])}"
-        return f"{model} recalls {found} of {these}: evidence that it learned them, {source}."
+        return f"{model} recalls {found} of {these}: {learned}"
     if near and near["characters"]:
         found = f"{share_words(near['share'])} of {these} nearly word for word"
-        return f"{model} recalls {found}: evidence that it learned them, {source}."
+        return f"{model} recalls {found}: {learned}"
     if summary["guess_spans"]:
         found = plural(summary["guess_spans"], "passage")
         return (
             f"{model} repeats {found} of {these}, all of which can be guessed from what it was "
-            "shown: no evidence that it learned them."
+            "shown: no evidence that it learned these words."
         )
     return (
         f"{model} repeats nothing of {these} when it is asked in this way: no evidence that it "
-        "learned them, and none that it did not."
+        f"learned {these}, and none that it did not."
     )
 
 
@@ -121,9 +123,11 @@ def error_rate(verdict: Verdict) -> str:
     """How often the rule was wrong on known truth, in a sentence."""
     tested = verdict["tested"]
     bound = clopper_pearson(float(tested["wrong"]), tested["called"]).high or 0.0
+    right = tested["called"] - tested["wrong"]
     return (
-        f"On known truth this rule was wrong {tested['wrong']} of {tested['called']} times that it "
-        f"called a passage recalled (95 % interval up to {share_words(bound)}), and it called "
-        f"{tested['missed']} of {tested['trained']} trained passages guessed. Measured on "
-        f"{verdict['tested_on']}."
+        f"Tested on {tested['trained']} passages that the model had been trained on and "
+        f"{tested['never']} that it had not, all of which it repeats, this rule called {right} of "
+        f"the first and {tested['wrong']} of the others recalled: wrong {tested['wrong']} of "
+        f"{tested['called']} times (95 % interval up to {share_words(bound)}, as if passages were "
+        f"independent). Measured on {verdict['tested_on']}."
     )

@@ -1,22 +1,35 @@
 """Repeat an audit's passages and say whether they still hold: `mnemoscope audit verify DIR`."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
+import polars as pl
 
 from mnemoscope.audits.asking import AskedModel, Auditing, Prompt
 from mnemoscope.audits.documents import Document, read_documents
 from mnemoscope.audits.passages import GROUNDS
-from mnemoscope.audits.questions import settings_class
-from mnemoscope.audits.records import ARTEFACT, Record, audit_store, changed_files, read_audit
+from mnemoscope.audits.questions import QUESTIONS, settings_class
+from mnemoscope.audits.records import (
+    ARTEFACT,
+    RECORD,
+    DocumentRow,
+    Record,
+    audit_store,
+    changed_files,
+    read_audit,
+)
 from mnemoscope.audits.rule import decide, rule_windows
+from mnemoscope.audits.run import count_document, pages_of
 from mnemoscope.audits.scan import ask_in_parts, prompts_at
 from mnemoscope.audits.settings import AuditSettings, checked
+from mnemoscope.audits.shares import overall
 from mnemoscope.audits.tokens import Text, Tokens, Words, character_range, cut_texts
+from mnemoscope.audits.verdict import verdict_of
 from mnemoscope.data.formats import is_there
 from mnemoscope.errors import MnemoscopeError
 
@@ -63,7 +76,39 @@ def verify_audit(out: Path, load: Load) -> Verification:
         check, file = question.part("check"), f"{name}.parquet"
         if check and file in record["files"].keys() - changed.keys():
             problems += check(audit, audit_store(out).frame(ARTEFACT, file))
+    if not problems:
+        problems += _not_following(out, record, frame, documents)
+    sealed = hashlib.sha256((out / RECORD).read_bytes()).hexdigest()
+    notes.append(
+        f"{RECORD} has SHA-256 {sealed}; keep it where nobody can change it: nothing else protects "
+        "date, case and operator."
+    )
     return Verification(frame.height, sum(holds), problems, notes)
+
+
+def _not_following(
+    out: Path, record: Record, frame: pl.DataFrame, documents: Sequence[Document]
+) -> Iterator[str]:
+    """What of the counts, the sentence and the pages does not follow from the passages."""
+    store = audit_store(out)
+    asked = [name for name in QUESTIONS if f"{name}.parquet" in record["files"]]
+    tables = {name: store.frame(ARTEFACT, f"{name}.parquet") for name in asked}
+    texts = {one.name: one.text for one in documents}
+    rows: list[DocumentRow] = []
+    for row in record["documents"]:
+        name = row["document"]
+        sizes = (len(texts.get(name, "")) or row["characters"], row["tokens"], row["windows"])
+        counts = count_document(name, sizes, frame, tables.get("near"))
+        rows.append(cast(DocumentRow, {**row, **counts}))
+    summary = overall(rows)
+    again = rows, summary, verdict_of(record["model"]["name"], summary, frame)
+    said = record["documents"], record["summary"], record["verdict"]
+    if json.loads(json.dumps(again)) != json.loads(json.dumps(said)):
+        yield f"{RECORD}: its counts or its sentence do not follow from the passages."
+    elif texts.keys() == {row["document"] for row in rows}:
+        for file, data in pages_of(record, frame, tables, texts).items():
+            if (out / file).read_bytes() != data:
+                yield f"{file}: does not say what the passages say."
 
 
 def _hold(audit: Auditing) -> list[bool]:
