@@ -101,6 +101,8 @@ def test_audit_step_writes_what_code_scanning_takes(runner):
     given |= {"options": options, "folder": "o u t", "reference": "none"}
     done = runner.run("audit", **given)
     assert done.returncode == 0, done.stderr  # it is judged after the upload
+    first, *_, last = done.stdout.splitlines()  # between them nothing is a command
+    assert first.removeprefix("::stop-commands::") == last.strip(":") != first
     assert sorted(one.name for one in runner.folder.iterdir()) == ["docs", "junit.xml", "o u t"]
     sarif = json.loads((runner.folder / "o u t" / "audit.sarif").read_text())
     results = sarif["runs"][0]["results"]

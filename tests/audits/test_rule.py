@@ -167,7 +167,7 @@ def test_a_gate_asks_for_a_share_or_a_number_of_all_or_of_each_document():
         assert judge(parse_gate(text), record, pl.DataFrame(), None).is_failed == holds, text
 
 
-@given(st.integers(0, 10**6), st.integers(0, 999), st.sampled_from((">", ">=")))
+@given(st.integers(0, 10**6), st.integers(1, 999), st.sampled_from((">", ">=")))
 @example(7000, 7, ">")  # 0.7 / 100 is less than 0.007
 @example(4500, 5, ">")
 def test_the_figure_of_a_gate_agrees_with_its_verdict(part, tenths, sign):
@@ -191,7 +191,9 @@ def test_the_figure_of_a_gate_agrees_with_its_verdict(part, tenths, sign):
         ("1>2", "not understood"),
         ("recaled > 1%", "Did you mean 'recalled'"),
         ("recalled > 0.5", "0.5 of what"),  # it was half of all characters once
-        ("recalled > 5", "Write 5% of all characters, or 5 passages"),
+        ("recalled > 5", "Write '5%' .of the characters., or '5 passages'"),
+        ("recalled > 1 in doc", "Write '1% in doc' .of the characters., or '1 passage in doc'"),
+        ("recalled >= 0%", "so it always fails"),
         ("recalled > 0.5 passages", "Give a whole number"),
         ("recalled > 5% in docs", "not understood"),
         ("recalled > 150%", "more than the whole text, so it never fails"),

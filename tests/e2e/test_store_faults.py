@@ -93,6 +93,9 @@ def test_a_finished_study_that_runs_again_has_every_file_as_it_was(study_at, tin
     assert "manifests/train.json" in said
     assert_same(study, whole)
     assert "Redoing" not in succeed("run", "-o", study).err
+    (study / "labels.parquet").unlink()  # alone: what follows is whole, and is made again
+    succeed("run", "-o", study)
+    assert_same(study, whole)
 
 
 @contextmanager

@@ -51,7 +51,8 @@ def toy():
 
 def test_a_stage_of_one_entry_is_found_everywhere(toy, study_at, call) -> None:
     folder = study_at("report")
-    planned = call("run", "-o", folder, "--dry-run", "--set", "title=another", "--redo")
+    asked = ("run", "-o", folder, "--dry-run", "--verbose", "--set", "title=another", "--redo")
+    planned = call(*asked)
     assert "toy)" in planned.out or "toy," in planned.out
     n_maps = re.search(r"sequences captured \| (\d+)", planned.out)
     assert n_maps is not None

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from mnemoscope.data.formats import check_there, list_files, table_ending
 from mnemoscope.data.hub import find_hub_files, parse_hub_name
 from mnemoscope.data.table import read_table
-from mnemoscope.errors import MnemoscopeError, UserError, a_kind, pip_install, printable
+from mnemoscope.errors import MnemoscopeError, UserError, a_kind, pip_install
 from mnemoscope.parse import MOST_BYTES, MOST_TEXT_BYTES, TOO_LONG, read_bounded
 from mnemoscope.words import whole_characters
 
@@ -134,7 +134,7 @@ def _files(sources: Sequence[str], leave_out: Path | None) -> Iterator[tuple[str
         elif path.is_dir():
             for file in list_files(path):
                 if leave_out is None or not file.resolve().is_relative_to(leave_out.resolve()):
-                    yield printable(file.as_posix()), file
+                    yield file.as_posix(), file
         else:
             yield source, path
 

@@ -22,7 +22,7 @@ from mnemoscope.errors import UserError, nearest
 from mnemoscope.stats import Estimate
 from mnemoscope.words import plain_figure, plural
 
-_GATE = re.compile(r"(\w+)\s*(>=|>)\s*(\d+(?:\.\d+)?)\s*(%|passages?)?(?:\s+(in doc))?")
+_GATE = re.compile(r"(\w+) *(>=|>) *([0-9]+(?:\.[0-9]+)?) *(%|passages?)?(?: +(in doc))?")
 _MOST_DIGITS = 12
 _COMPARE: dict[str, Callable[[float, float], bool]] = {">": gt, ">=": ge}
 
@@ -93,14 +93,18 @@ def parse_gate(text: str) -> Gate:
         )
     kind, sign, number, unit = match[1], match[2], float(match[3]), match[4]
     if unit is None:
+        each = " in doc" if match[5] else ""
+        counted = f", or '{plural(int(number), 'passage')}{each}'" if number.is_integer() else ""
         raise UserError(
-            f"--fail-if '{text}': {match[3]} of what? Write {match[3]}% of all characters, or "
-            f"{match[3]} passages."
+            f"--fail-if '{text}': {match[3]} of what? Write '{match[3]}%{each}' (of the "
+            f"characters){counted}."
         )
     if unit == "%" and (number > 100 or (number == 100 and sign == ">")):
         raise UserError(f"--fail-if '{text}': more than the whole text, so it never fails.")
     if unit != "%" and not number.is_integer():
         raise UserError(f"--fail-if '{text}': passages are counted. Give a whole number.")
+    if number == 0 and sign == ">=":
+        raise UserError(f"--fail-if '{text}': nothing is less, so it always fails. Write '> 0'.")
     limit = number / 100 if unit == "%" else number
     return Gate(text.strip(), kind, sign, limit, unit != "%", match[5] is not None)
 

@@ -22,7 +22,7 @@ from mnemoscope.cli.options import (
     parse_columns,
 )
 from mnemoscope.cli.study import shown
-from mnemoscope.errors import UserError, check_installed
+from mnemoscope.errors import UserError, check_installed, printable
 from mnemoscope.parse import parse_yaml, read_bounded
 
 if TYPE_CHECKING:
@@ -301,7 +301,7 @@ def audit_verify(
         found = verify(folder, device=device or "auto")
     answer.facts.update({"folder": folder, **found._asdict()})
     for line in [*found.problems, *found.notes]:
-        print(line)
+        print(printable(line))
     print(f"{folder}: {found.n_hold} of {found.n_spans} passages hold.")
     if found.problems:
         problems = plural(len(found.problems), "problem")
@@ -427,16 +427,16 @@ def _print_record(out: Path, record: "Record") -> None:
 
     for row in record["documents"]:
         if row["is_too_short"]:
-            print(f"{row['document']}: shorter than one window, not asked.")
+            print(f"{printable(row['document'])}: shorter than one window, not asked.")
     for one in record["skipped"]:
-        print(f"{one['document']}: not read: {one['reason']}")
+        print(f"{printable(one['document'])}: not read: {one['reason']}")
     whole = record["summary"]
     found = [row for row in record["documents"] if row["reproduced"]["characters"]]
     if whole["documents"] > 1:
         found.sort(key=lambda row: -row["recalled"]["share"])
         for row in found[:_DOCUMENTS]:
             shares = (f"{share_words(row[kind]['share'])} {kind}" for kind in _KINDS)  # type: ignore[literal-required]
-            print(f"{row['document']}: {', '.join(shares)}")
+            print(f"{printable(row['document'])}: {', '.join(shares)}")
         if len(found) > _DOCUMENTS:
             print(f"... and {plural(len(found) - _DOCUMENTS, 'more document')}.")
     print(
@@ -478,9 +478,9 @@ def _judge(
     found = judge(gate, record, passages, baseline)
     answer.facts["gate"] = {"text": gate.text, "failed": found.is_failed, "said": found.said}
     if not found.is_failed:
-        print(f"Passed ({found.said}): not {gate.text}.")
+        print(printable(f"Passed ({found.said}): not {gate.text}."))
         return
-    print(f"Failed: {gate.text} ({found.said}).")
+    print(printable(f"Failed: {gate.text} ({found.said})."))
     raise typer.Exit(_GATE_FAILED)
 
 

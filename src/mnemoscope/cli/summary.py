@@ -1,6 +1,7 @@
 """What `run` prints on the terminal: its plan (`--dry-run`) and the table at its end."""
 
 import sys
+from collections.abc import Iterable
 
 from rich.console import Console
 from rich.table import Table
@@ -17,8 +18,9 @@ from mnemoscope.pipeline.label import (
 )
 from mnemoscope.plan import Plan
 from mnemoscope.report.published import console
-from mnemoscope.stats import Estimate, rows_of
+from mnemoscope.stats import FEWEST_GROUPS, Estimate, rows_of
 from mnemoscope.study.folder import Study
+from mnemoscope.taxonomy.names import NON_MEMO
 from mnemoscope.taxonomy.sample import SampleKey
 from mnemoscope.words import figure, percent, plural
 
@@ -85,7 +87,7 @@ def print_summary(study: Study) -> None:
     if study.is_done("graft"):
         for line in graft_statements(study.read(GRAFT_SPECIFICITY_FILE)):
             page.print(line)
-    elif samples and not trained and study.settings.reference is not None and n_memorized > 1:
+    elif not trained and study.settings.reference is not None and _can_be_grafted(samples.values()):
         page.print(f"Grafts need no CNN: mnemoscope graft {study.folder}", soft_wrap=True)
     need = sharing_of(study)
     if need and len(trained) > 1:
@@ -120,6 +122,12 @@ def _best(found: dict[str, Estimate], column: str) -> float | None:
     """The largest min-F1 of a column's sources."""
     every = (one.value for source, one in found.items() if TABLE[source].column == column)
     return max((value for value in every if value is not None), default=None)
+
+
+def _can_be_grafted(samples: Iterable[SampleEntry]) -> bool:
+    """Whether two memorized classes of a taxonomy have enough sequences to be compared."""
+    counts = [[n for name, n in one.counts.items() if name != NON_MEMO] for one in samples]
+    return any(sum(n >= FEWEST_GROUPS for n in each) > 1 for each in counts)
 
 
 def print_plan(plan: Plan, *, verbose: bool = False) -> None:

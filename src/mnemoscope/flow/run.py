@@ -74,9 +74,9 @@ def run(
                 say("No CNN can be trained; what needs none goes into the report, with the reason.")
                 _report_without_cnns(study, models)
                 break
-            if stage in missing:
-                place = f"{missing.index(stage) + 1} of {len(missing)}"
-                say(f"Stage {place}, {stage.name}: {stage.purpose}")
+            if stage in missing or (stage.function and not study.is_done(stage.name)):
+                place = f" {missing.index(stage) + 1} of {len(missing)}" if stage in missing else ""
+                say(f"Stage{place}, {stage.name}: {stage.purpose}")
                 stage.load()(study, models)
     return study
 

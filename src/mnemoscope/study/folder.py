@@ -274,10 +274,10 @@ class Study:
         """Forget each stage whose record or a file of it is not as it was written; says what is.
 
         What depends on it stays: made again it has the same bytes. Missing files are not damage:
-        their stage is not done.
+        their stage is not done. Only stages that a run makes are looked at.
         """
         found: list[DamagedDataError] = []
-        for stage in (one.name for one in STAGES if one.function):
+        for stage in (one.name for one in STAGES if one.function and not one.is_optional):
             name = f"manifests/{stage}"
             try:
                 for file in self.store.record(name)["files"] if self.is_done(stage) else ():
