@@ -40,6 +40,7 @@ def test_a_passage_with_a_word_more_is_found_where_it_stands(made):
     assert Levenshtein.distance(own.strip(), written.strip()) <= 20
     summary = made.record["summary"]
     assert summary["near_spans"] == made.near.height
+    assert summary["near_recall_spans"] == made.near.filter(verdict="recall").height
     assert summary["near"]["share"] > summary["recalled"]["share"]
     assert "<h2>Near copies</h2>" in made.page
     assert re.search("<del>[^<]*velvet</del>", made.page)

@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 import polars as pl
 
-from mnemoscope.audits.records import DocumentRow, Record, read_verdicts
+from mnemoscope.audits.records import Record, read_verdicts
 from mnemoscope.audits.shares import (
     KINDS,
     Counts,
+    count_document,
     estimate_of,
     overall,
     share_of,
-    summarize,
 )
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.stats import Estimate
@@ -50,7 +50,7 @@ class Gate(NamedTuple):
             return share_of(counts, self.kind)["share"]
         numbers = {"guessed": counts["guess_spans"], "recalled": counts["recall_spans"]}
         numbers["reproduced"] = sum(numbers.values())
-        numbers["near"] = numbers["recalled"] + (counts.get("near_spans") or 0)
+        numbers["near"] = numbers["recalled"] + (counts.get("near_recall_spans") or 0)
         return numbers[self.kind]
 
     def say(self, counts: Counts) -> str:
@@ -121,7 +121,8 @@ def judge(gate: Gate, record: Record, passages: pl.DataFrame, baseline: Path | N
         if gate.kind == "near":
             raise UserError("--baseline: near copies have none. Choose recalled.")
         passages = passages.filter(~_is_known(passages, read_verdicts(baseline)[1]))
-        rows, new = [_count(row, passages) for row in record["documents"]], "new "
+        rows = [count_document(row["document"], row, passages) for row in record["documents"]]
+        new = "new "
     if gate.kind == "near" and "near" not in record["summary"]:
         raise UserError("--fail-if near: near copies were not looked for here. Choose recalled.")
     if gate.in_each:
@@ -160,15 +161,3 @@ def _sign(value: float, limit: float) -> int:
 
 def _words(text: str) -> str:
     return " ".join(text.split())
-
-
-def _count(row: DocumentRow, passages: pl.DataFrame) -> Counts:
-    """The counts of a document, of these passages alone."""
-    own = passages.filter(pl.col("document") == row["document"])
-    return summarize(
-        row["document"],
-        n_characters=row["characters"],
-        n_tokens=row["tokens"],
-        n_windows=row["windows"],
-        spans=own.select("start", "end", "verdict").rows(),
-    )

@@ -35,7 +35,7 @@ from mnemoscope.audits.records import (
     read_audit_record,
 )
 from mnemoscope.audits.scan import check_long_enough, extend, scan_windows
-from mnemoscope.audits.shares import DocumentCounts, overall, summarize
+from mnemoscope.audits.shares import Sizes, count_document, overall
 from mnemoscope.audits.spans import spans_of
 from mnemoscope.audits.verdict import verdict_of
 from mnemoscope.errors import DamagedDataError, MissingError, UserError
@@ -202,7 +202,11 @@ def _document_rows(audit: Auditing, near: pl.DataFrame | None) -> list[DocumentR
     for number, text in enumerate(audit.texts):
         document, n_tokens = text.document, len(text.tokens.ids)
         n_windows = audit.scanned.filter(pl.col("document") == number).height
-        sizes = (len(document.text), n_tokens, n_windows)
+        sizes: Sizes = {
+            "characters": len(document.text),
+            "tokens": n_tokens,
+            "windows": n_windows,
+        }
         counts = count_document(text.name, sizes, audit.passages, near)
         file = f"texts/{number + 1:05d}.txt" if document.is_extracted else None
         is_short = n_tokens < audit.settings.length
@@ -210,27 +214,6 @@ def _document_rows(audit: Auditing, near: pl.DataFrame | None) -> list[DocumentR
             {**counts, "sha256": document.sha256, "text_file": file, "is_too_short": is_short}
         )
     return rows
-
-
-def count_document(
-    name: str, sizes: tuple[int, int, int], passages: pl.DataFrame, near: pl.DataFrame | None
-) -> DocumentCounts:
-    """Counts of one document of these characters, tokens and windows, as `summarize`."""
-    found = [
-        None
-        if one is None
-        else one.filter(pl.col("document") == name).select("start", "end", "verdict").rows()
-        for one in (passages, near)
-    ]
-    n_characters, n_tokens, n_windows = sizes
-    return summarize(
-        name,
-        n_characters=n_characters,
-        n_tokens=n_tokens,
-        n_windows=n_windows,
-        spans=found[0] or [],
-        near=found[1],
-    )
 
 
 def pages_of(

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import NotRequired, cast
 
+import polars as pl
 from pydantic import NonNegativeInt
 from typing_extensions import TypedDict
 
@@ -22,15 +23,21 @@ class Share(TypedDict):
     high: NotRequired[float | None]
 
 
-class Counts(TypedDict):
-    """What is counted of one document, and of all of them."""
+class Sizes(TypedDict):
+    """How large a document is, and in how many windows it was asked."""
 
     characters: NonNegativeInt
     tokens: NonNegativeInt
     windows: NonNegativeInt
+
+
+class Counts(Sizes):
+    """What is counted of one document, and of all of them."""
+
     guess_spans: NonNegativeInt
     recall_spans: NonNegativeInt
     near_spans: NotRequired[NonNegativeInt | None]
+    near_recall_spans: NotRequired[NonNegativeInt | None]
     reproduced: Share
     guessed: Share
     recalled: Share
@@ -109,9 +116,29 @@ def summarize(
             kind: {"characters": part, "share": part / n_characters if n_characters else 0.0}
             for kind, part in zip(KINDS, parts, strict=False)
         },
-        "near_spans": None if near is None else sum(one[2] == RECALL for one in near),
+        "near_spans": None if near is None else len(near),
+        "near_recall_spans": None if near is None else sum(one[2] == RECALL for one in near),
     }
     return cast(DocumentCounts, made)
+
+
+def count_document(
+    name: str, sizes: Sizes, passages: pl.DataFrame, near: pl.DataFrame | None = None
+) -> DocumentCounts:
+    """`summarize` a document from the passages and near copies of all."""
+    place = ("start", "end", "verdict")
+    own, nearly = (
+        None if one is None else one.filter(pl.col("document") == name).select(place).rows()
+        for one in (passages, near)
+    )
+    return summarize(
+        name,
+        n_characters=sizes["characters"],
+        n_tokens=sizes["tokens"],
+        n_windows=sizes["windows"],
+        spans=own or [],
+        near=nearly,
+    )
 
 
 def covered(ranges: Iterable[tuple[int, int]]) -> int:
@@ -154,7 +181,10 @@ def overall(documents: Iterable[Counts]) -> Summary:
         "windows": sum(row["windows"] for row in rows),
         "guess_spans": sum(row["guess_spans"] for row in rows),
         "recall_spans": sum(row["recall_spans"] for row in rows),
-        "near_spans": sum(row["near_spans"] or 0 for row in rows) if "near" in shares else None,
+        **{
+            key: sum(row[key] or 0 for row in rows) if "near" in shares else None
+            for key in ("near_spans", "near_recall_spans")
+        },
         **shares,
     }
     return cast(Summary, made)

@@ -445,8 +445,7 @@ def _print_record(out: Path, record: "Record") -> None:
         f"({plural(whole['guess_spans'], 'passage')}), {_share(whole['recalled'])} recalled "
         f"({plural(whole['recall_spans'], 'passage')})."
     )
-    if whole.get("near_spans"):
-        n = whole["near_spans"]
+    if n := whole.get("near_recall_spans"):
         print(
             f"With {n:,} near cop{'y' if n == 1 else 'ies'}: {_share(whole['near'])} recalled word "
             "for word or nearly so."

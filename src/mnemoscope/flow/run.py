@@ -74,7 +74,7 @@ def run(
                 say("No CNN can be trained; what needs none goes into the report, with the reason.")
                 _report_without_cnns(study, models)
                 break
-            if stage in missing or (stage.function and not study.is_done(stage.name)):
+            if stage.function and not study.is_done(stage.name):  # also what one before forgot
                 place = f" {missing.index(stage) + 1} of {len(missing)}" if stage in missing else ""
                 say(f"Stage{place}, {stage.name}: {stage.purpose}")
                 stage.load()(study, models)
