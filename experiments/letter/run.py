@@ -8,7 +8,8 @@
 CNNs of each of `VARIANTS`, in `--repeats` seeds, on as many sequences a class as the model has: the
 order of the taxonomies by min-F1, the paper's conclusions, and the layer profile of Δ by either
 rule. Guess or Recall and Prashanth et al.'s taxonomy are always among them and come first. What a
-variant gave of a taxonomy in a repeat is kept in WORK as it ends: a stopped run goes on. Of texts
+variant gave of a taxonomy in a repeat is kept in WORK as it ends, and with `--keep` in the stored
+results: a stopped run goes on, on another machine too. Of texts
 that the embedded model read 5 times or less it memorized templates alone, so Prashanth et al.'s
 taxonomy stands there at δ = 50 too; 34 of the 54 can be trained. Makes the tables of
 `docs/letter.md`.
@@ -17,7 +18,7 @@ taxonomy stands there at δ = 50 too; 34 of the 54 can be trained. Makes the tab
 import argparse
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from itertools import product
@@ -237,17 +238,31 @@ def measured(study: ms.Study, entry: SampleEntry) -> dict[str, Any]:
     return found
 
 
+def restored(work: Path, measured: Mapping[str, Any]) -> None:
+    """Put into WORK what the stored results hold of each variant, repeat and taxonomy."""
+    for key, part in measured.items():
+        name, repeat, taxonomy = key.split(" | ")
+        path = kept_file(work, name, taxonomy, int(repeat))
+        if not path.exists():
+            write_text(path, json.dumps(part))
+
+
 def train_all(
-    work: Path, taxonomies: Sequence[str], repeats: int, further: int, workers: int
+    work: Path,
+    taxonomies: Sequence[str],
+    variants: Mapping[str, Variant],
+    repeats: int,
+    further: int,
+    workers: int,
 ) -> None:
-    """Measure every variant in every repeat and keep it: `ALWAYS`, then one taxonomy by one."""
+    """Measure the variants in every repeat and keep it: `ALWAYS`, then one taxonomy by one."""
     study_of = cache(partial(opened, work, taxonomies=tuple(taxonomies)))
     entries = samples_of(study_of("row")).values()
     impossible = [one.published_name for one in entries if one.impossible]
     write_text(work / "impossible.json", json.dumps(impossible))
     rounds = [(ALWAYS, repeats), *(((one,), further) for one in taxonomies)]
     for asked, n_repeats in rounds:
-        for repeat, (name, variant) in product(range(n_repeats), VARIANTS.items()):
+        for repeat, (name, variant) in product(range(n_repeats), variants.items()):
             study = study_of(variant.split)
             with study.lock():
                 study.adopt(settings_for(variant, taxonomies, repeat, workers), redo=True)
@@ -264,17 +279,24 @@ def train_all(
 def collected(work: Path, taxonomies: Sequence[str], repeats: int) -> dict[str, Any]:
     """What WORK holds of every variant in every repeat, of whichever taxonomies.
 
-    Of each repeat: min-F1 by published name and the paper's conclusions, of all CNNs and of those
+    `measured` holds every part as `measured` gave it, so that another machine can go on from the
+    stored results. `variants`, of each repeat: min-F1 by published name and the paper's conclusions, of all CNNs and of those
     that trained; the profile of Δ; how many CNNs, and how long they took.
     """
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in VARIANTS}
+    every = {}
     for name, repeat in product(VARIANTS, range(repeats)):
-        paths = [kept_file(work, name, one, repeat) for one in taxonomies]
-        parts = [json.loads(one.read_text(encoding="utf-8")) for one in paths if one.exists()]
-        if any("profiles" in one for one in parts):
-            found[name].append(summed(parts))
+        paths = {one: kept_file(work, name, one, repeat) for one in taxonomies}
+        parts = {
+            f"{name} | {repeat} | {one}": json.loads(path.read_text(encoding="utf-8"))
+            for one, path in paths.items()
+            if path.exists()
+        }
+        every |= parts
+        if any("profiles" in one for one in parts.values()):
+            found[name].append(summed(list(parts.values())))
     impossible = json.loads((work / "impossible.json").read_text(encoding="utf-8"))
-    return {"impossible": impossible, "variants": found}
+    return {"impossible": impossible, "measured": every, "variants": found}
 
 
 def summed(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -311,6 +333,7 @@ def main() -> None:
     parser.add_argument("--labels", action="store_true", help="count labels alone; no CNN")
     parser.add_argument("--kept", action="store_true", help="train nothing; collect what is kept")
     parser.add_argument("--taxonomies", nargs="+", default=["catalogue"])
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--repeats-of-these", type=int, help="of --taxonomies; else as --repeats")
     parser.add_argument("--workers", type=int, default=1, help="CNNs that train at a time")
@@ -322,9 +345,11 @@ def main() -> None:
     if not options.labels:
         every = [one.name for one in load_taxonomies([*ALWAYS, *options.taxonomies])]
         repeats = options.repeats
+        restored(options.work, before.get("measured", {}))
         if not options.kept:
             further = options.repeats_of_these or repeats
-            train_all(options.work, every, repeats, further, options.workers)
+            chosen = {name: VARIANTS[name] for name in options.variants}
+            train_all(options.work, every, chosen, repeats, further, options.workers)
         found |= collected(options.work, every, repeats)
     publish(NAME, found, keep=options.keep)
 
