@@ -280,11 +280,12 @@ def collected(work: Path, taxonomies: Sequence[str], repeats: int) -> dict[str, 
     """What WORK holds of every variant in every repeat, of whichever taxonomies.
 
     `measured` holds every part as `measured` gave it, so that another machine can go on from the
-    stored results. `variants`, of each repeat: min-F1 by published name and the paper's conclusions, of all CNNs and of those
-    that trained; the profile of Δ; how many CNNs, and how long they took.
+    stored results. `variants`, of each repeat: min-F1 by published name and the paper's
+    conclusions, of all CNNs and of those that trained; the profile of Δ; how many CNNs, and how
+    long they took.
     """
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in VARIANTS}
-    every = {}
+    every: dict[str, Any] = {}
     for name, repeat in product(VARIANTS, range(repeats)):
         paths = {one: kept_file(work, name, one, repeat) for one in taxonomies}
         parts = {
