@@ -54,6 +54,7 @@ class Verification(NamedTuple):
         unchecked: documents that could not be found, and what could not be checked for it.
         notes: what to know beside.
         checked: what holds, in sentences; empty where there are problems.
+        has_pages: whether pages were compared; those of another version are not.
         sha256: of `audit.json`.
     """
 
@@ -64,6 +65,7 @@ class Verification(NamedTuple):
     unchecked: list[str]
     notes: list[str]
     checked: list[str]
+    has_pages: bool
     sha256: str
 
 
@@ -114,6 +116,7 @@ def verify_audit(out: Path, load: Load, documents: Sequence[str] = ()) -> Verifi
         found.unchecked,
         notes,
         [] if problems or found.unchecked else _what_holds(record, is_own),
+        is_own,
         hashlib.sha256((out / RECORD).read_bytes()).hexdigest(),
     )
 

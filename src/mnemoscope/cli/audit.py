@@ -326,9 +326,10 @@ def audit_verify(
             "audit; say where they are now with --documents DIR."
         )
         raise typer.Exit(_UNCHECKED)
+    but = "" if found.has_pages else ", but for its pages"
     print(
-        f"{folder}: verified. Deposit this checksum of audit.json where nobody can change it: it "
-        f"protects all of the above, and date, case and operator, which nothing else does. "
+        f"{folder}: verified{but}. Deposit this checksum of audit.json where nobody can change it: "
+        "it protects all of the above, and date, case and operator, which nothing else does. "
         f"SHA-256 {found.sha256}"
     )
 
