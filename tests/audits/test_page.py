@@ -18,7 +18,15 @@ from chromium import NEEDS_CHROMIUM, UNFOLD, hard_to_use
 from mnemoscope.audits.brief import render_brief
 from mnemoscope.audits.documents import read_documents
 from mnemoscope.audits.exports import about, junit_xml, sarif_log
-from mnemoscope.audits.page import Passage, chance, quoted, render_page, stretches, strongest
+from mnemoscope.audits.page import (
+    Passage,
+    chance,
+    passage_tests,
+    quoted,
+    render_page,
+    stretches,
+    strongest,
+)
 from mnemoscope.audits.questions import audit_settings
 from mnemoscope.audits.verdict import LEARNED, RULES, error_rate, said_of, verdict_of
 from mnemoscope.words import mark_hidden
@@ -126,6 +134,23 @@ def test_one_verdict_is_said_everywhere_and_each_passage_has_one_place(made):
         pieces = list(quoted(row))
         assert "".join(one.text for one in pieces if one.is_passage) == row["text"]
         assert "".join(one.text for one in pieces if one.is_shown) == row["prefix_text"]
+
+
+def test_headings_name_documents_by_their_last_parts_and_cards_the_tests_that_decide(made):
+    heads = r"<(title|h[1-3]|summary|header|figcaption|blockquote)[^>]*>(.*?)</\1>"
+    for page in (made.page, (made.out / "report.html").read_text(encoding="utf-8")):
+        found = [one for _, one in re.findall(heads, page, re.DOTALL)]
+        assert len(found) > 10
+        assert not [one for one in found if str(made.folder / "in") in one]
+        assert any("&lt;b&gt;&amp;.txt" in one for one in found)
+    assert words_of(made.page).count("Two of these three decide: rule") == made.spans.height
+    row = made.spans.rows(named=True)[0]
+    assert [name for name, _ in passage_tests(row).counted][1:] == [
+        "reference",
+        "exchange of parts",
+    ]
+    alone = passage_tests(row | {"reference_says": None})
+    assert ([name for name, _ in alone.counted], len(alone.beside)) == (["rule"], 2)
 
 
 def test_a_passage_that_reaches_out_of_its_window_is_quoted_whole():

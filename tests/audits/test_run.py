@@ -11,7 +11,7 @@ import pytest
 
 import mnemoscope as ms
 from mnemoscope.audits import library, local, run, scan
-from mnemoscope.audits.documents import read_documents
+from mnemoscope.audits.documents import make_document, read_documents
 from mnemoscope.audits.local import local_audit
 from mnemoscope.audits.passages import span_schema
 from mnemoscope.audits.questions import audit_settings
@@ -55,6 +55,15 @@ def test_of_what_the_model_reproduces_nine_tenths_are_in_a_span(made, lm, traine
         assert row["text"] == text[row["start"] : row["end"]]
         assert row["window_start"] <= row["suffix_start"] <= row["start"]
         assert "".join(row["suffix_pieces"]) == text[row["suffix_start"] : row["window_end"]]
+
+
+def test_windows_of_a_passage_are_counted_again_as_they_were(lm, trained, new_text):
+    text = f"{trained[0]} {new_text(1, 12)} {trained[1]}"
+    audit = local_audit(lm, [make_document("a", text)], SPANS)
+    run.find_passages(audit)
+    assert audit.passages.height >= 2
+    for row in audit.passages.rows(named=True):
+        assert scan.count_windows(audit, "a", row["start"], row["end"]) == row["windows"]
 
 
 def test_of_each_document_the_record_says_what_it_is(made, lm):

@@ -263,20 +263,20 @@ def _headings(documents: tuple[tuple[str, str | None], ...]) -> dict[str, Headin
     return {name: Heading(titles[name], file) for name, file in documents}
 
 
-class Tests(NamedTuple):
+class PassageTests(NamedTuple):
     """What tests say of a passage: those that the verdict is drawn from, and the others."""
 
     counted: list[tuple[str, str]]
     beside: list[tuple[str, str]]
 
 
-def tests_of(row: Mapping[str, Any]) -> Tests:
+def passage_tests(row: Mapping[str, Any]) -> PassageTests:
     """The tests that were asked of a passage, by their names; `rule.decide` takes those counted."""
     others = [(THIRD[name].removeprefix("the "), row[name]) for name in THIRD if row[name]]
     rule, reference = ("rule", row["rule_says"]), ("reference", row["reference_says"])
     if reference[1] and others:
-        return Tests([rule, reference, others[0]], others[1:])
-    return Tests([rule], ([reference] if reference[1] else []) + others)
+        return PassageTests([rule, reference, others[0]], others[1:])
+    return PassageTests([rule], ([reference] if reference[1] else []) + others)
 
 
 def allowed(record: Record) -> str:
@@ -310,7 +310,7 @@ def environment(*first: str) -> jinja2.Environment:
         "settings_said": _settings_said,
         "heading_of": heading_of,
         "allowed": allowed,
-        "tests_of": tests_of,
+        "passage_tests": passage_tests,
         "model_title": model_title,
         "token_rows": _token_rows,
         "quoted": quoted,
