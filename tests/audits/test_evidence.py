@@ -22,7 +22,12 @@ from mnemoscope.audits.passages import GROUNDS, join_passages, span_schema, with
 from mnemoscope.audits.questions import EditSettings, audit_settings
 from mnemoscope.audits.sampling import sampling_logprobs, score_rows
 from mnemoscope.audits.tokens import tokenize
-from mnemoscope.audits.verdict import EVIDENCE_PAGE, RULES
+from mnemoscope.audits.verdict import (
+    EVIDENCE_PAGE,
+    RECALLED_IN_TEXT,
+    RULES,
+    WRONG_IN_TEXT,
+)
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import prepend_bos, wrap_model
 from mnemoscope.lm.probe import suffix_logprobs
@@ -248,4 +253,5 @@ def test_the_error_rates_that_audits_show_were_measured_on_the_model_that_ships(
     forms = sum(half["groups_never"] for half in found["halves"])  # which share no form
     measured = {name: (*counts_of(found["trained"], name), never, forms) for name in RULES}
     assert {name: (*one.tested.values(),) for name, one in RULES.items()} == measured
-    assert (HERE.parent / EVIDENCE_PAGE).is_file()
+    page = (HERE.parent / EVIDENCE_PAGE).read_text(encoding="utf-8")
+    assert f"Of the {RECALLED_IN_TEXT}, {WRONG_IN_TEXT} stand in held-out templates" in page

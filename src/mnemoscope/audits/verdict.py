@@ -65,6 +65,11 @@ RULES = {
 """By the name of the third ground. Figures of `experiments/audits/results.json`, as a test sees."""
 
 
+RECALLED_IN_TEXT, WRONG_IN_TEXT = 28, 10
+"""Passages that the rule `grafts` called recalled in running text with planted ones, and those of
+them that were never trained on: `python -m experiments.audits.finds --only finds`."""
+
+
 class Verdict(TypedDict):
     """`verdict` of `audit.json`; `decided_by` is a name of `RULES`.
 
@@ -144,11 +149,18 @@ def error_rate(verdict: Verdict) -> str:
     tested = verdict["tested"]
     bound = clopper_pearson(float(tested["wrong"]), tested["called"]).high or 0.0
     right = tested["called"] - tested["wrong"]
+    in_text = ""
+    if tested == RULES["grafts"].tested:
+        in_text = (
+            f" In running text it was wrong more often: of {RECALLED_IN_TEXT} passages that it "
+            f"called recalled, {WRONG_IN_TEXT} were beginnings of templates that count or repeat, "
+            "and never trained on."
+        )
     return (
         f"Tested on {tested['trained']} passages that the model had been trained on and "
         f"{tested['never']} that it had not (made from {tested['forms']} templates), all of which "
         f"it repeats, this rule called {right} of the first and {tested['wrong']} of the others "
         f"recalled: wrong {tested['wrong']} of {tested['called']} times (95 % interval up to "
         f"{share_words(bound)}, as if passages were independent, which those of one template are "
-        f"not). Measured on {verdict['tested_on']}."
+        f"not).{in_text} Measured on {verdict['tested_on']}."
     )
