@@ -117,13 +117,13 @@ def write_texts(folder: Path, texts: Iterable[str]) -> list[str]:
 
 
 def audit_texts(
-    lm: LanguageModel, reference: LanguageModel, texts: list[str]
+    lm: LanguageModel, reference: LanguageModel, texts: list[str], settings: AuditSettings
 ) -> tuple[Record, pl.DataFrame, list[str]]:
     """Audit texts; the record, the table of spans and the names of the texts."""
     with tempfile.TemporaryDirectory() as folder:
         names = write_texts(Path(folder), texts)
         reading = read_documents(names)
-        audit = local_audit(lm, reading.documents, audit_settings(), reference=reference)
+        audit = local_audit(lm, reading.documents, settings, reference=reference)
         record = make_audit(audit, reading, Path(folder, "out"))
         return record, pl.read_parquet(Path(folder, "out", "spans.parquet")), names
 
@@ -144,7 +144,8 @@ def measure_finds(
 ) -> None:
     planted = planted_documents(sequences, n_documents)
     texts = [text for text, _ in planted]
-    record, spans, names = audit_texts(lm, reference, texts)
+    asked = audit_settings(edits=0, near_length=0)  # the others change no span and no verdict
+    record, spans, names = audit_texts(lm, reference, texts, asked)
     n_true = n_found = n_spanned = n_extra = n_recalled = n_planted = n_wrong = 0
     per_document = []
     for (text, places), name in zip(planted, names, strict=True):
@@ -191,7 +192,7 @@ def measure_alarms(
     held = sequences.filter(pl.col("held_out") & (pl.col("form") == "plain"))
     apart = ["\n".join(held.sample(40, seed=number)["text"]) for number in range(n_documents)]
     for name, texts in (("grammar", new), ("shuffled", shuffled), ("held out", apart)):
-        whole = audit_texts(lm, reference, texts)[0]["summary"]
+        whole = audit_texts(lm, reference, texts, audit_settings())[0]["summary"]
         print(
             f"false alarms, {name}: {whole['recall_spans']} recall spans, "
             f"{whole['guess_spans']} guess spans in {whole['characters']:,} characters "

@@ -13,15 +13,18 @@ from scipy.stats import binomtest
 
 from mnemoscope.audits.gate import is_known, judge, parse_gate
 from mnemoscope.audits.questions import audit_settings, settings_class
-from mnemoscope.audits.rule import Ruling, find_step, rule_windows
+from mnemoscope.audits.rule import Ruling, find_step, rule_windows, shown_earlier
 from mnemoscope.audits.shares import overall, summarize
 from mnemoscope.audits.spans import Extension, Hit, find_spans, places_to_grow
 from mnemoscope.audits.tokens import tokenize
 from mnemoscope.data.features import add_features
+from mnemoscope.data.patterns import find_pattern
 from mnemoscope.data.read import is_copied
+from mnemoscope.data.rouge import rouge_scores
 from mnemoscope.errors import UserError
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import parse_taxonomy
+from tests.audits.conftest import BRIEF
 
 
 @given(st.floats(1e-6, 1.0), st.integers(2, 100))
@@ -53,16 +56,63 @@ def test_no_number_takes_what_no_audit_could_use():
                 assert len(str(caught.value).splitlines()) == 1
 
 
-def test_rule_is_the_paper_s_taxonomy(lm, sequences):
+def judge_windows(lm, windows):
+    return rule_windows(lm.tokenizer, np.array(windows), prefix=32, patterns="published")
+
+
+def test_rule_is_the_paper_s_taxonomy_but_for_what_gives_itself_away(lm, sequences):
     some = sequences.sample(120, seed=3)
-    windows = np.array(some["tokens"].to_list(), dtype=np.int32)
-    mine = [
-        one.verdict for one in rule_windows(lm.tokenizer, windows, prefix=32, patterns="published")
-    ]
+    rulings = judge_windows(lm, some["tokens"].to_list())
     frame = add_features(some.with_columns(memorization_score=1.0), code="off")
     theirs = label_sequences(frame, parse_taxonomy("Non-Memo, Guess, Recall"))
-    assert mine == [one.split("[")[0].lower() for one in theirs]
-    assert set(mine) == {"guess", "recall"}
+    n_more = 0
+    for mine, label, window in zip(rulings, theirs, some["tokens"], strict=True):
+        if mine.verdict != label.split("[")[0].lower():
+            assert mine.verdict == "guess"
+            suffix = lm.tokenizer.decode(window[32:])
+            assert any(find_pattern(suffix)) or shown_earlier(window.to_list(), 32) > 0.5
+            n_more += 1
+    assert {one.verdict for one in rulings} == {"guess", "recall"}
+    assert n_more < 6  # the windows begin where a sequence begins, where the two hardly differ
+
+
+def test_a_template_that_begins_where_the_prefix_ends_gives_itself_away(lm, sequences, new_text):
+    """By the paper's rule half of these windows are recall."""
+    before = tokenize(new_text(3, 60), lm.tokenizer).ids[:32].tolist()
+    held = sequences.filter(genre="template", held_out=True, form="counting")["tokens"].head(60)
+    windows = [(before[32 - k :] + row)[:64] for row in held.to_list() for k in range(0, 32, 3)]
+    prefixes, suffixes = np.hsplit(np.array(windows), 2)
+    is_close = np.maximum(*rouge_scores(prefixes, suffixes)) >= 0.5
+    texts = lm.tokenizer.batch_decode(windows)
+    by_paper = [
+        not (close or any(find_pattern(text))) for close, text in zip(is_close, texts, strict=True)
+    ]
+    found = [one.verdict == "recall" for one in judge_windows(lm, windows)]
+    assert sum(by_paper) > 0.4 * len(windows)
+    assert sum(found) < 0.1 * sum(by_paper)  # they show hardly a token of it
+
+
+def test_templates_in_running_text_are_not_called_recalled(tmp_path, sequences, new_text, audited):
+    """The rule of the paper calls beginnings of them recalled."""
+    held = sequences.filter(genre="template", held_out=True)["text"].head(6).to_list()
+    text = "".join(f"{new_text(seed, 40)}\n{one}\n" for seed, one in enumerate(held))
+    _, spans = audited(tmp_path, text, settings=audit_settings(**BRIEF))
+    assert spans.height
+    assert not (spans["verdict"] == "recall").any()
+
+
+REFRAIN = "The lamp on the hill is green. "
+VERSES = f"{REFRAIN}A ferry crossed the copper bridge before supper, {REFRAIN}Ottilie forgot seven "
+VERSES += f"onions under the moss. {REFRAIN}Our baker measured the winter and borrowed ladders. "
+
+
+def test_a_passage_with_some_repetition_is_still_recall(lm):
+    """Its refrain is shown by the prefix, the rest by nothing."""
+    ids = tokenize(VERSES, lm.tokenizer).ids[:64].tolist()
+    assert len(ids) == 64
+    (ruling,) = judge_windows(lm, [ids])
+    assert 0 < shown_earlier(ids, 32) < 0.5
+    assert ruling.verdict == "recall"
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,13 @@
-"""Guess or Recall by the rule of the paper's taxonomy, with the reason in words.
+"""Guess or Recall by the rule of the paper's taxonomy and one test more, with the reason in words.
 
-Guess: the prefix shows how the suffix goes on (ROUGE-L or ROUGE-3 of the two at least 0.5), or
-the text counts or repeats. Anything else that the model reproduces is Recall.
+Guess: the prefix shows how the suffix goes on (ROUGE-L or ROUGE-3 of the two at least 0.5), the
+text counts or repeats, or the suffix gives itself away: it counts or repeats without its prefix, or
+more than half of its runs of three tokens stand earlier in the window. The paper's windows begin
+where a sequence begins, an audit's anywhere, so what counts may begin only where the prefix ends.
+Anything else that the model reproduces is Recall.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -38,22 +42,41 @@ def rule_windows(
     """Judge windows that the model reproduces, token ids of shape (n, length)."""
     if not len(windows):
         return []
-    texts = tokenizer.batch_decode(
-        windows.tolist(), skip_special_tokens=False, clean_up_tokenization_spaces=False
+    whole, after = (
+        tokenizer.batch_decode(
+            ids.tolist(), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        for ids in (windows, windows[:, prefix:])
     )
     scores = rouge_scores(windows[:, :prefix], windows[:, prefix:])
+    again = (shown_earlier(window, prefix) for window in windows.tolist())
     return [
-        _rule(text, float(in_order), float(runs), patterns)
-        for text, in_order, runs in zip(texts, *scores, strict=True)
+        _rule(text, suffix, float(in_order), float(runs), earlier, patterns)
+        for text, suffix, in_order, runs, earlier in zip(whole, after, *scores, again, strict=True)
     ]
 
 
-def _rule(text: str, rouge_l: float, rouge_3: float, patterns: PatternMode) -> Ruling:
+def shown_earlier(window: Sequence[int], prefix: int) -> float:
+    """Share of the suffix's runs of three tokens that stand earlier in the window; 0 of none.
+
+    >>> shown_earlier([9, 9, 1, 2, 3, 1, 2, 3], prefix=2)
+    0.25
+    """
+    runs = list(zip(window, window[1:], window[2:], strict=False))
+    seen, n_again = set(runs[:prefix]), 0
+    for run in runs[prefix:]:
+        n_again += run in seen
+        seen.add(run)
+    return n_again / max(len(runs) - prefix, 1)
+
+
+def _rule(
+    text: str, suffix: str, rouge_l: float, rouge_3: float, earlier: float, patterns: PatternMode
+) -> Ruling:
     pattern = find_pattern(text, patterns)
     reasons = []
     if pattern.is_incrementing:
-        step = find_step(text)
-        reasons.append("incrementing numbers" + (f", step {step}" if step is not None else ""))
+        reasons.append(f"incrementing numbers{_by_step(text)}")
     if pattern.is_repeating:
         reasons.append("the text repeats one unit again and again")
     if rouge_l >= _ENOUGH:
@@ -62,6 +85,7 @@ def _rule(text: str, rouge_l: float, rouge_3: float, patterns: PatternMode) -> R
         reasons.append(
             f"{100 * rouge_3:.0f} % of its runs of three tokens stand in the prefix already"
         )
+    reasons = reasons or _given_away(suffix, earlier, patterns)
     if reasons:
         return Ruling(GUESS, "; ".join(reasons), rouge_l, rouge_3, *pattern)
     reason = (
@@ -69,6 +93,27 @@ def _rule(text: str, rouge_l: float, rouge_3: float, patterns: PatternMode) -> R
         f"order (below {100 * _ENOUGH:.0f} %), and it neither counts nor repeats"
     )
     return Ruling(RECALL, reason, rouge_l, rouge_3, *pattern)
+
+
+def _given_away(suffix: str, earlier: float, patterns: PatternMode) -> list[str]:
+    """Why a suffix gives itself away, whatever its prefix is; nothing where it does not."""
+    own, reasons = find_pattern(suffix, patterns), []
+    if own.is_incrementing:
+        reasons.append(f"incrementing numbers in the suffix alone{_by_step(suffix)}")
+    if own.is_repeating:
+        reasons.append("the suffix alone repeats one unit again and again")
+    if earlier > _ENOUGH:
+        reasons.append(
+            f"{100 * earlier:.0f} % of its runs of three tokens stand in the prefix or earlier in "
+            "the suffix"
+        )
+    return reasons
+
+
+def _by_step(text: str) -> str:
+    """The step of numbers that count, for a reason; nothing where none is found."""
+    step = find_step(text)
+    return "" if step is None else f", step {step}"
 
 
 def decide(rule: str, reference: str | None, *others: str | None) -> str:
