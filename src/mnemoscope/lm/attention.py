@@ -57,7 +57,7 @@ WHOLE_QUERIES = 128
 """Most queries that a layer attends from at once.
 
 Beyond, the per-head weights of a batch leave the processor's cache, and all but the diagonal's
-share of the half above it need not be computed: at 512 tokens blocks take half the time.
+share of the half above it need not be computed (`benchmarks/bench_windows.py`).
 """
 BLOCK_BYTES = {"cpu": 2 << 20, "": 256 << 20}
 """About how many bytes of weights a block of queries has, by the device's type."""
