@@ -21,6 +21,9 @@ CASES: dict[str, tuple[Case, str]] = {
     "no such text": (lambda h: ms.windows("nowhere", h.tokenizer), "is no file, folder or data"),
     "a number as texts": (lambda h: ms.windows(3, h.tokenizer), "a int: no sequences"),
     "a list of numbers": (lambda h: ms.windows([1, 2], h.tokenizer), "texts, number 0: an int"),
+    "paths in a list": (
+        lambda h: ms.windows([h.path, "a b"], h.tokenizer), "the folder that holds them all"),
+    "a study without a folder": (lambda h: ms.run(h.path, "texts"), "'my-study'"),
     "no texts": (lambda h: ms.windows([], h.tokenizer), "texts: none given"),
     "a list of texts too short": (
         lambda h: ms.scan(h.path, ["a b", "c"]), r"^texts \(text 0, text 1\): no text of 64"),

@@ -182,9 +182,11 @@ def audit(
     Args:
         model: a folder, a hub name, a `.gguf` file, ``"embedded"``, or a loaded model, as in
             `scan`.
-        documents: files, folders, tables or data sets of the hub; or texts: one, a list of them, or
-            by their names (dict), or in the column `text` of a frame of Polars or pandas or a
-            `datasets.Dataset`, named by its column `document`, if any.
+        documents: files, folders, tables or data sets of the hub; or texts: one, a list of them, by
+            their names (dict), or in the column `text` of a frame of Polars or pandas or a
+            `datasets.Dataset`, named by its column `document`, if any. A string that names what is
+            there is read, also in a list; else it is a text if it has several lines or more than
+            20 words, and refused as a mistyped name if it is shorter.
         out: a folder for `audit.html`, `report.html`, tables and `audit.json`, where a stopped
             audit goes on; without it nothing is left behind but what `save` writes.
         tokenizer: of a loaded model, where its name does not tell.

@@ -109,7 +109,7 @@ def run_stage(
     with check_study(study).lock():
         study.adopt(_settle(settings or study.settings, study.settings), redo=redo)
         if redo:
-            study.forget(stage)
+            study.drop([stage])
         if not study.is_done(stage):
             stage_named(stage).load()(study, models or Models(study.settings))
         elif stage == "capture" and (damaged := damaged_maps(study)):
@@ -138,7 +138,7 @@ def run_part(
         if redo or wanted != study.settings:
             study.adopt(wanted, redo=redo)
         if redo:
-            study.forget(stage)
+            study.drop([stage])
         if study.is_done(stage):
             return False
         study.require("sequences")

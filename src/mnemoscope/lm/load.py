@@ -87,6 +87,19 @@ def load_model(
     return lm
 
 
+def load_config(
+    name: str | Path, revision: str | None = None, *, trust_remote_code: bool = False
+) -> Any:
+    """Load only the configuration of a model; named and refused as in `load_model`."""
+    source = find_source(name, revision)
+    with loading(source):
+        from transformers import AutoConfig
+
+        return AutoConfig.from_pretrained(
+            source.location, trust_remote_code=trust_remote_code, **source.arguments()
+        )
+
+
 def _check_embedded(source: Source, tokenizer: Any, model: Any, trust_remote_code: bool) -> None:
     """Refuse an adapter with tokens of its own that the base model has no embedding for."""
     adapter, n_rows = source.adapter, model.get_input_embeddings().num_embeddings

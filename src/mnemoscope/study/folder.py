@@ -11,7 +11,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from html import escape
@@ -43,10 +43,11 @@ from mnemoscope.files import (
 )
 from mnemoscope.parse import parse_json, parse_yaml, read_bounded
 from mnemoscope.plugins import Plugin
+from mnemoscope.progress import say
 from mnemoscope.store import Making, Store
 from mnemoscope.study.records import Model, Record, WithRecord
 from mnemoscope.study.settings import StudySettings, parse_settings
-from mnemoscope.study.stages import STAGES, TABLE_FILE, Stage, stage_named
+from mnemoscope.study.stages import STAGES, TABLE_FILE, Stage, rests_on, stage_named
 from mnemoscope.version import __version__
 
 if TYPE_CHECKING:
@@ -167,8 +168,7 @@ class Study:
             UserError: a finished stage was made with other settings and `redo` is False; or the
                 sequences or the model's name differ, which needs a new study.
         """
-        for name in self.changed_stages(settings, redo=redo):
-            self.forget(name)
+        self.drop(self.changed_stages(settings, redo=redo))
         self._drop_unfinished(settings)
         self.settings = settings
         _write_settings(self.folder, settings, self.record)
@@ -189,6 +189,29 @@ class Study:
                 f"Use another folder{remedy}."
             )
         return list(changed)
+
+    def drop(self, stages: Sequence[str]) -> None:
+        """Forget stages; first say which finished ones go with them that no run makes again."""
+        if said := self.lost_with(stages):
+            say(said)
+        for name in stages:
+            self.forget(name)
+
+    def lost_with(self, stages: Sequence[str]) -> str:
+        """The sentence on finished optional stages that rest on these; empty if there are none."""
+        lost = [
+            one.name
+            for one in STAGES
+            if one.is_optional and self.store.record_path(f"manifests/{one.name}").is_file()
+            if one.name not in stages[:1] and any(rests_on(one.name, each) for each in stages)
+        ]
+        if not lost:
+            return ""
+        again = " and ".join(f"'mnemoscope {one} {self.folder}'" for one in lost)
+        return (
+            f"{', '.join(lost)}: will be dropped too, for {stages[0]} is made anew. Afterwards run "
+            f"{again}; what is still valid is taken from {self.folder}."
+        )
 
     def _drop_unfinished(self, settings: StudySettings) -> None:
         """Drop what an interrupted stage made with other settings."""
