@@ -25,7 +25,7 @@ from mnemoscope.study.settings import StudySettings
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import NON_MEMO
-from study_files import put_in_place, settings_with
+from study_files import content, put_in_place, settings_with
 
 FEW = {"n_sequences": 12, "draws": 2, "n_heldout": 4}
 BOTH = ["twin_in_model", "model_in_twin"]
@@ -341,6 +341,20 @@ def test_a_finished_graft_that_redo_drops_is_said_before(done, tmp_path, capfd):
     assert f"'mnemoscope graft {study.folder}'" in line
     assert not Study(study.folder).is_done("graft")
     assert (study.folder / "graft").is_dir()
+
+
+def test_a_damaged_graft_is_made_again_by_the_command_that_is_told(done, tmp_path):
+    study = Study(shutil.copytree(done.folder, tmp_path / "again"))
+    before = content(study.folder)
+    torn, gone = sorted((study.folder / "graft").glob("*.parquet"))[:2]
+    torn.write_bytes(torn.read_bytes()[:-9])
+    gone.unlink()
+    assert {str(one).rpartition("'mnemoscope ")[2] for one in study.verify()} == {
+        f"graft {study.folder}'."
+    }
+    assert run_stage(study, "graft")
+    assert content(study.folder) == before
+    assert not run_stage(Study(study.folder), "graft")
 
 
 def test_classes_too_small_for_a_verdict_are_grafted_without_random_changes(study, capfd):

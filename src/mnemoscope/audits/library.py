@@ -120,6 +120,7 @@ class LocalChoice:
     device: str = "auto"
     role: str = "model"
     loaded: "LanguageModel | None" = None
+    trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what torch would."""
@@ -135,7 +136,9 @@ class LocalChoice:
         """The reference: what was asked for, else the embedded model's own; ``"none"``: none."""
         own = EMBEDDED if self.name == EMBEDDED else None
         name = None if reference == "none" else reference or own
-        return LocalChoice(str(name), None, self.dtype, self.device, "reference") if name else None
+        if not name:
+            return None
+        return replace(self, name=str(name), revision=None, role="reference", loaded=None)
 
     def load(self) -> "LanguageModel":
         """The model."""
@@ -145,7 +148,13 @@ class LocalChoice:
 
         say(f"Loading the {self.role} {self.name}")
         place = place_of(self.name, self.role)
-        return load_model(place, revision=self.revision, dtype=self.dtype, device=self.device)
+        return load_model(
+            place,
+            revision=self.revision,
+            dtype=self.dtype,
+            device=self.device,
+            trust_remote_code=self.trust_remote_code,
+        )
 
 
 @contextmanager
@@ -168,6 +177,7 @@ def audit(
     revision: str | None = None,
     dtype: str = "float32",
     device: str = "auto",
+    trust_remote_code: bool = False,
     encoding: str = "utf-8",
     columns: Mapping[str, str] | None = None,
     case: str | None = None,
@@ -196,6 +206,7 @@ def audit(
         revision: of a hub name.
         dtype: of the weights, where the model is named.
         device: where a named model runs.
+        trust_remote_code: run Python code that comes with a named model.
         encoding: of text files.
         columns: of tables, by their paths.
         case: what the audit is for, a line that page, report and record show.
@@ -224,7 +235,9 @@ def audit(
     with ExitStack() as stack:
         stack.enter_context(progress_shown(progress))
         if isinstance(model, str | Path):
-            own = LocalChoice(str(model), revision, dtype, str(device))
+            own = LocalChoice(
+                str(model), revision, dtype, str(device), trust_remote_code=trust_remote_code
+            )
         else:
             own = stack.enter_context(_loaded(model, tokenizer, "model"))
         if reference is None or isinstance(reference, str | Path):
@@ -355,7 +368,9 @@ def audit_api(
         return _made(folder, make_audit(auditing, reading, folder, command=command, redo=redo))
 
 
-def verify(folder: str | Path, *, device: str = "auto") -> "Verification":
+def verify(
+    folder: str | Path, *, device: str = "auto", trust_remote_code: bool = False
+) -> "Verification":
     """Repeat the passages of a finished audit, and say which of them hold.
 
     Raises UserError: no audit there, or its model cannot be loaded. DamagedDataError: a file that
@@ -373,7 +388,13 @@ def verify(folder: str | Path, *, device: str = "auto") -> "Verification":
             from mnemoscope.audits.local import LocalModel
 
             dtype = facts["dtype"] or "float32"
-            own = LocalChoice(facts["name"], facts["revision"], dtype, device)
+            own = LocalChoice(
+                facts["name"],
+                facts["revision"],
+                dtype,
+                device,
+                trust_remote_code=trust_remote_code,
+            )
             return LocalModel(own.load(), settings)
         place = {"url": api["endpoint"], "model": facts["name"]}
         service = checked(EndpointSettings, **api["settings"], **place)
@@ -391,6 +412,7 @@ def rank(
     revision: str | None = None,
     dtype: str = "float32",
     device: str = "auto",
+    trust_remote_code: bool = False,
     encoding: str = "utf-8",
     columns: Mapping[str, str] | None = None,
     **settings: Any,
@@ -401,6 +423,7 @@ def rank(
     there.
     """
     own, folder = LocalChoice(str(model), revision, dtype, device), Path(out)
+    own = replace(own, trust_remote_code=trust_remote_code)
     other, asked = own.beside(reference), audit_settings(**settings)
     _check(own, other, documents)
     with _kept_clean(folder):

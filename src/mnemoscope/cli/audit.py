@@ -68,6 +68,10 @@ Column = Annotated[
 ]
 Again = Annotated[bool, Option("--redo", help="Write over another audit.")]
 Encoding = Annotated[str, Option("--encoding", help="Encoding of text files.", hidden=True)]
+TrustRemoteCode = Annotated[
+    bool,
+    Option("--trust-remote-code", help="Run Python code that comes with the model.", hidden=True),
+]
 Revision = Annotated[
     str | None, Option("--revision", help="Hub revision of the model.", hidden=True)
 ]
@@ -160,6 +164,7 @@ def audit(
     revision: Revision = None,
     dtype: Dtype = None,
     device: Device = None,
+    trust_remote_code: TrustRemoteCode = False,
     settings: SettingsFile = None,
     answer: Answer = ANSWER,
     redo: Again = False,
@@ -184,6 +189,7 @@ def audit(
             revision=revision,
             dtype=dtype or "float32",
             device=device or "auto",
+            trust_remote_code=trust_remote_code,
             encoding=encoding,
             columns=parse_columns(column),
             case=case,
@@ -287,6 +293,7 @@ def audit_gate(
 def audit_verify(
     folder: Annotated[Path, Argument(help="The folder of a finished audit.")],
     device: Device = None,
+    trust_remote_code: TrustRemoteCode = False,
     answer: Answer = ANSWER,
     quiet: Quiet = False,
 ) -> None:
@@ -298,7 +305,7 @@ def audit_verify(
     from mnemoscope.words import plural
 
     with shown(quiet):
-        found = verify(folder, device=device or "auto")
+        found = verify(folder, device=device or "auto", trust_remote_code=trust_remote_code)
     answer.facts.update({"folder": folder, **found._asdict()})
     for line in [*found.problems, *found.notes]:
         print(printable(line))
@@ -319,6 +326,7 @@ def audit_rank(
     revision: Revision = None,
     dtype: Dtype = None,
     device: Device = None,
+    trust_remote_code: TrustRemoteCode = False,
     answer: Answer = ANSWER,
     quiet: Quiet = False,
     **fields: Any,
@@ -341,6 +349,7 @@ def audit_rank(
             revision=revision,
             dtype=dtype or "float32",
             device=device or "auto",
+            trust_remote_code=trust_remote_code,
             encoding=encoding,
             columns=parse_columns(column),
             **fields,

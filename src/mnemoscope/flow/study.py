@@ -400,8 +400,8 @@ def _asked(settings: StudySettings, texts: Any) -> tuple[dict[str, Any], pl.Data
 def _is_model(given: Any) -> bool:
     """Whether it is a model, loaded or named, and no settings."""
     if isinstance(given, str | Path):
-        is_file = Path(given).suffix in (".yaml", ".yml")
-        return Path(given).is_dir() or str(given) == EMBEDDED or ("/" in str(given) and not is_file)
+        is_hub_name = "/" in str(given) and Path(given).suffix not in (".yaml", ".yml")
+        return Path(given).is_dir() or str(given) == "embedded" or is_hub_name
     return not isinstance(given, Mapping | StudySettings)
 
 

@@ -81,9 +81,9 @@ def load_model(
             model = merge_adapter(model, source.adapter)
         if device_map is None:
             model = model.to(torch_device)
+        lm = wrap_model(model, tokenizer, name=str(name), revision=revision, bos=bos)
+        _check_looks_back(lm)
     warn_if_emulated(model.dtype, model.device)
-    lm = wrap_model(model, tokenizer, name=str(name), revision=revision, bos=bos)
-    _check_looks_back(lm)
     return lm
 
 
