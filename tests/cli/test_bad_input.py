@@ -298,6 +298,9 @@ REFUSED = [  # a command, and what its line says: the file, flag or key, and wha
     ),
     # what leaves the machine or is made for another harness
     ("export push LABEL name --dry-run", "OWNER/NAME"),
+    ("export push LABEL ../x --dry-run", "OWNER/NAME"),
+    ("run -o x --model MODEL --sequences TABLE --dry-run --engine 0", "choose local or ray"),
+    ("train STUDY --storage file:///etc", "need --engine ray"),
     ("export push SEQUENCES o/n --dry-run", "label"),
     ("export push TABLE o/n --dry-run --with-documents", "not an audit"),
     ("export push TABLE o/n --dry-run -o mine", "new or empty"),

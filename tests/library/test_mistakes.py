@@ -95,7 +95,7 @@ CASES: dict[str, tuple[Case, str]] = {
         lambda h: ms.classify(h.scanned, ["Non-Memo, Guess, Recall"] * 2), "named twice"),
     "a number as folder": (lambda h: ms.capture(h.model, h.windows, out=5), "out: an int"),
     "a number as text of a document": (lambda h: ms.audit(h.path, {"a": 5}), "'a': an int"),
-    "a loaded model and no folder": (lambda h: ms.run(h.model, "x.txt"), "settings: a GPTNeoX"),
+    "a loaded model and no folder": (lambda h: ms.run(h.model, "x.txt"), "'my-study'"),
     "a stage that there is not": (
         lambda h: ms.run(h.path, h.windows, "x", until="sequnces"), "no stage 'sequnces'"),
     "another prefix than the windows": (

@@ -402,7 +402,7 @@ def _is_model(given: Any) -> bool:
     if isinstance(given, str | Path):
         is_hub_name = "/" in str(given) and Path(given).suffix not in (".yaml", ".yml")
         return Path(given).is_dir() or str(given) == "embedded" or is_hub_name
-    return not isinstance(given, Mapping | StudySettings)
+    return hasattr(given, "forward")
 
 
 _ROLES = (("model", "model", "name"), ("reference", "capture", "reference"))
