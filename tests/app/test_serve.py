@@ -5,11 +5,12 @@ import json
 import socket
 
 import pytest
+from starlette.testclient import TestClient
 
 from mnemoscope.app import HOST, check_host
 from mnemoscope.app import page as module
 from mnemoscope.app.page import MOST_BYTES, MOST_CHARACTERS, read_visit
-from mnemoscope.app.serve import Guard, find_socket, open_target
+from mnemoscope.app.serve import Guard, find_socket, make_app, open_target
 from mnemoscope.errors import UserError
 
 
@@ -25,7 +26,7 @@ def answer(**headers: str) -> tuple[int, dict[str, str]]:
         sent.append(message)
 
     given = [(key.replace("_", "-").encode(), value.encode()) for key, value in headers.items()]
-    asyncio.run(Guard(app)({"type": "http", "headers": given}, None, send))
+    asyncio.run(Guard(app)({"type": "http", "path": "/", "headers": given}, None, send))
     found = {key.decode(): value.decode() for key, value in sent[0]["headers"]}
     return sent[0]["status"], found
 
@@ -58,6 +59,19 @@ def test_this_machine_is_let_in_with_bounded_bodies_and_asks_nothing_of_others(s
         assert policy["default-src"] == policy["connect-src"] == "'self'"
         assert policy["frame-ancestors"] == "'none'"
         assert "http" not in said["content-security-policy"]
+
+
+def test_what_no_page_asks_for_is_refused_in_a_line(caplog):
+    client = TestClient(make_app(None, None, "cpu"), base_url=f"http://{OWN}")
+    for path in ("/openapi.json", "/gradio_api/openapi.json", "/docs", "/redoc"):
+        assert client.get(path).status_code == 404
+    wrong = {"fn_index": 9999, "data": [], "session_hash": "a"}
+    for path in ("queue/join", "run/predict"):
+        answer = client.post(f"/gradio_api/{path}", json=wrong)
+        assert answer.status_code == 500
+        said = [one.getMessage() for one in caplog.records if one.levelname == "ERROR"]
+        assert said.pop().startswith(f"mnemoscope app: POST /gradio_api/{path}: ")
+        assert "\n" not in "".join(said)
 
 
 def test_another_host_is_refused_and_other_machines_cannot_connect():

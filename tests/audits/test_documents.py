@@ -265,6 +265,16 @@ def test_memory_that_runs_out_is_not_called_a_broken_file(tmp_path, monkeypatch)
         read_one(tmp_path / "page.html")
 
 
+def test_a_merged_cell_is_read_once_whatever_it_claims_to_span_and_tables_in_it_too(tmp_path):
+    made = docx.Document()
+    cell = made.add_table(rows=1, cols=2).cell(0, 0)
+    cell.text = "wide"
+    cell.add_table(1, 1).cell(0, 0).text = "inner"
+    cell._tc.get_or_add_tcPr().get_or_add_gridSpan().val = 10**9
+    made.save(tmp_path / "a.docx")
+    assert read_one(tmp_path / "a.docx").text.split() == ["wide", "inner"]
+
+
 def test_a_docx_that_unpacks_to_more_than_memory_is_refused(tmp_path):
     docx.Document().save(tmp_path / "a.docx")
     with zipfile.ZipFile(tmp_path / "a.docx", "a", zipfile.ZIP_DEFLATED) as parts:

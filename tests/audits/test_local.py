@@ -60,7 +60,7 @@ def test_leaving_early_changes_no_verdict_and_the_end_is_the_study_s_continuatio
     assert decoded.mean() < 0.9
     with stopped_at(local, "last_logits") as passes:
         run(lm, windows[score == 1], n_allowed)
-    assert len(passes) == 4 + 1  # what is right after four tokens is finished in one pass
+    assert len(passes) == 8 + 1  # what is right after eight tokens is finished in one pass
 
 
 @pytest.mark.parametrize("family", tiny.HYBRIDS)

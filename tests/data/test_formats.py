@@ -146,6 +146,14 @@ def test_a_name_is_no_pattern(tmp_path, tokenizer, ending):
     assert count_duplicates(suffix, corpus).tolist() == [1]
 
 
+def test_a_csv_whose_line_does_not_end_is_refused_before_it_is_read(tmp_path):
+    path = tmp_path / "a.csv"
+    with path.open("wb") as file:
+        file.write(b"text\n")
+        file.truncate(5 << 30)  # a hole, which takes no disk
+    assert "a.csv, line 1: not CSV (a line of more than 32 MB)" in refusal(read_table, path)
+
+
 CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
 
 

@@ -15,7 +15,7 @@ from mnemoscope.app import FIRST_PORT, HOST, NAMES, check_host, check_target
 from mnemoscope.app.page import MOST_BYTES, Models, Shop, head, make_blocks, theme
 from mnemoscope.app.views import BrowsedStudy, Result, open_audit
 from mnemoscope.embedded import place_of
-from mnemoscope.errors import UserError
+from mnemoscope.errors import UserError, first_line, printable
 from mnemoscope.study.folder import Study, is_study
 
 _PORTS_TRIED = 20
@@ -29,6 +29,7 @@ _HEADERS = {
     "referrer-policy": "no-referrer",
 }
 
+_log = logging.getLogger(__name__)
 _Scope = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[_Scope]]
 _Send = Callable[[_Scope], Awaitable[None]]
@@ -38,7 +39,8 @@ _Asgi = Callable[[_Scope, _Receive, _Send], Awaitable[None]]
 class Guard:
     """Stands before the app: this machine's names only, no outside requests, bounded bodies.
 
-    It keeps the app's `shop` for those who look in from outside.
+    What the app raises at a request that no page makes is one line of the log. It keeps the app's
+    `shop` for those who look in from outside.
     """
 
     def __init__(self, app: _Asgi, shop: Any = None) -> None:
@@ -69,13 +71,26 @@ class Guard:
             await _refuse(send, 413, "too large")
             return
 
+        if scope["path"].endswith("/openapi.json"):  # Gradio has two; the page asks for neither
+            await _refuse(send, 404, "not here")
+            return
+        is_begun = False
+
         async def guarded(message: _Scope) -> None:
+            nonlocal is_begun
             if message["type"] == "http.response.start":
+                is_begun = True
                 own = [(key.encode(), value.encode()) for key, value in _HEADERS.items()]
                 message["headers"] = [*message.get("headers", []), *own]
             await send(message)
 
-        await self._app(scope, receive, guarded)
+        try:
+            await self._app(scope, receive, guarded)
+        except Exception as error:
+            why = f"{type(error).__name__}: {first_line(error)}"
+            _log.error("%s", printable(f"mnemoscope app: {scope['method']} {scope['path']}: {why}"))
+            if not is_begun:
+                await _refuse(send, 500, "no such request")
 
 
 async def _refuse(send: _Send, code: int, reason: str) -> None:

@@ -268,19 +268,27 @@ _MOST_XML_BYTES = 8 * MOST_TEXT_BYTES  # a file of 1 MB can unpack to a thousand
 
 
 def _docx(data: bytes) -> str:
-    """Paragraphs and table rows in their order, a line each."""
+    """Paragraphs and table rows in their order, a line each; a merged cell once."""
     library = _library("docx", "python-docx")
     with zipfile.ZipFile(io.BytesIO(data)) as parts:
         size = sum(one.file_size for one in parts.infolist() if one.filename.endswith(".xml"))
     if size > _MOST_XML_BYTES:
         raise ValueError(f"more than {_MOST_XML_BYTES >> 20} MB when unpacked")
-    lines: list[str] = []
-    for block in library.Document(io.BytesIO(data)).iter_inner_content():
-        if hasattr(block, "rows"):
-            lines += ("\t".join(cell.text for cell in row.cells) for row in block.rows)
+    return "\n".join(
+        _docx_lines(library.Document(io.BytesIO(data)), _library("docx.table", "python-docx")._Cell)
+    )
+
+
+def _docx_lines(block: Any, cell: Callable[[Any, Any], Any]) -> Iterator[str]:
+    """Lines of a document, or of a cell with the tables in it."""
+    for part in block.iter_inner_content():
+        if hasattr(part, "rows"):
+            # `row.cells` would give a merged cell once for each column that it claims to span.
+            for row in part.rows:
+                cells = (cell(one, part) for one in row._tr.tc_lst)
+                yield "\t".join("\n".join(_docx_lines(one, cell)) for one in cells)
         else:
-            lines.append(block.text)
-    return "\n".join(lines)
+            yield part.text
 
 
 def _library(module: str, package: str) -> Any:

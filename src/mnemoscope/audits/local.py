@@ -50,7 +50,7 @@ from mnemoscope.study.models import facts_of
 if TYPE_CHECKING:  # what makes studies takes a second to import, and most audits ask none
     from mnemoscope.audits.ground import CnnGround
 
-_ASKED_WHOLE = 4  # windows right up to here, few of most texts, are asked whether they are whole
+_ASKED_WHOLE = 8  # windows right up to here, few of most texts, are asked whether they are whole
 _MODEL_FILES = ("*.safetensors", "*.json", "*.gguf", "*.model")
 _T = TypeVar("_T")
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 import polars as pl
 
@@ -23,7 +23,7 @@ from mnemoscope.errors import (
     pip_install,
     printable,
 )
-from mnemoscope.parse import parse_json
+from mnemoscope.parse import MOST_TEXT_BYTES, parse_json
 from mnemoscope.plugins import Plugin, call_plugin, find_plugins, load_plugin, lower
 
 TABLE_ENDINGS = (
@@ -255,18 +255,19 @@ def _zstd_decoder(path: Path) -> Any:
 
 # CSV: one row a document, every value a text until its column says otherwise.
 
-_LONGEST_FIELD = 1 << 30
+_LONGEST_FIELD = 4 * MOST_TEXT_BYTES  # a row with a text of a quarter of it is passed over alone
 
 
 def read_csv(path: Path) -> pl.DataFrame:
     """Read a CSV file with a header; every column is text, null where a field is empty.
 
-    Raises UserError: not UTF-8, quotes that do not close, a name that is empty or stands twice, or
-    a row with more or fewer fields than the header.
+    Raises UserError: not UTF-8, quotes that do not close, a name that is empty or stands twice, a
+    row with more or fewer fields than the header, or a line or field without end.
     """
     csv.field_size_limit(_LONGEST_FIELD)
     with open_unpacked(path) as raw:
-        lines = csv.reader(io.TextIOWrapper(raw, encoding="utf-8-sig", newline=""), strict=True)
+        text = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
+        lines = csv.reader(_bounded_lines(text), strict=True)
         try:
             names = next(lines, [])
             _check_names(path, names)
@@ -284,13 +285,20 @@ def read_csv(path: Path) -> pl.DataFrame:
         except csv.Error as error:
             raise UserError(
                 f"{path}, line {lines.line_num}: not CSV ({error}). Quotes inside a quoted text "
-                "are doubled."
+                "are doubled, and every row ends its line."
             ) from None
     columns = zip(*rows, strict=True) if rows else ([] for _ in names)
     frame = pl.DataFrame(
         [pl.Series(name, column, pl.String) for name, column in zip(names, columns, strict=True)]
     )
     return frame.with_columns(pl.all().replace("", None))
+
+
+def _bounded_lines(text: TextIO) -> Iterator[str]:
+    while line := text.readline(_LONGEST_FIELD + 1):
+        if len(line) > _LONGEST_FIELD:
+            raise csv.Error(f"a line of more than {_LONGEST_FIELD >> 20} MB")
+        yield line
 
 
 def _check_names(path: Path, names: list[str]) -> None:
