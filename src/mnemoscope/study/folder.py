@@ -69,8 +69,8 @@ _UNITS_OF = {
     "graft": ("graft",),
     "knockout": ("knockout",),
 }
-"""Folders with the results of a stage's units, each a store of its own (`cluster.units.UnitStore`);
-the first is never empty."""
+"""Folders with results of a stage's units, each a store of its own (`cluster.units.UnitStore`)."""
+_NEVER_EMPTY = ("cnn", "graft")
 _UNITS = (*itertools.chain(*_UNITS_OF.values()), "units/*")
 _TEMPORARY = [f"{one}/.*.tmp" for one in (".", "manifests", *_UNITS)]
 """What killed processes leave."""
@@ -332,10 +332,10 @@ class Study:
 
     def _damaged_units(self, stage: str) -> Iterator[tuple[Store, str, MnemoscopeError]]:
         """Store, key and error of each result that is not as it was written, or of all, gone."""
-        for place, folder in enumerate(_UNITS_OF.get(stage, ())):
+        for folder in _UNITS_OF.get(stage, ()):
             store = self._units_in(self.folder / folder)
             keys = [path.stem for path in sorted(store.folder.glob("[!.]*.json"))]
-            if not (keys or place):
+            if not keys and folder in _NEVER_EMPTY:
                 yield store, "", store.missing(store.folder, folder)
             data = (one for one in store.folder.glob("[!.]*.*") if one.suffix != ".json")
             for key in sorted(
