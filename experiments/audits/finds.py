@@ -145,7 +145,7 @@ def measure_finds(
     planted = planted_documents(sequences, n_documents)
     texts = [text for text, _ in planted]
     record, spans, names = audit_texts(lm, reference, texts)
-    n_true = n_found = n_spanned = n_extra = n_recalled = n_planted = 0
+    n_true = n_found = n_spanned = n_extra = n_recalled = n_planted = n_wrong = 0
     per_document = []
     for (text, places), name in zip(planted, names, strict=True):
         truth, trained = reproduced(lm, text), trained_of(places)
@@ -155,6 +155,8 @@ def measure_finds(
         n_spanned, n_extra = n_spanned + len(found), n_extra + len(found - truth)
         recalled = inside(rows.filter(verdict="recall").select("start", "end").iter_rows())
         n_recalled, n_planted = n_recalled + len(recalled), n_planted + len(recalled & trained)
+        called = rows.filter(verdict="recall").select("start", "end").iter_rows()
+        n_wrong += sum(not trained & {*range(start, end)} for start, end in called)
         per_document.append(len(truth & found) / max(len(truth), 1))
     print(f"planted: {len(texts)} documents, {record['summary']['characters']:,} characters")
     print(
@@ -170,7 +172,7 @@ def measure_finds(
         f"({100 * n_planted / n_recalled:.1f} %)"
     )
     print(
-        f"spans: {record['summary']['recall_spans']} recall, "
+        f"spans: {record['summary']['recall_spans']} recall ({n_wrong} of them outside), "
         f"{record['summary']['guess_spans']} guess"
     )
 

@@ -11,16 +11,16 @@ from mnemoscope.words import interval
 
 RULES = {
     "rule": ("no reference: the rule decides", "rule"),
-    "cnn": (
-        "a reference and a study: two of rule, reference, CNN",
-        "**two of rule, CNN, reference**",
-    ),
     "grafts": (
         "a reference of the model's shape: two of rule, reference, grafts",
         "**two of rule, reference, grafts**",
     ),
+    "cnn": (
+        "a reference of another shape, a study: two of rule, reference, CNN",
+        "**two of rule, CNN, reference**",
+    ),
     "needs": (
-        "a reference of another shape: two of rule, reference, needs",
+        "a reference of another shape, no study: two of rule, reference, needs",
         "**two of rule, reference, needs**",
     ),
 }

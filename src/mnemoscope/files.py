@@ -9,6 +9,7 @@ import errno
 import glob
 import hashlib
 import io
+import itertools
 import json
 import os
 import selectors
@@ -17,13 +18,14 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from mnemoscope.errors import (
     DamagedDataError,
@@ -127,6 +129,99 @@ def _held(temporary: Path, folder: Path) -> Iterator[None]:
     finally:
         held.release()
         lock.unlink(missing_ok=True)
+
+
+def hold_file(path: Path) -> AbstractContextManager[None]:
+    """Hold an output file that takes long to make, by `.NAME.lock` beside it, which is removed.
+
+    Raises UserError: another process is making it, or its folder cannot be written to.
+    """
+    return _held(path.with_name(f".{path.name}.tmp"), path)
+
+
+LOCK_FILE = ".lock"
+
+
+@contextmanager
+def hold_folder(folder: Path, *, shared: bool = False) -> Iterator[None]:
+    """Lock a folder for the duration of the block: a study, an audit.
+
+    An exclusive holder keeps `.lock`. A shared holder takes `.lock` only long enough to create and
+    lock its own file, `.lock-PID-NUMBER`. The folder is free if `.lock` and all of these are
+    unlocked. Raises UserError: another process holds it (names its process id), or it cannot be
+    written to. NoRoomError: the disk is full.
+    """
+    with ExitStack() as held:
+        try:
+            gate = _gate(folder, shared=shared)
+            held.callback(gate.release)
+            if shared:
+                (folder / _HOLDER_FILE).unlink(missing_ok=True)  # a killed one's
+                own = folder / f"{LOCK_FILE}-{os.getpid()}-{next(_NUMBERS)}"
+                held.callback(own.unlink, missing_ok=True)
+                held.enter_context(_file_lock(own))
+                gate.release()
+            else:
+                _clear_shares(folder)
+                held.callback((folder / _HOLDER_FILE).unlink, missing_ok=True)
+                (folder / _HOLDER_FILE).write_text(f"{os.getpid()}\n", encoding="utf-8")
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                raise disk_full(folder) from error
+            raise UserError(
+                f"{folder}: cannot be written to ({error.strerror}). Copy it, or choose another."
+            ) from None
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            raise disk_full(folder) from error
+
+
+_HOLDER_FILE = f"{LOCK_FILE}.pid"
+_NUMBERS = itertools.count()  # of the shares that this process takes
+_PATIENCE = 10.0  # seconds to wait for `.lock`, which another shared holder keeps briefly
+
+
+def _file_lock(path: Path) -> BaseFileLock:
+    return FileLock(path, thread_local=False)
+
+
+def _gate(folder: Path, *, shared: bool) -> BaseFileLock:
+    """Take `.lock`; UserError names its holder."""
+    lock = _file_lock(folder / LOCK_FILE)
+    end = time.monotonic() + (_PATIENCE if shared else 0)
+    while True:
+        try:
+            lock.acquire(timeout=0)
+            return lock
+        except Timeout:
+            with suppress(OSError):
+                if pid := (folder / _HOLDER_FILE).read_text(encoding="utf-8").strip():
+                    raise _in_use(folder, f"process {pid}") from None
+            if time.monotonic() >= end:
+                raise _in_use(folder, _SHARERS) from None
+            time.sleep(0.05)
+
+
+def _clear_shares(folder: Path) -> None:
+    """Remove what killed sharers left; UserError where one lives."""
+    for path in folder.glob(f"{LOCK_FILE}-*"):
+        try:
+            lock = _file_lock(path)
+            lock.acquire(timeout=0)
+            lock.release()
+        except Timeout:
+            raise _in_use(folder, _SHARERS) from None
+        path.unlink(missing_ok=True)
+
+
+_SHARERS = "processes that work on parts of it"
+
+
+def _in_use(folder: Path, holder: str) -> UserError:
+    return UserError(f"{folder}: in use by {holder}. Wait until it ends, or stop it.")
 
 
 def refuse_filled(folder: Path) -> None:

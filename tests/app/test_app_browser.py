@@ -80,6 +80,9 @@ def test_the_whole_visit(app, visit, document):
     assert page.locator(f"{MARK}.recall").count() >= 2
     assert "recalled" in page.inner_text(".result")
 
+    page.click(".result [data-step='1']")  # before any is chosen: the first
+    page.wait_for_function("document.querySelector('.evidence').innerText.includes('Passage 1 of')")
+
     # By keyboard alone: Tab reaches a passage, Enter chooses it.
     page.focus(".result .document summary")
     page.keyboard.press("Tab")

@@ -185,7 +185,7 @@ def hand_made() -> tuple[SequenceMaps, ClassDelta]:
 
 def test_the_strongest_edges_are_those_of_attention_times_delta():
     edges = strongest_edges(*hand_made())
-    assert [(one.layer, one.query, one.key) for one in edges] == [(2, 4, 2), (1, 3, 1)]
+    assert [(one.layer, one.query, one.key) for one in edges] == [(1, 4, 2), (0, 3, 1)]
     assert edges[0].weight == pytest.approx(0.5)
 
 

@@ -170,7 +170,7 @@ def audited(lm):
 
 @pytest.fixture(scope="session")
 def verify():
-    def verify(out, model):
-        return verify_audit(out, lambda _, settings: LocalModel(model, settings))
+    def verify(out, model, documents=()):
+        return verify_audit(out, lambda _, settings: LocalModel(model, settings), documents)
 
     return verify

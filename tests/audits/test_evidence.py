@@ -13,15 +13,21 @@ from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper
 
+from experiments.audits.tables import RULES as TABLE_ROWS
 from experiments.audits.tables import counts_of
 from experiments.pages import HERE, results_of
 from mnemoscope.audits.chance import tries_needed
 from mnemoscope.audits.edit_search import chance_within
-from mnemoscope.audits.passages import with_verdicts
+from mnemoscope.audits.passages import GROUNDS, join_passages, span_schema, with_verdicts
 from mnemoscope.audits.questions import EditSettings, audit_settings
 from mnemoscope.audits.sampling import sampling_logprobs, score_rows
 from mnemoscope.audits.tokens import tokenize
-from mnemoscope.audits.verdict import EVIDENCE_PAGE, RULES
+from mnemoscope.audits.verdict import (
+    EVIDENCE_PAGE,
+    RECALLED_IN_TEXT,
+    RULES,
+    WRONG_IN_TEXT,
+)
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import prepend_bos, wrap_model
 from mnemoscope.lm.probe import suffix_logprobs
@@ -95,21 +101,61 @@ def test_tries_are_the_fewest_that_reach_the_probability(chance, wanted):
     assert tries_needed(-1000.0, wanted) is None
 
 
-def test_of_rule_reference_and_cnn_or_need_two_decide_and_else_the_rule():
+def test_of_rule_reference_and_the_first_of_the_others_two_decide_and_else_the_rule():
     some = (None, "guess", "recall")
-    says = [*itertools.product(some[1:], some, some, some)]
-    names = ("rule_says", "reference_says", "cnn_says", "needs_say")
+    says = [*itertools.product(some[1:], some, some, some, some)]
+    names = ("rule_says", "reference_says", "grafts_say", "cnn_says", "needs_say")
     frame = pl.DataFrame(says, schema=dict.fromkeys(names, pl.String), orient="row")
-    plain = frame.with_columns(reason=pl.lit("because"), grafts_say=pl.lit(None, pl.String))
+    plain = frame.with_columns(reason=pl.lit("because"))
     for said, row in zip(says, with_verdicts(plain).iter_rows(named=True), strict=True):
-        rule, reference, cnn, needs = said
-        third = cnn or needs  # what it needs, where no CNN was asked
+        rule, reference, grafts, cnn, needs = said
+        third = grafts or cnn or needs
         votes = [rule, reference, third] if reference and third else [rule]
         assert row["verdict"] == max(set(votes), key=votes.count)
         assert ("against the rule: because" in row["reason"]) == (row["verdict"] != rule)
         assert row["evidence_conflict"] == (len({one for one in said if one}) > 1)
         if len(votes) == 1:
             assert row["reason"] == "because"
+
+
+def test_the_third_ground_is_the_one_that_finds_most_on_either_half_and_accuses_none():
+    rows = results_of("audits")["trained"]
+    found = [
+        [rows[TABLE_ROWS[name.partition("_")[0]][1]][one] for one in ("found", "right")]
+        for name in GROUNDS[1:]
+    ]
+    for half in (0, 1):  # so it may be chosen on one half and tested on the other
+        n_found = [of[half][0] for of, _ in found]
+        assert n_found == sorted(n_found, reverse=True)
+        assert all(of[half][0] == of[half][1] for _, of in found)
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.booleans(), st.booleans()), max_size=8))
+def test_passages_that_touch_and_have_one_verdict_are_one(pieces):
+    text, rows, start = "".join(map(chr, range(97, 197))), [], 0
+    for length, is_recall, is_apart in pieces:
+        start += is_apart
+        row = dict.fromkeys(span_schema()) | {
+            "document": "a", "start": start, "end": start + length, "tokens": length, "windows": 1,
+            "verdict": "recall" if is_recall else "guess", "reason": "so", "is_copied": False,
+            "text": text[start : start + length], "verbatim_length": length,
+        }  # fmt: skip
+        rows.append(row)
+        start += length
+    before = pl.DataFrame(rows, schema=span_schema())
+    after = join_passages(before, lambda *_: 7)
+    found = after.rows(named=True)
+    for left, right in itertools.pairwise(found):
+        assert left["end"] < right["start"] or left["verdict"] != right["verdict"]
+    for row in found:
+        own = [one for one in rows if row["start"] <= one["start"] < row["end"]]
+        assert (row["start"], row["end"]) == (own[0]["start"], own[-1]["end"])
+        assert row["text"] == text[row["start"] : row["end"]]
+        assert row["tokens"] == sum(one["tokens"] for one in own) == row["end"] - row["start"]
+        assert {one["verdict"] for one in own} == {row["verdict"]}
+        assert row["windows"] == (7 if len(own) > 1 else 1)
+        assert row["verbatim_length"] == max(one["tokens"] for one in own)
+    assert after["tokens"].sum() == before["tokens"].sum()
 
 
 VOCABULARY, PREFIX, SUFFIX = 5, 3, 5
@@ -204,6 +250,8 @@ def test_the_error_rates_that_audits_show_were_measured_on_the_model_that_ships(
     found = results_of("audits")
     assert found["model"] == lm.fingerprint  # of another one they must be measured again
     never = sum(half["sequences"] - half["trained"] for half in found["halves"])
-    measured = {name: (*counts_of(found["trained"], name), never) for name in RULES}
+    forms = sum(half["groups_never"] for half in found["halves"])  # which share no form
+    measured = {name: (*counts_of(found["trained"], name), never, forms) for name in RULES}
     assert {name: (*one.tested.values(),) for name, one in RULES.items()} == measured
-    assert (HERE.parent / EVIDENCE_PAGE).is_file()
+    page = (HERE.parent / EVIDENCE_PAGE).read_text(encoding="utf-8")
+    assert f"Of the {RECALLED_IN_TEXT}, {WRONG_IN_TEXT} stand in held-out templates" in page

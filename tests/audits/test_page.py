@@ -5,19 +5,30 @@ import json
 import math
 import re
 import shlex
+from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 from xml.etree import ElementTree
 
 import polars as pl
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from chromium import NEEDS_CHROMIUM, UNFOLD, hard_to_use
 from mnemoscope.audits.brief import render_brief
 from mnemoscope.audits.documents import read_documents
 from mnemoscope.audits.exports import about, junit_xml, sarif_log
-from mnemoscope.audits.page import Passage, chance, quoted, render_page, stretches, strongest
+from mnemoscope.audits.page import (
+    Passage,
+    chance,
+    passage_tests,
+    quoted,
+    render_page,
+    stretches,
+    strongest,
+)
 from mnemoscope.audits.questions import audit_settings
-from mnemoscope.audits.verdict import LEARNED, RULES, error_rate, sentence_of, verdict_of
+from mnemoscope.audits.verdict import LEARNED, RULES, error_rate, said_of, verdict_of
 from mnemoscope.words import mark_hidden
 from pages import Page
 from tests.audits.conftest import BRIEF, audit_documents
@@ -25,6 +36,7 @@ from tests.audits.conftest import BRIEF, audit_documents
 VERDICT = {"sentence": "“m” recalls 2 passages.", "tested": RULES["rule"].tested, "tested_on": "m"}
 UNPRINTABLE = 'a&b <c> "d" ]]> \x00\x1b\ud800\ufffe é😀'
 RECORD = {"case": UNPRINTABLE, "operator": None, "date": "2026-11-30T21:00:00Z", "verdict": VERDICT}
+RECORD |= {"documents": []}
 
 
 def test_hostile_text_is_only_text_and_nothing_comes_from_outside(made):
@@ -100,9 +112,10 @@ def test_the_report_says_what_the_record_says(made):
 
 def test_one_verdict_is_said_everywhere_and_each_passage_has_one_place(made):
     record, verdict = made.record, made.record["verdict"]
-    assert verdict["sentence"] == sentence_of(record["model"]["name"], record["summary"])
+    said = said_of(record["model"]["name"], record["summary"])
+    assert said == (verdict["headline"], verdict["meaning"])
     assert verdict["decided_by"] == "grafts"
-    assert "evidence that it learned these words" in verdict["sentence"]
+    assert LEARNED in verdict["sentence"]
     sarif = json.loads((made.out / "audit.sarif").read_text(encoding="utf-8"))["runs"][0]
     properties = sarif["properties"]
     assert properties == about(record)
@@ -110,7 +123,9 @@ def test_one_verdict_is_said_everywhere_and_each_passage_has_one_place(made):
     for name in ("audit.html", "report.html"):
         said = words_of((made.out / name).read_text(encoding="utf-8"))
         assert "It learned" not in said
-        for one in (verdict["sentence"], error, made.record["case"][:20], "UTC"):
+        meaning = verdict["meaning"][0].upper() + verdict["meaning"][1:]
+        assert verdict["sentence"] == f"{verdict['headline']}: {verdict['meaning']}."
+        for one in (verdict["headline"], meaning, error, made.record["case"][:20], "UTC"):
             assert one in said
         places = set(re.findall(r"characters ([\d,]+ to [\d,]+)", said))
         recalled = made.spans.filter(verdict="recall").rows(named=True)
@@ -119,6 +134,23 @@ def test_one_verdict_is_said_everywhere_and_each_passage_has_one_place(made):
         pieces = list(quoted(row))
         assert "".join(one.text for one in pieces if one.is_passage) == row["text"]
         assert "".join(one.text for one in pieces if one.is_shown) == row["prefix_text"]
+
+
+def test_headings_name_documents_by_their_last_parts_and_cards_the_tests_that_decide(made):
+    heads = r"<(title|h[1-3]|summary|header|figcaption|blockquote)[^>]*>(.*?)</\1>"
+    for page in (made.page, (made.out / "report.html").read_text(encoding="utf-8")):
+        found = [one for _, one in re.findall(heads, page, re.DOTALL)]
+        assert len(found) > 10
+        assert not [one for one in found if str(made.folder / "in") in one]
+        assert any("&lt;b&gt;&amp;.txt" in one for one in found)
+    assert words_of(made.page).count("Two of these three decide: rule") == made.spans.height
+    row = made.spans.rows(named=True)[0]
+    assert [name for name, _ in passage_tests(row).counted][1:] == [
+        "reference",
+        "exchange of parts",
+    ]
+    alone = passage_tests(row | {"reference_says": None})
+    assert ([name for name, _ in alone.counted], len(alone.beside)) == (["rule"], 2)
 
 
 def test_a_passage_that_reaches_out_of_its_window_is_quoted_whole():
@@ -147,13 +179,14 @@ def summary(**given):
     ("found", "said"),
     [
         ({"recall_spans": 1, "recalled": {"share": 0.0001}}, "recalls 1 passage, < 0.1 %"),
-        ({"near": {"characters": 9, "share": 0.02}}, "recalls 2.0 % of the documents nearly"),
-        ({"guess_spans": 2}, "no evidence that it learned these words"),
+        ({"near": {"characters": 9, "share": 0.02}}, "recalls 2.0 % of the documents, in near"),
+        ({"guess_spans": 2}, "2 passages, all of which can be guessed from what it was shown, so"),
+        ({"guess_spans": 1}, "1 passage, which can be guessed from what it was shown, so there is"),
         ({}, "no evidence that it learned the documents, and none that it did not"),
     ],
 )
 def test_the_verdict_says_what_it_is_evidence_of(found, said):
-    sentence = sentence_of("a/b", summary(**found))
+    sentence = ": ".join(said_of("a/b", summary(**found)))
     assert said in sentence
     assert sentence.startswith("“a/b” ")
 
@@ -195,7 +228,10 @@ def test_of_nothing_found_the_pages_say_a_bound_and_a_long_document_stands_folde
         assert ('<details class="document" id="document-1" open>' in page) == is_open
         assert new_text(7, n_words) in page  # folded, not left out
     said = words_of(render_brief(record, spans, {}))
-    assert "recalls no passage of the document" in said
+    assert "repeats nothing of the document" in said
+    for one in (said, words_of(page)):
+        assert "asked at one token in 64" in one
+        assert "can have been missed: an audit with a stride of 1" in one
     assert "and none that it did not" in said
     assert "does not show that the model was not trained on" in said
     for words in ("How easily", "ordinary use", "Where the passages stand"):  # nobody asked
@@ -313,6 +349,24 @@ def test_an_address_names_the_file_and_a_row_of_a_table_as_its_fragment(name, pa
     place = log["runs"][0]["results"][0]["locations"][0]["physicalLocation"]
     uri = urlsplit(place["artifactLocation"]["uri"])
     assert (unquote(uri.path), uri.fragment) == (path, row)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip))
+@example("a\n::error::x\x1b[31m.txt")
+@example("c:\\100%\t?q=#2.txt")
+def test_the_address_of_any_name_is_a_valid_reference_and_gives_it_back(name):
+    spans = {"document": name, "start": 0, "end": 1, "verdict": "recall", "tokens": 3}
+    frame = pl.DataFrame([spans]).with_columns(reason=pl.lit("because"))
+    record = RECORD | {"documents": [{"document": name, "text_file": "texts/00001.txt"}]}
+    (result,) = sarif_log(record, frame, {name: "x"})["runs"][0]["results"]
+    assert "1 character (lines of texts/00001.txt)" in result["message"]["text"]
+    uri = result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
+    # RFC 3986: unreserved, reserved of a path, or an octet; a relative one has no colon up front.
+    assert re.fullmatch(
+        r"(?:file://)?(?:[\w.~!$&'()*+,;=@/-]|%[0-9A-F]{2})*(?:#\d+)?", uri, re.ASCII
+    )
+    assert uri.isprintable()
+    assert unquote(uri.removeprefix("file://")) == str(PurePosixPath(name)) or unquote(uri) == name
 
 
 def document(name, *, is_too_short=False, share=0.0):

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from mnemoscope.audits.gate import judge, parse_gate
+from mnemoscope.audits.gate import is_known, judge, parse_gate
 from mnemoscope.audits.questions import audit_settings, settings_class
 from mnemoscope.audits.rule import Ruling, find_step, rule_windows
 from mnemoscope.audits.shares import overall, summarize
@@ -179,6 +179,18 @@ def test_the_figure_of_a_gate_agrees_with_its_verdict(part, tenths, sign):
     limit, exact = tenths * 10**5, part * 100  # millionths of a per cent
     assert gate.holds_of(counts) == (exact > limit or (sign == ">=" and exact == limit))
     assert (printed > limit, printed < limit) == (exact > limit, exact < limit)
+
+
+def test_a_baseline_knows_passages_by_their_words_and_blank_ones_by_being_there():
+    now = {"verdict": "recall", "text": ["two  words", "\n\n", "other"]}
+    for then, known in (
+        (["so two words are"], [True, False, False]),
+        (["\n\n"], [False, True, False]),
+    ):
+        before = pl.DataFrame({"verdict": "recall", "text": then})
+        assert is_known(pl.DataFrame(now), before).to_list() == known
+        guessed = before.with_columns(verdict=pl.lit("guess"))
+        assert not is_known(pl.DataFrame(now), guessed).any()
 
 
 @pytest.mark.parametrize(

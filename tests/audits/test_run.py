@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 
 import mnemoscope as ms
-from mnemoscope.audits import local, run, scan
-from mnemoscope.audits.documents import read_documents
+from mnemoscope.audits import library, local, run, scan
+from mnemoscope.audits.documents import make_document, read_documents
 from mnemoscope.audits.local import local_audit
 from mnemoscope.audits.passages import span_schema
 from mnemoscope.audits.questions import audit_settings
@@ -20,6 +20,7 @@ from mnemoscope.audits.tokens import character_range, tokenize
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import file_sha256, read_parquet, write_parquet
 from mnemoscope.lm.continue_ import scan_memorized
+from mnemoscope.version import __version__
 from study_files import rewrite_record
 from tests.audits.conftest import BRIEF, audit_documents, with_word
 
@@ -54,6 +55,15 @@ def test_of_what_the_model_reproduces_nine_tenths_are_in_a_span(made, lm, traine
         assert row["text"] == text[row["start"] : row["end"]]
         assert row["window_start"] <= row["suffix_start"] <= row["start"]
         assert "".join(row["suffix_pieces"]) == text[row["suffix_start"] : row["window_end"]]
+
+
+def test_windows_of_a_passage_are_counted_again_as_they_were(lm, trained, new_text):
+    text = f"{trained[0]} {new_text(1, 12)} {trained[1]}"
+    audit = local_audit(lm, [make_document("a", text)], SPANS)
+    run.find_passages(audit)
+    assert audit.passages.height >= 2
+    for row in audit.passages.rows(named=True):
+        assert scan.count_windows(audit, "a", row["start"], row["end"]) == row["windows"]
 
 
 def test_of_each_document_the_record_says_what_it_is(made, lm):
@@ -202,7 +212,9 @@ def test_verify_repeats_what_holds_and_another_version_is_refused(made, lm, veri
     assert (found.problems, found.n_hold) == ([], made.spans.height)
     shutil.copytree(made.out, tmp_path / "out")
     rewrite_record(tmp_path / "out" / "audit.json", schema_version=2)
-    with pytest.raises(UserError, match="of another mnemoscope"):
+    with pytest.raises(
+        UserError, match=r"made by mnemoscope 0.*\(format 2\).*version that made it, or make"
+    ):
         read_audit(tmp_path / "out")
 
 
@@ -292,8 +304,48 @@ def test_verify_counts_again_and_compares_the_pages(small, tmp_path, lm, verify)
         (out / file).write_bytes(page.replace(b"recall", b"RECALL"))
         shutil.copy(small[0] / "out" / "audit.json", out)
         rewrite_record(out / "audit.json", files=record["files"] | {file: file_sha256(out / file)})
-        assert verify(out, lm).problems == [f"{file}: does not say what the passages say."]
+        (problem,) = verify(out, lm).problems
+        assert problem.startswith(f"{file}: is not what mnemoscope {__version__} makes of the")
+        other = record["versions"] | {"mnemoscope": "0.1.9"}  # it may word its pages so
+        rewrite_record(out / "audit.json", versions=other)
+        found = verify(out, lm)
+        assert found.problems == []
+        assert found.notes[-1].startswith("made by mnemoscope 0.1.9; this is")
+        assert not any(file in one for one in found.checked)
         (out / file).write_bytes(page)
+
+
+def test_an_audit_that_moved_is_verified_where_its_documents_are_now(
+    audited, trained, new_text, tmp_path, lm, verify
+):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    _, spans = audited(folder, trained[0], settings=SPANS)
+    out, there = tmp_path / "out", tmp_path / "there"
+    (folder / "out").rename(out)
+    there.mkdir()
+    (folder / "a.txt").rename(there / "renamed.txt")
+    (there / "b.txt").write_text(new_text(1, 80))
+    lost = verify(out, lm)
+    assert (lost.problems, lost.n_hold, lost.n_open, lost.checked) == ([], 0, spans.height, [])
+    assert "a.txt: not there any more" in lost.unchecked[0]
+    for documents in ([str(there)], [str(there / "renamed.txt")]):
+        found = verify(out, lm, documents)
+        assert (found.problems, found.unchecked, found.n_hold) == ([], [], spans.height)
+        assert any("audit.html" in one for one in found.checked)
+    assert found.sha256 == file_sha256(out / "audit.json")
+    (there / "renamed.txt").rename(there / "a.txt")
+    (there / "a.txt").write_text("X" + trained[0])
+    (problem,) = verify(out, lm, [str(there)]).problems
+    assert "a.txt: its text was changed after the audit, in " in problem
+    made = ms.audit("embedded", {"a text": trained[0]}, tmp_path / "kept", **BRIEF)
+    assert "a text: not there; its text was read from texts/00001.txt." in ms_verify(made.folder)
+
+
+def ms_verify(folder):
+    found = library.verify(folder)
+    assert (found.problems, found.unchecked) == ([], [])
+    return found.notes
 
 
 def test_verify_reads_standard_input_where_the_audit_kept_it(tmp_path, lm, trained, verify):

@@ -1,15 +1,19 @@
 """The verb audit: exit statuses, one-line errors, nothing half written."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 
 import polars as pl
 import pytest
 
 from mnemoscope.audits.library import LocalChoice
-from mnemoscope.audits.records import read_audit_record
+from mnemoscope.audits.records import read_audit, read_audit_record
 from mnemoscope.audits.verdict import error_rate
 from mnemoscope.embedded import sequences_path
+from mnemoscope.files import file_sha256
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +63,62 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     verify = ("audit", "verify", out, "-q")
     verified = json.loads(call(*verify, "--json").out)
     assert verified["n_hold"] == verified["n_spans"] == spans.height
+    last = call(*verify).out.splitlines()[-1]
+    assert (": verified. " in last, last.split()[-1]) == (True, file_sha256(out / "audit.json"))
+    own.rename(tmp_path / "moved.txt")
+    lost = call(*verify)
+    assert (lost.status, "say where they are now with --documents DIR." in lost.out) == (2, True)
+    assert call(*verify, "--documents", tmp_path / "moved.txt").out.splitlines()[-1] == last
+    assert "no such file" in call(*verify, "--documents", tmp_path / "none").err.lower()
+    (tmp_path / "moved.txt").rename(own)
     own.write_text(own.read_text() + "!")
     done = call(*verify)
     assert (done.status, "changed" in done.out) == (3, True)
     assert done.out.splitlines()[-1] == f"{out} does not hold: 1 problem, named above."
+
+
+def test_of_two_audits_of_one_folder_one_is_refused_and_the_other_is_whole(document, tmp_path):
+    asked = ("audit", "embedded", document, "-o", tmp_path / "out", *BRIEFLY, "--stride", 64, "-q")
+    words = [sys.executable, "-m", "mnemoscope", *map(str, asked)]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen(words, **pipes) for _ in range(2)]
+    said = {process.returncode: err for process in both for err in [process.communicate()[1]]}
+    assert sorted(said) == [0, 2]
+    assert re.search(r"out: in use by process \d+\. Wait until it ends", said[2])
+    assert said[2].count("\n") == 1
+    assert read_audit(tmp_path / "out")[0]["settings"]["stride"] == 64
+    assert not list((tmp_path / "out").glob(".lock*"))
+
+
+def test_what_another_process_makes_is_in_use_and_nothing_is_loaded(document, refused, tmp_path):
+    out, table = tmp_path / "out", tmp_path / "t.jsonl"
+    out.mkdir()
+    table.write_text('{"text": "a"}\n')
+    code = (
+        "import sys; from pathlib import Path; from mnemoscope import files\n"
+        "with files.hold_folder(Path(sys.argv[1])), files.hold_file(Path(sys.argv[2])):\n"
+        "    print(1, flush=True); input()"
+    )
+    other = tmp_path / "o.parquet"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code, str(out), str(other)], **pipes) as owner:
+        owner.stdout.readline()
+        for verb in (
+            ("audit", "embedded", document, "-o", out),
+            ("audit", "api", "http://localhost:9/v1", "x", document, "-o", out),
+            ("audit", "rank", "embedded", document, "-o", out),
+        ):
+            assert f"{out}: in use by process {owner.pid}." in refused(*verb)
+        for verb in (
+            ("features", table, "-o", other),
+            ("label", table, "-t", "Non-Memo, Guess, Recall", "-o", other),
+            ("data", "texts", "--model", "embedded", "-o", other),
+            ("data", "duplicates", "--sequences", table, "--corpus", table, "-o", other),
+        ):
+            assert f"{other}: in use by another process" in refused(*verb)
+        owner.kill()
+    assert "no column" in refused("label", table, "-t", "Non-Memo, Guess, Recall", "-o", other)
+    assert {one.name for one in tmp_path.iterdir()} == {"out", "t.jsonl"}
 
 
 def test_a_folder_that_may_not_be_written_is_refused(refused, document, tmp_path, monkeypatch):

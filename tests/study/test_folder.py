@@ -253,7 +253,7 @@ def test_a_manifest_stands_for_a_whole_stage_and_holds_no_times(study) -> None:
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_killed_owner_holds_nothing(begun, shared) -> None:
     code = (
-        "import sys; from mnemoscope.study.folder import hold_folder; from pathlib import Path\n"
+        "import sys; from mnemoscope.files import hold_folder; from pathlib import Path\n"
         f"with hold_folder(Path(sys.argv[1]), shared={shared}): print(1, flush=True); input()"
     )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}

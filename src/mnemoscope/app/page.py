@@ -116,7 +116,7 @@ element.addEventListener('click', (event) => {
   list[at + Number(step.dataset.step)]?.click();
 });
 """
-"""Goes to the passage before or after the chosen one, in the list beside the evidence."""
+"""Goes to the passage before or after the chosen one in the list; to the first where none is."""
 
 REVEAL_SCRIPT = """
 watch('value', () => {
@@ -709,7 +709,7 @@ def _result_view(shop: Shop, state: gr.State, html: str) -> tuple[list[gr.HTML],
     empty = ("", "")
     with gr.Row():
         with gr.Column(scale=3, min_width=300):
-            result = _html(html, js_on_load=PICK_SCRIPT, elem_classes="result")
+            result = _html(html, js_on_load=PICK_SCRIPT + STEP_SCRIPT, elem_classes="result")
         with gr.Column(scale=2, min_width=300):
             scripts = REVEAL_SCRIPT + STEP_SCRIPT
             card = _html("", js_on_load=scripts, elem_classes="evidence")

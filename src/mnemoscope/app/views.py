@@ -163,7 +163,7 @@ class ClassDelta:
 
 
 class Edge(NamedTuple):
-    """One weight: which token looks at which, layers and tokens counted from 1."""
+    """One weight: which token looks at which; layers count from 0, tokens from 1."""
 
     layer: int
     query: int
@@ -181,7 +181,7 @@ def strongest_edges(maps: SequenceMaps, delta: ClassDelta) -> list[Edge]:
     layers, queries, keys = np.unravel_index(order, product.shape)
     found = zip(layers.tolist(), queries.tolist(), keys.tolist(), strict=True)
     return [
-        Edge(layer + 1, query + 1, key + 1, float(maps.mean[layer, query, key]))
+        Edge(layer, query + 1, key + 1, float(maps.mean[layer, query, key]))
         for layer, query, key in found
         if product[layer, query, key] > 0
     ]

@@ -22,7 +22,8 @@ _FORBIDDEN = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]
 """Characters that XML 1.0 has no way to write."""
 _SOURCE = "https://arxiv.org/abs/2508.02573"
 _HELP = (
-    "Shown the text before this passage, the model writes the passage word for word. The verdict "
+    "Shown the text before this passage, the model writes the passage (by default at least 29 of "
+    "every 32 tokens right, each in its place). The verdict "
     "recall says that it does not follow from that text: no pattern goes on, and few of its tokens "
     "stand there already. That is evidence that the model learned these words, from this text or "
     "another that holds them.",
@@ -58,6 +59,7 @@ def sarif_log(record: Record, frame: pl.DataFrame, texts: Mapping[str, str]) -> 
         for name, text in texts.items()
     }
     rows = frame.filter(pl.col("verdict") == RECALL).iter_rows(named=True)
+    copies = {row["document"]: row["text_file"] for row in record["documents"]}
     driver = {
         "name": "mnemoscope",
         "version": __version__,
@@ -76,7 +78,7 @@ def sarif_log(record: Record, frame: pl.DataFrame, texts: Mapping[str, str]) -> 
                     {
                         "ruleId": _RULE["id"],
                         "level": "warning",
-                        "message": {"text": f"{_message(row)}."},
+                        "message": {"text": f"{_message(row, copies.get(row['document']))}."},
                         "locations": [{"physicalLocation": _location(row, lines)}],
                     }
                     for row in rows
@@ -94,8 +96,11 @@ def about(record: Record) -> dict[str, str]:
     return {name: one for name, one in {**facts, **said}.items() if one is not None}
 
 
-def _message(row: Mapping[str, Any]) -> str:
-    return f"Recalled, {plural(row['end'] - row['start'], 'character')}: {LEARNED}; {row['reason']}"
+def _message(row: Mapping[str, Any], copy: str | None) -> str:
+    """What is said of a passage; `copy` is the file whose lines are meant, if no text itself."""
+    where = f" (lines of {copy})" if copy else ""
+    found = f"{plural(row['end'] - row['start'], 'character')}{where}"
+    return f"Recalled, {found}: {LEARNED}; {row['reason']}"
 
 
 def _location(

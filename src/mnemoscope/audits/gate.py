@@ -120,7 +120,7 @@ def judge(gate: Gate, record: Record, passages: pl.DataFrame, baseline: Path | N
     if baseline is not None:
         if gate.kind == "near":
             raise UserError("--baseline: near copies have none. Choose recalled.")
-        passages = passages.filter(~_is_known(passages, read_verdicts(baseline)[1]))
+        passages = passages.filter(~is_known(passages, read_verdicts(baseline)[1]))
         rows = [count_document(row["document"], row, passages) for row in record["documents"]]
         new = "new "
     if gate.kind == "near" and "near" not in record["summary"]:
@@ -138,17 +138,16 @@ def judge(gate: Gate, record: Record, passages: pl.DataFrame, baseline: Path | N
     return Judged(gate.holds_of(whole), f"{new}{gate.kind} {said}")
 
 
-def _is_known(passages: pl.DataFrame, before: pl.DataFrame) -> pl.Series:
+def is_known(passages: pl.DataFrame, before: pl.DataFrame) -> pl.Series:
     """Which passages an earlier audit had with the same verdict, whole or as part of a longer one.
 
-    By their words, wherever they stand now: documents are edited and renamed.
+    By their words, wherever they stand now: documents are edited and renamed. One that has no words
+    (spaces, line ends) is known if such a one was there.
     """
-    known = {
-        verdict: "\0".join(_words(text) for text in part["text"])
-        for (verdict,), part in before.group_by("verdict")
-    }
+    texts = {verdict: part["text"].to_list() for (verdict,), part in before.group_by("verdict")}
+    known = {verdict: "\0".join(map(_words, own)) for verdict, own in texts.items()}
     found = [
-        _words(text) in known.get(verdict, "")
+        _words(text) in known.get(verdict, "") if text.strip() else text in texts.get(verdict, [])
         for verdict, text in passages.select("verdict", "text").iter_rows()
     ]
     return pl.Series("known", found, dtype=pl.Boolean)

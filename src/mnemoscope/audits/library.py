@@ -19,7 +19,7 @@ from mnemoscope.audits.settings import AuditSettings, EndpointSettings, checked
 from mnemoscope.audits.shares import estimate_of
 from mnemoscope.embedded import place_of
 from mnemoscope.errors import UserError, a_kind
-from mnemoscope.files import as_path, made_folder
+from mnemoscope.files import LOCK_FILE, as_path, hold_folder, made_folder
 from mnemoscope.lm.hub import check_device_name, check_dtype_name, check_model, find_bos
 from mnemoscope.progress import progress_shown, say
 from mnemoscope.stats import Estimate
@@ -369,17 +369,25 @@ def audit_api(
 
 
 def verify(
-    folder: str | Path, *, device: str = "auto", trust_remote_code: bool = False
+    folder: str | Path,
+    *,
+    documents: Sequence[str | Path] = (),
+    device: str = "auto",
+    trust_remote_code: bool = False,
 ) -> "Verification":
     """Repeat the passages of a finished audit, and say which of them hold.
 
-    Raises UserError: no audit there, or its model cannot be loaded. DamagedDataError: a file that
+    `documents` are files and folders where the audited documents are now. Raises UserError: no
+    audit there, no such documents, or its model cannot be loaded. DamagedDataError: a file that
     cannot be read.
     """
+    from mnemoscope.audits.documents import check_sources
     from mnemoscope.audits.records import check_is_audit
 
     check_device_name(device)
     check_is_audit(Path(folder))
+    sources = [str(one) for one in documents]
+    check_sources(sources)
     from mnemoscope.audits.verify import verify_audit
 
     def load(record: "Record", settings: AuditSettings) -> "AskedModel":
@@ -400,7 +408,7 @@ def verify(
         service = checked(EndpointSettings, **api["settings"], **place)
         return _served(service, settings, api["tokenizer"], api["tokenizer_revision"], None)
 
-    return verify_audit(Path(folder), load)
+    return verify_audit(Path(folder), load, sources)
 
 
 def rank(
@@ -457,21 +465,24 @@ def _sources(documents: "str | Path | Sequence[str | Path]") -> list[str]:
 
 @contextmanager
 def _kept_clean(out: Path | None) -> Iterator[None]:
-    """Make the folder; leave none behind a refusal in which nothing of the audit is kept."""
+    """Make the folder and hold it; leave none behind a refusal in which nothing is kept of it."""
     if out is None:
         yield
         return
     from mnemoscope.audits.records import FOUNDED, prepare_folder
 
     was_there = out.exists()
-    try:
-        prepare_folder(out)
-        yield
-    except BaseException:
-        files = [one for one in out.rglob("*") if not one.is_dir()]
-        if not was_there and all(one.name.startswith(FOUNDED) for one in files):
-            shutil.rmtree(out, ignore_errors=True)
-        raise
+    prepare_folder(out)
+    with hold_folder(out):
+        try:
+            yield
+        except BaseException:
+            files = [one for one in out.rglob("*") if not one.is_dir()]
+            if not was_there and all(one.name.startswith((FOUNDED, LOCK_FILE)) for one in files):
+                shutil.rmtree(out, ignore_errors=True)
+            raise
+        finally:  # while it is held: the folder of an audit holds the audit alone
+            (out / LOCK_FILE).unlink(missing_ok=True)
 
 
 def _read(

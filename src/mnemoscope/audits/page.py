@@ -4,7 +4,9 @@ Every text is escaped. What a question adds is drawn by its template (`questions
 """
 
 import math
+import re
 import shlex
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache, partial
@@ -18,12 +20,13 @@ import polars as pl
 from mnemoscope.audits.asking import Choice
 from mnemoscope.audits.chance import tries_needed
 from mnemoscope.audits.heat import COLUMNS, LEVELS
-from mnemoscope.audits.questions import QUESTIONS
+from mnemoscope.audits.passages import THIRD
+from mnemoscope.audits.questions import QUESTIONS, settings_class
 from mnemoscope.audits.records import Record
 from mnemoscope.audits.rule import MOST_COPIED, RECALL
-from mnemoscope.audits.settings import flag_of
+from mnemoscope.audits.settings import checked, flag_of
 from mnemoscope.audits.shares import share_words
-from mnemoscope.audits.verdict import error_rate
+from mnemoscope.audits.verdict import error_rate, model_title
 from mnemoscope.report import style
 from mnemoscope.stats import FEWEST_GROUPS
 from mnemoscope.words import JOINT, count
@@ -90,12 +93,15 @@ def render_page(
 def strongest(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Passages by the strength of their evidence, recalled before guessed.
 
-    Of each those first on which all grounds agree, then the longest, spaces not counted.
+    Of each those first that are at least half as long as what the model was asked for, since a
+    fragment is weak evidence whatever the grounds say of its window; then those on which all
+    grounds agree; then the longest, spaces not counted.
     """
     return sorted(
         rows,
         key=lambda row: (
             row["verdict"] != RECALL,
+            2 * row["tokens"] < len(row["suffix_pieces"]),
             row["evidence_conflict"],
             -len("".join(row["text"].split())),
             row["number"],
@@ -216,6 +222,71 @@ def _between(
         yield Stretch("text", text[end - tail : end], None)
 
 
+def titles_of(names: Sequence[str]) -> dict[str, str]:
+    """What documents are called in headings: of their paths the last parts, as few as tell them.
+
+    >>> list(titles_of(["/a/b/x.py", "/a/c/x.py", "/a/b/t.csv#3", "-"]).values())
+    ['b/x.py', 'c/x.py', 't.csv#3', 'standard input']
+    """
+    titles, n_parts, left = dict[str, str](), 0, list(names)
+    parts = {name: re.split(r"[/\\\\]", name) for name in names}
+    while left:
+        n_parts += 1
+        said = {name: "/".join(parts[name][-n_parts:]) or name for name in left}
+        often = Counter(said.values())
+        whole = [name for name in left if often[said[name]] == 1 or n_parts >= len(parts[name])]
+        titles |= {name: said[name] for name in whole}
+        left = [name for name in left if name not in titles]
+    return {name: "standard input" if name == "-" else titles[name] for name in names}
+
+
+class Heading(NamedTuple):
+    """A document as headings call it, and the file of its text if the audit keeps one."""
+
+    title: str
+    text_file: str | None
+
+    def characters(self, start: int, end: int) -> str:
+        """Where a passage stands, as page, report and app say it."""
+        return f"characters {start:,} to {end:,}" + (f" of {self.text_file}" * bool(self.text_file))
+
+
+def heading_of(record: Record, document: str) -> Heading:
+    """The heading of one document of an audit."""
+    rows = record["documents"]
+    return _headings(tuple((row["document"], row["text_file"]) for row in rows))[document]
+
+
+@cache
+def _headings(documents: tuple[tuple[str, str | None], ...]) -> dict[str, Heading]:
+    titles = titles_of([name for name, _ in documents])
+    return {name: Heading(titles[name], file) for name, file in documents}
+
+
+class PassageTests(NamedTuple):
+    """What tests say of a passage: those that the verdict is drawn from, and the others."""
+
+    counted: list[tuple[str, str]]
+    beside: list[tuple[str, str]]
+
+
+def passage_tests(row: Mapping[str, Any]) -> PassageTests:
+    """The tests that were asked of a passage, by their names; `rule.decide` takes those counted."""
+    others = [(THIRD[name].removeprefix("the "), row[name]) for name in THIRD if row[name]]
+    rule, reference = ("rule", row["rule_says"]), ("reference", row["reference_says"])
+    if reference[1] and others:
+        return PassageTests([rule, reference, others[0]], others[1:])
+    return PassageTests([rule], ([reference] if reference[1] else []) + others)
+
+
+def allowed(record: Record) -> str:
+    """How many of the tokens that were asked for must be right, in words."""
+    settings = checked(settings_class(), **record["settings"])
+    n, wrong = settings.suffix, settings.n_allowed
+    least = f"at least {n - wrong} of {n}" if wrong else f"all {n}"
+    return f"{least} {_unit_of(record)} right, each in its place"
+
+
 @cache
 def environment(*first: str) -> jinja2.Environment:
     """Give the templates of an audit, its cards among them, behind those of other packages."""
@@ -229,6 +300,7 @@ def environment(*first: str) -> jinja2.Environment:
         "figure": _figure,
         "moment": _moment,
         "tested": error_rate,
+        "begun": lambda text: text[0].upper() + text[1:],
     }
     made.globals |= {
         "exp": math.exp,
@@ -236,6 +308,10 @@ def environment(*first: str) -> jinja2.Environment:
         "parts": _parts,
         "unit_of": _unit_of,
         "settings_said": _settings_said,
+        "heading_of": heading_of,
+        "allowed": allowed,
+        "passage_tests": passage_tests,
+        "model_title": model_title,
         "token_rows": _token_rows,
         "quoted": quoted,
         "most_cards": MOST_CARDS,

@@ -1,6 +1,7 @@
 """The table of passages: what the windows say, what each question adds, and the verdict."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any
 
 import polars as pl
@@ -44,8 +45,17 @@ PASSAGE: dict[str, Column] = {
 }
 """Columns of a passage beside those of the questions."""
 
-GROUNDS = ("reference_says", "cnn_says", "grafts_say", "needs_say")
+CountWindows = Callable[[str, int, int], int]
+"""Of a document's name, a first character and the one after the last, the windows in between."""
+
+GROUNDS = ("reference_says", "grafts_say", "cnn_says", "needs_say")
 """What questions say beside the rule; of the last three the first that was asked counts."""
+THIRD = {
+    "grafts_say": "the exchange of parts",
+    "cnn_says": "the CNNs on its attention",
+    "needs_say": "what it needs",
+}
+"""What the last three are called beside a passage."""
 
 
 def span_columns() -> dict[str, Column]:
@@ -122,10 +132,53 @@ def with_verdicts(passages: pl.DataFrame) -> pl.DataFrame:
         rule, reason, reference, *others = row
         verdict = decide(rule, reference, *others)
         if verdict != rule:
-            cnn, grafts, _ = others
-            beside = "CNN" if cnn else "its grafts" if grafts else "what it needs"
+            third = next(name for name, one in zip(GROUNDS[1:], others, strict=True) if one)
             was = reason.partition("; all that the model writes")[0]
-            reason = f"reference model and {beside} both say {verdict}, against the rule: {was}"
+            reason = f"the reference and {THIRD[third]} both say {verdict}, against the rule: {was}"
         rows.append((verdict, reason, len({rule, reference, *others} - {None}) > 1))
     columns = {"verdict": pl.String, "reason": pl.String, "evidence_conflict": pl.Boolean}
     return passages.with_columns(pl.DataFrame(rows, schema=columns, orient="row"))
+
+
+def join_passages(passages: pl.DataFrame, count_windows: CountWindows) -> pl.DataFrame:
+    """The passages, those of a document that touch and have one verdict made one.
+
+    Spans are cut where the rule changes its mind; where the other grounds overrule it on one side,
+    both sides may end with the same verdict. The longest piece speaks for the whole with its window
+    and all figures. `count_windows` says of a document, start and end how many windows are in it.
+    """
+    runs: list[list[dict[str, Any]]] = []
+    for row in passages.iter_rows(named=True):
+        before = runs[-1][-1] if runs else None
+        is_alike = before and all(before[name] == row[name] for name in ("document", "verdict"))
+        if before and is_alike and row["start"] <= before["end"]:
+            runs[-1].append(row)
+        else:
+            runs.append([row])
+    if len(runs) == passages.height:
+        return passages
+    return pl.DataFrame([_joined(run, count_windows) for run in runs], schema=passages.schema)
+
+
+def _joined(run: Sequence[dict[str, Any]], count_windows: CountWindows) -> dict[str, Any]:
+    """The row of pieces that touch, in order."""
+    first, *others = run
+    if not others:
+        return first
+    best = max(run, key=itemgetter("tokens"))
+    text, seen = first["text"], first["end"]
+    for piece in others:
+        text += piece["text"][seen - piece["start"] :]  # two tokens may share a character
+        seen = piece["end"]
+    is_copied = all(piece["is_copied"] for piece in run)
+    return {
+        **best,
+        "start": first["start"],
+        "end": seen,
+        "text": text,
+        "tokens": sum(piece["tokens"] for piece in run),
+        "windows": count_windows(first["document"], first["start"], seen),
+        "verbatim_length": max(piece["verbatim_length"] for piece in run),
+        "is_copied": is_copied,
+        "reason": f"{best['reason']} (so its longest piece; {len(run)} that touch are joined)",
+    }

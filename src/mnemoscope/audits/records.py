@@ -16,8 +16,9 @@ from mnemoscope.audits.verdict import Verdict
 from mnemoscope.errors import DamagedDataError, UserError, first_line
 from mnemoscope.files import made_folder, read_parquet
 from mnemoscope.store import Store
+from mnemoscope.version import __version__
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Of `audit.json` and the tables; raised when a column or key changes its meaning."""
 
 ARTEFACT = "audit"
@@ -102,8 +103,15 @@ def read_audit_record(out: Path) -> Record:
     unreadable, or changed since it was written.
     """
     store = audit_store(out)
-    if store.record(ARTEFACT).get("schema_version") != SCHEMA_VERSION:
-        raise UserError(f"{out / RECORD}: of another mnemoscope. Make the audit again.")
+    found = store.record(ARTEFACT)
+    if (schema := found.get("schema_version")) != SCHEMA_VERSION:
+        versions = found.get("versions")
+        other = versions.get("mnemoscope") if isinstance(versions, dict) else None
+        raise UserError(
+            f"{out / RECORD}: made by mnemoscope {other or 'of an unknown version'} (format "
+            f"{schema}); this is mnemoscope {__version__} (format {SCHEMA_VERSION}). Nothing is "
+            "said against it: read it with the version that made it, or make the audit again."
+        )
     return cast(Record, store.record(ARTEFACT, shape=Record))
 
 

@@ -74,8 +74,9 @@ def _rule(text: str, rouge_l: float, rouge_3: float, patterns: PatternMode) -> R
 def decide(rule: str, reference: str | None, *others: str | None) -> str:
     """The verdict of most of three grounds: rule, reference and the first of others that was asked.
 
-    Those are CNN, grafts, and what the passage needs; docs/audit-evidence.md measures them. It is
-    the rule's where reference or all others were not asked.
+    Those are grafts, CNN, and what the passage needs: in the order in which they find most of what
+    was trained on, on either half of docs/audit-evidence.md, where none accuses wrongly. It is the
+    rule's where reference or all others were not asked.
     """
     third = next((one for one in others if one is not None), None)
     return third if third is not None and third == reference else rule

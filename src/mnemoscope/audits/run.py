@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -18,8 +19,14 @@ from mnemoscope.audits.brief import REPORT, render_brief
 from mnemoscope.audits.documents import Reading
 from mnemoscope.audits.exports import sarif_log
 from mnemoscope.audits.page import render_page
-from mnemoscope.audits.passages import passage_table, span_schema, with_verdicts
-from mnemoscope.audits.questions import QUESTIONS
+from mnemoscope.audits.passages import (
+    GROUNDS,
+    join_passages,
+    passage_table,
+    span_schema,
+    with_verdicts,
+)
+from mnemoscope.audits.questions import QUESTIONS, Question
 from mnemoscope.audits.records import (
     ARTEFACT,
     FOUNDED,
@@ -34,7 +41,7 @@ from mnemoscope.audits.records import (
     prepare_folder,
     read_audit_record,
 )
-from mnemoscope.audits.scan import check_long_enough, extend, scan_windows
+from mnemoscope.audits.scan import check_long_enough, count_windows, extend, scan_windows
 from mnemoscope.audits.shares import Sizes, count_document, overall
 from mnemoscope.audits.spans import spans_of
 from mnemoscope.audits.verdict import verdict_of
@@ -130,17 +137,34 @@ def find_passages(audit: Auditing) -> None:
 
 
 def ask_questions(audit: Auditing) -> dict[str, Answer]:
-    """Ask every question that is on, and give the answers; passages get columns and verdicts."""
+    """Ask every question that is on, and give the answers; passages get columns and verdicts.
+
+    What touches and has one verdict is joined as soon as all grounds are known.
+    """
     answers: dict[str, Answer] = {}
     schema = span_schema()
-    for name, question in audit.asked().items():
-        answer = answers[name] = question.part("ask")(audit)
-        audit.passages = audit.passages.with_columns(
-            pl.Series(column, list(values), dtype=schema[column])
-            for column, values in answer.columns.items()
-        )
+    left = list(audit.asked().items())
+    while left and any({*GROUNDS} & {*one.part("COLUMNS", {})} for _, one in left):
+        _ask(audit, *left.pop(0), answers, schema)
     audit.passages = with_verdicts(audit.passages)
+    audit.passages = join_passages(audit.passages, partial(count_windows, audit))
+    for name, question in left:
+        _ask(audit, name, question, answers, schema)
     return answers
+
+
+def _ask(
+    audit: Auditing,
+    name: str,
+    question: Question,
+    answers: dict[str, Answer],
+    schema: pl.Schema,
+) -> None:
+    answer = answers[name] = question.part("ask")(audit)
+    audit.passages = audit.passages.with_columns(
+        pl.Series(column, list(values), dtype=schema[column])
+        for column, values in answer.columns.items()
+    )
 
 
 def audit_key(audit: Auditing) -> str:
@@ -216,18 +240,23 @@ def _document_rows(audit: Auditing, near: pl.DataFrame | None) -> list[DocumentR
     return rows
 
 
+PAGES = ("audit.html", REPORT, "audit.sarif")
+"""What people and other tools read of an audit."""
+
+
 def pages_of(
     record: Record,
     passages: pl.DataFrame,
     tables: Mapping[str, pl.DataFrame],
     texts: Mapping[str, str],
 ) -> dict[str, bytes]:
-    """What people and other tools read of an audit, by file: always the same of the same audit."""
-    return {
-        "audit.html": render_page(record, passages, texts, tables).encode(),
-        REPORT: render_brief(record, passages, tables).encode(),
-        "audit.sarif": json_bytes(sarif_log(record, passages, texts)),
-    }
+    """The `PAGES`: always the same of the same audit."""
+    made = (
+        render_page(record, passages, texts, tables).encode(),
+        render_brief(record, passages, tables).encode(),
+        json_bytes(sarif_log(record, passages, texts)),
+    )
+    return dict(zip(PAGES, made, strict=True))
 
 
 def _write(out: Path, record: Record, audit: Auditing, tables: Mapping[str, pl.DataFrame]) -> None:

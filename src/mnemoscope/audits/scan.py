@@ -10,9 +10,10 @@ from mnemoscope.audits.spans import (
     Extension,
     coarse_starts,
     counts_as_hit,
+    covered_by,
     fine_starts,
 )
-from mnemoscope.audits.tokens import Place
+from mnemoscope.audits.tokens import Place, character_range
 from mnemoscope.data.read import is_copied
 from mnemoscope.errors import UserError
 from mnemoscope.progress import Progress, track
@@ -109,6 +110,21 @@ def extend(audit: Auditing, places: Sequence[Place]) -> list[Extension]:
         shown, then = ids[prompt.first : prompt.begin], ids[prompt.begin :][: one.common]
         found.append(Extension(one.common, is_copied(audit.tokenizer, shown, then)))
     return found
+
+
+def count_windows(audit: Auditing, document: str, start: int, end: int) -> int:
+    """Windows that come out and cover some of the characters from `start` up to `end`."""
+    number, n = audit.numbers()[document], 0
+    own, settings = audit.texts[number].tokens, audit.settings
+    hits = audit.scanned.filter(
+        pl.col("document") == number, pl.col("continuation").is_not_null()
+    ).select("first", "continuation")
+    for first, continuation in hits.iter_rows():
+        begin = first + settings.prefix
+        suffix = own.ids[begin : begin + settings.suffix]
+        left, right = character_range(own, *covered_by(begin, suffix, continuation))
+        n += left < end and right > start
+    return n
 
 
 def _may_end(audit: Auditing, place: Place) -> bool:

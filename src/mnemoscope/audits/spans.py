@@ -135,13 +135,20 @@ def _find_hits(
     rulings = rule_windows(tokenizer, ids, prefix=settings.prefix, patterns=settings.patterns)
     found: dict[int, list[Hit]] = {}
     for row, window, ruling in zip(rows.iter_rows(named=True), ids, rulings, strict=True):
-        is_right = np.flatnonzero(window[settings.prefix :] == row["continuation"])
         begin = row["first"] + settings.prefix
-        covered = (begin + int(is_right[0]), begin + int(is_right[-1]) + 1)
+        covered = covered_by(begin, window[settings.prefix :], row["continuation"])
         written = row["continuation"], row["pieces"]
         hit = Hit(row["first"], row["common"], row["score"], *written, covered, ruling)
         found.setdefault(row["document"], []).append(hit)
     return found
+
+
+def covered_by(
+    begin: int, suffix: npt.NDArray[np.int32], continuation: Sequence[int]
+) -> tuple[int, int]:
+    """Tokens of a document from the first to the last right one of a suffix that begins there."""
+    is_right = np.flatnonzero(suffix == continuation)
+    return begin + int(is_right[0]), begin + int(is_right[-1]) + 1
 
 
 def places_to_grow(hits: Sequence[Hit], n_tokens: int) -> list[int]:

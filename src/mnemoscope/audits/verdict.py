@@ -3,6 +3,7 @@
 Page, report, terminal, `audit.json`, SARIF, JUnit and app all say this sentence.
 """
 
+from pathlib import PureWindowsPath
 from typing import NamedTuple
 
 import polars as pl
@@ -23,7 +24,7 @@ class Tested(TypedDict):
     """Passages whose truth is known: half were trained on, half never, and all come out.
 
     `wrong` of those `called` recalled were never trained on; `missed` of those `trained` on were
-    called guessed; `never` were never trained on.
+    called guessed; `never` were never trained on, of so many `forms` of template.
     """
 
     called: int
@@ -31,6 +32,7 @@ class Tested(TypedDict):
     trained: int
     missed: int
     never: int
+    forms: int
 
 
 class Rule(NamedTuple):
@@ -40,32 +42,42 @@ class Rule(NamedTuple):
     tested: Tested
 
 
-_TWO = "at least two of three grounds: nothing that was shown gives it away, the reference model "
+_TWO = "at least two of three tests: nothing that was shown gives it away, the reference model "
 _TWO += "cannot write it, and "
 RULES = {
     "rule": Rule(
-        "one ground: nothing that was shown gives it away",
-        Tested(called=85, wrong=0, trained=240, missed=155, never=240),
-    ),
-    "cnn": Rule(
-        f"{_TWO}the model's attention looks like recall to the CNNs of a study",
-        Tested(called=92, wrong=0, trained=240, missed=148, never=240),
+        "one test: nothing that was shown gives it away",
+        Tested(called=85, wrong=0, trained=240, missed=155, never=240, forms=38),
     ),
     "grafts": Rule(
         f"{_TWO}it no longer comes out with parts of the reference put in the model's place",
-        Tested(called=113, wrong=0, trained=240, missed=127, never=240),
+        Tested(called=113, wrong=0, trained=240, missed=127, never=240, forms=38),
+    ),
+    "cnn": Rule(
+        f"{_TWO}the model's attention looks like recall to the CNNs of a study",
+        Tested(called=92, wrong=0, trained=240, missed=148, never=240, forms=38),
     ),
     "needs": Rule(
         f"{_TWO}the model reads little of it off the text",
-        Tested(called=85, wrong=0, trained=240, missed=155, never=240),
+        Tested(called=85, wrong=0, trained=240, missed=155, never=240, forms=38),
     ),
 }
 """By the name of the third ground. Figures of `experiments/audits/results.json`, as a test sees."""
 
 
-class Verdict(TypedDict):
-    """`verdict` of `audit.json`; `decided_by` is a name of `RULES`."""
+RECALLED_IN_TEXT, WRONG_IN_TEXT = 28, 10
+"""Passages that the rule `grafts` called recalled in running text with planted ones, and those of
+them that were never trained on: `python -m experiments.audits.finds --only finds`."""
 
+
+class Verdict(TypedDict):
+    """`verdict` of `audit.json`; `decided_by` is a name of `RULES`.
+
+    The `sentence` is `headline` and `meaning`, with a colon between them.
+    """
+
+    headline: str
+    meaning: str
     sentence: str
     decided_by: str
     words: str
@@ -77,8 +89,11 @@ class Verdict(TypedDict):
 def verdict_of(name: str, summary: Summary, passages: pl.DataFrame) -> Verdict:
     """The verdict on documents, from their sums and the passages with what each ground says."""
     rule = decided_by(passages)
+    headline, meaning = said_of(name, summary)
     return {
-        "sentence": sentence_of(name, summary),
+        "headline": headline,
+        "meaning": meaning,
+        "sentence": f"{headline}: {meaning}.",
         "decided_by": rule,
         "words": RULES[rule].words,
         "tested": RULES[rule].tested,
@@ -95,28 +110,38 @@ def decided_by(passages: pl.DataFrame) -> str:
     return asked[1].partition("_")[0]
 
 
-def sentence_of(name: str, summary: Summary) -> str:
+def said_of(name: str, summary: Summary) -> tuple[str, str]:
     """What was found, and what it is evidence of."""
     these = "the document" if summary["documents"] == 1 else "the documents"
-    model, recalled, near = f"“{name}”", summary["recalled"], summary.get("near")
-    learned = f"evidence that it learned these words, from {these} or from another text that "
-    learned += "holds the same words."
+    model, recalled, near = f"“{model_title(name)}”", summary["recalled"], summary.get("near")
     if summary["recall_spans"]:
         found = f"{plural(summary['recall_spans'], 'passage')}, {share_words(recalled['share'])}"
-        return f"{model} recalls {found} of {these}: {learned}"
+        return f"{model} recalls {found} of {these}", LEARNED
     if near and near["characters"]:
-        found = f"{share_words(near['share'])} of {these} nearly word for word"
-        return f"{model} recalls {found}: {learned}"
+        found = f"{share_words(near['share'])} of {these}, in near copies alone"
+        return f"{model} recalls {found}", LEARNED
     if summary["guess_spans"]:
         found = plural(summary["guess_spans"], "passage")
+        which = "which can" if summary["guess_spans"] == 1 else "all of which can"
         return (
-            f"{model} repeats {found} of {these}, all of which can be guessed from what it was "
-            "shown: no evidence that it learned these words."
+            f"{model} recalls no passage of {these}",
+            f"it repeats {found}, {which} be guessed from what it was shown, so there is no "
+            "evidence that it learned these words",
         )
     return (
-        f"{model} repeats nothing of {these} when it is asked in this way: no evidence that it "
-        f"learned {these}, and none that it did not."
+        f"{model} repeats nothing of {these} when it is asked in this way",
+        f"no evidence that it learned {these}, and none that it did not",
     )
+
+
+def model_title(name: str) -> str:
+    """A model as it is called in headings: of a path the last part, of the hub the whole name.
+
+    >>> model_title("/home/me/models/mine"), model_title("./tiny.gguf"), model_title("owner/name")
+    ('mine', 'tiny.gguf', 'owner/name')
+    """
+    is_path = name.startswith(("/", ".", "~")) or "\\" in name or name.count("/") > 1
+    return (PureWindowsPath(name).name or name) if is_path else name
 
 
 def error_rate(verdict: Verdict) -> str:
@@ -124,10 +149,18 @@ def error_rate(verdict: Verdict) -> str:
     tested = verdict["tested"]
     bound = clopper_pearson(float(tested["wrong"]), tested["called"]).high or 0.0
     right = tested["called"] - tested["wrong"]
+    in_text = ""
+    if tested == RULES["grafts"].tested:
+        in_text = (
+            f" In running text it was wrong more often: of {RECALLED_IN_TEXT} passages that it "
+            f"called recalled, {WRONG_IN_TEXT} were beginnings of templates that count or repeat, "
+            "and never trained on."
+        )
     return (
         f"Tested on {tested['trained']} passages that the model had been trained on and "
-        f"{tested['never']} that it had not, all of which it repeats, this rule called {right} of "
-        f"the first and {tested['wrong']} of the others recalled: wrong {tested['wrong']} of "
-        f"{tested['called']} times (95 % interval up to {share_words(bound)}, as if passages were "
-        f"independent). Measured on {verdict['tested_on']}."
+        f"{tested['never']} that it had not (made from {tested['forms']} templates), all of which "
+        f"it repeats, this rule called {right} of the first and {tested['wrong']} of the others "
+        f"recalled: wrong {tested['wrong']} of {tested['called']} times (95 % interval up to "
+        f"{share_words(bound)}, as if passages were independent, which those of one template are "
+        f"not).{in_text} Measured on {verdict['tested_on']}."
     )

@@ -4,7 +4,8 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -24,7 +25,7 @@ from mnemoscope.audits.records import (
     read_audit,
 )
 from mnemoscope.audits.rule import decide, rule_windows
-from mnemoscope.audits.run import pages_of
+from mnemoscope.audits.run import PAGES, pages_of
 from mnemoscope.audits.scan import ask_in_parts, prompts_at
 from mnemoscope.audits.settings import AuditSettings, checked
 from mnemoscope.audits.shares import count_document, overall
@@ -32,32 +33,52 @@ from mnemoscope.audits.tokens import Text, Tokens, Words, character_range, cut_t
 from mnemoscope.audits.verdict import verdict_of
 from mnemoscope.data.formats import is_there
 from mnemoscope.errors import MnemoscopeError
+from mnemoscope.version import __version__
+from mnemoscope.words import plural
 
 Load = Callable[[Record, AuditSettings], AskedModel]
 """Gives the model that an audit's record speaks of."""
 
 
 class Verification(NamedTuple):
-    """What came of it: passages, those that hold, what does not hold, what could not be checked.
+    """What came of it.
 
     A passage holds that stands in the document where the audit says, whose window the model
-    continues as recorded, and whose verdict follows from what the grounds say.
+    continues as recorded, and whose verdict follows from what the tests say.
+
+    Attributes:
+        n_spans: passages of the audit.
+        n_hold: those that hold.
+        n_open: those that are written again, in documents that are not there or were changed.
+        problems: what does not hold.
+        unchecked: documents that could not be found, and what could not be checked for it.
+        notes: what to know beside.
+        checked: what holds, in sentences; empty where there are problems.
+        has_pages: whether pages were compared; those of another version are not.
+        sha256: of `audit.json`.
     """
 
     n_spans: int
     n_hold: int
+    n_open: int
     problems: list[str]
+    unchecked: list[str]
     notes: list[str]
+    checked: list[str]
+    has_pages: bool
+    sha256: str
 
 
-def verify_audit(out: Path, load: Load) -> Verification:
+def verify_audit(out: Path, load: Load, documents: Sequence[str] = ()) -> Verification:
     """Repeat the passages of an audit with the model that `load` gives, and check its files.
 
-    Raises UserError: no audit there, or the model cannot be loaded. DamagedDataError: a file that
-    cannot be read.
+    `documents` are files and folders where its documents are now; they are known by the checksums
+    of their texts, whatever they are called. Raises UserError: no audit there, or the model cannot
+    be loaded. DamagedDataError: a file that cannot be read.
     """
     record, frame = read_audit(out, as_it_is=True)
-    documents, problems, notes = _check_documents(out, record)
+    found = _check_documents(out, record, documents)
+    problems, notes = found.problems, found.notes
     changed = changed_files(out, record)
     problems += changed.values()
     settings = checked(settings_class(), **record["settings"])
@@ -67,27 +88,64 @@ def verify_audit(out: Path, load: Load) -> Verification:
         notes.append("the weights behind an API cannot be checked, only what it writes now.")
     elif fingerprint != record["model"]["fingerprint"]:
         problems.append(f"{record['model']['name']}: other weights than those that were audited.")
-    audit = Auditing(model, cut_texts(model.splitter, documents), settings, passages=frame)
-    holds = _hold(audit)
+    audit = Auditing(model, cut_texts(model.splitter, found.same), settings, passages=frame)
+    numbers, holds, is_there = audit.numbers(), _hold(audit), list[bool]()
     for row, ok in zip(frame.rows(named=True), holds, strict=True):
-        if not ok:
+        is_there.append(row["document"] in numbers)
+        if not ok and (is_there[-1] or model.kind == "here"):  # a service is asked by the document
             problems.append(f"{row['document']}, {row['start']}-{row['end']}: does not hold.")
     for name, question in audit.asked().items():
         check, file = question.part("check"), f"{name}.parquet"
         if check and file in record["files"].keys() - changed.keys():
             problems += check(audit, audit_store(out).frame(ARTEFACT, file))
-    if not problems:
-        problems += _not_following(out, record, frame, documents)
-    sealed = hashlib.sha256((out / RECORD).read_bytes()).hexdigest()
-    notes.append(
-        f"{RECORD} has SHA-256 {sealed}; keep it where nobody can change it: nothing else protects "
-        "date, case and operator."
+    n_hold = sum(ok and there for ok, there in zip(holds, is_there, strict=True))
+    is_own = (by := record["versions"]["mnemoscope"]) == __version__
+    if not problems and not found.unchecked:
+        problems += _not_following(out, record, frame, found.same, with_pages=is_own)
+        if not is_own:
+            notes.append(
+                f"made by mnemoscope {by}; this is {__version__}, which may word them otherwise: "
+                f"the verdict's sentence, {', '.join(PAGES)} could not be compared with the "
+                f"passages. mnemoscope {by} can."
+            )
+    return Verification(
+        frame.height,
+        n_hold,
+        sum(holds) - n_hold,
+        problems,
+        found.unchecked,
+        notes,
+        [] if problems or found.unchecked else _what_holds(record, is_own),
+        is_own,
+        hashlib.sha256((out / RECORD).read_bytes()).hexdigest(),
     )
-    return Verification(frame.height, sum(holds), problems, notes)
+
+
+def _what_holds(record: Record, is_own: bool) -> list[str]:
+    """What was checked, when nothing was found wrong."""
+    files = [*record["files"], RECORD]
+    said = [
+        "each passage was written again by the model, stands in its document where the audit says, "
+        "and has the verdict that its tests give.",
+        f"{plural(len(record['documents']), 'document')} and {plural(len(files), 'file')} have "
+        "their checksums.",
+        "the counts follow from the passages.",
+    ]
+    if is_own:
+        said.append(f"the verdict's sentence, {', '.join(PAGES)} follow from the passages.")
+    beside = sorted({"origins.parquet", "ordinary.parquet"} & {*files})
+    if beside:
+        said.append(f"of {' and '.join(beside)} the checksum alone was compared.")
+    return said
 
 
 def _not_following(
-    out: Path, record: Record, frame: pl.DataFrame, documents: Sequence[Document]
+    out: Path,
+    record: Record,
+    frame: pl.DataFrame,
+    documents: Sequence[Document],
+    *,
+    with_pages: bool,
 ) -> Iterator[str]:
     """What of the counts, the sentence and the pages does not follow; all documents are there."""
     store = audit_store(out)
@@ -100,15 +158,20 @@ def _not_following(
         sized: DocumentRow = {**row, "characters": len(texts[name])}
         counts = count_document(name, sized, frame, tables.get("near"))
         rows.append(cast(DocumentRow, {**row, **counts}))
-    summary = overall(rows)
-    again = rows, summary, verdict_of(record["model"]["name"], summary, frame)
-    said = record["documents"], record["summary"], record["verdict"]
+    again: list[Any] = [rows, summary := overall(rows)]
+    said: list[Any] = [record["documents"], record["summary"]]
+    if with_pages:
+        again.append(verdict_of(record["model"]["name"], summary, frame))
+        said.append(record["verdict"])
     if json.loads(json.dumps(again)) != json.loads(json.dumps(said)):
         yield f"{RECORD}: its counts or its sentence do not follow from the passages."
-    else:
+    elif with_pages:
         for file, data in pages_of(record, frame, tables, texts).items():
             if (out / file).read_bytes() != data:
-                yield f"{file}: does not say what the passages say."
+                yield (
+                    f"{file}: is not what mnemoscope {__version__} makes of the passages. It was "
+                    "changed, or made by another state of that version."
+                )
 
 
 def _hold(audit: Auditing) -> list[bool]:
@@ -180,21 +243,54 @@ def _stands(audit: Auditing, row: Mapping[str, Any], numbers: Mapping[str, int])
     )
 
 
-def _check_documents(out: Path, record: Record) -> tuple[list[Document], list[str], list[str]]:
-    """Compare every document with its hash: those that are the same, problems, notes."""
-    same: list[Document] = []
-    problems, notes, there = [], [], read_again(out, record, copies=False)
+class _Found(NamedTuple):
+    """The documents that are the same, problems, what could not be found, notes."""
+
+    same: list[Document]
+    problems: list[str]
+    unchecked: list[str]
+    notes: list[str]
+
+
+def _check_documents(out: Path, record: Record, elsewhere: Sequence[str]) -> _Found:
+    """Compare every document with its checksum: where it was, elsewhere, and in the folder."""
+    there, moved = read_again(out, record, copies=False), list[Document]()
+    if elsewhere:
+        moved = read_documents(
+            elsewhere,
+            encoding=record["encoding"],
+            columns=record.get("columns"),
+            leave_out=out,
+        ).documents
+    by_text = {one.sha256: one for one in moved}
+    by_name = {_last_part(one.name): one for one in moved}
+    found = _Found([], [], [], [])
     for row in record["documents"]:
-        name, found = row["document"], there.get(row["document"])
+        name, own = row["document"], there.get(row["document"])
         if name == "-":
-            notes.append("standard input is not there any more; its text stands in texts/.")
-        if found is None:
-            problems.append(f"{name}: cannot be read any more.")
-        elif found.sha256 != row["sha256"]:
-            problems.append(f"{name}: its text was changed after the audit.")
+            found.notes.append("standard input is not there any more; its text stands in texts/.")
+        if own is not None and own.sha256 == row["sha256"]:
+            found.same.append(own)
+        elif row["sha256"] in by_text:
+            found.same.append(replace(by_text[row["sha256"]], name=name))
+        elif own is not None:
+            found.problems.append(f"{name}: its text was changed after the audit.")
+        elif _last_part(name) in by_name:
+            other = by_name[_last_part(name)].name
+            found.problems.append(f"{name}: its text was changed after the audit, in {other}.")
         else:
-            same.append(found)
-    return same, problems, notes
+            file = row["text_file"]
+            kept = _kept_text(out, name, file).get(name) if file else None
+            if kept is not None and kept.sha256 == row["sha256"]:
+                found.same.append(kept)
+                found.notes.append(f"{name}: not there; its text was read from {file}.")
+            else:
+                found.unchecked.append(f"{name}: not there any more, so it could not be checked.")
+    return found
+
+
+def _last_part(name: str) -> str:
+    return PureWindowsPath(name).name
 
 
 def read_again(out: Path, record: Record, *, copies: bool) -> dict[str, Document]:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mnemoscope.audits.records import Record
     from mnemoscope.audits.shares import Share
 
-_GATE_FAILED = 3
+_UNCHECKED, _GATE_FAILED = 2, 3
 _SPAN_FACTS = ["document", "start", "end", "tokens", "verdict", "reason", "text"]
 _SPAN_FACTS += ["window_start", "suffix_start"]  # the beginning that brings it out
 _KINDS = ("recalled", "guessed")
@@ -57,7 +57,11 @@ Reference = Annotated[
     str | None,
     Option("--reference", help="A model that never saw them, or 'none'."),
 ]
-FailIf = Annotated[str | None, Option("--fail-if", help="Status 3 if so: 'recalled > 0.5%'.")]
+_FAIL_IF = (
+    "Status 3 if so: 'recalled > 0.5%', '> 3 passages', '>= 1 passage in doc'. Also guessed; "
+    "reproduced: both; near: recalled and near copies that are called recall."
+)
+FailIf = Annotated[str | None, Option("--fail-if", help=_FAIL_IF)]
 Baseline = Annotated[
     Path | None, Option("--baseline", help="An older audit: only new passages count.")
 ]
@@ -275,7 +279,7 @@ def audit_api(
 
 def audit_gate(
     folder: Annotated[Path, Argument(help="The folder of a finished audit.")],
-    fail_if: Annotated[str, Option("--fail-if", help="Status 3 if so: 'recalled > 0.5%'.")],
+    fail_if: Annotated[str, Option("--fail-if", help=_FAIL_IF)],
     baseline: Baseline = None,
     answer: Answer = ANSWER,
 ) -> None:
@@ -292,12 +296,16 @@ def audit_gate(
 
 def audit_verify(
     folder: Annotated[Path, Argument(help="The folder of a finished audit.")],
+    documents: Annotated[
+        list[str] | None,
+        Option("--documents", metavar="DIR", help="Where the documents are now, if they moved."),
+    ] = None,
     device: Device = None,
     trust_remote_code: TrustRemoteCode = False,
     answer: Answer = ANSWER,
     quiet: Quiet = False,
 ) -> None:
-    """Check a finished audit: repeat its passages, and compare all hashes.
+    """Check a finished audit: repeat its passages, and compare all checksums.
 
     Example: mnemoscope audit verify audit
     """
@@ -305,15 +313,37 @@ def audit_verify(
     from mnemoscope.words import plural
 
     with shown(quiet):
-        found = verify(folder, device=device or "auto", trust_remote_code=trust_remote_code)
+        found = verify(
+            folder,
+            documents=documents or (),
+            device=device or "auto",
+            trust_remote_code=trust_remote_code,
+        )
     answer.facts.update({"folder": folder, **found._asdict()})
-    for line in [*found.problems, *found.notes]:
+    for line in [*found.problems, *found.unchecked, *found.notes]:
         print(printable(line))
+    for line in found.checked:
+        print(f"Checked: {line}")
     print(f"{folder}: {found.n_hold} of {found.n_spans} passages hold.")
+    if found.n_open:
+        print(f"{found.n_open} more are written again, in documents that are named above.")
     if found.problems:
         problems = plural(len(found.problems), "problem")
         print(f"{folder} does not hold: {problems}, named above.")
         raise typer.Exit(_GATE_FAILED)
+    if found.unchecked:
+        missing = plural(len(found.unchecked), "document")
+        print(
+            f"{folder}: not verified, {missing} could not be found. Nothing speaks against the "
+            "audit; say where they are now with --documents DIR."
+        )
+        raise typer.Exit(_UNCHECKED)
+    but = "" if found.has_pages else ", but for its pages"
+    print(
+        f"{folder}: verified{but}. Deposit this checksum of audit.json where nobody can change it: "
+        "it protects all of the above, and date, case and operator, which nothing else does. "
+        f"SHA-256 {found.sha256}"
+    )
 
 
 def audit_rank(
@@ -456,10 +486,16 @@ def _print_record(out: Path, record: "Record") -> None:
     )
     if n := whole.get("near_recall_spans"):
         print(
-            f"With {n:,} near cop{'y' if n == 1 else 'ies'}: {_share(whole['near'])} recalled word "
-            "for word or nearly so."
+            f"With {n:,} near cop{'y' if n == 1 else 'ies'}: {_share(whole['near'])} recalled or "
+            "nearly so."
         )
     print(record["verdict"]["sentence"])
+    stride = int(str(record["settings"]["stride"]))
+    if stride > 1 and not whole["recall_spans"]:
+        print(
+            f"Asked at one token in {stride}: a passage that comes out after exactly one beginning "
+            "can have been missed. --stride 1 tries every beginning."
+        )
     if found:
         print(error_rate(record["verdict"]))
     print(f"Read {out / 'report.html'} (two pages), then {out / 'audit.html'} (every passage).")

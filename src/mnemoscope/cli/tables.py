@@ -1,5 +1,7 @@
 """Verbs that also work on a table, and those that make a table or a model folder."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +12,7 @@ from mnemoscope.cli import options
 from mnemoscope.cli.study import shown, stage_verb
 from mnemoscope.embedded import place_of
 from mnemoscope.errors import UserError
-from mnemoscope.files import refuse_filled
+from mnemoscope.files import hold_file, refuse_filled
 from mnemoscope.study.folder import Study, is_study
 from mnemoscope.study.stages import STAGES
 
@@ -59,11 +61,10 @@ def features(
 
     _only_for_studies("features", stage.set_, redo=stage.redo)
     mode = options.merge_flags(None, {"features.patterns": patterns}, None).features.patterns
-    refuse_unwritable(out)
-    counted = None
-    if corpus is not None:
-        counted = open_corpus(corpus, tokenizer=load_tokenizer_named(tokenizer), dtype=None)
-    with shown(stage.quiet):
+    with table_to_write(out), shown(stage.quiet):
+        counted = None
+        if corpus is not None:
+            counted = open_corpus(corpus, tokenizer=load_tokenizer_named(tokenizer), dtype=None)
         n_rows = write_features(
             target,
             out,
@@ -152,18 +153,18 @@ def _label_table(
             "-t catalogue."
         )
     taxonomies = load_taxonomies(names)
-    refuse_unwritable(out)
-    if len(taxonomies) == 1:
-        frame = scan_rows(target, columns).collect()
-        check_features(frame.lazy(), where=str(target))
-        labels = label_sequences(frame, taxonomies[0])
-        write_table(out, frame.with_columns(labels))
-        print(f"Wrote {out}.")
-        counts = count_classes(labels)
-        _print_counts("class", counts)
-        answer.facts.update(out=out, counts={taxonomies[0].name: counts}, missing_columns={})
-        return
-    labelled = label_table(target, out, names, columns)
+    with table_to_write(out):
+        if len(taxonomies) == 1:
+            frame = scan_rows(target, columns).collect()
+            check_features(frame.lazy(), where=str(target))
+            labels = label_sequences(frame, taxonomies[0])
+            write_table(out, frame.with_columns(labels))
+            print(f"Wrote {out}.")
+            counts = count_classes(labels)
+            _print_counts("class", counts)
+            answer.facts.update(out=out, counts={taxonomies[0].name: counts}, missing_columns={})
+            return
+        labelled = label_table(target, out, names, columns)
     print(f"Wrote {out}.")
     for name, counts in labelled.counts.items():
         _print_counts(name, counts)
@@ -212,11 +213,19 @@ def _only_for_studies(verb: str, assignments: list[str] | None, *, redo: bool) -
         )
 
 
-def refuse_unwritable(out: Path) -> None:
-    """Raise UserError before any work: no table's ending, no folder, a study's or a user's file.
+@contextmanager
+def table_to_write(out: Path) -> Iterator[None]:
+    """Hold a table while it is made, so that of two processes one is refused.
 
-    A Parquet table that mnemoscope wrote is written over.
+    Raises UserError before any work: no table's ending, no folder, a study's or a user's file, or
+    one that another process makes. A Parquet table that mnemoscope wrote is written over.
     """
+    _refuse_unwritable(out)
+    with hold_file(out):
+        yield
+
+
+def _refuse_unwritable(out: Path) -> None:
     from mnemoscope.data.table import is_own_table
 
     if out.suffix not in {".parquet", ".jsonl"}:
@@ -282,11 +291,9 @@ def duplicates(
     from mnemoscope.data.origins import SCHEME, count_in_index
     from mnemoscope.data.table import write_table
 
-    refuse_unwritable(out)
-    columns = options.parse_columns(column)
-    suffixes = read_suffixes(sequences, length=length, prefix=prefix, columns=columns)
-    progress_file = progress_path(out)
-    with shown(quiet):
+    columns, progress_file = options.parse_columns(column), progress_path(out)
+    with table_to_write(out), shown(quiet):
+        suffixes = read_suffixes(sequences, length=length, prefix=prefix, columns=columns)
         if corpus.startswith(SCHEME):
             if separator is not None or tokenizer is not None:
                 raise UserError(
@@ -308,7 +315,7 @@ def duplicates(
             )
         del suffixes
         write_table(out, add_counts(sequences, found.counts, columns))
-    remove_progress(progress_file)
+        remove_progress(progress_file)
     answer.facts.update(
         out=out,
         sequences=len(found.counts),
@@ -522,9 +529,9 @@ def texts(
     from mnemoscope.data.table import write_table
     from mnemoscope.embedded.texts import KINDS, find_texts
 
-    refuse_unwritable(out)
-    frame = find_texts(load_tokenizer_named(model), n=n)
-    write_table(out, frame)
+    with table_to_write(out):
+        frame = find_texts(load_tokenizer_named(model), n=n)
+        write_table(out, frame)
     counts = ", ".join(f"{kind} {frame.filter(genre=kind).height:,}" for kind in KINDS)
     print(f"Wrote {out}: {counts}.")
     print(f"Next: mnemoscope run --model {model} --sequences {out} -o STUDY")

@@ -12,7 +12,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from html import escape
 from importlib import metadata
@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from filelock import BaseFileLock, FileLock, Timeout
 
 from mnemoscope.columns import Columns, check_columns
 from mnemoscope.errors import (
@@ -33,11 +32,10 @@ from mnemoscope.errors import (
     nearest,
 )
 from mnemoscope.files import (
-    NO_ROOM,
     as_path,
     check_shape,
     digest,
-    disk_full,
+    hold_folder,
     made_folder,
     write_text,
 )
@@ -56,7 +54,6 @@ if TYPE_CHECKING:
 STUDY_VERSION = 2
 """Of all that a study holds; one of another version is not opened."""
 SETTINGS_FILE = "study.yaml"
-LOCK_FILE = ".lock"
 DECODED_FILE = "decoded.parquet"
 """Continuations that a capture found after a scan; kept for as long as the verdicts."""
 _RECORDS = (
@@ -601,87 +598,6 @@ class Study:
                     if units.is_dir() and self.is_done(stage.name):
                         shutil.rmtree(units, ignore_errors=True)
             yield
-
-
-@contextmanager
-def hold_folder(folder: Path, *, shared: bool = False) -> Iterator[None]:
-    """Lock a folder for the duration of the block; errors as `Study.lock`.
-
-    An exclusive holder keeps `.lock`. A shared holder takes `.lock` only long enough to create and
-    lock its own file, `.lock-PID-NUMBER`. The folder is free if `.lock` and all of these are
-    unlocked.
-    """
-    with ExitStack() as held:
-        try:
-            gate = _gate(folder, shared=shared)
-            held.callback(gate.release)
-            if shared:
-                (folder / _HOLDER_FILE).unlink(missing_ok=True)  # a killed one's
-                own = folder / f"{LOCK_FILE}-{os.getpid()}-{next(_NUMBERS)}"
-                held.callback(own.unlink, missing_ok=True)
-                held.enter_context(_file_lock(own))
-                gate.release()
-            else:
-                _clear_shares(folder)
-                held.callback((folder / _HOLDER_FILE).unlink, missing_ok=True)
-                (folder / _HOLDER_FILE).write_text(f"{os.getpid()}\n", encoding="utf-8")
-        except OSError as error:
-            if error.errno in NO_ROOM:
-                raise disk_full(folder) from error
-            raise UserError(
-                f"{folder}: cannot be written to ({error.strerror}). Copy the study first."
-            ) from None
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in NO_ROOM:
-                raise
-            raise disk_full(folder) from error
-
-
-_HOLDER_FILE = f"{LOCK_FILE}.pid"
-_NUMBERS = itertools.count()  # of the shares that this process takes
-_PATIENCE = 10.0  # seconds to wait for `.lock`, which another shared holder keeps briefly
-
-
-def _file_lock(path: Path) -> BaseFileLock:
-    return FileLock(path, thread_local=False)
-
-
-def _gate(folder: Path, *, shared: bool) -> BaseFileLock:
-    """Take `.lock`; UserError names its holder."""
-    lock = _file_lock(folder / LOCK_FILE)
-    end = time.monotonic() + (_PATIENCE if shared else 0)
-    while True:
-        try:
-            lock.acquire(timeout=0)
-            return lock
-        except Timeout:
-            with suppress(OSError):
-                if pid := (folder / _HOLDER_FILE).read_text(encoding="utf-8").strip():
-                    raise _in_use(folder, f"process {pid}") from None
-            if time.monotonic() >= end:
-                raise _in_use(folder, _SHARERS) from None
-            time.sleep(0.05)
-
-
-def _clear_shares(folder: Path) -> None:
-    """Remove what killed sharers left; UserError where one lives."""
-    for path in folder.glob(f"{LOCK_FILE}-*"):
-        try:
-            lock = _file_lock(path)
-            lock.acquire(timeout=0)
-            lock.release()
-        except Timeout:
-            raise _in_use(folder, _SHARERS) from None
-        path.unlink(missing_ok=True)
-
-
-_SHARERS = "processes that work on parts of it"
-
-
-def _in_use(folder: Path, holder: str) -> UserError:
-    return UserError(f"{folder}: in use by {holder}. Wait until it ends, or stop it.")
 
 
 def check_free(folder: Path) -> None:
