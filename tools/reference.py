@@ -42,7 +42,7 @@ from mnemoscope.pipeline import (
     train,
     trainings,
 )
-from mnemoscope.pipeline.causes import GRAFT_SPECIFICITY_FILE
+from mnemoscope.pipeline.causes import GRAFT_FILE, GRAFT_SPECIFICITY_FILE
 from mnemoscope.search import climb
 from mnemoscope.stats import FIGURE
 from mnemoscope.study.settings import StudySettings
@@ -77,7 +77,7 @@ STUDY_TABLES: dict[str, dict[str, Columns]] = {
         knockout.SPECIFICITY_FILE: knockout.SPECIFICITY_COLUMNS,
     },
     "graft": {
-        graft.GRAFT_FILE: graft.GRAFT_COLUMNS,
+        GRAFT_FILE: graft.GRAFT_COLUMNS,
         GRAFT_SPECIFICITY_FILE: graft.SPECIFIC_COLUMNS,
         graft.CURVES_FILE: graft.CURVE_COLUMNS,
         graft.SEQUENCES_FILE: graft.SEQUENCE_COLUMNS,

@@ -69,10 +69,11 @@ def causes(studies: Mapping[str, Any]) -> tuple[str, str]:
         raise ValueError("the grafts say something else now: write the README's first row anew")
     most = 100 * max(high for *_, high in natural)
     return (
-        f"Swapping {part_words(first.part)} for the twin's breaks "
+        f"With {part_words(first.part)} taken from its twin, a model loses "
         f"{_range([value for value, *_ in natural])} points more of {first.broken} than of "
-        f"{first.spared} of the same form (at most {most:.1f})",
-        f"of another form (refrains nobody read): {_range([one for one, *_ in refrains])} points",
+        f"{first.spared} of the same form (intervals up to {most:.1f})",
+        f"{_range([one for one, *_ in refrains])} points more than of {first.spared} of another "
+        "form (refrains that no model read)",
     )
 
 

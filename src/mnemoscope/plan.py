@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mnemoscope.data.published_split import HUB_NAME
-from mnemoscope.pipeline.label import check_match
+from mnemoscope.pipeline.label import check_match, without_unasked
 from mnemoscope.pipeline.need import (
     expected_lines,
     find_need,
@@ -62,11 +62,11 @@ def plan(settings: StudySettings, folder: Path, *, redo: bool = False) -> Plan:
     taxonomies = load_taxonomies(settings.label.taxonomies)
     check_kernels(settings)
     check_inputs(settings, settings.reference is not None)
-    study, todo = None, [stage.name for stage in STAGES if not stage.is_optional]
+    study, lost, todo = None, "", [stage.name for stage in STAGES if not stage.is_optional]
     if is_study(folder):
         study = Study(folder)
         changed = study.changed_stages(settings, redo=redo)
-        study.settings = settings
+        lost, study.settings = study.lost_with(changed), settings
         todo = [name for name in todo if name in changed or not study.is_done(name)]
     else:
         check_free(folder)
@@ -83,6 +83,8 @@ def plan(settings: StudySettings, folder: Path, *, redo: bool = False) -> Plan:
     data = find_data(settings, taxonomies, study, checked)
     if data.frame is not None:
         check_match(data.frame, settings.label.match, settings.sequences.source)
+    lacking = lacking_columns(data, settings, taxonomies)
+    taxonomies = without_unasked(taxonomies, lacking, settings)
     lacking = lacking_columns(data, settings, taxonomies)
     possible = [t for t in taxonomies if not any(t in those for those in lacking.values())]
     need = find_need(settings, possible, data, None if "label" in todo else study)
@@ -119,7 +121,8 @@ def plan(settings: StudySettings, folder: Path, *, redo: bool = False) -> Plan:
             *data.lines,
             *expected_lines(settings, data, possible),
             *taxonomy_lines(settings, taxonomies, need, lacking, is_found=is_found),
-            _stages_said(todo if need.samples else [one for one in todo if one in UNTRAINED]),
+            _stages_said(todo, trains=bool(need.samples)),
+            *([lost] if lost else []),
         ],
         rows=_rows(costs, beside_paper=beside_paper),
         notes=[
@@ -130,11 +133,17 @@ def plan(settings: StudySettings, folder: Path, *, redo: bool = False) -> Plan:
     )
 
 
-def _stages_said(todo: list[str]) -> str:
+def _stages_said(todo: list[str], *, trains: bool) -> str:
     """The stages as the run counts them; a new study has its sequences before the first."""
-    if todo[0] == "sequences":
-        return f"Stages to run: sequences, then {len(todo) - 1} more ({', '.join(todo[1:])})"
-    return f"Stages to run: {len(todo)} ({', '.join(todo)})"
+    first = "sequences, then " if todo[0] == "sequences" else ""
+    numbered = todo[1:] if first else todo
+    kept = [one for one in numbered if trains or one in UNTRAINED]
+    if len(kept) < len(numbered):
+        return (
+            f"Stages to run: {first}{len(kept)} of {len(numbered)} ({', '.join(kept)}); the others "
+            "need a CNN"
+        )
+    return f"Stages to run: {first}{len(kept)} ({', '.join(kept)})"
 
 
 def _summary(settings: StudySettings, counts: Counts, costs: Sequence[Cost]) -> str:

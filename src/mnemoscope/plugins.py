@@ -84,7 +84,7 @@ def call_plugin(plugin: Plugin, where: str, call: Callable[[], Any], kind: type[
         found = call()
     except MnemoscopeError:
         raise
-    except Exception as error:  # whatever foreign code raises
+    except (Exception, SystemExit) as error:  # whatever foreign code raises
         said = f"{type(error).__name__}: {first_line(error)}"
         raise UserError(f"{where}: {plugin.package} fails ({said}).") from error
     if not isinstance(found, kind):

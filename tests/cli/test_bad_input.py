@@ -298,6 +298,9 @@ REFUSED = [  # a command, and what its line says: the file, flag or key, and wha
     ),
     # what leaves the machine or is made for another harness
     ("export push LABEL name --dry-run", "OWNER/NAME"),
+    ("export push LABEL ../x --dry-run", "OWNER/NAME"),
+    ("run -o x --model MODEL --sequences TABLE --dry-run --engine 0", "choose local or ray"),
+    ("train STUDY --storage file:///etc", "need --engine ray"),
     ("export push SEQUENCES o/n --dry-run", "label"),
     ("export push TABLE o/n --dry-run --with-documents", "not an audit"),
     ("export push TABLE o/n --dry-run -o mine", "new or empty"),
@@ -523,6 +526,40 @@ def test_a_table_that_is_damaged_or_gone_stops_what_reads_it_until_it_is_made_ag
     for verb in ("train", "benchmark"):
         succeed(verb, study, "-q")
     assert path.read_bytes() == whole
+
+
+LOST = {
+    "cnn/*.outcome.safetensors": lambda path: path.write_bytes(path.read_bytes()[:-9]),
+    "cnn/*.json": Path.unlink,
+    "maps/model/*.safetensors": lambda path: path.write_bytes(path.read_bytes()[:-9]),
+    "maps/reference/*.safetensors": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("is_told", [False, True])
+def test_what_is_lost_in_folders_of_results_is_made_again_by_a_run_or_as_told(
+    study, is_told, call, succeed
+):
+    before, lost = content(study), []
+    for place, (pattern, lose) in enumerate(LOST.items()):
+        lost.append(sorted(study.glob(pattern))[place])
+        lose(lost[-1])
+    if is_told:
+        said = call("status", study, "--verify")
+        lines = [
+            one
+            for one in said.out.splitlines()
+            if "or delete it and run" in one or "missing" in one
+        ]
+        told = {line.rpartition("run 'mnemoscope ")[2].partition("'")[0] for line in lines}
+        assert told == {f"train {study}", f"capture {study}"}
+        for command in sorted(told):
+            succeed(*command.split(), "-q")
+    else:
+        said = call("run", "-o", study)
+        assert all(one.name.partition(".")[0] in said.err for one in lost)
+    assert content(study) == before
+    assert "Every file is as it was written" in succeed("status", study, "--verify").out
 
 
 def test_odd_records_of_a_study_are_named_and_foreign_lines_passed_over(study, refused, call):

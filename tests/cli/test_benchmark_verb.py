@@ -259,8 +259,8 @@ def test_a_repetition_tells_what_it_drew_and_each_verdict_is_said_once(study, ca
     lines = {line.partition(": ")[0]: line for line in shown(study, capsys).splitlines()}
     main, same = lines[f"2  {GUESS}"], lines[f"3  {SAME}"]
     assert "Recall 160" in main
-    assert main.endswith("120 + 60 of each class drawn")
-    assert same == f"3  {SAME}: 30 + 15 of each class drawn"
+    assert main.endswith("of each class 120 train and 60 test the CNNs")
+    assert same == f"3  {SAME}: of each class 30 train and 15 test the CNNs"
     result = call("benchmark", study.folder, "--redo")
     verdict = "cannot be said: no control was run"
     assert verdict not in result.err

@@ -265,7 +265,7 @@ def test_the_verb_run_on_a_cluster_writes_what_one_process_writes(
     whole, tmp_path, call, monkeypatch
 ):
     """All stages from the sequences on: maps, CNNs, benchmark, the page itself."""
-    monkeypatch.setattr(local, "do_unit", None)  # it is the cluster's work
+    monkeypatch.setattr(local, "run_unit", None)  # it is the cluster's work
     folder = shutil.copytree(whole["sequences"], tmp_path / "study")
     done = call("run", "-o", folder, "--engine", "ray", "--ray-workers", 2, "-q")
     assert done.status == 0, done.err

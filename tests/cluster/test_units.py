@@ -9,15 +9,18 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Event, current_thread, main_thread
 
 import polars as pl
 import pytest
 
+from mnemoscope.cluster import local
 from mnemoscope.cluster.run import run_units
 from mnemoscope.cluster.storage import SharedStore
 from mnemoscope.cluster.units import ALL, Needs, Share, UnitStore
-from mnemoscope.errors import UserError
+from mnemoscope.errors import NoRoomError, UserError
 from mnemoscope.progress import follow_progress
 from study_files import content
 from toy_units import TWO, Evaluated, Forgetful, Power, powers, runs_of
@@ -160,6 +163,35 @@ def test_a_unit_that_fails_keeps_its_words_and_what_was_before_it(tmp_path) -> N
     assert runs_of(log) == [0, 1, 2]
 
 
+def test_large_results_are_kept_behind_the_next_unit_and_what_fails_there_is_raised(
+    tmp_path, monkeypatch
+) -> None:
+    """The second unit runs while the first is written; a full disk stops the run, as before it."""
+    monkeypatch.setattr(local, "_LARGE", 100)
+    log, began, threads = tmp_path / "log", Event(), set()
+
+    class Waiting(UnitStore):
+        def put(self, key, made):
+            threads.add(current_thread())
+            assert began.wait(60)
+            if key == "power-2":
+                raise NoRoomError("no room")
+            return super().put(key, made)
+
+    @dataclass(frozen=True)
+    class Second(Power):
+        def run(self, factor, progress):
+            began.set()
+            return super().run(factor, progress)
+
+    units = [Power(0, log), Second(1, log), Power(2, log), Power(3, log), Power(4, log)]
+    with pytest.raises(NoRoomError, match="no room"):
+        list(run_units(units, store := Waiting(tmp_path / "store"), TWO))
+    assert threads.isdisjoint({main_thread()})
+    assert sorted(store.finished()) == ["power-0", "power-1"]
+    assert runs_of(log) == [0, 1, 2, 3]  # one more than was kept, and no further
+
+
 def test_a_result_that_is_not_where_it_was_put_is_named(tmp_path) -> None:
     with pytest.raises(UserError, match=r"power-0: .* it is not there. Give storage"):
         run(tmp_path / "store", powers(2), Needs(processes=2), Forgetful)
@@ -167,7 +199,9 @@ def test_a_result_that_is_not_where_it_was_put_is_named(tmp_path) -> None:
 
 SCRIPT = """
 import multiprocessing.context, os, sys
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Event, current_thread, main_thread
 import mnemoscope.cli
 from mnemoscope.cluster.run import run_units
 from mnemoscope.cluster.units import Needs

@@ -21,6 +21,9 @@ CASES: dict[str, tuple[Case, str]] = {
     "no such text": (lambda h: ms.windows("nowhere", h.tokenizer), "is no file, folder or data"),
     "a number as texts": (lambda h: ms.windows(3, h.tokenizer), "a int: no sequences"),
     "a list of numbers": (lambda h: ms.windows([1, 2], h.tokenizer), "texts, number 0: an int"),
+    "paths in a list": (
+        lambda h: ms.windows([h.path, "a b"], h.tokenizer), "the folder that holds them all"),
+    "a study without a folder": (lambda h: ms.run(h.path, "texts"), "'my-study'"),
     "no texts": (lambda h: ms.windows([], h.tokenizer), "texts: none given"),
     "a list of texts too short": (
         lambda h: ms.scan(h.path, ["a b", "c"]), r"^texts \(text 0, text 1\): no text of 64"),
@@ -92,7 +95,7 @@ CASES: dict[str, tuple[Case, str]] = {
         lambda h: ms.classify(h.scanned, ["Non-Memo, Guess, Recall"] * 2), "named twice"),
     "a number as folder": (lambda h: ms.capture(h.model, h.windows, out=5), "out: an int"),
     "a number as text of a document": (lambda h: ms.audit(h.path, {"a": 5}), "'a': an int"),
-    "a loaded model and no folder": (lambda h: ms.run(h.model, "x.txt"), "settings: a GPTNeoX"),
+    "a loaded model and no folder": (lambda h: ms.run(h.model, "x.txt"), "'my-study'"),
     "a stage that there is not": (
         lambda h: ms.run(h.path, h.windows, "x", until="sequnces"), "no stage 'sequnces'"),
     "another prefix than the windows": (

@@ -17,6 +17,7 @@ from mnemoscope.errors import UserError
 from mnemoscope.lm import attention
 from mnemoscope.lm.attention import capture_pooled, pooled_attention
 from mnemoscope.lm.model import wrap_model
+from mnemoscope.maps.triangle import pack_layer, pack_triangle
 
 
 def capture(lm, tokens, batch_size=4):
@@ -84,6 +85,23 @@ def test_bos_is_seen_by_the_model_and_left_out_of_the_maps(build, tokens):
     assert mean.sum(dim=-1).min() < 0.99  # what went to the BOS token is missing
 
 
+@pytest.mark.parametrize("block", [None, 100])
+def test_layers_are_packed_one_by_one_as_a_store_packs_them_all(monkeypatch, build, tokens, block):
+    """Blocks or not, with a BOS token, padded rows and an error's layer as without."""
+    if block:
+        monkeypatch.setattr(attention, "WHOLE_QUERIES", 8)
+        monkeypatch.setattr(attention, "BLOCK_BYTES", {"cpu": 4 * block * 16, "": 0})
+    lm, rows, mask = build("mistral", adds_bos=True), tokens(5), np.ones((5, 64), dtype=int)
+    mask[1, 50:], mask[4, :20] = 0, 0
+    options = {"batch_size": 3, "attention_mask": mask}
+    whole = joined(capture_pooled(lm, rows, **options))
+    packed = joined(capture_pooled(lm, rows, **options, pack=pack_layer))
+    for one, maps in zip(packed, whole, strict=True):
+        assert torch.equal(one, pack_triangle(maps).half())
+    alone = next(capture_pooled(lm, rows[1:2, :50], batch_size=1))
+    torch.testing.assert_close(whole[0][1, :, :50, :50], alone.mean[0], atol=1e-6, rtol=0)
+
+
 def test_maps_may_take_part_in_a_gradient(build, tokens):
     mean, _, _ = next(capture_pooled(build("gpt_neox"), tokens(2), batch_size=2))
     scale = torch.ones((), requires_grad=True)
@@ -120,7 +138,9 @@ def test_two_threads_capture_two_models_at_once_and_do_not_mix(build, tokens):
     assert not attention._pools
 
 
-def test_attention_that_cannot_be_pooled_is_refused_by_layer(build, tokens):
+@pytest.mark.parametrize("whole", [128, 8])
+def test_attention_that_cannot_be_pooled_is_refused_by_layer(monkeypatch, build, tokens, whole):
+    monkeypatch.setattr(attention, "WHOLE_QUERIES", whole)
     broken = build("gpt_neox")
     with torch.no_grad():
         broken.model.gpt_neox.layers[1].attention.query_key_value.bias.fill_(float("nan"))

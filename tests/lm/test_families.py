@@ -14,6 +14,8 @@ from family_survey import Finding, examine, largest_difference
 from tiny_families import make_model, named
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from mnemoscope.lm import attention
+from mnemoscope.lm.attention import HeadPool
 from mnemoscope.lm.model import wrap_model
 
 PAGE = Path(__file__).parents[2] / "docs" / "families.md"
@@ -70,6 +72,25 @@ models keep its keys and values.
 def test_maps_are_the_models_own_attention_pooled_and_cutting_nothing_changes_nothing(name):
     found = examine(name)
     assert (found.verdict, found.knockout) == ("exact", "exact")
+
+
+@pytest.mark.parametrize("name", named(NAMED))
+@pytest.mark.parametrize("block", [40, 900])
+def test_blocks_of_queries_give_the_same_maps_in_every_family(monkeypatch, name, block):
+    """Blocks of 16 queries of one sequence, and of 32 of several; windows, caps and sinks too."""
+    lm, outputs = wrap_model(make_model(name), name=name), []
+    attend = HeadPool._attend_in_blocks
+
+    def noted(*arguments):
+        outputs.append(attend(*arguments))
+        return outputs[-1]
+
+    monkeypatch.setattr(HeadPool, "_attend_in_blocks", noted)
+    monkeypatch.setattr(attention, "WHOLE_QUERIES", 8)
+    monkeypatch.setattr(attention, "BLOCK_BYTES", {"cpu": 4 * block * 16, "": 0})
+    assert largest_difference(lm) < 1e-6
+    assert len(outputs) == (6 if lm.attention_route == "interface" else 0)
+    assert all(one is not None for one in outputs)
 
 
 @pytest.mark.parametrize("name", named(NAMED, OF_EACH_ROUNDING))

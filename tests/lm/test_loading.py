@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+from functools import partial
 
 import huggingface_hub
 import pytest
@@ -108,6 +109,31 @@ def config_is(data: bytes):
     return lambda folder: (folder / "config.json").write_bytes(data)
 
 
+def config_with(folder, key, value):
+    edit_json(folder / "config.json", **{key: value})
+
+
+def index_is(folder, data):
+    (folder / WEIGHTS).rename(folder / "model-00001-of-00001.safetensors")
+    (folder / f"{WEIGHTS}.index.json").write_bytes(data)
+
+
+CHANGED = [
+    ("hidden_size", "many"),
+    ("hidden_size", -1),
+    ("num_hidden_layers", [2]),
+    ("num_attention_heads", 0),
+    ("num_attention_heads", None),
+    ("vocab_size", {}),
+    ("rms_norm_eps", "small"),
+    ("max_position_embeddings", "long"),
+    ("rope_parameters", 3),
+    ("hidden_act", 7),
+    ("model_type", 3),
+    ("quantization_config", 1),
+    ("tie_word_embeddings", "perhaps"),
+]
+MAPPED_TO_NUMBERS = b'{"weight_map": {"lm_head.weight": 1}}'
 UNMERGEABLE = {"type": "BPE", "vocab": {"a": 0}, "merges": [["b", "c"]]}
 
 
@@ -131,6 +157,11 @@ SPOILT = [
     (lambda at: (at / "tokenizer.json").write_text("{}"), "tokenizer"),
     (lambda at: edit_json(at / "tokenizer.json", model=UNMERGEABLE), "tokenizer cannot be read"),
     (own_code, "trust_remote_code"),
+    *(
+        (partial(config_with, key=key, value=value), "Is it a causal language model, and whole?")
+        for key, value in CHANGED
+    ),
+    *((partial(index_is, data=data), "cannot") for data in (b"{", b"[]", b"{}", MAPPED_TO_NUMBERS)),
 ]
 
 

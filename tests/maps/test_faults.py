@@ -80,7 +80,7 @@ def test_opened_without_a_look_no_map_of_a_damaged_shard_is_given(tmp_path, pool
     flip(tmp_path / "shard-00001.safetensors")
     store = MapStore(tmp_path, verify=False)
     for ids in ([5], range(11)):
-        with pytest.raises(DamagedDataError, match=r"shard-00001.*'mnemoscope capture"):
+        with pytest.raises(DamagedDataError, match=r"shard-00001.*captured again"):
             store.dataset(ids, "own", pooling)
     found = store.dataset([0, 10], "own", pooling).read(torch.arange(2))
     assert torch.equal(unpack_triangle(found), maps_of([0, 10], pooling).half())

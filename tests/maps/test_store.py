@@ -20,7 +20,13 @@ from map_folders import (
 from mnemoscope.errors import UserError
 from mnemoscope.maps.shape import triangle_length, triangle_size
 from mnemoscope.maps.store import MapStore
-from mnemoscope.maps.triangle import pack_triangle, unpack_channels_last, unpack_triangle
+from mnemoscope.maps.triangle import (
+    _edges,
+    pack_layer,
+    pack_triangle,
+    unpack_channels_last,
+    unpack_triangle,
+)
 from refusals import refusal
 from study_files import content
 
@@ -131,6 +137,9 @@ def test_order_is_numpys_lower_triangle_and_what_is_above_is_refused():
     maps = torch.rand(3, 64, 64).tril()
     query, key = np.tril_indices(64)
     assert np.array_equal(pack_triangle(maps).numpy(), maps.numpy()[:, query, key])
+    on_an_accelerator = maps.flatten(-2)[:, _edges(64, maps.device)].half()
+    assert torch.equal(pack_layer(maps), on_an_accelerator)
+    assert torch.equal(pack_layer(maps), pack_triangle(maps).half())
     for value in (1e-30, -1.0, float("nan"), float("inf")):
         maps[1, 3, 4] = value
         assert "later tokens" in refusal(pack_triangle, maps)

@@ -1,5 +1,6 @@
 """`pipeline.graft`: every part beside its walks, resumable to the bit, refused in one line."""
 
+import json
 import shutil
 from contextlib import contextmanager
 
@@ -14,6 +15,8 @@ from mnemoscope.lm.continue_ import scan_memorized
 from mnemoscope.lm.graft import Pair, graft_parts, grafted
 from mnemoscope.lm.load import load_model
 from mnemoscope.pipeline import graft
+from mnemoscope.plan import plan
+from mnemoscope.progress import show_progress
 from mnemoscope.report.grafts import graft_of
 from mnemoscope.report.tables import graft_tables
 from mnemoscope.stats import Estimate, frame_of
@@ -21,7 +24,8 @@ from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import StudySettings
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.labels import label_sequences
-from study_files import put_in_place, settings_with
+from mnemoscope.taxonomy.names import NON_MEMO
+from study_files import content, put_in_place, settings_with
 
 FEW = {"n_sequences": 12, "draws": 2, "n_heldout": 4}
 BOTH = ["twin_in_model", "model_in_twin"]
@@ -167,8 +171,6 @@ FIRM = {"Recite[5]": np.linspace(0.3, 3.0, 12), "Recollect": np.linspace(0.3, 3.
         ({"Recite[5]": 0.5, "Recollect": 2.2}, {}, -2, 4),  # 1.4 ** -2 < .55, the next break
         ({"Recite[5]": 1.0, "Recollect": 9.0}, {}, 0, 4),  # all broken: 1.4 ** 4 > 3
         ({"Recite[5]": 1.0, "Recollect": 9.0}, {"largest_scale": 2.0}, 0, 2),
-        # Classes too small for a verdict lengthen no walk.
-        ({"Recite[5]": 1.0, "Recollect": 9.0}, {"n_sequences": 3}, 0, 0),
         ({"Recite[5]": 0.0, "Recollect": 9.0}, {}, -4, 4),  # down to where nothing breaks
     ],
 )
@@ -326,6 +328,67 @@ def test_other_settings_make_other_grafts_and_keep_those_that_are_the_same(study
     assert without["heldout_loss"].is_null().all()
     (row,) = graft_of(Study(study.folder), TAXONOMY)["rows"]
     assert row["loss"] is None
+
+
+def test_a_finished_graft_that_redo_drops_is_said_before(done, tmp_path, capfd):
+    study = Study(shutil.copytree(done.folder, tmp_path / "again"))
+    changed = settings_with(study, label={"seed": 7})
+    (line,) = [one for one in plan(changed, study.folder, redo=True).lines if "dropped" in one]
+    with show_progress():
+        run_stage(study, "label", changed, redo=True)
+    assert line in capfd.readouterr().err.splitlines()
+    assert line.startswith("graft: will be dropped too, for label is made anew")
+    assert f"'mnemoscope graft {study.folder}'" in line
+    assert not Study(study.folder).is_done("graft")
+    assert (study.folder / "graft").is_dir()
+
+
+def test_a_damaged_graft_is_made_again_by_the_command_that_is_told(done, tmp_path):
+    study = Study(shutil.copytree(done.folder, tmp_path / "again"))
+    before = content(study.folder)
+    torn, gone = sorted((study.folder / "graft").glob("*.parquet"))[:2]
+    torn.write_bytes(torn.read_bytes()[:-9])
+    gone.unlink()
+    assert {str(one).rpartition("'mnemoscope ")[2] for one in study.verify()} == {
+        f"graft {study.folder}'."
+    }
+    assert run_stage(study, "graft")
+    assert content(study.folder) == before
+    assert not run_stage(Study(study.folder), "graft")
+
+
+def test_classes_too_small_for_a_verdict_are_grafted_without_random_changes(study, capfd):
+    with show_progress():
+        run_stage(study, "graft", settings_of(study, **ONE_PART | {"n_sequences": 3}))
+    said = capfd.readouterr().err
+    assert "no random changes are tried: a verdict needs 10 groups" in said
+    assert "no verdict: it needs 10 groups" in said
+    assert "here Recite[5] has 3, Recollect has 3" in said
+    found = Study(study.folder)
+    assert found.read("graft_curves.parquet").is_empty()
+    view = graft_of(found, TAXONOMY)
+    assert (view["first"], view["doses"], view["has_interval"]) == (None, [], False)
+    assert "no verdict" in view["statement"]
+
+
+@pytest.mark.parametrize("spoil", ["shape", "memorized"])
+def test_what_cannot_be_grafted_is_refused_before_a_model_is_loaded(
+    study, spoil, tiny, tmp_path, capfd
+):
+    if spoil == "shape":
+        other = shutil.copytree(tiny.reference, tmp_path / "other")
+        config = json.loads((other / "config.json").read_text())
+        config["num_hidden_layers"] += 1
+        (other / "config.json").write_text(json.dumps(config))
+        settings = settings_with(study, capture={"reference": str(other)})
+        words = "num_hidden_layers is .* in the model and .* in the twin"
+    else:
+        nothing = pl.all().exclude("sequence_id").replace_strict({NON_MEMO: NON_MEMO}, default=None)
+        put_in_place(study.folder, labels__parquet=study.labels.with_columns(nothing))
+        settings, words = study.settings, "0 memorized sequences; grafting needs 2"
+    with pytest.raises(UserError, match=words), show_progress():
+        run_stage(Study(study.folder), "graft", settings)
+    assert "Loading" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

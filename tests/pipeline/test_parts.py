@@ -32,13 +32,13 @@ def do(call):
 @pytest.fixture
 def asked(monkeypatch) -> list[str]:
     """The kind of every unit that ran in this process."""
-    ran, do_unit = [], local.do_unit
+    ran, run_unit = [], local.run_unit
 
     def spy(unit, *arguments):
         ran.append(type(unit).__name__)
-        return do_unit(unit, *arguments)
+        return run_unit(unit, *arguments)
 
-    monkeypatch.setattr(local, "do_unit", spy)
+    monkeypatch.setattr(local, "run_unit", spy)
     return ran
 
 

@@ -224,7 +224,7 @@ def test_a_table_on_disk_gives_exact_counts_or_what_it_lacks(tmp_path) -> None:
     assert "Power: none. 50 sequences cannot give" in made
     assert "nothing is trained" in made.splitlines()[0]
     assert "CNNs for the figures | 0 | " in made
-    assert "then 4 more (continue, features, label, report)" in made
+    assert "then 4 of 8 (continue, features, label, report); the others need a CNN" in made
     assert "For a verdict give more texts." in made
     assert [one.name for one in tmp_path.iterdir()] == ["table.parquet"]
     twice = from_file(path) | {"also": [str(path)]}

@@ -5,10 +5,15 @@ from contextlib import nullcontext
 
 import numpy as np
 import pytest
+import torch
 
 import mnemoscope as ms
+from mnemoscope.benchmark.sources import TABLE
+from mnemoscope.cnn.presets import PRESETS
+from mnemoscope.cnn.training import Scaling, fit_scaling
 from mnemoscope.errors import UserError
 from mnemoscope.flow.run import run_stage
+from mnemoscope.pipeline import train
 from mnemoscope.pipeline.train import Job, jobs_of
 from mnemoscope.pipeline.trainings import (
     check_inputs,
@@ -17,6 +22,7 @@ from mnemoscope.pipeline.trainings import (
     seeds_of,
     settings_of,
 )
+from mnemoscope.progress import SILENT
 from mnemoscope.report.content import _benchmarks
 from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import StudySettings, parse_settings
@@ -196,3 +202,33 @@ def test_trainings_at_chance_are_withheld_or_summed_as_is_asked(tiny_studies, tm
     benchmark = dict(_benchmarks(study))[row["taxonomy"]]
     assert {one["did_train"] for one in benchmark.runs} == {False}
     assert all(one["eval_min_f1"] is not None for one in benchmark.runs)
+
+
+def test_one_scaling_serves_settings_seeds_and_the_control_task(study_at, monkeypatch) -> None:
+    """Each as fitted on the job's own training maps; one a kind of maps, however many trainings."""
+    study, fitted, given = Study(study_at("capture")), [], []
+
+    class Seen(Exception):
+        pass
+
+    def fit(*arguments) -> Scaling:
+        fitted.append(fit_scaling(*arguments))
+        return fitted[-1]
+
+    def see(maps, *_, scaling, preset, prefix, **__) -> None:
+        own = fit_scaling(maps, PRESETS[preset], prefix)
+        assert torch.equal(scaling.mean, own.mean)
+        assert torch.equal(scaling.inverse_deviation, own.inverse_deviation)
+        given.append(scaling)
+        raise Seen
+
+    monkeypatch.setattr(train, "_scalings", {})
+    monkeypatch.setattr(train, "fit_scaling", fit)
+    monkeypatch.setattr(train, "fit_cnn", see)
+    study.adopt(settings_with(study, train={"preset": "small", "kernels": [3, 4]}), redo=True)
+    jobs = [job for job in jobs_of(study) if job.setting and not TABLE[job.source].mark]
+    for job in jobs:
+        with pytest.raises(Seen):
+            job.run(study, SILENT)
+    assert {job.source for job in jobs} >= {"model", "control", "reference", "blind"}
+    assert len(fitted) == len({TABLE[job.source].reads for job in jobs}) < len(given) / 2

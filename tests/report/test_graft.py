@@ -154,7 +154,9 @@ def test_one_class_has_its_shares_and_nothing_to_compare(study):
             study.frames[name] = frame.filter(pl.col("class") == "Recall")
     study.frames["graft_specificity.parquet"] = specific().clear()
     view = graft_of(study, TAXONOMY)
-    assert (view["first"], view["doses"], view["statement"]) == (None, [], "")
+    assert (view["first"], view["doses"]) == (None, [])
+    assert "no verdict" in view["statement"]
+    assert "Recall has 120" in view["statement"]
     assert [row["part"] for row in view["rows"]] == list(PARTS)
     html = page_of(replace(make_taxonomy(n_layers=1), graft=view))
     assert '<section id="parts"' not in html
@@ -192,6 +194,25 @@ def test_what_activations_break_is_folded_under_the_parts(study):
     assert "layers.0.residual 50.0 control 85.0 0.0 control 75.0 100.0 control 95.0" in text
 
 
+def shares(*classes, n_groups=10):
+    """What sentences are drawn from of `graft.parquet`."""
+    rows = [
+        {"taxonomy": TAXONOMY, "class": name, "n_groups": n_groups}
+        for name in classes or ("Guess", "Recall")
+    ]
+    return pl.DataFrame(rows)
+
+
+@pytest.mark.parametrize("classes", [("Recall",), ("Guess", "Recall")])
+def test_classes_with_too_few_groups_have_no_verdict_but_a_sentence(classes):
+    rows = specific(Finding.FEW)
+    (line,) = graft_statements(
+        rows if len(classes) > 1 else rows.clear(), shares(*classes, n_groups=9)
+    )
+    assert "no verdict" in line
+    assert ", ".join(f"{name} has 9" for name in classes) in line
+
+
 ALIKE = "by 9 points, where as much is left of both it is 12 points, p = 0.004"
 
 
@@ -210,12 +231,14 @@ ALIKE = "by 9 points, where as much is left of both it is 12 points, p = 0.004"
     ],
 )
 def test_the_sentence_says_what_the_finding_allows(finding, unsaid, said):
-    (line,) = graft_statements(specific(finding))
+    (line,) = graft_statements(specific(finding), shares())
     assert [one for one in said if one not in line] == []
     assert unsaid not in line
     if finding is Finding.SPECIFIC:  # truth has its own words
         rows = specific(broken="read", spared="never read")
-        (line,) = graft_statements(rows.with_columns(taxonomy=pl.lit("by truth")))
+        truth = {"taxonomy": pl.lit("by truth")}
+        of_classes = shares("never read", "read").with_columns(**truth)
+        (line,) = graft_statements(rows.with_columns(**truth), of_classes)
         assert line.startswith(
             "By cause, by truth, of what the twin alone reproduces too, alike in"
         )

@@ -37,7 +37,7 @@ from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.tokenizer import load_tokenizer
 from mnemoscope.maps.shape import POOLED
-from mnemoscope.maps.triangle import pack_triangle
+from mnemoscope.maps.triangle import pack_layer
 from mnemoscope.maps.views import TensorMaps
 from mnemoscope.pipeline.label import SAMPLES_FILE, SampleEntry, aliases_of, samples_of
 from mnemoscope.pipeline.train import Job, jobs_of, load_outcome, trained_cnn
@@ -101,9 +101,9 @@ def recall_probabilities(
     if ground.calibration is None or not len(windows):
         return [None] * len(windows)
     packed: dict[str, list[torch.Tensor]] = {name: [] for name in POOLED}
-    for batch in capture_pooled(lm, windows, batch_size=batch_size):
+    for batch in capture_pooled(lm, windows, batch_size=batch_size, pack=pack_layer):
         for name, kept in packed.items():  # at the precision in which a study keeps them
-            kept.append(pack_triangle(getattr(batch, name)).cpu().to(torch.float16))
+            kept.append(getattr(batch, name))
     maps = {name: TensorMaps(torch.cat(kept)) for name, kept in packed.items()}
     softmax = []
     for cnn in ground.cnns:

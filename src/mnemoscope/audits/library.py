@@ -120,6 +120,7 @@ class LocalChoice:
     device: str = "auto"
     role: str = "model"
     loaded: "LanguageModel | None" = None
+    trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what torch would."""
@@ -135,7 +136,9 @@ class LocalChoice:
         """The reference: what was asked for, else the embedded model's own; ``"none"``: none."""
         own = EMBEDDED if self.name == EMBEDDED else None
         name = None if reference == "none" else reference or own
-        return LocalChoice(str(name), None, self.dtype, self.device, "reference") if name else None
+        if not name:
+            return None
+        return replace(self, name=str(name), revision=None, role="reference", loaded=None)
 
     def load(self) -> "LanguageModel":
         """The model."""
@@ -145,7 +148,13 @@ class LocalChoice:
 
         say(f"Loading the {self.role} {self.name}")
         place = place_of(self.name, self.role)
-        return load_model(place, revision=self.revision, dtype=self.dtype, device=self.device)
+        return load_model(
+            place,
+            revision=self.revision,
+            dtype=self.dtype,
+            device=self.device,
+            trust_remote_code=self.trust_remote_code,
+        )
 
 
 @contextmanager
@@ -168,6 +177,7 @@ def audit(
     revision: str | None = None,
     dtype: str = "float32",
     device: str = "auto",
+    trust_remote_code: bool = False,
     encoding: str = "utf-8",
     columns: Mapping[str, str] | None = None,
     case: str | None = None,
@@ -182,9 +192,11 @@ def audit(
     Args:
         model: a folder, a hub name, a `.gguf` file, ``"embedded"``, or a loaded model, as in
             `scan`.
-        documents: files, folders, tables or data sets of the hub; or texts: one, a list of them, or
-            by their names (dict), or in the column `text` of a frame of Polars or pandas or a
-            `datasets.Dataset`, named by its column `document`, if any.
+        documents: files, folders, tables or data sets of the hub; or texts: one, a list of them, by
+            their names (dict), or in the column `text` of a frame of Polars or pandas or a
+            `datasets.Dataset`, named by its column `document`, if any. A string that names what is
+            there is read, also in a list; else it is a text if it has several lines or more than
+            20 words, and refused as a mistyped name if it is shorter.
         out: a folder for `audit.html`, `report.html`, tables and `audit.json`, where a stopped
             audit goes on; without it nothing is left behind but what `save` writes.
         tokenizer: of a loaded model, where its name does not tell.
@@ -194,6 +206,7 @@ def audit(
         revision: of a hub name.
         dtype: of the weights, where the model is named.
         device: where a named model runs.
+        trust_remote_code: run Python code that comes with a named model.
         encoding: of text files.
         columns: of tables, by their paths.
         case: what the audit is for, a line that page, report and record show.
@@ -222,7 +235,9 @@ def audit(
     with ExitStack() as stack:
         stack.enter_context(progress_shown(progress))
         if isinstance(model, str | Path):
-            own = LocalChoice(str(model), revision, dtype, str(device))
+            own = LocalChoice(
+                str(model), revision, dtype, str(device), trust_remote_code=trust_remote_code
+            )
         else:
             own = stack.enter_context(_loaded(model, tokenizer, "model"))
         if reference is None or isinstance(reference, str | Path):
@@ -354,7 +369,11 @@ def audit_api(
 
 
 def verify(
-    folder: str | Path, *, documents: Sequence[str | Path] = (), device: str = "auto"
+    folder: str | Path,
+    *,
+    documents: Sequence[str | Path] = (),
+    device: str = "auto",
+    trust_remote_code: bool = False,
 ) -> "Verification":
     """Repeat the passages of a finished audit, and say which of them hold.
 
@@ -377,7 +396,13 @@ def verify(
             from mnemoscope.audits.local import LocalModel
 
             dtype = facts["dtype"] or "float32"
-            own = LocalChoice(facts["name"], facts["revision"], dtype, device)
+            own = LocalChoice(
+                facts["name"],
+                facts["revision"],
+                dtype,
+                device,
+                trust_remote_code=trust_remote_code,
+            )
             return LocalModel(own.load(), settings)
         place = {"url": api["endpoint"], "model": facts["name"]}
         service = checked(EndpointSettings, **api["settings"], **place)
@@ -395,6 +420,7 @@ def rank(
     revision: str | None = None,
     dtype: str = "float32",
     device: str = "auto",
+    trust_remote_code: bool = False,
     encoding: str = "utf-8",
     columns: Mapping[str, str] | None = None,
     **settings: Any,
@@ -405,6 +431,7 @@ def rank(
     there.
     """
     own, folder = LocalChoice(str(model), revision, dtype, device), Path(out)
+    own = replace(own, trust_remote_code=trust_remote_code)
     other, asked = own.beside(reference), audit_settings(**settings)
     _check(own, other, documents)
     with _kept_clean(folder):

@@ -86,7 +86,12 @@ def fit_baseline(
         # Stopping early costs a baseline little and is no fault the reader could mend.
         warnings.simplefilter("ignore", ConvergenceWarning)
         estimator.fit(train_inputs, labels)
-        fitted, probabilities = map(estimator.predict_proba, (train_inputs, eval_inputs))
+        # In float32 what a product of matrices gives of a row depends on where the row stands.
+        asked = (
+            one.astype(np.float64) if getattr(one, "dtype", None) == np.float32 else one
+            for one in (train_inputs, eval_inputs)
+        )
+        fitted, probabilities = map(estimator.predict_proba, asked)
     confusion = confusion_matrix(labels, fitted.argmax(axis=1), probabilities.shape[1])
     return BaselineFit(
         predicted=probabilities.argmax(axis=1),

@@ -3,6 +3,7 @@
 Exit status 2 for the user's mistakes, 1 for ours; no traceback unless `--debug`.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -44,6 +45,8 @@ def _run(arguments: list[str], *, is_debug: bool) -> int:
         return _complain(str(error), status=2)
     except KeyboardInterrupt:
         return _complain("stopped. Run the same command again to go on.", status=_INTERRUPTED)
+    except SystemExit as error:  # of a library or plugin; nothing of ours leaves so
+        return _complain(f"stopped by code that is not ours (exit {error.code}).", status=2)
     except MemoryError:
         return _complain("out of memory. Try a smaller --batch-size.", status=2)
     except Exception as error:
@@ -52,6 +55,9 @@ def _run(arguments: list[str], *, is_debug: bool) -> int:
         if isinstance(error, OSError) and error.errno is not None:
             # The system refuses, which is no fault of the program: a name too long, a file gone.
             where = f"{error.filename}: " if error.filename else ""
+            if error.errno == errno.EROFS:
+                said = "can only be read (read-only file system). Copy it, or write elsewhere."
+                return _complain(f"{where or 'a file: '}{said}", status=2)
             return _complain(f"{where}{error.strerror} (--debug shows where).", status=2)
         if isinstance(error, ModuleNotFoundError) and error.name == "torch":
             wanted = "this command needs PyTorch, as all do but audits of a service"

@@ -72,6 +72,10 @@ Column = Annotated[
 ]
 Again = Annotated[bool, Option("--redo", help="Write over another audit.")]
 Encoding = Annotated[str, Option("--encoding", help="Encoding of text files.", hidden=True)]
+TrustRemoteCode = Annotated[
+    bool,
+    Option("--trust-remote-code", help="Run Python code that comes with the model.", hidden=True),
+]
 Revision = Annotated[
     str | None, Option("--revision", help="Hub revision of the model.", hidden=True)
 ]
@@ -164,6 +168,7 @@ def audit(
     revision: Revision = None,
     dtype: Dtype = None,
     device: Device = None,
+    trust_remote_code: TrustRemoteCode = False,
     settings: SettingsFile = None,
     answer: Answer = ANSWER,
     redo: Again = False,
@@ -188,6 +193,7 @@ def audit(
             revision=revision,
             dtype=dtype or "float32",
             device=device or "auto",
+            trust_remote_code=trust_remote_code,
             encoding=encoding,
             columns=parse_columns(column),
             case=case,
@@ -295,6 +301,7 @@ def audit_verify(
         Option("--documents", metavar="DIR", help="Where the documents are now, if they moved."),
     ] = None,
     device: Device = None,
+    trust_remote_code: TrustRemoteCode = False,
     answer: Answer = ANSWER,
     quiet: Quiet = False,
 ) -> None:
@@ -306,7 +313,12 @@ def audit_verify(
     from mnemoscope.words import plural
 
     with shown(quiet):
-        found = verify(folder, documents=documents or (), device=device or "auto")
+        found = verify(
+            folder,
+            documents=documents or (),
+            device=device or "auto",
+            trust_remote_code=trust_remote_code,
+        )
     answer.facts.update({"folder": folder, **found._asdict()})
     for line in [*found.problems, *found.unchecked, *found.notes]:
         print(printable(line))
@@ -344,6 +356,7 @@ def audit_rank(
     revision: Revision = None,
     dtype: Dtype = None,
     device: Device = None,
+    trust_remote_code: TrustRemoteCode = False,
     answer: Answer = ANSWER,
     quiet: Quiet = False,
     **fields: Any,
@@ -366,6 +379,7 @@ def audit_rank(
             revision=revision,
             dtype=dtype or "float32",
             device=device or "auto",
+            trust_remote_code=trust_remote_code,
             encoding=encoding,
             columns=parse_columns(column),
             **fields,

@@ -132,6 +132,9 @@ class ModelFlags:
     batch_size: Annotated[
         int | None, Option("--batch-size", help="Sequences in a forward pass (default 64).")
     ] = None
+    trust_remote_code: Annotated[
+        bool, Option("--trust-remote-code", help="Run Python code that comes with the model.")
+    ] = False
 
     def settings(self) -> dict[str, Flag]:
         """The settings they stand for, by dotted name."""
@@ -169,6 +172,14 @@ class EngineFlags:
             "(default: in the study).",
         ),
     ] = None
+
+    def __post_init__(self) -> None:
+        """Refuse, before anything is done, another engine, or flags of Ray without it."""
+        if self.engine not in ("local", "ray"):
+            hint = nearest(self.engine, ("local", "ray"))
+            raise UserError(f"--engine {self.engine}: choose local or ray.{hint}")
+        if self.engine == "local" and any((self.ray_address, self.ray_workers, self.storage)):
+            raise UserError("--ray-address, --ray-workers and --storage need --engine ray.")
 
 
 @dataclass(frozen=True)
@@ -294,14 +305,9 @@ def _place(values: dict[str, Any], dotted: str, value: Any) -> None:
 def working_with(flags: EngineFlags) -> Iterator[None]:
     """Let the engine that was asked for run the work of this block.
 
-    Raises UserError: no such engine, flags of Ray without it, or as `RayEngine`.
+    Raises UserError: as `RayExecutor`.
     """
-    if flags.engine not in ("local", "ray"):
-        hint = nearest(flags.engine, ("local", "ray"))
-        raise UserError(f"--engine {flags.engine}: choose local or ray.{hint}")
     if flags.engine == "local":
-        if flags != LOCAL:
-            raise UserError("--ray-address, --ray-workers and --storage need --engine ray.")
         yield
         return
     from mnemoscope.cluster.ray import RayExecutor

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from mnemoscope.benchmark.sources import ATTENTION, SOURCES, TABLE, headline_of, of_reader
 from mnemoscope.data.table import OWN_VERDICT
-from mnemoscope.pipeline.causes import GRAFT_SPECIFICITY_FILE, graft_statements
+from mnemoscope.pipeline.causes import GRAFT_FILE, GRAFT_SPECIFICITY_FILE, graft_statements
 from mnemoscope.pipeline.label import (
     SampleEntry,
     aliases_of,
@@ -85,7 +85,7 @@ def print_summary(study: Study) -> None:
         number = numbers[SampleKey(alias.of)]
         page.print(f"=  {name}: the figures of {number} ({alias.reason})")
     if study.is_done("graft"):
-        for line in graft_statements(study.read(GRAFT_SPECIFICITY_FILE)):
+        for line in graft_statements(study.read(GRAFT_SPECIFICITY_FILE), study.read(GRAFT_FILE)):
             page.print(line)
     elif not trained and study.settings.reference is not None and _can_be_grafted(samples.values()):
         page.print(f"Grafts need no CNN: mnemoscope graft {study.folder}", soft_wrap=True)
@@ -105,9 +105,9 @@ def _counts(entry: SampleEntry) -> str:
     """
     if entry.impossible:
         return f"no CNN can be trained. {entry.impossible}"
-    drawn = f"{entry.n_train:,} + {entry.n_eval:,} of each class drawn"
+    drawn = f"of each class {entry.n_train:,} train and {entry.n_eval:,} test the CNNs"
     if entry.split_by == "folds":
-        drawn = f"{entry.n_eval:,} of each class drawn, all asked in folds"
+        drawn = f"of each class {entry.n_eval:,} train and test the CNNs in folds"
     if not entry.key.is_main:
         return drawn
     return f"{', '.join(f'{name} {n:,}' for name, n in entry.counts.items())}; {drawn}"
@@ -115,7 +115,7 @@ def _counts(entry: SampleEntry) -> str:
 
 def _groups(n: int | None, n_groups: int | None) -> str:
     """How many groups of near duplicates the evaluation sequences are."""
-    return "" if n_groups in (None, n) else f" ({n:,} for evaluation are {n_groups:,} groups)"
+    return "" if n_groups in (None, n) else f" ({n:,} that test are {n_groups:,} groups of copies)"
 
 
 def _best(found: dict[str, Estimate], column: str) -> float | None:

@@ -4,14 +4,29 @@ import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from functools import partial
 from types import ModuleType
-from typing import Any
+from typing import Any, Generic, Self, TypeVar
 
-from mnemoscope.cluster.units import Needs, Opened, Result, Unit, UnitStore, do_unit
+from mnemoscope.cluster.units import (
+    Needs,
+    Opened,
+    Result,
+    Unit,
+    UnitStore,
+    do_unit,
+    keep_unit,
+    run_unit,
+)
 from mnemoscope.progress import Progress, say
+
+_Made = TypeVar("_Made")
+_LARGE = 1 << 20
+"""Bytes of a result from which on it is kept while the next unit runs: a shard of maps."""
 
 
 class LocalExecutor:
@@ -27,12 +42,22 @@ class LocalExecutor:
         needs: Needs,
         progress: Progress,
     ) -> Iterator[tuple[int, Result | None]]:
-        """Run units, see `Executor`; one process is this one."""
+        """Run units, see `Executor`; one process is this one.
+
+        It keeps a large result in a thread, so that the next unit does not wait while a file is
+        summed and written. At most one waits; where keeping it fails, that is raised when the next
+        unit is done.
+        """
         n = min(n_processes(needs.processes), len(units))
         if n <= 1:
-            with _threads(needs.threads):
+            with _threads(needs.threads), Behind[tuple[int, Result]]() as behind:
                 for place, unit in enumerate(units):
-                    yield place, do_unit(unit, store, context, progress)
+                    made = run_unit(unit, context, progress)
+                    yield from behind.add(partial(_kept, place, unit, store, made))
+                    sizes = [len(one) for one in made.values() if isinstance(one, bytes)]
+                    if sum(sizes) < _LARGE:
+                        yield from behind.rest()  # a kill costs one unit
+                yield from behind.rest()
             return
         pool = ProcessPoolExecutor(
             n,
@@ -57,6 +82,43 @@ class LocalExecutor:
 
     def check_sees(self, store: UnitStore) -> None:
         """This machine sees its own folders."""
+
+
+class Behind(Generic[_Made]):
+    """Work done in a thread, one after the other, while this one goes on; a block waits for all.
+
+    One piece of work may wait: `add` returns when those before it are done, with what they gave,
+    and raises what they raised. So does `rest`, of all.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1)
+        self._waiting: deque[Future[_Made]] = deque()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown(wait=True)  # also after an error: what was done is kept
+
+    def add(self, work: Callable[[], _Made]) -> list[_Made]:
+        """Do this behind; gives results of earlier work, in order."""
+        done = self.rest()
+        self._waiting.append(self._thread.submit(work))
+        return done
+
+    def rest(self) -> list[_Made]:
+        """Wait for what was added; gives its results."""
+        done = []
+        while self._waiting:
+            done.append(self._waiting.popleft().result())
+        return done
+
+
+def _kept(
+    place: int, unit: Unit, store: UnitStore | None, made: Mapping[str, Any]
+) -> tuple[int, Result]:
+    return place, keep_unit(unit, store, made)
 
 
 def n_processes(asked: int) -> int:

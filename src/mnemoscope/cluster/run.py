@@ -121,15 +121,16 @@ def _kept(store: UnitStore | None, unit: Unit) -> Result | None:
 
 
 class _Counted:
-    """Counts what a running unit reports; `finish` adds the rest of its size."""
+    """Counts what units report; `finish` adds what a unit left out, the next may be running."""
 
     def __init__(self, progress: Progress) -> None:
-        self._progress, self._n = progress, 0
+        self._progress, self._n, self._due = progress, 0, 0
 
     def advance(self, n: int = 1) -> None:
         self._n += n
         self._progress.advance(n)
 
     def finish(self, size: int) -> None:
-        self._progress.advance(size - self._n)
-        self._n = 0
+        self._due += size
+        if self._n < self._due:
+            self.advance(self._due - self._n)

@@ -230,5 +230,14 @@ def do_unit(
     unit: Unit, store: UnitStore | None, context: Opened, progress: Progress = SILENT
 ) -> Result:
     """Run one unit in this process and keep what it makes."""
-    made = unit.run(context(), progress)
+    return keep_unit(unit, store, run_unit(unit, context, progress))
+
+
+def run_unit(unit: Unit, context: Opened, progress: Progress = SILENT) -> Mapping[str, Any]:
+    """Run one unit in this process."""
+    return unit.run(context(), progress)
+
+
+def keep_unit(unit: Unit, store: UnitStore | None, made: Mapping[str, Any]) -> Result:
+    """Keep what a unit has made; without a store it is a plain value."""
     return store.put(unit.key, made) if store is not None else Result("", {}, made)

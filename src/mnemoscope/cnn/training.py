@@ -283,6 +283,7 @@ def train_cnn(
     preset: TrainingPreset,
     seed: int,
     prefix: int | None = None,
+    scaling: Scaling | None = None,
     on_epoch: Callable[[int, TrainedCnn], None] | None = None,
     device: torch.device | str = "cpu",
 ) -> TrainedCnn:
@@ -290,7 +291,8 @@ def train_cnn(
 
     Labels are (maps,) int64 in [0, n_classes), every class at least once; `seed` is of initial
     weights, order of maps and dropout, 0 or more. `prefix`, in tokens, is asked by the preset
-    `rows`; half of a map unless given. `on_epoch` is called after every epoch with its number from
+    `rows`; half of a map unless given. `scaling` is `fit_scaling` of these maps where several
+    trainings share it; None fits it. `on_epoch` is called after every epoch with its number from
     0 and the CNN as it stands (the same network object every time: predict or copy, do not keep
     it); it cannot change the result, unless it alters the network. Bits differ between kinds of
     device. `did_train` False says that the CNN is not above chance on its own training maps. Raises
@@ -305,7 +307,7 @@ def train_cnn(
     started = time.perf_counter()
     keep_freed_memory()
     seeds = _Seeds(*np.random.SeedSequence(seed).generate_state(3).tolist())
-    scaling = fit_scaling(maps, preset, prefix)
+    scaling = fit_scaling(maps, preset, prefix) if scaling is None else scaling
     inputs = NetworkInputs(maps, scaling, device=device, keep_bytes=KEPT_BYTES)
     with torch.random.fork_rng(devices=[]):  # leaves the global generator as it was
         torch.default_generator.manual_seed(seeds.weights)

@@ -17,7 +17,7 @@ from mnemoscope.data.corpus import open_corpus
 from mnemoscope.data.table import PUBLISHED_VERDICT, refuse_padding
 from mnemoscope.errors import UserError
 from mnemoscope.files import digest
-from mnemoscope.lm.hub import describe_lacking, find_checkpoints
+from mnemoscope.lm.hub import check_model, describe_lacking, find_checkpoints
 from mnemoscope.pipeline.label import LABELS_FILE
 from mnemoscope.pipeline.published_split import VERDICT_NAME, is_plain
 from mnemoscope.pipeline.stored_maps import maps_folder, open_maps
@@ -26,7 +26,7 @@ from mnemoscope.report.pictures import Picture, draw_figure
 from mnemoscope.stats import FEWEST_GROUPS
 from mnemoscope.study.folder import Study, check_study
 from mnemoscope.study.models import Models
-from mnemoscope.study.settings import NO_MODEL
+from mnemoscope.study.settings import EMBEDDED, NO_MODEL, split_revision
 from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.words import percent
 
@@ -84,6 +84,9 @@ def run_or_read(
     known = None if asked.redo else registry.load_result(study, entry)
     if known is not None and known.key == key:
         return Outcome(entry, known, was_done=True, folder=folder)
+    for name in others:  # before the study's own model has been asked for hours
+        if name != EMBEDDED:
+            check_model(*split_revision(name))
     say(f"{entry.name}: {entry.answers}")
     has_maps = entry.wants("maps") and study.is_done("capture")
     is_reference = (

@@ -55,7 +55,7 @@ _OPEN = (
 _AUDIT = ("audit.html", "audit.json", "audit.sarif", "report.html")  # beside its tables
 _OURS = ("data/*", "texts/*", "settings.yaml", "*.parquet", *_AUDIT)
 _TAG = "mnemoscope"
-_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _CITATION = """\
 @article{dentan2025guess,
   title   = {Guess or Recall? Training CNNs to Classify and Localize Memorization in LLMs},

@@ -61,8 +61,7 @@ def run(
         models = models or Models(settings)
         study = create_study(folder, settings, models, needs_both_sides=True, source=sequences)
     with study.lock():
-        for error in study.drop_damaged():
-            say(f"Redoing what is damaged: {error}")
+        _drop_damaged(study)
         study.adopt(_settle(settings, study.settings), redo=redo)
         models = models or Models(study.settings)
         wanted = [one for one in STAGES if not one.is_optional or one.name in also]
@@ -79,6 +78,20 @@ def run(
                 say(f"Stage{place}, {stage.name}: {stage.purpose}")
                 stage.load()(study, models)
     return study
+
+
+def _drop_damaged(study: Study) -> None:
+    """Say what is missing or damaged; what a run makes is forgotten, so that it is made again."""
+    made = [one.name for one in STAGES if one.function and not one.is_optional]
+    found = study.drop_damaged(made)
+    if study.is_done("capture") and (lost := damaged_maps(study, is_quick=True)):
+        found += lost
+        study.store.forget("manifests/capture")  # which then captures what is missing alone
+    for error in found:
+        say(f"Redoing what is damaged: {error}")
+    for one in STAGES:
+        for error in study.damaged(one.name) if one.is_optional else ():
+            say(f"Not redone by a run: {error}")
 
 
 def _report_without_cnns(study: Study, models: Models) -> None:
@@ -109,7 +122,9 @@ def run_stage(
     with check_study(study).lock():
         study.adopt(_settle(settings or study.settings, study.settings), redo=redo)
         if redo:
-            study.forget(stage)
+            study.drop([stage])
+        for error in study.drop_damaged([stage]):
+            say(f"Redoing what is damaged: {error}")
         if not study.is_done(stage):
             stage_named(stage).load()(study, models or Models(study.settings))
         elif stage == "capture" and (damaged := damaged_maps(study)):
@@ -138,7 +153,7 @@ def run_part(
         if redo or wanted != study.settings:
             study.adopt(wanted, redo=redo)
         if redo:
-            study.forget(stage)
+            study.drop([stage])
         if study.is_done(stage):
             return False
         study.require("sequences")

@@ -76,6 +76,12 @@ class Study(folder_.Study):
         super().__init__(folder)
         self._given: dict[str, tuple[Any, Any]] = {}  # loaded models by role, with their tokenizer
 
+    def __repr__(self) -> str:
+        done = [one.name for one in STAGES if self.is_done(one.name)]
+        if "label" in done and "report" not in done and self._lacks_cnns("benchmark"):
+            done += ["report"] if (self.folder / "report.html").is_file() else []
+        return f"Study({str(self.folder)!r}, done={done})"
+
     def require(self, stage: str) -> None:
         """Raise UserError if a stage is not done; where no CNN can be trained it says so."""
         if self._lacks_cnns(stage):
@@ -334,9 +340,10 @@ def run(
             )
     finish = partial(run_study, redo=redo, until=until, also=also)
     if folder is None:
-        if texts is None or not isinstance(texts, str | Path):
+        if texts is None or not isinstance(texts, str | Path) or _is_model(model):
             raise UserError(
-                "run: give a model, texts and a folder for the study, or settings and a folder."
+                "run: give a model, texts and a folder for the study, ms.run(model, texts, "
+                "'my-study'), or settings and a folder."
             )
         with progress_shown(progress):
             return _opened(finish(_settings(model), texts))
@@ -388,6 +395,14 @@ def _asked(settings: StudySettings, texts: Any) -> tuple[dict[str, Any], pl.Data
         wanted["sequences"] |= {"prefix": prefix, "suffix": length - prefix, "length": length}
     wanted["sequences"]["source"] = name_of(source)
     return wanted, source
+
+
+def _is_model(given: Any) -> bool:
+    """Whether it is a model, loaded or named, and no settings."""
+    if isinstance(given, str | Path):
+        is_hub_name = "/" in str(given) and Path(given).suffix not in (".yaml", ".yml")
+        return Path(given).is_dir() or str(given) == "embedded" or is_hub_name
+    return hasattr(given, "forward")
 
 
 _ROLES = (("model", "model", "name"), ("reference", "capture", "reference"))

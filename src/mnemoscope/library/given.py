@@ -213,7 +213,11 @@ def _constant(table: pl.DataFrame, column: str) -> Any:
 
 
 def as_source(texts: Any) -> Any:
-    """Texts as `read_sequences` takes them: a path, or a frame with a column `text` or `tokens`."""
+    """Texts as `read_sequences` takes them: a path, or a frame with a column `text` or `tokens`.
+
+    A string that names a file or folder that is there is read, in a list too, and alone a data set
+    of the hub; any other is a text.
+    """
     if isinstance(texts, Path):
         return texts
     if isinstance(texts, str):
@@ -240,11 +244,25 @@ def as_source(texts: Any) -> Any:
             schema={"text": pl.String, "document": pl.String},
         )
     if isinstance(texts, Sequence):
+        if paths := [one for one in texts if _is_path(one)]:
+            if len(texts) == 1:
+                return as_source(paths[0])
+            raise UserError(
+                f"texts: a list with the path {str(paths[0])!r}. Give one path, a file or the "
+                "folder that holds them all, or a list of texts."
+            )
         _check_texts(texts)
         names = [f"text {number}" for number in range(len(texts))]
         schema = {"text": pl.String, "document": pl.String}
         return pl.DataFrame({"text": list(texts), "document": names}, schema=schema)
     return to_frame(texts)
+
+
+def _is_path(given: Any) -> bool:
+    """Whether one of a list is a path, or a string that names what is there."""
+    if not isinstance(given, str):
+        return isinstance(given, Path)
+    return bool(given.strip()) and len(given) <= _LONGEST_NAME and _exists(given)
 
 
 def _exists(name: str) -> bool:

@@ -31,7 +31,7 @@ from mnemoscope.lm.placement import fingerprint_model
 from mnemoscope.maps.format import StoreMeta
 from mnemoscope.maps.shape import POOLED
 from mnemoscope.maps.store import MapStore, MapWriter
-from mnemoscope.maps.triangle import pack_shard, pack_triangle, unpack_triangle
+from mnemoscope.maps.triangle import pack_layer, pack_shard, unpack_triangle
 from mnemoscope.maps.views import ChosenMaps, MapSource, TensorMaps
 
 Pool = Literal["mean", "max", "both"]
@@ -261,10 +261,14 @@ class _Reading:
     counted: Any
 
     def packed(self, rows: slice) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Means and maxima of rows, batch by batch, float32 (batch, layers, T, T)."""
+        """Means and maxima of rows, batch by batch, float16 (batch, layers, T·(T+1)/2)."""
         mask = None if self.mask is None else self.mask[rows]
         for maps in capture_pooled(
-            self.lm, self.tokens[rows], batch_size=self.batch_size, attention_mask=mask
+            self.lm,
+            self.tokens[rows],
+            batch_size=self.batch_size,
+            attention_mask=mask,
+            pack=pack_layer,
         ):
             self.counted.advance(len(maps.mean))
             yield maps.mean, maps.max
@@ -274,7 +278,7 @@ class _Reading:
         kept: list[list[torch.Tensor]] = [[], []]
         for batch in self.packed(slice(None)):
             for into, maps in zip(kept, batch, strict=True):
-                into.append(pack_triangle(maps).to(torch.float16))
+                into.append(maps)
         return {
             name: TensorMaps(torch.cat(parts)) for name, parts in zip(POOLED, kept, strict=True)
         }

@@ -28,7 +28,15 @@ from mnemoscope.benchmark.sources import TABLE
 from mnemoscope.benchmark.verdict import BenchmarkFigures, give_verdict
 from mnemoscope.cnn.metrics import ScoreEstimates, confusion_matrix, estimate_scores
 from mnemoscope.cnn.presets import GRIDS, PRESETS, CnnSetting, PresetName, check_kernel
-from mnemoscope.cnn.training import TrainedCnn, load_cnn, pack_cnn, predict_logits, train_cnn
+from mnemoscope.cnn.training import (
+    Scaling,
+    TrainedCnn,
+    fit_scaling,
+    load_cnn,
+    pack_cnn,
+    predict_logits,
+    train_cnn,
+)
 from mnemoscope.data.rows import to_frame
 from mnemoscope.data.table import look_up, token_matrix
 from mnemoscope.errors import DamagedDataError, UserError, a_kind, first_line, nearest
@@ -105,6 +113,7 @@ def fit_cnn(
     preset: str,
     seed: int,
     prefix: int,
+    scaling: Scaling | None = None,
     device: torch.device | str = "cpu",
 ) -> Fitted:
     """Train one CNN and ask it about the evaluation maps; arguments and errors as `train_cnn`."""
@@ -122,6 +131,7 @@ def fit_cnn(
         preset=PRESETS[preset],
         seed=seed,
         prefix=prefix,
+        scaling=scaling,
         on_epoch=after_epoch,
         device=device,
     )
@@ -772,6 +782,7 @@ def _fit_cnns(
     fits = []
     seeds = task.seeds
     with one_thread(), following(task.progress, "Training", len(seeds)) as counted:
+        scaling = fit_scaling(training, PRESETS[task.preset], maps.n_prefix)
         for one in seeds:
             fits.append(
                 fit_cnn(
@@ -783,6 +794,7 @@ def _fit_cnns(
                     preset=task.preset,
                     seed=one,
                     prefix=maps.n_prefix,
+                    scaling=scaling,
                     device=find_device(task.device),
                 )
             )

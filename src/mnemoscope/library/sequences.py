@@ -54,9 +54,10 @@ def windows(
 
     Args:
         texts: one text, a list of texts, texts by their names (dict); a file or folder of texts or
-            tables, or a data set of the hub; a frame of Polars or pandas or a `datasets.Dataset`
-            with a column `text` (cut) or `tokens` (taken as they are); an integer array of tokens
-            (n, T).
+            tables, or a data set of the hub (a string that names a path that is there is read,
+            also in a list, and any other is a text); a frame of Polars or pandas or a
+            `datasets.Dataset` with a column `text` (cut) or `tokens` (taken as they are); an
+            integer array of tokens (n, T).
         tokenizer: of the model that will be asked, or its name.
         prefix: tokens of each window that are shown.
         suffix: tokens that are to follow.

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from mnemoscope.errors import UserError
-from mnemoscope.lm.attention import PooledMaps, capture_batch, pooled_attention
+from mnemoscope.lm.attention import Pack, PooledMaps, capture_batch, pooled_attention
 from mnemoscope.lm.model import (
     LanguageModel,
     Span,
@@ -307,7 +307,12 @@ def run_lengths(is_right: npt.ArrayLike) -> npt.NDArray[np.int64]:
 
 
 def capture_and_scan(
-    lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int, prefix: int = 32
+    lm: LanguageModel,
+    tokens: npt.ArrayLike,
+    *,
+    batch_size: int,
+    prefix: int = 32,
+    pack: Pack | None = None,
 ) -> Iterator[tuple[PooledMaps, Scan]]:
     """Capture the attention of whole sequences and scan them for memorization, in one forward.
 
@@ -322,8 +327,8 @@ def capture_and_scan(
     def step(batch: torch.Tensor) -> tuple[PooledMaps, Scan]:
         wanted = batch[:, prefix:]
         if len(batch) > within_logits(lm, wanted.shape[1] + 1):
-            return capture_batch(lm, batch), _scan_batch(lm, batch, prefix)
-        with pooled_attention(lm) as pool:
+            return capture_batch(lm, batch, pack=pack), _scan_batch(lm, batch, prefix)
+        with pooled_attention(lm, pack=pack) as pool:
             with torch.inference_mode():
                 logits = last_logits(
                     lm,

@@ -511,7 +511,7 @@ class Pair:
         if twin is None:
             _check_adapter(model)
         else:
-            _check_alike(model, twin)
+            check_alike(model.config, twin.config)
         self.twin: Anatomy | None = None if twin is None else Anatomy(twin)
         self.anatomy: Anatomy = Anatomy(model, self.twin)
         self._ours, self._is_adapter = self.anatomy.weights, twin is None
@@ -727,9 +727,9 @@ def _check_adapter(model: Any) -> None:
         raise UserError("graft: the adapter is merged into the weights. Unmerge it first.")
 
 
-def _check_alike(model: Any, twin: Any) -> None:
-    """Refuse two models whose configurations would compute differently from the same weights."""
-    ours, theirs = (one.config.to_dict() for one in (model, twin))
+def check_alike(model: Any, twin: Any) -> None:
+    """Refuse configurations of two models that would compute differently from the same weights."""
+    ours, theirs = (one.to_dict() for one in (model, twin))
     for name in sorted({*ours, *theirs}):
         is_free = name.startswith("_") or any(word in name for word in _FREE)
         if not is_free and ours.get(name) != theirs.get(name):

@@ -81,10 +81,23 @@ def load_model(
             model = merge_adapter(model, source.adapter)
         if device_map is None:
             model = model.to(torch_device)
+        lm = wrap_model(model, tokenizer, name=str(name), revision=revision, bos=bos)
+        _check_looks_back(lm)
     warn_if_emulated(model.dtype, model.device)
-    lm = wrap_model(model, tokenizer, name=str(name), revision=revision, bos=bos)
-    _check_looks_back(lm)
     return lm
+
+
+def load_config(
+    name: str | Path, revision: str | None = None, *, trust_remote_code: bool = False
+) -> Any:
+    """Load only the configuration of a model; named and refused as in `load_model`."""
+    source = find_source(name, revision)
+    with loading(source):
+        from transformers import AutoConfig
+
+        return AutoConfig.from_pretrained(
+            source.location, trust_remote_code=trust_remote_code, **source.arguments()
+        )
 
 
 def _check_embedded(source: Source, tokenizer: Any, model: Any, trust_remote_code: bool) -> None:

@@ -80,8 +80,6 @@ def loading(source: Source) -> Iterator[None]:
             raise DamagedDataError(
                 f"{source.name}: its weights cannot be read ({first_line(error)}). Copy them again."
             ) from error
-        if not isinstance(error, OSError | ValueError | KeyError | ImportError):
-            raise
         meant = "" if source.is_local else nearest(source.name, ["embedded"])
         raise UserError(f"{source.name}: {_reason(error, source)}{meant}") from error
 
@@ -91,7 +89,9 @@ def _reason(error: Exception, source: Source) -> str:
     if "trust_remote_code" in str(error):
         return "comes with Python code of its own. If you trust it, use --trust-remote-code."
     if source.is_local or not isinstance(error, OSError):
-        return f"cannot be loaded ({first_line(error)}). Is it a causal language model?"
+        known = isinstance(error, OSError | ValueError | ImportError)
+        said = first_line(error) if known else f"{type(error).__name__}: {first_line(error)}"
+        return f"cannot be loaded ({said}). Is it a causal language model, and whole?"
     return hub_reason(error) or (NO_FILE if "safetensors" in str(error) else UNREACHABLE)
 
 

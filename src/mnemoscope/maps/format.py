@@ -130,7 +130,10 @@ def tensor_start(path: Path, name: str) -> int:
 
 def shard_store(folder: Path) -> Store:
     """The shards of a folder: an artefact each, whose record says whose maps it holds."""
-    again = "run 'mnemoscope capture STUDY': its sequences are captured again, the rest is kept"
+    study = folder.parent.parent  # if it is the folder of a role
+    again = "capture into this folder again: its sequences are captured again, no others"
+    if (study / "study.yaml").is_file():
+        again = f"run 'mnemoscope capture {study}': its sequences are captured again, no others"
     return Store(folder, remedy=lambda _: again)
 
 

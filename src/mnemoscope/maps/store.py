@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
+from safetensors import SafetensorError, safe_open
 
 from mnemoscope.errors import DamagedDataError, MnemoscopeError, UserError
 from mnemoscope.files import made_folder
@@ -22,6 +23,7 @@ from mnemoscope.maps.format import (
     read_meta,
     shard_file,
     shard_store,
+    shard_vanished,
     write_meta,
 )
 
@@ -54,12 +56,29 @@ def damaged_shards(
         }
 
 
-def find_damage(folder: Path, meta: StoreMeta) -> tuple[pl.DataFrame, dict[str, MnemoscopeError]]:
-    """The index of what is there and whole, and what is wrong with the other shards; reads all."""
+def find_damage(
+    folder: Path, meta: StoreMeta, *, is_quick: bool = False
+) -> tuple[pl.DataFrame, dict[str, MnemoscopeError]]:
+    """The index of what is there and whole, and what is wrong with the other shards.
+
+    Reads all; a quick look compares the length of each shard with that in its header.
+    """
     index, damaged = read_index(folder, meta)
-    damaged |= damaged_shards(folder, meta, _shards(index), again=True)
+    if is_quick:
+        paths = {name: folder / shard_file(name) for name in _shards(index)}
+        damaged |= {name: shard_vanished(path) for name, path in paths.items() if _is_torn(path)}
+    else:
+        damaged |= damaged_shards(folder, meta, _shards(index), again=True)
     torn = [shard_file(one) for one in damaged]
     return index.filter(~pl.col("shard").is_in(torn)), damaged
+
+
+def _is_torn(path: Path) -> bool:
+    try:
+        with safe_open(path, "np"):  # which compares the length with the header's
+            return False
+    except (OSError, SafetensorError):
+        return True
 
 
 def _require_whole(found: Mapping[str, MnemoscopeError]) -> None:

@@ -31,10 +31,35 @@ def pack_triangle(maps: torch.Tensor) -> torch.Tensor:
             "attention weights above the diagonal: this model looks at later tokens. "
             "Only causal language models can be captured."
         )
-    packed = maps.new_empty(*maps.shape[:-2], triangle_size(length))
+    return _packed(maps, maps.dtype)
+
+
+def pack_layer(maps: torch.Tensor) -> torch.Tensor:
+    """Causal maps (batch, query, key) as a shard holds them, float16 (batch, T·(T+1)/2).
+
+    Where they are: nothing above the diagonal is looked at, so nothing waits for a device.
+    """
+    if maps.device.type == "cpu":
+        return _packed(maps, torch.float16)
+    # One step on an accelerator, where a copy a query would be bound by its launch.
+    edges = _edges(maps.shape[-1], maps.device)
+    return maps.flatten(-2).index_select(-1, edges).to(torch.float16)
+
+
+def _packed(maps: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    length = maps.shape[-1]
+    shape = (*maps.shape[:-2], triangle_size(length))
+    packed: torch.Tensor = maps.new_empty(shape, dtype=dtype)
     for query in range(length):
         packed[..., triangle_size(query) : triangle_size(query + 1)] = maps[..., query, : query + 1]
     return packed
+
+
+@lru_cache(maxsize=8)
+def _edges(length: int, device: torch.device) -> torch.Tensor:
+    """Where each edge of the triangle lies in the flattened square; (T·(T+1)/2,) int64."""
+    edges: torch.Tensor = torch.ones(length, length).tril().flatten().nonzero().squeeze(1)
+    return edges.to(device)
 
 
 def unpack_triangle(packed: torch.Tensor) -> torch.Tensor:
@@ -78,17 +103,21 @@ def pack_shard(
 ) -> bytes:
     """The bytes of a shard: maps (rows, layers, query, key) as float16 triangles.
 
+    They may be packed already, each layer by `pack_layer`: (rows, layers, triangle).
+
     Raises UserError: a weight that is not finite (says which layer) or above the diagonal.
     ValueError: other tensors than the folder's, or a wrong shape.
     """
     if set(maps) != set(meta.tensors):
         raise ValueError(f"maps {sorted(maps)}, the folder holds {sorted(meta.tensors)}")
     shape = (len(sequence_ids), meta.n_layers, meta.length, meta.length)
+    as_packed = (*shape[:2], triangle_size(meta.length))
     packed = {}
     for name, each in sorted(maps.items()):  # equal maps give equal bytes
-        if tuple(each.shape) != shape:
+        if tuple(each.shape) not in (shape, as_packed):
             raise ValueError(f"maps of shape {tuple(each.shape)}, wanted {shape}")
-        packed[name] = pack_triangle(each.detach()).to("cpu", torch.float16).contiguous()
+        triangles = pack_triangle(each.detach()) if each.ndim == 4 else each.detach()
+        packed[name] = triangles.to("cpu", torch.float16).contiguous()
         if not torch.isfinite(packed[name]).all():
             row, layer, _ = torch.nonzero(~torch.isfinite(packed[name]))[0].tolist()
             raise UserError(

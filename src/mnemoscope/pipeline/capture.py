@@ -5,13 +5,15 @@ and finds log-probabilities that the samples need.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import accumulate, chain
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from mnemoscope.cluster.units import ALL, Share
+from mnemoscope.cluster.local import Behind
+from mnemoscope.cluster.units import ALL, Result, Share
 from mnemoscope.columns import Column
 from mnemoscope.data.table import fill_columns, look_up, mask_of, token_matrix
 from mnemoscope.errors import UserError
@@ -209,15 +211,21 @@ def _fill(
         for rows, end in zip(shards, ends, strict=True)
     ]
     answers = asked.answers(questions, f"Capturing ({store})")
-    for question, found in zip(questions, answers, strict=True):
-        if writer is None:
-            continue
-        note_verdicts(study, found)
-        shard, rows = found.files["shard"], question.rows
-        assert not isinstance(shard, pl.DataFrame)
-        ids, suffixes = rows["sequence_id"].to_numpy(), rows["suffix"].to_list()
-        writer.take(shard, ids, suffixes, sha256=found.sha256["shard"])
-        asked.store.drop(question.key, found)
+    with Behind[None]() as taken:
+        for question, found in zip(questions, answers, strict=True):
+            if writer is not None:
+                note_verdicts(study, found)
+                taken.add(partial(_take, writer, asked, question, found))
+        taken.rest()
+
+
+def _take(writer: MapWriter, asked: Asked, question: Maps, found: Result) -> None:
+    """Add a shard to the maps, then let go of the unit that it was."""
+    shard, rows = found.files["shard"], question.rows
+    assert not isinstance(shard, pl.DataFrame)
+    ids, suffixes = rows["sequence_id"].to_numpy(), rows["suffix"].to_list()
+    writer.take(shard, ids, suffixes, sha256=found.sha256["shard"])
+    asked.store.drop(question.key, found)
 
 
 # -- continuations and log-probabilities --------------------------------------------------------

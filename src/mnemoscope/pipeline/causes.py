@@ -9,9 +9,10 @@ from typing import Any
 import polars as pl
 
 from mnemoscope.localize.grafts import Finding
-from mnemoscope.stats import rows_of
+from mnemoscope.stats import FEWEST_GROUPS, rows_of
 from mnemoscope.words import MINUS, p_figure, part_words, percent, plain_figure, plural
 
+GRAFT_FILE = "graft.parquet"
 GRAFT_SPECIFICITY_FILE = "graft_specificity.parquet"
 TRUTH = "by truth"
 """The classes `never read` and `read` of what the twin alone reproduces too, as a taxonomy of their
@@ -49,15 +50,27 @@ def by_weight(rows: Sequence[Row]) -> list[Row]:
     return sorted(rows, key=weight)
 
 
-def graft_statements(specific: pl.DataFrame) -> Iterator[str]:
-    """What the grafts allow to be said, one sentence a taxonomy of two classes or more."""
-    for (taxonomy,), rows in specific.group_by("taxonomy", maintain_order=True):
+def graft_statements(specific: pl.DataFrame, shares: pl.DataFrame) -> Iterator[str]:
+    """What the grafts allow to be said, one sentence a taxonomy.
+
+    `shares` are rows of `graft.parquet`; a taxonomy of one class is there alone.
+    """
+    found = dict(specific.group_by("taxonomy", maintain_order=True))
+    for (taxonomy,), rows in shares.group_by("taxonomy", maintain_order=True):
         under = _BY_TRUTH if taxonomy == TRUTH else f"under {taxonomy}"
-        yield f"By cause, {under}: {said_of(list(rows_of(rows)))}"
+        said = list(rows_of(found[taxonomy,])) if (taxonomy,) in found else []
+        groups = dict(rows.select("class", "n_groups").unique(maintain_order=True).iter_rows())
+        yield f"By cause, {under}: {said_of(said, groups)}"
 
 
-def said_of(rows: Sequence[Row]) -> str:
-    """Say what the rows of one taxonomy show, the strongest finding first."""
+def said_of(rows: Sequence[Row], groups: Mapping[str, int]) -> str:
+    """Say what the rows of one taxonomy show, the strongest finding first.
+
+    `groups` counts those of near duplicates in each memorized class.
+    """
+    few = _too_few(groups)
+    if few or not rows:
+        return few
     first, *others = by_weight(rows)
     match finding_of(first):
         case Finding.SPECIFIC:
@@ -78,9 +91,20 @@ def said_of(rows: Sequence[Row]) -> str:
             )
         case Finding.FEW:
             return (
-                "no verdict: too few groups of near duplicates in a class, no kind of text that "
-                f"two classes share, or too few random changes ({first['n_walks']} of a part)."
+                "no verdict: no kind of text has enough sequences of two classes, or too few "
+                f"random changes were tried ({first['n_walks']} of a part)."
             )
+
+
+def _too_few(groups: Mapping[str, int]) -> str:
+    """Say that fewer than two classes have the groups that a verdict needs; empty if two have."""
+    if sum(n >= FEWEST_GROUPS for n in groups.values()) > 1:
+        return ""
+    counted = ", ".join(f"{_named(name)} has {n}" for name, n in groups.items())
+    return (
+        f"no verdict: it needs {FEWEST_GROUPS} groups of near duplicates in each of two memorized "
+        f"classes; here {counted}. What each part breaks is in the table of grafts."
+    )
 
 
 def depends(row: Row) -> str:

@@ -31,7 +31,12 @@ from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.probe import suffix_logprobs
 from mnemoscope.localize.grafts import Part, Specific, Tried, compare_classes, kept_by_class
 from mnemoscope.localize.grafts import Walk as Walked
-from mnemoscope.pipeline.causes import GRAFT_SPECIFICITY_FILE, TRUTH, graft_statements
+from mnemoscope.pipeline.causes import (
+    GRAFT_FILE,
+    GRAFT_SPECIFICITY_FILE,
+    TRUTH,
+    graft_statements,
+)
 from mnemoscope.pipeline.label import LABELS_FILE, samples_of
 from mnemoscope.progress import Progress, say
 from mnemoscope.stats import FEWEST_GROUPS, FIGURE, Estimate, frame_of
@@ -45,8 +50,8 @@ from mnemoscope.taxonomy.draw import order_keys
 from mnemoscope.taxonomy.groups import find_groups, other_rows
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import NON_MEMO, Taxonomy
+from mnemoscope.words import plural
 
-GRAFT_FILE = "graft.parquet"
 PATCHES_FILE = "graft_patches.parquet"
 SEQUENCES_FILE = "graft_sequences.parquet"
 CURVES_FILE = "graft_curves.parquet"
@@ -57,6 +62,7 @@ _UNHARMED = 0.99  # a part that leaves so much of every class breaks nothing to 
 _VERSION = 5  # of what a graft does and keeps; another makes all grafts anew
 INTO_MODEL, INTO_TWIN = "twin_in_model", "model_in_twin"
 _OPPOSITE = {INTO_MODEL: INTO_TWIN, INTO_TWIN: INTO_MODEL}
+_HELD_OUT_EACH = 10  # held out for each that is tried, at most
 _SCANS_OF_A_WALK = 4  # scales that a random change of a part is tried at, about
 
 
@@ -157,7 +163,7 @@ def graft_stage(study: Study, models: Models) -> None:
     finished search has found too, and `graft_patches.parquet` what activations break. Raises
     UserError: no reference model, one of another shape, or too few memorized sequences.
     """
-    check_twin(study)
+    _check_twin(study, models)
     with study.finishing("graft") as counts:
         counts |= _conclude(study, *make_grafts(study, models))
     _say_what_came(study)
@@ -170,7 +176,7 @@ def make_grafts(
 
     Gives the names of the parts, and what each left of the sequences.
     """
-    check_twin(study)
+    _check_twin(study, models)
     store, wanted = graft_store(study), study.settings
     opened = Opened(partial(open_pair, study.folder, models))
     values = wanted.as_dict()
@@ -189,6 +195,8 @@ def make_grafts(
         f"{len(tasks) - n_walks:,} grafts and {n_walks:,} walks (one random change at growing "
         f"scales); {sum(store.has(task.key) for task in tasks):,} are there."
     )
+    if not n_walks and INTO_MODEL in wanted.graft.directions:
+        say(f"No doses and no random changes are tried: a verdict needs {_NEEDED}.")
     tasks = share.of(tasks)
     is_here = known.values["facts"]["model"]["device"] == "cpu" and not models.given
     if share == ALL and is_here:
@@ -222,12 +230,15 @@ def score_grafts_again(study: Study) -> None:
 
 def _say_what_came(study: Study) -> None:
     study.forget("report")  # the report includes the grafts
-    for line in graft_statements(study.read(GRAFT_SPECIFICITY_FILE)):
+    for line in graft_statements(study.read(GRAFT_SPECIFICITY_FILE), study.read(GRAFT_FILE)):
         say(line)
 
 
-def check_twin(study: Study) -> None:
-    """Raise UserError where a study is not labelled or has no reference model."""
+def _check_twin(study: Study, models: Models) -> None:
+    """Raise UserError, before a model is loaded, where a study cannot be grafted.
+
+    It is not labelled, has no reference model or one of another shape, or too few are memorized.
+    """
     study.require("label")
     refuse_padding(study.sequences, where=str(study.folder))
     if study.settings.reference is None:
@@ -235,6 +246,8 @@ def check_twin(study: Study) -> None:
             f"{study.folder}: grafting needs a twin, the same network without what it memorized. "
             "Name it: --set capture.reference=FOLDER (an early checkpoint, the base model)."
         )
+    _ids_tried(study)
+    models.check_alike()
 
 
 def wanted_parts(loaded: "Loaded") -> list[str]:
@@ -259,13 +272,19 @@ def tasks_of(
     """
     wanted = study.settings.graft
     tried = _tried(study)
-    basis = _basis(study, facts, tried, _held_out(study))
+    basis = _basis(study, facts, tried, _held_out(study, tried.height))
     patches = patches_of(
         wanted, facts["model"]["n_layers"], n_read=study.settings.sequences.length - 1
     )
     # How far a walk goes depends on the classes too.
     classes = digest([_labels_of(study, tried).write_csv(), wanted.largest_scale])
-    every: list[Graft | Walk | Patch] = [*grafts_of(wanted, parts), *walks_of(wanted, parts)]
+    every: list[Graft | Walk | Patch] = [*grafts_of(wanted, parts)]
+    if _may_decide(study, tried):
+        every += walks_of(wanted, parts)
+    else:  # doses and flips are there for the verdict
+        every = [
+            one for one in grafts_of(wanted, parts) if one.control == "twin" and one.share == 1
+        ]
     every += patches
     for one in every:
         key = _key(basis, one, *([classes] if isinstance(one, Walk) else []))
@@ -312,11 +331,34 @@ def walks_of(wanted: GraftSettings, parts: Sequence[str]) -> Iterator[Walk]:
                 yield Walk(part, wanted.controls[draw % len(wanted.controls)], draw)
 
 
+_NEEDED = f"{FEWEST_GROUPS} groups of near duplicates in each of two memorized classes"
+
+
+def _may_decide(study: Study, tried: pl.DataFrame) -> bool:
+    """Whether two classes of a taxonomy have the groups that a verdict needs, which walks give."""
+    labels = _labels_of(study, tried).with_columns(tried["group"])
+    counts = (
+        [labels.filter(pl.col(name) == one)["group"].n_unique() for one in classes]
+        for name, classes in _taxonomies(study).items()
+    )
+    return any(sum(n >= FEWEST_GROUPS for n in each) > 1 for each in counts)
+
+
 def _tried(study: Study) -> pl.DataFrame:
+    """The rows of `_ids_tried`.
+
+    All columns of the table, `group` of near duplicates and `kind` of text (null: not known).
+    """
+    rows = look_up(_ids_tried(study).to_frame("sequence_id"), study.sequences)
+    kinds = next((pl.col(one) for one in ("kind", "genre") if one in rows.columns), pl.lit(None))
+    return rows.with_columns(find_groups(rows).alias("group"), kinds.cast(pl.String).alias("kind"))
+
+
+def _ids_tried(study: Study) -> pl.Series:
     """The first `n_sequences` memorized ones of each class of each taxonomy, in a seeded order.
 
-    All columns of the table, `group` of near duplicates and `kind` of text (null: not known). Of
-    what was read twice as many, since the twin does not reproduce all of it.
+    Of what was read twice as many, since the twin does not reproduce all of it. Raises UserError:
+    fewer than two.
     """
     wanted = study.settings.graft
     labels = _labels(study)
@@ -332,11 +374,10 @@ def _tried(study: Study) -> pl.DataFrame:
     ids = pl.concat(chosen).unique().sort() if chosen else pl.Series(dtype=pl.Int64)
     if len(ids) < 2:
         raise UserError(
-            f"{study.folder}: {len(ids)} memorized sequences; grafting needs 2. Give more texts."
+            f"{study.folder}: {plural(len(ids), 'memorized sequence')}; grafting needs 2. Give "
+            "more texts."
         )
-    rows = look_up(ids.to_frame("sequence_id"), study.sequences)
-    kinds = next((pl.col(one) for one in ("kind", "genre") if one in rows.columns), pl.lit(None))
-    return rows.with_columns(find_groups(rows).alias("group"), kinds.cast(pl.String).alias("kind"))
+    return ids
 
 
 _READ = ("never read", "read")
@@ -380,13 +421,15 @@ def _found_taxonomies(study: Study) -> list[Taxonomy]:
     return [one for one in load_taxonomies([str(study.folder / file)]) if one.name not in known]
 
 
-def _held_out(study: Study) -> pl.DataFrame:
+def _held_out(study: Study, n_tried: int) -> pl.DataFrame:
     """Sequences that the model does not reproduce, in whose loss a graft's damage shows."""
     wanted = study.settings.graft
     labels = study.read(LABELS_FILE)
     name = next(iter(_taxonomies(study)))
     ids = labels.filter(pl.col(name) == NON_MEMO)["sequence_id"]
-    order = np.argsort(order_keys(ids.to_numpy(), wanted.seed))[: wanted.n_heldout]
+    order = np.argsort(order_keys(ids.to_numpy(), wanted.seed))[
+        : min(wanted.n_heldout, _HELD_OUT_EACH * n_tried)
+    ]
     return look_up(ids.gather(np.sort(order)).to_frame("sequence_id"), study.sequences)
 
 
@@ -433,7 +476,8 @@ def open_pair(folder: Path, models: Models) -> Loaded:
         INTO_MODEL: Pair(model.model, twin.model),
         INTO_TWIN: Pair(twin.model, model.model),
     }
-    both, tried, held_out = {INTO_MODEL: model, INTO_TWIN: twin}, _tried(study), _held_out(study)
+    both, tried = {INTO_MODEL: model, INTO_TWIN: twin}, _tried(study)
+    held_out = _held_out(study, tried.height)
     names = study.settings.model.name, str(study.settings.reference)
     facts = {
         role: facts_of(lm, name)
@@ -631,7 +675,7 @@ def _conclude(
             written[name] += _rows(classes, of_these, under, losses, seed=seed)
         for walk, curve in walks.items():
             written[CURVES_FILE] += _curve_rows(classes, walk, curve)
-        if INTO_MODEL in study.settings.graft.directions and len(classes.names) > 1:
+        if walks and len(classes.names) > 1:
             compared = [
                 Part(
                     part,

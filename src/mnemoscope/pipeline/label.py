@@ -10,12 +10,12 @@ from pydantic import TypeAdapter
 from mnemoscope.columns import Column, schema_of
 from mnemoscope.data.features import TEXT_MEASURES, measure_text
 from mnemoscope.data.read import RESULTS
-from mnemoscope.data.table import whole_mask
+from mnemoscope.data.table import has_values, whole_mask
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.pipeline.published_split import fit_labels
 from mnemoscope.progress import say
 from mnemoscope.study.folder import Study
-from mnemoscope.study.settings import StudySettings, Variant, VariantName, variants
+from mnemoscope.study.settings import LabelSettings, StudySettings, Variant, VariantName, variants
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.groups import SHINGLE, SIMILARITY, find_groups
 from mnemoscope.taxonomy.labels import count_classes
@@ -120,9 +120,11 @@ def label_stage(study: Study, models: "Models") -> None:  # noqa: ARG001 - all s
     study.require("continue")
     study.require("features")
     with study.finishing("label") as counts:
-        taxonomies = load_taxonomies(study.settings.label.taxonomies)
+        taxonomies, frame = load_taxonomies(study.settings.label.taxonomies), study.sequences
+        named = dict.fromkeys(column for one in taxonomies for column in one.columns)
+        lacking = [one for one in named if not has_values(frame, one)]
+        taxonomies = without_unasked(taxonomies, lacking, study.settings)
         asked = {column for taxonomy in taxonomies for column in taxonomy.columns}
-        frame = study.sequences
         if (measures := text_measures(frame, asked)) is not None:
             study.write(MEASURES_FILE, measures)
             frame = study.sequences
@@ -150,6 +152,18 @@ def label_stage(study: Study, models: "Models") -> None:  # noqa: ARG001 - all s
         }
         _tell(drawn, len(taxonomies))
         study.forget("capture")  # an earlier capture may lack what is sampled now
+
+
+def without_unasked(
+    taxonomies: Sequence[Taxonomy], lacking: Collection[str], settings: StudySettings
+) -> list[Taxonomy]:
+    """Leave out those that need a column that is lacking, unless the user named them.
+
+    All stay where none would be left.
+    """
+    is_asked = settings.label.taxonomies != LabelSettings().taxonomies
+    has_all = [one for one in taxonomies if is_asked or not set(lacking) & set(one.columns)]
+    return has_all or list(taxonomies)
 
 
 def text_measures(table: pl.DataFrame, asked: Collection[str]) -> pl.DataFrame | None:

@@ -28,7 +28,7 @@ from mnemoscope.lm.attention import PooledMaps, capture_pooled
 from mnemoscope.lm.continue_ import Decoding, Scan, capture_and_scan
 from mnemoscope.lm.model import HALVED, LanguageModel, note_halved, recording_batch_size
 from mnemoscope.lm.probe import next_tokens
-from mnemoscope.maps.triangle import pack_shard
+from mnemoscope.maps.triangle import pack_layer, pack_shard
 from mnemoscope.parse import flatten
 from mnemoscope.progress import Progress, say
 from mnemoscope.study.folder import Study, versions
@@ -180,7 +180,9 @@ class Maps(Question):
         found: Iterable[tuple[PooledMaps, Scan | None]]
         size, prefix = self.batch_size, self.prefix
         if self.with_verdicts:
-            found = capture_and_scan(model, self.tokens, batch_size=size, prefix=prefix)
+            found = capture_and_scan(
+                model, self.tokens, batch_size=size, prefix=prefix, pack=pack_layer
+            )
         else:
             captured = capture_pooled(
                 model,
@@ -188,6 +190,7 @@ class Maps(Question):
                 attention_mask=self.mask,
                 batch_size=size,
                 keep_heads="heads" in meta.tensors,
+                pack=pack_layer,
             )
             found = ((maps, None) for maps in captured)
         batches, scans = [], []

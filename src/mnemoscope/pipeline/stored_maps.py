@@ -1,5 +1,6 @@
 """The maps of a study: which are wanted, where they lie, and whether they are whole."""
 
+import itertools
 from pathlib import Path
 
 import polars as pl
@@ -66,15 +67,19 @@ def wanted_maps(study: Study) -> pl.DataFrame:
     return rows.sort("suffix", "sequence_id", descending=[True, False])
 
 
-def damaged_maps(study: Study) -> list[MnemoscopeError]:
-    """Errors in the stores of a finished study; reads every shard (about 1 GB/s)."""
+def damaged_maps(study: Study, *, is_quick: bool = False) -> list[MnemoscopeError]:
+    """Errors in the stores of a finished study.
+
+    Reads every shard (about 1 GB/s); a quick look sees what is missing or has another length.
+    """
     found: list[MnemoscopeError] = []
-    for store in stores(study):
+    wanted_roles = [store_roles(study.settings, role) for role in captured_roles(study)]
+    for store in sorted({*stores(study), *itertools.chain(*wanted_roles)}):
         folder = maps_folder(study, store)
         try:
             meta = read_meta(folder)
             check_maps(study, store, meta)
-            index, damaged = find_damage(folder, meta)
+            index, damaged = find_damage(folder, meta, is_quick=is_quick)
             found += damaged.values()
             wanted = wanted_maps(study)
             if n := find_rows(index, wanted).null_count():

@@ -32,7 +32,9 @@ from mnemoscope.cluster.units import Needs, Opened, Share, UnitStore
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 from mnemoscope.cnn.presets import INPUTS, PRESETS, CnnSetting
 from mnemoscope.cnn.training import (
+    Scaling,
     TrainedCnn,
+    fit_scaling,
     load_cnn,
     pack_cnn,
 )
@@ -295,6 +297,7 @@ def _train(study: Study, job: Job, rows: SampleRows) -> dict[str, object]:
         preset=job.preset,
         seed=job.seed,
         prefix=study.settings.sequences.n_prefix,
+        scaling=None if mark else _scaling(study, job, rows, training),
         device=device,
     )
     trained, history = fitted.trained, fitted.trained.history
@@ -302,6 +305,32 @@ def _train(study: Study, job: Job, rows: SampleRows) -> dict[str, object]:
     facts = TrainingFacts(history.train_min_f1, history.did_train, str(device))
     made = _outcome(fitted.predicted, fitted.probabilities, facts, trained.seconds)
     return {"safetensors": pack_cnn(trained)} | made
+
+
+_scalings: dict[str, Scaling] = {}
+"""The latest of this process, by what decides them."""
+_MOST_SCALINGS = 8
+
+
+def _scaling(study: Study, job: Job, rows: SampleRows, maps: MapSource) -> Scaling:
+    """Fit the scaling of a job's training maps; once for all its settings, seeds and controls."""
+    assert job.setting is not None
+    preset, prefix = PRESETS[job.preset], study.settings.sequences.n_prefix
+    basis = [
+        rows.digests[0],
+        TABLE[job.source].reads,
+        _source_identity(study, job.source, job.setting),
+        job.setting.pooling,
+        asdict(preset),
+        prefix,
+        study.tokens,
+    ]
+    key = json.dumps(basis)
+    if key not in _scalings:
+        while len(_scalings) >= _MOST_SCALINGS:
+            del _scalings[next(iter(_scalings))]
+        _scalings[key] = fit_scaling(maps, preset, prefix)
+    return _scalings[key]
 
 
 def _fit_baseline(study: Study, job: Job, rows: SampleRows) -> dict[str, object]:

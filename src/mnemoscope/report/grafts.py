@@ -9,13 +9,14 @@ import polars as pl
 
 from mnemoscope.pipeline.causes import (
     FINDINGS,
+    GRAFT_FILE,
     GRAFT_SPECIFICITY_FILE,
     TRUTH,
     by_weight,
     finding_of,
     graft_statements,
 )
-from mnemoscope.pipeline.graft import CURVES_FILE, GRAFT_FILE, INTO_MODEL, INTO_TWIN, PATCHES_FILE
+from mnemoscope.pipeline.graft import CURVES_FILE, INTO_MODEL, INTO_TWIN, PATCHES_FILE
 from mnemoscope.stats import NO_ESTIMATE, Estimate, rows_of
 from mnemoscope.study.folder import Study
 
@@ -33,14 +34,16 @@ def graft_of(study: Study, taxonomy: str) -> Record | None:
 
     `rows` are parts, those first whose finding says most: `cells` the survival of each memorized
     class with the twin's part, `found` the row of its strongest finding (None with one class).
-    `first` is that of all parts, `doses` are as `_doses` gives them, `truth` the sentence by truth
-    and `by_truth` the row that it rests on (None: not known), `patches`, None where there are none,
-    as `_patches_of`.
+    `first` is that of all parts (None where no random change was tried), `doses` are as `_doses`
+    gives them, `truth` the sentence by truth and `by_truth` the row that it rests on (None: not
+    known), `patches`, None where there are none, as `_patches_of`.
     """
     manifest = study.manifest("graft")
     if manifest is None or not study.is_done("graft"):
         return None
-    rows = _shares(study.read(GRAFT_FILE).filter(taxonomy=taxonomy))
+    of_truth, rows = (
+        _shares(study.read(GRAFT_FILE).filter(taxonomy=one)) for one in (TRUTH, taxonomy)
+    )
     if rows.is_empty():
         return None
     inside = rows.filter(pl.col("part") != "", direction=INTO_MODEL)
@@ -49,8 +52,8 @@ def graft_of(study: Study, taxonomy: str) -> Record | None:
     found: dict[str, Record] = {}
     for row in by_weight(list(rows_of(specific))):
         found.setdefault(row["part"], dict(row) | {"words": FINDINGS[finding_of(row)]})
-    first = next(iter(found.values()), None)
     curves = study.read(CURVES_FILE).filter(taxonomy=taxonomy)
+    first = None if curves.is_empty() else next(iter(found.values()), None)
     shown = list(_parts(inside, curves, found, manifest["counts"]["heldout_loss"]))
     brought = rows.filter(direction=INTO_TWIN)
     plain_twin = dict(brought.filter(part="").select("class", "survive").iter_rows())
@@ -66,8 +69,9 @@ def graft_of(study: Study, taxonomy: str) -> Record | None:
         ],
         "controls": study.settings.graft.controls,
         "draws": study.settings.graft.draws,
-        "statement": " ".join(graft_statements(specific)),
-        "truth": " ".join(graft_statements(by_truth)),
+        "statement": " ".join(graft_statements(specific, rows)),
+        "truth": " ".join(graft_statements(by_truth, of_truth)),
+        "has_interval": any(one.low is not None for row in shown for one in row["cells"]),
         "by_truth": next(iter(by_weight(list(rows_of(by_truth)))), None),
         "appear": [
             {name: row[name] for name in ("class", "part", "survive")}

@@ -5,12 +5,13 @@ holds their hash.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from html import escape
@@ -40,10 +41,11 @@ from mnemoscope.files import (
 )
 from mnemoscope.parse import parse_json, parse_yaml, read_bounded
 from mnemoscope.plugins import Plugin
+from mnemoscope.progress import say
 from mnemoscope.store import Making, Store
 from mnemoscope.study.records import Model, Record, WithRecord
 from mnemoscope.study.settings import StudySettings, parse_settings
-from mnemoscope.study.stages import STAGES, TABLE_FILE, Stage, stage_named
+from mnemoscope.study.stages import STAGES, TABLE_FILE, Stage, rests_on, stage_named
 from mnemoscope.version import __version__
 
 if TYPE_CHECKING:
@@ -59,8 +61,14 @@ _RECORDS = (
     *("analysis/*/result", "analysis/kept/*"),
 )
 """The records of a study's artefacts."""
-_UNITS = ("cnn", "cnn/statistics", "graft", "knockout", "units/*")
-"""Folders with the results of units, each a store of its own (`cluster.units.UnitStore`)."""
+_UNITS_OF = {
+    "train": ("cnn", "cnn/statistics"),
+    "graft": ("graft",),
+    "knockout": ("knockout",),
+}
+"""Folders with results of a stage's units, each a store of its own (`cluster.units.UnitStore`)."""
+_NEVER_EMPTY = ("cnn", "graft")
+_UNITS = (*itertools.chain(*_UNITS_OF.values()), "units/*")
 _TEMPORARY = [f"{one}/.*.tmp" for one in (".", "manifests", *_UNITS)]
 """What killed processes leave."""
 _NAMING = ("label.taxonomies", "search.nodes", "search.beside")
@@ -98,8 +106,9 @@ class Study:
             return "run the analysis again"
         if folder == "analysis":
             return f"run 'mnemoscope analyze {last} {self.folder} --redo'"
-        verb = {"decoded": "capture", "cnn": "train --redo"}.get(folder, folder)
-        verb = last if folder in ("manifests", "units") else verb
+        if folder == "decoded":
+            return f"run 'mnemoscope capture {self.folder} --redo'"
+        verb = last if folder in ("manifests", "units") else {"cnn": "train"}.get(folder, folder)
         return f"run 'mnemoscope {verb} {self.folder}'"
 
     def _read_settings(self) -> None:
@@ -163,8 +172,7 @@ class Study:
             UserError: a finished stage was made with other settings and `redo` is False; or the
                 sequences or the model's name differ, which needs a new study.
         """
-        for name in self.changed_stages(settings, redo=redo):
-            self.forget(name)
+        self.drop(self.changed_stages(settings, redo=redo))
         self._drop_unfinished(settings)
         self.settings = settings
         _write_settings(self.folder, settings, self.record)
@@ -185,6 +193,29 @@ class Study:
                 f"Use another folder{remedy}."
             )
         return list(changed)
+
+    def drop(self, stages: Sequence[str]) -> None:
+        """Forget stages; first say which finished ones go with them that no run makes again."""
+        if said := self.lost_with(stages):
+            say(said)
+        for name in stages:
+            self.forget(name)
+
+    def lost_with(self, stages: Sequence[str]) -> str:
+        """The sentence on finished optional stages that rest on these; empty if there are none."""
+        lost = [
+            one.name
+            for one in STAGES
+            if one.is_optional and self.store.record_path(f"manifests/{one.name}").is_file()
+            if one.name not in stages[:1] and any(rests_on(one.name, each) for each in stages)
+        ]
+        if not lost:
+            return ""
+        again = " and ".join(f"'mnemoscope {one} {self.folder}'" for one in lost)
+        return (
+            f"{', '.join(lost)}: will be dropped too, for {stages[0]} is made anew. Afterwards run "
+            f"{again}; what is still valid is taken from {self.folder}."
+        )
 
     def _drop_unfinished(self, settings: StudySettings) -> None:
         """Drop what an interrupted stage made with other settings."""
@@ -266,22 +297,54 @@ class Study:
             and self.store.has(f"manifests/{stage}")
         )
 
-    def drop_damaged(self) -> list[DamagedDataError]:
-        """Forget each stage whose record or a file of it is not as it was written; says what is.
+    def damaged(self, stage: str) -> list[MnemoscopeError]:
+        """What a stage's record, the files it names and its units' results lack of being whole.
 
-        What depends on it stays: made again it has the same bytes. Missing files are not damage:
-        their stage is not done. Only stages that a run makes are looked at.
+        Missing tables are no damage: their stage is not done.
         """
-        found: list[DamagedDataError] = []
-        for stage in (one.name for one in STAGES if one.function and not one.is_optional):
-            name = f"manifests/{stage}"
-            try:
-                for file in self.store.record(name)["files"] if self.is_done(stage) else ():
-                    self.store.path(name, file)
-            except DamagedDataError as error:
-                found.append(error)
-                self.store.forget(name)
+        name = f"manifests/{stage}"
+        try:
+            if not self.is_done(stage):
+                return []
+            for file in self.store.record(name)["files"]:
+                self.store.path(name, file)
+        except DamagedDataError as error:
+            return [error]
+        return [error for *_, error in self._damaged_units(stage)]
+
+    def drop_damaged(self, stages: Iterable[str]) -> list[MnemoscopeError]:
+        """Forget each of these stages that is `damaged`, and units that are; says what is.
+
+        What depends on it stays: made again it has the same bytes.
+        """
+        found: list[MnemoscopeError] = []
+        for stage in stages:
+            if errors := self.damaged(stage):
+                found += errors
+                self.store.forget(f"manifests/{stage}")
+                for store, key, _ in self._damaged_units(stage):
+                    for path in store.folder.glob(f"{key}.*") if key else ():
+                        path.unlink()
         return found
+
+    def _damaged_units(self, stage: str) -> Iterator[tuple[Store, str, MnemoscopeError]]:
+        """Store, key and error of each result that is not as it was written, or of all, gone."""
+        for folder in _UNITS_OF.get(stage, ()):
+            store = self._units_in(self.folder / folder)
+            keys = [path.stem for path in sorted(store.folder.glob("[!.]*.json"))]
+            if not keys and folder in _NEVER_EMPTY:
+                yield store, "", store.missing(store.folder, folder)
+            data = (one for one in store.folder.glob("[!.]*.*") if one.suffix != ".json")
+            for key in sorted(
+                {one.name.partition(".")[0] for one in data if one.is_file()} - {*keys}
+            ):
+                yield store, key, store.missing(store.record_path(key), key)
+            for key in keys:
+                try:
+                    for file in store.record(key)["files"]:
+                        store.path(key, file)
+                except (UserError, DamagedDataError) as error:
+                    yield store, key, error
 
     def require(self, stage: str) -> None:
         """Raise UserError if a stage is not done, with the command that runs it."""

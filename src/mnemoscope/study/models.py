@@ -95,6 +95,19 @@ class Models:
             tokenizer = loaded.tokenizer if loaded else load_tokenizer(folder, revision=revision)
             check_same_tokens(self.model(), name, tokenizer)
 
+    def check_alike(self) -> None:
+        """Raise UserError if the reference has another architecture, without weights."""
+        name, wanted = self.settings.reference, self.settings.model
+        if name is None or self._loaded or wanted.name == NO_MODEL:
+            return  # what is loaded is compared whole
+        from mnemoscope.lm.graft import check_alike
+        from mnemoscope.lm.load import load_config
+
+        folder, revision = split_revision(name)
+        places = (place_of(wanted.name), wanted.revision), (place_of(folder, "reference"), revision)
+        trust = wanted.trust_remote_code
+        check_alike(*(load_config(*one, trust_remote_code=trust) for one in places))
+
     def _get(self, role: str, name: str, study: Study | None) -> "LanguageModel":
         if role not in self._loaded:
             _refuse_none(name)

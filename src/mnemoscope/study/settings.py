@@ -650,7 +650,10 @@ class GraftSettings(BoundedSettings):
         "many, for the comparison by truth.",
     )
     n_heldout: int = Field(
-        default=200, ge=0, description="Others, in whose loss the damage of a graft shows."
+        default=200,
+        ge=0,
+        description="Others, in whose loss the damage of a graft shows; ten for each memorized one "
+        "at most.",
     )
     seed: _Seed = Field(default=0, description="Seed of sequences, controls and bootstrap.")
 
