@@ -138,6 +138,9 @@ def grounds_of(half: Half) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
     def two(third: np.ndarray) -> np.ndarray:
         return np.asarray(rule.astype(int) + third + reference >= 2)
 
+    def unless(third: np.ndarray) -> np.ndarray:
+        return np.asarray(rule & (reference | third))
+
     return {
         "rule": (rule, half["rouge"]),
         "CNN": (cnn, half["probability"]),
@@ -159,9 +162,12 @@ def grounds_of(half: Half) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
         "rule and needs": (rule & needs, None),
         "rule or needs": (rule | needs, None),
         "reference and needs": (reference & needs, None),
-        "**two of rule, CNN, reference**": (two(cnn), None),
-        "**two of rule, reference, grafts**": (two(grafts), None),
-        "**two of rule, reference, needs**": (two(needs), None),
+        "two of rule, CNN, reference": (two(cnn), None),
+        "two of rule, reference, grafts": (two(grafts), None),
+        "two of rule, reference, needs": (two(needs), None),
+        "**rule, unless reference and CNN say guess**": (unless(cnn), None),
+        "**rule, unless reference and grafts say guess**": (unless(grafts), None),
+        "**rule, unless reference and needs say guess**": (unless(needs), None),
     }
 
 

@@ -12,16 +12,16 @@ from mnemoscope.words import interval
 RULES = {
     "rule": ("no reference: the rule decides", "rule"),
     "grafts": (
-        "a reference of the model's shape: two of rule, reference, grafts",
-        "**two of rule, reference, grafts**",
+        "a reference of the model's shape: the rule, unless reference and grafts say guess",
+        "**rule, unless reference and grafts say guess**",
     ),
     "cnn": (
-        "a reference of another shape, a study: two of rule, reference, CNN",
-        "**two of rule, CNN, reference**",
+        "a reference of another shape, a study: the rule, unless reference and CNN say guess",
+        "**rule, unless reference and CNN say guess**",
     ),
     "needs": (
-        "a reference of another shape, no study: two of rule, reference, needs",
-        "**two of rule, reference, needs**",
+        "a reference of another shape, no study: the rule, unless reference and needs say guess",
+        "**rule, unless reference and needs say guess**",
     ),
 }
 """What an audit has, and its row, by the names of `audits.verdict`."""

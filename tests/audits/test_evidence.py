@@ -1,4 +1,4 @@
-"""Evidence: chances by the model's own logits and over all texts; two of three grounds decide."""
+"""Evidence: chances by the model's own logits and over all texts; what decides, what acquits."""
 
 import itertools
 import math
@@ -13,21 +13,15 @@ from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper
 
-from experiments.audits.tables import RULES as TABLE_ROWS
 from experiments.audits.tables import counts_of
 from experiments.pages import HERE, results_of
 from mnemoscope.audits.chance import tries_needed
 from mnemoscope.audits.edit_search import chance_within
-from mnemoscope.audits.passages import GROUNDS, join_passages, span_schema, with_verdicts
+from mnemoscope.audits.passages import join_passages, span_schema, with_verdicts
 from mnemoscope.audits.questions import EditSettings, audit_settings
 from mnemoscope.audits.sampling import sampling_logprobs, score_rows
 from mnemoscope.audits.tokens import tokenize
-from mnemoscope.audits.verdict import (
-    EVIDENCE_PAGE,
-    RECALLED_IN_TEXT,
-    RULES,
-    WRONG_IN_TEXT,
-)
+from mnemoscope.audits.verdict import EVIDENCE_PAGE, RULES
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import prepend_bos, wrap_model
 from mnemoscope.lm.probe import suffix_logprobs
@@ -101,7 +95,7 @@ def test_tries_are_the_fewest_that_reach_the_probability(chance, wanted):
     assert tries_needed(-1000.0, wanted) is None
 
 
-def test_of_rule_reference_and_the_first_of_the_others_two_decide_and_else_the_rule():
+def test_a_guess_stays_one_and_recall_falls_where_reference_and_the_first_of_the_others_say_so():
     some = (None, "guess", "recall")
     says = [*itertools.product(some[1:], some, some, some, some)]
     names = ("rule_says", "reference_says", "grafts_say", "cnn_says", "needs_say")
@@ -110,24 +104,12 @@ def test_of_rule_reference_and_the_first_of_the_others_two_decide_and_else_the_r
     for said, row in zip(says, with_verdicts(plain).iter_rows(named=True), strict=True):
         rule, reference, grafts, cnn, needs = said
         third = grafts or cnn or needs
-        votes = [rule, reference, third] if reference and third else [rule]
-        assert row["verdict"] == max(set(votes), key=votes.count)
+        is_recall = rule == "recall" and (reference, third) != ("guess", "guess")
+        assert row["verdict"] == ("recall" if is_recall else "guess")
         assert ("against the rule: because" in row["reason"]) == (row["verdict"] != rule)
         assert row["evidence_conflict"] == (len({one for one in said if one}) > 1)
-        if len(votes) == 1:
+        if row["verdict"] == rule:
             assert row["reason"] == "because"
-
-
-def test_the_third_ground_is_the_one_that_finds_most_on_either_half_and_accuses_none():
-    rows = results_of("audits")["trained"]
-    found = [
-        [rows[TABLE_ROWS[name.partition("_")[0]][1]][one] for one in ("found", "right")]
-        for name in GROUNDS[1:]
-    ]
-    for half in (0, 1):  # so it may be chosen on one half and tested on the other
-        n_found = [of[half][0] for of, _ in found]
-        assert n_found == sorted(n_found, reverse=True)
-        assert all(of[half][0] == of[half][1] for _, of in found)
 
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.booleans(), st.booleans()), max_size=8))
@@ -253,5 +235,4 @@ def test_the_error_rates_that_audits_show_were_measured_on_the_model_that_ships(
     forms = sum(half["groups_never"] for half in found["halves"])  # which share no form
     measured = {name: (*counts_of(found["trained"], name), never, forms) for name in RULES}
     assert {name: (*one.tested.values(),) for name, one in RULES.items()} == measured
-    page = (HERE.parent / EVIDENCE_PAGE).read_text(encoding="utf-8")
-    assert f"Of the {RECALLED_IN_TEXT}, {WRONG_IN_TEXT} stand in held-out templates" in page
+    assert (HERE.parent / EVIDENCE_PAGE).is_file()

@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+import mnemoscope as ms
 from mnemoscope.audits.gate import is_known, judge, parse_gate
 from mnemoscope.audits.questions import audit_settings, settings_class
 from mnemoscope.audits.rule import Ruling, find_step, rule_windows, shown_earlier
@@ -99,6 +100,21 @@ def test_templates_in_running_text_are_not_called_recalled(tmp_path, sequences, 
     _, spans = audited(tmp_path, text, settings=audit_settings(**BRIEF))
     assert spans.height
     assert not (spans["verdict"] == "recall").any()
+
+
+LISTS = {
+    "countdown": "".join(f"Step {n} is ready\n" for n in range(80, 20, -1)),
+    "dates": "".join(f"2023-05-{n:02} no visitors at the gate\n" for n in range(1, 29)),
+    "inventory": "".join(f"Cupboard C{chr(65 + n)}: closed, two keys\n" for n in range(26)),
+}
+
+
+def test_a_list_that_a_model_counts_better_than_its_reference_is_not_called_recalled():
+    """Reference and grafts say recall, since both ask what the reference can write."""
+    found = ms.audit("embedded", LISTS, reference="embedded", stride=4, edits=0, near_length=0)
+    says = found.passages.select("rule_says", "reference_says", "grafts_say", "verdict").rows()
+    assert ("guess", "recall", "recall", "guess") in says
+    assert {one[-1] for one in says} == {"guess"}
 
 
 REFRAIN = "The lamp on the hill is green. "

@@ -117,14 +117,14 @@ def _by_step(text: str) -> str:
 
 
 def decide(rule: str, reference: str | None, *others: str | None) -> str:
-    """The verdict of most of three grounds: rule, reference and the first of others that was asked.
+    """The rule's verdict; recall is guess where reference and the first of others both say so.
 
-    Those are grafts, CNN, and what the passage needs: in the order in which they find most of what
-    was trained on, on either half of docs/audit-evidence.md, where none accuses wrongly. It is the
-    rule's where reference or all others were not asked.
+    Others are grafts, CNN, and what the passage needs. What the text gives away stays a guess
+    whatever they say: both ask what the reference can write, so a model that is merely more able
+    than its reference would be accused of learning a list that counts.
     """
     third = next((one for one in others if one is not None), None)
-    return third if third is not None and third == reference else rule
+    return GUESS if rule == GUESS or (reference == third == GUESS) else RECALL
 
 
 def find_step(text: str) -> int | None:

@@ -42,32 +42,27 @@ class Rule(NamedTuple):
     tested: Tested
 
 
-_TWO = "at least two of three tests: nothing that was shown gives it away, the reference model "
-_TWO += "cannot write it, and "
+_NOT_BOTH = "three tests: nothing that was shown gives it away, and not both others speak against "
+_NOT_BOTH += "it: the reference model cannot write it, or "
 RULES = {
     "rule": Rule(
         "one test: nothing that was shown gives it away",
         Tested(called=85, wrong=0, trained=240, missed=155, never=240, forms=38),
     ),
     "grafts": Rule(
-        f"{_TWO}it no longer comes out with parts of the reference put in the model's place",
-        Tested(called=113, wrong=0, trained=240, missed=127, never=240, forms=38),
+        f"{_NOT_BOTH}it no longer comes out with parts of the reference put in the model's place",
+        Tested(called=85, wrong=0, trained=240, missed=155, never=240, forms=38),
     ),
     "cnn": Rule(
-        f"{_TWO}the model's attention looks like recall to the CNNs of a study",
-        Tested(called=92, wrong=0, trained=240, missed=148, never=240, forms=38),
+        f"{_NOT_BOTH}the model's attention looks like recall to the CNNs of a study",
+        Tested(called=85, wrong=0, trained=240, missed=155, never=240, forms=38),
     ),
     "needs": Rule(
-        f"{_TWO}the model reads little of it off the text",
+        f"{_NOT_BOTH}the model reads little of it off the text",
         Tested(called=85, wrong=0, trained=240, missed=155, never=240, forms=38),
     ),
 }
 """By the name of the third ground. Figures of `experiments/audits/results.json`, as a test sees."""
-
-
-RECALLED_IN_TEXT, WRONG_IN_TEXT = 20, 2
-"""Passages that the rule `grafts` called recalled in running text with planted ones, and those of
-them that were never trained on: `python -m experiments.audits.finds --only finds`."""
 
 
 class Verdict(TypedDict):
@@ -149,18 +144,11 @@ def error_rate(verdict: Verdict) -> str:
     tested = verdict["tested"]
     bound = clopper_pearson(float(tested["wrong"]), tested["called"]).high or 0.0
     right = tested["called"] - tested["wrong"]
-    in_text = ""
-    if tested == RULES["grafts"].tested:
-        in_text = (
-            f" In running text it was wrong more often: of {RECALLED_IN_TEXT} passages that it "
-            f"called recalled, {WRONG_IN_TEXT} were beginnings of templates that count or repeat, "
-            "and never trained on."
-        )
     return (
         f"Tested on {tested['trained']} passages that the model had been trained on and "
         f"{tested['never']} that it had not (made from {tested['forms']} templates), all of which "
         f"it repeats, this rule called {right} of the first and {tested['wrong']} of the others "
         f"recalled: wrong {tested['wrong']} of {tested['called']} times (95 % interval up to "
         f"{share_words(bound)}, as if passages were independent, which those of one template are "
-        f"not).{in_text} Measured on {verdict['tested_on']}."
+        f"not). Measured on {verdict['tested_on']}."
     )
