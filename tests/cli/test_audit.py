@@ -12,7 +12,7 @@ import pytest
 from mnemoscope.audits.library import LocalChoice
 from mnemoscope.audits.records import read_audit, read_audit_record
 from mnemoscope.audits.verdict import error_rate
-from mnemoscope.embedded import sequences_path
+from mnemoscope.embedded import model_path, sequences_path
 from mnemoscope.files import file_sha256
 
 
@@ -65,6 +65,9 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     assert verified["n_hold"] == verified["n_spans"] == spans.height
     last = call(*verify).out.splitlines()[-1]
     assert (": verified. " in last, last.split()[-1]) == (True, file_sha256(out / "audit.json"))
+    assert call(*verify, "--model", model_path()).out.splitlines()[-1] == last
+    gone = call(*verify, "--model", tmp_path / "gone")
+    assert (gone.status, "Say where it is now with --model DIR." in gone.err) == (2, True)
     own.rename(tmp_path / "moved.txt")
     lost = call(*verify)
     assert (lost.status, "say where they are now with --documents DIR." in lost.out) == (2, True)

@@ -372,13 +372,15 @@ def verify(
     folder: str | Path,
     *,
     documents: Sequence[str | Path] = (),
+    model: str | Path | None = None,
     device: str = "auto",
     trust_remote_code: bool = False,
 ) -> "Verification":
     """Repeat the passages of a finished audit, and say which of them hold.
 
-    `documents` are files and folders where the audited documents are now. Raises UserError: no
-    audit there, no such documents, or its model cannot be loaded. DamagedDataError: a file that
+    `documents` are files and folders where the audited documents are now, `model` is where the
+    model is; its fingerprint tells whether it is the audited one. Raises UserError: no audit there,
+    no such documents, or its model is not there or cannot be loaded. DamagedDataError: a file that
     cannot be read.
     """
     from mnemoscope.audits.documents import check_sources
@@ -395,10 +397,15 @@ def verify(
         if not api:
             from mnemoscope.audits.local import LocalModel
 
-            dtype = facts["dtype"] or "float32"
+            name, dtype = str(model or facts["name"]), facts["dtype"] or "float32"
+            if facts["files"] and name != EMBEDDED and not Path(name).exists():
+                raise UserError(
+                    f"{name}: the model that was audited was a folder or file, which is not there. "
+                    "Say where it is now with --model DIR."
+                )
             own = LocalChoice(
-                facts["name"],
-                facts["revision"],
+                name,
+                None if model else facts["revision"],
                 dtype,
                 device,
                 trust_remote_code=trust_remote_code,

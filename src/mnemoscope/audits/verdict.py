@@ -42,8 +42,10 @@ class Rule(NamedTuple):
     tested: Tested
 
 
-_NOT_BOTH = "three tests: nothing that was shown gives it away, and not both others speak against "
-_NOT_BOTH += "it: the reference model cannot write it, or "
+_NOT_BOTH = (
+    "three tests: nothing that was shown gives it away, and the reference model cannot write "
+)
+_NOT_BOTH += "it or "
 RULES = {
     "rule": Rule(
         "one test: nothing that was shown gives it away",

@@ -131,6 +131,10 @@ def _what_holds(record: Record, is_own: bool) -> list[str]:
         "their checksums.",
         "the counts follow from the passages.",
     ]
+    if record["reference"] is not None:
+        said.append(
+            "what the reference and its parts wrote: by checksum alone, it is not asked again."
+        )
     if is_own:
         said.append(f"the verdict's sentence, {', '.join(PAGES)} follow from the passages.")
     beside = sorted({"origins.parquet", "ordinary.parquet"} & {*files})

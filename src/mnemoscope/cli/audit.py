@@ -300,6 +300,9 @@ def audit_verify(
         list[str] | None,
         Option("--documents", metavar="DIR", help="Where the documents are now, if they moved."),
     ] = None,
+    model: Annotated[
+        str | None, Option("--model", metavar="DIR", help="Where the model is now, if it moved.")
+    ] = None,
     device: Device = None,
     trust_remote_code: TrustRemoteCode = False,
     answer: Answer = ANSWER,
@@ -316,6 +319,7 @@ def audit_verify(
         found = verify(
             folder,
             documents=documents or (),
+            model=model,
             device=device or "auto",
             trust_remote_code=trust_remote_code,
         )

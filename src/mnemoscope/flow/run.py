@@ -69,7 +69,8 @@ def run(
         wanted = wanted[: names.index(until) + 1 if until else len(names)]
         missing = [one for one in wanted if one.function and not study.is_done(one.name)]
         for stage in wanted:
-            if stage.name == "capture" and until is None and nothing_to_train(study):
+            is_whole = until in (None, "report")
+            if stage.name == "capture" and is_whole and nothing_to_train(study):
                 say("No CNN can be trained; what needs none goes into the report, with the reason.")
                 _report_without_cnns(study, models)
                 break
