@@ -18,7 +18,7 @@ taxonomy stands there at δ = 50 too; 34 of the 54 can be trained. Makes the tab
 import argparse
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from itertools import product
@@ -215,6 +215,15 @@ def kept_file(work: Path, name: str, taxonomy: str, repeat: int) -> Path:
     return work / f"{name.replace(', ', '-').replace(' ', '-')}-{digest}-{repeat}.json"
 
 
+def parts_of(jobs: Sequence[Job]) -> Iterator[tuple[str, list[Job]]]:
+    """The trainings of each seed, and of each pooling, of what was trained."""
+    for seed in sorted({job.seed for job in jobs}):
+        yield f"seed {seed}", [job for job in jobs if job.seed == seed]
+    for pooling in ("mean", "max"):
+        if own := [job for job in jobs if job.setting and job.setting.pooling == pooling]:
+            yield pooling, own
+
+
 def measured(study: ms.Study, entry: SampleEntry) -> dict[str, Any]:
     """What the CNNs of one taxonomy gave, trained where they are not there."""
     jobs = [job for job in jobs_of(study) if job.source == "model" and job.sample == entry.key]
@@ -230,6 +239,9 @@ def measured(study: ms.Study, entry: SampleEntry) -> dict[str, Any]:
         "cnns": len(jobs),
         "untrained": len(jobs) - len(did_train),
         "seconds": round(sum(one.seconds for one in outcomes), 1),
+        "parts": {
+            name: confusion_of(study, own, n_classes).tolist() for name, own in parts_of(jobs)
+        },
         "every": confusion_of(study, jobs, n_classes).tolist(),
         "trained": confusion_of(study, did_train, n_classes).tolist(),
     }
@@ -283,8 +295,8 @@ def collected(work: Path, taxonomies: Sequence[str], repeats: int) -> dict[str, 
 
     `measured` holds every part as `measured` gave it, so that another machine can go on from the
     stored results. `variants`, of each repeat: min-F1 by published name and the paper's
-    conclusions, of all CNNs and of those that trained; the profile of Δ; how many CNNs, and how
-    long they took.
+    conclusions, of all CNNs and of those that trained; min-F1 of each seed and pooling alone; the
+    profile of Δ; how many CNNs, and how long they took.
     """
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in VARIANTS}
     every: dict[str, Any] = {}
@@ -309,6 +321,10 @@ def summed(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     facts |= {key: sum(one[key] for one in parts) for key in ("cnns", "untrained")}
     facts["seconds"] = round(sum(one["seconds"] for one in parts))
     facts["sequences"] = {one["taxonomy"]: [one["n_train"], one["n_eval"]] for one in parts}
+    facts["parts"] = {
+        name: {one["taxonomy"]: round(min_f1(np.array(one["parts"][name])), 4) for one in parts}
+        for name in own["parts"]
+    }
     for counted in ("every", "trained"):
         catalogue = {}
         for one in parts:
