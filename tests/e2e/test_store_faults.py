@@ -65,7 +65,7 @@ def test_damaged_shards_are_named_and_capture_redoes_just_those(
         save_file({name: one.flip(0).clone() for name, one in tensors.items()}, shards[position])
     line = refused("status", study / "maps" / "model")
     assert shards[3].name in line
-    assert "'mnemoscope capture STUDY'" in line
+    assert f"'mnemoscope capture {study}'" in line
     done = succeed("capture", study)
     assert all(str(shards[position]) in done.err for position in (3, 90))
     assert maps_of(study) == maps_of(captured)

@@ -57,11 +57,11 @@ Reference = Annotated[
     str | None,
     Option("--reference", help="A model that never saw them, or 'none'."),
 ]
-_FAIL_IF = (
-    "Status 3 if so: 'recalled > 0.5%', '> 3 passages', '>= 1 passage in doc'. Also guessed; "
-    "reproduced: both; near: recalled and near copies that are called recall."
+_CONDITIONS = (
+    "Status 3 if so: 'recalled > 0.5%', 'near > 3 passages', 'recalled >= 1 passage in doc'. Also "
+    "guessed; reproduced: both; near: recalled and near copies that are called recall."
 )
-FailIf = Annotated[str | None, Option("--fail-if", help=_FAIL_IF)]
+FailIf = Annotated[str | None, Option("--fail-if", help="Status 3 if, say, 'recalled > 0.5%'.")]
 Baseline = Annotated[
     Path | None, Option("--baseline", help="An older audit: only new passages count.")
 ]
@@ -279,7 +279,7 @@ def audit_api(
 
 def audit_gate(
     folder: Annotated[Path, Argument(help="The folder of a finished audit.")],
-    fail_if: Annotated[str, Option("--fail-if", help=_FAIL_IF)],
+    fail_if: Annotated[str, Option("--fail-if", help=_CONDITIONS)],
     baseline: Baseline = None,
     answer: Answer = ANSWER,
 ) -> None:

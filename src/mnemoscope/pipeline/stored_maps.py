@@ -1,6 +1,6 @@
 """The maps of a study: which are wanted, where they lie, and whether they are whole."""
 
-import itertools
+from contextlib import suppress
 from pathlib import Path
 
 import polars as pl
@@ -73,8 +73,11 @@ def damaged_maps(study: Study, *, is_quick: bool = False) -> list[MnemoscopeErro
     Reads every shard (about 1 GB/s); a quick look sees what is missing or has another length.
     """
     found: list[MnemoscopeError] = []
-    wanted_roles = [store_roles(study.settings, role) for role in captured_roles(study)]
-    for store in sorted({*stores(study), *itertools.chain(*wanted_roles)}):
+    wanted_roles: list[str] = []
+    with suppress(MnemoscopeError):  # of a manifest, which a check of the study names
+        for role in captured_roles(study):
+            wanted_roles += store_roles(study.settings, role)
+    for store in sorted({*stores(study), *wanted_roles}):
         folder = maps_folder(study, store)
         try:
             meta = read_meta(folder)

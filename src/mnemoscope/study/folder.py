@@ -5,7 +5,6 @@ holds their hash.
 """
 
 import hashlib
-import itertools
 import json
 import os
 import platform
@@ -61,14 +60,9 @@ _RECORDS = (
     *("analysis/*/result", "analysis/kept/*"),
 )
 """The records of a study's artefacts."""
-_UNITS_OF = {
-    "train": ("cnn", "cnn/statistics"),
-    "graft": ("graft",),
-    "knockout": ("knockout",),
-}
-"""Folders with results of a stage's units, each a store of its own (`cluster.units.UnitStore`)."""
 _NEVER_EMPTY = ("cnn", "graft")
-_UNITS = (*itertools.chain(*_UNITS_OF.values()), "units/*")
+_UNITS = (*(folder for one in STAGES for folder in one.units), "units/*")
+"""Folders with results of units, each a store of its own (`cluster.units.UnitStore`)."""
 _TEMPORARY = [f"{one}/.*.tmp" for one in (".", "manifests", *_UNITS)]
 """What killed processes leave."""
 _NAMING = ("label.taxonomies", "search.nodes", "search.beside")
@@ -329,7 +323,7 @@ class Study:
 
     def _damaged_units(self, stage: str) -> Iterator[tuple[Store, str, MnemoscopeError]]:
         """Store, key and error of each result that is not as it was written, or of all, gone."""
-        for folder in _UNITS_OF.get(stage, ()):
+        for folder in stage_named(stage).units:
             store = self._units_in(self.folder / folder)
             keys = [path.stem for path in sorted(store.folder.glob("[!.]*.json"))]
             if not keys and folder in _NEVER_EMPTY:

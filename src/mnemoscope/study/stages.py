@@ -32,6 +32,7 @@ class Stage:
         outputs: files and folders that it writes; its manifest names those that are there.
         columns: that of its files which adds columns to the table of sequences.
         is_optional: made by its own verb, not by `run`.
+        units: folders with the results of its units, each a store of its own.
         part: `module:function` that does a share of its units (`--part`), if it has any.
         has_engine: whether a cluster can do its work.
     """
@@ -45,6 +46,7 @@ class Stage:
     outputs: tuple[str, ...] = ()
     columns: str = ""
     is_optional: bool = False
+    units: tuple[str, ...] = ()
     part: str = ""
     has_engine: bool = False
 
@@ -134,6 +136,7 @@ STAGES: list[Stage] = [
         part="mnemoscope.pipeline.train:train_share",
         cost="mnemoscope.pipeline.trainings:train_cost",
         outputs=("cnn", "predictions.parquet", "runs.parquet", "choice.parquet"),
+        units=("cnn", "cnn/statistics"),
         has_engine=True,
     ),
     Stage(
@@ -173,6 +176,7 @@ STAGES: list[Stage] = [
         settings=("knockout",),
         function="mnemoscope.pipeline.knockout:knockout_stage",
         outputs=("knockout.parquet", "specificity.parquet"),
+        units=("knockout",),
         is_optional=True,
     ),
     Stage(
@@ -188,6 +192,7 @@ STAGES: list[Stage] = [
             "graft_sequences.parquet",
             "graft_patches.parquet",
         ),
+        units=("graft",),
         is_optional=True,
         part="mnemoscope.pipeline.graft:make_grafts",
         has_engine=True,
