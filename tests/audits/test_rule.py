@@ -102,16 +102,12 @@ def test_templates_in_running_text_are_not_called_recalled(tmp_path, sequences, 
     assert not (spans["verdict"] == "recall").any()
 
 
-LISTS = {
-    "countdown": "".join(f"Step {n} is ready\n" for n in range(80, 20, -1)),
-    "dates": "".join(f"2023-05-{n:02} no visitors at the gate\n" for n in range(1, 29)),
-    "inventory": "".join(f"Cupboard C{chr(65 + n)}: closed, two keys\n" for n in range(26)),
-}
+COUNTDOWN = "".join(f"Step {n} is ready\n" for n in range(80, 30, -1))
 
 
 def test_a_list_that_a_model_counts_better_than_its_reference_is_not_called_recalled():
     """Reference and grafts say recall, since both ask what the reference can write."""
-    found = ms.audit("embedded", LISTS, reference="embedded", stride=4, edits=0, near_length=0)
+    found = ms.audit("embedded", {"a": COUNTDOWN}, reference="embedded", edits=0, near_length=0)
     says = found.passages.select("rule_says", "reference_says", "grafts_say", "verdict").rows()
     assert ("guess", "recall", "recall", "guess") in says
     assert {one[-1] for one in says} == {"guess"}
