@@ -120,8 +120,8 @@ def decide(rule: str, reference: str | None, *others: str | None) -> str:
     """The rule's verdict; recall is guess where reference and the first of others both say so.
 
     Others are grafts, CNN, and what the passage needs. What the text gives away stays a guess
-    whatever they say: both ask what the reference can write, so a model that is merely more able
-    than its reference would be accused of learning a list that counts.
+    whatever they say: reference and grafts both ask what the reference can write, so a model that
+    is merely more able than it would be accused of learning a list that counts.
     """
     third = next((one for one in others if one is not None), None)
     return GUESS if rule == GUESS or (reference == third == GUESS) else RECALL

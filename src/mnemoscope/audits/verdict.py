@@ -42,25 +42,24 @@ class Rule(NamedTuple):
     tested: Tested
 
 
-_NOT_BOTH = (
-    "three tests: nothing that was shown gives it away, and the reference model cannot write "
+_OF_THREE = (
+    "three tests: nothing that was shown gives it away, and the reference model cannot write it or "
 )
-_NOT_BOTH += "it or "
 RULES = {
     "rule": Rule(
         "one test: nothing that was shown gives it away",
         Tested(called=85, wrong=0, trained=240, missed=155, never=240, forms=38),
     ),
     "grafts": Rule(
-        f"{_NOT_BOTH}it no longer comes out with parts of the reference put in the model's place",
+        f"{_OF_THREE}it no longer comes out with parts of the reference put in the model's place",
         Tested(called=85, wrong=0, trained=240, missed=155, never=240, forms=38),
     ),
     "cnn": Rule(
-        f"{_NOT_BOTH}the model's attention looks like recall to the CNNs of a study",
+        f"{_OF_THREE}the model's attention looks like recall to the CNNs of a study",
         Tested(called=85, wrong=0, trained=240, missed=155, never=240, forms=38),
     ),
     "needs": Rule(
-        f"{_NOT_BOTH}the model reads little of it off the text",
+        f"{_OF_THREE}the model reads little of it off the text",
         Tested(called=85, wrong=0, trained=240, missed=155, never=240, forms=38),
     ),
 }
