@@ -164,7 +164,7 @@ def read_note(path: Path) -> dict[str, Any] | None:
 
     None where there is nothing to read.
     """
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, TypeError, KeyError):
         found = json.loads(path.read_text(encoding="utf-8"))
         texts = [found[name] for name in ("stage", "words", "left")]
         if all(isinstance(one, str) for one in texts):
