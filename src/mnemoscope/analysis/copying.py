@@ -500,7 +500,7 @@ def _attention(inputs: AnalysisInputs, settings: Settings) -> pl.DataFrame | Non
                 groups=near,
             ).auc
             lines.append(
-                {"measure": measure, "layer": layer + 1, "n": len(label)}
+                {"measure": measure, "layer": layer, "n": len(label)}
                 | {"n_groups": n_groups(near), "memorized": float(values[label].mean())}
                 | {"not_memorized": float(values[~label].mean()), "auc": flat}
             )
