@@ -299,7 +299,7 @@ def environment(*first: str) -> jinja2.Environment:
         "shell": shlex.join,
         "figure": _figure,
         "moment": _moment,
-        "tested": error_rate,
+        "tested": lambda verdict: error_rate(verdict).replace(" %", f"{JOINT}%"),
         "how_tested": how_tested,
         "begun": lambda text: text[0].upper() + text[1:],
     }
