@@ -12,7 +12,7 @@ from typer import Argument, Option
 
 from mnemoscope.cli import options
 from mnemoscope.errors import UserError, nearest
-from mnemoscope.files import made_folder
+from mnemoscope.files import hold_file, made_folder
 from mnemoscope.progress import say, show_progress
 from mnemoscope.study.folder import Study, check_free, is_study
 from mnemoscope.study.settings import (
@@ -453,10 +453,12 @@ def _localize_together(folders: list[Path], out: Path, export: Path | None) -> N
     )
     from mnemoscope.report.export import draw_deltas
 
-    together = localize_together([Study(folder) for folder in folders])
-    if export is not None:
-        made_folder(export)  # refused before anything is written
-    written = write_localized_together(out, together)
+    made_folder(out.absolute().parent)
+    with hold_file(out.absolute()):
+        together = localize_together([Study(folder) for folder in folders])
+        if export is not None:
+            made_folder(export)  # refused before anything is written
+        written = write_localized_together(out, together)
     print("\n".join(together_lines(together)))
     print(f"Wrote {', '.join(map(str, written))}.")
     if export is not None:
