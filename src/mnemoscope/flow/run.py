@@ -12,7 +12,7 @@ from mnemoscope.pipeline.sequences import create_study
 from mnemoscope.pipeline.stored_maps import damaged_maps
 from mnemoscope.pipeline.trainings import check_wanted
 from mnemoscope.progress import noted, say
-from mnemoscope.study.folder import NOTE_FILE, Study, check_study, is_study
+from mnemoscope.study.folder import NOTE_FILE, Study, as_study, is_study
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import StudySettings, parse_settings
 from mnemoscope.study.stages import STAGES, Stage, stage_named
@@ -109,14 +109,14 @@ def _report_without_cnns(study: Study, models: Models) -> None:
 
 
 def run_stage(
-    study: Study,
+    study: Study | str | Path,
     stage: str,
     settings: Wanted | None = None,
     *,
     redo: bool = False,
     models: Models | None = None,
 ) -> bool:
-    """Run one stage of a study unless it is done; False when there was nothing to do.
+    """Run one stage of a study, or of its folder, unless it is done; False if nothing was to do.
 
     `settings` are changed ones, or a function of the study's. A finished capture is verified, and
     damaged shards are captured again; `redo` runs a stage that is done; `models` were loaded
@@ -126,7 +126,8 @@ def run_stage(
         UserError: an earlier stage is missing, or was made with other settings.
         MnemoscopeError: as `run`.
     """
-    with check_study(study).lock():
+    study = as_study(study)
+    with study.lock():
         study.adopt(_settle(settings or study.settings, study.settings), redo=redo)
         if redo:
             study.drop([stage])

@@ -691,8 +691,10 @@ def _write_settings(folder: Path, settings: StudySettings, record: Record) -> No
     write_text(folder / SETTINGS_FILE, text)
 
 
-def check_study(given: object) -> Study:
-    """A study as it is; UserError for anything else, such as its path."""
+def as_study(given: "Study | str | Path") -> Study:
+    """A study as it is, or that of a folder; UserError for anything else."""
+    if isinstance(given, str | Path):
+        return Study(given)
     if not isinstance(given, Study):
         raise UserError(f"study: {a_kind(given)}; give ms.Study(folder), or what ms.run returns.")
     return given
