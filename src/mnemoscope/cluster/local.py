@@ -30,9 +30,25 @@ _LARGE = 1 << 20
 
 
 class LocalExecutor:
-    """This machine: one process, or several that share its accelerator."""
+    """This machine: one process, or several that share its accelerator.
+
+    Inside a `with` block processes stay for the next units, unless they may hold memory of an
+    accelerator: each takes about a second of work to start.
+    """
 
     storage: str | None = None
+
+    def __init__(self) -> None:
+        self._is_kept = False
+        self._pool: ProcessPoolExecutor | None = None
+        self._kind: tuple[int, int | None] | None = None
+
+    def __enter__(self) -> Self:
+        self._is_kept = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
 
     def run(
         self,
@@ -59,22 +75,39 @@ class LocalExecutor:
                         yield from behind.rest()  # a kill costs one unit
                 yield from behind.rest()
             return
-        pool = ProcessPoolExecutor(
-            n,
-            mp_context=_start(),
-            initializer=_prepare,
-            initargs=(dict(os.environ), needs.threads, store, context),
-        )
+        pool, places = self._workers(needs), dict[Future[Result | None], int]()
         try:
             with _main_hidden():
-                places = {pool.submit(_do, unit): place for place, unit in enumerate(units)}
+                for place, unit in enumerate(units):
+                    places[pool.submit(_do, unit, store, context)] = place
             for future in as_completed(places):
-                yield places[future], future.result()
+                yield places.pop(future), future.result()
         except KeyboardInterrupt:
             say("Stopping when what is running now is done; what is finished is kept.")
             raise
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            if places or not self._is_kept or _holds_accelerator():
+                self._end()
+
+    def _workers(self, needs: Needs) -> ProcessPoolExecutor:
+        """Processes of this kind, those that are there or new ones."""
+        kind = n_processes(needs.processes), needs.threads
+        if self._pool is None or self._kind != kind:
+            self._end()
+            self._pool = ProcessPoolExecutor(
+                kind[0],
+                mp_context=_start(),
+                initializer=_prepare,
+                initargs=(dict(os.environ), needs.threads),
+            )
+            self._kind = kind
+        return self._pool
+
+    def _end(self) -> None:
+        """Let processes finish what they are at."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool = None
 
     def gpus(self, device: str, device_map: Any = None) -> float:  # noqa: ARG002
         """None is handed out: processes of one machine share its accelerator."""
@@ -175,29 +208,34 @@ def _start() -> multiprocessing.context.BaseContext:
     return context
 
 
-_shared: tuple[UnitStore | None, Opened]
-"""Store and context of a worker."""
+def _holds_accelerator() -> bool:
+    """Whether a process may hold an accelerator's memory, which others need."""
+    import torch
+
+    return torch.cuda.is_available() or torch.backends.mps.is_available()
 
 
-def _prepare(
-    environment: dict[str, str], threads: int | None, store: UnitStore | None, context: Opened
-) -> None:
+_opened: Opened | None = None
+"""The context of a worker's latest unit, which the next one may share."""
+
+
+def _prepare(environment: dict[str, str], threads: int | None) -> None:
     """Prepare a worker, and end it when its parent has been killed.
 
     Its environment is its parent's of now, not that of the server's start.
     """
     import torch
 
-    global _shared
-    _shared = store, context
     os.environ |= environment
     torch.set_num_threads(threads or torch.get_num_threads())
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _do(unit: Unit) -> Result | None:
-    store, context = _shared
-    result = do_unit(unit, store, context)
+def _do(unit: Unit, store: UnitStore | None, context: Opened) -> Result | None:
+    global _opened
+    if _opened is None or _opened.name != context.name:
+        _opened = context  # what the units before have loaded is let go
+    result = do_unit(unit, store, _opened)
     return result if store is None else None
 
 
