@@ -65,6 +65,7 @@ from mnemoscope.pipeline.trainings import (
     RUNS_FILE,
     check_inputs,
     check_kernels,
+    chooses_reader,
     controlled_taxonomies,
     seeds_of,
     settings_of,
@@ -264,10 +265,11 @@ def choice_jobs(study: Study) -> Iterator[Job]:
 
     CNNs use their first setting and seed. Only a taxonomy's main sample is used; its repetitions
     reuse the choice. A sample that cannot be folded gives no job. Under `label.split: folds` there
-    are no separate training rows, so all rows are used.
+    are no separate training rows, so all rows are used. None where it decides nothing: with fewer
+    than three seeds the regression is the headline.
     """
     settings = study.settings
-    for sample, entry in samples_of(study).items():
+    for sample, entry in samples_of(study).items() if chooses_reader(settings) else ():
         if entry.impossible or not sample.is_main:
             continue
         for fold, rows in enumerate(fold_rows(sample_rows(study, sample)) or []):
