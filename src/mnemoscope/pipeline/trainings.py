@@ -232,6 +232,8 @@ def _flops(
 def _rate(settings: StudySettings) -> tuple[float, str]:
     """Operations per second of all CNNs that train at once, and how that is counted."""
     device = device_kind(settings.train.device)
+    if settings.train.device == "auto" and device == "mps":
+        device = "cpu"  # as `find_cnn_device`
     rate = ASSUMED_CNN_FLOPS[device]
     if device != "cpu":
         return rate, f"{rate:.0e} a second, assumed for {device}"
