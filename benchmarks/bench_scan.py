@@ -1,29 +1,33 @@
-"""Scan against greedy decoding, by dtype and batch size: verdicts that differ, and time.
+"""Scan against decoding and against one forward, by dtype and batch size: verdicts, and time.
 
 Run: OMP_NUM_THREADS=1 .venv/bin/python benchmarks/bench_scan.py [--dtype D] [--batch-size N …]
      … --model FOLDER --study STUDY: a model's sequences and verdicts out of a study.
      … --random: random weights of Pythia-160m's shape; memorized is what they say themselves.
 
 The table is made of real sequences, 1 % of them (`--memorized`) memorized. Processor time of
-one process, scan and decoding one after the other, medians over repeats.
+one process, all ways one after the other, medians over repeats. Beside our own decoding stands what
+one would write with transformers alone: `generate` with a static cache at its best of some batch
+sizes (`--generate`), and one teacher-forced forward with `logits_to_keep` at the scan's batch size.
 """
 
 import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
+from transformers import GenerationConfig
 
 from benchmarks.bench_capture import LENGTH, random_pythia
 from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.embedded import model_path, sequences_path
 from mnemoscope.lm.continue_ import continue_sequences, scan_memorized
 from mnemoscope.lm.load import load_model
-from mnemoscope.lm.model import LanguageModel, wrap_model
+from mnemoscope.lm.model import LanguageModel, prepend_bos, wrap_model
 from mnemoscope.study.folder import Study
 
 _T = TypeVar("_T")
@@ -74,6 +78,36 @@ def decode(lm: LanguageModel, tokens: np.ndarray, batch_size: int) -> np.ndarray
     return np.asarray(np.concatenate([one.score for one in batches]) == 1.0)
 
 
+def forward(lm: LanguageModel, tokens: np.ndarray, batch_size: int) -> np.ndarray:
+    """Verdicts of one teacher-forced forward a sequence, with logits of the suffix alone."""
+    half, found = LENGTH // 2, []
+    with torch.inference_mode():
+        for batch in torch.split(torch.from_numpy(tokens.astype(np.int64)), batch_size):
+            ids = prepend_bos(lm, batch[:, :-1])
+            logits = lm.model(ids, use_cache=False, logits_to_keep=half).logits
+            found.append((logits.argmax(dim=-1) == batch[:, half:]).all(dim=1))
+    return torch.cat(found).numpy()
+
+
+def generated(lm: LanguageModel, tokens: np.ndarray, batch_size: int) -> np.ndarray:
+    """Verdicts of `generate` with a static cache, with nothing that it could do without."""
+    half, found = LENGTH // 2, []
+    settings = GenerationConfig(
+        do_sample=False, max_new_tokens=half, pad_token_id=0, cache_implementation="static"
+    )
+    settings.disable_compile = True
+    before, lm.model.generation_config = lm.model.generation_config, settings
+    try:
+        with torch.inference_mode():
+            for batch in torch.split(torch.from_numpy(tokens.astype(np.int64)), batch_size):
+                ids = prepend_bos(lm, batch[:, :half])
+                said = lm.model.generate(ids, attention_mask=torch.ones_like(ids))
+                found.append((said[:, -half:] == batch[:, half:]).all(dim=1))
+    finally:
+        lm.model.generation_config = before
+    return torch.cat(found).numpy()
+
+
 def timed(function: Callable[[], _T]) -> tuple[float, _T]:
     """Seconds of the processor, and what came out."""
     started = time.process_time()
@@ -81,24 +115,35 @@ def timed(function: Callable[[], _T]) -> tuple[float, _T]:
     return time.process_time() - started, found
 
 
-def report(lm: LanguageModel, tokens: np.ndarray, batch_size: int, repeats: int) -> None:
-    """Print both times and count the verdicts that differ."""
+def report(
+    lm: LanguageModel, tokens: np.ndarray, batch_size: int, repeats: int, sizes: list[int]
+) -> None:
+    """Print the times of all ways and count the verdicts that differ."""
+    ways: dict[str, Callable[[], np.ndarray]] = {
+        "decoding": lambda: decode(lm, tokens, batch_size),
+        "one forward": lambda: forward(lm, tokens, batch_size),
+        **{f"generate at {size}": partial(generated, lm, tokens, size) for size in sizes},
+    }
     scan(lm, tokens[:batch_size], batch_size)
-    ratios, seconds = [], []
+    seconds: dict[str, list[float]] = {"scan": [], **{name: [] for name in ways}}
+    said: dict[str, np.ndarray] = {}
     for _ in range(repeats):
         scanning, (verdicts, gaps) = timed(lambda: scan(lm, tokens, batch_size))
-        decoding, decoded = timed(lambda: decode(lm, tokens, batch_size))
-        ratios.append(decoding / scanning)
-        seconds.append((scanning, decoding))
-    differs = verdicts != decoded
-    largest = f", largest gap among them {gaps[differs].max():.2g}" if differs.any() else ""
-    scanning, decoding = np.median(seconds, axis=0)
+        seconds["scan"].append(scanning)
+        for name, way in ways.items():
+            passed, said[name] = timed(way)
+            seconds[name].append(passed)
     print(
         f"{lm.name}, {lm.dtype}, {lm.device}, batch {batch_size}: {len(tokens):,} sequences, "
-        f"{verdicts.mean():.1%} memorized; scan {scanning:.1f} s, decoding {decoding:.1f} s: "
-        f"{statistics.median(ratios):.2f} times as fast; {differs.sum()} verdicts differ{largest}",
+        f"{verdicts.mean():.1%} memorized; scan {statistics.median(seconds['scan']):.1f} s",
         flush=True,
     )
+    for name, found in said.items():
+        differs = verdicts != found
+        largest = f", largest gap among them {gaps[differs].max():.2g}" if differs.any() else ""
+        pairs = zip(seconds[name], seconds["scan"], strict=True)
+        times = statistics.median(other / own for other, own in pairs)
+        print(f"  {name}: {times:.2f} times its time; {differs.sum()} verdicts differ{largest}")
 
 
 def main() -> None:
@@ -111,6 +156,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path)
     parser.add_argument("--study", type=Path, help="of that model, with the stage continue done")
     parser.add_argument("--random", action="store_true")
+    parser.add_argument("--generate", nargs="*", type=int, default=[], metavar="BATCH")
     arguments = parser.parse_args()
     if arguments.random:
         for dtype in arguments.dtype:
@@ -118,14 +164,14 @@ def main() -> None:
             lm = wrap_model(model, name="random, Pythia-160m's shape")
             table = own_words(lm, arguments.n, arguments.memorized)
             for batch_size in arguments.batch_size:
-                report(lm, table, batch_size, arguments.repeats)
+                report(lm, table, batch_size, arguments.repeats, arguments.generate)
         return
     tokens, memorized = known_verdicts(arguments.study)
     table = draw(tokens, memorized, arguments.n, arguments.memorized)
     for dtype in arguments.dtype:
         lm = load_model(arguments.model or model_path(), dtype=dtype)
         for batch_size in arguments.batch_size:
-            report(lm, table, batch_size, arguments.repeats)
+            report(lm, table, batch_size, arguments.repeats, arguments.generate)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from mnemoscope.cli.summary import print_summary
 from mnemoscope.stats import rows_of
 from mnemoscope.study.folder import Study
 from planted_studies import GUESS, N_CLASS, RECITE, confusion_of, plant
-from study_files import put_in_place, rewrite_record
+from study_files import put_in_place, rewrite_record, settings_with
 
 RIGHT = {RECITE: 0.5, GUESS: 0.9}
 KEYS = ["best", "confused", "plateau", "guessed", "few-shot"]
@@ -265,6 +265,15 @@ def test_a_repetition_tells_what_it_drew_and_each_verdict_is_said_once(study, ca
     verdict = "cannot be said: no control was run"
     assert verdict not in result.err
     assert result.out.count(verdict) == 3  # one a row
+
+
+@pytest.mark.parametrize(
+    ("seeds", "why"), [([0], "fewer than three seeds"), ([0, 1, 2], "the better")]
+)
+def test_the_mark_of_the_headline_says_why(study, capsys, seeds, why):
+    study.settings = settings_with(study, train={"seeds": seeds})
+    (line,) = (one for one in shown(study, capsys).splitlines() if one.startswith("* "))
+    assert why in line
 
 
 def test_an_empty_study_has_a_summary(tiny_studies, capsys):

@@ -3,6 +3,7 @@
 What a stage adds to it is tested where the stage is; Ray in `test_ray.py`.
 """
 
+import multiprocessing
 import os
 import random
 import shutil
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Event, current_thread, main_thread
 
@@ -17,9 +19,9 @@ import polars as pl
 import pytest
 
 from mnemoscope.cluster import local
-from mnemoscope.cluster.run import run_units
+from mnemoscope.cluster.run import keeping_workers, run_units
 from mnemoscope.cluster.storage import SharedStore
-from mnemoscope.cluster.units import ALL, Needs, Share, UnitStore
+from mnemoscope.cluster.units import ALL, Needs, Opened, Share, UnitStore
 from mnemoscope.errors import NoRoomError, UserError
 from mnemoscope.progress import follow_progress
 from study_files import content
@@ -157,6 +159,27 @@ def test_progress_counts_every_unit_once_whether_it_reports_or_is_kept(
 def test_several_processes_make_what_one_makes(whole, tmp_path) -> None:
     run(tmp_path / "several", needs=Needs(processes=2, threads=1))
     assert content(tmp_path / "several") == whole
+
+
+@pytest.mark.parametrize("has_accelerator", [False, True])
+def test_processes_stay_for_the_next_units_of_a_block(monkeypatch, has_accelerator) -> None:
+    """But for those that may hold an accelerator's memory; each stage sees its own context."""
+    monkeypatch.setattr(local, "_holds_accelerator", lambda: has_accelerator)
+    asked, needs = [Evaluated("__import__('os').getpid()")] * 3, Needs(processes=2, threads=1)
+    seen, products = [], []
+    with keeping_workers():
+        for factor in (2, 3):
+            made = run_units(asked, None, Opened(partial(int, factor)), needs=needs)
+            seen.append({one.values["value"] for one in made})
+            made = run_units(powers(3), None, Opened(partial(int, factor)), needs=needs)
+            products.append([one.values["parquet"]["power"][0] for one in made])
+        with pytest.raises(ZeroDivisionError):
+            list(run_units([Evaluated("1 / 0")] * 2, None, TWO, needs=needs))
+        after = {one.values["value"] for one in run_units(asked, None, TWO, needs=needs)}
+    assert products == [[0, 2, 4], [0, 3, 6]]
+    assert bool(seen[0] & seen[1]) is not has_accelerator
+    assert not after & seen[1]
+    assert multiprocessing.active_children() == []
 
 
 def test_a_unit_that_fails_keeps_its_words_and_what_was_before_it(tmp_path) -> None:

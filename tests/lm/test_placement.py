@@ -16,7 +16,7 @@ from mnemoscope.lm.continue_ import continue_sequences, scan_memorized
 from mnemoscope.lm.intervene import cut_attention
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import wrap_model
-from mnemoscope.lm.placement import fingerprint_model
+from mnemoscope.lm.placement import find_cnn_device, fingerprint_model
 from mnemoscope.progress import show_progress
 
 BITS_4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
@@ -189,3 +189,20 @@ def test_an_emulated_dtype_is_said(folders, monkeypatch, capsys, dtype, factor, 
     printed = capsys.readouterr().err
     assert said in printed
     assert bool(said) == ("only emulates" in printed)
+
+
+@pytest.mark.parametrize(
+    ("present", "name", "found"),
+    [
+        ((), "auto", "cpu"),
+        (("cuda",), "auto", "cuda"),
+        (("mps",), "auto", "cpu"),
+        (("mps",), "mps", "mps"),
+        (("cuda", "mps"), "auto", "cuda"),
+        (("cuda",), "cpu", "cpu"),
+    ],
+)
+def test_cnns_train_on_cuda_where_there_is_one(monkeypatch, present, name, found):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in present)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in present)
+    assert find_cnn_device(name) == torch.device(found)

@@ -21,7 +21,14 @@ from mnemoscope.pipeline import capture, localize, map_statistics
 from mnemoscope.pipeline import train as jobs
 from mnemoscope.pipeline.capture import shown_tokens
 from mnemoscope.pipeline.localize import load_deltas
-from mnemoscope.pipeline.train import SampleRows, job_labels, job_maps, jobs_of, sample_rows
+from mnemoscope.pipeline.train import (
+    SampleRows,
+    choice_jobs,
+    job_labels,
+    job_maps,
+    jobs_of,
+    sample_rows,
+)
 from mnemoscope.pipeline.trainings import FOLDS, n_trainings
 from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import LabelSettings, variants
@@ -241,12 +248,19 @@ def test_further_inputs_and_new_settings_leave_the_present_trainings_valid(tiny_
     assert trained < {job.key for job in jobs_of(tiny_study)}
 
 
-def test_the_choice_is_kept_and_names_the_headline(study) -> None:
-    chosen = dict(study.read("choice.parquet").select("source", "min_f1").iter_rows())
-    assert set(chosen) == {"model", "statistics"}
-    rows = study.read("benchmark.parquet").filter(pl.col("source").is_in(list(chosen)))
-    (headline,) = rows.filter("is_headline")["source"]
-    assert chosen[headline] == max(chosen.values())
+def test_readers_are_compared_within_the_training_rows_where_that_decides(study, tmp_path) -> None:
+    study = Study(shutil.copytree(study.folder, tmp_path / "study"))
+    assert not list(
+        choice_jobs(study)
+    )  # one seed: whatever it says, the regression is the headline
+    assert study.read("choice.parquet").is_empty()
+    study.settings = settings_with(study, train={"seeds": [0, 1, 2]})
+    asked = list(choice_jobs(study))
+    assert len(asked) == 2 * FOLDS
+    jobs.run_jobs(study, asked, "")
+    chosen = jobs._chosen(study, asked)
+    assert set(chosen["source"]) == {"model", "statistics"}
+    assert chosen["min_f1"].is_between(0, 1).all()
 
 
 def test_readers_are_chosen_on_folds_of_the_training_rows_whole_groups_apart() -> None:
@@ -302,7 +316,6 @@ def test_a_cnn_over_rows_has_every_control_of_its_own_and_is_localized(rows_stud
     assert set(runs["source"]) == set(CNNS)
     cnns = {job.source: load_cnn(job.cnn_path) for job in jobs_of(rows_study) if job.setting}
     assert all(one.preset.name == "rows" and one.scaling.over_rows for one in cnns.values())
-    assert rows_study.read("choice.parquet").filter(source="model").height == 1
     n_layers = rows_study.record["models"]["model"]["n_layers"]
     poolings = {name: one.network.n_layers / n_layers for name, one in cnns.items()}
     assert poolings.pop("blind") * n_layers == 2
@@ -352,7 +365,9 @@ def test_folds_are_one_training_of_the_table_and_all_of_the_plan(folded) -> None
     assert counted["total"] == len(keys)
     rows = folded.read("benchmark.parquet")
     assert set(rows["n_eval"].drop_nulls()) == {n_rows}
-    assert folded.read("choice.parquet").filter(source="model").height == 1
+    again = Study(folded.folder)
+    again.settings = settings_with(folded, train={"seeds": [0, 1, 2]})
+    assert [one.source for one in choice_jobs(again)] == ["model", "statistics"] * FOLDS
     n_a_class = folded.read("samples.parquet")["class"].value_counts()["count"].min()
     of_cnns = [one for one in load_deltas(folded) if one.n_cnns]  # the others are rankings
     assert of_cnns

@@ -13,6 +13,7 @@ from mnemoscope.cnn.presets import PRESETS
 from mnemoscope.cnn.training import Scaling, fit_scaling
 from mnemoscope.errors import UserError
 from mnemoscope.flow.run import run_stage
+from mnemoscope.lm.placement import find_cnn_device
 from mnemoscope.pipeline import train
 from mnemoscope.pipeline.train import Job, jobs_of
 from mnemoscope.pipeline.trainings import (
@@ -168,14 +169,17 @@ def test_another_device_trains_cnns_anew_and_keeps_baselines_or_is_refused(study
         return {job.key: job for job in jobs_of(study)}
 
     before = {job.key: job for job in jobs_of(study)}
+    assert {job.device for job in before.values() if job.setting} == {"auto"}
+    trained_on = set(study.read("runs.parquet").drop_nulls("kernel")["device"])
+    assert trained_on == {find_cnn_device("auto").type}
     with pytest.raises(UserError, match="device 'gpu' is not one of"):
         on("gpu")
     assert study.is_done("train")
-    after = on("auto")
+    after = on("cpu")
     assert not study.is_done("train")
     assert after.keys() & before.keys() == {k for k, job in before.items() if job.setting is None}
-    assert {job.device for job in after.values() if job.setting} == {"auto"}
-    assert on("cpu").keys() == before.keys()
+    assert {job.device for job in after.values() if job.setting} == {"cpu"}
+    assert on("auto").keys() == before.keys()
     on("cuda:99")
     shutil.rmtree(study.folder / "cnn")
     with pytest.raises(UserError, match="cuda:99"):

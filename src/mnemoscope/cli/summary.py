@@ -16,6 +16,7 @@ from mnemoscope.pipeline.label import (
     samples_of,
     sharing_of,
 )
+from mnemoscope.pipeline.trainings import chooses_reader
 from mnemoscope.plan import Plan
 from mnemoscope.report.published import console
 from mnemoscope.stats import FEWEST_GROUPS, Estimate, rows_of
@@ -69,8 +70,11 @@ def print_summary(study: Study) -> None:
                     figure(found[reader]["excess"], signed=True),
                 )
         page.print(table)
+        which = "the better reader on the training sequences"
+        if not chooses_reader(study.settings):
+            which = "the headline, since CNNs of fewer than three seeds cannot decide"
         page.print(
-            "* the better reader on the training sequences. Regression: on statistics of the same "
+            f"* {which}. Regression: on statistics of the same "
             "attention, no CNN. Each reader has its own controls. Best blind: the better of the "
             "reader and n-grams, on the tokens alone. Logits are circular: memorized means that "
             "every suffix token is the likeliest one."

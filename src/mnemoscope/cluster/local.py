@@ -38,9 +38,25 @@ _LARGE = 1 << 20
 
 
 class LocalExecutor:
-    """This machine: one process, or several that share its accelerator."""
+    """This machine: one process, or several that share its accelerator.
+
+    Inside a `with` block processes stay for the next units, unless they may hold memory of an
+    accelerator: each takes about a second of work to start.
+    """
 
     storage: str | None = None
+
+    def __init__(self) -> None:
+        self._is_kept = False
+        self._pool: tuple[ProcessPoolExecutor, Any] | None = None
+        self._kind: tuple[int, int | None] | None = None
+
+    def __enter__(self) -> Self:
+        self._is_kept = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
 
     def run(
         self,
@@ -67,30 +83,47 @@ class LocalExecutor:
                         yield from behind.rest()  # a kill costs one unit
                 yield from behind.rest()
             return
-        start = _start()
-        counter = start.Value("q", 0)  # what the workers report
-        pool = ProcessPoolExecutor(
-            n,
-            mp_context=start,
-            initializer=_prepare,
-            initargs=(dict(os.environ), needs.threads, store, context, counter),
-        )
+        (pool, counter), places = self._workers(needs), dict[Future[Result | None], int]()
         try:
             with _main_hidden():
-                places = {pool.submit(_do, unit): place for place, unit in enumerate(units)}
-            waiting, n_known = set(places), 0
-            while waiting:
-                done, waiting = wait(waiting, _LOOK_SECONDS, return_when=FIRST_COMPLETED)
+                for place, unit in enumerate(units):
+                    places[pool.submit(_do, unit, store, context)] = place
+            n_known = counter.get_obj().value
+            while places:
+                done, _ = wait(places, _LOOK_SECONDS, return_when=FIRST_COMPLETED)
                 n_now = counter.get_obj().value  # without its lock, which a killed worker may hold
                 progress.advance(n_now - n_known)
                 n_known = n_now
                 for future in sorted(done, key=places.__getitem__):
-                    yield places[future], future.result()
+                    yield places.pop(future), future.result()
         except KeyboardInterrupt:
             say("Stopping when what is running now is done; what is finished is kept.")
             raise
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            if places or not self._is_kept or _holds_accelerator():
+                self._end()
+
+    def _workers(self, needs: Needs) -> tuple[ProcessPoolExecutor, Any]:
+        """Processes of this kind, those that are there or new ones, and the count they keep."""
+        kind = n_processes(needs.processes), needs.threads
+        if self._pool is None or self._kind != kind:
+            self._end()
+            start = _start()
+            counter = start.Value("q", 0)
+            pool = ProcessPoolExecutor(
+                kind[0],
+                mp_context=start,
+                initializer=_prepare,
+                initargs=(dict(os.environ), needs.threads, counter),
+            )
+            self._pool, self._kind = (pool, counter), kind
+        return self._pool
+
+    def _end(self) -> None:
+        """Let processes finish what they are at."""
+        if self._pool is not None:
+            self._pool[0].shutdown(wait=True, cancel_futures=True)
+        self._pool = None
 
     def gpus(self, device: str, device_map: Any = None) -> float:  # noqa: ARG002
         """None is handed out: processes of one machine share its accelerator."""
@@ -202,33 +235,38 @@ class _Reported:
             self._counter.value += n
 
 
-_shared: tuple[UnitStore | None, Opened, Progress]
-"""Store and context of a worker, and where its units report to."""
+def _holds_accelerator() -> bool:
+    """Whether a process may hold an accelerator's memory, which others need."""
+    import torch
+
+    return torch.cuda.is_available() or torch.backends.mps.is_available()
 
 
-def _prepare(
-    environment: dict[str, str],
-    threads: int | None,
-    store: UnitStore | None,
-    context: Opened,
-    counter: Any,
-) -> None:
+_opened: Opened | None = None
+"""The context of a worker's latest unit, which the next one may share."""
+_progress: Progress
+"""Where a worker's units report to."""
+
+
+def _prepare(environment: dict[str, str], threads: int | None, counter: Any) -> None:
     """Prepare a worker, and end it when its parent has been killed.
 
     Its environment is its parent's of now, not that of the server's start.
     """
     import torch
 
-    global _shared
-    _shared = store, context, _Reported(counter)
+    global _progress
+    _progress = _Reported(counter)
     os.environ |= environment
     torch.set_num_threads(threads or torch.get_num_threads())
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _do(unit: Unit) -> Result | None:
-    store, context, progress = _shared
-    result = do_unit(unit, store, context, progress)
+def _do(unit: Unit, store: UnitStore | None, context: Opened) -> Result | None:
+    global _opened
+    if _opened is None or _opened.name != context.name:
+        _opened = context  # what the units before have loaded is let go
+    result = do_unit(unit, store, _opened, _progress)
     return result if store is None else None
 
 

@@ -60,6 +60,16 @@ def use_executor(executor: Executor) -> Iterator[None]:
         _current.reset(token)
 
 
+@contextmanager
+def keeping_workers() -> Iterator[None]:
+    """Keep the processes of this machine from one stage of this block to the next."""
+    if _current.get() is not None:
+        yield
+        return
+    with LocalExecutor() as local, use_executor(local):
+        yield
+
+
 def run_units(
     units: Sequence[Unit],
     store: UnitStore | None,

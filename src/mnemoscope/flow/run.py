@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mnemoscope.cluster.local import n_processes, start_server
+from mnemoscope.cluster.run import keeping_workers
 from mnemoscope.cluster.units import Share
 from mnemoscope.data.rows import name_of
 from mnemoscope.pipeline.label import nothing_to_train
@@ -60,7 +61,7 @@ def run(
             start_server()  # the workers of the trainings are ready when the model has been asked
         models = models or Models(settings)
         study = create_study(folder, settings, models, needs_both_sides=True, source=sequences)
-    with study.lock():
+    with study.lock(), keeping_workers():
         _drop_damaged(study)
         study.adopt(_settle(settings, study.settings), redo=redo)
         models = models or Models(study.settings)

@@ -70,6 +70,12 @@ def find_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def find_cnn_device(name: str) -> torch.device:
+    """As `find_device`, but `auto` is CUDA or the processor: no CNN was ever measured on mps."""
+    is_plain = name == "auto" and not torch.cuda.is_available()
+    return find_device("cpu" if is_plain else name)
+
+
 def slowdown(dtype: torch.dtype) -> float:
     """How many times longer a matrix product takes on this processor than in float32.
 

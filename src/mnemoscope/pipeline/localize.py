@@ -29,7 +29,7 @@ from mnemoscope.errors import UserError
 from mnemoscope.files import digest, made_folder, write_bytes, write_parquet
 from mnemoscope.library.reader import in_halves
 from mnemoscope.lm.model import LanguageModel
-from mnemoscope.lm.placement import find_device
+from mnemoscope.lm.placement import find_cnn_device
 from mnemoscope.localize.cut import RANKINGS, class_mean, contrasted
 from mnemoscope.localize.delta import (
     COSTLY,
@@ -352,7 +352,7 @@ def _of_cnn(study: Study, job: Job, device: str) -> Iterator[tuple[str, dict[str
     """
     if study.settings.localize.rows != "as_run" and not load_outcome(job).facts.did_train:
         return
-    trained, where = trained_cnn(job), find_device(device)
+    trained, where = trained_cnn(job), find_cnn_device(device)
     trained = replace(trained, network=trained.network.to(where), scaling=trained.scaling.to(where))
     attributions = study.settings.localize.attributions
     asked = localized_rows(study, job)

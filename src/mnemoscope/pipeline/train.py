@@ -42,7 +42,7 @@ from mnemoscope.columns import Column, schema_of
 from mnemoscope.data.table import look_up
 from mnemoscope.errors import UserError
 from mnemoscope.library.reader import fit_cnn
-from mnemoscope.lm.placement import find_device
+from mnemoscope.lm.placement import find_cnn_device
 from mnemoscope.maps.shape import ROW_STATISTICS
 from mnemoscope.maps.views import MapSource, MarkedMaps
 from mnemoscope.pipeline.capture import LOGPROBS_FILE, shown_tokens
@@ -65,6 +65,7 @@ from mnemoscope.pipeline.trainings import (
     RUNS_FILE,
     check_inputs,
     check_kernels,
+    chooses_reader,
     controlled_taxonomies,
     seeds_of,
     settings_of,
@@ -264,10 +265,11 @@ def choice_jobs(study: Study) -> Iterator[Job]:
 
     CNNs use their first setting and seed. Only a taxonomy's main sample is used; its repetitions
     reuse the choice. A sample that cannot be folded gives no job. Under `label.split: folds` there
-    are no separate training rows, so all rows are used.
+    are no separate training rows, so all rows are used. None where it decides nothing: with fewer
+    than three seeds the regression is the headline.
     """
     settings = study.settings
-    for sample, entry in samples_of(study).items():
+    for sample, entry in samples_of(study).items() if chooses_reader(settings) else ():
         if entry.impossible or not sample.is_main:
             continue
         for fold, rows in enumerate(fold_rows(sample_rows(study, sample)) or []):
@@ -287,7 +289,7 @@ def _train(study: Study, job: Job, rows: SampleRows) -> dict[str, object]:
             MarkedMaps(maps, classes, mark, study.settings.sequences.n_prefix)
             for maps, classes in ((training, labels), (evaluation, true))
         )
-    device = find_device(job.device)
+    device = find_cnn_device(job.device)
     fitted = fit_cnn(
         training,
         labels,
@@ -537,7 +539,7 @@ def _check_inputs(study: Study) -> None:
     study.require("label")
     study.require("capture")
     if _is_local():
-        find_device(study.settings.train.device)
+        find_cnn_device(study.settings.train.device)
     for role in ("model", "reference"):
         for store in (role, heads_role(role)):
             if maps_folder(study, store).is_dir():
@@ -566,7 +568,7 @@ def run_jobs(study: Study, jobs: Sequence[Job], label: str) -> None:
 def needs_of_cnns(study: Study, device: str) -> Needs:
     """What units with a CNN on a device need of where they run."""
     processes = study.settings.train.workers
-    if processes == 0 and _is_local() and find_device(device).type != "cpu":
+    if processes == 0 and _is_local() and find_cnn_device(device).type != "cpu":
         processes = min(n_processes(0), _MOST_ON_ACCELERATOR)
     gpus = current_executor().gpus(device) / _MOST_ON_ACCELERATOR
     return Needs(processes, threads=1, gpus=gpus)
@@ -577,7 +579,7 @@ def device_here(study: Study) -> str:
     wanted = study.settings.train.device
     if _is_local():
         try:
-            find_device(wanted)
+            find_cnn_device(wanted)
         except UserError as error:
             say(f"{error} What is trained already is asked on the processor.")
             return "cpu"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mnemoscope.benchmark.sources import ATTENTION, BASELINES, CNNS, TABLE
+from mnemoscope.benchmark.verdict import FEWEST_TRAININGS
 from mnemoscope.cluster.local import n_processes
 from mnemoscope.cnn.presets import (
     GRIDS,
@@ -99,6 +100,11 @@ def seeds_of(settings: StudySettings, source: str) -> list[int]:
     return seeds[: settings.benchmark.control_seeds] if is_check else seeds
 
 
+def chooses_reader(settings: StudySettings) -> bool:
+    """Whether it is asked which reader is better: CNNs of fewer seeds are never the headline."""
+    return len(set(seeds_of(settings, "model"))) >= FEWEST_TRAININGS
+
+
 def check_wanted(settings: StudySettings, until: str | None) -> None:
     """Refuse what no stage up to `until` could use, before anything is read or loaded.
 
@@ -159,7 +165,7 @@ def train_cost(settings: StudySettings, counts: Counts) -> Cost:
     cost, need, preset = Cost(settings, counts), counts.need, settings.train.preset
     has_reference = settings.reference is not None
     made = n_trainings(settings, len(need.samples), has_reference, counts.n_controlled)
-    n_choosing = FOLDS * len({name for name, _ in need.samples})
+    n_choosing = FOLDS * len({name for name, _ in need.samples}) * chooses_reader(settings)
     controls = Counter[str]()  # of both readers
     for name in (*CNNS, *BASELINES):
         if name not in ATTENTION:
@@ -226,6 +232,8 @@ def _flops(
 def _rate(settings: StudySettings) -> tuple[float, str]:
     """Operations per second of all CNNs that train at once, and how that is counted."""
     device = device_kind(settings.train.device)
+    if settings.train.device == "auto" and device == "mps":
+        device = "cpu"  # as `find_cnn_device`
     rate = ASSUMED_CNN_FLOPS[device]
     if device != "cpu":
         return rate, f"{rate:.0e} a second, assumed for {device}"

@@ -456,9 +456,10 @@ class TrainSettings(BoundedSettings):
         description="One CNN a setting and seed; as_run: 0 and 1; as_written: 0.",
     )
     device: _Device = Field(
-        default="cpu",
-        description="Where CNNs train: cpu (the same bits every time), auto (cuda, then mps, then "
-        "cpu), cuda, cuda:1, mps; an accelerator rounds otherwise. runs.parquet says which it was.",
+        default="auto",
+        description="Where CNNs train: auto (cuda where there is one, else cpu), cpu (the same "
+        "bits every time), cuda, cuda:1, mps; an accelerator rounds otherwise. runs.parquet says "
+        "which it was.",
     )
     workers: int = Field(
         default=0,
