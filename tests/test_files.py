@@ -210,6 +210,20 @@ def test_under_a_limit_of_memory_a_good_file_is_never_called_damaged(tmp_path, k
         assert "0.2 of 8 GiB" in line
 
 
+@pytest.mark.skipif(os.name != "posix", reason="no limits to set")
+@pytest.mark.parametrize("room", [5 << 30, 8 << 30])
+def test_what_is_said_of_memory_is_no_damage_under_a_limit(tmp_path, monkeypatch, room):
+    path = tmp_path / "a.parquet"
+    FRAME.write_parquet(path)
+    said = "could not spawn threads: Resource temporarily unavailable (os error 11)"
+    monkeypatch.setattr("mnemoscope.files._PROGRAM", f"import json; print(json.dumps('{said}'))")
+    monkeypatch.setattr("mnemoscope.files._process", None)
+    monkeypatch.setattr("mnemoscope.files._room", lambda: room)
+    error = NoRoomError if room < 8 << 30 else DamagedDataError
+    with pytest.raises(error, match="had 5.0 of 8 GiB" if error is NoRoomError else "crashes"):
+        read_parquet(path)
+
+
 def test_a_reader_that_the_system_kills_or_cannot_start_is_no_damage(tmp_path, monkeypatch):
     path = tmp_path / "a.parquet"
     FRAME.write_parquet(path)

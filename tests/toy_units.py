@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +46,23 @@ class Evaluated:
 
     def run(self, _, progress) -> dict:
         return {"value": eval(self.text)}
+
+
+@dataclass(frozen=True)
+class Reporting:
+    """Says of each of its parts that it is done, and takes a while for it."""
+
+    size: int
+
+    @property
+    def key(self) -> str:
+        return f"reporting-{self.size}"
+
+    def run(self, _, progress) -> dict:
+        for _part in range(self.size):
+            progress.advance(1)
+            time.sleep(0.3)
+        return {"n": self.size}
 
 
 class Forgetful(UnitStore):

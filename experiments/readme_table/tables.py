@@ -69,11 +69,11 @@ def causes(studies: Mapping[str, Any]) -> tuple[str, str]:
         raise ValueError("the grafts say something else now: write the README's first row anew")
     most = 100 * max(high for *_, high in natural)
     return (
-        f"With {part_words(first.part)} taken from its twin, a model loses "
-        f"{_range([value for value, *_ in natural])} points more of {first.broken} than of "
-        f"{first.spared} of the same form (intervals up to {most:.1f})",
-        f"{_range([one for one, *_ in refrains])} points more than of {first.spared} of another "
-        "form (refrains that no model read)",
+        f"Take {part_words(first.part)} from the twin. {first.broken} then falls "
+        f"{_range([value for value, *_ in natural])} points more than {first.spared} of the same "
+        f"form (intervals up to {most:.1f}).",
+        f"It falls {_range([one for one, *_ in refrains])} points more than {first.spared} of "
+        "another form (refrains that no model read).",
     )
 
 
@@ -112,23 +112,25 @@ def lines(
         (
             "Does attention show what was memorized?",
             "**yes, later than the output**",
-            f"AUC {number(*dose[16])} for passages inserted 16 times",
-            f"the output beside a twin's: {number(*output[1])} at one insertion, "
-            f"{number(output[16][0])} at 16",
+            f"AUC {number(*dose[16])} for passages inserted 16 times.",
+            f"The output, compared with a twin's: {number(*output[1])} after one insertion, "
+            f"{number(output[16][0])} after 16.",
             "[a small Hubble](docs/suites/small-hubble.md)",
         ),
         (
             "Does attention tell Recall from Non-Memo better than the text does?",
             "**yes**",
-            f"min-F1 {plain_figure(*regression['min_f1'])}",
-            f"best control {100 * (value - excess[0]):.1f} %: {_points(excess)} less",
+            f"min-F1 {plain_figure(*regression['min_f1'])}.",
+            f"The best control reaches {100 * (value - excess[0]):.1f} %. That is "
+            f"{_points(excess)} less.",
             "[the same](docs/suites/small-hubble.md)",
         ),
         (
             "Does attention tell all three classes apart better than the text does?",
             "**no**, in the demo",
-            f"{plain_figure(*gain, scale=1, unit=' nats', digits=3, minus=MINUS)} a sequence",
-            f"the least that counts: {left:g}",
+            "Attention adds "
+            f"{plain_figure(*gain, scale=1, unit=' nats', digits=3, minus=MINUS)} a sequence.",
+            f"The least that counts is {left:g} nats.",
             "[memory or text?](docs/memory-or-text.md)",
         ),
     ]

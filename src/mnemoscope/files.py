@@ -12,6 +12,7 @@ import io
 import itertools
 import json
 import os
+import re
 import selectors
 import shutil
 import signal
@@ -380,6 +381,7 @@ def read_parquet(path: Path | str, *, remedy: str = "delete it and run again") -
         try:
             return pl.read_parquet(path, glob=False)
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+            check_room(path, error)
             reason = first_line(error, 80)
     raise DamagedDataError(f"{path}: damaged ({reason}). Restore it from a copy, or {remedy}.")
 
@@ -412,14 +414,22 @@ for line in sys.stdin:
         said = ""
     except BaseException as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if isinstance(error, MemoryError) or "Cannot allocate memory" in said:
+        if isinstance(error, MemoryError):
             said = None
     print(json.dumps(said), flush=True)
 """
+_SHORT = re.compile(r"memory|alloc|spawn|thread|temporarily unavailable|os error 1[12]\b", re.I)
+"""What Polars and Rust say where memory or threads are short; damaged files may bring it out."""
 _lock = threading.Lock()
 _known: dict[tuple[str, int, int, int], str] = {}
 _process: subprocess.Popen[str] | None = None
 _owner = 0  # the process that may speak to it: a fork shares the pipes
+
+
+def check_room(path: Path, error: BaseException) -> None:
+    """Raise NoRoomError where Polars met an error for lack of memory, under a limit of it."""
+    if os.name == "posix" and _SHORT.search(str(error)) and _room() < _ROOM:
+        raise _unchecked(path, _limited()) from error
 
 
 def fault_of_parquet(path: Path) -> str:
@@ -465,14 +475,13 @@ def _try(path: Path) -> str:
             answer = _process.stdout.readline() if selector.select(_SECONDS) else None
     except BrokenPipeError:
         answer = ""
-    if answer and (said := json.loads(answer)) is not None:
+    said = json.loads(answer) if answer else None
+    if said is not None and not _SHORT.search(said):
         return str(said)
     is_killed = answer == "" and _process.wait() == -signal.SIGKILL  # as Linux does for memory
     _end()
-    room = _room()
-    if is_killed or room < _ROOM:
-        limited = f"its reader had {room / 2**30:.1f} of {_ROOM >> 30} GiB, see 'ulimit -v'"
-        raise _unchecked(path, "the system ended its reader" if is_killed else limited)
+    if is_killed or _room() < _ROOM:
+        raise _unchecked(path, "the system ended its reader" if is_killed else _limited())
     return (
         f"not read within {_SECONDS:.0f} s" if answer is None else "it crashes the Parquet reader"
     )
@@ -483,6 +492,10 @@ def _unchecked(path: Path, why: str) -> NoRoomError:
         f"{path}: not enough memory to check whether it is whole ({why}). Make room and run the "
         "same command again."
     )
+
+
+def _limited() -> str:
+    return f"its reader had {_room() / 2**30:.1f} of {_ROOM >> 30} GiB, see 'ulimit -v'"
 
 
 def _room() -> int:

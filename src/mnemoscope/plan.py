@@ -156,7 +156,7 @@ def _summary(settings: StudySettings, counts: Counts, costs: Sequence[Cost]) -> 
         what = "the sequences are continued and labelled, and nothing is trained"
     if counts.shape is None:
         name = settings.model.name
-        return f"In short: {what}; what it takes is not known, for {name} is not on this disk."
+        return f"In short: {what}; what it takes is not known, for there is no folder {name} here."
     device = device_kind(settings.model.device)
     assumed = " (assumed for processor cores, not measured)"
     if counts.speed is not None:

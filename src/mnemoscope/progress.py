@@ -3,16 +3,20 @@
 The library reports to whatever `show_progress` has installed; importing a room shows nothing.
 """
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Protocol, TextIO
+from pathlib import Path
+from typing import Any, Protocol, TextIO
 
 from mnemoscope.errors import printable
 
-_LINE_EVERY_SECONDS = 10.0
+_LINE_EVERY_SECONDS, _NOTE_EVERY_SECONDS = 10.0, 2.0
+_AT_ONCE_SECONDS = 0.1
+"""What is done so soon was found, not made: it says nothing of the pace."""
 
 
 class Progress(Protocol):
@@ -27,33 +31,82 @@ class _Silent:
         """Nobody asked to see anything."""
 
 
-class _Lines:
-    """A plain line every ten seconds and one at the end, for logs."""
+class _All:
+    def __init__(self, every: list[Progress]) -> None:
+        self._every = every
 
-    def __init__(self, label: str, total: int | None, unit: str, stream: TextIO) -> None:
-        self._label, self._total, self._unit, self._stream = label, total, unit, stream
-        self._done = 0
+    def advance(self, n: int = 1) -> None:
+        """Tell each."""
+        for one in self._every:
+            one.advance(n)
+
+
+class _Counted:
+    """Counts, and shows how far it is every few seconds."""
+
+    def __init__(self, label: str, total: int | None, unit: str, every_seconds: float) -> None:
+        self._label, self._total, self._unit, self._every = label, total, unit, every_seconds
+        self._done = self._found = 0
         self._started = self._last = time.monotonic()
 
     def advance(self, n: int = 1) -> None:
-        """Count, and print when ten seconds have passed since the last line."""
+        """Count, and show where it is time to."""
         self._done += n
         now = time.monotonic()
-        if now - self._last >= _LINE_EVERY_SECONDS and self._done != self._total:
+        if now - self._started < _AT_ONCE_SECONDS:
+            self._found = self._done
+        if now - self._last >= self._every and self._done != self._total:
             self._last = now
             self.show()
 
     def show(self) -> None:
-        """Print how far it is, and how fast."""
+        """Show how far it is."""
+
+    def words(self) -> str:
+        """How far it is."""
         of_total = f" of {self._total:,}" if self._total is not None else ""
-        seconds = time.monotonic() - self._started
+        return f"{self._label}: {self._done:,}{of_total} {self._unit}"
+
+    def left(self, seconds: float) -> str:
+        """What remains, at the pace of what was made here."""
+        total = None if self._total is None else self._total - self._found
+        return time_left(self._done - self._found, total, seconds)
+
+
+class _Lines(_Counted):
+    """A plain line every ten seconds and one at the end, for logs."""
+
+    def __init__(self, label: str, total: int | None, unit: str, stream: TextIO) -> None:
+        super().__init__(label, total, unit, _LINE_EVERY_SECONDS)
+        self._stream = stream
+
+    def show(self) -> None:
+        """Print how far it is, and how fast."""
+        seconds, n_made = time.monotonic() - self._started, self._done - self._found
         rate = ""
-        if seconds >= 1 and self._done:
-            speed = self._done / seconds
+        if seconds >= 1 and n_made:
+            speed = n_made / seconds
             rate = f", {speed:,.0f} a second" if speed >= 1 else f", {1 / speed:,.0f} s each"
-        left = time_left(self._done, self._total, seconds)
-        done = f"{self._label}: {self._done:,}{of_total} {self._unit}"
-        print(f"{done} in {seconds:.0f} s{rate}{left}", file=self._stream, flush=True)
+        said = f"{self.words()} in {seconds:.0f} s{rate}{self.left(seconds)}"
+        print(said, file=self._stream, flush=True)
+
+
+class _Note(_Counted):
+    """A file that says how far it is, for another process to read."""
+
+    def __init__(
+        self, label: str, total: int | None, unit: str, *, path: Path, facts: dict[str, Any]
+    ) -> None:
+        super().__init__(label, total, unit, _NOTE_EVERY_SECONDS)
+        self._path, self._facts = path, facts
+
+    def show(self) -> None:
+        """Write it; where that is impossible, nobody reads it."""
+        left = self.left(time.monotonic() - self._started).removeprefix(", ")
+        numbers = {"done": self._done, "total": self._total, "unit": self._unit}
+        with suppress(OSError):
+            said = self._facts | {"words": self.words(), "left": left} | numbers
+            self._path.write_text(json.dumps(said), encoding="utf-8")
 
 
 def time_left(done: int, total: int | None, seconds: float) -> str:
@@ -69,6 +122,7 @@ SILENT: Progress = _Silent()
 Opener = Callable[[str, int | None, str], "tuple[Progress, Callable[[], None]]"]
 """Begins to follow one computation: label, total, unit; gives it and what ends it."""
 _openers: list[Opener] = []
+_noters: list[Opener] = []
 
 
 @contextmanager
@@ -77,14 +131,45 @@ def track(label: str, *, total: int | None = None, unit: str = "sequences") -> I
 
     A bar in a terminal and a notebook, lines elsewhere, nothing where nobody asked.
     """
-    if not _openers:
-        yield SILENT
-        return
-    progress, close = _openers[-1](label, total, unit)
+    opened = [one(label, total, unit) for one in (*_openers[-1:], *_noters[-1:])]
     try:
-        yield progress
+        yield _All([progress for progress, _ in opened])
     finally:
-        close()
+        for _, close in opened:
+            close()
+
+
+@contextmanager
+def noted(path: Path, **facts: str) -> Iterator[None]:
+    """Keep in a file how far the computation is that runs inside this block, for `read_note`.
+
+    The file stays where the block is stopped, and is removed where it ends well.
+    """
+
+    def open_note(label: str, total: int | None, unit: str) -> tuple[Progress, Callable[[], None]]:
+        note = _Note(label, total, unit, path=path, facts=facts)
+        return note, note.show
+
+    _noters.append(open_note)
+    try:
+        yield
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+    finally:
+        _noters.remove(open_note)
+
+
+def read_note(path: Path) -> dict[str, Any] | None:
+    """What `noted` wrote last: its facts, `words`, `left` (may be empty), `done`, `total`, `unit`.
+
+    None where there is nothing to read.
+    """
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        texts = [found[name] for name in ("stage", "words", "left")]
+        if all(isinstance(one, str) for one in texts):
+            return dict(found)
+    return None
 
 
 def is_shown() -> bool:

@@ -26,7 +26,7 @@ def test_an_analysis_gives_its_frames_and_pictures(own_study) -> None:
     assert "<img" in found._repr_html_()
     record = found.folder / "result.json"
     before = record.stat().st_mtime_ns
-    again = ms.analyze(study, "length", **asked)
+    again = ms.analyze(study.folder, "length", **asked)
     assert (again.sentence, record.stat().st_mtime_ns) == (found.sentence, before)
     for name, values, said in (
         ("length", {"prompt_length": [32]}, "Did you mean 'prompt_lengths'"),

@@ -26,6 +26,7 @@ from mnemoscope.analysis.copying import (
     Settings,
     analyse,
     best_cosines,
+    carried_on,
     compare_ideas,
     copies,
     find_ideas,
@@ -93,6 +94,17 @@ def test_a_planted_copy_is_found_and_a_shuffled_one_not() -> None:
     assert scores[0] > 0.8 > max(scores[1:])
     assert PassageIndex(["ab"], 50).longest("ab").source == -1  # too short for anything
     assert nearest_texts(["a"], ["b", ""], 10).shape == (1, 2)
+
+
+@pytest.mark.parametrize("cut", range(10))
+def test_a_period_that_the_prompt_gives_away_is_no_copy_in_any_phase(cut) -> None:
+    line = "item one aa\n" * 12
+    prompt, suffix = line[: 60 + cut], line[60 + cut :][:60]
+    texts = [line[5:95], sentence(3)]
+    copied = copies([suffix, PLANTED], [prompt, prompt], [*texts, PLANTED], Settings())
+    assert copied["kind"].to_list() == [None, "verbatim"]
+    assert copies([suffix], [sentence(4)], texts, Settings())["kind"].item() == "verbatim"
+    assert carried_on("nothing here goes on", 30) == "nothing here goes on"
 
 
 @pytest.fixture

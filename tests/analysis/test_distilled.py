@@ -14,6 +14,7 @@ from mnemoscope.analysis.distilled import (
     UNSEEN,
     Settings,
     StudentScores,
+    _verdict,
     analyse,
     choose,
     divergence_of_maps,
@@ -24,7 +25,7 @@ from mnemoscope.analysis.distilled import (
 from mnemoscope.analysis.inputs import OtherModel
 from mnemoscope.errors import UserError
 from mnemoscope.lm.load import load_model
-from mnemoscope.stats import rows_of
+from mnemoscope.stats import Estimate, rows_of
 from tests.analysis.conftest import inputs_of
 from tests.tiny_models import save_model
 
@@ -186,3 +187,17 @@ def test_the_best_of_many_students_is_judged_as_one_of_many() -> None:
     assert said[0].endswith("memorized text comes along by best.")
     assert "best, most of 8," in said[1]
     assert said[1].endswith("all 8 students: nothing that can be told from the control.")
+
+
+@pytest.mark.parametrize(
+    ("auc", "said"),
+    [
+        (Estimate(0.154, 0.067, 0.250), "best gains less on text that the teacher was trained on"),
+        (Estimate(0.45, 0.3, 0.6), "nothing that can be told from the control"),
+        (Estimate(0.9, 0.8, 0.95), "a trace of the memorized text comes along by best"),
+    ],
+)
+def test_less_than_chance_is_told_from_the_control_the_other_way_round(auc, said) -> None:
+    of = {"best": {"above": Estimate(0.0, -0.1, 0.1)}}
+    told = {"best": {"gain": Estimate(0.2, 0.1, 0.3), "auc": auc}}
+    assert said in _verdict(of, told, ["best"])

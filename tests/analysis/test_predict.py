@@ -217,7 +217,9 @@ def test_the_planted_partition_is_found_and_beats_the_baseline() -> None:
     blind = replace(data, features=unknown, label=data.label & ~data.is_test)
     assert best_partition(blind, Settings(partition_rows=400)) == found
     settings = Settings(n_resamples=50, tests=False, partition=False)
-    scores, weights, tests, partition = model_all(data, settings)
+    scores, weights, tests, partition, chances = model_all(data, settings)
+    assert {*chances} == {*scores["model"]}
+    assert all(len(one) == data.is_test.sum() for one in chances.values())
     assert tests is None
     assert partition is None
     f1 = {row["model"]: row for row in apart(scores).filter(figure="f1", category="all").to_dicts()}

@@ -1,6 +1,4 @@
-"""The token predictor on planted signals: learnt, batch-first, with level 1 included."""
-
-from dataclasses import replace
+"""The token predictor on planted signals: learnt, beside what entropy tells, with level 1."""
 
 import numpy as np
 import pytest
@@ -9,21 +7,16 @@ import torch
 from figure_columns import apart
 from mnemoscope.analysis.rows import generate_by_level, states_of
 from mnemoscope.analysis.tokens import (
-    Predictor,
     Settings,
-    Training,
+    Sides,
     analyse,
-    predict_by_entropy,
-    predict_probabilities,
+    course_of,
+    predict,
     score,
     split_rows,
-    train_predictor,
 )
 from mnemoscope.errors import UserError
-from mnemoscope.progress import SILENT
 from tests.analysis.conftest import assert_copies_tell_nothing_new
-
-SMALL = Training(n_layers=1, n_heads=2, feedforward=16, n_epochs=12, learning_rate=3e-3)
 
 
 def _planted(n: int = 400, steps: int = 6, width: int = 8):
@@ -34,58 +27,42 @@ def _planted(n: int = 400, steps: int = 6, width: int = 8):
     return states, rng.random((n, steps)).astype(np.float32), is_right
 
 
+SIDES = Sides(np.arange(400) >= 300, (np.arange(400) >= 260) & (np.arange(400) < 300))
+
+
+def accuracy(inputs, right):
+    return ((predict(inputs, right, SIDES) > 0.5) == right[300:]).mean()
+
+
 def test_planted_signals_are_learnt_and_what_says_nothing_is_at_chance() -> None:
     states, entropy, is_right = _planted()
-    is_test, held_back = np.arange(400) >= 300, np.arange(300) >= 260
-
-    def learnt(right):
-        model = train_predictor(states[:300], entropy[:300], right[:300], held_back, SMALL, SILENT)
-        return predict_probabilities(model, states[300:], entropy[300:], batch_size=32)
-
-    def accuracy(chance, right):
-        return ((chance > 0.5) == right[300:]).mean()
-
-    before = torch.random.get_rng_state()
-    chance = learnt(is_right)
-    assert torch.equal(before, torch.random.get_rng_state())
-    assert accuracy(chance, is_right) > 0.93
-    blind = predict_by_entropy(entropy, is_right, is_test)
-    assert abs(accuracy(blind, is_right) - 0.5) < 0.08  # 600 tokens: 4 errors
-    np.testing.assert_array_equal(chance, learnt(is_right))
-    by_entropy = entropy < 0.4
-    assert accuracy(predict_by_entropy(entropy, by_entropy, is_test), by_entropy) > 0.95
-    # the entropy is one of 513 inputs of the last layer; the commoner answer gives .6
-    assert accuracy(learnt(by_entropy), by_entropy) > 0.7
+    both = np.concatenate([states, course_of(entropy)], axis=-1)
+    assert accuracy(both, is_right) > 0.93
+    assert abs(accuracy(course_of(entropy), is_right) - 0.5) < 0.08  # 600 tokens: 4 errors
+    # Wrong from the first high entropy on: its course tells that, the token's own does not.
+    by_course = np.maximum.accumulate(entropy, axis=1) < 0.8
+    assert accuracy(course_of(entropy), by_course) > 0.95
+    assert accuracy(course_of(entropy)[..., :1], by_course) < 0.85
+    assert accuracy(both, by_course) > 0.93  # the states, which say nothing, cost little
 
 
-def test_what_is_held_back_is_not_learnt_from() -> None:
-    """After one epoch the weights are the same whatever is so of the rows held back."""
-    states, entropy, is_right = _planted(80)
-    held_back = np.arange(80) >= 60
-    other = np.where(held_back[:, None], ~is_right, is_right)
-    once = replace(SMALL, n_epochs=1)
-    far = states + 100 * held_back[:, None, None].astype(np.float32)
-    first, *others = (
-        train_predictor(given, entropy, right, held_back, once, SILENT).state_dict()
-        for given, right in ((states, is_right), (states, other), (far, is_right))
-    )
-    for weights in others:
-        assert all(torch.equal(first[name], weights[name]) for name in first)
+def test_the_course_of_entropy_is_that_up_to_each_token() -> None:
+    found = course_of(np.array([[1.0, 3.0, 2.0]]))
+    wanted = [[1, 1, 1, 0], [3, 3, 4, 1], [2, 3, 6, 2]]
+    assert found[0].tolist() == wanted
 
 
-def test_a_prediction_depends_on_its_own_sequence_alone() -> None:
-    states, entropy, _ = _planted(n=8)
-    other = states.copy()
-    other[4:] = 9.0  # the same first four sequences among others
+def test_neither_test_rows_nor_later_tokens_change_a_prediction() -> None:
+    states, _, is_right = _planted()
+    other = is_right.copy()
+    other[300:] = ~other[300:]
+    found = predict(states, is_right, SIDES)
+    np.testing.assert_array_equal(found, predict(states, other, SIDES))
     moved = states.copy()
-    moved[0, 5] += 3.0  # a later token of the first
-    torch.manual_seed(0)
-    model = Predictor(8, Training(n_layers=1, n_heads=2)).eval()
-    own, among, later = (
-        predict_probabilities(model, one, entropy, batch_size=8) for one in (states, other, moved)
-    )
-    assert own[:4] == pytest.approx(among[:4], abs=1e-5)
-    assert own[0, :5] != pytest.approx(later[0, :5], abs=1e-5)  # it attends from token to token
+    moved[300, 5] += 3.0  # the last token of the first test row
+    later = predict(moved, is_right, SIDES)
+    np.testing.assert_array_equal(found[0, :5], later[0, :5])
+    assert found[0, 5] != later[0, 5]
 
 
 def test_states_are_those_the_tokens_are_chosen_from(taught) -> None:
@@ -103,9 +80,10 @@ def test_states_are_those_the_tokens_are_chosen_from(taught) -> None:
 
 
 def test_the_analysis_runs_whole_and_refuses_too_few(taught) -> None:
-    result = analyse(taught, Settings(n_sequences=None, n_epochs=2))
+    result = analyse(taught, Settings(n_sequences=None))
     scores = apart(result.frames["scores"])
-    assert scores.height == 6
+    assert scores.height == 8
+    assert "hidden states add" in result.sentence
     assert scores["accuracy"].is_between(0, 1).all()
     commoner = scores.filter(predictor="always the commoner", of="tokens")["accuracy"].item()
     assert 0.5 < commoner < 0.85

@@ -18,6 +18,7 @@ from chromium import NEEDS_CHROMIUM, UNFOLD, hard_to_use
 from mnemoscope.audits.brief import render_brief
 from mnemoscope.audits.documents import read_documents
 from mnemoscope.audits.exports import about, junit_xml, sarif_log
+from mnemoscope.audits.gate import judge, parse_gate
 from mnemoscope.audits.page import (
     Passage,
     chance,
@@ -28,11 +29,21 @@ from mnemoscope.audits.page import (
     strongest,
 )
 from mnemoscope.audits.questions import audit_settings
-from mnemoscope.audits.verdict import LEARNED, RULES, error_rate, said_of, verdict_of
+from mnemoscope.audits.shares import overall, summarize
+from mnemoscope.audits.verdict import (
+    LEARNED,
+    RULES,
+    error_rate,
+    how_tested,
+    reference_beside,
+    said_of,
+    verdict_of,
+)
 from mnemoscope.words import mark_hidden
 from pages import Page
 from tests.audits.conftest import BRIEF, audit_documents
 
+WROTE = {"reason": "because", "score": 0.75, "reference_score": 0.25, "suffix_pieces": list("abcd")}
 VERDICT = {"sentence": "“m” recalls 2 passages.", "tested": RULES["rule"].tested, "tested_on": "m"}
 UNPRINTABLE = 'a&b <c> "d" ]]> \x00\x1b\ud800\ufffe é😀'
 RECORD = {"case": UNPRINTABLE, "operator": None, "date": "2026-11-30T21:00:00Z", "verdict": VERDICT}
@@ -124,8 +135,10 @@ def test_one_verdict_is_said_everywhere_and_each_passage_has_one_place(made):
         said = words_of((made.out / name).read_text(encoding="utf-8"))
         assert "It learned" not in said
         meaning = verdict["meaning"][0].upper() + verdict["meaning"][1:]
-        assert verdict["sentence"] == f"{verdict['headline']}: {verdict['meaning']}."
-        for one in (verdict["headline"], meaning, error, made.record["case"][:20], "UTC"):
+        beside = verdict["beside"]["sentence"]
+        assert verdict["sentence"] == f"{verdict['headline']}: {verdict['meaning']}. {beside}"
+        assert said.count(error) == said.count(how_tested(verdict)) == 1
+        for one in (verdict["headline"], meaning, beside, made.record["case"][:20], "UTC"):
             assert one in said
         places = set(re.findall(r"characters ([\d,]+ to [\d,]+)", said))
         recalled = made.spans.filter(verdict="recall").rows(named=True)
@@ -194,6 +207,30 @@ def test_the_verdict_says_what_it_is_evidence_of(found, said):
     assert sentence.startswith("“a/b” ")
 
 
+@pytest.mark.parametrize(
+    ("did", "reference", "said"),
+    [
+        (
+            {"recall": [False, False]},
+            "base",
+            "“base”, asked the same, writes none of the 2 recalled",
+        ),
+        ({"recall": [True, False, True]}, "m", "The reference, asked the same, writes 2 of the 3 "),
+        ({"recall": [True], "guess": [True]}, "base", "writes the recalled passage too, so it is"),
+        ({"guess": [True, False]}, "base", "writes 1 of the 2 guessed passages too."),
+        ({"recall": [None]}, None, "No reference was asked, so whether another model writes the"),
+    ],
+)
+def test_what_the_reference_writes_is_counted_beside_the_verdict(did, reference, said):
+    rows = [(verdict, one) for verdict, found in did.items() for one in found]
+    schema = {"verdict": pl.String, "reference_reproduces": pl.Boolean}
+    found = reference_beside("m", reference, pl.DataFrame(rows, schema=schema, orient="row"))
+    assert said in found["sentence"]
+    counts = [(found[one], found[f"wrote_{one}"]) for one in ("recalled", "guessed")]
+    given = [did.get("recall", []), did.get("guess", [])]
+    assert counts == [(len(one), sum(map(bool, one))) for one in given]
+
+
 @pytest.mark.parametrize("third", ["", "cnn", "grafts", "needs"])
 def test_the_error_rate_is_that_of_the_rule_that_decided(made, third):
     names = {"cnn": "cnn_says", "grafts": "grafts_say", "needs": "needs_say"}
@@ -203,7 +240,7 @@ def test_the_error_rate_is_that_of_the_rule_that_decided(made, third):
     )
     if not third:
         frame = frame.with_columns(reference_says=None)
-    verdict = verdict_of("x", made.record["summary"], frame)
+    verdict = verdict_of("x", "y", made.record["summary"], frame)
     assert verdict["tested"] == RULES[third or "rule"].tested
     wrong = f"wrong {verdict['tested']['wrong']} of {verdict['tested']['called']} times"
     assert wrong in error_rate(verdict)
@@ -302,7 +339,7 @@ def test_recalled_passages_stand_at_their_lines_as_the_standard_requires():
         {"document": "a b/ü.txt", "start": start, "end": end, "verdict": "recall"},
         {"document": "a b/ü.txt", "start": 0, "end": 5, "verdict": "guess"},
     ]
-    frame = pl.DataFrame(rows).with_columns(tokens=3, reason=pl.lit("because"))
+    frame = pl.DataFrame([row | WROTE for row in rows])
     log = sarif_log(RECORD, frame, {"a b/ü.txt": text})
     (run,) = log["runs"]
     (result,), driver = run["results"], run["tool"]["driver"]
@@ -312,6 +349,8 @@ def test_recalled_passages_stand_at_their_lines_as_the_standard_requires():
     assert physical["artifactLocation"]["uri"] == "a%20b/%C3%BC.txt"
     assert (region["startLine"], region["startColumn"]) == (2, 3)  # an emoji is one column
     assert (region["endLine"], region["endColumn"]) == (3, 6)
+    wrote = {"model writes": "3 of 4 tokens", "reference writes": "1 of 4 tokens"}
+    assert result["properties"] == wrote
     assert text[region["charOffset"] :][: region["charLength"]] == text[start:end]
     rule = {"name", "shortDescription", "fullDescription", "help", "helpUri", "properties"}
     rule |= {"defaultConfiguration"}
@@ -322,7 +361,7 @@ def test_recalled_passages_stand_at_their_lines_as_the_standard_requires():
         (driver, {"name"}, {"version", "rules", "informationUri"}),
         (driver["rules"][0], {"id"}, rule),
         (driver["rules"][0]["help"], {"text"}, {"markdown"}),
-        (result, {"message"}, {"ruleId", "level", "locations"}),
+        (result, {"message"}, {"ruleId", "level", "locations", "properties"}),
         (physical, set(), {"artifactLocation", "region"}),
         (region, set(), ends),
     ]:
@@ -347,7 +386,7 @@ def test_recalled_passages_stand_at_their_lines_as_the_standard_requires():
 def test_an_address_names_the_file_and_a_row_of_a_table_as_its_fragment(name, path, row):
     text = "recalled"
     spans = {"document": name, "start": 0, "end": len(text), "verdict": "recall", "tokens": 3}
-    frame = pl.DataFrame([spans]).with_columns(reason=pl.lit("because"))
+    frame = pl.DataFrame([spans | WROTE])
     log = sarif_log(RECORD, frame, {name: text})
     place = log["runs"][0]["results"][0]["locations"][0]["physicalLocation"]
     uri = urlsplit(place["artifactLocation"]["uri"])
@@ -359,7 +398,7 @@ def test_an_address_names_the_file_and_a_row_of_a_table_as_its_fragment(name, pa
 @example("c:\\100%\t?q=#2.txt")
 def test_the_address_of_any_name_is_a_valid_reference_and_gives_it_back(name):
     spans = {"document": name, "start": 0, "end": 1, "verdict": "recall", "tokens": 3}
-    frame = pl.DataFrame([spans]).with_columns(reason=pl.lit("because"))
+    frame = pl.DataFrame([spans | WROTE])
     record = RECORD | {"documents": [{"document": name, "text_file": "texts/00001.txt"}]}
     (result,) = sarif_log(record, frame, {name: "x"})["runs"][0]["results"]
     assert "1 character (lines of texts/00001.txt)" in result["message"]["text"]
@@ -372,43 +411,62 @@ def test_the_address_of_any_name_is_a_valid_reference_and_gives_it_back(name):
     assert unquote(uri.removeprefix("file://")) == str(PurePosixPath(name)) or unquote(uri) == name
 
 
-def document(name, *, is_too_short=False, share=0.0):
-    return {"document": name, "is_too_short": is_too_short, "recalled": {"share": share}}
+def document(name, characters, *, is_too_short=False):
+    passages = [] if is_too_short or "recalled" not in name else [(5, 25, "recall")]
+    made = summarize(name, n_characters=characters, n_tokens=9, n_windows=1, spans=passages)
+    return {**made, "is_too_short": is_too_short}
 
 
-def test_documents_are_tests_and_recalled_passages_fail_them():
-    documents = [document(UNPRINTABLE), document("guessed.txt")]
-    documents += [document("recalled.txt", share=0.125), document("short.txt", is_too_short=True)]
+@pytest.mark.parametrize(
+    ("condition", "failed"),
+    [
+        (None, []),
+        ("recalled > 50%", []),
+        ("recalled > 1%", ["recalled > 1%"]),
+        ("recalled >= 1 passage in doc", ["recalled.txt"]),
+        ("recalled > 1 passage in doc", []),
+    ],
+)
+def test_in_a_build_server_fails_what_the_gate_fails_and_passages_stand_in_the_output(
+    condition, failed
+):
+    documents = [document(UNPRINTABLE, 100), document("guessed.txt", 100)]
+    documents += [document("recalled.txt", 100), document("short.txt", 9, is_too_short=True)]
     skipped = [{"document": "x.pdf", "reason": UNPRINTABLE}]
     record = RECORD | {"model": {"name": UNPRINTABLE}, "documents": documents, "skipped": skipped}
+    record["summary"] = overall(documents)
     rows = [
         ("guessed.txt", 0, 9, "guess", "it counts", "1 2 3"),
         ("recalled.txt", 5, 25, "recall", UNPRINTABLE[:9], "the passage"),
-        ("recalled.txt", 40, 60, "recall", "nothing shows it", "another"),
     ]
     schema = ["document", "start", "end", "verdict", "reason", "text"]
     frame = pl.DataFrame(rows, schema=schema, orient="row")
-    suite = ElementTree.fromstring(junit_xml(record, frame).encode("utf-8"))
+    judged = None if condition is None else judge(parse_gate(condition), record, frame, None)
+    suite = ElementTree.fromstring(junit_xml(record, frame, judged).encode("utf-8"))
     assert suite.tag == "testsuite"
-    counts = [suite.get(name) for name in ("tests", "failures", "skipped", "errors")]
-    assert counts == ["5", "1", "2", "0"]
+    cases = {case.get("name"): [one.tag for one in case] for case in suite.iter("testcase")}
+    of_all = condition is not None and "in doc" not in condition
+    assert [suite.get(name) for name in ("tests", "failures", "skipped", "errors")] == [
+        str(5 + of_all), str(len(failed)), "2", "0"
+    ]  # fmt: skip
     shown = UNPRINTABLE.translate(dict.fromkeys([0x00, 0x1B, 0xD800, 0xFFFE], "\ufffd"))
-    assert [(case.get("name"), *(one.tag for one in case)) for case in suite.iter("testcase")] == [
-        (shown,),
-        ("guessed.txt",),
-        ("recalled.txt", "failure"),
-        ("short.txt", "skipped"),
-        ("x.pdf", "skipped"),
-    ]
-    assert suite.findall("testcase")[4][0].get("message") == f"not read: {shown}"
+    assert [*cases] == [condition] * of_all + [
+        shown, "guessed.txt", "recalled.txt", "short.txt", "x.pdf"
+    ]  # fmt: skip
+    assert [name for name, tags in cases.items() if "failure" in tags] == failed
+    assert bool(failed) == (judged is not None and judged.is_failed)
+    assert [name for name, tags in cases.items() if "system-out" in tags] == ["recalled.txt"]
+    assert [name for name, tags in cases.items() if "skipped" in tags] == ["short.txt", "x.pdf"]
+    assert suite.find("testcase[@name='x.pdf']/skipped").get("message") == f"not read: {shown}"
+    for one in suite.iter("failure"):
+        assert one.get("message") == f"{condition}: {judged.said}"
     # what the schema that Jenkins reads by (junit-10.xsd) requires of a suite and of a case
     assert {"name", "tests", "failures", "errors"} <= set(suite.keys())
     assert {tuple(sorted(case.keys())) for case in suite.iter("testcase")} == {
         ("classname", "name")
     }
-    failure = suite.find("testcase[@name='recalled.txt']/failure")
-    assert failure.get("message") == f"2 passages, 12.5 % recalled: {LEARNED}"
     said = {one.get("name"): one.get("value") for one in suite.iter("property")}
     assert said == {**about(RECORD), "case": shown}
-    assert f"characters 5 to 25: {UNPRINTABLE[:9]}" in failure.text
-    assert "another" in failure.text
+    listed = suite.find("testcase[@name='recalled.txt']/system-out").text
+    assert listed.startswith(f"1 recalled passage: {LEARNED}")
+    assert f"characters 5 to 25: {UNPRINTABLE[:9]}" in listed

@@ -237,7 +237,7 @@ def test_the_figure_of_a_gate_agrees_with_its_verdict(part, tenths, sign):
     counts = summarize("a", n_characters=characters, n_tokens=1, n_windows=1, spans=[])
     counts["recalled"] = {"characters": part, "share": part / characters}
     gate = parse_gate(f"recalled {sign} {tenths / 10}%")
-    printed = round(float(gate.say(counts).removesuffix(" %")) * 10**6)
+    printed = round(float(gate.say(counts).removesuffix(" % recalled")) * 10**6)
     limit, exact = tenths * 10**5, part * 100  # millionths of a per cent
     assert gate.holds_of(counts) == (exact > limit or (sign == ">=" and exact == limit))
     assert (printed > limit, printed < limit) == (exact > limit, exact < limit)

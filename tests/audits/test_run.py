@@ -247,10 +247,11 @@ def test_verify_says_what_does_not_hold(audited, trained, tmp_path, lm, referenc
     sealed = json.loads((out / "audit.json").read_text())
     sealed["summary"]["recalled"]["share"] = 0.0  # one figure, by hand
     (out / "audit.json").write_text(json.dumps(sealed))
-    with pytest.raises(DamagedDataError, match="changed since"):
-        verify(out, lm)
+    (problem,) = verify(out, lm).problems
+    assert "changed since" in problem
     for damage in ({"settings": {"klingon": 1}}, {"documents": None}):
-        (out / "audit.json").write_text(json.dumps(record | damage))
+        (out / "audit.json").write_text(json.dumps(record))
+        rewrite_record(out / "audit.json", **damage)
         with pytest.raises(DamagedDataError):
             verify(out, lm)
     (out / "audit.json").write_text(json.dumps(record))

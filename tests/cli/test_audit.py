@@ -49,7 +49,8 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     assert (done.status, "Passed" in done.out) == (0, True)
     assert "this audit is already there" in call(*asked).err
     done = call(*asked, "--fail-if", "recalled > 0.5%", "-q")
-    assert (done.status, "Failed: recalled > 0.5%" in done.out) == (3, True)
+    assert (done.status, "Failed (recalled > 0.5%): " in done.out) == (3, True)
+    assert "% recalled, at most 0.5 % allowed." in done.out
     named = {word.strip("(),.") for line in done.out.splitlines()[-3:-1] for word in line.split()}
     files = ("report.html", "audit.html", "audit.json", "spans.parquet", "audit.sarif")
     assert {str(out / name) for name in files} <= named
@@ -59,10 +60,23 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     assert {path: path.read_bytes() for path in out.iterdir()} == before
     gate = ("audit", "gate", out, "--fail-if", "recalled >= 1 passage in doc")
     (failed,) = call_light([gate], ("torch", "transformers"))
-    assert (failed.status, "; so in 1 document)" in failed.out) == (3, True)
-    passed = call(*gate, "--baseline", out)  # nothing that was not there before
-    assert (passed.status, ": 0 passages; so in 0 documents" in passed.out) == (0, True)
+    assert (failed.status, ": 1 of 1 document has too much: 1 pass" in failed.out) == (3, True)
+    junit = tmp_path / "gate.xml"
+    passed = call(*gate, "--baseline", out, "--junit", junit)  # nothing that was not there before
+    assert (passed.status, "): 0 new passages recalled, the most, in" in passed.out) == (0, True)
+    assert 'failures="0"' in junit.read_text()
+    assert "--fail-if" in call("audit", "gate", "--help-all").out
     verify = ("audit", "verify", out, "-q")
+    (out / "audit.json").write_bytes(
+        before[out / "audit.json"].replace(b'"operator"', b'"0perator"')
+    )
+    changed = call(*verify)
+    assert (changed.status, "its content has changed since" in changed.out) == (3, True)
+    (out / "audit.json").write_bytes(before[out / "audit.json"])
+    assert "parts were asked again, and wrote the same" in call(*verify).out
+    assert "parts wrote: by checksum alone" in call(*verify, "--reference", "none").out
+    other = call(*verify, "--reference", model_path())
+    assert (other.status, "other weights than those that were asked" in other.out) == (3, True)
     verified = json.loads(call(*verify, "--json").out)
     assert verified["n_hold"] == verified["n_spans"] == spans.height
     last = call(*verify).out.splitlines()[-1]
@@ -105,7 +119,7 @@ def test_of_two_audits_of_one_folder_one_is_refused_and_the_other_is_whole(
     assert not list((tmp_path / "out").glob(".lock*"))
 
 
-def test_what_another_process_makes_is_in_use_and_nothing_is_loaded(document, refused, tmp_path):
+def test_what_another_process_makes_is_in_use(document, refused, tmp_path):
     out, table = tmp_path / "out", tmp_path / "t.jsonl"
     out.mkdir()
     table.write_text('{"text": "a"}\n')
@@ -129,6 +143,9 @@ def test_what_another_process_makes_is_in_use_and_nothing_is_loaded(document, re
             ("label", table, "-t", "Non-Memo, Guess, Recall", "-o", other),
             ("data", "texts", "--model", "embedded", "-o", other),
             ("data", "duplicates", "--sequences", table, "--corpus", table, "-o", other),
+            ("distill", "embedded", "--texts", document, "-o", other),
+            ("watch", model_path(), model_path(), "--sequences", document, "-o", other),
+            ("localize", out, out, "-o", other),
         ):
             assert f"{other}: in use by another process" in refused(*verb)
         owner.kill()

@@ -123,9 +123,23 @@ WRONG = {
     ("audit", "some/model", "text.txt", "-o", "a"): "the hub cannot be reached",
     ("report", "nosuch"): "nosuch: no such folder",
     ("run",): "run: nothing to run.",
-    ("run", "--model", "./nosuch", "-o", "s"): "./nosuch: no such model folder or file",
-    ("run", "--model", "some/model", "-o", "s"): "the hub cannot be reached",
-    ("run", "--sequences", "nosuch", "-o", "s"): "nosuch: no such file or folder",
+    **{
+        ("run", "--model", model, "--sequences", texts, "-o", "s"): said
+        for model, texts, said in (
+            ("./nosuch", "text.txt", "./nosuch: no such model folder or file"),
+            ("some/model", "text.txt", "the hub cannot be reached"),
+            ("embeded", "text.txt", "Did you mean 'embedded'?"),
+            ("embedded", "nosuch", "nosuch: no such file or folder"),
+        )
+    },
+    **{
+        ("run", *half, *dry, "-o", "s"): said
+        for dry in ((), ("--dry-run",))
+        for half, said in (
+            (("--sequences", "text.txt"), "--sequences without a model"),
+            (("--model", "some/model"), "--model without texts"),
+        )
+    },
     ("run", "--reference", "./nosuch@1", "-o", "s"): "./nosuch: no such model folder or file",
     ("sequences", "nosuch", "-o", "s"): "nosuch: no such file or folder",
     ("audit", "embedded", "text.txt", "-o", "mine"): "already holds a study",

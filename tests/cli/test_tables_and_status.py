@@ -12,7 +12,8 @@ from rouge_score.rouge_scorer import RougeScorer
 
 import mnemoscope as ms
 from mnemoscope.errors import UserError
-from mnemoscope.study.folder import Study
+from mnemoscope.progress import noted, track
+from mnemoscope.study.folder import NOTE_FILE, Study
 from mnemoscope.study.settings import load_settings
 from tiny_models import make_tokenizer
 
@@ -123,6 +124,27 @@ def test_describe_a_study_and_a_folder_of_maps(tiny_studies, study_at, call, mon
     path.write_text(yaml.safe_dump(values))
     states = [line for line in call("status", path.parent).out.splitlines() if "outdated" in line]
     assert len(states) == 2  # localize, and the report that shows it
+
+
+def test_status_says_how_far_a_stage_is_and_where_it_was_stopped(study_at, call, answer):
+    folder, said = study_at("label"), []
+    study = Study(folder)
+
+    def stopped() -> None:
+        with study.lock(), noted(folder / NOTE_FILE, stage="capture"):
+            with track("Capturing", total=10, unit="shards") as progress:
+                progress.advance(4)
+            said.append(call("status", folder).out)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert "running" in said[0]
+    assert "Capturing: 4 of 10 shards" in said[0]
+    (capture,) = (one for one in answer("status", folder)["stages"] if one["name"] == "capture")
+    assert (capture["state"], capture["progress"]["done"]) == ("stopped", 4)
+    with study.lock():
+        assert not (folder / NOTE_FILE).exists()
 
 
 def test_init_writes_a_file_that_run_takes(tmp_path, call, succeed):

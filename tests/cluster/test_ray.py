@@ -320,6 +320,7 @@ BAD = [
     (("--engine", "ray", "--ray-address", "nowhere"), "wants host:port"),
     (("--engine", "ray", "--ray-address", "ray://127.0.0.1:10001"), "wants host:port"),
     (("--engine", "ray", "--storage", "foo://bar"), "no storage that fsspec knows"),
+    (("--engine", "ray", "--storage", "file:///etc"), "Give --storage a folder of its own"),
     (("--engine", "ray", "--storage", "memory://x"), "other processes do not see this"),
     (("--engine", "ray", "--storage", "/proc/nowhere"), "the storage refuses"),
 ]

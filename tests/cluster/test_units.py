@@ -23,7 +23,7 @@ from mnemoscope.cluster.units import ALL, Needs, Share, UnitStore
 from mnemoscope.errors import NoRoomError, UserError
 from mnemoscope.progress import follow_progress
 from study_files import content
-from toy_units import TWO, Evaluated, Forgetful, Power, powers, runs_of
+from toy_units import TWO, Evaluated, Forgetful, Power, Reporting, powers, runs_of
 
 
 def run(folder: Path, units=None, needs=Needs(), store=UnitStore) -> list:  # noqa: B008
@@ -127,14 +127,18 @@ def test_what_is_damaged_is_made_again_and_nothing_else(
 
 
 class _Counted:
-    n = 0
+    n = most = 0
 
     def advance(self, n: int = 1) -> None:
         self.n += n
+        self.most = max(n, self.most)
 
 
-def test_progress_counts_every_unit_once_whether_it_reports_or_is_kept(tmp_path) -> None:
+def test_progress_counts_every_unit_once_whether_it_reports_or_is_kept(
+    tmp_path, monkeypatch
+) -> None:
     shown = []
+    monkeypatch.setattr(local, "_LOOK_SECONDS", 0.01)
 
     def opener(label, total, unit):
         shown.append((total, _Counted()))
@@ -144,7 +148,10 @@ def test_progress_counts_every_unit_once_whether_it_reports_or_is_kept(tmp_path)
         run(tmp_path / "store", powers(7))
         run(tmp_path / "store")
         run(tmp_path / "store", needs=Needs(processes=2))
-    assert [(total, one.n) for total, one in shown] == [(14, 14), (24, 24), (24, 24)]
+        run(tmp_path / "other", [Reporting(2), Reporting(5)], Needs(processes=2))
+    counted = [(total, one.n) for total, one in shown]
+    assert counted == [(14, 14), (24, 24), (24, 24), (7, 7)]
+    assert max(one.most for _, one in shown[3:]) < 5  # a unit is counted while it runs
 
 
 def test_several_processes_make_what_one_makes(whole, tmp_path) -> None:

@@ -172,9 +172,9 @@ CASES: dict[str, tuple[Case, str]] = {
         lambda h: ms.audit(h.path, pl.DataFrame({"txt": ["a"]})), "without a column text"),
     "a number as encoding": (
         lambda h: ms.audit(h.path, h.path / "config.json", encoding=3), "encoding: an int"),
-    "a path as study": (lambda h: ms.analyze("study", "length"), "study: a str; give ms.Study"),
-    "a path as study of a figure": (lambda h: ms.benchmark_figure("study"), "study: a str"),
-    "a path as study of a stage": (lambda h: ms.run_stage("study", "train"), "study: a str"),
+    "a number as study of an analysis": (lambda h: ms.analyze(3, "length"), "study: an int; give"),
+    "a number as study of a figure": (lambda h: ms.benchmark_figure(3), "study: an int"),
+    "a folder that holds none": (lambda h: ms.run_stage(h.path, "train"), "no study"),
     "a number as study": (lambda h: ms.Study(3), "study: an int"),
     "a number as settings file": (lambda h: ms.load_settings(3), "settings: an int"),
     "a number as history": (lambda h: ms.read_history(3), "folder: an int"),

@@ -333,9 +333,9 @@ def shares(delta, copies=NOTHING, **options):
 @pytest.mark.parametrize(
     ("place", "names"),
     [
-        ((0, 3, 0), ["first third of the layers", "prefix → prefix", "first token", "layer 1"]),
-        ((2, 12, 2), ["middle third of the layers", "suffix → prefix", "layer 3"]),
-        ((5, 15, 14), ["last third of the layers", "suffix → suffix", "layer 6"]),
+        ((0, 3, 0), ["first third of the layers", "prefix → prefix", "first token", "layer 0"]),
+        ((2, 12, 2), ["middle third of the layers", "suffix → prefix", "layer 2"]),
+        ((5, 15, 14), ["last third of the layers", "suffix → suffix", "layer 5"]),
     ],
 )
 def test_one_edge_lies_in_its_regions_alone(place, names):

@@ -90,7 +90,7 @@ def test_delta_is_the_mean_over_the_cnns_of_both(two, call, tmp_path, monkeypatc
     by_hand = [(2 * 0.2 + 6 * 0.6) / 8, (2 * 0.2 + 2 * 0.6) / 4, 0.2]
     assert found["class"].to_list() == list(CLASSES)
     assert found["delta"].to_list() == pytest.approx(by_hand)
-    assert found.select("layer", "query", "key").rows() == [(1, 41, 6), (2, 42, 6), (1, 43, 6)]
+    assert found.select("layer", "query", "key").rows() == [(0, 41, 6), (1, 42, 6), (0, 43, 6)]
     profile = pl.read_parquet(out / "profile.parquet").filter(source="model", attribution="guided")
     wanted = [value / max(by_hand) for value in by_hand]
     assert profile.filter(pl.col("profile") > 0)["profile"].to_list() == pytest.approx(wanted)

@@ -174,8 +174,9 @@ def test_a_dry_run_without_model_and_data_says_where_its_figures_are_from(tmp_pa
     with_twin = chosen(capture={"reference": f"{PYTHIA_12B}@step1000"})
     made = text(plan(with_twin, tmp_path / "study"))
     assert f"Reference {PYTHIA_12B}@step1000: 36 layers, 40 heads" in made
-    made = text(plan(chosen(model={"name": "someone/unheard-of"}), tmp_path / "study"))
-    assert "its shape is not known" in made
+    made = text(plan(chosen(model={"name": "embeddet"}), tmp_path / "study"))
+    assert "no such folder here, so taken for a name on the hub" in made
+    assert "Did you mean 'embedded'?" in made
     assert "attention, stored" not in made
     assert "sequences captured" in made
     assert list(tmp_path.iterdir()) == []

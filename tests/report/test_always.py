@@ -1,7 +1,9 @@
 """A study without CNNs has a report all the same: what there is, what is missing, what helps."""
 
 import html
+import json
 import re
+import shlex
 
 import polars as pl
 import yaml
@@ -48,6 +50,23 @@ def test_a_study_whose_classes_are_too_small_has_a_report_whose_command_helps(st
     succeed(*arguments, "-q")
     assert Study(folder).is_done("report")
     assert set(Study(folder).read("benchmark.parquet")["source"]) <= {"model", "statistics"}
+
+
+def test_what_is_advised_of_few_texts_runs_and_keeps_what_was_given(tiny, tmp_path, succeed):
+    texts, folder = tmp_path / "texts", tmp_path / "study"
+    texts.mkdir()
+    (texts / "a.txt").write_text(" ".join(map(str, range(400))))
+    given = ("--model", tiny.model, "--reference", tiny.reference, "--sequences", texts)
+    said = succeed("run", *given, "-o", folder, "-q").out
+    commands = re.findall(r": mnemoscope (.*)", said)
+    assert [one.split()[0] for one in commands] == ["run", "audit"]
+    page = html.unescape((folder / "report.html").read_text())
+    for one in commands:
+        assert f"<code>mnemoscope {one}</code>" in page
+        succeed(*shlex.split(one.replace("OTHER_TEXTS", str(texts))), "-q")
+    assert Study(tmp_path / "study-2").settings.reference == str(tiny.reference)
+    audit = json.loads((tmp_path / "study-audit" / "audit.json").read_text())
+    assert str(tiny.reference) in json.dumps(audit)
 
 
 def test_without_counts_the_remedy_is_the_training_texts(tiny, tmp_path, succeed):

@@ -12,10 +12,12 @@ import polars as pl
 import pytest
 
 from chromium import NEEDS_CHROMIUM, UNFOLD, Visit, hard_to_use
+from mnemoscope.analysis.figures import Chart, Series
 from mnemoscope.report.charts import Flow, sankey_view
 from mnemoscope.report.content import ReportContent
 from mnemoscope.report.page import write_report
 from mnemoscope.report.sequences import BrowsedSequences, Division
+from mnemoscope.report.tables import AnalysisSection
 from mnemoscope.stats import Estimate
 
 pytestmark = NEEDS_CHROMIUM
@@ -60,12 +62,28 @@ def test_the_body_never_scrolls_sideways_and_nothing_is_asked_of_the_network(vis
     assert not one.trouble
 
 
+def test_charts_are_whole_and_copy_stands_on_one_line_in_narrow_windows(browser, content, tmp_path):
+    chart = Chart(title="A chart", series=(Series(name="a", x=(0, 1), y=(0, 1)),))
+    section = AnalysisSection("length", "Length", "How long?", "So long.", figures=(chart, chart))
+    steps = [("Write the figures", "mnemoscope localize a-study-with-a-name --export figures")]
+    path = tmp_path / "report.html"
+    write_report(path, replace(content, analyses=[section], next_steps=steps))
+    one = Visit(browser, path.as_uri(), viewport={"width": 390, "height": 800})
+    one.page.evaluate(UNFOLD)
+    assert one.page.locator(".next .tool").bounding_box()["height"] < 40
+    one.page.set_viewport_size({"width": 1100, "height": 800})
+    drawn = one.page.locator(".knockout .drawn .scroll")
+    cut = "all => all.filter((one) => one.scrollWidth > one.clientWidth).length"
+    assert (drawn.count(), drawn.evaluate_all(cut)) == (2, 0)
+    one.context.close()
+
+
 def test_a_chosen_layer_shows_that_layers_maps(visit):
     shown = visit().page.evaluate(
         """(() => {
           const delta = document.querySelector("[data-delta]");
           const range = delta.querySelector(".layers input");
-          range.value = 2;
+          range.value = 1;
           range.dispatchEvent(new Event("input"));
           const large = delta.querySelectorAll(".large img");
           const cells = delta.querySelectorAll('.strip [data-map-layer="1"] image');
@@ -90,7 +108,7 @@ def test_the_keyboard_reads_a_map(visit, content: ReportContent):
         ".map((line) => parseFloat(line.textContent))"
     )
     delta = content.taxonomies[0].deltas[0].delta
-    layer = int(page.evaluate("document.querySelector('.layers input').value")) - 1
+    layer = int(page.evaluate("document.querySelector('.layers input').value"))
     expected = 100 * delta[:, layer, 62, 1] / delta[:, layer].max()
     # The picture holds the square root in 8 bits: half a step of 1/255, twice the root, rounded.
     assert lines == pytest.approx(expected.tolist(), abs=0.45)

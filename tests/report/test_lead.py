@@ -73,7 +73,7 @@ def test_a_passage_of_each_class_stands_first_and_says_how_its_suffix_came_out(c
 
 
 def test_what_has_no_cnns_has_its_counts_and_passages(content):
-    missing = {"what": "Not done yet: train.", "command": "mnemoscope run -o study"}
+    missing = {"what": "Not done yet: train.", "command": "mnemoscope run -o study", "also": []}
     taxonomy = make_taxonomy(n_layers=1)
     untrained = replace(taxonomy, benchmarks=(), deltas=())
     html = page_of(untrained, missing=missing)
@@ -157,3 +157,14 @@ def test_among_equal_findings_the_leading_taxonomy_speaks(content):
         lead = lead_of(replace(content, taxonomies=shown))
         assert (lead.grafted, lead.badges[0].target) == (number, f"taxonomy-{number}-graft")
         assert f"{name} depends on" in lead.badges[0].answer
+
+
+@pytest.mark.parametrize(("n", "said"), [(10, False), (3, True)])
+def test_what_cannot_be_asked_of_small_classes_is_said_with_the_number(content, n, said):
+    few = make_taxonomy(n_layers=1, names=("Non-Memo", "Guess", "Recall"))
+    sizes = dict(zip(("Non-Memo", "Guess", "Recall"), (900, n, 30), strict=True))
+    classes = [one | {"n_sequences": sizes[one["name"]]} for one in few.classes]
+    shown = replace(few, classes=classes, impossible="too few", benchmarks=(), deltas=())
+    whole = conclusion(replace(content, taxonomies=[shown], missing={"what": "x"}))
+    assert ("Mechanism: cannot be asked (Guess has 3, 10 needed)." in whole) == said
+    assert "Attention: cannot be asked (too few of a class)." in whole

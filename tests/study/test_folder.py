@@ -17,7 +17,7 @@ from mnemoscope.benchmark.sources import TABLE
 from mnemoscope.cli.options import StageFlags
 from mnemoscope.cli.study import stage_verb
 from mnemoscope.cluster import units
-from mnemoscope.errors import DamagedDataError, UserError
+from mnemoscope.errors import DamagedDataError, MissingError, UserError
 from mnemoscope.flow.run import run, run_stage
 from mnemoscope.pipeline.sequences import create_study
 from mnemoscope.pipeline.stored_maps import open_maps
@@ -118,6 +118,13 @@ def test_a_table_is_read_once_for_as_long_as_its_record_stays_the_same(begun, mo
     put_in_place(begun.folder, sequences__parquet=begun.sequences.drop("text"))
     assert "text" not in begun.sequences.columns
     assert paths == ["sequences.parquet"] * 2
+
+
+def test_a_table_of_a_stage_that_has_not_run_names_the_command_that_runs_it(begun) -> None:
+    for name in ("verdicts", "benchmark", "graft"):
+        stage = {"verdicts": "continue"}.get(name, name)
+        with refused(f"'{stage}' has not been run. Run 'mnemoscope {stage} ", MissingError):
+            begun.read(f"{name}.parquet")
 
 
 def test_each_column_has_one_owner_and_a_study_shows_them_in_one_table(study) -> None:

@@ -180,6 +180,26 @@ def near_scores(
     )
 
 
+def carried_on(prompt: str, n: int) -> str:
+    """A prompt, and where its end repeats a period at least twice, `n` characters more of it.
+
+    Of several periods that explains the longest end, of equals the shortest.
+
+    >>> carried_on("see ab-ab-ab", 4)
+    'see ab-ab-ab-ab-'
+    """
+
+    def repeated(period: int) -> int:
+        pairs = zip(reversed(prompt), reversed(prompt[:-period]), strict=False)
+        return next((k for k, (one, other) in enumerate(pairs) if one != other), len(prompt))
+
+    periods = [one for one in range(1, len(prompt) // 2 + 1) if repeated(one) >= one]
+    if not periods:
+        return prompt
+    period = max(periods, key=lambda one: (one + repeated(one), -one))
+    return prompt + (prompt[-period:] * (n // period + 1))[:n]
+
+
 # -- copies in idea -------------------------------------------------------------------------
 
 
@@ -327,10 +347,11 @@ def copies(
     index = PassageIndex(texts, settings.n_characters)
     nearest = nearest_texts(continuations, texts, settings.n_candidates)
     likeness = near_scores(continuations, texts, nearest)
-    own = near_scores(continuations, prompts, np.arange(len(prompts))[:, None])
+    # A period that goes on stands in the prompt in another phase: that is no copy of a text.
+    given = [carried_on(*one) for one in zip(prompts, map(len, continuations), strict=True)]
+    own = near_scores(continuations, given, np.arange(len(given))[:, None])
     found = [
-        index.longest(text, besides=prompt)
-        for text, prompt in zip(continuations, prompts, strict=True)
+        index.longest(text, besides=one) for text, one in zip(continuations, given, strict=True)
     ]
     long = np.array([len(text) >= settings.n_characters for text in continuations], dtype=bool)
     near = long & (likeness >= settings.near) & (own < settings.near)
@@ -500,7 +521,7 @@ def _attention(inputs: AnalysisInputs, settings: Settings) -> pl.DataFrame | Non
                 groups=near,
             ).auc
             lines.append(
-                {"measure": measure, "layer": layer + 1, "n": len(label)}
+                {"measure": measure, "layer": layer, "n": len(label)}
                 | {"n_groups": n_groups(near), "memorized": float(values[label].mean())}
                 | {"not_memorized": float(values[~label].mean()), "auc": flat}
             )

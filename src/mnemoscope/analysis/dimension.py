@@ -5,7 +5,8 @@ related work. A point is memorized where the local intrinsic dimension of the *m
 small: by overfitting (OD-Mem) where that of the *data's* manifold is larger, by the data (DD-Mem)
 where both are small. A language model has no manifold to differentiate: here the dimension is that
 of the cloud of continuations drawn from one prefix, the model's own and, for the data, those of a
-reference that never saw the sequences, both in the reference's embedding space. Beside it stand
+reference that never saw the sequences, both in the reference's embedding space. Of a few draws it
+is a spread rather than a dimension (docs/analyses/dimension.md has its bias). Beside it stand
 the entropies of the same draws and what needs the text: the log-probabilities, what the reference
 itself gets right, and the rule that calls a sequence Guess.
 Run it: mnemoscope analyze dimension STUDY
@@ -59,6 +60,8 @@ KINDS = ("OD-Mem", "DD-Mem", "neither")
 
 _DISCARDED = 0.1  # Facco et al. leave out the largest tenth of the ratios
 _SMALL = 0.1  # share of the control below which a dimension is called small
+_HALF = 0.5  # of the control's median: a small dimension is below that too
+_FLAT = 0.2  # a reference is flat where all but a twentieth is within this share of the median
 _BLOCK = 20  # sequences kept at once, each with all its draws
 _MEASURES = ("dimension", "two_nn", "entropy")
 
@@ -90,6 +93,12 @@ class Settings(AnalysisSettings):
     minimum: int = Field(default=10, ge=2, description="Sequences that a class needs.")
     n_draws: int = Field(default=24, ge=4, description="Continuations drawn of each prefix.")
     n_tokens: int = Field(default=16, ge=1, description="Tokens of each.")
+    temperature: float = Field(
+        default=1.0,
+        gt=0,
+        le=10,
+        description="Of the draws. At 1 few draws are a text that is decoded greedily.",
+    )
     n_resamples: int = Field(default=500, ge=20, description="Resamples behind an interval.")
 
 
@@ -144,15 +153,23 @@ def kinds_of_memory(own: npt.ArrayLike, data: npt.ArrayLike, control: npt.ArrayL
     """Say of each sequence, by its dimension under model and reference (n,), its one of `KINDS`.
 
     A dimension is small below that of all but a tenth of the `control` sequences (flags, (n,))
-    under the same model: OD-Mem is small under the model alone, DD-Mem under both.
+    under the same model, and below half of their median: OD-Mem is small under the model alone,
+    DD-Mem under both.
     """
     aside = np.asarray(control, dtype=bool)
     is_small = [
-        values < np.quantile(values[aside], _SMALL)
+        values < min(np.quantile(values[aside], _SMALL), _HALF * np.median(values[aside]))
         for values in (np.asarray(one, dtype=np.float64) for one in (own, data))
     ]
     found = np.where(is_small[0], np.where(is_small[1], KINDS[1], KINDS[0]), KINDS[2])
     return pl.Series("kind", found)
+
+
+def is_flat(data: npt.ArrayLike) -> bool:
+    """Whether a reference spreads alike after every prefix, so that it says nothing of the text."""
+    values = np.asarray(data, dtype=np.float64)
+    low, middle = np.quantile(values, [0.05, 0.5])
+    return bool(low > (1 - _FLAT) * middle)
 
 
 # -- the analysis ---------------------------------------------------------------------------
@@ -161,7 +178,8 @@ def kinds_of_memory(own: npt.ArrayLike, data: npt.ArrayLike, control: npt.ArrayL
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Measure the cloud of continuations of each prefix under the model and under a reference.
 
-    Raises UserError: more than one reference, more tokens than the suffix has, a class too small.
+    Raises UserError: more than one reference, or one that spreads alike after every prefix; more
+    tokens than the suffix has; a class too small.
     """
     if len(inputs.others) != 1:
         raise UserError(
@@ -179,7 +197,14 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         _clouds(inputs, lm, reference, rows, settings, label)
         for lm, label in ((inputs.model(), "Drawing"), (reference, f"Drawing, {name}"))
     )
+    if is_flat(data["dimension"]):
+        raise UserError(
+            f"analyze dimension: the continuations of {name} spread alike after every prefix, "
+            "reproduced text or not, so that they say nothing of the text. Is it trained? Give "
+            "another: --second MODEL."
+        )
     found = rows.select("sequence_id", "class").with_columns(
+        own["draws_right"],
         *(own[one].alias(f"{one}_model") for one in _MEASURES),
         *(data[one].alias(f"{one}_reference") for one in _MEASURES),
         *_by_text(inputs, reference, rows, settings),
@@ -194,7 +219,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     classes, kinds = _by_class(inputs, found, settings), _kind_shares(inputs, found)
     aucs = _aucs(inputs, found, settings)
     return AnalysisResult(
-        sentence=_sentence(classes, kinds, aucs),
+        sentence=_sentence(found, classes, kinds, aucs, settings),
         frames={"classes": classes, "kinds": kinds, "aucs": aucs, "sequences": found},
         figures=tuple(_figures(found, kinds, aucs)),
         further=tuple(_further(inputs, classes, aucs, settings)),
@@ -245,7 +270,13 @@ def _clouds(
                 for one in block["sequence_id"]
             ]
         )
-        batches = draw_continuations(lm, prefixes, uniforms, batch_size=inputs.batch_size)
+        batches = draw_continuations(
+            lm,
+            prefixes,
+            uniforms,
+            batch_size=inputs.batch_size,
+            temperature=settings.temperature,
+        )
         tokens, entropy = (np.concatenate(one) for one in zip(*batches, strict=True))
         # Each text is read once: twins are then at no distance, whatever a batch rounds.
         read, owner = np.unique(
@@ -254,18 +285,21 @@ def _clouds(
         states = hidden_states(
             reference, read, batch_size=inputs.batch_size, positions=slice(inputs.prefix, None)
         )
+        suffixes = token_matrix(block)[:, inputs.prefix :][:, :n_tokens]
+        is_right = (tokens.reshape(-1, n_draws, n_tokens) == suffixes[:, None]).all(axis=2)
         means = np.concatenate([one[:, 0].mean(axis=1, dtype=np.float64) for one in states])[owner]
         clouds = means.reshape(block.height, n_draws, -1)
         progress.advance(block.height)
         return block.select("sequence_id").with_columns(
             pl.Series("dimension", [participation_ratio(one) for one in clouds]),
             pl.Series("two_nn", [two_nn(one) for one in clouds]),
+            pl.Series("draws_right", is_right.mean(axis=1)),
             pl.Series(
                 "entropy", entropy.sum(axis=1, dtype=np.float64).reshape(-1, n_draws).mean(axis=1)
             ),
         )
 
-    basis = settings.model_dump(include={"seed", "n_draws", "n_tokens"})
+    basis = settings.model_dump(include={"seed", "n_draws", "n_tokens", "temperature"})
     basis |= {"prefix": inputs.prefix, "space": reference.basis}
     return keep_blocks(inputs, lm, rows, "clouds", make, label=label, size=_BLOCK, **basis)
 
@@ -360,7 +394,13 @@ def _aucs(inputs: AnalysisInputs, found: pl.DataFrame, settings: Settings) -> pl
     return frame_of(lines)
 
 
-def _sentence(classes: pl.DataFrame, kinds: pl.DataFrame, aucs: pl.DataFrame) -> str:
+def _sentence(
+    found: pl.DataFrame,
+    classes: pl.DataFrame,
+    kinds: pl.DataFrame,
+    aucs: pl.DataFrame,
+    settings: Settings,
+) -> str:
     def one_class(name: str, kind: str) -> str:
         own, data = (
             ranged(row["median"])
@@ -368,14 +408,16 @@ def _sentence(classes: pl.DataFrame, kinds: pl.DataFrame, aucs: pl.DataFrame) ->
         )
         share = next(rows_of(kinds.filter(pl.col("class") == name, kind=kind)))
         shown = ranged(share["share"], scale=100, unit=" %", digits=0)
-        return f"{own} dimensions under the model and {data} under the reference ({kind}: {shown})"
+        return f"by {own} under the model and {data} under the reference ({kind}: {shown})"
 
     by = {row["value"]: row for row in rows_of(aucs.filter(against=GUESS))}
     gap, entropy, ratio = (
         ranged(by[name]["auc"], digits=3) for name in ("dimension_gap", "entropy_gap", "log_ratio")
     )
+    right = 100 * np.mean(found.filter(pl.col("class") == RECALL)["draws_right"].to_numpy())
     return (
-        f"Continuations of Recall span {one_class(RECALL, KINDS[0])}, of Guess "
+        f"Drawn at temperature {settings.temperature:g}, where {right:.1f} % of Recall's draws are "
+        f"its text, continuations of Recall spread {one_class(RECALL, KINDS[0])}, of Guess "
         f"{one_class(GUESS, KINDS[1])}; the difference tells Recall from Guess with ROC AUC "
         f"{gap}, that of the entropies with {entropy}, the log-probability ratio, which needs the "
         f"text, with {ratio}; {_adds(by['entropy_gap']['added'])}."
@@ -399,15 +441,16 @@ def _further(
 ) -> Iterator[str]:
     sizes = classes.unique("class", maintain_order=True).select("class", "n").iter_rows()
     yield (
-        f"{settings.n_draws} continuations of {settings.n_tokens} tokens of each prefix, at "
-        "temperature 1, the same random numbers for both models; participation ratio of the means "
-        "of the reference's last states, at most "
-        f"{settings.n_draws - 1}. Sequences: {', '.join(f'{n} {name}' for name, n in sizes)}."
+        f"{settings.n_draws} continuations of {settings.n_tokens} tokens of each prefix, the same "
+        "random numbers for both models. Spread is the participation ratio of the means of the "
+        f"reference's last states, at most {settings.n_draws - 1}. Sequences: "
+        f"{', '.join(f'{n} {name}' for name, n in sizes)}."
     )
     yield (
         f"Small is what is below all but {100 * _SMALL:.0f} % of the control, '{UNSEEN}', under "
-        "the same model, so as many of the control are small by construction: OD-Mem is small "
-        "under the model alone, DD-Mem under both."
+        "the same model, and below half of its median: OD-Mem is small under the model alone, "
+        "DD-Mem under both. A text that is recalled greedily and is seldom drawn is not small: a "
+        "lower --set temperature=T asks nearer to what is decoded."
     )
     if seen_in_training(inputs.table).count() == 0:
         yield (f"No duplicates are counted, so '{UNSEEN}' may hold sequences that training had.")
@@ -432,8 +475,7 @@ def _further(
 
 def _figures(found: pl.DataFrame, kinds: pl.DataFrame, aucs: pl.DataFrame) -> Iterator[Chart]:
     yield Chart(
-        title="Dimension of the continuations of a prefix (participation ratio), one point a "
-        "sequence",
+        title="Spread of the continuations of a prefix (participation ratio), one point a sequence",
         form="points",
         x_label="under the model",
         y_label="under the reference",

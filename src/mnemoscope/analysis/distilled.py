@@ -58,6 +58,7 @@ TEACHER = "teacher"
 UNSEEN, UNSEEN_RIGHT = "unseen", "unseen, reproduced"
 _KINDS = "Non-Memo, Guess, Recall"
 _PARTS = ("embedding", "qk", "values", "output", "mlp", "norms", "unembedding")
+_CHANCE = 0.5  # ROC AUC of what tells nothing
 _MAPS_BLOCK = 64
 
 Bools = npt.NDArray[np.bool_]
@@ -469,11 +470,19 @@ def _verdict(
         return "too few groups of near duplicates to say"
     if came := [one for one in students if over(of[one], "above", 0)]:
         return f"memorized text comes along by {', '.join(came)}"
-    traced = [one for one in told if over(told[one], "gain", 0) and over(told[one], "auc", 0.5)]
+    traced = [one for one in told if over(told[one], "gain", 0) and over(told[one], "auc", _CHANCE)]
     if traced:
         return (
             f"a trace of the memorized text comes along by {', '.join(traced)}, no text that the "
             "control lacks"
+        )
+    reversed_ = [
+        one for one in told if (high := told[one]["auc"].high) is not None and high < _CHANCE
+    ]
+    if reversed_:
+        return (
+            f"no memory comes along; {', '.join(reversed_)} gains less on text that the teacher "
+            "was trained on than on unseen text, so the two differ in more than memory"
         )
     return "nothing that can be told from the control"
 

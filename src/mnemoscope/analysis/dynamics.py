@@ -173,7 +173,9 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
             f"analyze dynamics: batch_size {settings.batch_size} is above n_special "
             f"{settings.n_special}. Take a smaller batch, or more special sequences."
         )
-    unseen = unseen_rows(inputs, 2 * settings.n_special, settings.seed, where="analyze dynamics")
+    unseen = unseen_rows(
+        inputs, 2 * settings.n_special, settings.seed, where="analyze dynamics", setting="n_special"
+    )
     taught, beside = unseen[: settings.n_special], unseen[settings.n_special :]
     special = token_matrix(taught).astype(np.int32)
     frames = _memorized_tokens(inputs, settings)

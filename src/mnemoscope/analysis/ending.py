@@ -161,14 +161,14 @@ class _Measured(NamedTuple):
     values: list[_Floats]  # (n, layers, prefix + 2) as `suffix_shares`, or (n,)
 
     def cells(self, prefix: int) -> Iterator[tuple[str, int | None, list[_Floats]]]:
-        """Cell, layer from 1 (None: mean of layers) and one value a sequence of each model."""
+        """Cell, layer (None: mean of layers) and one value a sequence of each model."""
         if self.values[0].ndim == 1:
             yield SHOWN, None, self.values
             return
         for cell, place in zip(CELLS, (prefix - 1, 0, prefix, prefix + 1), strict=True):
             yield cell, None, [one[..., place].mean(axis=1) for one in self.values]
             for layer in range(self.values[0].shape[1]):
-                yield cell, layer + 1, [one[:, layer, place] for one in self.values]
+                yield cell, layer, [one[:, layer, place] for one in self.values]
 
     def sides(self) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
         """Memorized, each of its classes, and the others."""

@@ -18,6 +18,7 @@ from pydantic import Field
 
 from mnemoscope import UserError
 from mnemoscope.plugin import (
+    FEWEST_GROUPS,
     AnalysisInputs,
     AnalysisResult,
     AnalysisSettings,
@@ -179,7 +180,9 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
 
 def _unseen_texts(inputs: AnalysisInputs, settings: Settings) -> list[Injected]:
     """Unseen sequences, and other ones with their tokens shuffled."""
-    unseen = unseen_rows(inputs, 2 * settings.n_texts, settings.seed, where="analyze inject")
+    unseen = unseen_rows(
+        inputs, 2 * settings.n_texts, settings.seed, where="analyze inject", setting="n_texts"
+    )
     rng = np.random.default_rng(settings.seed)
     rows, names = token_matrix(unseen).astype(np.int32), unseen["sequence_id"].to_list()
     owners = inputs.near_duplicates(unseen["sequence_id"]).tolist()
@@ -306,7 +309,8 @@ def _sentence(frames: dict[str, pl.DataFrame], settings: Settings) -> str:
 
 def _chart(lengths: pl.DataFrame, settings: Settings) -> Chart:
     return Chart(
-        title="Verbatim memorization length over training, tokens (95 % interval)",
+        title="Verbatim memorization length over training, tokens (95 % interval, from "
+        f"{FEWEST_GROUPS} texts on)",
         x_label="steps",
         series=tuple(
             series_of(f"{kind}, {arm}", lengths.filter(kind=kind, arm=arm), "length", x="step")
@@ -332,5 +336,12 @@ def _further(texts: Sequence[Injected], settings: Settings) -> tuple[str, ...]:
         f"Of the rows that are trained on {share:.1%} are texts put in. Published runs put in one "
         f"row in 10,000: what is learnt here is learnt under far less else, and faster.{pads}",
         "Both runs read the same rows from the same weights: the control run is, bit for bit, a "
-        "run that nobody disturbed. One seed; the intervals are over texts.",
+        f"run that nobody disturbed. One seed; {_intervals(texts)}.",
     )
+
+
+def _intervals(texts: Sequence[Injected]) -> str:
+    n = sum(text.kind == PLAIN for text in texts)
+    if n < FEWEST_GROUPS:
+        return f"no intervals: {n} texts, and {FEWEST_GROUPS} are needed (--set n_texts=N)"
+    return "the intervals are over texts"

@@ -232,7 +232,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
             | {"information": one.information.value, "shuffled": one.shuffled}
             | {"above_shuffled": one.above.estimate()}
             for model, layers in found.items()
-            for layer, by_group in enumerate(layers, start=1)
+            for layer, by_group in enumerate(layers)
             for group, one in by_group.items()
         ]
     )

@@ -332,7 +332,9 @@ def _groups(inputs: AnalysisInputs, settings: Settings) -> dict[str, pl.DataFram
         )
     groups["unlearned"] = groups["Recall"][:n]
     groups[_OTHERS] = drawn["Recall"][n : 2 * n]
-    groups["unseen"] = unseen_rows(inputs, n, settings.seed, where="analyze perturb")
+    groups["unseen"] = unseen_rows(
+        inputs, n, settings.seed, where="analyze perturb", setting="n_unlearned"
+    )
     return {name: rows for name, rows in groups.items() if rows.height}
 
 

@@ -7,7 +7,7 @@ Run it: mnemoscope analyze predict STUDY --corpus TEXTS
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -133,6 +133,8 @@ class Data:
     is_test: _Flags
     groups: npt.NDArray[np.int64]  # of near duplicates
     n_unknown: int = 0  # rows that were left out, having no category
+    # sequence_id, is_memorized and category of each
+    rows: pl.DataFrame = field(default_factory=pl.DataFrame)
 
     def matrix(self, names: Sequence[str]) -> _Floats:
         """Columns of features, shape (n, features)."""
@@ -173,6 +175,7 @@ class Models(NamedTuple):
     weights: pl.DataFrame  # a row a model, part and feature
     tests: pl.DataFrame | None  # likelihood ratios
     partition: Partition | None  # the optimal one, where it was asked for
+    chances: dict[str, _Floats]  # by model, of each test row: the probability of being memorized
 
 
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
@@ -183,6 +186,9 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     data = _data(inputs, settings)
     found = model_all(data, settings)
     frames = {"scores": found.scores, "weights": found.weights}
+    frames["predictions"] = data.rows.filter(pl.Series(data.is_test)).with_columns(
+        pl.Series(name, values) for name, values in found.chances.items()
+    )
     libraries = libraries_of(inputs.table)
     if found.tests is not None:
         frames["tests"] = found.tests
@@ -236,7 +242,8 @@ def _data(inputs: AnalysisInputs, settings: Settings) -> Data:
         refuse_one_sided(label[side], least, where=f"analyze predict, sequences {words}")
     numbered = groups.cast(pl.Int64).to_numpy()
     n_unknown = rows.height - whole.height
-    return Data(features, label, category, names, is_test, numbered, n_unknown)
+    kept = whole.select("sequence_id", "is_memorized", "category")
+    return Data(features, label, category, names, is_test, numbered, n_unknown, kept)
 
 
 def split_rows(label: _Flags, category: _Parts, groups: Sequence[str], *, seed: int) -> _Flags:
@@ -277,18 +284,20 @@ def model_all(data: Data, settings: Settings) -> Models:
         plans["no perplexity"] = (without, alone, ["all"])
     scores: list[dict[str, object]] = []
     weights: list[dict[str, object]] = []
+    chances: dict[str, _Floats] = {}
     test, train = data.is_test, ~data.is_test
     for model, (used, parts, part_names) in plans.items():
         values = data.matrix(used)
         fitted = fit_parts(values[train], data.label[train], parts[train], unscaled=_unscaled(used))
-        scores += scores_of(model, fitted.predict(values[test], parts[test]), data, settings)
+        chances[model] = fitted.predict(values[test], parts[test])
+        scores += scores_of(model, chances[model], data, settings)
         weights += [
             {"model": model, "part": part_names[part], "feature": name, "weight": float(value)}
             for part, of_part in fitted.weights(len(used)).items()
             for name, value in zip(used, of_part, strict=True)
         ]
     tests = _tests(data, names) if settings.tests else None
-    return Models(frame_of(scores), pl.DataFrame(weights), tests, partition)
+    return Models(frame_of(scores), pl.DataFrame(weights), tests, partition, chances)
 
 
 # -- logistic models ------------------------------------------------------------------------

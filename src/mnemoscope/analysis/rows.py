@@ -566,11 +566,14 @@ def unseen_note(table: pl.DataFrame) -> tuple[str, ...]:
     return () if counts_duplicates(table) else (UNCOUNTED,)
 
 
-def unseen_rows(inputs: AnalysisInputs, n: int, seed: int, *, where: str) -> pl.DataFrame:
+def unseen_rows(
+    inputs: AnalysisInputs, n: int, seed: int, *, where: str, setting: str
+) -> pl.DataFrame:
     """Draw sequences that the model cannot know: not memorized, not guessable, not trained on.
 
     Not trained on is what is counted and has no duplicates; all where the table counts none. Raises
-    UserError: there are fewer than `n`; the message begins with `where`.
+    UserError: there are fewer than `n`; the message begins with `where` and names the `setting`
+    that asks for so many.
     """
     is_counted = counts_duplicates(inputs.table)
     rule = ~pl.col("is_memorized") & ~guessable()
@@ -586,7 +589,7 @@ def unseen_rows(inputs: AnalysisInputs, n: int, seed: int, *, where: str) -> pl.
         )
         raise UserError(
             f"{where}: {found.height} sequences are {of}, and {n} are needed. Give a table with "
-            "more, held-out texts among them, or ask for fewer."
+            f"more, held-out texts among them, or ask for fewer with --set {setting}=N."
         )
     chosen = np.random.default_rng(seed).permutation(found.height)[:n]
     return found[chosen]

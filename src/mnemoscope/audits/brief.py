@@ -37,7 +37,6 @@ def render_brief(record: Record, spans: pl.DataFrame, tables: Mapping[str, pl.Da
         recalled=recalled,
         quoted=[{**row, **_shortened(row)._asdict()} for row in recalled[:_QUOTED]],
         has_third_ground=any(row[name] for row in rows for name in GROUNDS[1:]),
-        n_also=sum(bool(row["reference_reproduces"]) for row in recalled),
         documents=record["documents"][:_DOCUMENTS],
         n_more=max(len(record["documents"]) - _DOCUMENTS, 0),
     )

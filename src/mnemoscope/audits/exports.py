@@ -10,13 +10,15 @@ from xml.etree import ElementTree
 
 import polars as pl
 
+from mnemoscope.audits.gate import Judged
+from mnemoscope.audits.passages import right_of
 from mnemoscope.audits.records import Record
 from mnemoscope.audits.rule import RECALL
 from mnemoscope.audits.verdict import LEARNED, error_rate
 from mnemoscope.data.formats import table_ending
 from mnemoscope.data.hub import parse_hub_name
 from mnemoscope.version import __version__
-from mnemoscope.words import percent, plural
+from mnemoscope.words import plural
 
 _FORBIDDEN = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that XML 1.0 has no way to write."""
@@ -80,6 +82,7 @@ def sarif_log(record: Record, frame: pl.DataFrame, texts: Mapping[str, str]) -> 
                         "level": "warning",
                         "message": {"text": f"{_message(row, copies.get(row['document']))}."},
                         "locations": [{"physicalLocation": _location(row, lines)}],
+                        "properties": _tokens(row),
                     }
                     for row in rows
                 ],
@@ -94,6 +97,12 @@ def about(record: Record) -> dict[str, str]:
     verdict = record["verdict"]
     said = {"verdict": verdict["sentence"], "error rate": error_rate(verdict)}
     return {name: one for name, one in {**facts, **said}.items() if one is not None}
+
+
+def _tokens(row: Mapping[str, Any]) -> dict[str, str]:
+    """How many tokens of its window model and reference wrote, and what the tests say."""
+    said = {"model writes": right_of(row), "reference writes": right_of(row, "reference_score")}
+    return {name: f"{one} tokens" for name, one in said.items() if one}
 
 
 def _message(row: Mapping[str, Any], copy: str | None) -> str:
@@ -123,19 +132,25 @@ def _address(document: str) -> str:
     return (path.as_uri() if path.is_absolute() else quote(name)) + fragment
 
 
-def junit_xml(record: Record, frame: pl.DataFrame) -> str:
-    """Make a JUnit report: a document fails where a passage of it is called recall.
+def junit_xml(record: Record, frame: pl.DataFrame, judged: Judged | None) -> str:
+    """Make a JUnit report that fails where the condition of a gate does.
+
+    Each document is a test, which fails if a condition on each document holds of it; a condition on
+    all documents is a test of its own. The passages called recall stand in the output of a test.
 
     Documents that were too short or not read are skipped tests. Characters that XML 1.0 forbids
     are written as U+FFFD.
     """
+    frame = frame if judged is None else judged.counted
     recalled = frame.filter(pl.col("verdict") == RECALL)
+    of_all = judged is not None and not judged.gate.in_each
+    n_failed = 0 if judged is None else int(judged.is_failed) if of_all else len(judged.failing)
     n_skipped = sum(row["is_too_short"] for row in record["documents"]) + len(record["skipped"])
     suite = ElementTree.Element(
         "testsuite",
         name=_clean(f"mnemoscope audit of {record['model']['name']}"),
-        tests=str(len(record["documents"]) + len(record["skipped"])),
-        failures=str(recalled["document"].n_unique()),
+        tests=str(of_all + len(record["documents"]) + len(record["skipped"])),
+        failures=str(n_failed),
         errors="0",
         skipped=str(n_skipped),
     )
@@ -144,27 +159,34 @@ def junit_xml(record: Record, frame: pl.DataFrame) -> str:
     for name, value in about(record).items():
         ElementTree.SubElement(properties, "property", name=name, value=_clean(value))
 
-    def case(document: str) -> ElementTree.Element:
+    def case(name: str) -> ElementTree.Element:
         return ElementTree.SubElement(
-            suite, "testcase", classname="mnemoscope.audits", name=_clean(document)
+            suite, "testcase", classname="mnemoscope.audits", name=_clean(name)
         )
 
+    def fail(own: ElementTree.Element) -> None:
+        assert judged is not None
+        message = _clean(f"{judged.gate.text}: {judged.said}")
+        ElementTree.SubElement(own, "failure", type=judged.gate.kind, message=message)
+
+    if judged is not None and of_all:
+        own = case(judged.gate.text)
+        if judged.is_failed:
+            fail(own)
     for row in record["documents"]:
         own = case(row["document"])
         rows = recalled.filter(pl.col("document") == row["document"])
         if row["is_too_short"]:
             ElementTree.SubElement(own, "skipped", message="shorter than one window")
-        elif rows.height:
-            share = percent(row["recalled"]["share"], unit=False)
-            message = f"{plural(rows.height, 'passage')}, {share} % recalled: {LEARNED}"
-            failure = ElementTree.SubElement(
-                own, "failure", type="recalled-passage", message=message
-            )
-            lines = (
+        if judged is not None and row["document"] in judged.failing:
+            fail(own)
+        if rows.height:
+            said = [f"{plural(rows.height, 'recalled passage')}: {LEARNED}"]
+            said += (
                 f"characters {one['start']} to {one['end']}: {one['reason']}\n    {one['text']!r}"
                 for one in rows.iter_rows(named=True)
             )
-            failure.text = _clean("\n".join(lines))
+            ElementTree.SubElement(own, "system-out").text = _clean("\n".join(said))
     for one in record["skipped"]:
         message = _clean(f"not read: {one['reason']}")
         ElementTree.SubElement(case(one["document"]), "skipped", message=message)

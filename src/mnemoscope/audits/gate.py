@@ -24,6 +24,7 @@ from mnemoscope.words import plain_figure, plural
 
 _GATE = re.compile(r"(\w+) *(>=|>) *([0-9]+(?:\.[0-9]+)?) *(%|passages?)?(?: +(in doc))?")
 _MOST_DIGITS = 12
+_SAID = {kind: kind for kind in KINDS} | {"near": "recalled or nearly so"}
 _COMPARE: dict[str, Callable[[float, float], bool]] = {">": gt, ">=": ge}
 
 
@@ -53,11 +54,25 @@ class Gate(NamedTuple):
         numbers["near"] = numbers["recalled"] + (counts.get("near_recall_spans") or 0)
         return numbers[self.kind]
 
-    def say(self, counts: Counts) -> str:
-        """The amount in words."""
+    def say(self, counts: Counts, new: str = "", share: Estimate | None = None) -> str:
+        """The amount in words: `3 new passages recalled`, `2.8 % recalled`.
+
+        `share` is the one of all documents, with its interval.
+        """
         if self.of_passages:
-            return plural(int(self.amount(counts)), "passage")
-        return self.say_share(Estimate(self.amount(counts)))
+            n = plural(int(self.amount(counts)), f"{new}passage")
+        else:
+            n = self.say_share(share or Estimate(self.amount(counts))) + (" newly" if new else "")
+        return f"{n} {_SAID[self.kind]}"
+
+    @property
+    def allowed(self) -> str:
+        """What passes, in words: `at most 0.5 % allowed`."""
+        n = int(self.limit)
+        limit = str(n) if self.of_passages else f"{100 * self.limit:.12g} %"
+        least = "fewer than" if self.of_passages else "less than"
+        each = " in each document" if self.in_each else ""
+        return f"{'at most' if self.sign == '>' else least} {limit} allowed{each}"
 
     def say_share(self, share: Estimate) -> str:
         """A share with so many digits that what is read is beyond the limit where the share is."""
@@ -69,10 +84,17 @@ class Gate(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """Whether the condition holds, and the figures in a line."""
+    """Whether the condition holds, and the figures in a line.
 
+    `counted` are the passages that it was put to, `failing` the documents of which it holds where
+    it is asked of each.
+    """
+
+    gate: Gate
     is_failed: bool
     said: str
+    counted: pl.DataFrame
+    failing: frozenset[str] = frozenset()
 
 
 def parse_gate(text: str) -> Gate:
@@ -129,13 +151,17 @@ def judge(gate: Gate, record: Record, passages: pl.DataFrame, baseline: Path | N
         names = [row["document"] for row in record["documents"]]
         found = {name: row for name, row in zip(names, rows, strict=True) if gate.holds_of(row)}
         name, most = max(zip(names, rows, strict=True), key=lambda one: gate.amount(one[1]))
-        said = f"{new}{gate.kind} most in {name}: {gate.say(most)}"
-        return Judged(bool(found), f"{said}; so in {plural(len(found), 'document')}")
+        said = f"{gate.say(most, new)}, the most, in {name}; {gate.allowed}"
+        if found:
+            too_many = f"{len(found):,} of {plural(len(rows), 'document')}"
+            said = f"{too_many} {'has' if len(found) == 1 else 'have'} too much: {said}"
+        return Judged(gate, bool(found), said, passages, frozenset(found))
     whole = overall(rows)
-    said = gate.say(whole)
+    share = None
     if not gate.of_passages and baseline is None:
-        said = gate.say_share(estimate_of(share_of(record["summary"], gate.kind)))
-    return Judged(gate.holds_of(whole), f"{new}{gate.kind} {said}")
+        share = estimate_of(share_of(record["summary"], gate.kind))
+    said = f"{gate.say(whole, new, share)}, {gate.allowed}"
+    return Judged(gate, gate.holds_of(whole), said, passages)
 
 
 def is_known(passages: pl.DataFrame, before: pl.DataFrame) -> pl.Series:

@@ -30,7 +30,7 @@ from mnemoscope.words import whole_characters
 if TYPE_CHECKING:
     import polars as pl
 
-    from mnemoscope.audits.asking import AskedModel, Auditing
+    from mnemoscope.audits.asking import AskedModel, Auditing, ModelRecord
     from mnemoscope.audits.documents import Reading
     from mnemoscope.audits.ground import CnnGround
     from mnemoscope.audits.records import Record
@@ -373,15 +373,17 @@ def verify(
     *,
     documents: Sequence[str | Path] = (),
     model: str | Path | None = None,
+    reference: str | Path | None = None,
     device: str = "auto",
     trust_remote_code: bool = False,
 ) -> "Verification":
     """Repeat the passages of a finished audit, and say which of them hold.
 
-    `documents` are files and folders where the audited documents are now, `model` is where the
-    model is; its fingerprint tells whether it is the audited one. Raises UserError: no audit there,
-    no such documents, or its model is not there or cannot be loaded. DamagedDataError: a file that
-    cannot be read.
+    `documents` are files and folders where the audited documents are now, `model` and `reference`
+    are where the models are; fingerprints tell whether they are those that were asked. A reference
+    that is neither given nor on this machine is not asked again, nor is ``"none"``. Raises
+    UserError: no audit there, no such documents, or a model is not there or cannot be loaded.
+    DamagedDataError: a file that cannot be read.
     """
     from mnemoscope.audits.documents import check_sources
     from mnemoscope.audits.records import check_is_audit
@@ -391,6 +393,14 @@ def verify(
     sources = [str(one) for one in documents]
     check_sources(sources)
     from mnemoscope.audits.verify import verify_audit
+
+    def choose(
+        name: str, is_elsewhere: bool, facts: "ModelRecord", dtype: str, role: str = "model"
+    ) -> LocalChoice:
+        revision = None if is_elsewhere else facts["revision"]
+        made = LocalChoice(name, revision, dtype, device, role, trust_remote_code=trust_remote_code)
+        made.check()
+        return made
 
     def load(record: "Record", settings: AuditSettings) -> "AskedModel":
         facts, api = record["model"], record.get("api")
@@ -403,19 +413,26 @@ def verify(
                     f"{name}: the model that was audited was a folder or file, which is not there. "
                     "Say where it is now with --model DIR."
                 )
-            own = LocalChoice(
-                name,
-                None if model else facts["revision"],
-                dtype,
-                device,
-                trust_remote_code=trust_remote_code,
-            )
-            return LocalModel(own.load(), settings)
+            return LocalModel(choose(name, bool(model), facts, dtype).load(), settings)
         place = {"url": api["endpoint"], "model": facts["name"]}
         service = checked(EndpointSettings, **api["settings"], **place)
         return _served(service, settings, api["tokenizer"], api["tokenizer_revision"], None)
 
-    return verify_audit(Path(folder), load, sources)
+    def load_reference(record: "Record", settings: AuditSettings) -> "AskedModel | None":
+        facts = record["reference"]
+        if facts is None and reference not in (None, "none"):
+            raise UserError("--reference: this audit asked none. Leave it out.")
+        if facts is None or reference == "none":
+            return None
+        name = str(reference or facts["name"])
+        if reference is None and name != EMBEDDED and not Path(name).exists():
+            return None
+        from mnemoscope.audits.local import LocalModel
+
+        found = choose(name, bool(reference), facts, facts["dtype"] or "float32", "reference")
+        return LocalModel(found.load(), settings.model_copy(update={"chat_template": False}))
+
+    return verify_audit(Path(folder), load, sources, load_reference)
 
 
 def rank(

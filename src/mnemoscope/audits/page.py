@@ -20,13 +20,13 @@ import polars as pl
 from mnemoscope.audits.asking import Choice
 from mnemoscope.audits.chance import tries_needed
 from mnemoscope.audits.heat import COLUMNS, LEVELS
-from mnemoscope.audits.passages import THIRD
+from mnemoscope.audits.passages import THIRD, right_of
 from mnemoscope.audits.questions import QUESTIONS, settings_class
 from mnemoscope.audits.records import Record
 from mnemoscope.audits.rule import MOST_COPIED, RECALL
 from mnemoscope.audits.settings import checked, flag_of
 from mnemoscope.audits.shares import share_words
-from mnemoscope.audits.verdict import error_rate, model_title
+from mnemoscope.audits.verdict import error_rate, how_tested, model_title
 from mnemoscope.report import style
 from mnemoscope.stats import FEWEST_GROUPS
 from mnemoscope.words import JOINT, count
@@ -299,7 +299,8 @@ def environment(*first: str) -> jinja2.Environment:
         "shell": shlex.join,
         "figure": _figure,
         "moment": _moment,
-        "tested": error_rate,
+        "tested": lambda verdict: error_rate(verdict).replace(" %", f"{JOINT}%"),
+        "how_tested": how_tested,
         "begun": lambda text: text[0].upper() + text[1:],
     }
     made.globals |= {
@@ -314,6 +315,7 @@ def environment(*first: str) -> jinja2.Environment:
         "model_title": model_title,
         "token_rows": _token_rows,
         "quoted": quoted,
+        "right_of": right_of,
         "most_cards": MOST_CARDS,
         "most_copied": MOST_COPIED,
         "heat_levels": LEVELS,

@@ -1,6 +1,6 @@
 """The table of passages: what the windows say, what each question adds, and the verdict."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -56,6 +56,16 @@ THIRD = {
     "needs_say": "what it needs",
 }
 """What the last three are called beside a passage."""
+
+
+def right_of(row: Mapping[str, Any], column: str = "score") -> str:
+    """How many tokens of its window the model wrote, or the reference; empty where not asked.
+
+    >>> right_of({"score": 0.9375, "suffix_pieces": ["a"] * 32})
+    '30 of 32'
+    """
+    n = len(row["suffix_pieces"])
+    return "" if row[column] is None else f"{round(row[column] * n)} of {n}"
 
 
 def span_columns() -> dict[str, Column]:

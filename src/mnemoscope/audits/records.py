@@ -1,6 +1,7 @@
 """The folder of an audit: `audit.json`, and the files that it names."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import NotRequired, cast
 
@@ -15,10 +16,11 @@ from mnemoscope.audits.shares import DocumentCounts, Summary
 from mnemoscope.audits.verdict import Verdict
 from mnemoscope.errors import DamagedDataError, UserError, first_line
 from mnemoscope.files import made_folder, read_parquet
+from mnemoscope.parse import read_json
 from mnemoscope.store import Store
 from mnemoscope.version import __version__
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """Of `audit.json` and the tables; raised when a column or key changes its meaning."""
 
 ARTEFACT = "audit"
@@ -76,8 +78,8 @@ class Record(TypedDict):
     files: dict[str, str]
 
 
-PLACE = ("document", "start", "end", "verdict", "text")
-"""Columns of `spans.parquet` that say what was found where."""
+PLACE = ("document", "start", "end", "verdict", "reason", "text")
+"""Columns of `spans.parquet` that say what was found where, and why."""
 
 
 def audit_store(out: Path) -> Store:
@@ -144,6 +146,17 @@ def check_is_audit(out: Path) -> None:
     """Refuse a folder without an audit."""
     if not (out / RECORD).is_file():
         raise UserError(f"{out}: contains no audit (audit.json). Make one with 'mnemoscope audit'.")
+
+
+def changed_record(out: Path) -> str | None:
+    """What is wrong with an `audit.json` that can be read, but is not as it was written."""
+    try:
+        audit_store(out).record(ARTEFACT)
+    except DamagedDataError as error:
+        with suppress(OSError, ValueError):
+            if isinstance(found := read_json(out / RECORD), dict) and "sha256" in found:
+                return f"{error} Nothing else was checked."
+    return None
 
 
 def changed_files(out: Path, record: Record) -> dict[str, str]:

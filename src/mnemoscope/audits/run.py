@@ -101,7 +101,12 @@ def make_audit(
         "documents": (rows := _document_rows(audit, tables.get("near"))),
         "skipped": [{"document": one.name, "reason": one.reason} for one in reading.skipped],
         "summary": (summary := overall(rows)),
-        "verdict": verdict_of(model.record["name"], summary, audit.passages),
+        "verdict": verdict_of(
+            model.record["name"],
+            others["reference"] and others["reference"]["name"],
+            summary,
+            audit.passages,
+        ),
         **{name: dict(one.facts) for name, one in answers.items() if one.facts is not None},
     }
     _write(out, cast(Record, record), audit, tables)
@@ -125,6 +130,7 @@ def _founded(out: Path, key: str) -> str:
 
 def find_passages(audit: Auditing) -> None:
     """Scan the documents and join hits to passages, with the verdict of the rule."""
+    say(f"Step 1 of {1 + len(audit.asked())}: which passages come out")
     audit.scanned = scan_windows(audit)
     spans = spans_of(
         audit.tokenizer,
@@ -160,11 +166,31 @@ def _ask(
     answers: dict[str, Answer],
     schema: pl.Schema,
 ) -> None:
-    answer = answers[name] = question.part("ask")(audit)
-    audit.passages = audit.passages.with_columns(
+    names = [*audit.asked()]
+    say(f"Step {2 + names.index(name)} of {1 + len(names)}: {question.title}")
+    store, record = None if audit.kept is None else Store(audit.kept), f"answer-{name}"
+    answer = None if store is None else _kept_answer(store, record)
+    if answer is None:
+        answer = question.part("ask")(audit)
+    columns = [
         pl.Series(column, list(values), dtype=schema[column])
         for column, values in answer.columns.items()
-    )
+    ]
+    if store is not None and not store.has(record):
+        tables = {"columns": pl.DataFrame(columns), "table": answer.table}
+        files = {f"{record}-{of}.parquet": one for of, one in tables.items() if one is not None}
+        store.put(record, files, answer=answer.facts)
+    answers[name] = answer
+    audit.passages = audit.passages.with_columns(columns)
+
+
+def _kept_answer(store: Store, record: str) -> Answer | None:
+    """What a question was answered before the audit was stopped."""
+    if (found := store.kept(record, "its answer")) is None:
+        return None
+    frames = {file: store.frame(record, file) for file in found["files"]}
+    columns = frames[f"{record}-columns.parquet"].to_dict(as_series=False)
+    return Answer(columns, frames.get(f"{record}-table.parquet"), found["answer"])
 
 
 def audit_key(audit: Auditing) -> str:

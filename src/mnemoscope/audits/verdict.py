@@ -10,6 +10,7 @@ import polars as pl
 from typing_extensions import TypedDict
 
 from mnemoscope.audits.passages import GROUNDS
+from mnemoscope.audits.rule import GUESS, RECALL
 from mnemoscope.audits.shares import Summary, share_words
 from mnemoscope.stats import clopper_pearson
 from mnemoscope.words import plural
@@ -66,14 +67,29 @@ RULES = {
 """By the name of the third ground. Figures of `experiments/audits/results.json`, as a test sees."""
 
 
+class Beside(TypedDict):
+    """What the reference did: of so many `recalled` and `guessed` passages it `wrote` so many too.
+
+    `sentence` says it of the recalled ones, of the guessed ones where there are no others.
+    """
+
+    sentence: str
+    recalled: int
+    wrote_recalled: int
+    guessed: int
+    wrote_guessed: int
+
+
 class Verdict(TypedDict):
     """`verdict` of `audit.json`; `decided_by` is a name of `RULES`.
 
-    The `sentence` is `headline` and `meaning`, with a colon between them.
+    The `sentence` is `headline` and `meaning`, with a colon between them, and what stands in
+    `beside` of the reference; that is null where no passage came out.
     """
 
     headline: str
     meaning: str
+    beside: Beside | None
     sentence: str
     decided_by: str
     words: str
@@ -82,14 +98,21 @@ class Verdict(TypedDict):
     page: str
 
 
-def verdict_of(name: str, summary: Summary, passages: pl.DataFrame) -> Verdict:
-    """The verdict on documents, from their sums and the passages with what each ground says."""
+def verdict_of(
+    name: str, reference: str | None, summary: Summary, passages: pl.DataFrame
+) -> Verdict:
+    """The verdict on documents, from their sums and the passages with what each ground says.
+
+    `name` and `reference` are what the two models are called; None: no reference was asked.
+    """
     rule = decided_by(passages)
     headline, meaning = said_of(name, summary)
+    beside = reference_beside(name, reference, passages)
     return {
         "headline": headline,
         "meaning": meaning,
-        "sentence": f"{headline}: {meaning}.",
+        "beside": beside,
+        "sentence": f"{headline}: {meaning}." + (f" {beside['sentence']}" if beside else ""),
         "decided_by": rule,
         "words": RULES[rule].words,
         "tested": RULES[rule].tested,
@@ -130,6 +153,37 @@ def said_of(name: str, summary: Summary) -> tuple[str, str]:
     )
 
 
+def reference_beside(name: str, reference: str | None, passages: pl.DataFrame) -> Beside | None:
+    """What the reference wrote of the passages; None where there are none."""
+    if not passages.height:
+        return None
+    did = {one: passages.filter(verdict=one)["reference_reproduces"] for one in (RECALL, GUESS)}
+    kind = RECALL if len(did[RECALL]) else GUESS
+    n, wrote = len(did[kind]), int(did[kind].sum())
+    which = f"{'recalled' if kind == RECALL else 'guessed'} passage{'s' * (n > 1)}"
+    if reference is None:
+        said = f"No reference was asked, so whether another model writes the {which} too is open."
+    else:
+        is_named_alike = reference == name  # as the shipped one is
+        who = "" if is_named_alike else f" “{model_title(reference)}”"
+        easy = f"easy to produce if that model never saw {'it' if wrote == 1 else 'them'}"
+        if n == 1:
+            did_so = f"writes the {which} too" if wrote else f"does not write the {which}"
+        else:
+            did_so = f"writes {wrote or 'none'} of the {n:,} {which}{' too' * bool(wrote)}"
+        more = f", {'so it is' if n == 1 else 'which is' if wrote == 1 else 'which are'} {easy}"
+        said = (
+            f"The reference{who}, asked the same, {did_so}{more * (wrote > 0 and kind == RECALL)}."
+        )
+    return {
+        "sentence": said,
+        "recalled": len(did[RECALL]),
+        "wrote_recalled": int(did[RECALL].sum()),
+        "guessed": len(did[GUESS]),
+        "wrote_guessed": int(did[GUESS].sum()),
+    }
+
+
 def model_title(name: str) -> str:
     """A model as it is called in headings: of a path the last part, of the hub the whole name.
 
@@ -144,12 +198,20 @@ def error_rate(verdict: Verdict) -> str:
     """How often the rule was wrong on known truth, in a sentence."""
     tested = verdict["tested"]
     bound = clopper_pearson(float(tested["wrong"]), tested["called"]).high or 0.0
+    return (
+        f"On passages of known truth this rule was wrong {tested['wrong']} of {tested['called']} "
+        f"times (95 % interval up to {share_words(bound)}), on {verdict['tested_on']}."
+    )
+
+
+def how_tested(verdict: Verdict) -> str:
+    """Where `error_rate` comes from, in sentences."""
+    tested = verdict["tested"]
     right = tested["called"] - tested["wrong"]
     return (
         f"Tested on {tested['trained']} passages that the model had been trained on and "
         f"{tested['never']} that it had not (made from {tested['forms']} templates), all of which "
-        f"it repeats, this rule called {right} of the first and {tested['wrong']} of the others "
-        f"recalled: wrong {tested['wrong']} of {tested['called']} times (95 % interval up to "
-        f"{share_words(bound)}, as if passages were independent, which those of one template are "
-        f"not). Measured on {verdict['tested_on']}."
+        f"it repeats, the rule called {right} of the first and {tested['wrong']} of the others "
+        "recalled. The interval takes passages as independent, which those of one template are "
+        "not. Of other models and other texts it may be wrong more often."
     )

@@ -22,6 +22,8 @@ from mnemoscope.audits.records import (
     Record,
     audit_store,
     changed_files,
+    changed_record,
+    check_is_audit,
     read_audit,
 )
 from mnemoscope.audits.rule import decide, rule_windows
@@ -38,6 +40,8 @@ from mnemoscope.words import plural
 
 Load = Callable[[Record, AuditSettings], AskedModel]
 """Gives the model that an audit's record speaks of."""
+LoadReference = Callable[[Record, AuditSettings], AskedModel | None]
+"""Gives its reference; None: it is not asked."""
 
 
 class Verification(NamedTuple):
@@ -69,18 +73,28 @@ class Verification(NamedTuple):
     sha256: str
 
 
-def verify_audit(out: Path, load: Load, documents: Sequence[str] = ()) -> Verification:
+def verify_audit(
+    out: Path,
+    load: Load,
+    documents: Sequence[str] = (),
+    load_reference: LoadReference = lambda *_: None,
+) -> Verification:
     """Repeat the passages of an audit with the model that `load` gives, and check its files.
 
     `documents` are files and folders where its documents are now; they are known by the checksums
-    of their texts, whatever they are called. Raises UserError: no audit there, or the model cannot
-    be loaded. DamagedDataError: a file that cannot be read.
+    of their texts, whatever they are called. Where `load_reference` gives the reference, it is
+    asked again too. Raises UserError: no audit there, or a model cannot be loaded.
+    DamagedDataError: a file that cannot be read.
     """
+    check_is_audit(out)
+    if (changed := changed_record(out)) is not None:
+        sha256 = hashlib.sha256((out / RECORD).read_bytes()).hexdigest()
+        return Verification(0, 0, 0, [changed], [], [], [], False, sha256)
     record, frame = read_audit(out, as_it_is=True)
     found = _check_documents(out, record, documents)
     problems, notes = found.problems, found.notes
-    changed = changed_files(out, record)
-    problems += changed.values()
+    lost = changed_files(out, record)
+    problems += lost.values()
     settings = checked(settings_class(), **record["settings"])
     model = load(record, settings)
     fingerprint = model.facts().record["fingerprint"]
@@ -88,7 +102,10 @@ def verify_audit(out: Path, load: Load, documents: Sequence[str] = ()) -> Verifi
         notes.append("the weights behind an API cannot be checked, only what it writes now.")
     elif fingerprint != record["model"]["fingerprint"]:
         problems.append(f"{record['model']['name']}: other weights than those that were audited.")
-    audit = Auditing(model, cut_texts(model.splitter, found.same), settings, passages=frame)
+    reference = load_reference(record, settings)
+    texts = cut_texts(model.splitter, found.same)
+    audit = Auditing(model, texts, settings, reference, passages=frame)
+    problems += _reference_again(audit, record)
     numbers, holds, is_there = audit.numbers(), _hold(audit), list[bool]()
     for row, ok in zip(frame.rows(named=True), holds, strict=True):
         is_there.append(row["document"] in numbers)
@@ -96,7 +113,7 @@ def verify_audit(out: Path, load: Load, documents: Sequence[str] = ()) -> Verifi
             problems.append(f"{row['document']}, {row['start']}-{row['end']}: does not hold.")
     for name, question in audit.asked().items():
         check, file = question.part("check"), f"{name}.parquet"
-        if check and file in record["files"].keys() - changed.keys():
+        if check and file in record["files"].keys() - lost.keys():
             problems += check(audit, audit_store(out).frame(ARTEFACT, file))
     n_hold = sum(ok and there for ok, there in zip(holds, is_there, strict=True))
     is_own = (by := record["versions"]["mnemoscope"]) == __version__
@@ -115,13 +132,40 @@ def verify_audit(out: Path, load: Load, documents: Sequence[str] = ()) -> Verifi
         problems,
         found.unchecked,
         notes,
-        [] if problems or found.unchecked else _what_holds(record, is_own),
+        [] if problems or found.unchecked else _what_holds(record, reference, is_own),
         is_own,
         hashlib.sha256((out / RECORD).read_bytes()).hexdigest(),
     )
 
 
-def _what_holds(record: Record, is_own: bool) -> list[str]:
+def _reference_again(audit: Auditing, record: Record) -> Iterator[str]:
+    """What the reference, and the model with its parts, do not write as recorded."""
+    if audit.reference is None or record["reference"] is None:
+        return
+    name = record["reference"]["name"]
+    if audit.reference.facts().record["fingerprint"] != record["reference"]["fingerprint"]:
+        yield f"reference {name}: other weights than those that were asked."
+        return
+    frame, names = audit.passages, [str(one) for one in range(audit.passages.height)]
+    place = frame.select("document", "start", "end").rows()
+    # By the tokens that the table holds: their documents need not be there.
+    texts = [_window(*one) for one in zip(names, frame["window_tokens"].to_list(), strict=True)]
+    alone = frame.with_columns(document=pl.Series(names), window_token=pl.lit(0))
+    beside = replace(audit, texts=texts, passages=alone)
+    for question, who in (("reference", "the reference"), ("grafts", "the model with its parts")):
+        answer = QUESTIONS[question].part("ask")(beside)
+        for column in _WRITTEN & {*answer.columns}:
+            both = zip(frame[column].to_list(), answer.columns[column], strict=True)
+            for (document, start, end), (was, now) in zip(place, both, strict=True):
+                if was != now:
+                    yield f"{document}, {start}-{end}: {who} does not write again what is recorded."
+
+
+_WRITTEN = {"reference_score", "grafts_survived"}
+"""What is compared of these answers: counts of tokens and of parts, no rounded figures."""
+
+
+def _what_holds(record: Record, reference: AskedModel | None, is_own: bool) -> list[str]:
     """What was checked, when nothing was found wrong."""
     files = [*record["files"], RECORD]
     said = [
@@ -131,9 +175,12 @@ def _what_holds(record: Record, is_own: bool) -> list[str]:
         "their checksums.",
         "the counts follow from the passages.",
     ]
-    if record["reference"] is not None:
+    if record["reference"] is not None and reference is not None:
+        said.append("the reference and its parts were asked again, and wrote the same.")
+    elif record["reference"] is not None:
         said.append(
-            "what the reference and its parts wrote: by checksum alone, it is not asked again."
+            "what the reference and its parts wrote: by checksum alone, it was not asked again "
+            "(--reference MODEL asks it)."
         )
     if is_own:
         said.append(f"the verdict's sentence, {', '.join(PAGES)} follow from the passages.")
@@ -165,7 +212,8 @@ def _not_following(
     again: list[Any] = [rows, summary := overall(rows)]
     said: list[Any] = [record["documents"], record["summary"]]
     if with_pages:
-        again.append(verdict_of(record["model"]["name"], summary, frame))
+        other = record["reference"] and record["reference"]["name"]
+        again.append(verdict_of(record["model"]["name"], other, summary, frame))
         said.append(record["verdict"])
     if json.loads(json.dumps(again)) != json.loads(json.dumps(said)):
         yield f"{RECORD}: its counts or its sentence do not follow from the passages."
@@ -212,10 +260,14 @@ def _hold(audit: Auditing) -> list[bool]:
 
 def _prompt_of(row: Mapping[str, Any], settings: AuditSettings) -> Prompt:
     """The window that speaks for a passage, as the table has it."""
-    ids = np.array(row["window_tokens"], dtype=np.int32)
-    places = np.arange(len(ids))
-    text = Text(Document(row["document"], "", ""), Tokens(ids, places, places))
+    text = _window(row["document"], row["window_tokens"])
     return Prompt(text, 0, settings.prefix, settings.length)
+
+
+def _window(name: str, tokens: Sequence[int]) -> Text:
+    """The tokens of a window, as a document of their own."""
+    ids = np.array(tokens, dtype=np.int32)
+    return Text(Document(name, "", ""), Tokens(ids, places := np.arange(len(ids)), places))
 
 
 def _is_in(audit: Auditing, row: Mapping[str, Any], numbers: Mapping[str, int]) -> bool:

@@ -46,6 +46,8 @@ def _run(arguments: list[str], *, is_debug: bool) -> int:
     except KeyboardInterrupt:
         return _complain("stopped. Run the same command again to go on.", status=_INTERRUPTED)
     except SystemExit as error:  # of a library or plugin; nothing of ours leaves so
+        if isinstance(error.__context__, BrokenPipeError):  # whoever read the output, as `head`
+            return 1
         return _complain(f"stopped by code that is not ours (exit {error.code}).", status=2)
     except MemoryError:
         return _complain("out of memory. Try a smaller --batch-size.", status=2)

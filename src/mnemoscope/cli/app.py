@@ -27,12 +27,12 @@ class _Switches:
 
 
 class _Verb(_Switches, TyperCommand):
-    """A verb; where it hides flags, `--help-all` shows them."""
+    """A verb; `--help-all` also shows the flags that it hides."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
         """Print the help with every flag where that is asked for."""
         hidden: list[Any] = [one for one in self.params if getattr(one, "hidden", False)]
-        if not hidden or "--help-all" not in args:
+        if "--help-all" not in args:
             return super().parse_args(ctx, args)
         for is_hidden in (False, True):
             for one in hidden:

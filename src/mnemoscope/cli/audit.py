@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _UNCHECKED, _GATE_FAILED = 2, 3
 _SPAN_FACTS = ["document", "start", "end", "tokens", "verdict", "reason", "text"]
 _SPAN_FACTS += ["window_start", "suffix_start"]  # the beginning that brings it out
+_SPAN_FACTS += ["score", "reference_score"]  # shares of tokens that model and reference wrote
 _KINDS = ("recalled", "guessed")
 _DOCUMENTS = 10  # that are printed, the most recalled first
 _SUREST, _SHOWN = 5, 60  # windows that `audit rank` prints, characters of each
@@ -281,6 +282,7 @@ def audit_gate(
     folder: Annotated[Path, Argument(help="The folder of a finished audit.")],
     fail_if: Annotated[str, Option("--fail-if", help=_CONDITIONS)],
     baseline: Baseline = None,
+    junit: Junit = None,
     answer: Answer = ANSWER,
 ) -> None:
     """Put a condition to a finished audit; no model is loaded.
@@ -289,9 +291,9 @@ def audit_gate(
     """
     from mnemoscope.audits.records import read_verdicts
 
-    gate = _gate(fail_if, baseline, None, has_near=True)
+    gate = _gate(fail_if, baseline, junit, has_near=True)
     assert gate is not None
-    _judge(gate, *read_verdicts(folder), baseline, answer)
+    _judge(gate, *read_verdicts(folder), baseline, junit, answer)
 
 
 def audit_verify(
@@ -302,6 +304,10 @@ def audit_verify(
     ] = None,
     model: Annotated[
         str | None, Option("--model", metavar="DIR", help="Where the model is now, if it moved.")
+    ] = None,
+    reference: Annotated[
+        str | None,
+        Option("--reference", metavar="DIR", help="Where the reference is now; 'none': not asked."),
     ] = None,
     device: Device = None,
     trust_remote_code: TrustRemoteCode = False,
@@ -320,6 +326,7 @@ def audit_verify(
             folder,
             documents=documents or (),
             model=model,
+            reference=reference,
             device=device or "auto",
             trust_remote_code=trust_remote_code,
         )
@@ -328,7 +335,8 @@ def audit_verify(
         print(printable(line))
     for line in found.checked:
         print(f"Checked: {line}")
-    print(f"{folder}: {found.n_hold} of {found.n_spans} passages hold.")
+    if found.n_spans or not found.problems:
+        print(f"{folder}: {found.n_hold} of {found.n_spans} passages hold.")
     if found.n_open:
         print(f"{found.n_open} more are written again, in documents that are named above.")
     if found.problems:
@@ -449,17 +457,10 @@ def _report(
     answer: Answer,
 ) -> None:
     """Say what came of an audit, write what was asked for beside it, and judge it."""
-    from mnemoscope.audits.exports import junit_xml
-    from mnemoscope.files import write_text
-
     _print_record(made.folder, made.record)
     spans = made.passages.select(_SPAN_FACTS)
     answer.facts.update({**made.record, "folder": made.folder, "spans": spans})
-    if junit is not None:
-        write_text(junit, junit_xml(made.record, made.passages))
-        print(f"Wrote {junit}.")
-    if gate is not None:
-        _judge(gate, made.record, made.passages, baseline, answer)
+    _judge(gate, made.record, made.passages, baseline, junit, answer)
 
 
 def _print_record(out: Path, record: "Record") -> None:
@@ -514,22 +515,30 @@ def _share(share: "Share") -> str:
 
 
 def _judge(
-    gate: "Gate",
+    gate: "Gate | None",
     record: "Record",
     passages: "pl.DataFrame",
     baseline: Path | None,
+    junit: Path | None,
     answer: Answer,
 ) -> None:
-    """Leave with status 3 if the condition holds."""
+    """Write what build servers read, and leave with status 3 if the condition holds."""
     from mnemoscope.audits.gate import judge
 
-    found = judge(gate, record, passages, baseline)
-    answer.facts["gate"] = {"text": gate.text, "failed": found.is_failed, "said": found.said}
-    if not found.is_failed:
-        print(printable(f"Passed ({found.said}): not {gate.text}."))
+    found = None if gate is None else judge(gate, record, passages, baseline)
+    if junit is not None:
+        from mnemoscope.audits.exports import junit_xml
+        from mnemoscope.files import write_text
+
+        write_text(junit, junit_xml(record, passages, found))
+        print(f"Wrote {junit}.")
+    if found is None:
         return
-    print(printable(f"Failed: {gate.text} ({found.said})."))
-    raise typer.Exit(_GATE_FAILED)
+    text = found.gate.text
+    answer.facts["gate"] = {"text": text, "failed": found.is_failed, "said": found.said}
+    print(printable(f"{'Failed' if found.is_failed else 'Passed'} ({text}): {found.said}."))
+    if found.is_failed:
+        raise typer.Exit(_GATE_FAILED)
 
 
 def app(

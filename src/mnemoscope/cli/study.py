@@ -12,7 +12,7 @@ from typer import Argument, Option
 
 from mnemoscope.cli import options
 from mnemoscope.errors import UserError, nearest
-from mnemoscope.files import made_folder
+from mnemoscope.files import hold_file, made_folder
 from mnemoscope.progress import say, show_progress
 from mnemoscope.study.folder import Study, check_free, is_study
 from mnemoscope.study.settings import (
@@ -115,6 +115,8 @@ def run(
         return options.merge_flags(base or present, flags, assignments)
 
     chosen = change(Study(out).settings if is_study(out) else StudySettings())
+    if not (settings or stage.set_ or is_study(out)):
+        _refuse_half(model.model, sequences)
     if dry_run:
         from mnemoscope.cli.summary import print_plan
         from mnemoscope.plan import plan
@@ -122,7 +124,7 @@ def run(
         print_plan(plan(chosen, out, redo=stage.redo), verbose=verbose)
         return
     with shown(stage.quiet):
-        _announce(chosen, out, given=None if settings or stage.set_ else (model.model, sequences))
+        _announce(chosen, out)
     from mnemoscope.cli.summary import print_summary
     from mnemoscope.flow.run import run as run_study
 
@@ -134,13 +136,19 @@ def run(
     print_summary(study)
 
 
-def _announce(
-    settings: StudySettings, out: Path, *, given: tuple[str | None, str | None] | None
-) -> None:
-    """Refuse names that stand for nothing, and say what will be done, before torch is loaded.
+def _refuse_half(model: str | None, sequences: str | None) -> None:
+    """Refuse model or texts without the other, where flags alone say what to study."""
+    if model not in (None, EMBEDDED) and sequences is None:
+        raise UserError("run: --model without texts. Add --sequences TEXTS: a folder or a table.")
+    if model is None and sequences is not None:
+        raise UserError(
+            f"run: --sequences without a model. Add --model NAME, or --model {EMBEDDED} for the "
+            "small one that ships."
+        )
 
-    `given` are model and texts where flags alone say what to study: neither is guessed.
-    """
+
+def _announce(settings: StudySettings, out: Path) -> None:
+    """Refuse names that stand for nothing, and say what will be done, before torch is loaded."""
     if is_study(out):
         Study(out).refuse_locked()
         say(f"Going on with the study {out}.")
@@ -152,15 +160,8 @@ def _announce(
             f"SOURCE --split SPLIT --model {NO_MODEL} -o STUDY'."
         )
     check_names(settings)
-    source = settings.sequences.source
-    if given and given[0] not in (None, EMBEDDED) and given[1] is None:
-        raise UserError("run: --model without texts. Add --sequences TEXTS: a folder or a table.")
-    if given and given[0] is None and given[1] is not None:
-        raise UserError(
-            f"run: --sequences without a model. Add --model NAME, or --model {EMBEDDED} for the "
-            "small one that ships."
-        )
     check_free(out)
+    source = settings.sequences.source
     say(
         f"Reading {'the shipped sequences' if source == EMBEDDED else source} for a new study of "
         f"{settings.model.name} in {out}, up to {out}/report.html. --dry-run says what it takes."
@@ -452,10 +453,12 @@ def _localize_together(folders: list[Path], out: Path, export: Path | None) -> N
     )
     from mnemoscope.report.export import draw_deltas
 
-    together = localize_together([Study(folder) for folder in folders])
-    if export is not None:
-        made_folder(export)  # refused before anything is written
-    written = write_localized_together(out, together)
+    made_folder(out.absolute().parent)
+    with hold_file(out.absolute()):
+        together = localize_together([Study(folder) for folder in folders])
+        if export is not None:
+            made_folder(export)  # refused before anything is written
+        written = write_localized_together(out, together)
     print("\n".join(together_lines(together)))
     print(f"Wrote {', '.join(map(str, written))}.")
     if export is not None:

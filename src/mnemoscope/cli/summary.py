@@ -50,7 +50,8 @@ def print_summary(study: Study) -> None:
             key = SampleKey(str(taxonomy), str(variant))
             rows[key] = {row["source"]: row for row in rows_of(part)}
     samples = in_shown_order(samples_of(study))
-    numbers = {key: str(number) for number, key in enumerate(samples, 1)}
+    several = len(samples) > 1
+    numbers = {key: f"{number}  " if several else "" for number, key in enumerate(samples, 1)}
     trained = [key for key, entry in samples.items() if not entry.impossible]
     if trained and rows:
         table = Table("", "reader", "model", *_COLUMNS, "excess", title="min-F1, %")
@@ -61,7 +62,7 @@ def print_summary(study: Study) -> None:
                 own = {one: found[one]["min_f1"] for one in sources}
                 best = [percent(_best(own, one), unit=False) for one in _COLUMNS]
                 table.add_row(
-                    numbers[key] if reader == ATTENTION[0] else "",
+                    numbers[key].strip() if reader == ATTENTION[0] else "",
                     TABLE[reader].name + (" *" if reader == headline_of(found) else ""),
                     figure(found[reader]["min_f1"]),
                     *best,
@@ -78,17 +79,23 @@ def print_summary(study: Study) -> None:
         found = rows.get(key, {})
         row = found.get(headline_of(found), {})
         groups = _groups(row.get("n_eval"), row.get("n_groups"))
-        page.print(f"{numbers[key]}  {entry.shown}: {_counts(entry)}{groups}")
+        page.print(f"{numbers[key]}{entry.shown}: {_counts(entry)}{groups}")
         if row.get("verdict"):
-            page.print(f"   {TABLE[row['source']].name}: {row['verdict']}")
+            page.print(f"{'   ' if several else ''}{TABLE[row['source']].name}: {row['verdict']}")
     for name, alias in aliases_of(study).items():
-        number = numbers[SampleKey(alias.of)]
+        number = numbers[SampleKey(alias.of)].strip() or alias.of
         page.print(f"=  {name}: the figures of {number} ({alias.reason})")
     if study.is_done("graft"):
         for line in graft_statements(study.read(GRAFT_SPECIFICITY_FILE), study.read(GRAFT_FILE)):
             page.print(line)
     elif not trained and study.settings.reference is not None and _can_be_grafted(samples.values()):
         page.print(f"Grafts need no CNN: mnemoscope graft {study.folder}", soft_wrap=True)
+    if not trained:
+        from mnemoscope.report.content import missing_of, ways_on
+
+        if missing := missing_of(study):
+            for line in ways_on(missing):
+                page.print(line, soft_wrap=True)
     need = sharing_of(study)
     if need and len(trained) > 1:
         page.print(f"Samples: {need}.")

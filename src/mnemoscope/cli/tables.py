@@ -11,9 +11,10 @@ from typer import Argument, Exit, Option
 from mnemoscope.cli import options
 from mnemoscope.cli.study import shown, stage_verb
 from mnemoscope.embedded import place_of
-from mnemoscope.errors import UserError
+from mnemoscope.errors import UserError, printable
 from mnemoscope.files import hold_file, refuse_filled
-from mnemoscope.study.folder import Study, is_study
+from mnemoscope.progress import read_note
+from mnemoscope.study.folder import NOTE_FILE, Study, is_study
 from mnemoscope.study.stages import STAGES
 
 Target = Annotated[Path, Argument(help="A study folder, or with -o a table (see run --sequences).")]
@@ -363,9 +364,10 @@ def status(
 
 def _describe_study(study: Study, answer: options.Answer) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    console = Console()
+    console, note = Console(), read_note(study.folder / NOTE_FILE)
     seconds, stages, sizes_of = study.seconds(), [], {}
     table = Table("stage", "state", "counts", "seconds", title=str(study.folder))
     for stage in STAGES:
@@ -378,9 +380,15 @@ def _describe_study(study: Study, answer: options.Answer) -> None:
         ):
             state = "no CNNs"  # it shows what there is
         taken = f"{seconds[stage.name]:.1f}" if stage.name in seconds else ""
-        table.add_row(stage.name, state, _counts(manifest), taken)
+        shown = _counts(manifest)
+        if note and note["stage"] == stage.name and state != "done":
+            state = "running" if _is_held(study) else "stopped"
+            left = f", {note['left']}" if note["left"] and state == "running" else ""
+            shown = escape(printable(f"{note['words']}{left}"))
+        table.add_row(stage.name, state, shown, taken)
         counts = {} if manifest is None else manifest["counts"]
         facts = {"name": stage.name, "state": state.replace("-", "missing"), "counts": counts}
+        facts |= {"progress": note} if state in ("running", "stopped") else {}
         stages.append(facts | {"seconds": seconds.get(stage.name)})
     console.print(table)
     _describe_split(study, console)
@@ -411,6 +419,15 @@ def _describe_study(study: Study, answer: options.Answer) -> None:
         bytes=sizes_of,
         settings=study.settings.as_dict(),
     )
+
+
+def _is_held(study: Study) -> bool:
+    """Whether a process works on a study now."""
+    try:
+        study.refuse_locked()
+    except UserError:
+        return True
+    return False
 
 
 def _verified(study: Study) -> list[str]:

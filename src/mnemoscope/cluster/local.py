@@ -6,7 +6,13 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
 from contextlib import contextmanager
 from functools import partial
 from types import ModuleType
@@ -25,6 +31,8 @@ from mnemoscope.cluster.units import (
 from mnemoscope.progress import Progress, say
 
 _Made = TypeVar("_Made")
+_LOOK_SECONDS = 2.0
+"""How often the count of what the workers did is looked at."""
 _LARGE = 1 << 20
 """Bytes of a result from which on it is kept while the next unit runs: a shard of maps."""
 
@@ -59,17 +67,25 @@ class LocalExecutor:
                         yield from behind.rest()  # a kill costs one unit
                 yield from behind.rest()
             return
+        start = _start()
+        counter = start.Value("q", 0)  # what the workers report
         pool = ProcessPoolExecutor(
             n,
-            mp_context=_start(),
+            mp_context=start,
             initializer=_prepare,
-            initargs=(dict(os.environ), needs.threads, store, context),
+            initargs=(dict(os.environ), needs.threads, store, context, counter),
         )
         try:
             with _main_hidden():
                 places = {pool.submit(_do, unit): place for place, unit in enumerate(units)}
-            for future in as_completed(places):
-                yield places[future], future.result()
+            waiting, n_known = set(places), 0
+            while waiting:
+                done, waiting = wait(waiting, _LOOK_SECONDS, return_when=FIRST_COMPLETED)
+                n_now = counter.get_obj().value  # without its lock, which a killed worker may hold
+                progress.advance(n_now - n_known)
+                n_known = n_now
+                for future in sorted(done, key=places.__getitem__):
+                    yield places[future], future.result()
         except KeyboardInterrupt:
             say("Stopping when what is running now is done; what is finished is kept.")
             raise
@@ -175,12 +191,27 @@ def _start() -> multiprocessing.context.BaseContext:
     return context
 
 
-_shared: tuple[UnitStore | None, Opened]
-"""Store and context of a worker."""
+class _Reported:
+    """Adds what a worker's units report to the count that its parent looks at."""
+
+    def __init__(self, counter: Any) -> None:
+        self._counter = counter
+
+    def advance(self, n: int = 1) -> None:
+        with self._counter.get_lock():
+            self._counter.value += n
+
+
+_shared: tuple[UnitStore | None, Opened, Progress]
+"""Store and context of a worker, and where its units report to."""
 
 
 def _prepare(
-    environment: dict[str, str], threads: int | None, store: UnitStore | None, context: Opened
+    environment: dict[str, str],
+    threads: int | None,
+    store: UnitStore | None,
+    context: Opened,
+    counter: Any,
 ) -> None:
     """Prepare a worker, and end it when its parent has been killed.
 
@@ -189,15 +220,15 @@ def _prepare(
     import torch
 
     global _shared
-    _shared = store, context
+    _shared = store, context, _Reported(counter)
     os.environ |= environment
     torch.set_num_threads(threads or torch.get_num_threads())
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _do(unit: Unit) -> Result | None:
-    store, context = _shared
-    result = do_unit(unit, store, context)
+    store, context, progress = _shared
+    result = do_unit(unit, store, context, progress)
     return result if store is None else None
 
 

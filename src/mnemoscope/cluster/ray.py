@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mnemoscope.cluster.connect import connect, n_fitting, n_threads, on_every_machine, result_of
-from mnemoscope.cluster.storage import SharedStore
+from mnemoscope.cluster.storage import SharedStore, check_own
 from mnemoscope.cluster.units import Needs, Opened, Result, Unit, UnitStore, do_unit
 from mnemoscope.errors import UserError, check_installed
 from mnemoscope.progress import Progress
@@ -35,8 +35,9 @@ class RayExecutor:
     def __enter__(self) -> "RayExecutor":
         check_installed("--engine ray needs", "ray", extra="ray")
         if self.storage is not None:
-            SharedStore(self.storage).write(".mark", b"")
-            SharedStore(self.storage).remove(".mark")
+            check_own(store := SharedStore(self.storage))
+            store.write(".mark", b"")
+            store.remove(".mark")
         connect(self.address, self._n_workers)
         return self
 

@@ -1,6 +1,7 @@
 """Results of units in storage that all machines of a cluster see: a folder, a bucket, any URL."""
 
 import errno
+import re
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -87,6 +88,20 @@ class SharedStore(UnitStore):
                 f"{where}: the storage refuses ({reason or type(error).__name__}). Check the URL "
                 "and your permissions there, or give another --storage."
             ) from error
+
+
+_OWN = re.compile(r"[a-z]+-[0-9a-f]{16}")  # the results of a stage, `pipeline.questions`
+
+
+def check_own(store: SharedStore) -> None:
+    """Refuse a folder that holds anything but results: `--storage /etc` is a slip."""
+    others = [] if store.url.partition("://")[0] not in ("file", store.url) else store.names()
+    others = sorted(one for one in others if not _OWN.fullmatch(one))
+    if others:
+        some = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        raise UserError(
+            f"{store.url}: holds other files ({some}). Give --storage a folder of its own."
+        )
 
 
 def _open(url: str) -> tuple[Any, str]:

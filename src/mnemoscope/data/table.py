@@ -27,7 +27,14 @@ from mnemoscope.data.formats import (
     to_series,
 )
 from mnemoscope.errors import DamagedDataError, UserError, first_line, nearest
-from mnemoscope.files import atomic_path, disk_full, fault_of_parquet, write_bytes, write_parquet
+from mnemoscope.files import (
+    atomic_path,
+    check_room,
+    disk_full,
+    fault_of_parquet,
+    write_bytes,
+    write_parquet,
+)
 from mnemoscope.parse import parse_json, read_lines
 
 PUBLISHED_VERDICT = "published_is_memorized"
@@ -509,6 +516,7 @@ def whole_parquet(path: Path, remedy: str = "Make or copy it again.") -> Iterato
     except PermissionError as error:
         raise UserError(f"{path}: no permission to read it.") from error
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        check_room(path, error)
         reason = first_line(error)
         raise DamagedDataError(f"{path}: not a whole Parquet file ({reason}). {remedy}") from error
 

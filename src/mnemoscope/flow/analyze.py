@@ -24,7 +24,7 @@ from mnemoscope.pipeline.stored_maps import maps_folder, open_maps
 from mnemoscope.progress import say
 from mnemoscope.report.pictures import Picture, draw_figure
 from mnemoscope.stats import FEWEST_GROUPS
-from mnemoscope.study.folder import Study, check_study
+from mnemoscope.study.folder import Study, as_study
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import EMBEDDED, NO_MODEL, split_revision
 from mnemoscope.taxonomy.groups import find_groups
@@ -326,7 +326,7 @@ class Analysis:
 
 
 def analyze(
-    study: Study,
+    study: Study | str | Path,
     name: str,
     *,
     second: str | None = None,
@@ -337,7 +337,7 @@ def analyze(
     control: str | None = None,
     **settings: Any,
 ) -> Analysis:
-    """Run an analysis on a study, or read its result where these settings have made it.
+    """Run an analysis on a study or its folder, or read its result if these settings made it.
 
     Inputs are those of `AnalysisRequest`; `name` is as `mnemoscope analyze --list` has it,
     `settings` are of the analysis, as `--set` takes them.
@@ -346,7 +346,7 @@ def analyze(
         UserError: no such analysis or setting, an input that it has no use for, or something that
             the study lacks.
     """
-    check_study(study)
+    study = as_study(study)
     entry = registry.entry_named(str(name))
     asked = AnalysisRequest(
         second, tuple(checkpoints), corpus, settings, redo, tuple(students), control

@@ -24,6 +24,7 @@ from mnemoscope.errors import UserError
 from mnemoscope.files import (
     atomic_folder,
     digest,
+    hold_file,
     made_folder,
     refuse_existing,
 )
@@ -98,8 +99,9 @@ def distill(asked: DistillAsked, out: Path, *, teacher: Teacher | None = None) -
 
     The folder must not exist; it appears when it is whole. `teacher` is what the teacher shows of a
     batch, where it is kept from another training of the same losses' layers; its own forward unless
-    given. Raises UserError: the folder exists, another tokenizer, texts that leave nothing to train
-    on, or as `load_model`, `read_sequences`, `student_config`, `train_student`.
+    given. Raises UserError: the folder exists, or another process makes it; another tokenizer;
+    texts that leave nothing to train on; or as `load_model`, `read_sequences`, `student_config`,
+    `train_student`.
     """
     refuse_existing(out)
     started = time.monotonic()
@@ -130,33 +132,35 @@ def distill(asked: DistillAsked, out: Path, *, teacher: Teacher | None = None) -
         },
     }
     made_folder(out.parent)
-    work = _work_folder(out, digest(facts))
-    before = np.tile(np.array(lm.before, dtype=np.int32), (len(rows), 1))
-    n_layers = student.config.num_hidden_layers
-    trained = train_student(
-        student,
-        np.hstack([before, rows]),
-        asked.settings,
-        work,
-        teacher=(teacher or view_of(lm, n_layers, asked.settings)) if needs_teacher else None,
-        widths=(student.config.hidden_size, lm.model.config.hidden_size),
-        n_layers=lm.n_layers,
-        device=lm.device,
-    )
-    made = facts | {
-        "steps": trained.steps,
-        "history": list(trained.history),
-        "fingerprint": fingerprint_model(student),
-        "seconds": round(time.monotonic() - started, 1),
-        "versions": versions("accelerate"),
-    }
-    card = cast(Card, made)
-    with atomic_folder(out) as temporary, quiet_transformers():
-        student.save_pretrained(temporary)
-        lm.tokenizer.save_pretrained(temporary)
-        Store(temporary).put(_CARD, {}, **card)
-    shutil.rmtree(work)
-    return card
+    with hold_file(out):
+        refuse_existing(out)  # another process may have made it meanwhile
+        work = _work_folder(out, digest(facts))
+        before = np.tile(np.array(lm.before, dtype=np.int32), (len(rows), 1))
+        n_layers = student.config.num_hidden_layers
+        trained = train_student(
+            student,
+            np.hstack([before, rows]),
+            asked.settings,
+            work,
+            teacher=(teacher or view_of(lm, n_layers, asked.settings)) if needs_teacher else None,
+            widths=(student.config.hidden_size, lm.model.config.hidden_size),
+            n_layers=lm.n_layers,
+            device=lm.device,
+        )
+        made = facts | {
+            "steps": trained.steps,
+            "history": list(trained.history),
+            "fingerprint": fingerprint_model(student),
+            "seconds": round(time.monotonic() - started, 1),
+            "versions": versions("accelerate"),
+        }
+        card = cast(Card, made)
+        with atomic_folder(out) as temporary, quiet_transformers():
+            student.save_pretrained(temporary)
+            lm.tokenizer.save_pretrained(temporary)
+            Store(temporary).put(_CARD, {}, **card)
+        shutil.rmtree(work)
+        return card
 
 
 def read_card(folder: Path | str) -> Card | None:

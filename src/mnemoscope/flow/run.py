@@ -11,11 +11,11 @@ from mnemoscope.pipeline.label import nothing_to_train
 from mnemoscope.pipeline.sequences import create_study
 from mnemoscope.pipeline.stored_maps import damaged_maps
 from mnemoscope.pipeline.trainings import check_wanted
-from mnemoscope.progress import say
-from mnemoscope.study.folder import Study, check_study, is_study
+from mnemoscope.progress import noted, say
+from mnemoscope.study.folder import NOTE_FILE, Study, as_study, is_study
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import StudySettings, parse_settings
-from mnemoscope.study.stages import STAGES, stage_named
+from mnemoscope.study.stages import STAGES, Stage, stage_named
 from mnemoscope.taxonomy import PAPER, SHIPPED
 
 # Settings, or a function of the settings of an existing study.
@@ -77,8 +77,14 @@ def run(
             if stage.function and not study.is_done(stage.name):  # also what one before forgot
                 place = f" {missing.index(stage) + 1} of {len(missing)}" if stage in missing else ""
                 say(f"Stage{place}, {stage.name}: {stage.purpose}")
-                stage.load()(study, models)
+                _do(stage, study, models)
     return study
+
+
+def _do(stage: Stage, study: Study, models: Models) -> None:
+    """Run a stage, and note for `status` how far it is."""
+    with noted(study.folder / NOTE_FILE, stage=stage.name):
+        stage.load()(study, models)
 
 
 def _drop_damaged(study: Study) -> None:
@@ -103,14 +109,14 @@ def _report_without_cnns(study: Study, models: Models) -> None:
 
 
 def run_stage(
-    study: Study,
+    study: Study | str | Path,
     stage: str,
     settings: Wanted | None = None,
     *,
     redo: bool = False,
     models: Models | None = None,
 ) -> bool:
-    """Run one stage of a study unless it is done; False when there was nothing to do.
+    """Run one stage of a study, or of its folder, unless it is done; False if nothing was to do.
 
     `settings` are changed ones, or a function of the study's. A finished capture is verified, and
     damaged shards are captured again; `redo` runs a stage that is done; `models` were loaded
@@ -120,14 +126,15 @@ def run_stage(
         UserError: an earlier stage is missing, or was made with other settings.
         MnemoscopeError: as `run`.
     """
-    with check_study(study).lock():
+    study = as_study(study)
+    with study.lock():
         study.adopt(_settle(settings or study.settings, study.settings), redo=redo)
         if redo:
             study.drop([stage])
         for error in study.drop_damaged([stage]):
             say(f"Redoing what is damaged: {error}")
         if not study.is_done(stage):
-            stage_named(stage).load()(study, models or Models(study.settings))
+            _do(stage_named(stage), study, models or Models(study.settings))
         elif stage == "capture" and (damaged := damaged_maps(study)):
             from mnemoscope.pipeline.capture import repair_maps
 

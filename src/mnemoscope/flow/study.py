@@ -167,7 +167,7 @@ class Study(folder_.Study):
         Raises:
             UserError: a study is named twice, not benchmarked, or made with other settings.
         """
-        return put_together([self, *map(folder_.check_study, others)])
+        return put_together([self, *map(folder_.as_study, others)])
 
     def allocation(self) -> pl.DataFrame:
         """How memorized sequences flow from Prashanth et al.'s classes to the paper's.

@@ -17,7 +17,7 @@ from mnemoscope.analysis.levels import LEVELS, transitions
 from mnemoscope.data.read import read_sequences
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
-from mnemoscope.files import digest, made_folder, write_parquet
+from mnemoscope.files import digest, hold_file, made_folder, write_parquet
 from mnemoscope.library.sequences import scan
 from mnemoscope.lm.hub import describe_lacking, find_checkpoints
 from mnemoscope.lm.load import load_model
@@ -67,7 +67,8 @@ def watch_checkpoints(asked: WatchAsked, out: Path) -> None:
     """Check every checkpoint that has not been checked yet; `out` is the history's folder.
 
     Raises UserError: as `find_checkpoints`, `read_sequences`, `load_model`; checkpoints with
-    different tokenizers; a folder with a history of other windows.
+    different tokenizers; a folder with a history of other windows, or one that another process
+    makes.
     """
     checkpoints = find_checkpoints(asked.checkpoints)
     check_dtype(asked.dtype)
@@ -78,29 +79,35 @@ def watch_checkpoints(asked: WatchAsked, out: Path) -> None:
     if asked.control is not None:
         windows += _windows(asked, asked.control, CONTROL, tokenizer)
     run = ", ".join(dict.fromkeys(one.run for one in checkpoints))
-    history = HistoryWriter(out, windows, run=run, source=asked.sequences, control=asked.control)
-    with show_track("Checkpoints", total=len(checkpoints), unit="checkpoints") as progress:
-        for one in checkpoints:
-            key = digest([one.signature(), asked.dtype, asked.decode])
-            if not history.has(one.step, key):
-                model = load_model(
-                    one.name,
-                    revision=one.revision,
-                    dtype=asked.dtype,
-                    device=asked.device,
-                    trust_remote_code=trust,
-                )
-                if model.tokenizer.get_vocab() != tokenizer.get_vocab():
-                    raise UserError(
-                        f"watch: step {one.step} ({one.name}) has another tokenizer than step "
-                        f"{first.step}. Give checkpoints of one run."
+    made_folder(out.absolute().parent)
+    with hold_file(out.absolute()):
+        history = HistoryWriter(
+            out, windows, run=run, source=asked.sequences, control=asked.control
+        )
+        with show_track("Checkpoints", total=len(checkpoints), unit="checkpoints") as progress:
+            for one in checkpoints:
+                key = digest([one.signature(), asked.dtype, asked.decode])
+                if not history.has(one.step, key):
+                    model = load_model(
+                        one.name,
+                        revision=one.revision,
+                        dtype=asked.dtype,
+                        device=asked.device,
+                        trust_remote_code=trust,
                     )
-                check = judge(model, windows, batch_size=asked.batch_size)
-                if asked.decode:
-                    decoded = scan(model, windows.tokens, decode=True, batch_size=asked.batch_size)
-                    check = check.with_columns(decoded["memorization_score"])
-                history.add(one.step, check, key)
-            progress.advance(1)
+                    if model.tokenizer.get_vocab() != tokenizer.get_vocab():
+                        raise UserError(
+                            f"watch: step {one.step} ({one.name}) has another tokenizer than step "
+                            f"{first.step}. Give checkpoints of one run."
+                        )
+                    check = judge(model, windows, batch_size=asked.batch_size)
+                    if asked.decode:
+                        decoded = scan(
+                            model, windows.tokens, decode=True, batch_size=asked.batch_size
+                        )
+                        check = check.with_columns(decoded["memorization_score"])
+                    history.add(one.step, check, key)
+                progress.advance(1)
 
 
 def _windows(asked: WatchAsked, path: str, source: str, tokenizer: Any) -> WatchedWindows:

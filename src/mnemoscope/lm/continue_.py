@@ -143,8 +143,9 @@ def draw_continuations(
     uniforms: npt.NDArray[np.float64],
     *,
     batch_size: int,
+    temperature: float = 1.0,
 ) -> Iterator[Draws]:
-    """Draw one continuation of every prefix (n, prefix), at temperature 1 from all tokens.
+    """Draw one continuation of every prefix (n, prefix), from all tokens.
 
     Gives batches in row order: `tokens`, int32, and `entropy` of the distribution that each was
     drawn from, nats, float32, both (batch, steps). `uniforms`, float64 (n, steps) in [0, 1),
@@ -165,7 +166,8 @@ def draw_continuations(
         fed, chosen, entropies = prepend_bos(lm, batch[:, 1:]), [], []
         with torch.inference_mode():
             for at in range(n_steps):
-                logprobs = last_logits(lm, fed, 1, cache)[:, 0].double().log_softmax(dim=1)
+                logits = last_logits(lm, fed, 1, cache)[:, 0].double()
+                logprobs = (logits / temperature).log_softmax(dim=1)
                 check_finite(lm, logprobs.amax(dim=1))
                 shares = logprobs.exp()
                 entropies.append(-(shares * logprobs).nan_to_num(0.0).sum(dim=1))

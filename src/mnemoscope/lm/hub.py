@@ -254,9 +254,15 @@ def check_on_hub(name: str, revision: str | None) -> None:
     except (HfHubHTTPError, OfflineModeIsEnabled) as error:
         reason = hub_reason(error)
         if reason is not None:  # another answer is for the client itself to make something of
-            raise UserError(f"{name}: {reason}{nearest(name, ['embedded'])}") from error
+            raise UserError(f"{name}: {reason}{model_near(name)}") from error
     except Exception as error:  # whatever the client's network library raises
-        raise UserError(f"{name}: {UNREACHABLE}{nearest(name, ['embedded'])}") from error
+        raise UserError(f"{name}: {UNREACHABLE}{model_near(name)}") from error
+
+
+def model_near(name: str) -> str:
+    """Say which model was probably meant: a folder beside it, or the shipped one; else nothing."""
+    beside = Path(name).expanduser().parent.glob("*/config.json")
+    return nearest(name, ["embedded", *(str(one.parent) for one in beside)])
 
 
 def hub_reason(error: BaseException) -> str | None:

@@ -512,7 +512,7 @@ def find_regions(
     for name, cells in _cells(causal, copies, prefix):
         found.append(Region(name, (by_edge * cells).sum() / whole, cells.sum() / causal.sum()))
     if not channels:
-        each = enumerate(by_layer / whole, start=1)
+        each = enumerate(by_layer / whole)
         found += [Region(f"layer {number}", share, 1 / n_layers) for number, share in each]
     return [Region(name, float(share), float(even)) for name, share, even in found]
 

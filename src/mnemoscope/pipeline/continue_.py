@@ -24,6 +24,7 @@ from mnemoscope.pipeline.questions import Asked, Check, Verdicts, as_found, clea
 from mnemoscope.progress import say
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
+from mnemoscope.study.settings import StudySettings
 
 VERDICTS_FILE = "verdicts.parquet"
 _RESULTS = ("is_memorized", "memorization_score", "continuation", "smallest_gap")
@@ -31,6 +32,7 @@ VERDICT_COLUMNS = {
     name: Column(COLUMNS[name].dtype, COLUMNS[name].meaning) for name in ("sequence_id", *_RESULTS)
 }
 OWN_COLUMN = {OWN_VERDICT: Column(COLUMNS[OWN_VERDICT].dtype, COLUMNS[OWN_VERDICT].meaning)}
+_FEWEST_CHUNKS = 32
 _CHECK_SEED = 0
 _CHECKING = "Checking scan against decoding"
 
@@ -100,9 +102,9 @@ def ask_verdicts(
 
 
 def _chunks(study: Study, model: Asked) -> list[Verdicts]:
-    """The table in chunks of `continue.part_rows` sequences."""
+    """The table in chunks."""
     tokens, mask = token_matrix(study.sequences), whole_mask(study.sequences)
-    n = study.settings.continue_.part_rows
+    n = chunk_rows(study.settings, len(tokens))
     return [
         model.question(
             Verdicts,
@@ -112,6 +114,18 @@ def _chunks(study: Study, model: Asked) -> list[Verdicts]:
         )
         for at in range(0, len(tokens), n)
     ]
+
+
+def chunk_rows(settings: StudySettings, n_sequences: int) -> int:
+    """Sequences of a chunk: `continue.part_rows` at most, whole batches, of a small table fewer.
+
+    A stop then costs at most 1/32 of the table, or four batches.
+
+    >>> [chunk_rows(StudySettings(), n) for n in (1_000, 10_000, 20_000, 1_000_000)]
+    [256, 320, 640, 1024]
+    """
+    wanted, batch = settings.continue_.part_rows, settings.model.batch_size
+    return min(wanted, batch * max(4, -(-n_sequences // (_FEWEST_CHUNKS * batch))))
 
 
 def chunk_store(study: Study) -> UnitStore:

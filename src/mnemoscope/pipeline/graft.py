@@ -38,7 +38,7 @@ from mnemoscope.pipeline.causes import (
     graft_statements,
 )
 from mnemoscope.pipeline.label import LABELS_FILE, samples_of
-from mnemoscope.progress import Progress, say
+from mnemoscope.progress import SILENT, Progress, say
 from mnemoscope.stats import FEWEST_GROUPS, FIGURE, Estimate, frame_of
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models, facts_of, identity_of
@@ -64,6 +64,7 @@ INTO_MODEL, INTO_TWIN = "twin_in_model", "model_in_twin"
 _OPPOSITE = {INTO_MODEL: INTO_TWIN, INTO_TWIN: INTO_MODEL}
 _HELD_OUT_EACH = 10  # held out for each that is tried, at most
 _SCANS_OF_A_WALK = 4  # scales that a random change of a part is tried at, about
+_WORTH_WORKERS = 10_000  # sequences scanned, below which workers take longer to start than to work
 
 
 @dataclass(frozen=True)
@@ -115,17 +116,19 @@ class Task:
     graft: Graft | Walk | Patch
     basis: str
     key: str
+    n_tried: int = 1  # sequences of a scan
 
     @property
     def size(self) -> int:
-        """Scans that it takes, about."""
-        return {Graft: 1, Walk: _SCANS_OF_A_WALK, Patch: 2}[type(self.graft)]  # a patch runs both
+        """Sequences that are scanned for it, about."""
+        n_scans = {Graft: 1, Walk: _SCANS_OF_A_WALK, Patch: 2}  # a patch runs both
+        return n_scans[type(self.graft)] * self.n_tried
 
     def beside(self, graft: Graft) -> "Task":
         """The task of a graft of the same study."""
         return replace(self, graft=graft, key=_key(self.basis, graft))
 
-    def run(self, loaded: "Loaded", progress: Progress) -> dict[str, pl.DataFrame]:  # noqa: ARG002
+    def run(self, loaded: "Loaded", progress: Progress) -> dict[str, pl.DataFrame]:
         """Which sequences survive it. UserError: the models are not those of the task."""
         if loaded.basis != self.basis:
             raise UserError(
@@ -133,6 +136,7 @@ class Task:
                 "on with the same weights on the same kind of device, or delete the study's "
                 "folder 'graft'."
             )
+        loaded = loaded._replace(progress=_UpTo(progress, self.size))
         match self.graft:
             case Walk():
                 return {"parquet": _walked(loaded, self, self.graft)}
@@ -140,6 +144,20 @@ class Task:
                 return {"parquet": _patched(loaded, self.graft).table(loaded.tried)}
             case Graft():
                 return {"parquet": _grafted(loaded, self.graft).table(loaded.tried)}
+
+
+@dataclass
+class _UpTo:
+    """Reports no more than a task was said to take, which of a walk is a guess."""
+
+    progress: Progress
+    left: int
+
+    def advance(self, n: int = 1) -> None:
+        """Report it."""
+        n = min(n, self.left)
+        self.left -= n
+        self.progress.advance(n)
 
 
 @dataclass(frozen=True)
@@ -176,7 +194,7 @@ def make_grafts(
 
     Gives the names of the parts, and what each left of the sequences.
     """
-    _check_twin(study, models)
+    n_tried = _check_twin(study, models)
     store, wanted = graft_store(study), study.settings
     opened = Opened(partial(open_pair, study.folder, models))
     values = wanted.as_dict()
@@ -189,7 +207,8 @@ def make_grafts(
     (known,) = run_units([anatomy], store, opened, needs=needs)
     for role, facts in known.values["facts"].items():
         study.remember_model(role, facts)
-    tasks = list(tasks_of(study, known.values["facts"], known.values["parts"]))
+    every = tasks_of(study, known.values["facts"], known.values["parts"])
+    tasks = [replace(one, n_tried=n_tried) for one in every]
     n_walks = sum(isinstance(task.graft, Walk) for task in tasks)
     say(
         f"{len(tasks) - n_walks:,} grafts and {n_walks:,} walks (one random change at growing "
@@ -199,9 +218,10 @@ def make_grafts(
         say(f"No doses and no random changes are tried: a verdict needs {_NEEDED}.")
     tasks = share.of(tasks)
     is_here = known.values["facts"]["model"]["device"] == "cpu" and not models.given
-    if share == ALL and is_here:
+    if share == ALL and is_here and sum(one.size for one in tasks) >= _WORTH_WORKERS:
         needs = replace(needs, processes=wanted.train.workers)
-    made = run_units(tasks, store, opened, label="Grafting", noun="scans", needs=needs)
+    noun = "sequences scanned"
+    made = run_units(tasks, store, opened, label="Grafting", noun=noun, needs=needs)
     return known.values["parts"], {
         task.graft: one.table for task, one in zip(tasks, made, strict=True)
     }
@@ -234,10 +254,10 @@ def _say_what_came(study: Study) -> None:
         say(line)
 
 
-def _check_twin(study: Study, models: Models) -> None:
-    """Raise UserError, before a model is loaded, where a study cannot be grafted.
+def _check_twin(study: Study, models: Models) -> int:
+    """How many sequences a scan has; UserError, before models are loaded, where none can be made.
 
-    It is not labelled, has no reference model or one of another shape, or too few are memorized.
+    The study is not labelled, has no reference or one of another shape, or too few are memorized.
     """
     study.require("label")
     refuse_padding(study.sequences, where=str(study.folder))
@@ -246,8 +266,9 @@ def _check_twin(study: Study, models: Models) -> None:
             f"{study.folder}: grafting needs a twin, the same network without what it memorized. "
             "Name it: --set capture.reference=FOLDER (an early checkpoint, the base model)."
         )
-    _ids_tried(study)
+    n_tried = len(_ids_tried(study))
     models.check_alike()
+    return n_tried
 
 
 def wanted_parts(loaded: "Loaded") -> list[str]:
@@ -462,6 +483,7 @@ class Loaded(NamedTuple):
     labels: pl.DataFrame
     held_out: pl.DataFrame
     seen: dict[Graft, np.ndarray]  # what survives, of grafts that walks look at
+    progress: Progress = SILENT  # counts sequences that were scanned
 
 
 def open_pair(folder: Path, models: Models) -> Loaded:
@@ -519,8 +541,11 @@ def _judged(loaded: Loaded, lm: LanguageModel, graft: Graft | Walk) -> _Survival
     settings, tried, held_out = loaded.study.settings, loaded.tried, loaded.held_out
     size, prefix = settings.model.batch_size, settings.sequences.n_prefix
     try:
-        scans = scan_memorized(lm, token_matrix(tried), batch_size=size, prefix=prefix)
-        survives = np.concatenate([one.is_memorized for one in scans])
+        found = []
+        for one in scan_memorized(lm, token_matrix(tried), batch_size=size, prefix=prefix):
+            found.append(one.is_memorized)
+            loaded.progress.advance(len(one.is_memorized))
+        survives = np.concatenate(found)
         if not held_out.height:
             return _Survival(survives, None)
         logprobs = suffix_logprobs(lm, token_matrix(held_out), batch_size=size, prefix=prefix)

@@ -121,14 +121,14 @@ AGREEMENT_COLUMNS = {
 SHAPE_COLUMNS = {
     **KEY_COLUMNS,
     "class": Column(pl.String, "the class"),
-    "layer": Column(pl.Int64, "from 1"),
+    "layer": Column(pl.Int64, "from 0"),
     "n": Column(pl.Int64, "evaluation sequences"),
     **{name: Column(pl.Float64, "of the mean attention of the class") for name in SHAPES},
 }
 MODEL_COLUMNS = _OF_MAP | _ALIKE
 DELTA_COLUMNS = {
     **_OF_MAP,
-    "layer": Column(pl.Int32, "from 1"),
+    "layer": Column(pl.Int32, "from 0"),
     "query": Column(pl.Int32, "the token that looks, from 1"),
     "key": Column(pl.Int32, "the token that is looked at, from 1"),
     "delta": Column(pl.Float32, "Δ of that edge"),
@@ -558,7 +558,7 @@ def _shape_rows(study: Study, sample: SampleKey) -> Iterator[dict[str, object]]:
         copies = _class_copies(study, part)
         batches = torch.split(torch.arange(len(maps)), rows_at_once(maps))
         found = [attention_shape(unpack_triangle(maps.read(b)), copies[b], prefix) for b in batches]
-        for layer, values in enumerate(torch.cat(found).mean(dim=0).tolist(), start=1):
+        for layer, values in enumerate(torch.cat(found).mean(dim=0).tolist()):
             figures = dict(zip(SHAPES, values, strict=True))
             of = {"class": name, "layer": layer, "n": len(maps)}
             yield sample._asdict() | of | figures
@@ -590,7 +590,7 @@ def _region_rows(
 
 
 def write_delta_tables(deltas: Sequence[StoredDelta], folder: Path) -> Iterator[Path]:
-    """Write `delta.parquet` and `profile.parquet`, with layers and tokens counted from 1."""
+    """Write `delta.parquet` and `profile.parquet`, layers from 0 and tokens from 1."""
     for name, rows in (("delta", _delta_rows), ("profile", _profile_rows)):
         path = folder / f"{name}.parquet"
         write_parquet(path, pl.concat([rows(one) for one in deltas]))
@@ -606,7 +606,7 @@ def _delta_rows(one: StoredDelta) -> pl.DataFrame:
         {
             **one.names,
             "class": np.array(one.classes)[index],
-            "layer": layer + 1,
+            "layer": layer,
             "query": np.broadcast_to(query + 1, shape).ravel(),
             "key": np.broadcast_to(key + 1, shape).ravel(),
             "delta": one.delta[:, :, query, key].ravel(),
@@ -623,7 +623,7 @@ def _profile_rows(one: StoredDelta) -> pl.DataFrame:
         {
             **one.names,
             "class": np.array(one.classes)[index],
-            "layer": layer + 1,
+            "layer": layer,
             "profile": profile.ravel(),
         },
         schema_of(PROFILE_COLUMNS),

@@ -159,9 +159,9 @@ def class_ink(classes: Sequence[str], name: str) -> str:
 
 
 def profile_drawing(classes: Sequence[str], profile: np.ndarray, *, title: str = "") -> Drawing:
-    """ΣΔ by layer, (classes, layers), as fractions of the largest; layers are counted from 1."""
+    """ΣΔ by layer, (classes, layers), as fractions of the largest; layers from 0."""
     n_layers = profile.shape[1]
-    layers = range(1, n_layers + 1)
+    layers = range(n_layers)
     chart = Chart(
         title=title or f"Δ summed over each layer (1 to {n_layers}), per cent of the largest",
         series=tuple(

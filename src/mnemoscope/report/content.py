@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -118,7 +119,7 @@ class Standing(Enum):
     UNDECIDED = "Undecided"
     UNTRAINED = "Did not train"
     UNCONTROLLED = "Cannot be said"
-    IMPOSSIBLE = "Impossible"
+    IMPOSSIBLE = "Too few of a class"
     UNRUN = "Not trained"
 
 
@@ -421,26 +422,52 @@ def allocation_of(table: pl.DataFrame) -> Record | None:
 
 
 def missing_of(study: Study) -> Record | None:
-    """What a study without CNNs lacks, and the one command that helps; None where it has them."""
+    """What a study without CNNs lacks, the command that helps, and others; None where it has them.
+
+    `also` has what each further command is for, and the command.
+    """
     folder, settings = shlex.quote(str(study.folder)), study.settings
     if study.is_done("benchmark") and study.is_done("localize"):
         return None
-    another = f"mnemoscope run --model {{}} --sequences {{}} -o {shlex.quote(f'{study.folder}-2')}"
+    anew = shlex.join(["mnemoscope", "run", str(study.folder / "study.yaml")])
+    anew += f" --{{}} -o {shlex.quote(f'{study.folder}-2')}"  # with all that was set
     if settings.model.name == NO_MODEL:
         what = "No model was asked (model.name none), so attention was not looked at."
-        return {"what": what, "command": another.format("MODEL", settings.sequences.source)}
+        return {"what": what, "command": anew.format("model MODEL"), "also": []}
     if study.is_done("label") and (reason := nothing_to_train(study)) is not None:
         flags = next((one.flags for one in samples_of(study).values() if one.flags), "")
         command = f"mnemoscope run -o {folder} {flags} --redo"
         if not flags:
-            command = another.format(settings.model.name, "OTHER_TEXTS")
+            command = anew.format("sequences OTHER_TEXTS")
         what = reason.removeprefix(f"{study.folder}: ")  # the page may be sent to others
-        return {"what": what[:1].upper() + what[1:], "command": command}
+        also = list(_audit_instead(study))
+        return {"what": what[:1].upper() + what[1:], "command": command, "also": also}
     lacking = [one.name for one in STAGES if not one.is_optional and not study.is_done(one.name)]
     return {
         "what": f"Not done yet: {', '.join(lacking)}.",
         "command": f"mnemoscope run -o {folder}",
+        "also": [],
     }
+
+
+def ways_on(missing: Record) -> Iterator[str]:
+    """The commands of `missing_of`, a line each, for a terminal."""
+    yield f"To go on: {missing['command']}"
+    yield from (f"{words}: {command}" for words, command in missing["also"])
+
+
+def _audit_instead(study: Study) -> Iterator[tuple[str, str]]:
+    """The audit of the same texts, where they are texts of this disk."""
+    wanted, model = study.settings.sequences, study.settings.model
+    sources = [wanted.source, *wanted.also]
+    if "document" not in study.sequences.columns or not all(Path(one).exists() for one in sources):
+        return
+    words = ["mnemoscope", "audit", model.name, *sources, "-o", f"{study.folder}-audit"]
+    if model.revision:
+        words += ["--revision", model.revision]
+    if study.settings.capture.reference:
+        words += ["--reference", study.settings.capture.reference]
+    yield "Passage by passage, with no least number", shlex.join(words)
 
 
 def model_facts(models: Mapping[str, Model], role: str) -> Record:
@@ -747,7 +774,8 @@ def _next_steps(study: Study) -> Iterator[tuple[str, str]]:
         )
     if is_whole and not study.is_done("knockout"):
         yield "Cut the attention that decides, and see what breaks", f"mnemoscope knockout {folder}"
-    yield "Read every sequence of every class in the browser", f"mnemoscope app {folder}"
+    why = "Read every sequence of every class in the browser"
+    yield f"{why} (needs gradio; the command says how to install it)", f"mnemoscope app {folder}"
     yield "See which further analyses there are, and what each needs", "mnemoscope analyze --list"
     if is_whole:
         command = f"mnemoscope localize {folder} --export figures"

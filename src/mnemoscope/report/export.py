@@ -39,7 +39,7 @@ _PANELS = {"model": "model", "reference": "reference model"}
 def export_localization(study: Study, folder: Path | str) -> list[Path]:
     """Write every figure as SVG, PDF and PNG, and the numbers as Parquet; gives what was written.
 
-    `delta.parquet` and `profile.parquet` count layers and tokens from 1 as the figures do; the
+    `delta.parquet` and `profile.parquet` count layers from 0, tokens from 1, as the figures do; the
     tables of regions, checks, shapes and cuts are the study's, where it has them. A missing folder
     is made; files of the same names are replaced.
     Raises UserError: no Typst, no Δ in the study, or a folder that cannot be made.

@@ -8,6 +8,7 @@ from mnemoscope.localize.grafts import Finding
 from mnemoscope.pipeline.causes import by_weight, depends, finding_of
 from mnemoscope.report.answer import as_sentence
 from mnemoscope.report.content import Record, ReportContent, Standing, TaxonomyResult
+from mnemoscope.stats import FEWEST_GROUPS
 from mnemoscope.taxonomy import PAPER
 from mnemoscope.taxonomy.names import NON_MEMO
 from mnemoscope.words import count, part_words
@@ -148,6 +149,8 @@ def _badges(content: ReportContent, lead: int | None) -> Iterator[Badge]:
             said = depends(truth) if finding_of(truth) is Finding.SPECIFIC else alike
             said = f"of text that can be guessed, {said}"
             yield Badge("Read or not", said, _LOOKS[finding_of(truth)], target)
+    if content.missing and lead:
+        yield from _unasked(content.taxonomies[lead - 1], lead)
     asked = [
         (_CLEAREST.index(one.standing), number != lead, number, one)
         for number, one in enumerate(content.taxonomies, 1)
@@ -157,6 +160,22 @@ def _badges(content: ReportContent, lead: int | None) -> Iterator[Badge]:
         *_, number, clearest = min(asked, key=lambda one: one[:3])
         said = clearest.brief.removeprefix("attention ") + _under(content, number)
         yield Badge("Attention", said, clearest.standing, f"taxonomy-{number}")
+
+
+def _unasked(taxonomy: TaxonomyResult, number: int) -> Iterator[Badge]:
+    """What cannot be asked of classes that are too small, and why."""
+    counts = {one["name"]: one["n_sequences"] for one in taxonomy.classes}
+    few = [
+        f"{name} has {count(n)}, {FEWEST_GROUPS} needed"
+        for name, n in counts.items()
+        if name != NON_MEMO and n < FEWEST_GROUPS
+    ]
+    if few and not taxonomy.graft and len(counts) - len(few) < 3:
+        said = f"cannot be asked ({', '.join(few)})"
+        yield Badge("Mechanism", said, Standing.IMPOSSIBLE, f"taxonomy-{number}")
+    if taxonomy.impossible:
+        said = f"cannot be asked ({Standing.IMPOSSIBLE.value.lower()})"
+        yield Badge("Attention", said, Standing.IMPOSSIBLE, f"taxonomy-{number}")
 
 
 def _differ_in_form(row: Mapping[str, Any]) -> bool:

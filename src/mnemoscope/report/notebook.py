@@ -3,6 +3,8 @@
 A frame of a stage that has not been run is a `UserError`.
 """
 
+from pathlib import Path
+
 import polars as pl
 
 from mnemoscope.benchmark.published import allocate
@@ -22,19 +24,20 @@ from mnemoscope.report.pictures import (
     draw_flows,
     draw_maps,
 )
-from mnemoscope.study.folder import Study, check_study
+from mnemoscope.study.folder import Study, as_study
 from mnemoscope.taxonomy.groups import find_groups
 
 
 def stored_delta(
-    study: Study, taxonomy: str | None = None, *, attribution: str = "gradient"
+    study: Study | str | Path, taxonomy: str | None = None, *, attribution: str = "gradient"
 ) -> StoredDelta:
     """Δ of a taxonomy (the first unless named), with its classes and counts.
 
     Raises:
         UserError: localize has not been run, or there is no such taxonomy or attribution.
     """
-    check_study(study).require("localize")
+    study = as_study(study)
+    study.require("localize")
     sample = sample_named(study, taxonomy)
     for stored in load_deltas(study):
         if stored.sample == sample.key and stored.attribution == attribution:
@@ -45,7 +48,7 @@ def stored_delta(
     )
 
 
-def benchmark_figure(study: Study, *taxonomies: str) -> Picture:
+def benchmark_figure(study: Study | str | Path, *taxonomies: str) -> Picture:
     """Min-F1 beside its controls, a panel a taxonomy, with Δ of the strongest layer below it.
 
     The shaded band reaches to the best figure without memory: a model's dot within it shows
@@ -54,23 +57,24 @@ def benchmark_figure(study: Study, *taxonomies: str) -> Picture:
     Raises:
         UserError: a stage has not been run, there is no such taxonomy, or none was measured.
     """
-    check_study(study).require("benchmark")
+    study = as_study(study)
+    study.require("benchmark")
     names = {sample_named(study, name).shown for name in taxonomies}
     shown = [one for one in taxonomy_results(study) if not names or one.name in names]
     return draw_benchmarks(shown, str(study.record["models"]["model"]["name"]))
 
 
 def delta_figure(
-    study: Study, taxonomy: str | None = None, *, attribution: str = "gradient"
+    study: Study | str | Path, taxonomy: str | None = None, *, attribution: str = "gradient"
 ) -> Picture:
     """Δ by layer and class, each layer scaled by its maximum; arguments as `stored_delta`."""
     stored = stored_delta(study, taxonomy, attribution=attribution)
     title = f"{stored.shown}: Δ by {stored.attribution}"
-    prefix = study.settings.sequences.n_prefix
+    prefix = as_study(study).settings.sequences.n_prefix
     return draw_maps(stored.delta, stored.classes, title=title, prefix=prefix)
 
 
-def allocation_of(study: Study) -> pl.DataFrame:
+def allocation_of(study: Study | str | Path) -> pl.DataFrame:
     """How memorized sequences flow from Prashanth et al.'s classes to the paper's.
 
     Columns `prashanth`, `paper`, `n`, `share` with its interval, `published` (fractions),
@@ -79,17 +83,17 @@ def allocation_of(study: Study) -> pl.DataFrame:
     Raises:
         UserError: the table lacks a feature that one of the taxonomies needs.
     """
-    check_study(study)
+    study = as_study(study)
     return allocate(study.sequences, find_groups(study.sequences))
 
 
-def allocation_figure(study: Study) -> Picture:
+def allocation_figure(study: Study | str | Path) -> Picture:
     """The flow of `allocation_of` as a Sankey diagram, shares in per cent; errors as there."""
     return draw_flows(flows_of(allocation_of(study)), FLOWS)
 
 
 def layer_profile_figure(
-    study: Study, taxonomy: str | None = None, *, attribution: str = "gradient"
+    study: Study | str | Path, taxonomy: str | None = None, *, attribution: str = "gradient"
 ) -> Picture:
     """ΣΔ by layer and class, per cent of the largest; arguments as `stored_delta`."""
     stored = stored_delta(study, taxonomy, attribution=attribution)
@@ -98,13 +102,14 @@ def layer_profile_figure(
     return draw_figure(profile_drawing(stored.classes, profile, title=title))
 
 
-def graft_figure(study: Study, taxonomy: str | None = None) -> Picture:
+def graft_figure(study: Study | str | Path, taxonomy: str | None = None) -> Picture:
     """What is left of two classes when parts of the reference are put into the model, as curves.
 
     Raises:
         UserError: graft has not been run, or no part was tried on two classes of this taxonomy.
     """
-    check_study(study).require("graft")
+    study = as_study(study)
+    study.require("graft")
     sample = sample_named(study, taxonomy)
     found = graft_of(study, sample.taxonomy)
     if found is None or not found["doses"]:

@@ -230,22 +230,25 @@ def sharing_tables(study: Study) -> Iterator[Table]:
     if need is None:
         return
     facts = study.manifest("label")["counts"]["near_duplicates"]  # type: ignore[index]
+    drawn: list[tuple[str, Cell]] = [
+        ("distinct sequences", need.n_sequences),
+        ("distinct maps, each captured once", need.n_maps),
+        ("maps if every taxonomy were captured for itself", need.n_unshared),
+    ]
     yield Table(
-        title="What the samples share",
-        columns=("all samples together", "number"),
+        title="What the samples share" if need.n_maps else "Near duplicates",
+        columns=("all samples together" if need.n_maps else "in the table", "number"),
         rows=(
-            ("distinct sequences", need.n_sequences),
-            ("distinct maps, each captured once", need.n_maps),
-            ("maps if every taxonomy were captured for itself", need.n_unshared),
+            *(drawn if need.n_maps else ()),
             ("groups of near duplicates and single sequences in the table", facts["groups"]),
             ("sequences with a near duplicate", facts["sequences_with_relatives"]),
             ("sequences in the largest group", facts["largest_group"]),
         ),
         summary=(
-            f"{need}. Near duplicates are sequences whose sets of {facts['shingle']}-token "
-            f"shingles have a Jaccard similarity of {facts['jaccard']} or more (all pairs, found "
-            "exactly), overlapping windows of one document, and what the table's column group "
-            "joins."
+            f"{f'{need}. ' if need.n_maps else ''}Near duplicates are sequences whose sets of "
+            f"{facts['shingle']}-token shingles have a Jaccard similarity of {facts['jaccard']} or "
+            "more (all pairs, found exactly), overlapping windows of one document, and what the "
+            "table's column group joins."
         ),
     )
     aliases = aliases_of(study)

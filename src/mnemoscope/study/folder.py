@@ -63,6 +63,8 @@ _RECORDS = (
 _NEVER_EMPTY = ("cnn", "graft")
 _UNITS = (*(folder for one in STAGES for folder in one.units), "units/*")
 """Folders with results of units, each a store of its own (`cluster.units.UnitStore`)."""
+NOTE_FILE = ".progress.tmp"
+"""How far the stage is that runs or was stopped (`progress.noted`); whoever goes on removes it."""
 _TEMPORARY = [f"{one}/.*.tmp" for one in (".", "manifests", *_UNITS)]
 """What killed processes leave."""
 _NAMING = ("label.taxonomies", "search.nodes", "search.beside")
@@ -344,10 +346,12 @@ class Study:
         """Raise UserError if a stage is not done, with the command that runs it."""
         if not self.is_done(stage):
             manifest, state = self.manifest(stage), "has not been run"
+            kind: type[UserError] = MissingError
             if manifest is not None:
                 is_other = manifest["key"] != self.key(stage)
                 state = "is out of date (settings changed)" if is_other else "lacks files"
-            raise UserError(
+                kind = UserError
+            raise kind(
                 f"{self.folder}: stage '{stage}' {state}. Run "
                 f"'mnemoscope {stage} {self.folder}' first, or 'mnemoscope run -o {self.folder}'."
             )
@@ -503,6 +507,10 @@ class Study:
             )
         record, path = self._record_of(name), self.folder / name
         if self._making is None or name not in self._making.files:
+            if not (path.exists() or self.store.has(record)):
+                for stage in (one.name for one in STAGES if name in one.outputs):
+                    if self.manifest(stage) is None:  # else the file was lost
+                        self.require(stage)
             path = self.store.path(record, name)
         checksum = (self._sha256_of(record, name),)
         known, frame = self._tables.get((name,), ((), None))
@@ -683,8 +691,10 @@ def _write_settings(folder: Path, settings: StudySettings, record: Record) -> No
     write_text(folder / SETTINGS_FILE, text)
 
 
-def check_study(given: object) -> Study:
-    """A study as it is; UserError for anything else, such as its path."""
+def as_study(given: "Study | str | Path") -> Study:
+    """A study as it is, or that of a folder; UserError for anything else."""
+    if isinstance(given, str | Path):
+        return Study(given)
     if not isinstance(given, Study):
         raise UserError(f"study: {a_kind(given)}; give ms.Study(folder), or what ms.run returns.")
     return given

@@ -310,7 +310,7 @@ class ContinueSettings(BoundedSettings):
         "(what the source says, as in the paper; the model's verdict stands beside it).",
     )
     part_rows: int = Field(
-        default=1024, ge=1, description="Sequences a part; a killed run goes on with the next."
+        default=1024, ge=1, description="Most sequences a part; a killed run goes on with the next."
     )
     check_rows: int = Field(
         default=128,

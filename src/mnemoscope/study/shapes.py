@@ -11,6 +11,7 @@ import numpy as np
 import yaml
 
 from mnemoscope.errors import UserError
+from mnemoscope.lm.hub import model_near
 from mnemoscope.study.cost import ModelShape
 from mnemoscope.study.settings import EMBEDDED, StudySettings, split_revision
 
@@ -31,6 +32,7 @@ def other_suite(name: str) -> str | None:
     return name.removesuffix("-v0") if name.endswith("-v0") else f"{name}-v0"
 
 
+_TAKEN = "no such folder here, so taken for a name on the hub, which a dry run does not ask"
 TIMED_SEQUENCES = 64
 """Sequences whose capture is timed where the model is on disk."""
 
@@ -60,18 +62,23 @@ def find_models(settings: StudySettings) -> KnownModels:
         speed = _time_capture(models, settings)
         shown = f"{lm.n_layers} layers, {lm.n_heads} heads, {lm.dtype} on {lm.device}, on disk"
     elif shape is None:
-        shown = "not on disk and its shape is not known, so bytes, memory and time are left out"
+        shown = f"{_TAKEN}. Bytes, memory and time are left out"
     else:
         shown = f"{shape}, planned in {wanted.dtype} on {wanted.device}"
-    lines, reference = [f"Model {wanted.name}: {shown}."], None
+    near = "" if shape else model_near(wanted.name)
+    lines, reference = [f"Model {wanted.name}: {shown}.{near}"], None
     if settings.reference == EMBEDDED:
         lines.append("Reference: the embedded model before it saw the sequences, on disk.")
     elif settings.reference is not None:
         name, revision = split_revision(settings.reference)
         reference = find_shape(name)
-        known = "not on disk; counted like the model" if reference is None else str(reference)
-        known = "on disk" if is_on_disk(name, revision) else known
-        lines.append(f"Reference {settings.reference}: {known}.")
+        if is_on_disk(name, revision):
+            known = "on disk."
+        elif reference is None:
+            known = f"{_TAKEN}. Counted like the model.{model_near(name)}"
+        else:
+            known = f"{reference}."
+        lines.append(f"Reference {settings.reference}: {known}")
     return KnownModels(models, shape, reference or shape, speed, lines)
 
 

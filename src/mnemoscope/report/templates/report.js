@@ -110,9 +110,9 @@ class Attribution {
     this.frames.forEach((frame, index) => {
       const image = frame.querySelector("img");
       image.src = chosen[index].querySelector("image").getAttribute("href");
-      image.alt = `Decisiveness map of ${frame.dataset.class}, layer ${layer + 1}`;
+      image.alt = `Decisiveness map of ${frame.dataset.class}, layer ${layer}`;
     });
-    this.root.querySelectorAll("[data-layer]").forEach((text) => { text.textContent = layer + 1; });
+    this.root.querySelectorAll("[data-layer]").forEach((text) => { text.textContent = layer; });
     this.cells.forEach((cell) => cell.classList.toggle("chosen", chosen.includes(cell)));
     this.bringIntoView(chosen[0]);
     if (this.at) this.show(...this.at);
@@ -135,14 +135,14 @@ document.querySelectorAll("[data-delta]").forEach((delta) => {
   const range = delta.querySelector(".layers input");
   const choose = (layer) => {
     if (range) {
-      range.value = layer + 1;
-      delta.querySelector(".layers output").textContent = layer + 1;
+      range.value = layer;
+      delta.querySelector(".layers output").textContent = layer;
     }
     attributions.forEach((attribution) => attribution.choose(layer));
   };
   attributions.forEach((attribution) => { attribution.onPick = choose; });
-  if (range) range.addEventListener("input", () => choose(range.value - 1));
-  choose(range ? range.value - 1 : 0);
+  if (range) range.addEventListener("input", () => choose(Number(range.value)));
+  choose(range ? Number(range.value) : 0);
   delta.querySelectorAll('input[value="linear"], input[value="root"]').forEach((input) =>
     input.addEventListener("change", () => delta.classList.toggle("is-root", input.value === "root")));
   const pick = (name) => roots.forEach((root) => { root.classList.toggle("is-away", root.dataset.attribution !== name); });
