@@ -142,7 +142,6 @@ def test_audit_step_without_options_says_no_more_than_it_is_given_and_passes(run
     ("given", "said"),
     [
         ({"documents": "docs/none.txt"}, "no such file"),
-        ({"documents": "--help"}, "no such file"),  # a name, not an option
         ({"documents": "docs", "folder": "a\nfailed=false"}, "more than one line"),
     ],
 )

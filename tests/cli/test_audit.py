@@ -1,6 +1,7 @@
 """The verb audit: exit statuses, one-line errors, nothing half written."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 from mnemoscope.audits.library import LocalChoice
 from mnemoscope.audits.records import read_audit, read_audit_record
 from mnemoscope.audits.verdict import error_rate
+from mnemoscope.cli import main
 from mnemoscope.embedded import model_path, sequences_path
 from mnemoscope.files import file_sha256
 
@@ -94,12 +96,22 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     assert done.out.splitlines()[-1] == f"{out} does not hold: 1 problem, named above."
 
 
-def test_of_two_audits_of_one_folder_one_is_refused_and_the_other_is_whole(document, tmp_path):
+def run_saying(errors, words):
+    os.dup2(os.open(errors, os.O_CREAT | os.O_WRONLY), 2)
+    main(words)
+
+
+def test_of_two_audits_of_one_folder_one_is_refused_and_the_other_is_whole(
+    document, tmp_path, forkserver
+):
     asked = ("audit", "embedded", document, "-o", tmp_path / "out", *BRIEFLY, "--stride", 64, "-q")
-    words = [sys.executable, "-m", "mnemoscope", *map(str, asked)]
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    both = [subprocess.Popen(words, **pipes) for _ in range(2)]
-    said = {process.returncode: err for process in both for err in [process.communicate()[1]]}
+    files = [tmp_path / "first", tmp_path / "second"]
+    both = [forkserver.Process(target=run_saying, args=(one, [*map(str, asked)])) for one in files]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+    said = {one.exitcode: path.read_text() for one, path in zip(both, files, strict=True)}
     assert sorted(said) == [0, 2]
     assert re.search(r"out: in use by process \d+\. Wait until it ends", said[2])
     assert said[2].count("\n") == 1

@@ -7,7 +7,7 @@ the same hooks that carry activations from one GPU to the next.
 import numpy as np
 import pytest
 import torch
-from tiny_families import make_model, make_tokenizer, own_attention, random_tokens
+from tiny_families import make_model, make_tokenizer, named, own_attention, random_tokens
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from mnemoscope.errors import UserError
@@ -50,7 +50,7 @@ def first_maps(lm):
     return [next(capture_pooled(lm, tokens, batch_size=4)) for _ in range(2)]
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", named(FAMILIES, ("gpt_neox", "bloom")))  # one a route
 def test_a_spread_model_gives_what_it_gives_on_one_device_and_is_left_as_it_was(folders, name):
     """No number differs: the same code on the same weights, wherever these wait."""
     alone = load_model(folders[name])
