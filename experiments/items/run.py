@@ -119,7 +119,7 @@ def _text_of(kind: str, draw: random.Random) -> tuple[str, str]:
 def taught(lm: LanguageModel, items: Sequence[Planted], half: int, seed: int) -> LanguageModel:
     """A copy that read the items of a half, each as often as its dose, in random order."""
     texts = [
-        f"{one.prompt} {one.answer}" for one in items if one.half == half for _ in range(one.dose)
+        f"{one.prompt} {one.answer}\n" for one in items if one.half == half for _ in range(one.dose)
     ]
     rows = [list(lm.tokenizer(text, add_special_tokens=False).input_ids) for text in texts]
     random.Random(f"order:{seed}:{half}").shuffle(rows)
