@@ -194,7 +194,7 @@ def test_the_command_writes_page_table_and_sarif_and_judges(tmp_path, call, refu
     asked = ("items", "embedded", table, "-o", out)
     first = call(*asked)
     assert first.status == 0, first.err
-    assert "items come out" in first.out
+    assert "items answered" in first.out
     page = (out / "items.html").read_text(encoding="utf-8")
     assert "<b>def" not in page
     assert json.loads((out / "items.sarif").read_text(encoding="utf-8"))["version"] == "2.1.0"

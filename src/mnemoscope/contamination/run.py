@@ -32,7 +32,7 @@ from mnemoscope.errors import DamagedDataError, MissingError, UserError
 from mnemoscope.files import LOCK_FILE, hold_folder, json_bytes, made_folder
 from mnemoscope.progress import progress_shown, say
 from mnemoscope.report.style import environment, fill
-from mnemoscope.stats import Estimate
+from mnemoscope.stats import FEWEST_GROUPS, Estimate
 from mnemoscope.store import Store
 from mnemoscope.study.folder import versions
 from mnemoscope.version import __version__
@@ -289,7 +289,7 @@ def sentence_of(table: pl.DataFrame) -> str:
     found = dict(counts.iter_rows())
     parts = [f"{found[one]} {one}" for one in VERDICTS[:-1] if found.get(one)]
     said = f": {', '.join(parts)}" if parts else ""
-    return f"{n_right} of {plural(own.height, 'item')} come out{said}."
+    return f"{n_right} of {plural(own.height, 'item')} answered{said}."
 
 
 def page_of(record: Mapping[str, Any], table: pl.DataFrame) -> str:
@@ -304,6 +304,7 @@ def page_of(record: Mapping[str, Any], table: pl.DataFrame) -> str:
         record=record,
         version=__version__,
         meanings=MEANINGS,
+        fewest=FEWEST_GROUPS,
         chance=chance,
         shares=shares,
         scores=scores,
