@@ -38,6 +38,7 @@ MAY_IMPORT["plan"] = MAY_IMPORT["pipeline"] | {"pipeline"}
 MAY_IMPORT["audits"] = _METHOD - {"analysis", "training"} | {"study", "pipeline", "report", "flow"}
 MAY_IMPORT["report"] = _METHOD - {"training"} | {"study", "pipeline", "search"}
 MAY_IMPORT["flow"] = _METHOD | {"analyses", "study", "pipeline", "search", "report"}
+MAY_IMPORT["contamination"] = {"data", "lm", "study", "report", "audits"}
 MAY_IMPORT["app"] = _METHOD | {"study", "pipeline", "report", "audits", "flow"}
 MAY_IMPORT["cli"] = {*MAY_IMPORT}
 ANYTHING = {"__init__", "__main__"}

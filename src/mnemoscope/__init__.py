@@ -27,6 +27,7 @@ from mnemoscope.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from mnemoscope.audits.library import Audit, audit
+    from mnemoscope.contamination.run import Items, items
     from mnemoscope.errors import DamagedDataError, MnemoscopeError, NoRoomError, UserError
     from mnemoscope.flow.analyze import analyze
     from mnemoscope.flow.run import demo_settings, run_stage
@@ -54,6 +55,7 @@ __all__ = [
     "DamagedDataError",
     "Estimate",
     "Excess",
+    "Items",
     "Maps",
     "MemorizationCallback",
     "MemorizationWatch",
@@ -78,6 +80,7 @@ __all__ = [
     "graft_figure",
     "graft_parts",
     "grafted",
+    "items",
     "layer_profile_figure",
     "load_settings",
     "make_canaries",
@@ -93,6 +96,8 @@ __all__ = [
 _WHERE = {
     "Audit": "audits.library",
     "audit": "audits.library",
+    "Items": "contamination.run",
+    "items": "contamination.run",
     "DamagedDataError": "errors",
     "MnemoscopeError": "errors",
     "NoRoomError": "errors",

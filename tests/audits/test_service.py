@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from served import KEY, endpoint, serving
 
+import mnemoscope as ms
 from mnemoscope.audits import client as client_module
 from mnemoscope.audits.align import align_answer
 from mnemoscope.audits.asking import Auditing, Prompt
@@ -480,3 +481,20 @@ def test_an_answer_is_taken_from_where_the_document_goes_on(said):
 def test_where_only_chats_are_served_the_refusal_names_the_flag(lm):
     with serving(lm, "chat") as (_, url), pytest.raises(UserError, match="add chat"):
         answer_of(client_of(f"{url}/elsewhere"))
+
+
+def test_items_put_to_a_service_are_answered_as_here_and_kept(lm, tmp_path):
+    table = pl.DataFrame(
+        {"prompt": ["def total(self):", "one, two, three,"], "answer": ["return self", "four"]}
+    )
+    here = ms.items(lm, table, reference="none", progress=False).table
+    with serving(lm) as (service, url):
+        served = endpoint(url=url, model="embedded", prompt_as="text", logprobs=False)
+        found = ms.items(served, table, tmp_path / "out", progress=False)
+        for one, other in zip(here["written"], found.table["written"], strict=True):
+            assert other.startswith(one) or one.startswith(other)
+        assert found.table["edits"].to_list() == here["edits"].to_list()
+        assert found.table["logprob"].null_count() == 2  # a service does not say
+        assert (n := service.n_requests) == 2
+        ms.items(served, table, tmp_path / "out", progress=False)
+        assert service.n_requests == n

@@ -158,7 +158,7 @@ class LocalChoice:
 
 
 @contextmanager
-def _loaded(model: Any, tokenizer: Any, role: str) -> Iterator[LocalChoice]:
+def loaded_model(model: Any, tokenizer: Any, role: str) -> Iterator[LocalChoice]:
     """A model that is in memory, without dropout inside this block."""
     from mnemoscope.library.given import opened_model
 
@@ -239,11 +239,11 @@ def audit(
                 str(model), revision, dtype, str(device), trust_remote_code=trust_remote_code
             )
         else:
-            own = stack.enter_context(_loaded(model, tokenizer, "model"))
+            own = stack.enter_context(loaded_model(model, tokenizer, "model"))
         if reference is None or isinstance(reference, str | Path):
             other = own.beside(reference)
         else:
-            other = stack.enter_context(_loaded(reference, tokenizer, "reference"))
+            other = stack.enter_context(loaded_model(reference, tokenizer, "reference"))
         _check(own, other, documents)
         if study not in (None, MAKE_STUDY):
             Study(str(study))

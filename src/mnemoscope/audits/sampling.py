@@ -94,7 +94,7 @@ def _draw(
     generator: torch.Generator,
 ) -> list[list[int]]:
     """Tokens drawn after prompts of one length (rows, length), up to the one that ends a text."""
-    ends = _ends(lm)
+    ends = answer_ends(lm)
     cache, fed, drawn = new_cache(lm, rows.shape[1] + n, by_token=True), rows, []
     is_over = torch.zeros(len(rows), dtype=torch.bool)
     with torch.inference_mode():
@@ -113,7 +113,7 @@ def _draw(
     return [list(takewhile(lambda one: one not in ends, row)) for row in found]
 
 
-def _ends(lm: LanguageModel) -> list[int]:
+def answer_ends(lm: LanguageModel) -> list[int]:
     """Tokens that end an answer: the tokenizer's, and those that the model names, as of a turn."""
     named: Any = getattr(getattr(lm.model, "generation_config", None), "eos_token_id", None)
     every = [getattr(lm.tokenizer, "eos_token_id", None), *np.atleast_1d(named)]

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from mnemoscope.cli import analyze, audit, study, tables
+from mnemoscope.cli import analyze, audit, items, study, tables
 from mnemoscope.cli.options import expanded
 from mnemoscope.study.stages import STAGES
 from mnemoscope.version import __version__
@@ -109,6 +109,8 @@ def panels() -> dict[str, dict[str, Callable[..., None]]]:
             "audit gate": audit.audit_gate,
             "audit verify": audit.audit_verify,
             "audit rank": audit.with_settings(audit.audit_rank),
+            "items": items.items,
+            "items api": items.items_api,
             "app": audit.app,
         },
         "Stages of a run": of_stages(is_optional=False),

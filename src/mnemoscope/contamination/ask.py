@@ -1,0 +1,315 @@
+"""Put items to a model: what it writes after each prompt, and how likely it finds the answer."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
+
+import numpy as np
+import polars as pl
+import torch
+
+from mnemoscope.audits.client import Client
+from mnemoscope.audits.sampling import answer_ends, is_chat_model
+from mnemoscope.contamination.table import Item, words_of
+from mnemoscope.errors import UserError
+from mnemoscope.lm.continue_ import greedy_tokens
+from mnemoscope.lm.model import LanguageModel, check_finite, in_chat, last_logits, run_batches
+from mnemoscope.progress import SILENT, Progress, track
+from mnemoscope.store import keep_table, kept_table
+
+_PART = 128  # items that are asked and kept together
+_OTHERS = 4  # prompts of other items that an answer is put behind
+_FURTHER = 8  # tokens more than the answer has: another spelling may take more
+_PREAMBLE = 48  # tokens that a chat may say before its answer
+_CHARACTERS_A_TOKEN = 3  # of an answer behind an API, at least
+_T = TypeVar("_T")
+
+ANSWERS = pl.Schema(
+    {
+        "written": pl.String,
+        "edits": pl.Int64,
+        "logprob": pl.Float64,
+        "prior": pl.Float64,
+    }
+)
+"""What a model's answers are: `written`, what it writes; `edits`, words by which that differs from
+the answer; `logprob`, ln of the answer's probability after its prompt; `prior`, that after other
+prompts or none: the larger of the two. Null where a model does not say."""
+
+
+class AskedModel(Protocol):
+    """A model that items are put to.
+
+    Attributes:
+        is_chat: it is asked a question, and may say something before its answer.
+        identity: what of it decides its answers.
+        record: what is written down of it.
+    """
+
+    is_chat: bool
+    identity: list[Any]
+    record: dict[str, Any]
+
+    def write(self, items: Sequence[Item], progress: Progress) -> list[str]:
+        """What it writes after each prompt, greedily."""
+
+    def logprobs(self, pairs: Sequence[tuple[str, str]]) -> list[float] | None:
+        """Log-probabilities (ln) of answers after prompts; None: it does not say.
+
+        After an empty prompt nothing but what the tokenizer puts before a text is read.
+        """
+
+
+class LocalModel:
+    """A model that runs here; one with a chat template is asked in it if `as_chat`.
+
+    Raises UserError: no tokenizer, or no chat template where one is wanted.
+    """
+
+    def __init__(
+        self, lm: LanguageModel, *, record: dict[str, Any], batch_size: int, as_chat: bool
+    ) -> None:
+        if lm.tokenizer is None:
+            raise UserError(f"{lm.name}: has no tokenizer. Save it with the model.")
+        if as_chat and not is_chat_model(lm):
+            raise UserError(f"{lm.name}: its tokenizer has no chat template. Leave it out.")
+        self.lm, self.is_chat, self._batch = lm, as_chat, batch_size
+        self.identity: list[Any] = [lm.fingerprint, lm.dtype, lm.bos_id, as_chat]
+        self.record = record
+
+    def _shown(self, prompt: str) -> list[int]:
+        """Tokens of a prompt as the model reads it, its first ones included."""
+        if self.is_chat:
+            return list(in_chat(self.lm, prompt).chat)
+        before = [] if self.lm.bos_id is None else [self.lm.bos_id]
+        return before + self._tokens(prompt)
+
+    def _tokens(self, text: str) -> list[int]:
+        return list(self.lm.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def write(self, items: Sequence[Item], progress: Progress) -> list[str]:
+        """As `AskedModel`; prompts of one length go together."""
+        from dataclasses import replace
+
+        import torch
+
+        from mnemoscope.lm.model import run_batches
+
+        more = _PREAMBLE if self.is_chat else _FURTHER
+        shown = [self._shown(one.prompt.rstrip(" ")) for one in items]
+        wanted = [len(self._tokens(one.answer)) + more for one in items]
+        self._check_room(shown, items)
+        bare, ends = replace(self.lm, bos_id=None, chat=()), {*answer_ends(self.lm)}
+        found: dict[int, str] = {}
+        for length, members in _alike(shown, len):
+            if length == 0:
+                raise UserError("an empty prompt, and a tokenizer that puts nothing before it.")
+            n = max(wanted[one] for one in members)
+            if self.lm.max_positions is not None:
+                n = min(n, self.lm.max_positions - length)
+            table = torch.tensor([shown[one] for one in members])
+
+            def step(batch: torch.Tensor, n: int = n) -> torch.Tensor:
+                return greedy_tokens(bare, batch, n)[0].cpu()
+
+            made = run_batches(bare, table, self._batch, step)
+            for one, row in zip(members, (row for batch in made for row in batch), strict=True):
+                ids = row.tolist()
+                end = next((at for at, token in enumerate(ids) if token in ends), len(ids))
+                found[one] = str(self.lm.tokenizer.decode(ids[:end], skip_special_tokens=True))
+            progress.advance(len(members))
+        return [found[one] for one in range(len(items))]
+
+    def _check_room(self, shown: Sequence[Sequence[int]], items: Sequence[Item]) -> None:
+        most = self.lm.max_positions
+        for one, tokens in zip(items, shown, strict=True):
+            if most is not None and len(tokens) + len(self._tokens(one.answer)) > most:
+                raise UserError(
+                    f"item '{one.key}': prompt and answer take more than the {most} positions of "
+                    f"{self.lm.name}. Shorten the prompt, or drop the item."
+                )
+
+    def logprobs(self, pairs: Sequence[tuple[str, str]]) -> list[float] | None:
+        """As `AskedModel`, from one teacher-forced forward; rows of one length go together."""
+        rows, answers = zip(*(self._joined(*pair) for pair in pairs), strict=True)
+        bare, found = replace(self.lm, bos_id=None, chat=()), np.full(len(pairs), np.nan)
+        for _, members in _alike(rows, len):
+            n = max(answers[one] for one in members)
+            table = torch.tensor([rows[one] for one in members])
+
+            def ask(batch: torch.Tensor, n: int = n) -> torch.Tensor:
+                with torch.inference_mode():
+                    logits = last_logits(bare, batch[:, :-1], n).float().log_softmax(dim=-1)
+                    of_token = logits.gather(2, batch[:, -n:, None])[..., 0]
+                check_finite(bare, of_token)
+                return of_token.double().cpu()
+
+            made = run_batches(bare, table, self._batch, ask, places=n)
+            for one, row in zip(members, (row for batch in made for row in batch), strict=True):
+                found[one] = float(row[-answers[one] :].sum()) if answers[one] else 0.0
+        return cast(list[float], found.tolist())
+
+    def _joined(self, prompt: str, answer: str) -> tuple[list[int], int]:
+        """Tokens of prompt and answer together, and how many at the end are the answer's.
+
+        Where nothing is read before the answer its first token is not counted.
+        """
+        if self.is_chat:
+            before = self._shown(prompt)
+            return before + (own := self._tokens(answer)), len(own)
+        prompt = prompt.rstrip(" ")
+        alone, whole = (
+            self._shown(prompt),
+            self._shown(f"{prompt}{_between(prompt, answer)}{answer}"),
+        )
+        same = next(
+            (at for at, (a, b) in enumerate(zip(alone, whole, strict=False)) if a != b),
+            min(len(alone), len(whole)),
+        )
+        return whole, len(whole) - max(same, 1)
+
+
+class ServedModel:
+    """A model behind an OpenAI-compatible API; it does not say how likely a given answer is."""
+
+    def __init__(self, client: Client) -> None:
+        self.client, settings = client, client.settings
+        self.is_chat = settings.chat
+        self.identity: list[Any] = [settings.url, settings.model, settings.chat]
+        self.record: dict[str, Any] = {
+            "name": settings.model,
+            "endpoint": settings.url,
+            "fingerprint": None,
+        }
+
+    def write(self, items: Sequence[Item], progress: Progress) -> list[str]:
+        """As `AskedModel`; what was answered before is not asked again."""
+        more = _PREAMBLE if self.is_chat else _FURTHER
+        bodies = [
+            self.client.body(
+                one.prompt.rstrip(" "), len(one.answer) // _CHARACTERS_A_TOKEN + 1 + more
+            )
+            for one in items
+        ]
+        return [one.text for one in self.client.ask(bodies, progress)]
+
+    def logprobs(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """A service does not say."""
+
+
+def answers_of(
+    model: AskedModel, items: Sequence[Item], label: str, kept: Path | None, *, with_prior: bool
+) -> pl.DataFrame:
+    """Ask all items, some at a time; a part that an earlier run finished in `kept` is read.
+
+    Gives `ANSWERS`, one row an item. Errors as `AskedModel`.
+    """
+    made = [pl.DataFrame(schema=ANSWERS)]
+    with track(label, total=len(items), unit="items") as progress:
+        for start in range(0, len(items), _PART):
+            name = f"{label.lower().replace(' ', '-')}-{start // _PART:06d}.parquet"
+            path = kept and kept / name
+            part = kept_table(path, "part") if path else None
+            some = items[start : start + _PART]
+            if part is None:
+                part = _part(model, items, some, progress, with_prior=with_prior)
+                if path:
+                    keep_table(path, part)
+            else:
+                progress.advance(len(some))
+            made.append(part)
+    return pl.concat(made)
+
+
+def _part(
+    model: AskedModel,
+    items: Sequence[Item],
+    some: Sequence[Item],
+    progress: Progress = SILENT,
+    *,
+    with_prior: bool,
+) -> pl.DataFrame:
+    written = model.write(some, progress)
+    edits = [
+        differing_words(words_of(text), words_of(one.answer), anywhere=model.is_chat)
+        for text, one in zip(written, some, strict=True)
+    ]
+    logprobs = model.logprobs([(one.prompt, one.answer) for one in some])
+    priors = _priors(model, items, some) if with_prior and logprobs is not None else None
+    columns = {"written": written, "edits": edits, "logprob": logprobs, "prior": priors}
+    n = len(some)
+    return pl.DataFrame(
+        {name: [None] * n if one is None else one for name, one in columns.items()}, schema=ANSWERS
+    )
+
+
+def _priors(model: AskedModel, items: Sequence[Item], some: Sequence[Item]) -> list[float] | None:
+    """Ln of an answer's probability without its prompt: the mean after others', or after none."""
+    pairs, owners = [], []
+    for number, one in enumerate(some):
+        for prompt in ["", *other_prompts(items, one)]:
+            pairs.append((prompt, one.answer))
+            owners.append(number)
+    found = model.logprobs(pairs)
+    if found is None:
+        return None
+    values, of = np.exp(np.array(found)), np.array(owners)
+    priors = []
+    for number in range(len(some)):
+        alone, *others = values[of == number].tolist()
+        priors.append(float(np.log(max(alone, float(np.mean(others or [0.0])), 1e-300))))
+    return priors
+
+
+def other_prompts(items: Sequence[Item], item: Item) -> list[str]:
+    """Prompts of some other items, with another answer, drawn by the item's key."""
+    family, answer = item.variant_of or item.key, words_of(item.answer)
+    others = [
+        one.prompt
+        for one in items
+        if (one.variant_of or one.key) != family and words_of(one.answer) != answer
+    ]
+    generator = np.random.default_rng(list(item.key.encode("utf-8", "backslashreplace")))
+    drawn = generator.permutation(len(others))[:_OTHERS].tolist()
+    return [others[one] for one in sorted(drawn)]
+
+
+def differing_words(
+    written: Sequence[str], answer: Sequence[str], *, anywhere: bool = False
+) -> int:
+    """Words to insert, leave out or replace until what is written begins with the answer.
+
+    With `anywhere` it may stand in any place: the least number over all of them.
+
+    >>> differing_words(["the", "red", "house", "of"], ["the", "blue", "house"])
+    1
+    """
+    above = list(range(len(answer) + 1))
+    least = above[-1]
+    for at, word in enumerate(written, 1):
+        row = [0 if anywhere else at]
+        for place, wanted in enumerate(answer, 1):
+            row.append(min(above[place] + 1, row[-1] + 1, above[place - 1] + (word != wanted)))
+        above, least = row, min(least, row[-1])
+    return least
+
+
+def _between(prompt: str, answer: str) -> str:
+    """A blank between a prompt and its answer, where neither has one."""
+    return "" if not prompt or prompt[-1].isspace() or answer[:1].isspace() else " "
+
+
+def _alike(values: Sequence[_T], key: Callable[[_T], int]) -> Iterator[tuple[int, list[int]]]:
+    """Places of values with the same key, the smallest key first."""
+    order: Iterable[int] = sorted(range(len(values)), key=lambda one: key(values[one]))
+    for size, group in groupby(order, key=lambda one: key(values[one])):
+        yield size, list(group)
+
+
+class Answers(NamedTuple):
+    """What the model, and a twin where there is one, answered: `ANSWERS`, one row an item."""
+
+    model: pl.DataFrame
+    twin: pl.DataFrame | None

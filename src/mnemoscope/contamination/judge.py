@@ -1,0 +1,151 @@
+"""Weigh answers against what needs no memory: is a hit recalled, copied, or could it be guessed?
+
+A hit is called recalled only where nothing else gives the answer: not the prompt, not the other
+items, not the twin, not other prompts, and not the skill that would answer another form as well.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from mnemoscope.contamination.ask import Answers
+from mnemoscope.contamination.table import (
+    Item,
+    frame_of_items,
+    guess_from_others,
+    stands_in,
+    words_of,
+)
+from mnemoscope.stats import Estimate, resampled_ratio, share_true
+from mnemoscope.words import plural
+
+RECALLED = "recalled"
+GUESSABLE = "guessable"
+COPIED = "copied"
+NOT_PRODUCED = "not produced"
+UNDECIDED = "cannot be told"
+VERDICTS = (RECALLED, GUESSABLE, COPIED, UNDECIDED, NOT_PRODUCED)
+
+_HALF = 0.5  # of the variants: a model that answers as many of them has the skill
+
+
+def judged(
+    items: Sequence[Item], answers: Answers, *, edits: int = 0, chance: float = 0.01
+) -> pl.DataFrame:
+    """One row an item: what was asked and answered, every control, the verdict and its reason.
+
+    `edits` are the words by which an answer may differ and still count. A hit that a guess would
+    make with more than `chance` cannot be told from memory.
+    """
+    frame = pl.concat([frame_of_items(items), answers.model], how="horizontal")
+    frame = frame.with_columns(
+        is_produced=pl.col("edits") <= pl.min_horizontal(pl.lit(edits), _most_edits(items)),
+        is_in_prompt=pl.Series(
+            [stands_in(words_of(one.answer), words_of(one.prompt)) for one in items]
+        ),
+    )
+    guesses = guess_from_others(items)
+    frame = frame.with_columns(
+        answer_share=pl.Series([one.share for one in guesses], dtype=pl.Float64),
+        ngrams_produce=pl.Series([one.is_written for one in guesses]),
+        choices=pl.Series([len(one.choices) or None for one in items], dtype=pl.Int64),
+    )
+    twin = answers.twin
+    missing = [None] * frame.height
+    frame = frame.with_columns(
+        twin_written=pl.Series(missing if twin is None else twin["written"], dtype=pl.String),
+        twin_produces=pl.Series(
+            missing if twin is None else (twin["edits"] <= edits), dtype=pl.Boolean
+        ),
+        twin_logprob=pl.Series(missing if twin is None else twin["logprob"], dtype=pl.Float64),
+    )
+    frame = _with_variants(frame)
+    rows = [_verdict(row, chance) for row in frame.iter_rows(named=True)]
+    return frame.with_columns(
+        guess_chance=pl.Series([one for _, _, one in rows], dtype=pl.Float64),
+        verdict=pl.Series([one for one, _, _ in rows], dtype=pl.String),
+        reason=pl.Series([one for _, one, _ in rows], dtype=pl.String),
+    )
+
+
+def _most_edits(items: Sequence[Item]) -> pl.Series:
+    """Fewer than an answer has words: of one word none may differ."""
+    return pl.Series([max(len(words_of(one.answer)) - 1, 0) for one in items], dtype=pl.Int64)
+
+
+def _with_variants(frame: pl.DataFrame) -> pl.DataFrame:
+    """How many variants each item has, and how many of them the model answers."""
+    own = frame.filter(pl.col("variant_of").is_not_null())
+    counts = own.group_by("variant_of").agg(
+        variants=pl.len().cast(pl.Int64),
+        variants_produced=pl.col("is_produced").sum().cast(pl.Int64),
+    )
+    return frame.join(counts, left_on="item", right_on="variant_of", how="left").with_columns(
+        pl.col("variants", "variants_produced").fill_null(0)
+    )
+
+
+def _verdict(row: Mapping[str, Any], limit: float) -> tuple[str, str, float]:
+    """Verdict, reason, and the chance that a guess makes the hit, as far as the controls say it."""
+    chances = {
+        f"{plural(row['choices'] or 0, 'choice')}": 1 / row["choices"] if row["choices"] else 0.0,
+        "the other items' answers": row["answer_share"],
+        "other prompts": _chance(row["prior"]),
+        "the twin": _chance(row["twin_logprob"]),
+    }
+    source, guess = max(chances.items(), key=lambda one: one[1])
+    if not row["is_produced"]:
+        return NOT_PRODUCED, "the model writes something else", guess
+    if row["is_in_prompt"]:
+        return COPIED, "the answer stands in the prompt", guess
+    if row["twin_produces"]:
+        return GUESSABLE, "the twin gives the same answer", guess
+    n, n_produced = row["variants"], row["variants_produced"]
+    if n and n_produced >= _HALF * n:
+        said = f"it answers {n_produced} of {plural(n, 'variant')} as well"
+        return GUESSABLE, said, guess
+    if row["ngrams_produce"]:
+        return GUESSABLE, "n-grams of the other items write the same", guess
+    if row["answer_share"] > limit:
+        share = f"{100 * row['answer_share']:.1f} %"
+        return GUESSABLE, f"{share} of the other items have the same answer", guess
+    if guess > limit:
+        return UNDECIDED, f"{source}: a guess is right with {100 * guess:.1f} %", guess
+    if row["twin_produces"] is None and not n:
+        return UNDECIDED, "no twin and no variant that would need the same skill", guess
+    by = ["the twin does not"] if row["twin_produces"] is not None else []
+    by += [f"it answers {n_produced} of {plural(n, 'variant')}"] if n else []
+    return RECALLED, f"the model writes the answer, {' and '.join(by)}", guess
+
+
+def _chance(logprob: float | None) -> float:
+    return math.exp(logprob) if logprob is not None else 0.0
+
+
+def shares_of(frame: pl.DataFrame) -> dict[str, Estimate]:
+    """The share of items with each verdict, variants left out, with its interval by group."""
+    own = frame.filter(pl.col("variant_of").is_null())
+    return {
+        one: share_true((own["verdict"] == one).to_numpy(), own["group"].to_numpy())
+        for one in VERDICTS
+    }
+
+
+def scores_of(frame: pl.DataFrame) -> dict[str, Estimate]:
+    """The share of items that the model answers: `all` of them, and `without` the recalled ones.
+
+    Variants are left out; intervals by group.
+    """
+    own = frame.filter(pl.col("variant_of").is_null())
+    groups = own["group"].to_numpy()
+    is_right, is_kept = own["is_produced"], own["verdict"] != RECALLED
+    return {
+        "all": share_true(is_right.to_numpy(), groups),
+        "without": resampled_ratio(
+            (is_right & is_kept).cast(pl.Float64).to_numpy(),
+            is_kept.cast(pl.Float64).to_numpy(),
+            groups,
+        ),
+    }

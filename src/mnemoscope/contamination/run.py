@@ -1,0 +1,353 @@
+"""Ask, judge, and write `items.parquet`, `items.html`, `items.sarif` and, last, `items.json`."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from mnemoscope.audits.library import LocalChoice, loaded_model
+from mnemoscope.audits.page import chance
+from mnemoscope.audits.settings import EndpointSettings
+from mnemoscope.contamination.judge import (
+    COPIED,
+    GUESSABLE,
+    NOT_PRODUCED,
+    RECALLED,
+    UNDECIDED,
+    VERDICTS,
+    judged,
+    scores_of,
+    shares_of,
+)
+from mnemoscope.contamination.table import Item, digest_of, read_items
+from mnemoscope.errors import DamagedDataError, MissingError, UserError
+from mnemoscope.files import LOCK_FILE, hold_folder, json_bytes, made_folder
+from mnemoscope.progress import progress_shown, say
+from mnemoscope.report.style import environment, fill
+from mnemoscope.stats import FEWEST_GROUPS, Estimate
+from mnemoscope.store import Store
+from mnemoscope.study.folder import versions
+from mnemoscope.version import __version__
+from mnemoscope.words import plural
+
+if TYPE_CHECKING:
+    from mnemoscope.contamination.ask import AskedModel
+
+ARTEFACT = "items"
+TABLE, PAGE, SARIF = "items.parquet", "items.html", "items.sarif"
+_PARTS = "parts"
+_SHOWN = 200  # items of a kind that the page shows in full
+MEANINGS = {
+    RECALLED: "the answer comes out, and no control gives it",
+    GUESSABLE: "it comes out, and a control without this memory gives it too",
+    COPIED: "it comes out, and stands in the prompt",
+    UNDECIDED: "it comes out, and a guess would too often, or no control could tell",
+    NOT_PRODUCED: "the model writes something else",
+}
+
+
+@dataclass(frozen=True, repr=False)
+class Items:
+    """Items that were put to a model, and what was found.
+
+    Attributes:
+        table: one row an item: what was written, every control, `verdict` and `reason`.
+        shares: the share of items with each verdict.
+        scores: the share that is answered: `all` items, and `without` the recalled ones.
+        record: all that `items.json` holds.
+        folder: where it was written; None: nowhere.
+    """
+
+    table: pl.DataFrame
+    record: dict[str, Any]
+    folder: Path | None = None
+
+    @property
+    def shares(self) -> dict[str, Estimate]:
+        """The share of items with each verdict, variants left out."""
+        return shares_of(self.table)
+
+    @property
+    def scores(self) -> dict[str, Estimate]:
+        """The share of items that is answered, of `all` and `without` the recalled ones."""
+        return scores_of(self.table)
+
+    @property
+    def recalled(self) -> pl.DataFrame:
+        """The items that are recalled."""
+        return self.table.filter(pl.col("verdict") == RECALLED)
+
+    def __repr__(self) -> str:
+        return f"Items({self.record['sentence']})"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<li>{escape(k)}: {share}</li>" for k, share in self.shares.items())
+        return f"<b>{escape(self.record['sentence'])}</b><ul>{rows}</ul>"
+
+
+def items(
+    model: Any,
+    table: Any,
+    out: str | Path | None = None,
+    *,
+    reference: Any = None,
+    tokenizer: Any = None,
+    edits: int = 0,
+    chance: float = 0.01,
+    chat_template: bool = False,
+    columns: Mapping[str, str] | None = None,
+    batch_size: int = 64,
+    revision: str | None = None,
+    dtype: str = "float32",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    redo: bool = False,
+    progress: bool | None = None,
+) -> Items:
+    """Say of each item of a benchmark whether a model's hit is memory, or could be guessed.
+
+    Args:
+        model: a folder, a hub name, a `.gguf` file, ``"embedded"`` or a loaded model, as in `scan`;
+            or `EndpointSettings` of an OpenAI-compatible API.
+        table: items with `prompt` and `answer`, and where there are such `id`, `group` (items that
+            are not independent), `choices` (a list) and `variant_of` (the id of the item that this
+            one is another form of): a file, a frame or a data set of the hub.
+        out: a folder for table, page, SARIF and `items.json`, where a stopped run goes on.
+        reference: the twin, a model alike that never saw the items: named or loaded.
+        tokenizer: of a loaded model, where its name does not tell.
+        edits: words by which an answer may differ and still count; never all of them.
+        chance: a hit that a guess would make with more than this cannot be told from memory.
+        chat_template: put each prompt as a user's question, in the tokenizer's template.
+        columns: of the table, by their paths.
+        batch_size: prompts at once.
+        revision: of a hub name.
+        dtype: of the weights, where the model is named.
+        device: where a named model runs.
+        trust_remote_code: run Python code that comes with a named model.
+        redo: write over other items in the folder.
+        progress: whether to show how far it is; None: in a notebook.
+
+    Returns:
+        `Items`: the table, shares with intervals by group, and scores with and without the recalled
+        items.
+
+    Raises:
+        UserError: no such model or table, a table without prompt and answer, or other items in the
+            folder.
+    """
+    if edits < 0 or not 0 < chance < 1:
+        raise UserError("edits must be 0 or more, and chance between 0 and 1.")
+    read = read_items(table, columns)
+    folder = None if out is None else Path(out)
+    with ExitStack() as stack:
+        stack.enter_context(progress_shown(progress))
+        if folder is not None:
+            stack.enter_context(hold_folder(made_folder(folder)))
+            stack.callback((folder / LOCK_FILE).unlink, missing_ok=True)
+        asked, twin = _models(
+            stack, model, reference, tokenizer, folder,
+            as_chat=chat_template, batch_size=batch_size,
+            named={"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code},
+            revision=revision,
+        )  # fmt: skip
+        settings = {"edits": edits, "chance": chance}
+        return _made(read, asked, twin, settings, folder, redo=redo)
+
+
+def _models(
+    stack: ExitStack,
+    model: Any,
+    reference: Any,
+    tokenizer: Any,
+    folder: Path | None,
+    *,
+    as_chat: bool,
+    batch_size: int,
+    named: dict[str, Any],
+    revision: str | None,
+) -> "tuple[AskedModel, AskedModel | None]":
+    """The model and its twin, ready to be asked."""
+    from mnemoscope.contamination.ask import LocalModel, ServedModel
+
+    def local(choice: LocalChoice) -> LocalModel:
+        lm = choice.load()
+        record = {"name": choice.name, "revision": lm.revision, "dtype": lm.dtype}
+        record |= {"fingerprint": lm.fingerprint}
+        return LocalModel(lm, record=record, batch_size=batch_size, as_chat=as_chat)
+
+    def choice_of(given: Any, role: str) -> LocalChoice:
+        if isinstance(given, str | Path):
+            return LocalChoice(str(given), role=role, **named)
+        return stack.enter_context(loaded_model(given, tokenizer, role))
+
+    other = None
+    if reference is not None and reference != "none":
+        other = choice_of(reference, "reference")
+        other.check()
+    if isinstance(model, EndpointSettings):
+        from mnemoscope.audits.client import AnswerStore, Client
+
+        kept = None if folder is None else AnswerStore(folder / "answers.jsonl")
+        return ServedModel(Client(model, kept)), local(other) if other else None
+    own = choice_of(model, "model")
+    if isinstance(model, str | Path):
+        own = LocalChoice(str(model), revision, **named)
+        if other is None and reference is None:
+            other = own.beside(None)
+    own.check()
+    return local(own), local(other) if other else None
+
+
+def _made(
+    read: Sequence[Item],
+    model: "AskedModel",
+    twin: "AskedModel | None",
+    settings: dict[str, Any],
+    folder: Path | None,
+    *,
+    redo: bool,
+) -> Items:
+    from mnemoscope.contamination.ask import Answers, answers_of
+
+    facts = [digest_of(read), model.identity, twin and twin.identity, settings]
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    store = None if folder is None else _store(folder)
+    if store is not None and (done := _finished(store, key, redo=redo)):
+        return done
+    kept = None if folder is None else made_folder(folder / _PARTS / key[:16])
+    answers = Answers(
+        answers_of(model, read, "Asking the model", kept, with_prior=True),
+        None if twin is None else answers_of(twin, read, "Asking the twin", kept, with_prior=False),
+    )
+    table = judged(read, answers, **settings)
+    record: dict[str, Any] = {
+        "schema": "mnemoscope items",
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions("tokenizers"),
+        "model": model.record,
+        "reference": None if twin is None else twin.record,
+        "settings": settings,
+        "items": int(table["variant_of"].is_null().sum()),
+        "variants": int(table["variant_of"].is_not_null().sum()),
+        "shares": {name: one._asdict() for name, one in shares_of(table).items()},
+        "scores": {name: one._asdict() for name, one in scores_of(table).items()},
+        "sentence": sentence_of(table),
+    }
+    if store is not None:
+        with store.making(ARTEFACT) as made:
+            made.put(TABLE, table)
+            made.put(PAGE, page_of(record, table).encode())
+            made.put(SARIF, json_bytes(sarif_of(record, table)))
+            made.facts |= {"key": key, **record}
+        shutil.rmtree(folder / _PARTS, ignore_errors=True)  # type: ignore[operator]
+    return Items(table, record, folder)
+
+
+def _store(folder: Path) -> Store:
+    return Store(folder, remedy=lambda _: "ask the items again with --redo")
+
+
+def _finished(store: Store, key: str, *, redo: bool) -> Items | None:
+    """What is there, if it is this; UserError: other items, unless they are to be written over."""
+    try:
+        record = store.record(ARTEFACT)
+        if record.get("key") == key:
+            table = store.frame(ARTEFACT, TABLE)
+            say(f"{store.folder}: these items are already there.")
+            return Items(table, record, store.folder)
+    except MissingError:
+        return None
+    except DamagedDataError:
+        if not redo:
+            raise
+    if not redo:
+        raise UserError(
+            f"{store.folder}: holds other items, or those of another model or other settings. "
+            "Choose another folder with -o, or --redo to write over them."
+        )
+    return None
+
+
+def read_finished(folder: Path) -> Items:
+    """Read what `items` wrote. Raises MissingError: nothing. DamagedDataError: it was changed."""
+    store = _store(folder)
+    return Items(store.frame(ARTEFACT, TABLE), store.record(ARTEFACT), folder)
+
+
+def sentence_of(table: pl.DataFrame) -> str:
+    """What was found, in a sentence."""
+    own = table.filter(pl.col("variant_of").is_null())
+    n_right, counts = int(own["is_produced"].sum()), own["verdict"].value_counts()
+    found = dict(counts.iter_rows())
+    parts = [f"{found[one]} {one}" for one in VERDICTS[:-1] if found.get(one)]
+    said = f": {', '.join(parts)}" if parts else ""
+    return f"{n_right} of {plural(own.height, 'item')} answered{said}."
+
+
+def page_of(record: Mapping[str, Any], table: pl.DataFrame) -> str:
+    """The page of a finished run: shares, scores, and each recalled item with its evidence."""
+    own = table.filter(pl.col("variant_of").is_null())
+    shares = {name: Estimate(**one) for name, one in record["shares"].items()}
+    scores = {name: Estimate(**one) for name, one in record["scores"].items()}
+    recalled = own.filter(pl.col("verdict") == RECALLED)
+    rest = own.filter(pl.col("verdict").is_in(VERDICTS[1:4]))
+    return fill(
+        environment("mnemoscope.contamination").get_template("items.html.j2"),
+        record=record,
+        version=__version__,
+        meanings=MEANINGS,
+        fewest=FEWEST_GROUPS,
+        chance=chance,
+        shares=shares,
+        scores=scores,
+        counts=dict(own["verdict"].value_counts().iter_rows()),
+        recalled=recalled.head(_SHOWN).rows(named=True),
+        n_recalled=recalled.height,
+        rest=rest.head(_SHOWN).rows(named=True),
+        n_rest=rest.height,
+    )
+
+
+def sarif_of(record: Mapping[str, Any], table: pl.DataFrame) -> dict[str, Any]:
+    """A SARIF log of the recalled items.
+
+    Source: OASIS, Static Analysis Results Interchange Format 2.1.0.
+    """
+    rule = {
+        "id": "recalled-item",
+        "shortDescription": {"text": "The model recalls the answer of this item."},
+        "fullDescription": {
+            "text": "The answer comes out, and neither the prompt, the other items, other prompts, "
+            "a twin nor the skill that variants need gives it."
+        },
+        "defaultConfiguration": {"level": "warning"},
+    }
+    driver = {"name": "mnemoscope", "version": __version__, "rules": [rule]}
+    rows = table.filter(pl.col("verdict") == RECALLED, pl.col("variant_of").is_null())
+    return {
+        "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
+        "version": "2.1.0",
+        "runs": [
+            {
+                "tool": {"driver": driver},
+                "properties": {"sentence": record["sentence"]},
+                "results": [
+                    {
+                        "ruleId": rule["id"],
+                        "level": "warning",
+                        "message": {"text": f"Item {row['item']}: {row['reason']}."},
+                        "locations": [{"logicalLocations": [{"name": row["item"]}]}],
+                    }
+                    for row in rows.iter_rows(named=True)
+                ],
+            }
+        ],
+    }

@@ -1,0 +1,223 @@
+"""Items: answers beside transformers' own, every verdict from its control, what is written down."""
+
+import json
+import math
+
+import polars as pl
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import mnemoscope as ms
+from mnemoscope.contamination.ask import (
+    ANSWERS,
+    Answers,
+    LocalModel,
+    differing_words,
+    other_prompts,
+)
+from mnemoscope.contamination.judge import VERDICTS, judged, scores_of, shares_of
+from mnemoscope.contamination.table import (
+    Item,
+    guess_from_others,
+    read_items,
+    stands_in,
+)
+from mnemoscope.embedded import model_path
+from mnemoscope.lm.load import load_model
+from mnemoscope.progress import SILENT
+
+ITEMS = [
+    {"prompt": "def total(self):", "answer": "return self.total", "group": "code"},
+    {"prompt": "one, two, three,", "answer": "four, five", "group": "counting"},
+    {"prompt": "Permission is hereby granted,", "answer": "free of charge"},
+    {"prompt": "Permission is hereby", "answer": "granted, free", "variant_of": "2"},
+]
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return load_model(model_path())
+
+
+def test_a_csv_is_read_and_a_column_named_otherwise_is_taken(tmp_path) -> None:
+    table = tmp_path / "items.csv"
+    table.write_text("question,answer\none,two\n", encoding="utf-8")
+    assert read_items(table, {"prompt": "question"})[0][:3] == ("0", "one", "two")
+
+
+def test_answers_and_probabilities_are_those_of_transformers(lm) -> None:
+    items = read_items(pl.DataFrame(ITEMS))
+    model = LocalModel(lm, record={}, batch_size=2, as_chat=False)
+    written = model.write(items, SILENT)
+    for one, text in zip(items, written, strict=True):
+        ids = torch.tensor([[lm.bos_id] * (lm.bos_id is not None) + model._tokens(one.prompt)])
+        n = len(model._tokens(one.answer)) + 8
+        made = lm.model.generate(ids, max_new_tokens=n, do_sample=False)[0, ids.shape[1] :]
+        wanted = lm.tokenizer.decode(made, skip_special_tokens=True)
+        assert text.startswith(wanted) or wanted.startswith(text)
+    found = model.logprobs([(one.prompt, one.answer) for one in items])
+    for one, logprob in zip(items, found, strict=True):
+        before = model._shown(one.prompt)
+        whole = model._shown(f"{one.prompt} {one.answer}")
+        assert whole[: len(before)] == before
+        with torch.inference_mode():
+            logits = lm.model(torch.tensor([whole])).logits[0].log_softmax(-1)
+        each = [float(logits[at - 1, whole[at]]) for at in range(len(before), len(whole))]
+        assert logprob == pytest.approx(sum(each), abs=1e-3)
+
+
+WORDS = st.lists(st.sampled_from("abcd"), max_size=7)
+
+
+@given(written=WORDS, answer=WORDS.filter(len))
+def test_differing_words_are_the_least_over_all_beginnings(written, answer) -> None:
+    def distance(one, other):
+        if not one or not other:
+            return len(one) + len(other)
+        same = distance(one[1:], other[1:]) + (one[0] != other[0])
+        return min(same, distance(one[1:], other) + 1, distance(one, other[1:]) + 1)
+
+    written, answer = written[:5], answer[:4]
+    ends = [written[:end] for end in range(len(written) + 1)]
+    assert differing_words(written, answer) == min(distance(one, answer) for one in ends)
+    parts = [written[a:b] for a in range(len(written) + 1) for b in range(a, len(written) + 1)]
+    least = min(distance(one, answer) for one in parts)
+    assert differing_words(written, answer, anywhere=True) == least
+    assert (least == 0) == stands_in(answer, written)
+
+
+def answered(n, **changed):
+    """Answers that are all right, but for these columns."""
+    rows = {"written": ["x"] * n, "edits": [0] * n, "logprob": [-0.1] * n, "prior": [-20.0] * n}
+    return pl.DataFrame(rows | changed, schema=ANSWERS)
+
+
+def items_of(*pairs, **fields):
+    return [Item(str(at), *pair, group=str(at), **fields) for at, pair in enumerate(pairs)]
+
+
+PAIRS = [(f"what is the {word}", f"{word[::-1]} {word}x y") for word in ("red", "blue", "green")]
+TWIN = {"written": ["-"] * 3, "edits": [3] * 3, "logprob": [-30.0] * 3}
+
+
+def verdicts(items, model, twin=None, **settings):
+    table = judged(items, Answers(model, twin), **settings)
+    assert {*table["verdict"]} <= {*VERDICTS}
+    return table["verdict"].to_list()
+
+
+def test_each_control_alone_keeps_a_hit_from_being_called_recalled() -> None:
+    items = items_of(*PAIRS)
+    twin = answered(3, **TWIN)
+    assert verdicts(items, answered(3), twin) == ["recalled"] * 3
+    assert verdicts(items, answered(3)) == ["cannot be told"] * 3  # nothing speaks of skill
+    assert verdicts(items, answered(3, edits=[1, 0, 0]), twin)[0] == "not produced"
+    assert verdicts(items, answered(3, edits=[1, 0, 0]), twin, edits=1)[0] == "recalled"
+    assert verdicts(items, answered(3, edits=[3, 0, 0]), twin, edits=9)[0] == "not produced"
+    copied = items_of((f"{PAIRS[0][1]}. Say it:", PAIRS[0][1]), *PAIRS[1:])
+    assert verdicts(copied, answered(3), twin)[0] == "copied"
+    knows = answered(3, **TWIN | {"edits": [0, 3, 3]})
+    assert verdicts(items, answered(3), knows)[0] == "guessable"
+    unsure = answered(3, **TWIN | {"logprob": [math.log(0.02), -30.0, -30.0]})
+    assert verdicts(items, answered(3), unsure)[0] == "cannot be told"
+    assert verdicts(items, answered(3), unsure, chance=0.03)[0] == "recalled"
+    likely = answered(3, prior=[math.log(0.02), -20.0, -20.0])
+    assert verdicts(items, likely, twin)[0] == "cannot be told"
+    same = items_of(PAIRS[0], (PAIRS[1][0], PAIRS[0][1]), PAIRS[2])
+    assert verdicts(same, answered(3), twin) == ["guessable", "guessable", "recalled"]
+    chosen = items_of(*PAIRS, choices=("a", "b", "c", "d"))
+    assert verdicts(chosen, answered(3), twin) == ["cannot be told"] * 3
+
+
+def test_a_model_that_answers_the_variants_as_well_has_the_skill() -> None:
+    items = items_of(*PAIRS)
+    items += [Item("v", "what is the deep red", "der deep", "0", variant_of="0")]
+    twin = answered(4, **{name: [*one, one[0]] for name, one in TWIN.items()})
+    assert verdicts(items, answered(4), twin)[0] == "guessable"
+    table = judged(items, Answers(answered(4, edits=[0, 0, 0, 2]), None))
+    assert table["verdict"].to_list() == [
+        "recalled",
+        *["cannot be told"] * 2,
+        "not produced",
+    ]
+    assert shares_of(table)["recalled"].value == pytest.approx(1 / 3)  # variants are no items
+    scores = scores_of(table)
+    assert scores["all"].value == 1
+    assert scores["without"].value == 1
+
+
+def test_the_score_without_recalled_items_is_of_those_left() -> None:
+    pairs = [(f"what is {n}", f"answer{n} word{n} more{n}") for n in range(20)]
+    items = items_of(*pairs)
+    model = answered(20, edits=[0] * 15 + [3] * 5)
+    twin = answered(20, written=["-"] * 20, edits=[0] * 5 + [3] * 15, logprob=[-30.0] * 20)
+    scores = scores_of(judged(items, Answers(model, twin)))
+    assert scores["all"].value == 0.75
+    assert scores["without"].value == 0.5  # 5 of the 10 that are not recalled
+    assert scores["without"].low < 0.5 < scores["without"].high
+
+
+def test_other_items_alone_give_answers_away() -> None:
+    days = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
+    runs = [" ".join(days[at : at + 4]) for at in range(4)]
+    items = items_of(*((one.rsplit(" ", 1)[0], one.rsplit(" ", 1)[1]) for one in runs))
+    assert [one.is_written for one in guess_from_others(items)] == [True, True, True, False]
+    alone = items_of(("the key is", "a7 b9"), ("the lock is", "c1 d2"))
+    assert [one.is_written for one in guess_from_others(alone)] == [False, False]
+    same = items_of(("p one", "yes"), ("q two", "yes"), ("r three", "no"))
+    assert [one.share for one in guess_from_others(same)] == [0.5, 0.5, 0.0]
+    prompts = other_prompts(same, same[0])
+    assert prompts == ["r three"]  # an answer that is its own gives no control
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([{"question": "a", "answer": "b"}], "column prompt=PATH"),
+        ([{"prompt": "a", "answer": None}], "row 0: no answer"),
+        ([{"prompt": "a", "answer": "b", "id": "x"}] * 2, "the id 'x' stands 2 times"),
+        ([{"prompt": "a", "answer": "b", "variant_of": "z"}], "variant of 'z', which is no item"),
+        ([{"prompt": "a", "answer": "b", "choices": "b"}], "choices is one text"),
+    ],
+)
+def test_a_table_that_holds_no_items_is_refused_in_one_line(rows, said) -> None:
+    with pytest.raises(ms.UserError, match=said):
+        read_items(pl.DataFrame(rows, schema_overrides={"answer": pl.String}))
+
+
+def test_the_command_writes_page_table_and_sarif_and_judges(tmp_path, call, refused) -> None:
+    table, out = tmp_path / "items.jsonl", tmp_path / "out"
+    rows = [one | {"prompt": f"<b>{one['prompt']}"} for one in ITEMS]
+    table.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    asked = ("items", "embedded", table, "-o", out)
+    first = call(*asked)
+    assert first.status == 0, first.err
+    assert "items answered" in first.out
+    page = (out / "items.html").read_text(encoding="utf-8")
+    assert "<b>def" not in page
+    assert json.loads((out / "items.sarif").read_text(encoding="utf-8"))["version"] == "2.1.0"
+    before = (out / "items.json").read_bytes()
+    again = call(*asked, "--fail-if", "recalled > 0 items")
+    assert again.status == 0  # nothing is asked again
+    assert (out / "items.json").read_bytes() == before
+    assert "other items" in refused(*asked, "--edits", "1")
+    assert "recalled > 1%" in refused(*asked, "--fail-if", "recalled > 1")
+    (out / "items.parquet").write_bytes(b"PAR1")
+    assert "items.parquet" in refused(*asked)
+    assert call(*asked, "--redo").status == 0
+
+
+def test_a_stopped_run_goes_on_and_gives_the_same(tmp_path, stopped_at, monkeypatch) -> None:
+    from mnemoscope.contamination import ask
+
+    monkeypatch.setattr(ask, "_PART", 2)
+    table = pl.DataFrame(ITEMS)
+    whole = ms.items("embedded", table, progress=False)
+    with pytest.raises(KeyboardInterrupt), stopped_at(ask, "_part", 2):
+        ms.items("embedded", table, tmp_path / "out", progress=False)
+    assert list((tmp_path / "out" / "parts").rglob("*.parquet"))
+    resumed = ms.items("embedded", table, tmp_path / "out", progress=False)
+    assert resumed.table.equals(whole.table)
+    assert not (tmp_path / "out" / "parts").exists()
