@@ -2,23 +2,22 @@
 
     python -m experiments.letter.run WORK --labels [--keep]     # labels that differ: minutes
     python -m experiments.letter.run WORK --keep                # and all 54 taxonomies: hours
-    python -m experiments.letter.run WORK --taxonomies "Non-Memo, Code, Others" --repeats-of-these 1
+    python -m experiments.letter.run WORK --taxonomies "Non-Memo, Code, Others" --seeds 1
     python -m experiments.letter.run WORK --kept --keep         # tables of what is in WORK so far
 
-CNNs of each of `VARIANTS`, in `--repeats` seeds, on as many sequences a class as the model has: the
-order of the taxonomies by min-F1, the paper's conclusions, and the layer profile of Δ by either
-rule. Guess or Recall and Prashanth et al.'s taxonomy are always among them and come first. What a
-variant gave of a taxonomy in a repeat is kept in WORK as it ends, and with `--keep` in the stored
-results: a stopped run goes on, on another machine too. Of texts
-that the embedded model read 5 times or less it memorized templates alone, so Prashanth et al.'s
-taxonomy stands there at δ = 50 too; 34 of the 54 can be trained. Makes the tables of
-`docs/letter.md`.
+The CNNs of each of `VARIANTS`, trained once with each of `--seeds` seeds, on as many sequences a
+class as the model has: the order of the taxonomies by min-F1, the paper's conclusions, and the
+layer profile of Δ by either rule. Guess or Recall and Prashanth et al.'s taxonomy are always among
+them and come first. What a variant gave of a taxonomy with a seed is kept in WORK as it ends, and
+with `--keep` in the stored results: a stopped run goes on, on another machine too. Of texts that
+the embedded model read 5 times or less it memorized templates alone, so Prashanth et al.'s taxonomy
+stands there at δ = 50 too; 34 of the 54 can be trained. Makes the tables of `docs/letter.md`.
 """
 
 import argparse
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from itertools import product
@@ -142,16 +141,14 @@ def _guessed(table: pl.DataFrame, is_memorized: pl.Series) -> float:
 
 
 def settings_for(
-    variant: Variant, taxonomies: Sequence[str], repeat: int, workers: int = 1
+    variant: Variant, taxonomies: Sequence[str], n_seeds: int, workers: int = 1
 ) -> StudySettings:
-    """A study of the embedded model; each repeat has other seeds, as many as the preset's grid.
+    """A study of the embedded model: the grid of the variant's preset, with each of the seeds.
 
     The two grids of the paper train alike, so that `as written` takes over half of its CNNs, those
     over the mean, from `as run`: what differs is the maximum's.
     """
     grid = GRIDS[variant.preset]
-    n_seeds = len(GRIDS["as_run"].seeds if variant.preset == "as_written" else grid.seeds)
-    seeds = [repeat * n_seeds + one for one in range(len(grid.seeds))]
     preset = "as_run" if variant.preset == "as_written" else variant.preset
     values = {
         "title": NAME,
@@ -162,7 +159,7 @@ def settings_for(
             "kernels": list(grid.kernels),
             "filters": list(grid.filters),
             "poolings": list(grid.poolings),
-            "seeds": seeds,
+            "seeds": list(range(n_seeds)),
             "workers": workers,
         },
         "benchmark": {"controls": False},
@@ -174,7 +171,7 @@ def settings_for(
 def opened(work: Path, split: str, taxonomies: Sequence[str]) -> ms.Study:
     """The study of a split, labelled and captured."""
     variant = next(one for one in VARIANTS.values() if one.split == split)
-    return ms.run(settings_for(variant, taxonomies, 0), work / split, until="capture", redo=True)
+    return ms.run(settings_for(variant, taxonomies, 1), work / split, until="capture", redo=True)
 
 
 def confusion_of(study: ms.Study, jobs: Sequence[Job], n_classes: int) -> np.ndarray:
@@ -209,24 +206,14 @@ def profile_of(study: ms.Study, jobs: Sequence[Job], rows: str) -> list[list[flo
     return layer_profile(average(parts).delta.numpy()).round(4).tolist() if parts else None
 
 
-def kept_file(work: Path, name: str, taxonomy: str, repeat: int) -> Path:
-    """Where WORK holds what a variant gave of a taxonomy in a repeat."""
+def kept_file(work: Path, name: str, taxonomy: str, seed: int) -> Path:
+    """Where WORK holds what a variant gave of a taxonomy with a seed."""
     digest = hashlib.sha256(taxonomy.encode()).hexdigest()[:8]
-    return work / f"{name.replace(', ', '-').replace(' ', '-')}-{digest}-{repeat}.json"
+    return work / f"{name.replace(', ', '-').replace(' ', '-')}-{digest}-{seed}.json"
 
 
-def parts_of(jobs: Sequence[Job]) -> Iterator[tuple[str, list[Job]]]:
-    """The trainings of each seed, and of each pooling, of what was trained."""
-    for seed in sorted({job.seed for job in jobs}):
-        yield f"seed {seed}", [job for job in jobs if job.seed == seed]
-    for pooling in ("mean", "max"):
-        if own := [job for job in jobs if job.setting and job.setting.pooling == pooling]:
-            yield pooling, own
-
-
-def measured(study: ms.Study, entry: SampleEntry) -> dict[str, Any]:
-    """What the CNNs of one taxonomy gave, trained where they are not there."""
-    jobs = [job for job in jobs_of(study) if job.source == "model" and job.sample == entry.key]
+def measured(study: ms.Study, entry: SampleEntry, jobs: Sequence[Job]) -> dict[str, Any]:
+    """What these CNNs of one taxonomy gave, trained where they are not there."""
     run_jobs(study, jobs, "Training")
     outcomes = [load_outcome(job) for job in jobs]
     did_train = [job for job, one in zip(jobs, outcomes, strict=True) if one.facts.did_train]
@@ -240,7 +227,9 @@ def measured(study: ms.Study, entry: SampleEntry) -> dict[str, Any]:
         "untrained": len(jobs) - len(did_train),
         "seconds": round(sum(one.seconds for one in outcomes), 1),
         "parts": {
-            name: confusion_of(study, own, n_classes).tolist() for name, own in parts_of(jobs)
+            pooling: confusion_of(study, own, n_classes).tolist()
+            for pooling in ("mean", "max")
+            if (own := [job for job in jobs if job.setting and job.setting.pooling == pooling])
         },
         "every": confusion_of(study, jobs, n_classes).tolist(),
         "trained": confusion_of(study, did_train, n_classes).tolist(),
@@ -251,10 +240,10 @@ def measured(study: ms.Study, entry: SampleEntry) -> dict[str, Any]:
 
 
 def restored(work: Path, measured: Mapping[str, Any]) -> None:
-    """Put into WORK what the stored results hold of each variant, repeat and taxonomy."""
+    """Put into WORK what the stored results hold of each variant, seed and taxonomy."""
     for key, part in measured.items():
-        name, repeat, taxonomy = key.split(" | ")
-        path = kept_file(work, name, taxonomy, int(repeat))
+        name, seed, taxonomy = key.split(" | ")
+        path = kept_file(work, name, taxonomy, int(seed))
         if not path.exists():
             write_text(path, json.dumps(part))
 
@@ -263,47 +252,49 @@ def train_all(
     work: Path,
     taxonomies: Sequence[str],
     variants: Mapping[str, Variant],
-    repeats: int,
-    further: int,
+    n_seeds: int,
     workers: int,
 ) -> None:
-    """Measure the variants in every repeat and keep it: `ALWAYS`, then the cheapest first."""
+    """Measure the variants with every seed and keep it: `ALWAYS`, then the cheapest first."""
     study_of = cache(partial(opened, work, taxonomies=tuple(taxonomies)))
     every = samples_of(study_of("row")).values()
     impossible = [one.published_name for one in every if one.impossible]
     entries = [one for one in every if not one.impossible]
     write_text(work / "impossible.json", json.dumps(impossible))
     cheapest = sorted(entries, key=lambda one: len(one.trained_classes) * one.n_train)
-    rounds = [(ALWAYS, repeats), *(((one.taxonomy,), further) for one in cheapest)]
-    for asked, n_repeats in rounds:
-        for repeat, (name, variant) in product(range(n_repeats), variants.items()):
-            study = study_of(variant.split)
-            with study.lock():
-                study.adopt(settings_for(variant, taxonomies, repeat, workers), redo=True)
-            for entry in samples_of(study).values():
-                path = kept_file(work, name, entry.taxonomy, repeat)
-                if entry.impossible or entry.taxonomy not in asked or path.exists():
-                    continue
-                done = measured(study, entry)
-                write_text(path, json.dumps(done))
-                seconds = done["seconds"] / done["cnns"]
-                say(f"{name}, repeat {repeat}: {entry.taxonomy}, {seconds:.1f} s a CNN")
+    rounds = [ALWAYS, *((one.taxonomy,) for one in cheapest)]
+    for asked, (name, variant), seed in product(rounds, variants.items(), range(n_seeds)):
+        study = study_of(variant.split)
+        paths = {one: kept_file(work, name, one, seed) for one in asked}
+        if all(path.exists() for path in paths.values()):
+            continue
+        with study.lock():
+            study.adopt(settings_for(variant, taxonomies, n_seeds, workers), redo=True)
+        jobs = [job for job in jobs_of(study) if job.source == "model" and job.seed == seed]
+        for entry in samples_of(study).values():
+            if entry.impossible or entry.taxonomy not in asked or paths[entry.taxonomy].exists():
+                continue
+            own = [job for job in jobs if job.sample == entry.key]
+            done = measured(study, entry, own)
+            write_text(paths[entry.taxonomy], json.dumps(done))
+            seconds = done["seconds"] / done["cnns"]
+            say(f"{name}, seed {seed}: {entry.taxonomy}, {seconds:.1f} s a CNN")
 
 
-def collected(work: Path, taxonomies: Sequence[str], repeats: int) -> dict[str, Any]:
-    """What WORK holds of every variant in every repeat, of whichever taxonomies.
+def collected(work: Path, taxonomies: Sequence[str], n_seeds: int) -> dict[str, Any]:
+    """What WORK holds of every variant with every seed, of whichever taxonomies.
 
     `measured` holds every part as `measured` gave it, so that another machine can go on from the
-    stored results. `variants`, of each repeat: min-F1 by published name and the paper's
-    conclusions, of all CNNs and of those that trained; min-F1 of each seed and pooling alone; the
+    stored results. `variants`, of each seed: min-F1 by published name and the paper's
+    conclusions, of all CNNs and of those that trained; min-F1 of each pooling alone; the
     profile of Δ; how many CNNs, and how long they took.
     """
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in VARIANTS}
     every: dict[str, Any] = {}
-    for name, repeat in product(VARIANTS, range(repeats)):
-        paths = {one: kept_file(work, name, one, repeat) for one in taxonomies}
+    for name, seed in product(VARIANTS, range(n_seeds)):
+        paths = {one: kept_file(work, name, one, seed) for one in taxonomies}
         parts = {
-            f"{name} | {repeat} | {one}": json.loads(path.read_text(encoding="utf-8"))
+            f"{name} | {seed} | {one}": json.loads(path.read_text(encoding="utf-8"))
             for one, path in paths.items()
             if path.exists()
         }
@@ -315,7 +306,7 @@ def collected(work: Path, taxonomies: Sequence[str], repeats: int) -> dict[str, 
 
 
 def summed(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One variant in one repeat, of what `measured` gave of each taxonomy."""
+    """One variant with one seed, of what `measured` gave of each taxonomy."""
     own = next(one for one in parts if "profiles" in one)
     facts: dict[str, Any] = {key: own[key] for key in ("classes", "profiles")}
     facts |= {key: sum(one[key] for one in parts) for key in ("cnns", "untrained")}
@@ -353,8 +344,7 @@ def main() -> None:
     parser.add_argument("--kept", action="store_true", help="train nothing; collect what is kept")
     parser.add_argument("--taxonomies", nargs="+", default=["catalogue"])
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--repeats-of-these", type=int, help="of --taxonomies; else as --repeats")
+    parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--workers", type=int, default=1, help="CNNs that train at a time")
     parser.add_argument("--keep", action="store_true", help="store the results, write the page")
     options = parser.parse_args()
@@ -363,13 +353,11 @@ def main() -> None:
     found = before | {"labels": counted_labels(options.work)}
     if not options.labels:
         every = [one.name for one in load_taxonomies([*ALWAYS, *options.taxonomies])]
-        repeats = options.repeats
         restored(options.work, before.get("measured", {}))
         if not options.kept:
-            further = options.repeats_of_these or repeats
             chosen = {name: VARIANTS[name] for name in options.variants}
-            train_all(options.work, every, chosen, repeats, further, options.workers)
-        found |= collected(options.work, every, repeats)
+            train_all(options.work, every, chosen, options.seeds, options.workers)
+        found |= collected(options.work, every, options.seeds)
     publish(NAME, found, keep=options.keep)
 
 

@@ -1,6 +1,7 @@
 """The tables of `docs/letter.md`."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,7 +9,7 @@ from scipy.stats import spearmanr
 
 from experiments.pages import figure, table_of
 from mnemoscope.stats import FEWEST
-from mnemoscope.words import UNKNOWN
+from mnemoscope.words import UNKNOWN, plural
 
 PAGE = "docs/letter.md"
 UNMEASURED = "not measured"
@@ -72,7 +73,7 @@ def _spearman(first: dict[str, float], second: dict[str, float]) -> float | None
 
 
 def _range(values: Iterable[float | None], *, scale: float = 1, digits: int = 2) -> str:
-    """Mean and range of what several repeats gave."""
+    """Mean and range of what several seeds gave."""
     known = [one for one in values if one is not None]
     if not known:
         return UNMEASURED
@@ -81,29 +82,28 @@ def _range(values: Iterable[float | None], *, scale: float = 1, digits: int = 2)
 
 
 def _order(variants: _Found, first: _Figures, second: _Figures) -> str:
-    """How alike two columns order the taxonomies, repeat by repeat.
+    """How alike two columns order the taxonomies, seed by seed.
 
-    A repeat that only one of the two has is passed over.
+    A seed that only one of the two has is passed over.
     """
     runs = [[_f1(run, one) for run in variants[one.variant]] for one in (first, second)]
     return _alike(zip(*runs, strict=False))
 
 
-def _order_of_parts(variants: _Found, column: _Figures) -> str:
-    """How alike the halves of a column order them: by seed as run, by pooling as written."""
-    wanted = {_AS_RUN: ("seed",), _WRITTEN: ("mean", "max")}.get(column)
-    if wanted is None:
-        return UNKNOWN
-    halves = (
-        [values for name, values in run["parts"].items() if name.startswith(wanted)]
-        for run in variants[column.variant]
-    )
-    return _alike(halves)
+def _order_by_seed(variants: _Found, column: _Figures) -> str:
+    """How alike trainings of a column with two seeds order the taxonomies."""
+    return _alike(combinations([_f1(run, column) for run in variants[column.variant]], 2))
+
+
+def _order_by_pooling(variants: _Found, column: _Figures) -> str:
+    """How alike CNNs over the mean and over the maximum order them, where a column has both."""
+    pairs = [tuple(run["parts"].values()) for run in variants[column.variant]]
+    return _alike(pairs) if all(len(pair) > 1 for pair in pairs) else UNKNOWN
 
 
 def _alike(pairs: Iterable[Sequence[dict[str, float]]]) -> str:
     """Rank correlations of pairs, and of how many taxonomies they are."""
-    known = [(one, other) for one, other in pairs]
+    known = list(pairs)
     common = {len(one.keys() & other.keys()) for one, other in known}
     sizes = " or ".join(str(n) for n in sorted(common) if n >= FEWEST)
     if not sizes:
@@ -282,7 +282,7 @@ _LINES = [
 
 
 def _findings(found: _Found) -> Iterator[list[str]]:
-    """One row a finding, its figures by column: mean and range of the repeats."""
+    """One row a finding, its figures by column: mean and range over the seeds."""
     variants, labels = found.get("variants"), found.get("labels")
 
     def row(words: str, cell: Callable[[_Figures, _Found], str]) -> list[str]:
@@ -304,8 +304,12 @@ def _findings(found: _Found) -> Iterator[list[str]]:
         ),
     )
     yield row(
-        "order: Spearman between its halves, as run by seed, as written by mean and maximum",
-        lambda column, variants: _order_of_parts(variants, column),
+        "order: Spearman between trainings with two seeds",
+        lambda column, variants: _order_by_seed(variants, column),
+    )
+    yield row(
+        "order: Spearman between CNNs over the mean and over the maximum",
+        lambda column, variants: _order_by_pooling(variants, column),
     )
     yield row(
         "min-F1 less that of as run, points",
@@ -318,9 +322,9 @@ def _findings(found: _Found) -> Iterator[list[str]]:
         published = " (published 64.7)" if limit == "5" else ""
         yield row(f"min-F1 of Prashanth et al. at δ = {limit}, %{published}", f1_of(name))
     for key, words in (
-        ("best", "Guess or Recall is the best of all: in how many repeats"),
-        ("confused", "Recite and Recollect are confused most: in how many repeats"),
-        ("few-shot", "few-shot recollection is no mechanism of its own: in how many repeats"),
+        ("best", "Guess or Recall is the best of all: with how many seeds"),
+        ("confused", "Recite and Recollect are confused most: with how many seeds"),
+        ("few-shot", "few-shot recollection is no mechanism of its own: with how many seeds"),
     ):
         yield row(words, lambda column, variants, key=key: _holds(column, variants, key))  # type: ignore[misc]
     shares = labels["guessed"] if labels else {}
@@ -330,26 +334,30 @@ def _findings(found: _Found) -> Iterator[list[str]]:
         *(figure(shares.get("published")) for _ in _COLUMNS[:3]),
         *own,
     ]
-    yield row("taxonomies measured, by repeat", _n_taxonomies)
+    yield row("taxonomies measured, with how many seeds", _n_taxonomies)
     yield row("CNNs", _n_cnns)
 
 
 def _holds(column: _Figures, variants: _Found, key: str) -> str:
-    """In how many repeats a finding holds, and of how many taxonomies."""
+    """With how many seeds a finding holds, and of how many taxonomies."""
     runs = variants[column.variant]
     sizes: dict[str, list[int]] = {}
     for run in runs:
         word = run[column.counted]["conclusions"][key]
         sizes.setdefault(word, []).append(len(_f1(run, column)))
     return "; ".join(
-        f"{word} ({len(ns)} of {len(runs)}; {' and '.join(map(str, ns))} taxonomies)"
-        for word, ns in sizes.items()
+        f"{word} ({len(ns)} of {len(runs)}; {_joined(ns)} taxonomies)" for word, ns in sizes.items()
     )
 
 
+def _joined(sizes: Iterable[int]) -> str:
+    """Numbers, each once."""
+    return " or ".join(map(str, sorted({*sizes}, reverse=True)))
+
+
 def _n_taxonomies(column: _Figures, variants: _Found) -> str:
-    sizes = (str(len(_f1(run, column))) for run in variants[column.variant])
-    return f"{', '.join(sizes)} of {_TRAINABLE}"
+    sizes = [len(_f1(run, column)) for run in variants[column.variant]]
+    return f"{_joined(sizes)} of {_TRAINABLE}; {plural(len(sizes), 'seed')}"
 
 
 def _n_cnns(column: _Figures, variants: _Found) -> str:
@@ -359,7 +367,7 @@ def _n_cnns(column: _Figures, variants: _Found) -> str:
 
 
 def _profile(variants: _Found | None) -> Iterator[list[str]]:
-    """The layer profile of each class, mean of the repeats."""
+    """The layer profile of each class, mean over the seeds."""
     if variants is None:
         yield ["Non-Memo, Guess, Recall", *(UNMEASURED for _ in _PROFILES)]
         return
