@@ -2,12 +2,9 @@
 
 import resource
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
-from mnemoscope.cnn.presets import PRESETS
 
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
@@ -76,9 +73,7 @@ def test_notebook_runs_on_a_finished_study(small_demo, tmp_path, run):
 
 
 @pytest.mark.parametrize("name", ["scan_and_classify", "reader_and_controls", "audit_a_text"])
-def test_notebooks_of_the_library_run_and_end_in_what_they_promise(name, run, monkeypatch) -> None:
-    brief = replace(PRESETS["small"], epochs=1, min_steps=0)
-    monkeypatch.setitem(PRESETS, "small", brief)  # of the CNN only its figures are shown
+def test_notebooks_of_the_library_run_and_end_in_what_they_promise(name, run) -> None:
     cells = run(NOTEBOOKS / f"{name}.ipynb")
     shown = [out["data"] for cell in cells for out in cell.outputs if "data" in out]
     assert sum("text/html" in one for one in shown) >= 3
