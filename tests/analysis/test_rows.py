@@ -42,7 +42,7 @@ def test_what_was_not_counted_is_neither_trained_on_nor_unseen(taught) -> None:
     # as `features` leaves them, a column of nulls: unseen is what the model does not know
     inputs = of_counts(taught, [None] * 90)
     assert not unseen_rows(inputs, 30, 0, where="analyze x", setting="n")["is_memorized"].any()
-    trained = training_rows(inputs, 90, where="analyze x", setting="n")
+    trained = training_rows(inputs, 90, where="analyze x")
     assert trained.tolist() == table.filter("is_memorized")["tokens"].to_list()
     with pytest.raises(UserError, match=r"30 sequences .* no duplicates are counted\), and 31"):
         unseen_rows(inputs, 31, 0, where="analyze x", setting="n")
@@ -52,7 +52,7 @@ def test_what_was_not_counted_is_neither_trained_on_nor_unseen(taught) -> None:
     inputs = of_counts(taught, counts.tolist())
     unseen = unseen_rows(inputs, 15, 0, where="analyze x", setting="n")
     assert set(unseen["sequence_id"]) == set(table["sequence_id"][47::3])
-    trained = training_rows(inputs, 90, where="analyze x", setting="n")
+    trained = training_rows(inputs, 90, where="analyze x")
     rest = table[45:].filter(pl.int_range(45) % 3 < 2)
     assert trained.tolist() == rest["tokens"].to_list()
     with pytest.raises(UserError, match=r"15 sequences .*\(duplicates 0\), and 16 are needed"):
