@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 import mnemoscope as ms
-from mnemoscope.audits.gate import is_known, judge, parse_gate
+from mnemoscope.audits.gate import judge, new_parts, parse_gate
 from mnemoscope.audits.questions import audit_settings, settings_class
 from mnemoscope.audits.rule import Ruling, find_step, rule_windows, shown_earlier
 from mnemoscope.audits.shares import overall, summarize
@@ -243,16 +243,40 @@ def test_the_figure_of_a_gate_agrees_with_its_verdict(part, tenths, sign):
     assert (printed > limit, printed < limit) == (exact > limit, exact < limit)
 
 
-def test_a_baseline_knows_passages_by_their_words_and_blank_ones_by_being_there():
-    now = {"verdict": "recall", "text": ["two  words", "\n\n", "other"]}
-    for then, known in (
-        (["so two words are"], [True, False, False]),
-        (["\n\n"], [False, True, False]),
-    ):
-        before = pl.DataFrame({"verdict": "recall", "text": then})
-        assert is_known(pl.DataFrame(now), before).to_list() == known
-        guessed = before.with_columns(verdict=pl.lit("guess"))
-        assert not is_known(pl.DataFrame(now), guessed).any()
+WORDS = [f"w{n}" for n in range(80)]
+
+
+def passages_of(*texts, verdict="recall"):
+    rows = [{"start": 100, "end": 100 + len(one), "verdict": verdict, "text": one} for one in texts]
+    return pl.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("now", "then", "new"),
+    [
+        ("two  words", "so two words are", []),
+        ("two words", "so twotwo words are", [(100, 109)]),
+        ("\n\n", "\n\n", []),
+        ("\n\n", "\n", [(100, 102)]),
+        (" ".join(WORDS[:40]), " ".join(WORDS[:35]), []),  # it ends five words further on
+        (" ".join([*WORDS[:20], "x", *WORDS[21:40]]), " ".join(WORDS[:40]), []),  # an edit
+        (" ".join(WORDS[:60]), " ".join(WORDS[:40]), [WORDS[40:60]]),
+        (" ".join(WORDS[:60]), " ".join(WORDS[20:40]), [WORDS[:20], WORDS[40:60]]),
+        (" ".join(WORDS[:10]), " ".join(WORDS[20:40]), [WORDS[:10]]),  # short, and all of it new
+    ],
+)
+def test_a_baseline_leaves_of_a_passage_what_it_did_not_have(now, then, new):
+    found = new_parts(passages_of(now), passages_of(then))
+    places = [one if isinstance(one, tuple) else _place(now, " ".join(one)) for one in new]
+    assert found.select("start", "end").rows() == places
+    texts = [now[start - 100 : end - 100] for start, end in places]
+    assert found["text"].to_list() == texts
+    whole = new_parts(passages_of(now), passages_of(then, verdict="guess"))
+    assert whole["text"].to_list() == [now]
+
+
+def _place(text, part):
+    return 100 + text.index(part), 100 + text.index(part) + len(part)
 
 
 @pytest.mark.parametrize(
@@ -267,7 +291,8 @@ def test_a_baseline_knows_passages_by_their_words_and_blank_ones_by_being_there(
         ("recalled > 0.5", "0.5 of what"),  # it was half of all characters once
         ("recalled > 5", "Write '5%' .of the characters., or '5 passages'"),
         ("recalled > 1 in doc", "Write '1% in doc' .of the characters., or '1 passage in doc'"),
-        ("recalled >= 0%", "so it always fails"),
+        ("recalled >= 0%", "so it always fails. Write '> 0%'"),
+        ("recalled >= 0 passages", "so it always fails. Write '> 0 passages'"),
         ("recalled > 0.5 passages", "Give a whole number"),
         ("recalled > 5% in docs", "not understood"),
         ("recalled > 150%", "more than the whole text, so it never fails"),

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import polars as pl
 import pytest
@@ -14,15 +15,23 @@ from mnemoscope.contamination.ask import (
     ANSWERS,
     Answers,
     LocalModel,
+    blanks_before,
     differing_words,
     other_prompts,
 )
-from mnemoscope.contamination.judge import VERDICTS, judged, scores_of, shares_of
+from mnemoscope.contamination.judge import (
+    VERDICTS,
+    judged,
+    left_together,
+    scores_of,
+    shares_of,
+)
 from mnemoscope.contamination.table import (
     Item,
     guess_from_others,
     read_items,
     stands_in,
+    words_of,
 )
 from mnemoscope.embedded import model_path
 from mnemoscope.lm.load import load_model
@@ -59,13 +68,35 @@ def test_answers_and_probabilities_are_those_of_transformers(lm) -> None:
         assert text.startswith(wanted) or wanted.startswith(text)
     found = model.logprobs([(one.prompt, one.answer) for one in items])
     for one, logprob in zip(items, found, strict=True):
-        before = model._shown(one.prompt)
-        whole = model._shown(f"{one.prompt} {one.answer}")
-        assert whole[: len(before)] == before
-        with torch.inference_mode():
-            logits = lm.model(torch.tensor([whole])).logits[0].log_softmax(-1)
-        each = [float(logits[at - 1, whole[at]]) for at in range(len(before), len(whole))]
-        assert logprob == pytest.approx(sum(each), abs=1e-3)
+        before, chance = model._shown(one.prompt), 0.0
+        for form in (one.answer, f" {one.answer}"):  # with a blank before it, or without
+            whole = before + model._tokens(form)
+            with torch.inference_mode():
+                logits = lm.model(torch.tensor([whole])).logits[0].log_softmax(-1)
+            each = [float(logits[at - 1, whole[at]]) for at in range(len(before), len(whole))]
+            chance += math.exp(sum(each))
+        assert logprob == pytest.approx(math.log(chance), abs=1e-3)
+        assert model.logprobs([(f"{one.prompt} ", one.answer)]) == pytest.approx([logprob])
+
+
+def test_what_is_written_greedily_with_or_without_a_blank_is_likely(lm) -> None:
+    """A hit is never called unlikely because of how the answer is spelled."""
+    model = LocalModel(lm, record={}, batch_size=8, as_chat=False)
+    prompts = ["def total(self):", "self._value =", "(", "x = [1, 2,", "The name is"]
+    items = [Item(str(at), one, "x", "g") for at, one in enumerate(prompts)]
+    written = model.write(items, SILENT)
+    firsts = [blanks_before(one) + words_of(one)[0] for one in written]
+    for logprob in model.logprobs(list(zip(prompts, firsts, strict=True))):
+        assert logprob > math.log(0.01)
+
+
+def test_answers_of_one_token_and_a_model_that_reads_nothing_first(lm) -> None:
+    bare = replace(lm, bos_id=None)
+    model = LocalModel(bare, record={}, batch_size=8, as_chat=False)
+    assert math.isnan(model.logprobs([("", "A")])[0])
+    rows = [{"prompt": f"Question {n}: which letter?", "answer": "ABCD"[n % 4]} for n in range(8)]
+    found = ms.items(bare, pl.DataFrame(rows), reference=lm, progress=False)
+    assert found.table["prior"].is_between(-50, 0).all()
 
 
 WORDS = st.lists(st.sampled_from("abcd"), max_size=7)
@@ -129,6 +160,8 @@ def test_each_control_alone_keeps_a_hit_from_being_called_recalled() -> None:
     assert verdicts(same, answered(3), twin) == ["guessable", "guessable", "recalled"]
     chosen = items_of(*PAIRS, choices=("a", "b", "c", "d"))
     assert verdicts(chosen, answered(3), twin) == ["cannot be told"] * 3
+    table = judged(chosen, Answers(answered(3, edits=[0, 0, 3]), twin))
+    assert left_together(table) == (2, pytest.approx(0.75))  # three questions of four choices
 
 
 def test_a_model_that_answers_the_variants_as_well_has_the_skill() -> None:
@@ -137,11 +170,7 @@ def test_a_model_that_answers_the_variants_as_well_has_the_skill() -> None:
     twin = answered(4, **{name: [*one, one[0]] for name, one in TWIN.items()})
     assert verdicts(items, answered(4), twin)[0] == "guessable"
     table = judged(items, Answers(answered(4, edits=[0, 0, 0, 2]), None))
-    assert table["verdict"].to_list() == [
-        "recalled",
-        *["cannot be told"] * 2,
-        "not produced",
-    ]
+    assert table["verdict"].to_list() == ["recalled", *["cannot be told"] * 2, "not produced"]
     assert shares_of(table)["recalled"].value == pytest.approx(1 / 3)  # variants are no items
     scores = scores_of(table)
     assert scores["all"].value == 1

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import polars as pl
 
-from mnemoscope.audits.gate import Judged
+from mnemoscope.audits.gate import Gate, Judged
 from mnemoscope.audits.passages import right_of
 from mnemoscope.audits.records import Record
 from mnemoscope.audits.rule import RECALL
@@ -164,29 +164,29 @@ def junit_xml(record: Record, frame: pl.DataFrame, judged: Judged | None) -> str
             suite, "testcase", classname="mnemoscope.audits", name=_clean(name)
         )
 
-    def fail(own: ElementTree.Element) -> None:
-        assert judged is not None
-        message = _clean(f"{judged.gate.text}: {judged.said}")
-        ElementTree.SubElement(own, "failure", type=judged.gate.kind, message=message)
+    def fail(own: ElementTree.Element, gate: Gate, said: str) -> None:
+        message = _clean(f"{gate.text}: {said}")
+        ElementTree.SubElement(own, "failure", type=gate.kind, message=message)
 
     if judged is not None and of_all:
         own = case(judged.gate.text)
         if judged.is_failed:
-            fail(own)
+            fail(own, judged.gate, judged.said)
     for row in record["documents"]:
         own = case(row["document"])
         rows = recalled.filter(pl.col("document") == row["document"])
         if row["is_too_short"]:
             ElementTree.SubElement(own, "skipped", message="shorter than one window")
         if judged is not None and row["document"] in judged.failing:
-            fail(own)
+            said = f"{judged.failing[row['document']]}, {judged.gate.allowed}"
+            fail(own, judged.gate, said)
         if rows.height:
-            said = [f"{plural(rows.height, 'recalled passage')}: {LEARNED}"]
-            said += (
+            lines = [f"{plural(rows.height, 'recalled passage')}: {LEARNED}"]
+            lines += (
                 f"characters {one['start']} to {one['end']}: {one['reason']}\n    {one['text']!r}"
                 for one in rows.iter_rows(named=True)
             )
-            ElementTree.SubElement(own, "system-out").text = _clean("\n".join(said))
+            ElementTree.SubElement(own, "system-out").text = _clean("\n".join(lines))
     for one in record["skipped"]:
         message = _clean(f"not read: {one['reason']}")
         ElementTree.SubElement(case(one["document"]), "skipped", message=message)

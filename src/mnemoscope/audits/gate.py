@@ -1,7 +1,8 @@
 """Conditions under which an audit fails: a share or a number of passages, in all or in each."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
 from math import isclose
 from operator import ge, gt
 from pathlib import Path
@@ -24,6 +25,9 @@ from mnemoscope.words import plain_figure, plural
 
 _GATE = re.compile(r"(\w+) *(>=|>) *([0-9]+(?:\.[0-9]+)?) *(%|passages?)?(?: +(in doc))?")
 _MOST_DIGITS = 12
+_WORD = re.compile(r"\S+")
+_RUN = 8  # words in a row that an older audit's passage has too: they are known
+_EDGE = 16  # words; fewer between and beside known ones are an edge that moved, or an edit
 _SAID = {kind: kind for kind in KINDS} | {"near": "recalled or nearly so"}
 _COMPARE: dict[str, Callable[[float, float], bool]] = {">": gt, ">=": ge}
 
@@ -86,15 +90,15 @@ class Gate(NamedTuple):
 class Judged(NamedTuple):
     """Whether the condition holds, and the figures in a line.
 
-    `counted` are the passages that it was put to, `failing` the documents of which it holds where
-    it is asked of each.
+    `counted` are the passages that it was put to; `failing` are the documents of which it holds,
+    with the amount of each in words, where it is asked of each.
     """
 
     gate: Gate
     is_failed: bool
     said: str
     counted: pl.DataFrame
-    failing: frozenset[str] = frozenset()
+    failing: Mapping[str, str] = {}
 
 
 def parse_gate(text: str) -> Gate:
@@ -126,63 +130,110 @@ def parse_gate(text: str) -> Gate:
     if unit != "%" and not number.is_integer():
         raise UserError(f"--fail-if '{text}': passages are counted. Give a whole number.")
     if number == 0 and sign == ">=":
-        raise UserError(f"--fail-if '{text}': nothing is less, so it always fails. Write '> 0'.")
+        unit = unit if unit == "%" else f" {unit}"
+        raise UserError(
+            f"--fail-if '{text}': nothing is less, so it always fails. Write '> 0{unit}'."
+        )
     limit = number / 100 if unit == "%" else number
     return Gate(text.strip(), kind, sign, limit, unit != "%", match[5] is not None)
 
 
 def judge(gate: Gate, record: Record, passages: pl.DataFrame, baseline: Path | None) -> Judged:
-    """Put the condition to an audit; with `baseline` to those passages that it did not have.
+    """Put the condition to an audit; with `baseline` to what its passages did not have.
 
     Raises UserError: the audit did not look for what is asked, or `baseline` is no audit.
     DamagedDataError: it cannot be read.
     """
     rows: Sequence[Counts] = record["documents"]
-    new = ""
+    new = beside = ""
     if baseline is not None:
         if gate.kind == "near":
             raise UserError("--baseline: near copies have none. Choose recalled.")
-        passages = passages.filter(~is_known(passages, read_verdicts(baseline)[1]))
+        older, before = read_verdicts(baseline)
+        passages, beside = new_parts(passages, before), _in_common(record, older, baseline)
         rows = [count_document(row["document"], row, passages) for row in record["documents"]]
         new = "new "
     if gate.kind == "near" and "near" not in record["summary"]:
         raise UserError("--fail-if near: near copies were not looked for here. Choose recalled.")
     if gate.in_each:
         names = [row["document"] for row in record["documents"]]
-        found = {name: row for name, row in zip(names, rows, strict=True) if gate.holds_of(row)}
-        name, most = max(zip(names, rows, strict=True), key=lambda one: gate.amount(one[1]))
-        said = f"{gate.say(most, new)}, the most, in {name}; {gate.allowed}"
+        every = dict(zip(names, rows, strict=True))
+        found = {name: gate.say(row, new) for name, row in every.items() if gate.holds_of(row)}
+        name, most = max(every.items(), key=lambda one: gate.amount(one[1]))
+        where = f", the most, in {name}" if gate.amount(most) else ""
+        said = f"{gate.say(most, new)}{where}; {gate.allowed}{beside}"
         if found:
             too_many = f"{len(found):,} of {plural(len(rows), 'document')}"
             said = f"{too_many} {'has' if len(found) == 1 else 'have'} too much: {said}"
-        return Judged(gate, bool(found), said, passages, frozenset(found))
+        return Judged(gate, bool(found), said, passages, found)
     whole = overall(rows)
     share = None
     if not gate.of_passages and baseline is None:
         share = estimate_of(share_of(record["summary"], gate.kind))
-    said = f"{gate.say(whole, new, share)}, {gate.allowed}"
+    said = f"{gate.say(whole, new, share)}, {gate.allowed}{beside}"
     return Judged(gate, gate.holds_of(whole), said, passages)
 
 
-def is_known(passages: pl.DataFrame, before: pl.DataFrame) -> pl.Series:
-    """Which passages an earlier audit had with the same verdict, whole or as part of a longer one.
+def new_parts(passages: pl.DataFrame, before: pl.DataFrame) -> pl.DataFrame:
+    """What passages have that no passage of an older audit with the same verdict has: rows of them.
 
-    By their words, wherever they stand now: documents are edited and renamed. One that has no words
-    (spaces, line ends) is known if such a one was there.
+    By words, wherever they stand now: documents are edited and renamed, and a passage ends a few
+    words further on after every training. Known are runs of 8 words that an older passage has, or
+    a whole passage that is shorter. What is left of a passage that is known in part is new from 16
+    words in a row on. One without words (spaces, line ends) is known if such a one was there.
     """
-    texts = {verdict: part["text"].to_list() for (verdict,), part in before.group_by("verdict")}
-    known = {verdict: "\0".join(map(_words, own)) for verdict, own in texts.items()}
-    found = [
-        _words(text) in known.get(verdict, "") if text.strip() else text in texts.get(verdict, [])
-        for verdict, text in passages.select("verdict", "text").iter_rows()
-    ]
-    return pl.Series("known", found, dtype=pl.Boolean)
+    older: dict[str, list[str]] = {
+        str(verdict): part["text"].to_list() for (verdict,), part in before.group_by("verdict")
+    }
+    runs = {
+        verdict: {run for text in texts for run in _runs(text.split())}
+        for verdict, texts in older.items()
+    }
+    rows = []
+    for row in passages.iter_rows(named=True):
+        verdict, text = row["verdict"], row["text"]
+        for start, end in _unknown(text, older.get(verdict, []), runs.get(verdict, set())):
+            place = {"start": row["start"] + start, "end": row["start"] + end}
+            rows.append({**row, **place, "text": text[start:end]})
+    return pl.DataFrame(rows, schema=passages.schema)
+
+
+def _runs(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    return (tuple(words[at : at + _RUN]) for at in range(len(words) - _RUN + 1))
+
+
+def _unknown(
+    text: str, older: Sequence[str], runs: set[tuple[str, ...]]
+) -> Iterator[tuple[int, int]]:
+    """Ranges of characters of a passage that are new."""
+    found = list(_WORD.finditer(text))
+    words = [one[0] for one in found]
+    if not words:
+        known = text in older
+    elif len(words) < _RUN:
+        known = any(f" {' '.join(words)} " in f" {' '.join(one.split())} " for one in older)
+    else:
+        covered = [False] * len(words)
+        for at, run in enumerate(_runs(words)):
+            if run in runs:
+                covered[at : at + _RUN] = [True] * _RUN
+        known = any(covered)
+        for is_covered, part in groupby(range(len(words)), key=covered.__getitem__):
+            places = list(part)
+            if known and not is_covered and len(places) >= _EDGE:
+                yield found[places[0]].start(), found[places[-1]].end()
+    if not known:
+        yield 0, len(text)
+
+
+def _in_common(record: Record, older: Record, baseline: Path) -> str:
+    """How many documents the baseline has too, by name or text; a wrong one has none."""
+    known = {one[key] for one in older["documents"] for key in ("document", "sha256")}
+    both = sum(one["document"] in known or one["sha256"] in known for one in record["documents"])
+    whole = plural(len(record["documents"]), "document")
+    return "" if both else f"; none of the {whole} is in {baseline}: is it the right baseline?"
 
 
 def _sign(value: float, limit: float) -> int:
     """Whether a share is above (1), at (0) or below (-1) a limit, but for the last digits."""
     return 0 if isclose(value, limit, rel_tol=1e-12) else 1 if value > limit else -1
-
-
-def _words(text: str) -> str:
-    return " ".join(text.split())

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from mnemoscope.audits.questions import QUESTIONS
-from mnemoscope.audits.rule import decide
+from mnemoscope.audits.rule import GUESS, RECALL, decide
 from mnemoscope.audits.settings import AuditSettings
 from mnemoscope.audits.spans import Span
 from mnemoscope.audits.tokens import Text, character_range, token_texts
@@ -154,11 +154,13 @@ def join_passages(passages: pl.DataFrame, count_windows: CountWindows) -> pl.Dat
     """The passages, those of a document that touch and have one verdict made one.
 
     Spans are cut where the rule changes its mind; where the other grounds overrule it on one side,
-    both sides may end with the same verdict. The longest piece speaks for the whole with its window
-    and all figures. `count_windows` says of a document, start and end how many windows are in it.
+    both sides may end with the same verdict. A recalled piece of less than half an answer that
+    touches a guess is its edge, and a guess too. The longest piece speaks for the whole with its
+    window and all figures. `count_windows` says of a document, start and end how many windows are
+    in it.
     """
     runs: list[list[dict[str, Any]]] = []
-    for row in passages.iter_rows(named=True):
+    for row in _edges_with_guesses(list(passages.iter_rows(named=True))):
         before = runs[-1][-1] if runs else None
         is_alike = before and all(before[name] == row[name] for name in ("document", "verdict"))
         if before and is_alike and row["start"] <= before["end"]:
@@ -168,6 +170,26 @@ def join_passages(passages: pl.DataFrame, count_windows: CountWindows) -> pl.Dat
     if len(runs) == passages.height:
         return passages
     return pl.DataFrame([_joined(run, count_windows) for run in runs], schema=passages.schema)
+
+
+def _edges_with_guesses(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Give short recalled pieces that touch a guess its verdict; rows in the order of documents."""
+    found = [dict(row) for row in rows]
+    for row, *beside in zip(found, [None, *rows], [*rows[1:], None], strict=False):
+        touching = [
+            one
+            for one in beside
+            if one is not None
+            and one["document"] == row["document"]
+            and one["verdict"] == GUESS
+            and one["start"] <= row["end"]
+            and row["start"] <= one["end"]
+        ]
+        is_short = 2 * row["tokens"] < len(row["suffix_pieces"])
+        if row["verdict"] == RECALL and is_short and touching:
+            row["verdict"] = GUESS
+            row["reason"] = f"the edge of a passage that is a guess: {touching[0]['reason']}"
+    return found
 
 
 def _joined(run: Sequence[dict[str, Any]], count_windows: CountWindows) -> dict[str, Any]:

@@ -148,7 +148,8 @@ def _gate(text: str | None) -> tuple[str, float, bool] | None:
     match = _GATE.fullmatch(text.strip())
     if match is None:
         raise UserError(
-            f"--fail-if '{text}': not understood. Write 'recalled > 1%' or 'recalled > 3 items'."
+            f"--fail-if '{text}': not understood. Write 'recalled > 1%' (of the items), or "
+            "'recalled > 3 items'."
         )
     is_share = match[2] == "%"
     return text.strip(), float(match[1]) / (100 if is_share else 1), is_share
@@ -160,6 +161,8 @@ def _report(found: "Items", gate: tuple[str, float, bool] | None, answer: Any) -
     print(found.record["sentence"])
     for name, share in found.shares.items():
         print(f"  {name}: {share}")
+    if found.record["together"]:
+        print(found.record["together"])
     scores = found.scores
     print(f"Score {scores['all']}; without the recalled items {scores['without']}.")
     if found.record["reference"] is None:

@@ -58,7 +58,8 @@ class AskedModel(Protocol):
     def logprobs(self, pairs: Sequence[tuple[str, str]]) -> list[float] | None:
         """Log-probabilities (ln) of answers after prompts; None: it does not say.
 
-        After an empty prompt nothing but what the tokenizer puts before a text is read.
+        An answer may be written with a blank before it or without: that of either. After an empty
+        prompt nothing but what the tokenizer puts before a text is read; NaN where it puts nothing.
         """
 
 
@@ -133,8 +134,9 @@ class LocalModel:
 
     def logprobs(self, pairs: Sequence[tuple[str, str]]) -> list[float] | None:
         """As `AskedModel`, from one teacher-forced forward; rows of one length go together."""
-        rows, answers = zip(*(self._joined(*pair) for pair in pairs), strict=True)
-        bare, found = replace(self.lm, bos_id=None, chat=()), np.full(len(pairs), np.nan)
+        forms = [(at, *one) for at, pair in enumerate(pairs) for one in self._forms(*pair)]
+        rows, answers = [before + own for _, before, own in forms], [len(one[2]) for one in forms]
+        bare, scores = replace(self.lm, bos_id=None, chat=()), np.full(len(rows), np.nan)
         for _, members in _alike(rows, len):
             n = max(answers[one] for one in members)
             table = torch.tensor([rows[one] for one in members])
@@ -148,27 +150,25 @@ class LocalModel:
 
             made = run_batches(bare, table, self._batch, ask, places=n)
             for one, row in zip(members, (row for batch in made for row in batch), strict=True):
-                found[one] = float(row[-answers[one] :].sum()) if answers[one] else 0.0
+                scores[one] = float(row[-answers[one] :].sum())
+        found = np.full(len(pairs), np.nan)  # where nothing is read before an answer
+        for (at, *_), score in zip(forms, scores, strict=True):
+            found[at] = np.logaddexp(found[at], score) if found[at] == found[at] else score
         return cast(list[float], found.tolist())
 
-    def _joined(self, prompt: str, answer: str) -> tuple[list[int], int]:
-        """Tokens of prompt and answer together, and how many at the end are the answer's.
+    def _forms(self, prompt: str, answer: str) -> Iterator[tuple[list[int], list[int]]]:
+        """Tokens of the prompt, and of the answer as it may be written: with a blank and not.
 
-        Where nothing is read before the answer its first token is not counted.
+        Also with the blanks that it is given with. None where nothing is read before the answer.
         """
-        if self.is_chat:
-            before = self._shown(prompt)
-            return before + (own := self._tokens(answer)), len(own)
         prompt = prompt.rstrip(" ")
-        alone, whole = (
-            self._shown(prompt),
-            self._shown(f"{prompt}{_between(prompt, answer)}{answer}"),
-        )
-        same = next(
-            (at for at, (a, b) in enumerate(zip(alone, whole, strict=False)) if a != b),
-            min(len(alone), len(whole)),
-        )
-        return whole, len(whole) - max(same, 1)
+        before = self._shown(prompt)
+        if not before:
+            return
+        given, bare = blanks_before(answer), answer.lstrip()
+        plain = [""] if self.is_chat or prompt[-1:].isspace() else ["", " "]
+        for blanks in dict.fromkeys([*plain, given]):
+            yield before, self._tokens(f"{blanks}{bare}")
 
 
 class ServedModel:
@@ -236,8 +236,13 @@ def _part(
         differing_words(words_of(text), words_of(one.answer), anywhere=model.is_chat)
         for text, one in zip(written, some, strict=True)
     ]
-    logprobs = model.logprobs([(one.prompt, one.answer) for one in some])
-    priors = _priors(model, items, some) if with_prior and logprobs is not None else None
+    # As the model itself begins its answers: after a line end, say.
+    said = [
+        one._replace(answer=blanks_before(text) + one.answer.lstrip())
+        for text, one in zip(written, some, strict=True)
+    ]
+    logprobs = model.logprobs([(one.prompt, one.answer) for one in said])
+    priors = _priors(model, items, said) if with_prior and logprobs is not None else None
     columns = {"written": written, "edits": edits, "logprob": logprobs, "prior": priors}
     n = len(some)
     return pl.DataFrame(
@@ -259,7 +264,8 @@ def _priors(model: AskedModel, items: Sequence[Item], some: Sequence[Item]) -> l
     priors = []
     for number in range(len(some)):
         alone, *others = values[of == number].tolist()
-        priors.append(float(np.log(max(alone, float(np.mean(others or [0.0])), 1e-300))))
+        known = [one for one in (alone, float(np.mean(others or [0.0]))) if one == one]
+        priors.append(float(np.log(max(*known, 1e-300))))
     return priors
 
 
@@ -296,9 +302,9 @@ def differing_words(
     return least
 
 
-def _between(prompt: str, answer: str) -> str:
-    """A blank between a prompt and its answer, where neither has one."""
-    return "" if not prompt or prompt[-1].isspace() or answer[:1].isspace() else " "
+def blanks_before(text: str) -> str:
+    """The blanks and line ends that a text begins with."""
+    return text[: len(text) - len(text.lstrip())]
 
 
 def _alike(values: Sequence[_T], key: Callable[[_T], int]) -> Iterator[tuple[int, list[int]]]:

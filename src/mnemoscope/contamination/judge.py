@@ -149,3 +149,15 @@ def scores_of(frame: pl.DataFrame) -> dict[str, Estimate]:
             groups,
         ),
     }
+
+
+def left_together(frame: pl.DataFrame) -> tuple[int, float]:
+    """Hits that cannot be told one by one, and how many a guess would make of as many questions.
+
+    The questions are those hits and what was not produced; the chance of each is the largest that a
+    control gives it. Far more hits than that are memory of some of them.
+    """
+    own = frame.filter(
+        pl.col("variant_of").is_null(), pl.col("verdict").is_in([UNDECIDED, NOT_PRODUCED])
+    )
+    return int((own["verdict"] == UNDECIDED).sum()), float(own["guess_chance"].sum())

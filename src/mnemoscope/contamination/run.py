@@ -24,6 +24,7 @@ from mnemoscope.contamination.judge import (
     UNDECIDED,
     VERDICTS,
     judged,
+    left_together,
     scores_of,
     shares_of,
 )
@@ -240,6 +241,7 @@ def _made(
         "shares": {name: one._asdict() for name, one in shares_of(table).items()},
         "scores": {name: one._asdict() for name, one in scores_of(table).items()},
         "sentence": sentence_of(table),
+        "together": together_of(table) if twin is not None else None,
     }
     if store is not None:
         with store.making(ARTEFACT) as made:
@@ -290,6 +292,15 @@ def sentence_of(table: pl.DataFrame) -> str:
     parts = [f"{found[one]} {one}" for one in VERDICTS[:-1] if found.get(one)]
     said = f": {', '.join(parts)}" if parts else ""
     return f"{n_right} of {plural(own.height, 'item')} answered{said}."
+
+
+def together_of(table: pl.DataFrame) -> str | None:
+    """What hits that cannot be told one by one say together, beside what a guess would make."""
+    hits, expected = left_together(table)
+    if not hits:
+        return None
+    are = "hits that cannot" if hits > 1 else "hit that cannot"
+    return f"{hits} {are} be told one by one; a guess would make about {expected:.1f} of these."
 
 
 def page_of(record: Mapping[str, Any], table: pl.DataFrame) -> str:
