@@ -329,7 +329,7 @@ def test_an_audit_that_moved_is_verified_where_its_documents_are_now(
     (there / "b.txt").write_text(new_text(1, 80))
     lost = verify(out, lm)
     assert (lost.problems, lost.n_hold, lost.n_open, lost.checked) == ([], 0, spans.height, [])
-    assert "a.txt: not there any more" in lost.unchecked[0]
+    assert "a.txt: not found from " in lost.unchecked[0]
     for documents in ([str(there)], [str(there / "renamed.txt")]):
         found = verify(out, lm, documents)
         assert (found.problems, found.unchecked, found.n_hold) == ([], [], spans.height)

@@ -27,6 +27,7 @@ from mnemoscope.audits.verify import verify_audit
 from mnemoscope.errors import UserError
 from mnemoscope.files import read_parquet
 from mnemoscope.lm.hub import find_bos
+from mnemoscope.words import plural
 from tests.audits.conftest import audit_documents, with_word
 
 SETTINGS = audit_settings(top_k=0, stride=8, max_growth=24, edits=0, near_length=0, refine_from=24)
@@ -127,7 +128,7 @@ def test_without_torch_a_service_is_audited_and_what_needs_torch_says_so(
             hidden=("torch", "transformers"),
         )
     assert (made.status, verified.status, gate.status, words.status) == (0, 0, 3, 0), made.err
-    assert f"{here.height} of {here.height} passages hold." in verified.out
+    assert f"{here.height} of {plural(here.height, 'passage')} hold." in verified.out
     spans = pl.read_parquet(tmp_path / "out" / "spans.parquet")
     assert spans.select(SPAN).rows() == here.select(SPAN).rows()
     assert spans["origin_count"].null_count() == 0
@@ -246,11 +247,11 @@ def test_the_command_estimates_asks_and_verifies_and_tells_nobody_the_key(
 
         before, spans = service.n_requests, pl.read_parquet(out / "spans.parquet")
         found = succeed("audit", "verify", out)
-        assert f"{spans.height} of {spans.height} passages hold." in found.out
+        assert f"{spans.height} of {plural(spans.height, 'passage')} hold." in found.out
         assert "weights behind an API cannot be checked" in found.out
         assert service.n_requests - before >= spans.height > 0
         spans.with_columns(verdict=pl.lit("guess")).write_parquet(out / "spans.parquet")
-        assert f"0 of {spans.height} passages hold." in call("audit", "verify", out).out
+        assert f"0 of {plural(spans.height, 'passage')} hold." in call("audit", "verify", out).out
         spans.write_parquet(out / "spans.parquet")
         service.lm = reference  # the service runs another model under the same name
         found = call("audit", "verify", out)

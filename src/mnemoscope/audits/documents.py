@@ -9,7 +9,7 @@ import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -41,6 +41,7 @@ class Document:
     sha256: str  # of the text in UTF-8
     # The text is not the file's own characters (HTML, PDF, DOCX, standard input).
     is_extracted: bool = False
+    file_sha256: str | None = None  # of the file that a text was extracted from
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,8 @@ def _read(
     except (OSError, ValueError) as error:
         raise UserError(f"cannot be read ({getattr(error, 'strerror', error)}).") from error
     if ending in _EXTRACTORS:
-        yield make_document(name, _extract(ending, data) if data else "", is_extracted=True)
+        made = make_document(name, _extract(ending, data) if data else "", is_extracted=True)
+        yield replace(made, file_sha256=hashlib.sha256(data).hexdigest())
     else:
         yield make_document(name, _decode(data, encoding))
 

@@ -1,7 +1,6 @@
 """The table of passages: what the windows say, what each question adds, and the verdict."""
 
 from collections.abc import Callable, Mapping, Sequence
-from operator import itemgetter
 from typing import Any
 
 import polars as pl
@@ -32,7 +31,7 @@ PASSAGE: dict[str, Column] = {
     "is_incrementing": Column(pl.Boolean, "the window counts"),
     "is_repeating": Column(pl.Boolean, "the window repeats one unit"),
     "rule_says": Column(pl.String, "what the rule says of that window"),
-    "evidence_conflict": Column(pl.Boolean, "not all grounds say the same"),
+    "evidence_conflict": Column(pl.Boolean, "not all tests that count say the same"),
     "window_token": Column(pl.Int64, "first token of that window"),
     "window_start": Column(pl.Int64, "its first character"),
     "suffix_start": Column(pl.Int64, "first character that the model was to write"),
@@ -145,7 +144,8 @@ def with_verdicts(passages: pl.DataFrame) -> pl.DataFrame:
             third = next(name for name, one in zip(GROUNDS[1:], others, strict=True) if one)
             was = reason.partition("; all that the model writes")[0]
             reason = f"the reference and {THIRD[third]} both say {verdict}, against the rule: {was}"
-        rows.append((verdict, reason, len({rule, reference, *others} - {None}) > 1))
+        counted = [rule, reference, next((one for one in others if one), None)]
+        rows.append((verdict, reason, None not in counted and len({*counted}) > 1))
     columns = {"verdict": pl.String, "reason": pl.String, "evidence_conflict": pl.Boolean}
     return passages.with_columns(pl.DataFrame(rows, schema=columns, orient="row"))
 
@@ -174,7 +174,7 @@ def join_passages(passages: pl.DataFrame, count_windows: CountWindows) -> pl.Dat
 
 def _edges_with_guesses(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Give short recalled pieces that touch a guess its verdict; rows in the order of documents."""
-    found = [dict(row) for row in rows]
+    found = [{**row, "is_edge": False} for row in rows]
     for row, *beside in zip(found, [None, *rows], [*rows[1:], None], strict=False):
         touching = [
             one
@@ -187,24 +187,24 @@ def _edges_with_guesses(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         ]
         is_short = 2 * row["tokens"] < len(row["suffix_pieces"])
         if row["verdict"] == RECALL and is_short and touching:
-            row["verdict"] = GUESS
+            row["verdict"], row["is_edge"] = GUESS, True
             row["reason"] = f"the edge of a passage that is a guess: {touching[0]['reason']}"
     return found
 
 
 def _joined(run: Sequence[dict[str, Any]], count_windows: CountWindows) -> dict[str, Any]:
     """The row of pieces that touch, in order."""
-    first, *others = run
+    best = max(run, key=lambda piece: (not piece["is_edge"], piece["tokens"]))
+    first, *others = ({k: v for k, v in piece.items() if k != "is_edge"} for piece in run)
     if not others:
         return first
-    best = max(run, key=itemgetter("tokens"))
     text, seen = first["text"], first["end"]
     for piece in others:
         text += piece["text"][seen - piece["start"] :]  # two tokens may share a character
         seen = piece["end"]
     is_copied = all(piece["is_copied"] for piece in run)
     return {
-        **best,
+        **{name: best[name] for name in first},
         "start": first["start"],
         "end": seen,
         "text": text,

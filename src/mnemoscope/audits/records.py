@@ -39,6 +39,7 @@ class DocumentRow(DocumentCounts):
     """What is said of a document."""
 
     sha256: str
+    file_sha256: str | None
     text_file: str | None
     is_too_short: bool
 

@@ -261,7 +261,13 @@ def _document_rows(audit: Auditing, near: pl.DataFrame | None) -> list[DocumentR
         file = f"texts/{number + 1:05d}.txt" if document.is_extracted else None
         is_short = n_tokens < audit.settings.length
         rows.append(
-            {**counts, "sha256": document.sha256, "text_file": file, "is_too_short": is_short}
+            {
+                **counts,
+                "sha256": document.sha256,
+                "file_sha256": document.file_sha256,
+                "text_file": file,
+                "is_too_short": is_short,
+            }
         )
     return rows
 

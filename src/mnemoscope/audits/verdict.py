@@ -198,9 +198,11 @@ def error_rate(verdict: Verdict) -> str:
     """How often the rule was wrong on known truth, in a sentence."""
     tested = verdict["tested"]
     bound = clopper_pearson(float(tested["wrong"]), tested["called"]).high or 0.0
+    right = tested["called"] - tested["wrong"]
     return (
-        f"On passages of known truth this rule was wrong {tested['wrong']} of {tested['called']} "
-        f"times (95 % interval up to {share_words(bound)}), on {verdict['tested_on']}."
+        f"Where the truth is known, {tested['wrong']} of {tested['called']} passages that this "
+        f"rule called recalled had never been read (95 % interval up to {share_words(bound)}), and "
+        f"it found {right} of {tested['trained']} that had, on {verdict['tested_on']}."
     )
 
 
@@ -209,9 +211,10 @@ def how_tested(verdict: Verdict) -> str:
     tested = verdict["tested"]
     right = tested["called"] - tested["wrong"]
     return (
-        f"Tested on {tested['trained']} passages that the model had been trained on and "
-        f"{tested['never']} that it had not (made from {tested['forms']} templates), all of which "
-        f"it repeats, the rule called {right} of the first and {tested['wrong']} of the others "
-        "recalled. The interval takes passages as independent, which those of one template are "
-        "not. Of other models and other texts it may be wrong more often."
+        f"Tested on {tested['trained']} passages that the model had been trained on, and on "
+        f"{tested['never']} that it had not and repeats all the same: lists that count or repeat, "
+        f"made from {tested['forms']} templates. The rule called {right} of the first and "
+        f"{tested['wrong']} of the others recalled. The interval takes passages as independent, "
+        "which those of one template are not. Of other models and other texts it may be wrong more "
+        "often."
     )

@@ -341,7 +341,9 @@ def _check_documents(out: Path, record: Record, elsewhere: Sequence[str]) -> _Fo
                 found.same.append(kept)
                 found.notes.append(f"{name}: not there; its text was read from {file}.")
             else:
-                found.unchecked.append(f"{name}: not there any more, so it could not be checked.")
+                found.unchecked.append(
+                    f"{name}: not found from {Path.cwd()}, so it could not be checked."
+                )
     return found
 
 

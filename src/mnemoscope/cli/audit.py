@@ -336,9 +336,14 @@ def audit_verify(
     for line in found.checked:
         print(f"Checked: {line}")
     if found.n_spans or not found.problems:
-        print(f"{folder}: {found.n_hold} of {found.n_spans} passages hold.")
-    if found.n_open:
-        print(f"{found.n_open} more are written again, in documents that are named above.")
+        whole = plural(found.n_spans, "passage")
+        if found.n_open:
+            print(
+                f"{folder}: {found.n_hold + found.n_open} of {whole} written again by the model; "
+                f"of {found.n_open} the document, named above, could not be compared."
+            )
+        else:
+            print(f"{folder}: {found.n_hold} of {whole} hold.")
     if found.problems:
         problems = plural(len(found.problems), "problem")
         print(f"{folder} does not hold: {problems}, named above.")
