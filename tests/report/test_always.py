@@ -20,7 +20,7 @@ def test_a_labelled_study_shows_shares_examples_and_the_command_that_goes_on(
     succeed("report", folder)
     said = text_of((folder / "report.html").read_text())
     for words in (
-        "so this page shows what there is",
+        "could be trained here. All else is below",
         "Not done yet: capture, train, benchmark, localize, report.",
         f"mnemoscope run -o {folder}",
         "Examples",

@@ -79,7 +79,7 @@ def test_what_has_no_cnns_has_its_counts_and_passages(content):
     html = page_of(untrained, missing=missing)
     assert 'class="passages"' in html
     assert '<ul class="questions"' not in html
-    assert "so this page shows what there is" in words_of(html)
+    assert "could be trained here. All else is below" in words_of(html)
 
 
 @pytest.mark.parametrize(

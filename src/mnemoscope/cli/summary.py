@@ -93,7 +93,11 @@ def print_summary(study: Study) -> None:
         for line in graft_statements(study.read(GRAFT_SPECIFICITY_FILE), study.read(GRAFT_FILE)):
             page.print(line)
     elif not trained and study.settings.reference is not None and _can_be_grafted(samples.values()):
-        page.print(f"Grafts need no CNN: mnemoscope graft {study.folder}", soft_wrap=True)
+        page.print(
+            "Grafts need no CNN. They ask the sequences some hundred times, and say how long that "
+            f"takes as they begin: mnemoscope graft {study.folder}",
+            soft_wrap=True,
+        )
     if not trained:
         from mnemoscope.report.content import missing_of, ways_on
 
