@@ -148,7 +148,7 @@ def write_watch_page(history: Path, out: Path | None = None) -> AnalysisResult:
             table_of(name, frame, f"{name}.parquet") for name, frame in results.frames.items()
         ),
     )
-    write_sections(folder / PAGE, f"{read.run}: memorization by step", [section])
+    write_sections(folder / PAGE, f"{read.run}: what comes out, step by step", [section])
     return results
 
 
@@ -293,6 +293,10 @@ def _sentence(checks: pl.DataFrame, last: int) -> str:
         is_control = pl.col("source") == CONTROL
         watched, kept_out = (of_kind.filter(rule) for rule in (~is_control, is_control))
         said = f"{_share(watched)} of the {watched.height:,} windows that {words}"
+        if watched.is_empty():
+            unread = f"{kept_out.height:,} windows kept out of training that {words}"
+            parts.append(f"{_share(kept_out)} of {unread}")
+            continue
         beside = f", and {_share(kept_out)} of such windows kept out of training"
         parts.append(said + (beside if kept_out.height else ""))
     return f"At step {last:,} the model reproduces {'; '.join(parts)}."
