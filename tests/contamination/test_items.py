@@ -2,6 +2,7 @@
 
 import json
 import math
+from copy import copy
 from dataclasses import replace
 
 import polars as pl
@@ -96,7 +97,10 @@ def test_answers_of_one_token_and_a_model_that_reads_nothing_first(lm) -> None:
     assert math.isnan(model.logprobs([("", "A")])[0])
     rows = [{"prompt": f"Question {n}: which letter?", "answer": "ABCD"[n % 4]} for n in range(8)]
     found = ms.items(bare, pl.DataFrame(rows), reference=lm, progress=False)
-    assert found.table["prior"].is_between(-50, 0).all()
+    assert found.table["prior"].null_count() == 0
+    assert found.table["prior"].is_between(-50, -1e-6).all()
+    (alone,) = ms.items(bare, pl.DataFrame(rows[:1]), progress=False).table["prior"]
+    assert alone is None  # no other prompt, and nothing is read before it
 
 
 WORDS = st.lists(st.sampled_from("abcd"), max_size=7)
@@ -147,6 +151,7 @@ def test_each_control_alone_keeps_a_hit_from_being_called_recalled() -> None:
     assert verdicts(items, answered(3, edits=[1, 0, 0]), twin)[0] == "not produced"
     assert verdicts(items, answered(3, edits=[1, 0, 0]), twin, edits=1)[0] == "recalled"
     assert verdicts(items, answered(3, edits=[3, 0, 0]), twin, edits=9)[0] == "not produced"
+    assert verdicts(items, answered(3), twin, edits=9)[0] == "recalled"  # the twin's 3 are too many
     copied = items_of((f"{PAIRS[0][1]}. Say it:", PAIRS[0][1]), *PAIRS[1:])
     assert verdicts(copied, answered(3), twin)[0] == "copied"
     knows = answered(3, **TWIN | {"edits": [0, 3, 3]})
@@ -158,19 +163,30 @@ def test_each_control_alone_keeps_a_hit_from_being_called_recalled() -> None:
     assert verdicts(items, likely, twin)[0] == "cannot be told"
     same = items_of(PAIRS[0], (PAIRS[1][0], PAIRS[0][1]), PAIRS[2])
     assert verdicts(same, answered(3), twin) == ["guessable", "guessable", "recalled"]
-    chosen = items_of(*PAIRS, choices=("a", "b", "c", "d"))
-    assert verdicts(chosen, answered(3), twin) == ["cannot be told"] * 3
+    offered = [(f"{prompt}? {answer}, or a, b, c", answer) for prompt, answer in PAIRS]
+    chosen = items_of(*offered, choices=("a", "b", "c", "d"))
+    assert verdicts(chosen, answered(3), twin) == ["cannot be told"] * 3  # all stand in prompts
+    days = items_of(("one two three", "four five"), ("two three", "four five six"), PAIRS[0])
+    assert verdicts(days, answered(3), twin)[0] == "guessable"  # n-grams of the second write it
+    short = items_of(("what is the red", "der x"), *PAIRS[1:])
+    silent = answered(3, logprob=[None] * 3, prior=[None] * 3)
+    unsaid = answered(3, **TWIN | {"logprob": [None] * 3})
+    assert verdicts(short, silent, unsaid)[0] == "cannot be told"  # two words may be guessed
     table = judged(chosen, Answers(answered(3, edits=[0, 0, 3]), twin))
     assert left_together(table) == (2, pytest.approx(0.75))  # three questions of four choices
 
 
 def test_a_model_that_answers_the_variants_as_well_has_the_skill() -> None:
-    items = items_of(*PAIRS)
-    items += [Item("v", "what is the deep red", "der deep", "0", variant_of="0")]
-    twin = answered(4, **{name: [*one, one[0]] for name, one in TWIN.items()})
-    assert verdicts(items, answered(4), twin)[0] == "guessable"
-    table = judged(items, Answers(answered(4, edits=[0, 0, 0, 2]), None))
-    assert table["verdict"].to_list() == ["recalled", *["cannot be told"] * 2, "not produced"]
+    forms = [Item(f"v{n}", f"what is the deep red {n}", f"der {n}", "0", "", "0") for n in range(4)]
+    items = [*items_of(*PAIRS), *forms]
+    twin = answered(7, **{name: [*one, *one, one[0]] for name, one in TWIN.items()})
+    for edits, said in (([0, 0, 2, 2], "guessable"), ([0, 2, 2, 2], "recalled")):
+        assert verdicts(items, answered(7, edits=[0, 0, 0, *edits]), twin)[0] == said
+    table = judged(items, Answers(answered(7, edits=[0, 0, 0, 2, 2, 2, 2]), None))
+    wanted = ["recalled", *["cannot be told"] * 2, *["not produced"] * 4]
+    assert table["verdict"].to_list() == wanted
+    few = judged(items[:5], Answers(answered(5, edits=[0, 0, 0, 2, 2]), None))
+    assert few["verdict"][0] == "cannot be told"  # two failed variants may be chance
     assert shares_of(table)["recalled"].value == pytest.approx(1 / 3)  # variants are no items
     scores = scores_of(table)
     assert scores["all"].value == 1
@@ -236,6 +252,46 @@ def test_the_command_writes_page_table_and_sarif_and_judges(tmp_path, call, refu
     (out / "items.parquet").write_bytes(b"PAR1")
     assert "items.parquet" in refused(*asked)
     assert call(*asked, "--redo").status == 0
+
+
+def test_what_is_recalled_stands_on_the_page_in_sarif_and_fails_the_gate(
+    tmp_path, call, monkeypatch
+) -> None:
+    """Three hits of the model that its twin does not make, one of them with markup."""
+    from mnemoscope.contamination import ask
+
+    table, out = tmp_path / "items.jsonl", tmp_path / "out"
+    rows = [{"prompt": f"<b>{prompt}", "answer": answer} for prompt, answer in PAIRS]
+    table.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    parts = iter([answered(3), answered(3, **TWIN)])
+    monkeypatch.setattr(ask, "_part", lambda *_, **__: next(parts))
+    asked = ("items", "embedded", table, "-o", out)
+    failed = call(*asked, "--fail-if", "recalled > 2 items")
+    assert (failed.status, "Failed: recalled > 2 items (3 items recalled)" in failed.out) == (
+        3,
+        True,
+    )
+    assert call(*asked, "--fail-if", "recalled > 3 items").status == 0
+    assert call(*asked, "--fail-if", "recalled > 99%").status == 3
+    page = (out / "items.html").read_text(encoding="utf-8")
+    assert "&lt;b&gt;what is the red" in page
+    assert "<b>what" not in page
+    log = json.loads((out / "items.sarif").read_text(encoding="utf-8"))
+    assert [one["message"]["text"][:7] for one in log["runs"][0]["results"]] == [
+        "Item 0:", "Item 1:", "Item 2:"
+    ]  # fmt: skip
+
+
+def test_a_chat_is_asked_in_its_template_and_may_say_something_before_its_answer(lm) -> None:
+    template = "{% for one in messages %}[{{ one['content'] }}]{% endfor %}"
+    tokenizer = copy(lm.tokenizer)
+    tokenizer.chat_template = template
+    chat = replace(lm, tokenizer=tokenizer)
+    model = LocalModel(chat, record={}, batch_size=2, as_chat=True)
+    assert lm.tokenizer.decode(model._shown("Who?")).strip().endswith("[Who?]")
+    assert model.logprobs([("Who?", "Anna Berg")]) is None
+    with pytest.raises(ms.UserError, match="no chat template"):
+        LocalModel(lm, record={}, batch_size=2, as_chat=True)
 
 
 def test_a_stopped_run_goes_on_and_gives_the_same(tmp_path, stopped_at, monkeypatch) -> None:

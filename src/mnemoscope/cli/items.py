@@ -166,14 +166,14 @@ def _report(found: "Items", gate: tuple[str, float, bool] | None, answer: Any) -
     scores = found.scores
     print(f"Score {scores['all']}; without the recalled items {scores['without']}.")
     if found.record["reference"] is None:
-        print("No twin: only items with variants can be called recalled. Give one by --reference.")
+        print("No twin: only items with three variants can be recalled. Give one by --reference.")
     assert found.folder is not None
     print(f"Read {found.folder / 'items.html'}; every item stands in items.parquet.")
     answer.facts.update({**found.record, "folder": found.folder})
     if gate is None:
         return
     text, limit, is_share = gate
-    n = found.recalled.filter(found.recalled["variant_of"].is_null()).height
+    n = found.recalled.height
     value = (found.shares["recalled"].value or 0.0) if is_share else float(n)
     said = f"{100 * value:.1f} % recalled" if is_share else f"{plural(n, 'item')} recalled"
     answer.facts["gate"] = {"text": text, "failed": value > limit, "said": said}

@@ -23,7 +23,6 @@ _PART = 128  # items that are asked and kept together
 _OTHERS = 4  # prompts of other items that an answer is put behind
 _FURTHER = 8  # tokens more than the answer has: another spelling may take more
 _PREAMBLE = 48  # tokens that a chat may say before its answer
-_CHARACTERS_A_TOKEN = 3  # of an answer behind an API, at least
 _T = TypeVar("_T")
 
 ANSWERS = pl.Schema(
@@ -117,7 +116,7 @@ class LocalModel:
 
             made = run_batches(bare, table, self._batch, step)
             for one, row in zip(members, (row for batch in made for row in batch), strict=True):
-                ids = row.tolist()
+                ids = row.tolist()[: wanted[one]]
                 end = next((at for at, token in enumerate(ids) if token in ends), len(ids))
                 found[one] = str(self.lm.tokenizer.decode(ids[:end], skip_special_tokens=True))
             progress.advance(len(members))
@@ -133,7 +132,12 @@ class LocalModel:
                 )
 
     def logprobs(self, pairs: Sequence[tuple[str, str]]) -> list[float] | None:
-        """As `AskedModel`, from one teacher-forced forward; rows of one length go together."""
+        """As `AskedModel`, from one teacher-forced forward; rows of one length go together.
+
+        None in a chat, which may say anything before its answer.
+        """
+        if self.is_chat:
+            return None
         forms = [(at, *one) for at, pair in enumerate(pairs) for one in self._forms(*pair)]
         rows, answers = [before + own for _, before, own in forms], [len(one[2]) for one in forms]
         bare, scores = replace(self.lm, bos_id=None, chat=()), np.full(len(rows), np.nan)
@@ -166,7 +170,7 @@ class LocalModel:
         if not before:
             return
         given, bare = blanks_before(answer), answer.lstrip()
-        plain = [""] if self.is_chat or prompt[-1:].isspace() else ["", " "]
+        plain = [""] if prompt[-1:].isspace() else ["", " "]
         for blanks in dict.fromkeys([*plain, given]):
             yield before, self._tokens(f"{blanks}{bare}")
 
@@ -189,7 +193,8 @@ class ServedModel:
         more = _PREAMBLE if self.is_chat else _FURTHER
         bodies = [
             self.client.body(
-                one.prompt.rstrip(" "), len(one.answer) // _CHARACTERS_A_TOKEN + 1 + more
+                one.prompt.rstrip(" "),
+                len(one.answer) + more,  # a token has a character at least
             )
             for one in items
         ]
@@ -233,8 +238,12 @@ def _part(
 ) -> pl.DataFrame:
     written = model.write(some, progress)
     edits = [
-        differing_words(words_of(text), words_of(one.answer), anywhere=model.is_chat)
-        for text, one in zip(written, some, strict=True)
+        differing_words(
+            words_of(text),
+            answer,
+            anywhere=model.is_chat and len(answer) > 1,  # "a" is a word of any sentence
+        )
+        for text, answer in zip(written, (words_of(one.answer) for one in some), strict=True)
     ]
     # As the model itself begins its answers: after a line end, say.
     said = [
@@ -250,7 +259,9 @@ def _part(
     )
 
 
-def _priors(model: AskedModel, items: Sequence[Item], some: Sequence[Item]) -> list[float] | None:
+def _priors(
+    model: AskedModel, items: Sequence[Item], some: Sequence[Item]
+) -> list[float | None] | None:
     """Ln of an answer's probability without its prompt: the mean after others', or after none."""
     pairs, owners = [], []
     for number, one in enumerate(some):
@@ -261,11 +272,11 @@ def _priors(model: AskedModel, items: Sequence[Item], some: Sequence[Item]) -> l
     if found is None:
         return None
     values, of = np.exp(np.array(found)), np.array(owners)
-    priors = []
+    priors: list[float | None] = []
     for number in range(len(some)):
         alone, *others = values[of == number].tolist()
-        known = [one for one in (alone, float(np.mean(others or [0.0]))) if one == one]
-        priors.append(float(np.log(max(*known, 1e-300))))
+        known = [one for one in (alone, float(np.mean(others or [np.nan]))) if one == one]
+        priors.append(float(np.log(max(*known, 1e-300))) if known else None)
     return priors
 
 

@@ -29,6 +29,8 @@ UNDECIDED = "cannot be told"
 VERDICTS = (RECALLED, GUESSABLE, COPIED, UNDECIDED, NOT_PRODUCED)
 
 _HALF = 0.5  # of the variants: a model that answers as many of them has the skill
+_FEWEST_VARIANTS = 3  # that must fail where no twin speaks of skill
+_FEWEST_WORDS = 4  # of an answer whose chance is not known, to rule out a guess
 
 
 def judged(
@@ -40,10 +42,18 @@ def judged(
     make with more than `chance` cannot be told from memory.
     """
     frame = pl.concat([frame_of_items(items), answers.model], how="horizontal")
+    words = [words_of(one.answer) for one in items]
+    # Fewer than an answer has words: of one word none may differ.
+    allowed = pl.Series([min(edits, max(len(one) - 1, 0)) for one in words], dtype=pl.Int64)
     frame = frame.with_columns(
-        is_produced=pl.col("edits") <= pl.min_horizontal(pl.lit(edits), _most_edits(items)),
+        is_produced=pl.col("edits") <= allowed,
+        n_words=pl.Series(map(len, words), dtype=pl.Int64),
+        # Where a prompt offers choices, all of them stand in it, and the chance of one counts.
         is_in_prompt=pl.Series(
-            [stands_in(words_of(one.answer), words_of(one.prompt)) for one in items]
+            [
+                not one.choices and stands_in(own, words_of(one.prompt))
+                for one, own in zip(items, words, strict=True)
+            ]
         ),
     )
     guesses = guess_from_others(items)
@@ -57,7 +67,7 @@ def judged(
     frame = frame.with_columns(
         twin_written=pl.Series(missing if twin is None else twin["written"], dtype=pl.String),
         twin_produces=pl.Series(
-            missing if twin is None else (twin["edits"] <= edits), dtype=pl.Boolean
+            missing if twin is None else (twin["edits"] <= allowed), dtype=pl.Boolean
         ),
         twin_logprob=pl.Series(missing if twin is None else twin["logprob"], dtype=pl.Float64),
     )
@@ -68,11 +78,6 @@ def judged(
         verdict=pl.Series([one for one, _, _ in rows], dtype=pl.String),
         reason=pl.Series([one for _, one, _ in rows], dtype=pl.String),
     )
-
-
-def _most_edits(items: Sequence[Item]) -> pl.Series:
-    """Fewer than an answer has words: of one word none may differ."""
-    return pl.Series([max(len(words_of(one.answer)) - 1, 0) for one in items], dtype=pl.Int64)
 
 
 def _with_variants(frame: pl.DataFrame) -> pl.DataFrame:
@@ -113,8 +118,13 @@ def _verdict(row: Mapping[str, Any], limit: float) -> tuple[str, str, float]:
         return GUESSABLE, f"{share} of the other items have the same answer", guess
     if guess > limit:
         return UNDECIDED, f"{source}: a guess is right with {100 * guess:.1f} %", guess
-    if row["twin_produces"] is None and not n:
-        return UNDECIDED, "no twin and no variant that would need the same skill", guess
+    if row["twin_produces"] is None and n < _FEWEST_VARIANTS:
+        said = f"no twin, and fewer than {_FEWEST_VARIANTS} variants that would need the same skill"
+        return UNDECIDED, said, guess
+    is_unknown = row["prior"] is None and row["twin_logprob"] is None
+    if is_unknown and not row["choices"] and row["n_words"] < _FEWEST_WORDS:
+        said = f"the chance of {plural(row['n_words'], 'word')} is not known, which a guess may hit"
+        return UNDECIDED, said, guess
     by = ["the twin does not"] if row["twin_produces"] is not None else []
     by += [f"it answers {n_produced} of {plural(n, 'variant')}"] if n else []
     return RECALLED, f"the model writes the answer, {' and '.join(by)}", guess

@@ -83,8 +83,8 @@ class Items:
 
     @property
     def recalled(self) -> pl.DataFrame:
-        """The items that are recalled."""
-        return self.table.filter(pl.col("verdict") == RECALLED)
+        """The items that are recalled, variants left out."""
+        return self.table.filter(pl.col("verdict") == RECALLED, pl.col("variant_of").is_null())
 
     def __repr__(self) -> str:
         return f"Items({self.record['sentence']})"
@@ -176,10 +176,13 @@ def _models(
     revision: str | None,
 ) -> "tuple[AskedModel, AskedModel | None]":
     """The model and its twin, ready to be asked."""
+    from mnemoscope.audits.sampling import is_chat_model
     from mnemoscope.contamination.ask import LocalModel, ServedModel
 
-    def local(choice: LocalChoice) -> LocalModel:
+    def local(choice: LocalChoice, *, as_chat: bool) -> LocalModel:
         lm = choice.load()
+        if choice.role == "reference":  # a base model is asked as it stands
+            as_chat = as_chat and is_chat_model(lm)
         record = {"name": choice.name, "revision": lm.revision, "dtype": lm.dtype}
         record |= {"fingerprint": lm.fingerprint}
         return LocalModel(lm, record=record, batch_size=batch_size, as_chat=as_chat)
@@ -197,14 +200,15 @@ def _models(
         from mnemoscope.audits.client import AnswerStore, Client
 
         kept = None if folder is None else AnswerStore(folder / "answers.jsonl")
-        return ServedModel(Client(model, kept)), local(other) if other else None
+        served = ServedModel(Client(model, kept))
+        return served, local(other, as_chat=served.is_chat) if other else None
     own = choice_of(model, "model")
     if isinstance(model, str | Path):
         own = LocalChoice(str(model), revision, **named)
         if other is None and reference is None:
             other = own.beside(None)
     own.check()
-    return local(own), local(other) if other else None
+    return local(own, as_chat=as_chat), local(other, as_chat=as_chat) if other else None
 
 
 def _made(
