@@ -25,7 +25,7 @@ ifeq ($(LOCK),)
 install = $(torch) && $(PIP) -e '.$(2)'
 endif
 
-.PHONY: setup demo docs check-docs fix check test tests test-all bench embedded lock clean
+.PHONY: setup demo docs check-docs fix check test tests test-whole test-all bench embedded lock clean
 
 demo: $(VENV)/.runtime
 	env -u OMP_NUM_THREADS $(BIN)/mnemoscope demo -o demo
@@ -79,7 +79,10 @@ tests test-all: export GLIBC_TUNABLES ?= \
   glibc.malloc.hugetlb=1:glibc.malloc.trim_threshold=2000000000:glibc.malloc.mmap_threshold=1000000000
 
 tests: $(VENV)/.development
-	$(BIN)/pytest -m "not slow and not gpu" -n $(WORKERS) --dist worksteal
+	$(BIN)/pytest -m "not slow and not gpu and not whole" -n $(WORKERS) --dist worksteal
+
+test-whole: $(VENV)/.development
+	$(BIN)/pytest -m "whole and not slow and not gpu" -n $(WORKERS) --dist worksteal
 
 test-all: check
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal

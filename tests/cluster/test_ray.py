@@ -11,7 +11,10 @@ import pytest
 import torch
 
 ray = pytest.importorskip("ray", reason="the extra [ray] is not installed")
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="Ray clusters are POSIX here")
+pytestmark = [
+    pytest.mark.whole,
+    pytest.mark.skipif(os.name != "posix", reason="Ray clusters are POSIX here"),
+]
 
 from mnemoscope.cluster import local  # noqa: E402
 from mnemoscope.cluster.ray import RayExecutor  # noqa: E402

@@ -73,6 +73,7 @@ def test_commands_of_the_quick_start_run(folder, monkeypatch, succeed):
         succeed(*words)
 
 
+@pytest.mark.whole
 def test_python_of_the_docs_runs(folder, monkeypatch):
     monkeypatch.chdir(folder)
     for page in PAGES:

@@ -177,6 +177,7 @@ SMALLEST = {
 }
 
 
+@pytest.mark.whole
 def test_verbs_work_from_the_wheel_outside_the_checkout(installed, tmp_path):
     (tmp_path / "in.jsonl").write_text(
         '{"sequence_id": 1, "text": "1 2 3 4 5 6", "memorization_score": 1.0}\n'

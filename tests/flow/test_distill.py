@@ -13,6 +13,8 @@ from mnemoscope.flow import distill as flow
 from mnemoscope.flow.distill import exclude_windows, read_card, student_names, unlike_control
 from mnemoscope.lm.load import load_model
 
+pytestmark = pytest.mark.whole
+
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory):

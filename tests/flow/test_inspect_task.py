@@ -11,6 +11,8 @@ from mnemoscope.embedded import model_path
 from mnemoscope.errors import UserError
 from mnemoscope.lm.tokenizer import load_tokenizer
 
+pytestmark = pytest.mark.whole
+
 ROOT = Path(__file__).parents[2]
 POINTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
 TAXONOMY = "Non-Memo, Recite[5], Others"

@@ -11,6 +11,8 @@ from mnemoscope.embedded import model_path
 from mnemoscope.flow.lm_eval_score import process_results
 from mnemoscope.lm.tokenizer import load_tokenizer
 
+pytestmark = pytest.mark.whole
+
 TAXONOMY = "Non-Memo, Recite[5], Others"
 
 

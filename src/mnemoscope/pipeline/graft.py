@@ -64,7 +64,7 @@ INTO_MODEL, INTO_TWIN = "twin_in_model", "model_in_twin"
 _OPPOSITE = {INTO_MODEL: INTO_TWIN, INTO_TWIN: INTO_MODEL}
 _HELD_OUT_EACH = 10  # held out for each that is tried, at most
 _SCANS_OF_A_WALK = 4  # scales that a random change of a part is tried at, about
-_WORTH_WORKERS = 10_000  # sequences scanned, below which workers take longer to start than to work
+_WORTH_WORKERS = 2_000  # sequences scanned, below which workers take longer to start than to work
 
 
 @dataclass(frozen=True)
