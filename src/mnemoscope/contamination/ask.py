@@ -91,12 +91,6 @@ class LocalModel:
 
     def write(self, items: Sequence[Item], progress: Progress) -> list[str]:
         """As `AskedModel`; prompts of one length go together."""
-        from dataclasses import replace
-
-        import torch
-
-        from mnemoscope.lm.model import run_batches
-
         more = _PREAMBLE if self.is_chat else _FURTHER
         shown = [self._shown(one.prompt.rstrip(" ")) for one in items]
         wanted = [len(self._tokens(one.answer)) + more for one in items]
@@ -171,8 +165,8 @@ class LocalModel:
             return
         given, bare = blanks_before(answer), answer.lstrip()
         plain = [""] if prompt[-1:].isspace() else ["", " "]
-        for blanks in dict.fromkeys([*plain, given]):
-            yield before, self._tokens(f"{blanks}{bare}")
+        for own in dict.fromkeys(tuple(self._tokens(one + bare)) for one in (*plain, given)):
+            yield before, list(own)
 
 
 class ServedModel:
