@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from typing_extensions import TypedDict
 
@@ -33,7 +33,7 @@ from mnemoscope.files import (
     write_bytes,
 )
 from mnemoscope.parse import read_json
-from mnemoscope.progress import say
+from mnemoscope.progress import Progress, say, track
 
 if TYPE_CHECKING:
     import polars as pl
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 # File systems keep the time of a change to within so many seconds (FAT: 2). A file changed twice
 # within one tick looks unchanged, so a check is remembered only of files older than this.
 TICK_SECONDS = 2.0
+_Row = TypeVar("_Row")
 _Identity = tuple[str, int, int, int, int]  # path, inode, size, mtime, ctime
 _RECORDS: dict[Path, tuple[_Identity, dict[str, Any]]] = {}  # those read, found to be whole
 _WHOLE: dict[Path, tuple[_Identity, str]] = {}  # files and the SHA-256 that they were found to have
@@ -306,6 +307,35 @@ def store_of_table(path: Path, remedy: str = "run the same command again") -> St
 def keep_table(path: Path, table: "pl.DataFrame | bytes") -> None:
     """Keep a table whose file name holds the hash of its inputs; errors as `Store.put`."""
     store_of_table(path).put(path.stem, {path.name: table})
+
+
+def kept_in_parts(
+    folder: Path | None,
+    label: str,
+    rows: Sequence[_Row],
+    size: int,
+    make: Callable[[Sequence[_Row], Progress], "pl.DataFrame"],
+    *,
+    unit: str,
+) -> "list[pl.DataFrame]":
+    """Make a table of rows, `size` at a time; a part that an earlier run kept in `folder` is read.
+
+    Without a folder nothing is kept.
+    """
+    made = []
+    with track(label, total=len(rows), unit=unit) as progress:
+        for start in range(0, len(rows), size):
+            name = f"{label.lower().replace(' ', '-')}-{start // size:06d}.parquet"
+            path, some = folder and folder / name, rows[start : start + size]
+            part = kept_table(path, "part") if path else None
+            if part is None:
+                part = make(some, progress)
+                if path:
+                    keep_table(path, part)
+            else:
+                progress.advance(len(some))
+            made.append(part)
+    return made
 
 
 def kept_table(path: Path, what: str) -> "pl.DataFrame | None":

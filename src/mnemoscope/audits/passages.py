@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 
 from mnemoscope.audits.questions import QUESTIONS
-from mnemoscope.audits.rule import GUESS, RECALL, decide
+from mnemoscope.audits.rule import GUESS, RECALL, counted, decide
 from mnemoscope.audits.settings import AuditSettings
 from mnemoscope.audits.spans import Span
 from mnemoscope.audits.tokens import Text, character_range, token_texts
@@ -144,8 +144,7 @@ def with_verdicts(passages: pl.DataFrame) -> pl.DataFrame:
             third = next(name for name, one in zip(GROUNDS[1:], others, strict=True) if one)
             was = reason.partition("; all that the model writes")[0]
             reason = f"the reference and {THIRD[third]} both say {verdict}, against the rule: {was}"
-        counted = [rule, reference, next((one for one in others if one), None)]
-        rows.append((verdict, reason, None not in counted and len({*counted}) > 1))
+        rows.append((verdict, reason, len({*counted(rule, reference, *others)}) > 1))
     columns = {"verdict": pl.String, "reason": pl.String, "evidence_conflict": pl.Boolean}
     return passages.with_columns(pl.DataFrame(rows, schema=columns, orient="row"))
 

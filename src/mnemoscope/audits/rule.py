@@ -123,8 +123,14 @@ def decide(rule: str, reference: str | None, *others: str | None) -> str:
     whatever they say: reference and grafts both ask what the reference can write, so a model that
     is merely more able than it would be accused of learning a list that counts.
     """
+    is_overruled = counted(rule, reference, *others)[1:] == (GUESS, GUESS)
+    return GUESS if rule == GUESS or is_overruled else RECALL
+
+
+def counted(rule: str, reference: str | None, *others: str | None) -> tuple[str, ...]:
+    """What the tests say that count in `decide`: the rule alone, or with two others."""
     third = next((one for one in others if one is not None), None)
-    return GUESS if rule == GUESS or (reference == third == GUESS) else RECALL
+    return (rule,) if reference is None or third is None else (rule, reference, third)
 
 
 def find_step(text: str) -> int | None:

@@ -1,6 +1,7 @@
 """Ask a model at every stride-th window of documents, and around every find."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import polars as pl
 
@@ -17,7 +18,7 @@ from mnemoscope.audits.tokens import Place, character_range
 from mnemoscope.data.read import is_copied
 from mnemoscope.errors import UserError
 from mnemoscope.progress import Progress, track
-from mnemoscope.store import keep_table, kept_table
+from mnemoscope.store import kept_in_parts
 
 BATCHES_A_PART = 4
 """Batches after which what was asked is kept."""
@@ -136,21 +137,8 @@ def _may_end(audit: Auditing, place: Place) -> bool:
 def _continued(audit: Auditing, places: Sequence[Place], label: str) -> pl.DataFrame:
     """Continue windows part by part; a part that an earlier run finished is read."""
     size = audit.settings.batch_size * BATCHES_A_PART if audit.kept else max(len(places), 1)
-    made = [pl.DataFrame(schema=WINDOW_COLUMNS)]
-    with track(label, total=len(places), unit="windows") as progress:
-        for start in range(0, len(places), size):
-            name = f"{label.lower().replace(' ', '-')}-{start // size:06d}.parquet"
-            path = audit.kept and audit.kept / name
-            some = places[start : start + size]
-            part = kept_table(path, "part") if path else None
-            if part is None:
-                part = _part(audit, some, progress)
-                if path:
-                    keep_table(path, part)
-            else:
-                progress.advance(len(some))
-            made.append(part)
-    return pl.concat(made)
+    made = kept_in_parts(audit.kept, label, places, size, partial(_part, audit), unit="windows")
+    return pl.concat([pl.DataFrame(schema=WINDOW_COLUMNS), *made])
 
 
 def _part(audit: Auditing, places: Sequence[Place], progress: Progress) -> pl.DataFrame:

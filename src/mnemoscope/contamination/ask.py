@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
@@ -16,8 +17,8 @@ from mnemoscope.contamination.table import Item, words_of
 from mnemoscope.errors import UserError
 from mnemoscope.lm.continue_ import greedy_tokens
 from mnemoscope.lm.model import LanguageModel, check_finite, in_chat, last_logits, run_batches
-from mnemoscope.progress import SILENT, Progress, track
-from mnemoscope.store import keep_table, kept_table
+from mnemoscope.progress import SILENT, Progress
+from mnemoscope.store import kept_in_parts
 
 _PART = 128  # items that are asked and kept together
 _OTHERS = 4  # prompts of other items that an answer is put behind
@@ -98,8 +99,6 @@ class LocalModel:
         bare, ends = replace(self.lm, bos_id=None, chat=()), {*answer_ends(self.lm)}
         found: dict[int, str] = {}
         for length, members in _alike(shown, len):
-            if length == 0:
-                raise UserError("an empty prompt, and a tokenizer that puts nothing before it.")
             n = max(wanted[one] for one in members)
             if self.lm.max_positions is not None:
                 n = min(n, self.lm.max_positions - length)
@@ -157,7 +156,7 @@ class LocalModel:
     def _forms(self, prompt: str, answer: str) -> Iterator[tuple[list[int], list[int]]]:
         """Tokens of the prompt, and of the answer as it may be written: with a blank and not.
 
-        Also with the blanks that it is given with. None where nothing is read before the answer.
+        Also with the blanks that it is given with. Nothing where none is read before the answer.
         """
         prompt = prompt.rstrip(" ")
         before = self._shown(prompt)
@@ -205,21 +204,11 @@ def answers_of(
 
     Gives `ANSWERS`, one row an item. Errors as `AskedModel`.
     """
-    made = [pl.DataFrame(schema=ANSWERS)]
-    with track(label, total=len(items), unit="items") as progress:
-        for start in range(0, len(items), _PART):
-            name = f"{label.lower().replace(' ', '-')}-{start // _PART:06d}.parquet"
-            path = kept and kept / name
-            part = kept_table(path, "part") if path else None
-            some = items[start : start + _PART]
-            if part is None:
-                part = _part(model, items, some, progress, with_prior=with_prior)
-                if path:
-                    keep_table(path, part)
-            else:
-                progress.advance(len(some))
-            made.append(part)
-    return pl.concat(made)
+
+    def make(some: Sequence[Item], progress: Progress) -> pl.DataFrame:
+        return _part(model, items, some, progress, with_prior=with_prior)
+
+    return pl.concat(kept_in_parts(kept, label, items, _PART, make, unit="items"))
 
 
 def _part(
@@ -276,15 +265,21 @@ def _priors(
 
 def other_prompts(items: Sequence[Item], item: Item) -> list[str]:
     """Prompts of some other items, with another answer, drawn by the item's key."""
-    family, answer = item.variant_of or item.key, words_of(item.answer)
+    family, answer = item.variant_of or item.key, _words_once(item.answer)
     others = [
         one.prompt
         for one in items
-        if (one.variant_of or one.key) != family and words_of(one.answer) != answer
+        if (one.variant_of or one.key) != family and _words_once(one.answer) != answer
     ]
     generator = np.random.default_rng(list(item.key.encode("utf-8", "backslashreplace")))
     drawn = generator.permutation(len(others))[:_OTHERS].tolist()
     return [others[one] for one in sorted(drawn)]
+
+
+@lru_cache(maxsize=1 << 18)
+def _words_once(answer: str) -> tuple[str, ...]:
+    """The words of an answer, which each of the other items is compared with."""
+    return tuple(words_of(answer))
 
 
 def differing_words(

@@ -134,9 +134,14 @@ def _chance(logprob: float | None) -> float:
     return math.exp(logprob) if logprob is not None else 0.0
 
 
+def originals(frame: pl.DataFrame) -> pl.DataFrame:
+    """The items themselves, their variants left out."""
+    return frame.filter(pl.col("variant_of").is_null())
+
+
 def shares_of(frame: pl.DataFrame) -> dict[str, Estimate]:
     """The share of items with each verdict, variants left out, with its interval by group."""
-    own = frame.filter(pl.col("variant_of").is_null())
+    own = originals(frame)
     return {
         one: share_true((own["verdict"] == one).to_numpy(), own["group"].to_numpy())
         for one in VERDICTS
@@ -148,7 +153,7 @@ def scores_of(frame: pl.DataFrame) -> dict[str, Estimate]:
 
     Variants are left out; intervals by group.
     """
-    own = frame.filter(pl.col("variant_of").is_null())
+    own = originals(frame)
     groups = own["group"].to_numpy()
     is_right, is_kept = own["is_produced"], own["verdict"] != RECALLED
     return {
@@ -167,7 +172,5 @@ def left_together(frame: pl.DataFrame) -> tuple[int, float]:
     The questions are those hits and what was not produced; the chance of each is the largest that a
     control gives it. Far more hits than that are memory of some of them.
     """
-    own = frame.filter(
-        pl.col("variant_of").is_null(), pl.col("verdict").is_in([UNDECIDED, NOT_PRODUCED])
-    )
+    own = originals(frame).filter(pl.col("verdict").is_in([UNDECIDED, NOT_PRODUCED]))
     return int((own["verdict"] == UNDECIDED).sum()), float(own["guess_chance"].sum())

@@ -25,6 +25,7 @@ from mnemoscope.contamination.judge import (
     VERDICTS,
     judged,
     left_together,
+    originals,
     scores_of,
     shares_of,
 )
@@ -84,7 +85,7 @@ class Items:
     @property
     def recalled(self) -> pl.DataFrame:
         """The items that are recalled, variants left out."""
-        return self.table.filter(pl.col("verdict") == RECALLED, pl.col("variant_of").is_null())
+        return originals(self.table).filter(verdict=RECALLED)
 
     def __repr__(self) -> str:
         return f"Items({self.record['sentence']})"
@@ -240,7 +241,7 @@ def _made(
         "model": model.record,
         "reference": None if twin is None else twin.record,
         "settings": settings,
-        "items": int(table["variant_of"].is_null().sum()),
+        "items": originals(table).height,
         "variants": int(table["variant_of"].is_not_null().sum()),
         "shares": {name: one._asdict() for name, one in shares_of(table).items()},
         "scores": {name: one._asdict() for name, one in scores_of(table).items()},
@@ -282,15 +283,9 @@ def _finished(store: Store, key: str, *, redo: bool) -> Items | None:
     return None
 
 
-def read_finished(folder: Path) -> Items:
-    """Read what `items` wrote. Raises MissingError: nothing. DamagedDataError: it was changed."""
-    store = _store(folder)
-    return Items(store.frame(ARTEFACT, TABLE), store.record(ARTEFACT), folder)
-
-
 def sentence_of(table: pl.DataFrame) -> str:
     """What was found, in a sentence."""
-    own = table.filter(pl.col("variant_of").is_null())
+    own = originals(table)
     n_right, counts = int(own["is_produced"].sum()), own["verdict"].value_counts()
     found = dict(counts.iter_rows())
     parts = [f"{found[one]} {one}" for one in VERDICTS[:-1] if found.get(one)]
@@ -309,10 +304,10 @@ def together_of(table: pl.DataFrame) -> str | None:
 
 def page_of(record: Mapping[str, Any], table: pl.DataFrame) -> str:
     """The page of a finished run: shares, scores, and each recalled item with its evidence."""
-    own = table.filter(pl.col("variant_of").is_null())
+    own = originals(table)
     shares = {name: Estimate(**one) for name, one in record["shares"].items()}
     scores = {name: Estimate(**one) for name, one in record["scores"].items()}
-    recalled = own.filter(pl.col("verdict") == RECALLED)
+    recalled = own.filter(verdict=RECALLED)
     rest = own.filter(pl.col("verdict").is_in(VERDICTS[1:4]))
     return fill(
         environment("mnemoscope.contamination").get_template("items.html.j2"),
@@ -346,7 +341,7 @@ def sarif_of(record: Mapping[str, Any], table: pl.DataFrame) -> dict[str, Any]:
         "defaultConfiguration": {"level": "warning"},
     }
     driver = {"name": "mnemoscope", "version": __version__, "rules": [rule]}
-    rows = table.filter(pl.col("verdict") == RECALLED, pl.col("variant_of").is_null())
+    rows = originals(table).filter(verdict=RECALLED)
     return {
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
         "version": "2.1.0",

@@ -163,7 +163,7 @@ def profile_drawing(classes: Sequence[str], profile: np.ndarray, *, title: str =
     n_layers = profile.shape[1]
     layers = range(n_layers)
     chart = Chart(
-        title=title or f"Δ summed over each layer (1 to {n_layers}), per cent of the largest",
+        title=title or f"Δ summed over each layer (0 to {n_layers - 1}), per cent of the largest",
         series=tuple(
             Series(name=name, x=plain(layers), y=plain(values))
             for name, values in zip(classes, profile, strict=True)
