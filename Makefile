@@ -74,10 +74,6 @@ check: $(VENV)/.development
 test: $(VENV)/.development
 	@$(MAKE) --no-print-directory --jobs 2 check tests  # a core is idle where a test waits
 
-# Tensors are freed and made anew all the time: keep their memory, in huge pages, for the next ones.
-tests test-all: export GLIBC_TUNABLES ?= \
-  glibc.malloc.hugetlb=1:glibc.malloc.trim_threshold=2000000000:glibc.malloc.mmap_threshold=1000000000
-
 tests: $(VENV)/.development
 	$(BIN)/pytest -m "not slow and not gpu and not whole" -n $(WORKERS) --dist worksteal
 
