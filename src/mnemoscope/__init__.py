@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mnemoscope.flow.run import demo_settings, run_stage
     from mnemoscope.flow.study import Study, run
     from mnemoscope.library.maps import Maps, capture
+    from mnemoscope.library.membership import Membership, membership
     from mnemoscope.library.reader import Excess, Reader, excess, fit, fit_blind
     from mnemoscope.library.sequences import classify, scan, windows
     from mnemoscope.lm.graft import graft_parts, grafted, patched_activations
@@ -57,6 +58,7 @@ __all__ = [
     "Excess",
     "Items",
     "Maps",
+    "Membership",
     "MemorizationCallback",
     "MemorizationWatch",
     "MnemoscopeError",
@@ -84,6 +86,7 @@ __all__ = [
     "layer_profile_figure",
     "load_settings",
     "make_canaries",
+    "membership",
     "patched_activations",
     "read_history",
     "run",
@@ -109,6 +112,8 @@ _WHERE = {
     "run": "flow.study",
     "Maps": "library.maps",
     "capture": "library.maps",
+    "Membership": "library.membership",
+    "membership": "library.membership",
     "Excess": "library.reader",
     "Reader": "library.reader",
     "excess": "library.reader",
