@@ -4,7 +4,7 @@
 
 The embedded model read passages of prose and code 0, 1, 4, 16 or 64 times, dealt at random within
 each kind; its reference read others. Scores of both, beside what the text alone tells: passages of
-each level against those never read; random halves of the latter; and prose against code, of which
+each level against those never read; random halves of the latter; and code against prose, of which
 neither was read, so that nothing can be memory. Documents of six passages are ranked among unread
 ones. Text is decoded where the model goes beyond the reference. `capacity` has the bits that small
 models hold of random tokens. What is done in the folder is not done again.
@@ -23,6 +23,7 @@ from experiments.membership.capacity import capacity
 from experiments.pages import publish
 from mnemoscope.benchmark.membership import (
     SCORES,
+    TEXT_CONTROLS,
     WITH_TWIN,
     WITHOUT_TWIN,
     PassageChances,
@@ -40,7 +41,7 @@ from mnemoscope.library.membership import documents_of
 from mnemoscope.lm.continue_ import continue_guided
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.probe import token_chances
-from mnemoscope.stats import share_of, share_true
+from mnemoscope.stats import draw_within, resampled_auc, share_of, share_true
 
 NAME = "membership"
 DOSES = (0, 1, 4, 16, 64)
@@ -49,6 +50,7 @@ PREFIX, BATCH = 32, 64
 SEED = 0
 OF_DOCUMENT = 6  # passages of a made document
 LEVEL = 0.05
+HALVES = 24
 GUIDED = 100  # passages of a level that are decoded
 STRENGTHS, PLAUSIBLE = (0.0, 0.1, 0.5, 1.0, 2.0), (0.0, 0.5)
 
@@ -127,9 +129,35 @@ def by_dose(truth: Truth) -> dict[str, Any]:
 
 
 def kinds(truth: Truth) -> list[dict[str, Any]]:
-    """Prose named as read and code as unread, of passages that neither model read."""
+    """Code named as read and prose as unread, of passages that neither model read."""
     at = np.flatnonzero(truth.doses == 0)
-    return told(truth, at, (truth.table["genre"] == "prose").to_numpy()[at])
+    return told(truth, at, (truth.table["genre"] == "code").to_numpy()[at])
+
+
+def halves(truth: Truth) -> dict[str, Any]:
+    """Random halves of the documents of level 0: how far the text's AUC scatters.
+
+    Beside it the spread of their resamples, which take the fitted regressions as they are.
+    """
+    at = np.flatnonzero(truth.doses == 0)
+    tokens, groups = truth.tokens[at], truth.documents[at]
+    texts = [truth.table["text"][int(one)] for one in at]
+    found: dict[str, list[list[float]]] = {name: [] for name in TEXT_CONTROLS}
+    for seed in range(1, HALVES + 1):
+        draw = np.random.default_rng(seed)
+        read = (draw.permutation(groups.max() + 1) % 2 == 0)[groups]
+        drawn = draw_within(read, draw, 200, groups=groups)
+        for name, chances in text_controls(tokens, texts, read, groups).items():
+            auc = resampled_auc(chances, read, drawn)
+            found[name].append([float(auc[0]), float(auc[1:].std())])
+    return {
+        name: {
+            "mean": float(np.mean([auc for auc, _ in rows])),
+            "deviation": float(np.std([auc for auc, _ in rows], ddof=1)),
+            "resampled": float(np.mean([spread for _, spread in rows])),
+        }
+        for name, rows in found.items()
+    }
 
 
 def ranks(truth: Truth) -> dict[str, Any]:
@@ -205,6 +233,7 @@ def main(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
     parts: dict[str, Callable[[], Any]] = {
         "ranks": lambda: ranks(truth),
+        "halves": lambda: halves(truth),
         "kinds": lambda: kinds(truth),
         "by_dose": lambda: by_dose(truth),
         "guided": lambda: guided(truth, folder),

@@ -379,15 +379,16 @@ def _sentences(
 
 def _bits_said(name: str, bits: Estimate, these: str, units: str) -> str:
     """Bits with their interval, in words."""
-    shown = ranged(bits, digits=0)
+    shown, end = ranged(bits, digits=0), "."
     if bits.low is None:
-        shown += f" (no interval of fewer than {FEWEST_GROUPS} {units})"
+        end = f" (no interval of fewer than {FEWEST_GROUPS} {units})."
     value, low = bits.value or 0.0, bits.low if bits.low is not None else bits.value or 0.0
     if low > 0:
-        return f"“{name}” holds {shown} bits of {these} beyond the reference."
+        return f"“{name}” holds {shown} bits of {these} beyond the reference{end}"
     if value > 0:
         return f"Whether “{name}” holds bits of {these} beyond the reference is open: {shown}."
+    it = "it" if these == "the document" else "them"
     return (
-        f"“{name}” holds no bits of {these} beyond the reference: {shown}. That does not show that "
-        "it never read them."
+        f"“{name}” holds no bits of {these} beyond the reference: {shown}{end} That does not show "
+        f"that it never read {it}."
     )
