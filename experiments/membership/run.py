@@ -13,14 +13,16 @@ models hold of random tokens. What is done in the folder is not done again.
 import argparse
 import json
 from collections.abc import Callable, Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
-from experiments.membership.capacity import capacity
-from experiments.pages import publish
+from experiments.membership.capacity import PUBLISHED, capacity
+from experiments.pages import HERE, publish
+from mnemoscope.analysis.figures import Chart, Series
 from mnemoscope.benchmark.membership import (
     SCORES,
     TEXT_CONTROLS,
@@ -41,9 +43,11 @@ from mnemoscope.library.membership import documents_of
 from mnemoscope.lm.continue_ import continue_guided
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.probe import token_chances
+from mnemoscope.report.pictures import Picture, draw_figure
 from mnemoscope.stats import draw_within, resampled_auc, share_of, share_true
 
 NAME = "membership"
+PICTURE = HERE.parent / "docs" / "pictures" / "bits-held.svg"
 DOSES = (0, 1, 4, 16, 64)
 GENRES = ("prose", "code")
 PREFIX, BATCH = 32, 64
@@ -225,6 +229,26 @@ def _cells() -> Iterator[tuple[int, float, float, bool]]:
             yield dose, plausible, 1.0, True
 
 
+def draw_capacity(found: list[dict[str, float]]) -> Picture:
+    """Bits held against bits shown, both for each parameter, a curve a size."""
+    sizes = sorted({one["parameters"] for one in found})
+    largest = max(one["shown"] / one["parameters"] for one in found)
+    curves = [Series(name="all that is shown", x=(0.0, PUBLISHED), y=(0.0, PUBLISHED))]
+    for size in sizes:
+        own = sorted((one for one in found if one["parameters"] == size), key=itemgetter("shown"))
+        x, y = (tuple(one[key] / size for one in own) for key in ("shown", "held"))
+        curves.append(Series(name=f"{size:,.0f} parameters", x=x, y=y))
+    curves.append(Series(name="published", x=(0.0, largest), y=(PUBLISHED, PUBLISHED)))
+    return draw_figure(
+        Chart(
+            title="Random tokens: bits held for each parameter",
+            x_label="bits shown for each parameter",
+            y_label="bits held",
+            series=tuple(curves),
+        )
+    )
+
+
 def main(folder: Path) -> dict[str, Any]:
     """All parts; a part that is kept in the folder is read."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -254,4 +278,7 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("--keep", action="store_true", help="store the results, write the page")
     options = parser.parse_args()
-    publish(NAME, main(options.folder), keep=options.keep)
+    results = main(options.folder)
+    publish(NAME, results, keep=options.keep)
+    if options.keep:
+        draw_capacity(results["capacity"]).save(PICTURE)

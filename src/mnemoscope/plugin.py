@@ -60,7 +60,6 @@ if TYPE_CHECKING:
     from mnemoscope.errors import pip_install as pip_install
     from mnemoscope.lm.attention import capture_pooled as capture_pooled
     from mnemoscope.lm.continue_ import best_tokens as best_tokens
-    from mnemoscope.lm.continue_ import continue_guided as continue_guided
     from mnemoscope.lm.continue_ import draw_continuations as draw_continuations
     from mnemoscope.lm.continue_ import right_tokens as right_tokens
     from mnemoscope.lm.continue_ import run_lengths as run_lengths
@@ -130,7 +129,7 @@ SECTIONS: dict[str, dict[str, str]] = {
             "complete_rows decode_rows Prompt ask_exactly ask_by_words LevelSettings "
             "Generated generate_by_level states_of entropy_of"
         ),
-        "lm.continue_": "best_tokens right_tokens run_lengths draw_continuations continue_guided",
+        "lm.continue_": "best_tokens right_tokens run_lengths draw_continuations",
     },
     "Look inside the model": {
         "lm.probe": "teacher_forced hidden_states neuron_activations matched_layers",
