@@ -43,11 +43,10 @@ class Run(NamedTuple):
 
 RUNS = [
     *(Run(24, shown, 6_000) for shown in (0.9, 1.8, 7.2)),
-    Run(32, 7.2, 5_000),
-    Run(48, 7.2, 4_500),
+    Run(32, 7.2, 4_500),
     Run(16, 7.2, 6_000),
+    Run(48, 7.2, 3_500),
     *(Run(24, shown, 6_000) for shown in (3.6, 14.4)),
-    Run(64, 7.2, 4_500),
 ]
 
 

@@ -107,16 +107,16 @@ def check(audit: Auditing, kept: pl.DataFrame) -> list[str]:
 
 
 def _unread(audit: Auditing) -> list[Text]:
-    """The documents of `--unread`; those that are audited too are left out, which is said."""
+    """The documents of `--unread`, each once; those that are audited too are left out."""
     settings = audit.settings
     assert isinstance(settings, ReadSettings)
     if settings.unread is None:
         return []
     own = {text.document.sha256 for text in audit.texts}
     given = read_documents([settings.unread]).documents
-    kept = [one for one in given if one.sha256 not in own]
+    kept = [*{one.sha256: one for one in given if one.sha256 not in own}.values()]
     if len(kept) < len(given):
-        say(f"--unread: {len(given) - len(kept)} of the documents are audited too, and left out.")
+        say(f"--unread: {len(given) - len(kept)} left out, as they are audited or stand twice.")
     if not kept:
         raise UserError(
             f"--unread {settings.unread}: nothing but the audited documents. Give others."

@@ -21,6 +21,7 @@ from mnemoscope.benchmark.membership import (
     told_apart,
 )
 from mnemoscope.data.table import has_values, token_matrix, whole_mask
+from mnemoscope.embedded import place_of
 from mnemoscope.errors import UserError
 from mnemoscope.library.given import BatchSize, Shown, following, opened_model, rows_at_once
 from mnemoscope.library.sequences import as_windows
@@ -88,7 +89,8 @@ def membership(
     Args:
         model: a name, a path or a loaded model, as in `scan`.
         windows: as in `scan`, of one length; some were read and some not.
-        reference: the twin: a model alike, with the same tokenizer, that read none of them.
+        reference: the twin: a model alike, with the same tokenizer, that read none of them. The
+            shipped model has its own; ``"none"`` leaves it out.
         read: the column that says which were read: true, or a number above 0. Without it
             `duplicates`, or else `held_out`, where true is unread.
         tokenizer: of a loaded model, where its name does not tell.
@@ -107,13 +109,17 @@ def membership(
     """
     table = as_windows(windows, model, tokenizer)
     if whole_mask(table) is not None:
-        raise UserError("membership: padded rows. Give rows of one length.")
+        raise UserError("rows: padded. Give rows of one length.")
+    if reference is None and isinstance(model, str) and model == "embedded":
+        reference = place_of(model, "reference")
+    elif isinstance(reference, str) and reference == "none":
+        reference = None
     labels = _labels(table, read)
     tokens, groups = token_matrix(table), documents_of(table)
     n_least = fewest_groups(labels, groups)
     if n_least < 2:
         raise UserError(
-            f"membership: {n_least} document on a side, where two are needed to ask the text alone "
+            f"rows: {n_least} document on a side, where two are needed to ask the text alone "
             "and 10 for an interval. Give rows of more documents (column 'document')."
         )
     n, twins = len(tokens), " and once through the twin" if reference is not None else ""
@@ -193,20 +199,20 @@ def _labels(table: pl.DataFrame, read: str | None) -> np.ndarray:
     name = read or next((one for one in ("duplicates", "held_out") if has_values(table, one)), None)
     if name is None or name not in table.columns:
         raise UserError(
-            f"membership: no column {name or 'duplicates or held_out'} that says what was read. "
-            f"Name one with read (there are {', '.join(table.columns)})."
+            f"rows: no column {name or 'duplicates or held_out'} that says what was read. Name "
+            f"one: read=COLUMN (there are {', '.join(table.columns)})."
         )
     kind, n_null = table[name].dtype, table[name].null_count()
     if n_null or not (kind == pl.Boolean or kind.is_numeric()):
         raise UserError(
-            f"membership, column '{name}': {f'{n_null} nulls' if n_null else kind}, where true or "
+            f"rows, column '{name}': {f'{n_null} nulls' if n_null else kind}, where true or "
             "false, or a number of readings, is needed of every row."
         )
     found: np.ndarray = (table[name].cast(pl.Float64) > 0).to_numpy()
     found = ~found if read is None and name == "held_out" else found
     if found.all() or not found.any():
         side = "unread" if found.all() else "read"
-        raise UserError(f"membership, column '{name}': no row is {side}, and both are needed.")
+        raise UserError(f"rows, column '{name}': no row is {side}, and both are needed.")
     return found
 
 
@@ -214,7 +220,7 @@ def _texts(table: pl.DataFrame, lm: Any) -> list[str]:
     if has_values(table, "text"):
         return [one or "" for one in table["text"]]
     if lm.tokenizer is None:
-        raise UserError("membership: the rows have no text, and no tokenizer gives it. Add one.")
+        raise UserError("rows: they have no text, and no tokenizer gives it. Add one.")
     return [str(one) for one in lm.tokenizer.batch_decode(table["tokens"].to_list())]
 
 

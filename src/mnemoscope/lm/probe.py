@@ -68,7 +68,8 @@ class TokenChances(NamedTuple):
     """What a model says of each token from the second on, (n, T - 1) float64, nats.
 
     `logprobs` is of the token that stands there; `mean` and `deviation` are of ln p over all tokens
-    as the model would draw them there: minus the entropy, and how far ln p scatters about that.
+    as the model would draw them there: minus the entropy, and how far ln p scatters about that. A
+    token that cannot be drawn has -10,000.
     """
 
     logprobs: npt.NDArray[np.float64]
@@ -159,8 +160,9 @@ def token_chances(lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int) 
             for at in range(places):
                 here = logits[:, at].double().log_softmax(dim=1)
                 check_finite(lm, here.amax(dim=1))
-                own, shares = here.gather(1, batch[:, at + 1, None])[:, 0], here.exp()
-                here.clamp_(min=_NEVER)  # what cannot be drawn counts nothing
+                shares = here.exp()
+                here.clamp_(min=_NEVER)  # what cannot be drawn counts nothing below
+                own = here.gather(1, batch[:, at + 1, None])[:, 0]
                 mean = torch.linalg.vecdot(shares, here)
                 variance = here.sub_(mean[:, None]).square_().mul_(shares).sum(dim=1)
                 found.append(torch.stack([own, mean, variance.sqrt()]))
