@@ -63,6 +63,7 @@ TABLE = {
 
 READ, OPEN = "read", UNTOLD
 READ_SAID = "it was read, or a text that holds much of it."
+MANY_SAID = "they were read, or texts that hold much of them."
 _LEVEL = 0.05  # chance that any document that was not read is called read
 _LONGEST = 1024  # tokens in a forward pass
 _BLOCKS_A_PART = 256
@@ -368,7 +369,7 @@ def _sentences(
         )
     else:
         scores = "score" if n_read > 1 else "scores"
-        rest = f": {READ_SAID[:-1]}. Of the others" if n_read else ". Of all"
+        rest = f": {MANY_SAID if n_read > 1 else READ_SAID} Of the others" if n_read else ". Of all"
         yield (
             f"By {SCORES[score]} {n_read or 'none'} of {these} {scores} higher beside {n_unread:,} "
             f"unread ones than chance explains (p {_LEVEL:g} over all){rest} it cannot be told."
