@@ -15,6 +15,7 @@ import json
 from collections.abc import Callable, Iterator
 from operator import itemgetter
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,10 @@ import polars as pl
 from experiments.membership.capacity import PUBLISHED, capacity
 from experiments.pages import HERE, publish
 from mnemoscope.analysis.figures import Chart, Series
+from mnemoscope.audits.documents import make_document
+from mnemoscope.audits.local import local_audit
+from mnemoscope.audits.questions import audit_settings
+from mnemoscope.audits.read import ask
 from mnemoscope.benchmark.membership import (
     SCORES,
     TEXT_CONTROLS,
@@ -55,6 +60,7 @@ SEED = 0
 OF_DOCUMENT = 6  # passages of a made document
 LEVEL = 0.05
 HALVES = 24
+OTHERS = 60  # unread documents of the example
 GUIDED = 100  # passages of a level that are decoded
 STRENGTHS, PLAUSIBLE = (0.0, 0.1, 0.5, 1.0, 2.0), (0.0, 0.5)
 
@@ -249,6 +255,27 @@ def draw_capacity(found: list[dict[str, float]]) -> Picture:
     )
 
 
+def example(truth: Truth) -> str:
+    """What `audit --read` says of a document of twelve passages that were read 16 times."""
+    prose = truth.table.filter(genre="prose")
+    read, unread = (prose.filter(inserted=dose)["text"].to_list() for dose in (16, 0))
+    texts = {"chapter": "\n".join(read[: 2 * OF_DOCUMENT])}
+    beside = [
+        "\n".join(unread[at : at + OF_DOCUMENT])
+        for at in range(0, OTHERS * OF_DOCUMENT, OF_DOCUMENT)
+    ]
+    with TemporaryDirectory() as folder:
+        place = Path(folder) / "unread.jsonl"
+        place.write_text("\n".join(json.dumps({"text": one}) for one in beside), encoding="utf-8")
+        documents = [make_document(*one) for one in texts.items()]
+        asked = audit_settings(read=True, unread=str(place))
+        lms = load_model(model_path()), load_model(reference_path())
+        audit = local_audit(lms[0], documents, asked, reference=lms[1], names=("embedded",) * 2)
+        facts = ask(audit).facts
+    assert facts is not None
+    return str(facts["sentence"])
+
+
 def main(folder: Path) -> dict[str, Any]:
     """All parts; a part that is kept in the folder is read."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -256,6 +283,7 @@ def main(folder: Path) -> dict[str, Any]:
     kept = folder / "parts.json"
     found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
     parts: dict[str, Callable[[], Any]] = {
+        "example": lambda: example(truth),
         "ranks": lambda: ranks(truth),
         "halves": lambda: halves(truth),
         "kinds": lambda: kinds(truth),

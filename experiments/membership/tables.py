@@ -20,6 +20,7 @@ def tables(found: Mapping[str, Any]) -> dict[tuple[str, str], str]:
     of = [f"read {dose} times" for dose in doses]
     levels = ["never read, halves", *of[1:]]
     made = {
+        "example": f"> {found['example']}\n",
         "auc": table_of(["AUC", *levels], _told(doses, "auc", number)),
         "tpr": table_of(["TPR at 1 % FPR, %", *levels], _told(doses, "tpr", figure)),
         "bits": table_of(
