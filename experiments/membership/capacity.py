@@ -121,7 +121,6 @@ def measured(run: Run, seed: int = 0) -> dict[str, float]:
         "shown": n * LENGTH * math.log2(TOKENS),
         "held": bits_held(model, rows),
         "unread": bits_held(model, unread),
-        "choice": math.lgamma(n + 1) / math.log(2),  # which order the sequences come in
     }
 
 

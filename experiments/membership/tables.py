@@ -1,5 +1,6 @@
 """The tables of `docs/membership.md`."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -51,12 +52,8 @@ def tables(found: Mapping[str, Any]) -> dict[tuple[str, str], str]:
         "guided": table_of(["tokens that may be written", "λ", *of], _guided(found)),
         "capacity": table_of(
             [
-                "parameters",
-                "bits shown",
-                "epochs",
-                "bits held",
-                "shown a parameter",
-                "held a parameter",
+                *("parameters", "sequences", "epochs", "bits shown", "bits held"),
+                *("which is asked, bits", "shown a parameter", "held a parameter"),
             ],
             _capacity(found),
         ),
@@ -96,9 +93,11 @@ def _capacity(found: Mapping[str, Any]) -> Iterator[list[str]]:
         n = one["parameters"]
         yield [
             f"{n:,}",
-            f"{one['shown']:,.0f}",
+            f"{one['sequences']:,}",
             f"{one['epochs']:,.0f}",
+            f"{one['shown']:,.0f}",
             f"{one['held']:,.0f}",
+            f"{one['sequences'] * math.log2(one['sequences']):,.0f}",
             f"{one['shown'] / n:.1f}",
             f"{one['held'] / n:.2f}",
         ]
