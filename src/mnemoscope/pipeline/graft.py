@@ -29,6 +29,7 @@ from mnemoscope.lm.continue_ import scan_memorized
 from mnemoscope.lm.graft import PLACES, Control, Pair, Place, module_at, scan_patched
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.probe import suffix_logprobs
+from mnemoscope.lm.resume import KeptStates, keep_states
 from mnemoscope.localize.grafts import Part, Specific, Tried, compare_classes, kept_by_class
 from mnemoscope.localize.grafts import Walk as Walked
 from mnemoscope.pipeline.causes import (
@@ -483,6 +484,8 @@ class Loaded(NamedTuple):
     labels: pl.DataFrame
     held_out: pl.DataFrame
     seen: dict[Graft, np.ndarray]  # what survives, of grafts that walks look at
+    # by direction what enters the layer that was changed last, None where it cannot be kept
+    states: dict[str, tuple[int, KeptStates | None]]
     progress: Progress = SILENT  # counts sequences that were scanned
 
 
@@ -507,7 +510,7 @@ def open_pair(folder: Path, models: Models) -> Loaded:
     }
     basis = _basis(study, facts, tried, held_out)
     labels = _labels_of(study, tried)
-    return Loaded(study, both, pairs, facts, basis, tried, labels, held_out, {})
+    return Loaded(study, both, pairs, facts, basis, tried, labels, held_out, {}, {})
 
 
 class _Survival(NamedTuple):
@@ -533,28 +536,45 @@ def _grafted(loaded: Loaded, graft: Graft) -> _Survival:
             graft.part, control=graft.control, share=graft.share
         )
     with swapped:
-        return _judged(loaded, loaded.models[graft.direction], graft)
+        return _judged(loaded, graft.direction, graft)
 
 
-def _judged(loaded: Loaded, lm: LanguageModel, graft: Graft | Walk) -> _Survival:
+def _judged(loaded: Loaded, direction: str, graft: Graft | Walk) -> _Survival:
     """Scan the sequences as the model is now, and ask what is held out."""
     settings, tried, held_out = loaded.study.settings, loaded.tried, loaded.held_out
-    size, prefix = settings.model.batch_size, settings.sequences.n_prefix
+    lm, states = loaded.models[direction], _states(loaded, direction, graft.part)
+    asked = {"batch_size": settings.model.batch_size, "prefix": settings.sequences.n_prefix}
     try:
-        found = []
-        for one in scan_memorized(lm, token_matrix(tried), batch_size=size, prefix=prefix):
-            found.append(one.is_memorized)
-            loaded.progress.advance(len(one.is_memorized))
-        survives = np.concatenate(found)
-        if not held_out.height:
-            return _Survival(survives, None)
-        logprobs = suffix_logprobs(lm, token_matrix(held_out), batch_size=size, prefix=prefix)
+        with nullcontext() if states is None else states.resuming():
+            found = []
+            for one in scan_memorized(lm, token_matrix(tried), **asked, use_cache=states is None):
+                found.append(one.is_memorized)
+                loaded.progress.advance(len(one.is_memorized))
+            survives = np.concatenate(found)
+            if not held_out.height:
+                return _Survival(survives, None)
+            logprobs = suffix_logprobs(lm, token_matrix(held_out), **asked)
         return _Survival(survives, -float(logprobs.mean()))
     except UserError as error:  # logits that are not finite: nothing survives that
         if not graft.part:
             raise
         say(f"{graft.part} ({graft.control}): {error}")
         return _Survival(np.zeros(tried.height, dtype=bool), None)
+
+
+def _states(loaded: Loaded, direction: str, part: str) -> KeptStates | None:
+    """What enters the first layer that a part changes; the model may be changed already."""
+    layer = loaded.pairs[direction].first_layer(part) if part else 0
+    if not layer:
+        return None
+    known = loaded.states.get(direction)
+    if known is None or known[0] != layer:  # parts come in the order of layers
+        tables = [one for one in (loaded.tried, loaded.held_out) if one.height]
+        tokens = np.concatenate([token_matrix(one) for one in tables])
+        size = loaded.study.settings.model.batch_size
+        kept = keep_states(loaded.models[direction], tokens, layer, batch_size=size)
+        known = loaded.states[direction] = layer, kept
+    return known[1]
 
 
 def _walked(loaded: Loaded, task: Task, walk: Walk) -> pl.DataFrame:
@@ -579,7 +599,7 @@ def _walked(loaded: Loaded, task: Task, walk: Walk) -> pl.DataFrame:
 
     def kept(scale: float) -> np.ndarray:
         with change(scale):
-            found[scale] = _judged(loaded, loaded.models[INTO_MODEL], walk)
+            found[scale] = _judged(loaded, INTO_MODEL, walk)
         counts: np.ndarray = members @ found[scale].survives
         return counts
 
