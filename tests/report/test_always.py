@@ -40,16 +40,48 @@ def test_a_study_whose_classes_are_too_small_has_a_report_whose_command_helps(st
     assert "160 of 240 sequences repeated word for word." in said.out
     again = succeed("run", "-o", folder, "-q").out
     assert again.splitlines()[-1] == f"Report: {folder}/report.html"
+    assert "impossible" in succeed("status", folder).out
     (folder / "report.html").unlink()
     ms.run(Study(folder).settings, folder, until="report")
     page = (folder / "report.html").read_text()
     assert "Guess has 0" in text_of(page)
-    (command,) = re.findall(r'<div class="missing".*?<code>(.*?)</code>', page, re.DOTALL)
-    program, *arguments = html.unescape(command).split()
+    (box,) = re.findall(r'<div class="missing".*?</div>', page, re.DOTALL)
+    command = html.unescape(re.findall(r"<code>(.*?)</code>", box)[0])
+    program, *arguments = command.split()
     assert program == "mnemoscope"
     succeed(*arguments, "-q")
     assert Study(folder).is_done("report")
     assert set(Study(folder).read("benchmark.parquet")["source"]) <= {"model", "statistics"}
+
+
+def advised(said: str) -> list[str]:
+    return re.findall(r"^    mnemoscope (.*)", said, re.MULTILINE)
+
+
+def test_run_status_and_report_advise_the_same_grafts_where_two_classes_have_enough(
+    study_at, succeed
+):
+    folder = study_at("features")
+    sizes = ("label.minimum=200", "label.n_train=150", "label.n_eval=50")
+    wanted = [word for one in sizes for word in ("--set", one)]
+    said = succeed("run", "-o", folder, "-t", "Non-Memo, Recite[5], Recollect", *wanted, "-q").out
+    commands, state = advised(said), succeed("status", folder).out
+    assert commands[0] == f"graft {folder}"
+    assert commands == advised(state)
+    assert "160 of 240 sequences repeated word for word." in state
+    assert "Recollect has" in state
+    page = html.unescape((folder / "report.html").read_text())
+    assert re.findall(r"<code[^>]*>mnemoscope (.*?)</code>", page)[:3] == commands
+    plan = succeed(*commands[0].split(), "--quick", "--dry-run").out
+    assert "4 parts, 10 grafts and 36 random changes" in plan
+    assert "Nothing was written" in plan
+    few = ("--set", "graft.n_sequences=10", "--set", "graft.parts=[layers.0.qk]")
+    succeed(*commands[0].split(), "--quick", *few, "-q")
+    settings = Study(folder).settings.graft
+    assert (settings.parts, settings.draws) == (["layers.0.qk"], 9)
+    assert "graft" not in advised(succeed("status", folder).out)[0]
+    whole = succeed("graft", folder, "--full", "--redo", "--dry-run").out
+    assert not whole.startswith("In short: 1 part,")
 
 
 def test_what_is_advised_of_few_texts_runs_and_keeps_what_was_given(tiny, tmp_path, succeed):
@@ -58,12 +90,13 @@ def test_what_is_advised_of_few_texts_runs_and_keeps_what_was_given(tiny, tmp_pa
     (texts / "a.txt").write_text(" ".join(map(str, range(400))))
     given = ("--model", tiny.model, "--reference", tiny.reference, "--sequences", texts)
     said = succeed("run", *given, "-o", folder, "-q").out
-    commands = re.findall(r": mnemoscope (.*)", said)
-    assert [one.split()[0] for one in commands] == ["run", "audit"]
+    commands = advised(said)
+    assert [one.split()[0] for one in commands] == ["run", "audit", "analyze"]
     page = html.unescape((folder / "report.html").read_text())
     for one in commands:
         assert f"<code>mnemoscope {one}</code>" in page
-        succeed(*shlex.split(one.replace("OTHER_TEXTS", str(texts))), "-q")
+        quiet = [] if one.startswith("analyze") else ["-q"]
+        succeed(*shlex.split(one.replace("OTHER_TEXTS", str(texts))), *quiet)
     assert Study(tmp_path / "study-2").settings.reference == str(tiny.reference)
     audit = json.loads((tmp_path / "study-audit" / "audit.json").read_text())
     assert str(tiny.reference) in json.dumps(audit)

@@ -78,6 +78,7 @@ Set = Annotated[
 ]
 Redo = Annotated[bool, Option("--redo", help="Redo stages that were made with other settings.")]
 Quiet = Annotated[bool, Option("-q", "--quiet", help="No progress, only the result.")]
+Verbose = Annotated[bool, Option("--verbose", help="Say more of each step.")]
 NoControls = Annotated[
     bool,
     Option(
@@ -189,6 +190,7 @@ class StageFlags:
     set_: Set = None
     redo: Redo = False
     quiet: Quiet = False
+    verbose: Verbose = False
 
 
 @dataclass(frozen=True)
