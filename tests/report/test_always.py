@@ -45,9 +45,8 @@ def test_a_study_whose_classes_are_too_small_has_a_report_whose_command_helps(st
     ms.run(Study(folder).settings, folder, until="report")
     page = (folder / "report.html").read_text()
     assert "Guess has 0" in text_of(page)
-    (box,) = re.findall(r'<div class="missing".*?</div>', page, re.DOTALL)
-    command = html.unescape(re.findall(r"<code>(.*?)</code>", box)[0])
-    program, *arguments = command.split()
+    (command,) = re.findall(r'<div class="missing".*?<code>(.*?)</code>', page, re.DOTALL)
+    program, *arguments = html.unescape(command).split()
     assert program == "mnemoscope"
     succeed(*arguments, "-q")
     assert Study(folder).is_done("report")
@@ -71,7 +70,8 @@ def test_run_status_and_report_advise_the_same_grafts_where_two_classes_have_eno
     assert "160 of 240 sequences repeated word for word." in state
     assert "Recollect has" in state
     page = html.unescape((folder / "report.html").read_text())
-    assert re.findall(r"<code[^>]*>mnemoscope (.*?)</code>", page)[:3] == commands
+    (section,) = re.findall(r'<section id="next".*?</section>', page, re.DOTALL)
+    assert re.findall(r"<code[^>]*>mnemoscope (.*?)</code>", section)[:3] == commands
     plan = succeed(*commands[0].split(), "--quick", "--dry-run").out
     assert "4 parts, 10 grafts and 36 random changes" in plan
     assert "Nothing was written" in plan
@@ -94,7 +94,7 @@ def test_what_is_advised_of_few_texts_runs_and_keeps_what_was_given(tiny, tmp_pa
     assert [one.split()[0] for one in commands] == ["run", "audit", "analyze"]
     page = html.unescape((folder / "report.html").read_text())
     for one in commands:
-        assert f"<code>mnemoscope {one}</code>" in page
+        assert f'<code tabindex="0">mnemoscope {one}</code>' in page
         quiet = [] if one.startswith("analyze") else ["-q"]
         succeed(*shlex.split(one.replace("OTHER_TEXTS", str(texts))), *quiet)
     assert Study(tmp_path / "study-2").settings.reference == str(tiny.reference)

@@ -319,10 +319,10 @@ def _sentence(checks: pl.DataFrame, last: int) -> str:
         is_control = pl.col("source") == CONTROL
         watched, kept_out = (of_kind.filter(rule) for rule in (~is_control, is_control))
         if watched.is_empty():
-            unread = f"{kept_out.height:,} windows kept out of training that {words}"
+            unread = f"{plural(kept_out.height, 'window')} kept out of training that {words}"
             parts.append(f"{_share(kept_out)} of {unread}")
             continue
-        said = f"{_share(watched)} of the {watched.height:,} windows that {words}"
+        said = f"{_share(watched)} of the {plural(watched.height, 'window')} that {words}"
         beside = f", and {_share(kept_out)} of such windows kept out of training"
         parts.append(said + (beside if kept_out.height else ""))
     return f"At step {last:,} the model reproduces {'; '.join(parts)}."

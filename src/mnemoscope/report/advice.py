@@ -46,8 +46,8 @@ def next_steps(study: Study) -> Iterator[Step]:
     is_missing, has_twin = missing_of(study) is not None, study.settings.reference is not None
     if has_twin and not study.is_done("graft") and (is_whole or _can_be_grafted(study)):
         yield Step(
-            "Which parts of the model hold each class (no CNN is needed; add --dry-run to see how "
-            "long it takes, --quick for a first look)",
+            "Which parts of the model hold each class (--dry-run: how long it takes; --quick: a "
+            "first look)",
             f"mnemoscope graft {folder}",
         )
     audits = list(_audit_instead(study)) if is_missing else []

@@ -21,7 +21,7 @@ from mnemoscope.files import write_bytes, write_text
 from mnemoscope.parse import flatten
 from mnemoscope.progress import say
 from mnemoscope.report import answer, charts, style
-from mnemoscope.report.advice import FIRST, first_steps
+from mnemoscope.report.advice import first_steps
 from mnemoscope.report.content import FLOWS, ReportContent, TaxonomyResult, report_content
 from mnemoscope.report.lead import lead_of
 from mnemoscope.report.sequences import FIGURES
@@ -138,7 +138,7 @@ def environment() -> jinja2.Environment:
         "most_parts": MOST_PARTS,
         "patch_draws": PATCH_DRAWS,
         "most_summarized": MOST_SUMMARIZED,
-        "n_first_steps": FIRST,
+        "phone": charts.PHONE,
     }
     return made
 
