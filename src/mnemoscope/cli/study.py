@@ -600,11 +600,14 @@ def _score_together(folders: list[Path], out: Path | None, answer: options.Answe
     from mnemoscope.pipeline.benchmark import put_together, write_together
     from mnemoscope.report.published import print_comparison, print_together
 
-    together = put_together([Study(folder) for folder in folders])
-    print_together(together.frame, together.models)
-    print_comparison(together.comparison, with_reasons=False)
     if out is not None:
-        print(f"Wrote {', '.join(map(str, write_together(out, together)))}.")
+        made_folder(out.absolute().parent)
+    with nullcontext() if out is None else hold_file(out.absolute()):
+        together = put_together([Study(folder) for folder in folders])
+        print_together(together.frame, together.models)
+        print_comparison(together.comparison, with_reasons=False)
+        if out is not None:
+            print(f"Wrote {', '.join(map(str, write_together(out, together)))}.")
     answer.facts.update(
         folders=folders,
         models=together.models,
