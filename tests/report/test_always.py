@@ -91,7 +91,7 @@ def test_what_is_advised_of_few_texts_runs_and_keeps_what_was_given(tiny, tmp_pa
     given = ("--model", tiny.model, "--reference", tiny.reference, "--sequences", texts)
     said = succeed("run", *given, "-o", folder, "-q").out
     commands = advised(said)
-    assert [one.split()[0] for one in commands] == ["run", "audit", "analyze"]
+    assert [one.split()[0] for one in commands] == ["audit", "run", "analyze"]
     page = html.unescape((folder / "report.html").read_text())
     for one in commands:
         assert f'<code tabindex="0">mnemoscope {one}</code>' in page

@@ -50,10 +50,10 @@ def next_steps(study: Study) -> Iterator[Step]:
             "first look)",
             f"mnemoscope graft {folder}",
         )
-    audits = list(_audit_instead(study)) if is_missing else []
+    audits: list[Step] = []
     if is_missing:
-        yield _go_on(study, folder)
-        yield from audits
+        go_on, audits = _go_on(study, folder), list(_audit_instead(study))
+        yield from sorted([go_on, *audits], key=lambda one: "OTHER_TEXTS" in one.command)
     if is_whole and not study.is_done("knockout"):
         why = "Cut the attention that decides, and see what breaks"
         yield Step(why, f"mnemoscope knockout {folder}")
@@ -90,7 +90,8 @@ def _go_on(study: Study, folder: str) -> Step:
     flags = next((one.flags for one in samples_of(study).values() if one.flags), "")
     if flags:
         return Step("Train on what there is", f"mnemoscope run -o {folder} {flags} --redo")
-    return Step("Ask about other texts", anew.format("sequences OTHER_TEXTS"))
+    why = "Ask about other texts, best some that the model read many times"
+    return Step(why, anew.format("sequences OTHER_TEXTS"))
 
 
 def _audit_instead(study: Study) -> Iterator[Step]:
@@ -104,7 +105,9 @@ def _audit_instead(study: Study) -> Iterator[Step]:
         words += ["--revision", model.revision]
     if study.settings.capture.reference:
         words += ["--reference", study.settings.capture.reference]
-    yield Step("Passage by passage, with no least number", shlex.join(words))
+    yield Step(
+        "An audit of the same texts: passage by passage, with no least number", shlex.join(words)
+    )
 
 
 def _can_be_grafted(study: Study) -> bool:
