@@ -197,7 +197,7 @@ def judge_latest(history: History, condition: Condition) -> tuple[bool, str]:
     """Put a condition to the last check, and say what was found.
 
     Shares are those of the page: of the windows of that class. What was kept out of training does
-    not count. Raises UserError: no such window is watched.
+    not count. Raises UserError: no such window is watched, or fewer than the condition asks for.
     """
     step, name = history.steps[-1], _ASKED[condition.kind]
     rows = history.joined().filter(pl.col("source") != CONTROL, step=step)
@@ -207,6 +207,11 @@ def judge_latest(history: History, condition: Condition) -> tuple[bool, str]:
         raise UserError(
             f"--fail-if {condition.kind}: none of the watched windows are such{which}. Choose "
             "reproduced, or watch other texts."
+        )
+    if condition.is_number and not condition.is_beyond(rows.height):
+        raise UserError(
+            f"--fail-if '{condition.text}': {plural(rows.height, 'window')}{which} are watched, so "
+            "it never fails. Ask for fewer."
         )
     share = _share(rows.join(_groups(history.windows), on="window", maintain_order="left"))
     n = int(rows["is_memorized"].sum())
