@@ -328,7 +328,7 @@ def _tell(drawn: Drawn, n_names: int) -> None:
     if len(impossible) == len(entries):
         return  # the next stage says why
     for one in impossible:
-        say(f"{one.shown}: no CNN can be trained. {one.impossible}", is_detail=True)
+        say(f"{one.shown}: no CNN can be trained. {one.impossible}")
     same = f" ({n_aliases} divide these sequences as another does)" if n_aliases else ""
     taxonomies = "1 taxonomy" if n_names == 1 else f"{n_names:,} taxonomies"
     samples = f"{len(entries):,} sample{'' if len(entries) == 1 else 's'}"
