@@ -65,6 +65,9 @@ def test_run_status_and_report_advise_the_same_grafts_where_two_classes_have_eno
     wanted = [word for one in sizes for word in ("--set", one)]
     said = succeed("run", "-o", folder, "-t", "Non-Memo, Recite[5], Recollect", *wanted, "-q").out
     commands, state = advised(said), succeed("status", folder).out
+    facts = json.loads(succeed("status", folder, "--json").out)
+    assert facts["next"][:3] == [f"mnemoscope {one}" for one in commands]
+    assert "Recollect has" in facts["untrained"]
     assert commands[0] == f"graft {folder}"
     assert commands == advised(state)
     assert "160 of 240 sequences repeated word for word." in state

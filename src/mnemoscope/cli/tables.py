@@ -369,6 +369,7 @@ def _describe_study(study: Study, answer: options.Answer) -> None:
 
     from mnemoscope.cli.summary import print_state
     from mnemoscope.pipeline.label import nothing_to_train
+    from mnemoscope.report.advice import next_steps
 
     console, note = Console(), read_note(study.folder / NOTE_FILE)
     why_not = nothing_to_train(study) if study.is_done("label") else None
@@ -425,6 +426,8 @@ def _describe_study(study: Study, answer: options.Answer) -> None:
         models=study.record["models"],
         bytes=sizes_of,
         settings=study.settings.as_dict(),
+        untrained=why_not,
+        next=[one.command for one in next_steps(study)],
     )
 
 
