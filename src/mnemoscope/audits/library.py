@@ -251,7 +251,7 @@ def audit(
             raise UserError(
                 f"--study {study}: its CNNs read plain text. Leave out --chat-template or --study."
             )
-        stack.enter_context(_kept_clean(folder))
+        stack.enter_context(kept_clean(folder))
         reading = _read(documents, folder, encoding, columns)
         from mnemoscope.audits.run import make_audit
 
@@ -351,7 +351,7 @@ def audit_api(
     asked = audit_settings("chat" if service.chat else "api", **{"top_k": 0, **settings})
     lines = _line("case", case), _line("operator", operator)
     folder = None if out is None else Path(out)
-    with _kept_clean(None if dry_run else folder):
+    with kept_clean(None if dry_run else folder):
         from mnemoscope.audits.asking import Auditing
         from mnemoscope.audits.run import make_audit
         from mnemoscope.audits.service import estimate_cost
@@ -458,7 +458,7 @@ def rank(
     own = replace(own, trust_remote_code=trust_remote_code)
     other, asked = own.beside(reference), audit_settings(**settings)
     _check(own, other, documents)
-    with _kept_clean(folder):
+    with kept_clean(folder):
         reading = _read(documents, folder, encoding, columns)
         from mnemoscope.audits.rank import RANKING, rank_windows
         from mnemoscope.audits.scan import check_long_enough
@@ -488,7 +488,7 @@ def _sources(documents: "str | Path | Sequence[str | Path]") -> list[str]:
 
 
 @contextmanager
-def _kept_clean(out: Path | None) -> Iterator[None]:
+def kept_clean(out: Path | None) -> Iterator[None]:
     """Make the folder and hold it; leave none behind a refusal in which nothing is kept of it."""
     if out is None:
         yield

@@ -50,12 +50,8 @@ Split = Annotated[
         help="Split of the paper's data set: deduped_12b, memories_deduped_12b or others.",
     ),
 ]
-Dtype = Annotated[
-    str | None, Option("--dtype", help="Number format: auto, float32 (default), bfloat16, float16.")
-]
-Device = Annotated[
-    str | None, Option("--device", help="Where the model runs: auto (default), cpu, cuda, mps.")
-]
+Dtype = Annotated[str | None, Option("--dtype", help="auto, float32 (default), bfloat16, float16.")]
+Device = Annotated[str | None, Option("--device", help="Device: auto (default), cpu, cuda, mps.")]
 Reference = Annotated[
     str | None,
     Option("--reference", help="A model with the same tokenizer that never saw the texts."),
@@ -197,13 +193,30 @@ class Answer:
 
     as_json: Annotated[
         bool,
-        Option("--json", help="Print one JSON document; everything else goes to standard error."),
+        Option("--json", help="Print JSON; all else to standard error."),
     ] = False
     facts: dict[str, Any] = field(default_factory=dict, init=False)
 
 
+@dataclass(frozen=True)
+class GateFlags:
+    """Flags of every verb whose result can fail a build."""
+
+    fail_if: Annotated[
+        str | None, Option("--fail-if", help="Status 3 if, say, 'recalled > 0.5%'.")
+    ] = None
+    baseline: Annotated[
+        Path | None, Option("--baseline", help="An older result: only what is new counts.")
+    ] = None
+    junit: Annotated[Path | None, Option("--junit", help="Write a JUnit report.")] = None
+    sarif: Annotated[Path | None, Option("--sarif", help="Write SARIF that says what is new.")] = (
+        None
+    )
+
+
 MODEL, LOCAL, STAGE, ANSWER = ModelFlags(), EngineFlags(), StageFlags(), Answer()
-_GROUPS = (ModelFlags, EngineFlags, StageFlags, Answer)
+GATE = GateFlags()
+_GROUPS = (ModelFlags, EngineFlags, StageFlags, Answer, GateFlags)
 
 
 def expanded(verb: Callable[..., None]) -> Callable[..., None]:
