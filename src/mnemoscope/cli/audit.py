@@ -339,7 +339,7 @@ def audit_verify(
         missing = plural(len(found.unchecked), "document")
         print(
             f"{folder}: not verified, {missing} could not be found. Nothing speaks against the "
-            "audit; say where they are now with --documents DIR."
+            "audit; run this where it was made, or say where they are now with --documents DIR."
         )
         raise typer.Exit(_UNCHECKED)
     but = "" if found.has_pages else ", but for its pages"

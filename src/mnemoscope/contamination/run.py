@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from mnemoscope.audits.library import LocalChoice, kept_clean, loaded_model
-from mnemoscope.audits.page import chance
+from mnemoscope.audits.page import environment
 from mnemoscope.audits.settings import EndpointSettings
 from mnemoscope.contamination.found import (
     ARTEFACT,
@@ -42,8 +42,7 @@ from mnemoscope.contamination.table import Item, digest_of, lines_of, read_items
 from mnemoscope.errors import DamagedDataError, MissingError, UserError
 from mnemoscope.files import json_bytes, made_folder
 from mnemoscope.progress import progress_shown, say
-from mnemoscope.report.style import environment, fill
-from mnemoscope.stats import FEWEST_GROUPS
+from mnemoscope.report.style import fill
 from mnemoscope.store import Store
 from mnemoscope.study.folder import versions
 from mnemoscope.version import __version__
@@ -288,8 +287,6 @@ def page_of(found: Items) -> str:
         record=record,
         version=__version__,
         meanings=MEANINGS,
-        fewest=FEWEST_GROUPS,
-        chance=chance,
         shares=shares_said(found.shares),
         scores=found.scores,
         counts=dict(own["verdict"].value_counts().iter_rows()),
