@@ -43,6 +43,7 @@ from mnemoscope.embedded import model_path
 from mnemoscope.lm.load import load_model
 from mnemoscope.progress import SILENT
 from sarif_logs import check_sarif
+from tests.audits.served import KEY, serving
 
 ITEMS = [
     {"prompt": "def total(self):", "answer": "return self.total", "group": "code"},
@@ -335,6 +336,26 @@ def test_a_gate_on_finished_items_counts_what_is_new_and_writes_what_builds_read
     assert call(*gate).status == 3
     assert "contains no items" in refused("items", "gate", tmp_path, "--fail-if", "recalled > 1%")
     assert "Add --fail-if, such as 'recalled > 1%'" in refused("items", "gate", now)
+
+
+def test_a_service_is_asked_beside_a_local_twin_and_its_answers_are_kept(
+    lm, tmp_path, call, monkeypatch
+) -> None:
+    table, out = tmp_path / "items.jsonl", tmp_path / "out"
+    table.write_text("\n".join(map(json.dumps, ITEMS[:3])), encoding="utf-8")
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with serving(lm) as (service, url):
+        asked = ("items", "api", url, "embedded", table, "-o", out, "--reference", "embedded")
+        assert call(*asked).status == 0
+        n = service.n_requests
+        assert call(*asked, "--fail-if", "recalled > 99%").status == 0
+        assert service.n_requests == n == 3
+    rows = pl.read_parquet(out / "items.parquet")
+    assert rows["logprob"].null_count() == rows.height
+    assert rows["twin_written"].null_count() == 0
+    local = LocalModel(lm, record={}, batch_size=8, as_chat=False)
+    for here, there in zip(local.write(read_items(table), SILENT), rows["written"], strict=True):
+        assert there.startswith(here) or here.startswith(there)
 
 
 def test_refused_items_leave_no_folder_and_a_study_is_no_place_for_them(tmp_path, refused) -> None:

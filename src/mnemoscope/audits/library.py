@@ -157,13 +157,29 @@ class LocalChoice:
         )
 
 
-@contextmanager
-def loaded_model(model: Any, tokenizer: Any, role: str) -> Iterator[LocalChoice]:
-    """A model that is in memory, without dropout inside this block."""
+def chosen(
+    stack: ExitStack,
+    model: Any,
+    reference: Any,
+    tokenizer: Any,
+    revision: str | None,
+    named: Mapping[str, Any],
+) -> tuple[LocalChoice, LocalChoice | None]:
+    """A model and its reference, named (`named` says how they are loaded) or in memory.
+
+    What is in memory is without dropout as long as `stack` is open.
+    """
     from mnemoscope.library.given import opened_model
 
-    with opened_model(model, tokenizer, for_study=True) as lm:
-        yield LocalChoice(lm.name, role=role, loaded=lm)
+    def loaded(given: Any, role: str) -> LocalChoice:
+        lm = stack.enter_context(opened_model(given, tokenizer, for_study=True))
+        return LocalChoice(lm.name, role=role, loaded=lm, **named)
+
+    is_named = isinstance(model, str | Path)
+    own = LocalChoice(str(model), revision, **named) if is_named else loaded(model, "model")
+    if reference is None or isinstance(reference, str | Path):
+        return own, own.beside(reference)
+    return own, loaded(reference, "reference")
 
 
 def audit(
@@ -234,16 +250,8 @@ def audit(
     lines = _line("case", case), _line("operator", operator)
     with ExitStack() as stack:
         stack.enter_context(progress_shown(progress))
-        if isinstance(model, str | Path):
-            own = LocalChoice(
-                str(model), revision, dtype, str(device), trust_remote_code=trust_remote_code
-            )
-        else:
-            own = stack.enter_context(loaded_model(model, tokenizer, "model"))
-        if reference is None or isinstance(reference, str | Path):
-            other = own.beside(reference)
-        else:
-            other = stack.enter_context(loaded_model(reference, tokenizer, "reference"))
+        named = {"dtype": dtype, "device": str(device), "trust_remote_code": trust_remote_code}
+        own, other = chosen(stack, model, reference, tokenizer, revision, named)
         _check(own, other, documents)
         if study not in (None, MAKE_STUDY):
             Study(str(study))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from mnemoscope.audits.library import LocalChoice, kept_clean, loaded_model
+from mnemoscope.audits.library import LocalChoice, chosen, kept_clean
 from mnemoscope.audits.page import environment
 from mnemoscope.audits.settings import EndpointSettings
 from mnemoscope.contamination.found import (
@@ -120,63 +120,42 @@ def items(
     with ExitStack() as stack:
         stack.enter_context(progress_shown(progress))
         stack.enter_context(kept_clean(folder))
-        asked, twin = _models(
-            stack, model, reference, tokenizer, folder,
-            as_chat=chat_template, batch_size=batch_size,
-            named={"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code},
-            revision=revision,
-        )  # fmt: skip
+        named = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
+        is_served = isinstance(model, EndpointSettings)
+        own, other = chosen(
+            stack, "" if is_served else model, reference, tokenizer, revision, named
+        )
+        for one in (other,) if is_served else (other, own):
+            if one is not None:
+                one.check()
+        if is_served:
+            asked = _served(model, folder)
+        else:
+            asked = _local(own, batch_size, as_chat=chat_template)
+        twin = _local(other, batch_size, as_chat=asked.is_chat) if other else None
         place = where, lines if len(lines) == len(read) else [None] * len(read)
         settings = {"edits": edits, "chance": chance}
         return _made(read, place, asked, twin, settings, folder, redo=redo)
 
 
-def _models(
-    stack: ExitStack,
-    model: Any,
-    reference: Any,
-    tokenizer: Any,
-    folder: Path | None,
-    *,
-    as_chat: bool,
-    batch_size: int,
-    named: dict[str, Any],
-    revision: str | None,
-) -> "tuple[AskedModel, AskedModel | None]":
-    """The model and its twin, ready to be asked."""
+def _local(choice: LocalChoice, batch_size: int, *, as_chat: bool) -> "AskedModel":
     from mnemoscope.audits.sampling import is_chat_model
-    from mnemoscope.contamination.ask import LocalModel, ServedModel
+    from mnemoscope.contamination.ask import LocalModel
 
-    def local(choice: LocalChoice, *, as_chat: bool) -> LocalModel:
-        lm = choice.load()
-        if choice.role == "reference":  # a base model is asked as it stands
-            as_chat = as_chat and is_chat_model(lm)
-        record = {"name": choice.name, "revision": lm.revision, "dtype": lm.dtype}
-        record |= {"fingerprint": lm.fingerprint}
-        return LocalModel(lm, record=record, batch_size=batch_size, as_chat=as_chat)
+    lm = choice.load()
+    if choice.role == "reference":  # a base model is asked as it stands
+        as_chat = as_chat and is_chat_model(lm)
+    record = {"name": choice.name, "revision": lm.revision, "dtype": lm.dtype}
+    record |= {"fingerprint": lm.fingerprint}
+    return LocalModel(lm, record=record, batch_size=batch_size, as_chat=as_chat)
 
-    def choice_of(given: Any, role: str) -> LocalChoice:
-        if isinstance(given, str | Path):
-            return LocalChoice(str(given), role=role, **named)
-        return stack.enter_context(loaded_model(given, tokenizer, role))
 
-    other = None
-    if reference is not None and reference != "none":
-        other = choice_of(reference, "reference")
-        other.check()
-    if isinstance(model, EndpointSettings):
-        from mnemoscope.audits.client import AnswerStore, Client
+def _served(service: EndpointSettings, folder: Path | None) -> "AskedModel":
+    from mnemoscope.audits.client import AnswerStore, Client
+    from mnemoscope.contamination.ask import ServedModel
 
-        kept = None if folder is None else AnswerStore(folder / "answers.jsonl")
-        served = ServedModel(Client(model, kept))
-        return served, local(other, as_chat=served.is_chat) if other else None
-    own = choice_of(model, "model")
-    if isinstance(model, str | Path):
-        own = LocalChoice(str(model), revision, **named)
-        if other is None and reference is None:
-            other = own.beside(None)
-    own.check()
-    return local(own, as_chat=as_chat), local(other, as_chat=as_chat) if other else None
+    kept = None if folder is None else AnswerStore(folder / "answers.jsonl")
+    return ServedModel(Client(service, kept))
 
 
 def _made(
