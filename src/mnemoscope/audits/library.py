@@ -169,9 +169,10 @@ def chosen(
 
     What is in memory is without dropout as long as `stack` is open.
     """
-    from mnemoscope.library.given import opened_model
 
     def loaded(given: Any, role: str) -> LocalChoice:
+        from mnemoscope.library.given import opened_model  # torch
+
         lm = stack.enter_context(opened_model(given, tokenizer, for_study=True))
         return LocalChoice(lm.name, role=role, loaded=lm, **named)
 
