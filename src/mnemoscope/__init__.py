@@ -27,7 +27,8 @@ from mnemoscope.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from mnemoscope.audits.library import Audit, audit
-    from mnemoscope.contamination.run import Items, items
+    from mnemoscope.contamination.found import Items
+    from mnemoscope.contamination.run import items
     from mnemoscope.errors import DamagedDataError, MnemoscopeError, NoRoomError, UserError
     from mnemoscope.flow.analyze import analyze
     from mnemoscope.flow.run import demo_settings, run_stage
@@ -97,7 +98,7 @@ __all__ = [
 _WHERE = {
     "Audit": "audits.library",
     "audit": "audits.library",
-    "Items": "contamination.run",
+    "Items": "contamination.found",
     "items": "contamination.run",
     "DamagedDataError": "errors",
     "MnemoscopeError": "errors",

@@ -24,6 +24,9 @@ STUDY = [
 COMMANDS = {
     "run": "run {yaml} -o out -q",
     **{one: f"{one} study --redo -q" for one in STUDY},
+    "sequences": "run {yaml} -o out -q --only sequences",
+    "search": "search study --redo -q --set search.minimum=10",
+    "items gate": "items gate items --sarif out.sarif --baseline items",
     "audit": "audit {model} d.txt -o out -q --stride 64",
     "audit gate": "audit gate audit --fail-if 'recalled > 2 passages'",
     "audit verify": "audit verify audit -q",
@@ -113,7 +116,7 @@ def test_a_verb_ends_well_or_in_one_line_and_goes_on(verb, fault, tiny, tiny_stu
         if done.returncode == 2:
             pattern = {
                 "full": "full|No space",
-                "read only": "only be read|Read-only",
+                "read only": "only be read|Read-only|nothing can be written",
                 "4 GB": "memory",
             }
             assert re.search(pattern[fault], complaints[0], re.I), complaints[0]

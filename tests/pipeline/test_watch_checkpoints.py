@@ -171,7 +171,7 @@ def test_a_gate_judges_the_last_checkpoint(tiny, run, tracked, tmp_path, call, r
     for text, words in {
         "guessed > 1%": "none of the watched windows are such that can be guessed",
         "reproduced > 240 windows": "240 windows are watched, so it never fails",
-        "recalled > 1": "1 of what? Write '1%'",
+        "recalled > 1": "1 of what? Write 'recalled > 1%'",
         "recalled > 1% in doc": "not understood",
         "near > 1%": "reproduced, guessed or recalled",
     }.items():

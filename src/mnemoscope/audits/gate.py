@@ -17,43 +17,21 @@ from mnemoscope.audits.shares import (
     overall,
     share_of,
 )
-from mnemoscope.conditions import Condition, parse_condition
+from mnemoscope.conditions import Gate, Measures
 from mnemoscope.errors import UserError
-from mnemoscope.stats import Estimate
 from mnemoscope.words import plural
 
 _WORD = re.compile(r"\S+")
 _RUN = 8  # words in a row that an older audit's passage has too: they are known
 _EDGE = 16  # words; fewer between and beside known ones are an edge that moved, or an edit
-_SAID = {kind: kind for kind in KINDS} | {"near": "recalled or nearly so"}
-
-
-class Gate(Condition):
-    """A condition under which an audit fails, on characters or passages."""
-
-    def holds_of(self, counts: Counts) -> bool:
-        """Whether a document, or all of them, are beyond the limit."""
-        return self.is_beyond(self.amount(counts))
-
-    def amount(self, counts: Counts) -> float:
-        """What is compared: a fraction of the characters, or a number of passages."""
-        if not self.is_number:
-            return share_of(counts, self.kind)["share"]
-        numbers = {"guessed": counts["guess_spans"], "recalled": counts["recall_spans"]}
-        numbers["reproduced"] = sum(numbers.values())
-        numbers["near"] = numbers["recalled"] + (counts.get("near_recall_spans") or 0)
-        return numbers[self.kind]
-
-    def say(self, counts: Counts, new: str = "", share: Estimate | None = None) -> str:
-        """The amount in words: `3 new passages recalled`, `2.8 % recalled`.
-
-        `share` is the one of all documents, with its interval.
-        """
-        if self.is_number:
-            n = plural(int(self.amount(counts)), f"{new}passage")
-        else:
-            n = self.say_share(share or Estimate(self.amount(counts))) + (" newly" if new else "")
-        return f"{n} {_SAID[self.kind]}"
+PASSAGES = Measures(
+    KINDS,
+    "passage",
+    "characters",
+    "'recalled > 0.5%', 'recalled > 3 passages' or 'recalled >= 1 passage in doc'",
+    said={"near": "recalled or nearly so"},
+    has_each=True,
+)
 
 
 class Judged(NamedTuple):
@@ -70,18 +48,14 @@ class Judged(NamedTuple):
     failing: Mapping[str, str] = {}
 
 
-def parse_gate(text: str) -> Gate:
-    """Read a condition: a kind, `>` or `>=`, a number with its unit, and `in doc` for each one.
-
-    Raises UserError: anything else, a number without a unit too.
-
-    >>> parse_gate("recalled > 0.5%").limit, parse_gate("recalled > 3 passages in doc").in_each
-    (0.005, True)
-    """
-    found = parse_condition(
-        text, kinds=KINDS, noun="passage", whole="characters", has_documents=True
-    )
-    return Gate(*found)
+def amount_of(gate: Gate, counts: Counts) -> float:
+    """What is compared of a document, or of all: a fraction of characters, a number of passages."""
+    if not gate.of_number:
+        return share_of(counts, gate.kind)["share"]
+    numbers = {"guessed": counts["guess_spans"], "recalled": counts["recall_spans"]}
+    numbers["reproduced"] = sum(numbers.values())
+    numbers["near"] = numbers["recalled"] + (counts.get("near_recall_spans") or 0)
+    return numbers[gate.kind]
 
 
 def judge(gate: Gate, record: Record, passages: pl.DataFrame, baseline: Path | None) -> Judged:
@@ -103,21 +77,20 @@ def judge(gate: Gate, record: Record, passages: pl.DataFrame, baseline: Path | N
         raise UserError("--fail-if near: near copies were not looked for here. Choose recalled.")
     if gate.in_each:
         names = [row["document"] for row in record["documents"]]
-        every = dict(zip(names, rows, strict=True))
-        found = {name: gate.say(row, new) for name, row in every.items() if gate.holds_of(row)}
-        name, most = max(every.items(), key=lambda one: gate.amount(one[1]))
-        where = f", the most, in {name}" if gate.amount(most) else ""
+        every = dict(zip(names, (amount_of(gate, row) for row in rows), strict=True))
+        found = {name: gate.say(n, new) for name, n in every.items() if gate.holds(n)}
+        name, most = max(every.items(), key=lambda one: one[1])
+        where = f", the most, in {name}" if most else ""
         said = f"{gate.say(most, new)}{where}; {gate.allowed}{beside}"
         if found:
             too_many = f"{len(found):,} of {plural(len(rows), 'document')}"
             said = f"{too_many} {'has' if len(found) == 1 else 'have'} too much: {said}"
         return Judged(gate, bool(found), said, passages, found)
-    whole = overall(rows)
-    share = None
-    if not gate.is_number and baseline is None:
+    whole, share = amount_of(gate, overall(rows)), None
+    if not gate.of_number and baseline is None:
         share = estimate_of(share_of(record["summary"], gate.kind))
     said = f"{gate.say(whole, new, share)}, {gate.allowed}{beside}"
-    return Judged(gate, gate.holds_of(whole), said, passages)
+    return Judged(gate, gate.holds(whole), said, passages)
 
 
 def new_parts(passages: pl.DataFrame, before: pl.DataFrame) -> pl.DataFrame:
@@ -175,6 +148,11 @@ def _unknown(
 def _in_common(record: Record, older: Record, baseline: Path) -> str:
     """How many documents the baseline has too, by name or text; a wrong one has none."""
     known = {one[key] for one in older["documents"] for key in ("document", "sha256")}
-    both = sum(one["document"] in known or one["sha256"] in known for one in record["documents"])
-    whole = plural(len(record["documents"]), "document")
-    return "" if both else f"; none of the {whole} is in {baseline}: is it the right baseline?"
+    if any(one["document"] in known or one["sha256"] in known for one in record["documents"]):
+        return ""
+    return no_common(plural(len(record["documents"]), "document"), baseline)
+
+
+def no_common(whole: str, baseline: Path) -> str:
+    """What to add where a baseline holds nothing of what is judged."""
+    return f"; none of the {whole} is in {baseline}: is it the right baseline?"

@@ -188,11 +188,10 @@ def watch(
 
     Example: mnemoscope watch out/ --sequences texts/ --control held-out/ -o watch
     """
-    from mnemoscope.conditions import parse_condition
+    from mnemoscope.conditions import parse_gate
+    from mnemoscope.training.history import WINDOWS, history_folder, read_history
 
-    gate, kinds = None, ("reproduced", "guessed", "recalled")
-    if fail_if is not None:
-        gate = parse_condition(fail_if, kinds=kinds, noun="window", whole="windows of that kind")
+    gate = None if fail_if is None else parse_gate(fail_if, WINDOWS)
     from mnemoscope.flow.watch import (
         PAGE,
         WatchAsked,
@@ -200,7 +199,6 @@ def watch(
         watch_checkpoints,
         write_watch_page,
     )
-    from mnemoscope.training.history import history_folder, read_history
 
     if sequences is None:
         if len(checkpoints) > 1 or control is not None:

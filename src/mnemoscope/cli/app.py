@@ -112,6 +112,7 @@ def panels() -> dict[str, dict[str, Callable[..., None]]]:
             "audit rank": audit.with_settings(audit.audit_rank),
             "items": items.items,
             "items api": items.items_api,
+            "items gate": items.items_gate,
             "app": audit.app,
         },
         "Stages of a run": of_stages(is_optional=False),

@@ -22,7 +22,7 @@ from mnemoscope.version import __version__
 
 if TYPE_CHECKING:
     from mnemoscope.cluster.units import Share
-    from mnemoscope.conditions import Condition
+    from mnemoscope.conditions import Gate
 
 GATE_FAILED = 3
 """Exit status of a gate whose condition holds."""
@@ -53,12 +53,8 @@ Split = Annotated[
         help="Split of the paper's data set: deduped_12b, memories_deduped_12b or others.",
     ),
 ]
-Dtype = Annotated[
-    str | None, Option("--dtype", help="Number format: auto, float32 (default), bfloat16, float16.")
-]
-Device = Annotated[
-    str | None, Option("--device", help="Where the model runs: auto (default), cpu, cuda, mps.")
-]
+Dtype = Annotated[str | None, Option("--dtype", help="auto, float32 (default), bfloat16, float16.")]
+Device = Annotated[str | None, Option("--device", help="Device: auto (default), cpu, cuda, mps.")]
 Reference = Annotated[
     str | None,
     Option("--reference", help="A model with the same tokenizer that never saw the texts."),
@@ -202,13 +198,30 @@ class Answer:
 
     as_json: Annotated[
         bool,
-        Option("--json", help="Print one JSON document; everything else goes to standard error."),
+        Option("--json", help="Print JSON; all else to standard error."),
     ] = False
     facts: dict[str, Any] = field(default_factory=dict, init=False)
 
 
+@dataclass(frozen=True)
+class GateFlags:
+    """Flags of every verb whose result can fail a build."""
+
+    fail_if: Annotated[
+        str | None, Option("--fail-if", help="Status 3 if, say, 'recalled > 0.5%'.")
+    ] = None
+    baseline: Annotated[
+        Path | None, Option("--baseline", help="An older result: only what is new counts.")
+    ] = None
+    junit: Annotated[Path | None, Option("--junit", help="Write a JUnit report.")] = None
+    sarif: Annotated[Path | None, Option("--sarif", help="Write SARIF that says what is new.")] = (
+        None
+    )
+
+
 MODEL, LOCAL, STAGE, ANSWER = ModelFlags(), EngineFlags(), StageFlags(), Answer()
-_GROUPS = (ModelFlags, EngineFlags, StageFlags, Answer)
+GATE = GateFlags()
+_GROUPS = (ModelFlags, EngineFlags, StageFlags, Answer, GateFlags)
 
 
 def expanded(verb: Callable[..., None]) -> Callable[..., None]:
@@ -352,12 +365,10 @@ def _answering(answer: Answer | None) -> Iterator[None]:
     _print_json(answer.facts)
 
 
-def judged(
-    condition: "Condition", said: str, answer: Answer, *, is_failed: bool, **more: Any
-) -> None:
+def judged(gate: "Gate", said: str, answer: Answer, *, is_failed: bool, **more: Any) -> None:
     """Say whether a gate's condition holds, and leave with its status if it does."""
-    answer.facts["gate"] = {"text": condition.text, "failed": is_failed, "said": said} | more
-    print(printable(f"{'Failed' if is_failed else 'Passed'} ({condition.text}): {said}."))
+    answer.facts["gate"] = {"text": gate.text, "failed": is_failed, "said": said} | more
+    print(printable(f"{'Failed' if is_failed else 'Passed'} ({gate.text}): {said}."))
     if is_failed:
         raise Exit(GATE_FAILED)
 

@@ -14,7 +14,7 @@ import polars as pl
 from mnemoscope.analysis.figures import Chart, Figure, HeatMap, Series, plain, series_of
 from mnemoscope.analysis.inputs import AnalysisResult
 from mnemoscope.analysis.levels import LEVELS, transitions
-from mnemoscope.conditions import Condition
+from mnemoscope.conditions import Gate
 from mnemoscope.data.read import read_sequences
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
@@ -42,7 +42,7 @@ from mnemoscope.training.windows import CONTROL, GUESS, RECALL, WatchedWindows
 from mnemoscope.words import plural
 
 PAGE = "watch.html"
-_ASKED = {"reproduced": "", "guessed": GUESS, "recalled": RECALL}
+_CLASSES = {"reproduced": "", "guessed": GUESS, "recalled": RECALL}
 _KINDS = {RECALL: "cannot be guessed from their text", GUESS: "can be guessed from their text"}
 
 
@@ -193,32 +193,32 @@ def watch_results(history: History) -> AnalysisResult:
     return AnalysisResult(_sentence(checks, steps[-1]), frames, tuple(figures), further)
 
 
-def judge_latest(history: History, condition: Condition) -> tuple[bool, str]:
+def judge_latest(history: History, gate: Gate) -> tuple[bool, str]:
     """Put a condition to the last check, and say what was found.
 
     Shares are those of the page: of the windows of that class. What was kept out of training does
     not count. Raises UserError: no such window is watched, or fewer than the condition asks for.
     """
-    step, name = history.steps[-1], _ASKED[condition.kind]
+    step, name = history.steps[-1], _CLASSES[gate.kind]
     rows = history.joined().filter(pl.col("source") != CONTROL, step=step)
     rows = rows.filter(pl.col("class") == name) if name else rows
     which = f" that {_KINDS[name]}" if name else ""
     if rows.is_empty():
         raise UserError(
-            f"--fail-if {condition.kind}: none of the watched windows are such{which}. Choose "
+            f"--fail-if {gate.kind}: none of the watched windows are such{which}. Choose "
             "reproduced, or watch other texts."
         )
-    if condition.is_number and not condition.is_beyond(rows.height):
+    if gate.of_number and not gate.holds(rows.height):
         raise UserError(
-            f"--fail-if '{condition.text}': {plural(rows.height, 'window')}{which} are watched, so "
+            f"--fail-if '{gate.text}': {plural(rows.height, 'window')}{which} are watched, so "
             "it never fails. Ask for fewer."
         )
     share = _share(rows.join(_groups(history.windows), on="window", maintain_order="left"))
     n = int(rows["is_memorized"].sum())
-    is_failed = condition.is_beyond(float(n) if condition.is_number else share.value or 0.0)
-    said = f"{n:,}" if condition.is_number else condition.say_share(share)
+    is_failed = gate.holds(float(n) if gate.of_number else share.value or 0.0)
+    said = f"{n:,}" if gate.of_number else gate.say_share(share)
     of = f"{plural(rows.height, 'watched window')}{which}"
-    return is_failed, f"at step {step:,}, the last, {said} of {of} reproduced, {condition.allowed}"
+    return is_failed, f"at step {step:,}, the last, {said} of {of} reproduced, {gate.allowed}"
 
 
 def _groups(windows: pl.DataFrame) -> pl.DataFrame:
