@@ -28,15 +28,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from mnemoscope.cnn.inputs import NetworkInputs, Scaling, scale_maps
 from mnemoscope.cnn.network import AttentionCnn
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
-from mnemoscope.cnn.training import (
-    NetworkInputs,
-    Scaling,
-    keep_freed_memory,
-    scale_maps,
-    train_cnn,
-)
+from mnemoscope.cnn.training import keep_freed_memory, train_cnn
 from mnemoscope.maps.format import StoreMeta
 from mnemoscope.maps.store import MapStore, MapWriter
 from mnemoscope.maps.triangle import pack_shard

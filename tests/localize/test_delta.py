@@ -6,9 +6,10 @@ import torch
 from scipy.stats import pearsonr, spearmanr
 from torch import nn
 
+from mnemoscope.cnn.inputs import Scaling, fit_scaling, scale_maps
 from mnemoscope.cnn.network import AttentionCnn
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
-from mnemoscope.cnn.training import Scaling, TrainedCnn, TrainingHistory, fit_scaling, scale_maps
+from mnemoscope.cnn.training import TrainedCnn, TrainingHistory
 from mnemoscope.localize.delta import (
     Decisiveness,
     agreement,

@@ -9,8 +9,8 @@ import torch
 
 import mnemoscope as ms
 from mnemoscope.benchmark.sources import TABLE
+from mnemoscope.cnn.inputs import Scaling, fit_scaling
 from mnemoscope.cnn.presets import PRESETS
-from mnemoscope.cnn.training import Scaling, fit_scaling
 from mnemoscope.errors import UserError
 from mnemoscope.flow.run import run_stage
 from mnemoscope.lm.placement import find_cnn_device

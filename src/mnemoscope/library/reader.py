@@ -26,17 +26,10 @@ from mnemoscope.benchmark.excess import Votes, measure_excess, why_no_interval
 from mnemoscope.benchmark.gain import measure_gain
 from mnemoscope.benchmark.sources import TABLE
 from mnemoscope.benchmark.verdict import BenchmarkFigures, give_verdict
+from mnemoscope.cnn.inputs import Scaling, fit_scaling
 from mnemoscope.cnn.metrics import ScoreEstimates, confusion_matrix, estimate_scores
 from mnemoscope.cnn.presets import GRIDS, PRESETS, CnnSetting, PresetName, check_kernel
-from mnemoscope.cnn.training import (
-    Scaling,
-    TrainedCnn,
-    fit_scaling,
-    load_cnn,
-    pack_cnn,
-    predict_logits,
-    train_cnn,
-)
+from mnemoscope.cnn.training import TrainedCnn, load_cnn, pack_cnn, predict_logits, train_cnn
 from mnemoscope.data.rows import to_frame
 from mnemoscope.data.table import look_up, token_matrix
 from mnemoscope.errors import DamagedDataError, UserError, a_kind, first_line, nearest

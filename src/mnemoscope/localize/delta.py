@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mnemoscope.cnn.training import NetworkInputs, Scaling, TrainedCnn, evaluation_mode
+from mnemoscope.cnn.inputs import NetworkInputs, Scaling
+from mnemoscope.cnn.training import TrainedCnn, evaluation_mode
 from mnemoscope.errors import UserError, check_installed, nearest
 from mnemoscope.maps.shape import NEAR_DIAGONAL
 from mnemoscope.maps.triangle import unpack_triangle

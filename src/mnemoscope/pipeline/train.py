@@ -29,15 +29,10 @@ from mnemoscope.benchmark.table import RUN_COLUMNS, RUN_KEY
 from mnemoscope.cluster.local import LocalExecutor, n_processes
 from mnemoscope.cluster.run import current_executor, run_units
 from mnemoscope.cluster.units import Needs, Opened, Share, UnitStore
+from mnemoscope.cnn.inputs import Scaling, fit_scaling
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 from mnemoscope.cnn.presets import INPUTS, PRESETS, CnnSetting
-from mnemoscope.cnn.training import (
-    Scaling,
-    TrainedCnn,
-    fit_scaling,
-    load_cnn,
-    pack_cnn,
-)
+from mnemoscope.cnn.training import TrainedCnn, load_cnn, pack_cnn
 from mnemoscope.columns import Column, schema_of
 from mnemoscope.data.table import look_up
 from mnemoscope.errors import UserError
