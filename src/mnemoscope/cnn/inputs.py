@@ -165,12 +165,12 @@ class NetworkInputs:
         """Maps as `scale_maps` gives them, those of several streams side by side as channels."""
         if self._kept is not None:
             maps = self._kept[fetched]
+        elif isinstance(self._maps, HeldMaps):
+            maps = _scaled(self._scaling, self._maps.read(fetched).to(torch.float32))
         elif self.device.type == "cpu":
             maps = scale_maps(self._scaling, fetched)
         else:
-            held = isinstance(self._maps, HeldMaps)
-            packed = self._maps.read(fetched) if held else fetched
-            maps = _scaled(self._scaling, packed.to(torch.float32))
+            maps = _scaled(self._scaling, fetched.to(torch.float32))
         return maps if n_streams == 1 else torch.cat(maps.chunk(n_streams), dim=1)
 
     def batch(self, rows: Tensor) -> Tensor:

@@ -104,6 +104,10 @@ def learning_rates(preset: TrainingPreset, n_steps: int) -> Iterator[float]:
             yield preset.learning_rate * 0.5 * (1.0 + math.cos(math.pi * share))
 
 
+def _can_capture(device: torch.device) -> bool:
+    return device.type == "cuda"
+
+
 class _Captured(NamedTuple):
     """A step in a graph: what it reads, how it runs, and the losses that it leaves."""
 
@@ -143,7 +147,8 @@ class _Steps:
             self._rates = torch.tensor(rates, device=self._device)
             self._optimizer.param_groups[0]["lr"] = self._rates[0].clone()
         self._n_done, self._seen = 0, Counter[int]()
-        self._captures, self._captured = is_cuda, dict[int, _Captured]()
+        self._captures = _can_capture(self._device)
+        self._captured = dict[int, _Captured]()
         self._stream: torch.cuda.Stream | None = None
         if is_cuda:
             self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
