@@ -55,8 +55,15 @@ def hold_maps(maps: MapSource, device: torch.device) -> MapSource:
     if isinstance(maps, HeldMaps):
         return maps
     n_bytes = len(maps) * maps.n_layers * triangle_size(maps.length) * torch.float16.itemsize
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _OTHER_BYTES
-    return HeldMaps(maps, device) if n_bytes <= _SHARE_HELD * free else maps
+    return HeldMaps(maps, device) if n_bytes <= _SHARE_HELD * _free_bytes(device) else maps
+
+
+def _free_bytes(device: torch.device) -> int:
+    """Memory that a device can give, with what torch has kept of it for later."""
+    if device.type != "cuda":
+        return _OTHER_BYTES
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + kept
 
 
 def read_ahead(
