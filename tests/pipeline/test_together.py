@@ -17,6 +17,7 @@ from mnemoscope.pipeline.train import (
     together,
     trained_cnn,
 )
+from mnemoscope.pipeline.trainings import group_sizes
 from mnemoscope.study.folder import Study
 from study_files import content, settings_with
 
@@ -65,6 +66,10 @@ def test_groups_have_sample_input_and_kernel_in_common(grid, on_gpu) -> None:
     # Two kernels; two filters and two seeds of each, the control task beside those of the first.
     assert [len(own) for own in of_model] == [5, 4]
     assert [job.source for job in of_model[0]].count("control") == 1
+    sample = of_model[0][0].sample
+    counted = group_sizes(study.settings, True, is_controlled=True)
+    here = [own for own in found if own[0].setting and own[0].fold is None]
+    assert sorted(counted.values()) == sorted(len(own) for own in here if own[0].sample == sample)
     sources = [{job.source for job in own} for own in found]
     assert {"planted"} in sources  # its maps are marked
     assert {"reference"} in sources

@@ -201,9 +201,9 @@ def train_cnn(
 def trains_together(device: torch.device) -> bool:
     """Whether `train_cnns` should be given several CNNs at once on a device.
 
-    On the processor one after the other: with 4 layers a group takes 1.2 times as long, with 36
-    layers between .76 and 1.1 times (`benchmarks/bench_training.py --group`), and it rounds
-    otherwise than each alone. On a GPU a CNN alone leaves most of it idle.
+    A GPU is mostly idle with one. On the processor a group would be 1.03 to 1.18 times as fast
+    (`benchmarks/bench_training.py --group`), but its sums round otherwise than those of every CNN
+    trained before, and single trainings spread over more cores.
     """
     return device.type == "cuda"
 

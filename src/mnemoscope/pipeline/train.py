@@ -64,6 +64,7 @@ from mnemoscope.pipeline.trainings import (
     check_kernels,
     chooses_reader,
     controlled_taxonomies,
+    in_common,
     seeds_of,
     settings_of,
     sources_of,
@@ -357,12 +358,10 @@ def together(study: Study, jobs: Sequence[Job]) -> list[Unit]:
 
 
 def _shared(job: Job) -> tuple[object, ...]:
-    """What CNNs have in common that can be trained as one; a mark makes maps of their own."""
+    """What CNNs have in common that a GPU trains as one."""
     assert job.setting is not None
-    source = TABLE[job.source]
-    reads = source.reads, job.source if source.mark else ""
     rows = job.sample, job.fold, job.n_folds, tuple(job.rows.digests) if job.rows else ()
-    return rows, reads, job.setting.kernel, job.setting.pooling, job.preset
+    return rows, in_common(job.source, job.setting), job.preset
 
 
 _scalings: dict[str, Scaling] = {}
