@@ -1,7 +1,7 @@
 """A device that computes nothing and counts what waits for it: copies to it, from it, and reads.
 
 torch's device `meta` has shapes and no values; what would wait for an accelerator is seen by its
-operator, and what would come back from it is zeros.
+operator, and what would come back from it is ones.
 """
 
 import sys
@@ -31,7 +31,7 @@ class Counted(TorchDispatchMode):
             self.n["to"] += to == DEVICE and not are_far[0]
             if to.type == "cpu" and are_far[0]:
                 self.n["from"] += 1
-                return torch.zeros(given[0].shape, dtype=kwargs.get("dtype") or given[0].dtype)
+                return torch.ones(given[0].shape, dtype=kwargs.get("dtype") or given[0].dtype)
         elif name == "copy_" and are_far[0] != are_far[1]:
             self.n["to" if are_far[0] else "from"] += 1
             return given[0]

@@ -289,18 +289,19 @@ def _train(study: Study, jobs: Sequence[Job], rows: SampleRows) -> list[dict[str
     """Train the CNNs of jobs that read the same maps; one alone, or all as one."""
     first = jobs[0]
     labels = [[torch.from_numpy(one) for one in job_labels(job, rows)] for job in jobs]
-    training, evaluation = (job_maps(study, first, part) for part in (rows.train, rows.evaluation))
+    device, parts = find_cnn_device(first.device), (rows.train, rows.evaluation)
+    training, evaluation = (job_maps(study, first, part) for part in parts)
+    scaling = None
     if mark := TABLE[first.source].mark:
         training, evaluation = (
             MarkedMaps(maps, classes, mark, study.settings.sequences.n_prefix)
             for maps, classes in zip((training, evaluation), labels[0], strict=True)
         )
-    device = find_cnn_device(first.device)
-    scaling = None if mark else _scaling(study, first, rows, training)
-    if device.type != "cpu" and not mark:
+    else:
+        scaling = _scaling(study, first, rows, training)
         training, evaluation = (
-            _held(study, first, part, maps, device)
-            for part, maps in zip(rows.digests, (training, evaluation), strict=True)
+            held_maps(study, first, part, maps, device)
+            for part, maps in zip(parts, (training, evaluation), strict=True)
         )
     fits = fit_cnns(
         training,
@@ -391,16 +392,28 @@ def _maps_identity(study: Study, job: Job, rows_digest: str) -> list[object]:
     ]
 
 
-_held_maps: dict[str, MapSource] = {}
-"""Those of the latest sample, training and evaluation, in an accelerator's memory."""
+_held: dict[str, MapSource] = {}
+"""The latest maps in an accelerator's memory, by what decides them."""
 
 
-def _held(
-    study: Study, job: Job, rows_digest: str, maps: MapSource, device: torch.device
+def held_maps(
+    study: Study,
+    job: Job,
+    rows: pl.DataFrame,
+    maps: MapSource,
+    device: torch.device,
+    *,
+    most: int = 2,
 ) -> MapSource:
-    """A job's maps in a device's memory if there is room; once for its settings and controls."""
-    key = json.dumps([*_maps_identity(study, job, rows_digest), str(device)])
-    return _latest(_held_maps, 2, key, lambda: hold_maps(maps, device))
+    """A job's maps of some rows (`job_maps`), in an accelerator's memory if there is room.
+
+    At `most` so many are held, for the jobs that come next: training and evaluation maps of a
+    sample, unless given.
+    """
+    if device.type == "cpu":
+        return maps
+    key = json.dumps([*_maps_identity(study, job, _digest(rows)), str(device)])
+    return _latest(_held, most, key, lambda: hold_maps(maps, device))
 
 
 def _latest(kept: dict[str, _T], most: int, key: str, make: Callable[[], _T]) -> _T:
@@ -650,6 +663,7 @@ def _run(study: Study, units: Sequence[Unit], label: str) -> None:
     store = cnn_store(study)
     for _ in run_units(units, store, opened(study), label=label, noun=noun, needs=needs):
         pass
+    _held.clear()  # of this process; others have ended
 
 
 def needs_of_cnns(study: Study, device: str) -> Needs:
