@@ -4,9 +4,12 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
+from copy_counts import DEVICE
 from mnemoscope.cluster.units import Share, Together
 from mnemoscope.cnn.training import TrainedCnn
+from mnemoscope.maps.device import HeldMaps
 from mnemoscope.pipeline import train
 from mnemoscope.pipeline.train import (
     Job,
@@ -132,3 +135,26 @@ def test_number_format_of_the_steps_is_part_of_a_training(grid) -> None:
     after: dict[str, Job] = {job.key: job for job in jobs_of(study)}
     assert after.keys() & before.keys() == {k for k, job in before.items() if job.setting is None}
     assert {job.precision for job in after.values() if job.setting} == {"bfloat16"}
+
+
+def test_maps_of_the_latest_rows_stay_on_the_device(grid, monkeypatch) -> None:
+    """For settings, seeds and the control task; the oldest make room."""
+    monkeypatch.setattr(train, "_held", {})
+    study = grid("study")
+    of_model, of_control = (
+        next(job for job in jobs_of(study) if job.source == source)
+        for source in ("model", "control")
+    )
+    train_rows, asked, both = (of_model.found_rows(study).train[:n] for n in (4, 6, 8))
+
+    def held(job: Job, rows, device=DEVICE):
+        return train.held_maps(study, job, rows, train.job_maps(study, job, rows), device)
+
+    first, second = held(of_model, train_rows), held(of_model, asked)
+    assert isinstance(first, HeldMaps)
+    assert (len(first), len(second)) == (4, 6)
+    assert held(of_control, train_rows) is first
+    assert len(held(of_model, both)) == 8
+    assert held(of_control, asked) is second
+    assert held(of_model, train_rows) is not first
+    assert not isinstance(held(of_model, asked, torch.device("cpu")), HeldMaps)

@@ -464,7 +464,8 @@ class TrainSettings(BoundedSettings):
     precision: Precision = Field(
         default="float32",
         description="Number format of what a training step computes; weights and predictions are "
-        "float32. bfloat16 may be faster. TODO",
+        "float32. bfloat16 (autocast) took .74 to .93 of the CPU time, and by rounding alone moved "
+        "min-F1 of a seed by up to 5 points (benchmarks/bench_float16.py).",
     )
     workers: int = Field(
         default=0,
