@@ -3,7 +3,8 @@
 python tests/fuzz.py N STUDY AUDIT [TARGET ...]
 
 A process that has imported everything forks one child a case, which runs the command line and
-leaves with its status: 0, or 2 and one line, in 10 CPU seconds and 1 GB, without a traceback.
+leaves with its status: 0, or 2 and one line, in 10 CPU seconds and 1 GB, without a traceback and
+without control characters. STUDY and AUDIT are finished folders; the audit's model is the MODEL.
 """
 
 import gc
@@ -13,9 +14,11 @@ import json
 import math
 import os
 import pkgutil
+import re
 import resource
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -88,14 +91,45 @@ class File:
 
 
 @dataclass(frozen=True)
+class Odd:
+    """What is no plain file of some bytes; `gone` takes a file away."""
+
+    kind: str
+
+    def write(self, path: Path) -> None:
+        if path.is_dir():
+            shutil.rmtree(path)
+        path.unlink(missing_ok=True)
+        if self.kind == "pipe":
+            os.mkfifo(path)
+        elif self.kind == "folder":
+            path.mkdir()
+        elif self.kind == "socket":
+            with socket.socket(socket.AF_UNIX) as one:
+                one.bind(str(path))
+        elif self.kind == "large":  # 5 GB without a line end, none of it on the disk
+            path.touch()
+            os.truncate(path, 5 << 30)
+        elif self.kind != "gone":  # a link
+            path.symlink_to(self.kind)
+
+
+ODD_FILES = st.sampled_from(
+    ["pipe", "folder", "socket", "large", "gone", "/dev/zero", "/dev/null", "/nowhere", "."]
+).map(Odd)
+
+
+@dataclass(frozen=True)
 class Case:
     """A command, the files that it reads, and what a service answers on the port PORT."""
 
     arguments: list[str]
-    files: dict[str, File] = field(default_factory=dict)
-    copied: str = ""  # a folder that is there before: STUDY or AUDIT
+    files: dict[str, File | Odd] = field(default_factory=dict)
+    copied: tuple[str, ...] = ()  # folders that are there before: STUDY, AUDIT, MODEL
     status: int = 200
     body: bytes = b""
+    stdout: str = "utf-8"  # an encoding, or a path
+    packages: dict[str, str] = field(default_factory=dict)  # plugins: entry point, code
 
 
 _DAMAGE = st.tuples(
@@ -192,14 +226,14 @@ def flags(draw: st.DrawFn) -> Case:
     known = dict(settings_class().model_fields)
     if service:
         known |= EndpointSettings.model_fields
-    arguments = [*API, "d.txt", "--dry-run"] if service else ["audit", "embedded", "d.txt"]
+    arguments = [*API, "d.txt", "--dry-run"] if service else ["audit", "MODEL", "d.txt"]
     arguments += ["-o", "out"]
     names = sorted(known.keys() - {"url", "model"})
     for name in draw(st.lists(st.sampled_from(names), max_size=4, unique=True)):
         value = draw(ODD | st.integers(-3, 99) | st.text(max_size=6))
         is_switch = known[name].annotation is bool
         arguments += [flag_of(name), *([] if is_switch else [str(value).replace("\0", "")])]
-    return Case(arguments, DOCUMENT)
+    return Case(arguments, DOCUMENT, () if service else ("MODEL",))
 
 
 # Files: tables, texts, pages.
@@ -221,7 +255,8 @@ TABLES = st.one_of(
 def about(named: tuple[str, File], arguments: list[str]) -> Case:
     name, file = named
     words = [name if one == "IN" else one for one in arguments]
-    return Case(words, {"sequences.jsonl": GOOD_ROWS, name: file})
+    copied = ("MODEL",) if "MODEL" in words else ()
+    return Case(words, {"sequences.jsonl": GOOD_ROWS, name: file}, copied)
 
 
 TEXTS = st.tuples(
@@ -299,7 +334,7 @@ _OF_FILES = st.sampled_from(
         ],
         ["export", "lm-eval-task", "IN", "-o", "out"],
         ["export", "push", "IN", "o/n", "--dry-run"],
-        ["run", "--sequences", "IN", "-o", "out", "--dry-run"],
+        ["run", "--model", "MODEL", "--sequences", "IN", "-o", "out", "--dry-run"],
         [*API, "IN", "-o", "out", "--dry-run"],
     ]
 )
@@ -353,7 +388,7 @@ _OF_FOLDERS = {
 def records(draw: st.DrawFn) -> Case:
     from mnemoscope.files import digest
 
-    folder = draw(st.sampled_from(sorted(FOLDERS)))
+    folder = draw(st.sampled_from(sorted(_OF_FOLDERS)))
     name = draw(st.sampled_from(_records(folder)))
     values = draw(altered(yaml.safe_load((FOLDERS[folder] / name).read_bytes()), most=2))
     sha = values.pop("sha256", None)
@@ -365,7 +400,149 @@ def records(draw: st.DrawFn) -> Case:
     )
     model = json.loads((FOLDERS["AUDIT"] / "audit.json").read_bytes())["model"]["name"]
     verb = [model if one == "MODEL" else one for one in draw(st.sampled_from(_OF_FOLDERS[folder]))]
-    return Case(verb, {f"{folder}/{name}": file}, folder)
+    return Case(verb, {f"{folder}/{name}": file}, (folder,))
+
+
+# Folders of which any file is damaged, another file, or gone.
+
+_OF_DAMAGED = {
+    "STUDY": [
+        *(["status", "STUDY"], ["status", "STUDY", "--verify"], ["report", "STUDY", "--redo"]),
+        *(["benchmark", "STUDY"], ["label", "STUDY", "--redo"], ["run", "-o", "STUDY", "-q"]),
+        ["export", "lm-eval-task", "STUDY", "-o", "out"],
+    ],
+    "AUDIT": [
+        *(["audit", "verify", "AUDIT"], ["audit", "gate", "AUDIT", "--fail-if", "2 passages"]),
+        ["audit", "MODEL", "AUDIT/d.txt", "-o", "AUDIT", "-q", "--stride", "64"],
+    ],
+    "MODEL": [
+        ["audit", "MODEL", "d.txt", "-o", "out", "-q", "--stride", "64"],
+        ["run", "--model", "MODEL", "--sequences", "t.jsonl", "-o", "out", "--dry-run"],
+        ["audit", "embedded", "d.txt", "--reference", "MODEL", "-o", "out", "--dry-run"],
+    ],
+}
+
+
+@cache
+def _files_in(folder: str) -> list[str]:
+    found = (path for path in FOLDERS[folder].rglob("*") if path.is_file())
+    names = (path.relative_to(FOLDERS[folder]).as_posix() for path in found)
+    return sorted(name for name in names if not name.endswith(".lock"))
+
+
+@st.composite
+def folders(draw: st.DrawFn, *of: str) -> Case:
+    folder = draw(st.sampled_from(of))
+    names = _files_in(folder)
+    files: dict[str, File | Odd] = dict(DOCUMENT) | {"t.jsonl": GOOD_ROWS}
+    for name in draw(st.lists(st.sampled_from(names), min_size=1, max_size=2, unique=True)):
+        path, other = FOLDERS[folder] / name, FOLDERS[folder] / draw(st.sampled_from(names))
+        contents = [damaged(st.just(path.read_bytes()), most=2), st.just(File(other.read_bytes()))]
+        if name.endswith(".json"):
+            with suppress(ValueError, IndexError):
+                contents.append(altered(json.loads(path.read_bytes())).map(as_json).map(File))
+        elif name.endswith(".safetensors"):
+            contents.append(_with_header(path.read_bytes()))
+        files[f"{folder}/{name}"] = draw(st.one_of(*contents, ODD_FILES))
+    if folder == "MODEL" and draw(st.integers(0, 3)) == 0:
+        files |= draw(_ADDED)
+    model = json.loads((FOLDERS["AUDIT"] / "audit.json").read_bytes())["model"]["name"]
+    verb = draw(st.sampled_from(_OF_DAMAGED[folder]))
+    if folder != "MODEL":
+        verb = [model if one == "MODEL" else one for one in verb]
+    return Case(verb, files, (folder,))
+
+
+def _with_header(data: bytes) -> st.SearchStrategy[File]:
+    """Weights with an odd header."""
+    size = int.from_bytes(data[:8], "little")
+
+    def joined(header: Any) -> File:
+        made = as_json(header)
+        return File(len(made).to_bytes(8, "little") + made + data[8 + size :])
+
+    return altered(json.loads(data[8 : 8 + size])).map(joined)
+
+
+_ADAPTER = {"peft_type": "LORA", "base_model_name_or_path": "MODEL", "r": 4, "lora_alpha": 8}
+_ADAPTER |= {"target_modules": ["query_key_value"], "task_type": "CAUSAL_LM", "bias": "none"}
+_INDEX_OF = {"metadata": {"total_size": 9}, "weight_map": {"embed": "model-00001.safetensors"}}
+_GGUF = b"GGUF" + (3).to_bytes(4, "little") + (1).to_bytes(8, "little") + (2).to_bytes(8, "little")
+_ADDED = st.fixed_dictionaries(
+    {},
+    optional={
+        "MODEL/adapter_config.json": altered(_ADAPTER).map(as_json).map(File),
+        "MODEL/adapter_model.safetensors": damaged(st.binary(max_size=40)),
+        "MODEL/model.safetensors.index.json": altered(_INDEX_OF).map(as_json).map(File),
+        "MODEL/model.gguf": damaged(st.just(_GGUF) | st.binary(max_size=40)),
+    },
+)
+
+
+# Names, special files, encodings, plugins.
+
+_CHARACTERS = st.sampled_from(
+    [*"ab.-_ é\n\r\t\x1b\x7f\u202e\u2028\udc80:%#*?\"'<>&{}[]", "::error::"]
+)
+NAMES = st.lists(_CHARACTERS, min_size=1, max_size=9).map("".join).map(lambda one: one.strip("/"))
+NAMES = NAMES.filter(lambda one: one not in (".", ".."))
+
+
+@st.composite
+def names(draw: st.DrawFn) -> Case:
+    name = draw(NAMES) + draw(st.sampled_from(["", ".txt", ".jsonl", ".html", ".csv"]))
+    file = draw(rarely(st.sampled_from([GOOD_ROWS, *DOCUMENT.values()]), ODD_FILES))
+    case = about((name, File(b"")), draw(_OF_FILES))
+    out = draw(rarely(st.just("out"), NAMES))
+    words = [out if one == "out" else one for one in case.arguments]
+    return Case(words, case.files | {name: file}, case.copied)
+
+
+@st.composite
+def shown(draw: st.DrawFn) -> Case:
+    """An output that cannot show all that is said, or nothing."""
+    where = ["latin-1", "ascii", "cp1252", "utf-16", "cp037", "/dev/full", "/dev/null", ""]
+    verbs = [["--help"], ["status", "STUDY"], ["report", "STUDY", "--redo"], ["analyze", "--list"]]
+    verbs += [["audit", "verify", "AUDIT"], ["label", "t.jsonl", "-t", "é", "-o", "out.parquet"]]
+    verbs += [
+        ["status", "t.jsonl"],
+        ["data", "texts", "--help"],
+        ["run", "-o", "STUDY", "--dry-run"],
+    ]
+    verb = draw(st.sampled_from(verbs))
+    copied = tuple(one for one in ("STUDY", "AUDIT") if one in verb)
+    return Case(verb, {"t.jsonl": GOOD_ROWS}, copied, stdout=draw(st.sampled_from(where)))
+
+
+_CODE = [
+    *("import sys; sys.exit(0)", "sys.exit(3)", "1 / 0", "raise SystemExit('é')", "f = None"),
+    *("def f(*a, **b): raise SystemExit(0)", "def f(*a, **b): return f(*a, **b)", "f = 3"),
+    *(
+        "def f(*a, **b): print('\x1b[31m::error::'); 1 / 0",
+        "class f: pass",
+        "f = dict",
+        "f = print",
+    ),
+    "def f(*a, **b): raise ValueError('\x1b[31m\\n::error::')",
+    "import polars\ndef f(*a, **b): return polars.DataFrame({'text': [None], 'tokens': [1]})",
+    "import polars\ndef f(*a, **b): return polars.DataFrame({'text': ['a'] * 3})",
+    "from mnemoscope.taxonomy.nodes import NODES\nf = list(NODES)[0]",
+]
+
+
+@st.composite
+def plugins(draw: st.DrawFn) -> Case:
+    group = draw(st.sampled_from(["analyses", "readers", "nodes"]))
+    name = {"analyses": "odd", "readers": "odd", "nodes": "Odd"}[group]
+    name = draw(rarely(st.just(name), NAMES))
+    verbs = [["analyze", "--list"], ["analyze", "odd", "STUDY"], ["status", "t.odd"]]
+    verbs += [["label", "t.jsonl", "-t", "Non-Memo, Odd, Others", "-o", "out.parquet"]]
+    verbs += [["features", "t.odd", "-o", "out.parquet"], ["report", "STUDY", "--redo"]]
+    code = "\n".join(draw(st.lists(st.sampled_from(_CODE), min_size=1, max_size=2)))
+    packages = {f"[mnemoscope.{group}]\n{name} = odd_package:f\n": code}
+    files: dict[str, File | Odd] = {"t.odd": GOOD_ROWS, "t.jsonl": GOOD_ROWS}
+    verb = draw(st.sampled_from(verbs))
+    return Case(verb, files, ("STUDY",) if "STUDY" in verb else (), packages=packages)
 
 
 TARGETS: dict[str, Any] = {
@@ -378,9 +555,23 @@ TARGETS: dict[str, Any] = {
     ),
     "counts": _answered([*_DUPLICATES, *_INDEX], {"t.jsonl": GOOD_ROWS}, COUNT),
     "records": records(),
+    "folders": folders("STUDY", "AUDIT"),
+    "models": folders("MODEL"),
+    "names": names(),
+    "special": st.builds(
+        lambda name, file, words: about((name, file), words),
+        st.sampled_from(
+            ["d.txt", "t.jsonl", "t.parquet", "t.csv", "d.pdf", "d.docx", "t.npy", "d"]
+        ),
+        ODD_FILES,
+        _OF_FILES,
+    ),
+    "shown": shown(),
+    "plugins": plugins(),
 }
 FOLDERS: dict[str, Path] = {}
-_LEFT_OUT = shutil.ignore_patterns("maps", "cnn", "parts")
+_LEFT_OUT = re.compile(r"mnemoscope: odd_package 1.0 left out, .*: .*")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2028\u2029]")
 
 
 # One child a case.
@@ -390,7 +581,8 @@ def run_case(case: Case, place: Path) -> None:
     """Fork, let the child run the command, and look at how it ended."""
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
-    said = [place / "stdout", place / "stderr"]
+    stdout = Path(case.stdout) if case.stdout.startswith("/") else place / "stdout"
+    said = [stdout, place / "stderr"]
     pid = os.fork()
     if pid == 0:
         _be_child(case, place, said)
@@ -404,17 +596,23 @@ def run_case(case: Case, place: Path) -> None:
     if not done:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-    out, err = (one.read_text(errors="replace") if one.exists() else "" for one in said)
+    out, err = (one.read_text(errors="replace") if one.is_file() else "" for one in said)
     note(f"{out[-300:]}\n{err[-1500:]}")
     assert done, f"no end within {_WALL_SECONDS} s"
     code = os.waitstatus_to_exitcode(status)
-    assert code in (0, 2), f"exit status {code}"
+    may_fail = case.arguments[:2] in (["audit", "verify"], ["audit", "gate"])
+    assert code in (0, 2) or (code == 3 and may_fail), f"exit status {code}"
     assert usage.ru_utime + usage.ru_stime < _CPU_SECONDS
     assert "Traceback" not in out + err
+    assert "internal error" not in err
     assert "out of memory" not in err, "more than 1 GB"
+    if case.stdout != "utf-8":
+        return  # another alphabet, or nothing
+    assert not _CONTROL.search(out + err), "a control character"
     complaints = [line for line in err.splitlines() if line.startswith("mnemoscope: ")]
-    assert len(complaints) == (1 if code else 0)
-    assert not code or err.splitlines()[-1] == complaints[0], "more than one line"
+    complaints = [line for line in complaints if not _LEFT_OUT.match(line)]
+    assert len(complaints) == (code == 2)
+    assert code != 2 or err.splitlines()[-1] == complaints[0], "more than one line"
 
 
 def _be_child(case: Case, place: Path, said: list[Path]) -> None:
@@ -424,10 +622,13 @@ def _be_child(case: Case, place: Path, said: list[Path]) -> None:
         os.chdir(place)
         for number, path in enumerate(said, start=1):
             os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY), number)
-        if case.copied:
-            shutil.copytree(FOLDERS[case.copied], place / case.copied, ignore=_LEFT_OUT)
+        _speak(case.stdout)
+        for folder in case.copied:
+            shutil.copytree(FOLDERS[folder], place / folder, symlinks=True)
         for name, file in case.files.items():
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
             file.write(place / name)
+        _install(case.packages, place)
         port = _serve(case) if case.body or "PORT" in str(case.arguments) else 0
         size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (size + _BYTES, resource.RLIM_INFINITY))
@@ -438,9 +639,31 @@ def _be_child(case: Case, place: Path, said: list[Path]) -> None:
     except SystemExit as left:
         code = left.code if isinstance(left.code, int) else 0 if left.code is None else 98
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, AttributeError):
+                stream.flush()
         os._exit(code)
+
+
+def _speak(encoding: str) -> None:
+    """Let both outputs have an encoding; without one there is no standard output."""
+    if not encoding:
+        os.close(1)
+        sys.stdout = None  # type: ignore[assignment]  # as Python has it then
+    elif not encoding.startswith("/"):
+        sys.stdout.reconfigure(encoding=encoding)  # type: ignore[union-attr]
+        sys.stderr.reconfigure(encoding=encoding, errors="backslashreplace")  # type: ignore[union-attr]
+
+
+def _install(packages: dict[str, str], place: Path) -> None:
+    """Packages as pip leaves them."""
+    for points, code in packages.items():
+        info = place / "site" / "odd_package-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: odd_package\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(points, "utf-8", "surrogatepass")
+        (place / "site" / "odd_package.py").write_text(code)
+        sys.path.insert(0, str(place / "site"))
 
 
 def _serve(case: Case) -> int:
@@ -513,12 +736,14 @@ def try_target(name: str, n: int, place: Path) -> None:
     try_all()
 
 
-def main(n: str, study: str, audit: str, *names: str) -> None:
+def main(n: str, study: str, audit: str, *targets: str) -> None:
     """Try so many cases of each target; leaves with the names of those that failed."""
     FOLDERS.update(STUDY=Path(study).absolute(), AUDIT=Path(audit).absolute())
+    record = json.loads((FOLDERS["AUDIT"] / "audit.json").read_bytes())
+    FOLDERS["MODEL"] = Path(record["model"]["name"])
     _import_all()
     failed = []
-    for name in names or TARGETS:
+    for name in targets or TARGETS:
         wall, cpu = time.monotonic(), sum(os.times()[:4])
         with tempfile.TemporaryDirectory() as place:
             try:

@@ -154,6 +154,7 @@ ENTRY = Entry("ours", "t", "a", ("words",), "s")
         ("[mnemoscope.analyses]\nours = bad:gone\n", "", "AttributeError"),
         ("[mnemoscope.analyses]\nlevels = bad\n", "", "mnemoscope has this name itself"),
         ("[mnemoscope.analyses]\na/b = bad\n", "", "this cannot be its name"),
+        ("[mnemoscope.analyses]\na\x1b[31m = bad\n", "", r"'a\x1b[31m': this cannot be its name"),
     ],
 )
 def test_broken_plugin_costs_one_line_that_names_its_package(
@@ -181,6 +182,14 @@ def test_names_that_are_ours_or_another_packages_are_left_out(tmp_path, seen, ca
     seen(write_package(tmp_path / "3", "aged", "[mnemoscope.nodes]\nMine = aged:f\n"))
     assert plugin_nodes()["Mine"].package == "aged"
     assert "aged brings the same name" in caplog.text
+
+
+def test_a_package_whose_entry_points_cannot_be_read_hides_no_other(tmp_path, seen):
+    from mnemoscope.taxonomy.nodes import plugin_nodes
+
+    write_package(tmp_path, "unread", "[mnemoscope.nodes]\nno entry\n")
+    seen(write_package(tmp_path, "good", "[mnemoscope.nodes]\nMine = good:f\n"))
+    assert list(plugin_nodes()) == ["Mine"]
 
 
 _BAD = """

@@ -9,10 +9,10 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, distributions, entry_points
 from typing import Any, Literal, TypeVar
 
-from mnemoscope.errors import MnemoscopeError, UserError, first_line
+from mnemoscope.errors import MnemoscopeError, UserError, first_line, printable
 
 Group = Literal["analyses", "readers", "nodes"]
 _Kind = TypeVar("_Kind")
@@ -47,7 +47,7 @@ def find_plugins(
     found: dict[str, Plugin] = {}
     entries = [
         ((one.dist.name, one.dist.version) if one.dist else ("an unknown package", ""), one)
-        for one in entry_points(group=f"mnemoscope.{group}")
+        for one in _entries(f"mnemoscope.{group}")
     ]
     for (package, version), entry in sorted(entries, key=lambda one: (one[0], one[1].name)):
         reason = ""
@@ -62,6 +62,20 @@ def find_plugins(
             continue
         found[entry.name] = Plugin(entry.name, package, version, entry)
     return found
+
+
+def _entries(group: str) -> Iterable[EntryPoint]:
+    """Entry points of a group, without those of packages whose list nobody can read."""
+    try:
+        return entry_points(group=group)
+    except Exception:  # one of hundreds of packages is broken, whatever it raises
+        found: list[EntryPoint] = []
+        for package in distributions():
+            try:
+                found += package.entry_points.select(group=group)
+            except Exception as error:
+                _log.debug("%s: no entry points, %s", package.metadata["Name"], error)
+        return found
 
 
 @cache
@@ -98,5 +112,5 @@ def lower(names: Iterable[str]) -> frozenset[str]:
 
 
 def _warn(group: str, name: str, package: str, version: str, reason: str) -> None:
-    reason = " ".join(reason.split())
-    _log.warning("mnemoscope: %s %s left out, %s '%s': %s", package, version, group, name, reason)
+    said = f"{package} {version} left out, {group} '{name}': {' '.join(reason.split())}"
+    _log.warning("mnemoscope: %s", printable(said))

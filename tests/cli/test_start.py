@@ -64,6 +64,18 @@ def test_no_verb_prints_the_control_characters_of_a_name(call, tmp_path):
     assert name_below(path, tmp_path) == r"a\n::error::b\x1b[31m.txt"
 
 
+def test_an_output_that_lacks_a_character_or_is_full_ends_in_no_internal_error(study_at):
+    command = [sys.executable, "-m", "mnemoscope", "status", study_at("report")]
+    told = os.environ | {"PYTHONIOENCODING": "ascii"}
+    shown = subprocess.run(command, capture_output=True, env=told, check=True)
+    assert b"benchmark" in shown.stdout
+    assert not shown.stderr
+    with open("/dev/full", "wb") as full:
+        failed = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert failed.returncode == 2
+    assert re.fullmatch(rb"mnemoscope: .*No space left on device.*\n", failed.stderr)
+
+
 def test_a_pipe_is_refused_and_not_waited_for(refused, study_at, tmp_path):
     os.mkfifo(pipe := tmp_path / "pipe.csv")
     out, table = tmp_path / "out.parquet", study_at("features") / "sequences.parquet"

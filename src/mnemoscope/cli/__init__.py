@@ -4,6 +4,7 @@ Exit status 2 for the user's mistakes, 1 for ours; no traceback unless `--debug`
 """
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -28,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     is_debug = "--debug" in arguments
     from mnemoscope.errors import flags_as_typed
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # of an encoding that lacks '…', as Latin-1
     with flags_as_typed():
         status = _run([one for one in arguments if one != "--debug"], is_debug=is_debug)
     sys.exit(status)
@@ -38,7 +41,9 @@ def _run(arguments: list[str], *, is_debug: bool) -> int:
     from mnemoscope.errors import MnemoscopeError
 
     try:
-        return _call(arguments)
+        status = _call(arguments)
+        _flush()
+        return status
     except MnemoscopeError as error:
         if is_debug:
             raise
@@ -49,6 +54,8 @@ def _run(arguments: list[str], *, is_debug: bool) -> int:
         if isinstance(error.__context__, BrokenPipeError):  # whoever read the output, as `head`
             return 1
         return _complain(f"stopped by code that is not ours (exit {error.code}).", status=2)
+    except BrokenPipeError:
+        return 1
     except MemoryError:
         return _complain("out of memory. Try a smaller --batch-size.", status=2)
     except Exception as error:
@@ -70,6 +77,18 @@ def _run(arguments: list[str], *, is_debug: bool) -> int:
             "(please report this bug; --debug shows where)",
             status=1,
         )
+
+
+def _flush() -> None:
+    """Write what was printed; OSError where it cannot be, as on a full disk."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # Python would try once more as it ends, and say so in its own way.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OSError(error.errno, error.strerror, "standard output") from error
 
 
 def _call(arguments: list[str]) -> int:
