@@ -84,9 +84,8 @@ def main() -> None:
     packed = pack_triangle(torch.cat([one.mean for one in batches]))
     largest = pack_triangle(torch.cat([one.max for one in batches]))
     rows = np.random.default_rng(0).permutation(len(labels))
-    print(
-        f"{processor()}; {len(labels)} sequences, half of them memorized; maps of {lm.n_layers} layers"
-    )
+    print(processor())
+    print(f"{len(labels)} sequences, half of them memorized; maps of {lm.n_layers} layers")
     for name, one in (("mean", packed), ("max", largest)):
         error = (one - one.half().float()).abs()
         print(f"float32 against float16, {name}: largest difference {error.max():.2g}")

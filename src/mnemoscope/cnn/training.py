@@ -239,14 +239,10 @@ def train_cnns(
     places = sorted(range(len(wanted)), key=lambda at: (wanted[at].seed, at))
     ordered = [wanted[at] for at in places]
     seeds = [seeds_of(one.seed) for one in ordered]
-    networks = []
-    for one, own in zip(ordered, seeds, strict=True):
-        with torch.random.fork_rng(devices=[]):  # leaves the global generator as it was
-            torch.default_generator.manual_seed(own.weights)
-            network = AttentionCnn.of_setting(
-                one.setting, preset, maps.n_layers, n_classes, length=maps.length
-            )
-        networks.append(network.to(device))
+    networks = [
+        _new_network(one.setting, preset, maps, n_classes, own.weights).to(device)
+        for one, own in zip(ordered, seeds, strict=True)
+    ]
     whole = _as_one(networks)
     losses: list[list[float]] = []
     steps_an_epoch = math.ceil(len(maps) / preset.batch_size)
@@ -272,17 +268,32 @@ def train_cnns(
     if isinstance(whole, CnnGroup):
         whole.write_back()
     predicted = score_inputs(whole, inputs).argmax(dim=-1).reshape(len(ordered), -1)
-    trained = []
-    for number, (one, own_predicted) in enumerate(zip(ordered, predicted, strict=True)):
-        confusion = confusion_matrix(one.labels.cpu().numpy(), own_predicted.numpy(), n_classes)
-        test = chance_test(confusion)
-        figures = {
-            "train_balanced_accuracy": test.balanced_accuracy,
-            "p_value": test.p_value,
-            "train_min_f1": min_f1(confusion),
-        }
-        trained.append(snapshot(number, **figures))
+    trained = [
+        snapshot(number, **_figures(one.labels, own, n_classes))
+        for number, (one, own) in enumerate(zip(ordered, predicted, strict=True))
+    ]
     return [trained[places.index(at)] for at in range(len(wanted))]
+
+
+def _new_network(
+    setting: CnnSetting, preset: TrainingPreset, maps: MapSource, n_classes: int, seed: int
+) -> AttentionCnn:
+    with torch.random.fork_rng(devices=[]):  # leaves the global generator as it was
+        torch.default_generator.manual_seed(seed)
+        return AttentionCnn.of_setting(
+            setting, preset, maps.n_layers, n_classes, length=maps.length
+        )
+
+
+def _figures(labels: Tensor, predicted: Tensor, n_classes: int) -> dict[str, float]:
+    """What a history says of the training maps."""
+    confusion = confusion_matrix(labels.cpu().numpy(), predicted.numpy(), n_classes)
+    test = chance_test(confusion)
+    return {
+        "train_balanced_accuracy": test.balanced_accuracy,
+        "p_value": test.p_value,
+        "train_min_f1": min_f1(confusion),
+    }
 
 
 def _check_labels(labels: Tensor, n_maps: int, n_classes: int) -> None:
