@@ -74,6 +74,7 @@ def test_a_group_trains_each_cnn_as_it_is_trained_alone(preset, name: str) -> No
             on_epoch=lambda _, cnn, own=by_epoch: own.append(predict_logits(cnn, problem.maps)),
         )
         assert (one.setting, one.seed) == (asked.setting, asked.seed)
+        assert not one.network.training
         for (key, value), expected in zip(
             one.network.state_dict().items(), single.network.state_dict().values(), strict=True
         ):

@@ -240,7 +240,7 @@ def train_cnns(
     ordered = [wanted[at] for at in places]
     seeds = [seeds_of(one.seed) for one in ordered]
     networks = [
-        _new_network(one.setting, preset, maps, n_classes, own.weights).to(device)
+        _new_network(one.setting, preset, maps, n_classes, own.weights).to(device).eval()
         for one, own in zip(ordered, seeds, strict=True)
     ]
     whole = _as_one(networks)
