@@ -46,8 +46,9 @@ if TYPE_CHECKING:
     )
     from mnemoscope.stats import Estimate
     from mnemoscope.study.settings import StudySettings, load_settings
+    from mnemoscope.training.callback import MemorizationCallback
     from mnemoscope.training.history import read_history
-    from mnemoscope.training.watch import MemorizationCallback, MemorizationWatch, make_canaries
+    from mnemoscope.training.watch import MemorizationWatch, make_canaries
     from mnemoscope.training.windows import WatchedWindows
 
 __all__ = [
@@ -130,7 +131,7 @@ _WHERE = {
     "StudySettings": "study.settings",
     "load_settings": "study.settings",
     "read_history": "training.history",
-    "MemorizationCallback": "training.watch",
+    "MemorizationCallback": "training.callback",
     "MemorizationWatch": "training.watch",
     "make_canaries": "training.watch",
     "WatchedWindows": "training.windows",

@@ -295,8 +295,8 @@ def _place(text, part):
         ("recalled >= 0 passages", "so it always fails. Write '> 0 passages'"),
         ("recalled > 0.5 passages", "Give a whole number"),
         ("recalled > 5% in docs", "not understood"),
-        ("recalled > 150%", "more than the whole text, so it never fails"),
-        ("recalled > 100%", "more than the whole"),
+        ("recalled > 150%", "more than all characters, so it never fails"),
+        ("recalled > 100%", "more than all"),
     ],
 )
 def test_gate_refuses_what_it_does_not_know_with_a_hint(text, words):

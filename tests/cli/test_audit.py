@@ -146,6 +146,7 @@ def test_what_another_process_makes_is_in_use(document, refused, tmp_path):
             ("distill", "embedded", "--texts", document, "-o", other),
             ("watch", model_path(), model_path(), "--sequences", document, "-o", other),
             ("localize", out, out, "-o", other),
+            ("benchmark", out, out, "-o", other),
         ):
             assert f"{other}: in use by another process" in refused(*verb)
         owner.kill()

@@ -82,6 +82,7 @@ _OWN_FLAGS: dict[str, Callable[..., None]] = {
     "benchmark": study.benchmark,
     "localize": study.localize,
     "knockout": study.knockout,
+    "graft": study.graft,
     "search": study.search,
 }
 """Verbs of stages that have flags of their own."""

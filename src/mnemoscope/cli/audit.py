@@ -15,10 +15,12 @@ from mnemoscope.audits.questions import QUESTIONS, settings_class
 from mnemoscope.audits.settings import AuditSettings, EndpointSettings, checked, flag_of
 from mnemoscope.cli.options import (
     ANSWER,
+    GATE_FAILED,
     Answer,
     Device,
     Dtype,
     Quiet,
+    judged,
     parse_columns,
 )
 from mnemoscope.cli.study import shown
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from mnemoscope.audits.records import Record
     from mnemoscope.audits.shares import Share
 
-_UNCHECKED, _GATE_FAILED = 2, 3
+_UNCHECKED = 2
 _SPAN_FACTS = ["document", "start", "end", "tokens", "verdict", "reason", "text"]
 _SPAN_FACTS += ["window_start", "suffix_start"]  # the beginning that brings it out
 _SPAN_FACTS += ["score", "reference_score"]  # shares of tokens that model and reference wrote
@@ -347,7 +349,7 @@ def audit_verify(
     if found.problems:
         problems = plural(len(found.problems), "problem")
         print(f"{folder} does not hold: {problems}, named above.")
-        raise typer.Exit(_GATE_FAILED)
+        raise typer.Exit(GATE_FAILED)
     if found.unchecked:
         missing = plural(len(found.unchecked), "document")
         print(
@@ -539,11 +541,7 @@ def _judge(
         print(f"Wrote {junit}.")
     if found is None:
         return
-    text = found.gate.text
-    answer.facts["gate"] = {"text": text, "failed": found.is_failed, "said": found.said}
-    print(printable(f"{'Failed' if found.is_failed else 'Passed'} ({text}): {found.said}."))
-    if found.is_failed:
-        raise typer.Exit(_GATE_FAILED)
+    judged(found.gate, found.said, answer, is_failed=found.is_failed)
 
 
 def app(

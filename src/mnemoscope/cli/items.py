@@ -1,22 +1,18 @@
 """The verbs items and items api: is a benchmark hit memory, or predictable?"""
 
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import typer
 from typer import Argument, Option
 
 from mnemoscope.audits.settings import EndpointSettings, checked
-from mnemoscope.cli.options import ANSWER, Answer, Device, Dtype, Quiet, parse_columns
+from mnemoscope.cli.options import ANSWER, Answer, Device, Dtype, Quiet, judged, parse_columns
 from mnemoscope.cli.study import shown
-from mnemoscope.errors import UserError, printable
+from mnemoscope.errors import UserError
 
 if TYPE_CHECKING:
+    from mnemoscope.conditions import Condition
     from mnemoscope.contamination.run import Items
-
-_GATE_FAILED = 3
-_GATE = re.compile(r"recalled *> *([0-9]+(?:\.[0-9]+)?) *(%|items?)")
 
 Table = Annotated[str, Argument(help="Items with prompt and answer: a table, or hub data.")]
 Folder = Annotated[Path | None, Option("-o", "--out", help="Folder for the result.")]
@@ -141,21 +137,15 @@ def _out(out: Path | None) -> Path:
     return out
 
 
-def _gate(text: str | None) -> tuple[str, float, bool] | None:
-    """A condition, its limit, and whether that is a share (else a number of items)."""
+def _gate(text: str | None) -> "Condition | None":
+    from mnemoscope.conditions import parse_condition
+
     if text is None:
         return None
-    match = _GATE.fullmatch(text.strip())
-    if match is None:
-        raise UserError(
-            f"--fail-if '{text}': not understood. Write 'recalled > 1%' (of the items), or "
-            "'recalled > 3 items'."
-        )
-    is_share = match[2] == "%"
-    return text.strip(), float(match[1]) / (100 if is_share else 1), is_share
+    return parse_condition(text, kinds=["recalled"], noun="item", whole="items")
 
 
-def _report(found: "Items", gate: tuple[str, float, bool] | None, answer: Any) -> None:
+def _report(found: "Items", gate: "Condition | None", answer: Answer) -> None:
     from mnemoscope.words import plural
 
     print(found.record["sentence"])
@@ -172,12 +162,8 @@ def _report(found: "Items", gate: tuple[str, float, bool] | None, answer: Any) -
     answer.facts.update({**found.record, "folder": found.folder})
     if gate is None:
         return
-    text, limit, is_share = gate
-    n = found.recalled.height
-    value = (found.shares["recalled"].value or 0.0) if is_share else float(n)
-    said = f"{100 * value:.1f} % recalled" if is_share else f"{plural(n, 'item')} recalled"
-    answer.facts["gate"] = {"text": text, "failed": value > limit, "said": said}
-    if value > limit:
-        print(printable(f"Failed: {text} ({said})."))
-        raise typer.Exit(_GATE_FAILED)
-    print(printable(f"Passed: {said}, not {text.partition('recalled ')[2]}."))
+    n, share = found.recalled.height, found.shares["recalled"]
+    amount = float(n) if gate.is_number else share.value or 0.0
+    said = plural(n, "item") if gate.is_number else gate.say_share(share)
+    said = f"{said} recalled, {gate.allowed}"
+    judged(gate, said, answer, is_failed=gate.is_beyond(amount))

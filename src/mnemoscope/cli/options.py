@@ -15,14 +15,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Exit, Option
 
 from mnemoscope.cnn.presets import GRIDS
-from mnemoscope.errors import UserError, nearest
+from mnemoscope.errors import UserError, nearest, printable
 from mnemoscope.parse import parse_yaml
 from mnemoscope.study.settings import StudySettings, parse_settings
 from mnemoscope.version import __version__
 
 if TYPE_CHECKING:
     from mnemoscope.cluster.units import Share
+    from mnemoscope.conditions import Condition
 
+GATE_FAILED = 3
+"""Exit status of a gate whose condition holds."""
 Out = Annotated[Path, Option("-o", "--out", help="Where the result goes.")]
 StudyFolder = Annotated[Path, Argument(help="A study folder.")]
 Sequences = Annotated[
@@ -78,6 +81,7 @@ Set = Annotated[
 ]
 Redo = Annotated[bool, Option("--redo", help="Redo stages that were made with other settings.")]
 Quiet = Annotated[bool, Option("-q", "--quiet", help="No progress, only the result.")]
+Verbose = Annotated[bool, Option("--verbose", help="Say more of each step.")]
 NoControls = Annotated[
     bool,
     Option(
@@ -189,6 +193,7 @@ class StageFlags:
     set_: Set = None
     redo: Redo = False
     quiet: Quiet = False
+    verbose: Verbose = False
 
 
 @dataclass(frozen=True)
@@ -345,6 +350,16 @@ def _answering(answer: Answer | None) -> Iterator[None]:
         _print_json(answer.facts)
         raise
     _print_json(answer.facts)
+
+
+def judged(
+    condition: "Condition", said: str, answer: Answer, *, is_failed: bool, **more: Any
+) -> None:
+    """Say whether a gate's condition holds, and leave with its status if it does."""
+    answer.facts["gate"] = {"text": condition.text, "failed": is_failed, "said": said} | more
+    print(printable(f"{'Failed' if is_failed else 'Passed'} ({condition.text}): {said}."))
+    if is_failed:
+        raise Exit(GATE_FAILED)
 
 
 def _print_json(facts: Mapping[str, Any]) -> None:

@@ -201,27 +201,30 @@ def scan_memorized(
     batch_size: int,
     prefix: int = 32,
     attention_mask: npt.ArrayLike | None = None,
+    use_cache: bool = True,
 ) -> Iterator[Scan]:
     """Say for every sequence whether the model continues its prefix with its suffix.
 
     Works in steps: prefix and first suffix token of all sequences, then three more tokens and then
-    the rest for those still right, on top of their key-value cache. Arguments and errors as
-    `continue_sequences`. With a large vocabulary the rest is asked in several steps, so that their
-    logits take at most `lm.model.LOGIT_BYTES`.
+    the rest for those still right, on top of their key-value cache; without `use_cache` from the
+    beginning, in two steps. Arguments and errors as `continue_sequences`. With a large vocabulary
+    the rest is asked in several steps, so that their logits take at most `lm.model.LOGIT_BYTES`.
     """
 
     def step(batch: torch.Tensor, span: Span) -> Scan:
-        return _scan_batch(lm, batch, prefix - span.first)
+        return _scan_batch(lm, batch, prefix - span.first, use_cache=use_cache)
 
     return run_sequences(lm, tokens, batch_size, step, attention_mask=attention_mask, prefix=prefix)
 
 
-def _scan_batch(lm: LanguageModel, batch: torch.Tensor, prefix: int) -> Scan:
+def _scan_batch(
+    lm: LanguageModel, batch: torch.Tensor, prefix: int, *, use_cache: bool = True
+) -> Scan:
     length = batch.shape[1]
     gap = torch.full((len(batch),), torch.inf, device=batch.device)
     alive = torch.arange(len(batch), device=batch.device)
     with torch.inference_mode():
-        cache = new_cache(lm, length - 1)
+        cache = new_cache(lm, length - 1) if use_cache else None
         begin = prefix
         steps = _STEPS_WITHOUT_CACHE if cache is None else _STEPS
         ends = iter([*(prefix + step for step in steps if prefix + step < length), length])
