@@ -262,6 +262,17 @@ def size(n_bytes: float, *, least: str = "B", whole_below: float = 1e3, space: s
     return f"{shown:.{digits}f}{space}{_UNITS[place]}"
 
 
+def operations(n: float) -> str:
+    """Print a number of operations.
+
+    >>> operations(1.62e16), operations(31_400_000), operations(0)
+    ('16 PFLOP', '31 MFLOP', '0 MFLOP')
+    """
+    power = min(max(len(f"{n:.0f}") - 1, 6) // 3, 6)
+    scaled = n / 1000**power
+    return f"{scaled:.{0 if scaled >= 10 or not n else 1}f} {'MGTPE'[power - 2]}FLOP"
+
+
 def whole_characters(text: str) -> str:
     """A text without halves of surrogate pairs (JSON can hold one), which are no characters."""
     return text.encode("utf-8", "replace").decode("utf-8")

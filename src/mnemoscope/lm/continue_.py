@@ -17,6 +17,7 @@ from mnemoscope.lm.model import (
     LanguageModel,
     Span,
     best_two,
+    brought,
     check_finite,
     check_fits,
     check_tokens,
@@ -234,17 +235,23 @@ def _scan_batch(
                 end = min(goal, begin + within_logits(lm, len(alive)))
             is_right, gap_here = _step(lm, batch[alive, :end], begin, prefix, cache)
             gap[alive] = torch.minimum(gap[alive], gap_here)
-            if not is_right.all():
-                alive = alive[is_right]
+            right = is_right.nonzero().squeeze(1)  # the step's one wait: how many go on
+            if len(right) < len(alive):
+                alive = alive[right]
                 if cache is not None and end < length:
-                    cache = with_rows(lm, cache, is_right.nonzero().squeeze(1))
+                    cache = with_rows(lm, cache, right)
             if not len(alive):
                 break
             begin, goal = end, goal if end < goal else next(ends, length)
-    check_finite(lm, gap)
     is_memorized = torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
     is_memorized[alive] = True
-    return Scan(is_memorized.cpu().numpy(), gap.cpu().numpy())
+    return _scan_of(lm, is_memorized, gap)
+
+
+def _scan_of(lm: LanguageModel, is_memorized: torch.Tensor, gap: torch.Tensor) -> Scan:
+    is_memorized, gap = brought(is_memorized, gap)
+    check_finite(lm, gap)
+    return Scan(is_memorized.numpy(), gap.numpy())
 
 
 def _step(
@@ -343,8 +350,7 @@ def capture_and_scan(
                 )
                 # Nobody asks what follows the last token.
                 is_memorized, gap = compare(logits[:, :-1], wanted)
-            maps = pool.maps()
-        check_finite(lm, gap)
-        return maps, Scan(is_memorized.cpu().numpy(), gap.cpu().numpy())
+            maps = pool.maps()  # which waits for the device, so that what follows need not
+        return maps, _scan_of(lm, is_memorized, gap)
 
     return run_batches(lm, table, batch_size, step)
