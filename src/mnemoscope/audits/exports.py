@@ -12,7 +12,7 @@ import polars as pl
 
 from mnemoscope.audits.gate import Judged, new_parts
 from mnemoscope.audits.passages import right_of
-from mnemoscope.audits.records import Record, read_sarif, read_verdicts
+from mnemoscope.audits.records import Record, Sarif, read_sarif, read_verdicts
 from mnemoscope.audits.rule import RECALL
 from mnemoscope.audits.verdict import LEARNED, error_rate
 from mnemoscope.data.formats import table_ending
@@ -36,7 +36,7 @@ _HELP = (
 )
 
 
-def sarif_rule(name: str, short: str, full: str, to_do: str) -> dict[str, Any]:
+def sarif_rule(name: str, short: str, full: str, to_do: str) -> Sarif:
     """A rule of a log: what a finding is, in a line and in whole, and what to do about it."""
     return {
         "id": re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower(),
@@ -59,13 +59,13 @@ class Finding(NamedTuple):
     """What a log says of one place: `location` is a physical or logical one of the standard."""
 
     text: str
-    location: dict[str, Any]
+    location: Sarif
     properties: dict[str, str]
 
 
 def sarif_of(
     rule: Mapping[str, Any], properties: Mapping[str, str], findings: Iterable[Finding]
-) -> dict[str, Any]:
+) -> Sarif:
     """A SARIF log of findings under one rule.
 
     Source: OASIS, Static Analysis Results Interchange Format 2.1.0.
@@ -105,7 +105,7 @@ def beside_baseline(
     older: Mapping[str, Any],
     is_new: Iterable[bool],
     is_gone: Iterable[bool],
-) -> dict[str, Any]:
+) -> Sarif:
     """A log with the `baselineState` of its results, and those of an older one that are gone."""
     (run,), (before,) = log["runs"], older["runs"]
     states = ["new" if one else "unchanged" for one in is_new]
@@ -115,7 +115,7 @@ def beside_baseline(
     return {**log, "runs": [{**run, "results": results}]}
 
 
-def sarif_log(record: Record, frame: pl.DataFrame, texts: Mapping[str, str]) -> dict[str, Any]:
+def sarif_log(record: Record, frame: pl.DataFrame, texts: Mapping[str, str]) -> Sarif:
     """Make a SARIF log of the spans called recall; guesses are no finding.
 
     Lines and columns count from 1, columns in characters; line ends are those of the text.
@@ -132,7 +132,7 @@ def sarif_log(record: Record, frame: pl.DataFrame, texts: Mapping[str, str]) -> 
     return sarif_of(_RULE, about(record), findings)
 
 
-def sarif_beside(folder: Path, passages: pl.DataFrame, baseline: Path) -> dict[str, Any]:
+def sarif_beside(folder: Path, passages: pl.DataFrame, baseline: Path) -> Sarif:
     """`audit.sarif` of a finished audit, with what is new, unchanged and gone since an older one.
 
     A passage is new where `gate.new_parts` finds any of it new, and gone where no word of it is
@@ -170,7 +170,7 @@ def _message(row: Mapping[str, Any], copy: str | None) -> str:
     return f"Recalled, {found}: {LEARNED}; {row['reason']}"
 
 
-def _location(row: Mapping[str, Any], lines: Mapping[str, list[int]]) -> dict[str, Any]:
+def _location(row: Mapping[str, Any], lines: Mapping[str, list[int]]) -> Sarif:
     region = {"charOffset": row["start"], "charLength": row["end"] - row["start"]}
     for end in ("start", "end"):
         begins = lines[row["document"]]

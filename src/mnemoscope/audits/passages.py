@@ -179,7 +179,7 @@ def _touches(one: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
     return is_near and bool(one["document"] == row["document"])
 
 
-def _joined(run: Sequence[dict[str, Any]], count_windows: CountWindows) -> dict[str, Any]:
+def _joined(run: Sequence[Mapping[str, Any]], count_windows: CountWindows) -> dict[str, Any]:
     """The row of pieces that touch, in order."""
     best = max(run, key=lambda piece: (piece["joins"] == piece["verdict"], piece["tokens"]))
     first, *others = ({k: v for k, v in piece.items() if k != "joins"} for piece in run)

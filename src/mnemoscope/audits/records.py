@@ -27,6 +27,8 @@ ARTEFACT = "audit"
 RECORD = f"{ARTEFACT}.json"
 SPANS = "spans.parquet"
 SARIF = "audit.sarif"
+Sarif = dict[str, Any]
+"""An object of SARIF 2.1.0, by whose schema the tests check each log."""
 
 PARTS = "parts"
 """Folder of what is done of an audit that is not finished."""
@@ -146,9 +148,9 @@ def read_verdicts(out: Path) -> tuple[Record, pl.DataFrame]:
     return record, store.frame(ARTEFACT, SPANS).select(PLACE)
 
 
-def read_sarif(out: Path) -> dict[str, Any]:
+def read_sarif(out: Path) -> Sarif:
     """`audit.sarif` of a finished audit; errors as `read_audit`."""
-    found: dict[str, Any] = read_json(audit_store(out).path(ARTEFACT, SARIF))
+    found: Sarif = read_json(audit_store(out).path(ARTEFACT, SARIF))
     return found
 
 

@@ -9,6 +9,7 @@ from mnemoscope.errors import UserError
 
 if TYPE_CHECKING:
     from mnemoscope.audits.gate import Judged
+    from mnemoscope.audits.records import Sarif
     from mnemoscope.conditions import Gate, Measures
 
 
@@ -19,7 +20,7 @@ class Gated(NamedTuple):
     check: Callable[[Path], None]  # refuses a folder without such a result
     judge: "Callable[[Gate, Any, Path | None], Judged]"
     junit: "Callable[[Any, Judged | None], str]"
-    sarif: Callable[[Any, Path], dict[str, Any]]  # beside a baseline
+    sarif: "Callable[[Any, Path], Sarif]"  # beside a baseline
 
 
 def gated_audits() -> Gated:

@@ -1,6 +1,6 @@
 """Verbs that also work on a table, and those that make a table or a model folder."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -469,7 +469,7 @@ def _describe_split(study: Study, console: Any) -> None:
     console.print(table)
 
 
-def _counts(manifest: dict[str, Any] | None) -> str:
+def _counts(manifest: Mapping[str, Any] | None) -> str:
     """The plain numbers of a manifest, on one line."""
     counts = {} if manifest is None else manifest["counts"]
     numbers = {

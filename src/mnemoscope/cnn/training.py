@@ -9,7 +9,7 @@ runs give equal bytes: no time, place or version is inside.
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -384,7 +384,7 @@ def load_cnn(path: Path | str) -> TrainedCnn:
     )
 
 
-def _rebuild(facts: dict[str, Any], tensors: dict[str, Tensor]) -> TrainedCnn:
+def _rebuild(facts: Mapping[str, Any], tensors: dict[str, Tensor]) -> TrainedCnn:
     setting, preset = CnnSetting(**facts["setting"]), TrainingPreset(**facts["preset"])
     with torch.random.fork_rng(devices=[]):  # weights are drawn, then replaced
         network = AttentionCnn.of_setting(

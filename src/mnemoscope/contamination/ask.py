@@ -1,7 +1,7 @@
 """Put items to a model: what it writes after each prompt, and how likely it finds the answer."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -71,7 +71,7 @@ class LocalModel:
     """
 
     def __init__(
-        self, lm: LanguageModel, *, record: dict[str, Any], batch_size: int, as_chat: bool
+        self, lm: LanguageModel, *, record: Mapping[str, Any], batch_size: int, as_chat: bool
     ) -> None:
         if lm.tokenizer is None:
             raise UserError(f"{lm.name}: has no tokenizer. Save it with the model.")

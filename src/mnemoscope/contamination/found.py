@@ -1,5 +1,6 @@
 """Items that were asked: what their folder keeps, and what they are to gates and other programs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -17,6 +18,7 @@ from mnemoscope.audits.exports import (
     sarif_rule,
 )
 from mnemoscope.audits.gate import Judged, no_common
+from mnemoscope.audits.records import Sarif
 from mnemoscope.conditions import Gate, Measures
 from mnemoscope.contamination.judge import RECALLED, originals, scores_of, shares_of
 from mnemoscope.data.formats import table_ending
@@ -132,7 +134,7 @@ def judge_items(gate: Gate, found: Items, baseline: Path | None) -> Judged:
     return Judged(gate, gate.holds(n), said, own)
 
 
-def _about(record: dict[str, Any]) -> dict[str, str]:
+def _about(record: Mapping[str, Any]) -> dict[str, str]:
     return {"date": record["date"], "verdict": record["sentence"]}
 
 
@@ -149,7 +151,7 @@ def items_junit(found: Items, judged: Judged | None) -> str:
     )
 
 
-def items_sarif(found: Items) -> dict[str, Any]:
+def items_sarif(found: Items) -> Sarif:
     """A SARIF log of the recalled items, each at its line of the table where that is known."""
     where = found.record["table"]
     numbered = found.table.with_row_index("row")
@@ -164,7 +166,7 @@ def items_sarif(found: Items) -> dict[str, Any]:
     return sarif_of(_RULE, _about(found.record), findings)
 
 
-def _place(where: str | None, row: dict[str, Any]) -> dict[str, Any]:
+def _place(where: str | None, row: Mapping[str, Any]) -> Sarif:
     """Where an item stands: a line of its table, else the table with the row as its fragment."""
     if where is None or not (table_ending(Path(where)) or parse_hub_name(where)):
         return {}
@@ -174,7 +176,7 @@ def _place(where: str | None, row: dict[str, Any]) -> dict[str, Any]:
     return {"physicalLocation": {"artifactLocation": place, **region}}
 
 
-def items_sarif_beside(found: Items, baseline: Path) -> dict[str, Any]:
+def items_sarif_beside(found: Items, baseline: Path) -> Sarif:
     """The log with what is new, unchanged and gone since an older one; errors as `read_found`."""
     older = read_found(baseline)
     keys = [one.recalled.select(_ITEM).rows() for one in (found, older)]

@@ -163,7 +163,7 @@ def _made(
     place: tuple[str | None, Sequence[int | None]],
     model: "AskedModel",
     twin: "AskedModel | None",
-    settings: dict[str, Any],
+    settings: Mapping[str, Any],
     folder: Path | None,
     *,
     redo: bool,
