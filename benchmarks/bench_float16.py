@@ -1,17 +1,21 @@
-"""What float16 costs the store: largest difference in maps, and min-F1 with float32 maps beside.
+"""What float16 in the store and bfloat16 in training move: differences in maps, and in min-F1.
 
 Run: OMP_NUM_THREADS=1 .venv/bin/python benchmarks/bench_float16.py [SEQUENCES_A_CLASS] [SEEDS]
 
 The embedded model and its shipped sequences; classes Non-Memo (with the model's own continuation)
-and memorized. The same CNN (preset small) on the same maps, once as stored, once as captured.
+and memorized. The same CNN (preset small) on the same maps, once as stored, once as captured, and
+once as stored with `train.precision: bfloat16`; CPU seconds of either number format.
 """
+
+import time
 
 import numpy as np
 import torch
 
+from benchmarks.bench_windows import processor
 from benchmarks.given import given
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1
-from mnemoscope.cnn.presets import PRESETS, CnnSetting
+from mnemoscope.cnn.presets import PRESETS, CnnSetting, Precision
 from mnemoscope.cnn.training import predict_logits, train_cnn
 from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.embedded import model_path, sequences_path
@@ -46,10 +50,17 @@ def classes_of(lm: LanguageModel, n: int) -> tuple[np.ndarray, np.ndarray]:
     return shown, np.repeat([1, 0], n_each)
 
 
-def score(maps: TensorMaps, rows: np.ndarray, labels: np.ndarray, seed: int) -> float:
-    """Min-F1 on the last third of a CNN trained on the rest."""
+def score(
+    maps: TensorMaps,
+    rows: np.ndarray,
+    labels: np.ndarray,
+    seed: int,
+    precision: Precision = "float32",
+) -> tuple[float, float]:
+    """Min-F1 on the last third of a CNN trained on the rest, and CPU seconds of training."""
     cut = 2 * len(rows) // 3
     chosen = [type(maps)(maps.read(torch.from_numpy(part))) for part in (rows[:cut], rows[cut:])]
+    began = time.process_time()
     trained = train_cnn(
         chosen[0],
         torch.from_numpy(labels[rows[:cut]]),
@@ -57,9 +68,11 @@ def score(maps: TensorMaps, rows: np.ndarray, labels: np.ndarray, seed: int) -> 
         setting=SETTING,
         preset=PRESETS["small"],
         seed=seed,
+        precision=precision,
     )
+    seconds = time.process_time() - began
     predicted = predict_logits(trained, chosen[1]).argmax(dim=1).numpy()
-    return min_f1(confusion_matrix(labels[rows[cut:]], predicted, 2))
+    return min_f1(confusion_matrix(labels[rows[cut:]], predicted, 2)), seconds
 
 
 def main() -> None:
@@ -71,14 +84,20 @@ def main() -> None:
     packed = pack_triangle(torch.cat([one.mean for one in batches]))
     largest = pack_triangle(torch.cat([one.max for one in batches]))
     rows = np.random.default_rng(0).permutation(len(labels))
+    print(processor())
     print(f"{len(labels)} sequences, half of them memorized; maps of {lm.n_layers} layers")
     for name, one in (("mean", packed), ("max", largest)):
         error = (one - one.half().float()).abs()
         print(f"float32 against float16, {name}: largest difference {error.max():.2g}")
     for seed in seeds:
-        with_float16 = score(TensorMaps(packed), rows, labels, seed)
-        with_float32 = score(Float32Maps(packed), rows, labels, seed)
-        print(f"min-F1, seed {seed}: float16 {with_float16:.4f}, float32 {with_float32:.4f}")
+        stored, seconds = score(TensorMaps(packed), rows, labels, seed)
+        exact, _ = score(Float32Maps(packed), rows, labels, seed)
+        rounded, other_seconds = score(TensorMaps(packed), rows, labels, seed, "bfloat16")
+        print(
+            f"min-F1, seed {seed}: as stored {stored:.4f}, float32 maps {exact:.4f}, "
+            f"bfloat16 steps {rounded:.4f} ({seconds:.1f} s, {other_seconds:.1f} s)",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

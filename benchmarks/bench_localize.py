@@ -13,9 +13,10 @@ import time
 import torch
 
 from benchmarks.given import given
+from mnemoscope.cnn.inputs import NetworkInputs, Scaling
 from mnemoscope.cnn.network import AttentionCnn
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
-from mnemoscope.cnn.training import NetworkInputs, Scaling, TrainedCnn, TrainingHistory
+from mnemoscope.cnn.training import TrainedCnn, TrainingHistory
 from mnemoscope.localize.delta import class_contrast, decisiveness
 from mnemoscope.maps.triangle import pack_triangle
 from mnemoscope.maps.views import TensorMaps

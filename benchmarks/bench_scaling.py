@@ -12,8 +12,9 @@ import torch
 
 from benchmarks.bench_windows import processor
 from benchmarks.given import given
+from mnemoscope.cnn.inputs import fit_scaling
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
-from mnemoscope.cnn.training import fit_scaling, pack_cnn, train_cnn
+from mnemoscope.cnn.training import pack_cnn, train_cnn
 from mnemoscope.maps.triangle import pack_triangle
 from mnemoscope.maps.views import TensorMaps
 

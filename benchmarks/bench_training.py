@@ -1,6 +1,7 @@
 """Time training from the store against training from all heads in HDF5, at Pythia-12b's shape.
 
 Run: .venv/bin/python benchmarks/bench_training.py [--threads N] [--sequences N] [--busy] [--memory]
+     .venv/bin/python benchmarks/bench_training.py --busy --group
 Wants h5py (`pip install 'mnemoscope[bench]'`) and 12 MB of disk and memory a sequence.
 
 The published layout, written here: every head of every layer in float16 in one HDF5 file, opened
@@ -10,7 +11,8 @@ channels last, the fused optimizer; and the same in bfloat16 (autocast), which c
 Files are in the page cache, batches of 16 in the same shuffled order, float16 on disk, float32 to
 the network. All take turns, so that other work on the machine falls on both; of the rounds the
 fastest counts; with `--busy` CPU time does, which with one thread is what a free core would
-take. With `--memory`: peak memory of training on 12,000 maps (3.6 GB) instead.
+take. With `--group`: CNNs trained as one against one after the other. With `--memory`: peak memory
+of training on 12,000 maps (3.6 GB) instead.
 """
 
 import argparse
@@ -20,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -28,19 +31,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.bench_windows import processor
+from mnemoscope.cnn.inputs import NetworkInputs, Scaling, scale_maps
 from mnemoscope.cnn.network import AttentionCnn
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
-from mnemoscope.cnn.training import (
-    NetworkInputs,
-    Scaling,
-    keep_freed_memory,
-    scale_maps,
-    train_cnn,
-)
+from mnemoscope.cnn.training import Wanted, keep_freed_memory, train_cnn, train_cnns
 from mnemoscope.maps.format import StoreMeta
 from mnemoscope.maps.store import MapStore, MapWriter
 from mnemoscope.maps.triangle import pack_shard
-from mnemoscope.maps.views import StoredMaps
+from mnemoscope.maps.views import StoredMaps, TensorMaps
 
 LAYERS, HEADS, LENGTH, BATCH, CLASSES = 36, 40, 64, 16, 4
 ROUNDS, SHARD_ROWS = 3, 64
@@ -203,6 +202,42 @@ def report(seconds: dict[str, float], n_sequences: int) -> None:
     print(f"four settings on one read: {apart / grouped:.3f} times as fast as one after another")
 
 
+GROUPS = {  # layers, preset, and filters and seed of each CNN
+    "4 layers, 3 seeds": (4, "small", [(10, 0), (10, 1), (10, 2)]),
+    "4 layers, a seed and its control": (4, "small", [(10, 0), (10, 0)]),
+    "36 layers, a seed and its control": (36, "as_run", [(10, 0), (10, 0)]),
+    "36 layers, 2 filters, 2 seeds": (36, "as_run", [(10, 0), (16, 0), (10, 1), (16, 1)]),
+}
+
+
+def groups(n_sequences: int, clock: Clock) -> None:
+    """CNNs of one kernel on the same maps as one network, and one after the other."""
+    keep_freed_memory()
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(n_sequences) % CLASSES
+    for name, (n_layers, preset_name, members) in GROUPS.items():
+        weights = torch.rand(n_sequences, n_layers, 2080, generator=generator) / 32
+        maps, preset = TensorMaps(weights), replace(PRESETS[preset_name], epochs=2, min_steps=0)
+        wanted = [
+            Wanted(labels.roll(number), CnnSetting(6, filters, "mean"), seed)
+            for number, (filters, seed) in enumerate(members)
+        ]
+        train = partial(train_cnns, maps, n_classes=CLASSES, preset=preset)
+        times: list[list[float]] = [[], []]
+        for _ in range(ROUNDS):
+            for at, parts in enumerate(([wanted], [[one] for one in wanted])):
+                started = clock()
+                for part in parts:
+                    train(part)
+                times[at].append(clock() - started)
+        together, apart = map(min, times)
+        print(
+            f"  {name}: group {together:.2f} s, one after the other {apart:.2f} s: "
+            f"{apart / together:.2f} times as fast",
+            flush=True,
+        )
+
+
 def anonymous_bytes() -> int:
     """Memory of this process that is no page of a file."""
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -247,6 +282,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--sequences", type=int, help="256, or 12,000 with --memory")
     parser.add_argument("--busy", action="store_true", help="one thread, CPU time")
+    parser.add_argument("--group", action="store_true", help="training in groups alone")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--folder", type=Path, help="where to put the files for a while")
     wanted = parser.parse_args()
@@ -254,7 +290,10 @@ def main() -> None:
     torch.set_num_threads(threads)
     clock = time.process_time if wanted.busy else time.perf_counter
     name = "CPU" if wanted.busy else "wall"
-    print(f"torch {torch.__version__}, threads: {threads}, {name} time", flush=True)
+    print(f"{processor()}, torch {torch.__version__}, threads: {threads}, {name} time", flush=True)
+    if wanted.group:
+        groups(wanted.sequences or 96, clock)
+        return
     with tempfile.TemporaryDirectory(dir=wanted.folder) as folder:
         if wanted.memory:
             memory(Path(folder), wanted.sequences or 12_000)

@@ -412,7 +412,10 @@ _OF_DAMAGED = {
         ["export", "lm-eval-task", "STUDY", "-o", "out"],
     ],
     "AUDIT": [
-        *(["audit", "verify", "AUDIT"], ["audit", "gate", "AUDIT", "--fail-if", "2 passages"]),
+        *(
+            ["audit", "verify", "AUDIT"],
+            ["audit", "gate", "AUDIT", "--fail-if", "recalled > 2 passages"],
+        ),
         ["audit", "MODEL", "AUDIT/d.txt", "-o", "AUDIT", "-q", "--stride", "64"],
     ],
     "MODEL": [

@@ -1,11 +1,17 @@
-"""The files of a study, byte for byte, for tests that compare two ways of making one."""
+"""The files of a study, byte for byte, for tests that compare two ways; a disk to put them on."""
 
 import hashlib
 import json
+import os
+import shutil
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -85,3 +91,16 @@ def put_in_place(folder: Path, **files: Any) -> None:
         record = folder / "manifests" / f"{owner}.json"
         named = json.loads(record.read_text())["files"]
         rewrite_record(record, files=named | {name: hashlib.sha256(data).hexdigest()})
+
+
+@contextmanager
+def mounted(folder: Path, options: str) -> Iterator[None]:
+    """A small file system in memory at a folder; skips where it may not be mounted."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    if shutil.which("mount") is None or os.getuid() != 0 or subprocess.run(command).returncode:
+        pytest.skip("a file system may be mounted by root alone")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)

@@ -120,6 +120,12 @@ def test_audit_step_writes_what_code_scanning_takes(runner):
     judged = runner.run("judge", **given)
     assert judged.returncode == 3
     assert "recalled > 0.5%" in judged.stderr
+    assert runner.outputs["sarif"] == "o u t/audit.sarif"
+    again = runner.run("audit", **given, baseline="o u t")  # nothing is new beside itself
+    assert (again.returncode, runner.outputs["failed"]) == (0, "false"), again.stderr
+    assert runner.outputs["sarif"] == "o u t.sarif"
+    beside = json.loads((runner.folder / "o u t.sarif").read_text())["runs"][0]["results"]
+    assert beside == [{**one, "baselineState": "unchanged"} for one in results]
 
 
 def test_audit_step_without_options_says_no_more_than_it_is_given_and_passes(runner):
@@ -135,7 +141,10 @@ def test_audit_step_without_options_says_no_more_than_it_is_given_and_passes(run
     assert done.returncode == 0, done.stderr
     said = (runner.folder.parent / "said").read_text().splitlines()
     assert said == ["audit", "--out", "mnemoscope-audit", "--", "embedded", "docs"]
-    assert runner.outputs == {"folder": "mnemoscope-audit", "recalled": "0.25", "failed": "false"}
+    sarif = {"sarif": "mnemoscope-audit/audit.sarif"}
+    assert runner.outputs == {
+        **{"folder": "mnemoscope-audit", "recalled": "0.25", "failed": "false"}, **sarif
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -37,12 +37,28 @@ def test_progress_is_silent_unless_asked_and_plain_off_a_terminal(capsys):
         bar.advance(2)
     assert capsys.readouterr() == ("", "")
     stream = io.StringIO()
-    with progress.show_progress(stream), progress.track("Working", total=2) as bar:
-        bar.advance(2)
+    for verbose in (True, False):  # what is done at once is a detail
+        with progress.show_progress(stream, verbose=verbose):
+            progress.say("a detail", is_detail=True)
+            with progress.track("Working", total=2) as bar:
+                bar.advance(2)
+    assert capsys.readouterr() == ("", "a detail\n")
     assert stream.getvalue().startswith("Working: 2 of 2 sequences in 0 s")
     with progress.track("Working", total=2) as bar:
         bar.advance(2)
     assert stream.getvalue().count("\n") == 1
+
+
+def test_lines_of_long_work_grow_apart_and_end_with_one(monkeypatch):
+    clock, stream = iter(range(0, 2000, 5)), io.StringIO()
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    with progress.show_progress(stream), progress.track("Working", total=99) as bar:
+        for _ in range(99):
+            bar.advance()
+    first, *_, last = lines = stream.getvalue().splitlines()
+    assert first.startswith("Working: 2 of 99")
+    assert last.startswith("Working: 99 of 99")
+    assert len(lines) < 20
 
 
 def test_what_remains_is_said_at_the_pace_so_far():

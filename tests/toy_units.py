@@ -72,6 +72,11 @@ class Forgetful(UnitStore):
         return None
 
 
+def make_each(units, factor, progress) -> list[dict]:
+    """What units make that are made together."""
+    return [one.run(factor, progress) for one in units]
+
+
 def powers(n: int = 12, **options) -> list[Power]:
     return [Power(number, **options) for number in range(n)]
 

@@ -19,7 +19,8 @@ from benchmarks.given import given
 from mnemoscope.data.table import token_matrix
 from mnemoscope.embedded import reference_path, sequences_path
 from mnemoscope.flow.watch import write_watch_page
-from mnemoscope.training.watch import MemorizationCallback, make_canaries
+from mnemoscope.training.callback import MemorizationCallback
+from mnemoscope.training.watch import make_canaries
 from mnemoscope.training.windows import WatchedWindows
 
 BATCH, EVERY, N = 16, 25, 12

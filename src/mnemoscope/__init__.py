@@ -27,7 +27,8 @@ from mnemoscope.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from mnemoscope.audits.library import Audit, audit
-    from mnemoscope.contamination.run import Items, items
+    from mnemoscope.contamination.found import Items
+    from mnemoscope.contamination.run import items
     from mnemoscope.errors import DamagedDataError, MnemoscopeError, NoRoomError, UserError
     from mnemoscope.flow.analyze import analyze
     from mnemoscope.flow.run import demo_settings, run_stage
@@ -47,8 +48,9 @@ if TYPE_CHECKING:
     )
     from mnemoscope.stats import Estimate
     from mnemoscope.study.settings import StudySettings, load_settings
+    from mnemoscope.training.callback import MemorizationCallback
     from mnemoscope.training.history import read_history
-    from mnemoscope.training.watch import MemorizationCallback, MemorizationWatch, make_canaries
+    from mnemoscope.training.watch import MemorizationWatch, make_canaries
     from mnemoscope.training.windows import WatchedWindows
 
 __all__ = [
@@ -99,7 +101,7 @@ __all__ = [
 _WHERE = {
     "Audit": "audits.library",
     "audit": "audits.library",
-    "Items": "contamination.run",
+    "Items": "contamination.found",
     "items": "contamination.run",
     "DamagedDataError": "errors",
     "MnemoscopeError": "errors",
@@ -135,7 +137,7 @@ _WHERE = {
     "StudySettings": "study.settings",
     "load_settings": "study.settings",
     "read_history": "training.history",
-    "MemorizationCallback": "training.watch",
+    "MemorizationCallback": "training.callback",
     "MemorizationWatch": "training.watch",
     "make_canaries": "training.watch",
     "WatchedWindows": "training.windows",

@@ -27,6 +27,7 @@ from mnemoscope.study.cost import (
     LANGUAGE_MODEL,
     Cost,
     Counts,
+    Need,
     Row,
     bounds,
     control_of,
@@ -130,6 +131,43 @@ def plan(settings: StudySettings, folder: Path, *, redo: bool = False) -> Plan:
             *[note for cost in costs for note in cost.notes],
             *published,
         ],
+    )
+
+
+def plan_grafts(settings: StudySettings, study: Study, *, redo: bool = False) -> Plan:
+    """Plan what `graft` would do in a labelled study; errors as the stage before it loads a model.
+
+    Grafts are kept whatever the settings are, so those of other settings count as there too.
+    """
+    from mnemoscope.pipeline.graft import NO_WALKS, count_grafts  # with torch
+    from mnemoscope.pipeline.passes import graft_cost
+    from mnemoscope.study.models import Models
+
+    study.changed_stages(settings, redo=redo)
+    study.settings = settings
+    found = count_grafts(study, Models(settings))
+    known = find_models(settings)
+    counts = Counts(
+        Need(0, 0, 0, 0, "", [], {}),
+        n_sequences=found.n_each,
+        shape=known.shape,
+        reference=known.reference,
+        speed=known.speed,
+    )
+    cost = graft_cost(settings, counts, found.n_scans, found.n_each)
+    there = f" ({found.n_there:,} are there)" if found.n_there else ""
+    seconds = sum(cost.seconds.values())
+    took = f", {about(seconds)} in all" if known.shape else ""
+    return Plan(
+        lines=[
+            f"In short: {plural(found.n_parts, 'part')}, {plural(found.n_grafts, 'graft')} and "
+            f"{plural(found.n_walks, 'random change')}, each tried at growing sizes{there}: about "
+            f"{found.n_scans:,} times {found.n_each:,} sequences are asked{took}.",
+            *known.lines,
+            *([NO_WALKS] if not found.n_walks else []),
+        ],
+        rows=_rows([cost], beside_paper=False),
+        notes=list(_time_notes(settings, counts, [cost])),
     )
 
 

@@ -15,6 +15,8 @@ from typing import Any, Protocol, TextIO
 from mnemoscope.errors import printable
 
 _LINE_EVERY_SECONDS, _NOTE_EVERY_SECONDS = 10.0, 2.0
+_MOST_SECONDS = 60.0
+"""Between two lines, which grow apart: an hour's work fills no log."""
 _AT_ONCE_SECONDS = 0.1
 """What is done so soon was found, not made: it says nothing of the pace."""
 
@@ -74,11 +76,21 @@ class _Counted:
 
 
 class _Lines(_Counted):
-    """A plain line every ten seconds and one at the end, for logs."""
+    """A plain line after ten seconds, then ever more seldom, and one at the end, for logs.
 
-    def __init__(self, label: str, total: int | None, unit: str, stream: TextIO) -> None:
+    What is done before the first needs none, unless details are asked for.
+    """
+
+    def __init__(
+        self, label: str, total: int | None, unit: str, *, stream: TextIO, verbose: bool
+    ) -> None:
         super().__init__(label, total, unit, _LINE_EVERY_SECONDS)
-        self._stream = stream
+        self._stream, self._is_said = stream, verbose
+
+    def close(self) -> None:
+        """Print the last line."""
+        if self._is_said:
+            self.show()
 
     def show(self) -> None:
         """Print how far it is, and how fast."""
@@ -89,6 +101,7 @@ class _Lines(_Counted):
             rate = f", {speed:,.0f} a second" if speed >= 1 else f", {1 / speed:,.0f} s each"
         said = f"{self.words()} in {seconds:.0f} s{rate}{self.left(seconds)}"
         print(said, file=self._stream, flush=True)
+        self._is_said, self._every = True, min(1.5 * self._every, _MOST_SECONDS)
 
 
 class _Note(_Counted):
@@ -123,6 +136,7 @@ Opener = Callable[[str, int | None, str], "tuple[Progress, Callable[[], None]]"]
 """Begins to follow one computation: label, total, unit; gives it and what ends it."""
 _openers: list[Opener] = []
 _noters: list[Opener] = []
+_is_verbose = False
 
 
 @contextmanager
@@ -177,19 +191,31 @@ def is_shown() -> bool:
     return bool(_openers)
 
 
-def say(message: str) -> None:
-    """Print one line of what happens next to stderr, only where progress is shown."""
-    if _openers:
+def say(message: str, *, is_detail: bool = False) -> None:
+    """Print one line of what happens next to stderr, only where progress is shown.
+
+    A detail is left out unless all are asked for.
+    """
+    if _openers and (_is_verbose or not is_detail):
         print(printable(message), file=sys.stderr, flush=True)
 
 
 @contextmanager
-def show_progress(stream: TextIO | None = None) -> Iterator[None]:
-    """Show progress inside this block: bars on a terminal (and notebooks), lines elsewhere."""
+def show_progress(stream: TextIO | None = None, *, verbose: bool = False) -> Iterator[None]:
+    """Show progress inside this block: bars on a terminal (and notebooks), lines elsewhere.
+
+    `verbose` adds details, and how long each short step took; bars stay when they are full.
+    """
     stream = stream or sys.stderr
     is_interactive = stream.isatty() or is_notebook()
-    with follow_progress(_open_bar if is_interactive else partial(_open_lines, stream)):
-        yield
+    shown = _open_bar if is_interactive else partial(_open_lines, stream)
+    global _is_verbose
+    before, _is_verbose = _is_verbose, verbose
+    try:
+        with follow_progress(shown):
+            yield
+    finally:
+        _is_verbose = before
 
 
 @contextmanager
@@ -221,8 +247,8 @@ def is_notebook() -> bool:
 def _open_lines(
     stream: TextIO, label: str, total: int | None, unit: str
 ) -> tuple[Progress, Callable[[], None]]:
-    lines = _Lines(label, total, unit, stream)
-    return lines, lines.show
+    lines = _Lines(label, total, unit, stream=stream, verbose=_is_verbose)
+    return lines, lines.close
 
 
 def _open_bar(label: str, total: int | None, unit: str) -> tuple[Progress, Callable[[], None]]:
@@ -251,6 +277,7 @@ def _open_bar(label: str, total: int | None, unit: str) -> tuple[Progress, Calla
         _Rate(),
         TimeRemainingColumn(),
         console=Console(stderr=True),
+        transient=not (_is_verbose or is_notebook()),
     )
     bars.start()
     task = bars.add_task(label, total=total)

@@ -164,6 +164,12 @@ class Store:
             raise self.damaged(path, name, first_line(error)) from None
         return path
 
+    def check(self, name: str) -> None:
+        """Compare every file of an artefact that is there with its SHA-256; errors as `record`."""
+        for file in self.record(name)["files"]:
+            if (self.folder / file).exists():
+                self.path(name, file, again=True)
+
     def frame(self, name: str, file: str, *, key: str | None = None) -> "pl.DataFrame":
         """Read a table; errors as `record`."""
         import polars as pl

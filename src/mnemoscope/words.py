@@ -4,8 +4,10 @@ Fractions are printed as per cent with one decimal, differences of fractions in 
 sign. What is not known is a dash, never a zero.
 """
 
+import math
 import re
 import unicodedata
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from mnemoscope.stats import Estimate
@@ -155,6 +157,32 @@ def plural(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
+def adding_up(shares: Sequence[float], total: float | None = None) -> list[float]:
+    """Round shares of one whole to a tenth of a per cent so that what is printed adds up.
+
+    Each is rounded up or down, so none is off by more than a tenth; the first as it would be
+    alone. They add up to `total` (their sum, by default) as that is printed. What is too small
+    stays too small, and is not nothing.
+
+    >>> adding_up([1 / 3, 1 / 3, 1 / 3]), adding_up([0.0206, 0.0096], 0.0302)
+    ([0.333, 0.333, 0.334], [0.021, 0.009])
+    """
+    exact = [1000 * one for one in shares]
+    shown = [_tenths(shares[0]), *map(math.floor, exact[1:])]
+    left = _tenths(sum(shares) if total is None else total) - sum(shown)
+    cut = sorted(range(1, len(shown)), key=lambda at: (shown[at] - exact[at], -at))
+    for at in cut[: max(left, 0)]:
+        shown[at] += 1
+    for at in [one for one in reversed(cut) if shown[one]][: max(-left, 0)]:
+        shown[at] -= 1
+    return [n / 1000 if n else min(one, 0.0004) for n, one in zip(shown, shares, strict=True)]
+
+
+def _tenths(share: float) -> int:
+    """Tenths of a per cent, rounded as a share is printed: 0.0005 is 1, and not 0 as by `round`."""
+    return round(10 * float(f"{100 * share:.1f}"))
+
+
 def share(part: int, whole: int) -> str:
     """Print a part of a whole as per cent, a dash when the whole is empty."""
     return percent(part / whole) if whole else UNKNOWN
@@ -232,6 +260,17 @@ def size(n_bytes: float, *, least: str = "B", whole_below: float = 1e3, space: s
     shown = n_bytes / 1000**place
     digits = 0 if n_bytes < whole_below else 2 if shown < 1 else 1
     return f"{shown:.{digits}f}{space}{_UNITS[place]}"
+
+
+def operations(n: float) -> str:
+    """Print a number of operations.
+
+    >>> operations(1.62e16), operations(31_400_000), operations(0)
+    ('16 PFLOP', '31 MFLOP', '0 MFLOP')
+    """
+    power = min(max(len(f"{n:.0f}") - 1, 6) // 3, 6)
+    scaled = n / 1000**power
+    return f"{scaled:.{0 if scaled >= 10 or not n else 1}f} {'MGTPE'[power - 2]}FLOP"
 
 
 def whole_characters(text: str) -> str:

@@ -1,5 +1,6 @@
 """Settings, the rule, spans worked out by hand, shares with their intervals, and the gate."""
 
+import itertools
 import math
 import re
 from itertools import pairwise
@@ -12,12 +13,14 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 import mnemoscope as ms
-from mnemoscope.audits.gate import judge, new_parts, parse_gate
+from mnemoscope.audits.gate import PASSAGES, amount_of, judge, new_parts
 from mnemoscope.audits.questions import audit_settings, settings_class
 from mnemoscope.audits.rule import Ruling, find_step, rule_windows, shown_earlier
-from mnemoscope.audits.shares import overall, summarize
+from mnemoscope.audits.shares import guessed_beside, overall, share_words, summarize
 from mnemoscope.audits.spans import Extension, Hit, find_spans, places_to_grow
 from mnemoscope.audits.tokens import tokenize
+from mnemoscope.conditions import parse_gate
+from mnemoscope.contamination.found import ITEMS
 from mnemoscope.data.features import add_features
 from mnemoscope.data.patterns import find_pattern
 from mnemoscope.data.read import is_copied
@@ -25,6 +28,8 @@ from mnemoscope.data.rouge import rouge_scores
 from mnemoscope.errors import UserError
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import parse_taxonomy
+from mnemoscope.training.history import WINDOWS
+from mnemoscope.words import adding_up
 from tests.audits.conftest import BRIEF
 
 
@@ -226,7 +231,9 @@ def test_a_gate_asks_for_a_share_or_a_number_of_all_or_of_each_document():
         "guessed >= 1 passage": True, "reproduced >= 4 passages": True,
         "guessed > 5% in doc": False,
     }.items():  # fmt: skip
-        assert judge(parse_gate(text), record, pl.DataFrame(), None).is_failed == holds, text
+        assert judge(parse_gate(text, PASSAGES), record, pl.DataFrame(), None).is_failed == holds, (
+            text
+        )
 
 
 @given(st.integers(0, 10**6), st.integers(1, 999), st.sampled_from((">", ">=")))
@@ -236,11 +243,38 @@ def test_the_figure_of_a_gate_agrees_with_its_verdict(part, tenths, sign):
     characters = 10**6
     counts = summarize("a", n_characters=characters, n_tokens=1, n_windows=1, spans=[])
     counts["recalled"] = {"characters": part, "share": part / characters}
-    gate = parse_gate(f"recalled {sign} {tenths / 10}%")
-    printed = round(float(gate.say(counts).removesuffix(" % recalled")) * 10**6)
+    gate = parse_gate(f"recalled {sign} {tenths / 10}%", PASSAGES)
+    share = amount_of(gate, counts)
+    printed = round(float(gate.say(share).removesuffix(" % recalled")) * 10**6)
     limit, exact = tenths * 10**5, part * 100  # millionths of a per cent
-    assert gate.holds_of(counts) == (exact > limit or (sign == ">=" and exact == limit))
+    assert gate.holds(share) == (exact > limit or (sign == ">=" and exact == limit))
     assert (printed > limit, printed < limit) == (exact > limit, exact < limit)
+
+
+@given(st.integers(0, 900), st.integers(0, 900), st.integers(1801, 2000))
+@example(1, 0, 4000)
+def test_what_is_printed_of_recalled_and_guessed_adds_up_to_reproduced(recalled, guessed, whole):
+    spans = [(0, recalled, "recall"), (recalled, recalled + guessed, "guess")]
+    row = summarize("a", n_characters=whole, n_tokens=1, n_windows=1, spans=spans)
+    shown = share_words(guessed_beside(row)["share"])
+    printed = [share_words(row[kind]["share"]) for kind in ("recalled", "reproduced")]
+    figures = [0 if "<" in one else round(10 * float(one[:-2])) for one in (shown, *printed)]
+    if "<" not in "".join(printed):
+        assert figures[0] + figures[1] == figures[2]
+    assert (shown == "0.0 %") == (guessed == 0)
+    assert abs(figures[0] - 1000 * guessed / whole) <= 1
+
+
+@given(st.lists(st.integers(0, 99), min_size=2, max_size=6).filter(any))
+@example([1, 1, 1])
+@example([2, 898])
+def test_shares_of_one_whole_add_up_as_printed_and_none_is_off_by_a_tenth(counts):
+    shares = [n / sum(counts) for n in counts]
+    shown = adding_up(shares)
+    assert sum(round(1000 * one) for one in shown) == 1000
+    assert all(abs(a - b) < 0.001 for a, b in zip(shares, shown, strict=True))
+    assert [one > 0 for one in shown] == [one > 0 for one in shares]
+    assert round(1000 * shown[0]) == round(1000 * shares[0])
 
 
 WORDS = [f"w{n}" for n in range(80)]
@@ -289,20 +323,47 @@ def _place(text, part):
         ("1>2", "not understood"),
         ("recaled > 1%", "Did you mean 'recalled'"),
         ("recalled > 0.5", "0.5 of what"),  # it was half of all characters once
-        ("recalled > 5", "Write '5%' .of the characters., or '5 passages'"),
-        ("recalled > 1 in doc", "Write '1% in doc' .of the characters., or '1 passage in doc'"),
-        ("recalled >= 0%", "so it always fails. Write '> 0%'"),
-        ("recalled >= 0 passages", "so it always fails. Write '> 0 passages'"),
+        ("recalled > 5", "'recalled > 5%' .of the characters., or 'recalled > 5 passages'"),
+        (
+            "guessed > 1 in doc",
+            "'guessed > 1% in doc' .of the characters., or 'guessed > 1 passage",
+        ),
+        ("recalled > 500", "500 of what. Write 'recalled > 500 passages'"),
+        ("> 3", "Write 'recalled > 3%' .of the characters., or 'recalled > 3 passages'"),
+        ("> 3 passages in doc", "does not say what is measured .reproduced, guessed, recalled or"),
+        ("> 0.5 %", "does not say what is measured"),
+        ("recalled >= 0%", "so it always fails. Write 'recalled > 0%'"),
+        (">= 0", "Write 'recalled > 0%'"),
+        ("near >= 0 passages", "so it always fails. Write 'near > 0 passages'"),
         ("recalled > 0.5 passages", "Give a whole number"),
         ("recalled > 5% in docs", "not understood"),
-        ("recalled > 150%", "more than the whole text, so it never fails"),
-        ("recalled > 100%", "more than the whole"),
+        ("recalled > 150%", "more than all characters, so it never fails"),
+        ("recalled > 150.5", "more than all"),
+        ("recalled > 100%", "more than all"),
+        ("recalled > 3 items", "not understood"),
     ],
 )
-def test_gate_refuses_what_it_does_not_know_with_a_hint(text, words):
+def test_gate_refuses_what_it_does_not_know_with_a_condition_that_it_takes(text, words):
     with pytest.raises(UserError, match="fail_if") as caught:
-        parse_gate(text)
-    assert re.search(words, str(caught.value))
+        parse_gate(text, PASSAGES)
+    said = str(caught.value)
+    assert re.search(words, said)
+    for advice in re.findall(r"'(\w+ >=? [^']+)'", said.partition("Write")[2]):
+        assert parse_gate(advice, PASSAGES).limit >= 0
+
+
+@pytest.mark.parametrize("measures", [PASSAGES, ITEMS, WINDOWS])
+def test_a_condition_names_what_can_be_counted_of_a_passage_or_of_an_item(measures):
+    for sign, number, unit in itertools.product(
+        (">", ">="), ("1", "3"), ("%", f" {measures.unit}s")
+    ):
+        gate = parse_gate(f"recalled {sign} {number}{unit}", measures)
+        assert (gate.of_number, gate.holds(gate.limit)) == (unit != "%", sign == ">=")
+    other = {"passage": "items"}.get(measures.unit, "passages")
+    for text in (f"recalled > 3 {other}", "copied > 1%"):
+        with pytest.raises(UserError, match=re.escape(measures.examples)):
+            parse_gate(text, measures)
+    assert measures.has_each == (measures is PASSAGES)
 
 
 SUFFIX = 32

@@ -16,6 +16,7 @@ from mnemoscope.audits.verdict import error_rate
 from mnemoscope.cli import main
 from mnemoscope.embedded import model_path, sequences_path
 from mnemoscope.files import file_sha256
+from sarif_logs import check_sarif
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +62,17 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     gate = ("audit", "gate", out, "--fail-if", "recalled >= 1 passage in doc")
     (failed,) = call_light([gate], ("torch", "transformers"))
     assert (failed.status, ": 1 of 1 document has too much: 1 pass" in failed.out) == (3, True)
-    junit = tmp_path / "gate.xml"
-    passed = call(*gate, "--baseline", out, "--junit", junit)  # nothing that was not there before
+    junit, sarif = tmp_path / "gate.xml", tmp_path / "gate.sarif"
+    beside = ("--baseline", out, "--junit", junit, "--sarif", sarif)
+    passed = call(*gate, *beside)  # nothing that was not there before
     assert (passed.status, "): 0 new passages recalled; fewer than 1 " in passed.out) == (0, True)
     assert 'failures="0"' in junit.read_text()
-    assert "--fail-if" in call("audit", "gate", "--help-all").out
+    results = check_sarif(json.loads(sarif.read_text()))
+    assert [one["baselineState"] for one in results] == ["unchanged"] * len(results) != []
+    assert len(call("audit", "--help").out.splitlines()) <= 40
+    (out / "report.html").write_text("nothing was found")
+    assert "report.html: damaged (its content has changed" in call(*gate).err
+    (out / "report.html").write_bytes(before[out / "report.html"])
     verify = ("audit", "verify", out, "-q")
     (out / "audit.json").write_bytes(
         before[out / "audit.json"].replace(b'"operator"', b'"0perator"')
@@ -146,6 +153,7 @@ def test_what_another_process_makes_is_in_use(document, refused, tmp_path):
             ("distill", "embedded", "--texts", document, "-o", other),
             ("watch", model_path(), model_path(), "--sequences", document, "-o", other),
             ("localize", out, out, "-o", other),
+            ("benchmark", out, out, "-o", other),
         ):
             assert f"{other}: in use by another process" in refused(*verb)
         owner.kill()

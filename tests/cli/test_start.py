@@ -134,6 +134,7 @@ WRONG = {
     ("audit", "embedded", "text.txt", "-o", "a", "--reference", "./no"): "./no: no such model",
     ("audit", "some/model", "text.txt", "-o", "a"): "the hub cannot be reached",
     ("report", "nosuch"): "nosuch: no such folder",
+    ("watch", "nosuch", "--fail-if", "recalled > 1"): "1 of what? Write 'recalled > 1%'",
     ("run",): "run: nothing to run.",
     **{
         ("run", "--model", model, "--sequences", texts, "-o", "s"): said

@@ -21,11 +21,11 @@ import pytest
 from mnemoscope.cluster import local
 from mnemoscope.cluster.run import keeping_workers, run_units
 from mnemoscope.cluster.storage import SharedStore
-from mnemoscope.cluster.units import ALL, Needs, Opened, Share, UnitStore
+from mnemoscope.cluster.units import ALL, Needs, Opened, Share, Together, UnitStore
 from mnemoscope.errors import NoRoomError, UserError
 from mnemoscope.progress import follow_progress
 from study_files import content
-from toy_units import TWO, Evaluated, Forgetful, Power, Reporting, powers, runs_of
+from toy_units import TWO, Evaluated, Forgetful, Power, Reporting, make_each, powers, runs_of
 
 
 def run(folder: Path, units=None, needs=Needs(), store=UnitStore) -> list:  # noqa: B008
@@ -97,6 +97,30 @@ def test_shares_in_folders_of_their_own_copied_together_are_one_run(n, whole, tm
     assert len(runs_of(log)) == 12  # all was there
     assert content(together) == whole
     assert ALL.of(units) == units
+
+
+def test_units_made_together_have_each_its_own_result(whole, tmp_path) -> None:
+    """Half of them missing, or one damaged, all are made, and what is whole stays as it is."""
+    log, folder = tmp_path / "log", tmp_path / "together"
+    units = powers(log=log)
+    groups = [Together(tuple(units[at::3]), make_each) for at in range(3)]
+    assert [one.size for one in groups] == [8, 8, 8]
+    run(folder, groups)
+    assert content(folder) == whole
+    assert len(runs_of(log)) == 12
+    run(folder, [*groups, *units])
+    assert len(runs_of(log)) == 12
+    (folder / f"{units[1].key}.bin").write_bytes(b"")
+    (folder / f"{units[5].key}.json").unlink()
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    run(folder, groups)
+    assert sorted(runs_of(log)[12:]) == sorted([*(one.n for one in units[1::3]), *range(2, 12, 3)])
+    assert content(folder) == whole
+    kept = [path for path in before if units[0].key == path.stem or units[4].key == path.stem]
+    assert all(path.stat().st_mtime_ns == before[path] for path in kept)
+    shared = SharedStore(str(tmp_path / "shared"))
+    assert run(tmp_path / "shared", groups, store=lambda _: shared)[1].values == {}
+    assert sorted(shared.finished()) == sorted(one.key for one in units)
 
 
 DAMAGE = {  # of the bytes of a file, beside which another unit's are

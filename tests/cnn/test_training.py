@@ -12,19 +12,18 @@ from cnn_problems import QUICK, SETTING, Problem, attention, planted
 from safetensors.torch import save_file
 from scipy.stats import binom
 
+from mnemoscope.cnn.inputs import NetworkInputs, fit_scaling, scale_maps
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 from mnemoscope.cnn.network import AttentionCnn
 from mnemoscope.cnn.presets import PRESETS, TrainingPreset
+from mnemoscope.cnn.steps import learning_rates
 from mnemoscope.cnn.training import (
-    NetworkInputs,
     TrainedCnn,
     chance_test,
     evaluation_mode,
-    fit_scaling,
     load_cnn,
     pack_cnn,
     predict_logits,
-    scale_maps,
     train_cnn,
 )
 from mnemoscope.errors import DamagedDataError
@@ -110,9 +109,7 @@ def test_without_dropout_training_is_the_plain_loop_written_here() -> None:
 
 
 def test_small_learns_on_a_cosine() -> None:
-    from mnemoscope.cnn.training import _learning_rates
-
-    rates = list(_learning_rates(SMALL, 800))
+    rates = list(learning_rates(SMALL, 800))
     n_rising = round(SMALL.warmup * 800)
     assert max(rates) == pytest.approx(SMALL.learning_rate)
     assert rates[:n_rising] == sorted(rates[:n_rising])
@@ -120,7 +117,7 @@ def test_small_learns_on_a_cosine() -> None:
     assert rates[-1] < 1e-3 * SMALL.learning_rate
     middle = rates[n_rising + (800 - n_rising) // 2]
     assert middle == pytest.approx(SMALL.learning_rate / 2, rel=1e-6)
-    assert set(_learning_rates(PAPER, 10)) == {1e-3}
+    assert set(learning_rates(PAPER, 10)) == {1e-3}
 
 
 def test_a_planted_truth_is_found() -> None:

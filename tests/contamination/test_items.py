@@ -4,6 +4,8 @@ import json
 import math
 from copy import copy
 from dataclasses import replace
+from urllib.parse import unquote
+from xml.etree import ElementTree
 
 import polars as pl
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mnemoscope as ms
+from mnemoscope.audits.sampling import prompts_shown
 from mnemoscope.contamination.ask import (
     ANSWERS,
     Answers,
@@ -20,6 +23,7 @@ from mnemoscope.contamination.ask import (
     differing_words,
     other_prompts,
 )
+from mnemoscope.contamination.ask import _part as ask_part
 from mnemoscope.contamination.judge import (
     VERDICTS,
     judged,
@@ -30,6 +34,7 @@ from mnemoscope.contamination.judge import (
 from mnemoscope.contamination.table import (
     Item,
     guess_from_others,
+    lines_of,
     read_items,
     stands_in,
     words_of,
@@ -37,6 +42,8 @@ from mnemoscope.contamination.table import (
 from mnemoscope.embedded import model_path
 from mnemoscope.lm.load import load_model
 from mnemoscope.progress import SILENT
+from sarif_logs import check_sarif
+from tests.audits.served import KEY, serving
 
 ITEMS = [
     {"prompt": "def total(self):", "answer": "return self.total", "group": "code"},
@@ -69,7 +76,7 @@ def test_answers_and_probabilities_are_those_of_transformers(lm) -> None:
         assert text.startswith(wanted) or wanted.startswith(text)
     found = model.logprobs([(one.prompt, one.answer) for one in items])
     for one, logprob in zip(items, found, strict=True):
-        before, chance = model._shown(one.prompt), 0.0
+        (before,), chance = prompts_shown(lm, [one.prompt], as_chat=False), 0.0
         for form in (one.answer, f" {one.answer}"):  # with a blank before it, or without
             whole = before + model._tokens(form)
             with torch.inference_mode():
@@ -266,20 +273,138 @@ def test_what_is_recalled_stands_on_the_page_in_sarif_and_fails_the_gate(
     parts = iter([answered(3), answered(3, **TWIN)])
     monkeypatch.setattr(ask, "_part", lambda *_, **__: next(parts))
     asked = ("items", "embedded", table, "-o", out)
-    failed = call(*asked, "--fail-if", "recalled > 2 items")
-    assert (failed.status, "Failed: recalled > 2 items (3 items recalled)" in failed.out) == (
-        3,
-        True,
-    )
+    failed = call(*asked, "--fail-if", "recalled > 2 items", "--json")
+    found = json.loads(failed.out)
+    assert (failed.status, found["gate"]["failed"]) == (3, True)
+    assert found["gate"]["said"] == "3 items recalled, at most 2 allowed"
+    assert [one["item"] for one in found["recalled"]] == ["0", "1", "2"]
     assert call(*asked, "--fail-if", "recalled > 3 items").status == 0
     assert call(*asked, "--fail-if", "recalled > 99%").status == 3
     page = (out / "items.html").read_text(encoding="utf-8")
     assert "&lt;b&gt;what is the red" in page
     assert "<b>what" not in page
     log = json.loads((out / "items.sarif").read_text(encoding="utf-8"))
-    assert [one["message"]["text"][:7] for one in log["runs"][0]["results"]] == [
-        "Item 0:", "Item 1:", "Item 2:"
+    results = check_sarif(log)
+    assert [one["message"]["text"][:7] for one in results] == ["Item 0:", "Item 1:", "Item 2:"]
+    places = [one["locations"][0]["physicalLocation"] for one in results]
+    assert [one["region"] for one in places] == [{"startLine": n} for n in (1, 2, 3)]
+    assert {unquote(one["artifactLocation"]["uri"]) for one in places} == {table.as_uri()}
+
+
+def test_a_gate_on_finished_items_counts_what_is_new_and_writes_what_builds_read(
+    tmp_path, call, call_light, refused, monkeypatch
+) -> None:
+    from mnemoscope.contamination import ask
+
+    rows = [{"prompt": prompt, "answer": answer} for prompt, answer in PAIRS]
+    for name, some in {"old": rows[:2], "now": rows[1:]}.items():
+        table = tmp_path / f"{name}.csv"
+        pl.DataFrame(some).write_csv(table)
+        parts = iter([answered(2), answered(2, **{key: one[:2] for key, one in TWIN.items()})])
+        monkeypatch.setattr(ask, "_part", lambda *_, own=parts, **__: next(own))
+        assert call("items", "embedded", table, "-o", tmp_path / name).status == 0
+    old, now, junit, sarif = (tmp_path / one for one in ("old", "now", "j.xml", "s.sarif"))
+    gate = ("items", "gate", now, "--fail-if", "recalled > 1 item")
+    (failed,) = call_light([gate], ("torch", "transformers"))
+    assert (failed.status, "): 2 items recalled, at most 1 allowed." in failed.out) == (3, True)
+    passed = call(*gate, "--baseline", old, "--junit", junit, "--sarif", sarif)
+    assert passed.status == 0
+    assert "): 1 new item recalled, at most 1 allowed." in passed.out
+    share = call("items", "gate", now, "--fail-if", "recalled > 49%", "--baseline", old)
+    assert (share.status, "): 50.0 % newly recalled, at most 49 % allowed." in share.out) == (
+        3,
+        True,
+    )
+    found = check_sarif(json.loads(sarif.read_text()))
+    states = [(one["baselineState"], one["properties"]["answer"]) for one in found]
+    answers = [one["answer"] for one in rows]
+    assert states == [
+        ("unchanged", answers[1]), ("new", answers[2]), ("absent", answers[0])
     ]  # fmt: skip
+    assert [one["locations"][0]["physicalLocation"]["region"] for one in found] == [
+        {"startLine": 2}, {"startLine": 3}, {"startLine": 2}
+    ]  # fmt: skip
+    suite = ElementTree.parse(junit).getroot()
+    assert [suite.get(one) for one in ("tests", "failures")] == ["3", "0"]
+    listed = {
+        one.get("name") for one in suite.iter("testcase") if one.find("system-out") is not None
+    }
+    assert listed == {"1"}  # the new one alone
+    (now / "items.html").write_text("better")
+    assert "items.html: damaged" in refused(*gate)
+    (now / "items.html").unlink()  # who has the table needs no page
+    assert call(*gate).status == 3
+    assert "contains no items" in refused("items", "gate", tmp_path, "--fail-if", "recalled > 1%")
+    assert "Add --fail-if, such as 'recalled > 1%'" in refused("items", "gate", now)
+
+
+def test_a_service_is_asked_beside_a_local_twin_and_its_answers_are_kept(
+    lm, tmp_path, call, monkeypatch
+) -> None:
+    table, out = tmp_path / "items.jsonl", tmp_path / "out"
+    table.write_text("\n".join(map(json.dumps, ITEMS[:3])), encoding="utf-8")
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with serving(lm) as (service, url):
+        asked = ("items", "api", url, "embedded", table, "-o", out, "--reference", "embedded")
+        assert call(*asked).status == 0
+        n = service.n_requests
+        assert call(*asked, "--fail-if", "recalled > 99%").status == 0
+        assert service.n_requests == n == 3
+    rows = pl.read_parquet(out / "items.parquet")
+    assert rows["logprob"].null_count() == rows.height
+    assert rows["twin_written"].null_count() == 0
+    local = LocalModel(lm, record={}, batch_size=8, as_chat=False)
+    for here, there in zip(local.write(read_items(table), SILENT), rows["written"], strict=True):
+        assert there.startswith(here) or here.startswith(there)
+
+
+def test_refused_items_leave_no_folder_and_a_study_is_no_place_for_them(tmp_path, refused) -> None:
+    table, out = tmp_path / "items.jsonl", tmp_path / "out"
+    table.write_text(json.dumps({"prompt": "a " * 3000, "answer": "b"}), encoding="utf-8")
+    assert "leaves no room" in refused("items", "embedded", table, "-o", out)
+    assert "no-such" in refused("items", tmp_path / "no-such", table, "-o", out)
+    assert not out.exists()
+    out.mkdir()
+    (out / "study.yaml").write_text("")
+    assert "already holds a study" in refused("items", "embedded", table, "-o", out)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "lines"),
+    [
+        ("a.jsonl", '{"prompt": "a"}\n\n{"prompt": "b"}', [1, 3]),
+        ("a.csv", 'prompt,answer\n"a\nb",c\n\nd,e\n', [2, 5]),
+        ("a.parquet", "PAR1", []),
+    ],
+)
+def test_items_stand_at_their_lines(tmp_path, name, text, lines) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    assert lines_of(tmp_path / name) == lines
+    assert lines_of(pl.DataFrame(ITEMS)) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "counts"),
+    [
+        ("It was Anna Berg", True),
+        ("It was not Anna Berg but Carl Ek", False),
+        ("It wasn't the Anna Berg of old", False),
+        ("Neither Anna Berg nor Carl Ek", False),
+        ("Not only Anna Berg, all of them", True),
+        ("I am not sure. Anna Berg", True),
+        ("Not Carl Ek, Anna Berg", True),
+        ("not Anna Berg? yes: Anna Berg", True),
+    ],
+)
+def test_an_answer_that_is_denied_in_a_chat_does_not_count(said, counts) -> None:
+    class Chat:
+        is_chat = True
+        write = staticmethod(lambda items, progress: [said])
+        logprobs = staticmethod(lambda pairs: None)
+
+    (item,) = items_of(("Who?", "Anna Berg"))
+    answers = ask_part(Chat(), [item], [item], with_prior=False)
+    assert (answers["edits"][0] == 0) == counts
 
 
 def test_a_chat_is_asked_in_its_template_and_may_say_something_before_its_answer(lm) -> None:
@@ -288,7 +413,8 @@ def test_a_chat_is_asked_in_its_template_and_may_say_something_before_its_answer
     tokenizer.chat_template = template
     chat = replace(lm, tokenizer=tokenizer)
     model = LocalModel(chat, record={}, batch_size=2, as_chat=True)
-    assert lm.tokenizer.decode(model._shown("Who?")).strip().endswith("[Who?]")
+    (shown,) = prompts_shown(chat, ["Who?"], as_chat=True)
+    assert lm.tokenizer.decode(shown).strip().endswith("[Who?]")
     assert model.logprobs([("Who?", "Anna Berg")]) is None
     with pytest.raises(ms.UserError, match="no chat template"):
         LocalModel(lm, record={}, batch_size=2, as_chat=True)

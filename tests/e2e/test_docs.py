@@ -10,6 +10,7 @@ import pytest
 from mnemoscope.cli.app import command, verbs
 from mnemoscope.embedded import texts
 from mnemoscope.study import shapes
+from mnemoscope.taxonomy.sample import MINIMUM
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -100,6 +101,11 @@ def test_links_between_pages_lead_somewhere():
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
             if not target.startswith("http"):
                 assert (page.parent / target).exists(), (page, target)
+
+
+def test_the_tutorial_says_how_many_sequences_a_class_needs():
+    said = (ROOT / "docs" / "tutorials" / "your-model.md").read_text(encoding="utf-8")
+    assert f"at least {MINIMUM} sequences of each class" in " ".join(said.split())
 
 
 def test_pages_stay_short():

@@ -1,10 +1,7 @@
 """A capture in a broken world, for real: damaged shards, a full disk, a read-only medium."""
 
-import os
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +14,7 @@ from mnemoscope.maps.store import MapStore
 from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import parse_settings
 from mnemoscope.study.stages import STAGES
-from study_files import assert_same
+from study_files import assert_same, mounted
 from tiny_models import save_model
 
 N_SEQUENCES = 240
@@ -96,19 +93,6 @@ def test_a_finished_study_that_runs_again_has_every_file_as_it_was(study_at, tin
     (study / "labels.parquet").unlink()  # alone: what follows is whole, and is made again
     succeed("run", "-o", study)
     assert_same(study, whole)
-
-
-@contextmanager
-def mounted(folder: Path, options: str) -> Iterator[None]:
-    """A small file system in memory at a folder; skips where it may not be mounted."""
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-    if shutil.which("mount") is None or os.getuid() != 0 or subprocess.run(command).returncode:
-        pytest.skip("a file system may be mounted by root alone")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def test_a_disk_that_fills_up_leaves_a_valid_store_that_goes_on(

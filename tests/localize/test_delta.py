@@ -1,14 +1,18 @@
 """Δ against slow definitions; averages over CNNs and models; agreement against SciPy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from scipy.stats import pearsonr, spearmanr
 from torch import nn
 
+from copy_counts import DEVICE, count_waits
+from mnemoscope.cnn.inputs import Scaling, fit_scaling, scale_maps
 from mnemoscope.cnn.network import AttentionCnn
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
-from mnemoscope.cnn.training import Scaling, TrainedCnn, TrainingHistory, fit_scaling, scale_maps
+from mnemoscope.cnn.training import TrainedCnn, TrainingHistory, train_cnn
 from mnemoscope.localize.delta import (
     Decisiveness,
     agreement,
@@ -24,6 +28,7 @@ from mnemoscope.localize.delta import (
     randomized,
     region_sentence,
 )
+from mnemoscope.maps import device as maps_device
 from mnemoscope.maps.triangle import pack_triangle
 from mnemoscope.maps.views import TensorMaps
 
@@ -374,3 +379,42 @@ def test_the_sentence_names_what_is_much_and_what_is_little():
         ("no Δ", nothing),
     ):
         assert words in sentence
+
+
+@pytest.mark.parametrize("fits", [True, False])
+@pytest.mark.parametrize("preset", ["as_run", "rows"])
+def test_a_batch_waits_once_for_the_device(monkeypatch, preset: str, fits: bool) -> None:
+    """For which of its sequences count; the means of the checks for nothing until the end."""
+    if not fits:
+        monkeypatch.setattr(maps_device, "_OTHER_BYTES", 0)
+    packed = torch.rand(48, 2, 210) / 20
+    maps, labels = TensorMaps(packed), torch.arange(48) % 3
+    trained = train_cnn(
+        maps,
+        labels,
+        n_classes=3,
+        setting=CnnSetting(3, 2, "max"),
+        preset=replace(PRESETS[preset], epochs=1, min_steps=0),
+        seed=0,
+    )
+    trained = replace(
+        trained, network=trained.network.to(DEVICE), scaling=trained.scaling.to(DEVICE)
+    )
+    found = {}
+    for ask in (decisiveness, class_means):
+        for n in (8, 16, 48):  # places of the triangle are sent once and kept
+            some = TensorMaps(packed[:n])
+            with count_waits(monkeypatch) as counted:
+                ask(
+                    trained,
+                    some,
+                    labels[:n],
+                    max_maps=some,
+                    attribution="gradient",
+                    batch_size=8,
+                )
+            found[ask.__name__, n] = counted.n
+    for name, n_waits in (("decisiveness", 1), ("class_means", 0)):
+        few, many = found[name, 16], found[name, 48]
+        assert (many["from"] - few["from"]) / 4 == n_waits
+        assert many["wait"] == few["wait"] == 0

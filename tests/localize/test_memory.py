@@ -6,9 +6,10 @@ from multiprocessing.connection import Connection
 
 import torch
 
+from mnemoscope.cnn.inputs import Scaling
 from mnemoscope.cnn.network import AttentionCnn
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
-from mnemoscope.cnn.training import Scaling, TrainedCnn, TrainingHistory
+from mnemoscope.cnn.training import TrainedCnn, TrainingHistory
 from mnemoscope.localize.delta import decisiveness
 
 N_SEQUENCES, N_LAYERS, LENGTH = 800, 4, 64

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mnemoscope.cnn.inputs import scale_maps
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
-from mnemoscope.cnn.training import TrainedCnn, scale_maps, train_cnn
+from mnemoscope.cnn.training import TrainedCnn, train_cnn
 from mnemoscope.localize.delta import (
     contrast_gradients,
     decisiveness,

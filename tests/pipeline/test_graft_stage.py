@@ -21,6 +21,7 @@ from mnemoscope.report.grafts import graft_of
 from mnemoscope.report.tables import graft_tables
 from mnemoscope.stats import Estimate, frame_of
 from mnemoscope.study.folder import Study
+from mnemoscope.study.models import Models
 from mnemoscope.study.settings import StudySettings
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.labels import label_sequences
@@ -53,6 +54,19 @@ def done(tiny_studies, tmp_path_factory) -> Study:
 @pytest.fixture
 def study(tiny_studies, tmp_path) -> Study:
     return copied(tiny_studies, tmp_path / "study")
+
+
+def test_what_is_to_be_made_is_counted_before_a_model_is_loaded(done, study):
+    study.settings = settings_of(study, directions=BOTH)
+    before = graft.count_grafts(study, Models(study.settings))
+    after = graft.count_grafts(done, Models(done.settings))
+    counted = done.manifest("graft")["counts"]
+    assert before[:3] == after[:3]
+    assert before[1:3] == (counted["grafts"], counted["walks"])
+    assert (before.n_there, after.n_there) == (0, sum(before[1:3]))
+    assert before.n_scans == before.n_grafts + 4 * before.n_walks
+    assert after.n_scans == 0
+    assert before.n_each == after.n_each > counted["sequences"]
 
 
 def test_every_part_stands_beside_its_flip_and_its_walks(done, tiny):

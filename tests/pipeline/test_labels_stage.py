@@ -148,7 +148,7 @@ def test_every_name_of_the_catalogue_is_a_sample_an_alias_or_impossible(prepared
 
 def test_need_of_all_samples_is_said_in_the_manifest_and_on_the_terminal(prepared, capsys) -> None:
     names = [RECITE, "Non-Memo, Recollect[5], Others"]
-    with show_progress():
+    with show_progress(verbose=True):
         study = prepared(table_with_copies(), taxonomies=names, both_suffixes=True)
     need = sharing_of(study)
     rows = study.read("samples.parquet")

@@ -1,5 +1,7 @@
 """The dry run: published shapes and counts, bounds that hold, and the store's own formula."""
 
+from itertools import product
+
 import numpy as np
 import polars as pl
 import pytest
@@ -7,9 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import t
+from torch.utils.flop_counter import FlopCounterMode
 
 from map_folders import add_shard
 from mnemoscope.benchmark.gain import OF_TRAINING
+from mnemoscope.cnn.network import AttentionCnn
 from mnemoscope.errors import UserError
 from mnemoscope.maps.format import StoreMeta
 from mnemoscope.maps.shape import map_bytes
@@ -21,8 +25,8 @@ from mnemoscope.study.cost import Counts, Need
 from mnemoscope.study.settings import StudySettings, parse_settings
 from mnemoscope.study.shapes import find_shape, shape_facts
 from mnemoscope.study.stages import stage_named
-from mnemoscope.taxonomy.catalogue import catalogue
-from mnemoscope.taxonomy.names import parse_taxonomy
+from mnemoscope.taxonomy.catalogue import catalogue, load_taxonomies
+from mnemoscope.taxonomy.names import distinct_partitions, parse_taxonomy
 
 PYTHIA_12B = "EleutherAI/pythia-12b-deduped"
 PUBLISHED = {"source": "usvsnsp/semantic-filters", "split": "deduped_12b"}
@@ -180,6 +184,35 @@ def test_a_dry_run_without_model_and_data_says_where_its_figures_are_from(tmp_pa
     assert "attention, stored" not in made
     assert "sequences captured" in made
     assert list(tmp_path.iterdir()) == []
+
+
+def test_operations_of_the_cnns_are_those_that_torch_counts(tmp_path) -> None:
+    """Below 1 % of them, in the linear layers, are left out; 54 taxonomies, eight CNNs each."""
+    made = rows_of(chosen(benchmark={"controls": False}), tmp_path / "study")
+    samples = distinct_partitions(load_taxonomies(["catalogue"]))
+    assert made["CNNs for the figures"] == f"{8 * len(samples):,}"
+    forward = 0
+    for kernel, filters in product((6, 8), (10, 16)):
+        network = AttentionCnn(36, 3, kernel=kernel, filters=filters).to("meta")
+        with FlopCounterMode(display=False) as counter:
+            network(torch.empty(1, 36, 64, 64, device="meta"))
+        forward += 2 * counter.get_total_flops()  # mean and maximum
+    n_classes = sum(len(one.classes) for one in samples)
+    n_passes = 3 * 4000 * 3 + 4000 + 3 * 2000  # forward and backward, and both evaluations
+    amount, unit = made["operations of all these CNNs"].split()
+    assert unit == "PFLOP"
+    assert float(amount) * 1e15 == pytest.approx(forward * n_classes * n_passes, rel=0.05)
+
+
+def test_on_a_gpu_it_is_said_how_many_train_as_one_and_that_none_was_measured(tmp_path) -> None:
+    """Two kernels by two poolings; filters together, and the control task with the first."""
+    notes = plan(chosen(train={"device": "cuda"}), tmp_path / "study").notes
+    (said,) = (one for one in notes if "train as one" in one)
+    # 51 taxonomies; the marked maps of the planted control and the tokens are groups of their own
+    assert f"{51 * (4 + 1 + 1):,} groups of up to 3 CNNs" in said
+    assert "no GPU has been measured" in said
+    notes = plan(chosen(train={"device": "cpu"}), tmp_path / "study").notes
+    assert not any("train as one" in one for one in notes)
 
 
 def test_cost_of_the_controls_is_stated_apart_and_falls_away_with_them(tmp_path) -> None:

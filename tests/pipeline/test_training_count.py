@@ -9,8 +9,8 @@ import torch
 
 import mnemoscope as ms
 from mnemoscope.benchmark.sources import TABLE
+from mnemoscope.cnn.inputs import Scaling, fit_scaling
 from mnemoscope.cnn.presets import PRESETS
-from mnemoscope.cnn.training import Scaling, fit_scaling
 from mnemoscope.errors import UserError
 from mnemoscope.flow.run import run_stage
 from mnemoscope.lm.placement import find_cnn_device
@@ -228,7 +228,7 @@ def test_one_scaling_serves_settings_seeds_and_the_control_task(study_at, monkey
 
     monkeypatch.setattr(train, "_scalings", {})
     monkeypatch.setattr(train, "fit_scaling", fit)
-    monkeypatch.setattr(train, "fit_cnn", see)
+    monkeypatch.setattr(train, "fit_cnns", see)
     study.adopt(settings_with(study, train={"preset": "small", "kernels": [3, 4]}), redo=True)
     jobs = [job for job in jobs_of(study) if job.setting and not TABLE[job.source].mark]
     for job in jobs:

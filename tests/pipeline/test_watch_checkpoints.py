@@ -149,6 +149,35 @@ def test_command_tracks_and_draws_again(tiny, run, tmp_path, monkeypatch, call):
     assert not (tmp_path / "elsewhere" / "checks").exists()
 
 
+def test_a_gate_judges_the_last_checkpoint(tiny, run, tracked, tmp_path, call, refused):
+    """Of 240 windows, none of which can be guessed, step 200 reproduces 160 and step 300 none."""
+    learned = tmp_path / "learned"
+    checkpoints = [run / f"checkpoint-{step}" for step in (100, 200)]
+    asked = ("watch", *checkpoints, "--sequences", tiny.table, "--scan", "-q", "-o", learned)
+    made = call(*asked, "--fail-if", "recalled >= 160 windows", "--json")
+    assert (made.status, json.loads(made.out)["gate"]["step"]) == (3, 200)
+    assert call("watch", tracked, "--fail-if", "recalled > 0%", "-o", tmp_path / "o").status == 0
+    for text, is_failed in {
+        "reproduced > 160 windows": False,
+        "reproduced >= 240 windows": False,
+        "reproduced > 66.6%": True,
+        "recalled > 66.7%": False,
+    }.items():
+        found = call("watch", learned, "--fail-if", text)
+        assert found.status == (3 if is_failed else 0)
+        assert f"{'Failed' if is_failed else 'Passed'} ({text}): at step 200, the last, " in (
+            found.out
+        )
+    for text, words in {
+        "guessed > 1%": "none of the watched windows are such that can be guessed",
+        "reproduced > 240 windows": "240 windows are watched, so it never fails",
+        "recalled > 1": "1 of what? Write 'recalled > 1%'",
+        "recalled > 1% in doc": "not understood",
+        "near > 1%": "reproduced, guessed or recalled",
+    }.items():
+        assert words in refused("watch", learned, "--fail-if", text)
+
+
 @pytest.mark.parametrize("length", [32, 64, 72])
 def test_windows_of_a_text_are_the_whole_text_once(tiny, run, tmp_path, length):
     text = " ".join(map(str, range(300)))

@@ -40,6 +40,7 @@ def test_a_study_whose_classes_are_too_small_has_a_report_whose_command_helps(st
     assert "160 of 240 sequences repeated word for word." in said.out
     again = succeed("run", "-o", folder, "-q").out
     assert again.splitlines()[-1] == f"Report: {folder}/report.html"
+    assert "impossible" in succeed("status", folder).out
     (folder / "report.html").unlink()
     ms.run(Study(folder).settings, folder, until="report")
     page = (folder / "report.html").read_text()
@@ -52,18 +53,53 @@ def test_a_study_whose_classes_are_too_small_has_a_report_whose_command_helps(st
     assert set(Study(folder).read("benchmark.parquet")["source"]) <= {"model", "statistics"}
 
 
+def advised(said: str) -> list[str]:
+    return re.findall(r"^    mnemoscope (.*)", said, re.MULTILINE)
+
+
+def test_run_status_and_report_advise_the_same_grafts_where_two_classes_have_enough(
+    study_at, succeed
+):
+    folder = study_at("features")
+    sizes = ("label.minimum=200", "label.n_train=150", "label.n_eval=50")
+    wanted = [word for one in sizes for word in ("--set", one)]
+    said = succeed("run", "-o", folder, "-t", "Non-Memo, Recite[5], Recollect", *wanted, "-q").out
+    commands, state = advised(said), succeed("status", folder).out
+    facts = json.loads(succeed("status", folder, "--json").out)
+    assert facts["next"][:3] == [f"mnemoscope {one}" for one in commands]
+    assert "Recollect has" in facts["untrained"]
+    assert commands[0] == f"graft {folder}"
+    assert commands == advised(state)
+    assert "160 of 240 sequences repeated word for word." in state
+    assert "Recollect has" in state
+    page = html.unescape((folder / "report.html").read_text())
+    (section,) = re.findall(r'<section id="next".*?</section>', page, re.DOTALL)
+    assert re.findall(r"<code[^>]*>mnemoscope (.*?)</code>", section)[:3] == commands
+    plan = succeed(*commands[0].split(), "--quick", "--dry-run").out
+    assert "4 parts, 10 grafts and 36 random changes" in plan
+    assert "Nothing was written" in plan
+    few = ("--set", "graft.n_sequences=10", "--set", "graft.parts=[layers.0.qk]")
+    succeed(*commands[0].split(), "--quick", *few, "-q")
+    settings = Study(folder).settings.graft
+    assert (settings.parts, settings.draws) == (["layers.0.qk"], 9)
+    assert "graft" not in advised(succeed("status", folder).out)[0]
+    whole = succeed("graft", folder, "--full", "--redo", "--dry-run").out
+    assert not whole.startswith("In short: 1 part,")
+
+
 def test_what_is_advised_of_few_texts_runs_and_keeps_what_was_given(tiny, tmp_path, succeed):
     texts, folder = tmp_path / "texts", tmp_path / "study"
     texts.mkdir()
     (texts / "a.txt").write_text(" ".join(map(str, range(400))))
     given = ("--model", tiny.model, "--reference", tiny.reference, "--sequences", texts)
     said = succeed("run", *given, "-o", folder, "-q").out
-    commands = re.findall(r": mnemoscope (.*)", said)
-    assert [one.split()[0] for one in commands] == ["run", "audit"]
+    commands = advised(said)
+    assert [one.split()[0] for one in commands] == ["audit", "run", "analyze"]
     page = html.unescape((folder / "report.html").read_text())
     for one in commands:
-        assert f"<code>mnemoscope {one}</code>" in page
-        succeed(*shlex.split(one.replace("OTHER_TEXTS", str(texts))), "-q")
+        assert f'<code tabindex="0">mnemoscope {one}</code>' in page
+        quiet = [] if one.startswith("analyze") else ["-q"]
+        succeed(*shlex.split(one.replace("OTHER_TEXTS", str(texts))), *quiet)
     assert Study(tmp_path / "study-2").settings.reference == str(tiny.reference)
     audit = json.loads((tmp_path / "study-audit" / "audit.json").read_text())
     assert str(tiny.reference) in json.dumps(audit)

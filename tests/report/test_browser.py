@@ -12,10 +12,10 @@ import polars as pl
 import pytest
 
 from chromium import NEEDS_CHROMIUM, UNFOLD, Visit, hard_to_use
-from mnemoscope.analysis.figures import Chart, Series
+from mnemoscope.analysis.figures import Chart, HeatMap, Series
 from mnemoscope.report.charts import Flow, sankey_view
 from mnemoscope.report.content import ReportContent
-from mnemoscope.report.page import write_report
+from mnemoscope.report.page import write_report, write_sections
 from mnemoscope.report.sequences import BrowsedSequences, Division
 from mnemoscope.report.tables import AnalysisSection
 from mnemoscope.stats import Estimate
@@ -192,6 +192,27 @@ SMALLEST = """() => {
   }
   return sizes.sort((a, b) => a[0] - b[0]).slice(0, 3);
 }"""
+
+
+CUT = """() => [...document.querySelectorAll('.scroll')].filter((part) =>
+  part.offsetParent && part.scrollWidth > part.clientWidth + 1).length"""
+
+
+def test_charts_of_a_watched_training_fit_whole_on_a_phone(browser, tmp_path):
+    """So the last step is in sight as the first one is."""
+    path, names = tmp_path / "watch.html", ("very low",) * 5
+    line = Series(name="Recall", x=(0, 1000, 143_000), y=(0.0, 0.5, 1.0))
+    chart = Chart(title="shares", series=(line,), form="line", x_label="step")
+    heat = HeatMap(
+        title="levels", values=((1, 2, 3, 4, 5),), row_names=names[:1], column_names=names
+    )
+    write_sections(path, "a run", [AnalysisSection("watch", "t", "q", "s", figures=(chart, heat))])
+    one = Visit(browser, path.as_uri(), viewport={"width": 390, "height": 800})
+    for width in (390, 1280):
+        one.page.set_viewport_size({"width": width, "height": 800})
+        assert not one.page.evaluate(CUT)
+        assert one.page.evaluate(SMALLEST)[0][0] >= 10
+    one.context.close()
 
 
 def test_no_label_is_below_ten_pixels_on_a_phone(visit):

@@ -13,7 +13,8 @@ from test_callback import Logger, make_trainer
 
 from conftest import make_network
 from mnemoscope.embedded import model_path
-from mnemoscope.training.watch import MemorizationCallback, make_canaries
+from mnemoscope.training.callback import MemorizationCallback
+from mnemoscope.training.watch import make_canaries
 from mnemoscope.training.windows import WatchedWindows
 
 

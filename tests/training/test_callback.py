@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
+from mnemoscope.training.callback import MemorizationCallback
 from mnemoscope.training.history import read_history
-from mnemoscope.training.watch import MemorizationCallback
 from mnemoscope.training.windows import WatchedWindows
 from refusals import refusal
 

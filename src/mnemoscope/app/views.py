@@ -232,11 +232,11 @@ class BrowsedStudy:
     """
 
     def __init__(self, folder: Path, model_folder: str | None = None) -> None:
-        from mnemoscope.report.content import missing_of
+        from mnemoscope.report.advice import missing_of
 
         self.study: Study = Study(folder)
         self.study.require("label")
-        self.missing: Mapping[str, Any] | None = missing_of(self.study)
+        self.missing: str | None = missing_of(self.study)
         self._model_folder = model_folder
         self.grounds: dict[tuple[str, int], CnnGround] = {}  # by weights and tokens shown
 

@@ -2,17 +2,17 @@
 
 import re
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 from xml.etree import ElementTree
 
 import polars as pl
 
-from mnemoscope.audits.gate import Gate, Judged
+from mnemoscope.audits.gate import Judged, new_parts
 from mnemoscope.audits.passages import right_of
-from mnemoscope.audits.records import Record
+from mnemoscope.audits.records import Record, Sarif, read_sarif, read_verdicts
 from mnemoscope.audits.rule import RECALL
 from mnemoscope.audits.verdict import LEARNED, error_rate
 from mnemoscope.data.formats import table_ending
@@ -34,40 +34,58 @@ _HELP = (
     "have seen the document. audit.html shows the evidence of each passage, token by "
     "token; mnemoscope audit verify FOLDER repeats it.",
 )
-_RULE = {
-    "id": "recalled-passage",
-    "name": "RecalledPassage",
-    "shortDescription": {"text": "The model repeats this passage, and its prompt did not show it."},
-    "fullDescription": {"text": _HELP[0]},
-    "help": {
-        "text": "\n\n".join(_HELP),
-        "markdown": f"{_HELP[0]}\n\n**What to do.** {_HELP[1]}",
-    },
-    "helpUri": _SOURCE,
-    "defaultConfiguration": {"level": "warning"},
-    "properties": {"tags": ["memorization", "language-models"]},
-}
 
 
-def sarif_log(record: Record, frame: pl.DataFrame, texts: Mapping[str, str]) -> dict[str, Any]:
-    """Make a SARIF log of the spans called recall; guesses are no finding.
+def sarif_rule(name: str, short: str, full: str, to_do: str) -> Sarif:
+    """A rule of a log: what a finding is, in a line and in whole, and what to do about it."""
+    return {
+        "id": re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower(),
+        "name": name,
+        "shortDescription": {"text": short},
+        "fullDescription": {"text": full},
+        "help": {"text": f"{full}\n\n{to_do}", "markdown": f"{full}\n\n**What to do.** {to_do}"},
+        "helpUri": _SOURCE,
+        "defaultConfiguration": {"level": "warning"},
+        "properties": {"tags": ["memorization", "language-models"]},
+    }
 
-    Lines and columns count from 1, columns in characters; line ends are those of the text.
+
+_RULE = sarif_rule(
+    "RecalledPassage", "The model repeats this passage, and its prompt did not show it.", *_HELP
+)
+
+
+class Finding(NamedTuple):
+    """What a log says of one place: `location` is a physical or logical one of the standard."""
+
+    text: str
+    location: Sarif
+    properties: dict[str, str]
+
+
+def sarif_of(
+    rule: Mapping[str, Any], properties: Mapping[str, str], findings: Iterable[Finding]
+) -> Sarif:
+    """A SARIF log of findings under one rule.
 
     Source: OASIS, Static Analysis Results Interchange Format 2.1.0.
     """
-    lines = {
-        name: [0, *(place + 1 for place, character in enumerate(text) if character == "\n")]
-        for name, text in texts.items()
-    }
-    rows = frame.filter(pl.col("verdict") == RECALL).iter_rows(named=True)
-    copies = {row["document"]: row["text_file"] for row in record["documents"]}
     driver = {
         "name": "mnemoscope",
         "version": __version__,
         "informationUri": _SOURCE,
-        "rules": [_RULE],
+        "rules": [rule],
     }
+    results = [
+        {
+            "ruleId": rule["id"],
+            "level": "warning",
+            "message": {"text": f"{one.text}."},
+            "locations": [one.location],
+            "properties": one.properties,
+        }
+        for one in findings
+    ]
     return {
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
         "version": "2.1.0",
@@ -75,20 +93,60 @@ def sarif_log(record: Record, frame: pl.DataFrame, texts: Mapping[str, str]) -> 
             {
                 "tool": {"driver": driver},
                 "columnKind": "unicodeCodePoints",
-                "properties": about(record),
-                "results": [
-                    {
-                        "ruleId": _RULE["id"],
-                        "level": "warning",
-                        "message": {"text": f"{_message(row, copies.get(row['document']))}."},
-                        "locations": [{"physicalLocation": _location(row, lines)}],
-                        "properties": _tokens(row),
-                    }
-                    for row in rows
-                ],
+                "properties": properties,
+                "results": results,
             }
         ],
     }
+
+
+def beside_baseline(
+    log: Mapping[str, Any],
+    older: Mapping[str, Any],
+    is_new: Iterable[bool],
+    is_gone: Iterable[bool],
+) -> Sarif:
+    """A log with the `baselineState` of its results, and those of an older one that are gone."""
+    (run,), (before,) = log["runs"], older["runs"]
+    states = ["new" if one else "unchanged" for one in is_new]
+    states += ["absent" if one else "" for one in is_gone]
+    every = zip([*run["results"], *before["results"]], states, strict=True)
+    results = [{**one, "baselineState": state} for one, state in every if state]
+    return {**log, "runs": [{**run, "results": results}]}
+
+
+def sarif_log(record: Record, frame: pl.DataFrame, texts: Mapping[str, str]) -> Sarif:
+    """Make a SARIF log of the spans called recall; guesses are no finding.
+
+    Lines and columns count from 1, columns in characters; line ends are those of the text.
+    """
+    lines = {
+        name: [0, *(place + 1 for place, character in enumerate(text) if character == "\n")]
+        for name, text in texts.items()
+    }
+    copies = {row["document"]: row["text_file"] for row in record["documents"]}
+    findings = (
+        Finding(_message(row, copies.get(row["document"])), _location(row, lines), _tokens(row))
+        for row in frame.filter(verdict=RECALL).iter_rows(named=True)
+    )
+    return sarif_of(_RULE, about(record), findings)
+
+
+def sarif_beside(folder: Path, passages: pl.DataFrame, baseline: Path) -> Sarif:
+    """`audit.sarif` of a finished audit, with what is new, unchanged and gone since an older one.
+
+    A passage is new where `gate.new_parts` finds any of it new, and gone where no word of it is
+    left. Errors as `records.read_verdicts`.
+    """
+    (now, own), (then, older) = (
+        (read_sarif(at), frame.filter(verdict=RECALL).with_row_index("number"))
+        for at, frame in ((folder, passages), (baseline, read_verdicts(baseline)[1]))
+    )
+    new = {*new_parts(own, older)["number"]}
+    gone = {*new_parts(older, own).join(older, on=["number", "text"])["number"]}
+    return beside_baseline(
+        now, then, (one in new for one in own["number"]), (one in gone for one in older["number"])
+    )
 
 
 def about(record: Record) -> dict[str, str]:
@@ -112,18 +170,17 @@ def _message(row: Mapping[str, Any], copy: str | None) -> str:
     return f"Recalled, {found}: {LEARNED}; {row['reason']}"
 
 
-def _location(
-    row: Mapping[str, Any], lines: Mapping[str, list[int]]
-) -> dict[str, dict[str, str] | dict[str, int]]:
+def _location(row: Mapping[str, Any], lines: Mapping[str, list[int]]) -> Sarif:
     region = {"charOffset": row["start"], "charLength": row["end"] - row["start"]}
     for end in ("start", "end"):
         begins = lines[row["document"]]
         line = bisect_right(begins, row[end])
         region |= {f"{end}Line": line, f"{end}Column": row[end] - begins[line - 1] + 1}
-    return {"artifactLocation": {"uri": _address(row["document"])}, "region": region}
+    place = {"artifactLocation": {"uri": address_of(row["document"])}, "region": region}
+    return {"physicalLocation": place}
 
 
-def _address(document: str) -> str:
+def address_of(document: str) -> str:
     """The URI of a document; a row of a table is the table, with the row as its fragment."""
     source, _, row = document.rpartition("#")
     is_row = row.isdecimal() and (table_ending(Path(source)) or parse_hub_name(source))
@@ -132,67 +189,77 @@ def _address(document: str) -> str:
     return (path.as_uri() if path.is_absolute() else quote(name)) + fragment
 
 
+class Case(NamedTuple):
+    """A test of a JUnit report: why it failed or was skipped, and what stands in its output."""
+
+    name: str
+    failure: str | None = None
+    skipped: str | None = None
+    output: str | None = None
+
+
+def junit_suite(
+    name: str, properties: Mapping[str, str], judged: Judged | None, cases: Sequence[Case]
+) -> str:
+    """A JUnit report; a condition of a gate on all is a test of its own, before the others.
+
+    Characters that XML 1.0 forbids are written as U+FFFD.
+    """
+    if judged is not None and not judged.gate.in_each:
+        cases = [Case(judged.gate.text, judged.said if judged.is_failed else None), *cases]
+    suite = ElementTree.Element(
+        "testsuite",
+        name=_clean(f"mnemoscope {name}"),
+        tests=str(len(cases)),
+        failures=str(sum(one.failure is not None for one in cases)),
+        errors="0",
+        skipped=str(sum(one.skipped is not None for one in cases)),
+    )
+    named = ElementTree.SubElement(suite, "properties")
+    for key, value in properties.items():
+        ElementTree.SubElement(named, "property", name=key, value=_clean(value))
+    room = f"mnemoscope.{name.partition(' ')[0]}"
+    for one in cases:
+        own = ElementTree.SubElement(suite, "testcase", classname=room, name=_clean(one.name))
+        if one.skipped is not None:
+            ElementTree.SubElement(own, "skipped", message=_clean(one.skipped))
+        if one.failure is not None and judged is not None:
+            message = _clean(f"{judged.gate.text}: {one.failure}")
+            ElementTree.SubElement(own, "failure", type=judged.gate.kind, message=message)
+        if one.output is not None:
+            ElementTree.SubElement(own, "system-out").text = _clean(one.output)
+    ElementTree.indent(suite)
+    text = ElementTree.tostring(suite, encoding="unicode")
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}'
+
+
 def junit_xml(record: Record, frame: pl.DataFrame, judged: Judged | None) -> str:
     """Make a JUnit report that fails where the condition of a gate does.
 
-    Each document is a test, which fails if a condition on each document holds of it; a condition on
-    all documents is a test of its own. The passages called recall stand in the output of a test.
-
-    Documents that were too short or not read are skipped tests. Characters that XML 1.0 forbids
-    are written as U+FFFD.
+    Each document is a test, which fails if a condition on each document holds of it; the passages
+    called recall stand in its output. Documents that were too short or not read are skipped tests.
     """
     frame = frame if judged is None else judged.counted
-    recalled = frame.filter(pl.col("verdict") == RECALL)
-    of_all = judged is not None and not judged.gate.in_each
-    n_failed = 0 if judged is None else int(judged.is_failed) if of_all else len(judged.failing)
-    n_skipped = sum(row["is_too_short"] for row in record["documents"]) + len(record["skipped"])
-    suite = ElementTree.Element(
-        "testsuite",
-        name=_clean(f"mnemoscope audit of {record['model']['name']}"),
-        tests=str(of_all + len(record["documents"]) + len(record["skipped"])),
-        failures=str(n_failed),
-        errors="0",
-        skipped=str(n_skipped),
-    )
-
-    properties = ElementTree.SubElement(suite, "properties")
-    for name, value in about(record).items():
-        ElementTree.SubElement(properties, "property", name=name, value=_clean(value))
-
-    def case(name: str) -> ElementTree.Element:
-        return ElementTree.SubElement(
-            suite, "testcase", classname="mnemoscope.audits", name=_clean(name)
-        )
-
-    def fail(own: ElementTree.Element, gate: Gate, said: str) -> None:
-        message = _clean(f"{gate.text}: {said}")
-        ElementTree.SubElement(own, "failure", type=gate.kind, message=message)
-
-    if judged is not None and of_all:
-        own = case(judged.gate.text)
-        if judged.is_failed:
-            fail(own, judged.gate, judged.said)
+    recalled = frame.filter(verdict=RECALL)
+    cases = []
     for row in record["documents"]:
-        own = case(row["document"])
-        rows = recalled.filter(pl.col("document") == row["document"])
-        if row["is_too_short"]:
-            ElementTree.SubElement(own, "skipped", message="shorter than one window")
-        if judged is not None and row["document"] in judged.failing:
-            said = f"{judged.failing[row['document']]}, {judged.gate.allowed}"
-            fail(own, judged.gate, said)
+        name, failure, output = row["document"], None, None
+        rows = recalled.filter(document=name)
+        if judged is not None and name in judged.failing:
+            failure = f"{judged.failing[name]}, {judged.gate.allowed}"
         if rows.height:
             lines = [f"{plural(rows.height, 'recalled passage')}: {LEARNED}"]
             lines += (
                 f"characters {one['start']} to {one['end']}: {one['reason']}\n    {one['text']!r}"
                 for one in rows.iter_rows(named=True)
             )
-            ElementTree.SubElement(own, "system-out").text = _clean("\n".join(lines))
-    for one in record["skipped"]:
-        message = _clean(f"not read: {one['reason']}")
-        ElementTree.SubElement(case(one["document"]), "skipped", message=message)
-    ElementTree.indent(suite)
-    text = ElementTree.tostring(suite, encoding="unicode")
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}'
+            output = "\n".join(lines)
+        skipped = "shorter than one window" if row["is_too_short"] else None
+        cases.append(Case(name, failure, skipped, output))
+    cases += (
+        Case(one["document"], skipped=f"not read: {one['reason']}") for one in record["skipped"]
+    )
+    return junit_suite(f"audit of {record['model']['name']}", about(record), judged, cases)
 
 
 def _clean(text: str) -> str:

@@ -1,10 +1,8 @@
 """Conditions under which an audit fails: a share or a number of passages, in all or in each."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from math import isclose
-from operator import ge, gt
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,72 +17,21 @@ from mnemoscope.audits.shares import (
     overall,
     share_of,
 )
-from mnemoscope.errors import UserError, nearest
-from mnemoscope.stats import Estimate
-from mnemoscope.words import plain_figure, plural
+from mnemoscope.conditions import Gate, Measures
+from mnemoscope.errors import UserError
+from mnemoscope.words import plural
 
-_GATE = re.compile(r"(\w+) *(>=|>) *([0-9]+(?:\.[0-9]+)?) *(%|passages?)?(?: +(in doc))?")
-_MOST_DIGITS = 12
 _WORD = re.compile(r"\S+")
 _RUN = 8  # words in a row that an older audit's passage has too: they are known
 _EDGE = 16  # words; fewer between and beside known ones are an edge that moved, or an edit
-_SAID = {kind: kind for kind in KINDS} | {"near": "recalled or nearly so"}
-_COMPARE: dict[str, Callable[[float, float], bool]] = {">": gt, ">=": ge}
-
-
-class Gate(NamedTuple):
-    """A condition under which an audit fails, such as ``recalled > 0.5%``.
-
-    `limit` is a fraction of the characters, or a number of passages; `in_each` document, or in all.
-    """
-
-    text: str
-    kind: str
-    sign: str
-    limit: float
-    of_passages: bool
-    in_each: bool
-
-    def holds_of(self, counts: Counts) -> bool:
-        """Whether a document, or all of them, are beyond the limit."""
-        return _COMPARE[self.sign](_sign(self.amount(counts), self.limit), 0)
-
-    def amount(self, counts: Counts) -> float:
-        """What is compared: a fraction of the characters, or a number of passages."""
-        if not self.of_passages:
-            return share_of(counts, self.kind)["share"]
-        numbers = {"guessed": counts["guess_spans"], "recalled": counts["recall_spans"]}
-        numbers["reproduced"] = sum(numbers.values())
-        numbers["near"] = numbers["recalled"] + (counts.get("near_recall_spans") or 0)
-        return numbers[self.kind]
-
-    def say(self, counts: Counts, new: str = "", share: Estimate | None = None) -> str:
-        """The amount in words: `3 new passages recalled`, `2.8 % recalled`.
-
-        `share` is the one of all documents, with its interval.
-        """
-        if self.of_passages:
-            n = plural(int(self.amount(counts)), f"{new}passage")
-        else:
-            n = self.say_share(share or Estimate(self.amount(counts))) + (" newly" if new else "")
-        return f"{n} {_SAID[self.kind]}"
-
-    @property
-    def allowed(self) -> str:
-        """What passes, in words: `at most 0.5 % allowed`."""
-        n = int(self.limit)
-        limit = str(n) if self.of_passages else f"{100 * self.limit:.12g} %"
-        least = "fewer than" if self.of_passages else "less than"
-        each = " in each document" if self.in_each else ""
-        return f"{'at most' if self.sign == '>' else least} {limit} allowed{each}"
-
-    def say_share(self, share: Estimate) -> str:
-        """A share with so many digits that what is read is beyond the limit where the share is."""
-        value, limit = share.value or 0.0, 100 * self.limit
-        shown = (round(100 * value, digits) for digits in range(1, _MOST_DIGITS))
-        wanted = _sign(100 * value, limit)
-        digits = next((n for n, one in enumerate(shown, 1) if _sign(one, limit) == wanted), 1)
-        return plain_figure(value, share.low, share.high, digits=digits)
+PASSAGES = Measures(
+    KINDS,
+    "passage",
+    "characters",
+    "'recalled > 0.5%', 'recalled > 3 passages' or 'recalled >= 1 passage in doc'",
+    said={"near": "recalled or nearly so"},
+    has_each=True,
+)
 
 
 class Judged(NamedTuple):
@@ -101,41 +48,14 @@ class Judged(NamedTuple):
     failing: Mapping[str, str] = {}
 
 
-def parse_gate(text: str) -> Gate:
-    """Read a condition: a kind, `>` or `>=`, a number with its unit, and `in doc` for each one.
-
-    Raises UserError: anything else, a number without a unit too.
-
-    >>> parse_gate("recalled > 0.5%").limit, parse_gate("recalled > 3 passages in doc").in_each
-    (0.005, True)
-    """
-    match = _GATE.fullmatch(text.strip())
-    if match is None or match[1] not in KINDS:
-        hint = nearest(match[1], KINDS) if match else ""
-        raise UserError(
-            f"--fail-if '{text}': not understood.{hint} Write for example 'recalled > 0.5%', "
-            "'recalled > 3 passages' or 'recalled >= 1 passage in doc' (reproduced, guessed, "
-            "recalled or near; > or >=)."
-        )
-    kind, sign, number, unit = match[1], match[2], float(match[3]), match[4]
-    if unit is None:
-        each = " in doc" if match[5] else ""
-        counted = f", or '{plural(int(number), 'passage')}{each}'" if number.is_integer() else ""
-        raise UserError(
-            f"--fail-if '{text}': {match[3]} of what? Write '{match[3]}%{each}' (of the "
-            f"characters){counted}."
-        )
-    if unit == "%" and (number > 100 or (number == 100 and sign == ">")):
-        raise UserError(f"--fail-if '{text}': more than the whole text, so it never fails.")
-    if unit != "%" and not number.is_integer():
-        raise UserError(f"--fail-if '{text}': passages are counted. Give a whole number.")
-    if number == 0 and sign == ">=":
-        unit = unit if unit == "%" else f" {unit}"
-        raise UserError(
-            f"--fail-if '{text}': nothing is less, so it always fails. Write '> 0{unit}'."
-        )
-    limit = number / 100 if unit == "%" else number
-    return Gate(text.strip(), kind, sign, limit, unit != "%", match[5] is not None)
+def amount_of(gate: Gate, counts: Counts) -> float:
+    """What is compared of a document, or of all: a fraction of characters, a number of passages."""
+    if not gate.of_number:
+        return share_of(counts, gate.kind)["share"]
+    numbers = {"guessed": counts["guess_spans"], "recalled": counts["recall_spans"]}
+    numbers["reproduced"] = sum(numbers.values())
+    numbers["near"] = numbers["recalled"] + (counts.get("near_recall_spans") or 0)
+    return numbers[gate.kind]
 
 
 def judge(gate: Gate, record: Record, passages: pl.DataFrame, baseline: Path | None) -> Judged:
@@ -157,21 +77,20 @@ def judge(gate: Gate, record: Record, passages: pl.DataFrame, baseline: Path | N
         raise UserError("--fail-if near: near copies were not looked for here. Choose recalled.")
     if gate.in_each:
         names = [row["document"] for row in record["documents"]]
-        every = dict(zip(names, rows, strict=True))
-        found = {name: gate.say(row, new) for name, row in every.items() if gate.holds_of(row)}
-        name, most = max(every.items(), key=lambda one: gate.amount(one[1]))
-        where = f", the most, in {name}" if gate.amount(most) else ""
+        every = dict(zip(names, (amount_of(gate, row) for row in rows), strict=True))
+        found = {name: gate.say(n, new) for name, n in every.items() if gate.holds(n)}
+        name, most = max(every.items(), key=lambda one: one[1])
+        where = f", the most, in {name}" if most else ""
         said = f"{gate.say(most, new)}{where}; {gate.allowed}{beside}"
         if found:
             too_many = f"{len(found):,} of {plural(len(rows), 'document')}"
             said = f"{too_many} {'has' if len(found) == 1 else 'have'} too much: {said}"
         return Judged(gate, bool(found), said, passages, found)
-    whole = overall(rows)
-    share = None
-    if not gate.of_passages and baseline is None:
+    whole, share = amount_of(gate, overall(rows)), None
+    if not gate.of_number and baseline is None:
         share = estimate_of(share_of(record["summary"], gate.kind))
     said = f"{gate.say(whole, new, share)}, {gate.allowed}{beside}"
-    return Judged(gate, gate.holds_of(whole), said, passages)
+    return Judged(gate, gate.holds(whole), said, passages)
 
 
 def new_parts(passages: pl.DataFrame, before: pl.DataFrame) -> pl.DataFrame:
@@ -229,11 +148,11 @@ def _unknown(
 def _in_common(record: Record, older: Record, baseline: Path) -> str:
     """How many documents the baseline has too, by name or text; a wrong one has none."""
     known = {one[key] for one in older["documents"] for key in ("document", "sha256")}
-    both = sum(one["document"] in known or one["sha256"] in known for one in record["documents"])
-    whole = plural(len(record["documents"]), "document")
-    return "" if both else f"; none of the {whole} is in {baseline}: is it the right baseline?"
+    if any(one["document"] in known or one["sha256"] in known for one in record["documents"]):
+        return ""
+    return no_common(plural(len(record["documents"]), "document"), baseline)
 
 
-def _sign(value: float, limit: float) -> int:
-    """Whether a share is above (1), at (0) or below (-1) a limit, but for the last digits."""
-    return 0 if isclose(value, limit, rel_tol=1e-12) else 1 if value > limit else -1
+def no_common(whole: str, baseline: Path) -> str:
+    """What to add where a baseline holds nothing of what is judged."""
+    return f"; none of the {whole} is in {baseline}: is it the right baseline?"

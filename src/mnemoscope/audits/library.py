@@ -157,13 +157,30 @@ class LocalChoice:
         )
 
 
-@contextmanager
-def loaded_model(model: Any, tokenizer: Any, role: str) -> Iterator[LocalChoice]:
-    """A model that is in memory, without dropout inside this block."""
-    from mnemoscope.library.given import opened_model
+def chosen(
+    stack: ExitStack,
+    model: Any,
+    reference: Any,
+    tokenizer: Any,
+    revision: str | None,
+    named: Mapping[str, Any],
+) -> tuple[LocalChoice, LocalChoice | None]:
+    """A model and its reference, named (`named` says how they are loaded) or in memory.
 
-    with opened_model(model, tokenizer, for_study=True) as lm:
-        yield LocalChoice(lm.name, role=role, loaded=lm)
+    What is in memory is without dropout as long as `stack` is open.
+    """
+
+    def loaded(given: Any, role: str) -> LocalChoice:
+        from mnemoscope.library.given import opened_model  # torch
+
+        lm = stack.enter_context(opened_model(given, tokenizer, for_study=True))
+        return LocalChoice(lm.name, role=role, loaded=lm, **named)
+
+    is_named = isinstance(model, str | Path)
+    own = LocalChoice(str(model), revision, **named) if is_named else loaded(model, "model")
+    if reference is None or isinstance(reference, str | Path):
+        return own, own.beside(reference)
+    return own, loaded(reference, "reference")
 
 
 def audit(
@@ -234,16 +251,8 @@ def audit(
     lines = _line("case", case), _line("operator", operator)
     with ExitStack() as stack:
         stack.enter_context(progress_shown(progress))
-        if isinstance(model, str | Path):
-            own = LocalChoice(
-                str(model), revision, dtype, str(device), trust_remote_code=trust_remote_code
-            )
-        else:
-            own = stack.enter_context(loaded_model(model, tokenizer, "model"))
-        if reference is None or isinstance(reference, str | Path):
-            other = own.beside(reference)
-        else:
-            other = stack.enter_context(loaded_model(reference, tokenizer, "reference"))
+        named = {"dtype": dtype, "device": str(device), "trust_remote_code": trust_remote_code}
+        own, other = chosen(stack, model, reference, tokenizer, revision, named)
         _check(own, other, documents)
         if study not in (None, MAKE_STUDY):
             Study(str(study))
@@ -251,7 +260,7 @@ def audit(
             raise UserError(
                 f"--study {study}: its CNNs read plain text. Leave out --chat-template or --study."
             )
-        stack.enter_context(_kept_clean(folder))
+        stack.enter_context(kept_clean(folder))
         reading = _read(documents, folder, encoding, columns)
         from mnemoscope.audits.run import make_audit
 
@@ -351,7 +360,7 @@ def audit_api(
     asked = audit_settings("chat" if service.chat else "api", **{"top_k": 0, **settings})
     lines = _line("case", case), _line("operator", operator)
     folder = None if out is None else Path(out)
-    with _kept_clean(None if dry_run else folder):
+    with kept_clean(None if dry_run else folder):
         from mnemoscope.audits.asking import Auditing
         from mnemoscope.audits.run import make_audit
         from mnemoscope.audits.service import estimate_cost
@@ -458,7 +467,7 @@ def rank(
     own = replace(own, trust_remote_code=trust_remote_code)
     other, asked = own.beside(reference), audit_settings(**settings)
     _check(own, other, documents)
-    with _kept_clean(folder):
+    with kept_clean(folder):
         reading = _read(documents, folder, encoding, columns)
         from mnemoscope.audits.rank import RANKING, rank_windows
         from mnemoscope.audits.scan import check_long_enough
@@ -488,7 +497,7 @@ def _sources(documents: "str | Path | Sequence[str | Path]") -> list[str]:
 
 
 @contextmanager
-def _kept_clean(out: Path | None) -> Iterator[None]:
+def kept_clean(out: Path | None) -> Iterator[None]:
     """Make the folder and hold it; leave none behind a refusal in which nothing is kept of it."""
     if out is None:
         yield

@@ -23,9 +23,9 @@ from mnemoscope.audits.heat import COLUMNS, LEVELS
 from mnemoscope.audits.passages import THIRD, right_of
 from mnemoscope.audits.questions import QUESTIONS, settings_class
 from mnemoscope.audits.records import Record
-from mnemoscope.audits.rule import MOST_COPIED, RECALL
+from mnemoscope.audits.rule import MOST_COPIED, RECALL, counted
 from mnemoscope.audits.settings import checked, flag_of
-from mnemoscope.audits.shares import share_words
+from mnemoscope.audits.shares import guessed_beside, share_words
 from mnemoscope.audits.verdict import error_rate, how_tested, model_title
 from mnemoscope.report import style
 from mnemoscope.stats import FEWEST_GROUPS
@@ -272,11 +272,10 @@ class PassageTests(NamedTuple):
 
 def passage_tests(row: Mapping[str, Any]) -> PassageTests:
     """The tests that were asked of a passage, by their names; `rule.decide` takes those counted."""
-    others = [(THIRD[name].removeprefix("the "), row[name]) for name in THIRD if row[name]]
-    rule, reference = ("rule", row["rule_says"]), ("reference", row["reference_says"])
-    if reference[1] and others:
-        return PassageTests([rule, reference, others[0]], others[1:])
-    return PassageTests([rule], ([reference] if reference[1] else []) + others)
+    names = {"rule_says": "rule", "reference_says": "reference", **THIRD}
+    every = [(name.removeprefix("the "), row[column]) for column, name in names.items()]
+    asked, n = [one for one in every if one[1]], len(counted(*(says for _, says in every)))
+    return PassageTests(asked[:n], asked[n:])
 
 
 def allowed(record: Record) -> str:
@@ -294,6 +293,7 @@ def environment(*first: str) -> jinja2.Environment:
     made.filters |= {
         "share": partial(share_words, space=JOINT),
         "ends": _ends,
+        "guessed_beside": guessed_beside,
         "chance": chance,
         "large": _large,
         "shell": shlex.join,

@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 
 from mnemoscope.audits.questions import QUESTIONS
-from mnemoscope.audits.rule import GUESS, RECALL, counted, decide
+from mnemoscope.audits.rule import GUESS, counted, decide
 from mnemoscope.audits.settings import AuditSettings
 from mnemoscope.audits.spans import Span
 from mnemoscope.audits.tokens import Text, character_range, token_texts
@@ -159,42 +159,30 @@ def join_passages(passages: pl.DataFrame, count_windows: CountWindows) -> pl.Dat
     in it.
     """
     runs: list[list[dict[str, Any]]] = []
-    for row in _edges_with_guesses(list(passages.iter_rows(named=True))):
-        before = runs[-1][-1] if runs else None
-        is_alike = before and all(before[name] == row[name] for name in ("document", "verdict"))
-        if before and is_alike and row["start"] <= before["end"]:
-            runs[-1].append(row)
+    rows = list(passages.iter_rows(named=True))
+    for before, row, after in zip([None, *rows], rows, [*rows[1:], None], strict=False):
+        beside = [one for one in (before, after) if one and _touches(one, row)]
+        is_short = 2 * row["tokens"] < len(row["suffix_pieces"])
+        is_edge = is_short and GUESS in [one["verdict"] for one in beside]
+        verdict = GUESS if is_edge else row["verdict"]
+        if before and _touches(before, row) and runs[-1][-1]["joins"] == verdict:
+            runs[-1].append({**row, "joins": verdict})
         else:
-            runs.append([row])
+            runs.append([{**row, "joins": verdict}])
     if len(runs) == passages.height:
         return passages
     return pl.DataFrame([_joined(run, count_windows) for run in runs], schema=passages.schema)
 
 
-def _edges_with_guesses(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Give short recalled pieces that touch a guess its verdict; rows in the order of documents."""
-    found = [{**row, "is_edge": False} for row in rows]
-    for row, *beside in zip(found, [None, *rows], [*rows[1:], None], strict=False):
-        touching = [
-            one
-            for one in beside
-            if one is not None
-            and one["document"] == row["document"]
-            and one["verdict"] == GUESS
-            and one["start"] <= row["end"]
-            and row["start"] <= one["end"]
-        ]
-        is_short = 2 * row["tokens"] < len(row["suffix_pieces"])
-        if row["verdict"] == RECALL and is_short and touching:
-            row["verdict"], row["is_edge"] = GUESS, True
-            row["reason"] = f"the edge of a passage that is a guess: {touching[0]['reason']}"
-    return found
+def _touches(one: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+    is_near = one["start"] <= row["end"] and row["start"] <= one["end"]
+    return is_near and bool(one["document"] == row["document"])
 
 
-def _joined(run: Sequence[dict[str, Any]], count_windows: CountWindows) -> dict[str, Any]:
+def _joined(run: Sequence[Mapping[str, Any]], count_windows: CountWindows) -> dict[str, Any]:
     """The row of pieces that touch, in order."""
-    best = max(run, key=lambda piece: (not piece["is_edge"], piece["tokens"]))
-    first, *others = ({k: v for k, v in piece.items() if k != "is_edge"} for piece in run)
+    best = max(run, key=lambda piece: (piece["joins"] == piece["verdict"], piece["tokens"]))
+    first, *others = ({k: v for k, v in piece.items() if k != "joins"} for piece in run)
     if not others:
         return first
     text, seen = first["text"], first["end"]

@@ -3,7 +3,7 @@
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import NotRequired, cast
+from typing import Any, NotRequired, cast
 
 import polars as pl
 from typing_extensions import TypedDict
@@ -26,6 +26,9 @@ SCHEMA_VERSION = 6
 ARTEFACT = "audit"
 RECORD = f"{ARTEFACT}.json"
 SPANS = "spans.parquet"
+SARIF = "audit.sarif"
+Sarif = dict[str, Any]
+"""An object of SARIF 2.1.0, by whose schema the tests check each log."""
 
 PARTS = "parts"
 """Folder of what is done of an audit that is not finished."""
@@ -142,10 +145,18 @@ def read_audit(out: Path, *, as_it_is: bool = False) -> tuple[Record, pl.DataFra
 def read_verdicts(out: Path) -> tuple[Record, pl.DataFrame]:
     """Read `audit.json`, and of each passage `PLACE`, without loading what questions need.
 
-    Raises as `read_audit`.
+    Every other file of the audit that is there must be as it was written. Raises as `read_audit`.
     """
     check_is_audit(out)
-    return read_audit_record(out), audit_store(out).frame(ARTEFACT, SPANS).select(PLACE)
+    record, store = read_audit_record(out), audit_store(out)
+    store.check(ARTEFACT)
+    return record, store.frame(ARTEFACT, SPANS).select(PLACE)
+
+
+def read_sarif(out: Path) -> Sarif:
+    """`audit.sarif` of a finished audit; errors as `read_audit`."""
+    found: Sarif = read_json(audit_store(out).path(ARTEFACT, SARIF))
+    return found
 
 
 def check_is_audit(out: Path) -> None:

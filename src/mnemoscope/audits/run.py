@@ -32,6 +32,7 @@ from mnemoscope.audits.records import (
     FOUNDED,
     PARTS,
     RECORD,
+    SARIF,
     SCHEMA_VERSION,
     DocumentRow,
     Record,
@@ -272,7 +273,7 @@ def _document_rows(audit: Auditing, near: pl.DataFrame | None) -> list[DocumentR
     return rows
 
 
-PAGES = ("audit.html", REPORT, "audit.sarif")
+PAGES = ("audit.html", REPORT, SARIF)
 """What people and other tools read of an audit."""
 
 

@@ -1,6 +1,6 @@
 """How likely a model of this machine draws tokens, and the answers that it draws."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby, takewhile
 from typing import Any, NamedTuple
 
@@ -46,9 +46,7 @@ def draw_answers(
     shown = prompts_shown(lm, prompts)
     generator = torch.Generator().manual_seed(settings.seed)
     answers: dict[int, list[int]] = {}
-    order = sorted(range(len(shown)), key=lambda one: len(shown[one]))
-    for length, group in groupby(order, key=lambda one: len(shown[one])):
-        members = list(group)
+    for length, members in by_length(shown):
         n = settings.answer_tokens
         if lm.max_positions is not None:
             n = min(n, lm.max_positions - length)
@@ -63,15 +61,28 @@ def draw_answers(
     ]
 
 
-def prompts_shown(lm: LanguageModel, prompts: Sequence[str]) -> list[list[int]]:
+def prompts_shown(
+    lm: LanguageModel,
+    prompts: Sequence[str],
+    *,
+    as_chat: bool | None = None,
+    room: Sequence[int] = (),
+) -> list[list[int]]:
     """Token ids of prompts as the model is shown them, each in its chat or after its first token.
 
-    Raises UserError: a chat template that cannot be filled in, or a prompt that leaves no room for
-    an answer in the model's positions.
+    In a chat if `as_chat`; by default where there is a template. `room` is how many tokens the
+    answer to each takes, by default one. Raises UserError: a chat template that cannot be filled
+    in, or a prompt that leaves no room for an answer in the model's positions.
     """
-    shown = [_tokens_of(lm, prompt) for prompt in prompts]
-    for prompt, tokens in zip(prompts, shown, strict=True):
-        if lm.max_positions is not None and len(tokens) >= lm.max_positions:
+    in_template = is_chat_model(lm) if as_chat is None else as_chat
+    before, shown = [] if lm.bos_id is None else [lm.bos_id], []
+    for prompt, size in zip(prompts, room or [1] * len(prompts), strict=True):
+        if in_template:
+            shown.append(list(in_chat(lm, prompt).chat))
+        else:
+            ids = lm.tokenizer(prompt, add_special_tokens=False).input_ids
+            shown.append([*before, *ids])
+        if lm.max_positions is not None and len(shown[-1]) + size > lm.max_positions:
             raise UserError(
                 f"{lm.name}: the prompt '{prompt[:40]}…' leaves no room for an answer in "
                 f"{lm.max_positions} positions. Shorten it."
@@ -79,11 +90,11 @@ def prompts_shown(lm: LanguageModel, prompts: Sequence[str]) -> list[list[int]]:
     return shown
 
 
-def _tokens_of(lm: LanguageModel, prompt: str) -> list[int]:
-    if is_chat_model(lm):
-        return list(in_chat(lm, prompt).chat)
-    before = [] if lm.bos_id is None else [lm.bos_id]
-    return before + list(lm.tokenizer(prompt, add_special_tokens=False).input_ids)
+def by_length(rows: Sequence[Sequence[int]]) -> Iterator[tuple[int, list[int]]]:
+    """Places of rows of the same length, with that length, the shortest first."""
+    order = sorted(range(len(rows)), key=lambda one: len(rows[one]))
+    for length, group in groupby(order, key=lambda one: len(rows[one])):
+        yield length, list(group)
 
 
 def _draw(

@@ -9,7 +9,7 @@ from typing_extensions import TypedDict
 
 from mnemoscope.audits.rule import GUESS, RECALL
 from mnemoscope.stats import FEWEST_GROUPS, Estimate, clopper_pearson, resampled_ratio
-from mnemoscope.words import percent
+from mnemoscope.words import adding_up, percent
 
 KINDS = ("reproduced", "guessed", "recalled", "near")
 
@@ -71,6 +71,15 @@ def share_words(share: float, *, space: str = " ") -> str:
     if 0 < share < 0.0005:
         return f"<{space}0.1{space}%"
     return f"{percent(share, unit=False)}{space}%"
+
+
+def guessed_beside(counts: Counts) -> Share:
+    """The guessed share, such that it and the recalled one add up to what is reproduced, printed.
+
+    The other two are printed as they are, since they also stand alone.
+    """
+    parts = [counts["recalled"]["share"], counts["guessed"]["share"]]
+    return {**counts["guessed"], "share": adding_up(parts, counts["reproduced"]["share"])[1]}
 
 
 def share_of(counts: Counts, kind: str) -> Share:

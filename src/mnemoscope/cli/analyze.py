@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from mnemoscope.cli.options import Columns, Out, Quiet, assignment, parse_columns
+from mnemoscope.cli.options import (
+    ANSWER,
+    Answer,
+    Columns,
+    Out,
+    Quiet,
+    assignment,
+    judged,
+    parse_columns,
+)
 from mnemoscope.cli.study import shown
 from mnemoscope.errors import UserError, nearest
 
@@ -166,14 +175,30 @@ def watch(
     trust_remote_code: bool = Option(
         False, "--trust-remote-code", help="Run code that comes with the model."
     ),
+    fail_if: str | None = Option(
+        None,
+        "--fail-if",
+        help="Status 3 if the last checkpoint reproduces too much: 'recalled > 1%' (of the windows "
+        "whose text does not give them away), 'reproduced >= 3 windows'; also guessed.",
+    ),
+    answer: Answer = ANSWER,
     quiet: Quiet = False,
 ) -> None:
     """See which windows become memorized and which are forgotten, over checkpoints of one run.
 
     Example: mnemoscope watch out/ --sequences texts/ --control held-out/ -o watch
     """
-    from mnemoscope.flow.watch import PAGE, WatchAsked, watch_checkpoints, write_watch_page
-    from mnemoscope.training.history import history_folder
+    from mnemoscope.conditions import parse_gate
+    from mnemoscope.training.history import WINDOWS, history_folder, read_history
+
+    gate = None if fail_if is None else parse_gate(fail_if, WINDOWS)
+    from mnemoscope.flow.watch import (
+        PAGE,
+        WatchAsked,
+        judge_latest,
+        watch_checkpoints,
+        write_watch_page,
+    )
 
     if sequences is None:
         if len(checkpoints) > 1 or control is not None:
@@ -203,6 +228,12 @@ def watch(
     for line in results.further:
         print(line)
     print(f"Wrote {out / PAGE}.")
+    read = read_history(history)
+    shares = results.frames["shares"].filter(step=read.steps[-1])
+    answer.facts.update(folder=out, steps=read.steps, said=results.sentence, shares=shares)
+    if gate is not None:
+        is_failed, said = judge_latest(read, gate)
+        judged(gate, said, answer, is_failed=is_failed, step=read.steps[-1])
 
 
 def distill(

@@ -82,6 +82,7 @@ _OWN_FLAGS: dict[str, Callable[..., None]] = {
     "benchmark": study.benchmark,
     "localize": study.localize,
     "knockout": study.knockout,
+    "graft": study.graft,
     "search": study.search,
 }
 """Verbs of stages that have flags of their own."""
@@ -111,6 +112,7 @@ def panels() -> dict[str, dict[str, Callable[..., None]]]:
             "audit rank": audit.with_settings(audit.audit_rank),
             "items": items.items,
             "items api": items.items_api,
+            "items gate": items.items_gate,
             "app": audit.app,
         },
         "Stages of a run": of_stages(is_optional=False),

@@ -13,11 +13,15 @@ from typer import Argument, Option
 
 from mnemoscope.audits.questions import QUESTIONS, settings_class
 from mnemoscope.audits.settings import AuditSettings, EndpointSettings, checked, flag_of
+from mnemoscope.cli.gates import gated_audits, judge_found, read_gate
 from mnemoscope.cli.options import (
     ANSWER,
+    GATE,
+    GATE_FAILED,
     Answer,
     Device,
     Dtype,
+    GateFlags,
     Quiet,
     parse_columns,
 )
@@ -26,18 +30,15 @@ from mnemoscope.errors import UserError, check_installed, printable
 from mnemoscope.parse import parse_yaml, read_bounded
 
 if TYPE_CHECKING:
-    import polars as pl
-
-    from mnemoscope.audits.gate import Gate
     from mnemoscope.audits.library import Audit
     from mnemoscope.audits.records import Record
     from mnemoscope.audits.shares import Share
+    from mnemoscope.conditions import Gate
 
-_UNCHECKED, _GATE_FAILED = 2, 3
+_UNCHECKED = 2
 _SPAN_FACTS = ["document", "start", "end", "tokens", "verdict", "reason", "text"]
 _SPAN_FACTS += ["window_start", "suffix_start"]  # the beginning that brings it out
 _SPAN_FACTS += ["score", "reference_score"]  # shares of tokens that model and reference wrote
-_KINDS = ("recalled", "guessed")
 _DOCUMENTS = 10  # that are printed, the most recalled first
 _SUREST, _SHOWN = 5, 60  # windows that `audit rank` prints, characters of each
 _RANKED = ("prefix", "suffix", "stride", "batch_size", "chat_template", "instruction")
@@ -48,30 +49,21 @@ _USUAL = (
 """Settings whose flags the short help shows; `--help-all` shows all."""
 _USUAL_OF_SERVICE = ("chat", "prompt_as", "concurrency", "requests_per_minute", "api_key_env")
 
-Model = Annotated[str, Argument(help="Folder, hub name, .gguf file, 'embedded'.")]
+Model = Annotated[str, Argument(help="Folder, hub name, .gguf, 'embedded'.")]
 DocumentNames = Annotated[
     list[str],
     Argument(help="Files, folders, tables, hub data; or -."),
 ]
-Folder = Annotated[Path | None, Option("-o", "--out", help="Folder for the audit.")]
+Folder = Annotated[Path | None, Option("-o", "--out", help="Folder for the result.")]
 Reference = Annotated[
     str | None,
     Option("--reference", help="A model that never saw them, or 'none'."),
 ]
-_CONDITIONS = (
-    "Status 3 if so: 'recalled > 0.5%', 'near > 3 passages', 'recalled >= 1 passage in doc'. Also "
-    "guessed; reproduced: both; near: recalled and near copies that are called recall."
-)
-FailIf = Annotated[str | None, Option("--fail-if", help="Status 3 if, say, 'recalled > 0.5%'.")]
-Baseline = Annotated[
-    Path | None, Option("--baseline", help="An older audit: only new passages count.")
-]
-Junit = Annotated[Path | None, Option("--junit", help="A file for a JUnit report.", hidden=True)]
 Column = Annotated[
     list[str] | None,
     Option("--column", metavar="NAME=PATH", help="The column of texts: text=PATH.", hidden=True),
 ]
-Again = Annotated[bool, Option("--redo", help="Write over another audit.")]
+Again = Annotated[bool, Option("--redo", help="Write over another result.")]
 Encoding = Annotated[str, Option("--encoding", help="Encoding of text files.", hidden=True)]
 TrustRemoteCode = Annotated[
     bool,
@@ -161,9 +153,7 @@ def audit(
         str | None,
         Option("--study", help="A study of the model; 'auto' makes one."),
     ] = None,
-    fail_if: FailIf = None,
-    baseline: Baseline = None,
-    junit: Junit = None,
+    gate: GateFlags = GATE,
     encoding: Encoding = "utf-8",
     column: Column = None,
     revision: Revision = None,
@@ -182,8 +172,8 @@ def audit(
     """
     from mnemoscope.audits.library import audit as make
 
-    has_near = fields.get("near_length") != 0
-    gate, folder = _gate(fail_if, baseline, junit, has_near=has_near), _out(out)
+    condition = _condition(gate, has_near=fields.get("near_length") != 0)
+    folder = needed_out(out, "audit")
     with shown(quiet):
         made = make(
             model,
@@ -203,7 +193,7 @@ def audit(
             redo=redo,
             **_settings(settings, **fields),
         )
-    _report(made, gate, baseline, junit, answer)
+    _report(made, condition, gate, answer)
 
 
 def audit_api(
@@ -226,9 +216,7 @@ def audit_api(
     ] = None,
     case: Case = None,
     operator: Operator = None,
-    fail_if: FailIf = None,
-    baseline: Baseline = None,
-    junit: Junit = None,
+    gate: GateFlags = GATE,
     encoding: Encoding = "utf-8",
     column: Column = None,
     revision: Revision = None,
@@ -251,9 +239,8 @@ def audit_api(
     is_text = service.get("chat") or not tokenizer
     service["prompt_as"] = service.get("prompt_as") or ("text" if is_text else "tokens")
     asked = checked(EndpointSettings, url=url, model=model, **service)
-    has_near = asked.chat and given.get("near_length") != 0
-    gate = _gate(fail_if, baseline, junit, has_near=has_near)
-    folder = out if dry_run else _out(out)
+    condition = _condition(gate, has_near=asked.chat and given.get("near_length") != 0)
+    folder = out if dry_run else needed_out(out, "audit")
     with shown(quiet):
         made = make(
             asked,
@@ -275,25 +262,26 @@ def audit_api(
         print(made)
         answer.facts["estimate"] = made
         return
-    _report(made, gate, baseline, junit, answer)
+    _report(made, condition, gate, answer)
 
 
 def audit_gate(
     folder: Annotated[Path, Argument(help="The folder of a finished audit.")],
-    fail_if: Annotated[str, Option("--fail-if", help=_CONDITIONS)],
-    baseline: Baseline = None,
-    junit: Junit = None,
+    gate: GateFlags = GATE,
     answer: Answer = ANSWER,
 ) -> None:
-    """Put a condition to a finished audit; no model is loaded.
+    """Put a condition to a finished audit, whose files must be as written; no model is loaded.
+
+    Conditions: 'recalled > 0.5%', 'near > 3 passages', 'recalled >= 1 passage in doc'. Also
+    guessed; reproduced: both; near: recalled and near copies that are called recall.
 
     Example: mnemoscope audit gate audit --fail-if 'recalled >= 1 passage in doc'
     """
+    from mnemoscope.audits.library import Audit
     from mnemoscope.audits.records import read_verdicts
 
-    gate = _gate(fail_if, baseline, junit, has_near=True)
-    assert gate is not None
-    _judge(gate, *read_verdicts(folder), baseline, junit, answer)
+    condition = read_gate(gate, of := gated_audits(), needed=True)
+    judge_found(Audit(folder, *read_verdicts(folder)), condition, gate, of, answer)
 
 
 def audit_verify(
@@ -347,12 +335,12 @@ def audit_verify(
     if found.problems:
         problems = plural(len(found.problems), "problem")
         print(f"{folder} does not hold: {problems}, named above.")
-        raise typer.Exit(_GATE_FAILED)
+        raise typer.Exit(GATE_FAILED)
     if found.unchecked:
         missing = plural(len(found.unchecked), "document")
         print(
             f"{folder}: not verified, {missing} could not be found. Nothing speaks against the "
-            "audit; say where they are now with --documents DIR."
+            "audit; run this where it was made, or say where they are now with --documents DIR."
         )
         raise typer.Exit(_UNCHECKED)
     but = "" if found.has_pages else ", but for its pages"
@@ -386,7 +374,7 @@ def audit_rank(
     from mnemoscope.audits.rank import RANKING, share_beyond
     from mnemoscope.words import plural
 
-    folder = _out(out)
+    folder = needed_out(out, "audit rank")
     with shown(quiet):
         frame = rank(
             model,
@@ -413,9 +401,10 @@ def audit_rank(
     answer.facts.update(folder=folder, windows=frame)
 
 
-def _out(out: Path | None) -> Path:
+def needed_out(out: Path | None, verb: str) -> Path:
+    """The folder of `-o`, which these verbs need."""
     if out is None:
-        raise UserError("audit needs a folder for the result: add -o DIR.")
+        raise UserError(f"{verb} needs a folder for the result: add -o DIR.")
     return out
 
 
@@ -433,44 +422,24 @@ def _settings(file: Path | None, **fields: Any) -> dict[str, Any]:
     return {str(k).replace("-", "_"): v for k, v in named.items()} | given
 
 
-def _gate(
-    fail_if: str | None, baseline: Path | None, junit: Path | None, *, has_near: bool
-) -> "Gate | None":
-    """The condition, and whether what is asked for beside the audit can be read and written."""
-    from mnemoscope.audits.gate import parse_gate
-    from mnemoscope.audits.records import check_is_audit
-
-    if baseline is not None and fail_if is None:
-        raise UserError("--baseline: for a condition on new passages. Add --fail-if.")
-    if baseline is not None:
-        check_is_audit(baseline)
-    if junit is not None and not junit.absolute().parent.is_dir():
-        raise UserError(f"--junit {junit}: no such folder. Make it first.")
-    if junit is not None and junit.is_dir():
-        raise UserError(f"--junit {junit}: a folder. Name a file.")
-    gate = None if fail_if is None else parse_gate(fail_if)
+def _condition(flags: GateFlags, *, has_near: bool) -> "Gate | None":
+    gate = read_gate(flags, gated_audits())
     if gate is not None and gate.kind == "near" and not has_near:
         raise UserError("--fail-if near: near copies are not looked for here. Choose recalled.")
     return gate
 
 
-def _report(
-    made: "Audit",
-    gate: "Gate | None",
-    baseline: Path | None,
-    junit: Path | None,
-    answer: Answer,
-) -> None:
+def _report(made: "Audit", gate: "Gate | None", flags: GateFlags, answer: Answer) -> None:
     """Say what came of an audit, write what was asked for beside it, and judge it."""
     _print_record(made.folder, made.record)
     spans = made.passages.select(_SPAN_FACTS)
     answer.facts.update({**made.record, "folder": made.folder, "spans": spans})
-    _judge(gate, made.record, made.passages, baseline, junit, answer)
+    judge_found(made, gate, flags, gated_audits(), answer)
 
 
 def _print_record(out: Path, record: "Record") -> None:
     """Say what was not asked, the verdict, the shares, and where the audit is."""
-    from mnemoscope.audits.shares import share_words
+    from mnemoscope.audits.shares import guessed_beside, share_words
     from mnemoscope.audits.verdict import error_rate
     from mnemoscope.words import plural
 
@@ -484,13 +453,14 @@ def _print_record(out: Path, record: "Record") -> None:
     if whole["documents"] > 1:
         found.sort(key=lambda row: -row["recalled"]["share"])
         for row in found[:_DOCUMENTS]:
-            shares = (f"{share_words(row[kind]['share'])} {kind}" for kind in _KINDS)  # type: ignore[literal-required]
-            print(f"{printable(row['document'])}: {', '.join(shares)}")
+            recalled, guessed = row["recalled"]["share"], guessed_beside(row)["share"]
+            shares = f"{share_words(recalled)} recalled, {share_words(guessed)} guessed"
+            print(f"{printable(row['document'])}: {shares}")
         if len(found) > _DOCUMENTS:
             print(f"... and {plural(len(found) - _DOCUMENTS, 'more document')}.")
     print(
         f"{plural(whole['documents'], 'document')}, {whole['characters']:,} characters: "
-        f"{_share(whole['reproduced'])} reproduced, {_share(whole['guessed'])} guessed "
+        f"{_share(whole['reproduced'])} reproduced, {_share(guessed_beside(whole))} guessed "
         f"({plural(whole['guess_spans'], 'passage')}), {_share(whole['recalled'])} recalled "
         f"({plural(whole['recall_spans'], 'passage')})."
     )
@@ -519,33 +489,6 @@ def _share(share: "Share") -> str:
     from mnemoscope.audits.shares import estimate_of
 
     return str(estimate_of(share))
-
-
-def _judge(
-    gate: "Gate | None",
-    record: "Record",
-    passages: "pl.DataFrame",
-    baseline: Path | None,
-    junit: Path | None,
-    answer: Answer,
-) -> None:
-    """Write what build servers read, and leave with status 3 if the condition holds."""
-    from mnemoscope.audits.gate import judge
-
-    found = None if gate is None else judge(gate, record, passages, baseline)
-    if junit is not None:
-        from mnemoscope.audits.exports import junit_xml
-        from mnemoscope.files import write_text
-
-        write_text(junit, junit_xml(record, passages, found))
-        print(f"Wrote {junit}.")
-    if found is None:
-        return
-    text = found.gate.text
-    answer.facts["gate"] = {"text": text, "failed": found.is_failed, "said": found.said}
-    print(printable(f"{'Failed' if found.is_failed else 'Passed'} ({text}): {found.said}."))
-    if found.is_failed:
-        raise typer.Exit(_GATE_FAILED)
 
 
 def app(

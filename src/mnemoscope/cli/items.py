@@ -1,25 +1,32 @@
-"""The verbs items and items api: is a benchmark hit memory, or predictable?"""
+"""The verbs items, items api, items gate: is a benchmark hit memory, or predictable?"""
 
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import typer
 from typer import Argument, Option
 
 from mnemoscope.audits.settings import EndpointSettings, checked
-from mnemoscope.cli.options import ANSWER, Answer, Device, Dtype, Quiet, parse_columns
+from mnemoscope.cli.audit import Again, Folder, Model, Revision, TrustRemoteCode, needed_out
+from mnemoscope.cli.gates import gated_items, judge_found, read_gate
+from mnemoscope.cli.options import (
+    ANSWER,
+    GATE,
+    Answer,
+    Device,
+    Dtype,
+    GateFlags,
+    Quiet,
+    parse_columns,
+)
 from mnemoscope.cli.study import shown
-from mnemoscope.errors import UserError, printable
 
 if TYPE_CHECKING:
-    from mnemoscope.contamination.run import Items
+    from mnemoscope.conditions import Gate
+    from mnemoscope.contamination.found import Items
 
-_GATE_FAILED = 3
-_GATE = re.compile(r"recalled *> *([0-9]+(?:\.[0-9]+)?) *(%|items?)")
+_RECALLED = ["item", "group", "prompt", "answer", "written", "reason"]
 
 Table = Annotated[str, Argument(help="Items with prompt and answer: a table, or hub data.")]
-Folder = Annotated[Path | None, Option("-o", "--out", help="Folder for the result.")]
 Twin = Annotated[
     str | None, Option("--reference", help="The twin: a model alike that never saw them.")
 ]
@@ -31,12 +38,10 @@ Column = Annotated[
     list[str] | None,
     Option("--column", metavar="NAME=PATH", help="A column of the table: prompt=question."),
 ]
-FailIf = Annotated[str | None, Option("--fail-if", help="Status 3 if, say, 'recalled > 1%'.")]
-Redo = Annotated[bool, Option("--redo", help="Write over other items.")]
 
 
 def items(
-    model: Annotated[str, Argument(help="Folder, hub name, .gguf file, 'embedded'.")],
+    model: Model,
     table: Table,
     out: Folder = None,
     reference: Twin = None,
@@ -46,15 +51,13 @@ def items(
         bool, Option("--chat-template", help="Put each prompt as a user's question.")
     ] = False,
     column: Column = None,
-    fail_if: FailIf = None,
+    gate: GateFlags = GATE,
     batch_size: Annotated[int, Option("--batch-size", help="Prompts at once.")] = 64,
-    revision: Annotated[str | None, Option("--revision", help="Hub revision.")] = None,
+    revision: Revision = None,
     dtype: Dtype = None,
     device: Device = None,
-    trust_remote_code: Annotated[
-        bool, Option("--trust-remote-code", help="Run code that comes with the model.")
-    ] = False,
-    redo: Redo = False,
+    trust_remote_code: TrustRemoteCode = False,
+    redo: Again = False,
     answer: Answer = ANSWER,
     quiet: Quiet = False,
 ) -> None:
@@ -62,14 +65,14 @@ def items(
 
     Example: mnemoscope items my-model items.jsonl --reference its-base -o items
     """
-    gate = _gate(fail_if)
+    condition = read_gate(gate, gated_items())
     from mnemoscope.contamination.run import items as ask
 
     with shown(quiet):
         found = ask(
             model,
             table,
-            _out(out),
+            needed_out(out, "items"),
             reference=reference,
             edits=edits,
             chance=chance,
@@ -82,7 +85,7 @@ def items(
             trust_remote_code=trust_remote_code,
             redo=redo,
         )
-    _report(found, gate, answer)
+    _report(found, condition, gate, answer)
 
 
 def items_api(
@@ -95,12 +98,12 @@ def items_api(
     edits: Edits = 0,
     chance: Chance = 0.01,
     column: Column = None,
-    fail_if: FailIf = None,
+    gate: GateFlags = GATE,
     concurrency: Annotated[int, Option("--concurrency", help="Requests at once.")] = 4,
     api_key_env: Annotated[
         str, Option("--api-key-env", help="Environment variable with the key.")
     ] = "OPENAI_API_KEY",
-    redo: Redo = False,
+    redo: Again = False,
     answer: Answer = ANSWER,
     quiet: Quiet = False,
 ) -> None:
@@ -108,7 +111,7 @@ def items_api(
 
     Example: mnemoscope items api http://localhost:8000/v1 NAME items.jsonl -o items
     """
-    gate = _gate(fail_if)
+    condition = read_gate(gate, gated_items())
     service = checked(
         EndpointSettings,
         url=url,
@@ -125,41 +128,36 @@ def items_api(
         found = ask(
             service,
             table,
-            _out(out),
+            needed_out(out, "items"),
             reference=reference,
             edits=edits,
             chance=chance,
             columns=parse_columns(column),
             redo=redo,
         )
-    _report(found, gate, answer)
+    _report(found, condition, gate, answer)
 
 
-def _out(out: Path | None) -> Path:
-    if out is None:
-        raise UserError("items needs a folder for the result: add -o DIR.")
-    return out
+def items_gate(
+    folder: Annotated[Path, Argument(help="The folder of finished items.")],
+    gate: GateFlags = GATE,
+    answer: Answer = ANSWER,
+) -> None:
+    """Put a condition to finished items, whose files must be as written; no model is loaded.
+
+    Example: mnemoscope items gate items --fail-if 'recalled > 3 items'
+    """
+    from mnemoscope.contamination.found import read_found
+
+    condition = read_gate(gate, of := gated_items(), needed=True)
+    judge_found(read_found(folder), condition, gate, of, answer)
 
 
-def _gate(text: str | None) -> tuple[str, float, bool] | None:
-    """A condition, its limit, and whether that is a share (else a number of items)."""
-    if text is None:
-        return None
-    match = _GATE.fullmatch(text.strip())
-    if match is None:
-        raise UserError(
-            f"--fail-if '{text}': not understood. Write 'recalled > 1%' (of the items), or "
-            "'recalled > 3 items'."
-        )
-    is_share = match[2] == "%"
-    return text.strip(), float(match[1]) / (100 if is_share else 1), is_share
-
-
-def _report(found: "Items", gate: tuple[str, float, bool] | None, answer: Any) -> None:
-    from mnemoscope.words import plural
+def _report(found: "Items", condition: "Gate | None", flags: GateFlags, answer: Answer) -> None:
+    from mnemoscope.contamination.found import shares_said
 
     print(found.record["sentence"])
-    for name, share in found.shares.items():
+    for name, share in shares_said(found.shares).items():
         print(f"  {name}: {share}")
     if found.record["together"]:
         print(found.record["together"])
@@ -169,15 +167,6 @@ def _report(found: "Items", gate: tuple[str, float, bool] | None, answer: Any) -
         print("No twin: only items with three variants can be recalled. Give one by --reference.")
     assert found.folder is not None
     print(f"Read {found.folder / 'items.html'}; every item stands in items.parquet.")
-    answer.facts.update({**found.record, "folder": found.folder})
-    if gate is None:
-        return
-    text, limit, is_share = gate
-    n = found.recalled.height
-    value = (found.shares["recalled"].value or 0.0) if is_share else float(n)
-    said = f"{100 * value:.1f} % recalled" if is_share else f"{plural(n, 'item')} recalled"
-    answer.facts["gate"] = {"text": text, "failed": value > limit, "said": said}
-    if value > limit:
-        print(printable(f"Failed: {text} ({said})."))
-        raise typer.Exit(_GATE_FAILED)
-    print(printable(f"Passed: {said}, not {text.partition('recalled ')[2]}."))
+    recalled = found.recalled.select(_RECALLED)
+    answer.facts.update({**found.record, "folder": found.folder, "recalled": recalled})
+    judge_found(found, condition, flags, gated_items(), answer)

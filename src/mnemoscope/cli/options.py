@@ -15,14 +15,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Exit, Option
 
 from mnemoscope.cnn.presets import GRIDS
-from mnemoscope.errors import UserError, nearest
+from mnemoscope.errors import UserError, nearest, printable
 from mnemoscope.parse import parse_yaml
 from mnemoscope.study.settings import StudySettings, parse_settings
 from mnemoscope.version import __version__
 
 if TYPE_CHECKING:
     from mnemoscope.cluster.units import Share
+    from mnemoscope.conditions import Gate
 
+GATE_FAILED = 3
+"""Exit status of a gate whose condition holds."""
 Out = Annotated[Path, Option("-o", "--out", help="Where the result goes.")]
 StudyFolder = Annotated[Path, Argument(help="A study folder.")]
 Sequences = Annotated[
@@ -50,12 +53,8 @@ Split = Annotated[
         help="Split of the paper's data set: deduped_12b, memories_deduped_12b or others.",
     ),
 ]
-Dtype = Annotated[
-    str | None, Option("--dtype", help="Number format: auto, float32 (default), bfloat16, float16.")
-]
-Device = Annotated[
-    str | None, Option("--device", help="Where the model runs: auto (default), cpu, cuda, mps.")
-]
+Dtype = Annotated[str | None, Option("--dtype", help="auto, float32 (default), bfloat16, float16.")]
+Device = Annotated[str | None, Option("--device", help="Device: auto (default), cpu, cuda, mps.")]
 Reference = Annotated[
     str | None,
     Option("--reference", help="A model with the same tokenizer that never saw the texts."),
@@ -78,6 +77,7 @@ Set = Annotated[
 ]
 Redo = Annotated[bool, Option("--redo", help="Redo stages that were made with other settings.")]
 Quiet = Annotated[bool, Option("-q", "--quiet", help="No progress, only the result.")]
+Verbose = Annotated[bool, Option("--verbose", help="Say more of each step.")]
 NoControls = Annotated[
     bool,
     Option(
@@ -189,6 +189,7 @@ class StageFlags:
     set_: Set = None
     redo: Redo = False
     quiet: Quiet = False
+    verbose: Verbose = False
 
 
 @dataclass(frozen=True)
@@ -197,13 +198,30 @@ class Answer:
 
     as_json: Annotated[
         bool,
-        Option("--json", help="Print one JSON document; everything else goes to standard error."),
+        Option("--json", help="Print JSON; all else to standard error."),
     ] = False
     facts: dict[str, Any] = field(default_factory=dict, init=False)
 
 
+@dataclass(frozen=True)
+class GateFlags:
+    """Flags of every verb whose result can fail a build."""
+
+    fail_if: Annotated[
+        str | None, Option("--fail-if", help="Status 3 if, say, 'recalled > 0.5%'.")
+    ] = None
+    baseline: Annotated[
+        Path | None, Option("--baseline", help="An older result: only what is new counts.")
+    ] = None
+    junit: Annotated[Path | None, Option("--junit", help="Write a JUnit report.")] = None
+    sarif: Annotated[Path | None, Option("--sarif", help="Write SARIF that says what is new.")] = (
+        None
+    )
+
+
 MODEL, LOCAL, STAGE, ANSWER = ModelFlags(), EngineFlags(), StageFlags(), Answer()
-_GROUPS = (ModelFlags, EngineFlags, StageFlags, Answer)
+GATE = GateFlags()
+_GROUPS = (ModelFlags, EngineFlags, StageFlags, Answer, GateFlags)
 
 
 def expanded(verb: Callable[..., None]) -> Callable[..., None]:
@@ -345,6 +363,14 @@ def _answering(answer: Answer | None) -> Iterator[None]:
         _print_json(answer.facts)
         raise
     _print_json(answer.facts)
+
+
+def judged(gate: "Gate", said: str, answer: Answer, *, is_failed: bool, **more: Any) -> None:
+    """Say whether a gate's condition holds, and leave with its status if it does."""
+    answer.facts["gate"] = {"text": gate.text, "failed": is_failed, "said": said} | more
+    print(printable(f"{'Failed' if is_failed else 'Passed'} ({gate.text}): {said}."))
+    if is_failed:
+        raise Exit(GATE_FAILED)
 
 
 def _print_json(facts: Mapping[str, Any]) -> None:

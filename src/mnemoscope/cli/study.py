@@ -1,6 +1,7 @@
 """Verbs that work on a study: init, run, and one for each stage."""
 
 import inspect
+import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -29,9 +30,9 @@ from mnemoscope.study.stages import STAGES, Stage, stage_named
 _STUDY = Path("study")
 
 
-def shown(quiet: bool) -> AbstractContextManager[None]:
+def shown(quiet: bool, *, verbose: bool = False) -> AbstractContextManager[None]:
     """Progress on, unless it was asked to be quiet."""
-    return nullcontext() if quiet else show_progress()
+    return nullcontext() if quiet else show_progress(verbose=verbose)
 
 
 def init(
@@ -70,7 +71,6 @@ def run(
     no_controls: options.NoControls = False,
     drop_small_classes: options.DropSmallClasses = False,
     dry_run: bool = Option(False, "--dry-run", help="Only say what the run would do and take."),
-    verbose: bool = Option(False, "--verbose", help="With --dry-run: what each step takes, too."),
     check_labels: bool = Option(
         False,
         "--check-labels",
@@ -121,14 +121,14 @@ def run(
         from mnemoscope.cli.summary import print_plan
         from mnemoscope.plan import plan
 
-        print_plan(plan(chosen, out, redo=stage.redo), verbose=verbose)
+        print_plan(plan(chosen, out, redo=stage.redo), verbose=stage.verbose)
         return
     with shown(stage.quiet):
         _announce(chosen, out)
     from mnemoscope.cli.summary import print_summary
     from mnemoscope.flow.run import run as run_study
 
-    with shown(stage.quiet), options.working_with(where):
+    with shown(stage.quiet, verbose=stage.verbose), options.working_with(where):
         if check_labels:
             _check_labels(change, out, stage.redo)
             return
@@ -270,6 +270,48 @@ def knockout(
     stage_verb(study, "knockout", {"knockout.by": by}, stage)
 
 
+_QUICK = {
+    "parts": ["qk", "values", "output", "mlp"],
+    "draws": 9,
+    "shares": [1.0],
+    "n_sequences": 50,
+}
+"""Settings of a first look: every kind of part in all layers at once."""
+
+
+def graft(
+    study: options.StudyFolder,
+    quick: bool | None = Option(
+        None,
+        "--quick/--full",
+        help="A first look: four kinds of parts in all layers at once, 9 random changes of each, "
+        "50 sequences of a class. --full: single parts again, with the default's numbers.",
+    ),
+    dry_run: bool = Option(False, "--dry-run", help="Only say how much there is to do."),
+    part: options.PartOption = None,
+    where: options.EngineFlags = options.LOCAL,
+    stage: options.StageFlags = options.STAGE,
+) -> None:
+    """Put parts of the reference into the model: which classes does it forget?
+
+    Example: mnemoscope graft my-study --quick
+    """
+    if quick is not None:
+        usual = StudySettings().as_dict()["graft"]
+        values = _QUICK if quick else {name: usual[name] for name in _QUICK}
+        chosen = [f"graft.{name}={json.dumps(value)}" for name, value in values.items()]
+        stage = replace(stage, set_=[*chosen, *(stage.set_ or [])])
+    if not dry_run:
+        stage_verb(study, "graft", {}, stage, part=part, where=where)
+        return
+    from mnemoscope.cli.summary import print_plan
+    from mnemoscope.plan import plan_grafts
+
+    opened = Study(study)
+    wanted = options.merge_flags(opened.settings, {}, stage.set_)
+    print_plan(plan_grafts(wanted, opened, redo=stage.redo), verbose=stage.verbose)
+
+
 def plain_verb(entry: Stage) -> Callable[..., None]:
     """The verb of a stage that has no flags of its own."""
 
@@ -311,7 +353,7 @@ def stage_verb(
         study.refuse_locked()
     from mnemoscope.flow.run import run_part, run_stage
 
-    with shown(stage.quiet), options.working_with(where):
+    with shown(stage.quiet, verbose=stage.verbose), options.working_with(where):
         if share is not None:
             was_done = not run_part(study, name, share, change, redo=stage.redo)
         else:
@@ -378,7 +420,7 @@ def demo(
     thorough: bool = Option(
         False, "--thorough", help="Takes longer: all sequences, larger samples, three seeds."
     ),
-    verbose: bool = Option(False, "--verbose", help="Print the table of all figures too."),
+    verbose: options.Verbose = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Show the whole method on the shipped model: three minutes on two idle cores.
@@ -391,7 +433,7 @@ def demo(
     from mnemoscope.report.lead import conclusion
 
     started = time.monotonic()
-    with shown(quiet):
+    with shown(quiet, verbose=verbose):
         study = run(demo_settings(small=small, thorough=thorough), out, also=("graft",))
     if verbose:
         print_summary(study)
@@ -558,11 +600,14 @@ def _score_together(folders: list[Path], out: Path | None, answer: options.Answe
     from mnemoscope.pipeline.benchmark import put_together, write_together
     from mnemoscope.report.published import print_comparison, print_together
 
-    together = put_together([Study(folder) for folder in folders])
-    print_together(together.frame, together.models)
-    print_comparison(together.comparison, with_reasons=False)
     if out is not None:
-        print(f"Wrote {', '.join(map(str, write_together(out, together)))}.")
+        made_folder(out.absolute().parent)
+    with nullcontext() if out is None else hold_file(out.absolute()):
+        together = put_together([Study(folder) for folder in folders])
+        print_together(together.frame, together.models)
+        print_comparison(together.comparison, with_reasons=False)
+        if out is not None:
+            print(f"Wrote {', '.join(map(str, write_together(out, together)))}.")
     answer.facts.update(
         folders=folders,
         models=together.models,

@@ -1,7 +1,6 @@
 """What `run` prints on the terminal: its plan (`--dry-run`) and the table at its end."""
 
 import sys
-from collections.abc import Iterable
 
 from rich.console import Console
 from rich.table import Table
@@ -19,9 +18,8 @@ from mnemoscope.pipeline.label import (
 from mnemoscope.pipeline.trainings import chooses_reader
 from mnemoscope.plan import Plan
 from mnemoscope.report.published import console
-from mnemoscope.stats import FEWEST_GROUPS, Estimate, rows_of
+from mnemoscope.stats import Estimate, rows_of
 from mnemoscope.study.folder import Study
-from mnemoscope.taxonomy.names import NON_MEMO
 from mnemoscope.taxonomy.sample import SampleKey
 from mnemoscope.words import figure, percent, plural
 
@@ -30,21 +28,13 @@ _COLUMNS = list(
     dict.fromkeys(TABLE[one].column for one in SOURCES if TABLE[one].column not in ("", "model"))
 )
 
+_MOST_STATED = 3
+
 
 def print_summary(study: Study) -> None:
     """Print, for each sample, min-F1 beside its controls and the excess; then counts a class."""
-    page = console()
-    sequences = study.sequences
-    n_memorized = int(sequences["is_memorized"].sum())
-    if sequences.height:
-        # Published labels are no answer of this model.
-        way = (
-            "memorized as published"
-            if OWN_VERDICT in sequences.columns
-            else "repeated word for word"
-        )
-        page.print(f"{n_memorized:,} of {plural(sequences.height, 'sequence')} {way}.")
-    rows = {}
+    page, rows = console(), {}
+    _print_repeated(study)
     if (study.folder / "benchmark.parquet").is_file():
         names = "taxonomy", "variant"
         for (taxonomy, variant), part in study.benchmark.group_by(*names, maintain_order=True):
@@ -92,24 +82,36 @@ def print_summary(study: Study) -> None:
     if study.is_done("graft"):
         for line in graft_statements(study.read(GRAFT_SPECIFICITY_FILE), study.read(GRAFT_FILE)):
             page.print(line)
-    elif not trained and study.settings.reference is not None and _can_be_grafted(samples.values()):
-        page.print(
-            "Grafts need no CNN. They ask the sequences some hundred times, and say how long that "
-            f"takes as they begin: mnemoscope graft {study.folder}",
-            soft_wrap=True,
-        )
-    if not trained:
-        from mnemoscope.report.content import missing_of, ways_on
-
-        if missing := missing_of(study):
-            for line in ways_on(missing):
-                page.print(line, soft_wrap=True)
     need = sharing_of(study)
     if need and len(trained) > 1:
         page.print(f"Samples: {need}.")
+    print_next(study)
     report = study.folder / "report.html"
     if report.is_file():
         page.print(f"Report: {report}", soft_wrap=True)
+
+
+def print_state(study: Study) -> None:
+    """Print what is repeated, how many there are of each class, and what may come next."""
+    if study.is_done("continue"):
+        _print_repeated(study)
+    samples, page = list(in_shown_order(samples_of(study)).values()), console()
+    for entry in samples[:_MOST_STATED]:
+        page.print(f"{entry.shown}: {_counts(entry)}", soft_wrap=True)
+    if (further := len(samples) - _MOST_STATED) > 0:
+        page.print(
+            f"And {further:,} more samples, see {study.folder / 'manifests' / 'label.json'}."
+        )
+    print_next(study)
+
+
+def _print_repeated(study: Study) -> None:
+    """Print how many sequences are memorized; published labels are no answer of this model."""
+    rows = study.sequences
+    way = "memorized as published" if OWN_VERDICT in rows.columns else "repeated word for word"
+    if rows.height:
+        n_memorized = int(rows["is_memorized"].sum())
+        console().print(f"{n_memorized:,} of {plural(rows.height, 'sequence')} {way}.")
 
 
 def _counts(entry: SampleEntry) -> str:
@@ -139,10 +141,12 @@ def _best(found: dict[str, Estimate], column: str) -> float | None:
     return max((value for value in every if value is not None), default=None)
 
 
-def _can_be_grafted(samples: Iterable[SampleEntry]) -> bool:
-    """Whether two memorized classes of a taxonomy have enough sequences to be compared."""
-    counts = [[n for name, n in one.counts.items() if name != NON_MEMO] for one in samples]
-    return any(sum(n >= FEWEST_GROUPS for n in each) > 1 for each in counts)
+def print_next(study: Study) -> None:
+    """Print what may come next."""
+    from mnemoscope.report.advice import first_steps
+
+    for line in first_steps(study):
+        console().print(line, soft_wrap=True)
 
 
 def print_plan(plan: Plan, *, verbose: bool = False) -> None:

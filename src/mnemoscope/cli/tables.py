@@ -1,6 +1,6 @@
 """Verbs that also work on a table, and those that make a table or a model folder."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +15,7 @@ from mnemoscope.errors import UserError, printable
 from mnemoscope.files import hold_file, refuse_filled
 from mnemoscope.progress import read_note
 from mnemoscope.study.folder import NOTE_FILE, Study, is_study
-from mnemoscope.study.stages import STAGES
+from mnemoscope.study.stages import STAGES, rests_on
 
 Target = Annotated[Path, Argument(help="A study folder, or with -o a table (see run --sequences).")]
 Prefix = Annotated[
@@ -367,7 +367,12 @@ def _describe_study(study: Study, answer: options.Answer) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from mnemoscope.cli.summary import print_state
+    from mnemoscope.pipeline.label import nothing_to_train
+    from mnemoscope.report.advice import next_steps
+
     console, note = Console(), read_note(study.folder / NOTE_FILE)
+    why_not = nothing_to_train(study) if study.is_done("label") else None
     seconds, stages, sizes_of = study.seconds(), [], {}
     table = Table("stage", "state", "counts", "seconds", title=str(study.folder))
     for stage in STAGES:
@@ -376,11 +381,13 @@ def _describe_study(study: Study, answer: options.Answer) -> None:
         if (
             manifest is None
             and stage.name == "report"
-            and (study.folder / stage.outputs[0]).is_file()
+            and all((study.folder / one).is_file() for one in stage.outputs)
         ):
             state = "no CNNs"  # it shows what there is
+        elif manifest is None and why_not and rests_on(stage.name, "capture"):
+            state = "impossible"
         taken = f"{seconds[stage.name]:.1f}" if stage.name in seconds else ""
-        shown = _counts(manifest)
+        shown = "needs a CNN" if state == "impossible" else _counts(manifest)
         if note and note["stage"] == stage.name and state != "done":
             state = "running" if _is_held(study) else "stopped"
             left = f", {note['left']}" if note["left"] and state == "running" else ""
@@ -411,6 +418,7 @@ def _describe_study(study: Study, answer: options.Answer) -> None:
             sizes.add_row(path.name, _size(sizes_of[path.name]))
     console.print(sizes)
     console.print("Settings: " + str(study.folder / "study.yaml"), highlight=False)
+    print_state(study)
     answer.facts.update(
         kind="study",
         folder=study.folder,
@@ -418,6 +426,8 @@ def _describe_study(study: Study, answer: options.Answer) -> None:
         models=study.record["models"],
         bytes=sizes_of,
         settings=study.settings.as_dict(),
+        untrained=why_not,
+        next=[one.command for one in next_steps(study)],
     )
 
 
@@ -459,13 +469,13 @@ def _describe_split(study: Study, console: Any) -> None:
     console.print(table)
 
 
-def _counts(manifest: dict[str, Any] | None) -> str:
+def _counts(manifest: Mapping[str, Any] | None) -> str:
     """The plain numbers of a manifest, on one line."""
     counts = {} if manifest is None else manifest["counts"]
     numbers = {
         k: v
         for k, v in counts.items()
-        if isinstance(v, int) and not (v == 0 and k.endswith("_null"))
+        if isinstance(v, int) and (v or k in ("sequences", "memorized"))
     }
     samples = counts.get("samples")
     if samples is not None:

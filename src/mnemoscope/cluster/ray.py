@@ -13,7 +13,15 @@ from typing import Any
 
 from mnemoscope.cluster.connect import connect, n_fitting, n_threads, on_every_machine, result_of
 from mnemoscope.cluster.storage import SharedStore, check_own
-from mnemoscope.cluster.units import Needs, Opened, Result, Unit, UnitStore, do_unit
+from mnemoscope.cluster.units import (
+    Needs,
+    Opened,
+    Result,
+    Unit,
+    UnitStore,
+    do_unit,
+    get_unit,
+)
 from mnemoscope.errors import UserError, check_installed
 from mnemoscope.progress import Progress
 
@@ -145,7 +153,7 @@ class _Worker:
             gc.collect()
             torch.cuda.empty_cache()  # does nothing without CUDA
             self._context = context
-        if store is not None and store.get(unit.key) is not None:
+        if store is not None and get_unit(unit, store) is not None:
             return place, None
         result = do_unit(unit, store, self._context)
         return place, result if store is None else None

@@ -6,7 +6,15 @@ from contextvars import ContextVar
 from typing import Any, Protocol
 
 from mnemoscope.cluster.local import LocalExecutor
-from mnemoscope.cluster.units import Needs, Opened, Result, Unit, UnitStore
+from mnemoscope.cluster.units import (
+    Needs,
+    Opened,
+    Result,
+    Unit,
+    UnitStore,
+    get_unit,
+    has_unit,
+)
 from mnemoscope.errors import UserError
 from mnemoscope.progress import SILENT, Progress, track
 
@@ -92,7 +100,7 @@ def run_units(
     first = {unit.key: place for place, unit in reversed(list(enumerate(units)))}
     # Not run here: what the store has, and units that repeat the key of an earlier one.
     is_kept = [
-        store is not None and (first[unit.key] != place or store.has(unit.key))
+        store is not None and (first[unit.key] != place or has_unit(unit, store))
         for place, unit in enumerate(units)
     ]
     todo = [place for place in range(len(units)) if not is_kept[place]]
@@ -127,7 +135,7 @@ def run_units(
 
 
 def _kept(store: UnitStore | None, unit: Unit) -> Result | None:
-    return None if store is None else store.get(unit.key)
+    return None if store is None else get_unit(unit, store)
 
 
 class _Counted:

@@ -128,6 +128,33 @@ class Needs:
     gpus: float = 0.0
 
 
+@dataclass(frozen=True)
+class Together:
+    """Units that are made in one go, each kept under its own key: a unit itself.
+
+    It is finished when all of them are, and made whole if one is missing: what a unit gives may
+    depend, by rounding, on those beside it. `make` gives the results in order.
+    """
+
+    units: tuple[Unit, ...]
+    make: Callable[[Sequence[Any], Any, Progress], Sequence[Mapping[str, Any]]]
+
+    @property
+    def key(self) -> str:
+        """Of all."""
+        return hashlib.sha256(" ".join(one.key for one in self.units).encode()).hexdigest()[:20]
+
+    @property
+    def size(self) -> int:
+        """Of all."""
+        return sum(one.size for one in self.units)
+
+    def run(self, context: Any, progress: Progress) -> Mapping[str, Any]:
+        """What each makes, by its key."""
+        made = self.make(self.units, context, progress)
+        return {one.key: each for one, each in zip(self.units, made, strict=True)}
+
+
 # -- what is kept -----------------------------------------------------------------------------
 
 
@@ -240,4 +267,24 @@ def run_unit(unit: Unit, context: Opened, progress: Progress = SILENT) -> Mappin
 
 def keep_unit(unit: Unit, store: UnitStore | None, made: Mapping[str, Any]) -> Result:
     """Keep what a unit has made; without a store it is a plain value."""
-    return store.put(unit.key, made) if store is not None else Result("", {}, made)
+    if store is None:
+        return Result("", {}, made)
+    if isinstance(unit, Together):
+        for one in unit.units:
+            if store.get(one.key) is None:
+                store.put(one.key, made[one.key])
+        return Result(unit.key)
+    return store.put(unit.key, made)
+
+
+def has_unit(unit: Unit, store: UnitStore) -> bool:
+    """Whether a unit is finished; `get_unit` sees whether it is whole."""
+    parts = unit.units if isinstance(unit, Together) else (unit,)
+    return all(store.has(one.key) for one in parts)
+
+
+def get_unit(unit: Unit, store: UnitStore) -> Result | None:
+    """The results of a unit, as `UnitStore.get`; of several together an empty one."""
+    if not isinstance(unit, Together):
+        return store.get(unit.key)
+    return Result(unit.key) if all(store.get(one.key) for one in unit.units) else None

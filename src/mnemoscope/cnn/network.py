@@ -22,6 +22,11 @@ _BANDS = 3
 _LEVELS = 1 << 16  # a share of dropout is rounded to 1/65,536, and the scale with it
 
 
+def make_generator(seed: int, device: torch.device) -> torch.Generator:
+    """A random stream of its own on a device."""
+    return torch.Generator(device=device).manual_seed(seed)
+
+
 class SeededDropout(nn.Dropout):
     """`torch.nn.Dropout`, drawing from its own generator once `seed` was called."""
 
@@ -31,23 +36,26 @@ class SeededDropout(nn.Dropout):
         """Start a random stream of its own on a device; with None, torch's global one again."""
         self.generator = None
         if seed is not None:
-            self.generator = torch.Generator(device=device).manual_seed(seed)
+            self.generator = make_generator(seed, torch.device(device))
 
     def forward(self, units: Tensor) -> Tensor:
         """Set a random share of the units to 0 and scale the others up, in training mode."""
         if self.generator is None or not self.training or self.p in (0.0, 1.0):
             return super().forward(units)
+        return units * self.mask(units)
+
+    def mask(self, units: Tensor) -> Tensor:
+        """Draw what units of this shape, memory and device are multiplied by."""
+        mask = torch.empty_like(units)
         if units.device.type != "cpu":  # there, drawing costs little and bits differ anyway
-            mask = torch.empty_like(units).bernoulli_(1.0 - self.p, generator=self.generator)
-            return units * mask.div_(1.0 - self.p)
+            return mask.bernoulli_(1.0 - self.p, generator=self.generator).div_(1.0 - self.p)
         n_dropped = round(self.p * _LEVELS)
         draws = torch.empty((units.numel() + 3) // 4, dtype=torch.int64, device=units.device)
         draws.random_(-(2**63), None, generator=self.generator)
         levels = draws.view(torch.int16)[: units.numel()]
-        mask = torch.empty_like(units)
         # In the order of memory, so that channels-last units need no copy.
         mask.as_strided((units.numel(),), (1,)).copy_(levels >= n_dropped - _LEVELS // 2)
-        return units * mask.mul_(_LEVELS / (_LEVELS - n_dropped))
+        return mask.mul_(_LEVELS / (_LEVELS - n_dropped))
 
 
 class AttentionCnn(nn.Module):
@@ -152,8 +160,9 @@ class AttentionCnn(nn.Module):
         convolution may leave out what sees zeros alone.
         """
         first = self.features[0]
-        if causal and self.n_layers >= _MANY_LAYERS and isinstance(first, nn.Conv2d):
-            features = self.features[1:](_causal_convolution(first, maps))
+        if causal and isinstance(first, nn.Conv2d) and in_bands(self.n_layers, maps.device):
+            assert first.bias is not None
+            features = self.features[1:](causal_convolution(maps, first.weight, first.bias))
         else:
             features = self.features(maps)
         logits: Tensor = self.classifier(features)
@@ -165,26 +174,38 @@ class AttentionCnn(nn.Module):
 
     def seed_dropout(self, seed: int | None) -> None:
         """Give every dropout its own random stream; with None, torch's global one again."""
-        device = next(self.parameters()).device
-        dropouts = [module for module in self.modules() if isinstance(module, SeededDropout)]
+        device, dropouts = next(self.parameters()).device, self.dropouts
         states = np.random.SeedSequence(seed or 0).generate_state(len(dropouts))
         for dropout, state in zip(dropouts, states, strict=True):
             dropout.seed(None if seed is None else int(state), device=device)
 
+    @property
+    def dropouts(self) -> list[SeededDropout]:
+        """In the order in which units pass them."""
+        return [module for module in self.modules() if isinstance(module, SeededDropout)]
 
-def _causal_convolution(convolution: nn.Conv2d, maps: Tensor) -> Tensor:
+    def generators(self) -> list[torch.Generator]:
+        """The streams that dropout draws from, those that were seeded."""
+        return [one.generator for one in self.dropouts if one.generator is not None]
+
+
+def in_bands(n_layers: int, device: torch.device) -> bool:
+    """Whether `causal_convolution` saves more than cutting bands costs; never on an accelerator."""
+    return n_layers >= _MANY_LAYERS and device.type == "cpu"  # else three launches in place of one
+
+
+def causal_convolution(maps: Tensor, weight: Tensor, bias: Tensor, groups: int = 1) -> Tensor:
     """Convolve each band of queries up to its last key only, without sums of zeros alone.
 
     A step on 36 layers takes a tenth less (`benchmarks/bench_cnn_speed.py`).
     """
-    kernel = convolution.kernel_size[0]
+    kernel = weight.shape[-1]
     side = maps.shape[2] - kernel + 1
     edges = [band * side // _BANDS for band in range(_BANDS + 1)]
     bands = []
     for start, end in pairwise(edges):
         width = min(side, end + kernel - 1)  # beyond, the kernel sees zeros alone
         seen = maps[:, :, start : end + kernel - 1, : width + kernel - 1]
-        band = nn.functional.conv2d(seen, convolution.weight)
+        band = nn.functional.conv2d(seen, weight, groups=groups)
         bands.append(nn.functional.pad(band, (0, side - width)))
-    assert convolution.bias is not None
-    return torch.cat(bands, dim=2) + convolution.bias[:, None, None]
+    return torch.cat(bands, dim=2) + bias[:, None, None]

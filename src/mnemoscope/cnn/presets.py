@@ -156,6 +156,8 @@ class Grid(NamedTuple):
         return tuple(CnnSetting(*one) for one in every)
 
 
+Precision = Literal["float32", "bfloat16"]
+"""Number format of what a training step computes; weights and their sums are float32."""
 PresetName = Literal["small", "as_run", "as_written", "rows"]
 GRIDS: dict[PresetName, Grid] = {
     "small": Grid(),

@@ -9,9 +9,9 @@ runs give equal bytes: no time, place or version is inside.
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,13 +22,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from mnemoscope.cnn.group import CnnGroup
+from mnemoscope.cnn.inputs import NetworkInputs, Scaling, fit_scaling
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1, precision_recall
 from mnemoscope.cnn.network import AttentionCnn
-from mnemoscope.cnn.presets import CnnSetting, TrainingPreset
+from mnemoscope.cnn.presets import CnnSetting, Precision, TrainingPreset
+from mnemoscope.cnn.steps import seeds_of, train_epochs
 from mnemoscope.errors import DamagedDataError, UserError, first_line
-from mnemoscope.maps.shape import ROW_STATISTICS, row_statistics
-from mnemoscope.maps.triangle import unpack_channels_last, unpack_triangle
-from mnemoscope.maps.views import MapSource, rows_at_once
+from mnemoscope.maps.views import MapSource
 from mnemoscope.parse import parse_json
 
 CHANCE_LEVEL = 0.01
@@ -38,142 +39,6 @@ KEPT_BYTES = 1 << 30
 """Scaled maps up to this size are kept while training: 16,384 maps of 4 layers, 1,820 of 36."""
 
 _POOL_BYTES = 31 << 20
-_SMALLEST_DEVIATION = 1e-3
-"""Roots that vary less are divided by this: rounding to float16 alone varies by up to 2e-4."""
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """A fitted scaling: square root or row statistics, standardised per position; or raw.
-
-    `mean` root of each weight over the training maps and one over the standard deviation, float32
-    (layers, triangle), or of the statistics of each row, (layers · 6, query), with the `prefix` in
-    tokens; None: maps stay as they are. Scaled values are kept within ± `clamp`.
-    """
-
-    mean: Tensor | None
-    inverse_deviation: Tensor | None
-    clamp: float
-    prefix: int | None = None
-
-    def to(self, device: torch.device | str) -> "Scaling":
-        """Copy to a device."""
-        if self.mean is None or self.inverse_deviation is None:
-            return self
-        return replace(
-            self, mean=self.mean.to(device), inverse_deviation=self.inverse_deviation.to(device)
-        )
-
-    @property
-    def over_rows(self) -> bool:
-        """Whether row statistics are scaled, not weights."""
-        return self.prefix is not None
-
-    def of_rows(self, maps: Tensor) -> Tensor:
-        """Scaled row statistics (b, layers · 6, query) of maps (b, layers, query, key)."""
-        assert self.mean is not None
-        assert self.inverse_deviation is not None
-        statistics = row_statistics(maps, self.prefix).flatten(1, 2)
-        scaled = (statistics - self.mean) * self.inverse_deviation
-        return scaled.clamp(-self.clamp, self.clamp)
-
-
-def fit_scaling(maps: MapSource, preset: TrainingPreset, prefix: int | None = None) -> Scaling:
-    """Fit a preset's scaling on the training maps alone; the prefix is half of a map unless given.
-
-    Raises ValueError: no maps. DamagedDataError: a weight is negative or not finite.
-    """
-    if len(maps) == 0:
-        raise ValueError("no training maps")
-    if preset.scaling == "raw":
-        return Scaling(None, None, 0.0)
-    total = squares = torch.zeros((), dtype=torch.float64)
-    prefix = maps.length // 2 if prefix is None else prefix
-    for rows in torch.split(torch.arange(len(maps)), rows_at_once(maps)):
-        weights = maps.read(rows).to(torch.float64)
-        _refuse_what_is_no_attention(weights)
-        if preset.scaling == "rows":
-            values = row_statistics(unpack_triangle(weights), prefix).flatten(1, 2)
-            total, squares = total + values.sum(0), squares + values.square().sum(0)
-        else:
-            total, squares = total + weights.sqrt().sum(0), squares + weights.sum(0)
-    mean = total / len(maps)
-    deviation = (squares / len(maps) - mean.square()).clamp_min(0.0).sqrt()
-    inverse = 1.0 / deviation.clamp_min(_SMALLEST_DEVIATION)
-    return Scaling(
-        mean.to(torch.float32),
-        inverse.to(torch.float32),
-        preset.clamp,
-        prefix if preset.scaling == "rows" else None,
-    )
-
-
-def scale_maps(scaling: Scaling, packed: Tensor) -> Tensor:
-    """Scale stored maps (batch, layers, triangle) for a network, on the scaling's device.
-
-    Gives float32 (batch, layers, query, key), zeros above the diagonal, channels last; of the rows
-    (batch, layers · 6, query). Raises DamagedDataError: a weight is negative or not finite.
-    """
-    weights = packed.to(torch.float32)
-    _refuse_what_is_no_attention(weights)
-    if scaling.over_rows:
-        return scaling.of_rows(unpack_triangle(weights))
-    if scaling.mean is not None and scaling.inverse_deviation is not None:
-        weights = weights.sqrt().sub_(scaling.mean).mul_(scaling.inverse_deviation)
-        weights = weights.clamp_(-scaling.clamp, scaling.clamp)
-    return unpack_channels_last(weights)
-
-
-def _refuse_what_is_no_attention(weights: Tensor) -> None:
-    """Name the first layer of (batch, layers, triangle) that holds a negative or no number."""
-    lowest, highest = weights.aminmax()
-    if lowest >= 0 and highest < math.inf:  # false for NaN
-        return
-    is_bad = ~(torch.isfinite(weights) & (weights >= 0))
-    layer = int(torch.nonzero(is_bad.any(dim=0).any(dim=1))[0, 0])
-    raise DamagedDataError(
-        f"maps, layer {layer}: weights that are negative or not finite. "
-        "Delete the maps and capture them again."
-    )
-
-
-class NetworkInputs:
-    """Maps of a source as a network sees them, scaled once and kept if within `keep_bytes`."""
-
-    def __init__(
-        self,
-        maps: MapSource,
-        scaling: Scaling,
-        *,
-        device: torch.device | str = "cpu",
-        keep_bytes: int = 0,
-    ) -> None:
-        self._maps, self._device = maps, torch.device(device)
-        self._scaling = scaling.to(self._device)
-        self._kept: Tensor | None = None
-        shape: tuple[int, ...] = (len(maps), maps.n_layers, maps.length, maps.length)
-        if scaling.over_rows:
-            shape = (len(maps), maps.n_layers * len(ROW_STATISTICS), maps.length)
-        if math.prod(shape) * torch.float32.itemsize <= keep_bytes:
-            order = torch.contiguous_format if scaling.over_rows else torch.channels_last
-            kept = torch.empty(shape, device=device, memory_format=order)
-            for rows in torch.split(torch.arange(len(maps)), self.rows_at_once):
-                kept[rows[0] : rows[-1] + 1] = self.batch(rows)
-            self._kept = kept
-
-    def __len__(self) -> int:
-        return len(self._maps)
-
-    @property
-    def rows_at_once(self) -> int:
-        """Maps to score together."""
-        return rows_at_once(self._maps)
-
-    def batch(self, rows: Tensor) -> Tensor:
-        """Maps at positions (batch,) int64, as `scale_maps` gives them."""
-        if self._kept is not None:
-            return self._kept[rows.to(self._device)]
-        return scale_maps(self._scaling, self._maps.read(rows).to(self._device))
 
 
 @dataclass(frozen=True)
@@ -234,29 +99,42 @@ def predict_logits(
     `batch_size` None is `rows_at_once`; another size may change the last bits. Raises ValueError:
     maps of another number of layers or another length.
     """
-    network = trained.network
+    return predict_together([trained], maps, batch_size=batch_size)[0]
+
+
+def predict_together(
+    trained: Sequence[TrainedCnn], maps: MapSource, *, batch_size: int | None = None
+) -> list[Tensor]:
+    """`predict_logits` of CNNs that `train_cnns` made together, with one reading of the maps."""
+    network = trained[0].network
     if (maps.n_layers, maps.length) != (network.n_layers, network.length):
         raise ValueError(
             f"maps have {maps.n_layers} layers of side {maps.length}, the CNN was trained on "
             f"{network.n_layers} of side {network.length}"
         )
     device = next(network.parameters()).device
-    return score_inputs(
-        network, NetworkInputs(maps, trained.scaling, device=device), batch_size=batch_size
-    )
+    inputs = NetworkInputs(maps, trained[0].scaling, device=device)
+    logits = score_inputs(_as_one([one.network for one in trained]), inputs, batch_size=batch_size)
+    return list(logits) if len(trained) > 1 else [logits]
+
+
+def _as_one(networks: Sequence[AttentionCnn]) -> AttentionCnn | CnnGroup:
+    """Networks as one module; a single one is itself, and computes as it always does."""
+    return networks[0] if len(networks) == 1 else CnnGroup(networks)
 
 
 @torch.inference_mode()
 def score_inputs(
-    network: AttentionCnn, inputs: NetworkInputs, *, batch_size: int | None = None
+    network: AttentionCnn | CnnGroup, inputs: NetworkInputs, *, batch_size: int | None = None
 ) -> Tensor:
-    """Score maps that are already scaled; result as `predict_logits`."""
-    logits = torch.empty(len(inputs), network.n_classes)
+    """Score maps that are already scaled; result as `predict_logits`, of a group one a network."""
+    rows = torch.arange(len(inputs), device=inputs.device)[None]
     with evaluation_mode(network):
-        for rows in torch.split(torch.arange(len(inputs)), batch_size or inputs.rows_at_once):
-            scored = network(inputs.batch(rows), causal=True)
-            logits[rows[0] : rows[-1] + 1] = scored.to("cpu", torch.float32)
-    return logits
+        logits = [
+            network(inputs.scaled(fetched), causal=True).to(torch.float32)
+            for _, fetched in inputs.batches(rows, batch_size or inputs.rows_at_once)
+        ]
+    return torch.cat(logits, dim=-2).cpu()  # the one wait, whatever the number of batches
 
 
 class ChanceTest(NamedTuple):
@@ -266,12 +144,12 @@ class ChanceTest(NamedTuple):
     p_value: float
 
 
-class _Seeds(NamedTuple):
-    """One seed for each kind of chance, so that changing one does not shift another."""
+class Wanted(NamedTuple):
+    """One CNN to train: its labels (maps,) int64, its setting and seed."""
 
-    weights: int
-    order: int
-    dropout: int
+    labels: Tensor
+    setting: CnnSetting
+    seed: int
 
 
 def train_cnn(
@@ -286,6 +164,7 @@ def train_cnn(
     scaling: Scaling | None = None,
     on_epoch: Callable[[int, TrainedCnn], None] | None = None,
     device: torch.device | str = "cpu",
+    precision: Precision = "float32",
 ) -> TrainedCnn:
     """Train one CNN on maps, pooled as the setting says and not scaled.
 
@@ -295,48 +174,134 @@ def train_cnn(
     trainings share it; None fits it. `on_epoch` is called after every epoch with its number from
     0 and the CNN as it stands (the same network object every time: predict or copy, do not keep
     it); it cannot change the result, unless it alters the network. Bits differ between kinds of
-    device. `did_train` False says that the CNN is not above chance on its own training maps. Raises
-    ValueError: labels that do not fit the maps or the classes. DamagedDataError: a map holds what
-    cannot be attention.
+    device. `precision` is of the steps; weights, and what is predicted, are float32. `did_train`
+    False says that the CNN is not above chance on its own training maps. Raises ValueError: labels
+    that do not fit the maps or the classes. DamagedDataError: a map holds what cannot be attention.
     """
-    if labels.shape != (len(maps),):
-        raise ValueError(f"{tuple(labels.shape)} labels for {len(maps)} maps")
+    watch = on_epoch
+
+    def after_epoch(epoch: int, trained: Sequence[TrainedCnn]) -> None:
+        assert watch is not None
+        watch(epoch, trained[0])
+
+    (trained,) = train_cnns(
+        maps,
+        [Wanted(labels, setting, seed)],
+        n_classes=n_classes,
+        preset=preset,
+        prefix=prefix,
+        scaling=scaling,
+        on_epoch=None if on_epoch is None else after_epoch,
+        device=device,
+        precision=precision,
+    )
+    return trained
+
+
+def trains_together(device: torch.device) -> bool:
+    """Whether `train_cnns` should be given several CNNs at once on a device.
+
+    A GPU is mostly idle with one. On the processor a group would be 1.03 to 1.18 times as fast
+    (`benchmarks/bench_training.py --group`), but its sums round otherwise than those of every CNN
+    trained before, and single trainings spread over more cores.
+    """
+    return device.type == "cuda"
+
+
+def train_cnns(
+    maps: MapSource,
+    wanted: Sequence[Wanted],
+    *,
+    n_classes: int,
+    preset: TrainingPreset,
+    prefix: int | None = None,
+    scaling: Scaling | None = None,
+    on_epoch: Callable[[int, Sequence[TrainedCnn]], None] | None = None,
+    device: torch.device | str = "cpu",
+    precision: Precision = "float32",
+) -> list[TrainedCnn]:
+    """Train CNNs of one kernel on the same maps, as one network; otherwise as `train_cnn`.
+
+    Each has the initial weights, the order of maps and the dropout that it has alone; CNNs of one
+    seed see the same batches. Sums are rounded otherwise than alone. Raises ValueError: kernels
+    that differ; else as `train_cnn`.
+    """
+    if len({one.setting.kernel for one in wanted}) != 1:
+        raise ValueError("CNNs of several kernels, or none, cannot be trained together")
+    for one in wanted:
+        _check_labels(one.labels, len(maps), n_classes)
+    started = time.perf_counter()
+    keep_freed_memory()
+    device = torch.device(device)
+    scaling = fit_scaling(maps, preset, prefix) if scaling is None else scaling
+    inputs = NetworkInputs(maps, scaling, device=device, keep_bytes=KEPT_BYTES)
+    # CNNs that see the same batches stand side by side.
+    places = sorted(range(len(wanted)), key=lambda at: (wanted[at].seed, at))
+    ordered = [wanted[at] for at in places]
+    seeds = [seeds_of(one.seed) for one in ordered]
+    networks = [
+        _new_network(one.setting, preset, maps, n_classes, own.weights).to(device).eval()
+        for one, own in zip(ordered, seeds, strict=True)
+    ]
+    whole = _as_one(networks)
+    losses: list[list[float]] = []
+    steps_an_epoch = math.ceil(len(maps) / preset.batch_size)
+
+    def snapshot(number: int, **figures: float) -> TrainedCnn:
+        one, own = ordered[number], tuple(epoch[number] for epoch in losses)
+        history = TrainingHistory(own, steps_an_epoch * len(losses), **figures)
+        seconds = (time.perf_counter() - started) / len(ordered)
+        return TrainedCnn(
+            networks[number], scaling, one.setting, preset, one.seed, history, seconds
+        )
+
+    labels = torch.stack([one.labels.cpu() for one in ordered]).to(device)
+    for epoch, loss in enumerate(
+        train_epochs(networks, whole, inputs, labels, seeds, preset, precision)
+    ):
+        losses.append(loss)
+        if on_epoch is not None:
+            if isinstance(whole, CnnGroup):
+                whole.write_back()
+            found = [snapshot(number) for number in range(len(ordered))]
+            on_epoch(epoch, [found[places.index(at)] for at in range(len(wanted))])
+    if isinstance(whole, CnnGroup):
+        whole.write_back()
+    predicted = score_inputs(whole, inputs).argmax(dim=-1).reshape(len(ordered), -1)
+    trained = [
+        snapshot(number, **_figures(one.labels, own, n_classes))
+        for number, (one, own) in enumerate(zip(ordered, predicted, strict=True))
+    ]
+    return [trained[places.index(at)] for at in range(len(wanted))]
+
+
+def _new_network(
+    setting: CnnSetting, preset: TrainingPreset, maps: MapSource, n_classes: int, seed: int
+) -> AttentionCnn:
+    with torch.random.fork_rng(devices=[]):  # leaves the global generator as it was
+        torch.default_generator.manual_seed(seed)
+        return AttentionCnn.of_setting(
+            setting, preset, maps.n_layers, n_classes, length=maps.length
+        )
+
+
+def _figures(labels: Tensor, predicted: Tensor, n_classes: int) -> dict[str, float]:
+    """What a history says of the training maps."""
+    confusion = confusion_matrix(labels.cpu().numpy(), predicted.numpy(), n_classes)
+    test = chance_test(confusion)
+    return {
+        "train_balanced_accuracy": test.balanced_accuracy,
+        "p_value": test.p_value,
+        "train_min_f1": min_f1(confusion),
+    }
+
+
+def _check_labels(labels: Tensor, n_maps: int, n_classes: int) -> None:
+    if labels.shape != (n_maps,):
+        raise ValueError(f"{tuple(labels.shape)} labels for {n_maps} maps")
     present = sorted(set(labels.tolist()))
     if present != list(range(n_classes)):
         raise ValueError(f"classes {present} in the labels, wanted all of 0 to {n_classes - 1}")
-    started = time.perf_counter()
-    keep_freed_memory()
-    seeds = _Seeds(*np.random.SeedSequence(seed).generate_state(3).tolist())
-    scaling = fit_scaling(maps, preset, prefix) if scaling is None else scaling
-    inputs = NetworkInputs(maps, scaling, device=device, keep_bytes=KEPT_BYTES)
-    with torch.random.fork_rng(devices=[]):  # leaves the global generator as it was
-        torch.default_generator.manual_seed(seeds.weights)
-        network = AttentionCnn.of_setting(
-            setting, preset, maps.n_layers, n_classes, length=maps.length
-        ).to(device)
-    losses: list[float] = []
-
-    def snapshot(history: TrainingHistory) -> TrainedCnn:
-        seconds = time.perf_counter() - started
-        return TrainedCnn(network, scaling, setting, preset, seed, history, seconds)
-
-    steps_an_epoch = math.ceil(len(maps) / preset.batch_size)
-    for epoch, loss in enumerate(_epochs(network, inputs, labels.to(device), preset, seeds)):
-        losses.append(loss)
-        history = TrainingHistory(tuple(losses), steps_an_epoch * len(losses))
-        if on_epoch is not None:
-            on_epoch(epoch, snapshot(history))
-    predicted = score_inputs(network, inputs).argmax(dim=1)
-    confusion = confusion_matrix(labels.cpu().numpy(), predicted.numpy(), n_classes)
-    test = chance_test(confusion)
-    return snapshot(
-        replace(
-            history,
-            train_balanced_accuracy=test.balanced_accuracy,
-            p_value=test.p_value,
-            train_min_f1=min_f1(confusion),
-        )
-    )
 
 
 def chance_test(confusion: ArrayLike) -> ChanceTest:
@@ -354,50 +319,6 @@ def chance_test(confusion: ArrayLike) -> ChanceTest:
     # The binomial chance of as many or more, as an incomplete beta integral.
     p_value = betainc(n_right, n_trials - n_right + 1, 1 / len(counts)) if n_right else 1.0
     return ChanceTest(accuracy, float(p_value))
-
-
-def _epochs(
-    network: AttentionCnn,
-    inputs: NetworkInputs,
-    labels: Tensor,
-    preset: TrainingPreset,
-    seeds: _Seeds,
-) -> Iterator[float]:
-    """Train epoch after epoch; yields each epoch's mean loss per map, network at rest."""
-    optimizer = torch.optim.AdamW(
-        network.parameters(), preset.learning_rate, weight_decay=preset.weight_decay, fused=True
-    )
-    order = torch.Generator().manual_seed(seeds.order)
-    n_epochs = preset.n_epochs(len(inputs))
-    rates = _learning_rates(preset, n_epochs * math.ceil(len(inputs) / preset.batch_size))
-    network.seed_dropout(seeds.dropout)
-    for _ in range(n_epochs):
-        network.train()
-        total = 0.0
-        shuffled = torch.randperm(len(inputs), generator=order)
-        for rows in torch.split(shuffled, preset.batch_size):
-            optimizer.param_groups[0]["lr"] = next(rates)
-            logits = network(inputs.batch(rows), causal=True)
-            loss = nn.functional.cross_entropy(logits, labels[rows])
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            optimizer.step()
-            total += float(loss.detach()) * len(rows)
-        network.eval()
-        yield total / len(inputs)
-    network.seed_dropout(None)
-
-
-def _learning_rates(preset: TrainingPreset, n_steps: int) -> Iterator[float]:
-    n_rising = round(preset.warmup * n_steps)
-    for step in range(n_steps):
-        if preset.schedule == "constant":
-            yield preset.learning_rate
-        elif step < n_rising:
-            yield preset.learning_rate * (step + 1) / n_rising
-        else:
-            share = (step - n_rising) / max(n_steps - n_rising, 1)
-            yield preset.learning_rate * 0.5 * (1.0 + math.cos(math.pi * share))
 
 
 def keep_freed_memory() -> None:
@@ -463,7 +384,7 @@ def load_cnn(path: Path | str) -> TrainedCnn:
     )
 
 
-def _rebuild(facts: dict[str, Any], tensors: dict[str, Tensor]) -> TrainedCnn:
+def _rebuild(facts: Mapping[str, Any], tensors: dict[str, Tensor]) -> TrainedCnn:
     setting, preset = CnnSetting(**facts["setting"]), TrainingPreset(**facts["preset"])
     with torch.random.fork_rng(devices=[]):  # weights are drawn, then replaced
         network = AttentionCnn.of_setting(

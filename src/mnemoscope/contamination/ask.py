@@ -1,30 +1,31 @@
 """Put items to a model: what it writes after each prompt, and how likely it finds the answer."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import polars as pl
 import torch
 
 from mnemoscope.audits.client import Client
-from mnemoscope.audits.sampling import answer_ends, is_chat_model
+from mnemoscope.audits.sampling import answer_ends, by_length, is_chat_model, prompts_shown
 from mnemoscope.contamination.table import Item, words_of
 from mnemoscope.errors import UserError
 from mnemoscope.lm.continue_ import greedy_tokens
-from mnemoscope.lm.model import LanguageModel, check_finite, in_chat, last_logits, run_batches
+from mnemoscope.lm.model import LanguageModel, check_finite, last_logits, run_batches
 from mnemoscope.progress import SILENT, Progress
 from mnemoscope.store import kept_in_parts
 
 _PART = 128  # items that are asked and kept together
 _OTHERS = 4  # prompts of other items that an answer is put behind
 _FURTHER = 8  # tokens more than the answer has: another spelling may take more
+_DENIED_BY = 3  # words before an answer that may deny it
+_DENIAL = re.compile(r"\b(not|cannot|never|neither|nor|t)\b(?! (only|just|merely))[^.,;:!?]*$")
 _PREAMBLE = 48  # tokens that a chat may say before its answer
-_T = TypeVar("_T")
 
 ANSWERS = pl.Schema(
     {
@@ -70,7 +71,7 @@ class LocalModel:
     """
 
     def __init__(
-        self, lm: LanguageModel, *, record: dict[str, Any], batch_size: int, as_chat: bool
+        self, lm: LanguageModel, *, record: Mapping[str, Any], batch_size: int, as_chat: bool
     ) -> None:
         if lm.tokenizer is None:
             raise UserError(f"{lm.name}: has no tokenizer. Save it with the model.")
@@ -80,25 +81,19 @@ class LocalModel:
         self.identity: list[Any] = [lm.fingerprint, lm.dtype, lm.bos_id, as_chat]
         self.record = record
 
-    def _shown(self, prompt: str) -> list[int]:
-        """Tokens of a prompt as the model reads it, its first ones included."""
-        if self.is_chat:
-            return list(in_chat(self.lm, prompt).chat)
-        before = [] if self.lm.bos_id is None else [self.lm.bos_id]
-        return before + self._tokens(prompt)
-
     def _tokens(self, text: str) -> list[int]:
         return list(self.lm.tokenizer(text, add_special_tokens=False).input_ids)
 
     def write(self, items: Sequence[Item], progress: Progress) -> list[str]:
         """As `AskedModel`; prompts of one length go together."""
         more = _PREAMBLE if self.is_chat else _FURTHER
-        shown = [self._shown(one.prompt.rstrip(" ")) for one in items]
-        wanted = [len(self._tokens(one.answer)) + more for one in items]
-        self._check_room(shown, items)
+        sizes = [len(self._tokens(one.answer)) for one in items]
+        prompts = [one.prompt.rstrip(" ") for one in items]
+        shown = prompts_shown(self.lm, prompts, as_chat=self.is_chat, room=sizes)
+        wanted = [size + more for size in sizes]
         bare, ends = replace(self.lm, bos_id=None, chat=()), {*answer_ends(self.lm)}
         found: dict[int, str] = {}
-        for length, members in _alike(shown, len):
+        for length, members in by_length(shown):
             n = max(wanted[one] for one in members)
             if self.lm.max_positions is not None:
                 n = min(n, self.lm.max_positions - length)
@@ -115,15 +110,6 @@ class LocalModel:
             progress.advance(len(members))
         return [found[one] for one in range(len(items))]
 
-    def _check_room(self, shown: Sequence[Sequence[int]], items: Sequence[Item]) -> None:
-        most = self.lm.max_positions
-        for one, tokens in zip(items, shown, strict=True):
-            if most is not None and len(tokens) + len(self._tokens(one.answer)) > most:
-                raise UserError(
-                    f"item '{one.key}': prompt and answer take more than the {most} positions of "
-                    f"{self.lm.name}. Shorten the prompt, or drop the item."
-                )
-
     def logprobs(self, pairs: Sequence[tuple[str, str]]) -> list[float] | None:
         """As `AskedModel`, from one teacher-forced forward; rows of one length go together.
 
@@ -134,7 +120,7 @@ class LocalModel:
         forms = [(at, *one) for at, pair in enumerate(pairs) for one in self._forms(*pair)]
         rows, answers = [before + own for _, before, own in forms], [len(one[2]) for one in forms]
         bare, scores = replace(self.lm, bos_id=None, chat=()), np.full(len(rows), np.nan)
-        for _, members in _alike(rows, len):
+        for _, members in by_length(rows):
             n = max(answers[one] for one in members)
             table = torch.tensor([rows[one] for one in members])
 
@@ -159,7 +145,7 @@ class LocalModel:
         Also with the blanks that it is given with. Nothing where none is read before the answer.
         """
         prompt = prompt.rstrip(" ")
-        before = self._shown(prompt)
+        (before,) = prompts_shown(self.lm, [prompt], as_chat=self.is_chat)
         if not before:
             return
         given, bare = blanks_before(answer), answer.lstrip()
@@ -220,14 +206,11 @@ def _part(
     with_prior: bool,
 ) -> pl.DataFrame:
     written = model.write(some, progress)
-    edits = [
-        differing_words(
-            words_of(text),
-            answer,
-            anywhere=model.is_chat and len(answer) > 1,  # "a" is a word of any sentence
-        )
-        for text, answer in zip(written, (words_of(one.answer) for one in some), strict=True)
-    ]
+    edits = []
+    for text, answer in zip(written, (words_of(one.answer) for one in some), strict=True):
+        anywhere = model.is_chat and len(answer) > 1  # "a" is a word of any sentence
+        words = affirmed(words_of(text), answer) if anywhere else words_of(text)
+        edits.append(differing_words(words, answer, anywhere=anywhere))
     # As the model itself begins its answers: after a line end, say.
     said = [
         one._replace(answer=blanks_before(text) + one.answer.lstrip())
@@ -282,6 +265,23 @@ def _words_once(answer: str) -> tuple[str, ...]:
     return tuple(words_of(answer))
 
 
+def affirmed(written: Sequence[str], answer: Sequence[str]) -> list[str]:
+    """The words that are written, those of an answer that is denied left out.
+
+    Denied it is where "not" or the like stands up to three words before it in the same clause.
+
+    >>> affirmed(["not", "anna", "berg", "but", "carl"], ["anna", "berg"])
+    ['not', 'but', 'carl']
+    """
+    left, at = [], 0
+    while at < len(written):
+        clause = " ".join(written[max(at - _DENIED_BY, 0) : at])
+        is_denied = _DENIAL.search(clause) and [*written[at : at + len(answer)]] == [*answer]
+        left += [] if is_denied else [written[at]]
+        at += len(answer) if is_denied else 1
+    return left
+
+
 def differing_words(
     written: Sequence[str], answer: Sequence[str], *, anywhere: bool = False
 ) -> int:
@@ -305,13 +305,6 @@ def differing_words(
 def blanks_before(text: str) -> str:
     """The blanks and line ends that a text begins with."""
     return text[: len(text) - len(text.lstrip())]
-
-
-def _alike(values: Sequence[_T], key: Callable[[_T], int]) -> Iterator[tuple[int, list[int]]]:
-    """Places of values with the same key, the smallest key first."""
-    order: Iterable[int] = sorted(range(len(values)), key=lambda one: key(values[one]))
-    for size, group in groupby(order, key=lambda one: key(values[one])):
-        yield size, list(group)
 
 
 class Answers(NamedTuple):

@@ -6,11 +6,10 @@ items, not the twin, not other prompts, and not the skill that would answer anot
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from mnemoscope.contamination.ask import Answers
 from mnemoscope.contamination.table import (
     Item,
     frame_of_items,
@@ -20,6 +19,9 @@ from mnemoscope.contamination.table import (
 )
 from mnemoscope.stats import Estimate, resampled_ratio, share_true
 from mnemoscope.words import plural
+
+if TYPE_CHECKING:  # a gate on finished items needs no torch
+    from mnemoscope.contamination.ask import Answers
 
 RECALLED = "recalled"
 GUESSABLE = "guessable"
@@ -34,7 +36,7 @@ _FEWEST_WORDS = 4  # of an answer whose chance is not known, to rule out a guess
 
 
 def judged(
-    items: Sequence[Item], answers: Answers, *, edits: int = 0, chance: float = 0.01
+    items: Sequence[Item], answers: "Answers", *, edits: int = 0, chance: float = 0.01
 ) -> pl.DataFrame:
     """One row an item: what was asked and answered, every control, the verdict and its reason.
 

@@ -5,17 +5,26 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from mnemoscope.audits.library import LocalChoice, loaded_model
-from mnemoscope.audits.page import chance
+from mnemoscope.audits.library import LocalChoice, chosen, kept_clean
+from mnemoscope.audits.page import environment
 from mnemoscope.audits.settings import EndpointSettings
+from mnemoscope.contamination.found import (
+    ARTEFACT,
+    PAGE,
+    SARIF,
+    SCHEMA_VERSION,
+    TABLE,
+    Items,
+    items_sarif,
+    items_store,
+    shares_said,
+)
 from mnemoscope.contamination.judge import (
     COPIED,
     GUESSABLE,
@@ -29,12 +38,11 @@ from mnemoscope.contamination.judge import (
     scores_of,
     shares_of,
 )
-from mnemoscope.contamination.table import Item, digest_of, read_items
+from mnemoscope.contamination.table import Item, digest_of, lines_of, read_items
 from mnemoscope.errors import DamagedDataError, MissingError, UserError
-from mnemoscope.files import LOCK_FILE, hold_folder, json_bytes, made_folder
+from mnemoscope.files import json_bytes, made_folder
 from mnemoscope.progress import progress_shown, say
-from mnemoscope.report.style import environment, fill
-from mnemoscope.stats import FEWEST_GROUPS, Estimate
+from mnemoscope.report.style import fill
 from mnemoscope.store import Store
 from mnemoscope.study.folder import versions
 from mnemoscope.version import __version__
@@ -43,8 +51,6 @@ from mnemoscope.words import plural
 if TYPE_CHECKING:
     from mnemoscope.contamination.ask import AskedModel
 
-ARTEFACT = "items"
-TABLE, PAGE, SARIF = "items.parquet", "items.html", "items.sarif"
 _PARTS = "parts"
 _SHOWN = 200  # items of a kind that the page shows in full
 MEANINGS = {
@@ -54,45 +60,6 @@ MEANINGS = {
     UNDECIDED: "it comes out, and a guess would too often, or no control could tell",
     NOT_PRODUCED: "the model writes something else",
 }
-
-
-@dataclass(frozen=True, repr=False)
-class Items:
-    """Items that were put to a model, and what was found.
-
-    Attributes:
-        table: one row an item: what was written, every control, `verdict` and `reason`.
-        shares: the share of items with each verdict.
-        scores: the share that is answered: `all` items, and `without` the recalled ones.
-        record: all that `items.json` holds.
-        folder: where it was written; None: nowhere.
-    """
-
-    table: pl.DataFrame
-    record: dict[str, Any]
-    folder: Path | None = None
-
-    @property
-    def shares(self) -> dict[str, Estimate]:
-        """The share of items with each verdict, variants left out."""
-        return shares_of(self.table)
-
-    @property
-    def scores(self) -> dict[str, Estimate]:
-        """The share of items that is answered, of `all` and `without` the recalled ones."""
-        return scores_of(self.table)
-
-    @property
-    def recalled(self) -> pl.DataFrame:
-        """The items that are recalled, variants left out."""
-        return originals(self.table).filter(verdict=RECALLED)
-
-    def __repr__(self) -> str:
-        return f"Items({self.record['sentence']})"
-
-    def _repr_html_(self) -> str:
-        rows = "".join(f"<li>{escape(k)}: {share}</li>" for k, share in self.shares.items())
-        return f"<b>{escape(self.record['sentence'])}</b><ul>{rows}</ul>"
 
 
 def items(
@@ -147,85 +114,73 @@ def items(
     """
     if edits < 0 or not 0 < chance < 1:
         raise UserError("edits must be 0 or more, and chance between 0 and 1.")
-    read = read_items(table, columns)
+    read, lines = read_items(table, columns), lines_of(table)
+    where = str(table) if isinstance(table, str | Path) else None
     folder = None if out is None else Path(out)
     with ExitStack() as stack:
         stack.enter_context(progress_shown(progress))
-        if folder is not None:
-            stack.enter_context(hold_folder(made_folder(folder)))
-            stack.callback((folder / LOCK_FILE).unlink, missing_ok=True)
-        asked, twin = _models(
-            stack, model, reference, tokenizer, folder,
-            as_chat=chat_template, batch_size=batch_size,
-            named={"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code},
-            revision=revision,
-        )  # fmt: skip
+        stack.enter_context(kept_clean(folder))
+        named = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
+        is_served = isinstance(model, EndpointSettings)
+        own, other = chosen(
+            stack, "" if is_served else model, reference, tokenizer, revision, named
+        )
+        for one in (other,) if is_served else (other, own):
+            if one is not None:
+                one.check()
+        if is_served:
+            asked = _served(model, folder)
+        else:
+            asked = _local(own, batch_size, as_chat=chat_template)
+        twin = _local(other, batch_size, as_chat=asked.is_chat) if other else None
+        place = where, lines if len(lines) == len(read) else [None] * len(read)
         settings = {"edits": edits, "chance": chance}
-        return _made(read, asked, twin, settings, folder, redo=redo)
+        return _made(read, place, asked, twin, settings, folder, redo=redo)
 
 
-def _models(
-    stack: ExitStack,
-    model: Any,
-    reference: Any,
-    tokenizer: Any,
-    folder: Path | None,
-    *,
-    as_chat: bool,
-    batch_size: int,
-    named: dict[str, Any],
-    revision: str | None,
-) -> "tuple[AskedModel, AskedModel | None]":
-    """The model and its twin, ready to be asked."""
+def _local(choice: LocalChoice, batch_size: int, *, as_chat: bool) -> "AskedModel":
     from mnemoscope.audits.sampling import is_chat_model
-    from mnemoscope.contamination.ask import LocalModel, ServedModel
+    from mnemoscope.contamination.ask import LocalModel
 
-    def local(choice: LocalChoice, *, as_chat: bool) -> LocalModel:
-        lm = choice.load()
-        if choice.role == "reference":  # a base model is asked as it stands
-            as_chat = as_chat and is_chat_model(lm)
-        record = {"name": choice.name, "revision": lm.revision, "dtype": lm.dtype}
-        record |= {"fingerprint": lm.fingerprint}
-        return LocalModel(lm, record=record, batch_size=batch_size, as_chat=as_chat)
+    lm = choice.load()
+    if choice.role == "reference":  # a base model is asked as it stands
+        as_chat = as_chat and is_chat_model(lm)
+    record = {"name": choice.name, "revision": lm.revision, "dtype": lm.dtype}
+    record |= {"fingerprint": lm.fingerprint}
+    return LocalModel(lm, record=record, batch_size=batch_size, as_chat=as_chat)
 
-    def choice_of(given: Any, role: str) -> LocalChoice:
-        if isinstance(given, str | Path):
-            return LocalChoice(str(given), role=role, **named)
-        return stack.enter_context(loaded_model(given, tokenizer, role))
 
-    other = None
-    if reference is not None and reference != "none":
-        other = choice_of(reference, "reference")
-        other.check()
-    if isinstance(model, EndpointSettings):
-        from mnemoscope.audits.client import AnswerStore, Client
+def _served(service: EndpointSettings, folder: Path | None) -> "AskedModel":
+    from mnemoscope.audits.client import AnswerStore, Client
+    from mnemoscope.contamination.ask import ServedModel
 
-        kept = None if folder is None else AnswerStore(folder / "answers.jsonl")
-        served = ServedModel(Client(model, kept))
-        return served, local(other, as_chat=served.is_chat) if other else None
-    own = choice_of(model, "model")
-    if isinstance(model, str | Path):
-        own = LocalChoice(str(model), revision, **named)
-        if other is None and reference is None:
-            other = own.beside(None)
-    own.check()
-    return local(own, as_chat=as_chat), local(other, as_chat=as_chat) if other else None
+    kept = None if folder is None else AnswerStore(folder / "answers.jsonl")
+    return ServedModel(Client(service, kept))
 
 
 def _made(
     read: Sequence[Item],
+    place: tuple[str | None, Sequence[int | None]],
     model: "AskedModel",
     twin: "AskedModel | None",
-    settings: dict[str, Any],
+    settings: Mapping[str, Any],
     folder: Path | None,
     *,
     redo: bool,
 ) -> Items:
     from mnemoscope.contamination.ask import Answers, answers_of
 
-    facts = [digest_of(read), model.identity, twin and twin.identity, settings]
+    where, lines = place
+    facts = [
+        SCHEMA_VERSION,
+        digest_of(read),
+        place,
+        model.identity,
+        twin and twin.identity,
+        settings,
+    ]
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    store = None if folder is None else _store(folder)
+    store = None if folder is None else items_store(folder)
     if store is not None and (done := _finished(store, key, redo=redo)):
         return done
     kept = None if folder is None else made_folder(folder / _PARTS / key[:16])
@@ -234,8 +189,11 @@ def _made(
         None if twin is None else answers_of(twin, read, "Asking the twin", kept, with_prior=False),
     )
     table = judged(read, answers, **settings)
+    table = table.with_columns(line=pl.Series(lines, dtype=pl.Int64))
     record: dict[str, Any] = {
         "schema": "mnemoscope items",
+        "schema_version": SCHEMA_VERSION,
+        "table": where,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions("tokenizers"),
         "model": model.record,
@@ -248,18 +206,15 @@ def _made(
         "sentence": sentence_of(table),
         "together": together_of(table) if twin is not None else None,
     }
+    found = Items(table, record, folder)
     if store is not None:
         with store.making(ARTEFACT) as made:
             made.put(TABLE, table)
-            made.put(PAGE, page_of(record, table).encode())
-            made.put(SARIF, json_bytes(sarif_of(record, table)))
+            made.put(PAGE, page_of(found).encode())
+            made.put(SARIF, json_bytes(items_sarif(found)))
             made.facts |= {"key": key, **record}
-        shutil.rmtree(folder / _PARTS, ignore_errors=True)  # type: ignore[operator]
-    return Items(table, record, folder)
-
-
-def _store(folder: Path) -> Store:
-    return Store(folder, remedy=lambda _: "ask the items again with --redo")
+        shutil.rmtree(store.folder / _PARTS, ignore_errors=True)
+    return found
 
 
 def _finished(store: Store, key: str, *, redo: bool) -> Items | None:
@@ -302,62 +257,20 @@ def together_of(table: pl.DataFrame) -> str | None:
     return f"{hits} {are} be told one by one; a guess would make about {expected:.1f} of these."
 
 
-def page_of(record: Mapping[str, Any], table: pl.DataFrame) -> str:
+def page_of(found: Items) -> str:
     """The page of a finished run: shares, scores, and each recalled item with its evidence."""
-    own = originals(table)
-    shares = {name: Estimate(**one) for name, one in record["shares"].items()}
-    scores = {name: Estimate(**one) for name, one in record["scores"].items()}
-    recalled = own.filter(verdict=RECALLED)
+    own, record, recalled = originals(found.table), found.record, found.recalled
     rest = own.filter(pl.col("verdict").is_in(VERDICTS[1:4]))
     return fill(
         environment("mnemoscope.contamination").get_template("items.html.j2"),
         record=record,
         version=__version__,
         meanings=MEANINGS,
-        fewest=FEWEST_GROUPS,
-        chance=chance,
-        shares=shares,
-        scores=scores,
+        shares=shares_said(found.shares),
+        scores=found.scores,
         counts=dict(own["verdict"].value_counts().iter_rows()),
         recalled=recalled.head(_SHOWN).rows(named=True),
         n_recalled=recalled.height,
         rest=rest.head(_SHOWN).rows(named=True),
         n_rest=rest.height,
     )
-
-
-def sarif_of(record: Mapping[str, Any], table: pl.DataFrame) -> dict[str, Any]:
-    """A SARIF log of the recalled items.
-
-    Source: OASIS, Static Analysis Results Interchange Format 2.1.0.
-    """
-    rule = {
-        "id": "recalled-item",
-        "shortDescription": {"text": "The model recalls the answer of this item."},
-        "fullDescription": {
-            "text": "The answer comes out, and neither the prompt, the other items, other prompts, "
-            "a twin nor the skill that variants need gives it."
-        },
-        "defaultConfiguration": {"level": "warning"},
-    }
-    driver = {"name": "mnemoscope", "version": __version__, "rules": [rule]}
-    rows = originals(table).filter(verdict=RECALLED)
-    return {
-        "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
-        "version": "2.1.0",
-        "runs": [
-            {
-                "tool": {"driver": driver},
-                "properties": {"sentence": record["sentence"]},
-                "results": [
-                    {
-                        "ruleId": rule["id"],
-                        "level": "warning",
-                        "message": {"text": f"Item {row['item']}: {row['reason']}."},
-                        "locations": [{"logicalLocations": [{"name": row["item"]}]}],
-                    }
-                    for row in rows.iter_rows(named=True)
-                ],
-            }
-        ],
-    }

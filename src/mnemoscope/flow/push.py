@@ -252,7 +252,6 @@ def _report(study: Study, models: Mapping[str, Any]) -> ReportContent:
         commands=(),
         next_steps=(),
         analyses=(),
-        missing=content.missing and {**content.missing, "command": "mnemoscope run -o STUDY"},
     )
 
 

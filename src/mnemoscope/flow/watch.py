@@ -14,6 +14,7 @@ import polars as pl
 from mnemoscope.analysis.figures import Chart, Figure, HeatMap, Series, plain, series_of
 from mnemoscope.analysis.inputs import AnalysisResult
 from mnemoscope.analysis.levels import LEVELS, transitions
+from mnemoscope.conditions import Gate
 from mnemoscope.data.read import read_sequences
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
@@ -38,8 +39,10 @@ from mnemoscope.training.history import (
 )
 from mnemoscope.training.watch import judge
 from mnemoscope.training.windows import CONTROL, GUESS, RECALL, WatchedWindows
+from mnemoscope.words import plural
 
 PAGE = "watch.html"
+_CLASSES = {"reproduced": "", "guessed": GUESS, "recalled": RECALL}
 _KINDS = {RECALL: "cannot be guessed from their text", GUESS: "can be guessed from their text"}
 
 
@@ -190,6 +193,34 @@ def watch_results(history: History) -> AnalysisResult:
     return AnalysisResult(_sentence(checks, steps[-1]), frames, tuple(figures), further)
 
 
+def judge_latest(history: History, gate: Gate) -> tuple[bool, str]:
+    """Put a condition to the last check, and say what was found.
+
+    Shares are those of the page: of the windows of that class. What was kept out of training does
+    not count. Raises UserError: no such window is watched, or fewer than the condition asks for.
+    """
+    step, name = history.steps[-1], _CLASSES[gate.kind]
+    rows = history.joined().filter(pl.col("source") != CONTROL, step=step)
+    rows = rows.filter(pl.col("class") == name) if name else rows
+    which = f" that {_KINDS[name]}" if name else ""
+    if rows.is_empty():
+        raise UserError(
+            f"--fail-if {gate.kind}: none of the watched windows are such{which}. Choose "
+            "reproduced, or watch other texts."
+        )
+    if gate.of_number and not gate.holds(rows.height):
+        raise UserError(
+            f"--fail-if '{gate.text}': {plural(rows.height, 'window')}{which} are watched, so "
+            "it never fails. Ask for fewer."
+        )
+    share = _share(rows.join(_groups(history.windows), on="window", maintain_order="left"))
+    n = int(rows["is_memorized"].sum())
+    is_failed = gate.holds(float(n) if gate.of_number else share.value or 0.0)
+    said = f"{n:,}" if gate.of_number else gate.say_share(share)
+    of = f"{plural(rows.height, 'watched window')}{which}"
+    return is_failed, f"at step {step:,}, the last, {said} of {of} reproduced, {gate.allowed}"
+
+
 def _groups(windows: pl.DataFrame) -> pl.DataFrame:
     """Group of near duplicates of each window; a drawn page keeps these in place of the tokens."""
     if "near_duplicates" in windows.columns:
@@ -293,10 +324,10 @@ def _sentence(checks: pl.DataFrame, last: int) -> str:
         is_control = pl.col("source") == CONTROL
         watched, kept_out = (of_kind.filter(rule) for rule in (~is_control, is_control))
         if watched.is_empty():
-            unread = f"{kept_out.height:,} windows kept out of training that {words}"
+            unread = f"{plural(kept_out.height, 'window')} kept out of training that {words}"
             parts.append(f"{_share(kept_out)} of {unread}")
             continue
-        said = f"{_share(watched)} of the {watched.height:,} windows that {words}"
+        said = f"{_share(watched)} of the {plural(watched.height, 'window')} that {words}"
         beside = f", and {_share(kept_out)} of such windows kept out of training"
         parts.append(said + (beside if kept_out.height else ""))
     return f"At step {last:,} the model reproduces {'; '.join(parts)}."

@@ -26,16 +26,18 @@ from mnemoscope.benchmark.excess import Votes, measure_excess, why_no_interval
 from mnemoscope.benchmark.gain import measure_gain
 from mnemoscope.benchmark.sources import TABLE
 from mnemoscope.benchmark.verdict import BenchmarkFigures, give_verdict
+from mnemoscope.cnn.inputs import Scaling, fit_scaling
 from mnemoscope.cnn.metrics import ScoreEstimates, confusion_matrix, estimate_scores
-from mnemoscope.cnn.presets import GRIDS, PRESETS, CnnSetting, PresetName, check_kernel
+from mnemoscope.cnn.presets import GRIDS, PRESETS, CnnSetting, Precision, PresetName, check_kernel
 from mnemoscope.cnn.training import (
-    Scaling,
     TrainedCnn,
-    fit_scaling,
+    Wanted,
     load_cnn,
     pack_cnn,
     predict_logits,
-    train_cnn,
+    predict_together,
+    train_cnns,
+    trains_together,
 )
 from mnemoscope.data.rows import to_frame
 from mnemoscope.data.table import look_up, token_matrix
@@ -103,41 +105,42 @@ class Fitted(NamedTuple):
     probabilities: torch.Tensor
 
 
-def fit_cnn(
+def fit_cnns(
     training: MapSource,
-    labels: torch.Tensor,
+    wanted: Sequence[Wanted],
     evaluation: MapSource,
     *,
     n_classes: int,
-    setting: CnnSetting,
     preset: str,
-    seed: int,
     prefix: int,
     scaling: Scaling | None = None,
     device: torch.device | str = "cpu",
-) -> Fitted:
-    """Train one CNN and ask it about the evaluation maps; arguments and errors as `train_cnn`."""
-    by_epoch: list[torch.Tensor] = []
+    precision: Precision = "float32",
+) -> list[Fitted]:
+    """Train CNNs as one and ask them about the evaluation maps; otherwise as `train_cnns`."""
+    by_epoch: list[list[torch.Tensor]] = []
 
-    def after_epoch(_: int, trained: TrainedCnn) -> None:
-        if PRESETS[preset].scores_every_epoch:
-            by_epoch.append(predict_logits(trained, evaluation).argmax(dim=1))
+    def after_epoch(_: int, trained: Sequence[TrainedCnn]) -> None:
+        logits = predict_together(trained, evaluation)
+        by_epoch.append([one.argmax(dim=1) for one in logits])
 
-    trained = train_cnn(
+    trained = train_cnns(
         training,
-        labels,
+        wanted,
         n_classes=n_classes,
-        setting=setting,
         preset=PRESETS[preset],
-        seed=seed,
         prefix=prefix,
         scaling=scaling,
-        on_epoch=after_epoch,
+        on_epoch=after_epoch if PRESETS[preset].scores_every_epoch else None,
         device=device,
+        precision=precision,
     )
-    logits = predict_logits(trained, evaluation)
-    predicted = torch.stack(by_epoch or [logits.argmax(dim=1)])
-    return Fitted(trained, predicted, logits.softmax(dim=1))
+    final = predict_together(trained, evaluation)
+    epochs = by_epoch or [[one.argmax(dim=1) for one in final]]
+    return [
+        Fitted(one, torch.stack(predicted), logits.softmax(dim=1))
+        for one, logits, *predicted in zip(trained, final, *epochs, strict=True)
+    ]
 
 
 @dataclass(frozen=True, repr=False)
@@ -779,26 +782,24 @@ def _fit_cnns(
     sides, setting = task.sides, CnnSetting(task.kernel, task.filters, pool)
     training, evaluation = (ChosenMaps(source, rows) for rows in (sides.train, sides.evaluation))
     labels = torch.from_numpy(sides.codes[sides.train])
-    fits = []
-    seeds = task.seeds
+    fits: list[Fitted] = []
+    seeds, device = task.seeds, find_device(task.device)
+    size = len(seeds) if trains_together(device) else 1
     with one_thread(), following(task.progress, "Training", len(seeds)) as counted:
         scaling = fit_scaling(training, PRESETS[task.preset], maps.n_prefix)
-        for one in seeds:
-            fits.append(
-                fit_cnn(
-                    training,
-                    labels,
-                    evaluation,
-                    n_classes=len(sides.classes),
-                    setting=setting,
-                    preset=task.preset,
-                    seed=one,
-                    prefix=maps.n_prefix,
-                    scaling=scaling,
-                    device=find_device(task.device),
-                )
+        for start in range(0, len(seeds), size):
+            part = seeds[start : start + size]
+            fits += fit_cnns(
+                training,
+                [Wanted(labels, setting, one) for one in part],
+                evaluation,
+                n_classes=len(sides.classes),
+                preset=task.preset,
+                prefix=maps.n_prefix,
+                scaling=scaling,
+                device=device,
             )
-            counted.advance()
+            counted.advance(len(part))
     history = [one.trained.history for one in fits]
     counted_seeds = [(one, k) for one, k in zip(fits, seeds, strict=True) if one.trained.did_train]
     counts, those = zip(*(counted_seeds or zip(fits, seeds, strict=True)), strict=True)

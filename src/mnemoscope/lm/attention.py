@@ -21,6 +21,7 @@ from mnemoscope.lm.model import (
     LanguageModel,
     Span,
     attention_modules,
+    brought,
     claimed,
     eager_attention,
     prepend_bos,
@@ -128,12 +129,14 @@ class HeadPool:
                 f"{name}: gave {n} maps of its {wanted} layers. Only models with one attention a "
                 "layer are read."
             )
-        self._check()
-        heads = None if self._heads is None else torch.cat(self._heads, dim=1)
         mean, largest = self._maps.mean, self._maps.max
         if self._pack is not None:
             mean, largest = (torch.stack(one, dim=1) for one in zip(*self._packed, strict=True))
-        mean, largest = mean.cpu(), largest.cpu()
+        # The batch's one wait for the device, with what is known of every layer.
+        seen = torch.stack([one.to(mean.device) for one in self._seen])
+        mean, largest, seen = brought(mean, largest, seen)
+        self._check(seen)
+        heads = None if self._heads is None else torch.cat(self._heads, dim=1)
         return PooledMaps(mean, largest, heads)
 
     def _layer(self, n_rows: int, length: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -159,8 +162,7 @@ class HeadPool:
                 self._packed.append((self._pack(mean), self._pack(largest)))
         self._n_pooled += 1
 
-    def _check(self) -> None:
-        seen = torch.stack([one.cpu() for one in self._seen])
+    def _check(self, seen: torch.Tensor) -> None:
         if not (is_finite := seen[:, 0].isfinite()).all():
             raise UserError(
                 f"{self._lm.name}: non-finite attention in layer {int(is_finite.int().argmin())} "

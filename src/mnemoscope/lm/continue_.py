@@ -18,6 +18,7 @@ from mnemoscope.lm.model import (
     LanguageModel,
     Span,
     best_two,
+    brought,
     check_finite,
     check_fits,
     check_tokens,
@@ -257,27 +258,30 @@ def scan_memorized(
     batch_size: int,
     prefix: int = 32,
     attention_mask: npt.ArrayLike | None = None,
+    use_cache: bool = True,
 ) -> Iterator[Scan]:
     """Say for every sequence whether the model continues its prefix with its suffix.
 
     Works in steps: prefix and first suffix token of all sequences, then three more tokens and then
-    the rest for those still right, on top of their key-value cache. Arguments and errors as
-    `continue_sequences`. With a large vocabulary the rest is asked in several steps, so that their
-    logits take at most `lm.model.LOGIT_BYTES`.
+    the rest for those still right, on top of their key-value cache; without `use_cache` from the
+    beginning, in two steps. Arguments and errors as `continue_sequences`. With a large vocabulary
+    the rest is asked in several steps, so that their logits take at most `lm.model.LOGIT_BYTES`.
     """
 
     def step(batch: torch.Tensor, span: Span) -> Scan:
-        return _scan_batch(lm, batch, prefix - span.first)
+        return _scan_batch(lm, batch, prefix - span.first, use_cache=use_cache)
 
     return run_sequences(lm, tokens, batch_size, step, attention_mask=attention_mask, prefix=prefix)
 
 
-def _scan_batch(lm: LanguageModel, batch: torch.Tensor, prefix: int) -> Scan:
+def _scan_batch(
+    lm: LanguageModel, batch: torch.Tensor, prefix: int, *, use_cache: bool = True
+) -> Scan:
     length = batch.shape[1]
     gap = torch.full((len(batch),), torch.inf, device=batch.device)
     alive = torch.arange(len(batch), device=batch.device)
     with torch.inference_mode():
-        cache = new_cache(lm, length - 1)
+        cache = new_cache(lm, length - 1) if use_cache else None
         begin = prefix
         steps = _STEPS_WITHOUT_CACHE if cache is None else _STEPS
         ends = iter([*(prefix + step for step in steps if prefix + step < length), length])
@@ -288,17 +292,23 @@ def _scan_batch(lm: LanguageModel, batch: torch.Tensor, prefix: int) -> Scan:
                 end = min(goal, begin + within_logits(lm, len(alive)))
             is_right, gap_here = _step(lm, batch[alive, :end], begin, prefix, cache)
             gap[alive] = torch.minimum(gap[alive], gap_here)
-            if not is_right.all():
-                alive = alive[is_right]
+            right = is_right.nonzero().squeeze(1)  # the step's one wait: how many go on
+            if len(right) < len(alive):
+                alive = alive[right]
                 if cache is not None and end < length:
-                    cache = with_rows(lm, cache, is_right.nonzero().squeeze(1))
+                    cache = with_rows(lm, cache, right)
             if not len(alive):
                 break
             begin, goal = end, goal if end < goal else next(ends, length)
-    check_finite(lm, gap)
     is_memorized = torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
     is_memorized[alive] = True
-    return Scan(is_memorized.cpu().numpy(), gap.cpu().numpy())
+    return _scan_of(lm, is_memorized, gap)
+
+
+def _scan_of(lm: LanguageModel, is_memorized: torch.Tensor, gap: torch.Tensor) -> Scan:
+    is_memorized, gap = brought(is_memorized, gap)
+    check_finite(lm, gap)
+    return Scan(is_memorized.numpy(), gap.numpy())
 
 
 def _step(
@@ -397,8 +407,7 @@ def capture_and_scan(
                 )
                 # Nobody asks what follows the last token.
                 is_memorized, gap = compare(logits[:, :-1], wanted)
-            maps = pool.maps()
-        check_finite(lm, gap)
-        return maps, Scan(is_memorized.cpu().numpy(), gap.cpu().numpy())
+            maps = pool.maps()  # which waits for the device, so that what follows need not
+        return maps, _scan_of(lm, is_memorized, gap)
 
     return run_batches(lm, table, batch_size, step)

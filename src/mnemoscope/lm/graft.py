@@ -171,6 +171,15 @@ class Anatomy:
             if id(weight) in self._names:
                 yield self._names[id(weight)], weight
 
+    @property
+    def n_layers(self) -> int:
+        """Number of layers."""
+        return len(self._layers)
+
+    def names_in(self, number: int) -> set[str]:
+        """Names of all weights of a layer."""
+        return {name for name, _ in self._named(self._layers[number])}
+
     def find(self, name: str, twin: "Anatomy | None" = None) -> list[Slice]:
         """The weights of a part or set of parts; see `graft_parts` for names.
 
@@ -540,6 +549,14 @@ class Pair:
         """As the function `grafted`, between these two."""
         slices = self._slices(parts)
         return self._swapped(slices, control, self._directions(slices, control, seed), share)
+
+    def first_layer(self, part: str) -> int:
+        """The first layer, from 0, that a part changes; 0 too where it changes what is outside."""
+        changed = {one.name for one in self._slices(part)}
+        within = [self.anatomy.names_in(number) for number in range(self.anatomy.n_layers)]
+        if not changed <= set().union(*within):
+            return 0
+        return next(number for number, names in enumerate(within) if changed & names)
 
     def walk(
         self, parts: str | Iterable[str], *, control: Control, seed: int = 0

@@ -513,6 +513,14 @@ def best_two(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return best.squeeze(-1), gap.masked_fill(~largest.squeeze(-1).isfinite(), torch.nan)
 
 
+def brought(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Tensors on the processor; from CUDA all of them with one wait, to pinned memory."""
+    found = tuple(one.to("cpu", non_blocking=one.device.type == "cuda") for one in tensors)
+    for device in {one.device for one in tensors if one.device.type == "cuda"}:
+        torch.cuda.current_stream(device).synchronize()
+    return found
+
+
 def check_finite(lm: LanguageModel, gap: torch.Tensor) -> None:
     """Refuse gaps from logits that were not finite; `gap` as `best_two` gives it."""
     if bool(gap.isnan().any()):

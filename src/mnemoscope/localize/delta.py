@@ -10,7 +10,7 @@ beside the one that an even spread over all causal edges would give.
 """
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args
@@ -19,8 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mnemoscope.cnn.training import NetworkInputs, Scaling, TrainedCnn, evaluation_mode
+from mnemoscope.cnn.inputs import NetworkInputs, Scaling
+from mnemoscope.cnn.training import TrainedCnn, evaluation_mode
 from mnemoscope.errors import UserError, check_installed, nearest
+from mnemoscope.maps.device import HeldMaps, hold_maps, n_at_once, read_ahead
 from mnemoscope.maps.shape import NEAR_DIAGONAL
 from mnemoscope.maps.triangle import unpack_triangle
 from mnemoscope.maps.views import MapSource
@@ -43,6 +45,7 @@ COSTLY = OF_CAPTUM
 
 _STEPS = 16
 _BLOCK = 8
+_BATCH = 64
 
 
 class Contrast(NamedTuple):
@@ -183,10 +186,10 @@ def decisiveness(
     *,
     max_maps: MapSource,
     attribution: str = "gradient",
-    batch_size: int = 64,
+    batch_size: int | None = None,
     correct_only: bool = True,
 ) -> Decisiveness:
-    """Δ of one trained CNN.
+    """Δ of one trained CNN, on its device.
 
     Nothing per head is needed. The gradient through mean pooling is the same for every head,
     through max pooling it is nonzero at the largest head only, and D ≥ 0, so the published
@@ -206,21 +209,26 @@ def decisiveness(
     `maps` are as the CNN reads them (of `both`, the layers twice), `max_maps` the maxima over heads
     of the same sequences, the same object where the CNN's pooling is max. `correct_only` takes only
     sequences that the CNN labels correctly, since the others show why it errs; the paper's text
-    takes all, its code the first 200 of each class. Raises UserError: unknown attribution, or a
-    damaged store. ValueError: maps, labels and maxima of different numbers.
+    takes all, its code the first 200 of each class. `batch_size` None is 64 on the processor and
+    more on an accelerator. Raises UserError: unknown attribution, or a damaged store. ValueError:
+    maps, labels and maxima of different numbers.
     """
     if not len(maps) == len(labels) == len(max_maps):
         raise ValueError(f"{len(maps)} maps, {len(labels)} labels, {len(max_maps)} maxima")
-    total = _Total(trained.network.n_classes, max_maps.n_layers, maps.length)
+    ask = _Asked(trained, maps, max_maps, attribution)
+    total = _Total(trained.network.n_classes, max_maps.n_layers, maps.length, ask.device)
     labels = labels.to("cpu", torch.int64)
-    ask = _Asked(trained, maps, max_maps.n_layers, attribution)
-    for rows in torch.split(torch.arange(len(maps)), batch_size):
+    for rows, found, maxima in ask.batches(labels, batch_size):
         truth = labels[rows]
-        found = ask(rows, truth)
-        is_right = found.logits.argmax(dim=1).cpu() == truth
+        is_right = found.logits.argmax(dim=1) == truth.to(ask.device)
+        largest = found.gradients.amax(dim=(1, 2, 3))  # over the whole square, as published
+        # The batch's one wait for an accelerator: from here on what counts is known.
+        is_right, has_evidence = torch.stack([is_right, largest > 0]).cpu()
         counts = is_right if correct_only else torch.ones_like(is_right)
         total.wrong += torch.bincount(truth[~is_right], minlength=len(total.wrong))
-        total.add(found.gradients, truth, counts, max_maps, rows)
+        total.skipped += torch.bincount(truth[counts & ~has_evidence], minlength=len(total.wrong))
+        used = (counts & has_evidence).nonzero()[:, 0]
+        total.add(found.gradients, largest, truth, used, maxima(used))
     return total.mean()
 
 
@@ -228,7 +236,7 @@ class _Asked:
     """A CNN's contrasts of maps by their edges, whatever it reads of them."""
 
     def __init__(
-        self, trained: TrainedCnn, maps: MapSource, n_layers: int, attribution: str
+        self, trained: TrainedCnn, maps: MapSource, max_maps: MapSource, attribution: str
     ) -> None:
         self.device = next(trained.network.parameters()).device
         self.network: nn.Module = trained.network
@@ -236,14 +244,42 @@ class _Asked:
         if scaling.over_rows:
             self.network, scaling = _OfMaps(trained), Scaling(None, None, 0.0)
         self.inputs = NetworkInputs(maps, scaling, device=self.device)
-        self.n_layers, self.attribution = n_layers, attribution
+        is_far = self.device.type != "cpu"
+        self.maxima = hold_maps(max_maps, self.device) if is_far else max_maps
+        self.n_layers, self.attribution = max_maps.n_layers, attribution
         self.by_share = trained.scaling.over_rows and attribution != "occlusion"
 
-    def __call__(self, rows: Tensor, truth: Tensor) -> Contrast:
+    def batches(
+        self, labels: Tensor, size: int | None
+    ) -> Iterator[tuple[Tensor, Contrast, Callable[[Tensor], Tensor]]]:
+        """Rows int64 (b,), their contrasts, and what gives the packed maxima of some of them.
+
+        Of places (n,) within the batch; rows and places are on the CPU, all else on the device.
+        """
+        if size is None:
+            is_many = self.attribution not in COSTLY  # those make batches of their own
+            size = n_at_once(self.maxima, self.device, least=_BATCH) if is_many else _BATCH
+        rows = torch.arange(len(labels))
+        parts = torch.split(rows, size)
+        ahead: Iterator[Tensor] = iter(())
+        if self.device.type != "cpu" and not isinstance(self.maxima, HeldMaps):
+            ahead = read_ahead(self.maxima, parts, self.device)
+        each = self.inputs.batches(rows[None].to(self.device), size)
+        for part, (_, fetched) in zip(parts, each, strict=True):
+            truth = labels[part].to(self.device)
+            yield part, self._contrast(fetched, truth), self._maxima(part, next(ahead, None))
+
+    def _maxima(self, part: Tensor, sent: Tensor | None) -> Callable[[Tensor], Tensor]:
+        if sent is not None:
+            return lambda places: sent[places.to(self.device)]
+        where = self.device if isinstance(self.maxima, HeldMaps) else "cpu"
+        return lambda places: self.maxima.read(part[places].to(where))
+
+    def _contrast(self, fetched: Tensor, truth: Tensor) -> Contrast:
         """Logits, and gradients (b, layers, query, key) summed over what is seen of a layer."""
-        seen = self.inputs.batch(rows)
+        seen = self.inputs.scaled(fetched)
         logits, gradients = contrast_gradients(
-            self.network, seen, truth.to(self.device), attribution=self.attribution
+            self.network, seen, truth, attribution=self.attribution
         )
         if self.by_share:
             gradients = gradients * seen
@@ -305,38 +341,37 @@ class _Total:
     """Running sums of D · A and counts by class; float64, so that order does not show.
 
     Kept as (classes, causal edges, layers): gradients come with layers last in memory, and A is 0
-    above the diagonal.
+    above the diagonal. Sums are on the device, counts on the CPU.
     """
 
-    def __init__(self, n_classes: int, n_layers: int, length: int) -> None:
-        self.query, self.key = torch.tril_indices(length, length)
-        self.sum = torch.zeros(n_classes, len(self.query), n_layers, dtype=torch.float64)
+    def __init__(self, n_classes: int, n_layers: int, length: int, device: torch.device) -> None:
+        self.edges = torch.tril_indices(length, length, device=device)
+        where = "cpu" if device.type == "mps" else device  # which has no float64
+        shape = n_classes, self.edges.shape[1], n_layers
+        self.sum = torch.zeros(shape, dtype=torch.float64, device=where)
         self.used, self.skipped, self.wrong = torch.zeros(3, n_classes, dtype=torch.int64)
 
     def add(
-        self, gradients: Tensor, truth: Tensor, counts: Tensor, max_maps: MapSource, rows: Tensor
+        self, gradients: Tensor, largest: Tensor, truth: Tensor, used: Tensor, maxima: Tensor
     ) -> None:
-        """Count a batch, and add what those of its sequences say that count."""
-        largest = gradients.amax(dim=(1, 2, 3))  # over the whole square, as published
-        has_evidence = (largest > 0).cpu()
-        is_used = counts & has_evidence
-        of_class = truth[is_used]
-        weights = gradients.permute(0, 2, 3, 1)[:, self.query, self.key][is_used].clamp_(min=0)
-        weights.div_(largest[is_used][:, None, None])
-        products = weights.cpu() * max_maps.read(rows[is_used]).transpose(1, 2)
+        """Add what sequences at places `used` (n,) of a batch say, whose maxima are given."""
+        query, key = self.edges
+        of_class, there = truth[used], used.to(gradients.device)
+        weights = gradients.permute(0, 2, 3, 1)[:, query, key][there].clamp_(min=0)
+        weights.div_(largest[there][:, None, None])
+        products = weights * maxima.transpose(1, 2)
         for label in sorted(set(of_class.tolist())):
-            self.sum[label] += products[of_class == label].sum(dim=0, dtype=torch.float64)
-        n_classes = len(self.used)
-        self.used += torch.bincount(of_class, minlength=n_classes)
-        self.skipped += torch.bincount(truth[counts & ~has_evidence], minlength=n_classes)
+            own = products[(of_class == label).nonzero()[:, 0].to(products.device)]
+            self.sum[label] += own.to(self.sum.device).sum(dim=0, dtype=torch.float64)
+        self.used += torch.bincount(of_class, minlength=len(self.used))
 
     def mean(self) -> Decisiveness:
         """Δ: the sums over the number of sequences used."""
         n_classes, _, n_layers = self.sum.shape
-        length = int(self.query[-1]) + 1
-        mean = self.sum / self.used.clamp(min=1)[:, None, None]
-        delta = torch.zeros(n_classes, n_layers, length, length)
-        delta[:, :, self.query, self.key] = mean.transpose(1, 2).float()
+        query, key = self.edges.cpu()
+        mean = self.sum.cpu() / self.used.clamp(min=1)[:, None, None]
+        delta = torch.zeros(n_classes, n_layers, int(query[-1]) + 1, int(query[-1]) + 1)
+        delta[:, :, query, key] = mean.transpose(1, 2).float()
         return Decisiveness(delta, self.used, self.skipped, self.wrong)
 
 
@@ -421,22 +456,21 @@ def class_means(
     *,
     max_maps: MapSource,
     attribution: str,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> ClassMeans:
     """Attribute every sequence to its true class and average; arguments as `decisiveness`."""
     n_classes = trained.network.n_classes
     shape = (n_classes, max_maps.n_layers, maps.length, maps.length)
-    sums = [torch.zeros(shape, dtype=torch.float64) for _ in ClassMeans._fields]
-    ask = _Asked(trained, maps, max_maps.n_layers, attribution)
-    for rows in torch.split(torch.arange(len(maps)), batch_size):
-        truth = labels[rows]
-        found = ask(rows, truth)
-        weights = normalized_gradients(found.gradients).cpu().double()
-        attention = unpack_triangle(max_maps.read(rows)).double()
+    ask = _Asked(trained, maps, max_maps, attribution)
+    where = torch.device("cpu") if ask.device.type == "mps" else ask.device
+    sums = [torch.zeros(shape, dtype=torch.float64, device=where) for _ in ClassMeans._fields]
+    for rows, found, maxima in ask.batches(labels, batch_size):
+        weights = normalized_gradients(found.gradients).to(where).double()
+        attention = unpack_triangle(maxima(torch.arange(len(rows)))).to(where).double()
         for total, values in zip(sums, (weights, weights * attention, attention), strict=True):
-            total.index_add_(0, truth, values)
+            total.index_add_(0, labels[rows].to(where), values)
     number = torch.bincount(labels, minlength=n_classes).clamp(min=1)[:, None, None, None]
-    return ClassMeans(*((total / number).float() for total in sums))
+    return ClassMeans(*((total.cpu() / number).float() for total in sums))
 
 
 def randomized(trained: TrainedCnn, *, seed: int = 0) -> Iterator[tuple[str, TrainedCnn]]:

@@ -3,6 +3,7 @@
 Query 0 with key 0, query 1 with keys 0 and 1, and so on. Exact both ways.
 """
 
+import math
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import cast
@@ -12,7 +13,7 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import save
 
-from mnemoscope.errors import UserError
+from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.maps.format import StoreMeta
 from mnemoscope.maps.shape import triangle_length, triangle_size
 
@@ -96,6 +97,22 @@ def _places(length: int, device: torch.device) -> torch.Tensor:
     query, key = torch.arange(length)[:, None], torch.arange(length)
     inside = query * (query + 1) // 2 + key
     return torch.where(key <= query, inside, triangle_size(length)).flatten().to(device)
+
+
+def check_weights(weights: torch.Tensor) -> None:
+    """Refuse weights (batch, layers, triangle) that cannot be attention.
+
+    Raises DamagedDataError: one is negative or not finite; it names the first such layer.
+    """
+    lowest, highest = weights.aminmax()
+    if lowest >= 0 and highest < math.inf:  # false for NaN
+        return
+    is_bad = ~(torch.isfinite(weights) & (weights >= 0))
+    layer = int(torch.nonzero(is_bad.any(dim=0).any(dim=1))[0, 0])
+    raise DamagedDataError(
+        f"maps, layer {layer}: weights that are negative or not finite. "
+        "Delete the maps and capture them again."
+    )
 
 
 def pack_shard(

@@ -36,7 +36,10 @@ class MapSource(Protocol):
         """Number of maps."""
 
     def read(self, rows: torch.Tensor) -> torch.Tensor:
-        """Packed maps at positions (b,), in order: float16 on the CPU, (b, layers, triangle)."""
+        """Packed maps at positions (b,), in order: float16 (b, layers, triangle).
+
+        On the CPU, or on the device that holds them (`maps.device.HeldMaps`).
+        """
 
 
 def rows_at_once(maps: MapSource) -> int:

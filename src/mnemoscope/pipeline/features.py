@@ -55,14 +55,16 @@ def features_stage(study: Study, models: Models) -> None:
             agreement = compare_modes(frame["text"])
             counts["pattern_modes"] = {name: one._asdict() for name, one in agreement.items()}
             for line in describe_agreement(agreement):
-                say(line)
+                say(line, is_detail=True)
     if frame["duplicates"].null_count() == frame.height:
         say(
             "No duplicate counts: taxonomies with Recite or Recollect[δ] cannot be labelled. Give "
-            "the training texts (features.corpus), or a column 'duplicates'."
+            "the training texts (features.corpus), or a column 'duplicates'.",
+            is_detail=True,
         )
     if frame["is_code"].null_count() == frame.height and not is_available():
-        say(f"is_code is not known: {pip_install('code')} if a taxonomy asks for Code.")
+        said = f"is_code is not known: {pip_install('code')} if a taxonomy asks for Code."
+        say(said, is_detail=True)
 
 
 def _source(frame: pl.DataFrame, name: str, given: set[str], ours: str) -> str | None:

@@ -26,9 +26,19 @@ from mnemoscope.data.table import look_up, refuse_padding, token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.files import digest
 from mnemoscope.lm.continue_ import scan_memorized
-from mnemoscope.lm.graft import PLACES, Control, Pair, Place, module_at, scan_patched
+from mnemoscope.lm.graft import (
+    KINDS,
+    OUTSIDE,
+    PLACES,
+    Control,
+    Pair,
+    Place,
+    module_at,
+    scan_patched,
+)
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.probe import suffix_logprobs
+from mnemoscope.lm.resume import KeptStates, keep_states
 from mnemoscope.localize.grafts import Part, Specific, Tried, compare_classes, kept_by_class
 from mnemoscope.localize.grafts import Walk as Walked
 from mnemoscope.pipeline.causes import (
@@ -172,6 +182,13 @@ class _Anatomy:
         return {"facts": loaded.facts, "parts": wanted_parts(loaded)}
 
 
+def _anatomy(study: Study, models: Models) -> _Anatomy:
+    wanted = study.settings
+    named = [wanted.as_dict()["model"], wanted.reference, wanted.graft.parts, wanted.graft.patch]
+    named += sorted(models.given.values())
+    return _Anatomy(f"anatomy-{digest([_VERSION, *named])[:20]}")
+
+
 def graft_stage(study: Study, models: Models) -> None:
     """Write `graft.parquet` and what follows from it.
 
@@ -197,10 +214,7 @@ def make_grafts(
     n_tried = _check_twin(study, models)
     store, wanted = graft_store(study), study.settings
     opened = Opened(partial(open_pair, study.folder, models))
-    values = wanted.as_dict()
-    named = [values["model"], wanted.reference, wanted.graft.parts, wanted.graft.patch]
-    named += sorted(models.given.values())
-    anatomy = _Anatomy(f"anatomy-{digest([_VERSION, *named])[:20]}")
+    anatomy = _anatomy(study, models)
     needs = Needs(
         threads=1, gpus=current_executor().gpus(wanted.model.device, wanted.model.device_map)
     )
@@ -215,7 +229,7 @@ def make_grafts(
         f"scales); {sum(store.has(task.key) for task in tasks):,} are there."
     )
     if not n_walks and INTO_MODEL in wanted.graft.directions:
-        say(f"No doses and no random changes are tried: a verdict needs {_NEEDED}.")
+        say(NO_WALKS)
     tasks = share.of(tasks)
     is_here = known.values["facts"]["model"]["device"] == "cpu" and not models.given
     if share == ALL and is_here and sum(one.size for one in tasks) >= _WORTH_WORKERS:
@@ -225,6 +239,51 @@ def make_grafts(
     return known.values["parts"], {
         task.graft: one.table for task, one in zip(tasks, made, strict=True)
     }
+
+
+class GraftCounts(NamedTuple):
+    """What stage `graft` would do: grafts and walks, those that are there, and what is left.
+
+    `n_scans` are left, of `n_each` sequences: the memorized ones and those held out.
+    """
+
+    n_parts: int
+    n_grafts: int
+    n_walks: int
+    n_there: int
+    n_scans: int
+    n_each: int
+
+
+def count_grafts(study: Study, models: Models) -> GraftCounts:
+    """Count what the stage would do, without a model; errors as `graft_stage` before it loads one.
+
+    Until both models were laid out once, parts that the settings do not name are counted by kind.
+    """
+    n_tried = _check_twin(study, models)
+    store, wanted, facts = graft_store(study), study.settings.graft, study.record["models"]
+    tried = _tried(study)
+    known = store.get(_anatomy(study, models).key)
+    if known is not None:
+        parts = known.values["parts"]
+        tasks = [*tasks_of(study, known.values["facts"], parts)]
+        todo = [one for one in tasks if not store.has(one.key)]
+        every = [one.graft for one in tasks]
+    else:
+        n_layers = facts["model"]["n_layers"]
+        whole = [f"layers.{at}.{kind}" for at in range(n_layers) for kind in KINDS]
+        parts = list(wanted.parts or [*whole, *OUTSIDE])
+        every = list(_wanted(study, tried, parts, n_layers))
+        todo = [Task(one, "", "") for one in every]
+    n_walks = sum(isinstance(one, Walk) for one in every)
+    return GraftCounts(
+        n_parts=len(parts),
+        n_grafts=len(every) - n_walks,
+        n_walks=n_walks,
+        n_there=len(every) - len(todo),
+        n_scans=sum(replace(one, n_tried=1).size for one in todo),
+        n_each=n_tried + _held_out(study, n_tried).height,
+    )
 
 
 def graft_store(study: Study) -> UnitStore:
@@ -291,25 +350,26 @@ def tasks_of(
 
     `facts` are those of `model` and `reference`, as a study records them.
     """
-    wanted = study.settings.graft
     tried = _tried(study)
     basis = _basis(study, facts, tried, _held_out(study, tried.height))
-    patches = patches_of(
-        wanted, facts["model"]["n_layers"], n_read=study.settings.sequences.length - 1
-    )
     # How far a walk goes depends on the classes too.
-    classes = digest([_labels_of(study, tried).write_csv(), wanted.largest_scale])
-    every: list[Graft | Walk | Patch] = [*grafts_of(wanted, parts)]
-    if _may_decide(study, tried):
-        every += walks_of(wanted, parts)
-    else:  # doses and flips are there for the verdict
-        every = [
-            one for one in grafts_of(wanted, parts) if one.control == "twin" and one.share == 1
-        ]
-    every += patches
-    for one in every:
+    largest = study.settings.graft.largest_scale
+    classes = digest([_labels_of(study, tried).write_csv(), largest])
+    for one in _wanted(study, tried, parts, facts["model"]["n_layers"]):
         key = _key(basis, one, *([classes] if isinstance(one, Walk) else []))
         yield Task(one, basis, key)
+
+
+def _wanted(
+    study: Study, tried: pl.DataFrame, parts: Sequence[str], n_layers: int
+) -> Iterator[Graft | Walk | Patch]:
+    wanted = study.settings.graft
+    may_decide = _may_decide(study, tried)
+    for one in grafts_of(wanted, parts):
+        if may_decide or (one.control == "twin" and one.share == 1):  # the rest is for the verdict
+            yield one
+    yield from walks_of(wanted, parts) if may_decide else ()
+    yield from patches_of(wanted, n_layers, n_read=study.settings.sequences.length - 1)
 
 
 def _key(basis: str, graft: Graft | Walk | Patch, *more: Any) -> str:
@@ -352,7 +412,10 @@ def walks_of(wanted: GraftSettings, parts: Sequence[str]) -> Iterator[Walk]:
                 yield Walk(part, wanted.controls[draw % len(wanted.controls)], draw)
 
 
-_NEEDED = f"{FEWEST_GROUPS} groups of near duplicates in each of two memorized classes"
+NO_WALKS = (
+    f"No doses and no random changes are tried: a verdict needs {FEWEST_GROUPS} groups of near "
+    "duplicates in each of two memorized classes."
+)
 
 
 def _may_decide(study: Study, tried: pl.DataFrame) -> bool:
@@ -483,6 +546,8 @@ class Loaded(NamedTuple):
     labels: pl.DataFrame
     held_out: pl.DataFrame
     seen: dict[Graft, np.ndarray]  # what survives, of grafts that walks look at
+    # by direction what enters the layer that was changed last, None where it cannot be kept
+    states: dict[str, tuple[int, KeptStates | None]]
     progress: Progress = SILENT  # counts sequences that were scanned
 
 
@@ -507,7 +572,7 @@ def open_pair(folder: Path, models: Models) -> Loaded:
     }
     basis = _basis(study, facts, tried, held_out)
     labels = _labels_of(study, tried)
-    return Loaded(study, both, pairs, facts, basis, tried, labels, held_out, {})
+    return Loaded(study, both, pairs, facts, basis, tried, labels, held_out, {}, {})
 
 
 class _Survival(NamedTuple):
@@ -533,28 +598,45 @@ def _grafted(loaded: Loaded, graft: Graft) -> _Survival:
             graft.part, control=graft.control, share=graft.share
         )
     with swapped:
-        return _judged(loaded, loaded.models[graft.direction], graft)
+        return _judged(loaded, graft.direction, graft)
 
 
-def _judged(loaded: Loaded, lm: LanguageModel, graft: Graft | Walk) -> _Survival:
+def _judged(loaded: Loaded, direction: str, graft: Graft | Walk) -> _Survival:
     """Scan the sequences as the model is now, and ask what is held out."""
     settings, tried, held_out = loaded.study.settings, loaded.tried, loaded.held_out
-    size, prefix = settings.model.batch_size, settings.sequences.n_prefix
+    lm, states = loaded.models[direction], _states(loaded, direction, graft.part)
+    asked = {"batch_size": settings.model.batch_size, "prefix": settings.sequences.n_prefix}
     try:
-        found = []
-        for one in scan_memorized(lm, token_matrix(tried), batch_size=size, prefix=prefix):
-            found.append(one.is_memorized)
-            loaded.progress.advance(len(one.is_memorized))
-        survives = np.concatenate(found)
-        if not held_out.height:
-            return _Survival(survives, None)
-        logprobs = suffix_logprobs(lm, token_matrix(held_out), batch_size=size, prefix=prefix)
+        with nullcontext() if states is None else states.resuming():
+            found = []
+            for one in scan_memorized(lm, token_matrix(tried), **asked, use_cache=states is None):
+                found.append(one.is_memorized)
+                loaded.progress.advance(len(one.is_memorized))
+            survives = np.concatenate(found)
+            if not held_out.height:
+                return _Survival(survives, None)
+            logprobs = suffix_logprobs(lm, token_matrix(held_out), **asked)
         return _Survival(survives, -float(logprobs.mean()))
     except UserError as error:  # logits that are not finite: nothing survives that
         if not graft.part:
             raise
         say(f"{graft.part} ({graft.control}): {error}")
         return _Survival(np.zeros(tried.height, dtype=bool), None)
+
+
+def _states(loaded: Loaded, direction: str, part: str) -> KeptStates | None:
+    """What enters the first layer that a part changes; the model may be changed already."""
+    layer = loaded.pairs[direction].first_layer(part) if part else 0
+    if not layer:
+        return None
+    known = loaded.states.get(direction)
+    if known is None or known[0] != layer:  # parts come in the order of layers
+        tables = [one for one in (loaded.tried, loaded.held_out) if one.height]
+        tokens = np.concatenate([token_matrix(one) for one in tables])
+        size = loaded.study.settings.model.batch_size
+        kept = keep_states(loaded.models[direction], tokens, layer, batch_size=size)
+        known = loaded.states[direction] = layer, kept
+    return known[1]
 
 
 def _walked(loaded: Loaded, task: Task, walk: Walk) -> pl.DataFrame:
@@ -579,7 +661,7 @@ def _walked(loaded: Loaded, task: Task, walk: Walk) -> pl.DataFrame:
 
     def kept(scale: float) -> np.ndarray:
         with change(scale):
-            found[scale] = _judged(loaded, loaded.models[INTO_MODEL], walk)
+            found[scale] = _judged(loaded, INTO_MODEL, walk)
         counts: np.ndarray = members @ found[scale].survives
         return counts
 

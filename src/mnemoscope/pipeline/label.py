@@ -332,4 +332,4 @@ def _tell(drawn: Drawn, n_names: int) -> None:
     same = f" ({n_aliases} divide these sequences as another does)" if n_aliases else ""
     taxonomies = "1 taxonomy" if n_names == 1 else f"{n_names:,} taxonomies"
     samples = f"{len(entries):,} sample{'' if len(entries) == 1 else 's'}"
-    say(f"{taxonomies} in {samples}{same}: {drawn.need}.")
+    say(f"{taxonomies} in {samples}{same}: {drawn.need}.", is_detail=True)

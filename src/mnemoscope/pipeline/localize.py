@@ -65,6 +65,7 @@ from mnemoscope.pipeline.train import (
     SampleRows,
     cnn_store,
     device_here,
+    held_maps,
     job_maps,
     job_rows,
     jobs_of,
@@ -86,6 +87,7 @@ SHAPES_FILE = "attention.parquet"
 MODELS_FILE = "models.parquet"
 SOURCES = ("model", "reference", "blind")
 _HALVES = ("first", "second")
+_MOST_HELD = 4  # what a CNN sees and the maxima, of either half
 _SANITY_SEQUENCES = 64  # per class: enough for a mean map, and cheap compared with training
 _ALIKE = {
     "pearson": Column(pl.Float64, "correlation"),
@@ -367,12 +369,17 @@ def _of_cnn(study: Study, job: Job, device: str) -> Iterator[tuple[str, dict[str
 def _delta_of(
     study: Study, job: Job, trained: TrainedCnn, attribution: str, rows: pl.DataFrame
 ) -> Decisiveness:
+    device = next(trained.network.parameters()).device
+    seen, maxima = (
+        held_maps(study, one, rows, job_maps(study, one, rows), device, most=_MOST_HELD)
+        for one in (job, _of_maxima(job))
+    )
     return decisiveness(
         trained,
-        job_maps(study, job, rows),
+        seen,
         torch.from_numpy(rows["class_index"].to_numpy().copy()),
         attribution=attribution,
-        max_maps=job_maps(study, _of_maxima(job), rows),
+        max_maps=maxima,
         correct_only=study.settings.localize.rows == "correct",
     )
 

@@ -74,6 +74,13 @@ def capture_cost(settings: StudySettings, counts: Counts) -> Cost:
     return cost
 
 
+def graft_cost(settings: StudySettings, counts: Counts, n_scans: int, n_each: int) -> Cost:
+    """Forward passes of stage `graft`: `n_scans` of `n_each` sequences."""
+    cost = Cost(settings, counts)
+    cost.add_passes("grafts and random changes", n_scans * n_each, settings.sequences.length - 1)
+    return cost
+
+
 def memory_bytes(
     shape: ModelShape, *, dtype: str, batch_size: int, length: int, suffix: int
 ) -> tuple[int, int]:

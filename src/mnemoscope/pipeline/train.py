@@ -5,10 +5,11 @@ Several train at once, each in a process with one thread; the numbers do not dep
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
@@ -28,21 +29,17 @@ from mnemoscope.benchmark.sources import ATTENTION, TABLE
 from mnemoscope.benchmark.table import RUN_COLUMNS, RUN_KEY
 from mnemoscope.cluster.local import LocalExecutor, n_processes
 from mnemoscope.cluster.run import current_executor, run_units
-from mnemoscope.cluster.units import Needs, Opened, Share, UnitStore
+from mnemoscope.cluster.units import Needs, Opened, Share, Together, Unit, UnitStore
+from mnemoscope.cnn.inputs import Scaling, fit_scaling
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1
-from mnemoscope.cnn.presets import INPUTS, PRESETS, CnnSetting
-from mnemoscope.cnn.training import (
-    Scaling,
-    TrainedCnn,
-    fit_scaling,
-    load_cnn,
-    pack_cnn,
-)
+from mnemoscope.cnn.presets import INPUTS, PRESETS, CnnSetting, Precision
+from mnemoscope.cnn.training import TrainedCnn, Wanted, load_cnn, pack_cnn, trains_together
 from mnemoscope.columns import Column, schema_of
 from mnemoscope.data.table import look_up
 from mnemoscope.errors import UserError
-from mnemoscope.library.reader import fit_cnn
+from mnemoscope.library.reader import fit_cnns
 from mnemoscope.lm.placement import find_cnn_device
+from mnemoscope.maps.device import hold_maps
 from mnemoscope.maps.shape import ROW_STATISTICS
 from mnemoscope.maps.views import MapSource, MarkedMaps
 from mnemoscope.pipeline.capture import LOGPROBS_FILE, shown_tokens
@@ -67,6 +64,7 @@ from mnemoscope.pipeline.trainings import (
     check_kernels,
     chooses_reader,
     controlled_taxonomies,
+    in_common,
     seeds_of,
     settings_of,
     sources_of,
@@ -100,6 +98,7 @@ CHOICE_COLUMNS = {
     "min_f1": Column(pl.Float64, "within the training sequences; the larger is the headline"),
 }
 _MOST_ON_ACCELERATOR = 4
+_T = TypeVar("_T")
 _ROLES = {"maps": "model", "reference": "reference", "tokens": TOKENS}
 """Whose maps a source reads."""
 _LOGPROBS = {"logprobs": "logprobs", "prefix": "prefix_best"}
@@ -126,6 +125,7 @@ class Job:
     control_seed: int
     key: str
     device: str = "cpu"
+    precision: Precision = "float32"
     fold: int | None = None
     n_folds: int = 0
     rows: "SampleRows | None" = field(default=None, repr=False, compare=False)
@@ -138,8 +138,14 @@ class Job:
 
     def run(self, study: Study, progress: Progress) -> dict[str, object]:  # noqa: ARG002
         """Train and predict the evaluation sequences: weights, predictions, training figures."""
-        rows = job_rows(study, self) if self.rows is None else self.rows
-        return (_fit_baseline if self.setting is None else _train)(study, self, rows)
+        rows = self.found_rows(study)
+        if self.setting is None:
+            return _fit_baseline(study, self, rows)
+        return _train(study, [self], rows)[0]
+
+    def found_rows(self, study: Study) -> "SampleRows":
+        """What it trains on and is asked."""
+        return job_rows(study, self) if self.rows is None else self.rows
 
     @property
     def setting_columns(self) -> dict[str, int | str | None]:
@@ -279,34 +285,84 @@ def choice_jobs(study: Study) -> Iterator[Job]:
                 yield replace(job, fold=fold, n_folds=FOLDS)
 
 
-def _train(study: Study, job: Job, rows: SampleRows) -> dict[str, object]:
-    """Train one CNN."""
-    assert job.setting is not None
-    labels, true = (torch.from_numpy(one) for one in job_labels(job, rows))
-    training, evaluation = (job_maps(study, job, part) for part in (rows.train, rows.evaluation))
-    if mark := TABLE[job.source].mark:
+def _train(study: Study, jobs: Sequence[Job], rows: SampleRows) -> list[dict[str, object]]:
+    """Train the CNNs of jobs that read the same maps; one alone, or all as one."""
+    first = jobs[0]
+    labels = [[torch.from_numpy(one) for one in job_labels(job, rows)] for job in jobs]
+    device, parts = find_cnn_device(first.device), (rows.train, rows.evaluation)
+    training, evaluation = (job_maps(study, first, part) for part in parts)
+    scaling = None
+    if mark := TABLE[first.source].mark:
         training, evaluation = (
             MarkedMaps(maps, classes, mark, study.settings.sequences.n_prefix)
-            for maps, classes in ((training, labels), (evaluation, true))
+            for maps, classes in zip((training, evaluation), labels[0], strict=True)
         )
-    device = find_cnn_device(job.device)
-    fitted = fit_cnn(
+    else:
+        scaling = _scaling(study, first, rows, training)
+        training, evaluation = (
+            held_maps(study, first, part, maps, device)
+            for part, maps in zip(parts, (training, evaluation), strict=True)
+        )
+    fits = fit_cnns(
         training,
-        labels,
+        [
+            Wanted(learned, job.setting, job.seed)
+            for job, (learned, _) in zip(jobs, labels, strict=True)
+            if job.setting is not None
+        ],
         evaluation,
         n_classes=len(rows.classes),
-        setting=job.setting,
-        preset=job.preset,
-        seed=job.seed,
+        preset=first.preset,
         prefix=study.settings.sequences.n_prefix,
-        scaling=None if mark else _scaling(study, job, rows, training),
+        scaling=scaling,
         device=device,
+        precision=first.precision,
     )
-    trained, history = fitted.trained, fitted.trained.history
-    assert history.train_min_f1 is not None
-    facts = TrainingFacts(history.train_min_f1, history.did_train, str(device))
-    made = _outcome(fitted.predicted, fitted.probabilities, facts, trained.seconds)
-    return {"safetensors": pack_cnn(trained)} | made
+    made = []
+    for fitted in fits:
+        trained, history = fitted.trained, fitted.trained.history
+        assert history.train_min_f1 is not None
+        facts = TrainingFacts(history.train_min_f1, history.did_train, str(device))
+        outcome = _outcome(fitted.predicted, fitted.probabilities, facts, trained.seconds)
+        made.append({"safetensors": pack_cnn(trained)} | outcome)
+    return made
+
+
+def _train_together(
+    jobs: Sequence[Job], study: Study, progress: Progress
+) -> list[dict[str, object]]:
+    """Train jobs that `_together` put together."""
+    made = _train(study, jobs, jobs[0].found_rows(study))
+    progress.advance(len(jobs))
+    return made
+
+
+def together(study: Study, jobs: Sequence[Job]) -> list[Unit]:
+    """The units of these jobs: on a GPU those CNNs as one that share sample, input and kernel.
+
+    They are the same whatever is trained already and wherever units run, in the order of their
+    first jobs. A CNN trained so has a result of its own.
+    """
+    wanted = study.settings.train.device
+    if _is_local():
+        on_gpu = trains_together(find_cnn_device(wanted))
+    else:
+        on_gpu = current_executor().gpus(wanted) > 0
+    groups: dict[object, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(_shared(job) if on_gpu and job.setting else job.key, []).append(job)
+    units: list[Unit] = []
+    for own in groups.values():
+        those = tuple({job.key: job for job in own}.values())
+        units += [Together(those, _train_together)] if len(those) > 1 else own
+    return units
+
+
+def _shared(job: Job) -> tuple[object, ...]:
+    """What CNNs have in common that a GPU trains as one."""
+    assert job.setting is not None
+    rows = job.sample, job.fold, job.n_folds, tuple(job.rows.digests) if job.rows else ()
+    return rows, in_common(job.source, job.setting), job.preset
 
 
 _scalings: dict[str, Scaling] = {}
@@ -316,23 +372,57 @@ _MOST_SCALINGS = 8
 
 def _scaling(study: Study, job: Job, rows: SampleRows, maps: MapSource) -> Scaling:
     """Fit the scaling of a job's training maps; once for all its settings, seeds and controls."""
-    assert job.setting is not None
     preset, prefix = PRESETS[job.preset], study.settings.sequences.n_prefix
-    basis = [
-        rows.digests[0],
+    basis = [*_maps_identity(study, job, rows.digests[0]), asdict(preset), prefix]
+    return _latest(
+        _scalings, _MOST_SCALINGS, json.dumps(basis), lambda: fit_scaling(maps, preset, prefix)
+    )
+
+
+def _maps_identity(study: Study, job: Job, rows_digest: str) -> list[object]:
+    """What decides the maps that a job reads of some rows."""
+    assert job.setting is not None
+    identity = _source_identity(study, job.source, job.setting)
+    return [
+        rows_digest,
         TABLE[job.source].reads,
-        _source_identity(study, job.source, job.setting),
+        identity,
         job.setting.pooling,
-        asdict(preset),
-        prefix,
         study.tokens,
     ]
-    key = json.dumps(basis)
-    if key not in _scalings:
-        while len(_scalings) >= _MOST_SCALINGS:
-            del _scalings[next(iter(_scalings))]
-        _scalings[key] = fit_scaling(maps, preset, prefix)
-    return _scalings[key]
+
+
+_held: dict[str, MapSource] = {}
+"""The latest maps in an accelerator's memory, by what decides them."""
+
+
+def held_maps(
+    study: Study,
+    job: Job,
+    rows: pl.DataFrame,
+    maps: MapSource,
+    device: torch.device,
+    *,
+    most: int = 2,
+) -> MapSource:
+    """A job's maps of some rows (`job_maps`), in an accelerator's memory if there is room.
+
+    At `most` so many are held, for the jobs that come next: training and evaluation maps of a
+    sample, unless given.
+    """
+    if device.type == "cpu":
+        return maps
+    key = json.dumps([*_maps_identity(study, job, _digest(rows)), str(device)])
+    return _latest(_held, most, key, lambda: hold_maps(maps, device))
+
+
+def _latest(kept: dict[str, _T], most: int, key: str, make: Callable[[], _T]) -> _T:
+    """What is kept under a key, made if it is not there; the oldest goes where there are `most`."""
+    if key not in kept:
+        while len(kept) >= most:
+            del kept[next(iter(kept))]
+        kept[key] = make()
+    return kept[key]
 
 
 def _fit_baseline(study: Study, job: Job, rows: SampleRows) -> dict[str, object]:
@@ -487,10 +577,14 @@ def make_job(
         basis.append([POOLINGS_READ, *ALL_STATISTICS])
     if setting and PRESETS[preset].scaling == "rows":
         basis.append([str(study.settings.sequences.n_prefix), *ROW_STATISTICS])
-    device = study.settings.train.device if setting else "cpu"
+    wanted = study.settings.train
+    device, precision = (wanted.device, wanted.precision) if setting else ("cpu", "float32")
     basis += [f"tokens {study.tokens}", device]
+    if precision != "float32":
+        basis.append(precision)
     key = hashlib.sha256(json.dumps(basis).encode()).hexdigest()[:20]
-    return Job(str(study.folder), sample, source, setting, preset, seed, control_seed, key, device)
+    of = (sample, source, setting, preset, seed, control_seed)
+    return Job(str(study.folder), *of, key, device, precision)
 
 
 def _source_identity(study: Study, source: str, setting: CnnSetting | None) -> list[str]:
@@ -517,7 +611,7 @@ def train_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all sta
     with study.finishing("train") as counts:
         _check_inputs(study)
         jobs, choosing = list(jobs_of(study)), list(choice_jobs(study))
-        _train_all(study, [*jobs, *choosing])
+        _train_all(study, together(study, [*jobs, *choosing]))
         _gather(study, jobs)
         study.write(CHOICE_FILE, _chosen(study, choosing), CHOICE_COLUMNS)
         counts |= {"trainings": len(jobs), "choosing": len(choosing)}
@@ -526,7 +620,7 @@ def train_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all sta
 def train_share(study: Study, models: Models, share: Share) -> None:  # noqa: ARG001
     """Train a share of what is missing."""
     _check_inputs(study)
-    _train_all(study, share.of([*jobs_of(study), *choice_jobs(study)]))
+    _train_all(study, share.of(together(study, [*jobs_of(study), *choice_jobs(study)])))
 
 
 def _is_local() -> bool:
@@ -546,23 +640,30 @@ def _check_inputs(study: Study) -> None:
                 open_maps(study, store, verify=True)  # every shard's checksum, once
 
 
-def _train_all(study: Study, jobs: Sequence[Job]) -> None:
+def _train_all(study: Study, units: Sequence[Unit]) -> None:
     """Train what is missing, once the statistics that it reads are there."""
     store = cnn_store(study)
-    units = _statistics_units(study, [job for job in jobs if not store.has(job.key)])
+    jobs = [one for one in units if isinstance(one, Job)]  # a group has CNNs alone
+    read = _statistics_units(study, [job for job in jobs if not store.has(job.key)])
     needs = Needs(study.settings.train.workers, threads=1)
     for _ in run_units(
-        units, statistics_store(study), opened(study), label="Statistics of maps", needs=needs
+        read, statistics_store(study), opened(study), label="Statistics of maps", needs=needs
     ):
         pass
-    run_jobs(study, jobs, "Training")
+    _run(study, units, "Training")
 
 
 def run_jobs(study: Study, jobs: Sequence[Job], label: str) -> None:
     """Train what is missing of these, several at once; by default four share a GPU."""
+    _run(study, together(study, jobs), label)
+
+
+def _run(study: Study, units: Sequence[Unit], label: str) -> None:
     needs, noun = needs_of_cnns(study, study.settings.train.device), "CNNs and baselines"
-    for _ in run_units(jobs, cnn_store(study), opened(study), label=label, noun=noun, needs=needs):
+    store = cnn_store(study)
+    for _ in run_units(units, store, opened(study), label=label, noun=noun, needs=needs):
         pass
+    _held.clear()  # of this process; others have ended
 
 
 def needs_of_cnns(study: Study, device: str) -> Needs:

@@ -27,6 +27,7 @@ from mnemoscope.study.stages import STAGES
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.names import find_taxonomy
 from mnemoscope.taxonomy.sample import N_FOLDS
+from mnemoscope.words import operations
 
 CHOICE_FILE = "choice.parquet"
 PREDICTIONS_FILE = "predictions.parquet"
@@ -35,6 +36,8 @@ RUNS_FILE = "runs.parquet"
 ASSUMED_CNN_FLOPS = {"cpu": 5e10, "cuda": 1e12, "mps": 5e11}
 """Operations per second of training CNNs: on one CPU core about half of what
 `benchmarks/bench_plan.py` measures for a step alone."""
+_SOON = 600
+"""Seconds in which a study's CNNs should be trained on a GPU."""
 FOLDS = 2
 """Parts of the training rows on which the better reader is chosen: a CNN and a regression each."""
 
@@ -182,24 +185,69 @@ def train_cost(settings: StudySettings, counts: Counts) -> Cost:
     if counts.shape is None:
         return cost
     rate, shown = _rate(settings)
+    operations_ = 0.0
     for source in CNNS:
         grid = [one for one in settings_of(settings, source) if one is not None]
         kind = CNN if source == "model" else control_of(CNN)
         reads_tokens = TABLE[source].reads == "tokens"
-        seconds = _flops(counts, settings, grid, preset, 2 if reads_tokens else None) / rate
-        cost.seconds[kind] += made.get(source, 0) * seconds
+        each = _flops(counts, settings, grid, preset, 2 if reads_tokens else None)
+        own = made.get(source, 0) * each
         if source == "model":
-            cost.seconds[kind] += n_choosing * _flops(counts, settings, grid[:1], preset) / rate
+            own += n_choosing * _flops(counts, settings, grid[:1], preset)
+        cost.seconds[kind] += own / rate
+        operations_ += own
     if not settings.benchmark.controls:
         del cost.seconds[control_of(CNN)]
     cost.published[CNN] = (
         n_published * _flops(counts, settings, published.settings, "as_run") / rate
     )
+    cost.rows.append(Row("operations of all these CNNs", operations(operations_)))
     cost.notes = [
         f"CNNs: their convolutions' operations at {shown}, on samples as large as there can be. "
         "Baselines come on top."
     ]
+    if _device(settings) == "cuda":
+        cost.notes.append(_grouped(settings, counts, has_reference, operations_))
     return cost
+
+
+def in_common(source: str, setting: CnnSetting) -> tuple[object, ...]:
+    """What CNNs of one sample have in common that a GPU trains as one.
+
+    A mark makes maps of its own; permuted labels do not.
+    """
+    reads = TABLE[source].reads, source if TABLE[source].mark else ""
+    return *reads, setting.kernel, setting.pooling
+
+
+def group_sizes(
+    settings: StudySettings, has_reference: bool, *, is_controlled: bool
+) -> Counter[tuple[object, ...]]:
+    """How many CNNs of one sample a GPU trains as one, by what they have in common."""
+    return Counter(
+        in_common(source, one)
+        for source in sources_of(settings, has_reference, is_controlled=is_controlled)
+        for one in settings_of(settings, source)
+        for _ in seeds_of(settings, source)
+        if one is not None
+    )
+
+
+def _grouped(
+    settings: StudySettings, counts: Counts, has_reference: bool, operations_: float
+) -> str:
+    """How many groups of CNNs a GPU trains, and how fast it would have to be."""
+    n_groups, most = 0, 1
+    n_others = len(counts.need.samples) - counts.n_controlled
+    for n, is_controlled in ((counts.n_controlled, True), (n_others, False)):
+        sizes = group_sizes(settings, has_reference, is_controlled=is_controlled)
+        n_groups += n * len(sizes) * (N_FOLDS if settings.label.split == "folds" else 1)
+        most = max(most, *sizes.values()) if n else most
+    return (
+        f"On a GPU those of one sample, input and kernel train as one: {n_groups:,} groups of up "
+        f"to {most} CNNs. In {_SOON // 60} minutes that would be {operations_ / _SOON:.1e} "
+        "operations a second; no GPU has been measured."
+    )
 
 
 def _flops(
@@ -229,11 +277,16 @@ def _flops(
     return n_forward * flops / len(grid)
 
 
+def _device(settings: StudySettings) -> str:
+    """Kind of device that CNNs train on."""
+    device = device_kind(settings.train.device)
+    is_unused = settings.train.device == "auto" and device == "mps"
+    return "cpu" if is_unused else device  # as `find_cnn_device`
+
+
 def _rate(settings: StudySettings) -> tuple[float, str]:
     """Operations per second of all CNNs that train at once, and how that is counted."""
-    device = device_kind(settings.train.device)
-    if settings.train.device == "auto" and device == "mps":
-        device = "cpu"  # as `find_cnn_device`
+    device = _device(settings)
     rate = ASSUMED_CNN_FLOPS[device]
     if device != "cpu":
         return rate, f"{rate:.0e} a second, assumed for {device}"

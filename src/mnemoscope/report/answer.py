@@ -4,6 +4,7 @@ A null result has words as plain as a positive one. What the first screen says i
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from mnemoscope.benchmark.gain import POWER
@@ -74,7 +75,7 @@ def benchmark_sentence(benchmark: Benchmark) -> str:
     return f"{text}{power_sentence(row)}"
 
 
-def power_sentence(row: dict[str, Any]) -> str:
+def power_sentence(row: Mapping[str, Any]) -> str:
     """Say what the study could have seen, and what the pools reach; empty without a gain."""
     if row["gain_seen"] is None:
         return ""
@@ -114,7 +115,7 @@ def _regression(benchmark: Benchmark) -> str:
     )
 
 
-def like_with_like(model: dict[str, Any]) -> str:
+def like_with_like(model: Mapping[str, Any]) -> str:
     """Say which trainings the excess counts where the controls had fewer settings."""
     if (
         not model["excess_settings"]
@@ -128,7 +129,7 @@ def like_with_like(model: dict[str, Any]) -> str:
     )
 
 
-def balance_sentence(model: dict[str, Any]) -> str:
+def balance_sentence(model: Mapping[str, Any]) -> str:
     """How alike the blind scores of the matched sequences are, or why there is no figure."""
     before, after = model["difference_before"], model["difference_after"]
     # Infinite where a score separates two classes wholly.

@@ -27,6 +27,8 @@ from mnemoscope.words import NARROW, UNKNOWN, number
 PICTURE_BUDGET_BYTES = 12_000_000
 WIDTH, HEIGHT = 640.0, 300.0
 """Size of a chart, in pixels."""
+PHONE = 350.0
+"""Its width where a page is as narrow as a phone."""
 MOST_LAYERS_IN_A_ROW = 8
 """Of Δ, in a picture of its own."""
 
@@ -568,11 +570,11 @@ def _runs(
     return runs
 
 
-def heat_view(heat: HeatMap) -> dict[str, Any]:
+def heat_view(heat: HeatMap, *, width: float = WIDTH) -> dict[str, Any]:
     """Place a heat map: names along the sides, cells with their strength (-1 to 1)."""
     n_rows, n_columns = len(heat.row_names), len(heat.column_names)
     left = 12.0 + 6.6 * min(max(map(len, heat.row_names)), 26) + (16 if heat.row_label else 0)
-    cell_width = min((WIDTH - left - 60) / n_columns, 92.0)
+    cell_width = min((width - left - 60) / n_columns, 92.0)
     cell_height = min(max(cell_width * 0.62, 8.0), 34.0) if n_columns <= 12 else cell_width
     longest = max(map(len, heat.column_names))
     is_slanted = longest > 3 and 6.4 * longest > max(cell_width, 44.0)

@@ -5,11 +5,9 @@ Shares are fractions; None means "not measured" and is shown as a dash.
 
 import json
 import math
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -44,10 +42,11 @@ from mnemoscope.pipeline.knockout import (
     ranking_words,
     statements,
 )
-from mnemoscope.pipeline.label import LABELS_FILE, in_shown_order, nothing_to_train, samples_of
+from mnemoscope.pipeline.label import LABELS_FILE, in_shown_order, samples_of
 from mnemoscope.pipeline.localize import StoredDelta, load_deltas
 from mnemoscope.pipeline.trainings import PREDICTIONS_FILE, RUNS_FILE
 from mnemoscope.report import tables
+from mnemoscope.report.advice import Step, missing_of, next_steps
 from mnemoscope.report.charts import (
     CutCurve,
     CutPanel,
@@ -64,7 +63,6 @@ from mnemoscope.store import Store
 from mnemoscope.study.folder import Study, versions
 from mnemoscope.study.records import Model
 from mnemoscope.study.settings import EMBEDDED, NO_MODEL
-from mnemoscope.study.stages import STAGES
 from mnemoscope.taxonomy import PAPER, PRASHANTH, SHIPPED
 from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.taxonomy.sample import SampleKey
@@ -309,13 +307,13 @@ class ReportContent:
     warnings: Sequence[str] = ()  # about the whole study
     settings: Mapping[str, Any] = field(default_factory=dict)  # nested, versions among them
     commands: Sequence[str] = ()  # shell lines that make this report again
-    next_steps: Sequence[tuple[str, str]] = ()  # what one may want, and the command for it
+    next_steps: Sequence[Step] = ()
     published: Record | None = None  # as `published_view` gives it
     analyses: Sequence[tables.AnalysisSection] = ()
     levels: tables.AnalysisSection | None = None  # where duplicates are few set levels
     allocation: Record | None = None  # as `allocation_of` gives it
     browser: BrowsedSequences | None = None  # None without a tokenizer
-    missing: Record | None = None  # without CNNs: `what` is missing, the `command` that helps
+    missing: str | None = None  # why there are no figures of CNNs
 
 
 def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
@@ -356,7 +354,7 @@ def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
             *(f"mnemoscope {verb} {name}-again" for verb in further),
             f"mnemoscope status {name}",
         ),
-        next_steps=list(_next_steps(study)),
+        next_steps=list(next_steps(study)),
         published=published_view(load_comparison(study), TITLES) if is_trained else None,
         analyses=list(tables.analysis_sections(study)),
         levels=tables.level_section(study) if is_trained else None,
@@ -419,55 +417,6 @@ def allocation_of(table: pl.DataFrame) -> Record | None:
             f"be extracted from Pythia the paper prints {percent(PUBLISHED_GUESSED)}."
         ),
     }
-
-
-def missing_of(study: Study) -> Record | None:
-    """What a study without CNNs lacks, the command that helps, and others; None where it has them.
-
-    `also` has what each further command is for, and the command.
-    """
-    folder, settings = shlex.quote(str(study.folder)), study.settings
-    if study.is_done("benchmark") and study.is_done("localize"):
-        return None
-    anew = shlex.join(["mnemoscope", "run", str(study.folder / "study.yaml")])
-    anew += f" --{{}} -o {shlex.quote(f'{study.folder}-2')}"  # with all that was set
-    if settings.model.name == NO_MODEL:
-        what = "No model was asked (model.name none), so attention was not looked at."
-        return {"what": what, "command": anew.format("model MODEL"), "also": []}
-    if study.is_done("label") and (reason := nothing_to_train(study)) is not None:
-        flags = next((one.flags for one in samples_of(study).values() if one.flags), "")
-        command = f"mnemoscope run -o {folder} {flags} --redo"
-        if not flags:
-            command = anew.format("sequences OTHER_TEXTS")
-        what = reason.removeprefix(f"{study.folder}: ")  # the page may be sent to others
-        also = list(_audit_instead(study))
-        return {"what": what[:1].upper() + what[1:], "command": command, "also": also}
-    lacking = [one.name for one in STAGES if not one.is_optional and not study.is_done(one.name)]
-    return {
-        "what": f"Not done yet: {', '.join(lacking)}.",
-        "command": f"mnemoscope run -o {folder}",
-        "also": [],
-    }
-
-
-def ways_on(missing: Record) -> Iterator[str]:
-    """The commands of `missing_of`, a line each, for a terminal."""
-    yield f"To go on: {missing['command']}"
-    yield from (f"{words}: {command}" for words, command in missing["also"])
-
-
-def _audit_instead(study: Study) -> Iterator[tuple[str, str]]:
-    """The audit of the same texts, where they are texts of this disk."""
-    wanted, model = study.settings.sequences, study.settings.model
-    sources = [wanted.source, *wanted.also]
-    if "document" not in study.sequences.columns or not all(Path(one).exists() for one in sources):
-        return
-    words = ["mnemoscope", "audit", model.name, *sources, "-o", f"{study.folder}-audit"]
-    if model.revision:
-        words += ["--revision", model.revision]
-    if study.settings.capture.reference:
-        words += ["--reference", study.settings.capture.reference]
-    yield "Passage by passage, with no least number", shlex.join(words)
 
 
 def model_facts(models: Mapping[str, Model], role: str) -> Record:
@@ -762,28 +711,6 @@ def _fragile(study: Study, table: pl.DataFrame) -> Record | None:
         "n_disagree": check.get("disagree", 0),
         "disagree_gap": check.get("largest_gap_of_these"),
     }
-
-
-def _next_steps(study: Study) -> Iterator[tuple[str, str]]:
-    """What may come next, the stages that this study lacks first, each with its command."""
-    folder, is_whole = shlex.quote(study.folder.name), study.is_done("localize")
-    if is_whole and "reference" in study.record["models"] and not study.is_done("graft"):
-        yield (
-            "See what breaks when a part is taken from the reference",
-            f"mnemoscope graft {folder}",
-        )
-    if is_whole and not study.is_done("knockout"):
-        yield "Cut the attention that decides, and see what breaks", f"mnemoscope knockout {folder}"
-    why = "Read every sequence of every class in the browser"
-    yield f"{why} (needs gradio; the command says how to install it)", f"mnemoscope app {folder}"
-    yield "See which further analyses there are, and what each needs", "mnemoscope analyze --list"
-    if is_whole:
-        command = f"mnemoscope localize {folder} --export figures"
-        yield "Write the figures at print quality, and their numbers", command
-    if study.settings.model.name != NO_MODEL:
-        model = shlex.quote(study.settings.model.name)
-        command = f"mnemoscope audit {model} DOCUMENTS -o audit"
-        yield "Find what this model repeats of documents of your own", command
 
 
 def _warnings(study: Study) -> Iterator[str]:

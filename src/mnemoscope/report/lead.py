@@ -11,7 +11,7 @@ from mnemoscope.report.content import Record, ReportContent, Standing, TaxonomyR
 from mnemoscope.stats import FEWEST_GROUPS
 from mnemoscope.taxonomy import PAPER
 from mnemoscope.taxonomy.names import NON_MEMO
-from mnemoscope.words import count, part_words
+from mnemoscope.words import adding_up, count, part_words
 
 _OF_FORM = ("Guess", "Reconstruct", "Code")
 _IN_WORDS = {"Guess": "guessable", "Recall": "recalled"}
@@ -34,6 +34,7 @@ class Part(NamedTuple):
     name: str
     words: str  # "1,318 guessable"
     share: float  # of all sequences
+    shown: float  # the share as it is printed: those of the bar add up
     colour: int | None  # the class's place in its taxonomy
 
 
@@ -72,9 +73,14 @@ def lead_of(content: ReportContent) -> Lead:
     else:
         repeated = [("", verb, part, 1)]
     counted = [*repeated, (NON_MEMO, f"not {verb}", whole - part, 0)]
+    shown = adding_up([n / whole if whole else 0.0 for _, _, n, _ in counted])
     return Lead(
         headline,
-        [Part(a, f"{count(n)} {words}", n / whole, place) for a, words, n, place in counted if n],
+        [
+            Part(name, f"{count(n)} {words}", n / whole, shown, place)
+            for (name, words, n, place), shown in zip(counted, shown, strict=True)
+            if n
+        ],
         number,
         _grafted(content, number),
         list(_passages(taxonomy)) if taxonomy else [],

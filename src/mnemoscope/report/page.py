@@ -21,7 +21,8 @@ from mnemoscope.files import write_bytes, write_text
 from mnemoscope.parse import flatten
 from mnemoscope.progress import say
 from mnemoscope.report import answer, charts, style
-from mnemoscope.report.content import FLOWS, ReportContent, TaxonomyResult, report_content, ways_on
+from mnemoscope.report.advice import first_steps
+from mnemoscope.report.content import FLOWS, ReportContent, TaxonomyResult, report_content
 from mnemoscope.report.lead import lead_of
 from mnemoscope.report.sequences import FIGURES
 from mnemoscope.report.tables import AnalysisSection
@@ -56,7 +57,7 @@ def report_stage(study: Study, models: Models) -> None:
     if content.missing is not None:
         write_report(path, content)
         say(f"{path} shows what there is.")
-        for line in (*textwrap.wrap(content.missing["what"], _LINE), *ways_on(content.missing)):
+        for line in (*textwrap.wrap(content.missing, _LINE), *first_steps(study)):
             say(line)
         return
     with study.finishing("report") as counts:
@@ -137,6 +138,7 @@ def environment() -> jinja2.Environment:
         "most_parts": MOST_PARTS,
         "patch_draws": PATCH_DRAWS,
         "most_summarized": MOST_SUMMARIZED,
+        "phone": charts.PHONE,
     }
     return made
 

@@ -72,7 +72,7 @@ def _load(place: str) -> Callable[..., Any]:
 _MODEL = tuple(
     f"model.{key}" for key in ("name", "revision", "dtype", "device", "device_map", "bos")
 )
-_INPUT = ("preset", "kernels", "filters", "poolings", "device")
+_INPUT = ("preset", "kernels", "filters", "poolings", "device", "precision")
 _CONTROLS = ("controls", "control_seeds", "control_taxonomies", "control_settings", "seed")
 
 STAGES: list[Stage] = [

@@ -97,8 +97,9 @@ class Impossible:
     flags: str = ""
 
     def __str__(self) -> str:
+        unsaid = any(f"{name} has {n:,}" not in self.reason for name, n in self.counts.items())
         counted = ", ".join(f"{name} {n:,}" for name, n in self.counts.items())
-        return f"{self.reason} (in the table: {counted}). {self.remedy}"
+        return f"{self.reason}{f' (in the table: {counted})' * unsaid}. {self.remedy}"
 
 
 @dataclass(frozen=True)
@@ -466,7 +467,8 @@ def _name_cause(
 ) -> str:
     """Too few in the table, or too few of them of use."""
     if small:
-        return " and ".join(f"{name} has {counts[name]:,}" for name in small)
+        *most, last = [f"{name} has {counts[name]:,}" for name in small]
+        return f"{', '.join(most)} and {last}" if most else last
     usable = f"only {_both(draw.n_train, draw.n_eval)} can be used"
     if match is not None:
         return f"matched by {match} {usable}"

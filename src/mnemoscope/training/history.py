@@ -20,6 +20,7 @@ import numpy as np
 import polars as pl
 from typing_extensions import TypedDict
 
+from mnemoscope.conditions import Measures
 from mnemoscope.errors import UserError
 from mnemoscope.files import as_path
 from mnemoscope.stats import Estimate, Floats, draw_within, frame_of, interval_of
@@ -27,6 +28,13 @@ from mnemoscope.store import Store
 from mnemoscope.training.windows import WatchedWindows
 
 WATCH = "watch"
+WINDOWS = Measures(
+    ("reproduced", "guessed", "recalled"),
+    "window",
+    "windows of that kind",
+    "'recalled > 1%' or 'reproduced > 3 windows'",
+)
+"""What a gate may be put to, of the windows of a check."""
 _WINDOWS = "watched.parquet"
 _PART = re.compile(r"step-(\d+)\.json")
 _LIBRARIES = ("mnemoscope", "torch", "transformers")

@@ -1,0 +1,127 @@
+"""Conditions of gates, such as `recalled > 0.5%`: a measure, a sign, and a number with its unit."""
+
+import re
+from collections.abc import Callable, Mapping
+from math import isclose
+from operator import ge, gt
+from typing import NamedTuple
+
+from mnemoscope.errors import UserError, nearest
+from mnemoscope.stats import Estimate
+from mnemoscope.words import plain_figure, plural
+
+_MOST_DIGITS = 12
+_COMPARE: dict[str, Callable[[float, float], bool]] = {">": gt, ">=": ge}
+
+
+class Measures(NamedTuple):
+    """What a condition can be put to: kinds of a unit, such as a passage, and what shares are of.
+
+    `said` names kinds where their name is no word of a sentence.
+    """
+
+    kinds: tuple[str, ...]
+    unit: str
+    whole: str
+    examples: str
+    said: Mapping[str, str] = {}
+    has_each: bool = False  # of documents
+
+
+class Gate(NamedTuple):
+    """A condition, such as ``recalled > 0.5%``.
+
+    `limit` is a fraction, or a number of units if `of_number`; `in_each` document, or in all.
+    """
+
+    text: str
+    kind: str
+    sign: str
+    limit: float
+    of_number: bool
+    in_each: bool
+    measures: Measures
+
+    def holds(self, amount: float) -> bool:
+        """Whether it is beyond the limit."""
+        return _COMPARE[self.sign](_sign(amount, self.limit), 0)
+
+    def say(self, amount: float, new: str = "", share: Estimate | None = None) -> str:
+        """An amount in words: `3 new passages recalled`, `2.8 % recalled`.
+
+        `share` is the one of all, with its interval.
+        """
+        if self.of_number:
+            n = plural(int(amount), f"{new}{self.measures.unit}")
+        else:
+            n = self.say_share(share or Estimate(amount)) + (" newly" if new else "")
+        return f"{n} {self.measures.said.get(self.kind, self.kind)}"
+
+    @property
+    def allowed(self) -> str:
+        """What passes, in words: `at most 0.5 % allowed`."""
+        n = int(self.limit)
+        limit = str(n) if self.of_number else f"{100 * self.limit:.12g} %"
+        least = "fewer than" if self.of_number else "less than"
+        each = " in each document" if self.in_each else ""
+        return f"{'at most' if self.sign == '>' else least} {limit} allowed{each}"
+
+    def say_share(self, share: Estimate) -> str:
+        """A share with so many digits that what is read is beyond the limit where the share is."""
+        value, limit = share.value or 0.0, 100 * self.limit
+        shown = (round(100 * value, digits) for digits in range(1, _MOST_DIGITS))
+        wanted = _sign(100 * value, limit)
+        digits = next((n for n, one in enumerate(shown, 1) if _sign(one, limit) == wanted), 1)
+        return plain_figure(value, share.low, share.high, digits=digits)
+
+
+def parse_gate(text: str, measures: Measures) -> Gate:
+    """Read a condition: a measure, `>` or `>=`, a number with its unit, and `in doc` for each one.
+
+    Raises UserError: anything else, a number without a unit too.
+
+    >>> items = Measures(("recalled",), "item", "items", "'recalled > 1%'")
+    >>> parse_gate("recalled > 0.5%", items).limit, parse_gate("recalled > 3 items", items).limit
+    (0.005, 3.0)
+    """
+    pattern = rf"(\w+)? *(>=|>) *([0-9]+(?:\.[0-9]+)?) *(%|{measures.unit}s?)?(?: +(in doc))?"
+    match = re.fullmatch(pattern, text.strip())
+    kinds = " or ".join([", ".join(measures.kinds[:-1]), measures.kinds[-1]]).removeprefix(" or ")
+    is_read = match and (measures.has_each or not match[5])
+    if match is None or not is_read or match[1] not in (None, *measures.kinds):
+        hint = nearest(match[1], measures.kinds) if match and is_read and match[1] else ""
+        raise UserError(
+            f"--fail-if '{text}': not understood.{hint} Write for example {measures.examples} "
+            f"({kinds}; > or >=)."
+        )
+    kind, sign, number, unit = match[1], match[2], float(match[3]), match[4]
+    each = " in doc" if match[5] else ""
+    is_all = number > 100 or (number == 100 and sign == ">")
+    if is_all and (unit == "%" or (unit is None and not number.is_integer())):
+        raise UserError(f"--fail-if '{text}': more than all {measures.whole}, so it never fails.")
+    said = f"{kind or 'recalled'} {sign if number else '>'}"
+    if unit is None:
+        ways = [] if is_all else [f"'{said} {match[3]}%{each}' (of the {measures.whole})"]
+        if number.is_integer():
+            ways.append(f"'{said} {plural(int(number), measures.unit)}{each}'")
+        raise UserError(f"--fail-if '{text}': {match[3]} of what? Write {', or '.join(ways)}.")
+    if unit != "%" and not number.is_integer():
+        raise UserError(f"--fail-if '{text}': {measures.unit}s are counted. Give a whole number.")
+    if number == 0 and sign == ">=":
+        unit = unit if unit == "%" else f" {unit}"
+        raise UserError(
+            f"--fail-if '{text}': nothing is less, so it always fails. Write "
+            f"'{said} 0{unit}{each}'."
+        )
+    if kind is None:
+        raise UserError(
+            f"--fail-if '{text}': it does not say what is measured ({kinds}). Write for example "
+            f"'recalled {' '.join(text.split())}'."
+        )
+    limit = number / 100 if unit == "%" else number
+    return Gate(text.strip(), kind, sign, limit, unit != "%", match[5] is not None, measures)
+
+
+def _sign(value: float, limit: float) -> int:
+    """Whether a share is above (1), at (0) or below (-1) a limit, but for the last digits."""
+    return 0 if isclose(value, limit, rel_tol=1e-12) else 1 if value > limit else -1

@@ -1,0 +1,185 @@
+"""Items that were asked: what their folder keeps, and what they are to gates and other programs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from mnemoscope.audits.exports import (
+    Case,
+    Finding,
+    address_of,
+    beside_baseline,
+    junit_suite,
+    sarif_of,
+    sarif_rule,
+)
+from mnemoscope.audits.gate import Judged, no_common
+from mnemoscope.audits.records import Sarif
+from mnemoscope.conditions import Gate, Measures
+from mnemoscope.contamination.judge import RECALLED, originals, scores_of, shares_of
+from mnemoscope.data.formats import table_ending
+from mnemoscope.data.hub import parse_hub_name
+from mnemoscope.errors import UserError
+from mnemoscope.stats import Estimate
+from mnemoscope.store import Store
+from mnemoscope.words import adding_up, plural
+
+ARTEFACT, SCHEMA_VERSION = "items", 2
+TABLE, PAGE, SARIF = "items.parquet", "items.html", "items.sarif"
+ITEMS = Measures(("recalled",), "item", "items", "'recalled > 1%' or 'recalled > 3 items'")
+_ITEM = ["prompt", "answer"]  # an item of an older table is the same where both are
+_RULE = sarif_rule(
+    "RecalledItem",
+    "The model recalls the answer of this item.",
+    "The answer comes out, and neither the prompt, the other items, other prompts, a twin nor the "
+    "skill that variants need gives it. That is evidence that the model learned this answer to "
+    "this prompt, from the benchmark or another text that holds both.",
+    "Leave the item out of the score (items.html gives it without), and find where the training "
+    "data got it.",
+)
+
+
+@dataclass(frozen=True, repr=False)
+class Items:
+    """Items that were put to a model, and what was found.
+
+    Attributes:
+        table: one row an item: what was written, every control, `verdict` and `reason`.
+        shares: the share of items with each verdict.
+        scores: the share that is answered: `all` items, and `without` the recalled ones.
+        record: all that `items.json` holds.
+        folder: where it was written; None: nowhere.
+    """
+
+    table: pl.DataFrame
+    record: dict[str, Any]
+    folder: Path | None = None
+
+    @property
+    def shares(self) -> dict[str, Estimate]:
+        """The share of items with each verdict, variants left out."""
+        return shares_of(self.table)
+
+    @property
+    def scores(self) -> dict[str, Estimate]:
+        """The share of items that is answered, of `all` and `without` the recalled ones."""
+        return scores_of(self.table)
+
+    @property
+    def recalled(self) -> pl.DataFrame:
+        """The items that are recalled, variants left out."""
+        return originals(self.table).filter(verdict=RECALLED)
+
+    def __repr__(self) -> str:
+        return f"Items({self.record['sentence']})"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<li>{k}: {one}</li>" for k, one in shares_said(self.shares).items())
+        return f"<b>{escape(self.record['sentence'])}</b><ul>{rows}</ul>"
+
+
+def shares_said(shares: dict[str, Estimate]) -> dict[str, Estimate]:
+    """The shares as they are printed beside one another: to a tenth of a per cent, adding up."""
+    shown = adding_up([one.value or 0.0 for one in shares.values()])
+    return {
+        name: one._replace(value=value)
+        for (name, one), value in zip(shares.items(), shown, strict=True)
+    }
+
+
+def items_store(folder: Path) -> Store:
+    """The store of a folder of items: one artefact of all its files."""
+    return Store(folder, remedy=lambda _: "ask the items again with --redo")
+
+
+def check_is_items(folder: Path) -> None:
+    """Refuse a folder without finished items."""
+    if not (folder / f"{ARTEFACT}.json").is_file():
+        raise UserError(f"{folder}: contains no items (items.json). Make them: 'mnemoscope items'.")
+
+
+def read_found(folder: Path) -> Items:
+    """The finished items of a folder; no model is loaded.
+
+    Every file that is there must be as it was written. Raises UserError: none there, or those of
+    another version. DamagedDataError: a file that was changed.
+    """
+    check_is_items(folder)
+    store = items_store(folder)
+    record = store.record(ARTEFACT)
+    if record.get("schema_version") != SCHEMA_VERSION:
+        raise UserError(f"{folder}: items of another version of mnemoscope. Ask them again.")
+    store.check(ARTEFACT)
+    return Items(store.frame(ARTEFACT, TABLE), record, folder)
+
+
+def judge_items(gate: Gate, found: Items, baseline: Path | None) -> Judged:
+    """Put a condition to items; with `baseline` to the recalled ones that were not recalled there.
+
+    Raises UserError: `baseline` holds no items. DamagedDataError: it cannot be read.
+    """
+    own, every, new, beside = found.recalled, originals(found.table), "", ""
+    if baseline is not None:
+        older, new = read_found(baseline), "new "
+        own = own.join(older.recalled, on=_ITEM, how="anti")
+        if every.join(older.table, on=_ITEM, how="semi").is_empty():
+            beside = no_common(plural(every.height, "item"), baseline)
+    n = own.height if gate.of_number else own.height / every.height
+    share = None if baseline is not None else found.shares[RECALLED]
+    said = f"{gate.say(n, new, share)}, {gate.allowed}{beside}"
+    return Judged(gate, gate.holds(n), said, own)
+
+
+def _about(record: Mapping[str, Any]) -> dict[str, str]:
+    return {"date": record["date"], "verdict": record["sentence"]}
+
+
+def items_junit(found: Items, judged: Judged | None) -> str:
+    """A JUnit report: each item is a test, a recalled one with its evidence in the output."""
+    own = found.recalled if judged is None else judged.counted
+    said = {
+        row["item"]: f"recalled: {row['reason']}\n    {row['prompt']!r}\n    {row['answer']!r}"
+        for row in own.iter_rows(named=True)
+    }
+    cases = [Case(one, output=said.get(one)) for one in originals(found.table)["item"]]
+    return junit_suite(
+        f"items of {found.record['model']['name']}", _about(found.record), judged, cases
+    )
+
+
+def items_sarif(found: Items) -> Sarif:
+    """A SARIF log of the recalled items, each at its line of the table where that is known."""
+    where = found.record["table"]
+    numbered = found.table.with_row_index("row")
+    findings = [
+        Finding(
+            f"Item {row['item']}: {row['reason']}",
+            {**_place(where, row), "logicalLocations": [{"name": row["item"]}]},
+            {"answer": row["answer"], "model writes": row["written"].strip()},
+        )
+        for row in originals(numbered).filter(verdict=RECALLED).iter_rows(named=True)
+    ]
+    return sarif_of(_RULE, _about(found.record), findings)
+
+
+def _place(where: str | None, row: Mapping[str, Any]) -> Sarif:
+    """Where an item stands: a line of its table, else the table with the row as its fragment."""
+    if where is None or not (table_ending(Path(where)) or parse_hub_name(where)):
+        return {}
+    line = row["line"]
+    place = {"uri": address_of(where if line else f"{where}#{row['row']}")}
+    region = {"region": {"startLine": line}} if line else {}
+    return {"physicalLocation": {"artifactLocation": place, **region}}
+
+
+def items_sarif_beside(found: Items, baseline: Path) -> Sarif:
+    """The log with what is new, unchanged and gone since an older one; errors as `read_found`."""
+    older = read_found(baseline)
+    keys = [one.recalled.select(_ITEM).rows() for one in (found, older)]
+    mine, theirs = map(set, keys)
+    is_new, is_gone = (one not in theirs for one in keys[0]), (one not in mine for one in keys[1])
+    return beside_baseline(items_sarif(found), items_sarif(older), is_new, is_gone)

@@ -1,0 +1,119 @@
+"""What a study lacks and what may come next: one list for the terminal, `status` and the report."""
+
+import shlex
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from mnemoscope.pipeline.label import nothing_to_train, samples_of
+from mnemoscope.stats import FEWEST_GROUPS
+from mnemoscope.study.folder import Study
+from mnemoscope.study.settings import NO_MODEL
+from mnemoscope.study.stages import STAGES
+from mnemoscope.taxonomy.names import NON_MEMO
+
+FIRST = 3
+"""Steps that a terminal names."""
+
+
+class Step(NamedTuple):
+    """What one may want, and the command for it."""
+
+    why: str
+    command: str
+
+
+def missing_of(study: Study) -> str | None:
+    """Why a study has no figures of CNNs; None where it has them."""
+    if study.is_done("benchmark") and study.is_done("localize"):
+        return None
+    if study.settings.model.name == NO_MODEL:
+        return "No model was asked (model.name none), so attention was not looked at."
+    if study.is_done("label") and (reason := nothing_to_train(study)) is not None:
+        what = reason.removeprefix(f"{study.folder}: ")  # the page may be sent to others
+        return what[:1].upper() + what[1:]
+    lacking = [one.name for one in STAGES if not one.is_optional and not study.is_done(one.name)]
+    return f"Not done yet: {', '.join(lacking)}."
+
+
+def next_steps(study: Study) -> Iterator[Step]:
+    """What may come next, what says most of this study first; each command works as it stands.
+
+    But for words in capitals, which are the reader's to fill in.
+    """
+    folder, is_whole = shlex.quote(str(study.folder)), study.is_done("localize")
+    is_missing, has_twin = missing_of(study) is not None, study.settings.reference is not None
+    if has_twin and not study.is_done("graft") and (is_whole or _can_be_grafted(study)):
+        yield Step(
+            "Which parts of the model hold each class (--dry-run: how long it takes; --quick: a "
+            "first look)",
+            f"mnemoscope graft {folder}",
+        )
+    audits: list[Step] = []
+    if is_missing:
+        go_on, audits = _go_on(study, folder), list(_audit_instead(study))
+        yield from sorted([go_on, *audits], key=lambda one: "OTHER_TEXTS" in one.command)
+    if is_whole and not study.is_done("knockout"):
+        why = "Cut the attention that decides, and see what breaks"
+        yield Step(why, f"mnemoscope knockout {folder}")
+    if is_whole:
+        why = "Read every sequence of every class in the browser"
+        why += " (needs gradio; the command says how to install it)"
+        yield Step(why, f"mnemoscope app {folder}")
+    why = "See which further analyses there are, and what each needs"
+    yield Step(why, "mnemoscope analyze --list")
+    if is_whole:
+        why = "Write the figures at print quality, and their numbers"
+        yield Step(why, f"mnemoscope localize {folder} --export figures")
+    if study.settings.model.name != NO_MODEL and not audits:
+        command = f"mnemoscope audit {shlex.quote(study.settings.model.name)} DOCUMENTS -o audit"
+        yield Step("Find what this model repeats of documents of your own", command)
+
+
+def first_steps(study: Study) -> Iterator[str]:
+    """The first of them in lines, each command on its own."""
+    yield "Next:"
+    for why, command in islice(next_steps(study), FIRST):
+        yield f"- {why}:"
+        yield f"    {command}"
+
+
+def _go_on(study: Study, folder: str) -> Step:
+    """The command that makes what is missing."""
+    anew = shlex.join(["mnemoscope", "run", str(study.folder / "study.yaml")])
+    anew += f" --{{}} -o {shlex.quote(f'{study.folder}-2')}"  # with all that was set
+    if study.settings.model.name == NO_MODEL:
+        return Step("Ask a model", anew.format("model MODEL"))
+    if not study.is_done("label") or nothing_to_train(study) is None:
+        return Step("Finish the study", f"mnemoscope run -o {folder}")
+    flags = next((one.flags for one in samples_of(study).values() if one.flags), "")
+    if flags:
+        return Step("Train on what there is", f"mnemoscope run -o {folder} {flags} --redo")
+    why = "Ask about other texts, best some that the model read many times"
+    return Step(why, anew.format("sequences OTHER_TEXTS"))
+
+
+def _audit_instead(study: Study) -> Iterator[Step]:
+    """The audit of the same texts, where they are texts of this disk."""
+    wanted, model = study.settings.sequences, study.settings.model
+    sources = [wanted.source, *wanted.also]
+    if "document" not in study.sequences.columns or not all(Path(one).exists() for one in sources):
+        return
+    words = ["mnemoscope", "audit", model.name, *sources, "-o", f"{study.folder}-audit"]
+    if model.revision:
+        words += ["--revision", model.revision]
+    if study.settings.capture.reference:
+        words += ["--reference", study.settings.capture.reference]
+    yield Step(
+        "An audit of the same texts: passage by passage, with no least number", shlex.join(words)
+    )
+
+
+def _can_be_grafted(study: Study) -> bool:
+    """Whether two memorized classes of a taxonomy have enough sequences to be compared."""
+    if not study.is_done("label"):
+        return False
+    samples = samples_of(study).values()
+    counts = [[n for name, n in one.counts.items() if name != NON_MEMO] for one in samples]
+    return any(sum(n >= FEWEST_GROUPS for n in each) > 1 for each in counts)
