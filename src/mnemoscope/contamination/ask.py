@@ -51,7 +51,7 @@ class AskedModel(Protocol):
 
     is_chat: bool
     identity: list[Any]
-    record: dict[str, Any]
+    record: Mapping[str, Any]
 
     def write(self, items: Sequence[Item], progress: Progress) -> list[str]:
         """What it writes after each prompt, greedily."""
@@ -161,7 +161,7 @@ class ServedModel:
         self.client, settings = client, client.settings
         self.is_chat = settings.chat
         self.identity: list[Any] = [settings.url, settings.model, settings.chat]
-        self.record: dict[str, Any] = {
+        self.record: Mapping[str, Any] = {
             "name": settings.model,
             "endpoint": settings.url,
             "fingerprint": None,
