@@ -51,7 +51,7 @@ class AskedModel(Protocol):
 
     is_chat: bool
     identity: list[Any]
-    record: dict[str, Any]
+    record: Mapping[str, Any]
 
     def write(self, items: Sequence[Item], progress: Progress) -> list[str]:
         """What it writes after each prompt, greedily."""
