@@ -161,7 +161,7 @@ class ServedModel:
         self.client, settings = client, client.settings
         self.is_chat = settings.chat
         self.identity: list[Any] = [settings.url, settings.model, settings.chat]
-        self.record: dict[str, Any] = {
+        self.record: Mapping[str, Any] = {
             "name": settings.model,
             "endpoint": settings.url,
             "fingerprint": None,
