@@ -75,7 +75,7 @@ def test_what_was_read_often_is_found_and_not_with_the_roles_swapped(ask_of):
     assert (own["verdict"], own["as_high"]) == ("read", 0)
     assert own["p"] == pytest.approx(1 / (N_UNREAD + 1))
     assert own["swapped_p"] == 1.0
-    assert "it was read, or a text that holds" in facts["sentence"]
+    assert "evidence that it was read, or a text that holds" in facts["sentence"]
     assert f"holds {own['bits']['value']:.0f} bits" in facts["sentence"]
     json.dumps(facts)
     _, swapped, _ = ask_of("read64", role=(1, 0))

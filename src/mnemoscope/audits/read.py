@@ -62,8 +62,8 @@ TABLE = {
 }
 
 READ, OPEN = "read", UNTOLD
-READ_SAID = "it was read, or a text that holds much of it."
-MANY_SAID = "they were read, or texts that hold much of them."
+READ_SAID = "evidence that it was read, or a text that holds much of it."
+MANY_SAID = "evidence that they were read, or texts that hold much of them."
 _LEVEL = 0.05  # chance that any document that was not read is called read
 _LONGEST = 1024  # tokens in a forward pass
 _BLOCKS_A_PART = 256
