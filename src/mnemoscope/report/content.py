@@ -354,7 +354,7 @@ def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
             *(f"mnemoscope {verb} {name}-again" for verb in further),
             f"mnemoscope status {name}",
         ),
-        next_steps=list(next_steps(study)),
+        next_steps=list(next_steps(study, Path(study.folder.name))),
         published=published_view(load_comparison(study), TITLES) if is_trained else None,
         analyses=list(tables.analysis_sections(study)),
         levels=tables.level_section(study) if is_trained else None,
