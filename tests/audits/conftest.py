@@ -170,7 +170,8 @@ def audited(lm):
 
 @pytest.fixture(scope="session")
 def verify():
-    def verify(out, model, documents=()):
-        return verify_audit(out, lambda _, settings: LocalModel(model, settings), documents)
+    def verify(out, model, documents=(), **options):
+        load = lambda _, settings: LocalModel(model, settings)  # noqa: E731
+        return verify_audit(out, load, documents, **options)
 
     return verify

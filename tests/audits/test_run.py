@@ -218,6 +218,29 @@ def test_verify_repeats_what_holds_and_another_version_is_refused(made, lm, veri
         read_audit(tmp_path / "out")
 
 
+def test_a_search_finds_the_passages_that_an_audit_left_out(
+    audited, trained, new_text, tmp_path, lm, verify, monkeypatch
+):
+    text = f"{trained[0]} {new_text(1, 6)} {trained[3]}"
+    (tmp_path / "whole").mkdir()
+    _, spans = audited(tmp_path / "whole", text, settings=SPANS)
+    found = verify(tmp_path / "whole" / "out", lm, search=True)
+    assert found.problems == []
+    assert any("no passage was left out" in one for one in found.checked)
+    (tmp_path / "forged").mkdir()
+    monkeypatch.setattr("mnemoscope.audits.run.spans_of", lambda *_: [])
+    record, none = audited(tmp_path / "forged", text, settings=SPANS)
+    monkeypatch.undo()
+    assert (none.height, record["summary"]["recall_spans"]) == (0, 0)
+    out = tmp_path / "forged" / "out"
+    found = verify(out, lm)
+    assert found.problems == []
+    assert not any("passage" in one and "written again" in one for one in found.checked)
+    left_out = verify(out, lm, search=True).problems
+    assert len(left_out) == spans.height > 0
+    assert all("comes out, and is no passage of the audit" in one for one in left_out)
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory, audited, trained, new_text):
     """The audit of one passage and a near copy: its folder, its record, its span."""

@@ -385,8 +385,11 @@ def verify(
     reference: str | Path | None = None,
     device: str = "auto",
     trust_remote_code: bool = False,
+    search: bool = False,
 ) -> "Verification":
     """Repeat the passages of a finished audit, and say which of them hold.
+
+    With `search` every window is asked again, so that passages that were left out are found.
 
     `documents` are files and folders where the audited documents are now, `model` and `reference`
     are where the models are; fingerprints tell whether they are those that were asked. A reference
@@ -441,7 +444,7 @@ def verify(
         found = choose(name, bool(reference), facts, facts["dtype"] or "float32", "reference")
         return LocalModel(found.load(), settings.model_copy(update={"chat_template": False}))
 
-    return verify_audit(Path(folder), load, sources, load_reference)
+    return verify_audit(Path(folder), load, sources, load_reference, search=search)
 
 
 def rank(

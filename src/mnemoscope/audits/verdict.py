@@ -75,7 +75,7 @@ class Beside(TypedDict):
 
     sentence: str
     recalled: int
-    wrote_recalled: int
+    wrote_recalled: int | None  # None: no reference was asked
     guessed: int
     wrote_guessed: int
 
@@ -178,7 +178,7 @@ def reference_beside(name: str, reference: str | None, passages: pl.DataFrame) -
     return {
         "sentence": said,
         "recalled": len(did[RECALL]),
-        "wrote_recalled": int(did[RECALL].sum()),
+        "wrote_recalled": None if reference is None else int(did[RECALL].sum()),
         "guessed": len(did[GUESS]),
         "wrote_guessed": int(did[GUESS].sum()),
     }
@@ -201,8 +201,10 @@ def error_rate(verdict: Verdict) -> str:
     right = tested["called"] - tested["wrong"]
     return (
         f"Where the truth is known, {tested['wrong']} of {tested['called']} passages that this "
-        f"rule called recalled had never been read (95 % interval up to {share_words(bound)}), and "
-        f"it found {right} of {tested['trained']} that had, on {verdict['tested_on']}."
+        f"rule called recalled had never been read (95 % interval up to {share_words(bound)}). "
+        f"It was tried on {tested['trained']} passages that a model repeats and had been trained "
+        f"on, of which it called {right} recalled, and on {tested['never']} lists that it repeats "
+        f"and had never read: {verdict['tested_on']}."
     )
 
 

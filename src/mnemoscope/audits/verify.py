@@ -27,7 +27,7 @@ from mnemoscope.audits.records import (
     read_audit,
 )
 from mnemoscope.audits.rule import decide, rule_windows
-from mnemoscope.audits.run import PAGES, pages_of
+from mnemoscope.audits.run import PAGES, find_passages, pages_of
 from mnemoscope.audits.scan import ask_in_parts, prompts_at
 from mnemoscope.audits.settings import AuditSettings, checked
 from mnemoscope.audits.shares import count_document, overall
@@ -78,13 +78,16 @@ def verify_audit(
     load: Load,
     documents: Sequence[str] = (),
     load_reference: LoadReference = lambda *_: None,
+    *,
+    search: bool = False,
 ) -> Verification:
     """Repeat the passages of an audit with the model that `load` gives, and check its files.
 
     `documents` are files and folders where its documents are now; they are known by the checksums
     of their texts, whatever they are called. Where `load_reference` gives the reference, it is
-    asked again too. Raises UserError: no audit there, or a model cannot be loaded.
-    DamagedDataError: a file that cannot be read.
+    asked again too. With `search` the model continues every window of the documents again, which
+    takes as long as the audit did: whether passages were left out. Raises UserError: no audit
+    there, or a model cannot be loaded. DamagedDataError: a file that cannot be read.
     """
     check_is_audit(out)
     if (changed := changed_record(out)) is not None:
@@ -111,6 +114,8 @@ def verify_audit(
         is_there.append(row["document"] in numbers)
         if not ok and (is_there[-1] or model.kind == "here"):  # a service is asked by the document
             problems.append(f"{row['document']}, {row['start']}-{row['end']}: does not hold.")
+    if search:
+        problems += _left_out(audit)
     for name, question in audit.asked().items():
         check, file = question.part("check"), f"{name}.parquet"
         if check and file in record["files"].keys() - lost.keys():
@@ -132,10 +137,25 @@ def verify_audit(
         problems,
         found.unchecked,
         notes,
-        [] if problems or found.unchecked else _what_holds(record, reference, is_own),
+        []
+        if problems or found.unchecked
+        else _what_holds(record, reference, is_own, search=search),
         is_own,
         hashlib.sha256((out / RECORD).read_bytes()).hexdigest(),
     )
+
+
+def _left_out(audit: Auditing) -> Iterator[str]:
+    """What the model writes now and no passage of the audit has."""
+    again = replace(audit, passages=pl.DataFrame(), kept=None)
+    find_passages(again)
+    for document, start, end in again.passages.select("document", "start", "end").rows():
+        known = audit.passages.filter(pl.col("document") == document, pl.col("end") > start)
+        at = start
+        for first, last in known.sort("start").select("start", "end").rows():
+            at = last if first <= at < last else at
+        if at < end:
+            yield f"{document}, {start}-{end}: comes out, and is no passage of the audit."
 
 
 def _reference_again(audit: Auditing, record: Record) -> Iterator[str]:
@@ -165,17 +185,27 @@ _WRITTEN = {"reference_score", "grafts_survived"}
 """What is compared of these answers: counts of tokens and of parts, no rounded figures."""
 
 
-def _what_holds(record: Record, reference: AskedModel | None, is_own: bool) -> list[str]:
+def _what_holds(
+    record: Record, reference: AskedModel | None, is_own: bool, *, search: bool
+) -> list[str]:
     """What was checked, when nothing was found wrong."""
-    files = [*record["files"], RECORD]
-    said = [
-        "each passage was written again by the model, stands in its document where the audit says, "
-        "and has the verdict that its tests give.",
+    files, counts = [*record["files"], RECORD], record["summary"]
+    said = []
+    if has_passages := bool(counts["recall_spans"] + counts["guess_spans"]):
+        said.append(
+            "each passage was written again by the model, stands in its document where the audit "
+            "says, and has the verdict that its tests give."
+        )
+    if search:
+        said.append("every window was asked again, and no passage was left out.")
+    said += [
         f"{plural(len(record['documents']), 'document')} and {plural(len(files), 'file')} have "
         "their checksums.",
         "the counts follow from the passages.",
     ]
-    if record["reference"] is not None and reference is not None:
+    if not has_passages:
+        pass  # a reference is asked for passages alone
+    elif record["reference"] is not None and reference is not None:
         said.append("the reference and its parts were asked again, and wrote the same.")
     elif record["reference"] is not None:
         said.append(

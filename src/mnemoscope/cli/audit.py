@@ -297,6 +297,9 @@ def audit_verify(
         str | None,
         Option("--reference", metavar="DIR", help="Where the reference is now; 'none': not asked."),
     ] = None,
+    search: Annotated[
+        bool, Option("--search", help="Ask every window again: was a passage left out?")
+    ] = False,
     device: Device = None,
     trust_remote_code: TrustRemoteCode = False,
     answer: Answer = ANSWER,
@@ -317,12 +320,15 @@ def audit_verify(
             reference=reference,
             device=device or "auto",
             trust_remote_code=trust_remote_code,
+            search=search,
         )
-    answer.facts.update({"folder": folder, **found._asdict()})
+    answer.facts.update({"folder": folder, **found._asdict(), "searched": search})
     for line in [*found.problems, *found.unchecked, *found.notes]:
         print(printable(line))
     for line in found.checked:
         print(f"Checked: {line}")
+    if found.checked and not search:
+        print("Not checked: whether passages were left out. --search asks every window again.")
     if found.n_spans or not found.problems:
         whole = plural(found.n_spans, "passage")
         if found.n_open:
@@ -480,7 +486,7 @@ def _print_record(out: Path, record: "Record") -> None:
         print(error_rate(record["verdict"]))
     if "read" in record:
         print(printable(record["read"]["sentence"]))
-    print(f"Read {out / 'report.html'} (two pages), then {out / 'audit.html'} (every passage).")
+    print(f"Read {out / 'report.html'} (the summary), then {out / 'audit.html'} (every passage).")
     beside = [out / name for name in ("audit.json", "spans.parquet", "audit.sarif")]
     print(f"For programs: {', '.join(map(str, beside))}.")
 

@@ -368,7 +368,8 @@ def _answering(answer: Answer | None) -> Iterator[None]:
 def judged(gate: "Gate", said: str, answer: Answer, *, is_failed: bool, **more: Any) -> None:
     """Say whether a gate's condition holds, and leave with its status if it does."""
     answer.facts["gate"] = {"text": gate.text, "failed": is_failed, "said": said} | more
-    print(printable(f"{'Failed' if is_failed else 'Passed'} ({gate.text}): {said}."))
+    end = "" if said.endswith("?") else "."
+    print(printable(f"{'Failed' if is_failed else 'Passed'} ({gate.text}): {said}{end}"))
     if is_failed:
         raise Exit(GATE_FAILED)
 
