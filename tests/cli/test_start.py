@@ -136,6 +136,7 @@ WRONG = {
     ("report", "nosuch"): "nosuch: no such folder",
     ("watch", "nosuch", "--fail-if", "recalled > 1"): "1 of what? Write 'recalled > 1%'",
     ("run",): "run: nothing to run.",
+    ("run", "-o", "nostudy"): "run: no study nostudy, and nothing to make one of.",
     **{
         ("run", "--model", model, "--sequences", texts, "-o", "s"): said
         for model, texts, said in (
@@ -153,7 +154,7 @@ WRONG = {
             (("--model", "some/model"), "--model without texts"),
         )
     },
-    ("run", "--reference", "./nosuch@1", "-o", "s"): "./nosuch: no such model folder or file",
+    ("run", "--model", "embedded", "--reference", "./nosuch@1", "-o", "s"): "./nosuch: no such model folder or file",
     ("sequences", "nosuch", "-o", "s"): "nosuch: no such file or folder",
     ("audit", "embedded", "text.txt", "-o", "mine"): "already holds a study",
     ("audit", "embedded", "empty.txt", "-o", "a"): "empty",

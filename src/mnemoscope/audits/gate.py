@@ -65,12 +65,13 @@ def judge(gate: Gate, record: Record, passages: pl.DataFrame, baseline: Path | N
     DamagedDataError: it cannot be read.
     """
     rows: Sequence[Counts] = record["documents"]
-    new = beside = ""
+    new, beside = "", _unchecked(record)
     if baseline is not None:
         if gate.kind == "near":
             raise UserError("--baseline: near copies have none. Choose recalled.")
         older, before = read_verdicts(baseline)
-        passages, beside = new_parts(passages, before), _in_common(record, older, baseline)
+        passages = new_parts(passages, before)
+        beside += _in_common(record, older, baseline)
         rows = [count_document(row["document"], row, passages) for row in record["documents"]]
         new = "new "
     if gate.kind == "near" and "near" not in record["summary"]:
@@ -91,6 +92,13 @@ def judge(gate: Gate, record: Record, passages: pl.DataFrame, baseline: Path | N
         share = estimate_of(share_of(record["summary"], gate.kind))
     said = f"{gate.say(whole, new, share)}, {gate.allowed}{beside}"
     return Judged(gate, gate.holds(whole), said, passages)
+
+
+def _unchecked(record: Record) -> str:
+    """How many documents nobody asked, which no condition can see."""
+    n = len(record["skipped"]) + sum(row["is_too_short"] for row in record["documents"])
+    whole = len(record["skipped"]) + len(record["documents"])
+    return f"; not checked: {n:,} of {plural(whole, 'document')}, unread or too short" if n else ""
 
 
 def new_parts(passages: pl.DataFrame, before: pl.DataFrame) -> pl.DataFrame:
@@ -147,6 +155,8 @@ def _unknown(
 
 def _in_common(record: Record, older: Record, baseline: Path) -> str:
     """How many documents the baseline has too, by name or text; a wrong one has none."""
+    if older["key"] == record["key"] and older["date"] == record["date"]:
+        return f"; {baseline} is this very audit, beside which nothing is new"
     known = {one[key] for one in older["documents"] for key in ("document", "sha256")}
     if any(one["document"] in known or one["sha256"] in known for one in record["documents"]):
         return ""

@@ -201,10 +201,9 @@ def error_rate(verdict: Verdict) -> str:
     right = tested["called"] - tested["wrong"]
     return (
         f"Where the truth is known, {tested['wrong']} of {tested['called']} passages that this "
-        f"rule called recalled had never been read (95 % interval up to {share_words(bound)}). "
-        f"It was tried on {tested['trained']} passages that a model repeats and had been trained "
-        f"on, of which it called {right} recalled, and on {tested['never']} lists that it repeats "
-        f"and had never read: {verdict['tested_on']}."
+        f"rule called recalled had never been read (95 % interval up to {share_words(bound)}); of "
+        f"{tested['trained']} that a model repeats and had read it called {right} recalled, the "
+        f"{tested['never']} never read were lists: {verdict['tested_on']}."
     )
 
 

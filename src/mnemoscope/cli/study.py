@@ -116,7 +116,7 @@ def run(
 
     chosen = change(Study(out).settings if is_study(out) else StudySettings())
     if not (settings or stage.set_ or is_study(out)):
-        _refuse_half(model.model, sequences)
+        _refuse_half(model.model, sequences, out)
     if dry_run:
         from mnemoscope.cli.summary import print_plan
         from mnemoscope.plan import plan
@@ -136,8 +136,13 @@ def run(
     print_summary(study)
 
 
-def _refuse_half(model: str | None, sequences: str | None) -> None:
+def _refuse_half(model: str | None, sequences: str | None, out: Path) -> None:
     """Refuse model or texts without the other, where flags alone say what to study."""
+    if model is None and sequences is None:
+        raise UserError(
+            f"run: no study {out}, and nothing to make one of. Add --model NAME --sequences TEXTS; "
+            f"for the shipped model alone --model {EMBEDDED}."
+        )
     if model not in (None, EMBEDDED) and sequences is None:
         raise UserError("run: --model without texts. Add --sequences TEXTS: a folder or a table.")
     if model is None and sequences is not None:

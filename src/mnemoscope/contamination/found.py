@@ -20,7 +20,13 @@ from mnemoscope.audits.exports import (
 from mnemoscope.audits.gate import Judged, no_common
 from mnemoscope.audits.records import Sarif
 from mnemoscope.conditions import Gate, Measures
-from mnemoscope.contamination.judge import RECALLED, originals, scores_of, shares_of
+from mnemoscope.contamination.judge import (
+    FEWEST_VARIANTS,
+    RECALLED,
+    originals,
+    scores_of,
+    shares_of,
+)
 from mnemoscope.data.formats import table_ending
 from mnemoscope.data.hub import parse_hub_name
 from mnemoscope.errors import UserError
@@ -123,6 +129,11 @@ def judge_items(gate: Gate, found: Items, baseline: Path | None) -> Judged:
     Raises UserError: `baseline` holds no items. DamagedDataError: it cannot be read.
     """
     own, every, new, beside = found.recalled, originals(found.table), "", ""
+    if found.record["reference"] is None and (every["variants"] < FEWEST_VARIANTS).all():
+        raise UserError(
+            f"--fail-if '{gate.text}': without a twin an item needs {FEWEST_VARIANTS} variants to be "
+            "called recalled, and none has them, so it never fails. Add --reference BASE."
+        )
     if baseline is not None:
         older, new = read_found(baseline), "new "
         own = own.join(older.recalled, on=_ITEM, how="anti")

@@ -31,7 +31,7 @@ UNDECIDED = "cannot be told"
 VERDICTS = (RECALLED, GUESSABLE, COPIED, UNDECIDED, NOT_PRODUCED)
 
 _HALF = 0.5  # of the variants: a model that answers as many of them has the skill
-_FEWEST_VARIANTS = 3  # that must fail where no twin speaks of skill
+FEWEST_VARIANTS = 3  # that must fail where no twin speaks of skill
 _FEWEST_WORDS = 4  # of an answer whose chance is not known, to rule out a guess
 
 
@@ -120,8 +120,8 @@ def _verdict(row: Mapping[str, Any], limit: float) -> tuple[str, str, float]:
         return GUESSABLE, f"{share} of the other items have the same answer", guess
     if guess > limit:
         return UNDECIDED, f"{source}: a guess is right with {100 * guess:.1f} %", guess
-    if row["twin_produces"] is None and n < _FEWEST_VARIANTS:
-        said = f"no twin, and fewer than {_FEWEST_VARIANTS} variants that would need the same skill"
+    if row["twin_produces"] is None and n < FEWEST_VARIANTS:
+        said = f"no twin, and fewer than {FEWEST_VARIANTS} variants that would need the same skill"
         return UNDECIDED, said, guess
     is_unknown = row["prior"] is None and row["twin_logprob"] is None
     if is_unknown and not row["choices"] and row["n_words"] < _FEWEST_WORDS:

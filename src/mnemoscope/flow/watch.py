@@ -87,6 +87,12 @@ def watch_checkpoints(asked: WatchAsked, out: Path) -> None:
         history = HistoryWriter(
             out, windows, run=run, source=asked.sequences, control=asked.control
         )
+        if late := history.steps_after(checkpoints[-1].step):
+            raise UserError(
+                f"watch: {out} holds step {late[-1]:,}, and the last checkpoint named is step "
+                f"{checkpoints[-1].step:,}: a training that was begun anew. Give another folder "
+                "with -o."
+            )
         with show_track("Checkpoints", total=len(checkpoints), unit="checkpoints") as progress:
             for one in checkpoints:
                 key = digest([one.signature(), asked.dtype, asked.decode])

@@ -339,8 +339,8 @@ def find_checkpoints(given: Sequence[str], *, least: int = 2) -> list[Checkpoint
         said = f"{plural(len(found), 'checkpoint')} named"
         if is_inside:
             said = f"{only}: {plural(len(found), 'checkpoint')} there"
-        elif only.endswith("/") or only.startswith((".", "/")):
-            said = f"{only}{'' if Path(only).exists() else ': no such folder'}: {said}"
+        elif only and not Path(only).exists() and "@" not in only:
+            said = f"{only}: no such folder, and no model at several steps: {said}"
         raise UserError(f"{said}, {least} or more are needed.")
     twice = [step for step, n in Counter(one.step for one in found).items() if n > 1]
     if twice:

@@ -885,6 +885,8 @@ def find_study(given: Path) -> StudySettings:
 
     Raises UserError: as `load_settings` and `shipped_text`.
     """
+    if (given / "study.yaml").is_file():
+        raise UserError(f"{given}: a study. Go on with it: mnemoscope run -o {given}")
     if given.exists() or given.name != str(given):
         return load_settings(given)
     return parse_settings(parse_yaml(shipped_text(given.name)), where=given.name)

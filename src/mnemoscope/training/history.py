@@ -97,9 +97,13 @@ class HistoryWriter:
         """Write one check, whole or not at all; a check of the same step is replaced."""
         self._store.put(_name(step), {f"{_name(step)}.parquet": check}, key=key)
 
+    def steps_after(self, step: int) -> list[int]:
+        """Steps behind this one that have been looked at."""
+        return sorted(found for found in _steps(self.folder) if found > step)
+
     def drop_after(self, step: int) -> int:
         """Forget checks after a step from which a run begins anew; gives how many they were."""
-        late = [found for found in _steps(self.folder) if found > step]
+        late = self.steps_after(step)
         for one in late:
             self._store.forget(_name(one))
             (self.folder / f"{_name(one)}.parquet").unlink(missing_ok=True)
