@@ -1,6 +1,7 @@
 """The verb analyze: lists, refuses in one line, stores, does nothing twice, is in the report."""
 
 import json
+import re
 import shutil
 import sys
 import types
@@ -56,6 +57,26 @@ def test_an_analysis_is_stored_shown_and_not_made_twice(study, tiny, call, succe
     # the model against itself: everything stays where it was
     moved = pl.read_parquet(folder / "transitions.parquet").filter(pl.col("n") > 0)
     assert (moved["from"] == moved["to"]).all()
+
+
+def test_the_cost_is_said_before_and_a_dry_run_runs_nothing(study, tiny, succeed, refused):
+    there = stamps(study)
+    arguments = ("analyze", "levels", study, "--second", tiny.model, "--set", "n_sequences=12")
+    said = succeed(*arguments, "--dry-run").out
+    pattern = r"(\w+): at most ([\d,]+) sequences through a model, about .* of stage continue\."
+    foretold = int(re.fullmatch(pattern, said.strip())[2])
+    lines = succeed("analyze", "all", study, "--dry-run").out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [*(one.name for one in ENTRIES), "all"]
+    found = {
+        one[1]: int(one[2].replace(",", "")) for one in map(re.compile(pattern).match, lines) if one
+    }
+    assert found.pop("all") == sum(found.values()) > 0
+    assert "needs a student" in refused("analyze", "distilled", study, "--dry-run")
+    assert stamps(study) == there
+    done = succeed(*arguments)
+    assert said in done.err
+    assert f" {foretold:,} sequences through a model." in done.out
+    assert succeed(*arguments, "--dry-run").out == "levels: nothing goes through a model.\n"
 
 
 def test_another_sentence_model_in_the_same_folder_makes_the_copies_anew(

@@ -20,6 +20,7 @@ from mnemoscope.plugin import (
     AnalysisSettings,
     Chart,
     complete_rows,
+    count_lacking,
     count_ngrams,
     draw_rows,
     entropy_of,
@@ -68,6 +69,13 @@ class Settings(AnalysisSettings):
         description="How far a score may lie from .5, .25 or 0 to belong to that group.",
     )
     minimum: int = Field(default=10, ge=2, description="Sequences that a group needs.")
+
+
+def forwards(inputs: AnalysisInputs, settings: Settings) -> int:
+    """Continuations that are not known, and the entropy of all."""
+    drawn = draw_rows(inputs.table, settings.n_sequences, settings.seed)
+    lacking = count_lacking(inputs, drawn, "continuation", "memorization_score")
+    return lacking + drawn.height
 
 
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:

@@ -175,6 +175,11 @@ def is_flat(data: npt.ArrayLike) -> bool:
 # -- the analysis ---------------------------------------------------------------------------
 
 
+def forwards(inputs: AnalysisInputs, settings: Settings) -> int:
+    """Draws and their states, and each text once, under both models."""
+    return _chosen(inputs, settings).height * 2 * (2 * settings.n_draws + 1)
+
+
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Measure the cloud of continuations of each prefix under the model and under a reference.
 

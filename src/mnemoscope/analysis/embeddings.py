@@ -26,6 +26,7 @@ from mnemoscope.plugin import (
     LevelSettings,
     Series,
     Z,
+    count_by_level,
     draw_within,
     frame_of,
     generate_by_level,
@@ -178,6 +179,11 @@ def _apart(
         "cosine": 1 - (first * second).sum(axis=1) / lengths,
         "euclidean": np.linalg.norm(first - second, axis=1),
     }
+
+
+def forwards(inputs: AnalysisInputs, settings: Settings) -> int:
+    """Continuations, and states of each level."""
+    return count_by_level(inputs, settings, 1)
 
 
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:

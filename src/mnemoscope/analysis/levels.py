@@ -25,6 +25,7 @@ from mnemoscope.plugin import (
     HeatMap,
     bars_by,
     complete_rows,
+    count_lacking,
     decode_rows,
     draw_rows,
     frame_of,
@@ -95,6 +96,12 @@ def stays(
         what: (int(was.sum()), share_true(is_now[was], None if owners is None else owners[was]))
         for what, (was, is_now) in both.items()
     }
+
+
+def forwards(inputs: AnalysisInputs, settings: Settings) -> int:
+    """Every model continues the rows, the study's own those without a score."""
+    rows = draw_rows(inputs.table, settings.n_sequences, settings.seed)
+    return len(inputs.others) * rows.height + count_lacking(inputs, rows, "memorization_score")
 
 
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:

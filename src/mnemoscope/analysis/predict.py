@@ -33,6 +33,7 @@ from mnemoscope.plugin import (
     Chart,
     add_predictors,
     categories_of,
+    count_perplexed,
     draw_rows,
     draw_within,
     estimate_of,
@@ -176,6 +177,11 @@ class Models(NamedTuple):
     tests: pl.DataFrame | None  # likelihood ratios
     partition: Partition | None  # the optimal one, where it was asked for
     chances: dict[str, _Floats]  # by model, of each test row: the probability of being memorized
+
+
+def forwards(inputs: AnalysisInputs, settings: Settings) -> int:
+    """Perplexities."""
+    return count_perplexed(inputs, settings.n_sequences)
 
 
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:

@@ -228,14 +228,23 @@ def within_labels(
     return estimate_of(whole, [auc(one) for one in drawn], 0.025)
 
 
+def forwards(inputs: AnalysisInputs, settings: Settings) -> int:
+    """Sequences whose label enough of them share, once under each model."""
+    labelled = _labelled(_drawn(inputs, settings), inputs.prefix, settings)
+    return (1 + len(inputs.others)) * labelled.height
+
+
+def _drawn(inputs: AnalysisInputs, settings: Settings) -> pl.DataFrame:
+    known = inputs.table.filter(pl.col("is_memorized").is_not_null())
+    return draw_rows(known, settings.n_sequences, settings.seed)
+
+
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Give PSMI of every layer's states with the label, under the model and any other.
 
     Raises UserError: too few rows share a label, nothing or everything is memorized.
     """
-    classes = _classes(inputs, settings)
-    known = inputs.table.filter(pl.col("is_memorized").is_not_null())
-    rows = draw_rows(known, settings.n_sequences, settings.seed)
+    classes, rows = _classes(inputs, settings), _drawn(inputs, settings)
     named = _labelled(look_up(rows, classes), inputs.prefix, settings)
     frames = [_of_model(inputs, lm, named, name, settings) for name, lm in inputs.models()]
     layers = pl.concat([lines for lines, _ in frames])
