@@ -270,18 +270,25 @@ def _classes(inputs: AnalysisInputs, settings: Settings) -> pl.DataFrame:
 
 def _labelled(rows: pl.DataFrame, prefix: int, settings: Settings) -> pl.DataFrame:
     """Rows with a column `label` that at least `minimum` of them share."""
-    found = rows.with_columns(label=pl.col("tokens").list.get(prefix).cast(pl.String))
-    found = found.filter(pl.len().over("label") >= settings.minimum)
-    if found["label"].n_unique() < 2:
-        raise UserError(
-            f"analyze psmi: fewer than two labels that {settings.minimum} of {rows.height} "
-            "sequences share. Take more sequences, or --set minimum=2."
-        )
-    if found["is_memorized"].n_unique() < 2:
-        raise UserError(
-            f"analyze psmi: of {found.height} sequences all are memorized, or none. Take more."
-        )
-    return found
+    named = rows.with_columns(label=pl.col("tokens").list.get(prefix).cast(pl.String))
+
+    def shared(minimum: int) -> pl.DataFrame:
+        return named.filter(pl.len().over("label") >= minimum)
+
+    def is_enough(found: pl.DataFrame) -> bool:
+        return found["label"].n_unique() > 1 and found["is_memorized"].n_unique() > 1
+
+    found = shared(settings.minimum)
+    if is_enough(found):
+        return found
+    works = next((n for n in range(settings.minimum - 1, 1, -1) if is_enough(shared(n))), None)
+    lacking = (
+        f"fewer than two labels that {settings.minimum} of {rows.height} sequences share"
+        if found["label"].n_unique() < 2
+        else f"of {found.height} sequences all are memorized, or none"
+    )
+    advice = "Take more sequences." if works is None else f"It works with --set minimum={works}."
+    raise UserError(f"analyze psmi: {lacking}. {advice}")
 
 
 def _of_model(
