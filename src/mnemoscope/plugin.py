@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from mnemoscope.analysis.figures import HeatMap as HeatMap
     from mnemoscope.analysis.figures import Series as Series
     from mnemoscope.analysis.figures import bars_by as bars_by
+    from mnemoscope.analysis.figures import counted as counted
+    from mnemoscope.analysis.figures import counted_names as counted_names
     from mnemoscope.analysis.figures import plain as plain
     from mnemoscope.analysis.figures import series_beside as series_beside
     from mnemoscope.analysis.figures import series_by as series_by
@@ -161,7 +163,10 @@ SECTIONS: dict[str, dict[str, str]] = {
         ),
     },
     "Figures": {
-        "analysis.figures": "Chart HeatMap Series bars_by plain series_by series_of series_beside",
+        "analysis.figures": (
+            "Chart HeatMap Series bars_by plain series_by series_of series_beside counted "
+            "counted_names"
+        ),
     },
     "Words": {
         "words": "ranged",

@@ -22,6 +22,7 @@ from mnemoscope.plugin import (
     complete_rows,
     count_lacking,
     count_ngrams,
+    counted_names,
     draw_rows,
     entropy_of,
     frame_of,
@@ -171,7 +172,7 @@ def _figures(differences: pl.DataFrame, curves: pl.DataFrame, prefix: int) -> It
         yield Chart(
             title=f"Boundary difference in {what}, {unit} (95 % interval)",
             form="bars",
-            x_names=tuple(rows["group"]),
+            x_names=counted_names(rows, "group"),
             series=(series_of(words, rows, "difference"),),
         )
 

@@ -31,6 +31,7 @@ from mnemoscope.plugin import (
     Progress,
     Series,
     bars_by,
+    counted,
     draw_continuations,
     draw_rows,
     draw_within,
@@ -486,7 +487,7 @@ def _figures(found: pl.DataFrame, kinds: pl.DataFrame, aucs: pl.DataFrame) -> It
         y_label="under the reference",
         series=tuple(
             Series(
-                name=str(name),
+                name=counted(str(name), part.with_columns(n=pl.len())),
                 x=plain(part["dimension_model"]),
                 y=plain(part["dimension_reference"]),
             )

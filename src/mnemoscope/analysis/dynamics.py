@@ -451,6 +451,8 @@ def _sentence(frames: dict[str, pl.DataFrame], settings: Settings) -> str:
 
 def _charts(frames: dict[str, pl.DataFrame], settings: Settings) -> tuple[Chart, ...]:
     kinds = frames["kinds"].filter(group="all")
+    sizes = frames["tokens"].select("group", "n")
+    positions = frames["positions"].join(sizes, on="group", maintain_order="left")
     return (
         Chart(
             title="M of the special batch while training goes on, per cent (95 % interval)",
@@ -472,7 +474,7 @@ def _charts(frames: dict[str, pl.DataFrame], settings: Settings) -> tuple[Chart,
         ),
         Chart(
             title="Right tokens by position, per cent",
-            series=series_by(frames["positions"], "group", "m", x="position"),
+            series=series_by(positions, "group", "m", x="position"),
             x_label="position of the token",
             percent=True,
         ),

@@ -305,7 +305,7 @@ def _distance_chart(followed: pl.DataFrame, metric: str, levels: list[int], n_st
         x_label="generated token",
         series=(
             *(
-                series_of(f"{level} of {n_steps} right ({rows['n'][0]:,})", rows, "freed", x="step")
+                series_of(f"{level} of {n_steps} right", rows, "freed", x="step")
                 for level, rows in parts.items()
             ),
             *(

@@ -238,7 +238,7 @@ def _survival_chart(lengths: pl.DataFrame) -> Chart:
 
     def shares(places: list[int]) -> pl.DataFrame:
         return frame_of(
-            {"tokens": n, "share": share_true(values[places] >= n, near[places])}
+            {"tokens": n, "n": len(places), "share": share_true(values[places] >= n, near[places])}
             for n in range(1, longest + 1)
         )
 
@@ -246,7 +246,7 @@ def _survival_chart(lengths: pl.DataFrame) -> Chart:
         title="Sequences of which at least so many tokens come out, per cent (95 % interval)",
         x_label="tokens in a row, from the best prompt",
         series=tuple(
-            series_of(f"{name} ({len(places):,})", shares(places), "share", x="tokens")
+            series_of(name, shares(places), "share", x="tokens")
             for name, places in members(lengths["group"]).items()
         ),
         percent=True,

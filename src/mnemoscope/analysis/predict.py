@@ -34,6 +34,7 @@ from mnemoscope.plugin import (
     add_predictors,
     categories_of,
     count_perplexed,
+    counted_names,
     draw_rows,
     draw_within,
     estimate_of,
@@ -629,12 +630,13 @@ def _sentence(scores: pl.DataFrame) -> str:
 
 def _figures(scores: pl.DataFrame, weights: pl.DataFrame) -> Iterator[Chart]:
     models = scores["model"].unique(maintain_order=True).to_list()
-    categories = scores["category"].unique(maintain_order=True).to_list()
     shifts = {model: 0.16 * (i - (len(models) - 1) / 2) for i, model in enumerate(models)}
     figures, by_category = scores.filter(category="all"), scores.filter(figure="f1")
+    categories = scores["category"].unique(maintain_order=True)
+    counts = zip(categories, counted_names(by_category, "category"), strict=True)
     for title, rows, column, names in (
         ("Figures of each model on the sequences put aside", figures, "figure", FIGURES),
-        ("F1 within each category", by_category, "category", {one: one for one in categories}),
+        ("F1 within each category", by_category, "category", dict(counts)),
     ):
         yield Chart(
             title=f"{title}, per cent (95 % interval)",

@@ -322,8 +322,11 @@ def _figures(
         percent=True,
         series=tuple(
             series_of(
-                f"{name} ({len(places):,})",
-                frame_of({"share": one} for one in resampled_means(values[places], near[places])),
+                name,
+                frame_of(
+                    {"n": len(places), "share": one}
+                    for one in resampled_means(values[places], near[places])
+                ),
                 "share",
             )
             for name, places in groups.items()
