@@ -163,7 +163,7 @@ ENTRIES: tuple[Entry, ...] = (
         needs=("scores", "features", "perplexities"),
         uses=("duplicates", "corpus"),
         cost=_PERPLEXITIES,
-        version=2,
+        version=3,
         source="Prashanth et al.: Recite, Reconstruct, Recollect, arXiv 2406.17746",
     ),
     Entry(
