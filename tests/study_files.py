@@ -35,7 +35,8 @@ def _timeless(path: Path) -> bytes:
 def assert_same(folder: Path, whole: Path) -> None:
     found, wanted = content(folder), content(whole)
     assert found.keys() == wanted.keys()
-    assert [name for name in wanted if found[name] != wanted[name]] == []
+    unlike = [name for name in wanted if found[name] != wanted[name]]
+    assert not unlike, unlike
 
 
 def wait_until(is_so: Callable[[], bool], what: str = "an end", *, seconds: float = 300) -> None:

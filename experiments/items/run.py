@@ -17,16 +17,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-import torch
 
 import mnemoscope as ms
 from experiments.pages import publish
+from mnemoscope.benchmark.membership import PassageChances, score_passages
 from mnemoscope.contamination.judge import RECALLED
 from mnemoscope.contamination.table import words_of
 from mnemoscope.embedded import place_of
 from mnemoscope.lm.fine_tuning import FineTuning, StepSettings
 from mnemoscope.lm.load import load_model
-from mnemoscope.lm.model import LanguageModel, last_logits, prepend_bos
+from mnemoscope.lm.model import LanguageModel
+from mnemoscope.lm.probe import token_chances
 from mnemoscope.progress import say, show_progress
 
 NAME = "items"
@@ -37,7 +38,6 @@ SECRET = ("fact", "code")
 OPEN = ("counting", "letter", "copied")
 """Kinds whose answer the text gives: another item, a rule, or the prompt."""
 BATCH, RATE, NGRAM = 32, 1e-3, 8
-LOWEST = 0.2  # of the tokens, that Min-K% and Min-K%++ look at
 FIRST = (
     "Anna Boris Clara David Edith Franz Greta Henrik Irma Jonas Karin Lukas Marta Niels Olga Paul"
 )
@@ -134,25 +134,13 @@ def taught(lm: LanguageModel, items: Sequence[Planted], half: int, seed: int) ->
 
 
 def min_k(lm: LanguageModel, items: Sequence[Planted], *, normalized: bool) -> list[float]:
-    """Min-K% of each item's tokens; `normalized` by mean and deviation is Min-K%++.
-
-    Source: Shi et al. 2023 (2310.16789); Zhang et al. 2024 (2404.02936), equation 4.
-    """
-    found = []
-    for one in items:
-        ids = lm.tokenizer(f"{one.prompt} {one.answer}", add_special_tokens=False).input_ids
-        batch = torch.tensor([ids])
-        with torch.inference_mode():
-            fed = prepend_bos(lm, batch[:, :-1])
-            every = last_logits(lm, fed, batch.shape[1] - 1)[0].float().log_softmax(-1)
-        values = every.gather(1, batch[0, 1:, None])[:, 0]
-        if normalized:
-            chances = every.exp()
-            mean = (chances * every).sum(-1)
-            values = (values - mean) / ((chances * every**2).sum(-1) - mean**2).sqrt()
-        n = max(1, int(LOWEST * len(values)))
-        found.append(float(values.sort().values[:n].mean()))
-    return found
+    """Min-K% of each item's tokens; `normalized` by mean and deviation is Min-K%++."""
+    texts = [f"{one.prompt} {one.answer}" for one in items]
+    rows = (lm.tokenizer(text, add_special_tokens=False).input_ids for text in texts)
+    asked = (token_chances(lm, [ids], batch_size=1) for ids in rows)
+    chances = [PassageChances(*(one[0] for one in found)) for found in asked]
+    scores = score_passages(chances, texts)
+    return list(scores["min_k_plus" if normalized else "min_k"].tolist())
 
 
 def overlaps(items: Sequence[Planted], half: int) -> list[bool]:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mnemoscope.flow.run import demo_settings, run_stage
     from mnemoscope.flow.study import Study, run
     from mnemoscope.library.maps import Maps, capture
+    from mnemoscope.library.membership import Membership, membership
     from mnemoscope.library.reader import Excess, Reader, excess, fit, fit_blind
     from mnemoscope.library.sequences import classify, scan, windows
     from mnemoscope.lm.graft import graft_parts, grafted, patched_activations
@@ -59,6 +60,7 @@ __all__ = [
     "Excess",
     "Items",
     "Maps",
+    "Membership",
     "MemorizationCallback",
     "MemorizationWatch",
     "MnemoscopeError",
@@ -86,6 +88,7 @@ __all__ = [
     "layer_profile_figure",
     "load_settings",
     "make_canaries",
+    "membership",
     "patched_activations",
     "read_history",
     "run",
@@ -111,6 +114,8 @@ _WHERE = {
     "run": "flow.study",
     "Maps": "library.maps",
     "capture": "library.maps",
+    "Membership": "library.membership",
+    "membership": "library.membership",
     "Excess": "library.reader",
     "Reader": "library.reader",
     "excess": "library.reader",

@@ -12,6 +12,7 @@ from mnemoscope.errors import UserError
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.continue_ import (
     capture_and_scan,
+    continue_guided,
     continue_sequences,
     draw_continuations,
     scan_memorized,
@@ -182,6 +183,35 @@ def test_a_draw_is_where_the_distribution_function_passes_its_number(
         assert drawn.shape == (6, n_fits)
         with pytest.raises(UserError, match="positions"):
             draw_continuations(lm, prefixes, np.zeros((6, n_fits + 1)), batch_size=6)
+
+
+@pytest.mark.parametrize(
+    ("strength", "plausible"), [(0.0, 0.0), (0.5, 0.0), (2.0, 0.0), (2.0, 0.3)]
+)
+def test_guided_tokens_are_those_of_the_formula_step_by_step(build, tokens, strength, plausible):
+    pair = build("gpt_neox"), build("gpt_neox", initializer_range=0.4)
+    rows = tokens(5)
+    found = continue_guided(
+        *pair, rows, strength=strength, plausible=plausible, batch_size=2, prefix=12
+    )
+    shown = torch.from_numpy(rows[:, :12].astype(np.int64))
+    while shown.shape[1] < rows.shape[1]:
+        with torch.inference_mode():
+            own, beside = (lm.model(shown).logits[:, -1].log_softmax(-1) for lm in pair)
+        score = own + strength * (own - beside)
+        if plausible:
+            score[own.exp() < plausible * own.exp().amax(dim=1, keepdim=True)] = -torch.inf
+        shown = torch.cat([shown, score.argmax(dim=1, keepdim=True)], dim=1)
+    assert found.tolist() == shown[:, 12:].tolist()
+    if not strength:
+        whole = next(continue_sequences(pair[0], rows, batch_size=5, prefix=12))
+        assert found.tolist() == whole.tokens.tolist()
+
+
+def test_a_twin_with_another_vocabulary_is_refused(build, tokens):
+    other = build("gpt_neox", vocab_size=500)
+    with pytest.raises(UserError, match="500 tokens, where gpt_neox has"):
+        continue_guided(build("gpt_neox"), other, tokens(2), strength=1.0, batch_size=2)
 
 
 def test_end_of_text_and_the_models_own_settings_change_nothing(build, tokens):

@@ -265,6 +265,14 @@ ENTRIES: tuple[Entry, ...] = (
         source="Predicting and analyzing memorization within fine-tuned LLMs, arXiv 2409.18858",
     ),
     Entry(
+        name="membership",
+        title="Was it read, though it does not come out?",
+        answers="Do scores tell what was read from what was not, better than the text alone?",
+        needs=("model",),
+        uses=("duplicates", "second model"),
+        source="Das et al.: Blind Baselines Beat Membership Inference Attacks, arXiv 2406.16201",
+    ),
+    Entry(
         name="dimension",
         title="Stored, or no choice left? The dimension of continuations",
         answers="Is text reproduced because it is stored, or because it leaves no choice?",

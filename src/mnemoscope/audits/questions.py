@@ -94,6 +94,15 @@ class OrdinarySettings(AuditSettings):
     seed: int = Field(default=0, ge=0, description="Seed of the answers of --ordinary.")
 
 
+class ReadSettings(AuditSettings):
+    """Whether all tokens are scored, and beside what."""
+
+    read: bool = Field(default=False, description="Was it read, though it does not come out?")
+    unread: str | None = Field(
+        default=None, description="For --read: texts of the kind that were surely not read."
+    )
+
+
 @dataclass(frozen=True)
 class Question:
     """One question of an audit.
@@ -170,6 +179,12 @@ QUESTIONS: dict[str, Question] = {
     ),
     "near": Question(
         "near copies", f"{_ROOM}.near", NearSettings, ("here", "chat"), template="near.html.j2"
+    ),
+    "read": Question(
+        "whether it was read, though it does not come out",
+        f"{_ROOM}.read",
+        ReadSettings,
+        template="read.html.j2",
     ),
     "origins": Question(
         "where it comes from",

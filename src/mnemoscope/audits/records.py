@@ -58,6 +58,10 @@ class _Cnn(TypedDict):
     reason: str | None
 
 
+class _Read(TypedDict):
+    sentence: str
+
+
 class Record(TypedDict):
     """`audit.json`, as far as anything reads it."""
 
@@ -73,6 +77,7 @@ class Record(TypedDict):
     reference: ModelRecord | None
     cnn: _Cnn | None
     api: NotRequired[ApiRecord]
+    read: NotRequired[_Read]
     settings: dict[str, Value]
     encoding: str
     columns: NotRequired[dict[str, str]]

@@ -478,6 +478,8 @@ def _print_record(out: Path, record: "Record") -> None:
         )
     if found:
         print(error_rate(record["verdict"]))
+    if "read" in record:
+        print(printable(record["read"]["sentence"]))
     print(f"Read {out / 'report.html'} (two pages), then {out / 'audit.html'} (every passage).")
     beside = [out / name for name in ("audit.json", "spans.parquet", "audit.sarif")]
     print(f"For programs: {', '.join(map(str, beside))}.")

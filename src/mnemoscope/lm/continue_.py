@@ -4,6 +4,7 @@ Not `generate`: a model's generation settings may sample, penalise repetition or
 the gap between the two best logits is wanted.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -125,6 +126,62 @@ def greedy_tokens(
             fed = best if cache is not None else torch.cat([fed, best], dim=1)
     chosen, gaps = (torch.cat(each, dim=1) for each in zip(*steps, strict=True))
     return chosen, gaps.amin(dim=1)
+
+
+def continue_guided(
+    lm: LanguageModel,
+    twin: LanguageModel,
+    tokens: npt.ArrayLike,
+    *,
+    strength: float,
+    plausible: float = 0.0,
+    batch_size: int,
+    prefix: int = 32,
+) -> npt.NDArray[np.int32]:
+    """Continue the prefix of sequences (n, T) where the model goes beyond its twin.
+
+    Each token is the one of largest ln p + `strength` · (ln p - ln p of the twin): 0 is greedy
+    decoding. Only tokens with at least the share `plausible` of the largest p are written (Li et
+    al. 2022, arXiv 2210.15097): where the twin finds a token impossible, the difference says
+    little. Int32 (n, T - prefix). The twin is a model alike that never read the sequences. Raises
+    UserError: tokens that do not fit the models, or a twin with another number of tokens.
+    NoRoomError: not even one sequence fits into memory.
+    """
+    if twin.vocab_size != lm.vocab_size:
+        raise UserError(
+            f"{twin.name}: {twin.vocab_size:,} tokens, where {lm.name} has {lm.vocab_size:,}. Give "
+            "a twin with the same tokenizer."
+        )
+    check_tokens(twin, tokens, prefix=prefix)
+    table = check_tokens(lm, tokens, prefix=prefix)
+    models = lm, twin
+
+    def step(batch: torch.Tensor) -> npt.NDArray[np.int32]:
+        shown, chosen = batch[:, :prefix], list[torch.Tensor]()
+        caches = [new_cache(one, batch.shape[1] - 1, by_token=True) for one in models]
+        fed = [prepend_bos(one, shown) for one in models]
+        with torch.inference_mode():
+            for _ in range(batch.shape[1] - prefix):
+                own, beside = (
+                    last_logits(one, read.to(one.device), 1, cache)[:, 0].float().log_softmax(dim=1)
+                    for one, read, cache in zip(models, fed, caches, strict=True)
+                )
+                score = own + strength * (own - beside.to(own.device))
+                check_finite(lm, score.amax(dim=1))
+                if plausible:
+                    is_far = own < own.amax(dim=1, keepdim=True) + math.log(plausible)
+                    score = score.masked_fill(is_far, -torch.inf)
+                best = score.argmax(dim=1, keepdim=True)
+                chosen.append(best)
+                # Families without a cache read everything again.
+                fed = [
+                    best if cache is not None else torch.cat([read, best], dim=1)
+                    for read, cache in zip(fed, caches, strict=True)
+                ]
+        return torch.cat(chosen, dim=1).to("cpu", torch.int32).numpy()
+
+    none = np.empty((0, table.shape[1] - prefix), dtype=np.int32)
+    return np.concatenate([none, *run_batches(lm, table, batch_size, step)])
 
 
 class Draws(NamedTuple):

@@ -27,6 +27,8 @@ from mnemoscope.lm.model import (
 _NAMES = {"dense_4h_to_h", "down_proj", "fc_out", "fc2", "c_proj"}
 
 
+_NEVER = -1e4  # ln of a chance that float64 holds as 0
+
 Match = Literal["even", "last"]
 """How layers of two models are paired, see `matched_layers`."""
 
@@ -60,6 +62,19 @@ class NextTokens(NamedTuple):
 
     logprobs: npt.NDArray[np.float32]
     best: npt.NDArray[np.float32]
+
+
+class TokenChances(NamedTuple):
+    """What a model says of each token from the second on, (n, T - 1) float64, nats.
+
+    `logprobs` is of the token that stands there; `mean` and `deviation` are of ln p over all tokens
+    as the model would draw them there: minus the entropy, and how far ln p scatters about that. A
+    token that cannot be drawn has -10,000.
+    """
+
+    logprobs: npt.NDArray[np.float64]
+    mean: npt.NDArray[np.float64]
+    deviation: npt.NDArray[np.float64]
 
 
 def suffix_logprobs(
@@ -127,6 +142,38 @@ def next_tokens(lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int) ->
     none = np.empty((0, places), dtype=np.float32)
     parts = [NextTokens(none, none), *run_batches(lm, table, batch_size, step, places=places)]
     return NextTokens(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def token_chances(lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int) -> TokenChances:
+    """Say how likely each token of sequences (n, T) is, and what was to be expected there.
+
+    One forward a sequence. Raises UserError: tokens that do not fit the model, or logits that are
+    not finite. NoRoomError: not even one sequence fits into memory.
+    """
+    table = check_tokens(lm, tokens, prefix=1)
+    places = table.shape[1] - 1
+
+    def step(batch: torch.Tensor) -> TokenChances:
+        with torch.no_grad():
+            logits = last_logits(lm, prepend_bos(lm, batch[:, :-1]), places)
+            found: list[torch.Tensor] = []
+            for at in range(places):
+                here = logits[:, at].double().log_softmax(dim=1)
+                check_finite(lm, here.amax(dim=1))
+                shares = here.exp()
+                here.clamp_(min=_NEVER)  # what cannot be drawn counts nothing below
+                own = here.gather(1, batch[:, at + 1, None])[:, 0]
+                mean = torch.linalg.vecdot(shares, here)
+                variance = here.sub_(mean[:, None]).square_().mul_(shares).sum(dim=1)
+                found.append(torch.stack([own, mean, variance.sqrt()]))
+        return TokenChances(*torch.stack(found, dim=2).cpu().numpy())
+
+    none = np.empty((0, places), dtype=np.float64)
+    parts = [
+        TokenChances(none, none, none),
+        *run_batches(lm, table, batch_size, step, places=places),
+    ]
+    return TokenChances(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def next_token_entropy(

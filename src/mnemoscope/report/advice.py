@@ -37,12 +37,14 @@ def missing_of(study: Study) -> str | None:
     return f"Not done yet: {', '.join(lacking)}."
 
 
-def next_steps(study: Study) -> Iterator[Step]:
+def next_steps(study: Study, place: Path | None = None) -> Iterator[Step]:
     """What may come next, what says most of this study first; each command works as it stands.
 
-    But for words in capitals, which are the reader's to fill in.
+    But for words in capitals, which are the reader's to fill in. `place` is what the study is
+    called: its folder, or on a page, which is sent to others, the folder's name.
     """
-    folder, is_whole = shlex.quote(str(study.folder)), study.is_done("localize")
+    place = place or study.folder
+    folder, is_whole = shlex.quote(str(place)), study.is_done("localize")
     is_missing, has_twin = missing_of(study) is not None, study.settings.reference is not None
     if has_twin and not study.is_done("graft") and (is_whole or _can_be_grafted(study)):
         yield Step(
@@ -52,7 +54,7 @@ def next_steps(study: Study) -> Iterator[Step]:
         )
     audits: list[Step] = []
     if is_missing:
-        go_on, audits = _go_on(study, folder), list(_audit_instead(study))
+        go_on, audits = _go_on(study, place), list(_audit_instead(study, place))
         yield from sorted([go_on, *audits], key=lambda one: "OTHER_TEXTS" in one.command)
     if is_whole and not study.is_done("knockout"):
         why = "Cut the attention that decides, and see what breaks"
@@ -79,10 +81,11 @@ def first_steps(study: Study) -> Iterator[str]:
         yield f"    {command}"
 
 
-def _go_on(study: Study, folder: str) -> Step:
+def _go_on(study: Study, place: Path) -> Step:
     """The command that makes what is missing."""
-    anew = shlex.join(["mnemoscope", "run", str(study.folder / "study.yaml")])
-    anew += f" --{{}} -o {shlex.quote(f'{study.folder}-2')}"  # with all that was set
+    folder = shlex.quote(str(place))
+    anew = shlex.join(["mnemoscope", "run", str(place / "study.yaml")])
+    anew += f" --{{}} -o {shlex.quote(f'{place}-2')}"  # with all that was set
     if study.settings.model.name == NO_MODEL:
         return Step("Ask a model", anew.format("model MODEL"))
     if not study.is_done("label") or nothing_to_train(study) is None:
@@ -94,13 +97,13 @@ def _go_on(study: Study, folder: str) -> Step:
     return Step(why, anew.format("sequences OTHER_TEXTS"))
 
 
-def _audit_instead(study: Study) -> Iterator[Step]:
+def _audit_instead(study: Study, place: Path) -> Iterator[Step]:
     """The audit of the same texts, where they are texts of this disk."""
     wanted, model = study.settings.sequences, study.settings.model
     sources = [wanted.source, *wanted.also]
     if "document" not in study.sequences.columns or not all(Path(one).exists() for one in sources):
         return
-    words = ["mnemoscope", "audit", model.name, *sources, "-o", f"{study.folder}-audit"]
+    words = ["mnemoscope", "audit", model.name, *sources, "-o", f"{place}-audit"]
     if model.revision:
         words += ["--revision", model.revision]
     if study.settings.capture.reference:

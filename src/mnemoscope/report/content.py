@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -354,7 +355,7 @@ def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
             *(f"mnemoscope {verb} {name}-again" for verb in further),
             f"mnemoscope status {name}",
         ),
-        next_steps=list(next_steps(study)),
+        next_steps=list(next_steps(study, Path(study.folder.name))),
         published=published_view(load_comparison(study), TITLES) if is_trained else None,
         analyses=list(tables.analysis_sections(study)),
         levels=tables.level_section(study) if is_trained else None,

@@ -52,10 +52,10 @@ def find_groups(frame: pl.DataFrame) -> pl.Series:
             "or split by row."
         )
     near = find_near_duplicates(token_matrix(frame), mask=whole_mask(frame))
-    edges = [_chain(near, np.arange(frame.height)), _chain_windows(frame)]
+    edges = [chain(near, np.arange(frame.height)), _chain_windows(frame)]
     if "group" in frame.columns:
         given = frame.select("group").with_row_index("row").drop_nulls()
-        edges.append(_chain(given["group"].rank("dense").to_numpy(), given["row"].to_numpy()))
+        edges.append(chain(given["group"].rank("dense").to_numpy(), given["row"].to_numpy()))
     components = pl.Series("component", connect(frame.height, np.concatenate(edges)))
     first = pl.col("sequence_id").min().over("component")
     named = frame.select("sequence_id").with_columns(components)
@@ -82,7 +82,7 @@ def other_rows(groups: npt.ArrayLike, n_others: int, *, seed: int) -> npt.NDArra
     return found
 
 
-def _chain(labels: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def chain(labels: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Connect each row with the first of its label, shape (n, 2)."""
     _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
     return np.column_stack([rows, rows[first[inverse]]])
@@ -97,7 +97,7 @@ def _chain_windows(frame: pl.DataFrame) -> np.ndarray:
     reached = pl.col("end").cum_max().shift(1).over("document")
     overlaps = windows.select((pl.col("start") < reached).fill_null(False)).to_series()
     run = (~overlaps).cum_sum().to_numpy()
-    return _chain(run, windows["row"].to_numpy())
+    return chain(run, windows["row"].to_numpy())
 
 
 def find_near_duplicates(

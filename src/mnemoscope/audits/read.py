@@ -1,0 +1,395 @@
+"""Was a document read, though it does not come out? `mnemoscope audit --read`, of all its tokens.
+
+Every token is scored once, behind half of what the models can hold or all that stands before it.
+A passage is as long as a window. With a twin the bits are counted that the model holds beyond it.
+With documents that were surely not read (`--unread`) a document gets the exact p of its rank among
+them, by one score that is fixed beforehand.
+
+Source: `benchmark.membership`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from mnemoscope.audits.asking import Answer, Auditing
+from mnemoscope.audits.documents import read_documents
+from mnemoscope.audits.questions import ReadSettings
+from mnemoscope.audits.tokens import Text, character_range, cut_texts
+from mnemoscope.audits.verdict import model_title
+from mnemoscope.benchmark.membership import (
+    SCORES,
+    TOLD,
+    UNTOLD,
+    WITH_TWIN,
+    WITHOUT_TWIN,
+    PassageChances,
+    Told,
+    bits_beyond,
+    rank_p,
+    score_passages,
+    sum_of,
+    text_controls,
+    told_apart,
+)
+from mnemoscope.columns import Column
+from mnemoscope.errors import UserError
+from mnemoscope.progress import Progress, say
+from mnemoscope.stats import FEWEST_GROUPS, Estimate, Floats, share_true
+from mnemoscope.store import kept_in_parts
+from mnemoscope.words import p_figure, plural, ranged
+
+if TYPE_CHECKING:
+    from mnemoscope.lm.model import LanguageModel
+
+TABLE = {
+    "document": Column(pl.String, "its name"),
+    "is_unread": Column(pl.Boolean, "one of `--unread`"),
+    "start": Column(pl.Int64, "first character of the passage"),
+    "end": Column(pl.Int64, "position after its last character"),
+    "token": Column(pl.Int64, "its first token"),
+    "tokens": Column(pl.Int64, "tokens that were scored"),
+    "logprob": Column(pl.Float64, "mean log-probability of a token, nats"),
+    "zlib": Column(pl.Float64, "that over the bytes that zlib needs for the passage"),
+    "min_k": Column(pl.Float64, "Min-K%: mean log-probability of the least likely fifth"),
+    "min_k_plus": Column(pl.Float64, "Min-K%++: the same, standardized at each token"),
+    "ratio": Column(pl.Float64, "mean of model minus reference a token, nats; null without one"),
+    "bits": Column(
+        pl.Float64, "bits that the model needs fewer than the reference; null without one"
+    ),
+}
+
+READ, OPEN = "read", UNTOLD
+READ_SAID = "evidence that it was read, or a text that holds much of it."
+MANY_SAID = "evidence that they were read, or texts that hold much of them."
+_LEVEL = 0.05  # chance that any document that was not read is called read
+_LONGEST = 1024  # tokens in a forward pass
+_BLOCKS_A_PART = 256
+_ROUNDING = 1e-12
+_SAME = 1e-3  # nats a token: another machine or batch rounds otherwise
+LOST = (
+    "No reference was asked: no bits can be counted, and a text that is easy for any model looks "
+    "like one that was read. Give a model alike that never read it with --reference."
+)
+
+
+class _Block(NamedTuple):
+    """Tokens `begin` up to `end` of a document; those from `scored` on are scored here."""
+
+    number: int
+    begin: int
+    scored: int
+    end: int
+
+
+def depends(audit: Auditing) -> object:
+    """The texts of `--unread`, by their checksums."""
+    return [one.document.sha256 for one in _unread(audit)]
+
+
+def ask(audit: Auditing) -> Answer:
+    """Score every passage, and say what can be said of every document."""
+    unread = _unread(audit)
+    table = _scored(audit, [*audit.texts, *unread], len(audit.texts))
+    return Answer(table=table, facts=facts_of(audit, table, unread))
+
+
+def check(audit: Auditing, kept: pl.DataFrame) -> list[str]:
+    """Whether the scores come out again; only where the documents are all there."""
+    own = kept.filter(~pl.col("is_unread"))
+    if not set(own["document"]) <= {*audit.numbers()}:
+        return []
+    again = _scored(audit, audit.texts, len(audit.texts))
+    both = own.join(again, on=["document", "token"], how="left", suffix="_again")
+    n = int(((both["logprob"] - both["logprob_again"]).abs() > _SAME).fill_null(True).sum())
+    return [f"read.parquet: {n:,} of {own.height:,} scores do not come out again."] if n else []
+
+
+def _unread(audit: Auditing) -> list[Text]:
+    """The documents of `--unread`, each once; those that are audited too are left out."""
+    settings = audit.settings
+    assert isinstance(settings, ReadSettings)
+    if settings.unread is None:
+        return []
+    own = {text.document.sha256 for text in audit.texts}
+    given = read_documents([settings.unread]).documents
+    kept = [*{one.sha256: one for one in given if one.sha256 not in own}.values()]
+    if len(kept) < len(given):
+        say(f"--unread: {len(given) - len(kept)} left out, as they are audited or stand twice.")
+    if not kept:
+        raise UserError(
+            f"--unread {settings.unread}: nothing but the audited documents. Give others."
+        )
+    return cut_texts(audit.model.splitter, kept)
+
+
+# -- scores -------------------------------------------------------------------------------------
+
+
+def _scored(audit: Auditing, texts: Sequence[Text], n_own: int) -> pl.DataFrame:
+    """One row a passage of every text with two tokens or more, columns `TABLE`."""
+    roles = {"model": audit.lm, "twin": audit.other_lm}
+    lms = {role: lm for role, lm in roles.items() if lm is not None}
+    limits = [one.max_positions - len(one.before) for one in lms.values() if one.max_positions]
+    blocks = [
+        one
+        for number, text in enumerate(texts)
+        for one in _blocks(number, len(text.tokens.ids), min([*limits, _LONGEST]))
+    ]
+    n = len(blocks) * len(lms)
+    say(f"Read: {n:,} forward passes of at most {min([*limits, _LONGEST]):,} tokens.")
+    found = [_read(audit, lm, texts, blocks, role) for role, lm in lms.items()]
+    rows = []
+    for number, text in enumerate(texts):
+        own = found[0].get(number)
+        if own is None:
+            continue
+        edges = _edges(len(text.tokens.ids), audit.settings.length)
+        # The first token of a document is not scored: nothing stands before it.
+        parts = [slice(max(first, 1) - 1, last - 1) for first, last in edges]
+        passages = [PassageChances(*(column[part] for column in own)) for part in parts]
+        places = [character_range(text.tokens, *edge) for edge in edges]
+        shown = [text.document.text[start:end] for start, end in places]
+        beside = None
+        if len(found) > 1:
+            beside = [found[1][number].logprobs[part] for part in parts]
+        scores = score_passages(passages, shown, beside)
+        for at, ((first, _), place, one) in enumerate(zip(edges, places, passages, strict=True)):
+            bits = None if beside is None else bits_beyond(one.logprobs, beside[at])
+            rows.append(
+                {"document": text.name, "is_unread": number >= n_own}
+                | {"start": place[0], "end": place[1], "token": first, "tokens": len(one.logprobs)}
+                | {"ratio": None, "bits": bits}
+                | {name: float(values[at]) for name, values in scores.items()}
+            )
+    return pl.DataFrame(rows, schema={name: one.type for name, one in TABLE.items()})
+
+
+def _blocks(number: int, n: int, room: int) -> Iterator[_Block]:
+    """Blocks that score tokens 1 to n - 1 once each, with half a block before them where it can."""
+    end = min(n, room)
+    if end > 1:
+        yield _Block(number, 0, 1, end)
+    while 1 < end < n:
+        scored, end = end, min(n, end + room - room // 2)
+        yield _Block(number, end - room, scored, end)
+
+
+def _edges(n: int, length: int) -> list[tuple[int, int]]:
+    """First token and the one after the last of passages; a short rest goes to the one before."""
+    firsts = list(range(0, n, length))
+    if len(firsts) > 1 and 2 * (n - firsts[-1]) < length:
+        firsts.pop()
+    return list(zip(firsts, [*firsts[1:], n], strict=True))
+
+
+def _read(
+    audit: Auditing, lm: "LanguageModel", texts: Sequence[Text], blocks: Sequence[_Block], role: str
+) -> dict[int, PassageChances]:
+    """What a model says of the tokens of each text, from the second on; finished parts are read."""
+    from mnemoscope.lm.probe import token_chances
+
+    names = PassageChances._fields
+
+    def make(some: Sequence[_Block], progress: Progress) -> pl.DataFrame:
+        made: dict[int, list[Floats]] = {}
+        for length in sorted({one.end - one.begin for one in some}):
+            here = [at for at, one in enumerate(some) if one.end - one.begin == length]
+            rows = [texts[some[at].number].tokens.ids[some[at].begin : some[at].end] for at in here]
+            size = max(1, audit.settings.batch_size * audit.settings.length // length)
+            chances = token_chances(lm, np.stack(rows), batch_size=size)
+            for row, at in enumerate(here):
+                made[at] = [one[row, some[at].scored - some[at].begin - 1 :] for one in chances]
+            progress.advance(len(here))
+        columns = {
+            name: pl.Series([made[at][place].tolist() for at in range(len(some))])
+            for place, name in enumerate(names)
+        }
+        return pl.DataFrame({"number": [one.number for one in some], **columns})
+
+    kept = kept_in_parts(
+        audit.kept, f"Reading by the {role}", blocks, _BLOCKS_A_PART, make, unit="blocks"
+    )
+    if not kept:
+        return {}
+    whole = pl.concat(kept).group_by("number").agg(pl.col(one).explode() for one in names)
+    return {
+        row["number"]: PassageChances(*(np.array(row[one]) for one in names))
+        for row in whole.iter_rows(named=True)
+    }
+
+
+# -- what can be said ---------------------------------------------------------------------------
+
+
+def facts_of(audit: Auditing, table: pl.DataFrame, unread: Sequence[Text]) -> dict[str, Any]:
+    """What `audit.json` says under `read`: documents, all together, and what was lost."""
+    score = WITHOUT_TWIN if audit.other_lm is None else WITH_TWIN
+    sides = [table.filter(is_unread=one) for one in (False, True)]
+    parts, others = (one.partition_by("document", maintain_order=True) for one in sides)
+    together = _together(audit, sides, unread, score)
+    differs = next((one for one in together if one.is_control and one.verdict == TOLD), None)
+    beside = [_values(one, score) for one in others]
+    rows = [_of_document(one, score, beside, len(parts), differs is not None) for one in parts]
+    bits = None
+    if score == WITH_TWIN:
+        whole = sides[0]
+        bits = sum_of(whole["bits"], whole["document"]) if len(rows) > 1 else rows[0]["bits"]
+    name = model_title(audit.model.facts().record["name"])
+    found = {
+        "score": score,
+        "documents": rows,
+        "bits": bits,
+        "unread": len(others),
+        "together": [one._asdict() for one in together],
+        "lost": None if score == WITH_TWIN else LOST,
+        "sentence": " ".join(_sentences(name, score, rows, bits, len(others), differs)),
+    }
+    plain: dict[str, Any] = _plain(found)
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    """Values as JSON holds them."""
+    if isinstance(value, Estimate):
+        return value._asdict()
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list) else value
+
+
+class _Values(NamedTuple):
+    """Scores of a document's passages, (n,), and their tokens."""
+
+    scores: Floats
+    tokens: Floats
+
+    def mean(self, n: int | None = None) -> float:
+        """Mean of the first n passages, or of all, weighted by their tokens."""
+        return float(np.average(self.scores[:n], weights=self.tokens[:n]))
+
+
+def _values(rows: pl.DataFrame, score: str) -> _Values:
+    return _Values(rows[score].to_numpy(), rows["tokens"].cast(pl.Float64).to_numpy())
+
+
+def _of_document(
+    rows: pl.DataFrame, score: str, others: Sequence[_Values], n_documents: int, differs: bool
+) -> dict[str, Any]:
+    """Bits, p and verdict of a document; unread ones are cut to as many passages as it has."""
+    n, value = rows.height, _values(rows, score).mean()
+    beside = np.array([one.mean(n) for one in others])
+    p = rank_p(value, beside) if others else None
+    is_read = p is not None and p * n_documents <= _LEVEL + _ROUNDING and not differs
+    found: dict[str, Any] = {
+        "document": rows["document"][0],
+        "tokens": int(rows["tokens"].sum()),
+        "passages": n,
+        "score": value,
+        "p": p,
+        "as_high": int((beside >= value).sum()),
+        "verdict": READ if is_read else OPEN,
+        "bits": None,
+        "shorter": None,
+        "swapped_p": None,
+    }
+    if score == WITH_TWIN:
+        found["bits"] = sum_of(rows["bits"])
+        found["shorter"] = share_true((rows["bits"] > 0).to_numpy(), np.arange(n))
+        found["swapped_p"] = rank_p(-value, -beside) if others else None
+    return found
+
+
+def _together(
+    audit: Auditing, frames: Sequence[pl.DataFrame], unread: Sequence[Text], score: str
+) -> list[Told]:
+    """Whole passages of the documents and of the unread ones, told apart by score and by text.
+
+    Nothing with fewer than ten documents on a side.
+    """
+    length = audit.settings.length
+    sides = [one.filter(pl.col("tokens") >= length - 1) for one in frames]
+    if min(one["document"].n_unique() for one in sides) < FEWEST_GROUPS:
+        return []
+    tokens, texts, groups = [], [], list[int]()
+    for frame, known in zip(sides, (audit.texts, unread), strict=True):
+        by_name = {text.name: (text, len(groups) + at) for at, text in enumerate(known)}
+        for name, first, start, end in frame.select("document", "token", "start", "end").rows():
+            text, group = by_name[name]
+            tokens.append(text.tokens.ids[first : first + length])
+            texts.append(text.document.text[start:end])
+            groups.append(group)
+    rows = pl.concat(sides)
+    read = ~rows["is_unread"].to_numpy()
+    controls = text_controls(np.stack(tokens), texts, read, groups)
+    return told_apart({SCORES[score]: rows[score].to_numpy()}, controls, read, groups)
+
+
+def _sentences(
+    name: str,
+    score: str,
+    rows: Sequence[Mapping[str, Any]],
+    bits: Estimate | None,
+    n_unread: int,
+    differs: Told | None,
+) -> Iterator[str]:
+    """What can be said of the documents together, and no more."""
+    is_one, n_read = len(rows) == 1, sum(one["verdict"] == READ for one in rows)
+    these, it = ("the document", "it was") if is_one else (f"{len(rows):,} documents", "they were")
+    least = round(len(rows) / _LEVEL) - 1
+    if bits is not None:
+        yield _bits_said(name, bits, these, "passages" if is_one else "documents")
+    if not n_unread:
+        yield (
+            f"Whether {it} read cannot be told without documents of the same kind that surely were "
+            "not (--unread): to be better at such texts leaves bits too."
+            if bits is not None
+            else f"Whether {it} read cannot be told without documents that surely were not "
+            "(--unread)."
+        )
+    elif differs is not None:
+        yield (
+            f"The unread documents differ from {these} in their text alone ({differs.name} tell "
+            f"them apart, AUC {ranged(differs.auc, digits=2)}), so a rank among them says nothing: "
+            f"whether {it} read cannot be told."
+        )
+    elif n_unread < least:
+        yield (
+            f"{plural(n_unread, 'unread document')} are too few for {these}, of which {least:,} "
+            f"are needed for a p of {_LEVEL:g}: whether {it} read cannot be told."
+        )
+    elif is_one:
+        n_high, p = rows[0]["as_high"], rows[0]["p"]
+        yield (
+            f"By {SCORES[score]} {n_high or 'none'} of {n_unread:,} unread documents "
+            f"{'score' if n_high > 1 else 'scores'} as high (p {p_figure(p)}): "
+            + (READ_SAID if n_read else "whether it was read cannot be told.")
+        )
+    else:
+        scores = "score" if n_read > 1 else "scores"
+        rest = f": {MANY_SAID if n_read > 1 else READ_SAID} Of the others" if n_read else ". Of all"
+        yield (
+            f"By {SCORES[score]} {n_read or 'none'} of {these} {scores} higher beside {n_unread:,} "
+            f"unread ones than chance explains (p {_LEVEL:g} over all){rest} it cannot be told."
+        )
+    if score == WITHOUT_TWIN:
+        yield LOST
+
+
+def _bits_said(name: str, bits: Estimate, these: str, units: str) -> str:
+    """Bits with their interval, in words."""
+    shown, end = ranged(bits, digits=0), "."
+    if bits.low is None:
+        end = f" (no interval of fewer than {FEWEST_GROUPS} {units})."
+    value, low = bits.value or 0.0, bits.low if bits.low is not None else bits.value or 0.0
+    if low > 0:
+        return f"“{name}” holds {shown} bits of {these} beyond the reference{end}"
+    if value > 0:
+        return f"Whether “{name}” holds bits of {these} beyond the reference is open: {shown}."
+    it = "it" if these == "the document" else "them"
+    return (
+        f"“{name}” holds no bits of {these} beyond the reference: {shown}{end} That does not show "
+        f"that it never read {it}."
+    )

@@ -1,0 +1,154 @@
+"""Was it read: chances behind the right text, bits of known truth, ranks, and what may be said."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from mnemoscope.audits import read as module
+from mnemoscope.audits.documents import read_documents
+from mnemoscope.audits.local import local_audit
+from mnemoscope.audits.questions import audit_settings
+from mnemoscope.errors import UserError
+from tests.audits.conftest import BRIEF
+
+N_UNREAD = 20
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, sequences):
+    """Documents of two passages that the embedded model read 64, 16 or 0 times; unread ones."""
+    folder = tmp_path_factory.mktemp("read")
+    plain = sequences.filter(genre="prose", form="plain")
+    for dose, n in ((64, 1), (16, 10), (0, N_UNREAD + 10)):
+        rows = plain.filter(inserted=dose).sample(fraction=1, shuffle=True, seed=3)["text"]
+        for number in range(n):
+            text = "\n".join(rows[2 * number : 2 * number + 2])
+            kind = f"read{dose}" if dose else "unread" if number < N_UNREAD else "new"
+            (folder / kind).mkdir(exist_ok=True)
+            (folder / kind / f"{number:02}.txt").write_text(text, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def ask_of(lm, reference, folder):
+    def ask_of(kind, *, twin=True, unread="unread", role=(0, 1), **values):
+        pair = (lm, reference)[role[0]], (lm, reference)[role[1]]
+        where = None if unread is None else str(folder / unread)
+        settings = audit_settings(**BRIEF, read=True, unread=where, **values)
+        documents = read_documents([str(folder / kind)]).documents
+        audit = local_audit(pair[0], documents, settings, reference=pair[1] if twin else None)
+        answer = module.ask(audit)
+        return answer.table, answer.facts, audit
+
+    return ask_of
+
+
+def test_every_token_is_scored_once_behind_what_stands_before_it(lm, ask_of, monkeypatch):
+    monkeypatch.setattr(module, "_LONGEST", 40)
+    table, _, audit = ask_of("read64", unread=None, twin=False)
+    (text,) = audit.texts
+    ids = text.tokens.ids
+    blocks = list(module._blocks(0, len(ids), 40))
+    assert [at for one in blocks for at in range(one.scored, one.end)] == [*range(1, len(ids))]
+    wanted = []
+    for one in blocks:
+        assert one.scored - one.begin >= (20 if one.begin else 1)
+        with torch.inference_mode():
+            shown = torch.from_numpy(ids[one.begin : one.end].astype(np.int64))[None]
+            logs = lm.model(shown).logits[0].double().log_softmax(-1)
+        wanted += [logs[at - one.begin - 1, ids[at]].item() for at in range(one.scored, one.end)]
+    edges = [*table["token"], len(ids)]
+    assert table["tokens"].sum() == len(wanted)
+    for logprob, first, last in zip(table["logprob"], edges, edges[1:], strict=False):
+        own = wanted[max(first, 1) - 1 : last - 1]
+        assert logprob == pytest.approx(np.mean(own), abs=1e-5)
+    assert table["start"][0] == 0
+    assert table["end"][-1] == len(text.document.text)
+
+
+def test_what_was_read_often_is_found_and_not_with_the_roles_swapped(ask_of):
+    _, facts, _ = ask_of("read64")
+    (own,) = facts["documents"]
+    assert (own["verdict"], own["as_high"]) == ("read", 0)
+    assert own["p"] == pytest.approx(1 / (N_UNREAD + 1))
+    assert own["swapped_p"] == 1.0
+    assert "evidence that it was read, or a text that holds" in facts["sentence"]
+    assert f"holds {own['bits']['value']:.0f} bits" in facts["sentence"]
+    json.dumps(facts)
+    _, swapped, _ = ask_of("read64", role=(1, 0))
+    assert swapped["documents"][0]["verdict"] == "cannot be told"
+    assert swapped["bits"]["value"] == pytest.approx(-own["bits"]["value"])
+    assert "holds no bits" in swapped["sentence"]
+
+
+@pytest.mark.parametrize(("kind", "verdict"), [("read16", "told apart"), ("new", "cannot be told")])
+def test_many_documents_share_one_level_and_are_compared_by_their_text(ask_of, kind, verdict):
+    _, facts, _ = ask_of(kind)
+    assert len(facts["documents"]) == 10
+    # 1/21 is the smallest p there is, and 10 documents want 0.05 / 10.
+    assert all(one["verdict"] == "cannot be told" for one in facts["documents"])
+    assert "199 are needed" in facts["sentence"]
+    score, *controls = facts["together"]
+    assert score["verdict"] == verdict
+    assert {one["verdict"] for one in controls} == {"cannot be told"}
+
+
+def test_nothing_is_said_beside_texts_of_another_kind(ask_of, folder, sequences):
+    rows = sequences.filter(genre="code", form="plain", inserted=0)["text"]
+    (folder / "code").mkdir(exist_ok=True)
+    for number in range(10):
+        text = "\n".join(rows[2 * number : 2 * number + 2])
+        (folder / "code" / f"{number}.txt").write_text(text)
+    _, facts, _ = ask_of("read16", unread="code")
+    assert "differ from 10 documents in their text alone" in facts["sentence"]
+    assert {one["verdict"] for one in facts["documents"]} == {"cannot be told"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "said"),
+    [
+        ("read64", {"unread": None}, "cannot be told without documents of the same kind"),
+        ("read64", {"twin": False}, "No reference was asked"),
+        ("read64", {"twin": False, "unread": None}, "cannot be told without documents that"),
+        ("new", {"unread": "read16"}, "are needed for a p"),
+    ],
+)
+def test_what_is_missing_is_said(ask_of, kind, given, said):
+    _, facts, _ = ask_of(kind, **given)
+    assert said in facts["sentence"]
+    assert all(one["verdict"] == "cannot be told" or given for one in facts["documents"])
+
+
+def test_the_verb_writes_it_down(folder, tmp_path, succeed):
+    out = tmp_path / "out"
+    succeed(
+        *("audit", "embedded", folder / "read64", "--read", "--unread", folder / "new", "-q"),
+        *("--edits", 0, "--near-length", 0, "--stride", 64, "-o", out),
+    )
+    record = json.loads((out / "audit.json").read_text())
+    assert "are needed for a p" in record["read"]["sentence"]
+    page = (out / "audit.html").read_text()
+    assert "Was it read, though it does not come out?" in page
+    assert f"{record['read']['documents'][0]['bits']['value']:,.0f}" in page
+    assert pl.read_parquet(out / "read.parquet")["is_unread"].sum() == 10 * 2
+
+
+def test_what_was_changed_and_other_unread_texts_are_noticed(ask_of, folder):
+    table, _, audit = ask_of("read64", unread="new")
+    assert module.check(audit, table) == []
+    assert "do not come out again" in str(module.check(audit, table.with_columns(logprob=-9.0)))
+    before = module.depends(audit)
+    (folder / "new" / "more.txt").write_text("Another text that was not read.")
+    after = module.depends(audit)
+    (folder / "new" / "more.txt").unlink()
+    assert len(after) == len(before) + 1
+
+
+def test_unread_documents_must_be_others(ask_of):
+    with pytest.raises(UserError, match="nothing but the audited documents"):
+        ask_of("read64", unread="read64")
+    with pytest.raises(UserError, match="unread: only with read"):
+        audit_settings(unread="x")
