@@ -28,6 +28,7 @@ BRIEF = {
     "neurons": {"minimum": 20, "n_halves": 10, "n_neurons": 8},
     "dynamics": {"n_special": 8, "batch_size": 4, "epochs": 2, "n_repeats": 2, "steps_after": 5}
     | {"steps_before": 2, "gap": 2},
+    "membership": {"n_resamples": 50},
     "copying": {"n_sequences": 40, "n_resamples": 50},
 }
 
