@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from mnemoscope.analysis.figures import HeatMap as HeatMap
     from mnemoscope.analysis.figures import Series as Series
     from mnemoscope.analysis.figures import bars_by as bars_by
+    from mnemoscope.analysis.figures import counted as counted
+    from mnemoscope.analysis.figures import counted_names as counted_names
     from mnemoscope.analysis.figures import plain as plain
     from mnemoscope.analysis.figures import series_beside as series_beside
     from mnemoscope.analysis.figures import series_by as series_by
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from mnemoscope.analysis.predictors import FEATURES as FEATURES
     from mnemoscope.analysis.predictors import add_predictors as add_predictors
     from mnemoscope.analysis.predictors import count_ngrams as count_ngrams
+    from mnemoscope.analysis.predictors import count_perplexed as count_perplexed
     from mnemoscope.analysis.predictors import frequency_source as frequency_source
     from mnemoscope.analysis.predictors import libraries_of as libraries_of
     from mnemoscope.analysis.registry import Entry as Entry
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
     from mnemoscope.analysis.rows import categories_of as categories_of
     from mnemoscope.analysis.rows import classes_of as classes_of
     from mnemoscope.analysis.rows import complete_rows as complete_rows
+    from mnemoscope.analysis.rows import count_by_level as count_by_level
+    from mnemoscope.analysis.rows import count_lacking as count_lacking
     from mnemoscope.analysis.rows import decode_rows as decode_rows
     from mnemoscope.analysis.rows import draw_rows as draw_rows
     from mnemoscope.analysis.rows import entropy_of as entropy_of
@@ -127,7 +132,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "lm.model": "LanguageModel",
         "analysis.rows": (
             "complete_rows decode_rows Prompt ask_exactly ask_by_words LevelSettings "
-            "Generated generate_by_level states_of entropy_of"
+            "Generated generate_by_level states_of entropy_of count_lacking count_by_level"
         ),
         "lm.continue_": "best_tokens right_tokens run_lengths draw_continuations",
     },
@@ -146,7 +151,9 @@ SECTIONS: dict[str, dict[str, str]] = {
         "benchmark.table": "score_benchmark",
     },
     "What predicts memorization": {
-        "analysis.predictors": "FEATURES add_predictors count_ngrams frequency_source libraries_of",
+        "analysis.predictors": (
+            "FEATURES add_predictors count_perplexed count_ngrams frequency_source libraries_of"
+        ),
     },
     "Statistics": {
         "stats": (
@@ -156,7 +163,10 @@ SECTIONS: dict[str, dict[str, str]] = {
         ),
     },
     "Figures": {
-        "analysis.figures": "Chart HeatMap Series bars_by plain series_by series_of series_beside",
+        "analysis.figures": (
+            "Chart HeatMap Series bars_by plain series_by series_of series_beside counted "
+            "counted_names"
+        ),
     },
     "Words": {
         "words": "ranged",

@@ -11,7 +11,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from mnemoscope.analysis import registry
-from mnemoscope.analysis.figures import Chart, HeatMap, Series, plain
+from mnemoscope.analysis.figures import Chart, HeatMap, Series, bars_by, plain, series_by
 from mnemoscope.analysis.inputs import (
     AnalysisResult,
     AnalysisSettings,
@@ -53,6 +53,27 @@ def test_figures_go_through_json_unchanged_and_refuse_what_does_not_fit_together
     with pytest.raises(ValidationError, match="logarithmic"):
         Chart(title="T", series=(SERIES,), log_x=True)
     assert plain([1, float("inf"), float("nan")]) == (1.0, None, None)
+
+
+def test_the_number_of_sequences_stands_where_a_line_or_a_bar_is_of_a_class() -> None:
+    rows = pl.DataFrame({"class": ["A", "A", "B", "B"], "at": ["x", "y", "x", "y"]})
+    rows = rows.with_columns(
+        share=pl.Series([0.1, 0.2, 0.3, 0.4]), n=pl.Series([40, 40, 1200, 1200])
+    )
+
+    def names(chart: Chart) -> tuple[list[str], tuple[str, ...]]:
+        return [one.name for one in chart.series], chart.x_names
+
+    by_class = names(bars_by("T", rows, "class", "share", at="at"))
+    assert by_class == (["A (n 40)", "B (n 1,200)"], ("x", "y"))
+    counted = ("A (n 40)", "B (n 1,200)")
+    assert names(bars_by("T", rows, "at", "share", at="class")) == (["x", "y"], counted)
+    same = rows.with_columns(n=40)  # of the class, not of x and y
+    assert names(bars_by("T", same, "at", "share", at="class"))[0] == ["x", "y"]
+    parts = rows.with_columns(of=pl.Series([50, 50, 60, 60]), n=pl.Series([1, 2, 3, 4]))
+    assert [one.name for one in series_by(parts, "class", "share")] == ["A (n 50)", "B (n 60)"]
+    unlike = rows.with_columns(n=pl.Series([1, 2, 3, 4]))
+    assert names(bars_by("T", unlike, "class", "share", at="at")) == (["A", "B"], ("x", "y"))
 
 
 def test_a_chart_is_placed_upright_and_a_gap_ends_a_curve() -> None:

@@ -20,6 +20,7 @@ from mnemoscope.analysis.predict import (
     PARTITION_FEATURES,
     Data,
     Settings,
+    _without_interval,
     analyse,
     assign_parts,
     best_partition,
@@ -35,6 +36,7 @@ from mnemoscope.analysis.predict import (
 )
 from mnemoscope.analysis.predictors import frequency_columns, similar_texts
 from mnemoscope.errors import UserError
+from mnemoscope.stats import frame_of
 from tests.analysis.conftest import assert_copies_tell_nothing_new
 
 COEFFICIENTS = np.array([1.5, -1.0, 0.0])
@@ -168,6 +170,20 @@ def test_intervals_draw_groups_and_a_label_of_few_has_none() -> None:
 
     assert_copies_tell_nothing_new(of(12), 60)
     assert {one.low for one in of(9)(np.arange(60), np.arange(60))} == {None}
+
+
+def test_a_category_without_memorized_sequences_has_no_f1_and_is_named() -> None:
+    rows = np.arange(60)
+    category, is_test = (rows >= 40).astype(int), np.ones(60, dtype=bool)
+    data = Data({}, rows < 30, category, ("mixed", "unknown"), is_test, groups=rows)
+    given = list(scores_of("baseline", np.random.default_rng(0).random(60), data, Settings()))
+    values = {(one["category"], one["figure"]): one["value"] for one in given}
+    for figure in ("precision", "recall", "f1"):
+        assert values["unknown", figure] == (None, None, None)
+        assert None not in values["mixed", figure]
+    assert values["unknown", "ece"].low is not None
+    (line,) = _without_interval(frame_of(given))
+    assert line.startswith("F1 has no interval within unknown (0 of 20 memorized): 10 groups")
 
 
 def test_there_are_810_candidates_and_their_parts_are_disjoint() -> None:

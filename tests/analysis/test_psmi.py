@@ -1,6 +1,7 @@
 """PSMI against integration on Gaussian classes, AUC against sklearn, a planted relation found."""
 
 import json
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -13,7 +14,13 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score, roc_curve
 from transformers import AutoModelForCausalLM
 
-from mnemoscope.analysis.psmi import Settings, analyse, sliced_information, within_labels
+from mnemoscope.analysis.psmi import (
+    Settings,
+    _labelled,
+    analyse,
+    sliced_information,
+    within_labels,
+)
 from mnemoscope.analysis.registry import entry_named
 from mnemoscope.data.table import read_table, without_padding
 from mnemoscope.embedded import model_path, sequences_path
@@ -197,11 +204,31 @@ def test_too_few_of_a_label_and_an_unknown_taxonomy_are_refused(planted) -> None
     for inputs, settings, said in (
         (planted, {"taxonomy": "T"}, "mnemoscope label"),
         (labelled, {"taxonomy": "U"}, "not labelled"),
-        (planted, {"minimum": 300}, "fewer than two labels"),
         (one_sided, {}, "all are memorized, or none"),
     ):
         with pytest.raises(UserError, match=said):
             analyse(inputs, Settings(**FAST | settings))
+
+
+def test_the_minimum_that_is_advised_works(planted) -> None:
+    few = r"fewer than two labels .* It works with minimum=\d+\.$"
+    with pytest.raises(UserError, match=few) as told:
+        analyse(planted, Settings(**FAST | {"minimum": 300}))
+    advised = int(re.search(r"minimum=(\d+)", str(told.value))[1])
+    assert analyse(planted, Settings(**FAST | {"minimum": advised})).frames["layers"].height
+    with pytest.raises(UserError, match="fewer than two labels"):
+        analyse(planted, Settings(**FAST | {"minimum": advised + 1}))
+    # All that share the two larger labels are memorized: the third one's size is advised.
+    labels = [1] * 9 + [2] * 8 + [3] * 4
+    table = pl.DataFrame({"tokens": [[0, one] for one in labels]}).with_columns(
+        is_memorized=pl.int_range(pl.len()) < 19
+    )
+    for minimum, said in ((9, "fewer than two"), (8, "all are memorized")):
+        with pytest.raises(UserError, match=f"{said}.*minimum=4\\."):
+            _labelled(table, 1, Settings(minimum=minimum))
+    assert _labelled(table, 1, Settings(minimum=4)).height == 21
+    with pytest.raises(UserError, match=r"share\. Take more sequences\."):
+        _labelled(table[:9], 1, Settings())
 
 
 PROMPT = 31

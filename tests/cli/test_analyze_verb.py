@@ -1,6 +1,7 @@
 """The verb analyze: lists, refuses in one line, stores, does nothing twice, is in the report."""
 
 import json
+import re
 import shutil
 import sys
 import types
@@ -58,6 +59,26 @@ def test_an_analysis_is_stored_shown_and_not_made_twice(study, tiny, call, succe
     assert (moved["from"] == moved["to"]).all()
 
 
+def test_the_cost_is_said_before_and_a_dry_run_runs_nothing(study, tiny, succeed, refused):
+    there = stamps(study)
+    arguments = ("analyze", "levels", study, "--second", tiny.model, "--set", "n_sequences=12")
+    said = succeed(*arguments, "--dry-run").out
+    pattern = r"(\w+): at most ([\d,]+) sequences through a model, about .* of stage continue\."
+    foretold = int(re.fullmatch(pattern, said.strip())[2])
+    lines = succeed("analyze", "all", study, "--dry-run").out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [*(one.name for one in ENTRIES), "all"]
+    found = {
+        one[1]: int(one[2].replace(",", "")) for one in map(re.compile(pattern).match, lines) if one
+    }
+    assert found.pop("all") == sum(found.values()) > 0
+    assert "needs a student" in refused("analyze", "distilled", study, "--dry-run")
+    assert stamps(study) == there
+    done = succeed(*arguments)
+    assert said in done.err
+    assert f" {foretold:,} sequences through a model." in done.out
+    assert succeed(*arguments, "--dry-run").out == "levels: nothing goes through a model.\n"
+
+
 def test_another_sentence_model_in_the_same_folder_makes_the_copies_anew(
     study, call, succeed, tmp_path, monkeypatch
 ):
@@ -91,7 +112,8 @@ def test_every_analysis_names_the_stage_that_a_bare_study_lacks(
     """What needs features or classes says so of a study that was only continued."""
     begun, continued = study_at("sequences"), tiny_studies["continue"]
     stages = {"features": "features", "classes": "label"}
-    for entry in ENTRIES:
+    judging = [entry for entry in ENTRIES if "scores" in entry.needs]
+    for entry in judging:
         said = refused("analyze", entry.name, begun)
         assert f"needs memorization scores. Run 'mnemoscope continue {begun}' first." in said
         if first := next((stages[need] for need in entry.needs if need in stages), None):
@@ -100,7 +122,8 @@ def test_every_analysis_names_the_stage_that_a_bare_study_lacks(
     result = succeed("analyze", "all", begun, "-q")
     lines = result.out.strip().splitlines()
     assert [line.partition(":")[0] for line in lines] == [entry.name for entry in ENTRIES]
-    assert all("left out. needs memorization scores. Run" in line for line in lines)
+    assert all(": left out. " in line for line in lines)
+    assert sum("needs memorization scores. Run" in line for line in lines) == len(judging)
     assert not (begun / "analysis").exists()
 
 

@@ -20,7 +20,9 @@ from mnemoscope.plugin import (
     AnalysisSettings,
     Chart,
     complete_rows,
+    count_lacking,
     count_ngrams,
+    counted_names,
     draw_rows,
     entropy_of,
     frame_of,
@@ -68,6 +70,13 @@ class Settings(AnalysisSettings):
         description="How far a score may lie from .5, .25 or 0 to belong to that group.",
     )
     minimum: int = Field(default=10, ge=2, description="Sequences that a group needs.")
+
+
+def forwards(inputs: AnalysisInputs, settings: Settings) -> int:
+    """Continuations that are not known, and the entropy of all."""
+    drawn = draw_rows(inputs.table, settings.n_sequences, settings.seed)
+    lacking = count_lacking(inputs, drawn, "continuation", "memorization_score")
+    return lacking + drawn.height
 
 
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
@@ -163,7 +172,7 @@ def _figures(differences: pl.DataFrame, curves: pl.DataFrame, prefix: int) -> It
         yield Chart(
             title=f"Boundary difference in {what}, {unit} (95 % interval)",
             form="bars",
-            x_names=tuple(rows["group"]),
+            x_names=counted_names(rows, "group"),
             series=(series_of(words, rows, "difference"),),
         )
 

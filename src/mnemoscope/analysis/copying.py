@@ -383,6 +383,12 @@ def copies(
     return table.select(kind.alias("kind"), pl.exclude("is_near"))
 
 
+def forwards(inputs: AnalysisInputs, settings: Settings) -> int:
+    """Every model continues the sequences."""
+    rows = draw_rows(inputs.table, settings.n_sequences, settings.seed)
+    return (1 + len(inputs.others)) * rows.height
+
+
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Continue sequences under every model and look for the continuations in training texts.
 

@@ -29,6 +29,7 @@ from mnemoscope.plugin import (
     HeatMap,
     add_predictors,
     categories_of,
+    count_perplexed,
     draw_rows,
     draw_within,
     estimate_of,
@@ -81,6 +82,11 @@ class Settings(AnalysisSettings):
     )
     n_resamples: int = Field(default=200, ge=50, description="Resamples of every interval.")
     n_bins: int = Field(default=12, ge=2, description="Bins of the divergence of perplexity.")
+
+
+def forwards(inputs: AnalysisInputs, settings: Settings) -> int:
+    """Perplexities."""
+    return count_perplexed(inputs, settings.n_sequences)
 
 
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:

@@ -31,6 +31,7 @@ from mnemoscope.plugin import (
     Progress,
     Series,
     bars_by,
+    counted,
     draw_continuations,
     draw_rows,
     draw_within,
@@ -173,6 +174,11 @@ def is_flat(data: npt.ArrayLike) -> bool:
 
 
 # -- the analysis ---------------------------------------------------------------------------
+
+
+def forwards(inputs: AnalysisInputs, settings: Settings) -> int:
+    """Draws and their states, and each text once, under both models."""
+    return _chosen(inputs, settings).height * 2 * (2 * settings.n_draws + 1)
 
 
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
@@ -481,7 +487,7 @@ def _figures(found: pl.DataFrame, kinds: pl.DataFrame, aucs: pl.DataFrame) -> It
         y_label="under the reference",
         series=tuple(
             Series(
-                name=str(name),
+                name=counted(str(name), part.with_columns(n=pl.len())),
                 x=plain(part["dimension_model"]),
                 y=plain(part["dimension_reference"]),
             )

@@ -105,6 +105,22 @@ def divergence_of_maps(first: Tensor, second: Tensor) -> Tensor:
 # -- the analysis ---------------------------------------------------------------------------
 
 
+def forwards(inputs: AnalysisInputs, settings: Settings) -> int:
+    """Every model once, maps of seen and unseen, and grafts into every student."""
+    rows, _, _ = choose(inputs, settings)
+    paired = rows.filter("paired")
+    n_models = 1 + len(inputs.others)
+    seen = int(paired["seen"].sum())
+    maps = sum(min(settings.n_maps, one) for one in (seen, paired.height - seen))
+    kept = paired.filter(kind="Recall")
+    seen = int(kept["seen"].sum())
+    sides = [min(settings.n_grafted // 2, one) for one in (seen, kept.height - seen)]
+    grafted = sum(sides) if min(sides) >= settings.minimum else 0
+    n_grafts = 1 + 2 * (1 + len(_PARTS))  # each finds the parts with a forward of both models
+    grafts = n_grafts * (grafted + 2) + 1 if grafted else 0
+    return n_models * (rows.height + maps) + (n_models - 2) * grafts
+
+
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Ask teacher, control (the first of `others`) and students for the same sequences.
 

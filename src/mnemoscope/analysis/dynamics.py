@@ -163,6 +163,16 @@ def epochs_to(curve: npt.ArrayLike, threshold: float) -> int | None:
     return int(reached[0]) if len(reached) else None
 
 
+def forwards(inputs: AnalysisInputs, settings: Settings) -> int:
+    """Sequences once, all epochs under each model, and every arm, with looks on the way."""
+    n, read = inputs.table.height, settings.batch_size
+    told = min(n, settings.n_sequences or n)
+    learnt = settings.n_special * (settings.epochs + 2 * (settings.epochs + 1))
+    n_steps = settings.last_reading + 1 + settings.steps_after
+    looks = {*range(0, n_steps + 1, settings.every), settings.last_reading + 1, n_steps}
+    return told + (1 + len(inputs.others)) * learnt + len(ARMS) * read * (n_steps + len(looks))
+
+
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Tell M of the study's sequences, then teach copies of the model unseen ones.
 
@@ -441,6 +451,8 @@ def _sentence(frames: dict[str, pl.DataFrame], settings: Settings) -> str:
 
 def _charts(frames: dict[str, pl.DataFrame], settings: Settings) -> tuple[Chart, ...]:
     kinds = frames["kinds"].filter(group="all")
+    sizes = frames["tokens"].select("group", "n")
+    positions = frames["positions"].join(sizes, on="group", maintain_order="left")
     return (
         Chart(
             title="M of the special batch while training goes on, per cent (95 % interval)",
@@ -462,7 +474,7 @@ def _charts(frames: dict[str, pl.DataFrame], settings: Settings) -> tuple[Chart,
         ),
         Chart(
             title="Right tokens by position, per cent",
-            series=series_by(frames["positions"], "group", "m", x="position"),
+            series=series_by(positions, "group", "m", x="position"),
             x_label="position of the token",
             percent=True,
         ),

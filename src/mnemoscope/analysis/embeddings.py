@@ -26,6 +26,7 @@ from mnemoscope.plugin import (
     LevelSettings,
     Series,
     Z,
+    count_by_level,
     draw_within,
     frame_of,
     generate_by_level,
@@ -180,6 +181,11 @@ def _apart(
     }
 
 
+def forwards(inputs: AnalysisInputs, settings: Settings) -> int:
+    """Continuations, and states of each level."""
+    return count_by_level(inputs, settings, 1)
+
+
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Follow the distances of levels; UserError: the top level or all others are too small."""
     generated = generate_by_level(inputs, settings, where="analyze embeddings")
@@ -299,7 +305,7 @@ def _distance_chart(followed: pl.DataFrame, metric: str, levels: list[int], n_st
         x_label="generated token",
         series=(
             *(
-                series_of(f"{level} of {n_steps} right ({rows['n'][0]:,})", rows, "freed", x="step")
+                series_of(f"{level} of {n_steps} right", rows, "freed", x="step")
                 for level, rows in parts.items()
             ),
             *(

@@ -31,6 +31,7 @@ from mnemoscope.plugin import (
     capture_pooled,
     complete_rows,
     copy_edges,
+    count_lacking,
     draw_rows,
     draw_within,
     estimate_of,
@@ -100,6 +101,17 @@ def suffix_shares(edges: npt.ArrayLike, copies: npt.ArrayLike, prefix: int) -> _
     wholes = np.concatenate([np.repeat(whole[..., None], prefix + 1, axis=-1), last[..., None]], -1)
     found = np.concatenate(parts, axis=-1)
     return np.asarray(np.divide(found, wholes, out=np.zeros_like(found), where=wholes > 0))
+
+
+def forwards(inputs: AnalysisInputs, settings: Settings) -> int:
+    """Continuations that are not known, maps that are not stored, total effects, suffixes."""
+    rows = _drawn(inputs, settings)
+    lacking = count_lacking(inputs, rows.filter(suffix="own"), "continuation")
+    sizes: list[int] = groups_of(rows).value_counts()["count"].to_list()
+    sample = sum(min(settings.per_class, n) for n in sizes)
+    stores = (inputs.maps, *(inputs.reference_maps for _ in inputs.others))
+    unstored = sum(one is None for one in stores)
+    return lacking + unstored * rows.height + len(stores) * 2 * sample
 
 
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
@@ -180,7 +192,23 @@ class _Measured(NamedTuple):
 
 
 def _rows(inputs: AnalysisInputs, settings: Settings) -> pl.DataFrame:
-    """Sequences with their `class` and the tokens `shown`; those of the stored maps, if any.
+    """Sequences with their `class` and the tokens `shown`, as `_drawn`."""
+    rows = _drawn(inputs, settings)
+    is_own = pl.col("suffix") == "own"
+    written = complete_rows(inputs, rows.filter(is_own), "continuation")
+    rows = look_up(rows.drop("continuation", strict=False), written, "continuation")
+    ids = pl.col("tokens", "continuation").cast(pl.List(pl.Int32))
+    begun = pl.col("tokens").list.head(inputs.prefix).list.concat("continuation")
+    return rows.with_columns(ids).select(
+        "sequence_id",
+        "suffix",
+        groups_of(rows).alias("class"),
+        pl.when(is_own).then(begun).otherwise("tokens").alias("shown"),
+    )
+
+
+def _drawn(inputs: AnalysisInputs, settings: Settings) -> pl.DataFrame:
+    """Sequences, those of the stored maps, if any; column `suffix` says with which they are shown.
 
     As in the maps, what is not memorized is shown with the model's own continuation.
     """
@@ -193,17 +221,7 @@ def _rows(inputs: AnalysisInputs, settings: Settings) -> pl.DataFrame:
         table = table.join(stored, on="sequence_id", maintain_order="left")
     rows = draw_rows(table, settings.n_sequences, settings.seed)
     refuse_one_sided(rows["is_memorized"].to_numpy(), settings.minimum, where="analyze ending")
-    is_own = pl.col("suffix") == "own"
-    written = complete_rows(inputs, rows.filter(is_own), "continuation")
-    rows = look_up(rows.drop("continuation", strict=False), written, "continuation")
-    ids = pl.col("tokens", "continuation").cast(pl.List(pl.Int32))
-    begun = pl.col("tokens").list.head(inputs.prefix).list.concat("continuation")
-    return rows.with_columns(ids).select(
-        "sequence_id",
-        "suffix",
-        groups_of(rows).alias("class"),
-        pl.when(is_own).then(begun).otherwise("tokens").alias("shown"),
-    )
+    return rows
 
 
 def _attention(

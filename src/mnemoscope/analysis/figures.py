@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Values = tuple[float | None, ...]
 
+_CLASSES = ("class", "group", "category")  # columns that part sequences
+
 
 class _Frozen(BaseModel):
     """Plain values, none added."""
@@ -129,12 +131,38 @@ def plain(values: npt.ArrayLike | Iterable[float | None]) -> Values:
     return tuple(float(one) if np.isfinite(one) else None for one in numbers)
 
 
+def count_of(rows: "pl.DataFrame") -> int | None:
+    """How many sequences each row is of, by its column `of`, else `n`; None unless all agree."""
+    column = next(
+        (one for one in ("of", "n") if one in rows and rows[one].dtype.is_integer()), None
+    )
+    counts = [] if column is None else rows[column].drop_nulls().unique().to_list()
+    return int(counts[0]) if len(counts) == 1 else None
+
+
+def counted(name: str, rows: "pl.DataFrame") -> str:
+    """A name of the legend or of a category, with the number of sequences if all its rows agree.
+
+    >>> import polars as pl
+    >>> counted("Recall", pl.DataFrame({"share": [0.1, 0.2], "n": [40, 40]}))
+    'Recall (n 40)'
+    """
+    n = count_of(rows)
+    return name if n is None else f"{name} (n {n:,})"
+
+
+def counted_names(rows: "pl.DataFrame", column: str) -> tuple[str, ...]:
+    """Name the categories of a column in the order that they come in, each as `counted`."""
+    parts = rows.group_by(column, maintain_order=True)
+    return tuple(counted(str(key), part) for (key,), part in parts)
+
+
 def series_of(name: str, rows: "pl.DataFrame", y: str, *, x: str | None = None) -> Series:
     """Make a series of a frame's columns, one row a point, with its interval where `y` has one.
 
-    Without a column `x` the rows are numbered from 0, as categories are.
+    Its name is `counted`. Without a column `x` the rows are numbered from 0, as categories are.
     """
-    places = plain(range(rows.height) if x is None else rows[x])
+    places, name = plain(range(rows.height) if x is None else rows[x]), counted(name, rows)
     if not rows.schema[y].is_nested():
         return Series(name=name, x=places, y=plain(rows[y]))
     parts = {end: plain(rows[y].struct.field(end)) for end in ("value", "low", "high")}
@@ -193,16 +221,17 @@ def bars_by(
 ) -> Chart:
     """Make a chart of a row of bars for each value of `by`, as `series_by`, a bar a value of `at`.
 
-    Both are as they come in the frame, and a bar that it lacks is a gap.
+    Both are as they come in the frame, and a bar that it lacks is a gap. Numbers of sequences stand
+    in the legend, or at the bars of a class (`at`).
     """
     places = frame.select(frame[at].unique(maintain_order=True))
     columns = [by] if isinstance(by, str) else by
     groups = frame.select(columns).unique(maintain_order=True).join(places, how="cross")
     whole = groups.join(frame, on=[*columns, at], how="left", maintain_order="left")
-    return Chart(
-        title=title,
-        form="bars",
-        x_names=tuple(map(str, places[at])),
-        percent=percent,
-        series=series_by(whole, by, y, name=name),
-    )
+    plain_names, x_names = tuple(map(str, places[at])), counted_names(frame, at)
+    if at in _CLASSES and all(map(str.__ne__, plain_names, x_names)):
+        whole = whole.drop("n", strict=False)  # n is said at the bars
+    series = series_by(whole, by, y, name=name)
+    if "n" in whole.columns and any(count_of(rows) for _, rows in whole.group_by(columns)):
+        x_names = plain_names  # n is said in the legend
+    return Chart(title=title, form="bars", x_names=x_names, percent=percent, series=series)

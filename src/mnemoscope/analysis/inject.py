@@ -134,6 +134,16 @@ def verbatim_lengths(
     return found
 
 
+def forwards(inputs: AnalysisInputs, settings: Settings) -> int:
+    """Two runs: the rows of every step, and each text from every start at every look."""
+    n_texts = 2 * settings.n_texts if settings.texts is None else len(settings.texts)
+    last_start = inputs.length - min(settings.prompts) - _LEAST
+    n_steps = settings.last + settings.steps_after
+    looks = 1 + -(-n_steps // settings.every)
+    asked = looks * n_texts * len(range(0, last_start + 1, settings.stride))
+    return len(ARMS) * (n_steps * settings.batch_size + asked)
+
+
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Train two copies of the model on the same rows, one with the texts put in.
 

@@ -106,6 +106,19 @@ def best_of(answers: pl.DataFrame) -> pl.DataFrame:
     return best.with_columns(pl.when(found).then(name).alias(name) for name in ("prompt", "start"))
 
 
+def forwards(inputs: AnalysisInputs, settings: Settings) -> int:
+    """Each sequence from every start, or after every prompt."""
+    prompts = prompts_of(inputs.length, settings.prompt_lengths, least=settings.least)
+    rows = draw_rows(inputs.table, settings.n_sequences, settings.seed)
+    return rows.height * _n_asked(prompts, settings)
+
+
+def _n_asked(prompts: list[Prompt], settings: Settings) -> int:
+    """How often a sequence is asked for: one forward serves prompts of all lengths of a start."""
+    is_exact = settings.compare == "tokens"
+    return len({one.start for one in prompts} if is_exact else prompts)
+
+
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Ask for every sequence from each of its prompts and take the longest answer.
 
@@ -154,9 +167,8 @@ def _answers(
     lm = inputs.model()
     basis = settings.model_dump(include={"least", "n_decoded", "compare"})
     basis |= {"prompts": sorted({one.length for one in prompts})}
-    is_exact = settings.compare == "tokens"
-    ask = ask_exactly if is_exact else ask_by_words
-    n_asked = len({one.start for one in prompts}) if is_exact else len(prompts)
+    ask = ask_exactly if settings.compare == "tokens" else ask_by_words
+    n_asked = _n_asked(prompts, settings)
     sizes = {"n_decoded": settings.n_decoded, "batch_size": inputs.batch_size}
 
     def make(block: pl.DataFrame, progress: Progress) -> pl.DataFrame:
@@ -226,7 +238,7 @@ def _survival_chart(lengths: pl.DataFrame) -> Chart:
 
     def shares(places: list[int]) -> pl.DataFrame:
         return frame_of(
-            {"tokens": n, "share": share_true(values[places] >= n, near[places])}
+            {"tokens": n, "n": len(places), "share": share_true(values[places] >= n, near[places])}
             for n in range(1, longest + 1)
         )
 
@@ -234,7 +246,7 @@ def _survival_chart(lengths: pl.DataFrame) -> Chart:
         title="Sequences of which at least so many tokens come out, per cent (95 % interval)",
         x_label="tokens in a row, from the best prompt",
         series=tuple(
-            series_of(f"{name} ({len(places):,})", shares(places), "share", x="tokens")
+            series_of(name, shares(places), "share", x="tokens")
             for name, places in members(lengths["group"]).items()
         ),
         percent=True,

@@ -25,6 +25,7 @@ from mnemoscope.plugin import (
     HeatMap,
     bars_by,
     complete_rows,
+    count_lacking,
     decode_rows,
     draw_rows,
     frame_of,
@@ -97,6 +98,12 @@ def stays(
     }
 
 
+def forwards(inputs: AnalysisInputs, settings: Settings) -> int:
+    """Every model continues the rows, the study's own those without a score."""
+    rows = draw_rows(inputs.table, settings.n_sequences, settings.seed)
+    return len(inputs.others) * rows.height + count_lacking(inputs, rows, "memorization_score")
+
+
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Score the same sequences under every model, the study's last, and follow them along."""
     rows = draw_rows(inputs.table, settings.n_sequences, settings.seed)
@@ -136,7 +143,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
             *_heat_maps(scores),
             bars_by(
                 "Sequences in each level, per cent (95 % interval)",
-                levels,
+                levels.drop("n"),
                 "model",
                 "share",
                 at="level",

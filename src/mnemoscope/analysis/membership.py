@@ -36,6 +36,12 @@ class Settings(AnalysisSettings):
     n_resamples: int = Field(default=1000, ge=50, description="Resamples of every interval.")
 
 
+def forwards(inputs: AnalysisInputs, settings: Settings) -> int:
+    """Sequences once under the model, and under a twin."""
+    rows = draw_rows(inputs.table, settings.n_sequences, settings.seed)
+    return (1 + bool(inputs.others)) * rows.height
+
+
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Give AUC and TPR of every score, of the text alone and of the twin alone.
 

@@ -214,6 +214,14 @@ def measure_group(
     )
 
 
+def forwards(inputs: AnalysisInputs, settings: Settings) -> int:
+    """Every class once under each model, twice where models are ranked."""
+    groups, _ = _groups(inputs, settings)
+    n_models = 1 + len(inputs.others)
+    passes = 2 if n_models >= _MODELS_TO_RANK else 1
+    return n_models * passes * sum(rows.height for rows in groups.values())
+
+
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Measure every class at every layer, under the model and any other.
 

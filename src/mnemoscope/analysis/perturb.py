@@ -267,6 +267,19 @@ def recovery(runs: pl.DataFrame) -> pl.DataFrame:
 _Asked = dict[str, list[tuple[int, ChangedPrompt]]]
 
 
+def forwards(inputs: AnalysisInputs, settings: Settings) -> int:
+    """Prompts before and after, steps of ascent to the last one, and looks on the way."""
+    sizes = {name: rows.height for name, rows in _groups(inputs, settings).items()}
+    n, n_prompts = sizes["unlearned"], 1 + 2 * len(settings.shifts) + len(WORD_KINDS)
+    asked = sum(sizes.get(name, 0) for name in ("Recall", "Guess", "unseen")) + n + sizes["unseen"]
+    beside = sum(
+        min(sizes.get(name, 0), settings.n_unlearned) for name in (_OTHERS, "Guess", "unseen")
+    )
+    looks = 1 + -(-settings.max_steps // settings.every)
+    steps = settings.max_steps * min(settings.batch_size, n)
+    return asked * n_prompts + 2 * beside + looks * n + steps
+
+
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Ask for memorized sequences by changed prompts, before and after unlearning some of them.
 

@@ -22,7 +22,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from mnemoscope import UserError
+from mnemoscope import Estimate, UserError
 from mnemoscope.plugin import (
     FEATURES,
     FEWEST_GROUPS,
@@ -33,6 +33,8 @@ from mnemoscope.plugin import (
     Chart,
     add_predictors,
     categories_of,
+    count_perplexed,
+    counted_names,
     draw_rows,
     draw_within,
     estimate_of,
@@ -178,6 +180,11 @@ class Models(NamedTuple):
     chances: dict[str, _Floats]  # by model, of each test row: the probability of being memorized
 
 
+def forwards(inputs: AnalysisInputs, settings: Settings) -> int:
+    """Perplexities."""
+    return count_perplexed(inputs, settings.n_sequences)
+
+
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Fit the models on four fifths of the sequences and judge them on the last.
 
@@ -197,7 +204,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         sentence=_sentence(found.scores),
         frames=frames,
         figures=tuple(_figures(found.scores, found.weights)),
-        further=tuple(_further(inputs, data, found.partition)),
+        further=tuple(_further(inputs, data, found.partition, found.scores)),
         libraries=libraries,
     )
 
@@ -422,7 +429,8 @@ def scores_of(
 ) -> Iterator[dict[str, object]]:
     """One model's figures over all test rows and by category; the same seed pairs two models.
 
-    Resamples draw groups, and there are none where a label has fewer than `FEWEST_GROUPS`.
+    Resamples draw groups, and there are none where a label has fewer than `FEWEST_GROUPS`. Where
+    nothing is memorized, precision, recall and F1 are of nothing: no value.
     """
     label, category = data.label[data.is_test], data.category[data.is_test]
     parts = {"all": np.ones(len(label), dtype=bool)}
@@ -440,6 +448,8 @@ def scores_of(
         for figure in FIGURES:
             draws = np.concatenate([one[figure][1:] for one in judged])
             found = estimate_of(float(judged[0][figure][0]), draws, 0.025)
+            if not y.any() and figure in ("precision", "recall", "f1"):
+                found = Estimate(None)
             about = {"model": model, "category": name, "figure": figure}
             counts = {"n": n, "n_memorized": int(y.sum()), "n_groups": n_groups(owners)}
             yield {**about, "value": found, **counts}
@@ -623,12 +633,13 @@ def _sentence(scores: pl.DataFrame) -> str:
 
 def _figures(scores: pl.DataFrame, weights: pl.DataFrame) -> Iterator[Chart]:
     models = scores["model"].unique(maintain_order=True).to_list()
-    categories = scores["category"].unique(maintain_order=True).to_list()
     shifts = {model: 0.16 * (i - (len(models) - 1) / 2) for i, model in enumerate(models)}
     figures, by_category = scores.filter(category="all"), scores.filter(figure="f1")
+    categories = scores["category"].unique(maintain_order=True)
+    counts = zip(categories, counted_names(by_category, "category"), strict=True)
     for title, rows, column, names in (
         ("Figures of each model on the sequences put aside", figures, "figure", FIGURES),
-        ("F1 within each category", by_category, "category", {one: one for one in categories}),
+        ("F1 within each category", by_category, "category", dict(counts)),
     ):
         yield Chart(
             title=f"{title}, per cent (95 % interval)",
@@ -651,7 +662,25 @@ def _figures(scores: pl.DataFrame, weights: pl.DataFrame) -> Iterator[Chart]:
     )
 
 
-def _further(inputs: AnalysisInputs, data: Data, partition: Partition | None) -> Iterator[str]:
+def _without_interval(scores: pl.DataFrame) -> Iterator[str]:
+    """Which categories have no F1, or none with an interval, and what they hold."""
+    f1 = scores.filter(pl.col("category") != "all", figure="f1", model="baseline")
+    said = [
+        f"{row['category']} ({row['n_memorized']:,} of {row['n']:,} memorized)"
+        for row in rows_of(f1)
+        if row["value"].low is None
+    ]
+    if said:
+        yield (
+            f"F1 has no interval within {', '.join(said)}: {FEWEST_GROUPS} groups of near "
+            "duplicates, memorized and not, are needed among the sequences put aside, and without "
+            "a memorized one there is no F1."
+        )
+
+
+def _further(
+    inputs: AnalysisInputs, data: Data, partition: Partition | None, scores: pl.DataFrame
+) -> Iterator[str]:
     n_test = int(data.is_test.sum())
     yield (
         f"{len(data.label) - n_test:,} sequences to fit, {n_test:,} put aside (near duplicates on "
@@ -665,6 +694,7 @@ def _further(inputs: AnalysisInputs, data: Data, partition: Partition | None) ->
         )
     elif partition is not None:
         yield "No partition has both labels in each of its parts, so there is no optimal one."
+    yield from _without_interval(scores)
     left_out = [name for name in FEATURES if name not in data.features]
     if left_out:
         yield f"Left out, being unknown or the same for every sequence: {', '.join(left_out)}."

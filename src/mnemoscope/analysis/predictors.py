@@ -77,6 +77,12 @@ def add_predictors(inputs: AnalysisInputs, rows: pl.DataFrame) -> pl.DataFrame:
     return made.with_columns(rows[name].cast(pl.Float64) for name in given)  # these know better
 
 
+def count_perplexed(inputs: AnalysisInputs, n_sequences: int | None) -> int:
+    """Count the rows that `add_predictors` asks the model for, of at most `n_sequences`."""
+    n = int(inputs.table["is_memorized"].count())
+    return min(n, n_sequences or n) if inputs.has_model else 0
+
+
 def count_tokens(inputs: AnalysisInputs) -> _Counts:
     """Count every token id in the corpus; without one `frequency_source` says in what."""
     corpus, table = inputs.corpus, inputs.table

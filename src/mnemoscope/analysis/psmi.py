@@ -228,14 +228,23 @@ def within_labels(
     return estimate_of(whole, [auc(one) for one in drawn], 0.025)
 
 
+def forwards(inputs: AnalysisInputs, settings: Settings) -> int:
+    """Sequences whose label enough of them share, once under each model."""
+    labelled = _labelled(_drawn(inputs, settings), inputs.prefix, settings)
+    return (1 + len(inputs.others)) * labelled.height
+
+
+def _drawn(inputs: AnalysisInputs, settings: Settings) -> pl.DataFrame:
+    known = inputs.table.filter(pl.col("is_memorized").is_not_null())
+    return draw_rows(known, settings.n_sequences, settings.seed)
+
+
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Give PSMI of every layer's states with the label, under the model and any other.
 
     Raises UserError: too few rows share a label, nothing or everything is memorized.
     """
-    classes = _classes(inputs, settings)
-    known = inputs.table.filter(pl.col("is_memorized").is_not_null())
-    rows = draw_rows(known, settings.n_sequences, settings.seed)
+    classes, rows = _classes(inputs, settings), _drawn(inputs, settings)
     named = _labelled(look_up(rows, classes), inputs.prefix, settings)
     frames = [_of_model(inputs, lm, named, name, settings) for name, lm in inputs.models()]
     layers = pl.concat([lines for lines, _ in frames])
@@ -261,18 +270,25 @@ def _classes(inputs: AnalysisInputs, settings: Settings) -> pl.DataFrame:
 
 def _labelled(rows: pl.DataFrame, prefix: int, settings: Settings) -> pl.DataFrame:
     """Rows with a column `label` that at least `minimum` of them share."""
-    found = rows.with_columns(label=pl.col("tokens").list.get(prefix).cast(pl.String))
-    found = found.filter(pl.len().over("label") >= settings.minimum)
-    if found["label"].n_unique() < 2:
-        raise UserError(
-            f"analyze psmi: fewer than two labels that {settings.minimum} of {rows.height} "
-            "sequences share. Take more sequences, or --set minimum=2."
-        )
-    if found["is_memorized"].n_unique() < 2:
-        raise UserError(
-            f"analyze psmi: of {found.height} sequences all are memorized, or none. Take more."
-        )
-    return found
+    named = rows.with_columns(label=pl.col("tokens").list.get(prefix).cast(pl.String))
+
+    def shared(minimum: int) -> pl.DataFrame:
+        return named.filter(pl.len().over("label") >= minimum)
+
+    def is_enough(found: pl.DataFrame) -> bool:
+        return found["label"].n_unique() > 1 and found["is_memorized"].n_unique() > 1
+
+    found = shared(settings.minimum)
+    if is_enough(found):
+        return found
+    works = next((n for n in range(settings.minimum - 1, 1, -1) if is_enough(shared(n))), None)
+    lacking = (
+        f"fewer than two labels that {settings.minimum} of {rows.height} sequences share"
+        if found["label"].n_unique() < 2
+        else f"of {found.height} sequences all are memorized, or none"
+    )
+    advice = "Take more sequences." if works is None else f"It works with --set minimum={works}."
+    raise UserError(f"analyze psmi: {lacking}. {advice}")
 
 
 def _of_model(

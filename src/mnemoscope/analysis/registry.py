@@ -1,8 +1,9 @@
 """The analyses by name: what each answers and needs, how it is run, and where results are kept.
 
-A new analysis is a module with `Settings` and `analyse`, and an entry here, which imports it when
-it is run. A plugin's is a module with `ENTRY` too, named by an entry point in the group
-`mnemoscope.analyses`.
+A new analysis is a module with `Settings`, `analyse` and `forwards`, which counts beforehand the
+sequences that go through a model, and an entry here, which imports it when it is run. A plugin's is
+a module with `ENTRY` too, named by an entry point in the group `mnemoscope.analyses`; there
+`forwards` may be left out.
 
 A study keeps results in `analysis/NAME/`, valid for the settings and inputs that made them (the
 key); `result.json` is written last, so a folder that has one is whole.
@@ -162,7 +163,7 @@ ENTRIES: tuple[Entry, ...] = (
         needs=("scores", "features", "perplexities"),
         uses=("duplicates", "corpus"),
         cost=_PERPLEXITIES,
-        version=2,
+        version=3,
         source="Prashanth et al.: Recite, Reconstruct, Recollect, arXiv 2406.17746",
     ),
     Entry(
@@ -381,6 +382,27 @@ def run_analysis(
     if entry.plugin is not None:
         result = replace(result, libraries=(*result.libraries, entry.plugin.package))
     return replace(result, cost=Cost(round(seconds, 3), inputs.forwards.n - before))
+
+
+def forwards_of(entry: Entry, inputs: AnalysisInputs, settings: AnalysisSettings) -> int | None:
+    """Count at most the sequences that `run_analysis` puts through a model, without asking one.
+
+    None where the module has no function `forwards`, as a plugin's may. Fewer go through where
+    results of an earlier run are kept, or where training stops early. Raises UserError: what the
+    analysis refuses too.
+    """
+    count = getattr(entry.module(), "forwards", None)
+    if count is None:
+        return None
+    if not (entry.each_model and inputs.others):
+        return int(count(inputs, settings))
+    # What others reproduce is known when they have scanned the table: till then, as the model does.
+    score = pl.when("is_memorized").then(pl.lit(1.0, dtype=pl.Float32))
+    nothing = pl.lit(None, dtype=pl.List(pl.Int32))
+    table = inputs.table.with_columns(memorization_score=score, continuation=nothing)
+    theirs = replace(inputs, table=table, others=(), labels=None, maps=None)
+    each = inputs.table.height + int(count(theirs, settings))
+    return int(count(replace(inputs, others=()), settings)) + len(inputs.others) * each
 
 
 def _analysed(entry: Entry, inputs: AnalysisInputs, settings: AnalysisSettings) -> AnalysisResult:

@@ -221,6 +221,20 @@ def complete_rows(
     `wanted` are one or both of these; the study's model is asked, in kept blocks. The continuation
     of a memorized row is its suffix. All rows, in order, with these columns added or filled.
     """
+    known, lacking = _known_and_lacking(inputs, rows, *wanted)
+    if lacking.is_empty():
+        return known
+    found = decode_rows(inputs, inputs.model(), lacking, label=label).select("sequence_id", *wanted)
+    joined = known.join(found, on="sequence_id", how="left", maintain_order="left", suffix="_new")
+    return joined.with_columns(pl.coalesce(name, f"{name}_new") for name in wanted).drop(
+        f"{name}_new" for name in wanted
+    )
+
+
+def _known_and_lacking(
+    inputs: AnalysisInputs, rows: pl.DataFrame, *wanted: str
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Give rows with what is known of `wanted`, and those of them that `complete_rows` decodes."""
     known = rows
     if "continuation" in wanted:
         suffix = pl.col("tokens").list.slice(inputs.prefix)
@@ -229,14 +243,12 @@ def complete_rows(
         known = rows.with_columns(
             continuation=pl.when("is_memorized").then(suffix).otherwise(other)
         )
-    lacking = known.filter(pl.any_horizontal(pl.col(name).is_null() for name in wanted))
-    if lacking.is_empty():
-        return known
-    found = decode_rows(inputs, inputs.model(), lacking, label=label).select("sequence_id", *wanted)
-    joined = known.join(found, on="sequence_id", how="left", maintain_order="left", suffix="_new")
-    return joined.with_columns(pl.coalesce(name, f"{name}_new") for name in wanted).drop(
-        f"{name}_new" for name in wanted
-    )
+    return known, known.filter(pl.any_horizontal(pl.col(name).is_null() for name in wanted))
+
+
+def count_lacking(inputs: AnalysisInputs, rows: pl.DataFrame, *wanted: str) -> int:
+    """Count the rows that `complete_rows` would decode."""
+    return _known_and_lacking(inputs, rows, *wanted)[1].height
 
 
 def scanned_by(inputs: AnalysisInputs, other: OtherModel) -> pl.DataFrame:
@@ -325,6 +337,15 @@ def generate_by_level(inputs: AnalysisInputs, settings: LevelSettings, *, where:
     chosen = choose_levels(is_right.sum(axis=1), per_level=settings.per_level, seed=seed)
     read = np.concatenate([tokens[:, :half], written], axis=1)
     return Generated(rows[chosen], read[chosen], is_right[chosen])
+
+
+def count_by_level(inputs: AnalysisInputs, settings: LevelSettings, passes: int) -> int:
+    """Count at most the sequences of `generate_by_level`, and `passes` of what it chooses."""
+    drawn = draw_rows(inputs.table, settings.n_sequences, settings.seed)
+    n_whole = int(drawn["is_memorized"].sum())
+    chosen = min(settings.per_level, n_whole)
+    chosen += min(settings.per_level * settings.n_steps, drawn.height - n_whole)
+    return count_lacking(inputs, drawn, "continuation") + passes * chosen
 
 
 def choose_levels(

@@ -26,6 +26,7 @@ from mnemoscope.plugin import (
     Generated,
     LevelSettings,
     bars_by,
+    count_by_level,
     entropy_of,
     find_groups,
     frame_of,
@@ -60,6 +61,11 @@ class Sides(NamedTuple):
 
     is_test: _Bools
     held_back: _Bools
+
+
+def forwards(inputs: AnalysisInputs, settings: Settings) -> int:
+    """Continuations, states and entropy of each level."""
+    return count_by_level(inputs, settings, 2)
 
 
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:

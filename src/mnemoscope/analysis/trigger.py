@@ -130,6 +130,13 @@ def find_changes(
     return Changes(np.stack(single, axis=1), np.stack(whole, axis=1), is_right)
 
 
+def forwards(inputs: AnalysisInputs, settings: Settings) -> int:
+    """Each state of each prefix, and of each layer all at once; donors; the sequences."""
+    n = int(inputs.table["is_memorized"].sum())
+    n_changes = inputs.load_model().n_layers * (inputs.prefix + 1)
+    return min(n, settings.n_sequences or n) * (n_changes + 2)
+
+
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Replace each prefix state of memorized sequences; UserError: fewer than two are memorized."""
     known = inputs.table.filter(pl.col("is_memorized"))
@@ -315,8 +322,11 @@ def _figures(
         percent=True,
         series=tuple(
             series_of(
-                f"{name} ({len(places):,})",
-                frame_of({"share": one} for one in resampled_means(values[places], near[places])),
+                name,
+                frame_of(
+                    {"n": len(places), "share": one}
+                    for one in resampled_means(values[places], near[places])
+                ),
                 "share",
             )
             for name, places in groups.items()

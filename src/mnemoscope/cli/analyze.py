@@ -19,7 +19,9 @@ from mnemoscope.cli.study import shown
 from mnemoscope.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from mnemoscope.flow.analyze import Outcome
+    from mnemoscope.analysis.registry import Entry
+    from mnemoscope.flow.analyze import AnalysisRequest, Outcome
+    from mnemoscope.study.folder import Study
 
 
 def analyze(
@@ -51,6 +53,9 @@ def analyze(
         help="A setting of the analysis, for example n_sequences=500; repeatable.",
     ),
     redo: bool = Option(False, "--redo", help="Compute a result again that is already there."),
+    dry_run: bool = Option(
+        False, "--dry-run", help="Only say how many sequences would go through a model."
+    ),
     quiet: Quiet = False,
 ) -> None:
     """Run an analysis from a related paper on the study's sequences and model.
@@ -85,6 +90,11 @@ def analyze(
     )
     if entry is not None:
         flow.refuse_unused(entry, asked)
+    if dry_run:
+        from mnemoscope.analysis.registry import every_entry
+
+        _print_plan(opened, every_entry() if entry is None else [entry], asked)
+        return
     with shown(quiet), opened.lock():
         models, is_new = Models(opened.settings), False
         for outcome in (
@@ -97,6 +107,24 @@ def analyze(
         if is_new:
             report_stage(opened, models)
             print(f"Wrote {study / 'report.html'}.")
+
+
+def _print_plan(study: "Study", entries: "list[Entry]", asked: "AnalysisRequest") -> None:
+    """What each would put through a model, or why it cannot be run; of several their sum."""
+    from mnemoscope.flow.analyze import Outcome, cost_line, prepare_all
+    from mnemoscope.study.models import Models
+
+    n_all = 0
+    for one in prepare_all(study, entries, asked, Models(study.settings)):
+        if not isinstance(one, Outcome):
+            print(cost_line(study, one.entry.name, one.forwards, one.entry.cost))
+            n_all += one.forwards or 0
+        elif len(entries) > 1:
+            _print_outcome(one)
+        else:
+            raise UserError(one.refused)
+    if len(entries) > 1:
+        print(cost_line(study, "all", n_all))
 
 
 def _print_outcome(outcome: "Outcome") -> None:

@@ -28,7 +28,7 @@ from mnemoscope.study.folder import Study, as_study
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import EMBEDDED, NO_MODEL, split_revision
 from mnemoscope.taxonomy.groups import find_groups
-from mnemoscope.words import percent
+from mnemoscope.words import duration, percent
 
 if TYPE_CHECKING:
     from mnemoscope.lm.model import LanguageModel
@@ -65,29 +65,36 @@ class Outcome:
     folder: Path = Path()
 
 
-def run_or_read(
-    study: Study, entry: registry.Entry, asked: AnalysisRequest, models: Models
-) -> Outcome:
-    """Run one analysis unless its result exists; the caller locks the study.
+@dataclass(frozen=True)
+class Prepared:
+    """An analysis that nothing hinders, before it is run."""
 
-    Raises UserError: the study lacks something, or a setting or input cannot be used.
-    """
+    entry: registry.Entry
+    settings: AnalysisSettings
+    inputs: AnalysisInputs
+    others: tuple[str, ...]
+    facts: dict[str, Any]  # inputs that decide the result
+    lines: tuple[str, ...]  # how rows were chosen
+    gaps: tuple[str, ...]  # what is lacking among the others
+    key: str
+    known: registry.StoredResult | None  # the result, if these settings and inputs made it
+    # sequences that will go through a model, at most; None where the analysis does not say
+    forwards: int | None
+
+
+def prepare(
+    study: Study, entry: registry.Entry, asked: AnalysisRequest, models: Models
+) -> Prepared:
+    """Gather what an analysis is given, and count what it will cost; errors as `run_or_read`."""
     settings = entry.settings(**asked.values)
     others, gaps = _others(study, entry, asked)
     _check_needs(study, entry, others)
     rows = rows_for(study, entry)
     corpus = (asked.corpus or study.settings.features.corpus) if entry.wants("corpus") else None
     facts = rows.facts | _facts(study, entry, settings, others, corpus)
-    plain = settings.model_dump(mode="json")
-    key = digest([entry.name, entry.version, plain, facts])
-    folder = registry.result_folder(study, entry)
+    key = digest([entry.name, entry.version, settings.model_dump(mode="json"), facts])
     known = None if asked.redo else registry.load_result(study, entry)
-    if known is not None and known.key == key:
-        return Outcome(entry, known, was_done=True, folder=folder)
-    for name in others:  # before the study's own model has been asked for hours
-        if name != EMBEDDED:
-            check_model(*split_revision(name))
-    say(f"{entry.name}: {entry.answers}")
+    is_known = known is not None and known.key == key
     has_maps = entry.wants("maps") and study.is_done("capture")
     is_reference = (
         bool(others)
@@ -110,10 +117,83 @@ def run_or_read(
         reference_maps=open_maps(study, "reference") if has_maps and is_reference else None,
         shelf=registry.shelf_of(study),
     )
-    result = registry.run_analysis(entry, inputs, settings)
-    result = replace(result, further=(*rows.lines, *result.further, *gaps))
-    stored = registry.store_result(study, entry, result, key=key, settings=plain, inputs=facts)
-    return Outcome(entry, stored, folder=folder)
+    return Prepared(
+        entry,
+        settings,
+        inputs,
+        others,
+        facts,
+        rows.lines,
+        tuple(gaps),
+        key,
+        known if is_known else None,
+        0 if is_known else registry.forwards_of(entry, inputs, settings),
+    )
+
+
+def prepare_all(
+    study: Study, entries: Sequence[registry.Entry], asked: AnalysisRequest, models: Models
+) -> Iterator[Prepared | Outcome]:
+    """Prepare several analyses; what is refused is an outcome already."""
+    for entry in entries:
+        try:
+            yield prepare(study, entry, asked, models)
+        except UserError as error:
+            yield Outcome(entry, None, refused=str(error))
+
+
+def cost_line(study: Study, name: str, n: int | None, in_words: str = "") -> str:
+    """Say in one line how many sequences will go through a model, and about how long that takes.
+
+    The speed is that of stage continue, or of capture, where the study has made either.
+    """
+    if n is None:
+        return f"{name}: goes through the model {in_words}."
+    if n == 0:
+        return f"{name}: nothing goes through a model."
+    said = f"{name}: at most {n:,} sequences through a model"
+    per_sequence = _speed(study)
+    if per_sequence is not None:
+        stage, seconds = per_sequence
+        said += f", about {duration(n * seconds)} at the speed of stage {stage}"
+    return f"{said}."
+
+
+def _speed(study: Study) -> tuple[str, float] | None:
+    """The stage by which speed is judged, and its seconds a sequence; None without either."""
+    took = study.seconds()
+    if took.get("continue"):
+        return "continue", took["continue"] / max(study.sequences.height, 1)
+    if took.get("capture") and study.is_done("capture"):
+        return "capture", took["capture"] / max(open_maps(study, "model").index.height, 1)
+    return None
+
+
+def run_or_read(
+    study: Study, entry: registry.Entry, asked: AnalysisRequest, models: Models
+) -> Outcome:
+    """Run one analysis unless its result exists; the caller locks the study.
+
+    Raises UserError: the study lacks something, or a setting or input cannot be used.
+    """
+    return _run(study, prepare(study, entry, asked, models))
+
+
+def _run(study: Study, ready: Prepared) -> Outcome:
+    entry = ready.entry
+    folder = registry.result_folder(study, entry)
+    if ready.known is not None:
+        return Outcome(entry, ready.known, was_done=True, folder=folder)
+    for name in ready.others:  # before the study's own model has been asked for hours
+        if name != EMBEDDED:
+            check_model(*split_revision(name))
+    say(f"{entry.name}: {entry.answers}")
+    say(cost_line(study, entry.name, ready.forwards, entry.cost))
+    result = registry.run_analysis(entry, ready.inputs, ready.settings)
+    result = replace(result, further=(*ready.lines, *result.further, *ready.gaps))
+    plain = ready.settings.model_dump(mode="json")
+    facts = {"key": ready.key, "settings": plain, "inputs": ready.facts}
+    return Outcome(entry, registry.store_result(study, entry, result, **facts), folder=folder)
 
 
 def analyze_all(study: Study, asked: AnalysisRequest, models: Models) -> Iterator[Outcome]:
@@ -121,11 +201,15 @@ def analyze_all(study: Study, asked: AnalysisRequest, models: Models) -> Iterato
 
     Only settings that every analysis has apply.
     """
-    for entry in registry.every_entry():
+    ready = [*prepare_all(study, registry.every_entry(), asked, models)]
+    counts = [one.forwards for one in ready if isinstance(one, Prepared)]
+    if counts:
+        say(cost_line(study, "all", sum(n or 0 for n in counts)))
+    for one in ready:
         try:
-            yield run_or_read(study, entry, asked, models)
+            yield _run(study, one) if isinstance(one, Prepared) else one
         except UserError as error:
-            yield Outcome(entry, None, refused=str(error))
+            yield Outcome(one.entry, None, refused=str(error))
 
 
 def refuse_unused(entry: registry.Entry, asked: AnalysisRequest) -> None:
