@@ -154,7 +154,15 @@ WRONG = {
             (("--model", "some/model"), "--model without texts"),
         )
     },
-    ("run", "--model", "embedded", "--reference", "./nosuch@1", "-o", "s"): "./nosuch: no such model folder or file",
+    (
+        "run",
+        "--model",
+        "embedded",
+        "--reference",
+        "./nosuch@1",
+        "-o",
+        "s",
+    ): "./nosuch: no such model folder or file",
     ("sequences", "nosuch", "-o", "s"): "nosuch: no such file or folder",
     ("audit", "embedded", "text.txt", "-o", "mine"): "already holds a study",
     ("audit", "embedded", "empty.txt", "-o", "a"): "empty",

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import mnemoscope as ms
 from mnemoscope.audits.sampling import prompts_shown
+from mnemoscope.conditions import parse_gate
 from mnemoscope.contamination.ask import (
     ANSWERS,
     Answers,
@@ -24,6 +25,8 @@ from mnemoscope.contamination.ask import (
     other_prompts,
 )
 from mnemoscope.contamination.ask import _part as ask_part
+from mnemoscope.contamination.found import ITEMS as ITEMS_GATE
+from mnemoscope.contamination.found import judge_items
 from mnemoscope.contamination.judge import (
     VERDICTS,
     judged,
@@ -39,7 +42,8 @@ from mnemoscope.contamination.table import (
     stands_in,
     words_of,
 )
-from mnemoscope.embedded import model_path
+from mnemoscope.embedded import model_path, reference_path
+from mnemoscope.errors import UserError
 from mnemoscope.lm.load import load_model
 from mnemoscope.progress import SILENT
 from sarif_logs import check_sarif
@@ -103,10 +107,17 @@ def test_answers_of_one_token_and_a_model_that_reads_nothing_first(lm) -> None:
     model = LocalModel(bare, record={}, batch_size=8, as_chat=False)
     assert math.isnan(model.logprobs([("", "A")])[0])
     rows = [{"prompt": f"Question {n}: which letter?", "answer": "ABCD"[n % 4]} for n in range(8)]
-    found = ms.items(bare, pl.DataFrame(rows), reference=lm, progress=False)
+    with pytest.raises(UserError, match=r"is the same model .* and cannot serve as a reference"):
+        ms.items(bare, pl.DataFrame(rows), reference=lm, progress=False)
+    twin = str(reference_path())
+    found = ms.items(bare, pl.DataFrame(rows), reference=twin, progress=False)
     assert found.table["prior"].null_count() == 0
     assert found.table["prior"].is_between(-50, -1e-6).all()
-    (alone,) = ms.items(bare, pl.DataFrame(rows[:1]), progress=False).table["prior"]
+    untwinned = ms.items(bare, pl.DataFrame(rows[:1]), progress=False)
+    gate = parse_gate("recalled > 0 items", ITEMS_GATE)
+    with pytest.raises(UserError, match="so it never fails"):
+        judge_items(gate, untwinned, None)
+    (alone,) = untwinned.table["prior"]
     assert alone is None  # no other prompt, and nothing is read before it
 
 

@@ -79,7 +79,7 @@ def test_the_tool_box_says_twice_alike_where_a_name_is() -> None:
     }
     assert typed == found
     assert {name for _, name in found} == set(plugin.__all__)
-    assert len(plugin.__all__) <= 92  # a tool box, no attic
+    assert len(plugin.__all__) <= 97  # a tool box, no attic; five count the cost of an analysis
     assert not set(plugin.__all__) & set(ms.__all__)
     with pytest.raises(AttributeError, match="plugin' has no attribute 'fit'"):
         plugin.fit  # noqa: B018

@@ -21,6 +21,7 @@ from mnemoscope.audits.asking import (
     TokenScores,
     Until,
     Written,
+    refuse_itself,
 )
 from mnemoscope.audits.documents import Document
 from mnemoscope.audits.questions import OrdinarySettings, Where
@@ -164,22 +165,12 @@ def local_audit(
     a study of the audited model. Raises UserError: as `LocalModel` and `tokens.tokenize`, or a
     reference that is the model itself.
     """
-    if reference is not None:
-        refuse_itself(lm, reference, names[1])
+    if reference is not None and lm.tokenizer.get_vocab() == reference.tokenizer.get_vocab():
+        refuse_itself(lm.fingerprint, reference.fingerprint, names[1])
     model = LocalModel(lm, settings, name=names[0])
     plain = settings.model_copy(update={"chat_template": False})  # it is asked as it stands
     other = None if reference is None else LocalModel(reference, plain, name=names[1])
     return Auditing(model, cut_texts(model.splitter, documents), settings, other, cnn)
-
-
-def refuse_itself(lm: LanguageModel, reference: LanguageModel, name: str) -> None:
-    """Refuse a model as its own reference: what it writes too would all be easy to produce."""
-    alike = lm.tokenizer.get_vocab() == reference.tokenizer.get_vocab()
-    if alike and reference.fingerprint and reference.fingerprint == lm.fingerprint:
-        raise UserError(
-            f"--reference {name}: is the same model as the one that is asked, and cannot serve as a "
-            "reference. Name one that never saw these texts; an older result is a --baseline."
-        )
 
 
 def _rows(prompts: Sequence[Prompt], reach: int) -> npt.NDArray[np.int32]:

@@ -131,8 +131,8 @@ def judge_items(gate: Gate, found: Items, baseline: Path | None) -> Judged:
     own, every, new, beside = found.recalled, originals(found.table), "", ""
     if found.record["reference"] is None and (every["variants"] < FEWEST_VARIANTS).all():
         raise UserError(
-            f"--fail-if '{gate.text}': without a twin an item needs {FEWEST_VARIANTS} variants to be "
-            "called recalled, and none has them, so it never fails. Add --reference BASE."
+            f"--fail-if '{gate.text}': without a twin an item needs {FEWEST_VARIANTS} variants to "
+            "be called recalled, and none has them, so it never fails. Add --reference BASE."
         )
     if baseline is not None:
         older, new = read_found(baseline), "new "
