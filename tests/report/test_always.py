@@ -22,7 +22,7 @@ def test_a_labelled_study_shows_shares_examples_and_the_command_that_goes_on(
     for words in (
         "could be trained here. All else is below",
         "Not done yet: capture, train, benchmark, localize, report.",
-        f"mnemoscope run -o {folder.name}",
+        f"mnemoscope run -o {folder}",
         "Examples",
         "finished 160 of them",
     ):
@@ -116,7 +116,7 @@ def test_without_counts_the_remedy_is_the_training_texts(tiny, tmp_path, succeed
     assert "40 sequences have no class, for want of duplicates" in line
     assert "Give the training texts (features.corpus)" in line
     said = text_of((folder / "report.html").read_text())
-    assert f"mnemoscope run -o {folder.name} --set features.corpus=TEXTS --redo" in said
+    assert f"mnemoscope run -o {folder} --set features.corpus=TEXTS --redo" in said
 
 
 def test_analyses_without_cnns_are_shown(study_at, succeed):

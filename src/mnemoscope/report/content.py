@@ -355,7 +355,8 @@ def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
             *(f"mnemoscope {verb} {name}-again" for verb in further),
             f"mnemoscope status {name}",
         ),
-        next_steps=list(next_steps(study, Path(study.folder.name))),
+        # A whole study is sent to others; what is missing is made here.
+        next_steps=list(next_steps(study, Path(name) if is_trained else None)),
         published=published_view(load_comparison(study), TITLES) if is_trained else None,
         analyses=list(tables.analysis_sections(study)),
         levels=tables.level_section(study) if is_trained else None,
