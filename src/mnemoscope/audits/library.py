@@ -542,9 +542,12 @@ def _read(
 def _local_audit(
     own: LocalChoice, other: LocalChoice | None, reading: "Reading", settings: AuditSettings
 ) -> "Auditing":
+    from mnemoscope.audits.asking import refuse_itself
     from mnemoscope.audits.local import local_audit
 
     lm, reference = own.load(), other.load() if other else None
+    if reference is not None and lm.tokenizer.get_vocab() == reference.tokenizer.get_vocab():
+        refuse_itself(lm.fingerprint, reference.fingerprint, other.name if other else "")
     names = own.name, other.name if other else ""
     return local_audit(lm, reading.documents, settings, reference=reference, names=names)
 

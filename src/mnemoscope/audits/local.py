@@ -21,7 +21,6 @@ from mnemoscope.audits.asking import (
     TokenScores,
     Until,
     Written,
-    refuse_itself,
 )
 from mnemoscope.audits.documents import Document
 from mnemoscope.audits.questions import OrdinarySettings, Where
@@ -162,11 +161,8 @@ def local_audit(
     """An audit of a model that runs here; `names` are what model and reference were called.
 
     `reference` should never have seen the documents, which only the caller knows; `cnn` are CNNs of
-    a study of the audited model. Raises UserError: as `LocalModel` and `tokens.tokenize`, or a
-    reference that is the model itself.
+    a study of the audited model. Raises UserError: as `LocalModel` and `tokens.tokenize`.
     """
-    if reference is not None and lm.tokenizer.get_vocab() == reference.tokenizer.get_vocab():
-        refuse_itself(lm.fingerprint, reference.fingerprint, names[1])
     model = LocalModel(lm, settings, name=names[0])
     plain = settings.model_copy(update={"chat_template": False})  # it is asked as it stands
     other = None if reference is None else LocalModel(reference, plain, name=names[1])
