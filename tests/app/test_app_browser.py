@@ -17,7 +17,7 @@ from mnemoscope.embedded import model_path
 from study_files import wait_until
 from tests.app.conftest import HOSTILE
 
-pytestmark = NEEDS_CHROMIUM
+pytestmark = [*NEEDS_CHROMIUM, pytest.mark.whole]
 PATIENCE = 240_000  # milliseconds; a loaded machine is slow, a broken page stays broken
 MARK = ".result mark[data-pick]"
 SIDEWAYS = """() => [...document.querySelectorAll('.scroll')]
