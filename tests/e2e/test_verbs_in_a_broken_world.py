@@ -16,16 +16,16 @@ from mnemoscope.cli.app import verbs
 from study_files import mounted
 
 WITHOUT_A_RUN = {"app", "demo", "items api", "audit api", "data convert", "distill"}
-"""A server, a service, minutes; what they share with the others is tried there."""
+WITHOUT_A_RUN |= {"search"}
+"""A server, a service, minutes, more sequences; what they share with the others is tried there."""
 STUDY = [
     *("sequences", "continue", "features", "label", "capture", "train", "benchmark", "localize"),
-    *("report", "knockout", "graft", "search"),
+    *("report", "knockout", "graft"),
 ]
 COMMANDS = {
     "run": "run {yaml} -o out -q",
     **{one: f"{one} study --redo -q" for one in STUDY},
-    "sequences": "run {yaml} -o out -q --only sequences",
-    "search": "search study --redo -q --set search.minimum=10",
+    "sequences": "sequences {table} --model {model} -o out -q",
     "items gate": "items gate items --sarif out.sarif --baseline items",
     "audit": "audit {model} d.txt -o out -q --stride 64",
     "audit gate": "audit gate audit --fail-if 'recalled > 2 passages'",
@@ -61,8 +61,10 @@ def prepare(folder: Path, tiny, study: Path) -> None:
     rows = [{"prompt": f"What is {n} and {n}?", "answer": str(2 * n)} for n in range(8)]
     (folder / "items.jsonl").write_text("\n".join(map(json.dumps, rows)))
     from mnemoscope.audits.library import audit
+    from mnemoscope.contamination.run import items
 
     audit(str(tiny.model), folder / "d.txt", out=folder / "audit", stride=64)
+    items(str(tiny.model), folder / "items.jsonl", out=folder / "items", progress=False)
 
 
 def act(command: list[str], folder: Path, fault: str) -> subprocess.CompletedProcess[str]:
