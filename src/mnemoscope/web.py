@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any
 
@@ -208,10 +209,12 @@ class _HttpHandler(_Keeping, urllib.request.HTTPHandler):
 
 
 class _HttpsHandler(_Keeping, urllib.request.HTTPSHandler):
-    def __init__(self) -> None:
-        self._tls = ssl.create_default_context()
-        self._tls.set_alpn_protocols(["http/1.1"])
-        super().__init__()
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        """With all certificates of this machine, which take time to read: once, where needed."""
+        context = ssl.create_default_context()
+        context.set_alpn_protocols(["http/1.1"])
+        return context
 
     def https_open(self, request: urllib.request.Request) -> Any:
         """As its base, by a connection that is watched."""

@@ -222,6 +222,7 @@ def test_a_gate_asks_for_a_share_or_a_number_of_all_or_of_each_document():
             "b": [(0, 10, "recall"), (20, 30, "recall"), (40, 90, "guess")],
         }.items()
     ]
+    rows = [row | {"is_too_short": False} for row in rows]
     record = {"documents": rows, "summary": overall(rows), "skipped": []}
     for text, holds in {
         "recalled > 1.25%": False, "recalled >= 1.25 %": True, "recalled>1.2%": True,

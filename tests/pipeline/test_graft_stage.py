@@ -145,7 +145,7 @@ def planted(monkeypatch, study):
             scale[:] = [wanted]
             yield
 
-        def judged(loaded, _model, made):
+        def judged(loaded, _model, made, _states):
             tried = loaded.tried.join(labels, on="sequence_id", maintain_order="left")
             survives, place = [], dict.fromkeys(firmness, 0)
             for number, name in tried.select("sequence_id", TAXONOMY).iter_rows():

@@ -18,7 +18,6 @@ from typing_extensions import TypedDict
 from mnemoscope.audits.questions import QUESTIONS, Question, Where
 from mnemoscope.audits.settings import AuditSettings, Value
 from mnemoscope.audits.tokens import Splitter, Text, Tokens
-from mnemoscope.errors import UserError
 from mnemoscope.progress import SILENT, Progress
 
 if TYPE_CHECKING:  # a refusal needs no torch
@@ -250,12 +249,3 @@ class Auditing:
             and one.is_on(self.settings)
             and not (one.needs and getattr(self, one.needs) is None)
         }
-
-
-def refuse_itself(own: str | None, other: str | None, name: str) -> None:
-    """Refuse a model as its own reference, by fingerprints: all that it writes the other writes."""
-    if other is not None and other == own:
-        raise UserError(
-            f"--reference {name}: is the same model as the one that is asked and cannot serve as "
-            "a reference. Name one that never saw these texts; an older result is a --baseline."
-        )

@@ -96,7 +96,7 @@ def judge(gate: Gate, record: Record, passages: pl.DataFrame, baseline: Path | N
 
 def _unchecked(record: Record) -> str:
     """How many documents nobody asked, which no condition can see."""
-    n = len(record["skipped"]) + sum(row.get("is_too_short", False) for row in record["documents"])
+    n = len(record["skipped"]) + sum(row["is_too_short"] for row in record["documents"])
     whole = len(record["skipped"]) + len(record["documents"])
     return f"; not checked: {n:,} of {plural(whole, 'document')}, unread or too short" if n else ""
 

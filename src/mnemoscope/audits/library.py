@@ -542,13 +542,13 @@ def _read(
 def _local_audit(
     own: LocalChoice, other: LocalChoice | None, reading: "Reading", settings: AuditSettings
 ) -> "Auditing":
-    from mnemoscope.audits.asking import refuse_itself
     from mnemoscope.audits.local import local_audit
+    from mnemoscope.study.models import check_unlike
 
     lm, reference = own.load(), other.load() if other else None
-    if reference is not None and lm.tokenizer.get_vocab() == reference.tokenizer.get_vocab():
-        refuse_itself(lm.fingerprint, reference.fingerprint, other.name if other else "")
     names = own.name, other.name if other else ""
+    if reference is not None and lm.tokenizer.get_vocab() == reference.tokenizer.get_vocab():
+        check_unlike(names[1], reference.fingerprint, names[0], lm.fingerprint)
     return local_audit(lm, reading.documents, settings, reference=reference, names=names)
 
 

@@ -203,14 +203,12 @@ def _what_holds(
         "their checksums.",
         "the counts follow from the passages.",
     ]
-    if not has_passages:
-        pass  # a reference is asked for passages alone
-    elif record["reference"] is not None and reference is not None:
-        said.append("the reference and its parts were asked again, and wrote the same.")
-    elif record["reference"] is not None:
+    if has_passages and record["reference"] is not None:  # which is asked for passages alone
         said.append(
             "what the reference and its parts wrote: by checksum alone, it was not asked again "
             "(--reference MODEL asks it)."
+            if reference is None
+            else "the reference and its parts were asked again, and wrote the same."
         )
     if is_own:
         said.append(f"the verdict's sentence, {', '.join(PAGES)} follow from the passages.")

@@ -119,6 +119,8 @@ def _print_plan(study: "Study", entries: "list[Entry]", asked: "AnalysisRequest"
         if not isinstance(one, Outcome):
             print(cost_line(study, one.entry.name, one.forwards, one.entry.cost))
             n_all += one.forwards or 0
+        elif one.was_done:
+            print(cost_line(study, one.entry.name, 0))
         elif len(entries) > 1:
             _print_outcome(one)
         else:

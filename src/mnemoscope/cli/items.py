@@ -162,7 +162,8 @@ def _report(found: "Items", condition: "Gate | None", flags: GateFlags, answer: 
     if found.record["together"]:
         print(found.record["together"])
     scores = found.scores
-    print(f"Score {scores['all']}; without the recalled items {scores['without']}.")
+    without = f"; without the recalled items {scores['without']}" if found.recalled.height else ""
+    print(f"Score {scores['all']}{without}.")
     if found.record["reference"] is None:
         print("No twin: only items with three variants can be recalled. Give one by --reference.")
     assert found.folder is not None

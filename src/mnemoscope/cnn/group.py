@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mnemoscope.cnn.network import AttentionCnn, causal_convolution, in_bands
 
-_CONVOLUTIONS, _LINEAR = ("features.0", "features.4"), ("classifier.1", "classifier.4")
+_CONVOLUTIONS = ("features.0", "features.4")
 
 
 class CnnGroup(nn.Module):

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from mnemoscope.audits.asking import refuse_itself
 from mnemoscope.audits.library import LocalChoice, chosen, kept_clean
 from mnemoscope.audits.page import environment
 from mnemoscope.audits.settings import EndpointSettings
@@ -46,6 +45,7 @@ from mnemoscope.progress import progress_shown, say
 from mnemoscope.report.style import fill
 from mnemoscope.store import Store
 from mnemoscope.study.folder import versions
+from mnemoscope.study.models import check_unlike
 from mnemoscope.version import __version__
 from mnemoscope.words import plural
 
@@ -135,8 +135,8 @@ def items(
             asked = _local(own, batch_size, as_chat=chat_template)
         twin = _local(other, batch_size, as_chat=asked.is_chat) if other else None
         if other is not None and twin is not None:
-            own_sum, its_sum = (one.record.get("fingerprint") for one in (asked, twin))
-            refuse_itself(own_sum, its_sum, other.name)
+            ours, theirs = asked.record, twin.record
+            check_unlike(other.name, theirs["fingerprint"], ours["name"], ours["fingerprint"])
         place = where, lines if len(lines) == len(read) else [None] * len(read)
         settings = {"edits": edits, "chance": chance}
         return _made(read, place, asked, twin, settings, folder, redo=redo)

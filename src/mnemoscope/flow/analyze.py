@@ -77,15 +77,17 @@ class Prepared:
     lines: tuple[str, ...]  # how rows were chosen
     gaps: tuple[str, ...]  # what is lacking among the others
     key: str
-    known: registry.StoredResult | None  # the result, if these settings and inputs made it
     # sequences that will go through a model, at most; None where the analysis does not say
     forwards: int | None
 
 
 def prepare(
     study: Study, entry: registry.Entry, asked: AnalysisRequest, models: Models
-) -> Prepared:
-    """Gather what an analysis is given, and count what it will cost; errors as `run_or_read`."""
+) -> Prepared | Outcome:
+    """Gather what an analysis is given, and count what it will cost; errors as `run_or_read`.
+
+    A result that these settings and inputs have made already is given as it is.
+    """
     settings = entry.settings(**asked.values)
     others, gaps = _others(study, entry, asked)
     _check_needs(study, entry, others)
@@ -94,7 +96,9 @@ def prepare(
     facts = rows.facts | _facts(study, entry, settings, others, corpus)
     key = digest([entry.name, entry.version, settings.model_dump(mode="json"), facts])
     known = None if asked.redo else registry.load_result(study, entry)
-    is_known = known is not None and known.key == key
+    if known is not None and known.key == key:
+        folder = registry.result_folder(study, entry)
+        return Outcome(entry, known, was_done=True, folder=folder)
     has_maps = entry.wants("maps") and study.is_done("capture")
     is_reference = (
         bool(others)
@@ -126,15 +130,14 @@ def prepare(
         rows.lines,
         tuple(gaps),
         key,
-        known if is_known else None,
-        0 if is_known else registry.forwards_of(entry, inputs, settings),
+        registry.forwards_of(entry, inputs, settings),
     )
 
 
 def prepare_all(
     study: Study, entries: Sequence[registry.Entry], asked: AnalysisRequest, models: Models
 ) -> Iterator[Prepared | Outcome]:
-    """Prepare several analyses; what is refused is an outcome already."""
+    """Prepare several analyses; what is done or refused is an outcome already."""
     for entry in entries:
         try:
             yield prepare(study, entry, asked, models)
@@ -179,11 +182,10 @@ def run_or_read(
     return _run(study, prepare(study, entry, asked, models))
 
 
-def _run(study: Study, ready: Prepared) -> Outcome:
-    entry = ready.entry
-    folder = registry.result_folder(study, entry)
-    if ready.known is not None:
-        return Outcome(entry, ready.known, was_done=True, folder=folder)
+def _run(study: Study, ready: Prepared | Outcome) -> Outcome:
+    if isinstance(ready, Outcome):
+        return ready
+    entry, folder = ready.entry, registry.result_folder(study, ready.entry)
     for name in ready.others:  # before the study's own model has been asked for hours
         if name != EMBEDDED:
             check_model(*split_revision(name))
@@ -202,12 +204,12 @@ def analyze_all(study: Study, asked: AnalysisRequest, models: Models) -> Iterato
     Only settings that every analysis has apply.
     """
     ready = [*prepare_all(study, registry.every_entry(), asked, models)]
-    counts = [one.forwards for one in ready if isinstance(one, Prepared)]
-    if counts:
-        say(cost_line(study, "all", sum(n or 0 for n in counts)))
+    counts = [one.forwards or 0 for one in ready if isinstance(one, Prepared)]
+    if counts or any(isinstance(one, Outcome) and one.was_done for one in ready):
+        say(cost_line(study, "all", sum(counts)))
     for one in ready:
         try:
-            yield _run(study, one) if isinstance(one, Prepared) else one
+            yield _run(study, one)
         except UserError as error:
             yield Outcome(one.entry, None, refused=str(error))
 

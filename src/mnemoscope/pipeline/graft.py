@@ -597,14 +597,16 @@ def _grafted(loaded: Loaded, graft: Graft) -> _Survival:
         swapped = loaded.pairs[graft.direction].grafted(
             graft.part, control=graft.control, share=graft.share
         )
+    states = _states(loaded, graft.direction, graft.part)
     with swapped:
-        return _judged(loaded, graft.direction, graft)
+        return _judged(loaded, loaded.models[graft.direction], graft, states)
 
 
-def _judged(loaded: Loaded, direction: str, graft: Graft | Walk) -> _Survival:
+def _judged(
+    loaded: Loaded, lm: LanguageModel, graft: Graft | Walk, states: KeptStates | None
+) -> _Survival:
     """Scan the sequences as the model is now, and ask what is held out."""
     settings, tried, held_out = loaded.study.settings, loaded.tried, loaded.held_out
-    lm, states = loaded.models[direction], _states(loaded, direction, graft.part)
     asked = {"batch_size": settings.model.batch_size, "prefix": settings.sequences.n_prefix}
     try:
         with nullcontext() if states is None else states.resuming():
@@ -625,7 +627,7 @@ def _judged(loaded: Loaded, direction: str, graft: Graft | Walk) -> _Survival:
 
 
 def _states(loaded: Loaded, direction: str, part: str) -> KeptStates | None:
-    """What enters the first layer that a part changes; the model may be changed already."""
+    """What enters the first layer that a part changes; asked before the model is changed."""
     layer = loaded.pairs[direction].first_layer(part) if part else 0
     if not layer:
         return None
@@ -657,11 +659,12 @@ def _walked(loaded: Loaded, task: Task, walk: Walk) -> pl.DataFrame:
     least = np.minimum(left, members @ flip)
     seed = loaded.study.settings.graft.seed * 10_000 + walk.draw
     change = loaded.pairs[INTO_MODEL].walk(walk.part, control=walk.control, seed=seed)
+    model, states = loaded.models[INTO_MODEL], _states(loaded, INTO_MODEL, walk.part)
     found: dict[float, _Survival] = {}
 
     def kept(scale: float) -> np.ndarray:
         with change(scale):
-            found[scale] = _judged(loaded, INTO_MODEL, walk)
+            found[scale] = _judged(loaded, model, walk, states)
         counts: np.ndarray = members @ found[scale].survives
         return counts
 
