@@ -1,9 +1,11 @@
 """A Ray cluster of several workers: the bytes of one process, whatever dies on the way."""
 
+import contextlib
 import os
 import shutil
 import socket
 import sys
+import time
 from pathlib import Path
 
 import polars as pl
@@ -117,21 +119,37 @@ def whole(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+def bucket_server():
+    """A bucket's server, if moto is installed, which listens before Ray takes ports of its own."""
+    try:
+        from moto.server import ThreadedMotoServer
+    except ImportError:
+        yield None
+        return
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    address = server.get_host_and_port()
+    for _ in range(100):
+        with contextlib.suppress(OSError), socket.create_connection(address, timeout=1):
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail(f"the bucket's server at {address} does not answer")
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="module")
-def cluster(port):
+def cluster(bucket_server):
     """A cluster of this machine with room for two workers, who know the bucket's server."""
     # What is defined here goes to the workers as it is: they need not import all that is above.
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
         patch.setenv("RAY_memory_monitor_refresh_ms", "0")  # it counts what others use as well
-        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        if bucket_server is not None:
+            host, port = bucket_server.get_host_and_port()
+            patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
             patch.setenv(name, "us-east-1")
         with RayExecutor(n_workers=2) as executor:
@@ -139,15 +157,12 @@ def cluster(port):
 
 
 @pytest.fixture(scope="module")
-def bucket(port, cluster):
-    moto = pytest.importorskip("moto.server", reason="moto is not installed")
+def bucket(bucket_server, cluster):
+    pytest.importorskip("moto.server", reason="moto is not installed")
     s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed")
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
-    server.start()
     system = s3fs.S3FileSystem()
     system.mkdir("shards")
-    yield system
-    server.stop()
+    return system
 
 
 BEFORE = {"continue": "sequences", "train": "capture"}
