@@ -42,8 +42,13 @@ from mnemoscope.lm.resume import KeptStates, keep_states
 from mnemoscope.localize.grafts import Part, Specific, Tried, compare_classes, kept_by_class
 from mnemoscope.localize.grafts import Walk as Walked
 from mnemoscope.pipeline.causes import (
+    CURVES_FILE,
     GRAFT_FILE,
     GRAFT_SPECIFICITY_FILE,
+    INTO_MODEL,
+    INTO_TWIN,
+    PATCHES_FILE,
+    SEQUENCES_FILE,
     TRUTH,
     graft_statements,
 )
@@ -62,15 +67,11 @@ from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import NON_MEMO, Taxonomy
 from mnemoscope.words import plural
 
-PATCHES_FILE = "graft_patches.parquet"
-SEQUENCES_FILE = "graft_sequences.parquet"
-CURVES_FILE = "graft_curves.parquet"
 WALK_STEP = 1.4
 """From one scale of a walk to the next."""
 _SMALLEST_SCALE = 1 / 8
 _UNHARMED = 0.99  # a part that leaves so much of every class breaks nothing to compare with
 _VERSION = 5  # of what a graft does and keeps; another makes all grafts anew
-INTO_MODEL, INTO_TWIN = "twin_in_model", "model_in_twin"
 _OPPOSITE = {INTO_MODEL: INTO_TWIN, INTO_TWIN: INTO_MODEL}
 _HELD_OUT_EACH = 10  # held out for each that is tried, at most
 _SCANS_OF_A_WALK = 4  # scales that a random change of a part is tried at, about
