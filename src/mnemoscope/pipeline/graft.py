@@ -10,7 +10,7 @@ the twin's activations.
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -609,10 +609,14 @@ def _judged(
     """Scan the sequences as the model is now, and ask what is held out."""
     settings, tried, held_out = loaded.study.settings, loaded.tried, loaded.held_out
     asked = {"batch_size": settings.model.batch_size, "prefix": settings.sequences.n_prefix}
+    direction = graft.direction if isinstance(graft, Graft) else INTO_MODEL
     try:
-        with nullcontext() if states is None else states.resuming():
+        with ExitStack() as stack:
+            if states is not None:
+                changed = loaded.pairs[direction].changed(graft.part)
+                stack.enter_context(states.resuming(changed))
             found = []
-            for one in scan_memorized(lm, token_matrix(tried), **asked, use_cache=states is None):
+            for one in scan_memorized(lm, token_matrix(tried), **asked, states=states):
                 found.append(one.is_memorized)
                 loaded.progress.advance(len(one.is_memorized))
             survives = np.concatenate(found)
@@ -629,9 +633,9 @@ def _judged(
 
 def _states(loaded: Loaded, direction: str, part: str) -> KeptStates | None:
     """What enters the first layer that a part changes; asked before the model is changed."""
-    layer = loaded.pairs[direction].first_layer(part) if part else 0
-    if not layer:
+    if not part:
         return None
+    layer = loaded.pairs[direction].first_layer(part)
     known = loaded.states.get(direction)
     if known is None or known[0] != layer:  # parts come in the order of layers
         tables = [one for one in (loaded.tried, loaded.held_out) if one.height]
