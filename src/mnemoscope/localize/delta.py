@@ -205,6 +205,7 @@ def decisiveness(
         total.wrong += torch.bincount(truth[~is_right], minlength=len(total.wrong))
         total.skipped += torch.bincount(truth[counts & ~has_evidence], minlength=len(total.wrong))
         used = (counts & has_evidence).nonzero()[:, 0]
+        used = used[truth[used].argsort(stable=True)]  # those of a class side by side
         total.add(found.gradients, largest, truth, used, maxima(used))
     return total.mean()
 
@@ -331,16 +332,19 @@ class _Total:
     def add(
         self, gradients: Tensor, largest: Tensor, truth: Tensor, used: Tensor, maxima: Tensor
     ) -> None:
-        """Add what sequences at places `used` (n,) of a batch say, whose maxima are given."""
+        """Add what sequences at places `used` (n,) of a batch say, whose maxima are given.
+
+        They lie class by class.
+        """
         query, key = self.edges
-        of_class, there = truth[used], used.to(gradients.device)
-        weights = gradients.permute(0, 2, 3, 1)[:, query, key][there].clamp_(min=0)
-        weights.div_(largest[there][:, None, None])
-        products = weights * maxima.transpose(1, 2)
-        for label in sorted(set(of_class.tolist())):
-            own = products[(of_class == label).nonzero()[:, 0].to(products.device)]
-            self.sum[label] += own.to(self.sum.device).sum(dim=0, dtype=torch.float64)
-        self.used += torch.bincount(of_class, minlength=len(self.used))
+        there = used.to(gradients.device)
+        weights = gradients.permute(0, 2, 3, 1)[there[:, None], query, key].clamp_(min=0)
+        weights.div_(largest[there][:, None, None]).mul_(maxima.transpose(1, 2))
+        n_used = torch.bincount(truth[used], minlength=len(self.used))
+        for label, own in enumerate(torch.split(weights, n_used.tolist())):
+            if len(own):
+                self.sum[label] += own.to(self.sum.device).sum(dim=0, dtype=torch.float64)
+        self.used += n_used
 
     def mean(self) -> Decisiveness:
         """Δ: the sums over the number of sequences used."""
