@@ -52,6 +52,13 @@ def next_steps(study: Study, place: Path | None = None) -> Iterator[Step]:
             "first look)",
             f"mnemoscope graft {folder}",
         )
+    elif not has_twin and (is_whole or _can_be_grafted(study)):
+        why = "Which parts of the model hold each class, once a reference is given (a model of the "
+        why += "same shape that never saw the texts, such as its base)"
+        command = f"mnemoscope run -o {folder} --reference REFERENCE --redo"
+        if study.manifest("capture") is None:
+            command = f"mnemoscope graft {folder} --reference REFERENCE"
+        yield Step(why, command)
     audits: list[Step] = []
     if is_missing:
         go_on, audits = _go_on(study, place), list(_audit_instead(study, place))
