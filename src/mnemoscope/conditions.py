@@ -141,7 +141,10 @@ def junit_suite(
     Characters that XML 1.0 forbids are written as U+FFFD.
     """
     if judged is not None and not judged.gate.in_each:
-        cases = [Case(judged.gate.text, judged.said if judged.gate.holds(judged.value) else None), *cases]
+        cases = [
+            Case(judged.gate.text, judged.said if judged.gate.holds(judged.value) else None),
+            *cases,
+        ]
     suite = ElementTree.Element(
         "testsuite",
         name=_clean(f"mnemoscope {name}"),
