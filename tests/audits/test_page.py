@@ -464,6 +464,16 @@ def test_in_a_build_server_fails_what_the_gate_fails_and_passages_stand_in_the_o
     }
     said = {one.get("name"): one.get("value") for one in suite.iter("property")}
     assert said == {**about(RECORD), "case": shown}
+    if judged is not None:
+        facts = judged.as_json()
+        assert (facts["compared"], facts["unread"], facts["failed"]) == (3, 2, bool(failed))
+        limits = {"recalled > 50%": (20 / 309, 0.5), "recalled > 1%": (20 / 309, 0.01)}
+        assert (facts["value"], facts["limit"]) == limits.get(condition, (1, 1))
+        strict = junit_xml(record, frame, judged.strictly())
+        tests = ElementTree.fromstring(strict.encode("utf-8")).iter("testcase")
+        found = [one.get("name") for one in tests if one.find("failure") is not None]
+        assert found == [*failed, "short.txt", "x.pdf"]
+        assert judged.strictly().is_failed
     listed = suite.find("testcase[@name='recalled.txt']/system-out").text
     assert listed.startswith(f"1 recalled passage: {LEARNED}")
     assert f"characters 5 to 25: {UNPRINTABLE[:9]}" in listed

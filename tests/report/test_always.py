@@ -101,6 +101,9 @@ def test_what_is_advised_of_few_texts_runs_and_keeps_what_was_given(tiny, tmp_pa
         quiet = [] if one.startswith("analyze") else ["-q"]
         succeed(*shlex.split(one.replace("OTHER_TEXTS", str(texts))), *quiet)
     assert Study(tmp_path / "study-2").settings.reference == str(tiny.reference)
+    again = advised(succeed("status", folder).out)
+    assert f"-o {folder}-audit-2 " in f"{again[0]} "
+    assert again[1].endswith(f"-o {folder}-3")  # all others are there now
     audit = json.loads((tmp_path / "study-audit" / "audit.json").read_text())
     assert str(tiny.reference) in json.dumps(audit)
 

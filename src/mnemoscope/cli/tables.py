@@ -369,10 +369,12 @@ def _describe_study(study: Study, answer: options.Answer) -> None:
 
     from mnemoscope.cli.summary import print_state
     from mnemoscope.pipeline.label import nothing_to_train
+    from mnemoscope.pipeline.reference import also_repeated
     from mnemoscope.report.advice import next_steps
 
     console, note = Console(), read_note(study.folder / NOTE_FILE)
     why_not = nothing_to_train(study) if study.is_done("label") else None
+    also = also_repeated(study)
     seconds, stages, sizes_of = study.seconds(), [], {}
     table = Table("stage", "state", "counts", "seconds", title=str(study.folder))
     for stage in STAGES:
@@ -427,6 +429,7 @@ def _describe_study(study: Study, answer: options.Answer) -> None:
         bytes=sizes_of,
         settings=study.settings.as_dict(),
         untrained=why_not,
+        also_repeated=None if also is None else also._asdict(),
         next=[one.command for one in next_steps(study)],
     )
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from mnemoscope.localize.grafts import Finding
 from mnemoscope.pipeline.causes import by_weight, depends, finding_of
+from mnemoscope.pipeline.reference import READING
 from mnemoscope.report.answer import as_sentence
 from mnemoscope.report.content import Record, ReportContent, Standing, TaxonomyResult
 from mnemoscope.stats import FEWEST_GROUPS
@@ -52,6 +53,7 @@ class Lead:
     """What the first screen says; `number` is the taxonomy's whose classes it counts, from 1."""
 
     headline: str  # "2,873 of 5,000 sequences repeated: 1,318 guessable, 1,555 recalled"
+    control: str  # what the reference repeats of them; empty where none was asked
     parts: Sequence[Part]  # empty where there are no sequences
     number: int | None
     grafted: int | None  # the number of the taxonomy whose grafts stand first
@@ -76,6 +78,7 @@ def lead_of(content: ReportContent) -> Lead:
     shown = adding_up([n / whole if whole else 0.0 for _, _, n, _ in counted])
     return Lead(
         headline,
+        f"{also.words} {READING}" if (also := content.also_repeated) else "",
         [
             Part(name, f"{count(n)} {words}", n / whole, shown, place)
             for (name, words, n, place), shown in zip(counted, shown, strict=True)
@@ -91,8 +94,8 @@ def lead_of(content: ReportContent) -> Lead:
 def conclusion(content: ReportContent) -> str:
     """What was found, for a terminal: the count and each question's answer, a line each."""
     lead = lead_of(content)
-    said = [lead.headline, *(f"{one.question}: {one.answer}" for one in lead.badges)]
-    return "\n".join(map(as_sentence, said))
+    said = [lead.headline, lead.control, *(f"{one.question}: {one.answer}" for one in lead.badges)]
+    return "\n".join(as_sentence(one) for one in said if one)
 
 
 def _repeated(
