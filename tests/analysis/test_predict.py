@@ -81,7 +81,8 @@ def test_errors_of_weights_are_those_of_resampled_groups_and_copies_make_none_sm
     def errors(x: np.ndarray, y: np.ndarray, of: np.ndarray) -> np.ndarray:
         fitted = fit_parts(x, y, parts[: len(x)], unscaled=(0, 1, 2))
         (ends,) = fitted.weights(x, y, parts[: len(x)], of).values()
-        return np.array([one.high - one.low for one in ends]) / (2 * 1.96)
+        reach = [np.nan if one.low is None else one.high - one.low for one in ends]
+        return np.array(reach) / (2 * 1.96)
 
     found = errors(values, label, alone)
     thrice = (copied, np.repeat(label, 3))
@@ -94,6 +95,8 @@ def test_errors_of_weights_are_those_of_resampled_groups_and_copies_make_none_sm
         draws.append(one.models[0][-1].coef_[0])
     # the spread of 100 resamples is known to 7 %
     assert found == pytest.approx(np.std(draws, axis=0), rel=0.25)
+    rare = values * [1, 1, 0] + (alone[:, None] < 9) * [0, 0, 1.0]
+    assert np.isnan(errors(rare, label, alone)).tolist() == [False, False, True]
     known = (values, label, parts[:300])
     (few,) = fit_parts(*known).weights(*known, alone // 40).values()
     assert all(one.value is not None and one.low is None for one in few)

@@ -433,7 +433,7 @@ def _further(
     if beyond:
         yield "A model that never saw the sequences shows what the texts alone give."
     for of in beyond if len(beyond) > 1 else ():
-        yield f"{of.capitalize()}: {_words(differences, of)}."
+        yield f"Beyond {of.removeprefix('beyond ')}: {_words(differences, of)}."
     if small:
         listed = ", ".join(f"{name} ({size})" for name, size in small.items())
         yield f"Left out, fewer than {settings.minimum} sequences: {listed}."

@@ -360,7 +360,8 @@ def weight_errors(
     """Standard errors of the weights of `fit_parts`, by group of near duplicates: (features,).
 
     The sandwich: the curvature of the penalised loss around the spread of its gradients, summed by
-    group (Liang and Zeger 1986). The scale of the features is taken as known. `scaled` is (n,
+    group (Liang and Zeger 1986). The scale of the features is taken as known. NaN of a feature that
+    has another than its commonest value in fewer than `FEWEST_GROUPS` groups. `scaled` is (n,
     features), label and groups (n,).
     """
     design = np.column_stack([scaled, np.ones(len(scaled))])
@@ -372,7 +373,12 @@ def weight_errors(
     sums = np.zeros((int(owners.max()) + 1, design.shape[1]))
     np.add.at(sums, owners, design * (balance * (label - chance))[:, None])
     half = np.linalg.solve(curvature, (sums - sums.mean(axis=0)).T)
-    return np.asarray(np.sqrt((half**2).sum(axis=1))[:-1])
+    errors = np.sqrt((half**2).sum(axis=1))[:-1]
+    for feature, values in enumerate(scaled.T):
+        _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+        if len(np.unique(owners[place != counts.argmax()])) < FEWEST_GROUPS:
+            errors[feature] = _NAN
+    return np.asarray(errors)
 
 
 def fit_parts(

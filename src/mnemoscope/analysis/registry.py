@@ -182,7 +182,7 @@ ENTRIES: tuple[Entry, ...] = (
         answers="Does what one model has memorized stay memorized in the next?",
         needs=("scores", "model", "second model"),
         uses=("features",),
-        version=3,
+        version=4,
         source="Chen, Han, Miyao: A Multi-Perspective Analysis of Memorization, arXiv 2405.11577",
     ),
     Entry(
@@ -326,7 +326,7 @@ ENTRIES: tuple[Entry, ...] = (
         answers="What does a model, especially a tuned one, copy verbatim, nearly, or in idea?",
         needs=("scores", "model"),
         uses=("duplicates", "maps", "second model"),
-        version=2,
+        version=3,
         source="Zeng et al.: Exploring Memorization in Fine-tuned LMs, arXiv 2310.06714",
     ),
 )
