@@ -192,6 +192,31 @@ class Store:
             say(f"{first_line(error).split('). ')[0]}); recomputing {what}.")
             return None
 
+    def finished(self, name: str, key: str, what: str, *, redo: bool) -> dict[str, Any] | None:
+        """The record of an artefact that was made with this key, which is said; None: not made.
+
+        With `redo` None too where another, or a damaged one, is to be written over. Raises
+        UserError: another one is there ("holds other `what`"). DamagedDataError: it is damaged.
+        """
+        try:
+            found = self.record(name)
+            if found.get("key") == key:
+                for file in found["files"]:
+                    self.path(name, file)
+                say(f"{self.folder}: these {what} are already there.")
+                return found
+        except MissingError:
+            return None
+        except DamagedDataError:
+            if not redo:
+                raise
+        if not redo:
+            raise UserError(
+                f"{self.folder}: holds other {what}, or those of another model or other settings. "
+                "Choose another folder with -o, or --redo to write over them."
+            )
+        return None
+
     # -- what can be wrong ------------------------------------------------------------------
 
     def verify(

@@ -35,6 +35,8 @@ COMMANDS = {
     "audit verify": "audit verify audit -q",
     "audit rank": "audit rank {model} d.txt -o out -q",
     "items": "items {model} items.jsonl -o out -q",
+    "forget": "forget {model} {reference} {table} -o out -q --set most=8",
+    "forget gate": "forget gate forget --fail-if 'kept > 2 passages'",
     "analyze": "analyze levels study --redo -q",
     "watch": "watch {model} {reference} --sequences {table} -o out -q",
     "init": "init out.yaml",
@@ -65,9 +67,12 @@ def prepare(folder: Path, tiny, study: Path) -> None:
     (folder / "items.jsonl").write_text("\n".join(map(json.dumps, rows)))
     from mnemoscope.audits.library import audit
     from mnemoscope.contamination.run import items
+    from mnemoscope.forgetting.run import forget
 
     audit(str(tiny.model), folder / "d.txt", out=folder / "audit", stride=64)
     items(str(tiny.model), folder / "items.jsonl", out=folder / "items", progress=False)
+    models = str(tiny.model), str(tiny.reference)
+    forget(*models, tiny.table, folder / "forget", most=8, progress=False)
 
 
 def act(command: list[str], folder: Path, fault: str) -> subprocess.CompletedProcess[str]:
