@@ -23,7 +23,6 @@ from mnemoscope.audits.ordinary import (
 from mnemoscope.audits.questions import audit_settings
 from mnemoscope.audits.sampling import draw_answers
 from mnemoscope.errors import UserError
-from mnemoscope.files import read_parquet
 from tests.audits.conftest import BRIEF
 
 
@@ -115,7 +114,7 @@ def test_an_audit_says_how_often_answers_repeat_beside_the_reference(
     asked = {"ordinary": str(tmp_path / "prompts.txt"), "answer_tokens": 24, "overlap": 12}
     settings = audit_settings(**BRIEF, **asked, top_k=1)
     record, _ = audited(tmp_path, text, settings=settings, reference=reference)
-    frame = read_parquet(tmp_path / "out" / "ordinary.parquet")
+    frame = pl.read_parquet(tmp_path / "out" / "ordinary.parquet")
     assert frame["by"].to_list() == ["model"] * 2 + ["reference"] * 2
     first = frame.row(0, named=True)
     assert first["overlap"] >= 12
