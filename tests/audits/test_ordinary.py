@@ -42,9 +42,8 @@ def test_the_longest_run_is_that_of_comparing_everything(seed, n, planted):
     assert nothing is None
     assert (found.length if found else 0) == (longest if longest >= n else 0)
     if found:
-        first, place = found.answer_first, found.first
-        own = documents[found.number][place : place + found.length]
-        assert (answer[first : first + found.length] == own).all()
+        own = documents[found.number][found.first : found.first + found.length]
+        assert (np.lib.stride_tricks.sliding_window_view(answer, len(own)) == own).all(1).any()
 
 
 def test_prompts_are_ours_or_the_users(tmp_path):
