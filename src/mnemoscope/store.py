@@ -170,11 +170,11 @@ class Store:
             if (self.folder / file).exists():
                 self.path(name, file, again=True)
 
-    def frame(self, name: str, file: str, *, key: str | None = None) -> "pl.DataFrame":
+    def frame(self, name: str, file: str) -> "pl.DataFrame":
         """Read a table; errors as `record`."""
         import polars as pl
 
-        return pl.read_parquet(self.path(name, file, key=key), glob=False)
+        return pl.read_parquet(self.path(name, file), glob=False)
 
     def kept(self, name: str, what: str, *, key: str | None = None) -> dict[str, Any] | None:
         """Return the record of an artefact if it is up to date and whole, else None.
@@ -330,9 +330,9 @@ def check_owner(found: Mapping[str, Any], name: str, owner: Mapping[str, str]) -
             raise ValueError(f"it is of another study: its {role} differs")
 
 
-def store_of_table(path: Path, remedy: str = "run the same command again") -> Store:
+def store_of_table(path: Path) -> Store:
     """A store for a table outside a study; one copied to another folder is refused."""
-    return Store(path.parent, lambda: {"folder": path.parent.name}, lambda _: remedy)
+    return Store(path.parent, lambda: {"folder": path.parent.name})
 
 
 def keep_table(path: Path, table: "pl.DataFrame | bytes") -> None:
