@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -87,6 +88,16 @@ def test_a_file_is_read_once_while_it_stays_the_same(tmp_path, monkeypatch):
         assert len(looked) == n
     made.path("a/one", "one.parquet", again=True)
     assert len(looked) == 4
+
+
+def test_a_record_changed_within_a_tick_is_not_believed_from_memory(tmp_path, monkeypatch):
+    """File systems tell times by the tick: both writes of one look alike."""
+    made, now = put(tmp_path), time.time_ns()
+    monkeypatch.setattr(module, "_identity", lambda path: (str(path), 0, 0, now, now))
+    assert made.record("a/one")["owner"] == {"sequences": "us"}
+    path = made.record_path("a/one")
+    path.write_bytes(path.read_bytes().replace(b'"us"', b'"me"'))
+    refused(DamagedDataError, "has changed since", lambda: made.record("a/one"))
 
 
 def test_a_killed_write_leaves_nothing_half_written(tmp_path, stopped_at):
