@@ -261,10 +261,7 @@ def watch(
             watch_checkpoints(asked, history)
     out = out or history
     results = write_watch_page(history, out)
-    print(results.sentence)
-    for line in results.further:
-        print(line)
-    print(f"Wrote {out / PAGE}.")
+    print(results.sentence, *results.further, f"Wrote {out / PAGE}.", sep="\n")
     read = read_history(history)
     shares = results.frames["shares"].filter(step=read.steps[-1])
     answer.facts.update(folder=out, steps=read.steps, said=results.sentence, shares=shares)
