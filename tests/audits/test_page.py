@@ -22,11 +22,11 @@ from mnemoscope.audits.gate import PASSAGES, judge
 from mnemoscope.audits.page import (
     Passage,
     chance,
+    in_order,
     passage_tests,
     quoted,
     render_page,
     stretches,
-    strongest,
 )
 from mnemoscope.audits.questions import audit_settings
 from mnemoscope.audits.shares import overall, summarize
@@ -105,7 +105,7 @@ def test_the_report_says_what_the_record_says(made):
     said = words_of((made.out / "report.html").read_text(encoding="utf-8"))
     recalled = made.spans.filter(verdict="recall")
     assert f"recalls {recalled.height} passage" in said
-    rows = strongest(recalled.with_row_index("number", offset=1).rows(named=True))
+    rows = in_order(recalled.with_row_index("number", offset=1).rows(named=True))
     assert all(row["evidence_conflict"] is False for row in rows)
     lengths = [len("".join(row["text"].split())) for row in rows]
     assert lengths == sorted(lengths, reverse=True)

@@ -213,9 +213,7 @@ class GateFlags:
     baseline: Annotated[
         Path | None, Option("--baseline", help="An older result: only what is new counts.")
     ] = None
-    strict: Annotated[
-        bool, Option("--strict", help="What could not be read, or is too short, fails too.")
-    ] = False
+    strict: Annotated[bool, Option("--strict", help="What was not read fails too.")] = False
     junit: Annotated[Path | None, Option("--junit", help="Write a JUnit report.")] = None
     sarif: Annotated[Path | None, Option("--sarif", help="Write SARIF that says what is new.")] = (
         None
