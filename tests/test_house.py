@@ -39,6 +39,8 @@ MAY_IMPORT["audits"] = _METHOD - {"analysis", "training"} | {"study", "pipeline"
 MAY_IMPORT["report"] = _METHOD - {"training"} | {"study", "pipeline", "search"}
 MAY_IMPORT["flow"] = _METHOD | {"analyses", "study", "pipeline", "search", "report"}
 MAY_IMPORT["contamination"] = {"data", "lm", "study", "report", "audits"}
+MAY_IMPORT["forgetting"] = {"data", "taxonomy", "lm", "benchmark", "library", "cluster", "study"}
+MAY_IMPORT["forgetting"] |= {"report", "audits"}
 MAY_IMPORT["app"] = _METHOD | {"study", "pipeline", "report", "audits", "flow"}
 MAY_IMPORT["cli"] = {*MAY_IMPORT}
 ANYTHING = {"__init__", "__main__"}
@@ -160,6 +162,19 @@ def test_the_project_speaks_of_itself_alone():
     for path in files:
         text = path.read_text(encoding="utf-8")
         assert not [word for word in words if word in text], path
+
+
+def test_functions_are_short_and_types_are_said():
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    long = {
+        f"{path.relative_to(SOURCE)}: {node.name}"
+        for path in MODULES
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, functions) and node.end_lineno - node.lineno >= 90
+    }
+    assert not long
+    untyped = sum(path.read_text("utf-8").count("dict[str, Any]") for path in MODULES)
+    assert untyped <= 60
 
 
 def test_every_analysis_is_registered():

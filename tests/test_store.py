@@ -37,7 +37,7 @@ def refused(error: type, said: str, ask: Callable[[], object]) -> None:
 
 def test_what_is_put_comes_back_plain_and_of_three_faults_each_says_what_to_do(tmp_path):
     made = put(tmp_path)
-    assert made.frame("a/one", "one.parquet", key="k").equals(FRAME)
+    assert made.frame("a/one", "one.parquet").equals(FRAME)
     assert pl.read_parquet(tmp_path / "one.parquet").equals(FRAME)
     assert made.path("a/one", "a/one.txt").read_bytes() == b"text"
     assert made.record("a/one", shape=dict)["counts"] == {"n": 2}
@@ -69,7 +69,7 @@ def test_flips_of_bits_and_cuts_are_found(tmp_path, name):
         path.write_bytes(whole[:at] + bytes([byte ^ 1 << (0 if at % 2 else 6)]) + whole[at + 1 :])
         if name.endswith("json"):  # a name of a file, or white space, or the same in another case
             with pytest.raises((DamagedDataError, MissingError)):
-                _ = made.frame("a/one", "one.parquet", key="k"), made.path("a/one", "a/one.txt")
+                _ = made.frame("a/one", "one.parquet"), made.path("a/one", "a/one.txt")
         else:
             refused(DamagedDataError, path.name, lambda: made.frame("a/one", "one.parquet"))
     path.write_bytes(whole)

@@ -373,25 +373,6 @@ def parquet_bytes(frame: "pl.DataFrame", *, metadata: Mapping[str, str] | None =
     return buffer.getvalue()
 
 
-def read_parquet(path: Path | str, *, remedy: str = "delete it and run again") -> "pl.DataFrame":
-    """Read a table that no record vouches for.
-
-    `remedy` completes the error message: what to do about a damaged file without a copy. Raises
-    OSError: the file is missing or unreadable. DamagedDataError: torn, or not Parquet.
-    """
-    import polars as pl
-
-    path = Path(path)
-    reason = fault_of_parquet(path)
-    if not reason:
-        try:
-            return pl.read_parquet(path, glob=False)
-        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-            check_room(path, error)
-            reason = first_line(error, 80)
-    raise DamagedDataError(f"{path}: damaged ({reason}). Restore it from a copy, or {remedy}.")
-
-
 # -- a file that nothing says is whole -----------------------------------------------------------
 # After one flipped bit Polars may ask for 2^61 bytes, and Rust then ends the process on the spot,
 # without an exception. One small process a session reads each such file; if it dies, the file is

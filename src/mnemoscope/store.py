@@ -170,11 +170,11 @@ class Store:
             if (self.folder / file).exists():
                 self.path(name, file, again=True)
 
-    def frame(self, name: str, file: str, *, key: str | None = None) -> "pl.DataFrame":
+    def frame(self, name: str, file: str) -> "pl.DataFrame":
         """Read a table; errors as `record`."""
         import polars as pl
 
-        return pl.read_parquet(self.path(name, file, key=key), glob=False)
+        return pl.read_parquet(self.path(name, file), glob=False)
 
     def kept(self, name: str, what: str, *, key: str | None = None) -> dict[str, Any] | None:
         """Return the record of an artefact if it is up to date and whole, else None.
@@ -191,6 +191,31 @@ class Store:
         except (DamagedDataError, OutOfDateError) as error:
             say(f"{first_line(error).split('). ')[0]}); recomputing {what}.")
             return None
+
+    def finished(self, name: str, key: str, what: str, *, redo: bool) -> dict[str, Any] | None:
+        """The record of an artefact that was made with this key, which is said; None: not made.
+
+        With `redo` None too where another, or a damaged one, is to be written over. Raises
+        UserError: another one is there ("holds other `what`"). DamagedDataError: it is damaged.
+        """
+        try:
+            found = self.record(name)
+            if found.get("key") == key:
+                for file in found["files"]:
+                    self.path(name, file)
+                say(f"{self.folder}: these {what} are already there.")
+                return found
+        except MissingError:
+            return None
+        except DamagedDataError:
+            if not redo:
+                raise
+        if not redo:
+            raise UserError(
+                f"{self.folder}: holds other {what}, or those of another model or other settings. "
+                "Choose another folder with -o, or --redo to write over them."
+            )
+        return None
 
     # -- what can be wrong ------------------------------------------------------------------
 
@@ -305,9 +330,9 @@ def check_owner(found: Mapping[str, Any], name: str, owner: Mapping[str, str]) -
             raise ValueError(f"it is of another study: its {role} differs")
 
 
-def store_of_table(path: Path, remedy: str = "run the same command again") -> Store:
+def store_of_table(path: Path) -> Store:
     """A store for a table outside a study; one copied to another folder is refused."""
-    return Store(path.parent, lambda: {"folder": path.parent.name}, lambda _: remedy)
+    return Store(path.parent, lambda: {"folder": path.parent.name})
 
 
 def keep_table(path: Path, table: "pl.DataFrame | bytes") -> None:

@@ -394,7 +394,7 @@ class BrowsedStudy:
 
         None where that was not tried.
         """
-        from mnemoscope.pipeline.graft import INTO_MODEL, SEQUENCES_FILE
+        from mnemoscope.pipeline.causes import INTO_MODEL, SEQUENCES_FILE
 
         if not self.study.is_done("graft"):
             return None

@@ -11,6 +11,7 @@ from mnemoscope.cli.options import (
     Columns,
     Out,
     Quiet,
+    TrustRemoteCode,
     assignment,
     judged,
     parse_columns,
@@ -205,9 +206,7 @@ def watch(
     dtype: str = Option("float32", help="Number format: float32, bfloat16, float16."),
     device: str = Option("auto", help="Where the model runs: auto, cpu, cuda, mps."),
     batch_size: int = Option(64, min=1, help="Windows in a forward pass."),
-    trust_remote_code: bool = Option(
-        False, "--trust-remote-code", help="Run code that comes with the model."
-    ),
+    trust_remote_code: TrustRemoteCode = False,
     fail_if: str | None = Option(
         None,
         "--fail-if",
@@ -312,9 +311,7 @@ def distill(
     seed: int = Option(0, min=0, help="Seed of weights and order."),
     dtype: str = Option("float32", help="Number format of the teacher."),
     device: str = Option("auto", help="Where the model runs: auto, cpu, cuda, mps."),
-    trust_remote_code: bool = Option(
-        False, "--trust-remote-code", help="Run code that comes with the model."
-    ),
+    trust_remote_code: TrustRemoteCode = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a smaller model on a larger one: does it inherit what the larger one memorized?

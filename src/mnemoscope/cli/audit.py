@@ -42,10 +42,7 @@ _SPAN_FACTS += ["score", "reference_score"]  # shares of tokens that model and r
 _DOCUMENTS = 10  # that are printed, the most recalled first
 _SUREST, _SHOWN = 5, 60  # windows that `audit rank` prints, characters of each
 _RANKED = ("prefix", "suffix", "stride", "batch_size", "chat_template", "instruction")
-_USUAL = (
-    *("prefix", "suffix", "stride"),
-    *("profile", "ordinary", "corpus"),
-)
+_USUAL = ("prefix", "suffix", "stride", "profile", "ordinary", "corpus")
 """Settings whose flags the short help shows; `--help-all` shows all."""
 _USUAL_OF_SERVICE = ("chat", "prompt_as", "concurrency", "requests_per_minute", "api_key_env")
 

@@ -674,7 +674,7 @@ def _print_search(study: Study) -> None:
 
     from mnemoscope.report.published import console
     from mnemoscope.report.tables import search_tables
-    from mnemoscope.search.climb import search_words
+    from mnemoscope.search.found import search_words
 
     page = console()
     for found in search_tables(study):

@@ -81,7 +81,16 @@ def suffix_logprobs(
     lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int, prefix: int = 32
 ) -> npt.NDArray[np.float32]:
     """Give the log-probability of every suffix token; arguments and errors as `teacher_forced`."""
-    return teacher_forced(lm, tokens, batch_size=batch_size, prefix=prefix).logprobs
+    table = check_tokens(lm, tokens, prefix=prefix)
+    places = table.shape[1] - prefix
+
+    def step(batch: torch.Tensor) -> npt.NDArray[np.float32]:
+        logits, suffixes = _suffix_logits(lm, batch, prefix)
+        return logprobs_of(logits, suffixes).cpu().numpy()
+
+    none = np.empty((0, places), dtype=np.float32)
+    with torch.no_grad():
+        return np.concatenate([none, *run_batches(lm, table, batch_size, step, places=places)])
 
 
 def teacher_forced(
@@ -103,13 +112,20 @@ def teacher_forced(
 
 def judge(lm: LanguageModel, batch: torch.Tensor, *, prefix: int) -> TeacherForced:
     """Judge the suffixes of one batch (batch, T) int64 on the model's device, as above."""
-    suffixes = batch[:, prefix:]
     # Not inference mode: what a module keeps from this forward must still serve training.
     with torch.no_grad():
-        logits = last_logits(lm, prepend_bos(lm, batch[:, :-1]), suffixes.shape[1])
+        logits, suffixes = _suffix_logits(lm, batch, prefix)
         logprobs = logprobs_of(logits, suffixes)
         is_right = logits.argmax(dim=-1) == suffixes
     return TeacherForced(is_right.cpu().numpy(), logprobs.cpu().numpy())
+
+
+def _suffix_logits(
+    lm: LanguageModel, batch: torch.Tensor, prefix: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of the suffixes' places, and the suffixes."""
+    suffixes = batch[:, prefix:]
+    return last_logits(lm, prepend_bos(lm, batch[:, :-1]), suffixes.shape[1]), suffixes
 
 
 def logprobs_of(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:

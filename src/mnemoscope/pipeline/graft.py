@@ -10,7 +10,7 @@ the twin's activations.
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -42,8 +42,13 @@ from mnemoscope.lm.resume import KeptStates, keep_states
 from mnemoscope.localize.grafts import Part, Specific, Tried, compare_classes, kept_by_class
 from mnemoscope.localize.grafts import Walk as Walked
 from mnemoscope.pipeline.causes import (
+    CURVES_FILE,
     GRAFT_FILE,
     GRAFT_SPECIFICITY_FILE,
+    INTO_MODEL,
+    INTO_TWIN,
+    PATCHES_FILE,
+    SEQUENCES_FILE,
     TRUTH,
     graft_statements,
 )
@@ -63,15 +68,11 @@ from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import NON_MEMO, Taxonomy
 from mnemoscope.words import plural
 
-PATCHES_FILE = "graft_patches.parquet"
-SEQUENCES_FILE = "graft_sequences.parquet"
-CURVES_FILE = "graft_curves.parquet"
 WALK_STEP = 1.4
 """From one scale of a walk to the next."""
 _SMALLEST_SCALE = 1 / 8
 _UNHARMED = 0.99  # a part that leaves so much of every class breaks nothing to compare with
 _VERSION = 5  # of what a graft does and keeps; another makes all grafts anew
-INTO_MODEL, INTO_TWIN = "twin_in_model", "model_in_twin"
 _OPPOSITE = {INTO_MODEL: INTO_TWIN, INTO_TWIN: INTO_MODEL}
 _HELD_OUT_EACH = 10  # held out for each that is tried, at most
 _SCANS_OF_A_WALK = 4  # scales that a random change of a part is tried at, about
@@ -610,10 +611,14 @@ def _judged(
     """Scan the sequences as the model is now, and ask what is held out."""
     settings, tried, held_out = loaded.study.settings, loaded.tried, loaded.held_out
     asked = {"batch_size": settings.model.batch_size, "prefix": settings.sequences.n_prefix}
+    direction = graft.direction if isinstance(graft, Graft) else INTO_MODEL
     try:
-        with nullcontext() if states is None else states.resuming():
+        with ExitStack() as stack:
+            if states is not None:
+                changed = loaded.pairs[direction].changed(graft.part)
+                stack.enter_context(states.resuming(changed))
             found = []
-            for one in scan_memorized(lm, token_matrix(tried), **asked, use_cache=states is None):
+            for one in scan_memorized(lm, token_matrix(tried), **asked, states=states):
                 found.append(one.is_memorized)
                 loaded.progress.advance(len(one.is_memorized))
             survives = np.concatenate(found)
@@ -630,9 +635,9 @@ def _judged(
 
 def _states(loaded: Loaded, direction: str, part: str) -> KeptStates | None:
     """What enters the first layer that a part changes; asked before the model is changed."""
-    layer = loaded.pairs[direction].first_layer(part) if part else 0
-    if not layer:
+    if not part:
         return None
+    layer = loaded.pairs[direction].first_layer(part)
     known = loaded.states.get(direction)
     if known is None or known[0] != layer:  # parts come in the order of layers
         tables = [one for one in (loaded.tried, loaded.held_out) if one.height]

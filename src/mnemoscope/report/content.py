@@ -36,15 +36,15 @@ from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 from mnemoscope.cnn.presets import PRESETS
 from mnemoscope.data.table import OWN_VERDICT, PUBLISHED_VERDICT
 from mnemoscope.pipeline.benchmark import INPUTS_FILE, load_comparison
-from mnemoscope.pipeline.knockout import (
+from mnemoscope.pipeline.causes import (
     KNOCKOUT_FILE,
     SPECIFICITY_FILE,
     own_statements,
     ranking_words,
     statements,
 )
+from mnemoscope.pipeline.deltas import StoredDelta, load_deltas
 from mnemoscope.pipeline.label import LABELS_FILE, in_shown_order, samples_of
-from mnemoscope.pipeline.localize import StoredDelta, load_deltas
 from mnemoscope.pipeline.reference import AlsoRepeated, also_repeated
 from mnemoscope.pipeline.trainings import PREDICTIONS_FILE, RUNS_FILE
 from mnemoscope.report import tables
