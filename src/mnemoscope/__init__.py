@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mnemoscope.flow.analyze import analyze
     from mnemoscope.flow.run import demo_settings, run_stage
     from mnemoscope.flow.study import Study, run
+    from mnemoscope.forgetting.run import Forgetting, forget
     from mnemoscope.library.maps import Maps, capture
     from mnemoscope.library.membership import Membership, membership
     from mnemoscope.library.reader import Excess, Reader, excess, fit, fit_blind
@@ -58,6 +59,7 @@ __all__ = [
     "DamagedDataError",
     "Estimate",
     "Excess",
+    "Forgetting",
     "Items",
     "Maps",
     "Membership",
@@ -81,6 +83,7 @@ __all__ = [
     "excess",
     "fit",
     "fit_blind",
+    "forget",
     "graft_figure",
     "graft_parts",
     "grafted",
@@ -112,6 +115,8 @@ _WHERE = {
     "run_stage": "flow.run",
     "Study": "flow.study",
     "run": "flow.study",
+    "Forgetting": "forgetting.run",
+    "forget": "forgetting.run",
     "Maps": "library.maps",
     "capture": "library.maps",
     "Membership": "library.membership",

@@ -53,6 +53,7 @@ from mnemoscope.pipeline.causes import (
     graft_statements,
 )
 from mnemoscope.pipeline.label import LABELS_FILE, samples_of
+from mnemoscope.pipeline.reference import ask_reference, how_to_give
 from mnemoscope.progress import SILENT, Progress, say
 from mnemoscope.stats import FEWEST_GROUPS, FIGURE, Estimate, frame_of
 from mnemoscope.study.folder import Study
@@ -202,6 +203,7 @@ def graft_stage(study: Study, models: Models) -> None:
     _check_twin(study, models)
     with study.finishing("graft") as counts:
         counts |= _conclude(study, *make_grafts(study, models))
+    ask_reference(study, models)
     _say_what_came(study)
 
 
@@ -324,7 +326,7 @@ def _check_twin(study: Study, models: Models) -> int:
     if study.settings.reference is None:
         raise UserError(
             f"{study.folder}: grafting needs a twin, the same network without what it memorized. "
-            "Name it: --set capture.reference=FOLDER (an early checkpoint, the base model)."
+            f"Give one (an early checkpoint, the base model): {how_to_give(study)}."
         )
     n_tried = len(_ids_tried(study))
     models.check_alike()

@@ -134,6 +134,11 @@ class Stroke(NamedTuple):
     dash: str
     is_main: bool = False
 
+    @property
+    def ink(self) -> str:
+        """The style of its colour."""
+        return "neutral" if self.colour is None else f"class-{self.colour}"
+
 
 @dataclass(frozen=True)
 class Drawing:
