@@ -4,7 +4,7 @@ Run: OMP_NUM_THREADS=1 .venv/bin/python benchmarks/bench_localize.py [SEQUENCES]
 Pythia-12b's shape (36 layers, 40 heads, 64 tokens), CNN of kernel 6 and 10 filters, 4 classes, in
 memory. The procedure of the paper's code (arXiv 2508.02573) is written as it reads: one sequence at
 a time, gradient by every head, D · A by every head, the largest over heads. CPU time, the median of
-three rounds, each of which times all of them one after the other.
+five rounds, each of which times all of them one after the other.
 """
 
 import torch
@@ -19,7 +19,7 @@ from mnemoscope.localize.delta import class_contrast, decisiveness
 from mnemoscope.maps.triangle import pack_triangle
 from mnemoscope.maps.views import TensorMaps
 
-N_LAYERS, N_HEADS, LENGTH, N_CLASSES, BATCH, ROUNDS = 36, 40, 64, 4, 64, 3
+N_LAYERS, N_HEADS, LENGTH, N_CLASSES, BATCH, ROUNDS = 36, 40, 64, 4, 32, 5
 RAW = Scaling(None, None, 0.0)
 
 
