@@ -21,6 +21,7 @@ import numpy as np
 import polars as pl
 import torch
 
+from benchmarks.measured import forget_peak, memory
 from experiments.audits.finds import write_new, write_texts
 from mnemoscope.audits.documents import read_documents
 from mnemoscope.audits.local import local_audit
@@ -48,16 +49,6 @@ def standard_library(n_characters: int) -> str:
         if size >= n_characters:
             break
     return "".join(found)
-
-
-def memory(of: str) -> float:
-    """Megabytes that this process holds (VmRSS), or held at most since `forget_peak` (VmHWM)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{of}:")) / 1024
-
-
-def forget_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
 
 
 def measure(

@@ -11,7 +11,6 @@ all ways run one after the other, so that a busy machine touches them alike.
 import argparse
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
+from benchmarks.measured import Spent, middle, spent
 from mnemoscope.embedded import model_path
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.continue_ import capture_and_scan, continue_sequences, scan_memorized
@@ -143,15 +143,8 @@ def generate(lm: LanguageModel, batches: list[torch.Tensor]) -> None:
         lm.model.generation_config = before
 
 
-Times = dict[str, list[tuple[float, float]]]
-"""Seconds of the processor and of the clock, of each way, repeat by repeat."""
-
-
-def timed(function: Callable[[], None]) -> tuple[float, float]:
-    """Seconds of the processor and of the clock."""
-    cpu, clock = time.process_time(), time.perf_counter()
-    function()
-    return time.process_time() - cpu, time.perf_counter() - clock
+Times = dict[str, list[Spent]]
+"""What each way took, repeat by repeat."""
 
 
 def measure(ways: dict[str, Callable[[], None]], repeats: int) -> Times:
@@ -161,7 +154,7 @@ def measure(ways: dict[str, Callable[[], None]], repeats: int) -> Times:
     found: Times = {name: [] for name in ways}
     for _ in range(repeats):
         for name, function in ways.items():
-            found[name].append(timed(function))
+            found[name].append(spent(function)[0])
     return found
 
 
@@ -196,7 +189,7 @@ def report(lm: LanguageModel, *, n: int, batch_size: int, repeats: int, decode: 
         ways["greedy"] = lambda: greedy(lm, tokens, batch_size)
         ways["generate"] = lambda: generate(lm, batches)
     found = measure(ways, repeats)
-    seconds = statistics.median(cpu for cpu, _ in found["pooled"])
+    seconds = middle(found["pooled"]).seconds
     print(
         f"{lm.name}: {lm.n_layers} layers, {lm.n_heads} heads, {lm.dtype}, {lm.device}, "
         f"batch {batch_size}, {n} sequences, {n / seconds:.0f} a second captured"
@@ -214,6 +207,8 @@ def report(lm: LanguageModel, *, n: int, batch_size: int, repeats: int, decode: 
     print(f"  scan, then capture / both in one forward: {ratio(found, 'apart', 'together')}")
     if decode:
         print(f"  generate / our continuation: {ratio(found, 'generate', 'greedy')}")
+    more = (f"{name} {middle(each).megabytes:.0f}" for name, each in found.items())
+    print(f"  megabytes more than the model at most: {', '.join(more)}")
 
 
 def report_decoding(lm: LanguageModel, sizes: list[int], repeats: int) -> None:
@@ -229,10 +224,12 @@ def report_decoding(lm: LanguageModel, sizes: list[int], repeats: int) -> None:
     print(f"{lm.name}, {lm.dtype}, {lm.device}, sequences a second of processor time:")
     best = {}
     for way in ("ours", "generate"):
-        rates = [n / statistics.median(cpu for cpu, _ in found[f"{way} {size}"]) for size in sizes]
+        each = [middle(found[f"{way} {size}"]) for size in sizes]
+        rates = [n / one.seconds for one in each]
         best[way] = max(rates)
         said = ", ".join(
-            f"{rate:.1f} (batch {size})" for rate, size in zip(rates, sizes, strict=True)
+            f"{rate:.1f} (batch {size}, {one.megabytes:.0f} MB more)"
+            for rate, size, one in zip(rates, sizes, each, strict=True)
         )
         print(f"  {way}: {said}")
     print(f"  best / best: {best['ours'] / best['generate']:.2f}")

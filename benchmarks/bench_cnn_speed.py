@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from benchmarks.given import given
+from benchmarks.measured import spent
 from mnemoscope.cnn.network import AttentionCnn, SeededDropout
 from mnemoscope.cnn.training import keep_freed_memory
 
@@ -48,7 +49,8 @@ def milliseconds(
     kernel: int = 6,
     n_layers: int = N_LAYERS,
     causal: bool = False,
-) -> float:
+) -> tuple[float, float]:
+    """Milliseconds a step, and megabytes more at most."""
     network = build(
         channels_last=channels_last,
         seeded=seeded,
@@ -62,16 +64,20 @@ def milliseconds(
     labels = torch.randint(0, 3, (n_maps,))
     optimizer = torch.optim.AdamW(network.parameters(), fused=True)
     times = []
-    for _ in range(N_STEPS if n_layers == N_LAYERS else FEW_STEPS):
-        rows = torch.randint(0, n_maps, (batch,))
-        started = time.process_time()
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            loss = nn.functional.cross_entropy(network(maps[rows], causal=causal), labels[rows])
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        optimizer.step()
-        times.append(time.process_time() - started)
-    return 1e3 * statistics.median(times)
+
+    def steps() -> None:
+        for _ in range(N_STEPS if n_layers == N_LAYERS else FEW_STEPS):
+            rows = torch.randint(0, n_maps, (batch,))
+            started = time.process_time()
+            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+                loss = nn.functional.cross_entropy(network(maps[rows], causal=causal), labels[rows])
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            optimizer.step()
+            times.append(time.process_time() - started)
+
+    taken, _ = spent(steps)
+    return 1e3 * statistics.median(times), taken.megabytes
 
 
 def main() -> None:
@@ -79,7 +85,10 @@ def main() -> None:
     torch.set_num_threads(1)
     assert isinstance(build(channels_last=True, seeded=True).features[2], SeededDropout)
     print(f"torch {torch.__version__}, one thread; ms a step of {BATCH} maps")
-    row = "  {:58} {:6.1f}".format
+
+    def row(name: str, found: tuple[float, float]) -> str:
+        return "  {:58} {:6.1f}, {:5.0f} MB more".format(name, *found)
+
     print(row("torch's order, torch's dropout", milliseconds(channels_last=False, seeded=False)))
     print(row("channels last, torch's dropout", milliseconds(seeded=False)))
     print(row("channels last, seeded dropout", milliseconds()))

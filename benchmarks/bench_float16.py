@@ -7,13 +7,12 @@ and memorized. The same CNN (preset small) on the same maps, once as stored, onc
 once as stored with `train.precision: bfloat16`; CPU seconds of either number format.
 """
 
-import time
-
 import numpy as np
 import torch
 
 from benchmarks.bench_windows import processor
 from benchmarks.given import given
+from benchmarks.measured import Spent, spent
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 from mnemoscope.cnn.presets import PRESETS, CnnSetting, Precision
 from mnemoscope.cnn.training import predict_logits, train_cnn
@@ -56,23 +55,23 @@ def score(
     labels: np.ndarray,
     seed: int,
     precision: Precision = "float32",
-) -> tuple[float, float]:
-    """Min-F1 on the last third of a CNN trained on the rest, and CPU seconds of training."""
+) -> tuple[float, Spent]:
+    """Min-F1 on the last third of a CNN trained on the rest, and what training took."""
     cut = 2 * len(rows) // 3
     chosen = [type(maps)(maps.read(torch.from_numpy(part))) for part in (rows[:cut], rows[cut:])]
-    began = time.process_time()
-    trained = train_cnn(
-        chosen[0],
-        torch.from_numpy(labels[rows[:cut]]),
-        n_classes=2,
-        setting=SETTING,
-        preset=PRESETS["small"],
-        seed=seed,
-        precision=precision,
+    taken, trained = spent(
+        lambda: train_cnn(
+            chosen[0],
+            torch.from_numpy(labels[rows[:cut]]),
+            n_classes=2,
+            setting=SETTING,
+            preset=PRESETS["small"],
+            seed=seed,
+            precision=precision,
+        )
     )
-    seconds = time.process_time() - began
     predicted = predict_logits(trained, chosen[1]).argmax(dim=1).numpy()
-    return min_f1(confusion_matrix(labels[rows[cut:]], predicted, 2)), seconds
+    return min_f1(confusion_matrix(labels[rows[cut:]], predicted, 2)), taken
 
 
 def main() -> None:
@@ -90,12 +89,13 @@ def main() -> None:
         error = (one - one.half().float()).abs()
         print(f"float32 against float16, {name}: largest difference {error.max():.2g}")
     for seed in seeds:
-        stored, seconds = score(TensorMaps(packed), rows, labels, seed)
+        stored, taken = score(TensorMaps(packed), rows, labels, seed)
         exact, _ = score(Float32Maps(packed), rows, labels, seed)
-        rounded, other_seconds = score(TensorMaps(packed), rows, labels, seed, "bfloat16")
+        rounded, other = score(TensorMaps(packed), rows, labels, seed, "bfloat16")
         print(
             f"min-F1, seed {seed}: as stored {stored:.4f}, float32 maps {exact:.4f}, "
-            f"bfloat16 steps {rounded:.4f} ({seconds:.1f} s, {other_seconds:.1f} s)",
+            f"bfloat16 steps {rounded:.4f} ({taken.seconds:.1f} s, {other.seconds:.1f} s; "
+            f"{taken.megabytes:.0f} and {other.megabytes:.0f} MB more)",
             flush=True,
         )
 

@@ -7,15 +7,13 @@ Printed are CPU seconds, the median of repetitions in turn, for each layer of th
 where its attention alone is changed or all of it; that both say the same is checked.
 """
 
-import statistics
-import time
-from collections.abc import Callable
 from itertools import product
 
 import numpy as np
 import torch
 
 from benchmarks.given import given
+from benchmarks.measured import middle, spent
 from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.embedded import model_path, sequences_path
 from mnemoscope.lm.continue_ import scan_memorized
@@ -38,11 +36,6 @@ def main() -> None:
         survives = np.concatenate([one.is_memorized for one in scans])
         return survives, suffix_logprobs(lm, tokens, batch_size=32)
 
-    def seconds(work: Callable[[], object]) -> float:
-        start = time.process_time()
-        work()
-        return time.process_time() - start
-
     for layer, name in product(range(lm.n_layers), PARTS):
         part = attention_modules(decoder_layers(lm)[layer])[0] if name == "attention" else None
         changed = list((part or decoder_layers(lm)[layer]).parameters())
@@ -50,15 +43,17 @@ def main() -> None:
         assert kept is not None
         whole, resumed = [], []
         for _ in range(repetitions):
-            whole.append(seconds(lambda: ask(None)))
+            whole.append(spent(lambda: ask(None))[0])
             with kept.resuming(changed):
-                resumed.append(seconds(lambda: ask(kept)))  # noqa: B023 - called in this turn
+                resumed.append(spent(lambda: ask(kept))[0])  # noqa: B023 - called in this turn
         with kept.resuming(changed):
             found = ask(kept)
         assert all(map(np.array_equal, found, ask(None)))
-        before, after = statistics.median(whole), statistics.median(resumed)
-        ratio = f"{before / after:.2f} times as fast"
-        print(f"{name} of layer {layer}: {after:.2f} s, whole {before:.2f} s, {ratio}")
+        before, after = middle(whole), middle(resumed)
+        ratio = f"{before.seconds / after.seconds:.2f} times as fast"
+        memory = f"{after.megabytes:.0f} and {before.megabytes:.0f} MB more"
+        times = f"{after.seconds:.2f} s, whole {before.seconds:.2f} s, {ratio}"
+        print(f"{name} of layer {layer}: {times}; {memory}")
 
 
 if __name__ == "__main__":

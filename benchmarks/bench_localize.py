@@ -4,15 +4,13 @@ Run: OMP_NUM_THREADS=1 .venv/bin/python benchmarks/bench_localize.py [SEQUENCES]
 Pythia-12b's shape (36 layers, 40 heads, 64 tokens), CNN of kernel 6 and 10 filters, 4 classes, in
 memory. The procedure of the paper's code (arXiv 2508.02573) is written as it reads: one sequence at
 a time, gradient by every head, D · A by every head, the largest over heads. CPU time, the median of
-three rounds, each of which times all of them one after the other.
+five rounds, each of which times all of them one after the other.
 """
-
-import statistics
-import time
 
 import torch
 
 from benchmarks.given import given
+from benchmarks.measured import Spent, middle, spent
 from mnemoscope.cnn.inputs import NetworkInputs, Scaling
 from mnemoscope.cnn.network import AttentionCnn
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
@@ -21,7 +19,7 @@ from mnemoscope.localize.delta import class_contrast, decisiveness
 from mnemoscope.maps.triangle import pack_triangle
 from mnemoscope.maps.views import TensorMaps
 
-N_LAYERS, N_HEADS, LENGTH, N_CLASSES, BATCH, ROUNDS = 36, 40, 64, 4, 64, 3
+N_LAYERS, N_HEADS, LENGTH, N_CLASSES, BATCH, ROUNDS = 36, 40, 64, 4, 32, 5
 RAW = Scaling(None, None, 0.0)
 
 
@@ -93,20 +91,21 @@ def main(n: int) -> None:
         ).delta
 
     difference = (ours() - published(network, heads, labels)).abs().max()
-    seconds: dict[str, list[float]] = {}
+    each: dict[str, list[Spent]] = {}
     for _ in range(ROUNDS):
         for name, run in (
             ("published", lambda: published(network, heads, labels)),
             ("ours", ours),
             ("one pass", lambda: one_pass(network, mean, labels)),
         ):
-            started = time.process_time()
-            run()
-            seconds.setdefault(name, []).append(time.process_time() - started)
-    median = {name: statistics.median(values) for name, values in seconds.items()}
+            each.setdefault(name, []).append(spent(run)[0])
+    taken = {name: middle(values) for name, values in each.items()}
+    median = {name: one.seconds for name, one in taken.items()}
     print(f"{n} sequences of {N_LAYERS} layers, {N_HEADS} heads, {LENGTH} tokens; CPU time")
     for name, value in median.items():
-        print(f"  {name}: {1000 * value / n:.1f} ms a sequence")
+        print(
+            f"  {name}: {1000 * value / n:.1f} ms a sequence, {taken[name].megabytes:.0f} MB more"
+        )
     print(f"  ours is {median['published'] / median['ours']:.1f} times as fast as published")
     print(f"  ours takes {median['ours'] / median['one pass']:.2f} times one pass")
     print(f"  largest difference {difference:.1e}")

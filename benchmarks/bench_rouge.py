@@ -10,16 +10,18 @@ it: its longest common subsequence of two lists of ids, and a Counter of trigram
 turn beside it, before and after.
 """
 
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import median
+from typing import Any
 
 import numpy as np
 from rapidfuzz.distance import LCSseq
 from rouge_score.rouge_scorer import RougeScorer
 
 from benchmarks.given import given
+from benchmarks.measured import Spent, middle, spent
 from mnemoscope.data.rouge import rouge_3, rouge_l, rouge_scores
 from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.embedded import sequences_path
@@ -32,11 +34,14 @@ def main() -> None:
     (n,) = given(__doc__, pairs=200_000)
     prefixes, suffixes = np.split(make_pairs(n), 2, axis=1)
     rouge_l(prefixes[:100], suffixes[:100])  # imports and first allocations are not timed
+    ways: dict[str, Callable[..., Any]] = {
+        "rougeL": rouge_l,
+        "rouge3": rouge_3,
+        "both": rouge_scores,
+    }
     seconds = {}
-    for name, score in (("rougeL", rouge_l), ("rouge3", rouge_3), ("both", rouge_scores)):
-        started = time.process_time()
-        values = score(prefixes, suffixes)
-        seconds[name] = (time.process_time() - started) / n
+    for name, score in ways.items():
+        seconds[name], values = spent(partial(score, prefixes, suffixes))
     ours = dict(zip(("rougeL", "rouge3"), values, strict=True))
     n_oracle = max(n // ORACLE_SHARE, 1)
     texts = [
@@ -46,20 +51,30 @@ def main() -> None:
     for name, mine in seconds.items():
         names = ["rougeL", "rouge3"] if name == "both" else [name]
         scorer = RougeScorer(names, use_stemmer=False)
-        started = time.process_time()
-        scores = [scorer.score(*pair) for pair in texts]
-        theirs = (time.process_time() - started) / n_oracle
+        theirs, scores = spent(partial(scored, scorer, texts))
         gap = max(
             np.abs([score[one].fmeasure for score in scores] - ours[one][:n_oracle]).max()
             for one in names
         )
         print(
-            f"{name}: rouge-score {theirs * 1e6:.0f} µs a pair ({n_oracle:,} pairs), ours "
-            f"{mine * 1e6:.2f} µs ({n:,} pairs): {theirs / mine:.0f} times as fast; "
+            f"{name}: rouge-score {rate(theirs, n_oracle)}, ours {rate(mine, n)}: "
+            f"{theirs.seconds / n_oracle / (mine.seconds / n):.0f} times as fast; "
             f"largest difference {gap:.1g}"
         )
         assert gap <= EXACT, "the two disagree"
     plainly(prefixes, suffixes)
+
+
+def asked(plain: Callable[..., float], pairs: list[tuple[list[int], list[int]]]) -> list[float]:
+    return [plain(*pair) for pair in pairs]
+
+
+def scored(scorer: RougeScorer, texts: list[tuple[str, ...]]) -> list[Any]:
+    return [scorer.score(*pair) for pair in texts]
+
+
+def rate(one: Spent, n: int) -> str:
+    return f"{one.seconds / n * 1e6:.2f} µs a pair ({n:,} pairs, {one.megabytes:.0f} MB more)"
 
 
 def plainly(prefixes: np.ndarray, suffixes: np.ndarray) -> None:
@@ -71,20 +86,18 @@ def plainly(prefixes: np.ndarray, suffixes: np.ndarray) -> None:
         "rouge3": (rouge_3, trigram_f),
     }
     for name, (ours, plain) in ways.items():
-        ratios, seconds = [], []
+        own, other = [], []
         for _ in range(3):
-            started = time.process_time()
-            values = ours(prefixes[:n], suffixes[:n])
-            between = time.process_time()
-            theirs = [plain(*pair) for pair in pairs]
-            ended = time.process_time()
-            seconds.append((ended - between) / n)
-            ratios.append((ended - between) / (between - started))
+            one, values = spent(partial(ours, prefixes[:n], suffixes[:n]))
+            two, theirs = spent(partial(asked, plain, pairs))
+            own.append(one)
+            other.append(two)
+        ratio = median(two.seconds / one.seconds for one, two in zip(own, other, strict=True))
         assert np.abs(values - theirs).max() <= EXACT, "the two disagree"
         whose = "RapidFuzz over lists" if name == "rougeL" else "a Counter of trigrams"
         print(
-            f"{name}: {whose} {median(seconds) * 1e6:.1f} µs a pair ({n:,} pairs), ours "
-            f"{median(ratios):.1f} times as fast"
+            f"{name}: {whose} {rate(middle(other), n)}, ours {rate(middle(own), n)}: "
+            f"{ratio:.1f} times as fast"
         )
 
 

@@ -6,12 +6,14 @@ CPU seconds of the scaling alone, for so many trainings on the same maps (settin
 control task), beside one whole training with the preset `small`; all in one run.
 """
 
-import time
+from functools import partial
+from typing import Any
 
 import torch
 
 from benchmarks.bench_windows import processor
 from benchmarks.given import given
+from benchmarks.measured import spent
 from mnemoscope.cnn.inputs import fit_scaling
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
 from mnemoscope.cnn.training import pack_cnn, train_cnn
@@ -24,25 +26,23 @@ def main() -> None:
     weights = torch.rand(n_maps, n_layers, 64, 64, generator=torch.Generator().manual_seed(0))
     maps = TensorMaps(pack_triangle((weights / 32).tril()).half())
     labels, preset = torch.arange(n_maps) % 3, PRESETS["small"]
-    began = time.process_time()
-    scalings = [fit_scaling(maps, preset) for _ in range(n_trainings)]
-    each = time.process_time() - began
-    began = time.process_time()
-    shared = fit_scaling(maps, preset)
-    once = time.process_time() - began
+    each, scalings = spent(lambda: [fit_scaling(maps, preset) for _ in range(n_trainings)])
+    once, shared = spent(lambda: fit_scaling(maps, preset))
     setting = CnnSetting(6, 10, "mean")
-    trained, seconds = [], []
+    trained, took = [], []
     for scaling in (None, shared):
-        began = time.process_time()
-        found = train_cnn(
-            maps, labels, n_classes=3, setting=setting, preset=preset, seed=0, scaling=scaling
-        )
-        seconds.append(time.process_time() - began)
+        how: dict[str, Any] = {"setting": setting, "preset": preset, "scaling": scaling}
+        one, found = spent(partial(train_cnn, maps, labels, n_classes=3, seed=0, **how))
+        took.append(one)
         trained.append(pack_cnn(found))
     assert all(torch.equal(one.mean, shared.mean) for one in scalings)  # type: ignore[arg-type]
     print(f"{processor()}; {n_maps} maps of {n_layers} layers, {n_trainings} trainings")
-    print(f"scaling once a training: {each:.2f} s, once for all: {once:.2f} s ({each / once:.1f})")
-    print(f"one training: {seconds[0]:.2f} s with its own, {seconds[1]:.2f} s with the shared")
+    print(
+        f"scaling once a training: {each.seconds:.2f} s, {each.megabytes:.0f} MB more; once for "
+        f"all: {once.seconds:.2f} s, {once.megabytes:.0f} MB ({each.seconds / once.seconds:.1f})"
+    )
+    for whose, one in zip(("its own", "the shared"), took, strict=True):
+        print(f"one training with {whose}: {one.seconds:.2f} s, {one.megabytes:.0f} MB more")
     print(f"weights equal, byte for byte: {trained[0] == trained[1]}")
 
 

@@ -12,25 +12,22 @@ sizes (`--generate`), and one teacher-forced forward with `logits_to_keep` at th
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
 from transformers import GenerationConfig
 
 from benchmarks.bench_capture import LENGTH, random_pythia
+from benchmarks.measured import Spent, middle, spent
 from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.embedded import model_path, sequences_path
 from mnemoscope.lm.continue_ import continue_sequences, scan_memorized
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import LanguageModel, prepend_bos, wrap_model
 from mnemoscope.study.folder import Study
-
-_T = TypeVar("_T")
 
 
 def known_verdicts(study: Path | None) -> tuple[np.ndarray, np.ndarray]:
@@ -108,13 +105,6 @@ def generated(lm: LanguageModel, tokens: np.ndarray, batch_size: int) -> np.ndar
     return torch.cat(found).numpy()
 
 
-def timed(function: Callable[[], _T]) -> tuple[float, _T]:
-    """Seconds of the processor, and what came out."""
-    started = time.process_time()
-    found = function()
-    return time.process_time() - started, found
-
-
 def report(
     lm: LanguageModel, tokens: np.ndarray, batch_size: int, repeats: int, sizes: list[int]
 ) -> None:
@@ -125,25 +115,28 @@ def report(
         **{f"generate at {size}": partial(generated, lm, tokens, size) for size in sizes},
     }
     scan(lm, tokens[:batch_size], batch_size)
-    seconds: dict[str, list[float]] = {"scan": [], **{name: [] for name in ways}}
+    each: dict[str, list[Spent]] = {"scan": [], **{name: [] for name in ways}}
     said: dict[str, np.ndarray] = {}
     for _ in range(repeats):
-        scanning, (verdicts, gaps) = timed(lambda: scan(lm, tokens, batch_size))
-        seconds["scan"].append(scanning)
+        scanning, (verdicts, gaps) = spent(lambda: scan(lm, tokens, batch_size))
+        each["scan"].append(scanning)
         for name, way in ways.items():
-            passed, said[name] = timed(way)
-            seconds[name].append(passed)
+            passed, said[name] = spent(way)
+            each[name].append(passed)
+    taken = {name: middle(rounds) for name, rounds in each.items()}
     print(
         f"{lm.name}, {lm.dtype}, {lm.device}, batch {batch_size}: {len(tokens):,} sequences, "
-        f"{verdicts.mean():.1%} memorized; scan {statistics.median(seconds['scan']):.1f} s",
+        f"{verdicts.mean():.1%} memorized; scan {taken['scan'].seconds:.1f} s, "
+        f"{taken['scan'].megabytes:.0f} MB more",
         flush=True,
     )
     for name, found in said.items():
         differs = verdicts != found
         largest = f", largest gap among them {gaps[differs].max():.2g}" if differs.any() else ""
-        pairs = zip(seconds[name], seconds["scan"], strict=True)
-        times = statistics.median(other / own for other, own in pairs)
-        print(f"  {name}: {times:.2f} times its time; {differs.sum()} verdicts differ{largest}")
+        pairs = zip(each[name], each["scan"], strict=True)
+        times = statistics.median(other.seconds / own.seconds for other, own in pairs)
+        said_of = f"{times:.2f} times its time, {taken[name].megabytes:.0f} MB more"
+        print(f"  {name}: {said_of}; {differs.sum()} verdicts differ{largest}")
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from benchmarks.given import given
+from benchmarks.measured import memory
 from benchmarks.synthetic_semantic_filters import write_copy
 
 LIMIT_GB = 4.0
@@ -54,8 +55,7 @@ def measure(folder: str) -> None:
 
 def peak_gb() -> float:
     """Largest resident set of this process so far, in GB (Linux)."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e9
+    return memory("VmHWM") * 1.048576 / 1e3
 
 
 def main() -> None:

@@ -6,13 +6,13 @@ The sequences are made up: Zipf tokens, a fifth copied (half of these with one t
 tenth overlapping windows, 3 % short periods, 2 % one form with two tokens changed.
 """
 
-import resource
-import time
+from functools import partial
 
 import numpy as np
 import polars as pl
 
 from benchmarks.given import given
+from benchmarks.measured import spent
 from mnemoscope.taxonomy.catalogue import catalogue
 from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.taxonomy.labels import label_sequences
@@ -59,32 +59,33 @@ def make_table(n: int) -> pl.DataFrame:
     )
 
 
+def drawn(table: pl.DataFrame, split: str) -> list[pl.DataFrame]:
+    """The samples of the published taxonomies, those that can be drawn."""
+    ordered, samples = order_table(table, seed=0, split=split), []
+    for taxonomy in catalogue():
+        labels = label_sequences(table, taxonomy)
+        sample = draw_sample(ordered, labels, taxonomy)
+        if isinstance(sample, Sample):
+            name = pl.lit(taxonomy.name).alias("taxonomy")
+            samples.append(sample.frame.select(name, "sequence_id"))
+    return samples
+
+
 def main() -> None:
     (n,) = given(__doc__, sequences=100_000)
     table = make_table(n)
-    started = time.process_time()
-    groups = find_groups(table).alias("group")
-    seconds = time.process_time() - started
+    taken, groups = spent(lambda: find_groups(table).alias("group"))
     largest = groups.value_counts()["count"].to_numpy().max()
     print(
-        f"{n:,} sequences: {groups.n_unique():,} groups in {seconds:.1f} CPU s, largest {largest:,}"
+        f"{n:,} sequences: {groups.n_unique():,} groups in {taken.seconds:.1f} CPU s, "
+        f"{taken.megabytes:.0f} MB more, largest {largest:,}"
     )
     table = table.with_columns(groups)
     for split in ("group", "row"):
-        started = time.process_time()
-        ordered = order_table(table, seed=0, split=split)
-        samples = []
-        for taxonomy in catalogue():
-            labels = label_sequences(table, taxonomy)
-            sample = draw_sample(ordered, labels, taxonomy)
-            if isinstance(sample, Sample):
-                name = pl.lit(taxonomy.name).alias("taxonomy")
-                samples.append(sample.frame.select(name, "sequence_id"))
-        seconds = time.process_time() - started
-        print(f"by {split}: {len(samples)} samples in {seconds:.1f} CPU s")
+        taken, samples = spent(partial(drawn, table, split))
+        times = f"{taken.seconds:.1f} CPU s, {taken.megabytes:.0f} MB more"
+        print(f"by {split}: {len(samples)} samples in {times}")
         print(f"  {shared_need(pl.concat(samples))}")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    print(f"peak memory {peak:.2f} GB")
 
 
 if __name__ == "__main__":

@@ -10,16 +10,15 @@ cache is told to drop the shards before each. Unpacking the triangle is timed ap
 
 import os
 import tempfile
-import time
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import torch
 
 from benchmarks.given import parser_of
+from benchmarks.measured import Spent, middle, spent
 from mnemoscope.maps.format import StoreMeta, tensor_start
 from mnemoscope.maps.shape import triangle_size
 from mnemoscope.maps.store import MapStore, MapWriter
@@ -47,12 +46,10 @@ def drop(folder: Path) -> None:
         os.close(descriptor)
 
 
-def seconds(work: Callable[[], object], folder: Path, cold: bool) -> float:
+def taken(work: Callable[[], object], folder: Path, cold: bool) -> Spent:
     if cold:
         drop(folder)
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+    return spent(work)[0]
 
 
 def compare(folder: Path, order: list[int], n_layers: int, *, at_once: int, cold: bool) -> None:
@@ -82,12 +79,14 @@ def compare(folder: Path, order: list[int], n_layers: int, *, at_once: int, cold
 
     ours()
     raw()
-    times = [(seconds(raw, folder, cold), seconds(ours, folder, cold)) for _ in range(REPETITIONS)]
-    theirs, own = (median(one) for one in zip(*times, strict=True))
+    times = [(taken(raw, folder, cold), taken(ours, folder, cold)) for _ in range(REPETITIONS)]
+    theirs, own = (middle(one) for one in zip(*times, strict=True))
     gigabytes = N_ROWS * n_bytes / 1e9
     print(
         f"{n_layers} layers, {at_once:2d} at once, {'cold' if cold else 'warm'}: raw "
-        f"{gigabytes / theirs:.2f} GB/s, store {gigabytes / own:.2f} GB/s: {theirs / own:.2f} of it"
+        f"{gigabytes / theirs.clock:.2f} GB/s, store {gigabytes / own.clock:.2f} GB/s: "
+        f"{theirs.clock / own.clock:.2f} of it; {theirs.megabytes:.1f} and {own.megabytes:.1f} MB "
+        "more"
     )
     for descriptor, _ in files:
         os.close(descriptor)
@@ -98,13 +97,14 @@ def time_unpacking(folder: Path, n_layers: int) -> None:
     store = MapStore(folder)
     maps = store.dataset(store.index["sequence_id"].to_numpy(), "true", "mean")
     rows = torch.randperm(N_ROWS)[:BATCH]
-    read = median(seconds(lambda: maps.read(rows), folder, False) for _ in range(REPETITIONS))
     packed = maps.read(rows)
-    unpack = median(
-        seconds(lambda: unpack_triangle(packed), folder, False) for _ in range(REPETITIONS)
+    read, unpack = (
+        middle([spent(work)[0] for _ in range(REPETITIONS)])
+        for work in (lambda: maps.read(rows), lambda: unpack_triangle(packed))
     )
     print(
-        f"{n_layers} layers, {BATCH} maps: read {read * 1e3:.2f} ms, unpack {unpack * 1e3:.2f} ms"
+        f"{n_layers} layers, {BATCH} maps: read {read.clock * 1e3:.2f} ms, unpack "
+        f"{unpack.clock * 1e3:.2f} ms; {read.megabytes:.1f} and {unpack.megabytes:.1f} MB more"
     )
 
 

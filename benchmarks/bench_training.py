@@ -32,6 +32,7 @@ import torch
 from torch import nn
 
 from benchmarks.bench_windows import processor
+from benchmarks.measured import spent
 from mnemoscope.cnn.inputs import NetworkInputs, Scaling, scale_maps
 from mnemoscope.cnn.network import AttentionCnn
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
@@ -181,16 +182,20 @@ def compare(folder: Path, n_sequences: int, clock: Clock) -> None:
         ),
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
+    memory = dict.fromkeys(ways, 0.0)
     for _ in range(ROUNDS):
         for name, way in ways.items():
-            times[name].append(way())
-    report({name: min(rounds) for name, rounds in times.items()}, n_sequences)
+            taken, seconds = spent(way)
+            times[name].append(seconds)
+            memory[name] = max(memory[name], taken.megabytes)
+    report({name: min(rounds) for name, rounds in times.items()}, memory, n_sequences)
 
 
-def report(seconds: dict[str, float], n_sequences: int) -> None:
+def report(seconds: dict[str, float], memory: dict[str, float], n_sequences: int) -> None:
     n_batches = -(-n_sequences // BATCH)
     for name, value in seconds.items():
-        print(f"  {name:36}{value:8.2f} s{1e3 * value / n_batches:9.2f} ms a batch")
+        each = f"{1e3 * value / n_batches:9.2f} ms a batch"
+        print(f"  {name:36}{value:8.2f} s{each}{memory[name]:8.0f} MB more")
     read_theirs, read_ours, plain, same, ours, tuned, bfloat16, apart, grouped = seconds.values()
     print(f"reading and pooling: {read_theirs / read_ours:.1f} times as fast")
     print(f"epoch: {plain / ours:.1f} times (same network: {same / ours:.1f} times)")
@@ -224,18 +229,26 @@ def groups(n_sequences: int, clock: Clock) -> None:
         ]
         train = partial(train_cnns, maps, n_classes=CLASSES, preset=preset)
         times: list[list[float]] = [[], []]
+        more = [0.0, 0.0]
         for _ in range(ROUNDS):
             for at, parts in enumerate(([wanted], [[one] for one in wanted])):
-                started = clock()
-                for part in parts:
-                    train(part)
-                times[at].append(clock() - started)
+                taken, seconds = spent(partial(train_parts, train, parts, clock))
+                times[at].append(seconds)
+                more[at] = max(more[at], taken.megabytes)
         together, apart = map(min, times)
         print(
             f"  {name}: group {together:.2f} s, one after the other {apart:.2f} s: "
-            f"{apart / together:.2f} times as fast",
+            f"{apart / together:.2f} times as fast; {more[0]:.0f} and {more[1]:.0f} MB more",
             flush=True,
         )
+
+
+def train_parts(train: Callable[..., object], parts: list[list[Wanted]], clock: Clock) -> float:
+    """Seconds of training these groups."""
+    started = clock()
+    for part in parts:
+        train(part)
+    return clock() - started
 
 
 def anonymous_bytes() -> int:

@@ -8,8 +8,6 @@ writes a random model of the shape of Gemma 3 270M with this tokenizer, for benc
 
 import argparse
 import random
-import resource
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -23,6 +21,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from benchmarks.measured import spent
 from mnemoscope.audits.local import continue_windows
 from mnemoscope.audits.sampling import score_rows
 from mnemoscope.audits.settings import AuditSettings
@@ -51,12 +50,8 @@ def large_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def measure(what: str, ask: Callable[[], object]) -> None:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    started = time.process_time()
-    ask()
-    seconds = time.process_time() - started
-    more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    print(f"{what}: {seconds:.3f} s, peak {more / 1024:,.0f} MB above what was there")
+    taken, _ = spent(ask)
+    print(f"{what}: {taken.seconds:.3f} s, peak {taken.megabytes:,.0f} MB above what was there")
 
 
 def write_model(folder: str) -> None:

@@ -9,14 +9,14 @@ CPU seconds of this one process.
 """
 
 import tempfile
-import time
-from statistics import median
+from functools import partial
 
 import numpy as np
 import torch
 from transformers import AutoTokenizer
 
 from benchmarks.given import given
+from benchmarks.measured import middle, spent
 from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.embedded import model_path, sequences_path
 from mnemoscope.training.watch import MemorizationWatch
@@ -40,26 +40,29 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(model_path())
     windows = WatchedWindows.from_table(table, tokenizer, most=N_WINDOWS)
     blocks, checks = [], []
+
+    def train() -> None:
+        for _ in range(STEPS):
+            batch = rows[torch.randint(len(rows), (setting.batch_size,))]
+            model(input_ids=batch, labels=batch, use_cache=False).loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+
     with tempfile.TemporaryDirectory() as folder:
         watch = MemorizationWatch(windows, folder)
         watch.check(model, 0)
         for block in range(1, n_blocks + 1):
-            started = time.process_time()
-            for _ in range(STEPS):
-                batch = rows[torch.randint(len(rows), (setting.batch_size,))]
-                model(input_ids=batch, labels=batch, use_cache=False).loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                optimizer.step()
-                optimizer.zero_grad()
-            blocks.append(time.process_time() - started)
-            started = time.process_time()
-            watch.check(model, block * STEPS)
-            checks.append(time.process_time() - started)
-            print(f"{STEPS} steps {blocks[-1]:.2f} s, check {checks[-1]:.3f} s", flush=True)
-    share = median(checks) / (median(blocks) + median(checks))
+            blocks.append(spent(train)[0])
+            checks.append(spent(partial(watch.check, model, block * STEPS))[0])
+            seconds = blocks[-1].seconds, checks[-1].seconds
+            print(f"{STEPS} steps {seconds[0]:.2f} s, check {seconds[1]:.3f} s", flush=True)
+    steps, check = middle(blocks), middle(checks)
+    share = check.seconds / (steps.seconds + check.seconds)
     print(
-        f"batch {setting.batch_size} of 64: {STEPS} steps {median(blocks):.2f} s, a check of "
-        f"{len(windows)} windows {median(checks):.3f} s: {100 * share:.2f} % of the time"
+        f"batch {setting.batch_size} of 64: {STEPS} steps {steps.seconds:.2f} s, "
+        f"{steps.megabytes:.0f} MB more; a check of {len(windows)} windows {check.seconds:.3f} s, "
+        f"{check.megabytes:.0f} MB more: {100 * share:.2f} % of the time"
     )
 
 

@@ -10,14 +10,15 @@ import os
 import ssl
 import subprocess
 import tempfile
-import time
 import urllib.request
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from benchmarks.given import given
+from benchmarks.measured import spent
 from mnemoscope.web import exchange, make_opener
 
 
@@ -49,6 +50,13 @@ def serve(folder: Path, port: Any) -> None:
     server.serve_forever()
 
 
+def ask(opener: urllib.request.OpenerDirector, url: str, n: int) -> None:
+    """So many requests, one after the other."""
+    for _ in range(n):
+        request = urllib.request.Request(url, b"{}")
+        assert len(exchange(opener, request, seconds=60, most=1000)) == 300
+
+
 def main() -> None:
     (n,) = given(__doc__, requests=1000)
     with tempfile.TemporaryDirectory() as name:
@@ -68,13 +76,10 @@ def main() -> None:
         }
         for count in (1, n):
             for way, opener in openers.items():
-                start = time.perf_counter(), time.process_time()
-                for _ in range(count):
-                    request = urllib.request.Request(url, b"{}")
-                    assert len(exchange(opener, request, seconds=60, most=1000)) == 300
+                taken, _ = spent(partial(ask, opener, url, count))
                 if count == n:
-                    spent = time.perf_counter() - start[0], time.process_time() - start[1]
-                    print(f"{way}: {n} requests in {spent[0]:.2f} s, {spent[1]:.2f} s of CPU")
+                    times = f"{taken.clock:.2f} s, {taken.seconds:.2f} s of CPU"
+                    print(f"{way}: {n} requests in {times}, {taken.megabytes:.1f} MB more")
         server.kill()
 
 

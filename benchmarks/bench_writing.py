@@ -6,10 +6,10 @@ Clock, both sides in one run, in turn. The model is a sleep of so many milliseco
 accelerator is to the thread that drives it; packing, sums, files and records are the real ones.
 """
 
-import statistics
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 
 from benchmarks.bench_windows import processor
 from benchmarks.given import given
+from benchmarks.measured import Spent, middle, spent
 from mnemoscope.cluster import local
 from mnemoscope.cluster.run import run_units
 from mnemoscope.cluster.units import Opened, UnitStore
@@ -55,11 +56,10 @@ class Shard:
         return {"shard": pack_shard(self.ids, self.maps, self.meta)}
 
 
-def seconds(shards: list[Shard], folder: Path, *, behind: bool) -> float:
+def write(shards: list[Shard], folder: Path, *, behind: bool) -> None:
     """Run all and write them, as the stage `capture` does, behind the model or in between."""
     store, writer = UnitStore(folder / "units"), MapWriter(folder / "maps", shards[0].meta)
     local._LARGE = 1 << 20 if behind else 1 << 60
-    began = time.perf_counter()
     with local.Behind[None]() as taken:
         found = run_units(shards, store, Opened(dict))
         for shard, result in zip(shards, found, strict=True):
@@ -73,7 +73,6 @@ def seconds(shards: list[Shard], folder: Path, *, behind: bool) -> float:
             if not behind:
                 taken.rest()
         taken.rest()
-    return time.perf_counter() - began
 
 
 def main() -> None:
@@ -83,14 +82,17 @@ def main() -> None:
     shards = [
         Shard(one, {"mean": weights, "max": weights.clone()}, meta, ms / 1000) for one in range(n)
     ]
-    found: dict[bool, list[float]] = {True: [], False: []}
+    found: dict[bool, list[Spent]] = {True: [], False: []}
     for _ in range(REPEATS):
         for behind, times in found.items():
             with tempfile.TemporaryDirectory() as folder:
-                times.append(seconds(shards, Path(folder), behind=behind))
-    after, before = (statistics.median(found[one]) for one in (True, False))
+                times.append(spent(partial(write, shards, Path(folder), behind=behind))[0])
+    after, before = (middle(found[one]) for one in (True, False))
     print(f"{processor()}; {n} shards of {2 * weights.nbytes / 1e6:.0f} MB, {ms} ms of model each")
-    print(f"behind the model {after:.2f} s, in between {before:.2f} s: {before / after:.2f}")
+    print(
+        f"behind the model {after.clock:.2f} s, {after.megabytes:.0f} MB more; in between "
+        f"{before.clock:.2f} s, {before.megabytes:.0f} MB: {before.clock / after.clock:.2f}"
+    )
 
 
 if __name__ == "__main__":

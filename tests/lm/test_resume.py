@@ -87,6 +87,23 @@ def test_what_is_unchanged_beside_the_attention_is_asked_once(build, tokens, lay
     assert without < asked(module.mlp)
 
 
+def test_of_places_that_nobody_reads_the_last_mlp_is_not_asked(build, tokens):
+    lm, table = build("llama"), tokens(4, length=12)
+    wanted = suffix_logprobs(lm, table, batch_size=4, prefix=8)
+    kept = keep_states(lm, table, 1, batch_size=4)
+    down, asked = decoder_layers(lm)[-1].mlp.down_proj, []
+    own = down.forward
+    down.forward = lambda state: asked.append(state.shape[1]) or own(state)
+    with kept.resuming():
+        found = suffix_logprobs(lm, table, batch_size=4, prefix=8)
+    down.register_forward_pre_hook(lambda _module, args: None)
+    with kept.resuming():  # whoever looks inside sees all places
+        again = suffix_logprobs(lm, table, batch_size=4, prefix=8)
+    assert np.allclose([found, again], wanted, atol=1e-5)
+    assert asked == [4, 11]
+    assert "forward" not in vars(decoder_layers(lm)[-1].mlp)
+
+
 def test_states_that_take_too_much_are_not_kept(memorizer, tokens, monkeypatch):
     monkeypatch.setattr("mnemoscope.lm.resume.MOST_BYTES", 1000)
     assert keep_states(memorizer, tokens(4), 1, batch_size=2) is None

@@ -31,7 +31,6 @@ from mnemoscope.lm.model import (
     with_rows,
     within_logits,
 )
-from mnemoscope.lm.probe import sparing
 from mnemoscope.lm.resume import KeptStates
 
 # Suffix tokens after which those sequences are asked on that are still right. Half of all texts
@@ -329,9 +328,7 @@ def _step(
     fed = tokens[:, begin - 1 : -1]
     if cache is None or begin == prefix:
         fed = prepend_bos(lm, tokens[:, :-1])
-    n_asked = tokens.shape[1] - begin
-    with sparing(lm, fed.shape[1] - n_asked):
-        logits = last_logits(lm, fed, n_asked, cache)
+    logits = last_logits(lm, fed, tokens.shape[1] - begin, cache)
     return compare(logits, tokens[:, begin:])
 
 

@@ -2,11 +2,13 @@
 
 A change of layer 9 leaves what enters it as it was. Where the same sequences are asked under many
 such changes, as grafts do, the layers below need not be computed each time; nor need what is
-unchanged within the layer and reads what it read, such as an MLP beside the attention.
+unchanged within the layer and reads what it read, such as an MLP beside the attention. The last
+layer's MLP is asked only where logits are wanted.
 """
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -65,6 +67,7 @@ class KeptStates:
         self._numbers: dict[int, dict[bytes, int]] = {}  # by length: of their first tokens
         self._followed: Tensor | None = None  # rows that forwards with a cache read
         self._now: _Place | None = None  # what this forward reads; None: it is whole
+        self._n_unread = 0  # of its places, from the first on, those whose logits nobody reads
 
     def _rows_of(self, input_ids: Tensor) -> Tensor | None:
         """Numbers of the sequences that begin with these tokens (batch, length); None: not all."""
@@ -129,6 +132,11 @@ class KeptStates:
                 if not any(id(weight) in unlike for weight in module.parameters()):
                     module.forward = self._known(module.forward, kept)
                     stack.callback(delattr, module, "forward")
+            for module in beside_attention(self.lm, -1):
+                hooks = [(one._forward_hooks, one._forward_pre_hooks) for one in module.modules()]
+                if "forward" not in vars(module) and not any(chain.from_iterable(hooks)):
+                    module.forward = self._of_read(module.forward)
+                    stack.callback(delattr, module, "forward")
             if self.layer:
                 stack.enter_context(entering({layers[self.layer]: self._enter}))
             yield
@@ -142,6 +150,8 @@ class KeptStates:
         elif rows is not None:
             start = cache.get_seq_length(self.layer)
         self._now = None if rows is None else _Place(rows, slice(start, start + ids.shape[1]))
+        n_read = kwargs.get("logits_to_keep") or 0  # 0: all
+        self._n_unread = 0 if rows is None or not n_read else ids.shape[1] - n_read
 
     def _enter(self, state: Tensor) -> Tensor:
         return state if self._now is None else self._now.of(self._states)
@@ -164,6 +174,19 @@ class KeptStates:
             if self._now is not None and torch.equal(state, self._now.of(kept.read)):
                 return self._now.of(kept.gave)
             return own(state, *args, **kwargs)
+
+        return forward
+
+    def _of_read(self, own: Callable[..., Any]) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            n = self._n_unread
+            if not n or len(args) != 1 or kwargs or args[0].ndim != 3 or args[0].shape[1] <= n:
+                return own(*args, **kwargs)
+            output = own(args[0][:, n:].contiguous())
+            # Nobody reads what stands before; of experts, which give more, all is asked.
+            return (
+                nn.functional.pad(output, (0, 0, n, 0)) if torch.is_tensor(output) else own(*args)
+            )
 
         return forward
 
