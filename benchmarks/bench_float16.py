@@ -16,7 +16,7 @@ from benchmarks.bench_windows import processor
 from benchmarks.given import given
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 from mnemoscope.cnn.presets import PRESETS, CnnSetting, Precision
-from mnemoscope.cnn.training import predict_logits, train_cnn
+from mnemoscope.cnn.training import Wanted, predict_logits, train_cnns
 from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.embedded import model_path, sequences_path
 from mnemoscope.lm.attention import capture_pooled
@@ -61,13 +61,11 @@ def score(
     cut = 2 * len(rows) // 3
     chosen = [type(maps)(maps.read(torch.from_numpy(part))) for part in (rows[:cut], rows[cut:])]
     began = time.process_time()
-    trained = train_cnn(
+    (trained,) = train_cnns(
         chosen[0],
-        torch.from_numpy(labels[rows[:cut]]),
+        [Wanted(torch.from_numpy(labels[rows[:cut]]), SETTING, seed)],
         n_classes=2,
-        setting=SETTING,
         preset=PRESETS["small"],
-        seed=seed,
         precision=precision,
     )
     seconds = time.process_time() - began

@@ -14,7 +14,7 @@ from benchmarks.bench_windows import processor
 from benchmarks.given import given
 from mnemoscope.cnn.inputs import fit_scaling
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
-from mnemoscope.cnn.training import pack_cnn, train_cnn
+from mnemoscope.cnn.training import Wanted, pack_cnn, train_cnns
 from mnemoscope.maps.triangle import pack_triangle
 from mnemoscope.maps.views import TensorMaps
 
@@ -34,8 +34,8 @@ def main() -> None:
     trained, seconds = [], []
     for scaling in (None, shared):
         began = time.process_time()
-        found = train_cnn(
-            maps, labels, n_classes=3, setting=setting, preset=preset, seed=0, scaling=scaling
+        (found,) = train_cnns(
+            maps, [Wanted(labels, setting, 0)], n_classes=3, preset=preset, scaling=scaling
         )
         seconds.append(time.process_time() - began)
         trained.append(pack_cnn(found))
