@@ -93,7 +93,7 @@ def main() -> None:
     print(row("channels last, torch's dropout", milliseconds(seeded=False)))
     print(row("channels last, seeded dropout", milliseconds()))
     keep_freed_memory()  # cannot be undone, so what follows has it too
-    print(row("the same, freed memory kept: what train_cnn does", milliseconds()))
+    print(row("the same, freed memory kept: what train_cnns does", milliseconds()))
     print(row("the same with torch's dropout", milliseconds(seeded=False)))
     print(row("the same in bfloat16 (not used: other bits)", milliseconds(bfloat16=True)))
     print(row("the same, 32 maps", milliseconds(batch=32)))
@@ -102,7 +102,7 @@ def main() -> None:
         large = partial(milliseconds, n_layers=MANY_LAYERS, kernel=kernel, filters=filters)
         name = f"{MANY_LAYERS} layers, kernel {kernel}, {filters} filters"
         print(row(name, large()))
-        print(row(f"{name}, causal: what train_cnn does", large(causal=True)))
+        print(row(f"{name}, causal: what train_cnns does", large(causal=True)))
 
 
 if __name__ == "__main__":

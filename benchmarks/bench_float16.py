@@ -15,7 +15,7 @@ from benchmarks.given import given
 from benchmarks.measured import Spent, spent
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 from mnemoscope.cnn.presets import PRESETS, CnnSetting, Precision
-from mnemoscope.cnn.training import predict_logits, train_cnn
+from mnemoscope.cnn.training import Wanted, predict_logits, train_cnns
 from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.embedded import model_path, sequences_path
 from mnemoscope.lm.attention import capture_pooled
@@ -59,14 +59,12 @@ def score(
     """Min-F1 on the last third of a CNN trained on the rest, and what training took."""
     cut = 2 * len(rows) // 3
     chosen = [type(maps)(maps.read(torch.from_numpy(part))) for part in (rows[:cut], rows[cut:])]
-    taken, trained = spent(
-        lambda: train_cnn(
+    taken, (trained,) = spent(
+        lambda: train_cnns(
             chosen[0],
-            torch.from_numpy(labels[rows[:cut]]),
+            [Wanted(torch.from_numpy(labels[rows[:cut]]), SETTING, seed)],
             n_classes=2,
-            setting=SETTING,
             preset=PRESETS["small"],
-            seed=seed,
             precision=precision,
         )
     )

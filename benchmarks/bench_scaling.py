@@ -7,7 +7,6 @@ control task), beside one whole training with the preset `small`; all in one run
 """
 
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -16,7 +15,7 @@ from benchmarks.given import given
 from benchmarks.measured import spent
 from mnemoscope.cnn.inputs import fit_scaling
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
-from mnemoscope.cnn.training import pack_cnn, train_cnn
+from mnemoscope.cnn.training import Wanted, pack_cnn, train_cnns
 from mnemoscope.maps.triangle import pack_triangle
 from mnemoscope.maps.views import TensorMaps
 
@@ -31,9 +30,17 @@ def main() -> None:
     setting = CnnSetting(6, 10, "mean")
     trained, took = [], []
     for scaling in (None, shared):
-        how: dict[str, Any] = {"setting": setting, "preset": preset, "scaling": scaling}
-        one, found = spent(partial(train_cnn, maps, labels, n_classes=3, seed=0, **how))
-        took.append(one)
+        took_one, (found,) = spent(
+            partial(
+                train_cnns,
+                maps,
+                [Wanted(labels, setting, 0)],
+                n_classes=3,
+                preset=preset,
+                scaling=scaling,
+            )
+        )
+        took.append(took_one)
         trained.append(pack_cnn(found))
     assert all(torch.equal(one.mean, shared.mean) for one in scalings)  # type: ignore[arg-type]
     print(f"{processor()}; {n_maps} maps of {n_layers} layers, {n_trainings} trainings")

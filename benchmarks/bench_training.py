@@ -36,7 +36,7 @@ from benchmarks.measured import spent
 from mnemoscope.cnn.inputs import NetworkInputs, Scaling, scale_maps
 from mnemoscope.cnn.network import AttentionCnn
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
-from mnemoscope.cnn.training import Wanted, keep_freed_memory, train_cnn, train_cnns
+from mnemoscope.cnn.training import Wanted, keep_freed_memory, train_cnns
 from mnemoscope.maps.format import StoreMeta
 from mnemoscope.maps.store import MapStore, MapWriter
 from mnemoscope.maps.triangle import pack_shard
@@ -86,7 +86,7 @@ def published_batches(path: Path) -> Batches:
 
 
 def our_batches(maps: StoredMaps) -> Batches:
-    """A batch as `train_cnn` reads it when the maps are too many to be kept."""
+    """A batch as `train_cnns` reads it when the maps are too many to be kept."""
     return NetworkInputs(maps, RAW).batch
 
 
@@ -279,7 +279,7 @@ def memory(folder: Path, n_sequences: int) -> None:
         preset = replace(PRESETS[name], epochs=1, min_steps=0)
         labels, setting = positions % CLASSES, CnnSetting(6, 10, "mean")
         peak[0], started = 0, time.perf_counter()
-        train_cnn(maps, labels, n_classes=CLASSES, setting=setting, preset=preset, seed=0)
+        train_cnns(maps, [Wanted(labels, setting, 0)], n_classes=CLASSES, preset=preset)
         print(
             f"  {name}: {n_sequences} maps, {size:.1f} GB on disk; one epoch and its check "
             f"{time.perf_counter() - started:.0f} s; peak memory "

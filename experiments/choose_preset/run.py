@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.given import parser_of
 from mnemoscope.cnn.presets import GRIDS, PRESETS, TrainingPreset
-from mnemoscope.cnn.training import predict_logits, train_cnn
+from mnemoscope.cnn.training import Wanted, predict_logits, train_cnns
 from mnemoscope.pipeline.train import Job, job_maps, jobs_of, sample_rows
 from mnemoscope.study.folder import Study
 from mnemoscope.taxonomy.sample import SampleKey
@@ -66,13 +66,11 @@ def _compare(
     accuracies = []
     started = time.process_time()
     for seed in SEEDS:
-        trained = train_cnn(
+        (trained,) = train_cnns(
             maps["train"],
-            labels["train"],
+            [Wanted(labels["train"], GRIDS["as_written"].settings[0], seed)],
             n_classes=n_classes,
-            setting=GRIDS["as_written"].settings[0],
             preset=preset,
-            seed=seed,
         )
         for part in parts:
             logits = predict_logits(trained, maps[part])

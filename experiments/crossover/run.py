@@ -43,7 +43,7 @@ from experiments.memory_in_weights.run import (
 )
 from experiments.pages import publish
 from mnemoscope.cnn.presets import GRIDS, PRESETS, CnnSetting
-from mnemoscope.cnn.training import predict_logits, train_cnn
+from mnemoscope.cnn.training import Wanted, predict_logits, train_cnns
 from mnemoscope.data.duplicates import hash_ngrams
 from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.embedded import reference_path, sequences_path
@@ -197,10 +197,12 @@ def by_cnn(maps: dict[str, Maps], trial: Trial, folder: Path) -> dict[str, list[
         return TensorMaps(getattr(maps[role], pooling)[rows])
 
     def area(role: str, setting: CnnSetting) -> float:
-        cnn = train_cnn(
-            view(role, setting.pooling, train), torch.from_numpy(trial.labels[train]),
-            n_classes=2, setting=setting, preset=PRESETS["as_run"], seed=0,
-        )  # fmt: skip
+        (cnn,) = train_cnns(
+            view(role, setting.pooling, train),
+            [Wanted(torch.from_numpy(trial.labels[train]), setting, 0)],
+            n_classes=2,
+            preset=PRESETS["as_run"],
+        )
         logits = predict_logits(cnn, view(role, setting.pooling, asked))
         scores = logits.softmax(dim=1)[:, 1].numpy().astype(np.float64)
         return float(areas(trial.at(asked, trial.labels), scores, 0)[0])
@@ -232,11 +234,12 @@ def by_rows(maps: dict[str, Maps], trial: Trial) -> dict[str, list[float | None]
         scores = np.zeros(len(trial.labels))
         whole = TensorMaps(source.read(torch.arange(len(source))))
         for train, asked in folds:
-            cnn = train_cnn(
+            (cnn,) = train_cnns(
                 TensorMaps(whole.read(torch.from_numpy(train))),
-                torch.from_numpy(trial.labels[train]),
-                n_classes=2, setting=ROWS, preset=PRESETS["rows"], seed=SEED,
-            )  # fmt: skip
+                [Wanted(torch.from_numpy(trial.labels[train]), ROWS, SEED)],
+                n_classes=2,
+                preset=PRESETS["rows"],
+            )
             logits = predict_logits(cnn, TensorMaps(whole.read(torch.from_numpy(asked))))
             scores[asked] = logits.softmax(dim=1)[:, 1].numpy()
         of = areas(trial, scores, 1000)

@@ -15,7 +15,7 @@ import torch
 from mnemoscope.benchmark.baselines import permute_labels
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 from mnemoscope.cnn.presets import PRESETS
-from mnemoscope.cnn.training import predict_logits, train_cnn
+from mnemoscope.cnn.training import Wanted, predict_logits, train_cnns
 from mnemoscope.maps.views import MarkedMaps
 from mnemoscope.pipeline.label import samples_of
 from mnemoscope.pipeline.train import job_maps, make_job, sample_rows
@@ -39,13 +39,11 @@ def main(folder: Path, sizes: list[float]) -> None:
     per_class = f"{len(train) // n_classes:,} + {len(true) // n_classes:,} sequences a class"
     print(f"{sample.taxonomy}: {per_class}, {setting.slug}, guessing {1 / n_classes:.1%}")
     for size in sizes:
-        trained = train_cnn(
+        (trained,) = train_cnns(
             MarkedMaps(job_maps(study, job, rows.train), train, size),
-            train,
+            [Wanted(train, setting, 0)],
             n_classes=n_classes,
-            setting=setting,
             preset=preset,
-            seed=0,
         )
         marked = MarkedMaps(job_maps(study, job, rows.evaluation), true, size)
         predicted = predict_logits(trained, marked).argmax(dim=1)

@@ -55,6 +55,10 @@ class _Record(TypedDict):
     sha256: str
 
 
+def _again(_: str) -> str:
+    return "run the same command again"
+
+
 class Store:
     """The artefacts of one folder.
 
@@ -67,7 +71,7 @@ class Store:
         self,
         folder: Path | str,
         owner: Callable[[], Mapping[str, str]] = dict,
-        remedy: Callable[[str], str] = lambda _: "run the same command again",
+        remedy: Callable[[str], str] = _again,
     ) -> None:
         self.folder: Path = Path(folder)
         self._owner, self._remedy = owner, remedy
@@ -96,13 +100,13 @@ class Store:
         """Write an artefact file by file; its record is written if the block succeeds."""
         made = Making(self, name)
         yield made
-        path = self.record_path(name)
-        made_folder(path.parent)
-        write_bytes(path, record_bytes(name, self._owner(), made.files, made.facts))
+        said = {"name": name, "owner": dict(self._owner()), **made.facts, "files": made.files}
+        plain = json.loads(json.dumps(said))
+        self.write(f"{name}.json", json_bytes(plain | {"sha256": digest(plain)}))
 
     def forget(self, name: str) -> None:
         """Remove a record: what it named counts as not made, its files stay until written anew."""
-        self.record_path(name).unlink(missing_ok=True)
+        self.remove(f"{name}.json")
 
     # -- read -------------------------------------------------------------------------------
 
@@ -125,20 +129,35 @@ class Store:
         """
         path = self.record_path(name)
         try:
-            identity = _identity(path)
-            known, found = _RECORDS.get(path, (None, {}))
-            if known != identity:
-                check_record(found := read_json(path))
-                if time.time() - max(identity[-2:]) / 1e9 > TICK_SECONDS:
-                    _RECORDS[path] = identity, found
-            check_shape(found, shape)
-            check_owner(found, name, self._owner())
+            found = self.found(name, shape=shape)
         except FileNotFoundError:
             raise self.missing(path, name) from None
         except (OSError, ValueError) as error:
             raise self.damaged(path, name, first_line(error)) from None
         if key is not None and found["key"] != key:
             raise self.out_of_date(path, name, "made with other settings")
+        return found
+
+    def found(self, name: str, *, shape: Any = dict) -> dict[str, Any]:
+        """As `record`; OSError or ValueError where there is none that may be read."""
+        check_shape(found := self.read_record(name), shape)
+        if found["name"] != name:
+            raise ValueError(f"it is '{found['name']}'")
+        owner = self._owner()
+        for role in found["owner"].keys() & owner.keys():
+            if found["owner"][role] != owner[role]:
+                raise ValueError(f"it is of another study: its {role} differs")
+        return found
+
+    def read_record(self, name: str) -> dict[str, Any]:
+        """A record as it was written, whoever owns it; OSError or ValueError as `found`."""
+        path = self.record_path(name)
+        identity = _identity(path)
+        known, found = _RECORDS.get(path, (None, {}))
+        if known != identity:
+            check_record(found := read_json(path))
+            if time.time() - max(identity[-2:]) / 1e9 > TICK_SECONDS:
+                _RECORDS[path] = identity, found
         return found
 
     def path(self, name: str, file: str, *, key: str | None = None, again: bool = False) -> Path:
@@ -155,7 +174,7 @@ class Store:
                 with path.open("rb") as handle:
                     found = hashlib.file_digest(handle, "sha256").hexdigest()
                 if found != wanted:
-                    raise self.damaged(path, name, _CHANGED)
+                    raise self.damaged(path, name, CHANGED)
                 if time.time() - max(identity[-2:]) / 1e9 > TICK_SECONDS:
                     _WHOLE[path] = identity, wanted
         except FileNotFoundError:
@@ -216,6 +235,18 @@ class Store:
                 "Choose another folder with -o, or --redo to write over them."
             )
         return None
+
+    # -- files; a store that is no folder of this machine does these otherwise -----------------
+
+    def write(self, file: str, data: bytes) -> None:
+        """Write a file, whole or not at all."""
+        path = self.folder / file
+        made_folder(path.parent)
+        write_bytes(path, data)
+
+    def remove(self, file: str) -> None:
+        """Remove a file if it is there."""
+        (self.folder / file).unlink(missing_ok=True)
 
     # -- what can be wrong ------------------------------------------------------------------
 
@@ -280,7 +311,7 @@ class Store:
 
 
 _DATA = (".parquet", ".safetensors", ".npy")
-_CHANGED = "its content has changed since it was written"
+CHANGED = "its content has changed since it was written"
 
 
 class Making:
@@ -296,38 +327,15 @@ class Making:
         if not self.files:
             self._store.forget(self._name)
         data = value if isinstance(value, bytes) else parquet_bytes(value)
-        path = self._store.folder / file
-        made_folder(path.parent)
-        write_bytes(path, data)
+        self._store.write(file, data)
         self.files[file] = hashlib.sha256(data).hexdigest()
 
 
-def record_bytes(
-    name: str, owner: Mapping[str, str], files: Mapping[str, str], facts: Mapping[str, Any]
-) -> bytes:
-    """The content of a record: files with their SHA-256, facts fit for JSON, and its own SHA-256.
-
-    Object storage (`cluster.storage`) keeps the same record.
-    """
-    said = {"name": name, "owner": dict(owner), **facts, "files": dict(files)}
-    plain = json.loads(json.dumps(said))
-    return json_bytes(plain | {"sha256": digest(plain)})
-
-
 def check_record(found: Any) -> None:
-    """Raise ValueError where a value from JSON is no record, or not as `record_bytes` wrote it."""
+    """Raise ValueError where a value from JSON is no record, or not as a store wrote it."""
     check_shape(found, _Record)
     if found["sha256"] != digest({k: v for k, v in found.items() if k != "sha256"}):
-        raise ValueError(_CHANGED)
-
-
-def check_owner(found: Mapping[str, Any], name: str, owner: Mapping[str, str]) -> None:
-    """Raise ValueError where a record is of another artefact, or another study's."""
-    if found["name"] != name:
-        raise ValueError(f"it is '{found['name']}'")
-    for role in found["owner"].keys() & owner.keys():
-        if found["owner"][role] != owner[role]:
-            raise ValueError(f"it is of another study: its {role} differs")
+        raise ValueError(CHANGED)
 
 
 def store_of_parts(folder: Path) -> Store:

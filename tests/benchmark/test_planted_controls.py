@@ -16,7 +16,7 @@ from mnemoscope.benchmark.baselines import blind_maps, ngram_logits, permute_lab
 from mnemoscope.benchmark.matched import BALANCED
 from mnemoscope.benchmark.table import RUN_KEY, score_benchmark
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
-from mnemoscope.cnn.training import predict_logits, train_cnn
+from mnemoscope.cnn.training import Wanted, predict_logits, train_cnns
 from mnemoscope.maps.triangle import pack_triangle, unpack_triangle
 from mnemoscope.maps.views import MapSource, TensorMaps
 from mnemoscope.stats import rows_of
@@ -111,7 +111,7 @@ def outcome(
 def with_cnn(source: str, maps: torch.Tensor, labels: np.ndarray):
     train, held_out = (TensorMaps(maps[torch.from_numpy(part)]) for part in (TRAIN, ~TRAIN))
     classes = torch.from_numpy(labels[TRAIN])
-    trained = train_cnn(train, classes, n_classes=4, setting=SETTING, preset=QUICK, seed=0)
+    (trained,) = train_cnns(train, [Wanted(classes, SETTING, 0)], n_classes=4, preset=QUICK)
     shares = predict_logits(trained, held_out).softmax(dim=1).numpy()
     return outcome(source, SETTING, labels, shares, trained.did_train)
 

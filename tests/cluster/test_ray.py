@@ -406,7 +406,7 @@ class Elsewhere(UnitStore):
     """A folder that is another one on every other machine."""
 
     def __getstate__(self):
-        return {"url": f"{self.url}-of-another-machine"}
+        return vars(self) | {"folder": Path(f"{self.url}-of-another-machine")}
 
 
 def test_units_give_what_one_process_gives_though_workers_die(cluster, tmp_path) -> None:

@@ -20,7 +20,6 @@ from mnemoscope.cnn.training import (
     pack_cnn,
     predict_logits,
     predict_together,
-    train_cnn,
     train_cnns,
 )
 from mnemoscope.errors import DamagedDataError
@@ -50,8 +49,7 @@ def group_of(problem: Problem, name: str) -> list[Wanted]:
 
 
 def alone(problem: Problem, wanted: Wanted, preset: TrainingPreset, **options) -> TrainedCnn:
-    asked = {"setting": wanted.setting, "seed": wanted.seed, "n_classes": 3, "preset": preset}
-    return train_cnn(problem.maps, wanted.labels, **asked, **options)
+    return train_cnns(problem.maps, [wanted], n_classes=3, preset=preset, **options)[0]
 
 
 @pytest.mark.parametrize("name", GROUPS)
@@ -71,7 +69,7 @@ def test_a_group_trains_each_cnn_as_it_is_trained_alone(preset, name: str) -> No
             problem,
             asked,
             preset,
-            on_epoch=lambda _, cnn, own=by_epoch: own.append(predict_logits(cnn, problem.maps)),
+            on_epoch=lambda _, it, own=by_epoch: own.append(predict_logits(*it, problem.maps)),
         )
         assert (one.setting, one.seed) == (asked.setting, asked.seed)
         assert not one.network.training

@@ -19,12 +19,13 @@ from mnemoscope.cnn.presets import PRESETS, TrainingPreset
 from mnemoscope.cnn.steps import learning_rates
 from mnemoscope.cnn.training import (
     TrainedCnn,
+    Wanted,
     chance_test,
     evaluation_mode,
     load_cnn,
     pack_cnn,
     predict_logits,
-    train_cnn,
+    train_cnns,
 )
 from mnemoscope.errors import DamagedDataError
 from mnemoscope.maps.shape import row_statistics
@@ -37,8 +38,8 @@ SOONER = replace(SMALL, epochs=1, min_steps=300)
 
 
 def train(problem: Problem, preset: TrainingPreset = QUICK, **options) -> TrainedCnn:
-    options = {"n_classes": 3, "setting": SETTING, "seed": 0} | options
-    return train_cnn(problem.maps, problem.labels, preset=preset, **options)
+    wanted = Wanted(problem.labels, options.pop("setting", SETTING), options.pop("seed", 0))
+    return train_cnns(problem.maps, [wanted], **{"n_classes": 3, "preset": preset} | options)[0]
 
 
 def weights(trained: TrainedCnn) -> torch.Tensor:
@@ -55,7 +56,8 @@ def test_a_seed_gives_the_same_bits_watched_or_not_whatever_state_and_memory(
     np.random.seed(1)
     first = train(problem, preset)
 
-    def watch(epoch: int, trained: TrainedCnn) -> None:
+    def watch(epoch: int, group: list[TrainedCnn]) -> None:
+        (trained,) = group
         torch.rand(7)
         predict_logits(trained, problem.maps)
         for sizes in ({"filters": 3}, {"kernel": 5}):
@@ -83,7 +85,7 @@ def test_without_dropout_training_is_the_plain_loop_written_here() -> None:
     problem = planted(40, seed=0, length=24)
     preset = replace(PAPER, dropout=0.0)
     epochs_seen = []
-    trained = train(problem, preset, on_epoch=lambda _, cnn: epochs_seen.append(weights(cnn)))
+    trained = train(problem, preset, on_epoch=lambda _, cnns: epochs_seen.append(weights(*cnns)))
     state_seed, order_seed, _ = np.random.SeedSequence(0).generate_state(3).tolist()
     torch.manual_seed(state_seed)
     network = AttentionCnn(2, 3, kernel=6, filters=10, length=24, dropout=0.0)

@@ -12,7 +12,7 @@ from copy_counts import DEVICE, count_waits
 from mnemoscope.cnn.inputs import Scaling, fit_scaling, scale_maps
 from mnemoscope.cnn.network import AttentionCnn
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
-from mnemoscope.cnn.training import TrainedCnn, TrainingHistory, train_cnn
+from mnemoscope.cnn.training import TrainedCnn, TrainingHistory, Wanted, train_cnns
 from mnemoscope.localize.delta import (
     Decisiveness,
     average,
@@ -391,13 +391,11 @@ def test_a_batch_waits_once_for_the_device(monkeypatch, preset: str, fits: bool)
         monkeypatch.setattr(maps_device, "_OTHER_BYTES", 0)
     packed = torch.rand(48, 2, 210) / 20
     maps, labels = TensorMaps(packed), torch.arange(48) % 3
-    trained = train_cnn(
+    (trained,) = train_cnns(
         maps,
-        labels,
+        [Wanted(labels, CnnSetting(3, 2, "max"), 0)],
         n_classes=3,
-        setting=CnnSetting(3, 2, "max"),
         preset=replace(PRESETS[preset], epochs=1, min_steps=0),
-        seed=0,
     )
     trained = replace(
         trained, network=trained.network.to(DEVICE), scaling=trained.scaling.to(DEVICE)

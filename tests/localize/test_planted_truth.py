@@ -7,7 +7,7 @@ import torch
 
 from mnemoscope.cnn.inputs import scale_maps
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
-from mnemoscope.cnn.training import TrainedCnn, train_cnn
+from mnemoscope.cnn.training import TrainedCnn, Wanted, train_cnns
 from mnemoscope.localize.delta import contrast_gradients, decisiveness, normalized_gradients
 from mnemoscope.localize.regions import layer_profile
 from mnemoscope.maps.triangle import pack_triangle, unpack_triangle
@@ -42,14 +42,12 @@ def trained(request) -> TrainedCnn:
     steps = {"small": 80, "as_run": 110, "rows": 160}[request.param]
     preset = replace(PRESETS[request.param], epochs=1, min_steps=steps, dropout=0.0)
     maps, labels = planted_maps(120, seed=1)
-    return train_cnn(
+    return train_cnns(
         TensorMaps(pack_triangle(maps)),
-        labels,
+        [Wanted(labels, CnnSetting(6, 10, "max"), 0)],
         n_classes=N_CLASSES,
-        setting=CnnSetting(6, 10, "max"),
         preset=preset,
-        seed=0,
-    )
+    )[0]
 
 
 def share(maps: torch.Tensor, region) -> float:

@@ -11,7 +11,7 @@ import torch
 from polars.testing import assert_frame_equal
 from transformers import AutoModelForCausalLM, GPTNeoXModel
 
-from mnemoscope.cluster import units
+from mnemoscope.cluster.units import UnitStore
 from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.flow.run import run
 from mnemoscope.library import sequences
@@ -83,15 +83,15 @@ def test_continue_takes_the_verdicts_of_the_capture_over(captured, call, monkeyp
 def test_a_torn_file_of_a_captures_verdicts_is_left_to_the_scan(captured, monkeypatch, call):
     whole, _ = captured("whole", *SCAN)
     assert call("continue", whole).status == 0
-    write, noted = units.write_bytes, []
+    write, noted = UnitStore.write, []
 
-    def tear(path, data):
-        if path.name.startswith("noted") and path.suffix == ".parquet":
-            noted.append(path)
+    def tear(store, file, data):
+        if file.startswith("noted") and file.endswith(".parquet"):
+            noted.append(store.folder / file)
             data = data[:100] if len(noted) == 1 else data
-        write(path, data)
+        write(store, file, data)
 
-    monkeypatch.setattr(units, "write_bytes", tear)
+    monkeypatch.setattr(UnitStore, "write", tear)
     torn, done = captured("torn", *SCAN)
     assert f"{noted[0].with_suffix('')}: damaged" in done.err
     assert "Verdicts of 16 sequences found in the same forward" in done.err
@@ -118,7 +118,7 @@ def test_a_halved_batch_is_on_record_also_of_a_killed_run(captured, call, tmp_pa
         assert batch_sizes(folder, "capture") == HALVED
         assert call("continue", folder).status == 0
         assert batch_sizes(folder, "continue") == HALVED
-        patch.setattr(units, "write_bytes", ending(units.write_bytes, 3))
+        patch.setattr(UnitStore, "write", ending(UnitStore.write, 3))
         with pytest.raises(AssertionError):
             captured("killed", *SCAN)
     killed = tmp_path / "killed"

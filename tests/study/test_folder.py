@@ -16,7 +16,7 @@ import yaml
 from mnemoscope.benchmark.sources import TABLE
 from mnemoscope.cli.options import StageFlags
 from mnemoscope.cli.study import stage_verb
-from mnemoscope.cluster import units
+from mnemoscope.cluster.units import UnitStore
 from mnemoscope.errors import DamagedDataError, MissingError, OutOfDateError, UserError
 from mnemoscope.flow.run import run, run_stage
 from mnemoscope.pipeline.sequences import create_study
@@ -198,7 +198,7 @@ def test_a_stage_stopped_half_way_goes_on_with_its_own_settings_only(
     begun, tiny_studies, monkeypatch, by_hand
 ) -> None:
     with monkeypatch.context() as stopped:
-        stopped.setattr(units, "write_bytes", ending(units.write_bytes, 6))
+        stopped.setattr(UnitStore, "write", ending(UnitStore.write, 6))
         with pytest.raises(KeyboardInterrupt):
             run_stage(begun, "continue")
     assert len(list(begun.folder.glob("units/continue/verdicts-*.parquet"))) == 3

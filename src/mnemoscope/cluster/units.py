@@ -11,16 +11,17 @@ import shutil
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import polars as pl
+from typing_extensions import TypedDict
 
 from mnemoscope.errors import first_line
-from mnemoscope.files import made_folder, parquet_bytes, write_bytes
 from mnemoscope.parse import parse_json
 from mnemoscope.progress import SILENT, Progress, say
-from mnemoscope.store import check_owner, check_record, record_bytes
+from mnemoscope.store import CHANGED, Store, check_record
 
 T = TypeVar("T")
 
@@ -158,16 +159,16 @@ class Together:
 # -- what is kept -----------------------------------------------------------------------------
 
 
-class UnitStore:
-    """The results of units in a folder of this machine, each an artefact named by its key.
+class _UnitRecord(TypedDict):
+    values: dict[str, Any]
 
-    Files and records are as `store.Store` writes them, which reads and verifies them too. `owner`
-    says whose they are, as there.
-    """
+
+class UnitStore(Store):
+    """The results of units in a folder of this machine, each an artefact named by its key."""
 
     def __init__(self, url: str | Path, owner: Mapping[str, str] | None = None) -> None:
+        super().__init__(Path(url), partial(dict, owner or {}))
         self.url: str = str(url)
-        self._owner = dict(owner or {})
 
     def has(self, key: str) -> bool:
         """Whether a unit is finished; `get` sees whether it is whole."""
@@ -175,34 +176,30 @@ class UnitStore:
 
     def get(self, key: str) -> Result | None:
         """The results of a unit; None if it is not finished, or damaged, which is said."""
-        data = self.read(f"{key}.json")
-        if data is None:
-            return None
+        record = None
         try:
-            check_record(record := parse_json(data))
-            check_owner(record, key, self._owner)
-            sums = {name.removeprefix(f"{key}."): sha for name, sha in record["files"].items()}
+            record = self.found(key, shape=_UnitRecord)
+            sums = {file.removeprefix(f"{key}."): sha for file, sha in record["files"].items()}
             files = {name: self._whole(key, name, sha) for name, sha in sums.items()}
             return Result(key, files, record["values"], sums)
-        except (OSError, ValueError, TypeError, KeyError, pl.exceptions.PolarsError) as error:
-            say(f"{self.url}/{key}: damaged ({first_line(error)}); recomputing it.")
+        except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+            if record is not None or not isinstance(error, FileNotFoundError):
+                say(f"{self.url}/{key}: damaged ({first_line(error)}); recomputing it.")
             return None
 
-    def put(self, key: str, made: Mapping[str, Any]) -> Result:
+    def put(self, key: str, made: Mapping[str, Any]) -> Result:  # type: ignore[override]
         """Keep the results of a unit, whole or not at all. NoRoomError: there is no room."""
-        files, sha256, values = {}, {}, {}
-        for name, value in made.items():
-            if not isinstance(value, pl.DataFrame | bytes):
-                values[name] = value
-                continue
-            data = value if isinstance(value, bytes) else parquet_bytes(value)
-            sha256[name] = hashlib.sha256(data).hexdigest()
-            self.write(f"{key}.{name}", data)
-            files[name] = value if isinstance(value, pl.DataFrame) else self.place(key, name, data)
-        named = {f"{key}.{name}": sha for name, sha in sha256.items()}
-        facts = {"key": key, "values": values}
-        self.write(f"{key}.json", record_bytes(key, self._owner, named, facts))
-        return Result(key, files, values, sha256)
+        files, values = {}, {}
+        with self.making(key) as kept:
+            for name, value in made.items():
+                if not isinstance(value, pl.DataFrame | bytes):
+                    values[name] = value
+                    continue
+                kept.put(f"{key}.{name}", value)
+                files[name] = self.place(key, name, value) if isinstance(value, bytes) else value
+            kept.facts |= {"key": key, "values": values}
+        sums = {file.removeprefix(f"{key}."): sha for file, sha in kept.files.items()}
+        return Result(key, files, values, sums)
 
     def drop(self, key: str, result: Result) -> None:
         """Remove a unit."""
@@ -218,39 +215,38 @@ class UnitStore:
         if data is None:
             raise ValueError(f"{name} is missing")
         if hashlib.sha256(data).hexdigest() != sha256:
-            raise ValueError(f"{name} has changed since it was written")
+            raise ValueError(f"{name}: {CHANGED}")
         if name.endswith("parquet"):
             return pl.read_parquet(io.BytesIO(data))
         return self.place(key, name, data)
 
-    # Where files are; another kind of store says these otherwise.
+    def read_record(self, name: str) -> dict[str, Any]:
+        """As of `Store`, but read anew each time."""
+        if (data := self.read(f"{name}.json")) is None:
+            raise FileNotFoundError(f"{name}.json")
+        check_record(found := parse_json(data))
+        return dict(found)
+
+    # Where files are; another kind of store says these otherwise, `write` and `remove` too.
 
     def place(self, key: str, name: str, data: bytes) -> "bytes | Path":  # noqa: ARG002
         """A file that is kept: its path, or its content where it has no path."""
-        return Path(self.url) / f"{key}.{name}"
+        return self.folder / f"{key}.{name}"
 
-    def read(self, name: str) -> bytes | None:
+    def read(self, file: str) -> bytes | None:
         """The content of a file; None if it is not there."""
         try:
-            return (Path(self.url) / name).read_bytes()
+            return (self.folder / file).read_bytes()
         except FileNotFoundError:
             return None
 
-    def write(self, name: str, data: bytes) -> None:
-        """Write a file, whole or not at all."""
-        write_bytes(made_folder(self.url) / name, data)
-
-    def remove(self, name: str) -> None:
-        """Remove a file if it is there."""
-        (Path(self.url) / name).unlink(missing_ok=True)
-
     def names(self) -> list[str]:
         """The names of all files."""
-        return [path.name for path in Path(self.url).glob("[!.]*")]
+        return [path.name for path in self.folder.glob("[!.]*")]
 
     def remove_all(self) -> None:
         """Remove everything."""
-        shutil.rmtree(self.url, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def do_unit(

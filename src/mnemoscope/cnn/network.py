@@ -66,7 +66,7 @@ class AttentionCnn(nn.Module):
     Conv(filters → filters, kernel) → ReLU → dropout → max-pool 2 → Linear(→ 64) → ReLU →
     dropout → Linear(→ classes). Heads are pooled before, when maps are captured; `length` is the
     side of a map, in tokens. Initial weights are torch's defaults from its global generator, which
-    dropout uses too until `seed_dropout`: `train_cnn` sees to both.
+    dropout uses too until `seed_dropout`: `train_cnns` sees to both.
 
     `over_rows` reads `row_statistics` in place of maps: it convolves along the queries, with the
     six figures of every layer as channels, and averages where maps are pooled by maximum, at last

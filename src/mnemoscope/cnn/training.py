@@ -1,4 +1,4 @@
-"""Train one CNN on maps and labels: same seed, same bits, whatever ran before.
+"""Train CNNs on maps and labels: same seed, same bits, whatever ran before.
 
 Bit for bit on the same machine, torch version and number of threads; with one thread a process
 (`torch.set_num_threads(1)`) the number of processes does not matter.
@@ -152,52 +152,6 @@ class Wanted(NamedTuple):
     seed: int
 
 
-def train_cnn(
-    maps: MapSource,
-    labels: Tensor,
-    *,
-    n_classes: int,
-    setting: CnnSetting,
-    preset: TrainingPreset,
-    seed: int,
-    prefix: int | None = None,
-    scaling: Scaling | None = None,
-    on_epoch: Callable[[int, TrainedCnn], None] | None = None,
-    device: torch.device | str = "cpu",
-    precision: Precision = "float32",
-) -> TrainedCnn:
-    """Train one CNN on maps, pooled as the setting says and not scaled.
-
-    Labels are (maps,) int64 in [0, n_classes), every class at least once; `seed` is of initial
-    weights, order of maps and dropout, 0 or more. `prefix`, in tokens, is asked by the preset
-    `rows`; half of a map unless given. `scaling` is `fit_scaling` of these maps where several
-    trainings share it; None fits it. `on_epoch` is called after every epoch with its number from
-    0 and the CNN as it stands (the same network object every time: predict or copy, do not keep
-    it); it cannot change the result, unless it alters the network. Bits differ between kinds of
-    device. `precision` is of the steps; weights, and what is predicted, are float32. `did_train`
-    False says that the CNN is not above chance on its own training maps. Raises ValueError: labels
-    that do not fit the maps or the classes. DamagedDataError: a map holds what cannot be attention.
-    """
-    watch = on_epoch
-
-    def after_epoch(epoch: int, trained: Sequence[TrainedCnn]) -> None:
-        assert watch is not None
-        watch(epoch, trained[0])
-
-    (trained,) = train_cnns(
-        maps,
-        [Wanted(labels, setting, seed)],
-        n_classes=n_classes,
-        preset=preset,
-        prefix=prefix,
-        scaling=scaling,
-        on_epoch=None if on_epoch is None else after_epoch,
-        device=device,
-        precision=precision,
-    )
-    return trained
-
-
 def trains_together(device: torch.device) -> bool:
     """Whether `train_cnns` should be given several CNNs at once on a device.
 
@@ -220,11 +174,19 @@ def train_cnns(
     device: torch.device | str = "cpu",
     precision: Precision = "float32",
 ) -> list[TrainedCnn]:
-    """Train CNNs of one kernel on the same maps, as one network; otherwise as `train_cnn`.
+    """Train CNNs of one kernel on maps, pooled as the settings say and not scaled; as one network.
 
-    Each has the initial weights, the order of maps and the dropout that it has alone; CNNs of one
-    seed see the same batches. Sums are rounded otherwise than alone. Raises ValueError: kernels
-    that differ; else as `train_cnn`.
+    Labels are (maps,) int64 in [0, n_classes), every class at least once; a seed, 0 or more, is of
+    initial weights, order of maps and dropout, which each CNN has as it has them alone. CNNs of
+    one seed see the same batches. Sums are rounded otherwise than alone. `prefix`, in tokens, is
+    asked by the preset `rows`; half of a map unless given. `scaling` is `fit_scaling` of these
+    maps where several trainings share it; None fits it. `on_epoch` is called after every epoch
+    with its number from 0 and the CNNs as they stand (the same network objects every time: predict
+    or copy, do not keep them); it cannot change the result, unless it alters a network. Bits
+    differ between kinds of device. `precision` is of the steps; weights, and what is predicted,
+    are float32. `did_train` False says that a CNN is not above chance on its own training maps.
+    Raises ValueError: kernels that differ, or labels that do not fit the maps or the classes.
+    DamagedDataError: a map holds what cannot be attention.
     """
     if len({one.setting.kernel for one in wanted}) != 1:
         raise ValueError("CNNs of several kernels, or none, cannot be trained together")
