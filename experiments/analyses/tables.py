@@ -248,6 +248,14 @@ SHOWN: dict[str, dict[str, Table]] = {
             {"metric": ("euclidean",), "step": (1, 16), "level": (0, 4, 8, 12, 15)},
             "step",
         ),
+        "order": Table(
+            "order",
+            {"pairs": "pairs of levels"},
+            {
+                "correlation": Cell("rank correlation of distances in score and in state", 1, 2),
+                "shuffled": Cell("levels shuffled: up to", 1, 2),
+            },
+        ),
     },
     "ending": {
         "aucs": Table(

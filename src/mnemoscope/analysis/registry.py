@@ -201,7 +201,7 @@ ENTRIES: tuple[Entry, ...] = (
         answers="Do states of well and badly remembered continuations differ, and from when?",
         needs=("scores", "model"),
         each_model=True,
-        version=2,
+        version=3,
         source="Chen, Han, Miyao: A Multi-Perspective Analysis of Memorization, arXiv 2405.11577",
     ),
     Entry(

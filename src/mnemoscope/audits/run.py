@@ -49,7 +49,7 @@ from mnemoscope.audits.verdict import verdict_of
 from mnemoscope.errors import DamagedDataError, MissingError, UserError
 from mnemoscope.files import json_bytes, made_folder
 from mnemoscope.progress import say
-from mnemoscope.store import Store
+from mnemoscope.store import Store, store_of_parts
 from mnemoscope.study.folder import versions
 
 _READERS = ("pypdf", "python-docx", "inscriptis")
@@ -169,7 +169,8 @@ def _ask(
 ) -> None:
     names = [*audit.asked()]
     say(f"Step {2 + names.index(name)} of {1 + len(names)}: {question.title}")
-    store, record = None if audit.kept is None else Store(audit.kept), f"answer-{name}"
+    record = f"answer-{name}"
+    store = None if audit.kept is None else store_of_parts(audit.kept)
     answer = None if store is None else _kept_answer(store, record)
     if answer is None:
         answer = question.part("ask")(audit)

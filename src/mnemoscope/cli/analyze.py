@@ -21,6 +21,7 @@ from mnemoscope.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from mnemoscope.analysis.registry import Entry
+    from mnemoscope.conditions import Gate
     from mnemoscope.flow.analyze import AnalysisRequest, Outcome
     from mnemoscope.study.folder import Study
 
@@ -223,19 +224,11 @@ def watch(
     """
     from mnemoscope.cli.gates import check_file
     from mnemoscope.conditions import parse_gate
-    from mnemoscope.files import write_text
-    from mnemoscope.training.history import WINDOWS, history_folder, read_history
+    from mnemoscope.training.history import WINDOWS, history_folder
 
     gate = None if fail_if is None else parse_gate(fail_if, WINDOWS)
     check_file("--junit", junit)
-    from mnemoscope.flow.watch import (
-        PAGE,
-        WatchAsked,
-        judge_latest,
-        watch_checkpoints,
-        watch_junit,
-        write_watch_page,
-    )
+    from mnemoscope.flow.watch import WatchAsked, watch_checkpoints
 
     if sequences is None:
         if len(checkpoints) > 1 or control is not None:
@@ -259,12 +252,19 @@ def watch(
         )
         with shown(quiet):
             watch_checkpoints(asked, history)
-    out = out or history
+    _show_history(history, out or history, gate, junit, answer)
+
+
+def _show_history(
+    history: Path, out: Path, gate: "Gate | None", junit: Path | None, answer: Answer
+) -> None:
+    """Draw the page of a history, print what it says, and judge its last checkpoint."""
+    from mnemoscope.files import write_text
+    from mnemoscope.flow.watch import PAGE, judge_latest, watch_junit, write_watch_page
+    from mnemoscope.training.history import read_history
+
     results = write_watch_page(history, out)
-    print(results.sentence)
-    for line in results.further:
-        print(line)
-    print(f"Wrote {out / PAGE}.")
+    print(results.sentence, *results.further, f"Wrote {out / PAGE}.", sep="\n")
     read = read_history(history)
     shares = results.frames["shares"].filter(step=read.steps[-1])
     answer.facts.update(folder=out, steps=read.steps, said=results.sentence, shares=shares)
