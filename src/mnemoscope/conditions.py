@@ -105,7 +105,7 @@ class Judged(NamedTuple):
         """The same where what nobody could ask fails."""
         return self._replace(is_strict=True, is_failed=self.is_failed or bool(self.n_unread))
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Mapping[str, Any]:
         """What `--json` has under `gate`."""
         gate = self.gate
         return {

@@ -369,7 +369,7 @@ def _answering(answer: Answer | None) -> Iterator[None]:
 
 def judged(found: "Judged", answer: Answer, **more: Any) -> None:
     """Say whether a gate's condition holds, and leave with its status if it does."""
-    answer.facts["gate"] = found.as_json() | more
+    answer.facts["gate"] = {**found.as_json(), **more}
     end = "" if found.said.endswith("?") else "."
     word, text = "Failed" if found.is_failed else "Passed", found.gate.text
     print(printable(f"{word} ({text}{', --strict' * found.is_strict}): {found.said}{end}"))

@@ -407,7 +407,7 @@ def _describe_study(study: Study, answer: options.Answer, *, verbose: bool) -> N
     )
 
 
-def _stages_of(study: Study, *, is_trained: bool) -> Iterator[dict[str, Any]]:
+def _stages_of(study: Study, *, is_trained: bool) -> Iterator[Mapping[str, Any]]:
     """Name, state, counts and seconds of each stage, and how far one is that was begun."""
     seconds, note = study.seconds(), read_note(study.folder / NOTE_FILE)
     for stage in STAGES:
