@@ -214,3 +214,11 @@ def test_windows_of_a_text_are_the_whole_text_once(tiny, run, tmp_path, length):
     watched = "".join(read_history(tmp_path / "t").windows["text"])
     assert text.startswith(watched)
     assert len(text) - len(watched) < length
+
+
+def test_status_of_a_watched_training_says_its_last_check(tracked, call):
+    said = call("status", tracked).out
+    assert "3 checks of " in said
+    assert "document, Recall: 0 of 240 windows reproduced at the last." in said
+    facts = json.loads(call("status", tracked, "--json").out)
+    assert (facts["kind"], facts["steps"]) == ("watch", [100, 200, 300])

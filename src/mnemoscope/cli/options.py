@@ -77,6 +77,9 @@ Set = Annotated[
 ]
 Redo = Annotated[bool, Option("--redo", help="Redo stages that were made with other settings.")]
 Quiet = Annotated[bool, Option("-q", "--quiet", help="No progress, only the result.")]
+TrustRemoteCode = Annotated[
+    bool, Option("--trust-remote-code", help="Run Python code that comes with the model.")
+]
 Verbose = Annotated[bool, Option("--verbose", help="Say more of each step.")]
 NoControls = Annotated[
     bool,
@@ -132,9 +135,7 @@ class ModelFlags:
     batch_size: Annotated[
         int | None, Option("--batch-size", help="Sequences in a forward pass (default 64).")
     ] = None
-    trust_remote_code: Annotated[
-        bool, Option("--trust-remote-code", help="Run Python code that comes with the model.")
-    ] = False
+    trust_remote_code: TrustRemoteCode = False
 
     def settings(self) -> dict[str, Flag]:
         """The settings they stand for, by dotted name."""
@@ -213,9 +214,7 @@ class GateFlags:
     baseline: Annotated[
         Path | None, Option("--baseline", help="An older result: only what is new counts.")
     ] = None
-    strict: Annotated[
-        bool, Option("--strict", help="What could not be read, or is too short, fails too.")
-    ] = False
+    strict: Annotated[bool, Option("--strict", help="What nobody could ask fails too.")] = False
     junit: Annotated[Path | None, Option("--junit", help="Write a JUnit report.")] = None
     sarif: Annotated[Path | None, Option("--sarif", help="Write SARIF that says what is new.")] = (
         None

@@ -31,6 +31,7 @@ from mnemoscope.lm.model import (
     with_rows,
     within_logits,
 )
+from mnemoscope.lm.probe import sparing
 from mnemoscope.lm.resume import KeptStates
 
 # Suffix tokens after which those sequences are asked on that are still right. Half of all texts
@@ -328,7 +329,9 @@ def _step(
     fed = tokens[:, begin - 1 : -1]
     if cache is None or begin == prefix:
         fed = prepend_bos(lm, tokens[:, :-1])
-    logits = last_logits(lm, fed, tokens.shape[1] - begin, cache)
+    n_asked = tokens.shape[1] - begin
+    with sparing(lm, fed.shape[1] - n_asked):
+        logits = last_logits(lm, fed, n_asked, cache)
     return compare(logits, tokens[:, begin:])
 
 

@@ -17,13 +17,12 @@ from torch import Tensor, nn
 from mnemoscope.lm.model import (
     CACHE_NAMES,
     LanguageModel,
-    attention_modules,
     last_logits,
     new_cache,
     prepend_bos,
     run_batches,
 )
-from mnemoscope.lm.probe import decoder_layers, entering
+from mnemoscope.lm.probe import beside_attention, decoder_layers, entering
 
 if TYPE_CHECKING:
     from transformers.cache_utils import DynamicCache
@@ -184,7 +183,7 @@ def keep_states(
     """
     read = prepend_bos(lm, torch.as_tensor(np.asarray(tokens), dtype=torch.long)[:, :-1])
     module = decoder_layers(lm)[layer]
-    parts = _beside_attention(module)
+    parts = beside_attention(lm, layer)
 
     def step(batch: Tensor) -> list[Tensor]:
         entered: list[Tensor] = []
@@ -231,14 +230,3 @@ def keep_states(
         except Exception:  # whatever a family does with a layer that gives a state alone
             return None
     return kept if torch.equal(whole.nan_to_num(), resumed.nan_to_num()) else None
-
-
-def _beside_attention(layer: nn.Module) -> list[nn.Module]:
-    """Children of a layer with weights and without attention; of these the norms cost little."""
-    attention = set(attention_modules(layer))
-    return [
-        one
-        for one in layer.children()
-        if not attention & set(one.modules())
-        and any(weight.ndim > 1 for weight in one.parameters())
-    ]

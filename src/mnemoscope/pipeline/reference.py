@@ -43,9 +43,10 @@ class AlsoRepeated(NamedTuple):
     def words(self) -> str:
         """It in a sentence: how many, the share with its interval, and each class."""
         share = plain_figure(self.share.value or 0.0, self.share.low, self.share.high)
+        share = f": {share}" if self.n or self.share.high is not None else ""
         each = ", ".join(f"{name} {n:,} of {whole:,}" for name, n, whole in self.classes)
         said = f"{self.n:,} of these {self.n_asked:,} too" if self.n else "none of these"
-        return f"The reference repeats {said}: {share}{f' ({each})' * bool(each and self.n)}."
+        return f"The reference repeats {said}{share}{f' ({each})' * bool(each and self.n)}."
 
 
 def ask_reference(study: Study, models: Models) -> None:

@@ -12,7 +12,7 @@ from mnemoscope.report.content import Record, ReportContent, Standing, TaxonomyR
 from mnemoscope.stats import FEWEST_GROUPS
 from mnemoscope.taxonomy import PAPER
 from mnemoscope.taxonomy.names import NON_MEMO
-from mnemoscope.words import adding_up, count, part_words
+from mnemoscope.words import count, part_words, share
 
 _OF_FORM = ("Guess", "Reconstruct", "Code")
 _IN_WORDS = {"Guess": "guessable", "Recall": "recalled"}
@@ -35,7 +35,7 @@ class Part(NamedTuple):
     name: str
     words: str  # "1,318 guessable"
     share: float  # of all sequences
-    shown: float  # the share as it is printed: those of the bar add up
+    shown: str  # the share as it is printed, as everywhere on the page
     colour: int | None  # the class's place in its taxonomy
 
 
@@ -75,13 +75,12 @@ def lead_of(content: ReportContent) -> Lead:
     else:
         repeated = [("", verb, part, 1)]
     counted = [*repeated, (NON_MEMO, f"not {verb}", whole - part, 0)]
-    shown = adding_up([n / whole if whole else 0.0 for _, _, n, _ in counted])
     return Lead(
         headline,
         f"{also.words} {READING}" if (also := content.also_repeated) else "",
         [
-            Part(name, f"{count(n)} {words}", n / whole, shown, place)
-            for (name, words, n, place), shown in zip(counted, shown, strict=True)
+            Part(name, f"{count(n)} {words}", n / whole, share(n, whole), place)
+            for name, words, n, place in counted
             if n
         ],
         number,
@@ -172,7 +171,7 @@ def _badges(content: ReportContent, lead: int | None) -> Iterator[Badge]:
 
 
 def _unasked(taxonomy: TaxonomyResult, number: int) -> Iterator[Badge]:
-    """What cannot be asked of classes that are too small, and why."""
+    """What grafts cannot be asked of classes that are too small; of CNNs the page says it above."""
     counts = {one["name"]: one["n_sequences"] for one in taxonomy.classes}
     few = [
         f"{name} has {count(n)}, {FEWEST_GROUPS} needed"
@@ -182,9 +181,6 @@ def _unasked(taxonomy: TaxonomyResult, number: int) -> Iterator[Badge]:
     if few and not taxonomy.graft and len(counts) - len(few) < 3:
         said = f"cannot be asked ({', '.join(few)})"
         yield Badge("Mechanism", said, Standing.IMPOSSIBLE, f"taxonomy-{number}")
-    if taxonomy.impossible:
-        said = f"cannot be asked ({Standing.IMPOSSIBLE.value.lower()})"
-        yield Badge("Attention", said, Standing.IMPOSSIBLE, f"taxonomy-{number}")
 
 
 def _differ_in_form(row: Mapping[str, Any]) -> bool:

@@ -98,9 +98,9 @@ class Impossible:
     flags: str = ""
 
     def __str__(self) -> str:
-        unsaid = any(f"{name} has {n:,}" not in self.reason for name, n in self.counts.items())
-        counted = ", ".join(f"{name} {n:,}" for name, n in self.counts.items())
-        return f"{self.reason}{f' (in the table: {counted})' * unsaid}. {self.remedy}"
+        others = {k: n for k, n in self.counts.items() if f"{k} has {n:,}" not in self.reason}
+        counted = ", ".join(f"{name} {n:,}" for name, n in others.items())
+        return f"{self.reason}{f' (in the table: {counted})' if others else ''}. {self.remedy}"
 
 
 @dataclass(frozen=True)
@@ -457,7 +457,7 @@ def _how_much_more(
         said = "memorized sequence" if {*none} == {*classes[1:]} else " or ".join(none)
         return f" How much more text that takes cannot be foreseen: no {said} was found here."
     fewest = n_usable or min(counts[name] for name in classes)
-    times = max(asked.needed / fewest, (asked.n_folds or 2) / min(n_units))
+    times = max(asked.needed / fewest, (asked.n_folds or 2) / max(1, min(n_units)))
     n_more = rounded((times - 1) * frame.height)
     if n_more < 1:
         return ""
