@@ -7,7 +7,7 @@ Controls: shuffled labels, pairs that share their label, a model that never saw 
 Run it: mnemoscope analyze psmi STUDY --second MODEL
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -344,7 +344,7 @@ def _beyond(
     rng = np.random.default_rng(settings.seed)
     drawn = draw_within(memorized, rng, settings.n_resamples, groups=near)
 
-    def of(row: dict[str, Any]) -> Estimate:
+    def of(row: Mapping[str, Any]) -> Estimate:
         others = [f"{one}, layer {row['layer']}" for one in names if one != OWN]
         if row["model"] != OWN or len(others) != 1 or others[0] not in values.columns:
             return Estimate(None)
