@@ -107,6 +107,29 @@ def test_a_part_that_was_taken_out_brings_all_back_and_nothing_in_the_twin(
     assert rows["unembedding"]["share"]["value"] < 0.5
 
 
+def test_what_rounding_undoes_is_hidden(models, tmp_path) -> None:
+    """Weights on a grid of int4, and beside it by less than half a step: rounding finds the way."""
+    folder = save_model(tmp_path / "model", seed=3)
+    given = load_model(folder).model
+    with rounded_weights(given, 4):
+        given.save_pretrained(folder)
+    rows = make_sequences(folder, 120, length=40, prefix=32).select("tokens")
+    before, after = load_model(folder), replace(load_model(folder), fingerprint="another")
+    head = after.model.get_output_embeddings()
+    for module in after.model.modules():
+        if module is head or not isinstance(module, nn.Linear):
+            continue
+        weight = module.weight.detach()
+        most = weight.abs().amax(dim=1, keepdim=True)
+        noise = (torch.rand(weight.shape) - 0.5) * 0.9 * most / 7
+        weight += noise.masked_fill(weight.abs() == most, 0.0)
+    found = ms.forget(before, after, rows, retrained=models[1], depth=False, progress=False, **FEW)
+    assert found.verdicts["Recall"] == "hidden"
+    assert found.record["verdicts"][0]["brings"][0] == stress.INT4
+    assert shares(found)[stress.INT4] == 1
+    assert shares(found)[AS_IT_IS] < 0.05
+
+
 def rows_of_flags(after, twin=None, unread=None, groups=None):
     """Recalled passages with these answers to two stresses, by columns."""
     n = len(after)
@@ -136,6 +159,7 @@ ASKED = ("as it is", "weights at int4")
     ("rows", "verdict", "said"),
     [
         (rows_of_flags([False] * 100, [False] * 100), "forgotten", "at most 3.7 points"),
+        (rows_of_flags([False] * 99, [True] * 99), "forgotten", "at most 3.7 points"),
         (rows_of_flags([True] * 40 + [False] * 60, [False] * 100), "hidden", "weights at int4"),
         (rows_of_flags([True] * 40 + [False] * 60, unread=60), "hidden", "weights at int4"),
         (rows_of_flags([False] * 100, unread=100), "forgotten", "3.7 points"),
@@ -255,10 +279,11 @@ def test_a_killed_run_goes_on_with_equal_bytes(
     same, models, passages, tmp_path, monkeypatch
 ) -> None:
     before, twin = models
-    asked, run, out = [], Question.run, tmp_path / "out"
+    asked, names, run, out = [], [], Question.run, tmp_path / "out"
 
     def killed(self, context, progress):
         asked.append(self.key)
+        names.append((self.subject, self.stress))
         if len(asked) == 7:
             raise KeyboardInterrupt
         return run(self, context, progress)
@@ -272,10 +297,12 @@ def test_a_killed_run_goes_on_with_equal_bytes(
     for file in ("forget.parquet", "stresses.parquet", "depth.parquet"):
         assert (out / file).read_bytes() == (same.folder / file).read_bytes()
     assert {**found.record, "date": 0} == {**same.record, "date": 0}
-    assert [one.name for one in out.glob("parts/*")] == []
     n = len(asked)
     again = ms.forget(before, before, passages, out, retrained=twin, progress=False, **FEW)
     assert (len(asked), again.record["key"]) == (n, read_forgetting(out).record["key"])
+    beside = {"retrained": twin, "redo": True, "progress": False, **FEW}
+    ms.forget(before, twin, passages, out, **beside)  # only the new model is asked
+    assert {stress.GUIDED} == {s for subject, s in names[n:] if subject == "twin"}
 
 
 def test_the_command_writes_a_page_and_judges_and_a_gate_loads_no_model(

@@ -141,7 +141,7 @@ def _verdict(name: str, rows: list[dict[str, Any]], margin: float) -> Verdict:
         said = f"{plural(rows[0]['n_groups'], 'group')} of passages, or fewer of the control, where"
         return Verdict(name, UNDECIDED, f"{said} {FEWEST_GROUPS} are needed", [])
     more = [one for one in rows if one["is_more"]]
-    more.sort(key=lambda one: -one["beyond"].value)
+    more.sort(key=lambda one: (one["stress"] == BITS, -one["beyond"].value))
     brings = [one["stress"] for one in more]
     limit = f"{100 * margin:g} points"
     if AS_IT_IS in brings:
@@ -149,8 +149,9 @@ def _verdict(name: str, rows: list[dict[str, Any]], margin: float) -> Verdict:
         said = f"without any stress {_said(plain)}"
         return Verdict(name, KEPT, said, brings)
     if more:
-        what = "of the bits are left" if brings[0] == BITS else f"under '{brings[0]}'"
-        return Verdict(name, HIDDEN, f"{what}: {_said(more[0])}", brings)
+        where = "" if brings[0] == BITS else f"under '{brings[0]}' "
+        further = f"; more than of the control also: {', '.join(brings[1:])}" if brings[1:] else ""
+        return Verdict(name, HIDDEN, where + _said(more[0]) + further, brings)
     open_ = [one for one in rows if not one["is_even"]]
     if open_:
         widest = max(open_, key=lambda one: one["beyond"].high)
@@ -162,14 +163,17 @@ def _verdict(name: str, rows: list[dict[str, Any]], margin: float) -> Verdict:
             )
         return Verdict(name, UNDECIDED, said, [])
     worst = max(rows, key=lambda one: one["beyond"].high)
-    said = f"at most {100 * worst['beyond'].high:.1f} points more than of the control"
-    return Verdict(name, FORGOTTEN, f"{said}, under '{worst['stress']}'", [])
+    most = 100 * worst["beyond"].high
+    said = f"at most {most:.1f} points more come out than of the control, under '{worst['stress']}'"
+    if most <= 0:
+        said = "under every stress less comes out than of the control"
+    return Verdict(name, FORGOTTEN, said, [])
 
 
 def _said(row: dict[str, Any]) -> str:
     share, control = (ranged(row[one], scale=100, unit=" %") for one in ("share", "control"))
     if row["stress"] == BITS:
-        return f"{share} of the bits that the model before held beyond the twin"
+        return f"{share} of the bits are left that the model before held beyond the twin"
     return f"{share} come out, of the control {control}"
 
 
