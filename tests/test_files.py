@@ -21,7 +21,6 @@ from mnemoscope.files import (
     atomic_path,
     fault_of_parquet,
     open_array,
-    read_parquet,
     write_json,
     write_text,
 )
@@ -154,9 +153,8 @@ def test_a_byte_of_which_polars_ends_the_process_is_known(tmp_path, monkeypatch)
     FRAME.write_parquet(path)
     monkeypatch.setattr("mnemoscope.files._PROGRAM", "import os; input(); os.abort()")
     monkeypatch.setattr("mnemoscope.files._process", None)
-    for read in (read_table, read_parquet):
-        with pytest.raises(DamagedDataError, match="it crashes the Parquet reader"):
-            read(path)
+    with pytest.raises(DamagedDataError, match="it crashes the Parquet reader"):
+        read_table(path)
     monkeypatch.undo()
     path.write_bytes(b"")
     with pytest.raises(DamagedDataError, match="an empty file"):
@@ -221,7 +219,7 @@ def test_what_is_said_of_memory_is_no_damage_under_a_limit(tmp_path, monkeypatch
     monkeypatch.setattr("mnemoscope.files._room", lambda: room)
     error = NoRoomError if room < 8 << 30 else DamagedDataError
     with pytest.raises(error, match="had 5.0 of 8 GiB" if error is NoRoomError else "crashes"):
-        read_parquet(path)
+        read_table(path)
 
 
 def test_a_reader_that_the_system_kills_or_cannot_start_is_no_damage(tmp_path, monkeypatch):
@@ -230,11 +228,8 @@ def test_a_reader_that_the_system_kills_or_cannot_start_is_no_damage(tmp_path, m
     program = f"import os; input(); os.kill(os.getpid(), {int(signal.SIGKILL)})"
     monkeypatch.setattr("mnemoscope.files._PROGRAM", program)
     monkeypatch.setattr("mnemoscope.files._process", None)
-    for read in (read_table, read_parquet):
-        with pytest.raises(
-            NoRoomError, match=r"not enough memory to check.*\(the system ended its"
-        ):
-            read(path)
+    with pytest.raises(NoRoomError, match=r"not enough memory to check.*\(the system ended its"):
+        read_table(path)
 
     def no_room(*_: object, **__: object) -> None:
         raise OSError(errno.ENOMEM, "Cannot allocate memory")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from mnemoscope.audits.records import RECORD, changed_files, read_audit_record
 from mnemoscope.embedded import sequences_path
 from mnemoscope.errors import DamagedDataError, MissingError, OutOfDateError
 from mnemoscope.pipeline.stored_maps import damaged_maps
-from mnemoscope.store import Store, keep_table, kept_table
+from mnemoscope.store import Store, kept_in_parts
 from mnemoscope.study.folder import Study, is_study
 from study_files import content, rewrite_record
 
@@ -37,7 +38,7 @@ def refused(error: type, said: str, ask: Callable[[], object]) -> None:
 
 def test_what_is_put_comes_back_plain_and_of_three_faults_each_says_what_to_do(tmp_path):
     made = put(tmp_path)
-    assert made.frame("a/one", "one.parquet", key="k").equals(FRAME)
+    assert made.frame("a/one", "one.parquet").equals(FRAME)
     assert pl.read_parquet(tmp_path / "one.parquet").equals(FRAME)
     assert made.path("a/one", "a/one.txt").read_bytes() == b"text"
     assert made.record("a/one", shape=dict)["counts"] == {"n": 2}
@@ -69,7 +70,7 @@ def test_flips_of_bits_and_cuts_are_found(tmp_path, name):
         path.write_bytes(whole[:at] + bytes([byte ^ 1 << (0 if at % 2 else 6)]) + whole[at + 1 :])
         if name.endswith("json"):  # a name of a file, or white space, or the same in another case
             with pytest.raises((DamagedDataError, MissingError)):
-                _ = made.frame("a/one", "one.parquet", key="k"), made.path("a/one", "a/one.txt")
+                _ = made.frame("a/one", "one.parquet"), made.path("a/one", "a/one.txt")
         else:
             refused(DamagedDataError, path.name, lambda: made.frame("a/one", "one.parquet"))
     path.write_bytes(whole)
@@ -89,6 +90,16 @@ def test_a_file_is_read_once_while_it_stays_the_same(tmp_path, monkeypatch):
     assert len(looked) == 4
 
 
+def test_a_record_changed_within_a_tick_is_not_believed_from_memory(tmp_path, monkeypatch):
+    """File systems tell times by the tick: both writes of one look alike."""
+    made, now = put(tmp_path), time.time_ns()
+    monkeypatch.setattr(module, "_identity", lambda path: (str(path), 0, 0, now, now))
+    assert made.record("a/one")["owner"] == {"sequences": "us"}
+    path = made.record_path("a/one")
+    path.write_bytes(path.read_bytes().replace(b'"us"', b'"me"'))
+    refused(DamagedDataError, "has changed since", lambda: made.record("a/one"))
+
+
 def test_a_killed_write_leaves_nothing_half_written(tmp_path, stopped_at):
     put(tmp_path)
     for n in (1, 2, 3):
@@ -104,14 +115,22 @@ def test_a_killed_write_leaves_nothing_half_written(tmp_path, stopped_at):
             assert Store(tmp_path).frame("a/one", "one.parquet").equals(FRAME)
 
 
-def test_a_kept_table_is_taken_at_its_own_place_alone(tmp_path, capsys):
-    paths = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
-    for path, frame in zip(paths, (FRAME, FRAME.reverse()), strict=True):
-        keep_table(path, frame)
-    assert kept_table(paths[0], "it").equals(FRAME)
-    paths[1].replace(paths[0])
-    assert kept_table(paths[0], "it") is None
-    assert kept_table(paths[1], "it") is None
+def test_a_kept_part_is_taken_at_its_own_place_alone(tmp_path):
+    made: list[str] = []
+
+    def asked(folder: Path) -> list[str]:
+        made.clear()
+        ask = lambda some, _: made.append(some) or pl.DataFrame({"a": [*some]})  # noqa: E731
+        parts = kept_in_parts(folder, "Some rows", "abc", 2, ask, unit="rows")
+        assert pl.concat(parts)["a"].to_list() == ["a", "b", "c"]
+        return [*made]
+
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert [asked(one), asked(one)] == [["ab", "c"], []]
+    shutil.copytree(one, two)
+    assert asked(two) == ["ab", "c"]
+    (one / "some-rows-000000.parquet").replace(one / "some-rows-000001.parquet")
+    assert asked(one) == ["ab", "c"]
 
 
 # -- a study, an audit --------------------------------------------------------------------------

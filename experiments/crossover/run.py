@@ -48,18 +48,18 @@ from mnemoscope.data.duplicates import hash_ngrams
 from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.embedded import reference_path, sequences_path
 from mnemoscope.embedded.texts import read_segments
-from mnemoscope.files import read_parquet, write_json, write_parquet
+from mnemoscope.files import write_json, write_parquet
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import LanguageModel, wrap_model
 from mnemoscope.localize.cut import (
-    RANKINGS,
     class_mean,
     count_edges,
     cut_and_judge,
     equal_mass_edges,
     largest_edges,
 )
+from mnemoscope.localize.rankings import RANKINGS
 from mnemoscope.maps.views import DifferenceMaps, StackedMaps, TensorMaps
 from mnemoscope.stats import estimate_of, resampled_mean
 from tools.embedded.corpus import NgramSet, choose_study, cut_segments
@@ -97,7 +97,7 @@ def dealt(folder: Path, n: int | None) -> pl.DataFrame:
         table = text.sample(fraction=1.0, shuffle=True, seed=SEED).head(n or text.height)
         half = np.resize(np.array(HALVES), table.height)
         write_parquet(path, table.with_columns(half=pl.Series(half)).sort("sequence_id"))
-    return read_parquet(path)
+    return pl.read_parquet(path)
 
 
 def more_windows(n: int, table: pl.DataFrame) -> pl.DataFrame:
@@ -125,7 +125,7 @@ def more_windows(n: int, table: pl.DataFrame) -> pl.DataFrame:
 def trained(task: Training) -> str:
     """Train one model from the start, resumably."""
     folder = Path(task.folder)
-    windows = read_parquet(folder / "windows.parquet").filter(half=task.half)
+    windows = pl.read_parquet(folder / "windows.parquet").filter(half=task.half)
     generator = np.random.default_rng(SEED)  # the same order of places for both halves
     passes = [generator.permutation(task.n_rows) for _ in range(REPEATS)]
     rows = token_matrix(windows)[: task.n_rows].astype(np.uint16)[np.concatenate(passes)]

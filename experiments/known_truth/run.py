@@ -38,7 +38,7 @@ from mnemoscope.benchmark.baselines import (
 from mnemoscope.benchmark.gain import Gain, measure_gain, pool_folds
 from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.embedded import model_path, reference_path, sequences_path
-from mnemoscope.files import read_parquet, write_parquet
+from mnemoscope.files import write_parquet
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.load import load_model
 from mnemoscope.stats import FEWEST_GROUPS, rows_of
@@ -231,7 +231,7 @@ def cases(hubble: Path | None) -> dict[str, Case]:
     kinds = "Non-Memo, OfProse, OfCode, Tables"
     found = {}
     if hubble is not None:
-        windows = read_parquet(hubble / "grafted.parquet").filter(pl.col("form") == "plain")
+        windows = pl.read_parquet(hubble / "grafted.parquet").filter(pl.col("form") == "plain")
         pair = hubble / "perturbed", hubble / "standard"
         found["inserted"] = Case(windows, *pair, "Non-Memo, Memorized", "memorized or not")
     found["unread kinds"] = Case(unread, *shipped, kinds, "text alone")

@@ -225,6 +225,12 @@ def _in_use(folder: Path, holder: str) -> UserError:
     return UserError(f"{folder}: in use by {holder}. Wait until it ends, or stop it.")
 
 
+def free_name(path: Path) -> Path:
+    """The path, or with the first number behind it under which nothing lies: a command's output."""
+    numbered = (path.with_name(f"{path.name}-{n}") for n in itertools.count(2))
+    return next(one for one in itertools.chain([path], numbered) if not os.path.lexists(one))
+
+
 def refuse_filled(folder: Path) -> None:
     """Raise UserError where an output folder is there and not empty."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -365,25 +371,6 @@ def parquet_bytes(frame: "pl.DataFrame", *, metadata: Mapping[str, str] | None =
     buffer = io.BytesIO()
     frame.write_parquet(buffer, compression="zstd", metadata=dict(metadata or {}) or None)
     return buffer.getvalue()
-
-
-def read_parquet(path: Path | str, *, remedy: str = "delete it and run again") -> "pl.DataFrame":
-    """Read a table that no record vouches for.
-
-    `remedy` completes the error message: what to do about a damaged file without a copy. Raises
-    OSError: the file is missing or unreadable. DamagedDataError: torn, or not Parquet.
-    """
-    import polars as pl
-
-    path = Path(path)
-    reason = fault_of_parquet(path)
-    if not reason:
-        try:
-            return pl.read_parquet(path, glob=False)
-        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-            check_room(path, error)
-            reason = first_line(error, 80)
-    raise DamagedDataError(f"{path}: damaged ({reason}). Restore it from a copy, or {remedy}.")
 
 
 # -- a file that nothing says is whole -----------------------------------------------------------

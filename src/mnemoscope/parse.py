@@ -33,16 +33,16 @@ _TOO_DEEP = f"nested more than {MOST_LEVELS} levels deep"
 _TOO_MANY = f"more than {_MOST_YAML_VALUES:,} values, aliases counted"
 
 
-def read_bounded(path: Path, most: int = MOST_BYTES) -> bytes:
-    """The bytes of a regular file of at most so many.
+def read_bounded(path: Path) -> bytes:
+    """The bytes of a regular file of at most `MOST_BYTES`.
 
     Raises ValueError: a larger file, or none of the kind that ends (a pipe, a device). OSError:
     missing or unreadable.
     """
     with open(path, "rb", opener=_open_regular) as handle:
-        data = handle.read(most + 1)
-    if len(data) > most:
-        raise ValueError(f"larger than {most >> 10:,} kB")
+        data = handle.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise ValueError(f"larger than {MOST_BYTES >> 10:,} kB")
     return data
 
 

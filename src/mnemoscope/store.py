@@ -170,11 +170,11 @@ class Store:
             if (self.folder / file).exists():
                 self.path(name, file, again=True)
 
-    def frame(self, name: str, file: str, *, key: str | None = None) -> "pl.DataFrame":
+    def frame(self, name: str, file: str) -> "pl.DataFrame":
         """Read a table; errors as `record`."""
         import polars as pl
 
-        return pl.read_parquet(self.path(name, file, key=key), glob=False)
+        return pl.read_parquet(self.path(name, file), glob=False)
 
     def kept(self, name: str, what: str, *, key: str | None = None) -> dict[str, Any] | None:
         """Return the record of an artefact if it is up to date and whole, else None.
@@ -330,14 +330,9 @@ def check_owner(found: Mapping[str, Any], name: str, owner: Mapping[str, str]) -
             raise ValueError(f"it is of another study: its {role} differs")
 
 
-def store_of_table(path: Path, remedy: str = "run the same command again") -> Store:
-    """A store for a table outside a study; one copied to another folder is refused."""
-    return Store(path.parent, lambda: {"folder": path.parent.name}, lambda _: remedy)
-
-
-def keep_table(path: Path, table: "pl.DataFrame | bytes") -> None:
-    """Keep a table whose file name holds the hash of its inputs; errors as `Store.put`."""
-    store_of_table(path).put(path.stem, {path.name: table})
+def store_of_parts(folder: Path) -> Store:
+    """A store for what is done of a work; a part of another folder is refused."""
+    return Store(folder, lambda: {"folder": folder.name})
 
 
 def kept_in_parts(
@@ -351,29 +346,21 @@ def kept_in_parts(
 ) -> "list[pl.DataFrame]":
     """Make a table of rows, `size` at a time; a part that an earlier run kept in `folder` is read.
 
-    Without a folder nothing is kept.
+    Without a folder nothing is kept. A part that is damaged is made again, which is said.
     """
-    made = []
+    made, store = [], None if folder is None else store_of_parts(folder)
     with track(label, total=len(rows), unit=unit) as progress:
         for start in range(0, len(rows), size):
-            name = f"{label.lower().replace(' ', '-')}-{start // size:06d}.parquet"
-            path, some = folder and folder / name, rows[start : start + size]
-            part = kept_table(path, "part") if path else None
-            if part is None:
-                part = make(some, progress)
-                if path:
-                    keep_table(path, part)
-            else:
+            name = f"{label.lower().replace(' ', '-')}-{start // size:06d}"
+            some, file = rows[start : start + size], f"{name}.parquet"
+            if store and store.kept(name, "this part"):
+                made.append(store.frame(name, file))
                 progress.advance(len(some))
-            made.append(part)
+                continue
+            made.append(make(some, progress))
+            if store:
+                store.put(name, {file: made[-1]})
     return made
-
-
-def kept_table(path: Path, what: str) -> "pl.DataFrame | None":
-    """Read a table of `keep_table`; None where there is none or it is damaged, which is said."""
-    store = store_of_table(path)
-    is_there = path.is_file() and store.kept(path.stem, what) is not None
-    return store.frame(path.stem, path.name) if is_there else None
 
 
 def _identity(path: Path) -> _Identity:

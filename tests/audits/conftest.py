@@ -16,7 +16,6 @@ from mnemoscope.audits.records import read_audit_record
 from mnemoscope.audits.run import make_audit
 from mnemoscope.audits.verify import verify_audit
 from mnemoscope.embedded import model_path, reference_path, sequences_path
-from mnemoscope.files import read_parquet
 from mnemoscope.lm.load import load_model
 
 sys.path.append(str(Path(__file__).parent))  # for the modules beside the tests
@@ -151,7 +150,7 @@ def made(made_once, lm, reference, trained, new_text, counting):
         command=command,
         record=read_audit_record(out),
         page=(out / "audit.html").read_text(encoding="utf-8"),
-        **{name: read_parquet(out / f"{name}.parquet") for name in tables},
+        **{name: pl.read_parquet(out / f"{name}.parquet") for name in tables},
     )
 
 

@@ -18,7 +18,7 @@ from mnemoscope.audits.questions import audit_settings
 from mnemoscope.audits.records import read_audit
 from mnemoscope.audits.tokens import character_range, tokenize
 from mnemoscope.errors import DamagedDataError, UserError
-from mnemoscope.files import file_sha256, read_parquet, write_parquet
+from mnemoscope.files import file_sha256, write_parquet
 from mnemoscope.lm.continue_ import scan_memorized
 from mnemoscope.version import __version__
 from study_files import rewrite_record
@@ -178,6 +178,11 @@ def test_another_audit_is_not_written_over_unless_asked(tmp_path, audited, new_t
     stamps = [(out / name).stat().st_mtime_ns for name in files]
     assert audited(tmp_path, text, settings=plain)[0] == first
     assert [(out / name).stat().st_mtime_ns for name in files] == stamps
+    audited(tmp_path, text, settings=plain, redo=True)  # done again, to the same bytes
+    assert {one: (out / one).read_bytes() for one in files} == before
+    assert all(
+        (out / name).stat().st_mtime_ns != at for name, at in zip(files, stamps, strict=True)
+    )
     for other in ({"settings": audit_settings(stride=4)}, {"settings": plain, "case": "mine"}):
         with pytest.raises(UserError, match=r"holds an audit of other documents.*redo"):
             audited(tmp_path, text, **other)
@@ -279,7 +284,7 @@ def test_verify_says_what_does_not_hold(audited, trained, tmp_path, lm, referenc
             verify(out, lm)
     (out / "audit.json").write_text(json.dumps(record))
     (out / "spans.parquet").write_bytes(b"torn")
-    with pytest.raises(DamagedDataError):
+    with pytest.raises(DamagedDataError, match=r"spans\.parquet: .* the audit again with redo"):
         verify(out, lm)
     with pytest.raises(UserError, match="no audit"):
         verify(tmp_path, lm)
@@ -303,7 +308,7 @@ def test_verify_sees_a_change_whose_hash_was_made_new(
 ):
     out = Path(shutil.copytree(small[0] / "out", tmp_path / "out"))
     path = out / f"{name}.parquet"
-    write_parquet(path, read_parquet(path).with_columns(**change))
+    write_parquet(path, pl.read_parquet(path).with_columns(**change))
     if name != "spans":
         (problem,) = verify(out, lm).problems
         assert problem.startswith(f"{path}: damaged (its content has changed since it was written)")

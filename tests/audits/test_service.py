@@ -25,7 +25,6 @@ from mnemoscope.audits.service import ServedModel
 from mnemoscope.audits.tokens import ModelTokens, Text, Words, cut_texts
 from mnemoscope.audits.verify import verify_audit
 from mnemoscope.errors import UserError
-from mnemoscope.files import read_parquet
 from mnemoscope.lm.hub import find_bos
 from mnemoscope.words import plural
 from tests.audits.conftest import audit_documents, with_word
@@ -432,7 +431,7 @@ def test_passages_and_near_copies_are_found_behind_a_preamble_as_without_one(lm,
     chat = {"chat": True, "settings": CHAT_SETTINGS}
     with serving(lm, "chat") as (service, url):
         record, plain, audit = asked(lm, url, document, tmp_path / "plain", **chat)
-        near, before = read_parquet(tmp_path / "plain" / "near.parquet"), service.n_requests
+        near, before = pl.read_parquet(tmp_path / "plain" / "near.parquet"), service.n_requests
         write_on(audit, [(0, first) for first in near["window_token"].to_list()])
         assert service.n_requests == before
         service.preamble = "Sure! Here is how it goes on:\n\n"
@@ -454,7 +453,7 @@ def test_words_serve_too_and_hold(lm, often, new_text, tmp_path):
     with serving(lm, "chat") as (_, url):
         out = tmp_path / "out"
         audit = asked(lm, url, document, out, chat=True, words=True, settings=settings)[-1]
-        assert read_parquet(out / "near.parquet")["text"].str.contains("velvet").any()
+        assert pl.read_parquet(out / "near.parquet")["text"].str.contains("velvet").any()
         again = verify_audit(out, lambda _, own: ChatModel(audit.model.client, Words(), own))
     assert again.problems == []
 

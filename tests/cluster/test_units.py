@@ -152,6 +152,17 @@ def test_what_is_damaged_is_made_again_and_nothing_else(
     assert content(folder) == whole
 
 
+@pytest.mark.parametrize("store", [UnitStore, SharedStore])
+def test_results_of_another_study_are_made_again(store, tmp_path, capsys) -> None:
+    log = tmp_path / "log"
+    for owner, ran in (("us", [0, 1]), ("us", [0, 1]), ("them", [0, 1, 0, 1])):
+        kept = store(tmp_path / "store", {"sequences": owner})
+        with follow_progress(lambda *_: (_Counted(), lambda: None)):
+            list(run_units(powers(2, log=log), kept, TWO))
+        assert runs_of(log) == ran
+    assert "power-1: damaged (it is of another study: its sequences" in capsys.readouterr().err
+
+
 class _Counted:
     n = most = 0
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -155,22 +156,26 @@ def rows_of_flags(after, twin=None, unread=None, groups=None):
 ASKED = ("as it is", "weights at int4")
 
 
+NONE, FORTY = [False] * 100, [True] * 40 + [False] * 60
+
+
 @pytest.mark.parametrize(
-    ("rows", "verdict", "said"),
+    ("answers", "verdict", "said"),
     [
-        (rows_of_flags([False] * 100, [False] * 100), "forgotten", "at most 3.7 points"),
-        (rows_of_flags([False] * 99, [True] * 99), "forgotten", "at most 3.7 points"),
-        (rows_of_flags([True] * 40 + [False] * 60, [False] * 100), "hidden", "weights at int4"),
-        (rows_of_flags([True] * 40 + [False] * 60, unread=60), "hidden", "weights at int4"),
-        (rows_of_flags([False] * 100, unread=100), "forgotten", "3.7 points"),
-        (rows_of_flags([True] * 40 + [False] * 60), "cannot be told", "no retrained twin"),
-        (rows_of_flags([True] * 3 + [False] * 97, [False] * 100), "cannot be told", "less than 5"),
-        (rows_of_flags([False] * 50, [False] * 50), "cannot be told", "of which 73 are needed"),
-        (rows_of_flags([True] * 9, [False] * 9), "cannot be told", "10 are needed"),
-        (rows_of_flags([True] * 99, [False] * 99, groups=[0] * 99), "cannot be told", "1 group"),
+        (partial(rows_of_flags, NONE, NONE), "forgotten", "at most 3.7 points"),
+        (partial(rows_of_flags, NONE, [True] * 100), "forgotten", "at most 3.7 points"),
+        (partial(rows_of_flags, FORTY, NONE), "hidden", "weights at int4"),
+        (partial(rows_of_flags, FORTY, unread=60), "hidden", "weights at int4"),
+        (partial(rows_of_flags, NONE, unread=100), "forgotten", "3.7 points"),
+        (partial(rows_of_flags, FORTY), "cannot be told", "no retrained twin"),
+        (partial(rows_of_flags, [True] * 3 + [False] * 97, NONE), "cannot be told", "less than"),
+        (partial(rows_of_flags, [False] * 50, [False] * 50), "cannot be told", "73 are needed"),
+        (partial(rows_of_flags, [True] * 9, [False] * 9), "cannot be told", "10 are needed"),
+        (partial(rows_of_flags, FORTY, NONE, groups=[0] * 100), "cannot be told", "1 group"),
     ],
 )  # fmt: skip
-def test_verdicts_of_known_answers(rows, verdict, said) -> None:
+def test_verdicts_of_known_answers(answers, verdict, said) -> None:
+    rows = answers()
     table = judged(rows, ASKED, margin=0.05)
     (found,) = verdicts_of(table, 0.05)
     assert found.verdict == verdict

@@ -28,7 +28,7 @@ from mnemoscope.embedded.templates import forms_of
 from mnemoscope.embedded.templates import write_text as write_template
 from mnemoscope.embedded.texts import LICENCE_TEXT, PSF, Segment, read_segments
 from mnemoscope.errors import DamagedDataError, MnemoscopeError, UserError
-from mnemoscope.files import atomic_path, read_parquet, write_json, write_parquet, write_text
+from mnemoscope.files import atomic_path, write_json, write_parquet, write_text
 from tools.embedded.corpus import NEW_TEMPLATE_MIX, PREFIX, Corpus, build_corpus, phase_two_rows
 from tools.embedded.measure import (
     IS_GUESSED,
@@ -166,7 +166,7 @@ def _make_corpus(folder: Path, setting: Setting) -> None:
 def _read_build(folder: Path, setting: Setting) -> Build:
     facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
     corpus = Corpus(
-        study=read_parquet(folder / "study.parquet"),
+        study=pl.read_parquet(folder / "study.parquet"),
         **{name: np.load(folder / f"{name}.npy") for name in ROWS},
         n_text_windows=facts["n_text_windows"],
     )

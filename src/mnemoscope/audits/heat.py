@@ -82,14 +82,13 @@ def _cells(rows: pl.DataFrame, n_characters: int) -> list[Cell]:
         for cell in range(start // width, (end - 1) // width + 1):
             own = values[cell]
             values[cell] = value if own is None else max(own, value)
-    return [
-        Cell(number * width, min((number + 1) * width, n_characters), value, _level(value))
-        for number, value in enumerate(values)
+    levels = [
+        None if one is None else sum(one >= math.log(level) for level in LEVELS) for one in values
     ]
-
-
-def _level(logprob: float | None) -> int | None:
-    return None if logprob is None else sum(logprob >= math.log(one) for one in LEVELS)
+    return [
+        Cell(number * width, min((number + 1) * width, n_characters), value, level)
+        for number, (value, level) in enumerate(zip(values, levels, strict=True))
+    ]
 
 
 def _likeliest(rows: pl.DataFrame, text: str) -> list[Likely]:

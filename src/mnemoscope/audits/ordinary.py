@@ -47,10 +47,9 @@ _ANSWERS = 10  # that repeat a document, as shown
 
 
 class Overlap(NamedTuple):
-    """Tokens in a row that an answer and a document share: how many, and where they begin."""
+    """Tokens in a row that an answer and a document share: how many, and where in which."""
 
     length: int
-    answer_first: int
     number: int
     first: int
 
@@ -173,7 +172,7 @@ def _longest(
                 differ = answer[first : first + both] != document[place : place + both]
                 length = int(differ.argmax()) if differ.any() else both
                 if best is None or length > best.length:
-                    best = Overlap(length, first, number, place)
+                    best = Overlap(length, number, place)
     return best
 
 

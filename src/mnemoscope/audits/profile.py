@@ -31,8 +31,8 @@ from mnemoscope.audits.shares import covered
 from mnemoscope.audits.spans import coarse_starts
 from mnemoscope.audits.tokens import Place, Text, character_range, cut
 from mnemoscope.columns import Column
-from mnemoscope.progress import say, track
-from mnemoscope.store import keep_table, kept_table
+from mnemoscope.progress import Progress, say
+from mnemoscope.store import kept_in_parts
 from mnemoscope.words import about
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ TRIES = (1, 10, 100, 1_000, 10_000)
 
 _LONGEST = 2048  # tokens read at once of a model whose positions have no limit
 _SAME_CHANCE = 1e-3  # another machine or batch rounds otherwise
+_Job = Callable[[], pl.DataFrame]
 _CHANCES = {name: TABLE[name].type for name in ("extraction_logprob", "logprob", "run")}
 
 show = heat_maps
@@ -161,25 +162,24 @@ def summarize_profile(
     }
 
 
-def _run(jobs: Sequence[Callable[[], pl.DataFrame]], kept: Path | None) -> pl.DataFrame:
+def _run(jobs: Sequence[_Job], kept: Path | None) -> pl.DataFrame:
     """All parts in order; the first one that is asked says how long the others will take."""
-    made, is_said = [pl.DataFrame(schema=_CHANCES)], False
-    with track("Profile", total=len(jobs), unit="parts") as progress:
-        for number, job in enumerate(jobs):
-            path = kept and kept / f"profile-{number:06d}.parquet"
-            part = kept_table(path, "part of the profile") if path else None
-            if part is None:
-                started = time.monotonic()
-                part = job()
-                left = (time.monotonic() - started) * (len(jobs) - number - 1)
-                if not is_said and left > 1:
-                    say(f"Profile: {about(left)} more.")
-                is_said = True
-                if path:
-                    keep_table(path, part)
-            made.append(part)
-            progress.advance()
-    return pl.concat(made)
+    is_said = False
+
+    def make(some: Sequence[tuple[int, _Job]], progress: Progress) -> pl.DataFrame:
+        nonlocal is_said
+        ((number, job),) = some
+        started = time.monotonic()
+        part = job()
+        left = (time.monotonic() - started) * (len(jobs) - number - 1)
+        if not is_said and left > 1:
+            say(f"Profile: {about(left)} more.")
+        is_said = True
+        progress.advance()
+        return part
+
+    parts = kept_in_parts(kept, "Profile", [*enumerate(jobs)], 1, make, unit="parts")
+    return pl.concat([pl.DataFrame(schema=_CHANCES), *parts])
 
 
 def _blocks(

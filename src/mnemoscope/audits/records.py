@@ -14,8 +14,9 @@ from mnemoscope.audits.questions import settings_class
 from mnemoscope.audits.settings import Value, checked
 from mnemoscope.audits.shares import DocumentCounts, Summary
 from mnemoscope.audits.verdict import Verdict
+from mnemoscope.data.table import whole_parquet
 from mnemoscope.errors import DamagedDataError, UserError, first_line
-from mnemoscope.files import made_folder, read_parquet
+from mnemoscope.files import made_folder
 from mnemoscope.parse import read_json
 from mnemoscope.store import Store
 from mnemoscope.version import __version__
@@ -87,13 +88,15 @@ class Record(TypedDict):
     files: dict[str, str]
 
 
+_REDO = "make the audit again with --redo"
+
 PLACE = ("document", "start", "end", "verdict", "reason", "text")
 """Columns of `spans.parquet` that say what was found where, and why."""
 
 
 def audit_store(out: Path) -> Store:
     """The store of an audit's folder: one artefact, `ARTEFACT`, of all its files."""
-    return Store(out, remedy=lambda _: "make the audit again with --redo")
+    return Store(out, remedy=lambda _: _REDO)
 
 
 def prepare_folder(out: Path) -> None:
@@ -135,7 +138,11 @@ def read_audit(out: Path, *, as_it_is: bool = False) -> tuple[Record, pl.DataFra
     check_is_audit(out)
     record, store = read_audit_record(out), audit_store(out)
     try:
-        spans = read_parquet(out / SPANS) if as_it_is else store.frame(ARTEFACT, SPANS)
+        if as_it_is:
+            with whole_parquet(out / SPANS, f"Restore it from a copy, or {_REDO}."):
+                spans = pl.read_parquet(out / SPANS, glob=False)
+        else:
+            spans = store.frame(ARTEFACT, SPANS)
         checked(settings_class(), **record["settings"])
         return record, spans.select(*span_schema())
     except (ValueError, OSError, UserError, pl.exceptions.PolarsError) as error:

@@ -49,7 +49,7 @@ from mnemoscope.audits.verdict import verdict_of
 from mnemoscope.errors import DamagedDataError, MissingError, UserError
 from mnemoscope.files import json_bytes, made_folder
 from mnemoscope.progress import say
-from mnemoscope.store import Store
+from mnemoscope.store import Store, store_of_parts
 from mnemoscope.study.folder import versions
 
 _READERS = ("pypdf", "python-docx", "inscriptis")
@@ -65,9 +65,9 @@ def make_audit(
 ) -> Record:
     """Audit the documents of `reading`, which are the texts of `audit`; a stopped run goes on.
 
-    Gives what `audit.json` holds. `command` is recorded; `redo` writes over an audit of other
-    documents or settings. Raises UserError: another audit is in the folder, or no document is as
-    long as a window.
+    Gives what `audit.json` holds. `command` is recorded; `redo` makes the audit again, and writes
+    over one of other documents or settings. Raises UserError: another audit is in the folder, or no
+    document is as long as a window.
     """
     prepare_folder(out)
     check_long_enough(audit)
@@ -169,7 +169,8 @@ def _ask(
 ) -> None:
     names = [*audit.asked()]
     say(f"Step {2 + names.index(name)} of {1 + len(names)}: {question.title}")
-    store, record = None if audit.kept is None else Store(audit.kept), f"answer-{name}"
+    record = f"answer-{name}"
+    store = None if audit.kept is None else store_of_parts(audit.kept)
     answer = None if store is None else _kept_answer(store, record)
     if answer is None:
         answer = question.part("ask")(audit)
@@ -221,7 +222,7 @@ def _finished_audit(out: Path, key: str, *, redo: bool) -> Record | None:
     try:
         record = read_audit_record(out)
         is_this = record["key"] == key
-        if is_this and not changed_files(out, record):
+        if is_this and not redo and not changed_files(out, record):
             return record
     except (DamagedDataError, UserError):
         is_this = False

@@ -86,7 +86,7 @@ def count_levels(table: pl.DataFrame, labels: pl.DataFrame, levels: Sequence[int
             groups = None if owners is None else owners[of]
             n, share = int(of.sum()), share_true(flags[of], groups)
             row = {"duplicates": one, "taxonomy": taxonomy, "class": name, "share": share}
-            rows.append(row | {"n": n, "n_groups": _n_passages(groups, n)})
+            rows.append(row | {"n": n, "n_groups": n if groups is None else len(np.unique(groups))})
     return frame_of(rows)
 
 
@@ -195,7 +195,3 @@ def _asked_again(votes: Votes, rows: np.ndarray, true: np.ndarray, scores: np.nd
         probabilities=scores.mean(axis=0, dtype=np.float64),
         scores=scores,
     )
-
-
-def _n_passages(groups: np.ndarray | None, n: int) -> int:
-    return n if groups is None else len(np.unique(groups))

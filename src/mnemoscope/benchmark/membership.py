@@ -73,14 +73,14 @@ class PassageChances(NamedTuple):
         return np.divide(off, self.deviation, out=np.zeros_like(off), where=self.deviation > 0)
 
 
-def lowest_mean(values: ArrayLike, share: float = LOWEST) -> float:
-    """Mean of the lowest share of values (n,), of one at least: Min-K% of log-probabilities.
+def lowest_mean(values: ArrayLike) -> float:
+    """Mean of the lowest fifth of values (n,), of one at least: Min-K% of log-probabilities.
 
-    >>> lowest_mean([-5.0, -1.0, -2.0, -0.1, -4.0], share=0.4)
+    >>> lowest_mean([-5, -1, -2, -3, -4, -1, -2, -3, -2, -1])
     -4.5
     """
     ordered = np.sort(np.asarray(values, dtype=np.float64))
-    return float(ordered[: max(1, int(share * len(ordered)))].mean())
+    return float(ordered[: max(1, int(LOWEST * len(ordered)))].mean())
 
 
 def score_passages(

@@ -137,5 +137,4 @@ def _judge(found: "Forgetting", condition: "Gate | None", answer: Answer) -> Non
         return
     from mnemoscope.forgetting.run import judge_forgetting
 
-    judgement = judge_forgetting(condition, found)
-    judged(judgement.gate, judgement.said, answer, is_failed=judgement.is_failed)
+    judged(judge_forgetting(condition, found), answer)

@@ -123,8 +123,8 @@ def _two_counters(rng: random.Random) -> str:
     return "\n".join(f"{word} {n} {n + gap}" for n in _count(rng))
 
 
-def _repeat(unit: str, length: int = 420) -> str:
-    return "".join(islice(cycle(unit), length))
+def _repeat(unit: str) -> str:
+    return "".join(islice(cycle(unit), 420))
 
 
 def _periodic(parts: tuple[int, int], separators: tuple[str, ...]) -> Callable[..., str]:

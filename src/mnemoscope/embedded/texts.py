@@ -168,14 +168,14 @@ _ROW = {"tokens": pl.List(pl.Int32()), **dict.fromkeys(Row._fields[1:], pl.Strin
 _ROW |= dict.fromkeys(("start", "end"), pl.Int64())
 
 
-def find_texts(tokenizer: Any, *, n: int = 600, length: int = 64, seed: int = 0) -> pl.DataFrame:
+def find_texts(tokenizer: Any, *, n: int = 600, seed: int = 0) -> pl.DataFrame:
     """Make a table of `n` template, `n` licence and `n` prose and code sequences.
 
     The tokenizer is of the model that is to be looked at; fewer sequences of a kind where the
     machine has less text. Gives sequence_id, tokens, text, document, start, end, genre, group.
     Raises UserError: no licence texts are installed.
     """
-    cutter = WindowCutter(tokenizer, length=length, stride=length)
+    cutter = WindowCutter(tokenizer)
     written = form_texts("template", ("counting", "periodic"), 2 * n, "found")
     rows = {
         "template": window_rows(cutter, written, "template", most=1, grouped=True),
@@ -268,18 +268,18 @@ def known_texts() -> list[KnownText]:
     return found
 
 
-def audit_texts(tokenizer: Any, *, n: int = 600, length: int = 64, seed: int = 0) -> pl.DataFrame:
+def audit_texts(tokenizer: Any, *, n: int = 600, seed: int = 0) -> pl.DataFrame:
     """Make the table of sequences of a study that an audit makes for itself.
 
     Columns and kinds as of `find_texts`; further genres are `known` (all windows of the shipped
     texts) and, half as many as of a kind, `new` (records and registers filled at random, which no
     model has seen). Raises UserError: no licence texts are installed.
     """
-    found = find_texts(tokenizer, n=n, length=length, seed=seed).drop("sequence_id")
-    overlapping = WindowCutter(tokenizer, length=length, stride=_STRIDE)
+    found = find_texts(tokenizer, n=n, seed=seed).drop("sequence_id")
+    overlapping = WindowCutter(tokenizer, stride=_STRIDE)
     shipped = (Text(f"known:{one.title}", 0, one.text) for one in known_texts())
     known = window_rows(overlapping, shipped, "known", grouped=True)
-    cutter = WindowCutter(tokenizer, length=length, stride=length)
+    cutter = WindowCutter(tokenizer)
     written = form_texts("new", ("record", "register"), n // 2, f"audit:{seed}")
     new = window_rows(cutter, written, "new", most=1)
     added = pl.DataFrame([*known, *new], _ROW, orient="row")

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from mnemoscope.audits.gate import Judged
 from mnemoscope.audits.library import LocalChoice, chosen, kept_clean
 from mnemoscope.audits.page import environment
 from mnemoscope.audits.settings import checked
 from mnemoscope.cluster.run import run_units
 from mnemoscope.cluster.units import Opened, Result, UnitStore
-from mnemoscope.conditions import Gate, Measures
+from mnemoscope.conditions import Gate, Judged, Measures
 from mnemoscope.errors import UserError
 from mnemoscope.files import made_folder
 from mnemoscope.forgetting.judge import (
@@ -380,7 +379,7 @@ def judge_forgetting(gate: Gate, found: Forgetting) -> Judged:
     counted = own.filter(is_kept if gate.kind == "kept" else pl.col("back").list.len() > 0)
     n = counted.height if gate.of_number else counted.height / own.height
     said = gate.say(n, share=None if gate.of_number else Estimate(n))
-    return Judged(gate, gate.holds(n), f"{said}, {gate.allowed}", counted)
+    return Judged(gate, gate.holds(n), f"{said}, {gate.allowed}", counted, n, own.height)
 
 
 def page_of(found: Forgetting) -> str:

@@ -150,7 +150,7 @@ def membership(
             **{name: pl.Series(one) for name, one in scores.items()},
             bits=pl.Series([None] * n if bits is None else bits, dtype=pl.Float64),
         ),
-        told=_frame(told),
+        told=frame_of(one._asdict() for one in told),
         levels=_levels(table, labels, asked, score, bits),
         bits=pl.DataFrame() if bits is None else _bits(bits, labels, groups),
         score=SCORES[score],
@@ -236,10 +236,6 @@ def _chances(
             found += [PassageChances(*one) for one in zip(*chances, strict=True)]
             counted.advance(len(some))
     return found
-
-
-def _frame(told: list[Told]) -> pl.DataFrame:
-    return frame_of(one._asdict() for one in told)
 
 
 def _levels(

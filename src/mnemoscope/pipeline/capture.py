@@ -30,6 +30,7 @@ from mnemoscope.pipeline.questions import (
     clear_units,
     unit_store,
 )
+from mnemoscope.pipeline.reference import keep_answers
 from mnemoscope.pipeline.stored_maps import (
     captured_roles,
     maps_folder,
@@ -99,9 +100,12 @@ def ask_maps(study: Study, models: Models, share: Share = ALL) -> None:
                 study.store.put("decoded", {DECODED_FILE: pl.concat(frames)})
         for one, writer in writers.items():
             _fill(study, asked, None if share != ALL else writer, one, table, wanted, shards[one])
-        answers = asked.tables([_next_tokens(asked, table, rows) for rows in said], NEXT)
+        asking = [asked.question(NextTokens, shown_tokens(table, one), one) for one in said]
+        answers = asked.tables(asking, NEXT)
         if answers and share == ALL:
             _write_logprobs(study, pl.concat(answers))
+        if role == "reference" and share == ALL:
+            keep_answers(study, asked)
         if role == "model" and share == ALL and wants_verdicts(study):
             store_scan_verdicts(study, asked)
 
@@ -276,10 +280,6 @@ def next_rows(study: Study, wanted: pl.DataFrame) -> list[pl.DataFrame]:
         return []
     texts = wanted.select("sequence_id", pl.lit("true").alias("suffix")).unique()
     return [*texts.sort("sequence_id").iter_slices(study.settings.capture.shard_rows)]
-
-
-def _next_tokens(model: Asked, table: pl.DataFrame, rows: pl.DataFrame) -> NextTokens:
-    return model.question(NextTokens, shown_tokens(table, rows), rows)
 
 
 def _write_logprobs(study: Study, said: pl.DataFrame) -> None:

@@ -230,13 +230,14 @@ def draw_charts(panels: Mapping[str, Figure | charts.Drawing], title: str) -> Pi
         scale = width / view.width
         parts.append(_Part(_marks("chart_marks", view), x, top, view.width, view.height, scale))
         keys = [
-            (_marks("legend_mark", view.chart, one.stroke), _ink(one.stroke), one.name)
+            (_marks("legend_mark", view.chart, one.stroke), one.stroke.ink, one.name)
             for one in view.series
             if one.name
         ]
         under = top + scale * view.height + 14
         parts += _legend(keys, x, under, width)
-        bottom = max(bottom, under + _KEY_LINE * _n_lines(keys, width) + 14)
+        n_lines = math.ceil(len(keys) / _n_columns(keys, width))
+        bottom = max(bottom, under + _KEY_LINE * n_lines + 14)
     return _picture(title, bottom, parts)
 
 
@@ -285,14 +286,6 @@ def _legend(
 def _n_columns(keys: Sequence[tuple[Markup, str, str]], width: float) -> int:
     longest = max((len(words) for *_, words in keys), default=1)
     return max(1, min(4, int(width / (64 + 7 * longest))))
-
-
-def _n_lines(keys: Sequence[tuple[Markup, str, str]], width: float) -> int:
-    return math.ceil(len(keys) / _n_columns(keys, width))
-
-
-def _ink(stroke: charts.Stroke) -> str:
-    return "neutral" if stroke.colour is None else f"class-{stroke.colour}"
 
 
 def _note(words: str, y: float, x: float = _MARGIN, kind: str = "") -> _Part:

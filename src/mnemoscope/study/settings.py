@@ -93,6 +93,7 @@ class BoundedSettings(BaseModel, metaclass=_OneLine):
         allow_inf_nan=False,
         validate_default=True,
         validate_assignment=True,
+        defer_build=True,  # a verb that reads no settings builds no schema
     )
 
     def __setattr__(self, name: str, value: Any) -> None:
