@@ -88,7 +88,7 @@ class Forgetting:
     rows: pl.DataFrame
     stresses: pl.DataFrame
     depth: pl.DataFrame
-    record: dict[str, Any]
+    record: Mapping[str, Any]
     folder: Path | None = None
 
     @property
@@ -300,7 +300,7 @@ def _judged(rows: pl.DataFrame, bench: "Bench", margin: float) -> tuple[Any, ...
 
 def _record(
     lms: "dict[str, LanguageModel]", found: tuple[Any, ...], bench: "Bench", margin: float
-) -> dict[str, Any]:
+) -> Mapping[str, Any]:
     _, stresses, _, verdicts = found
     models = {
         name: {"name": lm.name, "revision": lm.revision, "dtype": lm.dtype}
@@ -351,7 +351,7 @@ def read_forgetting(folder: Path) -> Forgetting:
     return _read(store, record)
 
 
-def _read(store: Store, record: dict[str, Any]) -> Forgetting:
+def _read(store: Store, record: Mapping[str, Any]) -> Forgetting:
     rows, stresses, depth = (store.frame(ARTEFACT, one) for one in (TABLE, STRESSES, DEPTH))
     return Forgetting(rows, stresses, depth, record, store.folder)
 
