@@ -108,6 +108,29 @@ def test_a_part_that_was_taken_out_brings_all_back_and_nothing_in_the_twin(
     assert rows["unembedding"]["share"]["value"] < 0.5
 
 
+def test_what_rounding_undoes_is_hidden(models, tmp_path) -> None:
+    """Weights on a grid of int4, and beside it by less than half a step: rounding finds the way."""
+    folder = save_model(tmp_path / "model", seed=3)
+    given = load_model(folder).model
+    with rounded_weights(given, 4):
+        given.save_pretrained(folder)
+    rows = make_sequences(folder, 120, length=40, prefix=32).select("tokens")
+    before, after = load_model(folder), replace(load_model(folder), fingerprint="another")
+    head = after.model.get_output_embeddings()
+    for module in after.model.modules():
+        if module is head or not isinstance(module, nn.Linear):
+            continue
+        weight = module.weight.detach()
+        most = weight.abs().amax(dim=1, keepdim=True)
+        noise = (torch.rand(weight.shape) - 0.5) * 0.9 * most / 7
+        weight += noise.masked_fill(weight.abs() == most, 0.0)
+    found = ms.forget(before, after, rows, retrained=models[1], depth=False, progress=False, **FEW)
+    assert found.verdicts["Recall"] == "hidden"
+    assert found.record["verdicts"][0]["brings"][0] == stress.INT4
+    assert shares(found)[stress.INT4] == 1
+    assert shares(found)[AS_IT_IS] < 0.05
+
+
 def rows_of_flags(after, twin=None, unread=None, groups=None):
     """Recalled passages with these answers to two stresses, by columns."""
     n = len(after)
@@ -140,6 +163,7 @@ NONE, FORTY = [False] * 100, [True] * 40 + [False] * 60
     ("answers", "verdict", "said"),
     [
         (partial(rows_of_flags, NONE, NONE), "forgotten", "at most 3.7 points"),
+        (partial(rows_of_flags, NONE, [True] * 100), "forgotten", "at most 3.7 points"),
         (partial(rows_of_flags, FORTY, NONE), "hidden", "weights at int4"),
         (partial(rows_of_flags, FORTY, unread=60), "hidden", "weights at int4"),
         (partial(rows_of_flags, NONE, unread=100), "forgotten", "3.7 points"),
@@ -251,7 +275,9 @@ def test_draws_and_bits_are_those_of_the_probabilities(models, passages) -> None
     assert found[stress.DRAWS].tolist() == (1 - (1 - chance) ** 7 >= 0.5).tolist()
     beside = plain_answers(twin, own, Settings())["nats"]
     labelled = pl.DataFrame({"tokens": rows.tolist(), "read": [True, False] * 6})
-    again = ms.membership(before, labelled, reference=twin, read="read", tokenizer=before)
+    again = ms.membership(
+        before, labelled, reference=twin, read="read", tokenizer=before, n_resamples=2
+    )
     bits = (beside - found["nats"]) / np.log(2)
     assert bits == pytest.approx(again.rows["bits"].to_numpy(), abs=1e-3)
 
@@ -260,10 +286,11 @@ def test_a_killed_run_goes_on_with_equal_bytes(
     same, models, passages, tmp_path, monkeypatch
 ) -> None:
     before, twin = models
-    asked, run, out = [], Question.run, tmp_path / "out"
+    asked, names, run, out = [], [], Question.run, tmp_path / "out"
 
     def killed(self, context, progress):
         asked.append(self.key)
+        names.append((self.subject, self.stress))
         if len(asked) == 7:
             raise KeyboardInterrupt
         return run(self, context, progress)
@@ -277,10 +304,12 @@ def test_a_killed_run_goes_on_with_equal_bytes(
     for file in ("forget.parquet", "stresses.parquet", "depth.parquet"):
         assert (out / file).read_bytes() == (same.folder / file).read_bytes()
     assert {**found.record, "date": 0} == {**same.record, "date": 0}
-    assert [one.name for one in out.glob("parts/*")] == []
     n = len(asked)
     again = ms.forget(before, before, passages, out, retrained=twin, progress=False, **FEW)
     assert (len(asked), again.record["key"]) == (n, read_forgetting(out).record["key"])
+    beside = {"retrained": twin, "redo": True, "progress": False, **FEW}
+    ms.forget(before, twin, passages, out, **beside)
+    assert names[n:] == [("after", stress.GUIDED)]  # all else was asked of the twin
 
 
 def test_the_command_writes_a_page_and_judges_and_a_gate_loads_no_model(

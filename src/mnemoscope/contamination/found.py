@@ -60,7 +60,7 @@ class Items:
     """
 
     table: pl.DataFrame
-    record: dict[str, Any]
+    record: Mapping[str, Any]
     folder: Path | None = None
 
     @property

@@ -193,7 +193,7 @@ def _made(
     )
     table = judged(read, answers, **settings)
     table = table.with_columns(line=pl.Series(lines, dtype=pl.Int64))
-    record: dict[str, Any] = {
+    record: Mapping[str, Any] = {
         "schema": "mnemoscope items",
         "schema_version": SCHEMA_VERSION,
         "table": where,

@@ -6,7 +6,7 @@ that holds over all stresses. What is neither cannot be told.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -72,7 +72,7 @@ def judged(rows: pl.DataFrame, stresses: Sequence[str], *, margin: float) -> pl.
 
 def _compared(
     name: str, stress: str, own: pl.DataFrame, others: pl.DataFrame, n_judged: int, margin: float
-) -> dict[str, Any]:
+) -> Mapping[str, Any]:
     after, beside = column("after", stress), column("twin", stress)
     if beside in own.columns:
         control, correlation = own, pair_correlation(own[after], own[beside])
@@ -86,14 +86,12 @@ def _compared(
             of_control = share_true(control[beside], control["group"], n_judged=many)
         both.append((share, of_control, difference_of(share, of_control, correlation)))
     (share, of_control, beyond), strict = both[0], both[1][2]
-    return (
-        _row(name, stress, own)
-        | {"share": share, "control": of_control}
-        | _beyond(beyond, strict.low, margin)
-    )
+    return _row(name, stress, own, (share, of_control, beyond), strict.low, margin)
 
 
-def _bits_left(name: str, own: pl.DataFrame, n_judged: int, margin: float) -> list[dict[str, Any]]:
+def _bits_left(
+    name: str, own: pl.DataFrame, n_judged: int, margin: float
+) -> list[Mapping[str, Any]]:
     """Bits beyond the twin as a share of those before; nothing where there were none before."""
     nats = {one: own[column(one, "nats")].to_numpy() for one in ("before", "after", "twin")}
     held, left = nats["twin"] - nats["before"], nats["twin"] - nats["after"]
@@ -103,21 +101,26 @@ def _bits_left(name: str, own: pl.DataFrame, n_judged: int, margin: float) -> li
     share, strict = (
         resampled_ratio(left, held, own["group"], n_judged=many) for many in (1, n_judged)
     )
-    return [
-        _row(name, BITS, own)
-        | {"share": share, "control": Estimate(0.0)}
-        | _beyond(share, strict.low, margin)
-    ]
+    return [_row(name, BITS, own, (share, Estimate(0.0), share), strict.low, margin)]
 
 
-def _row(name: str, stress: str, own: pl.DataFrame) -> dict[str, Any]:
-    sizes = {"n": own.height, "n_groups": n_groups(own["group"])}
-    return {"class": name, "stress": stress, **sizes}
-
-
-def _beyond(beyond: Estimate, strict_low: float | None, margin: float) -> dict[str, Any]:
+def _row(
+    name: str,
+    stress: str,
+    own: pl.DataFrame,
+    figures: tuple[Estimate, Estimate, Estimate],
+    strict_low: float | None,
+    margin: float,
+) -> Mapping[str, Any]:
+    share, control, beyond = figures
     is_known = beyond.high is not None and strict_low is not None
     return {
+        "class": name,
+        "stress": stress,
+        "n": own.height,
+        "n_groups": n_groups(own["group"]),
+        "share": share,
+        "control": control,
         "beyond": beyond,
         "is_more": strict_low > 0 if is_known and strict_low is not None else None,
         "is_even": beyond.high < margin if beyond.high is not None else None,
@@ -133,7 +136,7 @@ def verdicts_of(table: pl.DataFrame, margin: float) -> list[Verdict]:
     ]
 
 
-def _verdict(name: str, rows: list[dict[str, Any]], margin: float) -> Verdict:
+def _verdict(name: str, rows: list[Mapping[str, Any]], margin: float) -> Verdict:
     if all(one["control"].value is None for one in rows):
         said = "no retrained twin, and no texts of this class that were never read, to compare with"
         return Verdict(name, UNDECIDED, said, [])
@@ -141,7 +144,7 @@ def _verdict(name: str, rows: list[dict[str, Any]], margin: float) -> Verdict:
         said = f"{plural(rows[0]['n_groups'], 'group')} of passages, or fewer of the control, where"
         return Verdict(name, UNDECIDED, f"{said} {FEWEST_GROUPS} are needed", [])
     more = [one for one in rows if one["is_more"]]
-    more.sort(key=lambda one: -one["beyond"].value)
+    more.sort(key=lambda one: (one["stress"] == BITS, -one["beyond"].value))
     brings = [one["stress"] for one in more]
     limit = f"{100 * margin:g} points"
     if AS_IT_IS in brings:
@@ -149,8 +152,9 @@ def _verdict(name: str, rows: list[dict[str, Any]], margin: float) -> Verdict:
         said = f"without any stress {_said(plain)}"
         return Verdict(name, KEPT, said, brings)
     if more:
-        what = "of the bits are left" if brings[0] == BITS else f"under '{brings[0]}'"
-        return Verdict(name, HIDDEN, f"{what}: {_said(more[0])}", brings)
+        where = "" if brings[0] == BITS else f"under '{brings[0]}' "
+        further = f"; more than of the control also: {', '.join(brings[1:])}" if brings[1:] else ""
+        return Verdict(name, HIDDEN, where + _said(more[0]) + further, brings)
     open_ = [one for one in rows if not one["is_even"]]
     if open_:
         widest = max(open_, key=lambda one: one["beyond"].high)
@@ -162,14 +166,17 @@ def _verdict(name: str, rows: list[dict[str, Any]], margin: float) -> Verdict:
             )
         return Verdict(name, UNDECIDED, said, [])
     worst = max(rows, key=lambda one: one["beyond"].high)
-    said = f"at most {100 * worst['beyond'].high:.1f} points more than of the control"
-    return Verdict(name, FORGOTTEN, f"{said}, under '{worst['stress']}'", [])
+    most = 100 * worst["beyond"].high
+    said = f"at most {most:.1f} points more come out than of the control, under '{worst['stress']}'"
+    if most <= 0:
+        said = "under every stress less comes out than of the control"
+    return Verdict(name, FORGOTTEN, said, [])
 
 
-def _said(row: dict[str, Any]) -> str:
+def _said(row: Mapping[str, Any]) -> str:
     share, control = (ranged(row[one], scale=100, unit=" %") for one in ("share", "control"))
     if row["stress"] == BITS:
-        return f"{share} of the bits that the model before held beyond the twin"
+        return f"{share} of the bits are left that the model before held beyond the twin"
     return f"{share} come out, of the control {control}"
 
 
@@ -185,7 +192,7 @@ def depth_of(rows: pl.DataFrame, parts: Sequence[str], weights: Sequence[float])
         for part, weight in zip(parts, weights, strict=True):
             if not own.is_empty():
                 none = own.clear()
-                row = _compared(name, part, own, none, 1, 0.0) | {"part": part, "weights": weight}
+                row = {**_compared(name, part, own, none, 1, 0.0), "part": part, "weights": weight}
                 found.append({one: row[one] for one in _DEPTH})
     return frame_of(found) if found else pl.DataFrame()
 
@@ -228,6 +235,6 @@ def sentences_of(verdicts: Sequence[Verdict], table: pl.DataFrame) -> Iterator[s
     yield f"{said} still come out, of the twin {ranged(beside, scale=100)} %{_damage(kept)}."
 
 
-def _damage(kept: dict[str, Any]) -> str:
+def _damage(kept: Mapping[str, Any]) -> str:
     high = kept["beyond"].high
     return ": the unlearning has cost other texts too" if high is not None and high < 0 else ""

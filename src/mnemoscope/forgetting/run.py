@@ -66,7 +66,7 @@ GATE = Measures(
     "'hidden > 1%' or 'kept > 3 passages'",
     said={"hidden": "come back, and not of the twin", "kept": "come out as they are"},
 )
-_PARTS = "parts"
+_PARTS = "parts"  # answers, which another model after asked in this folder finds
 _SHOWN = 50  # passages that the page shows in full
 
 
@@ -88,7 +88,7 @@ class Forgetting:
     rows: pl.DataFrame
     stresses: pl.DataFrame
     depth: pl.DataFrame
-    record: dict[str, Any]
+    record: Mapping[str, Any]
     folder: Path | None = None
 
     @property
@@ -152,10 +152,10 @@ def forget(
         dtype: of the weights, where a model is named.
         device: where a named model runs.
         trust_remote_code: run Python code that comes with a named model.
-        redo: write over another result in the folder.
+        redo: write over another result in the folder; answers that both need are not asked again.
         progress: whether to show how far it is; None: in a notebook.
         settings: of the stresses: `draws`, `steps`, `learning_rate`, `batch`, `strength`,
-            `plausible`, `most` (passages of a class), `seed`, `batch_size`.
+            `plausible`, `most` (passages of a class), `depth`, `seed`, `batch_size`.
 
     Returns:
         `Forgetting`: verdicts by class, and what comes out under each stress beside the control.
@@ -250,7 +250,7 @@ def _made(
     chosen_ = chosen_passages(lms["before"], passages, prefix=prefix, **sizes)
     bench = Bench(lms, chosen_, settings)
     bench.leave_out()
-    questions = bench.questions(key[:16])
+    questions = bench.questions()
     say(
         f"Then {sum(one.size for one in questions):,} forward passes of {prefix} + "
         f"{chosen_.tokens.shape[1] - prefix} tokens for {chosen_.table.height:,} passages, of "
@@ -271,8 +271,6 @@ def _made(
     result = Forgetting(rows, stresses, depth, _record(lms, found, bench, margin), folder)
     if store is not None:
         _write(store, result, key)
-        assert kept is not None
-        kept.remove_all()
     return result
 
 
@@ -302,7 +300,7 @@ def _judged(rows: pl.DataFrame, bench: "Bench", margin: float) -> tuple[Any, ...
 
 def _record(
     lms: "dict[str, LanguageModel]", found: tuple[Any, ...], bench: "Bench", margin: float
-) -> dict[str, Any]:
+) -> Mapping[str, Any]:
     _, stresses, _, verdicts = found
     models = {
         name: {"name": lm.name, "revision": lm.revision, "dtype": lm.dtype}
@@ -353,7 +351,7 @@ def read_forgetting(folder: Path) -> Forgetting:
     return _read(store, record)
 
 
-def _read(store: Store, record: dict[str, Any]) -> Forgetting:
+def _read(store: Store, record: Mapping[str, Any]) -> Forgetting:
     rows, stresses, depth = (store.frame(ARTEFACT, one) for one in (TABLE, STRESSES, DEPTH))
     return Forgetting(rows, stresses, depth, record, store.folder)
 

@@ -8,6 +8,8 @@ passage that 1 of n draws would give with a chance of one half or more is out (H
 by one (`lm.graft`).
 """
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -118,27 +120,46 @@ class Bench:
                 self.left_out |= dict.fromkeys((INT8, INT4, NEIGHBOURS), said)
             elif lm.device_map is not None:
                 self.left_out[NEIGHBOURS] = f"{lm.name} is spread over devices"
+        if not self.settings.depth:
+            self.left_out[DEPTH] = "it was switched off (depth)"
+            return
         try:
             assert self.parts
         except UserError as error:
             self.left_out[DEPTH] = first_line(error)
 
-    def questions(self, key: str) -> list["Question"]:
-        """All units of work; `key` is the hash of what decides them all."""
-        n, found = len(self.passages.tokens), []
-        found.append(Question(f"{key}-{BEFORE}-plain", n, BEFORE, AS_IT_IS))
+    def questions(self) -> list["Question"]:
+        """All units of work, each named by what decides it: another model after is asked alone."""
+        n, found = len(self.passages.tokens), [self._question(BEFORE, AS_IT_IS, 0)]
         for subject in (one for one in self.lms if one != BEFORE):
             sizes = {AS_IT_IS: n, PROMPTS: len(self.prompts), INT8: n, INT4: n, GUIDED: 2 * n}
-            trained = 3 * self.settings.steps * self.settings.batch
-            sizes[NEIGHBOURS] = n + trained
-            for stress, size in sizes.items():
-                if stress not in self.left_out:
-                    name = f"{key}-{subject}-{stress.replace(' ', '-')}"
-                    found.append(Question(name, size, subject, stress))
+            sizes[NEIGHBOURS] = n + 3 * self.settings.steps * self.settings.batch
+            sizes = {one: size for one, size in sizes.items() if one not in self.left_out}
             if DEPTH not in self.left_out:
-                for number, part in enumerate(self.parts):
-                    found.append(Question(f"{key}-{subject}-part-{number}", n, subject, part))
+                sizes |= dict.fromkeys(self.parts, n)
+            found += [self._question(subject, *one) for one in sizes.items()]
         return found
+
+    def _question(self, subject: str, stress: str, size: int) -> "Question":
+        other = {GUIDED: AFTER if subject == TWIN else TWIN}
+        asked = [subject, other.get(stress, BEFORE)]  # whose parts or words the prompts have
+        named = [
+            [self.lms[one].fingerprint, self.lms[one].dtype, self.lms[one].bos_id] for one in asked
+        ]
+        facts = [self._basis, stress, named, subject == BEFORE]
+        key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:20]
+        return Question(key, size or len(self.passages.tokens), subject, stress)
+
+    @cached_property
+    def _basis(self) -> list[Any]:
+        """What all answers depend on: passages, and settings."""
+        own = self.passages
+        settings = self.settings.model_dump(mode="json", exclude={"depth", "most"})
+        texts = [
+            hashlib.sha256(one.astype("<i4").tobytes()).hexdigest()
+            for one in (own.tokens, own.neighbours)
+        ]
+        return [*texts, own.tokens.shape[1], own.prefix, settings]
 
 
 DEPTH = "parts of the model before"

@@ -31,8 +31,9 @@ class Settings(BoundedSettings):
     learning_rate: float = Field(default=1e-4, gt=0, description="Of these steps.")
     batch: int = Field(default=16, ge=1, description="Passages a step.")
     strength: float = Field(default=0.5, gt=0, description="Of guided decoding.")
-    plausible: float = Field(default=0.1, gt=0, le=1, description="Least share of the largest p.")
+    plausible: float = Field(default=0.5, gt=0, le=1, description="Least share of the largest p.")
     most: int = Field(default=200, ge=1, description="Passages of a class, at most.")
+    depth: bool = Field(default=True, description="Put parts of the model before in.")
     seed: int = Field(default=0, ge=0, description="Of all draws.")
     batch_size: int = Field(default=64, ge=1, description="Passages in a forward pass.")
 
