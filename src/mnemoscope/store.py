@@ -211,7 +211,9 @@ class Store:
             say(f"{first_line(error).split('). ')[0]}); recomputing {what}.")
             return None
 
-    def finished(self, name: str, key: str, what: str, *, redo: bool) -> Mapping[str, Any] | None:
+    def already_made(
+        self, name: str, key: str, what: str, *, redo: bool
+    ) -> Mapping[str, Any] | None:
         """The record of an artefact that was made with this key, which is said; None: not made.
 
         With `redo` None too where another, or a damaged one, is to be written over. Raises

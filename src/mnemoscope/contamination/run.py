@@ -184,7 +184,7 @@ def _made(
     ]
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     store = None if folder is None else items_store(folder)
-    if store is not None and (done := store.finished(ARTEFACT, key, "items", redo=redo)):
+    if store is not None and (done := store.already_made(ARTEFACT, key, "items", redo=redo)):
         return Items(store.frame(ARTEFACT, TABLE), done, store.folder)
     kept = None if folder is None else made_folder(folder / _PARTS / key[:16])
     answers = Answers(

@@ -242,7 +242,7 @@ def _made(
     texts = passages.drop("text").write_ndjson()
     key = hashlib.sha256(json.dumps([*said, texts], sort_keys=True).encode()).hexdigest()
     store = None if folder is None else forget_store(folder)
-    if store is not None and (done := store.finished(ARTEFACT, key, "answers", redo=redo)):
+    if store is not None and (done := store.already_made(ARTEFACT, key, "answers", redo=redo)):
         return _read(store, done)
     n = int((passages["role"] != NEIGHBOUR).sum())
     say(f"Forget: first {n:,} forward passes of the model before, to find what it writes.")
